@@ -1,0 +1,2 @@
+//! The parent of one CLI process. See `pilotlight::shim`.
+fn main() {}

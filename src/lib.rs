@@ -1,0 +1,1 @@
+//! One warm CLI process per user.
