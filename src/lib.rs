@@ -1,1 +1,17 @@
 //! One warm CLI process per user.
+
+pub mod cli;
+pub mod config;
+pub mod error;
+pub mod ids;
+mod pilotlight;
+mod session;
+pub mod turn;
+
+pub use config::Config;
+pub use error::{StartError, TurnError};
+pub use pilotlight::{Pilotlight, Readiness};
+pub use session::{
+    OauthCredentials, PendingPermission, PermissionError, Session, SessionState, SessionStatus,
+};
+pub use turn::{Event, Outcome, Prompt, Turn, TurnOptions};

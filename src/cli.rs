@@ -1,0 +1,268 @@
+//! What pilotlight must know of a command-line agent, behind one trait.
+//!
+//! An [`Adapter`] is the only place that knows one CLI's protocol: its command line, how it says that it is ready, how
+//! a turn is written, what a line of its output means. It holds no state, starts nothing and reads no clock: the
+//! driver of the child owns those. Everything outside speaks of turns, events and terminal lines, never of one CLI's
+//! event names.
+
+use std::ffi::OsString;
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+
+use crate::config::CliConfig;
+use crate::turn::{Decision, Prompt, Usage};
+
+pub mod claude;
+
+/// The directories that a child sees. They come from one function ([`crate::workspace`]) because the CLI files its
+/// transcripts by them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dirs {
+    /// The working directory.
+    pub work: PathBuf,
+    /// `HOME`; the CLI keeps its own files below it.
+    pub home: PathBuf,
+    /// `TMPDIR`.
+    pub tmp: PathBuf,
+}
+
+/// How the conversation is to be taken up by a new child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// Begin a conversation with the given id.
+    New,
+    /// Go on with the conversation of the given id.
+    Resume,
+}
+
+/// What is bound when a child starts. A change of any of it needs a restart between turns.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bound {
+    /// Replaces the CLI's own system prompt.
+    pub system_prompt: Option<String>,
+    /// A file with the session's MCP servers (mode 0600), if it has any.
+    pub mcp_config: Option<PathBuf>,
+    /// A model to fall back to when the first is overloaded.
+    pub fallback_model: Option<String>,
+}
+
+/// Everything an adapter needs to write a command line.
+#[derive(Debug)]
+pub struct LaunchPlan<'a> {
+    /// The configured flags and switches.
+    pub cli: &'a CliConfig,
+    /// Where the child will live.
+    pub dirs: &'a Dirs,
+    /// The CLI's id of the conversation.
+    pub session_id: &'a str,
+    /// Begin or go on.
+    pub opening: Opening,
+    /// The model, if one was asked for.
+    pub model: Option<&'a str>,
+    /// Bound at start.
+    pub bound: &'a Bound,
+    /// Whether tool permissions are asked over the protocol (policies `allow` and `ask`).
+    pub asks_permission: bool,
+}
+
+/// Arguments and environment of a child. No secret may be in the arguments: every user of the machine reads them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct CommandLine {
+    /// After the program's name.
+    pub args: Vec<OsString>,
+    /// Added to the scrubbed environment; HOME, TMPDIR and the configured variables are set by the caller.
+    pub env: Vec<(OsString, OsString)>,
+}
+
+/// What a line of output is. Found by a cheap look at its beginning; the line itself is passed on as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LineKind {
+    /// Part of the running turn, to be handed to its reader. `substantial` is false for what precedes any work on the
+    /// prompt (an announcement): a child that died having said no more may be asked again.
+    Event {
+        /// Whether the turn has really begun.
+        substantial: bool,
+        /// Whether a permanent record of this line in the transcript proves that the turn was kept
+        /// ([`Adapter::checkpoint`]).
+        checkpoint: bool,
+    },
+    /// The last line of a turn. [`Adapter::terminal`] reads it.
+    Terminal,
+    /// The answer to one of our control requests. [`Adapter::control_answer`] reads it.
+    ControlAnswer,
+    /// The CLI asks its host something. [`Adapter::host_request`] reads it.
+    HostRequest,
+    /// The CLI withdraws what it had asked. [`Adapter::withdrawn`] reads it.
+    Withdrawn,
+    /// The CLI says that it is working. Not passed on.
+    Working,
+    /// The CLI says that it waits for input. Not passed on.
+    Waiting,
+    /// Not a line of the protocol.
+    Malformed,
+}
+
+/// The last line of a turn, read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Terminal {
+    /// The CLI ran this turn of its own accord; it answers nobody.
+    pub unsolicited: bool,
+    /// The conversation's id from now on (a command in the text may have changed it).
+    pub session_id: Option<String>,
+    /// The final text.
+    pub text: String,
+    /// Why the turn failed, if it did.
+    pub failure: Option<Failure>,
+    /// Why the model stopped.
+    pub stop_reason: Option<String>,
+    /// Tokens of this turn.
+    pub usage: Usage,
+    /// Cost of all turns of this process so far, in US dollars.
+    pub cumulative_cost_usd: f64,
+    /// No later turn of this process can succeed: it must be started anew.
+    pub process_exhausted: bool,
+}
+
+/// A turn that the CLI ended with an error while it lives on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// A short machine-readable kind, in the CLI's own words (`rate_limit`, `max_turns`, …).
+    pub kind: String,
+    /// The HTTP status that the model's API answered, if it did.
+    pub api_status: Option<u16>,
+    /// The text for a person.
+    pub message: String,
+    /// The host's own interrupt ended the turn.
+    pub interrupted: bool,
+}
+
+/// An answer to a control request of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlAnswer {
+    /// The id that we gave the request.
+    pub request_id: String,
+    /// The error text, if the CLI refused.
+    pub error: Option<String>,
+}
+
+/// Something the CLI asks of its host, and waits for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum HostRequest {
+    /// May it use a tool?
+    Permission(PermissionRequest),
+    /// Something this host does not offer. It is answered with an error, for an unanswered request hangs the turn.
+    Unsupported {
+        /// The CLI's id of the request.
+        request_id: String,
+        /// What it asked, for the error text.
+        what: String,
+    },
+}
+
+/// A tool that waits for permission.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PermissionRequest {
+    /// The CLI's id of the request.
+    pub request_id: String,
+    /// The tool.
+    pub tool_name: String,
+    /// What it would be called with.
+    pub input: serde_json::Value,
+    /// What it would do, in words.
+    pub description: Option<String>,
+}
+
+/// Why a child left before it was ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no conversation of that id to resume.
+    NoConversation,
+    /// A conversation of that id exists already.
+    IdInUse,
+}
+
+/// One CLI's protocol. Every method is a pure function, but for the transcript's, which read files.
+pub trait Adapter: Debug + Send + Sync + 'static {
+    /// The CLI's name, for messages.
+    fn name(&self) -> &'static str;
+
+    /// How to start it.
+    fn command(&self, plan: &LaunchPlan<'_>) -> CommandLine;
+
+    /// The line that asks whether the child is ready without costing anything; answered by a control answer.
+    fn handshake(&self, request_id: &str) -> Vec<u8>;
+
+    /// The line that interrupts the running turn.
+    fn interrupt(&self, request_id: &str) -> Vec<u8>;
+
+    /// The line that a living child always answers at once, also in mid-turn.
+    fn ping(&self, request_id: &str) -> Vec<u8>;
+
+    /// The line that changes the model from the next turn on.
+    fn set_model(&self, request_id: &str, model: &str) -> Vec<u8>;
+
+    /// The line that is one user message; ends with LF.
+    ///
+    /// # Errors
+    /// If the prompt may not be sent (see [`PromptRefused`]).
+    fn encode_turn(&self, prompt: &Prompt, cli: &CliConfig) -> Result<Vec<u8>, PromptRefused>;
+
+    /// The line that answers a request for permission. `input` is what was asked for.
+    fn permission_answer(&self, request: &PermissionRequest, decision: &Decision) -> Vec<u8>;
+
+    /// The line that refuses any other request.
+    fn unsupported_answer(&self, request_id: &str, what: &str) -> Vec<u8>;
+
+    /// What kind of line this is (without its LF).
+    fn classify(&self, line: &[u8]) -> LineKind;
+
+    /// Reads a [`LineKind::Terminal`]; `None` if it is none after all.
+    fn terminal(&self, line: &[u8]) -> Option<Terminal>;
+
+    /// Reads a [`LineKind::ControlAnswer`].
+    fn control_answer(&self, line: &[u8]) -> Option<ControlAnswer>;
+
+    /// Reads a [`LineKind::HostRequest`].
+    fn host_request(&self, line: &[u8]) -> Option<HostRequest>;
+
+    /// The request id of a [`LineKind::Withdrawn`].
+    fn withdrawn(&self, line: &[u8]) -> Option<String>;
+
+    /// The id by which [`Adapter::transcript_holds`] finds this line again on disk.
+    fn checkpoint(&self, line: &[u8]) -> Option<String>;
+
+    /// The piece of the answer's text that this event brings, if it is a delta of the answer itself (not of a
+    /// subagent).
+    fn text_delta(&self, line: &[u8]) -> Option<String>;
+
+    /// Why a child left before it was ready, told by its last lines and its standard error.
+    fn refusal(&self, terminal: Option<&Terminal>, stderr: &str) -> Option<Refusal>;
+
+    /// Where the CLI keeps the conversation's transcript.
+    fn transcript(&self, dirs: &Dirs, session_id: &str) -> PathBuf;
+
+    /// Whether the transcript holds the line of the given [`Adapter::checkpoint`]. Reads at most a bounded tail.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    fn transcript_holds(&self, transcript: &Path, checkpoint: &str) -> std::io::Result<bool>;
+
+    /// Where the CLI reads a user's OAuth credentials, and in what form they are written there.
+    fn credentials_file(&self, dirs: &Dirs) -> PathBuf;
+}
+
+/// Why a prompt was not sent. The child has seen nothing of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PromptRefused {
+    /// See [`crate::config::SlashCommands::Refuse`].
+    #[error("text that begins with \"/\" is a command of the CLI and is refused here (cli.slash_commands)")]
+    SlashCommand,
+    /// A content block that is not a JSON object with a `type`.
+    #[error("content block {index} is {problem}")]
+    Block {
+        /// Counted from 0.
+        index: usize,
+        /// What is wrong.
+        problem: &'static str,
+    },
+}

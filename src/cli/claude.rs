@@ -1,0 +1,1 @@
+//! The adapter for `claude` (stream-json over stdin and stdout).

@@ -1,0 +1,413 @@
+//! The configuration: one tree, with a default for everything, read from TOML and the environment.
+//!
+//! Unknown keys and values without sense are errors that name the key and what is allowed. Nothing here reads a clock
+//! or starts anything.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+mod load;
+mod validate;
+mod value;
+
+pub use load::ConfigError;
+pub use value::MemoryBudget;
+
+/// Everything that can be set. Durations are written as seconds or as text (`"5m"`, `"300s"`, `"250ms"`).
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Config {
+    /// Where sessions and workspaces are kept. One running instance per directory.
+    pub data_dir: PathBuf,
+    /// How long running turns may go on after a stop was asked for. Default 8 s: it fits into the 10 s that most
+    /// platforms give.
+    #[serde(with = "value::duration")]
+    pub drain_timeout: Duration,
+    /// The public listener.
+    pub http: Http,
+    /// The operator's listener.
+    pub admin: Admin,
+    /// The program to run.
+    pub cli: CliConfig,
+    /// Limits of one session.
+    pub session: SessionConfig,
+    /// What happens after a crash.
+    pub restart: RestartConfig,
+    /// Who decides whether a tool may run.
+    pub permissions: Permissions,
+    /// Limits of the whole instance.
+    pub limits: Limits,
+    /// Figures for the operator.
+    pub metrics: MetricsConfig,
+}
+
+/// The public listener.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Http {
+    /// Address and port; port 0 takes a free one. Loopback only, for callers are not authenticated yet.
+    pub listen: SocketAddr,
+    /// Longest accepted request body, in bytes. Default 16 MiB: the longest prompt with its escapes.
+    pub body_limit: usize,
+    /// Silence in a stream after which a comment is sent, so that proxies keep it open. Default 15 s.
+    #[serde(with = "value::duration")]
+    pub heartbeat: Duration,
+}
+
+/// The operator's listener: metrics.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Admin {
+    /// Address and port; port 0 takes a free one.
+    pub listen: SocketAddr,
+}
+
+/// The program to run, and how.
+#[derive(Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct CliConfig {
+    /// `claude` (found in PATH), `sim` (the built-in simulation) or a path.
+    pub program: String,
+    /// Added to the command line, after the flags that pilotlight itself needs.
+    pub args: Vec<String>,
+    /// Set in the child's environment, which is otherwise empty but for [`CliConfig::env_pass`].
+    pub env: BTreeMap<String, String>,
+    /// Names of variables of our own environment that the child gets too. Keys and tokens are not among the defaults.
+    pub env_pass: Vec<String>,
+    /// The shim's path, where it is not beside this program.
+    pub shim: Option<PathBuf>,
+    /// The model of new conversations; the CLI's own default if absent.
+    pub model: Option<String>,
+    /// Answers come in pieces as they are written. Default true.
+    pub partial_messages: bool,
+    /// Which settings files the CLI obeys (`--setting-sources`). Default none: a file in the workspace could start
+    /// programs and redirect the API traffic together with its key.
+    pub setting_sources: String,
+    /// Only MCP servers given by pilotlight are started (`--strict-mcp-config`). Default true.
+    pub strict_mcp_config: bool,
+    /// Tools may go on in the background and start turns of their own when they end. Default false.
+    pub background_tasks: bool,
+    /// What happens to text that begins with `/`.
+    pub slash_commands: SlashCommands,
+}
+
+/// What happens to text that begins with `/`, which the CLI would take for a command of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SlashCommands {
+    /// It reaches the model as text.
+    #[default]
+    Text,
+    /// The CLI runs it.
+    Pass,
+    /// The turn is refused.
+    Refuse,
+}
+
+/// Limits of one session.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct SessionConfig {
+    /// A child without work for so long is stopped; the next message resumes the conversation. Default 300 s.
+    #[serde(with = "value::duration")]
+    pub idle_timeout: Duration,
+    /// From the start of a child until it is ready. Default 30 s.
+    #[serde(with = "value::duration")]
+    pub spawn_timeout: Duration,
+    /// Silence in a turn after which the child is asked whether it lives. Default 10 s, so that a hung child is found
+    /// within 25 s.
+    #[serde(with = "value::duration")]
+    pub stall_timeout: Duration,
+    /// How long that question may stay unanswered; asked twice, a third time if the child uses the processor.
+    /// Default 5 s.
+    #[serde(with = "value::duration")]
+    pub ping_timeout: Duration,
+    /// The longest turn. Default 30 min.
+    #[serde(with = "value::duration")]
+    pub turn_timeout: Duration,
+    /// A permission nobody answers is denied after this. Default 5 min.
+    #[serde(with = "value::duration")]
+    pub permission_timeout: Duration,
+    /// Turns of one session that may wait behind the running one. Default 8.
+    pub turn_queue: usize,
+    /// Reads of output that wait for a slow reader before the child is slowed down. Default 256.
+    pub event_buffer: usize,
+    /// The same in bytes. Default 1 MiB.
+    pub event_buffer_bytes: usize,
+    /// Longest line of the CLI, in bytes. Default 32 MiB.
+    pub line_limit: usize,
+    /// Longest prompt on the wire, in bytes. Default 10 MiB.
+    pub prompt_limit: usize,
+    /// How much of the end of the child's standard error is kept, in bytes. Default 16 KiB.
+    pub stderr_tail: usize,
+    /// How long an interrupted turn may take to end before its child is stopped. Default 2 s.
+    #[serde(with = "value::duration")]
+    pub stop_interrupt: Duration,
+    /// How long a child may take to leave after the end of its input. Default 3 s.
+    #[serde(with = "value::duration")]
+    pub stop_eof: Duration,
+    /// How long it may take after SIGTERM, before its tree is killed. Default 3 s.
+    #[serde(with = "value::duration")]
+    pub stop_term: Duration,
+    /// How long a child may leave a written message unread. Default 10 s.
+    #[serde(with = "value::duration")]
+    pub write_timeout: Duration,
+}
+
+/// What happens after a crash.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RestartConfig {
+    /// So many failures within [`RestartConfig::window`] are answered with a restart; one more opens the circuit.
+    /// Default 5.
+    pub intensity: u32,
+    /// Default 60 s.
+    #[serde(with = "value::duration")]
+    pub window: Duration,
+    /// Pause before the second restart in a row; the first is immediate. Grows by 2.5 each time. Default 100 ms.
+    #[serde(with = "value::duration")]
+    pub backoff: Duration,
+    /// The longest pause. Default 30 s.
+    #[serde(with = "value::duration")]
+    pub backoff_max: Duration,
+    /// How long the circuit stays open before one turn may try again. Default 60 s.
+    #[serde(with = "value::duration")]
+    pub circuit_pause: Duration,
+    /// A turn whose child died before a word came out is given to the next child, once. Default true.
+    pub retry_turn: bool,
+}
+
+/// Who decides whether a tool may run.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Permissions {
+    /// Default `deny`.
+    pub policy: PermissionPolicy,
+}
+
+/// Who decides whether a tool may run that is not harmless.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PermissionPolicy {
+    /// Nothing may.
+    #[default]
+    Deny,
+    /// Everything may.
+    Allow,
+    /// The caller is asked; see [`crate::Session::answer_permission`].
+    Ask,
+}
+
+/// Limits of the whole instance.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Children alive at once. Default 256.
+    pub max_children: usize,
+    /// Children starting at once. Default: the number of cores, for a start costs half a CPU second.
+    pub starts_in_flight: usize,
+    /// What all children together may use: bytes or a percentage of the container's or host's memory. Default `"80%"`.
+    pub memory_budget: MemoryBudget,
+    /// Sessions in memory (with or without a child). Default 10 000.
+    pub max_sessions: usize,
+    /// Starts that may wait for their turn. Default 1024.
+    pub queue: usize,
+    /// How long one may wait. Default 30 s.
+    #[serde(with = "value::duration")]
+    pub queue_deadline: Duration,
+}
+
+/// Figures for the operator.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct MetricsConfig {
+    /// Before every name. Default `pilotlight_`.
+    pub prefix: String,
+    /// How often memory is measured. Default 5 s.
+    #[serde(with = "value::duration")]
+    pub sample_interval: Duration,
+}
+
+impl Config {
+    /// The defaults, with sessions kept in `data_dir`.
+    #[must_use]
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self { data_dir: data_dir.into(), ..Self::default() }
+    }
+
+    /// Reads a TOML file. The environment is not looked at.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if it cannot be read, has unknown keys or values without sense.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        load::load(Some(path.as_ref()), std::iter::empty())
+    }
+
+    /// Reads a TOML file, if given, and lays `PILOTLIGHT_…` variables over it: `PILOTLIGHT_DATA_DIR`,
+    /// `PILOTLIGHT_SESSION__IDLE_TIMEOUT=1s`, `PILOTLIGHT_CLI__ENV__NAME=value`.
+    ///
+    /// # Errors
+    /// As [`Config::from_file`].
+    pub fn load(
+        path: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        load::load(path, environment)
+    }
+
+    /// Checks that every value makes sense. [`crate::Pilotlight::start`] does this first.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the first key that does not.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        validate::validate(self)
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: value::default_data_dir(),
+            drain_timeout: Duration::from_secs(8),
+            http: Http::default(),
+            admin: Admin::default(),
+            cli: CliConfig::default(),
+            session: SessionConfig::default(),
+            restart: RestartConfig::default(),
+            permissions: Permissions::default(),
+            limits: Limits::default(),
+            metrics: MetricsConfig::default(),
+        }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8480)),
+            body_limit: 16 << 20,
+            heartbeat: Duration::from_secs(15),
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8481)) }
+    }
+}
+
+impl Default for CliConfig {
+    fn default() -> Self {
+        let pass = [
+            "PATH",
+            "LANG",
+            "LC_ALL",
+            "LC_CTYPE",
+            "TZ",
+            "SSL_CERT_FILE",
+            "SSL_CERT_DIR",
+            "NODE_EXTRA_CA_CERTS",
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "NO_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "no_proxy",
+        ];
+        Self {
+            program: "claude".to_owned(),
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            env_pass: pass.map(str::to_owned).to_vec(),
+            shim: None,
+            model: None,
+            partial_messages: true,
+            setting_sources: String::new(),
+            strict_mcp_config: true,
+            background_tasks: false,
+            slash_commands: SlashCommands::default(),
+        }
+    }
+}
+
+impl fmt::Debug for CliConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Values of `env` and `args` may be secrets.
+        f.debug_struct("CliConfig")
+            .field("program", &self.program)
+            .field("args", &self.args.len())
+            .field("env", &self.env.keys().collect::<Vec<_>>())
+            .field("model", &self.model)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self {
+            idle_timeout: Duration::from_secs(300),
+            spawn_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(10),
+            ping_timeout: Duration::from_secs(5),
+            turn_timeout: Duration::from_secs(30 * 60),
+            permission_timeout: Duration::from_secs(5 * 60),
+            turn_queue: 8,
+            event_buffer: 256,
+            event_buffer_bytes: 1 << 20,
+            line_limit: 32 << 20,
+            prompt_limit: 10 << 20,
+            stderr_tail: 16 << 10,
+            stop_interrupt: Duration::from_secs(2),
+            stop_eof: Duration::from_secs(3),
+            stop_term: Duration::from_secs(3),
+            write_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for RestartConfig {
+    fn default() -> Self {
+        Self {
+            intensity: 5,
+            window: Duration::from_secs(60),
+            backoff: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(30),
+            circuit_pause: Duration::from_secs(60),
+            retry_turn: true,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_children: 256,
+            starts_in_flight: std::thread::available_parallelism().map_or(2, Into::into),
+            memory_budget: MemoryBudget::Percent(80),
+            max_sessions: 10_000,
+            queue: 1024,
+            queue_deadline: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Self { prefix: "pilotlight_".to_owned(), sample_interval: Duration::from_secs(5) }
+    }
+}

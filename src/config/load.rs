@@ -1,0 +1,185 @@
+//! From TOML text and environment variables to a [`Config`].
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::Config;
+
+const PREFIX: &str = "PILOTLIGHT_";
+/// Stands between the levels of a key in a variable's name.
+const SEPARATOR: &str = "__";
+/// Keys of the first level that hold a value, not a table: their variables have no separator.
+const TOP_LEVEL: [&str; 2] = ["data_dir", "drain_timeout"];
+
+/// A configuration that cannot be used. The message names the key and what is allowed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}: {problem}", .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        problem: String,
+    },
+    /// The file is no TOML.
+    #[error("the configuration {} is not valid TOML: {problem}", .path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        problem: String,
+    },
+    /// A key is unknown, or its value makes no sense.
+    #[error("configuration key `{key}`: {problem}")]
+    Key {
+        /// The key, with dots between its levels.
+        key: String,
+        /// What is wrong and what is allowed.
+        problem: String,
+    },
+}
+
+pub(super) fn load(
+    path: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Config, ConfigError> {
+    let mut table = path.map_or_else(|| Ok(Table::new()), read)?;
+    for (name, value) in environment {
+        if let Some(key) = key_of(&name) {
+            set(&mut table, &key, parse(&value))?;
+        }
+    }
+    let config: Config = serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
+        let key = error.path().to_string();
+        let problem = error.into_inner().message().trim().to_owned();
+        ConfigError::Key { key, problem }
+    })?;
+    config.validate()?;
+    Ok(config)
+}
+
+fn read(path: &Path) -> Result<Table, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), problem: error.to_string() })?;
+    text.parse::<Table>()
+        .map_err(|error| ConfigError::Syntax { path: path.to_owned(), problem: error.to_string() })
+}
+
+/// The levels of the key that a variable names, or `None` if it is no variable of ours. Other variables with our prefix
+/// (markers of children, switches of tests) have no separator and are left alone.
+fn key_of(name: &str) -> Option<Vec<String>> {
+    let rest = name.strip_prefix(PREFIX)?;
+    let lower = rest.to_ascii_lowercase();
+    if TOP_LEVEL.contains(&lower.as_str()) {
+        return Some(vec![lower]);
+    }
+    let (section, key) = rest.split_once(SEPARATOR)?;
+    let mut levels = vec![section.to_ascii_lowercase()];
+    match key.split_once(SEPARATOR) {
+        // The last level of `cli.env` is the name of a variable, whose case matters.
+        Some((table, entry)) => levels.extend([table.to_ascii_lowercase(), entry.to_owned()]),
+        None => levels.push(key.to_ascii_lowercase()),
+    }
+    Some(levels)
+}
+
+fn set(table: &mut Table, key: &[String], value: Value) -> Result<(), ConfigError> {
+    let Some((last, parents)) = key.split_last() else { return Ok(()) };
+    let mut table = table;
+    for parent in parents {
+        let entry = table.entry(parent.clone()).or_insert_with(|| Value::Table(Table::new()));
+        table = entry.as_table_mut().ok_or_else(|| ConfigError::Key {
+            key: key.join("."),
+            problem: format!("`{parent}` is a value, not a table"),
+        })?;
+    }
+    table.insert(last.clone(), value);
+    Ok(())
+}
+
+/// A variable's text as the TOML value that it is, else as a string: `5`, `true`, `["a"]`, `300s`.
+fn parse(text: &str) -> Value {
+    #[derive(Deserialize)]
+    struct Line {
+        value: Value,
+    }
+    toml::from_str::<Line>(&format!("value = {text}"))
+        .map_or_else(|_| Value::String(text.to_owned()), |line| line.value)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::*;
+    use super::*;
+
+    fn from_env(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        load(None, variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+    }
+
+    fn from_toml(text: &str) -> Result<Config, ConfigError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        Config::from_file(file.path())
+    }
+
+    #[test]
+    fn the_environment_lies_over_the_file() {
+        let config = from_env(&[
+            ("PILOTLIGHT_DATA_DIR", "/data"),
+            ("PILOTLIGHT_SESSION__IDLE_TIMEOUT", "1s"),
+            ("PILOTLIGHT_SESSION__TURN_QUEUE", "3"),
+            ("PILOTLIGHT_CLI__ENV__Mixed_CASE", "kept=1"),
+            ("PILOTLIGHT_CLI__ARGS", "[\"--a\", \"b\"]"),
+            ("PILOTLIGHT_TEST_ID", "not ours"),
+            ("HOME", "/root"),
+        ])
+        .unwrap();
+        assert_eq!(config.data_dir, PathBuf::from("/data"));
+        assert_eq!(config.session.idle_timeout, Duration::from_secs(1));
+        assert_eq!(config.session.turn_queue, 3);
+        assert_eq!(config.cli.env.get("Mixed_CASE").map(String::as_str), Some("kept=1"));
+        assert_eq!(config.cli.args, ["--a", "b"]);
+    }
+
+    #[test]
+    fn durations_are_seconds_or_text() {
+        let config =
+            from_toml("[session]\nidle_timeout = 0.5\nturn_timeout = \"5m\"\nping_timeout = 2").unwrap();
+        assert_eq!(config.session.idle_timeout, Duration::from_millis(500));
+        assert_eq!(config.session.turn_timeout, Duration::from_secs(300));
+        assert_eq!(config.session.ping_timeout, Duration::from_secs(2));
+    }
+
+    #[test]
+    fn errors_name_the_key_and_what_is_allowed() {
+        let cases = [
+            ("[session]\nidle_timeot = 1", "session.idle_timeot", "idle_timeout"),
+            ("nonsense = 1", "nonsense", "data_dir"),
+            ("[session]\nidle_timeout = \"soon\"", "session.idle_timeout", "\"300s\""),
+            ("[session]\nidle_timeout = 0", "session.idle_timeout", "longer than 0"),
+            ("[session]\nidle_timeout = -1", "session.idle_timeout", "\"300s\""),
+            ("[permissions]\npolicy = \"maybe\"", "permissions.policy", "ask"),
+            ("[http]\nlisten = \"here\"", "http.listen", "socket address"),
+            ("[limits]\nmemory_budget = \"120%\"", "limits.memory_budget", "80%"),
+            ("[limits]\nmax_children = 0", "limits.max_children", "at least 1"),
+            ("[cli]\nprogram = \"\"", "cli.program", "sim"),
+        ];
+        for (text, key, allowed) in cases {
+            let message = from_toml(text).unwrap_err().to_string();
+            assert!(message.contains(key) && message.contains(allowed), "{text:?} gave {message}");
+        }
+        assert!(matches!(from_toml("[session"), Err(ConfigError::Syntax { .. })));
+        assert!(matches!(Config::from_file("/nowhere/at/all"), Err(ConfigError::Unreadable { .. })));
+    }
+
+    #[test]
+    fn no_secret_is_printed() {
+        let config = from_env(&[("PILOTLIGHT_CLI__ENV__ANTHROPIC_API_KEY", "sk-secret")]).unwrap();
+        assert!(!format!("{config:?}").contains("sk-secret"));
+    }
+}

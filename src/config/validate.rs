@@ -1,0 +1,95 @@
+//! Values that can be read but make no sense.
+
+use std::time::Duration;
+
+use super::{Config, ConfigError};
+
+pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
+    durations(config)?;
+    sizes(config)?;
+    if config.cli.program.is_empty() {
+        return Err(wrong("cli.program", "must be \"claude\", \"sim\" or a path"));
+    }
+    if let Some(name) = config.cli.env.keys().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
+        return Err(wrong("cli.env", format!("{name:?} cannot be the name of an environment variable")));
+    }
+    if config.cli.env.values().chain(&config.cli.args).any(|value| value.contains('\0')) {
+        return Err(wrong("cli.env, cli.args", "must not hold a NUL byte"));
+    }
+    let prefix = &config.metrics.prefix;
+    let valid = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if !prefix.starts_with(|c: char| c.is_ascii_alphabetic()) || !prefix.chars().all(valid) {
+        return Err(wrong(
+            "metrics.prefix",
+            "must begin with a letter and hold only letters, digits and \"_\"",
+        ));
+    }
+    Ok(())
+}
+
+fn durations(config: &Config) -> Result<(), ConfigError> {
+    let (session, restart) = (&config.session, &config.restart);
+    // A year: beyond it arithmetic on deadlines is no longer safe, and nobody means it.
+    let longest = Duration::from_secs(365 * 24 * 3600);
+    let checked = [
+        ("drain_timeout", config.drain_timeout),
+        ("http.heartbeat", config.http.heartbeat),
+        ("session.idle_timeout", session.idle_timeout),
+        ("session.spawn_timeout", session.spawn_timeout),
+        ("session.stall_timeout", session.stall_timeout),
+        ("session.ping_timeout", session.ping_timeout),
+        ("session.turn_timeout", session.turn_timeout),
+        ("session.permission_timeout", session.permission_timeout),
+        ("session.stop_interrupt", session.stop_interrupt),
+        ("session.stop_eof", session.stop_eof),
+        ("session.stop_term", session.stop_term),
+        ("session.write_timeout", session.write_timeout),
+        ("restart.window", restart.window),
+        ("restart.backoff", restart.backoff),
+        ("restart.backoff_max", restart.backoff_max),
+        ("restart.circuit_pause", restart.circuit_pause),
+        ("limits.queue_deadline", config.limits.queue_deadline),
+        ("metrics.sample_interval", config.metrics.sample_interval),
+    ];
+    for (key, value) in checked {
+        if value.is_zero() || value > longest {
+            return Err(wrong(key, "must be longer than 0 and at most a year, such as \"300s\""));
+        }
+    }
+    if restart.backoff > restart.backoff_max {
+        return Err(wrong("restart.backoff", "must not be longer than restart.backoff_max"));
+    }
+    Ok(())
+}
+
+fn sizes(config: &Config) -> Result<(), ConfigError> {
+    let (session, limits) = (&config.session, &config.limits);
+    // (key, value, smallest, largest)
+    let checked = [
+        ("session.turn_queue", session.turn_queue, 0, 10_000),
+        ("session.event_buffer", session.event_buffer, 1, 1 << 20),
+        ("session.event_buffer_bytes", session.event_buffer_bytes, 1 << 10, 1 << 30),
+        ("session.line_limit", session.line_limit, 1 << 10, 1 << 30),
+        ("session.prompt_limit", session.prompt_limit, 1 << 10, 1 << 30),
+        ("session.stderr_tail", session.stderr_tail, 0, 1 << 20),
+        ("http.body_limit", config.http.body_limit, 1 << 10, 1 << 30),
+        ("limits.max_children", limits.max_children, 1, 1 << 20),
+        ("limits.starts_in_flight", limits.starts_in_flight, 1, 1 << 16),
+        ("limits.max_sessions", limits.max_sessions, 1, 1 << 24),
+        ("limits.queue", limits.queue, 0, 1 << 20),
+        ("restart.intensity", config.restart.intensity as usize, 0, 1 << 16),
+    ];
+    for (key, value, smallest, largest) in checked {
+        if !(smallest..=largest).contains(&value) {
+            return Err(wrong(
+                key,
+                format!("must be at least {smallest} and at most {largest}, not {value}"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn wrong(key: &str, problem: impl Into<String>) -> ConfigError {
+    ConfigError::Key { key: key.to_owned(), problem: problem.into() }
+}

@@ -1,0 +1,213 @@
+//! What can go wrong, split by who can do something about it: [`StartError`] by the operator, [`TurnError`] by the
+//! caller of a turn. Messages are for people and hold no prompt, no secret and no user id; [`TurnError::code`] is for
+//! programs.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::cli::PromptRefused;
+use crate::config::ConfigError;
+use crate::ids::InvalidName;
+
+/// pilotlight could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Another instance works in the data directory.
+    #[error("the data directory {} is in use by another instance; give this one its own (data_dir)", .0.display())]
+    DataDirLocked(PathBuf),
+    /// The data directory cannot be used.
+    #[error("cannot use the data directory {}: {source}", .path.display())]
+    DataDir {
+        /// The directory or the file in it.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The shim is not there.
+    #[error(transparent)]
+    Shim(#[from] ShimMissing),
+    /// There is no tokio runtime with input, output and time enabled.
+    #[error("pilotlight must be started inside a tokio runtime")]
+    NoRuntime,
+    /// An actor did not start.
+    #[error("cannot start the supervisor: {0}")]
+    Supervisor(String),
+}
+
+/// The program that every child is started through was not found.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the shim was not found (looked for {}): install `pilotlight-shim` beside this program, set cli.shim to its \
+     path, or call pilotlight::shim::run_if_asked() first thing in main",
+    .looked_for.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+)]
+pub struct ShimMissing {
+    /// Where it was looked for.
+    pub looked_for: Vec<PathBuf>,
+}
+
+/// A turn was refused or ended without an answer.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum TurnError {
+    /// The user id or the conversation's name cannot be used.
+    #[error(transparent)]
+    InvalidName(#[from] InvalidName),
+    /// The prompt cannot be sent.
+    #[error(transparent)]
+    InvalidPrompt(#[from] PromptRefused),
+    /// The prompt is too long.
+    #[error("the prompt has {bytes} bytes; at most {limit} are accepted (session.prompt_limit)")]
+    PromptTooLarge {
+        /// Its length on the wire.
+        bytes: usize,
+        /// What is accepted.
+        limit: usize,
+    },
+    /// The session's queue of turns is full.
+    #[error("{limit} turns of this session wait or run already (session.turn_queue)")]
+    QueueFull {
+        /// How many may.
+        limit: usize,
+    },
+    /// The host as a whole has no room for another child, or none was free in time.
+    #[error("overloaded: {reason}")]
+    Overloaded {
+        /// What is scarce.
+        reason: &'static str,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// No new turns are taken because this instance is stopping.
+    #[error("this instance is stopping")]
+    Draining,
+    /// The child could not be started, or was not ready in time.
+    #[error("the CLI did not start: {0}")]
+    NotStarted(StartFailure),
+    /// The child failed so often that the session pauses before the next try.
+    #[error("the CLI failed repeatedly ({last}); the next try is in {} s", .retry_after.as_secs_f32().ceil())]
+    CircuitOpen {
+        /// The last failure.
+        last: StartFailure,
+        /// When a turn will be tried again.
+        retry_after: Duration,
+    },
+    /// The child died, or had to be killed, before the turn ended. The conversation goes on with the next turn.
+    #[error("the CLI ended in the middle of the turn: {0}")]
+    SessionLost(Loss),
+    /// The turn took longer than `session.turn_timeout`.
+    #[error("the turn took longer than {} s (session.turn_timeout)", .limit.as_secs_f32())]
+    TimedOut {
+        /// The limit.
+        limit: Duration,
+    },
+    /// The reader dropped the turn, or somebody interrupted it before it had begun.
+    #[error("the turn was cancelled")]
+    Cancelled,
+    /// Session files could not be read or written.
+    #[error("cannot keep the session on disk: {0}")]
+    Storage(String),
+    /// Something inside pilotlight failed; the session is started anew with the next turn.
+    #[error("internal failure: {0}")]
+    Internal(&'static str),
+}
+
+/// Why there is no child.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StartFailure {
+    /// The system refused to start it.
+    #[error("{message}")]
+    Spawn {
+        /// The metric label: `not_found`, `eacces`, …
+        reason: &'static str,
+        /// What to do.
+        message: String,
+    },
+    /// It ended before it was ready.
+    #[error("it ended at once ({exit}){}", tail(.stderr))]
+    ExitedEarly {
+        /// How.
+        exit: String,
+        /// The end of its standard error.
+        stderr: String,
+    },
+    /// It did not answer in time.
+    #[error("it was not ready within {} s (session.spawn_timeout)", .limit.as_secs_f32())]
+    NeverReady {
+        /// The limit.
+        limit: Duration,
+    },
+    /// It answered something else than expected.
+    #[error("it does not speak the expected protocol: {0}")]
+    Handshake(String),
+}
+
+/// How a turn's child was lost.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{cause}{}", tail(.stderr))]
+pub struct Loss {
+    /// In words: `signal 9`, `exit code 1`, `hung`, `line too long`, …
+    pub cause: String,
+    /// The end of its standard error; tokens in it are blacked out.
+    pub stderr: String,
+}
+
+fn tail(stderr: &str) -> String {
+    if stderr.is_empty() { String::new() } else { format!(": {stderr}") }
+}
+
+impl StartFailure {
+    /// The metric label.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Spawn { reason, .. } => reason,
+            Self::ExitedEarly { .. } => "exited_early",
+            Self::NeverReady { .. } => "start_timeout",
+            Self::Handshake(_) => "handshake",
+        }
+    }
+}
+
+impl TurnError {
+    /// A stable word for programs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::InvalidName(_) => "invalid_user",
+            Self::InvalidPrompt(_) => "invalid_prompt",
+            Self::PromptTooLarge { .. } => "prompt_too_large",
+            Self::QueueFull { .. } => "queue_full",
+            Self::Overloaded { .. } => "overloaded",
+            Self::Draining => "draining",
+            Self::NotStarted(_) => "cli_not_started",
+            Self::CircuitOpen { .. } => "circuit_open",
+            Self::SessionLost(_) => "session_lost",
+            Self::TimedOut { .. } => "timeout",
+            Self::Cancelled => "cancelled",
+            Self::Storage(_) => "storage",
+            Self::Internal(_) => "internal",
+        }
+    }
+
+    /// When the same turn may be tried again, where that is known.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Overloaded { retry_after, .. } | Self::CircuitOpen { retry_after, .. } => {
+                Some(*retry_after)
+            }
+            // One turn is likely to end by then.
+            Self::QueueFull { .. } | Self::Draining => Some(Duration::from_secs(1)),
+            _ => None,
+        }
+    }
+
+    /// Whether the child may have seen the prompt, so that sending it again could do the work twice.
+    #[must_use]
+    pub fn reached_child(&self) -> bool {
+        matches!(self, Self::SessionLost(_) | Self::TimedOut { .. } | Self::Cancelled | Self::Internal(_))
+    }
+}

@@ -1,0 +1,160 @@
+//! The reader's end of a turn.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use futures_core::Stream;
+use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, oneshot};
+
+use super::channel::{Cancel, Chunk, aborted};
+use super::{Event, Outcome, Status};
+use crate::cli::Adapter;
+use crate::error::TurnError;
+use crate::ids::TurnId;
+
+/// An accepted turn: a stream of its events, then its [`Outcome`].
+///
+/// Reading slowly slows the CLI of this session and nobody else. Dropping the turn before its end interrupts it; the
+/// child stays warm. [`Turn::next`] may be cancelled without losing an event.
+pub struct Turn {
+    id: TurnId,
+    adapter: &'static dyn Adapter,
+    chunks: mpsc::Receiver<Chunk>,
+    budget: Arc<Semaphore>,
+    /// Whole lines that were taken from the channel and not read yet.
+    lines: Bytes,
+    weight: u32,
+    ended: oneshot::Receiver<Outcome>,
+    outcome: Option<Outcome>,
+    error_reported: bool,
+    cancel: Option<Cancel>,
+}
+
+impl Turn {
+    pub(super) fn new(
+        id: TurnId,
+        adapter: &'static dyn Adapter,
+        chunks: mpsc::Receiver<Chunk>,
+        budget: Arc<Semaphore>,
+        ended: oneshot::Receiver<Outcome>,
+        cancel: Cancel,
+    ) -> Self {
+        Self {
+            id,
+            adapter,
+            chunks,
+            budget,
+            lines: Bytes::new(),
+            weight: 0,
+            ended,
+            outcome: None,
+            error_reported: false,
+            cancel: Some(cancel),
+        }
+    }
+
+    /// This turn's number within its instance.
+    #[must_use]
+    pub fn id(&self) -> TurnId {
+        self.id
+    }
+
+    /// The next event; `None` after the last. A turn that ends without an answer gives its error as the last item.
+    pub async fn next(&mut self) -> Option<Result<Event, TurnError>> {
+        poll_fn(|context| self.poll_event(context)).await
+    }
+
+    /// How the turn ended; `None` until [`Turn::next`] has returned `None` or an error.
+    #[must_use]
+    pub fn outcome(&self) -> Option<&Outcome> {
+        self.outcome.as_ref()
+    }
+
+    /// Reads to the end and returns the outcome; events not read yet are passed over.
+    pub async fn finish(mut self) -> Outcome {
+        while let Some(event) = self.next().await {
+            if event.is_err() {
+                break;
+            }
+        }
+        self.outcome
+            .clone()
+            .unwrap_or_else(|| aborted(TurnError::Internal("the turn ended without an outcome")))
+    }
+
+    /// Whole lines, each with its LF, as many as have come: what [`Turn::next`] would cut into events.
+    pub(crate) async fn next_lines(&mut self) -> Option<Result<Bytes, TurnError>> {
+        poll_fn(|context| {
+            let more = ready!(self.poll_lines(context));
+            Poll::Ready(if more { Some(Ok(std::mem::take(&mut self.lines))) } else { self.last_item() })
+        })
+        .await
+    }
+
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Event, TurnError>>> {
+        if !ready!(self.poll_lines(context)) {
+            return Poll::Ready(self.last_item());
+        }
+        let end = memchr::memchr(b'\n', &self.lines).unwrap_or(self.lines.len());
+        let line = self.lines.split_to(end);
+        self.lines.advance(usize::from(!self.lines.is_empty()));
+        Poll::Ready(Some(Ok(Event::new(line, self.adapter))))
+    }
+
+    /// Whether there are lines to read; false at the end of the turn.
+    fn poll_lines(&mut self, context: &mut Context<'_>) -> Poll<bool> {
+        while self.lines.is_empty() {
+            // The chunk before is used up: its room goes back to the sender.
+            self.budget.add_permits(std::mem::take(&mut self.weight) as usize);
+            match ready!(self.chunks.poll_recv(context)) {
+                Some(chunk) => (self.lines, self.weight) = (chunk.lines, chunk.weight),
+                None => {
+                    if self.outcome.is_none() {
+                        let outcome = ready!(Pin::new(&mut self.ended).poll(context));
+                        let lost = || aborted(TurnError::Internal("the turn ended without an outcome"));
+                        self.outcome = Some(outcome.unwrap_or_else(|_| lost()));
+                        self.cancel = None;
+                    }
+                    return Poll::Ready(false);
+                }
+            }
+        }
+        Poll::Ready(true)
+    }
+
+    fn last_item<T>(&mut self) -> Option<Result<T, TurnError>> {
+        match &self.outcome {
+            Some(Outcome { status: Status::Aborted(error), .. }) if !self.error_reported => {
+                self.error_reported = true;
+                Some(Err(error.clone()))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Stream for Turn {
+    type Item = Result<Event, TurnError>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_event(context)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(cancel) = self.cancel.take() {
+            cancel();
+        }
+    }
+}
+
+impl std::fmt::Debug for Turn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Turn").field("id", &self.id).finish_non_exhaustive()
+    }
+}
