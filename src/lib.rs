@@ -1,5 +1,6 @@
 //! One warm CLI process per user.
 
+mod child;
 pub mod cli;
 pub mod config;
 pub mod error;

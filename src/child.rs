@@ -1,0 +1,3 @@
+//! The child layer.
+
+pub(crate) mod framing;
