@@ -97,6 +97,12 @@ pub enum TurnError {
     /// The child died, or had to be killed, before the turn ended. The conversation goes on with the next turn.
     #[error("the CLI ended in the middle of the turn: {0}")]
     SessionLost(Loss),
+    /// The CLI wrote a line that is longer than accepted, so that part of the answer is missing.
+    #[error("the CLI wrote a line of more than {limit} bytes (session.line_limit)")]
+    LineTooLong {
+        /// What is accepted.
+        limit: usize,
+    },
     /// The turn took longer than `session.turn_timeout`.
     #[error("the turn took longer than {} s (session.turn_timeout)", .limit.as_secs_f32())]
     TimedOut {
@@ -185,6 +191,7 @@ impl TurnError {
             Self::NotStarted(_) => "cli_not_started",
             Self::CircuitOpen { .. } => "circuit_open",
             Self::SessionLost(_) => "session_lost",
+            Self::LineTooLong { .. } => "line_too_long",
             Self::TimedOut { .. } => "timeout",
             Self::Cancelled => "cancelled",
             Self::Storage(_) => "storage",
@@ -208,6 +215,13 @@ impl TurnError {
     /// Whether the child may have seen the prompt, so that sending it again could do the work twice.
     #[must_use]
     pub fn reached_child(&self) -> bool {
-        matches!(self, Self::SessionLost(_) | Self::TimedOut { .. } | Self::Cancelled | Self::Internal(_))
+        matches!(
+            self,
+            Self::SessionLost(_)
+                | Self::LineTooLong { .. }
+                | Self::TimedOut { .. }
+                | Self::Cancelled
+                | Self::Internal(_)
+        )
     }
 }

@@ -5,14 +5,21 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod ids;
+mod instance;
+pub mod metrics;
 mod pilotlight;
+mod program;
+mod registry;
+mod restart;
 mod session;
+pub mod shim;
+pub mod sim;
+mod supervisor;
 pub mod turn;
+mod workspace;
 
 pub use config::Config;
 pub use error::{StartError, TurnError};
 pub use pilotlight::{Pilotlight, Readiness};
-pub use session::{
-    OauthCredentials, PendingPermission, PermissionError, Session, SessionState, SessionStatus,
-};
+pub use session::{OauthCredentials, PendingPermission, PermissionError, Session, SessionState, SessionStatus};
 pub use turn::{Event, Outcome, Prompt, Turn, TurnOptions};
