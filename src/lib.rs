@@ -15,3 +15,6 @@ pub use session::{
     OauthCredentials, PendingPermission, PermissionError, Session, SessionState, SessionStatus,
 };
 pub use turn::{Event, Outcome, Prompt, Turn, TurnOptions};
+
+mod child;
+pub mod shim;
