@@ -145,8 +145,12 @@ mod tests {
             owner: Some((1000, 1001)),
             term_grace: Duration::from_millis(50),
         };
-        let line =
-            encode(Some(Path::new("/cg/x")), &limits, Path::new("/bin/echo"), &["--cgroup".into(), "--".into()]);
+        let line = encode(
+            Some(Path::new("/cg/x")),
+            &limits,
+            Path::new("/bin/echo"),
+            &["--cgroup".into(), "--".into()],
+        );
         let args = parse(line.into_iter()).unwrap();
         assert_eq!(args.limits, limits);
         assert_eq!(args.cgroup.as_deref(), Some(Path::new("/cg/x")));

@@ -150,8 +150,12 @@ mod tests {
 
     #[test]
     fn every_report_survives_the_wire() {
-        let longest =
-            Swept { rung: Rung::Cgroup, killed: u64::MAX, took: Duration::from_micros(u64::MAX), stuck: u64::MAX };
+        let longest = Swept {
+            rung: Rung::Cgroup,
+            killed: u64::MAX,
+            took: Duration::from_micros(u64::MAX),
+            stuck: u64::MAX,
+        };
         for report in [
             Report::Started(4_194_304),
             Report::Failed(libc::ENOEXEC),
@@ -170,7 +174,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_not_a_report() {
-        for line in ["", "started", "started x", "exited code", "swept walk 1 2", "swept other 1 2 3", "failed 1 2"] {
+        for line in
+            ["", "started", "started x", "exited code", "swept walk 1 2", "swept other 1 2 3", "failed 1 2"]
+        {
             assert_eq!(Report::parse(line.as_bytes()), None, "accepted {line:?}");
         }
         assert_eq!(Report::parse(b"started \xff"), None);

@@ -44,6 +44,18 @@ pub(super) fn take_over_signals() -> io::Result<OwnedFd> {
     }
 }
 
+/// In the CLI before it runs: it inherits the mask, and would never see a SIGTERM.
+#[expect(unsafe_code, reason = "rustix has no signal masks")]
+fn let_signals_through() {
+    // SAFETY: the set is initialised by sigemptyset, all pointers are to locals that outlive the calls. It
+    // cannot fail: the only error is an unknown first argument.
+    unsafe {
+        let mut none = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
 /// Closes every descriptor from 3 up. What a host left inheritable must reach neither the CLI nor live on here.
 #[expect(unsafe_code, reason = "rustix has no close_range, and closing what nobody owns is unsafe by nature")]
 pub(super) fn close_inherited() {
@@ -82,6 +94,7 @@ pub(super) fn spawn(argv: Vec<CString>, mut before: ForCli) -> io::Result<Pid> {
     }
     let execute = move || -> io::Result<()> {
         before.apply()?;
+        let_signals_through();
         let mut pointers: Vec<*const c_char> = argv.iter().map(|arg| arg.as_ptr()).collect();
         pointers.push(std::ptr::null());
         let program = pointers.first().copied().unwrap_or(std::ptr::null());
