@@ -97,7 +97,7 @@ impl ForCli {
         }
         for (resource, value) in &self.limits {
             if let Some(value) = value {
-                setrlimit(resource.clone(), clamp(*value, getrlimit(resource.clone())))?;
+                setrlimit(*resource, clamp(*value, getrlimit(*resource)))?;
             }
         }
         Ok(())
