@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod ids;
+pub mod metrics;
 mod pilotlight;
 mod session;
 pub mod turn;
