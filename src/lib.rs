@@ -6,6 +6,7 @@ pub mod error;
 pub mod ids;
 mod pilotlight;
 mod session;
+pub mod sim;
 pub mod turn;
 
 pub use config::Config;
