@@ -1,2 +1,5 @@
 //! The `pilotlight` program.
-fn main() {}
+
+fn main() {
+    pilotlight::sim::run_if_asked();
+}
