@@ -22,13 +22,13 @@ mod sweep;
 mod vitals;
 mod watch;
 
-pub(crate) use crate::shim::{args::Limits, report::Rung};
+pub(crate) use crate::shim::args::Limits;
 pub(crate) use cgroup::CgroupBase;
 pub(crate) use driver::{Departed, Driver, Inbox, Report, Request, Setup, Verdict};
 pub(crate) use exit::{Ending, OomKills};
 pub(crate) use host::{available_memory, memory_limit};
 pub(crate) use locate::ShimProgram;
-pub(crate) use memory::{ProcessTable, TreeMemory, tree_memory};
+pub(crate) use memory::{ProcessTable, TreeMemory};
 pub(crate) use permissions::Answer;
 pub(crate) use running::{Running, TurnJob, TurnReport};
 pub(crate) use spawn::{Contained, Launch, Sweep, spawn};

@@ -26,27 +26,15 @@ pub enum StartError {
         /// The system's answer.
         source: std::io::Error,
     },
-    /// The shim is not there.
-    #[error(transparent)]
-    Shim(#[from] ShimMissing),
+    /// The shim, the program that every child is started through, is not there.
+    #[error("{0}")]
+    Shim(String),
     /// There is no tokio runtime with input, output and time enabled.
     #[error("pilotlight must be started inside a tokio runtime")]
     NoRuntime,
     /// An actor did not start.
     #[error("cannot start the supervisor: {0}")]
     Supervisor(String),
-}
-
-/// The program that every child is started through was not found.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the shim was not found (looked for {}): install `pilotlight-shim` beside this program, set cli.shim to its \
-     path, or call pilotlight::shim::run_if_asked() first thing in main",
-    .looked_for.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
-)]
-pub struct ShimMissing {
-    /// Where it was looked for.
-    pub looked_for: Vec<PathBuf>,
 }
 
 /// A turn was refused or ended without an answer.

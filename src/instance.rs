@@ -8,8 +8,7 @@ use dashmap::DashMap;
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::task::TaskTracker;
 
-use crate::child::cgroup::CgroupBase;
-use crate::child::spawn::ShimProgram;
+use crate::child::{CgroupBase, ShimProgram};
 use crate::cli::Adapter;
 use crate::config::Config;
 use crate::ids::{SessionHash, TurnId};

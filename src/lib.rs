@@ -21,5 +21,7 @@ mod workspace;
 pub use config::Config;
 pub use error::{StartError, TurnError};
 pub use pilotlight::{Pilotlight, Readiness};
-pub use session::{OauthCredentials, PendingPermission, PermissionError, Session, SessionState, SessionStatus};
+pub use session::{
+    OauthCredentials, PendingPermission, PermissionError, Session, SessionState, SessionStatus,
+};
 pub use turn::{Event, Outcome, Prompt, Turn, TurnOptions};

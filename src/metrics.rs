@@ -63,6 +63,10 @@ pub(crate) struct Metrics {
     admission_state: Gauge,
     memory: By<MemoryKind, Gauge>,
     memory_budget: Gauge,
+    memory_available: Gauge,
+    zombies: Gauge,
+    oldest_idle: Gauge,
+    oldest_turn: Gauge,
     processes: By<ProcessKind, Gauge>,
     containment: By<Rung, Gauge>,
     last_sample: Gauge,
@@ -122,6 +126,10 @@ impl Metrics {
             admission_state: registrar.gauge(&list::ADMISSION_STATE),
             memory: registrar.gauges(&list::MEMORY),
             memory_budget: registrar.gauge(&list::MEMORY_BUDGET),
+            memory_available: registrar.gauge(&list::MEMORY_AVAILABLE),
+            zombies: registrar.gauge(&list::ZOMBIES),
+            oldest_idle: registrar.gauge(&list::OLDEST_IDLE),
+            oldest_turn: registrar.gauge(&list::OLDEST_TURN),
             processes: registrar.gauges(&list::PROCESSES),
             containment: registrar.gauges(&list::CONTAINMENT_INFO),
             last_sample: registrar.gauge(&list::LAST_SAMPLE_TIMESTAMP),
@@ -312,6 +320,20 @@ impl Metrics {
 
     pub(crate) fn set_memory_budget(&self, bytes: u64) {
         self.memory_budget.set(bytes as f64);
+    }
+
+    pub(crate) fn set_memory_available(&self, bytes: u64) {
+        self.memory_available.set(bytes as f64);
+    }
+
+    pub(crate) fn set_zombies(&self, count: u32) {
+        self.zombies.set(f64::from(count));
+    }
+
+    /// The ages of what has been idle, and what has been running, longest.
+    pub(crate) fn set_oldest(&self, idle: Duration, turn: Duration) {
+        self.oldest_idle.set(idle.as_secs_f64());
+        self.oldest_turn.set(turn.as_secs_f64());
     }
 
     /// All trees together, as measured last.

@@ -9,9 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::child::cgroup::CgroupBase;
-use crate::child::spawn::ShimProgram;
-use crate::child::sweep;
+use crate::child::{CgroupBase, ShimProgram, sweep_marked};
 use crate::cli::claude::CLAUDE;
 use crate::config::Config;
 use crate::error::StartError;
@@ -74,25 +72,28 @@ impl Pilotlight {
         config: Config,
         recorder: &dyn metrics::Recorder,
     ) -> impl Future<Output = Result<Self, StartError>> + Send + use<> {
-        let registered = config.validate().map(|()| {
-            ::metrics::with_local_recorder(recorder, || Metrics::register(&config.metrics.prefix))
-        });
+        let registered = config
+            .validate()
+            .map(|()| ::metrics::with_local_recorder(recorder, || Metrics::register(&config.metrics.prefix)));
         async move { Self::start_inside(config, registered?).await }
     }
 
     async fn start_inside(config: Config, metrics: Metrics) -> Result<Self, StartError> {
         let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
-        let shim = ShimProgram::locate(config.cli.shim.as_deref())?;
+        let shim = ShimProgram::locate(config.cli.shim.as_deref())
+            .map_err(|error| StartError::Shim(error.to_string()))?;
         let metrics = Arc::new(metrics);
         let data_dir = config.data_dir.clone();
         let prepared = runtime.spawn_blocking(move || Ground::prepare(&data_dir)).await;
-        let ground = prepared.map_err(|_| StartError::Supervisor("the preparing task failed".to_owned()))??;
+        let ground =
+            prepared.map_err(|_| StartError::Supervisor("the preparing task failed".to_owned()))??;
         metrics.swept_at_start(ground.swept as u64);
         if ground.swept > 0 {
             tracing::warn!(processes = ground.swept, "ended what a former instance had left");
         }
-        metrics.set_containment(if ground.cgroups.is_some() { "cgroup" } else { "walk" });
+        metrics.containment(if ground.cgroups.is_some() { "cgroup" } else { "walk" });
         let config = Config { data_dir: ground.data_dir, ..config };
+        metrics.set_session_limits(config.limits.max_sessions, config.limits.max_children);
         let admission = Admission::new(&config.limits, metrics.clone());
         let program = Program::of(&config.cli);
         let marker = Marker { name: MARKER, value: ground.marker };
@@ -269,7 +270,7 @@ impl Ground {
         // We hold the lock: whatever bears the marker belongs to an instance that is no more.
         let cgroups = CgroupBase::detect(&format!("pilotlight-{marker}"));
         let in_groups = cgroups.as_ref().map_or(0, CgroupBase::sweep);
-        let swept = in_groups + sweep::sweep_marked(&format!("{MARKER}={marker}"));
+        let swept = in_groups + sweep_marked(&format!("{MARKER}={marker}"), &[]);
         Ok(Self { data_dir, lock, cgroups, marker, swept })
     }
 }

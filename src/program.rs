@@ -36,7 +36,9 @@ impl Program {
         match config.program.as_str() {
             SIM => Self::Sim,
             // Relative to where the service was started, not to a workspace.
-            path if path.contains('/') => Self::Path(std::path::absolute(path).unwrap_or_else(|_| path.into())),
+            path if path.contains('/') => {
+                Self::Path(std::path::absolute(path).unwrap_or_else(|_| path.into()))
+            }
             name => Self::Name(name.to_owned()),
         }
     }
@@ -52,9 +54,13 @@ impl Program {
             Self::Name(name) => {
                 let directories = std::env::var_os("PATH").unwrap_or_default();
                 let candidates = std::env::split_paths(&directories).map(|directory| directory.join(name));
-                let found = candidates.filter_map(|path| std::path::absolute(path).ok()).find(|path| is_program(path));
+                let found = candidates
+                    .filter_map(|path| std::path::absolute(path).ok())
+                    .find(|path| is_program(path));
                 found.map(plain).ok_or_else(|| {
-                    missing(format!("`{name}` was not found in PATH: install it, or set cli.program to its path"))
+                    missing(format!(
+                        "`{name}` was not found in PATH: install it, or set cli.program to its path"
+                    ))
                 })
             }
             Self::Sim => simulation().ok_or_else(|| {

@@ -55,7 +55,12 @@ pub(crate) struct Board {
 }
 
 impl Entry {
-    pub(crate) fn new(key: SessionKey, actor: ActorRef<SessionMessage>, turn_limit: usize, board: Board) -> Self {
+    pub(crate) fn new(
+        key: SessionKey,
+        actor: ActorRef<SessionMessage>,
+        turn_limit: usize,
+        board: Board,
+    ) -> Self {
         Self {
             key,
             actor,

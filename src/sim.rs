@@ -11,6 +11,7 @@
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 mod args;
 mod catalogue;
@@ -44,11 +45,19 @@ const SIM_COMMAND: &str = "sim";
 ///
 /// A program that embeds pilotlight calls this first thing in its `main`; it then needs no second executable.
 pub fn run_if_asked() {
+    CAN_BE_SIM.store(true, Ordering::Relaxed);
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next().is_some_and(|first| first == SIM_ARG || first == SIM_COMMAND) {
         std::process::exit(i32::from(run(arguments)));
     }
 }
+
+/// Whether [`run_if_asked`] was called in this process, so that its own executable may serve as the simulation.
+pub(crate) fn can_be_sim() -> bool {
+    CAN_BE_SIM.load(Ordering::Relaxed)
+}
+
+static CAN_BE_SIM: AtomicBool = AtomicBool::new(false);
 
 /// Runs the simulated CLI with the given arguments (those after the word `sim`) until its end.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {

@@ -93,10 +93,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Runs a supervisor, and a new one whenever it fails, until it is told to stop. `ready` is told once, when the first
 /// one can be reached.
-pub(crate) async fn run(
-    instance: Arc<Instance>,
-    ready: oneshot::Sender<Result<(), String>>,
-) {
+pub(crate) async fn run(instance: Arc<Instance>, ready: oneshot::Sender<Result<(), String>>) {
     let mut ready = Some(ready);
     loop {
         let (address, handle) = match Actor::spawn(None, Supervisor, instance.clone()).await {
@@ -185,9 +182,9 @@ impl Actor for Supervisor {
 impl SupervisorState {
     fn kind_of(&self, actor: ActorId) -> ActorKind {
         if actor == self.evictor.get_id() {
-            ActorKind::IdleEvictor
+            ActorKind::Idle
         } else if actor == self.sampler.get_id() {
-            ActorKind::MetricsSampler
+            ActorKind::Sampler
         } else {
             ActorKind::Session
         }
@@ -200,8 +197,8 @@ impl SupervisorState {
         kind: ActorKind,
     ) -> Result<(), ActorProcessingErr> {
         match kind {
-            ActorKind::IdleEvictor => self.evictor = start_evictor(myself, &self.instance).await?,
-            ActorKind::MetricsSampler => self.sampler = start_sampler(myself, &self.instance).await?,
+            ActorKind::Idle => self.evictor = start_evictor(myself, &self.instance).await?,
+            ActorKind::Sampler => self.sampler = start_sampler(myself, &self.instance).await?,
             // Its child's task finds that nobody gives orders any more and stops the child; the next turn gets a new
             // actor, which waits for the child's slot.
             ActorKind::Session | ActorKind::Supervisor => drop(self.instance.registry.forget_actor(actor)),
@@ -232,9 +229,8 @@ async fn start_session(
 /// Asks the session that has rested longest to leave memory. The limit may be passed by the few that are on their way
 /// out.
 fn make_way(instance: &Instance) {
-    let resting = |entry: &Arc<Entry>| {
-        entry.with_board(|board| board.pid.is_none().then_some(board.quiet_since))
-    };
+    let resting =
+        |entry: &Arc<Entry>| entry.with_board(|board| board.pid.is_none().then_some(board.quiet_since));
     let oldest = instance.registry.entries().into_iter().filter_map(|entry| Some((resting(&entry)?, entry)));
     if let Some((_, entry)) = oldest.min_by_key(|(since, _)| *since) {
         drop(entry.actor.cast(SessionMessage::Retire));

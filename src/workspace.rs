@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::cli::{Adapter, Dirs};
+use crate::config::CliConfig;
 use crate::ids::SessionHash;
 use crate::session::OauthCredentials;
 use crate::turn::McpServers;
@@ -66,8 +67,13 @@ impl Workspace {
 
     /// Writes OAuth credentials for the CLI, unless those there are valid for longer: the CLI itself may have renewed
     /// them, and the client may not know. Returns whether they were written.
-    pub(crate) fn write_credentials(&self, adapter: &dyn Adapter, given: &OauthCredentials) -> io::Result<bool> {
-        let file = adapter.credentials_file(&self.dirs);
+    pub(crate) fn write_credentials(
+        &self,
+        adapter: &dyn Adapter,
+        cli: &CliConfig,
+        given: &OauthCredentials,
+    ) -> io::Result<bool> {
+        let file = adapter.credentials_file(&self.dirs, cli);
         if expiry_on_disk(&file).is_some_and(|expires_at| expires_at > given.expires_at) {
             return Ok(false);
         }

@@ -20,11 +20,10 @@ use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, Sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::exit::{Ended, Exit};
 use super::framing::{Framed, Framer};
 use super::permissions::{Answer, Permissions};
 use super::running::{Running, TurnJob, TurnReport};
-use super::spawn::{Contained, ShimHandle};
+use super::spawn::{Contained, Ended, ShimHandle};
 use super::stderr::Tail;
 use super::vitals;
 use super::watch::{Advice, Finding};
@@ -33,6 +32,7 @@ use crate::config::{Config, PermissionPolicy};
 use crate::error::{Loss, TurnError};
 use crate::metrics::{HangDetector, Metrics, ProtocolError, StopStep, Stream};
 use crate::session::PendingPermission;
+use crate::shim::report::Exit;
 
 /// A child that closed its output without leaving gets so long to leave.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
@@ -308,11 +308,14 @@ impl Driver {
             Framed::TooLong { .. } => return Some(Step::TooLong),
         };
         Some(match adapter.classify(line) {
-            LineKind::Event { substantial, checkpoint } => {
-                Step::Hand { substantial, checkpoint: if checkpoint { adapter.checkpoint(line) } else { None } }
-            }
+            LineKind::Event { substantial, checkpoint } => Step::Hand {
+                substantial,
+                checkpoint: if checkpoint { adapter.checkpoint(line) } else { None },
+            },
             LineKind::Terminal => Step::Terminal(adapter.terminal(line).map(Box::new)),
-            LineKind::ControlAnswer => Step::Answered(adapter.control_answer(line).map(|answer| answer.request_id)),
+            LineKind::ControlAnswer => {
+                Step::Answered(adapter.control_answer(line).map(|answer| answer.request_id))
+            }
             LineKind::HostRequest => Step::HostRequest(adapter.host_request(line)),
             LineKind::Withdrawn => Step::Withdrawn(adapter.withdrawn(line)),
             LineKind::Working => Step::Working,
@@ -338,23 +341,25 @@ impl Driver {
                     report(Report::Permissions(self.permissions.pending()));
                 }
             }
-            Step::Working => {
-                match &mut self.running {
-                    Some(running) => running.working = true,
-                    None if !self.active => {
-                        self.active = true;
-                        report(Report::Active(true));
-                    }
-                    None => {}
+            Step::Working => match &mut self.running {
+                Some(running) => running.working = true,
+                None if !self.active => {
+                    self.active = true;
+                    report(Report::Active(true));
                 }
-            }
+                None => {}
+            },
             Step::Waiting => self.waiting(report),
             Step::TooLong => {
                 self.setup.metrics.protocol_error(ProtocolError::LineTooLong);
                 let limit = self.setup.config.session.line_limit;
                 self.cancel(TurnError::LineTooLong { limit });
             }
-            Step::Terminal(None) | Step::Answered(None) | Step::HostRequest(None) | Step::Withdrawn(None) | Step::Malformed => {
+            Step::Terminal(None)
+            | Step::Answered(None)
+            | Step::HostRequest(None)
+            | Step::Withdrawn(None)
+            | Step::Malformed => {
                 self.setup.metrics.protocol_error(ProtocolError::BadJson);
             }
         }
@@ -423,7 +428,8 @@ impl Driver {
         {
             self.setup.metrics.protocol_error(ProtocolError::UnknownId);
             let tail = self.framer.take();
-            let loss = Loss { cause: "the CLI ended the turn without a result".to_owned(), stderr: String::new() };
+            let loss =
+                Loss { cause: "the CLI ended the turn without a result".to_owned(), stderr: String::new() };
             let ended = running.lose(tail, TurnError::SessionLost(loss));
             self.turn_over(ended, report);
         }
@@ -452,7 +458,9 @@ impl Driver {
                 self.write(answer.into());
             }
             HostRequest::Permission(request) => match self.setup.config.permissions.policy {
-                PermissionPolicy::Ask if self.running.as_ref().is_some_and(|running| running.job.sender.is_some()) => {
+                PermissionPolicy::Ask
+                    if self.running.as_ref().is_some_and(|running| running.job.sender.is_some()) =>
+                {
                     self.keep();
                     self.permissions.ask(request, Instant::now());
                     report(Report::Permissions(self.permissions.pending()));

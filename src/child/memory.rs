@@ -39,7 +39,7 @@ impl TreeMemory {
         self.anon_bytes + self.shmem_bytes + self.swap_bytes
     }
 
-    fn add(&mut self, row: &Row) {
+    fn add_row(&mut self, row: &Row) {
         self.anon_bytes += row.anon;
         self.shmem_bytes += row.shmem;
         self.swap_bytes += row.swap;
@@ -47,6 +47,18 @@ impl TreeMemory {
         self.processes += 1;
         self.zombies += u32::from(row.zombie);
         self.approximate |= row.approximate;
+    }
+}
+
+impl std::ops::AddAssign for TreeMemory {
+    fn add_assign(&mut self, other: Self) {
+        self.anon_bytes += other.anon_bytes;
+        self.shmem_bytes += other.shmem_bytes;
+        self.swap_bytes += other.swap_bytes;
+        self.file_bytes += other.file_bytes;
+        self.processes += other.processes;
+        self.zombies += other.zombies;
+        self.approximate |= other.approximate;
     }
 }
 
@@ -99,7 +111,7 @@ impl ProcessTable {
         while let Some(parent) = parents.pop().filter(|_| (sum.processes as usize) < self.rows.len()) {
             let first = self.rows.partition_point(|row| row.parent < parent);
             for row in self.rows.iter().skip(first).take_while(|row| row.parent == parent) {
-                sum.add(row);
+                sum.add_row(row);
                 parents.push(row.pid);
             }
         }

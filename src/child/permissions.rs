@@ -90,7 +90,8 @@ impl Permissions {
 
     /// The turn is over. Whether anything was open.
     pub(crate) fn clear(&mut self) -> bool {
-        let open: Vec<String> = self.open.iter().map(|(pending, _)| pending.request.request_id.clone()).collect();
+        let open: Vec<String> =
+            self.open.iter().map(|(pending, _)| pending.request.request_id.clone()).collect();
         open.iter().filter_map(|id| self.take(id)).count() > 0
     }
 

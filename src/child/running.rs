@@ -1,5 +1,7 @@
 //! A turn while the child works on it.
 
+use std::fmt;
+
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -28,6 +30,7 @@ pub(crate) struct TurnJob {
 }
 
 /// A turn that the child has been given.
+#[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) job: TurnJob,
     pub(crate) deadline: Instant,
@@ -56,6 +59,13 @@ pub(crate) struct TurnReport {
     pub(crate) cli_session_id: Option<String>,
     pub(crate) checkpoint: Option<String>,
     pub(crate) cost_usd: f64,
+}
+
+impl fmt::Debug for TurnJob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The message is nobody's business.
+        f.debug_struct("TurnJob").field("turn", &self.turn).finish_non_exhaustive()
+    }
 }
 
 impl TurnJob {

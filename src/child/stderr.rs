@@ -74,7 +74,8 @@ fn redact(text: &str) -> String {
     let mut after_bearer = false;
     for word in clean.split_whitespace() {
         let bare = word.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
-        let is_token = after_bearer || TOKEN_PREFIXES.iter().any(|prefix| bare.starts_with(prefix) && bare != "Bearer");
+        let is_token =
+            after_bearer || TOKEN_PREFIXES.iter().any(|prefix| bare.starts_with(prefix) && bare != "Bearer");
         after_bearer = bare == "Bearer";
         words.push(if is_token { "[redacted]" } else { word });
     }
@@ -101,7 +102,9 @@ mod tests {
 
     #[test]
     fn tokens_and_control_characters_do_not_come_out() {
-        let text = redact("error: key \"sk-ant-secret1\" was refused\n\x1b[31mAuthorization: Bearer secret2 eyJsecret3");
+        let text = redact(
+            "error: key \"sk-ant-secret1\" was refused\n\x1b[31mAuthorization: Bearer secret2 eyJsecret3",
+        );
         assert!(!text.contains("secret") && !text.contains('\n') && !text.contains('\x1b'), "{text}");
         assert!(text.starts_with("error: key [redacted] was refused"), "{text}");
     }

@@ -165,6 +165,14 @@ pub(super) mod list {
             "Memory of all children and their descendants when last measured, by kind.", [label::<MemoryKind>()];
         MEMORY_BUDGET = Gauge "memory_budget_bytes" in Bytes:
             "Memory that all children together may use.", [];
+        MEMORY_AVAILABLE = Gauge "memory_available_bytes" in Bytes:
+            "Memory of the host that can still be used.", [];
+        ZOMBIES = Gauge "zombies" in Count:
+            "Ended processes of all children that nobody has reaped.", [];
+        OLDEST_IDLE = Gauge "oldest_idle_seconds" in Seconds:
+            "How long the session that has been idle longest with a warm child has been so.", [];
+        OLDEST_TURN = Gauge "oldest_turn_seconds" in Seconds:
+            "For how long the longest running turn has been running.", [];
         PROCESSES = Gauge "processes" in Count:
             "Processes of all children when last counted, by kind.", [label::<ProcessKind>()];
         CONTAINMENT_INFO = Gauge "containment_info" in Count:

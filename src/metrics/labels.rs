@@ -1,5 +1,6 @@
 //! The values of every label. An enum each, so that no other value can be counted.
 
+use crate::child::Ending;
 use crate::error::TurnError;
 use crate::session::SessionState;
 use crate::turn::Status;
@@ -52,8 +53,7 @@ labels! {
     ExitReason, "reason": Clean = "clean", Crash = "crash", Signal = "signal", Oom = "oom", Hang = "hang",
         Protocol = "protocol", Evicted = "evicted", Drain = "drain", StatusUnknown = "status_unknown";
     /// Why a child is started again.
-    RestartCause, "cause": Crash = "crash", Hang = "hang", Protocol = "protocol", NotStarted = "not_started",
-        Rebound = "rebound", Exhausted = "exhausted", Panic = "panic";
+    RestartCause, "cause": Crash = "crash", Hang = "hang", Protocol = "protocol", NotStarted = "not_started";
     /// Why a session gave up its child.
     EvictionReason, "reason": Idle = "idle", Memory = "memory", Capacity = "capacity", Admin = "admin";
     /// What a conversation came back without.
@@ -99,6 +99,19 @@ impl Label for SessionState {
     }
 }
 
+impl ExitReason {
+    /// The word for the end of a child that was neither told to go nor killed by us.
+    pub(crate) fn of(ending: Ending) -> Self {
+        match ending {
+            Ending::Code(0) => Self::Clean,
+            Ending::Code(_) => Self::Crash,
+            Ending::Signal(_) => Self::Signal,
+            Ending::OutOfMemory => Self::Oom,
+            Ending::Unknown => Self::StatusUnknown,
+        }
+    }
+}
+
 impl TurnOutcome {
     /// The word for a turn's status.
     pub(crate) fn of(status: &Status) -> Self {
@@ -109,7 +122,7 @@ impl TurnOutcome {
             Status::Aborted(error) => match error {
                 TurnError::TimedOut { .. } => Self::Timeout,
                 TurnError::Cancelled => Self::Cancelled,
-                TurnError::SessionLost(_) => Self::SessionLost,
+                TurnError::SessionLost(_) | TurnError::LineTooLong { .. } => Self::SessionLost,
                 TurnError::NotStarted(_)
                 | TurnError::CircuitOpen { .. }
                 | TurnError::Storage(_)

@@ -148,6 +148,9 @@ fn each_happening_is_counted_where_it_belongs() {
         metrics.set_admission_queue_length(50);
         metrics.set_admission_state(3);
         metrics.set_memory_budget(60);
+        metrics.set_memory_available(1 << 30);
+        metrics.set_zombies(2);
+        metrics.set_oldest(Duration::from_secs(3), Duration::from_secs(4));
         metrics.set_memory(MemoryKind::SharedFile, 70);
         metrics.set_processes(ProcessKind::Descendant, 80);
         metrics.session_memory(1 << 20);

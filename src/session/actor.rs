@@ -18,9 +18,7 @@ use super::child_task::{self, ChildNews, Plan, Started};
 use super::state::{Effect, Fingerprint, Input, Machine, Ticket};
 use super::store::{BoundRecord, Record, RecordWriter};
 use super::{PermissionError, SessionState};
-use crate::child::driver::{Inbox, Report, Request};
-use crate::child::permissions::Answer;
-use crate::child::running::{TurnJob, TurnReport};
+use crate::child::{Answer, Inbox, Report, Request, TurnJob, TurnReport};
 use crate::error::TurnError;
 use crate::ids::{Generation, SessionKey, TurnId};
 use crate::instance::Instance;
@@ -106,6 +104,7 @@ pub(crate) struct SessionActorState {
     /// Something of the conversation is missing, and no turn has been told yet.
     loss: Option<ContextLost>,
     crashed_at: Option<Instant>,
+    restart_cause: RestartCause,
     shown: SessionState,
     save_scheduled: bool,
 }
@@ -153,6 +152,7 @@ impl Actor for SessionActor {
             eviction: None,
             loss: None,
             crashed_at: None,
+            restart_cause: RestartCause::Crash,
             shown: SessionState::Dormant,
             save_scheduled: false,
         })
@@ -247,7 +247,9 @@ impl SessionActorState {
 
     fn carry_out(&mut self, myself: &ActorRef<SessionMessage>, effect: Effect) {
         match effect {
-            Effect::Start { generation, fingerprint, restart } => self.start(myself, generation, fingerprint, restart),
+            Effect::Start { generation, fingerprint, restart } => {
+                self.start(myself, generation, fingerprint, restart)
+            }
             Effect::Deliver { generation, turn } => self.deliver(generation, turn),
             Effect::InterruptRunning { generation } => {
                 if let Some(child) = self.link(generation) {
@@ -267,7 +269,9 @@ impl SessionActorState {
             }
             Effect::WakeAt(at) => {
                 // A wake-up that is no longer wanted changes nothing: the machine looks at the time.
-                drop(myself.send_after(at.saturating_duration_since(Instant::now()), || SessionMessage::Wake));
+                drop(
+                    myself.send_after(at.saturating_duration_since(Instant::now()), || SessionMessage::Wake),
+                );
             }
             Effect::AnswerWarm(result) => {
                 for waiter in self.warm_waiters.drain(..) {
@@ -299,7 +303,7 @@ impl SessionActorState {
         self.bounds.retain(|_, _| !self.waiting.is_empty());
         if restart {
             self.record.restarts += 1;
-            self.instance.metrics.restarted(RestartCause::Crash);
+            self.instance.metrics.restarted(self.restart_cause);
         }
         self.record.generation = generation.0;
         let (turns, turns_inbox) = mpsc::channel(1);
@@ -458,6 +462,7 @@ impl SessionActorState {
             }
         } else {
             self.crashed_at = Some(Instant::now());
+            self.restart_cause = gone.cause;
         }
         self.save_now();
         let retry = gone.retry.map(|job| {
@@ -490,7 +495,8 @@ impl SessionActorState {
             self.shown = state;
         }
         let queue_depth = self.machine.queue_depth();
-        let (pid, since) = self.child.as_ref().map_or((None, None), |child| (child.pid, child.pid.map(|_| child.since)));
+        let (pid, since) =
+            self.child.as_ref().map_or((None, None), |child| (child.pid, child.pid.map(|_| child.since)));
         let record = &self.record;
         self.entry.with_board(|board| {
             board.state = state;

@@ -13,18 +13,17 @@ use tokio::time::{Instant, timeout};
 use super::opening::{self, Prepared};
 use super::state::Departure;
 use super::store::Record;
-use crate::child::driver::{Departed, Driver, Inbox, Report, Setup, Verdict};
-use crate::child::exit::{Ending, OomKills};
-use crate::child::running::{Running, TurnJob};
-use crate::child::spawn::{self, Contained, Launch, Sweep};
-use crate::cli::{LaunchPlan, Opening, Refusal};
+use crate::child::{
+    self, Contained, Departed, Driver, Ending, Inbox, Launch, Limits, OomKills, Report, Running, Setup,
+    Sweep, TurnJob, Verdict,
+};
+use crate::cli::{LaunchPlan, Refusal};
 use crate::config::PermissionPolicy;
 use crate::error::{Loss, StartFailure, TurnError};
 use crate::ids::Generation;
 use crate::instance::{Instance, Once, Slot};
-use crate::metrics::{ContextLost, ExitReason, StopHow};
+use crate::metrics::{ContextLost, ExitReason, RestartCause, StopHow};
 use crate::registry::Entry;
-use crate::shim::Limits;
 use crate::workspace::Workspace;
 
 /// What is wanted.
@@ -63,6 +62,8 @@ pub(crate) struct Started {
 pub(crate) struct Gone {
     pub(crate) why: Departure,
     pub(crate) was_ready: bool,
+    /// What a start after this one is for.
+    pub(crate) cause: RestartCause,
     /// A turn of which nothing had come out, to be given to the next child.
     pub(crate) retry: Option<Box<TurnJob>>,
 }
@@ -73,7 +74,7 @@ impl Gone {
     }
 
     fn before_ready(why: Departure) -> Self {
-        Self { why, was_ready: false, retry: None }
+        Self { why, was_ready: false, cause: RestartCause::NotStarted, retry: None }
     }
 }
 
@@ -203,19 +204,20 @@ fn start(plan: &Plan, prepared: &Prepared) -> Result<Contained, StartFailure> {
         bound: &prepared.bound,
         asks_permission: instance.config.permissions.policy != PermissionPolicy::Deny,
     });
-    let mut args = instance.program.first_args.clone();
+    let program = instance.program.find()?;
+    let mut args = program.first_args;
     args.extend(command.args);
     let env = environment(instance, entry, dirs, command.env);
     let name = format!("{}-{}", entry.key.hash(), generation.0);
     let launch = Launch {
-        program: &instance.program.path,
+        program: &program.path,
         args: &args,
         env: &env,
         cwd: &dirs.work,
         limits: &Limits::default(),
         cgroup: instance.cgroups.as_ref().map(|base| base.child_dir(&format!("{name}-{}", prepared.attempt))),
     };
-    spawn::spawn(&instance.shim, &launch)
+    child::spawn(&instance.shim, &launch)
         .map_err(|error| StartFailure::Spawn { reason: error.reason(), message: error.to_string() })
 }
 
@@ -266,9 +268,9 @@ fn note_end(plan: &Plan, departed: &Departed) {
 fn conclude(plan: &Plan, departed: Departed, oom_before: OomKills) -> Gone {
     let metrics = &plan.instance.metrics;
     let killed_by_us = departed.forced;
-    let ending = departed.exit.map_or(Ending::Unknown, |exit| {
-        Ending::classify(exit, killed_by_us, oom_before, OomKills::now())
-    });
+    let ending = departed
+        .exit
+        .map_or(Ending::Unknown, |exit| Ending::classify(exit, killed_by_us, oom_before, OomKills::now()));
     let reason = match departed.verdict {
         _ if departed.asked && plan.instance.is_draining() => ExitReason::Drain,
         _ if departed.asked => ExitReason::Evicted,
@@ -287,12 +289,18 @@ fn conclude(plan: &Plan, departed: Departed, oom_before: OomKills) -> Gone {
     if !departed.asked {
         tracing::warn!(session = %plan.entry.key.hash(), generation = plan.generation.0, %cause, "the CLI ended unasked");
     }
+    let restart_cause = match departed.verdict {
+        Some(Verdict::Hung) => RestartCause::Hang,
+        Some(Verdict::Protocol(_)) => RestartCause::Protocol,
+        _ if departed.ready => RestartCause::Crash,
+        _ => RestartCause::NotStarted,
+    };
     let was_ready = departed.ready;
     let why = match departed.verdict {
         _ if departed.asked => Departure::Asked,
-        Some(Verdict::NeverReady) => {
-            Departure::NotStarted(StartFailure::NeverReady { limit: plan.instance.config.session.spawn_timeout })
-        }
+        Some(Verdict::NeverReady) => Departure::NotStarted(StartFailure::NeverReady {
+            limit: plan.instance.config.session.spawn_timeout,
+        }),
         _ if was_ready => Departure::Crashed(early(&cause, &departed.stderr)),
         _ => Departure::NotStarted(early(&cause, &departed.stderr)),
     };
@@ -301,7 +309,7 @@ fn conclude(plan: &Plan, departed: Departed, oom_before: OomKills) -> Gone {
     }
     let loss = Loss { cause, stderr: departed.stderr };
     let retry = departed.unfinished.and_then(|running| retry_or_lose(plan, running, departed.asked, loss));
-    Gone { why, was_ready, retry }
+    Gone { why, was_ready, cause: restart_cause, retry }
 }
 
 fn early(exit: &str, stderr: &str) -> StartFailure {

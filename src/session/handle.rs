@@ -10,8 +10,7 @@ use tokio::time::{Instant, timeout};
 use super::actor::Submission;
 use super::store::{BoundRecord, Record};
 use super::{OauthCredentials, PendingPermission, PermissionError, SessionMessage, SessionStatus};
-use crate::child::permissions::Answer;
-use crate::child::running::TurnJob;
+use crate::child::{Answer, TurnJob};
 use crate::cli::Dirs;
 use crate::error::TurnError;
 use crate::ids::{InvalidName, SessionKey};
@@ -56,7 +55,11 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::send`].
-    pub async fn send_with(&self, prompt: impl Into<Prompt>, options: TurnOptions) -> Result<Turn, TurnError> {
+    pub async fn send_with(
+        &self,
+        prompt: impl Into<Prompt>,
+        options: TurnOptions,
+    ) -> Result<Turn, TurnError> {
         let accepted = Instant::now();
         let result = self.submit(prompt.into(), options, accepted).await;
         if let Err(error) = &result {
@@ -69,7 +72,12 @@ impl Session {
         result
     }
 
-    async fn submit(&self, prompt: Prompt, options: TurnOptions, accepted: Instant) -> Result<Turn, TurnError> {
+    async fn submit(
+        &self,
+        prompt: Prompt,
+        options: TurnOptions,
+        accepted: Instant,
+    ) -> Result<Turn, TurnError> {
         let key = self.key()?;
         let mut letter = Letter::write(self.instance(), prompt, options)?;
         for _ in 0..LOOKUPS {
@@ -106,13 +114,19 @@ impl Session {
         let limits = &instance.config.session;
         let (metrics, running) = (instance.metrics.clone(), instance.open_turns.token());
         let on_end = Box::new(move |outcome: &crate::turn::Outcome| {
-            metrics.turn_ended(TurnOutcome::of(outcome), accepted.elapsed());
+            metrics.turn_ended(TurnOutcome::of(&outcome.status), accepted.elapsed());
             drop((permit, running));
         });
         let actor = entry.actor.clone();
         let cancel = Box::new(move || drop(actor.cast(SessionMessage::Cancel(id))));
-        let channel =
-            turn_channel(id, instance.adapter, limits.event_buffer, limits.event_buffer_bytes, cancel, on_end);
+        let channel = turn_channel(
+            id,
+            instance.adapter,
+            limits.event_buffer,
+            limits.event_buffer_bytes,
+            cancel,
+            on_end,
+        );
         let (sender, turn) = channel;
         let kept = letter.clone();
         let job = Box::new(TurnJob {
@@ -144,7 +158,8 @@ impl Session {
         let limits = &self.instance().config;
         // A child that is on its way out, one that waits for admission, and its start.
         let stop = limits.session.stop_interrupt + limits.session.stop_eof + limits.session.stop_term;
-        let patience = stop + limits.limits.queue_deadline + limits.session.spawn_timeout + ACTOR_ANSWERS_WITHIN;
+        let patience =
+            stop + limits.limits.queue_deadline + limits.session.spawn_timeout + ACTOR_ANSWERS_WITHIN;
         self.ask(SessionMessage::Warm, true, patience).await?.unwrap_or(Ok(()))?;
         self.status().ok_or(TurnError::Internal("the session left memory while it was warmed"))
     }
@@ -201,7 +216,11 @@ impl Session {
     ///
     /// # Errors
     /// [`PermissionError`] if nothing waits under this id (any more).
-    pub async fn answer_permission(&self, request_id: &str, decision: Decision) -> Result<(), PermissionError> {
+    pub async fn answer_permission(
+        &self,
+        request_id: &str,
+        decision: Decision,
+    ) -> Result<(), PermissionError> {
         let entry = self.entry().ok_or(PermissionError::Unknown)?;
         let (reply, answered) = oneshot::channel();
         let answer = Answer { request_id: request_id.to_owned(), decision, reply };
@@ -219,10 +238,11 @@ impl Session {
     /// # Errors
     /// [`TurnError::Storage`].
     pub async fn write_credentials(&self, credentials: &OauthCredentials) -> Result<(), TurnError> {
-        let (workspace, adapter, credentials) = (self.files()?, self.instance().adapter, credentials.clone());
+        let (workspace, instance, credentials) =
+            (self.files()?, self.instance().clone(), credentials.clone());
         blocking(move || {
             workspace.create()?;
-            workspace.write_credentials(adapter, &credentials).map(drop)
+            workspace.write_credentials(instance.adapter, &instance.config.cli, &credentials).map(drop)
         })
         .await
     }
@@ -293,10 +313,11 @@ impl Session {
     /// Reads the session's record, or begins one, and has the supervisor start its actor.
     async fn bring_into_memory(&self, key: &SessionKey) -> Result<(), TurnError> {
         let (workspace, owner) = (self.files()?, key.clone());
-        let record = blocking(move || {
-            Ok(Record::load(&workspace)?.unwrap_or_else(|| Record::new(&owner, &workspace)))
-        })
-        .await?;
+        let record =
+            blocking(
+                move || Ok(Record::load(&workspace)?.unwrap_or_else(|| Record::new(&owner, &workspace))),
+            )
+            .await?;
         let supervisor = timeout(ACTOR_ANSWERS_WITHIN, self.instance().helpers.supervisor()).await;
         let supervisor = supervisor.map_err(|_| TurnError::Internal("the supervisor cannot be reached"))?;
         let (reply, started) = oneshot::channel();

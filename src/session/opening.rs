@@ -9,7 +9,8 @@ use std::io;
 
 use super::child_task::{ChildNews, Plan};
 use super::store::{Record, new_cli_session_id};
-use crate::cli::{Adapter, Bound, Opening, Refusal};
+use crate::cli::{Bound, Opening, Refusal};
+use crate::instance::Instance;
 use crate::metrics::ContextLost;
 use crate::workspace::Workspace;
 
@@ -30,12 +31,13 @@ pub(super) struct Prepared {
 /// Creates the directories, writes what the child reads at its start and looks at the transcript.
 pub(super) async fn prepare(plan: &Plan) -> io::Result<Prepared> {
     let (workspace, record) = (plan.workspace.clone(), plan.record.clone());
-    let adapter = plan.instance.adapter;
-    let prepared = tokio::task::spawn_blocking(move || prepare_now(&workspace, &record, adapter)).await;
+    let instance = plan.instance.clone();
+    let prepared = tokio::task::spawn_blocking(move || prepare_now(&workspace, &record, &instance)).await;
     prepared.map_err(io::Error::other)?
 }
 
-fn prepare_now(workspace: &Workspace, record: &Record, adapter: &dyn Adapter) -> io::Result<Prepared> {
+fn prepare_now(workspace: &Workspace, record: &Record, instance: &Instance) -> io::Result<Prepared> {
+    let (adapter, cli) = (instance.adapter, &instance.config.cli);
     workspace.create()?;
     let mcp_config = match &record.bound.mcp_servers {
         Some(servers) => {
@@ -44,11 +46,13 @@ fn prepare_now(workspace: &Workspace, record: &Record, adapter: &dyn Adapter) ->
         }
         None => None,
     };
-    let transcript = adapter.transcript(workspace.dirs(), &record.cli_session_id);
+    let transcript = adapter.transcript(workspace.dirs(), cli, &record.cli_session_id);
     let is_there = transcript.is_file();
     let loss = match &record.checkpoint {
         _ if !is_there => (record.turns > 0).then_some(ContextLost::Conversation),
-        Some(checkpoint) if !adapter.transcript_holds(&transcript, checkpoint)? => Some(ContextLost::LastTurn),
+        Some(checkpoint) if !adapter.transcript_holds(&transcript, checkpoint)? => {
+            Some(ContextLost::LastTurn)
+        }
         _ => None,
     };
     Ok(Prepared {

@@ -166,7 +166,13 @@ impl Machine {
     }
 
     /// The next state, and what has to be done. `jitter` in 0..1.
-    pub(crate) fn next(&mut self, input: Input, now: Instant, jitter: f64, config: &RestartConfig) -> Vec<Effect> {
+    pub(crate) fn next(
+        &mut self,
+        input: Input,
+        now: Instant,
+        jitter: f64,
+        config: &RestartConfig,
+    ) -> Vec<Effect> {
         let mut effects = Vec::new();
         match input {
             Input::Submit(ticket) => self.submit(ticket, now, &mut effects),
@@ -254,7 +260,9 @@ impl Machine {
                 self.warm_wanted = true;
                 self.start(false, effects);
             }
-            State::Starting { .. } | State::Stopping { .. } | State::Backoff { .. } => self.warm_wanted = true,
+            State::Starting { .. } | State::Stopping { .. } | State::Backoff { .. } => {
+                self.warm_wanted = true
+            }
         }
     }
 
@@ -367,7 +375,9 @@ impl Machine {
     }
 
     fn abort_queue(&mut self, error: &TurnError, effects: &mut Vec<Effect>) {
-        effects.extend(self.queue.drain(..).map(|ticket| Effect::Abort { turn: ticket.turn, error: error.clone() }));
+        effects.extend(
+            self.queue.drain(..).map(|ticket| Effect::Abort { turn: ticket.turn, error: error.clone() }),
+        );
     }
 }
 

@@ -87,11 +87,15 @@ impl Record {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let unreadable =
-            |problem: String| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {problem}", path.display()));
+        let unreadable = |problem: String| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("{}: {problem}", path.display()))
+        };
         let record: Self = serde_json::from_slice(&content).map_err(|error| unreadable(error.to_string()))?;
         if record.version != VERSION {
-            return Err(unreadable(format!("written in form {}, this program knows {VERSION}", record.version)));
+            return Err(unreadable(format!(
+                "written in form {}, this program knows {VERSION}",
+                record.version
+            )));
         }
         Ok(Some(record))
     }

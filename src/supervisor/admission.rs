@@ -35,7 +35,8 @@ impl Pressure {
     /// not flap.
     pub(crate) fn of(used: u64, budget: u64, before: Self) -> Self {
         let percent = used.saturating_mul(100) / budget.max(1);
-        let mark = |level: Self, mark: u64| if before >= level { mark.saturating_sub(HYSTERESIS) } else { mark };
+        let mark =
+            |level: Self, mark: u64| if before >= level { mark.saturating_sub(HYSTERESIS) } else { mark };
         if percent >= mark(Self::NoNewTurns, 95) {
             Self::NoNewTurns
         } else if percent >= mark(Self::NoNewChildren, 90) {
@@ -174,7 +175,9 @@ impl Admission {
             }
             let Some(place) = line.enqueue(user) else {
                 drop(line);
-                return Err(self.refuse(AdmissionRejected::QueueFull, "too many starts wait already (limits.queue)"));
+                return Err(
+                    self.refuse(AdmissionRejected::QueueFull, "too many starts wait already (limits.queue)")
+                );
             };
             self.publish(&line);
             place
@@ -187,9 +190,10 @@ impl Admission {
                 Ok(permits)
             }
             Ok(Err(_)) => Err(TurnError::Draining),
-            Err(_) if self.pressure() >= Pressure::NoNewChildren => {
-                Err(self.refuse(AdmissionRejected::Memory, "no memory is left for another child (limits.memory_budget)"))
-            }
+            Err(_) if self.pressure() >= Pressure::NoNewChildren => Err(self.refuse(
+                AdmissionRejected::Memory,
+                "no memory is left for another child (limits.memory_budget)",
+            )),
             Err(_) => Err(self.refuse(
                 AdmissionRejected::Deadline,
                 "no child could be started in time (limits.max_children, limits.queue_deadline)",
@@ -203,9 +207,10 @@ impl Admission {
     /// [`TurnError::Overloaded`].
     pub(crate) fn check_memory(&self) -> Result<(), TurnError> {
         if self.pressure() == Pressure::NoNewTurns {
-            return Err(
-                self.refuse(AdmissionRejected::Memory, "no memory is left for another child (limits.memory_budget)")
-            );
+            return Err(self.refuse(
+                AdmissionRejected::Memory,
+                "no memory is left for another child (limits.memory_budget)",
+            ));
         }
         Ok(())
     }
@@ -329,7 +334,10 @@ mod tests {
     async fn starts_are_limited_and_given_on() {
         let gate = admission(10, 1, 10);
         let (start, _child) = gate.admit(&user("a")).await.unwrap();
-        let second = { let gate = gate.clone(); async move { gate.admit(&user("b")).await } };
+        let second = {
+            let gate = gate.clone();
+            async move { gate.admit(&user("b")).await }
+        };
         let mut second = Box::pin(second);
         assert!(timeout(Duration::from_secs(1), &mut second).await.is_err(), "two starts at once");
         drop(start);
@@ -382,7 +390,10 @@ mod tests {
     fn pressure_rises_and_falls_without_flapping() {
         use Pressure::{Evicting, NoNewChildren, NoNewTurns, Open};
         let level = |used, before| Pressure::of(used, 100, before);
-        assert_eq!([79, 80, 90, 95, 200].map(|used| level(used, Open)), [Open, Evicting, NoNewChildren, NoNewTurns, NoNewTurns]);
+        assert_eq!(
+            [79, 80, 90, 95, 200].map(|used| level(used, Open)),
+            [Open, Evicting, NoNewChildren, NoNewTurns, NoNewTurns]
+        );
         assert_eq!(level(88, NoNewChildren), NoNewChildren);
         assert_eq!(level(86, NoNewChildren), Evicting);
         assert_eq!(level(76, Evicting), Open);

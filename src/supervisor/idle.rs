@@ -66,7 +66,8 @@ impl Actor for IdleEvictor {
                 look_again(&myself, next);
             }
             IdleMessage::MakeRoom(reason) => {
-                if let Some((entry, quiet_since)) = longest_idle(&instance.registry.entries(), Instant::now()) {
+                if let Some((entry, quiet_since)) = longest_idle(&instance.registry.entries(), Instant::now())
+                {
                     drop(entry.actor.cast(SessionMessage::EvictIdle { reason, quiet_since }));
                 }
             }
@@ -84,7 +85,11 @@ fn look_again(myself: &ActorRef<IdleMessage>, after: Duration) {
 }
 
 /// Who is due and what it is told, and how long until the next one may be.
-fn look(entries: &[Arc<Entry>], now: Instant, timeout: Duration) -> (Vec<(&Arc<Entry>, SessionMessage)>, Duration) {
+fn look(
+    entries: &[Arc<Entry>],
+    now: Instant,
+    timeout: Duration,
+) -> (Vec<(&Arc<Entry>, SessionMessage)>, Duration) {
     let mut due = Vec::new();
     let mut next = timeout;
     for entry in entries {
@@ -120,7 +125,8 @@ fn wish(board: &Board, now: Instant, timeout: Duration) -> Wish {
 /// The idle session that was used longest ago, if any child is old enough.
 fn longest_idle(entries: &[Arc<Entry>], now: Instant) -> Option<(&Arc<Entry>, Instant)> {
     let candidate = |board: &mut Board| {
-        let old_enough = board.child_since.is_some_and(|since| now.saturating_duration_since(since) >= TOO_YOUNG);
+        let old_enough =
+            board.child_since.is_some_and(|since| now.saturating_duration_since(since) >= TOO_YOUNG);
         let idle = board.state == SessionState::Idle && !board.active && board.queue_depth == 0;
         (idle && old_enough).then_some(board.quiet_since)
     };

@@ -3,16 +3,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 
 use super::{IdleMessage, Pressure};
-use crate::child::memory::{self, TreeMemory};
+use crate::child::{ProcessTable, TreeMemory, available_memory, memory_limit};
 use crate::instance::Instance;
-use crate::metrics::{EvictionReason, SampleSource};
-use crate::registry::Entry;
+use crate::metrics::{EvictionReason, MemoryKind, ProcessKind, SampleSource};
+use crate::session::SessionState;
 
 /// Time for a sample.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +41,7 @@ impl Actor for MetricsSampler {
         myself: ActorRef<SampleNow>,
         instance: Arc<Instance>,
     ) -> Result<SamplerState, ActorProcessingErr> {
-        let budget = instance.config.limits.memory_budget.of(memory::memory_limit().unwrap_or(u64::MAX));
+        let budget = instance.config.limits.memory_budget.of(memory_limit().unwrap_or(u64::MAX));
         instance.metrics.set_memory_budget(budget);
         drop(myself.send_after(instance.config.metrics.sample_interval, || SampleNow::Tick));
         Ok(SamplerState { instance, budget })
@@ -59,7 +59,7 @@ impl Actor for MetricsSampler {
                 // /proc is files: read them where blocking is allowed.
                 match tokio::task::spawn_blocking(move || sample(&instance)).await {
                     Ok(used) => state.press(used),
-                    Err(_) => state.instance.metrics.sample_error(SampleSource::Proc),
+                    Err(_) => state.instance.metrics.sample_error(SampleSource::Process),
                 }
                 drop(myself.send_after(state.instance.config.metrics.sample_interval, || SampleNow::Tick));
             }
@@ -92,41 +92,43 @@ impl SamplerState {
 fn sample(instance: &Instance) -> u64 {
     let begun = Instant::now();
     let metrics = &instance.metrics;
-    let mut total = TreeMemory::default();
-    let mut shims = 0;
-    let (mut oldest_idle, mut oldest_turn) = (None, None);
+    let mut table = ProcessTable::default();
+    if table.refresh().is_err() {
+        metrics.sample_error(SampleSource::Process);
+    }
+    let (mut total, mut children, mut processes) = (TreeMemory::default(), 0, 0);
+    let (mut oldest_idle, mut oldest_turn) = (Duration::ZERO, Duration::ZERO);
     for entry in instance.registry.entries() {
-        note_ages(&entry, &mut oldest_idle, &mut oldest_turn);
+        match entry.with_board(|board| (board.state, begun.saturating_duration_since(board.quiet_since))) {
+            (SessionState::Idle, age) => oldest_idle = oldest_idle.max(age),
+            (SessionState::Busy, age) => oldest_turn = oldest_turn.max(age),
+            _ => {}
+        }
         let shim = entry.tree.load(Ordering::Relaxed);
         if shim == 0 {
             continue;
         }
-        shims += 1;
-        let tree = memory::tree_memory(shim);
-        let used = tree.used();
-        entry.memory.store(used, Ordering::Relaxed);
-        metrics.session_memory(used);
-        total.add(&tree);
+        let tree = table.tree(shim);
+        entry.memory.store(tree.private_bytes(), Ordering::Relaxed);
+        metrics.session_memory(tree.private_bytes());
+        children += 1;
+        processes += tree.processes as usize;
+        total += tree;
     }
-    metrics.set_memory(&total);
-    metrics.set_processes(shims, &total);
-    let age = |since: Option<Instant>| since.map_or(0.0, |since| begun.saturating_duration_since(since).as_secs_f64());
-    metrics.set_oldest(age(oldest_idle), age(oldest_turn));
-    match memory::available_memory() {
+    metrics.set_memory(MemoryKind::Anon, total.anon_bytes);
+    metrics.set_memory(MemoryKind::Shmem, total.shmem_bytes);
+    metrics.set_memory(MemoryKind::Swap, total.swap_bytes);
+    metrics.set_memory(MemoryKind::SharedFile, total.file_bytes);
+    metrics.set_processes(ProcessKind::Shim, children);
+    metrics.set_processes(ProcessKind::Cli, children.min(processes));
+    metrics.set_processes(ProcessKind::Descendant, processes.saturating_sub(children));
+    metrics.set_zombies(total.zombies);
+    metrics.set_oldest(oldest_idle, oldest_turn);
+    match available_memory() {
         Some(available) => metrics.set_memory_available(available),
-        None => metrics.sample_error(SampleSource::Meminfo),
+        None => metrics.sample_error(SampleSource::Host),
     }
-    metrics.sampled(begun.elapsed(), SystemTime::now());
-    total.used()
-}
-
-fn note_ages(entry: &Entry, oldest_idle: &mut Option<Instant>, oldest_turn: &mut Option<Instant>) {
-    use crate::session::SessionState::{Busy, Idle};
-    let (state, quiet_since) = entry.with_board(|board| (board.state, board.quiet_since));
-    let oldest = match state {
-        Idle => oldest_idle,
-        Busy => oldest_turn,
-        _ => return,
-    };
-    *oldest = Some(oldest.map_or(quiet_since, |oldest| oldest.min(quiet_since)));
+    let unix_time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    metrics.sampled(begun.elapsed(), unix_time);
+    total.private_bytes()
 }
