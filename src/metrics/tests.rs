@@ -178,8 +178,11 @@ fn each_happening_is_counted_where_it_belongs() {
         "hangs_total{detector=no_progress} 1",
         "last_sample_timestamp_seconds{} 1700000000",
         "leftovers_killed_total{rung=walk} 3",
+        "memory_available_bytes{} 1073741824",
         "memory_budget_bytes{} 60",
         "memory_bytes{kind=shared_file} 70",
+        "oldest_idle_seconds{} 3",
+        "oldest_turn_seconds{} 4",
         "ping_seconds{} 1",
         "processes{kind=descendant} 80",
         "protocol_errors_total{kind=partial_eof} 1",
@@ -208,6 +211,7 @@ fn each_happening_is_counted_where_it_belongs() {
         "truncations_total{stream=stderr} 1",
         "turn_duration_seconds{outcome=ok} 1",
         "turns_total{outcome=ok} 1",
+        "zombies{} 2",
     ];
     assert_eq!(changed, expected.map(str::to_owned).into());
     // One expectation at least for each metric: a new one has to be added above.
