@@ -1,4 +1,5 @@
 //! The shim from outside: real processes, the real binary, both ends of its pipes in our hands.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "that is how a test fails")]
 
 use std::{
     ffi::OsStr,
@@ -439,7 +440,7 @@ fn the_cli_gets_its_limits_and_a_clean_start() {
         ("Max address space", "unlimited"),
     ] {
         let line = limits.lines().find(|line| line.starts_with(name)).unwrap();
-        let values: Vec<_> = line[name.len()..].split_whitespace().take(2).collect();
+        let values: Vec<_> = line.strip_prefix(name).unwrap().split_whitespace().take(2).collect();
         assert_eq!(values, [value, value], "{line}");
     }
     assert_eq!(status_field(cli, "NoNewPrivs").unwrap(), "1");
@@ -566,13 +567,15 @@ fn the_idle_shim_is_small() {
         let line = maps.lines().find(|line| line.starts_with(field)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     };
-    let (dirty, anonymous, rss) = (kib("Private_Dirty:"), kib("Anonymous:"), kib("Rss:"));
-    eprintln!("idle shim: {dirty} KiB private dirty, {anonymous} KiB anonymous, {rss} KiB resident");
+    // What each further shim costs. Pages of the file are shared by all shims, though a single one shows them as
+    // its own, and as dirty too as long as a fresh build is not on the disk.
+    let (anonymous, rss) = (kib("Anonymous:") + kib("Swap:"), kib("Rss:"));
+    eprintln!("idle shim: {anonymous} KiB of its own, {rss} KiB resident");
     if cfg!(debug_assertions) {
         eprintln!("left out: the bound on memory is one of release builds");
         return;
     }
-    assert!(dirty.max(anonymous) <= MOST_KIB, "{dirty} KiB private dirty, {anonymous} KiB anonymous");
+    assert!(anonymous <= MOST_KIB, "{anonymous} KiB of its own");
 }
 
 /// A process that forks and ends without pause, so that a list of pids is always out of date.
