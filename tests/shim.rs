@@ -578,42 +578,78 @@ fn the_idle_shim_is_small() {
     assert!(anonymous <= MOST_KIB, "{anonymous} KiB of its own");
 }
 
-/// A process that forks and ends without pause, so that a list of pids is always out of date.
+/// The processes that call themselves so: a name set by perl is what `/proc/PID/cmdline` shows.
+fn racing(name: &str) -> usize {
+    processes()
+        .filter(|pid| {
+            fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(name.as_bytes()))
+        })
+        .count()
+}
+
+fn perl_is_missing() -> bool {
+    let missing = !Path::new("/usr/bin/perl").exists();
+    if missing {
+        eprintln!("left out: no perl to run ahead with");
+    }
+    missing
+}
+
+/// Processes that fork and end without pause, so that a list of pids is always out of date; the worse ones leave
+/// their group each time.
 #[test]
 fn processes_that_run_ahead_by_forking_are_caught() {
-    if !Path::new("/usr/bin/perl").exists() {
-        eprintln!("left out: no perl to run ahead with");
+    if perl_is_missing() {
         return;
     }
     on_each_rung(|rung, options| {
-        for racers in [1, 8] {
-            let token = token();
-            // The name marks them: $0 is what /proc/PID/cmdline shows.
+        for (racers, step) in [(1, ""), (8, ""), (8, "; setpgrp(0, 0)")] {
+            let name = format!("racer {}", token());
             let script = format!(
-                "for i in $(seq {racers}); do setsid perl -e '$0 = \"racer {token}\"; while (1) {{ fork and exit }}' & done; \
+                "for i in $(seq {racers}); do perl -e '$0 = \"{name}\"; while (1) {{ fork and exit{step} }}' & done; \
                  echo ready; exec cat"
             );
             let mut shim = Shim::sh(options, &script);
             let cli = shim.started();
             assert_eq!(shim.output_line(), "ready");
-            let racing = || {
-                processes()
-                    .filter(|pid| {
-                        fs::read(format!("/proc/{pid}/cmdline"))
-                            .is_ok_and(|line| line.starts_with(format!("racer {token}").as_bytes()))
-                    })
-                    .count()
-            };
-            eventually("they race", LONG, || (racing() > 0).then_some(()));
+            eventually("they race", LONG, || (racing(&name) > 0).then_some(()));
             let begun = Instant::now();
             kill_process(cli, Signal::KILL).unwrap();
             assert_eq!(shim.line(), "exited signal 9");
             let (by, killed, stuck) = shim.swept();
-            eprintln!("{racers} racers, {rung}: {killed} killed, {stuck} stuck, {:?}", begun.elapsed());
-            assert_eq!(by, rung);
-            assert_eq!(stuck, 0);
+            eprintln!("{racers} racers{step}, {rung}: {killed} killed, {:?}", begun.elapsed());
+            assert_eq!((by.as_str(), stuck), (rung, 0));
             shim.ended(LONG);
-            assert_eq!(racing(), 0);
+            assert_eq!(racing(&name), 0);
         }
+    });
+}
+
+#[test]
+fn a_fork_bomb_within_its_limit_is_ended() {
+    /// Enough to fill both the processor and the limit, little enough for the tests beside it.
+    const MOST: &str = "80";
+    if perl_is_missing() {
+        return;
+    }
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("left out: without a user of its own the bomb would hit the limit of ours");
+        return;
+    }
+    on_each_rung(|rung, options| {
+        let name = format!("racer {}", token());
+        let options = [options, &["--uid", "65533", "--gid", "65533", "--nproc", MOST]].concat();
+        let script = format!("exec perl -e '$0 = \"{name}\"; while (1) {{ fork }}'");
+        let mut shim = Shim::sh(&options, &script);
+        shim.started();
+        let most: usize = MOST.parse().unwrap();
+        eventually("it fills its limit", LONG, || (racing(&name) >= most - 5).then_some(()));
+        shim.order(b"k");
+        assert_eq!(shim.line(), "exited signal 9");
+        let (by, killed, stuck) = shim.swept();
+        assert_eq!((by.as_str(), stuck), (rung, 0));
+        assert!(killed < most as u64, "the limit did not hold: {killed}");
+        shim.ended(LONG);
+        assert_eq!(racing(&name), 0);
     });
 }

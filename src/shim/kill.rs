@@ -30,8 +30,8 @@ const PASS_PAUSE: Duration = Duration::from_millis(5);
 /// The same, for what will not die (in a dead file system, say): it must not cost anything to wait for it.
 const STUCK_PAUSE: Duration = Duration::from_millis(250);
 
-/// The highest priority.
-const FIRST_IN_LINE: i32 = -20;
+/// What a process has by default.
+const ORDINARY_PRIORITY: i32 = 0;
 
 /// The CLI and everything that descends from it.
 pub(super) struct Tree<'a> {
@@ -81,11 +81,13 @@ impl<'a> Tree<'a> {
     /// Kills everything and reports it. Returns when nothing is left.
     pub(super) fn sweep(&mut self, group: Option<Group>) {
         let begun = now();
+        if self.exit.is_none() {
+            // Before all else: in a crowd that forks, the next call may have to wait for the processor.
+            strike_own(getpid(), &[self.cli.as_raw_pid()]);
+        }
         // What ended by itself before this moment did not have to be killed.
         let mut any = self.reap();
         self.sweeping = true;
-        // Against a crowd that forks, the one who strikes must get the processor. Refused without privilege.
-        let _refused = setpriority_process(None, FIRST_IN_LINE);
         let rung = match group.as_ref().map(Group::kill) {
             Some(Ok(())) => Rung::Cgroup,
             _ => Rung::Walk,
@@ -99,6 +101,8 @@ impl<'a> Tree<'a> {
                 let stuck = u64::try_from(family.len()).unwrap_or(u64::MAX);
                 (self.tell)(Report::Swept(Swept { rung, killed: self.killed, took: begun.elapsed(), stuck }));
                 reported = true;
+                // This may last: from now on nobody may suffer from it.
+                let _refused = setpriority_process(None, ORDINARY_PRIORITY);
             }
             // One that forks has to be outrun: no pause as long as somebody new turns up.
             if any && !grew {
