@@ -1,6 +1,7 @@
 //! Who descends from a process: read from `/proc`, without any judgement about it.
 //!
-//! The kernel's lists of children are used where it keeps them, else one pass over all processes.
+//! The kernel's lists of children are used where it keeps them. Where it does not, the children of one process are
+//! found by a pass over all, and what is further down is left to come nearer as its parents die.
 
 use std::{
     fs::{self, File},
@@ -21,40 +22,32 @@ fn children_of(pid: i32, text: &mut String, into: &mut Vec<i32>) -> io::Result<(
     Ok(())
 }
 
-/// Fills `into` with all descendants of `root`, nearest first, and says how many of them are its own children.
-pub(super) fn descendants(root: i32, into: &mut Vec<i32>) -> usize {
+/// Fills `into` with the children of `root`.
+pub(super) fn children(root: i32, into: &mut Vec<i32>) {
     into.clear();
-    let mut text = String::new();
-    if children_of(root, &mut text, into).is_err() {
-        return descendants_by_scan(root, into);
+    if children_of(root, &mut String::new(), into).is_err() {
+        into.clear();
+        let all = parents();
+        into.extend(all.iter().filter(|(_, parent)| *parent == root).map(|(pid, _)| *pid));
     }
-    let own = into.len();
-    let mut next = 0;
-    while let Some(&pid) = into.get(next).filter(|_| into.len() < MAX_FAMILY) {
-        // It may have ended by now: its children come to the subreaper and are found there next time.
-        let _gone = children_of(pid, &mut text, into);
-        next += 1;
-    }
-    own
 }
 
-fn descendants_by_scan(root: i32, into: &mut Vec<i32>) -> usize {
-    into.clear();
-    let all: Vec<(i32, i32)> = fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter_map(|pid| Some((pid, parent_of(pid)?)))
-        .collect();
-    let children = |of: i32| all.iter().filter(move |(_, parent)| *parent == of).map(|(pid, _)| *pid);
-    into.extend(children(root));
-    let own = into.len();
+/// Adds all that descends from those in `family`, nearest first.
+pub(super) fn add_descendants(family: &mut Vec<i32>) {
+    let mut text = String::new();
     let mut next = 0;
-    while let Some(&pid) = into.get(next).filter(|_| into.len() < MAX_FAMILY) {
-        into.extend(children(pid));
+    while let Some(&pid) = family.get(next).filter(|_| family.len() < MAX_FAMILY) {
+        // It may have ended by now: its children come to the subreaper and are found there next time.
+        let _gone = children_of(pid, &mut text, family);
         next += 1;
     }
-    own
+}
+
+/// All processes with their parents.
+fn parents() -> Vec<(i32, i32)> {
+    let entries = fs::read_dir("/proc").into_iter().flatten();
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid| Some((pid, parent_of(pid)?))).collect()
 }
 
 /// Whether `pid` descends from `root` now.
@@ -114,12 +107,13 @@ mod tests {
         let deadline = std::time::Duration::from_secs(10);
         let begun = tokio::time::Instant::now();
         while found.is_empty() && begun.elapsed() < deadline {
-            descendants(pid, &mut found);
+            children(pid, &mut found);
         }
         let [grandchild] = found[..] else { panic!("expected one child, found {found:?}") };
-        let mut scanned = Vec::new();
-        assert_eq!(descendants_by_scan(pid, &mut scanned), 1);
-        assert_eq!(scanned, found);
+        assert!(parents().contains(&(grandchild, pid)));
+        let mut family = vec![pid];
+        add_descendants(&mut family);
+        assert_eq!(family, [pid, grandchild]);
         assert!(descends(me, grandchild));
         assert!(!descends(grandchild, pid));
         rustix::process::kill_process(

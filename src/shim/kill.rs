@@ -12,8 +12,8 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     process::{
-        Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpid, kill_process, pidfd_open,
-        pidfd_send_signal, wait,
+        Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpgid, getpid, getsid, kill_process,
+        kill_process_group, pidfd_open, pidfd_send_signal, setpriority_process, wait,
     },
 };
 
@@ -23,12 +23,15 @@ use super::{
     report::{Exit, Report, Rung, Swept},
 };
 
-/// After this long what is left is reported as stuck; the hunt for it goes on more slowly.
+/// After this long what is left is reported as stuck. The hunt for it goes on: nobody else would end it.
 const SWEEP_LIMIT: Duration = Duration::from_secs(3);
 /// Pause between two passes when all that was found is struck already: a death wakes us earlier.
 const PASS_PAUSE: Duration = Duration::from_millis(5);
-/// The same, for what is stuck (in a dead file system, say): it must not cost anything to wait for it.
+/// The same, for what will not die (in a dead file system, say): it must not cost anything to wait for it.
 const STUCK_PAUSE: Duration = Duration::from_millis(250);
+
+/// What a process has by default.
+const ORDINARY_PRIORITY: i32 = 0;
 
 /// The CLI and everything that descends from it.
 pub(super) struct Tree<'a> {
@@ -78,6 +81,10 @@ impl<'a> Tree<'a> {
     /// Kills everything and reports it. Returns when nothing is left.
     pub(super) fn sweep(&mut self, group: Option<Group>) {
         let begun = now();
+        if self.exit.is_none() {
+            // Before all else: in a crowd that forks, the next call may have to wait for the processor.
+            strike_own(getpid(), &[self.cli.as_raw_pid()]);
+        }
         // What ended by itself before this moment did not have to be killed.
         let mut any = self.reap();
         self.sweeping = true;
@@ -88,15 +95,17 @@ impl<'a> Tree<'a> {
         let mut reported = false;
         let (mut family, mut struck) = (Vec::new(), Vec::new());
         while any {
-            let grew = strike_all(&mut family, &mut struck);
+            let grew = strike(&mut family, &mut struck);
             any = self.reap();
             if any && !reported && begun.elapsed() > SWEEP_LIMIT {
                 let stuck = u64::try_from(family.len()).unwrap_or(u64::MAX);
                 (self.tell)(Report::Swept(Swept { rung, killed: self.killed, took: begun.elapsed(), stuck }));
                 reported = true;
+                // This may last: from now on nobody may suffer from it.
+                let _refused = setpriority_process(None, ORDINARY_PRIORITY);
             }
             // One that forks has to be outrun: no pause as long as somebody new turns up.
-            if any && (!grew || reported) {
+            if any && !grew {
                 pause(self.signals, if reported { STUCK_PAUSE } else { PASS_PAUSE });
                 any = self.reap();
             }
@@ -111,25 +120,54 @@ impl<'a> Tree<'a> {
     }
 }
 
-/// Sends SIGKILL to all descendants; true if one was found that was not struck before.
-fn strike_all(family: &mut Vec<i32>, struck: &mut Vec<i32>) -> bool {
-    let me = getpid().as_raw_pid();
-    let own = family::descendants(me, family);
-    let mut grew = false;
-    for (place, &raw) in family.iter().enumerate() {
-        let Some(pid) = Pid::from_raw(raw) else { continue };
-        if place < own {
-            let _ended = kill_process(pid, Signal::KILL);
-        } else if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty())
-            && family::descends(me, raw)
-        {
-            // The descriptor was opened before the look at its ancestry, so it is this process or nobody.
-            let _ended = pidfd_send_signal(pidfd, Signal::KILL);
-        }
-        grew |= !struck.contains(&raw);
+/// Sends SIGKILL to the tree; true if one was found that was not struck before.
+fn strike(family: &mut Vec<i32>, struck: &mut Vec<i32>) -> bool {
+    let me = getpid();
+    family::children(me.as_raw_pid(), family);
+    strike_own(me, family);
+    let mut grew = family.iter().any(|pid| !struck.contains(pid));
+    if !grew {
+        // The upper part of the tree is dying: now there is time to look at what is below it.
+        let own = family.len();
+        family::add_descendants(family);
+        strike_below(me, family.get(own..).unwrap_or_default());
+        grew = family.iter().any(|pid| !struck.contains(pid));
     }
     struck.clone_from(family);
     grew
+}
+
+/// Our own children, each with its whole process group. That strikes many at one instant, which a process that
+/// forks cannot get ahead of; who leaves the group to do so comes to us as a child.
+///
+/// It hits no stranger: a group lives within one session, and every session of the tree was begun in the tree. An
+/// unreaped child, even a dead one, keeps the number of its group from being used again.
+fn strike_own(me: Pid, children: &[i32]) {
+    let leads_session = getsid(None).is_ok_and(|session| session == me);
+    let mut last = None;
+    for child in children.iter().filter_map(|child| Pid::from_raw(*child)) {
+        let _ended = kill_process(child, Signal::KILL);
+        if let Ok(group) = getpgid(Some(child))
+            && leads_session
+            && group != me
+            && last != Some(group)
+        {
+            let _ended = kill_process_group(group, Signal::KILL);
+            last = Some(group);
+        }
+    }
+}
+
+fn strike_below(me: Pid, descendants: &[i32]) {
+    for &raw in descendants {
+        let Some(pid) = Pid::from_raw(raw) else { continue };
+        // The descriptor is opened before the look at its ancestry: it is of this process or of nobody.
+        if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty())
+            && family::descends(me.as_raw_pid(), raw)
+        {
+            let _ended = pidfd_send_signal(pidfd, Signal::KILL);
+        }
+    }
 }
 
 fn exit_of(status: WaitStatus) -> Exit {
