@@ -5,7 +5,7 @@
 //! zero, before anything has happened, and counting costs an atomic addition. There are no labels for users or
 //! sessions. Nothing here logs or reads a clock.
 //!
-//! Figures go to the [`metrics`](::metrics) recorder of the host program. Histograms need the [`buckets`] set there,
+//! Figures go to the [`metrics`] recorder of the host program. Histograms need the [`buckets`] set there,
 //! or they come out as summaries, which cannot be added up over instances.
 
 use std::time::Duration;
