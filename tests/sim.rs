@@ -1,4 +1,6 @@
 //! The simulated CLI from outside: real processes, and the recorded streams of the real one as the measure.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "that is how a test's helper fails")]
+#![allow(unreachable_pub, reason = "the modules of a test are read together")]
 
 #[path = "sim/harness.rs"]
 mod harness;

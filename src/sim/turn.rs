@@ -195,6 +195,10 @@ impl Engine {
         if let Some(fault) = self.fault(turn, Kind::CrashBefore) {
             faults::die(fault.argument.as_deref());
         }
+        // A stuck program hears no signal, from the first line on that a host may wait for.
+        if self.fault(turn, Kind::Hang).or_else(|| self.fault(turn, Kind::Spin)).is_some() {
+            self.deaf.set();
+        }
         if let Some(fault) = self.fault(turn, Kind::Mute) {
             self.wait(Duration::from_millis(fault.number(60_000)))?;
         }
@@ -212,9 +216,9 @@ impl Engine {
     }
 
     fn answer_turn(&mut self, turn: &mut Turn) -> Result<Outcome, Stop> {
+        self.in_the_turn(turn);
         // Hears an interrupt that was written together with the message.
         self.wait(Duration::ZERO)?;
-        self.in_the_turn(turn);
         let latency = self.args.latency;
         self.wait(latency + turn.script.sleep)?;
         self.retry(turn)?;
@@ -251,11 +255,9 @@ impl Engine {
             faults::die(fault.argument.as_deref());
         }
         if self.fault(turn, Kind::Hang).is_some() {
-            self.deaf.set();
             faults::hang();
         }
         if self.fault(turn, Kind::Spin).is_some() {
-            self.deaf.set();
             faults::spin();
         }
         if self.fault(turn, Kind::StopSelf).is_some() {

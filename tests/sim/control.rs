@@ -116,8 +116,7 @@ fn end_session_ends_and_reads_no_more() {
 fn states_bracket_all_that_waits() {
     let home = Home::new();
     let mut sim = home.start_with(&[], &[("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "1")]);
-    sim.user("[[sleep:200]]");
-    sim.user("waits");
+    sim.raw(format!("{}\n{}\n", user("[[sleep:50]]"), user("waits")).as_bytes());
     let lines = sim.until(|line| line["state"] == "idle");
     let states: Vec<&Value> =
         lines.iter().map(|line| &line["state"]).filter(|state| !state.is_null()).collect();

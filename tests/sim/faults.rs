@@ -126,7 +126,7 @@ fn a_stopped_child_goes_on_when_continued() {
 fn a_mute_turn_answers_pings() {
     let home = Home::new();
     let mut sim = home.start(&[]);
-    sim.user("[[fault:mute=400]][[say:late]]");
+    sim.user("[[fault:mute=1500]][[say:late]]");
     sim.request("ping", json!({"subtype":"mcp_status"}));
     let lines = sim.until(|line| line["type"] == "result");
     assert_eq!(kinds(&lines), ["control_response", "init", "assistant", "success"]);
@@ -266,7 +266,7 @@ fn some_processes_outlive_it() {
 #[test]
 fn starts_can_be_slow_or_never_come() {
     let home = Home::new();
-    let mut sim = home.start(&["--fault", "slow-start=400"]);
+    let mut sim = home.start(&["--fault", "slow-start=1500"]);
     sim.request("r", json!({"subtype":"initialize"}));
     assert!(sim.is_silent(SHORT));
     assert_eq!(sim.response("r")["subtype"], "success");

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::harness::{Home, Sim};
 
-/// Fields of the samples that ours may lack: what a tool of the real one tells about itself beside its output.
+/// Fields of the samples that ours may lack. There is none, and there should be a good reason for the first.
 const LEFT_OUT: &[&str] = &[];
 
 /// What to wait for after a line of the host.
@@ -46,7 +46,7 @@ fn wait(sim: &mut Sim, what: Wait) -> Vec<Value> {
 fn replay(name: &str, flags: &[&str], env: &[(&str, &str)], waits: &[Wait]) {
     let home = Home::new();
     let mut sim = home.start_with(flags, env);
-    let mut ours = Vec::new();
+    let (mut ours, mut unsent) = (Vec::new(), String::new());
     let input = sample(&format!("{name}.in.jsonl"));
     assert_eq!(input.len(), waits.len(), "{name}: one wait for each line");
     for (mut line, what) in input.into_iter().zip(waits) {
@@ -54,7 +54,11 @@ fn replay(name: &str, flags: &[&str], env: &[(&str, &str)], waits: &[Wait]) {
             let question = ours.iter().rfind(|line: &&Value| line["type"] == "control_request").unwrap();
             line["response"]["request_id"] = question["request_id"].clone();
         }
-        sim.send(&line);
+        unsent.push_str(&format!("{line}\n"));
+        // Lines that follow at once go in one write: no slow machine can put a turn's end between them.
+        if !matches!(what, Nothing) {
+            sim.raw(std::mem::take(&mut unsent).as_bytes());
+        }
         ours.extend(wait(&mut sim, *what));
     }
     ours.extend(sim.finish().0);
