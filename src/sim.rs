@@ -12,7 +12,9 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+mod answer;
 mod args;
+mod asking;
 mod catalogue;
 mod clock;
 mod commands;
@@ -30,6 +32,7 @@ mod permission;
 mod script;
 mod signals;
 mod stream;
+mod tasks;
 mod tools;
 mod transcript;
 mod turn;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::harness::{DEADLINE, FLAGS, Home, eventually, user, user_with_id};
 
@@ -113,6 +114,17 @@ fn the_config_dir_may_be_elsewhere() {
     sim.ask("hello");
     sim.finish();
     assert!(config.join("projects").is_dir() && !home.projects().exists());
+}
+
+#[test]
+fn the_transcript_is_written_late() {
+    let home = Home::new();
+    let mut sim = home.start(&["--session-id", ID]);
+    sim.initialize();
+    let before = Instant::now();
+    sim.ask("hello");
+    eventually("the transcript appears", || home.transcript(ID).exists().then_some(()));
+    assert!(before.elapsed() >= Duration::from_millis(95), "{:?}", before.elapsed());
 }
 
 #[test]
