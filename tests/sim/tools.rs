@@ -37,13 +37,16 @@ fn a_command_really_runs_in_a_session_of_its_own() {
 fn an_interrupt_kills_the_command() {
     let home = Home::new();
     let mut sim = home.start(&["--allowedTools", "Bash"]);
-    let file = home.path("pid");
-    sim.user(&bash(&format!("echo $$ > {}; sleep 600; true", file.display())));
-    let left = Leftover(number_in(&file));
+    let (shell, child) = (home.path("shell"), home.path("child"));
+    let script = format!("echo $$ > {}; sleep 600 & echo $! > {}; wait", shell.display(), child.display());
+    sim.user(&bash(&script));
+    let left = [Leftover(number_in(&shell)), Leftover(number_in(&child))];
     sim.request("i", json!({"subtype":"interrupt"}));
     let result = sim.result();
     assert_eq!((&result["terminal_reason"], &result["num_turns"]), (&json!("aborted_tools"), &json!(3)));
-    eventually("the command is gone", || (!left.lives()).then_some(()));
+    eventually("the command and its child are gone", || {
+        left.iter().all(|process| !process.lives()).then_some(())
+    });
     assert_eq!(sim.ask("next"), "echo 2: next");
 }
 
