@@ -97,7 +97,12 @@ impl<F: Fn(ChildNews)> Drop for LastWord<F> {
 pub(crate) async fn run(plan: Plan, mut inbox: Inbox, tell: impl Fn(ChildNews) + Send + Sync + 'static) {
     let mut last_word = LastWord { tell, said: false };
     let _slot = Slot::of(&plan.instance, &plan.entry.key.hash()).await;
-    let gone = live(&plan, &mut inbox, &last_word.tell).await;
+    let mut gone = live(&plan, &mut inbox, &last_word.tell).await;
+    // A turn that was given to the child in the instant of its end has not been seen by it.
+    inbox.turns.close();
+    if let Ok(job) = inbox.turns.try_recv() {
+        gone.retry.get_or_insert(job);
+    }
     last_word.said = true;
     (last_word.tell)(ChildNews::Gone(Box::new(gone)));
 }
