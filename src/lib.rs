@@ -3,9 +3,15 @@
 pub mod cli;
 pub mod config;
 pub mod error;
+#[cfg(feature = "server")]
+pub mod http;
 pub mod ids;
+mod metrics;
 mod pilotlight;
+pub mod probe;
 mod session;
+pub mod shim;
+pub mod sim;
 pub mod turn;
 
 pub use config::Config;

@@ -33,6 +33,17 @@ impl Pilotlight {
         unimplemented!()
     }
 
+    /// As start, with a recorder.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start_with(
+        _config: Config,
+        _recorder: &(dyn metrics::Recorder + Sync),
+    ) -> Result<Self, StartError> {
+        unimplemented!()
+    }
+
     /// The configuration that this instance runs with.
     #[must_use]
     pub fn config(&self) -> &Config {

@@ -1,0 +1,90 @@
+//! A trial start of the CLI: the real path, from directories to handshake, without spending a token.
+//!
+//! Used by `pilotlight check` and by the server before it calls itself ready. An instance of its own, in a directory
+//! of its own, so that it touches neither the sessions nor the figures of a running one.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::Config;
+use crate::error::{StartError, TurnError};
+use crate::pilotlight::Pilotlight;
+use crate::session::{Session, SessionStatus};
+
+/// The owner of the trial's session. Nobody else is in that directory.
+const USER: &str = "probe";
+/// Memory is measured this often during a trial, so that a figure is there soon.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
+/// How long to wait for that figure.
+const MEASURED_WITHIN: Duration = Duration::from_secs(2);
+/// Nothing runs that would need grace.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// A CLI that started.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Probed {
+    /// From the decision to start it until it was ready.
+    pub ready_after: Duration,
+    /// Memory of its tree, once it was ready; 0 if it could not be measured.
+    pub memory_bytes: u64,
+}
+
+/// A CLI that did not start, or an instance that could not try.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// There is something wrong with the configuration, the directory or the shim.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The CLI did not become ready.
+    #[error(transparent)]
+    Cli(#[from] TurnError),
+}
+
+impl ProbeError {
+    /// A stable word for programs and logs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Start(_) => "not_startable",
+            Self::Cli(error) => error.code(),
+        }
+    }
+}
+
+/// Starts the CLI of `config` once in `directory`, and stops it. The directory is emptied of the trial's session.
+///
+/// # Errors
+/// [`ProbeError`] with the reason; nothing is left running in any case.
+pub async fn probe(config: &Config, directory: &Path) -> Result<Probed, ProbeError> {
+    let mut config = config.clone();
+    directory.clone_into(&mut config.data_dir);
+    config.metrics.sample_interval = SAMPLE_INTERVAL;
+    let pilot = Pilotlight::start_with(config, &metrics::NoopRecorder).await?;
+    let session = pilot.session(USER);
+    let probed = try_start(&session).await;
+    let purged = session.purge().await;
+    pilot.shutdown(STOP_GRACE).await;
+    let probed = probed?;
+    purged?;
+    Ok(probed)
+}
+
+async fn try_start(session: &Session) -> Result<Probed, TurnError> {
+    let begin = Instant::now();
+    let ready = session.warm().await?;
+    let ready_after = begin.elapsed();
+    Ok(Probed { ready_after, memory_bytes: measured(session, ready).await })
+}
+
+/// The first figure of the sampler, which looks at intervals.
+async fn measured(session: &Session, mut status: SessionStatus) -> u64 {
+    let deadline = Instant::now() + MEASURED_WITHIN;
+    while status.memory_bytes == 0 && Instant::now() < deadline {
+        tokio::time::sleep(SAMPLE_INTERVAL / 2).await;
+        let Some(now) = session.status() else { break };
+        status = now;
+    }
+    status.memory_bytes
+}
