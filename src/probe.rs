@@ -3,7 +3,8 @@
 //! Used by `pilotlight check` and by the server before it calls itself ready. An instance of its own, in a directory
 //! of its own, so that it touches neither the sessions nor the figures of a running one.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 use crate::config::Config;
 use crate::error::{StartError, TurnError};
 use crate::pilotlight::Pilotlight;
+use crate::program::Program;
 use crate::session::{Session, SessionStatus};
 
 /// The owner of the trial's session. Nobody else is in that directory.
@@ -21,6 +23,11 @@ const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 const MEASURED_WITHIN: Duration = Duration::from_secs(2);
 /// Nothing runs that would need grace.
 const STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// How long `--version` may take. The slowest known CLI needs a second and a half from a cold disk.
+const VERSION_WITHIN: Duration = Duration::from_secs(20);
+/// Longest version text kept.
+const VERSION_CHARS: usize = 100;
 
 /// A CLI that started.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,7 +68,7 @@ pub async fn probe(config: &Config, directory: &Path) -> Result<Probed, ProbeErr
     let mut config = config.clone();
     directory.clone_into(&mut config.data_dir);
     config.metrics.sample_interval = SAMPLE_INTERVAL;
-    let pilot = Pilotlight::start_with(config, &metrics::NoopRecorder).await?;
+    let pilot = Pilotlight::start_with(config, &::metrics::NoopRecorder).await?;
     let session = pilot.session(USER);
     let probed = try_start(&session).await;
     let purged = session.purge().await;
@@ -69,6 +76,28 @@ pub async fn probe(config: &Config, directory: &Path) -> Result<Probed, ProbeErr
     let probed = probed?;
     purged?;
     Ok(probed)
+}
+
+/// Where the CLI of `config` is, and what it says of its version. It runs in `home` and gets nothing of our environment
+/// but the path to its own interpreter.
+///
+/// # Errors
+/// [`TurnError::NotStarted`] if it is not found.
+pub async fn version(config: &Config, home: &Path) -> Result<(PathBuf, Option<String>), TurnError> {
+    let found = Program::of(&config.cli).find().map_err(TurnError::NotStarted)?;
+    let mut command = tokio::process::Command::new(&found.path);
+    command.args(&found.first_args).arg("--version").env_clear().env("HOME", home).current_dir(home);
+    command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(VERSION_WITHIN, command.output()).await;
+    let told = output.ok().and_then(Result::ok).filter(|output| output.status.success());
+    Ok((found.path, told.and_then(|output| first_line(&output.stdout))))
+}
+
+fn first_line(output: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(output);
+    let line = text.lines().find(|line| !line.trim().is_empty())?;
+    Some(line.chars().filter(|character| !character.is_control()).take(VERSION_CHARS).collect())
 }
 
 async fn try_start(session: &Session) -> Result<Probed, TurnError> {

@@ -16,7 +16,7 @@ use super::error::ApiError;
 use super::files::Watch;
 use super::request::{Asked, parse};
 use super::router::RequestId;
-use super::sse::Answer;
+use super::sse::{Answer, Gathering};
 use crate::error::TurnError;
 use crate::ids::{DEFAULT_CONVERSATION, MAX_NAME_BYTES, UserId};
 use crate::session::{Session, SessionState};
@@ -66,7 +66,9 @@ pub(super) async fn handle(
         app.started_once().open();
     }
 
-    let answer = Answer::new(app, turn, first, files, (request_id, begin));
+    let heartbeat = app.pilot().config().http.heartbeat;
+    let files = files.map(|watch| -> Gathering { Box::pin(gather(app, watch)) });
+    let answer = Answer::new(turn, first, files, heartbeat, (request_id, begin));
     let mut response = Response::new(Body::from_stream(answer));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -121,4 +123,11 @@ async fn watch(session: &Session) -> Result<Watch, ApiError> {
     let root = session.workspace().await?.work;
     let watch = Watch::start(root).await;
     watch.map_err(|error| TurnError::Storage(error.to_string()).into())
+}
+
+/// The events of the files, when it is this answer's turn to look.
+async fn gather(app: Arc<App>, watch: Watch) -> Bytes {
+    // Closed never.
+    let _room = app.gathering().acquire().await;
+    watch.events().await
 }

@@ -5,7 +5,6 @@
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,21 +12,20 @@ use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::app::App;
-use super::files::Watch;
 use super::wire::{DONE, PING, failure, frames};
 use crate::error::TurnError;
 use crate::turn::{Status, Turn};
 
-type Gathering = Pin<Box<dyn Future<Output = Bytes> + Send>>;
+/// The events of the files that a turn wrote; looks for them when it is first polled.
+pub(super) type Gathering = Pin<Box<dyn Future<Output = Bytes> + Send>>;
 
 /// A turn on its way out.
 pub(super) struct Answer {
-    app: Arc<App>,
     stage: Stage,
     /// Lines that came before the answer was begun.
     first: Option<Bytes>,
-    files: Option<Watch>,
+    /// Polled once the turn has ended.
+    files: Option<Gathering>,
     heartbeat: Duration,
     silence: Pin<Box<Sleep>>,
     log: Log,
@@ -56,17 +54,16 @@ impl Drop for Log {
 impl Answer {
     /// `begin` is when the request came.
     pub(super) fn new(
-        app: Arc<App>,
         turn: Turn,
         first: Option<Bytes>,
-        files: Option<Watch>,
+        files: Option<Gathering>,
+        heartbeat: Duration,
         (request_id, begin): (String, Instant),
     ) -> Self {
-        let heartbeat = app.pilot().config().http.heartbeat;
         let silence = Box::pin(sleep(heartbeat));
         // What it stays if nobody reads to the end.
         let log = Log { request_id, begin, outcome: "client_gone" };
-        Self { app, stage: Stage::Lines(Box::new(turn)), first, files, heartbeat, silence, log }
+        Self { stage: Stage::Lines(Box::new(turn)), first, files, heartbeat, silence, log }
     }
 
     /// The next frames; `None` after the last.
@@ -91,7 +88,7 @@ impl Answer {
                         Poll::Ready(None) => {
                             self.log.outcome = outcome(turn);
                             self.stage = match self.files.take() {
-                                Some(watch) => Stage::Files(Box::pin(gather(self.app.clone(), watch))),
+                                Some(files) => Stage::Files(files),
                                 None => return Poll::Ready(Some(self.end(Bytes::new()))),
                             };
                         }
@@ -148,9 +145,103 @@ fn outcome(turn: &Turn) -> &'static str {
     }
 }
 
-/// The events of the files, when it is this answer's turn to look.
-async fn gather(app: Arc<App>, watch: Watch) -> Bytes {
-    // Closed never.
-    let _room = app.gathering().acquire().await;
-    watch.events().await
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::cli::claude::CLAUDE;
+    use crate::ids::TurnId;
+    use crate::turn::{TurnSender, turn_channel};
+
+    /// A turn, its answer with a heartbeat of ten seconds, and whether the turn was cancelled.
+    fn answer(
+        first: Option<&'static [u8]>,
+        files: Option<Gathering>,
+    ) -> (TurnSender, Answer, Arc<AtomicBool>) {
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let seen = cancelled.clone();
+        let cancel = Box::new(move || seen.store(true, Ordering::Relaxed));
+        let (sender, turn) = turn_channel(TurnId(1), &CLAUDE, 8, 1 << 16, cancel, Box::new(|_| {}));
+        let first = first.map(Bytes::from_static);
+        let log = ("id".to_owned(), Instant::now());
+        (sender, Answer::new(turn, first, files, Duration::from_secs(10), log), cancelled)
+    }
+
+    async fn next(answer: &mut Answer) -> Option<String> {
+        let frames = std::future::poll_fn(|context| answer.poll_frames(context)).await;
+        frames.map(|frames| String::from_utf8(frames.to_vec()).unwrap())
+    }
+
+    async fn put(sender: &TurnSender, lines: &'static [u8]) {
+        sender.reserve(lines.len()).await.unwrap().put(Bytes::from_static(lines));
+    }
+
+    fn completed() -> crate::turn::Outcome {
+        crate::turn::Outcome {
+            status: Status::Completed,
+            text: String::new(),
+            stop_reason: None,
+            usage: crate::turn::Usage::default(),
+            cost_usd: 0.0,
+            cli_session_id: String::new(),
+            retries: 0,
+            context_lost: false,
+            duration: Duration::ZERO,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lines_go_out_and_silence_is_broken() {
+        let (sender, mut answer, _) = answer(Some(b"{\"n\":0}\n"), None);
+        assert_eq!(next(&mut answer).await.unwrap(), "data: {\"n\":0}\n\n");
+        let begin = Instant::now();
+        assert_eq!(next(&mut answer).await.unwrap(), ": ping\n\n");
+        assert_eq!(begin.elapsed(), Duration::from_secs(10));
+        put(&sender, b"{\"n\":1}\n{\"n\":2}\n").await;
+        assert_eq!(next(&mut answer).await.unwrap(), "data: {\"n\":1}\n\ndata: {\"n\":2}\n\n");
+        sender.finish(completed());
+        assert_eq!(next(&mut answer).await.unwrap(), "data: [DONE]\n\n");
+        assert_eq!(next(&mut answer).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_an_event_before_the_end() {
+        let (sender, mut answer, _) =
+            answer(None, Some(Box::pin(async { unreachable!("no files of a lost turn") })));
+        put(&sender, b"{}\n").await;
+        sender.abort(TurnError::Cancelled);
+        assert_eq!(next(&mut answer).await.unwrap(), "data: {}\n\n");
+        let last = next(&mut answer).await.unwrap();
+        assert!(last.starts_with("data: {\"error\":{\"code\":\"cancelled\""), "{last}");
+        assert!(last.ends_with("}\n\ndata: [DONE]\n\n"), "{last}");
+        assert_eq!(next(&mut answer).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn files_come_last_and_may_take_their_time() {
+        let files = Box::pin(async {
+            sleep(Duration::from_secs(15)).await;
+            Bytes::from_static(b"data: files\n\n")
+        });
+        let (sender, mut answer, _) = answer(None, Some(files));
+        sender.finish(completed());
+        assert_eq!(next(&mut answer).await.unwrap(), ": ping\n\n");
+        assert_eq!(next(&mut answer).await.unwrap(), "data: files\n\ndata: [DONE]\n\n");
+        assert_eq!(next(&mut answer).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hanging_up_cancels_the_turn_and_its_end_does_not() {
+        let (sender, lost, cancelled) = answer(None, None);
+        drop(lost);
+        assert!(cancelled.load(Ordering::Relaxed) && sender.is_closed());
+
+        let (sender, mut read, cancelled) = answer(None, None);
+        sender.finish(completed());
+        assert_eq!(next(&mut read).await.unwrap(), "data: [DONE]\n\n");
+        drop(read);
+        assert!(!cancelled.load(Ordering::Relaxed));
+    }
 }
