@@ -127,7 +127,7 @@ impl From<TurnError> for ApiError {
             | TurnError::Draining
             | TurnError::NotStarted(_)
             | TurnError::CircuitOpen { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            TurnError::SessionLost(_) => StatusCode::BAD_GATEWAY,
+            TurnError::SessionLost(_) | TurnError::LineTooLong { .. } => StatusCode::BAD_GATEWAY,
             TurnError::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
             TurnError::Cancelled => StatusCode::CONFLICT,
             TurnError::Storage(_) | TurnError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
