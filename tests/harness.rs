@@ -8,10 +8,11 @@ mod common;
 use std::process::{Command, Stdio};
 
 use axum::http::HeaderMap;
+use common::api::Api;
 use common::metrics::Scrape;
 use common::place::{MARK, Place};
 use common::process::{Process, descendants};
-use common::request::Request;
+use common::request::{Auth, Fate, Request};
 use common::script::{Step, parse};
 use common::sse::{Frame, Reader};
 use serde_json::{Value, json};
@@ -80,8 +81,9 @@ fn a_stream_is_read_in_pieces_of_any_size() {
 
 #[test]
 fn a_scrape_is_summed_over_the_labels_not_named() {
-    let scrape =
-        Scrape::parse("# HELP a b\nturns_total{outcome=\"ok\",how=\"x\"} 2\nturns_total{outcome=\"error\"} 1\nup 1\n");
+    let scrape = Scrape::parse(
+        "# HELP a b\nturns_total{outcome=\"ok\",how=\"x\"} 2\nturns_total{outcome=\"error\"} 1\nup 1\n",
+    );
     assert_eq!(scrape.sum("turns_total", &[]), 3.0);
     assert_eq!(scrape.sum("turns_total", &["outcome=\"ok\""]), 2.0);
     assert!(scrape.has("up") && !scrape.has("turns"));
@@ -116,4 +118,45 @@ fn the_dead_are_not_alive_although_nobody_reaped_them() {
 
 fn request(messages: Value) -> Request {
     Request::read("/v1/messages", &HeaderMap::new(), &json!({"messages": messages}))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_for_no_stream_gets_the_whole_answer() {
+    let api = Api::start().await;
+    let web = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let asked =
+        json!({"model": "m", "messages": [{"role": "user", "content": "[[say:one]][[tool:Bash {}]]"}]});
+    let send = async |path: &str| {
+        let request = web.post(format!("{}{path}", api.url())).header("x-api-key", "dummy").json(&asked);
+        request.send().await.expect("an answer").json::<Value>().await.expect("JSON")
+    };
+    let answer = send("/v1/messages").await;
+    assert_eq!(answer["content"][0]["text"], "one");
+    assert_eq!(answer["stop_reason"], "tool_use");
+    assert!(send("/v1/messages/count_tokens").await["input_tokens"].is_u64());
+    let requests = api.requests();
+    assert_eq!(
+        requests.iter().map(|request| (request.auth, request.fate)).collect::<Vec<_>>(),
+        [(Auth::ApiKey, Fate::Answered)]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_held_request_goes_on_when_it_is_let_go() {
+    let api = Api::start().await;
+    let web = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let send = |text: &str| {
+        let asked = json!({"stream": true, "messages": [{"role": "user", "content": text}]});
+        web.post(format!("{}/v1/messages", api.url())).json(&asked).send()
+    };
+    let answer = send("[[hold:gate]][[say:one]]").await.expect("its head");
+    api.entered("gate", 1).await;
+    api.release("gate");
+    let text = answer.text().await.expect("its body");
+    assert!(
+        text.starts_with("event: message_start") && text.ends_with("\"type\":\"message_stop\"}\n\n"),
+        "{text}"
+    );
+    drop(send("[[hang]]").await);
+    api.aborted("[[hang]]").await;
 }

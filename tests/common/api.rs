@@ -81,7 +81,10 @@ impl Api {
     /// Waits until the caller of a message that contains `needle` has gone away before the answer's end.
     pub async fn aborted(&self, needle: &str) {
         let met = |entries: &Entries| {
-            entries.requests.iter().any(|request| request.fate == Fate::Aborted && request.last().contains(needle))
+            entries
+                .requests
+                .iter()
+                .any(|request| request.fate == Fate::Aborted && request.last().contains(needle))
         };
         self.until(&format!("the request of `{needle}` aborted"), met).await;
     }
@@ -95,7 +98,12 @@ impl Api {
     }
 }
 
-async fn messages(State(book): State<Book>, uri: Uri, headers: HeaderMap, Json(body): Json<Value>) -> Response {
+async fn messages(
+    State(book): State<Book>,
+    uri: Uri,
+    headers: HeaderMap,
+    Json(body): Json<Value>,
+) -> Response {
     let request = Request::read(uri.path(), &headers, &body);
     let mut answer = Answer::to(request, book);
     if let Some(status) = answer.refusal().await {

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::metrics::Scrape;
 use super::sse::{Frame, Reader};
-use super::{SOON, eventually_some};
+use super::{SOON, eventually_some, shown};
 
 /// The longest that any turn of these tests takes, waiting in a queue included.
 const TURN_WITHIN: Duration = Duration::from_secs(90);
@@ -44,7 +44,12 @@ impl Client {
             panic!("status {status} for a turn: {}", answer.text().await.unwrap_or_default());
         }
         let pieces = answer.bytes_stream().map(|piece| piece.expect("the stream is not cut").to_vec());
-        Streaming { pieces: pieces.boxed(), reader: Reader::default(), ready: Vec::new(), seen: Turn::default() }
+        Streaming {
+            pieces: pieces.boxed(),
+            reader: Reader::default(),
+            ready: Vec::new(),
+            seen: Turn::default(),
+        }
     }
 
     /// Waits until turns are taken.
@@ -120,7 +125,8 @@ impl Streaming {
                 }
             }
             let piece = timeout(TURN_WITHIN, self.pieces.next()).await;
-            let piece = piece.unwrap_or_else(|_| panic!("the stream is silent after {:#?}", self.seen.events));
+            let piece =
+                piece.unwrap_or_else(|_| panic!("the stream is silent after {}", shown(&self.seen.events)));
             let Some(piece) = piece else {
                 assert!(self.reader.is_empty(), "the stream ended within an event");
                 return None;
@@ -136,7 +142,7 @@ impl Streaming {
                 return event;
             }
         }
-        panic!("the stream ended before {what}: {:#?}", self.seen.events);
+        panic!("the stream ended before {what}: {}", shown(&self.seen.events));
     }
 
     /// Reads up to the first piece of the answer's text.
@@ -162,12 +168,12 @@ pub struct Turn {
 impl Turn {
     /// The final text of a turn that went well; fails for any other.
     pub fn text(&self) -> &str {
-        assert!(self.done, "no [DONE] after {:#?}", self.events);
-        assert!(self.error().is_none(), "a turn went wrong: {:#?}", self.events);
+        assert!(self.done, "no [DONE] after {}", shown(&self.events));
+        assert!(self.error().is_none(), "a turn went wrong: {}", shown(&self.events));
         let results: Vec<_> = self.events.iter().filter(|event| event["type"] == "result").collect();
         match results.as_slice() {
             [only] if only["is_error"] == false => only["result"].as_str().expect("result"),
-            other => panic!("not one good result but {other:#?}"),
+            _ => panic!("not one good result: {}", shown(&self.events)),
         }
     }
 

@@ -10,7 +10,10 @@ pub const VERSION: &str = "2.1.197";
 pub fn real_cli(test: &str) -> Option<PathBuf> {
     let found = find();
     if found.is_none() {
-        assert!(!all_required(), "the real CLI is not installed, and nothing may be left out here: run tests/run");
+        assert!(
+            !all_required(),
+            "the real CLI is not installed, and nothing may be left out here: run tests/run"
+        );
         say(&format!("{test}: left out: real CLI not installed (tests/run installs it)"));
     }
     found

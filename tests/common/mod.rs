@@ -33,7 +33,11 @@ pub async fn eventually(what: &str, within: Duration, mut met: impl FnMut() -> b
 }
 
 /// Waits until `probe` finds something, and hands it over.
-pub async fn eventually_some<T>(what: &str, within: Duration, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn eventually_some<T>(
+    what: &str,
+    within: Duration,
+    mut probe: impl AsyncFnMut() -> Option<T>,
+) -> T {
     let deadline = Instant::now() + within;
     loop {
         if let Some(found) = probe().await {
@@ -42,4 +46,11 @@ pub async fn eventually_some<T>(what: &str, within: Duration, mut probe: impl As
         assert!(Instant::now() < deadline, "not within {within:?}: {what}");
         sleep(LOOK_EVERY).await;
     }
+}
+
+/// Lines of a stream for a message: one to a line, the long ones cut.
+pub fn shown(lines: &[serde_json::Value]) -> String {
+    const LONG_ENOUGH: usize = 400;
+    let cut = |line: &serde_json::Value| line.to_string().chars().take(LONG_ENOUGH).collect::<String>();
+    lines.iter().map(|line| format!("\n    {}", cut(line))).collect()
 }

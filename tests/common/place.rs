@@ -11,8 +11,8 @@ use super::process::{Process, all};
 /// The mark's name in the environment of every process.
 pub const MARK: &str = "PILOTLIGHT_TEST_ID";
 
-/// What is still ending may take this long; it is no sleep, the look is repeated.
-const GONE_WITHIN: Duration = Duration::from_secs(2);
+/// How long after the end of a server, even by SIGKILL, anything of it may still be there.
+const GONE_WITHIN: Duration = Duration::from_secs(1);
 
 /// A directory and a mark. At its end nothing with the mark may be left.
 pub struct Place {
@@ -48,7 +48,8 @@ impl Place {
     /// The CLIs running here, `program` without symbolic links. A CLI that runs itself as a helper counts once.
     pub fn clis(&self, program: &Path) -> Vec<Process> {
         let runs_it = |process: &Process| process.program().is_some_and(|running| running == program);
-        let is_helper = |process: &Process| process.parent().and_then(Process::of).is_some_and(|it| runs_it(&it));
+        let is_helper =
+            |process: &Process| process.parent().and_then(Process::of).is_some_and(|it| runs_it(&it));
         self.processes().into_iter().filter(|it| runs_it(it) && !is_helper(it)).collect()
     }
 
@@ -81,7 +82,10 @@ pub fn wait_until(within: Duration, mut met: impl FnMut() -> bool) -> bool {
         if tokio::time::Instant::now() >= deadline {
             return false;
         }
-        #[expect(clippy::disallowed_methods, reason = "a look at the process table is repeated; no event tells")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a look at the process table is repeated; no event tells"
+        )]
         std::thread::sleep(Duration::from_millis(5));
     }
     true

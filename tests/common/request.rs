@@ -92,7 +92,8 @@ impl Request {
 /// stands in the same message as the earlier one, so messages mean nothing here, and the last block everything.
 fn user_blocks(body: &Value) -> Vec<Value> {
     let messages = body["messages"].as_array().map_or(&[][..], Vec::as_slice);
-    let contents = messages.iter().filter(|message| message["role"] == "user").map(|message| &message["content"]);
+    let contents =
+        messages.iter().filter(|message| message["role"] == "user").map(|message| &message["content"]);
     let blocks = contents.flat_map(|content| match content {
         Value::String(text) => vec![serde_json::json!({"type": "text", "text": text})],
         Value::Array(blocks) => blocks.clone(),

@@ -21,6 +21,8 @@ pub struct Server {
     place: Arc<Place>,
     child: Child,
     process: Process,
+    /// What it had started when its end began.
+    family: Vec<Process>,
     output: Output,
     http: String,
     admin: String,
@@ -44,8 +46,9 @@ impl Server {
         output.drain(child.stdout.take().expect("its standard output"));
         output.drain(child.stderr.take().expect("its standard error"));
         let process = Process::of(child.id().cast_signed()).expect("a process just started");
+        let (http, admin) = Default::default();
         let mut server =
-            Self { place: Arc::clone(place), child, process, output, http: String::new(), admin: String::new() };
+            Self { place: Arc::clone(place), child, process, family: Vec::new(), output, http, admin };
         (server.http, server.admin) = server.listening().await;
         server.client().ready().await;
         server
@@ -70,15 +73,17 @@ impl Server {
         descendants(self.process.pid)
     }
 
-    /// SIGTERM, as an orderly stop begins; it must end well and leave nothing.
+    /// SIGTERM, as an orderly stop begins; it must end well, and leave nothing.
     pub async fn stop(mut self) {
+        self.family = self.started();
         self.process.signal(Signal::TERM);
         let status = eventually_some("the server stops", STOPS_WITHIN, async || self.ended()).await;
         assert!(status.success(), "the server stopped with {status}");
     }
 
-    /// SIGKILL: no code of its own runs any more. The caller looks at what is left.
+    /// SIGKILL: no code of its own runs any more. Still nothing may be left.
     pub async fn kill(mut self) {
+        self.family = self.started();
         self.process.kill();
         eventually_some("the server is gone", SOON, async || self.ended()).await;
     }
@@ -101,15 +106,16 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let known = self.started();
+        self.family.extend(self.started());
         self.process.signal(Signal::TERM);
         let stopped = wait_until(STOPS_WITHIN, || self.ended().is_some());
         self.process.kill();
         self.child.wait().ok();
         let mut left = self.place.leftovers();
-        // Also what dropped the mark from its environment.
-        left.extend(known.iter().filter(|process| process.is_alive()).map(|process| process.describe()));
-        known.iter().for_each(|process| process.kill());
+        // Also what lost the mark from its environment.
+        let unmarked: Vec<_> = self.family.iter().filter(|process| process.is_alive()).collect();
+        left.extend(unmarked.iter().map(|process| process.describe()));
+        unmarked.iter().for_each(|process| process.kill());
         if std::thread::panicking() {
             super::installed::say(&format!("--- the server wrote:\n{}\n--- left: {left:#?}", self.output()));
             return;
