@@ -37,11 +37,17 @@ async fn killed_right_after_an_answer_nothing_is_lost_in_silence() {
     let server = bench.serve("").await;
     let client = server.client();
     client.turn("alice", "the word is heliotrope").await.text();
-    // The CLI has not written this turn to its transcript yet, or just so.
-    bench.only_cli().kill();
+    bench.on_disk(1).await;
+    let cli = bench.only_cli();
+    let mut stream = client.stream("alice", "the number is 4711").await;
+    stream.until("the result", |event| event["type"] == "result").await;
+    // The CLI writes this turn to its transcript some 75 ms from now.
+    cli.kill();
+    stream.rest().await.text();
     let next = client.turn("alice", "[[recall]]").await;
     let is_said = next.events.iter().any(|event| event.to_string().contains("context_lost"));
-    assert!(next.text().contains("heliotrope") || is_said, "lost in silence: {}", shown(&next.events));
+    assert!(next.text().contains("heliotrope"), "what was on disk is known: {}", next.text());
+    assert!(next.text().contains("4711") || is_said, "lost in silence: {}", shown(&next.events));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -70,7 +76,7 @@ async fn killed_in_mid_answer_the_caller_is_told_and_the_next_turn_knows_what_wa
     let mut stream =
         client.stream("alice", "the number is 4711 [[say:beginning]][[hold:gate]][[say:end]]").await;
     stream.until_text().await;
-    bench.api.entered("gate", 1).await;
+    bench.prompt_on_disk("4711").await;
     bench.only_cli().kill();
     let broken = stream.rest().await;
     let (code, _) = broken.error().expect("an error event");
