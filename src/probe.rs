@@ -60,7 +60,7 @@ impl ProbeError {
     }
 }
 
-/// Starts the CLI of `config` once in `directory`, and stops it. The directory is emptied of the trial's session.
+/// Starts the CLI of `config` once in `directory`, which is made for that and removed afterwards, and stops it.
 ///
 /// # Errors
 /// [`ProbeError`] with the reason; nothing is left running in any case.
@@ -71,11 +71,13 @@ pub async fn probe(config: &Config, directory: &Path) -> Result<Probed, ProbeErr
     let pilot = Pilotlight::start_with(config, &::metrics::NoopRecorder).await?;
     let session = pilot.session(USER);
     let probed = try_start(&session).await;
-    let purged = session.purge().await;
     pilot.shutdown(STOP_GRACE).await;
-    let probed = probed?;
-    purged?;
-    Ok(probed)
+    // The lock goes with the last handle.
+    drop((session, pilot));
+    if let Err(error) = tokio::fs::remove_dir_all(directory).await {
+        tracing::warn!(%error, path = %directory.display(), "the directory of a trial start was not removed");
+    }
+    Ok(probed?)
 }
 
 /// Where the CLI of `config` is, and what it says of its version. It runs in `home` and gets nothing of our environment
