@@ -21,7 +21,8 @@ use super::stall::StallGuard;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Header lines per request. Callers send ten; proxies add as many.
 const MAX_HEADERS: usize = 64;
-/// Bytes of a request's head (and of one read of its body). Room for a few long cookies.
+/// Bytes of a request's head (and of one read of its body); the last read may go beyond by as much again. Room for a few
+/// long cookies.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 /// A caller that takes nothing at all of a waiting answer for so long is gone, whatever its TCP says.
 const WRITE_STALL: Duration = Duration::from_secs(60);

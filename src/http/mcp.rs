@@ -41,14 +41,16 @@ enum AuthType {
 }
 
 /// The CLI's form of all servers.
-pub(super) fn translate(servers: BTreeMap<String, McpServer>) -> Result<McpServers, ApiError> {
+pub(super) fn translate(
+    servers: impl ExactSizeIterator<Item = (String, McpServer)>,
+) -> Result<McpServers, ApiError> {
     if servers.len() > MAX_SERVERS {
         return Err(ApiError::field(
             "mcp_servers",
             format_args!("at most {MAX_SERVERS} servers are accepted"),
         ));
     }
-    let translated = servers.into_iter().map(|(name, server)| {
+    let translated = servers.map(|(name, server)| {
         let wrong = |(field, problem): (&str, &str)| {
             ApiError::field(format_args!("mcp_servers.{name}{field}"), problem)
         };
@@ -101,8 +103,9 @@ mod tests {
     use super::*;
 
     fn translated(servers: Value) -> Result<Value, String> {
-        let servers = serde_json::from_value(servers).map_err(|error| error.to_string())?;
-        let servers = translate(servers).map_err(|error| format!("{error:?}"))?;
+        let servers: BTreeMap<String, McpServer> =
+            serde_json::from_value(servers).map_err(|error| error.to_string())?;
+        let servers = translate(servers.into_iter()).map_err(|error| format!("{error:?}"))?;
         Ok(Value::Object(servers.0))
     }
 

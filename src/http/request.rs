@@ -4,9 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::Deserialize;
-use serde::de::{self, Deserializer, SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use super::error::ApiError;
@@ -33,11 +35,11 @@ pub(super) struct Asked {
 /// The body as it is sent; unknown fields are ignored.
 #[derive(Deserialize)]
 struct Body {
-    messages: Vec<Message>,
-    oauth_credentials: Option<OauthCredentials>,
+    messages: Vec<Object<Message>>,
+    oauth_credentials: Option<Object<OauthCredentials>>,
     session_id: Option<String>,
     model: Option<String>,
-    mcp_servers: Option<BTreeMap<String, McpServer>>,
+    mcp_servers: Option<BTreeMap<String, Object<McpServer>>>,
     fallback_model: Option<String>,
     thinking: Option<bool>,
     include_files: Option<bool>,
@@ -95,10 +97,32 @@ impl<'de> Deserialize<'de> for Content {
     }
 }
 
+/// What must be written as an object. Without this a list would do as well, its values taken in the order of the
+/// fields.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OnlyMap<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for OnlyMap<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(OnlyMap(PhantomData))
+    }
+}
+
 /// Reads a body.
 pub(super) fn parse(bytes: &[u8], limits: &SessionConfig) -> Result<Asked, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let body: Body = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    let Object(body): Object<Body> = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
         explain(&path, error.inner())
     })?;
@@ -107,7 +131,7 @@ pub(super) fn parse(bytes: &[u8], limits: &SessionConfig) -> Result<Asked, ApiEr
 }
 
 fn check(body: Body, limits: &SessionConfig) -> Result<Asked, ApiError> {
-    let mut history = body.messages;
+    let mut history: Vec<Message> = body.messages.into_iter().map(|Object(message)| message).collect();
     let Some(last) = history.pop() else {
         return Err(ApiError::field("messages", "must not be empty"));
     };
@@ -116,7 +140,8 @@ fn check(body: Body, limits: &SessionConfig) -> Result<Asked, ApiError> {
         return Err(ApiError::field(format_args!("{at}.role"), "the last message must be the user's"));
     }
     let prompt = prompt(last.content, &at)?;
-    if let Some(credentials) = &body.oauth_credentials {
+    let credentials = body.oauth_credentials.map(|Object(credentials)| credentials);
+    if let Some(credentials) = &credentials {
         for (field, token) in
             [("access_token", &credentials.access_token), ("refresh_token", &credentials.refresh_token)]
         {
@@ -131,7 +156,10 @@ fn check(body: Body, limits: &SessionConfig) -> Result<Asked, ApiError> {
             .fallback_model
             .map(|model| checked_model("fallback_model", model))
             .transpose()?,
-        mcp_servers: body.mcp_servers.map(translate).transpose()?,
+        mcp_servers: body
+            .mcp_servers
+            .map(|all| translate(all.into_iter().map(|(name, Object(one))| (name, one))))
+            .transpose()?,
         preamble: fold(&history, limits.prompt_limit),
         ..TurnOptions::default()
     };
@@ -139,7 +167,7 @@ fn check(body: Body, limits: &SessionConfig) -> Result<Asked, ApiError> {
         prompt,
         options,
         conversation: body.session_id,
-        credentials: body.oauth_credentials,
+        credentials,
         include_files: body.include_files.unwrap_or(false),
         ignored: body.thinking.filter(|asked| *asked).map(|_| "thinking").into_iter().collect(),
     })
@@ -230,7 +258,9 @@ mod tests {
     fn every_refusal_names_the_field() {
         let cases = [
             ("", "EOF"),
-            ("[]", "invalid"),
+            ("[]", "invalid type: sequence, expected an object"),
+            (r#"[[{"role":"user","content":"a"}]]"#, "expected an object"),
+            (r#"{"messages":[["user","a"]]}"#, "messages[0]: invalid type: sequence"),
             ("{\"messages\":", "EOF"),
             ("{}", "missing field `messages`"),
             (r#"{"messages":[]}"#, "messages: must not be empty"),

@@ -201,7 +201,7 @@ mod tests {
         assert_eq!(begin.elapsed(), Duration::from_secs(10));
         put(&sender, b"{\"n\":1}\n{\"n\":2}\n").await;
         assert_eq!(next(&mut answer).await.unwrap(), "data: {\"n\":1}\n\ndata: {\"n\":2}\n\n");
-        sender.finish(completed());
+        sender.finish(Bytes::new(), completed());
         assert_eq!(next(&mut answer).await.unwrap(), "data: [DONE]\n\n");
         assert_eq!(next(&mut answer).await, None);
     }
@@ -226,7 +226,7 @@ mod tests {
             Bytes::from_static(b"data: files\n\n")
         });
         let (sender, mut answer, _) = answer(None, Some(files));
-        sender.finish(completed());
+        sender.finish(Bytes::new(), completed());
         assert_eq!(next(&mut answer).await.unwrap(), ": ping\n\n");
         assert_eq!(next(&mut answer).await.unwrap(), "data: files\n\ndata: [DONE]\n\n");
         assert_eq!(next(&mut answer).await, None);
@@ -239,7 +239,7 @@ mod tests {
         assert!(cancelled.load(Ordering::Relaxed) && sender.is_closed());
 
         let (sender, mut read, cancelled) = answer(None, None);
-        sender.finish(completed());
+        sender.finish(Bytes::new(), completed());
         assert_eq!(next(&mut read).await.unwrap(), "data: [DONE]\n\n");
         drop(read);
         assert!(!cancelled.load(Ordering::Relaxed));

@@ -1,5 +1,6 @@
 //! The program as a process whose arguments, output and exit code are the test's subject, and raw requests to it.
 
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use crate::common::process::Process;
 use crate::common::{SOON, eventually_some};
 
 /// A running `pilotlight`; dropped, it is killed, and its place looks for what is left.
-pub struct Program {
+pub(crate) struct Program {
     child: Child,
     process: Process,
     out: Output,
@@ -23,7 +24,7 @@ pub struct Program {
 
 impl Program {
     /// Starts it with these arguments and variables.
-    pub fn start(place: &Arc<Place>, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(place: &Arc<Place>, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_pilotlight"))
             .args(arguments)
             .envs(variables.iter().copied())
@@ -42,7 +43,7 @@ impl Program {
     }
 
     /// `serve` on free ports with the simulated CLI and this configuration.
-    pub async fn serve(place: &Arc<Place>, config: &str) -> (Self, Site) {
+    pub(crate) async fn serve(place: &Arc<Place>, config: &str) -> (Self, Site) {
         let file = place.path().join("served.toml");
         std::fs::write(&file, config).expect("the configuration is written");
         let data = place.data_dir().display().to_string();
@@ -59,7 +60,7 @@ impl Program {
     }
 
     /// The same, and it takes turns.
-    pub async fn ready(place: &Arc<Place>, config: &str) -> (Self, Site) {
+    pub(crate) async fn ready(place: &Arc<Place>, config: &str) -> (Self, Site) {
         let (program, site) = Self::serve(place, config).await;
         site.ready().await;
         (program, site)
@@ -77,24 +78,24 @@ impl Program {
         .await
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         self.process.signal(signal);
     }
 
     /// Its exit code, once it has ended by itself.
-    pub async fn code(&mut self) -> Option<i32> {
+    pub(crate) async fn code(&mut self) -> Option<i32> {
         eventually_some("the program ends", SOON, async || self.ended()).await.code()
     }
 
-    pub fn is_running(&mut self) -> bool {
+    pub(crate) fn is_running(&mut self) -> bool {
         self.ended().is_none()
     }
 
-    pub fn out(&self) -> String {
+    pub(crate) fn out(&self) -> String {
         self.out.text()
     }
 
-    pub fn err(&self) -> String {
+    pub(crate) fn err(&self) -> String {
         self.err.text()
     }
 
@@ -115,38 +116,38 @@ impl Drop for Program {
 
 /// Where a program listens.
 #[derive(Clone)]
-pub struct Site {
-    pub http: String,
-    pub admin: String,
+pub(crate) struct Site {
+    pub(crate) http: String,
+    pub(crate) admin: String,
     web: reqwest::Client,
 }
 
 /// An answer, read to its end.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: reqwest::header::HeaderMap,
-    pub body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    pub async fn of(request: RequestBuilder) -> Self {
+    pub(crate) async fn of(request: RequestBuilder) -> Self {
         let answer = request.send().await.expect("an answer");
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
         Self { status, headers, body: answer.text().await.expect("a whole body") }
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error} in {self:?}"))
     }
 
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         let value = self.headers.get(name).unwrap_or_else(|| panic!("no {name} in {self:?}"));
         value.to_str().expect("a header of text")
     }
 
     /// Status, code and message of a typed error, after checking its form.
-    pub fn error(&self) -> (u16, String, String) {
+    pub(crate) fn error(&self) -> (u16, String, String) {
         let body = self.json();
         assert_eq!(body["type"], "error", "{body}");
         assert!(body["error"]["type"].is_string(), "{body}");
@@ -156,7 +157,7 @@ impl Answer {
     }
 
     /// The events of a stream, after checking the framing byte by byte.
-    pub fn events(&self) -> Vec<Value> {
+    pub(crate) fn events(&self) -> Vec<Value> {
         assert_eq!(self.status, 200, "{self:?}");
         let body = self.body.strip_suffix("data: [DONE]\n\n").expect("[DONE] at the very end");
         let frames = body.split_terminator("\n\n").filter(|frame| *frame != ": ping");
@@ -169,7 +170,7 @@ impl Answer {
     }
 
     /// The final text of a turn that went well.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let events = self.events();
         let last = events.iter().rfind(|event| event["type"] == "result");
         let last = last.unwrap_or_else(|| panic!("no result in {events:#?}"));
@@ -184,40 +185,40 @@ impl Site {
         Self { http: http.trim().to_owned(), admin: admin.trim().to_owned(), web }
     }
 
-    pub fn web(&self) -> &reqwest::Client {
+    pub(crate) fn web(&self) -> &reqwest::Client {
         &self.web
     }
 
     /// A request for a turn, without a user and a body.
-    pub fn post(&self) -> RequestBuilder {
+    pub(crate) fn post(&self) -> RequestBuilder {
         self.web.post(format!("{}/v1/messages/keepalive", self.http))
     }
 
     /// A request for a turn of `user` with this body.
-    pub fn asking(&self, user: &str, body: &Value) -> RequestBuilder {
+    pub(crate) fn asking(&self, user: &str, body: &Value) -> RequestBuilder {
         self.post().header("x-pilotlight-user", user).json(body)
     }
 
     /// A whole turn.
-    pub async fn turn(&self, user: &str, text: &str) -> Answer {
+    pub(crate) async fn turn(&self, user: &str, text: &str) -> Answer {
         Answer::of(self.asking(user, &message(text))).await
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         Answer::of(self.web.get(format!("{}{path}", self.http))).await
     }
 
-    pub async fn get_admin(&self, path: &str) -> Answer {
+    pub(crate) async fn get_admin(&self, path: &str) -> Answer {
         Answer::of(self.web.get(format!("{}{path}", self.admin))).await
     }
 
-    pub async fn ready(&self) {
+    pub(crate) async fn ready(&self) {
         let is_ready = async || (self.get("/readyz").await.status == 200).then_some(());
         eventually_some("/readyz says 200", SOON, is_ready).await;
     }
 
     /// The entry of a conversation in the pool's statistics.
-    pub async fn entry(&self, user: &str, conversation: &str) -> Value {
+    pub(crate) async fn entry(&self, user: &str, conversation: &str) -> Value {
         let stats = self.get("/v1/pool/stats").await.json();
         let shown: String = user.chars().take(8).chain("...".chars()).collect();
         let users = stats["active_users"].as_array().expect("active_users");
@@ -227,17 +228,31 @@ impl Site {
     }
 
     /// The process of a user's default conversation.
-    pub async fn pid(&self, user: &str) -> u64 {
+    pub(crate) async fn pid(&self, user: &str) -> u64 {
         let entry = self.entry(user, "default").await;
         entry["pid"].as_u64().unwrap_or_else(|| panic!("no process: {entry}"))
     }
 }
 
 /// A body with one message.
-pub fn message(text: &str) -> Value {
+pub(crate) fn message(text: &str) -> Value {
     json!({ "messages": [{ "role": "user", "content": text }] })
 }
 
-pub fn place() -> Arc<Place> {
+pub(crate) fn place() -> Arc<Place> {
     Arc::new(Place::new())
+}
+
+/// Names of the files below `directory` that hold `text`.
+pub(crate) fn holding(directory: &Path, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(holding(&path, text));
+        } else if String::from_utf8_lossy(&std::fs::read(&path).unwrap_or_default()).contains(text) {
+            found.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    found
 }

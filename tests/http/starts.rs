@@ -4,6 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::program::{Program, place};
 
+/// Arguments, variables, and what the complaint must name.
+type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a [&'a str]);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_arguments_and_configurations_end_with_2_and_name_the_key() {
     let place = place();
@@ -12,7 +15,7 @@ async fn wrong_arguments_and_configurations_end_with_2_and_name_the_key() {
     let file = file.display().to_string();
     let data = place.data_dir().display().to_string();
     let none: &[(&str, &str)] = &[];
-    let cases: &[(&[&str], &[(&str, &str)], &[&str])] = &[
+    let cases: &[Case<'_>] = &[
         (&["serve", "--config", &file], none, &["session.idle_timeot", "idle_timeout"]),
         (&["serve", "--config", "/nowhere.toml"], none, &["/nowhere.toml"]),
         (&["serve"], &[("PILOTLIGHT_SESSION__IDLE_TIMEOUT", "soon")], &["session.idle_timeout", "300s"]),

@@ -3,8 +3,8 @@
 use futures_util::StreamExt;
 use serde_json::json;
 
-use crate::common::{SOON, eventually_some};
-use crate::program::{Answer, Program, message, place};
+use crate::common::{SOON, eventually, eventually_some};
+use crate::program::{Answer, Program, holding, message, place};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_messages_go_to_one_process_and_come_back_as_its_own_lines() {
@@ -98,6 +98,9 @@ async fn a_child_lost_in_mid_stream_is_told_and_the_conversation_goes_on() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     assert_eq!(site.turn("alice", "remember me").await.text(), "echo 1: remember me");
+    // The CLI writes its transcript a moment after the answer; what is not written when it dies is lost.
+    let written = || holding(&place.data_dir(), "remember me").iter().any(|name| name.ends_with(".jsonl"));
+    eventually("the first turn is on disk", SOON, written).await;
     let answer = site.turn("alice", "[[deltas:20]] [[fault:crash-mid]]").await;
     let events = answer.events();
     let last = events.last().unwrap();

@@ -1,10 +1,8 @@
 //! Users beside each other: by name, by conversation, by their credentials.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 
-use crate::program::{Answer, Program, message, place};
+use crate::program::{Answer, Program, holding, message, place};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_users_have_two_processes_at_the_same_time() {
@@ -48,19 +46,6 @@ async fn credentials_tell_who_calls_over_a_refresh_and_a_restart() {
 
     let (_program, site) = Program::ready(&place, "").await;
     assert_eq!(ask(&site, with("access-two", "refresh-two", "d")).await, "echo 3: d");
-    let mut holders = Vec::new();
-    holding(&place.data_dir(), "access-two", &mut holders);
+    let holders = holding(&place.data_dir(), "access-two");
     assert!(!holders.is_empty() && holders.iter().all(|name| name == ".credentials.json"), "{holders:?}");
-}
-
-/// Names of the files that hold `secret`.
-fn holding(directory: &Path, secret: &str, found: &mut Vec<String>) {
-    for entry in std::fs::read_dir(directory).unwrap().flatten() {
-        let path = entry.path();
-        if entry.file_type().unwrap().is_dir() {
-            holding(&path, secret, found);
-        } else if String::from_utf8_lossy(&std::fs::read(&path).unwrap_or_default()).contains(secret) {
-            found.push(entry.file_name().to_string_lossy().into_owned());
-        }
-    }
 }
