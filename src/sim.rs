@@ -13,7 +13,9 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+mod answer;
 mod args;
+mod asking;
 mod catalogue;
 mod clock;
 mod commands;
@@ -31,6 +33,7 @@ mod permission;
 mod script;
 mod signals;
 mod stream;
+mod tasks;
 mod tools;
 mod transcript;
 mod turn;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::args::Args;
+use super::asking::Asking;
 use super::catalogue::{DEFAULT_MODEL, api_model};
 use super::clock;
 use super::conversation::{Conversation, Refused, new_id};
@@ -20,7 +21,7 @@ use super::faults::{self, Fault, Kind};
 use super::input::{self, Batch, Command, Input, Message, Priority};
 use super::output::{Output, complain};
 use super::signals::{self, Deaf};
-use super::tools::{Asking, Task};
+use super::tasks::Task;
 use super::turn::Turn;
 
 /// How long the end of input waits for background tasks, as the real one does.

@@ -58,6 +58,10 @@ pub(super) fn start_reader(inputs: SyncSender<Batch>, stopped: Arc<AtomicBool>) 
                 }
                 Err(_) => vec![Input::Eof],
             };
+            if stopped.load(Ordering::SeqCst) {
+                // This read was under way already; nobody may know what it brought.
+                return;
+            }
             let ended = matches!(batch.last(), Some(Input::Eof)) || partial.len() > MAX_LINE;
             if (!batch.is_empty() && inputs.send(batch).is_err()) || ended {
                 return;

@@ -24,7 +24,7 @@ pub(super) enum Part {
     Cwd,
 }
 
-/// The API fails: `count` retries are shown (all of them if none), then it succeeds or fails for good.
+/// The API fails for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
     pub(super) status: u16,
