@@ -1,0 +1,38 @@
+//! Where the real CLI is, and what happens to its tests where it is not.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// The version that the tests are written for; `tests/run` installs it.
+pub const VERSION: &str = "2.1.197";
+
+/// The installed CLI, or nothing after having said which test is left out. Fails where nothing may be left out.
+pub fn real_cli(test: &str) -> Option<PathBuf> {
+    let found = find();
+    if found.is_none() {
+        assert!(
+            !all_required(),
+            "the real CLI is not installed, and nothing may be left out here: run tests/run"
+        );
+        say(&format!("{test}: left out: real CLI not installed (tests/run installs it)"));
+    }
+    found
+}
+
+/// The path of the CLI without the symbolic links in it.
+pub fn find() -> Option<PathBuf> {
+    let usual = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join(format!("target/real-cli/{VERSION}/node_modules/.bin/claude"));
+    let path = std::env::var_os("PILOTLIGHT_REAL_CLI").map_or(usual, PathBuf::from);
+    path.canonicalize().ok()
+}
+
+/// Writes to the standard error itself: the test runner shows what passing tests print to nobody.
+pub fn say(line: &str) {
+    writeln!(std::io::stderr(), "{line}").expect("standard error is open");
+}
+
+fn all_required() -> bool {
+    let is_set = |name: &str| std::env::var(name).is_ok_and(|value| value == "true" || value == "1");
+    is_set("CI") || is_set("PILOTLIGHT_REQUIRE_ALL")
+}

@@ -1,0 +1,56 @@
+//! What the tests with real processes share: a Messages API on loopback, a server under test with its client, and
+//! a look at the process table. Nothing here knows how pilotlight works inside: it sees what a user sees.
+
+#![allow(dead_code, unreachable_pub, reason = "every test file uses its own part of this")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+
+pub mod answer;
+pub mod api;
+pub mod client;
+pub mod installed;
+pub mod metrics;
+pub mod output;
+pub mod place;
+pub mod process;
+pub mod request;
+pub mod script;
+pub mod server;
+pub mod sse;
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+/// How long anything that should happen soon may take on a machine that is busy with other tests.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// How often a condition that no event announces (a process being gone, a gauge) is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Waits until `met` says yes; a failure names what was waited for.
+pub async fn eventually(what: &str, within: Duration, mut met: impl FnMut() -> bool) {
+    eventually_some(what, within, async || met().then_some(())).await;
+}
+
+/// Waits until `probe` finds something, and hands it over.
+pub async fn eventually_some<T>(
+    what: &str,
+    within: Duration,
+    mut probe: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(found) = probe().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within {within:?}: {what}");
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Lines of a stream for a message: one to a line, the long ones cut.
+pub fn shown(lines: &[serde_json::Value]) -> String {
+    const LONG_ENOUGH: usize = 400;
+    let cut = |line: &serde_json::Value| line.to_string().chars().take(LONG_ENOUGH).collect::<String>();
+    lines.iter().map(|line| format!("\n    {}", cut(line))).collect()
+}

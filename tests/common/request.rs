@@ -1,0 +1,116 @@
+//! What one request to the Messages API said, as far as tests ask about it.
+
+use axum::http::HeaderMap;
+use serde_json::Value;
+
+use super::script::{Step, parse};
+
+/// Which kind of credential came with a request; never the credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Auth {
+    ApiKey,
+    Bearer,
+    Nothing,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Open,
+    Answered,
+    /// The caller went away before the answer was complete.
+    Aborted,
+}
+
+/// One recorded request.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub path: String,
+    pub auth: Auth,
+    pub streaming: bool,
+    pub model: String,
+    pub tools: usize,
+    /// The CLI's own session id, which it tells in a header.
+    pub cli_session: Option<String>,
+    /// All that the user said, in order, the newest last; the CLI's own reminders left out.
+    pub user_texts: Vec<String>,
+    /// The result of a tool, if that is what the request brings: whether it went well.
+    pub tool_result: Option<bool>,
+    /// The names of the holds that this request has reached.
+    pub held: Vec<String>,
+    pub fate: Fate,
+}
+
+impl Request {
+    pub fn read(path: &str, headers: &HeaderMap, body: &Value) -> Self {
+        let blocks = user_blocks(body);
+        let texts = blocks.iter().filter_map(text_of).map(|text| text.trim().to_owned());
+        let auth = match (headers.contains_key("x-api-key"), headers.contains_key("authorization")) {
+            (true, _) => Auth::ApiKey,
+            (false, true) => Auth::Bearer,
+            (false, false) => Auth::Nothing,
+        };
+        Self {
+            path: path.into(),
+            auth,
+            streaming: body["stream"].as_bool().unwrap_or(false),
+            model: body["model"].as_str().unwrap_or("unknown").into(),
+            tools: body["tools"].as_array().map_or(0, Vec::len),
+            cli_session: headers
+                .get("x-claude-code-session-id")
+                .and_then(|id| id.to_str().ok())
+                .map(str::to_owned),
+            tool_result: blocks.last().and_then(tool_result),
+            user_texts: texts.collect(),
+            held: Vec::new(),
+            fate: Fate::Open,
+        }
+    }
+
+    /// What the user said last.
+    pub fn last(&self) -> &str {
+        self.user_texts.last().map_or("", String::as_str)
+    }
+
+    /// All that the user said before, joined by ` | `.
+    pub fn former(&self) -> String {
+        let former = self.user_texts.len().saturating_sub(1);
+        self.user_texts.iter().take(former).cloned().collect::<Vec<_>>().join(" | ")
+    }
+
+    /// How this request is to be answered.
+    pub fn steps(&self) -> Vec<Step> {
+        match self.tool_result {
+            Some(true) => vec![Step::Say("TOOLS:ok".into())],
+            Some(false) => vec![Step::Say("TOOLS:err".into())],
+            None => parse(self.last()),
+        }
+    }
+}
+
+/// The blocks of all user messages, one after the other. A prompt that follows a failed or interrupted turn
+/// stands in the same message as the earlier one, so messages mean nothing here, and the last block everything.
+fn user_blocks(body: &Value) -> Vec<Value> {
+    let messages = body["messages"].as_array().map_or(&[][..], Vec::as_slice);
+    let contents =
+        messages.iter().filter(|message| message["role"] == "user").map(|message| &message["content"]);
+    let blocks = contents.flat_map(|content| match content {
+        Value::String(text) => vec![serde_json::json!({"type": "text", "text": text})],
+        Value::Array(blocks) => blocks.clone(),
+        _ => Vec::new(),
+    });
+    blocks.filter(|block| !is_reminder(block)).collect()
+}
+
+/// The CLI puts texts of its own beside the user's.
+fn is_reminder(block: &Value) -> bool {
+    text_of(block).is_some_and(|text| text.starts_with("<system-reminder>"))
+}
+
+fn text_of(block: &Value) -> Option<&str> {
+    block["text"].as_str()
+}
+
+fn tool_result(block: &Value) -> Option<bool> {
+    (block["type"] == "tool_result").then(|| !block["is_error"].as_bool().unwrap_or(false))
+}

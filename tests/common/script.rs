@@ -1,0 +1,76 @@
+//! Markers in a user's message tell the Messages API of the tests how to answer it:
+//! `[[say:TEXT]]`, `[[think:TEXT]]`, `[[tool:NAME {..}]]`, `[[deltas:N]]`, `[[delay:MS]]`, `[[hold:NAME]]`, `[[hang]]`,
+//! `[[error:STATUS]]`, `[[recall]]`, in any number and order. They are carried out one after the other.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// One thing that the API does for a request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// A text block in one delta.
+    Say(String),
+    /// A thinking block.
+    Think(String),
+    /// A call of a tool; what comes of it is answered with `TOOLS:ok` or `TOOLS:err`.
+    Tool { name: String, input: Value },
+    /// A text block in so many deltas, ` 0 1 2 ...`.
+    Deltas(usize),
+    /// All that the user said before, joined by ` | `.
+    Recall,
+    /// Silence for a while.
+    Delay(Duration),
+    /// Silence until the test releases this name.
+    Hold(String),
+    /// Silence until the caller goes away.
+    Hang,
+    /// An HTTP error instead of an answer; what stands before it is waited for.
+    Error(u16),
+}
+
+/// What a message asks for; a plain one gets a plain answer.
+pub fn parse(message: &str) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut rest = message;
+    while let Some((_, after)) = rest.split_once("[[") {
+        let (step, remainder) = marker(after);
+        steps.extend(step);
+        rest = remainder;
+    }
+    if steps.is_empty() { vec![Step::Say("plain answer".into())] } else { steps }
+}
+
+/// The marker that `text` begins with, and what follows it.
+fn marker(text: &str) -> (Option<Step>, &str) {
+    if let Some(call) = text.strip_prefix("tool:") {
+        return tool(call);
+    }
+    let Some((body, rest)) = text.split_once("]]") else { return (None, "") };
+    let (name, argument) = body.split_once(':').unwrap_or((body, ""));
+    let step = match name {
+        "say" => Step::Say(argument.into()),
+        "think" => Step::Think(argument.into()),
+        "deltas" => Step::Deltas(number(body, argument)),
+        "recall" => Step::Recall,
+        "delay" => Step::Delay(Duration::from_millis(number(body, argument))),
+        "hold" => Step::Hold(argument.into()),
+        "hang" => Step::Hang,
+        "error" => Step::Error(number(body, argument)),
+        _ => panic!("no such marker: [[{body}]]"),
+    };
+    (Some(step), rest)
+}
+
+/// `NAME {..}]]`: the input is JSON and may itself contain the closing brackets.
+fn tool(call: &str) -> (Option<Step>, &str) {
+    let (name, rest) = call.split_once(' ').expect("[[tool:NAME {..}]]");
+    let mut inputs = serde_json::Deserializer::from_str(rest).into_iter();
+    let input = inputs.next().and_then(Result::ok).expect("the input of [[tool:..]] is JSON");
+    let rest = rest.get(inputs.byte_offset()..).and_then(|rest| rest.strip_prefix("]]"));
+    (Some(Step::Tool { name: name.into(), input }), rest.expect("[[tool:..]] ends with ]]"))
+}
+
+fn number<T: std::str::FromStr>(marker: &str, text: &str) -> T {
+    text.parse().unwrap_or_else(|_| panic!("a number was expected in [[{marker}]]"))
+}

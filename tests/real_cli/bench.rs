@@ -1,0 +1,95 @@
+//! What every test here starts with: a place, an API, and the real CLI.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::common::api::Api;
+use crate::common::place::Place;
+use crate::common::process::Process;
+use crate::common::server::Server;
+use crate::common::{SOON, eventually, installed};
+
+/// The parts of a test; servers come and go in it.
+pub(crate) struct Bench {
+    pub(crate) api: Api,
+    pub(crate) place: Arc<Place>,
+    pub(crate) cli: PathBuf,
+}
+
+impl Bench {
+    /// Nothing, if the real CLI is not installed and may be left out.
+    pub(crate) async fn new() -> Option<Self> {
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        let cli = installed::real_cli(&test)?;
+        Some(Self { api: Api::start().await, place: Arc::new(Place::new()), cli })
+    }
+
+    /// What a CLI here needs in its environment besides HOME.
+    pub(crate) fn environment(&self) -> [(&'static str, String); 5] {
+        [
+            ("ANTHROPIC_BASE_URL", self.api.url().to_owned()),
+            ("ANTHROPIC_API_KEY", "dummy".to_owned()),
+            ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1".to_owned()),
+            ("DISABLE_AUTOUPDATER", "1".to_owned()),
+            ("DISABLE_TELEMETRY", "1".to_owned()),
+        ]
+    }
+
+    /// Starts a server; `config` is what this test needs besides the CLI.
+    pub(crate) async fn serve(&self, config: &str) -> Server {
+        let entries = self.environment().map(|(name, value)| format!("{name} = {value:?}")).join("\n");
+        let cli = format!("[cli]\nprogram = {:?}\nenv_pass = [\"PATH\"]\n[cli.env]\n{entries}\n", self.cli);
+        Server::start(&self.place, &format!("{cli}{config}")).await
+    }
+
+    /// The CLIs that live.
+    pub(crate) fn clis(&self) -> Vec<Process> {
+        self.place.clis(&self.cli)
+    }
+
+    /// The one CLI that lives.
+    pub(crate) fn only_cli(&self) -> Process {
+        match self.clis().as_slice() {
+            [only] => *only,
+            other => panic!("not one CLI but {other:?}"),
+        }
+    }
+
+    /// Waits until the transcripts hold so many pieces of answers: the CLI writes them some time after the answer.
+    pub(crate) async fn on_disk(&self, answers: usize) {
+        let what = format!("{answers} answers on disk");
+        eventually(&what, SOON, || {
+            transcripts(self.place.path()).matches(r#""type":"assistant""#).count() >= answers
+        })
+        .await;
+    }
+
+    /// Waits until a transcript holds this word of a prompt.
+    pub(crate) async fn prompt_on_disk(&self, word: &str) {
+        eventually("the prompt is on disk", SOON, || transcripts(self.place.path()).contains(word)).await;
+    }
+
+    /// Waits until the model's tool has started exactly this command, and gives its process.
+    pub(crate) async fn tool(&self, command: &[&str]) -> Process {
+        eventually(&format!("{command:?} runs"), SOON, || self.place.running(command).len() == 1).await;
+        *self.place.running(command).first().expect("it was just seen")
+    }
+
+    /// The CLI's ids of all conversations that the API saw.
+    pub(crate) fn conversations(&self) -> BTreeSet<String> {
+        self.api.requests().into_iter().filter_map(|request| request.cli_session).collect()
+    }
+}
+
+/// All transcripts below a directory, one after the other.
+pub(crate) fn transcripts(directory: &Path) -> String {
+    let Ok(entries) = std::fs::read_dir(directory) else { return String::new() };
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let text = paths.map(|path| match path.extension() {
+        _ if path.is_dir() && !path.is_symlink() => transcripts(&path),
+        Some(extension) if extension == "jsonl" => std::fs::read_to_string(&path).unwrap_or_default(),
+        _ => String::new(),
+    });
+    text.collect()
+}

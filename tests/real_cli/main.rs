@@ -1,0 +1,45 @@
+//! The server with the real CLI, which talks to a Messages API of the tests on loopback. `tests/run` installs the CLI;
+//! without it these tests say that they are left out, and fail where nothing may be left out.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bare;
+mod basics;
+mod bench;
+mod crashes;
+mod evictions;
+mod interrupts;
+mod restarts;
+mod tools;
+
+use common::installed;
+
+/// The sources of the tests here, to tell their names.
+const SOURCES: [&str; 7] = [
+    include_str!("bare.rs"),
+    include_str!("basics.rs"),
+    include_str!("crashes.rs"),
+    include_str!("evictions.rs"),
+    include_str!("interrupts.rs"),
+    include_str!("restarts.rs"),
+    include_str!("tools.rs"),
+];
+
+#[test]
+fn what_is_left_out_is_said() {
+    let lines: Vec<_> = SOURCES.iter().flat_map(|source| source.lines()).collect();
+    let is_test = |pair: &&[&str]| pair.first().is_some_and(|line| line.starts_with("#[tokio::test"));
+    let named = lines.windows(2).filter(is_test).filter_map(|pair| pair.get(1)?.strip_prefix("async fn "));
+    let names: Vec<_> = named.filter_map(|rest| rest.split_once('(')).map(|(name, _)| name).collect();
+    assert!(names.len() > SOURCES.len(), "the names of the tests are found: {names:?}");
+    if installed::find().is_none() {
+        installed::say(&format!(
+            "left out without the real CLI: {} tests: {}",
+            names.len(),
+            names.join(", ")
+        ));
+    }
+}

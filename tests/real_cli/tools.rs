@@ -1,0 +1,80 @@
+//! What the model's tools start is gone when the CLI is. The CLI starts each command in a session of its own and, when
+//! it is killed, leaves it running (see `bare`).
+
+use std::time::Duration;
+
+use crate::bench::Bench;
+use crate::common::{SOON, eventually};
+
+const ALLOWED: &str = "[permissions]\npolicy = \"allow\"\n";
+
+/// How long after the end of a CLI anything of its tools may still be there.
+const GONE_WITHIN: Duration = Duration::from_secs(1);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_allowed_tool_runs_and_its_turn_ends() {
+    let Some(bench) = Bench::new().await else { return };
+    let server = bench.serve(ALLOWED).await;
+    let turn = server.client().turn("alice", r#"[[tool:Bash {"command":"touch made-by-a-tool"}]]"#).await;
+    assert_eq!(turn.text(), "TOOLS:ok");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_permission_a_tool_is_refused_and_its_turn_ends() {
+    let Some(bench) = Bench::new().await else { return };
+    let server = bench.serve("").await;
+    let turn = server.client().turn("alice", r#"[[tool:Bash {"command":"touch made-by-a-tool"}]]"#).await;
+    assert_eq!(turn.text(), "TOOLS:err");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_tool_is_gone_after_a_kill_of_its_cli() {
+    let Some(bench) = Bench::new().await else { return };
+    let server = bench.serve(ALLOWED).await;
+    let client = server.client();
+    let stream = client.stream("alice", r#"[[tool:Bash {"command":"sleep 86401"}]]"#).await;
+    let tool = bench.tool(&["sleep", "86401"]).await;
+    bench.only_cli().kill();
+    eventually("the tool is gone", GONE_WITHIN, || !tool.is_alive()).await;
+    assert_eq!(stream.rest().await.error().expect("an error event").0, "session_lost");
+    assert_eq!(client.turn("alice", "[[say:fine]]").await.text(), "fine");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_tool_left_running_is_gone_after_an_eviction() {
+    let Some(bench) = Bench::new().await else { return };
+    let server = bench.serve(&format!("{ALLOWED}[session]\nidle_timeout = \"1s\"\n")).await;
+    let client = server.client();
+    let command = r#"[[tool:Bash {"command":"setsid sleep 86402 >/dev/null 2>&1 &"}]]"#;
+    assert_eq!(client.turn("alice", command).await.text(), "TOOLS:ok");
+    let tool = bench.tool(&["sleep", "86402"]).await;
+    let cli = bench.only_cli();
+    eventually("the idle CLI is stopped", SOON, || !cli.is_alive()).await;
+    eventually("the tool is gone", GONE_WITHIN, || !tool.is_alive()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_tool_is_gone_after_sigkill_of_the_server() {
+    let Some(bench) = Bench::new().await else { return };
+    let server = bench.serve(ALLOWED).await;
+    let stream = server.client().stream("alice", r#"[[tool:Bash {"command":"sleep 86403"}]]"#).await;
+    let tool = bench.tool(&["sleep", "86403"]).await;
+    server.process().kill();
+    eventually("the tool is gone", GONE_WITHIN, || !tool.is_alive()).await;
+    drop(stream);
+    server.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_tool_is_gone_after_its_caller_hung_up() {
+    let Some(bench) = Bench::new().await else { return };
+    let server = bench.serve(ALLOWED).await;
+    let client = server.client();
+    let stream = client.stream("alice", r#"[[tool:Bash {"command":"sleep 86404"}]]"#).await;
+    let tool = bench.tool(&["sleep", "86404"]).await;
+    let before = client.pid().await;
+    drop(stream);
+    eventually("the tool is gone", SOON, || !tool.is_alive()).await;
+    assert_eq!(client.turn("alice", "[[say:fine]]").await.text(), "fine");
+    assert_eq!(client.pid().await, before);
+}
