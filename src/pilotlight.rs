@@ -114,7 +114,8 @@ impl Pilotlight {
             Ok(Err(problem)) => return Err(StartError::Supervisor(problem)),
             Err(_) => return Err(StartError::Supervisor("it failed at once".to_owned())),
         }
-        let system = System { instance, shut_down: OnceCell::new(), data_dir: Arc::new(Once::new(ground.lock)) };
+        let system =
+            System { instance, shut_down: OnceCell::new(), data_dir: Arc::new(Once::new(ground.lock)) };
         Ok(Self { system: Arc::new(system) })
     }
 

@@ -693,7 +693,8 @@ impl Driver {
     }
 
     fn is_ending(&self) -> bool {
-        let ending = |phase| !matches!(phase, Phase::Opening { .. } | Phase::Serving | Phase::Interrupted { .. });
+        let ending =
+            |phase| !matches!(phase, Phase::Opening { .. } | Phase::Serving | Phase::Interrupted { .. });
         ending(self.phase)
     }
 

@@ -9,6 +9,8 @@ use pilotlight::turn::{Decision, Status};
 use pilotlight::{Config, Outcome, Pilotlight, Session, SessionState, TurnError, TurnOptions};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
+mod panics;
+
 /// A system on a data directory of its own. Ends with nothing left, or the test fails.
 struct Bench {
     pilot: Pilotlight,
@@ -93,8 +95,10 @@ fn is_alive(pid: u32) -> bool {
 async fn killed_idle(session: &Session) -> u32 {
     let old = pid(session);
     signal(old, Signal::KILL);
-    eventually("the killed child is noticed", || !is_alive(old) && session.status().is_some_and(|s| s.pid != Some(old)))
-        .await;
+    eventually("the killed child is noticed", || {
+        !is_alive(old) && session.status().is_some_and(|s| s.pid != Some(old))
+    })
+    .await;
     old
 }
 
@@ -113,7 +117,8 @@ async fn transcript(session: &Session) -> String {
 /// The CLI writes its answers down only some time after it gave them.
 async fn written_down(session: &Session, text: &str) {
     let deadline = Instant::now() + Duration::from_secs(10);
-    while !transcript(session).await.lines().any(|line| line.contains("\"assistant\"") && line.contains(text)) {
+    while !transcript(session).await.lines().any(|line| line.contains("\"assistant\"") && line.contains(text))
+    {
         assert!(Instant::now() < deadline, "never written down: {text}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -128,7 +133,8 @@ async fn one_warm_child_serves_all_turns_of_a_user() {
     assert_eq!(say(&alice, "two").await, "echo 2: two");
     assert_eq!(say(&alice, "[[recall]]").await, "one | two");
     assert_eq!(pid(&alice), first);
-    eventually("three turns", || alice.status().unwrap().turns == 3 && state(&alice) == SessionState::Idle).await;
+    eventually("three turns", || alice.status().unwrap().turns == 3 && state(&alice) == SessionState::Idle)
+        .await;
     let status = alice.status().unwrap();
     assert_eq!((status.restarts, status.generation), (0, 1));
     bench.end().await;
@@ -486,7 +492,8 @@ async fn a_missing_cli_is_a_typed_error_and_mending_it_is_enough() {
     set_mode(&cli, 0o755);
     tried_again().await;
     assert_eq!(reason(ask(&alice, "hello").await), "enoexec");
-    std::fs::write(&cli, format!("#!/bin/sh\nexec {} sim \"$@\"\n", env!("CARGO_BIN_EXE_pilotlight"))).unwrap();
+    std::fs::write(&cli, format!("#!/bin/sh\nexec {} sim \"$@\"\n", env!("CARGO_BIN_EXE_pilotlight")))
+        .unwrap();
     tried_again().await;
     say(&alice, "hello").await;
     bench.end().await;
