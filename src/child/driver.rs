@@ -436,7 +436,7 @@ impl Driver {
             self.turn_over(ended, report);
         }
         if let Some(job) = self.held.take() {
-            self.begin(job);
+            self.begin(*job);
         }
     }
 
@@ -523,11 +523,11 @@ impl Driver {
             // A message sent into a running turn would get no answer of its own.
             self.held = Some(job);
         } else {
-            self.begin(job);
+            self.begin(*job);
         }
     }
 
-    fn begin(&mut self, mut job: Box<TurnJob>) {
+    fn begin(&mut self, mut job: TurnJob) {
         if let Some(model) = job.model.take().filter(|model| self.model.as_ref() != Some(model)) {
             let id = self.request_id("model-");
             let line = self.setup.adapter.set_model(&id, &model);
@@ -535,7 +535,7 @@ impl Driver {
             self.model = Some(model);
         }
         self.write(job.line.clone());
-        self.running = Some(Running::new(*job, Instant::now(), &self.setup.config.session));
+        self.running = Some(Running::new(job, Instant::now(), &self.setup.config.session));
     }
 
     fn take_request(&mut self, request: Request, report: &(dyn Fn(Report) + Send + Sync)) {

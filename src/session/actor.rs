@@ -184,7 +184,7 @@ impl SessionActorState {
             SessionMessage::Interrupt(reply) => {
                 let running = self.shown == SessionState::Busy;
                 self.feed(myself, Input::Interrupt);
-                drop(reply.send(running));
+                reply.send(running).ok();
             }
             SessionMessage::EvictIdle { reason, quiet_since } => {
                 let unchanged = self.entry.with_board(|board| board.quiet_since == quiet_since);
@@ -285,7 +285,7 @@ impl SessionActorState {
             }
             Effect::AnswerGone => {
                 for waiter in self.gone_waiters.drain(..) {
-                    drop(waiter.send(()));
+                    waiter.send(()).ok();
                 }
             }
             Effect::CircuitOpened => {
@@ -368,12 +368,13 @@ impl SessionActorState {
 
     fn answer(&mut self, answer: Answer) {
         let Some(child) = &self.child else {
-            return drop(answer.reply.send(Err(PermissionError::Unknown)));
+            answer.reply.send(Err(PermissionError::Unknown)).ok();
+            return;
         };
         if let Err(refused) = child.requests.try_send(Request::Answer(answer))
             && let Request::Answer(answer) = refused.into_inner()
         {
-            drop(answer.reply.send(Err(PermissionError::Late)));
+            answer.reply.send(Err(PermissionError::Late)).ok();
         }
     }
 

@@ -159,7 +159,7 @@ async fn one_child(
         Ok(Ok(pid)) => pid,
         Ok(Err(error)) => {
             let failure = StartFailure::Spawn { reason: error.reason(), message: error.to_string() };
-            drop(child.shim.gone().await);
+            child.shim.gone().await;
             return Ok(not_started(plan, failure));
         }
         Err(_) => {
@@ -257,7 +257,7 @@ fn note_end(plan: &Plan, departed: &Departed) {
     if let Some(ended) = &departed.ended {
         match ended.sweep {
             Sweep::Done(swept) => {
-                metrics.leftovers_killed(swept.rung.as_str(), swept.killed as u64);
+                metrics.leftovers_killed(swept.rung.as_str(), swept.killed);
                 metrics.tree_kill(swept.rung.as_str(), swept.took);
             }
             Sweep::ShimDied { rung, killed } => metrics.leftovers_killed(rung.as_str(), killed as u64),

@@ -1,5 +1,13 @@
 //! The embedded system on the simulated CLI, from outside: real processes, real kills, the public API.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and real processes live in real time"
+)]
+
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -463,7 +471,7 @@ async fn a_slow_reader_gets_every_event() {
     while let Some(event) = turn.next().await {
         text.push_str(&event.unwrap().text_delta().unwrap_or_default());
         events += 1;
-        if events % 500 == 0 {
+        if events.is_multiple_of(500) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
