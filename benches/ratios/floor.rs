@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-pub struct Floor {
+pub(crate) struct Floor {
     child: Child,
     stdin: ChildStdin,
     stdout: ChildStdout,
@@ -18,7 +18,7 @@ pub struct Floor {
 
 /// How a line is looked at.
 #[derive(Clone, Copy, PartialEq)]
-pub enum Look {
+pub(crate) enum Look {
     /// Only for the beginning of the `result` line.
     Peek,
     /// Every line is parsed.
@@ -26,13 +26,21 @@ pub enum Look {
 }
 
 impl Floor {
-    pub fn start(home: &Path) -> Self {
+    pub(crate) fn start(home: &Path) -> Self {
         Self::spawn(home.to_owned(), uuid::Uuid::new_v4().to_string(), "--session-id")
     }
 
     fn spawn(home: PathBuf, session: String, opening: &str) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_pilotlight"))
-            .args(["sim", "--print", "--verbose", "--input-format", "stream-json", "--output-format", "stream-json"])
+            .args([
+                "sim",
+                "--print",
+                "--verbose",
+                "--input-format",
+                "stream-json",
+                "--output-format",
+                "stream-json",
+            ])
             .args(["--include-partial-messages", opening, &session])
             .env("HOME", &home)
             .env("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "1")
@@ -48,7 +56,7 @@ impl Floor {
     }
 
     /// Sends a message and reads to its `result`; returns the number of lines.
-    pub async fn turn(&mut self, text: &str, look: Look) -> usize {
+    pub(crate) async fn turn(&mut self, text: &str, look: Look) -> usize {
         let message = serde_json::json!({"type":"user","message":{"role":"user","content":text}});
         self.stdin.write_all(format!("{message}\n").as_bytes()).await.unwrap();
         let mut lines = 0;
@@ -71,14 +79,14 @@ impl Floor {
     }
 
     /// Kills the child and starts one that goes on with the conversation.
-    pub async fn respawn(self) -> Self {
+    pub(crate) async fn respawn(self) -> Self {
         let Self { mut child, home, session, .. } = self;
         child.start_kill().unwrap();
         child.wait().await.unwrap();
         Self::spawn(home, session, "--resume")
     }
 
-    pub async fn end(mut self) {
+    pub(crate) async fn end(mut self) {
         drop(self.stdin);
         self.child.wait().await.unwrap();
     }

@@ -6,7 +6,13 @@
 //!
 //! `cargo bench --bench ratios` prints the table. `cargo bench --bench ratios -- W1 W6` runs some rows only.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, clippy::disallowed_methods, reason = "a bench fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a bench fails by panicking"
+)]
 
 mod floor;
 mod measure;
@@ -16,7 +22,8 @@ mod rows;
 fn main() {
     pilotlight::shim::run_if_asked();
     pilotlight::sim::run_if_asked();
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let failed = runtime.block_on(rows::run(&wanted));
     drop(runtime);

@@ -4,22 +4,22 @@ use std::time::{Duration, Instant};
 
 /// Wall and processor time of a piece of work.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Cost {
-    pub wall: Duration,
-    pub cpu: Duration,
+pub(crate) struct Cost {
+    pub(crate) wall: Duration,
+    pub(crate) cpu: Duration,
 }
 
-pub struct Stopwatch {
+pub(crate) struct Stopwatch {
     wall: Instant,
     cpu: Duration,
 }
 
 impl Stopwatch {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self { wall: Instant::now(), cpu: own_cpu() }
     }
 
-    pub fn stop(&self) -> Cost {
+    pub(crate) fn stop(&self) -> Cost {
         Cost { wall: self.wall.elapsed(), cpu: own_cpu().saturating_sub(self.cpu) }
     }
 }
@@ -30,31 +30,31 @@ fn own_cpu() -> Duration {
     Duration::new(time.tv_sec.cast_unsigned(), u32::try_from(time.tv_nsec).unwrap())
 }
 
-pub fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
 /// A line of /proc/self/status, as a number (kB, or a count).
-pub fn own_status(key: &str) -> f64 {
+pub(crate) fn own_status(key: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with(key)).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-pub fn own_fds() -> usize {
+pub(crate) fn own_fds() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
 /// Anonymous memory of another process, in kB.
-pub fn anonymous_kb(pid: u32) -> f64 {
+pub(crate) fn anonymous_kb(pid: u32) -> f64 {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     let line = rollup.lines().find(|line| line.starts_with("Anonymous:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 /// Living or dead children of this process, by state letter.
-pub fn children(state: char) -> usize {
+pub(crate) fn children(state: char) -> usize {
     let own = std::process::id();
     let of = |stat: String| {
         let rest = stat.rsplit_once(") ")?.1.to_owned();

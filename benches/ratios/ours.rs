@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pilotlight::{Config, Pilotlight, Session};
 
-pub async fn start(data: &Path) -> Pilotlight {
+pub(crate) async fn start(data: &Path) -> Pilotlight {
     let mut config = Config::new(data);
     config.cli.program = "sim".to_owned();
     config.cli.shim = Some(env!("CARGO_BIN_EXE_pilotlight-shim").into());
@@ -18,7 +18,7 @@ pub async fn start(data: &Path) -> Pilotlight {
 }
 
 /// Sends a message and reads every event to the end; returns the number of events.
-pub async fn turn(session: &Session, text: &str) -> usize {
+pub(crate) async fn turn(session: &Session, text: &str) -> usize {
     let mut turn = session.send(text).await.unwrap();
     let mut events = 0;
     while let Some(event) = turn.next().await {

@@ -21,7 +21,7 @@ struct Row {
     note: String,
 }
 
-pub async fn run(wanted: &[String]) -> bool {
+pub(crate) async fn run(wanted: &[String]) -> bool {
     let on = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
     let mut rows = Vec::new();
     if on("W1") {
@@ -47,8 +47,17 @@ pub async fn run(wanted: &[String]) -> bool {
     }
     println!("{:<58} {:>9} {:>7} {:>7}      figures", "", "measured", "must", "aim");
     for row in &rows {
-        let verdict = if row.value <= row.aim { "aim " } else if row.value <= row.must { "must" } else { "MISS" };
-        println!("{:<58} {:>9.2} {:>7.2} {:>7.2} {verdict} {}", row.name, row.value, row.must, row.aim, row.note);
+        let verdict = if row.value <= row.aim {
+            "aim "
+        } else if row.value <= row.must {
+            "must"
+        } else {
+            "MISS"
+        };
+        println!(
+            "{:<58} {:>9.2} {:>7.2} {:>7.2} {verdict} {}",
+            row.name, row.value, row.must, row.aim, row.note
+        );
     }
     rows.iter().any(|row| row.value > row.must)
 }
@@ -113,10 +122,20 @@ async fn w1() -> Vec<Row> {
     let [floor_latency, our_latency] = latency.map(|values| micros(&values));
     let [floor_cpu, our_cpu] = per_event.map(|values| micros(&values));
     vec![
-        row("W1 one warm session, 50 deltas: latency / floor", our_latency / floor_latency, 1.5, 1.25,
-            format!("{our_latency:.0} µs / {floor_latency:.0} µs a turn")),
-        row("W1 CPU per event / floor", our_cpu / floor_cpu, 1.8, 1.4,
-            format!("{our_cpu:.2} µs / {floor_cpu:.2} µs")),
+        row(
+            "W1 one warm session, 50 deltas: latency / floor",
+            our_latency / floor_latency,
+            1.5,
+            1.25,
+            format!("{our_latency:.0} µs / {floor_latency:.0} µs a turn"),
+        ),
+        row(
+            "W1 CPU per event / floor",
+            our_cpu / floor_cpu,
+            1.8,
+            1.4,
+            format!("{our_cpu:.2} µs / {floor_cpu:.2} µs"),
+        ),
     ]
 }
 
@@ -194,15 +213,25 @@ async fn fleet(text: &'static str, look: Look) -> (f64, f64) {
 /// 64 sessions flat out.
 async fn w2() -> Vec<Row> {
     let (ours, floor) = fleet("[[deltas:200]]", Look::Parse).await;
-    vec![row("W2 64 sessions, 200 deltas: CPU per event / parsing floor", ours / floor, 0.7, 0.5,
-        format!("{ours:.2} µs / {floor:.2} µs"))]
+    vec![row(
+        "W2 64 sessions, 200 deltas: CPU per event / parsing floor",
+        ours / floor,
+        0.7,
+        0.5,
+        format!("{ours:.2} µs / {floor:.2} µs"),
+    )]
 }
 
 /// 64 sessions at 100 lines a second each.
 async fn w6() -> Vec<Row> {
     let (ours, floor) = fleet("[[deltas:100]][[delay:10]]", Look::Peek).await;
-    vec![row("W6 64 sessions at 100 lines/s: CPU per event / floor", ours / floor, 1.3, 0.8,
-        format!("{ours:.2} µs / {floor:.2} µs"))]
+    vec![row(
+        "W6 64 sessions at 100 lines/s: CPU per event / floor",
+        ours / floor,
+        1.3,
+        0.8,
+        format!("{ours:.2} µs / {floor:.2} µs"),
+    )]
 }
 
 /// From nothing to the first result.
@@ -229,8 +258,13 @@ async fn w3() -> Vec<Row> {
     }
     end(pilot).await;
     let (own, floor) = (micros(&own), micros(&floor));
-    vec![row("W3 cold start to first result / (floor + 1 ms)", own / (floor + 1000.0), 1.3, 1.15,
-        format!("{:.1} ms / {:.1} ms", own / 1000.0, floor / 1000.0 + 1.0))]
+    vec![row(
+        "W3 cold start to first result / (floor + 1 ms)",
+        own / (floor + 1000.0),
+        1.3,
+        1.15,
+        format!("{:.1} ms / {:.1} ms", own / 1000.0, floor / 1000.0 + 1.0),
+    )]
 }
 
 /// A thousand idle sessions.
@@ -262,7 +296,13 @@ async fn w4() -> Vec<Row> {
     end(pilot).await;
     let zombies = children('Z').saturating_sub(zombies_before);
     vec![
-        row("W4 1000 idle sessions: own memory each, KiB", each, 12.0, 8.0, format!("{threads} threads more, {shims} shims")),
+        row(
+            "W4 1000 idle sessions: own memory each, KiB",
+            each,
+            12.0,
+            8.0,
+            format!("{threads} threads more, {shims} shims"),
+        ),
         row("W4 descriptors each", fds, 5.0, 5.0, String::new()),
         row("shim: resident private memory, KiB", shim, 512.0, 128.0, String::new()),
         row("zombies after 1000 sessions", zombies as f64, 0.0, 0.0, String::new()),
@@ -301,8 +341,13 @@ async fn w5() -> Vec<Row> {
     floor.end().await;
     end(pilot).await;
     let (own, floor) = (micros(&own), micros(&floors));
-    vec![row("W5 SIGKILL idle, then a turn: to its result / floor", own / floor, 1.5, 1.2,
-        format!("{:.1} ms / {:.1} ms", own / 1000.0, floor / 1000.0))]
+    vec![row(
+        "W5 SIGKILL idle, then a turn: to its result / floor",
+        own / floor,
+        1.5,
+        1.2,
+        format!("{:.1} ms / {:.1} ms", own / 1000.0, floor / 1000.0),
+    )]
 }
 
 /// A reader that is slower than the child loses nothing.
