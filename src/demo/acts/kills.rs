@@ -55,7 +55,7 @@ async fn within_an_answer(stage: &Stage, show: &mut Show, plot: &mut Plot) -> Re
     show.gap()?;
     show.claim(
         told && cut.done,
-        "the caller was told at once that this answer is lost: one error event, then the stream's end",
+        "the caller was told at once that this answer is lost, by one error event",
         cut.seen(),
     )?;
     goes_on(show, plot, &answer, killed, pid)
