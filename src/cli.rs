@@ -38,7 +38,7 @@ pub enum Opening {
 /// What is bound when a child starts. A change of any of it needs a restart between turns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bound {
-    /// Replaces the CLI's own system prompt.
+    /// Replaces the CLI's own system prompt. Empty is the same as none.
     pub system_prompt: Option<String>,
     /// A file with the session's MCP servers (mode 0600), if it has any.
     pub mcp_config: Option<PathBuf>,
@@ -189,8 +189,10 @@ pub trait Adapter: Debug + Send + Sync + 'static {
     /// How to start it.
     fn command(&self, plan: &LaunchPlan<'_>) -> CommandLine;
 
-    /// The line that asks whether the child is ready without costing anything; answered by a control answer.
-    fn handshake(&self, request_id: &str) -> Vec<u8>;
+    /// The line that asks whether the child is ready without costing anything; answered by a control answer. Also
+    /// carries what is bound at start and must not be in the arguments (the system prompt): it has to be the first
+    /// line of every child, a resumed one too.
+    fn handshake(&self, request_id: &str, bound: &Bound) -> Vec<u8>;
 
     /// The line that interrupts the running turn.
     fn interrupt(&self, request_id: &str) -> Vec<u8>;
@@ -213,22 +215,25 @@ pub trait Adapter: Debug + Send + Sync + 'static {
     /// The line that refuses any other request.
     fn unsupported_answer(&self, request_id: &str, what: &str) -> Vec<u8>;
 
-    /// What kind of line this is (without its LF).
+    /// What kind of line this is (without its LF). Only its beginning is read: a line of a known kind may still turn
+    /// out to be unreadable when it is read in full.
     fn classify(&self, line: &[u8]) -> LineKind;
 
-    /// Reads a [`LineKind::Terminal`]; `None` if it is none after all.
+    /// Reads a [`LineKind::Terminal`]; `None` if it is none after all: not JSON, for one. Missing or odd fields are no
+    /// reason.
     fn terminal(&self, line: &[u8]) -> Option<Terminal>;
 
     /// Reads a [`LineKind::ControlAnswer`].
     fn control_answer(&self, line: &[u8]) -> Option<ControlAnswer>;
 
-    /// Reads a [`LineKind::HostRequest`].
+    /// Reads a [`LineKind::HostRequest`]; `None` if not even its id can be read, so that it cannot be answered.
     fn host_request(&self, line: &[u8]) -> Option<HostRequest>;
 
     /// The request id of a [`LineKind::Withdrawn`].
     fn withdrawn(&self, line: &[u8]) -> Option<String>;
 
-    /// The id by which [`Adapter::transcript_holds`] finds this line again on disk.
+    /// The id by which [`Adapter::transcript_holds`] finds this line again on disk. The transcript is written in order:
+    /// the last such line of a turn proves all of it. `None` if a closer look shows that this line is not kept.
     fn checkpoint(&self, line: &[u8]) -> Option<String>;
 
     /// The piece of the answer's text that this event brings, if it is a delta of the answer itself (not of a
@@ -238,17 +243,19 @@ pub trait Adapter: Debug + Send + Sync + 'static {
     /// Why a child left before it was ready, told by its last lines and its standard error.
     fn refusal(&self, terminal: Option<&Terminal>, stderr: &str) -> Option<Refusal>;
 
-    /// Where the CLI keeps the conversation's transcript.
-    fn transcript(&self, dirs: &Dirs, session_id: &str) -> PathBuf;
+    /// Where the CLI keeps the conversation's transcript. The working directory must exist, for the CLI goes by what it
+    /// really is once links are resolved.
+    fn transcript(&self, dirs: &Dirs, cli: &CliConfig, session_id: &str) -> PathBuf;
 
-    /// Whether the transcript holds the line of the given [`Adapter::checkpoint`]. Reads at most a bounded tail.
+    /// Whether the transcript holds the line of the given [`Adapter::checkpoint`]. Reads at most a bounded tail, and
+    /// blocks meanwhile. A missing file holds nothing.
     ///
     /// # Errors
-    /// If the file cannot be read.
+    /// If the file is there and cannot be read.
     fn transcript_holds(&self, transcript: &Path, checkpoint: &str) -> std::io::Result<bool>;
 
     /// Where the CLI reads a user's OAuth credentials, and in what form they are written there.
-    fn credentials_file(&self, dirs: &Dirs) -> PathBuf;
+    fn credentials_file(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf;
 }
 
 /// Why a prompt was not sent. The child has seen nothing of it.

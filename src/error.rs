@@ -26,27 +26,15 @@ pub enum StartError {
         /// The system's answer.
         source: std::io::Error,
     },
-    /// The shim is not there.
-    #[error(transparent)]
-    Shim(#[from] ShimMissing),
+    /// The shim, the program that every child is started through, is not there.
+    #[error("{0}")]
+    Shim(String),
     /// There is no tokio runtime with input, output and time enabled.
     #[error("pilotlight must be started inside a tokio runtime")]
     NoRuntime,
     /// An actor did not start.
     #[error("cannot start the supervisor: {0}")]
     Supervisor(String),
-}
-
-/// The program that every child is started through was not found.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the shim was not found (looked for {}): install `pilotlight-shim` beside this program, set cli.shim to its \
-     path, or call pilotlight::shim::run_if_asked() first thing in main",
-    .looked_for.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
-)]
-pub struct ShimMissing {
-    /// Where it was looked for.
-    pub looked_for: Vec<PathBuf>,
 }
 
 /// A turn was refused or ended without an answer.
@@ -97,6 +85,12 @@ pub enum TurnError {
     /// The child died, or had to be killed, before the turn ended. The conversation goes on with the next turn.
     #[error("the CLI ended in the middle of the turn: {0}")]
     SessionLost(Loss),
+    /// The CLI wrote a line that is longer than accepted, so that part of the answer is missing.
+    #[error("the CLI wrote a line of more than {limit} bytes (session.line_limit)")]
+    LineTooLong {
+        /// What is accepted.
+        limit: usize,
+    },
     /// The turn took longer than `session.turn_timeout`.
     #[error("the turn took longer than {} s (session.turn_timeout)", .limit.as_secs_f32())]
     TimedOut {
@@ -185,6 +179,7 @@ impl TurnError {
             Self::NotStarted(_) => "cli_not_started",
             Self::CircuitOpen { .. } => "circuit_open",
             Self::SessionLost(_) => "session_lost",
+            Self::LineTooLong { .. } => "line_too_long",
             Self::TimedOut { .. } => "timeout",
             Self::Cancelled => "cancelled",
             Self::Storage(_) => "storage",
@@ -208,6 +203,13 @@ impl TurnError {
     /// Whether the child may have seen the prompt, so that sending it again could do the work twice.
     #[must_use]
     pub fn reached_child(&self) -> bool {
-        matches!(self, Self::SessionLost(_) | Self::TimedOut { .. } | Self::Cancelled | Self::Internal(_))
+        matches!(
+            self,
+            Self::SessionLost(_)
+                | Self::LineTooLong { .. }
+                | Self::TimedOut { .. }
+                | Self::Cancelled
+                | Self::Internal(_)
+        )
     }
 }

@@ -1,12 +1,22 @@
 //! One warm CLI process per user.
 
+mod child;
 pub mod cli;
 pub mod config;
 pub mod error;
 pub mod ids;
+mod instance;
+pub mod metrics;
 mod pilotlight;
+mod program;
+mod registry;
+mod restart;
 mod session;
+pub mod shim;
+pub mod sim;
+mod supervisor;
 pub mod turn;
+mod workspace;
 
 pub use config::Config;
 pub use error::{StartError, TurnError};

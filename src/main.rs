@@ -1,2 +1,5 @@
 //! The `pilotlight` program.
-fn main() {}
+fn main() {
+    pilotlight::shim::run_if_asked();
+    pilotlight::sim::run_if_asked();
+}

@@ -1,17 +1,46 @@
 //! The handle: what an embedding program holds.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
+use tokio::sync::{OnceCell, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::child::{CgroupBase, ShimProgram, sweep_marked};
+use crate::cli::claude::CLAUDE;
 use crate::config::Config;
-use crate::error::{StartError, TurnError};
-use crate::ids::SessionKey;
-use crate::session::{Session, SessionStatus};
+use crate::error::StartError;
+use crate::ids::{DEFAULT_CONVERSATION, InvalidName, SessionKey, UserId};
+use crate::instance::{Instance, Marker};
+use crate::metrics::Metrics;
+use crate::program::Program;
+use crate::session::{DataDirLock, Session, SessionMessage, SessionStatus, lock};
+use crate::supervisor::{self, Admission, Pressure, SupervisorMessage};
+
+/// In the environment of everything that an instance starts, with a value that tells its data directory.
+const MARKER: &str = "PILOTLIGHT_INSTANCE";
+
+/// Tasks that are still there so long after all children are gone are named in the log and left.
+const LAST_TASKS: Duration = Duration::from_secs(5);
 
 /// A running system of supervisor, sessions and children. Cheap to clone; all clones are the same system.
+///
+/// When the last clone and the last [`Session`] are dropped without [`Pilotlight::shutdown`], no more turns are taken
+/// and all children are stopped in the background. When the runtime itself is dropped, their trees are killed.
 #[derive(Clone, Debug)]
 pub struct Pilotlight {
-    inner: Arc<()>,
+    system: Arc<System>,
+}
+
+#[derive(Debug)]
+struct System {
+    instance: Arc<Instance>,
+    shut_down: OnceCell<()>,
+    /// Held until nothing of this instance runs any more.
+    data_dir: Arc<DataDirLock>,
 }
 
 /// Whether turns can be taken, and if not, why.
@@ -25,53 +54,223 @@ pub struct Readiness {
 
 impl Pilotlight {
     /// Starts the system: locks the data directory, ends what a former instance left, starts the actors. No child
-    /// is started before the first turn.
+    /// is started before the first turn. Metrics go to the recorder that is installed now.
     ///
     /// # Errors
     /// [`StartError`].
-    pub async fn start(_config: Config) -> Result<Self, StartError> {
-        unimplemented!()
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        config.validate()?;
+        let metrics = Metrics::register(&config.metrics.prefix);
+        Self::start_inside(config, metrics).await
+    }
+
+    /// As [`Pilotlight::start`], with metrics that go to `recorder` and not to the one that is installed.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start_with(
+        config: Config,
+        recorder: &dyn metrics::Recorder,
+    ) -> impl Future<Output = Result<Self, StartError>> + Send + use<> {
+        let registered = config
+            .validate()
+            .map(|()| ::metrics::with_local_recorder(recorder, || Metrics::register(&config.metrics.prefix)));
+        async move { Self::start_inside(config, registered?).await }
+    }
+
+    async fn start_inside(config: Config, metrics: Metrics) -> Result<Self, StartError> {
+        let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
+        let shim = ShimProgram::locate(config.cli.shim.as_deref())
+            .map_err(|error| StartError::Shim(error.to_string()))?;
+        let metrics = Arc::new(metrics);
+        let data_dir = config.data_dir.clone();
+        let prepared = runtime.spawn_blocking(move || Ground::prepare(&data_dir)).await;
+        let ground =
+            prepared.map_err(|_| StartError::Supervisor("the preparing task failed".to_owned()))??;
+        metrics.swept_at_start(ground.swept as u64);
+        if ground.swept > 0 {
+            tracing::warn!(processes = ground.swept, "ended what a former instance had left");
+        }
+        metrics.containment(if ground.cgroups.is_some() { "cgroup" } else { "walk" });
+        let config = Config { data_dir: ground.data_dir, ..config };
+        metrics.set_session_limits(config.limits.max_sessions, config.limits.max_children);
+        let admission = Admission::new(&config.limits, metrics.clone());
+        let program = Program::of(&config.cli);
+        let marker = Marker { name: MARKER, value: ground.marker };
+        let instance = Arc::new(Instance::new(
+            Arc::new(config),
+            &CLAUDE,
+            metrics,
+            admission,
+            shim,
+            program,
+            ground.cgroups,
+            marker,
+        ));
+        let (ready, started) = oneshot::channel();
+        instance.spawn(supervisor::run(instance.clone(), ready));
+        match started.await {
+            Ok(Ok(())) => {}
+            Ok(Err(problem)) => return Err(StartError::Supervisor(problem)),
+            Err(_) => return Err(StartError::Supervisor("it failed at once".to_owned())),
+        }
+        let system = System { instance, shut_down: OnceCell::new(), data_dir: Arc::new(ground.lock) };
+        Ok(Self { system: Arc::new(system) })
     }
 
     /// The configuration that this instance runs with.
     #[must_use]
     pub fn config(&self) -> &Config {
-        unimplemented!()
+        &self.instance().config
     }
 
     /// The default conversation of `user`. Nothing is started or checked before the first turn.
     #[must_use]
-    pub fn session(&self, _user: impl AsRef<[u8]>) -> Session {
-        unimplemented!()
+    pub fn session(&self, user: impl AsRef<[u8]>) -> Session {
+        self.conversation(user, DEFAULT_CONVERSATION)
     }
 
     /// A named conversation of `user`.
     #[must_use]
-    pub fn conversation(&self, _user: impl AsRef<[u8]>, _conversation: &str) -> Session {
-        unimplemented!()
+    pub fn conversation(&self, user: impl AsRef<[u8]>, conversation: &str) -> Session {
+        let key: Result<SessionKey, InvalidName> =
+            UserId::new(user).and_then(|user| SessionKey::new(user, conversation));
+        Session::new(self.clone(), key)
     }
 
     /// The sessions that are in memory now (a session that is only on disk is not).
     #[must_use]
     pub fn sessions(&self) -> Vec<(SessionKey, SessionStatus)> {
-        unimplemented!()
+        let entries = self.instance().registry.entries();
+        entries.into_iter().map(|entry| (entry.key.clone(), entry.status())).collect()
     }
 
     /// Whether a turn of a new user would be taken now.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
-        unimplemented!()
+        let instance = self.instance();
+        let mut reasons = Vec::new();
+        if instance.is_draining() {
+            reasons.push("stopping".to_owned());
+        }
+        if instance.admission.pressure() >= Pressure::NoNewChildren {
+            reasons.push("no memory is left for another child (limits.memory_budget)".to_owned());
+        }
+        if instance.admission.is_full() && instance.admission.wants_room() {
+            reasons.push("as many children live as may (limits.max_children)".to_owned());
+        }
+        Readiness { ready: reasons.is_empty(), reasons }
     }
 
-    /// Refuses new turns from now on ([`TurnError::Draining`]); running ones go on.
+    /// Refuses new turns from now on ([`crate::TurnError::Draining`]); running ones go on.
     pub fn drain(&self) {
-        unimplemented!()
+        self.instance().drain();
     }
 
     /// Drains, waits for running turns up to `grace`, then stops every child in order (interrupt, end of input,
     /// SIGTERM, kill of the tree). When it returns nothing that this instance started is left. Further calls wait for
-    /// the first.
-    pub async fn shutdown(&self, _grace: Duration) {
-        unimplemented!()
+    /// the first; a call that is dropped before its end leaves the rest to the next one.
+    pub async fn shutdown(&self, grace: Duration) {
+        self.system.shut_down.get_or_init(|| shut_down(self.instance().clone(), grace)).await;
+    }
+
+    pub(crate) fn instance(&self) -> &Arc<Instance> {
+        &self.system.instance
+    }
+
+    /// Makes an actor panic.
+    #[cfg(feature = "failpoints")]
+    #[doc(hidden)]
+    pub async fn fail(&self, actor: &str, user: &str) {
+        use crate::supervisor::{IdleMessage, SampleNow};
+        let instance = self.instance();
+        match actor {
+            "supervisor" => drop(instance.helpers.supervisor().await.cast(SupervisorMessage::Panic)),
+            "evictor" => instance.helpers.tell_evictor(IdleMessage::Panic),
+            "sampler" => instance.helpers.tell_sampler(SampleNow::Panic),
+            _ => {
+                let key = UserId::new(user).and_then(|user| SessionKey::new(user, DEFAULT_CONVERSATION));
+                if let Some(entry) = key.ok().and_then(|key| instance.registry.get(&key)) {
+                    drop(entry.actor.cast(SessionMessage::Panic));
+                }
+            }
+        }
+    }
+}
+
+async fn shut_down(instance: Arc<Instance>, grace: Duration) {
+    instance.drain();
+    instance.open_turns.close();
+    if timeout(grace, instance.open_turns.wait()).await.is_err() {
+        tracing::warn!(turns = instance.open_turns.len(), "turns are interrupted: they did not end in time");
+    }
+    let stopped: Vec<_> = instance
+        .registry
+        .entries()
+        .into_iter()
+        .map(|entry| {
+            let (reply, gone) = oneshot::channel();
+            drop(entry.actor.cast(SessionMessage::ShutDown(reply)));
+            (entry, gone)
+        })
+        .collect();
+    let deadline = Instant::now() + instance.longest_stop();
+    for (entry, gone) in stopped {
+        if timeout_at(deadline, gone).await.is_err() {
+            tracing::error!(session = %entry.key.hash(), "a child could not be stopped");
+        }
+        instance.registry.forget_actor(entry.actor.get_id());
+        entry.actor.stop(None);
+    }
+    drop(instance.helpers.supervisor().await.cast(SupervisorMessage::Stop));
+    instance.tasks.close();
+    if timeout(LAST_TASKS, instance.tasks.wait()).await.is_err() {
+        tracing::error!(tasks = instance.tasks.len(), "tasks are still running after the shutdown");
+    }
+    if let Some(cgroups) = instance.cgroups.clone() {
+        drop(tokio::task::spawn_blocking(move || cgroups.remove()).await);
+    }
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        if self.shut_down.initialized() {
+            return;
+        }
+        self.instance.drain();
+        // Outside a runtime everything has been dropped already, and with the lifelines all children.
+        if let Ok(runtime) = Handle::try_current() {
+            let (instance, data_dir) = (self.instance.clone(), self.data_dir.clone());
+            runtime.spawn(async move {
+                shut_down(instance, Duration::ZERO).await;
+                drop(data_dir);
+            });
+        }
+    }
+}
+
+/// What has to be found and done before there can be sessions. Blocks.
+struct Ground {
+    data_dir: PathBuf,
+    lock: DataDirLock,
+    cgroups: Option<CgroupBase>,
+    marker: String,
+    swept: usize,
+}
+
+impl Ground {
+    fn prepare(data_dir: &Path) -> Result<Self, StartError> {
+        let lock = lock(data_dir)?;
+        // One name for one directory, however it was written: children are found again by it.
+        let data_dir = data_dir
+            .canonicalize()
+            .map_err(|source| StartError::DataDir { path: data_dir.to_owned(), source })?;
+        let digest = Sha256::digest(data_dir.as_os_str().as_encoded_bytes());
+        let marker: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        // We hold the lock: whatever bears the marker belongs to an instance that is no more.
+        let cgroups = CgroupBase::detect(&format!("pilotlight-{marker}"));
+        let in_groups = cgroups.as_ref().map_or(0, CgroupBase::sweep);
+        let swept = in_groups + sweep_marked(&format!("{MARKER}={marker}"), &[]);
+        Ok(Self { data_dir, lock, cgroups, marker, swept })
     }
 }

@@ -1,14 +1,23 @@
-//! One conversation of one user.
+//! One conversation of one user: what it is to the outside, and its parts.
+//!
+//! [`Session`] is the handle that others hold; it looks the session up for every call and is never stale. Behind it
+//! stands one actor (`actor`), which asks the pure state machine (`state`) what to do and leaves the child to a task
+//! (`child_task`). What outlives all of them is on disk (`store`).
 
 use std::time::{Duration, SystemTime};
 
-use crate::cli::{Dirs, PermissionRequest};
-use crate::error::TurnError;
-use crate::turn::{Decision, Prompt, Turn, TurnOptions};
+use crate::cli::PermissionRequest;
 
-/// One conversation of one user. Cheap to clone; holds no child and keeps none alive.
-#[derive(Clone, Debug)]
-pub struct Session {}
+mod actor;
+mod child_task;
+mod handle;
+mod opening;
+mod state;
+mod store;
+
+pub(crate) use actor::{SessionActor, SessionArgs, SessionMessage};
+pub use handle::Session;
+pub(crate) use store::{DataDirLock, Record, lock};
 
 /// What a session does now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -122,103 +131,5 @@ fn default_subscription() -> String {
 impl std::fmt::Debug for OauthCredentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("OauthCredentials(redacted)")
-    }
-}
-
-impl Session {
-    /// Gives the session a turn. Starts, restarts or resumes the child as needed. Returns as soon as the turn is
-    /// accepted; it may wait in the session's queue.
-    ///
-    /// # Errors
-    /// [`TurnError`]s of which [`TurnError::reached_child`] is false: the child has seen nothing. Everything later
-    /// comes out of the [`Turn`].
-    pub async fn send(&self, prompt: impl Into<Prompt>) -> Result<Turn, TurnError> {
-        self.send_with(prompt, TurnOptions::default()).await
-    }
-
-    /// As [`Session::send`], with options.
-    ///
-    /// # Errors
-    /// As [`Session::send`].
-    pub async fn send_with(
-        &self,
-        _prompt: impl Into<Prompt>,
-        _options: TurnOptions,
-    ) -> Result<Turn, TurnError> {
-        unimplemented!()
-    }
-
-    /// Starts the child ahead of the first message, without spending tokens; returns when it is ready.
-    ///
-    /// # Errors
-    /// [`TurnError`] if it cannot be started.
-    pub async fn warm(&self) -> Result<SessionStatus, TurnError> {
-        unimplemented!()
-    }
-
-    /// Interrupts the running turn; the child stays warm. Returns whether a turn ran.
-    ///
-    /// # Errors
-    /// [`TurnError`] if the session cannot be reached.
-    pub async fn interrupt(&self) -> Result<bool, TurnError> {
-        unimplemented!()
-    }
-
-    /// Stops the child and keeps the conversation. A running turn is interrupted. Returns when nothing of the child
-    /// is left.
-    ///
-    /// # Errors
-    /// [`TurnError`] if the session cannot be reached.
-    pub async fn evict(&self) -> Result<(), TurnError> {
-        unimplemented!()
-    }
-
-    /// Evicts, then deletes conversation and workspace.
-    ///
-    /// # Errors
-    /// [`TurnError`] if the session cannot be reached or its files cannot be deleted.
-    pub async fn purge(&self) -> Result<(), TurnError> {
-        unimplemented!()
-    }
-
-    /// What the session does now; `None` if it is not in memory.
-    #[must_use]
-    pub fn status(&self) -> Option<SessionStatus> {
-        unimplemented!()
-    }
-
-    /// Tools that wait for permission (policy `ask`).
-    #[must_use]
-    pub fn permissions(&self) -> Vec<PendingPermission> {
-        unimplemented!()
-    }
-
-    /// Answers a tool that waits for permission.
-    ///
-    /// # Errors
-    /// [`PermissionError`] if nothing waits under this id (any more).
-    pub async fn answer_permission(
-        &self,
-        _request_id: &str,
-        _decision: Decision,
-    ) -> Result<(), PermissionError> {
-        unimplemented!()
-    }
-
-    /// Writes the user's credentials where the CLI reads them (mode 0600), unless those there are newer. A running
-    /// child uses them from its next turn on.
-    ///
-    /// # Errors
-    /// [`TurnError::Storage`].
-    pub async fn write_credentials(&self, _credentials: &OauthCredentials) -> Result<(), TurnError> {
-        unimplemented!()
-    }
-
-    /// The session's directories, created if they are not there yet.
-    ///
-    /// # Errors
-    /// [`TurnError::Storage`].
-    pub async fn workspace(&self) -> Result<Dirs, TurnError> {
-        unimplemented!()
     }
 }

@@ -15,7 +15,7 @@ mod channel;
 mod event;
 mod stream;
 
-pub(crate) use channel::{Cancel, TurnSender, turn_channel};
+pub(crate) use channel::{TurnSender, aborted, turn_channel};
 pub use event::Event;
 pub use stream::Turn;
 
@@ -38,6 +38,19 @@ impl From<&str> for Prompt {
 impl From<String> for Prompt {
     fn from(text: String) -> Self {
         Self::Text(text)
+    }
+}
+
+impl Prompt {
+    /// This prompt with text before it.
+    pub(crate) fn after(&self, text: &str) -> Self {
+        match self {
+            Self::Text(own) => Self::Text(format!("{text}\n\n{own}")),
+            Self::Blocks(own) => {
+                let text = serde_json::json!({ "type": "text", "text": text });
+                Self::Blocks(std::iter::once(text).chain(own.iter().cloned()).collect())
+            }
+        }
     }
 }
 

@@ -1,2 +1,4 @@
 //! The parent of one CLI process. See `pilotlight::shim`.
-fn main() {}
+fn main() {
+    pilotlight::shim::main()
+}

@@ -1,1 +1,111 @@
 //! The adapter for `claude` (stream-json over stdin and stdout).
+//!
+//! One file per concern: `launch` writes the command line, `write` the lines that go in, `classify` peeks at those that
+//! come out, `read` reads the few that matter, `transcript` knows the files. Nothing outside this module names an
+//! event, a flag or a file of this CLI.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{
+    Adapter, Bound, CommandLine, ControlAnswer, Dirs, HostRequest, LaunchPlan, LineKind, PermissionRequest,
+    PromptRefused, Refusal, Terminal,
+};
+use crate::config::CliConfig;
+use crate::turn::{Decision, Prompt};
+
+mod classify;
+mod fields;
+mod launch;
+mod read;
+mod transcript;
+mod write;
+
+/// The `claude` command-line agent, 1.0 and later.
+#[derive(Debug, Clone, Copy)]
+pub struct Claude;
+
+/// The one adapter of this kind; it has no state.
+pub static CLAUDE: Claude = Claude;
+
+impl Adapter for Claude {
+    fn name(&self) -> &'static str {
+        "claude"
+    }
+
+    fn command(&self, plan: &LaunchPlan<'_>) -> CommandLine {
+        launch::command(plan)
+    }
+
+    fn handshake(&self, request_id: &str, bound: &Bound) -> Vec<u8> {
+        write::handshake(request_id, bound)
+    }
+
+    fn interrupt(&self, request_id: &str) -> Vec<u8> {
+        write::control(request_id, "interrupt")
+    }
+
+    fn ping(&self, request_id: &str) -> Vec<u8> {
+        write::control(request_id, "mcp_status")
+    }
+
+    fn set_model(&self, request_id: &str, model: &str) -> Vec<u8> {
+        write::set_model(request_id, model)
+    }
+
+    fn encode_turn(&self, prompt: &Prompt, cli: &CliConfig) -> Result<Vec<u8>, PromptRefused> {
+        write::turn(prompt, cli.slash_commands)
+    }
+
+    fn permission_answer(&self, request: &PermissionRequest, decision: &Decision) -> Vec<u8> {
+        write::permission_answer(request, decision)
+    }
+
+    fn unsupported_answer(&self, request_id: &str, what: &str) -> Vec<u8> {
+        write::unsupported_answer(request_id, what)
+    }
+
+    fn classify(&self, line: &[u8]) -> LineKind {
+        classify::classify(line)
+    }
+
+    fn terminal(&self, line: &[u8]) -> Option<Terminal> {
+        read::terminal(line)
+    }
+
+    fn control_answer(&self, line: &[u8]) -> Option<ControlAnswer> {
+        read::control_answer(line)
+    }
+
+    fn host_request(&self, line: &[u8]) -> Option<HostRequest> {
+        read::host_request(line)
+    }
+
+    fn withdrawn(&self, line: &[u8]) -> Option<String> {
+        read::withdrawn(line)
+    }
+
+    fn checkpoint(&self, line: &[u8]) -> Option<String> {
+        read::checkpoint(line)
+    }
+
+    fn text_delta(&self, line: &[u8]) -> Option<String> {
+        read::text_delta(line)
+    }
+
+    fn refusal(&self, terminal: Option<&Terminal>, stderr: &str) -> Option<Refusal> {
+        read::refusal(terminal, stderr)
+    }
+
+    fn transcript(&self, dirs: &Dirs, cli: &CliConfig, session_id: &str) -> PathBuf {
+        transcript::path(dirs, cli, session_id)
+    }
+
+    fn transcript_holds(&self, transcript: &Path, checkpoint: &str) -> io::Result<bool> {
+        transcript::holds(transcript, checkpoint)
+    }
+
+    fn credentials_file(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf {
+        transcript::config_dir(dirs, cli).join(".credentials.json")
+    }
+}

@@ -20,6 +20,12 @@ pub(crate) type Cancel = Box<dyn FnOnce() + Send + Sync>;
 /// Called with the outcome, exactly once per turn.
 pub(crate) type OnEnd = Box<dyn FnOnce(&Outcome) + Send + Sync>;
 
+/// The last lines, which need no room in the channel, and the outcome.
+pub(super) struct End {
+    pub(super) tail: Bytes,
+    pub(super) outcome: Outcome,
+}
+
 /// Where a turn's events go. Ends the turn exactly once: by [`TurnSender::finish`], or with an internal error when it
 /// is dropped.
 pub(crate) struct TurnSender {
@@ -27,7 +33,7 @@ pub(crate) struct TurnSender {
     chunks: Option<mpsc::Sender<Chunk>>,
     bytes: Arc<Semaphore>,
     bytes_limit: u32,
-    end: Option<(oneshot::Sender<Outcome>, OnEnd)>,
+    end: Option<(oneshot::Sender<End>, OnEnd)>,
 }
 
 /// One or more whole lines, each with its LF, and their share of the byte limit.
@@ -73,6 +79,14 @@ impl TurnSender {
         self.id
     }
 
+    /// Returns when the reader is gone.
+    pub(crate) async fn closed(&self) {
+        match &self.chunks {
+            Some(chunks) => chunks.closed().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Whether the reader is gone.
     pub(crate) fn is_closed(&self) -> bool {
         self.chunks.as_ref().is_none_or(mpsc::Sender::is_closed)
@@ -100,21 +114,22 @@ impl TurnSender {
         Some(Slot { permit, weight })
     }
 
-    /// Ends the turn. What was put before is still read first.
-    pub(crate) fn finish(mut self, outcome: Outcome) {
-        self.end(outcome);
+    /// Ends the turn. What was put before is still read first, then `tail` (whole lines, or nothing): the last lines
+    /// of a turn never wait for a slow reader, so that its child is free for the next turn.
+    pub(crate) fn finish(mut self, tail: Bytes, outcome: Outcome) {
+        self.end(tail, outcome);
     }
 
     /// Ends the turn without an answer.
     pub(crate) fn abort(self, error: TurnError) {
-        self.finish(aborted(error));
+        self.finish(Bytes::new(), aborted(error));
     }
 
-    fn end(&mut self, outcome: Outcome) {
+    fn end(&mut self, tail: Bytes, outcome: Outcome) {
         if let Some((end, on_end)) = self.end.take() {
             on_end(&outcome);
             // The reader may be gone; the outcome was counted above.
-            drop(end.send(outcome));
+            drop(end.send(End { tail, outcome }));
         }
         self.chunks = None;
     }
@@ -123,7 +138,8 @@ impl TurnSender {
 impl Drop for TurnSender {
     fn drop(&mut self) {
         if self.end.is_some() {
-            self.end(aborted(TurnError::Internal("the session was started anew while the turn ran")));
+            let error = TurnError::Internal("the session was started anew while the turn ran");
+            self.end(Bytes::new(), aborted(error));
         }
     }
 }

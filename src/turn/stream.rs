@@ -10,7 +10,7 @@ use futures_core::Stream;
 use tokio::sync::mpsc;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::channel::{Cancel, Chunk, aborted};
+use super::channel::{Cancel, Chunk, End, aborted};
 use super::{Event, Outcome, Status};
 use crate::cli::Adapter;
 use crate::error::TurnError;
@@ -28,7 +28,9 @@ pub struct Turn {
     /// Whole lines that were taken from the channel and not read yet.
     lines: Bytes,
     weight: u32,
-    ended: oneshot::Receiver<Outcome>,
+    ended: oneshot::Receiver<End>,
+    /// The outcome, while the last lines are still being read.
+    ending: Option<Outcome>,
     outcome: Option<Outcome>,
     error_reported: bool,
     cancel: Option<Cancel>,
@@ -40,7 +42,7 @@ impl Turn {
         adapter: &'static dyn Adapter,
         chunks: mpsc::Receiver<Chunk>,
         budget: Arc<Semaphore>,
-        ended: oneshot::Receiver<Outcome>,
+        ended: oneshot::Receiver<End>,
         cancel: Cancel,
     ) -> Self {
         Self {
@@ -51,6 +53,7 @@ impl Turn {
             lines: Bytes::new(),
             weight: 0,
             ended,
+            ending: None,
             outcome: None,
             error_reported: false,
             cancel: Some(cancel),
@@ -112,14 +115,19 @@ impl Turn {
             self.budget.add_permits(std::mem::take(&mut self.weight) as usize);
             match ready!(self.chunks.poll_recv(context)) {
                 Some(chunk) => (self.lines, self.weight) = (chunk.lines, chunk.weight),
-                None => {
-                    if self.outcome.is_none() {
-                        let outcome = ready!(Pin::new(&mut self.ended).poll(context));
-                        let lost = || aborted(TurnError::Internal("the turn ended without an outcome"));
-                        self.outcome = Some(outcome.unwrap_or_else(|_| lost()));
-                        self.cancel = None;
-                    }
+                None if self.ending.is_some() || self.outcome.is_some() => {
+                    self.outcome = self.outcome.take().or_else(|| self.ending.take());
                     return Poll::Ready(false);
+                }
+                None => {
+                    let end = ready!(Pin::new(&mut self.ended).poll(context)).unwrap_or_else(|_| End {
+                        tail: Bytes::new(),
+                        outcome: aborted(TurnError::Internal("the turn ended without an outcome")),
+                    });
+                    // From here on there is nothing to interrupt.
+                    self.cancel = None;
+                    self.lines = end.tail;
+                    self.ending = Some(end.outcome);
                 }
             }
         }

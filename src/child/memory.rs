@@ -1,0 +1,263 @@
+//! The memory of process trees, from one pass over `/proc`.
+//!
+//! What counts is what nobody else shares: anonymous and shared memory and swap. Resident size would count the
+//! program's own pages once for every child. One pass reads one small file per process of the machine, into a
+//! buffer that is kept; the trees are then put together from the table, so a thousand sessions cost one pass. To
+//! follow the kernel's lists of children instead would take a file for every thread of every process.
+//!
+//! Blocks for about 15 µs per process (measured, optimised): for the sampler's blocking thread, not for the runtime.
+
+use std::{ffi::CStr, io, mem::MaybeUninit};
+
+use rustix::{
+    fd::OwnedFd,
+    fs::{CWD, Mode, OFlags, RawDir, openat},
+};
+
+/// One batch of directory entries: some 250 pids.
+const DIR_BUFFER: usize = 8 * 1024;
+/// Longer than any `status` file, which has about 1.5 KiB.
+const STATUS_BUFFER: usize = 8 * 1024;
+
+/// What a tree uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct TreeMemory {
+    pub(crate) anon_bytes: u64,
+    pub(crate) shmem_bytes: u64,
+    pub(crate) swap_bytes: u64,
+    /// Pages of files, mostly shared with other children: not part of the figure that counts.
+    pub(crate) file_bytes: u64,
+    pub(crate) processes: u32,
+    pub(crate) zombies: u32,
+    /// The kernel does not tell the parts (gVisor): `anon_bytes` is the resident size, which is more.
+    pub(crate) approximate: bool,
+}
+
+impl TreeMemory {
+    /// The figure that budgets are about.
+    pub(crate) fn private_bytes(&self) -> u64 {
+        self.anon_bytes + self.shmem_bytes + self.swap_bytes
+    }
+
+    fn add_row(&mut self, row: &Row) {
+        self.anon_bytes += row.anon;
+        self.shmem_bytes += row.shmem;
+        self.swap_bytes += row.swap;
+        self.file_bytes += row.file;
+        self.processes += 1;
+        self.zombies += u32::from(row.zombie);
+        self.approximate |= row.approximate;
+    }
+}
+
+impl std::ops::AddAssign for TreeMemory {
+    fn add_assign(&mut self, other: Self) {
+        self.anon_bytes += other.anon_bytes;
+        self.shmem_bytes += other.shmem_bytes;
+        self.swap_bytes += other.swap_bytes;
+        self.file_bytes += other.file_bytes;
+        self.processes += other.processes;
+        self.zombies += other.zombies;
+        self.approximate |= other.approximate;
+    }
+}
+
+/// The processes of the machine at one moment.
+#[derive(Default)]
+pub(crate) struct ProcessTable {
+    /// Sorted by parent.
+    rows: Vec<Row>,
+    buffer: Vec<u8>,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Row {
+    parent: i32,
+    pid: i32,
+    anon: u64,
+    shmem: u64,
+    swap: u64,
+    file: u64,
+    zombie: bool,
+    approximate: bool,
+}
+
+impl ProcessTable {
+    /// Takes the table anew. The allocations of the last time are used again.
+    pub(crate) fn refresh(&mut self) -> io::Result<()> {
+        self.rows.clear();
+        self.buffer.resize(STATUS_BUFFER, 0);
+        let proc =
+            openat(CWD, c"/proc", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let mut entries = [MaybeUninit::uninit(); DIR_BUFFER];
+        let mut dir = RawDir::new(&proc, &mut entries);
+        while let Some(entry) = dir.next() {
+            if let Some(pid) = pid_of(entry?.file_name())
+                // Gone since the directory was read, or not ours to see.
+                && let Ok(status) = read_status(&proc, pid, &mut self.buffer)
+            {
+                self.rows.push(parse(pid, status));
+            }
+        }
+        self.rows.sort_unstable_by_key(|row| (row.parent, row.pid));
+        Ok(())
+    }
+
+    /// The sum over all that descends from `root`, which is not counted itself: it is the shim.
+    pub(crate) fn tree(&self, root: u32) -> TreeMemory {
+        let mut sum = TreeMemory::default();
+        let mut parents = vec![root.cast_signed()];
+        // Ends even if pids were reused while the table was taken and it holds a circle.
+        while let Some(parent) = parents.pop().filter(|_| (sum.processes as usize) < self.rows.len()) {
+            let first = self.rows.partition_point(|row| row.parent < parent);
+            for row in self.rows.iter().skip(first).take_while(|row| row.parent == parent) {
+                sum.add_row(row);
+                parents.push(row.pid);
+            }
+        }
+        sum
+    }
+}
+
+/// The memory of a single tree; who needs several takes the table once.
+pub(crate) fn tree_memory(root: u32) -> io::Result<TreeMemory> {
+    let mut table = ProcessTable::default();
+    table.refresh()?;
+    Ok(table.tree(root))
+}
+
+fn pid_of(name: &CStr) -> Option<i32> {
+    let digits = name.to_bytes();
+    digits.first()?.is_ascii_digit().then(|| decimal(digits)).and_then(|pid| i32::try_from(pid).ok())
+}
+
+fn read_status<'b>(proc: &OwnedFd, pid: i32, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
+    use io::Write as _;
+    let mut path = [0_u8; 32];
+    write!(path.as_mut_slice(), "{pid}/status\0")?;
+    let path = CStr::from_bytes_until_nul(&path).map_err(io::Error::other)?;
+    let file = openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut filled = 0;
+    while let Some(free) = buffer.get_mut(filled..).filter(|free| !free.is_empty()) {
+        match rustix::io::read(&file, free)? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    Ok(buffer.get(..filled).unwrap_or_default())
+}
+
+fn parse(pid: i32, status: &[u8]) -> Row {
+    let mut row = Row { pid, ..Row::default() };
+    let (mut resident, mut parts) = (0, false);
+    for line in status.split(|byte| *byte == b'\n') {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+        let (name, value) = line.split_at(colon);
+        match name {
+            b"State" => row.zombie = value.contains(&b'Z'),
+            b"PPid" => row.parent = i32::try_from(decimal(value)).unwrap_or(0),
+            b"VmRSS" => resident = decimal(value) * 1024,
+            b"RssAnon" => (row.anon, parts) = (decimal(value) * 1024, true),
+            b"RssFile" => row.file = decimal(value) * 1024,
+            b"RssShmem" => row.shmem = decimal(value) * 1024,
+            b"VmSwap" => {
+                row.swap = decimal(value) * 1024;
+                // The last one that matters.
+                break;
+            }
+            _ => {}
+        }
+    }
+    if !parts && resident > 0 {
+        (row.anon, row.approximate) = (resident, true);
+    }
+    row
+}
+
+/// The first number in it.
+fn decimal(text: &[u8]) -> u64 {
+    let digits =
+        text.iter().skip_while(|byte| !byte.is_ascii_digit()).take_while(|byte| byte.is_ascii_digit());
+    digits.fold(0, |number: u64, digit| number.saturating_mul(10).saturating_add(u64::from(digit - b'0')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn the_parts_are_read_and_their_lack_is_told() {
+        let status = b"Name:\tnode: 1\nState:\tS (sleeping)\nPid:\t12\nPPid:\t7\nVmRSS:\t  900 kB\n\
+            RssAnon:\t  500 kB\nRssFile:\t  300 kB\nRssShmem:\t  100 kB\nVmSwap:\t   20 kB\nThreads:\t9\n";
+        let row = parse(12, status);
+        assert_eq!((row.parent, row.anon, row.file, row.shmem), (7, 500 << 10, 300 << 10, 100 << 10));
+        assert_eq!((row.swap, row.zombie, row.approximate), (20 << 10, false, false));
+
+        let coarse = parse(12, b"State:\tS\nPPid:\t7\nVmRSS:\t900 kB\n");
+        assert_eq!((coarse.anon, coarse.approximate), (900 << 10, true));
+        let zombie = parse(12, b"State:\tZ (zombie)\nPPid:\t7\n");
+        assert_eq!((zombie.zombie, zombie.anon, zombie.approximate), (true, 0, false));
+    }
+
+    #[test]
+    fn trees_are_summed_without_their_root_and_circles_end() {
+        let row = |parent, pid| Row { parent, pid, anon: 1, ..Row::default() };
+        let table = ProcessTable {
+            rows: vec![row(1, 10), row(10, 11), row(10, 12), row(12, 13)],
+            buffer: Vec::new(),
+        };
+        assert_eq!((table.tree(10).processes, table.tree(10).anon_bytes), (3, 3));
+        assert_eq!(table.tree(13).processes, 0);
+        let circle = ProcessTable { rows: vec![row(5, 6), row(6, 5)], buffer: Vec::new() };
+        assert!(circle.tree(5).processes >= 2);
+    }
+
+    #[test]
+    fn memory_of_a_real_tree_is_found() {
+        // Two levels; the lower one holds 30 MiB.
+        let script = "head -c 30m /dev/zero | tail -c 30m | { sleep 600; cat; } & wait";
+        let mut child = Command::new("sh").args(["-c", script]).stdout(Stdio::null()).spawn().unwrap();
+        let begun = tokio::time::Instant::now();
+        let memory = loop {
+            let memory = tree_memory(std::process::id()).unwrap();
+            let enough = memory.private_bytes() > 30 << 20 && memory.processes >= 3;
+            if enough || begun.elapsed().as_secs() > 20 {
+                break memory;
+            }
+        };
+        assert!(memory.private_bytes() > 30 << 20, "{memory:?}");
+        let mut family = ProcessTable::default();
+        family.refresh().unwrap();
+        let pids: Vec<_> =
+            family.rows.iter().filter(|row| row.parent.cast_unsigned() == child.id()).collect();
+        for row in pids {
+            let below: Vec<_> = family.rows.iter().filter(|other| other.parent == row.pid).collect();
+            for row in below.iter().chain([&row]) {
+                let pid = rustix::process::Pid::from_raw(row.pid).unwrap();
+                let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn one_pass_is_cheap() {
+        let mut table = ProcessTable::default();
+        table.refresh().unwrap();
+        let cpu = || {
+            let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+            stat.split(' ').next().unwrap().parse::<u64>().unwrap()
+        };
+        let before = cpu();
+        const PASSES: u64 = 20;
+        for _ in 0..PASSES {
+            table.refresh().unwrap();
+        }
+        let each = (cpu() - before) / PASSES / table.rows.len() as u64;
+        eprintln!("{each} ns of CPU for each of {} processes", table.rows.len());
+        // Far above what is measured (about 15 µs optimised), far below what reading every thread would cost.
+        assert!(each < 200_000, "{each} ns");
+    }
+}

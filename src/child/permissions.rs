@@ -1,0 +1,148 @@
+//! Tools that wait for somebody's permission. Pure; every request is answered: by the caller, at the time limit, or not
+//! at all because the CLI withdrew it.
+
+use std::collections::VecDeque;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::cli::PermissionRequest;
+use crate::config::PermissionPolicy;
+use crate::session::{PendingPermission, PermissionError};
+use crate::turn::Decision;
+
+/// So many requests that are over are remembered, to tell a late answer from a wrong one.
+const REMEMBERED: usize = 64;
+
+/// The requests of one child.
+#[derive(Debug)]
+pub(crate) struct Permissions {
+    limit: Duration,
+    open: Vec<(PendingPermission, Instant)>,
+    over: VecDeque<String>,
+}
+
+/// An answer on its way to the child.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) request_id: String,
+    pub(crate) decision: Decision,
+    pub(crate) reply: oneshot::Sender<Result<(), PermissionError>>,
+}
+
+impl Permissions {
+    pub(crate) fn new(limit: Duration) -> Self {
+        Self { limit, open: Vec::new(), over: VecDeque::new() }
+    }
+
+    /// What a policy answers without asking anybody.
+    pub(crate) fn standing(policy: PermissionPolicy) -> Decision {
+        match policy {
+            PermissionPolicy::Allow => Decision::Allow { updated_input: None },
+            PermissionPolicy::Deny => Decision::Deny { message: "tools are not permitted here".to_owned() },
+            PermissionPolicy::Ask => Decision::Deny { message: "nobody is there to permit it".to_owned() },
+        }
+    }
+
+    pub(crate) fn ask(&mut self, request: PermissionRequest, now: Instant) {
+        let pending = PendingPermission { request, created: SystemTime::now() };
+        self.open.push((pending, now + self.limit));
+    }
+
+    pub(crate) fn pending(&self) -> Vec<PendingPermission> {
+        self.open.iter().map(|(pending, _)| pending.clone()).collect()
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.open.iter().map(|(_, deadline)| *deadline).min()
+    }
+
+    /// Takes out what the answer is for, and tells the one who answered whether it came in time.
+    pub(crate) fn answer(&mut self, answer: Answer) -> Option<(PermissionRequest, Decision)> {
+        let taken = self.take(&answer.request_id);
+        let result = match taken {
+            Some(_) => Ok(()),
+            None if self.over.contains(&answer.request_id) => Err(PermissionError::Late),
+            None => Err(PermissionError::Unknown),
+        };
+        // Whoever answered may have stopped waiting; the decision counts all the same.
+        drop(answer.reply.send(result));
+        taken.map(|request| (request, answer.decision))
+    }
+
+    /// The CLI no longer wants to know. Whether it was open.
+    pub(crate) fn withdraw(&mut self, request_id: &str) -> bool {
+        self.take(request_id).is_some()
+    }
+
+    /// What nobody answered in time, denied.
+    pub(crate) fn overdue(&mut self, now: Instant) -> Vec<(PermissionRequest, Decision)> {
+        let overdue: Vec<String> = self
+            .open
+            .iter()
+            .filter(|(_, deadline)| *deadline <= now)
+            .map(|(pending, _)| pending.request.request_id.clone())
+            .collect();
+        let denied = || Decision::Deny { message: "nobody permitted it in time".to_owned() };
+        overdue.iter().filter_map(|id| self.take(id)).map(|request| (request, denied())).collect()
+    }
+
+    /// The turn is over. Whether anything was open.
+    pub(crate) fn clear(&mut self) -> bool {
+        let open: Vec<String> =
+            self.open.iter().map(|(pending, _)| pending.request.request_id.clone()).collect();
+        open.iter().filter_map(|id| self.take(id)).count() > 0
+    }
+
+    fn take(&mut self, request_id: &str) -> Option<PermissionRequest> {
+        let index = self.open.iter().position(|(pending, _)| pending.request.request_id == request_id)?;
+        let (pending, _) = self.open.swap_remove(index);
+        if self.over.len() == REMEMBERED {
+            self.over.pop_front();
+        }
+        self.over.push_back(pending.request.request_id.clone());
+        Some(pending.request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(id: &str) -> PermissionRequest {
+        let input = serde_json::json!({});
+        PermissionRequest { request_id: id.into(), tool_name: "Bash".into(), input, description: None }
+    }
+
+    fn answer(permissions: &mut Permissions, id: &str) -> Result<(), PermissionError> {
+        let (reply, mut answered) = oneshot::channel();
+        let decision = Decision::Allow { updated_input: None };
+        let taken = permissions.answer(Answer { request_id: id.into(), decision, reply });
+        let result = answered.try_recv().unwrap();
+        assert_eq!(taken.is_some(), result.is_ok());
+        result
+    }
+
+    #[test]
+    fn each_request_is_answered_once() {
+        let now = Instant::now();
+        let mut permissions = Permissions::new(Duration::from_secs(5));
+        for id in ["a", "b", "c", "d"] {
+            permissions.ask(request(id), now);
+        }
+        assert_eq!(answer(&mut permissions, "a"), Ok(()));
+        assert_eq!(answer(&mut permissions, "a"), Err(PermissionError::Late));
+        assert_eq!(answer(&mut permissions, "z"), Err(PermissionError::Unknown));
+        assert!(permissions.withdraw("b"));
+        assert_eq!(answer(&mut permissions, "b"), Err(PermissionError::Late));
+        assert!(permissions.overdue(now).is_empty());
+        let denied = permissions.overdue(now + Duration::from_secs(5));
+        assert_eq!(denied.len(), 2);
+        assert!(denied.iter().all(|(_, decision)| matches!(decision, Decision::Deny { .. })));
+        assert_eq!(permissions.deadline(), None);
+        permissions.ask(request("e"), now);
+        assert!(permissions.clear() && !permissions.clear());
+        assert_eq!(answer(&mut permissions, "e"), Err(PermissionError::Late));
+    }
+}

@@ -1,0 +1,165 @@
+//! A turn while the child works on it.
+
+use std::fmt;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::watch::{Vitals, Watch};
+use crate::cli::Terminal;
+use crate::config::SessionConfig;
+use crate::error::TurnError;
+use crate::ids::TurnId;
+use crate::metrics::{FirstOutput, Metrics};
+use crate::turn::{Outcome, Status, TurnSender, Usage, aborted};
+
+/// A turn on its way to a child, and what is needed to give it to another one.
+pub(crate) struct TurnJob {
+    pub(crate) turn: TurnId,
+    /// `None` once its reader has heard the end.
+    pub(crate) sender: Option<TurnSender>,
+    /// The message, serialised.
+    pub(crate) line: Bytes,
+    /// The same with the earlier conversation folded in, for a conversation that has none.
+    pub(crate) with_preamble: Option<Bytes>,
+    pub(crate) model: Option<String>,
+    pub(crate) accepted: Instant,
+    pub(crate) start: FirstOutput,
+    pub(crate) retries: u32,
+    pub(crate) context_lost: bool,
+}
+
+/// A turn that the child has been given.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) job: TurnJob,
+    pub(crate) deadline: Instant,
+    pub(crate) watch: Watch,
+    /// When the ping that is out was sent, and the process then.
+    pub(crate) pinged: Option<Instant>,
+    pub(crate) vitals: Option<Vitals>,
+    /// The child has said that it began.
+    pub(crate) working: bool,
+    /// More than announcements has come: giving it to another child could do the work twice.
+    pub(crate) produced: bool,
+    pub(crate) interrupted_until: Option<Instant>,
+    /// Lines that were not handed over when the child ended.
+    pub(crate) rest: Bytes,
+    checkpoint: Option<String>,
+}
+
+/// What the session needs to know of a turn that is over.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct TurnReport {
+    pub(crate) turn: TurnId,
+    /// The CLI answered without an error.
+    pub(crate) answered: bool,
+    /// No turn can succeed in this child any more.
+    pub(crate) exhausted: bool,
+    pub(crate) cli_session_id: Option<String>,
+    pub(crate) checkpoint: Option<String>,
+    pub(crate) cost_usd: f64,
+}
+
+impl fmt::Debug for TurnJob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The message is nobody's business.
+        f.debug_struct("TurnJob").field("turn", &self.turn).finish_non_exhaustive()
+    }
+}
+
+impl TurnJob {
+    /// Ends a turn that no child has seen.
+    pub(crate) fn abort(mut self, error: TurnError) {
+        if let Some(sender) = self.sender.take() {
+            sender.abort(error);
+        }
+    }
+}
+
+impl Running {
+    pub(crate) fn new(job: TurnJob, now: Instant, limits: &SessionConfig) -> Self {
+        Self {
+            job,
+            deadline: now + limits.turn_timeout,
+            watch: Watch::new(now, limits.stall_timeout, limits.ping_timeout),
+            pinged: None,
+            vitals: None,
+            working: false,
+            produced: false,
+            interrupted_until: None,
+            rest: Bytes::new(),
+            checkpoint: None,
+        }
+    }
+
+    /// Notes an event of the turn.
+    pub(crate) fn saw(&mut self, substantial: bool, checkpoint: Option<String>, metrics: &Metrics) {
+        if substantial && !std::mem::replace(&mut self.produced, true) {
+            metrics.first_output(self.job.start, self.job.accepted.elapsed());
+        }
+        if checkpoint.is_some() {
+            self.checkpoint = checkpoint;
+        }
+    }
+
+    /// Ends the turn for its reader while the child still works on it.
+    pub(crate) fn abandon(&mut self, error: TurnError) {
+        if let Some(sender) = self.job.sender.take() {
+            let outcome = self.outcome(Status::Aborted(error));
+            sender.finish(Bytes::new(), outcome);
+        }
+    }
+
+    /// The CLI has ended the turn. `tail`: the last lines.
+    pub(crate) fn finish(mut self, tail: Bytes, terminal: Terminal, cost_usd: f64) -> TurnReport {
+        let answered = terminal.failure.is_none() && self.job.sender.is_some();
+        if let Some(sender) = self.job.sender.take() {
+            let status = terminal.failure.map_or(Status::Completed, Status::Failed);
+            let outcome = Outcome {
+                text: terminal.text,
+                stop_reason: terminal.stop_reason,
+                usage: terminal.usage,
+                cost_usd,
+                cli_session_id: terminal.session_id.clone().unwrap_or_default(),
+                ..self.outcome(status)
+            };
+            sender.finish(tail, outcome);
+        }
+        TurnReport {
+            turn: self.job.turn,
+            answered,
+            exhausted: terminal.process_exhausted,
+            cli_session_id: terminal.session_id,
+            checkpoint: self.checkpoint,
+            cost_usd,
+        }
+    }
+
+    /// The turn is over without an answer.
+    pub(crate) fn lose(mut self, tail: Bytes, error: TurnError) -> TurnReport {
+        if let Some(sender) = self.job.sender.take() {
+            let outcome = self.outcome(Status::Aborted(error));
+            sender.finish(tail, outcome);
+        }
+        TurnReport {
+            turn: self.job.turn,
+            answered: false,
+            exhausted: false,
+            cli_session_id: None,
+            checkpoint: self.checkpoint,
+            cost_usd: 0.0,
+        }
+    }
+
+    fn outcome(&self, status: Status) -> Outcome {
+        Outcome {
+            status,
+            usage: Usage::default(),
+            retries: self.job.retries,
+            context_lost: self.job.context_lost,
+            duration: self.job.accepted.elapsed(),
+            ..aborted(TurnError::Cancelled)
+        }
+    }
+}

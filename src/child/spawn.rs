@@ -1,0 +1,330 @@
+//! Starting a child through its shim, and the handle on the shim.
+//!
+//! The big process must never fork: with gigabytes of memory that takes a tenth of a second in which every
+//! thread stalls. The standard library starts a program without forking as long as nothing but descriptors,
+//! directory, environment and an absolute path is asked for; all else is done by the shim, later.
+//!
+//! The handle is the lifeline. However it goes (dropped by a cancelled task, with the runtime, with the process),
+//! the shim sees the end of the control socket and kills the tree; the reaper's thread collects the shim.
+
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::net::UnixStream as StdStream,
+    },
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+    time::Duration,
+};
+
+use rustix::net::{SendFlags, send};
+use tokio::{
+    net::{UnixStream, unix::pipe},
+    sync::oneshot,
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::{
+    SpawnError,
+    exit::Exit,
+    locate::ShimProgram,
+    reaper::{self, Aftermath, Ward},
+};
+use crate::shim::{
+    args::{self, Limits},
+    report::{self, MAX_LINE, Report, Rung, Swept},
+};
+
+/// In every child's environment, with a value of its own: by it the tree is found if its shim is killed.
+const CHILD_MARKER: &str = "PILOTLIGHT_CHILD";
+/// A shim that was told to kill sweeps within 3 s or reports what is stuck; later than this it is itself in trouble.
+const SHIM_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+/// How often a wait for the reaper makes sure that it has its thread, which the system may have refused.
+const REAPER_CHECK: Duration = Duration::from_secs(1);
+
+/// What to start.
+pub(crate) struct Launch<'a> {
+    /// An absolute path.
+    pub(crate) program: &'a Path,
+    pub(crate) args: &'a [OsString],
+    /// The whole environment: nothing is inherited.
+    pub(crate) env: &'a [(OsString, OsString)],
+    pub(crate) cwd: &'a Path,
+    pub(crate) limits: &'a Limits,
+    /// Where its group shall be made, from `CgroupBase::child_dir`.
+    pub(crate) cgroup: Option<PathBuf>,
+}
+
+/// A child that was asked for: whether it runs is told by [`ShimHandle::started`].
+#[derive(Debug)]
+pub(crate) struct Contained {
+    /// Its stdin and stdout.
+    pub(crate) io: UnixStream,
+    pub(crate) stderr: pipe::Receiver,
+    pub(crate) shim: ShimHandle,
+}
+
+/// The end of a child and its tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) exit: Exit,
+    pub(crate) sweep: Sweep,
+}
+
+/// Who ended the tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sweep {
+    /// The shim; with `stuck > 0` it is still at it.
+    Done(Swept),
+    /// The shim died first; `killed` were found by the next means.
+    ShimDied { rung: Rung, killed: usize },
+    /// There was no tree: the program could not be started.
+    NothingStarted,
+}
+
+/// Starts the shim, which starts the child. Inside a runtime; takes well under a millisecond.
+pub(crate) fn spawn(shim: &ShimProgram, launch: &Launch<'_>) -> Result<Contained, SpawnError> {
+    let failed = |error| SpawnError::from_io(error, launch.program);
+    let (io, io_theirs) = StdStream::pair().map_err(failed)?;
+    let (control, control_theirs) = StdStream::pair().map_err(failed)?;
+    let (stderr, stderr_theirs) = io::pipe().map_err(failed)?;
+    // Registered before there is a process: nothing can fail once it runs.
+    let io = registered(io).map_err(failed)?;
+    let control = registered(control).map_err(failed)?;
+    let stderr = pipe::Receiver::from_owned_fd(stderr.into()).map_err(failed)?;
+
+    let marker = uuid::Uuid::new_v4().simple().to_string();
+    let mut command = Command::new(&shim.path);
+    command
+        .args(shim.args)
+        .args(args::encode(launch.cgroup.as_deref(), launch.limits, launch.program, launch.args))
+        .env_clear()
+        .envs(launch.env.iter().map(|(key, value)| (key, value)))
+        .env(CHILD_MARKER, &marker)
+        .current_dir(launch.cwd)
+        .stdin(OwnedFd::from(io_theirs))
+        .stdout(OwnedFd::from(control_theirs))
+        .stderr(stderr_theirs);
+    let child = command.spawn().map_err(|error| not_spawned(error, shim, launch))?;
+    let ward = Ward::new(child, launch.cgroup.clone(), format!("{CHILD_MARKER}={marker}"));
+    let shim = ShimHandle {
+        program: launch.program.to_owned(),
+        term_grace: launch.limits.term_grace,
+        control: Some(control),
+        unread: Vec::new(),
+        told: Told::default(),
+        killed_at: OnceLock::new(),
+        ward: Some(ward),
+        aftermath: None,
+        ended: None,
+    };
+    Ok(Contained { io, stderr, shim })
+}
+
+fn registered(stream: StdStream) -> io::Result<UnixStream> {
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
+/// The shim itself did not start: the same errno may be about it or about the directory.
+fn not_spawned(error: io::Error, shim: &ShimProgram, launch: &Launch<'_>) -> SpawnError {
+    if !launch.cwd.is_dir() {
+        return SpawnError::NoWorkingDirectory { program: launch.program.into(), cwd: launch.cwd.into() };
+    }
+    match SpawnError::from_io(error, &shim.path) {
+        SpawnError::NotFound { program } => SpawnError::ShimMissing { looked: vec![program] },
+        other => other,
+    }
+}
+
+/// What the shim has reported so far.
+#[derive(Debug, Default)]
+struct Told {
+    pid: Option<u32>,
+    failed: Option<i32>,
+    exit: Option<Exit>,
+    swept: Option<Swept>,
+}
+
+/// The lifeline of one child. Dropping it ends the child's whole tree.
+///
+/// Every wait keeps its state in the handle, so it may be cancelled and taken up again.
+#[derive(Debug)]
+pub(crate) struct ShimHandle {
+    program: PathBuf,
+    term_grace: Duration,
+    /// `None` once the shim has closed it, by ending.
+    control: Option<UnixStream>,
+    unread: Vec<u8>,
+    told: Told,
+    killed_at: OnceLock<Instant>,
+    /// Until it is with the reaper.
+    ward: Option<Ward>,
+    aftermath: Option<oneshot::Receiver<Aftermath>>,
+    ended: Option<Ended>,
+}
+
+impl ShimHandle {
+    /// Waits until the program runs; returns its pid.
+    pub(crate) async fn started(&mut self) -> Result<u32, SpawnError> {
+        loop {
+            if let Some(pid) = self.told.pid {
+                return Ok(pid);
+            }
+            if let Some(errno) = self.told.failed {
+                return Err(SpawnError::from_io(io::Error::from_raw_os_error(errno), &self.program));
+            }
+            if !self.listen().await {
+                return Err(SpawnError::ShimFailed { program: self.program.clone() });
+            }
+        }
+    }
+
+    /// The child's pid, once it is known. Only to be shown and measured: it is not ours to signal.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.told.pid
+    }
+
+    /// The shim's pid, the root of the tree; `None` when it is gone.
+    pub(crate) fn shim_pid(&self) -> Option<u32> {
+        self.ward.as_ref().map(Ward::shim_pid)
+    }
+
+    /// Asks for SIGTERM to the child.
+    pub(crate) fn terminate(&self) {
+        self.order(report::TERMINATE);
+    }
+
+    /// Asks for the end of the whole tree, now.
+    pub(crate) fn kill_tree(&self) {
+        self.killed_at.get_or_init(Instant::now);
+        self.order(report::KILL);
+    }
+
+    /// Waits until the child has ended; the rest of its tree may still be dying.
+    pub(crate) async fn exited(&mut self) -> Exit {
+        loop {
+            if let Some(exit) = self.told.exit {
+                return exit;
+            }
+            if !self.listen().await {
+                return Exit::Unknown;
+            }
+        }
+    }
+
+    /// Waits until nothing is left of the tree and the shim is reaped, or until the shim reports that something
+    /// cannot be killed. Bounded only after [`Self::kill_tree`].
+    pub(crate) async fn gone(&mut self) -> Ended {
+        if let Some(ended) = self.ended {
+            return ended;
+        }
+        while self.aftermath.is_none() {
+            if self.told.swept.is_some_and(|swept| swept.stuck > 0) {
+                // It stays as long as what is stuck; the reaper waits for it without hurry.
+                self.give_up_lifeline(None);
+                return self.note_end(None);
+            }
+            let late = self.killed_at.get().map(|at| *at + SHIM_ANSWERS_WITHIN);
+            let patience = tokio::select! {
+                more = self.listen() => if more { continue } else { SHIM_ANSWERS_WITHIN },
+                () = until(late) => Duration::ZERO,
+            };
+            self.give_up_lifeline(Some(patience));
+        }
+        loop {
+            let Some(aftermath) = &mut self.aftermath else { return self.note_end(None) };
+            match timeout(REAPER_CHECK, aftermath).await {
+                Ok(aftermath) => return self.note_end(aftermath.ok()),
+                Err(_) => reaper::ensure_running(),
+            }
+        }
+    }
+
+    fn note_end(&mut self, aftermath: Option<Aftermath>) -> Ended {
+        let ended = Ended { exit: self.told.exit.unwrap_or(Exit::Unknown), sweep: self.sweep(aftermath) };
+        self.ended = Some(ended);
+        ended
+    }
+
+    fn sweep(&self, aftermath: Option<Aftermath>) -> Sweep {
+        match (self.told.swept, aftermath.and_then(|aftermath| aftermath.swept)) {
+            (Some(swept), _) => Sweep::Done(swept),
+            (None, _) if self.told.failed.is_some() => Sweep::NothingStarted,
+            (None, Some((rung, killed))) => Sweep::ShimDied { rung, killed },
+            (None, None) => Sweep::ShimDied { rung: Rung::Marker, killed: 0 },
+        }
+    }
+
+    fn order(&self, order: u8) {
+        if let Some(control) = &self.control {
+            // Not through the runtime, which may not know yet that it can be written. A byte always fits.
+            let _shim_is_gone = send(control.as_fd(), &[order], SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+        }
+    }
+
+    /// Takes in the next report; false when there will be none any more.
+    async fn listen(&mut self) -> bool {
+        loop {
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.unread.drain(..=end).collect();
+                if let Some(report) = line.strip_suffix(b"\n").and_then(Report::parse) {
+                    self.told.note(report);
+                }
+                return true;
+            }
+            let Some(control) = &self.control else { return false };
+            let mut bytes = [0_u8; MAX_LINE];
+            let read = match control.readable().await {
+                Ok(()) => control.try_read(&mut bytes),
+                Err(error) => Err(error),
+            };
+            match read {
+                // More than a line without an end is not our shim.
+                Ok(len) if len > 0 && self.unread.len() <= MAX_LINE => {
+                    self.unread.extend_from_slice(bytes.get(..len).unwrap_or_default());
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                _ => self.control = None,
+            }
+        }
+    }
+
+    /// Closes the control socket and hands the shim to the reaper.
+    fn give_up_lifeline(&mut self, patience: Option<Duration>) {
+        self.control = None;
+        self.aftermath = self.ward.take().map(|ward| ward.hand_over(patience));
+    }
+}
+
+impl Drop for ShimHandle {
+    fn drop(&mut self) {
+        if self.ward.is_some() {
+            self.give_up_lifeline(Some(self.term_grace + SHIM_ANSWERS_WITHIN));
+        }
+    }
+}
+
+impl Told {
+    fn note(&mut self, report: Report) {
+        match report {
+            Report::Started(pid) => self.pid = Some(pid),
+            Report::Failed(errno) => self.failed = Some(errno),
+            Report::Exited(exit) => self.exit = Some(exit),
+            Report::Swept(swept) => self.swept = Some(swept),
+        }
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

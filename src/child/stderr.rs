@@ -1,0 +1,111 @@
+//! The end of a child's standard error: always drained, a bounded tail kept, nothing secret shown.
+
+use std::collections::VecDeque;
+use std::io;
+
+use tokio::net::unix::pipe;
+
+/// Read at once. On the stack of a function that does not wait.
+const READ: usize = 4096;
+
+/// Reads per wake-up: a child that floods its standard error does not keep its own output from being read.
+const READS_PER_WAKE: usize = 16;
+
+/// Words that begin like this are tokens.
+const TOKEN_PREFIXES: [&str; 4] = ["sk-", "eyJ", "Bearer", "ghp_"];
+
+/// The last bytes that came.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    bytes: VecDeque<u8>,
+    limit: usize,
+    total: u64,
+}
+
+impl Tail {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { bytes: VecDeque::new(), limit, total: 0 }
+    }
+
+    /// Reads what is there. False once the other end is closed.
+    pub(crate) fn drain(&mut self, pipe: &pipe::Receiver) -> bool {
+        let mut block = [0; READ];
+        for _ in 0..READS_PER_WAKE {
+            match pipe.try_read(&mut block) {
+                Ok(0) => return false,
+                Ok(length) => self.push(block.get(..length).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.total += bytes.len() as u64;
+        let kept = bytes.get(bytes.len().saturating_sub(self.limit)..).unwrap_or_default();
+        let excess = (self.bytes.len() + kept.len()).saturating_sub(self.limit);
+        self.bytes.drain(..excess);
+        self.bytes.extend(kept);
+    }
+
+    /// How much came in all.
+    pub(crate) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Whether more came than is kept.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.total > self.bytes.len() as u64
+    }
+
+    /// The tail as text on one line, without control characters and without what looks like a token.
+    pub(crate) fn text(&self) -> String {
+        let (front, back) = self.bytes.as_slices();
+        let bytes = [front, back].concat();
+        redact(&String::from_utf8_lossy(&bytes))
+    }
+}
+
+fn redact(text: &str) -> String {
+    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut words = Vec::new();
+    let mut after_bearer = false;
+    for word in clean.split_whitespace() {
+        let bare = word.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
+        let is_token =
+            after_bearer || TOKEN_PREFIXES.iter().any(|prefix| bare.starts_with(prefix) && bare != "Bearer");
+        after_bearer = bare == "Bearer";
+        words.push(if is_token { "[redacted]" } else { word });
+    }
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tail_is_bounded_and_counts_everything() {
+        let mut tail = Tail::new(8);
+        for piece in ["abc", "defghi", "", "jk"] {
+            tail.push(piece.as_bytes());
+        }
+        assert_eq!((tail.text().as_str(), tail.total(), tail.is_cut()), ("defghijk", 11, true));
+        tail.push(&[b'x'; 100]);
+        assert_eq!(tail.text(), "xxxxxxxx");
+        let mut none = Tail::new(0);
+        none.push(b"abc");
+        assert_eq!(none.text(), "");
+    }
+
+    #[test]
+    fn tokens_and_control_characters_do_not_come_out() {
+        let text = redact(
+            "error: key \"sk-ant-secret1\" was refused\n\x1b[31mAuthorization: Bearer secret2 eyJsecret3",
+        );
+        assert!(!text.contains("secret") && !text.contains('\n') && !text.contains('\x1b'), "{text}");
+        assert!(text.starts_with("error: key [redacted] was refused"), "{text}");
+    }
+}

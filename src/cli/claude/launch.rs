@@ -1,0 +1,127 @@
+//! The command line and the environment. Pure.
+
+use std::ffi::OsString;
+
+use crate::cli::{CommandLine, LaunchPlan, Opening};
+
+/// What every child needs in order to be driven line by line. `--verbose` is obligatory with this output format.
+const ALWAYS: [&str; 6] =
+    ["--print", "--verbose", "--input-format", "stream-json", "--output-format", "stream-json"];
+
+/// The system prompt is not here: it is a user's text, and arguments can be read by everybody on the machine. It goes
+/// with the handshake.
+pub(super) fn command(plan: &LaunchPlan<'_>) -> CommandLine {
+    let mut args: Vec<OsString> = ALWAYS.iter().map(OsString::from).collect();
+    let mut flag = |name: &str, value: Option<OsString>| {
+        args.push(name.into());
+        args.extend(value);
+    };
+    if plan.cli.partial_messages {
+        flag("--include-partial-messages", None);
+    }
+    flag("--setting-sources", Some(plan.cli.setting_sources.as_str().into()));
+    if plan.cli.strict_mcp_config {
+        flag("--strict-mcp-config", None);
+    }
+    if let Some(file) = &plan.bound.mcp_config {
+        flag("--mcp-config", Some(file.into()));
+    }
+    if let Some(model) = plan.model {
+        flag("--model", Some(model.into()));
+    }
+    if let Some(model) = &plan.bound.fallback_model {
+        flag("--fallback-model", Some(model.into()));
+    }
+    if plan.asks_permission {
+        flag("--permission-prompt-tool", Some("stdio".into()));
+    }
+    let opening = match plan.opening {
+        Opening::New => "--session-id",
+        Opening::Resume => "--resume",
+    };
+    flag(opening, Some(plan.session_id.into()));
+    args.extend(plan.cli.args.iter().map(OsString::from));
+    CommandLine { args, env: environment(plan) }
+}
+
+fn environment(plan: &LaunchPlan<'_>) -> Vec<(OsString, OsString)> {
+    let mut env: Vec<(OsString, OsString)> = [
+        // Says when it works and when it waits: the only notice of turns that it starts by itself.
+        "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS",
+        // A program under supervision is not to replace itself, nor to talk to anybody but the model's API.
+        "DISABLE_AUTOUPDATER",
+        "DISABLE_TELEMETRY",
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC",
+    ]
+    .map(|name| (name.into(), "1".into()))
+    .to_vec();
+    if !plan.cli.background_tasks {
+        env.push(("CLAUDE_CODE_DISABLE_BACKGROUND_TASKS".into(), "1".into()));
+    }
+    // Tool output would otherwise go to a directory that all children of one uid share.
+    env.push(("CLAUDE_CODE_TMPDIR".into(), plan.dirs.tmp.clone().into()));
+    env
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Bound, Dirs};
+    use crate::config::CliConfig;
+
+    fn lines(
+        cli: &CliConfig,
+        bound: &Bound,
+        opening: Opening,
+        model: Option<&str>,
+        asks: bool,
+    ) -> CommandLine {
+        let dirs = Dirs { work: "/s/work".into(), home: "/s/home".into(), tmp: "/s/tmp".into() };
+        command(&LaunchPlan {
+            cli,
+            dirs: &dirs,
+            session_id: "id-1",
+            opening,
+            model,
+            bound,
+            asks_permission: asks,
+        })
+    }
+
+    #[test]
+    fn the_safe_flags_are_the_default() {
+        let line = lines(&CliConfig::default(), &Bound::default(), Opening::New, None, false);
+        let expected = "--print --verbose --input-format stream-json --output-format stream-json \
+                        --include-partial-messages --setting-sources  --strict-mcp-config --session-id id-1";
+        let expected: Vec<OsString> = expected.split(' ').map(OsString::from).collect();
+        assert_eq!(line.args, expected);
+        let names: Vec<_> = line.env.iter().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
+        assert!(names.contains(&"CLAUDE_CODE_DISABLE_BACKGROUND_TASKS".to_owned()));
+        assert!(line.env.contains(&("CLAUDE_CODE_TMPDIR".into(), "/s/tmp".into())));
+    }
+
+    #[test]
+    fn everything_that_was_asked_for_is_there_and_the_system_prompt_is_not() {
+        let cli = CliConfig {
+            partial_messages: false,
+            strict_mcp_config: false,
+            background_tasks: true,
+            setting_sources: "user".to_owned(),
+            args: vec!["--tools".to_owned(), String::new()],
+            ..CliConfig::default()
+        };
+        let bound = Bound {
+            system_prompt: Some("my secret".to_owned()),
+            mcp_config: Some("/s/mcp.json".into()),
+            fallback_model: Some("small".to_owned()),
+        };
+        let line = lines(&cli, &bound, Opening::Resume, Some("large"), true);
+        let expected = "--print --verbose --input-format stream-json --output-format stream-json \
+                        --setting-sources user --mcp-config /s/mcp.json --model large --fallback-model small \
+                        --permission-prompt-tool stdio --resume id-1 --tools ";
+        let expected: Vec<OsString> = expected.split(' ').map(OsString::from).collect();
+        assert_eq!(line.args, expected);
+        assert!(!line.env.iter().any(|(name, _)| name == "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS"));
+        assert!(!format!("{line:?}").contains("secret"));
+    }
+}

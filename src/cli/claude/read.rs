@@ -1,0 +1,303 @@
+//! Reads the lines that matter. Tolerant: see [`super::fields`].
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+
+use super::fields::{Fields, mend_surrogates, with_fields};
+use crate::cli::{ControlAnswer, Failure, HostRequest, PermissionRequest, Refusal, Terminal};
+use crate::turn::Usage;
+
+/// Longest id of a conversation that is followed. The CLI's are UUIDs.
+const SESSION_ID_LIMIT: usize = 128;
+
+pub(super) fn terminal(line: &[u8]) -> Option<Terminal> {
+    with_fields(line, |fields| {
+        if fields.text("type")? != "result" {
+            return None;
+        }
+        let subtype = fields.text("subtype").unwrap_or_default();
+        Some(Terminal {
+            unsolicited: fields.has("origin"),
+            session_id: fields.text("session_id").filter(|id| is_plain(id)),
+            text: fields.text("result").unwrap_or_default(),
+            failure: failure(fields, &subtype),
+            stop_reason: fields.text("stop_reason"),
+            usage: fields.object("usage").map(|usage| tokens(&usage)).unwrap_or_default(),
+            cumulative_cost_usd: fields.get("total_cost_usd").unwrap_or_default(),
+            // Once over its budget the process refuses every further turn.
+            process_exhausted: subtype == "error_max_budget_usd",
+        })
+    })
+}
+
+/// `success` alone says nothing: failures of the API come as a success with `is_error`.
+fn failure(fields: &Fields<'_>, subtype: &str) -> Option<Failure> {
+    if !fields.get("is_error").unwrap_or(subtype != "success") {
+        return None;
+    }
+    let api_status: Option<u16> = fields.get("api_error_status");
+    let errors: Vec<String> = fields.get("errors").unwrap_or_default();
+    let interrupted = subtype == "error_during_execution"
+        && (fields.text("terminal_reason").is_some_and(|reason| reason.starts_with("aborted"))
+            || errors.iter().any(|error| error.starts_with("[ede_diagnostic]")));
+    if interrupted {
+        let (kind, message) = ("interrupted".to_owned(), "the turn was interrupted".to_owned());
+        return Some(Failure { kind, api_status, message, interrupted });
+    }
+    let message = fields.text("result").filter(|text| !text.is_empty()).unwrap_or_else(|| errors.join("; "));
+    let kind = match subtype.strip_prefix("error_") {
+        Some(kind) => kind,
+        None if fields.text("stop_reason").as_deref() == Some("refusal") => "refusal",
+        None => api_kind(api_status, &message),
+    };
+    Some(Failure { kind: kind.to_owned(), api_status, message, interrupted })
+}
+
+/// The words that the CLI itself uses for failures of the API. It says them in another line than the last one; the
+/// status and the beginning of the text tell the same.
+fn api_kind(status: Option<u16>, message: &str) -> &'static str {
+    match status {
+        Some(401 | 403) => "authentication_failed",
+        Some(404) => "model_not_found",
+        Some(400 | 413) => "invalid_request",
+        Some(429) => "rate_limit",
+        Some(500..) => "server_error",
+        _ if message.starts_with("Not logged in") => "authentication_failed",
+        // No status where there was no answer, and, as observed, with 529.
+        _ if message.starts_with("API Error: Repeated 529")
+            || message.starts_with("API Error: Unable to connect")
+            || message.starts_with("Request timed out") =>
+        {
+            "server_error"
+        }
+        _ => "unknown",
+    }
+}
+
+fn tokens(usage: &Fields<'_>) -> Usage {
+    let count = |name| usage.get(name).unwrap_or_default();
+    Usage {
+        input_tokens: count("input_tokens"),
+        output_tokens: count("output_tokens"),
+        cache_creation_input_tokens: count("cache_creation_input_tokens"),
+        cache_read_input_tokens: count("cache_read_input_tokens"),
+    }
+}
+
+/// The id becomes an argument and a file name: nothing but what a UUID is made of.
+fn is_plain(id: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    !id.is_empty() && id.len() <= SESSION_ID_LIMIT && !id.starts_with('-') && id.bytes().all(plain)
+}
+
+pub(super) fn control_answer(line: &[u8]) -> Option<ControlAnswer> {
+    with_fields(line, |fields| {
+        let response = fields.object("response")?;
+        let refused = response.text("subtype").as_deref() == Some("error");
+        let error = || response.text("error").unwrap_or_else(|| "refused without a reason".to_owned());
+        Some(ControlAnswer { request_id: response.text("request_id")?, error: refused.then(error) })
+    })
+}
+
+pub(super) fn host_request(line: &[u8]) -> Option<HostRequest> {
+    with_fields(line, |fields| {
+        let request_id = fields.text("request_id")?;
+        let request = fields.object("request");
+        let what = request.as_ref().and_then(|request| request.text("subtype"));
+        if let Some(request) = request
+            && what.as_deref() == Some("can_use_tool")
+            && let (Some(tool_name), Some(input)) = (request.text("tool_name"), request.get("input"))
+        {
+            let description = request.text("description");
+            return Some(HostRequest::Permission(PermissionRequest {
+                request_id,
+                tool_name,
+                input,
+                description,
+            }));
+        }
+        // Also a request for permission that cannot be read: refused it fails one tool, unanswered it hangs the turn.
+        Some(HostRequest::Unsupported { request_id, what: what.unwrap_or_else(|| "unknown".to_owned()) })
+    })
+}
+
+pub(super) fn withdrawn(line: &[u8]) -> Option<String> {
+    with_fields(line, |fields| fields.text("request_id"))
+}
+
+/// The CLI writes a line that it keeps under the same id. Subagents keep theirs elsewhere.
+pub(super) fn checkpoint(line: &[u8]) -> Option<String> {
+    with_fields(line, |fields| {
+        let kept = matches!(fields.text("type")?.as_str(), "assistant" | "user")
+            && !fields.has("parent_tool_use_id")
+            && !fields.get("isReplay").unwrap_or(false)
+            && !fields.get("isSynthetic").unwrap_or(false);
+        fields.text("uuid").filter(|id| kept && is_plain(id))
+    })
+}
+
+#[derive(Deserialize)]
+struct StreamEvent<'a> {
+    #[serde(borrow)]
+    event: ApiEvent<'a>,
+    parent_tool_use_id: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct ApiEvent<'a> {
+    #[serde(borrow)]
+    delta: Delta<'a>,
+}
+
+#[derive(Deserialize)]
+struct Delta<'a> {
+    #[serde(borrow)]
+    r#type: Cow<'a, str>,
+    #[serde(borrow)]
+    text: Cow<'a, str>,
+}
+
+/// Asked for every line by whoever prints an answer as it comes: lines without a piece of text are told apart by a
+/// search, the others are parsed without a copy of anything but the text.
+pub(super) fn text_delta(line: &[u8]) -> Option<String> {
+    memchr::memmem::find(line, b"\"text_delta\"")?;
+    let text = String::from_utf8_lossy(line);
+    let text = mend_surrogates(&text);
+    let event: StreamEvent<'_> = serde_json::from_str(&text).ok()?;
+    let own = event.parent_tool_use_id.is_none() && event.event.delta.r#type == "text_delta";
+    own.then(|| event.event.delta.text.into_owned())
+}
+
+pub(super) fn refusal(terminal: Option<&Terminal>, stderr: &str) -> Option<Refusal> {
+    let failure = terminal.and_then(|terminal| terminal.failure.as_ref());
+    let said =
+        |text: &str| stderr.contains(text) || failure.is_some_and(|failure| failure.message.contains(text));
+    if said("No conversation found with session ID") {
+        Some(Refusal::NoConversation)
+    } else if said("Session ID") && said("is already in use") {
+        Some(Refusal::IdInUse)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn read(line: &serde_json::Value) -> Terminal {
+        terminal(line.to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_terminal_without_anything_is_still_one() {
+        let empty = read(&json!({"type": "result"}));
+        assert_eq!((empty.text.as_str(), empty.usage, empty.unsolicited), ("", Usage::default(), false));
+        assert_eq!(empty.failure.map(|failure| failure.kind).as_deref(), Some("unknown"));
+        let odd = json!({"type": "result", "subtype": "success", "is_error": false, "result": [], "usage": {"input_tokens": "7",
+            "output_tokens": 3}, "total_cost_usd": null, "session_id": 5, "stop_reason": {}, "origin": null});
+        let odd = read(&odd);
+        assert_eq!((odd.failure, odd.usage.output_tokens, odd.session_id), (None, 3, None));
+        assert_eq!(terminal(br#"{"type":"assistant","result":"x"}"#), None);
+        assert_eq!(terminal(br#"{"type":"result","#), None);
+    }
+
+    #[test]
+    fn failures_have_the_words_of_the_cli() {
+        let cases = [
+            (json!(401), "API Error: 401", "authentication_failed"),
+            (json!(403), "x", "authentication_failed"),
+            (json!(404), "x", "model_not_found"),
+            (json!(413), "x", "invalid_request"),
+            (json!(429), "x", "rate_limit"),
+            (json!(529), "x", "server_error"),
+            (json!(null), "API Error: Repeated 529 Overloaded errors", "server_error"),
+            (json!(null), "Not logged in · Please run /login", "authentication_failed"),
+            (json!("what"), "x", "unknown"),
+        ];
+        for (status, text, kind) in cases {
+            let line = json!({"type": "result", "subtype": "success", "is_error": true, "api_error_status": status, "result": text});
+            let failure = read(&line).failure.unwrap();
+            assert_eq!((failure.kind.as_str(), failure.message.as_str()), (kind, text));
+            assert!(!failure.interrupted);
+        }
+    }
+
+    #[test]
+    fn a_hostile_session_id_is_not_followed() {
+        for id in ["../../etc", "--dangerous", "", "a b", &"x".repeat(200)] {
+            assert_eq!(read(&json!({"type": "result", "session_id": id})).session_id, None);
+        }
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_read_is_still_answered() {
+        let deep = format!(
+            r#"{{"type":"control_request","request_id":"r","request":{{"subtype":"can_use_tool","tool_name":"T","input":{}{}}}}}"#,
+            "[".repeat(200),
+            "]".repeat(200)
+        );
+        let unsupported =
+            |what: &str| HostRequest::Unsupported { request_id: "r".to_owned(), what: what.to_owned() };
+        assert_eq!(host_request(deep.as_bytes()), Some(unsupported("can_use_tool")));
+        let bare = br#"{"type":"control_request","request_id":"r"}"#;
+        assert_eq!(host_request(bare), Some(unsupported("unknown")));
+        assert_eq!(host_request(br#"{"type":"control_request"}"#), None);
+    }
+
+    #[test]
+    fn only_the_answer_itself_has_text_deltas() {
+        let line = |parent: &str, kind: &str, text: &str| {
+            format!(
+                r#"{{"type":"stream_event","event":{{"type":"content_block_delta","index":0,"delta":{{"type":"{kind}","text":"{text}"}}}},"parent_tool_use_id":{parent}}}"#
+            )
+        };
+        let delta = |parent, kind, text| text_delta(line(parent, kind, text).as_bytes());
+        assert_eq!(delta("null", "text_delta", r"a\n\ud83d").as_deref(), Some("a\n\u{fffd}"));
+        assert_eq!(delta("\"toolu_1\"", "text_delta", "a"), None);
+        assert_eq!(delta("null", "thinking_delta", "a"), None);
+        assert_eq!(text_delta(br#"{"type":"assistant","message":"\"text_delta\""}"#), None);
+    }
+
+    #[test]
+    fn only_lines_of_the_conversation_are_checkpoints() {
+        let with = |kind: &str, more: &str| {
+            checkpoint(
+                format!(r#"{{"type":"{kind}","parent_tool_use_id":null,"uuid":"u-1"{more}}}"#).as_bytes(),
+            )
+        };
+        assert_eq!(with("assistant", "").as_deref(), Some("u-1"));
+        assert_eq!(with("user", "").as_deref(), Some("u-1"));
+        assert_eq!(with("user", r#","isReplay":true"#), None);
+        assert_eq!(with("result", ""), None);
+        assert_eq!(checkpoint(br#"{"type":"assistant","parent_tool_use_id":"toolu_1","uuid":"u-1"}"#), None);
+    }
+
+    #[test]
+    fn refusals_are_told_apart() {
+        assert_eq!(
+            refusal(None, "No conversation found with session ID: x\n"),
+            Some(Refusal::NoConversation)
+        );
+        assert_eq!(refusal(None, "Error: Session ID x is already in use."), Some(Refusal::IdInUse));
+        assert_eq!(refusal(None, "Error: Invalid session ID. Must be a valid UUID."), None);
+        let line = json!({"type": "result", "subtype": "error_during_execution", "is_error": true,
+            "errors": ["No conversation found with session ID: x"]});
+        assert_eq!(refusal(Some(&read(&line)), ""), Some(Refusal::NoConversation));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(line: Vec<u8>) {
+            terminal(&line);
+            control_answer(&line);
+            host_request(&line);
+            withdrawn(&line);
+            checkpoint(&line);
+            text_delta(&line);
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! What all parts of one running instance share. No global: several instances may live in one process.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use tokio::sync::OwnedMutexGuard;
+use tokio_util::task::TaskTracker;
+
+use crate::child::{CgroupBase, ShimProgram};
+use crate::cli::Adapter;
+use crate::config::Config;
+use crate::ids::{SessionHash, TurnId};
+use crate::metrics::Metrics;
+use crate::program::Program;
+use crate::registry::Registry;
+use crate::supervisor::{Admission, Helpers};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    pub(crate) config: Arc<Config>,
+    pub(crate) adapter: &'static dyn Adapter,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) registry: Registry,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) shim: ShimProgram,
+    pub(crate) program: Program,
+    pub(crate) cgroups: Option<CgroupBase>,
+    /// `NAME=value` in the environment of everything that this data directory's instances start.
+    pub(crate) marker: Marker,
+    /// Every task of this instance. Shutdown waits for it to be empty.
+    pub(crate) tasks: TaskTracker,
+    /// One token per turn that has no outcome yet.
+    pub(crate) open_turns: TaskTracker,
+    pub(crate) slots: Slots,
+    pub(crate) helpers: Helpers,
+    turns: AtomicU64,
+    draining: AtomicBool,
+}
+
+/// An environment variable that everything inherits and that tells whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Marker {
+    pub(crate) name: &'static str,
+    pub(crate) value: String,
+}
+
+impl Instance {
+    #[expect(clippy::too_many_arguments, reason = "the one place where the parts are put together")]
+    pub(crate) fn new(
+        config: Arc<Config>,
+        adapter: &'static dyn Adapter,
+        metrics: Arc<Metrics>,
+        admission: Arc<Admission>,
+        shim: ShimProgram,
+        program: Program,
+        cgroups: Option<CgroupBase>,
+        marker: Marker,
+    ) -> Self {
+        Self {
+            config,
+            adapter,
+            metrics,
+            registry: Registry::default(),
+            admission,
+            shim,
+            program,
+            cgroups,
+            marker,
+            tasks: TaskTracker::new(),
+            open_turns: TaskTracker::new(),
+            slots: Slots::default(),
+            helpers: Helpers::default(),
+            turns: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn next_turn(&self) -> TurnId {
+        TurnId(self.turns.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// No new turns from now on.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// No orderly stop of a child takes longer.
+    pub(crate) fn longest_stop(&self) -> Duration {
+        let limits = &self.config.session;
+        // The steps, then a tree that does not die (see the driver), then the answer.
+        limits.stop_interrupt + limits.stop_eof + limits.stop_term + Duration::from_secs(2 * 30 + 5)
+    }
+
+    /// Spawns a task that shutdown knows of.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+}
+
+/// At most one live child per session, also across a failed actor and its successor: whoever wants a child holds the
+/// session's slot from before the start until nothing of the child is left.
+#[derive(Debug, Default)]
+pub(crate) struct Slots {
+    slots: DashMap<SessionHash, Arc<tokio::sync::Mutex<()>>>,
+}
+
+/// See [`Slots`].
+pub(crate) struct Slot {
+    guard: Option<OwnedMutexGuard<()>>,
+    instance: Arc<Instance>,
+    session: SessionHash,
+}
+
+impl Slot {
+    /// Waits until the session has no child.
+    pub(crate) async fn of(instance: &Arc<Instance>, session: &SessionHash) -> Self {
+        let mutex = instance.slots.slots.entry(session.clone()).or_default().clone();
+        let guard = Some(mutex.lock_owned().await);
+        Self { guard, instance: instance.clone(), session: session.clone() }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.guard = None;
+        // Nobody waits: only the map holds it. Checked under the map's lock, which whoever wants it has to pass.
+        self.instance.slots.slots.remove_if(&self.session, |_, mutex| Arc::strong_count(mutex) == 1);
+    }
+}
+
+/// A value that is taken once, from whichever side comes first.
+#[derive(Debug)]
+pub(crate) struct Once<T>(Mutex<Option<T>>);
+
+impl<T> Once<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(Mutex::new(Some(value)))
+    }
+
+    pub(crate) fn take(&self) -> Option<T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}

@@ -1,0 +1,571 @@
+//! The actor of one session: feeds the pure [`Machine`] with what happens and carries out what it decides.
+//!
+//! It owns the session's record and the turns that wait. The child's pipes belong to the child's task
+//! ([`super::child_task`]); no line of output passes this mailbox, and no handler waits for the child. What the
+//! mailbox holds is bounded: a turn needs a permit of the session's queue first, and the child's task sends a handful
+//! of messages per turn.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::child_task::{self, ChildNews, Plan, Started};
+use super::state::{Effect, Fingerprint, Input, Machine, Ticket};
+use super::store::{BoundRecord, Record, RecordWriter};
+use super::{PermissionError, SessionState};
+use crate::child::{Answer, Inbox, Report, Request, TurnJob, TurnReport};
+use crate::error::TurnError;
+use crate::ids::{Generation, SessionKey, TurnId};
+use crate::instance::Instance;
+use crate::metrics::{ContextLost, EvictionReason, RestartCause};
+use crate::registry::{Board, Entry};
+use crate::workspace::Workspace;
+
+/// Requests (interrupts, permission answers) that may wait for the driver. One at a time is normal.
+const REQUESTS: usize = 32;
+
+/// Counters are written to disk at most so often; what matters for resuming is written at once.
+const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a session is told.
+#[derive(Debug)]
+pub(crate) enum SessionMessage {
+    /// A turn that was let in.
+    Submit(Box<Submission>),
+    /// The reader of a turn is gone.
+    Cancel(TurnId),
+    /// Start the child; answer when it is ready.
+    Warm(oneshot::Sender<Result<(), TurnError>>),
+    /// End the running turn; answer whether there was one.
+    Interrupt(oneshot::Sender<bool>),
+    /// Stop the child if nothing needs it and nothing has happened since.
+    EvictIdle { reason: EvictionReason, quiet_since: Instant },
+    /// Stop the child; answer when it is gone.
+    Evict(oneshot::Sender<()>),
+    /// Stop the child and take no more turns; answer when it is gone.
+    ShutDown(oneshot::Sender<()>),
+    /// Leave memory, if at rest.
+    Retire,
+    /// A tool may run, or not.
+    Answer(Answer),
+    /// News of the child.
+    Child(Generation, ChildNews),
+    /// A time that was asked for has come.
+    Wake,
+    /// The record is due to be saved.
+    Save,
+    /// Fail, to prove that nothing is lost by it.
+    #[cfg(feature = "failpoints")]
+    Panic,
+}
+
+/// A turn on its way to the session.
+pub(crate) struct Submission {
+    pub(crate) job: Box<TurnJob>,
+    /// What the turn asks to be bound; each `None` leaves it as it is.
+    pub(crate) bound: BoundRecord,
+}
+
+impl std::fmt::Debug for Submission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Submission").field("turn", &self.job.turn).finish_non_exhaustive()
+    }
+}
+
+pub(crate) struct SessionActor;
+
+pub(crate) struct SessionArgs {
+    pub(crate) instance: Arc<Instance>,
+    pub(crate) workspace: Workspace,
+    pub(crate) record: Record,
+    pub(crate) key: SessionKey,
+}
+
+pub(crate) struct SessionActorState {
+    instance: Arc<Instance>,
+    workspace: Workspace,
+    record: Record,
+    entry: Arc<Entry>,
+    writer: Arc<RecordWriter>,
+    saves: u64,
+    machine: Machine,
+    waiting: HashMap<TurnId, Box<Submission>>,
+    /// What turns asked to be bound, by fingerprint.
+    bounds: HashMap<Fingerprint, BoundRecord>,
+    child: Option<ChildLink>,
+    warm_waiters: Vec<oneshot::Sender<Result<(), TurnError>>>,
+    gone_waiters: Vec<oneshot::Sender<()>>,
+    eviction: Option<EvictionReason>,
+    /// Something of the conversation is missing, and no turn has been told yet.
+    loss: Option<ContextLost>,
+    crashed_at: Option<Instant>,
+    restart_cause: RestartCause,
+    shown: SessionState,
+    save_scheduled: bool,
+}
+
+/// How to reach the task of the child.
+struct ChildLink {
+    generation: Generation,
+    turns: mpsc::Sender<Box<TurnJob>>,
+    requests: mpsc::Sender<Request>,
+    stop: CancellationToken,
+    since: Instant,
+    pid: Option<u32>,
+    turns_served: u64,
+}
+
+impl Actor for SessionActor {
+    type Msg = SessionMessage;
+    type State = SessionActorState;
+    type Arguments = SessionArgs;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<SessionMessage>,
+        args: SessionArgs,
+    ) -> Result<SessionActorState, ActorProcessingErr> {
+        // One may run, and `turn_queue` wait behind it.
+        let turn_limit = args.instance.config.session.turn_queue + 1;
+        let entry = Arc::new(Entry::new(args.key, myself, turn_limit, first_board(&args.record)));
+        args.instance.registry.insert(entry.clone());
+        args.instance.metrics.session_moved(None, Some(SessionState::Dormant));
+        let fingerprint = args.record.bound.fingerprint();
+        Ok(SessionActorState {
+            machine: Machine::new(args.record.generation(), fingerprint),
+            instance: args.instance,
+            workspace: args.workspace,
+            record: args.record,
+            entry,
+            writer: Arc::default(),
+            saves: 0,
+            waiting: HashMap::new(),
+            bounds: HashMap::new(),
+            child: None,
+            warm_waiters: Vec::new(),
+            gone_waiters: Vec::new(),
+            eviction: None,
+            loss: None,
+            crashed_at: None,
+            restart_cause: RestartCause::Crash,
+            shown: SessionState::Dormant,
+            save_scheduled: false,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<SessionMessage>,
+        message: SessionMessage,
+        state: &mut SessionActorState,
+    ) -> Result<(), ActorProcessingErr> {
+        state.take(&myself, message);
+        state.publish();
+        Ok(())
+    }
+}
+
+impl SessionActorState {
+    fn take(&mut self, myself: &ActorRef<SessionMessage>, message: SessionMessage) {
+        match message {
+            SessionMessage::Submit(submission) => self.submit(myself, submission),
+            SessionMessage::Cancel(turn) => self.feed(myself, Input::Cancel(turn)),
+            SessionMessage::Warm(reply) => {
+                self.warm_waiters.push(reply);
+                self.feed(myself, Input::Warm);
+            }
+            SessionMessage::Interrupt(reply) => {
+                let running = self.shown == SessionState::Busy;
+                self.feed(myself, Input::Interrupt);
+                drop(reply.send(running));
+            }
+            SessionMessage::EvictIdle { reason, quiet_since } => {
+                let unchanged = self.entry.with_board(|board| board.quiet_since == quiet_since);
+                if unchanged {
+                    self.eviction = Some(reason);
+                    self.feed(myself, Input::EvictIfIdle);
+                }
+            }
+            SessionMessage::Evict(reply) => {
+                self.eviction = Some(EvictionReason::Admin);
+                self.gone_waiters.push(reply);
+                self.feed(myself, Input::Evict);
+            }
+            SessionMessage::ShutDown(reply) => {
+                self.gone_waiters.push(reply);
+                self.feed(myself, Input::ShutDown);
+            }
+            SessionMessage::Retire => self.retire(myself),
+            SessionMessage::Answer(answer) => self.answer(answer),
+            SessionMessage::Child(generation, news) => self.child_news(myself, generation, news),
+            SessionMessage::Wake => self.feed(myself, Input::Woken),
+            SessionMessage::Save => {
+                self.save_scheduled = false;
+                self.save_now();
+            }
+            #[cfg(feature = "failpoints")]
+            #[expect(clippy::panic, reason = "that is what it is for")]
+            SessionMessage::Panic => panic!("a test asked for it"),
+        }
+    }
+
+    fn submit(&mut self, myself: &ActorRef<SessionMessage>, submission: Box<Submission>) {
+        let sender_gone = submission.job.sender.as_ref().is_none_or(crate::turn::TurnSender::is_closed);
+        if sender_gone {
+            return submission.job.abort(TurnError::Cancelled);
+        }
+        let turn = submission.job.turn;
+        let fingerprint = self.fingerprint_for(&submission.bound);
+        self.touch();
+        self.waiting.insert(turn, submission);
+        self.feed(myself, Input::Submit(Ticket { turn, fingerprint }));
+    }
+
+    /// What the child must have been started with for a turn that asks for `wanted`.
+    fn fingerprint_for(&mut self, wanted: &BoundRecord) -> Option<Fingerprint> {
+        if *wanted == BoundRecord::default() {
+            return None;
+        }
+        let bound = self.record.bound.with(wanted);
+        let fingerprint = bound.fingerprint();
+        self.bounds.insert(fingerprint, bound);
+        Some(fingerprint)
+    }
+
+    fn feed(&mut self, myself: &ActorRef<SessionMessage>, input: Input) {
+        let jitter = fastrand::f64();
+        let instance = self.instance.clone();
+        for effect in self.machine.next(input, Instant::now(), jitter, &instance.config.restart) {
+            self.carry_out(myself, effect);
+        }
+    }
+
+    fn carry_out(&mut self, myself: &ActorRef<SessionMessage>, effect: Effect) {
+        match effect {
+            Effect::Start { generation, fingerprint, restart } => {
+                self.start(myself, generation, fingerprint, restart)
+            }
+            Effect::Deliver { generation, turn } => self.deliver(generation, turn),
+            Effect::InterruptRunning { generation } => {
+                if let Some(child) = self.link(generation) {
+                    // A full channel holds an interrupt already.
+                    drop(child.requests.try_send(Request::Interrupt));
+                }
+            }
+            Effect::Stop { generation } => {
+                if let Some(child) = self.link(generation) {
+                    child.stop.cancel();
+                }
+            }
+            Effect::Abort { turn, error } => {
+                if let Some(submission) = self.waiting.remove(&turn) {
+                    submission.job.abort(error);
+                }
+            }
+            Effect::WakeAt(at) => {
+                // A wake-up that is no longer wanted changes nothing: the machine looks at the time.
+                drop(
+                    myself.send_after(at.saturating_duration_since(Instant::now()), || SessionMessage::Wake),
+                );
+            }
+            Effect::AnswerWarm(result) => {
+                for waiter in self.warm_waiters.drain(..) {
+                    drop(waiter.send(result.clone()));
+                }
+            }
+            Effect::AnswerGone => {
+                for waiter in self.gone_waiters.drain(..) {
+                    drop(waiter.send(()));
+                }
+            }
+            Effect::CircuitOpened => {
+                self.instance.metrics.crash_loop();
+                tracing::warn!(session = %self.entry.key.hash(), "the CLI failed repeatedly; the session pauses");
+            }
+        }
+    }
+
+    fn start(
+        &mut self,
+        myself: &ActorRef<SessionMessage>,
+        generation: Generation,
+        fingerprint: Fingerprint,
+        restart: bool,
+    ) {
+        if let Some(bound) = self.bounds.remove(&fingerprint) {
+            self.record.bound = bound;
+        }
+        self.bounds.retain(|_, _| !self.waiting.is_empty());
+        if restart {
+            self.record.restarts += 1;
+            self.instance.metrics.restarted(self.restart_cause);
+        }
+        self.record.generation = generation.0;
+        let (turns, turns_inbox) = mpsc::channel(1);
+        let (requests, requests_inbox) = mpsc::channel(REQUESTS);
+        let stop = CancellationToken::new();
+        self.child = Some(ChildLink {
+            generation,
+            turns,
+            requests,
+            stop: stop.clone(),
+            since: Instant::now(),
+            pid: None,
+            turns_served: 0,
+        });
+        let plan = Plan {
+            instance: self.instance.clone(),
+            entry: self.entry.clone(),
+            workspace: self.workspace.clone(),
+            record: self.record.clone(),
+            generation,
+        };
+        let inbox = Inbox { turns: turns_inbox, requests: requests_inbox, stop };
+        let tell = myself.clone();
+        let task = child_task::run(plan, inbox, move |news| {
+            // The actor may have failed; the child's task notices by its inbox.
+            drop(tell.cast(SessionMessage::Child(generation, news)));
+        });
+        self.instance.spawn(task);
+        self.save_now();
+    }
+
+    fn deliver(&mut self, generation: Generation, turn: TurnId) {
+        let Some(submission) = self.waiting.remove(&turn) else { return };
+        let mut job = submission.job;
+        let loss = self.loss.take();
+        let lost_everything = loss == Some(ContextLost::Conversation);
+        if let Some(line) = job.with_preamble.take().filter(|_| self.record.turns == 0 || lost_everything) {
+            job.line = line;
+        }
+        if let (Some(loss), Some(sender)) = (loss, &job.sender) {
+            let notice = context_lost_notice(loss, &self.record.cli_session_id);
+            if let Some(slot) = sender.try_reserve(notice.len()) {
+                slot.put(notice);
+            }
+            job.context_lost = true;
+        }
+        if job.model.is_some() {
+            self.record.model.clone_from(&job.model);
+        }
+        let Some(child) = self.child.as_mut().filter(|child| child.generation == generation) else {
+            return job.abort(TurnError::Internal("the child is gone"));
+        };
+        child.turns_served += 1;
+        // One turn is out at a time: there is room, unless the child is about to be reported gone. Then the job is
+        // dropped, which tells its reader.
+        drop(child.turns.try_send(job));
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        let Some(child) = &self.child else {
+            return drop(answer.reply.send(Err(PermissionError::Unknown)));
+        };
+        if let Err(refused) = child.requests.try_send(Request::Answer(answer))
+            && let Request::Answer(answer) = refused.into_inner()
+        {
+            drop(answer.reply.send(Err(PermissionError::Late)));
+        }
+    }
+
+    fn child_news(&mut self, myself: &ActorRef<SessionMessage>, generation: Generation, news: ChildNews) {
+        if generation != self.machine.generation() {
+            return;
+        }
+        match news {
+            ChildNews::Started(started) => self.started(started),
+            ChildNews::ContextLost(loss) => {
+                tracing::warn!(session = %self.entry.key.hash(), loss = loss.as_str(), "part of a conversation is lost");
+                self.instance.metrics.context_lost(loss);
+                self.loss = Some(loss);
+                self.record.checkpoint = None;
+            }
+            ChildNews::NewConversation(cli_session_id) => self.record.cli_session_id = cli_session_id,
+            ChildNews::Report(Report::Ready) => {
+                if let Some(crashed_at) = self.crashed_at.take() {
+                    self.instance.metrics.recovered(crashed_at.elapsed());
+                }
+                self.feed(myself, Input::Ready(generation));
+            }
+            ChildNews::Report(Report::TurnEnded(ended)) => self.turn_ended(myself, generation, ended),
+            ChildNews::Report(Report::Active(active)) => {
+                self.touch();
+                self.entry.with_board(|board| board.active = active);
+                self.feed(myself, Input::Active(generation, active));
+            }
+            ChildNews::Report(Report::Permissions(pending)) => {
+                self.entry.with_board(|board| board.permissions = pending);
+            }
+            ChildNews::Gone(gone) => self.gone(myself, generation, *gone),
+        }
+    }
+
+    fn started(&mut self, started: Started) {
+        if let Some(child) = &mut self.child {
+            child.pid = Some(started.pid);
+        }
+        self.entry.set_tree(Some(started.shim));
+    }
+
+    fn turn_ended(&mut self, myself: &ActorRef<SessionMessage>, generation: Generation, ended: TurnReport) {
+        self.touch();
+        let record = &mut self.record;
+        record.turns += 1;
+        record.cost_usd += ended.cost_usd;
+        if let Some(id) = ended.cli_session_id.filter(|id| *id != record.cli_session_id) {
+            // A command in the text began another conversation: that is the one to resume.
+            record.cli_session_id = id;
+            record.checkpoint = None;
+        }
+        if ended.checkpoint.is_some() {
+            self.record.checkpoint = ended.checkpoint;
+        }
+        if self.record.turns == 1 {
+            self.save_now();
+        } else {
+            self.save_soon(myself);
+        }
+        self.feed(
+            myself,
+            Input::TurnEnded {
+                generation,
+                turn: ended.turn,
+                answered: ended.answered,
+                exhausted: ended.exhausted,
+            },
+        );
+    }
+
+    fn gone(&mut self, myself: &ActorRef<SessionMessage>, generation: Generation, gone: child_task::Gone) {
+        let entry = self.entry.clone();
+        entry.set_tree(None);
+        entry.with_board(|board| {
+            board.permissions.clear();
+            board.active = false;
+        });
+        let link = self.child.take();
+        if gone.was_ready
+            && let Some(link) = link
+        {
+            self.instance.metrics.session_ended(link.since.elapsed());
+        }
+        let eviction = self.eviction.take();
+        if gone.was_asked() {
+            if let Some(reason) = eviction {
+                self.instance.metrics.evicted(reason);
+                tracing::info!(session = %entry.key.hash(), reason = reason.as_str(), "evicted");
+            }
+        } else {
+            self.crashed_at = Some(Instant::now());
+            self.restart_cause = gone.cause;
+        }
+        self.save_now();
+        let retry = gone.retry.map(|job| {
+            let turn = job.turn;
+            self.waiting.insert(turn, Box::new(Submission { job, bound: BoundRecord::default() }));
+            Ticket { turn, fingerprint: None }
+        });
+        self.feed(myself, Input::Gone { generation, why: gone.why, retry });
+    }
+
+    fn retire(&mut self, myself: &ActorRef<SessionMessage>) {
+        if self.machine.is_at_rest(Instant::now()) && self.instance.registry.forget_unused(&self.entry) {
+            self.save_now();
+            myself.stop(None);
+        }
+    }
+
+    // ---- What others see ----
+
+    /// Notes that the session is used.
+    fn touch(&mut self) {
+        self.record.last_used = SystemTime::now();
+        self.entry.with_board(|board| board.quiet_since = Instant::now());
+    }
+
+    fn publish(&mut self) {
+        let state = self.machine.public_state();
+        if state != self.shown {
+            self.instance.metrics.session_moved(Some(self.shown), Some(state));
+            self.shown = state;
+        }
+        let queue_depth = self.machine.queue_depth();
+        let (pid, since) =
+            self.child.as_ref().map_or((None, None), |child| (child.pid, child.pid.map(|_| child.since)));
+        let record = &self.record;
+        self.entry.with_board(|board| {
+            board.state = state;
+            board.pid = pid;
+            board.child_since = since;
+            board.generation = record.generation;
+            if board.model != record.model {
+                board.model.clone_from(&record.model);
+            }
+            board.last_used = record.last_used;
+            board.turns = record.turns;
+            board.restarts = record.restarts;
+            board.queue_depth = queue_depth;
+            board.cost_usd = record.cost_usd;
+        });
+    }
+
+    // ---- Disk ----
+
+    fn save_soon(&mut self, myself: &ActorRef<SessionMessage>) {
+        if !std::mem::replace(&mut self.save_scheduled, true) {
+            drop(myself.send_after(SAVE_INTERVAL, || SessionMessage::Save));
+        }
+    }
+
+    /// Writes the record in the background.
+    fn save_now(&mut self) {
+        self.saves += 1;
+        let save = self.writer.clone().save(self.saves, self.record.clone(), self.workspace.clone());
+        self.instance.spawn(save);
+    }
+
+    fn link(&self, generation: Generation) -> Option<&ChildLink> {
+        self.child.as_ref().filter(|child| child.generation == generation)
+    }
+}
+
+impl Drop for SessionActorState {
+    fn drop(&mut self) {
+        self.instance.metrics.session_moved(Some(self.shown), None);
+    }
+}
+
+/// What others see of a session that has just come into memory.
+pub(crate) fn first_board(record: &Record) -> Board {
+    Board {
+        state: SessionState::Dormant,
+        pid: None,
+        generation: record.generation,
+        model: record.model.clone(),
+        created: record.created,
+        last_used: record.last_used,
+        quiet_since: Instant::now(),
+        child_since: None,
+        turns: record.turns,
+        restarts: record.restarts,
+        queue_depth: 0,
+        cost_usd: record.cost_usd,
+        permissions: Vec::new(),
+        active: false,
+    }
+}
+
+fn context_lost_notice(loss: ContextLost, cli_session_id: &str) -> bytes::Bytes {
+    let notice = serde_json::json!({
+        "type": "pilotlight",
+        "subtype": "context_lost",
+        "lost": loss.as_str(),
+        "session_id": cli_session_id,
+    });
+    format!("{notice}\n").into()
+}

@@ -1,0 +1,330 @@
+//! The life of one child, from the wish to have it until nothing of it is left: a task, so that no actor ever waits.
+//!
+//! Slot (the session's last child is gone) → admission (there is room for another) → preparation (directories, how the
+//! conversation is to be opened) → the shim is spawned → the [`Driver`] takes over. Whatever happens, the session hears
+//! [`ChildNews::Gone`] exactly once, last, and by then nothing of the child is left.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::opening::{self, Prepared};
+use super::state::Departure;
+use super::store::Record;
+use crate::child::{
+    self, Contained, Departed, Driver, Ending, Inbox, Launch, Limits, OomKills, Report, Running, Setup,
+    Sweep, TurnJob, Verdict,
+};
+use crate::cli::{LaunchPlan, Refusal};
+use crate::config::PermissionPolicy;
+use crate::error::{Loss, StartFailure, TurnError};
+use crate::ids::Generation;
+use crate::instance::{Instance, Once, Slot};
+use crate::metrics::{ContextLost, ExitReason, RestartCause, StopHow};
+use crate::registry::Entry;
+use crate::workspace::Workspace;
+
+/// What is wanted.
+pub(crate) struct Plan {
+    pub(crate) instance: Arc<Instance>,
+    pub(crate) entry: Arc<Entry>,
+    pub(crate) workspace: Workspace,
+    pub(crate) record: Record,
+    pub(crate) generation: Generation,
+}
+
+/// What the session hears.
+#[derive(Debug)]
+pub(crate) enum ChildNews {
+    /// A process runs.
+    Started(Started),
+    /// Part of the conversation is not on disk.
+    ContextLost(ContextLost),
+    /// The conversation goes on under another id, because neither opening it nor beginning it worked under the old.
+    NewConversation(String),
+    /// From the driver.
+    Report(Report),
+    /// There is no child any more. Always the last news.
+    Gone(Box<Gone>),
+}
+
+/// The process ids of a child.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Started {
+    pub(crate) pid: u32,
+    pub(crate) shim: u32,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub(crate) struct Gone {
+    pub(crate) why: Departure,
+    pub(crate) was_ready: bool,
+    /// What a start after this one is for.
+    pub(crate) cause: RestartCause,
+    /// A turn of which nothing had come out, to be given to the next child.
+    pub(crate) retry: Option<Box<TurnJob>>,
+}
+
+impl Gone {
+    pub(crate) fn was_asked(&self) -> bool {
+        self.why == Departure::Asked
+    }
+
+    fn before_ready(why: Departure) -> Self {
+        Self { why, was_ready: false, cause: RestartCause::NotStarted, retry: None }
+    }
+}
+
+/// Sees to it that the last news is told even if the task panics or is dropped.
+struct LastWord<F: Fn(ChildNews)> {
+    tell: F,
+    said: bool,
+}
+
+impl<F: Fn(ChildNews)> Drop for LastWord<F> {
+    fn drop(&mut self) {
+        if !self.said {
+            let failure = StartFailure::Handshake("the task of the child failed".to_owned());
+            (self.tell)(ChildNews::Gone(Box::new(Gone::before_ready(Departure::Crashed(failure)))));
+        }
+    }
+}
+
+/// See the module. Dropping the future kills the child's tree.
+pub(crate) async fn run(plan: Plan, mut inbox: Inbox, tell: impl Fn(ChildNews) + Send + Sync + 'static) {
+    let mut last_word = LastWord { tell, said: false };
+    let _slot = Slot::of(&plan.instance, &plan.entry.key.hash()).await;
+    let gone = live(&plan, &mut inbox, &last_word.tell).await;
+    last_word.said = true;
+    (last_word.tell)(ChildNews::Gone(Box::new(gone)));
+}
+
+async fn live(plan: &Plan, inbox: &mut Inbox, tell: &(impl Fn(ChildNews) + Send + Sync)) -> Gone {
+    let admission = &plan.instance.admission;
+    let stop = inbox.stop.clone();
+    let permits = tokio::select! {
+        permits = admission.admit(plan.entry.key.user()) => permits,
+        () = stop.cancelled() => return Gone::before_ready(Departure::Asked),
+    };
+    let (start_permit, _child_permit) = match permits {
+        Ok(permits) => permits,
+        Err(error) => return Gone::before_ready(Departure::NotAdmitted(error)),
+    };
+    let start_permit = Once::new(start_permit);
+    let mut prepared = match opening::prepare(plan).await {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            return Gone::before_ready(Departure::NotAdmitted(TurnError::Storage(error.to_string())));
+        }
+    };
+    // The CLI may disagree about the conversation: then the other way once, then a new conversation.
+    while prepared.attempt < opening::MOST_ATTEMPTS {
+        if let Some(loss) = prepared.loss.take() {
+            tell(ChildNews::ContextLost(loss));
+        }
+        match one_child(plan, &prepared, inbox, tell, &start_permit).await {
+            Err(refusal) => prepared = prepared.after_refusal(refusal, tell),
+            Ok(gone) => return gone,
+        }
+    }
+    let failure = StartFailure::Handshake("it neither begins nor resumes the conversation".to_owned());
+    not_started(plan, failure)
+}
+
+/// One process. `Err`: it would not open the conversation in this way.
+async fn one_child(
+    plan: &Plan,
+    prepared: &Prepared,
+    inbox: &mut Inbox,
+    tell: &(impl Fn(ChildNews) + Send + Sync),
+    start_permit: &Once<crate::supervisor::StartPermit>,
+) -> Result<Gone, Refusal> {
+    let metrics = &plan.instance.metrics;
+    let begun = Instant::now();
+    let oom_before = OomKills::now();
+    let mut child = match start(plan, prepared) {
+        Ok(child) => child,
+        Err(failure) => return Ok(not_started(plan, failure)),
+    };
+    let limit = plan.instance.config.session.spawn_timeout;
+    let pid = match timeout(limit, child.shim.started()).await {
+        Ok(Ok(pid)) => pid,
+        Ok(Err(error)) => {
+            let failure = StartFailure::Spawn { reason: error.reason(), message: error.to_string() };
+            drop(child.shim.gone().await);
+            return Ok(not_started(plan, failure));
+        }
+        Err(_) => {
+            child.shim.kill_tree();
+            drop(timeout(UNKILLABLE, child.shim.gone()).await);
+            return Ok(not_started(plan, StartFailure::NeverReady { limit }));
+        }
+    };
+    metrics.spawn_exec(begun.elapsed());
+    if let Some(shim) = child.shim.shim_pid() {
+        tell(ChildNews::Started(Started { pid, shim }));
+    }
+    let setup = Setup {
+        adapter: plan.instance.adapter,
+        config: plan.instance.config.clone(),
+        metrics: metrics.clone(),
+    };
+    let model = plan.record.model.clone();
+    let report = |report: Report| {
+        if matches!(report, Report::Ready) {
+            metrics.spawned(None);
+            metrics.spawn_ready(begun.elapsed());
+            drop(start_permit.take());
+        }
+        tell(ChildNews::Report(report));
+    };
+    let departed = Driver::new(setup, child, model, begun).run(&prepared.bound, inbox, &report).await;
+    note_end(plan, &departed);
+    match departed.refusal {
+        Some(refusal) if !departed.asked => Err(refusal),
+        _ => Ok(conclude(plan, departed, oom_before)),
+    }
+}
+
+/// A tree that survives SIGKILL for so long waits for its hardware.
+const UNKILLABLE: Duration = Duration::from_secs(30);
+
+fn start(plan: &Plan, prepared: &Prepared) -> Result<Contained, StartFailure> {
+    let Plan { instance, workspace, record, generation, entry } = plan;
+    let dirs = workspace.dirs();
+    let command = instance.adapter.command(&LaunchPlan {
+        cli: &instance.config.cli,
+        dirs,
+        session_id: &prepared.cli_session_id,
+        opening: prepared.opening,
+        model: record.model.as_deref().or(instance.config.cli.model.as_deref()),
+        bound: &prepared.bound,
+        asks_permission: instance.config.permissions.policy != PermissionPolicy::Deny,
+    });
+    let program = instance.program.find()?;
+    let mut args = program.first_args;
+    args.extend(command.args);
+    let env = environment(instance, entry, dirs, command.env);
+    let name = format!("{}-{}", entry.key.hash(), generation.0);
+    let launch = Launch {
+        program: &program.path,
+        args: &args,
+        env: &env,
+        cwd: &dirs.work,
+        limits: &Limits::default(),
+        cgroup: instance.cgroups.as_ref().map(|base| base.child_dir(&format!("{name}-{}", prepared.attempt))),
+    };
+    child::spawn(&instance.shim, &launch)
+        .map_err(|error| StartFailure::Spawn { reason: error.reason(), message: error.to_string() })
+}
+
+/// The child's whole environment. Later entries win.
+fn environment(
+    instance: &Instance,
+    entry: &Entry,
+    dirs: &crate::cli::Dirs,
+    of_adapter: Vec<(OsString, OsString)>,
+) -> Vec<(OsString, OsString)> {
+    let cli = &instance.config.cli;
+    let passed = cli.env_pass.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
+    let configured = cli.env.iter().map(|(name, value)| (name.into(), value.into()));
+    let own = [
+        ("HOME".into(), dirs.home.clone().into_os_string()),
+        ("TMPDIR".into(), dirs.tmp.clone().into_os_string()),
+        (instance.marker.name.into(), instance.marker.value.clone().into()),
+        ("PILOTLIGHT_SESSION".into(), entry.key.hash().as_str().into()),
+    ];
+    passed.chain(of_adapter).chain(configured).chain(own).collect()
+}
+
+fn not_started(plan: &Plan, failure: StartFailure) -> Gone {
+    plan.instance.metrics.spawned(Some(failure.reason()));
+    tracing::warn!(session = %plan.entry.key.hash(), reason = failure.reason(), "the CLI did not start");
+    Gone::before_ready(Departure::NotStarted(failure))
+}
+
+/// What the end of every child leaves in the figures.
+fn note_end(plan: &Plan, departed: &Departed) {
+    let metrics = &plan.instance.metrics;
+    if let Some(ended) = &departed.ended {
+        match ended.sweep {
+            Sweep::Done(swept) => {
+                metrics.leftovers_killed(swept.rung.as_str(), swept.killed as u64);
+                metrics.tree_kill(swept.rung.as_str(), swept.took);
+            }
+            Sweep::ShimDied { rung, killed } => metrics.leftovers_killed(rung.as_str(), killed as u64),
+            Sweep::NothingStarted => {}
+        }
+    }
+    if let (true, Some(since)) = (departed.asked, departed.stop_began) {
+        let how = if departed.forced { StopHow::Killed } else { StopHow::Orderly };
+        metrics.stopped(how, since.elapsed());
+    }
+}
+
+fn conclude(plan: &Plan, departed: Departed, oom_before: OomKills) -> Gone {
+    let metrics = &plan.instance.metrics;
+    let killed_by_us = departed.forced;
+    let ending = departed
+        .exit
+        .map_or(Ending::Unknown, |exit| Ending::classify(exit, killed_by_us, oom_before, OomKills::now()));
+    let reason = match departed.verdict {
+        _ if departed.asked && plan.instance.is_draining() => ExitReason::Drain,
+        _ if departed.asked => ExitReason::Evicted,
+        Some(Verdict::Hung | Verdict::NeverReady) => ExitReason::Hang,
+        Some(Verdict::Protocol(_)) => ExitReason::Protocol,
+        None => ExitReason::of(ending),
+    };
+    metrics.exited(reason);
+    let cause = match departed.verdict {
+        Some(Verdict::Hung) => "it no longer answered and was killed".to_owned(),
+        Some(Verdict::Protocol(what)) => what.to_owned(),
+        Some(Verdict::NeverReady) => "it was not ready in time".to_owned(),
+        None if departed.asked => "the session was stopped".to_owned(),
+        None => ending.to_string(),
+    };
+    if !departed.asked {
+        tracing::warn!(session = %plan.entry.key.hash(), generation = plan.generation.0, %cause, "the CLI ended unasked");
+    }
+    let restart_cause = match departed.verdict {
+        Some(Verdict::Hung) => RestartCause::Hang,
+        Some(Verdict::Protocol(_)) => RestartCause::Protocol,
+        _ if departed.ready => RestartCause::Crash,
+        _ => RestartCause::NotStarted,
+    };
+    let was_ready = departed.ready;
+    let why = match departed.verdict {
+        _ if departed.asked => Departure::Asked,
+        Some(Verdict::NeverReady) => Departure::NotStarted(StartFailure::NeverReady {
+            limit: plan.instance.config.session.spawn_timeout,
+        }),
+        _ if was_ready => Departure::Crashed(early(&cause, &departed.stderr)),
+        _ => Departure::NotStarted(early(&cause, &departed.stderr)),
+    };
+    if let Departure::NotStarted(failure) = &why {
+        metrics.spawned(Some(failure.reason()));
+    }
+    let loss = Loss { cause, stderr: departed.stderr };
+    let retry = departed.unfinished.and_then(|running| retry_or_lose(plan, running, departed.asked, loss));
+    Gone { why, was_ready, cause: restart_cause, retry }
+}
+
+fn early(exit: &str, stderr: &str) -> StartFailure {
+    StartFailure::ExitedEarly { exit: exit.to_owned(), stderr: stderr.to_owned() }
+}
+
+/// Gives back a turn of which nothing has come out, for one more try; else tells its reader that it is lost.
+fn retry_or_lose(plan: &Plan, mut running: Running, asked: bool, loss: Loss) -> Option<Box<TurnJob>> {
+    let reader_waits = running.job.sender.as_ref().is_some_and(|sender| !sender.is_closed());
+    let may_retry = plan.instance.config.restart.retry_turn && running.job.retries == 0;
+    if may_retry && !asked && !running.produced && reader_waits && running.interrupted_until.is_none() {
+        running.job.retries += 1;
+        return Some(Box::new(running.job));
+    }
+    let rest = std::mem::take(&mut running.rest);
+    drop(running.lose(rest, TurnError::SessionLost(loss)));
+    None
+}

@@ -1,0 +1,376 @@
+//! The handle by which a session is used.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::{Instant, timeout};
+
+use super::actor::Submission;
+use super::store::{BoundRecord, Record};
+use super::{OauthCredentials, PendingPermission, PermissionError, SessionMessage, SessionStatus};
+use crate::child::{Answer, TurnJob};
+use crate::cli::Dirs;
+use crate::error::TurnError;
+use crate::ids::{InvalidName, SessionKey};
+use crate::instance::{Instance, Slot};
+use crate::metrics::{AdmissionRejected, FirstOutput, TurnOutcome};
+use crate::pilotlight::Pilotlight;
+use crate::registry::{Entry, NotAdmitted};
+use crate::supervisor::SupervisorMessage;
+use crate::turn::{Decision, Prompt, Turn, TurnOptions, turn_channel};
+use crate::workspace::Workspace;
+
+/// How often a call looks for the session again when its actor ended in between. Each time a new actor is started, so
+/// more than one retry is needed only if actors keep failing.
+const LOOKUPS: usize = 4;
+
+/// An actor answers at once unless something is badly wrong.
+const ACTOR_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+
+/// One conversation of one user. Cheap to clone; holds no child and keeps none alive.
+#[derive(Clone, Debug)]
+pub struct Session {
+    pilot: Pilotlight,
+    key: Result<SessionKey, InvalidName>,
+}
+
+impl Session {
+    pub(crate) fn new(pilot: Pilotlight, key: Result<SessionKey, InvalidName>) -> Self {
+        Self { pilot, key }
+    }
+
+    /// Gives the session a turn. Starts, restarts or resumes the child as needed. Returns as soon as the turn is
+    /// accepted; it may wait in the session's queue.
+    ///
+    /// # Errors
+    /// [`TurnError`]s of which [`TurnError::reached_child`] is false: the child has seen nothing. Everything later
+    /// comes out of the [`Turn`].
+    pub async fn send(&self, prompt: impl Into<Prompt>) -> Result<Turn, TurnError> {
+        self.send_with(prompt, TurnOptions::default()).await
+    }
+
+    /// As [`Session::send`], with options.
+    ///
+    /// # Errors
+    /// As [`Session::send`].
+    pub async fn send_with(
+        &self,
+        prompt: impl Into<Prompt>,
+        options: TurnOptions,
+    ) -> Result<Turn, TurnError> {
+        let accepted = Instant::now();
+        let result = self.submit(prompt.into(), options, accepted).await;
+        if let Err(error) = &result {
+            let metrics = &self.instance().metrics;
+            if matches!(error, TurnError::QueueFull { .. }) {
+                metrics.admission_rejected(AdmissionRejected::PerUser);
+            }
+            metrics.turn_ended(TurnOutcome::Rejected, accepted.elapsed());
+        }
+        result
+    }
+
+    async fn submit(
+        &self,
+        prompt: Prompt,
+        options: TurnOptions,
+        accepted: Instant,
+    ) -> Result<Turn, TurnError> {
+        let key = self.key()?;
+        let mut letter = Letter::write(self.instance(), prompt, options)?;
+        for _ in 0..LOOKUPS {
+            if self.instance().is_draining() {
+                self.instance().metrics.admission_rejected(AdmissionRejected::Draining);
+                return Err(TurnError::Draining);
+            }
+            match self.instance().registry.admit(key) {
+                Ok((entry, permit)) => match self.post(&entry, permit, letter, accepted)? {
+                    Ok(turn) => return Ok(turn),
+                    Err(unsent) => letter = unsent,
+                },
+                Err(NotAdmitted::Full { limit }) => return Err(TurnError::QueueFull { limit }),
+                Err(NotAdmitted::Absent) => self.bring_into_memory(key).await?,
+            }
+        }
+        Err(TurnError::Internal("the session's actor keeps failing"))
+    }
+
+    /// Hands the turn to the session's actor; gives the letter back if the actor is no more.
+    fn post(
+        &self,
+        entry: &Arc<Entry>,
+        permit: OwnedSemaphorePermit,
+        letter: Letter,
+        accepted: Instant,
+    ) -> Result<Result<Turn, Letter>, TurnError> {
+        let instance = self.instance();
+        let is_warm = entry.with_board(|board| board.pid.is_some());
+        if !is_warm {
+            instance.admission.check_memory()?;
+        }
+        let id = instance.next_turn();
+        let limits = &instance.config.session;
+        let (metrics, running) = (instance.metrics.clone(), instance.open_turns.token());
+        let on_end = Box::new(move |outcome: &crate::turn::Outcome| {
+            metrics.turn_ended(TurnOutcome::of(&outcome.status), accepted.elapsed());
+            drop((permit, running));
+        });
+        let actor = entry.actor.clone();
+        let cancel = Box::new(move || drop(actor.cast(SessionMessage::Cancel(id))));
+        let channel = turn_channel(
+            id,
+            instance.adapter,
+            limits.event_buffer,
+            limits.event_buffer_bytes,
+            cancel,
+            on_end,
+        );
+        let (sender, turn) = channel;
+        let kept = letter.clone();
+        let job = Box::new(TurnJob {
+            turn: id,
+            sender: Some(sender),
+            line: letter.line,
+            with_preamble: letter.with_preamble,
+            model: letter.model,
+            accepted,
+            start: if is_warm { FirstOutput::Warm } else { FirstOutput::Cold },
+            retries: 0,
+            context_lost: false,
+        });
+        let submission = Box::new(Submission { job, bound: letter.bound });
+        Ok(match entry.actor.cast(SessionMessage::Submit(submission)) {
+            Ok(()) => Ok(turn),
+            Err(_) => {
+                drop(instance.registry.forget_actor(entry.actor.get_id()));
+                Err(kept)
+            }
+        })
+    }
+
+    /// Starts the child ahead of the first message, without spending tokens; returns when it is ready.
+    ///
+    /// # Errors
+    /// [`TurnError`] if it cannot be started.
+    pub async fn warm(&self) -> Result<SessionStatus, TurnError> {
+        let limits = &self.instance().config;
+        // A child that is on its way out, one that waits for admission, and its start.
+        let stop = limits.session.stop_interrupt + limits.session.stop_eof + limits.session.stop_term;
+        let patience =
+            stop + limits.limits.queue_deadline + limits.session.spawn_timeout + ACTOR_ANSWERS_WITHIN;
+        self.ask(SessionMessage::Warm, true, patience).await?.unwrap_or(Ok(()))?;
+        self.status().ok_or(TurnError::Internal("the session left memory while it was warmed"))
+    }
+
+    /// Interrupts the running turn; the child stays warm. Returns whether a turn ran.
+    ///
+    /// # Errors
+    /// [`TurnError`] if the session cannot be reached.
+    pub async fn interrupt(&self) -> Result<bool, TurnError> {
+        Ok(self.ask(SessionMessage::Interrupt, false, ACTOR_ANSWERS_WITHIN).await?.unwrap_or(false))
+    }
+
+    /// Stops the child and keeps the conversation. A running turn is interrupted. Returns when nothing of the child
+    /// is left.
+    ///
+    /// # Errors
+    /// [`TurnError`] if the session cannot be reached.
+    pub async fn evict(&self) -> Result<(), TurnError> {
+        self.ask(SessionMessage::Evict, false, self.instance().longest_stop()).await?;
+        Ok(())
+    }
+
+    /// Evicts, then deletes conversation and workspace.
+    ///
+    /// # Errors
+    /// [`TurnError`] if the session cannot be reached or its files cannot be deleted.
+    pub async fn purge(&self) -> Result<(), TurnError> {
+        let key = self.key()?;
+        let entry = self.instance().registry.get(key);
+        self.ask(SessionMessage::ShutDown, false, self.instance().longest_stop()).await?;
+        let _slot = Slot::of(self.instance(), &key.hash()).await;
+        let workspace = self.files()?;
+        blocking(move || workspace.delete()).await?;
+        if let Some(entry) = entry {
+            drop(self.instance().registry.forget_actor(entry.actor.get_id()));
+            entry.actor.stop(None);
+        }
+        Ok(())
+    }
+
+    /// What the session does now; `None` if it is not in memory.
+    #[must_use]
+    pub fn status(&self) -> Option<SessionStatus> {
+        self.entry().map(|entry| entry.status())
+    }
+
+    /// Tools that wait for permission (policy `ask`).
+    #[must_use]
+    pub fn permissions(&self) -> Vec<PendingPermission> {
+        self.entry().map(|entry| entry.board().permissions).unwrap_or_default()
+    }
+
+    /// Answers a tool that waits for permission.
+    ///
+    /// # Errors
+    /// [`PermissionError`] if nothing waits under this id (any more).
+    pub async fn answer_permission(
+        &self,
+        request_id: &str,
+        decision: Decision,
+    ) -> Result<(), PermissionError> {
+        let entry = self.entry().ok_or(PermissionError::Unknown)?;
+        let (reply, answered) = oneshot::channel();
+        let answer = Answer { request_id: request_id.to_owned(), decision, reply };
+        drop(entry.actor.cast(SessionMessage::Answer(answer)));
+        match timeout(ACTOR_ANSWERS_WITHIN, answered).await {
+            Ok(Ok(result)) => result,
+            // The child ended meanwhile.
+            _ => Err(PermissionError::Late),
+        }
+    }
+
+    /// Writes the user's credentials where the CLI reads them (mode 0600), unless those there are newer. A running
+    /// child uses them from its next turn on.
+    ///
+    /// # Errors
+    /// [`TurnError::Storage`].
+    pub async fn write_credentials(&self, credentials: &OauthCredentials) -> Result<(), TurnError> {
+        let (workspace, instance, credentials) =
+            (self.files()?, self.instance().clone(), credentials.clone());
+        blocking(move || {
+            workspace.create()?;
+            workspace.write_credentials(instance.adapter, &instance.config.cli, &credentials).map(drop)
+        })
+        .await
+    }
+
+    /// The session's directories, created if they are not there yet.
+    ///
+    /// # Errors
+    /// [`TurnError::Storage`].
+    pub async fn workspace(&self) -> Result<Dirs, TurnError> {
+        let workspace = self.files()?;
+        let dirs = workspace.dirs().clone();
+        blocking(move || workspace.create()).await?;
+        Ok(dirs)
+    }
+
+    // ---- Inside ----
+
+    fn instance(&self) -> &Arc<Instance> {
+        self.pilot.instance()
+    }
+
+    fn key(&self) -> Result<&SessionKey, TurnError> {
+        self.key.as_ref().map_err(|error| TurnError::from(*error))
+    }
+
+    fn entry(&self) -> Option<Arc<Entry>> {
+        self.instance().registry.get(self.key.as_ref().ok()?)
+    }
+
+    fn files(&self) -> Result<Workspace, TurnError> {
+        Ok(Workspace::of(&self.instance().config.data_dir, &self.key()?.hash()))
+    }
+
+    /// Asks the session's actor; `None` if the session is not in memory and `start` is false.
+    async fn ask<T>(
+        &self,
+        question: impl Fn(oneshot::Sender<T>) -> SessionMessage,
+        start: bool,
+        patience: Duration,
+    ) -> Result<Option<T>, TurnError> {
+        let key = self.key()?;
+        for _ in 0..LOOKUPS {
+            let Some(entry) = self.instance().registry.get(key) else {
+                if !start {
+                    return Ok(None);
+                }
+                if self.instance().is_draining() {
+                    return Err(TurnError::Draining);
+                }
+                self.bring_into_memory(key).await?;
+                continue;
+            };
+            let (reply, answer) = oneshot::channel();
+            if entry.actor.cast(question(reply)).is_err() {
+                drop(self.instance().registry.forget_actor(entry.actor.get_id()));
+                continue;
+            }
+            match timeout(patience, answer).await {
+                Ok(Ok(answer)) => return Ok(Some(answer)),
+                // The actor ended with the question in its mailbox.
+                Ok(Err(_)) => {}
+                Err(_) => return Err(TurnError::Internal("the session did not answer in time")),
+            }
+        }
+        Err(TurnError::Internal("the session's actor keeps failing"))
+    }
+
+    /// Reads the session's record, or begins one, and has the supervisor start its actor.
+    async fn bring_into_memory(&self, key: &SessionKey) -> Result<(), TurnError> {
+        let (workspace, owner) = (self.files()?, key.clone());
+        let record =
+            blocking(
+                move || Ok(Record::load(&workspace)?.unwrap_or_else(|| Record::new(&owner, &workspace))),
+            )
+            .await?;
+        let supervisor = timeout(ACTOR_ANSWERS_WITHIN, self.instance().helpers.supervisor()).await;
+        let supervisor = supervisor.map_err(|_| TurnError::Internal("the supervisor cannot be reached"))?;
+        let (reply, started) = oneshot::channel();
+        let message = SupervisorMessage::StartSession { key: key.clone(), record: Box::new(record), reply };
+        // If the supervisor fails now, its successor is asked in the next round.
+        drop(supervisor.cast(message));
+        match timeout(ACTOR_ANSWERS_WITHIN, started).await {
+            Ok(Ok(Err(problem))) => {
+                tracing::error!(%problem, "a session's actor did not start");
+                Err(TurnError::Internal("the session's actor did not start"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A turn as it was asked for, serialised and checked.
+#[derive(Clone)]
+struct Letter {
+    line: Bytes,
+    with_preamble: Option<Bytes>,
+    model: Option<String>,
+    bound: BoundRecord,
+}
+
+impl Letter {
+    fn write(instance: &Instance, prompt: Prompt, options: TurnOptions) -> Result<Self, TurnError> {
+        let config = &instance.config;
+        let limit = config.session.prompt_limit;
+        let encode = |prompt: &Prompt| -> Result<Bytes, TurnError> {
+            let line = instance.adapter.encode_turn(prompt, &config.cli)?;
+            if line.len() > limit {
+                return Err(TurnError::PromptTooLarge { bytes: line.len(), limit });
+            }
+            Ok(line.into())
+        };
+        let line = encode(&prompt)?;
+        let with_preamble = options.preamble.map(|preamble| encode(&prompt.after(&preamble))).transpose()?;
+        let bound = BoundRecord {
+            system_prompt: options.system_prompt,
+            fallback_model: options.fallback_model,
+            mcp_servers: options.mcp_servers,
+        };
+        Ok(Self { line, with_preamble, model: options.model, bound })
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, TurnError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(TurnError::Storage(error.to_string())),
+        Err(_) => Err(TurnError::Internal("a task that works on files failed")),
+    }
+}

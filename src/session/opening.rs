@@ -1,0 +1,95 @@
+//! How a conversation is taken up by a new child: begun, resumed, or given up for lost.
+//!
+//! The transcript on disk decides: there → resume; not there → begin under the same id. Only what the transcript holds
+//! is really remembered, so it is also looked at for the last thing that was said ([`Adapter::checkpoint`]).
+//!
+//! [`Adapter::checkpoint`]: crate::cli::Adapter::checkpoint
+
+use std::io;
+
+use super::child_task::{ChildNews, Plan};
+use super::store::{Record, new_cli_session_id};
+use crate::cli::{Bound, Opening, Refusal};
+use crate::instance::Instance;
+use crate::metrics::ContextLost;
+use crate::workspace::Workspace;
+
+/// Everything about a start that is known before it.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) cli_session_id: String,
+    pub(super) opening: Opening,
+    pub(super) bound: Bound,
+    /// What is missing of the conversation.
+    pub(super) loss: Option<ContextLost>,
+    /// Counts the processes of this start.
+    pub(super) attempt: u32,
+    /// The conversation is more than its beginning.
+    has_turns: bool,
+}
+
+/// Creates the directories, writes what the child reads at its start and looks at the transcript.
+pub(super) async fn prepare(plan: &Plan) -> io::Result<Prepared> {
+    let (workspace, record) = (plan.workspace.clone(), plan.record.clone());
+    let instance = plan.instance.clone();
+    let prepared = tokio::task::spawn_blocking(move || prepare_now(&workspace, &record, &instance)).await;
+    prepared.map_err(io::Error::other)?
+}
+
+fn prepare_now(workspace: &Workspace, record: &Record, instance: &Instance) -> io::Result<Prepared> {
+    let (adapter, cli) = (instance.adapter, &instance.config.cli);
+    workspace.create()?;
+    let mcp_config = match &record.bound.mcp_servers {
+        Some(servers) => {
+            workspace.write_mcp_servers(servers)?;
+            Some(workspace.mcp_file())
+        }
+        None => None,
+    };
+    let transcript = adapter.transcript(workspace.dirs(), cli, &record.cli_session_id);
+    let is_there = transcript.is_file();
+    let loss = match &record.checkpoint {
+        _ if !is_there => (record.turns > 0).then_some(ContextLost::Conversation),
+        Some(checkpoint) if !adapter.transcript_holds(&transcript, checkpoint)? => {
+            Some(ContextLost::LastTurn)
+        }
+        _ => None,
+    };
+    Ok(Prepared {
+        cli_session_id: record.cli_session_id.clone(),
+        opening: if is_there { Opening::Resume } else { Opening::New },
+        bound: Bound {
+            system_prompt: record.bound.system_prompt.clone(),
+            mcp_config,
+            fallback_model: record.bound.fallback_model.clone(),
+        },
+        loss,
+        attempt: 0,
+        has_turns: record.turns > 0,
+    })
+}
+
+impl Prepared {
+    /// The next way to try after the CLI refused this one: the other way once, then a conversation of a new id.
+    pub(super) fn after_refusal(mut self, refusal: Refusal, tell: &impl Fn(ChildNews)) -> Self {
+        self.attempt += 1;
+        if self.attempt == 1 {
+            self.opening = match refusal {
+                Refusal::NoConversation => Opening::New,
+                Refusal::IdInUse => Opening::Resume,
+            };
+            // Begun anew under the old id: what was said before is gone.
+            let lost = refusal == Refusal::NoConversation && self.has_turns;
+            self.loss = lost.then_some(ContextLost::Conversation);
+        } else {
+            self.cli_session_id = new_cli_session_id();
+            self.opening = Opening::New;
+            self.loss = self.has_turns.then_some(ContextLost::Conversation);
+            tell(ChildNews::NewConversation(self.cli_session_id.clone()));
+        }
+        self
+    }
+}
+
+/// So many refusals in one start mean that the CLI does not do what it says.
+pub(super) const MOST_ATTEMPTS: u32 = 3;

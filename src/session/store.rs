@@ -1,0 +1,253 @@
+//! What outlives the process: one `session.json` per session, and the lock on the data directory.
+//!
+//! Everything here blocks; async callers go through [`tokio::task::spawn_blocking`].
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::error::StartError;
+use crate::ids::{Generation, SessionKey};
+use crate::turn::McpServers;
+use crate::workspace::{Workspace, sessions_dir, write_private};
+
+/// The form of the file. Raised when an older program could misread it.
+const VERSION: u32 = 1;
+
+/// A session as it is kept on disk.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    version: u32,
+    /// The user's id in hexadecimal: it may be any bytes.
+    user: String,
+    conversation: String,
+    /// The CLI's id of the conversation.
+    pub(crate) cli_session_id: String,
+    /// The paths that the CLI was given: it files the transcript by them.
+    work: std::path::PathBuf,
+    home: std::path::PathBuf,
+    pub(crate) generation: u64,
+    pub(crate) turns: u64,
+    pub(crate) restarts: u64,
+    pub(crate) cost_usd: f64,
+    pub(crate) created: SystemTime,
+    pub(crate) last_used: SystemTime,
+    /// The last thing said that must be in the transcript, if nothing was lost.
+    pub(crate) checkpoint: Option<String>,
+    pub(crate) model: Option<String>,
+    /// Bound at start.
+    pub(crate) bound: BoundRecord,
+}
+
+/// What the session's children are started with.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct BoundRecord {
+    pub(crate) system_prompt: Option<String>,
+    pub(crate) fallback_model: Option<String>,
+    pub(crate) mcp_servers: Option<McpServers>,
+}
+
+impl Record {
+    /// A conversation that begins now.
+    pub(crate) fn new(key: &SessionKey, workspace: &Workspace) -> Self {
+        let now = SystemTime::now();
+        Self {
+            version: VERSION,
+            user: key.user().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect(),
+            conversation: key.conversation().to_owned(),
+            cli_session_id: new_cli_session_id(),
+            work: workspace.dirs().work.clone(),
+            home: workspace.dirs().home.clone(),
+            generation: 0,
+            turns: 0,
+            restarts: 0,
+            cost_usd: 0.0,
+            created: now,
+            last_used: now,
+            checkpoint: None,
+            model: None,
+            bound: BoundRecord::default(),
+        }
+    }
+
+    /// Reads the session's file; `None` if there is none. A file that cannot be understood is an error: it is not
+    /// written over.
+    pub(crate) fn load(workspace: &Workspace) -> io::Result<Option<Self>> {
+        let path = workspace.record_file();
+        let content = match fs::read(&path) {
+            Ok(content) => content,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let unreadable = |problem: String| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("{}: {problem}", path.display()))
+        };
+        let record: Self = serde_json::from_slice(&content).map_err(|error| unreadable(error.to_string()))?;
+        if record.version != VERSION {
+            return Err(unreadable(format!(
+                "written in form {}, this program knows {VERSION}",
+                record.version
+            )));
+        }
+        Ok(Some(record))
+    }
+
+    /// Writes the session's file, whole or not at all.
+    pub(crate) fn save(&self, workspace: &Workspace) -> io::Result<()> {
+        let content = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
+        write_private(&workspace.record_file(), &content)
+    }
+
+    pub(crate) fn generation(&self) -> Generation {
+        Generation(self.generation)
+    }
+}
+
+pub(crate) fn new_cli_session_id() -> String {
+    Uuid::new_v4().to_string()
+}
+
+impl BoundRecord {
+    /// A number that is the same for the same settings, also in another run.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        // Keys of JSON objects are sorted: equal settings have equal text.
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        let digest = Sha256::digest(text);
+        digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
+
+    /// These settings, changed by what a turn asks for.
+    pub(crate) fn with(&self, wanted: &Self) -> Self {
+        let text = |wanted: &Option<String>, own: &Option<String>| match wanted.as_deref() {
+            Some("") => None,
+            Some(_) => wanted.clone(),
+            None => own.clone(),
+        };
+        Self {
+            system_prompt: text(&wanted.system_prompt, &self.system_prompt),
+            fallback_model: text(&wanted.fallback_model, &self.fallback_model),
+            mcp_servers: match &wanted.mcp_servers {
+                Some(servers) if servers.0.is_empty() => None,
+                Some(_) => wanted.mcp_servers.clone(),
+                None => self.mcp_servers.clone(),
+            },
+        }
+    }
+}
+
+/// Writes one session's record, in order: an older state never replaces a newer one.
+#[derive(Debug, Default)]
+pub(crate) struct RecordWriter {
+    written: tokio::sync::Mutex<u64>,
+}
+
+impl RecordWriter {
+    /// Writes the `number`th state, unless a later one was written before. Failing to is told and survived: the
+    /// session goes on in memory.
+    pub(crate) async fn save(self: Arc<Self>, number: u64, record: Record, workspace: Workspace) {
+        let mut written = self.written.lock().await;
+        if *written > number {
+            return;
+        }
+        *written = number;
+        match tokio::task::spawn_blocking(move || record.save(&workspace)).await {
+            Ok(Ok(())) => {}
+            // The session was purged meanwhile.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {}
+            Ok(Err(error)) => tracing::warn!(%error, "a session's record was not written"),
+            Err(error) => tracing::warn!(%error, "a session's record was not written"),
+        }
+    }
+}
+
+/// Held while an instance works in a data directory.
+#[derive(Debug)]
+pub(crate) struct DataDirLock {
+    _file: File,
+}
+
+/// Creates the data directory if it is missing, proves that it can be written, and locks it.
+pub(crate) fn lock(data_dir: &Path) -> Result<DataDirLock, StartError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| StartError::DataDir { path, source }
+    };
+    let sessions = sessions_dir(data_dir);
+    DirBuilder::new().recursive(true).mode(0o700).create(&sessions).map_err(failed(&sessions))?;
+    let path = data_dir.join("lock");
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed(&path))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => return Err(StartError::DataDirLocked(data_dir.to_owned())),
+        Err(errno) => return Err(failed(&path)(errno.into())),
+    }
+    // Being able to open the lock does not prove that sessions can be written: the disk may be full.
+    let probe = sessions.join(".probe");
+    write_private(&probe, b"pilotlight\n").map_err(failed(&probe))?;
+    fs::remove_file(&probe).map_err(failed(&probe))?;
+    Ok(DataDirLock { _file: file })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::UserId;
+
+    fn session(data_dir: &Path) -> (SessionKey, Workspace) {
+        let key = SessionKey::new(UserId::new([0, 0xff]).unwrap(), "default").unwrap();
+        let workspace = Workspace::of(data_dir, &key.hash());
+        workspace.create().unwrap();
+        (key, workspace)
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was() {
+        let data = tempfile::tempdir().unwrap();
+        let (key, workspace) = session(data.path());
+        assert_eq!(Record::load(&workspace).unwrap(), None);
+        let mut record = Record::new(&key, &workspace);
+        record.turns = 3;
+        record.checkpoint = Some("abc".into());
+        record.save(&workspace).unwrap();
+        assert_eq!(Record::load(&workspace).unwrap(), Some(record));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_an_error_and_stays() {
+        let data = tempfile::tempdir().unwrap();
+        let (key, workspace) = session(data.path());
+        let mut newer = Record::new(&key, &workspace);
+        newer.version = VERSION + 1;
+        for content in ["", "{", "[]", &serde_json::to_string(&newer).unwrap()] {
+            fs::write(workspace.record_file(), content).unwrap();
+            assert_eq!(Record::load(&workspace).unwrap_err().kind(), io::ErrorKind::InvalidData);
+            assert_eq!(fs::read_to_string(workspace.record_file()).unwrap(), content);
+        }
+    }
+
+    #[test]
+    fn a_data_dir_has_one_instance() {
+        let data = tempfile::tempdir().unwrap();
+        let first = lock(data.path()).unwrap();
+        assert!(matches!(lock(data.path()), Err(StartError::DataDirLocked(_))));
+        drop(first);
+        lock(data.path()).unwrap();
+        let file = data.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(matches!(lock(&file), Err(StartError::DataDir { .. })));
+    }
+}

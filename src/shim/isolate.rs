@@ -1,0 +1,126 @@
+//! What the shim takes upon itself, and what it puts upon the CLI before it runs.
+//!
+//! What the CLI alone shall have (limits, the cgroup, the parent-death signal) is applied in the forked child:
+//! the shim needs free hands to clean up, and stays in the server's cgroup so that killing the CLI's spares it.
+
+use std::{fs, io, os::fd::OwnedFd};
+
+use rustix::{
+    fs::Mode,
+    process::{
+        Pid, Resource, Rlimit, Signal, getpid, getppid, getrlimit, set_child_subreaper,
+        set_parent_process_death_signal, setrlimit, setsid, umask,
+    },
+    thread::set_no_new_privs,
+};
+
+use super::args::Limits;
+
+/// Makes the process a shim.
+///
+/// It stays dumpable: a CLI of the same user could kill it anyhow, and a server without privilege could no longer
+/// recognise a leftover shim by its environment.
+pub(super) fn myself() -> io::Result<()> {
+    // A new session, away from the terminal of the server. It fails only for a group leader, which is as good.
+    let _leads_its_group_already = setsid();
+    // Every orphan of the tree comes to us: without this nothing holds, so failure is fatal.
+    set_child_subreaper(Some(getpid()))?;
+    // Inherited by the CLI, never to be undone.
+    set_no_new_privs(true)?;
+    umask(Mode::RWXG | Mode::RWXO);
+    Ok(())
+}
+
+/// Holds the score of the process while the CLI is forked, and puts back the old one: the shim itself is small
+/// and needed to the end.
+pub(super) struct OomScore(Option<Vec<u8>>);
+
+const OOM_SCORE_ADJ: &str = "/proc/self/oom_score_adj";
+
+impl OomScore {
+    pub(super) fn set(adj: Option<i32>) -> Self {
+        let Some(adj) = adj else { return Self(None) };
+        let before = fs::read(OOM_SCORE_ADJ).ok();
+        if let Err(error) = fs::write(OOM_SCORE_ADJ, adj.to_string()) {
+            eprintln!("pilotlight-shim: failed to set oom_score_adj {adj}: {error}");
+        }
+        Self(before)
+    }
+}
+
+impl Drop for OomScore {
+    fn drop(&mut self) {
+        // Going back to what one had is always allowed; if not, the shim only dies earlier than it should.
+        let _restored = self.0.take().map(|before| fs::write(OOM_SCORE_ADJ, before));
+    }
+}
+
+/// What is applied to the CLI between fork and exec.
+pub(super) struct ForCli {
+    shim: Pid,
+    owner: Option<(u32, u32)>,
+    limits: [(Resource, Option<u64>); 4],
+    join: Option<OwnedFd>,
+}
+
+impl ForCli {
+    /// `join` is the open `cgroup.procs` of its group.
+    pub(super) fn new(limits: &Limits, join: Option<OwnedFd>) -> Self {
+        Self {
+            shim: getpid(),
+            owner: limits.owner,
+            limits: [
+                (Resource::Nofile, limits.nofile),
+                (Resource::Nproc, limits.nproc),
+                (Resource::Core, limits.core),
+                (Resource::Fsize, limits.fsize),
+            ],
+            join,
+        }
+    }
+
+    pub(super) fn owner(&self) -> Option<(u32, u32)> {
+        self.owner
+    }
+
+    /// Runs in the child, after the change of user (which would clear the parent-death signal).
+    pub(super) fn apply(&mut self) -> io::Result<()> {
+        // Should the shim be killed, the CLI goes with it. The shim has one thread, so the signal cannot come
+        // from a thread that merely ended.
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        if getppid() != Some(self.shim) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        if let Some(procs) = self.join.take() {
+            // "0" is the writer itself. Failure lowers the rung, as `Group::holds_anyone` will tell.
+            let _joined = rustix::io::write(procs, b"0");
+        }
+        for (resource, value) in &self.limits {
+            if let Some(value) = value {
+                setrlimit(*resource, clamp(*value, getrlimit(*resource)))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Never above what is allowed already: raising it is not ours to do, and would fail.
+fn clamp(value: u64, now: Rlimit) -> Rlimit {
+    let value = now.maximum.map_or(value, |maximum| value.min(maximum));
+    Rlimit { current: Some(value), maximum: Some(value) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_lowered_but_never_raised() {
+        let lowered = clamp(10, Rlimit { current: Some(5), maximum: Some(20) });
+        assert_eq!((lowered.current, lowered.maximum), (Some(10), Some(10)));
+        let kept = clamp(30, Rlimit { current: Some(5), maximum: Some(20) });
+        assert_eq!((kept.current, kept.maximum), (Some(20), Some(20)));
+        let free = clamp(30, Rlimit { current: None, maximum: None });
+        assert_eq!((free.current, free.maximum), (Some(30), Some(30)));
+    }
+}

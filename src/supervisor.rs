@@ -1,0 +1,256 @@
+//! The supervisor: starts one [`SessionActor`] per session and the two actors that look after all of them, and puts
+//! things right when one of them fails.
+//!
+//! A handful of messages per session's life pass here, none per turn. Nothing in it waits for a process: a session's
+//! `pre_start` only builds state. Should the supervisor itself fail, ractor ends its actors with it, their children's
+//! tasks notice and stop the children in order, and [`run`] starts a new one.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::{oneshot, watch};
+
+use crate::ids::SessionKey;
+use crate::instance::Instance;
+use crate::metrics::ActorKind;
+use crate::registry::Entry;
+use crate::session::{Record, SessionActor, SessionArgs, SessionMessage};
+use crate::workspace::Workspace;
+
+mod admission;
+mod idle;
+mod sampler;
+
+pub(crate) use admission::{Admission, Pressure, StartPermit};
+pub(crate) use idle::{IdleEvictor, IdleMessage};
+pub(crate) use sampler::{MetricsSampler, SampleNow};
+
+/// What the supervisor is told.
+#[derive(Debug)]
+pub(crate) enum SupervisorMessage {
+    /// Give a session an actor, unless it has one.
+    StartSession { key: SessionKey, record: Box<Record>, reply: oneshot::Sender<Result<(), String>> },
+    /// End the actors; their children are gone already.
+    Stop,
+    /// Fail, to prove that nothing is lost by it.
+    #[cfg(feature = "failpoints")]
+    Panic,
+}
+
+struct Supervisor;
+
+struct SupervisorState {
+    instance: Arc<Instance>,
+    evictor: ActorCell,
+    sampler: ActorCell,
+}
+
+/// Where the supervisor and its two helpers can be reached; changes when one of them is started anew.
+#[derive(Debug)]
+pub(crate) struct Helpers {
+    supervisor: watch::Sender<Option<ActorRef<SupervisorMessage>>>,
+    evictor: Mutex<Option<ActorRef<IdleMessage>>>,
+    sampler: Mutex<Option<ActorRef<SampleNow>>>,
+}
+
+impl Default for Helpers {
+    fn default() -> Self {
+        Self { supervisor: watch::Sender::new(None), evictor: Mutex::default(), sampler: Mutex::default() }
+    }
+}
+
+impl Helpers {
+    /// Waits until there is one.
+    pub(crate) async fn supervisor(&self) -> ActorRef<SupervisorMessage> {
+        let mut address = self.supervisor.subscribe();
+        match address.wait_for(Option::is_some).await.ok().and_then(|address| address.clone()) {
+            Some(address) => address,
+            // The sender lives as long as we do.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Tells the idle evictor, if there is one just now.
+    pub(crate) fn tell_evictor(&self, message: IdleMessage) {
+        if let Some(evictor) = lock(&self.evictor).as_ref() {
+            drop(evictor.cast(message));
+        }
+    }
+
+    /// Tells the sampler, if there is one just now.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn tell_sampler(&self, message: SampleNow) {
+        if let Some(sampler) = lock(&self.sampler).as_ref() {
+            drop(sampler.cast(message));
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // They hold addresses: a panic elsewhere leaves them usable.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs a supervisor, and a new one whenever it fails, until it is told to stop. `ready` is told once, when the first
+/// one can be reached.
+pub(crate) async fn run(instance: Arc<Instance>, ready: oneshot::Sender<Result<(), String>>) {
+    let mut ready = Some(ready);
+    loop {
+        let (address, handle) = match Actor::spawn(None, Supervisor, instance.clone()).await {
+            Ok(started) => started,
+            Err(error) => {
+                if let Some(ready) = ready.take() {
+                    drop(ready.send(Err(error.to_string())));
+                }
+                return;
+            }
+        };
+        instance.helpers.supervisor.send_replace(Some(address));
+        if let Some(ready) = ready.take() {
+            drop(ready.send(Ok(())));
+        }
+        drop(handle.await);
+        instance.helpers.supervisor.send_replace(None);
+        if instance.is_draining() && instance.registry.len() == 0 {
+            return;
+        }
+        instance.metrics.actor_panicked(ActorKind::Supervisor);
+        tracing::error!("the supervisor failed and is started anew; sessions resume with their next turn");
+        for entry in instance.registry.entries() {
+            instance.registry.forget_actor(entry.actor.get_id());
+        }
+    }
+}
+
+impl Actor for Supervisor {
+    type Msg = SupervisorMessage;
+    type State = SupervisorState;
+    type Arguments = Arc<Instance>;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<SupervisorMessage>,
+        instance: Arc<Instance>,
+    ) -> Result<SupervisorState, ActorProcessingErr> {
+        let evictor = start_evictor(&myself, &instance).await?;
+        let sampler = start_sampler(&myself, &instance).await?;
+        Ok(SupervisorState { instance, evictor, sampler })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<SupervisorMessage>,
+        message: SupervisorMessage,
+        state: &mut SupervisorState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            SupervisorMessage::StartSession { key, record, reply } => {
+                let result = start_session(&myself, state, key, *record).await;
+                drop(reply.send(result));
+            }
+            SupervisorMessage::Stop => myself.stop(None),
+            #[cfg(feature = "failpoints")]
+            #[expect(clippy::panic, reason = "that is what it is for")]
+            SupervisorMessage::Panic => panic!("a test asked for it"),
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<SupervisorMessage>,
+        event: SupervisionEvent,
+        state: &mut SupervisorState,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorFailed(actor, _) => {
+                let kind = state.kind_of(actor.get_id());
+                state.instance.metrics.actor_panicked(kind);
+                tracing::error!(actor = kind.as_str(), "an actor failed and is replaced");
+                state.replace(&myself, actor.get_id(), kind).await?;
+            }
+            // A session that was killed from outside has the same consequences as one that failed.
+            SupervisionEvent::ActorTerminated(actor, _, _) => {
+                state.instance.registry.forget_actor(actor.get_id());
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl SupervisorState {
+    fn kind_of(&self, actor: ActorId) -> ActorKind {
+        if actor == self.evictor.get_id() {
+            ActorKind::Idle
+        } else if actor == self.sampler.get_id() {
+            ActorKind::Sampler
+        } else {
+            ActorKind::Session
+        }
+    }
+
+    async fn replace(
+        &mut self,
+        myself: &ActorRef<SupervisorMessage>,
+        actor: ActorId,
+        kind: ActorKind,
+    ) -> Result<(), ActorProcessingErr> {
+        match kind {
+            ActorKind::Idle => self.evictor = start_evictor(myself, &self.instance).await?,
+            ActorKind::Sampler => self.sampler = start_sampler(myself, &self.instance).await?,
+            // Its child's task finds that nobody gives orders any more and stops the child; the next turn gets a new
+            // actor, which waits for the child's slot.
+            ActorKind::Session | ActorKind::Supervisor => drop(self.instance.registry.forget_actor(actor)),
+        }
+        Ok(())
+    }
+}
+
+async fn start_session(
+    myself: &ActorRef<SupervisorMessage>,
+    state: &SupervisorState,
+    key: SessionKey,
+    record: Record,
+) -> Result<(), String> {
+    let instance = &state.instance;
+    if instance.registry.get(&key).is_some() {
+        return Ok(());
+    }
+    if instance.registry.len() >= instance.config.limits.max_sessions {
+        make_way(instance);
+    }
+    let workspace = Workspace::of(&instance.config.data_dir, &key.hash());
+    let args = SessionArgs { instance: instance.clone(), workspace, record, key };
+    let started = Actor::spawn_linked(None, SessionActor, args, myself.get_cell()).await;
+    started.map(drop).map_err(|error| error.to_string())
+}
+
+/// Asks the session that has rested longest to leave memory. The limit may be passed by the few that are on their way
+/// out.
+fn make_way(instance: &Instance) {
+    let resting =
+        |entry: &Arc<Entry>| entry.with_board(|board| board.pid.is_none().then_some(board.quiet_since));
+    let oldest = instance.registry.entries().into_iter().filter_map(|entry| Some((resting(&entry)?, entry)));
+    if let Some((_, entry)) = oldest.min_by_key(|(since, _)| *since) {
+        drop(entry.actor.cast(SessionMessage::Retire));
+    }
+}
+
+async fn start_evictor(
+    myself: &ActorRef<SupervisorMessage>,
+    instance: &Arc<Instance>,
+) -> Result<ActorCell, ActorProcessingErr> {
+    let (address, _) = Actor::spawn_linked(None, IdleEvictor, instance.clone(), myself.get_cell()).await?;
+    *lock(&instance.helpers.evictor) = Some(address.clone());
+    Ok(address.get_cell())
+}
+
+async fn start_sampler(
+    myself: &ActorRef<SupervisorMessage>,
+    instance: &Arc<Instance>,
+) -> Result<ActorCell, ActorProcessingErr> {
+    let (address, _) = Actor::spawn_linked(None, MetricsSampler, instance.clone(), myself.get_cell()).await?;
+    *lock(&instance.helpers.sampler) = Some(address.clone());
+    Ok(address.get_cell())
+}

@@ -1,0 +1,135 @@
+//! The idle-timeout actor: sleeps until the next session may have been quiet for too long, then asks it to stop its
+//! child. It only asks: whether nothing needs the child any more is the session's own decision, made in its mailbox's
+//! order, so a turn that comes in the same instant is served.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::time::Instant;
+
+use crate::instance::Instance;
+use crate::metrics::EvictionReason;
+use crate::registry::{Board, Entry};
+use crate::session::{SessionMessage, SessionState};
+
+/// Sessions are looked at this often even if none is due, so that one which became quiet by other ways than a turn is
+/// found; also the least pause between two looks.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+const SHORTEST_SLEEP: Duration = Duration::from_millis(10);
+
+/// A child younger than this is not stopped to make room: starting it cost more than it gives back.
+const TOO_YOUNG: Duration = Duration::from_secs(10);
+
+/// What the actor is told.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum IdleMessage {
+    /// Look for sessions that are due.
+    Look,
+    /// Stop the child that has been idle longest, for the given reason.
+    MakeRoom(EvictionReason),
+    /// Fail, to prove that nothing is lost by it.
+    #[cfg(feature = "failpoints")]
+    Panic,
+}
+
+pub(crate) struct IdleEvictor;
+
+impl Actor for IdleEvictor {
+    type Msg = IdleMessage;
+    type State = Arc<Instance>;
+    type Arguments = Arc<Instance>;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<IdleMessage>,
+        instance: Arc<Instance>,
+    ) -> Result<Arc<Instance>, ActorProcessingErr> {
+        look_again(&myself, instance.config.session.idle_timeout);
+        Ok(instance)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<IdleMessage>,
+        message: IdleMessage,
+        instance: &mut Arc<Instance>,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            IdleMessage::Look => {
+                let entries = instance.registry.entries();
+                let (due, next) = look(&entries, Instant::now(), instance.config.session.idle_timeout);
+                for (entry, message) in due {
+                    // One that has ended meanwhile needs nothing.
+                    drop(entry.actor.cast(message));
+                }
+                look_again(&myself, next);
+            }
+            IdleMessage::MakeRoom(reason) => {
+                if let Some((entry, quiet_since)) = longest_idle(&instance.registry.entries(), Instant::now())
+                {
+                    drop(entry.actor.cast(SessionMessage::EvictIdle { reason, quiet_since }));
+                }
+            }
+            #[cfg(feature = "failpoints")]
+            #[expect(clippy::panic, reason = "that is what it is for")]
+            IdleMessage::Panic => panic!("a test asked for it"),
+        }
+        Ok(())
+    }
+}
+
+fn look_again(myself: &ActorRef<IdleMessage>, after: Duration) {
+    let after = after.clamp(SHORTEST_SLEEP, LONGEST_SLEEP);
+    drop(myself.send_after(after, || IdleMessage::Look));
+}
+
+/// Who is due and what it is told, and how long until the next one may be.
+fn look(
+    entries: &[Arc<Entry>],
+    now: Instant,
+    timeout: Duration,
+) -> (Vec<(&Arc<Entry>, SessionMessage)>, Duration) {
+    let mut due = Vec::new();
+    let mut next = timeout;
+    for entry in entries {
+        match entry.with_board(|board| wish(board, now, timeout)) {
+            Wish::Evict { quiet_since } => {
+                due.push((entry, SessionMessage::EvictIdle { reason: EvictionReason::Idle, quiet_since }));
+            }
+            Wish::Retire => due.push((entry, SessionMessage::Retire)),
+            Wish::Later(remaining) => next = next.min(remaining),
+            Wish::Leave => {}
+        }
+    }
+    (due, next)
+}
+
+enum Wish {
+    Evict { quiet_since: Instant },
+    Retire,
+    Later(Duration),
+    Leave,
+}
+
+fn wish(board: &Board, now: Instant, timeout: Duration) -> Wish {
+    let quiet = now.saturating_duration_since(board.quiet_since);
+    match board.state {
+        _ if quiet < timeout => Wish::Later(timeout - quiet),
+        SessionState::Idle if !board.active => Wish::Evict { quiet_since: board.quiet_since },
+        SessionState::Dormant | SessionState::Failed => Wish::Retire,
+        _ => Wish::Leave,
+    }
+}
+
+/// The idle session that was used longest ago, if any child is old enough.
+fn longest_idle(entries: &[Arc<Entry>], now: Instant) -> Option<(&Arc<Entry>, Instant)> {
+    let candidate = |board: &mut Board| {
+        let old_enough =
+            board.child_since.is_some_and(|since| now.saturating_duration_since(since) >= TOO_YOUNG);
+        let idle = board.state == SessionState::Idle && !board.active && board.queue_depth == 0;
+        (idle && old_enough).then_some(board.quiet_since)
+    };
+    let idle = entries.iter().filter_map(|entry| Some((entry, entry.with_board(candidate)?)));
+    idle.min_by_key(|(_, quiet_since)| *quiet_since)
+}

@@ -1,0 +1,172 @@
+//! The directories of a session: where they are, who may enter them, what pilotlight writes into them.
+//!
+//! Paths come from [`Workspace::of`] alone, for the CLI files its transcripts by the directory it was started in.
+//! Everything here blocks; async callers go through [`tokio::task::spawn_blocking`].
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::cli::{Adapter, Dirs};
+use crate::config::CliConfig;
+use crate::ids::SessionHash;
+use crate::session::OauthCredentials;
+use crate::turn::McpServers;
+
+/// The directories of one session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Workspace {
+    root: PathBuf,
+    dirs: Dirs,
+}
+
+impl Workspace {
+    /// The session's directories below the data directory. Nothing is created.
+    pub(crate) fn of(data_dir: &Path, session: &SessionHash) -> Self {
+        let root = sessions_dir(data_dir).join(session.as_str());
+        let dirs = Dirs { work: root.join("work"), home: root.join("home"), tmp: root.join("tmp") };
+        Self { root, dirs }
+    }
+
+    pub(crate) fn dirs(&self) -> &Dirs {
+        &self.dirs
+    }
+
+    pub(crate) fn record_file(&self) -> PathBuf {
+        self.root.join("session.json")
+    }
+
+    /// Where the session's MCP servers are written for the CLI.
+    pub(crate) fn mcp_file(&self) -> PathBuf {
+        self.root.join("mcp.json")
+    }
+
+    /// Creates what is missing, for the owner alone.
+    pub(crate) fn create(&self) -> io::Result<()> {
+        for dir in [&self.root, &self.dirs.work, &self.dirs.home, &self.dirs.tmp] {
+            DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes everything. Symbolic links in it are removed, not followed.
+    pub(crate) fn delete(&self) -> io::Result<()> {
+        match fs::remove_dir_all(&self.root) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes the MCP servers where the CLI is told to look for them.
+    pub(crate) fn write_mcp_servers(&self, servers: &McpServers) -> io::Result<()> {
+        write_private(&self.mcp_file(), json!({ "mcpServers": servers }).to_string().as_bytes())
+    }
+
+    /// Writes OAuth credentials for the CLI, unless those there are valid for longer: the CLI itself may have renewed
+    /// them, and the client may not know. Returns whether they were written.
+    pub(crate) fn write_credentials(
+        &self,
+        adapter: &dyn Adapter,
+        cli: &CliConfig,
+        given: &OauthCredentials,
+    ) -> io::Result<bool> {
+        let file = adapter.credentials_file(&self.dirs, cli);
+        if expiry_on_disk(&file).is_some_and(|expires_at| expires_at > given.expires_at) {
+            return Ok(false);
+        }
+        if let Some(parent) = file.parent() {
+            DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+        }
+        let content = json!({ "claudeAiOauth": {
+            "accessToken": given.access_token,
+            "refreshToken": given.refresh_token,
+            "expiresAt": given.expires_at,
+            "scopes": given.scopes,
+            "subscriptionType": given.subscription_type,
+        }});
+        write_private(&file, content.to_string().as_bytes())?;
+        Ok(true)
+    }
+}
+
+/// Below it, one directory per session.
+pub(crate) fn sessions_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("sessions")
+}
+
+/// Replaces a file as a whole: a reader, or a crash, sees the old content or the new. Mode 0600.
+pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let directory = path.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let temporary = path.with_extension("new");
+    // A leftover of a crash, or a link that somebody planted, is not written through.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    File::open(directory)?.sync_all()
+}
+
+fn expiry_on_disk(file: &Path) -> Option<i64> {
+    let content: serde_json::Value = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
+    content.get("claudeAiOauth")?.get("expiresAt")?.as_i64()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::ids::{SessionKey, UserId};
+
+    fn workspace(data_dir: &Path) -> Workspace {
+        let key = SessionKey::new(UserId::new("../../etc/passwd").unwrap(), "default").unwrap();
+        let workspace = Workspace::of(data_dir, &key.hash());
+        workspace.create().unwrap();
+        workspace
+    }
+
+    #[test]
+    fn a_workspace_lies_below_the_data_dir_and_is_the_owners_alone() {
+        let data = tempfile::tempdir().unwrap();
+        let workspace = workspace(data.path());
+        let dirs = workspace.dirs();
+        for dir in [&dirs.work, &dirs.home, &dirs.tmp] {
+            assert!(dir.canonicalize().unwrap().starts_with(data.path().canonicalize().unwrap()));
+            assert_eq!(fs::metadata(dir).unwrap().permissions().mode() & 0o777, 0o700);
+        }
+    }
+
+    #[test]
+    fn files_are_replaced_whole_and_private() {
+        let data = tempfile::tempdir().unwrap();
+        let file = data.path().join("a.json");
+        let elsewhere = data.path().join("elsewhere");
+        std::os::unix::fs::symlink(&elsewhere, file.with_extension("new")).unwrap();
+        for content in ["one", "two"] {
+            write_private(&file, content.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&file).unwrap(), content);
+        }
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(!elsewhere.exists(), "a planted link was followed");
+    }
+
+    #[test]
+    fn deleting_does_not_follow_links() {
+        let data = tempfile::tempdir().unwrap();
+        let workspace = workspace(data.path());
+        let outside = tempfile::tempdir().unwrap();
+        fs::write(outside.path().join("keep"), "").unwrap();
+        std::os::unix::fs::symlink(outside.path(), workspace.dirs().work.join("link")).unwrap();
+        workspace.delete().unwrap();
+        workspace.delete().unwrap();
+        assert!(!workspace.dirs().work.exists());
+        assert!(outside.path().join("keep").exists());
+    }
+}
