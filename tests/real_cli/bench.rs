@@ -65,9 +65,12 @@ impl Bench {
         .await;
     }
 
-    /// Waits until a transcript holds this word of a prompt.
+    /// Waits until a transcript holds the prompt with this word, as a part of the conversation: that it is waiting is
+    /// written down earlier.
     pub(crate) async fn prompt_on_disk(&self, word: &str) {
-        eventually("the prompt is on disk", SOON, || transcripts(self.place.path()).contains(word)).await;
+        let is_prompt = |line: &str| line.contains(r#""type":"user""#) && line.contains(word);
+        eventually("the prompt is on disk", SOON, || transcripts(self.place.path()).lines().any(is_prompt))
+            .await;
     }
 
     /// Waits until the model's tool has started exactly this command, and gives its process.
