@@ -4,10 +4,13 @@ mod child;
 pub mod cli;
 pub mod config;
 pub mod error;
+#[cfg(feature = "server")]
+pub mod http;
 pub mod ids;
 mod instance;
 pub mod metrics;
 mod pilotlight;
+pub mod probe;
 mod program;
 mod registry;
 mod restart;

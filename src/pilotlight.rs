@@ -14,7 +14,7 @@ use crate::cli::claude::CLAUDE;
 use crate::config::Config;
 use crate::error::StartError;
 use crate::ids::{DEFAULT_CONVERSATION, InvalidName, SessionKey, UserId};
-use crate::instance::{Instance, Marker};
+use crate::instance::{Instance, Marker, Once};
 use crate::metrics::Metrics;
 use crate::program::Program;
 use crate::session::{DataDirLock, Session, SessionMessage, SessionStatus, lock};
@@ -40,7 +40,7 @@ struct System {
     instance: Arc<Instance>,
     shut_down: OnceCell<()>,
     /// Held until nothing of this instance runs any more.
-    data_dir: Arc<DataDirLock>,
+    data_dir: Arc<Once<DataDirLock>>,
 }
 
 /// Whether turns can be taken, and if not, why.
@@ -114,7 +114,8 @@ impl Pilotlight {
             Ok(Err(problem)) => return Err(StartError::Supervisor(problem)),
             Err(_) => return Err(StartError::Supervisor("it failed at once".to_owned())),
         }
-        let system = System { instance, shut_down: OnceCell::new(), data_dir: Arc::new(ground.lock) };
+        let system =
+            System { instance, shut_down: OnceCell::new(), data_dir: Arc::new(Once::new(ground.lock)) };
         Ok(Self { system: Arc::new(system) })
     }
 
@@ -171,7 +172,8 @@ impl Pilotlight {
     /// SIGTERM, kill of the tree). When it returns nothing that this instance started is left. Further calls wait for
     /// the first; a call that is dropped before its end leaves the rest to the next one.
     pub async fn shutdown(&self, grace: Duration) {
-        self.system.shut_down.get_or_init(|| shut_down(self.instance().clone(), grace)).await;
+        let System { instance, data_dir, shut_down: once } = &*self.system;
+        once.get_or_init(|| shut_down(instance.clone(), data_dir.clone(), grace)).await;
     }
 
     pub(crate) fn instance(&self) -> &Arc<Instance> {
@@ -198,7 +200,7 @@ impl Pilotlight {
     }
 }
 
-async fn shut_down(instance: Arc<Instance>, grace: Duration) {
+async fn shut_down(instance: Arc<Instance>, data_dir: Arc<Once<DataDirLock>>, grace: Duration) {
     instance.drain();
     instance.open_turns.close();
     if timeout(grace, instance.open_turns.wait()).await.is_err() {
@@ -230,6 +232,8 @@ async fn shut_down(instance: Arc<Instance>, grace: Duration) {
     if let Some(cgroups) = instance.cgroups.clone() {
         drop(tokio::task::spawn_blocking(move || cgroups.remove()).await);
     }
+    // Another instance may have the directory now.
+    drop(data_dir.take());
 }
 
 impl Drop for System {
@@ -241,10 +245,7 @@ impl Drop for System {
         // Outside a runtime everything has been dropped already, and with the lifelines all children.
         if let Ok(runtime) = Handle::try_current() {
             let (instance, data_dir) = (self.instance.clone(), self.data_dir.clone());
-            runtime.spawn(async move {
-                shut_down(instance, Duration::ZERO).await;
-                drop(data_dir);
-            });
+            runtime.spawn(shut_down(instance, data_dir, Duration::ZERO));
         }
     }
 }

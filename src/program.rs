@@ -100,9 +100,7 @@ mod tests {
     use super::*;
 
     fn program(name: &str) -> Program {
-        let mut config = CliConfig::default();
-        config.program = name.to_owned();
-        Program::of(&config)
+        Program::of(&CliConfig { program: name.to_owned(), ..CliConfig::default() })
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::ids::SessionKey;
-use crate::session::{PendingPermission, SessionMessage, SessionState, SessionStatus};
+use crate::session::{PendingPermission, RecordWriter, SessionMessage, SessionState, SessionStatus};
 
 /// All sessions of an instance that have an actor.
 #[derive(Debug, Default)]
@@ -30,6 +30,7 @@ pub(crate) struct Entry {
     pub(crate) tree: AtomicU32,
     /// What the tree used when it was last measured.
     pub(crate) memory: AtomicU64,
+    pub(crate) writer: Arc<RecordWriter>,
     board: Mutex<Board>,
 }
 
@@ -68,6 +69,7 @@ impl Entry {
             turn_limit,
             tree: AtomicU32::new(0),
             memory: AtomicU64::new(0),
+            writer: Arc::default(),
             board: Mutex::new(board),
         }
     }

@@ -17,7 +17,7 @@ mod store;
 
 pub(crate) use actor::{SessionActor, SessionArgs, SessionMessage};
 pub use handle::Session;
-pub(crate) use store::{DataDirLock, Record, lock};
+pub(crate) use store::{DataDirLock, Record, RecordWriter, lock};
 
 /// What a session does now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

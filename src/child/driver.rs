@@ -125,6 +125,8 @@ enum Phase {
     Opening { until: Instant },
     /// Turns are taken.
     Serving,
+    /// It closed its output unasked. Normally its exit follows at once.
+    Closed { until: Instant },
     /// It is to go; the running turn was interrupted.
     Interrupted { until: Instant },
     /// Its input was closed.
@@ -434,7 +436,7 @@ impl Driver {
             self.turn_over(ended, report);
         }
         if let Some(job) = self.held.take() {
-            self.begin(job);
+            self.begin(*job);
         }
     }
 
@@ -479,11 +481,8 @@ impl Driver {
         if self.framer.finish().is_some() {
             self.setup.metrics.protocol_error(ProtocolError::PartialEof);
         }
-        // Normally the exit is reported at the same moment. One that only closed its output is of no use.
-        let until = Instant::now() + CLOSE_GRACE;
         if matches!(self.phase, Phase::Opening { .. } | Phase::Serving | Phase::Interrupted { .. }) {
-            self.verdict.get_or_insert(Verdict::Protocol("it closed its output"));
-            self.phase = Phase::Terminated { until };
+            self.phase = Phase::Closed { until: Instant::now() + CLOSE_GRACE };
         }
     }
 
@@ -524,11 +523,11 @@ impl Driver {
             // A message sent into a running turn would get no answer of its own.
             self.held = Some(job);
         } else {
-            self.begin(job);
+            self.begin(*job);
         }
     }
 
-    fn begin(&mut self, mut job: Box<TurnJob>) {
+    fn begin(&mut self, mut job: TurnJob) {
         if let Some(model) = job.model.take().filter(|model| self.model.as_ref() != Some(model)) {
             let id = self.request_id("model-");
             let line = self.setup.adapter.set_model(&id, &model);
@@ -536,7 +535,7 @@ impl Driver {
             self.model = Some(model);
         }
         self.write(job.line.clone());
-        self.running = Some(Running::new(*job, Instant::now(), &self.setup.config.session));
+        self.running = Some(Running::new(job, Instant::now(), &self.setup.config.session));
     }
 
     fn take_request(&mut self, request: Request, report: &(dyn Fn(Report) + Send + Sync)) {
@@ -627,6 +626,10 @@ impl Driver {
         let now = Instant::now();
         match self.phase {
             Phase::Opening { until } if until <= now => return self.condemn(Verdict::NeverReady),
+            Phase::Closed { until } if until <= now => {
+                // One that lives on without an output is of no use.
+                return self.condemn(Verdict::Protocol("it closed its output"));
+            }
             Phase::Interrupted { until } if until <= now => self.close_input(),
             Phase::InputClosed { until } if until <= now => self.terminate(),
             Phase::Terminated { until } if until <= now => self.kill(),
@@ -690,7 +693,9 @@ impl Driver {
     }
 
     fn is_ending(&self) -> bool {
-        matches!(self.phase, Phase::InputClosed { .. } | Phase::Terminated { .. } | Phase::Killed { .. })
+        let ending =
+            |phase| !matches!(phase, Phase::Opening { .. } | Phase::Serving | Phase::Interrupted { .. });
+        ending(self.phase)
     }
 
     /// Sets the timer for the next thing that is due. Moving it is not free, and most deadlines only move away: it is
@@ -699,6 +704,7 @@ impl Driver {
         let phase = match self.phase {
             Phase::Serving => None,
             Phase::Opening { until }
+            | Phase::Closed { until }
             | Phase::Interrupted { until }
             | Phase::InputClosed { until }
             | Phase::Terminated { until }

@@ -33,17 +33,6 @@ impl Ending {
             Exit::Unknown => Self::Unknown,
         }
     }
-
-    /// The metric label of an end that nobody asked for.
-    pub(crate) fn reason(self) -> &'static str {
-        match self {
-            Self::Code(0) => "clean",
-            Self::Code(_) => "crash",
-            Self::Signal(_) => "signal",
-            Self::OutOfMemory => "oom",
-            Self::Unknown => "status_unknown",
-        }
-    }
 }
 
 impl fmt::Display for Ending {

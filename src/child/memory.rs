@@ -119,7 +119,8 @@ impl ProcessTable {
     }
 }
 
-/// The memory of a single tree; who needs several takes the table once.
+/// The memory of a single tree.
+#[cfg(test)]
 pub(crate) fn tree_memory(root: u32) -> io::Result<TreeMemory> {
     let mut table = ProcessTable::default();
     table.refresh()?;

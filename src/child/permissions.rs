@@ -67,7 +67,7 @@ impl Permissions {
             None => Err(PermissionError::Unknown),
         };
         // Whoever answered may have stopped waiting; the decision counts all the same.
-        drop(answer.reply.send(result));
+        answer.reply.send(result).ok();
         taken.map(|request| (request, answer.decision))
     }
 

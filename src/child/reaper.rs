@@ -9,7 +9,7 @@
 
 use std::{
     path::PathBuf,
-    process::{Child, ExitStatus},
+    process::Child,
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -54,8 +54,6 @@ enum Stage {
 /// What was found when a shim was reaped.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Aftermath {
-    /// `None` if somebody else reaped it.
-    pub(super) status: Option<ExitStatus>,
     /// What was done in place of a shim that had not done it: the means, and how many it hit.
     pub(super) swept: Option<(Rung, usize)>,
 }
@@ -95,7 +93,7 @@ impl Ward {
         let swept = if orderly { None } else { Some(self.sweep_in_its_place()) };
         if let Some(reply) = self.reply.take() {
             // Nobody waits when the handle was dropped.
-            let _dropped = reply.send(Aftermath { status, swept });
+            let _dropped = reply.send(Aftermath { swept });
         }
         true
     }

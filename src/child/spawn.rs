@@ -8,7 +8,7 @@
 //! the shim sees the end of the control socket and kills the tree; the reaper's thread collects the shim.
 
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     io,
     os::{
         fd::{AsFd as _, OwnedFd},

@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::child_task::{self, ChildNews, Plan, Started};
 use super::state::{Effect, Fingerprint, Input, Machine, Ticket};
-use super::store::{BoundRecord, Record, RecordWriter};
+use super::store::{BoundRecord, Record};
 use super::{PermissionError, SessionState};
 use crate::child::{Answer, Inbox, Report, Request, TurnJob, TurnReport};
 use crate::error::TurnError;
@@ -91,7 +92,6 @@ pub(crate) struct SessionActorState {
     workspace: Workspace,
     record: Record,
     entry: Arc<Entry>,
-    writer: Arc<RecordWriter>,
     saves: u64,
     machine: Machine,
     waiting: HashMap<TurnId, Box<Submission>>,
@@ -103,6 +103,8 @@ pub(crate) struct SessionActorState {
     eviction: Option<EvictionReason>,
     /// Something of the conversation is missing, and no turn has been told yet.
     loss: Option<ContextLost>,
+    /// A turn that the child did not take because it had ended; its end is about to be reported.
+    undelivered: Option<Box<TurnJob>>,
     crashed_at: Option<Instant>,
     restart_cause: RestartCause,
     shown: SessionState,
@@ -142,7 +144,6 @@ impl Actor for SessionActor {
             workspace: args.workspace,
             record: args.record,
             entry,
-            writer: Arc::default(),
             saves: 0,
             waiting: HashMap::new(),
             bounds: HashMap::new(),
@@ -151,6 +152,7 @@ impl Actor for SessionActor {
             gone_waiters: Vec::new(),
             eviction: None,
             loss: None,
+            undelivered: None,
             crashed_at: None,
             restart_cause: RestartCause::Crash,
             shown: SessionState::Dormant,
@@ -182,7 +184,7 @@ impl SessionActorState {
             SessionMessage::Interrupt(reply) => {
                 let running = self.shown == SessionState::Busy;
                 self.feed(myself, Input::Interrupt);
-                drop(reply.send(running));
+                reply.send(running).ok();
             }
             SessionMessage::EvictIdle { reason, quiet_since } => {
                 let unchanged = self.entry.with_board(|board| board.quiet_since == quiet_since);
@@ -240,7 +242,10 @@ impl SessionActorState {
     fn feed(&mut self, myself: &ActorRef<SessionMessage>, input: Input) {
         let jitter = fastrand::f64();
         let instance = self.instance.clone();
-        for effect in self.machine.next(input, Instant::now(), jitter, &instance.config.restart) {
+        let effects = self.machine.next(input, Instant::now(), jitter, &instance.config.restart);
+        // Whoever is answered below may look at once.
+        self.publish();
+        for effect in effects {
             self.carry_out(myself, effect);
         }
     }
@@ -280,7 +285,7 @@ impl SessionActorState {
             }
             Effect::AnswerGone => {
                 for waiter in self.gone_waiters.drain(..) {
-                    drop(waiter.send(()));
+                    waiter.send(()).ok();
                 }
             }
             Effect::CircuitOpened => {
@@ -357,19 +362,19 @@ impl SessionActorState {
             return job.abort(TurnError::Internal("the child is gone"));
         };
         child.turns_served += 1;
-        // One turn is out at a time: there is room, unless the child is about to be reported gone. Then the job is
-        // dropped, which tells its reader.
-        drop(child.turns.try_send(job));
+        // One turn is out at a time: there is room, unless the child has just ended. Then the next one gets the turn.
+        self.undelivered = child.turns.try_send(job).err().map(TrySendError::into_inner);
     }
 
     fn answer(&mut self, answer: Answer) {
         let Some(child) = &self.child else {
-            return drop(answer.reply.send(Err(PermissionError::Unknown)));
+            answer.reply.send(Err(PermissionError::Unknown)).ok();
+            return;
         };
         if let Err(refused) = child.requests.try_send(Request::Answer(answer))
             && let Request::Answer(answer) = refused.into_inner()
         {
-            drop(answer.reply.send(Err(PermissionError::Late)));
+            answer.reply.send(Err(PermissionError::Late)).ok();
         }
     }
 
@@ -465,7 +470,7 @@ impl SessionActorState {
             self.restart_cause = gone.cause;
         }
         self.save_now();
-        let retry = gone.retry.map(|job| {
+        let retry = gone.retry.or(self.undelivered.take()).map(|job| {
             let turn = job.turn;
             self.waiting.insert(turn, Box::new(Submission { job, bound: BoundRecord::default() }));
             Ticket { turn, fingerprint: None }
@@ -525,7 +530,7 @@ impl SessionActorState {
     /// Writes the record in the background.
     fn save_now(&mut self) {
         self.saves += 1;
-        let save = self.writer.clone().save(self.saves, self.record.clone(), self.workspace.clone());
+        let save = self.entry.writer.clone().save(self.saves, self.record.clone(), self.workspace.clone());
         self.instance.spawn(save);
     }
 

@@ -97,7 +97,12 @@ impl<F: Fn(ChildNews)> Drop for LastWord<F> {
 pub(crate) async fn run(plan: Plan, mut inbox: Inbox, tell: impl Fn(ChildNews) + Send + Sync + 'static) {
     let mut last_word = LastWord { tell, said: false };
     let _slot = Slot::of(&plan.instance, &plan.entry.key.hash()).await;
-    let gone = live(&plan, &mut inbox, &last_word.tell).await;
+    let mut gone = live(&plan, &mut inbox, &last_word.tell).await;
+    // A turn that was given to the child in the instant of its end has not been seen by it.
+    inbox.turns.close();
+    if let Ok(job) = inbox.turns.try_recv() {
+        gone.retry.get_or_insert(job);
+    }
     last_word.said = true;
     (last_word.tell)(ChildNews::Gone(Box::new(gone)));
 }
@@ -154,7 +159,7 @@ async fn one_child(
         Ok(Ok(pid)) => pid,
         Ok(Err(error)) => {
             let failure = StartFailure::Spawn { reason: error.reason(), message: error.to_string() };
-            drop(child.shim.gone().await);
+            child.shim.gone().await;
             return Ok(not_started(plan, failure));
         }
         Err(_) => {
@@ -252,7 +257,7 @@ fn note_end(plan: &Plan, departed: &Departed) {
     if let Some(ended) = &departed.ended {
         match ended.sweep {
             Sweep::Done(swept) => {
-                metrics.leftovers_killed(swept.rung.as_str(), swept.killed as u64);
+                metrics.leftovers_killed(swept.rung.as_str(), swept.killed);
                 metrics.tree_kill(swept.rung.as_str(), swept.took);
             }
             Sweep::ShimDied { rung, killed } => metrics.leftovers_killed(rung.as_str(), killed as u64),

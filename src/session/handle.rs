@@ -191,6 +191,9 @@ impl Session {
         let entry = self.instance().registry.get(key);
         self.ask(SessionMessage::ShutDown, false, self.instance().longest_stop()).await?;
         let _slot = Slot::of(self.instance(), &key.hash()).await;
+        if let Some(entry) = &entry {
+            entry.writer.close().await;
+        }
         let workspace = self.files()?;
         blocking(move || workspace.delete()).await?;
         if let Some(entry) = entry {

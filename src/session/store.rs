@@ -150,6 +150,11 @@ pub(crate) struct RecordWriter {
 }
 
 impl RecordWriter {
+    /// Writes nothing more: the session is about to be deleted. Waits for what is being written.
+    pub(crate) async fn close(&self) {
+        *self.written.lock().await = u64::MAX;
+    }
+
     /// Writes the `number`th state, unless a later one was written before. Failing to is told and survived: the
     /// session goes on in memory.
     pub(crate) async fn save(self: Arc<Self>, number: u64, record: Record, workspace: Workspace) {

@@ -29,7 +29,6 @@ pub(super) struct End {
 /// Where a turn's events go. Ends the turn exactly once: by [`TurnSender::finish`], or with an internal error when it
 /// is dropped.
 pub(crate) struct TurnSender {
-    id: TurnId,
     chunks: Option<mpsc::Sender<Chunk>>,
     bytes: Arc<Semaphore>,
     bytes_limit: u32,
@@ -70,15 +69,11 @@ pub(crate) fn turn_channel(
     let budget = Arc::new(Semaphore::new(limit as usize));
     let turn = Turn::new(id, adapter, receiver, budget.clone(), ended, cancel);
     let sender =
-        TurnSender { id, chunks: Some(sender), bytes: budget, bytes_limit: limit, end: Some((end, on_end)) };
+        TurnSender { chunks: Some(sender), bytes: budget, bytes_limit: limit, end: Some((end, on_end)) };
     (sender, turn)
 }
 
 impl TurnSender {
-    pub(crate) fn id(&self) -> TurnId {
-        self.id
-    }
-
     /// Returns when the reader is gone.
     pub(crate) async fn closed(&self) {
         match &self.chunks {

@@ -290,7 +290,7 @@ proptest! {
         let mut running: Option<TurnId> = None;
         let (mut waiting, mut settled) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
         let mut next_turn = 0;
-        let mut apply = |bench: &mut Bench, input: Input, child: &mut Option<Generation>, running: &mut Option<TurnId>,
+        let apply = |bench: &mut Bench, input: Input, child: &mut Option<Generation>, running: &mut Option<TurnId>,
                          waiting: &mut std::collections::BTreeSet<TurnId>, settled: &mut std::collections::BTreeSet<TurnId>| {
             for effect in bench.feed(input) {
                 match effect {

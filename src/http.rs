@@ -1,0 +1,187 @@
+//! The HTTP service over one [`Pilotlight`]: a public listener for turns, an admin listener for the operator.
+//!
+//! Theory of operation: both listeners are bound before anything is started; one accept loop per listener hands each
+//! connection to a task of its own; a request becomes one call on the public handle, and the turn's lines go out as
+//! they came. Every task runs under one tracker, so that a stop can wait for all of them. Owned by the program's
+//! `serve` and `demo`, or by an embedding program that wants the service and not only the sessions. It must not know
+//! how sessions work inside, nor anything of one CLI's protocol.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Config, ConfigError};
+use crate::error::StartError;
+use crate::pilotlight::Pilotlight;
+
+mod app;
+mod body;
+mod caller;
+mod connection;
+mod error;
+mod exporter;
+mod files;
+mod folder;
+mod identity;
+mod keepalive;
+mod mcp;
+mod preamble;
+mod ready;
+mod request;
+mod router;
+mod service;
+mod sse;
+mod stall;
+mod stats;
+mod wire;
+
+use app::App;
+use connection::{Acceptor, Closing};
+
+/// Connections that callers may hold at once. A stream holds one for its whole turn; beyond this the kernel's own queue
+/// keeps callers waiting. Well below the descriptors that a server is usually given.
+const PUBLIC_CONNECTIONS: usize = 1024;
+/// The same for the operator: a scraper, a prober and a few people.
+const ADMIN_CONNECTIONS: usize = 64;
+/// How long connections may take to send what is left once every turn has ended.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The service could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A listener would be reachable from elsewhere.
+    #[error(
+        "configuration key `{key}`: {address} is not a loopback address; callers are not authenticated in this \
+         version, so only loopback (127.0.0.1, [::1]) is served"
+    )]
+    NotLoopback {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        address: SocketAddr,
+    },
+    /// A listener could not be opened.
+    #[error("cannot listen on {address} (`{key}`): {source}")]
+    Bind {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        address: SocketAddr,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The metrics could not be set up.
+    #[error("cannot set up the metrics: {0}")]
+    Metrics(String),
+    /// The core did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+impl ServeError {
+    /// Whether the operator asked for something that cannot be (as against something that failed).
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::NotLoopback { .. } | Self::Start(StartError::Config(_)))
+    }
+}
+
+impl From<ConfigError> for ServeError {
+    fn from(error: ConfigError) -> Self {
+        Self::Start(error.into())
+    }
+}
+
+/// A running service. Dropped, it stops serving at once; [`Server::shutdown`] is the orderly way.
+#[derive(Debug)]
+pub struct Server {
+    app: Arc<App>,
+    http: SocketAddr,
+    admin: SocketAddr,
+    tasks: TaskTracker,
+    closing: Closing,
+    /// Ends every task that is left when the server is dropped.
+    _end: DropGuard,
+}
+
+impl Server {
+    /// Binds both listeners, starts the core, serves.
+    ///
+    /// # Errors
+    /// [`ServeError`]; nothing is left running then.
+    pub async fn start(config: Config) -> Result<Self, ServeError> {
+        config.validate()?;
+        let public = listen("http.listen", config.http.listen).await?;
+        let operator = listen("admin.listen", config.admin.listen).await?;
+        let (pilot, exporter) = exporter::start(config).await?;
+        let (http, admin) = (public.1, operator.1);
+
+        let tasks = TaskTracker::new();
+        let now = CancellationToken::new();
+        let closing = Closing { gracefully: now.child_token(), now: now.clone() };
+        let app = Arc::new(App::new(pilot, exporter.clone()).await);
+        let accept = |listener, router, most| {
+            let acceptor =
+                Acceptor { listener, router, most, tasks: tasks.clone(), closing: closing.clone() };
+            tasks.spawn(acceptor.run());
+        };
+        accept(public.0, router::public(app.clone()), PUBLIC_CONNECTIONS);
+        accept(operator.0, router::admin(app.clone()), ADMIN_CONNECTIONS);
+        tasks.spawn(closing.clone().or(exporter::upkeep(exporter)));
+        tasks.spawn(closing.clone().or(ready::watch(app.clone())));
+        Ok(Self { app, http, admin, tasks, closing, _end: now.drop_guard() })
+    }
+
+    /// Where callers are served.
+    #[must_use]
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Where the operator is served.
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// The core beneath.
+    #[must_use]
+    pub fn pilot(&self) -> &Pilotlight {
+        self.app.pilot()
+    }
+
+    /// From now on `/readyz` says 503 and new turns are refused; running ones go on.
+    pub fn drain(&self) {
+        self.app.drain();
+    }
+
+    /// Drains, gives running turns `grace`, stops every child, then closes the listeners and the connections.
+    pub async fn shutdown(self, grace: Duration) {
+        self.drain();
+        // Served meanwhile: the operator's probes, the refusals of new turns, the ends of running ones.
+        self.pilot().shutdown(grace).await;
+        self.closing.gracefully.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(CLOSE_TIMEOUT, self.tasks.wait()).await.is_err() {
+            tracing::warn!(connections = self.tasks.len(), "connections were cut that did not end in time");
+        }
+    }
+}
+
+/// Opens a listener; a port 0 is known afterwards.
+async fn listen(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
+    // An IPv4 address in IPv6 clothes is what it is inside.
+    if !address.ip().to_canonical().is_loopback() {
+        return Err(ServeError::NotLoopback { key, address });
+    }
+    let opened = async {
+        let listener = TcpListener::bind(address).await?;
+        let bound = listener.local_addr()?;
+        Ok((listener, bound))
+    };
+    opened.await.map_err(|source| ServeError::Bind { key, address, source })
+}

@@ -1,0 +1,106 @@
+//! What every handler shares. Owned by [`super::Server`]; holds no session.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::body::BodyBudget;
+use super::error::ApiError;
+use super::exporter::Exporter;
+use super::identity::Identities;
+use super::ready::StartedOnce;
+use crate::error::TurnError;
+use crate::pilotlight::Pilotlight;
+
+/// Where digests of tokens are kept, below the data directory.
+const IDENTITIES: &str = "identities";
+/// Answers that gather a workspace's files at the same time: each may hold some 50 MB while it does.
+const GATHERING: usize = 4;
+
+/// The state behind both routers.
+#[derive(Debug)]
+pub(super) struct App {
+    pilot: Pilotlight,
+    exporter: Exporter,
+    identities: Identities,
+    bodies: BodyBudget,
+    gathering: Semaphore,
+    started_once: StartedOnce,
+    draining: AtomicBool,
+    since: Instant,
+}
+
+impl App {
+    pub(super) async fn new(pilot: Pilotlight, exporter: Exporter) -> Self {
+        let identities = Identities::load(pilot.config().data_dir.join(IDENTITIES)).await;
+        let bodies = BodyBudget::new(pilot.config().http.body_limit);
+        Self {
+            pilot,
+            exporter,
+            identities,
+            bodies,
+            gathering: Semaphore::new(GATHERING),
+            started_once: StartedOnce::default(),
+            draining: AtomicBool::new(false),
+            since: Instant::now(),
+        }
+    }
+
+    pub(super) fn pilot(&self) -> &Pilotlight {
+        &self.pilot
+    }
+
+    pub(super) fn exporter(&self) -> &Exporter {
+        &self.exporter
+    }
+
+    pub(super) fn identities(&self) -> &Identities {
+        &self.identities
+    }
+
+    pub(super) fn bodies(&self) -> &BodyBudget {
+        &self.bodies
+    }
+
+    pub(super) fn gathering(&self) -> &Semaphore {
+        &self.gathering
+    }
+
+    pub(super) fn started_once(&self) -> &StartedOnce {
+        &self.started_once
+    }
+
+    pub(super) fn uptime(&self) -> std::time::Duration {
+        self.since.elapsed()
+    }
+
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.pilot.drain();
+    }
+
+    /// Refuses early, before a body is read.
+    pub(super) fn refuse_when_draining(&self) -> Result<(), ApiError> {
+        if self.draining.load(Ordering::Acquire) { Err(TurnError::Draining.into()) } else { Ok(()) }
+    }
+
+    /// Why no turn would be taken now; empty when one would.
+    pub(super) fn not_ready(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.draining.load(Ordering::Acquire) {
+            reasons.push(TurnError::Draining.to_string());
+        }
+        reasons.extend(self.started_once.missing());
+        // The core knows of its own draining too; one mention is enough.
+        reasons.extend(
+            self.pilot
+                .readiness()
+                .reasons
+                .into_iter()
+                .filter(|reason| !reasons.contains(reason))
+                .collect::<Vec<_>>(),
+        );
+        reasons
+    }
+}

@@ -1,0 +1,182 @@
+//! Every refusal and failure as callers see it: status, kind, code, text. The only file that knows status codes of
+//! errors.
+//!
+//! The text is for the caller alone and is never logged: it may hold the end of the CLI's standard error.
+
+use std::time::Duration;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::error::TurnError;
+
+/// Longest error text sent. Parsers like to repeat what they were given.
+const MAX_MESSAGE_CHARS: usize = 500;
+
+/// A request that is answered with an error status. The router's outermost layer writes its body, for it alone knows
+/// the request's id.
+#[derive(Debug, Clone)]
+pub(super) struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    retry_after: Option<Duration>,
+    /// The child may have seen the prompt: sending it again could do the work twice.
+    not_again: bool,
+}
+
+impl ApiError {
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        let message = match message.char_indices().nth(MAX_MESSAGE_CHARS) {
+            Some((end, _)) => format!("{}…", message.get(..end).unwrap_or_default()),
+            None => message,
+        };
+        Self { status, code, message, retry_after: None, not_again: false }
+    }
+
+    /// 400: the request is wrong.
+    pub(super) fn invalid(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, message)
+    }
+
+    /// 400: the body is wrong, at this field.
+    pub(super) fn field(path: impl std::fmt::Display, problem: impl std::fmt::Display) -> Self {
+        Self::invalid("invalid_body", format!("{path}: {problem}"))
+    }
+
+    /// 413: the body is too long.
+    pub(super) fn body_too_large(limit: usize) -> Self {
+        let message = format!("the request body is longer than {limit} bytes (http.body_limit)");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+    }
+
+    /// 503: not now.
+    pub(super) fn overloaded(message: &str, retry_after: Duration) -> Self {
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);
+        Self { retry_after: Some(retry_after), ..error }
+    }
+
+    /// What a bare status means that some layer below has answered.
+    pub(super) fn of_status(status: StatusCode) -> Self {
+        let code = match status {
+            StatusCode::NOT_FOUND => "not_found",
+            StatusCode::METHOD_NOT_ALLOWED => "method_not_allowed",
+            StatusCode::PAYLOAD_TOO_LARGE => "body_too_large",
+            _ if status.is_client_error() => "invalid_request",
+            _ => "internal",
+        };
+        let reason = status.canonical_reason().unwrap_or("error").to_ascii_lowercase();
+        Self::new(status, code, reason)
+    }
+
+    #[cfg(test)]
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(super) fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// The kind, in the words that SDKs of the Messages API know.
+    fn kind(&self) -> &'static str {
+        match self.status.as_u16() {
+            403 => "permission_error",
+            404 => "not_found_error",
+            413 => "request_too_large",
+            429 => "rate_limit_error",
+            503 => "overloaded_error",
+            400..500 => "invalid_request_error",
+            _ => "api_error",
+        }
+    }
+
+    /// Headers and body.
+    pub(super) fn render(&self, request_id: &str) -> Response {
+        let body = json!({
+            "type": "error",
+            "error": { "type": self.kind(), "message": self.message, "code": self.code },
+            "request_id": request_id,
+        });
+        let mut response = (self.status, axum::Json(body)).into_response();
+        let headers = response.headers_mut();
+        if let Some(pause) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(pause)));
+        }
+        if self.not_again {
+            headers.insert("x-should-retry", HeaderValue::from_static("false"));
+        }
+        response
+    }
+}
+
+/// At least one second, for 0 would be an invitation to hammer.
+fn whole_seconds(pause: Duration) -> u64 {
+    (pause.as_secs() + u64::from(pause.subsec_nanos() > 0)).max(1)
+}
+
+impl From<TurnError> for ApiError {
+    fn from(error: TurnError) -> Self {
+        let status = match &error {
+            TurnError::InvalidName(_) | TurnError::InvalidPrompt(_) => StatusCode::BAD_REQUEST,
+            TurnError::PromptTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            TurnError::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
+            TurnError::Overloaded { .. }
+            | TurnError::Draining
+            | TurnError::NotStarted(_)
+            | TurnError::CircuitOpen { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            TurnError::SessionLost(_) | TurnError::LineTooLong { .. } => StatusCode::BAD_GATEWAY,
+            TurnError::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
+            TurnError::Cancelled => StatusCode::CONFLICT,
+            TurnError::Storage(_) | TurnError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        // A refusal made before the child saw anything can always be tried again after a moment.
+        let pause = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(1));
+        Self {
+            retry_after: error.retry_after().or(pause),
+            not_again: error.reached_child(),
+            ..Self::new(status, error.code(), error.to_string())
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::StartFailure;
+
+    #[test]
+    fn refusals_say_when_to_try_again_and_losses_that_one_must_not() {
+        let open = TurnError::CircuitOpen {
+            last: StartFailure::Handshake("no".into()),
+            retry_after: Duration::from_millis(1500),
+        };
+        let response = ApiError::from(open).render("id");
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "2");
+        assert!(!response.headers().contains_key("x-should-retry"));
+
+        let response = ApiError::from(TurnError::Internal("x")).render("id");
+        assert_eq!(response.headers()["x-should-retry"], "false");
+        assert!(!response.headers().contains_key(header::RETRY_AFTER));
+
+        let response = ApiError::from(TurnError::Draining).render("id");
+        assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        let error = ApiError::invalid("x", "ü".repeat(10_000));
+        assert_eq!(error.message.chars().count(), MAX_MESSAGE_CHARS + 1);
+    }
+}

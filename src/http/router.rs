@@ -1,0 +1,95 @@
+//! Paths, and the layer around all of them: request ids, error bodies, one log line per request.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
+use axum::routing::{get, post};
+use tokio::time::Instant;
+use tower_http::limit::RequestBodyLimitLayer;
+
+use super::app::App;
+use super::caller::{REQUEST_ID_HEADER, refuse_browsers, request_id};
+use super::error::ApiError;
+use super::{keepalive, service, stats};
+
+/// The id of the request that is being served.
+#[derive(Debug, Clone)]
+pub(super) struct RequestId(pub(super) String);
+
+/// For callers.
+pub(super) fn public(app: Arc<App>) -> Router {
+    let router = Router::new()
+        .route("/", get(service::document))
+        .route("/v1/messages/keepalive", post(keepalive::handle))
+        .route("/v1/messages/pooled", post(keepalive::handle))
+        .route("/v1/pool/stats", get(stats::pool));
+    finish(router, app)
+}
+
+/// For the operator.
+pub(super) fn admin(app: Arc<App>) -> Router {
+    finish(Router::new().route("/metrics", get(service::metrics)), app)
+}
+
+/// What both have.
+fn finish(router: Router<Arc<App>>, app: Arc<App>) -> Router {
+    let limit = app.pilot().config().http.body_limit;
+    router
+        .route("/health", get(service::health))
+        .route("/livez", get(service::livez))
+        .route("/readyz", get(service::readyz))
+        .fallback(|| async { ApiError::of_status(StatusCode::NOT_FOUND) })
+        .method_not_allowed_fallback(|| async { ApiError::of_status(StatusCode::METHOD_NOT_ALLOWED) })
+        .layer(DefaultBodyLimit::disable())
+        .layer(RequestBodyLimitLayer::new(limit))
+        .layer(from_fn(around))
+        .with_state(app)
+}
+
+/// Around every request.
+async fn around(mut request: Request, next: Next) -> Response {
+    let begin = Instant::now();
+    let id = request_id(request.headers());
+    // The pattern, not the path: a path is the caller's text.
+    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let method = request.method().clone();
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let response = match refuse_browsers(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(error) => axum::response::IntoResponse::into_response(error),
+    };
+    let mut response = typed(response, &id);
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID_HEADER, value);
+    }
+    let code = response.extensions().get::<ApiError>().map(ApiError::code);
+    tracing::debug!(
+        request_id = id, %method, path, status = response.status().as_u16(), code,
+        took_ms = begin.elapsed().as_millis(), "request"
+    );
+    response
+}
+
+/// Every error has a typed body, also those that a layer below answered with a bare status.
+fn typed(mut response: Response, request_id: &str) -> Response {
+    let status = response.status();
+    let error = response.extensions_mut().remove::<ApiError>();
+    let is_bare = || {
+        let json = HeaderValue::from_static("application/json");
+        (status.is_client_error() || status.is_server_error())
+            && response.headers().get(header::CONTENT_TYPE) != Some(&json)
+    };
+    let Some(error) = error.or_else(|| is_bare().then(|| ApiError::of_status(status))) else {
+        return response;
+    };
+    let mut rendered = error.render(request_id);
+    if let Some(allowed) = response.headers_mut().remove(header::ALLOW) {
+        rendered.headers_mut().insert(header::ALLOW, allowed);
+    }
+    rendered.extensions_mut().insert(error);
+    rendered
+}

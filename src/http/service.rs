@@ -1,0 +1,75 @@
+//! What an operator or a prober asks: is it alive, is it ready, is it well, what is it.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use serde_json::{Value, json};
+
+use super::app::App;
+use super::exporter::CONTENT_TYPE;
+use crate::session::SessionState;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// 200 as long as the process answers.
+pub(super) async fn livez() -> Json<Value> {
+    Json(json!({ "status": "alive" }))
+}
+
+/// 200 only while turns are taken; the body says why not.
+pub(super) async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Json<Value>) {
+    let reasons = app.not_ready();
+    (status(&reasons), Json(json!({ "ready": reasons.is_empty(), "reasons": reasons })))
+}
+
+/// The same check with figures, for people.
+pub(super) async fn health(State(app): State<Arc<App>>) -> (StatusCode, Json<Value>) {
+    let reasons = app.not_ready();
+    let sessions = app.pilot().sessions();
+    let count = |state| sessions.iter().filter(|(_, now)| now.state == state).count();
+    let body = json!({
+        "status": if reasons.is_empty() { "healthy" } else { "unhealthy" },
+        "version": VERSION,
+        "service": "pilotlight",
+        "uptime": app.uptime().as_secs_f64(),
+        "reasons": reasons,
+        "sessions": {
+            "known": sessions.len(),
+            "with_child": sessions.iter().filter(|(_, now)| now.pid.is_some()).count(),
+            "idle": count(SessionState::Idle),
+            "busy": count(SessionState::Busy),
+            "failed": count(SessionState::Failed),
+        },
+    });
+    (status(&reasons), Json(body))
+}
+
+/// What this is and what it offers.
+pub(super) async fn document() -> Json<Value> {
+    let endpoint = |method, path, what| json!({ "method": method, "path": path, "description": what });
+    Json(json!({
+        "service": "pilotlight",
+        "version": VERSION,
+        "description": env!("CARGO_PKG_DESCRIPTION"),
+        "endpoints": [
+            endpoint("POST", "/v1/messages/keepalive", "one message to the caller's warm session, answered as events"),
+            endpoint("POST", "/v1/messages/pooled", "the same under its other name"),
+            endpoint("GET", "/v1/pool/stats", "the sessions and their processes"),
+            endpoint("GET", "/health", "whether the service is able to work, with figures"),
+            endpoint("GET", "/livez", "whether the process answers"),
+            endpoint("GET", "/readyz", "whether turns are taken"),
+        ],
+    }))
+}
+
+/// The figures, in Prometheus' text format.
+pub(super) async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], app.exporter().render())
+}
+
+fn status(reasons: &[String]) -> StatusCode {
+    if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}

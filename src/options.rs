@@ -1,0 +1,106 @@
+//! From arguments, environment and file to a configuration and a log; what the subcommands share.
+
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use pilotlight::Config;
+use pilotlight::config::ConfigError;
+use tracing_subscriber::EnvFilter;
+
+/// Something failed while running.
+pub(crate) const FAILED: u8 = 1;
+/// The arguments or the configuration are wrong.
+pub(crate) const MISUSED: u8 = 2;
+
+/// The variable with the log's filter.
+const LOG_VARIABLE: &str = "PILOTLIGHT_LOG";
+const DEFAULT_LOG: &str = "info";
+/// Variables with this prefix may be configuration.
+const PREFIX: &[u8] = b"PILOTLIGHT_";
+
+/// Each wins over its key in the environment, which wins over the file.
+#[derive(Args, Debug, Clone, Default)]
+pub(crate) struct Options {
+    /// A configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The public listener; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// The operator's listener, with /metrics
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) admin_listen: Option<SocketAddr>,
+    /// Where sessions and workspaces are kept
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The CLI: a path, `claude` (found in PATH) or `sim` (the built-in simulation)
+    #[arg(long, value_name = "PATH|claude|sim")]
+    pub(crate) cli: Option<String>,
+}
+
+impl Options {
+    /// The configuration that these options ask for, checked.
+    pub(crate) fn configuration(&self) -> Result<Config, ConfigError> {
+        let mut config = Config::load(self.config.as_deref(), environment()?)?;
+        if let Some(listen) = self.listen {
+            config.http.listen = listen;
+        }
+        if let Some(listen) = self.admin_listen {
+            config.admin.listen = listen;
+        }
+        if let Some(directory) = &self.data_dir {
+            config.data_dir.clone_from(directory);
+        }
+        if let Some(program) = &self.cli {
+            config.cli.program.clone_from(program);
+        }
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+/// Our variables; those of others need not be text.
+fn environment() -> Result<Vec<(String, String)>, ConfigError> {
+    let ours = std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(PREFIX));
+    ours.map(|(name, value)| {
+        let name = name.to_string_lossy().into_owned();
+        let problem = "the environment variable's value is not UTF-8".to_owned();
+        value
+            .into_string()
+            .map_err(|_| ConfigError::Key { key: name.clone(), problem })
+            .map(|value| (name, value))
+    })
+    .collect()
+}
+
+/// Logs go to standard error: standard output belongs to what a program reads.
+pub(crate) fn start_log() -> Result<(), ConfigError> {
+    let filter = std::env::var(LOG_VARIABLE).unwrap_or_else(|_| DEFAULT_LOG.to_owned());
+    let filter = EnvFilter::builder().parse(&filter).map_err(|error| {
+        let problem = format!("{error}; allowed are error, warn, info, debug, trace, off, or target=level,…");
+        ConfigError::Key { key: LOG_VARIABLE.to_owned(), problem }
+    })?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    // Fails only if there is a log already, which then is as good.
+    log.try_init().ok();
+    Ok(())
+}
+
+/// The runtime of a subcommand.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| complain(&format!("cannot start the runtime: {error}"), FAILED))
+}
+
+/// Says what is wrong, for a person, and gives the exit code.
+pub(crate) fn complain(problem: &str, code: u8) -> ExitCode {
+    // Without a standard error there is nobody to tell.
+    writeln!(std::io::stderr(), "pilotlight: {problem}").ok();
+    ExitCode::from(code)
+}

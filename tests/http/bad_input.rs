@@ -1,0 +1,138 @@
+//! Whatever a client sends, it is told what is wrong, and the child never sees it.
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::program::{Answer, Program, Site, message, place};
+
+/// What tells whether a child was touched.
+async fn witness(site: &Site) -> (Value, Value, Value) {
+    let entry = site.entry("alice", "default").await;
+    (entry["pid"].clone(), entry["turns"].clone(), entry["generation"].clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_refusal_names_the_field_and_leaves_the_child_alone() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "").await;
+    assert_eq!(site.turn("alice", "hello").await.text(), "echo 1: hello");
+    let before = witness(&site).await;
+    let with = |key: &str, value: Value| {
+        let mut body = message("a");
+        body[key] = value;
+        body.to_string()
+    };
+    let cases = [
+        (String::new(), "EOF"),
+        ("not json".into(), "expected"),
+        ("[1]".into(), "invalid"),
+        ("\"text\"".into(), "invalid type"),
+        ("{}".into(), "messages"),
+        (json!({ "messages": "a" }).to_string(), "messages"),
+        (json!({ "messages": [] }).to_string(), "messages: must not be empty"),
+        (json!({ "messages": [{ "role": "user" }] }).to_string(), "messages[0]"),
+        (json!({ "messages": [{ "role": "user", "content": 1 }] }).to_string(), "messages[0].content"),
+        (json!({ "messages": [{ "role": "user", "content": "" }] }).to_string(), "messages[0].content"),
+        (json!({ "messages": [{ "role": "user", "content": [{}] }] }).to_string(), "messages[0].content[0]"),
+        (json!({ "messages": [{ "role": "assistant", "content": "a" }] }).to_string(), "messages[0].role"),
+        (with("model", json!("--resume")), "model"),
+        (with("model", json!({})), "model"),
+        (with("session_id", json!("")), "session_id"),
+        (with("session_id", json!("x".repeat(257))), "session_id"),
+        (with("mcp_servers", json!({ "m": {} })), "mcp_servers.m"),
+        (with("mcp_servers", json!({ "m": { "url": "http://h", "transport": "pigeon" } })), "transport"),
+        (with("oauth_credentials", json!({ "access_token": 1 })), "oauth_credentials.access_token"),
+        (format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)), "invalid"),
+    ];
+    for (body, named) in cases {
+        let shown: String = body.chars().take(200).collect();
+        let answer = Answer::of(site.post().header("x-pilotlight-user", "alice").body(body)).await;
+        let (status, code, text) = answer.error();
+        assert_eq!((status, code.as_str()), (400, "invalid_body"), "{shown}");
+        assert!(text.contains(named), "{shown} gave {text}");
+    }
+    let not_utf8 = site.post().header("x-pilotlight-user", "alice").body(&b"{\"messages\":\xff}"[..]);
+    assert_eq!(Answer::of(not_utf8).await.error().0, 400);
+    assert_eq!(witness(&site).await, before);
+    assert_eq!(site.turn("alice", "again").await.text(), "echo 2: again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_has_a_name_of_1_to_256_bytes() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "").await;
+    let nobody = Answer::of(site.post().json(&message("a"))).await.error();
+    assert_eq!((nobody.0, nobody.1.as_str()), (400, "missing_user"));
+    for (name, code) in [(String::new(), "invalid_user"), ("u".repeat(257), "invalid_user")] {
+        let error = Answer::of(site.asking(&name, &message("a"))).await.error();
+        assert_eq!((error.0, error.1.as_str()), (400, code));
+    }
+    let twice = site.asking("a", &message("a")).header("x-pilotlight-user", "b");
+    assert_eq!(Answer::of(twice).await.error().1, "invalid_user");
+
+    let strange = reqwest::header::HeaderValue::from_bytes(b"../../\xff\xfe/etc").unwrap();
+    let answer = Answer::of(site.post().header("x-pilotlight-user", strange).json(&message("a"))).await;
+    assert_eq!(answer.text(), "echo 1: a");
+    let mut outside: Vec<_> =
+        std::fs::read_dir(place.path()).unwrap().map(|it| it.unwrap().file_name()).collect();
+    outside.sort();
+    assert_eq!(outside, ["data", "served.toml"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paths_methods_and_sizes_are_refused_with_a_type() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "[http]\nbody_limit = 65536").await;
+    let error = site.get("/v1/nothing").await.error();
+    assert_eq!((error.0, error.1.as_str()), (404, "not_found"));
+    let answer = site.get("/v1/messages/keepalive").await;
+    assert_eq!(answer.header("allow"), "POST");
+    assert_eq!((answer.error().0, answer.error().1.as_str()), (405, "method_not_allowed"));
+    assert_eq!(site.get("/metrics").await.error().0, 404, "the public listener has no metrics");
+    let turn = site.web().post(format!("{}/v1/messages/keepalive", site.admin)).json(&message("a"));
+    assert_eq!(Answer::of(turn).await.error().0, 404, "the admin listener takes no turns");
+
+    let long = message(&"x".repeat(70_000));
+    let error = Answer::of(site.asking("alice", &long)).await.error();
+    assert_eq!((error.0, error.1.as_str()), (413, "body_too_large"));
+    let pieces = futures_util::stream::iter((0..70).map(|_| Ok::<_, std::io::Error>(vec![b' '; 1000])));
+    let unannounced =
+        site.post().header("x-pilotlight-user", "alice").body(reqwest::Body::wrap_stream(pieces));
+    assert_eq!(Answer::of(unannounced).await.error().0, 413);
+
+    let page = site.asking("alice", &message("a")).header("origin", "https://evil.example");
+    let error = Answer::of(page).await.error();
+    assert_eq!((error.0, error.1.as_str()), (403, "browser_refused"));
+    assert_eq!(site.turn("alice", "still").await.text(), "echo 1: still");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prompt_longer_than_the_limit_is_413() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "[session]\nprompt_limit = 4096").await;
+    let error = site.turn("alice", &"x".repeat(5000)).await.error();
+    assert_eq!((error.0, error.1.as_str()), (413, "prompt_too_large"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_http_harms_nobody() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "").await;
+    let address = site.http.strip_prefix("http://").unwrap();
+    let headers: String = (0..100).map(|number| format!("h{number}: x\r\n")).collect();
+    for bytes in [
+        b"\x16\x03\x01\x00garbage\r\n\r\n".to_vec(),
+        format!("GET / HTTP/1.1\r\nhost: x\r\n{headers}\r\n").into_bytes(),
+        format!("GET / HTTP/1.1\r\nlong: {}\r\n\r\n", "x".repeat(400_000)).into_bytes(),
+    ] {
+        let mut connection = TcpStream::connect(address).await.unwrap();
+        // The server may hang up before it has taken all.
+        connection.write_all(&bytes).await.ok();
+        let mut answer = Vec::new();
+        connection.read_to_end(&mut answer).await.ok();
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+    }
+    assert_eq!(site.get("/livez").await.status, 200);
+}

@@ -1,0 +1,15 @@
+//! The program and its HTTP service from outside: real processes, the simulated CLI, bytes on the wire.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bad_input;
+mod files;
+mod operator;
+mod program;
+mod starts;
+mod stops;
+mod streams;
+mod users;

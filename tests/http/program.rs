@@ -1,0 +1,258 @@
+//! The program as a process whose arguments, output and exit code are the test's subject, and raw requests to it.
+
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+
+use reqwest::RequestBuilder;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::common::output::Output;
+use crate::common::place::{MARK, Place};
+use crate::common::process::Process;
+use crate::common::{SOON, eventually_some};
+
+/// A running `pilotlight`; dropped, it is killed, and its place looks for what is left.
+pub(crate) struct Program {
+    child: Child,
+    process: Process,
+    out: Output,
+    err: Output,
+    _place: Arc<Place>,
+}
+
+impl Program {
+    /// Starts it with these arguments and variables.
+    pub(crate) fn start(place: &Arc<Place>, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_pilotlight"))
+            .args(arguments)
+            .envs(variables.iter().copied())
+            .env(MARK, place.id())
+            .env("PILOTLIGHT_CLI__ENV__PILOTLIGHT_TEST_ID", place.id())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let (out, err) = (Output::default(), Output::default());
+        out.drain(child.stdout.take().expect("its standard output"));
+        err.drain(child.stderr.take().expect("its standard error"));
+        let process = Process::of(child.id().cast_signed()).expect("a process just started");
+        Self { child, process, out, err, _place: Arc::clone(place) }
+    }
+
+    /// `serve` on free ports with the simulated CLI and this configuration.
+    pub(crate) async fn serve(place: &Arc<Place>, config: &str) -> (Self, Site) {
+        let file = place.path().join("served.toml");
+        std::fs::write(&file, config).expect("the configuration is written");
+        let data = place.data_dir().display().to_string();
+        let file = file.display().to_string();
+        let listen = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+        let mut arguments = vec!["serve", "--config", &file, "--data-dir", &data];
+        arguments.extend(listen);
+        if !config.contains("program") {
+            arguments.extend(["--cli", "sim"]);
+        }
+        let mut program = Self::start(place, &arguments, &[]);
+        let site = program.listening().await;
+        (program, site)
+    }
+
+    /// The same, and it takes turns.
+    pub(crate) async fn ready(place: &Arc<Place>, config: &str) -> (Self, Site) {
+        let (program, site) = Self::serve(place, config).await;
+        site.ready().await;
+        (program, site)
+    }
+
+    async fn listening(&mut self) -> Site {
+        eventually_some("the program listens", SOON, async || {
+            if let Some(status) = self.ended() {
+                panic!("the program ended with {status}: {}", self.err.text());
+            }
+            let line = self.out.after("listening http=")?;
+            let (http, admin) = line.split_once(" admin=")?;
+            Some(Site::new(http, admin))
+        })
+        .await
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Its exit code, once it has ended by itself.
+    pub(crate) async fn code(&mut self) -> Option<i32> {
+        eventually_some("the program ends", SOON, async || self.ended()).await.code()
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.ended().is_none()
+    }
+
+    pub(crate) fn out(&self) -> String {
+        self.out.text()
+    }
+
+    pub(crate) fn err(&self) -> String {
+        self.err.text()
+    }
+
+    fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the program is our child")
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.process.kill();
+        self.child.wait().ok();
+        if std::thread::panicking() {
+            crate::common::installed::say(&format!("--- the program wrote:\n{}", self.err.text()));
+        }
+    }
+}
+
+/// Where a program listens.
+#[derive(Clone)]
+pub(crate) struct Site {
+    pub(crate) http: String,
+    pub(crate) admin: String,
+    web: reqwest::Client,
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) async fn of(request: RequestBuilder) -> Self {
+        let answer = request.send().await.expect("an answer");
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        Self { status, headers, body: answer.text().await.expect("a whole body") }
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error} in {self:?}"))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        let value = self.headers.get(name).unwrap_or_else(|| panic!("no {name} in {self:?}"));
+        value.to_str().expect("a header of text")
+    }
+
+    /// Status, code and message of a typed error, after checking its form.
+    pub(crate) fn error(&self) -> (u16, String, String) {
+        let body = self.json();
+        assert_eq!(body["type"], "error", "{body}");
+        assert!(body["error"]["type"].is_string(), "{body}");
+        assert_eq!(body["request_id"], self.header("x-request-id"));
+        let text = |key: &str| body["error"][key].as_str().expect("text").to_owned();
+        (self.status, text("code"), text("message"))
+    }
+
+    /// The events of a stream, after checking the framing byte by byte.
+    pub(crate) fn events(&self) -> Vec<Value> {
+        assert_eq!(self.status, 200, "{self:?}");
+        let body = self.body.strip_suffix("data: [DONE]\n\n").expect("[DONE] at the very end");
+        let frames = body.split_terminator("\n\n").filter(|frame| *frame != ": ping");
+        let lines = frames.map(|frame| {
+            let data = frame.strip_prefix("data: ").unwrap_or_else(|| panic!("not data: {frame:?}"));
+            assert!(!data.contains(['\n', '\r']), "{data:?}");
+            serde_json::from_str(data).unwrap_or_else(|error| panic!("{error} in {data}"))
+        });
+        lines.collect()
+    }
+
+    /// The final text of a turn that went well.
+    pub(crate) fn text(&self) -> String {
+        let events = self.events();
+        let last = events.iter().rfind(|event| event["type"] == "result");
+        let last = last.unwrap_or_else(|| panic!("no result in {events:#?}"));
+        assert_eq!(last["is_error"], false, "{last}");
+        last["result"].as_str().expect("result").to_owned()
+    }
+}
+
+impl Site {
+    fn new(http: &str, admin: &str) -> Self {
+        let web = reqwest::Client::builder().no_proxy().build().expect("a client");
+        Self { http: http.trim().to_owned(), admin: admin.trim().to_owned(), web }
+    }
+
+    pub(crate) fn web(&self) -> &reqwest::Client {
+        &self.web
+    }
+
+    /// A request for a turn, without a user and a body.
+    pub(crate) fn post(&self) -> RequestBuilder {
+        self.web.post(format!("{}/v1/messages/keepalive", self.http))
+    }
+
+    /// A request for a turn of `user` with this body.
+    pub(crate) fn asking(&self, user: &str, body: &Value) -> RequestBuilder {
+        self.post().header("x-pilotlight-user", user).json(body)
+    }
+
+    /// A whole turn.
+    pub(crate) async fn turn(&self, user: &str, text: &str) -> Answer {
+        Answer::of(self.asking(user, &message(text))).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        Answer::of(self.web.get(format!("{}{path}", self.http))).await
+    }
+
+    pub(crate) async fn get_admin(&self, path: &str) -> Answer {
+        Answer::of(self.web.get(format!("{}{path}", self.admin))).await
+    }
+
+    pub(crate) async fn ready(&self) {
+        let is_ready = async || (self.get("/readyz").await.status == 200).then_some(());
+        eventually_some("/readyz says 200", SOON, is_ready).await;
+    }
+
+    /// The entry of a conversation in the pool's statistics.
+    pub(crate) async fn entry(&self, user: &str, conversation: &str) -> Value {
+        let stats = self.get("/v1/pool/stats").await.json();
+        let shown: String = user.chars().take(8).chain("...".chars()).collect();
+        let users = stats["active_users"].as_array().expect("active_users");
+        let found =
+            users.iter().find(|entry| entry["user_id"] == shown.as_str() && entry["session"] == conversation);
+        found.cloned().unwrap_or_else(|| panic!("no {shown} {conversation} in {stats}"))
+    }
+
+    /// The process of a user's default conversation.
+    pub(crate) async fn pid(&self, user: &str) -> u64 {
+        let entry = self.entry(user, "default").await;
+        entry["pid"].as_u64().unwrap_or_else(|| panic!("no process: {entry}"))
+    }
+}
+
+/// A body with one message.
+pub(crate) fn message(text: &str) -> Value {
+    json!({ "messages": [{ "role": "user", "content": text }] })
+}
+
+pub(crate) fn place() -> Arc<Place> {
+    Arc::new(Place::new())
+}
+
+/// Names of the files below `directory` that hold `text`.
+pub(crate) fn holding(directory: &Path, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(holding(&path, text));
+        } else if String::from_utf8_lossy(&std::fs::read(&path).unwrap_or_default()).contains(text) {
+            found.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    found
+}
