@@ -45,7 +45,7 @@ impl Server {
         let output = Output::default();
         output.drain(child.stdout.take().expect("its standard output"));
         output.drain(child.stderr.take().expect("its standard error"));
-        let process = Process::of(child.id().cast_signed()).expect("a process just started");
+        let process = Process::unreaped(&child);
         let (http, admin) = Default::default();
         let mut server =
             Self { place: Arc::clone(place), child, process, family: Vec::new(), output, http, admin };
