@@ -51,6 +51,7 @@ fn report(probed: &Probed) {
         bytes => format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20)),
     };
     say("memory", &memory);
+    say("containment", probed.containment);
 }
 
 fn say(what: &str, value: &str) {

@@ -163,6 +163,13 @@ impl Pilotlight {
         Readiness { ready: reasons.is_empty(), reasons }
     }
 
+    /// By what everything that a child started is found when it is stopped: `cgroup`, or `walk` (by ancestry) where no
+    /// group can be made.
+    #[must_use]
+    pub fn containment(&self) -> &'static str {
+        if self.instance().cgroups.is_some() { "cgroup" } else { "walk" }
+    }
+
     /// Refuses new turns from now on ([`crate::TurnError::Draining`]); running ones go on.
     pub fn drain(&self) {
         self.instance().drain();

@@ -36,6 +36,8 @@ pub struct Probed {
     pub ready_after: Duration,
     /// Memory of its tree, once it was ready; 0 if it could not be measured.
     pub memory_bytes: u64,
+    /// See [`Pilotlight::containment`].
+    pub containment: &'static str,
 }
 
 /// A CLI that did not start, or an instance that could not try.
@@ -70,7 +72,7 @@ pub async fn probe(config: &Config, directory: &Path) -> Result<Probed, ProbeErr
     config.metrics.sample_interval = SAMPLE_INTERVAL;
     let pilot = Pilotlight::start_with(config, &::metrics::NoopRecorder).await?;
     let session = pilot.session(USER);
-    let probed = try_start(&session).await;
+    let probed = try_start(&pilot, &session).await;
     pilot.shutdown(STOP_GRACE).await;
     // The lock goes with the last handle.
     drop((session, pilot));
@@ -102,11 +104,12 @@ fn first_line(output: &[u8]) -> Option<String> {
     Some(line.chars().filter(|character| !character.is_control()).take(VERSION_CHARS).collect())
 }
 
-async fn try_start(session: &Session) -> Result<Probed, TurnError> {
+async fn try_start(pilot: &Pilotlight, session: &Session) -> Result<Probed, TurnError> {
     let begin = Instant::now();
     let ready = session.warm().await?;
     let ready_after = begin.elapsed();
-    Ok(Probed { ready_after, memory_bytes: measured(session, ready).await })
+    let memory_bytes = measured(session, ready).await;
+    Ok(Probed { ready_after, memory_bytes, containment: pilot.containment() })
 }
 
 /// The first figure of the sampler, which looks at intervals.

@@ -87,20 +87,8 @@ impl App {
 
     /// Why no turn would be taken now; empty when one would.
     pub(super) fn not_ready(&self) -> Vec<String> {
-        let mut reasons = Vec::new();
-        if self.draining.load(Ordering::Acquire) {
-            reasons.push(TurnError::Draining.to_string());
-        }
+        let mut reasons = self.pilot.readiness().reasons;
         reasons.extend(self.started_once.missing());
-        // The core knows of its own draining too; one mention is enough.
-        reasons.extend(
-            self.pilot
-                .readiness()
-                .reasons
-                .into_iter()
-                .filter(|reason| !reasons.contains(reason))
-                .collect::<Vec<_>>(),
-        );
         reasons
     }
 }

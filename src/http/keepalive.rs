@@ -6,16 +6,17 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 
 use super::app::App;
+use super::body::Received;
 use super::caller;
 use super::error::ApiError;
 use super::files::Watch;
 use super::request::{Asked, parse};
-use super::router::RequestId;
+use super::router::{BodyRead, RequestId};
 use super::sse::{Answer, Gathering};
 use crate::error::TurnError;
 use crate::ids::{DEFAULT_CONVERSATION, MAX_NAME_BYTES, UserId};
@@ -39,9 +40,19 @@ pub(super) async fn handle(
     let (parts, body) = request.into_parts();
     let named = caller::named_user(&parts.headers)?;
     let received = app.bodies().receive(&parts.headers, body).await?;
+    let mut response = answer(app, named, received, (request_id, begin)).await.into_response();
+    response.extensions_mut().insert(BodyRead);
+    Ok(response)
+}
+
+async fn answer(
+    app: Arc<App>,
+    named: Option<UserId>,
+    received: Received,
+    log: (String, Instant),
+) -> Result<Response, ApiError> {
     let asked = read(&app, received.bytes.clone()).await?;
     drop(received);
-
     let user = owner(&app, named, &asked).await?;
     let conversation = asked.conversation.as_deref().unwrap_or(DEFAULT_CONVERSATION);
     if !(1..=MAX_NAME_BYTES).contains(&conversation.len()) {
@@ -68,7 +79,7 @@ pub(super) async fn handle(
 
     let heartbeat = app.pilot().config().http.heartbeat;
     let files = files.map(|watch| -> Gathering { Box::pin(gather(app, watch)) });
-    let answer = Answer::new(turn, first, files, heartbeat, (request_id, begin));
+    let answer = Answer::new(turn, first, files, heartbeat, log);
     let mut response = Response::new(Body::from_stream(answer));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));

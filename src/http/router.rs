@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::HttpBody;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn};
@@ -19,6 +20,10 @@ use super::{keepalive, service, stats};
 /// The id of the request that is being served.
 #[derive(Debug, Clone)]
 pub(super) struct RequestId(pub(super) String);
+
+/// Put on a response whose request's body was read to its end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BodyRead;
 
 /// For callers.
 pub(super) fn public(app: Arc<App>) -> Router {
@@ -57,12 +62,18 @@ async fn around(mut request: Request, next: Next) -> Response {
     // The pattern, not the path: a path is the caller's text.
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let method = request.method().clone();
+    let has_body = !request.body().is_end_stream();
     request.extensions_mut().insert(RequestId(id.clone()));
     let response = match refuse_browsers(request.headers()) {
         Ok(()) => next.run(request).await,
         Err(error) => axum::response::IntoResponse::into_response(error),
     };
+    let is_body_left = has_body && response.extensions().get::<BodyRead>().is_none();
     let mut response = typed(response, &id);
+    if is_body_left {
+        // What is left of it cannot be told from a next request; without this the caller would send one.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID_HEADER, value);
     }

@@ -1,15 +1,22 @@
-//! A connection that fails when its reader takes nothing for too long.
+//! A connection with patience of both kinds: it fails when its reader takes nothing for too long, and it does not close
+//! in the face of a caller that is still sending.
 //!
 //! A stream of events waits for its reader without a clock of its own: the turn, and with it the session, would be held
-//! by a caller that keeps the connection open and reads nothing. Knows nothing of HTTP.
+//! by a caller that keeps the connection open and reads nothing. And a request that is refused before its body was read
+//! would lose the refusal: closing with unread bytes resets the connection. Knows nothing of HTTP.
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
+
+/// How long a caller that is still sending is listened to after the end of our answer: in silence, and in all.
+const LINGER: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
+/// What is thrown away at a time meanwhile.
+const THROWN_AWAY: usize = 8 << 10;
 
 /// Reads as the inner stream does; a write that makes no progress within `limit` is an error.
 pub(super) struct StallGuard<S> {
@@ -17,11 +24,18 @@ pub(super) struct StallGuard<S> {
     limit: Duration,
     /// Runs only while a write waits.
     deadline: Option<Pin<Box<Sleep>>>,
+    /// Runs from the end of our side until the caller ends its own.
+    linger: Option<Linger>,
+}
+
+struct Linger {
+    silence: Pin<Box<Sleep>>,
+    until: Instant,
 }
 
 impl<S> StallGuard<S> {
     pub(super) fn new(inner: S, limit: Duration) -> Self {
-        Self { inner, limit, deadline: None }
+        Self { inner, limit, deadline: None, linger: None }
     }
 
     fn guarded<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -40,6 +54,28 @@ impl<S> StallGuard<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> StallGuard<S> {
+    /// Throws away what still comes, until the caller has ended or patience has.
+    fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let (silence, total) = LINGER;
+        let linger = self.linger.get_or_insert_with(|| Linger {
+            silence: Box::pin(sleep(silence)),
+            until: Instant::now() + total,
+        });
+        let mut thrown_away = [0; THROWN_AWAY];
+        loop {
+            let mut buffer = ReadBuf::new(&mut thrown_away);
+            match Pin::new(&mut self.inner).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() && Instant::now() < linger.until => {
+                    linger.silence.as_mut().reset(Instant::now() + silence);
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return linger.silence.as_mut().poll(context),
+            }
+        }
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for StallGuard<S> {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -50,7 +86,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for StallGuard<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.inner).poll_write(context, bytes);
@@ -79,8 +115,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let shut = Pin::new(&mut this.inner).poll_shutdown(context);
-        this.guarded(context, shut)
+        if this.linger.is_none() {
+            let shut = Pin::new(&mut this.inner).poll_shutdown(context);
+            ready!(this.guarded(context, shut))?;
+        }
+        ready!(this.poll_linger(context));
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -110,5 +150,38 @@ mod tests {
         };
         let (written, ()) = tokio::join!(ours.write_all(&[0; 64]), reading);
         written.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_still_sends_is_listened_to_for_a_while() {
+        let (ours, mut theirs) = duplex(8);
+        let mut ours = StallGuard::new(ours, Duration::from_secs(60));
+        let begin = Instant::now();
+        let sending = async {
+            theirs.write_all(&[0; 1000]).await.unwrap();
+            begin.elapsed()
+        };
+        let (shut, sent_after) = tokio::join!(ours.shutdown(), sending);
+        shut.unwrap();
+        assert_eq!(sent_after, Duration::ZERO);
+        assert_eq!(begin.elapsed(), LINGER.0, "then silence ends it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endless_caller_is_not_listened_to_for_ever() {
+        let (ours, mut theirs) = duplex(8);
+        let mut ours = StallGuard::new(ours, Duration::from_secs(60));
+        let begin = Instant::now();
+        let sending = async {
+            loop {
+                sleep(LINGER.0 / 2).await;
+                theirs.write_all(&[0; 8]).await.unwrap();
+            }
+        };
+        tokio::select! {
+            shut = ours.shutdown() => shut.unwrap(),
+            () = sending => {}
+        }
+        assert_eq!(begin.elapsed(), LINGER.1);
     }
 }

@@ -90,7 +90,7 @@ impl Turn {
     }
 
     /// Whole lines, each with its LF, as many as have come: what [`Turn::next`] would cut into events.
-    pub(crate) async fn next_lines(&mut self) -> Option<Result<Bytes, TurnError>> {
+    pub async fn next_lines(&mut self) -> Option<Result<Bytes, TurnError>> {
         poll_fn(|context| {
             let more = ready!(self.poll_lines(context));
             Poll::Ready(if more { Some(Ok(std::mem::take(&mut self.lines))) } else { self.last_item() })

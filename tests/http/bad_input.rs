@@ -93,9 +93,12 @@ async fn paths_methods_and_sizes_are_refused_with_a_type() {
     let turn = site.web().post(format!("{}/v1/messages/keepalive", site.admin)).json(&message("a"));
     assert_eq!(Answer::of(turn).await.error().0, 404, "the admin listener takes no turns");
 
-    let long = message(&"x".repeat(70_000));
-    let error = Answer::of(site.asking("alice", &long)).await.error();
-    assert_eq!((error.0, error.1.as_str()), (413, "body_too_large"));
+    for length in [70_000, 20_000_000] {
+        let long = message(&"x".repeat(length));
+        let answer = Answer::of(site.asking("alice", &long)).await;
+        assert_eq!((answer.error().0, answer.error().1.as_str()), (413, "body_too_large"));
+        assert_eq!(answer.header("connection"), "close");
+    }
     let pieces = futures_util::stream::iter((0..70).map(|_| Ok::<_, std::io::Error>(vec![b' '; 1000])));
     let unannounced =
         site.post().header("x-pilotlight-user", "alice").body(reqwest::Body::wrap_stream(pieces));

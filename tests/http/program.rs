@@ -16,7 +16,8 @@ use crate::common::{SOON, eventually_some};
 /// A running `pilotlight`; dropped, it is killed, and its place looks for what is left.
 pub(crate) struct Program {
     child: Child,
-    process: Process,
+    /// None if it had ended before anybody looked.
+    process: Option<Process>,
     out: Output,
     err: Output,
     _place: Arc<Place>,
@@ -38,7 +39,7 @@ impl Program {
         let (out, err) = (Output::default(), Output::default());
         out.drain(child.stdout.take().expect("its standard output"));
         err.drain(child.stderr.take().expect("its standard error"));
-        let process = Process::of(child.id().cast_signed()).expect("a process just started");
+        let process = Process::of(child.id().cast_signed());
         Self { child, process, out, err, _place: Arc::clone(place) }
     }
 
@@ -79,7 +80,7 @@ impl Program {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        self.process.signal(signal);
+        self.process.expect("it runs").signal(signal);
     }
 
     /// Its exit code, once it has ended by itself.
@@ -106,7 +107,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        self.process.kill();
+        self.child.kill().ok();
         self.child.wait().ok();
         if std::thread::panicking() {
             crate::common::installed::say(&format!("--- the program wrote:\n{}", self.err.text()));

@@ -99,7 +99,8 @@ async fn check_tells_what_it_found_and_leaves_nothing() {
     let variables = [("TMPDIR", temporary_text.as_str())];
     let mut check = Program::start(&place, &["check", "--cli", "sim"], &variables);
     assert_eq!(check.code().await, Some(0), "{}", check.err());
-    let has_all = || ["version", "ready after", "memory"].iter().all(|what| check.out().contains(what));
+    let has_all =
+        || ["version", "ready after", "memory", "containment"].iter().all(|what| check.out().contains(what));
     crate::common::eventually("the report is read", crate::common::SOON, has_all).await;
     assert!(!check.out().contains("not measured"), "{}", check.out());
 

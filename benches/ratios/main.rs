@@ -1,0 +1,33 @@
+//! What supervision costs, as ratios to a floor that is measured in the same run.
+//!
+//! The child is the simulated CLI for both sides, with the same command line. The floor is what one would write by hand
+//! and no less: tokio pipes, lines split, an eye on the `result` line; no restart, no limits, no isolation. Rounds of
+//! floor and pilotlight alternate, medians are compared, processor time is that of this process alone.
+//!
+//! `cargo bench --bench ratios` prints the table. `cargo bench --bench ratios -- W1 W6` runs some rows only.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a bench fails by panicking"
+)]
+
+mod floor;
+mod measure;
+mod ours;
+mod rows;
+
+fn main() {
+    pilotlight::shim::run_if_asked();
+    pilotlight::sim::run_if_asked();
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let failed = runtime.block_on(rows::run(&wanted));
+    drop(runtime);
+    if failed {
+        println!("\nAt least one figure misses what must hold.");
+    }
+}

@@ -1,0 +1,31 @@
+//! The same work through pilotlight.
+
+use std::path::Path;
+use std::time::Duration;
+
+use pilotlight::{Config, Pilotlight, Session};
+
+pub(crate) async fn start(data: &Path) -> Pilotlight {
+    let mut config = Config::new(data);
+    config.cli.program = "sim".to_owned();
+    config.cli.shim = Some(env!("CARGO_BIN_EXE_pilotlight-shim").into());
+    config.session.idle_timeout = Duration::from_secs(3600);
+    config.restart.intensity = 1000;
+    config.limits.max_children = 2000;
+    config.limits.queue = 2000;
+    config.limits.queue_deadline = Duration::from_secs(600);
+    Pilotlight::start(config).await.unwrap()
+}
+
+/// Sends a message and reads every event to the end; returns the number of events.
+pub(crate) async fn turn(session: &Session, text: &str) -> usize {
+    let mut turn = session.send(text).await.unwrap();
+    let mut events = 0;
+    while let Some(event) = turn.next().await {
+        event.unwrap();
+        events += 1;
+    }
+    let outcome = turn.outcome().unwrap();
+    assert!(outcome.is_ok(), "{outcome:?}");
+    events
+}
