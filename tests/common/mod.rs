@@ -24,8 +24,10 @@ use tokio::time::{Instant, sleep};
 /// How long anything that should happen soon may take on a machine that is busy with other tests.
 pub const SOON: Duration = Duration::from_secs(20);
 
-/// How often a condition that no event announces (a process being gone, a gauge) is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How soon a condition that no event announces (a process being gone, a gauge) is looked at again: at first, and at
+/// most, for looking costs those who are looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const LOOK_AGAIN_AT_MOST: Duration = Duration::from_millis(50);
 
 /// Waits until `met` says yes; a failure names what was waited for.
 pub async fn eventually(what: &str, within: Duration, mut met: impl FnMut() -> bool) {
@@ -39,12 +41,14 @@ pub async fn eventually_some<T>(
     mut probe: impl AsyncFnMut() -> Option<T>,
 ) -> T {
     let deadline = Instant::now() + within;
+    let mut pause = LOOK_AGAIN;
     loop {
         if let Some(found) = probe().await {
             return found;
         }
         assert!(Instant::now() < deadline, "not within {within:?}: {what}");
-        sleep(LOOK_EVERY).await;
+        sleep(pause).await;
+        pause = (pause * 2).min(LOOK_AGAIN_AT_MOST);
     }
 }
 

@@ -18,6 +18,13 @@ impl Process {
         (!matches!(stat.state, 'Z' | 'X')).then_some(Self { pid, started: stat.started })
     }
 
+    /// A child that nobody has reaped: it is in the table, alive or not.
+    pub fn unreaped(child: &std::process::Child) -> Self {
+        let pid = child.id().cast_signed();
+        let stat = stat(pid).expect("a child that is not reaped is in the process table");
+        Self { pid, started: stat.started }
+    }
+
     pub fn is_alive(self) -> bool {
         Self::of(self.pid) == Some(self)
     }

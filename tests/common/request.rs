@@ -72,10 +72,12 @@ impl Request {
         self.user_texts.last().map_or("", String::as_str)
     }
 
-    /// All that the user said before, joined by ` | `.
+    /// All that the user said before, joined by ` | `. Never empty: the CLI asks again for an empty answer.
     pub fn former(&self) -> String {
-        let former = self.user_texts.len().saturating_sub(1);
-        self.user_texts.iter().take(former).cloned().collect::<Vec<_>>().join(" | ")
+        match self.user_texts.as_slice() {
+            [former @ .., _] if !former.is_empty() => former.join(" | "),
+            _ => "nothing was said".to_owned(),
+        }
     }
 
     /// How this request is to be answered.

@@ -32,12 +32,7 @@ impl Server {
     /// Starts a server in `place` and waits until it takes turns. `config` is TOML: what the test is about; directory,
     /// ports and the mark are added.
     pub async fn start(place: &Arc<Place>, config: &str) -> Self {
-        let file = place.path().join("pilotlight.toml");
-        std::fs::write(&file, completed(config, place).to_string()).expect("the configuration is written");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_pilotlight"))
-            .args(["serve".as_ref(), "--config".as_ref(), file.as_os_str()])
-            .env(MARK, place.id())
-            .stdin(Stdio::null())
+        let mut child = program(place, "serve", config)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -45,7 +40,7 @@ impl Server {
         let output = Output::default();
         output.drain(child.stdout.take().expect("its standard output"));
         output.drain(child.stderr.take().expect("its standard error"));
-        let process = Process::of(child.id().cast_signed()).expect("a process just started");
+        let process = Process::unreaped(&child);
         let (http, admin) = Default::default();
         let mut server =
             Self { place: Arc::clone(place), child, process, family: Vec::new(), output, http, admin };
@@ -123,6 +118,15 @@ impl Drop for Server {
         assert!(stopped, "the server did not stop within {STOPS_WITHIN:?}; it wrote:\n{}", self.output());
         assert!(left.is_empty(), "left behind: {left:#?}; the server wrote:\n{}", self.output());
     }
+}
+
+/// The program with a subcommand and a configuration, to be started in `place`.
+pub fn program(place: &Place, subcommand: &str, config: &str) -> Command {
+    let file = place.path().join("pilotlight.toml");
+    std::fs::write(&file, completed(config, place).to_string()).expect("the configuration is written");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
+    command.arg(subcommand).arg("--config").arg(file).env(MARK, place.id()).stdin(Stdio::null());
+    command
 }
 
 /// The test's configuration with what every server here needs.

@@ -30,9 +30,9 @@ async fn the_context_is_carried_from_turn_to_turn() {
     let server = bench.serve("").await;
     let client = server.client();
     client.turn("alice", "the word is heliotrope").await.text();
-    client.turn("alice", "the number is 4711").await.text();
+    client.turn("alice", "the herb is marjoram").await.text();
     let recalled = client.turn("alice", "[[recall]]").await;
-    assert_eq!(recalled.text(), "the word is heliotrope | the number is 4711");
+    assert_eq!(recalled.text(), "the word is heliotrope | the herb is marjoram");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

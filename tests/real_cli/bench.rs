@@ -2,13 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use crate::common::api::Api;
 use crate::common::place::Place;
 use crate::common::process::Process;
-use crate::common::server::Server;
+use crate::common::server::{Server, program};
 use crate::common::{SOON, eventually, installed};
+
+/// More than any subcommand takes that ends by itself.
+const RUNS_WITHIN: Duration = Duration::from_secs(120);
 
 /// The parts of a test; servers come and go in it.
 pub(crate) struct Bench {
@@ -38,9 +45,22 @@ impl Bench {
 
     /// Starts a server; `config` is what this test needs besides the CLI.
     pub(crate) async fn serve(&self, config: &str) -> Server {
+        Server::start(&self.place, &format!("{}{config}", self.config())).await
+    }
+
+    /// Runs a subcommand that ends by itself, and gives all that it wrote.
+    pub(crate) async fn run(&self, subcommand: &str) -> (ExitStatus, String) {
+        let mut command = tokio::process::Command::from(program(&self.place, subcommand, &self.config()));
+        let ended = timeout(RUNS_WITHIN, command.kill_on_drop(true).output()).await;
+        let output = ended.expect("it ends in time").expect("it starts");
+        let written =
+            [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        (output.status, written.concat())
+    }
+
+    fn config(&self) -> String {
         let entries = self.environment().map(|(name, value)| format!("{name} = {value:?}")).join("\n");
-        let cli = format!("[cli]\nprogram = {:?}\nenv_pass = [\"PATH\"]\n[cli.env]\n{entries}\n", self.cli);
-        Server::start(&self.place, &format!("{cli}{config}")).await
+        format!("[cli]\nprogram = {:?}\nenv_pass = [\"PATH\"]\n[cli.env]\n{entries}\n", self.cli)
     }
 
     /// The CLIs that live.
@@ -65,9 +85,12 @@ impl Bench {
         .await;
     }
 
-    /// Waits until a transcript holds this word of a prompt.
+    /// Waits until a transcript holds the prompt with this word, as a part of the conversation: that it is waiting is
+    /// written down earlier.
     pub(crate) async fn prompt_on_disk(&self, word: &str) {
-        eventually("the prompt is on disk", SOON, || transcripts(self.place.path()).contains(word)).await;
+        let is_prompt = |line: &str| line.contains(r#""type":"user""#) && line.contains(word);
+        eventually("the prompt is on disk", SOON, || transcripts(self.place.path()).lines().any(is_prompt))
+            .await;
     }
 
     /// Waits until the model's tool has started exactly this command, and gives its process.

@@ -39,7 +39,7 @@ async fn killed_right_after_an_answer_nothing_is_lost_in_silence() {
     client.turn("alice", "the word is heliotrope").await.text();
     bench.on_disk(1).await;
     let cli = bench.only_cli();
-    let mut stream = client.stream("alice", "the number is 4711").await;
+    let mut stream = client.stream("alice", "the herb is marjoram").await;
     stream.until("the result", |event| event["type"] == "result").await;
     // The CLI writes this turn to its transcript some 75 ms from now.
     cli.kill();
@@ -47,7 +47,7 @@ async fn killed_right_after_an_answer_nothing_is_lost_in_silence() {
     let next = client.turn("alice", "[[recall]]").await;
     let is_said = next.events.iter().any(|event| event.to_string().contains("context_lost"));
     assert!(next.text().contains("heliotrope"), "what was on disk is known: {}", next.text());
-    assert!(next.text().contains("4711") || is_said, "lost in silence: {}", shown(&next.events));
+    assert!(next.text().contains("marjoram") || is_said, "lost in silence: {}", shown(&next.events));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -74,9 +74,9 @@ async fn killed_in_mid_answer_the_caller_is_told_and_the_next_turn_knows_what_wa
     client.turn("alice", "the word is heliotrope").await.text();
     bench.on_disk(1).await;
     let mut stream =
-        client.stream("alice", "the number is 4711 [[say:beginning]][[hold:gate]][[say:end]]").await;
+        client.stream("alice", "the herb is marjoram [[say:beginning]][[hold:gate]][[say:end]]").await;
     stream.until_text().await;
-    bench.prompt_on_disk("4711").await;
+    bench.prompt_on_disk("marjoram").await;
     bench.only_cli().kill();
     let broken = stream.rest().await;
     let (code, _) = broken.error().expect("an error event");
@@ -84,6 +84,6 @@ async fn killed_in_mid_answer_the_caller_is_told_and_the_next_turn_knows_what_wa
     assert!(broken.done, "a lost turn ends its stream like any other");
     let recalled = client.turn("alice", "[[recall]]").await;
     assert!(recalled.text().contains("heliotrope"), "{}", recalled.text());
-    assert!(recalled.text().contains("4711"), "the interrupted prompt is kept too: {}", recalled.text());
-    assert_eq!(bench.api.count("4711"), 1, "an answer that had begun is not asked for again");
+    assert!(recalled.text().contains("marjoram"), "the interrupted prompt is kept too: {}", recalled.text());
+    assert_eq!(bench.api.count("marjoram"), 1, "an answer that had begun is not asked for again");
 }

@@ -9,6 +9,7 @@ mod common;
 mod bare;
 mod basics;
 mod bench;
+mod commands;
 mod crashes;
 mod evictions;
 mod interrupts;
@@ -18,9 +19,10 @@ mod tools;
 use common::installed;
 
 /// The sources of the tests here, to tell their names.
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 8] = [
     include_str!("bare.rs"),
     include_str!("basics.rs"),
+    include_str!("commands.rs"),
     include_str!("crashes.rs"),
     include_str!("evictions.rs"),
     include_str!("interrupts.rs"),
