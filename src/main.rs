@@ -33,7 +33,7 @@ enum Command {
     /// Serve HTTP until SIGTERM or SIGINT; a second signal stops at once
     Serve(Options),
     /// Show what pilotlight does, each claim checked
-    Demo(Options),
+    Demo(demo::DemoOptions),
     /// Check a configuration and its CLI: start it once, without spending a token
     Check(Options),
     /// Be the simulated CLI (`pilotlight sim --help` tells its own arguments)

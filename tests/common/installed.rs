@@ -32,7 +32,8 @@ pub fn say(line: &str) {
     writeln!(std::io::stderr(), "{line}").expect("standard error is open");
 }
 
-fn all_required() -> bool {
+/// Whether a test that cannot run is a failure.
+pub fn all_required() -> bool {
     let is_set = |name: &str| std::env::var(name).is_ok_and(|value| value == "true" || value == "1");
     is_set("CI") || is_set("PILOTLIGHT_REQUIRE_ALL")
 }

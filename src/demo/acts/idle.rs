@@ -1,0 +1,55 @@
+//! A child without work is stopped and its memory given back; one that works is not.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::page::{size, took};
+use super::super::process::Process;
+use super::super::script::{ask_back, take};
+use super::super::show::{Problem, Show};
+use super::super::stage::{IDLE_TIMEOUT, Stage, until};
+use super::{ALICE, BOB, Plot, exchange};
+
+/// How much longer than the limit an answer takes that must not be cut short.
+const BEYOND: Duration = Duration::from_millis(700);
+/// An orderly stop, on a slow machine.
+const STOPPED_WITHIN: Duration = Duration::from_secs(12);
+
+pub(in crate::demo) async fn idle(stage: &Stage, show: &mut Show, plot: &mut Plot) -> Result<(), Problem> {
+    let limit = IDLE_TIMEOUT.as_secs();
+    show.text(&format!("This server stops a process that has had nothing to do for {limit} s."))?;
+    show.gap()?;
+    // Counted as a turn of its own, so that the silence begins here.
+    let (_, pid) = exchange(stage, show, plot, ALICE, &ask_back()).await?;
+    let begin = Instant::now();
+    let process = Process::of(pid).ok_or_else(|| Problem::seen(format!("there is no process {pid}")))?;
+    let before = stage.client.seat(ALICE).await?.unwrap_or_default();
+    let long = take(IDLE_TIMEOUT + BEYOND);
+    show.said(BOB, &long.shown, "")?;
+    let gone = until("the idle process is stopped", IDLE_TIMEOUT + STOPPED_WITHIN, async || {
+        Ok((!process.is_alive()).then(|| begin.elapsed()))
+    });
+    let (answer, gone) = tokio::join!(stage.client.ask(BOB, &long), gone);
+    let (answer, gone) = (answer?, gone?);
+    show.said("", &format!("» an answer that took longer than {limit} s"), &took(answer.whole))?;
+    let was_served = answer.is_ok();
+    plot.answered += u32::from(was_served);
+    let (resumed, next) = exchange(stage, show, plot, ALICE, &ask_back()).await?;
+    let after = stage.client.seat(ALICE).await?.unwrap_or_default();
+    show.gap()?;
+
+    let text = format!(
+        "alice's process {pid} ended after {} of silence and gave back {}",
+        took(gone),
+        size(before.memory_bytes)
+    );
+    let in_time = gone + Duration::from_millis(100) >= IDLE_TIMEOUT && before.memory_bytes > 0.0;
+    show.claim(in_time, &text, format!("{} and {}", took(gone), size(before.memory_bytes)))?;
+    show.claim(was_served, "bob's answer was not cut short meanwhile: who works is not idle", answer.seen())?;
+    let knows = plot.alice.is_in(&resumed.text) && !resumed.context_lost && next != pid;
+    let text = format!("alice's next message started process {next}, which knows the conversation");
+    show.claim(knows, &text, format!("{} of process {next}", resumed.seen()))?;
+    let same = after.restarts == before.restarts;
+    show.claim(same, "that was no crash: the count of restarts is as before", after.restarts)
+}
