@@ -14,7 +14,7 @@ use crate::turn::{Decision, Prompt, Usage};
 
 pub mod claude;
 
-/// The directories that a child sees. They come from one function ([`crate::workspace`]) because the CLI files its
+/// The directories that a child sees. They come from one function (`workspace`) because the CLI files its
 /// transcripts by them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dirs {

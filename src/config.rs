@@ -228,6 +228,15 @@ pub struct Limits {
     /// How long one may wait. Default 30 s.
     #[serde(with = "value::duration")]
     pub queue_deadline: Duration,
+    /// Files that a child may have open (`RLIMIT_NOFILE`, inherited by its tools). Below 32 the CLI breaks.
+    pub child_open_files: Option<u64>,
+    /// Processes that the child's user may have (`RLIMIT_NPROC`): counts all sessions of one user id together.
+    pub child_processes: Option<u64>,
+    /// Size of any file that a child writes, in bytes (`RLIMIT_FSIZE`).
+    pub child_file_size: Option<u64>,
+    /// Added to the kernel's choice of whom to kill when memory is out, so that a child goes before this program.
+    /// Default 500.
+    pub child_oom_score: i32,
 }
 
 /// Figures for the operator.
@@ -402,6 +411,10 @@ impl Default for Limits {
             max_sessions: 10_000,
             queue: 1024,
             queue_deadline: Duration::from_secs(30),
+            child_open_files: None,
+            child_processes: None,
+            child_file_size: None,
+            child_oom_score: 500,
         }
     }
 }

@@ -34,7 +34,7 @@ pub enum SessionState {
     Stopping,
     /// A restart waits after a crash.
     Backoff,
-    /// Too many crashes; see [`TurnError::CircuitOpen`].
+    /// Too many crashes; see [`crate::TurnError::CircuitOpen`].
     Failed,
 }
 

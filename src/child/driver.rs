@@ -242,7 +242,7 @@ impl Driver {
                 }
                 Wake::Output(_) => self.output_ended(),
                 Wake::Room => self.process(report),
-                Wake::Written(Ok(_)) => self.written(),
+                Wake::Written(Ok(length)) => self.written(length),
                 // The exit, or the end of its output, tells more.
                 Wake::Written(Err(_)) => self.outbox.clear(),
                 Wake::Turn(Some(job)) => self.take_turn(job),
@@ -505,7 +505,8 @@ impl Driver {
         self.outbox.push_back(line);
     }
 
-    fn written(&mut self) {
+    fn written(&mut self, length: usize) {
+        self.setup.metrics.stream_bytes(Stream::Stdin, length as u64);
         while self.outbox.front().is_some_and(|front| !front.has_remaining()) {
             self.outbox.pop_front();
         }

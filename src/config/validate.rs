@@ -79,6 +79,10 @@ fn sizes(config: &Config) -> Result<(), ConfigError> {
         ("limits.queue", limits.queue, 0, 1 << 20),
         ("restart.intensity", config.restart.intensity as usize, 0, 1 << 16),
     ];
+    let score = limits.child_oom_score;
+    if !(0..=1000).contains(&score) {
+        return Err(wrong("limits.child_oom_score", format!("must be at least 0 and at most 1000, not {score}")));
+    }
     for (key, value, smallest, largest) in checked {
         if !(smallest..=largest).contains(&value) {
             return Err(wrong(

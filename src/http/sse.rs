@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::wire::{DONE, PING, failure, frames};
+use super::wire::{DONE, PING, aborted, failed, frames};
 use crate::error::TurnError;
 use crate::turn::{Status, Turn};
 
@@ -26,6 +26,8 @@ pub(super) struct Answer {
     first: Option<Bytes>,
     /// Polled once the turn has ended.
     files: Option<Gathering>,
+    /// What stands right before the end: the error, if the CLI ended the turn with one.
+    last: Bytes,
     heartbeat: Duration,
     silence: Pin<Box<Sleep>>,
     log: Log,
@@ -63,7 +65,15 @@ impl Answer {
         let silence = Box::pin(sleep(heartbeat));
         // What it stays if nobody reads to the end.
         let log = Log { request_id, begin, outcome: "client_gone" };
-        Self { stage: Stage::Lines(Box::new(turn)), first, files, heartbeat, silence, log }
+        Self {
+            stage: Stage::Lines(Box::new(turn)),
+            first,
+            files,
+            last: Bytes::new(),
+            heartbeat,
+            silence,
+            log,
+        }
     }
 
     /// The next frames; `None` after the last.
@@ -87,6 +97,7 @@ impl Answer {
                         Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(self.failed(&error))),
                         Poll::Ready(None) => {
                             self.log.outcome = outcome(turn);
+                            self.last = ended_by_error(turn);
                             self.stage = match self.files.take() {
                                 Some(files) => Stage::Files(files),
                                 None => return Poll::Ready(Some(self.end(Bytes::new()))),
@@ -114,15 +125,16 @@ impl Answer {
 
     fn failed(&mut self, error: &TurnError) -> Bytes {
         self.log.outcome = error.code();
-        self.end(failure(error))
+        self.end(aborted(error))
     }
 
-    fn end(&mut self, last: Bytes) -> Bytes {
+    fn end(&mut self, frames: Bytes) -> Bytes {
         self.stage = Stage::Ended;
-        if last.is_empty() {
+        if frames.is_empty() && self.last.is_empty() {
             return Bytes::from_static(DONE);
         }
-        let mut all = BytesMut::from(last);
+        let mut all = BytesMut::from(frames);
+        all.extend_from_slice(&self.last);
         all.extend_from_slice(DONE);
         all.freeze()
     }
@@ -133,6 +145,13 @@ impl Stream for Answer {
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.get_mut().poll_frames(context).map(|frames| frames.map(Ok))
+    }
+}
+
+fn ended_by_error(turn: &Turn) -> Bytes {
+    match turn.outcome().map(|outcome| &outcome.status) {
+        Some(Status::Failed(failure)) => failed(failure),
+        _ => Bytes::new(),
     }
 }
 
@@ -216,6 +235,27 @@ mod tests {
         let last = next(&mut answer).await.unwrap();
         assert!(last.starts_with("data: {\"error\":{\"code\":\"cancelled\""), "{last}");
         assert!(last.ends_with("}\n\ndata: [DONE]\n\n"), "{last}");
+        assert_eq!(next(&mut answer).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_of_the_cli_itself_is_an_event_after_its_last_line() {
+        let (sender, mut answer, _) = answer(None, None);
+        let failure = crate::cli::Failure {
+            kind: "rate_limit".to_owned(),
+            api_status: Some(429),
+            message: "too many".to_owned(),
+            interrupted: false,
+        };
+        let outcome = crate::turn::Outcome { status: Status::Failed(failure), ..completed() };
+        sender.finish(Bytes::from_static(b"{\"type\":\"result\"}\n"), outcome);
+        assert_eq!(next(&mut answer).await.unwrap(), "data: {\"type\":\"result\"}\n\n");
+        let last = next(&mut answer).await.unwrap();
+        assert!(
+            last.starts_with("data: {\"error\":{\"code\":\"rate_limit\",\"message\":\"too many\"}"),
+            "{last}"
+        );
+        assert!(last.ends_with("\n\ndata: [DONE]\n\n"), "{last}");
         assert_eq!(next(&mut answer).await, None);
     }
 

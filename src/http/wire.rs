@@ -4,6 +4,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::{Value, json};
 
+use crate::cli::Failure;
 use crate::error::TurnError;
 
 /// The end of every stream.
@@ -45,8 +46,17 @@ pub(super) fn event(value: &Value) -> Bytes {
 }
 
 /// The event of a turn that ended without an answer.
-pub(super) fn failure(error: &TurnError) -> Bytes {
-    event(&json!({ "type": "error", "error": { "message": error.to_string(), "code": error.code() } }))
+pub(super) fn aborted(error: &TurnError) -> Bytes {
+    error_event(error.code(), &error.to_string())
+}
+
+/// The event of a turn that the CLI ended with an error; its last line came before.
+pub(super) fn failed(failure: &Failure) -> Bytes {
+    error_event(&failure.kind, &failure.message)
+}
+
+fn error_event(code: &str, message: &str) -> Bytes {
+    event(&json!({ "type": "error", "error": { "message": message, "code": code } }))
 }
 
 #[cfg(test)]
@@ -68,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_failure_is_one_event() {
-        let frame = failure(&TurnError::Storage("a\nb".into()));
+        let frame = aborted(&TurnError::Storage("a\nb".into()));
         let expected = "data: {\"error\":{\"code\":\"storage\",\"message\":\"cannot keep the session on disk: a\\nb\"},\"type\":\"error\"}\n\n";
         assert_eq!(frame, expected.as_bytes());
     }

@@ -22,7 +22,7 @@ use crate::config::PermissionPolicy;
 use crate::error::{Loss, StartFailure, TurnError};
 use crate::ids::Generation;
 use crate::instance::{Instance, Once, Slot};
-use crate::metrics::{ContextLost, ExitReason, RestartCause, StopHow};
+use crate::metrics::{ContextLost, ExitReason, FirstOutput, RestartCause, StopHow};
 use crate::registry::Entry;
 use crate::workspace::Workspace;
 
@@ -219,11 +219,21 @@ fn start(plan: &Plan, prepared: &Prepared) -> Result<Contained, StartFailure> {
         args: &args,
         env: &env,
         cwd: &dirs.work,
-        limits: &Limits::default(),
+        limits: &limits_of(&instance.config.limits),
         cgroup: instance.cgroups.as_ref().map(|base| base.child_dir(&format!("{name}-{}", prepared.attempt))),
     };
     child::spawn(&instance.shim, &launch)
         .map_err(|error| StartFailure::Spawn { reason: error.reason(), message: error.to_string() })
+}
+
+fn limits_of(config: &crate::config::Limits) -> Limits {
+    Limits {
+        nofile: config.child_open_files,
+        nproc: config.child_processes,
+        fsize: config.child_file_size,
+        oom_score_adj: Some(config.child_oom_score),
+        ..Limits::default()
+    }
 }
 
 /// The child's whole environment. Later entries win.
@@ -327,6 +337,7 @@ fn retry_or_lose(plan: &Plan, mut running: Running, asked: bool, loss: Loss) -> 
     let may_retry = plan.instance.config.restart.retry_turn && running.job.retries == 0;
     if may_retry && !asked && !running.produced && reader_waits && running.interrupted_until.is_none() {
         running.job.retries += 1;
+        running.job.start = FirstOutput::Cold;
         return Some(Box::new(running.job));
     }
     let rest = std::mem::take(&mut running.rest);

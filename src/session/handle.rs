@@ -9,7 +9,9 @@ use tokio::time::{Instant, timeout};
 
 use super::actor::Submission;
 use super::store::{BoundRecord, Record};
-use super::{OauthCredentials, PendingPermission, PermissionError, SessionMessage, SessionStatus};
+use super::{
+    OauthCredentials, PendingPermission, PermissionError, SessionMessage, SessionState, SessionStatus,
+};
 use crate::child::{Answer, TurnJob};
 use crate::cli::Dirs;
 use crate::error::TurnError;
@@ -106,7 +108,8 @@ impl Session {
         accepted: Instant,
     ) -> Result<Result<Turn, Letter>, TurnError> {
         let instance = self.instance();
-        let is_warm = entry.with_board(|board| board.pid.is_some());
+        let is_warm =
+            entry.with_board(|board| matches!(board.state, SessionState::Idle | SessionState::Busy));
         if !is_warm {
             instance.admission.check_memory()?;
         }

@@ -103,6 +103,8 @@ impl Record {
     /// Writes the session's file, whole or not at all.
     pub(crate) fn save(&self, workspace: &Workspace) -> io::Result<()> {
         let content = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
+        // The first record is written while the child is still being prepared: whichever comes first.
+        workspace.create()?;
         write_private(&workspace.record_file(), &content)
     }
 
@@ -165,8 +167,6 @@ impl RecordWriter {
         *written = number;
         match tokio::task::spawn_blocking(move || record.save(&workspace)).await {
             Ok(Ok(())) => {}
-            // The session was purged meanwhile.
-            Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {}
             Ok(Err(error)) => tracing::warn!(%error, "a session's record was not written"),
             Err(error) => tracing::warn!(%error, "a session's record was not written"),
         }

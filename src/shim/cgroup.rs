@@ -32,9 +32,9 @@ impl Group {
         dir.is_dir().then(|| Self { dir: dir.to_owned() })
     }
 
-    /// The file through which a process joins. Open before the change of user: the rights of the opener count.
+    /// The directory, for a process to be born in it.
     pub(super) fn entrance(&self) -> io::Result<OwnedFd> {
-        Ok(File::options().write(true).open(self.dir.join("cgroup.procs"))?.into())
+        Ok(File::open(&self.dir)?.into())
     }
 
     /// Whether any process is in it, or below.

@@ -69,7 +69,7 @@ fn start(args: Args) -> io::Result<(Pid, Option<Group>)> {
     let group = args.cgroup.as_deref().and_then(|dir| Group::create(dir).ok());
     let entrance: Option<OwnedFd> = group.as_ref().and_then(|group| group.entrance().ok());
     let score = OomScore::set(args.limits.oom_score_adj);
-    let cli = sys::spawn(args.argv, ForCli::new(&args.limits, entrance));
+    let cli = sys::spawn(&args.argv, &ForCli::new(&args.limits), entrance.as_ref().map(OwnedFd::as_fd));
     drop(score);
     // An empty group means that nobody could join: say so by the rung instead of killing nobody.
     let group = match group {

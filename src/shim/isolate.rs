@@ -1,17 +1,17 @@
 //! What the shim takes upon itself, and what it puts upon the CLI before it runs.
 //!
-//! What the CLI alone shall have (limits, the cgroup, the parent-death signal) is applied in the forked child:
+//! What the CLI alone shall have (limits, the user, the parent-death signal) is applied in the forked child:
 //! the shim needs free hands to clean up, and stays in the server's cgroup so that killing the CLI's spares it.
 
-use std::{fs, io, os::fd::OwnedFd};
+use std::{fs, io};
 
 use rustix::{
     fs::Mode,
     process::{
-        Pid, Resource, Rlimit, Signal, getpid, getppid, getrlimit, set_child_subreaper,
-        set_parent_process_death_signal, setrlimit, setsid, umask,
+        Gid, Pid, Resource, Rlimit, Signal, Uid, geteuid, getpid, getppid, getrlimit, set_child_subreaper,
+        set_parent_process_death_signal, setpgid, setrlimit, setsid, umask,
     },
-    thread::set_no_new_privs,
+    thread::{set_no_new_privs, set_thread_gid, set_thread_groups, set_thread_uid},
 };
 
 use super::args::Limits;
@@ -60,12 +60,10 @@ pub(super) struct ForCli {
     shim: Pid,
     owner: Option<(u32, u32)>,
     limits: [(Resource, Option<u64>); 4],
-    join: Option<OwnedFd>,
 }
 
 impl ForCli {
-    /// `join` is the open `cgroup.procs` of its group.
-    pub(super) fn new(limits: &Limits, join: Option<OwnedFd>) -> Self {
+    pub(super) fn new(limits: &Limits) -> Self {
         Self {
             shim: getpid(),
             owner: limits.owner,
@@ -75,25 +73,25 @@ impl ForCli {
                 (Resource::Core, limits.core),
                 (Resource::Fsize, limits.fsize),
             ],
-            join,
         }
     }
 
-    pub(super) fn owner(&self) -> Option<(u32, u32)> {
-        self.owner
-    }
-
-    /// Runs in the child, after the change of user (which would clear the parent-death signal).
-    pub(super) fn apply(&mut self) -> io::Result<()> {
-        // Should the shim be killed, the CLI goes with it. The shim has one thread, so the signal cannot come
+    /// Runs in the child.
+    pub(super) fn apply(&self) -> io::Result<()> {
+        // A group of its own: a CLI that signals its whole group must not hit the shim.
+        setpgid(None, None)?;
+        if let Some((uid, gid)) = self.owner {
+            if geteuid().is_root() {
+                set_thread_groups(&[])?;
+            }
+            set_thread_gid(Gid::from_raw(gid))?;
+            set_thread_uid(Uid::from_raw(uid))?;
+        }
+        // After the change of user, which clears it. Should the shim be killed, the CLI goes with it. The shim has one thread, so the signal cannot come
         // from a thread that merely ended.
         set_parent_process_death_signal(Some(Signal::KILL))?;
         if getppid() != Some(self.shim) {
             return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        if let Some(procs) = self.join.take() {
-            // "0" is the writer itself. Failure lowers the rung, as `Group::holds_anyone` will tell.
-            let _joined = rustix::io::write(procs, b"0");
         }
         for (resource, value) in &self.limits {
             if let Some(value) = value {

@@ -4,16 +4,16 @@
 //! descriptor or change a signal while these functions run.
 
 use std::{
-    ffi::{CString, OsStr, c_char},
+    ffi::{CString, c_char},
     io,
-    os::{
-        fd::{AsFd as _, FromRawFd as _, OwnedFd},
-        unix::{ffi::OsStrExt as _, process::CommandExt as _},
-    },
-    process::{Command, Stdio},
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
-use rustix::{process::Pid, stdio};
+use rustix::{
+    pipe::PipeFlags,
+    process::{Pid, WaitOptions, waitpid},
+    stdio,
+};
 
 use super::isolate::ForCli;
 
@@ -77,35 +77,79 @@ pub(super) fn close_inherited() {
     }
 }
 
-/// Starts the CLI on descriptors 0 (also as its stdout) and 2.
+/// Starts the CLI on descriptors 0 (also as its stdout) and 2, as a member of `group` from its first instruction.
 ///
-/// The program is executed here and not by the standard library, whose `execvp` hands a file of unknown format
-/// to `/bin/sh` instead of reporting it.
-#[expect(unsafe_code, reason = "what only the CLI may have has to be applied between fork and exec")]
-pub(super) fn spawn(argv: Vec<CString>, mut before: ForCli) -> io::Result<Pid> {
-    let program = argv.first().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut command = Command::new(OsStr::from_bytes(program.as_bytes()));
-    command.stdin(Stdio::inherit()).stderr(Stdio::inherit());
-    command.stdout(Stdio::from(stdio::stdin().as_fd().try_clone_to_owned()?));
-    // A group of its own: a CLI that signals its whole group must not hit the shim.
-    command.process_group(0);
-    if let Some((uid, gid)) = before.owner() {
-        command.uid(uid).gid(gid);
-    }
-    let execute = move || -> io::Result<()> {
-        before.apply()?;
-        let_signals_through();
-        let mut pointers: Vec<*const c_char> = argv.iter().map(|arg| arg.as_ptr()).collect();
-        pointers.push(std::ptr::null());
-        let program = pointers.first().copied().unwrap_or(std::ptr::null());
-        // SAFETY: `pointers` is a null-terminated array of pointers to NUL-terminated strings owned by `argv`,
-        // both alive until the call, which returns only on failure.
-        unsafe { libc::execv(program, pointers.as_ptr()) };
-        Err(io::Error::last_os_error())
+/// Not by the standard library: its `execvp` hands a file of unknown format to `/bin/sh` instead of reporting it, and
+/// it cannot fork into a group. Joining one afterwards makes the kernel wait for a grace period of all processors,
+/// 10 to 20 ms of every start.
+pub(super) fn spawn(argv: &[CString], before: &ForCli, group: Option<BorrowedFd<'_>>) -> io::Result<Pid> {
+    let mut pointers: Vec<*const c_char> = argv.iter().map(|arg| arg.as_ptr()).collect();
+    pointers.push(std::ptr::null());
+    // Closed by a successful exec; otherwise the child writes there why it failed.
+    let (failure, write_failure) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    let Some(cli) = fork_into(group)? else {
+        let error = become_cli(&pointers, before);
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        // If even this cannot be told, the exit is.
+        let _told = rustix::io::write(write_failure, &errno.to_ne_bytes());
+        leave();
     };
-    // SAFETY: the closure runs in the forked child of a single-threaded process: no other thread can have held a
-    // lock, the allocator's included, at the time of the fork.
-    unsafe { command.pre_exec(execute) };
-    let child = command.spawn()?;
-    Pid::from_raw(child.id().cast_signed()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    drop(write_failure);
+    let mut errno = [0; size_of::<i32>()];
+    match rustix::io::retry_on_intr(|| rustix::io::read(&failure, &mut errno)) {
+        Ok(length) if length == errno.len() => {
+            let _reaped = waitpid(Some(cli), WaitOptions::empty());
+            Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))
+        }
+        _ => Ok(cli),
+    }
+}
+
+/// clone(2), from linux/sched.h; the constant of the libc crate does not fit into its type.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Forks; `None` in the child. Without a group, or where the kernel or the rights do not allow it, a plain fork.
+#[expect(unsafe_code, reason = "rustix has no stable fork, and the standard library none into a group")]
+fn fork_into(group: Option<BorrowedFd<'_>>) -> io::Result<Option<Pid>> {
+    if let Some(group) = group {
+        // SAFETY: all zeros are valid values of this plain structure.
+        let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+        args.flags = CLONE_INTO_CGROUP;
+        args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+        args.cgroup = u64::from(group.as_raw_fd().cast_unsigned());
+        // SAFETY: without CLONE_VM this is a fork: the child goes on with a copy of everything. This process has one
+        // thread, so no lock of the C library, the allocator's included, can be held by another one that is not
+        // copied. The structure outlives the call, and its size is told.
+        let forked =
+            unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+        if forked >= 0 {
+            return Ok(i32::try_from(forked).ok().and_then(Pid::from_raw));
+        }
+    }
+    // SAFETY: as above, for a process with one thread.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        pid => Ok(Pid::from_raw(pid)),
+    }
+}
+
+/// What the child does until it is the CLI. Returns only on failure.
+#[expect(unsafe_code, reason = "there is no safe exec of a prepared argument list")]
+fn become_cli(argv: &[*const c_char], before: &ForCli) -> io::Error {
+    let prepared = stdio::dup2_stdout(stdio::stdin()).map_err(io::Error::from).and_then(|()| before.apply());
+    if let Err(error) = prepared {
+        return error;
+    }
+    let_signals_through();
+    let program = argv.first().copied().unwrap_or(std::ptr::null());
+    // SAFETY: `argv` is a null-terminated array of pointers to NUL-terminated strings that the caller owns.
+    unsafe { libc::execv(program, argv.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Ends the child without running anything that belongs to the shim.
+#[expect(unsafe_code, reason = "std::process::exit runs handlers that are not the child's")]
+fn leave() -> ! {
+    // SAFETY: it only ends the process.
+    unsafe { libc::_exit(127) }
 }
