@@ -24,7 +24,7 @@ mod watch;
 
 pub(crate) use crate::shim::args::Limits;
 pub(crate) use cgroup::CgroupBase;
-pub(crate) use driver::{Departed, Driver, Inbox, Report, Request, Setup, Verdict};
+pub(crate) use driver::{Departed, Driver, Inbox, Report, Request, Setup, UNKILLABLE, Verdict};
 pub(crate) use exit::{Ending, OomKills};
 pub(crate) use host::{available_memory, memory_limit};
 pub(crate) use locate::ShimProgram;

@@ -8,7 +8,7 @@ use dashmap::DashMap;
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::task::TaskTracker;
 
-use crate::child::{CgroupBase, ShimProgram};
+use crate::child::{CgroupBase, ShimProgram, UNKILLABLE};
 use crate::cli::Adapter;
 use crate::config::Config;
 use crate::ids::{SessionHash, TurnId};
@@ -36,6 +36,8 @@ pub(crate) struct Instance {
     pub(crate) open_turns: TaskTracker,
     pub(crate) slots: Slots,
     pub(crate) helpers: Helpers,
+    /// Held while credentials are compared with those on disk and written. Not across a wait.
+    pub(crate) credentials: Mutex<()>,
     turns: AtomicU64,
     draining: AtomicBool,
 }
@@ -73,6 +75,7 @@ impl Instance {
             open_turns: TaskTracker::new(),
             slots: Slots::default(),
             helpers: Helpers::default(),
+            credentials: Mutex::default(),
             turns: AtomicU64::new(0),
             draining: AtomicBool::new(false),
         }
@@ -94,8 +97,8 @@ impl Instance {
     /// No orderly stop of a child takes longer.
     pub(crate) fn longest_stop(&self) -> Duration {
         let limits = &self.config.session;
-        // The steps, then a tree that does not die (see the driver), then the answer.
-        limits.stop_interrupt + limits.stop_eof + limits.stop_term + Duration::from_secs(2 * 30 + 5)
+        // The steps, then a tree that does not die (waited for twice, see the driver), then the answer.
+        limits.stop_interrupt + limits.stop_eof + limits.stop_term + 2 * UNKILLABLE + Duration::from_secs(5)
     }
 
     /// Spawns a task that shutdown knows of.

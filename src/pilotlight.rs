@@ -231,7 +231,10 @@ async fn shut_down(instance: Arc<Instance>, data_dir: Arc<Once<DataDirLock>>, gr
         instance.registry.forget_actor(entry.actor.get_id());
         entry.actor.stop(None);
     }
-    drop(instance.helpers.supervisor().await.cast(SupervisorMessage::Stop));
+    // A former try may have stopped it.
+    if let Ok(supervisor) = timeout(LAST_TASKS, instance.helpers.supervisor()).await {
+        drop(supervisor.cast(SupervisorMessage::Stop));
+    }
     instance.tasks.close();
     if timeout(LAST_TASKS, instance.tasks.wait()).await.is_err() {
         tracing::error!(tasks = instance.tasks.len(), "tasks are still running after the shutdown");

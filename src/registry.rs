@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use dashmap::DashMap;
-use ractor::ActorRef;
+use ractor::{ActorId, ActorRef};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -16,6 +16,8 @@ use crate::session::{PendingPermission, RecordWriter, SessionMessage, SessionSta
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     sessions: DashMap<SessionKey, Arc<Entry>>,
+    /// Whose actor it is: all that is known when an actor has ended.
+    keys: DashMap<ActorId, SessionKey>,
 }
 
 /// What everyone may know of a session without asking its actor.
@@ -139,18 +141,24 @@ impl Registry {
     }
 
     pub(crate) fn insert(&self, entry: Arc<Entry>) {
+        self.keys.insert(entry.actor.get_id(), entry.key.clone());
         self.sessions.insert(entry.key.clone(), entry);
     }
 
     /// Forgets a session, unless a turn was let in meanwhile or another actor has taken its place.
     pub(crate) fn forget_unused(&self, entry: &Entry) -> bool {
         let same = |other: &Arc<Entry>| other.actor.get_id() == entry.actor.get_id();
-        self.sessions.remove_if(&entry.key, |_, other| same(other) && other.is_unused()).is_some()
+        let forgotten =
+            self.sessions.remove_if(&entry.key, |_, other| same(other) && other.is_unused()).is_some();
+        if forgotten {
+            self.keys.remove(&entry.actor.get_id());
+        }
+        forgotten
     }
 
     /// Forgets the session of an actor that is no more.
-    pub(crate) fn forget_actor(&self, actor: ractor::ActorId) -> Option<Arc<Entry>> {
-        let key = self.sessions.iter().find(|entry| entry.actor.get_id() == actor)?.key.clone();
+    pub(crate) fn forget_actor(&self, actor: ActorId) -> Option<Arc<Entry>> {
+        let (_, key) = self.keys.remove(&actor)?;
         self.sessions.remove_if(&key, |_, entry| entry.actor.get_id() == actor).map(|(_, entry)| entry)
     }
 

@@ -6,30 +6,35 @@
 //! tasks notice and stop the children in order, and [`run`] starts a new one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{oneshot, watch};
 
+use crate::error::TurnError;
 use crate::ids::SessionKey;
 use crate::instance::Instance;
-use crate::metrics::ActorKind;
+use crate::metrics::{ActorKind, AdmissionRejected};
 use crate::registry::Entry;
-use crate::session::{Record, SessionActor, SessionArgs, SessionMessage};
+use crate::session::{Record, SessionActor, SessionArgs, SessionMessage, SessionState};
 use crate::workspace::Workspace;
+
+/// When to try again where nothing rests: a turn is likely to have ended by then.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 mod admission;
 mod idle;
 mod sampler;
 
 pub(crate) use admission::{Admission, Pressure, StartPermit};
-pub(crate) use idle::{IdleEvictor, IdleMessage};
+pub(crate) use idle::{IdleEvictor, IdleMessage, Room};
 pub(crate) use sampler::{MetricsSampler, SampleNow};
 
 /// What the supervisor is told.
 #[derive(Debug)]
 pub(crate) enum SupervisorMessage {
     /// Give a session an actor, unless it has one.
-    StartSession { key: SessionKey, record: Box<Record>, reply: oneshot::Sender<Result<(), String>> },
+    StartSession { key: SessionKey, record: Box<Record>, reply: oneshot::Sender<Result<(), TurnError>> },
     /// End the actors; their children are gone already.
     Stop,
     /// Fail, to prove that nothing is lost by it.
@@ -212,28 +217,35 @@ async fn start_session(
     state: &SupervisorState,
     key: SessionKey,
     record: Record,
-) -> Result<(), String> {
+) -> Result<(), TurnError> {
     let instance = &state.instance;
     if instance.registry.get(&key).is_some() {
         return Ok(());
     }
-    if instance.registry.len() >= instance.config.limits.max_sessions {
-        make_way(instance);
+    if instance.registry.len() >= instance.config.limits.max_sessions && !make_way(instance) {
+        instance.metrics.admission_rejected(AdmissionRejected::QueueFull);
+        let reason = "as many sessions as may be are in memory and in use (limits.max_sessions)";
+        return Err(TurnError::Overloaded { reason, retry_after: RETRY_AFTER });
     }
     let workspace = Workspace::of(&instance.config.data_dir, &key.hash());
     let args = SessionArgs { instance: instance.clone(), workspace, record, key };
     let started = Actor::spawn_linked(None, SessionActor, args, myself.get_cell()).await;
-    started.map(drop).map_err(|error| error.to_string())
+    started.map(drop).map_err(|problem| {
+        tracing::error!(%problem, "a session's actor did not start");
+        TurnError::Internal("the session's actor did not start")
+    })
 }
 
-/// Asks the session that has rested longest to leave memory. The limit may be passed by the few that are on their way
-/// out.
-fn make_way(instance: &Instance) {
-    let resting =
-        |entry: &Arc<Entry>| entry.with_board(|board| board.pid.is_none().then_some(board.quiet_since));
-    let oldest = instance.registry.entries().into_iter().filter_map(|entry| Some((resting(&entry)?, entry)));
-    if let Some((_, entry)) = oldest.min_by_key(|(since, _)| *since) {
-        drop(entry.actor.cast(SessionMessage::Retire));
+/// Asks the session that has rested longest to leave memory; false if none rests. The limit may be passed by the few
+/// that are on their way out.
+fn make_way(instance: &Instance) -> bool {
+    let resting = |entry: &Arc<Entry>| {
+        entry.with_board(|board| (board.state == SessionState::Dormant).then_some(board.quiet_since))
+    };
+    let resting = instance.registry.entries().into_iter().filter_map(|entry| Some((resting(&entry)?, entry)));
+    match resting.min_by_key(|(since, _)| *since) {
+        Some((_, entry)) => entry.actor.cast(SessionMessage::Retire).is_ok(),
+        None => false,
     }
 }
 

@@ -62,7 +62,11 @@ impl Workspace {
 
     /// Writes the MCP servers where the CLI is told to look for them.
     pub(crate) fn write_mcp_servers(&self, servers: &McpServers) -> io::Result<()> {
-        write_private(&self.mcp_file(), json!({ "mcpServers": servers }).to_string().as_bytes())
+        write_private(
+            &self.mcp_file(),
+            json!({ "mcpServers": servers }).to_string().as_bytes(),
+            Durability::Disk,
+        )
     }
 
     /// Writes OAuth credentials for the CLI, unless those there are valid for longer: the CLI itself may have renewed
@@ -87,7 +91,7 @@ impl Workspace {
             "scopes": given.scopes,
             "subscriptionType": given.subscription_type,
         }});
-        write_private(&file, content.to_string().as_bytes())?;
+        write_private(&file, content.to_string().as_bytes(), Durability::Disk)?;
         Ok(true)
     }
 }
@@ -97,20 +101,39 @@ pub(crate) fn sessions_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("sessions")
 }
 
+/// Whether a write has to outlive the machine or only this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// On the disk when the call returns.
+    Disk,
+    /// With the kernel: lost if the machine, but not if this process ends at once. Costs no wait for the disk.
+    Kernel,
+}
+
 /// Replaces a file as a whole: a reader, or a crash, sees the old content or the new. Mode 0600.
-pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn write_private(path: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
     let directory = path.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let temporary = path.with_extension("new");
-    // A leftover of a crash, or a link that somebody planted, is not written through.
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    // A name of its own: two writers at once each replace the file as a whole, and a planted link is never met.
+    let temporary = directory.join(format!(".{}.new", uuid::Uuid::new_v4().simple()));
+    let written = write_new(&temporary, content, durability).and_then(|()| fs::rename(&temporary, path));
+    if let Err(error) = written {
+        // What is half written helps nobody; that it was not written is told.
+        fs::remove_file(&temporary).ok();
+        return Err(error);
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    match durability {
+        Durability::Disk => File::open(directory)?.sync_all(),
+        Durability::Kernel => Ok(()),
+    }
+}
+
+fn write_new(path: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    File::open(directory)?.sync_all()
+    match durability {
+        Durability::Disk => file.sync_all(),
+        Durability::Kernel => Ok(()),
+    }
 }
 
 fn expiry_on_disk(file: &Path) -> Option<i64> {
@@ -148,9 +171,9 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let file = data.path().join("a.json");
         let elsewhere = data.path().join("elsewhere");
-        std::os::unix::fs::symlink(&elsewhere, file.with_extension("new")).unwrap();
-        for content in ["one", "two"] {
-            write_private(&file, content.as_bytes()).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &file).unwrap();
+        for (content, durability) in [("one", Durability::Disk), ("two", Durability::Kernel)] {
+            write_private(&file, content.as_bytes(), durability).unwrap();
             assert_eq!(fs::read_to_string(&file).unwrap(), content);
         }
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);

@@ -25,7 +25,9 @@ fn main() {
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let failed = runtime.block_on(rows::run(&wanted));
+    // On a worker, as the handlers of a service are: outside of it every wake-up would cross threads.
+    let failed =
+        runtime.block_on(async move { tokio::spawn(async move { rows::run(&wanted).await }).await.unwrap() });
     drop(runtime);
     if failed {
         println!("\nAt least one figure misses what must hold.");

@@ -10,7 +10,9 @@ pub(crate) async fn start(data: &Path) -> Pilotlight {
     config.cli.program = "sim".to_owned();
     config.cli.shim = Some(env!("CARGO_BIN_EXE_pilotlight-shim").into());
     config.session.idle_timeout = Duration::from_secs(3600);
+    // Each kill counts as the first: what is measured is the restart, not the pause after many.
     config.restart.intensity = 1000;
+    config.restart.window = Duration::from_millis(1);
     config.limits.max_children = 2000;
     config.limits.queue = 2000;
     config.limits.queue_deadline = Duration::from_secs(600);

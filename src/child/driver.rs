@@ -30,6 +30,7 @@ use super::watch::{Advice, Finding};
 use crate::cli::{Adapter, Bound, HostRequest, LineKind, Refusal, Terminal};
 use crate::config::{Config, PermissionPolicy};
 use crate::error::{Loss, TurnError};
+use crate::ids::TurnId;
 use crate::metrics::{HangDetector, Metrics, ProtocolError, StopStep, Stream};
 use crate::session::PendingPermission;
 use crate::shim::report::Exit;
@@ -41,7 +42,14 @@ const CLOSE_GRACE: Duration = Duration::from_secs(1);
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
 
 /// A tree that survives SIGKILL for so long waits for its hardware; nobody can help it.
-const UNKILLABLE: Duration = Duration::from_secs(30);
+pub(crate) const UNKILLABLE: Duration = Duration::from_secs(30);
+
+/// So often a turn is interrupted, `stop_interrupt` apart, before its child is stopped.
+const MOST_INTERRUPTS: u32 = 5;
+
+/// Lines that may wait to be written: a turn, pings, answers. A child that asks its host for so much and reads so
+/// little breaks the protocol.
+const MOST_UNWRITTEN: usize = 256;
 
 /// What a driver needs beside the child.
 #[derive(Debug, Clone)]
@@ -63,8 +71,10 @@ pub(crate) struct Inbox {
 /// Something a running turn is to be told.
 #[derive(Debug)]
 pub(crate) enum Request {
-    /// End the turn; its reader hears the end.
-    Interrupt,
+    /// End the turn, if it is still this one; its reader hears the end.
+    Interrupt(TurnId),
+    /// End the turn; its reader is gone.
+    Cancel(TurnId),
     /// A tool may run, or not.
     Answer(Answer),
 }
@@ -173,9 +183,8 @@ enum Wake {
     Stop,
     Output(io::Result<usize>),
     Written(io::Result<usize>),
-    Stderr,
+    Stderr { open: bool },
     Room,
-    ReaderGone,
     Exited(Exit),
     Timer,
 }
@@ -234,8 +243,9 @@ impl Driver {
     ) -> Departed {
         let handshake = self.setup.adapter.handshake(HANDSHAKE, bound);
         self.write(handshake.into());
+        let mut stop = Box::pin(inbox.stop.clone().cancelled_owned());
         loop {
-            match self.wait(inbox).await {
+            match self.wait(inbox, stop.as_mut()).await {
                 Wake::Output(Ok(length)) if length > 0 => {
                     self.setup.metrics.stream_bytes(Stream::Stdout, length as u64);
                     self.process(report);
@@ -244,13 +254,15 @@ impl Driver {
                 Wake::Room => self.process(report),
                 Wake::Written(Ok(length)) => self.written(length),
                 // The exit, or the end of its output, tells more.
-                Wake::Written(Err(_)) => self.outbox.clear(),
+                Wake::Written(Err(_)) => {
+                    self.outbox.clear();
+                    self.write_deadline = None;
+                }
                 Wake::Turn(Some(job)) => self.take_turn(job),
                 Wake::Request(Some(request)) => self.take_request(request, report),
                 // Nobody is left to give orders.
                 Wake::Stop | Wake::Turn(None) | Wake::Request(None) => self.stop(),
-                Wake::ReaderGone => self.cancel(TurnError::Cancelled),
-                Wake::Stderr => self.drain_stderr(),
+                Wake::Stderr { open } => self.stderr_read(open),
                 Wake::Timer => self.on_time(report),
                 Wake::Exited(exit) => return self.depart(Some(exit), report).await,
             }
@@ -260,13 +272,13 @@ impl Driver {
         }
     }
 
-    async fn wait(&mut self, inbox: &mut Inbox) -> Wake {
+    async fn wait(&mut self, inbox: &mut Inbox, mut stop: Pin<&mut impl Future<Output = ()>>) -> Wake {
         self.arm();
         let takes_orders = !self.asked;
         let has_turn = self.running.is_some();
         let waits_for_room = self.framer.kept() > 0;
         let writes = !self.outbox.is_empty();
-        let Self { io, framer, outbox, stderr, shim, running, timer, silent, .. } = self;
+        let Self { io, framer, outbox, stderr, tail, shim, running, timer, silent, .. } = self;
         let (mut reader, mut writer) = io.split();
         let sender = running.as_ref().and_then(|running| running.job.sender.as_ref());
         let room = framer.kept();
@@ -279,9 +291,8 @@ impl Driver {
             written = async { match outbox.front_mut() { Some(front) => writer.write_buf(front).await, None => Ok(0) } }, if writes => Wake::Written(written),
             turn = inbox.turns.recv(), if takes_orders => Wake::Turn(turn),
             request = inbox.requests.recv(), if takes_orders => Wake::Request(request),
-            () = inbox.stop.cancelled(), if takes_orders => Wake::Stop,
-            () = async { match sender { Some(sender) => sender.closed().await, None => std::future::pending().await } }, if has_turn => Wake::ReaderGone,
-            () = readable(stderr.as_ref()), if stderr.is_some() => Wake::Stderr,
+            () = stop.as_mut(), if takes_orders => Wake::Stop,
+            open = read_stderr(tail, stderr.as_mut()), if stderr.is_some() => Wake::Stderr { open },
             exit = shim.exited() => Wake::Exited(exit),
             () = timer.as_mut() => Wake::Timer,
         }
@@ -461,7 +472,8 @@ impl Driver {
             }
             HostRequest::Permission(request) => match self.setup.config.permissions.policy {
                 PermissionPolicy::Ask
-                    if self.running.as_ref().is_some_and(|running| running.job.sender.is_some()) =>
+                    if self.permissions.have_room()
+                        && self.running.as_ref().is_some_and(|running| running.job.sender.is_some()) =>
                 {
                     self.keep();
                     self.permissions.ask(request, Instant::now());
@@ -486,14 +498,16 @@ impl Driver {
         }
     }
 
-    fn drain_stderr(&mut self) {
-        let before = self.tail.total();
-        if let Some(pipe) = &self.stderr
-            && !self.tail.drain(pipe)
-        {
+    fn stderr_read(&mut self, open: bool) {
+        if !open {
             self.stderr = None;
         }
-        self.setup.metrics.stream_bytes(Stream::Stderr, self.tail.total() - before);
+        self.setup.metrics.stream_bytes(Stream::Stderr, self.tail.take_new());
+    }
+
+    fn drain_stderr(&mut self) {
+        let open = self.stderr.as_ref().is_some_and(|pipe| self.tail.drain(pipe));
+        self.stderr_read(open);
     }
 
     // ---- Input ----
@@ -501,6 +515,9 @@ impl Driver {
     fn write(&mut self, line: Bytes) {
         if self.outbox.is_empty() {
             self.write_deadline = Some(Instant::now() + self.setup.config.session.write_timeout);
+        }
+        if self.outbox.len() >= MOST_UNWRITTEN {
+            return self.condemn(Verdict::Protocol("it asked much and read nothing"));
         }
         self.outbox.push_back(line);
     }
@@ -541,7 +558,13 @@ impl Driver {
 
     fn take_request(&mut self, request: Request, report: &(dyn Fn(Report) + Send + Sync)) {
         match request {
-            Request::Interrupt => self.interrupt(),
+            Request::Interrupt(turn) | Request::Cancel(turn) if self.holds(turn) => {
+                self.end_held(TurnError::Cancelled, report);
+            }
+            Request::Interrupt(turn) if self.runs(turn) => self.interrupt(),
+            Request::Cancel(turn) if self.runs(turn) => self.cancel(TurnError::Cancelled),
+            // It has ended meanwhile.
+            Request::Interrupt(_) | Request::Cancel(_) => {}
             Request::Answer(answer) => {
                 if let Some((request, decision)) = self.permissions.answer(answer) {
                     let line = self.setup.adapter.permission_answer(&request, &decision);
@@ -549,6 +572,22 @@ impl Driver {
                     report(Report::Permissions(self.permissions.pending()));
                 }
             }
+        }
+    }
+
+    fn runs(&self, turn: TurnId) -> bool {
+        self.running.as_ref().is_some_and(|running| running.job.turn == turn)
+    }
+
+    fn holds(&self, turn: TurnId) -> bool {
+        self.held.as_ref().is_some_and(|job| job.turn == turn)
+    }
+
+    /// Ends the turn that waits for the child to finish something of its own.
+    fn end_held(&mut self, error: TurnError, report: &(dyn Fn(Report) + Send + Sync)) {
+        if let Some(job) = self.held.take() {
+            let held = Running::new(*job, Instant::now(), &self.setup.config.session);
+            report(Report::TurnEnded(held.lose(Bytes::new(), error)));
         }
     }
 
@@ -648,6 +687,11 @@ impl Driver {
             }
             report(Report::Permissions(self.permissions.pending()));
         }
+        if self.held.as_ref().is_some_and(|job| job.accepted + self.setup.config.session.turn_timeout <= now)
+        {
+            let limit = self.setup.config.session.turn_timeout;
+            self.end_held(TurnError::TimedOut { limit }, report);
+        }
         self.watch_turn(now);
     }
 
@@ -663,9 +707,7 @@ impl Driver {
             return;
         }
         if running.interrupted_until.is_some_and(|until| until <= now) && self.phase == Phase::Serving {
-            self.setup.metrics.hang(HangDetector::NoProgress);
-            self.verdict.get_or_insert(Verdict::Hung);
-            return self.terminate();
+            return self.interrupt_again(now, waits_for_room);
         }
         if waits_for_room {
             // The silence is ours.
@@ -693,6 +735,26 @@ impl Driver {
         }
     }
 
+    /// The turn did not end within the time that an interrupt normally takes. On a starved machine it may need longer:
+    /// the child is asked again, and only one that still does not obey is of no use.
+    fn interrupt_again(&mut self, now: Instant, waits_for_room: bool) {
+        let Some(running) = &mut self.running else { return };
+        running.interrupts += 1;
+        if waits_for_room {
+            // Its end may have come already, behind what the reader does not take.
+            running.abandon(TurnError::Cancelled);
+            drop(self.framer.take());
+        } else if running.interrupts >= MOST_INTERRUPTS {
+            self.setup.metrics.hang(HangDetector::NoProgress);
+            self.verdict.get_or_insert(Verdict::Hung);
+            return self.terminate();
+        }
+        running.interrupted_until = Some(now + self.setup.config.session.stop_interrupt);
+        let id = self.request_id("interrupt-");
+        let line = self.setup.adapter.interrupt(&id);
+        self.write(line.into());
+    }
+
     fn is_ending(&self) -> bool {
         let ending =
             |phase| !matches!(phase, Phase::Opening { .. } | Phase::Serving | Phase::Interrupted { .. });
@@ -718,7 +780,8 @@ impl Driver {
             [watch, turn, interrupt].into_iter().flatten().min()
         });
         let write = self.write_deadline.filter(|_| !self.is_ending());
-        let next = [phase, turn, write, self.permissions.deadline()].into_iter().flatten().min();
+        let held = self.held.as_ref().map(|job| job.accepted + self.setup.config.session.turn_timeout);
+        let next = [phase, turn, write, held, self.permissions.deadline()].into_iter().flatten().min();
         // With nothing due the timer may ring once for nothing; after that it rests.
         let next = next.unwrap_or_else(|| Instant::now() + REST);
         if next < self.timer.deadline() || self.timer.is_elapsed() {
@@ -797,10 +860,9 @@ async fn read(reader: &mut ReadHalf<'_>, framer: &mut Framer, has_turn: bool) ->
     reader.read_buf(framer.buffer()).await
 }
 
-async fn readable(pipe: Option<&pipe::Receiver>) {
+async fn read_stderr(tail: &mut Tail, pipe: Option<&mut pipe::Receiver>) -> bool {
     match pipe {
-        // An error is found by the read that follows.
-        Some(pipe) => drop(pipe.readable().await),
+        Some(pipe) => tail.read(pipe).await,
         None => std::future::pending().await,
     }
 }

@@ -15,6 +15,9 @@ use crate::turn::Decision;
 /// So many requests that are over are remembered, to tell a late answer from a wrong one.
 const REMEMBERED: usize = 64;
 
+/// So many tools of one turn may wait at once; what a person cannot answer is denied.
+const MOST_OPEN: usize = 64;
+
 /// The requests of one child.
 #[derive(Debug)]
 pub(crate) struct Permissions {
@@ -43,6 +46,10 @@ impl Permissions {
             PermissionPolicy::Deny => Decision::Deny { message: "tools are not permitted here".to_owned() },
             PermissionPolicy::Ask => Decision::Deny { message: "nobody is there to permit it".to_owned() },
         }
+    }
+
+    pub(crate) fn have_room(&self) -> bool {
+        self.open.len() < MOST_OPEN
     }
 
     pub(crate) fn ask(&mut self, request: PermissionRequest, now: Instant) {

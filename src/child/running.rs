@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::watch::{Vitals, Watch};
 use crate::cli::Terminal;
 use crate::config::SessionConfig;
-use crate::error::TurnError;
+use crate::error::{Loss, TurnError};
 use crate::ids::TurnId;
 use crate::metrics::{FirstOutput, Metrics};
 use crate::turn::{Outcome, Status, TurnSender, Usage, aborted};
@@ -43,13 +43,15 @@ pub(crate) struct Running {
     /// More than announcements has come: giving it to another child could do the work twice.
     pub(crate) produced: bool,
     pub(crate) interrupted_until: Option<Instant>,
+    /// How often the interrupt had to be repeated.
+    pub(crate) interrupts: u32,
     /// Lines that were not handed over when the child ended.
     pub(crate) rest: Bytes,
     checkpoint: Option<String>,
 }
 
 /// What the session needs to know of a turn that is over.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub(crate) struct TurnReport {
     pub(crate) turn: TurnId,
     /// The CLI answered without an error.
@@ -59,6 +61,28 @@ pub(crate) struct TurnReport {
     pub(crate) cli_session_id: Option<String>,
     pub(crate) checkpoint: Option<String>,
     pub(crate) cost_usd: f64,
+    /// To be told to the reader once the session has taken the rest in.
+    pub(crate) last: Option<LastWords>,
+}
+
+/// The end of a turn on its way to its reader.
+pub(crate) struct LastWords {
+    sender: TurnSender,
+    tail: Bytes,
+    outcome: Outcome,
+}
+
+impl LastWords {
+    pub(crate) fn send(self) {
+        self.sender.finish(self.tail, self.outcome);
+    }
+}
+
+impl fmt::Debug for LastWords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The answer is nobody's business.
+        f.write_str("LastWords")
+    }
 }
 
 impl fmt::Debug for TurnJob {
@@ -69,10 +93,22 @@ impl fmt::Debug for TurnJob {
 }
 
 impl TurnJob {
-    /// Ends a turn that no child has seen.
+    /// Ends a turn that no child works on. One that a former child had seen is lost, whatever came after.
     pub(crate) fn abort(mut self, error: TurnError) {
+        let error = if self.retries > 0 && !error.reached_child() {
+            let cause = format!("it ended before it had begun, and there was no other: {error}");
+            TurnError::SessionLost(Loss { cause, stderr: String::new() })
+        } else {
+            error
+        };
         if let Some(sender) = self.sender.take() {
-            sender.abort(error);
+            let outcome = Outcome {
+                retries: self.retries,
+                context_lost: self.context_lost,
+                duration: self.accepted.elapsed(),
+                ..aborted(error)
+            };
+            sender.finish(Bytes::new(), outcome);
         }
     }
 }
@@ -88,6 +124,7 @@ impl Running {
             working: false,
             produced: false,
             interrupted_until: None,
+            interrupts: 0,
             rest: Bytes::new(),
             checkpoint: None,
         }
@@ -114,7 +151,7 @@ impl Running {
     /// The CLI has ended the turn. `tail`: the last lines.
     pub(crate) fn finish(mut self, tail: Bytes, terminal: Terminal, cost_usd: f64) -> TurnReport {
         let answered = terminal.failure.is_none() && self.job.sender.is_some();
-        if let Some(sender) = self.job.sender.take() {
+        let last = self.job.sender.take().map(|sender| {
             let status = terminal.failure.map_or(Status::Completed, Status::Failed);
             let outcome = Outcome {
                 text: terminal.text,
@@ -124,8 +161,8 @@ impl Running {
                 cli_session_id: terminal.session_id.clone().unwrap_or_default(),
                 ..self.outcome(status)
             };
-            sender.finish(tail, outcome);
-        }
+            LastWords { sender, tail, outcome }
+        });
         TurnReport {
             turn: self.job.turn,
             answered,
@@ -133,15 +170,16 @@ impl Running {
             cli_session_id: terminal.session_id,
             checkpoint: self.checkpoint,
             cost_usd,
+            last,
         }
     }
 
     /// The turn is over without an answer.
     pub(crate) fn lose(mut self, tail: Bytes, error: TurnError) -> TurnReport {
-        if let Some(sender) = self.job.sender.take() {
+        let last = self.job.sender.take().map(|sender| {
             let outcome = self.outcome(Status::Aborted(error));
-            sender.finish(tail, outcome);
-        }
+            LastWords { sender, tail, outcome }
+        });
         TurnReport {
             turn: self.job.turn,
             answered: false,
@@ -149,6 +187,7 @@ impl Running {
             cli_session_id: None,
             checkpoint: self.checkpoint,
             cost_usd: 0.0,
+            last,
         }
     }
 

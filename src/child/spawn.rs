@@ -9,19 +9,23 @@
 
 use std::{
     ffi::OsString,
+    future::poll_fn,
     io,
     os::{
         fd::{AsFd as _, OwnedFd},
         unix::net::UnixStream as StdStream,
     },
     path::{Path, PathBuf},
+    pin::Pin,
     process::Command,
     sync::OnceLock,
+    task::{Poll, ready},
     time::Duration,
 };
 
 use rustix::net::{SendFlags, send};
 use tokio::{
+    io::{AsyncRead as _, ReadBuf},
     net::{UnixStream, unix::pipe},
     sync::oneshot,
     time::{Instant, sleep_until, timeout},
@@ -276,18 +280,17 @@ impl ShimHandle {
                 }
                 return true;
             }
-            let Some(control) = &self.control else { return false };
-            let mut bytes = [0_u8; MAX_LINE];
-            let read = match control.readable().await {
-                Ok(()) => control.try_read(&mut bytes),
-                Err(error) => Err(error),
-            };
-            match read {
+            let Some(control) = &mut self.control else { return false };
+            // Polled by hand, for this wait is begun anew with every line of the CLI: it has to cost nothing then.
+            let read = poll_fn(|context| {
+                let mut bytes = [0_u8; MAX_LINE];
+                let mut buffer = ReadBuf::new(&mut bytes);
+                let read = ready!(Pin::new(&mut *control).poll_read(context, &mut buffer));
+                Poll::Ready(read.map(|()| buffer.filled().to_vec()))
+            });
+            match read.await {
                 // More than a line without an end is not our shim.
-                Ok(len) if len > 0 && self.unread.len() <= MAX_LINE => {
-                    self.unread.extend_from_slice(bytes.get(..len).unwrap_or_default());
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(bytes) if !bytes.is_empty() && self.unread.len() <= MAX_LINE => self.unread.extend(bytes),
                 _ => self.control = None,
             }
         }

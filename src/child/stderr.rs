@@ -1,8 +1,12 @@
 //! The end of a child's standard error: always drained, a bounded tail kept, nothing secret shown.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
+use std::task::{Poll, ready};
 
+use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::unix::pipe;
 
 /// Read at once. On the stack of a function that does not wait.
@@ -20,14 +24,27 @@ pub(crate) struct Tail {
     bytes: VecDeque<u8>,
     limit: usize,
     total: u64,
+    told: u64,
 }
 
 impl Tail {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { bytes: VecDeque::new(), limit, total: 0 }
+        Self { bytes: VecDeque::new(), limit, total: 0, told: 0 }
     }
 
-    /// Reads what is there. False once the other end is closed.
+    /// Waits for something to come and takes it in; false once the other end is closed. Begun anew it costs nothing.
+    pub(crate) async fn read(&mut self, pipe: &mut pipe::Receiver) -> bool {
+        let first = poll_fn(|context| {
+            let mut block = [0; READ];
+            let mut buffer = ReadBuf::new(&mut block);
+            let read = ready!(Pin::new(&mut *pipe).poll_read(context, &mut buffer));
+            self.push(buffer.filled());
+            Poll::Ready(read.is_ok() && !buffer.filled().is_empty())
+        });
+        first.await && self.drain(pipe)
+    }
+
+    /// Takes in what is there. False once the other end is closed.
     pub(crate) fn drain(&mut self, pipe: &pipe::Receiver) -> bool {
         let mut block = [0; READ];
         for _ in 0..READS_PER_WAKE {
@@ -50,9 +67,11 @@ impl Tail {
         self.bytes.extend(kept);
     }
 
-    /// How much came in all.
-    pub(crate) fn total(&self) -> u64 {
-        self.total
+    /// How much came since this was last asked.
+    pub(crate) fn take_new(&mut self) -> u64 {
+        let new = self.total - self.told;
+        self.told = self.total;
+        new
     }
 
     /// Whether more came than is kept.
@@ -92,7 +111,7 @@ mod tests {
         for piece in ["abc", "defghi", "", "jk"] {
             tail.push(piece.as_bytes());
         }
-        assert_eq!((tail.text().as_str(), tail.total(), tail.is_cut()), ("defghijk", 11, true));
+        assert_eq!((tail.text().as_str(), tail.take_new(), tail.is_cut()), ("defghijk", 11, true));
         tail.push(&[b'x'; 100]);
         assert_eq!(tail.text(), "xxxxxxxx");
         let mut none = Tail::new(0);

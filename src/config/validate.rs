@@ -81,7 +81,10 @@ fn sizes(config: &Config) -> Result<(), ConfigError> {
     ];
     let score = limits.child_oom_score;
     if !(0..=1000).contains(&score) {
-        return Err(wrong("limits.child_oom_score", format!("must be at least 0 and at most 1000, not {score}")));
+        return Err(wrong(
+            "limits.child_oom_score",
+            format!("must be at least 0 and at most 1000, not {score}"),
+        ));
     }
     for (key, value, smallest, largest) in checked {
         if !(smallest..=largest).contains(&value) {

@@ -230,7 +230,7 @@ mod tests {
         let (sender, mut answer, _) =
             answer(None, Some(Box::pin(async { unreachable!("no files of a lost turn") })));
         put(&sender, b"{}\n").await;
-        sender.abort(TurnError::Cancelled);
+        sender.finish(Bytes::new(), crate::turn::aborted(TurnError::Cancelled));
         assert_eq!(next(&mut answer).await.unwrap(), "data: {}\n\n");
         let last = next(&mut answer).await.unwrap();
         assert!(last.starts_with("data: {\"error\":{\"code\":\"cancelled\""), "{last}");

@@ -25,7 +25,7 @@ use crate::ids::{Generation, SessionKey, TurnId};
 use crate::instance::Instance;
 use crate::metrics::{ContextLost, EvictionReason, RestartCause};
 use crate::registry::{Board, Entry};
-use crate::workspace::Workspace;
+use crate::workspace::{Durability, Workspace};
 
 /// Requests (interrupts, permission answers) that may wait for the driver. One at a time is normal.
 const REQUESTS: usize = 32;
@@ -119,7 +119,14 @@ struct ChildLink {
     stop: CancellationToken,
     since: Instant,
     pid: Option<u32>,
-    turns_served: u64,
+}
+
+impl ChildLink {
+    /// Whether the driver can be told something that it is not bound to be told: the cancelling of a turn must find
+    /// room.
+    fn has_room(&self) -> bool {
+        self.requests.capacity() > 1
+    }
 }
 
 impl Actor for SessionActor {
@@ -179,6 +186,7 @@ impl SessionActorState {
             SessionMessage::Cancel(turn) => self.feed(myself, Input::Cancel(turn)),
             SessionMessage::Warm(reply) => {
                 self.warm_waiters.push(reply);
+                self.touch();
                 self.feed(myself, Input::Warm);
             }
             SessionMessage::Interrupt(reply) => {
@@ -189,14 +197,12 @@ impl SessionActorState {
             SessionMessage::EvictIdle { reason, quiet_since } => {
                 let unchanged = self.entry.with_board(|board| board.quiet_since == quiet_since);
                 if unchanged {
-                    self.eviction = Some(reason);
-                    self.feed(myself, Input::EvictIfIdle);
+                    self.evict(myself, reason, Input::EvictIfIdle);
                 }
             }
             SessionMessage::Evict(reply) => {
-                self.eviction = Some(EvictionReason::Admin);
                 self.gone_waiters.push(reply);
-                self.feed(myself, Input::Evict);
+                self.evict(myself, EvictionReason::Admin, Input::Evict);
             }
             SessionMessage::ShutDown(reply) => {
                 self.gone_waiters.push(reply);
@@ -208,11 +214,22 @@ impl SessionActorState {
             SessionMessage::Wake => self.feed(myself, Input::Woken),
             SessionMessage::Save => {
                 self.save_scheduled = false;
-                self.save_now();
+                // Counters and the checkpoint of the last turns: they have to outlive us, but not a power cut.
+                self.save(Durability::Kernel);
             }
             #[cfg(feature = "failpoints")]
             #[expect(clippy::panic, reason = "that is what it is for")]
             SessionMessage::Panic => panic!("a test asked for it"),
+        }
+    }
+
+    /// Asks for an eviction, and notes what for if there is one.
+    fn evict(&mut self, myself: &ActorRef<SessionMessage>, reason: EvictionReason, input: Input) {
+        let before = self.machine.public_state();
+        self.feed(myself, input);
+        let stops = self.machine.public_state() == SessionState::Stopping;
+        if stops && before != SessionState::Stopping {
+            self.eviction = Some(reason);
         }
     }
 
@@ -256,10 +273,15 @@ impl SessionActorState {
                 self.start(myself, generation, fingerprint, restart)
             }
             Effect::Deliver { generation, turn } => self.deliver(generation, turn),
-            Effect::InterruptRunning { generation } => {
+            Effect::CancelRunning { generation, turn } => {
                 if let Some(child) = self.link(generation) {
-                    // A full channel holds an interrupt already.
-                    drop(child.requests.try_send(Request::Interrupt));
+                    // There is always room for it: it comes once per turn, and the others leave room.
+                    drop(child.requests.try_send(Request::Cancel(turn)));
+                }
+            }
+            Effect::InterruptRunning { generation, turn } => {
+                if let Some(child) = self.link(generation).filter(|child| child.has_room()) {
+                    drop(child.requests.try_send(Request::Interrupt(turn)));
                 }
             }
             Effect::Stop { generation } => {
@@ -321,7 +343,6 @@ impl SessionActorState {
             stop: stop.clone(),
             since: Instant::now(),
             pid: None,
-            turns_served: 0,
         });
         let plan = Plan {
             instance: self.instance.clone(),
@@ -358,16 +379,15 @@ impl SessionActorState {
         if job.model.is_some() {
             self.record.model.clone_from(&job.model);
         }
-        let Some(child) = self.child.as_mut().filter(|child| child.generation == generation) else {
+        let Some(child) = self.child.as_ref().filter(|child| child.generation == generation) else {
             return job.abort(TurnError::Internal("the child is gone"));
         };
-        child.turns_served += 1;
         // One turn is out at a time: there is room, unless the child has just ended. Then the next one gets the turn.
         self.undelivered = child.turns.try_send(job).err().map(TrySendError::into_inner);
     }
 
     fn answer(&mut self, answer: Answer) {
-        let Some(child) = &self.child else {
+        let Some(child) = self.child.as_ref().filter(|child| child.has_room()) else {
             answer.reply.send(Err(PermissionError::Unknown)).ok();
             return;
         };
@@ -395,6 +415,9 @@ impl SessionActorState {
                 if let Some(crashed_at) = self.crashed_at.take() {
                     self.instance.metrics.recovered(crashed_at.elapsed());
                 }
+                if !self.warm_waiters.is_empty() {
+                    self.touch();
+                }
                 self.feed(myself, Input::Ready(generation));
             }
             ChildNews::Report(Report::TurnEnded(ended)) => self.turn_ended(myself, generation, ended),
@@ -417,8 +440,15 @@ impl SessionActorState {
         self.entry.set_tree(Some(started.shim));
     }
 
-    fn turn_ended(&mut self, myself: &ActorRef<SessionMessage>, generation: Generation, ended: TurnReport) {
+    fn turn_ended(
+        &mut self,
+        myself: &ActorRef<SessionMessage>,
+        generation: Generation,
+        mut ended: TurnReport,
+    ) {
+        let last = ended.last.take();
         self.touch();
+        let mut save_at_once = self.record.turns == 0;
         let record = &mut self.record;
         record.turns += 1;
         record.cost_usd += ended.cost_usd;
@@ -426,11 +456,12 @@ impl SessionActorState {
             // A command in the text began another conversation: that is the one to resume.
             record.cli_session_id = id;
             record.checkpoint = None;
+            save_at_once = true;
         }
         if ended.checkpoint.is_some() {
             self.record.checkpoint = ended.checkpoint;
         }
-        if self.record.turns == 1 {
+        if save_at_once {
             self.save_now();
         } else {
             self.save_soon(myself);
@@ -444,6 +475,10 @@ impl SessionActorState {
                 exhausted: ended.exhausted,
             },
         );
+        // Last, so that whoever hears of the end finds the session as the turn left it.
+        if let Some(last) = last {
+            last.send();
+        }
     }
 
     fn gone(&mut self, myself: &ActorRef<SessionMessage>, generation: Generation, gone: child_task::Gone) {
@@ -466,7 +501,7 @@ impl SessionActorState {
                 tracing::info!(session = %entry.key.hash(), reason = reason.as_str(), "evicted");
             }
         } else {
-            self.crashed_at = Some(Instant::now());
+            self.crashed_at.get_or_insert_with(Instant::now);
             self.restart_cause = gone.cause;
         }
         self.save_now();
@@ -476,6 +511,10 @@ impl SessionActorState {
             Ticket { turn, fingerprint: None }
         });
         self.feed(myself, Input::Gone { generation, why: gone.why, retry });
+        if matches!(self.machine.public_state(), SessionState::Dormant | SessionState::Failed) {
+            // Nothing is being recovered.
+            self.crashed_at = None;
+        }
     }
 
     fn retire(&mut self, myself: &ActorRef<SessionMessage>) {
@@ -527,11 +566,15 @@ impl SessionActorState {
         }
     }
 
-    /// Writes the record in the background.
     fn save_now(&mut self) {
+        self.save(Durability::Disk);
+    }
+
+    /// Writes the record in the background.
+    fn save(&mut self, durability: Durability) {
         self.saves += 1;
-        let save = self.entry.writer.clone().save(self.saves, self.record.clone(), self.workspace.clone());
-        self.instance.spawn(save);
+        let (record, workspace) = (self.record.clone(), self.workspace.clone());
+        self.instance.spawn(self.entry.writer.clone().save(self.saves, record, workspace, durability));
     }
 
     fn link(&self, generation: Generation) -> Option<&ChildLink> {

@@ -6,7 +6,6 @@
 
 use std::ffi::OsString;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
@@ -15,7 +14,7 @@ use super::state::Departure;
 use super::store::Record;
 use crate::child::{
     self, Contained, Departed, Driver, Ending, Inbox, Launch, Limits, OomKills, Report, Running, Setup,
-    Sweep, TurnJob, Verdict,
+    Sweep, TurnJob, UNKILLABLE, Verdict,
 };
 use crate::cli::{LaunchPlan, Refusal};
 use crate::config::PermissionPolicy;
@@ -24,6 +23,7 @@ use crate::ids::Generation;
 use crate::instance::{Instance, Once, Slot};
 use crate::metrics::{ContextLost, ExitReason, FirstOutput, RestartCause, StopHow};
 use crate::registry::Entry;
+use crate::supervisor::{IdleMessage, Room};
 use crate::workspace::Workspace;
 
 /// What is wanted.
@@ -110,6 +110,9 @@ pub(crate) async fn run(plan: Plan, mut inbox: Inbox, tell: impl Fn(ChildNews) +
 async fn live(plan: &Plan, inbox: &mut Inbox, tell: &(impl Fn(ChildNews) + Send + Sync)) -> Gone {
     let admission = &plan.instance.admission;
     let stop = inbox.stop.clone();
+    if admission.is_full() {
+        plan.instance.helpers.tell_evictor(IdleMessage::MakeRoom(Room::Children(admission.waiting() + 1)));
+    }
     let permits = tokio::select! {
         permits = admission.admit(plan.entry.key.user()) => permits,
         () = stop.cancelled() => return Gone::before_ready(Departure::Asked),
@@ -193,9 +196,6 @@ async fn one_child(
         _ => Ok(conclude(plan, departed, oom_before)),
     }
 }
-
-/// A tree that survives SIGKILL for so long waits for its hardware.
-const UNKILLABLE: Duration = Duration::from_secs(30);
 
 fn start(plan: &Plan, prepared: &Prepared) -> Result<Contained, StartFailure> {
     let Plan { instance, workspace, record, generation, entry } = plan;
@@ -341,6 +341,8 @@ fn retry_or_lose(plan: &Plan, mut running: Running, asked: bool, loss: Loss) -> 
         return Some(Box::new(running.job));
     }
     let rest = std::mem::take(&mut running.rest);
-    drop(running.lose(rest, TurnError::SessionLost(loss)));
+    if let Some(last) = running.lose(rest, TurnError::SessionLost(loss)).last {
+        last.send();
+    }
     None
 }

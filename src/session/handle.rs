@@ -1,6 +1,6 @@
 //! The handle by which a session is used.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -190,20 +190,33 @@ impl Session {
     /// # Errors
     /// [`TurnError`] if the session cannot be reached or its files cannot be deleted.
     pub async fn purge(&self) -> Result<(), TurnError> {
-        let key = self.key()?;
-        let entry = self.instance().registry.get(key);
-        self.ask(SessionMessage::ShutDown, false, self.instance().longest_stop()).await?;
-        let _slot = Slot::of(self.instance(), &key.hash()).await;
-        if let Some(entry) = &entry {
-            entry.writer.close().await;
-        }
-        let workspace = self.files()?;
-        blocking(move || workspace.delete()).await?;
+        // As a task of its own: a caller that goes away in the middle does not leave half a session.
+        let (session, (done, purged)) = (self.clone(), oneshot::channel());
+        self.instance().spawn(async move { drop(done.send(session.purge_now().await)) });
+        purged.await.unwrap_or(Err(TurnError::Internal("the purge failed")))
+    }
+
+    async fn purge_now(&self) -> Result<(), TurnError> {
+        let (key, instance) = (self.key()?, self.instance());
+        // Refuses turns from here on; one that comes before is told that the session was stopped.
+        let stopped = self.ask(SessionMessage::ShutDown, false, instance.longest_stop()).await;
+        let entry = instance.registry.get(key);
+        let deleted = match timeout(instance.longest_stop(), Slot::of(instance, &key.hash())).await {
+            Ok(_slot) => {
+                if let Some(entry) = &entry {
+                    entry.writer.close().await;
+                }
+                let workspace = self.files()?;
+                blocking(move || workspace.delete()).await
+            }
+            Err(_) => Err(TurnError::Internal("the session's child does not end")),
+        };
+        // In any case: an actor that refuses everything is of no use to its user.
         if let Some(entry) = entry {
-            drop(self.instance().registry.forget_actor(entry.actor.get_id()));
+            drop(instance.registry.forget_actor(entry.actor.get_id()));
             entry.actor.stop(None);
         }
-        Ok(())
+        stopped.and(deleted)
     }
 
     /// What the session does now; `None` if it is not in memory.
@@ -248,6 +261,8 @@ impl Session {
             (self.files()?, self.instance().clone(), credentials.clone());
         blocking(move || {
             workspace.create()?;
+            // Compared and written by one request after the other, or the older token could win.
+            let _one_at_a_time = instance.credentials.lock().unwrap_or_else(PoisonError::into_inner);
             workspace.write_credentials(instance.adapter, &instance.config.cli, &credentials).map(drop)
         })
         .await
@@ -291,12 +306,12 @@ impl Session {
     ) -> Result<Option<T>, TurnError> {
         let key = self.key()?;
         for _ in 0..LOOKUPS {
+            if start && self.instance().is_draining() {
+                return Err(TurnError::Draining);
+            }
             let Some(entry) = self.instance().registry.get(key) else {
                 if !start {
                     return Ok(None);
-                }
-                if self.instance().is_draining() {
-                    return Err(TurnError::Draining);
                 }
                 self.bring_into_memory(key).await?;
                 continue;
@@ -331,10 +346,7 @@ impl Session {
         // If the supervisor fails now, its successor is asked in the next round.
         drop(supervisor.cast(message));
         match timeout(ACTOR_ANSWERS_WITHIN, started).await {
-            Ok(Ok(Err(problem))) => {
-                tracing::error!(%problem, "a session's actor did not start");
-                Err(TurnError::Internal("the session's actor did not start"))
-            }
+            Ok(Ok(Err(error))) => Err(error),
             _ => Ok(()),
         }
     }

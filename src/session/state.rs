@@ -44,7 +44,7 @@ enum State {
 pub(crate) enum Input {
     /// A turn was accepted.
     Submit(Ticket),
-    /// A turn's reader is gone. (That of the running turn is noticed by the driver itself.)
+    /// A turn's reader is gone.
     Cancel(TurnId),
     /// Somebody wants the child to be there.
     Warm,
@@ -88,8 +88,10 @@ pub(crate) enum Effect {
     Start { generation: Generation, fingerprint: Fingerprint, restart: bool },
     /// Give the child a turn.
     Deliver { generation: Generation, turn: TurnId },
+    /// Interrupt the child's turn because its reader is gone.
+    CancelRunning { generation: Generation, turn: TurnId },
     /// Interrupt the child's turn; its reader hears the end.
-    InterruptRunning { generation: Generation },
+    InterruptRunning { generation: Generation, turn: TurnId },
     /// Stop the child in order.
     Stop { generation: Generation },
     /// End a turn that the child has not seen.
@@ -179,8 +181,8 @@ impl Machine {
             Input::Cancel(turn) => self.cancel(turn, &mut effects),
             Input::Warm => self.warm(now, &mut effects),
             Input::Interrupt => {
-                if let State::Busy { generation, .. } = self.state {
-                    effects.push(Effect::InterruptRunning { generation });
+                if let State::Busy { generation, turn } = self.state {
+                    effects.push(Effect::InterruptRunning { generation, turn });
                 }
             }
             Input::EvictIfIdle => {
@@ -244,6 +246,10 @@ impl Machine {
         if let Some(index) = self.queue.iter().position(|ticket| ticket.turn == turn) {
             self.queue.remove(index);
             effects.push(Effect::Abort { turn, error: TurnError::Cancelled });
+        } else if let State::Busy { generation, turn: running } = self.state
+            && running == turn
+        {
+            effects.push(Effect::CancelRunning { generation, turn });
         }
     }
 

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::error::StartError;
 use crate::ids::{Generation, SessionKey};
 use crate::turn::McpServers;
-use crate::workspace::{Workspace, sessions_dir, write_private};
+use crate::workspace::{Durability, Workspace, sessions_dir, write_private};
 
 /// The form of the file. Raised when an older program could misread it.
 const VERSION: u32 = 1;
@@ -101,11 +101,11 @@ impl Record {
     }
 
     /// Writes the session's file, whole or not at all.
-    pub(crate) fn save(&self, workspace: &Workspace) -> io::Result<()> {
+    pub(crate) fn save(&self, workspace: &Workspace, durability: Durability) -> io::Result<()> {
         let content = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
         // The first record is written while the child is still being prepared: whichever comes first.
         workspace.create()?;
-        write_private(&workspace.record_file(), &content)
+        write_private(&workspace.record_file(), &content, durability)
     }
 
     pub(crate) fn generation(&self) -> Generation {
@@ -159,13 +159,19 @@ impl RecordWriter {
 
     /// Writes the `number`th state, unless a later one was written before. Failing to is told and survived: the
     /// session goes on in memory.
-    pub(crate) async fn save(self: Arc<Self>, number: u64, record: Record, workspace: Workspace) {
+    pub(crate) async fn save(
+        self: Arc<Self>,
+        number: u64,
+        record: Record,
+        workspace: Workspace,
+        durability: Durability,
+    ) {
         let mut written = self.written.lock().await;
         if *written > number {
             return;
         }
         *written = number;
-        match tokio::task::spawn_blocking(move || record.save(&workspace)).await {
+        match tokio::task::spawn_blocking(move || record.save(&workspace, durability)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "a session's record was not written"),
             Err(error) => tracing::warn!(%error, "a session's record was not written"),
@@ -202,7 +208,7 @@ pub(crate) fn lock(data_dir: &Path) -> Result<DataDirLock, StartError> {
     }
     // Being able to open the lock does not prove that sessions can be written: the disk may be full.
     let probe = sessions.join(".probe");
-    write_private(&probe, b"pilotlight\n").map_err(failed(&probe))?;
+    write_private(&probe, b"pilotlight\n", Durability::Disk).map_err(failed(&probe))?;
     fs::remove_file(&probe).map_err(failed(&probe))?;
     Ok(DataDirLock { _file: file })
 }
@@ -227,7 +233,7 @@ mod tests {
         let mut record = Record::new(&key, &workspace);
         record.turns = 3;
         record.checkpoint = Some("abc".into());
-        record.save(&workspace).unwrap();
+        record.save(&workspace, Durability::Disk).unwrap();
         assert_eq!(Record::load(&workspace).unwrap(), Some(record));
     }
 

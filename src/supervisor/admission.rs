@@ -31,6 +31,9 @@ pub(crate) enum Pressure {
 }
 
 impl Pressure {
+    /// Below this share of the budget there is no pressure any more, whatever was before.
+    pub(crate) const RELAXED_PERCENT: u64 = 80 - HYSTERESIS;
+
     /// The level at `used` of `budget` bytes. Having risen, a level is left only well below its mark, so that it does
     /// not flap.
     pub(crate) fn of(used: u64, budget: u64, before: Self) -> Self {
@@ -219,6 +222,11 @@ impl Admission {
     pub(crate) fn wants_room(&self) -> bool {
         let line = self.lock();
         line.length > 0 && line.children >= line.max_children
+    }
+
+    /// How many wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.lock().length
     }
 
     /// Whether a new user would have to wait for somebody else's child to go.

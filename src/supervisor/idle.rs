@@ -3,6 +3,7 @@
 //! order, so a turn that comes in the same instant is served.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -21,13 +22,22 @@ const SHORTEST_SLEEP: Duration = Duration::from_millis(10);
 /// A child younger than this is not stopped to make room: starting it cost more than it gives back.
 const TOO_YOUNG: Duration = Duration::from_secs(10);
 
+/// How much is wanted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Room {
+    /// For so many children.
+    Children(usize),
+    /// So many bytes.
+    Bytes(u64),
+}
+
 /// What the actor is told.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum IdleMessage {
     /// Look for sessions that are due.
     Look,
-    /// Stop the child that has been idle longest, for the given reason.
-    MakeRoom(EvictionReason),
+    /// Stop the children that have been idle longest.
+    MakeRoom(Room),
     /// Fail, to prove that nothing is lost by it.
     #[cfg(feature = "failpoints")]
     Panic,
@@ -65,9 +75,13 @@ impl Actor for IdleEvictor {
                 }
                 look_again(&myself, next);
             }
-            IdleMessage::MakeRoom(reason) => {
-                if let Some((entry, quiet_since)) = longest_idle(&instance.registry.entries(), Instant::now())
-                {
+            IdleMessage::MakeRoom(room) => {
+                // Asked again before they are gone, the same ones are chosen again, which changes nothing.
+                for (entry, quiet_since) in victims(&instance.registry.entries(), Instant::now(), room) {
+                    let reason = match room {
+                        Room::Children(_) => EvictionReason::Capacity,
+                        Room::Bytes(_) => EvictionReason::Memory,
+                    };
                     drop(entry.actor.cast(SessionMessage::EvictIdle { reason, quiet_since }));
                 }
             }
@@ -122,14 +136,29 @@ fn wish(board: &Board, now: Instant, timeout: Duration) -> Wish {
     }
 }
 
-/// The idle session that was used longest ago, if any child is old enough.
-fn longest_idle(entries: &[Arc<Entry>], now: Instant) -> Option<(&Arc<Entry>, Instant)> {
+/// The idle sessions that were used longest ago, as many as are needed, if their children are old enough.
+fn victims(entries: &[Arc<Entry>], now: Instant, room: Room) -> Vec<(&Arc<Entry>, Instant)> {
     let candidate = |board: &mut Board| {
         let old_enough =
             board.child_since.is_some_and(|since| now.saturating_duration_since(since) >= TOO_YOUNG);
         let idle = board.state == SessionState::Idle && !board.active && board.queue_depth == 0;
         (idle && old_enough).then_some(board.quiet_since)
     };
-    let idle = entries.iter().filter_map(|entry| Some((entry, entry.with_board(candidate)?)));
-    idle.min_by_key(|(_, quiet_since)| *quiet_since)
+    let mut idle: Vec<_> =
+        entries.iter().filter_map(|entry| Some((entry, entry.with_board(candidate)?))).collect();
+    idle.sort_by_key(|(_, quiet_since)| *quiet_since);
+    let enough = match room {
+        Room::Children(count) => count,
+        Room::Bytes(wanted) => {
+            let mut freed = 0;
+            let missing = |(entry, _): &(&Arc<Entry>, Instant)| {
+                let still = freed < wanted;
+                freed += entry.memory.load(Ordering::Relaxed);
+                still
+            };
+            idle.iter().copied().take_while(missing).count()
+        }
+    };
+    idle.truncate(enough);
+    idle
 }

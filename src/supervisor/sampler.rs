@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 
-use super::{IdleMessage, Pressure};
+use super::{IdleMessage, Pressure, Room};
 use crate::child::{ProcessTable, TreeMemory, available_memory, memory_limit};
 use crate::instance::Instance;
-use crate::metrics::{EvictionReason, MemoryKind, ProcessKind, SampleSource};
+use crate::metrics::{MemoryKind, ProcessKind, SampleSource};
 use crate::session::SessionState;
 
 /// Time for a sample.
@@ -77,14 +77,14 @@ impl SamplerState {
         let admission = &self.instance.admission;
         let pressure = Pressure::of(used, self.budget, admission.pressure());
         admission.set_pressure(pressure);
-        let reason = if pressure >= Pressure::Evicting {
-            EvictionReason::Memory
+        let room = if pressure >= Pressure::Evicting {
+            Room::Bytes(used.saturating_sub(self.budget / 100 * Pressure::RELAXED_PERCENT))
         } else if admission.wants_room() {
-            EvictionReason::Capacity
+            Room::Children(admission.waiting())
         } else {
             return;
         };
-        self.instance.helpers.tell_evictor(IdleMessage::MakeRoom(reason));
+        self.instance.helpers.tell_evictor(IdleMessage::MakeRoom(room));
     }
 }
 

@@ -74,14 +74,6 @@ pub(crate) fn turn_channel(
 }
 
 impl TurnSender {
-    /// Returns when the reader is gone.
-    pub(crate) async fn closed(&self) {
-        match &self.chunks {
-            Some(chunks) => chunks.closed().await,
-            None => std::future::pending().await,
-        }
-    }
-
     /// Whether the reader is gone.
     pub(crate) fn is_closed(&self) -> bool {
         self.chunks.as_ref().is_none_or(mpsc::Sender::is_closed)
@@ -113,11 +105,6 @@ impl TurnSender {
     /// of a turn never wait for a slow reader, so that its child is free for the next turn.
     pub(crate) fn finish(mut self, tail: Bytes, outcome: Outcome) {
         self.end(tail, outcome);
-    }
-
-    /// Ends the turn without an answer.
-    pub(crate) fn abort(self, error: TurnError) {
-        self.finish(Bytes::new(), aborted(error));
     }
 
     fn end(&mut self, tail: Bytes, outcome: Outcome) {

@@ -17,6 +17,7 @@ use pilotlight::turn::{Decision, Status};
 use pilotlight::{Config, Outcome, Pilotlight, Session, SessionState, TurnError, TurnOptions};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
+mod edges;
 mod panics;
 
 /// A system on a data directory of its own. Ends with nothing left, or the test fails.
