@@ -62,7 +62,7 @@ pub(crate) struct TurnReport {
     pub(crate) checkpoint: Option<String>,
     pub(crate) cost_usd: f64,
     /// To be told to the reader once the session has taken the rest in.
-    pub(crate) last: Option<LastWords>,
+    pub(crate) last: Option<Box<LastWords>>,
 }
 
 /// The end of a turn on its way to its reader.
@@ -161,7 +161,7 @@ impl Running {
                 cli_session_id: terminal.session_id.clone().unwrap_or_default(),
                 ..self.outcome(status)
             };
-            LastWords { sender, tail, outcome }
+            Box::new(LastWords { sender, tail, outcome })
         });
         TurnReport {
             turn: self.job.turn,
@@ -178,7 +178,7 @@ impl Running {
     pub(crate) fn lose(mut self, tail: Bytes, error: TurnError) -> TurnReport {
         let last = self.job.sender.take().map(|sender| {
             let outcome = self.outcome(Status::Aborted(error));
-            LastWords { sender, tail, outcome }
+            Box::new(LastWords { sender, tail, outcome })
         });
         TurnReport {
             turn: self.job.turn,
