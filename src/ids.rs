@@ -122,7 +122,7 @@ pub struct Generation(pub u64);
 
 impl Generation {
     pub(crate) fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 

@@ -39,6 +39,10 @@ impl Workspace {
         self.root.join("session.json")
     }
 
+    pub(crate) fn progress_file(&self) -> PathBuf {
+        self.root.join("progress.json")
+    }
+
     /// Where the session's MCP servers are written for the CLI.
     pub(crate) fn mcp_file(&self) -> PathBuf {
         self.root.join("mcp.json")

@@ -26,7 +26,7 @@ pub(crate) struct CgroupBase {
 
 impl CgroupBase {
     /// Makes `prefix` below our own group and proves that it works; `None` if it does not. The prefix must be one
-    /// per data directory, because what a former run left under it is killed. Blocks for some milliseconds.
+    /// per data directory, because what a former run left under it is killed by [`Self::sweep`].
     pub(crate) fn detect(prefix: &str) -> Option<Self> {
         let own = host::own_cgroup_v2()?;
         // Moving a process needs the right to write here, in the nearest group above both places.
@@ -38,7 +38,6 @@ impl CgroupBase {
             base.remove();
             return None;
         }
-        base.sweep();
         Some(base)
     }
 
@@ -92,6 +91,7 @@ mod tests {
         let mut child = Command::new("sleep").arg("600").spawn().unwrap();
         fs::write(left.join("cgroup.procs"), child.id().to_string()).unwrap();
         let again = CgroupBase::detect(&prefix).unwrap();
+        assert_eq!(again.sweep(), 1);
         assert!(!child.wait().unwrap().success());
         // The dead one counts as an inhabitant until it is reaped, and may have kept the group from going.
         again.sweep();

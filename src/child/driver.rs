@@ -44,6 +44,10 @@ const LAST_OUTPUT: Duration = Duration::from_secs(1);
 /// A tree that survives SIGKILL for so long waits for its hardware; nobody can help it.
 pub(crate) const UNKILLABLE: Duration = Duration::from_secs(30);
 
+/// A shim that was told to kill tells of the end at once. One that does not is itself in trouble (stopped, say) and is
+/// dealt with by its handle.
+const KILL_TOLD: Duration = Duration::from_secs(1);
+
 /// So often a turn is interrupted, `stop_interrupt` apart, before its child is stopped.
 const MOST_INTERRUPTS: u32 = 5;
 
@@ -652,7 +656,7 @@ impl Driver {
     fn kill(&mut self) {
         self.setup.metrics.stop_step(StopStep::TreeKill);
         self.shim.kill_tree();
-        self.phase = Phase::Killed { until: Instant::now() + UNKILLABLE };
+        self.phase = Phase::Killed { until: Instant::now() + KILL_TOLD };
     }
 
     fn condemn(&mut self, verdict: Verdict) {

@@ -12,6 +12,10 @@ const PREFIX: &str = "PILOTLIGHT_";
 const SEPARATOR: &str = "__";
 /// Keys of the first level that hold a value, not a table: their variables have no separator.
 const TOP_LEVEL: [&str; 2] = ["data_dir", "drain_timeout"];
+/// Keys of the first level that are tables. (Variables for children begin with `PILOTLIGHT_SESSION` or
+/// `PILOTLIGHT_CHILD` alone.)
+const SECTIONS: [&str; 8] =
+    ["http", "admin", "cli", "session", "restart", "permissions", "limits", "metrics"];
 
 /// A configuration that cannot be used. The message names the key and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,8 +52,13 @@ pub(super) fn load(
 ) -> Result<Config, ConfigError> {
     let mut table = path.map_or_else(|| Ok(Table::new()), read)?;
     for (name, value) in environment {
+        if let Some(section) = almost_a_key(&name) {
+            let problem = format!("levels are separated by two underscores: {PREFIX}{section}{SEPARATOR}…");
+            return Err(ConfigError::Key { key: name, problem });
+        }
         if let Some(key) = key_of(&name) {
-            set(&mut table, &key, parse(&value))?;
+            let value = if is_text(&key) { Value::String(value) } else { parse(&value) };
+            set(&mut table, &key, value)?;
         }
     }
     let config: Config = serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
@@ -86,6 +95,15 @@ fn key_of(name: &str) -> Option<Vec<String>> {
     Some(levels)
 }
 
+/// The section that a variable names with one underscore where two are needed.
+fn almost_a_key(name: &str) -> Option<&str> {
+    let rest = name.strip_prefix(PREFIX).filter(|rest| !rest.contains(SEPARATOR))?;
+    let (section, key) = rest.split_once('_')?;
+    let known = SECTIONS.contains(&section.to_ascii_lowercase().as_str());
+    let top_level = TOP_LEVEL.contains(&rest.to_ascii_lowercase().as_str());
+    (known && !top_level && !key.is_empty()).then_some(section)
+}
+
 fn set(table: &mut Table, key: &[String], value: Value) -> Result<(), ConfigError> {
     let Some((last, parents)) = key.split_last() else { return Ok(()) };
     let mut table = table;
@@ -98,6 +116,17 @@ fn set(table: &mut Table, key: &[String], value: Value) -> Result<(), ConfigErro
     }
     table.insert(last.clone(), value);
     Ok(())
+}
+
+/// Keys whose values are text, whatever it looks like: a variable for the child may be `1`, a model `5`.
+fn is_text(key: &[String]) -> bool {
+    let key: Vec<&str> = key.iter().map(String::as_str).collect();
+    matches!(
+        key[..],
+        ["data_dir"]
+            | ["cli", "env", _]
+            | ["cli", "program" | "model" | "setting_sources" | "shim" | "slash_commands"]
+    )
 }
 
 /// A variable's text as the TOML value that it is, else as a string: `5`, `true`, `["a"]`, `300s`.
@@ -168,6 +197,14 @@ mod tests {
             ("[limits]\nmemory_budget = \"120%\"", "limits.memory_budget", "80%"),
             ("[limits]\nmax_children = 0", "limits.max_children", "at least 1"),
             ("[cli]\nprogram = \"\"", "cli.program", "sim"),
+            ("data_dir = \"\"", "data_dir", "directory"),
+            ("[metrics]\nsample_interval = \"1ns\"", "metrics.sample_interval", "100ms"),
+            ("[session]\nping_timeout = \"1ns\"", "session.ping_timeout", "10ms"),
+            ("[limits]\nchild_open_files = 3", "limits.child_open_files", "32"),
+            ("[cli]\nmodel = \"--x\"", "cli.model", "\"-\""),
+            ("[cli]\nargs = [\"--session-id\", \"x\"]", "cli.args", "--session-id"),
+            ("[cli]\nenv_pass = [\"A=B\"]", "cli.env_pass", "name"),
+            ("[cli]\nenv = { HOME = \"/x\" }", "cli.env", "HOME"),
         ];
         for (text, key, allowed) in cases {
             let message = from_toml(text).unwrap_err().to_string();
@@ -175,6 +212,22 @@ mod tests {
         }
         assert!(matches!(from_toml("[session"), Err(ConfigError::Syntax { .. })));
         assert!(matches!(Config::from_file("/nowhere/at/all"), Err(ConfigError::Unreadable { .. })));
+    }
+
+    #[test]
+    fn text_in_a_variable_stays_text_and_a_missing_underscore_is_told() {
+        let config = from_env(&[
+            ("PILOTLIGHT_CLI__ENV__FLAG", "1"),
+            ("PILOTLIGHT_CLI__ENV__QUOTED", "\"q\""),
+            ("PILOTLIGHT_CLI__MODEL", "5"),
+            ("PILOTLIGHT_SESSION", "a child's own variable"),
+        ])
+        .unwrap();
+        assert_eq!(config.cli.env.get("FLAG").map(String::as_str), Some("1"));
+        assert_eq!(config.cli.env.get("QUOTED").map(String::as_str), Some("\"q\""));
+        assert_eq!(config.cli.model.as_deref(), Some("5"));
+        let message = from_env(&[("PILOTLIGHT_SESSION_IDLE_TIMEOUT", "1s")]).unwrap_err().to_string();
+        assert!(message.contains("PILOTLIGHT_SESSION__"), "{message}");
     }
 
     #[test]

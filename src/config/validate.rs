@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Config, ConfigError};
+use super::{CliConfig, Config, ConfigError};
 
 pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
     durations(config)?;
@@ -16,6 +16,10 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
     if config.cli.env.values().chain(&config.cli.args).any(|value| value.contains('\0')) {
         return Err(wrong("cli.env, cli.args", "must not hold a NUL byte"));
     }
+    if config.data_dir.as_os_str().is_empty() {
+        return Err(wrong("data_dir", "must be the path of a directory"));
+    }
+    cli(&config.cli)?;
     let prefix = &config.metrics.prefix;
     let valid = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if !prefix.starts_with(|c: char| c.is_ascii_alphabetic()) || !prefix.chars().all(valid) {
@@ -23,6 +27,37 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
             "metrics.prefix",
             "must begin with a letter and hold only letters, digits and \"_\"",
         ));
+    }
+    Ok(())
+}
+
+/// What pilotlight itself says to the CLI cannot be said twice.
+const OWN_FLAGS: [&str; 8] = [
+    "--session-id",
+    "--resume",
+    "-r",
+    "--continue",
+    "-c",
+    "--fork-session",
+    "--input-format",
+    "--output-format",
+];
+const OWN_VARIABLES: [&str; 5] =
+    ["HOME", "TMPDIR", "PILOTLIGHT_INSTANCE", "PILOTLIGHT_SESSION", "PILOTLIGHT_CHILD"];
+
+fn cli(cli: &CliConfig) -> Result<(), ConfigError> {
+    if cli.model.as_deref().is_some_and(|model| model.is_empty() || model.starts_with('-')) {
+        return Err(wrong("cli.model", "must be a model's name; it cannot be empty or begin with \"-\""));
+    }
+    let own = |arg: &&String| OWN_FLAGS.iter().any(|flag| arg.split('=').next() == Some(*flag));
+    if let Some(flag) = cli.args.iter().find(own) {
+        return Err(wrong("cli.args", format!("{flag} is said by pilotlight itself; leave it out")));
+    }
+    if let Some(name) = OWN_VARIABLES.into_iter().find(|name| cli.env.contains_key(*name)) {
+        return Err(wrong("cli.env", format!("{name} is set by pilotlight for each session; leave it out")));
+    }
+    if let Some(name) = cli.env_pass.iter().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
+        return Err(wrong("cli.env_pass", format!("{name:?} cannot be the name of an environment variable")));
     }
     Ok(())
 }
@@ -51,6 +86,17 @@ fn durations(config: &Config) -> Result<(), ConfigError> {
         ("limits.queue_deadline", config.limits.queue_deadline),
         ("metrics.sample_interval", config.metrics.sample_interval),
     ];
+    let shortest = [
+        ("session.ping_timeout", session.ping_timeout, Duration::from_millis(10)),
+        ("session.stall_timeout", session.stall_timeout, Duration::from_millis(10)),
+        ("session.spawn_timeout", session.spawn_timeout, Duration::from_millis(10)),
+        ("metrics.sample_interval", config.metrics.sample_interval, Duration::from_millis(100)),
+    ];
+    for (key, value, least) in shortest {
+        if value < least {
+            return Err(wrong(key, format!("must be longer than 0, at least {}ms", least.as_millis())));
+        }
+    }
     for (key, value) in checked {
         if value.is_zero() || value > longest {
             return Err(wrong(key, "must be longer than 0 and at most a year, such as \"300s\""));
@@ -85,6 +131,9 @@ fn sizes(config: &Config) -> Result<(), ConfigError> {
             "limits.child_oom_score",
             format!("must be at least 0 and at most 1000, not {score}"),
         ));
+    }
+    if limits.child_open_files.is_some_and(|files| files < 32) {
+        return Err(wrong("limits.child_open_files", "must be at least 32: the CLI breaks with fewer"));
     }
     for (key, value, smallest, largest) in checked {
         if !(smallest..=largest).contains(&value) {

@@ -57,7 +57,7 @@ labels! {
     /// Why a session gave up its child.
     EvictionReason, "reason": Idle = "idle", Memory = "memory", Capacity = "capacity", Admin = "admin";
     /// What a conversation came back without.
-    ContextLost, "kind": Conversation = "conversation", LastTurn = "last_turn";
+    ContextLost, "kind": Conversation = "conversation", LatestTurns = "latest_turns";
     /// How a turn ended.
     TurnOutcome, "outcome": Ok = "ok", Error = "error", Timeout = "timeout", Cancelled = "cancelled",
         SessionLost = "session_lost", Rejected = "rejected";
@@ -122,8 +122,9 @@ impl TurnOutcome {
             Status::Aborted(error) => match error {
                 TurnError::TimedOut { .. } => Self::Timeout,
                 TurnError::Cancelled => Self::Cancelled,
-                TurnError::SessionLost(_) | TurnError::LineTooLong { .. } => Self::SessionLost,
-                TurnError::NotStarted(_)
+                TurnError::SessionLost(_) => Self::SessionLost,
+                TurnError::LineTooLong { .. }
+                | TurnError::NotStarted(_)
                 | TurnError::CircuitOpen { .. }
                 | TurnError::Storage(_)
                 | TurnError::Internal(_) => Self::Error,

@@ -121,7 +121,7 @@ fn each_happening_is_counted_where_it_belongs() {
         metrics.recovered(second);
         metrics.crash_loop();
         metrics.evicted(EvictionReason::Idle);
-        metrics.context_lost(ContextLost::LastTurn);
+        metrics.context_lost(ContextLost::LatestTurns);
         metrics.turn_ended(TurnOutcome::Ok, second);
         metrics.first_output(FirstOutput::Warm, second);
         metrics.admission_rejected(AdmissionRejected::PerUser);
@@ -170,7 +170,7 @@ fn each_happening_is_counted_where_it_belongs() {
         "admission_state{} 3",
         "children_limit{} 20",
         "containment_info{rung=cgroup} 1",
-        "contexts_lost_total{kind=last_turn} 1",
+        "contexts_lost_total{kind=latest_turns} 1",
         "crash_loops_total{} 1",
         "evictions_total{reason=idle} 1",
         "exits_total{reason=status_unknown} 1",

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::child_task::{self, ChildNews, Plan, Started};
 use super::state::{Effect, Fingerprint, Input, Machine, Ticket};
-use super::store::{BoundRecord, Record};
+use super::store::{BoundRecord, Progress, Record};
 use super::{PermissionError, SessionState};
 use crate::child::{Answer, Inbox, Report, Request, TurnJob, TurnReport};
 use crate::error::TurnError;
@@ -31,7 +31,7 @@ use crate::workspace::{Durability, Workspace};
 const REQUESTS: usize = 32;
 
 /// Counters are written to disk at most so often; what matters for resuming is written at once.
-const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+const SAVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What a session is told.
 #[derive(Debug)]
@@ -329,7 +329,7 @@ impl SessionActorState {
         }
         self.bounds.retain(|_, _| !self.waiting.is_empty());
         if restart {
-            self.record.restarts += 1;
+            self.record.restarts = self.record.restarts.saturating_add(1);
             self.instance.metrics.restarted(self.restart_cause);
         }
         self.record.generation = generation.0;
@@ -366,7 +366,9 @@ impl SessionActorState {
         let mut job = submission.job;
         let loss = self.loss.take();
         let lost_everything = loss == Some(ContextLost::Conversation);
-        if let Some(line) = job.with_preamble.take().filter(|_| self.record.turns == 0 || lost_everything) {
+        if let Some(line) =
+            job.with_preamble.take().filter(|_| self.record.context_turns == 0 || lost_everything)
+        {
             job.line = line;
         }
         if let (Some(loss), Some(sender)) = (loss, &job.sender) {
@@ -406,9 +408,15 @@ impl SessionActorState {
             ChildNews::Started(started) => self.started(started),
             ChildNews::ContextLost(loss) => {
                 tracing::warn!(session = %self.entry.key.hash(), loss = loss.as_str(), "part of a conversation is lost");
-                self.instance.metrics.context_lost(loss);
+                if self.loss != Some(loss) {
+                    // Found again by every start until a turn is told; it is one loss.
+                    self.instance.metrics.context_lost(loss);
+                }
                 self.loss = Some(loss);
                 self.record.checkpoint = None;
+                if loss == ContextLost::Conversation {
+                    self.record.context_turns = 0;
+                }
             }
             ChildNews::NewConversation(cli_session_id) => self.record.cli_session_id = cli_session_id,
             ChildNews::Report(Report::Ready) => {
@@ -450,7 +458,8 @@ impl SessionActorState {
         self.touch();
         let mut save_at_once = self.record.turns == 0;
         let record = &mut self.record;
-        record.turns += 1;
+        record.turns = record.turns.saturating_add(1);
+        record.context_turns = record.context_turns.saturating_add(1);
         record.cost_usd += ended.cost_usd;
         if let Some(id) = ended.cli_session_id.filter(|id| *id != record.cli_session_id) {
             // A command in the text began another conversation: that is the one to resume.
@@ -464,6 +473,9 @@ impl SessionActorState {
         if save_at_once {
             self.save_now();
         } else {
+            let progress = Progress { turns: self.record.turns, checkpoint: self.record.checkpoint.clone() };
+            let writer = self.entry.writer.clone();
+            self.instance.spawn(writer.note(self.saves, progress, self.workspace.clone()));
             self.save_soon(myself);
         }
         self.feed(

@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
@@ -258,8 +259,19 @@ fn environment(
 fn not_started(plan: &Plan, failure: StartFailure) -> Gone {
     plan.instance.metrics.spawned(Some(failure.reason()));
     tracing::warn!(session = %plan.entry.key.hash(), reason = failure.reason(), "the CLI did not start");
-    Gone::before_ready(Departure::NotStarted(failure))
+    let why = match failure.reason() {
+        // The host is short of something: no fault of the CLI, and nothing that a pause of this session would mend.
+        "eagain" | "enomem" | "emfile" => Departure::NotAdmitted(TurnError::Overloaded {
+            reason: "the host has no room for another process or open file",
+            retry_after: SHORTAGE_PAUSE,
+        }),
+        _ => Departure::NotStarted(failure),
+    };
+    Gone::before_ready(why)
 }
+
+/// When to try again after the host was short of processes, memory or files.
+const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the end of every child leaves in the figures.
 fn note_end(plan: &Plan, departed: &Departed) {

@@ -334,11 +334,10 @@ impl Session {
     /// Reads the session's record, or begins one, and has the supervisor start its actor.
     async fn bring_into_memory(&self, key: &SessionKey) -> Result<(), TurnError> {
         let (workspace, owner) = (self.files()?, key.clone());
-        let record =
-            blocking(
-                move || Ok(Record::load(&workspace)?.unwrap_or_else(|| Record::new(&owner, &workspace))),
-            )
-            .await?;
+        let record = blocking(move || {
+            Ok(Record::load(&workspace, &owner)?.unwrap_or_else(|| Record::new(&owner, &workspace)))
+        })
+        .await?;
         let supervisor = timeout(ACTOR_ANSWERS_WITHIN, self.instance().helpers.supervisor()).await;
         let supervisor = supervisor.map_err(|_| TurnError::Internal("the supervisor cannot be reached"))?;
         let (reply, started) = oneshot::channel();

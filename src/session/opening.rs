@@ -49,9 +49,9 @@ fn prepare_now(workspace: &Workspace, record: &Record, instance: &Instance) -> i
     let transcript = adapter.transcript(workspace.dirs(), cli, &record.cli_session_id);
     let is_there = transcript.is_file();
     let loss = match &record.checkpoint {
-        _ if !is_there => (record.turns > 0).then_some(ContextLost::Conversation),
+        _ if !is_there => (record.context_turns > 0).then_some(ContextLost::Conversation),
         Some(checkpoint) if !adapter.transcript_holds(&transcript, checkpoint)? => {
-            Some(ContextLost::LastTurn)
+            Some(ContextLost::LatestTurns)
         }
         _ => None,
     };
@@ -65,7 +65,7 @@ fn prepare_now(workspace: &Workspace, record: &Record, instance: &Instance) -> i
         },
         loss,
         attempt: 0,
-        has_turns: record.turns > 0,
+        has_turns: record.context_turns > 0,
     })
 }
 

@@ -321,24 +321,40 @@ impl Machine {
                 self.give_up(&TurnError::NotStarted(failure.clone()), effects);
                 self.state = State::Failed { last: failure, retry_at: now + HOPELESS_PAUSE };
             }
+            Departure::NotStarted(failure @ StartFailure::NeverReady { .. }) => {
+                // It took all the time that a start may take: whoever waits is not made to wait for another one.
+                self.give_up(&TurnError::NotStarted(failure.clone()), effects);
+                self.failed(failure, now, jitter, config, effects);
+            }
             // It died while it was being stopped: that is what was wanted.
             Departure::Crashed(_) if was_stopping => self.start_if_wanted(effects),
             Departure::Asked => self.start_if_wanted(effects),
             Departure::Crashed(failure) | Departure::NotStarted(failure) => {
-                match self.history.failed(now, jitter, config) {
-                    Verdict::Restart(pause) if pause.is_zero() => self.start(true, effects),
-                    Verdict::Restart(pause) => {
-                        let until = now + pause;
-                        self.state = State::Backoff { until };
-                        effects.push(Effect::WakeAt(until));
-                    }
-                    Verdict::Open(pause) => {
-                        let retry_at = now + pause;
-                        effects.push(Effect::CircuitOpened);
-                        self.give_up(&circuit_open(&failure, retry_at, now), effects);
-                        self.state = State::Failed { last: failure, retry_at };
-                    }
-                }
+                self.failed(failure, now, jitter, config, effects);
+            }
+        }
+    }
+
+    fn failed(
+        &mut self,
+        failure: StartFailure,
+        now: Instant,
+        jitter: f64,
+        config: &RestartConfig,
+        effects: &mut Vec<Effect>,
+    ) {
+        match self.history.failed(now, jitter, config) {
+            Verdict::Restart(pause) if pause.is_zero() => self.start(true, effects),
+            Verdict::Restart(pause) => {
+                let until = now + pause;
+                self.state = State::Backoff { until };
+                effects.push(Effect::WakeAt(until));
+            }
+            Verdict::Open(pause) => {
+                let retry_at = now + pause;
+                effects.push(Effect::CircuitOpened);
+                self.give_up(&circuit_open(&failure, retry_at, now), effects);
+                self.state = State::Failed { last: failure, retry_at };
             }
         }
     }

@@ -3,7 +3,7 @@
 //! Everything here blocks; async callers go through [`tokio::task::spawn_blocking`].
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -36,6 +36,9 @@ pub(crate) struct Record {
     home: std::path::PathBuf,
     pub(crate) generation: u64,
     pub(crate) turns: u64,
+    /// Turns that the CLI's conversation should hold: all of them, or those since it was lost.
+    #[serde(default)]
+    pub(crate) context_turns: u64,
     pub(crate) restarts: u64,
     pub(crate) cost_usd: f64,
     pub(crate) created: SystemTime,
@@ -61,13 +64,14 @@ impl Record {
         let now = SystemTime::now();
         Self {
             version: VERSION,
-            user: key.user().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect(),
+            user: hex(key.user().as_bytes()),
             conversation: key.conversation().to_owned(),
             cli_session_id: new_cli_session_id(),
             work: workspace.dirs().work.clone(),
             home: workspace.dirs().home.clone(),
             generation: 0,
             turns: 0,
+            context_turns: 0,
             restarts: 0,
             cost_usd: 0.0,
             created: now,
@@ -80,7 +84,7 @@ impl Record {
 
     /// Reads the session's file; `None` if there is none. A file that cannot be understood is an error: it is not
     /// written over.
-    pub(crate) fn load(workspace: &Workspace) -> io::Result<Option<Self>> {
+    pub(crate) fn load(workspace: &Workspace, key: &SessionKey) -> io::Result<Option<Self>> {
         let path = workspace.record_file();
         let content = match fs::read(&path) {
             Ok(content) => content,
@@ -97,6 +101,18 @@ impl Record {
                 record.version
             )));
         }
+        if record.user != hex(key.user().as_bytes()) || record.conversation != key.conversation() {
+            return Err(unreadable("it is another session's".to_owned()));
+        }
+        if Uuid::try_parse(&record.cli_session_id).is_err() {
+            return Err(unreadable("cli_session_id is no UUID".to_owned()));
+        }
+        let mut record = record;
+        if let Some(progress) = Progress::load(workspace).filter(|progress| progress.turns > record.turns) {
+            record.context_turns = record.context_turns.saturating_add(progress.turns - record.turns);
+            record.turns = progress.turns;
+            record.checkpoint = progress.checkpoint;
+        }
         Ok(Some(record))
     }
 
@@ -110,6 +126,42 @@ impl Record {
 
     pub(crate) fn generation(&self) -> Generation {
         Generation(self.generation)
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// How far the conversation has come, written after every turn and therefore as cheaply as can be: in place, a few
+/// bytes, with the kernel. Whoever kills this program together with the CLI takes the last answers away before the CLI
+/// has written them down; by this it is known, and said.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    pub(crate) turns: u64,
+    pub(crate) checkpoint: Option<String>,
+}
+
+impl Progress {
+    /// Longer than any content, so that a shorter one leaves nothing of a longer one behind.
+    const LENGTH: usize = 128;
+
+    fn load(workspace: &Workspace) -> Option<Self> {
+        // One that cannot be read tells nothing more than the record.
+        serde_json::from_slice(&fs::read(workspace.progress_file()).ok()?).ok()
+    }
+
+    fn save(&self, workspace: &Workspace) -> io::Result<()> {
+        let mut content = serde_json::to_vec(self).map_err(io::Error::other)?;
+        content.resize(content.len().max(Self::LENGTH), b' ');
+        let path = workspace.progress_file();
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)?
+            .write_all(&content)
     }
 }
 
@@ -155,6 +207,19 @@ impl RecordWriter {
     /// Writes nothing more: the session is about to be deleted. Waits for what is being written.
     pub(crate) async fn close(&self) {
         *self.written.lock().await = u64::MAX;
+    }
+
+    /// Notes that a turn is over. Not if the record as a whole was written later.
+    pub(crate) async fn note(self: Arc<Self>, number: u64, progress: Progress, workspace: Workspace) {
+        let written = self.written.lock().await;
+        if *written > number {
+            return;
+        }
+        match tokio::task::spawn_blocking(move || progress.save(&workspace)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the progress of a session was not written"),
+            Err(error) => tracing::warn!(%error, "the progress of a session was not written"),
+        }
     }
 
     /// Writes the `number`th state, unless a later one was written before. Failing to is told and survived: the
@@ -229,12 +294,43 @@ mod tests {
     fn a_record_comes_back_as_it_was() {
         let data = tempfile::tempdir().unwrap();
         let (key, workspace) = session(data.path());
-        assert_eq!(Record::load(&workspace).unwrap(), None);
+        assert_eq!(Record::load(&workspace, &key).unwrap(), None);
         let mut record = Record::new(&key, &workspace);
         record.turns = 3;
         record.checkpoint = Some("abc".into());
         record.save(&workspace, Durability::Disk).unwrap();
-        assert_eq!(Record::load(&workspace).unwrap(), Some(record));
+        assert_eq!(Record::load(&workspace, &key).unwrap(), Some(record));
+    }
+
+    #[test]
+    fn progress_is_read_with_the_record_and_only_if_it_is_ahead() {
+        let data = tempfile::tempdir().unwrap();
+        let (key, workspace) = session(data.path());
+        let mut record = Record::new(&key, &workspace);
+        record.turns = 3;
+        record.context_turns = 2;
+        record.checkpoint = Some("third".into());
+        record.save(&workspace, Durability::Disk).unwrap();
+        for (turns, checkpoint) in [(100, "a long one that a short one follows"), (5, "fifth")] {
+            Progress { turns, checkpoint: Some(checkpoint.into()) }.save(&workspace).unwrap();
+        }
+        let loaded = Record::load(&workspace, &key).unwrap().unwrap();
+        assert_eq!((loaded.turns, loaded.context_turns, loaded.checkpoint.as_deref()), (5, 4, Some("fifth")));
+        Progress { turns: 2, checkpoint: None }.save(&workspace).unwrap();
+        assert_eq!(Record::load(&workspace, &key).unwrap(), Some(record));
+    }
+
+    #[test]
+    fn another_sessions_record_is_not_taken() {
+        let data = tempfile::tempdir().unwrap();
+        let (key, workspace) = session(data.path());
+        let other = SessionKey::new(UserId::new("other").unwrap(), "default").unwrap();
+        Record::new(&other, &workspace).save(&workspace, Durability::Disk).unwrap();
+        assert_eq!(Record::load(&workspace, &key).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        let mut record = Record::new(&key, &workspace);
+        record.cli_session_id = "--help".into();
+        record.save(&workspace, Durability::Disk).unwrap();
+        assert_eq!(Record::load(&workspace, &key).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]
@@ -245,7 +341,7 @@ mod tests {
         newer.version = VERSION + 1;
         for content in ["", "{", "[]", &serde_json::to_string(&newer).unwrap()] {
             fs::write(workspace.record_file(), content).unwrap();
-            assert_eq!(Record::load(&workspace).unwrap_err().kind(), io::ErrorKind::InvalidData);
+            assert_eq!(Record::load(&workspace, &key).unwrap_err().kind(), io::ErrorKind::InvalidData);
             assert_eq!(fs::read_to_string(workspace.record_file()).unwrap(), content);
         }
     }

@@ -32,6 +32,11 @@ impl Group {
         dir.is_dir().then(|| Self { dir: dir.to_owned() })
     }
 
+    /// The group that it is in.
+    pub(super) fn base(&self) -> Option<PathBuf> {
+        self.dir.parent().map(Path::to_owned)
+    }
+
     /// The directory, for a process to be born in it.
     pub(super) fn entrance(&self) -> io::Result<OwnedFd> {
         Ok(File::open(&self.dir)?.into())

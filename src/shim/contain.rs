@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    fs::File,
+    fs::{self, File},
     io,
     os::fd::{AsFd as _, OwnedFd},
     time::{Duration, Instant},
@@ -59,8 +59,13 @@ pub(super) fn run(line: impl Iterator<Item = OsString>) -> i32 {
     // already; refused without privilege.
     let _refused = setpriority_process(None, FIRST_IN_LINE);
     let mut tree = Tree::new(cli, signals.as_fd(), tell);
-    watch(&mut tree, term_grace);
+    let orphaned = watch(&mut tree, term_grace);
+    let base = group.as_ref().and_then(Group::base);
     tree.sweep(group);
+    if let Some(base) = base.filter(|_| orphaned) {
+        // The last one to leave; nobody else will.
+        let _inhabited = fs::remove_dir(base);
+    }
     0
 }
 
@@ -90,7 +95,8 @@ fn let_go() {
 }
 
 /// Waits until the CLI ended, the server wants the tree killed, or the grace after a broken lifeline is over.
-fn watch(tree: &mut Tree<'_>, term_grace: Duration) {
+/// Whether the lifeline was broken.
+fn watch(tree: &mut Tree<'_>, term_grace: Duration) -> bool {
     let control = stdio::stdout();
     // Set once the lifeline is broken: nobody is left to listen to, and the end is near.
     let mut deadline: Option<Instant> = None;
@@ -98,7 +104,7 @@ fn watch(tree: &mut Tree<'_>, term_grace: Duration) {
         tree.reap();
         let left = deadline.map(|deadline| deadline.saturating_duration_since(now()));
         if tree.exit.is_some() || left.is_some_and(|left| left.is_zero()) {
-            return;
+            return deadline.is_some();
         }
         let mut ready =
             [PollFd::from_borrowed_fd(tree.signals, PollFlags::IN), PollFd::new(&control, PollFlags::IN)];
@@ -106,7 +112,7 @@ fn watch(tree: &mut Tree<'_>, term_grace: Duration) {
         match poll(ready.split_at_mut(listening).0, wait.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             // Not able to watch: end it now rather than never.
-            Err(_) => return,
+            Err(_) => return deadline.is_some(),
         }
         let [ended, order] = ready.map(|fd| !fd.revents().is_empty());
         if ended {
@@ -115,7 +121,7 @@ fn watch(tree: &mut Tree<'_>, term_grace: Duration) {
         if order {
             match read_orders() {
                 Orders::Terminate => terminate(tree),
-                Orders::Kill => return,
+                Orders::Kill => return deadline.is_some(),
                 Orders::LifelineBroken => {
                     terminate(tree);
                     deadline = Some(now() + term_grace);

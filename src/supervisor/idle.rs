@@ -76,8 +76,20 @@ impl Actor for IdleEvictor {
                 look_again(&myself, next);
             }
             IdleMessage::MakeRoom(room) => {
+                let (entries, now) = (instance.registry.entries(), Instant::now());
                 // Asked again before they are gone, the same ones are chosen again, which changes nothing.
-                for (entry, quiet_since) in victims(&instance.registry.entries(), Instant::now(), room) {
+                let victims = victims(&entries, now, room);
+                if let Room::Children(wanted) = room
+                    && victims.len() < wanted
+                    && let Some(wait) = next_old_enough(&entries, now)
+                {
+                    // Who waits now may be served as soon as the next one may be stopped.
+                    let instance = instance.clone();
+                    drop(myself.send_after(wait, move || {
+                        IdleMessage::MakeRoom(Room::Children(instance.admission.waiting()))
+                    }));
+                }
+                for (entry, quiet_since) in victims {
                     let reason = match room {
                         Room::Children(_) => EvictionReason::Capacity,
                         Room::Bytes(_) => EvictionReason::Memory,
@@ -134,6 +146,17 @@ fn wish(board: &Board, now: Instant, timeout: Duration) -> Wish {
         SessionState::Dormant | SessionState::Failed => Wish::Retire,
         _ => Wish::Leave,
     }
+}
+
+/// How long until the next idle child may be stopped to make room; `None` if there is none that is too young.
+fn next_old_enough(entries: &[Arc<Entry>], now: Instant) -> Option<Duration> {
+    let remaining = |board: &mut Board| {
+        let age = now.saturating_duration_since(board.child_since?);
+        let idle = board.state == SessionState::Idle && !board.active;
+        TOO_YOUNG.checked_sub(age).filter(|remaining| idle && !remaining.is_zero())
+    };
+    let next = entries.iter().filter_map(|entry| entry.with_board(remaining)).min()?;
+    Some(next.max(SHORTEST_SLEEP))
 }
 
 /// The idle sessions that were used longest ago, as many as are needed, if their children are old enough.

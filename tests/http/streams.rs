@@ -80,14 +80,18 @@ async fn hanging_up_ends_the_turn_and_keeps_the_child() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_of_the_cli_is_an_event_like_any_other() {
+async fn an_error_of_the_cli_is_said_after_its_own_last_line() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     let answer = site.turn("alice", "[[api_error:400]]").await;
     let events = answer.events();
-    let last = events.last().unwrap();
-    assert_eq!((&last["type"], &last["is_error"]), (&json!("result"), &json!(true)), "{last}");
-    assert!(events.iter().all(|event| event["type"] != "error"), "{events:#?}");
+    let [.., result, error] = &events[..] else { panic!("{events:#?}") };
+    assert_eq!((&result["type"], &result["is_error"]), (&json!("result"), &json!(true)), "{result}");
+    assert_eq!(
+        (&error["type"], &error["error"]["code"]),
+        (&json!("error"), &json!("invalid_request")),
+        "{error}"
+    );
     let pid = site.pid("alice").await;
     assert!(site.turn("alice", "fine").await.text().ends_with("fine"));
     assert_eq!(site.pid("alice").await, pid);
