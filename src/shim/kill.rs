@@ -12,8 +12,8 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     process::{
-        Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpgid, getpid, getsid, kill_process,
-        kill_process_group, pidfd_open, pidfd_send_signal, setpriority_process, wait,
+        Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpgid, getpid, kill_process, kill_process_group,
+        pidfd_open, pidfd_send_signal, setpriority_process, wait,
     },
 };
 
@@ -21,6 +21,7 @@ use super::{
     cgroup::Group,
     family,
     report::{Exit, Report, Rung, Swept},
+    sys,
 };
 
 /// After this long what is left is reported as stuck. The hunt for it goes on: nobody else would end it.
@@ -143,7 +144,7 @@ fn strike(family: &mut Vec<i32>, struck: &mut Vec<i32>) -> bool {
 /// It hits no stranger: a group lives within one session, and every session of the tree was begun in the tree. An
 /// unreaped child, even a dead one, keeps the number of its group from being used again.
 fn strike_own(me: Pid, children: &[i32]) {
-    let leads_session = getsid(None).is_ok_and(|session| session == me);
+    let leads_session = sys::leads_session(me);
     let mut last = None;
     for child in children.iter().filter_map(|child| Pid::from_raw(*child)) {
         let _ended = kill_process(child, Signal::KILL);

@@ -56,6 +56,17 @@ fn let_signals_through() {
     }
 }
 
+/// Whether this process began the session it is in.
+#[expect(
+    unsafe_code,
+    reason = "rustix takes the session's number for positive, which it is not in a PID namespace \
+    when its leader is outside"
+)]
+pub(super) fn leads_session(me: Pid) -> bool {
+    // SAFETY: getsid(2) touches no memory and has no effect.
+    unsafe { libc::getsid(0) == me.as_raw_pid() }
+}
+
 /// Closes every descriptor from 3 up. What a host left inheritable must reach neither the CLI nor live on here.
 #[expect(unsafe_code, reason = "rustix has no close_range, and closing what nobody owns is unsafe by nature")]
 pub(super) fn close_inherited() {
