@@ -1,11 +1,12 @@
 //! One child process: how it is started and contained, spoken with, watched, measured and ended.
 //!
-//! The [`Driver`] is the task that owns a child's pipes; everything else here serves it or the sampler. Knows processes
+//! The [`Driver`] is the task that is there as long as a child; everything else here serves it or the sampler. Knows processes
 //! and turns, and of a CLI only what its adapter says. It must not know actors, sessions or HTTP. Processes are always
 //! reached through the shim or through pidfds; nothing here waits for "any child", because the process may be a host
 //! with children of its own.
 
 mod cgroup;
+mod dialogue;
 mod driver;
 mod exit;
 mod framing;
@@ -13,6 +14,7 @@ mod host;
 mod locate;
 mod memory;
 mod permissions;
+mod port;
 mod reaper;
 mod running;
 mod spawn;
@@ -24,12 +26,14 @@ mod watch;
 
 pub(crate) use crate::shim::args::Limits;
 pub(crate) use cgroup::CgroupBase;
-pub(crate) use driver::{Departed, Driver, Inbox, Report, Request, Setup, UNKILLABLE, Verdict};
+pub(crate) use dialogue::{Report, Setup, Verdict};
+pub(crate) use driver::{Departed, Driver, UNKILLABLE};
 pub(crate) use exit::{Ending, OomKills};
 pub(crate) use host::{available_memory, memory_limit};
 pub(crate) use locate::ShimProgram;
 pub(crate) use memory::{ProcessTable, TreeMemory};
 pub(crate) use permissions::Answer;
+pub(crate) use port::Port;
 pub(crate) use running::{Running, TurnJob, TurnReport};
 pub(crate) use spawn::{Contained, Launch, Sweep, spawn};
 pub(crate) use spawn_error::SpawnError;

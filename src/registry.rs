@@ -9,7 +9,7 @@ use ractor::{ActorId, ActorRef};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::ids::SessionKey;
+use crate::ids::{SessionKey, TurnId};
 use crate::session::{PendingPermission, RecordWriter, SessionMessage, SessionState, SessionStatus};
 
 /// All sessions of an instance that have an actor.
@@ -36,7 +36,7 @@ pub(crate) struct Entry {
     board: Mutex<Board>,
 }
 
-/// Written by the session's actor.
+/// Written by the session's actor, and by the child's dialogue at the end of a turn.
 #[derive(Debug, Clone)]
 pub(crate) struct Board {
     pub(crate) state: SessionState,
@@ -55,6 +55,21 @@ pub(crate) struct Board {
     pub(crate) permissions: Vec<PendingPermission>,
     /// Turns of its own keep the child busy.
     pub(crate) active: bool,
+    /// The turn that ended last; the actor may not have heard of it yet.
+    pub(crate) ended: Option<TurnId>,
+}
+
+impl Board {
+    /// A turn is over; what else it changes is shown by the session's actor.
+    pub(crate) fn turn_over(&mut self, turn: TurnId, cost_usd: f64) {
+        self.ended = Some(turn);
+        self.turns = self.turns.saturating_add(1);
+        self.cost_usd += cost_usd;
+        self.quiet_since = Instant::now();
+        if self.state == SessionState::Busy && self.queue_depth == 0 {
+            self.state = SessionState::Idle;
+        }
+    }
 }
 
 impl Entry {

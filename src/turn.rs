@@ -1,7 +1,8 @@
 //! A turn as its reader sees it: the prompt that goes in, the events that come out, the outcome that ends it.
 //!
-//! The data plane is one bounded channel per turn, filled by the driver of the child and drained by the [`Turn`]. Its
-//! items are whole reads of the child's output; the reader cuts them into lines, so that a burst costs one wake-up.
+//! The data plane is one bounded channel per turn. A reader that waits takes the child's output from its pipe itself
+//! (through the turn's source); what comes while nobody waits is put into the channel by the driver of the child. Items
+//! are whole reads of the output; the reader cuts them into lines, so that a burst costs one wake-up.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,7 +16,7 @@ mod channel;
 mod event;
 mod stream;
 
-pub(crate) use channel::{TurnSender, aborted, turn_channel};
+pub(crate) use channel::{Pulled, Source, TurnSender, aborted, turn_channel};
 pub use event::Event;
 pub use stream::Turn;
 

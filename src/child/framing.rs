@@ -1,6 +1,6 @@
 //! Cuts the child's output into lines, in place.
 //!
-//! Owned by the driver of one child. Knows bytes and line ends and nothing of what the lines mean: no I/O, no protocol,
+//! Owned by the dialogue with one child. Knows bytes and line ends and nothing of what the lines mean: no I/O, no protocol,
 //! no clock.
 //!
 //! Every byte is looked at once (by a vectorised search) and normally copied never: lines are judged where they were
@@ -18,7 +18,7 @@
 //!             Framed::TooLong { .. } => ..                 // reported once; what follows is in step again
 //!         }
 //!     }
-//!     if framer.kept() > 0 { let slot = turn.reserve(framer.kept()).await; slot.put(framer.take()); }
+//!     if framer.kept() > 0 { turn.put(framer.take()); }
 //!     if stdout.read_buf(framer.buffer()).await? == 0 { half_a_line = framer.finish(); break }
 //! }
 //! ```

@@ -61,7 +61,7 @@ pub(crate) struct TurnReport {
     pub(crate) cli_session_id: Option<String>,
     pub(crate) checkpoint: Option<String>,
     pub(crate) cost_usd: f64,
-    /// To be told to the reader once the session has taken the rest in.
+    /// To be told to the reader once the session has heard of the rest.
     pub(crate) last: Option<Box<LastWords>>,
 }
 
@@ -75,6 +75,11 @@ pub(crate) struct LastWords {
 impl LastWords {
     pub(crate) fn send(self) {
         self.sender.finish(self.tail, self.outcome);
+    }
+
+    /// While the reader asks.
+    pub(crate) fn send_asked(self) {
+        self.sender.finish_asked(self.tail, self.outcome);
     }
 }
 

@@ -193,8 +193,9 @@ mod tests {
         frames.map(|frames| String::from_utf8(frames.to_vec()).unwrap())
     }
 
-    async fn put(sender: &TurnSender, lines: &'static [u8]) {
-        sender.reserve(lines.len()).await.unwrap().put(Bytes::from_static(lines));
+    fn put(sender: &TurnSender, lines: &'static [u8]) {
+        assert!(sender.has_room(lines.len()));
+        sender.put(Bytes::from_static(lines));
     }
 
     fn completed() -> crate::turn::Outcome {
@@ -218,7 +219,7 @@ mod tests {
         let begin = Instant::now();
         assert_eq!(next(&mut answer).await.unwrap(), ": ping\n\n");
         assert_eq!(begin.elapsed(), Duration::from_secs(10));
-        put(&sender, b"{\"n\":1}\n{\"n\":2}\n").await;
+        put(&sender, b"{\"n\":1}\n{\"n\":2}\n");
         assert_eq!(next(&mut answer).await.unwrap(), "data: {\"n\":1}\n\ndata: {\"n\":2}\n\n");
         sender.finish(Bytes::new(), completed());
         assert_eq!(next(&mut answer).await.unwrap(), "data: [DONE]\n\n");
@@ -229,7 +230,7 @@ mod tests {
     async fn a_failure_is_an_event_before_the_end() {
         let (sender, mut answer, _) =
             answer(None, Some(Box::pin(async { unreachable!("no files of a lost turn") })));
-        put(&sender, b"{}\n").await;
+        put(&sender, b"{}\n");
         sender.finish(Bytes::new(), crate::turn::aborted(TurnError::Cancelled));
         assert_eq!(next(&mut answer).await.unwrap(), "data: {}\n\n");
         let last = next(&mut answer).await.unwrap();

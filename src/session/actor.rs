@@ -10,8 +10,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -19,16 +18,13 @@ use super::child_task::{self, ChildNews, Plan, Started};
 use super::state::{Effect, Fingerprint, Input, Machine, Ticket};
 use super::store::{BoundRecord, Progress, Record};
 use super::{PermissionError, SessionState};
-use crate::child::{Answer, Inbox, Report, Request, TurnJob, TurnReport};
+use crate::child::{Answer, Port, Report, TurnJob, TurnReport};
 use crate::error::TurnError;
 use crate::ids::{Generation, SessionKey, TurnId};
 use crate::instance::Instance;
 use crate::metrics::{ContextLost, EvictionReason, RestartCause};
 use crate::registry::{Board, Entry};
 use crate::workspace::{Durability, Workspace};
-
-/// Requests (interrupts, permission answers) that may wait for the driver. One at a time is normal.
-const REQUESTS: usize = 32;
 
 /// Counters are written to disk at most so often; what matters for resuming is written at once.
 const SAVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -111,21 +107,20 @@ pub(crate) struct SessionActorState {
     save_scheduled: bool,
 }
 
-/// How to reach the task of the child.
+/// How to reach the child.
 struct ChildLink {
     generation: Generation,
-    turns: mpsc::Sender<Box<TurnJob>>,
-    requests: mpsc::Sender<Request>,
+    /// Once there is one.
+    port: Option<Arc<Port>>,
+    /// Asks the child to go; dropping it does so too.
     stop: CancellationToken,
     since: Instant,
     pid: Option<u32>,
 }
 
-impl ChildLink {
-    /// Whether the driver can be told something that it is not bound to be told: the cancelling of a turn must find
-    /// room.
-    fn has_room(&self) -> bool {
-        self.requests.capacity() > 1
+impl Drop for ChildLink {
+    fn drop(&mut self) {
+        self.stop.cancel();
     }
 }
 
@@ -274,18 +269,17 @@ impl SessionActorState {
             }
             Effect::Deliver { generation, turn } => self.deliver(generation, turn),
             Effect::CancelRunning { generation, turn } => {
-                if let Some(child) = self.link(generation) {
-                    // There is always room for it: it comes once per turn, and the others leave room.
-                    drop(child.requests.try_send(Request::Cancel(turn)));
+                if let Some(port) = self.port(generation) {
+                    port.cancel(turn);
                 }
             }
             Effect::InterruptRunning { generation, turn } => {
-                if let Some(child) = self.link(generation).filter(|child| child.has_room()) {
-                    drop(child.requests.try_send(Request::Interrupt(turn)));
+                if let Some(port) = self.port(generation) {
+                    port.interrupt(turn);
                 }
             }
             Effect::Stop { generation } => {
-                if let Some(child) = self.link(generation) {
+                if let Some(child) = self.child.as_ref().filter(|child| child.generation == generation) {
                     child.stop.cancel();
                 }
             }
@@ -333,17 +327,9 @@ impl SessionActorState {
             self.instance.metrics.restarted(self.restart_cause);
         }
         self.record.generation = generation.0;
-        let (turns, turns_inbox) = mpsc::channel(1);
-        let (requests, requests_inbox) = mpsc::channel(REQUESTS);
         let stop = CancellationToken::new();
-        self.child = Some(ChildLink {
-            generation,
-            turns,
-            requests,
-            stop: stop.clone(),
-            since: Instant::now(),
-            pid: None,
-        });
+        self.child =
+            Some(ChildLink { generation, port: None, stop: stop.clone(), since: Instant::now(), pid: None });
         let plan = Plan {
             instance: self.instance.clone(),
             entry: self.entry.clone(),
@@ -351,12 +337,12 @@ impl SessionActorState {
             record: self.record.clone(),
             generation,
         };
-        let inbox = Inbox { turns: turns_inbox, requests: requests_inbox, stop };
         let tell = myself.clone();
-        let task = child_task::run(plan, inbox, move |news| {
-            // The actor may have failed; the child's task notices by its inbox.
+        let tell = Arc::new(move |news| {
+            // The actor may have failed; the child is stopped then, because its link is dropped.
             drop(tell.cast(SessionMessage::Child(generation, news)));
         });
+        let task = child_task::run(plan, stop, tell);
         self.instance.spawn(task);
         self.save_now();
     }
@@ -372,31 +358,24 @@ impl SessionActorState {
             job.line = line;
         }
         if let (Some(loss), Some(sender)) = (loss, &job.sender) {
-            let notice = context_lost_notice(loss, &self.record.cli_session_id);
-            if let Some(slot) = sender.try_reserve(notice.len()) {
-                slot.put(notice);
-            }
+            // The first that it hears.
+            sender.put(context_lost_notice(loss, &self.record.cli_session_id));
             job.context_lost = true;
         }
         if job.model.is_some() {
             self.record.model.clone_from(&job.model);
         }
-        let Some(child) = self.child.as_ref().filter(|child| child.generation == generation) else {
+        let Some(port) = self.port(generation) else {
             return job.abort(TurnError::Internal("the child is gone"));
         };
-        // One turn is out at a time: there is room, unless the child has just ended. Then the next one gets the turn.
-        self.undelivered = child.turns.try_send(job).err().map(TrySendError::into_inner);
+        // If the child has just ended, the next one gets the turn.
+        self.undelivered = port.take_turn(job).err();
     }
 
     fn answer(&mut self, answer: Answer) {
-        let Some(child) = self.child.as_ref().filter(|child| child.has_room()) else {
-            answer.reply.send(Err(PermissionError::Unknown)).ok();
-            return;
-        };
-        if let Err(refused) = child.requests.try_send(Request::Answer(answer))
-            && let Request::Answer(answer) = refused.into_inner()
-        {
-            answer.reply.send(Err(PermissionError::Late)).ok();
+        match self.port(self.machine.generation()) {
+            Some(port) => port.answer(answer),
+            None => drop(answer.reply.send(Err(PermissionError::Unknown))),
         }
     }
 
@@ -405,7 +384,7 @@ impl SessionActorState {
             return;
         }
         match news {
-            ChildNews::Started(started) => self.started(started),
+            ChildNews::Started(started, port) => self.started(started, port),
             ChildNews::ContextLost(loss) => {
                 tracing::warn!(session = %self.entry.key.hash(), loss = loss.as_str(), "part of a conversation is lost");
                 if self.loss != Some(loss) {
@@ -441,20 +420,15 @@ impl SessionActorState {
         }
     }
 
-    fn started(&mut self, started: Started) {
+    fn started(&mut self, started: Started, port: Arc<Port>) {
         if let Some(child) = &mut self.child {
             child.pid = Some(started.pid);
+            child.port = Some(port);
         }
         self.entry.set_tree(Some(started.shim));
     }
 
-    fn turn_ended(
-        &mut self,
-        myself: &ActorRef<SessionMessage>,
-        generation: Generation,
-        mut ended: TurnReport,
-    ) {
-        let last = ended.last.take();
+    fn turn_ended(&mut self, myself: &ActorRef<SessionMessage>, generation: Generation, ended: TurnReport) {
         self.touch();
         let mut save_at_once = self.record.turns == 0;
         let record = &mut self.record;
@@ -474,8 +448,9 @@ impl SessionActorState {
             self.save_now();
         } else {
             let progress = Progress { turns: self.record.turns, checkpoint: self.record.checkpoint.clone() };
-            let writer = self.entry.writer.clone();
-            self.instance.spawn(writer.note(self.saves, progress, self.workspace.clone()));
+            if let Some(work) = self.entry.writer.note(self.saves, progress, &self.workspace) {
+                self.instance.spawn(work);
+            }
             self.save_soon(myself);
         }
         self.feed(
@@ -487,10 +462,6 @@ impl SessionActorState {
                 exhausted: ended.exhausted,
             },
         );
-        // Last, so that whoever hears of the end finds the session as the turn left it.
-        if let Some(last) = last {
-            last.send();
-        }
     }
 
     fn gone(&mut self, myself: &ActorRef<SessionMessage>, generation: Generation, gone: child_task::Gone) {
@@ -553,9 +524,11 @@ impl SessionActorState {
         let queue_depth = self.machine.queue_depth();
         let (pid, since) =
             self.child.as_ref().map_or((None, None), |child| (child.pid, child.pid.map(|_| child.since)));
-        let record = &self.record;
+        let (record, running) = (&self.record, self.machine.running());
         self.entry.with_board(|board| {
-            board.state = state;
+            // The end of a turn is shown before it is heard of here.
+            let is_over = running.is_some() && running == board.ended && queue_depth == 0;
+            board.state = if is_over { SessionState::Idle } else { state };
             board.pid = pid;
             board.child_since = since;
             board.generation = record.generation;
@@ -563,10 +536,10 @@ impl SessionActorState {
                 board.model.clone_from(&record.model);
             }
             board.last_used = record.last_used;
-            board.turns = record.turns;
+            board.turns = board.turns.max(record.turns);
             board.restarts = record.restarts;
             board.queue_depth = queue_depth;
-            board.cost_usd = record.cost_usd;
+            board.cost_usd = board.cost_usd.max(record.cost_usd);
         });
     }
 
@@ -589,8 +562,8 @@ impl SessionActorState {
         self.instance.spawn(self.entry.writer.clone().save(self.saves, record, workspace, durability));
     }
 
-    fn link(&self, generation: Generation) -> Option<&ChildLink> {
-        self.child.as_ref().filter(|child| child.generation == generation)
+    fn port(&self, generation: Generation) -> Option<&Arc<Port>> {
+        self.child.as_ref().filter(|child| child.generation == generation)?.port.as_ref()
     }
 }
 
@@ -617,6 +590,7 @@ pub(crate) fn first_board(record: &Record) -> Board {
         cost_usd: record.cost_usd,
         permissions: Vec::new(),
         active: false,
+        ended: None,
     }
 }
 

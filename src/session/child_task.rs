@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::opening::{self, Prepared};
 use super::state::Departure;
 use super::store::Record;
 use crate::child::{
-    self, Contained, Departed, Driver, Ending, Inbox, Launch, Limits, OomKills, Report, Running, Setup,
-    Sweep, TurnJob, UNKILLABLE, Verdict,
+    self, Contained, Departed, Driver, Ending, Launch, Limits, OomKills, Port, Report, Running, Setup, Sweep,
+    TurnJob, UNKILLABLE, Verdict,
 };
 use crate::cli::{LaunchPlan, Refusal};
 use crate::config::PermissionPolicy;
@@ -24,7 +25,7 @@ use crate::ids::Generation;
 use crate::instance::{Instance, Once, Slot};
 use crate::metrics::{ContextLost, ExitReason, FirstOutput, RestartCause, StopHow};
 use crate::registry::Entry;
-use crate::supervisor::{IdleMessage, Room};
+use crate::supervisor::{IdleMessage, Room, StartPermit};
 use crate::workspace::Workspace;
 
 /// What is wanted.
@@ -40,7 +41,7 @@ pub(crate) struct Plan {
 #[derive(Debug)]
 pub(crate) enum ChildNews {
     /// A process runs.
-    Started(Started),
+    Started(Started, Arc<Port>),
     /// Part of the conversation is not on disk.
     ContextLost(ContextLost),
     /// The conversation goes on under another id, because neither opening it nor beginning it worked under the old.
@@ -80,12 +81,15 @@ impl Gone {
 }
 
 /// Sees to it that the last news is told even if the task panics or is dropped.
-struct LastWord<F: Fn(ChildNews)> {
-    tell: F,
+struct LastWord {
+    tell: Tell,
     said: bool,
 }
 
-impl<F: Fn(ChildNews)> Drop for LastWord<F> {
+/// How the session is told.
+pub(super) type Tell = Arc<dyn Fn(ChildNews) + Send + Sync>;
+
+impl Drop for LastWord {
     fn drop(&mut self) {
         if !self.said {
             let failure = StartFailure::Handshake("the task of the child failed".to_owned());
@@ -94,23 +98,17 @@ impl<F: Fn(ChildNews)> Drop for LastWord<F> {
     }
 }
 
-/// See the module. Dropping the future kills the child's tree.
-pub(crate) async fn run(plan: Plan, mut inbox: Inbox, tell: impl Fn(ChildNews) + Send + Sync + 'static) {
+/// See the module. `stop` asks the child to go. Dropping the future kills the child's tree.
+pub(crate) async fn run(plan: Plan, stop: CancellationToken, tell: Tell) {
     let mut last_word = LastWord { tell, said: false };
     let _slot = Slot::of(&plan.instance, &plan.entry.key.hash()).await;
-    let mut gone = live(&plan, &mut inbox, &last_word.tell).await;
-    // A turn that was given to the child in the instant of its end has not been seen by it.
-    inbox.turns.close();
-    if let Ok(job) = inbox.turns.try_recv() {
-        gone.retry.get_or_insert(job);
-    }
+    let gone = live(&plan, &stop, &last_word.tell).await;
     last_word.said = true;
     (last_word.tell)(ChildNews::Gone(Box::new(gone)));
 }
 
-async fn live(plan: &Plan, inbox: &mut Inbox, tell: &(impl Fn(ChildNews) + Send + Sync)) -> Gone {
+async fn live(plan: &Plan, stop: &CancellationToken, tell: &Tell) -> Gone {
     let admission = &plan.instance.admission;
-    let stop = inbox.stop.clone();
     if admission.is_full() {
         plan.instance.helpers.tell_evictor(IdleMessage::MakeRoom(Room::Children(admission.waiting() + 1)));
     }
@@ -122,7 +120,7 @@ async fn live(plan: &Plan, inbox: &mut Inbox, tell: &(impl Fn(ChildNews) + Send 
         Ok(permits) => permits,
         Err(error) => return Gone::before_ready(Departure::NotAdmitted(error)),
     };
-    let start_permit = Once::new(start_permit);
+    let start_permit = Arc::new(Once::new(start_permit));
     let mut prepared = match opening::prepare(plan).await {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -134,7 +132,7 @@ async fn live(plan: &Plan, inbox: &mut Inbox, tell: &(impl Fn(ChildNews) + Send 
         if let Some(loss) = prepared.loss.take() {
             tell(ChildNews::ContextLost(loss));
         }
-        match one_child(plan, &prepared, inbox, tell, &start_permit).await {
+        match one_child(plan, &prepared, stop, tell, &start_permit).await {
             Err(refusal) => prepared = prepared.after_refusal(refusal, tell),
             Ok(gone) => return gone,
         }
@@ -147,9 +145,9 @@ async fn live(plan: &Plan, inbox: &mut Inbox, tell: &(impl Fn(ChildNews) + Send 
 async fn one_child(
     plan: &Plan,
     prepared: &Prepared,
-    inbox: &mut Inbox,
-    tell: &(impl Fn(ChildNews) + Send + Sync),
-    start_permit: &Once<crate::supervisor::StartPermit>,
+    stop: &CancellationToken,
+    tell: &Tell,
+    start_permit: &Arc<Once<StartPermit>>,
 ) -> Result<Gone, Refusal> {
     let metrics = &plan.instance.metrics;
     let begun = Instant::now();
@@ -173,29 +171,46 @@ async fn one_child(
         }
     };
     metrics.spawn_exec(begun.elapsed());
-    if let Some(shim) = child.shim.shim_pid() {
-        tell(ChildNews::Started(Started { pid, shim }));
-    }
+    let shim = child.shim.shim_pid();
     let setup = Setup {
         adapter: plan.instance.adapter,
         config: plan.instance.config.clone(),
         metrics: metrics.clone(),
+        report: reporter(plan, tell.clone(), start_permit.clone(), begun),
     };
-    let model = plan.record.model.clone();
-    let report = |report: Report| {
-        if matches!(report, Report::Ready) {
-            metrics.spawned(None);
-            metrics.spawn_ready(begun.elapsed());
-            drop(start_permit.take());
-        }
-        tell(ChildNews::Report(report));
-    };
-    let departed = Driver::new(setup, child, model, begun).run(&prepared.bound, inbox, &report).await;
+    let driver = Driver::new(setup, child, plan.record.model.clone(), begun, &prepared.bound);
+    if let Some(shim) = shim {
+        tell(ChildNews::Started(Started { pid, shim }, driver.port()));
+    }
+    let departed = driver.run(stop.clone()).await;
     note_end(plan, &departed);
     match departed.refusal {
         Some(refusal) if !departed.asked => Err(refusal),
         _ => Ok(conclude(plan, departed, oom_before)),
     }
+}
+
+/// Takes what the dialogue tells to whom it concerns.
+fn reporter(
+    plan: &Plan,
+    tell: Tell,
+    start_permit: Arc<Once<StartPermit>>,
+    begun: Instant,
+) -> Arc<dyn Fn(Report) + Send + Sync> {
+    let (metrics, entry) = (plan.instance.metrics.clone(), plan.entry.clone());
+    Arc::new(move |report| {
+        match &report {
+            Report::Ready => {
+                metrics.spawned(None);
+                metrics.spawn_ready(begun.elapsed());
+                drop(start_permit.take());
+            }
+            // Shown at once: whoever hears of the end may look before the session's actor does.
+            Report::TurnEnded(ended) => entry.with_board(|board| board.turn_over(ended.turn, ended.cost_usd)),
+            Report::Active(_) | Report::Permissions(_) => {}
+        }
+        tell(ChildNews::Report(report));
+    })
 }
 
 fn start(plan: &Plan, prepared: &Prepared) -> Result<Contained, StartFailure> {

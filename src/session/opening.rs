@@ -7,7 +7,7 @@
 
 use std::io;
 
-use super::child_task::{ChildNews, Plan};
+use super::child_task::{ChildNews, Plan, Tell};
 use super::store::{Record, new_cli_session_id};
 use crate::cli::{Bound, Opening, Refusal};
 use crate::instance::Instance;
@@ -71,7 +71,7 @@ fn prepare_now(workspace: &Workspace, record: &Record, instance: &Instance) -> i
 
 impl Prepared {
     /// The next way to try after the CLI refused this one: the other way once, then a conversation of a new id.
-    pub(super) fn after_refusal(mut self, refusal: Refusal, tell: &impl Fn(ChildNews)) -> Self {
+    pub(super) fn after_refusal(mut self, refusal: Refusal, tell: &Tell) -> Self {
         self.attempt += 1;
         if self.attempt == 1 {
             self.opening = match refusal {

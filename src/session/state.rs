@@ -148,6 +148,14 @@ impl Machine {
         }
     }
 
+    /// The turn that runs.
+    pub(crate) fn running(&self) -> Option<TurnId> {
+        match self.state {
+            State::Busy { turn, .. } => Some(turn),
+            _ => None,
+        }
+    }
+
     pub(crate) fn queue_depth(&self) -> usize {
         self.queue.len()
     }

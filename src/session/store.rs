@@ -6,8 +6,8 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -201,7 +201,19 @@ impl BoundRecord {
 #[derive(Debug, Default)]
 pub(crate) struct RecordWriter {
     written: tokio::sync::Mutex<u64>,
+    notes: Mutex<Notes>,
 }
+
+#[derive(Debug, Default)]
+struct Notes {
+    /// Not yet written, and the number of the record that it adds to.
+    latest: Option<(u64, Progress)>,
+    /// Somebody is at it.
+    writing: bool,
+}
+
+/// Turns that end this soon after another are noted together.
+const NOTE_PAUSE: Duration = Duration::from_millis(5);
 
 impl RecordWriter {
     /// Writes nothing more: the session is about to be deleted. Waits for what is being written.
@@ -209,17 +221,46 @@ impl RecordWriter {
         *self.written.lock().await = u64::MAX;
     }
 
-    /// Notes that a turn is over. Not if the record as a whole was written later.
-    pub(crate) async fn note(self: Arc<Self>, number: u64, progress: Progress, workspace: Workspace) {
-        let written = self.written.lock().await;
-        if *written > number {
-            return;
+    /// Notes that a turn is over, for the `number`th state. If nobody writes notes now: the work that does.
+    pub(crate) fn note(
+        self: &Arc<Self>,
+        number: u64,
+        progress: Progress,
+        workspace: &Workspace,
+    ) -> Option<impl Future<Output = ()> + use<>> {
+        let mut notes = self.notes();
+        notes.latest = Some((number, progress));
+        let is_first = !std::mem::replace(&mut notes.writing, true);
+        is_first.then(|| self.clone().write_notes(workspace.clone()))
+    }
+
+    async fn write_notes(self: Arc<Self>, workspace: Workspace) {
+        while let Some((number, progress)) = self.next_note() {
+            {
+                let written = self.written.lock().await;
+                let workspace = workspace.clone();
+                // Not if the record as a whole was written later.
+                if *written <= number {
+                    match tokio::task::spawn_blocking(move || progress.save(&workspace)).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => tracing::warn!(%error, "the progress of a session was not written"),
+                        Err(error) => tracing::warn!(%error, "the progress of a session was not written"),
+                    }
+                }
+            }
+            tokio::time::sleep(NOTE_PAUSE).await;
         }
-        match tokio::task::spawn_blocking(move || progress.save(&workspace)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the progress of a session was not written"),
-            Err(error) => tracing::warn!(%error, "the progress of a session was not written"),
-        }
+    }
+
+    fn next_note(&self) -> Option<(u64, Progress)> {
+        let mut notes = self.notes();
+        let latest = notes.latest.take();
+        notes.writing = latest.is_some();
+        latest
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes the `number`th state, unless a later one was written before. Failing to is told and survived: the

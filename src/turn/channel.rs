@@ -1,13 +1,17 @@
-//! The bounded channel from the driver of a child to the reader of one turn.
+//! The way from a child to the reader of one turn.
 //!
-//! Bounded twice: by reads and by bytes. A reader that does not keep up makes [`TurnSender::reserve`] wait, the driver
-//! stops reading, the pipe fills, the CLI waits: nobody else notices.
+//! Bounded twice: by reads and by bytes. A reader that does not keep up makes the driver stop reading: the pipe fills,
+//! the CLI waits, nobody else notices.
+//!
+//! A reader that finds nothing here asks the [`Source`], the child's dialogue itself, so that a line that comes goes
+//! from the pipe to whoever waits for it without a task in between. What is queued here came before what the source
+//! has; the source is asked under its own lock, under which alone lines are put.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
-use tokio::sync::{Semaphore, oneshot};
 
 use super::stream::Turn;
 use super::{Outcome, Status, Usage};
@@ -20,109 +24,200 @@ pub(crate) type Cancel = Box<dyn FnOnce() + Send + Sync>;
 /// Called with the outcome, exactly once per turn.
 pub(crate) type OnEnd = Box<dyn FnOnce(&Outcome) + Send + Sync>;
 
+/// Where a reader gets lines that nobody has put into its channel yet.
+pub(crate) trait Source: Send + Sync {
+    /// Takes what the child has written for this turn; wakes the task when there may be more.
+    fn poll_lines(&self, turn: TurnId, context: &mut Context<'_>) -> Poll<Pulled>;
+}
+
+/// What a [`Source`] has.
+pub(crate) enum Pulled {
+    /// Whole lines, each with its LF.
+    Lines(Bytes),
+    /// Something has been put into the channel.
+    Channel,
+}
+
 /// The last lines, which need no room in the channel, and the outcome.
 pub(super) struct End {
     pub(super) tail: Bytes,
     pub(super) outcome: Outcome,
 }
 
-/// Where a turn's events go. Ends the turn exactly once: by [`TurnSender::finish`], or with an internal error when it
-/// is dropped.
-pub(crate) struct TurnSender {
-    chunks: Option<mpsc::Sender<Chunk>>,
-    bytes: Arc<Semaphore>,
-    bytes_limit: u32,
-    end: Option<(oneshot::Sender<End>, OnEnd)>,
+/// What a reader gets.
+pub(super) enum Item {
+    /// Whole lines, each with its LF.
+    Lines(Bytes),
+    End(Box<End>),
 }
 
-/// One or more whole lines, each with its LF, and their share of the byte limit.
-pub(super) struct Chunk {
-    pub(super) lines: Bytes,
-    pub(super) weight: u32,
+struct Shared {
+    turn: TurnId,
+    /// So many reads may wait,
+    reads: usize,
+    /// of so many bytes together. One that is longer has to wait alone.
+    bytes: usize,
+    state: Mutex<State>,
 }
 
-/// Room for one chunk.
-pub(crate) struct Slot<'a> {
-    permit: mpsc::Permit<'a, Chunk>,
-    weight: u32,
+#[derive(Default)]
+struct State {
+    lines: VecDeque<Bytes>,
+    bytes: usize,
+    end: Option<Box<End>>,
+    source: Option<Arc<dyn Source>>,
+    waker: Option<Waker>,
+    reader_gone: bool,
 }
 
-impl Slot<'_> {
-    /// Hands the lines over.
-    pub(crate) fn put(self, lines: Bytes) {
-        self.permit.send(Chunk { lines, weight: self.weight });
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Plain values: a panic elsewhere leaves them usable.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state, then wakes the reader.
+    fn tell(&self, change: impl FnOnce(&mut State)) {
+        let waker = {
+            let mut state = self.lock();
+            change(&mut state);
+            state.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 }
 
+/// Where a turn's events go. Ends the turn exactly once: by [`TurnSender::finish`], or with an internal error when it
+/// is dropped.
+pub(crate) struct TurnSender {
+    shared: Arc<Shared>,
+    on_end: Option<OnEnd>,
+}
+
+/// The reader's side.
+pub(super) struct TurnReceiver(Arc<Shared>);
+
 /// The two ends of a turn's channel. `reads` and `bytes` bound what waits for the reader.
 pub(crate) fn turn_channel(
-    id: TurnId,
+    turn: TurnId,
     adapter: &'static dyn Adapter,
     reads: usize,
     bytes: usize,
     cancel: Cancel,
     on_end: OnEnd,
 ) -> (TurnSender, Turn) {
-    let (sender, receiver) = mpsc::channel(reads.max(1));
-    let (end, ended) = oneshot::channel();
-    let limit = u32::try_from(bytes).unwrap_or(u32::MAX).max(1);
-    let budget = Arc::new(Semaphore::new(limit as usize));
-    let turn = Turn::new(id, adapter, receiver, budget.clone(), ended, cancel);
-    let sender =
-        TurnSender { chunks: Some(sender), bytes: budget, bytes_limit: limit, end: Some((end, on_end)) };
-    (sender, turn)
+    let shared = Arc::new(Shared { turn, reads: reads.max(1), bytes, state: Mutex::default() });
+    let reader = Turn::new(turn, adapter, TurnReceiver(shared.clone()), cancel);
+    (TurnSender { shared, on_end: Some(on_end) }, reader)
 }
 
 impl TurnSender {
     /// Whether the reader is gone.
     pub(crate) fn is_closed(&self) -> bool {
-        self.chunks.as_ref().is_none_or(mpsc::Sender::is_closed)
+        self.shared.lock().reader_gone
     }
 
-    /// Waits for room for `length` bytes; `None` if the reader is gone. May be cancelled at any time.
-    pub(crate) async fn reserve(&self, length: usize) -> Option<Slot<'_>> {
-        let chunks = self.chunks.as_ref()?;
-        // A line longer than the whole budget takes all of it: it can wait, but never for ever.
-        let weight = u32::try_from(length).unwrap_or(u32::MAX).min(self.bytes_limit);
-        let permit = chunks.reserve().await.ok()?;
-        let budget = tokio::select! {
-            budget = self.bytes.acquire_many(weight) => budget.ok()?,
-            () = chunks.closed() => return None,
-        };
-        budget.forget();
-        Some(Slot { permit, weight })
+    /// From now on the reader may ask `source` itself. Replaces the one before.
+    pub(crate) fn attach(&self, source: Arc<dyn Source>) {
+        drop(self.shared.lock().source.replace(source));
     }
 
-    /// Room at once, or `None`.
-    pub(crate) fn try_reserve(&self, length: usize) -> Option<Slot<'_>> {
-        let weight = u32::try_from(length).unwrap_or(u32::MAX).min(self.bytes_limit);
-        let permit = self.chunks.as_ref()?.try_reserve().ok()?;
-        self.bytes.try_acquire_many(weight).ok()?.forget();
-        Some(Slot { permit, weight })
+    /// Has the reader ask.
+    pub(crate) fn wake(&self) {
+        self.shared.tell(|_| {});
+    }
+
+    /// Whether so many bytes more may be put.
+    pub(crate) fn has_room(&self, length: usize) -> bool {
+        let state = self.shared.lock();
+        // A read longer than the whole budget waits alone: it can wait, but never for ever.
+        state.lines.is_empty()
+            || (state.lines.len() < self.shared.reads
+                && state.bytes.saturating_add(length) <= self.shared.bytes)
+    }
+
+    /// Hands lines over; to be asked first: [`TurnSender::has_room`].
+    pub(crate) fn put(&self, lines: Bytes) {
+        self.shared.tell(|state| {
+            if !state.reader_gone {
+                state.bytes += lines.len();
+                state.lines.push_back(lines);
+            }
+        });
     }
 
     /// Ends the turn. What was put before is still read first, then `tail` (whole lines, or nothing): the last lines
     /// of a turn never wait for a slow reader, so that its child is free for the next turn.
     pub(crate) fn finish(mut self, tail: Bytes, outcome: Outcome) {
-        self.end(tail, outcome);
+        if let Some(end) = self.end(tail, outcome) {
+            self.shared.tell(|state| state.end = Some(end));
+        }
     }
 
-    fn end(&mut self, tail: Bytes, outcome: Outcome) {
-        if let Some((end, on_end)) = self.end.take() {
-            on_end(&outcome);
-            // The reader may be gone; the outcome was counted above.
-            drop(end.send(End { tail, outcome }));
+    /// As [`TurnSender::finish`], while the reader asks: it looks here next and need not be woken.
+    pub(crate) fn finish_asked(mut self, tail: Bytes, outcome: Outcome) {
+        if let Some(end) = self.end(tail, outcome) {
+            self.shared.lock().end = Some(end);
         }
-        self.chunks = None;
+    }
+
+    fn end(&mut self, tail: Bytes, outcome: Outcome) -> Option<Box<End>> {
+        self.on_end.take()?(&outcome);
+        Some(Box::new(End { tail, outcome }))
     }
 }
 
 impl Drop for TurnSender {
     fn drop(&mut self) {
-        if self.end.is_some() {
-            let error = TurnError::Internal("the session was started anew while the turn ran");
-            self.end(Bytes::new(), aborted(error));
+        let error = TurnError::Internal("the session was started anew while the turn ran");
+        if let Some(end) = self.end(Bytes::new(), aborted(error)) {
+            self.shared.tell(|state| state.end = Some(end));
         }
+    }
+}
+
+impl TurnReceiver {
+    /// The next item. After the end there is nothing more to ask for.
+    pub(super) fn poll(&self, context: &mut Context<'_>) -> Poll<Item> {
+        loop {
+            let source = {
+                let mut state = self.0.lock();
+                if let Some(lines) = state.lines.pop_front() {
+                    state.bytes -= lines.len();
+                    return Poll::Ready(Item::Lines(lines));
+                }
+                if let Some(end) = state.end.take() {
+                    state.source = None;
+                    return Poll::Ready(Item::End(end));
+                }
+                match &mut state.waker {
+                    Some(waker) => waker.clone_from(context.waker()),
+                    none => *none = Some(context.waker().clone()),
+                }
+                state.source.clone()
+            };
+            let Some(source) = source else { return Poll::Pending };
+            match ready!(source.poll_lines(self.0.turn, context)) {
+                Pulled::Lines(lines) => return Poll::Ready(Item::Lines(lines)),
+                Pulled::Channel => {}
+            }
+        }
+    }
+}
+
+impl Drop for TurnReceiver {
+    fn drop(&mut self) {
+        let (lines, source) = {
+            let mut state = self.0.lock();
+            state.reader_gone = true;
+            state.bytes = 0;
+            state.waker = None;
+            (std::mem::take(&mut state.lines), state.source.take())
+        };
+        // Dropped outside of the lock.
+        drop((lines, source));
     }
 }
 
@@ -138,5 +233,89 @@ pub(crate) fn aborted(error: TurnError) -> Outcome {
         retries: 0,
         context_lost: false,
         duration: std::time::Duration::ZERO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::cli::claude::CLAUDE;
+
+    fn channel(reads: usize, bytes: usize) -> (TurnSender, Turn, Arc<AtomicUsize>) {
+        let ends = Arc::new(AtomicUsize::new(0));
+        let seen = ends.clone();
+        let on_end = Box::new(move |_: &Outcome| {
+            seen.fetch_add(1, Ordering::Relaxed);
+        });
+        let (sender, turn) = turn_channel(TurnId(7), &CLAUDE, reads, bytes, Box::new(|| ()), on_end);
+        (sender, turn, ends)
+    }
+
+    fn lines(text: &'static str) -> Bytes {
+        Bytes::from_static(text.as_bytes())
+    }
+
+    /// Has these lines, one after the other, and then nothing.
+    struct Script(Mutex<VecDeque<Bytes>>);
+
+    impl Source for Script {
+        fn poll_lines(&self, turn: TurnId, _: &mut Context<'_>) -> Poll<Pulled> {
+            assert_eq!(turn, TurnId(7));
+            match self.0.lock().unwrap().pop_front() {
+                Some(lines) => Poll::Ready(Pulled::Lines(lines)),
+                None => Poll::Pending,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_in_the_channel_comes_before_what_the_source_has_and_the_end_last() {
+        let (sender, mut turn, ends) = channel(8, 1000);
+        sender.attach(Arc::new(Script(Mutex::new([lines("2\n"), lines("3\n")].into()))));
+        sender.put(lines("1\n"));
+        for expected in ["1\n", "2\n", "3\n"] {
+            assert_eq!(turn.next_lines().await.unwrap().unwrap(), expected);
+        }
+        {
+            let mut waiting = std::pin::pin!(turn.next_lines());
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(waiting.as_mut().poll(&mut context).is_pending());
+            sender.put(lines("4\n"));
+            assert_eq!(waiting.await.unwrap().unwrap(), "4\n");
+        }
+        sender.finish(lines("5\n"), aborted(TurnError::Cancelled));
+        assert_eq!(turn.next_lines().await.unwrap().unwrap(), "5\n");
+        assert!(turn.next_lines().await.unwrap().is_err());
+        assert_eq!(ends.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_bounded_by_reads_and_by_bytes() {
+        let (sender, mut turn, _) = channel(2, 10);
+        assert!(sender.has_room(11), "what is longer than the budget may wait alone");
+        sender.put(lines("12345\n"));
+        assert!(sender.has_room(4) && !sender.has_room(5));
+        sender.put(lines("1\n"));
+        assert!(!sender.has_room(1), "two reads wait");
+        assert!(turn.next_lines().await.unwrap().is_ok());
+        assert!(sender.has_room(8) && !sender.has_room(9));
+    }
+
+    #[tokio::test]
+    async fn a_turn_ends_once_whatever_happens_to_its_sender() {
+        let (sender, mut turn, ends) = channel(2, 10);
+        drop(sender);
+        assert!(turn.next().await.unwrap().is_err());
+        assert!(turn.next().await.is_none());
+        assert_eq!(ends.load(Ordering::Relaxed), 1);
+
+        let (sender, turn, ends) = channel(2, 10);
+        sender.put(lines("1\n"));
+        drop(turn);
+        assert!(sender.is_closed() && sender.has_room(10), "nothing is kept for a reader that is gone");
+        sender.finish(Bytes::new(), aborted(TurnError::Cancelled));
+        assert_eq!(ends.load(Ordering::Relaxed), 1);
     }
 }

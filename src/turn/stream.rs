@@ -2,15 +2,12 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use futures_core::Stream;
-use tokio::sync::mpsc;
-use tokio::sync::{Semaphore, oneshot};
 
-use super::channel::{Cancel, Chunk, End, aborted};
+use super::channel::{Cancel, Item, TurnReceiver, aborted};
 use super::{Event, Outcome, Status};
 use crate::cli::Adapter;
 use crate::error::TurnError;
@@ -23,12 +20,9 @@ use crate::ids::TurnId;
 pub struct Turn {
     id: TurnId,
     adapter: &'static dyn Adapter,
-    chunks: mpsc::Receiver<Chunk>,
-    budget: Arc<Semaphore>,
-    /// Whole lines that were taken from the channel and not read yet.
+    receiver: TurnReceiver,
+    /// Whole lines that were received and not read yet.
     lines: Bytes,
-    weight: u32,
-    ended: oneshot::Receiver<End>,
     /// The outcome, while the last lines are still being read.
     ending: Option<Outcome>,
     outcome: Option<Outcome>,
@@ -40,19 +34,14 @@ impl Turn {
     pub(super) fn new(
         id: TurnId,
         adapter: &'static dyn Adapter,
-        chunks: mpsc::Receiver<Chunk>,
-        budget: Arc<Semaphore>,
-        ended: oneshot::Receiver<End>,
+        receiver: TurnReceiver,
         cancel: Cancel,
     ) -> Self {
         Self {
             id,
             adapter,
-            chunks,
-            budget,
+            receiver,
             lines: Bytes::new(),
-            weight: 0,
-            ended,
             ending: None,
             outcome: None,
             error_reported: false,
@@ -111,19 +100,13 @@ impl Turn {
     /// Whether there are lines to read; false at the end of the turn.
     fn poll_lines(&mut self, context: &mut Context<'_>) -> Poll<bool> {
         while self.lines.is_empty() {
-            // The chunk before is used up: its room goes back to the sender.
-            self.budget.add_permits(std::mem::take(&mut self.weight) as usize);
-            match ready!(self.chunks.poll_recv(context)) {
-                Some(chunk) => (self.lines, self.weight) = (chunk.lines, chunk.weight),
-                None if self.ending.is_some() || self.outcome.is_some() => {
-                    self.outcome = self.outcome.take().or_else(|| self.ending.take());
-                    return Poll::Ready(false);
-                }
-                None => {
-                    let end = ready!(Pin::new(&mut self.ended).poll(context)).unwrap_or_else(|_| End {
-                        tail: Bytes::new(),
-                        outcome: aborted(TurnError::Internal("the turn ended without an outcome")),
-                    });
+            if self.ending.is_some() || self.outcome.is_some() {
+                self.outcome = self.outcome.take().or_else(|| self.ending.take());
+                return Poll::Ready(false);
+            }
+            match ready!(self.receiver.poll(context)) {
+                Item::Lines(lines) => self.lines = lines,
+                Item::End(end) => {
                     // From here on there is nothing to interrupt.
                     self.cancel = None;
                     self.lines = end.tail;

@@ -19,6 +19,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 mod edges;
 mod panics;
+mod readers;
 
 /// A system on a data directory of its own. Ends with nothing left, or the test fails.
 struct Bench {

@@ -1,0 +1,273 @@
+//! What is said between us and one child: its pipe, the turn that runs, what waits to be written, how far its life has
+//! come. All of it decided here, without a wait.
+//!
+//! Shared, behind a [`Port`](super::port::Port), by those who have something to do with the child: the driver, which is
+//! always there, the session's actor, which gives it turns, and the reader of the running turn, which takes the
+//! child's lines from the pipe itself. Whoever has the lock does what is due and calls the driver for the rest: signals,
+//! and deadlines that are earlier than it knows. It knows turns and lines; it knows no actors, and of the CLI only what
+//! the [`Adapter`](crate::cli::Adapter) says.
+//!
+//! A reader holds a [`LEASE`] on the output as long as it keeps asking. When it expires, the driver reads.
+
+mod input;
+mod output;
+mod stopping;
+mod timing;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+
+use bytes::Bytes;
+use tokio::net::UnixStream;
+use tokio::time::{Duration, Instant};
+
+use super::framing::Framer;
+use super::permissions::Permissions;
+use super::running::{Running, TurnJob, TurnReport};
+use crate::cli::{Adapter, Bound, Terminal};
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::session::PendingPermission;
+
+/// So long after a reader has asked nobody else reads the output. Long enough that a reader which takes its events one
+/// by one keeps it; short enough that one which does something else delays neither the end of its turn nor a
+/// permission noticeably.
+pub(super) const LEASE: Duration = Duration::from_millis(250);
+
+/// What a dialogue needs beside the pipe.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    pub(crate) adapter: &'static dyn Adapter,
+    pub(crate) config: Arc<Config>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Told what happens. Must not wait and must not call back.
+    pub(crate) report: Arc<dyn Fn(Report) + Send + Sync>,
+}
+
+/// What is told while the child lives.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// Turns can be taken.
+    Ready,
+    /// A turn is over.
+    TurnEnded(TurnReport),
+    /// The child works of its own accord, or no longer.
+    Active(bool),
+    /// The tools that wait for permission have changed.
+    Permissions(Vec<PendingPermission>),
+}
+
+/// Why a child had to be killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It was not ready in time.
+    NeverReady,
+    /// It no longer answered.
+    Hung,
+    /// It broke the protocol.
+    Protocol(&'static str),
+}
+
+/// How far the child's life has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The handshake is out.
+    Opening { until: Instant },
+    /// Turns are taken.
+    Serving,
+    /// It closed its output unasked. Normally its exit follows at once.
+    Closed { until: Instant },
+    /// It is to go; the running turn was interrupted.
+    Interrupted { until: Instant },
+    /// Its input was closed.
+    InputClosed { until: Instant },
+    /// It got SIGTERM.
+    Terminated { until: Instant },
+    /// Its tree is being killed.
+    Killed { until: Instant },
+}
+
+/// A signal that the driver is to have sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    Terminate,
+    KillTree,
+}
+
+/// See the module.
+pub(super) struct Dialogue {
+    setup: Setup,
+    io: UnixStream,
+    pid: Option<u32>,
+    framer: Framer,
+    outbox: VecDeque<Bytes>,
+    write_deadline: Option<Instant>,
+    phase: Phase,
+    /// Somebody wanted it to go.
+    asked: bool,
+    stop_began: Option<Instant>,
+    verdict: Option<Verdict>,
+    ready: bool,
+    /// The child's output has ended.
+    silent: bool,
+    running: Option<Running>,
+    /// Waits until the child has finished what it does of its own accord.
+    held: Option<Box<TurnJob>>,
+    active: bool,
+    permissions: Permissions,
+    model: Option<String>,
+    cumulative_cost: f64,
+    handshake_terminal: Option<Terminal>,
+    requests_sent: u64,
+    /// The child is gone; nothing is taken any more.
+    over: bool,
+    // ---- Who does what ----
+    order: Option<Order>,
+    /// Until then the output is for the reader to read.
+    lease: Option<Instant>,
+    /// The reader is asking right now.
+    reader_asks: bool,
+    /// When the driver's timer rings.
+    armed: Instant,
+    driver: Option<Waker>,
+    /// The driver has to look.
+    called: bool,
+    /// Something changed that may be for the driver.
+    unsettled: bool,
+    /// Lines were put into the reader's channel since it last asked.
+    has_put: bool,
+}
+
+/// What is left when the child is gone.
+#[derive(Default)]
+pub(super) struct Remains {
+    pub(super) ready: bool,
+    pub(super) asked: bool,
+    pub(super) forced: bool,
+    pub(super) stop_began: Option<Instant>,
+    pub(super) verdict: Option<Verdict>,
+    pub(super) handshake_terminal: Option<Terminal>,
+    pub(super) unfinished: Option<Running>,
+    /// A turn that waited for the child; it has not seen it.
+    pub(super) held: Option<Box<TurnJob>>,
+}
+
+impl Dialogue {
+    /// Begins to speak with a child that was started at `started`, with `model`.
+    pub(super) fn open(
+        setup: Setup,
+        io: UnixStream,
+        pid: Option<u32>,
+        model: Option<String>,
+        started: Instant,
+        bound: &Bound,
+    ) -> Self {
+        let session = &setup.config.session;
+        let until = started + session.spawn_timeout;
+        let handshake = setup.adapter.handshake(output::HANDSHAKE, bound);
+        let mut dialogue = Self {
+            io,
+            pid,
+            framer: Framer::new(session.line_limit),
+            outbox: VecDeque::new(),
+            write_deadline: None,
+            phase: Phase::Opening { until },
+            asked: false,
+            stop_began: None,
+            verdict: None,
+            ready: false,
+            silent: false,
+            running: None,
+            held: None,
+            active: false,
+            permissions: Permissions::new(session.permission_timeout),
+            model,
+            cumulative_cost: 0.0,
+            handshake_terminal: None,
+            requests_sent: 0,
+            over: false,
+            order: None,
+            lease: None,
+            reader_asks: false,
+            armed: until,
+            driver: None,
+            called: false,
+            unsettled: false,
+            has_put: false,
+            setup,
+        };
+        dialogue.write(handshake.into());
+        dialogue
+    }
+
+    fn report(&self, report: Report) {
+        (self.setup.report)(report);
+    }
+
+    /// The driver has to look: it sleeps until its timer rings or it is called.
+    fn call_driver(&mut self) {
+        self.called = true;
+        if let Some(driver) = self.driver.take() {
+            driver.wake();
+        }
+    }
+
+    /// After a change by anybody but the driver: calls it if there is something that only it can do.
+    pub(super) fn settle(&mut self) {
+        if !std::mem::take(&mut self.unsettled) {
+            return;
+        }
+        self.flush();
+        let is_due_earlier = self.next_deadline().is_some_and(|next| next < self.armed);
+        if self.order.is_some() || !self.outbox.is_empty() || is_due_earlier {
+            self.call_driver();
+        }
+    }
+
+    /// The signal that is to be sent.
+    pub(super) fn take_order(&mut self) -> Option<Order> {
+        self.order.take()
+    }
+
+    /// Nothing came of the order to kill.
+    pub(super) fn is_given_up(&self) -> bool {
+        matches!(self.phase, Phase::Killed { until } if until <= Instant::now())
+    }
+
+    /// Nobody but the driver reads any more: what is left goes out with the end of the turn.
+    pub(super) fn depart(&mut self) {
+        self.over = true;
+    }
+
+    pub(super) fn armed(&self) -> Instant {
+        self.armed
+    }
+
+    /// Whether the driver was called since it last asked; from now on `context` is whom to call.
+    pub(super) fn poll_called(&mut self, context: &Context<'_>) -> bool {
+        match &mut self.driver {
+            Some(driver) => driver.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+        std::mem::take(&mut self.called)
+    }
+
+    /// What is left at the end.
+    pub(super) fn into_remains(mut self) -> Remains {
+        let rest = self.framer.take();
+        Remains {
+            ready: self.ready,
+            asked: self.asked,
+            forced: matches!(self.phase, Phase::Killed { .. }),
+            stop_began: self.stop_began,
+            verdict: self.verdict,
+            handshake_terminal: self.handshake_terminal,
+            unfinished: self.running.map(|mut running| {
+                running.rest = rest;
+                running
+            }),
+            held: self.held,
+        }
+    }
+}

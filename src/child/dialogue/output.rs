@@ -1,0 +1,346 @@
+//! What the child says: read, judged line by line, given to the reader or acted upon.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use tokio_util::io::poll_read_buf;
+
+use super::{Dialogue, LEASE, Phase, Report};
+use crate::child::framing::Framed;
+use crate::child::permissions::Permissions;
+use crate::child::running::TurnReport;
+use crate::cli::{HostRequest, LineKind, Terminal};
+use crate::config::PermissionPolicy;
+use crate::error::{Loss, TurnError};
+use crate::ids::TurnId;
+use crate::metrics::{ProtocolError, Stream};
+use crate::turn::Pulled;
+
+/// The id of the handshake's request.
+pub(super) const HANDSHAKE: &str = "handshake";
+/// Pings' ids begin so.
+pub(super) const PING: &str = "ping-";
+
+/// What a line asks for, after the adapter has looked at it.
+enum Step {
+    Hand { substantial: bool, checkpoint: Option<String> },
+    Terminal(Option<Box<Terminal>>),
+    Answered(Option<String>),
+    HostRequest(Option<HostRequest>),
+    Withdrawn(Option<String>),
+    Working,
+    Waiting,
+    Malformed,
+    TooLong,
+}
+
+impl Dialogue {
+    /// Reads for the reader of `turn`, if it is the one that runs.
+    pub(in crate::child) fn poll_for_reader(
+        &mut self,
+        turn: TurnId,
+        context: &mut Context<'_>,
+    ) -> Poll<Pulled> {
+        if self.over || !self.is_read_by(turn) {
+            return Poll::Pending;
+        }
+        if std::mem::take(&mut self.has_put) {
+            return Poll::Ready(Pulled::Channel);
+        }
+        let now = Instant::now();
+        self.lease = Some(now + LEASE);
+        self.reader_asks = true;
+        let pulled = self.pull(turn, now, context);
+        self.reader_asks = false;
+        self.settle();
+        pulled
+    }
+
+    fn pull(&mut self, turn: TurnId, now: Instant, context: &mut Context<'_>) -> Poll<Pulled> {
+        loop {
+            if self.framer.kept() > 0 {
+                return Poll::Ready(Pulled::Lines(self.framer.take()));
+            }
+            if !self.is_read_by(turn) {
+                // It has ended just now.
+                return Poll::Ready(Pulled::Channel);
+            }
+            if self.silent {
+                return Poll::Pending;
+            }
+            ready!(self.poll_read(now, context));
+        }
+    }
+
+    fn is_read_by(&self, turn: TurnId) -> bool {
+        self.running.as_ref().is_some_and(|running| running.job.turn == turn && running.job.sender.is_some())
+    }
+
+    /// Reads for nobody in particular: what is the reader's goes into its channel. Ready if something was read; pending
+    /// while the reader reads itself, or has no room.
+    pub(in crate::child) fn poll_for_driver(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.silent || self.framer.kept() > 0 {
+            return Poll::Pending;
+        }
+        let now = Instant::now();
+        if self.lease.is_some_and(|lease| now < lease) {
+            return Poll::Pending;
+        }
+        self.lease = None;
+        ready!(self.poll_read(now, context));
+        self.hand_over();
+        Poll::Ready(())
+    }
+
+    /// One read of what is left after the exit; kept for the reader. Ready with false at the end.
+    pub(in crate::child) fn poll_last(&mut self, context: &mut Context<'_>) -> Poll<bool> {
+        if !self.silent {
+            ready!(self.poll_read(Instant::now(), context));
+        }
+        Poll::Ready(!self.silent)
+    }
+
+    /// Half a line is no line.
+    pub(in crate::child) fn close_output(&mut self) {
+        self.silent = true;
+        if self.framer.finish().is_some() {
+            self.setup.metrics.protocol_error(ProtocolError::PartialEof);
+        }
+    }
+
+    /// Takes in one read. No buffer is held while waiting: an idle session costs no memory for it.
+    fn poll_read(&mut self, now: Instant, context: &mut Context<'_>) -> Poll<()> {
+        // An error here says that the runtime is going away: nothing more will come.
+        let is_ready = ready!(self.io.poll_read_ready(context)).is_ok();
+        // Unlike `try_read` this notices a read that emptied the pipe, and spares the one that would find it empty.
+        let read = match is_ready {
+            true => poll_read_buf(Pin::new(&mut self.io), context, self.framer.buffer()),
+            false => Poll::Ready(Ok(0)),
+        };
+        match read {
+            Poll::Ready(Ok(length)) if length > 0 => {
+                self.setup.metrics.stream_bytes(Stream::Stdout, length as u64);
+                self.process(now);
+            }
+            Poll::Ready(_) => self.output_ended(),
+            Poll::Pending => {
+                if self.running.is_none() {
+                    self.framer.release();
+                }
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Deals with every whole line that has come.
+    fn process(&mut self, now: Instant) {
+        if let Some(running) = &mut self.running {
+            running.watch.sign_of_life(now);
+        }
+        while let Some(step) = self.next_step() {
+            self.take_step(step);
+        }
+        if self.running.is_none() && self.framer.kept() == 0 {
+            self.framer.release();
+        }
+    }
+
+    fn next_step(&mut self) -> Option<Step> {
+        let adapter = self.setup.adapter;
+        let line = match self.framer.next_line()? {
+            Framed::Line(line) => line,
+            Framed::TooLong { .. } => return Some(Step::TooLong),
+        };
+        Some(match adapter.classify(line) {
+            LineKind::Event { substantial, checkpoint } => Step::Hand {
+                substantial,
+                checkpoint: if checkpoint { adapter.checkpoint(line) } else { None },
+            },
+            LineKind::Terminal => Step::Terminal(adapter.terminal(line).map(Box::new)),
+            LineKind::ControlAnswer => {
+                Step::Answered(adapter.control_answer(line).map(|answer| answer.request_id))
+            }
+            LineKind::HostRequest => Step::HostRequest(adapter.host_request(line)),
+            LineKind::Withdrawn => Step::Withdrawn(adapter.withdrawn(line)),
+            LineKind::Working => Step::Working,
+            LineKind::Waiting => Step::Waiting,
+            LineKind::Malformed => Step::Malformed,
+        })
+    }
+
+    fn take_step(&mut self, step: Step) {
+        match step {
+            Step::Hand { substantial, checkpoint } => {
+                if let Some(running) = &mut self.running {
+                    running.saw(substantial, checkpoint, &self.setup.metrics);
+                }
+                self.keep();
+            }
+            Step::Terminal(Some(terminal)) => self.terminal(*terminal),
+            Step::Answered(Some(id)) => self.answered(&id),
+            Step::HostRequest(Some(request)) => self.host_request(request),
+            Step::Withdrawn(Some(id)) => {
+                self.keep();
+                if self.permissions.withdraw(&id) {
+                    self.report(Report::Permissions(self.permissions.pending()));
+                }
+            }
+            Step::Working => match &mut self.running {
+                Some(running) => running.working = true,
+                None if !self.active => {
+                    self.active = true;
+                    self.report(Report::Active(true));
+                }
+                None => {}
+            },
+            Step::Waiting => self.waiting(),
+            Step::TooLong => {
+                self.setup.metrics.protocol_error(ProtocolError::LineTooLong);
+                let limit = self.setup.config.session.line_limit;
+                self.cancel_running(TurnError::LineTooLong { limit });
+            }
+            Step::Terminal(None)
+            | Step::Answered(None)
+            | Step::HostRequest(None)
+            | Step::Withdrawn(None)
+            | Step::Malformed => {
+                self.setup.metrics.protocol_error(ProtocolError::BadJson);
+            }
+        }
+    }
+
+    /// The current line goes to the turn's reader. Without a turn it goes to nobody: never to the next one.
+    fn keep(&mut self) {
+        if self.running.as_ref().is_some_and(|running| running.job.sender.is_some()) {
+            self.framer.keep();
+        }
+    }
+
+    /// Puts what was kept into the reader's channel, if there is room. Else nothing more is read before the reader asks.
+    fn hand_over(&mut self) {
+        let kept = self.framer.kept();
+        if kept == 0 {
+            return;
+        }
+        match self.running.as_ref().and_then(|running| running.job.sender.as_ref()) {
+            Some(sender) => {
+                if sender.has_room(kept) {
+                    sender.put(self.framer.take());
+                    self.has_put = true;
+                }
+            }
+            None => drop(self.framer.take()),
+        }
+    }
+
+    fn terminal(&mut self, terminal: Terminal) {
+        if !self.ready {
+            self.handshake_terminal = Some(terminal);
+            return;
+        }
+        if terminal.unsolicited {
+            // What the CLI did of its own accord answers nobody; its cost is the next turn's.
+            return;
+        }
+        let Some(running) = self.running.take() else { return };
+        if running.job.sender.is_some() {
+            self.framer.keep();
+        }
+        let cost = terminal.cumulative_cost_usd - self.cumulative_cost;
+        self.cumulative_cost = terminal.cumulative_cost_usd;
+        let tail = self.framer.take();
+        self.turn_over(running.finish(tail, terminal, cost));
+    }
+
+    /// The session hears of the end first, its reader then: whoever looks after the turn finds the session as the turn
+    /// left it, and its next turn comes after.
+    pub(super) fn turn_over(&mut self, mut ended: TurnReport) {
+        let last = ended.last.take();
+        if self.permissions.clear() {
+            self.report(Report::Permissions(Vec::new()));
+        }
+        self.report(Report::TurnEnded(ended));
+        if let Some(last) = last {
+            if self.reader_asks { last.send_asked() } else { last.send() }
+        }
+        if matches!(self.phase, Phase::Interrupted { .. }) {
+            self.close_input();
+        }
+    }
+
+    /// The CLI waits for input. If it had begun our turn and not ended it, the turn has no end of its own.
+    fn waiting(&mut self) {
+        if std::mem::take(&mut self.active) {
+            self.report(Report::Active(false));
+        }
+        if self.running.as_ref().is_some_and(|running| running.working)
+            && let Some(running) = self.running.take()
+        {
+            self.setup.metrics.protocol_error(ProtocolError::UnknownId);
+            let tail = self.framer.take();
+            let loss =
+                Loss { cause: "the CLI ended the turn without a result".to_owned(), stderr: String::new() };
+            self.turn_over(running.lose(tail, TurnError::SessionLost(loss)));
+        }
+        if let Some(job) = self.held.take() {
+            self.begin(*job);
+        }
+    }
+
+    fn answered(&mut self, id: &str) {
+        if id == HANDSHAKE && matches!(self.phase, Phase::Opening { .. }) {
+            self.ready = true;
+            self.phase = Phase::Serving;
+            self.report(Report::Ready);
+        } else if id.starts_with(PING)
+            && let Some(sent) = self.running.as_mut().and_then(|running| running.pinged.take())
+        {
+            self.setup.metrics.ping(sent.elapsed());
+        }
+    }
+
+    fn host_request(&mut self, request: HostRequest) {
+        let adapter = self.setup.adapter;
+        match request {
+            HostRequest::Unsupported { request_id, what } => {
+                let answer = adapter.unsupported_answer(&request_id, &what);
+                self.write(answer.into());
+            }
+            HostRequest::Permission(request) => match self.setup.config.permissions.policy {
+                PermissionPolicy::Ask
+                    if self.permissions.have_room()
+                        && self.running.as_ref().is_some_and(|running| running.job.sender.is_some()) =>
+                {
+                    self.keep();
+                    self.permissions.ask(request, Instant::now());
+                    self.unsettled = true;
+                    self.report(Report::Permissions(self.permissions.pending()));
+                }
+                policy => {
+                    let decision = Permissions::standing(policy);
+                    let answer = adapter.permission_answer(&request, &decision);
+                    self.write(answer.into());
+                }
+            },
+        }
+    }
+
+    fn output_ended(&mut self) {
+        self.close_output();
+        if matches!(self.phase, Phase::Opening { .. } | Phase::Serving | Phase::Interrupted { .. }) {
+            self.phase = Phase::Closed { until: Instant::now() + CLOSE_GRACE };
+            self.unsettled = true;
+        }
+    }
+
+    /// Forgets what was kept for a reader that has heard the end.
+    pub(super) fn drop_kept(&mut self) {
+        drop::<Bytes>(self.framer.take());
+    }
+}
+
+/// A child that closed its output without leaving gets so long to leave.
+const CLOSE_GRACE: std::time::Duration = std::time::Duration::from_secs(1);

@@ -1,0 +1,90 @@
+//! Who reads the child's output: the reader of the turn while it asks, the driver when it does not.
+
+use super::*;
+
+/// Longer than a reader may be away before the driver reads for it.
+const AWAY: Duration = Duration::from_millis(400);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_does_something_else_does_not_hold_up_the_end_of_its_turn() {
+    let bench = Bench::new().await;
+    let alice = bench.pilot.session("alice");
+    say(&alice, "warm").await;
+    let mut turn = alice.send("[[deltas:50]][[delay:5]]").await.unwrap();
+    turn.next().await.unwrap().unwrap();
+    eventually("the turn is over", || state(&alice) == SessionState::Idle).await;
+    assert_eq!(alice.status().unwrap().turns, 2);
+    let next = say(&alice, "the next turn does not wait either").await;
+    assert!(!next.is_empty());
+    let outcome = turn.finish().await;
+    assert!(outcome.is_ok(), "{outcome:?}");
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_that_nobody_reads_ends_all_the_same() {
+    let bench = Bench::new().await;
+    let alice = bench.pilot.session("alice");
+    let turn = alice.send("[[deltas:20]]").await.unwrap();
+    eventually("the turn is over", || alice.status().is_some_and(|status| status.turns == 1)).await;
+    assert!(turn.finish().await.is_ok());
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_comes_and_goes_gets_every_event_once_and_in_order() {
+    let bench = Bench::with(|config| config.session.event_buffer = 4).await;
+    let alice = bench.pilot.session("alice");
+    let mut turn = alice.send("[[deltas:300]][[delay:5]]").await.unwrap();
+    let (mut text, mut events) = (String::new(), 0u32);
+    while let Some(event) = turn.next().await {
+        text.push_str(&event.unwrap().text_delta().unwrap_or_default());
+        events += 1;
+        // Away in the middle of a read, after one, and for longer than the channel has room.
+        if events.is_multiple_of(100) {
+            tokio::time::sleep(AWAY).await;
+        }
+    }
+    let outcome = turn.outcome().unwrap();
+    assert!(outcome.is_ok() && outcome.text == text, "{outcome:?}: {text}");
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_that_is_given_up_and_taken_up_again_loses_nothing() {
+    let bench = Bench::new().await;
+    let alice = bench.pilot.session("alice");
+    say(&alice, "warm").await;
+    let mut turn = alice.send("[[deltas:60]][[delay:10]]").await.unwrap();
+    let mut text = String::new();
+    loop {
+        // A few of these end in the middle of a wait; whoever waits next is another task.
+        let waited = tokio::spawn(async move {
+            let event = tokio::time::timeout(Duration::from_millis(3), turn.next()).await;
+            (turn, event)
+        });
+        let event;
+        (turn, event) = waited.await.unwrap();
+        match event {
+            Ok(Some(event)) => text.push_str(&event.unwrap().text_delta().unwrap_or_default()),
+            Ok(None) => break,
+            Err(_) => {}
+        }
+    }
+    assert_eq!(turn.outcome().unwrap().text, text);
+    bench.end().await;
+}
+
+#[test]
+fn a_reader_may_live_in_another_runtime() {
+    let here = tokio::runtime::Runtime::new().unwrap();
+    let there = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let bench = here.block_on(Bench::new());
+    let alice = bench.pilot.session("alice");
+    for _ in 0..5 {
+        let turn = here.block_on(alice.send("[[deltas:100]][[delay:1]]")).unwrap();
+        let outcome = there.block_on(turn.finish());
+        assert!(outcome.is_ok(), "{outcome:?}");
+    }
+    here.block_on(bench.end());
+}
