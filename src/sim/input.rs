@@ -48,14 +48,13 @@ pub(super) fn start_reader(inputs: SyncSender<Batch>, stopped: Arc<AtomicBool>) 
         let stdin = rustix::stdio::stdin();
         let (mut buffer, mut partial) = (vec![0; READ_SIZE], Vec::new());
         while !stopped.load(Ordering::SeqCst) {
+            // Waits by poll, as the event loop of the real CLI does: where input and output are one socket, whoever
+            // sleeps in read(2) is woken by everything that the other side takes out.
+            wait_for(stdin, PollFlags::IN);
             let batch = match rustix::io::read(stdin, &mut buffer) {
                 Ok(0) => vec![Input::Eof],
                 Ok(length) => split_lines(&mut partial, buffer.get(..length).unwrap_or_default()),
-                Err(Errno::INTR) => continue,
-                Err(Errno::AGAIN) => {
-                    wait_for(stdin, PollFlags::IN);
-                    continue;
-                }
+                Err(Errno::INTR | Errno::AGAIN) => continue,
                 Err(_) => vec![Input::Eof],
             };
             if stopped.load(Ordering::SeqCst) {
