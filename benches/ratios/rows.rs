@@ -301,13 +301,17 @@ async fn w4() -> Vec<Row> {
             each,
             12.0,
             8.0,
-            format!("{threads} threads more, {shims} shims"),
+            format!("{shims} shims"),
         ),
+        row("W4 threads more than with none", threads, 8.0, 0.0, String::new()),
         row("W4 descriptors each", fds, 5.0, 5.0, String::new()),
         row("shim: resident private memory, KiB", shim, 512.0, 128.0, String::new()),
         row("zombies after 1000 sessions", zombies as f64, 0.0, 0.0, String::new()),
     ]
 }
+
+/// A turn that takes longer than this after a kill waits for something that does not come.
+const HUNG: Duration = Duration::from_secs(5);
 
 /// SIGKILL while idle, then a turn.
 async fn w5() -> Vec<Row> {
@@ -340,14 +344,18 @@ async fn w5() -> Vec<Row> {
     }
     floor.end().await;
     end(pilot).await;
+    let hung = own.iter().filter(|seconds| **seconds > HUNG.as_secs_f64()).count();
     let (own, floor) = (micros(&own), micros(&floors));
-    vec![row(
-        "W5 SIGKILL idle, then a turn: to its result / floor",
-        own / floor,
-        1.5,
-        1.2,
-        format!("{:.1} ms / {:.1} ms", own / 1000.0, floor / 1000.0),
-    )]
+    vec![
+        row(
+            "W5 SIGKILL idle, then a turn: to its result / floor",
+            own / floor,
+            1.5,
+            1.2,
+            format!("{:.1} ms / {:.1} ms", own / 1000.0, floor / 1000.0),
+        ),
+        row("turns that hung after a kill", hung as f64, 0.0, 0.0, format!("of {KILLS}, limit {HUNG:?}")),
+    ]
 }
 
 /// A reader that is slower than the child loses nothing.
