@@ -44,7 +44,10 @@ impl Engine {
                 terminal: Some("max_turns"),
             });
         }
-        let text = self.answer_text(turn, end);
+        let text = match turn.script.host_request.take() {
+            Some(subtype) => self.ask_host(&subtype)?,
+            None => self.answer_text(turn, end),
+        };
         let mut blocks = Vec::new();
         blocks.extend(turn.script.think.clone().map(Block::Thinking));
         blocks.push(Block::Text(text));

@@ -40,6 +40,7 @@ Markers in a message's text (what is left is answered as `echo N: TEXT`, N = tur
   [[http:STATUS,n=N,retry_after=S]]   the same in the words of the recorded samples
   [[refusal]] [[max_turns]]        the model refuses; the turn ends by its limit of rounds
   [[fallback]]                     the deltas stop half-way, the whole text comes only at the end
+  [[host_request:SUBTYPE]]         ask the host something; its answer, as JSON, is the answer
   [[usage:INPUT,OUTPUT]]           tokens of each API message
   [[fault:NAME=ARG]]               break in this way
 
