@@ -25,9 +25,10 @@ use super::permissions::{Answer, Permissions};
 use super::running::{Running, TurnJob, TurnReport};
 use super::spawn::{Contained, Ended, ShimHandle};
 use super::stderr::Tail;
+use super::tasks::Tasks;
 use super::vitals;
 use super::watch::{Advice, Finding};
-use crate::cli::{Adapter, Bound, HostRequest, LineKind, Refusal, Terminal};
+use crate::cli::{Adapter, Bound, HostRequest, LineKind, Refusal, Task, Terminal};
 use crate::config::{Config, PermissionPolicy};
 use crate::error::{Loss, TurnError};
 use crate::ids::TurnId;
@@ -173,6 +174,9 @@ pub(crate) struct Driver {
     /// Waits until the child has finished what it does of its own accord.
     held: Option<Box<TurnJob>>,
     active: bool,
+    tasks: Tasks,
+    /// What was reported last of being active.
+    told_active: bool,
     permissions: Permissions,
     model: Option<String>,
     cumulative_cost: f64,
@@ -200,6 +204,7 @@ enum Step {
     Answered(Option<String>),
     HostRequest(Option<HostRequest>),
     Withdrawn(Option<String>),
+    Task(Option<Task>),
     Working,
     Waiting,
     Malformed,
@@ -228,6 +233,8 @@ impl Driver {
             running: None,
             held: None,
             active: false,
+            tasks: Tasks::new(session.turn_timeout),
+            told_active: false,
             permissions: Permissions::new(session.permission_timeout),
             model,
             cumulative_cost: 0.0,
@@ -335,6 +342,7 @@ impl Driver {
             }
             LineKind::HostRequest => Step::HostRequest(adapter.host_request(line)),
             LineKind::Withdrawn => Step::Withdrawn(adapter.withdrawn(line)),
+            LineKind::Task => Step::Task(adapter.task(line)),
             LineKind::Working => Step::Working,
             LineKind::Waiting => Step::Waiting,
             LineKind::Malformed => Step::Malformed,
@@ -358,13 +366,22 @@ impl Driver {
                     report(Report::Permissions(self.permissions.pending()));
                 }
             }
+            Step::Task(task) => {
+                if let Some(running) = &mut self.running {
+                    running.saw(true, None, &self.setup.metrics);
+                }
+                self.keep();
+                if let Some(task) = task {
+                    self.tasks.note(task, Instant::now());
+                    self.tell_activity(report);
+                }
+            }
             Step::Working => match &mut self.running {
                 Some(running) => running.working = true,
-                None if !self.active => {
+                None => {
                     self.active = true;
-                    report(Report::Active(true));
+                    self.tell_activity(report);
                 }
-                None => {}
             },
             Step::Waiting => self.waiting(report),
             Step::TooLong => {
@@ -437,9 +454,8 @@ impl Driver {
 
     /// The CLI waits for input. If it had begun our turn and not ended it, the turn has no end of its own.
     fn waiting(&mut self, report: &(dyn Fn(Report) + Send + Sync)) {
-        if std::mem::take(&mut self.active) {
-            report(Report::Active(false));
-        }
+        self.active = false;
+        self.tell_activity(report);
         if self.running.as_ref().is_some_and(|running| running.working)
             && let Some(running) = self.running.take()
         {
@@ -452,6 +468,14 @@ impl Driver {
         }
         if let Some(job) = self.held.take() {
             self.begin(*job);
+        }
+    }
+
+    /// Says whether the child does something of its own accord, if that has changed.
+    fn tell_activity(&mut self, report: &(dyn Fn(Report) + Send + Sync)) {
+        let active = self.active || self.tasks.any();
+        if std::mem::replace(&mut self.told_active, active) != active {
+            report(Report::Active(active));
         }
     }
 
@@ -696,6 +720,8 @@ impl Driver {
             let limit = self.setup.config.session.turn_timeout;
             self.end_held(TurnError::TimedOut { limit }, report);
         }
+        self.tasks.expire(now);
+        self.tell_activity(report);
         self.watch_turn(now);
     }
 
@@ -785,7 +811,8 @@ impl Driver {
         });
         let write = self.write_deadline.filter(|_| !self.is_ending());
         let held = self.held.as_ref().map(|job| job.accepted + self.setup.config.session.turn_timeout);
-        let next = [phase, turn, write, held, self.permissions.deadline()].into_iter().flatten().min();
+        let others = [self.permissions.deadline(), self.tasks.deadline()];
+        let next = [phase, turn, write, held].into_iter().chain(others).flatten().min();
         // With nothing due the timer may ring once for nothing; after that it rests.
         let next = next.unwrap_or_else(|| Instant::now() + REST);
         if next < self.timer.deadline() || self.timer.is_elapsed() {
