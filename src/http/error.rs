@@ -120,7 +120,9 @@ fn whole_seconds(pause: Duration) -> u64 {
 impl From<TurnError> for ApiError {
     fn from(error: TurnError) -> Self {
         let status = match &error {
-            TurnError::InvalidName(_) | TurnError::InvalidPrompt(_) => StatusCode::BAD_REQUEST,
+            TurnError::InvalidName(_) | TurnError::InvalidPrompt(_) | TurnError::InvalidModel { .. } => {
+                StatusCode::BAD_REQUEST
+            }
             TurnError::PromptTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             TurnError::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
             TurnError::Overloaded { .. }
