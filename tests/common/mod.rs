@@ -6,6 +6,7 @@
 
 pub mod answer;
 pub mod api;
+pub mod bench;
 pub mod client;
 pub mod installed;
 pub mod metrics;
