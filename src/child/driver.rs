@@ -49,6 +49,10 @@ pub(crate) const UNKILLABLE: Duration = Duration::from_secs(30);
 /// dealt with by its handle.
 const KILL_TOLD: Duration = Duration::from_secs(1);
 
+/// A deadline that is noticed so late was not kept by us (starved, or suspended with the whole machine): what came in
+/// time may still be unread, and the child gets its time once more.
+const ABSENT: Duration = Duration::from_millis(500);
+
 /// So often a turn is interrupted, `stop_interrupt` apart, before its child is stopped.
 const MOST_INTERRUPTS: u32 = 5;
 
@@ -693,6 +697,9 @@ impl Driver {
     fn on_time(&mut self, report: &(dyn Fn(Report) + Send + Sync)) {
         let now = Instant::now();
         match self.phase {
+            Phase::Opening { until } if until + ABSENT <= now => {
+                self.phase = Phase::Opening { until: now + self.setup.config.session.spawn_timeout };
+            }
             Phase::Opening { until } if until <= now => return self.condemn(Verdict::NeverReady),
             Phase::Closed { until } if until <= now => {
                 // One that lives on without an output is of no use.
@@ -702,6 +709,9 @@ impl Driver {
             Phase::InputClosed { until } if until <= now => self.terminate(),
             Phase::Terminated { until } if until <= now => self.kill(),
             _ => {}
+        }
+        if self.write_deadline.is_some_and(|deadline| deadline + ABSENT <= now) {
+            self.write_deadline = Some(now + self.setup.config.session.write_timeout);
         }
         if self.write_deadline.is_some_and(|deadline| deadline <= now) && !self.is_ending() {
             self.setup.metrics.hang(HangDetector::StdinStall);
@@ -741,6 +751,12 @@ impl Driver {
         }
         if waits_for_room {
             // The silence is ours.
+            return running.watch.sign_of_life(now);
+        }
+        if running.watch.deadline() <= now
+            && rustix::io::ioctl_fionread(&self.io).is_ok_and(|unread| unread > 0)
+        {
+            // It has spoken; we have not listened yet.
             return running.watch.sign_of_life(now);
         }
         let before = running.vitals;
