@@ -14,9 +14,10 @@ Flags of claude that have an effect:
   --session-id UUID, --resume ID, --fork-session, --continue, --no-session-persistence
   --model NAME, --include-partial-messages, --replay-user-messages, --disable-slash-commands
   --permission-prompt-tool stdio, --permission-mode MODE, --dangerously-skip-permissions
-  --tools, --allowedTools, --disallowedTools, --mcp-config (listed, not started), --max-turns N, --max-budget-usd X
-Accepted without effect: --system-prompt, --append-system-prompt, --fallback-model, --setting-sources, --settings,
-  --strict-mcp-config, --add-dir and some more. Unknown flags are refused.
+  --tools, --allowedTools, --disallowedTools, --mcp-config (started, not spoken with), --max-turns N,
+  --max-budget-usd X, --setting-sources SOURCES, --strict-mcp-config
+Accepted without effect: --system-prompt, --append-system-prompt, --fallback-model, --settings, --add-dir and
+  some more. Unknown flags are refused.
 
 Flags of the simulation:
   --fault NAME[=ARG]  break in this way (repeatable; also PILOTLIGHT_SIM_FAULT=NAME[=ARG],...). Faults of a turn
