@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod output;
 pub mod place;
 pub mod process;
+pub mod program;
 pub mod request;
 pub mod script;
 pub mod server;

@@ -17,9 +17,6 @@ use rustix::process::Signal;
 
 #[path = "../common/mod.rs"]
 mod common;
-#[path = "../http/program.rs"]
-#[allow(dead_code, reason = "shared with the tests of the service")]
-mod program;
 
 mod answers;
 mod ends;
