@@ -94,6 +94,8 @@ pub enum LineKind {
     HostRequest,
     /// The CLI withdraws what it had asked. [`Adapter::withdrawn`] reads it.
     Withdrawn,
+    /// Part of the running turn as above, about work in the background. [`Adapter::task`] reads it.
+    Task,
     /// The CLI says that it is working. Not passed on.
     Working,
     /// The CLI says that it waits for input. Not passed on.
@@ -157,6 +159,15 @@ pub enum HostRequest {
         /// What it asked, for the error text.
         what: String,
     },
+}
+
+/// Work that a child goes on with after the turn which began it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Task {
+    /// It has begun, under this id.
+    Began(String),
+    /// It is over.
+    Ended(String),
 }
 
 /// A tool that waits for permission.
@@ -231,6 +242,9 @@ pub trait Adapter: Debug + Send + Sync + 'static {
 
     /// The request id of a [`LineKind::Withdrawn`].
     fn withdrawn(&self, line: &[u8]) -> Option<String>;
+
+    /// Reads a [`LineKind::Task`]; `None` if it tells neither a beginning nor an end.
+    fn task(&self, line: &[u8]) -> Option<Task>;
 
     /// The id by which [`Adapter::transcript_holds`] finds this line again on disk. The transcript is written in order:
     /// the last such line of a turn proves all of it. `None` if a closer look shows that this line is not kept.

@@ -59,6 +59,9 @@ pub struct Http {
     /// Silence in a stream after which a comment is sent, so that proxies keep it open. Default 15 s.
     #[serde(with = "value::duration")]
     pub heartbeat: Duration,
+    /// A caller that takes nothing of a waiting answer for so long is hung up on. Default 60 s.
+    #[serde(with = "value::duration")]
+    pub write_timeout: Duration,
 }
 
 /// The operator's listener: metrics.
@@ -310,6 +313,7 @@ impl Default for Http {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8480)),
             body_limit: 16 << 20,
             heartbeat: Duration::from_secs(15),
+            write_timeout: Duration::from_secs(60),
         }
     }
 }

@@ -46,6 +46,12 @@ pub enum TurnError {
     /// The prompt cannot be sent.
     #[error(transparent)]
     InvalidPrompt(#[from] PromptRefused),
+    /// What was asked for as a model cannot be the name of one.
+    #[error("{option} must be a model's name such as \"sonnet\" or a full id")]
+    InvalidModel {
+        /// The option: `model` or `fallback_model`.
+        option: &'static str,
+    },
     /// The prompt is too long.
     #[error("the prompt has {bytes} bytes; at most {limit} are accepted (session.prompt_limit)")]
     PromptTooLarge {
@@ -172,6 +178,7 @@ impl TurnError {
         match self {
             Self::InvalidName(_) => "invalid_user",
             Self::InvalidPrompt(_) => "invalid_prompt",
+            Self::InvalidModel { .. } => "invalid_model",
             Self::PromptTooLarge { .. } => "prompt_too_large",
             Self::QueueFull { .. } => "queue_full",
             Self::Overloaded { .. } => "overloaded",

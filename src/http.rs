@@ -31,6 +31,7 @@ mod keepalive;
 mod mcp;
 mod preamble;
 mod ready;
+mod repeats;
 mod request;
 mod router;
 mod service;
@@ -124,10 +125,11 @@ impl Server {
         let now = CancellationToken::new();
         let closing = Closing { gracefully: now.child_token(), now: now.clone() };
         let app = Arc::new(App::new(pilot, exporter.clone()).await);
+        let write_timeout = app.pilot().config().http.write_timeout;
         let accept = |listener, router, most| {
-            let acceptor =
-                Acceptor { listener, router, most, tasks: tasks.clone(), closing: closing.clone() };
-            tasks.spawn(acceptor.run());
+            let (tasks, closing) = (tasks.clone(), closing.clone());
+            let acceptor = Acceptor { listener, router, most, write_timeout, tasks, closing };
+            acceptor.tasks.clone().spawn(acceptor.run());
         };
         accept(public.0, router::public(app.clone()), PUBLIC_CONNECTIONS);
         accept(operator.0, router::admin(app.clone()), ADMIN_CONNECTIONS);

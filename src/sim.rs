@@ -37,6 +37,7 @@ mod tasks;
 mod tools;
 mod transcript;
 mod turn;
+mod workspace;
 
 /// First argument that turns an embedding program into the simulated CLI (see [`run_if_asked`]).
 pub const SIM_ARG: &str = "pilotlight-sim";

@@ -25,6 +25,7 @@ use tokio::time::{Duration, Instant};
 use super::framing::Framer;
 use super::permissions::Permissions;
 use super::running::{Running, TurnJob, TurnReport};
+use super::tasks::Tasks;
 use crate::cli::{Adapter, Bound, Terminal};
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -115,6 +116,9 @@ pub(super) struct Dialogue {
     /// Waits until the child has finished what it does of its own accord.
     held: Option<Box<TurnJob>>,
     active: bool,
+    tasks: Tasks,
+    /// What was reported last of being active.
+    told_active: bool,
     permissions: Permissions,
     model: Option<String>,
     cumulative_cost: f64,
@@ -181,6 +185,8 @@ impl Dialogue {
             running: None,
             held: None,
             active: false,
+            tasks: Tasks::new(session.turn_timeout),
+            told_active: false,
             permissions: Permissions::new(session.permission_timeout),
             model,
             cumulative_cost: 0.0,

@@ -3,6 +3,10 @@
 //! The child is asked, not the clock: after some silence it gets a ping, which a living one answers within
 //! milliseconds even while a tool or the model's API keeps it waiting. Only unanswered pings condemn it, and one that
 //! still uses the processor gets one more.
+//!
+//! Patience is counted in time in which the child could have answered. Time in which it wanted to run and was not let
+//! (a starved machine) does not count, up to a bound; nor does a moment at which we ourselves come too late to have
+//! heard the answer (we were starved, or the machine was suspended): then the ping begins anew.
 
 use std::time::Duration;
 
@@ -14,6 +18,12 @@ const MISSES: u32 = 2;
 /// Unanswered pings that condemn a child which uses the processor: on a starved machine an answer may take long.
 const MISSES_WHEN_RUNNING: u32 = 3;
 
+/// However starved the machine is, a ping waits at most so many times as long as it normally would.
+const MOST_WIDENING: u32 = 20;
+
+/// Patience that was used up but for so much (as a divisor of it) is used up.
+const NEARLY: u32 = 10;
+
 /// Watches one turn.
 #[derive(Debug)]
 pub(crate) struct Watch {
@@ -22,8 +32,16 @@ pub(crate) struct Watch {
     last_sign: Instant,
     /// Nothing has come since the turn was written: a living child says something at once.
     expects_first_sign: bool,
-    /// When the ping that is out was sent, and how many went unanswered before it.
-    ping: Option<(Instant, u32)>,
+    ping: Option<Ping>,
+}
+
+/// The ping that is out.
+#[derive(Debug, Clone, Copy)]
+struct Ping {
+    sent: Instant,
+    until: Instant,
+    /// How many went unanswered before it.
+    missed: u32,
 }
 
 /// What a look at the process itself says.
@@ -33,6 +51,8 @@ pub(crate) struct Vitals {
     pub(crate) stopped: bool,
     /// Processor time so far, in clock ticks.
     pub(crate) ticks: u64,
+    /// Time so far in which it could have run and was not let.
+    pub(crate) starved: Duration,
 }
 
 /// What to do now.
@@ -72,7 +92,7 @@ impl Watch {
     /// When [`Watch::advice`] is due.
     pub(crate) fn deadline(&self) -> Instant {
         match self.ping {
-            Some((sent, _)) => sent + self.ping_timeout,
+            Some(ping) => ping.until,
             None if self.expects_first_sign => self.last_sign + self.stall_timeout.min(self.ping_timeout),
             None => self.last_sign + self.stall_timeout,
         }
@@ -85,7 +105,15 @@ impl Watch {
         }
         let missed = match self.ping {
             None => 0,
-            Some((_, missed)) => missed + 1,
+            // We were not there when it was due: whether it was answered in time, nobody knows.
+            Some(ping) if now - ping.until >= self.ping_timeout => ping.missed,
+            Some(ping) => {
+                if let Some(until) = self.widened(ping, now, before, vitals) {
+                    self.ping = Some(Ping { until, ..ping });
+                    return Advice::Wait;
+                }
+                ping.missed + 1
+            }
         };
         let progress = match (before, vitals) {
             (Some(before), Some(now)) => now.ticks > before.ticks,
@@ -101,8 +129,23 @@ impl Watch {
             };
             return Advice::Condemn(finding);
         }
-        self.ping = Some((now, missed));
+        self.ping = Some(Ping { sent: now, until: now + self.ping_timeout, missed });
         Advice::Ping
+    }
+
+    /// Until when a ping that is due waits on, because the child had less than its time to answer.
+    fn widened(
+        &self,
+        ping: Ping,
+        now: Instant,
+        before: Option<Vitals>,
+        vitals: Option<Vitals>,
+    ) -> Option<Instant> {
+        let starved = vitals?.starved.saturating_sub(before?.starved);
+        let waited = now - ping.sent;
+        let missing = self.ping_timeout.saturating_sub(waited.saturating_sub(starved));
+        let counts = missing >= self.ping_timeout / NEARLY && waited < self.ping_timeout * MOST_WIDENING;
+        counts.then(|| now + missing)
     }
 }
 
@@ -124,7 +167,7 @@ mod tests {
         loop {
             let now = watch.deadline();
             ticks += u64::from(busy);
-            let vitals = Vitals { stopped, ticks };
+            let vitals = Vitals { stopped, ticks, starved: Duration::ZERO };
             match watch.advice(now, before, Some(vitals)) {
                 Advice::Wait => panic!("waits at its own deadline"),
                 Advice::Ping => (pings, before) = (pings + 1, Some(vitals)),
@@ -149,5 +192,70 @@ mod tests {
         watch.sign_of_life(start + 6 * SECOND);
         assert_eq!(watch.deadline(), start + 16 * SECOND);
         assert_eq!(watch.advice(start + 15 * SECOND, None, None), Advice::Wait);
+    }
+
+    /// A ping that is out since the second returned, with what the process was like then.
+    fn pinged(starved: Duration) -> (Watch, Instant, Vitals) {
+        let start = Instant::now();
+        let mut watch = Watch::new(start, 10 * SECOND, 5 * SECOND);
+        watch.sign_of_life(start);
+        let sent = watch.deadline();
+        assert_eq!(watch.advice(sent, None, None), Advice::Ping);
+        (watch, sent, Vitals { stopped: false, ticks: 0, starved })
+    }
+
+    #[test]
+    fn patience_does_not_run_while_the_child_is_not_let_run() {
+        let (mut watch, sent, before) = pinged(7 * SECOND);
+        // A tenth of the processor: nine of ten seconds are spent waiting for it.
+        let mut looks = 0;
+        let now = loop {
+            let now = watch.deadline();
+            let starved = before.starved + (now - sent).mul_f64(0.9);
+            if watch.advice(now, Some(before), Some(Vitals { starved, ..before })) == Advice::Ping {
+                break now;
+            }
+            looks += 1;
+        };
+        let waited = (now - sent).as_secs_f64();
+        assert!((44.0..=50.0).contains(&waited), "ten times five seconds, not {waited}");
+        assert!(looks < 50, "{looks}");
+    }
+
+    #[test]
+    fn patience_with_a_starved_child_has_its_end() {
+        let (mut watch, sent, before) = pinged(Duration::ZERO);
+        let mut condemned = None;
+        let (mut pings, mut since, mut last) = (1, before, sent);
+        while condemned.is_none() {
+            let now = watch.deadline();
+            // It never ran, and there is always somebody before it.
+            let vitals = Vitals { starved: since.starved + (now - last), ..since };
+            match watch.advice(now, Some(since), Some(vitals)) {
+                Advice::Wait => {}
+                Advice::Ping => (pings, since, last) = (pings + 1, vitals, now),
+                Advice::Condemn(finding) => condemned = Some((finding, now - sent)),
+            }
+        }
+        assert_eq!((condemned, pings), (Some((Finding::Ping, 200 * SECOND)), 2));
+    }
+
+    #[test]
+    fn who_comes_too_late_to_hear_the_answer_asks_again() {
+        let (mut watch, sent, before) = pinged(Duration::ZERO);
+        let mut now = sent;
+        // The machine is suspended again and again, each time with a ping out.
+        for _ in 0..10 {
+            now += 60 * SECOND;
+            assert_eq!(watch.advice(now, Some(before), Some(before)), Advice::Ping);
+        }
+        // Only what is missed in time counts.
+        now = watch.deadline();
+        assert_eq!(watch.advice(now, Some(before), Some(before)), Advice::Ping);
+        assert_eq!(
+            watch.advice(watch.deadline(), Some(before), Some(before)),
+            Advice::Condemn(Finding::Ping)
+        );
+        assert_eq!(watch.deadline() - now, 5 * SECOND);
     }
 }

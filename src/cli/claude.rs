@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     Adapter, Bound, CommandLine, ControlAnswer, Dirs, HostRequest, LaunchPlan, LineKind, PermissionRequest,
-    PromptRefused, Refusal, Terminal,
+    PromptRefused, Refusal, Task, Terminal,
 };
 use crate::config::CliConfig;
 use crate::turn::{Decision, Prompt};
@@ -83,6 +83,10 @@ impl Adapter for Claude {
 
     fn withdrawn(&self, line: &[u8]) -> Option<String> {
         read::withdrawn(line)
+    }
+
+    fn task(&self, line: &[u8]) -> Option<Task> {
+        read::task(line)
     }
 
     fn checkpoint(&self, line: &[u8]) -> Option<String> {

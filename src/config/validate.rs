@@ -69,6 +69,7 @@ fn durations(config: &Config) -> Result<(), ConfigError> {
     let checked = [
         ("drain_timeout", config.drain_timeout),
         ("http.heartbeat", config.http.heartbeat),
+        ("http.write_timeout", config.http.write_timeout),
         ("session.idle_timeout", session.idle_timeout),
         ("session.spawn_timeout", session.spawn_timeout),
         ("session.stall_timeout", session.stall_timeout),

@@ -1,5 +1,6 @@
 //! What every handler shares. Owned by [`super::Server`]; holds no session.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Semaphore;
@@ -10,6 +11,7 @@ use super::error::ApiError;
 use super::exporter::Exporter;
 use super::identity::Identities;
 use super::ready::StartedOnce;
+use super::repeats::Repeats;
 use crate::error::TurnError;
 use crate::pilotlight::Pilotlight;
 
@@ -26,6 +28,7 @@ pub(super) struct App {
     identities: Identities,
     bodies: BodyBudget,
     gathering: Semaphore,
+    repeats: Arc<Repeats>,
     started_once: StartedOnce,
     draining: AtomicBool,
     since: Instant,
@@ -41,6 +44,7 @@ impl App {
             identities,
             bodies,
             gathering: Semaphore::new(GATHERING),
+            repeats: Arc::default(),
             started_once: StartedOnce::default(),
             draining: AtomicBool::new(false),
             since: Instant::now(),
@@ -65,6 +69,10 @@ impl App {
 
     pub(super) fn gathering(&self) -> &Semaphore {
         &self.gathering
+    }
+
+    pub(super) fn repeats(&self) -> &Arc<Repeats> {
+        &self.repeats
     }
 
     pub(super) fn started_once(&self) -> &StartedOnce {

@@ -24,8 +24,6 @@ const MAX_HEADERS: usize = 64;
 /// Bytes of a request's head (and of one read of its body); the last read may go beyond by as much again. Room for a few
 /// long cookies.
 const MAX_HEAD_BYTES: usize = 64 << 10;
-/// A caller that takes nothing at all of a waiting answer for so long is gone, whatever its TCP says.
-const WRITE_STALL: Duration = Duration::from_secs(60);
 /// Pause after a failed accept: without descriptors the next one fails as well, and a busy loop helps nobody.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -53,6 +51,8 @@ pub(super) struct Acceptor {
     pub(super) listener: TcpListener,
     pub(super) router: Router,
     pub(super) most: usize,
+    /// A caller that takes nothing at all of a waiting answer for so long is gone, whatever its TCP says.
+    pub(super) write_timeout: Duration,
     pub(super) tasks: TaskTracker,
     pub(super) closing: Closing,
 }
@@ -70,8 +70,11 @@ impl Acceptor {
         while let Ok(permit) = room.clone().acquire_owned().await {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let connection = serve(stream, self.router.clone(), self.closing.clone(), permit);
-                    self.tasks.spawn(connection);
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!(%error, "small writes to this connection will be late");
+                    }
+                    let stream = StallGuard::new(stream, self.write_timeout);
+                    self.tasks.spawn(serve(stream, self.router.clone(), self.closing.clone(), permit));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -83,19 +86,13 @@ impl Acceptor {
 }
 
 /// Serves one connection to its end. Its failures are the caller's doing and not worth a line above `debug`.
-async fn serve(stream: TcpStream, router: Router, closing: Closing, _room: OwnedSemaphorePermit) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "small writes to this connection will be late");
-    }
+async fn serve(stream: StallGuard<TcpStream>, router: Router, closing: Closing, _room: OwnedSemaphorePermit) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(
-            TokioIo::new(StallGuard::new(stream, WRITE_STALL)),
-            TowerToHyperService::new(router),
-        );
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -52,6 +52,17 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
     }
 
+    /// 409: the same request came before.
+    pub(super) fn duplicate() -> Self {
+        let message = "a request with this x-request-id was taken before; a new message needs a new id";
+        Self { not_again: true, ..Self::new(StatusCode::CONFLICT, "duplicate_request", message) }
+    }
+
+    /// Whether the child may have seen the prompt.
+    pub(super) fn reached_child(&self) -> bool {
+        self.not_again
+    }
+
     /// 503: not now.
     pub(super) fn overloaded(message: &str, retry_after: Duration) -> Self {
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);
@@ -120,7 +131,9 @@ fn whole_seconds(pause: Duration) -> u64 {
 impl From<TurnError> for ApiError {
     fn from(error: TurnError) -> Self {
         let status = match &error {
-            TurnError::InvalidName(_) | TurnError::InvalidPrompt(_) => StatusCode::BAD_REQUEST,
+            TurnError::InvalidName(_) | TurnError::InvalidPrompt(_) | TurnError::InvalidModel { .. } => {
+                StatusCode::BAD_REQUEST
+            }
             TurnError::PromptTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             TurnError::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
             TurnError::Overloaded { .. }

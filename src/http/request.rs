@@ -16,10 +16,7 @@ use super::mcp::{McpServer, translate};
 use super::preamble::fold;
 use crate::config::SessionConfig;
 use crate::session::OauthCredentials;
-use crate::turn::{Prompt, TurnOptions};
-
-/// Longest model name. Full ids with a provider's prefix have some sixty characters.
-const MAX_MODEL: usize = 128;
+use crate::turn::{Prompt, TurnOptions, is_model_name};
 
 /// What a caller asks for.
 pub(super) struct Asked {
@@ -194,11 +191,8 @@ fn prompt(content: Content, at: &str) -> Result<Prompt, ApiError> {
     }
 }
 
-/// A name that cannot be taken for a flag, and that the CLI will not choke on: it accepts nonsense and fails later.
 fn checked_model(field: &str, model: String) -> Result<String, ApiError> {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:/@-[]".contains(&byte);
-    let begins_well = model.starts_with(|first: char| first.is_ascii_alphanumeric());
-    if begins_well && model.len() <= MAX_MODEL && model.bytes().all(allowed) {
+    if is_model_name(&model) {
         return Ok(model);
     }
     Err(ApiError::field(field, "must be a model's name such as \"sonnet\" or a full id"))

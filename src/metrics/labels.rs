@@ -130,6 +130,7 @@ impl TurnOutcome {
                 | TurnError::Internal(_) => Self::Error,
                 TurnError::InvalidName(_)
                 | TurnError::InvalidPrompt(_)
+                | TurnError::InvalidModel { .. }
                 | TurnError::PromptTooLarge { .. }
                 | TurnError::QueueFull { .. }
                 | TurnError::Overloaded { .. }

@@ -21,7 +21,7 @@ use crate::metrics::{AdmissionRejected, FirstOutput, TurnOutcome};
 use crate::pilotlight::Pilotlight;
 use crate::registry::{Entry, NotAdmitted};
 use crate::supervisor::SupervisorMessage;
-use crate::turn::{Decision, Prompt, Turn, TurnOptions, turn_channel};
+use crate::turn::{Decision, Prompt, Turn, TurnOptions, is_model_name, turn_channel};
 use crate::workspace::Workspace;
 
 /// How often a call looks for the session again when its actor ended in between. Each time a new actor is started, so
@@ -373,6 +373,13 @@ impl Letter {
         };
         let line = encode(&prompt)?;
         let with_preamble = options.preamble.map(|preamble| encode(&prompt.after(&preamble))).transpose()?;
+        for (option, name) in [("model", &options.model), ("fallback_model", &options.fallback_model)] {
+            // The empty name takes a former fallback back.
+            let is_name = |name: &str| is_model_name(name) || (option == "fallback_model" && name.is_empty());
+            if name.as_deref().is_some_and(|name| !is_name(name)) {
+                return Err(TurnError::InvalidModel { option });
+            }
+        }
         let bound = BoundRecord {
             system_prompt: options.system_prompt,
             fallback_model: options.fallback_model,

@@ -21,6 +21,7 @@ const MAX_RETRIES: u64 = 10;
 impl Engine {
     pub(super) fn answer_turn(&mut self, turn: &mut Turn) -> Result<Outcome, Stop> {
         self.in_the_turn(turn);
+        self.surroundings.before_first_request();
         // Hears an interrupt that was written together with the message.
         self.wait(Duration::ZERO)?;
         let latency = self.args.latency;
@@ -44,7 +45,10 @@ impl Engine {
                 terminal: Some("max_turns"),
             });
         }
-        let text = self.answer_text(turn, end);
+        let text = match turn.script.host_request.take() {
+            Some(subtype) => self.ask_host(&subtype)?,
+            None => self.answer_text(turn, end),
+        };
         let mut blocks = Vec::new();
         blocks.extend(turn.script.think.clone().map(Block::Thinking));
         blocks.push(Block::Text(text));
@@ -190,7 +194,7 @@ impl Engine {
                         talk.said.iter().take(before).map(|said| said.text.as_str()).collect();
                     said.join(" | ")
                 }
-                Part::Env(name) => std::env::var(name).unwrap_or_default(),
+                Part::Env(name) => self.surroundings.variable(name),
                 Part::Pid => std::process::id().to_string(),
                 Part::Cwd => talk.cwd.clone(),
             });

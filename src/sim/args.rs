@@ -8,6 +8,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::faults::Fault;
+use super::workspace::Server;
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -38,7 +39,10 @@ pub(super) struct Args {
     pub(super) replay: bool,
     pub(super) ask_host: bool,
     pub(super) mode: Option<String>,
-    pub(super) mcp_servers: Vec<String>,
+    pub(super) mcp_servers: Vec<Server>,
+    /// Which settings files count; all unless said.
+    pub(super) setting_sources: Option<String>,
+    pub(super) strict_mcp_config: bool,
     pub(super) no_slash_commands: bool,
     pub(super) tools: Option<Vec<String>>,
     pub(super) allowed: Vec<String>,
@@ -49,6 +53,14 @@ pub(super) struct Args {
     pub(super) persist: bool,
     pub(super) faults: Vec<Fault>,
     pub(super) latency: Duration,
+}
+
+impl Args {
+    /// Whether the settings of the working directory count.
+    pub(super) fn obeys_project(&self) -> bool {
+        let named = |sources: &String| sources.split(',').any(|source| source.trim() == "project");
+        self.setting_sources.as_ref().is_none_or(named)
+    }
 }
 
 /// Flags that take one value: name, what the error line calls the value.
@@ -133,6 +145,7 @@ pub(super) fn parse(words: Vec<String>) -> Result<Asked, Refusal> {
                 "--disable-slash-commands" => args.no_slash_commands = true,
                 "--dangerously-skip-permissions" => args.skip_permissions = true,
                 "--no-session-persistence" => args.persist = false,
+                "--strict-mcp-config" => args.strict_mcp_config = true,
                 _ => {}
             }
         } else if WITH_VALUES.contains(&flag) {
@@ -167,6 +180,7 @@ pub(super) fn parse(words: Vec<String>) -> Result<Asked, Refusal> {
                 "--permission-mode" => args.mode = Some(one_of(flag, called, value, MODES)?),
                 "--session-id" => args.session_id = Some(value),
                 "--model" => args.model = Some(value),
+                "--setting-sources" => args.setting_sources = Some(value),
                 "--permission-prompt-tool" => args.ask_host = value == "stdio",
                 "--max-turns" => args.max_turns = value.parse().ok(),
                 "--max-budget-usd" => args.max_budget = Some(budget(&value)?),
@@ -263,9 +277,9 @@ fn rules(values: &[String]) -> Vec<String> {
     rules
 }
 
-/// The names of the servers in the given files or JSON texts. They are listed, never started.
-fn mcp_servers(configs: &[String]) -> Result<Vec<String>, Refusal> {
-    let mut names = Vec::new();
+/// The servers in the given files or JSON texts.
+fn mcp_servers(configs: &[String]) -> Result<Vec<Server>, Refusal> {
+    let mut found = Vec::new();
     for config in configs {
         let value = match serde_json::from_str::<Value>(config) {
             Ok(value) => value,
@@ -277,9 +291,9 @@ fn mcp_servers(configs: &[String]) -> Result<Vec<String>, Refusal> {
                 "Error: Invalid MCP configuration:\nmcpServers: Does not adhere to MCP server configuration schema",
             );
         };
-        names.extend(servers.keys().cloned());
+        found.extend(servers.iter().map(|(name, config)| Server::new(name.clone(), config.clone())));
     }
-    Ok(names)
+    Ok(found)
 }
 
 fn read_config(path: &Path) -> Result<Value, Refusal> {

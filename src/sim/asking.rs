@@ -71,6 +71,22 @@ impl Engine {
         }
     }
 
+    /// Asks the host something else; what it answered is the text. Like the real one it waits as long as it takes.
+    pub(super) fn ask_host(&mut self, subtype: &str) -> Result<String, Stop> {
+        let request_id = new_id();
+        self.asking = Some(Asking { request_id: request_id.clone(), answer: None });
+        self.out.line(|o| {
+            o.str("type", "control_request").str("request_id", &request_id).object("request", |o| {
+                o.str("subtype", subtype);
+            });
+        });
+        self.pump(None, |engine| {
+            engine.eof || engine.asking.as_ref().is_none_or(|asking| asking.answer.is_some())
+        })?;
+        let answer = self.asking.take().and_then(|asking| asking.answer);
+        Ok(answer.map_or_else(|| "no answer".to_owned(), |answer| answer.to_string()))
+    }
+
     fn emit_question(&mut self, call: &Call, id: &str, request_id: &str) {
         let text = |key: &str| call.input.get(key).and_then(Value::as_str);
         let cwd = self.conversation.cwd.clone();

@@ -163,11 +163,13 @@ impl Engine {
     fn mcp_status(&self) -> Reply {
         with(|o| {
             o.array("mcpServers", |a| {
-                for name in &self.args.mcp_servers {
+                for server in &self.surroundings.servers {
                     a.object(|o| {
-                        o.str("name", name).str("status", "failed");
-                        o.str("error", "the simulated CLI starts no servers").raw("config", b"{}");
-                        o.str("scope", "dynamic").raw("tools", b"[]");
+                        o.str("name", &server.name).str("status", server.status());
+                        if server.status() == "failed" {
+                            o.str("error", "the simulated CLI starts only commands");
+                        }
+                        o.raw("config", b"{}").str("scope", "dynamic").raw("tools", b"[]");
                     });
                 }
             });

@@ -23,6 +23,7 @@ use super::output::{Output, complain};
 use super::signals::{self, Deaf};
 use super::tasks::Task;
 use super::turn::Turn;
+use super::workspace::Surroundings;
 
 /// How long the end of input waits for background tasks, as the real one does.
 const BACKGROUND_GRACE: Duration = Duration::from_secs(5);
@@ -72,6 +73,7 @@ pub(super) struct Engine {
     pub(super) ended_tasks: VecDeque<(Task, i32)>,
     pub(super) inputs: SyncSender<Batch>,
     pub(super) ballast: Vec<Vec<u8>>,
+    pub(super) surroundings: Surroundings,
     pub(super) deaf: Deaf,
     pub(super) reading_stopped: Arc<AtomicBool>,
     pub(super) eof: bool,
@@ -174,6 +176,7 @@ impl Engine {
             ended_tasks: VecDeque::new(),
             inputs,
             ballast: Vec::new(),
+            surroundings: Surroundings::default(),
             deaf: Deaf::default(),
             reading_stopped: Arc::default(),
             eof: false,
@@ -202,6 +205,7 @@ impl Engine {
     }
 
     fn start(&mut self) {
+        self.surroundings = Surroundings::enter(&mut self.args);
         signals::listen(self.inputs.clone(), self.conversation.writer.clone(), self.deaf.clone());
         for fault in self.args.faults.clone() {
             match fault.kind {
@@ -422,6 +426,7 @@ impl Engine {
     }
 
     fn leave(&self) -> u8 {
+        self.surroundings.leave();
         self.conversation.writer.flush();
         u8::from(self.last_failed)
     }

@@ -135,9 +135,9 @@ impl Engine {
             o.str("type", "system").str("subtype", "init").str("cwd", &talk.cwd);
             o.str("session_id", &talk.session_id).strings("tools", &tools);
             o.array("mcp_servers", |a| {
-                for name in &args.mcp_servers {
+                for server in &self.surroundings.servers {
                     a.object(|o| {
-                        o.str("name", name).str("status", "failed");
+                        o.str("name", &server.name).str("status", server.status());
                     });
                 }
             });

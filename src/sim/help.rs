@@ -14,9 +14,10 @@ Flags of claude that have an effect:
   --session-id UUID, --resume ID, --fork-session, --continue, --no-session-persistence
   --model NAME, --include-partial-messages, --replay-user-messages, --disable-slash-commands
   --permission-prompt-tool stdio, --permission-mode MODE, --dangerously-skip-permissions
-  --tools, --allowedTools, --disallowedTools, --mcp-config (listed, not started), --max-turns N, --max-budget-usd X
-Accepted without effect: --system-prompt, --append-system-prompt, --fallback-model, --setting-sources, --settings,
-  --strict-mcp-config, --add-dir and some more. Unknown flags are refused.
+  --tools, --allowedTools, --disallowedTools, --mcp-config (started, not spoken with), --max-turns N,
+  --max-budget-usd X, --setting-sources SOURCES, --strict-mcp-config
+Accepted without effect: --system-prompt, --append-system-prompt, --fallback-model, --settings, --add-dir and
+  some more. Unknown flags are refused.
 
 Flags of the simulation:
   --fault NAME[=ARG]  break in this way (repeatable; also PILOTLIGHT_SIM_FAULT=NAME[=ARG],...). Faults of a turn
@@ -40,6 +41,7 @@ Markers in a message's text (what is left is answered as `echo N: TEXT`, N = tur
   [[http:STATUS,n=N,retry_after=S]]   the same in the words of the recorded samples
   [[refusal]] [[max_turns]]        the model refuses; the turn ends by its limit of rounds
   [[fallback]]                     the deltas stop half-way, the whole text comes only at the end
+  [[host_request:SUBTYPE]]         ask the host something; its answer, as JSON, is the answer
   [[usage:INPUT,OUTPUT]]           tokens of each API message
   [[fault:NAME=ARG]]               break in this way
 

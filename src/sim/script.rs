@@ -58,6 +58,8 @@ pub(super) struct Script {
     pub(super) max_turns: bool,
     pub(super) fallback: bool,
     pub(super) usage: Option<(u64, u64)>,
+    /// Something to ask the host that is no question about a tool.
+    pub(super) host_request: Option<String>,
     pub(super) faults: Vec<Fault>,
     /// What is left without the markers.
     pub(super) plain: String,
@@ -124,6 +126,7 @@ impl Script {
             "stop" if value == "refusal" => self.refusal = true,
             "max_turns" => self.max_turns = true,
             "fallback" => self.fallback = true,
+            "host_request" => self.host_request = Some(value.to_owned()),
             "usage" => {
                 let (input, output) = value.split_once(',').unwrap_or((value, "0"));
                 self.usage = Some((input.trim().parse().unwrap_or(0), output.trim().parse().unwrap_or(0)));

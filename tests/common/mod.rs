@@ -6,12 +6,14 @@
 
 pub mod answer;
 pub mod api;
+pub mod bench;
 pub mod client;
 pub mod installed;
 pub mod metrics;
 pub mod output;
 pub mod place;
 pub mod process;
+pub mod program;
 pub mod request;
 pub mod script;
 pub mod server;

@@ -1,7 +1,5 @@
 //! Edges that were wrong once.
 
-use pilotlight::OauthCredentials;
-
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,51 +30,6 @@ async fn credentials_that_come_at_once_are_written_whole_and_the_newest_stays() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_interrupt_behind_a_slow_reader_does_not_cost_the_child() {
-    let bench = Bench::with(|config| {
-        config.session.event_buffer = 1;
-        config.session.event_buffer_bytes = 1024;
-        config.session.stop_interrupt = Duration::from_millis(100);
-    })
-    .await;
-    let alice = bench.pilot.session("alice");
-    let mut turn = alice.send("[[deltas:100000]]").await.unwrap();
-    assert!(turn.next().await.unwrap().is_ok());
-    let child = pid(&alice);
-    assert!(alice.interrupt().await.unwrap());
-    // Its reader takes nothing, and still the next turn is served, by the same child.
-    let answer = say(&alice, "next").await;
-    assert!(answer.ends_with("next"), "{answer}");
-    assert_eq!(pid(&alice), child);
-    drop(turn);
-    bench.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_shutdown_that_is_given_up_can_be_taken_up_again() {
-    let bench = Bench::new().await;
-    say(&bench.pilot.session("alice"), "hello").await;
-    for patience in [0, 1, 5, 20] {
-        let patience = Duration::from_millis(patience);
-        tokio::time::timeout(patience, bench.pilot.shutdown(Duration::ZERO)).await.ok();
-    }
-    bench.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_was_warmed_is_not_evicted_at_once() {
-    let bench = Bench::with(|config| config.session.idle_timeout = Duration::from_millis(700)).await;
-    let alice = bench.pilot.session("alice");
-    say(&alice, "hello").await;
-    eventually("evicted", || alice.status().is_none_or(|status| status.pid.is_none())).await;
-    let warmed = Instant::now();
-    alice.warm().await.unwrap();
-    eventually("evicted again", || alice.status().is_none_or(|status| status.pid.is_none())).await;
-    assert!(warmed.elapsed() >= Duration::from_millis(650), "{:?}", warmed.elapsed());
-    bench.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_purge_that_is_given_up_locks_nobody_out() {
     let bench = Bench::new().await;
     let alice = bench.pilot.session("alice");
@@ -92,45 +45,5 @@ async fn a_purge_that_is_given_up_locks_nobody_out() {
         assert!(Instant::now() < deadline, "locked out");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    bench.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn many_newcomers_find_room_where_others_idle() {
-    let bench = Bench::with(|config| {
-        config.limits.max_children = 4;
-        config.limits.starts_in_flight = 4;
-    })
-    .await;
-    for number in 0..4 {
-        say(&bench.pilot.session(format!("old {number}")), "hello").await;
-    }
-    // Children are not stopped for others before they are ten seconds old; then all four newcomers get in.
-    let began = Instant::now();
-    let turns: Vec<_> = (0..4)
-        .map(|number| {
-            let session = bench.pilot.session(format!("new {number}"));
-            tokio::spawn(async move { ask(&session, "hello").await })
-        })
-        .collect();
-    for turn in turns {
-        let outcome = turn.await.unwrap();
-        assert!(outcome.is_ok(), "{outcome:?}");
-    }
-    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
-    bench.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn sessions_in_memory_are_limited_and_those_that_rest_make_way() {
-    let bench = Bench::with(|config| config.limits.max_sessions = 2).await;
-    let [one, two, three] = ["one", "two", "three"].map(|name| bench.pilot.session(name));
-    say(&one, "hello").await;
-    say(&two, "hello").await;
-    assert!(matches!(three.send("hello").await, Err(TurnError::Overloaded { .. })));
-    one.evict().await.unwrap();
-    say(&three, "hello").await;
-    two.evict().await.unwrap();
-    assert_eq!(say(&one, "[[recall]]").await, "hello");
     bench.end().await;
 }

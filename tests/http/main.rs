@@ -8,8 +8,9 @@ mod common;
 mod bad_input;
 mod files;
 mod operator;
-mod program;
 mod starts;
 mod stops;
 mod streams;
 mod users;
+
+use common::program;

@@ -1,9 +1,8 @@
 //! Turns: framing, the warm child, signs of life, hanging up, failures in mid-stream.
 
-use futures_util::StreamExt;
 use serde_json::json;
 
-use crate::common::{SOON, eventually, eventually_some};
+use crate::common::{SOON, eventually};
 use crate::program::{Answer, Program, holding, message, place};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -56,27 +55,6 @@ async fn silence_is_broken_by_comments() {
     let answer = site.turn("alice", "[[sleep:1500]] late").await;
     assert!(answer.body.matches(": ping\n\n").count() >= 3, "{}", answer.body);
     assert_eq!(answer.text(), "echo 1: late");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn hanging_up_ends_the_turn_and_keeps_the_child() {
-    let place = place();
-    let (_program, site) = Program::ready(&place, "").await;
-    assert_eq!(site.turn("alice", "hello").await.text(), "echo 1: hello");
-    let pid = site.pid("alice").await;
-    let slow = site.asking("alice", &message("[[deltas:1000]] [[delay:100]]")).send().await.unwrap();
-    let mut pieces = slow.bytes_stream();
-    let mut seen = Vec::new();
-    while !String::from_utf8_lossy(&seen).contains("text_delta") {
-        seen.extend(pieces.next().await.expect("a delta comes").unwrap());
-    }
-    drop(pieces);
-    let idle = async || (site.entry("alice", "default").await["state"] == "idle").then_some(());
-    eventually_some("the abandoned turn is over", SOON, idle).await;
-    let next = site.turn("alice", "next").await;
-    assert!(next.text().ends_with("next"), "{}", next.text());
-    assert_eq!(site.pid("alice").await, pid);
-    assert!(next.events().iter().filter(|event| event["type"] == "result").count() == 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,7 @@ use super::{Dialogue, LEASE, Phase, Report};
 use crate::child::framing::Framed;
 use crate::child::permissions::Permissions;
 use crate::child::running::TurnReport;
-use crate::cli::{HostRequest, LineKind, Terminal};
+use crate::cli::{HostRequest, LineKind, Task, Terminal};
 use crate::config::PermissionPolicy;
 use crate::error::{Loss, TurnError};
 use crate::ids::TurnId;
@@ -30,6 +30,7 @@ enum Step {
     Answered(Option<String>),
     HostRequest(Option<HostRequest>),
     Withdrawn(Option<String>),
+    Task(Option<Task>),
     Working,
     Waiting,
     Malformed,
@@ -165,6 +166,7 @@ impl Dialogue {
             }
             LineKind::HostRequest => Step::HostRequest(adapter.host_request(line)),
             LineKind::Withdrawn => Step::Withdrawn(adapter.withdrawn(line)),
+            LineKind::Task => Step::Task(adapter.task(line)),
             LineKind::Working => Step::Working,
             LineKind::Waiting => Step::Waiting,
             LineKind::Malformed => Step::Malformed,
@@ -188,13 +190,23 @@ impl Dialogue {
                     self.report(Report::Permissions(self.permissions.pending()));
                 }
             }
+            Step::Task(task) => {
+                if let Some(running) = &mut self.running {
+                    running.saw(true, None, &self.setup.metrics);
+                }
+                self.keep();
+                if let Some(task) = task {
+                    self.tasks.note(task, Instant::now());
+                    self.unsettled = true;
+                    self.tell_activity();
+                }
+            }
             Step::Working => match &mut self.running {
                 Some(running) => running.working = true,
-                None if !self.active => {
+                None => {
                     self.active = true;
-                    self.report(Report::Active(true));
+                    self.tell_activity();
                 }
-                None => {}
             },
             Step::Waiting => self.waiting(),
             Step::TooLong => {
@@ -273,9 +285,8 @@ impl Dialogue {
 
     /// The CLI waits for input. If it had begun our turn and not ended it, the turn has no end of its own.
     fn waiting(&mut self) {
-        if std::mem::take(&mut self.active) {
-            self.report(Report::Active(false));
-        }
+        self.active = false;
+        self.tell_activity();
         if self.running.as_ref().is_some_and(|running| running.working)
             && let Some(running) = self.running.take()
         {
@@ -287,6 +298,14 @@ impl Dialogue {
         }
         if let Some(job) = self.held.take() {
             self.begin(*job);
+        }
+    }
+
+    /// Says whether the child does something of its own accord, if that has changed.
+    pub(super) fn tell_activity(&mut self) {
+        let active = self.active || self.tasks.any();
+        if std::mem::replace(&mut self.told_active, active) != active {
+            self.report(Report::Active(active));
         }
     }
 

@@ -14,6 +14,10 @@ use crate::metrics::HangDetector;
 /// So often a turn is interrupted, `stop_interrupt` apart, before its child is stopped.
 const MOST_INTERRUPTS: u32 = 5;
 
+/// A deadline that is noticed so late was not kept by us (starved, or suspended with the whole machine): what came in
+/// time may still be unread, and the child gets its time once more.
+const ABSENT: Duration = Duration::from_millis(500);
+
 /// How far the driver's timer is set when nothing is due.
 const REST: Duration = Duration::from_secs(3600);
 
@@ -22,6 +26,9 @@ impl Dialogue {
     pub(in crate::child) fn on_time(&mut self) {
         let now = Instant::now();
         match self.phase {
+            Phase::Opening { until } if until + ABSENT <= now => {
+                self.phase = Phase::Opening { until: now + self.setup.config.session.spawn_timeout };
+            }
             Phase::Opening { until } if until <= now => return self.condemn(Verdict::NeverReady),
             Phase::Closed { until } if until <= now => {
                 // One that lives on without an output is of no use.
@@ -31,6 +38,9 @@ impl Dialogue {
             Phase::InputClosed { until } if until <= now => self.terminate(),
             Phase::Terminated { until } if until <= now => self.kill(),
             _ => {}
+        }
+        if self.write_deadline.is_some_and(|deadline| deadline + ABSENT <= now) {
+            self.write_deadline = Some(now + self.setup.config.session.write_timeout);
         }
         if self.write_deadline.is_some_and(|deadline| deadline <= now) && !self.is_ending() {
             self.setup.metrics.hang(HangDetector::StdinStall);
@@ -49,6 +59,8 @@ impl Dialogue {
             let limit = self.setup.config.session.turn_timeout;
             self.end_held(TurnError::TimedOut { limit });
         }
+        self.tasks.expire(now);
+        self.tell_activity();
         self.watch_turn(now);
     }
 
@@ -68,6 +80,12 @@ impl Dialogue {
         }
         if waits_for_room {
             // The silence is ours.
+            return running.watch.sign_of_life(now);
+        }
+        if running.watch.deadline() <= now
+            && rustix::io::ioctl_fionread(&self.io).is_ok_and(|unread| unread > 0)
+        {
+            // It has spoken; we have not listened yet.
             return running.watch.sign_of_life(now);
         }
         let before = running.vitals;
@@ -131,8 +149,9 @@ impl Dialogue {
         });
         let write = self.write_deadline.filter(|_| !self.is_ending());
         let held = self.held.as_ref().map(|job| job.accepted + self.setup.config.session.turn_timeout);
-        let due = [phase, turn, write, held, self.lease, self.permissions.deadline()];
-        due.into_iter().flatten().min()
+        let due = [phase, turn, write, held, self.lease];
+        let others = [self.permissions.deadline(), self.tasks.deadline()];
+        due.into_iter().chain(others).flatten().min()
     }
 
     /// When the driver's timer is to ring, `armed` being when it will. Moving it is not free, and most deadlines only

@@ -74,6 +74,7 @@ fn system(subtype: &[u8], state: impl FnOnce() -> Option<Vec<u8>>) -> LineKind {
             Some(b"running" | b"requires_action") => LineKind::Working,
             _ => MINOR,
         },
+        b"task_started" | b"task_updated" | b"task_notification" => LineKind::Task,
         _ => SUBSTANTIAL,
     }
 }
@@ -145,6 +146,8 @@ mod tests {
             (r#"{"type":"system","subtype":"init","cwd":"/"}"#, MINOR),
             (r#"{"type":"system","subtype":"status","status":"requesting"}"#, MINOR),
             (r#"{"type":"system","subtype":"thinking_tokens"}"#, SUBSTANTIAL),
+            (r#"{"type":"system","subtype":"task_started","task_id":"a"}"#, LineKind::Task),
+            (r#"{"type":"system","subtype":"task_notification"}"#, LineKind::Task),
             (r#"{"type":"system","subtype":"session_state_changed","state":"running"}"#, LineKind::Working),
             (
                 r#"{"type":"system","subtype":"session_state_changed","state":"requires_action"}"#,

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 
 use super::fields::{Fields, mend_surrogates, with_fields};
-use crate::cli::{ControlAnswer, Failure, HostRequest, PermissionRequest, Refusal, Terminal};
+use crate::cli::{ControlAnswer, Failure, HostRequest, PermissionRequest, Refusal, Task, Terminal};
 use crate::turn::Usage;
 
 /// Longest id of a conversation that is followed. The CLI's are UUIDs.
@@ -124,6 +124,22 @@ pub(super) fn host_request(line: &[u8]) -> Option<HostRequest> {
 
 pub(super) fn withdrawn(line: &[u8]) -> Option<String> {
     with_fields(line, |fields| fields.text("request_id"))
+}
+
+/// The end of a task is told twice; once is enough, for the second has nothing to end.
+pub(super) fn task(line: &[u8]) -> Option<Task> {
+    with_fields(line, |fields| {
+        let id = fields.text("task_id")?;
+        match fields.text("subtype")?.as_str() {
+            "task_started" => Some(Task::Began(id)),
+            "task_notification" => Some(Task::Ended(id)),
+            "task_updated" => {
+                let status = fields.object("patch").and_then(|patch| patch.text("status"))?;
+                (!matches!(status.as_str(), "running" | "pending")).then_some(Task::Ended(id))
+            }
+            _ => None,
+        }
+    })
 }
 
 /// The CLI writes a line that it keeps under the same id. Subagents keep theirs elsewhere.

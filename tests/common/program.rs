@@ -8,10 +8,11 @@ use reqwest::RequestBuilder;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::common::output::Output;
-use crate::common::place::{MARK, Place};
-use crate::common::process::Process;
-use crate::common::{SOON, eventually_some};
+use super::metrics::Scrape;
+use super::output::Output;
+use super::place::{MARK, Place};
+use super::process::Process;
+use super::{SOON, eventually_some};
 
 /// A running `pilotlight`; dropped, it is killed, and its place looks for what is left.
 pub(crate) struct Program {
@@ -26,7 +27,17 @@ pub(crate) struct Program {
 impl Program {
     /// Starts it with these arguments and variables.
     pub(crate) fn start(place: &Arc<Place>, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_pilotlight"))
+        Self::start_by(place, Command::new(env!("CARGO_BIN_EXE_pilotlight")), arguments, variables)
+    }
+
+    /// The same by a command that becomes the program.
+    fn start_by(
+        place: &Arc<Place>,
+        mut command: Command,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let mut child = command
             .args(arguments)
             .envs(variables.iter().copied())
             .env(MARK, place.id())
@@ -45,6 +56,10 @@ impl Program {
 
     /// `serve` on free ports with the simulated CLI and this configuration.
     pub(crate) async fn serve(place: &Arc<Place>, config: &str) -> (Self, Site) {
+        Self::serve_by(place, Command::new(env!("CARGO_BIN_EXE_pilotlight")), config).await
+    }
+
+    async fn serve_by(place: &Arc<Place>, command: Command, config: &str) -> (Self, Site) {
         let file = place.path().join("served.toml");
         std::fs::write(&file, config).expect("the configuration is written");
         let data = place.data_dir().display().to_string();
@@ -55,7 +70,7 @@ impl Program {
         if !config.contains("program") {
             arguments.extend(["--cli", "sim"]);
         }
-        let mut program = Self::start(place, &arguments, &[]);
+        let mut program = Self::start_by(place, command, &arguments, &[]);
         let site = program.listening().await;
         (program, site)
     }
@@ -63,6 +78,13 @@ impl Program {
     /// The same, and it takes turns.
     pub(crate) async fn ready(place: &Arc<Place>, config: &str) -> (Self, Site) {
         let (program, site) = Self::serve(place, config).await;
+        site.ready().await;
+        (program, site)
+    }
+
+    /// The same by a command that becomes the program.
+    pub(crate) async fn ready_by(place: &Arc<Place>, command: Command, config: &str) -> (Self, Site) {
+        let (program, site) = Self::serve_by(place, command, config).await;
         site.ready().await;
         (program, site)
     }
@@ -77,6 +99,10 @@ impl Program {
             Some(Site::new(http, admin))
         })
         .await
+    }
+
+    pub(crate) fn process(&self) -> Process {
+        self.process.expect("it runs")
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -110,7 +136,7 @@ impl Drop for Program {
         self.child.kill().ok();
         self.child.wait().ok();
         if std::thread::panicking() {
-            crate::common::installed::say(&format!("--- the program wrote:\n{}", self.err.text()));
+            super::installed::say(&format!("--- the program wrote:\n{}", self.err.text()));
         }
     }
 }
@@ -182,7 +208,8 @@ impl Answer {
 
 impl Site {
     fn new(http: &str, admin: &str) -> Self {
-        let web = reqwest::Client::builder().no_proxy().build().expect("a client");
+        // No connection is kept: what a test leaves open is what the test is about.
+        let web = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().expect("a client");
         Self { http: http.trim().to_owned(), admin: admin.trim().to_owned(), web }
     }
 
@@ -226,6 +253,12 @@ impl Site {
         let found =
             users.iter().find(|entry| entry["user_id"] == shown.as_str() && entry["session"] == conversation);
         found.cloned().unwrap_or_else(|| panic!("no {shown} {conversation} in {stats}"))
+    }
+
+    /// The sum of a figure of `/metrics`, without the prefix of its name, over the series with these labels.
+    pub(crate) async fn figure(&self, name: &str, labels: &[&str]) -> f64 {
+        let scrape = Scrape::parse(&self.get_admin("/metrics").await.body);
+        scrape.sum(&format!("pilotlight_{name}"), labels)
     }
 
     /// The process of a user's default conversation.

@@ -1,7 +1,11 @@
 //! An actor that panics takes nothing with it: its turns end with an error, its children are stopped, the next turn
 //! works and remembers.
 
-use super::*;
+use std::time::Duration;
+
+use pilotlight::Outcome;
+
+use crate::common::bench::{Bench, clis_of, eventually, is_childless, pid, say, written_down};
 
 /// Panics an actor while one user's turn runs and another user's child idles; returns how the turn ended.
 async fn panic_in(bench: &Bench, actor: &str) -> Outcome {
@@ -16,7 +20,7 @@ async fn panic_in(bench: &Bench, actor: &str) -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_actor_that_panics_is_replaced_and_its_child_never_doubled() {
+async fn fault_44_a_session_actor_that_panics_is_replaced_and_its_child_never_doubled() {
     let bench = Bench::new().await;
     let old_bob = {
         let outcome = panic_in(&bench, "session").await;
@@ -29,7 +33,7 @@ async fn a_session_actor_that_panics_is_replaced_and_its_child_never_doubled() {
         // Two shims and two CLIs, and what the simulation starts: never two CLIs of one session.
         let mut most = 0;
         for _ in 0..200 {
-            most = most.max(cli_count(&watched, "alice"));
+            most = most.max(clis_of(&watched, "alice").len());
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         most
@@ -41,24 +45,8 @@ async fn a_session_actor_that_panics_is_replaced_and_its_child_never_doubled() {
     bench.end().await;
 }
 
-/// CLIs (not shims) that live in the workspace of a user's default conversation.
-fn cli_count(data: &Path, user: &str) -> usize {
-    use pilotlight::ids::{SessionKey, UserId};
-    let key = SessionKey::new(UserId::new(user).unwrap(), "default").unwrap();
-    let home = data.canonicalize().unwrap().join("sessions").join(key.hash().as_str());
-    let is_cli = |pid: &u32| {
-        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        let contains = |bytes: &[u8], text: &str| String::from_utf8_lossy(bytes).contains(text);
-        contains(&environ, &home.to_string_lossy())
-            && contains(&command, "--output-format")
-            && !contains(&command, "--term-grace-ms")
-    };
-    processes_in(data).iter().filter(|pid| is_cli(pid)).count()
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn a_supervisor_that_panics_is_replaced_with_all_its_sessions() {
+async fn fault_44_a_supervisor_that_panics_is_replaced_with_all_its_sessions() {
     let bench = Bench::new().await;
     let outcome = panic_in(&bench, "supervisor").await;
     assert!(!outcome.is_ok(), "{outcome:?}");
@@ -68,7 +56,7 @@ async fn a_supervisor_that_panics_is_replaced_with_all_its_sessions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sampler_or_an_evictor_that_panics_disturbs_no_turn_and_works_again() {
+async fn fault_44_a_sampler_or_an_evictor_that_panics_disturbs_no_turn_and_works_again() {
     let bench = Bench::with(|config| {
         config.session.idle_timeout = Duration::from_secs(2);
         config.metrics.sample_interval = Duration::from_millis(100);
@@ -80,7 +68,6 @@ async fn a_sampler_or_an_evictor_that_panics_disturbs_no_turn_and_works_again() 
     }
     let alice = bench.pilot.session("alice");
     eventually("memory is measured", || alice.status().is_some_and(|status| status.memory_bytes > 0)).await;
-    eventually("idle sessions are evicted", || alice.status().is_none_or(|status| status.pid.is_none()))
-        .await;
+    eventually("idle sessions are evicted", || is_childless(&alice)).await;
     bench.end().await;
 }

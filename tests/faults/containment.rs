@@ -1,0 +1,79 @@
+//! Children, and what they start, that do not want to go.
+
+use super::*;
+
+/// What mallory had running is gone.
+async fn gone(attack: &Attack) {
+    eventually("all of mallory's is gone", SOON, || attack.mallorys().is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_15_a_child_that_ignores_every_request_to_go_is_killed_with_its_tree() {
+    let attack = Attack::with("session = { stop_eof = \"300ms\", stop_term = \"300ms\" }").await;
+    attack.start_args("--fault ignore-term --fault ignore-eof");
+    attack.say("hello [[fault:outlive]]").await;
+    let family = attack.mallorys();
+    assert!(family.len() >= 4, "{family:?}");
+    gone(&attack).await;
+    assert!(family.iter().all(|process| !process.is_alive()));
+    for step in ["stdin_close", "term", "tree_kill"] {
+        let taken = attack.site.figure("stop_steps_total", &[&format!("step=\"{step}\"")]).await;
+        assert!(taken >= 1.0, "{step}");
+    }
+    attack.over().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_20_daemons_and_processes_that_run_ahead_are_caught() {
+    const RACERS: usize = 20;
+    let attack =
+        Attack::with("permissions = { policy = \"allow\" }\nsession = { idle_timeout = \"2s\" }").await;
+    // Two in sessions of their own, the second without environment, and a daemon.
+    let told = attack.say("[[fault:outlive]]").await;
+    let mut left: Vec<Process> = told.split(' ').filter_map(|word| Process::of(word.parse().ok()?)).collect();
+    assert_eq!(left.len(), 3, "{told}");
+    let name = format!("racer-{}", uuid::Uuid::new_v4());
+    let racers =
+        || common::process::all().into_iter().filter(|it| it.arguments().first() == Some(&name)).count();
+    if std::path::Path::new("/usr/bin/perl").exists() {
+        // Each forks, ends and leaves its group without pause: a list of processes is out of date when it is made.
+        let script = attack.place.path().join("racer.pl");
+        let hop = "while (1) { fork and exit; setpgrp(0, 0); select(undef, undef, undef, 0.0002) }";
+        std::fs::write(&script, format!("$0 = '{name}'; {hop}")).unwrap();
+        let start = format!("for i in $(seq {RACERS}); do setsid perl {} & done", script.display());
+        attack.say(&format!("[[tool:Bash {}]]", json!({ "command": start }))).await;
+        eventually("they race", SOON, || racers() > 0).await;
+    } else {
+        common::installed::say("fault_20: the racers are left out: no perl");
+    }
+    left.push(attack.child().await);
+    attack.child().await.kill();
+    eventually("the old tree is gone", SOON, || left.iter().all(|it| !it.is_alive()) && racers() == 0).await;
+    attack.state("idle").await;
+    attack.say("hello").await;
+    gone(&attack).await;
+    attack.over().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_22_an_mcp_server_that_ignores_the_end_of_its_input_goes_with_its_child() {
+    let attack = Attack::begin().await;
+    let token = format!("9000.{}", std::process::id());
+    let script = format!("trap '' INT TERM HUP; while :; do sleep {token}; done");
+    let mut body = message("hello");
+    body["mcp_servers"] = json!({ "deaf": { "command": "/bin/sh", "args": ["-c", script] } });
+    attack.note_turn();
+    let answer = Answer::of(attack.site.asking(MALLORY, &body)).await;
+    assert_eq!(answer.text(), "echo 1: hello");
+    let sleeps = || attack.place.running(&["sleep", &token]).len();
+    eventually("the server runs", SOON, || sleeps() == 1).await;
+    // Stopped in order by the idle timer; killed.
+    gone(&attack).await;
+    assert_eq!(sleeps(), 0);
+    attack.say("again").await;
+    eventually("the server runs", SOON, || sleeps() == 1).await;
+    let server = attack.place.running(&["sleep", &token])[0].parent().and_then(Process::of).unwrap();
+    attack.child().await.kill();
+    eventually("the old server is gone", SOON, || !server.is_alive()).await;
+    attack.over().await;
+}

@@ -1,0 +1,99 @@
+//! A CLI that does not start, starts late, or is not there.
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_10_six_crashes_at_start_open_the_circuit_and_no_storm_follows() {
+    let attack = Attack::with("restart = { backoff = \"10ms\", circuit_pause = \"1500ms\" }").await;
+    let starts = attack.place.path().join("starts");
+    attack.start_args(&format!("--fault crash-starts=6:{}", starts.display()));
+    let count = || std::fs::metadata(&starts).map_or(0, |it| it.len());
+    let told = attack.turn("hello").await;
+    assert_eq!((told.status, told.code()), (503, "circuit_open"), "{told:?}");
+    assert_eq!(count(), 6, "five restarts are allowed in a minute");
+    attack.state("failed").await;
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(700) {
+        let told = attack.turn("hello").await;
+        assert_eq!((told.status, told.code()), (503, "circuit_open"));
+    }
+    assert_eq!(count(), 6, "nothing is started while the circuit is open");
+    assert_eq!(attack.site.figure("crash_loops_total", &[]).await, 1.0);
+    // The seventh start works: half open, one turn is tried, and the circuit is closed.
+    let answered = async || {
+        let told = attack.turn("hello").await;
+        (told.error.is_none()).then(|| told.text())
+    };
+    assert_eq!(eventually_some("the circuit closes", SOON, answered).await, "echo 1: hello");
+    assert_eq!(count(), 7);
+    attack.over().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_13_a_slow_start_is_waited_for_up_to_the_limit() {
+    let attack = Attack::with(
+        "session = { spawn_timeout = \"3s\" }\nrestart = { circuit_pause = \"100ms\", intensity = 0 }",
+    )
+    .await;
+    attack.start_args("--fault slow-start=2000");
+    assert_eq!(attack.say("slow").await, "echo 1: slow");
+    let gone = async || attack.entry().await["pid"].is_null().then_some(());
+    eventually_some("evicted", SOON, gone).await;
+    attack.start_args("--fault slow-start=60000");
+    let began = Instant::now();
+    let told = attack.turn("too slow").await;
+    assert_eq!((told.status, told.code()), (503, "cli_not_started"), "{told:?}");
+    assert!(told.message().contains("spawn_timeout"), "{}", told.message());
+    let took = began.elapsed();
+    assert!(took >= Duration::from_secs(3) && took < Duration::from_secs(6), "{took:?}");
+    assert_eq!(attack.site.figure("spawns_total", &["reason=\"start_timeout\""]).await, 1.0);
+    attack.start_args("");
+    let answered = async || attack.turn("well again").await.error.is_none().then_some(());
+    eventually_some("the next start works", SOON, answered).await;
+    attack.over().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_26_a_cli_that_is_not_there_is_named_and_mending_it_is_enough() {
+    let attack = Attack::begin().await;
+    let whole = std::fs::read(&attack.cli).unwrap();
+    let replace = |content: Option<&[u8]>, mode: u32| {
+        std::fs::remove_file(&attack.cli).ok();
+        if let Some(content) = content {
+            std::fs::write(&attack.cli, content).unwrap();
+            std::fs::set_permissions(&attack.cli, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+    };
+    let cases = [
+        ("not_found", None, 0),
+        ("eacces", Some(&whole[..]), 0o644),
+        ("enoexec", Some(&b""[..]), 0o755),
+        ("enoexec", Some(&b"no program"[..]), 0o755),
+        // The interpreter is missing.
+        ("not_found", Some(&b"#!/nonexistent\n"[..]), 0o755),
+    ];
+    for (number, (reason, content, mode)) in cases.into_iter().enumerate() {
+        replace(content, mode);
+        let label = format!("reason=\"{reason}\"");
+        let before = attack.site.figure("spawns_total", &[&label]).await;
+        // Each of another user, for a session pauses after such a failure.
+        for _ in 0..5 {
+            let told = attack.turn_of(&format!("user {number}"), "hello").await;
+            assert_eq!(told.status, 503, "{told:?}");
+            assert!(matches!(told.code(), "cli_not_started" | "circuit_open"), "{told:?}");
+        }
+        let tried = attack.site.figure("spawns_total", &[&label]).await - before;
+        assert!((1.0..=2.0).contains(&tried), "{reason}: {tried} starts for five turns");
+    }
+    attack::write_cli(&attack.cli);
+    assert_eq!(attack.say("hello").await, "echo 1: hello");
+    // Replaced by one that exits at once, while a child runs: the running one is not harmed.
+    let old = attack.child().await;
+    replace(Some(b"#!/bin/sh\nexit 3\n"), 0o755);
+    assert_eq!(attack.say("still").await, "echo 2: still");
+    assert_eq!(attack.child().await, old);
+    attack::write_cli(&attack.cli);
+    attack.over().await;
+}
