@@ -2,7 +2,6 @@
 //! answer (`script`); every request is written down; tests wait for what happens in it instead of sleeping.
 
 use std::collections::HashSet;
-use std::convert::Infallible;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Uri};
@@ -106,17 +105,16 @@ async fn messages(
 ) -> Response {
     let request = Request::read(uri.path(), &headers, &body);
     let mut answer = Answer::to(request, book);
-    if let Some(status) = answer.refusal().await {
-        let error = json!({"type": "invalid_request_error", "message": format!("refused with {status}")});
+    if let Some(instead) = answer.instead().await {
         answer.complete();
-        return (status, Json(json!({"type": "error", "error": error}))).into_response();
+        return instead;
     }
     if !answer.streams() {
         return answer.whole().await.into_response();
     }
     let events = stream::unfold(answer, |mut answer| async {
         let events = answer.events().await?;
-        Some((Ok::<_, Infallible>(Bytes::from(events)), answer))
+        Some((events.map(Bytes::from), answer))
     });
     ([("content-type", "text/event-stream")], Body::from_stream(events)).into_response()
 }

@@ -177,6 +177,15 @@ impl Turn {
         }
     }
 
+    /// The pieces of the answer as they came, put together.
+    pub fn deltas(&self) -> String {
+        let pieces = self.events.iter().map(|event| &event["event"]["delta"]);
+        pieces
+            .filter(|delta| delta["type"] == "text_delta")
+            .filter_map(|delta| delta["text"].as_str())
+            .collect()
+    }
+
     /// What the error event says, if there is one: its code and message.
     pub fn error(&self) -> Option<(&str, &str)> {
         let event = self.events.iter().find(|event| event["type"] == "error")?;

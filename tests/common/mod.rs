@@ -6,12 +6,14 @@
 
 pub mod answer;
 pub mod api;
+pub mod block;
 pub mod client;
 pub mod installed;
 pub mod metrics;
 pub mod output;
 pub mod place;
 pub mod process;
+pub mod proxy;
 pub mod request;
 pub mod script;
 pub mod server;

@@ -22,6 +22,8 @@ pub(crate) struct Bench {
     pub(crate) api: Api,
     pub(crate) place: Arc<Place>,
     pub(crate) cli: PathBuf,
+    /// Where the CLI finds the API.
+    pub(crate) url: String,
 }
 
 impl Bench {
@@ -29,13 +31,20 @@ impl Bench {
     pub(crate) async fn new() -> Option<Self> {
         let test = std::thread::current().name().unwrap_or("a test").to_owned();
         let cli = installed::real_cli(&test)?;
-        Some(Self { api: Api::start().await, place: Arc::new(Place::new()), cli })
+        Some(Self::on(cli).await)
+    }
+
+    /// The same with another version of the CLI.
+    pub(crate) async fn on(cli: PathBuf) -> Self {
+        let api = Api::start().await;
+        let url = api.url().to_owned();
+        Self { api, place: Arc::new(Place::new()), cli, url }
     }
 
     /// What a CLI here needs in its environment besides HOME.
     pub(crate) fn environment(&self) -> [(&'static str, String); 5] {
         [
-            ("ANTHROPIC_BASE_URL", self.api.url().to_owned()),
+            ("ANTHROPIC_BASE_URL", self.url.clone()),
             ("ANTHROPIC_API_KEY", "dummy".to_owned()),
             ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1".to_owned()),
             ("DISABLE_AUTOUPDATER", "1".to_owned()),

@@ -11,23 +11,23 @@ mod basics;
 mod bench;
 mod commands;
 mod crashes;
+mod embedded;
 mod evictions;
 mod interrupts;
 mod restarts;
 mod tools;
+mod traps_api;
+mod traps_slow;
 
 use common::installed;
 
 /// The sources of the tests here, to tell their names.
-const SOURCES: [&str; 8] = [
-    include_str!("bare.rs"),
-    include_str!("basics.rs"),
-    include_str!("commands.rs"),
-    include_str!("crashes.rs"),
-    include_str!("evictions.rs"),
-    include_str!("interrupts.rs"),
-    include_str!("restarts.rs"),
-    include_str!("tools.rs"),
+macro_rules! sources {
+    ($($file:ident)*) => { [$(include_str!(concat!(stringify!($file), ".rs"))),*] };
+}
+
+const SOURCES: &[&str] = &sources![
+    bare basics commands crashes evictions interrupts restarts tools traps_api traps_slow
 ];
 
 #[test]
