@@ -173,7 +173,8 @@ pub(super) fn refusal(terminal: Option<&Terminal>, stderr: &str) -> Option<Refus
     let failure = terminal.and_then(|terminal| terminal.failure.as_ref());
     let said =
         |text: &str| stderr.contains(text) || failure.is_some_and(|failure| failure.message.contains(text));
-    if said("No conversation found with session ID") {
+    // The second is said of a transcript that is there and cannot be read.
+    if said("No conversation found with session ID") || said("Failed to resume session") {
         Some(Refusal::NoConversation)
     } else if said("Session ID") && said("is already in use") {
         Some(Refusal::IdInUse)
@@ -282,6 +283,8 @@ mod tests {
             refusal(None, "No conversation found with session ID: x\n"),
             Some(Refusal::NoConversation)
         );
+        let unreadable = "Failed to resume session: EISDIR: illegal operation on a directory, read";
+        assert_eq!(refusal(None, unreadable), Some(Refusal::NoConversation));
         assert_eq!(refusal(None, "Error: Session ID x is already in use."), Some(Refusal::IdInUse));
         assert_eq!(refusal(None, "Error: Invalid session ID. Must be a valid UUID."), None);
         let line = json!({"type": "result", "subtype": "error_during_execution", "is_error": true,
