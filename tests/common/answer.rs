@@ -20,6 +20,8 @@ pub struct Answer {
     number: usize,
     book: Book,
     blocks: usize,
+    /// A block was begun and is not to be ended.
+    cut: bool,
     stop_reason: String,
 }
 
@@ -35,7 +37,7 @@ impl Answer {
             number = entries.requests.len();
             entries.requests.push(request.clone());
         });
-        Self { request, steps: steps.into(), number, book, blocks: 0, stop_reason: "end_turn".into() }
+        Self { request, steps: steps.into(), number, book, blocks: 0, cut: false, stop_reason: "end_turn".into() }
     }
 
     /// What the message asks for instead of an answer, after the waiting before it.
@@ -79,15 +81,20 @@ impl Answer {
 
     /// A block that has begun, and then: something else than its end.
     async fn broken(&mut self, how: Break) -> Result<String, Broken> {
-        if how == Break::Drop && self.blocks > 0 {
-            // What was sent before is to arrive.
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            return Err(Broken);
+        let has_begun = std::mem::replace(&mut self.cut, true);
+        match how {
+            Break::Drop if has_begun => {
+                // What was sent before is to arrive.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                return Err(Broken);
+            }
+            Break::Stall if has_begun => std::future::pending().await,
+            _ => {}
         }
         let start = if self.blocks == 0 { self.start() } else { String::new() };
         let begun = start + &Block::text(String::new(), vec!["cut off ".into()]).beginning(self.blocks);
         self.blocks += 1;
-        if how == Break::Drop {
+        if matches!(how, Break::Drop | Break::Stall) {
             self.steps.push_front(Step::Break(how));
             return Ok(begun);
         }

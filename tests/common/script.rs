@@ -1,7 +1,7 @@
 //! Markers in a user's message tell the Messages API of the tests how to answer it:
 //! `[[say:TEXT]]`, `[[think:TEXT]]`, `[[tool:NAME {..}]]`, `[[deltas:N]]`, `[[delay:MS]]`, `[[hold:NAME]]`, `[[hang]]`,
 //! `[[recall]]`, `[[stop:REASON]]`, and the faults `[[error:STATUS]]`, `[[error:STATUS SECONDS]]` (with `retry-after`) and
-//! `[[break:drop|garbage|event|empty|html]]`, in any number and order. They are carried out one after the other. With
+//! `[[break:drop|garbage|event|stall|empty|html]]`, in any number and order. They are carried out one after the other. With
 //! `[[times:N]]` there are faults only in the first N answers to the same message.
 
 use std::time::Duration;
@@ -46,6 +46,8 @@ pub enum Break {
     Garbage,
     /// An event in mid-stream says that there is an error.
     Event,
+    /// Silence in mid-stream.
+    Stall,
     /// There is nothing in it.
     Empty,
     /// A page for a browser.
@@ -99,6 +101,7 @@ fn marker(text: &str) -> (Option<Step>, &str) {
             "drop" => Break::Drop,
             "garbage" => Break::Garbage,
             "event" => Break::Event,
+            "stall" => Break::Stall,
             "empty" => Break::Empty,
             "html" => Break::Html,
             _ => panic!("no such fault: [[{body}]]"),

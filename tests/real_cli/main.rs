@@ -17,6 +17,7 @@ mod interrupts;
 mod restarts;
 mod tools;
 mod traps_api;
+mod traps_kills;
 mod traps_slow;
 
 use common::installed;
@@ -27,7 +28,7 @@ macro_rules! sources {
 }
 
 const SOURCES: &[&str] = &sources![
-    bare basics commands crashes evictions interrupts restarts tools traps_api traps_slow
+    bare basics commands crashes evictions interrupts restarts tools traps_api traps_kills traps_slow
 ];
 
 #[test]

@@ -37,7 +37,7 @@ async fn trap_11_a_turn_is_bounded_whatever_the_api_does() {
     let alice = system.alice();
     say(&alice, "hello").await;
     let cli = child(&alice);
-    for message in ["[[error:401]]", "[[hang]][[error:500]]", "[[hang]]", "[[say:beginning]][[hang]]"] {
+    for message in ["[[error:401]]", "[[hang]][[error:500]]", "[[hang]]", "[[break:stall]]"] {
         let outcome = ask(&alice, message).await;
         assert_eq!(*aborted(&outcome), TurnError::TimedOut { limit }, "{message}: {outcome:?}");
         assert_eq!(say(&alice, "[[say:fine]]").await, "fine", "after {message}");
