@@ -17,8 +17,10 @@ mod interrupts;
 mod restarts;
 mod tools;
 mod traps_api;
+mod traps_asks;
 mod traps_kills;
 mod traps_slow;
+mod traps_turns;
 
 use common::installed;
 
@@ -28,7 +30,7 @@ macro_rules! sources {
 }
 
 const SOURCES: &[&str] = &sources![
-    bare basics commands crashes evictions interrupts restarts tools traps_api traps_kills traps_slow
+    bare basics commands crashes evictions interrupts restarts tools traps_api traps_asks traps_kills traps_slow traps_turns
 ];
 
 #[test]

@@ -46,8 +46,8 @@ async fn trap_07_killed_right_after_the_very_first_answer_the_loss_is_said() {
         assert!(finish(turn).await.is_ok());
         let (events, next) = read(send(&user, "[[recall]]").await).await;
         assert!(next.is_ok(), "after {delay} ms: {next:?}");
-        let is_known = next.text.contains("heliotrope");
-        assert_ne!(is_known, next.context_lost, "after {delay} ms: {next:?}");
+        // The prompt may be on disk without its answer: then there is something to recall, and something lost.
+        assert!(next.text.contains("heliotrope") || next.context_lost, "after {delay} ms: {next:?}");
         assert_eq!(events.first().is_some_and(tells_a_loss), next.context_lost, "after {delay} ms");
         losses += u32::from(next.context_lost);
     }
