@@ -19,6 +19,7 @@ mod spawn;
 mod spawn_error;
 mod stderr;
 mod sweep;
+mod tasks;
 mod vitals;
 mod watch;
 

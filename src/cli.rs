@@ -94,6 +94,8 @@ pub enum LineKind {
     HostRequest,
     /// The CLI withdraws what it had asked. [`Adapter::withdrawn`] reads it.
     Withdrawn,
+    /// Something that outlasts the turn has begun or ended. [`Adapter::task`] reads it; it is passed on like an event.
+    Task,
     /// The CLI says that it is working. Not passed on.
     Working,
     /// The CLI says that it waits for input. Not passed on.
@@ -172,6 +174,15 @@ pub struct PermissionRequest {
     pub description: Option<String>,
 }
 
+/// What the CLI says of a task that may outlast the turn it was begun in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TaskNews {
+    /// It runs, under this id.
+    Began(String),
+    /// It is over.
+    Ended(String),
+}
+
 /// Why a child left before it was ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
@@ -228,6 +239,9 @@ pub trait Adapter: Debug + Send + Sync + 'static {
 
     /// Reads a [`LineKind::HostRequest`]; `None` if not even its id can be read, so that it cannot be answered.
     fn host_request(&self, line: &[u8]) -> Option<HostRequest>;
+
+    /// Reads a [`LineKind::Task`]; `None` if it changes nothing.
+    fn task(&self, line: &[u8]) -> Option<TaskNews>;
 
     /// The request id of a [`LineKind::Withdrawn`].
     fn withdrawn(&self, line: &[u8]) -> Option<String>;

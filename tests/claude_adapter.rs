@@ -48,6 +48,9 @@ fn every_recorded_line_is_known() {
                     LineKind::Waiting
                 }
                 (Some("system"), Some("session_state_changed")) => LineKind::Working,
+                (Some("system"), Some("task_started" | "task_updated" | "task_notification")) => {
+                    LineKind::Task
+                }
                 (Some("system"), Some("init" | "status" | "api_retry")) => {
                     LineKind::Event { substantial: false, checkpoint: false }
                 }

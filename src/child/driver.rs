@@ -25,9 +25,10 @@ use super::permissions::{Answer, Permissions};
 use super::running::{Running, TurnJob, TurnReport};
 use super::spawn::{Contained, Ended, ShimHandle};
 use super::stderr::Tail;
+use super::tasks::Tasks;
 use super::vitals;
 use super::watch::{Advice, Finding};
-use crate::cli::{Adapter, Bound, HostRequest, LineKind, Refusal, Terminal};
+use crate::cli::{Adapter, Bound, HostRequest, LineKind, Refusal, TaskNews, Terminal};
 use crate::config::{Config, PermissionPolicy};
 use crate::error::{Loss, TurnError};
 use crate::ids::TurnId;
@@ -173,6 +174,9 @@ pub(crate) struct Driver {
     /// Waits until the child has finished what it does of its own accord.
     held: Option<Box<TurnJob>>,
     active: bool,
+    tasks: Tasks,
+    /// Whether the session was told that the child is not idle between turns.
+    told_active: bool,
     permissions: Permissions,
     model: Option<String>,
     cumulative_cost: f64,
@@ -200,6 +204,7 @@ enum Step {
     Answered(Option<String>),
     HostRequest(Option<HostRequest>),
     Withdrawn(Option<String>),
+    Task(Option<TaskNews>),
     Working,
     Waiting,
     Malformed,
@@ -228,6 +233,8 @@ impl Driver {
             running: None,
             held: None,
             active: false,
+            tasks: Tasks::new(session.turn_timeout),
+            told_active: false,
             permissions: Permissions::new(session.permission_timeout),
             model,
             cumulative_cost: 0.0,
@@ -335,6 +342,7 @@ impl Driver {
             }
             LineKind::HostRequest => Step::HostRequest(adapter.host_request(line)),
             LineKind::Withdrawn => Step::Withdrawn(adapter.withdrawn(line)),
+            LineKind::Task => Step::Task(adapter.task(line)),
             LineKind::Working => Step::Working,
             LineKind::Waiting => Step::Waiting,
             LineKind::Malformed => Step::Malformed,
@@ -358,13 +366,22 @@ impl Driver {
                     report(Report::Permissions(self.permissions.pending()));
                 }
             }
+            Step::Task(news) => {
+                if let Some(running) = &mut self.running {
+                    running.saw(true, None, &self.setup.metrics);
+                }
+                self.keep();
+                if let Some(news) = news.filter(|_| self.setup.config.cli.background_tasks) {
+                    self.tasks.heard(news, Instant::now());
+                    self.tell_active(report);
+                }
+            }
             Step::Working => match &mut self.running {
                 Some(running) => running.working = true,
-                None if !self.active => {
+                None => {
                     self.active = true;
-                    report(Report::Active(true));
+                    self.tell_active(report);
                 }
-                None => {}
             },
             Step::Waiting => self.waiting(report),
             Step::TooLong => {
@@ -437,9 +454,8 @@ impl Driver {
 
     /// The CLI waits for input. If it had begun our turn and not ended it, the turn has no end of its own.
     fn waiting(&mut self, report: &(dyn Fn(Report) + Send + Sync)) {
-        if std::mem::take(&mut self.active) {
-            report(Report::Active(false));
-        }
+        self.active = false;
+        self.tell_active(report);
         if self.running.as_ref().is_some_and(|running| running.working)
             && let Some(running) = self.running.take()
         {
@@ -452,6 +468,14 @@ impl Driver {
         }
         if let Some(job) = self.held.take() {
             self.begin(*job);
+        }
+    }
+
+    /// Tells the session whether the child does something of its own accord, or has tasks in the background.
+    fn tell_active(&mut self, report: &(dyn Fn(Report) + Send + Sync)) {
+        let active = self.active || self.tasks.are_running();
+        if std::mem::replace(&mut self.told_active, active) != active {
+            report(Report::Active(active));
         }
     }
 
@@ -683,6 +707,8 @@ impl Driver {
             self.setup.metrics.hang(HangDetector::StdinStall);
             return self.condemn(Verdict::Hung);
         }
+        self.tasks.expire(now);
+        self.tell_active(report);
         let adapter = self.setup.adapter;
         let overdue = self.permissions.overdue(now);
         if !overdue.is_empty() {
@@ -785,7 +811,8 @@ impl Driver {
         });
         let write = self.write_deadline.filter(|_| !self.is_ending());
         let held = self.held.as_ref().map(|job| job.accepted + self.setup.config.session.turn_timeout);
-        let next = [phase, turn, write, held, self.permissions.deadline()].into_iter().flatten().min();
+        let next = [phase, turn, write, held, self.permissions.deadline(), self.tasks.deadline()];
+        let next = next.into_iter().flatten().min();
         // With nothing due the timer may ring once for nothing; after that it rests.
         let next = next.unwrap_or_else(|| Instant::now() + REST);
         if next < self.timer.deadline() || self.timer.is_elapsed() {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     Adapter, Bound, CommandLine, ControlAnswer, Dirs, HostRequest, LaunchPlan, LineKind, PermissionRequest,
-    PromptRefused, Refusal, Terminal,
+    PromptRefused, Refusal, TaskNews, Terminal,
 };
 use crate::config::CliConfig;
 use crate::turn::{Decision, Prompt};
@@ -79,6 +79,10 @@ impl Adapter for Claude {
 
     fn host_request(&self, line: &[u8]) -> Option<HostRequest> {
         read::host_request(line)
+    }
+
+    fn task(&self, line: &[u8]) -> Option<TaskNews> {
+        read::task(line)
     }
 
     fn withdrawn(&self, line: &[u8]) -> Option<String> {

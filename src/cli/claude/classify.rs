@@ -68,6 +68,7 @@ fn system(subtype: &[u8], state: impl FnOnce() -> Option<Vec<u8>>) -> LineKind {
     match subtype {
         // What precedes the model's first word: announcements, and requests that the API has not taken.
         b"init" | b"status" | b"api_retry" => MINOR,
+        b"task_started" | b"task_updated" | b"task_notification" => LineKind::Task,
         b"session_state_changed" => match state().as_deref() {
             Some(b"idle") => LineKind::Waiting,
             // A turn that waits for permission is a turn at work.
@@ -145,6 +146,8 @@ mod tests {
             (r#"{"type":"system","subtype":"init","cwd":"/"}"#, MINOR),
             (r#"{"type":"system","subtype":"status","status":"requesting"}"#, MINOR),
             (r#"{"type":"system","subtype":"thinking_tokens"}"#, SUBSTANTIAL),
+            (r#"{"type":"system","subtype":"task_started","task_id":"b"}"#, LineKind::Task),
+            (r#"{"task_id":"b","type":"system","subtype":"task_notification"}"#, LineKind::Task),
             (r#"{"type":"system","subtype":"session_state_changed","state":"running"}"#, LineKind::Working),
             (
                 r#"{"type":"system","subtype":"session_state_changed","state":"requires_action"}"#,

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 
 use super::fields::{Fields, mend_surrogates, with_fields};
-use crate::cli::{ControlAnswer, Failure, HostRequest, PermissionRequest, Refusal, Terminal};
+use crate::cli::{ControlAnswer, Failure, HostRequest, PermissionRequest, Refusal, TaskNews, Terminal};
 use crate::turn::Usage;
 
 /// Longest id of a conversation that is followed. The CLI's are UUIDs.
@@ -119,6 +119,19 @@ pub(super) fn host_request(line: &[u8]) -> Option<HostRequest> {
         }
         // Also a request for permission that cannot be read: refused it fails one tool, unanswered it hangs the turn.
         Some(HostRequest::Unsupported { request_id, what: what.unwrap_or_else(|| "unknown".to_owned()) })
+    })
+}
+
+/// Also tools in the foreground are told of, if they take long; their end is told too.
+pub(super) fn task(line: &[u8]) -> Option<TaskNews> {
+    with_fields(line, |fields| {
+        let id = fields.text("task_id")?;
+        let status = match fields.text("subtype")?.as_str() {
+            "task_started" => return Some(TaskNews::Began(id)),
+            "task_updated" => fields.object("patch")?.text("status")?,
+            _ => fields.text("status")?,
+        };
+        (!matches!(status.as_str(), "running" | "pending")).then_some(TaskNews::Ended(id))
     })
 }
 
@@ -278,6 +291,18 @@ mod tests {
     }
 
     #[test]
+    fn tasks_begin_and_end() {
+        let read = |rest: &str| task(format!(r#"{{"type":"system",{rest},"task_id":"b1"}}"#).as_bytes());
+        let (began, ended) = (Some(TaskNews::Began("b1".into())), Some(TaskNews::Ended("b1".into())));
+        assert_eq!(read(r#""subtype":"task_started""#), began);
+        assert_eq!(read(r#""subtype":"task_updated","patch":{"status":"killed"}"#), ended);
+        assert_eq!(read(r#""subtype":"task_notification","status":"completed""#), ended);
+        assert_eq!(read(r#""subtype":"task_updated","patch":{"status":"running"}"#), None);
+        assert_eq!(read(r#""subtype":"task_updated","patch":{"description":"x"}"#), None);
+        assert_eq!(task(br#"{"type":"system","subtype":"task_started"}"#), None);
+    }
+
+    #[test]
     fn refusals_are_told_apart() {
         assert_eq!(
             refusal(None, "No conversation found with session ID: x\n"),
@@ -298,6 +323,7 @@ mod tests {
             terminal(&line);
             control_answer(&line);
             host_request(&line);
+            task(&line);
             withdrawn(&line);
             checkpoint(&line);
             text_delta(&line);
