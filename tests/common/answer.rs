@@ -37,7 +37,15 @@ impl Answer {
             number = entries.requests.len();
             entries.requests.push(request.clone());
         });
-        Self { request, steps: steps.into(), number, book, blocks: 0, cut: false, stop_reason: "end_turn".into() }
+        Self {
+            request,
+            steps: steps.into(),
+            number,
+            book,
+            blocks: 0,
+            cut: false,
+            stop_reason: "end_turn".into(),
+        }
     }
 
     /// What the message asks for instead of an answer, after the waiting before it.

@@ -19,6 +19,7 @@ mod tools;
 mod traps_api;
 mod traps_asks;
 mod traps_kills;
+mod traps_own_turns;
 mod traps_slow;
 mod traps_turns;
 
@@ -30,7 +31,7 @@ macro_rules! sources {
 }
 
 const SOURCES: &[&str] = &sources![
-    bare basics commands crashes evictions interrupts restarts tools traps_api traps_asks traps_kills traps_slow traps_turns
+    bare basics commands crashes evictions interrupts restarts tools traps_api traps_asks traps_kills traps_own_turns traps_slow traps_turns
 ];
 
 #[test]

@@ -18,7 +18,10 @@ async fn transcript(session: &Session) -> PathBuf {
     let files = || {
         let projects = std::fs::read_dir(&projects).into_iter().flatten().flatten();
         let entries = projects.flat_map(|project| std::fs::read_dir(project.path()).into_iter().flatten());
-        entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|it| it == "jsonl"))
+        entries
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|it| it == "jsonl"))
     };
     let files: Vec<_> = files().collect();
     match files.as_slice() {

@@ -72,7 +72,9 @@ async fn trap_06_a_conversation_that_was_cleared_is_the_one_that_is_resumed() {
     assert_ne!(cleared.cli_session_id, before.cli_session_id, "the trap is not there");
     let recalled = say(&alice, "the herb is marjoram [[recall]]").await;
     assert!(!recalled.contains("heliotrope"), "{recalled}");
-    for (command, answer) in [("/nonsense", "Unknown command"), ("/help", "isn't available"), ("/exit", "isn't available")] {
+    for (command, answer) in
+        [("/nonsense", "Unknown command"), ("/help", "isn't available"), ("/exit", "isn't available")]
+    {
         let text = say(&alice, command).await;
         assert!(text.contains(answer), "{command}: {text}");
     }
@@ -153,7 +155,10 @@ async fn a_turn_that_took_too_many_steps_is_an_error_and_the_next_is_fine() {
     let alice = system.alice();
     let outcome = ask(&alice, r#"[[tool:Bash {"command":"echo x"}]]"#).await;
     let told = failure(&outcome);
-    assert_eq!((told.kind.as_str(), told.message.as_str()), ("max_turns", "Reached maximum number of turns (1)"));
+    assert_eq!(
+        (told.kind.as_str(), told.message.as_str()),
+        ("max_turns", "Reached maximum number of turns (1)")
+    );
     let cli = child(&alice);
     assert_eq!(say(&alice, "[[say:fine]]").await, "fine");
     assert_eq!(child(&alice), cli);
