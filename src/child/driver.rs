@@ -435,8 +435,10 @@ impl Driver {
         if running.job.sender.is_some() {
             self.framer.keep();
         }
-        let cost = terminal.cumulative_cost_usd - self.cumulative_cost;
-        self.cumulative_cost = terminal.cumulative_cost_usd;
+        // A turn that could not even begin says 0.
+        let cumulative = terminal.cumulative_cost_usd.max(self.cumulative_cost);
+        let cost = cumulative - self.cumulative_cost;
+        self.cumulative_cost = cumulative;
         let tail = self.framer.take();
         let ended = running.finish(tail, terminal, cost);
         self.turn_over(ended, report);
