@@ -4,10 +4,11 @@
 use std::collections::HashSet;
 
 use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use axum::{Json, Router, extract::State};
+use axum::{Json, Router};
 use futures_util::stream;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -45,6 +46,7 @@ impl Api {
             .route("/v1/messages", post(messages))
             .route("/v1/messages/count_tokens", post(async || Json(json!({"input_tokens": 4321}))))
             .fallback(async || Json(json!({})))
+            .layer(DefaultBodyLimit::disable())
             .with_state(book.clone());
         let mut serving = JoinSet::new();
         serving.spawn(async move { axum::serve(listener, routes).await.expect("the API serves") });

@@ -52,6 +52,14 @@ impl Client {
         }
     }
 
+    /// Sends any bytes as a turn's body; status and body of the answer.
+    pub async fn raw(&self, user: &str, body: Vec<u8>) -> (u16, String) {
+        let request = self.web.post(format!("{}/v1/messages/keepalive", self.http));
+        let request = request.header("x-pilotlight-user", user).header("content-type", "application/json");
+        let answer = request.body(body).send().await.expect("an answer");
+        (answer.status().as_u16(), answer.text().await.expect("a body"))
+    }
+
     /// Waits until turns are taken.
     pub async fn ready(&self) {
         let is_ready = async || (self.get("/readyz").await.0 == 200).then_some(());

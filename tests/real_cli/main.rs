@@ -19,6 +19,8 @@ mod tools;
 mod traps_api;
 mod traps_asks;
 mod traps_ends;
+mod traps_files;
+mod traps_input;
 mod traps_kills;
 mod traps_own_turns;
 mod traps_slow;
@@ -32,7 +34,7 @@ macro_rules! sources {
 }
 
 const SOURCES: &[&str] = &sources![
-    bare basics commands crashes evictions interrupts restarts tools traps_api traps_asks traps_ends traps_kills traps_own_turns traps_slow traps_turns
+    bare basics commands crashes evictions interrupts restarts tools traps_api traps_asks traps_ends traps_files traps_input traps_kills traps_own_turns traps_slow traps_turns
 ];
 
 #[test]
