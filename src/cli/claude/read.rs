@@ -33,14 +33,17 @@ pub(super) fn terminal(line: &[u8]) -> Option<Terminal> {
 
 /// `success` alone says nothing: failures of the API come as a success with `is_error`.
 fn failure(fields: &Fields<'_>, subtype: &str) -> Option<Failure> {
-    if !fields.get("is_error").unwrap_or(subtype != "success") {
+    let told: Option<bool> = fields.get("is_error");
+    // Versions before 2.1 say of an interrupted turn, and in no other way, that it is an error of a kind and is none.
+    if !told.unwrap_or(subtype != "success") && !subtype.starts_with("error_") {
         return None;
     }
     let api_status: Option<u16> = fields.get("api_error_status");
     let errors: Vec<String> = fields.get("errors").unwrap_or_default();
     let interrupted = subtype == "error_during_execution"
         && (fields.text("terminal_reason").is_some_and(|reason| reason.starts_with("aborted"))
-            || errors.iter().any(|error| error.starts_with("[ede_diagnostic]")));
+            || errors.iter().any(|error| error.starts_with("[ede_diagnostic]"))
+            || (told == Some(false) && errors.is_empty()));
     if interrupted {
         let (kind, message) = ("interrupted".to_owned(), "the turn was interrupted".to_owned());
         return Some(Failure { kind, api_status, message, interrupted });
@@ -238,6 +241,19 @@ mod tests {
             assert_eq!((failure.kind.as_str(), failure.message.as_str()), (kind, text));
             assert!(!failure.interrupted);
         }
+    }
+
+    #[test]
+    fn an_interrupt_is_told_by_what_is_missing_too() {
+        let with = |is_error: bool, errors: &[&str], reason: serde_json::Value| {
+            let line = json!({"type": "result", "subtype": "error_during_execution", "is_error": is_error,
+                "errors": errors, "terminal_reason": reason});
+            read(&line).failure.unwrap().interrupted
+        };
+        assert!(with(true, &["[ede_diagnostic] result_type=user"], json!("aborted_streaming")));
+        assert!(with(true, &[], json!("aborted_tools")));
+        assert!(with(false, &[], json!(null)), "2.0");
+        assert!(!with(true, &["Path \"/x\" does not exist"], json!(null)));
     }
 
     #[test]
