@@ -102,6 +102,17 @@ impl Bench {
             .await;
     }
 
+    /// Waits until a transcript holds the answer to the message with this word.
+    pub(crate) async fn on_disk_of(&self, word: &str) {
+        let is_answered = || {
+            let kept = transcripts(self.place.path());
+            let mut lines =
+                kept.lines().skip_while(|line| !line.contains(word) || !line.contains(r#""type":"user""#));
+            lines.any(|line| line.contains(r#""type":"assistant""#))
+        };
+        eventually("the answer is on disk", SOON, is_answered).await;
+    }
+
     /// Waits until the model's tool has started exactly this command, and gives its process.
     pub(crate) async fn tool(&self, command: &[&str]) -> Process {
         eventually(&format!("{command:?} runs"), SOON, || self.place.running(command).len() == 1).await;

@@ -25,6 +25,8 @@ mod traps_kills;
 mod traps_own_turns;
 mod traps_slow;
 mod traps_turns;
+mod versions;
+mod without;
 
 use common::installed;
 
@@ -34,7 +36,7 @@ macro_rules! sources {
 }
 
 const SOURCES: &[&str] = &sources![
-    bare basics commands crashes evictions interrupts restarts tools traps_api traps_asks traps_ends traps_files traps_input traps_kills traps_own_turns traps_slow traps_turns
+    basics commands crashes evictions interrupts restarts tools traps_api traps_asks traps_ends traps_files traps_input traps_kills traps_own_turns traps_slow traps_turns versions without
 ];
 
 #[test]

@@ -9,9 +9,8 @@ use serde_json::json;
 
 use crate::bench::{Bench, transcripts};
 use crate::common::installed::say as tell;
-use crate::common::process::Process;
-use crate::common::{SOON, eventually};
-use crate::embedded::{ask, child, failure, say};
+use crate::common::request::Auth;
+use crate::embedded::{ask, failure, say};
 
 /// A file system of its own on a directory, as long as this lives.
 struct Mount(PathBuf);
@@ -82,8 +81,7 @@ async fn trap_19_a_poisoned_workspace_gives_no_orders() {
     assert_eq!(say(&alice, "[[say:resumed]]").await, "resumed");
     assert!(!mark.exists(), "a program of the workspace was started");
     assert!(!work.join("made").exists(), "a permission of the workspace was granted");
-    let bearer =
-        bench.api.requests().iter().any(|request| request.auth != crate::common::request::Auth::ApiKey);
+    let bearer = bench.api.requests().iter().any(|request| request.auth != Auth::ApiKey);
     assert!(!bearer, "the key of the workspace was used");
     system.end().await;
 }
