@@ -81,6 +81,8 @@ async fn trap_15_what_cannot_be_said_is_refused_before_the_process_sees_it() {
         br#"{"messages":[{"role":"assistant","content":"hello"}]}"#.to_vec(),
         br#"{"messages":[{"role":"user","content":[{"type":"text"}]}]}"#.to_vec(),
         br#"{"messages":[{"role":"user","content":"  \n"}]}"#.to_vec(),
+        br#"{"messages":[{"role":"user","content":"hello"}],"model":"--help"}"#.to_vec(),
+        br#"{"messages":[{"role":"user","content":"hello"}],"model":"a b"}"#.to_vec(),
         br#"null"#.to_vec(),
         b"\n".to_vec(),
         FRAME.into(),

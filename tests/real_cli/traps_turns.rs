@@ -180,5 +180,10 @@ async fn trap_23_a_model_that_does_not_exist_fails_its_turns_alone() {
     let model = bench.api.requests().last().map(|request| request.model.clone());
     assert_eq!(model.as_deref(), Some("claude-haiku-4-5"));
     assert_eq!(child(&alice), cli);
+    // One that looks like a flag is a model all the same, also at the next start.
+    let turn = alice.send_with("[[say:fine]]", with("--help")).await.expect("accepted");
+    assert_eq!(finish(turn).await.text, "fine");
+    alice.evict().await.expect("it is stopped");
+    assert_eq!(say(&alice, "[[say:fine]]").await, "fine");
     system.end().await;
 }
