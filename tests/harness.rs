@@ -20,8 +20,12 @@ use serde_json::{Value, json};
 #[test]
 fn markers_are_steps_in_their_order() {
     let steps = parse("please [[say:one]] and [[hold:gate]] then [[deltas:3]][[error:429]]");
-    let expected =
-        vec![Step::Say("one".into()), Step::Hold("gate".into()), Step::Deltas(3), Step::Error(429)];
+    let expected = vec![
+        Step::Say("one".into()),
+        Step::Hold("gate".into()),
+        Step::Deltas(3),
+        Step::Error { status: 429, retry_after: None },
+    ];
     assert_eq!(steps, expected);
 }
 

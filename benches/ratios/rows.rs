@@ -296,13 +296,7 @@ async fn w4() -> Vec<Row> {
     end(pilot).await;
     let zombies = children('Z').saturating_sub(zombies_before);
     vec![
-        row(
-            "W4 1000 idle sessions: own memory each, KiB",
-            each,
-            12.0,
-            8.0,
-            format!("{shims} shims"),
-        ),
+        row("W4 1000 idle sessions: own memory each, KiB", each, 12.0, 8.0, format!("{shims} shims")),
         row("W4 threads more than with none", threads, 8.0, 0.0, String::new()),
         row("W4 descriptors each", fds, 5.0, 5.0, String::new()),
         row("shim: resident private memory, KiB", shim, 512.0, 128.0, String::new()),

@@ -1,14 +1,17 @@
 //! One answer of the Messages API of the tests: carries the steps of a message out, as events or as a whole.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use axum::Json;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::api::Book;
+use super::block::{Block, event};
 use super::request::{Fate, Request};
-use super::script::Step;
+use super::script::{Break, Step};
 
 /// An answer on its way. Dropped before it is complete, the caller has gone away.
 pub struct Answer {
@@ -17,48 +20,98 @@ pub struct Answer {
     number: usize,
     book: Book,
     blocks: usize,
-    stop_reason: &'static str,
+    /// A block was begun and is not to be ended.
+    cut: bool,
+    stop_reason: String,
 }
 
 impl Answer {
     pub fn to(request: Request, book: Book) -> Self {
-        let steps = request.steps().into();
+        let mut steps = request.steps();
         let mut number = 0;
         book.send_modify(|entries| {
+            let earlier = entries.requests.iter().filter(|former| former.last() == request.last()).count();
+            if steps.iter().any(|step| matches!(step, Step::Times(times) if *times <= earlier)) {
+                steps.retain(|step| !step.is_fault());
+            }
             number = entries.requests.len();
             entries.requests.push(request.clone());
         });
-        Self { request, steps, number, book, blocks: 0, stop_reason: "end_turn" }
+        Self {
+            request,
+            steps: steps.into(),
+            number,
+            book,
+            blocks: 0,
+            cut: false,
+            stop_reason: "end_turn".into(),
+        }
     }
 
-    /// The status that the message asks for instead of an answer, after the waiting before it.
-    pub async fn refusal(&mut self) -> Option<StatusCode> {
-        if !self.steps.iter().any(|step| matches!(step, Step::Error(_))) {
+    /// What the message asks for instead of an answer, after the waiting before it.
+    pub async fn instead(&mut self) -> Option<Response> {
+        if !self.steps.iter().any(Step::is_instead) {
             return None;
         }
         loop {
             match self.steps.pop_front()? {
-                Step::Error(status) => return StatusCode::from_u16(status).ok(),
+                Step::Error { status, retry_after } => return Some(refused(status, retry_after)),
+                Step::Break(Break::Empty) => return Some(StatusCode::OK.into_response()),
+                Step::Break(Break::Html) => {
+                    return Some(axum::response::Html("<h1>a proxy's page</h1>").into_response());
+                }
                 step => drop(self.block(step).await),
             }
         }
     }
 
     /// The next piece of the event stream; nothing after the last.
-    pub async fn events(&mut self) -> Option<String> {
+    pub async fn events(&mut self) -> Option<Result<String, Broken>> {
         if self.is_complete() {
             return None;
         }
         // Nothing is sent before the first block: a test that holds a request there sees a turn without any output.
         while let Some(step) = self.steps.pop_front() {
-            let Some(block) = self.block(step).await else { continue };
-            let start = if self.blocks == 0 { self.start() } else { String::new() };
-            self.blocks += 1;
-            return Some(start + &block.events(self.blocks - 1));
+            match step {
+                Step::Break(how) => return Some(self.broken(how).await),
+                step => {
+                    let Some(block) = self.block(step).await else { continue };
+                    let start = if self.blocks == 0 { self.start() } else { String::new() };
+                    self.blocks += 1;
+                    return Some(Ok(start + &block.events(self.blocks - 1)));
+                }
+            }
         }
         let start = if self.blocks == 0 { self.start() } else { String::new() };
         self.complete();
-        Some(start + &self.end())
+        Some(Ok(start + &self.end()))
+    }
+
+    /// A block that has begun, and then: something else than its end.
+    async fn broken(&mut self, how: Break) -> Result<String, Broken> {
+        let has_begun = std::mem::replace(&mut self.cut, true);
+        match how {
+            Break::Drop if has_begun => {
+                // What was sent before is to arrive.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                return Err(Broken);
+            }
+            Break::Stall if has_begun => std::future::pending().await,
+            _ => {}
+        }
+        let start = if self.blocks == 0 { self.start() } else { String::new() };
+        let begun = start + &Block::text(String::new(), vec!["cut off ".into()]).beginning(self.blocks);
+        self.blocks += 1;
+        if matches!(how, Break::Drop | Break::Stall) {
+            self.steps.push_front(Step::Break(how));
+            return Ok(begun);
+        }
+        if how == Break::Garbage {
+            return Ok(begun + "event: content_block_delta\ndata: {\"type\": broken\n\n");
+        }
+        self.complete();
+        let error = json!({"type": "overloaded_error", "message": "overloaded in mid-stream"});
+        Ok(begun + &event("error", json!({"error": error})))
     }
 
     pub fn streams(&self) -> bool {
@@ -104,7 +157,7 @@ impl Answer {
             }
             Step::Think(text) => Some(Block::thinking(text)),
             Step::Tool { name, input } => {
-                self.stop_reason = "tool_use";
+                self.stop_reason = "tool_use".into();
                 Some(Block::tool(&format!("toolu_{:06}_{}", self.number, self.blocks), &name, &input))
             }
             Step::Delay(pause) => {
@@ -118,7 +171,12 @@ impl Answer {
                 None
             }
             Step::Hang => std::future::pending().await,
-            Step::Error(_) => None,
+            Step::Stop(reason) => {
+                self.stop_reason = reason;
+                None
+            }
+            // An answer that is asked for as a whole has no middle to break in.
+            Step::Error { .. } | Step::Break(_) | Step::Times(_) => None,
         }
     }
 
@@ -147,50 +205,24 @@ impl Drop for Answer {
     }
 }
 
-/// One content block: as it is in a whole answer, and how it arrives in pieces.
-struct Block {
-    whole: Value,
-    start: Value,
-    deltas: Vec<Value>,
-}
+/// The connection ends here.
+#[derive(Debug)]
+pub struct Broken;
 
-impl Block {
-    fn text(whole: String, pieces: Vec<String>) -> Self {
-        Self {
-            whole: json!({"type": "text", "text": whole}),
-            start: json!({"type": "text", "text": ""}),
-            deltas: pieces.into_iter().map(|text| json!({"type": "text_delta", "text": text})).collect(),
-        }
-    }
-
-    fn thinking(text: String) -> Self {
-        Self {
-            whole: json!({"type": "thinking", "thinking": text, "signature": "c2lnbmVk"}),
-            start: json!({"type": "thinking", "thinking": "", "signature": ""}),
-            deltas: vec![
-                json!({"type": "thinking_delta", "thinking": text}),
-                json!({"type": "signature_delta", "signature": "c2lnbmVk"}),
-            ],
-        }
-    }
-
-    fn tool(id: &str, name: &str, input: &Value) -> Self {
-        Self {
-            whole: json!({"type": "tool_use", "id": id, "name": name, "input": input}),
-            start: json!({"type": "tool_use", "id": id, "name": name, "input": {}}),
-            deltas: vec![json!({"type": "input_json_delta", "partial_json": input.to_string()})],
-        }
-    }
-
-    fn events(self, index: usize) -> String {
-        let start = event("content_block_start", json!({"index": index, "content_block": self.start}));
-        let delta = |delta| event("content_block_delta", json!({"index": index, "delta": delta}));
-        let deltas: String = self.deltas.into_iter().map(delta).collect();
-        start + &deltas + &event("content_block_stop", json!({"index": index}))
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the connection breaks here")
     }
 }
 
-fn event(name: &str, mut data: Value) -> String {
-    data["type"] = json!(name);
-    format!("event: {name}\ndata: {data}\n\n")
+impl std::error::Error for Broken {}
+
+fn refused(status: u16, retry_after: Option<u64>) -> Response {
+    let status = StatusCode::from_u16(status).expect("a status");
+    let error = json!({"type": "invalid_request_error", "message": format!("refused with {status}")});
+    let mut answer = (status, Json(json!({"type": "error", "error": error}))).into_response();
+    if let Some(seconds) = retry_after {
+        answer.headers_mut().insert("retry-after", seconds.into());
+    }
+    answer
 }

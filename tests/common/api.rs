@@ -2,13 +2,13 @@
 //! answer (`script`); every request is written down; tests wait for what happens in it instead of sleeping.
 
 use std::collections::HashSet;
-use std::convert::Infallible;
 
 use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use axum::{Json, Router, extract::State};
+use axum::{Json, Router};
 use futures_util::stream;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -46,6 +46,7 @@ impl Api {
             .route("/v1/messages", post(messages))
             .route("/v1/messages/count_tokens", post(async || Json(json!({"input_tokens": 4321}))))
             .fallback(async || Json(json!({})))
+            .layer(DefaultBodyLimit::disable())
             .with_state(book.clone());
         let mut serving = JoinSet::new();
         serving.spawn(async move { axum::serve(listener, routes).await.expect("the API serves") });
@@ -106,17 +107,16 @@ async fn messages(
 ) -> Response {
     let request = Request::read(uri.path(), &headers, &body);
     let mut answer = Answer::to(request, book);
-    if let Some(status) = answer.refusal().await {
-        let error = json!({"type": "invalid_request_error", "message": format!("refused with {status}")});
+    if let Some(instead) = answer.instead().await {
         answer.complete();
-        return (status, Json(json!({"type": "error", "error": error}))).into_response();
+        return instead;
     }
     if !answer.streams() {
         return answer.whole().await.into_response();
     }
     let events = stream::unfold(answer, |mut answer| async {
         let events = answer.events().await?;
-        Some((Ok::<_, Infallible>(Bytes::from(events)), answer))
+        Some((events.map(Bytes::from), answer))
     });
     ([("content-type", "text/event-stream")], Body::from_stream(events)).into_response()
 }

@@ -52,6 +52,14 @@ impl Client {
         }
     }
 
+    /// Sends any bytes as a turn's body; status and body of the answer.
+    pub async fn raw(&self, user: &str, body: Vec<u8>) -> (u16, String) {
+        let request = self.web.post(format!("{}/v1/messages/keepalive", self.http));
+        let request = request.header("x-pilotlight-user", user).header("content-type", "application/json");
+        let answer = request.body(body).send().await.expect("an answer");
+        (answer.status().as_u16(), answer.text().await.expect("a body"))
+    }
+
     /// Waits until turns are taken.
     pub async fn ready(&self) {
         let is_ready = async || (self.get("/readyz").await.0 == 200).then_some(());
@@ -175,6 +183,15 @@ impl Turn {
             [only] if only["is_error"] == false => only["result"].as_str().expect("result"),
             _ => panic!("not one good result: {}", shown(&self.events)),
         }
+    }
+
+    /// The pieces of the answer as they came, put together.
+    pub fn deltas(&self) -> String {
+        let pieces = self.events.iter().map(|event| &event["event"]["delta"]);
+        pieces
+            .filter(|delta| delta["type"] == "text_delta")
+            .filter_map(|delta| delta["text"].as_str())
+            .collect()
     }
 
     /// What the error event says, if there is one: its code and message.

@@ -3,8 +3,11 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// The version that the tests are written for; `tests/run` installs it.
+/// The version that the tests are written for; `tests/run` installs it and the others, by these two lines.
 pub const VERSION: &str = "2.1.197";
+
+/// An older and a newer one, for the few tests of what must work with any.
+pub const OTHERS: [&str; 2] = ["2.0.76", "2.1.329"];
 
 /// The installed CLI, or nothing after having said which test is left out. Fails where nothing may be left out.
 pub fn real_cli(test: &str) -> Option<PathBuf> {
@@ -19,11 +22,30 @@ pub fn real_cli(test: &str) -> Option<PathBuf> {
     found
 }
 
+/// As [`real_cli`], in one of the other versions.
+pub fn other_cli(version: &str, test: &str) -> Option<PathBuf> {
+    assert!(OTHERS.contains(&version), "{version} is not installed by tests/run");
+    let found = installed(version).canonicalize().ok();
+    if found.is_none() {
+        assert!(
+            !all_required(),
+            "the CLI {version} is not installed, and nothing may be left out: run tests/run"
+        );
+        say(&format!("{test}: left out: CLI {version} not installed (tests/run installs it)"));
+    }
+    found
+}
+
+/// Where `tests/run` puts a version.
+fn installed(version: &str) -> PathBuf {
+    let usual = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/real-cli");
+    let all = std::env::var_os("PILOTLIGHT_REAL_CLIS").map_or(usual, PathBuf::from);
+    all.join(version).join("node_modules/.bin/claude")
+}
+
 /// The path of the CLI without the symbolic links in it.
 pub fn find() -> Option<PathBuf> {
-    let usual = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join(format!("target/real-cli/{VERSION}/node_modules/.bin/claude"));
-    let path = std::env::var_os("PILOTLIGHT_REAL_CLI").map_or(usual, PathBuf::from);
+    let path = std::env::var_os("PILOTLIGHT_REAL_CLI").map_or_else(|| installed(VERSION), PathBuf::from);
     path.canonicalize().ok()
 }
 

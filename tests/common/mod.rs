@@ -7,6 +7,7 @@
 pub mod answer;
 pub mod api;
 pub mod bench;
+pub mod block;
 pub mod client;
 pub mod installed;
 pub mod metrics;
@@ -14,6 +15,7 @@ pub mod output;
 pub mod place;
 pub mod process;
 pub mod program;
+pub mod proxy;
 pub mod request;
 pub mod script;
 pub mod server;

@@ -34,6 +34,8 @@ pub struct Request {
     pub cli_session: Option<String>,
     /// All that the user said, in order, the newest last; the CLI's own reminders left out.
     pub user_texts: Vec<String>,
+    /// What the user said last, to the last blank.
+    pub verbatim: String,
     /// The result of a tool, if that is what the request brings: whether it went well.
     pub tool_result: Option<bool>,
     /// The names of the holds that this request has reached.
@@ -62,6 +64,7 @@ impl Request {
                 .map(str::to_owned),
             tool_result: blocks.last().and_then(tool_result),
             user_texts: texts.collect(),
+            verbatim: blocks.iter().rev().find_map(text_of).unwrap_or_default().to_owned(),
             held: Vec::new(),
             fate: Fate::Open,
         }

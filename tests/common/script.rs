@@ -1,6 +1,8 @@
 //! Markers in a user's message tell the Messages API of the tests how to answer it:
 //! `[[say:TEXT]]`, `[[think:TEXT]]`, `[[tool:NAME {..}]]`, `[[deltas:N]]`, `[[delay:MS]]`, `[[hold:NAME]]`, `[[hang]]`,
-//! `[[error:STATUS]]`, `[[recall]]`, in any number and order. They are carried out one after the other.
+//! `[[recall]]`, `[[stop:REASON]]`, and the faults `[[error:STATUS]]`, `[[error:STATUS SECONDS]]` (with `retry-after`) and
+//! `[[break:drop|garbage|event|stall|empty|html]]`, in any number and order. They are carried out one after the other. With
+//! `[[times:N]]` there are faults only in the first N answers to the same message.
 
 use std::time::Duration;
 
@@ -26,7 +28,41 @@ pub enum Step {
     /// Silence until the caller goes away.
     Hang,
     /// An HTTP error instead of an answer; what stands before it is waited for.
-    Error(u16),
+    Error { status: u16, retry_after: Option<u64> },
+    /// Something is wrong with the answer itself.
+    Break(Break),
+    /// Why the model is said to have stopped.
+    Stop(String),
+    /// Faults are for the first so many answers only.
+    Times(usize),
+}
+
+/// What is wrong with an answer that comes with status 200.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Break {
+    /// The connection ends in mid-stream.
+    Drop,
+    /// An event in mid-stream is no JSON.
+    Garbage,
+    /// An event in mid-stream says that there is an error.
+    Event,
+    /// Silence in mid-stream.
+    Stall,
+    /// There is nothing in it.
+    Empty,
+    /// A page for a browser.
+    Html,
+}
+
+impl Step {
+    pub fn is_fault(&self) -> bool {
+        matches!(self, Self::Error { .. } | Self::Break(_) | Self::Hang)
+    }
+
+    /// Whether it takes the place of the answer.
+    pub fn is_instead(&self) -> bool {
+        matches!(self, Self::Error { .. } | Self::Break(Break::Empty | Break::Html))
+    }
 }
 
 /// What a message asks for; a plain one gets a plain answer.
@@ -56,7 +92,22 @@ fn marker(text: &str) -> (Option<Step>, &str) {
         "delay" => Step::Delay(Duration::from_millis(number(body, argument))),
         "hold" => Step::Hold(argument.into()),
         "hang" => Step::Hang,
-        "error" => Step::Error(number(body, argument)),
+        "error" => {
+            let (status, seconds) = argument.split_once(' ').unwrap_or((argument, ""));
+            let retry_after = (!seconds.is_empty()).then(|| number(body, seconds));
+            Step::Error { status: number(body, status), retry_after }
+        }
+        "break" => Step::Break(match argument {
+            "drop" => Break::Drop,
+            "garbage" => Break::Garbage,
+            "event" => Break::Event,
+            "stall" => Break::Stall,
+            "empty" => Break::Empty,
+            "html" => Break::Html,
+            _ => panic!("no such fault: [[{body}]]"),
+        }),
+        "stop" => Step::Stop(argument.into()),
+        "times" => Step::Times(number(body, argument)),
         _ => panic!("no such marker: [[{body}]]"),
     };
     (Some(step), rest)

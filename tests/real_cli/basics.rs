@@ -49,21 +49,6 @@ async fn two_users_have_two_processes_and_two_contexts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_error_of_the_api_reaches_the_caller_and_the_process_lives() {
-    let Some(bench) = Bench::new().await else { return };
-    let server = bench.serve("").await;
-    let client = server.client();
-    client.turn("alice", "hello").await.text();
-    let before = client.pid().await;
-    let failed = client.turn("alice", "[[error:400]]").await;
-    let (_, message) = failed.error().expect("an error event");
-    assert!(message.contains("400"), "the caller learns what the API said: {message}");
-    assert!(failed.done, "a failed turn ends its stream like any other");
-    assert_eq!(client.turn("alice", "[[say:fine again]]").await.text(), "fine again");
-    assert_eq!(client.pid().await, before);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deltas_arrive_while_the_answer_is_being_written() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve("").await;

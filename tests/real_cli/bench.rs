@@ -22,6 +22,8 @@ pub(crate) struct Bench {
     pub(crate) api: Api,
     pub(crate) place: Arc<Place>,
     pub(crate) cli: PathBuf,
+    /// Where the CLI finds the API.
+    pub(crate) url: String,
 }
 
 impl Bench {
@@ -29,13 +31,20 @@ impl Bench {
     pub(crate) async fn new() -> Option<Self> {
         let test = std::thread::current().name().unwrap_or("a test").to_owned();
         let cli = installed::real_cli(&test)?;
-        Some(Self { api: Api::start().await, place: Arc::new(Place::new()), cli })
+        Some(Self::on(cli).await)
+    }
+
+    /// The same with another version of the CLI.
+    pub(crate) async fn on(cli: PathBuf) -> Self {
+        let api = Api::start().await;
+        let url = api.url().to_owned();
+        Self { api, place: Arc::new(Place::new()), cli, url }
     }
 
     /// What a CLI here needs in its environment besides HOME.
     pub(crate) fn environment(&self) -> [(&'static str, String); 5] {
         [
-            ("ANTHROPIC_BASE_URL", self.api.url().to_owned()),
+            ("ANTHROPIC_BASE_URL", self.url.clone()),
             ("ANTHROPIC_API_KEY", "dummy".to_owned()),
             ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1".to_owned()),
             ("DISABLE_AUTOUPDATER", "1".to_owned()),
@@ -91,6 +100,17 @@ impl Bench {
         let is_prompt = |line: &str| line.contains(r#""type":"user""#) && line.contains(word);
         eventually("the prompt is on disk", SOON, || transcripts(self.place.path()).lines().any(is_prompt))
             .await;
+    }
+
+    /// Waits until a transcript holds the answer to the message with this word.
+    pub(crate) async fn on_disk_of(&self, word: &str) {
+        let is_answered = || {
+            let kept = transcripts(self.place.path());
+            let mut lines =
+                kept.lines().skip_while(|line| !line.contains(word) || !line.contains(r#""type":"user""#));
+            lines.any(|line| line.contains(r#""type":"assistant""#))
+        };
+        eventually("the answer is on disk", SOON, is_answered).await;
     }
 
     /// Waits until the model's tool has started exactly this command, and gives its process.

@@ -32,7 +32,7 @@ async fn a_message_sent_in_the_instant_of_the_kill_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_right_after_an_answer_nothing_is_lost_in_silence() {
+async fn trap_07_killed_right_after_an_answer_nothing_is_lost_in_silence() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve("").await;
     let client = server.client();

@@ -22,7 +22,7 @@ async fn an_idle_process_is_stopped_and_the_conversation_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_busy_process_is_not_idle_however_long_its_turn() {
+async fn trap_24_a_busy_process_is_not_idle_however_long_its_turn() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve(ONE_SECOND).await;
     let client = server.client();

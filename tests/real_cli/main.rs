@@ -11,23 +11,32 @@ mod basics;
 mod bench;
 mod commands;
 mod crashes;
+mod embedded;
 mod evictions;
 mod interrupts;
 mod restarts;
 mod tools;
+mod traps_api;
+mod traps_asks;
+mod traps_ends;
+mod traps_files;
+mod traps_input;
+mod traps_kills;
+mod traps_own_turns;
+mod traps_slow;
+mod traps_turns;
+mod versions;
+mod without;
 
 use common::installed;
 
 /// The sources of the tests here, to tell their names.
-const SOURCES: [&str; 8] = [
-    include_str!("bare.rs"),
-    include_str!("basics.rs"),
-    include_str!("commands.rs"),
-    include_str!("crashes.rs"),
-    include_str!("evictions.rs"),
-    include_str!("interrupts.rs"),
-    include_str!("restarts.rs"),
-    include_str!("tools.rs"),
+macro_rules! sources {
+    ($($file:ident)*) => { [$(include_str!(concat!(stringify!($file), ".rs"))),*] };
+}
+
+const SOURCES: &[&str] = &sources![
+    basics commands crashes evictions interrupts restarts tools traps_api traps_asks traps_ends traps_files traps_input traps_kills traps_own_turns traps_slow traps_turns versions without
 ];
 
 #[test]

@@ -1,6 +1,14 @@
 //! The server's own end: nothing is left of it, and the next one on the same directory knows the conversations.
 
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
 use crate::bench::Bench;
+use crate::common::eventually;
+
+/// How long after the server's end anything of it may still be there.
+const GONE_WITHIN: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_an_orderly_stop_the_next_server_goes_on() {
@@ -63,4 +71,48 @@ async fn after_sigkill_in_the_first_turns_nothing_is_left_and_the_prompts_are_kn
         let recalled = server.client().turn(user, "[[recall]]").await;
         assert!(recalled.text().contains(word), "{user}: {}", recalled.text());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_17_after_sigkill_nothing_goes_on_and_nothing_is_forgotten() {
+    const SAID: [(&str, &str, &str); 3] = [
+        ("busy", "heliotrope", "[[deltas:50]][[hang]]"),
+        ("held", "marjoram", "[[hold:never]]"),
+        ("at work", "bergamot", r#"[[tool:Bash {"command":"setsid sleep 86405 & sleep 86406"}]]"#),
+    ];
+    let Some(bench) = Bench::new().await else { return };
+    let allowed = "[permissions]\npolicy = \"allow\"\n";
+    let server = bench.serve(allowed).await;
+    let client = server.client();
+    let mut streams = JoinSet::new();
+    for (user, word, _) in SAID {
+        client.turn(user, &format!("the word is {word}")).await.text();
+    }
+    bench.on_disk(SAID.len()).await;
+    for (user, _, message) in SAID {
+        let client = client.clone();
+        // One that is held gets no answer, so none is waited for.
+        streams.spawn(async move { client.stream(user, message).await.until_text().await });
+    }
+    bench.api.entered("never", 1).await;
+    bench.tool(&["sleep", "86405"]).await;
+    bench.tool(&["sleep", "86406"]).await;
+    let is_busy = |entries: &crate::common::api::Entries| {
+        entries.requests.iter().any(|request| request.last().contains("[[deltas:50]]"))
+    };
+    bench.api.until("the busy one is asked", is_busy).await;
+    // Left to itself a process with a turn goes on, and spends tokens, though nobody reads its output.
+    server.process().kill();
+    eventually("nothing is left", GONE_WITHIN, || bench.place.processes().is_empty()).await;
+    for (_, _, message) in [SAID[0], SAID[1]] {
+        bench.api.aborted(message).await;
+    }
+    streams.shutdown().await;
+    server.kill().await;
+    let server = bench.serve(allowed).await;
+    for (user, word, _) in SAID {
+        let recalled = server.client().turn(user, "[[recall]]").await;
+        assert!(recalled.text().contains(&format!("the word is {word}")), "{user}: {}", recalled.text());
+    }
+    assert_eq!(bench.conversations().len(), SAID.len(), "they are the same conversations");
 }

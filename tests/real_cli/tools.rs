@@ -28,7 +28,7 @@ async fn without_permission_a_tool_is_refused_and_its_turn_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_running_tool_is_gone_after_a_kill_of_its_cli() {
+async fn trap_09_a_running_tool_is_gone_after_a_kill_of_its_cli() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve(ALLOWED).await;
     let client = server.client();
@@ -41,7 +41,7 @@ async fn a_running_tool_is_gone_after_a_kill_of_its_cli() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_tool_left_running_is_gone_after_an_eviction() {
+async fn trap_09_what_a_tool_left_running_is_gone_after_an_eviction() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve(&format!("{ALLOWED}[session]\nidle_timeout = \"1s\"\n")).await;
     let client = server.client();
@@ -54,7 +54,7 @@ async fn what_a_tool_left_running_is_gone_after_an_eviction() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_running_tool_is_gone_after_sigkill_of_the_server() {
+async fn trap_09_a_running_tool_is_gone_after_sigkill_of_the_server() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve(ALLOWED).await;
     let stream = server.client().stream("alice", r#"[[tool:Bash {"command":"sleep 86403"}]]"#).await;
@@ -66,7 +66,7 @@ async fn a_running_tool_is_gone_after_sigkill_of_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_running_tool_is_gone_after_its_caller_hung_up() {
+async fn trap_09_a_running_tool_is_gone_after_its_caller_hung_up() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve(ALLOWED).await;
     let client = server.client();

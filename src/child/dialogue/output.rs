@@ -195,7 +195,8 @@ impl Dialogue {
                     running.saw(true, None, &self.setup.metrics);
                 }
                 self.keep();
-                if let Some(task) = task {
+                // Switched off, a task is a tool that takes long: its turn is what counts.
+                if let Some(task) = task.filter(|_| self.setup.config.cli.background_tasks) {
                     self.tasks.note(task, Instant::now());
                     self.unsettled = true;
                     self.tell_activity();
@@ -261,8 +262,10 @@ impl Dialogue {
         if running.job.sender.is_some() {
             self.framer.keep();
         }
-        let cost = terminal.cumulative_cost_usd - self.cumulative_cost;
-        self.cumulative_cost = terminal.cumulative_cost_usd;
+        // A turn that could not even begin says 0.
+        let cumulative = terminal.cumulative_cost_usd.max(self.cumulative_cost);
+        let cost = cumulative - self.cumulative_cost;
+        self.cumulative_cost = cumulative;
         let tail = self.framer.take();
         self.turn_over(running.finish(tail, terminal, cost));
     }

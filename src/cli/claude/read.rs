@@ -33,14 +33,17 @@ pub(super) fn terminal(line: &[u8]) -> Option<Terminal> {
 
 /// `success` alone says nothing: failures of the API come as a success with `is_error`.
 fn failure(fields: &Fields<'_>, subtype: &str) -> Option<Failure> {
-    if !fields.get("is_error").unwrap_or(subtype != "success") {
+    let told: Option<bool> = fields.get("is_error");
+    // Versions before 2.1 say of an interrupted turn, and in no other way, that it is an error of a kind and is none.
+    if !told.unwrap_or(subtype != "success") && !subtype.starts_with("error_") {
         return None;
     }
     let api_status: Option<u16> = fields.get("api_error_status");
     let errors: Vec<String> = fields.get("errors").unwrap_or_default();
     let interrupted = subtype == "error_during_execution"
         && (fields.text("terminal_reason").is_some_and(|reason| reason.starts_with("aborted"))
-            || errors.iter().any(|error| error.starts_with("[ede_diagnostic]")));
+            || errors.iter().any(|error| error.starts_with("[ede_diagnostic]"))
+            || (told == Some(false) && errors.is_empty()));
     if interrupted {
         let (kind, message) = ("interrupted".to_owned(), "the turn was interrupted".to_owned());
         return Some(Failure { kind, api_status, message, interrupted });
@@ -189,7 +192,8 @@ pub(super) fn refusal(terminal: Option<&Terminal>, stderr: &str) -> Option<Refus
     let failure = terminal.and_then(|terminal| terminal.failure.as_ref());
     let said =
         |text: &str| stderr.contains(text) || failure.is_some_and(|failure| failure.message.contains(text));
-    if said("No conversation found with session ID") {
+    // The second is said of a transcript that is there and cannot be read.
+    if said("No conversation found with session ID") || said("Failed to resume session") {
         Some(Refusal::NoConversation)
     } else if said("Session ID") && said("is already in use") {
         Some(Refusal::IdInUse)
@@ -243,6 +247,19 @@ mod tests {
     }
 
     #[test]
+    fn an_interrupt_is_told_by_what_is_missing_too() {
+        let with = |is_error: bool, errors: &[&str], reason: serde_json::Value| {
+            let line = json!({"type": "result", "subtype": "error_during_execution", "is_error": is_error,
+                "errors": errors, "terminal_reason": reason});
+            read(&line).failure.unwrap().interrupted
+        };
+        assert!(with(true, &["[ede_diagnostic] result_type=user"], json!("aborted_streaming")));
+        assert!(with(true, &[], json!("aborted_tools")));
+        assert!(with(false, &[], json!(null)), "2.0");
+        assert!(!with(true, &["Path \"/x\" does not exist"], json!(null)));
+    }
+
+    #[test]
     fn a_hostile_session_id_is_not_followed() {
         for id in ["../../etc", "--dangerous", "", "a b", &"x".repeat(200)] {
             assert_eq!(read(&json!({"type": "result", "session_id": id})).session_id, None);
@@ -293,11 +310,25 @@ mod tests {
     }
 
     #[test]
+    fn tasks_begin_and_end() {
+        let read = |rest: &str| task(format!(r#"{{"type":"system",{rest},"task_id":"b1"}}"#).as_bytes());
+        let (began, ended) = (Some(Task::Began("b1".into())), Some(Task::Ended("b1".into())));
+        assert_eq!(read(r#""subtype":"task_started""#), began);
+        assert_eq!(read(r#""subtype":"task_updated","patch":{"status":"killed"}"#), ended);
+        assert_eq!(read(r#""subtype":"task_notification","status":"completed""#), ended);
+        assert_eq!(read(r#""subtype":"task_updated","patch":{"status":"running"}"#), None);
+        assert_eq!(read(r#""subtype":"task_updated","patch":{"description":"x"}"#), None);
+        assert_eq!(task(br#"{"type":"system","subtype":"task_started"}"#), None);
+    }
+
+    #[test]
     fn refusals_are_told_apart() {
         assert_eq!(
             refusal(None, "No conversation found with session ID: x\n"),
             Some(Refusal::NoConversation)
         );
+        let unreadable = "Failed to resume session: EISDIR: illegal operation on a directory, read";
+        assert_eq!(refusal(None, unreadable), Some(Refusal::NoConversation));
         assert_eq!(refusal(None, "Error: Session ID x is already in use."), Some(Refusal::IdInUse));
         assert_eq!(refusal(None, "Error: Invalid session ID. Must be a valid UUID."), None);
         let line = json!({"type": "result", "subtype": "error_during_execution", "is_error": true,
@@ -312,6 +343,7 @@ mod tests {
             control_answer(&line);
             host_request(&line);
             withdrawn(&line);
+            task(&line);
             checkpoint(&line);
             text_delta(&line);
         }

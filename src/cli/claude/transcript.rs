@@ -1,8 +1,11 @@
 //! Where the CLI keeps its files, and what of a conversation is on disk.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
 
 use crate::cli::Dirs;
 use crate::config::CliConfig;
@@ -16,9 +19,6 @@ const FOLDER_NAME_LIMIT: usize = 200;
 /// How much of a transcript's end is searched. A line of an ordinary turn takes 2 KB; one with a large answer or an
 /// image some megabytes.
 const TAIL: u64 = 4 << 20;
-
-/// Read at once: mostly the end of the end is enough.
-const CHUNK: u64 = 128 << 10;
 
 /// The directory of the CLI's own files: below `HOME`, unless `[cli.env]` says otherwise.
 pub(super) fn config_dir(dirs: &Dirs, cli: &CliConfig) -> PathBuf {
@@ -69,33 +69,51 @@ fn base36(mut number: u32) -> String {
     }
 }
 
-/// Searches backwards, for the line that is looked for is one of the last.
+/// Whether the line is there, and with it what it follows from.
 pub(super) fn holds(transcript: &Path, checkpoint: &str) -> io::Result<bool> {
     let mut file = match File::open(transcript) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
     };
-    let entry = format!("\"uuid\":\"{checkpoint}\"");
-    let overlap = entry.len() as u64;
     let length = file.seek(SeekFrom::End(0))?;
     let first = length.saturating_sub(TAIL);
-    let mut end = length;
-    let mut chunk = Vec::new();
-    loop {
-        let start = end.saturating_sub(CHUNK).max(first);
-        chunk.clear();
-        file.seek(SeekFrom::Start(start))?;
-        // An entry that lies across the border is found with the chunk before it.
-        (&mut file).take((end - start) + overlap).read_to_end(&mut chunk)?;
-        if memchr::memmem::rfind(&chunk, entry.as_bytes()).is_some() {
-            return Ok(true);
+    file.seek(SeekFrom::Start(first))?;
+    let mut tail = Vec::new();
+    file.take(TAIL).read_to_end(&mut tail)?;
+    Ok(leads_back(&tail, first > 0, checkpoint))
+}
+
+/// An entry of the transcript, as far as it tells its place.
+#[derive(Deserialize)]
+struct Entry<'a> {
+    #[serde(borrow)]
+    uuid: Option<Cow<'a, str>>,
+    #[serde(borrow, rename = "parentUuid")]
+    parent: Option<Cow<'a, str>>,
+}
+
+/// Whether the entry is there and every one before it that it goes back to. Each names the one that it follows, and the
+/// CLI remembers no further back than to the first that is missing: on a full disk a long one may be, and the short one
+/// behind it be there. `is_cut`: the transcript is longer than this.
+fn leads_back(tail: &[u8], is_cut: bool, checkpoint: &str) -> bool {
+    let mut wanted = checkpoint.to_owned();
+    for line in tail.rsplit(|&byte| byte == b'\n') {
+        // Nearly all that need not be read are told apart by this.
+        if memchr::memmem::find(line, wanted.as_bytes()).is_none() {
+            continue;
         }
-        if start <= first {
-            return Ok(false);
+        let Ok(entry) = serde_json::from_slice::<Entry<'_>>(line) else { continue };
+        if entry.uuid.as_deref() != Some(wanted.as_str()) {
+            continue;
         }
-        end = start;
+        match entry.parent {
+            Some(parent) => wanted = parent.into_owned(),
+            None => return true,
+        }
     }
+    let out_of_order = format!("\"uuid\":\"{wanted}\"");
+    wanted != checkpoint && (is_cut || memchr::memmem::find(tail, out_of_order.as_bytes()).is_some())
 }
 
 #[cfg(test)]
@@ -146,17 +164,33 @@ mod tests {
         let file = dir.path().join("t.jsonl");
         assert!(!holds(&file, "u-1").unwrap());
         let entry = r#"{"uuid":"u-1"}"#;
-        let chunk = usize::try_from(CHUNK).unwrap();
         let tail = usize::try_from(TAIL).unwrap();
-        for behind in (0..40).chain(chunk - 40..chunk + 40).chain([tail - 14, tail - 13, tail * 2]) {
+        for behind in [0, 1, 2, 1000, tail - 14, tail - 13, tail * 2] {
             let mut written = File::create(&file).unwrap();
-            written.write_all(&vec![b'x'; 1000]).unwrap();
+            writeln!(written, "{}", "x".repeat(1000)).unwrap();
             written.write_all(entry.as_bytes()).unwrap();
-            written.write_all(&vec![b'x'; behind]).unwrap();
+            written.write_all(&vec![b'\n'; behind]).unwrap();
             drop(written);
-            assert_eq!(holds(&file, "u-1").unwrap(), behind <= tail - 13, "{behind}");
+            assert_eq!(holds(&file, "u-1").unwrap(), behind <= tail - entry.len(), "{behind}");
             assert!(!holds(&file, "u-2").unwrap());
         }
         assert!(holds(dir.path(), "u-1").is_err());
+    }
+
+    #[test]
+    fn what_follows_from_nothing_is_not_held() {
+        let line =
+            |id: &str, parent: &str| format!("{{\"parentUuid\":{parent},\"x\":\"u-9\",\"uuid\":\"{id}\"}}\n");
+        let (root, one, two) = (line("u-0", "null"), line("u-1", "\"u-0\""), line("u-2", "\"u-1\""));
+        let whole = [root.as_str(), &one, "{\"type\":\"summary\"}\n", &two, "{\"cut off"].concat();
+        assert!(leads_back(whole.as_bytes(), false, "u-2"));
+        assert!(leads_back(whole.as_bytes(), false, "u-0"));
+        assert!(!leads_back(whole.as_bytes(), false, "u-9") && !leads_back(whole.as_bytes(), true, "u-9"));
+        let gap = [root.as_str(), &two].concat();
+        assert!(!leads_back(gap.as_bytes(), false, "u-2"));
+        assert!(leads_back(gap.as_bytes(), true, "u-2"), "it may be further back than we look");
+        let odd = [two.as_str(), &one, &root].concat();
+        assert!(leads_back(odd.as_bytes(), false, "u-2"), "what is there is not lost, whatever its place");
+        assert!(leads_back(b"{\"uuid\":\"u-5\"}", false, "u-5"), "one that names nothing needs nothing");
     }
 }

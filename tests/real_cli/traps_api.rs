@@ -1,0 +1,159 @@
+//! What the API may do to a turn: its caller gets an error or the whole answer, the process stays, and the next turn is
+//! served as if nothing had been.
+
+use serde_json::Value;
+
+use crate::bench::Bench;
+use crate::common::client::{Client, Turn};
+use crate::common::proxy::Proxy;
+use crate::common::shown;
+
+/// Few retries, else one of these turns takes three minutes.
+const ONE_RETRY: &str = "CLAUDE_CODE_MAX_RETRIES = \"1\"\n";
+
+/// A fault of the API, and what the caller is to get of it.
+struct Fault {
+    message: &'static str,
+    /// The code of the error event; none where the answer comes all the same.
+    code: Option<&'static str>,
+    /// What the CLI says the API's status was.
+    status: Option<u16>,
+    /// How its text begins, or that of the answer.
+    text: &'static str,
+    /// How often the API is asked.
+    calls: usize,
+}
+
+const fn error(
+    message: &'static str,
+    code: &'static str,
+    status: Option<u16>,
+    text: &'static str,
+    calls: usize,
+) -> Fault {
+    Fault { message, code: Some(code), status, text, calls }
+}
+
+const fn answer(message: &'static str, text: &'static str, calls: usize) -> Fault {
+    Fault { message, code: None, status: None, text, calls }
+}
+
+const FAULTS: [Fault; 20] = [
+    error("[[error:400]]", "invalid_request", Some(400), "API Error: 400", 1),
+    error("[[error:401]]", "authentication_failed", Some(401), "Failed to authenticate. API Error: 401", 2),
+    error("[[error:403]]", "authentication_failed", Some(403), "Failed to authenticate. API Error: 403", 1),
+    error("[[error:404]]", "model_not_found", Some(404), "There's an issue with the selected model", 2),
+    error("[[error:429]]", "rate_limit", Some(429), "API Error: Request rejected (429)", 2),
+    error("[[error:429 1]] soon", "rate_limit", Some(429), "API Error: Request rejected (429)", 2),
+    error("[[error:429 600]] late", "rate_limit", Some(429), "API Error: Request rejected (429)", 1),
+    error("[[error:500]]", "server_error", Some(500), "API Error: 500", 2),
+    error("[[error:529]]", "server_error", Some(529), "API Error: 529", 2),
+    answer("[[error:500]][[times:1]][[say:at the second try]]", "at the second try", 2),
+    error("[[break:empty]]", "unknown", None, "API Error: API returned an empty or malformed response", 2),
+    error("[[break:html]]", "unknown", None, "API Error: API returned an empty or malformed response", 2),
+    // Broken in the middle of a block the answer is asked for again, as a whole; broken behind one it is an error.
+    answer("[[break:drop]][[say:after a drop]]", "after a drop", 2),
+    answer("[[break:garbage]][[say:after garbage]]", "after garbage", 2),
+    answer("[[break:event]][[say:after an error]]", "after an error", 2),
+    error("[[say:a]][[break:drop]]", "unknown", None, "API Error: Connection closed mid-response", 1),
+    error("[[say:b]][[break:garbage]]", "unknown", None, "API Error: JSON Parse error", 1),
+    error("[[say:c]][[break:event]]", "unknown", None, "API Error: overloaded in mid-stream", 1),
+    error("[[say:d]][[stop:refusal]]", "refusal", None, "API Error: Claude Code is unable to respond", 1),
+    // Tries to compact the conversation first.
+    error("[[error:413]]", "invalid_request", Some(413), "Request too large", 2),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_01_a_success_with_is_error_is_an_error_and_the_process_stays() {
+    let Some(bench) = Bench::new().await else { return };
+    let server = bench.serve(ONE_RETRY).await;
+    let client = server.client();
+    client.turn("alice", "hello").await.text();
+    let pid = client.pid().await;
+    for fault in FAULTS {
+        let turn = client.turn("alice", fault.message).await;
+        judge(&fault, &turn);
+        assert_eq!(bench.api.count(fault.message), fault.calls, "calls of the API for {}", fault.message);
+        assert_eq!(client.turn("alice", "[[say:fine]]").await.text(), "fine", "after {}", fault.message);
+        assert_eq!(client.pid().await, pid, "after {}", fault.message);
+    }
+    let metrics = client.metrics().await;
+    assert_eq!(metrics.sum("pilotlight_restarts_total", &[]), 0.0);
+    let failed = FAULTS.iter().filter(|fault| fault.code.is_some()).count();
+    assert_eq!(metrics.sum("pilotlight_turns_total", &["outcome=\"error\""]), failed as f64);
+}
+
+/// Whether the caller of a turn got of a fault what it is to get.
+fn judge(fault: &Fault, turn: &Turn) {
+    let about = || format!("{}: {}", fault.message, shown(&turn.events));
+    let last = result(turn);
+    assert_eq!(last["subtype"], "success", "the trap is not there: {}", about());
+    let Some(code) = fault.code else {
+        assert_eq!(turn.text(), fault.text, "{}", about());
+        return;
+    };
+    let (told, message) = turn.error().unwrap_or_else(|| panic!("no error: {}", about()));
+    assert_eq!((told, turn.done), (code, true), "{}", about());
+    assert!(message.starts_with(fault.text), "{}", about());
+    assert_eq!(last["api_error_status"].as_u64(), fault.status.map(u64::from), "{}", about());
+}
+
+/// The CLI's own last line.
+fn result(turn: &Turn) -> Value {
+    let result = turn.events.iter().find(|event| event["type"] == "result");
+    result.unwrap_or_else(|| panic!("no result: {}", shown(&turn.events))).clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_12_an_overload_that_has_no_status_is_an_error_of_the_server() {
+    let Some(bench) = Bench::new().await else { return };
+    // After so many the CLI says that it was repeated, and no longer by which status.
+    let server = bench.serve("CLAUDE_CODE_MAX_RETRIES = \"2\"\n").await;
+    let turn = server.client().turn("alice", "[[error:529]]").await;
+    let text = "API Error: Repeated 529 Overloaded errors";
+    judge(&error("[[error:529]]", "server_error", None, text, 3), &turn);
+    assert_eq!(bench.api.count("[[error:529]]"), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_13_deltas_that_were_cut_off_are_replaced_by_the_whole_answer() {
+    let Some(bench) = Bench::new().await else { return };
+    let server = bench.serve("").await;
+    let turn = server.client().turn("alice", "[[break:drop]][[say:the whole answer]]").await;
+    assert_eq!(turn.deltas(), "cut off ", "what was sent is not taken back");
+    assert_eq!(turn.text(), "the whole answer");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_too_long_for_one_part_comes_whole() {
+    let Some(bench) = Bench::new().await else { return };
+    let server = bench.serve("").await;
+    let turn = server.client().turn("alice", "[[say:the beginning; ]][[stop:max_tokens]]").await;
+    assert_eq!(turn.text(), "plain answer", "the CLI's own last line has the last part alone");
+    assert_eq!(turn.deltas(), "the beginning; plain answer");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_api_that_cannot_be_reached_is_an_error_until_it_is_back() {
+    let Some(mut bench) = Bench::new().await else { return };
+    let mut way = Proxy::to(bench.api.url()).await;
+    bench.url = way.url();
+    let server = bench.serve(ONE_RETRY).await;
+    let client = server.client();
+    client.turn("alice", "hello").await.text();
+    let pid = client.pid().await;
+    way.reset();
+    judge_unreachable(&client).await;
+    way.mend().await;
+    assert_eq!(client.turn("alice", "[[say:back]]").await.text(), "back");
+    way.refuse().await;
+    judge_unreachable(&client).await;
+    way.mend().await;
+    assert_eq!(client.turn("alice", "[[say:back again]]").await.text(), "back again");
+    assert_eq!(client.pid().await, pid);
+}
+
+async fn judge_unreachable(client: &Client) {
+    let turn = client.turn("alice", "is anybody there?").await;
+    judge(&error("nobody", "server_error", None, "API Error: Unable to connect to API", 0), &turn);
+}

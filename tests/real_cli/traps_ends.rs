@@ -1,0 +1,182 @@
+//! Ends that were wanted, and what must not survive them.
+
+use std::time::Duration;
+
+use pilotlight::config::PermissionPolicy;
+use pilotlight::{Config, SessionState};
+use tokio::time::{Instant, sleep};
+
+use crate::bench::Bench;
+use crate::common::{SOON, eventually};
+use crate::embedded::{ask, child, failure, finish, say, send, until_state, until_text};
+
+/// How long after an end anything of it may still be there.
+const GONE_WITHIN: Duration = Duration::from_secs(1);
+
+fn allowed(config: &mut Config) {
+    config.permissions.policy = PermissionPolicy::Allow;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_08_a_busy_process_is_stopped_in_steps_and_its_turn_has_an_end() {
+    let Some(bench) = Bench::new().await else { return };
+    let system = bench.embed(|_| {}).await;
+    let alice = system.alice();
+    say(&alice, "the word is heliotrope").await;
+    // The end of its input alone would leave it waiting for the API for ever, and SIGTERM would give no end of the turn.
+    let mut turn = send(&alice, "[[say:beginning]][[hang]]").await;
+    until_text(&mut turn).await;
+    let cli = child(&alice);
+    let begun = Instant::now();
+    alice.evict().await.expect("it is stopped");
+    assert!(!cli.is_alive() && begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    let outcome = finish(turn).await;
+    assert!(failure(&outcome).interrupted, "{outcome:?}");
+    bench.api.aborted("[[hang]]").await;
+    let recalled = ask(&alice, "[[recall]]").await;
+    assert!(recalled.text.contains("heliotrope") && !recalled.context_lost, "{recalled:?}");
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_09_a_stopped_process_with_a_running_tool_leaves_none() {
+    let Some(bench) = Bench::new().await else { return };
+    let system = bench.embed(allowed).await;
+    let alice = system.alice();
+    let turn = send(&alice, r#"[[tool:Bash {"command":"trap '' TERM INT; sleep 86410"}]]"#).await;
+    let tool = bench.tool(&["sleep", "86410"]).await;
+    let cli = child(&alice);
+    alice.evict().await.expect("it is stopped");
+    assert!(!cli.is_alive());
+    eventually("the tool is gone", GONE_WITHIN, || !tool.is_alive()).await;
+    assert!(!finish(turn).await.is_ok());
+    assert_eq!(say(&alice, "[[say:fine]]").await, "fine");
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_09_a_frozen_process_with_a_running_tool_leaves_none() {
+    let Some(bench) = Bench::new().await else { return };
+    let impatient = |config: &mut Config| {
+        allowed(config);
+        config.session.stop_interrupt = Duration::from_millis(300);
+        config.session.stop_eof = Duration::from_millis(300);
+        config.session.stop_term = Duration::from_millis(300);
+    };
+    let system = bench.embed(impatient).await;
+    let alice = system.alice();
+    let turn = send(&alice, r#"[[tool:Bash {"command":"setsid sleep 86411 & sleep 86412"}]]"#).await;
+    let tools = [bench.tool(&["sleep", "86411"]).await, bench.tool(&["sleep", "86412"]).await];
+    let cli = child(&alice);
+    // It hears nothing of what it is asked: only the last step is left.
+    cli.signal(rustix::process::Signal::STOP);
+    alice.evict().await.expect("it is stopped");
+    assert!(!cli.is_alive());
+    eventually("the tools are gone", GONE_WITHIN, || !tools.iter().any(|tool| tool.is_alive())).await;
+    assert!(!finish(turn).await.is_ok());
+    assert_eq!(say(&alice, "[[say:fine]]").await, "fine");
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_race_with_an_interrupt_have_an_answer_or_an_end_each() {
+    const TIMINGS: u64 = 30;
+    let Some(bench) = Bench::new().await else { return };
+    let system = bench.embed(|_| {}).await;
+    let alice = system.alice();
+    say(&alice, "hello").await;
+    let cli = child(&alice);
+    let mut interrupted = 0;
+    for round in 0..TIMINGS {
+        let (one, two) = (format!("one {round}."), format!("two {round}."));
+        let first = send(&alice, &format!("[[delay:15]][[say:{one}]]")).await;
+        let second = send(&alice, &format!("[[say:{two}]]")).await;
+        sleep(Duration::from_millis(round * 3)).await;
+        alice.interrupt().await.expect("it can be reached");
+        for (turn, answer) in [(first, one), (second, two)] {
+            let outcome = finish(turn).await;
+            if outcome.is_ok() {
+                assert_eq!(outcome.text, answer, "{outcome:?}");
+            } else {
+                assert!(failure(&outcome).interrupted, "{outcome:?}");
+                interrupted += 1;
+            }
+            assert!(bench.api.count(&format!("[[say:{answer}]]")) <= 1, "{answer} was asked twice");
+        }
+    }
+    assert!((1..=TIMINGS).contains(&interrupted), "{interrupted} of {TIMINGS} interrupts ended a turn");
+    assert_eq!(say(&alice, "[[say:fine]]").await, "fine");
+    assert_eq!(child(&alice), cli);
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_turns_in_the_instant_of_an_eviction_are_answered() {
+    const TURNS: u64 = 50;
+    let Some(bench) = Bench::new().await else { return };
+    let system = bench.embed(|config| config.session.idle_timeout = Duration::from_millis(40)).await;
+    let users = ["alice", "bob", "carol", "dave"].map(|user| system.pilot.session(user));
+    let all = users.map(|user| async move {
+        for number in 0..TURNS {
+            let outcome = ask(&user, &format!("[[say:answer {number}]]")).await;
+            assert!(outcome.is_ok() && !outcome.context_lost, "{number}: {outcome:?}");
+            assert_eq!(outcome.text, format!("answer {number}"));
+            // Around the instant at which it is found idle.
+            sleep(Duration::from_millis(29 + number % 14)).await;
+        }
+        user.status().map_or(0, |status| status.generation)
+    });
+    let [one, two, three, four] = all;
+    let generations = tokio::join!(one, two, three, four);
+    let evictions = generations.0 + generations.1 + generations.2 + generations.3;
+    assert!((10..=4 * TURNS).contains(&evictions), "{evictions} processes: the instant was not met");
+    assert_eq!(bench.api.requests().len() as u64, 4 * TURNS, "each message was asked once");
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cli_that_exits_at_once_is_not_tried_for_ever_and_mending_it_is_enough() {
+    let Some(bench) = Bench::new().await else { return };
+    let program = bench.place.path().join("cli");
+    let put = |swap: &dyn Fn()| {
+        std::fs::remove_file(&program).ok();
+        swap();
+    };
+    let real = || std::os::unix::fs::symlink(&bench.cli, &program).expect("a link");
+    let broken = || {
+        std::fs::write(&program, "#!/bin/sh\necho 'out of order' >&2\nexit 1\n").expect("written");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&program, mode).expect("made executable");
+    };
+    put(&real);
+    let careful = |config: &mut Config| {
+        config.cli.program = program.display().to_string();
+        config.restart.intensity = 2;
+        config.restart.circuit_pause = Duration::from_secs(2);
+    };
+    let system = bench.embed(careful).await;
+    let alice = system.alice();
+    say(&alice, "the word is heliotrope").await;
+    bench.on_disk(1).await;
+    put(&broken);
+    child(&alice).kill();
+    until_state(&alice, SessionState::Failed).await;
+    let status = alice.status().expect("in memory");
+    assert!(status.generation <= 4, "it was tried too often: {status:?}");
+    let outcome = ask(&alice, "[[recall]]").await;
+    let text = format!("{:?}", outcome.status);
+    assert!(text.contains("CircuitOpen") && text.contains("out of order"), "{text}");
+    assert_eq!(
+        alice.status().map(|status| status.generation),
+        Some(status.generation),
+        "nothing was started"
+    );
+    put(&real);
+    let recalled = async || {
+        let outcome = ask(&alice, "[[recall]]").await;
+        outcome.is_ok().then_some(outcome.text)
+    };
+    let recalled = crate::common::eventually_some("the circuit closes", SOON, recalled).await;
+    assert_eq!(recalled, "the word is heliotrope");
+    system.end().await;
+}

@@ -1,0 +1,211 @@
+//! Ends of the process at the worst instants. What was said is known afterwards, or its loss is said.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pilotlight::{Session, SessionState, TurnError};
+use rustix::process::Signal;
+use serde_json::Value;
+use tokio::time::sleep;
+
+use crate::bench::Bench;
+use crate::common::{SOON, eventually};
+use crate::embedded::{aborted, ask, child, finish, read, say, send, until, until_state, until_text};
+
+/// The file of the session's conversation.
+async fn transcript(session: &Session) -> PathBuf {
+    let projects = session.workspace().await.expect("directories").home.join(".claude/projects");
+    let files = || {
+        let projects = std::fs::read_dir(&projects).into_iter().flatten().flatten();
+        let entries = projects.flat_map(|project| std::fs::read_dir(project.path()).into_iter().flatten());
+        entries
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|it| it == "jsonl"))
+    };
+    let files: Vec<_> = files().collect();
+    match files.as_slice() {
+        [only] => only.clone(),
+        other => panic!("not one transcript but {other:?}"),
+    }
+}
+
+fn tells_a_loss(event: &Value) -> bool {
+    event["type"] == "pilotlight" && event["subtype"] == "context_lost"
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_07_killed_right_after_the_very_first_answer_the_loss_is_said() {
+    let Some(bench) = Bench::new().await else { return };
+    let system = bench.embed(|_| {}).await;
+    let mut losses = 0;
+    for delay in [0, 5, 10, 20, 30, 50] {
+        let user = system.pilot.session(format!("user {delay}"));
+        let mut turn = send(&user, "the word is heliotrope").await;
+        let cli = child_of_turn(&user, &mut turn).await;
+        until(&mut turn, "the result", |event| event["type"] == "result").await;
+        sleep(Duration::from_millis(delay)).await;
+        cli.kill();
+        assert!(finish(turn).await.is_ok());
+        let (events, next) = read(send(&user, "[[recall]]").await).await;
+        assert!(next.is_ok(), "after {delay} ms: {next:?}");
+        // The prompt may be on disk without its answer: then there is something to recall, and something lost.
+        assert!(next.text.contains("heliotrope") || next.context_lost, "after {delay} ms: {next:?}");
+        assert_eq!(events.first().is_some_and(tells_a_loss), next.context_lost, "after {delay} ms");
+        losses += u32::from(next.context_lost);
+    }
+    assert!(losses > 0, "the trap is not there: all was on disk at once");
+    system.end().await;
+}
+
+async fn child_of_turn(session: &Session, turn: &mut pilotlight::Turn) -> crate::common::process::Process {
+    until(turn, "the announcement", |event| event["subtype"] == "init").await;
+    child(session)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_07_killed_before_the_first_turn_nothing_is_missed() {
+    let Some(bench) = Bench::new().await else { return };
+    let system = bench.embed(|_| {}).await;
+    let alice = system.alice();
+    alice.warm().await.expect("it starts");
+    let cli = child(&alice);
+    cli.kill();
+    // Whether the death or the message is noticed first is left to chance.
+    let first = ask(&alice, "the word is heliotrope").await;
+    assert!(first.is_ok() && !first.context_lost, "{first:?}");
+    assert_eq!(say(&alice, "[[recall]]").await, "the word is heliotrope");
+    assert_eq!(bench.conversations().len(), 1);
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_05_a_conversation_that_the_cli_refuses_to_resume_begins_anew_and_says_so() {
+    let Some(bench) = Bench::new().await else { return };
+    let system = bench.embed(|_| {}).await;
+    let alice = system.alice();
+    say(&alice, "the word is heliotrope").await;
+    alice.evict().await.expect("it is stopped");
+    std::fs::write(transcript(&alice).await, "nothing that the CLI can read\n").expect("written");
+    // It refuses to resume what it cannot read, and to begin what is there.
+    let (events, next) = read(send(&alice, "[[recall]]").await).await;
+    assert!(next.is_ok() && next.context_lost, "{next:?}");
+    let notice = events.first().expect("an event");
+    assert!(tells_a_loss(notice) && notice["lost"] == "conversation", "{notice}");
+    assert_eq!(next.text, "nothing was said");
+    assert_eq!(bench.conversations().len(), 2, "it has a new id");
+    // The new one is whole.
+    say(&alice, "the herb is marjoram").await;
+    alice.evict().await.expect("it is stopped");
+    let recalled = ask(&alice, "[[recall]]").await;
+    assert!(recalled.text.contains("marjoram") && !recalled.context_lost, "{recalled:?}");
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_07_a_session_id_that_is_in_use_is_no_end() {
+    let Some(bench) = Bench::new().await else { return };
+    let system = bench.embed(|_| {}).await;
+    let alice = system.alice();
+    say(&alice, "the word is heliotrope").await;
+    alice.evict().await.expect("it is stopped");
+    let file = transcript(&alice).await;
+    // Nothing to resume, and still enough for the CLI to call the id taken.
+    std::fs::remove_file(&file).expect("removed");
+    std::fs::create_dir(&file).expect("created");
+    let next = ask(&alice, "[[recall]]").await;
+    assert!(next.is_ok() && next.context_lost, "{next:?}");
+    assert_eq!(next.text, "nothing was said");
+    assert_eq!(alice.status().expect("in memory").restarts, 0, "refusals are no crashes");
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_07_a_stop_right_after_an_answer_loses_nothing() {
+    let Some(bench) = Bench::new().await else { return };
+    let system = bench.embed(|_| {}).await;
+    let alice = system.alice();
+    for word in ["heliotrope", "marjoram", "bergamot"] {
+        say(&alice, &format!("a word is {word}")).await;
+        alice.evict().await.expect("it is stopped");
+        assert!(bench.clis().is_empty());
+    }
+    let recalled = ask(&alice, "[[recall]]").await;
+    assert_eq!(recalled.text, "a word is heliotrope | a word is marjoram | a word is bergamot");
+    assert!(!recalled.context_lost);
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_10_an_exit_code_that_tells_of_a_failed_turn_is_no_crash() {
+    let Some(bench) = Bench::new().await else { return };
+    let system = bench.embed(|_| {}).await;
+    let alice = system.alice();
+    say(&alice, "hello").await;
+    assert!(!ask(&alice, "[[error:400]]").await.is_ok());
+    alice.evict().await.expect("it is stopped");
+    until_state(&alice, SessionState::Dormant).await;
+    assert_eq!(say(&alice, "[[say:fine]]").await, "fine");
+    let status = alice.status().expect("in memory");
+    assert_eq!((status.restarts, status.generation), (0, 2));
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_18_the_old_process_is_gone_before_its_conversation_is_resumed() {
+    let Some(bench) = Bench::new().await else { return };
+    let impatient = |config: &mut pilotlight::Config| {
+        config.session.stall_timeout = Duration::from_secs(1);
+        config.session.ping_timeout = Duration::from_secs(1);
+    };
+    let system = bench.embed(impatient).await;
+    let alice = system.alice();
+    say(&alice, "the word is heliotrope").await;
+    bench.on_disk(1).await;
+    // Stopped while idle: it would go on as if nothing had been, were it not gone for good.
+    let stopped = child(&alice);
+    stopped.signal(Signal::STOP);
+    let turn = send(&alice, "[[hold:one]][[recall]]").await;
+    bench.api.entered("one", 1).await;
+    assert!(!stopped.is_alive());
+    assert_eq!(bench.clis(), [child(&alice)]);
+    bench.api.release("one");
+    let outcome = finish(turn).await;
+    assert_eq!((outcome.text.as_str(), outcome.retries), ("the word is heliotrope", 1), "{outcome:?}");
+    // Stopped while busy, before a word of the answer: asked again, and not by two at once.
+    bench.on_disk(2).await;
+    let turn = send(&alice, "[[hold:two]][[say:after all]]").await;
+    bench.api.entered("two", 1).await;
+    let stopped = child(&alice);
+    stopped.signal(Signal::STOP);
+    bench.api.entered("two", 2).await;
+    assert!(!stopped.is_alive());
+    assert_eq!(bench.clis(), [child(&alice)]);
+    bench.api.release("two");
+    let outcome = finish(turn).await;
+    assert_eq!((outcome.text.as_str(), outcome.retries), ("after all", 1), "{outcome:?}");
+    assert_eq!(bench.conversations().len(), 1, "it is the same conversation");
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_stopped_in_mid_answer_is_replaced_and_its_turn_lost_aloud() {
+    let Some(bench) = Bench::new().await else { return };
+    let impatient = |config: &mut pilotlight::Config| {
+        config.session.stall_timeout = Duration::from_secs(1);
+        config.session.ping_timeout = Duration::from_secs(1);
+    };
+    let system = bench.embed(impatient).await;
+    let alice = system.alice();
+    say(&alice, "the word is heliotrope").await;
+    bench.on_disk(1).await;
+    let mut turn = send(&alice, "[[say:beginning]][[hold:gate]]").await;
+    until_text(&mut turn).await;
+    let stopped = child(&alice);
+    stopped.signal(Signal::STOP);
+    let outcome = finish(turn).await;
+    assert!(matches!(aborted(&outcome), TurnError::SessionLost(_)), "{outcome:?}");
+    eventually("the stopped one is gone", SOON, || !stopped.is_alive()).await;
+    assert!(say(&alice, "[[recall]]").await.contains("heliotrope"));
+    system.end().await;
+}

@@ -1,0 +1,68 @@
+//! Turns that take long without being at work: retries, an API that says nothing. They are shown, bounded and ended,
+//! and none of it costs the process.
+
+use std::time::Duration;
+
+use pilotlight::{Config, TurnError};
+
+use crate::bench::Bench;
+use crate::embedded::{aborted, ask, child, failure, finish, say, send, until};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_11_retries_are_shown_and_end_with_an_interrupt() {
+    let Some(bench) = Bench::new().await else { return };
+    let system = bench.embed(|_| {}).await;
+    let alice = system.alice();
+    say(&alice, "hello").await;
+    let cli = child(&alice);
+    // Left alone, this takes three minutes.
+    let mut turn = send(&alice, "[[error:401]]").await;
+    let retry = until(&mut turn, "a retry", |event| event["subtype"] == "api_retry").await;
+    assert_eq!((&retry["error_status"], &retry["attempt"]), (&401.into(), &1.into()), "{retry}");
+    let retry = until(&mut turn, "another retry", |event| event["subtype"] == "api_retry").await;
+    assert_eq!(retry["attempt"], 2, "{retry}");
+    assert!(alice.interrupt().await.expect("it can be reached"), "the turn runs");
+    let outcome = finish(turn).await;
+    assert!(failure(&outcome).interrupted, "{outcome:?}");
+    assert_eq!(say(&alice, "[[say:fine]]").await, "fine");
+    assert_eq!(child(&alice), cli);
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_11_a_turn_is_bounded_whatever_the_api_does() {
+    let Some(bench) = Bench::new().await else { return };
+    let limit = Duration::from_secs(2);
+    let system = bench.embed(|config| config.session.turn_timeout = limit).await;
+    let alice = system.alice();
+    say(&alice, "hello").await;
+    let cli = child(&alice);
+    for message in ["[[error:401]]", "[[hang]][[error:500]]", "[[hang]]", "[[break:stall]]"] {
+        let outcome = ask(&alice, message).await;
+        assert_eq!(*aborted(&outcome), TurnError::TimedOut { limit }, "{message}: {outcome:?}");
+        assert_eq!(say(&alice, "[[say:fine]]").await, "fine", "after {message}");
+        assert_eq!(child(&alice), cli, "after {message}");
+    }
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_api_that_says_nothing_at_all_is_an_error_of_the_server() {
+    let Some(bench) = Bench::new().await else { return };
+    let impatient = |config: &mut Config| {
+        config.cli.env.insert("API_TIMEOUT_MS".into(), "1000".into());
+        config.cli.env.insert("CLAUDE_CODE_MAX_RETRIES".into(), "1".into());
+    };
+    let system = bench.embed(impatient).await;
+    let alice = system.alice();
+    say(&alice, "hello").await;
+    let cli = child(&alice);
+    // Silence before the answer's headers; once they are there the CLI itself waits for five minutes.
+    let outcome = ask(&alice, "[[hang]][[error:500]]").await;
+    let failure = failure(&outcome);
+    assert_eq!((failure.kind.as_str(), failure.message.as_str()), ("server_error", "Request timed out"));
+    assert_eq!(bench.api.count("[[hang]]"), 2);
+    assert_eq!(say(&alice, "[[say:fine]]").await, "fine");
+    assert_eq!(child(&alice), cli);
+    system.end().await;
+}
