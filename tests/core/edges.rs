@@ -134,3 +134,27 @@ async fn sessions_in_memory_are_limited_and_those_that_rest_make_way() {
     assert_eq!(say(&one, "[[recall]]").await, "hello");
     bench.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loss_that_no_turn_was_told_of_yet_outlives_the_memory_and_is_told_once() {
+    let bench = Bench::new().await;
+    let alice = bench.pilot.session("alice");
+    say(&alice, "first").await;
+    written_down(&alice, "first").await;
+    // Answered, but never written down; the child that follows finds it out, and there is nobody to be told.
+    say(&alice, "second [[fault:crash-after]]").await;
+    eventually("a new child", || {
+        alice.status().is_some_and(|s| s.generation == 2 && state(&alice) == SessionState::Idle)
+    })
+    .await;
+    let Bench { pilot, data } = bench;
+    drop(alice);
+    pilot.shutdown(Duration::from_secs(5)).await;
+
+    let bench = Bench { pilot: start(data.path(), |_| {}).await, data };
+    let alice = bench.pilot.session("alice");
+    let outcome = ask(&alice, "[[recall]]").await;
+    assert_eq!((outcome.text.as_str(), outcome.context_lost), ("first", true));
+    assert!(!ask(&alice, "third").await.context_lost, "told twice");
+    bench.end().await;
+}
