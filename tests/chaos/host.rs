@@ -11,6 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::common::place::MARK;
@@ -24,6 +25,9 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// Orders and news that may wait; the run never has more outstanding.
 const ROOM: usize = 4096;
+
+/// A signal may overtake orders; so long after it none is left in the socket.
+const LAST_ORDERS: Duration = Duration::from_millis(50);
 
 /// Runs the server if this process was started as one; false if not.
 pub fn run_if_asked() -> bool {
@@ -109,7 +113,13 @@ impl Host {
                 _ = terminated.recv() => break,
             }
         }
-        host.pilot.shutdown(GRACE).await;
+        let pilot = host.pilot.clone();
+        let stopping = tokio::spawn(async move { pilot.shutdown(GRACE).await });
+        // What was ordered before the signal has an answer, too.
+        while let Ok(Ok(Some(order))) = timeout(LAST_ORDERS, orders.next_line()).await {
+            host.take(serde_json::from_str(&order).unwrap()).await;
+        }
+        stopping.await.unwrap();
         // Every reader hears an end.
         host.lines.clear();
         host.readers.close();
