@@ -93,7 +93,9 @@ fn conclude(ended: &mut Ended, outcome: &Outcome) {
     // Of a large answer only what names turns counts.
     ended.text = nonces(&outcome.text).iter().map(Nonce::to_string).collect();
     ended.retries = outcome.retries;
-    if ended.told_of_loss != outcome.context_lost {
+    // A turn whose actor failed ends without what the actor knew; the next one is told again.
+    let unknown = matches!(&outcome.status, Status::Aborted(TurnError::Internal(_))) && ended.told_of_loss;
+    if ended.told_of_loss != outcome.context_lost && !unknown {
         ended.irregular = Some(format!(
             "context lost: {} by its events, {} by its outcome",
             ended.told_of_loss, outcome.context_lost
