@@ -196,23 +196,13 @@ impl Host {
 
     fn report(&self) -> Report {
         let sessions = self.pilot.sessions();
-        let unsettled = sessions.iter().filter(|(_, status)| status.state != SessionState::Dormant).map(
-            |(key, status)| {
-                format!(
-                    "{} {} pid {:?}, {} wait",
-                    key.hash().as_str(),
-                    status.state,
-                    status.pid,
-                    status.queue_depth
-                )
-            },
-        );
-        let mut report = Report {
-            sessions: sessions.len(),
-            with_child: sessions.iter().filter(|(_, status)| status.pid.is_some()).count(),
-            unsettled: unsettled.collect(),
-            ..Report::default()
-        };
+        let rests = |state| matches!(state, SessionState::Dormant | SessionState::Failed);
+        let unsettled = sessions.iter().filter(|(_, status)| !rests(status.state)).map(|(key, status)| {
+            let (hash, state, pid) = (key.hash(), status.state, status.pid);
+            format!("{} {state} pid {pid:?}, {} wait", hash.as_str(), status.queue_depth)
+        });
+        let mut report =
+            Report { sessions: sessions.len(), unsettled: unsettled.collect(), ..Report::default() };
         self.figures.fill(&mut report);
         report
     }

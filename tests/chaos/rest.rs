@@ -47,7 +47,7 @@ impl Run {
         let report = loop {
             let report = self.report()?;
             let left = self.table.alive();
-            if report.with_child == 0 && left.is_empty() {
+            if report.unsettled.is_empty() && left.is_empty() {
                 break report;
             }
             if Instant::now() >= deadline {

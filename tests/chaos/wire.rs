@@ -86,10 +86,9 @@ impl std::fmt::Display for Nonce {
 /// The server's figures.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Report {
-    /// Sessions in memory, and how many of them have a child.
+    /// Sessions in memory.
     pub sessions: usize,
-    pub with_child: usize,
-    /// State and waiting turns of each session that is not dormant, for messages.
+    /// Those of them that have a child or are about to have one, with state and waiting turns.
     pub unsettled: Vec<String>,
     /// `name{label=value}`, without the prefix.
     pub counters: BTreeMap<String, u64>,
