@@ -64,7 +64,8 @@ fn settle(config: &mut Config) {
     session.stop_term = Duration::from_millis(500);
     session.line_limit = 1 << 20;
     session.event_buffer = 32;
-    config.restart.intensity = 12;
+    // What a crash loop reaches and other misfortune does not.
+    config.restart.intensity = 14;
     config.restart.window = Duration::from_secs(10);
     config.restart.backoff = Duration::from_millis(20);
     config.restart.backoff_max = Duration::from_millis(300);

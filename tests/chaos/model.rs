@@ -27,6 +27,16 @@ struct Sent {
 /// How turns ended, by kind of end.
 pub type Tally = BTreeMap<String, u64>;
 
+/// What the server that runs now was asked for, and how its turns ended.
+#[derive(Debug, Default)]
+pub struct Asked {
+    pub turns: u64,
+    completed: u64,
+    dropped: u64,
+    pub evictions: u64,
+    pub panics: u64,
+}
+
 /// See the module.
 #[derive(Default)]
 pub struct Model {
@@ -34,10 +44,8 @@ pub struct Model {
     conversations: Vec<Conversation>,
     next: u64,
     pub tally: Tally,
-    /// Told to the server that runs now, and their ends.
-    pub told_to_server: u64,
-    pub completed: u64,
-    pub dropped: u64,
+    /// Of the server that runs now.
+    pub asked: Asked,
     pub losses_told: u64,
     pub recalled: u64,
 }
@@ -66,7 +74,7 @@ impl Model {
             crowded: talk.under_way > PLACES,
             durable: talk.durable.clone(),
         };
-        self.told_to_server += 1;
+        self.asked.turns += 1;
         self.under_way.insert(number, sent);
         number
     }
@@ -142,8 +150,8 @@ impl Model {
         if let Some(irregular) = &ended.irregular {
             return wrong(irregular);
         }
-        self.completed += u64::from(ended.fate == Fate::Completed);
-        self.dropped += u64::from(ended.fate == Fate::Dropped);
+        self.asked.completed += u64::from(ended.fate == Fate::Completed);
+        self.asked.dropped += u64::from(ended.fate == Fate::Dropped);
         self.losses_told += u64::from(ended.told_of_loss);
         let talk = &mut self.conversations[sent.user];
         if ended.told_of_loss || (ended.fate == Fate::Dropped && ended.events == 0) {
@@ -194,22 +202,28 @@ impl Model {
     /// Another server runs: its figures begin at zero.
     pub fn new_server(&mut self) {
         self.disturb_all();
-        (self.told_to_server, self.completed, self.dropped) = (0, 0, 0);
+        self.asked = Asked::default();
     }
 
     /// At rest the server's figures are those of its clients.
     pub fn compare(&self, report: &Report) -> Result<(), String> {
         let turns = report.sum("turns_total", "");
-        if turns != self.told_to_server {
-            return Err(format!("turns_total says {turns}, {} were sent", self.told_to_server));
+        let Asked { completed, dropped, evictions, panics, .. } = self.asked;
+        if turns != self.asked.turns {
+            return Err(format!("turns_total says {turns}, {} were sent", self.asked.turns));
         }
         // Of a turn that was dropped only the server knows whether it had been answered.
-        let (ok, completed) = (report.sum("turns_total", "outcome=ok"), self.completed);
-        if ok < completed || ok > completed + self.dropped {
-            return Err(format!(
-                "{ok} turns are counted as answered, {completed} were, {} dropped",
-                self.dropped
-            ));
+        let ok = report.sum("turns_total", "outcome=ok");
+        if ok < completed || ok > completed + dropped {
+            return Err(format!("{ok} turns are counted as answered, {completed} were, {dropped} dropped"));
+        }
+        for (name, label, most) in
+            [("evictions_total", "reason=admin", evictions), ("actor_panics_total", "", panics)]
+        {
+            let counted = report.sum(name, label);
+            if counted > most {
+                return Err(format!("{name} says {counted}, {most} were asked for"));
+            }
         }
         let (sessions, listed) = (report.gauge("sessions"), report.sessions);
         if sessions != listed as f64 {

@@ -87,6 +87,8 @@ const ANSWERED: &[&str] = &[
     "[[slow:4]] and some more words that come one by one",
     "[[sleep:60]]",
     "[[sleep:400]]",
+    // Longer than a child may be idle.
+    "[[sleep:1300]]",
     "[[deltas:40]][[delay:4]]",
     "[[bytes:400000]]",
     "[[think:hm]]",
@@ -126,6 +128,10 @@ const BREAKS: &[&str] = &[
 
 /// They cost seconds each, until the child is found to hang.
 const HANGS: &[&str] = &["[[fault:hang]]", "[[fault:spin]]", "[[fault:stop-self]]"];
+
+/// Turns of a crash loop; each of them costs two children.
+const CRASH_LOOP: usize = 9;
+const CRASH: &str = "[[fault:crash-before]]";
 
 const ACTORS: &[&str] = &["session", "session", "supervisor", "evictor", "sampler"];
 
@@ -177,7 +183,15 @@ impl Plan {
                 }
                 self.turn(user)
             }
-            650..700 => Step::Interrupt { user },
+            650..658 => {
+                // More failures than are answered with restarts.
+                for _ in 0..CRASH_LOOP {
+                    let step = Step::Turn { user, kind: Kind::Breaks(CRASH), reader: Reader::Eager };
+                    self.next.push((step, Duration::ZERO));
+                }
+                Step::Evict { user }
+            }
+            658..700 => Step::Interrupt { user },
             700..750 => Step::Evict { user },
             750..765 => Step::Warm { user },
             765..780 => Step::Purge { user },

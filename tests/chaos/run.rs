@@ -144,6 +144,7 @@ impl Run {
             }
             Step::Evict { user } => {
                 self.model.disturb(user);
+                self.model.asked.evictions += 1;
                 self.link.order(&Order::Evict { user });
             }
             Step::Warm { user } => self.link.order(&Order::Warm { user }),
@@ -158,6 +159,7 @@ impl Run {
                     .is_some_and(|child| process::signal(child, Signal::CONT)));
             }
             Step::Panic { actor, user } => {
+                self.model.asked.panics += 1;
                 match actor {
                     "session" => self.model.disturb(user),
                     "supervisor" => self.model.disturb_all(),
