@@ -23,7 +23,7 @@ mod rest;
 mod server;
 
 /// How many steps are shown after a failure.
-const SHOWN: usize = 60;
+const SHOWN: usize = 150;
 
 /// How long a run goes on.
 #[derive(Debug, Clone, Copy)]
