@@ -422,7 +422,10 @@ impl SessionActorState {
                 // Whoever comes after us has to tell it, if we do not come to it.
                 self.save_now();
             }
-            ChildNews::NewConversation(cli_session_id) => self.record.cli_session_id = cli_session_id,
+            ChildNews::NewConversation(cli_session_id) => {
+                self.record.cli_session_id = cli_session_id;
+                self.save_now();
+            }
             ChildNews::Report(Report::Ready) => {
                 if let Some(crashed_at) = self.crashed_at.take() {
                     self.instance.metrics.recovered(crashed_at.elapsed());

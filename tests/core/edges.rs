@@ -158,3 +158,32 @@ async fn a_loss_that_no_turn_was_told_of_yet_outlives_the_memory_and_is_told_onc
     assert!(!ask(&alice, "third").await.context_lost, "told twice");
     bench.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_record_of_a_session_is_there_before_its_first_child() {
+    use std::os::unix::fs::PermissionsExt;
+    let scripts = tempfile::tempdir().unwrap();
+    let script = scripts.path().join("cli");
+    std::fs::write(&script, "#!/bin/sh\n[ -f ../session.json ] && : > known\n").unwrap();
+    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o700)).unwrap();
+    let bench = Bench::with(|config| {
+        config.cli.program = script.display().to_string();
+        config.restart.intensity = 0;
+        config.limits.starts_in_flight = 30;
+    })
+    .await;
+    // Many at once, so that saving them takes its time.
+    let asked: Vec<_> = (0..30)
+        .map(|number| {
+            let session = bench.pilot.session(format!("user {number}"));
+            tokio::spawn(async move {
+                session.warm().await.unwrap_err();
+                session.workspace().await.unwrap().work.join("known").exists()
+            })
+        })
+        .collect();
+    for known in asked {
+        assert!(known.await.unwrap(), "a child ran, and no record told of it");
+    }
+    bench.end().await;
+}
