@@ -144,6 +144,13 @@ impl Model {
 
     pub fn ended(&mut self, ended: &Ended) -> Result<(), String> {
         let sent = self.end(ended.number)?;
+        let user = sent.user;
+        self.judge(sent, ended)?;
+        let awaited = self.under_way.iter().filter(|(_, sent)| sent.user == user).map(|(number, _)| *number);
+        self.conversations[user].losses_were_told(awaited).map_err(|what| format!("user {user}: {what}"))
+    }
+
+    fn judge(&mut self, sent: Sent, ended: &Ended) -> Result<(), String> {
         let nonce = Nonce { user: sent.user, number: ended.number };
         let wrong = |what: &str| Err(format!("{nonce} {:?} {:?}: {what}; {ended:?}", sent.kind, sent.reader));
         *self.tally.entry(fate_name(ended)).or_default() += 1;
