@@ -57,6 +57,8 @@ labels! {
     /// Why a session gave up its child.
     EvictionReason, "reason": Idle = "idle", Memory = "memory", Capacity = "capacity", Admin = "admin";
     /// What a conversation came back without.
+    #[derive(serde::Serialize, serde::Deserialize)]
+    #[serde(rename_all = "snake_case")]
     ContextLost, "kind": Conversation = "conversation", LatestTurns = "latest_turns";
     /// How a turn ended.
     TurnOutcome, "outcome": Ok = "ok", Error = "error", Timeout = "timeout", Cancelled = "cancelled",

@@ -97,8 +97,8 @@ pub(crate) struct SessionActorState {
     warm_waiters: Vec<oneshot::Sender<Result<(), TurnError>>>,
     gone_waiters: Vec<oneshot::Sender<()>>,
     eviction: Option<EvictionReason>,
-    /// Something of the conversation is missing, and no turn has been told yet.
-    loss: Option<ContextLost>,
+    /// The turn that is told what is missing of the conversation. Until it has ended the loss counts as untold.
+    told: Option<TurnId>,
     /// A turn that the child did not take because it had ended; its end is about to be reported.
     undelivered: Option<Box<TurnJob>>,
     crashed_at: Option<Instant>,
@@ -153,7 +153,7 @@ impl Actor for SessionActor {
             warm_waiters: Vec::new(),
             gone_waiters: Vec::new(),
             eviction: None,
-            loss: None,
+            told: None,
             undelivered: None,
             crashed_at: None,
             restart_cause: RestartCause::Crash,
@@ -350,7 +350,7 @@ impl SessionActorState {
     fn deliver(&mut self, generation: Generation, turn: TurnId) {
         let Some(submission) = self.waiting.remove(&turn) else { return };
         let mut job = submission.job;
-        let loss = self.loss.take();
+        let loss = self.record.untold_loss;
         let lost_everything = loss == Some(ContextLost::Conversation);
         if let Some(line) =
             job.with_preamble.take().filter(|_| self.record.context_turns == 0 || lost_everything)
@@ -358,9 +358,12 @@ impl SessionActorState {
             job.line = line;
         }
         if let (Some(loss), Some(sender)) = (loss, &job.sender) {
-            // The first that it hears.
-            sender.put(context_lost_notice(loss, &self.record.cli_session_id));
+            // The first that it hears; one that is given to a second child has been told already.
+            if !job.context_lost {
+                sender.put(context_lost_notice(loss, &self.record.cli_session_id));
+            }
             job.context_lost = true;
+            self.told = Some(turn);
         }
         if job.model.is_some() {
             self.record.model.clone_from(&job.model);
@@ -387,17 +390,22 @@ impl SessionActorState {
             ChildNews::Started(started, port) => self.started(started, port),
             ChildNews::ContextLost(loss) => {
                 tracing::warn!(session = %self.entry.key.hash(), loss = loss.as_str(), "part of a conversation is lost");
-                if self.loss != Some(loss) {
+                if self.record.untold_loss != Some(loss) {
                     // Found again by every start until a turn is told; it is one loss.
                     self.instance.metrics.context_lost(loss);
                 }
-                self.loss = Some(loss);
+                self.record.untold_loss = Some(loss);
                 self.record.checkpoint = None;
                 if loss == ContextLost::Conversation {
                     self.record.context_turns = 0;
                 }
+                // Whoever comes after us has to tell it, if we do not come to it.
+                self.save_now();
             }
-            ChildNews::NewConversation(cli_session_id) => self.record.cli_session_id = cli_session_id,
+            ChildNews::NewConversation(cli_session_id) => {
+                self.record.cli_session_id = cli_session_id;
+                self.save_now();
+            }
             ChildNews::Report(Report::Ready) => {
                 if let Some(crashed_at) = self.crashed_at.take() {
                     self.instance.metrics.recovered(crashed_at.elapsed());
@@ -431,6 +439,10 @@ impl SessionActorState {
     fn turn_ended(&mut self, myself: &ActorRef<SessionMessage>, generation: Generation, ended: TurnReport) {
         self.touch();
         let mut save_at_once = self.record.turns == 0;
+        if self.told.take_if(|told| *told == ended.turn).is_some() {
+            self.record.untold_loss = None;
+            save_at_once = true;
+        }
         let record = &mut self.record;
         record.turns = record.turns.saturating_add(1);
         record.context_turns = record.context_turns.saturating_add(1);
@@ -487,12 +499,16 @@ impl SessionActorState {
             self.crashed_at.get_or_insert_with(Instant::now);
             self.restart_cause = gone.cause;
         }
-        self.save_now();
         let retry = gone.retry.or(self.undelivered.take()).map(|job| {
             let turn = job.turn;
             self.waiting.insert(turn, Box::new(Submission { job, bound: BoundRecord::default() }));
             Ticket { turn, fingerprint: None }
         });
+        if self.told.take().is_some() && retry.is_none() {
+            // It was told, and lost with the child.
+            self.record.untold_loss = None;
+        }
+        self.save_now();
         self.feed(myself, Input::Gone { generation, why: gone.why, retry });
         if matches!(self.machine.public_state(), SessionState::Dormant | SessionState::Failed) {
             // Nothing is being recovered.

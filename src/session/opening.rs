@@ -12,7 +12,7 @@ use super::store::{Record, new_cli_session_id};
 use crate::cli::{Bound, Opening, Refusal};
 use crate::instance::Instance;
 use crate::metrics::ContextLost;
-use crate::workspace::Workspace;
+use crate::workspace::{Durability, Workspace};
 
 /// Everything about a start that is known before it.
 #[derive(Debug)]
@@ -39,6 +39,13 @@ pub(super) async fn prepare(plan: &Plan) -> io::Result<Prepared> {
 fn prepare_now(workspace: &Workspace, record: &Record, instance: &Instance) -> io::Result<Prepared> {
     let (adapter, cli) = (instance.adapter, &instance.config.cli);
     workspace.create()?;
+    if !workspace.record_file().exists()
+        // The session's own save is on its way, but may be slower than a first answer: whoever kills this program in
+        // between must not leave a conversation whose id nobody knows.
+        && let Err(error) = record.save(workspace, Durability::Kernel)
+    {
+        tracing::warn!(%error, "the record of a new session was not written");
+    }
     let mcp_config = match &record.bound.mcp_servers {
         Some(servers) => {
             workspace.write_mcp_servers(servers)?;

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::error::StartError;
 use crate::ids::{Generation, SessionKey};
+use crate::metrics::ContextLost;
 use crate::turn::McpServers;
 use crate::workspace::{Durability, Workspace, sessions_dir, write_private};
 
@@ -45,6 +46,9 @@ pub(crate) struct Record {
     pub(crate) last_used: SystemTime,
     /// The last thing said that must be in the transcript, if nothing was lost.
     pub(crate) checkpoint: Option<String>,
+    /// What is missing of the conversation, as long as no turn that was told of it has ended.
+    #[serde(default)]
+    pub(crate) untold_loss: Option<ContextLost>,
     pub(crate) model: Option<String>,
     /// Bound at start.
     pub(crate) bound: BoundRecord,
@@ -77,6 +81,7 @@ impl Record {
             created: now,
             last_used: now,
             checkpoint: None,
+            untold_loss: None,
             model: None,
             bound: BoundRecord::default(),
         }

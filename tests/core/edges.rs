@@ -47,3 +47,56 @@ async fn a_purge_that_is_given_up_locks_nobody_out() {
     }
     bench.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loss_that_no_turn_was_told_of_yet_outlives_the_memory_and_is_told_once() {
+    let bench = Bench::new().await;
+    let alice = bench.pilot.session("alice");
+    say(&alice, "first").await;
+    written_down(&alice, "first").await;
+    // Answered, but never written down; the child that follows finds it out, and there is nobody to be told.
+    say(&alice, "second [[fault:crash-after]]").await;
+    eventually("a new child", || {
+        alice.status().is_some_and(|s| s.generation == 2 && state(&alice) == SessionState::Idle)
+    })
+    .await;
+    let Bench { pilot, data } = bench;
+    drop(alice);
+    pilot.shutdown(Duration::from_secs(5)).await;
+
+    let bench = Bench { pilot: start(data.path(), |_| {}).await, data };
+    let alice = bench.pilot.session("alice");
+    let outcome = ask(&alice, "[[recall]]").await;
+    assert_eq!((outcome.text.as_str(), outcome.context_lost), ("first", true));
+    assert!(!ask(&alice, "third").await.context_lost, "told twice");
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_record_of_a_session_is_there_before_its_first_child() {
+    use std::os::unix::fs::PermissionsExt;
+    let scripts = tempfile::tempdir().unwrap();
+    let script = scripts.path().join("cli");
+    std::fs::write(&script, "#!/bin/sh\n[ -f ../session.json ] && : > known\n").unwrap();
+    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o700)).unwrap();
+    let bench = Bench::with(|config| {
+        config.cli.program = script.display().to_string();
+        config.restart.intensity = 0;
+        config.limits.starts_in_flight = 30;
+    })
+    .await;
+    // Many at once, so that saving them takes its time.
+    let asked: Vec<_> = (0..30)
+        .map(|number| {
+            let session = bench.pilot.session(format!("user {number}"));
+            tokio::spawn(async move {
+                session.warm().await.unwrap_err();
+                session.workspace().await.unwrap().work.join("known").exists()
+            })
+        })
+        .collect();
+    for known in asked {
+        assert!(known.await.unwrap(), "a child ran, and no record told of it");
+    }
+    bench.end().await;
+}

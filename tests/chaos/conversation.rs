@@ -1,0 +1,104 @@
+//! What one user can count on: which turns its conversation has to remember, and which losses it was told of. Pure.
+
+use std::collections::BTreeSet;
+
+/// What one user can count on.
+#[derive(Debug, Default)]
+pub struct Conversation {
+    /// Turns that were answered and are to be remembered.
+    pub answered: BTreeSet<u64>,
+    /// Turns that were sent, in this order, under these numbers.
+    pub sent: BTreeSet<u64>,
+    /// Turns that were told of a loss, or may have been: their ends were not seen.
+    pub told: BTreeSet<u64>,
+    /// Seen in the transcript on disk.
+    pub durable: BTreeSet<u64>,
+    /// The last turn that something was done to; a turn after it that is answered ends the disturbance.
+    pub disturbed_at: Option<u64>,
+    pub under_way: usize,
+    /// Answered turns that a later one, the second of the pair, did not remember, while turns between them had not ended:
+    /// one of those may have been told.
+    open: Vec<(u64, u64)>,
+}
+
+impl Conversation {
+    /// Checks what turn `asking` was told of the conversation before it.
+    pub fn remembers(
+        &mut self,
+        asking: u64,
+        recalled: &[u64],
+        durable: &BTreeSet<u64>,
+    ) -> Result<(), String> {
+        if let Some(unsaid) = recalled.iter().find(|number| !self.sent.contains(number)) {
+            return Err(format!("it remembers {unsaid}, which was never said"));
+        }
+        if let Some(pair) = recalled.windows(2).find(|pair| pair[0] > pair[1]) {
+            return Err(format!("out of order: {} before {}", pair[0], pair[1]));
+        }
+        let recalled: BTreeSet<u64> = recalled.iter().copied().collect();
+        if let Some(lost) = durable.iter().find(|number| **number < asking && !recalled.contains(number)) {
+            return Err(format!("{lost} was written down and is forgotten"));
+        }
+        let forgotten = self.answered.range(..asking).filter(|number| !recalled.contains(number));
+        self.open.extend(forgotten.map(|lost| (*lost, asking)));
+        Ok(())
+    }
+
+    /// Checks that every loss which was noticed had been told. `awaited`: the turns whose ends have not been heard.
+    pub fn losses_were_told(&mut self, awaited: impl Iterator<Item = u64> + Clone) -> Result<(), String> {
+        self.open.retain(|(lost, asking)| self.told.range(*lost + 1..=*asking).next().is_none());
+        let decided =
+            |(lost, asking): &&(u64, u64)| !awaited.clone().any(|turn| (lost + 1..=*asking).contains(&turn));
+        match self.open.iter().find(decided) {
+            Some((lost, asking)) => {
+                Err(format!("{lost} was answered and {asking} did not remember it, and nobody was told"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(
+        talk: &mut Conversation,
+        recalled: &[u64],
+        durable: &[u64],
+        awaited: &[u64],
+    ) -> Result<(), String> {
+        talk.remembers(5, recalled, &durable.iter().copied().collect())?;
+        talk.losses_were_told(awaited.iter().copied())
+    }
+
+    fn talk(told: &[u64]) -> Conversation {
+        Conversation {
+            sent: (1..10).collect(),
+            answered: [1, 2, 4].into(),
+            told: told.iter().copied().collect(),
+            ..Conversation::default()
+        }
+    }
+
+    #[test]
+    fn a_silent_loss_is_seen_and_one_that_was_told_is_none() {
+        assert!(check(&mut talk(&[]), &[1, 2, 4], &[], &[]).is_ok());
+        assert!(check(&mut talk(&[]), &[1, 2], &[], &[]).unwrap_err().contains("nobody was told"));
+        assert!(check(&mut talk(&[]), &[2, 1, 4], &[], &[]).unwrap_err().contains("order"));
+        assert!(check(&mut talk(&[]), &[1, 2, 4, 77], &[], &[]).unwrap_err().contains("never said"));
+        assert!(check(&mut talk(&[5]), &[1, 2], &[], &[]).is_ok());
+        assert!(check(&mut talk(&[5]), &[1, 2], &[4], &[]).unwrap_err().contains("written down"));
+        assert!(check(&mut talk(&[3]), &[1, 2], &[], &[]).is_err());
+    }
+
+    #[test]
+    fn a_turn_that_has_not_ended_may_have_been_told() {
+        let mut lost_one = talk(&[]);
+        lost_one.answered = [1, 2, 3].into();
+        assert!(check(&mut lost_one, &[1, 2], &[], &[4]).is_ok());
+        assert!(lost_one.losses_were_told([].into_iter()).is_err());
+        lost_one.told.insert(4);
+        assert!(lost_one.losses_were_told([].into_iter()).is_ok());
+    }
+}
