@@ -141,31 +141,3 @@ async fn fault_05_a_user_is_any_bytes_and_never_a_path_or_a_label() {
     );
     attack.over().await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn fault_06_a_request_that_is_sent_twice_is_run_once() {
-    let attack = Attack::begin().await;
-    let ask = |user: &'static str, id: &'static str, text: &'static str| {
-        let site = attack.site.clone();
-        async move { Answer::of(site.asking(user, &message(text)).header("x-request-id", id)).await }
-    };
-    // While the first one runs, and after its end.
-    attack.say("hello").await;
-    attack.note_turn();
-    let first = tokio::spawn(ask(MALLORY, "id-1", "[[sleep:300]]once"));
-    attack.state("busy").await;
-    for _ in 0..2 {
-        let again = ask(MALLORY, "id-1", "[[sleep:300]]once").await;
-        let (status, code, _) = again.error();
-        assert_eq!((status, code.as_str()), (409, "duplicate_request"));
-        assert_eq!(again.header("x-should-retry"), "false");
-        attack.state("idle").await;
-    }
-    assert_eq!(first.await.unwrap().text(), "echo 2: once");
-    // Another request, and another user's of the same name.
-    for (user, id, count) in [(MALLORY, "id-2", 3), ("carol", "id-1", 1)] {
-        attack.note_turn();
-        assert_eq!(ask(user, id, "hello").await.text(), format!("echo {count}: hello"));
-    }
-    attack.over().await;
-}
