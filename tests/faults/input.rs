@@ -54,11 +54,7 @@ async fn fault_01_no_json_is_400_and_the_child_is_untouched() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fault_02_a_prompt_of_megabytes_is_taken_up_to_the_limit() {
-    // The allocator of the C library keeps freed blocks of this size for the next ones. Told not to, it shows what we
-    // ourselves keep: nothing.
-    let mut server = std::process::Command::new(env!("CARGO_BIN_EXE_pilotlight"));
-    server.env("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=1048576:glibc.malloc.trim_threshold=1048576");
-    let attack = Attack::by(place(), server, "").await;
+    let attack = Attack::begin().await;
     let long = "x".repeat((10 << 20) - 1000);
     for number in 1..=3 {
         let answer = attack.say(&long).await;
