@@ -31,7 +31,6 @@ mod keepalive;
 mod mcp;
 mod preamble;
 mod ready;
-mod repeats;
 mod request;
 mod router;
 mod service;

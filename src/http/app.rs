@@ -1,6 +1,5 @@
 //! What every handler shares. Owned by [`super::Server`]; holds no session.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Semaphore;
@@ -11,7 +10,6 @@ use super::error::ApiError;
 use super::exporter::Exporter;
 use super::identity::Identities;
 use super::ready::StartedOnce;
-use super::repeats::Repeats;
 use crate::error::TurnError;
 use crate::pilotlight::Pilotlight;
 
@@ -28,7 +26,6 @@ pub(super) struct App {
     identities: Identities,
     bodies: BodyBudget,
     gathering: Semaphore,
-    repeats: Arc<Repeats>,
     started_once: StartedOnce,
     draining: AtomicBool,
     since: Instant,
@@ -44,7 +41,6 @@ impl App {
             identities,
             bodies,
             gathering: Semaphore::new(GATHERING),
-            repeats: Arc::default(),
             started_once: StartedOnce::default(),
             draining: AtomicBool::new(false),
             since: Instant::now(),
@@ -69,10 +65,6 @@ impl App {
 
     pub(super) fn gathering(&self) -> &Semaphore {
         &self.gathering
-    }
-
-    pub(super) fn repeats(&self) -> &Arc<Repeats> {
-        &self.repeats
     }
 
     pub(super) fn started_once(&self) -> &StartedOnce {

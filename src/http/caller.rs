@@ -44,15 +44,11 @@ pub(super) fn refuse_browsers(headers: &HeaderMap) -> Result<(), ApiError> {
 
 /// The id of a request: the caller's own if it can be repeated in headers and logs, else a new one.
 pub(super) fn request_id(headers: &HeaderMap) -> String {
-    given_request_id(headers).map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned)
-}
-
-/// The id that the caller gave to its request, if it can be used.
-pub(super) fn given_request_id(headers: &HeaderMap) -> Option<&str> {
+    let given = headers.get(REQUEST_ID_HEADER).and_then(|value| value.to_str().ok());
     let usable = |id: &&str| {
         (1..=MAX_REQUEST_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
     };
-    headers.get(REQUEST_ID_HEADER)?.to_str().ok().filter(usable)
+    given.filter(usable).map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned)
 }
 
 /// A conversation's name as a header: what a header cannot hold is percent-encoded.

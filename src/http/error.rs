@@ -52,17 +52,6 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
     }
 
-    /// 409: the same request came before.
-    pub(super) fn duplicate() -> Self {
-        let message = "a request with this x-request-id was taken before; a new message needs a new id";
-        Self { not_again: true, ..Self::new(StatusCode::CONFLICT, "duplicate_request", message) }
-    }
-
-    /// Whether the child may have seen the prompt.
-    pub(super) fn reached_child(&self) -> bool {
-        self.not_again
-    }
-
     /// 503: not now.
     pub(super) fn overloaded(message: &str, retry_after: Duration) -> Self {
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);

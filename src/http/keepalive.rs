@@ -15,7 +15,6 @@ use super::body::Received;
 use super::caller;
 use super::error::ApiError;
 use super::files::Watch;
-use super::repeats::Claim;
 use super::request::{Asked, parse};
 use super::router::{BodyRead, RequestId};
 use super::sse::{Answer, Gathering};
@@ -41,8 +40,7 @@ pub(super) async fn handle(
     let (parts, body) = request.into_parts();
     let named = caller::named_user(&parts.headers)?;
     let received = app.bodies().receive(&parts.headers, body).await?;
-    let given = caller::given_request_id(&parts.headers);
-    let mut response = answer(app, named, received, given, (request_id, begin)).await.into_response();
+    let mut response = answer(app, named, received, (request_id, begin)).await.into_response();
     response.extensions_mut().insert(BodyRead);
     Ok(response)
 }
@@ -51,7 +49,6 @@ async fn answer(
     app: Arc<App>,
     named: Option<UserId>,
     received: Received,
-    given_id: Option<&str>,
     log: (String, Instant),
 ) -> Result<Response, ApiError> {
     let asked = read(&app, received.bytes.clone()).await?;
@@ -64,10 +61,6 @@ async fn answer(
     }
     let named = caller::header_text(conversation);
     let session = app.pilot().conversation(user.as_bytes(), conversation);
-    let mut claim = match given_id {
-        Some(id) => Some(app.repeats().claim(user.as_bytes(), id).ok_or_else(ApiError::duplicate)?),
-        None => None,
-    };
     if let Some(credentials) = &asked.credentials {
         session.write_credentials(credentials).await?;
     }
@@ -75,13 +68,7 @@ async fn answer(
     let mut files = if asked.include_files { Some(watch(&session).await?) } else { None };
     let waits = session.status().is_some_and(|now| now.state == SessionState::Busy || now.queue_depth > 0);
     let mut turn = session.send_with(asked.prompt, asked.options).await?;
-    // From here on the child may see the prompt, whether or not somebody waits to hear of it.
-    claim.iter_mut().for_each(Claim::keep);
-    let first = first_lines(&app, &mut turn).await;
-    if first.as_ref().is_err_and(|error| !error.reached_child()) {
-        claim.iter_mut().for_each(Claim::release);
-    }
-    let first = first?;
+    let first = first_lines(&app, &mut turn).await?;
     if let Some(files) = files.as_mut().filter(|_| waits) {
         // Other turns have written since.
         files.look_again().await;

@@ -54,7 +54,11 @@ impl Attack {
     }
 
     /// The same by a command that becomes the server.
-    pub(crate) async fn by(place: Arc<Place>, command: Command, config: &str) -> Self {
+    pub(crate) async fn by(place: Arc<Place>, mut command: Command, config: &str) -> Self {
+        // The allocator of the C library keeps large blocks that were freed for the next ones. Told not to, it shows
+        // what we ourselves keep.
+        command
+            .env("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=262144:glibc.malloc.trim_threshold=262144");
         let cli = place.path().join("the-cli");
         write_cli(&cli);
         let mut table: Table = config.parse().expect("the test's configuration is TOML");

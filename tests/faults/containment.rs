@@ -27,7 +27,7 @@ async fn fault_15_a_child_that_ignores_every_request_to_go_is_killed_with_its_tr
 async fn fault_20_daemons_and_processes_that_run_ahead_are_caught() {
     const RACERS: usize = 20;
     let attack =
-        Attack::with("permissions = { policy = \"allow\" }\nsession = { idle_timeout = \"2s\" }").await;
+        Attack::with("permissions = { policy = \"allow\" }\nsession = { idle_timeout = \"5s\" }").await;
     // Two in sessions of their own, the second without environment, and a daemon.
     let told = attack.say("[[fault:outlive]]").await;
     let mut left: Vec<Process> = told.split(' ').filter_map(|word| Process::of(word.parse().ok()?)).collect();
@@ -35,22 +35,28 @@ async fn fault_20_daemons_and_processes_that_run_ahead_are_caught() {
     let name = format!("racer-{}", uuid::Uuid::new_v4());
     let racers =
         || common::process::all().into_iter().filter(|it| it.arguments().first() == Some(&name)).count();
+    let dots = attack.place.path().join("dots");
+    let hops = || std::fs::metadata(&dots).map_or(0, |it| it.len());
     if std::path::Path::new("/usr/bin/perl").exists() {
         // Each forks, ends and leaves its group without pause: a list of processes is out of date when it is made.
         let script = attack.place.path().join("racer.pl");
-        let hop = "while (1) { fork and exit; setpgrp(0, 0); select(undef, undef, undef, 0.0002) }";
-        std::fs::write(&script, format!("$0 = '{name}'; {hop}")).unwrap();
+        // Too short-lived to be seen for sure, each leaves a dot.
+        let hop = "while (1) { fork and exit; setpgrp(0, 0); syswrite(D, '.'); select(undef, undef, undef, 0.0002) }";
+        let open = format!("open(D, '>>', '{}')", dots.display());
+        std::fs::write(&script, format!("$0 = '{name}'; {open}; {hop}")).unwrap();
         let start = format!("for i in $(seq {RACERS}); do setsid perl {} & done", script.display());
         attack.say(&format!("[[tool:Bash {}]]", json!({ "command": start }))).await;
-        eventually("they race", SOON, || racers() > 0).await;
+        eventually("they race", SOON, || hops() >= 10 * RACERS as u64).await;
     } else {
         common::installed::say("fault_20: the racers are left out: no perl");
     }
     left.push(attack.child().await);
     attack.child().await.kill();
     eventually("the old tree is gone", SOON, || left.iter().all(|it| !it.is_alive()) && racers() == 0).await;
+    let before = hops();
     attack.state("idle").await;
-    attack.say("hello").await;
+    attack.say("[[sleep:300]]hello").await;
+    assert_eq!((hops(), racers()), (before, 0), "somebody still hops");
     gone(&attack).await;
     attack.over().await;
 }
