@@ -55,13 +55,16 @@ impl Model {
         Self { conversations: (0..USERS).map(|_| Conversation::default()).collect(), ..Self::default() }
     }
 
-    /// A turn is about to be sent: its number.
-    pub fn send(&mut self, user: usize, kind: &Kind, reader: Reader) -> u64 {
+    /// A turn is about to be sent: its number. `shaky`: what was done to the user before may hit this turn or the next.
+    pub fn send(&mut self, user: usize, kind: &Kind, reader: Reader, shaky: bool) -> u64 {
         self.next += 1;
         let number = self.next;
         let talk = &mut self.conversations[user];
         talk.sent.insert(number);
         talk.under_way += 1;
+        if shaky {
+            talk.disturbed_at = Some(number);
+        }
         let calm = talk.disturbed_at.is_none();
         if kind.disturbs() {
             disturb(&mut self.under_way, talk, user, number);

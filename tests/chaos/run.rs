@@ -22,6 +22,9 @@ use crate::wire::{News, Order};
 mod rest;
 mod server;
 
+/// An eviction or a panic that was ordered has happened by then.
+const ORDERS_ARRIVE_WITHIN: Duration = Duration::from_millis(500);
+
 /// How many steps are shown after a failure.
 const SHOWN: usize = 150;
 
@@ -44,6 +47,10 @@ pub struct Run {
     sessions: Vec<Session>,
     transcripts: Transcripts,
     stopped: HashMap<usize, Id>,
+    /// The last child of each user to which something was done.
+    struck: HashMap<usize, Id>,
+    /// Until when an order to an actor may still be on its way.
+    ordered: HashMap<usize, Instant>,
     shim_killed: Option<Instant>,
     /// Descriptors and memory of this server at its rests.
     rests: Vec<(usize, u64)>,
@@ -97,6 +104,8 @@ impl Run {
             model: Model::new(),
             transcripts: Transcripts::default(),
             stopped: HashMap::new(),
+            struck: HashMap::new(),
+            ordered: HashMap::new(),
             shim_killed: None,
             rests: Vec::new(),
             latest: VecDeque::new(),
@@ -143,7 +152,7 @@ impl Run {
                 self.link.order(&Order::Interrupt { user });
             }
             Step::Evict { user } => {
-                self.model.disturb(user);
+                self.disturb_by_order(user);
                 self.model.asked.evictions += 1;
                 self.link.order(&Order::Evict { user });
             }
@@ -153,6 +162,7 @@ impl Run {
             Step::StopChild { user } => return Ok(self.strike(user, Signal::STOP, false)),
             Step::KillShim { user } => return Ok(self.strike(user, Signal::KILL, true)),
             Step::ContinueChild { user } => {
+                self.struck.remove(&user);
                 return Ok(self
                     .stopped
                     .remove(&user)
@@ -161,8 +171,8 @@ impl Run {
             Step::Panic { actor, user } => {
                 self.model.asked.panics += 1;
                 match actor {
-                    "session" => self.model.disturb(user),
-                    "supervisor" => self.model.disturb_all(),
+                    "session" => self.disturb_by_order(user),
+                    "supervisor" => (0..USERS).for_each(|user| self.disturb_by_order(user)),
                     _ => {}
                 }
                 self.link.order(&Order::Panic { actor: actor.to_owned(), user });
@@ -179,11 +189,22 @@ impl Run {
             let written = self.transcripts.new_in(&self.sessions[user].home);
             self.model.written_down(user, written);
         }
-        let number = self.model.send(user, kind, reader);
+        let number = self.model.send(user, kind, reader, self.is_shaky(user));
         let nonce = crate::wire::Nonce { user, number }.to_string();
         let scratch = self.place.path().join(format!("died-{number}"));
         let text = kind.text(&nonce, &scratch.display().to_string());
         self.link.order(&Order::Turn { number, user, text, reader });
+    }
+
+    fn disturb_by_order(&mut self, user: usize) {
+        self.model.disturb(user);
+        self.ordered.insert(user, Instant::now() + ORDERS_ARRIVE_WITHIN);
+    }
+
+    /// Whether what was done to the user last may not have had its effect yet: a turn that is answered now proves nothing.
+    fn is_shaky(&self, user: usize) -> bool {
+        self.ordered.get(&user).is_some_and(|until| Instant::now() < *until)
+            || self.struck.get(&user).is_some_and(|child| process::is_alive(*child))
     }
 
     fn strike(&mut self, user: usize, signal: Signal, shim: bool) -> bool {
@@ -191,6 +212,9 @@ impl Run {
         let target = if shim { self.table.shim(session) } else { self.table.cli(session) };
         let Some(target) = target else { return false };
         self.model.disturb(user);
+        if let Some(child) = self.table.cli(session) {
+            self.struck.insert(user, child);
+        }
         if shim {
             self.shim_killed = Some(Instant::now());
         }
