@@ -1,4 +1,4 @@
-//! What is said between us and one child: its pipe, the turn that runs, what waits to be written, how far its life has
+//! What is said between us and one child: its pipes, the turn that runs, what waits to be written, how far its life has
 //! come. All of it decided here, without a wait.
 //!
 //! Shared, behind a [`Port`](super::port::Port), by those who have something to do with the child: the driver, which is
@@ -36,7 +36,7 @@ use crate::session::PendingPermission;
 /// permission noticeably.
 pub(super) const LEASE: Duration = Duration::from_millis(250);
 
-/// What a dialogue needs beside the pipe.
+/// What a dialogue needs beside the pipes.
 #[derive(Clone)]
 pub(crate) struct Setup {
     pub(crate) adapter: &'static dyn Adapter,
@@ -99,7 +99,8 @@ pub(super) enum Order {
 /// See the module.
 pub(super) struct Dialogue {
     setup: Setup,
-    io: UnixStream,
+    input: UnixStream,
+    output: UnixStream,
     pid: Option<u32>,
     framer: Framer,
     outbox: VecDeque<Bytes>,
@@ -161,7 +162,7 @@ impl Dialogue {
     /// Begins to speak with a child that was started at `started`, with `model`.
     pub(super) fn open(
         setup: Setup,
-        io: UnixStream,
+        (input, output): (UnixStream, UnixStream),
         pid: Option<u32>,
         model: Option<String>,
         started: Instant,
@@ -171,7 +172,8 @@ impl Dialogue {
         let until = started + session.spawn_timeout;
         let handshake = setup.adapter.handshake(output::HANDSHAKE, bound);
         let mut dialogue = Self {
-            io,
+            input,
+            output,
             pid,
             framer: Framer::new(session.line_limit),
             outbox: VecDeque::new(),

@@ -97,8 +97,8 @@ impl Driver {
         started: Instant,
         bound: &Bound,
     ) -> Self {
-        let Contained { io, stderr, shim } = child;
-        let dialogue = Dialogue::open(setup.clone(), io, shim.pid(), model, started, bound);
+        let Contained { input, output, stderr, shim } = child;
+        let dialogue = Dialogue::open(setup.clone(), (input, output), shim.pid(), model, started, bound);
         Self {
             tail: Tail::new(setup.config.session.stderr_tail),
             stderr: Some(stderr),

@@ -39,6 +39,7 @@ use super::{
 };
 use crate::shim::{
     args::{self, Limits},
+    handover,
     report::{self, MAX_LINE, Report, Rung, Swept},
 };
 
@@ -65,8 +66,10 @@ pub(crate) struct Launch<'a> {
 /// A child that was asked for: whether it runs is told by [`ShimHandle::started`].
 #[derive(Debug)]
 pub(crate) struct Contained {
-    /// Its stdin and stdout.
-    pub(crate) io: UnixStream,
+    /// Its stdin.
+    pub(crate) input: UnixStream,
+    /// Its stdout.
+    pub(crate) output: UnixStream,
     pub(crate) stderr: pipe::Receiver,
     pub(crate) shim: ShimHandle,
 }
@@ -92,11 +95,16 @@ pub(crate) enum Sweep {
 /// Starts the shim, which starts the child. Inside a runtime; takes well under a millisecond.
 pub(crate) fn spawn(shim: &ShimProgram, launch: &Launch<'_>) -> Result<Contained, SpawnError> {
     let failed = |error| SpawnError::from_io(error, launch.program);
-    let (io, io_theirs) = StdStream::pair().map_err(failed)?;
+    // Sockets and not pipes, of which the kernel gives a user without privilege only so many of full size.
+    let (input, input_theirs) = StdStream::pair().map_err(failed)?;
+    let (output, output_theirs) = StdStream::pair().map_err(failed)?;
     let (control, control_theirs) = StdStream::pair().map_err(failed)?;
     let (stderr, stderr_theirs) = io::pipe().map_err(failed)?;
     // Registered before there is a process: nothing can fail once it runs.
-    let io = registered(io).map_err(failed)?;
+    let input = registered(input).map_err(failed)?;
+    let output = registered(output).map_err(failed)?;
+    handover::give_output(&control, output_theirs.as_fd()).map_err(failed)?;
+    drop(output_theirs);
     let control = registered(control).map_err(failed)?;
     let stderr = pipe::Receiver::from_owned_fd(stderr.into()).map_err(failed)?;
 
@@ -109,7 +117,7 @@ pub(crate) fn spawn(shim: &ShimProgram, launch: &Launch<'_>) -> Result<Contained
         .envs(launch.env.iter().map(|(key, value)| (key, value)))
         .env(CHILD_MARKER, &marker)
         .current_dir(launch.cwd)
-        .stdin(OwnedFd::from(io_theirs))
+        .stdin(OwnedFd::from(input_theirs))
         .stdout(OwnedFd::from(control_theirs))
         .stderr(stderr_theirs);
     let child = command.spawn().map_err(|error| not_spawned(error, shim, launch))?;
@@ -125,7 +133,7 @@ pub(crate) fn spawn(shim: &ShimProgram, launch: &Launch<'_>) -> Result<Contained
         aftermath: None,
         ended: None,
     };
-    Ok(Contained { io, stderr, shim })
+    Ok(Contained { input, output, stderr, shim })
 }
 
 fn registered(stream: StdStream) -> io::Result<UnixStream> {

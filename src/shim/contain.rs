@@ -19,6 +19,7 @@ use rustix::{
 use super::{
     args::{self, Args},
     cgroup::Group,
+    handover,
     isolate::{self, ForCli, OomScore},
     kill::{Tree, forget_wakeup, now, timespec},
     report::{KILL, Report, TERMINATE},
@@ -49,7 +50,8 @@ pub(super) fn run(line: impl Iterator<Item = OsString>) -> i32 {
         }
     };
     let term_grace = args.limits.term_grace;
-    let (cli, group) = match start(args) {
+    let (cli, group) = match handover::receive_output(stdio::stdout()).and_then(|output| start(args, &output))
+    {
         Ok(started) => started,
         Err(error) => return failed(errno(&error)),
     };
@@ -70,11 +72,12 @@ pub(super) fn run(line: impl Iterator<Item = OsString>) -> i32 {
 }
 
 /// Starts the CLI, in its group if there can be one.
-fn start(args: Args) -> io::Result<(Pid, Option<Group>)> {
+fn start(args: Args, output: &OwnedFd) -> io::Result<(Pid, Option<Group>)> {
     let group = args.cgroup.as_deref().and_then(|dir| Group::create(dir).ok());
     let entrance: Option<OwnedFd> = group.as_ref().and_then(|group| group.entrance().ok());
     let score = OomScore::set(args.limits.oom_score_adj);
-    let cli = sys::spawn(&args.argv, &ForCli::new(&args.limits), entrance.as_ref().map(OwnedFd::as_fd));
+    let before = ForCli::new(&args.limits);
+    let cli = sys::spawn(&args.argv, output.as_fd(), &before, entrance.as_ref().map(OwnedFd::as_fd));
     drop(score);
     // An empty group means that nobody could join: say so by the rung instead of killing nobody.
     let group = match group {

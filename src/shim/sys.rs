@@ -88,18 +88,23 @@ pub(super) fn close_inherited() {
     }
 }
 
-/// Starts the CLI on descriptors 0 (also as its stdout) and 2, as a member of `group` from its first instruction.
+/// Starts the CLI on descriptors 0, `output` and 2, as a member of `group` from its first instruction.
 ///
 /// Not by the standard library: its `execvp` hands a file of unknown format to `/bin/sh` instead of reporting it, and
 /// it cannot fork into a group. Joining one afterwards makes the kernel wait for a grace period of all processors,
 /// 10 to 20 ms of every start.
-pub(super) fn spawn(argv: &[CString], before: &ForCli, group: Option<BorrowedFd<'_>>) -> io::Result<Pid> {
+pub(super) fn spawn(
+    argv: &[CString],
+    output: BorrowedFd<'_>,
+    before: &ForCli,
+    group: Option<BorrowedFd<'_>>,
+) -> io::Result<Pid> {
     let mut pointers: Vec<*const c_char> = argv.iter().map(|arg| arg.as_ptr()).collect();
     pointers.push(std::ptr::null());
     // Closed by a successful exec; otherwise the child writes there why it failed.
     let (failure, write_failure) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     let Some(cli) = fork_into(group)? else {
-        let error = become_cli(&pointers, before);
+        let error = become_cli(&pointers, output, before);
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
         // If even this cannot be told, the exit is.
         let _told = rustix::io::write(write_failure, &errno.to_ne_bytes());
@@ -146,8 +151,8 @@ fn fork_into(group: Option<BorrowedFd<'_>>) -> io::Result<Option<Pid>> {
 
 /// What the child does until it is the CLI. Returns only on failure.
 #[expect(unsafe_code, reason = "there is no safe exec of a prepared argument list")]
-fn become_cli(argv: &[*const c_char], before: &ForCli) -> io::Error {
-    let prepared = stdio::dup2_stdout(stdio::stdin()).map_err(io::Error::from).and_then(|()| before.apply());
+fn become_cli(argv: &[*const c_char], output: BorrowedFd<'_>, before: &ForCli) -> io::Error {
+    let prepared = stdio::dup2_stdout(output).map_err(io::Error::from).and_then(|()| before.apply());
     if let Err(error) = prepared {
         return error;
     }

@@ -145,7 +145,7 @@ impl Dialogue {
     /// Writes what the pipe takes at once.
     pub(super) fn flush(&mut self) {
         while let Some(front) = self.outbox.front() {
-            match self.io.try_write(front) {
+            match self.input.try_write(front) {
                 Ok(length) if length > 0 => self.written(length),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
                 // The exit, or the end of its output, tells more.
@@ -164,7 +164,7 @@ impl Dialogue {
         }
         while !self.outbox.is_empty() {
             // An error shows itself in the attempt.
-            drop(ready!(self.io.poll_write_ready(context)));
+            drop(ready!(self.input.poll_write_ready(context)));
             self.flush();
         }
         Poll::Ready(())

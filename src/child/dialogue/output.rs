@@ -114,10 +114,10 @@ impl Dialogue {
     /// Takes in one read. No buffer is held while waiting: an idle session costs no memory for it.
     fn poll_read(&mut self, now: Instant, context: &mut Context<'_>) -> Poll<()> {
         // An error here says that the runtime is going away: nothing more will come.
-        let is_ready = ready!(self.io.poll_read_ready(context)).is_ok();
+        let is_ready = ready!(self.output.poll_read_ready(context)).is_ok();
         // Unlike `try_read` this notices a read that emptied the pipe, and spares the one that would find it empty.
         let read = match is_ready {
-            true => poll_read_buf(Pin::new(&mut self.io), context, self.framer.buffer()),
+            true => poll_read_buf(Pin::new(&mut self.output), context, self.framer.buffer()),
             false => Poll::Ready(Ok(0)),
         };
         match read {

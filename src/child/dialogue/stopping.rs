@@ -39,7 +39,7 @@ impl Dialogue {
         self.outbox.clear();
         self.write_deadline = None;
         self.phase = Phase::InputClosed { until: Instant::now() + self.setup.config.session.stop_eof };
-        if rustix::net::shutdown(&self.io, rustix::net::Shutdown::Write).is_err() {
+        if rustix::net::shutdown(&self.input, rustix::net::Shutdown::Write).is_err() {
             self.terminate();
         }
     }

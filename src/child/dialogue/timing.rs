@@ -83,7 +83,7 @@ impl Dialogue {
             return running.watch.sign_of_life(now);
         }
         if running.watch.deadline() <= now
-            && rustix::io::ioctl_fionread(&self.io).is_ok_and(|unread| unread > 0)
+            && rustix::io::ioctl_fionread(&self.output).is_ok_and(|unread| unread > 0)
         {
             // It has spoken; we have not listened yet.
             return running.watch.sign_of_life(now);

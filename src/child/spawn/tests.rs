@@ -91,10 +91,10 @@ async fn a_child_talks_ends_and_is_accounted_for() {
     assert_eq!(child.shim.pid(), Some(pid));
     let shim_pid = child.shim.shim_pid().unwrap();
     eventually("the sleeper runs", LONG, || sleepers(&token) == 1).await;
-    child.io.write_all(b"hello\n").await.unwrap();
-    child.io.shutdown().await.unwrap();
+    child.input.write_all(b"hello\n").await.unwrap();
+    child.input.shutdown().await.unwrap();
     let (mut out, mut err) = (String::new(), String::new());
-    child.io.read_to_string(&mut out).await.unwrap();
+    child.output.read_to_string(&mut out).await.unwrap();
     assert_eq!(child.shim.exited().await, Exit::Code(4));
     let ended = child.shim.gone().await;
     child.stderr.read_to_string(&mut err).await.unwrap();
@@ -111,7 +111,7 @@ async fn a_child_talks_ends_and_is_accounted_for() {
 async fn the_environment_is_what_was_given_and_nothing_else() {
     let mut child = start_in(None, "/bin/cat", &["/proc/self/environ"]).unwrap();
     let mut text = String::new();
-    child.io.read_to_string(&mut text).await.unwrap();
+    child.output.read_to_string(&mut text).await.unwrap();
     let mut entries: Vec<_> = text.split_terminator('\0').collect();
     entries.sort_unstable();
     assert_eq!(entries.len(), 3, "{entries:?}");
@@ -189,7 +189,7 @@ async fn waits_can_be_given_up_and_taken_up_again() {
         }
     }
     child.shim.started().await.unwrap();
-    child.io.write_all(b"\n").await.unwrap();
+    child.input.write_all(b"\n").await.unwrap();
     assert_eq!(child.shim.exited().await, Exit::Code(3));
     for _ in 0..50 {
         tokio::select! {
@@ -314,11 +314,11 @@ async fn a_stopped_shim_is_woken_to_do_its_work() {
 async fn lines_of_output_come_as_they_are_written() {
     let mut child = start("echo one; read line; echo two");
     child.shim.started().await.unwrap();
-    let mut io = BufReader::new(&mut child.io);
+    let mut io = BufReader::new(&mut child.output);
     let mut line = String::new();
     io.read_line(&mut line).await.unwrap();
     assert_eq!(line, "one\n");
-    io.get_mut().write_all(b"\n").await.unwrap();
+    child.input.write_all(b"\n").await.unwrap();
     line.clear();
     io.read_line(&mut line).await.unwrap();
     assert_eq!(line, "two\n");
