@@ -111,6 +111,26 @@ async fn messages_that_race_with_an_interrupt_have_an_answer_or_an_end_each() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupt_in_the_last_instant_leaves_no_answer_without_its_text() {
+    let Some(bench) = Bench::new().await else { return };
+    let system = bench.embed(|_| {}).await;
+    let alice = system.alice();
+    say(&alice, "hello").await;
+    for round in 0..120 {
+        let answer = format!("answer {round}");
+        let mut turn = send(&alice, &format!("[[say:{answer}]][[delay:8]]")).await;
+        until_text(&mut turn).await;
+        // About when the model has ended, and the CLI not quite.
+        sleep(Duration::from_millis(6 + round % 6)).await;
+        alice.interrupt().await.expect("it can be reached");
+        let outcome = finish(turn).await;
+        let is_whole = outcome.is_ok() && outcome.text == answer;
+        assert!(is_whole || failure(&outcome).interrupted, "{outcome:?}");
+    }
+    system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_turns_in_the_instant_of_an_eviction_are_answered() {
     const TURNS: u64 = 50;
     let Some(bench) = Bench::new().await else { return };

@@ -15,16 +15,10 @@ use crate::embedded::{aborted, ask, child, finish, read, say, send, until, until
 /// The file of the session's conversation.
 async fn transcript(session: &Session) -> PathBuf {
     let projects = session.workspace().await.expect("directories").home.join(".claude/projects");
-    let files = || {
-        let projects = std::fs::read_dir(&projects).into_iter().flatten().flatten();
-        let entries = projects.flat_map(|project| std::fs::read_dir(project.path()).into_iter().flatten());
-        entries
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|it| it == "jsonl"))
-    };
-    let files: Vec<_> = files().collect();
-    match files.as_slice() {
+    let entries = |path: PathBuf| std::fs::read_dir(path).into_iter().flatten().flatten();
+    let files = entries(projects).flat_map(|project| entries(project.path())).map(|entry| entry.path());
+    let is_one = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "jsonl");
+    match files.filter(is_one).collect::<Vec<_>>().as_slice() {
         [only] => only.clone(),
         other => panic!("not one transcript but {other:?}"),
     }

@@ -34,16 +34,19 @@ pub(super) fn terminal(line: &[u8]) -> Option<Terminal> {
 /// `success` alone says nothing: failures of the API come as a success with `is_error`.
 fn failure(fields: &Fields<'_>, subtype: &str) -> Option<Failure> {
     let told: Option<bool> = fields.get("is_error");
+    // Interrupted in its last milliseconds a turn is a success too, but for this and for the text, which is missing.
+    let aborted = fields.text("terminal_reason").is_some_and(|reason| reason.starts_with("aborted"));
     // Versions before 2.1 say of an interrupted turn, and in no other way, that it is an error of a kind and is none.
-    if !told.unwrap_or(subtype != "success") && !subtype.starts_with("error_") {
+    if !told.unwrap_or(subtype != "success") && !subtype.starts_with("error_") && !aborted {
         return None;
     }
     let api_status: Option<u16> = fields.get("api_error_status");
     let errors: Vec<String> = fields.get("errors").unwrap_or_default();
-    let interrupted = subtype == "error_during_execution"
-        && (fields.text("terminal_reason").is_some_and(|reason| reason.starts_with("aborted"))
-            || errors.iter().any(|error| error.starts_with("[ede_diagnostic]"))
-            || (told == Some(false) && errors.is_empty()));
+    let without_reason = || {
+        errors.iter().any(|error| error.starts_with("[ede_diagnostic]"))
+            || (told == Some(false) && errors.is_empty())
+    };
+    let interrupted = aborted || (subtype == "error_during_execution" && without_reason());
     if interrupted {
         let (kind, message) = ("interrupted".to_owned(), "the turn was interrupted".to_owned());
         return Some(Failure { kind, api_status, message, interrupted });
@@ -256,6 +259,9 @@ mod tests {
         assert!(with(true, &["[ede_diagnostic] result_type=user"], json!("aborted_streaming")));
         assert!(with(true, &[], json!("aborted_tools")));
         assert!(with(false, &[], json!(null)), "2.0");
+        let late = json!({"type": "result", "subtype": "success", "is_error": false, "result": "",
+            "terminal_reason": "aborted_streaming"});
+        assert!(read(&late).failure.is_some_and(|failure| failure.interrupted));
         assert!(!with(true, &["Path \"/x\" does not exist"], json!(null)));
     }
 
