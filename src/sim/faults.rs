@@ -48,7 +48,7 @@ kinds! {
     InvalidUtf8 "invalid-utf8" "one line with bytes that are no UTF-8, then go on",
     LongLine "long-line" "=BYTES: one line of that length [100000000], then go on",
     StderrFlood "stderr-flood" "=BYTES to standard error [10000000], then go on",
-    CloseStdout "close-stdout" "[=end] close the output but live; `end` also ends it for a host that gave a socket",
+    CloseStdout "close-stdout" "close the output but live",
     NoRead "no-read" "never read the input again",
     Memory "memory" "=MB: grow by that much touched memory [256] and keep it",
     Outlive "outlive" "=SECONDS: leave three processes in sessions of their own [600], one without environment",

@@ -38,14 +38,9 @@ impl Output {
         write_all(rustix::stdio::stdout(), bytes);
     }
 
-    /// Gives the standard output up; the host of a pipe sees its end while the process lives on. Input and output may
-    /// be one socket, which the input keeps open: there the host sees an end only if there is one, as when a runtime
-    /// ends its stream.
-    pub(super) fn close(&mut self, end: bool) {
-        if end {
-            // Not a socket: closing says the same.
-            rustix::net::shutdown(rustix::stdio::stdout(), rustix::net::Shutdown::Write).ok();
-        }
+    /// Gives the standard output up; the host sees its end while the process lives on.
+    #[expect(clippy::unused_self, reason = "whoever closes it must hold the output")]
+    pub(super) fn close(&mut self) {
         if let Ok(null) = File::options().write(true).open("/dev/null")
             && rustix::stdio::dup2_stdout(&null).is_err()
         {

@@ -233,8 +233,8 @@ impl Engine {
         if let Some(fault) = self.fault(turn, Kind::LongLine) {
             self.long_line(fault.number(100_000_000));
         }
-        if let Some(fault) = self.fault(turn, Kind::CloseStdout) {
-            self.out.close(fault.argument.as_deref() == Some("end"));
+        if self.fault(turn, Kind::CloseStdout).is_some() {
+            self.out.close();
         }
         // The rest is done at the start already when the command line asks for it.
         for fault in turn.script.faults.clone() {

@@ -9,7 +9,7 @@ async fn fault_14_a_child_that_closes_its_output_is_gone_in_five_seconds() {
     attack.say("before").await;
     attack.written_down("echo 1: before").await;
     let (old, began) = (attack.child().await, Instant::now());
-    let told = attack.turn("[[fault:close-stdout=end]][[deltas:10000]][[delay:50]]").await;
+    let told = attack.turn("[[fault:close-stdout]][[deltas:10000]][[delay:50]]").await;
     assert_eq!(told.code(), "session_lost");
     assert!(!old.is_alive() && began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     assert!(attack.say("[[recall]]").await.starts_with("before"));
