@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use bytes::Bytes;
-use tokio::net::UnixStream;
+use tokio::net::{UnixStream, unix::pipe};
 use tokio::time::{Duration, Instant};
 
 use super::framing::Framer;
@@ -28,7 +28,7 @@ use super::running::{Running, TurnJob, TurnReport};
 use super::tasks::Tasks;
 use crate::cli::{Adapter, Bound, Terminal};
 use crate::config::Config;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Stream};
 use crate::session::PendingPermission;
 
 /// So long after a reader has asked nobody else reads the output. Long enough that a reader which takes its events one
@@ -100,7 +100,7 @@ pub(super) enum Order {
 pub(super) struct Dialogue {
     setup: Setup,
     input: UnixStream,
-    output: UnixStream,
+    output: pipe::Receiver,
     pid: Option<u32>,
     framer: Framer,
     outbox: VecDeque<Bytes>,
@@ -113,6 +113,8 @@ pub(super) struct Dialogue {
     ready: bool,
     /// The child's output has ended.
     silent: bool,
+    /// What has come and is in no figure yet.
+    uncounted: u64,
     running: Option<Running>,
     /// Waits until the child has finished what it does of its own accord.
     held: Option<Box<TurnJob>>,
@@ -162,7 +164,7 @@ impl Dialogue {
     /// Begins to speak with a child that was started at `started`, with `model`.
     pub(super) fn open(
         setup: Setup,
-        (input, output): (UnixStream, UnixStream),
+        (input, output): (UnixStream, pipe::Receiver),
         pid: Option<u32>,
         model: Option<String>,
         started: Instant,
@@ -184,6 +186,7 @@ impl Dialogue {
             verdict: None,
             ready: false,
             silent: false,
+            uncounted: 0,
             running: None,
             held: None,
             active: false,
@@ -263,6 +266,7 @@ impl Dialogue {
 
     /// What is left at the end.
     pub(super) fn into_remains(mut self) -> Remains {
+        self.setup.metrics.stream_bytes(Stream::Stdout, self.uncounted);
         let rest = self.framer.take();
         Remains {
             ready: self.ready,

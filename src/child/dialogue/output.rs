@@ -1,9 +1,11 @@
 //! What the child says: read, judged line by line, given to the reader or acted upon.
 
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
@@ -22,6 +24,12 @@ use crate::turn::Pulled;
 pub(super) const HANDSHAKE: &str = "handshake";
 /// Pings' ids begin so.
 pub(super) const PING: &str = "ping-";
+
+/// Read at once while no turn runs. On the stack of a function that does not wait.
+const IDLE_READ: usize = 4096;
+
+/// So many bytes of a turn are counted together: a counter that all children share is a far place to go for each line.
+const COUNTED_AT_ONCE: u64 = 256 << 10;
 
 /// What a line asks for, after the adapter has looked at it.
 enum Step {
@@ -111,29 +119,34 @@ impl Dialogue {
         }
     }
 
-    /// Takes in one read. No buffer is held while waiting: an idle session costs no memory for it.
+    /// Takes in one read.
     fn poll_read(&mut self, now: Instant, context: &mut Context<'_>) -> Poll<()> {
-        // An error here says that the runtime is going away: nothing more will come.
-        let is_ready = ready!(self.output.poll_read_ready(context)).is_ok();
-        // Unlike `try_read` this notices a read that emptied the pipe, and spares the one that would find it empty.
-        let read = match is_ready {
-            true => poll_read_buf(Pin::new(&mut self.output), context, self.framer.buffer()),
-            false => Poll::Ready(Ok(0)),
+        let read = if self.running.is_some() {
+            poll_read_buf(Pin::new(&mut self.output), context, self.framer.buffer())
+        } else {
+            self.poll_read_idle(context)
         };
-        match read {
-            Poll::Ready(Ok(length)) if length > 0 => {
-                self.setup.metrics.stream_bytes(Stream::Stdout, length as u64);
+        match ready!(read) {
+            Ok(length) if length > 0 => {
+                self.uncounted += length as u64;
                 self.process(now);
-            }
-            Poll::Ready(_) => self.output_ended(),
-            Poll::Pending => {
-                if self.running.is_none() {
-                    self.framer.release();
+                if self.running.is_none() || self.uncounted >= COUNTED_AT_ONCE {
+                    self.setup.metrics.stream_bytes(Stream::Stdout, std::mem::take(&mut self.uncounted));
                 }
-                return Poll::Pending;
             }
+            // An error says that the runtime is going away: nothing more will come.
+            _ => self.output_ended(),
         }
         Poll::Ready(())
+    }
+
+    /// One read when nothing is expected: an idle session holds no buffer while it waits.
+    fn poll_read_idle(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut block = [0; IDLE_READ];
+        let mut read = ReadBuf::new(&mut block);
+        ready!(Pin::new(&mut self.output).poll_read(context, &mut read))?;
+        self.framer.buffer().extend_from_slice(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
     }
 
     /// Deals with every whole line that has come.
