@@ -418,12 +418,10 @@ impl SessionActorState {
             ChildNews::Report(Report::TurnEnded(ended)) => self.turn_ended(myself, generation, ended),
             ChildNews::Report(Report::Active(active)) => {
                 self.touch();
-                self.entry.with_board(|board| board.active = active);
                 self.feed(myself, Input::Active(generation, active));
             }
-            ChildNews::Report(Report::Permissions(pending)) => {
-                self.entry.with_board(|board| board.permissions = pending);
-            }
+            // Shown already, and nothing that changes what happens next.
+            ChildNews::Report(Report::Permissions(_)) => {}
             ChildNews::Gone(gone) => self.gone(myself, generation, *gone),
         }
     }

@@ -200,6 +200,10 @@ fn reporter(
     let (metrics, entry) = (plan.instance.metrics.clone(), plan.entry.clone());
     Arc::new(move |report| {
         match &report {
+            Report::Permissions(pending) => {
+                return entry.with_board(|board| board.permissions.clone_from(pending));
+            }
+            Report::Active(active) => entry.with_board(|board| board.active = *active),
             Report::Ready => {
                 metrics.spawned(None);
                 metrics.spawn_ready(begun.elapsed());
@@ -207,7 +211,6 @@ fn reporter(
             }
             // Shown at once: whoever hears of the end may look before the session's actor does.
             Report::TurnEnded(ended) => entry.with_board(|board| board.turn_over(ended.turn, ended.cost_usd)),
-            Report::Active(_) | Report::Permissions(_) => {}
         }
         tell(ChildNews::Report(report));
     })
