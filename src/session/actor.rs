@@ -48,6 +48,8 @@ pub(crate) enum SessionMessage {
     ShutDown(oneshot::Sender<()>),
     /// Leave memory, if at rest.
     Retire,
+    /// The save of this number, made to leave memory, is done.
+    Written(u64),
     /// A tool may run, or not.
     Answer(Answer),
     /// News of the child.
@@ -89,6 +91,8 @@ pub(crate) struct SessionActorState {
     record: Record,
     entry: Arc<Entry>,
     saves: u64,
+    /// The record is being written to leave memory.
+    retiring: bool,
     machine: Machine,
     waiting: HashMap<TurnId, Box<Submission>>,
     /// What turns asked to be bound, by fingerprint.
@@ -147,6 +151,7 @@ impl Actor for SessionActor {
             record: args.record,
             entry,
             saves: 0,
+            retiring: false,
             waiting: HashMap::new(),
             bounds: HashMap::new(),
             child: None,
@@ -204,6 +209,7 @@ impl SessionActorState {
                 self.feed(myself, Input::ShutDown);
             }
             SessionMessage::Retire => self.retire(myself),
+            SessionMessage::Written(number) => self.leave(myself, number),
             SessionMessage::Answer(answer) => self.answer(answer),
             SessionMessage::Child(generation, news) => self.child_news(myself, generation, news),
             SessionMessage::Wake => self.feed(myself, Input::Woken),
@@ -514,9 +520,28 @@ impl SessionActorState {
         }
     }
 
+    /// Leaves memory, in two steps: whoever takes the session up again, or deletes it, must find the last record on disk
+    /// and nobody who still writes one. Here the record is written.
     fn retire(&mut self, myself: &ActorRef<SessionMessage>) {
-        if self.machine.is_at_rest(Instant::now()) && self.instance.registry.forget_unused(&self.entry) {
-            self.save_now();
+        if self.retiring || !self.machine.is_at_rest(Instant::now()) {
+            return;
+        }
+        self.retiring = true;
+        let (save, myself) = (self.next_save(Durability::Disk), myself.clone());
+        let number = self.saves;
+        self.instance.spawn(async move {
+            save.await;
+            drop(myself.cast(SessionMessage::Written(number)));
+        });
+    }
+
+    /// The record was written to leave memory. If anything has happened since, the session stays; it will be asked again.
+    fn leave(&mut self, myself: &ActorRef<SessionMessage>, written: u64) {
+        self.retiring = false;
+        // Every save that is under way holds the writer.
+        let is_last = written == self.saves && Arc::strong_count(&self.entry.writer) == 1;
+        let may_leave = is_last && self.machine.is_at_rest(Instant::now());
+        if may_leave && self.instance.registry.forget_unused(&self.entry) {
             myself.stop(None);
         }
     }
@@ -571,9 +596,14 @@ impl SessionActorState {
 
     /// Writes the record in the background.
     fn save(&mut self, durability: Durability) {
+        let save = self.next_save(durability);
+        self.instance.spawn(save);
+    }
+
+    fn next_save(&mut self, durability: Durability) -> impl Future<Output = ()> + Send + use<> {
         self.saves += 1;
         let (record, workspace) = (self.record.clone(), self.workspace.clone());
-        self.instance.spawn(self.entry.writer.clone().save(self.saves, record, workspace, durability));
+        self.entry.writer.clone().save(self.saves, record, workspace, durability)
     }
 
     fn port(&self, generation: Generation) -> Option<&Arc<Port>> {

@@ -100,3 +100,26 @@ async fn the_record_of_a_session_is_there_before_its_first_child() {
     }
     bench.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_in_the_instant_a_session_leaves_memory_deletes_it_for_good() {
+    let bench = Bench::with(|config| config.session.idle_timeout = Duration::from_millis(20)).await;
+    let rounds: Vec<_> = (0..30)
+        .map(|number| {
+            let session = bench.pilot.session(format!("user {number}"));
+            tokio::spawn(async move {
+                say(&session, "hello").await;
+                while session.status().is_some() {
+                    tokio::task::yield_now().await;
+                }
+                session.purge().await
+            })
+        })
+        .collect();
+    for round in rounds {
+        round.await.unwrap().unwrap();
+    }
+    let sessions = bench.data.path().join("sessions");
+    bench.pilot.shutdown(Duration::from_secs(5)).await;
+    assert_eq!(std::fs::read_dir(sessions).unwrap().count(), 0, "something came back");
+}
