@@ -92,21 +92,22 @@ impl Driver {
     /// Takes over a started child and begins to speak with it. `model` is what it was started with.
     pub(crate) fn new(
         setup: Setup,
-        child: Contained,
+        child: Box<Contained>,
         model: Option<String>,
         started: Instant,
         bound: &Bound,
-    ) -> Self {
-        let Contained { input, output, stderr, shim } = child;
+    ) -> Box<Self> {
+        let Contained { input, output, stderr, shim } = *child;
         let dialogue = Dialogue::open(setup.clone(), (input, output), shim.pid(), model, started, bound);
-        Self {
+        // Boxed, for it goes from one future into the next, and each would keep room for it as long as the child lives.
+        Box::new(Self {
             tail: Tail::new(setup.config.session.stderr_tail),
             stderr: Some(stderr),
             shim,
             timer: Box::pin(sleep_until(dialogue.armed())),
             open: Open(Port::new(dialogue)),
             setup,
-        }
+        })
     }
 
     /// How the child is reached while it is driven.
@@ -115,7 +116,7 @@ impl Driver {
     }
 
     /// Drives the child until nothing of it is left; `stop` asks it to go. Dropping the future kills the tree.
-    pub(crate) async fn run(mut self, stop: CancellationToken) -> Departed {
+    pub(crate) async fn run(mut self: Box<Self>, stop: CancellationToken) -> Departed {
         let mut stopped = Box::pin(stop.cancelled_owned());
         let mut asked = false;
         loop {
@@ -172,7 +173,7 @@ impl Driver {
         self.stderr_read(open);
     }
 
-    async fn depart(mut self, exit: Option<Exit>) -> Departed {
+    async fn depart(mut self: Box<Self>, exit: Option<Exit>) -> Departed {
         self.with(Dialogue::depart);
         if exit.is_some() {
             self.last_output().await;

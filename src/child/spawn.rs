@@ -93,7 +93,7 @@ pub(crate) enum Sweep {
 }
 
 /// Starts the shim, which starts the child. Inside a runtime; takes well under a millisecond.
-pub(crate) fn spawn(shim: &ShimProgram, launch: &Launch<'_>) -> Result<Contained, SpawnError> {
+pub(crate) fn spawn(shim: &ShimProgram, launch: &Launch<'_>) -> Result<Box<Contained>, SpawnError> {
     let failed = |error| SpawnError::from_io(error, launch.program);
     // The output is a pipe: many small writes cost its reader a third of what they cost on a socket. The others carry
     // little, and of pipes the kernel gives a user without privilege only so many of full size.
@@ -134,7 +134,7 @@ pub(crate) fn spawn(shim: &ShimProgram, launch: &Launch<'_>) -> Result<Contained
         aftermath: None,
         ended: None,
     };
-    Ok(Contained { input, output, stderr, shim })
+    Ok(Box::new(Contained { input, output, stderr, shim }))
 }
 
 fn registered(stream: StdStream) -> io::Result<UnixStream> {

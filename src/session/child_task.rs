@@ -33,7 +33,6 @@ pub(crate) struct Plan {
     pub(crate) instance: Arc<Instance>,
     pub(crate) entry: Arc<Entry>,
     pub(crate) workspace: Workspace,
-    pub(crate) record: Record,
     pub(crate) generation: Generation,
 }
 
@@ -99,15 +98,15 @@ impl Drop for LastWord {
 }
 
 /// See the module. `stop` asks the child to go. Dropping the future kills the child's tree.
-pub(crate) async fn run(plan: Plan, stop: CancellationToken, tell: Tell) {
+pub(crate) async fn run(plan: Plan, record: Record, stop: CancellationToken, tell: Tell) {
     let mut last_word = LastWord { tell, said: false };
     let _slot = Slot::of(&plan.instance, &plan.entry.key.hash()).await;
-    let gone = live(&plan, &stop, &last_word.tell).await;
+    let gone = live(&plan, record, &stop, &last_word.tell).await;
     last_word.said = true;
     (last_word.tell)(ChildNews::Gone(Box::new(gone)));
 }
 
-async fn live(plan: &Plan, stop: &CancellationToken, tell: &Tell) -> Gone {
+async fn live(plan: &Plan, record: Record, stop: &CancellationToken, tell: &Tell) -> Gone {
     let admission = &plan.instance.admission;
     if admission.is_full() {
         plan.instance.helpers.tell_evictor(IdleMessage::MakeRoom(Room::Children(admission.waiting() + 1)));
@@ -121,7 +120,7 @@ async fn live(plan: &Plan, stop: &CancellationToken, tell: &Tell) -> Gone {
         Err(error) => return Gone::before_ready(Departure::NotAdmitted(error)),
     };
     let start_permit = Arc::new(Once::new(start_permit));
-    let mut prepared = match opening::prepare(plan).await {
+    let mut prepared = match opening::prepare(plan, record).await {
         Ok(prepared) => prepared,
         Err(error) => {
             return Gone::before_ready(Departure::NotAdmitted(TurnError::Storage(error.to_string())));
@@ -178,7 +177,7 @@ async fn one_child(
         metrics: metrics.clone(),
         report: reporter(plan, tell.clone(), start_permit.clone(), begun),
     };
-    let driver = Driver::new(setup, child, plan.record.model.clone(), begun, &prepared.bound);
+    let driver = Driver::new(setup, child, prepared.model.clone(), begun, &prepared.bound);
     if let Some(shim) = shim {
         tell(ChildNews::Started(Started { pid, shim }, driver.port()));
     }
@@ -216,15 +215,15 @@ fn reporter(
     })
 }
 
-fn start(plan: &Plan, prepared: &Prepared) -> Result<Contained, StartFailure> {
-    let Plan { instance, workspace, record, generation, entry } = plan;
+fn start(plan: &Plan, prepared: &Prepared) -> Result<Box<Contained>, StartFailure> {
+    let Plan { instance, workspace, generation, entry } = plan;
     let dirs = workspace.dirs();
     let command = instance.adapter.command(&LaunchPlan {
         cli: &instance.config.cli,
         dirs,
         session_id: &prepared.cli_session_id,
         opening: prepared.opening,
-        model: record.model.as_deref().or(instance.config.cli.model.as_deref()),
+        model: prepared.model.as_deref().or(instance.config.cli.model.as_deref()),
         bound: &prepared.bound,
         asks_permission: instance.config.permissions.policy != PermissionPolicy::Deny,
     });

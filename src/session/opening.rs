@@ -24,13 +24,15 @@ pub(super) struct Prepared {
     pub(super) loss: Option<ContextLost>,
     /// Counts the processes of this start.
     pub(super) attempt: u32,
+    /// What the child is started with, unless it is the configured one.
+    pub(super) model: Option<String>,
     /// The conversation is more than its beginning.
     has_turns: bool,
 }
 
 /// Creates the directories, writes what the child reads at its start and looks at the transcript.
-pub(super) async fn prepare(plan: &Plan) -> io::Result<Prepared> {
-    let (workspace, record) = (plan.workspace.clone(), plan.record.clone());
+pub(super) async fn prepare(plan: &Plan, record: Record) -> io::Result<Prepared> {
+    let workspace = plan.workspace.clone();
     let instance = plan.instance.clone();
     let prepared = tokio::task::spawn_blocking(move || prepare_now(&workspace, &record, &instance)).await;
     prepared.map_err(io::Error::other)?
@@ -72,6 +74,7 @@ fn prepare_now(workspace: &Workspace, record: &Record, instance: &Instance) -> i
         },
         loss,
         attempt: 0,
+        model: record.model.clone(),
         has_turns: record.context_turns > 0,
     })
 }

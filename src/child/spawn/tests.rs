@@ -22,7 +22,7 @@ fn env() -> Vec<(OsString, OsString)> {
     vec![("PATH".into(), "/usr/bin:/bin".into()), ("LANG".into(), "C".into())]
 }
 
-fn start_in(cgroup: Option<PathBuf>, program: &str, args: &[&str]) -> Result<Contained, SpawnError> {
+fn start_in(cgroup: Option<PathBuf>, program: &str, args: &[&str]) -> Result<Box<Contained>, SpawnError> {
     let args: Vec<OsString> = args.iter().map(OsString::from).collect();
     let launch = Launch {
         program: Path::new(program),
@@ -35,7 +35,7 @@ fn start_in(cgroup: Option<PathBuf>, program: &str, args: &[&str]) -> Result<Con
     spawn(&shim(), &launch)
 }
 
-fn start(script: &str) -> Contained {
+fn start(script: &str) -> Box<Contained> {
     start_in(None, "/bin/sh", &["-c", script]).unwrap()
 }
 
