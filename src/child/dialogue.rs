@@ -115,7 +115,7 @@ pub(super) struct Dialogue {
     silent: bool,
     /// What has come and is in no figure yet.
     uncounted: u64,
-    running: Option<Running>,
+    running: Option<Box<Running>>,
     /// Waits until the child has finished what it does of its own accord.
     held: Option<Box<TurnJob>>,
     active: bool,
@@ -125,7 +125,7 @@ pub(super) struct Dialogue {
     permissions: Permissions,
     model: Option<String>,
     cumulative_cost: f64,
-    handshake_terminal: Option<Terminal>,
+    handshake_terminal: Option<Box<Terminal>>,
     requests_sent: u64,
     /// The child is gone; nothing is taken any more.
     over: bool,
@@ -154,8 +154,8 @@ pub(super) struct Remains {
     pub(super) forced: bool,
     pub(super) stop_began: Option<Instant>,
     pub(super) verdict: Option<Verdict>,
-    pub(super) handshake_terminal: Option<Terminal>,
-    pub(super) unfinished: Option<Running>,
+    pub(super) handshake_terminal: Option<Box<Terminal>>,
+    pub(super) unfinished: Option<Box<Running>>,
     /// A turn that waited for the child; it has not seen it.
     pub(super) held: Option<Box<TurnJob>>,
 }

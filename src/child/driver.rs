@@ -55,7 +55,7 @@ pub(crate) struct Departed {
     /// The end of its standard error.
     pub(crate) stderr: String,
     /// The turn that was not answered.
-    pub(crate) unfinished: Option<Running>,
+    pub(crate) unfinished: Option<Box<Running>>,
 }
 
 /// One child, driven.
@@ -192,7 +192,7 @@ impl Driver {
         let refusal = if remains.ready {
             None
         } else {
-            self.setup.adapter.refusal(remains.handshake_terminal.as_ref(), &stderr)
+            self.setup.adapter.refusal(remains.handshake_terminal.as_deref(), &stderr)
         };
         Departed {
             ready: remains.ready,

@@ -347,7 +347,7 @@ impl SessionActorState {
             // The actor may have failed; the child is stopped then, because its link is dropped.
             drop(tell.cast(SessionMessage::Child(generation, news)));
         });
-        let task = child_task::run(plan, self.record.clone(), stop, tell);
+        let task = child_task::run(plan, Box::new(self.record.clone()), stop, tell);
         self.instance.spawn(task);
         self.save_now();
     }

@@ -98,7 +98,7 @@ impl Drop for LastWord {
 }
 
 /// See the module. `stop` asks the child to go. Dropping the future kills the child's tree.
-pub(crate) async fn run(plan: Plan, record: Record, stop: CancellationToken, tell: Tell) {
+pub(crate) async fn run(plan: Plan, record: Box<Record>, stop: CancellationToken, tell: Tell) {
     let mut last_word = LastWord { tell, said: false };
     let _slot = Slot::of(&plan.instance, &plan.entry.key.hash()).await;
     let gone = live(&plan, record, &stop, &last_word.tell).await;
@@ -106,7 +106,7 @@ pub(crate) async fn run(plan: Plan, record: Record, stop: CancellationToken, tel
     (last_word.tell)(ChildNews::Gone(Box::new(gone)));
 }
 
-async fn live(plan: &Plan, record: Record, stop: &CancellationToken, tell: &Tell) -> Gone {
+async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, tell: &Tell) -> Gone {
     let admission = &plan.instance.admission;
     if admission.is_full() {
         plan.instance.helpers.tell_evictor(IdleMessage::MakeRoom(Room::Children(admission.waiting() + 1)));
@@ -361,7 +361,7 @@ fn early(exit: &str, stderr: &str) -> StartFailure {
 }
 
 /// Gives back a turn of which nothing has come out, for one more try; else tells its reader that it is lost.
-fn retry_or_lose(plan: &Plan, mut running: Running, asked: bool, loss: Loss) -> Option<Box<TurnJob>> {
+fn retry_or_lose(plan: &Plan, mut running: Box<Running>, asked: bool, loss: Loss) -> Option<Box<TurnJob>> {
     let reader_waits = running.job.sender.as_ref().is_some_and(|sender| !sender.is_closed());
     let may_retry = plan.instance.config.restart.retry_turn && running.job.retries == 0;
     if may_retry && !asked && !running.produced && reader_waits && running.interrupted_until.is_none() {

@@ -31,7 +31,7 @@ pub(super) struct Prepared {
 }
 
 /// Creates the directories, writes what the child reads at its start and looks at the transcript.
-pub(super) async fn prepare(plan: &Plan, record: Record) -> io::Result<Prepared> {
+pub(super) async fn prepare(plan: &Plan, record: Box<Record>) -> io::Result<Prepared> {
     let workspace = plan.workspace.clone();
     let instance = plan.instance.clone();
     let prepared = tokio::task::spawn_blocking(move || prepare_now(&workspace, &record, &instance)).await;

@@ -80,7 +80,7 @@ impl Dialogue {
         if let Some(sender) = &job.sender {
             sender.wake();
         }
-        self.running = Some(Running::new(job, now, &self.setup.config.session));
+        self.running = Some(Box::new(Running::new(job, now, &self.setup.config.session)));
         self.has_put = false;
         self.unsettled = true;
     }

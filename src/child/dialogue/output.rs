@@ -194,7 +194,7 @@ impl Dialogue {
                 }
                 self.keep();
             }
-            Step::Terminal(Some(terminal)) => self.terminal(*terminal),
+            Step::Terminal(Some(terminal)) => self.terminal(terminal),
             Step::Answered(Some(id)) => self.answered(&id),
             Step::HostRequest(Some(request)) => self.host_request(request),
             Step::Withdrawn(Some(id)) => {
@@ -262,7 +262,7 @@ impl Dialogue {
         }
     }
 
-    fn terminal(&mut self, terminal: Terminal) {
+    fn terminal(&mut self, terminal: Box<Terminal>) {
         if !self.ready {
             self.handshake_terminal = Some(terminal);
             return;
@@ -280,7 +280,7 @@ impl Dialogue {
         let cost = cumulative - self.cumulative_cost;
         self.cumulative_cost = cumulative;
         let tail = self.framer.take();
-        self.turn_over(running.finish(tail, terminal, cost));
+        self.turn_over(running.finish(tail, *terminal, cost));
     }
 
     /// The session hears of the end first, its reader then: whoever looks after the turn finds the session as the turn
