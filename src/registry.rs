@@ -36,7 +36,7 @@ pub(crate) struct Entry {
     board: Mutex<Board>,
 }
 
-/// Written by the session's actor, and by the child's dialogue at the end of a turn.
+/// Written by the session's actor; what changes within a turn, and its end, as the child's dialogue tells it.
 #[derive(Debug, Clone)]
 pub(crate) struct Board {
     pub(crate) state: SessionState,

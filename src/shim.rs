@@ -10,8 +10,8 @@
 //! It must not know the runtime, sessions, or the CLI's protocol: it copies no data and parses no output. It has
 //! one thread, allocates almost nothing and wakes only when something happens.
 //!
-//! Descriptors on entry: 0 = the stream socket that becomes stdin of the CLI, 1 = the control socket, on which the one
-//! that becomes its stdout is waiting, 2 = stderr. Environment and working directory are inherited by the CLI as they are.
+//! Descriptors on entry: 0 = the stream socket that becomes stdin of the CLI, 1 = the control socket, on which the
+//! pipe that becomes its stdout is waiting, 2 = stderr. Environment and working directory are inherited by the CLI as they are.
 
 use std::{
     ffi::OsStr,

@@ -19,6 +19,15 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "what is left out is said in one way; the rest of it is for others"
+)]
+#[path = "common/installed.rs"]
+mod installed;
+use installed::left_out;
+
 /// What the promise says for everything that ends.
 const PROMISE: Duration = Duration::from_secs(1);
 /// For what has no promise but must not hang: a busy machine may take its time.
@@ -211,7 +220,7 @@ fn on_each_rung(check: impl Fn(&'static str, &[&str])) {
             check("cgroup", &["--cgroup", dir.to_str().unwrap()]);
             assert!(!dir.exists(), "the group is left: {}", dir.display());
         }
-        None => eprintln!("left out: no writable cgroup v2 here, only the walk was tested"),
+        None => left_out("no writable cgroup v2 here, only the walk was tested"),
     }
 }
 
@@ -489,7 +498,7 @@ fn a_host_that_ignores_signals_changes_nothing() {
 #[test]
 fn another_user_can_be_given_by_a_privileged_server() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("left out: only root can start a CLI as another user");
+        left_out("only root can start a CLI as another user");
         return;
     }
     on_each_rung(|rung, options| {
@@ -589,7 +598,7 @@ fn the_idle_shim_is_small() {
     let (anonymous, rss) = (kib("Anonymous:") + kib("Swap:"), kib("Rss:"));
     eprintln!("idle shim: {anonymous} KiB of its own, {rss} KiB resident");
     if cfg!(debug_assertions) {
-        eprintln!("left out: the bound on memory is one of release builds");
+        left_out("the bound on memory is one of release builds");
         return;
     }
     assert!(anonymous <= MOST_KIB, "{anonymous} KiB of its own");
@@ -607,7 +616,7 @@ fn racing(name: &str) -> usize {
 fn perl_is_missing() -> bool {
     let missing = !Path::new("/usr/bin/perl").exists();
     if missing {
-        eprintln!("left out: no perl to run ahead with");
+        left_out("no perl to run ahead with");
     }
     missing
 }
@@ -650,7 +659,7 @@ fn a_fork_bomb_within_its_limit_is_ended() {
         return;
     }
     if !rustix::process::geteuid().is_root() {
-        eprintln!("left out: without a user of its own the bomb would hit the limit of ours");
+        left_out("without a user of its own the bomb would hit the limit of ours");
         return;
     }
     on_each_rung(|rung, options| {

@@ -111,13 +111,15 @@ pub(super) struct Dialogue {
     stop_began: Option<Instant>,
     verdict: Option<Verdict>,
     ready: bool,
+    /// It has had its time to become ready twice.
+    waited_on: bool,
     /// The child's output has ended.
     silent: bool,
     /// What has come and is in no figure yet.
     uncounted: u64,
     running: Option<Box<Running>>,
-    /// Waits until the child has finished what it does of its own accord.
-    held: Option<Box<TurnJob>>,
+    /// Waits since then until the child has finished what it does of its own accord.
+    held: Option<(Box<TurnJob>, Instant)>,
     active: bool,
     tasks: Tasks,
     /// What was reported last of being active.
@@ -185,6 +187,7 @@ impl Dialogue {
             stop_began: None,
             verdict: None,
             ready: false,
+            waited_on: false,
             silent: false,
             uncounted: 0,
             running: None,
@@ -279,7 +282,7 @@ impl Dialogue {
                 running.rest = rest;
                 running
             }),
-            held: self.held,
+            held: self.held.map(|(job, _)| job),
         }
     }
 }

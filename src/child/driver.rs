@@ -19,11 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::dialogue::{Dialogue, Order, Setup, Verdict};
 use super::port::Port;
-use super::running::Running;
+use super::running::{Running, TurnJob};
 use super::spawn::{Contained, Ended, ShimHandle};
 use super::stderr::Tail;
 use crate::cli::{Bound, Refusal};
-use crate::error::TurnError;
 use crate::metrics::Stream;
 use crate::shim::report::Exit;
 
@@ -56,6 +55,8 @@ pub(crate) struct Departed {
     pub(crate) stderr: String,
     /// The turn that was not answered.
     pub(crate) unfinished: Option<Box<Running>>,
+    /// A turn that the child was not given yet.
+    pub(crate) unseen: Option<Box<TurnJob>>,
 }
 
 /// One child, driven.
@@ -186,9 +187,6 @@ impl Driver {
         }
         let stderr = self.tail.text();
         let remains = self.open.0.close().map(Dialogue::into_remains).unwrap_or_default();
-        if let Some(job) = remains.held {
-            job.abort(TurnError::Cancelled);
-        }
         let refusal = if remains.ready {
             None
         } else {
@@ -205,6 +203,7 @@ impl Driver {
             refusal,
             stderr,
             unfinished: remains.unfinished,
+            unseen: remains.held,
         }
     }
 

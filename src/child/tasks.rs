@@ -1,4 +1,4 @@
-//! What the child does in the background between turns. Pure; owned by the driver.
+//! What the child does in the background between turns. Pure; owned by the dialogue.
 //!
 //! A child with such work is not idle: stopping it would end the work. A task whose end is never told counts no longer
 //! than the longest turn would, so that it cannot keep a child for ever.
@@ -24,6 +24,7 @@ impl Tasks {
 
     pub(crate) fn note(&mut self, task: Task, now: Instant) {
         match task {
+            Task::Began(id) if self.open.iter().any(|(open, _)| *open == id) => {}
             Task::Began(id) if self.open.len() < MOST_TASKS => self.open.push((id, now + self.limit)),
             Task::Began(_) => {}
             Task::Ended(id) => self.open.retain(|(open, _)| *open != id),

@@ -14,12 +14,9 @@ pub(crate) fn read(pid: u32) -> Option<Vitals> {
     Some(Vitals { stopped, ticks: stat.utime + stat.stime, starved: starved(pid) })
 }
 
-/// How long its threads have waited for a processor so far, all together. Zero where the kernel does not count it.
+/// How long its first thread has waited for a processor so far: the one that answers. Others would count against
+/// themselves, for threads that spin keep each other waiting. Zero where the kernel does not count it.
 fn starved(pid: u32) -> Duration {
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let of_thread = |thread: std::fs::DirEntry| {
-        let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
-        text.split(' ').nth(1)?.parse().ok()
-    };
-    Duration::from_nanos(threads.filter_map(of_thread).fold(0, u64::saturating_add))
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/schedstat")).unwrap_or_default();
+    Duration::from_nanos(text.split(' ').nth(1).and_then(|waited| waited.parse().ok()).unwrap_or_default())
 }

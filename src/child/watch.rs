@@ -1,4 +1,4 @@
-//! Is a silent child alive? Pure: the driver tells what it saw and does what is decided.
+//! Is a silent child alive? Pure: the dialogue tells what it saw and does what is decided.
 //!
 //! The child is asked, not the clock: after some silence it gets a ping, which a living one answers within
 //! milliseconds even while a tool or the model's API keeps it waiting. Only unanswered pings condemn it, and one that

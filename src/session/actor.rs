@@ -1,7 +1,7 @@
 //! The actor of one session: feeds the pure [`Machine`] with what happens and carries out what it decides.
 //!
-//! It owns the session's record and the turns that wait. The child's pipes belong to the child's task
-//! ([`super::child_task`]); no line of output passes this mailbox, and no handler waits for the child. What the
+//! It owns the session's record and the turns that wait. The child is driven by a task of its own
+//! ([`super::child_task`]) and reached through its port; no line of output passes this mailbox, and no handler waits for the child. What the
 //! mailbox holds is bounded: a turn needs a permit of the session's queue first, and the child's task sends a handful
 //! of messages per turn.
 
@@ -502,7 +502,7 @@ impl SessionActorState {
             self.crashed_at.get_or_insert_with(Instant::now);
             self.restart_cause = gone.cause;
         }
-        let retry = gone.retry.or(self.undelivered.take()).map(|job| {
+        let retry = gone.retry.or(self.undelivered.take()).and_then(still_read).map(|job| {
             let turn = job.turn;
             self.waiting.insert(turn, Box::new(Submission { job, bound: BoundRecord::default() }));
             Ticket { turn, fingerprint: None }
@@ -635,6 +635,15 @@ pub(crate) fn first_board(record: &Record) -> Board {
         active: false,
         ended: None,
     }
+}
+
+/// The turn, unless nobody reads it any more: then it ends here.
+fn still_read(job: Box<TurnJob>) -> Option<Box<TurnJob>> {
+    if job.sender.as_ref().is_none_or(crate::turn::TurnSender::is_closed) {
+        job.abort(TurnError::Cancelled);
+        return None;
+    }
+    Some(job)
 }
 
 fn context_lost_notice(loss: ContextLost, cli_session_id: &str) -> bytes::Bytes {

@@ -353,6 +353,8 @@ fn conclude(plan: &Plan, departed: Departed, oom_before: OomKills) -> Gone {
     }
     let loss = Loss { cause, stderr: departed.stderr };
     let retry = departed.unfinished.and_then(|running| retry_or_lose(plan, running, departed.asked, loss));
+    // The next child serves it: this one has not seen it.
+    let retry = retry.or(departed.unseen);
     Gone { why, was_ready, cause: restart_cause, retry }
 }
 

@@ -1,4 +1,4 @@
-//! How the socket that becomes the CLI's stdout gets to the shim: over the control socket, before anything else. One
+//! How the pipe that becomes the CLI's stdout gets to the shim: over the control socket, before anything else. One
 //! file for both ends.
 //!
 //! A program can be started with three descriptors and the shim needs four. Stdin and stdout are not one socket because

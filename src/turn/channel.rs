@@ -5,7 +5,7 @@
 //!
 //! A reader that finds nothing here asks the [`Source`], the child's dialogue itself, so that a line that comes goes
 //! from the pipe to whoever waits for it without a task in between. What is queued here came before what the source
-//! has; the source is asked under its own lock, under which alone lines are put.
+//! has: once a source is attached, lines are put under its lock alone, under which it is asked too.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -207,8 +207,9 @@ impl TurnReceiver {
     }
 }
 
-impl Drop for TurnReceiver {
-    fn drop(&mut self) {
+impl TurnReceiver {
+    /// Nobody reads any more.
+    pub(super) fn close(&self) {
         let (lines, source) = {
             let mut state = self.0.lock();
             state.reader_gone = true;
@@ -218,6 +219,12 @@ impl Drop for TurnReceiver {
         };
         // Dropped outside of the lock.
         drop((lines, source));
+    }
+}
+
+impl Drop for TurnReceiver {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

@@ -138,6 +138,8 @@ impl Stream for Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        // First, so that whoever hears of the cancelling sees that nobody reads any more.
+        self.receiver.close();
         if let Some(cancel) = self.cancel.take() {
             cancel();
         }

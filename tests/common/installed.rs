@@ -54,6 +54,16 @@ pub fn say(line: &str) {
     writeln!(std::io::stderr(), "{line}").expect("standard error is open");
 }
 
+/// Says what part of a test is left out because this machine cannot do it. `tests/run` gathers it and says it at its end.
+pub fn left_out(what: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    say(&format!("{test}: left out: {what}"));
+    if let Some(file) = std::env::var_os("PILOTLIGHT_LEFT_OUT") {
+        let file = std::fs::File::options().append(true).create(true).open(file);
+        writeln!(file.expect("the list can be written"), "{test}: {what}").expect("the list is written");
+    }
+}
+
 /// Whether a test that cannot run is a failure.
 pub fn all_required() -> bool {
     let is_set = |name: &str| std::env::var(name).is_ok_and(|value| value == "true" || value == "1");

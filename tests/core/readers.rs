@@ -88,3 +88,21 @@ fn a_reader_may_live_in_another_runtime() {
     }
     here.block_on(bench.end());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_leaves_a_slow_turn_does_not_hold_up_its_end() {
+    let bench = Bench::new().await;
+    let alice = bench.pilot.session("alice");
+    say(&alice, "warm").await;
+    // Each word comes after the driver has taken over from the reader that waits for it.
+    let mut turn = alice.send("[[deltas:8]][[delay:400]]").await.unwrap();
+    let (began, mut words) = (Instant::now(), 0);
+    while words < 4 {
+        words += u32::from(turn.next().await.unwrap().unwrap().text_delta().is_some());
+    }
+    eventually("the turn is over", || state(&alice) == SessionState::Idle).await;
+    // The silence after which a child is asked whether it lives would end the wait too.
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert!(turn.finish().await.is_ok());
+    bench.end().await;
+}

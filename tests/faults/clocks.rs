@@ -50,7 +50,7 @@ fn with_other_clock(place: &Place) -> Option<(Command, std::fs::File)> {
 async fn fault_32_a_clock_that_jumps_evicts_nobody_and_hangs_nobody() {
     let place = place();
     let Some((command, clock)) = with_other_clock(&place) else {
-        return common::installed::say("fault_32 is left out: no C compiler to build another clock with");
+        return common::installed::left_out("no C compiler to build another clock with");
     };
     let config = "session = { idle_timeout = \"8s\", stall_timeout = \"1s\" }\nmetrics = { sample_interval = \"100ms\" }";
     let attack = Attack::by(place, command, config).await;
@@ -174,9 +174,7 @@ async fn fault_36_a_starved_machine_widens_the_deadlines_and_hangs_nobody() {
     let server = attack.program.process();
     let pinned = pin(server) && descendants(server.pid).into_iter().all(|it| pin(it) || !it.is_alive());
     let Some(hog) = Hog::start().filter(|_| pinned) else {
-        return common::installed::say(
-            "fault_36 is left out: no processor can be taken away here (root, chrt, perl)",
-        );
+        return common::installed::left_out("no processor can be taken away here (root, chrt, perl)");
     };
     let began = Instant::now();
     let mut turns = 0;

@@ -48,7 +48,7 @@ async fn fault_20_daemons_and_processes_that_run_ahead_are_caught() {
         attack.say(&format!("[[tool:Bash {}]]", json!({ "command": start }))).await;
         eventually("they race", SOON, || hops() >= 10 * RACERS as u64).await;
     } else {
-        common::installed::say("fault_20: the racers are left out: no perl");
+        common::installed::left_out("no perl to run ahead with");
     }
     left.push(attack.child().await);
     attack.child().await.kill();

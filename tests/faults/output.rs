@@ -1,7 +1,7 @@
 //! What comes out of a child: nothing more, too much of it, or too much at once.
 
 use super::*;
-use crate::attack::status_bytes;
+use crate::attack::{processor_time, status_bytes};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fault_14_a_child_that_closes_its_output_is_gone_in_five_seconds() {
@@ -9,9 +9,13 @@ async fn fault_14_a_child_that_closes_its_output_is_gone_in_five_seconds() {
     attack.say("before").await;
     attack.written_down("echo 1: before").await;
     let (old, began) = (attack.child().await, Instant::now());
+    let used = processor_time(attack.program.process());
     let told = attack.turn("[[fault:close-stdout]][[deltas:10000]][[delay:50]]").await;
     assert_eq!(told.code(), "session_lost");
     assert!(!old.is_alive() && began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    // It takes a second to be sure, which is slept through.
+    let used = processor_time(attack.program.process()) - used;
+    assert!(used < Duration::from_millis(350), "{used:?}");
     assert!(attack.say("[[recall]]").await.starts_with("before"));
     attack.over().await;
 }

@@ -8,7 +8,7 @@ use pilotlight::Session;
 use serde_json::json;
 
 use crate::bench::{Bench, transcripts};
-use crate::common::installed::say as tell;
+use crate::common::installed::left_out;
 use crate::common::request::Auth;
 use crate::embedded::{ask, failure, say};
 
@@ -18,13 +18,12 @@ struct Mount(PathBuf);
 impl Mount {
     /// Nothing, if this machine does not let us, after having said which test is left out.
     fn on(directory: &Path, options: &str) -> Option<Self> {
-        let test = std::thread::current().name().unwrap_or("a test").to_owned();
         let mount =
             Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(directory).output();
         match mount {
             Ok(output) if output.status.success() => Some(Self(directory.to_owned())),
             other => {
-                tell(&format!("{test}: left out: cannot mount a file system here (root only): {other:?}"));
+                left_out(&format!("cannot mount a file system here (root only): {other:?}"));
                 None
             }
         }

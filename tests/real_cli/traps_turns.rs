@@ -180,9 +180,9 @@ async fn trap_23_a_model_that_does_not_exist_fails_its_turns_alone() {
     let model = bench.api.requests().last().map(|request| request.model.clone());
     assert_eq!(model.as_deref(), Some("claude-haiku-4-5"));
     assert_eq!(child(&alice), cli);
-    // One that looks like a flag is a model all the same, also at the next start.
-    let turn = alice.send_with("[[say:fine]]", with("--help")).await.expect("accepted");
-    assert_eq!(finish(turn).await.text, "fine");
+    // The CLI would take it for a model, and at the next start for a flag.
+    let refused = alice.send_with("[[say:fine]]", with("--help")).await.expect_err("it is none");
+    assert_eq!(refused.code(), "invalid_model");
     alice.evict().await.expect("it is stopped");
     assert_eq!(say(&alice, "[[say:fine]]").await, "fine");
     system.end().await;

@@ -90,6 +90,24 @@ async fn trap_03_a_turn_that_nobody_asked_for_answers_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn trap_03_a_turn_that_waits_for_one_of_the_childs_own_outlives_the_child() {
+    let slow = |config: &mut Config| {
+        config.cli.background_tasks = true;
+        config.cli.args = vec!["--latency".into(), "3000".into()];
+    };
+    let bench = Bench::with(slow).await;
+    let alice = bench.pilot.session("alice");
+    assert_eq!(ask(&alice, "[[background:0.2]]").await.text, "TOOLS:ok");
+    // Its own turn runs from the end of the task on for three seconds. Met outside of it, the kill is an ordinary one.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let turn = alice.send("hello").await.unwrap();
+    signal(pid(&alice), Signal::KILL);
+    let outcome = turn.finish().await;
+    assert!(outcome.is_ok() && outcome.text.ends_with("hello"), "{outcome:?}");
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn trap_12_an_overload_has_no_status_and_is_one_all_the_same() {
     let bench = Bench::new().await;
     let alice = bench.pilot.session("alice");

@@ -88,7 +88,7 @@ async fn trap_20_a_full_disk_is_noticed_by_the_next_start() {
     let mut try_it = std::process::Command::new("unshare");
     try_it.args(["-m", "mount", "-t", "tmpfs", "none", "/mnt"]);
     if !try_it.status().is_ok_and(|status| status.success()) {
-        return common::installed::say("trap_20: the full disk is left out: nothing can be mounted here");
+        return common::installed::left_out("nothing can be mounted here (root, unshare)");
     }
     let place = place();
     let data = place.data_dir();

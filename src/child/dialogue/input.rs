@@ -27,7 +27,7 @@ impl Dialogue {
         }
         if self.active {
             // A message sent into a running turn would get no answer of its own.
-            self.held = Some(job);
+            self.held = Some((job, Instant::now()));
             self.unsettled = true;
         } else {
             self.begin(*job);
@@ -82,6 +82,7 @@ impl Dialogue {
         }
         self.running = Some(Box::new(Running::new(job, now, &self.setup.config.session)));
         self.has_put = false;
+        self.reader_asks = false;
         self.unsettled = true;
     }
 
@@ -90,12 +91,12 @@ impl Dialogue {
     }
 
     fn holds(&self, turn: TurnId) -> bool {
-        self.held.as_ref().is_some_and(|job| job.turn == turn)
+        self.held.as_ref().is_some_and(|(job, _)| job.turn == turn)
     }
 
     /// Ends the turn that waits for the child to finish something of its own.
     pub(super) fn end_held(&mut self, error: TurnError) {
-        if let Some(job) = self.held.take() {
+        if let Some((job, _)) = self.held.take() {
             let held = Running::new(*job, Instant::now(), &self.setup.config.session);
             self.turn_over(held.lose(Bytes::new(), error));
         }
@@ -163,8 +164,11 @@ impl Dialogue {
             return Poll::Pending;
         }
         while !self.outbox.is_empty() {
-            // An error shows itself in the attempt.
-            drop(ready!(self.input.poll_write_ready(context)));
+            if ready!(self.input.poll_write_ready(context)).is_err() {
+                // The runtime is going away.
+                self.outbox.clear();
+                self.write_deadline = None;
+            }
             self.flush();
         }
         Poll::Ready(())

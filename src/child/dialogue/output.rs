@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead as _, ReadBuf};
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 use tokio_util::io::poll_read_buf;
 
 use super::{Dialogue, LEASE, Phase, Report};
@@ -30,6 +30,12 @@ const IDLE_READ: usize = 4096;
 
 /// So many bytes of a turn are counted together: a counter that all children share is a far place to go for each line.
 const COUNTED_AT_ONCE: u64 = 256 << 10;
+
+/// Reads of what is not for the reader before others get at the dialogue.
+const READS_PER_ASK: usize = 16;
+
+/// A child that closed its output without leaving gets so long to leave.
+const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
 /// What a line asks for, after the adapter has looked at it.
 enum Step {
@@ -59,6 +65,8 @@ impl Dialogue {
             return Poll::Ready(Pulled::Channel);
         }
         let now = Instant::now();
+        // The driver may have read meanwhile; then its timer is set for much later.
+        self.unsettled |= self.lease.is_none();
         self.lease = Some(now + LEASE);
         self.reader_asks = true;
         let pulled = self.pull(turn, now, context);
@@ -68,7 +76,7 @@ impl Dialogue {
     }
 
     fn pull(&mut self, turn: TurnId, now: Instant, context: &mut Context<'_>) -> Poll<Pulled> {
-        loop {
+        for _ in 0..READS_PER_ASK {
             if self.framer.kept() > 0 {
                 return Poll::Ready(Pulled::Lines(self.framer.take()));
             }
@@ -81,6 +89,8 @@ impl Dialogue {
             }
             ready!(self.poll_read(now, context));
         }
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn is_read_by(&self, turn: TurnId) -> bool {
@@ -103,8 +113,13 @@ impl Dialogue {
         Poll::Ready(())
     }
 
-    /// One read of what is left after the exit; kept for the reader. Ready with false at the end.
+    /// One read of what is left after the exit; kept for the reader. Ready with false at the end, or when it is more
+    /// than the pipe can have held: then somebody else writes there.
     pub(in crate::child) fn poll_last(&mut self, context: &mut Context<'_>) -> Poll<bool> {
+        let session = &self.setup.config.session;
+        if self.framer.kept() > session.event_buffer_bytes.saturating_add(session.line_limit) {
+            return Poll::Ready(false);
+        }
         if !self.silent {
             ready!(self.poll_read(Instant::now(), context));
         }
@@ -312,7 +327,7 @@ impl Dialogue {
                 Loss { cause: "the CLI ended the turn without a result".to_owned(), stderr: String::new() };
             self.turn_over(running.lose(tail, TurnError::SessionLost(loss)));
         }
-        if let Some(job) = self.held.take() {
+        if let Some((job, _)) = self.held.take() {
             self.begin(*job);
         }
     }
@@ -376,6 +391,3 @@ impl Dialogue {
         drop::<Bytes>(self.framer.take());
     }
 }
-
-/// A child that closed its output without leaving gets so long to leave.
-const CLOSE_GRACE: std::time::Duration = std::time::Duration::from_secs(1);

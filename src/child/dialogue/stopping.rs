@@ -3,7 +3,6 @@
 use tokio::time::{Duration, Instant};
 
 use super::{Dialogue, Order, Phase, Verdict};
-use crate::error::TurnError;
 use crate::metrics::StopStep;
 
 /// A shim that was told to kill tells of the end at once. One that does not is itself in trouble (stopped, say) and is
@@ -17,9 +16,6 @@ impl Dialogue {
             return;
         }
         self.stop_began = Some(Instant::now());
-        if let Some(job) = self.held.take() {
-            job.abort(TurnError::Cancelled);
-        }
         match self.phase {
             Phase::Serving if self.running.is_some() => {
                 self.setup.metrics.stop_step(StopStep::Interrupt);

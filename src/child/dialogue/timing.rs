@@ -26,7 +26,9 @@ impl Dialogue {
     pub(in crate::child) fn on_time(&mut self) {
         let now = Instant::now();
         match self.phase {
-            Phase::Opening { until } if until + ABSENT <= now => {
+            Phase::Opening { until }
+                if until + ABSENT <= now && !std::mem::replace(&mut self.waited_on, true) =>
+            {
                 self.phase = Phase::Opening { until: now + self.setup.config.session.spawn_timeout };
             }
             Phase::Opening { until } if until <= now => return self.condemn(Verdict::NeverReady),
@@ -54,9 +56,8 @@ impl Dialogue {
             }
             self.report(Report::Permissions(self.permissions.pending()));
         }
-        if self.held.as_ref().is_some_and(|job| job.accepted + self.setup.config.session.turn_timeout <= now)
-        {
-            let limit = self.setup.config.session.turn_timeout;
+        let limit = self.setup.config.session.turn_timeout;
+        if self.held.as_ref().is_some_and(|(_, since)| *since + limit <= now) {
             self.end_held(TurnError::TimedOut { limit });
         }
         self.tasks.expire(now);
@@ -148,8 +149,10 @@ impl Dialogue {
             [watch, turn, interrupt].into_iter().flatten().min()
         });
         let write = self.write_deadline.filter(|_| !self.is_ending());
-        let held = self.held.as_ref().map(|job| job.accepted + self.setup.config.session.turn_timeout);
-        let due = [phase, turn, write, held, self.lease];
+        let held = self.held.as_ref().map(|(_, since)| *since + self.setup.config.session.turn_timeout);
+        // Who holds it is of interest as long as there is something to read.
+        let lease = self.lease.filter(|_| !self.silent);
+        let due = [phase, turn, write, held, lease];
         let others = [self.permissions.deadline(), self.tasks.deadline()];
         due.into_iter().chain(others).flatten().min()
     }

@@ -8,7 +8,7 @@ use super::fields::{Fields, mend_surrogates, with_fields};
 use crate::cli::{ControlAnswer, Failure, HostRequest, PermissionRequest, Refusal, Task, Terminal};
 use crate::turn::Usage;
 
-/// Longest id of a conversation that is followed. The CLI's are UUIDs.
+/// Longest id of a conversation or of a task that is followed. The CLI's are UUIDs and shorter.
 const SESSION_ID_LIMIT: usize = 128;
 
 pub(super) fn terminal(line: &[u8]) -> Option<Terminal> {
@@ -135,7 +135,7 @@ pub(super) fn withdrawn(line: &[u8]) -> Option<String> {
 /// The end of a task is told twice; once is enough, for the second has nothing to end.
 pub(super) fn task(line: &[u8]) -> Option<Task> {
     with_fields(line, |fields| {
-        let id = fields.text("task_id")?;
+        let id = fields.text("task_id").filter(|id| id.len() <= SESSION_ID_LIMIT)?;
         match fields.text("subtype")?.as_str() {
             "task_started" => Some(Task::Began(id)),
             "task_notification" => Some(Task::Ended(id)),
