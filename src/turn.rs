@@ -16,7 +16,7 @@ mod channel;
 mod event;
 mod stream;
 
-pub(crate) use channel::{Pulled, Source, TurnSender, aborted, turn_channel};
+pub(crate) use channel::{Pulled, Source, TurnSender, aborted, turn_channel, wake};
 pub use event::Event;
 pub use stream::Turn;
 

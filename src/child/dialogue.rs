@@ -146,6 +146,8 @@ pub(super) struct Dialogue {
     unsettled: bool,
     /// Lines were put into the reader's channel since it last asked.
     has_put: bool,
+    /// Readers to be woken once the lock is free: a waker may run the reader at once, and that asks.
+    wakes: Vec<Waker>,
 }
 
 /// What is left when the child is gone.
@@ -209,6 +211,7 @@ impl Dialogue {
             called: false,
             unsettled: false,
             has_put: false,
+            wakes: Vec::new(),
             setup,
         };
         dialogue.write(handshake.into());
@@ -237,6 +240,11 @@ impl Dialogue {
         if self.order.is_some() || !self.outbox.is_empty() || is_due_earlier {
             self.call_driver();
         }
+    }
+
+    /// Whom to wake now that the lock is free.
+    pub(super) fn take_wakes(&mut self) -> Vec<Waker> {
+        std::mem::take(&mut self.wakes)
     }
 
     /// The signal that is to be sent.

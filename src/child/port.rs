@@ -26,7 +26,15 @@ impl Port {
 
     /// For the driver, which looks after what follows itself. `None` once it is closed.
     pub(super) fn with<T>(&self, act: impl FnOnce(&mut Dialogue) -> T) -> Option<T> {
-        self.lock().as_mut().map(act)
+        let (result, wakes) = {
+            let mut dialogue = self.lock();
+            let dialogue = dialogue.as_mut()?;
+            (act(dialogue), dialogue.take_wakes())
+        };
+        for waker in wakes {
+            waker.wake();
+        }
+        Some(result)
     }
 
     /// Takes the dialogue out. To be dropped without the lock: that ends its turn.

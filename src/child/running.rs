@@ -1,6 +1,7 @@
 //! A turn while the child works on it.
 
 use std::fmt;
+use std::task::Waker;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -11,7 +12,7 @@ use crate::config::SessionConfig;
 use crate::error::{Loss, TurnError};
 use crate::ids::TurnId;
 use crate::metrics::{FirstOutput, Metrics};
-use crate::turn::{Outcome, Status, TurnSender, Usage, aborted};
+use crate::turn::{Outcome, Status, TurnSender, Usage, aborted, wake};
 
 /// A turn on its way to a child, and what is needed to give it to another one.
 pub(crate) struct TurnJob {
@@ -73,13 +74,9 @@ pub(crate) struct LastWords {
 }
 
 impl LastWords {
-    pub(crate) fn send(self) {
-        self.sender.finish(self.tail, self.outcome);
-    }
-
-    /// While the reader asks.
-    pub(crate) fn send_asked(self) {
-        self.sender.finish_asked(self.tail, self.outcome);
+    /// Ends the turn; gives whom to wake.
+    pub(crate) fn send(self) -> Option<Waker> {
+        self.sender.finish(self.tail, self.outcome)
     }
 }
 
@@ -113,7 +110,7 @@ impl TurnJob {
                 duration: self.accepted.elapsed(),
                 ..aborted(error)
             };
-            sender.finish(Bytes::new(), outcome);
+            wake(sender.finish(Bytes::new(), outcome));
         }
     }
 }
@@ -145,12 +142,11 @@ impl Running {
         }
     }
 
-    /// Ends the turn for its reader while the child still works on it.
-    pub(crate) fn abandon(&mut self, error: TurnError) {
-        if let Some(sender) = self.job.sender.take() {
-            let outcome = self.outcome(Status::Aborted(error));
-            sender.finish(Bytes::new(), outcome);
-        }
+    /// Ends the turn for its reader while the child still works on it; gives whom to wake.
+    pub(crate) fn abandon(&mut self, error: TurnError) -> Option<Waker> {
+        let sender = self.job.sender.take()?;
+        let outcome = self.outcome(Status::Aborted(error));
+        sender.finish(Bytes::new(), outcome)
     }
 
     /// The CLI has ended the turn. `tail`: the last lines.

@@ -195,7 +195,7 @@ mod tests {
 
     fn put(sender: &TurnSender, lines: &'static [u8]) {
         assert!(sender.has_room(lines.len()));
-        sender.put(Bytes::from_static(lines));
+        crate::turn::wake(sender.put(Bytes::from_static(lines)));
     }
 
     fn completed() -> crate::turn::Outcome {
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(begin.elapsed(), Duration::from_secs(10));
         put(&sender, b"{\"n\":1}\n{\"n\":2}\n");
         assert_eq!(next(&mut answer).await.unwrap(), "data: {\"n\":1}\n\ndata: {\"n\":2}\n\n");
-        sender.finish(Bytes::new(), completed());
+        drop(sender.finish(Bytes::new(), completed()));
         assert_eq!(next(&mut answer).await.unwrap(), "data: [DONE]\n\n");
         assert_eq!(next(&mut answer).await, None);
     }
@@ -231,7 +231,7 @@ mod tests {
         let (sender, mut answer, _) =
             answer(None, Some(Box::pin(async { unreachable!("no files of a lost turn") })));
         put(&sender, b"{}\n");
-        sender.finish(Bytes::new(), crate::turn::aborted(TurnError::Cancelled));
+        drop(sender.finish(Bytes::new(), crate::turn::aborted(TurnError::Cancelled)));
         assert_eq!(next(&mut answer).await.unwrap(), "data: {}\n\n");
         let last = next(&mut answer).await.unwrap();
         assert!(last.starts_with("data: {\"error\":{\"code\":\"cancelled\""), "{last}");
@@ -249,7 +249,7 @@ mod tests {
             interrupted: false,
         };
         let outcome = crate::turn::Outcome { status: Status::Failed(failure), ..completed() };
-        sender.finish(Bytes::from_static(b"{\"type\":\"result\"}\n"), outcome);
+        drop(sender.finish(Bytes::from_static(b"{\"type\":\"result\"}\n"), outcome));
         assert_eq!(next(&mut answer).await.unwrap(), "data: {\"type\":\"result\"}\n\n");
         let last = next(&mut answer).await.unwrap();
         assert!(
@@ -267,7 +267,7 @@ mod tests {
             Bytes::from_static(b"data: files\n\n")
         });
         let (sender, mut answer, _) = answer(None, Some(files));
-        sender.finish(Bytes::new(), completed());
+        drop(sender.finish(Bytes::new(), completed()));
         assert_eq!(next(&mut answer).await.unwrap(), ": ping\n\n");
         assert_eq!(next(&mut answer).await.unwrap(), "data: files\n\ndata: [DONE]\n\n");
         assert_eq!(next(&mut answer).await, None);
@@ -280,7 +280,7 @@ mod tests {
         assert!(cancelled.load(Ordering::Relaxed) && sender.is_closed());
 
         let (sender, mut read, cancelled) = answer(None, None);
-        sender.finish(Bytes::new(), completed());
+        drop(sender.finish(Bytes::new(), completed()));
         assert_eq!(next(&mut read).await.unwrap(), "data: [DONE]\n\n");
         drop(read);
         assert!(!cancelled.load(Ordering::Relaxed));

@@ -24,6 +24,7 @@ use crate::ids::{Generation, SessionKey, TurnId};
 use crate::instance::Instance;
 use crate::metrics::{ContextLost, EvictionReason, RestartCause};
 use crate::registry::{Board, Entry};
+use crate::turn::wake;
 use crate::workspace::{Durability, Workspace};
 
 /// Counters are written to disk at most so often; what matters for resuming is written at once.
@@ -365,13 +366,15 @@ impl SessionActorState {
         if let (Some(loss), Some(sender)) = (loss, &job.sender) {
             // The first that it hears; one that is given to a second child has been told already.
             if !job.context_lost {
-                sender.put(context_lost_notice(loss, &self.record.cli_session_id));
+                wake(sender.put(context_lost_notice(loss, &self.record.cli_session_id)));
             }
             job.context_lost = true;
             self.told = Some(turn);
         }
         if job.model.is_some() {
             self.record.model.clone_from(&job.model);
+            // The turn may be over before we come to it again.
+            self.publish();
         }
         let Some(port) = self.port(generation) else {
             return job.abort(TurnError::Internal("the child is gone"));

@@ -26,6 +26,7 @@ use crate::instance::{Instance, Once, Slot};
 use crate::metrics::{ContextLost, ExitReason, FirstOutput, RestartCause, StopHow};
 use crate::registry::Entry;
 use crate::supervisor::{IdleMessage, Room, StartPermit};
+use crate::turn::wake;
 use crate::workspace::Workspace;
 
 /// What is wanted.
@@ -373,7 +374,7 @@ fn retry_or_lose(plan: &Plan, mut running: Box<Running>, asked: bool, loss: Loss
     }
     let rest = std::mem::take(&mut running.rest);
     if let Some(last) = running.lose(rest, TurnError::SessionLost(loss)).last {
-        last.send();
+        wake(last.send());
     }
     None
 }

@@ -293,7 +293,15 @@ impl RecordWriter {
 /// Held while an instance works in a data directory.
 #[derive(Debug)]
 pub(crate) struct DataDirLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for DataDirLock {
+    fn drop(&mut self) {
+        // Closing alone is not enough: a process that is just being forked has the file open until it is another
+        // program. If it fails, there was no lock.
+        flock(&self.file, FlockOperation::Unlock).ok();
+    }
 }
 
 /// Creates the data directory if it is missing, proves that it can be written, and locks it.
@@ -321,7 +329,7 @@ pub(crate) fn lock(data_dir: &Path) -> Result<DataDirLock, StartError> {
     let probe = sessions.join(".probe");
     write_private(&probe, b"pilotlight\n", Durability::Disk).map_err(failed(&probe))?;
     fs::remove_file(&probe).map_err(failed(&probe))?;
-    Ok(DataDirLock { _file: file })
+    Ok(DataDirLock { file })
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -76,16 +77,11 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state, then wakes the reader.
-    fn tell(&self, change: impl FnOnce(&mut State)) {
-        let waker = {
-            let mut state = self.lock();
-            change(&mut state);
-            state.waker.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+    /// Changes the state; gives the reader that waits, to be woken when no lock is held that it could ask for.
+    fn tell(&self, change: impl FnOnce(&mut State)) -> Option<Waker> {
+        let mut state = self.lock();
+        change(&mut state);
+        state.waker.take()
     }
 }
 
@@ -124,9 +120,10 @@ impl TurnSender {
         drop(self.shared.lock().source.replace(source));
     }
 
-    /// Has the reader ask.
-    pub(crate) fn wake(&self) {
-        self.shared.tell(|_| {});
+    /// The reader, if it waits.
+    #[must_use = "it is to be woken"]
+    pub(crate) fn waiting(&self) -> Option<Waker> {
+        self.shared.tell(|_| {})
     }
 
     /// Whether so many bytes more may be put.
@@ -138,29 +135,23 @@ impl TurnSender {
                 && state.bytes.saturating_add(length) <= self.shared.bytes)
     }
 
-    /// Hands lines over; to be asked first: [`TurnSender::has_room`].
-    pub(crate) fn put(&self, lines: Bytes) {
+    /// Hands lines over; to be asked first: [`TurnSender::has_room`]. Gives whom to wake.
+    #[must_use = "it is to be woken"]
+    pub(crate) fn put(&self, lines: Bytes) -> Option<Waker> {
         self.shared.tell(|state| {
             if !state.reader_gone {
                 state.bytes += lines.len();
                 state.lines.push_back(lines);
             }
-        });
+        })
     }
 
     /// Ends the turn. What was put before is still read first, then `tail` (whole lines, or nothing): the last lines
-    /// of a turn never wait for a slow reader, so that its child is free for the next turn.
-    pub(crate) fn finish(mut self, tail: Bytes, outcome: Outcome) {
-        if let Some(end) = self.end(tail, outcome) {
-            self.shared.tell(|state| state.end = Some(end));
-        }
-    }
-
-    /// As [`TurnSender::finish`], while the reader asks: it looks here next and need not be woken.
-    pub(crate) fn finish_asked(mut self, tail: Bytes, outcome: Outcome) {
-        if let Some(end) = self.end(tail, outcome) {
-            self.shared.lock().end = Some(end);
-        }
+    /// of a turn never wait for a slow reader, so that its child is free for the next turn. Gives whom to wake.
+    #[must_use = "it is to be woken"]
+    pub(crate) fn finish(mut self, tail: Bytes, outcome: Outcome) -> Option<Waker> {
+        let end = self.end(tail, outcome)?;
+        self.shared.tell(|state| state.end = Some(end))
     }
 
     fn end(&mut self, tail: Bytes, outcome: Outcome) -> Option<Box<End>> {
@@ -171,9 +162,15 @@ impl TurnSender {
 
 impl Drop for TurnSender {
     fn drop(&mut self) {
-        let error = TurnError::Internal("the session was started anew while the turn ran");
+        let error = match &self.shared.lock().source {
+            Some(_) => TurnError::Internal("the session ended while the turn ran"),
+            None => TurnError::Overloaded {
+                reason: "the session was ended before it came to the turn",
+                retry_after: Duration::ZERO,
+            },
+        };
         if let Some(end) = self.end(Bytes::new(), aborted(error)) {
-            self.shared.tell(|state| state.end = Some(end));
+            wake(self.shared.tell(|state| state.end = Some(end)));
         }
     }
 }
@@ -228,6 +225,13 @@ impl Drop for TurnReceiver {
     }
 }
 
+/// Wakes who waits. Not under a lock that it could ask for.
+pub(crate) fn wake(waiting: Option<Waker>) {
+    if let Some(waker) = waiting {
+        waker.wake();
+    }
+}
+
 /// The outcome of a turn that has no answer.
 pub(crate) fn aborted(error: TurnError) -> Outcome {
     Outcome {
@@ -239,7 +243,7 @@ pub(crate) fn aborted(error: TurnError) -> Outcome {
         cli_session_id: String::new(),
         retries: 0,
         context_lost: false,
-        duration: std::time::Duration::ZERO,
+        duration: Duration::ZERO,
     }
 }
 
@@ -281,7 +285,7 @@ mod tests {
     async fn what_is_in_the_channel_comes_before_what_the_source_has_and_the_end_last() {
         let (sender, mut turn, ends) = channel(8, 1000);
         sender.attach(Arc::new(Script(Mutex::new([lines("2\n"), lines("3\n")].into()))));
-        sender.put(lines("1\n"));
+        drop(sender.put(lines("1\n")));
         for expected in ["1\n", "2\n", "3\n"] {
             assert_eq!(turn.next_lines().await.unwrap().unwrap(), expected);
         }
@@ -289,10 +293,10 @@ mod tests {
             let mut waiting = std::pin::pin!(turn.next_lines());
             let mut context = Context::from_waker(Waker::noop());
             assert!(waiting.as_mut().poll(&mut context).is_pending());
-            sender.put(lines("4\n"));
+            assert!(sender.put(lines("4\n")).is_some(), "it waits");
             assert_eq!(waiting.await.unwrap().unwrap(), "4\n");
         }
-        sender.finish(lines("5\n"), aborted(TurnError::Cancelled));
+        drop(sender.finish(lines("5\n"), aborted(TurnError::Cancelled)));
         assert_eq!(turn.next_lines().await.unwrap().unwrap(), "5\n");
         assert!(turn.next_lines().await.unwrap().is_err());
         assert_eq!(ends.load(Ordering::Relaxed), 1);
@@ -302,9 +306,9 @@ mod tests {
     async fn what_waits_is_bounded_by_reads_and_by_bytes() {
         let (sender, mut turn, _) = channel(2, 10);
         assert!(sender.has_room(11), "what is longer than the budget may wait alone");
-        sender.put(lines("12345\n"));
+        drop(sender.put(lines("12345\n")));
         assert!(sender.has_room(4) && !sender.has_room(5));
-        sender.put(lines("1\n"));
+        drop(sender.put(lines("1\n")));
         assert!(!sender.has_room(1), "two reads wait");
         assert!(turn.next_lines().await.unwrap().is_ok());
         assert!(sender.has_room(8) && !sender.has_room(9));
@@ -319,10 +323,10 @@ mod tests {
         assert_eq!(ends.load(Ordering::Relaxed), 1);
 
         let (sender, turn, ends) = channel(2, 10);
-        sender.put(lines("1\n"));
+        drop(sender.put(lines("1\n")));
         drop(turn);
         assert!(sender.is_closed() && sender.has_room(10), "nothing is kept for a reader that is gone");
-        sender.finish(Bytes::new(), aborted(TurnError::Cancelled));
+        drop(sender.finish(Bytes::new(), aborted(TurnError::Cancelled)));
         assert_eq!(ends.load(Ordering::Relaxed), 1);
     }
 }

@@ -78,7 +78,7 @@ impl Dialogue {
         // The reader, which waits for it, is the first to read.
         self.lease = Some(now + LEASE);
         if let Some(sender) = &job.sender {
-            sender.wake();
+            self.wakes.extend(sender.waiting());
         }
         self.running = Some(Box::new(Running::new(job, now, &self.setup.config.session)));
         self.has_put = false;
@@ -117,7 +117,8 @@ impl Dialogue {
     /// Ends the turn for its reader now; the child has to finish or be interrupted before it gets another one.
     pub(super) fn cancel_running(&mut self, error: TurnError) {
         let Some(running) = &mut self.running else { return };
-        running.abandon(error);
+        let waiting = running.abandon(error);
+        self.wakes.extend(waiting);
         self.drop_kept();
         // From here on nobody but the driver reads.
         self.lease = None;

@@ -32,7 +32,7 @@ const IDLE_READ: usize = 4096;
 const COUNTED_AT_ONCE: u64 = 256 << 10;
 
 /// Reads of what is not for the reader before others get at the dialogue.
-const READS_PER_ASK: usize = 16;
+const READS_PER_ASK: usize = 4;
 
 /// A child that closed its output without leaving gets so long to leave.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
@@ -65,9 +65,10 @@ impl Dialogue {
             return Poll::Ready(Pulled::Channel);
         }
         let now = Instant::now();
+        let lease = now + LEASE;
         // The driver may have read meanwhile; then its timer is set for much later.
-        self.unsettled |= self.lease.is_none();
-        self.lease = Some(now + LEASE);
+        self.unsettled |= lease < self.armed;
+        self.lease = Some(lease);
         self.reader_asks = true;
         let pulled = self.pull(turn, now, context);
         self.reader_asks = false;
@@ -100,14 +101,14 @@ impl Dialogue {
     /// Reads for nobody in particular: what is the reader's goes into its channel. Ready if something was read; pending
     /// while the reader reads itself, or has no room.
     pub(in crate::child) fn poll_for_driver(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if self.silent || self.framer.kept() > 0 {
-            return Poll::Pending;
-        }
         let now = Instant::now();
         if self.lease.is_some_and(|lease| now < lease) {
             return Poll::Pending;
         }
         self.lease = None;
+        if self.silent || self.framer.kept() > 0 {
+            return Poll::Pending;
+        }
         ready!(self.poll_read(now, context));
         self.hand_over();
         Poll::Ready(())
@@ -269,7 +270,8 @@ impl Dialogue {
         match self.running.as_ref().and_then(|running| running.job.sender.as_ref()) {
             Some(sender) => {
                 if sender.has_room(kept) {
-                    sender.put(self.framer.take());
+                    let waiting = sender.put(self.framer.take());
+                    self.wakes.extend(waiting);
                     self.has_put = true;
                 }
             }
@@ -307,7 +309,8 @@ impl Dialogue {
         }
         self.report(Report::TurnEnded(ended));
         if let Some(last) = last {
-            if self.reader_asks { last.send_asked() } else { last.send() }
+            // A reader that asks looks at the end itself.
+            self.wakes.extend(last.send().filter(|_| !self.reader_asks));
         }
         if matches!(self.phase, Phase::Interrupted { .. }) {
             self.close_input();

@@ -119,7 +119,8 @@ impl Dialogue {
         running.interrupted_until = Some(now + self.setup.config.session.stop_interrupt);
         if waits_for_room {
             // Its end may have come already, behind what the reader does not take.
-            running.abandon(TurnError::Cancelled);
+            let waiting = running.abandon(TurnError::Cancelled);
+            self.wakes.extend(waiting);
             self.drop_kept();
         } else if running.interrupts >= MOST_INTERRUPTS {
             self.setup.metrics.hang(HangDetector::NoProgress);
@@ -150,9 +151,7 @@ impl Dialogue {
         });
         let write = self.write_deadline.filter(|_| !self.is_ending());
         let held = self.held.as_ref().map(|(_, since)| *since + self.setup.config.session.turn_timeout);
-        // Who holds it is of interest as long as there is something to read.
-        let lease = self.lease.filter(|_| !self.silent);
-        let due = [phase, turn, write, held, lease];
+        let due = [phase, turn, write, held, self.lease];
         let others = [self.permissions.deadline(), self.tasks.deadline()];
         due.into_iter().chain(others).flatten().min()
     }
