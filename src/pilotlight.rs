@@ -194,7 +194,10 @@ impl Pilotlight {
         use crate::supervisor::{IdleMessage, SampleNow};
         let instance = self.instance();
         match actor {
-            "supervisor" => drop(instance.helpers.supervisor().await.cast(SupervisorMessage::Panic)),
+            "supervisor" => {
+                let supervisor = instance.helpers.supervisor().await;
+                drop(supervisor.map(|supervisor| supervisor.cast(SupervisorMessage::Panic)));
+            }
             "evictor" => instance.helpers.tell_evictor(IdleMessage::Panic),
             "sampler" => instance.helpers.tell_sampler(SampleNow::Panic),
             _ => {
@@ -232,7 +235,7 @@ async fn shut_down(instance: Arc<Instance>, data_dir: Arc<Once<DataDirLock>>, gr
         entry.actor.stop(None);
     }
     // A former try may have stopped it.
-    if let Ok(supervisor) = timeout(LAST_TASKS, instance.helpers.supervisor()).await {
+    if let Ok(Some(supervisor)) = timeout(LAST_TASKS, instance.helpers.supervisor()).await {
         drop(supervisor.cast(SupervisorMessage::Stop));
     }
     instance.tasks.close();

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::error::TurnError;
 use crate::ids::SessionKey;
@@ -54,24 +55,30 @@ struct SupervisorState {
 #[derive(Debug)]
 pub(crate) struct Helpers {
     supervisor: watch::Sender<Option<ActorRef<SupervisorMessage>>>,
+    /// There will be no supervisor any more.
+    ended: CancellationToken,
     evictor: Mutex<Option<ActorRef<IdleMessage>>>,
     sampler: Mutex<Option<ActorRef<SampleNow>>>,
 }
 
 impl Default for Helpers {
     fn default() -> Self {
-        Self { supervisor: watch::Sender::new(None), evictor: Mutex::default(), sampler: Mutex::default() }
+        Self {
+            supervisor: watch::Sender::new(None),
+            ended: CancellationToken::new(),
+            evictor: Mutex::default(),
+            sampler: Mutex::default(),
+        }
     }
 }
 
 impl Helpers {
-    /// Waits until there is one.
-    pub(crate) async fn supervisor(&self) -> ActorRef<SupervisorMessage> {
+    /// Waits until there is one; `None` if there will be none.
+    pub(crate) async fn supervisor(&self) -> Option<ActorRef<SupervisorMessage>> {
         let mut address = self.supervisor.subscribe();
-        match address.wait_for(Option::is_some).await.ok().and_then(|address| address.clone()) {
-            Some(address) => address,
-            // The sender lives as long as we do.
-            None => std::future::pending().await,
+        tokio::select! {
+            address = address.wait_for(Option::is_some) => address.ok()?.clone(),
+            () = self.ended.cancelled() => None,
         }
     }
 
@@ -99,6 +106,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Runs a supervisor, and a new one whenever it fails, until it is told to stop. `ready` is told once, when the first
 /// one can be reached.
 pub(crate) async fn run(instance: Arc<Instance>, ready: oneshot::Sender<Result<(), String>>) {
+    let _ended = instance.helpers.ended.clone().drop_guard();
     let mut ready = Some(ready);
     loop {
         let (address, handle) = match Actor::spawn(None, Supervisor, instance.clone()).await {
@@ -116,14 +124,16 @@ pub(crate) async fn run(instance: Arc<Instance>, ready: oneshot::Sender<Result<(
         }
         drop(handle.await);
         instance.helpers.supervisor.send_replace(None);
-        if instance.is_draining() && instance.registry.len() == 0 {
+        // Its sessions ended with it.
+        for entry in instance.registry.entries() {
+            instance.registry.forget_actor(entry.actor.get_id());
+        }
+        if instance.is_draining() {
+            // Nothing is started any more; a session that had slipped in while the stop began is gone as well.
             return;
         }
         instance.metrics.actor_panicked(ActorKind::Supervisor);
         tracing::error!("the supervisor failed and is started anew; sessions resume with their next turn");
-        for entry in instance.registry.entries() {
-            instance.registry.forget_actor(entry.actor.get_id());
-        }
     }
 }
 
@@ -221,6 +231,9 @@ async fn start_session(
     let instance = &state.instance;
     if instance.registry.get(&key).is_some() {
         return Ok(());
+    }
+    if instance.is_draining() {
+        return Err(TurnError::Draining);
     }
     if instance.registry.len() >= instance.config.limits.max_sessions && !make_way(instance) {
         instance.metrics.admission_rejected(AdmissionRejected::QueueFull);

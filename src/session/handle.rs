@@ -340,6 +340,8 @@ impl Session {
         .await?;
         let supervisor = timeout(ACTOR_ANSWERS_WITHIN, self.instance().helpers.supervisor()).await;
         let supervisor = supervisor.map_err(|_| TurnError::Internal("the supervisor cannot be reached"))?;
+        // Nobody starts sessions any more: the instance has stopped since we looked.
+        let supervisor = supervisor.ok_or(TurnError::Draining)?;
         let (reply, started) = oneshot::channel();
         let message = SupervisorMessage::StartSession { key: key.clone(), record: Box::new(record), reply };
         // If the supervisor fails now, its successor is asked in the next round.

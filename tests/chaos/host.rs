@@ -54,6 +54,8 @@ fn settle(config: &mut Config) {
     config.cli.env.insert(MARK.to_owned(), mark);
     config.permissions.policy = PermissionPolicy::Allow;
     let session = &mut config.session;
+    // What finds a child that was stopped while it started.
+    session.spawn_timeout = Duration::from_secs(6);
     session.idle_timeout = Duration::from_secs(1);
     // A healthy child answers within this also while both processors are busy with others.
     session.stall_timeout = Duration::from_millis(1000);

@@ -123,3 +123,25 @@ async fn a_purge_in_the_instant_a_session_leaves_memory_deletes_it_for_good() {
     bench.pilot.shutdown(Duration::from_secs(5)).await;
     assert_eq!(std::fs::read_dir(sessions).unwrap().count(), 0, "something came back");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_message_in_the_instant_of_a_shutdown_is_answered_at_once() {
+    for round in 0..20 {
+        let bench = Bench::new().await;
+        let began = Instant::now();
+        let asked: Vec<_> = (0..40)
+            .map(|number| {
+                let session = bench.pilot.session(format!("user {number}"));
+                tokio::spawn(async move { session.send("hello").await.map(drop) })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_micros(150 * round)).await;
+        bench.pilot.shutdown(Duration::ZERO).await;
+        for answer in asked {
+            let answer = answer.await.unwrap();
+            assert!(matches!(answer, Ok(()) | Err(TurnError::Draining)), "{answer:?}");
+        }
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+        bench.end().await;
+    }
+}
