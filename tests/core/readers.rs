@@ -1,5 +1,7 @@
 //! Who reads the child's output: the reader of the turn while it asks, the driver when it does not.
 
+use futures_util::Stream as _;
+
 use super::*;
 
 /// Longer than a reader may be away before the driver reads for it.
@@ -104,5 +106,61 @@ async fn a_reader_that_leaves_a_slow_turn_does_not_hold_up_its_end() {
     // The silence after which a child is asked whether it lives would end the wait too.
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     assert!(turn.finish().await.is_ok());
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_what_is_for_nobody_keeps_nobody_waiting() {
+    let bench = Bench::with(|config| config.permissions.policy = PermissionPolicy::Allow).await;
+    let (alice, bob) = (bench.pilot.session("alice"), bench.pilot.session("bob"));
+    say(&bob, "warm").await;
+    // A tool writes to the output of its own CLI, as fast as it can, what is no line of the protocol.
+    let flood = r#"[[tool:Bash {"command":"timeout 3 yes x > /proc/$PPID/fd/1"}]]"#;
+    let turn = alice.send(flood).await.unwrap();
+    let flooded = tokio::spawn(turn.finish());
+    let (began, mut longest) = (Instant::now(), Duration::ZERO);
+    while began.elapsed() < Duration::from_secs(2) {
+        let asked = Instant::now();
+        say(&bob, "not delayed").await;
+        longest = longest.max(asked.elapsed());
+    }
+    assert!(longest < Duration::from_secs(1), "{longest:?}");
+    flooded.await.unwrap();
+    bench.end().await;
+}
+
+/// Runs its turn wherever it is woken: a waker may do that.
+struct AtOnce {
+    turn: std::sync::Mutex<Option<pilotlight::Turn>>,
+    outcome: std::sync::OnceLock<pilotlight::Outcome>,
+}
+
+impl std::task::Wake for AtOnce {
+    fn wake(self: std::sync::Arc<Self>) {
+        // Whoever is at it already looks again by itself.
+        let Ok(mut turn) = self.turn.try_lock() else { return };
+        let waker = std::task::Waker::from(self.clone());
+        let mut context = std::task::Context::from_waker(&waker);
+        let Some(running) = turn.as_mut() else { return };
+        while let std::task::Poll::Ready(event) = std::pin::Pin::new(&mut *running).poll_next(&mut context) {
+            if event.is_none() {
+                self.outcome.set(running.outcome().unwrap().clone()).unwrap();
+                *turn = None;
+                return;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_may_run_where_it_is_woken() {
+    let bench = Bench::new().await;
+    let alice = bench.pilot.session("alice");
+    // It waits before there is a child.
+    let turn = alice.send("[[deltas:20]][[delay:10]]").await.unwrap();
+    let reader = std::sync::Arc::new(AtOnce { turn: Some(turn).into(), outcome: std::sync::OnceLock::new() });
+    std::task::Wake::wake(reader.clone());
+    eventually("the end", || reader.outcome.get().is_some()).await;
+    assert!(reader.outcome.get().unwrap().is_ok());
     bench.end().await;
 }
