@@ -24,6 +24,10 @@ struct Row {
 pub(crate) async fn run(wanted: &[String]) -> bool {
     let on = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
     let mut rows = Vec::new();
+    // First, while the allocator holds nothing in reserve that it could use.
+    if on("W4") {
+        rows.extend(w4().await);
+    }
     if on("W1") {
         rows.extend(w1().await);
     }
@@ -32,9 +36,6 @@ pub(crate) async fn run(wanted: &[String]) -> bool {
     }
     if on("W3") {
         rows.extend(w3().await);
-    }
-    if on("W4") {
-        rows.extend(w4().await);
     }
     if on("W5") {
         rows.extend(w5().await);

@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use ractor::MessagingErr;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout};
 
@@ -146,7 +147,13 @@ impl Session {
         let submission = Box::new(Submission { job, bound: letter.bound });
         Ok(match entry.actor.cast(SessionMessage::Submit(submission)) {
             Ok(()) => Ok(turn),
-            Err(_) => {
+            Err(refused) => {
+                // This turn goes to the next actor as a new one: here it has had no end.
+                if let MessagingErr::SendErr(SessionMessage::Submit(mut unsent)) = refused
+                    && let Some(sender) = unsent.job.sender.take()
+                {
+                    sender.disown();
+                }
                 drop(instance.registry.forget_actor(entry.actor.get_id()));
                 Err(kept)
             }

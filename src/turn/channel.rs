@@ -154,6 +154,11 @@ impl TurnSender {
         self.shared.tell(|state| state.end = Some(end))
     }
 
+    /// Forgets a turn that nobody was given: nobody waits for its end, and it is not counted.
+    pub(crate) fn disown(mut self) {
+        self.on_end = None;
+    }
+
     fn end(&mut self, tail: Bytes, outcome: Outcome) -> Option<Box<End>> {
         self.on_end.take()?(&outcome);
         Some(Box::new(End { tail, outcome }))

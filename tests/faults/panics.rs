@@ -71,3 +71,35 @@ async fn fault_44_a_sampler_or_an_evictor_that_panics_disturbs_no_turn_and_works
     eventually("idle sessions are evicted", || is_childless(&alice)).await;
     bench.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_that_comes_while_its_actor_fails_is_counted_once() {
+    let data = tempfile::tempdir().unwrap();
+    let recorder = metrics_util::debugging::DebuggingRecorder::new();
+    let mut config = Config::new(data.path());
+    config.cli.program = "sim".to_owned();
+    config.session.turn_queue = 64;
+    let pilot = Pilotlight::start_with(config, &recorder).await.unwrap();
+    let alice = pilot.session("alice");
+    let rounds = 400;
+    for round in 0..rounds {
+        drop(alice.send("there is an actor now").await);
+        pilot.fail("session", "alice").await;
+        // Just before, while and just after it fails.
+        let moment = Instant::now() + Duration::from_micros(round * 5);
+        while Instant::now() < moment {
+            std::hint::spin_loop();
+        }
+        drop(alice.send("hello").await);
+    }
+    pilot.shutdown(Duration::from_secs(5)).await;
+    let figures = recorder.snapshotter().snapshot().into_vec();
+    let turns = figures.into_iter().filter(|(key, ..)| key.key().name() == "pilotlight_turns_total");
+    let counted: u64 = turns
+        .map(|(_, _, _, value)| match value {
+            metrics_util::debugging::DebugValue::Counter(count) => count,
+            _ => 0,
+        })
+        .sum();
+    assert_eq!(counted, 2 * rounds);
+}
