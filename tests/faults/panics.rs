@@ -1,9 +1,9 @@
 //! An actor that panics takes nothing with it: its turns end with an error, its children are stopped, the next turn
 //! works and remembers.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use pilotlight::Outcome;
+use pilotlight::{Config, Outcome, Pilotlight};
 
 use crate::common::bench::{Bench, clis_of, eventually, is_childless, pid, say, written_down};
 
@@ -73,7 +73,7 @@ async fn fault_44_a_sampler_or_an_evictor_that_panics_disturbs_no_turn_and_works
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_turn_that_comes_while_its_actor_fails_is_counted_once() {
+async fn fault_44_a_turn_that_comes_while_its_actor_fails_is_counted_once() {
     let data = tempfile::tempdir().unwrap();
     let recorder = metrics_util::debugging::DebuggingRecorder::new();
     let mut config = Config::new(data.path());
