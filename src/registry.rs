@@ -61,7 +61,8 @@ pub(crate) struct Board {
 
 impl Board {
     /// A turn is over; what else it changes is shown by the session's actor.
-    pub(crate) fn turn_over(&mut self, turn: TurnId, cost_usd: f64) {
+    /// Gives the number of turns.
+    pub(crate) fn turn_over(&mut self, turn: TurnId, cost_usd: f64) -> u64 {
         self.ended = Some(turn);
         self.turns = self.turns.saturating_add(1);
         self.cost_usd += cost_usd;
@@ -69,6 +70,7 @@ impl Board {
         if self.state == SessionState::Busy && self.queue_depth == 0 {
             self.state = SessionState::Idle;
         }
+        self.turns
     }
 }
 

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::child_task::{self, ChildNews, Plan, Started};
 use super::state::{Effect, Fingerprint, Input, Machine, Ticket};
-use super::store::{BoundRecord, Progress, Record};
+use super::store::{BoundRecord, Record};
 use super::{PermissionError, SessionState};
 use crate::child::{Answer, Port, Report, TurnJob, TurnReport};
 use crate::error::TurnError;
@@ -465,10 +465,6 @@ impl SessionActorState {
         if save_at_once {
             self.save_now();
         } else {
-            let progress = Progress { turns: self.record.turns, checkpoint: self.record.checkpoint.clone() };
-            if let Some(work) = self.entry.writer.note(self.saves, progress, &self.workspace) {
-                self.instance.spawn(work);
-            }
             self.save_soon(myself);
         }
         self.feed(

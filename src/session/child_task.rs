@@ -176,7 +176,7 @@ async fn one_child(
         adapter: plan.instance.adapter,
         config: plan.instance.config.clone(),
         metrics: metrics.clone(),
-        report: reporter(plan, tell.clone(), start_permit.clone(), begun),
+        report: reporter(plan, prepared, tell.clone(), start_permit.clone(), begun),
     };
     let driver = Driver::new(setup, child, prepared.model.clone(), begun, &prepared.bound);
     if let Some(shim) = shim {
@@ -193,11 +193,13 @@ async fn one_child(
 /// Takes what the dialogue tells to whom it concerns.
 fn reporter(
     plan: &Plan,
+    prepared: &Prepared,
     tell: Tell,
     start_permit: Arc<Once<StartPermit>>,
     begun: Instant,
 ) -> Arc<dyn Fn(Report) + Send + Sync> {
     let (metrics, entry) = (plan.instance.metrics.clone(), plan.entry.clone());
+    let progress = prepared.progress.clone();
     Arc::new(move |report| {
         match &report {
             Report::Permissions(pending) => {
@@ -210,7 +212,12 @@ fn reporter(
                 drop(start_permit.take());
             }
             // Shown at once: whoever hears of the end may look before the session's actor does.
-            Report::TurnEnded(ended) => entry.with_board(|board| board.turn_over(ended.turn, ended.cost_usd)),
+            Report::TurnEnded(ended) => {
+                let turns = entry.with_board(|board| board.turn_over(ended.turn, ended.cost_usd));
+                if let Some(progress) = &progress {
+                    progress.note(turns, ended.checkpoint.as_ref());
+                }
+            }
         }
         tell(ChildNews::Report(report));
     })

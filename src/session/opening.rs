@@ -6,9 +6,10 @@
 //! [`Adapter::checkpoint`]: crate::cli::Adapter::checkpoint
 
 use std::io;
+use std::sync::Arc;
 
 use super::child_task::{ChildNews, Plan, Tell};
-use super::store::{Record, new_cli_session_id};
+use super::store::{ProgressFile, Record, new_cli_session_id};
 use crate::cli::{Bound, Opening, Refusal};
 use crate::instance::Instance;
 use crate::metrics::ContextLost;
@@ -26,6 +27,8 @@ pub(super) struct Prepared {
     pub(super) attempt: u32,
     /// What the child is started with, unless it is the configured one.
     pub(super) model: Option<String>,
+    /// Where its turns are noted. Without one a loss may go unnoticed, which is told in the log.
+    pub(super) progress: Option<Arc<ProgressFile>>,
     /// The conversation is more than its beginning.
     has_turns: bool,
 }
@@ -64,7 +67,11 @@ fn prepare_now(workspace: &Workspace, record: &Record, instance: &Instance) -> i
         }
         _ => None,
     };
+    let progress = ProgressFile::open(workspace, record)
+        .inspect_err(|error| tracing::warn!(%error, "the progress of a session cannot be written"))
+        .ok();
     Ok(Prepared {
+        progress: progress.map(Arc::new),
         cli_session_id: record.cli_session_id.clone(),
         opening: if is_there { Opening::Resume } else { Opening::New },
         bound: Bound {

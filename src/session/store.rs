@@ -3,11 +3,11 @@
 //! Everything here blocks; async callers go through [`tokio::task::spawn_blocking`].
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -156,17 +156,40 @@ impl Progress {
         serde_json::from_slice(&fs::read(workspace.progress_file()).ok()?).ok()
     }
 
-    fn save(&self, workspace: &Workspace) -> io::Result<()> {
+    fn content(&self) -> io::Result<Vec<u8>> {
         let mut content = serde_json::to_vec(self).map_err(io::Error::other)?;
         content.resize(content.len().max(Self::LENGTH), b' ');
+        Ok(content)
+    }
+}
+
+/// Where the turns of a child are noted as they end. Open as long as there is the child.
+#[derive(Debug)]
+pub(crate) struct ProgressFile {
+    file: File,
+    checkpoint: Mutex<Option<String>>,
+}
+
+impl ProgressFile {
+    /// Blocks.
+    pub(crate) fn open(workspace: &Workspace, record: &Record) -> io::Result<Self> {
         let path = workspace.progress_file();
-        OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)?
-            .write_all(&content)
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        Ok(Self { file, checkpoint: Mutex::new(record.checkpoint.clone()) })
+    }
+
+    /// Notes that the session has had so many turns, before anybody hears of the last one: who kills this program in the
+    /// instant after must not make it forgotten in silence. A few bytes for the kernel: microseconds, unless the machine
+    /// drowns in writing.
+    pub(crate) fn note(&self, turns: u64, checkpoint: Option<&String>) {
+        let mut last = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
+        if checkpoint.is_some() {
+            last.clone_from(&checkpoint.cloned());
+        }
+        let progress = Progress { turns, checkpoint: last.clone() };
+        if let Err(error) = progress.content().and_then(|content| self.file.write_all_at(&content, 0)) {
+            tracing::warn!(%error, "the progress of a session was not written");
+        }
     }
 }
 
@@ -206,66 +229,12 @@ impl BoundRecord {
 #[derive(Debug, Default)]
 pub(crate) struct RecordWriter {
     written: tokio::sync::Mutex<u64>,
-    notes: Mutex<Notes>,
 }
-
-#[derive(Debug, Default)]
-struct Notes {
-    /// Not yet written, and the number of the record that it adds to.
-    latest: Option<(u64, Progress)>,
-    /// Somebody is at it.
-    writing: bool,
-}
-
-/// Turns that end this soon after another are noted together.
-const NOTE_PAUSE: Duration = Duration::from_millis(5);
 
 impl RecordWriter {
     /// Writes nothing more: the session is about to be deleted. Waits for what is being written.
     pub(crate) async fn close(&self) {
         *self.written.lock().await = u64::MAX;
-    }
-
-    /// Notes that a turn is over, for the `number`th state. If nobody writes notes now: the work that does.
-    pub(crate) fn note(
-        self: &Arc<Self>,
-        number: u64,
-        progress: Progress,
-        workspace: &Workspace,
-    ) -> Option<impl Future<Output = ()> + use<>> {
-        let mut notes = self.notes();
-        notes.latest = Some((number, progress));
-        let is_first = !std::mem::replace(&mut notes.writing, true);
-        is_first.then(|| self.clone().write_notes(workspace.clone()))
-    }
-
-    async fn write_notes(self: Arc<Self>, workspace: Workspace) {
-        while let Some((number, progress)) = self.next_note() {
-            {
-                let written = self.written.lock().await;
-                let workspace = workspace.clone();
-                // Not if the record as a whole was written later.
-                if *written <= number {
-                    match tokio::task::spawn_blocking(move || progress.save(&workspace)).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(error)) => tracing::warn!(%error, "the progress of a session was not written"),
-                        Err(error) => tracing::warn!(%error, "the progress of a session was not written"),
-                    }
-                }
-            }
-            tokio::time::sleep(NOTE_PAUSE).await;
-        }
-    }
-
-    fn next_note(&self) -> Option<(u64, Progress)> {
-        let mut notes = self.notes();
-        let latest = notes.latest.take();
-        notes.writing = latest.is_some();
-        latest
-    }
-
-    fn notes(&self) -> MutexGuard<'_, Notes> {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes the `number`th state, unless a later one was written before. Failing to is told and survived: the
@@ -366,11 +335,13 @@ mod tests {
         record.checkpoint = Some("third".into());
         record.save(&workspace, Durability::Disk).unwrap();
         for (turns, checkpoint) in [(100, "a long one that a short one follows"), (5, "fifth")] {
-            Progress { turns, checkpoint: Some(checkpoint.into()) }.save(&workspace).unwrap();
+            let file = ProgressFile::open(&workspace, &record).unwrap();
+            file.note(turns, Some(&checkpoint.to_owned()));
+            file.note(turns, None);
         }
         let loaded = Record::load(&workspace, &key).unwrap().unwrap();
         assert_eq!((loaded.turns, loaded.context_turns, loaded.checkpoint.as_deref()), (5, 4, Some("fifth")));
-        Progress { turns: 2, checkpoint: None }.save(&workspace).unwrap();
+        ProgressFile::open(&workspace, &record).unwrap().note(2, None);
         assert_eq!(Record::load(&workspace, &key).unwrap(), Some(record));
     }
 

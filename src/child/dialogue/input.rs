@@ -25,6 +25,7 @@ impl Dialogue {
         if self.over || self.asked {
             return Err(job);
         }
+        self.catch_up();
         if self.active {
             // A message sent into a running turn would get no answer of its own.
             self.held = Some((job, Instant::now()));

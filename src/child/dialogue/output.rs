@@ -25,6 +25,9 @@ pub(super) const HANDSHAKE: &str = "handshake";
 /// Pings' ids begin so.
 pub(super) const PING: &str = "ping-";
 
+/// What a pipe holds, in reads of [`IDLE_READ`]: more came after the question.
+const READS_TO_CATCH_UP: usize = 16;
+
 /// Read at once while no turn runs. On the stack of a function that does not wait.
 const IDLE_READ: usize = 4096;
 
@@ -163,6 +166,27 @@ impl Dialogue {
         ready!(Pin::new(&mut self.output).poll_read(context, &mut read))?;
         self.framer.buffer().extend_from_slice(read.filled());
         Poll::Ready(Ok(read.filled().len()))
+    }
+
+    /// Takes in what has come since the last turn, while nobody may have read: whether the child is at something of its
+    /// own decides what happens to the next one. The pipe itself is asked, for the runtime may not have heard of it yet.
+    pub(super) fn catch_up(&mut self) {
+        let mut block = [0; IDLE_READ];
+        for _ in 0..READS_TO_CATCH_UP {
+            if self.silent {
+                return;
+            }
+            match rustix::io::read(&self.output, &mut block) {
+                Ok(0) => self.output_ended(),
+                Ok(length) => {
+                    self.uncounted += length as u64;
+                    self.framer.buffer().extend_from_slice(block.get(..length).unwrap_or_default());
+                    self.process(Instant::now());
+                }
+                // Nothing more. Whatever else there is shows itself to the next read.
+                Err(_) => return,
+            }
+        }
     }
 
     /// Deals with every whole line that has come.
