@@ -354,7 +354,10 @@ impl Dialogue {
                 Loss { cause: "the CLI ended the turn without a result".to_owned(), stderr: String::new() };
             self.turn_over(running.lose(tail, TurnError::SessionLost(loss)));
         }
-        if let Some((job, _)) = self.held.take() {
+        // One that is to go is given nothing more: the next child is.
+        if !self.asked
+            && let Some((job, _)) = self.held.take()
+        {
             self.begin(*job);
         }
     }
