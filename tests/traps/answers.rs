@@ -90,26 +90,6 @@ async fn trap_03_a_turn_that_nobody_asked_for_answers_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn trap_03_a_message_does_not_join_a_turn_that_nobody_has_noticed_yet() {
-    let slow = |config: &mut Config| {
-        config.cli.background_tasks = true;
-        config.cli.args = vec!["--latency".into(), "700".into()];
-    };
-    let bench = Bench::with(slow).await;
-    let alice = bench.pilot.session("alice");
-    for (number, background) in [0.5, 0.65, 0.75, 0.8, 0.85].into_iter().enumerate() {
-        assert_eq!(ask(&alice, &format!("[[background:{background}]]")).await.text, "TOOLS:ok");
-        // Just after the turn, which takes two times the latency, its task ends and begins another one. It is said, but
-        // who read the last turn reads no more.
-        tokio::time::sleep(Duration::from_millis(120)).await;
-        let outcome = ask(&alice, &format!("message {number}")).await;
-        assert!(outcome.is_ok() && outcome.text.ends_with(&format!("message {number}")), "{outcome:?}");
-    }
-    assert_eq!(alice.status().unwrap().turns, 10);
-    bench.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn trap_03_a_turn_that_waits_for_one_of_the_childs_own_outlives_the_child() {
     let slow = |config: &mut Config| {
         config.cli.background_tasks = true;
