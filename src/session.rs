@@ -11,12 +11,14 @@ use crate::cli::PermissionRequest;
 mod actor;
 mod child_task;
 mod handle;
+mod message;
 mod opening;
 mod state;
 mod store;
 
-pub(crate) use actor::{SessionActor, SessionArgs, SessionMessage};
+pub(crate) use actor::{SessionActor, SessionArgs};
 pub use handle::Session;
+pub(crate) use message::SessionMessage;
 pub(crate) use store::{DataDirLock, Record, RecordWriter, lock};
 
 /// What a session does now.

@@ -8,7 +8,7 @@ use ractor::MessagingErr;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout};
 
-use super::actor::Submission;
+use super::message::Submission;
 use super::store::{BoundRecord, Record};
 use super::{
     OauthCredentials, PendingPermission, PermissionError, SessionMessage, SessionState, SessionStatus,

@@ -145,13 +145,15 @@ async fn trap_10_an_exit_code_that_tells_of_a_failed_turn_is_no_crash() {
     system.end().await;
 }
 
+/// A child that was stopped is found in seconds.
+fn impatient(config: &mut pilotlight::Config) {
+    config.session.stall_timeout = Duration::from_secs(1);
+    config.session.ping_timeout = Duration::from_secs(1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trap_18_the_old_process_is_gone_before_its_conversation_is_resumed() {
     let Some(bench) = Bench::new().await else { return };
-    let impatient = |config: &mut pilotlight::Config| {
-        config.session.stall_timeout = Duration::from_secs(1);
-        config.session.ping_timeout = Duration::from_secs(1);
-    };
     let system = bench.embed(impatient).await;
     let alice = system.alice();
     say(&alice, "the word is heliotrope").await;
@@ -185,10 +187,6 @@ async fn trap_18_the_old_process_is_gone_before_its_conversation_is_resumed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_stopped_in_mid_answer_is_replaced_and_its_turn_lost_aloud() {
     let Some(bench) = Bench::new().await else { return };
-    let impatient = |config: &mut pilotlight::Config| {
-        config.session.stall_timeout = Duration::from_secs(1);
-        config.session.ping_timeout = Duration::from_secs(1);
-    };
     let system = bench.embed(impatient).await;
     let alice = system.alice();
     say(&alice, "the word is heliotrope").await;

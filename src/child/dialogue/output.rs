@@ -4,7 +4,6 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::{Duration, Instant};
 use tokio_util::io::poll_read_buf;
@@ -299,7 +298,7 @@ impl Dialogue {
                     self.has_put = true;
                 }
             }
-            None => drop(self.framer.take()),
+            None => self.drop_kept(),
         }
     }
 
@@ -418,6 +417,6 @@ impl Dialogue {
 
     /// Forgets what was kept for a reader that has heard the end.
     pub(super) fn drop_kept(&mut self) {
-        drop::<Bytes>(self.framer.take());
+        drop(self.framer.take());
     }
 }

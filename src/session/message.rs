@@ -1,0 +1,58 @@
+//! What passes the mailbox of a session's actor. A handful per turn; no line of output.
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::child_task::ChildNews;
+use super::store::BoundRecord;
+use crate::child::{Answer, TurnJob};
+use crate::error::TurnError;
+use crate::ids::{Generation, TurnId};
+use crate::metrics::EvictionReason;
+
+/// What a session is told.
+#[derive(Debug)]
+pub(crate) enum SessionMessage {
+    /// A turn that was let in.
+    Submit(Box<Submission>),
+    /// The reader of a turn is gone.
+    Cancel(TurnId),
+    /// Start the child; answer when it is ready.
+    Warm(oneshot::Sender<Result<(), TurnError>>),
+    /// End the running turn; answer whether there was one.
+    Interrupt(oneshot::Sender<bool>),
+    /// Stop the child if nothing needs it and nothing has happened since.
+    EvictIdle { reason: EvictionReason, quiet_since: Instant },
+    /// Stop the child; answer when it is gone.
+    Evict(oneshot::Sender<()>),
+    /// Stop the child and take no more turns; answer when it is gone.
+    ShutDown(oneshot::Sender<()>),
+    /// Leave memory, if at rest.
+    Retire,
+    /// The save of this number, made to leave memory, is done.
+    Written(u64),
+    /// A tool may run, or not.
+    Answer(Answer),
+    /// News of the child.
+    Child(Generation, ChildNews),
+    /// A time that was asked for has come.
+    Wake,
+    /// The record is due to be saved.
+    Save,
+    /// Fail, to prove that nothing is lost by it.
+    #[cfg(feature = "failpoints")]
+    Panic,
+}
+
+/// A turn on its way to the session.
+pub(crate) struct Submission {
+    pub(crate) job: Box<TurnJob>,
+    /// What the turn asks to be bound; each `None` leaves it as it is.
+    pub(crate) bound: BoundRecord,
+}
+
+impl std::fmt::Debug for Submission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Submission").field("turn", &self.job.turn).finish_non_exhaustive()
+    }
+}
