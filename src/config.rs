@@ -62,6 +62,9 @@ pub struct Http {
     /// A caller that takes nothing of a waiting answer for so long is hung up on. Default 60 s.
     #[serde(with = "value::duration")]
     pub write_timeout: Duration,
+    /// Conversations kept for each user whose client names none and sends the whole history each time; the one that was
+    /// used least recently is deleted to make room. Default 16.
+    pub conversations_per_user: usize,
 }
 
 /// The operator's listener: metrics.
@@ -314,6 +317,7 @@ impl Default for Http {
             body_limit: 16 << 20,
             heartbeat: Duration::from_secs(15),
             write_timeout: Duration::from_secs(60),
+            conversations_per_user: 16,
         }
     }
 }

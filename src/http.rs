@@ -26,6 +26,8 @@ mod error;
 mod exporter;
 mod files;
 mod folder;
+#[allow(dead_code, reason = "what the dialects use of it comes with them")]
+mod history;
 mod identity;
 mod keepalive;
 mod mcp;
@@ -134,6 +136,10 @@ impl Server {
         accept(operator.0, router::admin(app.clone()), ADMIN_CONNECTIONS);
         tasks.spawn(closing.clone().or(exporter::upkeep(exporter)));
         tasks.spawn(closing.clone().or(ready::watch(app.clone())));
+        for _ in 0..history::PURGES {
+            let app = app.clone();
+            tasks.spawn(closing.clone().or(async move { app.conversations().purge(app.pilot()).await }));
+        }
         Ok(Self { app, http, admin, tasks, closing, _end: now.drop_guard() })
     }
 

@@ -120,6 +120,7 @@ fn sizes(config: &Config) -> Result<(), ConfigError> {
         ("session.prompt_limit", session.prompt_limit, 1 << 10, 1 << 30),
         ("session.stderr_tail", session.stderr_tail, 0, 1 << 20),
         ("http.body_limit", config.http.body_limit, 1 << 10, 1 << 30),
+        ("http.conversations_per_user", config.http.conversations_per_user, 1, 10_000),
         ("limits.max_children", limits.max_children, 1, 1 << 20),
         ("limits.starts_in_flight", limits.starts_in_flight, 1, 1 << 16),
         ("limits.max_sessions", limits.max_sessions, 1, 1 << 24),

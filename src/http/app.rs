@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::body::BodyBudget;
 use super::error::ApiError;
 use super::exporter::Exporter;
+use super::history::Conversations;
 use super::identity::Identities;
 use super::ready::StartedOnce;
 use crate::error::TurnError;
@@ -15,6 +16,8 @@ use crate::pilotlight::Pilotlight;
 
 /// Where digests of tokens are kept, below the data directory.
 const IDENTITIES: &str = "identities";
+/// Where is kept what conversations of clients that name none know, below the data directory.
+const CONVERSATIONS: &str = "conversations";
 /// Answers that gather a workspace's files at the same time: each may hold some 50 MB while it does.
 const GATHERING: usize = 4;
 
@@ -24,6 +27,7 @@ pub(super) struct App {
     pilot: Pilotlight,
     exporter: Exporter,
     identities: Identities,
+    conversations: Conversations,
     bodies: BodyBudget,
     gathering: Semaphore,
     started_once: StartedOnce,
@@ -34,11 +38,14 @@ pub(super) struct App {
 impl App {
     pub(super) async fn new(pilot: Pilotlight, exporter: Exporter) -> Self {
         let identities = Identities::load(pilot.config().data_dir.join(IDENTITIES)).await;
+        let keep = pilot.config().http.conversations_per_user;
+        let conversations = Conversations::new(pilot.config().data_dir.join(CONVERSATIONS), keep);
         let bodies = BodyBudget::new(pilot.config().http.body_limit);
         Self {
             pilot,
             exporter,
             identities,
+            conversations,
             bodies,
             gathering: Semaphore::new(GATHERING),
             started_once: StartedOnce::default(),
@@ -57,6 +64,10 @@ impl App {
 
     pub(super) fn identities(&self) -> &Identities {
         &self.identities
+    }
+
+    pub(super) fn conversations(&self) -> &Conversations {
+        &self.conversations
     }
 
     pub(super) fn bodies(&self) -> &BodyBudget {
