@@ -22,6 +22,7 @@ mod app;
 mod body;
 mod caller;
 mod connection;
+mod dialect;
 mod error;
 mod exporter;
 mod files;
@@ -29,20 +30,18 @@ mod folder;
 #[allow(dead_code, reason = "what the dialects use of it comes with them")]
 mod history;
 mod identity;
-mod keepalive;
-mod mcp;
-mod preamble;
+mod models;
 mod ready;
-mod request;
 mod router;
 mod service;
-mod sse;
 mod stall;
 mod stats;
+mod turns;
 mod wire;
 
 use app::App;
 use connection::{Acceptor, Closing};
+use turns::replay::Replays;
 
 /// Connections that callers may hold at once. A stream holds one for its whole turn; beyond this the kernel's own queue
 /// keeps callers waiting. Well below the descriptors that a server is usually given.
@@ -125,7 +124,9 @@ impl Server {
         let tasks = TaskTracker::new();
         let now = CancellationToken::new();
         let closing = Closing { gracefully: now.child_token(), now: now.clone() };
-        let app = Arc::new(App::new(pilot, exporter.clone()).await);
+        let limits = &pilot.config().http;
+        let replays = Replays::new(limits.replay_bytes, limits.heartbeat, tasks.clone(), closing.clone());
+        let app = Arc::new(App::new(pilot, exporter.clone(), replays).await);
         let write_timeout = app.pilot().config().http.write_timeout;
         let accept = |listener, router, most| {
             let (tasks, closing) = (tasks.clone(), closing.clone());

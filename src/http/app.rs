@@ -11,6 +11,7 @@ use super::exporter::Exporter;
 use super::history::Conversations;
 use super::identity::Identities;
 use super::ready::StartedOnce;
+use super::turns::replay::Replays;
 use crate::error::TurnError;
 use crate::pilotlight::Pilotlight;
 
@@ -31,12 +32,13 @@ pub(super) struct App {
     bodies: BodyBudget,
     gathering: Semaphore,
     started_once: StartedOnce,
+    replays: Replays,
     draining: AtomicBool,
     since: Instant,
 }
 
 impl App {
-    pub(super) async fn new(pilot: Pilotlight, exporter: Exporter) -> Self {
+    pub(super) async fn new(pilot: Pilotlight, exporter: Exporter, replays: Replays) -> Self {
         let identities = Identities::load(pilot.config().data_dir.join(IDENTITIES)).await;
         let keep = pilot.config().http.conversations_per_user;
         let conversations = Conversations::new(pilot.config().data_dir.join(CONVERSATIONS), keep);
@@ -49,6 +51,7 @@ impl App {
             bodies,
             gathering: Semaphore::new(GATHERING),
             started_once: StartedOnce::default(),
+            replays,
             draining: AtomicBool::new(false),
             since: Instant::now(),
         }
@@ -82,6 +85,10 @@ impl App {
         &self.started_once
     }
 
+    pub(super) fn replays(&self) -> &Replays {
+        &self.replays
+    }
+
     pub(super) fn uptime(&self) -> std::time::Duration {
         self.since.elapsed()
     }
@@ -101,5 +108,19 @@ impl App {
         let mut reasons = self.pilot.readiness().reasons;
         reasons.extend(self.started_once.missing());
         reasons
+    }
+}
+
+/// A user's share of the turns that may run at once.
+#[derive(Debug, Default)]
+pub(super) struct TurnPermit;
+
+impl App {
+    pub(super) fn turn_permit(
+        &self,
+        _user: &crate::ids::UserId,
+        _caller: &super::caller::Caller,
+    ) -> Result<TurnPermit, ApiError> {
+        Ok(TurnPermit)
     }
 }

@@ -121,16 +121,14 @@ impl AnswerReader for Reader {
         if line.parent_tool_use_id.is_some() {
             return;
         }
-        // A line that cannot be read adds nothing.
-        let _told = match (&*line.r#type, line.subtype.as_deref()) {
-            ("stream_event", _) if self.by_deltas => line.event.and_then(|event| self.event(event, tell)),
-            ("assistant", _) if line.error.is_none() => {
-                line.message.and_then(|message| self.whole(message, tell))
+        match (&*line.r#type, line.subtype.as_deref()) {
+            ("system", Some("api_retry")) => tell(Part::Waiting),
+            ("control_request", _) => tell(Part::Permission(&text)),
+            (kind, _) => {
+                // What cannot be read adds nothing.
+                self.told_by(kind, &line, tell);
             }
-            ("system", Some("api_retry")) => Some(tell(Part::Waiting)),
-            ("control_request", _) => Some(tell(Part::Permission(&text))),
-            _ => None,
-        };
+        }
     }
 
     fn end(&mut self, text: &str, tell: &mut dyn FnMut(Part<'_>)) {
@@ -150,6 +148,14 @@ fn literal(text: &str) -> String {
 impl Reader {
     pub(super) fn new(by_deltas: bool) -> Self {
         Self { by_deltas, ..Self::default() }
+    }
+
+    fn told_by(&mut self, kind: &str, line: &Line<'_>, tell: &mut dyn FnMut(Part<'_>)) -> Option<()> {
+        match kind {
+            "stream_event" if self.by_deltas => self.event(line.event?, tell),
+            "assistant" if line.error.is_none() => self.whole(line.message?, tell),
+            _ => None,
+        }
     }
 
     fn event(&mut self, event: &RawValue, tell: &mut dyn FnMut(Part<'_>)) -> Option<()> {
