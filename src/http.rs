@@ -29,6 +29,7 @@ mod folder;
 mod identity;
 mod keepalive;
 mod mcp;
+mod openapi;
 mod preamble;
 mod ready;
 mod request;

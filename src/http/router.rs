@@ -15,7 +15,7 @@ use tower_http::limit::RequestBodyLimitLayer;
 use super::app::App;
 use super::caller::{REQUEST_ID_HEADER, refuse_browsers, request_id};
 use super::error::ApiError;
-use super::{keepalive, service, stats};
+use super::{keepalive, openapi, service, stats};
 
 /// The id of the request that is being served.
 #[derive(Debug, Clone)]
@@ -29,6 +29,7 @@ pub(super) struct BodyRead;
 pub(super) fn public(app: Arc<App>) -> Router {
     let router = Router::new()
         .route("/", get(service::document))
+        .route("/openapi.json", get(openapi::serve))
         .route("/v1/messages/keepalive", post(keepalive::handle))
         .route("/v1/messages/pooled", post(keepalive::handle))
         .route("/v1/pool/stats", get(stats::pool));
