@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use crate::program::{Answer, Program, Site, place};
 
 /// Described, not yet routed. Whoever routes one takes it off.
-const NOT_YET: [&str; 9] = [
+const NOT_YET: [&str; 10] = [
     "GET /v1/models",
+    "GET /v1/models/{id}",
     "GET /v1/sessions",
     "GET /v1/sessions/{id}",
     "GET /v1/sessions/{id}/permissions",
@@ -33,7 +34,8 @@ impl Operation<'_> {
 
     /// Sends it as alice, about her default conversation.
     async fn send(&self, site: &Site, body: Option<&Value>) -> Answer {
-        let path = self.path.replace("{id}", "default");
+        let id = if self.path.contains("models") { "sonnet" } else { "default" };
+        let path = self.path.replace("{id}", id);
         let method: Method = self.method.to_uppercase().parse().unwrap();
         let request = site.web().request(method, format!("{}{path}", site.http));
         let request = request.header("x-pilotlight-user", "alice");
