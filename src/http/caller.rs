@@ -16,6 +16,27 @@ pub(super) const REQUEST_ID_HEADER: &str = "x-request-id";
 /// Longest request id taken from a caller; longer ones are replaced.
 const MAX_REQUEST_ID: usize = 128;
 
+/// Who sent a request. In the extensions of each.
+#[derive(Debug, Clone)]
+pub(super) struct Caller;
+
+impl Caller {
+    /// Whose turn it is.
+    pub(super) fn owner(&self, named: Option<UserId>) -> Result<UserId, ApiError> {
+        named.ok_or_else(nobody)
+    }
+
+    /// Whose sessions are looked at.
+    pub(super) fn subject(&self, named: Option<UserId>) -> Result<UserId, ApiError> {
+        self.owner(named)
+    }
+
+    /// Whether it may look at everybody's.
+    pub(super) fn is_admin(&self) -> bool {
+        true
+    }
+}
+
 /// The user that the caller names, if it names one.
 pub(super) fn named_user(headers: &HeaderMap) -> Result<Option<UserId>, ApiError> {
     let mut values = headers.get_all(USER_HEADER).iter();

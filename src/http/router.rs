@@ -15,7 +15,7 @@ use tower_http::limit::RequestBodyLimitLayer;
 use super::app::App;
 use super::caller::{REQUEST_ID_HEADER, refuse_browsers, request_id};
 use super::error::ApiError;
-use super::{keepalive, service, stats};
+use super::{keepalive, service, sessions, stats};
 
 /// The id of the request that is being served.
 #[derive(Debug, Clone)]
@@ -31,7 +31,8 @@ pub(super) fn public(app: Arc<App>) -> Router {
         .route("/", get(service::document))
         .route("/v1/messages/keepalive", post(keepalive::handle))
         .route("/v1/messages/pooled", post(keepalive::handle))
-        .route("/v1/pool/stats", get(stats::pool));
+        .route("/v1/pool/stats", get(stats::pool))
+        .merge(sessions::routes());
     finish(router, app)
 }
 
@@ -64,6 +65,7 @@ async fn around(mut request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let has_body = !request.body().is_end_stream();
     request.extensions_mut().insert(RequestId(id.clone()));
+    request.extensions_mut().insert(super::caller::Caller);
     let response = match refuse_browsers(request.headers()) {
         Ok(()) => next.run(request).await,
         Err(error) => axum::response::IntoResponse::into_response(error),

@@ -8,6 +8,8 @@ mod common;
 mod bad_input;
 mod files;
 mod operator;
+mod permissions;
+mod sessions;
 mod starts;
 mod stops;
 mod streams;
