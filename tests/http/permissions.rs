@@ -32,11 +32,13 @@ impl Turn {
                     Frame::Event(event) if wanted(event) => Some(event.clone()),
                     _ => None,
                 });
-                match (found, self.bytes.next().await) {
-                    (Some(found), _) => return found,
-                    (None, Some(piece)) => self.frames.extend(self.reader.push(&piece.unwrap())),
-                    (None, None) => panic!("the stream ended without {what}: {:#?}", self.frames),
+                if let Some(found) = found {
+                    return found;
                 }
+                let piece = self.bytes.next().await;
+                let piece =
+                    piece.unwrap_or_else(|| panic!("the stream ended without {what}: {:#?}", self.frames));
+                self.frames.extend(self.reader.push(&piece.unwrap()));
             }
         };
         tokio::time::timeout(SOON, reading).await.unwrap_or_else(|_| panic!("no {what}"))
