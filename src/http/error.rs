@@ -58,6 +58,12 @@ impl ApiError {
         Self { retry_after: Some(retry_after), ..error }
     }
 
+    /// 429: the caller has had its share for now.
+    pub(super) fn limited(code: &'static str, message: impl Into<String>, retry_after: Duration) -> Self {
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, code, message);
+        Self { retry_after: Some(retry_after), ..error }
+    }
+
     /// What a bare status means that some layer below has answered.
     pub(super) fn of_status(status: StatusCode) -> Self {
         let code = match status {
@@ -83,6 +89,7 @@ impl ApiError {
     /// The kind, in the words that SDKs of the Messages API know.
     fn kind(&self) -> &'static str {
         match self.status.as_u16() {
+            401 => "authentication_error",
             403 => "permission_error",
             404 => "not_found_error",
             413 => "request_too_large",
@@ -104,6 +111,9 @@ impl ApiError {
         let headers = response.headers_mut();
         if let Some(pause) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(pause)));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"pilotlight\""));
         }
         if self.not_again {
             headers.insert("x-should-retry", HeaderValue::from_static("false"));

@@ -12,14 +12,14 @@ use tokio::time::{Instant, timeout};
 
 use super::app::App;
 use super::body::Received;
-use super::caller;
+use super::caller::{Caller, header_text};
 use super::error::ApiError;
 use super::files::Watch;
 use super::request::{Asked, parse};
 use super::router::{BodyRead, RequestId};
 use super::sse::{Answer, Gathering};
 use crate::error::TurnError;
-use crate::ids::{DEFAULT_CONVERSATION, MAX_NAME_BYTES, UserId};
+use crate::ids::{DEFAULT_CONVERSATION, MAX_NAME_BYTES};
 use crate::session::{Session, SessionState};
 use crate::turn::Turn;
 
@@ -33,33 +33,34 @@ const PARSE_INLINE: usize = 256 << 10;
 pub(super) async fn handle(
     State(app): State<Arc<App>>,
     Extension(RequestId(request_id)): Extension<RequestId>,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let begin = Instant::now();
     app.refuse_when_draining()?;
     let (parts, body) = request.into_parts();
-    let named = caller::named_user(&parts.headers)?;
     let received = app.bodies().receive(&parts.headers, body).await?;
-    let mut response = answer(app, named, received, (request_id, begin)).await.into_response();
+    let mut response = answer(app, caller, received, (request_id, begin)).await.into_response();
     response.extensions_mut().insert(BodyRead);
     Ok(response)
 }
 
 async fn answer(
     app: Arc<App>,
-    named: Option<UserId>,
+    caller: Caller,
     received: Received,
     log: (String, Instant),
 ) -> Result<Response, ApiError> {
     let asked = read(&app, received.bytes.clone()).await?;
     drop(received);
-    let user = owner(&app, named, &asked).await?;
+    let user = app.owner(&caller, None, asked.credentials.as_ref()).await?;
     let conversation = asked.conversation.as_deref().unwrap_or(DEFAULT_CONVERSATION);
     if !(1..=MAX_NAME_BYTES).contains(&conversation.len()) {
         let problem = format!("must be 1 to {MAX_NAME_BYTES} bytes long");
         return Err(ApiError::field("session_id", problem));
     }
-    let named = caller::header_text(conversation);
+    let permit = app.turn_permit(&user, &caller)?;
+    let named = header_text(conversation);
     let session = app.pilot().conversation(user.as_bytes(), conversation);
     if let Some(credentials) = &asked.credentials {
         session.write_credentials(credentials).await?;
@@ -80,7 +81,7 @@ async fn answer(
     let heartbeat = app.pilot().config().http.heartbeat;
     let files = files.map(|watch| -> Gathering { Box::pin(gather(app, watch)) });
     let answer = Answer::new(turn, first, files, heartbeat, log);
-    let mut response = Response::new(Body::from_stream(answer));
+    let mut response = Response::new(Body::from_stream(permit.during(answer)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -88,7 +89,7 @@ async fn answer(
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     headers.insert(SESSION_HEADER, named);
     if !asked.ignored.is_empty() {
-        headers.insert(IGNORED_HEADER, caller::header_text(&asked.ignored.join(",")));
+        headers.insert(IGNORED_HEADER, header_text(&asked.ignored.join(",")));
     }
     Ok(response)
 }
@@ -112,22 +113,6 @@ async fn read(app: &App, bytes: Bytes) -> Result<Asked, ApiError> {
     let limits = limits.clone();
     let parsed = tokio::task::spawn_blocking(move || parse(&bytes, &limits)).await;
     parsed.map_err(|_| TurnError::Internal("a request could not be read"))?
-}
-
-/// Whose session is meant: the named user's, else the one whom the credentials belong to.
-async fn owner(app: &App, named: Option<UserId>, asked: &Asked) -> Result<UserId, ApiError> {
-    match (named, &asked.credentials) {
-        (Some(user), Some(credentials)) => {
-            app.identities().learn(&user, credentials).await;
-            Ok(user)
-        }
-        (Some(user), None) => Ok(user),
-        (None, Some(credentials)) => {
-            let owner = app.identities().owner(credentials).await;
-            owner.map_err(|error| TurnError::from(error).into())
-        }
-        (None, None) => Err(caller::nobody()),
-    }
 }
 
 async fn watch(session: &Session) -> Result<Watch, ApiError> {

@@ -5,7 +5,7 @@
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
-use super::caller::{Caller, named_user};
+use super::caller::Caller;
 use super::error::ApiError;
 use crate::error::TurnError;
 use crate::ids::UserId;
@@ -16,20 +16,25 @@ const MAX_FIELDS: usize = 32;
 /// Who asks, about whom, and what.
 pub(super) struct Inquiry {
     pub(super) caller: Caller,
-    /// The user that is named in a header or as `?user=`.
-    pub(super) named: Option<UserId>,
+    /// The user named as `?user=`. A header may name one as well; that the caller knows.
+    user: Option<UserId>,
     pub(super) query: Query,
 }
 
 impl Inquiry {
     /// The user whose session is used.
     pub(super) fn owner(&self) -> Result<UserId, ApiError> {
-        self.caller.owner(self.named.clone())
+        self.caller.owner(self.user.clone())
     }
 
     /// The user whose sessions are looked at.
     pub(super) fn subject(&self) -> Result<UserId, ApiError> {
-        self.caller.subject(self.named.clone())
+        self.caller.subject(self.user.clone())
+    }
+
+    /// Whether everybody's sessions are meant.
+    pub(super) fn is_about_all(&self) -> bool {
+        self.caller.is_admin() && self.user.is_none() && self.caller.named().is_none()
     }
 }
 
@@ -42,14 +47,11 @@ impl<S: Sync> FromRequestParts<S> for Inquiry {
         let query = Query::parse(parts.uri.query().unwrap_or_default())?;
         let user = query.get("user")?.map(UserId::new).transpose();
         let user = user.map_err(|error| ApiError::invalid("invalid_user", format!("user: {error}")))?;
-        let named = match (named_user(&parts.headers)?, user) {
-            (Some(one), Some(other)) if one != other => {
-                let message = "the header and the field `user` name different users";
-                return Err(ApiError::invalid("invalid_user", message));
-            }
-            (one, other) => one.or(other),
-        };
-        Ok(Self { caller, named, query })
+        if user.as_ref().zip(caller.named()).is_some_and(|(one, other)| one != other) {
+            let message = "the header and the field `user` name different users";
+            return Err(ApiError::invalid("invalid_user", message));
+        }
+        Ok(Self { caller, user, query })
     }
 }
 

@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::HttpBody;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
 use tokio::time::Instant;
 use tower_http::limit::RequestBodyLimitLayer;
 
 use super::app::App;
-use super::caller::{REQUEST_ID_HEADER, refuse_browsers, request_id};
+use super::auth::Gate;
+use super::caller::{Caller, REQUEST_ID_HEADER, request_id};
 use super::error::ApiError;
 use super::{keepalive, service, sessions, stats};
 
@@ -26,23 +27,23 @@ pub(super) struct RequestId(pub(super) String);
 pub(super) struct BodyRead;
 
 /// For callers.
-pub(super) fn public(app: Arc<App>) -> Router {
+pub(super) fn public(app: Arc<App>, gate: Gate) -> Router {
     let router = Router::new()
         .route("/", get(service::document))
         .route("/v1/messages/keepalive", post(keepalive::handle))
         .route("/v1/messages/pooled", post(keepalive::handle))
         .route("/v1/pool/stats", get(stats::pool))
         .merge(sessions::routes());
-    finish(router, app)
+    finish(router, app, gate)
 }
 
 /// For the operator.
-pub(super) fn admin(app: Arc<App>) -> Router {
-    finish(Router::new().route("/metrics", get(service::metrics)), app)
+pub(super) fn admin(app: Arc<App>, gate: Gate) -> Router {
+    finish(Router::new().route("/metrics", get(service::metrics)), app, gate)
 }
 
 /// What both have.
-fn finish(router: Router<Arc<App>>, app: Arc<App>) -> Router {
+fn finish(router: Router<Arc<App>>, app: Arc<App>, gate: Gate) -> Router {
     let limit = app.pilot().config().http.body_limit;
     router
         .route("/health", get(service::health))
@@ -52,12 +53,12 @@ fn finish(router: Router<Arc<App>>, app: Arc<App>) -> Router {
         .method_not_allowed_fallback(|| async { ApiError::of_status(StatusCode::METHOD_NOT_ALLOWED) })
         .layer(DefaultBodyLimit::disable())
         .layer(RequestBodyLimitLayer::new(limit))
-        .layer(from_fn(around))
+        .layer(from_fn_with_state((app.clone(), gate), around))
         .with_state(app)
 }
 
 /// Around every request.
-async fn around(mut request: Request, next: Next) -> Response {
+async fn around(State((app, gate)): State<(Arc<App>, Gate)>, mut request: Request, next: Next) -> Response {
     let begin = Instant::now();
     let id = request_id(request.headers());
     // The pattern, not the path: a path is the caller's text.
@@ -65,9 +66,13 @@ async fn around(mut request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let has_body = !request.body().is_end_stream();
     request.extensions_mut().insert(RequestId(id.clone()));
-    request.extensions_mut().insert(super::caller::Caller);
-    let response = match refuse_browsers(request.headers()) {
-        Ok(()) => next.run(request).await,
+    let mut key = None;
+    let response = match admit(&app, &gate, &request) {
+        Ok(caller) => {
+            key = caller.as_ref().and_then(Caller::key_id).map(str::to_owned);
+            caller.and_then(|caller| request.extensions_mut().insert(caller));
+            next.run(request).await
+        }
         Err(error) => axum::response::IntoResponse::into_response(error),
     };
     let is_body_left = has_body && response.extensions().get::<BodyRead>().is_none();
@@ -81,10 +86,19 @@ async fn around(mut request: Request, next: Next) -> Response {
     }
     let code = response.extensions().get::<ApiError>().map(ApiError::code);
     tracing::debug!(
-        request_id = id, %method, path, status = response.status().as_u16(), code,
+        request_id = id, %method, path, key, status = response.status().as_u16(), code,
         took_ms = begin.elapsed().as_millis(), "request"
     );
     response
+}
+
+/// From the headers alone: who it is, and whether it has had its share.
+fn admit(app: &App, gate: &Gate, request: &Request) -> Result<Option<Caller>, ApiError> {
+    let caller = gate.admit(request.uri(), request.headers())?;
+    if let Some(caller) = caller.as_ref().filter(|_| gate.counts(request.uri())) {
+        app.rates().count(caller)?;
+    }
+    Ok(caller)
 }
 
 /// Every error has a typed body, also those that a layer below answered with a bare status.
