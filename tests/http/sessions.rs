@@ -1,5 +1,7 @@
 //! A caller's sessions from outside: listed, looked at, warmed, interrupted, stopped, deleted; and nobody else's.
 
+use pilotlight::http::keys::{self, KeyLimits, Role};
+use pilotlight::ids::UserId;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -226,4 +228,62 @@ async fn names_are_checked_and_harm_nothing() {
         (names.len() == 2).then_some(())
     };
     eventually_some("nothing lies outside the data directory", SOON, gone).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_decides_what_of_whom_is_seen() {
+    let place = place();
+    let file = place.path().join("keys.toml");
+    let key = |role| keys::add(&file, role, None, KeyLimits::default()).unwrap().0.expose().to_owned();
+    let [alice, bob] = ["alice", "bob"].map(|name| key(Role::User(UserId::new(name).unwrap())));
+    let (service, admin) = (key(Role::Service), key(Role::Admin));
+    let config = format!("[auth]\nkeys_file = \"{}\"", file.display());
+    let (_program, site) = Program::ready(&place, &config).await;
+    let ask = async |method: &str, path: &str, key: &str, user: Option<&str>| {
+        let request = site.web().request(method.parse().unwrap(), format!("{}{path}", site.http));
+        let request = request.header("x-api-key", key);
+        Answer::of(match user {
+            Some(user) => request.header("x-pilotlight-user", user),
+            None => request,
+        })
+        .await
+    };
+    for (key, user) in [(&alice, None), (&service, Some("bob"))] {
+        assert_eq!(ask("POST", "/v1/sessions/default/warm", key, user).await.status, 200);
+    }
+    let session = "/v1/sessions/default";
+    // Each answer's status and, of an error, its code.
+    let table = [
+        ("GET", session, &alice, None, 200, ""),
+        ("GET", "/v1/sessions/none", &alice, None, 404, "session_not_found"),
+        ("GET", "/v1/sessions?user=bob", &alice, None, 403, "other_user"),
+        ("GET", session, &alice, Some("bob"), 403, "other_user"),
+        ("GET", session, &service, None, 400, "missing_user"),
+        ("GET", "/v1/sessions", &service, None, 400, "missing_user"),
+        ("GET", session, &service, Some("alice"), 200, ""),
+        ("GET", session, &admin, None, 400, "missing_user"),
+        ("GET", "/v1/sessions/default?user=alice", &admin, None, 200, ""),
+        ("GET", "/v1/sessions/default/permissions?user=alice", &admin, None, 200, ""),
+        ("POST", "/v1/sessions/default/interrupt?user=alice", &admin, None, 200, ""),
+        ("POST", "/v1/sessions/default/warm?user=alice", &admin, None, 403, "admin_has_no_sessions"),
+        ("POST", "/v1/sessions/default/permissions/x?user=alice", &admin, None, 403, "admin_has_no_sessions"),
+        ("GET", "/v1/workspace?user=alice", &admin, None, 403, "admin_has_no_sessions"),
+        ("DELETE", "/v1/workspace?confirm=true&user=alice", &admin, None, 403, "admin_has_no_sessions"),
+        ("GET", "/v1/workspace", &bob, None, 200, ""),
+        ("DELETE", "/v1/sessions/default?user=bob", &admin, None, 200, ""),
+        ("GET", session, &"no-key".to_owned(), None, 401, "invalid_key"),
+    ];
+    for (method, path, key, user, status, code) in table {
+        let answer = ask(method, path, key, user).await;
+        assert_eq!(answer.status, status, "{method} {path} {user:?}: {answer:?}");
+        if !code.is_empty() {
+            assert_eq!(answer.error().1, code, "{method} {path} {user:?}");
+        }
+    }
+    assert_eq!(ids(&ask("GET", "/v1/sessions", &bob, None).await.json()), ["default"]);
+    let all = ask("GET", "/v1/sessions", &admin, None).await.json();
+    let mut users: Vec<_> =
+        all["sessions"].as_array().unwrap().iter().map(|it| it["user"].as_str().unwrap()).collect();
+    users.sort();
+    assert_eq!(users, ["alice", "bob"]);
 }
