@@ -67,6 +67,15 @@ pub struct Http {
     /// Conversations kept for each user whose client names none and sends the whole history each time; the one that was
     /// used least recently is deleted to make room. Default 16.
     pub conversations_per_user: usize,
+    /// What happens to a turn whose caller goes away. Default: it is interrupted.
+    pub on_disconnect: OnDisconnect,
+    /// Bytes of events kept per turn for a caller who comes back (`on_disconnect = "detach"`). Default 256 KiB.
+    pub replay_bytes: usize,
+    /// Fields of a request that have no effect here are refused with 400 instead of named in a header. Default false.
+    pub strict: bool,
+    /// What `GET /v1/models` lists. Any other model may be asked for as well: the CLI decides. Default: its aliases
+    /// `opus`, `sonnet`, `haiku`.
+    pub models: Vec<String>,
     /// How long a caller may take to send the headers of a request; also how long an idle connection is kept open for
     /// the next one. Default 30 s: longer than the pools of the usual clients keep theirs.
     #[serde(with = "value::duration")]
@@ -83,6 +92,17 @@ pub struct Http {
     /// Turns of one user, in all its conversations, that run or wait at once. Default 32: enough for a handful of busy
     /// conversations, too few to take the machine.
     pub turns_per_user: u32,
+}
+
+/// What happens to a turn whose caller goes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDisconnect {
+    /// It is interrupted; the child stays.
+    #[default]
+    Interrupt,
+    /// It goes on; the caller may come back for its events.
+    Detach,
 }
 
 /// Who may call.
@@ -349,6 +369,10 @@ impl Default for Http {
             heartbeat: Duration::from_secs(15),
             write_timeout: Duration::from_secs(60),
             conversations_per_user: 16,
+            on_disconnect: OnDisconnect::default(),
+            replay_bytes: 256 << 10,
+            strict: false,
+            models: ["opus", "sonnet", "haiku"].map(str::to_owned).to_vec(),
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
             max_connections: 1024,

@@ -24,34 +24,32 @@ mod auth;
 mod body;
 mod caller;
 mod connection;
+mod dialect;
 mod error;
 mod exporter;
 mod files;
 mod folder;
-#[allow(dead_code, reason = "what the dialects use of it comes with them")]
 mod history;
 mod identity;
-mod keepalive;
 pub mod keys;
 mod limits;
-mod mcp;
+mod models;
 mod permissions;
-mod preamble;
 mod query;
 mod ready;
-mod request;
 mod router;
 mod service;
 mod sessions;
-mod sse;
 mod stall;
 mod stats;
+mod turns;
 mod wire;
 mod workspace;
 
 use app::App;
 use auth::{Gate, Keyring};
 use connection::{Acceptor, Closing};
+use turns::replay::Replays;
 
 /// Connections that the operator may hold at once: a scraper, a prober and a few people.
 const ADMIN_CONNECTIONS: usize = 64;
@@ -143,9 +141,10 @@ impl Server {
         let tasks = TaskTracker::new();
         let now = CancellationToken::new();
         let closing = Closing { gracefully: now.child_token(), now: now.clone() };
-        let app = Arc::new(App::new(pilot, exporter.clone()).await);
-        let limits = app.pilot().config().http.clone();
+        let limits = pilot.config().http.clone();
         let (header_timeout, write_timeout) = (limits.header_timeout, limits.write_timeout);
+        let replays = Replays::new(limits.replay_bytes, limits.heartbeat, tasks.clone(), closing.clone());
+        let app = Arc::new(App::new(pilot, exporter.clone(), replays).await);
         let accept = |listener, router, most| {
             let (tasks, closing) = (tasks.clone(), closing.clone());
             let acceptor = Acceptor { listener, router, most, header_timeout, write_timeout, tasks, closing };

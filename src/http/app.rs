@@ -14,6 +14,7 @@ use super::history::Conversations;
 use super::identity::Identities;
 use super::limits::{Rates, TurnPermit, Turns};
 use super::ready::StartedOnce;
+use super::turns::replay::Replays;
 use crate::error::TurnError;
 use crate::ids::UserId;
 use crate::pilotlight::Pilotlight;
@@ -38,16 +39,17 @@ pub(super) struct App {
     turns: Arc<Turns>,
     gathering: Semaphore,
     started_once: StartedOnce,
+    replays: Replays,
     draining: AtomicBool,
     since: Instant,
 }
 
 impl App {
-    pub(super) async fn new(pilot: Pilotlight, exporter: Exporter) -> Self {
+    pub(super) async fn new(pilot: Pilotlight, exporter: Exporter, replays: Replays) -> Self {
         let identities = Identities::load(pilot.config().data_dir.join(IDENTITIES)).await;
         let http = &pilot.config().http;
-        let directory = pilot.config().data_dir.join(CONVERSATIONS);
-        let conversations = Conversations::new(directory, http.conversations_per_user);
+        let conversations =
+            Conversations::new(pilot.config().data_dir.join(CONVERSATIONS), http.conversations_per_user);
         let bodies = BodyBudget::new(http.body_limit, http.body_timeout);
         let rates = Rates::new(http.requests_per_minute);
         Self {
@@ -60,6 +62,7 @@ impl App {
             turns: Arc::default(),
             gathering: Semaphore::new(GATHERING),
             started_once: StartedOnce::default(),
+            replays,
             draining: AtomicBool::new(false),
             since: Instant::now(),
         }
@@ -118,6 +121,10 @@ impl App {
 
     pub(super) fn started_once(&self) -> &StartedOnce {
         &self.started_once
+    }
+
+    pub(super) fn replays(&self) -> &Replays {
+        &self.replays
     }
 
     pub(super) fn uptime(&self) -> std::time::Duration {

@@ -157,6 +157,23 @@ pub(super) fn header_text(name: &str) -> HeaderValue {
     HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
+/// The name in a header, if it is one.
+pub(super) fn named_by_header(value: &HeaderValue) -> Option<String> {
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        rest = after;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let (digits, after) = rest.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+        rest = after;
+    }
+    String::from_utf8(bytes).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,6 +246,12 @@ mod tests {
     fn a_name_fits_into_a_header() {
         assert_eq!(header_text("default"), "default");
         assert_eq!(header_text("a\r\nb%ü"), "a%0D%0Ab%25%C3%BC");
+        for name in ["default", "a\r\nb%ü", "100%", "%zz"] {
+            assert_eq!(named_by_header(&header_text(name)).as_deref(), Some(name));
+        }
+        for wrong in ["%", "%1", "%zz", "%ff"] {
+            assert_eq!(named_by_header(&HeaderValue::from_static(wrong)), None);
+        }
     }
 
     #[test]

@@ -6,13 +6,10 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::num::NonZeroU32;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_core::Stream;
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota};
 
@@ -138,13 +135,6 @@ pub(super) struct TurnPermit {
     user: UserId,
 }
 
-impl TurnPermit {
-    /// Keeps the place until the stream is dropped.
-    pub(super) fn during<S: Stream + Unpin>(self, stream: S) -> impl Stream<Item = S::Item> + Unpin {
-        During { stream, _permit: self }
-    }
-}
-
 impl Drop for TurnPermit {
     fn drop(&mut self) {
         let mut running = self.turns.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -154,19 +144,6 @@ impl Drop for TurnPermit {
                 running.remove(&self.user);
             }
         }
-    }
-}
-
-struct During<S> {
-    stream: S,
-    _permit: TurnPermit,
-}
-
-impl<S: Stream + Unpin> Stream for During<S> {
-    type Item = S::Item;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
-        Pin::new(&mut self.stream).poll_next(context)
     }
 }
 

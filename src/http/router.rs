@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::HttpBody;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -15,8 +15,8 @@ use tower_http::limit::RequestBodyLimitLayer;
 use super::app::App;
 use super::auth::Gate;
 use super::caller::{Caller, REQUEST_ID_HEADER, request_id};
-use super::error::ApiError;
-use super::{keepalive, service, sessions, stats};
+use super::error::{ApiError, ErrorForm};
+use super::{models, service, sessions, stats, turns};
 
 /// The id of the request that is being served.
 #[derive(Debug, Clone)]
@@ -30,8 +30,14 @@ pub(super) struct BodyRead;
 pub(super) fn public(app: Arc<App>, gate: Gate) -> Router {
     let router = Router::new()
         .route("/", get(service::document))
-        .route("/v1/messages/keepalive", post(keepalive::handle))
-        .route("/v1/messages/pooled", post(keepalive::handle))
+        .route("/v1/messages", post(turns::messages))
+        .route("/v1/messages/keepalive", post(turns::keepalive))
+        .route("/v1/messages/pooled", post(turns::keepalive))
+        .route("/v1/messages/count_tokens", post(models::count_tokens))
+        .route("/v1/chat/completions", post(turns::chat))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{id}", get(models::one))
+        .route("/v1/sessions/{id}/events", get(turns::replay::attach))
         .route("/v1/pool/stats", get(stats::pool))
         .merge(sessions::routes());
     finish(router, app, gate)
@@ -66,6 +72,7 @@ async fn around(State((app, gate)): State<(Arc<App>, Gate)>, mut request: Reques
     let method = request.method().clone();
     let has_body = !request.body().is_end_stream();
     request.extensions_mut().insert(RequestId(id.clone()));
+    let form = error_form(request.uri().path(), request.headers());
     let mut key = None;
     let response = match admit(&app, &gate, &request) {
         Ok(caller) => {
@@ -76,13 +83,14 @@ async fn around(State((app, gate)): State<(Arc<App>, Gate)>, mut request: Reques
         Err(error) => axum::response::IntoResponse::into_response(error),
     };
     let is_body_left = has_body && response.extensions().get::<BodyRead>().is_none();
-    let mut response = typed(response, &id);
+    let mut response = typed(response, form, &id);
     if is_body_left {
         // What is left of it cannot be told from a next request; without this the caller would send one.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if let Ok(value) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert(REQUEST_ID_HEADER, value);
+        response.headers_mut().insert(REQUEST_ID_HEADER, value.clone());
+        response.headers_mut().insert(MESSAGES_REQUEST_ID, value);
     }
     let code = response.extensions().get::<ApiError>().map(ApiError::code);
     tracing::debug!(
@@ -90,6 +98,15 @@ async fn around(State((app, gate)): State<(Arc<App>, Gate)>, mut request: Reques
         took_ms = begin.elapsed().as_millis(), "request"
     );
     response
+}
+
+/// Where the SDKs of the Messages API look for the request's id.
+const MESSAGES_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+
+/// The form that the callers of this path can read.
+fn error_form(path: &str, headers: &HeaderMap) -> ErrorForm {
+    let is_shared = path.starts_with("/v1/models") && !headers.contains_key(models::ANTHROPIC_VERSION);
+    if path.starts_with("/v1/chat/") || is_shared { ErrorForm::ChatCompletions } else { ErrorForm::Messages }
 }
 
 /// From the headers alone: who it is, and whether it has had its share.
@@ -102,7 +119,7 @@ fn admit(app: &App, gate: &Gate, request: &Request) -> Result<Option<Caller>, Ap
 }
 
 /// Every error has a typed body, also those that a layer below answered with a bare status.
-fn typed(mut response: Response, request_id: &str) -> Response {
+fn typed(mut response: Response, form: ErrorForm, request_id: &str) -> Response {
     let status = response.status();
     let error = response.extensions_mut().remove::<ApiError>();
     let is_bare = || {
@@ -113,7 +130,7 @@ fn typed(mut response: Response, request_id: &str) -> Response {
     let Some(error) = error.or_else(|| is_bare().then(|| ApiError::of_status(status))) else {
         return response;
     };
-    let mut rendered = error.render(request_id);
+    let mut rendered = error.render(form, request_id);
     if let Some(allowed) = response.headers_mut().remove(header::ALLOW) {
         rendered.headers_mut().insert(header::ALLOW, allowed);
     }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::shelf::{SPARE_PLACES, State};
 use super::*;
-use crate::http::request::Message;
+use crate::http::dialect::message::Message;
 
 fn user(text: &str) -> Message {
     serde_json::from_value(json!({ "role": "user", "content": text })).unwrap()

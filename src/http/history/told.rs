@@ -7,7 +7,7 @@
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::http::request::{Content, Message, Role};
+use crate::http::dialect::message::{Content, Message, Role};
 
 /// A history in 32 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
