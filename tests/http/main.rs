@@ -7,6 +7,7 @@ mod common;
 
 mod bad_input;
 mod files;
+mod history;
 mod operator;
 mod permissions;
 mod sessions;
