@@ -35,13 +35,17 @@ pub mod keys;
 mod limits;
 mod models;
 mod openapi;
+mod permissions;
+mod query;
 mod ready;
 mod router;
 mod service;
+mod sessions;
 mod stall;
 mod stats;
 mod turns;
 mod wire;
+mod workspace;
 
 use app::App;
 use auth::{Gate, Keyring};

@@ -1,5 +1,6 @@
 //! The handle: what an embedding program holds.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +13,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::child::{CgroupBase, ShimProgram, sweep_marked};
 use crate::cli::claude::CLAUDE;
 use crate::config::Config;
-use crate::error::StartError;
+use crate::error::{StartError, TurnError};
 use crate::ids::{DEFAULT_CONVERSATION, InvalidName, SessionKey, UserId};
 use crate::instance::{Instance, Marker, Once};
 use crate::metrics::Metrics;
 use crate::program::Program;
-use crate::session::{DataDirLock, Session, SessionMessage, SessionStatus, lock};
+use crate::session::{DataDirLock, OnDisk, Session, SessionMessage, SessionStatus, lock, on_disk};
 use crate::supervisor::{self, Admission, Pressure, SupervisorMessage};
 
 /// In the environment of everything that an instance starts, with a value that tells its data directory.
@@ -144,6 +145,29 @@ impl Pilotlight {
     pub fn sessions(&self) -> Vec<(SessionKey, SessionStatus)> {
         let entries = self.instance().registry.entries();
         entries.into_iter().map(|entry| (entry.key.clone(), entry.status())).collect()
+    }
+
+    /// The sessions of `user`, or of all users: those in memory, and those that are only on disk as far as they are
+    /// looked at (a thousand). Those used last come first. Whether there are more is said beside.
+    ///
+    /// # Errors
+    /// [`TurnError::Storage`] if the data directory cannot be read.
+    pub async fn known_sessions(
+        &self,
+        user: Option<&UserId>,
+    ) -> Result<(Vec<(SessionKey, SessionStatus)>, bool), TurnError> {
+        let (data_dir, owner) = (self.config().data_dir.clone(), user.cloned());
+        let found = tokio::task::spawn_blocking(move || on_disk(&data_dir, owner.as_ref())).await;
+        let found = found.map_err(|_| TurnError::Internal("the list of sessions could not be made"))?;
+        let OnDisk { sessions, truncated } = found.map_err(|error| TurnError::Storage(error.to_string()))?;
+        let mut known: HashMap<SessionKey, SessionStatus> = sessions.into_iter().collect();
+        // What is in memory is newer, and may not be on disk yet.
+        known.extend(
+            self.sessions().into_iter().filter(|(key, _)| user.is_none_or(|user| key.user() == user)),
+        );
+        let mut known: Vec<_> = known.into_iter().collect();
+        known.sort_by_key(|(_, status)| std::cmp::Reverse(status.last_used));
+        Ok((known, truncated))
     }
 
     /// Whether a turn of a new user would be taken now.

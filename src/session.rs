@@ -11,6 +11,7 @@ use crate::cli::PermissionRequest;
 mod actor;
 mod child_task;
 mod handle;
+mod known;
 mod message;
 mod opening;
 mod state;
@@ -18,6 +19,7 @@ mod store;
 
 pub(crate) use actor::{SessionActor, SessionArgs};
 pub use handle::Session;
+pub(crate) use known::{OnDisk, on_disk};
 pub(crate) use message::SessionMessage;
 pub(crate) use store::{DataDirLock, Record, RecordWriter, lock};
 

@@ -16,7 +16,7 @@ use super::app::App;
 use super::auth::Gate;
 use super::caller::{Caller, REQUEST_ID_HEADER, request_id};
 use super::error::{ApiError, ErrorForm};
-use super::{models, openapi, service, stats, turns};
+use super::{models, openapi, service, sessions, stats, turns};
 
 /// The id of the request that is being served.
 #[derive(Debug, Clone)]
@@ -38,8 +38,8 @@ pub(super) fn public(app: Arc<App>, gate: Gate) -> Router {
         .route("/v1/chat/completions", post(turns::chat))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{id}", get(models::one))
-        .route("/v1/sessions/{id}/events", get(turns::replay::attach))
-        .route("/v1/pool/stats", get(stats::pool));
+        .route("/v1/pool/stats", get(stats::pool))
+        .merge(sessions::routes());
     finish(router, app, gate)
 }
 

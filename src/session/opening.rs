@@ -9,6 +9,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::child_task::{ChildNews, Plan, Tell};
+use super::known;
 use super::store::{ProgressFile, Record, new_cli_session_id};
 use crate::cli::{Bound, Opening, Refusal};
 use crate::instance::Instance;
@@ -37,7 +38,15 @@ pub(super) struct Prepared {
 pub(super) async fn prepare(plan: &Plan, record: Box<Record>) -> io::Result<Prepared> {
     let workspace = plan.workspace.clone();
     let instance = plan.instance.clone();
-    let prepared = tokio::task::spawn_blocking(move || prepare_now(&workspace, &record, &instance)).await;
+    let key = plan.entry.key.clone();
+    let prepare = move || {
+        // For lists only.
+        if let Err(error) = known::note(&instance.config.data_dir, &key) {
+            tracing::warn!(%error, "a session will not be listed while it is not in memory");
+        }
+        prepare_now(&workspace, &record, &instance)
+    };
+    let prepared = tokio::task::spawn_blocking(prepare).await;
     prepared.map_err(io::Error::other)?
 }
 

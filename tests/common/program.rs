@@ -227,6 +227,18 @@ impl Site {
         self.post().header("x-pilotlight-user", user).json(body)
     }
 
+    /// A request of `user`.
+    pub(crate) fn of(&self, method: &str, path: &str, user: &str) -> RequestBuilder {
+        let method = method.parse().expect("a method");
+        let request = self.web.request(method, format!("{}{path}", self.http));
+        request.header("x-pilotlight-user", user)
+    }
+
+    /// A request of `user` about one of its sessions.
+    pub(crate) fn session(&self, method: &str, path: &str, user: &str) -> RequestBuilder {
+        self.of(method, &format!("/v1/sessions/{path}"), user)
+    }
+
     /// A whole turn.
     pub(crate) async fn turn(&self, user: &str, text: &str) -> Answer {
         Answer::of(self.asking(user, &message(text))).await

@@ -7,8 +7,11 @@ mod common;
 
 mod bad_input;
 mod files;
+mod history;
 mod interface;
 mod operator;
+mod permissions;
+mod sessions;
 mod starts;
 mod stops;
 mod streams;
