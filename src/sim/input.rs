@@ -205,6 +205,23 @@ pub(super) fn text_of(blocks: &[Value]) -> String {
     texts.collect::<Vec<_>>().join("\n")
 }
 
+/// What a message consists of: the type of each block, with the kind and length of the data that it carries.
+pub(super) fn kinds_of(content: &Value) -> String {
+    let Value::Array(blocks) = content else { return "text".into() };
+    let kinds = blocks.iter().map(|block| {
+        let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
+        let kind = text(block, "type").unwrap_or_else(|| "?".into());
+        let source = block.get("source").unwrap_or(&Value::Null);
+        match text(source, "media_type") {
+            Some(media) => {
+                format!("{kind}:{media}:{}", text(source, "data").map_or(0, |data| data.len()))
+            }
+            None => kind,
+        }
+    });
+    kinds.collect::<Vec<_>>().join(" ")
+}
+
 /// JavaScript accepts halves of surrogate pairs in escapes; they become the replacement character.
 fn without_lone_surrogates(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
