@@ -5,12 +5,15 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod asking;
 mod bad_input;
 mod files;
+mod hostile;
 mod operator;
 mod starts;
 mod stops;
 mod streams;
 mod users;
+mod vanishing;
 
 use common::program;
