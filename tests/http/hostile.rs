@@ -27,6 +27,7 @@ async fn a_wrong_type_in_any_field_is_refused() {
     let (_program, site) = Program::ready(&place, "").await;
     let wrong =
         [json!(null), json!(true), json!(-1), json!(1.5), json!("text"), json!([]), json!([[7]]), json!({})];
+    let mut accepted = Vec::new();
     for dialect in DIALECTS {
         let good = (dialect.good)();
         let answer = dialect.send(&site, good.to_string()).await;
@@ -40,10 +41,13 @@ async fn a_wrong_type_in_any_field_is_refused() {
                 *body.pointer_mut(field).unwrap() = value.clone();
                 let answer = dialect.send(&site, body.to_string()).await;
                 let what = format!("{} {field} = {value}", dialect.path);
-                assert!(!judge(&answer, &what) || dialect.takes(field, value), "{what} was accepted");
+                if judge(&answer, &what) && !dialect.takes(field, value) {
+                    accepted.push(what);
+                }
             }
         }
     }
+    assert!(accepted.is_empty(), "accepted: {accepted:#?}");
     nobody_was_harmed(&site).await;
 }
 

@@ -11,6 +11,7 @@ mod common;
 #[allow(dead_code, reason = "shared with tests that use more of it")]
 mod bench;
 mod curl;
+mod fuzz;
 mod python;
 mod real;
 
