@@ -32,10 +32,10 @@ async fn ask(site: &Site, dialect: &Dialect, user: &str, text: &str) -> TcpStrea
     body["stream"] = true.into();
     // The header alone says whose turn it is.
     let body = without(body, &["user", "metadata", "mcp_servers"]).to_string();
-    let mut connection =
-        TcpStream::connect(site.http.strip_prefix("http://").expect("http")).await.expect("a connection");
+    let address = site.http.strip_prefix("http://").expect("http");
+    let mut connection = TcpStream::connect(address).await.expect("a connection");
     let head = format!(
-        "POST {} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nx-pilotlight-user: {user}\r\n\
+        "POST {} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\nx-pilotlight-user: {user}\r\n\
          x-pilotlight-session: work\r\ncontent-length: {}\r\n\r\n{body}",
         dialect.path,
         body.len()

@@ -12,6 +12,7 @@ mod common;
 mod bench;
 mod curl;
 mod fuzz;
+mod keys;
 mod python;
 mod real;
 
