@@ -183,7 +183,10 @@ fn user(value: &Value, message: &Value) -> Command {
     let content = message.get("content").unwrap_or(&Value::Null);
     let text = match content {
         Value::String(text) => text.clone(),
-        Value::Array(blocks) => text_of(blocks),
+        Value::Array(blocks) => match blocks.iter().find_map(deadly) {
+            Some(complaint) => return Command::FatalResult(complaint.into()),
+            None => text_of(blocks),
+        },
         _ => return Command::FatalResult("message content must be a string or an array".into()),
     };
     Command::User(Box::new(Message {
@@ -197,6 +200,26 @@ fn user(value: &Value, message: &Value) -> Command {
         },
         query: value.get("shouldQuery").and_then(Value::as_bool).unwrap_or(true),
     }))
+}
+
+/// What the real one dies of: it takes the fields of the blocks that it knows for granted.
+fn deadly(block: &Value) -> Option<&'static str> {
+    if block.is_null() {
+        return Some("null is not an object (evaluating 'n.type')");
+    }
+    let source = block.get("source");
+    match block.get("type").and_then(Value::as_str)? {
+        "text" if !block.get("text").is_some_and(Value::is_string) => {
+            Some("undefined is not an object (evaluating 'M.startsWith')")
+        }
+        "image" if source.is_none_or(Value::is_null) => {
+            Some("undefined is not an object (evaluating 'e.source.type')")
+        }
+        "image" if source?.get("type")? == "base64" && !source?.get("data").is_some_and(Value::is_string) => {
+            Some("The first argument must be of type string or an instance of Buffer")
+        }
+        _ => None,
+    }
 }
 
 /// The text blocks, one per line; other blocks have no text.
@@ -302,7 +325,33 @@ mod tests {
         assert_eq!(said(line.as_bytes()), "a😀\\u\u{fffd}b\u{fffd}\"\\\\");
         let bytes = b"{\"type\":\"user\",\"message\":{\"role\":\"user\",\"content\":\"x\xffy\"}}\r";
         assert_eq!(said(bytes), "x\u{fffd}y");
-        let blocks = r#"{"type":"user","message":{"role":"user","content":[{"type":"text","text":"a"},{"type":"image"},{"type":"text","text":"b"}]}}"#;
+        let blocks = r#"{"type":"user","message":{"role":"user","content":[{"type":"text","text":"a"},{"type":"other"},{"type":"text","text":"b"}]}}"#;
         assert_eq!(said(blocks.as_bytes()), "a\nb");
+    }
+
+    #[test]
+    fn blocks_without_what_belongs_to_them_are_deadly() {
+        let judged = |block: &str| {
+            let line = format!(r#"{{"type":"user","message":{{"role":"user","content":[{block}]}}}}"#);
+            matches!(judge(line.as_bytes()), Command::FatalResult(_))
+        };
+        for block in [
+            "null",
+            r#"{"type":"text"}"#,
+            r#"{"type":"text","text":7}"#,
+            r#"{"type":"image"}"#,
+            r#"{"type":"image","source":{"type":"base64","data":7}}"#,
+        ] {
+            assert!(judged(block), "{block}");
+        }
+        for block in [
+            "7",
+            "[]",
+            r#"{"type":"other"}"#,
+            r#"{"type":"image","source":7}"#,
+            r#"{"type":"text","text":""}"#,
+        ] {
+            assert!(!judged(block), "{block}");
+        }
     }
 }
