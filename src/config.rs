@@ -62,6 +62,29 @@ pub struct Http {
     /// A caller that takes nothing of a waiting answer for so long is hung up on. Default 60 s.
     #[serde(with = "value::duration")]
     pub write_timeout: Duration,
+    /// Conversations kept for each user whose client names none and sends the whole history each time; the one that was
+    /// used least recently is deleted to make room. Default 16.
+    pub conversations_per_user: usize,
+    /// What happens to a turn whose caller goes away. Default: it is interrupted.
+    pub on_disconnect: OnDisconnect,
+    /// Bytes of events kept per turn for a caller who comes back (`on_disconnect = "detach"`). Default 256 KiB.
+    pub replay_bytes: usize,
+    /// Fields of a request that have no effect here are refused with 400 instead of named in a header. Default false.
+    pub strict: bool,
+    /// What `GET /v1/models` lists. Any other model may be asked for as well: the CLI decides. Default: its aliases
+    /// `opus`, `sonnet`, `haiku`.
+    pub models: Vec<String>,
+}
+
+/// What happens to a turn whose caller goes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDisconnect {
+    /// It is interrupted; the child stays.
+    #[default]
+    Interrupt,
+    /// It goes on; the caller may come back for its events.
+    Detach,
 }
 
 /// The operator's listener: metrics.
@@ -314,6 +337,11 @@ impl Default for Http {
             body_limit: 16 << 20,
             heartbeat: Duration::from_secs(15),
             write_timeout: Duration::from_secs(60),
+            conversations_per_user: 16,
+            on_disconnect: OnDisconnect::default(),
+            replay_bytes: 256 << 10,
+            strict: false,
+            models: ["opus", "sonnet", "haiku"].map(str::to_owned).to_vec(),
         }
     }
 }

@@ -22,25 +22,26 @@ mod app;
 mod body;
 mod caller;
 mod connection;
+mod dialect;
 mod error;
 mod exporter;
 mod files;
 mod folder;
+#[allow(dead_code, reason = "what the dialects use of it comes with them")]
+mod history;
 mod identity;
-mod keepalive;
-mod mcp;
-mod preamble;
+mod models;
 mod ready;
-mod request;
 mod router;
 mod service;
-mod sse;
 mod stall;
 mod stats;
+mod turns;
 mod wire;
 
 use app::App;
 use connection::{Acceptor, Closing};
+use turns::replay::Replays;
 
 /// Connections that callers may hold at once. A stream holds one for its whole turn; beyond this the kernel's own queue
 /// keeps callers waiting. Well below the descriptors that a server is usually given.
@@ -123,7 +124,9 @@ impl Server {
         let tasks = TaskTracker::new();
         let now = CancellationToken::new();
         let closing = Closing { gracefully: now.child_token(), now: now.clone() };
-        let app = Arc::new(App::new(pilot, exporter.clone()).await);
+        let limits = &pilot.config().http;
+        let replays = Replays::new(limits.replay_bytes, limits.heartbeat, tasks.clone(), closing.clone());
+        let app = Arc::new(App::new(pilot, exporter.clone(), replays).await);
         let write_timeout = app.pilot().config().http.write_timeout;
         let accept = |listener, router, most| {
             let (tasks, closing) = (tasks.clone(), closing.clone());
@@ -134,6 +137,10 @@ impl Server {
         accept(operator.0, router::admin(app.clone()), ADMIN_CONNECTIONS);
         tasks.spawn(closing.clone().or(exporter::upkeep(exporter)));
         tasks.spawn(closing.clone().or(ready::watch(app.clone())));
+        for _ in 0..history::PURGES {
+            let app = app.clone();
+            tasks.spawn(closing.clone().or(async move { app.conversations().purge(app.pilot()).await }));
+        }
         Ok(Self { app, http, admin, tasks, closing, _end: now.drop_guard() })
     }
 

@@ -20,6 +20,9 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
         return Err(wrong("data_dir", "must be the path of a directory"));
     }
     cli(&config.cli)?;
+    if config.http.models.iter().any(|model| !crate::turn::is_model_name(model)) {
+        return Err(wrong("http.models", "must be models' names such as \"sonnet\" or full ids"));
+    }
     let prefix = &config.metrics.prefix;
     let valid = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if !prefix.starts_with(|c: char| c.is_ascii_alphabetic()) || !prefix.chars().all(valid) {
@@ -120,6 +123,8 @@ fn sizes(config: &Config) -> Result<(), ConfigError> {
         ("session.prompt_limit", session.prompt_limit, 1 << 10, 1 << 30),
         ("session.stderr_tail", session.stderr_tail, 0, 1 << 20),
         ("http.body_limit", config.http.body_limit, 1 << 10, 1 << 30),
+        ("http.conversations_per_user", config.http.conversations_per_user, 1, 10_000),
+        ("http.replay_bytes", config.http.replay_bytes, 4 << 10, 1 << 30),
         ("limits.max_children", limits.max_children, 1, 1 << 20),
         ("limits.starts_in_flight", limits.starts_in_flight, 1, 1 << 16),
         ("limits.max_sessions", limits.max_sessions, 1, 1 << 24),

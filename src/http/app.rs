@@ -8,13 +8,17 @@ use tokio::time::Instant;
 use super::body::BodyBudget;
 use super::error::ApiError;
 use super::exporter::Exporter;
+use super::history::Conversations;
 use super::identity::Identities;
 use super::ready::StartedOnce;
+use super::turns::replay::Replays;
 use crate::error::TurnError;
 use crate::pilotlight::Pilotlight;
 
 /// Where digests of tokens are kept, below the data directory.
 const IDENTITIES: &str = "identities";
+/// Where is kept what conversations of clients that name none know, below the data directory.
+const CONVERSATIONS: &str = "conversations";
 /// Answers that gather a workspace's files at the same time: each may hold some 50 MB while it does.
 const GATHERING: usize = 4;
 
@@ -24,24 +28,30 @@ pub(super) struct App {
     pilot: Pilotlight,
     exporter: Exporter,
     identities: Identities,
+    conversations: Conversations,
     bodies: BodyBudget,
     gathering: Semaphore,
     started_once: StartedOnce,
+    replays: Replays,
     draining: AtomicBool,
     since: Instant,
 }
 
 impl App {
-    pub(super) async fn new(pilot: Pilotlight, exporter: Exporter) -> Self {
+    pub(super) async fn new(pilot: Pilotlight, exporter: Exporter, replays: Replays) -> Self {
         let identities = Identities::load(pilot.config().data_dir.join(IDENTITIES)).await;
+        let keep = pilot.config().http.conversations_per_user;
+        let conversations = Conversations::new(pilot.config().data_dir.join(CONVERSATIONS), keep);
         let bodies = BodyBudget::new(pilot.config().http.body_limit);
         Self {
             pilot,
             exporter,
             identities,
+            conversations,
             bodies,
             gathering: Semaphore::new(GATHERING),
             started_once: StartedOnce::default(),
+            replays,
             draining: AtomicBool::new(false),
             since: Instant::now(),
         }
@@ -59,6 +69,10 @@ impl App {
         &self.identities
     }
 
+    pub(super) fn conversations(&self) -> &Conversations {
+        &self.conversations
+    }
+
     pub(super) fn bodies(&self) -> &BodyBudget {
         &self.bodies
     }
@@ -69,6 +83,10 @@ impl App {
 
     pub(super) fn started_once(&self) -> &StartedOnce {
         &self.started_once
+    }
+
+    pub(super) fn replays(&self) -> &Replays {
+        &self.replays
     }
 
     pub(super) fn uptime(&self) -> std::time::Duration {
@@ -90,5 +108,19 @@ impl App {
         let mut reasons = self.pilot.readiness().reasons;
         reasons.extend(self.started_once.missing());
         reasons
+    }
+}
+
+/// A user's share of the turns that may run at once.
+#[derive(Debug, Default)]
+pub(super) struct TurnPermit;
+
+impl App {
+    pub(super) fn turn_permit(
+        &self,
+        _user: &crate::ids::UserId,
+        _caller: &super::caller::Caller,
+    ) -> Result<TurnPermit, ApiError> {
+        Ok(TurnPermit)
     }
 }

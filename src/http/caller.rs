@@ -9,6 +9,31 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use super::error::ApiError;
 use crate::ids::UserId;
 
+/// Who sent a request.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    /// The user that the request's header names.
+    named: Option<UserId>,
+}
+
+impl Caller {
+    pub(super) fn trusted(_is_local: bool, named: Option<UserId>) -> Self {
+        Self { named }
+    }
+
+    pub(super) fn owner(&self, named: Option<UserId>) -> Result<UserId, ApiError> {
+        self.named.clone().or(named).ok_or_else(nobody)
+    }
+
+    pub(super) fn subject(&self, named: Option<UserId>) -> Result<UserId, ApiError> {
+        self.owner(named)
+    }
+
+    pub(super) fn is_known_by_credentials(&self) -> bool {
+        self.named.is_none()
+    }
+}
+
 /// The header that names the user.
 pub(super) const USER_HEADER: &str = "x-pilotlight-user";
 /// The header that names the request, both ways.
@@ -64,6 +89,23 @@ pub(super) fn header_text(name: &str) -> HeaderValue {
     HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
+/// The name in a header, if it is one.
+pub(super) fn named_by_header(value: &HeaderValue) -> Option<String> {
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        rest = after;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let (digits, after) = rest.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+        rest = after;
+    }
+    String::from_utf8(bytes).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +132,12 @@ mod tests {
     fn a_name_fits_into_a_header() {
         assert_eq!(header_text("default"), "default");
         assert_eq!(header_text("a\r\nb%ü"), "a%0D%0Ab%25%C3%BC");
+        for name in ["default", "a\r\nb%ü", "100%", "%zz"] {
+            assert_eq!(named_by_header(&header_text(name)).as_deref(), Some(name));
+        }
+        for wrong in ["%", "%1", "%zz", "%ff"] {
+            assert_eq!(named_by_header(&HeaderValue::from_static(wrong)), None);
+        }
     }
 
     #[test]

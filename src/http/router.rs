@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::HttpBody;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -13,9 +13,9 @@ use tokio::time::Instant;
 use tower_http::limit::RequestBodyLimitLayer;
 
 use super::app::App;
-use super::caller::{REQUEST_ID_HEADER, refuse_browsers, request_id};
-use super::error::ApiError;
-use super::{keepalive, service, stats};
+use super::caller::{Caller, REQUEST_ID_HEADER, named_user, refuse_browsers, request_id};
+use super::error::{ApiError, ErrorForm};
+use super::{models, service, stats, turns};
 
 /// The id of the request that is being served.
 #[derive(Debug, Clone)]
@@ -29,8 +29,14 @@ pub(super) struct BodyRead;
 pub(super) fn public(app: Arc<App>) -> Router {
     let router = Router::new()
         .route("/", get(service::document))
-        .route("/v1/messages/keepalive", post(keepalive::handle))
-        .route("/v1/messages/pooled", post(keepalive::handle))
+        .route("/v1/messages", post(turns::messages))
+        .route("/v1/messages/keepalive", post(turns::keepalive))
+        .route("/v1/messages/pooled", post(turns::keepalive))
+        .route("/v1/messages/count_tokens", post(models::count_tokens))
+        .route("/v1/chat/completions", post(turns::chat))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{id}", get(models::one))
+        .route("/v1/sessions/{id}/events", get(turns::replay::attach))
         .route("/v1/pool/stats", get(stats::pool));
     finish(router, app)
 }
@@ -64,18 +70,24 @@ async fn around(mut request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let has_body = !request.body().is_end_stream();
     request.extensions_mut().insert(RequestId(id.clone()));
-    let response = match refuse_browsers(request.headers()) {
-        Ok(()) => next.run(request).await,
+    let form = error_form(request.uri().path(), request.headers());
+    let caller = refuse_browsers(request.headers()).and_then(|()| named_user(request.headers()));
+    let response = match caller {
+        Ok(named) => {
+            request.extensions_mut().insert(Caller::trusted(true, named));
+            next.run(request).await
+        }
         Err(error) => axum::response::IntoResponse::into_response(error),
     };
     let is_body_left = has_body && response.extensions().get::<BodyRead>().is_none();
-    let mut response = typed(response, &id);
+    let mut response = typed(response, form, &id);
     if is_body_left {
         // What is left of it cannot be told from a next request; without this the caller would send one.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if let Ok(value) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert(REQUEST_ID_HEADER, value);
+        response.headers_mut().insert(REQUEST_ID_HEADER, value.clone());
+        response.headers_mut().insert(MESSAGES_REQUEST_ID, value);
     }
     let code = response.extensions().get::<ApiError>().map(ApiError::code);
     tracing::debug!(
@@ -85,8 +97,17 @@ async fn around(mut request: Request, next: Next) -> Response {
     response
 }
 
+/// Where the SDKs of the Messages API look for the request's id.
+const MESSAGES_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+
+/// The form that the callers of this path can read.
+fn error_form(path: &str, headers: &HeaderMap) -> ErrorForm {
+    let is_shared = path.starts_with("/v1/models") && !headers.contains_key(models::ANTHROPIC_VERSION);
+    if path.starts_with("/v1/chat/") || is_shared { ErrorForm::ChatCompletions } else { ErrorForm::Messages }
+}
+
 /// Every error has a typed body, also those that a layer below answered with a bare status.
-fn typed(mut response: Response, request_id: &str) -> Response {
+fn typed(mut response: Response, form: ErrorForm, request_id: &str) -> Response {
     let status = response.status();
     let error = response.extensions_mut().remove::<ApiError>();
     let is_bare = || {
@@ -97,7 +118,7 @@ fn typed(mut response: Response, request_id: &str) -> Response {
     let Some(error) = error.or_else(|| is_bare().then(|| ApiError::of_status(status))) else {
         return response;
     };
-    let mut rendered = error.render(request_id);
+    let mut rendered = error.render(form, request_id);
     if let Some(allowed) = response.headers_mut().remove(header::ALLOW) {
         rendered.headers_mut().insert(header::ALLOW, allowed);
     }
