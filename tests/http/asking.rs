@@ -45,7 +45,15 @@ pub(crate) const DIALECTS: [Dialect; 4] = [
     Dialect {
         path: "/v1/chat/completions",
         good: openai,
-        any: &["/temperature", "/top_p", "/max_tokens", "/stop", "/tools", "/tool_choice"],
+        any: &[
+            "/temperature",
+            "/top_p",
+            "/max_tokens",
+            "/stop",
+            "/tools",
+            "/tool_choice",
+            "/messages/2/content",
+        ],
         required: &["/model", "/messages", "/messages/3/role", "/messages/3/content"],
     },
 ];
@@ -119,7 +127,9 @@ impl Dialect {
     pub(crate) fn takes(&self, field: &str, value: &Value) -> bool {
         let is_text_or_blocks = |name: &str| field.ends_with(name) && (value.is_string() || value.is_array());
         self.any.iter().any(|any| field.starts_with(any))
-            || (value.is_null() && !self.required.contains(&field))
+            || (value.is_null() && !self.required.contains(&field) && !field.starts_with("/messages/"))
+            // What was said before is told and not passed on; the table of refusals is about the last message.
+            || field.starts_with("/messages/1/content/")
             || is_text_or_blocks("/content")
             || is_text_or_blocks("/system")
     }

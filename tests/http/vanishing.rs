@@ -14,7 +14,7 @@ use crate::asking::{DIALECTS, Dialect, nobody_was_harmed, without};
 use crate::common::installed::say;
 use crate::common::process::Process;
 use crate::common::{SOON, eventually_some};
-use crate::program::{Program, Site, place};
+use crate::program::{Answer, Program, Site, message, place};
 
 /// What a connection's kernel buffers, the turn's channel and the allocator may hold, for all clients together.
 const SLACK: u64 = 48 << 20;
@@ -30,8 +30,9 @@ fn memory(process: Process) -> u64 {
 async fn ask(site: &Site, dialect: &Dialect, user: &str, text: &str) -> TcpStream {
     let mut body = dialect.plain(text);
     body["stream"] = true.into();
-    // The header alone says whose turn it is.
-    let body = without(body, &["user", "metadata", "mcp_servers"]).to_string();
+    // The header alone says whose turn it is, and nothing is bound that would make a dialect start another child.
+    body["model"] = "claude-sonnet-4-5".into();
+    let body = without(body, &["user", "metadata", "mcp_servers", "system", "fallback_model"]).to_string();
     let address = site.http.strip_prefix("http://").expect("http");
     let mut connection = TcpStream::connect(address).await.expect("a connection");
     let head = format!(
@@ -67,6 +68,13 @@ async fn a_reader_of_a_byte_per_second_is_left_in_the_end() {
         assert!(begin.elapsed() < SOON, "they may hold their sessions for ever");
     }
     nobody_was_harmed(&site).await;
+}
+
+/// A whole turn in the same conversation.
+async fn whole(site: &Site, user: &str, text: &str) -> Answer {
+    let mut body = message(text);
+    body["session_id"] = "work".into();
+    Answer::of(site.asking(user, &body)).await
 }
 
 /// Bob's turns, one after the other, until he is told to stop: how long each took.
@@ -106,7 +114,7 @@ async fn a_thousand_clients_that_vanish_in_mid_turn_harm_nobody() {
     };
     // Every user's first turn starts a child; the figures are those of warm ones.
     for user in 0..USERS {
-        assert_eq!(site.turn(&format!("gone-{user}"), "hello").await.status, 200);
+        assert_eq!(whole(&site, &format!("gone-{user}"), "hello").await.text(), "echo 1: hello");
     }
     let before = memory(program.process());
     let mut beside = JoinSet::new();
@@ -142,8 +150,10 @@ async fn a_thousand_clients_that_vanish_in_mid_turn_harm_nobody() {
     say(&format!("bob alone: {}; beside {CLIENTS} that vanish: {}", shown(&quiet), shown(&beside)));
     let grown = memory(program.process()).saturating_sub(before);
     assert!(grown < SLACK, "{grown} bytes are kept for clients that are gone");
+    // Bob's child and the first of each of the others.
+    assert_eq!(site.figure("spawns_total", &[]).await, USERS as f64 + 1.0, "a child was replaced");
     for user in 0..USERS {
-        let answer = site.turn(&format!("gone-{user}"), "back").await.text();
+        let answer = whole(&site, &format!("gone-{user}"), "back").await.text();
         assert!(answer.ends_with("back"), "{answer}");
     }
     nobody_was_harmed(&site).await;

@@ -1,5 +1,5 @@
 """The official `anthropic` SDK, unmodified, on a server that takes one turn of a conversation at a time and has room for
-one child: refusals made before any child has seen the prompt may be repeated, and the SDK does.
+one child, which leaves soon: refusals made before any child has seen the prompt may be repeated, and the SDK does.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -9,9 +9,9 @@ import anthropic
 from checks import KEY, MODEL, URL, check, equal, new_user, raises, run
 
 
-def client_of(user, **options):
+def client_of(user, max_retries=5):
     headers = {"x-pilotlight-user": user, "x-pilotlight-session": "only"}
-    return anthropic.Anthropic(base_url=URL, api_key=KEY, default_headers=headers, **options)
+    return anthropic.Anthropic(base_url=URL, api_key=KEY, default_headers=headers, max_retries=max_retries)
 
 
 def asked(text):

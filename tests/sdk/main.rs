@@ -47,7 +47,7 @@ macro_rules! script {
 }
 
 /// One turn at a time, one child, no patience.
-const NARROW: &str = "[session]\nturn_queue = 0\n[limits]\nmax_children = 1\nqueue_deadline = \"300ms\"\n";
+const NARROW: &str = "[session]\nturn_queue = 0\nidle_timeout = \"200ms\"\n[limits]\nmax_children = 1\nqueue_deadline = \"300ms\"\n";
 
 script!(anthropic_turns, "");
 script!(anthropic_errors, "");
