@@ -64,6 +64,12 @@ impl ApiError {
         Self { retry_after: Some(retry_after), ..error }
     }
 
+    /// 429: the caller has had its share for now.
+    pub(super) fn limited(code: &'static str, message: impl Into<String>, retry_after: Duration) -> Self {
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, code, message);
+        Self { retry_after: Some(retry_after), ..error }
+    }
+
     /// What a bare status means that some layer below has answered.
     pub(super) fn of_status(status: StatusCode) -> Self {
         let code = match status {
@@ -130,6 +136,9 @@ impl ApiError {
         let headers = response.headers_mut();
         if let Some(pause) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(pause)));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"pilotlight\""));
         }
         if self.not_again {
             headers.insert("x-should-retry", HeaderValue::from_static("false"));

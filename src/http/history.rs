@@ -229,6 +229,7 @@ impl Claim {
     }
 
     /// Whether the conversation begins with this request.
+    #[cfg(test)]
     pub(super) fn is_new(&self) -> bool {
         self.place.former == Digest::NOTHING
     }

@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::HttpBody;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
 use tokio::time::Instant;
 use tower_http::limit::RequestBodyLimitLayer;
 
 use super::app::App;
-use super::caller::{Caller, REQUEST_ID_HEADER, named_user, refuse_browsers, request_id};
+use super::auth::Gate;
+use super::caller::{Caller, REQUEST_ID_HEADER, request_id};
 use super::error::{ApiError, ErrorForm};
 use super::{models, service, stats, turns};
 
@@ -26,7 +27,7 @@ pub(super) struct RequestId(pub(super) String);
 pub(super) struct BodyRead;
 
 /// For callers.
-pub(super) fn public(app: Arc<App>) -> Router {
+pub(super) fn public(app: Arc<App>, gate: Gate) -> Router {
     let router = Router::new()
         .route("/", get(service::document))
         .route("/v1/messages", post(turns::messages))
@@ -38,16 +39,16 @@ pub(super) fn public(app: Arc<App>) -> Router {
         .route("/v1/models/{id}", get(models::one))
         .route("/v1/sessions/{id}/events", get(turns::replay::attach))
         .route("/v1/pool/stats", get(stats::pool));
-    finish(router, app)
+    finish(router, app, gate)
 }
 
 /// For the operator.
-pub(super) fn admin(app: Arc<App>) -> Router {
-    finish(Router::new().route("/metrics", get(service::metrics)), app)
+pub(super) fn admin(app: Arc<App>, gate: Gate) -> Router {
+    finish(Router::new().route("/metrics", get(service::metrics)), app, gate)
 }
 
 /// What both have.
-fn finish(router: Router<Arc<App>>, app: Arc<App>) -> Router {
+fn finish(router: Router<Arc<App>>, app: Arc<App>, gate: Gate) -> Router {
     let limit = app.pilot().config().http.body_limit;
     router
         .route("/health", get(service::health))
@@ -57,12 +58,12 @@ fn finish(router: Router<Arc<App>>, app: Arc<App>) -> Router {
         .method_not_allowed_fallback(|| async { ApiError::of_status(StatusCode::METHOD_NOT_ALLOWED) })
         .layer(DefaultBodyLimit::disable())
         .layer(RequestBodyLimitLayer::new(limit))
-        .layer(from_fn(around))
+        .layer(from_fn_with_state((app.clone(), gate), around))
         .with_state(app)
 }
 
 /// Around every request.
-async fn around(mut request: Request, next: Next) -> Response {
+async fn around(State((app, gate)): State<(Arc<App>, Gate)>, mut request: Request, next: Next) -> Response {
     let begin = Instant::now();
     let id = request_id(request.headers());
     // The pattern, not the path: a path is the caller's text.
@@ -71,10 +72,11 @@ async fn around(mut request: Request, next: Next) -> Response {
     let has_body = !request.body().is_end_stream();
     request.extensions_mut().insert(RequestId(id.clone()));
     let form = error_form(request.uri().path(), request.headers());
-    let caller = refuse_browsers(request.headers()).and_then(|()| named_user(request.headers()));
-    let response = match caller {
-        Ok(named) => {
-            request.extensions_mut().insert(Caller::trusted(true, named));
+    let mut key = None;
+    let response = match admit(&app, &gate, &request) {
+        Ok(caller) => {
+            key = caller.as_ref().and_then(Caller::key_id).map(str::to_owned);
+            caller.and_then(|caller| request.extensions_mut().insert(caller));
             next.run(request).await
         }
         Err(error) => axum::response::IntoResponse::into_response(error),
@@ -91,7 +93,7 @@ async fn around(mut request: Request, next: Next) -> Response {
     }
     let code = response.extensions().get::<ApiError>().map(ApiError::code);
     tracing::debug!(
-        request_id = id, %method, path, status = response.status().as_u16(), code,
+        request_id = id, %method, path, key, status = response.status().as_u16(), code,
         took_ms = begin.elapsed().as_millis(), "request"
     );
     response
@@ -104,6 +106,15 @@ const MESSAGES_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 fn error_form(path: &str, headers: &HeaderMap) -> ErrorForm {
     let is_shared = path.starts_with("/v1/models") && !headers.contains_key(models::ANTHROPIC_VERSION);
     if path.starts_with("/v1/chat/") || is_shared { ErrorForm::ChatCompletions } else { ErrorForm::Messages }
+}
+
+/// From the headers alone: who it is, and whether it has had its share.
+fn admit(app: &App, gate: &Gate, request: &Request) -> Result<Option<Caller>, ApiError> {
+    let caller = gate.admit(request.uri(), request.headers())?;
+    if let Some(caller) = caller.as_ref().filter(|_| gate.counts(request.uri())) {
+        app.rates().count(caller)?;
+    }
+    Ok(caller)
 }
 
 /// Every error has a typed body, also those that a layer below answered with a bare status.

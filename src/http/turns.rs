@@ -23,6 +23,7 @@ use super::dialect::{self, Asked, Frame, renderer};
 use super::error::ApiError;
 use super::files::Watch;
 use super::history::Claim;
+use super::limits::TurnPermit;
 use super::router::{BodyRead, RequestId};
 use crate::config::{OnDisconnect, SessionConfig};
 use crate::error::TurnError;
@@ -131,7 +132,11 @@ impl Taking {
             return Err(ApiError::invalid("ignored_field", message));
         }
         let kept = self.on_disconnect()? == OnDisconnect::Detach;
-        let user = self.owner(&asked).await?;
+        let named = match &asked.user {
+            Some(name) => Some(UserId::new(name).map_err(|error| ApiError::field("user", error))?),
+            None => None,
+        };
+        let user = self.app.owner(&self.caller, named, asked.credentials.as_ref()).await?;
         let permit = self.app.turn_permit(&user, &self.caller)?;
         let mut conversation = self.conversation(&user, &asked).await?;
         let session = self.app.pilot().conversation(user.as_bytes(), &conversation.name);
@@ -169,27 +174,6 @@ impl Taking {
         let limits = limits.clone();
         let parsed = tokio::task::spawn_blocking(move || parse(&bytes, &limits)).await;
         parsed.map_err(|_| TurnError::Internal("a request could not be read"))?
-    }
-
-    /// Whose session is meant: the caller's, or the named user's, or the one whom the credentials belong to.
-    async fn owner(&self, asked: &Asked) -> Result<UserId, ApiError> {
-        let named = asked
-            .user
-            .as_deref()
-            .map(|name| UserId::new(name).map_err(|error| ApiError::field("user", error)));
-        let named = named.transpose()?;
-        match &asked.credentials {
-            Some(credentials) if named.is_none() && self.caller.is_known_by_credentials() => {
-                let owner = self.app.identities().owner(credentials).await;
-                owner.map_err(|error| TurnError::from(error).into())
-            }
-            Some(credentials) => {
-                let user = self.caller.owner(named)?;
-                self.app.identities().learn(&user, credentials).await;
-                Ok(user)
-            }
-            None => self.caller.owner(named),
-        }
     }
 
     /// The named conversation; else, for clients that tell the whole history, the one that fits; else the default one.
@@ -239,7 +223,7 @@ struct Work {
     files: Option<Watch>,
     /// Other turns of the session come before this one.
     waits: bool,
-    permit: super::app::TurnPermit,
+    permit: TurnPermit,
     log: Log,
 }
 

@@ -13,11 +13,11 @@ use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
-use crate::http::app::TurnPermit;
 use crate::http::dialect::{Ending, Render};
 use crate::http::error::ApiError;
 use crate::http::files::Written;
 use crate::http::history::Claim;
+use crate::http::limits::TurnPermit;
 use crate::turn::{Outcome, Status, Turn};
 
 /// What a turn wrote; looked for when this is first polled.
@@ -225,7 +225,8 @@ mod tests {
     use crate::cli::claude::CLAUDE;
     use crate::error::TurnError;
     use crate::http::dialect::{Asked, Frame, renderer};
-    use crate::ids::TurnId;
+    use crate::http::limits::Turns;
+    use crate::ids::{TurnId, UserId};
     use crate::turn::{TurnSender, turn_channel};
 
     /// A turn, its answer with a heartbeat of ten seconds, and whether the turn was cancelled.
@@ -237,7 +238,8 @@ mod tests {
         let log = Log::new("id".to_owned(), Instant::now());
         let frame = Frame { session: "default".to_owned(), created: 0 };
         let render = renderer(&Asked::default(), &frame, turn.answer_reader(true), false);
-        let answer = Answer::new(turn, render, None, TurnPermit, Duration::from_secs(10), log);
+        let permit = Arc::new(Turns::default()).permit(&UserId::new("u").unwrap(), 1).unwrap();
+        let answer = Answer::new(turn, render, None, permit, Duration::from_secs(10), log);
         (sender, answer, cancelled)
     }
 
