@@ -80,6 +80,9 @@ def failures_of_the_api_keep_their_status():
         403: anthropic.PermissionDeniedError,
         404: anthropic.NotFoundError,
         413: anthropic.APIStatusError,
+        429: anthropic.RateLimitError,
+        500: anthropic.InternalServerError,
+        529: anthropic._exceptions.OverloadedError,
     }
     for status, kind in kinds.items():
         error = raises(anthropic.APIError, lambda: client.messages.create(**asked(f"[[error:{status}]]")))

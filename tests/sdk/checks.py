@@ -19,7 +19,7 @@ ADMIN_URL = os.environ["PILOTLIGHT_ADMIN_URL"]
 KEY = os.environ.get("PILOTLIGHT_SERVICE_KEY", "unused")
 # None where the server has no keys.
 ADMIN_KEY = os.environ.get("PILOTLIGHT_ADMIN_KEY")
-MODEL = "claude-sonnet-4-5"
+MODEL = "claude-opus-4-8"
 
 # The smallest picture that is one: a pixel, as PNG in base64.
 PIXEL = (

@@ -67,6 +67,9 @@ def failures_of_the_api_keep_their_status():
         403: openai.PermissionDeniedError,
         404: openai.NotFoundError,
         413: openai.APIStatusError,
+        429: openai.RateLimitError,
+        500: openai.InternalServerError,
+        529: openai.InternalServerError,
     }
     for status, kind in kinds.items():
         error = raises(openai.APIError, say, client, f"[[error:{status}]]")

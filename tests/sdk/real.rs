@@ -5,10 +5,13 @@ use crate::bench::Bench;
 use crate::common::api::Api;
 use crate::python::{Age, Script};
 
+/// Few retries of the CLI's own, else its failures take minutes.
+const ONE_RETRY: &str = "CLAUDE_CODE_MAX_RETRIES = \"1\"\n";
+
 async fn check(script: &'static str, age: Age) -> Option<Api> {
     let script = Script::with_package(script, age)?;
     let bench = Bench::new().await?;
-    let server = bench.serve("").await;
+    let server = bench.serve(ONE_RETRY).await;
     let client = server.client();
     script
         .run(&bench.place, &[("PILOTLIGHT_URL", client.http()), ("PILOTLIGHT_ADMIN_URL", client.admin())])
@@ -22,6 +25,10 @@ fn judge(api: &Api) {
     let requests = api.requests();
     let with_image =
         requests.iter().find(|request| request.last().contains("a picture")).expect("the picture's turn");
+    // Twice by the CLI; the SDK does not ask again.
+    for status in [429, 500, 529] {
+        assert_eq!(api.count(&format!("[[error:{status}]]")), 2, "requests that failed with {status}");
+    }
     assert_eq!(with_image.images, 1, "{with_image:?}");
     let instructed = requests.iter().find(|request| request.last().contains("instructed")).expect("the turn");
     assert!(instructed.system.contains("speak like a lighthouse keeper"), "{}", instructed.system);
