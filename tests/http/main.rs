@@ -5,10 +5,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod asking;
 mod bad_input;
 mod files;
 mod history;
 mod interface;
+mod hostile;
 mod operator;
 mod permissions;
 mod sessions;
@@ -16,5 +18,6 @@ mod starts;
 mod stops;
 mod streams;
 mod users;
+mod vanishing;
 
 use common::program;
