@@ -142,7 +142,16 @@ impl Server {
         let (header_timeout, write_timeout) = (limits.header_timeout, limits.write_timeout);
         let accept = |listener, router, most| {
             let (tasks, closing) = (tasks.clone(), closing.clone());
-            let acceptor = Acceptor { listener, router, most, header_timeout, write_timeout, tasks, closing };
+            let acceptor = Acceptor {
+                listener,
+                router,
+                crowded: router::crowded(),
+                most,
+                header_timeout,
+                write_timeout,
+                tasks,
+                closing,
+            };
             acceptor.tasks.clone().spawn(acceptor.run());
         };
         let gate = Gate { keys: keys.clone(), is_local: is_local(http), for_admins: false };

@@ -19,6 +19,8 @@ mod store;
 pub(crate) use actor::{SessionActor, SessionArgs};
 pub use handle::Session;
 pub(crate) use message::SessionMessage;
+#[cfg(feature = "server")]
+pub(crate) use store::owner_on_disk;
 pub(crate) use store::{DataDirLock, Record, RecordWriter, lock};
 
 /// What a session does now.

@@ -10,7 +10,7 @@ use super::body::BodyBudget;
 use super::caller::Caller;
 use super::error::ApiError;
 use super::exporter::Exporter;
-use super::identity::Identities;
+use super::identity::{Identities, Rotated};
 use super::limits::{Rates, TurnPermit, Turns};
 use super::ready::StartedOnce;
 use crate::error::TurnError;
@@ -29,6 +29,7 @@ pub(super) struct App {
     pilot: Pilotlight,
     exporter: Exporter,
     identities: Identities,
+    rotated: Arc<Rotated>,
     bodies: BodyBudget,
     rates: Rates,
     turns: Arc<Turns>,
@@ -48,6 +49,7 @@ impl App {
             pilot,
             exporter,
             identities,
+            rotated: Arc::default(),
             bodies,
             rates,
             turns: Arc::default(),
@@ -88,7 +90,9 @@ impl App {
             return caller.owner(named);
         };
         if named.is_none() && caller.is_known_by_credentials() {
-            let user = self.identities.owner(credentials).await.map_err(TurnError::from)?;
+            let (rotated, pilot) = (self.rotated.clone(), self.pilot.clone());
+            let elsewhere = move |presented| rotated.owner(&pilot, &presented);
+            let user = self.identities.owner(credentials, elsewhere).await.map_err(TurnError::from)?;
             self.rates.count_user(&user)?;
             return Ok(user);
         }
