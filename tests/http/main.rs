@@ -5,9 +5,13 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod auth;
 mod bad_input;
 mod files;
+mod keyring;
+mod limits;
 mod operator;
+mod secrets;
 mod starts;
 mod stops;
 mod streams;
