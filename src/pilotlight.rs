@@ -11,6 +11,7 @@ use tokio::sync::{OnceCell, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::child::{CgroupBase, ShimProgram, sweep_marked};
+use crate::cli::Adapter;
 use crate::cli::claude::CLAUDE;
 use crate::config::Config;
 use crate::error::{StartError, TurnError};
@@ -20,6 +21,9 @@ use crate::metrics::Metrics;
 use crate::program::Program;
 use crate::session::{DataDirLock, OnDisk, Session, SessionMessage, SessionStatus, lock, on_disk};
 use crate::supervisor::{self, Admission, Pressure, SupervisorMessage};
+use crate::user_env::UserEnv;
+#[cfg(feature = "server")]
+use crate::workspace::{CredentialsFile, Workspace};
 
 /// In the environment of everything that an instance starts, with a value that tells its data directory.
 const MARKER: &str = "PILOTLIGHT_INSTANCE";
@@ -85,8 +89,13 @@ impl Pilotlight {
             .map_err(|error| StartError::Shim(error.to_string()))?;
         let metrics = Arc::new(metrics);
         let data_dir = config.data_dir.clone();
-        let prepared = runtime.spawn_blocking(move || Ground::prepare(&data_dir)).await;
-        let ground =
+        let users = config.cli.user_env_file.clone();
+        let prepare = move || {
+            let user_env = UserEnv::open(users.as_deref(), CLAUDE.fixed_variables())?;
+            Ok::<_, StartError>((user_env, Ground::prepare(&data_dir)?))
+        };
+        let prepared = runtime.spawn_blocking(prepare).await;
+        let (user_env, ground) =
             prepared.map_err(|_| StartError::Supervisor("the preparing task failed".to_owned()))??;
         metrics.swept_at_start(ground.swept as u64);
         if ground.swept > 0 {
@@ -106,6 +115,7 @@ impl Pilotlight {
             shim,
             program,
             ground.cgroups,
+            user_env,
             marker,
         ));
         let (ready, started) = oneshot::channel();
@@ -205,6 +215,15 @@ impl Pilotlight {
     pub async fn shutdown(&self, grace: Duration) {
         let System { instance, data_dir, shut_down: once } = &*self.system;
         once.get_or_init(|| shut_down(instance.clone(), data_dir.clone(), grace)).await;
+    }
+
+    /// The credentials files of all sessions on disk. Blocking.
+    #[cfg(feature = "server")]
+    pub(crate) fn credentials_files(&self) -> impl Iterator<Item = CredentialsFile> {
+        let instance = self.instance();
+        let of_session =
+            |workspace: Workspace| workspace.credentials_file(instance.adapter, &instance.config.cli);
+        Workspace::all(&instance.config.data_dir).filter_map(of_session)
     }
 
     pub(crate) fn instance(&self) -> &Arc<Instance> {

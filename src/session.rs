@@ -21,6 +21,8 @@ pub(crate) use actor::{SessionActor, SessionArgs};
 pub use handle::Session;
 pub(crate) use known::{OnDisk, on_disk};
 pub(crate) use message::SessionMessage;
+#[cfg(feature = "server")]
+pub(crate) use store::owner_on_disk;
 pub(crate) use store::{DataDirLock, Record, RecordWriter, lock};
 
 /// What a session does now.

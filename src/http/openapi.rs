@@ -116,12 +116,13 @@ mod tests {
             depth += i32::from(letter == '(') - i32::from(letter == ')');
             depth < 0
         });
-        &rest[..end.unwrap()]
+        rest.get(..end.unwrap()).unwrap()
     }
 
     /// The names right before an opening bracket.
     fn called(code: &str) -> impl Iterator<Item = &str> {
-        code.match_indices('(').filter_map(|(at, _)| code[..at].rsplit(|c: char| !c.is_alphabetic()).next())
+        code.match_indices('(')
+            .filter_map(|(at, _)| code.get(..at)?.rsplit(|c: char| !c.is_alphabetic()).next())
     }
 
     fn described() -> Routes {

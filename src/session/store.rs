@@ -150,6 +150,20 @@ impl Record {
     }
 }
 
+/// Whose session a file is about.
+#[cfg(feature = "server")]
+pub(crate) fn owner_on_disk(record: &std::path::Path) -> Option<crate::ids::UserId> {
+    #[derive(Deserialize)]
+    struct Owner {
+        user: String,
+    }
+    let Owner { user } = serde_json::from_slice(&fs::read(record).ok()?).ok()?;
+    let (pairs, rest) = user.as_bytes().as_chunks::<2>();
+    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let bytes: Option<Vec<u8>> = pairs.iter().map(byte).collect();
+    bytes.filter(|_| rest.is_empty()).and_then(|bytes| crate::ids::UserId::new(bytes).ok())
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

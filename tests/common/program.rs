@@ -89,7 +89,8 @@ impl Program {
         (program, site)
     }
 
-    async fn listening(&mut self) -> Site {
+    /// Where it listens, once it does.
+    pub(crate) async fn listening(&mut self) -> Site {
         eventually_some("the program listens", SOON, async || {
             if let Some(status) = self.ended() {
                 panic!("the program ended with {status}: {}", self.err.text());

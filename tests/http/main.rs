@@ -6,13 +6,17 @@
 mod common;
 
 mod asking;
+mod auth;
 mod bad_input;
 mod files;
 mod history;
-mod interface;
 mod hostile;
+mod interface;
+mod keyring;
+mod limits;
 mod operator;
 mod permissions;
+mod secrets;
 mod sessions;
 mod starts;
 mod stops;
