@@ -90,7 +90,7 @@ pub struct Http {
     /// Requests of one caller in a minute, all at once if it likes: of a key, or without keys of a user. 0 is no limit.
     /// Default 6000: more than any person and most backends need; it stops a loop gone wild.
     pub requests_per_minute: u32,
-    /// Turns of one user, in all its conversations, that run or wait at once. Default 32: enough for a handful of busy
+    /// Turns of one user, in all its conversations, that run or wait at once. Default 64: enough for a handful of busy
     /// conversations, too few to take the machine.
     pub turns_per_user: u32,
 }
@@ -381,7 +381,7 @@ impl Default for Http {
             body_timeout: Duration::from_secs(30),
             max_connections: 1024,
             requests_per_minute: 6000,
-            turns_per_user: 32,
+            turns_per_user: 64,
         }
     }
 }

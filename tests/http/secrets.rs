@@ -95,7 +95,7 @@ async fn a_whole_run_leaves_no_secret_anywhere() {
         users.display()
     );
     let log = place.path().join("the.log");
-    let (program, site) = Program::ready_by(&place, logging_to(&log), &config).await;
+    let (mut program, site) = Program::ready_by(&place, logging_to(&log), &config).await;
     let wrong = format!("plk_wrong-{MARK}");
     let mut told = String::new();
     let mut note = |answer: Answer, status: u16| {
@@ -153,7 +153,9 @@ async fn a_whole_run_leaves_no_secret_anywhere() {
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", program.process().pid)).unwrap();
     let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
     assert!(core.split_whitespace().take(2).all(|limit| limit == "0"), "no image of the memory: {core}");
-    drop(program);
+    // Killed, it could leave a half-written copy of a file that is for secrets.
+    program.signal(rustix::process::Signal::TERM);
+    assert_eq!(program.code().await, Some(0));
     let logged = std::fs::read_to_string(&log).unwrap();
     assert!(logged.contains("request_id") && logged.contains("DEBUG"), "there is a log to look at");
     no_secret("the log", &logged);
