@@ -76,6 +76,14 @@ impl Workspace {
         Ok(())
     }
 
+    /// Removes what was half written when this program was killed.
+    pub(crate) fn sweep(&self, credentials: &Path) {
+        sweep_half_written(&self.root);
+        if let Some(directory) = credentials.parent() {
+            sweep_half_written(directory);
+        }
+    }
+
     /// Deletes everything. Symbolic links in it are removed, not followed.
     pub(crate) fn delete(&self) -> io::Result<()> {
         match fs::remove_dir_all(&self.root) {
@@ -156,11 +164,32 @@ pub(crate) enum Durability {
     Kernel,
 }
 
+/// So long ago nobody is still writing.
+const HALF_WRITTEN_FOR: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Removes what [`write_private`] left here when it was killed in the middle: it may hold secrets. What cannot be
+/// removed is looked at again at the next start.
+fn sweep_half_written(directory: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let id = name.to_str().and_then(|name| name.strip_prefix('.')?.strip_suffix(HALF_WRITTEN));
+        let is_ours = id.is_some_and(|id| uuid::Uuid::try_parse(id).is_ok());
+        let age = || entry.metadata().ok()?.modified().ok()?.elapsed().ok();
+        if is_ours && age().is_some_and(|age| age > HALF_WRITTEN_FOR) {
+            fs::remove_file(entry.path()).ok();
+        }
+    }
+}
+
+/// The end of the name of a file that is being written.
+const HALF_WRITTEN: &str = ".new";
+
 /// Replaces a file as a whole: a reader, or a crash, sees the old content or the new. Mode 0600.
 pub(crate) fn write_private(path: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
     let directory = path.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     // A name of its own: two writers at once each replace the file as a whole, and a planted link is never met.
-    let temporary = directory.join(format!(".{}.new", uuid::Uuid::new_v4().simple()));
+    let temporary = directory.join(format!(".{}{HALF_WRITTEN}", uuid::Uuid::new_v4().simple()));
     let written = write_new(&temporary, content, durability).and_then(|()| fs::rename(&temporary, path));
     if let Err(error) = written {
         // What is half written helps nobody; that it was not written is told.
@@ -207,6 +236,26 @@ mod tests {
         let workspace = Workspace::of(data_dir, &key.hash());
         workspace.create().unwrap();
         workspace
+    }
+
+    #[test]
+    fn what_was_half_written_long_ago_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let workspace = Workspace::at(root.path().to_owned());
+        workspace.create().unwrap();
+        let credentials = workspace.dirs().home.join(".credentials.json");
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        let long_ago = std::time::SystemTime::now() - 2 * HALF_WRITTEN_FOR;
+        let old = [format!(".{id}.new"), "home/".to_owned() + &format!(".{id}.new")];
+        let kept = [".mine.new", "session.json", &format!("home/.{id}.old")].map(str::to_owned);
+        for name in old.iter().chain(&kept) {
+            File::create(root.path().join(name)).unwrap().set_modified(long_ago).unwrap();
+        }
+        let fresh = root.path().join(format!(".{}.new", uuid::Uuid::new_v4().simple()));
+        File::create(&fresh).unwrap();
+        workspace.sweep(&credentials);
+        assert!(old.iter().all(|name| !root.path().join(name).exists()));
+        assert!(kept.iter().all(|name| root.path().join(name).exists()) && fresh.exists());
     }
 
     #[test]

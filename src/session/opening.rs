@@ -65,6 +65,7 @@ fn prepare_now(
 ) -> io::Result<Prepared> {
     let (adapter, cli) = (instance.adapter, &instance.config.cli);
     workspace.create()?;
+    workspace.sweep(&adapter.credentials_file(workspace.dirs(), cli));
     if !workspace.record_file().exists()
         // The session's own save is on its way, but may be slower than a first answer: whoever kills this program in
         // between must not leave a conversation whose id nobody knows.
