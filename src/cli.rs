@@ -9,9 +9,12 @@ use std::ffi::OsString;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
+pub use answer::AnswerReader;
+
 use crate::config::CliConfig;
 use crate::turn::{Decision, Prompt, Usage};
 
+pub mod answer;
 pub mod claude;
 
 /// The directories that a child sees. They come from one function (`workspace`) because the CLI files its
@@ -253,6 +256,9 @@ pub trait Adapter: Debug + Send + Sync + 'static {
     /// The piece of the answer's text that this event brings, if it is a delta of the answer itself (not of a
     /// subagent).
     fn text_delta(&self, line: &[u8]) -> Option<String>;
+
+    /// Reads the answer out of a turn's lines: as its deltas come, or block by block as a whole.
+    fn answer_reader(&self, by_deltas: bool) -> Box<dyn AnswerReader>;
 
     /// Why a child left before it was ready, told by its last lines and its standard error.
     fn refusal(&self, terminal: Option<&Terminal>, stderr: &str) -> Option<Refusal>;

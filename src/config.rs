@@ -31,6 +31,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// The public listener.
     pub http: Http,
+    /// Who may call.
+    pub auth: Auth,
     /// The operator's listener.
     pub admin: Admin,
     /// The program to run.
@@ -52,7 +54,7 @@ pub struct Config {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Http {
-    /// Address and port; port 0 takes a free one. Loopback only, for callers are not authenticated yet.
+    /// Address and port; port 0 takes a free one. Loopback only, unless there are keys ([`Auth`]).
     pub listen: SocketAddr,
     /// Longest accepted request body, in bytes. Default 16 MiB: the longest prompt with its escapes.
     pub body_limit: usize,
@@ -62,6 +64,57 @@ pub struct Http {
     /// A caller that takes nothing of a waiting answer for so long is hung up on. Default 60 s.
     #[serde(with = "value::duration")]
     pub write_timeout: Duration,
+    /// Conversations kept for each user whose client names none and sends the whole history each time; the one that was
+    /// used least recently is deleted to make room. Default 16.
+    pub conversations_per_user: usize,
+    /// What happens to a turn whose caller goes away. Default: it is interrupted.
+    pub on_disconnect: OnDisconnect,
+    /// Bytes of events kept per turn for a caller who comes back (`on_disconnect = "detach"`). Default 256 KiB.
+    pub replay_bytes: usize,
+    /// Fields of a request that have no effect here are refused with 400 instead of named in a header. Default false.
+    pub strict: bool,
+    /// What `GET /v1/models` lists. Any other model may be asked for as well: the CLI decides. Default: its aliases
+    /// `opus`, `sonnet`, `haiku`.
+    pub models: Vec<String>,
+    /// How long a caller may take to send the headers of a request; also how long an idle connection is kept open for
+    /// the next one. Default 30 s: longer than the pools of the usual clients keep theirs.
+    #[serde(with = "value::duration")]
+    pub header_timeout: Duration,
+    /// How long a caller may take to send a body. Default 30 s, which takes the longest one over 5 Mbit/s.
+    #[serde(with = "value::duration")]
+    pub body_timeout: Duration,
+    /// Connections at once; a stream holds one for its whole turn. Those beyond are answered 503. Default 1024: well
+    /// below the descriptors that a server is usually given.
+    pub max_connections: usize,
+    /// Requests of one caller in a minute, all at once if it likes: of a key, or without keys of a user. 0 is no limit.
+    /// Default 6000: more than any person and most backends need; it stops a loop gone wild.
+    pub requests_per_minute: u32,
+    /// Turns of one user, in all its conversations, that run or wait at once. Default 32: enough for a handful of busy
+    /// conversations, too few to take the machine.
+    pub turns_per_user: u32,
+}
+
+/// What happens to a turn whose caller goes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDisconnect {
+    /// It is interrupted; the child stays.
+    #[default]
+    Interrupt,
+    /// It goes on; the caller may come back for its events.
+    Detach,
+}
+
+/// Who may call.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Auth {
+    /// The file of keys (`pilotlight keys`); then a key is needed for everything but the state of the service. Without it
+    /// everybody who reaches a listener is trusted.
+    pub keys_file: Option<PathBuf>,
+    /// Serve without keys also where others can reach a listener. Default false.
+    pub allow_unauthenticated: bool,
 }
 
 /// The operator's listener: metrics.
@@ -296,6 +349,7 @@ impl Default for Config {
             data_dir: value::default_data_dir(),
             drain_timeout: Duration::from_secs(8),
             http: Http::default(),
+            auth: Auth::default(),
             admin: Admin::default(),
             cli: CliConfig::default(),
             session: SessionConfig::default(),
@@ -314,6 +368,16 @@ impl Default for Http {
             body_limit: 16 << 20,
             heartbeat: Duration::from_secs(15),
             write_timeout: Duration::from_secs(60),
+            conversations_per_user: 16,
+            on_disconnect: OnDisconnect::default(),
+            replay_bytes: 256 << 10,
+            strict: false,
+            models: ["opus", "sonnet", "haiku"].map(str::to_owned).to_vec(),
+            header_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(30),
+            max_connections: 1024,
+            requests_per_minute: 6000,
+            turns_per_user: 32,
         }
     }
 }

@@ -7,6 +7,7 @@
 //! how sessions work inside, nor anything of one CLI's protocol.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,34 +20,35 @@ use crate::error::StartError;
 use crate::pilotlight::Pilotlight;
 
 mod app;
+mod auth;
 mod body;
 mod caller;
 mod connection;
+mod dialect;
 mod error;
 mod exporter;
 mod files;
 mod folder;
+mod history;
 mod identity;
-mod keepalive;
-mod mcp;
+pub mod keys;
+mod limits;
+mod models;
 mod openapi;
-mod preamble;
 mod ready;
-mod request;
 mod router;
 mod service;
-mod sse;
 mod stall;
 mod stats;
+mod turns;
 mod wire;
 
 use app::App;
+use auth::{Gate, Keyring};
 use connection::{Acceptor, Closing};
+use turns::replay::Replays;
 
-/// Connections that callers may hold at once. A stream holds one for its whole turn; beyond this the kernel's own queue
-/// keeps callers waiting. Well below the descriptors that a server is usually given.
-const PUBLIC_CONNECTIONS: usize = 1024;
-/// The same for the operator: a scraper, a prober and a few people.
+/// Connections that the operator may hold at once: a scraper, a prober and a few people.
 const ADMIN_CONNECTIONS: usize = 64;
 /// How long connections may take to send what is left once every turn has ended.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -54,10 +56,11 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The service could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// A listener would be reachable from elsewhere.
+    /// A listener would be reachable from elsewhere, by anybody.
     #[error(
-        "configuration key `{key}`: {address} is not a loopback address; callers are not authenticated in this \
-         version, so only loopback (127.0.0.1, [::1]) is served"
+        "configuration key `{key}`: {address} is not a loopback address, and without keys whoever reaches it may do \
+         everything; set auth.keys_file (`pilotlight keys new` makes keys), or say --allow-unauthenticated \
+         (auth.allow_unauthenticated) if something in front of it decides who may call"
     )]
     NotLoopback {
         /// The key.
@@ -75,6 +78,9 @@ pub enum ServeError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// The keys cannot be used.
+    #[error("configuration key `auth.keys_file`: {0}")]
+    Keys(#[from] keys::KeyFileError),
     /// The metrics could not be set up.
     #[error("cannot set up the metrics: {0}")]
     Metrics(String),
@@ -87,7 +93,7 @@ impl ServeError {
     /// Whether the operator asked for something that cannot be (as against something that failed).
     #[must_use]
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::NotLoopback { .. } | Self::Start(StartError::Config(_)))
+        matches!(self, Self::NotLoopback { .. } | Self::Keys(_) | Self::Start(StartError::Config(_)))
     }
 }
 
@@ -105,6 +111,7 @@ pub struct Server {
     admin: SocketAddr,
     tasks: TaskTracker,
     closing: Closing,
+    keys: Option<Arc<Keyring>>,
     /// Ends every task that is left when the server is dropped.
     _end: DropGuard,
 }
@@ -116,6 +123,13 @@ impl Server {
     /// [`ServeError`]; nothing is left running then.
     pub async fn start(config: Config) -> Result<Self, ServeError> {
         config.validate()?;
+        let is_open = config.auth.keys_file.is_some() || config.auth.allow_unauthenticated;
+        for (key, address) in [("http.listen", config.http.listen), ("admin.listen", config.admin.listen)] {
+            if !is_open && !is_local(address) {
+                return Err(ServeError::NotLoopback { key, address });
+            }
+        }
+        let keys = keyring(config.auth.keys_file.clone()).await?;
         let public = listen("http.listen", config.http.listen).await?;
         let operator = listen("admin.listen", config.admin.listen).await?;
         let (pilot, exporter) = exporter::start(config).await?;
@@ -124,18 +138,31 @@ impl Server {
         let tasks = TaskTracker::new();
         let now = CancellationToken::new();
         let closing = Closing { gracefully: now.child_token(), now: now.clone() };
-        let app = Arc::new(App::new(pilot, exporter.clone()).await);
-        let write_timeout = app.pilot().config().http.write_timeout;
+        let limits = pilot.config().http.clone();
+        let (header_timeout, write_timeout) = (limits.header_timeout, limits.write_timeout);
+        let replays = Replays::new(limits.replay_bytes, limits.heartbeat, tasks.clone(), closing.clone());
+        let app = Arc::new(App::new(pilot, exporter.clone(), replays).await);
         let accept = |listener, router, most| {
             let (tasks, closing) = (tasks.clone(), closing.clone());
-            let acceptor = Acceptor { listener, router, most, write_timeout, tasks, closing };
+            let acceptor = Acceptor { listener, router, most, header_timeout, write_timeout, tasks, closing };
             acceptor.tasks.clone().spawn(acceptor.run());
         };
-        accept(public.0, router::public(app.clone()), PUBLIC_CONNECTIONS);
-        accept(operator.0, router::admin(app.clone()), ADMIN_CONNECTIONS);
+        let gate = Gate { keys: keys.clone(), is_local: is_local(http), for_admins: false };
+        accept(public.0, router::public(app.clone(), gate), limits.max_connections);
+        // Whoever is on this machine may read the figures, as a scraper does.
+        let asked = keys.clone().filter(|_| !is_local(admin));
+        let gate = Gate { keys: asked, is_local: is_local(admin), for_admins: true };
+        accept(operator.0, router::admin(app.clone(), gate), ADMIN_CONNECTIONS);
+        if let Some(keys) = keys.clone() {
+            tasks.spawn(closing.clone().or(auth::watch(keys)));
+        }
         tasks.spawn(closing.clone().or(exporter::upkeep(exporter)));
         tasks.spawn(closing.clone().or(ready::watch(app.clone())));
-        Ok(Self { app, http, admin, tasks, closing, _end: now.drop_guard() })
+        for _ in 0..history::PURGES {
+            let app = app.clone();
+            tasks.spawn(closing.clone().or(async move { app.conversations().purge(app.pilot()).await }));
+        }
+        Ok(Self { app, http, admin, tasks, closing, keys, _end: now.drop_guard() })
     }
 
     /// Where callers are served.
@@ -156,6 +183,14 @@ impl Server {
         self.app.pilot()
     }
 
+    /// Reads the key file again, as when it has changed. If it cannot be used, the keys stay as they were and the log
+    /// says so.
+    pub fn reload(&self) {
+        if let Some(keys) = &self.keys {
+            keys.reload();
+        }
+    }
+
     /// From now on `/readyz` says 503 and new turns are refused; running ones go on.
     pub fn drain(&self) {
         self.app.drain();
@@ -174,12 +209,21 @@ impl Server {
     }
 }
 
+fn is_local(address: SocketAddr) -> bool {
+    // An IPv4 address in IPv6 clothes is what it is inside.
+    address.ip().to_canonical().is_loopback()
+}
+
+/// The keys, if there are to be any.
+async fn keyring(file: Option<PathBuf>) -> Result<Option<Arc<Keyring>>, ServeError> {
+    let Some(file) = file else { return Ok(None) };
+    let opened = tokio::task::spawn_blocking(move || Keyring::open(&file)).await;
+    let opened = opened.map_err(|_| StartError::Supervisor("reading the keys failed".to_owned()))?;
+    Ok(Some(Arc::new(opened?)))
+}
+
 /// Opens a listener; a port 0 is known afterwards.
 async fn listen(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
-    // An IPv4 address in IPv6 clothes is what it is inside.
-    if !address.ip().to_canonical().is_loopback() {
-        return Err(ServeError::NotLoopback { key, address });
-    }
     let opened = async {
         let listener = TcpListener::bind(address).await?;
         let bound = listener.local_addr()?;

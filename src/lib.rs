@@ -112,6 +112,7 @@ pub mod ids;
 mod instance;
 pub mod metrics;
 mod pilotlight;
+mod private;
 pub mod probe;
 mod program;
 mod registry;

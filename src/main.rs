@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 
 mod check;
 mod demo;
+mod keys;
 mod options;
 mod serve;
 
@@ -34,6 +35,8 @@ enum Command {
     Serve(Options),
     /// Show what pilotlight does, each claim checked
     Demo(demo::DemoOptions),
+    /// Make, list and revoke the keys that callers bring
+    Keys(keys::KeysOptions),
     /// Check a configuration and its CLI: start it once, without spending a token
     Check(Options),
     /// Be the simulated CLI (`pilotlight sim --help` tells its own arguments)
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Serve(options) => serve::run(&options),
         Command::Demo(options) => demo::run(&options),
+        Command::Keys(options) => keys::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Sim { arguments } => pilotlight::sim::main(arguments.into_iter()),
     }

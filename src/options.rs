@@ -33,6 +33,12 @@ pub(crate) struct Options {
     /// The operator's listener, with /metrics
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) admin_listen: Option<SocketAddr>,
+    /// The file of keys (see `pilotlight keys`); then every caller needs one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) keys: Option<PathBuf>,
+    /// Trust everybody who reaches a listener, also where that is not this machine alone
+    #[arg(long)]
+    pub(crate) allow_unauthenticated: bool,
     /// Where sessions and workspaces are kept
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) data_dir: Option<PathBuf>,
@@ -51,6 +57,10 @@ impl Options {
         if let Some(listen) = self.admin_listen {
             config.admin.listen = listen;
         }
+        if let Some(file) = &self.keys {
+            config.auth.keys_file = Some(file.clone());
+        }
+        config.auth.allow_unauthenticated |= self.allow_unauthenticated;
         if let Some(directory) = &self.data_dir {
             config.data_dir.clone_from(directory);
         }
@@ -63,7 +73,7 @@ impl Options {
 }
 
 /// Our variables; those of others need not be text.
-fn environment() -> Result<Vec<(String, String)>, ConfigError> {
+pub(crate) fn environment() -> Result<Vec<(String, String)>, ConfigError> {
     let ours = std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(PREFIX));
     ours.map(|(name, value)| {
         let name = name.to_string_lossy().into_owned();

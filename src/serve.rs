@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use pilotlight::Config;
 use pilotlight::http::{ServeError, Server};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::options::{FAILED, MISUSED, Options, complain, runtime, start_log};
@@ -21,6 +22,11 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         Ok(config) => config,
         Err(error) => return complain(&error.to_string(), MISUSED),
     };
+    // An image of our memory would hold keys and conversations. Children get the same limit from their shim.
+    let nothing = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, nothing) {
+        tracing::warn!(%error, "core files are not switched off");
+    }
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(code) => return code,
@@ -50,6 +56,8 @@ impl Failure {
 async fn serve(config: Config) -> Result<ExitCode, Failure> {
     let grace = config.drain_timeout;
     let mut signals = Signals::new().map_err(Failure::Signals)?;
+    // Asked for once, it never ends the process again, also where nobody waits for it.
+    let mut hangup = signal(SignalKind::hangup()).map_err(Failure::Signals)?;
     let server = tokio::select! {
         server = Server::start(config) => server.map_err(Failure::Start)?,
         name = signals.next() => {
@@ -58,7 +66,15 @@ async fn serve(config: Config) -> Result<ExitCode, Failure> {
         }
     };
     announce(&server);
-    let name = signals.next().await;
+    let name = loop {
+        tokio::select! {
+            name = signals.next() => break name,
+            _ = hangup.recv() => {
+                tracing::info!("SIGHUP: reading the keys again");
+                server.reload();
+            }
+        }
+    };
     tracing::info!(signal = name, ?grace, "draining: running turns may end, new ones are refused");
     server.drain();
     tokio::select! {

@@ -8,12 +8,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{
-    Adapter, Bound, CommandLine, ControlAnswer, Dirs, HostRequest, LaunchPlan, LineKind, PermissionRequest,
-    PromptRefused, Refusal, Task, Terminal,
+    Adapter, AnswerReader, Bound, CommandLine, ControlAnswer, Dirs, HostRequest, LaunchPlan, LineKind,
+    PermissionRequest, PromptRefused, Refusal, Task, Terminal,
 };
 use crate::config::CliConfig;
 use crate::turn::{Decision, Prompt};
 
+mod answer;
 mod classify;
 mod fields;
 mod launch;
@@ -95,6 +96,10 @@ impl Adapter for Claude {
 
     fn text_delta(&self, line: &[u8]) -> Option<String> {
         read::text_delta(line)
+    }
+
+    fn answer_reader(&self, by_deltas: bool) -> Box<dyn AnswerReader> {
+        Box::new(answer::Reader::new(by_deltas))
     }
 
     fn refusal(&self, terminal: Option<&Terminal>, stderr: &str) -> Option<Refusal> {

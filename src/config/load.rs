@@ -14,8 +14,8 @@ const SEPARATOR: &str = "__";
 const TOP_LEVEL: [&str; 2] = ["data_dir", "drain_timeout"];
 /// Keys of the first level that are tables. (Variables for children begin with `PILOTLIGHT_SESSION` or
 /// `PILOTLIGHT_CHILD` alone.)
-const SECTIONS: [&str; 8] =
-    ["http", "admin", "cli", "session", "restart", "permissions", "limits", "metrics"];
+const SECTIONS: [&str; 9] =
+    ["http", "auth", "admin", "cli", "session", "restart", "permissions", "limits", "metrics"];
 
 /// A configuration that cannot be used. The message names the key and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -124,6 +124,7 @@ fn is_text(key: &[String]) -> bool {
     matches!(
         key[..],
         ["data_dir"]
+            | ["auth", "keys_file"]
             | ["cli", "env", _]
             | ["cli", "program" | "model" | "setting_sources" | "shim" | "slash_commands"]
     )
@@ -197,6 +198,14 @@ mod tests {
             ("[limits]\nmemory_budget = \"120%\"", "limits.memory_budget", "80%"),
             ("[limits]\nmax_children = 0", "limits.max_children", "at least 1"),
             ("[cli]\nprogram = \"\"", "cli.program", "sim"),
+            ("[auth]\nkeys_file = \"\"", "auth.keys_file", "path"),
+            (
+                "[auth]\nkeys_file = \"k\"\nallow_unauthenticated = true",
+                "auth.allow_unauthenticated",
+                "keys_file",
+            ),
+            ("[http]\nmax_connections = 0", "http.max_connections", "at least 1"),
+            ("[http]\nturns_per_user = 0", "http.turns_per_user", "at least 1"),
             ("data_dir = \"\"", "data_dir", "directory"),
             ("[metrics]\nsample_interval = \"1ns\"", "metrics.sample_interval", "100ms"),
             ("[session]\nping_timeout = \"1ns\"", "session.ping_timeout", "10ms"),

@@ -19,7 +19,16 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
     if config.data_dir.as_os_str().is_empty() {
         return Err(wrong("data_dir", "must be the path of a directory"));
     }
+    if config.auth.keys_file.as_deref().is_some_and(|file| file.as_os_str().is_empty()) {
+        return Err(wrong("auth.keys_file", "must be the path of a file"));
+    }
+    if config.auth.keys_file.is_some() && config.auth.allow_unauthenticated {
+        return Err(wrong("auth.allow_unauthenticated", "contradicts auth.keys_file; set one of them"));
+    }
     cli(&config.cli)?;
+    if config.http.models.iter().any(|model| !crate::turn::is_model_name(model)) {
+        return Err(wrong("http.models", "must be models' names such as \"sonnet\" or full ids"));
+    }
     let prefix = &config.metrics.prefix;
     let valid = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if !prefix.starts_with(|c: char| c.is_ascii_alphabetic()) || !prefix.chars().all(valid) {
@@ -70,6 +79,8 @@ fn durations(config: &Config) -> Result<(), ConfigError> {
         ("drain_timeout", config.drain_timeout),
         ("http.heartbeat", config.http.heartbeat),
         ("http.write_timeout", config.http.write_timeout),
+        ("http.header_timeout", config.http.header_timeout),
+        ("http.body_timeout", config.http.body_timeout),
         ("session.idle_timeout", session.idle_timeout),
         ("session.spawn_timeout", session.spawn_timeout),
         ("session.stall_timeout", session.stall_timeout),
@@ -120,6 +131,10 @@ fn sizes(config: &Config) -> Result<(), ConfigError> {
         ("session.prompt_limit", session.prompt_limit, 1 << 10, 1 << 30),
         ("session.stderr_tail", session.stderr_tail, 0, 1 << 20),
         ("http.body_limit", config.http.body_limit, 1 << 10, 1 << 30),
+        ("http.conversations_per_user", config.http.conversations_per_user, 1, 10_000),
+        ("http.replay_bytes", config.http.replay_bytes, 4 << 10, 1 << 30),
+        ("http.max_connections", config.http.max_connections, 1, 1 << 20),
+        ("http.turns_per_user", config.http.turns_per_user as usize, 1, 1 << 20),
         ("limits.max_children", limits.max_children, 1, 1 << 20),
         ("limits.starts_in_flight", limits.starts_in_flight, 1, 1 << 16),
         ("limits.max_sessions", limits.max_sessions, 1, 1 << 24),

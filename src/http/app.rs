@@ -1,20 +1,29 @@
 //! What every handler shares. Owned by [`super::Server`]; holds no session.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::body::BodyBudget;
+use super::caller::Caller;
 use super::error::ApiError;
 use super::exporter::Exporter;
+use super::history::Conversations;
 use super::identity::Identities;
+use super::limits::{Rates, TurnPermit, Turns};
 use super::ready::StartedOnce;
+use super::turns::replay::Replays;
 use crate::error::TurnError;
+use crate::ids::UserId;
 use crate::pilotlight::Pilotlight;
+use crate::session::OauthCredentials;
 
 /// Where digests of tokens are kept, below the data directory.
 const IDENTITIES: &str = "identities";
+/// Where is kept what conversations of clients that name none know, below the data directory.
+const CONVERSATIONS: &str = "conversations";
 /// Answers that gather a workspace's files at the same time: each may hold some 50 MB while it does.
 const GATHERING: usize = 4;
 
@@ -24,24 +33,36 @@ pub(super) struct App {
     pilot: Pilotlight,
     exporter: Exporter,
     identities: Identities,
+    conversations: Conversations,
     bodies: BodyBudget,
+    rates: Rates,
+    turns: Arc<Turns>,
     gathering: Semaphore,
     started_once: StartedOnce,
+    replays: Replays,
     draining: AtomicBool,
     since: Instant,
 }
 
 impl App {
-    pub(super) async fn new(pilot: Pilotlight, exporter: Exporter) -> Self {
+    pub(super) async fn new(pilot: Pilotlight, exporter: Exporter, replays: Replays) -> Self {
         let identities = Identities::load(pilot.config().data_dir.join(IDENTITIES)).await;
-        let bodies = BodyBudget::new(pilot.config().http.body_limit);
+        let http = &pilot.config().http;
+        let conversations =
+            Conversations::new(pilot.config().data_dir.join(CONVERSATIONS), http.conversations_per_user);
+        let bodies = BodyBudget::new(http.body_limit, http.body_timeout);
+        let rates = Rates::new(http.requests_per_minute);
         Self {
             pilot,
             exporter,
             identities,
+            conversations,
             bodies,
+            rates,
+            turns: Arc::default(),
             gathering: Semaphore::new(GATHERING),
             started_once: StartedOnce::default(),
+            replays,
             draining: AtomicBool::new(false),
             since: Instant::now(),
         }
@@ -55,8 +76,39 @@ impl App {
         &self.exporter
     }
 
-    pub(super) fn identities(&self) -> &Identities {
-        &self.identities
+    pub(super) fn rates(&self) -> &Rates {
+        &self.rates
+    }
+
+    /// A place for one more turn of `user`; kept as long as the turn runs or waits.
+    pub(super) fn turn_permit(&self, user: &UserId, caller: &Caller) -> Result<TurnPermit, ApiError> {
+        let own = caller.limits().concurrent_turns.map(std::num::NonZeroU32::get);
+        self.turns.permit(user, own.unwrap_or(self.pilot.config().http.turns_per_user))
+    }
+
+    /// Whose session a turn is for. `named` is the user that the body names. Where nobody is named and there are no keys,
+    /// the credentials tell.
+    pub(super) async fn owner(
+        &self,
+        caller: &Caller,
+        named: Option<UserId>,
+        credentials: Option<&OauthCredentials>,
+    ) -> Result<UserId, ApiError> {
+        let Some(credentials) = credentials.filter(|_| caller.key_id().is_none()) else {
+            return caller.owner(named);
+        };
+        if named.is_none() && caller.is_known_by_credentials() {
+            let user = self.identities.owner(credentials).await.map_err(TurnError::from)?;
+            self.rates.count_user(&user)?;
+            return Ok(user);
+        }
+        let user = caller.owner(named)?;
+        self.identities.learn(&user, credentials).await;
+        Ok(user)
+    }
+
+    pub(super) fn conversations(&self) -> &Conversations {
+        &self.conversations
     }
 
     pub(super) fn bodies(&self) -> &BodyBudget {
@@ -69,6 +121,10 @@ impl App {
 
     pub(super) fn started_once(&self) -> &StartedOnce {
         &self.started_once
+    }
+
+    pub(super) fn replays(&self) -> &Replays {
+        &self.replays
     }
 
     pub(super) fn uptime(&self) -> std::time::Duration {

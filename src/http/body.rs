@@ -19,13 +19,12 @@ const TOTAL: usize = 256 << 20;
 const UNIT: usize = 1 << 10;
 /// How long a body may wait for room before its caller is told to come again.
 const ROOM_WITHIN: Duration = Duration::from_secs(5);
-/// How long a caller may take to send a body. Local callers need milliseconds for the longest.
-const SENT_WITHIN: Duration = Duration::from_secs(30);
 
 /// The account of all bodies in memory.
 #[derive(Debug)]
 pub(super) struct BodyBudget {
     limit: usize,
+    within: Duration,
     room: Arc<Semaphore>,
 }
 
@@ -36,10 +35,10 @@ pub(super) struct Received {
 }
 
 impl BodyBudget {
-    /// For bodies of at most `limit` bytes; the router's limit layer enforces that.
-    pub(super) fn new(limit: usize) -> Self {
+    /// For bodies of at most `limit` bytes, which the router's limit layer enforces, sent `within` some time.
+    pub(super) fn new(limit: usize, within: Duration) -> Self {
         // The longest accepted body always fits.
-        Self { limit, room: Arc::new(Semaphore::new(TOTAL.max(limit).div_ceil(UNIT))) }
+        Self { limit, within, room: Arc::new(Semaphore::new(TOTAL.max(limit).div_ceil(UNIT))) }
     }
 
     /// Reads a body to its end.
@@ -49,9 +48,9 @@ impl BodyBudget {
         let full = || ApiError::overloaded("too many long requests are being read", Duration::from_secs(1));
         let room = timeout(ROOM_WITHIN, self.room.clone().acquire_many_owned(units));
         let room = room.await.map_err(|_| full())?.map_err(|_| full())?;
-        let bytes = timeout(SENT_WITHIN, axum::body::to_bytes(body, self.limit)).await.map_err(|_| {
-            let seconds = SENT_WITHIN.as_secs();
-            let message = format!("the request body did not arrive within {seconds} s");
+        let bytes = timeout(self.within, axum::body::to_bytes(body, self.limit)).await.map_err(|_| {
+            let seconds = self.within.as_secs_f32();
+            let message = format!("the request body did not arrive within {seconds} s (http.body_timeout)");
             ApiError::new(axum::http::StatusCode::REQUEST_TIMEOUT, "body_timeout", message)
         })?;
         let bytes = bytes.map_err(|error| {

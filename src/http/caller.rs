@@ -1,12 +1,14 @@
-//! Who is calling, and how requests are named.
+//! Who is calling, for whom, and how requests are named.
 //!
-//! In this version every caller on loopback is trusted to name any user. A browser is not such a caller: a page from
-//! anywhere could make it send a request here, and a request may name programs to start.
+//! The gate ([`super::auth`]) makes a [`Caller`] of each request that needs one; handlers ask it whose sessions are
+//! meant. Pure; it must not know how a caller was recognised.
 
-use axum::http::header::ORIGIN;
+use std::sync::Arc;
+
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::error::ApiError;
+use super::keys::{Entry, KeyLimits, Role};
 use crate::ids::UserId;
 
 /// The header that names the user.
@@ -15,6 +17,106 @@ pub(super) const USER_HEADER: &str = "x-pilotlight-user";
 pub(super) const REQUEST_ID_HEADER: &str = "x-request-id";
 /// Longest request id taken from a caller; longer ones are replaced.
 const MAX_REQUEST_ID: usize = 128;
+
+/// Who sent a request. In the extensions of every request to a path that is not open to all.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    who: Who,
+    /// The user that the request's header names.
+    named: Option<UserId>,
+}
+
+#[derive(Debug, Clone)]
+enum Who {
+    /// There are no keys: everybody who reaches the listener is trusted, on loopback also as the operator.
+    Trusted {
+        is_local: bool,
+    },
+    Key(Arc<Entry>),
+}
+
+impl Caller {
+    /// Somebody on a listener that asks for no key.
+    pub(super) fn trusted(is_local: bool, named: Option<UserId>) -> Self {
+        Self { who: Who::Trusted { is_local }, named }
+    }
+
+    /// Somebody with a key.
+    pub(super) fn of_key(key: Arc<Entry>, named: Option<UserId>) -> Self {
+        Self { who: Who::Key(key), named }
+    }
+
+    /// Whose session a turn is for. `named` is the user that the body names; the header goes before it.
+    pub(super) fn owner(&self, named: Option<UserId>) -> Result<UserId, ApiError> {
+        match self.key().map(|key| key.role()) {
+            Some(Role::User(user)) => {
+                let is_other = |name: &&UserId| *name != user;
+                match self.named.iter().chain(named.as_ref()).find(is_other) {
+                    Some(_) => {
+                        Err(forbidden("other_user", "this key is for another user than the one named"))
+                    }
+                    None => Ok(user.clone()),
+                }
+            }
+            Some(Role::Admin) => {
+                Err(forbidden("admin_has_no_sessions", "a key of the role admin has no sessions of its own"))
+            }
+            Some(Role::Service) | None => self.named.clone().or(named).ok_or_else(nobody),
+        }
+    }
+
+    /// Whose sessions are looked at. As [`Caller::owner`], but an admin's key may name anybody.
+    pub(super) fn subject(&self, named: Option<UserId>) -> Result<UserId, ApiError> {
+        match self.key().map(|key| key.role()) {
+            Some(Role::Admin) => named.or_else(|| self.named.clone()).ok_or_else(nobody),
+            _ => self.owner(named),
+        }
+    }
+
+    /// Whether all sessions may be seen and stopped.
+    pub(super) fn is_admin(&self) -> bool {
+        match &self.who {
+            Who::Trusted { is_local } => *is_local,
+            Who::Key(key) => *key.role() == Role::Admin,
+        }
+    }
+
+    /// Whether the sessions of `user` may be shown.
+    pub(super) fn sees(&self, user: &UserId) -> bool {
+        self.is_admin() || self.owner(None).is_ok_and(|own| own == *user)
+    }
+
+    /// Whether credentials in the body may tell who it is: only where anybody may say anything, and nobody did.
+    pub(super) fn is_known_by_credentials(&self) -> bool {
+        matches!(self.who, Who::Trusted { .. }) && self.named.is_none()
+    }
+
+    /// The id of the caller's key, if it has one. No secret.
+    pub(super) fn key_id(&self) -> Option<&str> {
+        self.key().map(|key| key.id())
+    }
+
+    /// The limits of the caller's key.
+    pub(super) fn limits(&self) -> KeyLimits {
+        self.key().map(|key| key.limits()).unwrap_or_default()
+    }
+
+    /// The user that the header names.
+    pub(super) fn named(&self) -> Option<&UserId> {
+        self.named.as_ref()
+    }
+
+    fn key(&self) -> Option<&Arc<Entry>> {
+        match &self.who {
+            Who::Trusted { .. } => None,
+            Who::Key(key) => Some(key),
+        }
+    }
+}
+
+fn forbidden(code: &'static str, message: &str) -> ApiError {
+    ApiError::new(StatusCode::FORBIDDEN, code, message)
+}
 
 /// The user that the caller names, if it names one.
 pub(super) fn named_user(headers: &HeaderMap) -> Result<Option<UserId>, ApiError> {
@@ -28,18 +130,9 @@ pub(super) fn named_user(headers: &HeaderMap) -> Result<Option<UserId>, ApiError
 }
 
 /// 400 for a request that leaves open whose session it means.
-pub(super) fn nobody() -> ApiError {
-    let message = format!("name the user in the {USER_HEADER} header, or send oauth_credentials");
+fn nobody() -> ApiError {
+    let message = format!("name the user that this request is for in the {USER_HEADER} header");
     ApiError::invalid("missing_user", message)
-}
-
-/// Refuses what a web page made a browser send.
-pub(super) fn refuse_browsers(headers: &HeaderMap) -> Result<(), ApiError> {
-    if headers.contains_key(ORIGIN) {
-        let message = "requests from web pages (with an Origin header) are not accepted";
-        return Err(ApiError::new(StatusCode::FORBIDDEN, "browser_refused", message));
-    }
-    Ok(())
 }
 
 /// The id of a request: the caller's own if it can be repeated in headers and logs, else a new one.
@@ -64,6 +157,23 @@ pub(super) fn header_text(name: &str) -> HeaderValue {
     HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
+/// The name in a header, if it is one.
+pub(super) fn named_by_header(value: &HeaderValue) -> Option<String> {
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        rest = after;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let (digits, after) = rest.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+        rest = after;
+    }
+    String::from_utf8(bytes).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,10 +196,62 @@ mod tests {
         }
     }
 
+    fn user(name: &str) -> Option<UserId> {
+        Some(UserId::new(name).unwrap())
+    }
+
+    #[test]
+    fn roles_decide_whose_sessions_are_meant() {
+        let key = |role| Arc::new(Entry::new("id".into(), [0; 32], role, None, KeyLimits::default()));
+        let alice = Role::User(user("alice").unwrap());
+        // Who, the header, the body; then the owner of a turn, whose sessions are looked at, and whether all are seen.
+        let table = [
+            (Some(&alice), None, None, Ok("alice"), Ok("alice"), false),
+            (Some(&alice), user("alice"), user("alice"), Ok("alice"), Ok("alice"), false),
+            (Some(&alice), user("bob"), None, Err("other_user"), Err("other_user"), false),
+            (Some(&alice), None, user("bob"), Err("other_user"), Err("other_user"), false),
+            (Some(&alice), user("alice"), user("bob"), Err("other_user"), Err("other_user"), false),
+            (Some(&Role::Service), None, None, Err("missing_user"), Err("missing_user"), false),
+            (Some(&Role::Service), user("bob"), None, Ok("bob"), Ok("bob"), false),
+            (Some(&Role::Service), None, user("bob"), Ok("bob"), Ok("bob"), false),
+            (Some(&Role::Service), user("bob"), user("eve"), Ok("bob"), Ok("bob"), false),
+            (Some(&Role::Admin), None, None, Err("admin_has_no_sessions"), Err("missing_user"), true),
+            (Some(&Role::Admin), None, user("bob"), Err("admin_has_no_sessions"), Ok("bob"), true),
+            (Some(&Role::Admin), user("bob"), user("eve"), Err("admin_has_no_sessions"), Ok("eve"), true),
+            (None, None, None, Err("missing_user"), Err("missing_user"), true),
+            (None, user("bob"), None, Ok("bob"), Ok("bob"), true),
+        ];
+        for (role, header, body, owner, subject, is_admin) in table {
+            let shown = format!("{role:?} {} {}", header.is_some(), body.is_some());
+            let caller = match role {
+                Some(role) => Caller::of_key(key(role.clone()), header),
+                None => Caller::trusted(true, header),
+            };
+            let told = |result: Result<UserId, ApiError>| match result {
+                Ok(user) => Ok(String::from_utf8(user.as_bytes().to_vec()).unwrap()),
+                Err(error) => Err(error.code()),
+            };
+            assert_eq!(told(caller.owner(body.clone())), owner.map(str::to_owned), "{shown}");
+            assert_eq!(told(caller.subject(body)), subject.map(str::to_owned), "{shown}");
+            assert_eq!(caller.is_admin(), is_admin, "{shown}");
+            assert_eq!(caller.sees(&user("eve").unwrap()), is_admin, "{shown}");
+        }
+        assert!(!Caller::trusted(false, None).is_admin());
+        assert!(Caller::trusted(true, None).is_known_by_credentials());
+        assert!(!Caller::trusted(true, user("a")).is_known_by_credentials());
+        assert!(!Caller::of_key(key(Role::Service), None).is_known_by_credentials());
+    }
+
     #[test]
     fn a_name_fits_into_a_header() {
         assert_eq!(header_text("default"), "default");
         assert_eq!(header_text("a\r\nb%ü"), "a%0D%0Ab%25%C3%BC");
+        for name in ["default", "a\r\nb%ü", "100%", "%zz"] {
+            assert_eq!(named_by_header(&header_text(name)).as_deref(), Some(name));
+        }
+        for wrong in ["%", "%1", "%zz", "%ff"] {
+            assert_eq!(named_by_header(&HeaderValue::from_static(wrong)), None);
+        }
     }
 
     #[test]

@@ -16,9 +16,6 @@ use tokio_util::task::TaskTracker;
 
 use super::stall::StallGuard;
 
-/// How long a caller may take to send the headers of a request; also how long an idle connection is kept open for the
-/// next one. Longer than the pools of the usual clients keep theirs.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Header lines per request. Callers send ten; proxies add as many.
 const MAX_HEADERS: usize = 64;
 /// Bytes of a request's head (and of one read of its body); the last read may go beyond by as much again. Room for a few
@@ -51,6 +48,9 @@ pub(super) struct Acceptor {
     pub(super) listener: TcpListener,
     pub(super) router: Router,
     pub(super) most: usize,
+    /// How long a caller may take to send the headers of a request; also how long an idle connection is kept open for
+    /// the next one.
+    pub(super) header_timeout: Duration,
     /// A caller that takes nothing at all of a waiting answer for so long is gone, whatever its TCP says.
     pub(super) write_timeout: Duration,
     pub(super) tasks: TaskTracker,
@@ -74,7 +74,8 @@ impl Acceptor {
                         tracing::debug!(%error, "small writes to this connection will be late");
                     }
                     let stream = StallGuard::new(stream, self.write_timeout);
-                    self.tasks.spawn(serve(stream, self.router.clone(), self.closing.clone(), permit));
+                    let served = (self.router.clone(), self.header_timeout);
+                    self.tasks.spawn(serve(stream, served, self.closing.clone(), permit));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -86,10 +87,15 @@ impl Acceptor {
 }
 
 /// Serves one connection to its end. Its failures are the caller's doing and not worth a line above `debug`.
-async fn serve(stream: StallGuard<TcpStream>, router: Router, closing: Closing, _room: OwnedSemaphorePermit) {
+async fn serve(
+    stream: StallGuard<TcpStream>,
+    (router, header_timeout): (Router, Duration),
+    closing: Closing,
+    _room: OwnedSemaphorePermit,
+) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(header_timeout)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));

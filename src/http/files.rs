@@ -1,15 +1,13 @@
-//! The files that a turn wrote, as events for callers that asked for them.
+//! The files that a turn wrote, for callers that asked for them.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bytes::{Bytes, BytesMut};
 use serde_json::{Value, json};
 
 use super::folder::{Snapshot, look, read};
-use super::wire::event;
 
 /// So much of one file is sent.
 const FILE_BYTES: usize = 10 << 20;
@@ -24,8 +22,30 @@ pub(super) struct Watch {
     before: Snapshot,
 }
 
-/// What was written since.
-struct Written {
+/// What was written since, as it is told.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    /// One for each file: `file_created`.
+    each: Vec<Value>,
+    /// The files with what is in them.
+    pub(super) files: Value,
+    /// How many, how much, and what is missing of it.
+    pub(super) summary: Value,
+}
+
+impl Written {
+    /// One event for each file, then one with all of them.
+    pub(super) fn events(&self) -> Vec<Value> {
+        let batch = match &self.files {
+            Value::Null => self.summary.clone(),
+            files => json!({ "type": "files_batch", "files": files, "files_summary": self.summary }),
+        };
+        self.each.iter().cloned().chain([batch]).collect()
+    }
+}
+
+/// A file that was written since.
+struct Found {
     path: PathBuf,
     size: u64,
     is_new: bool,
@@ -49,42 +69,40 @@ impl Watch {
         }
     }
 
-    /// One event for each file written since, then one with all of them. Never fails: an answer is not lost because
-    /// its files cannot be read.
-    pub(super) async fn events(self) -> Bytes {
-        let events = off_runtime(move || Ok(events(&self.root, &self.before))).await;
-        events.unwrap_or_else(|_| {
+    /// What was written since. Never fails: an answer is not lost because its files cannot be read.
+    pub(super) async fn written(self) -> Written {
+        let written = off_runtime(move || Ok(written(&self.root, &self.before))).await;
+        written.unwrap_or_else(|_| {
             let message = "the files of this turn could not be read";
-            event(&json!({ "type": "pilotlight", "subtype": "files_unavailable", "message": message }))
+            let summary = json!({ "type": "pilotlight", "subtype": "files_unavailable", "message": message });
+            Written { each: Vec::new(), files: Value::Null, summary }
         })
     }
 }
 
-fn events(root: &Path, before: &Snapshot) -> Bytes {
+fn written(root: &Path, before: &Snapshot) -> Written {
     let after = look(root).unwrap_or_default();
-    let mut written: Vec<Written> = after
+    let mut found: Vec<Found> = after
         .files
         .iter()
         .filter(|(path, stamp)| before.files.get(*path) != Some(stamp))
-        .map(|(path, stamp)| Written {
+        .map(|(path, stamp)| Found {
             path: path.clone(),
             size: stamp.size,
             is_new: !before.files.contains_key(path),
         })
         .collect();
-    let total = written.len();
-    let total_size: u64 = written.iter().map(|file| file.size).sum();
-    written.truncate(MAX_FILES);
+    let total = found.len();
+    let total_size: u64 = found.iter().map(|file| file.size).sum();
+    found.truncate(MAX_FILES);
 
-    let mut all = BytesMut::new();
+    let mut each = Vec::with_capacity(found.len());
     let mut room = ALL_BYTES;
-    let mut files = Vec::with_capacity(written.len());
-    for file in written {
+    let mut files = Vec::with_capacity(found.len());
+    for file in found {
         let path = file.path.to_string_lossy().into_owned();
         let change = if file.is_new { "created" } else { "changed" };
-        all.extend_from_slice(&event(
-            &json!({ "type": "file_created", "path": path, "size": file.size, "change": change }),
-        ));
+        each.push(json!({ "type": "file_created", "path": path, "size": file.size, "change": change }));
         // Gone again or unreadable: named above, without content below.
         if let Ok(content) = read(root, &file.path, FILE_BYTES.min(room) as u64) {
             room -= content.len();
@@ -98,9 +116,7 @@ fn events(root: &Path, before: &Snapshot) -> Bytes {
         "left_out": total - files.len(),
         "partial": before.partial || after.partial,
     });
-    let batch = json!({ "type": "files_batch", "files": files, "files_summary": summary });
-    all.extend_from_slice(&event(&batch));
-    all.freeze()
+    Written { each, files: files.into(), summary }
 }
 
 /// Text if it is text, else base64. `truncated` where `content` is only its beginning.
@@ -137,12 +153,6 @@ async fn off_runtime<T: Send + 'static>(
 mod tests {
     use super::*;
 
-    fn parsed(events: &Bytes) -> Vec<Value> {
-        let text = std::str::from_utf8(events).unwrap();
-        let events = text.split_terminator("\n\n").map(|event| event.strip_prefix("data: ").unwrap());
-        events.map(|event| serde_json::from_str(event).unwrap()).collect()
-    }
-
     #[tokio::test]
     async fn what_was_written_since_is_told() {
         let root = tempfile::tempdir().unwrap();
@@ -153,7 +163,7 @@ mod tests {
         std::fs::write(at("edited"), "after").unwrap();
         std::fs::write(at("picture"), b"\xff\x00").unwrap();
         std::fs::write(at(".credentials.json"), "secret").unwrap();
-        let events = parsed(&watch.events().await);
+        let events = watch.written().await.events();
         let expected = [
             json!({ "type": "file_created", "path": "edited", "size": 5, "change": "changed" }),
             json!({ "type": "file_created", "path": "picture", "size": 2, "change": "created" }),
@@ -174,7 +184,7 @@ mod tests {
         for name in ["a", "b", "c"] {
             std::fs::write(root.path().join(name), &text).unwrap();
         }
-        let events = parsed(&watch.events().await);
+        let events = watch.written().await.events();
         let batch = events.last().unwrap();
         assert_eq!(batch["files"][0]["encoding"], "text");
         assert_eq!(batch["files"][0]["truncated"], true);

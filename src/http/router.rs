@@ -4,18 +4,19 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::HttpBody;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::{Next, from_fn};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
 use tokio::time::Instant;
 use tower_http::limit::RequestBodyLimitLayer;
 
 use super::app::App;
-use super::caller::{REQUEST_ID_HEADER, refuse_browsers, request_id};
-use super::error::ApiError;
-use super::{keepalive, openapi, service, stats};
+use super::auth::Gate;
+use super::caller::{Caller, REQUEST_ID_HEADER, request_id};
+use super::error::{ApiError, ErrorForm};
+use super::{models, openapi, service, stats, turns};
 
 /// The id of the request that is being served.
 #[derive(Debug, Clone)]
@@ -26,23 +27,29 @@ pub(super) struct RequestId(pub(super) String);
 pub(super) struct BodyRead;
 
 /// For callers.
-pub(super) fn public(app: Arc<App>) -> Router {
+pub(super) fn public(app: Arc<App>, gate: Gate) -> Router {
     let router = Router::new()
         .route("/", get(service::document))
         .route("/openapi.json", get(openapi::serve))
-        .route("/v1/messages/keepalive", post(keepalive::handle))
-        .route("/v1/messages/pooled", post(keepalive::handle))
+        .route("/v1/messages", post(turns::messages))
+        .route("/v1/messages/keepalive", post(turns::keepalive))
+        .route("/v1/messages/pooled", post(turns::keepalive))
+        .route("/v1/messages/count_tokens", post(models::count_tokens))
+        .route("/v1/chat/completions", post(turns::chat))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{id}", get(models::one))
+        .route("/v1/sessions/{id}/events", get(turns::replay::attach))
         .route("/v1/pool/stats", get(stats::pool));
-    finish(router, app)
+    finish(router, app, gate)
 }
 
 /// For the operator.
-pub(super) fn admin(app: Arc<App>) -> Router {
-    finish(Router::new().route("/metrics", get(service::metrics)), app)
+pub(super) fn admin(app: Arc<App>, gate: Gate) -> Router {
+    finish(Router::new().route("/metrics", get(service::metrics)), app, gate)
 }
 
 /// What both have.
-fn finish(router: Router<Arc<App>>, app: Arc<App>) -> Router {
+fn finish(router: Router<Arc<App>>, app: Arc<App>, gate: Gate) -> Router {
     let limit = app.pilot().config().http.body_limit;
     router
         .route("/health", get(service::health))
@@ -52,12 +59,12 @@ fn finish(router: Router<Arc<App>>, app: Arc<App>) -> Router {
         .method_not_allowed_fallback(|| async { ApiError::of_status(StatusCode::METHOD_NOT_ALLOWED) })
         .layer(DefaultBodyLimit::disable())
         .layer(RequestBodyLimitLayer::new(limit))
-        .layer(from_fn(around))
+        .layer(from_fn_with_state((app.clone(), gate), around))
         .with_state(app)
 }
 
 /// Around every request.
-async fn around(mut request: Request, next: Next) -> Response {
+async fn around(State((app, gate)): State<(Arc<App>, Gate)>, mut request: Request, next: Next) -> Response {
     let begin = Instant::now();
     let id = request_id(request.headers());
     // The pattern, not the path: a path is the caller's text.
@@ -65,29 +72,54 @@ async fn around(mut request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let has_body = !request.body().is_end_stream();
     request.extensions_mut().insert(RequestId(id.clone()));
-    let response = match refuse_browsers(request.headers()) {
-        Ok(()) => next.run(request).await,
+    let form = error_form(request.uri().path(), request.headers());
+    let mut key = None;
+    let response = match admit(&app, &gate, &request) {
+        Ok(caller) => {
+            key = caller.as_ref().and_then(Caller::key_id).map(str::to_owned);
+            caller.and_then(|caller| request.extensions_mut().insert(caller));
+            next.run(request).await
+        }
         Err(error) => axum::response::IntoResponse::into_response(error),
     };
     let is_body_left = has_body && response.extensions().get::<BodyRead>().is_none();
-    let mut response = typed(response, &id);
+    let mut response = typed(response, form, &id);
     if is_body_left {
         // What is left of it cannot be told from a next request; without this the caller would send one.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if let Ok(value) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert(REQUEST_ID_HEADER, value);
+        response.headers_mut().insert(REQUEST_ID_HEADER, value.clone());
+        response.headers_mut().insert(MESSAGES_REQUEST_ID, value);
     }
     let code = response.extensions().get::<ApiError>().map(ApiError::code);
     tracing::debug!(
-        request_id = id, %method, path, status = response.status().as_u16(), code,
+        request_id = id, %method, path, key, status = response.status().as_u16(), code,
         took_ms = begin.elapsed().as_millis(), "request"
     );
     response
 }
 
+/// Where the SDKs of the Messages API look for the request's id.
+const MESSAGES_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+
+/// The form that the callers of this path can read.
+fn error_form(path: &str, headers: &HeaderMap) -> ErrorForm {
+    let is_shared = path.starts_with("/v1/models") && !headers.contains_key(models::ANTHROPIC_VERSION);
+    if path.starts_with("/v1/chat/") || is_shared { ErrorForm::ChatCompletions } else { ErrorForm::Messages }
+}
+
+/// From the headers alone: who it is, and whether it has had its share.
+fn admit(app: &App, gate: &Gate, request: &Request) -> Result<Option<Caller>, ApiError> {
+    let caller = gate.admit(request.uri(), request.headers())?;
+    if let Some(caller) = caller.as_ref().filter(|_| gate.counts(request.uri())) {
+        app.rates().count(caller)?;
+    }
+    Ok(caller)
+}
+
 /// Every error has a typed body, also those that a layer below answered with a bare status.
-fn typed(mut response: Response, request_id: &str) -> Response {
+fn typed(mut response: Response, form: ErrorForm, request_id: &str) -> Response {
     let status = response.status();
     let error = response.extensions_mut().remove::<ApiError>();
     let is_bare = || {
@@ -98,7 +130,7 @@ fn typed(mut response: Response, request_id: &str) -> Response {
     let Some(error) = error.or_else(|| is_bare().then(|| ApiError::of_status(status))) else {
         return response;
     };
-    let mut rendered = error.render(request_id);
+    let mut rendered = error.render(form, request_id);
     if let Some(allowed) = response.headers_mut().remove(header::ALLOW) {
         rendered.headers_mut().insert(header::ALLOW, allowed);
     }

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
+use axum::{Extension, Json};
 use serde_json::{Value, json};
 
 use super::app::App;
+use super::caller::Caller;
 use super::exporter::CONTENT_TYPE;
 use super::openapi;
 use crate::session::SessionState;
@@ -26,26 +27,35 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Json<Val
     (status(&reasons), Json(json!({ "ready": reasons.is_empty(), "reasons": reasons })))
 }
 
-/// The same check with figures, for people.
-pub(super) async fn health(State(app): State<Arc<App>>) -> (StatusCode, Json<Value>) {
+/// The same check for people. How much is going on is told to the operator alone.
+pub(super) async fn health(
+    State(app): State<Arc<App>>,
+    caller: Option<Extension<Caller>>,
+) -> (StatusCode, Json<Value>) {
     let reasons = app.not_ready();
-    let sessions = app.pilot().sessions();
-    let count = |state| sessions.iter().filter(|(_, now)| now.state == state).count();
-    let body = json!({
+    let mut body = json!({
         "status": if reasons.is_empty() { "healthy" } else { "unhealthy" },
         "version": VERSION,
         "service": "pilotlight",
         "uptime": app.uptime().as_secs_f64(),
         "reasons": reasons,
-        "sessions": {
-            "known": sessions.len(),
-            "with_child": sessions.iter().filter(|(_, now)| now.pid.is_some()).count(),
-            "idle": count(SessionState::Idle),
-            "busy": count(SessionState::Busy),
-            "failed": count(SessionState::Failed),
-        },
     });
+    if let (true, Some(body)) = (caller.is_some_and(|caller| caller.is_admin()), body.as_object_mut()) {
+        body.insert("sessions".to_owned(), sessions(&app));
+    }
     (status(&reasons), Json(body))
+}
+
+fn sessions(app: &App) -> Value {
+    let sessions = app.pilot().sessions();
+    let count = |state| sessions.iter().filter(|(_, now)| now.state == state).count();
+    json!({
+        "known": sessions.len(),
+        "with_child": sessions.iter().filter(|(_, now)| now.pid.is_some()).count(),
+        "idle": count(SessionState::Idle),
+        "busy": count(SessionState::Busy),
+        "failed": count(SessionState::Failed),
+    })
 }
 
 /// What this is and what it offers.

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use serde::Serialize;
 
 use super::app::App;
+use super::caller::Caller;
+use super::error::ApiError;
 use crate::ids::{SessionKey, UserId};
 use crate::session::SessionStatus;
 
@@ -46,17 +48,25 @@ struct Entry {
     total_cost_usd: f64,
 }
 
-pub(super) async fn pool(State(app): State<Arc<App>>) -> Json<Pool> {
+/// All sessions for an admin, their own for all others.
+pub(super) async fn pool(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Pool>, ApiError> {
     let config = app.pilot().config();
-    let mut active_users: Vec<Entry> =
-        app.pilot().sessions().into_iter().map(|(key, status)| entry(&key, status)).collect();
+    if !caller.is_admin() {
+        // Whoever names nobody is told so, and not that there is nothing.
+        caller.subject(None)?;
+    }
+    let sessions = app.pilot().sessions().into_iter().filter(|(key, _)| caller.sees(key.user()));
+    let mut active_users: Vec<Entry> = sessions.map(|(key, status)| entry(&key, status)).collect();
     active_users.sort_by(|a, b| a.created_at.total_cmp(&b.created_at));
-    Json(Pool {
+    Ok(Json(Pool {
         pool_size: active_users.iter().filter(|entry| entry.alive).count(),
         max_idle_time: config.session.idle_timeout.as_secs_f64(),
         cleanup_interval: config.metrics.sample_interval.as_secs_f64(),
         active_users,
-    })
+    }))
 }
 
 fn entry(key: &SessionKey, status: SessionStatus) -> Entry {

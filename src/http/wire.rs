@@ -1,7 +1,7 @@
 //! The frames of `text/event-stream`, by hand: the lines go out as they came, without a parse and with one allocation
 //! for a whole read. Pure.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 use serde_json::{Value, json};
 
 use crate::cli::Failure;
@@ -17,12 +17,12 @@ const AFTER: &[u8] = b"\n\n";
 
 /// One event per line. Empty lines are left out, CR becomes a blank (between the tokens of JSON it means the same, and
 /// it would end the line here), and what is not UTF-8 is replaced.
-pub(super) fn frames(lines: &[u8]) -> Bytes {
+pub(super) fn frames(lines: &[u8], frames: &mut BytesMut) {
     if std::str::from_utf8(lines).is_err() {
-        return frames(String::from_utf8_lossy(lines).as_bytes());
+        return self::frames(String::from_utf8_lossy(lines).as_bytes(), frames);
     }
     let count = memchr::memchr_iter(b'\n', lines).count() + 1;
-    let mut frames = BytesMut::with_capacity(lines.len() + count * (BEFORE.len() + AFTER.len()));
+    frames.reserve(lines.len() + count * (BEFORE.len() + AFTER.len()));
     for line in lines.split(|byte| *byte == b'\n') {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.is_empty() {
@@ -37,48 +37,54 @@ pub(super) fn frames(lines: &[u8]) -> Bytes {
         }
         frames.put_slice(AFTER);
     }
-    frames.freeze()
 }
 
 /// One event.
-pub(super) fn event(value: &Value) -> Bytes {
-    frames(value.to_string().as_bytes())
+pub(super) fn event(value: &Value, frames: &mut BytesMut) {
+    self::frames(value.to_string().as_bytes(), frames);
 }
 
 /// The event of a turn that ended without an answer.
-pub(super) fn aborted(error: &TurnError) -> Bytes {
-    error_event(error.code(), &error.to_string())
+pub(super) fn aborted(error: &TurnError, frames: &mut BytesMut) {
+    error_event(error.code(), &error.to_string(), frames);
 }
 
 /// The event of a turn that the CLI ended with an error; its last line came before.
-pub(super) fn failed(failure: &Failure) -> Bytes {
-    error_event(&failure.kind, &failure.message)
+pub(super) fn failed(failure: &Failure, frames: &mut BytesMut) {
+    error_event(&failure.kind, &failure.message, frames);
 }
 
-fn error_event(code: &str, message: &str) -> Bytes {
-    event(&json!({ "type": "error", "error": { "message": message, "code": code } }))
+fn error_event(code: &str, message: &str, frames: &mut BytesMut) {
+    event(&json!({ "type": "error", "error": { "message": message, "code": code } }), frames);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn framed(lines: &[u8]) -> BytesMut {
+        let mut out = BytesMut::new();
+        frames(lines, &mut out);
+        out
+    }
+
     #[test]
     fn each_line_is_one_event() {
-        assert_eq!(&frames(b"{\"a\":1}\n{\"b\":2}\n")[..], b"data: {\"a\":1}\n\ndata: {\"b\":2}\n\n");
-        assert_eq!(&frames(b"{}")[..], b"data: {}\n\n");
-        assert_eq!(&frames(b"\n\r\n\n")[..], b"");
+        assert_eq!(&framed(b"{\"a\":1}\n{\"b\":2}\n")[..], b"data: {\"a\":1}\n\ndata: {\"b\":2}\n\n");
+        assert_eq!(&framed(b"{}")[..], b"data: {}\n\n");
+        assert_eq!(&framed(b"\n\r\n\n")[..], b"");
     }
 
     #[test]
     fn nothing_in_a_line_can_end_it() {
-        assert_eq!(&frames(b"{\r\"a\":1}\r\n")[..], b"data: { \"a\":1}\n\n");
-        assert_eq!(frames(b"\xff{}\n"), "data: \u{fffd}{}\n\n".as_bytes());
+        assert_eq!(&framed(b"{\r\"a\":1}\r\n")[..], b"data: { \"a\":1}\n\n");
+        assert_eq!(framed(b"\xff{}\n"), "data: \u{fffd}{}\n\n".as_bytes());
     }
 
     #[test]
     fn a_failure_is_one_event() {
-        let frame = aborted(&TurnError::Storage("a\nb".into()));
+        let mut frame = BytesMut::new();
+        aborted(&TurnError::Storage("a\nb".into()), &mut frame);
         let expected = "data: {\"error\":{\"code\":\"storage\",\"message\":\"cannot keep the session on disk: a\\nb\"},\"type\":\"error\"}\n\n";
         assert_eq!(frame, expected.as_bytes());
     }
@@ -86,7 +92,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_bytes_become_well_formed_events(lines: Vec<u8>) {
-            let frames = frames(&lines);
+            let frames = framed(&lines);
             let text = std::str::from_utf8(&frames).unwrap();
             proptest::prop_assert!(!text.contains('\r'));
             for event in text.split_terminator("\n\n") {

@@ -87,6 +87,12 @@ impl Turn {
         .await
     }
 
+    /// A reader for the lines of this turn: of its deltas, or of whole blocks alone.
+    #[cfg(feature = "server")]
+    pub(crate) fn answer_reader(&self, by_deltas: bool) -> Box<dyn crate::cli::AnswerReader> {
+        self.adapter.answer_reader(by_deltas)
+    }
+
     fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Event, TurnError>>> {
         if !ready!(self.poll_lines(context)) {
             return Poll::Ready(self.last_item());

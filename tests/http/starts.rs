@@ -21,7 +21,11 @@ async fn wrong_arguments_and_configurations_end_with_2_and_name_the_key() {
         (&["serve"], &[("PILOTLIGHT_SESSION__IDLE_TIMEOUT", "soon")], &["session.idle_timeout", "300s"]),
         (&["serve"], &[("PILOTLIGHT_LIMITS__NONSENSE", "1")], &["limits.nonsense"]),
         (&["serve"], &[("PILOTLIGHT_LOG", "a=b=c")], &["PILOTLIGHT_LOG"]),
-        (&["serve", "--data-dir", &data, "--listen", "0.0.0.0:0"], none, &["http.listen", "loopback"]),
+        (
+            &["serve", "--data-dir", &data, "--listen", "0.0.0.0:0"],
+            none,
+            &["http.listen", "loopback", "auth.keys_file", "--allow-unauthenticated"],
+        ),
         (
             &["serve", "--data-dir", &data, "--listen", "127.0.0.1:0", "--admin-listen", "[::]:0"],
             none,

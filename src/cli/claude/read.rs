@@ -40,7 +40,7 @@ fn failure(fields: &Fields<'_>, subtype: &str) -> Option<Failure> {
     if !told.unwrap_or(subtype != "success") && !subtype.starts_with("error_") && !aborted {
         return None;
     }
-    let api_status: Option<u16> = fields.get("api_error_status");
+    let told_status: Option<u16> = fields.get("api_error_status");
     let errors: Vec<String> = fields.get("errors").unwrap_or_default();
     let without_reason = || {
         errors.iter().any(|error| error.starts_with("[ede_diagnostic]"))
@@ -49,9 +49,10 @@ fn failure(fields: &Fields<'_>, subtype: &str) -> Option<Failure> {
     let interrupted = aborted || (subtype == "error_during_execution" && without_reason());
     if interrupted {
         let (kind, message) = ("interrupted".to_owned(), "the turn was interrupted".to_owned());
-        return Some(Failure { kind, api_status, message, interrupted });
+        return Some(Failure { kind, api_status: told_status, message, interrupted });
     }
     let message = fields.text("result").filter(|text| !text.is_empty()).unwrap_or_else(|| errors.join("; "));
+    let api_status = told_status.or_else(|| message.starts_with(REPEATED_529).then_some(529));
     let kind = match subtype.strip_prefix("error_") {
         Some(kind) => kind,
         None if fields.text("stop_reason").as_deref() == Some("refusal") => "refusal",
@@ -59,6 +60,9 @@ fn failure(fields: &Fields<'_>, subtype: &str) -> Option<Failure> {
     };
     Some(Failure { kind: kind.to_owned(), api_status, message, interrupted })
 }
+
+/// This one is told without its status.
+const REPEATED_529: &str = "API Error: Repeated 529";
 
 /// The words that the CLI itself uses for failures of the API. It says them in another line than the last one; the
 /// status and the beginning of the text tell the same.
@@ -70,9 +74,8 @@ fn api_kind(status: Option<u16>, message: &str) -> &'static str {
         Some(429) => "rate_limit",
         Some(500..) => "server_error",
         _ if message.starts_with("Not logged in") => "authentication_failed",
-        // No status where there was no answer, and, as observed, with 529.
-        _ if message.starts_with("API Error: Repeated 529")
-            || message.starts_with("API Error: Unable to connect")
+        // No status where there was no answer.
+        _ if message.starts_with("API Error: Unable to connect")
             || message.starts_with("Request timed out") =>
         {
             "server_error"

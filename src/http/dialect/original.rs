@@ -1,33 +1,23 @@
-//! The body of a turn in the original dialect: read, checked, translated. Pure.
+//! The dialect of the service whose clients we took over: requests of its form in, the CLI's own lines out. Pure.
 //!
 //! Every refusal names the field. Values are not repeated in refusals: they may be credentials.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::marker::PhantomData;
 
+use bytes::{BufMut, BytesMut};
 use serde::Deserialize;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::error::ApiError;
 use super::mcp::{McpServer, translate};
+use super::message::{Message, Object, checked_model, prompt, read, take_last};
 use super::preamble::fold;
+use super::{Asked, Collected, Ending, Frame, Render, anthropic};
 use crate::config::SessionConfig;
+use crate::http::error::ApiError;
+use crate::http::files::Written;
+use crate::http::wire::{DONE, PING, aborted, event, failed, frames as write};
 use crate::session::OauthCredentials;
-use crate::turn::{Prompt, TurnOptions, is_model_name};
-
-/// What a caller asks for.
-pub(super) struct Asked {
-    pub(super) prompt: Prompt,
-    pub(super) options: TurnOptions,
-    pub(super) conversation: Option<String>,
-    pub(super) credentials: Option<OauthCredentials>,
-    pub(super) include_files: bool,
-    /// Fields that are understood but have no effect here.
-    pub(super) ignored: Vec<&'static str>,
-}
+use crate::turn::{Outcome, Status, TurnOptions};
 
 /// The body as it is sent; unknown fields are ignored.
 #[derive(Deserialize)]
@@ -40,103 +30,18 @@ struct Body {
     fallback_model: Option<String>,
     thinking: Option<bool>,
     include_files: Option<bool>,
-}
-
-/// One message of the history.
-#[derive(Deserialize)]
-pub(super) struct Message {
-    pub(super) role: Role,
-    pub(super) content: Content,
-}
-
-#[derive(Deserialize, Clone, Copy, PartialEq)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Role {
-    User,
-    Assistant,
-    System,
-}
-
-/// Text or content blocks.
-pub(super) enum Content {
-    Text(String),
-    Blocks(Vec<Value>),
-}
-
-// By hand and not `untagged`: an untagged enum forgets where in the body the fault was.
-impl<'de> Deserialize<'de> for Content {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextOrBlocks;
-        impl<'de> Visitor<'de> for TextOrBlocks {
-            type Value = Content;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string or a list of content blocks")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Content, E> {
-                Ok(Content::Text(text.to_owned()))
-            }
-
-            fn visit_string<E: de::Error>(self, text: String) -> Result<Content, E> {
-                Ok(Content::Text(text))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut blocks: A) -> Result<Content, A::Error> {
-                let mut all = Vec::new();
-                while let Some(block) = blocks.next_element()? {
-                    all.push(block);
-                }
-                Ok(Content::Blocks(all))
-            }
-        }
-        deserializer.deserialize_any(TextOrBlocks)
-    }
-}
-
-/// What must be written as an object. Without this a list would do as well, its values taken in the order of the
-/// fields.
-struct Object<T>(T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OnlyMap<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for OnlyMap<T> {
-            type Value = Object<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
-            }
-        }
-        deserializer.deserialize_map(OnlyMap(PhantomData))
-    }
+    stream: Option<bool>,
 }
 
 /// Reads a body.
-pub(super) fn parse(bytes: &[u8], limits: &SessionConfig) -> Result<Asked, ApiError> {
-    let mut json = serde_json::Deserializer::from_slice(bytes);
-    let Object(body): Object<Body> = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let path = error.path().to_string();
-        explain(&path, error.inner())
-    })?;
-    json.end().map_err(|error| explain(".", &error))?;
-    check(body, limits)
+pub(in crate::http) fn parse(bytes: &[u8], limits: &SessionConfig) -> Result<Asked, ApiError> {
+    check(read(bytes)?, limits)
 }
 
 fn check(body: Body, limits: &SessionConfig) -> Result<Asked, ApiError> {
     let mut history: Vec<Message> = body.messages.into_iter().map(|Object(message)| message).collect();
-    let Some(last) = history.pop() else {
-        return Err(ApiError::field("messages", "must not be empty"));
-    };
-    let at = format!("messages[{}]", history.len());
-    if last.role != Role::User {
-        return Err(ApiError::field(format_args!("{at}.role"), "the last message must be the user's"));
-    }
-    let prompt = prompt(last.content, &at)?;
+    let (last, at) = take_last(&mut history)?;
+    let prompt = prompt(last, &at)?;
     let credentials = body.oauth_credentials.map(|Object(credentials)| credentials);
     if let Some(credentials) = &credentials {
         for (field, token) in
@@ -161,60 +66,72 @@ fn check(body: Body, limits: &SessionConfig) -> Result<Asked, ApiError> {
         ..TurnOptions::default()
     };
     Ok(Asked {
+        stream: body.stream.unwrap_or(false),
         prompt,
         options,
         conversation: body.session_id,
         credentials,
         include_files: body.include_files.unwrap_or(false),
         ignored: body.thinking.filter(|asked| *asked).map(|_| "thinking").into_iter().collect(),
+        ..Asked::default()
     })
 }
 
-fn prompt(content: Content, at: &str) -> Result<Prompt, ApiError> {
-    match content {
-        Content::Text(text) if text.trim().is_empty() => {
-            Err(ApiError::field(format_args!("{at}.content"), "must not be empty"))
+/// The CLI's lines as they are.
+pub(super) struct Lines;
+
+impl Render for Lines {
+    fn lines(&mut self, lines: &[u8], frames: &mut BytesMut) {
+        write(lines, frames);
+    }
+
+    fn is_answer(&self, outcome: &Outcome) -> bool {
+        outcome.is_ok()
+    }
+
+    fn ping(&self) -> &'static [u8] {
+        PING
+    }
+
+    fn end(&mut self, ending: Ending<'_>, files: Option<&Written>, frames: &mut BytesMut) {
+        if let Some(files) = files {
+            files.events().iter().for_each(|one| event(one, frames));
         }
-        Content::Text(text) => Ok(Prompt::Text(text)),
-        Content::Blocks(blocks) => {
-            if blocks.is_empty() {
-                return Err(ApiError::field(format_args!("{at}.content"), "must not be empty"));
+        match ending {
+            Ending::Told(Outcome { status: Status::Failed(failure), .. }) => failed(failure, frames),
+            Ending::Told(Outcome { status: Status::Aborted(error), .. }) | Ending::Lost(error) => {
+                aborted(error, frames);
             }
-            for (index, block) in blocks.iter().enumerate() {
-                if !block.get("type").is_some_and(Value::is_string) {
-                    let path = format!("{at}.content[{index}]");
-                    return Err(ApiError::field(path, "must be an object with a `type`"));
-                }
-            }
-            Ok(Prompt::Blocks(blocks))
+            Ending::Told(_) => {}
         }
+        frames.put_slice(DONE);
     }
 }
 
-fn checked_model(field: &str, model: String) -> Result<String, ApiError> {
-    if is_model_name(&model) {
-        return Ok(model);
+/// The answer to a request without a stream: what the original sent, and what it lacked.
+pub(super) fn document(
+    collected: Collected,
+    outcome: &Outcome,
+    frame: &Frame,
+    files: Option<Written>,
+) -> Value {
+    let mut document = anthropic::document(collected, outcome, frame);
+    // Existing clients know text alone.
+    if let Some(Value::Array(content)) = document.get_mut("content") {
+        content.retain(|block| block["type"] == "text");
     }
-    Err(ApiError::field(field, "must be a model's name such as \"sonnet\" or a full id"))
-}
-
-fn explain(path: &str, error: &serde_json::Error) -> ApiError {
-    let text = without_value(&error.to_string());
-    if path == "." { ApiError::invalid("invalid_body", text) } else { ApiError::field(path, text) }
-}
-
-/// The parser's text without the value that it was given.
-fn without_value(text: &str) -> String {
-    let value = text.split_once(": string \"").zip(text.rsplit_once("\", expected"));
-    match value {
-        Some(((before, _), (_, after))) => format!("{before}: a string, expected{after}"),
-        None => text.to_owned(),
+    if let Some(files) = files {
+        document["files"] = files.files;
+        document["files_summary"] = files.summary;
     }
+    document["duration_ms"] = json!(u64::try_from(outcome.duration.as_millis()).unwrap_or(u64::MAX));
+    document
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::turn::Prompt;
 
     fn asked(text: &str) -> Result<Asked, String> {
         parse(text.as_bytes(), &SessionConfig::default()).map_err(|error| format!("{error:?}"))
@@ -229,6 +146,7 @@ mod tests {
                 "include_files":true,"mcp_servers":null,"something":{"new":[1]}}"#,
         )
         .unwrap();
+        assert!(asked.stream);
         assert!(asked.prompt == Prompt::Blocks(vec![serde_json::json!({"type":"text","text":"c"})]));
         assert!(asked.options.preamble.is_some_and(|text| text.contains("User: a\n\nAssistant: b")));
         assert_eq!(asked.conversation.as_deref(), Some("work"));

@@ -1,6 +1,6 @@
 //! The history that a client sends with each request, folded into text for a conversation that has none.
 
-use super::request::{Content, Message, Role};
+use super::message::{Content, Message, Role};
 
 /// Share of the prompt limit that the history may take: the message itself needs room beside it.
 const SHARE: usize = 2;

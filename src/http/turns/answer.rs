@@ -1,49 +1,71 @@
-//! One turn as the body of an answer: its lines, signs of life while it is silent, its files if asked for, its end.
+//! One turn as the body of an answer: its events, signs of life while it is silent, its files if asked for, its end.
 //!
 //! Dropping the body (the caller hung up) drops the turn, which interrupts it; the child stays warm. Nothing is read
 //! from the turn before the connection can take it: a slow reader slows its own CLI.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
-use super::wire::{DONE, PING, aborted, failed, frames};
-use crate::error::TurnError;
-use crate::turn::{Status, Turn};
+use crate::http::dialect::{Ending, Render};
+use crate::http::error::ApiError;
+use crate::http::files::Written;
+use crate::http::history::Claim;
+use crate::http::limits::TurnPermit;
+use crate::turn::{Outcome, Status, Turn};
 
-/// The events of the files that a turn wrote; looks for them when it is first polled.
-pub(super) type Gathering = Pin<Box<dyn Future<Output = Bytes> + Send>>;
+/// What a turn wrote; looked for when this is first polled.
+pub(super) type Gathering = Pin<Box<dyn Future<Output = Written> + Send>>;
 
 /// A turn on its way out.
 pub(super) struct Answer {
     stage: Stage,
-    /// Lines that came before the answer was begun.
+    render: Box<dyn Render>,
+    claim: Option<Claim>,
+    /// Events that came before the answer was begun.
     first: Option<Bytes>,
+    /// Whether the caller has been told anything.
+    is_begun: bool,
     /// Polled once the turn has ended.
     files: Option<Gathering>,
-    /// What stands right before the end: the error, if the CLI ended the turn with one.
-    last: Bytes,
     heartbeat: Duration,
     silence: Pin<Box<Sleep>>,
     log: Log,
+    _permit: TurnPermit,
 }
 
 enum Stage {
     Lines(Box<Turn>),
-    Files(Gathering),
+    Files(Gathering, Box<Outcome>),
+    /// Ended before anything was told: the answer is a status.
+    Refused(ApiError),
     Ended,
 }
 
 /// What is logged about a turn, once.
-struct Log {
+pub(super) struct Log {
     request_id: String,
     begin: Instant,
     outcome: &'static str,
+}
+
+impl Log {
+    /// `begin` is when the request came.
+    pub(super) fn new(request_id: String, begin: Instant) -> Self {
+        // What it stays if nobody reads to the end.
+        Self { request_id, begin, outcome: "client_gone" }
+    }
+
+    /// How the turn ended.
+    pub(super) fn ended(&mut self, outcome: &'static str) {
+        self.outcome = outcome;
+    }
 }
 
 impl Drop for Log {
@@ -54,32 +76,49 @@ impl Drop for Log {
 }
 
 impl Answer {
-    /// `begin` is when the request came.
     pub(super) fn new(
         turn: Turn,
-        first: Option<Bytes>,
-        files: Option<Gathering>,
+        render: Box<dyn Render>,
+        claim: Option<Claim>,
+        permit: TurnPermit,
         heartbeat: Duration,
-        (request_id, begin): (String, Instant),
+        log: Log,
     ) -> Self {
-        let silence = Box::pin(sleep(heartbeat));
-        // What it stays if nobody reads to the end.
-        let log = Log { request_id, begin, outcome: "client_gone" };
         Self {
             stage: Stage::Lines(Box::new(turn)),
-            first,
-            files,
-            last: Bytes::new(),
+            render,
+            claim,
+            first: None,
+            is_begun: false,
+            files: None,
             heartbeat,
-            silence,
+            silence: Box::pin(sleep(heartbeat)),
             log,
+            _permit: permit,
         }
     }
 
-    /// The next frames; `None` after the last.
-    fn poll_frames(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    /// Waits for the first events, so that a failure before them is a status and not an event; but no longer than a
+    /// heartbeat, for then the caller wants a sign of life.
+    pub(super) async fn begin(&mut self) -> Result<(), ApiError> {
+        // Cancelled it loses nothing: all state is in `self`.
+        self.first =
+            timeout(self.heartbeat, poll_fn(|context| self.poll_frames(context))).await.unwrap_or(None);
+        match &self.stage {
+            Stage::Refused(error) => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Has the files told at the end.
+    pub(super) fn gather(&mut self, files: Gathering) {
+        self.files = Some(files);
+    }
+
+    /// The next events; `None` after the last.
+    pub(super) fn poll_frames(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(frames(&first)));
+            return Poll::Ready(Some(first));
         }
         loop {
             match &mut self.stage {
@@ -88,31 +127,39 @@ impl Answer {
                     let polled = pin!(turn.next_lines()).poll(context);
                     match polled {
                         Poll::Ready(Some(Ok(lines))) => {
-                            self.silence.as_mut().reset(Instant::now() + self.heartbeat);
-                            let frames = frames(&lines);
+                            let mut frames = BytesMut::new();
+                            self.render.lines(&lines, &mut frames);
+                            // What is not shown is no sign of life.
                             if !frames.is_empty() {
-                                return Poll::Ready(Some(frames));
+                                return Poll::Ready(Some(self.told(frames)));
                             }
                         }
-                        Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(self.failed(&error))),
+                        Poll::Ready(Some(Err(error))) => {
+                            self.log.ended(error.code());
+                            return Poll::Ready(self.end(Ending::Lost(&error), None));
+                        }
                         Poll::Ready(None) => {
-                            self.log.outcome = outcome(turn);
-                            self.last = ended_by_error(turn);
-                            self.stage = match self.files.take() {
-                                Some(files) => Stage::Files(files),
-                                None => return Poll::Ready(Some(self.end(Bytes::new()))),
-                            };
+                            let outcome = turn.outcome().cloned();
+                            let outcome = outcome.unwrap_or_else(|| {
+                                crate::turn::aborted(crate::error::TurnError::Internal("no outcome"))
+                            });
+                            self.log.ended(told(&outcome));
+                            match self.files.take() {
+                                Some(files) => self.stage = Stage::Files(files, Box::new(outcome)),
+                                None => return Poll::Ready(self.end(Ending::Told(&outcome), None)),
+                            }
                         }
                         Poll::Pending => return self.poll_ping(context),
                     }
                 }
-                Stage::Files(gathering) => {
-                    return match gathering.as_mut().poll(context) {
-                        Poll::Ready(files) => Poll::Ready(Some(self.end(files))),
-                        Poll::Pending => self.poll_ping(context),
+                Stage::Files(gathering, outcome) => {
+                    let Poll::Ready(files) = gathering.as_mut().poll(context) else {
+                        return self.poll_ping(context);
                     };
+                    let outcome = outcome.clone();
+                    return Poll::Ready(self.end(Ending::Told(&outcome), Some(&files)));
                 }
-                Stage::Ended => return Poll::Ready(None),
+                Stage::Refused(_) | Stage::Ended => return Poll::Ready(None),
             }
         }
     }
@@ -120,23 +167,35 @@ impl Answer {
     fn poll_ping(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         ready!(self.silence.as_mut().poll(context));
         self.silence.as_mut().reset(Instant::now() + self.heartbeat);
-        Poll::Ready(Some(Bytes::from_static(PING)))
+        self.is_begun = true;
+        Poll::Ready(Some(Bytes::from_static(self.render.ping())))
     }
 
-    fn failed(&mut self, error: &TurnError) -> Bytes {
-        self.log.outcome = error.code();
-        self.end(aborted(error))
+    fn told(&mut self, frames: BytesMut) -> Bytes {
+        self.is_begun = true;
+        self.silence.as_mut().reset(Instant::now() + self.heartbeat);
+        frames.freeze()
     }
 
-    fn end(&mut self, frames: Bytes) -> Bytes {
+    fn end(&mut self, ending: Ending<'_>, files: Option<&Written>) -> Option<Bytes> {
         self.stage = Stage::Ended;
-        if frames.is_empty() && self.last.is_empty() {
-            return Bytes::from_static(DONE);
+        let refused = match ending {
+            Ending::Lost(error) => Some(ApiError::from(error.clone())),
+            Ending::Told(outcome) if self.render.is_answer(outcome) => None,
+            Ending::Told(outcome) => Some(ApiError::from(&outcome.status)),
+        };
+        if let (Some(error), false) = (&refused, self.is_begun) {
+            self.stage = Stage::Refused(error.clone());
+            return None;
         }
-        let mut all = BytesMut::from(frames);
-        all.extend_from_slice(&self.last);
-        all.extend_from_slice(DONE);
-        all.freeze()
+        let mut frames = BytesMut::new();
+        self.render.end(ending, files, &mut frames);
+        if let Some(claim) = self.claim.take()
+            && refused.is_none()
+        {
+            claim.answered(self.render.text());
+        }
+        Some(self.told(frames))
     }
 }
 
@@ -148,19 +207,12 @@ impl Stream for Answer {
     }
 }
 
-fn ended_by_error(turn: &Turn) -> Bytes {
-    match turn.outcome().map(|outcome| &outcome.status) {
-        Some(Status::Failed(failure)) => failed(failure),
-        _ => Bytes::new(),
-    }
-}
-
-fn outcome(turn: &Turn) -> &'static str {
-    match turn.outcome().map(|outcome| &outcome.status) {
-        Some(Status::Completed) => "completed",
-        Some(Status::Failed(_)) => "failed",
-        Some(Status::Aborted(error)) => error.code(),
-        None => "unknown",
+/// How a turn ended, in a word for the log.
+pub(super) fn told(outcome: &Outcome) -> &'static str {
+    match &outcome.status {
+        Status::Completed => "completed",
+        Status::Failed(_) => "failed",
+        Status::Aborted(error) => error.code(),
     }
 }
 
@@ -171,21 +223,24 @@ mod tests {
 
     use super::*;
     use crate::cli::claude::CLAUDE;
-    use crate::ids::TurnId;
+    use crate::error::TurnError;
+    use crate::http::dialect::{Asked, Frame, renderer};
+    use crate::http::limits::Turns;
+    use crate::ids::{TurnId, UserId};
     use crate::turn::{TurnSender, turn_channel};
 
     /// A turn, its answer with a heartbeat of ten seconds, and whether the turn was cancelled.
-    fn answer(
-        first: Option<&'static [u8]>,
-        files: Option<Gathering>,
-    ) -> (TurnSender, Answer, Arc<AtomicBool>) {
+    fn answer() -> (TurnSender, Answer, Arc<AtomicBool>) {
         let cancelled = Arc::new(AtomicBool::new(false));
         let seen = cancelled.clone();
         let cancel = Box::new(move || seen.store(true, Ordering::Relaxed));
         let (sender, turn) = turn_channel(TurnId(1), &CLAUDE, 8, 1 << 16, cancel, Box::new(|_| {}));
-        let first = first.map(Bytes::from_static);
-        let log = ("id".to_owned(), Instant::now());
-        (sender, Answer::new(turn, first, files, Duration::from_secs(10), log), cancelled)
+        let log = Log::new("id".to_owned(), Instant::now());
+        let frame = Frame { session: "default".to_owned(), created: 0 };
+        let render = renderer(&Asked::default(), &frame, turn.answer_reader(true), false);
+        let permit = Arc::new(Turns::default()).permit(&UserId::new("u").unwrap(), 1).unwrap();
+        let answer = Answer::new(turn, render, None, permit, Duration::from_secs(10), log);
+        (sender, answer, cancelled)
     }
 
     async fn next(answer: &mut Answer) -> Option<String> {
@@ -214,7 +269,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn lines_go_out_and_silence_is_broken() {
-        let (sender, mut answer, _) = answer(Some(b"{\"n\":0}\n"), None);
+        let (sender, mut answer, _) = answer();
+        put(&sender, b"{\"n\":0}\n");
+        answer.begin().await.unwrap();
         assert_eq!(next(&mut answer).await.unwrap(), "data: {\"n\":0}\n\n");
         let begin = Instant::now();
         assert_eq!(next(&mut answer).await.unwrap(), ": ping\n\n");
@@ -228,8 +285,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_failure_is_an_event_before_the_end() {
-        let (sender, mut answer, _) =
-            answer(None, Some(Box::pin(async { unreachable!("no files of a lost turn") })));
+        let (sender, mut answer, _) = answer();
+        answer.gather(Box::pin(async { unreachable!("no files of a lost turn") }));
         put(&sender, b"{}\n");
         drop(sender.finish(Bytes::new(), crate::turn::aborted(TurnError::Cancelled)));
         assert_eq!(next(&mut answer).await.unwrap(), "data: {}\n\n");
@@ -241,7 +298,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_error_of_the_cli_itself_is_an_event_after_its_last_line() {
-        let (sender, mut answer, _) = answer(None, None);
+        let (sender, mut answer, _) = answer();
         let failure = crate::cli::Failure {
             kind: "rate_limit".to_owned(),
             api_status: Some(429),
@@ -264,22 +321,23 @@ mod tests {
     async fn files_come_last_and_may_take_their_time() {
         let files = Box::pin(async {
             sleep(Duration::from_secs(15)).await;
-            Bytes::from_static(b"data: files\n\n")
+            Written::default()
         });
-        let (sender, mut answer, _) = answer(None, Some(files));
+        let (sender, mut answer, _) = answer();
+        answer.gather(files);
         drop(sender.finish(Bytes::new(), completed()));
         assert_eq!(next(&mut answer).await.unwrap(), ": ping\n\n");
-        assert_eq!(next(&mut answer).await.unwrap(), "data: files\n\ndata: [DONE]\n\n");
+        assert_eq!(next(&mut answer).await.unwrap(), "data: null\n\ndata: [DONE]\n\n");
         assert_eq!(next(&mut answer).await, None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn hanging_up_cancels_the_turn_and_its_end_does_not() {
-        let (sender, lost, cancelled) = answer(None, None);
+        let (sender, lost, cancelled) = answer();
         drop(lost);
         assert!(cancelled.load(Ordering::Relaxed) && sender.is_closed());
 
-        let (sender, mut read, cancelled) = answer(None, None);
+        let (sender, mut read, cancelled) = answer();
         drop(sender.finish(Bytes::new(), completed()));
         assert_eq!(next(&mut read).await.unwrap(), "data: [DONE]\n\n");
         drop(read);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::error::ApiError;
+use crate::http::error::ApiError;
 use crate::turn::McpServers;
 
 /// Servers per session: each is a process or a connection of the child.

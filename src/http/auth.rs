@@ -1,0 +1,205 @@
+//! Who may come in: decided from the headers alone, before a byte of the body is read.
+//!
+//! Each listener has a [`Gate`]. With keys, a request is whose key it brings; a few paths are open to everybody. Without
+//! keys everybody who reaches the listener is trusted, which is why such a listener is on loopback; there the one
+//! stranger is a web page, which can make its reader's browser call us. Owned by the router; must not know of bodies,
+//! turns and dialects.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use axum::http::{HeaderMap, StatusCode, Uri};
+
+use super::caller::{Caller, named_user};
+use super::error::ApiError;
+use super::keys::Role;
+
+mod keyring;
+
+pub(super) use keyring::{Keyring, watch};
+
+/// The header of the Messages API's clients for a key. `Authorization: Bearer` is that of all others.
+const KEY_HEADER: &str = "x-api-key";
+/// What anybody may ask: whether the service lives, and what it is.
+const OPEN_PATHS: [&str; 5] = ["/", "/health", "/livez", "/openapi.json", "/readyz"];
+
+/// The rule of one listener.
+#[derive(Debug, Clone)]
+pub(super) struct Gate {
+    /// None: whoever reaches the listener is trusted.
+    pub(super) keys: Option<Arc<Keyring>>,
+    /// The listener is on a loopback address.
+    pub(super) is_local: bool,
+    /// Only for the operator.
+    pub(super) for_admins: bool,
+}
+
+impl Gate {
+    /// Whether a request to this path counts against its caller's share.
+    pub(super) fn counts(&self, uri: &Uri) -> bool {
+        !self.for_admins && !OPEN_PATHS.contains(&uri.path())
+    }
+
+    /// Lets a request in as its caller's, or with nobody if the path is open to all.
+    pub(super) fn admit(&self, uri: &Uri, headers: &HeaderMap) -> Result<Option<Caller>, ApiError> {
+        let is_open = OPEN_PATHS.contains(&uri.path());
+        let Some(keys) = &self.keys else {
+            refuse_browsers(headers)?;
+            if self.is_local {
+                refuse_strange_hosts(uri, headers)?;
+            }
+            let named = if is_open { None } else { named_user(headers)? };
+            return Ok(Some(Caller::trusted(self.is_local, named)));
+        };
+        let key = presented(headers).and_then(|key| keys.find(key).ok_or_else(wrong_key));
+        let key = match key {
+            Ok(key) => key,
+            Err(_) if is_open => return Ok(None),
+            Err(refusal) => return Err(refusal),
+        };
+        if self.for_admins && !is_open && *key.role() != Role::Admin {
+            let message = "this listener is for keys of the role admin";
+            return Err(ApiError::new(StatusCode::FORBIDDEN, "admin_only", message));
+        }
+        let named = if is_open { None } else { named_user(headers)? };
+        Ok(Some(Caller::of_key(key, named)))
+    }
+}
+
+/// The key that a request brings, in the one way or the other.
+fn presented(headers: &HeaderMap) -> Result<&[u8], ApiError> {
+    let plain = headers.get_all(KEY_HEADER).iter().map(|value| value.as_bytes());
+    let bearer = headers.get_all(AUTHORIZATION).iter().filter_map(|value| bearer(value.as_bytes()));
+    let mut keys = plain.chain(bearer).map(<[u8]>::trim_ascii).filter(|key| !key.is_empty());
+    let Some(key) = keys.next() else {
+        let message = "bring a key, as x-api-key: KEY or as Authorization: Bearer KEY";
+        return Err(unauthenticated("missing_key", message));
+    };
+    if keys.any(|other| other != key) {
+        return Err(unauthenticated("ambiguous_key", "the request brings two different keys"));
+    }
+    Ok(key)
+}
+
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    const SCHEME: &[u8] = b"bearer ";
+    let (scheme, key) = value.split_at_checked(SCHEME.len())?;
+    scheme.eq_ignore_ascii_case(SCHEME).then_some(key)
+}
+
+fn wrong_key() -> ApiError {
+    unauthenticated("invalid_key", "this key is not known here")
+}
+
+fn unauthenticated(code: &'static str, message: &str) -> ApiError {
+    ApiError::new(StatusCode::UNAUTHORIZED, code, message)
+}
+
+/// Refuses what a web page made a browser send. With keys there is no need: a page has none.
+fn refuse_browsers(headers: &HeaderMap) -> Result<(), ApiError> {
+    if headers.contains_key(ORIGIN) {
+        let message = "requests from web pages (with an Origin header) are not accepted";
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "browser_refused", message));
+    }
+    Ok(())
+}
+
+/// Refuses requests meant for another host. A page may have its own name resolve to our address; then the browser takes
+/// us for the page's origin and sends no Origin header with a GET, but it does say whom it means.
+fn refuse_strange_hosts(uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
+    let in_headers = headers.get_all(HOST).iter().map(|value| value.to_str().ok());
+    let in_uri = uri.authority().map(|authority| Some(authority.as_str()));
+    if in_headers.chain(in_uri).all(|host| host.is_some_and(is_loopback)) {
+        return Ok(());
+    }
+    let message = "this listener has no keys and serves only localhost, 127.0.0.1 and [::1] as Host; \
+                   configure keys (auth.keys_file) to serve other names";
+    Err(ApiError::new(StatusCode::FORBIDDEN, "host_refused", message))
+}
+
+/// Whether `HOST` or `HOST:PORT` names this machine to itself.
+fn is_loopback(authority: &str) -> bool {
+    let (host, port) = match authority.rsplit_once(':') {
+        // The colons of an IPv6 address stand in brackets.
+        Some((host, port)) if !port.contains(']') => (host, port),
+        _ => (authority, ""),
+    };
+    let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    let is_local = address.eq_ignore_ascii_case("localhost")
+        || address.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
+    is_local && port.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        let lines = lines.iter().map(|(name, value)| {
+            (HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap())
+        });
+        lines.collect()
+    }
+
+    #[test]
+    fn a_key_comes_in_either_way_or_in_both_alike() {
+        for lines in [
+            &[("x-api-key", "k")][..],
+            &[("authorization", "Bearer k")],
+            &[("authorization", "bEARER  k ")],
+            &[("authorization", "Bearer k"), ("x-api-key", "k")],
+            &[("authorization", "Basic abc"), ("x-api-key", "k")],
+            &[("authorization", "Bearer k"), ("x-api-key", "")],
+        ] {
+            assert_eq!(presented(&headers(lines)).unwrap(), b"k", "{lines:?}");
+        }
+        for (lines, code) in [
+            (&[][..], "missing_key"),
+            (&[("authorization", "Basic abc")], "missing_key"),
+            (&[("authorization", "Bearer")], "missing_key"),
+            (&[("x-api-key", "")], "missing_key"),
+            (&[("authorization", "Bearer k"), ("x-api-key", "l")], "ambiguous_key"),
+            (&[("x-api-key", "k"), ("x-api-key", "l")], "ambiguous_key"),
+        ] {
+            let error = presented(&headers(lines)).unwrap_err();
+            assert_eq!((error.status(), error.code()), (StatusCode::UNAUTHORIZED, code), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_trusting_listener_serves_only_itself_as_host() {
+        for host in
+            ["localhost", "LOCALHOST:8480", "127.0.0.1", "127.0.0.1:1", "127.9.9.9", "[::1]", "[::1]:80"]
+        {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "evil.example:8480",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "10.0.0.1",
+            "[::2]",
+            "localhost:evil",
+            "127.0.0.1:80:80",
+            "user@localhost",
+            "localhost@evil",
+        ] {
+            assert!(!is_loopback(host), "{host}");
+        }
+        let gate = Gate { keys: None, is_local: true, for_admins: false };
+        let refused = |uri: &str, lines: &[(&str, &str)]| {
+            gate.admit(&uri.parse().unwrap(), &headers(lines)).err().map(|error| error.code())
+        };
+        assert_eq!(refused("/livez", &[("host", "localhost")]), None);
+        assert_eq!(refused("/livez", &[]), None);
+        assert_eq!(refused("/livez", &[("host", "evil.example")]), Some("host_refused"));
+        assert_eq!(refused("http://evil.example/", &[("host", "localhost")]), Some("host_refused"));
+        assert_eq!(refused("/x", &[("origin", "http://localhost")]), Some("browser_refused"));
+        assert_eq!(refused("/x", &[("x-pilotlight-user", "")]), Some("invalid_user"));
+    }
+}

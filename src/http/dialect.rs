@@ -1,0 +1,189 @@
+//! The three ways in which callers speak to the same sessions: each with its own requests, answers, events and errors.
+//!
+//! A dialect is two pure halves: a parser from a body to what is [`Asked`], and a [`Render`] from the parts of an answer
+//! to frames or to one JSON document. Everything between them (whose session, which conversation, the turn) is the same
+//! for all and lives in [`super::turns`].
+
+use bytes::BytesMut;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::error::ApiError;
+use super::files::Written;
+use super::history::Told;
+use crate::config::SessionConfig;
+use crate::error::TurnError;
+use crate::session::OauthCredentials;
+use crate::turn::{Outcome, Prompt, TurnOptions};
+
+pub(super) mod anthropic;
+mod collected;
+mod mcp;
+pub(super) mod message;
+pub(super) mod openai;
+pub(super) mod original;
+mod picture;
+mod preamble;
+
+use message::Content;
+
+pub(super) use collected::Collected;
+
+/// Which one a request is written in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// Of the service whose clients we took over.
+    #[default]
+    Original,
+    /// The Messages API.
+    Anthropic,
+    /// The Chat Completions API.
+    OpenAi,
+}
+
+/// What a caller asks for, in any dialect.
+pub(super) struct Asked {
+    pub(super) dialect: Dialect,
+    /// The answer is to come as events.
+    pub(super) stream: bool,
+    pub(super) prompt: Prompt,
+    pub(super) options: TurnOptions,
+    /// The conversation, if it is named in the body.
+    pub(super) conversation: Option<String>,
+    /// The user, if it is named in the body.
+    pub(super) user: Option<String>,
+    pub(super) credentials: Option<OauthCredentials>,
+    pub(super) include_files: bool,
+    /// The model, in the caller's words.
+    pub(super) model: String,
+    /// A stream of the OpenAI dialect ends with the tokens.
+    pub(super) include_usage: bool,
+    /// Fields that are understood but have no effect here.
+    pub(super) ignored: Vec<&'static str>,
+    /// By what it tells of its history a conversation without a name is found again; not in the original dialect.
+    pub(super) told: Option<Told>,
+}
+
+impl Default for Asked {
+    fn default() -> Self {
+        Self {
+            dialect: Dialect::default(),
+            stream: false,
+            prompt: Prompt::Text(String::new()),
+            options: TurnOptions::default(),
+            conversation: None,
+            user: None,
+            credentials: None,
+            include_files: false,
+            model: String::new(),
+            include_usage: false,
+            ignored: Vec::new(),
+            told: None,
+        }
+    }
+}
+
+/// Reads the body of `POST /v1/messages`: whoever sends OAuth credentials speaks the original dialect.
+pub(super) fn messages(bytes: &[u8], limits: &SessionConfig) -> Result<Asked, ApiError> {
+    #[derive(Deserialize)]
+    struct Tell {
+        oauth_credentials: Option<serde::de::IgnoredAny>,
+    }
+    match message::read::<Tell>(bytes)?.oauth_credentials {
+        Some(_) => original::parse(bytes, limits),
+        None => anthropic::parse(bytes, limits),
+    }
+}
+
+/// How a turn ended, as a renderer is told.
+#[derive(Clone, Copy)]
+pub(super) enum Ending<'a> {
+    /// By the CLI.
+    Told(&'a Outcome),
+    /// Without an answer.
+    Lost(&'a TurnError),
+}
+
+/// Writes the events of one turn. Pure.
+pub(super) trait Render: Send {
+    /// The events of these lines of the CLI, each with its LF.
+    fn lines(&mut self, lines: &[u8], frames: &mut BytesMut);
+
+    /// Whether this end is an answer, or an error to this dialect's callers.
+    fn is_answer(&self, outcome: &Outcome) -> bool;
+
+    /// A sign of life.
+    fn ping(&self) -> &'static [u8];
+
+    /// The last events.
+    fn end(&mut self, ending: Ending<'_>, files: Option<&Written>, frames: &mut BytesMut);
+
+    /// The text of the answer so far, if it was to be kept.
+    fn text(&self) -> &str {
+        ""
+    }
+}
+
+/// What goes into an answer that does not come from the turn itself.
+pub(super) struct Frame {
+    /// The conversation's name.
+    pub(super) session: String,
+    /// Seconds since 1970.
+    pub(super) created: u64,
+}
+
+/// The renderer of a stream. `keep_text` where [`Render::text`] will be asked for.
+pub(super) fn renderer(asked: &Asked, frame: &Frame, reader: Reader, keep_text: bool) -> Box<dyn Render> {
+    match asked.dialect {
+        Dialect::Original => Box::new(original::Lines),
+        Dialect::Anthropic => Box::new(anthropic::Events::new(reader, frame, keep_text)),
+        Dialect::OpenAi => Box::new(openai::Chunks::new(reader, frame, asked, keep_text)),
+    }
+}
+
+/// The whole answer as one document.
+pub(super) fn document(
+    dialect: Dialect,
+    collected: Collected,
+    outcome: &Outcome,
+    frame: &Frame,
+    files: Option<Written>,
+) -> Value {
+    match dialect {
+        Dialect::Original => original::document(collected, outcome, frame, files),
+        Dialect::Anthropic => anthropic::document(collected, outcome, frame),
+        Dialect::OpenAi => openai::document(collected, outcome, frame),
+    }
+}
+
+/// The reader of an answer's parts.
+pub(super) type Reader = Box<dyn crate::cli::AnswerReader>;
+
+/// A refusal of the model is an answer in the dialects of the SDKs, though the CLI calls it an error.
+pub(super) fn is_answer(dialect: Dialect, outcome: &Outcome) -> bool {
+    outcome.is_ok() || (dialect != Dialect::Original && refused(outcome))
+}
+
+fn refused(outcome: &Outcome) -> bool {
+    matches!(&outcome.status, crate::turn::Status::Failed(failure) if failure.kind == "refusal")
+}
+
+/// Why the model stopped, in the words of the Messages API.
+fn stop_reason(outcome: &Outcome) -> &str {
+    if refused(outcome) { "refusal" } else { outcome.stop_reason.as_deref().unwrap_or("end_turn") }
+}
+
+/// An id of our own, where the API gave none.
+fn new_id(prefix: &str) -> String {
+    format!("{prefix}{}", uuid::Uuid::new_v4().simple())
+}
+
+/// The content of a message whose parts are all text.
+fn is_text(content: &Content) -> bool {
+    match content {
+        Content::Text(_) => true,
+        Content::Blocks(blocks) => {
+            blocks.iter().all(|block| block["type"] == "text" && block["text"].is_string())
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! The dialect of the Messages API, for its official SDKs as they are.
+
+use bytes::{BufMut, BytesMut};
+use serde_json::{Value, json};
+
+mod events;
+mod request;
+
+pub(in crate::http) use events::Events;
+pub(in crate::http) use request::{count, parse};
+
+use super::{Collected, Frame, new_id, stop_reason};
+use crate::turn::{Outcome, Usage};
+
+/// The answer to a request without a stream.
+pub(super) fn document(collected: Collected, outcome: &Outcome, frame: &Frame) -> Value {
+    let id = if collected.id.is_empty() { new_id("msg_") } else { collected.id };
+    json!({
+        "id": id,
+        "type": "message",
+        "role": "assistant",
+        "model": collected.model,
+        "content": collected.content,
+        "stop_reason": stop_reason(outcome),
+        "stop_sequence": null,
+        "usage": usage(&outcome.usage),
+        "session_id": frame.session,
+        "cost_usd": outcome.cost_usd,
+    })
+}
+
+/// Tokens in the words of the API.
+pub(super) fn usage(usage: &Usage) -> Value {
+    json!({
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cache_creation_input_tokens": usage.cache_creation_input_tokens,
+        "cache_read_input_tokens": usage.cache_read_input_tokens,
+    })
+}
+
+/// One event: its name, and its data piece by piece.
+fn event(frames: &mut BytesMut, name: &str, data: &[&str]) {
+    frames.put_slice(b"event: ");
+    frames.put_slice(name.as_bytes());
+    frames.put_slice(b"\ndata: ");
+    for piece in data {
+        frames.put_slice(piece.as_bytes());
+    }
+    frames.put_slice(b"\n\n");
+}

@@ -1,0 +1,154 @@
+//! An answer as the events of the Messages API: `message_start`, blocks, `message_delta`, `message_stop`.
+
+use bytes::{BufMut, BytesMut};
+use serde_json::{Value, json};
+
+use super::{event, usage};
+use crate::cli::answer::{Block, Part};
+use crate::http::dialect::Dialect;
+use crate::http::dialect::{Ending, Frame, Reader, Render, is_answer, new_id, stop_reason};
+use crate::http::error::ApiError;
+use crate::http::files::Written;
+use crate::turn::Outcome;
+
+/// SDKs pass over `ping` events; before the first of an answer a comment does no harm to anybody.
+const PING: &[u8] = b"event: ping\ndata: {\"type\":\"ping\"}\n\n";
+const EARLY_PING: &[u8] = b": ping\n\n";
+
+/// Writes the events of one turn.
+pub(in crate::http) struct Events {
+    reader: Reader,
+    session: String,
+    begun: bool,
+    /// The answer's text, where it is kept.
+    text: Option<String>,
+}
+
+impl Events {
+    pub(in crate::http::dialect) fn new(reader: Reader, frame: &Frame, keep_text: bool) -> Self {
+        let text = keep_text.then(String::new);
+        Self { reader, session: frame.session.clone(), begun: false, text }
+    }
+}
+
+impl Render for Events {
+    fn lines(&mut self, lines: &[u8], frames: &mut BytesMut) {
+        let Self { reader, begun, text, .. } = self;
+        for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            reader.read(line, &mut |part| {
+                *begun |= matches!(part, Part::Begin { .. });
+                write(part, *begun, frames);
+                keep(text, part);
+            });
+        }
+    }
+
+    fn is_answer(&self, outcome: &Outcome) -> bool {
+        is_answer(Dialect::Anthropic, outcome)
+    }
+
+    fn ping(&self) -> &'static [u8] {
+        if self.begun { PING } else { EARLY_PING }
+    }
+
+    fn end(&mut self, ending: Ending<'_>, _files: Option<&Written>, frames: &mut BytesMut) {
+        let outcome = match ending {
+            Ending::Told(outcome) if self.is_answer(outcome) => outcome,
+            Ending::Told(outcome) => return error(&ApiError::from(&outcome.status), frames),
+            Ending::Lost(lost) => return error(&ApiError::from(lost.clone()), frames),
+        };
+        let Self { reader, begun, text, session } = self;
+        let said = if outcome.is_ok() { outcome.text.as_str() } else { "" };
+        reader.end(said, &mut |part| {
+            *begun |= matches!(part, Part::Begin { .. });
+            write(part, *begun, frames);
+            keep(text, part);
+        });
+        if !std::mem::replace(begun, true) {
+            write(Part::Begin { id: "", model: "", usage: "{}" }, true, frames);
+        }
+        let delta = json!({
+            "type": "message_delta",
+            "delta": { "stop_reason": stop_reason(outcome), "stop_sequence": null },
+            "usage": usage(&outcome.usage),
+            "session_id": session,
+            "cost_usd": outcome.cost_usd,
+        });
+        event(frames, "message_delta", &[&delta.to_string()]);
+        event(frames, "message_stop", &[r#"{"type":"message_stop"}"#]);
+    }
+
+    fn text(&self) -> &str {
+        self.text.as_deref().unwrap_or_default()
+    }
+}
+
+fn keep(text: &mut Option<String>, part: Part<'_>) {
+    if let (Some(kept), Part::Text { text, .. }) = (text, part) {
+        kept.push_str(&serde_json::from_str::<std::borrow::Cow<'_, str>>(text).unwrap_or_default());
+    }
+}
+
+/// Without a value for each token of it, so that a part costs little more than its bytes.
+fn write(part: Part<'_>, begun: bool, frames: &mut BytesMut) {
+    match part {
+        Part::Begin { id, model, usage } => {
+            let id = if id.is_empty() { new_id("msg_") } else { id.to_owned() };
+            let mut usage: Value = serde_json::from_str(usage).unwrap_or_default();
+            // SDKs hold these to be there.
+            if !usage.is_object() {
+                usage = json!({});
+            }
+            for field in ["input_tokens", "output_tokens"] {
+                if !usage[field].is_u64() {
+                    usage[field] = json!(0);
+                }
+            }
+            let start = json!({
+                "type": "message_start",
+                "message": {
+                    "id": id, "type": "message", "role": "assistant", "model": model, "content": [],
+                    "stop_reason": null, "stop_sequence": null, "usage": usage,
+                },
+            });
+            event(frames, "message_start", &[&start.to_string()]);
+        }
+        Part::Open { index, block } => {
+            let block = match block {
+                Block::Text => r#"{"type":"text","text":""}"#,
+                Block::Thinking => r#"{"type":"thinking","thinking":"","signature":""}"#,
+                Block::Whole(block) => block,
+            };
+            let index = index.to_string();
+            let data =
+                [r#"{"type":"content_block_start","index":"#, &index, r#","content_block":"#, block, "}"];
+            event(frames, "content_block_start", &data);
+        }
+        Part::Text { index, text } => {
+            let index = index.to_string();
+            let delta = r#","delta":{"type":"text_delta","text":"#;
+            let data = [r#"{"type":"content_block_delta","index":"#, &index, delta, text, "}}"];
+            event(frames, "content_block_delta", &data);
+        }
+        Part::Delta { index, delta, .. } => {
+            let index = index.to_string();
+            let data = [r#"{"type":"content_block_delta","index":"#, &index, r#","delta":"#, delta, "}"];
+            event(frames, "content_block_delta", &data);
+        }
+        Part::Close { index } => {
+            let index = index.to_string();
+            event(frames, "content_block_stop", &[r#"{"type":"content_block_stop","index":"#, &index, "}"]);
+        }
+        Part::Waiting => frames.put_slice(if begun { PING } else { EARLY_PING }),
+        Part::Permission(request) => {
+            // A comment: SDKs pass over it, whoever reads the stream itself may answer.
+            frames.put_slice(b": permission ");
+            frames.extend(request.bytes().map(|byte| if byte == b'\r' { b' ' } else { byte }));
+            frames.put_slice(b"\n\n");
+        }
+    }
+}
+
+fn error(error: &ApiError, frames: &mut BytesMut) {
+    event(frames, "error", &[&error.body(None).to_string()]);
+}

@@ -1,0 +1,185 @@
+//! An answer as chunks of a chat completion.
+
+use std::borrow::Cow;
+
+use bytes::{BufMut, BytesMut};
+use serde_json::{Value, json};
+
+use super::{finish_reason, usage};
+use crate::cli::answer::Part;
+use crate::http::dialect::{Asked, Dialect, Ending, Frame, Reader, Render, is_answer, new_id};
+use crate::http::error::ApiError;
+use crate::http::files::Written;
+use crate::http::wire::{DONE, PING};
+use crate::turn::Outcome;
+
+/// Writes the chunks of one turn.
+pub(in crate::http) struct Chunks {
+    reader: Reader,
+    writer: Writer,
+    /// The answer's text, where it is kept.
+    text: Option<String>,
+    session: String,
+}
+
+/// What is the same in each chunk, written once.
+struct Writer {
+    id: String,
+    created: u64,
+    model: String,
+    /// Up to the delta.
+    before: String,
+    begun: bool,
+    /// Clients that asked for the tokens expect the field in every chunk.
+    with_usage: bool,
+}
+
+impl Chunks {
+    pub(in crate::http::dialect) fn new(
+        reader: Reader,
+        frame: &Frame,
+        asked: &Asked,
+        keep_text: bool,
+    ) -> Self {
+        let mut writer = Writer {
+            id: new_id("chatcmpl-"),
+            created: frame.created,
+            model: asked.model.clone(),
+            before: String::new(),
+            begun: false,
+            with_usage: asked.include_usage,
+        };
+        writer.prepare();
+        Self { reader, writer, text: keep_text.then(String::new), session: frame.session.clone() }
+    }
+}
+
+impl Writer {
+    fn prepare(&mut self) {
+        // A text can always be written.
+        let model = serde_json::to_string(&self.model).unwrap_or_default();
+        let (id, created) = (&self.id, self.created);
+        self.before = format!(
+            r#"{{"id":"{id}","object":"chat.completion.chunk","created":{created},"model":{model},"choices":[{{"index":0,"delta":"#
+        );
+    }
+
+    fn delta(&self, delta: &[&str], finish_reason: &str, frames: &mut BytesMut) {
+        frames.put_slice(b"data: ");
+        frames.put_slice(self.before.as_bytes());
+        for piece in delta {
+            frames.put_slice(piece.as_bytes());
+        }
+        frames.put_slice(br#","finish_reason":"#);
+        frames.put_slice(finish_reason.as_bytes());
+        frames.put_slice(b"}]");
+        if self.with_usage {
+            frames.put_slice(br#","usage":null"#);
+        }
+        frames.put_slice(b"}\n\n");
+    }
+
+    fn begin(&mut self, frames: &mut BytesMut) {
+        if !std::mem::replace(&mut self.begun, true) {
+            self.delta(&[r#"{"role":"assistant","content":""}"#], "null", frames);
+        }
+    }
+
+    fn write(&mut self, part: Part<'_>, frames: &mut BytesMut) {
+        match part {
+            Part::Begin { model, .. } => {
+                if !model.is_empty() {
+                    model.clone_into(&mut self.model);
+                    self.prepare();
+                }
+                self.begin(frames);
+            }
+            Part::Text { text, .. } => self.delta(&[r#"{"content":"#, text, "}"], "null", frames),
+            Part::Delta { thought: Some(thought), .. } => {
+                self.delta(&[r#"{"reasoning_content":"#, thought, "}"], "null", frames);
+            }
+            Part::Open { .. } | Part::Close { .. } | Part::Delta { thought: None, .. } => {}
+            Part::Waiting => frames.put_slice(PING),
+            Part::Permission(request) => {
+                frames.put_slice(b": permission ");
+                frames.extend(request.bytes().map(|byte| if byte == b'\r' { b' ' } else { byte }));
+                frames.put_slice(b"\n\n");
+            }
+        }
+    }
+}
+
+impl Render for Chunks {
+    fn lines(&mut self, lines: &[u8], frames: &mut BytesMut) {
+        let Self { reader, writer, text, .. } = self;
+        for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            reader.read(line, &mut |part| {
+                writer.write(part, frames);
+                keep(text, part);
+            });
+        }
+    }
+
+    fn is_answer(&self, outcome: &Outcome) -> bool {
+        is_answer(Dialect::OpenAi, outcome)
+    }
+
+    fn ping(&self) -> &'static [u8] {
+        PING
+    }
+
+    fn end(&mut self, ending: Ending<'_>, _files: Option<&Written>, frames: &mut BytesMut) {
+        match ending {
+            Ending::Told(outcome) if self.is_answer(outcome) => self.answered(outcome, frames),
+            Ending::Told(outcome) => error(&ApiError::from(&outcome.status), frames),
+            Ending::Lost(lost) => error(&ApiError::from(lost.clone()), frames),
+        }
+        frames.put_slice(DONE);
+    }
+
+    fn text(&self) -> &str {
+        self.text.as_deref().unwrap_or_default()
+    }
+}
+
+impl Chunks {
+    fn answered(&mut self, outcome: &Outcome, frames: &mut BytesMut) {
+        let Self { reader, writer, text, .. } = self;
+        let said = if outcome.is_ok() { outcome.text.as_str() } else { "" };
+        reader.end(said, &mut |part| {
+            writer.write(part, frames);
+            keep(text, part);
+        });
+        writer.begin(frames);
+        writer.delta(&["{}"], &format!("\"{}\"", finish_reason(outcome)), frames);
+        if writer.with_usage {
+            let last = json!({
+                "id": writer.id,
+                "object": "chat.completion.chunk",
+                "created": writer.created,
+                "model": writer.model,
+                "choices": [],
+                "usage": usage(&outcome.usage),
+                "session_id": self.session,
+                "cost_usd": outcome.cost_usd,
+            });
+            data(&last, frames);
+        }
+    }
+}
+
+fn keep(text: &mut Option<String>, part: Part<'_>) {
+    if let (Some(kept), Part::Text { text, .. }) = (text, part) {
+        kept.push_str(&serde_json::from_str::<Cow<'_, str>>(text).unwrap_or_default());
+    }
+}
+
+fn data(value: &Value, frames: &mut BytesMut) {
+    frames.put_slice(b"data: ");
+    frames.put_slice(value.to_string().as_bytes());
+    frames.put_slice(b"\n\n");
+}
+
+fn error(error: &ApiError, frames: &mut BytesMut) {
+    data(&error.openai_body(), frames);
+}

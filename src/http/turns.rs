@@ -1,0 +1,315 @@
+//! A request for a turn, in any dialect: from its head and body to an answer.
+//!
+//! The body is read and parsed by its dialect; the caller tells whose session is meant; the conversation is the one that
+//! is named, or the one whose history fits. Then the session is asked, and what comes is rendered: as events while it
+//! comes ([`Answer`]), or gathered into one document. Dropping the response drops the turn, which interrupts it; where
+//! turns are kept for callers who come back, a task of its own reads it ([`replay`]).
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::body::Body;
+use axum::extract::{Extension, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::app::App;
+use super::body::Received;
+use super::caller::{self, Caller};
+use super::dialect::{self, Asked, Frame, renderer};
+use super::error::ApiError;
+use super::files::Watch;
+use super::history::Claim;
+use super::limits::TurnPermit;
+use super::router::{BodyRead, RequestId};
+use crate::config::{OnDisconnect, SessionConfig};
+use crate::error::TurnError;
+use crate::ids::{DEFAULT_CONVERSATION, MAX_NAME_BYTES, UserId};
+use crate::session::{Session, SessionState};
+use crate::turn::Turn;
+
+mod answer;
+mod collect;
+pub(super) mod replay;
+
+use answer::{Answer, Gathering, Log};
+
+/// The header that names the conversation, both ways.
+const SESSION_HEADER: &str = "x-pilotlight-session";
+/// The header that lists fields without effect.
+const IGNORED_HEADER: &str = "x-pilotlight-ignored";
+/// The header that says what happens to the turn when its caller goes away.
+const ON_DISCONNECT_HEADER: &str = "x-pilotlight-on-disconnect";
+/// A body longer than this is parsed on a thread for blocking work: a megabyte takes some milliseconds.
+const PARSE_INLINE: usize = 256 << 10;
+
+type Parse = fn(&[u8], &SessionConfig) -> Result<Asked, ApiError>;
+
+/// `POST /v1/messages`, in the dialect that the body is written in.
+pub(super) async fn messages(
+    app: State<Arc<App>>,
+    id: Extension<RequestId>,
+    caller: Extension<Caller>,
+    request: Request,
+) -> Response {
+    take(app, id, caller, request, dialect::messages).await
+}
+
+/// `POST /v1/messages/keepalive`: the CLI's own events.
+pub(super) async fn keepalive(
+    app: State<Arc<App>>,
+    id: Extension<RequestId>,
+    caller: Extension<Caller>,
+    request: Request,
+) -> Response {
+    take(app, id, caller, request, |bytes, limits| {
+        dialect::original::parse(bytes, limits).map(|asked| Asked { stream: true, ..asked })
+    })
+    .await
+}
+
+/// `POST /v1/chat/completions`.
+pub(super) async fn chat(
+    app: State<Arc<App>>,
+    id: Extension<RequestId>,
+    caller: Extension<Caller>,
+    request: Request,
+) -> Response {
+    take(app, id, caller, request, dialect::openai::parse).await
+}
+
+async fn take(
+    State(app): State<Arc<App>>,
+    Extension(RequestId(request_id)): Extension<RequestId>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+    parse: Parse,
+) -> Response {
+    let begin = Instant::now();
+    let (parts, body) = request.into_parts();
+    let received = async {
+        app.refuse_when_draining()?;
+        app.bodies().receive(&parts.headers, body).await
+    };
+    let received = match received.await {
+        Ok(received) => received,
+        Err(error) => return error.into_response(),
+    };
+    let log = Log::new(request_id, begin);
+    let answered = Taking { app, caller, parts, log }.answer(received, parse).await;
+    let mut response = answered.into_response();
+    response.extensions_mut().insert(BodyRead);
+    response
+}
+
+/// A request whose body has come.
+struct Taking {
+    app: Arc<App>,
+    caller: Caller,
+    parts: Parts,
+    log: Log,
+}
+
+/// The conversation of a request.
+struct Conversation {
+    name: String,
+    /// What is to be told to the history when the turn has ended.
+    claim: Option<Claim>,
+}
+
+impl Taking {
+    async fn answer(self, received: Received, parse: Parse) -> Result<Response, ApiError> {
+        let mut asked = self.read(received.bytes.clone(), parse).await?;
+        drop(received);
+        let config = &self.app.pilot().config().http;
+        if config.strict && !asked.ignored.is_empty() {
+            let fields = asked.ignored.join(", ");
+            let message =
+                format!("without effect here, and refused by configuration (http.strict): {fields}");
+            return Err(ApiError::invalid("ignored_field", message));
+        }
+        let kept = self.on_disconnect()? == OnDisconnect::Detach;
+        let named = match &asked.user {
+            Some(name) => Some(UserId::new(name).map_err(|error| ApiError::field("user", error))?),
+            None => None,
+        };
+        let user = self.app.owner(&self.caller, named, asked.credentials.as_ref()).await?;
+        let permit = self.app.turn_permit(&user, &self.caller)?;
+        let mut conversation = self.conversation(&user, &asked).await?;
+        let session = self.app.pilot().conversation(user.as_bytes(), &conversation.name);
+        if let Some(credentials) = &asked.credentials {
+            session.write_credentials(credentials).await?;
+        }
+        let files = if asked.include_files { Some(watch(&session).await?) } else { None };
+        let waits =
+            session.status().is_some_and(|now| now.state == SessionState::Busy || now.queue_depth > 0);
+        let (prompt, options) = (asked.prompt, std::mem::take(&mut asked.options));
+        asked.prompt = String::new().into();
+        if let Some(claim) = &mut conversation.claim {
+            claim.reached();
+        }
+        let turn = match session.send_with(prompt, options).await {
+            Ok(turn) => turn,
+            Err(error) => {
+                if let Some(claim) = &mut conversation.claim {
+                    claim.not_reached();
+                }
+                return Err(error.into());
+            }
+        };
+        let work = Work { app: self.app, asked, conversation, turn, files, waits, permit, log: self.log };
+        let mut response = work.respond(user, kept).await?;
+        response.extensions_mut().insert(BodyRead);
+        Ok(response)
+    }
+
+    async fn read(&self, bytes: Bytes, parse: Parse) -> Result<Asked, ApiError> {
+        let limits = &self.app.pilot().config().session;
+        if bytes.len() <= PARSE_INLINE {
+            return parse(&bytes, limits);
+        }
+        let limits = limits.clone();
+        let parsed = tokio::task::spawn_blocking(move || parse(&bytes, &limits)).await;
+        parsed.map_err(|_| TurnError::Internal("a request could not be read"))?
+    }
+
+    /// The named conversation; else, for clients that tell the whole history, the one that fits; else the default one.
+    async fn conversation(&self, user: &UserId, asked: &Asked) -> Result<Conversation, ApiError> {
+        let header = match self.parts.headers.get(SESSION_HEADER) {
+            Some(value) => Some(caller::named_by_header(value).ok_or_else(|| {
+                ApiError::invalid("invalid_session", format!("{SESSION_HEADER} is not percent-encoded UTF-8"))
+            })?),
+            None => None,
+        };
+        if let Some(name) = asked.conversation.clone().or(header) {
+            if !(1..=MAX_NAME_BYTES).contains(&name.len()) {
+                let problem = format!("a session's name must be 1 to {MAX_NAME_BYTES} bytes long");
+                return Err(ApiError::invalid("invalid_session", problem));
+            }
+            self.app.conversations().named(user, &name).await;
+            return Ok(Conversation { name, claim: None });
+        }
+        match &asked.told {
+            Some(told) => {
+                let claim = self.app.conversations().claim(user, told).await?;
+                Ok(Conversation { name: claim.conversation().to_owned(), claim: Some(claim) })
+            }
+            None => Ok(Conversation { name: DEFAULT_CONVERSATION.to_owned(), claim: None }),
+        }
+    }
+
+    fn on_disconnect(&self) -> Result<OnDisconnect, ApiError> {
+        match self.parts.headers.get(ON_DISCONNECT_HEADER).map(HeaderValue::as_bytes) {
+            None => Ok(self.app.pilot().config().http.on_disconnect),
+            Some(b"interrupt") => Ok(OnDisconnect::Interrupt),
+            Some(b"detach") => Ok(OnDisconnect::Detach),
+            Some(_) => {
+                let message = format!("{ON_DISCONNECT_HEADER} must be interrupt or detach");
+                Err(ApiError::invalid("invalid_header", message))
+            }
+        }
+    }
+}
+
+/// An accepted turn that is to be answered.
+struct Work {
+    app: Arc<App>,
+    asked: Asked,
+    conversation: Conversation,
+    turn: Turn,
+    files: Option<Watch>,
+    /// Other turns of the session come before this one.
+    waits: bool,
+    permit: TurnPermit,
+    log: Log,
+}
+
+impl Work {
+    async fn respond(mut self, user: UserId, kept: bool) -> Result<Response, ApiError> {
+        let name = self.conversation.name.clone();
+        let ignored = std::mem::take(&mut self.asked.ignored);
+        let frame = Frame { session: name.clone(), created: now() };
+        let replays = self.app.clone();
+        let mut response = match (self.asked.stream, kept) {
+            (true, false) => events(Body::from_stream(self.begin(&frame).await?)),
+            (true, true) => {
+                let answer = self.begin(&frame).await?;
+                events(Body::from_stream(replays.replays().detach(&user, &name, answer)))
+            }
+            (false, false) => self.collect(&frame).await?,
+            (false, true) => replays.replays().collect(&user, &name, self.collect_owned(frame)).await?,
+        };
+        let headers = response.headers_mut();
+        headers.insert(SESSION_HEADER, caller::header_text(&name));
+        if !ignored.is_empty() {
+            headers.insert(IGNORED_HEADER, caller::header_text(&ignored.join(",")));
+        }
+        Ok(response)
+    }
+
+    /// The answer as events, begun: a failure before its first event is a status.
+    async fn begin(mut self, frame: &Frame) -> Result<Answer, ApiError> {
+        let config = self.app.pilot().config();
+        let heartbeat = config.http.heartbeat;
+        let reader = self.turn.answer_reader(config.cli.partial_messages);
+        let render = renderer(&self.asked, frame, reader, self.conversation.claim.is_some());
+        let mut answer =
+            Answer::new(self.turn, render, self.conversation.claim, self.permit, heartbeat, self.log);
+        answer.begin().await?;
+        self.app.started_once().open();
+        if let Some(mut files) = self.files.take() {
+            if self.waits {
+                // Other turns have written since.
+                files.look_again().await;
+            }
+            answer.gather(gathering(self.app, files));
+        }
+        Ok(answer)
+    }
+}
+
+/// What the turn wrote, when it is this answer's turn to look.
+fn gathering(app: Arc<App>, watch: Watch) -> Gathering {
+    Box::pin(async move {
+        // Closed never.
+        let _room = app.gathering().acquire().await;
+        watch.written().await
+    })
+}
+
+async fn watch(session: &Session) -> Result<Watch, ApiError> {
+    let root = session.workspace().await?.work;
+    let watch = Watch::start(root).await;
+    watch.map_err(|error| TurnError::Storage(error.to_string()).into())
+}
+
+/// Whose sessions are meant, in a query: `?user=`.
+#[derive(Debug, serde::Deserialize)]
+pub(super) struct UserQuery {
+    user: Option<String>,
+}
+
+impl UserQuery {
+    fn user(self) -> Result<Option<UserId>, ApiError> {
+        let user = self.user.map(|user| UserId::new(user).map_err(|error| ApiError::field("user", error)));
+        user.transpose()
+    }
+}
+
+/// A response of events.
+fn events(body: Body) -> Response {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // nginx would collect events before it passes them on.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
