@@ -29,7 +29,7 @@ pub(crate) fn request(path: &str, user: usize, body: &Value) -> Vec<u8> {
     let body = body.to_string();
     let length = body.len();
     let head = format!(
-        "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nx-pilotlight-user: {user}\r\n\
+        "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nx-pilotlight-user: {user}\r\nx-pilotlight-session: default\r\n\
          content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
     );
     (head + &body).into_bytes()
@@ -39,6 +39,14 @@ pub(crate) fn request(path: &str, user: usize, body: &Value) -> Vec<u8> {
 pub(crate) fn keepalive(user: usize, text: &str) -> Vec<u8> {
     let body = serde_json::json!({ "messages": [{ "role": "user", "content": text }] });
     request("/v1/messages/keepalive", user, &body)
+}
+
+/// The same in the Anthropic dialect, to a conversation that is named.
+pub(crate) fn messages(user: usize, text: &str) -> Vec<u8> {
+    let messages = [serde_json::json!({ "role": "user", "content": text })];
+    let body =
+        serde_json::json!({ "model": "sonnet", "max_tokens": 4096, "stream": true, "messages": messages });
+    request("/v1/messages", user, &body)
 }
 
 impl Client {

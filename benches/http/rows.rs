@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::client::{Client, Seen, keepalive};
+use pilotlight::http::bench::Matching;
+
+use crate::client::{Client, Seen, keepalive, messages};
 use crate::pipe::Pipe;
 use crate::server::Server;
 
@@ -28,6 +30,9 @@ pub(crate) async fn run(wanted: &[String]) -> bool {
     }
     if on("first") {
         rows.extend(first_byte().await);
+    }
+    if on("matching") {
+        rows.extend(matching().await);
     }
     if on("memory") {
         rows.extend(memory().await);
@@ -59,18 +64,34 @@ fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Medians over the rounds of one side.
-#[derive(Default)]
+/// One of the servers that are compared, and how it is asked.
 struct Side {
+    server: Server,
+    /// A client for each session, with its request.
+    clients: Vec<(Client, Vec<u8>)>,
     latency: Vec<f64>,
-    per_event: Vec<f64>,
+    cpu: Vec<f64>,
+    events: usize,
 }
 
+type Ask = fn(usize, &str) -> Vec<u8>;
+
 impl Side {
-    /// One round: all clients take `turns` turns at the same time.
-    async fn round(&mut self, server: &Server, clients: &mut Vec<(Client, Vec<u8>)>, turns: usize) {
-        let before = server.cpu();
-        let tasks: Vec<_> = std::mem::take(clients)
+    /// With a warm session for each client.
+    async fn warm(server: Server, sessions: usize, ask: Ask, text: &str) -> Self {
+        let mut clients = Vec::new();
+        for user in 0..sessions {
+            let mut client = Client::connect(server.address).await;
+            client.turn(&ask(user, "warm")).await;
+            clients.push((client, ask(user, text)));
+        }
+        Self { server, clients, latency: Vec::new(), cpu: Vec::new(), events: 0 }
+    }
+
+    /// All clients take `turns` turns at the same time.
+    async fn round(&mut self, turns: usize) {
+        let before = self.server.cpu();
+        let tasks: Vec<_> = std::mem::take(&mut self.clients)
             .into_iter()
             .map(|(mut client, request)| {
                 tokio::spawn(async move {
@@ -85,70 +106,68 @@ impl Side {
         let mut all: Vec<Seen> = Vec::new();
         for task in tasks {
             let (client, request, seen) = task.await.unwrap();
-            clients.push((client, request));
+            self.clients.push((client, request));
             all.extend(seen);
         }
-        let events: usize = all.iter().map(|seen| seen.events).sum();
-        self.per_event.push(server.cpu_since(&before) / events as f64);
+        self.cpu.push(self.server.cpu_since(&before) / all.len() as f64);
         self.latency.push(median(all.iter().map(|seen| seen.whole.as_secs_f64())));
+        self.events = all[0].events;
     }
 
-    fn micros(&self) -> (f64, f64) {
-        (median(self.latency.clone()) * 1e6, median(self.per_event.clone()) * 1e6)
+    /// Microseconds of a turn and of processor time for each of the floor's events: a dialect that tells less than the
+    /// child does has not less to do.
+    fn micros(&self, events: usize) -> (f64, f64) {
+        (median(self.latency.clone()) * 1e6, median(self.cpu.clone()) * 1e6 / events as f64)
     }
 }
 
-/// Both sides with `sessions` warm sessions, in turn; floor first in what is returned.
-async fn compare(sessions: usize, turns: usize, text: &str) -> [(f64, f64); 2] {
-    let servers = [Server::floor(sessions), Server::ours("[session]\nidle_timeout = \"1h\"").await];
-    let mut clients = [Vec::new(), Vec::new()];
-    for (server, clients) in servers.iter().zip(&mut clients) {
-        for user in 0..sessions {
-            let mut client = Client::connect(server.address).await;
-            client.turn(&keepalive(user, "warm")).await;
-            clients.push((client, keepalive(user, text)));
-        }
-    }
-    let mut sides = [Side::default(), Side::default()];
+/// The floor and the dialects with so many warm sessions, in turn.
+async fn compare(sessions: usize, turns: usize, text: &str) -> [(f64, f64); 3] {
+    const CONFIG: &str = "[session]\nidle_timeout = \"1h\"\n[http]\nrequests_per_minute = 0";
+    let mut sides = [
+        Side::warm(Server::floor(sessions), sessions, keepalive, text).await,
+        Side::warm(Server::ours(CONFIG).await, sessions, keepalive, text).await,
+        Side::warm(Server::ours(CONFIG).await, sessions, messages, text).await,
+    ];
     for _ in 0..ROUNDS {
-        for ((server, clients), side) in servers.iter().zip(&mut clients).zip(&mut sides) {
-            side.round(server, clients, turns).await;
+        for side in &mut sides {
+            side.round(turns).await;
         }
     }
-    sides.map(|side| side.micros())
+    // Ours keeps to itself that the child is busy and idle.
+    assert_eq!(sides[0].events, sides[1].events + 2, "both children tell the same");
+    sides.each_ref().map(|side| side.micros(sides[0].events))
 }
 
 /// One warm session, turns of 50 deltas.
 async fn w1() -> Vec<Row> {
-    let [floor, ours] = compare(1, 300, "[[deltas:50]]").await;
-    vec![
-        row(
-            "W1 one warm session, 50 deltas: latency / floor",
-            ours.0 / floor.0,
-            1.5,
-            1.25,
-            format!("{:.0} µs / {:.0} µs a turn", ours.0, floor.0),
-        ),
-        row(
-            "W1 CPU per event / floor",
-            ours.1 / floor.1,
-            2.0,
-            1.5,
-            format!("{:.2} µs / {:.2} µs", ours.1, floor.1),
-        ),
-    ]
+    let [floor, original, anthropic] = compare(1, 300, "[[deltas:50]]").await;
+    let rows = |ours: (f64, f64), latency, cpu| {
+        [
+            row(latency, ours.0 / floor.0, 1.5, 1.25, format!("{:.0} µs / {:.0} µs a turn", ours.0, floor.0)),
+            row(cpu, ours.1 / floor.1, 2.0, 1.5, format!("{:.2} µs / {:.2} µs", ours.1, floor.1)),
+        ]
+    };
+    let mut all = Vec::new();
+    all.extend(rows(original, "W1 one warm session, 50 deltas: latency / floor", "W1 CPU per event / floor"));
+    all.extend(rows(
+        anthropic,
+        "W1 Anthropic dialect: latency / floor",
+        "W1 Anthropic dialect: CPU per event / floor",
+    ));
+    all
 }
 
 /// 64 sessions at 100 deltas a second each.
 async fn w6() -> Vec<Row> {
-    let [floor, ours] = compare(64, 1, "[[deltas:200]][[delay:10]]").await;
-    vec![row(
-        "W6 64 sessions at 100 deltas/s: CPU per event / floor",
-        ours.1 / floor.1,
-        1.3,
-        1.0,
-        format!("{:.2} µs / {:.2} µs", ours.1, floor.1),
-    )]
+    let [floor, original, anthropic] = compare(64, 1, "[[deltas:200]][[delay:10]]").await;
+    let row = |name, ours: (f64, f64)| {
+        row(name, ours.1 / floor.1, 1.3, 1.0, format!("{:.2} µs / {:.2} µs", ours.1, floor.1))
+    };
+    vec![
+        row("W6 64 sessions at 100 deltas/s: CPU per event / floor", original),
+        row("W6 Anthropic dialect: CPU per event / floor", anthropic),
+    ]
 }
 
 /// From the child's first line to the caller's first event. The child's is measured at a pipe of our own, so the way of
@@ -158,7 +177,7 @@ async fn first_byte() -> Vec<Row> {
     const TEXT: &str = "[[deltas:50]]";
     let home = tempfile::tempdir().unwrap();
     let mut pipe = Pipe::start(home.path());
-    let server = Server::ours("").await;
+    let server = Server::ours("[http]\nrequests_per_minute = 0").await;
     let mut client = Client::connect(server.address).await;
     let request = keepalive(0, TEXT);
     client.turn(&request).await;
@@ -187,11 +206,39 @@ async fn first_byte() -> Vec<Row> {
     )]
 }
 
+/// A client that tells a long history with each message: which conversation is it?
+async fn matching() -> Vec<Row> {
+    const MESSAGES: usize = 1000;
+    const BYTES: usize = 5 << 20;
+    let text = "What was said, and said again. ".repeat(BYTES / MESSAGES / 31);
+    let message = |number: usize| {
+        let role = if number.is_multiple_of(2) { "user" } else { "assistant" };
+        serde_json::json!({ "role": role, "content": [{ "type": "text", "text": format!("{number} {text}") }] })
+    };
+    let messages: Vec<_> = (0..=MESSAGES).map(message).collect();
+    let messages = serde_json::to_vec(&messages).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let matching = Matching::new(directory.path().to_owned(), &messages).unwrap();
+    let mut times = Vec::new();
+    for _ in 0..50 {
+        let begin = std::time::Instant::now();
+        assert!(matching.find().await);
+        times.push(begin.elapsed().as_secs_f64() * 1e3);
+    }
+    vec![row(
+        "prefix matching of 1000 messages, 5 MB, ms",
+        median(times),
+        10.0,
+        10.0,
+        format!("{} bytes", messages.len()),
+    )]
+}
+
 /// A thousand connections whose turns are silent.
 async fn memory() -> Vec<Row> {
     const USERS: usize = 50;
     const EACH: usize = 20;
-    let config = format!("[http]\nheartbeat = 1\n[session]\nturn_queue = {EACH}");
+    let config = format!("[http]\nheartbeat = 1\nrequests_per_minute = 0\n[session]\nturn_queue = {EACH}");
     let server = Server::ours(&config).await;
     let mut open = Vec::new();
     // What the sessions themselves need, and what the first connections need for all, is not counted.
