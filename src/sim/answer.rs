@@ -197,6 +197,8 @@ impl Engine {
                 Part::Env(name) => self.surroundings.variable(name),
                 Part::Pid => std::process::id().to_string(),
                 Part::Cwd => talk.cwd.clone(),
+                Part::System => self.system_prompt.clone().unwrap_or_else(|| "none".into()),
+                Part::Blocks => turn.kinds.clone(),
             });
         }
         if !turn.left_behind.is_empty() {

@@ -25,7 +25,12 @@ impl Engine {
         let text = |key: &str| request.get(key).and_then(Value::as_str);
         let subtype = text("subtype").unwrap_or("undefined");
         let reply = match subtype {
-            "initialize" => self.initialize(),
+            "initialize" => {
+                if let Some(prompt) = text("systemPrompt") {
+                    self.system_prompt = Some(prompt.to_owned());
+                }
+                self.initialize()
+            }
             "interrupt" => {
                 self.interrupt();
                 Reply::Done

@@ -53,6 +53,7 @@ pub(super) struct Engine {
     pub(super) out: Output,
     pub(super) conversation: Conversation,
     pub(super) model: String,
+    pub(super) system_prompt: Option<String>,
     pub(super) mode: String,
     pub(super) key_source: &'static str,
     pub(super) state: &'static str,
@@ -153,6 +154,7 @@ impl Engine {
             None => "default".to_owned(),
         };
         Self {
+            system_prompt: args.system_prompt.clone(),
             args,
             out: Output::new(),
             conversation,

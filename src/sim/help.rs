@@ -12,11 +12,11 @@ Messages may run shell commands by a marker; do not feed it text from strangers.
 
 Flags of claude that have an effect:
   --session-id UUID, --resume ID, --fork-session, --continue, --no-session-persistence
-  --model NAME, --include-partial-messages, --replay-user-messages, --disable-slash-commands
+  --model NAME, --system-prompt TEXT, --include-partial-messages, --replay-user-messages, --disable-slash-commands
   --permission-prompt-tool stdio, --permission-mode MODE, --dangerously-skip-permissions
   --tools, --allowedTools, --disallowedTools, --mcp-config (started, not spoken with), --max-turns N,
   --max-budget-usd X, --setting-sources SOURCES, --strict-mcp-config
-Accepted without effect: --system-prompt, --append-system-prompt, --fallback-model, --settings, --add-dir and
+Accepted without effect: --append-system-prompt, --fallback-model, --settings, --add-dir and
   some more. Unknown flags are refused.
 
 Flags of the simulation:
@@ -29,6 +29,8 @@ Markers in a message's text (what is left is answered as `echo N: TEXT`, N = tur
   [[bytes:N]]                      answer with N bytes
   [[recall]]                       answer with all former messages of the conversation, joined by ` | `
   [[env:NAME]] [[pid]] [[cwd]]     answer with a variable's value, the process id, the working directory
+  [[system]]                       answer with the system prompt, `none` if it was never set
+  [[blocks]]                       answer with what the message consists of: `text image:image/png:92` (bytes of base64)
   [[think:TEXT]]                   a thinking block before the answer
   [[deltas:N]] [[delay:MS]]        N text deltas (an own text of N words if nothing is to be said), MS after each
   [[slow:MS]]                      one character per delta, MS after each

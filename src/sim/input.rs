@@ -183,7 +183,10 @@ fn user(value: &Value, message: &Value) -> Command {
     let content = message.get("content").unwrap_or(&Value::Null);
     let text = match content {
         Value::String(text) => text.clone(),
-        Value::Array(blocks) => text_of(blocks),
+        Value::Array(blocks) => match blocks.iter().find_map(deadly) {
+            Some(complaint) => return Command::FatalResult(complaint.into()),
+            None => text_of(blocks),
+        },
         _ => return Command::FatalResult("message content must be a string or an array".into()),
     };
     Command::User(Box::new(Message {
@@ -199,10 +202,47 @@ fn user(value: &Value, message: &Value) -> Command {
     }))
 }
 
+/// What the real one dies of: it takes the fields of the blocks that it knows for granted.
+fn deadly(block: &Value) -> Option<&'static str> {
+    if block.is_null() {
+        return Some("null is not an object (evaluating 'n.type')");
+    }
+    let source = block.get("source");
+    match block.get("type").and_then(Value::as_str)? {
+        "text" if !block.get("text").is_some_and(Value::is_string) => {
+            Some("undefined is not an object (evaluating 'M.startsWith')")
+        }
+        "image" if source.is_none_or(Value::is_null) => {
+            Some("undefined is not an object (evaluating 'e.source.type')")
+        }
+        "image" if source?.get("type")? == "base64" && !source?.get("data").is_some_and(Value::is_string) => {
+            Some("The first argument must be of type string or an instance of Buffer")
+        }
+        _ => None,
+    }
+}
+
 /// The text blocks, one per line; other blocks have no text.
 pub(super) fn text_of(blocks: &[Value]) -> String {
     let texts = blocks.iter().filter_map(|block| block.get("text").and_then(Value::as_str));
     texts.collect::<Vec<_>>().join("\n")
+}
+
+/// What a message consists of: the type of each block, with the kind and length of the data that it carries.
+pub(super) fn kinds_of(content: &Value) -> String {
+    let Value::Array(blocks) = content else { return "text".into() };
+    let kinds = blocks.iter().map(|block| {
+        let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
+        let kind = text(block, "type").unwrap_or_else(|| "?".into());
+        let source = block.get("source").unwrap_or(&Value::Null);
+        match text(source, "media_type") {
+            Some(media) => {
+                format!("{kind}:{media}:{}", text(source, "data").map_or(0, |data| data.len()))
+            }
+            None => kind,
+        }
+    });
+    kinds.collect::<Vec<_>>().join(" ")
 }
 
 /// JavaScript accepts halves of surrogate pairs in escapes; they become the replacement character.
@@ -285,7 +325,33 @@ mod tests {
         assert_eq!(said(line.as_bytes()), "a😀\\u\u{fffd}b\u{fffd}\"\\\\");
         let bytes = b"{\"type\":\"user\",\"message\":{\"role\":\"user\",\"content\":\"x\xffy\"}}\r";
         assert_eq!(said(bytes), "x\u{fffd}y");
-        let blocks = r#"{"type":"user","message":{"role":"user","content":[{"type":"text","text":"a"},{"type":"image"},{"type":"text","text":"b"}]}}"#;
+        let blocks = r#"{"type":"user","message":{"role":"user","content":[{"type":"text","text":"a"},{"type":"other"},{"type":"text","text":"b"}]}}"#;
         assert_eq!(said(blocks.as_bytes()), "a\nb");
+    }
+
+    #[test]
+    fn blocks_without_what_belongs_to_them_are_deadly() {
+        let judged = |block: &str| {
+            let line = format!(r#"{{"type":"user","message":{{"role":"user","content":[{block}]}}}}"#);
+            matches!(judge(line.as_bytes()), Command::FatalResult(_))
+        };
+        for block in [
+            "null",
+            r#"{"type":"text"}"#,
+            r#"{"type":"text","text":7}"#,
+            r#"{"type":"image"}"#,
+            r#"{"type":"image","source":{"type":"base64","data":7}}"#,
+        ] {
+            assert!(judged(block), "{block}");
+        }
+        for block in [
+            "7",
+            "[]",
+            r#"{"type":"other"}"#,
+            r#"{"type":"image","source":7}"#,
+            r#"{"type":"text","text":""}"#,
+        ] {
+            assert!(!judged(block), "{block}");
+        }
     }
 }

@@ -22,6 +22,10 @@ pub(super) enum Part {
     Env(String),
     Pid,
     Cwd,
+    /// The system prompt.
+    System,
+    /// What the message consists of.
+    Blocks,
 }
 
 /// The API fails for good.
@@ -110,6 +114,8 @@ impl Script {
             "env" => self.parts.push(Part::Env(value.to_owned())),
             "pid" => self.parts.push(Part::Pid),
             "cwd" => self.parts.push(Part::Cwd),
+            "system" => self.parts.push(Part::System),
+            "blocks" => self.parts.push(Part::Blocks),
             "think" => self.think = Some(value.to_owned()),
             "deltas" => self.deltas = Some(usize::try_from(number()).unwrap_or(0)),
             "delay" => self.delay = Duration::from_millis(number()),

@@ -10,7 +10,7 @@ use super::conversation::new_id;
 use super::engine::{Engine, Stop};
 use super::events::{ApiMessage, Outcome, Usage, block};
 use super::faults::{self, Kind};
-use super::input::Message;
+use super::input::{Message, kinds_of};
 use super::output::complain;
 use super::permission::Denial;
 use super::script::{self, Part, Script};
@@ -22,6 +22,8 @@ use super::transcript::INTERRUPTED;
 pub(super) struct Turn {
     pub(super) started: Instant,
     pub(super) script: Script,
+    /// What the message consists of.
+    pub(super) kinds: String,
     pub(super) usage: Usage,
     pub(super) denials: Vec<Denial>,
     pub(super) first_output_ms: Option<u64>,
@@ -44,6 +46,7 @@ impl Turn {
         Self {
             started: clock::now(),
             script: Script::default(),
+            kinds: String::new(),
             usage: Usage::default(),
             denials: Vec::new(),
             first_output_ms: None,
@@ -99,6 +102,7 @@ impl Engine {
         let text = texts.join("\n");
         let content = if earlier.is_empty() { last.content.clone() } else { Value::String(text.clone()) };
         let mut turn = self.begin(&text);
+        turn.kinds = kinds_of(&content);
         if self.before_anything(&turn).is_err() {
             // Interrupted before its first line: the turn still has its lines.
             self.stop = Some(Stop::Interrupted);

@@ -28,6 +28,16 @@ impl Client {
         Self { web, http: http.into(), admin: admin.into() }
     }
 
+    /// Where callers go.
+    pub fn http(&self) -> &str {
+        &self.http
+    }
+
+    /// Where the operator goes.
+    pub fn admin(&self) -> &str {
+        &self.admin
+    }
+
     /// Sends one message and reads the answer to its end.
     pub async fn turn(&self, user: &str, text: &str) -> Turn {
         self.stream(user, text).await.rest().await

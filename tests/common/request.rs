@@ -30,6 +30,10 @@ pub struct Request {
     pub streaming: bool,
     pub model: String,
     pub tools: usize,
+    /// The system prompt, all of it.
+    pub system: String,
+    /// How many pictures the user has sent, in all messages.
+    pub images: usize,
     /// The CLI's own session id, which it tells in a header.
     pub cli_session: Option<String>,
     /// All that the user said, in order, the newest last; the CLI's own reminders left out.
@@ -57,6 +61,8 @@ impl Request {
             auth,
             streaming: body["stream"].as_bool().unwrap_or(false),
             model: body["model"].as_str().unwrap_or("unknown").into(),
+            system: system_of(body),
+            images: blocks.iter().filter(|block| block["type"] == "image").count(),
             tools: body["tools"].as_array().map_or(0, Vec::len),
             cli_session: headers
                 .get("x-claude-code-session-id")
@@ -105,6 +111,14 @@ fn user_blocks(body: &Value) -> Vec<Value> {
         _ => Vec::new(),
     });
     blocks.filter(|block| !is_reminder(block)).collect()
+}
+
+fn system_of(body: &Value) -> String {
+    match &body["system"] {
+        Value::String(text) => text.clone(),
+        Value::Array(blocks) => blocks.iter().filter_map(text_of).collect::<Vec<_>>().join("\n"),
+        _ => String::new(),
+    }
 }
 
 /// The CLI puts texts of its own beside the user's.

@@ -168,3 +168,18 @@ fn retries_are_shown_and_can_be_interrupted() {
     sim.request("i", json!({"subtype":"interrupt"}));
     assert_eq!(sim.result()["terminal_reason"], "aborted_streaming");
 }
+
+#[test]
+fn the_system_prompt_and_the_blocks_of_a_message_can_be_asked_for() {
+    let home = Home::new();
+    let mut sim = home.start(&["--system-prompt", "from the flag"]);
+    assert_eq!(sim.ask("[[system]]"), "from the flag");
+    sim.request("s", json!({"subtype":"initialize","systemPrompt":"be brief"}));
+    sim.response("s");
+    assert_eq!(sim.ask("[[system]]"), "be brief");
+    let image = json!({"type":"image","source":{"type":"base64","media_type":"image/png","data":"iVBORw0="}});
+    let content = json!([{"type":"text","text":"[[blocks]]"}, image]);
+    sim.send(&json!({"type":"user","message":{"role":"user","content":content}}));
+    assert_eq!(sim.result()["result"], "text image:image/png:8");
+    assert_eq!(home.start(&[]).ask("[[system]] [[blocks]]"), "none text");
+}

@@ -1,0 +1,60 @@
+//! Requests made up from the service's own description of itself, by schemathesis: whatever they ask, no answer is a
+//! failure of the server, and no child dies of them.
+
+use std::time::Duration;
+
+use crate::common::program::{Program, place};
+use crate::python::{Age, finished, package_of, python};
+
+/// Made up for each operation, in each of the phases that make up requests.
+const EXAMPLES: &str = "30";
+/// What all of them may take. Few of them reach a child, and each conversation of those starts one.
+const SECONDS: &str = "30";
+/// More than that: the last request is waited for.
+const RUNS_WITHIN: Duration = Duration::from_secs(150);
+/// The same requests every time: a failure can be looked into.
+const SEED: &str = "1";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_made_up_from_the_description_break_nothing() {
+    let Some(package) = package_of("schemathesis", Age::Current) else { return };
+    let place = place();
+    let config = "[session]\nturn_timeout = \"5s\"\n[limits]\nmax_children = 8\nqueue_deadline = \"1s\"\n";
+    let (_program, site) = Program::ready(&place, config).await;
+    assert_eq!(site.turn("alice", "hello").await.text(), "echo 1: hello");
+    let pid = site.pid("alice").await;
+
+    let mut command = python(&place, &package);
+    command.arg(package.join("bin/schemathesis")).arg("run").arg(format!("{}/openapi.json", site.http));
+    // Its other checks hold the answers to the description, which is done elsewhere.
+    command.args(["--checks", "not_a_server_error", "--phases", "examples,coverage,fuzzing"]);
+    command.args([
+        "--max-examples",
+        EXAMPLES,
+        "--max-time",
+        SECONDS,
+        "--seed",
+        SEED,
+        "--continue-on-failure",
+    ]);
+    command.args([
+        "--request-timeout",
+        "20",
+        "--workers",
+        "1",
+        "--no-shrink",
+        "--generation-database",
+        "none",
+    ]);
+    command.args(["--header", "x-pilotlight-user: mallory", "--suppress-health-check", "all", "--no-color"]);
+    let (is_good, written) = finished(command, &place, RUNS_WITHIN).await;
+    assert!(is_good, "{written}");
+
+    for reason in ["crash", "signal", "oom", "hang", "protocol"] {
+        let deaths = site.figure("exits_total", &[&format!("reason=\"{reason}\"")]).await;
+        assert!(deaths == 0.0, "{deaths} children have died: {reason}\n{written}");
+    }
+    assert_eq!(site.figure("actor_panics_total", &[]).await, 0.0);
+    assert_eq!(site.turn("alice", "still").await.text(), "echo 2: still");
+    assert_eq!(site.pid("alice").await, pid);
+}

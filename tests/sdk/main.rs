@@ -1,0 +1,56 @@
+//! Clients that nobody here has written, unmodified, against a real server: the official SDKs in Python, in the current
+//! version and in one a year older, and curl. Their checks are the scripts beside this file. `tests/run` installs the
+//! packages; without them these tests say that they are left out, and fail where nothing may be left out.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+#[path = "../real_cli/bench.rs"]
+#[allow(dead_code, reason = "shared with tests that use more of it")]
+mod bench;
+mod curl;
+mod fuzz;
+mod keys;
+mod python;
+mod real;
+
+use common::program::{Program, place};
+use python::{Age, Script};
+
+/// Carries a script out with a version of its SDK, on a server with this configuration.
+async fn check(script: &'static str, age: Age, config: &str) {
+    let Some(script) = Script::with_package(script, age) else { return };
+    let place = place();
+    let (_program, site) = Program::ready(&place, config).await;
+    script.run(&place, &[("PILOTLIGHT_URL", &site.http), ("PILOTLIGHT_ADMIN_URL", &site.admin)]).await;
+}
+
+/// The tests of a script: one for each version of its SDK.
+macro_rules! script {
+    ($name:ident, $config:expr) => {
+        mod $name {
+            use super::{Age, check};
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn with_the_current_sdk() {
+                check(stringify!($name), Age::Current, $config).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn with_a_year_old_sdk() {
+                check(stringify!($name), Age::YearOld, $config).await;
+            }
+        }
+    };
+}
+
+/// One turn at a time, one child, no patience.
+const NARROW: &str = "[session]\nturn_queue = 0\nidle_timeout = \"200ms\"\n[limits]\nmax_children = 1\nqueue_deadline = \"300ms\"\n";
+
+script!(anthropic_turns, "");
+script!(anthropic_errors, "");
+script!(anthropic_refused, super::NARROW);
+script!(openai_turns, "");
+script!(openai_errors, "");

@@ -1,0 +1,103 @@
+//! Python scripts as child processes, each with one package that `tests/run` has installed.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::common::installed::{all_required, left_out};
+use crate::common::place::{MARK, Place};
+
+/// The packages that `tests/run` installs.
+const PINNED: &str = include_str!("pinned.txt");
+
+/// More than any script takes, on a machine busy with other tests.
+const RUNS_WITHIN: Duration = Duration::from_secs(180);
+
+/// Which version of a package: they stand in this order.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Age {
+    Current,
+    YearOld,
+}
+
+/// A script beside this file and the package that it imports.
+pub(crate) struct Script {
+    name: &'static str,
+    package: PathBuf,
+}
+
+impl Script {
+    /// The script with the package that its name begins with; nothing, after having said so, if that is not installed.
+    pub(crate) fn with_package(name: &'static str, age: Age) -> Option<Self> {
+        let (package, _) = name.split_once('_').expect("a script's name begins with its package");
+        Some(Self { name, package: package_of(package, age)? })
+    }
+
+    /// Runs it to its end, which must be a good one and come in time.
+    pub(crate) async fn run(&self, place: &Place, variables: &[(&str, &str)]) {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk").join(format!("{}.py", self.name));
+        let mut command = python(place, &self.package);
+        command.arg(file).envs(variables.iter().copied());
+        let (is_good, written) = finished(command, place, RUNS_WITHIN).await;
+        assert!(is_good, "{} with {}:\n{written}", self.name, self.package.display());
+    }
+}
+
+/// Where a package is.
+pub(crate) fn package_of(package: &str, age: Age) -> Option<PathBuf> {
+    let versions: Vec<_> = PINNED.lines().filter_map(|line| line.split_once("==")).collect();
+    let mut versions = versions.iter().filter(|(name, _)| *name == package).map(|(_, version)| version);
+    let version = versions.nth(age as usize).unwrap_or_else(|| panic!("no such version of {package}"));
+    let found = home().map(|home| home.join(format!("{package}-{version}"))).filter(|home| home.is_dir());
+    if found.is_none() {
+        assert!(
+            !all_required(),
+            "{package} {version} is not installed, and nothing may be left out: run tests/run"
+        );
+        left_out(&format!("{package} {version} not installed (tests/run installs it)"));
+    }
+    found
+}
+
+/// Where `tests/run` puts packages for the Python of this machine.
+fn home() -> Option<PathBuf> {
+    if let Some(home) = std::env::var_os("PILOTLIGHT_SDKS") {
+        return Some(home.into());
+    }
+    let tag = "import sys; print(sys.implementation.cache_tag)";
+    let asked = std::process::Command::new("python3").args(["-c", tag]).output().ok()?;
+    let tag = String::from_utf8(asked.stdout).ok()?;
+    Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("target/sdk").join(tag.trim()))
+}
+
+/// Python that sees this package, its own library and nothing else of the machine, and that writes nothing beside its
+/// sources.
+pub(crate) fn python(place: &Place, package: &Path) -> Command {
+    let mut command = Command::new("python3");
+    command.args(["-S", "-B", "-u"]).current_dir(place.path()).env_clear();
+    command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", place.path());
+    command.env("LANG", "C.UTF-8").env("PYTHONPATH", package).env(MARK, place.id());
+    command
+}
+
+/// Waits for a program's end, at most so long: whether it was a good one, and all that it wrote.
+pub(crate) async fn finished(mut command: Command, place: &Place, within: Duration) -> (bool, String) {
+    // A file and no pipe: what was written is there also if the time is up.
+    let path = place.path().join(format!("written-{}", uuid::Uuid::new_v4()));
+    let file = std::fs::File::create(&path).expect("a file for its output");
+    let errors = file.try_clone().expect("the same file");
+    command.stdin(Stdio::null()).stdout(file).stderr(errors);
+    let mut child = command.kill_on_drop(true).spawn().expect("it starts");
+    let ended = timeout(within, child.wait()).await;
+    if ended.is_err() {
+        child.kill().await.expect("it can be killed");
+    }
+    let mut written = String::from_utf8_lossy(&std::fs::read(&path).expect("its output")).into_owned();
+    if ended.is_err() {
+        written.push_str(&format!("\nkilled after {within:?}\n"));
+    }
+    (ended.is_ok_and(|status| status.expect("it was waited for").success()), written)
+}
