@@ -34,6 +34,7 @@ mod identity;
 pub mod keys;
 mod limits;
 mod models;
+mod openapi;
 mod ready;
 mod router;
 mod service;

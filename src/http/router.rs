@@ -16,7 +16,7 @@ use super::app::App;
 use super::auth::Gate;
 use super::caller::{Caller, REQUEST_ID_HEADER, request_id};
 use super::error::{ApiError, ErrorForm};
-use super::{models, service, stats, turns};
+use super::{models, openapi, service, stats, turns};
 
 /// The id of the request that is being served.
 #[derive(Debug, Clone)]
@@ -30,6 +30,7 @@ pub(super) struct BodyRead;
 pub(super) fn public(app: Arc<App>, gate: Gate) -> Router {
     let router = Router::new()
         .route("/", get(service::document))
+        .route("/openapi.json", get(openapi::serve))
         .route("/v1/messages", post(turns::messages))
         .route("/v1/messages/keepalive", post(turns::keepalive))
         .route("/v1/messages/pooled", post(turns::keepalive))

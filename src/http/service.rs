@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::app::App;
 use super::caller::Caller;
 use super::exporter::CONTENT_TYPE;
+use super::openapi;
 use crate::session::SessionState;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -59,19 +60,11 @@ fn sessions(app: &App) -> Value {
 
 /// What this is and what it offers.
 pub(super) async fn document() -> Json<Value> {
-    let endpoint = |method, path, what| json!({ "method": method, "path": path, "description": what });
     Json(json!({
         "service": "pilotlight",
         "version": VERSION,
         "description": env!("CARGO_PKG_DESCRIPTION"),
-        "endpoints": [
-            endpoint("POST", "/v1/messages/keepalive", "one message to the caller's warm session, answered as events"),
-            endpoint("POST", "/v1/messages/pooled", "the same under its other name"),
-            endpoint("GET", "/v1/pool/stats", "the sessions and their processes"),
-            endpoint("GET", "/health", "whether the service is able to work, with figures"),
-            endpoint("GET", "/livez", "whether the process answers"),
-            endpoint("GET", "/readyz", "whether turns are taken"),
-        ],
+        "endpoints": openapi::endpoints(),
     }))
 }
 

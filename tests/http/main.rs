@@ -9,6 +9,7 @@ mod asking;
 mod bad_input;
 mod files;
 mod hostile;
+mod interface;
 mod operator;
 mod starts;
 mod stops;

@@ -22,7 +22,6 @@ async fn requests_made_up_from_the_description_break_nothing() {
     let config = "[session]\nturn_timeout = \"5s\"\n[limits]\nmax_children = 8\nqueue_deadline = \"1s\"\n";
     let (_program, site) = Program::ready(&place, config).await;
     assert_eq!(site.turn("alice", "hello").await.text(), "echo 1: hello");
-    let pid = site.pid("alice").await;
 
     let mut command = python(&place, &package);
     command.arg(package.join("bin/schemathesis")).arg("run").arg(format!("{}/openapi.json", site.http));
@@ -55,6 +54,6 @@ async fn requests_made_up_from_the_description_break_nothing() {
         assert!(deaths == 0.0, "{deaths} children have died: {reason}\n{written}");
     }
     assert_eq!(site.figure("actor_panics_total", &[]).await, 0.0);
+    // Her child may have made room for another; her conversation goes on.
     assert_eq!(site.turn("alice", "still").await.text(), "echo 2: still");
-    assert_eq!(site.pid("alice").await, pid);
 }
