@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use pilotlight::Config;
 use pilotlight::error::StartError;
+use pilotlight::http::keys;
 use pilotlight::probe::{ProbeError, Probed, probe, version};
 
 use crate::options::{FAILED, MISUSED, Options, complain, runtime, start_log};
@@ -28,6 +29,12 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         "configuration",
         &options.config.as_ref().map_or("defaults".into(), |file| file.display().to_string()),
     );
+    if let Some(file) = &config.auth.keys_file {
+        match keys::list(file) {
+            Ok(entries) => say("keys", &entries.len().to_string()),
+            Err(error) => return complain(&format!("configuration key `auth.keys_file`: {error}"), MISUSED),
+        }
+    }
     match runtime.block_on(look(&config, &place.0)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(ProbeError::Start(StartError::Config(error))) => complain(&error.to_string(), MISUSED),

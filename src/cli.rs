@@ -276,6 +276,9 @@ pub trait Adapter: Debug + Send + Sync + 'static {
 
     /// Where the CLI reads a user's OAuth credentials, and in what form they are written there.
     fn credentials_file(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf;
+
+    /// Variables that decide where the CLI keeps its files: they are the same for all users.
+    fn fixed_variables(&self) -> &'static [&'static str];
 }
 
 /// Why a prompt was not sent. The child has seen nothing of it.

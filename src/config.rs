@@ -16,6 +16,7 @@ mod validate;
 mod value;
 
 pub use load::ConfigError;
+pub(crate) use validate::OWN_VARIABLES;
 pub use value::MemoryBudget;
 
 /// Everything that can be set. Durations are written as seconds or as text (`"5m"`, `"300s"`, `"250ms"`).
@@ -89,7 +90,7 @@ pub struct Http {
     /// Requests of one caller in a minute, all at once if it likes: of a key, or without keys of a user. 0 is no limit.
     /// Default 6000: more than any person and most backends need; it stops a loop gone wild.
     pub requests_per_minute: u32,
-    /// Turns of one user, in all its conversations, that run or wait at once. Default 32: enough for a handful of busy
+    /// Turns of one user, in all its conversations, that run or wait at once. Default 64: enough for a handful of busy
     /// conversations, too few to take the machine.
     pub turns_per_user: u32,
 }
@@ -137,6 +138,9 @@ pub struct CliConfig {
     pub args: Vec<String>,
     /// Set in the child's environment, which is otherwise empty but for [`CliConfig::env_pass`].
     pub env: BTreeMap<String, String>,
+    /// A file (mode 0600) with variables of single users, which lie over [`CliConfig::env`]: a table per user, such as
+    /// `["alice"]` and below it `ANTHROPIC_API_KEY = "…"`. Looked at whenever a child is started.
+    pub user_env_file: Option<PathBuf>,
     /// Names of variables of our own environment that the child gets too. Keys and tokens are not among the defaults.
     pub env_pass: Vec<String>,
     /// The shim's path, where it is not beside this program.
@@ -377,7 +381,7 @@ impl Default for Http {
             body_timeout: Duration::from_secs(30),
             max_connections: 1024,
             requests_per_minute: 6000,
-            turns_per_user: 32,
+            turns_per_user: 64,
         }
     }
 }
@@ -410,6 +414,7 @@ impl Default for CliConfig {
             program: "claude".to_owned(),
             args: Vec::new(),
             env: BTreeMap::new(),
+            user_env_file: None,
             env_pass: pass.map(str::to_owned).to_vec(),
             shim: None,
             model: None,

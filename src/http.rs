@@ -35,13 +35,17 @@ pub mod keys;
 mod limits;
 mod models;
 mod openapi;
+mod permissions;
+mod query;
 mod ready;
 mod router;
 mod service;
+mod sessions;
 mod stall;
 mod stats;
 mod turns;
 mod wire;
+mod workspace;
 
 use app::App;
 use auth::{Gate, Keyring};
@@ -144,7 +148,16 @@ impl Server {
         let app = Arc::new(App::new(pilot, exporter.clone(), replays).await);
         let accept = |listener, router, most| {
             let (tasks, closing) = (tasks.clone(), closing.clone());
-            let acceptor = Acceptor { listener, router, most, header_timeout, write_timeout, tasks, closing };
+            let acceptor = Acceptor {
+                listener,
+                router,
+                crowded: router::crowded(),
+                most,
+                header_timeout,
+                write_timeout,
+                tasks,
+                closing,
+            };
             acceptor.tasks.clone().spawn(acceptor.run());
         };
         let gate = Gate { keys: keys.clone(), is_local: is_local(http), for_admins: false };

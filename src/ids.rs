@@ -103,6 +103,12 @@ impl fmt::Debug for SessionKey {
 pub struct SessionHash(String);
 
 impl SessionHash {
+    /// The hash that a directory is named by.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        (text.len() == 32 && text.bytes().all(is_digit)).then(|| Self(text.to_owned()))
+    }
+
     /// The digits.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::program::Program;
 use crate::registry::Registry;
 use crate::supervisor::{Admission, Helpers};
+use crate::user_env::UserEnv;
 
 /// See the module.
 #[derive(Debug)]
@@ -28,6 +29,7 @@ pub(crate) struct Instance {
     pub(crate) shim: ShimProgram,
     pub(crate) program: Program,
     pub(crate) cgroups: Option<CgroupBase>,
+    pub(crate) user_env: UserEnv,
     /// `NAME=value` in the environment of everything that this data directory's instances start.
     pub(crate) marker: Marker,
     /// Every task of this instance. Shutdown waits for it to be empty.
@@ -59,6 +61,7 @@ impl Instance {
         shim: ShimProgram,
         program: Program,
         cgroups: Option<CgroupBase>,
+        user_env: UserEnv,
         marker: Marker,
     ) -> Self {
         Self {
@@ -70,6 +73,7 @@ impl Instance {
             shim,
             program,
             cgroups,
+            user_env,
             marker,
             tasks: TaskTracker::new(),
             open_turns: TaskTracker::new(),

@@ -122,6 +122,7 @@ pub mod shim;
 pub mod sim;
 mod supervisor;
 pub mod turn;
+mod user_env;
 mod workspace;
 
 pub use config::Config;

@@ -1,5 +1,6 @@
 //! The handle: what an embedding program holds.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,15 +11,19 @@ use tokio::sync::{OnceCell, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::child::{CgroupBase, ShimProgram, sweep_marked};
+use crate::cli::Adapter;
 use crate::cli::claude::CLAUDE;
 use crate::config::Config;
-use crate::error::StartError;
+use crate::error::{StartError, TurnError};
 use crate::ids::{DEFAULT_CONVERSATION, InvalidName, SessionKey, UserId};
 use crate::instance::{Instance, Marker, Once};
 use crate::metrics::Metrics;
 use crate::program::Program;
-use crate::session::{DataDirLock, Session, SessionMessage, SessionStatus, lock};
+use crate::session::{DataDirLock, OnDisk, Session, SessionMessage, SessionStatus, lock, on_disk};
 use crate::supervisor::{self, Admission, Pressure, SupervisorMessage};
+use crate::user_env::UserEnv;
+#[cfg(feature = "server")]
+use crate::workspace::{CredentialsFile, Workspace};
 
 /// In the environment of everything that an instance starts, with a value that tells its data directory.
 const MARKER: &str = "PILOTLIGHT_INSTANCE";
@@ -84,8 +89,13 @@ impl Pilotlight {
             .map_err(|error| StartError::Shim(error.to_string()))?;
         let metrics = Arc::new(metrics);
         let data_dir = config.data_dir.clone();
-        let prepared = runtime.spawn_blocking(move || Ground::prepare(&data_dir)).await;
-        let ground =
+        let users = config.cli.user_env_file.clone();
+        let prepare = move || {
+            let user_env = UserEnv::open(users.as_deref(), CLAUDE.fixed_variables())?;
+            Ok::<_, StartError>((user_env, Ground::prepare(&data_dir)?))
+        };
+        let prepared = runtime.spawn_blocking(prepare).await;
+        let (user_env, ground) =
             prepared.map_err(|_| StartError::Supervisor("the preparing task failed".to_owned()))??;
         metrics.swept_at_start(ground.swept as u64);
         if ground.swept > 0 {
@@ -105,6 +115,7 @@ impl Pilotlight {
             shim,
             program,
             ground.cgroups,
+            user_env,
             marker,
         ));
         let (ready, started) = oneshot::channel();
@@ -146,6 +157,29 @@ impl Pilotlight {
         entries.into_iter().map(|entry| (entry.key.clone(), entry.status())).collect()
     }
 
+    /// The sessions of `user`, or of all users: those in memory, and those that are only on disk as far as they are
+    /// looked at (a thousand). Those used last come first. Whether there are more is said beside.
+    ///
+    /// # Errors
+    /// [`TurnError::Storage`] if the data directory cannot be read.
+    pub async fn known_sessions(
+        &self,
+        user: Option<&UserId>,
+    ) -> Result<(Vec<(SessionKey, SessionStatus)>, bool), TurnError> {
+        let (data_dir, owner) = (self.config().data_dir.clone(), user.cloned());
+        let found = tokio::task::spawn_blocking(move || on_disk(&data_dir, owner.as_ref())).await;
+        let found = found.map_err(|_| TurnError::Internal("the list of sessions could not be made"))?;
+        let OnDisk { sessions, truncated } = found.map_err(|error| TurnError::Storage(error.to_string()))?;
+        let mut known: HashMap<SessionKey, SessionStatus> = sessions.into_iter().collect();
+        // What is in memory is newer, and may not be on disk yet.
+        known.extend(
+            self.sessions().into_iter().filter(|(key, _)| user.is_none_or(|user| key.user() == user)),
+        );
+        let mut known: Vec<_> = known.into_iter().collect();
+        known.sort_by_key(|(_, status)| std::cmp::Reverse(status.last_used));
+        Ok((known, truncated))
+    }
+
     /// Whether a turn of a new user would be taken now.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
@@ -181,6 +215,15 @@ impl Pilotlight {
     pub async fn shutdown(&self, grace: Duration) {
         let System { instance, data_dir, shut_down: once } = &*self.system;
         once.get_or_init(|| shut_down(instance.clone(), data_dir.clone(), grace)).await;
+    }
+
+    /// The credentials files of all sessions on disk. Blocking.
+    #[cfg(feature = "server")]
+    pub(crate) fn credentials_files(&self) -> impl Iterator<Item = CredentialsFile> {
+        let instance = self.instance();
+        let of_session =
+            |workspace: Workspace| workspace.credentials_file(instance.adapter, &instance.config.cli);
+        Workspace::all(&instance.config.data_dir).filter_map(of_session)
     }
 
     pub(crate) fn instance(&self) -> &Arc<Instance> {

@@ -11,6 +11,7 @@ use crate::cli::PermissionRequest;
 mod actor;
 mod child_task;
 mod handle;
+mod known;
 mod message;
 mod opening;
 mod state;
@@ -18,7 +19,10 @@ mod store;
 
 pub(crate) use actor::{SessionActor, SessionArgs};
 pub use handle::Session;
+pub(crate) use known::{OnDisk, on_disk};
 pub(crate) use message::SessionMessage;
+#[cfg(feature = "server")]
+pub(crate) use store::owner_on_disk;
 pub(crate) use store::{DataDirLock, Record, RecordWriter, lock};
 
 /// What a session does now.

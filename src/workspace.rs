@@ -4,7 +4,7 @@
 //! Everything here blocks; async callers go through [`tokio::task::spawn_blocking`].
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -16,6 +16,9 @@ use crate::ids::SessionHash;
 use crate::session::OauthCredentials;
 use crate::turn::McpServers;
 
+/// A credentials file has some hundred bytes.
+const MAX_CREDENTIALS_BYTES: u64 = 64 << 10;
+
 /// The directories of one session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Workspace {
@@ -26,9 +29,26 @@ pub(crate) struct Workspace {
 impl Workspace {
     /// The session's directories below the data directory. Nothing is created.
     pub(crate) fn of(data_dir: &Path, session: &SessionHash) -> Self {
-        let root = sessions_dir(data_dir).join(session.as_str());
+        Self::at(sessions_dir(data_dir).join(session.as_str()))
+    }
+
+    /// Those of all sessions on disk.
+    #[cfg(feature = "server")]
+    pub(crate) fn all(data_dir: &Path) -> impl Iterator<Item = Self> {
+        let roots = fs::read_dir(sessions_dir(data_dir)).into_iter().flatten().flatten();
+        roots.map(|entry| Self::at(entry.path()))
+    }
+
+    fn at(root: PathBuf) -> Self {
         let dirs = Dirs { work: root.join("work"), home: root.join("home"), tmp: root.join("tmp") };
         Self { root, dirs }
+    }
+
+    /// Where the CLI of this session keeps its tokens. None if the sessions share one place: then it tells nothing.
+    #[cfg(feature = "server")]
+    pub(crate) fn credentials_file(&self, adapter: &dyn Adapter, cli: &CliConfig) -> Option<CredentialsFile> {
+        let path = adapter.credentials_file(&self.dirs, cli);
+        path.starts_with(&self.root).then(|| CredentialsFile { path, record: self.record_file() })
     }
 
     pub(crate) fn dirs(&self) -> &Dirs {
@@ -54,6 +74,14 @@ impl Workspace {
             DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         }
         Ok(())
+    }
+
+    /// Removes what was half written when this program was killed.
+    pub(crate) fn sweep(&self, credentials: &Path) {
+        sweep_half_written(&self.root);
+        if let Some(directory) = credentials.parent() {
+            sweep_half_written(directory);
+        }
     }
 
     /// Deletes everything. Symbolic links in it are removed, not followed.
@@ -100,6 +128,28 @@ impl Workspace {
     }
 }
 
+/// Where the CLI of one session keeps its tokens. It renews them by itself.
+#[cfg(feature = "server")]
+pub(crate) struct CredentialsFile {
+    pub(crate) path: PathBuf,
+    record: PathBuf,
+}
+
+#[cfg(feature = "server")]
+impl CredentialsFile {
+    /// The access token and the refresh token.
+    pub(crate) fn tokens(&self) -> Option<(String, String)> {
+        let content = credentials_on_disk(&self.path)?;
+        let token = |name: &str| content.get(name)?.as_str().map(str::to_owned);
+        Some((token("accessToken")?, token("refreshToken")?))
+    }
+
+    /// Whose session it is.
+    pub(crate) fn owner(&self) -> Option<crate::ids::UserId> {
+        crate::session::owner_on_disk(&self.record)
+    }
+}
+
 /// Below it, one directory per session.
 pub(crate) fn sessions_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("sessions")
@@ -114,11 +164,32 @@ pub(crate) enum Durability {
     Kernel,
 }
 
+/// So long ago nobody is still writing.
+const HALF_WRITTEN_FOR: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Removes what [`write_private`] left here when it was killed in the middle: it may hold secrets. What cannot be
+/// removed is looked at again at the next start.
+fn sweep_half_written(directory: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let id = name.to_str().and_then(|name| name.strip_prefix('.')?.strip_suffix(HALF_WRITTEN));
+        let is_ours = id.is_some_and(|id| uuid::Uuid::try_parse(id).is_ok());
+        let age = || entry.metadata().ok()?.modified().ok()?.elapsed().ok();
+        if is_ours && age().is_some_and(|age| age > HALF_WRITTEN_FOR) {
+            fs::remove_file(entry.path()).ok();
+        }
+    }
+}
+
+/// The end of the name of a file that is being written.
+const HALF_WRITTEN: &str = ".new";
+
 /// Replaces a file as a whole: a reader, or a crash, sees the old content or the new. Mode 0600.
 pub(crate) fn write_private(path: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
     let directory = path.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     // A name of its own: two writers at once each replace the file as a whole, and a planted link is never met.
-    let temporary = directory.join(format!(".{}.new", uuid::Uuid::new_v4().simple()));
+    let temporary = directory.join(format!(".{}{HALF_WRITTEN}", uuid::Uuid::new_v4().simple()));
     let written = write_new(&temporary, content, durability).and_then(|()| fs::rename(&temporary, path));
     if let Err(error) = written {
         // What is half written helps nobody; that it was not written is told.
@@ -141,8 +212,16 @@ fn write_new(path: &Path, content: &[u8], durability: Durability) -> io::Result<
 }
 
 fn expiry_on_disk(file: &Path) -> Option<i64> {
-    let content: serde_json::Value = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
-    content.get("claudeAiOauth")?.get("expiresAt")?.as_i64()
+    credentials_on_disk(file)?.get("expiresAt")?.as_i64()
+}
+
+fn credentials_on_disk(file: &Path) -> Option<serde_json::Value> {
+    let mut content = Vec::new();
+    // The child may put there what it likes.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(file).ok()?;
+    file.take(MAX_CREDENTIALS_BYTES).read_to_end(&mut content).ok()?;
+    serde_json::from_slice::<serde_json::Value>(&content).ok()?.get_mut("claudeAiOauth").map(std::mem::take)
 }
 
 #[cfg(test)]
@@ -160,6 +239,26 @@ mod tests {
     }
 
     #[test]
+    fn what_was_half_written_long_ago_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let workspace = Workspace::at(root.path().to_owned());
+        workspace.create().unwrap();
+        let credentials = workspace.dirs().home.join(".credentials.json");
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        let long_ago = std::time::SystemTime::now() - 2 * HALF_WRITTEN_FOR;
+        let old = [format!(".{id}.new"), "home/".to_owned() + &format!(".{id}.new")];
+        let kept = [".mine.new", "session.json", &format!("home/.{id}.old")].map(str::to_owned);
+        for name in old.iter().chain(&kept) {
+            File::create(root.path().join(name)).unwrap().set_modified(long_ago).unwrap();
+        }
+        let fresh = root.path().join(format!(".{}.new", uuid::Uuid::new_v4().simple()));
+        File::create(&fresh).unwrap();
+        workspace.sweep(&credentials);
+        assert!(old.iter().all(|name| !root.path().join(name).exists()));
+        assert!(kept.iter().all(|name| root.path().join(name).exists()) && fresh.exists());
+    }
+
+    #[test]
     fn a_workspace_lies_below_the_data_dir_and_is_the_owners_alone() {
         let data = tempfile::tempdir().unwrap();
         let workspace = workspace(data.path());
@@ -168,6 +267,38 @@ mod tests {
             assert!(dir.canonicalize().unwrap().starts_with(data.path().canonicalize().unwrap()));
             assert_eq!(fs::metadata(dir).unwrap().permissions().mode() & 0o777, 0o700);
         }
+    }
+
+    #[test]
+    fn tokens_that_the_cli_has_renewed_stay_and_newer_ones_are_written() {
+        let data = tempfile::tempdir().unwrap();
+        let (workspace, cli) = (workspace(data.path()), CliConfig::default());
+        let given = |access: &str, expires_at| OauthCredentials {
+            access_token: access.into(),
+            refresh_token: format!("refresh {access}"),
+            expires_at,
+            scopes: Vec::new(),
+            subscription_type: "max".into(),
+        };
+        let adapter = &crate::cli::claude::CLAUDE;
+        let file = adapter.credentials_file(workspace.dirs(), &cli);
+        let held = || credentials_on_disk(&file).unwrap()["accessToken"].as_str().unwrap().to_owned();
+        let write = |given| workspace.write_credentials(adapter, &cli, &given).unwrap();
+        assert!(write(given("first", 1000)));
+        // The CLI renews.
+        fs::write(
+            &file,
+            r#"{"claudeAiOauth":{"accessToken":"renewed","refreshToken":"r","expiresAt":3000}}"#,
+        )
+        .unwrap();
+        assert!(!write(given("first", 1000)) && !write(given("second", 2999)));
+        assert_eq!(held(), "renewed");
+        assert!(write(given("third", 3001)));
+        assert_eq!(held(), "third");
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        // What cannot be understood helps nobody.
+        fs::write(&file, "nonsense").unwrap();
+        assert!(write(given("fourth", 1)));
     }
 
     #[test]

@@ -25,6 +25,7 @@ use tokio::time::{Duration, Instant};
 use super::framing::Framer;
 use super::permissions::Permissions;
 use super::running::{Running, TurnJob, TurnReport};
+use super::secrets::Secrets;
 use super::tasks::Tasks;
 use crate::cli::{Adapter, Bound, Terminal};
 use crate::config::Config;
@@ -42,6 +43,8 @@ pub(crate) struct Setup {
     pub(crate) adapter: &'static dyn Adapter,
     pub(crate) config: Arc<Config>,
     pub(crate) metrics: Arc<Metrics>,
+    /// Never to be shown, whatever the child writes.
+    pub(crate) secrets: Secrets,
     /// Told what happens. Must not wait and must not call back.
     pub(crate) report: Arc<dyn Fn(Report) + Send + Sync>,
 }

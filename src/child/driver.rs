@@ -102,7 +102,7 @@ impl Driver {
         let dialogue = Dialogue::open(setup.clone(), (input, output), shim.pid(), model, started, bound);
         // Boxed, for it goes from one future into the next, and each would keep room for it as long as the child lives.
         Box::new(Self {
-            tail: Tail::new(setup.config.session.stderr_tail),
+            tail: Tail::new(setup.config.session.stderr_tail, setup.secrets.clone()),
             stderr: Some(stderr),
             shim,
             timer: Box::pin(sleep_until(dialogue.armed())),

@@ -9,6 +9,8 @@ use std::task::{Poll, ready};
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::unix::pipe;
 
+use super::secrets::Secrets;
+
 /// Read at once. On the stack of a function that does not wait.
 const READ: usize = 4096;
 
@@ -23,13 +25,15 @@ const TOKEN_PREFIXES: [&str; 4] = ["sk-", "eyJ", "Bearer", "ghp_"];
 pub(crate) struct Tail {
     bytes: VecDeque<u8>,
     limit: usize,
+    secrets: Secrets,
     total: u64,
     told: u64,
 }
 
 impl Tail {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self { bytes: VecDeque::new(), limit, total: 0, told: 0 }
+    /// At most `limit` bytes, shown without the `secrets`.
+    pub(crate) fn new(limit: usize, secrets: Secrets) -> Self {
+        Self { bytes: VecDeque::new(), limit, secrets, total: 0, told: 0 }
     }
 
     /// Waits for something to come and takes it in; false once the other end is closed. Begun anew it costs nothing.
@@ -83,7 +87,7 @@ impl Tail {
     pub(crate) fn text(&self) -> String {
         let (front, back) = self.bytes.as_slices();
         let bytes = [front, back].concat();
-        redact(&String::from_utf8_lossy(&bytes))
+        redact(&self.secrets.black_out(&String::from_utf8_lossy(&bytes)))
     }
 }
 
@@ -107,14 +111,14 @@ mod tests {
 
     #[test]
     fn the_tail_is_bounded_and_counts_everything() {
-        let mut tail = Tail::new(8);
+        let mut tail = Tail::new(8, Secrets::default());
         for piece in ["abc", "defghi", "", "jk"] {
             tail.push(piece.as_bytes());
         }
         assert_eq!((tail.text().as_str(), tail.take_new(), tail.is_cut()), ("defghijk", 11, true));
         tail.push(&[b'x'; 100]);
         assert_eq!(tail.text(), "xxxxxxxx");
-        let mut none = Tail::new(0);
+        let mut none = Tail::new(0, Secrets::default());
         none.push(b"abc");
         assert_eq!(none.text(), "");
     }

@@ -117,4 +117,8 @@ impl Adapter for Claude {
     fn credentials_file(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf {
         transcript::config_dir(dirs, cli).join(".credentials.json")
     }
+
+    fn fixed_variables(&self) -> &'static [&'static str] {
+        &[transcript::CONFIG_DIR]
+    }
 }

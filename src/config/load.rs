@@ -63,7 +63,12 @@ pub(super) fn load(
     }
     let config: Config = serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
         let key = error.path().to_string();
-        let problem = error.into_inner().message().trim().to_owned();
+        // The values of these may be secrets, and the parser repeats what it does not like.
+        let is_secret = key.starts_with("cli.env.") || key.starts_with("cli.args");
+        let problem = match error.into_inner().message().trim() {
+            _ if is_secret => "must be text in quotes".to_owned(),
+            problem => problem.to_owned(),
+        };
         ConfigError::Key { key, problem }
     })?;
     config.validate()?;
@@ -73,8 +78,12 @@ pub(super) fn load(
 fn read(path: &Path) -> Result<Table, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), problem: error.to_string() })?;
-    text.parse::<Table>()
-        .map_err(|error| ConfigError::Syntax { path: path.to_owned(), problem: error.to_string() })
+    text.parse::<Table>().map_err(|error| {
+        // Not the error as it prints itself: that shows the line, which may hold a secret.
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let problem = format!("line {}: {}", before.matches('\n').count() + 1, error.message().trim());
+        ConfigError::Syntax { path: path.to_owned(), problem }
+    })
 }
 
 /// The levels of the key that a variable names, or `None` if it is no variable of ours. Other variables with our prefix
@@ -126,7 +135,7 @@ fn is_text(key: &[String]) -> bool {
         ["data_dir"]
             | ["auth", "keys_file"]
             | ["cli", "env", _]
-            | ["cli", "program" | "model" | "setting_sources" | "shim" | "slash_commands"]
+            | ["cli", "program" | "model" | "setting_sources" | "shim" | "user_env_file" | "slash_commands"]
     )
 }
 
@@ -243,5 +252,12 @@ mod tests {
     fn no_secret_is_printed() {
         let config = from_env(&[("PILOTLIGHT_CLI__ENV__ANTHROPIC_API_KEY", "sk-secret")]).unwrap();
         assert!(!format!("{config:?}").contains("sk-secret"));
+        for text in ["[cli.env]\nKEY = s3cret", "[cli.env]\nKEY = \"s3cret", "[cli.env]\nKEY = [\"s3cret\"]"]
+        {
+            let message = from_toml(text).unwrap_err().to_string();
+            assert!(!message.contains("s3cret"), "{message}");
+        }
+        let message = from_toml("[cli.env]\nKEY = 5533").unwrap_err().to_string();
+        assert!(message.contains("cli.env.KEY") && !message.contains("5533"), "{message}");
     }
 }

@@ -51,7 +51,8 @@ const OWN_FLAGS: [&str; 8] = [
     "--input-format",
     "--output-format",
 ];
-const OWN_VARIABLES: [&str; 5] =
+/// What pilotlight itself sets for each child.
+pub(crate) const OWN_VARIABLES: [&str; 5] =
     ["HOME", "TMPDIR", "PILOTLIGHT_INSTANCE", "PILOTLIGHT_SESSION", "PILOTLIGHT_CHILD"];
 
 fn cli(cli: &CliConfig) -> Result<(), ConfigError> {

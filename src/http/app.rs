@@ -11,7 +11,7 @@ use super::caller::Caller;
 use super::error::ApiError;
 use super::exporter::Exporter;
 use super::history::Conversations;
-use super::identity::Identities;
+use super::identity::{Identities, Rotated};
 use super::limits::{Rates, TurnPermit, Turns};
 use super::ready::StartedOnce;
 use super::turns::replay::Replays;
@@ -34,6 +34,7 @@ pub(super) struct App {
     exporter: Exporter,
     identities: Identities,
     conversations: Conversations,
+    rotated: Arc<Rotated>,
     bodies: BodyBudget,
     rates: Rates,
     turns: Arc<Turns>,
@@ -57,6 +58,7 @@ impl App {
             exporter,
             identities,
             conversations,
+            rotated: Arc::default(),
             bodies,
             rates,
             turns: Arc::default(),
@@ -98,7 +100,9 @@ impl App {
             return caller.owner(named);
         };
         if named.is_none() && caller.is_known_by_credentials() {
-            let user = self.identities.owner(credentials).await.map_err(TurnError::from)?;
+            let (rotated, pilot) = (self.rotated.clone(), self.pilot.clone());
+            let elsewhere = move |presented| rotated.owner(&pilot, &presented);
+            let user = self.identities.owner(credentials, elsewhere).await.map_err(TurnError::from)?;
             self.rates.count_user(&user)?;
             return Ok(user);
         }

@@ -1,4 +1,4 @@
-//! Connections: accepted up to a number, served with limits on headers and on waiting, closed in two steps.
+//! Connections: served up to a number with limits on headers and on waiting, refused beyond it, closed in two steps.
 //!
 //! Owned by [`super::Server`]; knows nothing of what the router does.
 
@@ -21,6 +21,10 @@ const MAX_HEADERS: usize = 64;
 /// Bytes of a request's head (and of one read of its body); the last read may go beyond by as much again. Room for a few
 /// long cookies.
 const MAX_HEAD_BYTES: usize = 64 << 10;
+/// Connections beyond the limit that are told so at the same time. Those beyond this wait with the kernel.
+const MAX_REFUSALS: usize = 64;
+/// How long one of them may take to ask.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after a failed accept: without descriptors the next one fails as well, and a busy loop helps nobody.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -47,6 +51,8 @@ impl Closing {
 pub(super) struct Acceptor {
     pub(super) listener: TcpListener,
     pub(super) router: Router,
+    /// For connections beyond `most`.
+    pub(super) crowded: Router,
     pub(super) most: usize,
     /// How long a caller may take to send the headers of a request; also how long an idle connection is kept open for
     /// the next one.
@@ -66,15 +72,19 @@ impl Acceptor {
 
     async fn accept_all(self) {
         let room = Arc::new(Semaphore::new(self.most));
+        let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
         // Closed never: an error here cannot happen, and would only end the loop.
-        while let Ok(permit) = room.clone().acquire_owned().await {
+        while let Ok(refusal) = refusals.clone().acquire_owned().await {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
                     if let Err(error) = stream.set_nodelay(true) {
                         tracing::debug!(%error, "small writes to this connection will be late");
                     }
                     let stream = StallGuard::new(stream, self.write_timeout);
-                    let served = (self.router.clone(), self.header_timeout);
+                    let (served, permit) = match room.clone().try_acquire_owned() {
+                        Ok(permit) => ((self.router.clone(), self.header_timeout), permit),
+                        Err(_) => ((self.crowded.clone(), REFUSAL_TIMEOUT), refusal),
+                    };
                     self.tasks.spawn(serve(stream, served, self.closing.clone(), permit));
                 }
                 Err(error) => {

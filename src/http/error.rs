@@ -88,6 +88,10 @@ impl ApiError {
         self.status
     }
 
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(super) fn code(&self) -> &'static str {
         self.code
     }

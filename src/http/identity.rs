@@ -3,7 +3,8 @@
 //! Tokens change: the access token every few hours, the refresh token when it is used. So a user is known by the digests
 //! of the last few tokens seen: a request is the user's whose access token, else whose refresh token it presents. Else
 //! it is a new user, whose id is made from the refresh token, so that two first requests at once agree. Only digests
-//! are kept, one small file per user, so that users are known again after a restart.
+//! are kept, one small file per user, so that users are known again after a restart. Tokens that a CLI has renewed by itself
+//! are looked for where it wrote them (`rotated`).
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -18,6 +19,10 @@ use sha2::{Digest as _, Sha256};
 use crate::ids::{InvalidName, UserId};
 use crate::session::OauthCredentials;
 
+mod rotated;
+
+pub(super) use rotated::Rotated;
+
 /// Tokens remembered per user: the present pair and the two before, for requests that were under way meanwhile.
 const TOKENS_PER_USER: usize = 6;
 /// Users in memory, some 700 bytes each. Those beyond are known as long as their refresh token stays.
@@ -25,7 +30,7 @@ const MAX_USERS: usize = 100_000;
 /// A record has at most 256 bytes of user and six digests, in hexadecimal.
 const MAX_RECORD_BYTES: u64 = 4096;
 
-type Digest = [u8; 32];
+pub(super) type Digest = [u8; 32];
 
 /// Who presented which tokens.
 pub(super) struct Identities {
@@ -60,12 +65,24 @@ impl Identities {
         Self { directory, known: Mutex::new(known) }
     }
 
-    /// The user whom the credentials belong to.
-    pub(super) async fn owner(&self, credentials: &OauthCredentials) -> Result<UserId, InvalidName> {
+    /// The user whom the credentials belong to. `elsewhere` looks where they may stand that were never presented before;
+    /// it may block.
+    pub(super) async fn owner(
+        &self,
+        credentials: &OauthCredentials,
+        elsewhere: impl FnOnce([Digest; 2]) -> Option<UserId> + Send + 'static,
+    ) -> Result<UserId, InvalidName> {
         let [access, refresh] = digests(credentials);
         let found = {
             let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             known.owners.get(&access).or_else(|| known.owners.get(&refresh)).cloned()
+        };
+        let found = match found {
+            Some(user) => Some(user),
+            None => {
+                let looking = tokio::task::spawn_blocking(move || elsewhere([access, refresh]));
+                looking.await.unwrap_or_default()
+            }
         };
         let user = found.map_or_else(|| new_user(&refresh), Ok)?;
         self.learn(&user, credentials).await;
@@ -201,24 +218,36 @@ mod tests {
     async fn a_user_stays_the_same_over_refreshes_and_restarts() {
         let directory = tempfile::tempdir().unwrap();
         let identities = Identities::load(directory.path().join("identities")).await;
-        let alice = identities.owner(&tokens("a1", "r1")).await.unwrap();
-        let bob = identities.owner(&tokens("b1", "s1")).await.unwrap();
+        let alice = identities.owner(&tokens("a1", "r1"), |_| None).await.unwrap();
+        let bob = identities.owner(&tokens("b1", "s1"), |_| None).await.unwrap();
         assert_ne!(alice, bob);
         // The access token is new, then the refresh token is.
-        assert_eq!(identities.owner(&tokens("a2", "r1")).await.unwrap(), alice);
-        assert_eq!(identities.owner(&tokens("a2", "r2")).await.unwrap(), alice);
+        assert_eq!(identities.owner(&tokens("a2", "r1"), |_| None).await.unwrap(), alice);
+        assert_eq!(identities.owner(&tokens("a2", "r2"), |_| None).await.unwrap(), alice);
 
         let again = Identities::load(directory.path().join("identities")).await;
-        assert_eq!(again.owner(&tokens("a3", "r2")).await.unwrap(), alice);
-        assert_eq!(again.owner(&tokens("b1", "s2")).await.unwrap(), bob);
+        assert_eq!(again.owner(&tokens("a3", "r2"), |_| None).await.unwrap(), alice);
+        assert_eq!(again.owner(&tokens("b1", "s2"), |_| None).await.unwrap(), bob);
+    }
+
+    #[tokio::test]
+    async fn tokens_that_were_never_presented_are_looked_for_elsewhere_and_then_known() {
+        let directory = tempfile::tempdir().unwrap();
+        let identities = Identities::load(directory.path().to_owned()).await;
+        let alice = UserId::new("alice").unwrap();
+        let (expected, theirs) = (digests(&tokens("a2", "r2")), alice.clone());
+        let elsewhere = move |presented| (presented == expected).then_some(theirs);
+        assert_eq!(identities.owner(&tokens("a2", "r2"), elsewhere).await.unwrap(), alice);
+        let never = |_| -> Option<UserId> { panic!("it is known by now") };
+        assert_eq!(identities.owner(&tokens("a2", "r9"), never).await.unwrap(), alice);
     }
 
     #[tokio::test]
     async fn an_access_token_and_a_refresh_token_are_never_confused() {
         let directory = tempfile::tempdir().unwrap();
         let identities = Identities::load(directory.path().to_owned()).await;
-        let alice = identities.owner(&tokens("x", "y")).await.unwrap();
-        assert_ne!(identities.owner(&tokens("y", "x")).await.unwrap(), alice);
+        let alice = identities.owner(&tokens("x", "y"), |_| None).await.unwrap();
+        assert_ne!(identities.owner(&tokens("y", "x"), |_| None).await.unwrap(), alice);
     }
 
     #[tokio::test]
@@ -228,14 +257,14 @@ mod tests {
         let (alice, bob) = (UserId::new("alice").unwrap(), UserId::new("bob").unwrap());
         identities.learn(&alice, &tokens("a", "r")).await;
         identities.learn(&bob, &tokens("a", "r")).await;
-        assert_eq!(identities.owner(&tokens("a", "r")).await.unwrap(), alice);
+        assert_eq!(identities.owner(&tokens("a", "r"), |_| None).await.unwrap(), alice);
     }
 
     #[tokio::test]
     async fn no_token_is_on_disk_and_torsos_are_swept() {
         let directory = tempfile::tempdir().unwrap();
         let identities = Identities::load(directory.path().to_owned()).await;
-        identities.owner(&tokens("secret-a", "secret-r")).await.unwrap();
+        identities.owner(&tokens("secret-a", "secret-r"), |_| None).await.unwrap();
         std::fs::write(directory.path().join("torso.tmp"), "{").unwrap();
         std::fs::write(directory.path().join("nonsense"), "{").unwrap();
         Identities::load(directory.path().to_owned()).await;

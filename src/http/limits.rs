@@ -157,8 +157,8 @@ mod tests {
     }
 
     fn with_key(id: &str, per_minute: Option<u32>) -> Caller {
-        let mut limits = KeyLimits::default();
-        limits.requests_per_minute = per_minute.and_then(NonZeroU32::new);
+        let requests_per_minute = per_minute.and_then(NonZeroU32::new);
+        let limits = KeyLimits { requests_per_minute, ..KeyLimits::default() };
         Caller::of_key(Arc::new(Entry::new(id.into(), [0; 32], Role::Service, None, limits)), None)
     }
 

@@ -1,12 +1,13 @@
 //! Paths, and the layer around all of them: request ids, error bodies, one log line per request.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::HttpBody;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::Response;
 use axum::routing::{get, post};
 use tokio::time::Instant;
@@ -16,7 +17,10 @@ use super::app::App;
 use super::auth::Gate;
 use super::caller::{Caller, REQUEST_ID_HEADER, request_id};
 use super::error::{ApiError, ErrorForm};
-use super::{models, openapi, service, stats, turns};
+use super::{models, openapi, service, sessions, stats, turns};
+
+/// When to try again after all connections were taken: streams end all the time.
+const CROWD_PAUSE: Duration = Duration::from_secs(1);
 
 /// The id of the request that is being served.
 #[derive(Debug, Clone)]
@@ -38,14 +42,33 @@ pub(super) fn public(app: Arc<App>, gate: Gate) -> Router {
         .route("/v1/chat/completions", post(turns::chat))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{id}", get(models::one))
-        .route("/v1/sessions/{id}/events", get(turns::replay::attach))
-        .route("/v1/pool/stats", get(stats::pool));
+        .route("/v1/pool/stats", get(stats::pool))
+        .merge(sessions::routes());
     finish(router, app, gate)
 }
 
 /// For the operator.
 pub(super) fn admin(app: Arc<App>, gate: Gate) -> Router {
     finish(Router::new().route("/metrics", get(service::metrics)), app, gate)
+}
+
+/// For connections beyond the limit: that they are, and that the process lives, for a prober must not take a crowd for a
+/// death.
+pub(super) fn crowded() -> Router {
+    async fn refuse(headers: HeaderMap) -> Response {
+        let message = "as many connections are open as may be (http.max_connections)";
+        let id = request_id(&headers);
+        let mut response = ApiError::overloaded(message, CROWD_PAUSE).render(ErrorForm::Messages, &id);
+        if let Ok(id) = HeaderValue::from_str(&id) {
+            response.headers_mut().insert(REQUEST_ID_HEADER, id);
+        }
+        response
+    }
+    let leave = |mut response: Response| async {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+    };
+    Router::new().route("/livez", get(service::livez)).fallback(refuse).layer(map_response(leave))
 }
 
 /// What both have.

@@ -25,9 +25,10 @@ use super::files::Watch;
 use super::history::Claim;
 use super::limits::TurnPermit;
 use super::router::{BodyRead, RequestId};
+use super::sessions::checked;
 use crate::config::{OnDisconnect, SessionConfig};
 use crate::error::TurnError;
-use crate::ids::{DEFAULT_CONVERSATION, MAX_NAME_BYTES, UserId};
+use crate::ids::{DEFAULT_CONVERSATION, UserId};
 use crate::session::{Session, SessionState};
 use crate::turn::Turn;
 
@@ -184,11 +185,11 @@ impl Taking {
             })?),
             None => None,
         };
+        if let Some(name) = &asked.conversation {
+            checked(name).map_err(|error| ApiError::field("session_id", error.message()))?;
+        }
         if let Some(name) = asked.conversation.clone().or(header) {
-            if !(1..=MAX_NAME_BYTES).contains(&name.len()) {
-                let problem = format!("a session's name must be 1 to {MAX_NAME_BYTES} bytes long");
-                return Err(ApiError::invalid("invalid_session", problem));
-            }
+            checked(&name)?;
             self.app.conversations().named(user, &name).await;
             return Ok(Conversation { name, claim: None });
         }
@@ -284,19 +285,6 @@ async fn watch(session: &Session) -> Result<Watch, ApiError> {
     let root = session.workspace().await?.work;
     let watch = Watch::start(root).await;
     watch.map_err(|error| TurnError::Storage(error.to_string()).into())
-}
-
-/// Whose sessions are meant, in a query: `?user=`.
-#[derive(Debug, serde::Deserialize)]
-pub(super) struct UserQuery {
-    user: Option<String>,
-}
-
-impl UserQuery {
-    fn user(self) -> Result<Option<UserId>, ApiError> {
-        let user = self.user.map(|user| UserId::new(user).map_err(|error| ApiError::field("user", error)));
-        user.transpose()
-    }
 }
 
 /// A response of events.

@@ -27,6 +27,7 @@ use crate::metrics::{ContextLost, ExitReason, FirstOutput, RestartCause, StopHow
 use crate::registry::Entry;
 use crate::supervisor::{IdleMessage, Room, StartPermit};
 use crate::turn::wake;
+use crate::user_env::Variables;
 use crate::workspace::Workspace;
 
 /// What is wanted.
@@ -176,6 +177,7 @@ async fn one_child(
         adapter: plan.instance.adapter,
         config: plan.instance.config.clone(),
         metrics: metrics.clone(),
+        secrets: prepared.secrets.clone(),
         report: reporter(plan, prepared, tell.clone(), start_permit.clone(), begun),
     };
     let driver = Driver::new(setup, child, prepared.model.clone(), begun, &prepared.bound);
@@ -238,7 +240,7 @@ fn start(plan: &Plan, prepared: &Prepared) -> Result<Box<Contained>, StartFailur
     let program = instance.program.find()?;
     let mut args = program.first_args;
     args.extend(command.args);
-    let env = environment(instance, entry, dirs, command.env);
+    let env = environment(instance, entry, dirs, command.env, &prepared.variables);
     let name = format!("{}-{}", entry.key.hash(), generation.0);
     let launch = Launch {
         program: &program.path,
@@ -268,6 +270,7 @@ fn environment(
     entry: &Entry,
     dirs: &crate::cli::Dirs,
     of_adapter: Vec<(OsString, OsString)>,
+    of_user: &Variables,
 ) -> Vec<(OsString, OsString)> {
     let cli = &instance.config.cli;
     let passed = cli.env_pass.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
@@ -278,7 +281,7 @@ fn environment(
         (instance.marker.name.into(), instance.marker.value.clone().into()),
         ("PILOTLIGHT_SESSION".into(), entry.key.hash().as_str().into()),
     ];
-    passed.chain(of_adapter).chain(configured).chain(own).collect()
+    passed.chain(of_adapter).chain(configured).chain(of_user.iter()).chain(own).collect()
 }
 
 fn not_started(plan: &Plan, failure: StartFailure) -> Gone {

@@ -8,6 +8,7 @@ use ractor::MessagingErr;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout};
 
+use super::known;
 use super::message::Submission;
 use super::store::{BoundRecord, Record};
 use super::{
@@ -213,8 +214,12 @@ impl Session {
                 if let Some(entry) = &entry {
                     entry.writer.close().await;
                 }
-                let workspace = self.files()?;
-                blocking(move || workspace.delete()).await
+                let (workspace, instance, key) = (self.files()?, instance.clone(), key.clone());
+                blocking(move || {
+                    workspace.delete()?;
+                    known::forget(&instance.config.data_dir, &key)
+                })
+                .await
             }
             Err(_) => Err(TurnError::Internal("the session's child does not end")),
         };
@@ -230,6 +235,19 @@ impl Session {
     #[must_use]
     pub fn status(&self) -> Option<SessionStatus> {
         self.entry().map(|entry| entry.status())
+    }
+
+    /// What the session does now, or was at when it left memory; `None` if there is no such session.
+    ///
+    /// # Errors
+    /// [`TurnError`] if the name cannot be used or the session's record cannot be read.
+    pub async fn known(&self) -> Result<Option<SessionStatus>, TurnError> {
+        if let Some(status) = self.status() {
+            return Ok(Some(status));
+        }
+        let (workspace, key) = (self.files()?, self.key()?.clone());
+        let record = blocking(move || Record::load(&workspace, &key)).await?;
+        Ok(record.as_ref().map(known::status))
     }
 
     /// Tools that wait for permission (policy `ask`).

@@ -9,10 +9,14 @@ use std::io;
 use std::sync::Arc;
 
 use super::child_task::{ChildNews, Plan, Tell};
+use super::known;
 use super::store::{ProgressFile, Record, new_cli_session_id};
+use crate::child::Secrets;
 use crate::cli::{Bound, Opening, Refusal};
+use crate::ids::SessionKey;
 use crate::instance::Instance;
 use crate::metrics::ContextLost;
+use crate::user_env::Variables;
 use crate::workspace::{Durability, Workspace};
 
 /// Everything about a start that is known before it.
@@ -25,6 +29,10 @@ pub(super) struct Prepared {
     pub(super) loss: Option<ContextLost>,
     /// Counts the processes of this start.
     pub(super) attempt: u32,
+    /// Variables that only this user's children get.
+    pub(super) variables: Variables,
+    /// Not to be shown when the child writes them.
+    pub(super) secrets: Secrets,
     /// What the child is started with, unless it is the configured one.
     pub(super) model: Option<String>,
     /// Where its turns are noted. Without one a loss may go unnoticed, which is told in the log.
@@ -37,13 +45,27 @@ pub(super) struct Prepared {
 pub(super) async fn prepare(plan: &Plan, record: Box<Record>) -> io::Result<Prepared> {
     let workspace = plan.workspace.clone();
     let instance = plan.instance.clone();
-    let prepared = tokio::task::spawn_blocking(move || prepare_now(&workspace, &record, &instance)).await;
+    let key = plan.entry.key.clone();
+    let prepare = move || {
+        // For lists only.
+        if let Err(error) = known::note(&instance.config.data_dir, &key) {
+            tracing::warn!(%error, "a session will not be listed while it is not in memory");
+        }
+        prepare_now(&workspace, &record, &key, &instance)
+    };
+    let prepared = tokio::task::spawn_blocking(prepare).await;
     prepared.map_err(io::Error::other)?
 }
 
-fn prepare_now(workspace: &Workspace, record: &Record, instance: &Instance) -> io::Result<Prepared> {
+fn prepare_now(
+    workspace: &Workspace,
+    record: &Record,
+    key: &SessionKey,
+    instance: &Instance,
+) -> io::Result<Prepared> {
     let (adapter, cli) = (instance.adapter, &instance.config.cli);
     workspace.create()?;
+    workspace.sweep(&adapter.credentials_file(workspace.dirs(), cli));
     if !workspace.record_file().exists()
         // The session's own save is on its way, but may be slower than a first answer: whoever kills this program in
         // between must not leave a conversation whose id nobody knows.
@@ -67,6 +89,7 @@ fn prepare_now(workspace: &Workspace, record: &Record, instance: &Instance) -> i
         }
         _ => None,
     };
+    let variables = instance.user_env.of(key.user());
     let progress = ProgressFile::open(workspace, record)
         .inspect_err(|error| tracing::warn!(%error, "the progress of a session cannot be written"))
         .ok();
@@ -81,6 +104,8 @@ fn prepare_now(workspace: &Workspace, record: &Record, instance: &Instance) -> i
         },
         loss,
         attempt: 0,
+        secrets: Secrets::of(cli.env.iter().chain(variables.pairs()), record.bound.mcp_servers.as_ref()),
+        variables,
         model: record.model.clone(),
         has_turns: record.context_turns > 0,
     })

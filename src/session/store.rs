@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::error::StartError;
-use crate::ids::{Generation, SessionKey};
+use crate::ids::{Generation, SessionHash, SessionKey, UserId};
 use crate::metrics::ContextLost;
 use crate::turn::McpServers;
 use crate::workspace::{Durability, Workspace, sessions_dir, write_private};
@@ -99,26 +99,42 @@ impl Record {
         let unreadable = |problem: String| {
             io::Error::new(io::ErrorKind::InvalidData, format!("{}: {problem}", path.display()))
         };
-        let record: Self = serde_json::from_slice(&content).map_err(|error| unreadable(error.to_string()))?;
-        if record.version != VERSION {
-            return Err(unreadable(format!(
-                "written in form {}, this program knows {VERSION}",
-                record.version
-            )));
-        }
+        let record = Self::parse(&content).map_err(unreadable)?;
         if record.user != hex(key.user().as_bytes()) || record.conversation != key.conversation() {
             return Err(unreadable("it is another session's".to_owned()));
         }
+        Ok(Some(record.with_progress(workspace)))
+    }
+
+    /// The record of the session whose directory has this name, if there is one that can be read.
+    pub(crate) fn read(data_dir: &Path, hash: &str) -> Option<(SessionKey, Self)> {
+        let hash = SessionHash::parse(hash)?;
+        let workspace = Workspace::of(data_dir, &hash);
+        let record = Self::parse(&fs::read(workspace.record_file()).ok()?).ok()?;
+        let user = UserId::new(unhex(&record.user)?).ok()?;
+        let key = SessionKey::new(user, &record.conversation).ok()?;
+        (key.hash() == hash).then(|| (key, record.with_progress(&workspace)))
+    }
+
+    fn parse(content: &[u8]) -> Result<Self, String> {
+        let record: Self = serde_json::from_slice(content).map_err(|error| error.to_string())?;
+        if record.version != VERSION {
+            return Err(format!("written in form {}, this program knows {VERSION}", record.version));
+        }
         if Uuid::try_parse(&record.cli_session_id).is_err() {
-            return Err(unreadable("cli_session_id is no UUID".to_owned()));
+            return Err("cli_session_id is no UUID".to_owned());
         }
-        let mut record = record;
-        if let Some(progress) = Progress::load(workspace).filter(|progress| progress.turns > record.turns) {
-            record.context_turns = record.context_turns.saturating_add(progress.turns - record.turns);
-            record.turns = progress.turns;
-            record.checkpoint = progress.checkpoint;
+        Ok(record)
+    }
+
+    /// With the turns that were noted after it was saved.
+    fn with_progress(mut self, workspace: &Workspace) -> Self {
+        if let Some(progress) = Progress::load(workspace).filter(|progress| progress.turns > self.turns) {
+            self.context_turns = self.context_turns.saturating_add(progress.turns - self.turns);
+            self.turns = progress.turns;
+            self.checkpoint = progress.checkpoint;
         }
-        Ok(Some(record))
+        self
     }
 
     /// Writes the session's file, whole or not at all.
@@ -134,8 +150,28 @@ impl Record {
     }
 }
 
+/// Whose session a file is about.
+#[cfg(feature = "server")]
+pub(crate) fn owner_on_disk(record: &std::path::Path) -> Option<crate::ids::UserId> {
+    #[derive(Deserialize)]
+    struct Owner {
+        user: String,
+    }
+    let Owner { user } = serde_json::from_slice(&fs::read(record).ok()?).ok()?;
+    let (pairs, rest) = user.as_bytes().as_chunks::<2>();
+    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let bytes: Option<Vec<u8>> = pairs.iter().map(byte).collect();
+    bytes.filter(|_| rest.is_empty()).and_then(|bytes| crate::ids::UserId::new(bytes).ok())
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    if rest.is_empty() { pairs.iter().map(byte).collect() } else { None }
 }
 
 /// How far the conversation has come, written after every turn and therefore as cheaply as can be: in place, a few
@@ -304,7 +340,6 @@ pub(crate) fn lock(data_dir: &Path) -> Result<DataDirLock, StartError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::UserId;
 
     fn session(data_dir: &Path) -> (SessionKey, Workspace) {
         let key = SessionKey::new(UserId::new([0, 0xff]).unwrap(), "default").unwrap();

@@ -89,7 +89,8 @@ impl Program {
         (program, site)
     }
 
-    async fn listening(&mut self) -> Site {
+    /// Where it listens, once it does.
+    pub(crate) async fn listening(&mut self) -> Site {
         eventually_some("the program listens", SOON, async || {
             if let Some(status) = self.ended() {
                 panic!("the program ended with {status}: {}", self.err.text());
@@ -225,6 +226,18 @@ impl Site {
     /// A request for a turn of `user` with this body.
     pub(crate) fn asking(&self, user: &str, body: &Value) -> RequestBuilder {
         self.post().header("x-pilotlight-user", user).json(body)
+    }
+
+    /// A request of `user`.
+    pub(crate) fn of(&self, method: &str, path: &str, user: &str) -> RequestBuilder {
+        let method = method.parse().expect("a method");
+        let request = self.web.request(method, format!("{}{path}", self.http));
+        request.header("x-pilotlight-user", user)
+    }
+
+    /// A request of `user` about one of its sessions.
+    pub(crate) fn session(&self, method: &str, path: &str, user: &str) -> RequestBuilder {
+        self.of(method, &format!("/v1/sessions/{path}"), user)
     }
 
     /// A whole turn.

@@ -36,7 +36,7 @@ async fn fault_39_a_reader_of_a_byte_per_second_holds_no_memory_and_is_left_in_t
     let mut connection =
         tokio::net::TcpStream::connect(attack.site.http.strip_prefix("http://").unwrap()).await.unwrap();
     let head = format!(
-        "POST /v1/messages/keepalive HTTP/1.1\r\nhost: x\r\nx-pilotlight-user: {MALLORY}\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST /v1/messages/keepalive HTTP/1.1\r\nhost: localhost\r\nx-pilotlight-user: {MALLORY}\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
     attack.note_turn();

@@ -6,11 +6,18 @@
 mod common;
 
 mod asking;
+mod auth;
 mod bad_input;
 mod files;
+mod history;
 mod hostile;
 mod interface;
+mod keyring;
+mod limits;
 mod operator;
+mod permissions;
+mod secrets;
+mod sessions;
 mod starts;
 mod stops;
 mod streams;

@@ -11,7 +11,7 @@ use crate::cli::Dirs;
 use crate::config::CliConfig;
 
 /// Moves the CLI's own files out of `HOME`.
-const CONFIG_DIR: &str = "CLAUDE_CONFIG_DIR";
+pub(super) const CONFIG_DIR: &str = "CLAUDE_CONFIG_DIR";
 
 /// A working directory with a longer name is cut here, and a hash is appended.
 const FOLDER_NAME_LIMIT: usize = 200;

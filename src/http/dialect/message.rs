@@ -158,9 +158,11 @@ fn explain(path: &str, error: &serde_json::Error) -> ApiError {
 
 /// The parser's text without the value that it was given.
 fn without_value(text: &str) -> String {
-    let value = text.split_once(": string \"").zip(text.rsplit_once("\", expected"));
-    match value {
-        Some(((before, _), (_, after))) => format!("{before}: a string, expected{after}"),
-        None => text.to_owned(),
+    for (before, after) in [(": string \"", "\", expected"), ("unknown variant `", "`, expected")] {
+        if let Some(((left, _), (_, right))) = text.split_once(before).zip(text.rsplit_once(after)) {
+            let what = if before.starts_with(':') { ": a string" } else { "unknown variant" };
+            return format!("{left}{what}, expected{right}");
+        }
     }
+    text.to_owned()
 }

@@ -226,6 +226,12 @@ mod tests {
         let error = error.err().unwrap();
         assert!(error.contains("oauth_credentials.expires_at") && !error.contains("secret"), "{error}");
         assert!(error.contains("expected i64"), "{error}");
+        let error = asked(
+            r#"{"messages":[],"mcp_servers":{"m":{"url":"http://m","auth_type":"a `secret`, expected"}}}"#,
+        );
+        let error = error.err().unwrap();
+        assert!(error.contains("auth_type") && !error.contains("secret"), "{error}");
+        assert!(error.contains("expected one of `jwt`"), "{error}");
     }
 
     proptest::proptest! {

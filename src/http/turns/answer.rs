@@ -190,8 +190,11 @@ impl Answer {
         }
         let mut frames = BytesMut::new();
         self.render.end(ending, files, &mut frames);
+        // Of a conversation that has lost something nobody can say what its child knows: its claim is dropped.
+        let is_whole = matches!(ending, Ending::Told(outcome) if !outcome.context_lost);
         if let Some(claim) = self.claim.take()
             && refused.is_none()
+            && is_whole
         {
             claim.answered(self.render.text());
         }

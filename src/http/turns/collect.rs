@@ -44,7 +44,10 @@ impl Work {
         }
         self.app.started_once().open();
         collected.end(&mut reader, if outcome.is_ok() { &outcome.text } else { "" });
-        if let Some(claim) = self.conversation.claim.take() {
+        // Of a conversation that has lost something nobody can say what its child knows: its claim is dropped.
+        if let Some(claim) = self.conversation.claim.take()
+            && !outcome.context_lost
+        {
             claim.answered(&collected.text());
         }
         let files = match self.files.take() {

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -30,9 +30,10 @@ use super::answer::Answer;
 use super::events;
 use crate::error::TurnError;
 use crate::http::app::App;
-use crate::http::caller::Caller;
 use crate::http::connection::Closing;
 use crate::http::error::ApiError;
+use crate::http::query::Inquiry;
+use crate::http::sessions::Name;
 use crate::http::wire::{DONE, PING};
 use crate::ids::UserId;
 
@@ -163,12 +164,11 @@ impl Replays {
 /// `GET /v1/sessions/{id}/events`: the running turn, or the one that has just ended, from where the caller left it.
 pub(in crate::http) async fn attach(
     State(app): State<Arc<App>>,
-    Extension(caller): Extension<Caller>,
-    Path(session): Path<String>,
-    Query(query): Query<super::UserQuery>,
+    inquiry: Inquiry,
+    Name(session): Name,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let user = caller.subject(query.user()?)?;
+    let user = inquiry.subject()?;
     let last = match headers.get("last-event-id") {
         Some(value) => Some(value.to_str().map_err(|_| unreadable())?),
         None => None,

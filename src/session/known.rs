@@ -1,0 +1,141 @@
+//! Sessions that are on disk: which there are of a user, and what they were at when they left memory.
+//!
+//! A session's directory is named by a hash, from which nobody can tell whose it is. So there is one more, nearly empty
+//! directory per user, with one empty file for each session, named by the same hash: what a user has is found without
+//! looking at what others have. Everything here blocks.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use sha2::{Digest, Sha256};
+
+use super::store::Record;
+use super::{SessionState, SessionStatus};
+use crate::ids::{SessionKey, UserId};
+use crate::workspace::sessions_dir;
+
+/// Sessions on disk that are looked at for one list. Reading a record takes some 30 µs.
+const MOST: usize = 1000;
+
+/// Sessions on disk, in no order.
+#[derive(Debug, Default)]
+pub(crate) struct OnDisk {
+    pub(crate) sessions: Vec<(SessionKey, SessionStatus)>,
+    /// There are more than were looked at.
+    pub(crate) truncated: bool,
+}
+
+/// Notes that the user has this session.
+pub(super) fn note(data_dir: &Path, key: &SessionKey) -> io::Result<()> {
+    let directory = user_dir(data_dir, key.user());
+    let file = directory.join(key.hash().as_str());
+    let write = || {
+        DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+        OpenOptions::new().append(true).create(true).mode(0o600).open(&file).map(drop)
+    };
+    // The directory may be removed between the two steps, because another session of the user is deleted.
+    write().or_else(|_| write())
+}
+
+/// Notes that the user has this session no more.
+pub(super) fn forget(data_dir: &Path, key: &SessionKey) -> io::Result<()> {
+    let directory = user_dir(data_dir, key.user());
+    match fs::remove_file(directory.join(key.hash().as_str())) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // Not if the user has others.
+    fs::remove_dir(directory).ok();
+    Ok(())
+}
+
+/// What is on disk: of this user, or of all.
+pub(crate) fn on_disk(data_dir: &Path, user: Option<&UserId>) -> io::Result<OnDisk> {
+    let directory = user.map_or_else(|| sessions_dir(data_dir), |user| user_dir(data_dir, user));
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(OnDisk::default()),
+        entries => entries?,
+    };
+    let mut found = OnDisk::default();
+    for (count, entry) in entries.enumerate() {
+        if count == MOST {
+            found.truncated = true;
+            break;
+        }
+        let name = entry?.file_name();
+        // One that has no record yet, or cannot be read, is told when somebody asks for it.
+        let known = name.to_str().and_then(|name| Record::read(data_dir, name));
+        found.sessions.extend(known.map(|(key, record)| (key, status(&record))));
+    }
+    Ok(found)
+}
+
+/// What a session is at that is not in memory.
+pub(super) fn status(record: &Record) -> SessionStatus {
+    SessionStatus {
+        state: SessionState::Dormant,
+        pid: None,
+        generation: record.generation,
+        model: record.model.clone(),
+        created: record.created,
+        last_used: record.last_used,
+        idle: SystemTime::now().duration_since(record.last_used).unwrap_or_default(),
+        uptime: Duration::ZERO,
+        turns: record.turns,
+        restarts: record.restarts,
+        memory_bytes: 0,
+        queue_depth: 0,
+        total_cost_usd: record.cost_usd,
+    }
+}
+
+fn user_dir(data_dir: &Path, user: &UserId) -> PathBuf {
+    let digest = Sha256::new().chain_update("user\0").chain_update(user.as_bytes()).finalize();
+    let name: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    data_dir.join("users").join(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workspace::{Durability, Workspace};
+
+    fn session(data_dir: &Path, user: &str, conversation: &str) -> SessionKey {
+        let key = SessionKey::new(UserId::new(user).unwrap(), conversation).unwrap();
+        let workspace = Workspace::of(data_dir, &key.hash());
+        Record::new(&key, &workspace).save(&workspace, Durability::Kernel).unwrap();
+        note(data_dir, &key).unwrap();
+        key
+    }
+
+    fn conversations(data_dir: &Path, user: Option<&str>) -> Vec<String> {
+        let user = user.map(|user| UserId::new(user).unwrap());
+        let found = on_disk(data_dir, user.as_ref()).unwrap();
+        let mut names: Vec<_> = found.sessions.iter().map(|(key, _)| key.conversation().to_owned()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_users_sessions_are_found_and_nobody_elses() {
+        let data = tempfile::tempdir().unwrap();
+        assert!(conversations(data.path(), Some("alice")).is_empty());
+        let key = session(data.path(), "alice", "a");
+        session(data.path(), "alice", "b");
+        session(data.path(), "bob", "c");
+        assert_eq!(conversations(data.path(), Some("alice")), ["a", "b"]);
+        assert_eq!(conversations(data.path(), None), ["a", "b", "c"]);
+
+        note(data.path(), &key).unwrap();
+        forget(data.path(), &key).unwrap();
+        forget(data.path(), &key).unwrap();
+        assert_eq!(conversations(data.path(), Some("alice")), ["b"]);
+        // Gone without having been forgotten; and a name that is none.
+        fs::remove_dir_all(sessions_dir(data.path())).unwrap();
+        fs::write(user_dir(data.path(), key.user()).join("..name"), "").unwrap();
+        assert!(conversations(data.path(), Some("alice")).is_empty());
+    }
+}
