@@ -21,6 +21,8 @@ use crate::pilotlight::Pilotlight;
 
 mod app;
 mod auth;
+#[doc(hidden)]
+pub mod bench;
 mod body;
 mod caller;
 mod connection;
