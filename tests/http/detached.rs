@@ -70,7 +70,10 @@ async fn nothing_is_lost_or_told_twice_at_the_seam() {
         // The whole of it, once more, for it has only just ended.
         let again = events(&Answer::of(back(&site, &session, None)).await.body);
         assert_eq!(again, all, "{path}");
-        let deltas = all.iter().filter(|(_, data)| data.contains("text_delta") || data.contains("\"content\":\"")).count();
+        let deltas = all
+            .iter()
+            .filter(|(_, data)| data.contains("text_delta") || data.contains("\"content\":\""))
+            .count();
         assert!(deltas >= 60, "{path}: {deltas}");
         let last = &all.last().unwrap().1;
         assert!(last == "[DONE]" || last.contains("message_stop"), "{last}");
