@@ -99,7 +99,12 @@ def thinking_and_tools_are_not_the_answer():
 
 @check
 def whole_history_each_time_stays_with_one_warm_child():
-    ways = {"message": lambda message: message, "text": lambda message: assistant(message.content)}
+    ways = {
+        "message": lambda message: message,
+        "text": lambda message: assistant(message.content),
+        # With every field that the SDK knows, most of them null.
+        "dumped": lambda message: message.model_dump(),
+    }
     for name, kept in ways.items():
         who = new_user()
         client = client_of(who)
@@ -199,6 +204,26 @@ def histories_of_one_user_at_the_same_time_do_not_meet():
     with ThreadPoolExecutor(3) as threads:
         processes = list(threads.map(converse, ["apples", "pears", "plums"]))
     equal(len(set(processes)), 3)
+
+
+@check
+def the_same_conversation_twice_is_two():
+    client = client_of(new_user())
+    same = [user("same")]
+    with ThreadPoolExecutor(4) as threads:
+        for turn in range(1, 4):
+            answers = list(threads.map(lambda _: say(client, same), range(4)))
+            equal(answers, [f"echo {turn}: same"] * 4)
+            same += [assistant(answers[0]), user("same")]
+
+
+@check
+def an_answer_that_is_asked_for_again_is_given_without_the_first_one():
+    client = client_of(new_user())
+    said = [user("my cat is Mo"), assistant(say(client, "my cat is Mo"))]
+    equal(say(client, said + [user("next")]), "echo 2: next")
+    again = say(client, said + [user("next")])
+    assert again.startswith("echo 1:") and again.count("next") == 1 and "my cat is Mo" in again, again
 
 
 @check
