@@ -8,6 +8,8 @@ mod common;
 mod asking;
 mod auth;
 mod bad_input;
+mod detached;
+mod dialects;
 mod files;
 mod history;
 mod hostile;

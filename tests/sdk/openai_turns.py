@@ -4,7 +4,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
-from checks import KEY, MODEL, PIXEL, URL, check, equal, new_user, pids, run, sessions
+from checks import KEY, MODEL, PIXEL, URL, check, equal, new_user, pids, raises, run, sessions
 
 
 def client_of(user, kind=openai.OpenAI):
@@ -149,6 +149,8 @@ def models_are_listed():
     models = list(client_of(new_user()).models.list())
     assert models and all(model.id and model.object == "model" for model in models), models
     assert all(isinstance(model.created, int) and model.owned_by for model in models), models
+    model = client_of(new_user()).models.retrieve(models[0].id)
+    equal((model.id, model.object), (models[0].id, "model"))
 
 
 @check
@@ -158,6 +160,19 @@ def a_header_names_the_conversation():
     ask = lambda name, text: say(client, text, extra_headers={"x-pilotlight-session": name})
     equal([ask("work", "a"), ask("work", "b"), ask("play", "c")], ["echo 1: a", "echo 2: b", "echo 1: c"])
     assert {"work", "play"} <= set(sessions(who)), sessions(who)
+
+
+@check
+def whoever_leaves_in_mid_answer_finds_the_same_child_again():
+    client = client_of(new_user())
+    named = {"extra_headers": {"x-pilotlight-session": "only"}}
+    child = int(say(client, "[[pid]]", **named))
+    endless = asked("[[deltas:1000]] [[delay:50]]", **named)
+    with client.chat.completions.create(**endless, stream=True) as chunks:
+        assert any(chunk.choices[0].delta.content for chunk in chunks)
+    hasty = client.with_options(timeout=0.5, max_retries=0)
+    raises(openai.APITimeoutError, lambda: hasty.chat.completions.create(**endless))
+    equal(int(say(client, "[[pid]]", **named)), child)
 
 
 @check
