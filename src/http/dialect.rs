@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::error::ApiError;
 use super::files::Written;
 use super::history::Told;
+use crate::cli::answer::Part;
 use crate::config::SessionConfig;
 use crate::error::TurnError;
 use crate::session::OauthCredentials;
@@ -119,8 +120,8 @@ pub(super) trait Render: Send {
     fn end(&mut self, ending: Ending<'_>, files: Option<&Written>, frames: &mut BytesMut);
 
     /// The text of the answer so far, if it was to be kept.
-    fn text(&self) -> &str {
-        ""
+    fn text(&self) -> String {
+        String::new()
     }
 }
 
@@ -130,6 +131,28 @@ pub(super) struct Frame {
     pub(super) session: String,
     /// Seconds since 1970.
     pub(super) created: u64,
+}
+
+/// The text of an answer on its way, where somebody will ask for it.
+#[derive(Debug)]
+struct KeptText(Option<String>);
+
+impl KeptText {
+    fn new(is_kept: bool) -> Self {
+        Self(is_kept.then(String::new))
+    }
+
+    /// As the inside of a JSON string: it is read once, at the end.
+    fn keep(&mut self, part: Part<'_>) {
+        if let (Some(kept), Part::Text { text, .. }) = (&mut self.0, part) {
+            kept.push_str(text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or_default());
+        }
+    }
+
+    fn text(&self) -> String {
+        let kept = self.0.as_deref().unwrap_or_default();
+        serde_json::from_str(&format!("\"{kept}\"")).unwrap_or_default()
+    }
 }
 
 /// The renderer of a stream. `keep_text` where [`Render::text`] will be asked for.

@@ -35,6 +35,7 @@ use crate::turn::Turn;
 mod answer;
 mod collect;
 pub(super) mod replay;
+mod silence;
 
 use answer::{Answer, Gathering, Log};
 

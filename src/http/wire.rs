@@ -55,6 +55,14 @@ pub(super) fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+/// A tool that waits for permission, as a comment: SDKs pass over it, whoever reads the stream itself may answer. CR
+/// would end it.
+pub(super) fn permission(request: &str, frames: &mut BytesMut) {
+    frames.put_slice(b": permission ");
+    frames.extend(request.bytes().map(|byte| if byte == b'\r' { b' ' } else { byte }));
+    frames.put_slice(AFTER);
+}
+
 /// One event.
 pub(super) fn event(value: &Value, frames: &mut BytesMut) {
     self::frames(value.to_string().as_bytes(), frames);

@@ -1,6 +1,8 @@
 //! The dialect of the Messages API, for its official SDKs as they are.
 
-use bytes::{BufMut, BytesMut};
+use std::fmt::Write as _;
+
+use bytes::BytesMut;
 use serde_json::{Value, json};
 
 mod events;
@@ -39,13 +41,8 @@ pub(super) fn usage(usage: &Usage) -> Value {
     })
 }
 
-/// One event: its name, and its data piece by piece.
-fn event(frames: &mut BytesMut, name: &str, data: &[&str]) {
-    frames.put_slice(b"event: ");
-    frames.put_slice(name.as_bytes());
-    frames.put_slice(b"\ndata: ");
-    for piece in data {
-        frames.put_slice(piece.as_bytes());
-    }
-    frames.put_slice(b"\n\n");
+/// One event: its name and its data.
+fn event(frames: &mut BytesMut, name: &str, data: std::fmt::Arguments<'_>) {
+    // Memory is the only limit, and running out of it is no error that could be handled here.
+    write!(frames, "event: {name}\ndata: {data}\n\n").ok();
 }

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Instant, timeout};
+
+use super::silence::Silence;
 
 use crate::http::dialect::{Ending, Render};
 use crate::http::error::ApiError;
@@ -35,7 +37,7 @@ pub(super) struct Answer {
     /// Polled once the turn has ended.
     files: Option<Gathering>,
     heartbeat: Duration,
-    silence: Pin<Box<Sleep>>,
+    silence: Silence,
     log: Log,
     _permit: TurnPermit,
 }
@@ -92,7 +94,7 @@ impl Answer {
             is_begun: false,
             files: None,
             heartbeat,
-            silence: Box::pin(sleep(heartbeat)),
+            silence: Silence::new(heartbeat),
             log,
             _permit: permit,
         }
@@ -165,15 +167,14 @@ impl Answer {
     }
 
     fn poll_ping(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        ready!(self.silence.as_mut().poll(context));
-        self.silence.as_mut().reset(Instant::now() + self.heartbeat);
+        ready!(self.silence.poll(context));
         self.is_begun = true;
         Poll::Ready(Some(Bytes::from_static(self.render.ping())))
     }
 
     fn told(&mut self, frames: BytesMut) -> Bytes {
         self.is_begun = true;
-        self.silence.as_mut().reset(Instant::now() + self.heartbeat);
+        self.silence.broken();
         frames.freeze()
     }
 
@@ -196,7 +197,7 @@ impl Answer {
             && refused.is_none()
             && is_whole
         {
-            claim.answered(self.render.text());
+            claim.answered(&self.render.text());
         }
         Some(self.told(frames))
     }
@@ -223,6 +224,8 @@ pub(super) fn told(outcome: &Outcome) -> &'static str {
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::time::sleep;
 
     use super::*;
     use crate::cli::claude::CLAUDE;

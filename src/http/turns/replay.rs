@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use axum::Json;
@@ -23,11 +23,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use dashmap::DashMap;
 use futures_core::Stream;
 use serde_json::Value;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
 use super::answer::Answer;
 use super::events;
+use super::silence::Silence;
 use crate::error::TurnError;
 use crate::http::app::App;
 use crate::http::connection::Closing;
@@ -295,8 +296,7 @@ fn wake(waker: Option<Waker>) {
 pub(super) struct Attached {
     ring: Arc<Ring>,
     number: u64,
-    heartbeat: Duration,
-    silence: Pin<Box<Sleep>>,
+    silence: Silence,
 }
 
 impl Attached {
@@ -310,7 +310,7 @@ impl Attached {
         drop(state);
         wake(wakers.0);
         wake(wakers.1);
-        Self { ring, number, heartbeat, silence: Box::pin(sleep(heartbeat)) }
+        Self { ring, number, silence: Silence::new(heartbeat) }
     }
 
     fn poll_events(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
@@ -333,7 +333,7 @@ impl Attached {
             let writer = state.writer.take();
             drop(state);
             wake(writer);
-            self.silence.as_mut().reset(Instant::now() + self.heartbeat);
+            self.silence.broken();
             return Poll::Ready(Some(events.freeze()));
         }
         if state.ended {
@@ -341,10 +341,7 @@ impl Attached {
         }
         state.reader = Some(context.waker().clone());
         drop(state);
-        if self.silence.as_mut().poll(context).is_pending() {
-            return Poll::Pending;
-        }
-        self.silence.as_mut().reset(Instant::now() + self.heartbeat);
+        ready!(self.silence.poll(context));
         Poll::Ready(Some(Bytes::from_static(PING)))
     }
 }
@@ -371,6 +368,8 @@ impl Drop for Attached {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
 
     fn text(polled: Poll<Option<Bytes>>) -> Option<String> {
@@ -412,8 +411,9 @@ mod tests {
         let mut second = Attached::new(ring.clone(), next, Duration::from_secs(10));
         assert_eq!(numbers(&now(&mut second).await.unwrap()), ["3"]);
         assert_eq!(now(&mut second).await, None);
-        tokio::time::sleep(Duration::from_secs(10)).await;
-        assert_eq!(now(&mut second).await.as_deref(), Some(": ping\n\n"));
+        let silent = Instant::now();
+        let ping = poll_fn(|context| second.poll_events(context)).await;
+        assert_eq!((ping.as_deref(), silent.elapsed()), (Some(PING), Duration::from_secs(10)));
         ring.end();
         assert_eq!(now(&mut second).await.as_deref(), Some("end"));
     }
