@@ -26,7 +26,7 @@ fn number(text: &str, word: &str) -> u64 {
     let (_, rest) = text.split_once(word).unwrap_or_else(|| panic!("no {word}"));
     let digits = rest.trim_start_matches([' ', '"']);
     let end = digits.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(digits.len());
-    digits[..end].parse().unwrap_or_else(|_| panic!("no number after {word}"))
+    digits.get(..end).unwrap().parse().unwrap_or_else(|_| panic!("no number after {word}"))
 }
 
 /// The longest orderly stop.
