@@ -186,11 +186,13 @@ impl Taking {
             })?),
             None => None,
         };
+        if let Some(name) = &header {
+            checked(name)?;
+        }
         if let Some(name) = &asked.conversation {
             checked(name).map_err(|error| ApiError::field("session_id", error.message()))?;
         }
         if let Some(name) = asked.conversation.clone().or(header) {
-            checked(&name)?;
             self.app.conversations().named(user, &name).await;
             return Ok(Conversation { name, claim: None });
         }

@@ -398,6 +398,12 @@ impl Letter {
             }
             Ok(line.into())
         };
+        let limit_of_system = config.session.system_prompt_limit;
+        if let Some(bytes) =
+            options.system_prompt.as_ref().map(String::len).filter(|it| *it > limit_of_system)
+        {
+            return Err(TurnError::SystemPromptTooLarge { bytes, limit: limit_of_system });
+        }
         let line = encode(&prompt)?;
         let with_preamble = options.preamble.map(|preamble| encode(&prompt.after(&preamble))).transpose()?;
         for (option, name) in [("model", &options.model), ("fallback_model", &options.fallback_model)] {

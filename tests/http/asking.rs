@@ -128,8 +128,6 @@ impl Dialect {
         let is_text_or_blocks = |name: &str| field.ends_with(name) && (value.is_string() || value.is_array());
         self.any.iter().any(|any| field.starts_with(any))
             || (value.is_null() && !self.required.contains(&field) && !field.starts_with("/messages/"))
-            // What was said before is told and not passed on; the table of refusals is about the last message.
-            || field.starts_with("/messages/1/content/")
             || is_text_or_blocks("/content")
             || is_text_or_blocks("/system")
     }

@@ -263,3 +263,18 @@ async fn silence_and_retries_are_signs_of_life() {
     assert_eq!((name.as_str(), &last["error"]["type"]), ("error", &json!("rate_limit_error")));
     assert_eq!(site.figure("turns_total", &["outcome=\"error\""]).await, 1.0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_system_prompt_has_a_limit_of_its_own() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "").await;
+    let mut body = anthropic("[[system]]", false);
+    body["system"] = "s".repeat((1 << 20) + 1).into();
+    let refused = send(&site, "/v1/messages", &body).await;
+    assert_eq!((refused.error().0, refused.error().1.as_str()), (413, "system_prompt_too_large"));
+    assert_eq!(refused.json()["error"]["type"], "request_too_large");
+    body["system"] =
+        json!([{ "type": "text", "text": "be brief", "cache_control": { "type": "ephemeral" } }]);
+    let answer = send(&site, "/v1/messages", &body).await.json();
+    assert_eq!(answer["content"][0]["text"], "be brief", "{answer}");
+}
