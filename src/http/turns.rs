@@ -237,8 +237,8 @@ impl Work {
         let mut response = match (self.asked.stream, kept) {
             (true, false) => events(Body::from_stream(self.begin(&frame).await?)),
             (true, true) => {
-                let answer = self.begin(&frame).await?;
-                events(Body::from_stream(replays.replays().detach(&user, &name, answer)))
+                let begin = async move { self.begin(&frame).await };
+                events(Body::from_stream(replays.replays().detach(&user, &name, begin).await?))
             }
             (false, false) => self.collect(&frame).await?,
             (false, true) => replays.replays().collect(&user, &name, self.collect_owned(frame)).await?,

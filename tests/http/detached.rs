@@ -70,7 +70,10 @@ async fn nothing_is_lost_or_told_twice_at_the_seam() {
         // The whole of it, once more, for it has only just ended.
         let again = events(&Answer::of(back(&site, &session, None)).await.body);
         assert_eq!(again, all, "{path}");
-        let deltas = all.iter().filter(|(_, data)| data.contains("text_delta") || data.contains("\"content\":\"")).count();
+        let deltas = all
+            .iter()
+            .filter(|(_, data)| data.contains("text_delta") || data.contains("\"content\":\""))
+            .count();
         assert!(deltas >= 60, "{path}: {deltas}");
         let last = &all.last().unwrap().1;
         assert!(last == "[DONE]" || last.contains("message_stop"), "{last}");
@@ -92,6 +95,20 @@ async fn a_caller_that_waited_for_the_whole_answer_comes_back_for_it() {
     let told = events(&whole.body);
     let message: Value = serde_json::from_str(&told[0].1).unwrap();
     assert_eq!(message["content"][0]["text"], "echo 1: late", "{message}");
+    assert_eq!(site.figure("turns_total", &["outcome=\"ok\""]).await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_leaves_before_the_first_event_comes_back_for_all_of_it() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, DETACH.split_once("\nheartbeat").unwrap().0).await;
+    let messages = json!([{ "role": "user", "content": "[[sleep:1000]]late" }]);
+    let body = json!({ "model": "sonnet", "max_tokens": 9, "stream": true, "messages": messages });
+    let request = site.of("POST", "/v1/messages", "alice").header("x-pilotlight-session", "mine").json(&body);
+    let gone = tokio::time::timeout(Duration::from_millis(300), request.send()).await;
+    assert!(gone.is_err(), "there was to be nothing yet");
+    let whole = Answer::of(back(&site, "mine", None)).await;
+    assert!(whole.body.contains("late") && whole.body.contains("message_stop"), "{whole:?}");
     assert_eq!(site.figure("turns_total", &["outcome=\"ok\""]).await, 1.0);
 }
 

@@ -106,7 +106,11 @@ impl Answer {
             timeout(self.heartbeat, poll_fn(|context| self.poll_frames(context))).await.unwrap_or(None);
         match &self.stage {
             Stage::Refused(error) => Err(error.clone()),
-            _ => Ok(()),
+            _ => {
+                // From here on there is a status: an error is an event.
+                self.is_begun = true;
+                Ok(())
+            }
         }
     }
 
