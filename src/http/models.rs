@@ -54,8 +54,8 @@ fn entry(model: &str, is_messages: bool) -> Value {
 
 /// `POST /v1/messages/count_tokens`: an estimate, for the CLI cannot be asked without a turn.
 pub(super) async fn count_tokens(State(app): State<Arc<App>>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    let received = match app.bodies().receive(&parts.headers, body).await {
+    let body = request.into_body();
+    let received = match app.bodies().receive(body).await {
         Ok(received) => received,
         Err(error) => return error.into_response(),
     };

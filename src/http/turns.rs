@@ -93,7 +93,7 @@ async fn take(
     let (parts, body) = request.into_parts();
     let received = async {
         app.refuse_when_draining()?;
-        app.bodies().receive(&parts.headers, body).await
+        app.bodies().receive(body).await
     };
     let received = match received.await {
         Ok(received) => received,
