@@ -232,7 +232,7 @@ impl Work {
     async fn respond(mut self, user: UserId, kept: bool) -> Result<Response, ApiError> {
         let name = self.conversation.name.clone();
         let ignored = std::mem::take(&mut self.asked.ignored);
-        let frame = Frame { session: name.clone(), created: now() };
+        let frame = Frame { session: name.clone(), created: now(), model: self.asked.model.clone() };
         let replays = self.app.clone();
         let mut response = match (self.asked.stream, kept) {
             (true, false) => events(Body::from_stream(self.begin(&frame).await?)),

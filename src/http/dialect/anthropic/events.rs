@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{event, usage};
 use crate::cli::answer::{Block, Part};
 use crate::http::dialect::Dialect;
-use crate::http::dialect::{Ending, Frame, Reader, Render, is_answer, new_id, stop_reason};
+use crate::http::dialect::{Ending, Frame, Reader, Render, is_answer, new_id, stop_reason, tell_of_loss};
 use crate::http::error::ApiError;
 use crate::http::files::Written;
 use crate::turn::Outcome;
@@ -19,6 +19,8 @@ const EARLY_PING: &[u8] = b": ping\n\n";
 pub(in crate::http) struct Events {
     reader: Reader,
     session: String,
+    /// The model that was asked for: what is said where none is told.
+    model: String,
     begun: bool,
     /// The answer's text, where it is kept.
     text: Option<String>,
@@ -27,17 +29,17 @@ pub(in crate::http) struct Events {
 impl Events {
     pub(in crate::http::dialect) fn new(reader: Reader, frame: &Frame, keep_text: bool) -> Self {
         let text = keep_text.then(String::new);
-        Self { reader, session: frame.session.clone(), begun: false, text }
+        Self { reader, session: frame.session.clone(), model: frame.model.clone(), begun: false, text }
     }
 }
 
 impl Render for Events {
     fn lines(&mut self, lines: &[u8], frames: &mut BytesMut) {
-        let Self { reader, begun, text, .. } = self;
+        let Self { reader, begun, text, model, .. } = self;
         for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             reader.read(line, &mut |part| {
                 *begun |= matches!(part, Part::Begin { .. });
-                write(part, *begun, frames);
+                write(part, model, *begun, frames);
                 keep(text, part);
             });
         }
@@ -57,23 +59,24 @@ impl Render for Events {
             Ending::Told(outcome) => return error(&ApiError::from(&outcome.status), frames),
             Ending::Lost(lost) => return error(&ApiError::from(lost.clone()), frames),
         };
-        let Self { reader, begun, text, session } = self;
+        let Self { reader, begun, text, session, model } = self;
         let said = if outcome.is_ok() { outcome.text.as_str() } else { "" };
         reader.end(said, &mut |part| {
             *begun |= matches!(part, Part::Begin { .. });
-            write(part, *begun, frames);
+            write(part, model, *begun, frames);
             keep(text, part);
         });
         if !std::mem::replace(begun, true) {
-            write(Part::Begin { id: "", model: "", usage: "{}" }, true, frames);
+            write(Part::Begin { id: "", model, usage: "{}" }, model, true, frames);
         }
-        let delta = json!({
+        let mut delta = json!({
             "type": "message_delta",
             "delta": { "stop_reason": stop_reason(outcome), "stop_sequence": null },
             "usage": usage(&outcome.usage),
             "session_id": session,
             "cost_usd": outcome.cost_usd,
         });
+        tell_of_loss(outcome, &mut delta);
         event(frames, "message_delta", &[&delta.to_string()]);
         event(frames, "message_stop", &[r#"{"type":"message_stop"}"#]);
     }
@@ -90,9 +93,10 @@ fn keep(text: &mut Option<String>, part: Part<'_>) {
 }
 
 /// Without a value for each token of it, so that a part costs little more than its bytes.
-fn write(part: Part<'_>, begun: bool, frames: &mut BytesMut) {
+fn write(part: Part<'_>, asked: &str, begun: bool, frames: &mut BytesMut) {
     match part {
         Part::Begin { id, model, usage } => {
+            let model = if model.is_empty() { asked } else { model };
             let id = if id.is_empty() { new_id("msg_") } else { id.to_owned() };
             let mut usage: Value = serde_json::from_str(usage).unwrap_or_default();
             // SDKs hold these to be there.
@@ -141,6 +145,7 @@ fn write(part: Part<'_>, begun: bool, frames: &mut BytesMut) {
         }
         Part::Waiting => frames.put_slice(if begun { PING } else { EARLY_PING }),
         Part::Permission(request) => {
+            frames.put_slice(if begun { PING } else { EARLY_PING });
             // A comment: SDKs pass over it, whoever reads the stream itself may answer.
             frames.put_slice(b": permission ");
             frames.extend(request.bytes().map(|byte| if byte == b'\r' { b' ' } else { byte }));
