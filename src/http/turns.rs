@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -39,7 +39,7 @@ pub(super) mod replay;
 use answer::{Answer, Gathering, Log};
 
 /// The header that names the conversation, both ways.
-const SESSION_HEADER: &str = "x-pilotlight-session";
+pub(super) const SESSION_HEADER: HeaderName = HeaderName::from_static("x-pilotlight-session");
 /// The header that lists fields without effect.
 const IGNORED_HEADER: &str = "x-pilotlight-ignored";
 /// The header that says what happens to the turn when its caller goes away.
@@ -161,9 +161,10 @@ impl Taking {
                 return Err(error.into());
             }
         };
+        let name = caller::header_text(&conversation.name);
         let work = Work { app: self.app, asked, conversation, turn, files, waits, permit, log: self.log };
-        let mut response = work.respond(user, kept).await?;
-        response.extensions_mut().insert(BodyRead);
+        let mut response = work.respond(user, kept).await.into_response();
+        response.headers_mut().insert(SESSION_HEADER, name);
         Ok(response)
     }
 
@@ -179,7 +180,7 @@ impl Taking {
 
     /// The named conversation; else, for clients that tell the whole history, the one that fits; else the default one.
     async fn conversation(&self, user: &UserId, asked: &Asked) -> Result<Conversation, ApiError> {
-        let header = match self.parts.headers.get(SESSION_HEADER) {
+        let header = match self.parts.headers.get(&SESSION_HEADER) {
             Some(value) => Some(caller::named_by_header(value).ok_or_else(|| {
                 ApiError::invalid("invalid_session", format!("{SESSION_HEADER} is not percent-encoded UTF-8"))
             })?),
@@ -243,10 +244,8 @@ impl Work {
             (false, false) => self.collect(&frame).await?,
             (false, true) => replays.replays().collect(&user, &name, self.collect_owned(frame)).await?,
         };
-        let headers = response.headers_mut();
-        headers.insert(SESSION_HEADER, caller::header_text(&name));
         if !ignored.is_empty() {
-            headers.insert(IGNORED_HEADER, caller::header_text(&ignored.join(",")));
+            response.headers_mut().insert(IGNORED_HEADER, caller::header_text(&ignored.join(",")));
         }
         Ok(response)
     }
