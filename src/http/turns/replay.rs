@@ -153,15 +153,15 @@ impl Replays {
     ) {
         let (key, kept, closing) =
             ((user.clone(), session.to_owned()), self.kept.clone(), self.closing.clone());
+        let ring = Ends(ring);
         self.tasks.spawn(async move {
             tokio::select! {
                 () = filling => {}
                 () = closing.now.cancelled() => {}
             }
-            ring.end();
-            let is_room = kept.len() <= MOST_KEPT && ring.all_held() <= MOST_BYTES;
+            let is_room = kept.len() <= MOST_KEPT && ring.0.all_held() <= MOST_BYTES;
             // Its events are the list's from here on: a later turn of the session may have them given up.
-            let ended = Arc::downgrade(&ring);
+            let ended = Arc::downgrade(&ring.0);
             drop(ring);
             if is_room {
                 closing.or(sleep(KEPT_FOR)).await;
@@ -186,6 +186,15 @@ impl Replays {
             None => rings.iter().find(|ring| !ring.has_ended()),
         };
         Attached::again(found.unwrap_or(latest).clone(), last, self.heartbeat)
+    }
+}
+
+/// A ring that ends with the task that fills it, however that ends: its reader must not wait for ever.
+struct Ends(Arc<Ring>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 
@@ -271,6 +280,15 @@ mod tests {
         assert!(replays.kept.is_empty());
         assert_eq!(attach(None).err().unwrap().status(), StatusCode::NOT_FOUND);
         assert_eq!(replays.held.load(std::sync::atomic::Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_does_not_wait_for_a_task_that_failed() {
+        let (replays, alice) = (replays(), UserId::new("alice").unwrap());
+        let (ring, attached) = replays.keep(&alice, "s");
+        replays.run(&alice, "s", ring, async { panic!("as a test") });
+        let read = tokio::time::timeout(KEPT_FOR, read(attached)).await;
+        assert_eq!(read.expect("the end"), "");
     }
 
     #[test]
