@@ -264,7 +264,8 @@ mod tests {
         let mut running = attach(None).unwrap();
         let seen = poll_fn(|context| running.poll_events(context)).await.unwrap();
         assert!(seen.ends_with(b"data: first\n\n"), "{seen:?}");
-        let id = String::from_utf8(seen.to_vec()).unwrap().lines().next().unwrap()["id: ".len()..].to_owned();
+        let seen = String::from_utf8(seen.to_vec()).unwrap();
+        let id = seen.lines().find_map(|line| line.strip_prefix("id: ")).unwrap().to_owned();
         drop(running);
         drop(first);
         tokio::task::yield_now().await;
