@@ -18,6 +18,9 @@ pub(super) const REQUEST_ID_HEADER: &str = "x-request-id";
 /// Longest request id taken from a caller; longer ones are replaced.
 const MAX_REQUEST_ID: usize = 128;
 
+/// What callers are told apart by where they share something: the id of the key, the user that the header names.
+pub(super) type Name = (Option<String>, Option<UserId>);
+
 /// Who sent a request. In the extensions of every request to a path that is not open to all.
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
@@ -96,6 +99,11 @@ impl Caller {
         self.key().map(|key| key.id())
     }
 
+    /// See [`Name`].
+    pub(super) fn name(&self) -> Name {
+        (self.key_id().map(str::to_owned), self.named.clone())
+    }
+
     /// The limits of the caller's key.
     pub(super) fn limits(&self) -> KeyLimits {
         self.key().map(|key| key.limits()).unwrap_or_default()
@@ -168,7 +176,9 @@ pub(super) fn named_by_header(value: &HeaderValue) -> Option<String> {
             continue;
         }
         let (digits, after) = rest.split_at_checked(2)?;
-        bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+        // The parser of numbers would take a sign for a digit.
+        let digits = std::str::from_utf8(digits).ok().filter(|it| !it.starts_with('+'))?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
         rest = after;
     }
     String::from_utf8(bytes).ok()

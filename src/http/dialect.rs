@@ -131,6 +131,8 @@ pub(super) struct Frame {
     pub(super) session: String,
     /// Seconds since 1970.
     pub(super) created: u64,
+    /// The model, in the caller's words.
+    pub(super) model: String,
 }
 
 /// The text of an answer on its way, where somebody will ask for it.
@@ -193,7 +195,19 @@ fn refused(outcome: &Outcome) -> bool {
 
 /// Why the model stopped, in the words of the Messages API.
 fn stop_reason(outcome: &Outcome) -> &str {
-    if refused(outcome) { "refusal" } else { outcome.stop_reason.as_deref().unwrap_or("end_turn") }
+    match outcome.stop_reason.as_deref() {
+        _ if refused(outcome) => "refusal",
+        // The tools were the CLI's own: there is none for the caller to run.
+        None | Some("tool_use") => "end_turn",
+        Some(reason) => reason,
+    }
+}
+
+/// Says in an answer, or in the last event of one, that the conversation has lost something.
+fn tell_of_loss(outcome: &Outcome, answer: &mut Value) {
+    if outcome.context_lost {
+        answer["context_lost"] = true.into();
+    }
 }
 
 /// An id of our own, where the API gave none.

@@ -154,8 +154,10 @@ fn typed(mut response: Response, form: ErrorForm, request_id: &str) -> Response 
         return response;
     };
     let mut rendered = error.render(form, request_id);
-    if let Some(allowed) = response.headers_mut().remove(header::ALLOW) {
-        rendered.headers_mut().insert(header::ALLOW, allowed);
+    for kept in [header::ALLOW, turns::SESSION_HEADER] {
+        if let Some(value) = response.headers_mut().remove(&kept) {
+            rendered.headers_mut().insert(kept, value);
+        }
     }
     rendered.extensions_mut().insert(error);
     rendered

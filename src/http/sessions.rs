@@ -201,7 +201,10 @@ pub(super) async fn purge_session(
 ) -> Result<(), TurnError> {
     // Before: nobody may be sent to a conversation that is being deleted.
     app.conversations().named(user, name).await;
-    session.purge().await
+    let purged = session.purge().await;
+    // After: its last turn has ended by then.
+    app.replays().forget(user, name);
+    purged
 }
 
 pub(super) fn seconds(moment: SystemTime) -> f64 {

@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -40,7 +40,7 @@ mod silence;
 use answer::{Answer, Gathering, Log};
 
 /// The header that names the conversation, both ways.
-const SESSION_HEADER: &str = "x-pilotlight-session";
+pub(super) const SESSION_HEADER: HeaderName = HeaderName::from_static("x-pilotlight-session");
 /// The header that lists fields without effect.
 const IGNORED_HEADER: &str = "x-pilotlight-ignored";
 /// The header that says what happens to the turn when its caller goes away.
@@ -94,7 +94,7 @@ async fn take(
     let (parts, body) = request.into_parts();
     let received = async {
         app.refuse_when_draining()?;
-        app.bodies().receive(&parts.headers, body).await
+        app.bodies().receive(&caller, body).await
     };
     let received = match received.await {
         Ok(received) => received,
@@ -162,9 +162,10 @@ impl Taking {
                 return Err(error.into());
             }
         };
+        let name = caller::header_text(&conversation.name);
         let work = Work { app: self.app, asked, conversation, turn, files, waits, permit, log: self.log };
-        let mut response = work.respond(user, kept).await?;
-        response.extensions_mut().insert(BodyRead);
+        let mut response = work.respond(user, kept).await.into_response();
+        response.headers_mut().insert(SESSION_HEADER, name);
         Ok(response)
     }
 
@@ -180,7 +181,7 @@ impl Taking {
 
     /// The named conversation; else, for clients that tell the whole history, the one that fits; else the default one.
     async fn conversation(&self, user: &UserId, asked: &Asked) -> Result<Conversation, ApiError> {
-        let header = match self.parts.headers.get(SESSION_HEADER) {
+        let header = match self.parts.headers.get(&SESSION_HEADER) {
             Some(value) => Some(caller::named_by_header(value).ok_or_else(|| {
                 ApiError::invalid("invalid_session", format!("{SESSION_HEADER} is not percent-encoded UTF-8"))
             })?),
@@ -235,21 +236,19 @@ impl Work {
     async fn respond(mut self, user: UserId, kept: bool) -> Result<Response, ApiError> {
         let name = self.conversation.name.clone();
         let ignored = std::mem::take(&mut self.asked.ignored);
-        let frame = Frame { session: name.clone(), created: now() };
+        let frame = Frame { session: name.clone(), created: now(), model: self.asked.model.clone() };
         let replays = self.app.clone();
         let mut response = match (self.asked.stream, kept) {
             (true, false) => events(Body::from_stream(self.begin(&frame).await?)),
             (true, true) => {
-                let answer = self.begin(&frame).await?;
-                events(Body::from_stream(replays.replays().detach(&user, &name, answer)))
+                let begin = async move { self.begin(&frame).await };
+                events(Body::from_stream(replays.replays().detach(&user, &name, begin).await?))
             }
             (false, false) => self.collect(&frame).await?,
             (false, true) => replays.replays().collect(&user, &name, self.collect_owned(frame)).await?,
         };
-        let headers = response.headers_mut();
-        headers.insert(SESSION_HEADER, caller::header_text(&name));
         if !ignored.is_empty() {
-            headers.insert(IGNORED_HEADER, caller::header_text(&ignored.join(",")));
+            response.headers_mut().insert(IGNORED_HEADER, caller::header_text(&ignored.join(",")));
         }
         Ok(response)
     }

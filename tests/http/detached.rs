@@ -99,6 +99,30 @@ async fn a_caller_that_waited_for_the_whole_answer_comes_back_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_leaves_before_the_first_event_comes_back_for_all_of_it() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, DETACH.split_once("\nheartbeat").unwrap().0).await;
+    let messages = json!([{ "role": "user", "content": "[[sleep:1000]]late" }]);
+    let body = json!({ "model": "sonnet", "max_tokens": 9, "stream": true, "messages": messages });
+    let request = site.of("POST", "/v1/messages", "alice").header("x-pilotlight-session", "mine").json(&body);
+    let gone = tokio::time::timeout(Duration::from_millis(300), request.send()).await;
+    assert!(gone.is_err(), "there was to be nothing yet");
+    let whole = Answer::of(back(&site, "mine", None)).await;
+    assert!(whole.body.contains("late") && whole.body.contains("message_stop"), "{whole:?}");
+    assert_eq!(site.figure("turns_total", &["outcome=\"ok\""]).await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_takes_the_kept_turn_with_it() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, DETACH).await;
+    assert_eq!(site.turn("alice", "heliotrope").await.status, 200);
+    assert!(Answer::of(back(&site, "default", None)).await.body.contains("heliotrope"));
+    assert_eq!(Answer::of(site.session("DELETE", "default?purge=true", "alice")).await.status, 200);
+    assert_eq!(Answer::of(back(&site, "default", None)).await.error().0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_kept_is_told_so() {
     let place = place();
     let (_program, site) =

@@ -161,6 +161,7 @@ async fn errors_before_the_first_event_are_statuses_and_later_ones_events() {
             assert_eq!(answer.error().0, status, "{answer:?}");
             assert_eq!(answer.json()["error"]["type"], kind);
             assert_eq!(answer.header("x-should-retry"), "false", "the child has seen the prompt");
+            assert!(answer.header("x-pilotlight-session").starts_with("auto-"), "an answer to a turn");
             let answer = send(&site, "/v1/chat/completions", &openai(&text, stream)).await;
             let body = answer.json();
             assert_eq!((answer.status, &body["error"]["type"]), (status, &json!(kind)), "{body}");

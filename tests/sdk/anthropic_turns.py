@@ -233,9 +233,9 @@ def whoever_leaves_in_mid_answer_finds_the_same_child_again():
     endless = asked("[[deltas:1000]] [[delay:50]]", **named)
     with client.messages.stream(**endless) as stream:
         next(iter(stream.text_stream))
-    for event in client.messages.create(**endless, stream=True):
-        if event.type == "content_block_delta":
-            break
+    # Closed at the end of the block: a stream that is only left alone keeps its connection until it is collected.
+    with client.messages.create(**endless, stream=True) as events:
+        next(event for event in events if event.type == "content_block_delta")
     hasty = client.with_options(timeout=0.5, max_retries=0)
     raises(anthropic.APITimeoutError, lambda: hasty.messages.create(**endless))
     equal(int(say(client, "[[pid]]", **named)), child)

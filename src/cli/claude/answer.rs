@@ -177,6 +177,19 @@ fn literal(text: &str) -> String {
     serde_json::to_string(text).unwrap_or_else(|_| "\"\"".to_owned())
 }
 
+/// What follows in `whole` after what was told of it; `None` if that is no beginning of it. A character that was cut
+/// between two deltas was told as two replacements, one for each half.
+fn rest<'a>(whole: &'a str, told: &str) -> Option<Cow<'a, str>> {
+    if let Some(rest) = whole.strip_prefix(told) {
+        return Some(Cow::Borrowed(rest));
+    }
+    let is_half = |unit: u16| (0xD800..0xE000).contains(&unit);
+    let is_told = |(unit, told): (&u16, &u16)| unit == told || (*told == 0xFFFD && is_half(*unit));
+    let (whole, told): (Vec<u16>, Vec<u16>) = (whole.encode_utf16().collect(), told.encode_utf16().collect());
+    let (begin, rest) = whole.split_at_checked(told.len())?;
+    begin.iter().zip(&told).all(is_told).then(|| Cow::Owned(String::from_utf16_lossy(rest)))
+}
+
 impl Reader {
     pub(super) fn new(by_deltas: bool) -> Self {
         Self { by_deltas, ..Self::default() }
@@ -306,12 +319,10 @@ impl Reader {
     ) -> Option<()> {
         let whole: Cow<'_, str> = serde_json::from_str(text.get()).ok()?;
         let told: String = serde_json::from_str(&format!("\"{told}\"")).ok()?;
-        match whole.strip_prefix(told.as_str()) {
+        match rest(&whole, &told).as_deref() {
             Some("") => {}
             Some(rest) if self.open == Some(index) => tell(Part::Text { index, text: &literal(rest) }),
             Some(rest) => self.new_text(&literal(rest), tell),
-            // A character that was cut between two deltas came as two replacements, each as long as its half was.
-            None if whole.encode_utf16().count() == told.encode_utf16().count() => {}
             // Another answer than the one that was begun; what was told cannot be taken back.
             None => self.new_text(text.get(), tell),
         }
@@ -508,6 +519,23 @@ mod tests {
         reader.read(whole_text("a", "\u{1f600}").to_string().as_bytes(), &mut tell);
         reader.end("", &mut tell);
         assert_eq!(count, 2);
+    }
+
+    #[test]
+    fn what_follows_a_cut_character_is_told_and_another_answer_as_long_is_not_lost() {
+        for (whole, told, left) in [
+            ("a\u{1f600}b", "a\u{fffd}\u{fffd}", Some("b")),
+            ("a\u{1f600}", "a\u{fffd}\u{fffd}", Some("")),
+            ("a\u{1f600}b", "a\u{fffd}", Some("\u{fffd}b")),
+            ("a\u{fffd}b", "a\u{fffd}", Some("b")),
+            ("xyz", "abc", None),
+            ("axx", "a\u{fffd}\u{fffd}", None),
+            ("a", "ab", None),
+        ] {
+            assert_eq!(rest(whole, told).as_deref(), left, "{whole} {told}");
+        }
+        let other = [start("a"), open(0, "text"), text(0, "abc"), whole_text("b", "xyz")];
+        assert_eq!(parts(true, &other, ""), r#"B(a,m) [0 "abc" ]0 [1 "xyz" ]1"#);
     }
 
     #[test]

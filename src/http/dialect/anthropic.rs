@@ -11,24 +11,26 @@ mod request;
 pub(in crate::http) use events::Events;
 pub(in crate::http) use request::{count, parse};
 
-use super::{Collected, Frame, new_id, stop_reason};
+use super::{Collected, Frame, new_id, stop_reason, tell_of_loss};
 use crate::turn::{Outcome, Usage};
 
 /// The answer to a request without a stream.
 pub(super) fn document(collected: Collected, outcome: &Outcome, frame: &Frame) -> Value {
-    let id = if collected.id.is_empty() { new_id("msg_") } else { collected.id };
-    json!({
+    let id = if collected.id.is_empty() { new_id("msg_") } else { collected.id.clone() };
+    let mut document = json!({
         "id": id,
         "type": "message",
         "role": "assistant",
-        "model": collected.model,
+        "model": collected.model_or(&frame.model),
         "content": collected.content,
         "stop_reason": stop_reason(outcome),
         "stop_sequence": null,
         "usage": usage(&outcome.usage),
         "session_id": frame.session,
         "cost_usd": outcome.cost_usd,
-    })
+    });
+    tell_of_loss(outcome, &mut document);
+    document
 }
 
 /// Tokens in the words of the API.

@@ -108,7 +108,11 @@ impl Answer {
             timeout(self.heartbeat, poll_fn(|context| self.poll_frames(context))).await.unwrap_or(None);
         match &self.stage {
             Stage::Refused(error) => Err(error.clone()),
-            _ => Ok(()),
+            _ => {
+                // From here on there is a status: an error is an event.
+                self.is_begun = true;
+                Ok(())
+            }
         }
     }
 
@@ -180,6 +184,11 @@ impl Answer {
 
     fn end(&mut self, ending: Ending<'_>, files: Option<&Written>) -> Option<Bytes> {
         self.stage = Stage::Ended;
+        if let (Ending::Lost(error), Some(claim)) = (ending, &mut self.claim)
+            && !error.reached_child()
+        {
+            claim.not_reached();
+        }
         let refused = match ending {
             Ending::Lost(error) => Some(ApiError::from(error.clone())),
             Ending::Told(outcome) if self.render.is_answer(outcome) => None,
@@ -242,7 +251,7 @@ mod tests {
         let cancel = Box::new(move || seen.store(true, Ordering::Relaxed));
         let (sender, turn) = turn_channel(TurnId(1), &CLAUDE, 8, 1 << 16, cancel, Box::new(|_| {}));
         let log = Log::new("id".to_owned(), Instant::now());
-        let frame = Frame { session: "default".to_owned(), created: 0 };
+        let frame = Frame { session: "default".to_owned(), created: 0, model: String::new() };
         let render = renderer(&Asked::default(), &frame, turn.answer_reader(true), false);
         let permit = Arc::new(Turns::default()).permit(&UserId::new("u").unwrap(), 1).unwrap();
         let answer = Answer::new(turn, render, None, permit, Duration::from_secs(10), log);
@@ -335,6 +344,55 @@ mod tests {
         assert_eq!(next(&mut answer).await.unwrap(), ": ping\n\n");
         assert_eq!(next(&mut answer).await.unwrap(), "data: null\n\ndata: [DONE]\n\n");
         assert_eq!(next(&mut answer).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_conversation_whose_child_saw_nothing_is_given_back_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let conversations = crate::http::history::Conversations::new(directory.path().to_owned(), 4);
+        let last = serde_json::from_value(serde_json::json!({ "role": "user", "content": "a" })).unwrap();
+        let told = crate::http::history::Told::of(&[], &last, None);
+        let user = UserId::new("u").unwrap();
+        let claim = async || conversations.claim(&user, &told).await.unwrap();
+        for (error, is_same) in
+            [(TurnError::Draining, true), (TurnError::Cancelled, false), (TurnError::Draining, true)]
+        {
+            let mut claimed = claim().await;
+            let name = claimed.conversation().to_owned();
+            claimed.reached();
+            let (sender, mut answer, _) = answer();
+            answer.claim = Some(claimed);
+            drop(sender.finish(Bytes::new(), crate::turn::aborted(error)));
+            // The caller of one that is refused gets a status, the other one an event.
+            answer.begin().await.ok();
+            while next(&mut answer).await.is_some() {}
+            drop(answer);
+            assert_eq!(claim().await.conversation() == name, is_same);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_without_a_model_names_the_one_that_was_asked_for_and_says_what_was_lost() {
+        for (dialect, lost) in [
+            (crate::http::dialect::Dialect::Anthropic, r#""context_lost":true"#),
+            (crate::http::dialect::Dialect::OpenAi, ": context_lost\n\n"),
+        ] {
+            let (sender, mut answer, _) = answer();
+            let asked = Asked { dialect, model: "sonnet".to_owned(), ..Asked::default() };
+            let frame = Frame { session: "s".to_owned(), created: 0, model: asked.model.clone() };
+            let reader = crate::cli::Adapter::answer_reader(&CLAUDE, true);
+            answer.render = renderer(&asked, &frame, reader, false);
+            let outcome = crate::turn::Outcome {
+                context_lost: true,
+                stop_reason: Some("tool_use".to_owned()),
+                text: "local".to_owned(),
+                ..completed()
+            };
+            drop(sender.finish(Bytes::new(), outcome));
+            let told = next(&mut answer).await.unwrap();
+            assert!(told.contains(r#""model":"sonnet""#) && told.contains(lost), "{told}");
+            assert!(told.contains("local") && !told.contains("tool_use"), "{told}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

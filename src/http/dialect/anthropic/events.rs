@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 use super::{event, usage};
 use crate::cli::answer::{Block, Part};
 use crate::http::dialect::Dialect;
-use crate::http::dialect::{Ending, Frame, KeptText, Reader, Render, is_answer, new_id, stop_reason};
+use crate::http::dialect::{
+    Ending, Frame, KeptText, Reader, Render, is_answer, new_id, stop_reason, tell_of_loss,
+};
 use crate::http::error::ApiError;
 use crate::http::files::Written;
 use crate::http::wire::{lines as lines_of, permission};
@@ -20,6 +22,8 @@ const EARLY_PING: &[u8] = b": ping\n\n";
 pub(in crate::http) struct Events {
     reader: Reader,
     session: String,
+    /// The model that was asked for: what is said where none is told.
+    model: String,
     begun: bool,
     text: KeptText,
 }
@@ -27,18 +31,18 @@ pub(in crate::http) struct Events {
 impl Events {
     pub(in crate::http::dialect) fn new(reader: Reader, frame: &Frame, keep_text: bool) -> Self {
         let text = KeptText::new(keep_text);
-        Self { reader, session: frame.session.clone(), begun: false, text }
+        Self { reader, session: frame.session.clone(), model: frame.model.clone(), begun: false, text }
     }
 }
 
 impl Render for Events {
     fn lines(&mut self, lines: &[u8], frames: &mut BytesMut) {
-        let Self { reader, begun, text, .. } = self;
+        let Self { reader, begun, text, model, .. } = self;
         frames.reserve(lines.len());
         for line in lines_of(lines) {
             reader.read(line, &mut |part| {
                 *begun |= matches!(part, Part::Begin { .. });
-                write(part, *begun, frames);
+                write(part, model, *begun, frames);
                 text.keep(part);
             });
         }
@@ -58,23 +62,24 @@ impl Render for Events {
             Ending::Told(outcome) => return error(&ApiError::from(&outcome.status), frames),
             Ending::Lost(lost) => return error(&ApiError::from(lost.clone()), frames),
         };
-        let Self { reader, begun, text, session } = self;
+        let Self { reader, begun, text, session, model } = self;
         let said = if outcome.is_ok() { outcome.text.as_str() } else { "" };
         reader.end(said, &mut |part| {
             *begun |= matches!(part, Part::Begin { .. });
-            write(part, *begun, frames);
+            write(part, model, *begun, frames);
             text.keep(part);
         });
         if !std::mem::replace(begun, true) {
-            write(Part::Begin { id: "", model: "", usage: "{}" }, true, frames);
+            write(Part::Begin { id: "", model, usage: "{}" }, model, true, frames);
         }
-        let delta = json!({
+        let mut delta = json!({
             "type": "message_delta",
             "delta": { "stop_reason": stop_reason(outcome), "stop_sequence": null },
             "usage": usage(&outcome.usage),
             "session_id": session,
             "cost_usd": outcome.cost_usd,
         });
+        tell_of_loss(outcome, &mut delta);
         event(frames, "message_delta", format_args!("{delta}"));
         event(frames, "message_stop", format_args!(r#"{{"type":"message_stop"}}"#));
     }
@@ -85,9 +90,10 @@ impl Render for Events {
 }
 
 /// Without a value in between, so that a part costs little more than its bytes.
-fn write(part: Part<'_>, begun: bool, frames: &mut BytesMut) {
+fn write(part: Part<'_>, asked: &str, begun: bool, frames: &mut BytesMut) {
     match part {
         Part::Begin { id, model, usage } => {
+            let model = if model.is_empty() { asked } else { model };
             let id = if id.is_empty() { new_id("msg_") } else { id.to_owned() };
             let mut usage: Value = serde_json::from_str(usage).unwrap_or_default();
             // SDKs hold these to be there.
@@ -133,7 +139,10 @@ fn write(part: Part<'_>, begun: bool, frames: &mut BytesMut) {
             event(frames, "content_block_stop", data);
         }
         Part::Waiting => frames.put_slice(if begun { PING } else { EARLY_PING }),
-        Part::Permission(request) => permission(request, frames),
+        Part::Permission(request) => {
+            frames.put_slice(if begun { PING } else { EARLY_PING });
+            permission(request, frames);
+        }
     }
 }
 

@@ -11,6 +11,9 @@ use crate::http::files::Written;
 use crate::http::wire::{DONE, PING, lines as lines_of, permission};
 use crate::turn::Outcome;
 
+/// That the conversation has lost something; a comment, for chunks have no room for it.
+const CONTEXT_LOST: &[u8] = b": context_lost\n\n";
+
 /// Writes the chunks of one turn.
 pub(in crate::http) struct Chunks {
     reader: Reader,
@@ -145,6 +148,9 @@ impl Chunks {
             text.keep(part);
         });
         writer.begin(frames);
+        if outcome.context_lost {
+            frames.put_slice(CONTEXT_LOST);
+        }
         writer.delta(&["{}"], &format!("\"{}\"", finish_reason(outcome)), frames);
         if writer.with_usage {
             let last = json!({
