@@ -106,6 +106,7 @@ mod child;
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod happenings;
 #[cfg(feature = "server")]
 pub mod http;
 pub mod ids;
