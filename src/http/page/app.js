@@ -84,7 +84,7 @@ function broken(error) {
     sessions.forget();
     happenings.begin();
     link("closed", "Not connected");
-    byId("key-open").hidden = false;
+    byId("key-open").hidden = true;
     const why = {
       missing_key: "This service asks for a key.",
       missing_user: "This key speaks for many users. Name the one whose sessions you want to see.",
@@ -118,14 +118,15 @@ async function look() {
 
 function openKey(open, why = "", asksUser = !byId("key-user-field").hidden) {
   const form = byId("key");
-  const was = !form.hidden;
+  const field = byId("key-user-field");
+  const isNews = form.hidden || (asksUser && field.hidden);
   form.hidden = !open;
   delete form.dataset.sent;
   byId("key-open").ariaExpanded = String(open);
   write(byId("key-why"), why);
-  byId("key-user-field").hidden = !asksUser && !credentials.user;
+  field.hidden = !asksUser && !credentials.user;
   byId("key-forget").hidden = !credentials.key;
-  if (open && !was) {
+  if (open && isNews) {
     byId("key-value").value = credentials.key;
     byId("key-user").value = credentials.user;
     byId(asksUser ? "key-user" : "key-value").focus();

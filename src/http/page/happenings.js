@@ -22,7 +22,7 @@ const WORDS = {
   crashed: ({ detail }) => [`crashed: ${detail}`, "bad"],
   restarted: ({ cause }) => [`started again after a ${plain(cause)}`, "odd"],
   paused: () => ["failed too often and pauses", "bad"],
-  evicted: ({ reason }) => [reason === "admin" ? "evicted by hand" : `evicted: ${plain(reason)}`, ""],
+  evicted: ({ reason }) => [reason === "admin" ? "evicted on request" : `evicted: ${plain(reason)}`, ""],
   context_lost: ({ kind }) => [kind === "conversation" ? "lost its conversation" : "lost its latest turns", "bad"],
   missed: () => ["Some happenings were too fast for this page.", "odd"],
 };
@@ -98,7 +98,7 @@ function sparkline(name) {
   byId(name).replaceChildren(...drawn);
   const sorted = bars.map(({ took }) => took).sort((one, other) => one - other);
   const text = sorted.length
-    ? `median ${span(sorted[Math.floor(sorted.length / 2)])}, longest ${span(sorted.at(-1))}, of the last ${sorted.length}`
+    ? `last ${sorted.length}: median ${span(sorted[Math.floor(sorted.length / 2)])}, longest ${span(sorted.at(-1))}`
     : "none yet";
   write(byId(`${name}-text`), text);
 }

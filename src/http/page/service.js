@@ -20,13 +20,13 @@ export function write(node, text) {
 
 let clearing;
 
-/** Tells the outcome of what somebody did, until something else is told. */
+/** Tells the outcome of what somebody did, or something bad that happened, for a while. */
 export function tell(text, kind = "") {
   const notice = byId("notice");
   notice.dataset.is = kind;
   write(notice, text);
   clearTimeout(clearing);
-  if (kind !== "bad") clearing = setTimeout(() => write(notice, ""), 8000);
+  clearing = setTimeout(() => write(notice, ""), kind === "bad" ? 20_000 : 6000);
 }
 
 export const credentials = {

@@ -117,9 +117,12 @@ function show({ session, cells, buttons, node }) {
   node.dataset.state = state;
   const [name, at, , , memory, turns, restarts, exit] = cells;
   const user = session.user === undefined ? "" : userName(session.user);
-  if (!name.childElementCount) name.append(element("b"), element("span", "", "quiet"));
-  write(name.firstChild, user || session.id);
-  write(name.lastChild, user ? session.id : "");
+  const label = name.firstChild ?? name.appendChild(element("div"));
+  if (!label.childElementCount) label.append(element("b"), element("span", "", "quiet"));
+  write(label.firstChild, user || session.id);
+  write(label.lastChild, user ? session.id : "");
+  // Long names are cut to two lines.
+  name.title = [user, session.id].filter(Boolean).join(", ");
   if (!at.childElementCount) at.append(element("span", "", "state"), element("span", "", "quiet"));
   write(at.firstChild, state);
   write(at.lastChild, session.queue_depth ? `+${session.queue_depth} waiting` : "");
