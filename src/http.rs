@@ -147,7 +147,7 @@ impl Server {
         let limits = pilot.config().http.clone();
         let (header_timeout, write_timeout) = (limits.header_timeout, limits.write_timeout);
         let replays = Replays::new(limits.replay_bytes, limits.heartbeat, tasks.clone(), closing.clone());
-        let feed = happenings::Feed { heartbeat: limits.heartbeat, closing: closing.gracefully.clone() };
+        let feed = happenings::Feed::new(limits.heartbeat, closing.gracefully.clone());
         let app = Arc::new(App::new(pilot, exporter.clone(), replays, feed).await);
         let accept = |listener, router, most| {
             let (tasks, closing) = (tasks.clone(), closing.clone());

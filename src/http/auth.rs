@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 
 use super::caller::{Caller, named_user};
 use super::error::ApiError;
@@ -22,6 +22,8 @@ pub(super) use keyring::{Keyring, watch};
 
 /// The header of the Messages API's clients for a key. `Authorization: Bearer` is that of all others.
 const KEY_HEADER: &str = "x-api-key";
+/// Browsers say here how the page that asks is related to what it asks for.
+const FETCH_SITE: &str = "sec-fetch-site";
 /// What anybody may ask: whether the service lives, and what it is. The files of the page as well: they tell nothing.
 const OPEN_PATHS: [&str; 5] = ["/", "/health", "/livez", "/openapi.json", "/readyz"];
 
@@ -47,7 +49,7 @@ impl Gate {
         let is_open = is_open(uri);
         let Some(keys) = &self.keys else {
             if !(self.is_local && is_own_page(uri, headers)) {
-                refuse_browsers(headers)?;
+                refuse_browsers(headers, is_open)?;
             }
             if self.is_local {
                 refuse_strange_hosts(uri, headers)?;
@@ -117,10 +119,14 @@ fn is_own_page(uri: &Uri, headers: &HeaderMap) -> bool {
     is_loopback(host) && origin.strip_prefix("http://").is_some_and(|from| from.eq_ignore_ascii_case(host))
 }
 
-/// Refuses what a web page made a browser send. With keys there is no need: a page has none.
-fn refuse_browsers(headers: &HeaderMap) -> Result<(), ApiError> {
-    if headers.contains_key(ORIGIN) {
-        let message = "requests from web pages (with an Origin header) are not accepted";
+/// Refuses what a web page made a browser send. With keys there is no need: a page has none. Pages are told by the Origin
+/// header or, where a browser sends none (pictures, frames), by what it says of itself; what is open to all may be linked
+/// to.
+fn refuse_browsers(headers: &HeaderMap, is_open: bool) -> Result<(), ApiError> {
+    let is_elsewhere = |site: &HeaderValue| site != "same-origin" && site != "none";
+    let from_elsewhere = headers.get(FETCH_SITE).is_some_and(is_elsewhere);
+    if headers.contains_key(ORIGIN) || (from_elsewhere && !is_open) {
+        let message = "requests from web pages are not accepted, but for this service's own page";
         return Err(ApiError::new(StatusCode::FORBIDDEN, "browser_refused", message));
     }
     Ok(())
@@ -154,7 +160,7 @@ fn is_loopback(authority: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::{HeaderName, HeaderValue};
+    use axum::http::HeaderName;
 
     use super::*;
 
@@ -255,6 +261,15 @@ mod tests {
             &[("host", "evil.example:8480"), ("origin", "http://evil.example:8480")],
         ] {
             assert_eq!(refused(true, "/x", others), Some("browser_refused"), "{others:?}");
+        }
+        for (site, page, rest) in [
+            ("cross-site", None, Some("browser_refused")),
+            ("same-site", None, Some("browser_refused")),
+            ("same-origin", None, None),
+            ("none", None, None),
+        ] {
+            assert_eq!(refused(true, "/", &[host, ("sec-fetch-site", site)]), page, "{site}");
+            assert_eq!(refused(true, "/x", &[host, ("sec-fetch-site", site)]), rest, "{site}");
         }
         let absolute = [host, ("origin", "http://localhost:8480")];
         assert_eq!(refused(true, "http://localhost:8480/x", &absolute), Some("browser_refused"));

@@ -2,11 +2,13 @@
 //!
 //! A stream reads the core's log at its own pace: no task, no queue; a reader that is too slow is told that something
 //! is missing. It ends by itself after a while, so that a key that was revoked sees no more, and callers come back.
-//! Numbers of the log are not shown: they would tell a user how busy all others are.
+//! Numbers of the log are not shown: they would tell a user how busy all others are. A stream takes a connection for
+//! long, so there are only so many for each user.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -31,12 +33,60 @@ use crate::ids::UserId;
 /// How long one stream lasts; then its key is looked at again.
 const LASTS: Duration = Duration::from_secs(300);
 
+/// Streams at the same time that show the same user's sessions, or everybody's: a few people with a few windows each.
+const MOST: u32 = 32;
+/// When to come again after that: people close windows.
+const CROWD_PAUSE: Duration = Duration::from_secs(10);
+
 /// What all streams share.
 #[derive(Debug)]
 pub(super) struct Feed {
-    pub(super) heartbeat: Duration,
+    heartbeat: Duration,
     /// The service is stopping.
-    pub(super) closing: CancellationToken,
+    closing: CancellationToken,
+    streams: Arc<Streams>,
+}
+
+impl Feed {
+    pub(super) fn new(heartbeat: Duration, closing: CancellationToken) -> Self {
+        Self { heartbeat, closing, streams: Arc::default() }
+    }
+}
+
+/// Streams by whose sessions they show.
+#[derive(Debug, Default)]
+struct Streams(Mutex<HashMap<Option<UserId>, u32>>);
+
+impl Streams {
+    fn place(self: &Arc<Self>, whose: Option<UserId>) -> Result<Place, ApiError> {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(whose.clone()).or_default();
+        if *count >= MOST {
+            let message = format!("{MOST} streams of these happenings are open already");
+            return Err(ApiError::limited("too_many_streams", message, CROWD_PAUSE));
+        }
+        *count += 1;
+        Ok(Place { streams: self.clone(), whose })
+    }
+}
+
+/// One stream's place; free again when this is dropped.
+struct Place {
+    streams: Arc<Streams>,
+    /// Whose sessions are shown; all without it.
+    whose: Option<UserId>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.streams.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.whose) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                open.remove(&self.whose);
+            }
+        }
+    }
 }
 
 /// See the module.
@@ -51,7 +101,7 @@ pub(super) async fn follow(State(app): State<Arc<App>>, inquiry: Inquiry) -> Res
     });
     let reader = Reader {
         happenings: app.pilot().happenings(),
-        whose,
+        place: app.feed().streams.place(whose)?,
         last: None,
         heartbeat: app.feed().heartbeat,
         closing: app.feed().closing.clone(),
@@ -67,8 +117,7 @@ pub(super) async fn follow(State(app): State<Arc<App>>, inquiry: Inquiry) -> Res
 /// Who reads, and what comes next.
 struct Reader {
     happenings: Happenings,
-    /// Whose sessions are shown; all without it.
-    whose: Option<UserId>,
+    place: Place,
     /// The number of the happening that was read last.
     last: Option<u64>,
     heartbeat: Duration,
@@ -99,8 +148,9 @@ impl Reader {
             if missing {
                 wire::event(&json!({ "type": "missed" }), &mut frames);
             }
-            if self.whose.as_ref().is_none_or(|user| happening.session.user() == user) {
-                wire::event(&shown(&happening, self.whose.is_none()), &mut frames);
+            let whose = &self.place.whose;
+            if whose.as_ref().is_none_or(|user| happening.session.user() == user) {
+                wire::event(&shown(&happening, whose.is_none()), &mut frames);
             }
         }
         frames.freeze()
@@ -150,5 +200,23 @@ impl Stream for Frames {
             self.step = Box::pin(reader.next());
             Ok(frames)
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_has_so_many_streams_and_takes_none_of_others() {
+        let (streams, alice) = (Arc::new(Streams::default()), UserId::new("alice").ok());
+        let mut open: Vec<_> = (0..MOST).map(|_| streams.place(alice.clone()).ok().unwrap()).collect();
+        assert_eq!(streams.place(alice.clone()).err().unwrap().code(), "too_many_streams");
+        drop(streams.place(None).ok().unwrap());
+        open.pop();
+        open.push(streams.place(alice.clone()).ok().unwrap());
+        assert!(streams.place(alice).is_err());
+        drop(open);
+        assert!(streams.0.lock().unwrap().is_empty(), "those without streams are forgotten");
     }
 }

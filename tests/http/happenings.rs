@@ -165,6 +165,17 @@ async fn nobody_hears_of_others() {
     let (_, first) = all.until("turn_ended").await;
     let (_, second) = all.until("turn_ended").await;
     assert_eq!((&first["user"], &second["user"]), (&"bob".into(), &"alice".into()));
+    // Windows that nobody closes take none of the connections of others.
+    let mut open = Vec::new();
+    let refused = loop {
+        let answer = watch(&alice, "").send().await.unwrap();
+        if answer.status() != StatusCode::OK {
+            break answer;
+        }
+        open.push(answer);
+        assert!(open.len() < 100, "there is a limit");
+    };
+    assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (429, &"10".parse().unwrap()));
     let mut bobs = Watching::of(watch(&service, "").header("x-pilotlight-user", "bob")).await;
     let (kinds, _) = bobs.until("turn_ended").await;
     assert_eq!(kinds, ["hello", "started", "ready", "turn_ended"]);

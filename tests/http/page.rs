@@ -69,6 +69,10 @@ async fn without_keys_the_own_page_may_ask_and_no_other() {
         let sessions = site.web().get(format!("{}/v1/sessions", site.http)).header("origin", &origin);
         assert_eq!(Answer::of(sessions).await.status, 403, "{origin}");
     }
+    // A picture or a frame: browsers send no Origin with it, but say where it is.
+    let picture =
+        site.web().get(format!("{}/v1/happenings", site.http)).header("sec-fetch-site", "cross-site");
+    assert_eq!(Answer::of(picture).await.status, 403);
     // Its own name resolves to us: the origin is the host, but neither is this machine.
     let rebound = format!("evil.example:{port}");
     let error = Answer::of(turn(&rebound, &format!("http://{rebound}"))).await.error();

@@ -105,7 +105,8 @@ function soon() {
 async function look() {
   clearTimeout(lookAgain);
   lookAgain = null;
-  if (looking || document.hidden || document.body.dataset.link !== "live") return;
+  if (document.hidden || document.body.dataset.link !== "live") return;
+  if (looking) return soon();
   looking = true;
   try {
     await sessions.refresh();

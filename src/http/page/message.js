@@ -15,8 +15,7 @@ export function prepare() {
   byId("message-text").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("message").requestSubmit();
   });
-  // Hanging up ends the turn and keeps its child.
-  byId("message-stop").addEventListener("click", () => running?.abort());
+  byId("message-stop").addEventListener("click", () => running?.stop());
 }
 
 async function send() {
@@ -26,7 +25,17 @@ async function send() {
   const answer = byId("answer");
   const begun = performance.now();
   let first = null;
-  running = new AbortController();
+  const hangUp = new AbortController();
+  let stopped = false;
+  running = {
+    async stop() {
+      stopped = true;
+      // Hanging up is enough where the service takes it for an interrupt; where it does not, it has to be told.
+      const session = encodeURIComponent(body.session_id);
+      await ask(`/v1/sessions/${session}/interrupt`, { method: "POST", user }).catch(() => {});
+      hangUp.abort();
+    },
+  };
   working(true);
   answer.replaceChildren();
   answer.hidden = false;
@@ -38,14 +47,15 @@ async function send() {
     answer.scrollTop = answer.scrollHeight;
   };
   try {
-    const response = await ask("/v1/messages/keepalive", { method: "POST", body, user, signal: running.signal });
+    const response = await ask("/v1/messages/keepalive", { method: "POST", body, user, signal: hangUp.signal });
     const end = await follow(response, say);
+    if (stopped) throw new Error("stopped");
     const facts = [`First word after ${span(first ?? (performance.now() - begun) / 1000)}`, `all after ${span((performance.now() - begun) / 1000)}`];
     if (end.total_cost_usd !== undefined) facts.push(`conversation so far ${end.total_cost_usd.toFixed(4)} USD`);
     write(byId("answer-facts"), `${facts.join(", ")}.`);
   } catch (error) {
     if (!answer.textContent) answer.hidden = true;
-    if (error.name === "AbortError") {
+    if (stopped) {
       write(byId("answer-facts"), "Stopped. The session keeps its child.");
     } else {
       write(byId("answer-facts"), "");

@@ -64,7 +64,7 @@ const headerText = (text) => String.fromCharCode(...new TextEncoder().encode(tex
 /** Sends a request; a refusal is thrown. `user` is who is meant, where the key speaks for several. */
 export async function ask(path, { method = "GET", body, user = credentials.user, signal } = {}) {
   const headers = {};
-  if (credentials.key) headers["x-api-key"] = credentials.key;
+  if (credentials.key) headers["x-api-key"] = headerText(credentials.key);
   if (user) headers["x-pilotlight-user"] = headerText(user);
   if (body) headers["content-type"] = "application/json";
   const options = { method, headers, signal, cache: "no-store", credentials: "omit" };
@@ -84,8 +84,8 @@ export async function* events(response, alive = () => {}) {
     alive();
     const frames = (text + value).split("\n\n");
     text = frames.pop();
-    for (const frame of frames) {
-      if (frame.startsWith("data: ")) yield frame.slice("data: ".length);
+    for (const line of frames.flatMap((frame) => frame.split("\n"))) {
+      if (line.startsWith("data: ")) yield line.slice("data: ".length);
     }
   }
 }

@@ -146,8 +146,10 @@ function show({ session, cells, buttons, node }) {
 export function showAges() {
   const since = (performance.now() - told.at) / 1000;
   for (const { session, cells } of rows.values()) {
-    write(cells[2], age(Math.max(0, told.serverTime + since - session.created_at)));
-    write(cells[3], session.state === "busy" ? "–" : age(session.idle_seconds + since));
+    const idle = session.state === "busy" ? 0 : session.idle_seconds + since;
+    // The service's clock is told in whole seconds.
+    write(cells[2], age(Math.max(idle, told.serverTime + since - session.created_at)));
+    write(cells[3], session.state === "busy" ? "–" : age(idle));
   }
 }
 
