@@ -134,10 +134,13 @@ impl Browser {
     /// Presses the mouse in the middle of what a selector finds.
     pub(crate) async fn click(&mut self, selector: &str) {
         let quoted = json!(selector);
+        // Once it stands still: what is above it may still be filled.
         let middle = format!(
-            "(() => {{ const it = document.querySelector({quoted}); it.scrollIntoView({{ block: 'center' }}); \
-             const box = it.getBoundingClientRect(); \
-             return [box.x + box.width / 2, box.y + box.height / 2]; }})()"
+            "(async () => {{ const it = document.querySelector({quoted}); it.scrollIntoView({{ block: 'center' }}); \
+             for (let last = NaN, still = 0; ; ) {{ const box = it.getBoundingClientRect(); \
+             still = box.y === last ? still + 1 : 0; last = box.y; \
+             if (still > 2) return [box.x + box.width / 2, box.y + box.height / 2]; \
+             await new Promise(requestAnimationFrame); }} }})()"
         );
         let at = self.eval(&middle).await;
         for kind in ["mousePressed", "mouseReleased"] {

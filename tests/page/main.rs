@@ -29,6 +29,8 @@ async fn open(config: &str) -> Option<(Browser, Program, Site, Arc<Place>)> {
     let mut browser = Browser::start(&place).await?;
     let (program, site) = Program::ready(&place, config).await;
     browser.open(&site.http).await;
+    let is_filled = "document.querySelector('#rows tr') || !document.querySelector('#sessions-empty').hidden";
+    browser.until("the sessions are there, or that there are none", is_filled).await;
     Some((browser, program, site, place))
 }
 
