@@ -135,10 +135,14 @@ async fn nobody_hears_of_others() {
     let watch = |key: &str, query: &str| {
         site.web().get(format!("{}/v1/happenings{query}", site.http)).header("x-api-key", key.to_owned())
     };
-    let turn = |key: &str| site.post().header("x-api-key", key.to_owned()).json(&message("hello"));
+    let turn = |key: &str, session: &str| {
+        let mut body = message("hello");
+        body["session_id"] = session.into();
+        site.post().header("x-api-key", key.to_owned()).json(&body)
+    };
     let mut alices = Watching::of(watch(&alice, "")).await;
-    for key in [&bob, &alice] {
-        Answer::of(turn(key)).await.text();
+    for (key, session) in [(&bob, "secret"), (&alice, "own")] {
+        Answer::of(turn(key, session)).await.text();
     }
     let hello = alices.next().await.unwrap();
     assert_eq!((&hello["sees"], &hello["speaks_for"]), (&"own".into(), &"itself".into()));
@@ -149,7 +153,7 @@ async fn nobody_hears_of_others() {
     // Neither who else there is, nor how much else happens.
     assert_eq!(own[2]["type"], "turn_ended");
     assert!(
-        own.iter().all(|happening| happening["user"].is_null() && happening["session"] == "default"),
+        own.iter().all(|happening| happening["user"].is_null() && happening["session"] == "own"),
         "{own:?}"
     );
     for (request, expected) in [
