@@ -83,7 +83,7 @@ function broken(error) {
   if (error instanceof Refusal && [400, 401, 403].includes(error.status)) {
     sessions.forget();
     happenings.begin();
-    link("closed", "Not connected");
+    link("closed", error.code.startsWith("missing_") ? "Waiting for a key" : "Not connected");
     byId("key-open").hidden = true;
     const why = {
       missing_key: "This service asks for a key.",
