@@ -31,12 +31,14 @@ mod error;
 mod exporter;
 mod files;
 mod folder;
+mod happenings;
 mod history;
 mod identity;
 pub mod keys;
 mod limits;
 mod models;
 mod openapi;
+mod page;
 mod permissions;
 mod query;
 mod ready;
@@ -147,7 +149,8 @@ impl Server {
         let limits = pilot.config().http.clone();
         let (header_timeout, write_timeout) = (limits.header_timeout, limits.write_timeout);
         let replays = Replays::new(limits.replay_bytes, limits.heartbeat, tasks.clone(), closing.clone());
-        let app = Arc::new(App::new(pilot, exporter.clone(), replays).await);
+        let feed = happenings::Feed::new(limits.heartbeat, closing.gracefully.clone());
+        let app = Arc::new(App::new(pilot, exporter.clone(), replays, feed).await);
         let accept = |listener, router, most| {
             let (tasks, closing) = (tasks.clone(), closing.clone());
             let acceptor = Acceptor {

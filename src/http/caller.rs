@@ -76,6 +76,15 @@ impl Caller {
         }
     }
 
+    /// Whose turns it may send, in a word for people's programs.
+    pub(super) fn speaks_for(&self) -> &'static str {
+        match self.key().map(|key| key.role()) {
+            Some(Role::User(_)) => "itself",
+            Some(Role::Admin) => "nobody",
+            Some(Role::Service) | None => "anybody",
+        }
+    }
+
     /// Whether all sessions may be seen and stopped.
     pub(super) fn is_admin(&self) -> bool {
         match &self.who {

@@ -17,7 +17,7 @@ use super::app::App;
 use super::auth::Gate;
 use super::caller::{Caller, REQUEST_ID_HEADER, request_id};
 use super::error::{ApiError, ErrorForm};
-use super::{models, openapi, service, sessions, stats, turns};
+use super::{happenings, models, openapi, page, service, sessions, stats, turns};
 
 /// When to try again after all connections were taken: streams end all the time.
 const CROWD_PAUSE: Duration = Duration::from_secs(1);
@@ -33,7 +33,8 @@ pub(super) struct BodyRead;
 /// For callers.
 pub(super) fn public(app: Arc<App>, gate: Gate) -> Router {
     let router = Router::new()
-        .route("/", get(service::document))
+        .route("/", get(page::root))
+        .route("/page/{file}", get(page::file))
         .route("/openapi.json", get(openapi::serve))
         .route("/v1/messages", post(turns::messages))
         .route("/v1/messages/keepalive", post(turns::keepalive))
@@ -43,6 +44,7 @@ pub(super) fn public(app: Arc<App>, gate: Gate) -> Router {
         .route("/v1/models", get(models::list))
         .route("/v1/models/{id}", get(models::one))
         .route("/v1/pool/stats", get(stats::pool))
+        .route("/v1/happenings", get(happenings::follow))
         .merge(sessions::routes());
     finish(router, app, gate)
 }

@@ -20,6 +20,7 @@ use super::error::ApiError;
 use super::query::Inquiry;
 use super::{permissions, turns, workspace};
 use crate::error::TurnError;
+use crate::happenings::Exit;
 use crate::ids::{MAX_NAME_BYTES, SessionKey, UserId};
 use crate::session::{Session, SessionStatus};
 
@@ -60,6 +61,15 @@ pub(super) struct Shown {
     memory_bytes: u64,
     queue_depth: usize,
     total_cost_usd: f64,
+    last_exit: Option<ShownExit>,
+}
+
+/// How a child ended.
+#[derive(Serialize)]
+struct ShownExit {
+    reason: &'static str,
+    detail: String,
+    at: f64,
 }
 
 #[derive(Serialize)]
@@ -87,6 +97,11 @@ impl Shown {
             memory_bytes: status.memory_bytes,
             queue_depth: status.queue_depth,
             total_cost_usd: status.total_cost_usd,
+            last_exit: status.last_exit.map(|Exit { reason, detail, at }| ShownExit {
+                reason,
+                detail,
+                at: seconds(at),
+            }),
         }
     }
 }
@@ -212,7 +227,7 @@ pub(super) fn seconds(moment: SystemTime) -> f64 {
 }
 
 /// Percent-encoded, so that any bytes are text and come back as they were.
-fn encode(bytes: &[u8]) -> String {
+pub(super) fn encode(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for byte in bytes {
         match byte {

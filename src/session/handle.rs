@@ -17,13 +17,14 @@ use super::{
 use crate::child::{Answer, TurnJob};
 use crate::cli::Dirs;
 use crate::error::TurnError;
+use crate::happenings::What;
 use crate::ids::{InvalidName, SessionKey};
 use crate::instance::{Instance, Slot};
 use crate::metrics::{AdmissionRejected, FirstOutput, TurnOutcome};
 use crate::pilotlight::Pilotlight;
 use crate::registry::{Entry, NotAdmitted};
 use crate::supervisor::SupervisorMessage;
-use crate::turn::{Decision, Prompt, Turn, TurnOptions, is_model_name, turn_channel};
+use crate::turn::{Decision, Prompt, Status, Turn, TurnOptions, is_model_name, turn_channel};
 use crate::workspace::Workspace;
 
 /// How often a call looks for the session again when its actor ended in between. Each time a new actor is started, so
@@ -72,6 +73,9 @@ impl Session {
                 metrics.admission_rejected(AdmissionRejected::PerUser);
             }
             metrics.turn_ended(TurnOutcome::Rejected, accepted.elapsed());
+            if let Ok(key) = &self.key {
+                self.instance().happenings.note(key, What::Refused { reason: error.code() });
+            }
         }
         result
     }
@@ -118,8 +122,10 @@ impl Session {
         let id = instance.next_turn();
         let limits = &instance.config.session;
         let (metrics, running) = (instance.metrics.clone(), instance.open_turns.token());
+        let (happenings, key) = (instance.happenings.clone(), entry.key.clone());
         let on_end = Box::new(move |outcome: &crate::turn::Outcome| {
             metrics.turn_ended(TurnOutcome::of(&outcome.status), accepted.elapsed());
+            happenings.note(&key, ended(&outcome.status, accepted.elapsed()));
             drop((permit, running));
         });
         let actor = entry.actor.clone();
@@ -375,6 +381,14 @@ impl Session {
             Ok(Ok(Err(error))) => Err(error),
             _ => Ok(()),
         }
+    }
+}
+
+/// What is told of a turn that has its outcome.
+fn ended(status: &Status, took: Duration) -> What {
+    match (TurnOutcome::of(status), status) {
+        (TurnOutcome::Rejected, Status::Aborted(error)) => What::Refused { reason: error.code() },
+        (outcome, _) => What::TurnEnded { outcome: outcome.as_str(), took },
     }
 }
 
