@@ -177,6 +177,8 @@ async fn warm(
 ) -> Result<Json<Shown>, ApiError> {
     app.refuse_when_draining()?;
     let user = inquiry.owner()?;
+    // A start costs as much as a turn: a user's share is the same.
+    let _permit = app.turn_permit(&user, &inquiry.caller)?;
     let status = app.pilot().conversation(user.as_bytes(), &name).warm().await?;
     app.started_once().open();
     Ok(Json(Shown::of(&name, status)))

@@ -37,7 +37,7 @@ mod collect;
 pub(super) mod replay;
 mod silence;
 
-use answer::{Answer, Gathering, Log};
+use answer::{Answer, Files, Gathering, Log};
 
 /// The header that names the conversation, both ways.
 pub(super) const SESSION_HEADER: HeaderName = HeaderName::from_static("x-pilotlight-session");
@@ -261,16 +261,32 @@ impl Work {
         let render = renderer(&self.asked, frame, reader, self.conversation.claim.is_some());
         let mut answer =
             Answer::new(self.turn, render, self.conversation.claim, self.permit, heartbeat, self.log);
+        if let Some(watch) = self.files.take() {
+            answer.gather(Box::new(Watched { app: self.app.clone(), watch, waits: self.waits }));
+        }
         answer.begin().await?;
         self.app.started_once().open();
-        if let Some(mut files) = self.files.take() {
-            if self.waits {
-                // Other turns have written since.
-                files.look_again().await;
-            }
-            answer.gather(gathering(self.app, files));
-        }
         Ok(answer)
+    }
+}
+
+/// The workspace of a turn on its way.
+struct Watched {
+    app: Arc<App>,
+    watch: Watch,
+    /// Other turns of the session come before this one.
+    waits: bool,
+}
+
+impl Files for Watched {
+    fn turn_begins(&mut self) {
+        if std::mem::take(&mut self.waits) {
+            self.watch.look_again();
+        }
+    }
+
+    fn gather(self: Box<Self>) -> Gathering {
+        gathering(self.app, self.watch)
     }
 }
 

@@ -25,6 +25,15 @@ use crate::turn::{Outcome, Status, Turn};
 /// What a turn wrote; looked for when this is first polled.
 pub(super) type Gathering = Pin<Box<dyn Future<Output = Written> + Send>>;
 
+/// What a turn writes.
+pub(super) trait Files: Send {
+    /// Called with each lines of the turn: what was written before its first is not its own.
+    fn turn_begins(&mut self);
+
+    /// Called when it has ended.
+    fn gather(self: Box<Self>) -> Gathering;
+}
+
 /// A turn on its way out.
 pub(super) struct Answer {
     stage: Stage,
@@ -34,8 +43,7 @@ pub(super) struct Answer {
     first: Option<Bytes>,
     /// Whether the caller has been told anything.
     is_begun: bool,
-    /// Polled once the turn has ended.
-    files: Option<Gathering>,
+    files: Option<Box<dyn Files>>,
     heartbeat: Duration,
     silence: Silence,
     log: Log,
@@ -117,7 +125,7 @@ impl Answer {
     }
 
     /// Has the files told at the end.
-    pub(super) fn gather(&mut self, files: Gathering) {
+    pub(super) fn gather(&mut self, files: Box<dyn Files>) {
         self.files = Some(files);
     }
 
@@ -133,6 +141,9 @@ impl Answer {
                     let polled = pin!(turn.next_lines()).poll(context);
                     match polled {
                         Poll::Ready(Some(Ok(lines))) => {
+                            if let Some(files) = &mut self.files {
+                                files.turn_begins();
+                            }
                             let mut frames = BytesMut::new();
                             self.render.lines(&lines, &mut frames);
                             // What is not shown is no sign of life.
@@ -151,7 +162,7 @@ impl Answer {
                             });
                             self.log.ended(told(&outcome));
                             match self.files.take() {
-                                Some(files) => self.stage = Stage::Files(files, Box::new(outcome)),
+                                Some(files) => self.stage = Stage::Files(files.gather(), Box::new(outcome)),
                                 None => return Poll::Ready(self.end(Ending::Told(&outcome), None)),
                             }
                         }
@@ -244,6 +255,16 @@ mod tests {
     use crate::ids::{TurnId, UserId};
     use crate::turn::{TurnSender, turn_channel};
 
+    struct Stub(Gathering);
+
+    impl Files for Stub {
+        fn turn_begins(&mut self) {}
+
+        fn gather(self: Box<Self>) -> Gathering {
+            self.0
+        }
+    }
+
     /// A turn, its answer with a heartbeat of ten seconds, and whether the turn was cancelled.
     fn answer() -> (TurnSender, Answer, Arc<AtomicBool>) {
         let cancelled = Arc::new(AtomicBool::new(false));
@@ -301,7 +322,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_failure_is_an_event_before_the_end() {
         let (sender, mut answer, _) = answer();
-        answer.gather(Box::pin(async { unreachable!("no files of a lost turn") }));
+        answer.gather(Box::new(Stub(Box::pin(async { unreachable!("no files of a lost turn") }))));
         put(&sender, b"{}\n");
         drop(sender.finish(Bytes::new(), crate::turn::aborted(TurnError::Cancelled)));
         assert_eq!(next(&mut answer).await.unwrap(), "data: {}\n\n");
@@ -339,7 +360,7 @@ mod tests {
             Written::default()
         });
         let (sender, mut answer, _) = answer();
-        answer.gather(files);
+        answer.gather(Box::new(Stub(files)));
         drop(sender.finish(Bytes::new(), completed()));
         assert_eq!(next(&mut answer).await.unwrap(), ": ping\n\n");
         assert_eq!(next(&mut answer).await.unwrap(), "data: null\n\ndata: [DONE]\n\n");

@@ -38,7 +38,7 @@ impl Work {
                 && let Some(files) = &mut self.files
             {
                 // Other turns have written since.
-                files.look_again().await;
+                files.look_again();
             }
         }
         let outcome = self.turn.outcome().cloned();
