@@ -27,6 +27,7 @@ mod connection;
 mod dialect;
 mod error;
 mod exporter;
+mod figures;
 mod files;
 mod folder;
 mod history;
@@ -36,6 +37,7 @@ mod limits;
 mod models;
 mod openapi;
 mod permissions;
+mod process;
 mod query;
 mod ready;
 mod router;
@@ -146,12 +148,13 @@ impl Server {
         let (header_timeout, write_timeout) = (limits.header_timeout, limits.write_timeout);
         let replays = Replays::new(limits.replay_bytes, limits.heartbeat, tasks.clone(), closing.clone());
         let app = Arc::new(App::new(pilot, exporter.clone(), replays).await);
+        let crowded = router::crowded(exporter.figures().clone());
         let accept = |listener, router, most| {
             let (tasks, closing) = (tasks.clone(), closing.clone());
             let acceptor = Acceptor {
                 listener,
                 router,
-                crowded: router::crowded(),
+                crowded: crowded.clone(),
                 most,
                 header_timeout,
                 write_timeout,

@@ -17,7 +17,8 @@ use super::app::App;
 use super::auth::Gate;
 use super::caller::{Caller, REQUEST_ID_HEADER, request_id};
 use super::error::{ApiError, ErrorForm};
-use super::{models, openapi, service, sessions, stats, turns};
+use super::{figures, models, openapi, service, sessions, stats, turns};
+use crate::metrics::{HttpLimit, HttpMetrics};
 
 /// When to try again after all connections were taken: streams end all the time.
 const CROWD_PAUSE: Duration = Duration::from_secs(1);
@@ -54,8 +55,9 @@ pub(super) fn admin(app: Arc<App>, gate: Gate) -> Router {
 
 /// For connections beyond the limit: that they are, and that the process lives, for a prober must not take a crowd for a
 /// death.
-pub(super) fn crowded() -> Router {
-    async fn refuse(headers: HeaderMap) -> Response {
+pub(super) fn crowded(figures: Arc<HttpMetrics>) -> Router {
+    async fn refuse(State(figures): State<Arc<HttpMetrics>>, headers: HeaderMap) -> Response {
+        figures.limited(HttpLimit::Connections);
         let message = "as many connections are open as may be (http.max_connections)";
         let id = request_id(&headers);
         let mut response = ApiError::overloaded(message, CROWD_PAUSE).render(ErrorForm::Messages, &id);
@@ -68,7 +70,11 @@ pub(super) fn crowded() -> Router {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         response
     };
-    Router::new().route("/livez", get(service::livez)).fallback(refuse).layer(map_response(leave))
+    Router::new()
+        .route("/livez", get(service::livez))
+        .fallback(refuse)
+        .layer(map_response(leave))
+        .with_state(figures)
 }
 
 /// What both have.
@@ -116,11 +122,30 @@ async fn around(State((app, gate)): State<(Arc<App>, Gate)>, mut request: Reques
         response.headers_mut().insert(MESSAGES_REQUEST_ID, value);
     }
     let code = response.extensions().get::<ApiError>().map(ApiError::code);
+    count(app.exporter().figures(), path.as_deref(), response.status(), code, begin.elapsed());
     tracing::debug!(
         request_id = id, %method, path, key, status = response.status().as_u16(), code,
         took_ms = begin.elapsed().as_millis(), "request"
     );
     response
+}
+
+/// One more answer, in the figures.
+fn count(
+    counted: &HttpMetrics,
+    path: Option<&str>,
+    status: StatusCode,
+    code: Option<&'static str>,
+    took: Duration,
+) {
+    counted.answered(figures::route(path), figures::class(status), took);
+    let Some(code) = code else { return };
+    if let Some(why) = figures::auth_failure(code, status) {
+        counted.auth_failed(why);
+    }
+    if let Some(what) = figures::limit(code) {
+        counted.limited(what);
+    }
 }
 
 /// Where the SDKs of the Messages API look for the request's id.
