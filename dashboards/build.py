@@ -134,7 +134,7 @@ class Panel:
             }
         if self.kind == "table":
             return {"showHeader": True, "frameIndex": 0}
-        legend = {"displayMode": "list", "placement": "bottom", "showLegend": True}
+        legend = {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []}
         return {"showValue": "auto", "rowHeight": 0.8, "mergeValues": True, "legend": legend,
                 "tooltip": {"mode": "single", "sort": "none"}}
 
@@ -172,7 +172,7 @@ OVERVIEW = ("overview", "pilotlight: overview", "Rate, errors and duration of tu
               "The strongest means by which the tree of a child can be ended: cgroup (certain), walk (certain unless a "
               "process runs away on purpose).",
               ("count by (rung) (@containment_info == 1)", "{{rung}}"), kind="stat", text="name", w=4, h=4),
-        Panel("Version", "The builds that run.", ("count by (version, commit) (@build_info)", "{{version}} {{commit}}"),
+        Panel("Version", "The builds that run: their version and commit.", ("count by (version, commit) (@build_info)", "{{version}} {{commit}}"),
               kind="stat", text="name", base=BLUE, w=4, h=4),
     ]),
     ("Turns", [
@@ -370,16 +370,15 @@ ANNOTATIONS = (
 
 def annotation(name, colour, short, text):
     return {
-        "name": name, "datasource": DATASOURCE, "enable": True, "hide": False, "iconColor": colour,
-        "expr": expression(short), "step": "60s", "titleFormat": text,
+        "name": name, "datasource": DATASOURCE, "enable": True, "hide": False, "iconColor": colour, "titleFormat": text,
+        "target": {"expr": expression(short), "interval": "60s", "refId": name},
     }
 
 
 def variable(name, label, query):
-    definition = expression(query)
     return {
-        "name": name, "label": label, "type": "query", "datasource": DATASOURCE, "definition": definition,
-        "query": {"query": definition, "refId": name}, "refresh": 2, "includeAll": True, "allValue": ".*", "multi": True,
+        "name": name, "label": label, "type": "query", "datasource": DATASOURCE,
+        "query": {"query": query, "refId": name}, "refresh": 2, "includeAll": True, "allValue": ".*", "multi": True,
         "current": {"selected": True, "text": ["All"], "value": ["$__all"]}, "sort": 1, "hide": 0, "options": [],
         "regex": "", "skipUrlSync": False,
     }
@@ -398,8 +397,7 @@ def dashboard(name, title, meaning, rows):
             x, tallest = x + panel.w, max(tallest, panel.h)
         y += tallest
     source = {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus", "hide": 0,
-              "refresh": 1, "includeAll": False, "multi": False, "options": [], "regex": "", "skipUrlSync": False,
-              "current": {}}
+              "refresh": 1, "includeAll": False, "multi": False, "options": [], "regex": "", "skipUrlSync": False}
     return {
         "uid": f"pilotlight-{name}", "title": title, "description": meaning, "tags": ["pilotlight"], "schemaVersion": 39,
         "editable": True, "graphTooltip": 1, "refresh": "30s", "timezone": "browser", "version": 1,
