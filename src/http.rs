@@ -45,6 +45,7 @@ mod service;
 mod sessions;
 mod stall;
 mod stats;
+mod trace;
 mod turns;
 mod wire;
 mod workspace;

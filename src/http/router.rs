@@ -12,12 +12,13 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use tokio::time::Instant;
 use tower_http::limit::RequestBodyLimitLayer;
+use tracing::Instrument as _;
 
 use super::app::App;
 use super::auth::Gate;
 use super::caller::{Caller, REQUEST_ID_HEADER, request_id};
 use super::error::{ApiError, ErrorForm};
-use super::{figures, models, openapi, service, sessions, stats, turns};
+use super::{figures, models, openapi, service, sessions, stats, trace, turns};
 use crate::metrics::{HttpLimit, HttpMetrics};
 
 /// When to try again after all connections were taken: streams end all the time.
@@ -107,7 +108,9 @@ async fn around(State((app, gate)): State<(Arc<App>, Gate)>, mut request: Reques
         Ok(caller) => {
             key = caller.as_ref().and_then(Caller::key_id).map(str::to_owned);
             caller.and_then(|caller| request.extensions_mut().insert(caller));
-            next.run(request).await
+            let span =
+                tracing::info_span!("request", request_id = id, trace_id = trace::id(request.headers()));
+            next.run(request).instrument(span).await
         }
         Err(error) => axum::response::IntoResponse::into_response(error),
     };

@@ -23,7 +23,7 @@ use crate::metrics::{AdmissionRejected, FirstOutput, TurnOutcome};
 use crate::pilotlight::Pilotlight;
 use crate::registry::{Entry, NotAdmitted};
 use crate::supervisor::SupervisorMessage;
-use crate::turn::{Decision, Prompt, Turn, TurnOptions, is_model_name, turn_channel};
+use crate::turn::{Decision, Prompt, Turn, TurnOptions, TurnTrace, is_model_name, turn_channel};
 use crate::workspace::Workspace;
 
 /// How often a call looks for the session again when its actor ended in between. Each time a new actor is started, so
@@ -118,7 +118,10 @@ impl Session {
         let id = instance.next_turn();
         let limits = &instance.config.session;
         let (metrics, running) = (instance.metrics.clone(), instance.open_turns.token());
+        let trace = TurnTrace::begin(&entry.hash, id, is_warm, accepted);
+        let ended = trace.clone();
         let on_end = Box::new(move |outcome: &crate::turn::Outcome| {
+            ended.ended(outcome);
             metrics.turn_ended(TurnOutcome::of(&outcome.status), accepted.elapsed());
             drop((permit, running));
         });
@@ -144,6 +147,7 @@ impl Session {
             start: if is_warm { FirstOutput::Warm } else { FirstOutput::Cold },
             retries: 0,
             context_lost: false,
+            trace,
         });
         let submission = Box::new(Submission { job, bound: letter.bound });
         Ok(match entry.actor.cast(SessionMessage::Submit(submission)) {

@@ -14,6 +14,7 @@ mod hostile;
 mod interface;
 mod keyring;
 mod limits;
+mod log;
 mod operator;
 mod permissions;
 mod secrets;
