@@ -18,7 +18,7 @@ pub(crate) fn configuration(place: &Place) -> String {
     std::fs::set_permissions(&users, std::fs::Permissions::from_mode(0o600)).expect("their mode");
     format!(
         "[cli]\nuser_env_file = \"{}\"\n[metrics]\nsample_interval = \"200ms\"\n\
-         [session]\nturn_queue = 1\nstall_timeout = \"1s\"\nping_timeout = \"500ms\"\n\
+         [session]\nturn_queue = 1\nstall_timeout = \"1s\"\nping_timeout = \"1s\"\n\
          [restart]\nintensity = 2\nbackoff = \"50ms\"\n",
         users.display()
     )
@@ -143,7 +143,7 @@ impl Script {
 
     /// What is refused: a third turn where one may wait, web pages, paths that are not there.
     async fn refuse(&self, done: &mut Ledger) {
-        let turn = || self.site.turn("user-0", "[[sleep:1500]] hello");
+        let turn = || self.site.turn("user-0", "[[sleep:3000]] hello");
         let running = async { tokio::join!(turn(), turn()) };
         let refused = async {
             eventually_some("one turn runs and one waits", SOON, async || {
