@@ -53,6 +53,15 @@ fn every_panel_says_what_it_shows_in_which_unit() {
 }
 
 #[test]
+fn no_two_panels_of_a_dashboard_show_the_same() {
+    let mut shown = BTreeSet::new();
+    for question in all() {
+        let (dashboard, _) = question.place.split_once(':').unwrap();
+        assert!(shown.insert(format!("{dashboard} {}", question.expression)), "{}", question.place);
+    }
+}
+
+#[test]
 fn nothing_is_asked_that_the_code_does_not_have() {
     for question in all() {
         // Variables are no values.
