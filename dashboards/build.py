@@ -284,7 +284,7 @@ CAPACITY = ("capacity", "pilotlight: capacity", "Use, saturation and errors of w
               unit="s"),
     ]),
     ("Host and process", [
-        Panel("Open files", "Share of the open files that the server may have. Starts are refused before it is full.",
+        Panel("Open files", "Share of the open files that the server may have. When it is full, starts are refused and connections wait.",
               ("max by (instance) (@open_fds / @open_fds_limit)", "{{instance}}"), unit="percentunit",
               limits=((0.8, RED),), max=1),
         Panel("Pressure",

@@ -67,6 +67,7 @@ labels! {
     FirstOutput, "start": Warm = "warm", Cold = "cold";
     /// What there was no room for.
     AdmissionRejected, "reason": QueueFull = "queue_full", Deadline = "deadline", Memory = "memory", Fds = "fds",
+        Processes = "processes",
         Draining = "draining", PerUser = "per_user";
     /// How a hang was found.
     HangDetector, "detector": Ping = "ping", Stopped = "stopped", StdinStall = "stdin_stall",
@@ -85,7 +86,7 @@ labels! {
     /// A kind of actor.
     ActorKind, "actor": Supervisor = "supervisor", Session = "session", Idle = "idle", Sampler = "sampler";
     /// What could not be measured.
-    SampleSource, "source": Process = "process", Host = "host", Cgroup = "cgroup";
+    SampleSource, "source": Process = "process", Host = "host";
     /// A kind of memory. Pages of files are shared by all children and counted once per host.
     MemoryKind, "kind": Anon = "anon", Shmem = "shmem", Swap = "swap", SharedFile = "shared_file";
     /// A kind of process.

@@ -264,6 +264,7 @@ impl Dialogue {
             Step::Waiting => self.waiting(),
             Step::TooLong => {
                 self.setup.metrics.protocol_error(ProtocolError::LineTooLong);
+                self.setup.metrics.truncated(Stream::Stdout);
                 let limit = self.setup.config.session.line_limit;
                 self.cancel_running(TurnError::LineTooLong { limit });
             }
