@@ -29,6 +29,7 @@ mod connection;
 mod dialect;
 mod error;
 mod exporter;
+mod figures;
 mod files;
 mod folder;
 mod happenings;
@@ -40,6 +41,7 @@ mod models;
 mod openapi;
 mod page;
 mod permissions;
+mod process;
 mod query;
 mod ready;
 mod router;
@@ -47,6 +49,7 @@ mod service;
 mod sessions;
 mod stall;
 mod stats;
+mod trace;
 mod turns;
 mod wire;
 mod workspace;
@@ -151,12 +154,13 @@ impl Server {
         let replays = Replays::new(limits.replay_bytes, limits.heartbeat, tasks.clone(), closing.clone());
         let feed = happenings::Feed::new(limits.heartbeat, closing.gracefully.clone());
         let app = Arc::new(App::new(pilot, exporter.clone(), replays, feed).await);
+        let crowded = router::crowded(exporter.figures().clone());
         let accept = |listener, router, most| {
             let (tasks, closing) = (tasks.clone(), closing.clone());
             let acceptor = Acceptor {
                 listener,
                 router,
-                crowded: router::crowded(),
+                crowded: crowded.clone(),
                 most,
                 header_timeout,
                 write_timeout,

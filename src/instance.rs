@@ -92,6 +92,12 @@ impl Instance {
         TurnId(self.turns.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
+    /// The strongest means by which trees are ended here, now: groups may be taken away while we run.
+    pub(crate) fn rung(&self) -> &'static str {
+        let has_groups = self.cgroups.as_ref().is_some_and(CgroupBase::is_there);
+        if has_groups { "cgroup" } else { "walk" }
+    }
+
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }

@@ -21,7 +21,8 @@ use options::Options;
     about,
     after_help = "Exit codes: 0 all is well, 1 a failure while running, 2 wrong arguments or \
                                         configuration.\nPILOTLIGHT_LOG sets what is logged (error, warn, info, \
-                                        debug, or a filter); PILOTLIGHT_SECTION__KEY=value sets any configuration \
+                                        debug, or a filter), PILOTLIGHT_LOG_FORMAT how (text, json); \
+                                        PILOTLIGHT_SECTION__KEY=value sets any configuration \
                                         key."
 )]
 struct Arguments {

@@ -13,19 +13,26 @@ use std::time::Duration;
 use ::metrics::{Counter, Gauge, Histogram};
 
 use crate::session::SessionState;
+use crate::turn::Usage;
 
 mod catalogue;
 mod handles;
+#[cfg(feature = "server")]
+mod http;
 mod labels;
 
 use catalogue::list;
 pub use catalogue::{Kind, LabelSet, Metric, Unit, buckets, catalogue};
-use handles::{By, Registrar};
+use handles::{By, ByBoth, Registrar};
+#[cfg(feature = "server")]
+pub(crate) use http::HttpMetrics;
 pub(crate) use labels::{
     ActorKind, AdmissionRejected, ContextLost, EvictionReason, ExitReason, FirstOutput, HangDetector,
-    MemoryKind, ProcessKind, ProtocolError, RestartCause, SampleSource, StopHow, StopStep, Stream,
-    TurnOutcome,
+    MemoryKind, ModelClass, ProcessKind, ProtocolError, Resource, RestartCause, SampleSource, StopHow,
+    StopStep, Stream, TokenKind, TurnOutcome,
 };
+#[cfg(feature = "server")]
+pub(crate) use labels::{AuthFailure, Dialect, HttpLimit, Route, StatusClass};
 use labels::{Rung, SpawnPhase, SpawnReason};
 
 /// The version that `build_info` tells; the commit is set by whoever builds a release.
@@ -43,6 +50,8 @@ pub(crate) struct Metrics {
     evictions: By<EvictionReason, Counter>,
     contexts_lost: By<ContextLost, Counter>,
     turns: By<TurnOutcome, Counter>,
+    tokens: ByBoth<ModelClass, TokenKind, Counter>,
+    cost: By<ModelClass, Counter>,
     admission_rejected: By<AdmissionRejected, Counter>,
     hangs: By<HangDetector, Counter>,
     stop_steps: By<StopStep, Counter>,
@@ -64,6 +73,11 @@ pub(crate) struct Metrics {
     memory: By<MemoryKind, Gauge>,
     memory_budget: Gauge,
     memory_available: Gauge,
+    memory_approximate: Gauge,
+    open_fds: Gauge,
+    open_fds_limit: Gauge,
+    pressure: By<Resource, Gauge>,
+    pressure_known: Gauge,
     zombies: Gauge,
     oldest_idle: Gauge,
     oldest_turn: Gauge,
@@ -82,6 +96,7 @@ pub(crate) struct Metrics {
     session_memory: Histogram,
     session_lifetime: Histogram,
     sample_duration: Histogram,
+    runtime_lag: Histogram,
 }
 
 impl Metrics {
@@ -106,6 +121,8 @@ impl Metrics {
             evictions: registrar.counters(&list::EVICTIONS),
             contexts_lost: registrar.counters(&list::CONTEXTS_LOST),
             turns: registrar.counters(&list::TURNS),
+            tokens: registrar.counters_by_both(&list::TOKENS),
+            cost: registrar.counters(&list::COST),
             admission_rejected: registrar.counters(&list::ADMISSION_REJECTED),
             hangs: registrar.counters(&list::HANGS),
             stop_steps: registrar.counters(&list::STOP_STEPS),
@@ -127,6 +144,11 @@ impl Metrics {
             memory: registrar.gauges(&list::MEMORY),
             memory_budget: registrar.gauge(&list::MEMORY_BUDGET),
             memory_available: registrar.gauge(&list::MEMORY_AVAILABLE),
+            memory_approximate: registrar.gauge(&list::MEMORY_APPROXIMATE),
+            open_fds: registrar.gauge(&list::OPEN_FDS),
+            open_fds_limit: registrar.gauge(&list::OPEN_FDS_LIMIT),
+            pressure: registrar.gauges(&list::PRESSURE),
+            pressure_known: registrar.gauge(&list::PRESSURE_KNOWN),
             zombies: registrar.gauge(&list::ZOMBIES),
             oldest_idle: registrar.gauge(&list::OLDEST_IDLE),
             oldest_turn: registrar.gauge(&list::OLDEST_TURN),
@@ -145,6 +167,7 @@ impl Metrics {
             session_memory: registrar.histogram(&list::SESSION_MEMORY),
             session_lifetime: registrar.histogram(&list::SESSION_LIFETIME),
             sample_duration: registrar.histogram(&list::SAMPLE_DURATION),
+            runtime_lag: registrar.histogram(&list::RUNTIME_LAG),
         }
     }
 
@@ -204,6 +227,20 @@ impl Metrics {
     pub(crate) fn turn_ended(&self, outcome: TurnOutcome, took: Duration) {
         self.turns.of(outcome, |turns| turns.increment(1));
         self.turn_duration.of(outcome, |durations| durations.record(took));
+    }
+
+    /// What a turn has used.
+    pub(crate) fn spent(&self, model: ModelClass, usage: &Usage, cost_usd: f64) {
+        for (kind, count) in [
+            (TokenKind::Input, usage.input_tokens),
+            (TokenKind::Output, usage.output_tokens),
+            (TokenKind::CacheRead, usage.cache_read_input_tokens),
+            (TokenKind::CacheCreation, usage.cache_creation_input_tokens),
+        ] {
+            self.tokens.of(model, kind, |tokens| tokens.increment(count));
+        }
+        // Counters are whole numbers everywhere but in the text format.
+        self.cost.of(model, |cost| cost.increment((cost_usd * 1e6).round() as u64));
     }
 
     /// The first sign of work on a turn, so long after it was accepted.
@@ -326,6 +363,26 @@ impl Metrics {
         self.memory_available.set(bytes as f64);
     }
 
+    /// Whether the memory of some tree could only be estimated.
+    pub(crate) fn set_memory_approximate(&self, is_approximate: bool) {
+        self.memory_approximate.set(f64::from(u8::from(is_approximate)));
+    }
+
+    /// Our open files, and how many there may be.
+    pub(crate) fn set_open_fds(&self, open: u64, limit: u64) {
+        self.open_fds.set(open as f64);
+        self.open_fds_limit.set(limit as f64);
+    }
+
+    /// Share of time in which something waited for the resource.
+    pub(crate) fn set_pressure(&self, resource: Resource, ratio: f64) {
+        self.pressure.of(resource, |pressure| pressure.set(ratio));
+    }
+
+    pub(crate) fn set_pressure_known(&self, is_known: bool) {
+        self.pressure_known.set(f64::from(u8::from(is_known)));
+    }
+
     pub(crate) fn set_zombies(&self, count: u32) {
         self.zombies.set(f64::from(count));
     }
@@ -355,6 +412,11 @@ impl Metrics {
     pub(crate) fn sampled(&self, took: Duration, unix_time: Duration) {
         self.sample_duration.record(took);
         self.last_sample.set(unix_time.as_secs_f64());
+    }
+
+    /// A timer of the runtime rang so late.
+    pub(crate) fn runtime_lagged(&self, by: Duration) {
+        self.runtime_lag.record(by);
     }
 
     /// The strongest means by which trees are ended here.

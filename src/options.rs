@@ -18,6 +18,8 @@ pub(crate) const MISUSED: u8 = 2;
 /// The variable with the log's filter.
 const LOG_VARIABLE: &str = "PILOTLIGHT_LOG";
 const DEFAULT_LOG: &str = "info";
+/// The variable with the log's form.
+const LOG_FORMAT_VARIABLE: &str = "PILOTLIGHT_LOG_FORMAT";
 /// Variables with this prefix may be configuration.
 const PREFIX: &[u8] = b"PILOTLIGHT_";
 
@@ -97,8 +99,17 @@ pub(crate) fn start_log() -> Result<(), ConfigError> {
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
+    let started = match std::env::var(LOG_FORMAT_VARIABLE).as_deref() {
+        Ok("text") | Err(_) => log.try_init(),
+        // One object to a line, the fields of the event at its top, those of its spans in a list.
+        Ok("json") => log.json().flatten_event(true).with_current_span(false).try_init(),
+        Ok(_) => {
+            let problem = "must be text or json".to_owned();
+            return Err(ConfigError::Key { key: LOG_FORMAT_VARIABLE.to_owned(), problem });
+        }
+    };
     // Fails only if there is a log already, which then is as good.
-    log.try_init().ok();
+    started.ok();
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::happenings::Exit;
-use crate::ids::{SessionKey, TurnId};
+use crate::ids::{SessionHash, SessionKey, TurnId};
 use crate::session::{PendingPermission, RecordWriter, SessionMessage, SessionState, SessionStatus};
 
 /// All sessions of an instance that have an actor.
@@ -25,6 +25,8 @@ pub(crate) struct Registry {
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) key: SessionKey,
+    /// The key's, for the log of every turn.
+    pub(crate) hash: SessionHash,
     pub(crate) actor: ActorRef<SessionMessage>,
     /// One permit per turn that runs or may wait.
     turns: Arc<Semaphore>,
@@ -85,6 +87,7 @@ impl Entry {
         board: Board,
     ) -> Self {
         Self {
+            hash: key.hash(),
             key,
             actor,
             turns: Arc::new(Semaphore::new(turn_limit)),

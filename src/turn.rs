@@ -15,10 +15,12 @@ use crate::error::TurnError;
 mod channel;
 mod event;
 mod stream;
+mod trace;
 
 pub(crate) use channel::{Pulled, Source, TurnSender, aborted, turn_channel, wake};
 pub use event::Event;
 pub use stream::Turn;
+pub(crate) use trace::TurnTrace;
 
 /// What a user says.
 #[derive(Clone, PartialEq)]

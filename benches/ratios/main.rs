@@ -18,6 +18,7 @@ mod floor;
 mod measure;
 mod ours;
 mod rows;
+mod watching;
 
 fn main() {
     pilotlight::shim::run_if_asked();

@@ -6,6 +6,10 @@ use std::time::Duration;
 use pilotlight::{Config, Pilotlight, Session};
 
 pub(crate) async fn start(data: &Path) -> Pilotlight {
+    Pilotlight::start(config(data)).await.unwrap()
+}
+
+pub(crate) fn config(data: &Path) -> Config {
     let mut config = Config::new(data);
     config.cli.program = "sim".to_owned();
     config.cli.shim = Some(env!("CARGO_BIN_EXE_pilotlight-shim").into());
@@ -16,7 +20,7 @@ pub(crate) async fn start(data: &Path) -> Pilotlight {
     config.limits.max_children = 2000;
     config.limits.queue = 2000;
     config.limits.queue_deadline = Duration::from_secs(600);
-    Pilotlight::start(config).await.unwrap()
+    config
 }
 
 /// Sends a message and reads every event to the end; returns the number of events.

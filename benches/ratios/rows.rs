@@ -8,12 +8,12 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::floor::{Floor, Look};
 use crate::measure::{Cost, Stopwatch, anonymous_kb, children, median, own_fds, own_status};
-use crate::ours;
+use crate::{ours, watching};
 
-const ROUNDS: usize = 7;
+pub(crate) const ROUNDS: usize = 7;
 
 /// What a figure is held against.
-struct Row {
+pub(crate) struct Row {
     name: &'static str,
     value: f64,
     must: f64,
@@ -46,6 +46,12 @@ pub(crate) async fn run(wanted: &[String]) -> bool {
     if on("slow") {
         rows.extend(slow_reader().await);
     }
+    if on("M1") {
+        rows.extend(watching::metrics().await);
+    }
+    if on("M2") {
+        rows.extend(watching::thousand().await);
+    }
     println!("{:<58} {:>9} {:>7} {:>7}      figures", "", "measured", "must", "aim");
     for row in &rows {
         let verdict = if row.value <= row.aim {
@@ -63,15 +69,15 @@ pub(crate) async fn run(wanted: &[String]) -> bool {
     rows.iter().any(|row| row.value > row.must)
 }
 
-fn row(name: &'static str, value: f64, must: f64, aim: f64, note: String) -> Row {
+pub(crate) fn row(name: &'static str, value: f64, must: f64, aim: f64, note: String) -> Row {
     Row { name, value, must, aim, note }
 }
 
-fn directory() -> tempfile::TempDir {
+pub(crate) fn directory() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
-async fn end(pilot: Pilotlight) {
+pub(crate) async fn end(pilot: Pilotlight) {
     pilot.shutdown(Duration::from_secs(10)).await;
 }
 

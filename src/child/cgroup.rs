@@ -41,6 +41,11 @@ impl CgroupBase {
         Some(base)
     }
 
+    /// Whether groups can still be made and killed here: whoever keeps the host may take it away.
+    pub(crate) fn is_there(&self) -> bool {
+        self.dir.join("cgroup.kill").exists()
+    }
+
     /// Where the group of a child shall be. `name` must be new for each start.
     pub(crate) fn child_dir(&self, name: &str) -> PathBuf {
         self.dir.join(name)

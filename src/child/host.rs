@@ -51,6 +51,29 @@ pub(crate) fn available_memory() -> Option<u64> {
     meminfo("MemAvailable:").into_iter().chain(groups).min()
 }
 
+/// For how much of the last ten seconds something here waited for the resource, from 0 to 1; `None` where the kernel
+/// does not tell.
+pub(crate) fn pressure(resource: &str) -> Option<f64> {
+    let text = fs::read_to_string(Path::new("/proc/pressure").join(resource)).ok()?;
+    share_of_ten_seconds(&text)
+}
+
+fn share_of_ten_seconds(text: &str) -> Option<f64> {
+    let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
+    let percent: f64 = some.split(' ').find_map(|field| field.strip_prefix("avg10="))?.parse().ok()?;
+    Some(percent / 100.0)
+}
+
+/// Our open files.
+pub(crate) fn open_files() -> Option<u64> {
+    let dir = Path::new("/proc/self/fd");
+    // Since Linux 6.2 the directory's size is their number; to list thousands takes milliseconds.
+    match fs::metadata(dir).ok()?.len() {
+        0 => Some(fs::read_dir(dir).ok()?.count() as u64),
+        count => Some(count),
+    }
+}
+
 /// The count of kills in our own memory group; `None` at the root, which does not keep it.
 pub(super) fn group_oom_kills() -> Option<u64> {
     let (dir, _, files) = memory_group()?;
@@ -158,6 +181,24 @@ mod tests {
             "/sys/fs/cgroup/memory"
         );
         assert_eq!(dir("", "", "cgroup2", ""), None);
+    }
+
+    #[test]
+    fn pressure_is_a_share() {
+        let text =
+            "some avg10=12.50 avg60=1.00 avg300=0.10 total=99\nfull avg10=3.00 avg60=0 avg300=0 total=1\n";
+        assert_eq!(share_of_ten_seconds(text), Some(0.125));
+        assert_eq!(share_of_ten_seconds(""), None);
+        assert_eq!(pressure("no-such-resource"), None);
+    }
+
+    #[test]
+    fn open_files_are_counted() {
+        let before = open_files().unwrap();
+        let held: Vec<_> = (0..200).map(|_| fs::File::open("/dev/null").unwrap()).collect();
+        // Other tests of this process open and close files meanwhile.
+        assert!(open_files().unwrap() > before + 100, "{before}");
+        drop(held);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::config::SessionConfig;
 use crate::error::{Loss, TurnError};
 use crate::ids::TurnId;
 use crate::metrics::{FirstOutput, Metrics};
-use crate::turn::{Outcome, Status, TurnSender, Usage, aborted, wake};
+use crate::turn::{Outcome, Status, TurnSender, TurnTrace, Usage, aborted, wake};
 
 /// A turn on its way to a child, and what is needed to give it to another one.
 pub(crate) struct TurnJob {
@@ -28,6 +28,7 @@ pub(crate) struct TurnJob {
     pub(crate) start: FirstOutput,
     pub(crate) retries: u32,
     pub(crate) context_lost: bool,
+    pub(crate) trace: TurnTrace,
 }
 
 /// A turn that the child has been given.
@@ -136,6 +137,7 @@ impl Running {
     pub(crate) fn saw(&mut self, substantial: bool, checkpoint: Option<String>, metrics: &Metrics) {
         if substantial && !std::mem::replace(&mut self.produced, true) {
             metrics.first_output(self.job.start, self.job.accepted.elapsed());
+            self.job.trace.first_output();
         }
         if checkpoint.is_some() {
             self.checkpoint = checkpoint;

@@ -14,6 +14,7 @@ use super::history::Told;
 use crate::cli::answer::Part;
 use crate::config::SessionConfig;
 use crate::error::TurnError;
+use crate::metrics as figures;
 use crate::session::OauthCredentials;
 use crate::turn::{Outcome, Prompt, TurnOptions};
 
@@ -40,6 +41,17 @@ pub(super) enum Dialect {
     Anthropic,
     /// The Chat Completions API.
     OpenAi,
+}
+
+impl Dialect {
+    /// Its name in the figures.
+    pub(super) fn figure(self) -> figures::Dialect {
+        match self {
+            Self::Original => figures::Dialect::Original,
+            Self::Anthropic => figures::Dialect::Anthropic,
+            Self::OpenAi => figures::Dialect::OpenAi,
+        }
+    }
 }
 
 /// What a caller asks for, in any dialect.

@@ -1,11 +1,15 @@
 //! The server's own metrics recorder and its text. Nothing global: several servers may live in one process.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::time::Instant;
 
 use super::ServeError;
+use super::process::Started;
 use crate::config::Config;
+use crate::metrics::HttpMetrics;
 use crate::pilotlight::Pilotlight;
 
 /// Samples of histograms wait in a list until they are sorted into buckets; without this the list grows for ever.
@@ -16,7 +20,11 @@ pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8"
 
 /// Renders what was recorded.
 #[derive(Clone)]
-pub(super) struct Exporter(PrometheusHandle);
+pub(super) struct Exporter {
+    recorded: PrometheusHandle,
+    figures: Arc<HttpMetrics>,
+    started: Started,
+}
 
 impl std::fmt::Debug for Exporter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -25,8 +33,18 @@ impl std::fmt::Debug for Exporter {
 }
 
 impl Exporter {
+    /// Everything, in the text format.
     pub(super) fn render(&self) -> String {
-        self.0.render()
+        let begun = Instant::now();
+        let mut text = self.recorded.render();
+        self.started.render(&mut text);
+        self.figures.rendered(begun.elapsed());
+        text
+    }
+
+    /// Where the server counts.
+    pub(super) fn figures(&self) -> &Arc<HttpMetrics> {
+        &self.figures
     }
 }
 
@@ -40,8 +58,9 @@ pub(super) async fn start(config: Config) -> Result<(Pilotlight, Exporter), Serv
             .map_err(|error| ServeError::Metrics(error.to_string()))?;
     }
     let recorder = builder.build_recorder();
+    let figures = Arc::new(HttpMetrics::register(&recorder, &config.metrics.prefix));
     let pilot = Pilotlight::start_with(config, &recorder).await?;
-    Ok((pilot, Exporter(recorder.handle())))
+    Ok((pilot, Exporter { recorded: recorder.handle(), figures, started: Started::now() }))
 }
 
 /// Sorts samples into buckets, for ever.
@@ -49,6 +68,6 @@ pub(super) async fn upkeep(exporter: Exporter) {
     let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
     loop {
         ticks.tick().await;
-        exporter.0.run_upkeep();
+        exporter.recorded.run_upkeep();
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -67,7 +68,13 @@ impl Watch {
     /// had if it cannot.
     pub(super) fn look_again(&mut self) {
         let root = self.root.clone();
-        self.newer = Some(tokio::task::spawn_blocking(move || look(&root)));
+        let since = SystemTime::now();
+        self.newer = Some(tokio::task::spawn_blocking(move || {
+            let mut newer = look(&root)?;
+            // The turn may have been faster than the look.
+            newer.files.retain(|_, stamp| stamp.is_before(since));
+            Ok(newer)
+        }));
     }
 
     /// What was written since. Never fails: an answer is not lost because its files cannot be read.

@@ -10,6 +10,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, statat};
 
@@ -26,6 +27,15 @@ pub(super) struct Stamp {
     pub(super) size: u64,
     inode: u64,
     changed: (i64, i64),
+}
+
+impl Stamp {
+    /// Whether it was written before `moment`.
+    pub(super) fn is_before(&self, moment: SystemTime) -> bool {
+        let moment = moment.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let seconds = i64::try_from(moment.as_secs()).unwrap_or(i64::MAX);
+        self.changed < (seconds, i64::from(moment.subsec_nanos()))
+    }
 }
 
 /// The files of a workspace at one moment, by their path within it.

@@ -12,12 +12,14 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use tokio::time::Instant;
 use tower_http::limit::RequestBodyLimitLayer;
+use tracing::Instrument as _;
 
 use super::app::App;
 use super::auth::Gate;
 use super::caller::{Caller, REQUEST_ID_HEADER, request_id};
 use super::error::{ApiError, ErrorForm};
-use super::{happenings, models, openapi, page, service, sessions, stats, turns};
+use super::{figures, happenings, models, openapi, page, service, sessions, stats, trace, turns};
+use crate::metrics::{HttpLimit, HttpMetrics};
 
 /// When to try again after all connections were taken: streams end all the time.
 const CROWD_PAUSE: Duration = Duration::from_secs(1);
@@ -56,8 +58,9 @@ pub(super) fn admin(app: Arc<App>, gate: Gate) -> Router {
 
 /// For connections beyond the limit: that they are, and that the process lives, for a prober must not take a crowd for a
 /// death.
-pub(super) fn crowded() -> Router {
-    async fn refuse(headers: HeaderMap) -> Response {
+pub(super) fn crowded(figures: Arc<HttpMetrics>) -> Router {
+    async fn refuse(State(figures): State<Arc<HttpMetrics>>, headers: HeaderMap) -> Response {
+        figures.limited(HttpLimit::Connections);
         let message = "as many connections are open as may be (http.max_connections)";
         let id = request_id(&headers);
         let mut response = ApiError::overloaded(message, CROWD_PAUSE).render(ErrorForm::Messages, &id);
@@ -70,7 +73,11 @@ pub(super) fn crowded() -> Router {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         response
     };
-    Router::new().route("/livez", get(service::livez)).fallback(refuse).layer(map_response(leave))
+    Router::new()
+        .route("/livez", get(service::livez))
+        .fallback(refuse)
+        .layer(map_response(leave))
+        .with_state(figures)
 }
 
 /// What both have.
@@ -103,7 +110,9 @@ async fn around(State((app, gate)): State<(Arc<App>, Gate)>, mut request: Reques
         Ok(caller) => {
             key = caller.as_ref().and_then(Caller::key_id).map(str::to_owned);
             caller.and_then(|caller| request.extensions_mut().insert(caller));
-            next.run(request).await
+            let span =
+                tracing::info_span!("request", request_id = id, trace_id = trace::id(request.headers()));
+            next.run(request).instrument(span).await
         }
         Err(error) => axum::response::IntoResponse::into_response(error),
     };
@@ -118,11 +127,30 @@ async fn around(State((app, gate)): State<(Arc<App>, Gate)>, mut request: Reques
         response.headers_mut().insert(MESSAGES_REQUEST_ID, value);
     }
     let code = response.extensions().get::<ApiError>().map(ApiError::code);
+    count(app.exporter().figures(), path.as_deref(), response.status(), code, begin.elapsed());
     tracing::debug!(
         request_id = id, %method, path, key, status = response.status().as_u16(), code,
         took_ms = begin.elapsed().as_millis(), "request"
     );
     response
+}
+
+/// One more answer, in the figures.
+fn count(
+    counted: &HttpMetrics,
+    path: Option<&str>,
+    status: StatusCode,
+    code: Option<&'static str>,
+    took: Duration,
+) {
+    counted.answered(figures::route(path), figures::class(status), took);
+    let Some(code) = code else { return };
+    if let Some(why) = figures::auth_failure(code, status) {
+        counted.auth_failed(why);
+    }
+    if let Some(what) = figures::limit(code) {
+        counted.limited(what);
+    }
 }
 
 /// Where the SDKs of the Messages API look for the request's id.

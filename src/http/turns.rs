@@ -125,6 +125,7 @@ struct Conversation {
 impl Taking {
     async fn answer(self, received: Received, parse: Parse) -> Result<Response, ApiError> {
         let mut asked = self.read(received.bytes.clone(), parse).await?;
+        self.app.exporter().figures().turn_asked(asked.dialect.figure());
         drop(received);
         let config = &self.app.pilot().config().http;
         if config.strict && !asked.ignored.is_empty() {

@@ -60,16 +60,15 @@ impl Metric {
     }
 }
 
-/// All metrics, in the order of their kinds.
-#[must_use]
-pub fn catalogue() -> &'static [Metric] {
-    list::ALL
+/// All metrics: those of the core in the order of their kinds, then those of the HTTP server, if there is one.
+pub fn catalogue() -> impl Iterator<Item = &'static Metric> {
+    list::CORE.iter().chain(list::SERVER)
 }
 
 /// The names of all histograms under this prefix, and the buckets to set for them in the recorder.
 #[must_use]
 pub fn buckets(prefix: &str) -> Vec<(String, &'static [f64])> {
-    let histograms = catalogue().iter().filter(|metric| metric.kind == Kind::Histogram);
+    let histograms = catalogue().filter(|metric| metric.kind == Kind::Histogram);
     histograms.map(|metric| (metric.full_name(prefix), metric.buckets)).collect()
 }
 
@@ -79,9 +78,9 @@ const fn label<L: Label>() -> LabelSet {
 
 const MIB: f64 = 1_048_576.0;
 
-/// Declares each metric as a constant, and `ALL` with all of them.
+/// Declares each metric as a constant, and all of them as one list.
 macro_rules! list {
-    ($($constant:ident = $kind:ident $name:literal in $unit:ident: $help:literal,
+    ($all:ident: $($constant:ident = $kind:ident $name:literal in $unit:ident: $help:literal,
         [$($label:expr),*] $(, buckets $buckets:expr)?;)+) => {
         $(
             pub(in crate::metrics) const $constant: Metric = Metric {
@@ -93,16 +92,18 @@ macro_rules! list {
                 buckets: { const NONE: &[f64] = &[]; let all: &[&[f64]] = &[NONE, $($buckets)?]; all[all.len() - 1] },
             };
         )+
-        pub(super) static ALL: &[Metric] = &[$($constant),+];
+        pub(in crate::metrics) static $all: &[Metric] = &[$($constant),+];
     };
 }
 
 pub(super) mod list {
     use super::super::labels::{
         ActorKind, AdmissionRejected, ContextLost, EvictionReason, ExitReason, FirstOutput, HangDetector,
-        MemoryKind, ProcessKind, ProtocolError, RestartCause, Rung, SampleSource, SpawnPhase, SpawnReason,
-        StopHow, StopStep, Stream, TurnOutcome,
+        MemoryKind, ModelClass, ProcessKind, ProtocolError, Resource, RestartCause, Rung, SampleSource,
+        SpawnPhase, SpawnReason, StopHow, StopStep, Stream, TokenKind, TurnOutcome,
     };
+    #[cfg(feature = "server")]
+    use super::super::labels::{AuthFailure, Dialect, HttpKind, HttpLimit, Route, StatusClass};
     use super::{Kind, LabelSet, MIB, Metric, Unit, label};
     use crate::session::SessionState;
 
@@ -110,7 +111,7 @@ pub(super) mod list {
     const VERSION: LabelSet = LabelSet { name: "version", values: &[] };
     const COMMIT: LabelSet = LabelSet { name: "commit", values: &[] };
 
-    list! {
+    list! { CORE:
         SPAWNS = Counter "spawns_total" in Count:
             "Children started, by whether they became ready and why not.", [SPAWN_OUTCOME, label::<SpawnReason>()];
         EXITS = Counter "exits_total" in Count:
@@ -126,6 +127,12 @@ pub(super) mod list {
             "Conversations that came back without their last turn or without anything.", [label::<ContextLost>()];
         TURNS = Counter "turns_total" in Count:
             "Turns that have ended, by outcome.", [label::<TurnOutcome>()];
+        TOKENS = Counter "tokens_total" in Count:
+            "Tokens of turns, as the model's API counted them, by the family of the model and their kind.",
+            [label::<ModelClass>(), label::<TokenKind>()];
+        COST = Counter "cost_micro_usd_total" in Count:
+            "Cost of turns as the CLI reckons it, in millionths of a US dollar, by the family of the model.",
+            [label::<ModelClass>()];
         ADMISSION_REJECTED = Counter "admission_rejected_total" in Count:
             "Turns refused for want of room, by what was full.", [label::<AdmissionRejected>()];
         HANGS = Counter "hangs_total" in Count:
@@ -167,6 +174,17 @@ pub(super) mod list {
             "Memory that all children together may use.", [];
         MEMORY_AVAILABLE = Gauge "memory_available_bytes" in Bytes:
             "Memory of the host that can still be used.", [];
+        MEMORY_APPROXIMATE = Gauge "memory_is_approximate" in Count:
+            "1 if the kernel does not tell the parts of memory and all of a process's is counted, which is more.", [];
+        OPEN_FDS = Gauge "open_fds" in Count:
+            "Open files of this process when last counted.", [];
+        OPEN_FDS_LIMIT = Gauge "open_fds_limit" in Count:
+            "Files that this process may have open.", [];
+        PRESSURE = Gauge "pressure_ratio" in Count:
+            "Share of the last ten seconds in which something on this host waited for a resource (PSI).",
+            [label::<Resource>()];
+        PRESSURE_KNOWN = Gauge "pressure_is_known" in Count:
+            "1 if the kernel tells the pressure on resources; else pressure_ratio says nothing.", [];
         ZOMBIES = Gauge "zombies" in Count:
             "Ended processes of all children that nobody has reaped.", [];
         OLDEST_IDLE = Gauge "oldest_idle_seconds" in Seconds:
@@ -216,7 +234,33 @@ pub(super) mod list {
             "Life of a child from being ready to its end.", [],
             buckets &[1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0];
         SAMPLE_DURATION = Histogram "sample_duration_seconds" in Seconds:
-            "Time that one round of measuring took.", [],
+            "Processor time and waits for files that one round of measuring took, its pauses left out.", [],
+            buckets &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0];
+        RUNTIME_LAG = Histogram "runtime_lag_seconds" in Seconds:
+            "How much later than it should have the runtime ran a timer, at every measurement.", [],
+            buckets &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
+    }
+
+    #[cfg(feature = "server")]
+    list! { SERVER:
+        HTTP_REQUESTS = Counter "http_requests_total" in Count:
+            "Requests answered, by what was asked for and by the class of the answer's status.",
+            [label::<Route>(), label::<StatusClass>()];
+        HTTP_TURNS = Counter "http_turns_total" in Count:
+            "Requests for a turn whose body could be read, by the dialect it was written in.",
+            [label::<Dialect>()];
+        AUTH_FAILURES = Counter "auth_failures_total" in Count:
+            "Requests refused because of who called, by why.", [label::<AuthFailure>()];
+        HTTP_LIMITED = Counter "http_limited_total" in Count:
+            "Requests refused because their caller, or all callers together, had had their share.",
+            [label::<HttpLimit>()];
+        HTTP_RESPONSE = Histogram "http_response_seconds" in Seconds:
+            "Time from a request's head to its answer's: for turns, until the first event.", [label::<HttpKind>()],
+            buckets &[0.0005, 0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+        RENDER = Histogram "metrics_render_seconds" in Seconds:
+            "Time to write all figures down for whoever fetches them.", [],
             buckets &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0];
     }
+    #[cfg(not(feature = "server"))]
+    pub(in crate::metrics) static SERVER: &[Metric] = &[];
 }

@@ -32,6 +32,20 @@ impl<L: Label, H> By<L, H> {
     }
 }
 
+/// One handle per pair of values of two labels.
+pub(super) struct ByBoth<A, B, H> {
+    rows: Box<[By<B, H>]>,
+    label: PhantomData<fn(A)>,
+}
+
+impl<A: Label, B: Label, H> ByBoth<A, B, H> {
+    pub(super) fn of(&self, first: A, second: B, count: impl FnOnce(&H)) {
+        if let Some(row) = self.rows.get(first.index()) {
+            row.of(second, count);
+        }
+    }
+}
+
 /// Registers with one recorder under one prefix. Describes each metric on the way.
 pub(super) struct Registrar<'a> {
     recorder: &'a dyn Recorder,
@@ -62,6 +76,12 @@ impl<'a> Registrar<'a> {
     ) -> By<L, Counter> {
         self.describe(metric);
         By::new(|value| self.counter_series(metric, &labels(value)))
+    }
+
+    pub(super) fn counters_by_both<A: Label, B: Label>(&self, metric: &Metric) -> ByBoth<A, B, Counter> {
+        self.describe(metric);
+        let row = |first| By::new(|second| self.counter_series(metric, &[(A::KEY, first), (B::KEY, second)]));
+        ByBoth { rows: A::VALUES.iter().map(|first| row(*first)).collect(), label: PhantomData }
     }
 
     pub(super) fn gauge(&self, metric: &Metric) -> Gauge {

@@ -67,6 +67,7 @@ labels! {
     FirstOutput, "start": Warm = "warm", Cold = "cold";
     /// What there was no room for.
     AdmissionRejected, "reason": QueueFull = "queue_full", Deadline = "deadline", Memory = "memory", Fds = "fds",
+        Processes = "processes",
         Draining = "draining", PerUser = "per_user";
     /// How a hang was found.
     HangDetector, "detector": Ping = "ping", Stopped = "stopped", StdinStall = "stdin_stall",
@@ -85,11 +86,38 @@ labels! {
     /// A kind of actor.
     ActorKind, "actor": Supervisor = "supervisor", Session = "session", Idle = "idle", Sampler = "sampler";
     /// What could not be measured.
-    SampleSource, "source": Process = "process", Host = "host", Cgroup = "cgroup";
+    SampleSource, "source": Process = "process", Host = "host";
     /// A kind of memory. Pages of files are shared by all children and counted once per host.
     MemoryKind, "kind": Anon = "anon", Shmem = "shmem", Swap = "swap", SharedFile = "shared_file";
     /// A kind of process.
     ProcessKind, "kind": Cli = "cli", Shim = "shim", Descendant = "descendant";
+    /// A kind of token.
+    TokenKind, "kind": Input = "input", Output = "output", CacheRead = "cache_read",
+        CacheCreation = "cache_creation";
+    /// A family of models. Their names are many and callers choose them: they can be no label.
+    ModelClass, "model": Opus = "opus", Sonnet = "sonnet", Haiku = "haiku", Default = "default", Other = "other";
+    /// What the kernel tells the pressure on.
+    Resource, "resource": Cpu = "cpu", Memory = "memory", Io = "io";
+}
+
+#[cfg(feature = "server")]
+labels! {
+    /// What a request asks for.
+    Route, "route": Messages = "messages", Keepalive = "keepalive", Chat = "chat", CountTokens = "count_tokens",
+        Models = "models", Sessions = "sessions", Workspace = "workspace", Stats = "stats", Health = "health",
+        Metrics = "metrics", Page = "page", Unknown = "unknown";
+    /// A class of answers.
+    StatusClass, "status": Served = "2xx", Refused = "4xx", Failed = "5xx";
+    /// The dialect of a request for a turn.
+    Dialect, "dialect": Anthropic = "anthropic", OpenAi = "openai", Original = "original";
+    /// Why a caller was not let in.
+    AuthFailure, "reason": MissingKey = "missing_key", InvalidKey = "invalid_key", AmbiguousKey = "ambiguous_key",
+        AdminOnly = "admin_only", BrowserRefused = "browser_refused", HostRefused = "host_refused",
+        NotAllowed = "not_allowed";
+    /// What a caller has had enough of.
+    HttpLimit, "limit": Requests = "requests", Turns = "turns", Connections = "connections";
+    /// A kind of request.
+    HttpKind, "kind": Turn = "turn", Other = "other";
 }
 
 impl Label for SessionState {
@@ -98,6 +126,15 @@ impl Label for SessionState {
         &["dormant", "starting", "idle", "busy", "stopping", "backoff", "failed"];
     fn index(self) -> usize {
         self as usize
+    }
+}
+
+impl ModelClass {
+    /// The family of a model that was asked for by this name; none was: the CLI's own default.
+    pub(crate) fn of(model: Option<&str>) -> Self {
+        let Some(name) = model else { return Self::Default };
+        let families = [Self::Opus, Self::Sonnet, Self::Haiku, Self::Default];
+        families.into_iter().find(|family| name.contains(family.as_str())).unwrap_or(Self::Other)
     }
 }
 

@@ -19,6 +19,11 @@ fn record(act: impl FnOnce(&Metrics)) -> Snapshot {
     recorder.snapshotter().snapshot()
 }
 
+/// The metrics of the core: those of the server are registered where there is one.
+fn core() -> impl Iterator<Item = &'static Metric> {
+    list::CORE.iter()
+}
+
 /// `name{label=value}` and its value; a histogram's is how many samples it has.
 fn series(snapshot: Snapshot) -> Vec<(String, f64)> {
     let series = snapshot.into_vec().into_iter().map(|(key, _, _, value)| {
@@ -39,7 +44,7 @@ fn every_series_is_there_at_zero_from_the_start() {
     let snapshot = record(|_| {});
     let all = series(snapshot);
     let mut expected: BTreeSet<String> = BTreeSet::new();
-    for metric in catalogue() {
+    for metric in core() {
         let name = format!("pilotlight_{}", metric.name);
         match metric.labels {
             _ if metric.name == "build_info" => {
@@ -51,11 +56,18 @@ fn every_series_is_there_at_zero_from_the_start() {
             [label] => {
                 expected.extend(label.values.iter().map(|value| format!("{name}{{{}={value}}}", label.name)))
             }
-            [outcome, reason] => {
-                assert_eq!(metric.name, "spawns_total");
+            [outcome, reason] if metric.name == "spawns_total" => {
                 for value in reason.values {
                     let outcome_value = outcome.values[usize::from(*value != "none")];
                     expected.insert(format!("{name}{{outcome={outcome_value},reason={value}}}"));
+                }
+            }
+            [first, second] => {
+                for value in first.values {
+                    let row = second.values.iter();
+                    expected.extend(
+                        row.map(|other| format!("{name}{{{}={value},{}={other}}}", first.name, second.name)),
+                    );
                 }
             }
             more => panic!("{} labels", more.len()),
@@ -74,7 +86,7 @@ fn every_metric_is_described_with_its_unit() {
     let snapshot = record(|_| {});
     for (key, unit, help, _) in snapshot.into_vec() {
         let name = key.key().name();
-        let metric = catalogue().iter().find(|metric| format!("pilotlight_{}", metric.name) == name).unwrap();
+        let metric = catalogue().find(|metric| format!("pilotlight_{}", metric.name) == name).unwrap();
         assert_eq!(help.as_deref(), Some(metric.help), "{name}");
         let expected = match metric.unit {
             Unit::Count => ::metrics::Unit::Count,
@@ -87,8 +99,8 @@ fn every_metric_is_described_with_its_unit() {
 
 #[test]
 fn names_say_kind_and_unit() {
-    let names: BTreeSet<&str> = catalogue().iter().map(|metric| metric.name).collect();
-    assert_eq!(names.len(), catalogue().len(), "a name is there twice");
+    let names: BTreeSet<&str> = catalogue().map(|metric| metric.name).collect();
+    assert_eq!(names.len(), catalogue().count(), "a name is there twice");
     for metric in catalogue() {
         let name = metric.name;
         assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
@@ -123,6 +135,13 @@ fn each_happening_is_counted_where_it_belongs() {
         metrics.evicted(EvictionReason::Idle);
         metrics.context_lost(ContextLost::LatestTurns);
         metrics.turn_ended(TurnOutcome::Ok, second);
+        let usage = Usage { input_tokens: 5, cache_read_input_tokens: 7, ..Usage::default() };
+        metrics.spent(ModelClass::of(Some("claude-sonnet-9")), &usage, 0.25);
+        metrics.set_memory_approximate(true);
+        metrics.set_open_fds(11, 12);
+        metrics.set_pressure(Resource::Io, 0.5);
+        metrics.set_pressure_known(true);
+        metrics.runtime_lagged(second);
         metrics.first_output(FirstOutput::Warm, second);
         metrics.admission_rejected(AdmissionRejected::PerUser);
         metrics.queue_waited(second);
@@ -170,6 +189,15 @@ fn each_happening_is_counted_where_it_belongs() {
         "admission_state{} 3",
         "children_limit{} 20",
         "containment_info{rung=cgroup} 1",
+        "cost_micro_usd_total{model=sonnet} 250000",
+        "memory_is_approximate{} 1",
+        "open_fds{} 11",
+        "open_fds_limit{} 12",
+        "pressure_is_known{} 1",
+        "pressure_ratio{resource=io} 0.5",
+        "runtime_lag_seconds{} 1",
+        "tokens_total{model=sonnet,kind=cache_read} 7",
+        "tokens_total{model=sonnet,kind=input} 5",
         "contexts_lost_total{kind=latest_turns} 1",
         "crash_loops_total{} 1",
         "evictions_total{reason=idle} 1",
@@ -215,13 +243,55 @@ fn each_happening_is_counted_where_it_belongs() {
     ];
     assert_eq!(changed, expected.map(str::to_owned).into());
     // One expectation at least for each metric: a new one has to be added above.
-    for metric in catalogue().iter().filter(|metric| metric.name != "build_info") {
+    for metric in core().filter(|metric| metric.name != "build_info") {
         assert!(
             expected.iter().any(|line| line.starts_with(&format!("{}{{", metric.name))),
             "{}",
             metric.name
         );
     }
+}
+
+#[test]
+fn models_are_counted_by_family() {
+    let family = |name| ModelClass::of(name).as_str();
+    assert_eq!(family(None), "default");
+    assert_eq!(family(Some("us.anthropic.claude-3-5-haiku-20241022-v1:0")), "haiku");
+    assert_eq!(family(Some("opus[1m]")), "opus");
+    assert_eq!(family(Some("whatever a caller writes")), "other");
+}
+
+#[cfg(feature = "server")]
+#[test]
+fn the_server_counts_for_itself_under_the_same_prefix() {
+    let recorder = DebuggingRecorder::new();
+    let figures = HttpMetrics::register(&recorder, "pilotlight_");
+    let all = series(recorder.snapshotter().snapshot());
+    let names: BTreeSet<&str> = all.iter().map(|(name, _)| name.split('{').next().unwrap()).collect();
+    let expected: BTreeSet<String> =
+        list::SERVER.iter().map(|metric| format!("pilotlight_{}", metric.name)).collect();
+    assert_eq!(names, expected.iter().map(String::as_str).collect());
+    assert!(all.iter().all(|(_, value)| *value == 0.0) && all.len() < 100, "{}", all.len());
+
+    figures.answered(Route::Chat, StatusClass::Failed, Duration::from_secs(1));
+    figures.turn_asked(Dialect::OpenAi);
+    figures.auth_failed(AuthFailure::InvalidKey);
+    figures.limited(HttpLimit::Turns);
+    figures.rendered(Duration::from_secs(1));
+    let changed: BTreeSet<String> = series(recorder.snapshotter().snapshot())
+        .into_iter()
+        .filter(|(_, value)| *value != 0.0)
+        .map(|(name, value)| format!("{} {value}", name.trim_start_matches("pilotlight_")))
+        .collect();
+    let expected = [
+        "auth_failures_total{reason=invalid_key} 1",
+        "http_limited_total{limit=turns} 1",
+        "http_requests_total{route=chat,status=5xx} 1",
+        "http_response_seconds{kind=turn} 1",
+        "http_turns_total{dialect=openai} 1",
+        "metrics_render_seconds{} 1",
+    ];
+    assert_eq!(changed, expected.map(str::to_owned).into());
 }
 
 #[test]
@@ -261,7 +331,7 @@ fn the_exporter_shows_everything_before_anything_has_happened() {
     let recorder = builder.build_recorder();
     let metrics = with_local_recorder(&recorder, || Metrics::register("my_"));
     let text = recorder.handle().render();
-    for metric in catalogue() {
+    for metric in core() {
         let name = metric.full_name("my_");
         let kind = match metric.kind {
             Kind::Counter => "counter",

@@ -336,6 +336,7 @@ impl SessionActorState {
         let Some(port) = self.port(generation) else {
             return job.abort(TurnError::Internal("the child is gone"));
         };
+        job.trace.given_to(generation);
         // If the child has just ended, the next one gets the turn.
         self.undelivered = port.take_turn(job).err();
     }

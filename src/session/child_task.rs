@@ -24,7 +24,7 @@ use crate::error::{Loss, StartFailure, TurnError};
 use crate::happenings::{Exit, What};
 use crate::ids::Generation;
 use crate::instance::{Instance, Once, Slot};
-use crate::metrics::{ContextLost, ExitReason, FirstOutput, RestartCause, StopHow};
+use crate::metrics::{AdmissionRejected, ContextLost, ExitReason, FirstOutput, RestartCause, StopHow};
 use crate::registry::Entry;
 use crate::supervisor::{IdleMessage, Room, StartPermit};
 use crate::turn::wake;
@@ -298,15 +298,28 @@ fn not_started(plan: &Plan, failure: StartFailure) -> Gone {
     plan.instance.metrics.spawned(Some(failure.reason()));
     plan.note(What::NotStarted { reason: failure.reason() });
     tracing::warn!(session = %plan.entry.key.hash(), reason = failure.reason(), "the CLI did not start");
-    let why = match failure.reason() {
-        // The host is short of something: no fault of the CLI, and nothing that a pause of this session would mend.
-        "eagain" | "enomem" | "emfile" => Departure::NotAdmitted(TurnError::Overloaded {
-            reason: "the host has no room for another process or open file",
-            retry_after: SHORTAGE_PAUSE,
-        }),
-        _ => Departure::NotStarted(failure),
+    let why = match shortage(&failure) {
+        // No fault of the CLI, and nothing that a pause of this session would mend.
+        Some(short_of) => {
+            plan.instance.metrics.admission_rejected(short_of);
+            Departure::NotAdmitted(TurnError::Overloaded {
+                reason: "the host has no room for another process or open file",
+                retry_after: SHORTAGE_PAUSE,
+            })
+        }
+        None => Departure::NotStarted(failure),
     };
     Gone::before_ready(why)
+}
+
+/// What the host is short of, if that is why nothing was started.
+fn shortage(failure: &StartFailure) -> Option<AdmissionRejected> {
+    match failure.reason() {
+        "eagain" => Some(AdmissionRejected::Processes),
+        "enomem" => Some(AdmissionRejected::Memory),
+        "emfile" => Some(AdmissionRejected::Fds),
+        _ => None,
+    }
 }
 
 /// When to try again after the host was short of processes, memory or files.

@@ -24,7 +24,7 @@ use crate::metrics::{AdmissionRejected, FirstOutput, TurnOutcome};
 use crate::pilotlight::Pilotlight;
 use crate::registry::{Entry, NotAdmitted};
 use crate::supervisor::SupervisorMessage;
-use crate::turn::{Decision, Prompt, Status, Turn, TurnOptions, is_model_name, turn_channel};
+use crate::turn::{Decision, Prompt, Status, Turn, TurnOptions, TurnTrace, is_model_name, turn_channel};
 use crate::workspace::Workspace;
 
 /// How often a call looks for the session again when its actor ended in between. Each time a new actor is started, so
@@ -123,7 +123,10 @@ impl Session {
         let limits = &instance.config.session;
         let (metrics, running) = (instance.metrics.clone(), instance.open_turns.token());
         let (happenings, key) = (instance.happenings.clone(), entry.key.clone());
+        let trace = TurnTrace::begin(&entry.hash, id, is_warm, accepted);
+        let traced = trace.clone();
         let on_end = Box::new(move |outcome: &crate::turn::Outcome| {
+            traced.ended(outcome);
             metrics.turn_ended(TurnOutcome::of(&outcome.status), accepted.elapsed());
             happenings.note(&key, ended(&outcome.status, accepted.elapsed()));
             drop((permit, running));
@@ -150,6 +153,7 @@ impl Session {
             start: if is_warm { FirstOutput::Warm } else { FirstOutput::Cold },
             retries: 0,
             context_lost: false,
+            trace,
         });
         let submission = Box::new(Submission { job, bound: letter.bound });
         Ok(match entry.actor.cast(SessionMessage::Submit(submission)) {

@@ -47,7 +47,7 @@ async fn what_another_turn_wrote_meanwhile_is_not_this_ones() {
     let first = Answer::of(site.asking("alice", &first));
     let second = async {
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-        Answer::of(site.asking("alice", &with_files(&write("second")))).await
+        Answer::of(site.asking("alice", &with_files(&format!("[[sleep:300]]{}", write("second"))))).await
     };
     let (first, second) = tokio::join!(first, second);
     for (answer, name) in [(first, "first"), (second, "second")] {

@@ -192,3 +192,25 @@ async fn bodies_that_are_announced_and_not_sent_take_nothing_from_others() {
     }
     assert_eq!(site.turn("alice", "hello").await.text(), "echo 1: hello");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_has_no_open_file_left_says_so_and_counts_it() {
+    const FILES: &str = "--nofile=60:60";
+    let place = place();
+    let mut limited = std::process::Command::new("prlimit");
+    limited.args([FILES, env!("CARGO_BIN_EXE_pilotlight")]);
+    let (_program, site) = Program::ready_by(&place, limited, "").await;
+    let mut refused = None;
+    for number in 0..20 {
+        // A child keeps its files as long as it is warm.
+        let answer = site.turn(&format!("user-{number}"), "hello").await;
+        if answer.status != 200 {
+            refused = Some(answer.error());
+            break;
+        }
+    }
+    let (status, kind, text) = refused.expect("60 files are not enough for 20 children");
+    assert_eq!((status, kind.as_str()), (503, "overloaded"), "{text}");
+    assert_eq!(site.figure("admission_rejected_total", &["reason=\"fds\""]).await, 1.0);
+    assert_eq!(site.turn("user-0", "again").await.text(), "echo 2: again", "who is warm is served");
+}

@@ -17,6 +17,7 @@ mod hostile;
 mod interface;
 mod keyring;
 mod limits;
+mod log;
 mod operator;
 mod page;
 mod permissions;

@@ -16,7 +16,7 @@ use crate::cli::{HostRequest, LineKind, Task, Terminal};
 use crate::config::PermissionPolicy;
 use crate::error::{Loss, TurnError};
 use crate::ids::TurnId;
-use crate::metrics::{ProtocolError, Stream};
+use crate::metrics::{ModelClass, ProtocolError, Stream};
 use crate::turn::Pulled;
 
 /// The id of the handshake's request.
@@ -264,6 +264,7 @@ impl Dialogue {
             Step::Waiting => self.waiting(),
             Step::TooLong => {
                 self.setup.metrics.protocol_error(ProtocolError::LineTooLong);
+                self.setup.metrics.truncated(Stream::Stdout);
                 let limit = self.setup.config.session.line_limit;
                 self.cancel_running(TurnError::LineTooLong { limit });
             }
@@ -307,7 +308,10 @@ impl Dialogue {
             self.handshake_terminal = Some(terminal);
             return;
         }
+        let family = self.model.as_deref().or(self.setup.config.cli.model.as_deref());
+        let family = ModelClass::of(family);
         if terminal.unsolicited {
+            self.setup.metrics.spent(family, &terminal.usage, 0.0);
             // What the CLI did of its own accord answers nobody; its cost is the next turn's.
             return;
         }
@@ -319,6 +323,7 @@ impl Dialogue {
         let cumulative = terminal.cumulative_cost_usd.max(self.cumulative_cost);
         let cost = cumulative - self.cumulative_cost;
         self.cumulative_cost = cumulative;
+        self.setup.metrics.spent(family, &terminal.usage, cost);
         let tail = self.framer.take();
         self.turn_over(running.finish(tail, *terminal, cost));
     }

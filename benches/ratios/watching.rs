@@ -1,0 +1,131 @@
+//! What it costs to be watched: figures on against off, a look at them with a thousand sessions, measuring those.
+
+use std::time::Duration;
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
+use pilotlight::Pilotlight;
+use pilotlight::http::Server;
+
+use crate::measure::{Stopwatch, median};
+use crate::ours;
+use crate::rows::{ROUNDS, Row, directory, end, row};
+
+/// One warm session, turns of 50 deltas, without a recorder and with one.
+pub(crate) async fn metrics() -> Vec<Row> {
+    const TURNS: usize = 1000;
+    const TEXT: &str = "[[deltas:50]]";
+    let (bare, watched) = (directory(), directory());
+    let recorder = recorder();
+    let off = ours::start(bare.path()).await;
+    let on = Pilotlight::start_with(ours::config(watched.path()), &recorder).await.unwrap();
+    let sessions = [off.session("one"), on.session("one")];
+    let (mut latency, mut per_event) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+    for session in &sessions {
+        ours::turn(session, TEXT).await;
+    }
+    for round in 0..2 * ROUNDS {
+        for place in 0..2 {
+            // Neither always comes first.
+            let at = (round + place) % 2;
+            let session = &sessions[at];
+            let watch = Stopwatch::start();
+            let mut events = 0;
+            for _ in 0..TURNS {
+                events += ours::turn(session, TEXT).await;
+            }
+            let cost = watch.stop();
+            latency[at].push(cost.wall.as_secs_f64() / TURNS as f64);
+            per_event[at].push(cost.cpu.as_secs_f64() / events as f64);
+            recorder.handle().run_upkeep();
+        }
+    }
+    end(off).await;
+    end(on).await;
+    let [off_latency, on_latency] = latency.map(|values| median(values) * 1e6);
+    let [off_cpu, on_cpu] = per_event.map(|values| median(values) * 1e6);
+    vec![
+        row(
+            "M1 figures on / off: latency of a turn",
+            on_latency / off_latency,
+            1.03,
+            1.01,
+            format!("{on_latency:.0} µs / {off_latency:.0} µs a turn"),
+        ),
+        row(
+            "M1 figures on / off: CPU per event",
+            on_cpu / off_cpu,
+            1.05,
+            1.02,
+            format!("{on_cpu:.2} µs / {off_cpu:.2} µs"),
+        ),
+    ]
+}
+
+/// As the server makes its own.
+fn recorder() -> PrometheusRecorder {
+    let mut builder = PrometheusBuilder::new();
+    for (name, buckets) in pilotlight::metrics::buckets("pilotlight_") {
+        builder = builder.set_buckets_for_metric(Matcher::Full(name), buckets).unwrap();
+    }
+    builder.build_recorder()
+}
+
+/// A thousand sessions that do nothing, at the default interval of measuring.
+pub(crate) async fn thousand() -> Vec<Row> {
+    const SESSIONS: usize = 1000;
+    const LOOKS: usize = 50;
+    /// Four rounds of measuring.
+    const WATCHED: Duration = Duration::from_secs(20);
+    let data = directory();
+    let mut config = ours::config(data.path());
+    config.http.listen = "127.0.0.1:0".parse().unwrap();
+    config.admin.listen = "127.0.0.1:0".parse().unwrap();
+    let server = Server::start(config).await.unwrap();
+    let pilot = server.pilot().clone();
+    let starts = (0..SESSIONS).map(|number| {
+        let session = pilot.session(format!("user-{number}"));
+        tokio::spawn(async move { session.warm().await.unwrap() })
+    });
+    for start in starts.collect::<Vec<_>>() {
+        start.await.unwrap();
+    }
+    // The children's own starts come to rest.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let watch = Stopwatch::start();
+    tokio::time::sleep(WATCHED).await;
+    let idle = watch.stop();
+
+    let web = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://{}/metrics", server.admin());
+    let (mut took, mut text) = (Vec::new(), String::new());
+    for _ in 0..LOOKS {
+        let watch = Stopwatch::start();
+        text = web.get(&url).send().await.unwrap().text().await.unwrap();
+        took.push(watch.stop().wall.as_secs_f64() * 1e3);
+    }
+    let slowest = took.iter().copied().fold(0.0, f64::max);
+    let figure = |name: &str| -> f64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap().parse().unwrap()
+    };
+    let rounds = figure("pilotlight_sample_duration_seconds_count");
+    let round = figure("pilotlight_sample_duration_seconds_sum") / rounds * 1e3;
+    let series = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).count();
+    server.shutdown(Duration::from_secs(30)).await;
+    vec![
+        row(
+            "M2 1,000 idle sessions: % of a core, measuring included",
+            idle.cpu.as_secs_f64() / idle.wall.as_secs_f64() * 100.0,
+            1.0,
+            0.7,
+            format!("a round of measuring takes {round:.1} ms"),
+        ),
+        row(
+            "M2 1,000 sessions: ms to fetch /metrics",
+            median(took),
+            5.0,
+            2.0,
+            format!("slowest {slowest:.1} ms, {series} series, {} kB", text.len() / 1000),
+        ),
+    ]
+}
