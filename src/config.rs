@@ -208,6 +208,8 @@ pub struct SessionConfig {
     pub line_limit: usize,
     /// Longest prompt on the wire, in bytes. Default 10 MiB.
     pub prompt_limit: usize,
+    /// Longest system prompt, in bytes. Default 1 MiB: it is kept in memory, some copies of it, as long as its session is.
+    pub system_prompt_limit: usize,
     /// How much of the end of the child's standard error is kept, in bytes. Default 16 KiB.
     pub stderr_tail: usize,
     /// How long an interrupted turn may take to end before its child is stopped. Default 2 s.
@@ -453,6 +455,7 @@ impl Default for SessionConfig {
             event_buffer_bytes: 1 << 20,
             line_limit: 32 << 20,
             prompt_limit: 10 << 20,
+            system_prompt_limit: 1 << 20,
             stderr_tail: 16 << 10,
             stop_interrupt: Duration::from_secs(2),
             stop_eof: Duration::from_secs(3),

@@ -52,6 +52,16 @@ pub enum TurnError {
         /// The option: `model` or `fallback_model`.
         option: &'static str,
     },
+    /// The system prompt is too long.
+    #[error(
+        "the system prompt has {bytes} bytes; at most {limit} are accepted (session.system_prompt_limit)"
+    )]
+    SystemPromptTooLarge {
+        /// Its length.
+        bytes: usize,
+        /// What is accepted.
+        limit: usize,
+    },
     /// The prompt is too long.
     #[error("the prompt has {bytes} bytes; at most {limit} are accepted (session.prompt_limit)")]
     PromptTooLarge {
@@ -180,6 +190,7 @@ impl TurnError {
             Self::InvalidPrompt(_) => "invalid_prompt",
             Self::InvalidModel { .. } => "invalid_model",
             Self::PromptTooLarge { .. } => "prompt_too_large",
+            Self::SystemPromptTooLarge { .. } => "system_prompt_too_large",
             Self::QueueFull { .. } => "queue_full",
             Self::Overloaded { .. } => "overloaded",
             Self::Draining => "draining",

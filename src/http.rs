@@ -21,6 +21,8 @@ use crate::pilotlight::Pilotlight;
 
 mod app;
 mod auth;
+#[doc(hidden)]
+pub mod bench;
 mod body;
 mod caller;
 mod connection;
@@ -30,12 +32,14 @@ mod exporter;
 mod figures;
 mod files;
 mod folder;
+mod happenings;
 mod history;
 mod identity;
 pub mod keys;
 mod limits;
 mod models;
 mod openapi;
+mod page;
 mod permissions;
 mod process;
 mod query;
@@ -148,7 +152,8 @@ impl Server {
         let limits = pilot.config().http.clone();
         let (header_timeout, write_timeout) = (limits.header_timeout, limits.write_timeout);
         let replays = Replays::new(limits.replay_bytes, limits.heartbeat, tasks.clone(), closing.clone());
-        let app = Arc::new(App::new(pilot, exporter.clone(), replays).await);
+        let feed = happenings::Feed::new(limits.heartbeat, closing.gracefully.clone());
+        let app = Arc::new(App::new(pilot, exporter.clone(), replays, feed).await);
         let crowded = router::crowded(exporter.figures().clone());
         let accept = |listener, router, most| {
             let (tasks, closing) = (tasks.clone(), closing.clone());

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use crate::child::{CgroupBase, ShimProgram, UNKILLABLE};
 use crate::cli::Adapter;
 use crate::config::Config;
+use crate::happenings::Log;
 use crate::ids::{SessionHash, TurnId};
 use crate::metrics::Metrics;
 use crate::program::Program;
@@ -24,6 +25,7 @@ pub(crate) struct Instance {
     pub(crate) config: Arc<Config>,
     pub(crate) adapter: &'static dyn Adapter,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) happenings: Arc<Log>,
     pub(crate) registry: Registry,
     pub(crate) admission: Arc<Admission>,
     pub(crate) shim: ShimProgram,
@@ -68,6 +70,7 @@ impl Instance {
             config,
             adapter,
             metrics,
+            happenings: Arc::default(),
             registry: Registry::default(),
             admission,
             shim,

@@ -98,14 +98,16 @@
 //!
 //! [`Pilotlight`] and [`Session`] are the two handles, both cheap to clone. [`Config`] is one tree with a default for
 //! everything. [`error`] splits failures by who can do something about them. [`metrics::catalogue`] lists every figure;
-//! they go to the `metrics` recorder of the host, or with [`Pilotlight::start_with`] to one of its choice. [`cli`] is the
-//! only place that knows one CLI's protocol. `examples/` has a minimal program, one inside an axum service and one with
+//! they go to the `metrics` recorder of the host, or with [`Pilotlight::start_with`] to one of its choice.
+//! [`Pilotlight::happenings`] tells what happens in sessions as it does. [`cli`] is the only place that knows one CLI's
+//! protocol. `examples/` has a minimal program, one inside an axum service and one with
 //! a recorder of its own.
 
 mod child;
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod happenings;
 #[cfg(feature = "server")]
 pub mod http;
 pub mod ids;

@@ -15,6 +15,7 @@ use crate::cli::Adapter;
 use crate::cli::claude::CLAUDE;
 use crate::config::Config;
 use crate::error::{StartError, TurnError};
+use crate::happenings::Happenings;
 use crate::ids::{DEFAULT_CONVERSATION, InvalidName, SessionKey, UserId};
 use crate::instance::{Instance, Marker, Once};
 use crate::metrics::Metrics;
@@ -178,6 +179,12 @@ impl Pilotlight {
         let mut known: Vec<_> = known.into_iter().collect();
         known.sort_by_key(|(_, status)| std::cmp::Reverse(status.last_used));
         Ok((known, truncated))
+    }
+
+    /// Follows what happens in all sessions: first what is still known (the last few hundred), then what comes.
+    #[must_use]
+    pub fn happenings(&self) -> Happenings {
+        Happenings::of(self.instance().happenings.clone())
     }
 
     /// Whether a turn of a new user would be taken now.

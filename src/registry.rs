@@ -9,6 +9,7 @@ use ractor::{ActorId, ActorRef};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use crate::happenings::Exit;
 use crate::ids::{SessionHash, SessionKey, TurnId};
 use crate::session::{PendingPermission, RecordWriter, SessionMessage, SessionState, SessionStatus};
 
@@ -59,6 +60,8 @@ pub(crate) struct Board {
     pub(crate) active: bool,
     /// The turn that ended last; the actor may not have heard of it yet.
     pub(crate) ended: Option<TurnId>,
+    /// How the last child ended.
+    pub(crate) last_exit: Option<Exit>,
 }
 
 impl Board {
@@ -123,6 +126,7 @@ impl Entry {
             memory_bytes: self.memory.load(Ordering::Relaxed),
             queue_depth: board.queue_depth,
             total_cost_usd: board.cost_usd,
+            last_exit: board.last_exit,
         }
     }
 

@@ -7,6 +7,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::cli::PermissionRequest;
+use crate::happenings::Exit;
 
 mod actor;
 mod child_task;
@@ -87,6 +88,8 @@ pub struct SessionStatus {
     pub queue_depth: usize,
     /// Cost of the conversation so far, in US dollars.
     pub total_cost_usd: f64,
+    /// How its last child ended, if one has since the session came into memory.
+    pub last_exit: Option<Exit>,
 }
 
 /// A tool that waits for permission.

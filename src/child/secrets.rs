@@ -41,7 +41,10 @@ impl Secrets {
         let servers = servers.into_iter().flat_map(|servers| servers.0.values());
         let tables = servers.flat_map(|server| [server.get("env"), server.get("headers")]).flatten();
         let of_servers = tables.filter_map(Value::as_object).flat_map(|table| table.values());
-        let of_servers = of_servers.filter_map(Value::as_str).map(str::to_owned);
+        // A header may be told without the name of its scheme.
+        let of_servers = of_servers.filter_map(Value::as_str);
+        let of_servers = of_servers.flat_map(|value| [Some(value), value.strip_prefix("Bearer ")]).flatten();
+        let of_servers = of_servers.map(str::to_owned);
         let mut values: Vec<String> =
             of_variables.chain(of_servers).filter(|value| value.len() >= SHORTEST).collect();
         // The longer ones first: one may be the beginning of another.
@@ -69,12 +72,13 @@ mod tests {
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()));
         let servers = serde_json::json!({"m": {"command": "serve", "env": {"A": "in the env"}},
-            "n": {"url": "http://n", "headers": {"Authorization": "Bearer of it"}}});
+            "n": {"url": "http://n", "headers": {"Authorization": "Bearer of it all"}}});
         let servers = McpServers(servers.as_object().unwrap().clone());
         let secrets = Secrets::of(variables.iter().map(|(name, value)| (name, value)), Some(&servers));
-        let text =
-            secrets.black_out("eu-west-1 on s3cret+1 s3cret+1 and more, in the env, Bearer of it serve");
-        assert_eq!(text, "eu-west-1 on [redacted] [redacted], [redacted], [redacted] serve");
+        let text = secrets.black_out(
+            "eu-west-1 on s3cret+1 s3cret+1 and more, in the env, Bearer of it all, of it all serve",
+        );
+        assert_eq!(text, "eu-west-1 on [redacted] [redacted], [redacted], [redacted], [redacted] serve");
         assert!(!format!("{secrets:?}").contains("s3cret"));
     }
 }

@@ -10,6 +10,7 @@ use super::body::BodyBudget;
 use super::caller::Caller;
 use super::error::ApiError;
 use super::exporter::Exporter;
+use super::happenings::Feed;
 use super::history::Conversations;
 use super::identity::{Identities, Rotated};
 use super::limits::{Rates, TurnPermit, Turns};
@@ -41,12 +42,13 @@ pub(super) struct App {
     gathering: Semaphore,
     started_once: StartedOnce,
     replays: Replays,
+    feed: Feed,
     draining: AtomicBool,
     since: Instant,
 }
 
 impl App {
-    pub(super) async fn new(pilot: Pilotlight, exporter: Exporter, replays: Replays) -> Self {
+    pub(super) async fn new(pilot: Pilotlight, exporter: Exporter, replays: Replays, feed: Feed) -> Self {
         let identities = Identities::load(pilot.config().data_dir.join(IDENTITIES)).await;
         let http = &pilot.config().http;
         let conversations =
@@ -65,6 +67,7 @@ impl App {
             gathering: Semaphore::new(GATHERING),
             started_once: StartedOnce::default(),
             replays,
+            feed,
             draining: AtomicBool::new(false),
             since: Instant::now(),
         }
@@ -129,6 +132,10 @@ impl App {
 
     pub(super) fn replays(&self) -> &Replays {
         &self.replays
+    }
+
+    pub(super) fn feed(&self) -> &Feed {
+        &self.feed
     }
 
     pub(super) fn uptime(&self) -> std::time::Duration {

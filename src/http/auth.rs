@@ -2,18 +2,19 @@
 //!
 //! Each listener has a [`Gate`]. With keys, a request is whose key it brings; a few paths are open to everybody. Without
 //! keys everybody who reaches the listener is trusted, which is why such a listener is on loopback; there the one
-//! stranger is a web page, which can make its reader's browser call us. Owned by the router; must not know of bodies,
+//! stranger is a web page other than our own, which can make its reader's browser call us. Owned by the router; must not know of bodies,
 //! turns and dialects.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 
 use super::caller::{Caller, named_user};
 use super::error::ApiError;
 use super::keys::Role;
+use super::page;
 
 mod keyring;
 
@@ -21,7 +22,9 @@ pub(super) use keyring::{Keyring, watch};
 
 /// The header of the Messages API's clients for a key. `Authorization: Bearer` is that of all others.
 const KEY_HEADER: &str = "x-api-key";
-/// What anybody may ask: whether the service lives, and what it is.
+/// Browsers say here how the page that asks is related to what it asks for.
+const FETCH_SITE: &str = "sec-fetch-site";
+/// What anybody may ask: whether the service lives, and what it is. The files of the page as well: they tell nothing.
 const OPEN_PATHS: [&str; 5] = ["/", "/health", "/livez", "/openapi.json", "/readyz"];
 
 /// The rule of one listener.
@@ -38,14 +41,16 @@ pub(super) struct Gate {
 impl Gate {
     /// Whether a request to this path counts against its caller's share.
     pub(super) fn counts(&self, uri: &Uri) -> bool {
-        !self.for_admins && !OPEN_PATHS.contains(&uri.path())
+        !self.for_admins && !is_open(uri)
     }
 
     /// Lets a request in as its caller's, or with nobody if the path is open to all.
     pub(super) fn admit(&self, uri: &Uri, headers: &HeaderMap) -> Result<Option<Caller>, ApiError> {
-        let is_open = OPEN_PATHS.contains(&uri.path());
+        let is_open = is_open(uri);
         let Some(keys) = &self.keys else {
-            refuse_browsers(headers)?;
+            if !(self.is_local && is_own_page(uri, headers)) {
+                refuse_browsers(headers, is_open)?;
+            }
             if self.is_local {
                 refuse_strange_hosts(uri, headers)?;
             }
@@ -65,6 +70,10 @@ impl Gate {
         let named = if is_open { None } else { named_user(headers)? };
         Ok(Some(Caller::of_key(key, named)))
     }
+}
+
+fn is_open(uri: &Uri) -> bool {
+    OPEN_PATHS.contains(&uri.path()) || page::has(uri.path())
 }
 
 /// The key that a request brings, in the one way or the other.
@@ -96,10 +105,28 @@ fn unauthenticated(code: &'static str, message: &str) -> ApiError {
     ApiError::new(StatusCode::UNAUTHORIZED, code, message)
 }
 
-/// Refuses what a web page made a browser send. With keys there is no need: a page has none.
-fn refuse_browsers(headers: &HeaderMap) -> Result<(), ApiError> {
-    if headers.contains_key(ORIGIN) {
-        let message = "requests from web pages (with an Origin header) are not accepted";
+/// Whether the page that made a browser send this came from this very listener: its origin is the host that is asked,
+/// name and port, and that is this machine by its own name. Another page on this machine has another port; a page whose
+/// name was made to resolve to us has another host.
+fn is_own_page(uri: &Uri, headers: &HeaderMap) -> bool {
+    let only = |name| {
+        let mut values = headers.get_all(name).iter();
+        let value = values.next()?.to_str().ok()?;
+        values.next().is_none().then_some(value)
+    };
+    // Browsers name the host in the header alone.
+    let (Some(origin), Some(host), None) = (only(ORIGIN), only(HOST), uri.authority()) else { return false };
+    is_loopback(host) && origin.strip_prefix("http://").is_some_and(|from| from.eq_ignore_ascii_case(host))
+}
+
+/// Refuses what a web page made a browser send. With keys there is no need: a page has none. Pages are told by the Origin
+/// header or, where a browser sends none (pictures, frames), by what it says of itself; what is open to all may be linked
+/// to.
+fn refuse_browsers(headers: &HeaderMap, is_open: bool) -> Result<(), ApiError> {
+    let is_elsewhere = |site: &HeaderValue| site != "same-origin" && site != "none";
+    let from_elsewhere = headers.get(FETCH_SITE).is_some_and(is_elsewhere);
+    if headers.contains_key(ORIGIN) || (from_elsewhere && !is_open) {
+        let message = "requests from web pages are not accepted, but for this service's own page";
         return Err(ApiError::new(StatusCode::FORBIDDEN, "browser_refused", message));
     }
     Ok(())
@@ -133,7 +160,7 @@ fn is_loopback(authority: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::{HeaderName, HeaderValue};
+    use axum::http::HeaderName;
 
     use super::*;
 
@@ -201,5 +228,50 @@ mod tests {
         assert_eq!(refused("http://evil.example/", &[("host", "localhost")]), Some("host_refused"));
         assert_eq!(refused("/x", &[("origin", "http://localhost")]), Some("browser_refused"));
         assert_eq!(refused("/x", &[("x-pilotlight-user", "")]), Some("invalid_user"));
+    }
+
+    #[test]
+    fn of_all_pages_only_our_own_is_served_without_a_key() {
+        let gate = |is_local| Gate { keys: None, is_local, for_admins: false };
+        let refused = |is_local, uri: &str, lines: &[(&str, &str)]| {
+            gate(is_local).admit(&uri.parse().unwrap(), &headers(lines)).err().map(|error| error.code())
+        };
+        for host in ["localhost:8480", "127.0.0.1:8480", "[::1]:8480", "localhost"] {
+            let own = format!("http://{host}");
+            assert_eq!(refused(true, "/x", &[("host", host), ("origin", &own)]), None, "{host}");
+            assert_eq!(
+                refused(false, "/x", &[("host", host), ("origin", &own)]),
+                Some("browser_refused"),
+                "who may call is decided by something in front, and that has another name"
+            );
+        }
+        let host = ("host", "localhost:8480");
+        for others in [
+            &[host, ("origin", "http://localhost:3000")][..],
+            &[host, ("origin", "http://localhost")],
+            &[host, ("origin", "http://127.0.0.1:8480")],
+            &[host, ("origin", "https://localhost:8480")],
+            &[host, ("origin", "http://evil.example")],
+            &[host, ("origin", "http://localhost:8480.evil.example")],
+            &[host, ("origin", "null")],
+            &[host, ("origin", "")],
+            &[host, ("origin", "http://localhost:8480"), ("origin", "http://evil.example")],
+            &[host, host, ("origin", "http://localhost:8480")],
+            &[("origin", "http://localhost:8480")],
+            &[("host", "evil.example:8480"), ("origin", "http://evil.example:8480")],
+        ] {
+            assert_eq!(refused(true, "/x", others), Some("browser_refused"), "{others:?}");
+        }
+        for (site, page, rest) in [
+            ("cross-site", None, Some("browser_refused")),
+            ("same-site", None, Some("browser_refused")),
+            ("same-origin", None, None),
+            ("none", None, None),
+        ] {
+            assert_eq!(refused(true, "/", &[host, ("sec-fetch-site", site)]), page, "{site}");
+            assert_eq!(refused(true, "/x", &[host, ("sec-fetch-site", site)]), rest, "{site}");
+        }
+        let absolute = [host, ("origin", "http://localhost:8480")];
+        assert_eq!(refused(true, "http://localhost:8480/x", &absolute), Some("browser_refused"));
     }
 }

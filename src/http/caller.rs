@@ -18,6 +18,9 @@ pub(super) const REQUEST_ID_HEADER: &str = "x-request-id";
 /// Longest request id taken from a caller; longer ones are replaced.
 const MAX_REQUEST_ID: usize = 128;
 
+/// What callers are told apart by where they share something: the id of the key, the user that the header names.
+pub(super) type Name = (Option<String>, Option<UserId>);
+
 /// Who sent a request. In the extensions of every request to a path that is not open to all.
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
@@ -73,6 +76,15 @@ impl Caller {
         }
     }
 
+    /// Whose turns it may send, in a word for people's programs.
+    pub(super) fn speaks_for(&self) -> &'static str {
+        match self.key().map(|key| key.role()) {
+            Some(Role::User(_)) => "itself",
+            Some(Role::Admin) => "nobody",
+            Some(Role::Service) | None => "anybody",
+        }
+    }
+
     /// Whether all sessions may be seen and stopped.
     pub(super) fn is_admin(&self) -> bool {
         match &self.who {
@@ -94,6 +106,11 @@ impl Caller {
     /// The id of the caller's key, if it has one. No secret.
     pub(super) fn key_id(&self) -> Option<&str> {
         self.key().map(|key| key.id())
+    }
+
+    /// See [`Name`].
+    pub(super) fn name(&self) -> Name {
+        (self.key_id().map(str::to_owned), self.named.clone())
     }
 
     /// The limits of the caller's key.
@@ -168,7 +185,9 @@ pub(super) fn named_by_header(value: &HeaderValue) -> Option<String> {
             continue;
         }
         let (digits, after) = rest.split_at_checked(2)?;
-        bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+        // The parser of numbers would take a sign for a digit.
+        let digits = std::str::from_utf8(digits).ok().filter(|it| !it.starts_with('+'))?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
         rest = after;
     }
     String::from_utf8(bytes).ok()

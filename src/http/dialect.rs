@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::error::ApiError;
 use super::files::Written;
 use super::history::Told;
+use crate::cli::answer::Part;
 use crate::config::SessionConfig;
 use crate::error::TurnError;
 use crate::metrics as figures;
@@ -131,8 +132,8 @@ pub(super) trait Render: Send {
     fn end(&mut self, ending: Ending<'_>, files: Option<&Written>, frames: &mut BytesMut);
 
     /// The text of the answer so far, if it was to be kept.
-    fn text(&self) -> &str {
-        ""
+    fn text(&self) -> String {
+        String::new()
     }
 }
 
@@ -142,6 +143,30 @@ pub(super) struct Frame {
     pub(super) session: String,
     /// Seconds since 1970.
     pub(super) created: u64,
+    /// The model, in the caller's words.
+    pub(super) model: String,
+}
+
+/// The text of an answer on its way, where somebody will ask for it.
+#[derive(Debug)]
+struct KeptText(Option<String>);
+
+impl KeptText {
+    fn new(is_kept: bool) -> Self {
+        Self(is_kept.then(String::new))
+    }
+
+    /// As the inside of a JSON string: it is read once, at the end.
+    fn keep(&mut self, part: Part<'_>) {
+        if let (Some(kept), Part::Text { text, .. }) = (&mut self.0, part) {
+            kept.push_str(text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or_default());
+        }
+    }
+
+    fn text(&self) -> String {
+        let kept = self.0.as_deref().unwrap_or_default();
+        serde_json::from_str(&format!("\"{kept}\"")).unwrap_or_default()
+    }
 }
 
 /// The renderer of a stream. `keep_text` where [`Render::text`] will be asked for.
@@ -182,7 +207,19 @@ fn refused(outcome: &Outcome) -> bool {
 
 /// Why the model stopped, in the words of the Messages API.
 fn stop_reason(outcome: &Outcome) -> &str {
-    if refused(outcome) { "refusal" } else { outcome.stop_reason.as_deref().unwrap_or("end_turn") }
+    match outcome.stop_reason.as_deref() {
+        _ if refused(outcome) => "refusal",
+        // The tools were the CLI's own: there is none for the caller to run.
+        None | Some("tool_use") => "end_turn",
+        Some(reason) => reason,
+    }
+}
+
+/// Says in an answer, or in the last event of one, that the conversation has lost something.
+fn tell_of_loss(outcome: &Outcome, answer: &mut Value) {
+    if outcome.context_lost {
+        answer["context_lost"] = true.into();
+    }
 }
 
 /// An id of our own, where the API gave none.

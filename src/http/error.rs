@@ -16,6 +16,9 @@ use crate::turn::Status;
 /// Longest error text sent. Parsers like to repeat what they were given.
 const MAX_MESSAGE_CHARS: usize = 500;
 
+/// When to try again where nothing tells it better.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// A request that is answered with an error status. The router's outermost layer writes its body, for it alone knows
 /// the request's id.
 #[derive(Debug, Clone)]
@@ -56,6 +59,12 @@ impl ApiError {
     pub(super) fn body_too_large(limit: usize) -> Self {
         let message = format!("the request body is longer than {limit} bytes (http.body_limit)");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+    }
+
+    /// 408: the body did not come in time.
+    pub(super) fn body_too_slow(message: String) -> Self {
+        let error = Self::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message);
+        Self { retry_after: Some(PAUSE), ..error }
     }
 
     /// 503: not now.
@@ -171,7 +180,9 @@ impl From<TurnError> for ApiError {
             TurnError::InvalidName(_) | TurnError::InvalidPrompt(_) | TurnError::InvalidModel { .. } => {
                 StatusCode::BAD_REQUEST
             }
-            TurnError::PromptTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            TurnError::PromptTooLarge { .. } | TurnError::SystemPromptTooLarge { .. } => {
+                StatusCode::PAYLOAD_TOO_LARGE
+            }
             TurnError::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
             TurnError::Overloaded { .. }
             | TurnError::Draining
@@ -182,11 +193,13 @@ impl From<TurnError> for ApiError {
             TurnError::Cancelled => StatusCode::CONFLICT,
             TurnError::Storage(_) | TurnError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        // A refusal made before the child saw anything can always be tried again after a moment.
-        let pause = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(1));
+        // A refusal made before the child saw anything can always be tried again after a moment, unless the request itself
+        // is wrong.
+        let not_again = error.reached_child();
+        let pause = (status.is_server_error() && !not_again).then_some(PAUSE);
         Self {
             retry_after: error.retry_after().or(pause),
-            not_again: error.reached_child(),
+            not_again,
             ..Self::new(status, error.code(), error.to_string())
         }
     }
@@ -270,8 +283,10 @@ mod tests {
         assert_eq!(response.headers()["x-should-retry"], "false");
         assert!(!response.headers().contains_key(header::RETRY_AFTER));
 
-        let response = ApiError::from(TurnError::Draining).render(ErrorForm::Messages, "id");
-        assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        for before in [TurnError::Draining, TurnError::Storage("full".into())] {
+            let response = ApiError::from(before).render(ErrorForm::Messages, "id");
+            assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        }
     }
 
     #[test]

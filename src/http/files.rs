@@ -20,6 +20,8 @@ const MAX_FILES: usize = 1000;
 pub(super) struct Watch {
     root: PathBuf,
     before: Snapshot,
+    /// What takes the place of `before`, when it is known.
+    newer: Option<tokio::task::JoinHandle<io::Result<Snapshot>>>,
 }
 
 /// What was written since, as it is told.
@@ -56,21 +58,25 @@ impl Watch {
     pub(super) async fn start(root: PathBuf) -> io::Result<Self> {
         off_runtime(move || {
             let before = look(&root)?;
-            Ok(Self { root, before })
+            Ok(Self { root, before, newer: None })
         })
         .await
     }
 
-    /// Remembers what is there now instead. Keeps what it had if it cannot look.
-    pub(super) async fn look_again(&mut self) {
+    /// Remembers what is there now instead: other turns have written since. Begins to look at once, and keeps what it
+    /// had if it cannot.
+    pub(super) fn look_again(&mut self) {
         let root = self.root.clone();
-        if let Ok(now) = off_runtime(move || look(&root)).await {
-            self.before = now;
-        }
+        self.newer = Some(tokio::task::spawn_blocking(move || look(&root)));
     }
 
     /// What was written since. Never fails: an answer is not lost because its files cannot be read.
-    pub(super) async fn written(self) -> Written {
+    pub(super) async fn written(mut self) -> Written {
+        if let Some(newer) = self.newer.take()
+            && let Ok(Ok(newer)) = newer.await
+        {
+            self.before = newer;
+        }
         let written = off_runtime(move || Ok(written(&self.root, &self.before))).await;
         written.unwrap_or_else(|_| {
             let message = "the files of this turn could not be read";

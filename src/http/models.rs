@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Extension, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::app::App;
+use super::caller::Caller;
 use super::dialect::anthropic;
 use super::error::ApiError;
 use super::router::BodyRead;
@@ -53,9 +54,12 @@ fn entry(model: &str, is_messages: bool) -> Value {
 }
 
 /// `POST /v1/messages/count_tokens`: an estimate, for the CLI cannot be asked without a turn.
-pub(super) async fn count_tokens(State(app): State<Arc<App>>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    let received = match app.bodies().receive(&parts.headers, body).await {
+pub(super) async fn count_tokens(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Response {
+    let received = match app.bodies().receive(&caller, request.into_body()).await {
         Ok(received) => received,
         Err(error) => return error.into_response(),
     };

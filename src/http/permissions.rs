@@ -84,8 +84,7 @@ pub(super) async fn answer(
     let unknown =
         || ApiError::new(StatusCode::NOT_FOUND, "permission_not_found", PermissionError::Unknown.to_string());
     let Path((_, request_id)) = path.map_err(|_| unknown())?;
-    let (parts, body) = request.into_parts();
-    let received = app.bodies().receive(&parts.headers, body).await?;
+    let received = app.bodies().receive(&inquiry.caller, request.into_body()).await?;
     let answered = async {
         let decision = decision(&received.bytes)?;
         let (session, _) = existing(&app, &user, &name).await?;

@@ -18,7 +18,7 @@ use super::app::App;
 use super::auth::Gate;
 use super::caller::{Caller, REQUEST_ID_HEADER, request_id};
 use super::error::{ApiError, ErrorForm};
-use super::{figures, models, openapi, service, sessions, stats, trace, turns};
+use super::{figures, happenings, models, openapi, page, service, sessions, stats, trace, turns};
 use crate::metrics::{HttpLimit, HttpMetrics};
 
 /// When to try again after all connections were taken: streams end all the time.
@@ -35,7 +35,8 @@ pub(super) struct BodyRead;
 /// For callers.
 pub(super) fn public(app: Arc<App>, gate: Gate) -> Router {
     let router = Router::new()
-        .route("/", get(service::document))
+        .route("/", get(page::root))
+        .route("/page/{file}", get(page::file))
         .route("/openapi.json", get(openapi::serve))
         .route("/v1/messages", post(turns::messages))
         .route("/v1/messages/keepalive", post(turns::keepalive))
@@ -45,6 +46,7 @@ pub(super) fn public(app: Arc<App>, gate: Gate) -> Router {
         .route("/v1/models", get(models::list))
         .route("/v1/models/{id}", get(models::one))
         .route("/v1/pool/stats", get(stats::pool))
+        .route("/v1/happenings", get(happenings::follow))
         .merge(sessions::routes());
     finish(router, app, gate)
 }
@@ -182,8 +184,10 @@ fn typed(mut response: Response, form: ErrorForm, request_id: &str) -> Response 
         return response;
     };
     let mut rendered = error.render(form, request_id);
-    if let Some(allowed) = response.headers_mut().remove(header::ALLOW) {
-        rendered.headers_mut().insert(header::ALLOW, allowed);
+    for kept in [header::ALLOW, turns::SESSION_HEADER] {
+        if let Some(value) = response.headers_mut().remove(&kept) {
+            rendered.headers_mut().insert(kept, value);
+        }
     }
     rendered.extensions_mut().insert(error);
     rendered

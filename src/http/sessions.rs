@@ -20,6 +20,7 @@ use super::error::ApiError;
 use super::query::Inquiry;
 use super::{permissions, turns, workspace};
 use crate::error::TurnError;
+use crate::happenings::Exit;
 use crate::ids::{MAX_NAME_BYTES, SessionKey, UserId};
 use crate::session::{Session, SessionStatus};
 
@@ -60,6 +61,15 @@ pub(super) struct Shown {
     memory_bytes: u64,
     queue_depth: usize,
     total_cost_usd: f64,
+    last_exit: Option<ShownExit>,
+}
+
+/// How a child ended.
+#[derive(Serialize)]
+struct ShownExit {
+    reason: &'static str,
+    detail: String,
+    at: f64,
 }
 
 #[derive(Serialize)]
@@ -87,6 +97,11 @@ impl Shown {
             memory_bytes: status.memory_bytes,
             queue_depth: status.queue_depth,
             total_cost_usd: status.total_cost_usd,
+            last_exit: status.last_exit.map(|Exit { reason, detail, at }| ShownExit {
+                reason,
+                detail,
+                at: seconds(at),
+            }),
         }
     }
 }
@@ -162,6 +177,8 @@ async fn warm(
 ) -> Result<Json<Shown>, ApiError> {
     app.refuse_when_draining()?;
     let user = inquiry.owner()?;
+    // A start costs as much as a turn: a user's share is the same.
+    let _permit = app.turn_permit(&user, &inquiry.caller)?;
     let status = app.pilot().conversation(user.as_bytes(), &name).warm().await?;
     app.started_once().open();
     Ok(Json(Shown::of(&name, status)))
@@ -201,7 +218,10 @@ pub(super) async fn purge_session(
 ) -> Result<(), TurnError> {
     // Before: nobody may be sent to a conversation that is being deleted.
     app.conversations().named(user, name).await;
-    session.purge().await
+    let purged = session.purge().await;
+    // After: its last turn has ended by then.
+    app.replays().forget(user, name);
+    purged
 }
 
 pub(super) fn seconds(moment: SystemTime) -> f64 {
@@ -209,7 +229,7 @@ pub(super) fn seconds(moment: SystemTime) -> f64 {
 }
 
 /// Percent-encoded, so that any bytes are text and come back as they were.
-fn encode(bytes: &[u8]) -> String {
+pub(super) fn encode(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for byte in bytes {
         match byte {

@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -35,11 +35,12 @@ use crate::turn::Turn;
 mod answer;
 mod collect;
 pub(super) mod replay;
+mod silence;
 
-use answer::{Answer, Gathering, Log};
+use answer::{Answer, Files, Gathering, Log};
 
 /// The header that names the conversation, both ways.
-const SESSION_HEADER: &str = "x-pilotlight-session";
+pub(super) const SESSION_HEADER: HeaderName = HeaderName::from_static("x-pilotlight-session");
 /// The header that lists fields without effect.
 const IGNORED_HEADER: &str = "x-pilotlight-ignored";
 /// The header that says what happens to the turn when its caller goes away.
@@ -93,7 +94,7 @@ async fn take(
     let (parts, body) = request.into_parts();
     let received = async {
         app.refuse_when_draining()?;
-        app.bodies().receive(&parts.headers, body).await
+        app.bodies().receive(&caller, body).await
     };
     let received = match received.await {
         Ok(received) => received,
@@ -162,9 +163,10 @@ impl Taking {
                 return Err(error.into());
             }
         };
+        let name = caller::header_text(&conversation.name);
         let work = Work { app: self.app, asked, conversation, turn, files, waits, permit, log: self.log };
-        let mut response = work.respond(user, kept).await?;
-        response.extensions_mut().insert(BodyRead);
+        let mut response = work.respond(user, kept).await.into_response();
+        response.headers_mut().insert(SESSION_HEADER, name);
         Ok(response)
     }
 
@@ -180,17 +182,19 @@ impl Taking {
 
     /// The named conversation; else, for clients that tell the whole history, the one that fits; else the default one.
     async fn conversation(&self, user: &UserId, asked: &Asked) -> Result<Conversation, ApiError> {
-        let header = match self.parts.headers.get(SESSION_HEADER) {
+        let header = match self.parts.headers.get(&SESSION_HEADER) {
             Some(value) => Some(caller::named_by_header(value).ok_or_else(|| {
                 ApiError::invalid("invalid_session", format!("{SESSION_HEADER} is not percent-encoded UTF-8"))
             })?),
             None => None,
         };
+        if let Some(name) = &header {
+            checked(name)?;
+        }
         if let Some(name) = &asked.conversation {
             checked(name).map_err(|error| ApiError::field("session_id", error.message()))?;
         }
         if let Some(name) = asked.conversation.clone().or(header) {
-            checked(&name)?;
             self.app.conversations().named(user, &name).await;
             return Ok(Conversation { name, claim: None });
         }
@@ -233,21 +237,19 @@ impl Work {
     async fn respond(mut self, user: UserId, kept: bool) -> Result<Response, ApiError> {
         let name = self.conversation.name.clone();
         let ignored = std::mem::take(&mut self.asked.ignored);
-        let frame = Frame { session: name.clone(), created: now() };
+        let frame = Frame { session: name.clone(), created: now(), model: self.asked.model.clone() };
         let replays = self.app.clone();
         let mut response = match (self.asked.stream, kept) {
             (true, false) => events(Body::from_stream(self.begin(&frame).await?)),
             (true, true) => {
-                let answer = self.begin(&frame).await?;
-                events(Body::from_stream(replays.replays().detach(&user, &name, answer)))
+                let begin = async move { self.begin(&frame).await };
+                events(Body::from_stream(replays.replays().detach(&user, &name, begin).await?))
             }
             (false, false) => self.collect(&frame).await?,
             (false, true) => replays.replays().collect(&user, &name, self.collect_owned(frame)).await?,
         };
-        let headers = response.headers_mut();
-        headers.insert(SESSION_HEADER, caller::header_text(&name));
         if !ignored.is_empty() {
-            headers.insert(IGNORED_HEADER, caller::header_text(&ignored.join(",")));
+            response.headers_mut().insert(IGNORED_HEADER, caller::header_text(&ignored.join(",")));
         }
         Ok(response)
     }
@@ -260,16 +262,32 @@ impl Work {
         let render = renderer(&self.asked, frame, reader, self.conversation.claim.is_some());
         let mut answer =
             Answer::new(self.turn, render, self.conversation.claim, self.permit, heartbeat, self.log);
+        if let Some(watch) = self.files.take() {
+            answer.gather(Box::new(Watched { app: self.app.clone(), watch, waits: self.waits }));
+        }
         answer.begin().await?;
         self.app.started_once().open();
-        if let Some(mut files) = self.files.take() {
-            if self.waits {
-                // Other turns have written since.
-                files.look_again().await;
-            }
-            answer.gather(gathering(self.app, files));
-        }
         Ok(answer)
+    }
+}
+
+/// The workspace of a turn on its way.
+struct Watched {
+    app: Arc<App>,
+    watch: Watch,
+    /// Other turns of the session come before this one.
+    waits: bool,
+}
+
+impl Files for Watched {
+    fn turn_begins(&mut self) {
+        if std::mem::take(&mut self.waits) {
+            self.watch.look_again();
+        }
+    }
+
+    fn gather(self: Box<Self>) -> Gathering {
+        gathering(self.app, self.watch)
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) fn frames(lines: &[u8], frames: &mut BytesMut) {
     }
     let count = memchr::memchr_iter(b'\n', lines).count() + 1;
     frames.reserve(lines.len() + count * (BEFORE.len() + AFTER.len()));
-    for line in lines.split(|byte| *byte == b'\n') {
+    for line in self::lines(lines) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.is_empty() {
             continue;
@@ -37,6 +37,30 @@ pub(super) fn frames(lines: &[u8], frames: &mut BytesMut) {
         }
         frames.put_slice(AFTER);
     }
+}
+
+/// What stands between the line ends, empty lines left out. Searched in whole vectors of bytes: all that the CLI says passes here.
+pub(super) fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        while !rest.is_empty() {
+            let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+            let (line, after) = rest.split_at_checked(end)?;
+            rest = after.get(1..).unwrap_or_default();
+            if !line.is_empty() {
+                return Some(line);
+            }
+        }
+        None
+    })
+}
+
+/// A tool that waits for permission, as a comment: SDKs pass over it, whoever reads the stream itself may answer. CR
+/// would end it.
+pub(super) fn permission(request: &str, frames: &mut BytesMut) {
+    frames.put_slice(b": permission ");
+    frames.extend(request.bytes().map(|byte| if byte == b'\r' { b' ' } else { byte }));
+    frames.put_slice(AFTER);
 }
 
 /// One event.
@@ -73,6 +97,7 @@ mod tests {
         assert_eq!(&framed(b"{\"a\":1}\n{\"b\":2}\n")[..], b"data: {\"a\":1}\n\ndata: {\"b\":2}\n\n");
         assert_eq!(&framed(b"{}")[..], b"data: {}\n\n");
         assert_eq!(&framed(b"\n\r\n\n")[..], b"");
+        assert_eq!(lines(b"\na\n\nb").collect::<Vec<_>>(), [b"a", b"b"]);
     }
 
     #[test]

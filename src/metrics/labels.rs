@@ -171,6 +171,7 @@ impl TurnOutcome {
                 | TurnError::InvalidPrompt(_)
                 | TurnError::InvalidModel { .. }
                 | TurnError::PromptTooLarge { .. }
+                | TurnError::SystemPromptTooLarge { .. }
                 | TurnError::QueueFull { .. }
                 | TurnError::Overloaded { .. }
                 | TurnError::Draining => Self::Rejected,

@@ -21,6 +21,7 @@ use super::store::{BoundRecord, Record};
 use super::{PermissionError, SessionState};
 use crate::child::{Answer, Port, Report, TurnJob, TurnReport};
 use crate::error::TurnError;
+use crate::happenings::What;
 use crate::ids::{Generation, SessionKey, TurnId};
 use crate::instance::Instance;
 use crate::metrics::{ContextLost, EvictionReason, RestartCause};
@@ -267,6 +268,7 @@ impl SessionActorState {
             }
             Effect::CircuitOpened => {
                 self.instance.metrics.crash_loop();
+                self.note(What::Paused);
                 tracing::warn!(session = %self.entry.key.hash(), "the CLI failed repeatedly; the session pauses");
             }
         }
@@ -286,6 +288,7 @@ impl SessionActorState {
         if restart {
             self.record.restarts = self.record.restarts.saturating_add(1);
             self.instance.metrics.restarted(self.restart_cause);
+            self.note(What::Restarted { cause: self.restart_cause.as_str() });
         }
         self.record.generation = generation.0;
         let stop = CancellationToken::new();
@@ -356,6 +359,7 @@ impl SessionActorState {
                 if self.record.untold_loss != Some(loss) {
                     // Found again by every start until a turn is told; it is one loss.
                     self.instance.metrics.context_lost(loss);
+                    self.note(What::ContextLost { kind: loss.as_str() });
                 }
                 self.record.untold_loss = Some(loss);
                 self.record.checkpoint = None;
@@ -450,6 +454,7 @@ impl SessionActorState {
         if gone.was_asked() {
             if let Some(reason) = eviction {
                 self.instance.metrics.evicted(reason);
+                self.note(What::Evicted { reason: reason.as_str() });
                 tracing::info!(session = %entry.key.hash(), reason = reason.as_str(), "evicted");
             }
         } else {
@@ -500,6 +505,10 @@ impl SessionActorState {
     }
 
     // ---- What others see ----
+
+    fn note(&self, what: What) {
+        self.instance.happenings.note(&self.entry.key, what);
+    }
 
     /// Notes that the session is used.
     fn touch(&mut self) {
@@ -588,6 +597,7 @@ pub(crate) fn first_board(record: &Record) -> Board {
         permissions: Vec::new(),
         active: false,
         ended: None,
+        last_exit: None,
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,7 @@ use crate::child::{
 use crate::cli::{LaunchPlan, Refusal};
 use crate::config::PermissionPolicy;
 use crate::error::{Loss, StartFailure, TurnError};
+use crate::happenings::{Exit, What};
 use crate::ids::Generation;
 use crate::instance::{Instance, Once, Slot};
 use crate::metrics::{AdmissionRejected, ContextLost, ExitReason, FirstOutput, RestartCause, StopHow};
@@ -36,6 +37,12 @@ pub(crate) struct Plan {
     pub(crate) entry: Arc<Entry>,
     pub(crate) workspace: Workspace,
     pub(crate) generation: Generation,
+}
+
+impl Plan {
+    fn note(&self, what: What) {
+        self.instance.happenings.note(&self.entry.key, what);
+    }
 }
 
 /// What the session hears.
@@ -181,6 +188,7 @@ async fn one_child(
         report: reporter(plan, prepared, tell.clone(), start_permit.clone(), begun),
     };
     let driver = Driver::new(setup, child, prepared.model.clone(), begun, &prepared.bound);
+    plan.note(What::Started { generation: plan.generation.0 });
     if let Some(shim) = shim {
         tell(ChildNews::Started(Started { pid, shim }, driver.port()));
     }
@@ -201,6 +209,7 @@ fn reporter(
     begun: Instant,
 ) -> Arc<dyn Fn(Report) + Send + Sync> {
     let (metrics, entry) = (plan.instance.metrics.clone(), plan.entry.clone());
+    let happenings = plan.instance.happenings.clone();
     let progress = prepared.progress.clone();
     Arc::new(move |report| {
         match &report {
@@ -211,6 +220,7 @@ fn reporter(
             Report::Ready => {
                 metrics.spawned(None);
                 metrics.spawn_ready(begun.elapsed());
+                happenings.note(&entry.key, What::Ready { took: begun.elapsed() });
                 drop(start_permit.take());
             }
             // Shown at once: whoever hears of the end may look before the session's actor does.
@@ -286,6 +296,7 @@ fn environment(
 
 fn not_started(plan: &Plan, failure: StartFailure) -> Gone {
     plan.instance.metrics.spawned(Some(failure.reason()));
+    plan.note(What::NotStarted { reason: failure.reason() });
     tracing::warn!(session = %plan.entry.key.hash(), reason = failure.reason(), "the CLI did not start");
     let why = match shortage(&failure) {
         // No fault of the CLI, and nothing that a pause of this session would mend.
@@ -354,7 +365,10 @@ fn conclude(plan: &Plan, departed: Departed, oom_before: OomKills) -> Gone {
         None if departed.asked => "the session was stopped".to_owned(),
         None => ending.to_string(),
     };
+    let exit = Exit { reason: reason.as_str(), detail: cause.clone(), at: SystemTime::now() };
+    plan.entry.with_board(|board| board.last_exit = Some(exit.clone()));
     if !departed.asked {
+        plan.note(What::Crashed(exit));
         tracing::warn!(session = %plan.entry.key.hash(), generation = plan.generation.0, %cause, "the CLI ended unasked");
     }
     let restart_cause = match departed.verdict {

@@ -17,13 +17,14 @@ use super::{
 use crate::child::{Answer, TurnJob};
 use crate::cli::Dirs;
 use crate::error::TurnError;
+use crate::happenings::What;
 use crate::ids::{InvalidName, SessionKey};
 use crate::instance::{Instance, Slot};
 use crate::metrics::{AdmissionRejected, FirstOutput, TurnOutcome};
 use crate::pilotlight::Pilotlight;
 use crate::registry::{Entry, NotAdmitted};
 use crate::supervisor::SupervisorMessage;
-use crate::turn::{Decision, Prompt, Turn, TurnOptions, TurnTrace, is_model_name, turn_channel};
+use crate::turn::{Decision, Prompt, Status, Turn, TurnOptions, TurnTrace, is_model_name, turn_channel};
 use crate::workspace::Workspace;
 
 /// How often a call looks for the session again when its actor ended in between. Each time a new actor is started, so
@@ -72,6 +73,9 @@ impl Session {
                 metrics.admission_rejected(AdmissionRejected::PerUser);
             }
             metrics.turn_ended(TurnOutcome::Rejected, accepted.elapsed());
+            if let Ok(key) = &self.key {
+                self.instance().happenings.note(key, What::Refused { reason: error.code() });
+            }
         }
         result
     }
@@ -119,10 +123,12 @@ impl Session {
         let limits = &instance.config.session;
         let (metrics, running) = (instance.metrics.clone(), instance.open_turns.token());
         let trace = TurnTrace::begin(&entry.hash, id, is_warm, accepted);
-        let ended = trace.clone();
+        let traced = trace.clone();
+        let (happenings, key) = (instance.happenings.clone(), entry.key.clone());
         let on_end = Box::new(move |outcome: &crate::turn::Outcome| {
-            ended.ended(outcome);
+            traced.ended(outcome);
             metrics.turn_ended(TurnOutcome::of(&outcome.status), accepted.elapsed());
+            happenings.note(&key, ended(&outcome.status, accepted.elapsed()));
             drop((permit, running));
         });
         let actor = entry.actor.clone();
@@ -382,6 +388,14 @@ impl Session {
     }
 }
 
+/// What is told of a turn that has its outcome.
+fn ended(status: &Status, took: Duration) -> What {
+    match (TurnOutcome::of(status), status) {
+        (TurnOutcome::Rejected, Status::Aborted(error)) => What::Refused { reason: error.code() },
+        (outcome, _) => What::TurnEnded { outcome: outcome.as_str(), took },
+    }
+}
+
 /// A turn as it was asked for, serialised and checked.
 #[derive(Clone)]
 struct Letter {
@@ -402,6 +416,12 @@ impl Letter {
             }
             Ok(line.into())
         };
+        let limit_of_system = config.session.system_prompt_limit;
+        if let Some(bytes) =
+            options.system_prompt.as_ref().map(String::len).filter(|it| *it > limit_of_system)
+        {
+            return Err(TurnError::SystemPromptTooLarge { bytes, limit: limit_of_system });
+        }
         let line = encode(&prompt)?;
         let with_preamble = options.preamble.map(|preamble| encode(&prompt.after(&preamble))).transpose()?;
         for (option, name) in [("model", &options.model), ("fallback_model", &options.fallback_model)] {

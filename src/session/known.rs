@@ -89,6 +89,7 @@ pub(super) fn status(record: &Record) -> SessionStatus {
         memory_bytes: 0,
         queue_depth: 0,
         total_cost_usd: record.cost_usd,
+        last_exit: None,
     }
 }
 

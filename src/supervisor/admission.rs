@@ -105,7 +105,10 @@ impl Line {
     }
 
     fn enqueue(&mut self, user: &UserId) -> Option<(Ticket, oneshot::Receiver<Permits>)> {
-        if self.length >= self.max_waiting {
+        // Nobody gets more places than are left for all others: so one user ends at half of the line, two at a third
+        // each, and there is always one for the next.
+        let own = self.waiting.get(user).map_or(0, VecDeque::len);
+        if own >= self.max_waiting.saturating_sub(self.length) {
             return None;
         }
         let (sender, receiver) = oneshot::channel();
@@ -392,6 +395,19 @@ mod tests {
             order.push(receivers.remove(index.unwrap()).0);
         }
         assert_eq!(order, ["a", "b", "c", "a", "a", "a"]);
+    }
+
+    #[test]
+    fn one_user_does_not_fill_the_line() {
+        let mut line = Line { max_waiting: 100, ..Line::default() };
+        let mut waiting = Vec::new();
+        for _ in 0..100 {
+            waiting.extend(line.enqueue(&user("a")));
+        }
+        assert_eq!(waiting.len(), 50);
+        for number in 0..40 {
+            waiting.push(line.enqueue(&user(&format!("other {number}"))).expect("a place for a newcomer"));
+        }
     }
 
     #[test]

@@ -69,3 +69,19 @@ pub fn all_required() -> bool {
     let is_set = |name: &str| std::env::var(name).is_ok_and(|value| value == "true" || value == "1");
     is_set("CI") || is_set("PILOTLIGHT_REQUIRE_ALL")
 }
+
+/// The browser's version that the page was looked at in; `tests/run` installs it where it may, by this line.
+pub const CHROMIUM: &str = "156.0.8078.79-1~deb12u1";
+
+/// A Chromium that runs without a screen, or nothing after having said that it is missing. Any version does.
+pub fn chromium() -> Option<PathBuf> {
+    const NAMES: [&str; 4] = ["chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"];
+    let given = std::env::var_os("PILOTLIGHT_CHROMIUM").map(PathBuf::from);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut all = std::env::split_paths(&path).flat_map(|folder| NAMES.map(|name| folder.join(name)));
+    let found = given.or_else(|| all.find(|program| program.is_file()));
+    if found.is_none() {
+        left_out("no Chromium is installed (Debian: chromium-headless-shell)");
+    }
+    found
+}

@@ -12,6 +12,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use pilotlight::config::PermissionPolicy;
+use pilotlight::ids::{SessionKey, UserId};
 use pilotlight::turn::{Decision, Status};
 use pilotlight::{Config, OauthCredentials, Pilotlight, Session, SessionState, TurnError, TurnOptions};
 

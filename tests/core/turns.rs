@@ -198,3 +198,20 @@ async fn an_interrupt_behind_a_slow_reader_does_not_cost_the_child() {
     drop(turn);
     bench.end().await;
 }
+
+/// Who kills the whole program in the instant after must not make a turn forgotten in silence.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_is_on_file_before_its_reader_hears_the_end() {
+    let bench = Bench::new().await;
+    let alice = bench.pilot.session("alice");
+    let key = SessionKey::new(UserId::new("alice").unwrap(), "default").unwrap();
+    let file = bench.data.path().join("sessions").join(key.hash().as_str()).join("progress.json");
+    for number in 1..=300_u64 {
+        assert_eq!(say(&alice, "again").await, format!("echo {number}: again"));
+        let noted = std::fs::read_to_string(&file).unwrap();
+        let noted: serde_json::Value =
+            serde_json::from_str(noted.trim_end_matches(['\0', ' ', '\n'])).unwrap();
+        assert_eq!(noted["turns"], number, "{noted}");
+    }
+    bench.end().await;
+}

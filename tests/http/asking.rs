@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::program::{Answer, Site};
+use crate::program::{Answer, Program, Site};
 
 /// Exits of a child that a caller's words must never bring about.
 const DEATHS: [&str; 5] = ["crash", "signal", "oom", "hang", "protocol"];
@@ -128,8 +128,6 @@ impl Dialect {
         let is_text_or_blocks = |name: &str| field.ends_with(name) && (value.is_string() || value.is_array());
         self.any.iter().any(|any| field.starts_with(any))
             || (value.is_null() && !self.required.contains(&field) && !field.starts_with("/messages/"))
-            // What was said before is told and not passed on; the table of refusals is about the last message.
-            || field.starts_with("/messages/1/content/")
             || is_text_or_blocks("/content")
             || is_text_or_blocks("/system")
     }
@@ -162,4 +160,12 @@ pub(crate) async fn nobody_was_harmed(site: &Site) {
 pub(crate) fn without(mut body: Value, fields: &[&str]) -> Value {
     body.as_object_mut().expect("an object").retain(|key, _| !fields.contains(&key.as_str()));
     body
+}
+
+/// Memory of its own that a process holds.
+pub(crate) fn memory(program: &Program) -> u64 {
+    let process = program.process();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid)).expect("the server runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("its memory");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
 }

@@ -30,3 +30,30 @@ async fn written_files_come_before_the_end() {
     assert_eq!(batch["files_summary"]["total_size"], 3);
     assert!(!batch.to_string().contains("secret"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_turn_wrote_meanwhile_is_not_this_ones() {
+    let place = place();
+    let (_program, site) =
+        Program::ready(&place, "[http]\nheartbeat = \"100ms\"\n[permissions]\npolicy = \"allow\"").await;
+    let with_files = |text: &str| {
+        let mut body = message(text);
+        body["include_files"] = json!(true);
+        body
+    };
+    let write = |name: &str| format!("[[tool:Write {{\"file_path\":\"{name}\",\"content\":\"x\"}}]]");
+    // The second one waits, for many heartbeats, while the first writes.
+    let first = with_files(&format!("[[sleep:1000]]{}", write("first")));
+    let first = Answer::of(site.asking("alice", &first));
+    let second = async {
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        Answer::of(site.asking("alice", &with_files(&write("second")))).await
+    };
+    let (first, second) = tokio::join!(first, second);
+    for (answer, name) in [(first, "first"), (second, "second")] {
+        let events = answer.events();
+        let created: Vec<_> = events.iter().filter(|event| event["type"] == "file_created").collect();
+        assert_eq!(created.len(), 1, "{created:?}");
+        assert_eq!(created[0]["path"], name);
+    }
+}

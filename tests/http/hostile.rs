@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::asking::{DIALECTS, judge, nobody_was_harmed, without};
+use crate::asking::{DIALECTS, judge, memory, nobody_was_harmed, without};
 use crate::program::{Answer, Program, message, place};
 
 /// The places of all values in a document.
@@ -109,7 +109,8 @@ async fn strange_shapes_are_refused_or_answered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn long_histories_and_instructions_are_refused_or_answered() {
     let place = place();
-    let (_program, site) = Program::ready(&place, "").await;
+    let (program, site) = Program::ready(&place, "").await;
+    let before = memory(&program);
     for dialect in DIALECTS {
         let said = (0..10_000).map(|number| {
             let role = if number % 2 == 0 { "user" } else { "assistant" };
@@ -132,6 +133,8 @@ async fn long_histories_and_instructions_are_refused_or_answered() {
         assert_eq!(answer.status, 413, "100 MB: {answer:?}");
         judge(&answer, "100 MB");
     }
+    let grown = memory(&program).saturating_sub(before);
+    assert!(grown < 128 << 20, "{grown} bytes are kept of what was long");
     nobody_was_harmed(&site).await;
 }
 

@@ -111,8 +111,26 @@ async fn slow_headers_and_slow_bodies_are_not_waited_for() {
     body.write_all(format!("{head}content-length: 1000\r\n\r\n{{\"mess").as_bytes()).await.unwrap();
     let answer = answered(body).await;
     assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("body_timeout"), "{answer}");
+    assert!(answer.contains("retry-after: 1\r\n"), "{answer}");
     assert!(begin.elapsed() < Duration::from_secs(10), "the configured limits count, not the usual ones");
     assert_eq!(site.turn("alice", "a").await.text(), "echo 1: a");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_bodies_that_never_come_hold_up_nobody() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "").await;
+    let head = "POST /v1/messages/keepalive HTTP/1.1\r\nhost: localhost\r\nx-pilotlight-user: mallory\r\n";
+    let mut silent = Vec::new();
+    for _ in 0..32 {
+        let mut connection = connect(&site).await;
+        connection.write_all(format!("{head}content-length: 16777216\r\n\r\n{{").as_bytes()).await.unwrap();
+        silent.push(connection);
+    }
+    for number in 1..=20 {
+        let answer = timeout(Duration::from_secs(4), site.turn("alice", "a")).await.expect("at once");
+        assert_eq!(answer.text(), format!("echo {number}: a"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,4 +194,23 @@ async fn a_server_that_has_no_open_file_left_says_so_and_counts_it() {
     assert_eq!((status, kind.as_str()), (503, "overloaded"), "{text}");
     assert_eq!(site.figure("admission_rejected_total", &["reason=\"fds\""]).await, 1.0);
     assert_eq!(site.turn("user-0", "again").await.text(), "echo 2: again", "who is warm is served");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_are_announced_and_not_sent_take_nothing_from_others() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "").await;
+    let mut idle = Vec::new();
+    for _ in 0..20 {
+        let mut connection = connect(&site).await;
+        let head = "POST /v1/messages HTTP/1.1\r\nhost: localhost\r\nx-pilotlight-user: mallory\r\n\
+                    content-length: 16777216\r\nexpect: 100-continue\r\n\r\n";
+        connection.write_all(head.as_bytes()).await.unwrap();
+        // It is being read once the server asks for the rest.
+        let mut line = [0; 12];
+        connection.read_exact(&mut line).await.unwrap();
+        assert_eq!(&line, b"HTTP/1.1 100");
+        idle.push(connection);
+    }
+    assert_eq!(site.turn("alice", "hello").await.text(), "echo 1: hello");
 }

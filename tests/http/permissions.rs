@@ -161,3 +161,25 @@ async fn an_interrupted_turn_takes_its_questions_with_it() {
     eventually_some("nothing is asked any more", SOON, none).await;
     assert!(files(&site, "alice").await.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_the_sdks_see_a_sign_of_life_while_a_tool_waits_and_the_question_as_a_comment() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, ASK).await;
+    let messages = json!([{ "role": "user", "content": TOOL }]);
+    for (path, sign) in [("/v1/messages", "event: ping\n"), ("/v1/chat/completions", "")] {
+        let body = json!({ "model": "sonnet", "max_tokens": 9, "stream": true, "messages": messages });
+        let request = site.of("POST", path, "alice").header("x-pilotlight-session", "default").json(&body);
+        let mut answer = request.send().await.unwrap();
+        let mut read = String::new();
+        while !read.contains(": permission {") {
+            let piece = tokio::time::timeout(SOON, answer.chunk()).await.expect("in time").unwrap();
+            read.push_str(std::str::from_utf8(&piece.expect("not the end")).unwrap());
+        }
+        assert!(read.contains(sign), "{path}: {read}");
+        let id = pending(&site, "alice").await[0]["request_id"].as_str().unwrap().to_owned();
+        assert_eq!(decide(&site, "alice", &id, json!({ "behavior": "deny" })).await.status, 204);
+        let rest = tokio::time::timeout(SOON, answer.text()).await.unwrap().unwrap();
+        assert!(rest.contains("TOOLS:de"), "{path}: {rest}");
+    }
+}

@@ -10,21 +10,13 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval};
 
-use crate::asking::{DIALECTS, Dialect, nobody_was_harmed, without};
+use crate::asking::{DIALECTS, Dialect, memory, nobody_was_harmed, without};
 use crate::common::installed::say;
-use crate::common::process::Process;
 use crate::common::{SOON, eventually_some};
 use crate::program::{Answer, Program, Site, message, place};
 
 /// What a connection's kernel buffers, the turn's channel and the allocator may hold, for all clients together.
 const SLACK: u64 = 48 << 20;
-
-/// Memory of its own that a process holds.
-fn memory(process: Process) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid)).expect("the server runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("its memory");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
-}
 
 /// Sends a request for a stream and leaves its answer unread.
 async fn ask(site: &Site, dialect: &Dialect, user: &str, text: &str) -> TcpStream {
@@ -50,7 +42,7 @@ async fn a_reader_of_a_byte_per_second_is_left_in_the_end() {
     let place = place();
     let (program, site) = Program::ready(&place, "[http]\nwrite_timeout = \"2s\"").await;
     nobody_was_harmed(&site).await;
-    let before = memory(program.process());
+    let before = memory(&program);
     let mut connections = Vec::new();
     for (number, dialect) in DIALECTS.iter().enumerate() {
         connections.push(ask(&site, dialect, &format!("slow-{number}"), "[[deltas:200000]]").await);
@@ -63,7 +55,7 @@ async fn a_reader_of_a_byte_per_second_is_left_in_the_end() {
         for connection in &mut connections {
             connection.read_exact(&mut [0]).await.expect("what the kernel holds can be read");
         }
-        let grown = memory(program.process()).saturating_sub(before);
+        let grown = memory(&program).saturating_sub(before);
         assert!(grown < SLACK, "{grown} bytes are held for {all} readers");
         assert!(begin.elapsed() < SOON, "they may hold their sessions for ever");
     }
@@ -116,7 +108,7 @@ async fn a_thousand_clients_that_vanish_in_mid_turn_harm_nobody() {
     for user in 0..USERS {
         assert_eq!(whole(&site, &format!("gone-{user}"), "hello").await.text(), "echo 1: hello");
     }
-    let before = memory(program.process());
+    let before = memory(&program);
     let mut beside = JoinSet::new();
     beside.spawn(witness(site.clone(), stop.clone()));
     let next = Arc::new(AtomicU64::new(0));
@@ -148,7 +140,7 @@ async fn a_thousand_clients_that_vanish_in_mid_turn_harm_nobody() {
     stop.store(true, Ordering::Relaxed);
     let beside = beside.join_all().await.concat();
     say(&format!("bob alone: {}; beside {CLIENTS} that vanish: {}", shown(&quiet), shown(&beside)));
-    let grown = memory(program.process()).saturating_sub(before);
+    let grown = memory(&program).saturating_sub(before);
     assert!(grown < SLACK, "{grown} bytes are kept for clients that are gone");
     // Bob's child and the first of each of the others.
     assert_eq!(site.figure("spawns_total", &[]).await, USERS as f64 + 1.0, "a child was replaced");

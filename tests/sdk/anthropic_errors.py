@@ -65,6 +65,16 @@ def the_same_for_streams_that_have_not_begun():
 
 
 @check
+def a_stream_that_has_begun_with_silence_ends_in_words_or_an_exception():
+    client = client_of(new_user())
+    with client.messages.stream(**asked("[[sleep:800]] late")) as stream:
+        equal(stream.get_final_text(), "echo 1: late")
+    call = lambda: list(client.messages.create(**asked("[[sleep:800]] [[api_error:429]]"), stream=True))
+    equal(raises(anthropic.APIError, call).body["error"]["type"], "rate_limit_error")
+    equal(say(client, "fine"), "echo 3: fine")
+
+
+@check
 def wrong_requests_are_400():
     client = client_of(new_user())
     create = client.messages.create

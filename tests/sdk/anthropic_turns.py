@@ -4,7 +4,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 import anthropic
-from checks import KEY, MODEL, PIXEL, URL, check, equal, new_user, pids, run, sessions
+from checks import KEY, MODEL, PIXEL, URL, check, equal, new_user, pids, raises, run, sessions
 
 
 def client_of(user, kind=anthropic.Anthropic):
@@ -162,6 +162,8 @@ def usage_is_what_the_api_reported():
 def models_are_listed():
     models = list(client_of(new_user()).models.list())
     assert models and all(model.id and model.type == "model" and model.display_name for model in models), models
+    model = client_of(new_user()).models.retrieve(models[0].id)
+    equal((model.id, model.type), (models[0].id, "model"))
 
 
 @check
@@ -220,6 +222,23 @@ def an_edited_history_is_a_new_conversation_that_knows_it():
     again = edited + [user("and now?"), {"role": "assistant", "content": answer}]
     equal(say(client, again + [user("still?")]), "echo 2: still?")
     equal(say(client, said + [user("and the cat?")]), "echo 2: and the cat?")
+
+
+@check
+def whoever_leaves_in_mid_answer_finds_the_same_child_again():
+    who = new_user()
+    client = client_of(who)
+    named = {"extra_headers": {"x-pilotlight-session": "only"}}
+    child = int(say(client, "[[pid]]", **named))
+    endless = asked("[[deltas:1000]] [[delay:50]]", **named)
+    with client.messages.stream(**endless) as stream:
+        next(iter(stream.text_stream))
+    # Closed at the end of the block: a stream that is only left alone keeps its connection until it is collected.
+    with client.messages.create(**endless, stream=True) as events:
+        next(event for event in events if event.type == "content_block_delta")
+    hasty = client.with_options(timeout=0.5, max_retries=0)
+    raises(anthropic.APITimeoutError, lambda: hasty.messages.create(**endless))
+    equal(int(say(client, "[[pid]]", **named)), child)
 
 
 @check

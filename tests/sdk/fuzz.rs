@@ -15,46 +15,40 @@ const RUNS_WITHIN: Duration = Duration::from_secs(150);
 /// The same requests every time: a failure can be looked into.
 const SEED: &str = "1";
 
+/// No failure of the server, and every answer is one that the description knows. What the description cannot say (which
+/// of two names wins, what a proper name of a model is) is not held against the service.
+const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,\
+                      response_schema_conformance,unsupported_method,allow_header_conformance";
+
+/// With more workers than one its own machinery fails now and then on Python 3.11.
+const OPTIONS: &str = "--phases examples,coverage,fuzzing --workers 1 --request-timeout 20 --continue-on-failure \
+                       --no-shrink --generation-database none --suppress-health-check all --no-color";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_made_up_from_the_description_break_nothing() {
     let Some(package) = package_of("schemathesis", Age::Current) else { return };
     let place = place();
-    let config = "[session]\nturn_timeout = \"5s\"\n[limits]\nmax_children = 8\nqueue_deadline = \"1s\"\n";
+    // Nearly each turn that is made up starts a conversation; their children are not to pile up.
+    let config = "[session]\nturn_timeout = \"5s\"\nidle_timeout = \"500ms\"\n";
     let (_program, site) = Program::ready(&place, config).await;
     assert_eq!(site.turn("alice", "hello").await.text(), "echo 1: hello");
-    let pid = site.pid("alice").await;
 
     let mut command = python(&place, &package);
     command.arg(package.join("bin/schemathesis")).arg("run").arg(format!("{}/openapi.json", site.http));
-    // Its other checks hold the answers to the description, which is done elsewhere.
-    command.args(["--checks", "not_a_server_error", "--phases", "examples,coverage,fuzzing"]);
-    command.args([
-        "--max-examples",
-        EXAMPLES,
-        "--max-time",
-        SECONDS,
-        "--seed",
-        SEED,
-        "--continue-on-failure",
-    ]);
-    command.args([
-        "--request-timeout",
-        "20",
-        "--workers",
-        "1",
-        "--no-shrink",
-        "--generation-database",
-        "none",
-    ]);
-    command.args(["--header", "x-pilotlight-user: mallory", "--suppress-health-check", "all", "--no-color"]);
+    command.args(["--checks", CHECKS, "--header", "x-pilotlight-user: mallory", "--max-examples", EXAMPLES]);
+    command.args(["--max-time", SECONDS, "--seed", SEED]);
+    command.args(OPTIONS.split_whitespace());
     let (is_good, written) = finished(command, &place, RUNS_WITHIN).await;
-    assert!(is_good, "{written}");
+    println!("{written}");
+    assert!(is_good, "schemathesis has found something");
 
+    let turns = site.figure("turns_total", &["outcome=\"ok\""]).await;
+    assert!(turns > 20.0, "only {turns} turns reached a child");
     for reason in ["crash", "signal", "oom", "hang", "protocol"] {
         let deaths = site.figure("exits_total", &[&format!("reason=\"{reason}\"")]).await;
-        assert!(deaths == 0.0, "{deaths} children have died: {reason}\n{written}");
+        assert!(deaths == 0.0, "{deaths} children have died: {reason}");
     }
     assert_eq!(site.figure("actor_panics_total", &[]).await, 0.0);
+    // By another child, for the first had nothing to do.
     assert_eq!(site.turn("alice", "still").await.text(), "echo 2: still");
-    assert_eq!(site.pid("alice").await, pid);
 }

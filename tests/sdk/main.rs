@@ -49,8 +49,11 @@ macro_rules! script {
 /// One turn at a time, one child, no patience.
 const NARROW: &str = "[session]\nturn_queue = 0\nidle_timeout = \"200ms\"\n[limits]\nmax_children = 1\nqueue_deadline = \"300ms\"\n";
 
+/// A stream does not wait long for its first word before it begins.
+const RESTLESS: &str = "[http]\nheartbeat = \"300ms\"\n";
+
 script!(anthropic_turns, "");
-script!(anthropic_errors, "");
+script!(anthropic_errors, super::RESTLESS);
 script!(anthropic_refused, super::NARROW);
 script!(openai_turns, "");
-script!(openai_errors, "");
+script!(openai_errors, super::RESTLESS);

@@ -63,6 +63,17 @@ def the_same_for_streams_that_have_not_begun():
 
 
 @check
+def a_stream_that_has_begun_with_silence_ends_in_words_or_an_exception():
+    client = client_of(new_user())
+    call = lambda text: list(client.chat.completions.create(**asked(text), stream=True))
+    answer = call("[[sleep:800]] late")
+    equal("".join(chunk.choices[0].delta.content or "" for chunk in answer), "echo 1: late")
+    error = raises(openai.APIError, call, "[[sleep:800]] [[api_error:429]]")
+    equal(error.type, "rate_limit_error")
+    equal(say(client, "fine"), "echo 3: fine")
+
+
+@check
 def wrong_requests_are_400():
     client = client_of(new_user())
     create = client.chat.completions.create

@@ -4,7 +4,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
-from checks import KEY, MODEL, PIXEL, URL, check, equal, new_user, pids, run, sessions
+from checks import KEY, MODEL, PIXEL, URL, check, equal, new_user, pids, raises, run, sessions
 
 
 def client_of(user, kind=openai.OpenAI):
@@ -99,7 +99,12 @@ def thinking_and_tools_are_not_the_answer():
 
 @check
 def whole_history_each_time_stays_with_one_warm_child():
-    ways = {"message": lambda message: message, "text": lambda message: assistant(message.content)}
+    ways = {
+        "message": lambda message: message,
+        "text": lambda message: assistant(message.content),
+        # With every field that the SDK knows, most of them null.
+        "dumped": lambda message: message.model_dump(),
+    }
     for name, kept in ways.items():
         who = new_user()
         client = client_of(who)
@@ -149,6 +154,8 @@ def models_are_listed():
     models = list(client_of(new_user()).models.list())
     assert models and all(model.id and model.object == "model" for model in models), models
     assert all(isinstance(model.created, int) and model.owned_by for model in models), models
+    model = client_of(new_user()).models.retrieve(models[0].id)
+    equal((model.id, model.object), (models[0].id, "model"))
 
 
 @check
@@ -158,6 +165,19 @@ def a_header_names_the_conversation():
     ask = lambda name, text: say(client, text, extra_headers={"x-pilotlight-session": name})
     equal([ask("work", "a"), ask("work", "b"), ask("play", "c")], ["echo 1: a", "echo 2: b", "echo 1: c"])
     assert {"work", "play"} <= set(sessions(who)), sessions(who)
+
+
+@check
+def whoever_leaves_in_mid_answer_finds_the_same_child_again():
+    client = client_of(new_user())
+    named = {"extra_headers": {"x-pilotlight-session": "only"}}
+    child = int(say(client, "[[pid]]", **named))
+    endless = asked("[[deltas:1000]] [[delay:50]]", **named)
+    with client.chat.completions.create(**endless, stream=True) as chunks:
+        assert any(chunk.choices[0].delta.content for chunk in chunks)
+    hasty = client.with_options(timeout=0.5, max_retries=0)
+    raises(openai.APITimeoutError, lambda: hasty.chat.completions.create(**endless))
+    equal(int(say(client, "[[pid]]", **named)), child)
 
 
 @check
@@ -184,6 +204,26 @@ def histories_of_one_user_at_the_same_time_do_not_meet():
     with ThreadPoolExecutor(3) as threads:
         processes = list(threads.map(converse, ["apples", "pears", "plums"]))
     equal(len(set(processes)), 3)
+
+
+@check
+def the_same_conversation_twice_is_two():
+    client = client_of(new_user())
+    same = [user("same")]
+    with ThreadPoolExecutor(4) as threads:
+        for turn in range(1, 4):
+            answers = list(threads.map(lambda _: say(client, same), range(4)))
+            equal(answers, [f"echo {turn}: same"] * 4)
+            same += [assistant(answers[0]), user("same")]
+
+
+@check
+def an_answer_that_is_asked_for_again_is_given_without_the_first_one():
+    client = client_of(new_user())
+    said = [user("my cat is Mo"), assistant(say(client, "my cat is Mo"))]
+    equal(say(client, said + [user("next")]), "echo 2: next")
+    again = say(client, said + [user("next")])
+    assert again.startswith("echo 1:") and again.count("next") == 1 and "my cat is Mo" in again, again
 
 
 @check

@@ -42,7 +42,9 @@ impl Script {
         let mut command = python(place, &self.package);
         command.arg(file).envs(variables.iter().copied());
         let (is_good, written) = finished(command, place, RUNS_WITHIN).await;
-        assert!(is_good, "{} with {}:\n{written}", self.name, self.package.display());
+        // Seen if the test fails, or with `--nocapture`.
+        println!("{} with {}:\n{written}", self.name, self.package.display());
+        assert!(is_good, "{} has failed", self.name);
     }
 }
 

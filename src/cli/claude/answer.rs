@@ -35,7 +35,7 @@ struct Told {
     inner: u64,
     index: u32,
     kind: Kind,
-    /// What was told of its text, until the whole has come.
+    /// What was told of its text, until the whole has come: the inside of a JSON string, for it is seldom looked at.
     text: String,
     /// The whole has come: nothing more of it is told.
     complete: bool,
@@ -64,8 +64,9 @@ impl Kind {
 struct Line<'a> {
     #[serde(borrow)]
     r#type: Cow<'a, str>,
+    /// As it is written: an optional text would be copied.
     #[serde(borrow)]
-    subtype: Option<Cow<'a, str>>,
+    subtype: Option<&'a RawValue>,
     #[serde(borrow)]
     event: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -73,6 +74,33 @@ struct Line<'a> {
     /// Of the CLI itself: the turn's end tells it.
     error: Option<serde::de::IgnoredAny>,
     parent_tool_use_id: Option<serde::de::IgnoredAny>,
+}
+
+/// A line with a piece of text: nearly all lines are, so it is read in one go.
+#[derive(Deserialize)]
+struct TextLine<'a> {
+    #[serde(borrow)]
+    r#type: Cow<'a, str>,
+    #[serde(borrow)]
+    event: TextEvent<'a>,
+    parent_tool_use_id: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct TextEvent<'a> {
+    #[serde(borrow)]
+    r#type: Cow<'a, str>,
+    index: u64,
+    #[serde(borrow)]
+    delta: TextDelta<'a>,
+}
+
+#[derive(Deserialize)]
+struct TextDelta<'a> {
+    #[serde(borrow)]
+    r#type: Cow<'a, str>,
+    #[serde(borrow)]
+    text: &'a RawValue,
 }
 
 #[derive(Deserialize)]
@@ -115,14 +143,18 @@ struct Piece<'a> {
 
 impl AnswerReader for Reader {
     fn read(&mut self, line: &[u8], tell: &mut dyn FnMut(Part<'_>)) {
-        let text = String::from_utf8_lossy(line);
+        // Seldom anything else; the repair looks at each byte for itself.
+        let text = std::str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line), Cow::Borrowed);
         let text = mend_surrogates(&text);
+        if self.by_deltas && self.text_delta(&text, tell).is_some() {
+            return;
+        }
         let Ok(line) = serde_json::from_str::<Line<'_>>(&text) else { return };
         if line.parent_tool_use_id.is_some() {
             return;
         }
-        match (&*line.r#type, line.subtype.as_deref()) {
-            ("system", Some("api_retry")) => tell(Part::Waiting),
+        match (&*line.r#type, line.subtype.map(RawValue::get)) {
+            ("system", Some(r#""api_retry""#)) => tell(Part::Waiting),
             ("control_request", _) => tell(Part::Permission(&text)),
             (kind, _) => {
                 // What cannot be read adds nothing.
@@ -145,6 +177,19 @@ fn literal(text: &str) -> String {
     serde_json::to_string(text).unwrap_or_else(|_| "\"\"".to_owned())
 }
 
+/// What follows in `whole` after what was told of it; `None` if that is no beginning of it. A character that was cut
+/// between two deltas was told as two replacements, one for each half.
+fn rest<'a>(whole: &'a str, told: &str) -> Option<Cow<'a, str>> {
+    if let Some(rest) = whole.strip_prefix(told) {
+        return Some(Cow::Borrowed(rest));
+    }
+    let is_half = |unit: u16| (0xD800..0xE000).contains(&unit);
+    let is_told = |(unit, told): (&u16, &u16)| unit == told || (*told == 0xFFFD && is_half(*unit));
+    let (whole, told): (Vec<u16>, Vec<u16>) = (whole.encode_utf16().collect(), told.encode_utf16().collect());
+    let (begin, rest) = whole.split_at_checked(told.len())?;
+    begin.iter().zip(&told).all(is_told).then(|| Cow::Owned(String::from_utf16_lossy(rest)))
+}
+
 impl Reader {
     pub(super) fn new(by_deltas: bool) -> Self {
         Self { by_deltas, ..Self::default() }
@@ -156,6 +201,23 @@ impl Reader {
             "assistant" if line.error.is_none() => self.whole(line.message?, tell),
             _ => None,
         }
+    }
+
+    /// Reads a line that is a piece of text of the answer; `None` if it is none, or a piece of what was told already.
+    fn text_delta(&mut self, line: &str, tell: &mut dyn FnMut(Part<'_>)) -> Option<()> {
+        memchr::memmem::find(line.as_bytes(), b"\"text_delta\"")?;
+        let line: TextLine<'_> = serde_json::from_str(line).ok()?;
+        let event = line.event;
+        let is_own = line.parent_tool_use_id.is_none() && line.r#type == "stream_event";
+        if !is_own || event.r#type != "content_block_delta" || event.delta.r#type != "text_delta" {
+            return None;
+        }
+        let at = self.told.iter().rposition(|told| told.inner == event.index)?;
+        let told = self.told.get(at)?;
+        if told.complete || self.open != Some(told.index) {
+            return None;
+        }
+        self.more(at, event.delta.text.get(), tell)
     }
 
     fn event(&mut self, event: &RawValue, tell: &mut dyn FnMut(Part<'_>)) -> Option<()> {
@@ -214,7 +276,7 @@ impl Reader {
 
     fn more(&mut self, at: usize, text: &str, tell: &mut dyn FnMut(Part<'_>)) -> Option<()> {
         let block = self.told.get_mut(at)?;
-        block.text.push_str(&serde_json::from_str::<Cow<'_, str>>(text).ok()?);
+        block.text.push_str(text.strip_prefix('"')?.strip_suffix('"')?);
         self.text_told = true;
         tell(Part::Text { index: block.index, text });
         Some(())
@@ -256,12 +318,11 @@ impl Reader {
         tell: &mut dyn FnMut(Part<'_>),
     ) -> Option<()> {
         let whole: Cow<'_, str> = serde_json::from_str(text.get()).ok()?;
-        match whole.strip_prefix(told) {
+        let told: String = serde_json::from_str(&format!("\"{told}\"")).ok()?;
+        match rest(&whole, &told).as_deref() {
             Some("") => {}
             Some(rest) if self.open == Some(index) => tell(Part::Text { index, text: &literal(rest) }),
             Some(rest) => self.new_text(&literal(rest), tell),
-            // A character that was cut between two deltas came as two replacements, each as long as its half was.
-            None if whole.encode_utf16().count() == told.encode_utf16().count() => {}
             // Another answer than the one that was begun; what was told cannot be taken back.
             None => self.new_text(text.get(), tell),
         }
@@ -458,6 +519,23 @@ mod tests {
         reader.read(whole_text("a", "\u{1f600}").to_string().as_bytes(), &mut tell);
         reader.end("", &mut tell);
         assert_eq!(count, 2);
+    }
+
+    #[test]
+    fn what_follows_a_cut_character_is_told_and_another_answer_as_long_is_not_lost() {
+        for (whole, told, left) in [
+            ("a\u{1f600}b", "a\u{fffd}\u{fffd}", Some("b")),
+            ("a\u{1f600}", "a\u{fffd}\u{fffd}", Some("")),
+            ("a\u{1f600}b", "a\u{fffd}", Some("\u{fffd}b")),
+            ("a\u{fffd}b", "a\u{fffd}", Some("b")),
+            ("xyz", "abc", None),
+            ("axx", "a\u{fffd}\u{fffd}", None),
+            ("a", "ab", None),
+        ] {
+            assert_eq!(rest(whole, told).as_deref(), left, "{whole} {told}");
+        }
+        let other = [start("a"), open(0, "text"), text(0, "abc"), whole_text("b", "xyz")];
+        assert_eq!(parts(true, &other, ""), r#"B(a,m) [0 "abc" ]0 [1 "xyz" ]1"#);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The dialect of the Messages API, for its official SDKs as they are.
 
-use bytes::{BufMut, BytesMut};
+use std::fmt::Write as _;
+
+use bytes::BytesMut;
 use serde_json::{Value, json};
 
 mod events;
@@ -9,24 +11,26 @@ mod request;
 pub(in crate::http) use events::Events;
 pub(in crate::http) use request::{count, parse};
 
-use super::{Collected, Frame, new_id, stop_reason};
+use super::{Collected, Frame, new_id, stop_reason, tell_of_loss};
 use crate::turn::{Outcome, Usage};
 
 /// The answer to a request without a stream.
 pub(super) fn document(collected: Collected, outcome: &Outcome, frame: &Frame) -> Value {
-    let id = if collected.id.is_empty() { new_id("msg_") } else { collected.id };
-    json!({
+    let id = if collected.id.is_empty() { new_id("msg_") } else { collected.id.clone() };
+    let mut document = json!({
         "id": id,
         "type": "message",
         "role": "assistant",
-        "model": collected.model,
+        "model": collected.model_or(&frame.model),
         "content": collected.content,
         "stop_reason": stop_reason(outcome),
         "stop_sequence": null,
         "usage": usage(&outcome.usage),
         "session_id": frame.session,
         "cost_usd": outcome.cost_usd,
-    })
+    });
+    tell_of_loss(outcome, &mut document);
+    document
 }
 
 /// Tokens in the words of the API.
@@ -39,13 +43,8 @@ pub(super) fn usage(usage: &Usage) -> Value {
     })
 }
 
-/// One event: its name, and its data piece by piece.
-fn event(frames: &mut BytesMut, name: &str, data: &[&str]) {
-    frames.put_slice(b"event: ");
-    frames.put_slice(name.as_bytes());
-    frames.put_slice(b"\ndata: ");
-    for piece in data {
-        frames.put_slice(piece.as_bytes());
-    }
-    frames.put_slice(b"\n\n");
+/// One event: its name and its data.
+fn event(frames: &mut BytesMut, name: &str, data: std::fmt::Arguments<'_>) {
+    // Memory is the only limit, and running out of it is no error that could be handled here.
+    write!(frames, "event: {name}\ndata: {data}\n\n").ok();
 }

@@ -27,6 +27,11 @@ impl Collected {
         reader.end(text, &mut |part| self.take(part));
     }
 
+    /// The model that answered; `asked` where none did.
+    pub(super) fn model_or<'a>(&'a self, asked: &'a str) -> &'a str {
+        if self.model.is_empty() { asked } else { &self.model }
+    }
+
     /// The text of all blocks.
     pub(in crate::http) fn text(&self) -> String {
         let texts = self.content.iter().filter_map(|block| block.get("text")?.as_str());

@@ -66,13 +66,29 @@ impl<'de> Deserialize<'de> for Content {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut blocks: A) -> Result<Content, A::Error> {
                 let mut all = Vec::new();
-                while let Some(block) = blocks.next_element()? {
+                while let Some(Block(block)) = blocks.next_element()? {
                     all.push(block);
                 }
                 Ok(Content::Blocks(all))
             }
         }
         deserializer.deserialize_any(TextOrBlocks)
+    }
+}
+
+/// A content block: an object that says of what type it is, and a text block with its text.
+struct Block(Value);
+
+impl<'de> Deserialize<'de> for Block {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let block = Value::deserialize(deserializer)?;
+        match block.get("type") {
+            Some(Value::String(kind)) if kind == "text" && !block["text"].is_string() => {
+                Err(de::Error::custom("a text block needs a `text`, which must be a string"))
+            }
+            Some(Value::String(_)) => Ok(Self(block)),
+            _ => Err(de::Error::custom("must be an object with a `type`")),
+        }
     }
 }
 
@@ -131,12 +147,6 @@ pub(super) fn prompt(content: Content, at: &str) -> Result<Prompt, ApiError> {
         Content::Blocks(blocks) => {
             if blocks.is_empty() {
                 return Err(ApiError::field(format_args!("{at}.content"), "must not be empty"));
-            }
-            for (index, block) in blocks.iter().enumerate() {
-                if !block.get("type").is_some_and(Value::is_string) {
-                    let path = format!("{at}.content[{index}]");
-                    return Err(ApiError::field(path, "must be an object with a `type`"));
-                }
             }
             Ok(Prompt::Blocks(blocks))
         }

@@ -8,7 +8,7 @@ mod request;
 pub(in crate::http) use chunks::Chunks;
 pub(in crate::http) use request::parse;
 
-use super::{Collected, Frame, new_id, stop_reason};
+use super::{Collected, Frame, new_id, stop_reason, tell_of_loss};
 use crate::turn::{Outcome, Usage};
 
 /// The answer to a request without a stream.
@@ -18,16 +18,18 @@ pub(super) fn document(collected: Collected, outcome: &Outcome, frame: &Frame) -
     if !thoughts.is_empty() {
         message["reasoning_content"] = thoughts.into();
     }
-    json!({
+    let mut document = json!({
         "id": new_id("chatcmpl-"),
         "object": "chat.completion",
         "created": frame.created,
-        "model": collected.model,
+        "model": collected.model_or(&frame.model),
         "choices": [{ "index": 0, "message": message, "finish_reason": finish_reason(outcome), "logprobs": null }],
         "usage": usage(&outcome.usage),
         "session_id": frame.session,
         "cost_usd": outcome.cost_usd,
-    })
+    });
+    tell_of_loss(outcome, &mut document);
+    document
 }
 
 /// Why the model stopped, in the words of this API.

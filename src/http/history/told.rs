@@ -259,7 +259,6 @@ mod tests {
             user(image("AB")),
             user(json!([text("x"), image("AA")[0]])),
             user(json!([image("AA")[0], text("x")])),
-            user(json!([{ "type": "text", "cache_control": 1 }])),
             user(json!([{ "type": "tool_result", "content": { "cache_control": 1 } }])),
             user(json!([{ "type": "tool_result", "content": {} }])),
             user(json!([{ "type": "x", "y": null }])),

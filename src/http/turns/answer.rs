@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Instant, timeout};
+
+use super::silence::Silence;
 
 use crate::http::dialect::{Ending, Render};
 use crate::http::error::ApiError;
@@ -23,6 +25,15 @@ use crate::turn::{Outcome, Status, Turn};
 /// What a turn wrote; looked for when this is first polled.
 pub(super) type Gathering = Pin<Box<dyn Future<Output = Written> + Send>>;
 
+/// What a turn writes.
+pub(super) trait Files: Send {
+    /// Called with each lines of the turn: what was written before its first is not its own.
+    fn turn_begins(&mut self);
+
+    /// Called when it has ended.
+    fn gather(self: Box<Self>) -> Gathering;
+}
+
 /// A turn on its way out.
 pub(super) struct Answer {
     stage: Stage,
@@ -32,10 +43,9 @@ pub(super) struct Answer {
     first: Option<Bytes>,
     /// Whether the caller has been told anything.
     is_begun: bool,
-    /// Polled once the turn has ended.
-    files: Option<Gathering>,
+    files: Option<Box<dyn Files>>,
     heartbeat: Duration,
-    silence: Pin<Box<Sleep>>,
+    silence: Silence,
     log: Log,
     _permit: TurnPermit,
 }
@@ -92,7 +102,7 @@ impl Answer {
             is_begun: false,
             files: None,
             heartbeat,
-            silence: Box::pin(sleep(heartbeat)),
+            silence: Silence::new(heartbeat),
             log,
             _permit: permit,
         }
@@ -106,12 +116,16 @@ impl Answer {
             timeout(self.heartbeat, poll_fn(|context| self.poll_frames(context))).await.unwrap_or(None);
         match &self.stage {
             Stage::Refused(error) => Err(error.clone()),
-            _ => Ok(()),
+            _ => {
+                // From here on there is a status: an error is an event.
+                self.is_begun = true;
+                Ok(())
+            }
         }
     }
 
     /// Has the files told at the end.
-    pub(super) fn gather(&mut self, files: Gathering) {
+    pub(super) fn gather(&mut self, files: Box<dyn Files>) {
         self.files = Some(files);
     }
 
@@ -127,6 +141,9 @@ impl Answer {
                     let polled = pin!(turn.next_lines()).poll(context);
                     match polled {
                         Poll::Ready(Some(Ok(lines))) => {
+                            if let Some(files) = &mut self.files {
+                                files.turn_begins();
+                            }
                             let mut frames = BytesMut::new();
                             self.render.lines(&lines, &mut frames);
                             // What is not shown is no sign of life.
@@ -145,7 +162,7 @@ impl Answer {
                             });
                             self.log.ended(told(&outcome));
                             match self.files.take() {
-                                Some(files) => self.stage = Stage::Files(files, Box::new(outcome)),
+                                Some(files) => self.stage = Stage::Files(files.gather(), Box::new(outcome)),
                                 None => return Poll::Ready(self.end(Ending::Told(&outcome), None)),
                             }
                         }
@@ -165,20 +182,24 @@ impl Answer {
     }
 
     fn poll_ping(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        ready!(self.silence.as_mut().poll(context));
-        self.silence.as_mut().reset(Instant::now() + self.heartbeat);
+        ready!(self.silence.poll(context));
         self.is_begun = true;
         Poll::Ready(Some(Bytes::from_static(self.render.ping())))
     }
 
     fn told(&mut self, frames: BytesMut) -> Bytes {
         self.is_begun = true;
-        self.silence.as_mut().reset(Instant::now() + self.heartbeat);
+        self.silence.broken();
         frames.freeze()
     }
 
     fn end(&mut self, ending: Ending<'_>, files: Option<&Written>) -> Option<Bytes> {
         self.stage = Stage::Ended;
+        if let (Ending::Lost(error), Some(claim)) = (ending, &mut self.claim)
+            && !error.reached_child()
+        {
+            claim.not_reached();
+        }
         let refused = match ending {
             Ending::Lost(error) => Some(ApiError::from(error.clone())),
             Ending::Told(outcome) if self.render.is_answer(outcome) => None,
@@ -196,7 +217,7 @@ impl Answer {
             && refused.is_none()
             && is_whole
         {
-            claim.answered(self.render.text());
+            claim.answered(&self.render.text());
         }
         Some(self.told(frames))
     }
@@ -224,6 +245,8 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    use tokio::time::sleep;
+
     use super::*;
     use crate::cli::claude::CLAUDE;
     use crate::error::TurnError;
@@ -232,6 +255,16 @@ mod tests {
     use crate::ids::{TurnId, UserId};
     use crate::turn::{TurnSender, turn_channel};
 
+    struct Stub(Gathering);
+
+    impl Files for Stub {
+        fn turn_begins(&mut self) {}
+
+        fn gather(self: Box<Self>) -> Gathering {
+            self.0
+        }
+    }
+
     /// A turn, its answer with a heartbeat of ten seconds, and whether the turn was cancelled.
     fn answer() -> (TurnSender, Answer, Arc<AtomicBool>) {
         let cancelled = Arc::new(AtomicBool::new(false));
@@ -239,7 +272,7 @@ mod tests {
         let cancel = Box::new(move || seen.store(true, Ordering::Relaxed));
         let (sender, turn) = turn_channel(TurnId(1), &CLAUDE, 8, 1 << 16, cancel, Box::new(|_| {}));
         let log = Log::new("id".to_owned(), Instant::now());
-        let frame = Frame { session: "default".to_owned(), created: 0 };
+        let frame = Frame { session: "default".to_owned(), created: 0, model: String::new() };
         let render = renderer(&Asked::default(), &frame, turn.answer_reader(true), false);
         let permit = Arc::new(Turns::default()).permit(&UserId::new("u").unwrap(), 1).unwrap();
         let answer = Answer::new(turn, render, None, permit, Duration::from_secs(10), log);
@@ -289,7 +322,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_failure_is_an_event_before_the_end() {
         let (sender, mut answer, _) = answer();
-        answer.gather(Box::pin(async { unreachable!("no files of a lost turn") }));
+        answer.gather(Box::new(Stub(Box::pin(async { unreachable!("no files of a lost turn") }))));
         put(&sender, b"{}\n");
         drop(sender.finish(Bytes::new(), crate::turn::aborted(TurnError::Cancelled)));
         assert_eq!(next(&mut answer).await.unwrap(), "data: {}\n\n");
@@ -327,11 +360,60 @@ mod tests {
             Written::default()
         });
         let (sender, mut answer, _) = answer();
-        answer.gather(files);
+        answer.gather(Box::new(Stub(files)));
         drop(sender.finish(Bytes::new(), completed()));
         assert_eq!(next(&mut answer).await.unwrap(), ": ping\n\n");
         assert_eq!(next(&mut answer).await.unwrap(), "data: null\n\ndata: [DONE]\n\n");
         assert_eq!(next(&mut answer).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_conversation_whose_child_saw_nothing_is_given_back_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let conversations = crate::http::history::Conversations::new(directory.path().to_owned(), 4);
+        let last = serde_json::from_value(serde_json::json!({ "role": "user", "content": "a" })).unwrap();
+        let told = crate::http::history::Told::of(&[], &last, None);
+        let user = UserId::new("u").unwrap();
+        let claim = async || conversations.claim(&user, &told).await.unwrap();
+        for (error, is_same) in
+            [(TurnError::Draining, true), (TurnError::Cancelled, false), (TurnError::Draining, true)]
+        {
+            let mut claimed = claim().await;
+            let name = claimed.conversation().to_owned();
+            claimed.reached();
+            let (sender, mut answer, _) = answer();
+            answer.claim = Some(claimed);
+            drop(sender.finish(Bytes::new(), crate::turn::aborted(error)));
+            // The caller of one that is refused gets a status, the other one an event.
+            answer.begin().await.ok();
+            while next(&mut answer).await.is_some() {}
+            drop(answer);
+            assert_eq!(claim().await.conversation() == name, is_same);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_without_a_model_names_the_one_that_was_asked_for_and_says_what_was_lost() {
+        for (dialect, lost) in [
+            (crate::http::dialect::Dialect::Anthropic, r#""context_lost":true"#),
+            (crate::http::dialect::Dialect::OpenAi, ": context_lost\n\n"),
+        ] {
+            let (sender, mut answer, _) = answer();
+            let asked = Asked { dialect, model: "sonnet".to_owned(), ..Asked::default() };
+            let frame = Frame { session: "s".to_owned(), created: 0, model: asked.model.clone() };
+            let reader = crate::cli::Adapter::answer_reader(&CLAUDE, true);
+            answer.render = renderer(&asked, &frame, reader, false);
+            let outcome = crate::turn::Outcome {
+                context_lost: true,
+                stop_reason: Some("tool_use".to_owned()),
+                text: "local".to_owned(),
+                ..completed()
+            };
+            drop(sender.finish(Bytes::new(), outcome));
+            let told = next(&mut answer).await.unwrap();
+            assert!(told.contains(r#""model":"sonnet""#) && told.contains(lost), "{told}");
+            assert!(told.contains("local") && !told.contains("tool_use"), "{told}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -27,13 +27,18 @@ impl Work {
         let mut reader = self.turn.answer_reader(false);
         let mut collected = Collected::default();
         while let Some(lines) = self.turn.next_lines().await {
-            let lines = lines.inspect_err(|error| self.log.ended(error.code()))?;
+            let lines = lines.inspect_err(|error| {
+                self.log.ended(error.code());
+                if let Some(claim) = self.conversation.claim.as_mut().filter(|_| !error.reached_child()) {
+                    claim.not_reached();
+                }
+            })?;
             collected.lines(&mut reader, &lines);
             if std::mem::take(&mut self.waits)
                 && let Some(files) = &mut self.files
             {
                 // Other turns have written since.
-                files.look_again().await;
+                files.look_again();
             }
         }
         let outcome = self.turn.outcome().cloned();

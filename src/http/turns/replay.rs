@@ -1,17 +1,14 @@
 //! Turns that go on without their caller, and callers who come back.
 //!
-//! With `on_disconnect = "detach"` a turn is read by a task of its own into a ring of its latest events, each with an
-//! id; the response reads from the ring. Whoever comes back with the id of the last event that was seen
-//! (`Last-Event-ID`) gets the next one first: nothing is lost or told twice. While somebody is attached the ring does
+//! With `on_disconnect = "detach"` a turn is read by a task of its own, from its acceptance on, into a ring of its latest
+//! events, each with an id; the response reads from the ring. Whoever comes back with the id of the last event that was
+//! seen (`Last-Event-ID`) gets the next one first: nothing is lost or told twice. While somebody is attached the ring does
 //! not run over: the turn waits for a slow reader as it would without a ring. While nobody is, the oldest events are
 //! given up for new ones. Whoever attaches last has it; the connection before is ended.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use axum::Json;
@@ -19,11 +16,10 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use bytes::{BufMut, Bytes, BytesMut};
 use dashmap::DashMap;
-use futures_core::Stream;
 use serde_json::Value;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::sync::oneshot;
+use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
 use super::answer::Answer;
@@ -34,27 +30,31 @@ use crate::http::connection::Closing;
 use crate::http::error::ApiError;
 use crate::http::query::Inquiry;
 use crate::http::sessions::Name;
-use crate::http::wire::{DONE, PING};
 use crate::ids::UserId;
+
+mod ring;
+
+use ring::{Attached, Ring};
 
 /// How long the events of a turn that has ended are kept for a caller who comes back.
 const KEPT_FOR: Duration = Duration::from_secs(60);
-/// Turns whose events are kept at once. Beyond it those that have ended are given up at once; running ones are bounded
-/// by the children there may be.
+/// Sessions whose events are kept at once. Beyond it turns that have ended are given up at once; running ones are
+/// bounded by the children there may be.
 const MOST_KEPT: usize = 1024;
-/// Events that go out at a time, in bytes.
-const AT_A_TIME: usize = 64 << 10;
-
-/// What an event's id adds to it, at most.
-const ID_BYTES: usize = 64;
+/// Bytes of all events that are kept. Beyond it turns that have ended are given up at once, too: a document with files
+/// may be a hundred times as long as a ring is meant to be.
+const MOST_BYTES: usize = 256 << 20;
 
 type Key = (UserId, String);
 
 /// The turns that go on without their callers.
 pub(in crate::http) struct Replays {
-    kept: Arc<DashMap<Key, Arc<Ring>>>,
+    /// The turns of each session that have not ended, and the one that ended last, in the order of their acceptance.
+    kept: Arc<DashMap<Key, Vec<Arc<Ring>>>>,
     /// Bytes of events per turn.
     capacity: usize,
+    /// Bytes of all events.
+    held: Arc<AtomicUsize>,
     heartbeat: Duration,
     tasks: TaskTracker,
     closing: Closing,
@@ -73,21 +73,39 @@ impl Replays {
         tasks: TaskTracker,
         closing: Closing,
     ) -> Self {
-        Self { kept: Arc::default(), capacity, heartbeat, tasks, closing }
+        Self { kept: Arc::default(), capacity, held: Arc::default(), heartbeat, tasks, closing }
     }
 
-    /// Has the answer read by a task of its own; what is returned is attached to it.
-    pub(super) fn detach(&self, user: &UserId, session: &str, mut answer: Answer) -> Attached {
+    /// Has the answer begun and read by a task of its own, so that it goes on if its caller leaves before its first
+    /// event; what is returned is attached to it.
+    pub(super) async fn detach(
+        &self,
+        user: &UserId,
+        session: &str,
+        begin: impl Future<Output = Result<Answer, ApiError>> + Send + 'static,
+    ) -> Result<Attached, ApiError> {
         let (ring, attached) = self.keep(user, session);
+        let (done, begun) = oneshot::channel();
         let filling = ring.clone();
         self.run(user, session, ring, async move {
+            let mut answer = match begin.await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    filling.push_last(&error.body(None)).await;
+                    done.send(Err(error)).ok();
+                    return;
+                }
+            };
+            // Nobody waits: the caller comes back for it.
+            done.send(Ok(())).ok();
             while let Some(frames) = poll_fn(|context| answer.poll_frames(context)).await {
                 for event in split(&frames) {
                     filling.push(event).await;
                 }
             }
         });
-        attached
+        begun.await.map_err(|_| TurnError::Internal("the turn was not read"))??;
+        Ok(attached)
     }
 
     /// Has the document made by a task of its own; it is kept as the one event of its turn.
@@ -99,18 +117,14 @@ impl Replays {
     ) -> Result<Response, ApiError> {
         let (ring, attached) = self.keep(user, session);
         drop(attached);
-        let (done, answered) = tokio::sync::oneshot::channel();
+        let (done, answered) = oneshot::channel();
         let filling = ring.clone();
         self.run(user, session, ring, async move {
             let document = document.await;
-            let told = match &document {
-                Ok(document) => document.clone(),
-                Err(error) => error.body(None),
-            };
-            let mut frames = BytesMut::new();
-            crate::http::wire::event(&told, &mut frames);
-            filling.push(&frames).await;
-            filling.push(DONE).await;
+            match &document {
+                Ok(document) => filling.push_last(document).await,
+                Err(error) => filling.push_last(&error.body(None)).await,
+            }
             // Nobody waits: the caller comes back for it.
             done.send(document).ok();
         });
@@ -118,10 +132,20 @@ impl Replays {
         Ok(Json(document).into_response())
     }
 
+    /// Gives up what is kept of a session that is deleted.
+    pub(in crate::http) fn forget(&self, user: &UserId, session: &str) {
+        self.kept.remove(&(user.clone(), session.to_owned()));
+    }
+
     fn keep(&self, user: &UserId, session: &str) -> (Arc<Ring>, Attached) {
-        let ring = Arc::new(Ring::new(self.capacity));
-        self.kept.insert((user.clone(), session.to_owned()), ring.clone());
-        let attached = Attached::new(ring.clone(), 0, self.heartbeat);
+        let ring = Arc::new(Ring::new(self.capacity, self.held.clone()));
+        let mut kept = self.kept.entry((user.clone(), session.to_owned())).or_default();
+        let last = kept.iter().rposition(|ring| ring.has_ended());
+        let mut number = 0..;
+        kept.retain(|ring| number.next() == last || !ring.has_ended());
+        kept.push(ring.clone());
+        drop(kept);
+        let attached = Attached::first(ring.clone(), self.heartbeat);
         (ring, attached)
     }
 
@@ -134,30 +158,48 @@ impl Replays {
     ) {
         let (key, kept, closing) =
             ((user.clone(), session.to_owned()), self.kept.clone(), self.closing.clone());
+        let ring = Ends(ring);
         self.tasks.spawn(async move {
             tokio::select! {
                 () = filling => {}
                 () = closing.now.cancelled() => {}
             }
-            ring.end();
-            if kept.len() <= MOST_KEPT {
+            let is_room = kept.len() <= MOST_KEPT && ring.0.all_held() <= MOST_BYTES;
+            // Its events are the list's from here on: a later turn of the session may have them given up.
+            let ended = Arc::downgrade(&ring.0);
+            drop(ring);
+            if is_room {
                 closing.or(sleep(KEPT_FOR)).await;
             }
-            kept.remove_if(&key, |_, other| Arc::ptr_eq(other, &ring));
+            kept.remove_if_mut(&key, |_, rings| {
+                rings.retain(|ring| !Weak::ptr_eq(&Arc::downgrade(ring), &ended));
+                rings.is_empty()
+            });
         });
     }
 
     fn attach(&self, user: &UserId, session: &str, last: Option<&str>) -> Result<Attached, ApiError> {
-        let found = self.kept.get(&(user.clone(), session.to_owned())).map(|found| found.value().clone());
-        let ring = found.ok_or_else(|| {
+        let rings = self.kept.get(&(user.clone(), session.to_owned())).map(|found| found.value().clone());
+        let rings = rings.unwrap_or_default();
+        let latest = rings.last().ok_or_else(|| {
             let message = "no turn of this session is kept: none ran lately with on_disconnect = \"detach\"";
             ApiError::new(StatusCode::NOT_FOUND, "no_kept_turn", message)
         })?;
-        let next = match last {
-            Some(last) => ring.after(last)?,
-            None => ring.oldest(),
+        // Without an id: the turn that runs, else the one that has just ended.
+        let found = match last {
+            Some(last) => rings.iter().find(|ring| ring.is_of(last)),
+            None => rings.iter().find(|ring| !ring.has_ended()),
         };
-        Ok(Attached::new(ring, next, self.heartbeat))
+        Attached::again(found.unwrap_or(latest).clone(), last, self.heartbeat)
+    }
+}
+
+/// A ring that ends with the task that fills it, however that ends: its reader must not wait for ever.
+struct Ends(Arc<Ring>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 
@@ -170,14 +212,10 @@ pub(in crate::http) async fn attach(
 ) -> Result<Response, ApiError> {
     let user = inquiry.subject()?;
     let last = match headers.get("last-event-id") {
-        Some(value) => Some(value.to_str().map_err(|_| unreadable())?),
+        Some(value) => Some(value.to_str().map_err(|_| ring::unreadable())?),
         None => None,
     };
     Ok(events(Body::from_stream(app.replays().attach(&user, &session, last)?)))
-}
-
-fn unreadable() -> ApiError {
-    ApiError::invalid("invalid_header", "Last-Event-ID must be the id of an event of this session")
 }
 
 /// Events in whole, each with its blank line.
@@ -191,275 +229,72 @@ fn split(frames: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// The latest events of one turn.
-struct Ring {
-    /// Tells this turn from others of its session.
-    turn: String,
-    capacity: usize,
-    state: Mutex<RingState>,
-}
-
-#[derive(Default)]
-struct RingState {
-    events: VecDeque<Bytes>,
-    bytes: usize,
-    /// The number of the oldest event that is kept.
-    first: u64,
-    ended: bool,
-    /// Who is attached, by number, and what it reads next.
-    attached: Option<(u64, u64)>,
-    attachments: u64,
-    reader: Option<Waker>,
-    writer: Option<Waker>,
-}
-
-impl Ring {
-    fn new(capacity: usize) -> Self {
-        Self { turn: uuid::Uuid::new_v4().simple().to_string(), capacity, state: Mutex::default() }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, RingState> {
-        // Whole between two statements: a panic elsewhere leaves it usable.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Adds an event, when there is room for it: the attached reader is waited for.
-    async fn push(&self, event: &[u8]) {
-        if event == PING {
-            // Whoever is attached makes its own.
-            return;
-        }
-        poll_fn(|context| {
-            let mut state = self.lock();
-            while state.bytes + event.len() + ID_BYTES > self.capacity && !state.events.is_empty() {
-                if state.attached.is_some_and(|(_, next)| next <= state.first) {
-                    state.writer = Some(context.waker().clone());
-                    return Poll::Pending;
-                }
-                let gone = state.events.pop_front().map_or(0, |event| event.len());
-                state.bytes -= gone;
-                state.first += 1;
-            }
-            let number = state.first + state.events.len() as u64;
-            let mut with_id = BytesMut::with_capacity(event.len() + ID_BYTES);
-            with_id.put_slice(format!("id: {}-{number}\n", self.turn).as_bytes());
-            with_id.put_slice(event);
-            state.bytes += with_id.len();
-            state.events.push_back(with_id.freeze());
-            let reader = state.reader.take();
-            drop(state);
-            wake(reader);
-            Poll::Ready(())
-        })
-        .await;
-    }
-
-    fn end(&self) {
-        let mut state = self.lock();
-        state.ended = true;
-        let reader = state.reader.take();
-        drop(state);
-        wake(reader);
-    }
-
-    fn oldest(&self) -> u64 {
-        self.lock().first
-    }
-
-    /// The number of the event after that with this id.
-    fn after(&self, id: &str) -> Result<u64, ApiError> {
-        let (turn, number) = id.rsplit_once('-').ok_or_else(unreadable)?;
-        let number: u64 = number.parse().map_err(|_| unreadable())?;
-        let gone = |message| ApiError::new(StatusCode::GONE, "events_gone", message);
-        if turn != self.turn {
-            return Err(gone("this event belongs to a turn that is not kept any more"));
-        }
-        let state = self.lock();
-        match number.checked_add(1) {
-            Some(next) if next < state.first => {
-                Err(gone("events after this one are not kept any more (http.replay_bytes)"))
-            }
-            Some(next) if next <= state.first + state.events.len() as u64 => Ok(next),
-            _ => Err(unreadable()),
-        }
-    }
-}
-
-fn wake(waker: Option<Waker>) {
-    if let Some(waker) = waker {
-        waker.wake();
-    }
-}
-
-/// A caller that reads a ring.
-pub(super) struct Attached {
-    ring: Arc<Ring>,
-    number: u64,
-    heartbeat: Duration,
-    silence: Pin<Box<Sleep>>,
-}
-
-impl Attached {
-    fn new(ring: Arc<Ring>, next: u64, heartbeat: Duration) -> Self {
-        let mut state = ring.lock();
-        state.attachments += 1;
-        let number = state.attachments;
-        state.attached = Some((number, next));
-        // The one before finds that it is no longer attached; what waited for it goes on.
-        let wakers = (state.reader.take(), state.writer.take());
-        drop(state);
-        wake(wakers.0);
-        wake(wakers.1);
-        Self { ring, number, heartbeat, silence: Box::pin(sleep(heartbeat)) }
-    }
-
-    fn poll_events(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        let mut state = self.ring.lock();
-        let Some((number, next)) = state.attached else { return Poll::Ready(None) };
-        if number != self.number {
-            return Poll::Ready(None);
-        }
-        // Nothing is given up that is still to be read.
-        let mut at = usize::try_from(next.saturating_sub(state.first)).unwrap_or(usize::MAX);
-        let mut events = BytesMut::new();
-        while events.len() < AT_A_TIME
-            && let Some(event) = state.events.get(at)
-        {
-            events.extend_from_slice(event);
-            at += 1;
-        }
-        if !events.is_empty() {
-            state.attached = Some((number, state.first + at as u64));
-            let writer = state.writer.take();
-            drop(state);
-            wake(writer);
-            self.silence.as_mut().reset(Instant::now() + self.heartbeat);
-            return Poll::Ready(Some(events.freeze()));
-        }
-        if state.ended {
-            return Poll::Ready(None);
-        }
-        state.reader = Some(context.waker().clone());
-        drop(state);
-        if self.silence.as_mut().poll(context).is_pending() {
-            return Poll::Pending;
-        }
-        self.silence.as_mut().reset(Instant::now() + self.heartbeat);
-        Poll::Ready(Some(Bytes::from_static(PING)))
-    }
-}
-
-impl Stream for Attached {
-    type Item = Result<Bytes, Infallible>;
-
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.get_mut().poll_events(context).map(|events| events.map(Ok))
-    }
-}
-
-impl Drop for Attached {
-    fn drop(&mut self) {
-        let mut state = self.ring.lock();
-        if state.attached.is_some_and(|(number, _)| number == self.number) {
-            state.attached = None;
-            let writer = state.writer.take();
-            drop(state);
-            wake(writer);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
 
-    fn text(polled: Poll<Option<Bytes>>) -> Option<String> {
-        match polled {
-            Poll::Ready(Some(bytes)) => Some(String::from_utf8(bytes.to_vec()).unwrap()),
-            Poll::Ready(None) => Some("end".to_owned()),
-            Poll::Pending => None,
+    fn replays() -> Replays {
+        let closing = Closing { gracefully: CancellationToken::new(), now: CancellationToken::new() };
+        Replays::new(1 << 20, Duration::from_secs(10), TaskTracker::new(), closing)
+    }
+
+    async fn read(mut attached: Attached) -> String {
+        let mut all = String::new();
+        while let Some(events) = poll_fn(|context| attached.poll_events(context)).await {
+            all.push_str(std::str::from_utf8(&events).unwrap());
         }
-    }
-
-    async fn now(attached: &mut Attached) -> Option<String> {
-        poll_fn(|context| Poll::Ready(text(attached.poll_events(context)))).await
-    }
-
-    fn event(number: u32) -> Vec<u8> {
-        format!("data: {number}\n\n").into_bytes()
-    }
-
-    fn numbers(text: &str) -> Vec<&str> {
-        text.lines().filter_map(|line| line.strip_prefix("data: ")).collect()
-    }
-
-    fn last_id(text: &str) -> &str {
-        text.lines().filter_map(|line| line.strip_prefix("id: ")).next_back().unwrap()
+        all
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_comes_back_goes_on_where_it_left() {
-        let ring = Arc::new(Ring::new(1 << 20));
-        let mut first = Attached::new(ring.clone(), 0, Duration::from_secs(10));
-        for number in 0..3 {
-            ring.push(&event(number)).await;
-        }
-        let seen = now(&mut first).await.unwrap();
-        assert_eq!(numbers(&seen), ["0", "1", "2"]);
+    async fn a_turn_that_waits_does_not_hide_the_one_that_runs() {
+        let (replays, alice) = (replays(), UserId::new("alice").unwrap());
+        let begin = async |name: &'static str| {
+            let (ring, attached) = replays.keep(&alice, "s");
+            let (end, ended) = oneshot::channel::<()>();
+            let filling = ring.clone();
+            replays.run(&alice, "s", ring, async move {
+                filling.push(format!("data: {name}\n\n").as_bytes()).await;
+                ended.await.ok();
+            });
+            drop(attached);
+            tokio::task::yield_now().await;
+            end
+        };
+        let attach = |last: Option<&str>| replays.attach(&alice, "s", last);
+        let first = begin("first").await;
+        let second = begin("second").await;
+        let mut running = attach(None).unwrap();
+        let seen = poll_fn(|context| running.poll_events(context)).await.unwrap();
+        assert!(seen.ends_with(b"data: first\n\n"), "{seen:?}");
+        let seen = String::from_utf8(seen.to_vec()).unwrap();
+        let id = seen.lines().find_map(|line| line.strip_prefix("id: ")).unwrap().to_owned();
+        drop(running);
         drop(first);
-        ring.push(&event(3)).await;
-        let next = ring.after(last_id(&seen)).unwrap();
-        let mut second = Attached::new(ring.clone(), next, Duration::from_secs(10));
-        assert_eq!(numbers(&now(&mut second).await.unwrap()), ["3"]);
-        assert_eq!(now(&mut second).await, None);
-        tokio::time::sleep(Duration::from_secs(10)).await;
-        assert_eq!(now(&mut second).await.as_deref(), Some(": ping\n\n"));
-        ring.end();
-        assert_eq!(now(&mut second).await.as_deref(), Some("end"));
+        tokio::task::yield_now().await;
+        // It has just ended, while the other one runs.
+        assert_eq!(read(attach(Some(&id)).unwrap()).await, "");
+        drop(second);
+        assert!(read(attach(None).unwrap()).await.ends_with("data: second\n\n"));
+        let third = begin("third").await;
+        assert_eq!(replays.kept.iter().map(|rings| rings.len()).sum::<usize>(), 2, "one of the ended");
+        assert_eq!(attach(Some(&id)).err().unwrap().status(), StatusCode::GONE);
+        drop(third);
+        tokio::time::sleep(KEPT_FOR * 2).await;
+        assert!(replays.kept.is_empty());
+        assert_eq!(attach(None).err().unwrap().status(), StatusCode::NOT_FOUND);
+        assert_eq!(replays.held.load(std::sync::atomic::Ordering::Relaxed), 0);
     }
 
-    #[tokio::test]
-    async fn the_ring_waits_for_a_reader_and_runs_over_without_one() {
-        let ring = Arc::new(Ring::new(200));
-        let mut attached = Attached::new(ring.clone(), 0, Duration::from_secs(10));
-        let writing = async {
-            for number in 0..20 {
-                ring.push(&event(number)).await;
-            }
-            ring.end();
-        };
-        let reading = async {
-            let mut all = String::new();
-            while let Some(events) = poll_fn(|context| attached.poll_events(context)).await {
-                all.push_str(std::str::from_utf8(&events).unwrap());
-            }
-            all
-        };
-        let ((), all) = tokio::join!(writing, reading);
-        assert_eq!(numbers(&all).len(), 20, "{all}");
-
-        let ring = Ring::new(200);
-        for number in 0..20 {
-            ring.push(&event(number)).await;
-        }
-        assert!(ring.oldest() > 10 && ring.lock().bytes <= 200);
-        let gone = ring.after(&format!("{}-0", ring.turn)).unwrap_err();
-        assert_eq!(gone.status(), StatusCode::GONE);
-        assert_eq!(ring.after("other-19").unwrap_err().status(), StatusCode::GONE);
-        for wrong in ["", "x", "x-y", &format!("{}-20", ring.turn)] {
-            assert_eq!(ring.after(wrong).unwrap_err().status(), StatusCode::BAD_REQUEST, "{wrong}");
-        }
-    }
-
-    #[tokio::test]
-    async fn the_last_one_who_attaches_has_it() {
-        let ring = Arc::new(Ring::new(1 << 20));
-        let mut first = Attached::new(ring.clone(), 0, Duration::from_secs(10));
-        let mut second = Attached::new(ring.clone(), 0, Duration::from_secs(10));
-        ring.push(&event(1)).await;
-        assert_eq!(now(&mut first).await.as_deref(), Some("end"));
-        drop(first);
-        assert_eq!(numbers(&now(&mut second).await.unwrap()), ["1"]);
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_does_not_wait_for_a_task_that_failed() {
+        let (replays, alice) = (replays(), UserId::new("alice").unwrap());
+        let (ring, attached) = replays.keep(&alice, "s");
+        replays.run(&alice, "s", ring, async { panic!("as a test") });
+        let read = tokio::time::timeout(KEPT_FOR, read(attached)).await;
+        assert_eq!(read.expect("the end"), "");
     }
 
     #[test]

@@ -6,9 +6,12 @@ use serde_json::{Value, json};
 use super::{event, usage};
 use crate::cli::answer::{Block, Part};
 use crate::http::dialect::Dialect;
-use crate::http::dialect::{Ending, Frame, Reader, Render, is_answer, new_id, stop_reason};
+use crate::http::dialect::{
+    Ending, Frame, KeptText, Reader, Render, is_answer, new_id, stop_reason, tell_of_loss,
+};
 use crate::http::error::ApiError;
 use crate::http::files::Written;
+use crate::http::wire::{lines as lines_of, permission};
 use crate::turn::Outcome;
 
 /// SDKs pass over `ping` events; before the first of an answer a comment does no harm to anybody.
@@ -19,26 +22,28 @@ const EARLY_PING: &[u8] = b": ping\n\n";
 pub(in crate::http) struct Events {
     reader: Reader,
     session: String,
+    /// The model that was asked for: what is said where none is told.
+    model: String,
     begun: bool,
-    /// The answer's text, where it is kept.
-    text: Option<String>,
+    text: KeptText,
 }
 
 impl Events {
     pub(in crate::http::dialect) fn new(reader: Reader, frame: &Frame, keep_text: bool) -> Self {
-        let text = keep_text.then(String::new);
-        Self { reader, session: frame.session.clone(), begun: false, text }
+        let text = KeptText::new(keep_text);
+        Self { reader, session: frame.session.clone(), model: frame.model.clone(), begun: false, text }
     }
 }
 
 impl Render for Events {
     fn lines(&mut self, lines: &[u8], frames: &mut BytesMut) {
-        let Self { reader, begun, text, .. } = self;
-        for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let Self { reader, begun, text, model, .. } = self;
+        frames.reserve(lines.len());
+        for line in lines_of(lines) {
             reader.read(line, &mut |part| {
                 *begun |= matches!(part, Part::Begin { .. });
-                write(part, *begun, frames);
-                keep(text, part);
+                write(part, model, *begun, frames);
+                text.keep(part);
             });
         }
     }
@@ -57,42 +62,38 @@ impl Render for Events {
             Ending::Told(outcome) => return error(&ApiError::from(&outcome.status), frames),
             Ending::Lost(lost) => return error(&ApiError::from(lost.clone()), frames),
         };
-        let Self { reader, begun, text, session } = self;
+        let Self { reader, begun, text, session, model } = self;
         let said = if outcome.is_ok() { outcome.text.as_str() } else { "" };
         reader.end(said, &mut |part| {
             *begun |= matches!(part, Part::Begin { .. });
-            write(part, *begun, frames);
-            keep(text, part);
+            write(part, model, *begun, frames);
+            text.keep(part);
         });
         if !std::mem::replace(begun, true) {
-            write(Part::Begin { id: "", model: "", usage: "{}" }, true, frames);
+            write(Part::Begin { id: "", model, usage: "{}" }, model, true, frames);
         }
-        let delta = json!({
+        let mut delta = json!({
             "type": "message_delta",
             "delta": { "stop_reason": stop_reason(outcome), "stop_sequence": null },
             "usage": usage(&outcome.usage),
             "session_id": session,
             "cost_usd": outcome.cost_usd,
         });
-        event(frames, "message_delta", &[&delta.to_string()]);
-        event(frames, "message_stop", &[r#"{"type":"message_stop"}"#]);
+        tell_of_loss(outcome, &mut delta);
+        event(frames, "message_delta", format_args!("{delta}"));
+        event(frames, "message_stop", format_args!(r#"{{"type":"message_stop"}}"#));
     }
 
-    fn text(&self) -> &str {
-        self.text.as_deref().unwrap_or_default()
-    }
-}
-
-fn keep(text: &mut Option<String>, part: Part<'_>) {
-    if let (Some(kept), Part::Text { text, .. }) = (text, part) {
-        kept.push_str(&serde_json::from_str::<std::borrow::Cow<'_, str>>(text).unwrap_or_default());
+    fn text(&self) -> String {
+        self.text.text()
     }
 }
 
-/// Without a value for each token of it, so that a part costs little more than its bytes.
-fn write(part: Part<'_>, begun: bool, frames: &mut BytesMut) {
+/// Without a value in between, so that a part costs little more than its bytes.
+fn write(part: Part<'_>, asked: &str, begun: bool, frames: &mut BytesMut) {
     match part {
         Part::Begin { id, model, usage } => {
+            let model = if model.is_empty() { asked } else { model };
             let id = if id.is_empty() { new_id("msg_") } else { id.to_owned() };
             let mut usage: Value = serde_json::from_str(usage).unwrap_or_default();
             // SDKs hold these to be there.
@@ -111,7 +112,7 @@ fn write(part: Part<'_>, begun: bool, frames: &mut BytesMut) {
                     "stop_reason": null, "stop_sequence": null, "usage": usage,
                 },
             });
-            event(frames, "message_start", &[&start.to_string()]);
+            event(frames, "message_start", format_args!("{start}"));
         }
         Part::Open { index, block } => {
             let block = match block {
@@ -119,36 +120,32 @@ fn write(part: Part<'_>, begun: bool, frames: &mut BytesMut) {
                 Block::Thinking => r#"{"type":"thinking","thinking":"","signature":""}"#,
                 Block::Whole(block) => block,
             };
-            let index = index.to_string();
             let data =
-                [r#"{"type":"content_block_start","index":"#, &index, r#","content_block":"#, block, "}"];
-            event(frames, "content_block_start", &data);
+                format_args!(r#"{{"type":"content_block_start","index":{index},"content_block":{block}}}"#);
+            event(frames, "content_block_start", data);
         }
         Part::Text { index, text } => {
-            let index = index.to_string();
-            let delta = r#","delta":{"type":"text_delta","text":"#;
-            let data = [r#"{"type":"content_block_delta","index":"#, &index, delta, text, "}}"];
-            event(frames, "content_block_delta", &data);
+            let data = format_args!(
+                r#"{{"type":"content_block_delta","index":{index},"delta":{{"type":"text_delta","text":{text}}}}}"#
+            );
+            event(frames, "content_block_delta", data);
         }
         Part::Delta { index, delta, .. } => {
-            let index = index.to_string();
-            let data = [r#"{"type":"content_block_delta","index":"#, &index, r#","delta":"#, delta, "}"];
-            event(frames, "content_block_delta", &data);
+            let data = format_args!(r#"{{"type":"content_block_delta","index":{index},"delta":{delta}}}"#);
+            event(frames, "content_block_delta", data);
         }
         Part::Close { index } => {
-            let index = index.to_string();
-            event(frames, "content_block_stop", &[r#"{"type":"content_block_stop","index":"#, &index, "}"]);
+            let data = format_args!(r#"{{"type":"content_block_stop","index":{index}}}"#);
+            event(frames, "content_block_stop", data);
         }
         Part::Waiting => frames.put_slice(if begun { PING } else { EARLY_PING }),
         Part::Permission(request) => {
-            // A comment: SDKs pass over it, whoever reads the stream itself may answer.
-            frames.put_slice(b": permission ");
-            frames.extend(request.bytes().map(|byte| if byte == b'\r' { b' ' } else { byte }));
-            frames.put_slice(b"\n\n");
+            frames.put_slice(if begun { PING } else { EARLY_PING });
+            permission(request, frames);
         }
     }
 }
 
 fn error(error: &ApiError, frames: &mut BytesMut) {
-    event(frames, "error", &[&error.body(None).to_string()]);
+    event(frames, "error", format_args!("{}", error.body(None)));
 }

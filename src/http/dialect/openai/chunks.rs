@@ -1,24 +1,24 @@
 //! An answer as chunks of a chat completion.
 
-use std::borrow::Cow;
-
 use bytes::{BufMut, BytesMut};
 use serde_json::{Value, json};
 
 use super::{finish_reason, usage};
 use crate::cli::answer::Part;
-use crate::http::dialect::{Asked, Dialect, Ending, Frame, Reader, Render, is_answer, new_id};
+use crate::http::dialect::{Asked, Dialect, Ending, Frame, KeptText, Reader, Render, is_answer, new_id};
 use crate::http::error::ApiError;
 use crate::http::files::Written;
-use crate::http::wire::{DONE, PING};
+use crate::http::wire::{DONE, PING, lines as lines_of, permission};
 use crate::turn::Outcome;
+
+/// That the conversation has lost something; a comment, for chunks have no room for it.
+const CONTEXT_LOST: &[u8] = b": context_lost\n\n";
 
 /// Writes the chunks of one turn.
 pub(in crate::http) struct Chunks {
     reader: Reader,
     writer: Writer,
-    /// The answer's text, where it is kept.
-    text: Option<String>,
+    text: KeptText,
     session: String,
 }
 
@@ -50,7 +50,7 @@ impl Chunks {
             with_usage: asked.include_usage,
         };
         writer.prepare();
-        Self { reader, writer, text: keep_text.then(String::new), session: frame.session.clone() }
+        Self { reader, writer, text: KeptText::new(keep_text), session: frame.session.clone() }
     }
 }
 
@@ -100,11 +100,7 @@ impl Writer {
             }
             Part::Open { .. } | Part::Close { .. } | Part::Delta { thought: None, .. } => {}
             Part::Waiting => frames.put_slice(PING),
-            Part::Permission(request) => {
-                frames.put_slice(b": permission ");
-                frames.extend(request.bytes().map(|byte| if byte == b'\r' { b' ' } else { byte }));
-                frames.put_slice(b"\n\n");
-            }
+            Part::Permission(request) => permission(request, frames),
         }
     }
 }
@@ -112,10 +108,11 @@ impl Writer {
 impl Render for Chunks {
     fn lines(&mut self, lines: &[u8], frames: &mut BytesMut) {
         let Self { reader, writer, text, .. } = self;
-        for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        frames.reserve(lines.len());
+        for line in lines_of(lines) {
             reader.read(line, &mut |part| {
                 writer.write(part, frames);
-                keep(text, part);
+                text.keep(part);
             });
         }
     }
@@ -137,8 +134,8 @@ impl Render for Chunks {
         frames.put_slice(DONE);
     }
 
-    fn text(&self) -> &str {
-        self.text.as_deref().unwrap_or_default()
+    fn text(&self) -> String {
+        self.text.text()
     }
 }
 
@@ -148,9 +145,12 @@ impl Chunks {
         let said = if outcome.is_ok() { outcome.text.as_str() } else { "" };
         reader.end(said, &mut |part| {
             writer.write(part, frames);
-            keep(text, part);
+            text.keep(part);
         });
         writer.begin(frames);
+        if outcome.context_lost {
+            frames.put_slice(CONTEXT_LOST);
+        }
         writer.delta(&["{}"], &format!("\"{}\"", finish_reason(outcome)), frames);
         if writer.with_usage {
             let last = json!({
@@ -165,12 +165,6 @@ impl Chunks {
             });
             data(&last, frames);
         }
-    }
-}
-
-fn keep(text: &mut Option<String>, part: Part<'_>) {
-    if let (Some(kept), Part::Text { text, .. }) = (text, part) {
-        kept.push_str(&serde_json::from_str::<Cow<'_, str>>(text).unwrap_or_default());
     }
 }
 

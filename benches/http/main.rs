@@ -1,0 +1,41 @@
+//! What the HTTP service costs, as ratios to a floor that is measured in the same run.
+//!
+//! The floor is the smallest axum server that does the same for a caller: one warm child on tokio pipes, each of its
+//! lines as an event; no limits, no errors, no restart. Both servers are processes of their own and run the same
+//! simulated CLI; one client asks both, in alternating rounds; medians are compared; processor time is that of the
+//! server's process alone, without its children and without the client.
+//!
+//! `cargo bench --bench http` prints the table. `cargo bench --bench http -- W1 memory` runs some rows only.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a bench fails by panicking"
+)]
+
+mod client;
+mod floor;
+mod pipe;
+mod rows;
+mod server;
+
+/// The argument that makes this program the floor's server.
+const FLOOR: &str = "be-the-floor";
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    if arguments.first().is_some_and(|first| first == FLOOR) {
+        let children = arguments[1].parse().unwrap();
+        return runtime.block_on(floor::serve(children));
+    }
+    let wanted: Vec<String> = arguments.into_iter().filter(|argument| !argument.starts_with("--")).collect();
+    let failed =
+        runtime.block_on(async move { tokio::spawn(async move { rows::run(&wanted).await }).await.unwrap() });
+    drop(runtime);
+    if failed {
+        println!("\nAt least one figure misses what must hold.");
+    }
+}

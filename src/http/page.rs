@@ -1,0 +1,135 @@
+//! The live page: what `GET /` answers to a browser, and the files that it needs. Programs get the service document.
+//!
+//! The files are part of the binary and served as they are in `page/`; nothing is built and nothing comes from another
+//! host. They hold no data: whoever opens the page gives it a key, or is on a listener without keys, and the page asks
+//! the same interface as any other client. It may run its own scripts and nothing else, and reach this service and
+//! nothing else. Knows no session.
+
+use axum::extract::Path;
+use axum::http::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, VARY,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+
+use super::error::ApiError;
+use super::service;
+
+/// Where the files are.
+const FOLDER: &str = "/page/";
+const HTML: &str = "text/html; charset=utf-8";
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+
+const INDEX: &str = include_str!("page/index.html");
+
+/// Name, kind and content.
+const FILES: [(&str, &str, &str); 7] = [
+    ("app.js", JAVASCRIPT, include_str!("page/app.js")),
+    ("service.js", JAVASCRIPT, include_str!("page/service.js")),
+    ("sessions.js", JAVASCRIPT, include_str!("page/sessions.js")),
+    ("happenings.js", JAVASCRIPT, include_str!("page/happenings.js")),
+    ("message.js", JAVASCRIPT, include_str!("page/message.js")),
+    ("style.css", "text/css; charset=utf-8", include_str!("page/style.css")),
+    ("icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
+];
+
+/// Nothing but this service; no text can become a script, not even by a mistake of ours (trusted types); no frame
+/// around the page, in which a click could be led astray.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+                      require-trusted-types-for 'script'; trusted-types 'none'";
+
+/// Whether a path is one of the page's files.
+pub(super) fn has(path: &str) -> bool {
+    path.strip_prefix(FOLDER).is_some_and(|name| find(name).is_some())
+}
+
+/// `GET /`.
+pub(super) async fn root(headers: HeaderMap) -> Response {
+    let mut response =
+        if wants_html(&headers) { serve(HTML, INDEX) } else { service::document().await.into_response() };
+    response.headers_mut().insert(VARY, ACCEPT.into());
+    response
+}
+
+/// `GET /page/{file}`.
+pub(super) async fn file(Path(name): Path<String>) -> Result<Response, ApiError> {
+    let (_, kind, content) = find(&name).ok_or_else(|| ApiError::of_status(StatusCode::NOT_FOUND))?;
+    Ok(serve(kind, content))
+}
+
+fn find(name: &str) -> Option<&'static (&'static str, &'static str, &'static str)> {
+    FILES.iter().find(|(file, ..)| *file == name)
+}
+
+fn serve(kind: &'static str, content: &'static str) -> Response {
+    let headers = [
+        (CONTENT_TYPE, kind),
+        // Another version of the program has other files.
+        (CACHE_CONTROL, "no-cache"),
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (REFERRER_POLICY, "no-referrer"),
+    ];
+    (headers, content).into_response()
+}
+
+/// Browsers name HTML; programs name JSON, anything, or nothing.
+fn wants_html(headers: &HeaderMap) -> bool {
+    let accepted = || headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let weight = |wanted: &str| {
+        let of = |kind: &str| {
+            let mut parts = kind.split(';').map(str::trim);
+            let is_it = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(wanted));
+            let weight = parts.find_map(|part| part.strip_prefix("q=")).map_or(Some(1.0), |q| q.parse().ok());
+            is_it.then(|| weight.unwrap_or(0.0))
+        };
+        accepted().flat_map(|value| value.split(',')).filter_map(of).fold(0.0_f32, f32::max)
+    };
+    let html = weight("text/html");
+    html > 0.0 && html >= weight("application/json")
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn browsers_get_the_page_and_programs_the_document() {
+        let wants = |accept: &'static str| {
+            wants_html(&[(ACCEPT, HeaderValue::from_static(accept))].into_iter().collect())
+        };
+        for browser in [
+            "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8",
+            "text/html",
+            "TEXT/HTML; charset=utf-8",
+            "application/json;q=0.5, text/html",
+        ] {
+            assert!(wants(browser), "{browser}");
+        }
+        for program in
+            ["*/*", "application/json", "", "text/*", "application/json, text/html;q=0.9", "text/html;q=0"]
+        {
+            assert!(!wants(program), "{program}");
+        }
+        assert!(!wants_html(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn the_page_names_no_other_host_and_every_file_it_names_is_there() {
+        let all = FILES.iter().map(|(_, _, content)| *content).chain([INDEX]);
+        for content in all {
+            let hosts =
+                content.match_indices("://").map(|(at, _)| content.get(at..at + 20).unwrap_or_default());
+            let hosts: Vec<_> = hosts.filter(|host| !host.starts_with("://www.w3.org/2000")).collect();
+            assert!(hosts.is_empty(), "{hosts:?}");
+            for name in content.split("/page/").skip(1).filter_map(|rest| rest.split(['"', '\'']).next()) {
+                assert!(has(&format!("{FOLDER}{name}")), "{name}");
+            }
+        }
+        assert!(!has("/page/") && !has("/page/../auth.rs") && !has("/pagestyle.css"));
+    }
+}

@@ -1,0 +1,162 @@
+// The page as a whole: the key, the one stream that says when to look again, and what is shown when it breaks.
+
+import * as happenings from "/page/happenings.js";
+import * as message from "/page/message.js";
+import { Refusal, ask, byId, credentials, events, tell, write } from "/page/service.js";
+import * as sessions from "/page/sessions.js";
+
+/** Sessions are asked for when something has happened, but not more often than this, */
+const LEAST_PAUSE = 700;
+/** and when nothing has, at least so often: memory grows silently. */
+const LONGEST_PAUSE = 5000;
+/** Pauses before another try to connect. */
+const RETRIES = [1000, 2000, 4000, 8000];
+
+let connection = null;
+let tries = 0;
+let retry;
+let looking = false;
+let lookAgain = null;
+
+function link(is, text) {
+  byId("link").dataset.is = is;
+  write(byId("link"), text);
+  document.body.dataset.link = is;
+}
+
+function connect() {
+  clearTimeout(retry);
+  connection?.abort();
+  const mine = (connection = new AbortController());
+  listen(mine).then(
+    // It ends by itself every few minutes.
+    () => mine === connection && again(200),
+    (error) => mine === connection && broken(error),
+  );
+}
+
+function again(pause) {
+  clearTimeout(retry);
+  retry = setTimeout(connect, pause);
+}
+
+async function listen(mine) {
+  let silence;
+  let patience = 60_000;
+  const alive = () => {
+    clearTimeout(silence);
+    silence = setTimeout(() => mine.abort(new Error("The service is silent")), patience);
+  };
+  try {
+    alive();
+    const response = await ask("/v1/happenings", { signal: mine.signal });
+    for await (const data of events(response, alive)) {
+      const happening = JSON.parse(data);
+      if (happening.type === "hello") {
+        patience = Math.max(5000, happening.heartbeat_seconds * 3000);
+        welcome(happening);
+      } else {
+        happenings.add(happening);
+        soon();
+      }
+    }
+  } finally {
+    clearTimeout(silence);
+  }
+}
+
+function welcome({ version, speaks_for: speaksFor, sees }) {
+  if (tries && byId("notice").dataset.is === "bad") tell("");
+  tries = 0;
+  link("live", "Live");
+  write(byId("version"), version);
+  document.body.dataset.speaksFor = speaksFor;
+  byId("key-open").hidden = !credentials.key && speaksFor === "anybody";
+  write(byId("sessions-title"), sees === "all" ? "Sessions" : "Your sessions");
+  if (!byId("key").contains(document.activeElement) || byId("key").dataset.sent) openKey(false);
+  happenings.begin();
+  message.fit(speaksFor);
+  look();
+}
+
+function broken(error) {
+  if (error instanceof Refusal && [400, 401, 403].includes(error.status)) {
+    sessions.forget();
+    happenings.begin();
+    link("closed", error.code.startsWith("missing_") ? "Waiting for a key" : "Not connected");
+    byId("key-open").hidden = true;
+    const why = {
+      missing_key: "This service asks for a key.",
+      missing_user: "This key speaks for many users. Name the one whose sessions you want to see.",
+    };
+    return openKey(true, why[error.code] ?? `${error.message}.`, error.code === "missing_user");
+  }
+  const pause = RETRIES[Math.min(tries, RETRIES.length - 1)];
+  tries += 1;
+  link("broken", `Not connected, trying again${tries > 3 ? ` every ${pause / 1000} s` : ""}`);
+  again(pause);
+}
+
+/** Looks again soon, once for all that happens until then. */
+function soon() {
+  lookAgain ??= setTimeout(look, LEAST_PAUSE);
+}
+
+async function look() {
+  clearTimeout(lookAgain);
+  lookAgain = null;
+  if (document.hidden || document.body.dataset.link !== "live") return;
+  if (looking) return soon();
+  looking = true;
+  try {
+    await sessions.refresh();
+  } catch (error) {
+    // What is wrong with the connection, the stream tells.
+    if (error instanceof Refusal && error.status !== 401) tell(`The sessions cannot be shown: ${error.message}`, "bad");
+  }
+  looking = false;
+}
+
+function openKey(open, why = "", asksUser = !byId("key-user-field").hidden) {
+  const form = byId("key");
+  const field = byId("key-user-field");
+  const isNews = form.hidden || (asksUser && field.hidden);
+  form.hidden = !open;
+  delete form.dataset.sent;
+  byId("key-open").ariaExpanded = String(open);
+  write(byId("key-why"), why);
+  field.hidden = !asksUser && !credentials.user;
+  byId("key-forget").hidden = !credentials.key;
+  if (open && isNews) {
+    byId("key-value").value = credentials.key;
+    byId("key-user").value = credentials.user;
+    byId(asksUser ? "key-user" : "key-value").focus();
+  }
+}
+
+byId("key-open").addEventListener("click", () => openKey(byId("key").hidden));
+byId("key").addEventListener("submit", (event) => {
+  event.preventDefault();
+  use(byId("key-value").value.trim(), byId("key-user-field").hidden ? "" : byId("key-user").value);
+});
+byId("key-forget").addEventListener("click", () => {
+  byId("key-value").value = byId("key-user").value = "";
+  use("", "");
+});
+
+function use(key, user) {
+  credentials.set(key, user);
+  byId("key").dataset.sent = "yes";
+  sessions.forget();
+  link("waiting", "Connecting…");
+  connect();
+}
+
+document.addEventListener("visibilitychange", look);
+setInterval(look, LONGEST_PAUSE);
+setInterval(() => document.hidden || sessions.showAges(), 1000);
+
+credentials.load();
+message.prepare();
+sessions.forget();
+connect();

@@ -1,0 +1,104 @@
+// What happened lately: a list with the latest first, and the latencies of starts and turns that follow from it.
+
+import { byId, clock, element, span, tell, userName, write } from "/page/service.js";
+
+/** Lines that are kept. */
+const MOST = 150;
+/** Bars of a sparkline. */
+const BARS = 60;
+const [WIDTH, HEIGHT] = [240, 36];
+const SVG = "http://www.w3.org/2000/svg";
+
+/** Each in words, and how serious it is. */
+const WORDS = {
+  started: ({ generation }) => [`child ${generation} started`, ""],
+  ready: ({ took_seconds }) => [`ready after ${span(took_seconds)}`, "good"],
+  not_started: ({ reason }) => [`could not be started: ${plain(reason)}`, "bad"],
+  turn_ended: ({ outcome, took_seconds }) => [
+    outcome === "ok" ? `turn answered in ${span(took_seconds)}` : `turn ended after ${span(took_seconds)}: ${plain(outcome)}`,
+    outcome === "ok" ? "" : outcome === "cancelled" ? "odd" : "bad",
+  ],
+  refused: ({ reason }) => [`turn refused: ${plain(reason)}`, "odd"],
+  crashed: ({ detail }) => [`crashed: ${detail}`, "bad"],
+  restarted: ({ cause }) => [`started again after a ${plain(cause)}`, "odd"],
+  paused: () => ["failed too often and pauses", "bad"],
+  evicted: ({ reason }) => [reason === "admin" ? "evicted on request" : `evicted: ${plain(reason)}`, ""],
+  context_lost: ({ kind }) => [kind === "conversation" ? "lost its conversation" : "lost its latest turns", "bad"],
+  missed: () => ["Some happenings were too fast for this page.", "odd"],
+};
+const plain = (word) => String(word ?? "").replaceAll("_", " ");
+
+const latencies = { starts: [], turns: [] };
+/** Lines and bars wait for the next picture: a burst is drawn once. */
+let waiting = [];
+/** What is told at once on connecting is history; nobody needs to hear it. */
+let listening = false;
+
+/** A stream begins: it tells everything that is still known. */
+export function begin() {
+  byId("happenings").replaceChildren();
+  Object.assign(latencies, { starts: [], turns: [] });
+  waiting = [];
+  listening = false;
+  setTimeout(() => (listening = true), 1000);
+  draw();
+}
+
+export function add(happening) {
+  if (!waiting.length) requestAnimationFrame(draw);
+  waiting.push(happening);
+  if (waiting.length > 4 * MOST) waiting.shift();
+  if (happening.type === "ready") note("starts", { took: happening.took_seconds });
+  if (happening.type === "turn_ended") {
+    note("turns", { took: happening.took_seconds, bad: !["ok", "cancelled"].includes(happening.outcome) });
+  }
+  // The list itself is silent for screen readers: a busy service would never let them finish.
+  if (listening && ["crashed", "paused"].includes(happening.type)) {
+    tell(`${who(happening)} ${WORDS[happening.type](happening)[0]}.`, "bad");
+  }
+}
+
+function note(name, bar) {
+  latencies[name].push(bar);
+  if (latencies[name].length > BARS) latencies[name].shift();
+}
+
+const who = ({ user, session }) => [user === undefined ? "" : userName(user), session === "default" && user ? "" : session].filter(Boolean).join(", ");
+
+function draw() {
+  const list = byId("happenings");
+  for (const happening of waiting) {
+    const [text, kind] = WORDS[happening.type]?.(happening) ?? [plain(happening.type), ""];
+    const line = element("li", "", kind);
+    const time = element("time", happening.at ? clock(happening.at) : "");
+    line.append(time, element("b", happening.session === undefined ? "" : who(happening)), element("span", text));
+    list.prepend(line);
+  }
+  waiting = [];
+  while (list.childElementCount > MOST) list.lastChild.remove();
+  byId("happenings-empty").hidden = list.childElementCount > 0;
+  list.hidden = !list.childElementCount;
+  sparkline("starts");
+  sparkline("turns");
+}
+
+/** One bar each, on a logarithmic scale: a millisecond and a minute are both seen. */
+function sparkline(name) {
+  const bars = latencies[name];
+  const step = WIDTH / BARS;
+  const height = (took) => Math.min(HEIGHT, Math.max(2, (Math.log10(Math.max(took, 0.001) * 1000) / 5) * HEIGHT));
+  const drawn = bars.map(({ took, bad }, index) => {
+    const bar = document.createElementNS(SVG, "rect");
+    const tall = height(took);
+    const place = { x: WIDTH - (bars.length - index) * step, y: HEIGHT - tall, width: step - 1, height: tall };
+    for (const [attribute, value] of Object.entries(place)) bar.setAttribute(attribute, value);
+    if (bad) bar.setAttribute("class", "bad");
+    return bar;
+  });
+  byId(name).replaceChildren(...drawn);
+  const sorted = bars.map(({ took }) => took).sort((one, other) => one - other);
+  const text = sorted.length
+    ? `last ${sorted.length}: median ${span(sorted[Math.floor(sorted.length / 2)])}, longest ${span(sorted.at(-1))}`
+    : "none yet";
+  write(byId(`${name}-text`), text);
+}
