@@ -253,11 +253,13 @@ mod tests {
         let (own, root) = (std::process::id(), child.id());
         let mut table = ProcessTable::default();
         let count = table.begin(&HashSet::new()).unwrap();
+        let part = count.div_ceil(3);
         let mut parts = 1;
-        while !table.read(count.div_ceil(3)).unwrap() {
+        while !table.read(part).unwrap() {
             parts += 1;
         }
-        assert_eq!(parts, 3);
+        // Few processes do not make three parts.
+        assert_eq!(parts, count.div_ceil(part));
         assert!(table.tree(own).processes >= 1);
         table.begin(&HashSet::from([root])).unwrap();
         assert!(!table.pids.contains(&root.cast_signed()) && !table.is_complete());
