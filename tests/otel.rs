@@ -92,9 +92,10 @@ async fn a_request_and_its_turn_go_on_with_the_callers_trace_and_tell_nothing_of
     assert_eq!(request.attributes["http.response.status_code"], "200");
     assert_eq!(turn.attributes["outcome"], "completed");
     assert_eq!(turn.attributes["session"].len(), 32);
-    for event in ["the turn is given to its child", "first output", "the turn has ended"] {
-        assert!(turn.events.iter().any(|name| name == event), "{event} in {turn:#?}");
-    }
+    assert_eq!(turn.events, ["the turn is given to its child", "first output", "the turn has ended"]);
+    // Nothing else that is logged.
+    assert!(request.events.is_empty(), "{request:#?}");
+    assert!(spans.iter().all(|span| ["request", "turn"].contains(&span.name.as_str())), "{spans:#?}");
     assert!(spans.iter().all(|span| span.trace != UNSAMPLED), "{spans:#?}");
     let holds = |text: &str| bytes.windows(text.len()).any(|part| part == text.as_bytes());
     assert!(holds("service.name") && holds("pilotlight"));
