@@ -8,6 +8,8 @@ use clap::{Parser, Subcommand};
 
 mod check;
 mod demo;
+#[cfg_attr(not(feature = "otel"), path = "unexported.rs")]
+mod export;
 mod keys;
 mod options;
 mod serve;

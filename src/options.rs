@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use clap::Args;
 use pilotlight::Config;
 use pilotlight::config::ConfigError;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 /// Something failed while running.
 pub(crate) const FAILED: u8 = 1;
@@ -22,6 +24,9 @@ const DEFAULT_LOG: &str = "info";
 const LOG_FORMAT_VARIABLE: &str = "PILOTLIGHT_LOG_FORMAT";
 /// Variables with this prefix may be configuration.
 const PREFIX: &[u8] = b"PILOTLIGHT_";
+
+/// What else gets the spans beside the log; it has a filter of its own.
+pub(crate) type ExportLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
 /// Each wins over its key in the environment, which wins over the file.
 #[derive(Args, Debug, Clone, Default)]
@@ -90,27 +95,46 @@ pub(crate) fn environment() -> Result<Vec<(String, String)>, ConfigError> {
 
 /// Logs go to standard error: standard output belongs to what a program reads.
 pub(crate) fn start_log() -> Result<(), ConfigError> {
+    start_log_with(None)
+}
+
+/// The same, with somebody else who gets the spans.
+pub(crate) fn start_log_with(export: Option<ExportLayer>) -> Result<(), ConfigError> {
     let filter = std::env::var(LOG_VARIABLE).unwrap_or_else(|_| DEFAULT_LOG.to_owned());
     let filter = EnvFilter::builder().parse(&filter).map_err(|error| {
         let problem = format!("{error}; allowed are error, warn, info, debug, trace, off, or target=level,…");
         ConfigError::Key { key: LOG_VARIABLE.to_owned(), problem }
     })?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    let started = match std::env::var(LOG_FORMAT_VARIABLE).as_deref() {
-        Ok("text") | Err(_) => log.try_init(),
-        // One object to a line, the fields of the event at its top, those of its spans in a list.
-        Ok("json") => log.json().flatten_event(true).with_current_span(false).try_init(),
+    let is_json = match std::env::var(LOG_FORMAT_VARIABLE).as_deref() {
+        Ok("text") | Err(_) => false,
+        Ok("json") => true,
         Ok(_) => {
             let problem = "must be text or json".to_owned();
             return Err(ConfigError::Key { key: LOG_FORMAT_VARIABLE.to_owned(), problem });
         }
     };
+    let started = match export {
+        // The filter before everything: what nobody logs is not even looked at.
+        None => tracing_subscriber::registry().with(filter).with(lines(is_json)).try_init(),
+        Some(export) => {
+            tracing_subscriber::registry().with(export).with(lines(is_json).with_filter(filter)).try_init()
+        }
+    };
     // Fails only if there is a log already, which then is as good.
     started.ok();
     Ok(())
+}
+
+/// What writes the log.
+fn lines<S>(is_json: bool) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+{
+    let lines = tracing_subscriber::fmt::layer()
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    // One object to a line, the fields of the event at its top, those of its spans in a list.
+    if is_json { lines.json().flatten_event(true).with_current_span(false).boxed() } else { lines.boxed() }
 }
 
 /// The runtime of a subcommand.

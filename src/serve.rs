@@ -8,18 +8,20 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use pilotlight::Config;
+use pilotlight::config::ConfigError;
 use pilotlight::http::{ServeError, Server};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::options::{FAILED, MISUSED, Options, complain, runtime, start_log};
+use crate::export::Export;
+use crate::options::{FAILED, MISUSED, Options, complain, runtime, start_log_with};
 
 /// What blocking work (a file being read) may still take once everything else has ended.
 const RUNTIME_STOP: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(options: &Options) -> ExitCode {
-    let config = match start_log().and_then(|()| options.configuration()) {
-        Ok(config) => config,
+    let (config, export) = match prepare(options) {
+        Ok(prepared) => prepared,
         Err(error) => return complain(&error.to_string(), MISUSED),
     };
     // An image of our memory would hold keys and conversations. Children get the same limit from their shim.
@@ -31,9 +33,16 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         Ok(runtime) => runtime,
         Err(code) => return code,
     };
-    let code = runtime.block_on(serve(config)).unwrap_or_else(|failure| failure.tell());
+    let code = runtime.block_on(serve(config, export)).unwrap_or_else(|failure| failure.tell());
     runtime.shutdown_timeout(RUNTIME_STOP);
     code
+}
+
+/// The log, what goes to a collector beside it, and the configuration.
+fn prepare(options: &Options) -> Result<(Config, Export), ConfigError> {
+    let (export, layer) = Export::from_environment()?;
+    start_log_with(layer)?;
+    Ok((options.configuration()?, export))
 }
 
 /// Why the service did not serve.
@@ -53,7 +62,7 @@ impl Failure {
     }
 }
 
-async fn serve(config: Config) -> Result<ExitCode, Failure> {
+async fn serve(config: Config, export: Export) -> Result<ExitCode, Failure> {
     let grace = config.drain_timeout;
     let mut signals = Signals::new().map_err(Failure::Signals)?;
     // Asked for once, it never ends the process again, also where nobody waits for it.
@@ -77,8 +86,12 @@ async fn serve(config: Config) -> Result<ExitCode, Failure> {
     };
     tracing::info!(signal = name, ?grace, "draining: running turns may end, new ones are refused");
     server.drain();
+    let stop = async {
+        server.shutdown(grace).await;
+        export.flush().await;
+    };
     tokio::select! {
-        () = server.shutdown(grace) => {
+        () = stop => {
             tracing::info!("stopped");
             Ok(ExitCode::SUCCESS)
         }

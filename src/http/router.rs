@@ -112,7 +112,10 @@ async fn around(State((app, gate)): State<(Arc<App>, Gate)>, mut request: Reques
             caller.and_then(|caller| request.extensions_mut().insert(caller));
             let span =
                 tracing::info_span!("request", request_id = id, trace_id = trace::id(request.headers()));
-            next.run(request).instrument(span).await
+            trace::begin(&span, request.headers(), &method, path.as_deref());
+            let response = next.run(request).instrument(span.clone()).await;
+            trace::answered(&span, response.status());
+            response
         }
         Err(error) => axum::response::IntoResponse::into_response(error),
     };

@@ -1,6 +1,16 @@
-//! The trace that a caller says its request belongs to (W3C Trace Context), for the log. Pure.
+//! The trace that a caller says its request belongs to (W3C Trace Context): its id for the log, and with the feature
+//! `otel` the request's span as a part of it.
 
 use axum::http::HeaderMap;
+#[cfg(feature = "otel")]
+pub(super) use export::{answered, begin};
+#[cfg(not(feature = "otel"))]
+pub(super) use unexported::{answered, begin};
+
+#[cfg(feature = "otel")]
+mod export;
+#[cfg(not(feature = "otel"))]
+mod unexported;
 
 const TRACEPARENT: &str = "traceparent";
 /// Hexadecimal digits of a trace's id.
