@@ -92,6 +92,7 @@
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `server` | yes | `http` and the `pilotlight` program. An embedding program turns it off and compiles no HTTP stack |
+//! | `otel` | no | the program exports its spans to an OpenTelemetry collector; implies `server` |
 //! | `failpoints` | no | points where tests make actors panic; never in production |
 //!
 //! # Where to look next
