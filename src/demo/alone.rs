@@ -98,7 +98,11 @@ async fn read(child: &mut Child, line: &[u8], begin: Instant) -> Result<Answered
     let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
         return Err(Problem::seen("a process without pipes"));
     };
-    stdin.write_all(line).await?;
+    // A process that has left already does not read any more; why it did is in its output.
+    match stdin.write_all(line).await {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(error.into()),
+        _ => {}
+    }
     // The end of input: the process leaves when it has answered.
     drop(stdin);
     let mut lines = BufReader::new(stdout).split(b'\n');
