@@ -1,7 +1,7 @@
 //! What the child says: read, judged line by line, given to the reader or acted upon.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead as _, ReadBuf};
@@ -92,8 +92,10 @@ impl Dialogue {
             }
             ready!(self.poll_read(now, context));
         }
-        context.waker().wake_by_ref();
-        Poll::Pending
+        // More is there. Not woken at once: a task that is always ready lets the runtime look for other input only every
+        // so many turns of its, which of these are seconds.
+        let later = pin!(tokio::task::yield_now());
+        later.poll(context).map(|()| Pulled::Channel)
     }
 
     fn is_read_by(&self, turn: TurnId) -> bool {
