@@ -32,6 +32,13 @@ pub enum Prompt {
     Blocks(Vec<serde_json::Value>),
 }
 
+impl Default for Prompt {
+    /// Empty text.
+    fn default() -> Self {
+        Self::Text(String::new())
+    }
+}
+
 impl From<&str> for Prompt {
     fn from(text: &str) -> Self {
         Self::Text(text.to_owned())

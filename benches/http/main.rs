@@ -20,6 +20,8 @@ mod floor;
 mod pipe;
 mod rows;
 mod server;
+#[path = "../common/table.rs"]
+mod table;
 
 /// The argument that makes this program the floor's server.
 const FLOOR: &str = "be-the-floor";

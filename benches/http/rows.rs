@@ -7,17 +7,9 @@ use pilotlight::http::bench::Matching;
 use crate::client::{Client, Seen, keepalive, messages};
 use crate::pipe::Pipe;
 use crate::server::Server;
+use crate::table::{Row, median, print, row};
 
 const ROUNDS: usize = 15;
-
-/// What a figure is held against.
-struct Row {
-    name: &'static str,
-    value: f64,
-    must: f64,
-    aim: f64,
-    note: String,
-}
 
 pub(crate) async fn run(wanted: &[String]) -> bool {
     let on = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
@@ -37,31 +29,7 @@ pub(crate) async fn run(wanted: &[String]) -> bool {
     if on("memory") {
         rows.extend(memory().await);
     }
-    println!("{:<62} {:>9} {:>7} {:>7}      figures", "", "measured", "must", "aim");
-    for row in &rows {
-        let verdict = if row.value <= row.aim {
-            "aim "
-        } else if row.value <= row.must {
-            "must"
-        } else {
-            "MISS"
-        };
-        println!(
-            "{:<62} {:>9.2} {:>7.2} {:>7.2} {verdict} {}",
-            row.name, row.value, row.must, row.aim, row.note
-        );
-    }
-    rows.iter().any(|row| row.value > row.must)
-}
-
-fn row(name: &'static str, value: f64, must: f64, aim: f64, note: String) -> Row {
-    Row { name, value, must, aim, note }
-}
-
-fn median(values: impl IntoIterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.into_iter().collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    print(&rows)
 }
 
 /// One of the servers that are compared, and how it is asked.

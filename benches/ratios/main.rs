@@ -18,6 +18,8 @@ mod floor;
 mod measure;
 mod ours;
 mod rows;
+#[path = "../common/table.rs"]
+mod table;
 mod watching;
 
 fn main() {

@@ -30,11 +30,6 @@ fn own_cpu() -> Duration {
     Duration::new(time.tv_sec.cast_unsigned(), u32::try_from(time.tv_nsec).unwrap())
 }
 
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 /// A line of /proc/self/status, as a number (kB, or a count).
 pub(crate) fn own_status(key: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

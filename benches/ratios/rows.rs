@@ -7,19 +7,11 @@ use pilotlight::{Pilotlight, Session};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::floor::{Floor, Look};
-use crate::measure::{Cost, Stopwatch, anonymous_kb, children, median, own_fds, own_status};
+use crate::measure::{Cost, Stopwatch, anonymous_kb, children, own_fds, own_status};
+use crate::table::{Row, median, print, row};
 use crate::{ours, watching};
 
 pub(crate) const ROUNDS: usize = 7;
-
-/// What a figure is held against.
-pub(crate) struct Row {
-    name: &'static str,
-    value: f64,
-    must: f64,
-    aim: f64,
-    note: String,
-}
 
 pub(crate) async fn run(wanted: &[String]) -> bool {
     let on = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
@@ -52,25 +44,7 @@ pub(crate) async fn run(wanted: &[String]) -> bool {
     if on("M2") {
         rows.extend(watching::thousand().await);
     }
-    println!("{:<58} {:>9} {:>7} {:>7}      figures", "", "measured", "must", "aim");
-    for row in &rows {
-        let verdict = if row.value <= row.aim {
-            "aim "
-        } else if row.value <= row.must {
-            "must"
-        } else {
-            "MISS"
-        };
-        println!(
-            "{:<58} {:>9.2} {:>7.2} {:>7.2} {verdict} {}",
-            row.name, row.value, row.must, row.aim, row.note
-        );
-    }
-    rows.iter().any(|row| row.value > row.must)
-}
-
-pub(crate) fn row(name: &'static str, value: f64, must: f64, aim: f64, note: String) -> Row {
-    Row { name, value, must, aim, note }
+    print(&rows)
 }
 
 pub(crate) fn directory() -> tempfile::TempDir {

@@ -6,9 +6,10 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder
 use pilotlight::Pilotlight;
 use pilotlight::http::Server;
 
-use crate::measure::{Stopwatch, median};
+use crate::measure::Stopwatch;
 use crate::ours;
-use crate::rows::{ROUNDS, Row, directory, end, row};
+use crate::rows::{ROUNDS, directory, end};
+use crate::table::{Row, median, row};
 
 /// One warm session, turns of 50 deltas, without a recorder and with one.
 pub(crate) async fn metrics() -> Vec<Row> {

@@ -55,6 +55,7 @@ impl Dialect {
 }
 
 /// What a caller asks for, in any dialect.
+#[derive(Default)]
 pub(super) struct Asked {
     pub(super) dialect: Dialect,
     /// The answer is to come as events.
@@ -75,25 +76,6 @@ pub(super) struct Asked {
     pub(super) ignored: Vec<&'static str>,
     /// By what it tells of its history a conversation without a name is found again; not in the original dialect.
     pub(super) told: Option<Told>,
-}
-
-impl Default for Asked {
-    fn default() -> Self {
-        Self {
-            dialect: Dialect::default(),
-            stream: false,
-            prompt: Prompt::Text(String::new()),
-            options: TurnOptions::default(),
-            conversation: None,
-            user: None,
-            credentials: None,
-            include_files: false,
-            model: String::new(),
-            include_usage: false,
-            ignored: Vec::new(),
-            told: None,
-        }
-    }
 }
 
 /// Reads the body of `POST /v1/messages`: whoever sends OAuth credentials speaks the original dialect.

@@ -149,8 +149,7 @@ impl Taking {
         let files = if asked.include_files { Some(watch(&session).await?) } else { None };
         let waits =
             session.status().is_some_and(|now| now.state == SessionState::Busy || now.queue_depth > 0);
-        let (prompt, options) = (asked.prompt, std::mem::take(&mut asked.options));
-        asked.prompt = String::new().into();
+        let (prompt, options) = (std::mem::take(&mut asked.prompt), std::mem::take(&mut asked.options));
         if let Some(claim) = &mut conversation.claim {
             claim.reached();
         }

@@ -1,7 +1,8 @@
 """The official `anthropic` SDK, unmodified: which exception comes of what, and that no turn is asked for twice."""
 
 import anthropic
-from checks import KEY, MODEL, URL, check, equal, figure, new_user, pids, raises, run
+from anthropic_calls import asked, client_of, say
+from checks import check, equal, figure, new_user, pids, raises, run
 
 # A failure that came as a status, and with it the words of this API.
 KINDS = {
@@ -14,19 +15,6 @@ KINDS = {
     500: ("InternalServerError", "api_error"),
     529: ("OverloadedError", "overloaded_error"),
 }
-
-
-def client_of(user, **options):
-    headers = {"x-pilotlight-user": user, "x-pilotlight-session": "only"}
-    return anthropic.Anthropic(base_url=URL, api_key=KEY, default_headers=headers, **options)
-
-
-def asked(text, **more):
-    return {"model": MODEL, "max_tokens": 1000, "messages": [{"role": "user", "content": text}], **more}
-
-
-def say(client, text):
-    return client.messages.create(**asked(text)).content[0].text
 
 
 def judge(error, status):
@@ -45,7 +33,7 @@ def judge(error, status):
 @check
 def failures_of_the_api_keep_their_status_and_are_not_repeated():
     who = new_user()
-    client = client_of(who)
+    client = client_of(who, session="only")
     say(client, "hello")
     child = pids(who)
     for number, status in enumerate(KINDS):
@@ -57,7 +45,7 @@ def failures_of_the_api_keep_their_status_and_are_not_repeated():
 
 @check
 def the_same_for_streams_that_have_not_begun():
-    client = client_of(new_user())
+    client = client_of(new_user(), session="only")
     for number, status in enumerate(KINDS):
         call = lambda: list(client.messages.create(**asked(f"[[api_error:{status}]]"), stream=True))
         judge(raises(anthropic.APIError, call), status)
@@ -66,7 +54,7 @@ def the_same_for_streams_that_have_not_begun():
 
 @check
 def a_stream_that_has_begun_with_silence_ends_in_words_or_an_exception():
-    client = client_of(new_user())
+    client = client_of(new_user(), session="only")
     with client.messages.stream(**asked("[[sleep:800]] late")) as stream:
         equal(stream.get_final_text(), "echo 1: late")
     call = lambda: list(client.messages.create(**asked("[[sleep:800]] [[api_error:429]]"), stream=True))
@@ -76,7 +64,7 @@ def a_stream_that_has_begun_with_silence_ends_in_words_or_an_exception():
 
 @check
 def wrong_requests_are_400():
-    client = client_of(new_user())
+    client = client_of(new_user(), session="only")
     create = client.messages.create
     wrong = [
         {"messages": []},
@@ -98,20 +86,20 @@ def wrong_requests_are_400():
 
 @check
 def a_body_that_is_too_long_is_413():
-    client = client_of(new_user())
+    client = client_of(new_user(), session="only")
     judge(raises(anthropic.APIError, say, client, "x" * 20_000_000), 413)
     equal(say(client, "still"), "echo 1: still")
 
 
 @check
 def an_unknown_path_is_404():
-    client = client_of(new_user())
+    client = client_of(new_user(), session="only")
     judge(raises(anthropic.APIError, lambda: client.get("/v1/nothing", cast_to=object)), 404)
 
 
 @check
 def a_child_that_dies_in_mid_stream_is_an_exception_and_the_conversation_goes_on():
-    client = client_of(new_user())
+    client = client_of(new_user(), session="only")
     equal(say(client, "remember me"), "echo 1: remember me")
     deaths = figure("exits_total")
     came = []
@@ -131,7 +119,7 @@ def a_child_that_dies_in_mid_stream_is_an_exception_and_the_conversation_goes_on
 
 @check
 def a_child_that_dies_in_a_whole_answer_is_an_exception_and_no_second_turn():
-    client = client_of(new_user())
+    client = client_of(new_user(), session="only")
     deaths = figure("exits_total")
     error = raises(anthropic.APIError, say, client, "[[deltas:50]] [[fault:crash-mid]]")
     assert isinstance(error, anthropic.InternalServerError), repr(error)

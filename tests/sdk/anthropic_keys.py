@@ -3,18 +3,14 @@
 import os
 
 import anthropic
-from checks import ADMIN_KEY, KEY, MODEL, URL, check, equal, new_user, pids, raises, run
+from anthropic_calls import say
+from checks import ADMIN_KEY, KEY, URL, check, equal, new_user, pids, raises, run
 
 USER_KEY = os.environ["PILOTLIGHT_USER_KEY"]
 
 
-def ask(client, text, **more):
-    call = {"model": MODEL, "max_tokens": 1000, "messages": [{"role": "user", "content": text}], **more}
-    return client.messages.create(**call).content[0].text
-
-
 def refused(kind, client, **more):
-    error = raises(anthropic.APIError, ask, client, "hello", **more)
+    error = raises(anthropic.APIError, say, client, "hello", **more)
     assert isinstance(error, kind), repr(error)
     equal((error.body["type"], error.request_id), ("error", error.body["request_id"]))
     return error.body["error"]["type"]
@@ -23,10 +19,10 @@ def refused(kind, client, **more):
 @check
 def the_key_of_a_user_is_enough():
     client = anthropic.Anthropic(base_url=URL, api_key=USER_KEY)
-    child = int(ask(client, "[[pid]]"))
+    child = int(say(client, "[[pid]]"))
     equal(pids("alice"), {child})
     bearer = anthropic.Anthropic(base_url=URL, auth_token=USER_KEY)
-    assert ask(bearer, "hello").endswith("hello")
+    assert say(bearer, "hello").endswith("hello")
     with client.messages.stream(model=MODEL, max_tokens=9, messages=[{"role": "user", "content": "on"}]) as stream:
         assert stream.get_final_text().endswith(": on")
     assert list(client.models.list())
@@ -52,8 +48,8 @@ def a_backend_names_the_user_of_each_request():
     client = anthropic.Anthropic(base_url=URL, api_key=KEY)
     who, other = new_user(), new_user()
     equal(pids(who), set())
-    equal({int(ask(client, "[[pid]]", metadata={"user_id": who}))}, pids(who))
-    equal({int(ask(client, "[[pid]]", extra_headers={"x-pilotlight-user": other}))}, pids(other))
+    equal({int(say(client, "[[pid]]", metadata={"user_id": who}))}, pids(who))
+    equal({int(say(client, "[[pid]]", extra_headers={"x-pilotlight-user": other}))}, pids(other))
     equal(refused(anthropic.BadRequestError, client), "invalid_request_error")
 
 

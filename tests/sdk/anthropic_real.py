@@ -1,24 +1,8 @@
 """The official `anthropic` SDK, unmodified, with the real CLI behind the server and a scripted API behind the CLI."""
 
 import anthropic
-from checks import KEY, MODEL, PIXEL, URL, check, equal, new_user, pids, raises, run
-
-
-def client_of(user):
-    return anthropic.Anthropic(base_url=URL, api_key=KEY, default_headers={"x-pilotlight-user": user})
-
-
-def user(content):
-    return {"role": "user", "content": content}
-
-
-def asked(content, **more):
-    messages = content if isinstance(content, list) else [user(content)]
-    return {"model": MODEL, "max_tokens": 1000, "messages": messages, **more}
-
-
-def text_of(message):
-    return "".join(block.text for block in message.content if block.type == "text")
+from anthropic_calls import asked, client_of, text_of, user
+from checks import PIXEL, check, equal, new_user, pids, raises, run
 
 
 @check

@@ -6,27 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import anthropic
-from checks import KEY, MODEL, URL, check, equal, new_user, raises, run
-
-
-def client_of(user, max_retries=5):
-    headers = {"x-pilotlight-user": user, "x-pilotlight-session": "only"}
-    return anthropic.Anthropic(base_url=URL, api_key=KEY, default_headers=headers, max_retries=max_retries)
-
-
-def asked(text):
-    return {"model": MODEL, "max_tokens": 1000, "messages": [{"role": "user", "content": text}]}
-
-
-def say(client, text):
-    return client.messages.create(**asked(text)).content[0].text
+from anthropic_calls import asked, client_of, say
+from checks import check, equal, new_user, raises, run
 
 
 @contextmanager
 def busy(user, milliseconds):
     """While it is open, a turn of the user runs; its answer must come."""
     with ThreadPoolExecutor(1) as threads:
-        stream = client_of(user).messages.create(**asked(f"[[deltas:20]] [[delay:{milliseconds // 20}]]"), stream=True)
+        client = client_of(user, session="only", max_retries=5)
+        slow = asked(f"[[deltas:20]] [[delay:{milliseconds // 20}]]")
+        stream = client.messages.create(**slow, stream=True)
         next(iter(stream))
         yield
         rest = threads.submit(lambda: [event.type for event in stream])
@@ -37,7 +27,7 @@ def busy(user, milliseconds):
 def a_busy_conversation_is_429():
     who = new_user()
     with busy(who, 1000):
-        error = raises(anthropic.APIError, say, client_of(who, max_retries=0), "too many")
+        error = raises(anthropic.APIError, say, client_of(who, max_retries=0, session="only"), "too many")
     assert isinstance(error, anthropic.RateLimitError), repr(error)
     equal(error.body["error"]["type"], "rate_limit_error")
     assert int(error.response.headers["retry-after"]) >= 1
@@ -48,13 +38,13 @@ def a_busy_conversation_is_429():
 def the_sdk_comes_again_after_a_429():
     who = new_user()
     with busy(who, 1000):
-        equal(say(client_of(who), "later"), "echo 2: later")
+        equal(say(client_of(who, session="only", max_retries=5), "later"), "echo 2: later")
 
 
 @check
 def no_room_for_another_child_is_503_or_529():
     with busy(new_user(), 2000):
-        error = raises(anthropic.APIError, say, client_of(new_user(), max_retries=0), "too many")
+        error = raises(anthropic.APIError, say, client_of(new_user(), max_retries=0, session="only"), "too many")
     # Before version 1 the SDK knew no family of the server's errors but one exception for each status.
     kinds = ("InternalServerError", "OverloadedError", "ServiceUnavailableError")
     assert type(error).__name__ in kinds and error.status_code in (503, 529), repr(error)
@@ -65,7 +55,7 @@ def no_room_for_another_child_is_503_or_529():
 @check
 def the_sdk_comes_again_when_there_was_no_room():
     with busy(new_user(), 1000):
-        equal(say(client_of(new_user()), "later"), "echo 1: later")
+        equal(say(client_of(new_user(), session="only", max_retries=5), "later"), "echo 1: later")
 
 
 run()

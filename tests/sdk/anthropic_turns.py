@@ -4,29 +4,8 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 import anthropic
+from anthropic_calls import asked, client_of, say, text_of, user
 from checks import KEY, MODEL, PIXEL, URL, check, equal, new_user, pids, raises, run, sessions
-
-
-def client_of(user, kind=anthropic.Anthropic):
-    return kind(base_url=URL, api_key=KEY, default_headers={"x-pilotlight-user": user})
-
-
-def user(content):
-    return {"role": "user", "content": content}
-
-
-def asked(content, **more):
-    """The arguments of a call with one message, or with these messages."""
-    messages = content if isinstance(content, list) else [user(content)]
-    return {"model": MODEL, "max_tokens": 1000, "messages": messages, **more}
-
-
-def text_of(message):
-    return "".join(block.text for block in message.content if block.type == "text")
-
-
-def say(client, content, **more):
-    return text_of(client.messages.create(**asked(content, **more)))
 
 
 @check

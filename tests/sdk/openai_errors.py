@@ -1,33 +1,8 @@
 """The official `openai` SDK, unmodified: which exception comes of what, and that no turn is asked for twice."""
 
 import openai
-from checks import KEY, MODEL, URL, check, equal, figure, new_user, pids, raises, run
-
-# This SDK has no exceptions of their own for 413 and 529.
-KINDS = {
-    400: openai.BadRequestError,
-    401: openai.AuthenticationError,
-    403: openai.PermissionDeniedError,
-    404: openai.NotFoundError,
-    413: openai.APIStatusError,
-    429: openai.RateLimitError,
-    500: openai.InternalServerError,
-    529: openai.InternalServerError,
-}
-
-
-def client_of(user, **options):
-    headers = {"x-pilotlight-user": user, "x-pilotlight-session": "only"}
-    return openai.OpenAI(base_url=URL + "/v1", api_key=KEY, default_headers=headers, **options)
-
-
-def asked(text, **more):
-    return {"model": MODEL, "messages": [{"role": "user", "content": text}], **more}
-
-
-def say(client, text):
-    return client.chat.completions.create(**asked(text)).choices[0].message.content
-
+from openai_calls import KINDS, asked, client_of, say
+from checks import check, equal, figure, new_user, pids, raises, run
 
 def judge(error, status):
     """The exception is the one of this status, with all that the SDK takes from the answer."""
@@ -43,7 +18,7 @@ def judge(error, status):
 @check
 def failures_of_the_api_keep_their_status_and_are_not_repeated():
     who = new_user()
-    client = client_of(who)
+    client = client_of(who, session="only")
     say(client, "hello")
     child = pids(who)
     for number, status in enumerate(KINDS):
@@ -55,7 +30,7 @@ def failures_of_the_api_keep_their_status_and_are_not_repeated():
 
 @check
 def the_same_for_streams_that_have_not_begun():
-    client = client_of(new_user())
+    client = client_of(new_user(), session="only")
     for number, status in enumerate(KINDS):
         call = lambda: list(client.chat.completions.create(**asked(f"[[api_error:{status}]]"), stream=True))
         judge(raises(openai.APIError, call), status)
@@ -64,7 +39,7 @@ def the_same_for_streams_that_have_not_begun():
 
 @check
 def a_stream_that_has_begun_with_silence_ends_in_words_or_an_exception():
-    client = client_of(new_user())
+    client = client_of(new_user(), session="only")
     call = lambda text: list(client.chat.completions.create(**asked(text), stream=True))
     answer = call("[[sleep:800]] late")
     equal("".join(chunk.choices[0].delta.content or "" for chunk in answer), "echo 1: late")
@@ -75,7 +50,7 @@ def a_stream_that_has_begun_with_silence_ends_in_words_or_an_exception():
 
 @check
 def wrong_requests_are_400():
-    client = client_of(new_user())
+    client = client_of(new_user(), session="only")
     create = client.chat.completions.create
     wrong = [
         {"messages": []},
@@ -95,19 +70,19 @@ def wrong_requests_are_400():
 
 @check
 def a_body_that_is_too_long_is_413():
-    client = client_of(new_user())
+    client = client_of(new_user(), session="only")
     judge(raises(openai.APIError, say, client, "x" * 20_000_000), 413)
     equal(say(client, "still"), "echo 1: still")
 
 
 @check
 def an_unknown_path_is_404():
-    judge(raises(openai.APIError, lambda: client_of(new_user()).get("/nothing", cast_to=object)), 404)
+    judge(raises(openai.APIError, lambda: client_of(new_user(), session="only").get("/nothing", cast_to=object)), 404)
 
 
 @check
 def a_child_that_dies_in_mid_stream_is_an_exception_and_the_conversation_goes_on():
-    client = client_of(new_user())
+    client = client_of(new_user(), session="only")
     equal(say(client, "remember me"), "echo 1: remember me")
     deaths = figure("exits_total")
     came = []
@@ -126,7 +101,7 @@ def a_child_that_dies_in_mid_stream_is_an_exception_and_the_conversation_goes_on
 
 @check
 def a_child_that_dies_in_a_whole_answer_is_an_exception_and_no_second_turn():
-    client = client_of(new_user())
+    client = client_of(new_user(), session="only")
     deaths = figure("exits_total")
     error = raises(openai.APIError, say, client, "[[deltas:50]] [[fault:crash-mid]]")
     assert isinstance(error, openai.InternalServerError), repr(error)

@@ -3,7 +3,8 @@
 import os
 
 import openai
-from checks import ADMIN_KEY, KEY, MODEL, URL, check, equal, new_user, pids, raises, run
+from openai_calls import say
+from checks import ADMIN_KEY, KEY, URL, check, equal, new_user, pids, raises, run
 
 USER_KEY = os.environ["PILOTLIGHT_USER_KEY"]
 
@@ -12,20 +13,15 @@ def client_of(key):
     return openai.OpenAI(base_url=URL + "/v1", api_key=key)
 
 
-def ask(client, text, **more):
-    call = {"model": MODEL, "messages": [{"role": "user", "content": text}], **more}
-    return client.chat.completions.create(**call).choices[0].message.content
-
-
 def refused(kind, client, **more):
-    error = raises(openai.APIError, ask, client, "hello", **more)
+    error = raises(openai.APIError, say, client, "hello", **more)
     assert isinstance(error, kind) and error.body["message"] and error.request_id, repr(error)
 
 
 @check
 def the_key_of_a_user_is_enough():
     client = client_of(USER_KEY)
-    equal({int(ask(client, "[[pid]]"))}, pids("alice"))
+    equal({int(say(client, "[[pid]]"))}, pids("alice"))
     assert list(client.models.list())
 
 
@@ -44,7 +40,7 @@ def a_wrong_key_is_401():
 @check
 def a_backend_names_the_user_of_each_request():
     who = new_user()
-    equal({int(ask(client_of(KEY), "[[pid]]", user=who))}, pids(who))
+    equal({int(say(client_of(KEY), "[[pid]]", user=who))}, pids(who))
     refused(openai.BadRequestError, client_of(KEY))
 
 

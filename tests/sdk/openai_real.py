@@ -1,23 +1,8 @@
 """The official `openai` SDK, unmodified, with the real CLI behind the server and a scripted API behind the CLI."""
 
 import openai
-from checks import KEY, MODEL, PIXEL, URL, check, equal, new_user, pids, raises, run
-
-
-def client_of(user):
-    return openai.OpenAI(base_url=URL + "/v1", api_key=KEY, default_headers={"x-pilotlight-user": user})
-
-
-def user(content):
-    return {"role": "user", "content": content}
-
-
-def asked(content, **more):
-    return {"model": MODEL, "messages": content if isinstance(content, list) else [user(content)], **more}
-
-
-def say(client, content):
-    return client.chat.completions.create(**asked(content)).choices[0].message.content
+from openai_calls import KINDS, asked, client_of, say, user
+from checks import PIXEL, check, equal, new_user, pids, raises, run
 
 
 @check
@@ -61,17 +46,7 @@ def the_system_prompt_and_pictures_reach_the_api():
 @check
 def failures_of_the_api_keep_their_status():
     client = client_of(new_user())
-    kinds = {
-        400: openai.BadRequestError,
-        401: openai.AuthenticationError,
-        403: openai.PermissionDeniedError,
-        404: openai.NotFoundError,
-        413: openai.APIStatusError,
-        429: openai.RateLimitError,
-        500: openai.InternalServerError,
-        529: openai.InternalServerError,
-    }
-    for status, kind in kinds.items():
+    for status, kind in KINDS.items():
         error = raises(openai.APIError, say, client, f"[[error:{status}]]")
         assert isinstance(error, kind) and error.status_code == status, repr(error)
         equal(say(client, "[[say:fine]]"), "fine")

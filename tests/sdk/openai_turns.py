@@ -4,36 +4,12 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
-from checks import KEY, MODEL, PIXEL, URL, check, equal, new_user, pids, raises, run, sessions
-
-
-def client_of(user, kind=openai.OpenAI):
-    return kind(base_url=URL + "/v1", api_key=KEY, default_headers={"x-pilotlight-user": user})
-
-
-def user(content):
-    return {"role": "user", "content": content}
+from openai_calls import asked, client_of, say, streamed, text_of, user
+from checks import KEY, PIXEL, URL, check, equal, new_user, pids, raises, run, sessions
 
 
 def assistant(content):
     return {"role": "assistant", "content": content}
-
-
-def asked(content, **more):
-    """The arguments of a call with one message, or with these messages."""
-    return {"model": MODEL, "messages": content if isinstance(content, list) else [user(content)], **more}
-
-
-def say(client, content, **more):
-    return client.chat.completions.create(**asked(content, **more)).choices[0].message.content
-
-
-def streamed(client, content, **more):
-    return list(client.chat.completions.create(**asked(content, **more), stream=True))
-
-
-def text_of(chunks):
-    return "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
 
 
 @check

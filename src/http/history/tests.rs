@@ -293,20 +293,3 @@ async fn users_are_bounded_and_come_back_from_their_files() {
     assert!(!conversations.claim(&name(1), &told(&["u".into(), "a".into()], "v")).await.unwrap().is_new());
     drop(held);
 }
-
-/// `cargo test --release --lib history -- --ignored --nocapture`
-#[tokio::test]
-#[ignore = "a measurement, and only true of an optimised build"]
-async fn what_a_claim_costs() {
-    const ROUNDS: u32 = 2000;
-    let directory = tempfile::tempdir().unwrap();
-    let conversations = Conversations::new(directory.path().to_owned(), 16);
-    let alice = UserId::new("alice").unwrap();
-    let told = told(&[], "u");
-    conversations.claim(&alice, &told).await.unwrap().answered("a");
-    let begin = tokio::time::Instant::now();
-    for _ in 0..ROUNDS {
-        drop(conversations.claim(&alice, &told).await.unwrap());
-    }
-    println!("claimed and given back, both on file: {:?}", begin.elapsed() / ROUNDS);
-}

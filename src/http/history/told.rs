@@ -309,27 +309,4 @@ mod tests {
             proptest::prop_assert_eq!(digest(json!(whole)), carried);
         }
     }
-
-    /// `cargo test --release --lib history -- --ignored --nocapture`
-    #[test]
-    #[ignore = "a measurement, and only true of an optimised build"]
-    fn a_thousand_messages_of_five_megabytes_take_at_most_10_ms() {
-        let message = |number: usize| {
-            let role = if number.is_multiple_of(2) { "user" } else { "assistant" };
-            json!({ "role": role, "content": [text(&"five thousand bytes ".repeat(262))] })
-        };
-        let history: Vec<Message> =
-            serde_json::from_value((0..1000).map(message).collect::<Vec<_>>().into()).unwrap();
-        let last = serde_json::from_value(message(0)).unwrap();
-        let mut took: Vec<_> = (0..20)
-            .map(|_| {
-                let begin = tokio::time::Instant::now();
-                std::hint::black_box(Told::of(&history, &last, None));
-                begin.elapsed()
-            })
-            .collect();
-        took.sort();
-        println!("1,000 messages, 5.2 MB: median {:?}, slowest {:?}", took[10], took[19]);
-        assert!(took[10].as_millis() < 10, "{took:?}");
-    }
 }

@@ -14,7 +14,6 @@ use futures_core::Stream;
 use tokio::time::{Instant, timeout};
 
 use super::silence::Silence;
-
 use crate::http::dialect::{Ending, Render};
 use crate::http::error::ApiError;
 use crate::http::files::Written;

@@ -5,9 +5,8 @@ use serde_json::{Value, json};
 
 use super::{event, usage};
 use crate::cli::answer::{Block, Part};
-use crate::http::dialect::Dialect;
 use crate::http::dialect::{
-    Ending, Frame, KeptText, Reader, Render, is_answer, new_id, stop_reason, tell_of_loss,
+    Dialect, Ending, Frame, KeptText, Reader, Render, is_answer, new_id, stop_reason, tell_of_loss,
 };
 use crate::http::error::ApiError;
 use crate::http::files::Written;

@@ -5,7 +5,9 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use crate::config::SessionConfig;
-use crate::http::dialect::message::{Content, Message, Object, Role, checked_model, prompt, read, take_last};
+use crate::http::dialect::message::{
+    Content, Message, Object, Role, checked_model, given, prompt, read, take_last,
+};
 use crate::http::dialect::preamble::fold;
 use crate::http::dialect::{Asked, Dialect, is_text, picture};
 use crate::http::error::ApiError;
@@ -75,7 +77,7 @@ pub(in crate::http) fn parse(bytes: &[u8], limits: &SessionConfig) -> Result<Ask
 
 /// Without a counterpart in the CLI.
 fn ignored(body: &Body) -> Vec<&'static str> {
-    let given = [
+    given(&[
         ("temperature", body.temperature.is_some()),
         ("top_p", body.top_p.is_some()),
         ("top_k", body.top_k.is_some()),
@@ -83,8 +85,7 @@ fn ignored(body: &Body) -> Vec<&'static str> {
         ("tools", body.tools.as_ref().is_some_and(|all| !all.is_empty())),
         ("tool_choice", body.tool_choice.is_some()),
         ("thinking", body.thinking.is_some()),
-    ];
-    given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
+    ])
 }
 
 fn system(content: Content) -> Result<String, ApiError> {

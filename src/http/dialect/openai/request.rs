@@ -4,7 +4,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::config::SessionConfig;
-use crate::http::dialect::message::{Content, Message, Object, Role, checked_model, prompt, read, take_last};
+use crate::http::dialect::message::{
+    Content, Message, Object, Role, checked_model, given, prompt, read, take_last,
+};
 use crate::http::dialect::preamble::fold;
 use crate::http::dialect::{Asked, Dialect, picture};
 use crate::http::error::ApiError;
@@ -90,7 +92,7 @@ pub(in crate::http) fn parse(bytes: &[u8], limits: &SessionConfig) -> Result<Ask
 
 /// Without a counterpart in the CLI.
 fn ignored(body: &Body) -> Vec<&'static str> {
-    let given = [
+    given(&[
         ("max_tokens", body.max_tokens.is_some()),
         ("max_completion_tokens", body.max_completion_tokens.is_some()),
         ("temperature", body.temperature.is_some()),
@@ -108,8 +110,7 @@ fn ignored(body: &Body) -> Vec<&'static str> {
             body.response_format.as_ref().is_some_and(|format| format.get("type") != Some(&json!("text"))),
         ),
         ("reasoning_effort", body.reasoning_effort.is_some()),
-    ];
-    given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
+    ])
 }
 
 /// The system prompt, and the messages of the conversation.
