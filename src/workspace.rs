@@ -14,7 +14,6 @@ use crate::cli::{Adapter, Dirs};
 use crate::config::CliConfig;
 use crate::ids::SessionHash;
 use crate::session::OauthCredentials;
-use crate::turn::McpServers;
 
 /// A credentials file has some hundred bytes.
 const MAX_CREDENTIALS_BYTES: u64 = 64 << 10;
@@ -63,11 +62,6 @@ impl Workspace {
         self.root.join("progress.json")
     }
 
-    /// Where the session's MCP servers are written for the CLI.
-    pub(crate) fn mcp_file(&self) -> PathBuf {
-        self.root.join("mcp.json")
-    }
-
     /// Creates what is missing, for the owner alone.
     pub(crate) fn create(&self) -> io::Result<()> {
         for dir in [&self.root, &self.dirs.work, &self.dirs.home, &self.dirs.tmp] {
@@ -76,8 +70,11 @@ impl Workspace {
         Ok(())
     }
 
-    /// Removes what was half written when this program was killed.
+    /// Removes what was half written when this program was killed, and the definitions of MCP servers that a former
+    /// version wrote.
     pub(crate) fn sweep(&self, credentials: &Path) {
+        // There is none, as a rule.
+        fs::remove_file(self.root.join("mcp.json")).ok();
         sweep_half_written(&self.root);
         if let Some(directory) = credentials.parent() {
             sweep_half_written(directory);
@@ -90,15 +87,6 @@ impl Workspace {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
-    }
-
-    /// Writes the MCP servers where the CLI is told to look for them.
-    pub(crate) fn write_mcp_servers(&self, servers: &McpServers) -> io::Result<()> {
-        write_private(
-            &self.mcp_file(),
-            json!({ "mcpServers": servers }).to_string().as_bytes(),
-            Durability::Disk,
-        )
     }
 
     /// Writes OAuth credentials for the CLI, unless those there are valid for longer: the CLI itself may have renewed

@@ -170,6 +170,7 @@ impl TurnOutcome {
                 TurnError::InvalidName(_)
                 | TurnError::InvalidPrompt(_)
                 | TurnError::InvalidModel { .. }
+                | TurnError::InvalidMcpServers(_)
                 | TurnError::PromptTooLarge { .. }
                 | TurnError::SystemPromptTooLarge { .. }
                 | TurnError::QueueFull { .. }

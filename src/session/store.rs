@@ -59,6 +59,8 @@ pub(crate) struct Record {
 pub(crate) struct BoundRecord {
     pub(crate) system_prompt: Option<String>,
     pub(crate) fallback_model: Option<String>,
+    // Formerly `mcp_servers`, without the sender: those definitions are not taken over.
+    #[serde(default, rename = "mcp")]
     pub(crate) mcp_servers: Option<McpServers>,
 }
 
@@ -253,7 +255,7 @@ impl BoundRecord {
             system_prompt: text(&wanted.system_prompt, &self.system_prompt),
             fallback_model: text(&wanted.fallback_model, &self.fallback_model),
             mcp_servers: match &wanted.mcp_servers {
-                Some(servers) if servers.0.is_empty() => None,
+                Some(servers) if servers.is_empty() => None,
                 Some(_) => wanted.mcp_servers.clone(),
                 None => self.mcp_servers.clone(),
             },

@@ -19,6 +19,7 @@ mod interface;
 mod keyring;
 mod limits;
 mod log;
+mod mcp;
 mod operator;
 mod page;
 mod permissions;

@@ -14,6 +14,7 @@ mod crashes;
 mod embedded;
 mod evictions;
 mod interrupts;
+mod mcp;
 mod restarts;
 mod tools;
 mod traps_api;
@@ -36,7 +37,7 @@ macro_rules! sources {
 }
 
 const SOURCES: &[&str] = &sources![
-    basics commands crashes evictions interrupts restarts tools traps_api traps_asks traps_ends traps_files traps_input traps_kills traps_own_turns traps_slow traps_turns versions without
+    basics commands crashes evictions interrupts mcp restarts tools traps_api traps_asks traps_ends traps_files traps_input traps_kills traps_own_turns traps_slow traps_turns versions without
 ];
 
 #[test]
