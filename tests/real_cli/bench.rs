@@ -57,6 +57,22 @@ impl Bench {
         Server::start(&self.place, &format!("{}{config}", self.config())).await
     }
 
+    /// The same as a user without privileges. Only for root.
+    pub(crate) async fn serve_as_nobody(&self, config: &str) -> Server {
+        use std::os::unix::fs::{PermissionsExt as _, chown};
+        const NOBODY: u32 = 65534;
+        let (place, data) = (self.place.path(), self.place.data_dir());
+        std::fs::set_permissions(place, std::fs::Permissions::from_mode(0o755)).expect("the mode is set");
+        std::fs::create_dir_all(&data).expect("the directory is made");
+        chown(&data, Some(NOBODY), Some(NOBODY)).expect("the owner is set");
+        let server = program(&self.place, "serve", &format!("{}{config}", self.config()));
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command.arg(server.get_program()).args(server.get_args()).stdin(std::process::Stdio::null());
+        command.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Server::start_by(&self.place, command).await
+    }
+
     /// Runs a subcommand that ends by itself, and gives all that it wrote.
     pub(crate) async fn run(&self, subcommand: &str) -> (ExitStatus, String) {
         let mut command = tokio::process::Command::from(program(&self.place, subcommand, &self.config()));
