@@ -44,6 +44,8 @@ pub struct Config {
     pub restart: RestartConfig,
     /// Who decides whether a tool may run.
     pub permissions: Permissions,
+    /// What stands between the children of different users.
+    pub isolation: Isolation,
     /// Limits of the whole instance.
     pub limits: Limits,
     /// Figures for the operator.
@@ -275,6 +277,17 @@ pub enum PermissionPolicy {
     Ask,
 }
 
+/// What stands between the children of different users.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Isolation {
+    /// Serve several users with tools (`permissions.policy` other than `deny`) although nothing keeps one user's tools
+    /// from the files of another. Default false: the HTTP service then serves one user at most, or no tools. A program
+    /// that embeds the crate decides itself whom it serves; there the key has no effect.
+    pub accept_none: bool,
+}
+
 /// Limits of the whole instance.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -364,6 +377,7 @@ impl Default for Config {
             session: SessionConfig::default(),
             restart: RestartConfig::default(),
             permissions: Permissions::default(),
+            isolation: Isolation::default(),
             limits: Limits::default(),
             metrics: MetricsConfig::default(),
         }

@@ -135,6 +135,8 @@ fn completed(config: &str, place: &Place) -> Table {
     table.insert("data_dir".into(), place.data_dir().display().to_string().into());
     section(&mut table, "http").entry("listen").or_insert("127.0.0.1:0".into());
     section(&mut table, "admin").entry("listen").or_insert("127.0.0.1:0".into());
+    // The tests' users accept each other's tools.
+    section(&mut table, "isolation").entry("accept_none").or_insert(true.into());
     section(section(&mut table, "cli"), "env").insert(MARK.into(), place.id().into());
     table
 }

@@ -10,6 +10,7 @@ mod auth;
 mod bad_input;
 mod detached;
 mod dialects;
+mod exposure;
 mod files;
 mod happenings;
 mod history;
