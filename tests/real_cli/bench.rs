@@ -73,6 +73,12 @@ impl Bench {
         Server::start_by(&self.place, command).await
     }
 
+    /// As [`Bench::serve`]; `keys` are more lines of the table `[cli]`.
+    pub(crate) async fn serve_cli(&self, keys: &str, config: &str) -> Server {
+        let given = self.config();
+        Server::start(&self.place, &format!("{given}{keys}\n{config}")).await
+    }
+
     /// Runs a subcommand that ends by itself, and gives all that it wrote.
     pub(crate) async fn run(&self, subcommand: &str) -> (ExitStatus, String) {
         let mut command = tokio::process::Command::from(program(&self.place, subcommand, &self.config()));
@@ -84,8 +90,8 @@ impl Bench {
     }
 
     fn config(&self) -> String {
-        let entries = self.environment().map(|(name, value)| format!("{name} = {value:?}")).join("\n");
-        format!("[cli]\nprogram = {:?}\nenv_pass = [\"PATH\"]\n[cli.env]\n{entries}\n", self.cli)
+        let entries = self.environment().map(|(name, value)| format!("env.{name} = {value:?}")).join("\n");
+        format!("[cli]\nprogram = {:?}\nenv_pass = [\"PATH\"]\n{entries}\n", self.cli)
     }
 
     /// The CLIs that live.
