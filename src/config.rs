@@ -158,6 +158,9 @@ pub struct CliConfig {
     pub strict_mcp_config: bool,
     /// Tools may go on in the background and start turns of their own when they end. Default false.
     pub background_tasks: bool,
+    /// The CLI reads what a prompt mentions (`@path`, `@dir/`, `@server:uri`) and gives it to the model, without a tool
+    /// and without a permission: any file that the child can read. Default false. Wins over [`CliConfig::env`].
+    pub attachments: bool,
     /// What happens to text that begins with `/`.
     pub slash_commands: SlashCommands,
 }
@@ -438,6 +441,7 @@ impl Default for CliConfig {
             setting_sources: String::new(),
             strict_mcp_config: true,
             background_tasks: false,
+            attachments: false,
             slash_commands: SlashCommands::default(),
         }
     }

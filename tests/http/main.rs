@@ -22,6 +22,7 @@ mod log;
 mod operator;
 mod page;
 mod permissions;
+mod privilege;
 mod readiness;
 mod secrets;
 mod sessions;
