@@ -409,6 +409,14 @@ mod tests {
     }
 
     #[test]
+    fn definition_of_an_older_record_is_not_taken_over() {
+        let old = serde_json::json!({ "system_prompt": "brief", "fallback_model": null,
+            "mcp_servers": { "m": { "type": "stdio", "command": "x" } } });
+        let bound: BoundRecord = serde_json::from_value(old).unwrap();
+        assert_eq!((bound.system_prompt.as_deref(), bound.mcp_servers), (Some("brief"), None));
+    }
+
+    #[test]
     fn a_data_dir_has_one_instance() {
         let data = tempfile::tempdir().unwrap();
         let first = lock(data.path()).unwrap();

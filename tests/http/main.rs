@@ -23,6 +23,8 @@ mod mcp;
 mod operator;
 mod page;
 mod permissions;
+mod privilege;
+mod readiness;
 mod secrets;
 mod sessions;
 mod starts;
