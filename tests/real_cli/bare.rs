@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
-use crate::bench::Bench;
+use super::bench::Bench;
 use crate::common::place::MARK;
 use crate::common::process::Process;
 use crate::common::{SOON, shown};

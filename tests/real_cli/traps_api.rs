@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::bench::Bench;
+use super::bench::Bench;
 use crate::common::client::{Client, Turn};
 use crate::common::proxy::Proxy;
 use crate::common::shown;

@@ -6,9 +6,9 @@ use pilotlight::config::PermissionPolicy;
 use pilotlight::{Config, SessionState};
 use tokio::time::{Instant, sleep};
 
-use crate::bench::Bench;
+use super::bench::Bench;
 use crate::common::{SOON, eventually};
-use crate::embedded::{ask, child, failure, finish, say, send, until_state, until_text};
+use super::embedded::{ask, child, failure, finish, say, send, until_state, until_text};
 
 /// How long after an end anything of it may still be there.
 const GONE_WITHIN: Duration = Duration::from_secs(1);

@@ -7,10 +7,10 @@ use std::process::Command;
 use pilotlight::Session;
 use serde_json::json;
 
-use crate::bench::{Bench, transcripts};
+use super::bench::{Bench, transcripts};
 use crate::common::installed::left_out;
 use crate::common::request::Auth;
-use crate::embedded::{ask, failure, say};
+use super::embedded::{ask, failure, say};
 
 /// A file system of its own on a directory, as long as this lives.
 struct Mount(PathBuf);

@@ -8,9 +8,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use crate::bench::Bench;
+use super::bench::Bench;
 use crate::common::{SOON, eventually};
-use crate::embedded::{aborted, ask, child, finish, read, say, send, until, until_state, until_text};
+use super::embedded::{aborted, ask, child, finish, read, say, send, until, until_state, until_text};
 
 /// The file of the session's conversation.
 async fn transcript(session: &Session) -> PathBuf {

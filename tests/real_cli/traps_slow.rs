@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use pilotlight::{Config, TurnError};
 
-use crate::bench::Bench;
-use crate::embedded::{aborted, ask, child, failure, finish, say, send, until};
+use super::bench::Bench;
+use super::embedded::{aborted, ask, child, failure, finish, say, send, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trap_11_retries_are_shown_and_end_with_an_interrupt() {

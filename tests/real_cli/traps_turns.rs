@@ -3,8 +3,8 @@
 use pilotlight::config::SlashCommands;
 use pilotlight::{Config, TurnOptions};
 
-use crate::bench::Bench;
-use crate::embedded::{ask, child, failure, finish, read, say, send, until_turns};
+use super::bench::Bench;
+use super::embedded::{ask, child, failure, finish, read, say, send, until_turns};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trap_02_messages_of_one_user_at_once_are_answered_in_order_by_one_call_each() {

@@ -6,8 +6,8 @@ use pilotlight::cli::claude::CLAUDE;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::bare::{Bare, final_text, is_result, kind};
-use crate::bench::{Bench, transcripts};
+use super::bare::{Bare, final_text, is_result, kind};
+use super::bench::{Bench, transcripts};
 use crate::common::{SOON, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
