@@ -44,6 +44,8 @@ pub struct Config {
     pub restart: RestartConfig,
     /// Who decides whether a tool may run.
     pub permissions: Permissions,
+    /// What stands between the children of different users.
+    pub isolation: Isolation,
     /// Limits of the whole instance.
     pub limits: Limits,
     /// Figures for the operator.
@@ -156,6 +158,13 @@ pub struct CliConfig {
     pub strict_mcp_config: bool,
     /// Tools may go on in the background and start turns of their own when they end. Default false.
     pub background_tasks: bool,
+    /// The CLI reads what a prompt mentions (`@path`, `@dir/`, `@server:uri`) and gives it to the model, without a tool
+    /// and without a permission: any file that the child can read. Default false. Wins over [`CliConfig::env`].
+    pub attachments: bool,
+    /// How often the CLI asks the model's API again that is overloaded, failing or out of reach, before the turn ends with
+    /// that error; at most 10, its own default. Each retry waits longer: 0.5 s, 1 s, 2 s and so on, or as long as the API
+    /// asks for. Default 2. `CLAUDE_CODE_MAX_RETRIES` in [`CliConfig::env`] wins over it.
+    pub api_retries: u32,
     /// What happens to text that begins with `/`.
     pub slash_commands: SlashCommands,
 }
@@ -272,6 +281,17 @@ pub enum PermissionPolicy {
     Ask,
 }
 
+/// What stands between the children of different users.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Isolation {
+    /// Serve several users with tools (`permissions.policy` other than `deny`) although nothing keeps one user's tools
+    /// from the files of another. Default false: the HTTP service then serves one user at most, or no tools. A program
+    /// that embeds the crate decides itself whom it serves; there the key has no effect.
+    pub accept_none: bool,
+}
+
 /// Limits of the whole instance.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -361,6 +381,7 @@ impl Default for Config {
             session: SessionConfig::default(),
             restart: RestartConfig::default(),
             permissions: Permissions::default(),
+            isolation: Isolation::default(),
             limits: Limits::default(),
             metrics: MetricsConfig::default(),
         }
@@ -424,6 +445,8 @@ impl Default for CliConfig {
             setting_sources: String::new(),
             strict_mcp_config: true,
             background_tasks: false,
+            attachments: false,
+            api_retries: 2,
             slash_commands: SlashCommands::default(),
         }
     }

@@ -250,7 +250,7 @@ fn start(plan: &Plan, prepared: &Prepared) -> Result<Box<Contained>, StartFailur
     let program = instance.program.find()?;
     let mut args = program.first_args;
     args.extend(command.args);
-    let env = environment(instance, entry, dirs, command.env, &prepared.variables);
+    let env = environment(instance, entry, dirs, command.env, command.decided_env, &prepared.variables);
     let name = format!("{}-{}", entry.key.hash(), generation.0);
     let launch = Launch {
         program: &program.path,
@@ -280,6 +280,7 @@ fn environment(
     entry: &Entry,
     dirs: &crate::cli::Dirs,
     of_adapter: Vec<(OsString, OsString)>,
+    decided: Vec<(OsString, OsString)>,
     of_user: &Variables,
 ) -> Vec<(OsString, OsString)> {
     let cli = &instance.config.cli;
@@ -291,7 +292,7 @@ fn environment(
         (instance.marker.name.into(), instance.marker.value.clone().into()),
         ("PILOTLIGHT_SESSION".into(), entry.key.hash().as_str().into()),
     ];
-    passed.chain(of_adapter).chain(configured).chain(of_user.iter()).chain(own).collect()
+    passed.chain(of_adapter).chain(configured).chain(of_user.iter()).chain(decided).chain(own).collect()
 }
 
 fn not_started(plan: &Plan, failure: StartFailure) -> Gone {

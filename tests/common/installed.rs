@@ -22,7 +22,10 @@ pub fn cli(version: &str) -> Option<PathBuf> {
     );
     let found = find(version);
     if found.is_none() {
-        assert!(!all_required(), "the CLI {version} is not installed, and nothing may be left out: run tests/run");
+        assert!(
+            !all_required(),
+            "the CLI {version} is not installed, and nothing may be left out: run tests/run"
+        );
         say(&format!("{}: left out: CLI {version} not installed (tests/run installs it)", test_name()));
     }
     found

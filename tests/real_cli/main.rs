@@ -18,7 +18,8 @@ use common::installed::{self, cli, say};
 
 /// The suite's modules in this file.
 fn versions_here() -> Vec<String> {
-    let modules = include_str!("main.rs").lines().filter_map(|line| line.strip_prefix("mod v")?.strip_suffix(';'));
+    let modules =
+        include_str!("main.rs").lines().filter_map(|line| line.strip_prefix("mod v")?.strip_suffix(';'));
     modules.map(|module| module.replace('_', ".")).collect()
 }
 
@@ -29,6 +30,14 @@ fn every_version_has_the_suite() {
         if installed::find(version).is_none() {
             say(&format!("left out without the CLI {version}: the suite of v{}", version.replace('.', "_")));
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mentions_read_nothing_on_an_older_version() {
+    for version in installed::OLDER {
+        let Some(cli) = cli(version) else { return };
+        v2_1_332::attachments::reads_nothing(v2_1_332::bench::Bench::on(cli).await).await;
     }
 }
 

@@ -2,8 +2,8 @@
 
 use super::bare::Bare;
 use super::bench::Bench;
-use crate::common::{SOON, eventually, shown};
 use super::embedded::{ask, child, failure, finish, read, say, send, until_text};
+use crate::common::{SOON, eventually, shown};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn smoke_test_passes() {

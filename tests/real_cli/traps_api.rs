@@ -9,7 +9,7 @@ use crate::common::proxy::Proxy;
 use crate::common::shown;
 
 /// Few retries, else one of these turns takes three minutes.
-const ONE_RETRY: &str = "CLAUDE_CODE_MAX_RETRIES = \"1\"\n";
+const ONE_RETRY: &str = "env.CLAUDE_CODE_MAX_RETRIES = \"1\"\n";
 
 /// A fault of the API, and what the caller is to get of it.
 struct Fault {
@@ -108,7 +108,7 @@ fn result(turn: &Turn) -> Value {
 async fn trap_12_an_overload_that_has_no_status_is_an_error_of_the_server() {
     let Some(bench) = Bench::new().await else { return };
     // After so many the CLI says that it was repeated, and no longer by which status.
-    let server = bench.serve("CLAUDE_CODE_MAX_RETRIES = \"2\"\n").await;
+    let server = bench.serve("env.CLAUDE_CODE_MAX_RETRIES = \"2\"\n").await;
     let turn = server.client().turn("alice", "[[error:529]]").await;
     let text = "API Error: Repeated 529 Overloaded errors";
     judge(&error("[[error:529]]", "server_error", None, text, 3), &turn);

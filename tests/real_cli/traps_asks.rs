@@ -9,8 +9,8 @@ use pilotlight::{Config, PermissionError, Session};
 use serde_json::json;
 
 use super::bench::Bench;
-use crate::common::{SOON, eventually_some};
 use super::embedded::{child, failure, finish, read, say, send};
+use crate::common::{SOON, eventually_some};
 
 const TOUCH: &str = r#"[[tool:Bash {"command":"touch made-by-a-tool"}]]"#;
 

@@ -7,8 +7,8 @@ use pilotlight::{Config, SessionState};
 use tokio::time::{Instant, sleep};
 
 use super::bench::Bench;
-use crate::common::{SOON, eventually};
 use super::embedded::{ask, child, failure, finish, say, send, until_state, until_text};
+use crate::common::{SOON, eventually};
 
 /// How long after an end anything of it may still be there.
 const GONE_WITHIN: Duration = Duration::from_secs(1);

@@ -8,9 +8,9 @@ use pilotlight::Session;
 use serde_json::json;
 
 use super::bench::{Bench, transcripts};
+use super::embedded::{ask, failure, say};
 use crate::common::installed::left_out;
 use crate::common::request::Auth;
-use super::embedded::{ask, failure, say};
 
 /// A file system of its own on a directory, as long as this lives.
 struct Mount(PathBuf);

@@ -9,8 +9,8 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use super::bench::Bench;
-use crate::common::{SOON, eventually};
 use super::embedded::{aborted, ask, child, finish, read, say, send, until, until_state, until_text};
+use crate::common::{SOON, eventually};
 
 /// The file of the session's conversation.
 async fn transcript(session: &Session) -> PathBuf {

@@ -7,8 +7,8 @@ use pilotlight::{Config, SessionState};
 use tokio::time::sleep;
 
 use super::bench::Bench;
-use crate::common::{SOON, eventually, shown};
 use super::embedded::{ask, child, read, say, send, until_turns};
+use crate::common::{SOON, eventually, shown};
 
 /// Messages to hit the CLI's own turns with.
 const ROUNDS: u64 = 30;
