@@ -70,7 +70,10 @@ fn cli(cli: &CliConfig) -> Result<(), ConfigError> {
         return Err(wrong("cli.env", format!("{name} is set by pilotlight for each session; leave it out")));
     }
     if cli.api_retries > MOST_RETRIES {
-        return Err(wrong("cli.api_retries", format!("must be at most {MOST_RETRIES}, which takes three minutes")));
+        return Err(wrong(
+            "cli.api_retries",
+            format!("must be at most {MOST_RETRIES}, which takes three minutes"),
+        ));
     }
     if let Some(name) = cli.env_pass.iter().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
         return Err(wrong("cli.env_pass", format!("{name:?} cannot be the name of an environment variable")));

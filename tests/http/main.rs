@@ -23,6 +23,7 @@ mod operator;
 mod page;
 mod permissions;
 mod privilege;
+mod readiness;
 mod secrets;
 mod sessions;
 mod starts;

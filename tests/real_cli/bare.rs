@@ -102,6 +102,16 @@ impl Bare {
         }
     }
 
+    /// Waits until a tool asks for permission, and grants it.
+    pub(crate) async fn allow_tool(&mut self) {
+        let lines = self.until(|line| line["type"] == "control_request").await;
+        let request = lines.last().expect("a request");
+        let response = json!({"behavior": "allow", "updatedInput": request["request"]["input"]});
+        let response =
+            json!({"subtype": "success", "request_id": request["request_id"], "response": response});
+        self.send(json!({"type": "control_response", "response": response})).await;
+    }
+
     pub(crate) async fn turn(&mut self, text: &str) -> Vec<Value> {
         self.say(text).await;
         self.until(is_result).await

@@ -6,6 +6,7 @@ mod bare;
 mod basics;
 pub(crate) mod bench;
 mod commands;
+pub(crate) mod context;
 mod crashes;
 mod embedded;
 mod evictions;
@@ -28,4 +29,9 @@ mod without;
 fn version() -> String {
     let module = module_path!().rsplit("::").next().unwrap_or_default();
     module.trim_start_matches('v').replace('_', ".")
+}
+
+/// Whether it is 2.1.332 or later.
+fn is_since_332() -> bool {
+    version() != "2.1.197"
 }
