@@ -42,7 +42,7 @@ pub(crate) use driver::{Departed, Driver, UNKILLABLE};
 pub(crate) use exit::{Ending, Exit, OomKills};
 pub(crate) use host::{available_memory, memory_limit, open_files, pressure};
 pub(crate) use locate::ShimProgram;
-pub(crate) use memory::{ProcessTable, TreeMemory};
+pub(crate) use memory::{ProcessTable, TreeMemory, single_tree};
 pub(crate) use permissions::Answer;
 pub(crate) use port::Port;
 pub(crate) use running::{Running, TurnJob, TurnReport};

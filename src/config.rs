@@ -300,6 +300,10 @@ pub struct Limits {
     pub starts_in_flight: usize,
     /// What all children together may use: bytes or a percentage of the container's or host's memory. Default `"80%"`.
     pub memory_budget: MemoryBudget,
+    /// What the child of one session and all that it started may use together: bytes or a percentage of the container's
+    /// or host's memory. A tree that passes it is ended with [`crate::TurnError::MemoryLimit`]. Default: a quarter of
+    /// [`Limits::memory_budget`], at least 768 MiB.
+    pub memory_per_session: Option<MemoryBudget>,
     /// Sessions in memory (with or without a child). Default 10 000.
     pub max_sessions: usize,
     /// Starts that may wait for their turn. Default 1024.
@@ -498,12 +502,23 @@ impl Default for RestartConfig {
     }
 }
 
+impl Limits {
+    /// The limit of one session on a machine with `available` bytes in all.
+    pub(crate) fn memory_of_session(&self, available: u64) -> u64 {
+        /// A CLI at work with a few tools.
+        const LEAST: u64 = 768 << 20;
+        self.memory_per_session
+            .map_or_else(|| (self.memory_budget.of(available) / 4).max(LEAST), |limit| limit.of(available))
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             max_children: 256,
             starts_in_flight: std::thread::available_parallelism().map_or(2, Into::into),
             memory_budget: MemoryBudget::Percent(80),
+            memory_per_session: None,
             max_sessions: 10_000,
             queue: 1024,
             queue_deadline: Duration::from_secs(30),
@@ -518,5 +533,20 @@ impl Default for Limits {
 impl Default for MetricsConfig {
     fn default() -> Self {
         Self { prefix: "pilotlight_".to_owned(), sample_interval: Duration::from_secs(5) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_memory_of_session_defaults_to_a_quarter() {
+        let limits = Limits { memory_budget: MemoryBudget::Percent(80), ..Limits::default() };
+        assert_eq!(limits.memory_of_session(20 << 30), 4 << 30);
+        assert_eq!(limits.memory_of_session(1 << 30), 768 << 20);
+        let given = |limit| Limits { memory_per_session: Some(limit), ..limits.clone() };
+        assert_eq!(given(MemoryBudget::Percent(10)).memory_of_session(10 << 30), 1 << 30);
+        assert_eq!(given(MemoryBudget::Bytes(5)).memory_of_session(10 << 30), 5);
     }
 }

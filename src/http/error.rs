@@ -216,6 +216,8 @@ impl From<TurnError> for ApiError {
             | TurnError::Draining
             | TurnError::NotStarted(_)
             | TurnError::CircuitOpen { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            // What the turn asked for was too much; asked again it is the same.
+            TurnError::MemoryLimit { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             TurnError::SessionLost(_) | TurnError::LineTooLong { .. } => StatusCode::BAD_GATEWAY,
             TurnError::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
             TurnError::Cancelled => StatusCode::CONFLICT,
