@@ -206,13 +206,12 @@ mod tests {
         // The first is the last to have become idle.
         drop(first.serve());
         let serving = second.serve();
-        let entering = tokio::spawn({
-            let room = room.clone();
-            async move { room.enter().await.is_some() }
-        });
-        third.asked_to_leave().await;
-        drop(third);
-        assert!(entering.await.unwrap());
+        let leaving = async {
+            third.asked_to_leave().await;
+            drop(third);
+        };
+        let (entered, ()) = tokio::join!(room.enter(), leaving);
+        assert!(entered.is_some());
         assert!(!is_asked(&first).await && !is_asked(&second).await);
         assert!(second.is_in_use());
         drop(serving);
@@ -224,14 +223,13 @@ mod tests {
         let room = Room::new(1);
         let place = room.enter().await.unwrap();
         let begin = Instant::now();
-        let entering = tokio::spawn({
-            let room = room.clone();
-            async move { room.enter().await.is_some() }
-        });
-        place.asked_to_leave().await;
-        assert_eq!(begin.elapsed(), GRACE);
-        drop(place);
-        assert!(entering.await.unwrap());
+        let leaving = async {
+            place.asked_to_leave().await;
+            assert_eq!(begin.elapsed(), GRACE);
+            drop(place);
+        };
+        let (entered, ()) = tokio::join!(room.enter(), leaving);
+        assert!(entered.is_some());
     }
 
     #[tokio::test(start_paused = true)]
