@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::bench::Bench;
+use super::bench::Bench;
 
 /// Longer than the CLI waits for the servers of a file before its first turn (2 s).
 const SLOW: Duration = Duration::from_secs(3);
