@@ -8,7 +8,6 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use pilotlight::ids::{SessionKey, UserId};
 use toml::Table;
 
 use super::*;
@@ -94,8 +93,7 @@ impl Attack {
     }
 
     pub(crate) fn session_dir(&self, user: &str) -> PathBuf {
-        let key = SessionKey::new(UserId::new(user).unwrap(), "default").unwrap();
-        self.place.data_dir().canonicalize().unwrap().join("sessions").join(key.hash().as_str())
+        crate::common::layout::session_dir(&self.place.data_dir().canonicalize().unwrap(), user, "default")
     }
 
     /// A whole turn of mallory's.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
@@ -70,12 +70,7 @@ fn base36(mut number: u32) -> String {
 }
 
 /// Whether the line is there, and with it what it follows from.
-pub(super) fn holds(transcript: &Path, checkpoint: &str) -> io::Result<bool> {
-    let mut file = match File::open(transcript) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(error),
-    };
+pub(super) fn holds(mut file: &File, checkpoint: &str) -> io::Result<bool> {
     let length = file.seek(SeekFrom::End(0))?;
     let first = length.saturating_sub(TAIL);
     file.seek(SeekFrom::Start(first))?;
@@ -120,6 +115,7 @@ fn leads_back(tail: &[u8], is_cut: bool, checkpoint: &str) -> bool {
 mod tests {
     use super::*;
     use std::io::Write;
+    use std::path::Path;
 
     fn dirs(work: &Path) -> Dirs {
         Dirs { work: work.into(), home: "/s/home".into(), tmp: "/s/tmp".into() }
@@ -162,7 +158,7 @@ mod tests {
     fn an_entry_is_found_wherever_it_lies_in_the_tail() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("t.jsonl");
-        assert!(!holds(&file, "u-1").unwrap());
+        let holds = |id: &str| holds(&File::open(&file).unwrap(), id);
         let entry = r#"{"uuid":"u-1"}"#;
         let tail = usize::try_from(TAIL).unwrap();
         for behind in [0, 1, 2, 1000, tail - 14, tail - 13, tail * 2] {
@@ -171,10 +167,10 @@ mod tests {
             written.write_all(entry.as_bytes()).unwrap();
             written.write_all(&vec![b'\n'; behind]).unwrap();
             drop(written);
-            assert_eq!(holds(&file, "u-1").unwrap(), behind <= tail - entry.len(), "{behind}");
-            assert!(!holds(&file, "u-2").unwrap());
+            assert_eq!(holds("u-1").unwrap(), behind <= tail - entry.len(), "{behind}");
+            assert!(!holds("u-2").unwrap());
         }
-        assert!(holds(dir.path(), "u-1").is_err());
+        assert!(super::holds(&File::open(dir.path()).unwrap(), "u-1").is_err());
     }
 
     #[test]
