@@ -251,6 +251,7 @@ CAPACITY = ("capacity", "pilotlight: capacity", "Use, saturation and errors of w
               "Whole trees. anon, shmem and swap count against the budget; shared_file is shared by all children and does "
               "not. The lines: idle children are evicted, no new children, no turns without a child.",
               ("sum by (kind) (@memory_bytes)", "{{kind}}"), ("0.80 * sum(@memory_budget_bytes)", "80 % of the budget"),
+              ("sum(@session_memory_limit_bytes)", "one session may"),
               ("0.90 * sum(@memory_budget_bytes)", "90 %"), ("0.95 * sum(@memory_budget_bytes)", "95 %"),
               unit="bytes", w=12),
         Panel("Budget used", "Memory that counts against the budget, by instance.",

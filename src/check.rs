@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use pilotlight::Config;
 use pilotlight::error::StartError;
-use pilotlight::http::keys;
+use pilotlight::http::{exposure, keys};
 use pilotlight::probe::{ProbeError, Probed, probe, version};
 
 use crate::options::{FAILED, MISUSED, Options, complain, runtime, start_log};
@@ -29,11 +29,15 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         "configuration",
         &options.config.as_ref().map_or("defaults".into(), |file| file.display().to_string()),
     );
-    if let Some(file) = &config.auth.keys_file {
-        match keys::list(file) {
-            Ok(entries) => say("keys", &entries.len().to_string()),
-            Err(error) => return complain(&format!("configuration key `auth.keys_file`: {error}"), MISUSED),
-        }
+    let entries = match config.auth.keys_file.as_deref().map(keys::list).transpose() {
+        Ok(entries) => entries,
+        Err(error) => return complain(&format!("configuration key `auth.keys_file`: {error}"), MISUSED),
+    };
+    if let Some(entries) = &entries {
+        say("keys", &entries.len().to_string());
+    }
+    if let Err(error) = exposure::check(&config, entries.as_deref()) {
+        return complain(&error.to_string(), MISUSED);
     }
     match runtime.block_on(look(&config, &place.0)) {
         Ok(()) => ExitCode::SUCCESS,

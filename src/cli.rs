@@ -76,6 +76,9 @@ pub struct CommandLine {
     pub args: Vec<OsString>,
     /// Added to the scrubbed environment; HOME, TMPDIR and the configured variables are set by the caller.
     pub env: Vec<(OsString, OsString)>,
+    /// Variables that a configuration key decides. They win over the configured ones, so that a variable of one user
+    /// never opens what the key keeps shut.
+    pub decided_env: Vec<(OsString, OsString)>,
 }
 
 /// What a line of output is. Found by a cheap look at its beginning; the line itself is passed on as it was.

@@ -44,6 +44,8 @@ pub struct Config {
     pub restart: RestartConfig,
     /// Who decides whether a tool may run.
     pub permissions: Permissions,
+    /// What stands between the children of different users.
+    pub isolation: Isolation,
     /// Limits of the whole instance.
     pub limits: Limits,
     /// Figures for the operator.
@@ -156,6 +158,9 @@ pub struct CliConfig {
     pub strict_mcp_config: bool,
     /// Tools may go on in the background and start turns of their own when they end. Default false.
     pub background_tasks: bool,
+    /// The CLI reads what a prompt mentions (`@path`, `@dir/`, `@server:uri`) and gives it to the model, without a tool
+    /// and without a permission: any file that the child can read. Default false. Wins over [`CliConfig::env`].
+    pub attachments: bool,
     /// What happens to text that begins with `/`.
     pub slash_commands: SlashCommands,
 }
@@ -272,6 +277,17 @@ pub enum PermissionPolicy {
     Ask,
 }
 
+/// What stands between the children of different users.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Isolation {
+    /// Serve several users with tools (`permissions.policy` other than `deny`) although nothing keeps one user's tools
+    /// from the files of another. Default false: the HTTP service then serves one user at most, or no tools. A program
+    /// that embeds the crate decides itself whom it serves; there the key has no effect.
+    pub accept_none: bool,
+}
+
 /// Limits of the whole instance.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -283,6 +299,10 @@ pub struct Limits {
     pub starts_in_flight: usize,
     /// What all children together may use: bytes or a percentage of the container's or host's memory. Default `"80%"`.
     pub memory_budget: MemoryBudget,
+    /// What the child of one session and all that it started may use together: bytes or a percentage of the container's
+    /// or host's memory. A tree that passes it is ended with [`crate::TurnError::MemoryLimit`]. Default: a quarter of
+    /// [`Limits::memory_budget`], at least 768 MiB.
+    pub memory_per_session: Option<MemoryBudget>,
     /// Sessions in memory (with or without a child). Default 10 000.
     pub max_sessions: usize,
     /// Starts that may wait for their turn. Default 1024.
@@ -361,6 +381,7 @@ impl Default for Config {
             session: SessionConfig::default(),
             restart: RestartConfig::default(),
             permissions: Permissions::default(),
+            isolation: Isolation::default(),
             limits: Limits::default(),
             metrics: MetricsConfig::default(),
         }
@@ -424,6 +445,7 @@ impl Default for CliConfig {
             setting_sources: String::new(),
             strict_mcp_config: true,
             background_tasks: false,
+            attachments: false,
             slash_commands: SlashCommands::default(),
         }
     }
@@ -478,12 +500,23 @@ impl Default for RestartConfig {
     }
 }
 
+impl Limits {
+    /// The limit of one session on a machine with `available` bytes in all.
+    pub(crate) fn memory_of_session(&self, available: u64) -> u64 {
+        /// A CLI at work with a few tools.
+        const LEAST: u64 = 768 << 20;
+        self.memory_per_session
+            .map_or_else(|| (self.memory_budget.of(available) / 4).max(LEAST), |limit| limit.of(available))
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             max_children: 256,
             starts_in_flight: std::thread::available_parallelism().map_or(2, Into::into),
             memory_budget: MemoryBudget::Percent(80),
+            memory_per_session: None,
             max_sessions: 10_000,
             queue: 1024,
             queue_deadline: Duration::from_secs(30),
@@ -498,5 +531,20 @@ impl Default for Limits {
 impl Default for MetricsConfig {
     fn default() -> Self {
         Self { prefix: "pilotlight_".to_owned(), sample_interval: Duration::from_secs(5) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_memory_of_session_defaults_to_a_quarter() {
+        let limits = Limits { memory_budget: MemoryBudget::Percent(80), ..Limits::default() };
+        assert_eq!(limits.memory_of_session(20 << 30), 4 << 30);
+        assert_eq!(limits.memory_of_session(1 << 30), 768 << 20);
+        let given = |limit| Limits { memory_per_session: Some(limit), ..limits.clone() };
+        assert_eq!(given(MemoryBudget::Percent(10)).memory_of_session(10 << 30), 1 << 30);
+        assert_eq!(given(MemoryBudget::Bytes(5)).memory_of_session(10 << 30), 5);
     }
 }

@@ -114,6 +114,16 @@ pub enum TurnError {
     /// The child died, or had to be killed, before the turn ended. The conversation goes on with the next turn.
     #[error("the CLI ended in the middle of the turn: {0}")]
     SessionLost(Loss),
+    /// The child and what it had started used more memory than one session may, and were ended. The conversation goes
+    /// on with the next turn.
+    #[error(
+        "the CLI and its tools used more than {limit} bytes of memory and were ended \
+         (limits.memory_per_session); the next message goes on, with less at a time"
+    )]
+    MemoryLimit {
+        /// What they may use.
+        limit: u64,
+    },
     /// The CLI wrote a line that is longer than accepted, so that part of the answer is missing.
     #[error("the CLI wrote a line of more than {limit} bytes (session.line_limit)")]
     LineTooLong {
@@ -210,6 +220,7 @@ impl TurnError {
             Self::NotStarted(_) => "cli_not_started",
             Self::CircuitOpen { .. } => "circuit_open",
             Self::SessionLost(_) => "session_lost",
+            Self::MemoryLimit { .. } => "memory_limit",
             Self::LineTooLong { .. } => "line_too_long",
             Self::TimedOut { .. } => "timeout",
             Self::Cancelled => "cancelled",
@@ -237,6 +248,7 @@ impl TurnError {
         matches!(
             self,
             Self::SessionLost(_)
+                | Self::MemoryLimit { .. }
                 | Self::LineTooLong { .. }
                 | Self::TimedOut { .. }
                 | Self::Cancelled

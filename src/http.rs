@@ -7,7 +7,6 @@
 //! how sessions work inside, nor anything of one CLI's protocol.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, PermissionPolicy};
 use crate::error::StartError;
 use crate::pilotlight::Pilotlight;
 
@@ -29,6 +28,7 @@ mod connection;
 mod dialect;
 mod error;
 mod exporter;
+pub mod exposure;
 mod figures;
 mod files;
 mod folder;
@@ -55,7 +55,7 @@ mod wire;
 mod workspace;
 
 use app::App;
-use auth::{Gate, Keyring};
+use auth::{Admits, Gate, Keyring};
 use connection::{Acceptor, Closing};
 use turns::replay::Replays;
 
@@ -78,6 +78,18 @@ pub enum ServeError {
         key: &'static str,
         /// Its value.
         address: SocketAddr,
+    },
+    /// Several users' tools would run with nothing between them.
+    #[error(
+        "configuration key `permissions.policy`: with {policy:?} tools run, there is more than one user ({exposure}), \
+         and nothing keeps the tools of one user from the data of another; set permissions.policy = \"deny\", give \
+         keys to one user only (`pilotlight keys`), or accept it with isolation.accept_none = true"
+    )]
+    Exposed {
+        /// The policy.
+        policy: PermissionPolicy,
+        /// Why there is more than one user.
+        exposure: exposure::Exposure,
     },
     /// A listener could not be opened.
     #[error("cannot listen on {address} (`{key}`): {source}")]
@@ -104,7 +116,13 @@ impl ServeError {
     /// Whether the operator asked for something that cannot be (as against something that failed).
     #[must_use]
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::NotLoopback { .. } | Self::Keys(_) | Self::Start(StartError::Config(_)))
+        matches!(
+            self,
+            Self::NotLoopback { .. }
+                | Self::Exposed { .. }
+                | Self::Keys(_)
+                | Self::Start(StartError::Config(_))
+        )
     }
 }
 
@@ -140,7 +158,7 @@ impl Server {
                 return Err(ServeError::NotLoopback { key, address });
             }
         }
-        let keys = keyring(config.auth.keys_file.clone()).await?;
+        let keys = keyring(&config).await?;
         let public = listen("http.listen", config.http.listen).await?;
         let operator = listen("admin.listen", config.admin.listen).await?;
         let (pilot, exporter) = exporter::start(config).await?;
@@ -237,11 +255,17 @@ fn is_local(address: SocketAddr) -> bool {
 }
 
 /// The keys, if there are to be any.
-async fn keyring(file: Option<PathBuf>) -> Result<Option<Arc<Keyring>>, ServeError> {
-    let Some(file) = file else { return Ok(None) };
-    let opened = tokio::task::spawn_blocking(move || Keyring::open(&file)).await;
-    let opened = opened.map_err(|_| StartError::Supervisor("reading the keys failed".to_owned()))?;
-    Ok(Some(Arc::new(opened?)))
+async fn keyring(config: &Config) -> Result<Option<Arc<Keyring>>, ServeError> {
+    let Some(file) = config.auth.keys_file.clone() else {
+        exposure::check(config, None)?;
+        return Ok(None);
+    };
+    let admits = if exposure::is_accepted(config) { Admits::Anyone } else { Admits::OneUser };
+    let opened = tokio::task::spawn_blocking(move || Keyring::open(&file, admits)).await;
+    let opened = opened.map_err(|_| StartError::Supervisor("reading the keys failed".to_owned()))??;
+    let entries = opened.entries();
+    exposure::check_roles(config, Some(entries.iter().map(|entry| entry.role())))?;
+    Ok(Some(Arc::new(opened)))
 }
 
 /// Opens a listener; a port 0 is known afterwards.

@@ -74,6 +74,7 @@ pub(crate) struct Metrics {
     admission_state: Gauge,
     memory: By<MemoryKind, Gauge>,
     memory_budget: Gauge,
+    session_memory_limit: Gauge,
     memory_available: Gauge,
     memory_approximate: Gauge,
     open_fds: Gauge,
@@ -147,6 +148,7 @@ impl Metrics {
             admission_state: registrar.gauge(&list::ADMISSION_STATE),
             memory: registrar.gauges(&list::MEMORY),
             memory_budget: registrar.gauge(&list::MEMORY_BUDGET),
+            session_memory_limit: registrar.gauge(&list::SESSION_MEMORY_LIMIT),
             memory_available: registrar.gauge(&list::MEMORY_AVAILABLE),
             memory_approximate: registrar.gauge(&list::MEMORY_APPROXIMATE),
             open_fds: registrar.gauge(&list::OPEN_FDS),
@@ -367,6 +369,10 @@ impl Metrics {
     /// 0 open, 1 evicting, 2 no new children, 3 no new turns for sessions without one.
     pub(crate) fn set_admission_state(&self, state: u8) {
         self.admission_state.set(f64::from(state));
+    }
+
+    pub(crate) fn set_session_memory_limit(&self, bytes: u64) {
+        self.session_memory_limit.set(bytes as f64);
     }
 
     pub(crate) fn set_memory_budget(&self, bytes: u64) {

@@ -102,6 +102,7 @@ impl Pilotlight {
         let prepared = runtime.spawn_blocking(prepare).await;
         let (user_env, ground) =
             prepared.map_err(|_| StartError::Supervisor("the preparing task failed".to_owned()))??;
+        ROOT_WARNING.call_once(warn_of_root);
         metrics.swept_at_start(ground.swept as u64);
         if ground.swept > 0 {
             tracing::warn!(processes = ground.swept, "ended what a former instance had left");
@@ -278,6 +279,18 @@ impl Pilotlight {
                 }
             }
         }
+    }
+}
+
+/// Once in a process: trial starts are instances too.
+static ROOT_WARNING: std::sync::Once = std::sync::Once::new();
+
+fn warn_of_root() {
+    if rustix::process::geteuid().is_root() {
+        tracing::warn!(
+            "running as root: children get no capabilities, but they own all that root owns; give the server a user \
+             of its own"
+        );
     }
 }
 

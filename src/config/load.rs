@@ -14,8 +14,8 @@ const SEPARATOR: &str = "__";
 const TOP_LEVEL: [&str; 2] = ["data_dir", "drain_timeout"];
 /// Keys of the first level that are tables. (Variables for children begin with `PILOTLIGHT_SESSION` or
 /// `PILOTLIGHT_CHILD` alone.)
-const SECTIONS: [&str; 9] =
-    ["http", "auth", "admin", "cli", "session", "restart", "permissions", "limits", "metrics"];
+const SECTIONS: [&str; 10] =
+    ["http", "auth", "admin", "cli", "session", "restart", "permissions", "isolation", "limits", "metrics"];
 
 /// A configuration that cannot be used. The message names the key and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -205,6 +205,7 @@ mod tests {
             ("[permissions]\npolicy = \"maybe\"", "permissions.policy", "ask"),
             ("[http]\nlisten = \"here\"", "http.listen", "socket address"),
             ("[limits]\nmemory_budget = \"120%\"", "limits.memory_budget", "80%"),
+            ("[limits]\nmemory_per_session = 0", "limits.memory_per_session", "80%"),
             ("[limits]\nmax_children = 0", "limits.max_children", "at least 1"),
             ("[cli]\nprogram = \"\"", "cli.program", "sim"),
             ("[auth]\nkeys_file = \"\"", "auth.keys_file", "path"),

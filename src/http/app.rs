@@ -37,7 +37,7 @@ pub(super) struct App {
     rates: Rates,
     turns: Arc<Turns>,
     gathering: Semaphore,
-    started_once: StartedOnce,
+    started_once: Arc<StartedOnce>,
     replays: Replays,
     feed: Feed,
     draining: AtomicBool,
@@ -62,7 +62,7 @@ impl App {
             rates,
             turns: Arc::default(),
             gathering: Semaphore::new(GATHERING),
-            started_once: StartedOnce::default(),
+            started_once: Arc::default(),
             replays,
             feed,
             draining: AtomicBool::new(false),
@@ -123,7 +123,7 @@ impl App {
         &self.gathering
     }
 
-    pub(super) fn started_once(&self) -> &StartedOnce {
+    pub(super) fn started_once(&self) -> &Arc<StartedOnce> {
         &self.started_once
     }
 

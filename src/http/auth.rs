@@ -18,7 +18,7 @@ use super::page;
 
 mod keyring;
 
-pub(super) use keyring::{Keyring, watch};
+pub(super) use keyring::{Admits, Keyring, watch};
 
 /// The header of the Messages API's clients for a key. `Authorization: Bearer` is that of all others.
 const KEY_HEADER: &str = "x-api-key";

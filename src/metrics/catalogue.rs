@@ -176,6 +176,8 @@ pub(super) mod list {
             "Memory of all children and their descendants when last measured, by kind.", [label::<MemoryKind>()];
         MEMORY_BUDGET = Gauge "memory_budget_bytes" in Bytes:
             "Memory that all children together may use.", [];
+        SESSION_MEMORY_LIMIT = Gauge "session_memory_limit_bytes" in Bytes:
+            "Memory that the child of one session and all it started may use before they are ended.", [];
         MEMORY_AVAILABLE = Gauge "memory_available_bytes" in Bytes:
             "Memory of the host that can still be used.", [];
         MEMORY_APPROXIMATE = Gauge "memory_is_approximate" in Count:

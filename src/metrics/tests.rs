@@ -169,6 +169,7 @@ fn each_happening_is_counted_where_it_belongs() {
         metrics.set_admission_queue_length(50);
         metrics.set_admission_state(3);
         metrics.set_memory_budget(60);
+        metrics.set_session_memory_limit(61);
         metrics.set_memory_available(1 << 30);
         metrics.set_zombies(2);
         metrics.set_oldest(Duration::from_secs(3), Duration::from_secs(4));
@@ -225,6 +226,7 @@ fn each_happening_is_counted_where_it_belongs() {
         "sample_errors_total{source=process} 1",
         "session_lifetime_seconds{} 1",
         "session_memory_bytes{} 1",
+        "session_memory_limit_bytes{} 61",
         "sessions_limit{} 10",
         "sessions{state=dormant} 1",
         "sessions{state=failed} 1",

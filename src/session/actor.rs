@@ -170,6 +170,7 @@ impl SessionActorState {
                 self.gone_waiters.push(reply);
                 self.feed(myself, Input::ShutDown);
             }
+            SessionMessage::Outgrown { shim, limit } => self.outgrown(shim, limit),
             SessionMessage::Retire => self.retire(myself),
             SessionMessage::Written(number) => self.leave(myself, number),
             SessionMessage::Answer(answer) => self.answer(answer),
@@ -351,6 +352,14 @@ impl SessionActorState {
         match self.port(self.machine.generation()) {
             Some(port) => port.answer(answer),
             None => drop(answer.reply.send(Err(PermissionError::Unknown))),
+        }
+    }
+
+    /// Ends the child, if it is still the one that was measured.
+    fn outgrown(&self, shim: u32, limit: u64) {
+        let is_it = self.entry.tree.load(std::sync::atomic::Ordering::Relaxed) == shim;
+        if let Some(port) = self.port(self.machine.generation()).filter(|_| is_it) {
+            port.outgrown(limit);
         }
     }
 

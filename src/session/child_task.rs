@@ -248,7 +248,7 @@ fn start(plan: &Plan, prepared: &Prepared) -> Result<Box<Contained>, StartFailur
     let program = instance.program.find()?;
     let mut args = program.first_args;
     args.extend(command.args);
-    let env = environment(instance, entry, dirs, command.env, &prepared.variables);
+    let env = environment(instance, entry, dirs, command.env, command.decided_env, &prepared.variables);
     let name = format!("{}-{}", entry.key.hash(), generation.0);
     let launch = Launch {
         program: &program.path,
@@ -278,6 +278,7 @@ fn environment(
     entry: &Entry,
     dirs: &crate::cli::Dirs,
     of_adapter: Vec<(OsString, OsString)>,
+    decided: Vec<(OsString, OsString)>,
     of_user: &Variables,
 ) -> Vec<(OsString, OsString)> {
     let cli = &instance.config.cli;
@@ -289,7 +290,7 @@ fn environment(
         (instance.marker.name.into(), instance.marker.value.clone().into()),
         ("PILOTLIGHT_SESSION".into(), entry.key.hash().as_str().into()),
     ];
-    passed.chain(of_adapter).chain(configured).chain(of_user.iter()).chain(own).collect()
+    passed.chain(of_adapter).chain(configured).chain(of_user.iter()).chain(decided).chain(own).collect()
 }
 
 fn not_started(plan: &Plan, failure: StartFailure) -> Gone {
@@ -353,6 +354,7 @@ fn conclude(plan: &Plan, departed: Departed, oom_before: OomKills) -> Gone {
         _ if departed.asked => ExitReason::Evicted,
         Some(Verdict::Hung | Verdict::NeverReady) => ExitReason::Hang,
         Some(Verdict::Protocol(_)) => ExitReason::Protocol,
+        Some(Verdict::MemoryLimit(_)) => ExitReason::MemoryLimit,
         None => ExitReason::of(ending),
     };
     metrics.exited(reason);
@@ -360,6 +362,9 @@ fn conclude(plan: &Plan, departed: Departed, oom_before: OomKills) -> Gone {
         Some(Verdict::Hung) => "it no longer answered and was killed".to_owned(),
         Some(Verdict::Protocol(what)) => what.to_owned(),
         Some(Verdict::NeverReady) => "it was not ready in time".to_owned(),
+        Some(Verdict::MemoryLimit(limit)) => {
+            format!("its tree used more than {limit} bytes of memory (limits.memory_per_session)")
+        }
         None if departed.asked => "the session was stopped".to_owned(),
         None => ending.to_string(),
     };
@@ -381,14 +386,21 @@ fn conclude(plan: &Plan, departed: Departed, oom_before: OomKills) -> Gone {
         Some(Verdict::NeverReady) => Departure::NotStarted(StartFailure::NeverReady {
             limit: plan.instance.config.session.spawn_timeout,
         }),
+        Some(Verdict::MemoryLimit(_)) if was_ready => Departure::Outgrown,
         _ if was_ready => Departure::Crashed(early(&cause, &departed.stderr)),
         _ => Departure::NotStarted(early(&cause, &departed.stderr)),
     };
     if let Departure::NotStarted(failure) = &why {
         metrics.spawned(Some(failure.reason()));
     }
-    let loss = Loss { cause, stderr: departed.stderr };
-    let retry = departed.unfinished.and_then(|running| retry_or_lose(plan, running, departed.asked, loss));
+    let retry = departed.unfinished.and_then(|running| match departed.verdict {
+        // Another child would only do the same again.
+        Some(Verdict::MemoryLimit(limit)) => lose(running, TurnError::MemoryLimit { limit }),
+        _ => {
+            let loss = Loss { cause, stderr: departed.stderr };
+            retry_or_lose(plan, running, departed.asked, loss)
+        }
+    });
     // The next child serves it: this one has not seen it.
     let retry = retry.or(departed.unseen);
     Gone { why, was_ready, cause: restart_cause, retry }
@@ -407,8 +419,13 @@ fn retry_or_lose(plan: &Plan, mut running: Box<Running>, asked: bool, loss: Loss
         running.job.start = FirstOutput::Cold;
         return Some(Box::new(running.job));
     }
+    lose(running, TurnError::SessionLost(loss))
+}
+
+/// Tells the reader that its turn is lost; nothing is left for another child.
+fn lose(mut running: Box<Running>, error: TurnError) -> Option<Box<TurnJob>> {
     let rest = std::mem::take(&mut running.rest);
-    if let Some(last) = running.lose(rest, TurnError::SessionLost(loss)).last {
+    if let Some(last) = running.lose(rest, error).last {
         wake(last.send());
     }
     None

@@ -14,7 +14,7 @@ use rustix::{
     thread::{set_no_new_privs, set_thread_gid, set_thread_groups, set_thread_uid},
 };
 
-use super::args::Limits;
+use super::{args::Limits, privilege};
 
 /// Makes the process a shim.
 ///
@@ -80,6 +80,7 @@ impl ForCli {
     pub(super) fn apply(&self) -> io::Result<()> {
         // A group of its own: a CLI that signals its whole group must not hit the shim.
         setpgid(None, None)?;
+        privilege::empty_bounding_set()?;
         if let Some((uid, gid)) = self.owner {
             if geteuid().is_root() {
                 set_thread_groups(&[])?;
@@ -87,6 +88,8 @@ impl ForCli {
             set_thread_gid(Gid::from_raw(gid))?;
             set_thread_uid(Uid::from_raw(uid))?;
         }
+        // After the change of user, which needs some. Whatever the CLI cannot do without fails when it is tried, not before.
+        privilege::drop_all()?;
         // After the change of user, which clears it. Should the shim be killed, the CLI goes with it. The shim has one thread, so the signal cannot come
         // from a thread that merely ended.
         set_parent_process_death_signal(Some(Signal::KILL))?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 pub const VERSION: &str = "2.1.197";
 
 /// An older and a newer one, for the few tests of what must work with any.
-pub const OTHERS: [&str; 2] = ["2.0.76", "2.1.329"];
+pub const OTHERS: [&str; 2] = ["2.0.76", "2.1.332"];
 
 /// The installed CLI, or nothing after having said which test is left out. Fails where nothing may be left out.
 pub fn real_cli(test: &str) -> Option<PathBuf> {

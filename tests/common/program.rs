@@ -70,7 +70,9 @@ impl Program {
         if !config.contains("program") {
             arguments.extend(["--cli", "sim"]);
         }
-        let mut program = Self::start_by(place, command, &arguments, &[]);
+        // The tests' users accept each other's tools; the check itself is tested with `start`.
+        let accepted = [("PILOTLIGHT_ISOLATION__ACCEPT_NONE", "true")];
+        let mut program = Self::start_by(place, command, &arguments, &accepted);
         let site = program.listening().await;
         (program, site)
     }

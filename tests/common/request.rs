@@ -26,6 +26,8 @@ pub enum Fate {
 #[derive(Debug, Clone)]
 pub struct Request {
     pub path: String,
+    /// The whole body.
+    pub body: Value,
     pub auth: Auth,
     pub streaming: bool,
     pub model: String,
@@ -58,6 +60,7 @@ impl Request {
         };
         Self {
             path: path.into(),
+            body: body.clone(),
             auth,
             streaming: body["stream"].as_bool().unwrap_or(false),
             model: body["model"].as_str().unwrap_or("unknown").into(),

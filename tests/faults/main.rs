@@ -25,6 +25,7 @@ mod crashes;
 mod hangs;
 mod input;
 mod instance;
+mod memory;
 mod output;
 mod panics;
 mod starts;

@@ -57,6 +57,28 @@ impl Bench {
         Server::start(&self.place, &format!("{}{config}", self.config())).await
     }
 
+    /// The same as a user without privileges. Only for root.
+    pub(crate) async fn serve_as_nobody(&self, config: &str) -> Server {
+        use std::os::unix::fs::{PermissionsExt as _, chown};
+        const NOBODY: u32 = 65534;
+        let (place, data) = (self.place.path(), self.place.data_dir());
+        std::fs::set_permissions(place, std::fs::Permissions::from_mode(0o755)).expect("the mode is set");
+        std::fs::create_dir_all(&data).expect("the directory is made");
+        chown(&data, Some(NOBODY), Some(NOBODY)).expect("the owner is set");
+        let server = program(&self.place, "serve", &format!("{}{config}", self.config()));
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command.arg(server.get_program()).args(server.get_args()).stdin(std::process::Stdio::null());
+        command.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Server::start_by(&self.place, command).await
+    }
+
+    /// As [`Bench::serve`]; `keys` are more lines of the table `[cli]`.
+    pub(crate) async fn serve_cli(&self, keys: &str, config: &str) -> Server {
+        let given = self.config();
+        Server::start(&self.place, &format!("{given}{keys}\n{config}")).await
+    }
+
     /// Runs a subcommand that ends by itself, and gives all that it wrote.
     pub(crate) async fn run(&self, subcommand: &str) -> (ExitStatus, String) {
         let mut command = tokio::process::Command::from(program(&self.place, subcommand, &self.config()));
@@ -68,8 +90,8 @@ impl Bench {
     }
 
     fn config(&self) -> String {
-        let entries = self.environment().map(|(name, value)| format!("{name} = {value:?}")).join("\n");
-        format!("[cli]\nprogram = {:?}\nenv_pass = [\"PATH\"]\n[cli.env]\n{entries}\n", self.cli)
+        let entries = self.environment().map(|(name, value)| format!("env.{name} = {value:?}")).join("\n");
+        format!("[cli]\nprogram = {:?}\nenv_pass = [\"PATH\"]\n{entries}\n", self.cli)
     }
 
     /// The CLIs that live.

@@ -6,10 +6,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod attachments;
 mod bare;
 mod basics;
 mod bench;
 mod commands;
+mod context;
 mod crashes;
 mod embedded;
 mod evictions;
@@ -36,7 +38,7 @@ macro_rules! sources {
 }
 
 const SOURCES: &[&str] = &sources![
-    basics commands crashes evictions interrupts restarts tools traps_api traps_asks traps_ends traps_files traps_input traps_kills traps_own_turns traps_slow traps_turns versions without
+    attachments basics commands context crashes evictions interrupts restarts tools traps_api traps_asks traps_ends traps_files traps_input traps_kills traps_own_turns traps_slow traps_turns versions without
 ];
 
 #[test]

@@ -60,7 +60,7 @@ const FAULTS: [Fault; 20] = [
     error("[[say:c]][[break:event]]", "unknown", None, "API Error: overloaded in mid-stream", 1),
     error("[[say:d]][[stop:refusal]]", "refusal", None, "API Error: Claude Code is unable to respond", 1),
     // Tries to compact the conversation first.
-    error("[[error:413]]", "invalid_request", Some(413), "Request too large", 2),
+    error("[[error:413]]", "request_too_large", Some(413), "the conversation with all its attachments", 2),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -41,7 +41,7 @@ pub(super) fn command(plan: &LaunchPlan<'_>) -> CommandLine {
     };
     flag(opening, Some(plan.session_id.into()));
     args.extend(plan.cli.args.iter().map(OsString::from));
-    CommandLine { args, env: environment(plan) }
+    CommandLine { args, env: environment(plan), decided_env: decided(plan) }
 }
 
 fn environment(plan: &LaunchPlan<'_>) -> Vec<(OsString, OsString)> {
@@ -60,7 +60,18 @@ fn environment(plan: &LaunchPlan<'_>) -> Vec<(OsString, OsString)> {
     }
     // Tool output would otherwise go to a directory that all children of one uid share.
     env.push(("CLAUDE_CODE_TMPDIR".into(), plan.dirs.tmp.clone().into()));
+    if !plan.cli.attachments {
+        // With attachments off the CLI (2.1.332) announces no deferred tools, so the model would never learn of them.
+        env.push(("ENABLE_TOOL_SEARCH".into(), "false".into()));
+    }
     env
+}
+
+/// What the CLI does with a prompt on its own, without a tool and without a permission.
+fn decided(plan: &LaunchPlan<'_>) -> Vec<(OsString, OsString)> {
+    // `@path`, `@"a b"`, `@dir/` and `@server:uri` would be read and put into the request to the model.
+    let attachments = (!plan.cli.attachments).then(|| ("CLAUDE_CODE_DISABLE_ATTACHMENTS".into(), "1".into()));
+    attachments.into_iter().collect()
 }
 
 #[cfg(test)]
@@ -98,6 +109,7 @@ mod tests {
         let names: Vec<_> = line.env.iter().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
         assert!(names.contains(&"CLAUDE_CODE_DISABLE_BACKGROUND_TASKS".to_owned()));
         assert!(line.env.contains(&("CLAUDE_CODE_TMPDIR".into(), "/s/tmp".into())));
+        assert_eq!(line.decided_env, [("CLAUDE_CODE_DISABLE_ATTACHMENTS".into(), "1".into())]);
     }
 
     #[test]
@@ -106,6 +118,7 @@ mod tests {
             partial_messages: false,
             strict_mcp_config: false,
             background_tasks: true,
+            attachments: true,
             setting_sources: "user".to_owned(),
             args: vec!["--tools".to_owned(), String::new()],
             ..CliConfig::default()
@@ -122,6 +135,7 @@ mod tests {
         let expected: Vec<OsString> = expected.split(' ').map(OsString::from).collect();
         assert_eq!(line.args, expected);
         assert!(!line.env.iter().any(|(name, _)| name == "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS"));
+        assert_eq!(line.decided_env, []);
         assert!(!format!("{line:?}").contains("secret"));
     }
 }

@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tokio::sync::Notify;
 
+use crate::http::exposure;
 use crate::http::keys::{Digest, Entry, KeyFileError, digest, load};
 use crate::private::Stamp;
 
@@ -23,9 +24,19 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 type Keys = HashMap<Digest, Arc<Entry>>;
 
+/// Whose keys may be in force together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::http) enum Admits {
+    /// Those of anyone.
+    Anyone,
+    /// Those of one user: see [`exposure`].
+    OneUser,
+}
+
 /// See the module.
 pub(in crate::http) struct Keyring {
     path: PathBuf,
+    admits: Admits,
     /// Random, and different in every process.
     blind: [u8; 32],
     keys: RwLock<Arc<Keys>>,
@@ -42,22 +53,29 @@ impl fmt::Debug for Keyring {
 }
 
 impl Keyring {
-    /// Reads the file. Blocking.
-    pub(in crate::http) fn open(path: &Path) -> Result<Self, KeyFileError> {
+    /// Reads the file as it is. Blocking.
+    pub(in crate::http) fn open(path: &Path, admits: Admits) -> Result<Self, KeyFileError> {
         let mut blind = [0; 32];
         getrandom(&mut blind, GetRandomFlags::empty()).map_err(|error| KeyFileError::Random(error.into()))?;
         let ring = Self {
             path: path.to_owned(),
+            admits,
             blind,
             keys: RwLock::default(),
             seen: Mutex::default(),
             again: Notify::new(),
         };
-        let count = ring.read()?;
-        if count == 0 {
+        let (entries, stamp) = ring.load()?;
+        if entries.is_empty() {
             tracing::warn!("the key file has no key: nobody is served until one is added");
         }
+        ring.put(entries, stamp);
         Ok(ring)
+    }
+
+    /// What is in force.
+    pub(in crate::http) fn entries(&self) -> Vec<Arc<Entry>> {
+        self.keys().values().cloned().collect()
     }
 
     /// The entry of a key.
@@ -91,15 +109,40 @@ impl Keyring {
         Sha256::new().chain_update(self.blind).chain_update(digest).finalize().into()
     }
 
-    /// Puts what is in the file in force; returns how many keys there are.
+    /// Puts what the changed file holds in force, as far as it may be; returns how many keys there are.
     fn read(&self) -> Result<usize, KeyFileError> {
-        let (entries, stamp) = load(&self.path).inspect_err(|_| self.saw(Stamp::at(&self.path).ok()))?;
-        let entries = entries.into_iter().map(|entry| (self.blinded(entry.digest()), Arc::new(entry)));
-        let keys: Keys = entries.collect();
-        let count = keys.len();
+        let (mut entries, stamp) = self.load()?;
+        if self.admits == Admits::OneUser {
+            let in_force = self.keys();
+            let known = |entry: &Entry| {
+                let same = in_force.get(&self.blinded(entry.digest()));
+                same.is_some_and(|same| same.role() == entry.role())
+            };
+            let (kept, left_out) = exposure::narrow(entries, known);
+            entries = kept;
+            if left_out > 0 {
+                tracing::warn!(
+                    keys = left_out,
+                    "new keys of the key file are refused: with them there would be more than one user whose tools \
+                     run, and nothing keeps the tools of one user from the data of another; set permissions.policy \
+                     = \"deny\" or isolation.accept_none = true and start the server again"
+                );
+            }
+        }
+        let count = entries.len();
+        self.put(entries, stamp);
+        Ok(count)
+    }
+
+    fn load(&self) -> Result<(Vec<Entry>, Stamp), KeyFileError> {
+        load(&self.path).inspect_err(|_| self.saw(Stamp::at(&self.path).ok()))
+    }
+
+    fn put(&self, entries: Vec<Entry>, stamp: Stamp) {
+        let keys: Keys =
+            entries.into_iter().map(|entry| (self.blinded(entry.digest()), Arc::new(entry))).collect();
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
         self.saw(Some(stamp));
-        Ok(count)
     }
 
     fn saw(&self, stamp: Option<Stamp>) {
@@ -145,7 +188,7 @@ mod tests {
         let file = directory.path().join("keys");
         let made: Vec<_> =
             (0..3).map(|_| add(&file, Role::Service, None, KeyLimits::default()).unwrap()).collect();
-        let ring = Keyring::open(&file).unwrap();
+        let ring = Keyring::open(&file, Admits::Anyone).unwrap();
         for (key, entry) in &made {
             assert_eq!(ring.find(key.expose().as_bytes()).unwrap().id(), entry.id());
         }
@@ -164,7 +207,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("keys");
         let (first, entry) = add(&file, Role::Admin, None, KeyLimits::default()).unwrap();
-        let ring = Keyring::open(&file).unwrap();
+        let ring = Keyring::open(&file, Admits::Anyone).unwrap();
         let (second, _) = add(&file, Role::Admin, None, KeyLimits::default()).unwrap();
         let knows = |key: &crate::http::keys::Key| ring.find(key.expose().as_bytes()).is_some();
         assert!(ring.has_changed() && !knows(&second));
