@@ -19,7 +19,7 @@ pub(super) const FORMAT: u32 = 2;
 /// A format file has some bytes.
 const MAX_FORMAT_BYTES: u64 = 64;
 /// What is written to see whether something can be written: about what the first turn of a session takes.
-const TRIAL: [u8; 64 << 10] = [b'.'; 64 << 10];
+static TRIAL: [u8; 64 << 10] = [b'.'; 64 << 10];
 
 /// Below it, one directory per session, written by children.
 pub(crate) fn sessions_dir(data_dir: &Path) -> PathBuf {
