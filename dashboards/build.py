@@ -280,7 +280,7 @@ CAPACITY = ("capacity", "pilotlight: capacity", "Use, saturation and errors of w
               "How long the child idle longest has been so (it is stopped at session.idle_timeout), and how long the "
               "longest turn has been running (it ends at session.turn_timeout).",
               ("max(@oldest_idle_seconds)", "idle"), ("max(@oldest_turn_seconds)", "turn"), unit="s"),
-        Panel("Zombies", "Ended processes of children that nobody has reaped. Few and short-lived is normal.",
+        Panel("Zombies", "Ended processes that nobody has reaped, of all that the server sees. Few and short-lived is normal.",
               ("sum(@zombies)", "zombies"), limits=((20, RED),)),
         Panel("Life of children", "Children that ended in each interval, by how long they had lived.",
               ("sum by (le) (increase(@session_lifetime_seconds_bucket[$__rate_interval]))", "{{le}}"), kind="heatmap",

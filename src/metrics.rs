@@ -403,8 +403,8 @@ impl Metrics {
         self.pressure_known.set(f64::from(u8::from(is_known)));
     }
 
-    pub(crate) fn set_zombies(&self, count: u32) {
-        self.zombies.set(f64::from(count));
+    pub(crate) fn set_zombies(&self, count: usize) {
+        self.zombies.set(count as f64);
     }
 
     /// The ages of what has been idle, and what has been running, longest.

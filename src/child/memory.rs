@@ -31,7 +31,6 @@ pub(crate) struct TreeMemory {
     /// Pages of files, mostly shared with other children: not part of the figure that counts.
     pub(crate) file_bytes: u64,
     pub(crate) processes: u32,
-    pub(crate) zombies: u32,
     /// The kernel does not tell the parts (gVisor): `anon_bytes` is the resident size, which is more.
     pub(crate) approximate: bool,
 }
@@ -48,7 +47,6 @@ impl TreeMemory {
         self.swap_bytes += row.swap;
         self.file_bytes += row.file;
         self.processes += 1;
-        self.zombies += u32::from(row.zombie);
         self.approximate |= row.approximate;
     }
 }
@@ -60,7 +58,6 @@ impl std::ops::AddAssign for TreeMemory {
         self.swap_bytes += other.swap_bytes;
         self.file_bytes += other.file_bytes;
         self.processes += other.processes;
-        self.zombies += other.zombies;
         self.approximate |= other.approximate;
     }
 }
@@ -130,6 +127,11 @@ impl ProcessTable {
         let mut sum = TreeMemory::default();
         self.rows_below(root).iter().for_each(|row| sum.add_row(row));
         sum
+    }
+
+    /// Ended processes that nobody has reaped: of all that can be seen, for what a tree leaves is soon nobody's child.
+    pub(crate) fn zombies(&self) -> usize {
+        self.rows.iter().filter(|row| row.zombie).count()
     }
 
     fn rows_below(&self, root: u32) -> Vec<Row> {

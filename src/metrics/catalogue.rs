@@ -192,7 +192,7 @@ pub(super) mod list {
         PRESSURE_KNOWN = Gauge "pressure_is_known" in Count:
             "1 if the kernel tells the pressure on resources; else pressure_ratio says nothing.", [];
         ZOMBIES = Gauge "zombies" in Count:
-            "Ended processes of all children that nobody has reaped.", [];
+            "Ended processes that nobody has reaped, of all that this process sees.", [];
         OLDEST_IDLE = Gauge "oldest_idle_seconds" in Seconds:
             "How long the session that has been idle longest with a warm child has been so.", [];
         OLDEST_TURN = Gauge "oldest_turn_seconds" in Seconds:

@@ -268,7 +268,7 @@ fn sample(instance: &Instance, table: &ProcessTable, now: Instant, session_limit
     metrics.set_processes(ProcessKind::Shim, shims);
     metrics.set_processes(ProcessKind::Cli, clis);
     metrics.set_processes(ProcessKind::Descendant, (total.processes as usize).saturating_sub(clis));
-    metrics.set_zombies(total.zombies);
+    metrics.set_zombies(table.zombies());
     metrics.set_oldest(oldest_idle, oldest_turn);
     sample_host(instance);
     counted

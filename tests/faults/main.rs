@@ -22,6 +22,7 @@ mod clients;
 mod clocks;
 mod containment;
 mod crashes;
+mod first_process;
 mod hangs;
 mod input;
 mod instance;
