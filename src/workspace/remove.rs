@@ -125,7 +125,7 @@ mod tests {
         symlink(data.path(), root.join("a/up")).unwrap();
         symlink(data.path().join("keep"), root.join("link")).unwrap();
         for directory in ["closed/in", "closed"] {
-            fs::set_permissions(root.join(directory), fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(root.join(directory), fs::Permissions::from_mode(0o0)).unwrap();
         }
         // Deeper than a process has descriptors, or a path has characters.
         let mut deep = Beneath::open(&root, Path::new("a")).unwrap();
