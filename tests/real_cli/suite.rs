@@ -24,6 +24,7 @@ mod traps_kills;
 mod traps_own_turns;
 mod traps_slow;
 mod traps_turns;
+mod unasked;
 mod without;
 
 /// The version that this copy of the suite runs with.
