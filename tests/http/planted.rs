@@ -152,20 +152,18 @@ async fn planted_files_are_named_and_not_read() {
     let work = session_dir(&data, "mallory", "default").join("work");
     let script: Vec<_> = plants().into_iter().map(|(what, plant)| (what, plant, work.join(what))).collect();
     // Planted while the turn runs, as a tool would.
-    let running = tokio::spawn({
-        let site = site.clone();
-        async move { turn(&site, "mallory", "[[sleep:1500]]").await }
-    });
+    let running = turn(&site, "mallory", "[[sleep:1500]]");
     let busy = async || (site.entry("mallory", "default").await["state"] == "busy").then_some(());
-    eventually_some("the turn runs", SOON, busy).await;
-    for (_, plant, path) in &script {
-        plant(path, &secret);
-    }
-    // More names than are looked at, if they were all files: links, of which none is followed.
-    for number in 0..5000 {
-        symlink("/dev/zero", work.join(format!("n{number}"))).unwrap();
-    }
-    let events = running.await.unwrap();
+    let planting = async {
+        eventually_some("the turn runs", SOON, busy).await;
+        for (_, plant, path) in &script {
+            plant(path, &secret);
+        }
+        for number in 0..5000 {
+            symlink("/dev/zero", work.join(format!("n{number}"))).unwrap();
+        }
+    };
+    let (events, ()) = tokio::join!(running, planting);
     let batch =
         events.iter().find(|event| event["type"] == "files_batch").unwrap_or_else(|| panic!("{events:#?}"));
     assert!(!batch.to_string().contains("bobs-secret"), "{batch}");
