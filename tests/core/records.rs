@@ -6,8 +6,10 @@ use std::path::Path;
 use super::*;
 use crate::common::layout::{record_dir, session_dir, session_dirs};
 
+type Damage = (&'static str, fn(&Path));
+
 /// What may have become of a record.
-fn damages() -> [(&'static str, fn(&Path)); 8] {
+fn damages() -> [Damage; 8] {
     [
         ("empty", |file| std::fs::write(file, "").unwrap()),
         ("cut", |file| {
