@@ -74,6 +74,12 @@ impl ApiError {
         Self { retry_after: Some(retry_after), ..error }
     }
 
+    /// 409: something stands against it, for a while or for good.
+    pub(super) fn conflict(code: &'static str, message: impl Into<String>, pause: Option<Duration>) -> Self {
+        let error = Self::new(StatusCode::CONFLICT, code, message);
+        Self { retry_after: pause, not_again: pause.is_none(), ..error }
+    }
+
     /// 429: the caller has had its share for now.
     pub(super) fn limited(code: &'static str, message: impl Into<String>, retry_after: Duration) -> Self {
         let error = Self::new(StatusCode::TOO_MANY_REQUESTS, code, message);
@@ -112,6 +118,11 @@ impl ApiError {
     #[cfg(test)]
     pub(super) fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// Whether the child has seen nothing of the message, so that the same request may be made again.
+    pub(super) fn is_refusal(&self) -> bool {
+        !self.not_again
     }
 
     pub(super) fn message(&self) -> &str {
