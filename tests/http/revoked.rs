@@ -52,13 +52,14 @@ async fn running_streams_end_with_an_error_of_their_dialect() {
     let page = site.web().get(format!("{}/v1/happenings", site.http)).bearer_auth(&key);
     let page = page.send().await.unwrap();
     let of_bob = streaming(&site, &other, PATHS[0], &[]).await;
-    let waiting = {
+    let mut waiting = tokio::task::JoinSet::new();
+    {
         let mut body = message("[[sleep:60000]]");
         body["session_id"] = "a document".into();
         let request = site.web().post(format!("{}/v1/messages", site.http)).bearer_auth(&key);
         body["oauth_credentials"] = serde_json::json!({ "access_token": "a", "refresh_token": "r", "expires_at": 4_102_444_800_000_i64 });
-        tokio::spawn(Answer::of(request.json(&body)))
-    };
+        waiting.spawn(Answer::of(request.json(&body)));
+    }
     let all_run = async || (site.figure("sessions", &["state=\"busy\""]).await >= 5.0).then_some(());
     eventually_some("all turns run", SOON, all_run).await;
 
@@ -72,7 +73,7 @@ async fn running_streams_end_with_an_error_of_their_dialect() {
     }
     let (event, ..) = end_of(page).await;
     assert_eq!(event["error"]["code"], "key_revoked", "{event}");
-    let document = waiting.await.unwrap();
+    let document = waiting.join_next().await.unwrap().unwrap();
     assert_eq!((document.status, document.error().1.as_str()), (401, "key_revoked"));
     // Their turns were interrupted, those of others go on.
     let only_bobs = async || (site.figure("sessions", &["state=\"busy\""]).await == 1.0).then_some(());
