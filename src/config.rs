@@ -86,8 +86,9 @@ pub struct Http {
     /// How long a caller may take to send a body. Default 30 s, which takes the longest one over 5 Mbit/s.
     #[serde(with = "value::duration")]
     pub body_timeout: Duration,
-    /// Connections at once; a stream holds one for its whole turn. Those beyond are answered 503. Default 1024: well
-    /// below the descriptors that a server is usually given.
+    /// Connections at once; a stream holds one for its whole turn. Beyond it the one that has been idle longest makes way
+    /// for a new one, which is answered 503 while all are in use. Fewer if the limit on open files leaves room for fewer.
+    /// Default 1024.
     pub max_connections: usize,
     /// Requests of one caller in a minute, all at once if it likes: of a key, or without keys of a user. 0 is no limit.
     /// Default 6000: more than any person and most backends need; it stops a loop gone wild.
@@ -161,6 +162,10 @@ pub struct CliConfig {
     /// The CLI reads what a prompt mentions (`@path`, `@dir/`, `@server:uri`) and gives it to the model, without a tool
     /// and without a permission: any file that the child can read. Default false. Wins over [`CliConfig::env`].
     pub attachments: bool,
+    /// How often the CLI asks the model's API again that is overloaded, failing or out of reach, before the turn ends with
+    /// that error; at most 10, its own default. Each retry waits longer: 0.5 s, 1 s, 2 s and so on, or as long as the API
+    /// asks for. Default 2. `CLAUDE_CODE_MAX_RETRIES` in [`CliConfig::env`] wins over it.
+    pub api_retries: u32,
     /// What happens to text that begins with `/`.
     pub slash_commands: SlashCommands,
 }
@@ -310,7 +315,8 @@ pub struct Limits {
     /// How long one may wait. Default 30 s.
     #[serde(with = "value::duration")]
     pub queue_deadline: Duration,
-    /// Files that a child may have open (`RLIMIT_NOFILE`, inherited by its tools). Below 32 the CLI breaks.
+    /// Files that a child may have open (`RLIMIT_NOFILE`, inherited by its tools); else what this program was given. Below
+    /// 32 the CLI breaks.
     pub child_open_files: Option<u64>,
     /// Processes that the child's user may have (`RLIMIT_NPROC`): counts all sessions of one user id together.
     pub child_processes: Option<u64>,
@@ -446,6 +452,7 @@ impl Default for CliConfig {
             strict_mcp_config: true,
             background_tasks: false,
             attachments: false,
+            api_retries: 2,
             slash_commands: SlashCommands::default(),
         }
     }

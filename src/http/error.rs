@@ -247,7 +247,7 @@ impl From<&Failure> for ApiError {
             (None, "invalid_request" | "refusal" | "context_full") => 400,
             (None, "request_too_large") => 413,
             // The API was not reached, or did not answer what it should.
-            (None, "server_error" | "unknown") => 502,
+            (None, "server_error" | "max_output_tokens" | "unknown") => 502,
             (None, _) => 500,
         };
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -285,7 +285,7 @@ impl From<&Status> for ApiError {
 }
 
 /// The kinds of failures that are told by name.
-const KINDS: [&str; 13] = [
+const KINDS: [&str; 14] = [
     "context_full",
     "request_too_large",
     "authentication_failed",
@@ -294,6 +294,7 @@ const KINDS: [&str; 13] = [
     "rate_limit",
     "server_error",
     "refusal",
+    "max_output_tokens",
     "max_turns",
     "max_budget_usd",
     "during_execution",

@@ -269,6 +269,7 @@ fn start(plan: &Plan, prepared: &Prepared) -> Result<Box<Contained>, StartFailur
 fn limits_of(config: &crate::config::Limits) -> Limits {
     Limits {
         nofile: config.child_open_files,
+        nofile_soft: crate::open_files::of_children(),
         nproc: config.child_processes,
         fsize: config.child_file_size,
         oom_score_adj: Some(config.child_oom_score),

@@ -59,6 +59,7 @@ impl Drop for OomScore {
 pub(super) struct ForCli {
     shim: Pid,
     owner: Option<(u32, u32)>,
+    nofile_soft: Option<u64>,
     limits: [(Resource, Option<u64>); 4],
 }
 
@@ -67,6 +68,7 @@ impl ForCli {
         Self {
             shim: getpid(),
             owner: limits.owner,
+            nofile_soft: limits.nofile_soft,
             limits: [
                 (Resource::Nofile, limits.nofile),
                 (Resource::Nproc, limits.nproc),
@@ -96,6 +98,9 @@ impl ForCli {
         if getppid() != Some(self.shim) {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
+        if let Some(soft) = self.nofile_soft {
+            setrlimit(Resource::Nofile, lower(soft, getrlimit(Resource::Nofile)))?;
+        }
         for (resource, value) in &self.limits {
             if let Some(value) = value {
                 setrlimit(*resource, clamp(*value, getrlimit(*resource)))?;
@@ -111,6 +116,11 @@ fn clamp(value: u64, now: Rlimit) -> Rlimit {
     Rlimit { current: Some(value), maximum: Some(value) }
 }
 
+/// The soft limit alone: the program may raise it again up to the hard one.
+fn lower(soft: u64, now: Rlimit) -> Rlimit {
+    Rlimit { current: Some(now.maximum.map_or(soft, |maximum| soft.min(maximum))), maximum: now.maximum }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +131,8 @@ mod tests {
         assert_eq!((lowered.current, lowered.maximum), (Some(10), Some(10)));
         let kept = clamp(30, Rlimit { current: Some(5), maximum: Some(20) });
         assert_eq!((kept.current, kept.maximum), (Some(20), Some(20)));
+        let soft = lower(10, Rlimit { current: Some(20), maximum: Some(20) });
+        assert_eq!((soft.current, soft.maximum), (Some(10), Some(20)));
         let free = clamp(30, Rlimit { current: None, maximum: None });
         assert_eq!((free.current, free.maximum), (Some(30), Some(30)));
     }

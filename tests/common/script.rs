@@ -58,7 +58,7 @@ pub enum Break {
 
 impl Step {
     pub fn is_fault(&self) -> bool {
-        matches!(self, Self::Error { .. } | Self::TooLong | Self::Break(_) | Self::Hang)
+        matches!(self, Self::Error { .. } | Self::TooLong | Self::Break(_) | Self::Hang | Self::Stop(_))
     }
 
     /// Whether it takes the place of the answer.

@@ -29,9 +29,18 @@ pub(crate) struct Bench {
 impl Bench {
     /// Nothing, if the real CLI is not installed and may be left out.
     pub(crate) async fn new() -> Option<Self> {
-        let test = std::thread::current().name().unwrap_or("a test").to_owned();
-        let cli = installed::real_cli(&test)?;
-        Some(Self::on(cli).await)
+        Some(Self::on(installed::cli(&super::version())?).await)
+    }
+
+    /// As [`Bench::new`], for a test that takes long and does much the same with every version: without
+    /// `tests/run --long` it runs with the first version alone.
+    pub(crate) async fn for_long() -> Option<Self> {
+        let version = super::version();
+        if version != installed::VERSIONS[0] && !installed::is_long() {
+            installed::left_out(&format!("runs with {version} by tests/run --long"));
+            return None;
+        }
+        Self::new().await
     }
 
     /// The same with another version of the CLI.

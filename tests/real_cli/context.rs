@@ -2,24 +2,15 @@
 
 use serde_json::Value;
 
-use crate::bench::Bench;
-use crate::common::installed::{self, other_cli, real_cli};
+use super::bench::Bench;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_context_has_a_code_in_each_dialect() {
-    let Some(cli) = real_cli("a_full_context_has_a_code_in_each_dialect") else { return };
-    full(&Bench::on(cli).await).await;
+    let Some(bench) = Bench::new().await else { return };
+    full(&bench).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_context_has_a_code_in_other_versions() {
-    for version in installed::OTHERS {
-        let Some(cli) = other_cli(version, "a_full_context_has_a_code_in_other_versions") else { continue };
-        full(&Bench::on(cli).await).await;
-    }
-}
-
-async fn full(bench: &Bench) {
+pub(crate) async fn full(bench: &Bench) {
     let server = bench.serve("").await;
     let client = server.client();
     let turn = client.turn("alice", "[[too_long]]").await;

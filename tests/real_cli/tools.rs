@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::bench::Bench;
+use super::bench::Bench;
 use crate::common::{SOON, eventually};
 
 const ALLOWED: &str = "[permissions]\npolicy = \"allow\"\n";

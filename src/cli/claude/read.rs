@@ -57,7 +57,7 @@ fn failure(fields: &Fields<'_>, subtype: &str) -> Option<Failure> {
         Some(kind) => kind,
         None if fields.text("stop_reason").as_deref() == Some("refusal") => "refusal",
         None if is_context_full(fields, &message) => "context_full",
-        None => api_kind(api_status, &message),
+        None => api_kind(api_status, &message, fields.text("api_error").as_deref()),
     };
     Some(Failure { kind: kind.to_owned(), api_status, message, interrupted })
 }
@@ -77,8 +77,8 @@ const CONTEXT_FULL_REASONS: [&str; 3] = ["prompt_too_long", "blocking_limit", "r
 const REPEATED_529: &str = "API Error: Repeated 529";
 
 /// The words that the CLI itself uses for failures of the API. It says them in another line than the last one; the
-/// status and the beginning of the text tell the same.
-fn api_kind(status: Option<u16>, message: &str) -> &'static str {
+/// status and the beginning of the text tell the same, and 2.1.332 has a word for some of them in this line too.
+fn api_kind(status: Option<u16>, message: &str, word: Option<&str>) -> &'static str {
     match status {
         Some(401 | 403) => "authentication_failed",
         Some(404) => "model_not_found",
@@ -87,12 +87,9 @@ fn api_kind(status: Option<u16>, message: &str) -> &'static str {
         Some(429) => "rate_limit",
         Some(500..) => "server_error",
         _ if message.starts_with("Not logged in") => "authentication_failed",
-        // No status where there was no answer.
-        _ if message.starts_with("API Error: Unable to connect")
-            || message.starts_with("Request timed out") =>
-        {
-            "server_error"
-        }
+        _ if word == Some("max_output_tokens") => "max_output_tokens",
+        // No status where there was no answer, only a part of one, or none that the API could have given.
+        _ if message.starts_with("API Error: ") || message.starts_with("Request timed out") => "server_error",
         _ => "unknown",
     }
 }
