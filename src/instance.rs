@@ -42,6 +42,8 @@ pub(crate) struct Instance {
     pub(crate) helpers: Helpers,
     /// Held while credentials are compared with those on disk and written. Not across a wait.
     pub(crate) credentials: Mutex<()>,
+    /// Held while a user's sessions are counted and one more begins. Not across a wait.
+    pub(crate) beginning: Mutex<()>,
     turns: AtomicU64,
     draining: AtomicBool,
 }
@@ -83,6 +85,7 @@ impl Instance {
             slots: Slots::default(),
             helpers: Helpers::default(),
             credentials: Mutex::default(),
+            beginning: Mutex::default(),
             turns: AtomicU64::new(0),
             draining: AtomicBool::new(false),
         }

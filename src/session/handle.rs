@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use super::known;
 use super::message::Submission;
+use super::quota;
 use super::store::{BoundRecord, Record};
 use super::{
     OauthCredentials, PendingPermission, PermissionError, SessionMessage, SessionState, SessionStatus,
@@ -69,7 +70,7 @@ impl Session {
         let result = self.submit(prompt.into(), options, accepted).await;
         if let Err(error) = &result {
             let metrics = &self.instance().metrics;
-            if matches!(error, TurnError::QueueFull { .. }) {
+            if matches!(error, TurnError::QueueFull { .. } | TurnError::TooManySessions { .. }) {
                 metrics.admission_rejected(AdmissionRejected::PerUser);
             }
             metrics.turn_ended(TurnOutcome::Rejected, accepted.elapsed());
@@ -290,8 +291,9 @@ impl Session {
     /// child uses them from its next turn on.
     ///
     /// # Errors
-    /// [`TurnError::Storage`].
+    /// [`TurnError::Storage`], [`TurnError::TooManySessions`].
     pub async fn write_credentials(&self, credentials: &OauthCredentials) -> Result<(), TurnError> {
+        self.begin().await?;
         let (workspace, instance, credentials) =
             (self.files()?, self.instance().clone(), credentials.clone());
         blocking(move || {
@@ -306,10 +308,11 @@ impl Session {
     /// The session's directories, created if they are not there yet.
     ///
     /// # Errors
-    /// [`TurnError::Storage`].
+    /// [`TurnError::Storage`], [`TurnError::TooManySessions`].
     pub async fn workspace(&self) -> Result<Dirs, TurnError> {
         let workspace = self.files()?;
         let dirs = workspace.dirs().clone();
+        self.begin().await?;
         blocking(move || workspace.create()).await?;
         Ok(dirs)
     }
@@ -366,8 +369,23 @@ impl Session {
         Err(TurnError::Internal("the session's actor keeps failing"))
     }
 
+    /// Makes sure that the session is there, or may begin: before anything of it is on disk.
+    async fn begin(&self) -> Result<(), TurnError> {
+        if self.entry().is_some() {
+            return Ok(());
+        }
+        let (key, instance) = (self.key()?.clone(), self.instance().clone());
+        let limit = instance.config.limits.sessions_per_user;
+        let may_be = blocking(move || {
+            let _one_at_a_time = instance.beginning.lock().unwrap_or_else(PoisonError::into_inner);
+            quota::take(&instance.config, &key)
+        });
+        if may_be.await? { Ok(()) } else { Err(TurnError::TooManySessions { limit }) }
+    }
+
     /// Reads the session's record, or begins one, and has the supervisor start its actor.
     async fn bring_into_memory(&self, key: &SessionKey) -> Result<(), TurnError> {
+        self.begin().await?;
         let (workspace, owner) = (self.files()?, key.clone());
         let record = blocking(move || {
             Ok(Record::load(&workspace, &owner)?.unwrap_or_else(|| Record::new(&owner, &workspace)))

@@ -40,6 +40,11 @@ pub(super) fn note(data_dir: &Path, key: &SessionKey) -> io::Result<()> {
     write().or_else(|_| write())
 }
 
+/// Whether it was noted.
+pub(super) fn is_marked(data_dir: &Path, key: &SessionKey) -> bool {
+    user_dir(data_dir, key.user()).join(key.hash().as_str()).exists()
+}
+
 /// Notes that the user has this session no more.
 pub(super) fn forget(data_dir: &Path, key: &SessionKey) -> io::Result<()> {
     let directory = user_dir(data_dir, key.user());
@@ -93,7 +98,7 @@ pub(super) fn status(record: &Record) -> SessionStatus {
     }
 }
 
-fn user_dir(data_dir: &Path, user: &UserId) -> PathBuf {
+pub(super) fn user_dir(data_dir: &Path, user: &UserId) -> PathBuf {
     let digest = Sha256::new().chain_update("user\0").chain_update(user.as_bytes()).finalize();
     let name: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     data_dir.join("users").join(name)
