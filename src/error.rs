@@ -18,6 +18,19 @@ pub enum StartError {
     /// Another instance works in the data directory.
     #[error("the data directory {} is in use by another instance; give this one its own (data_dir)", .0.display())]
     DataDirLocked(PathBuf),
+    /// The data directory was written by another release.
+    #[error(
+        "the data directory {} has format {found}, this release knows format {known}: start the release that wrote it, \
+         or give this one its own (data_dir)", .path.display()
+    )]
+    DataDirFormat {
+        /// The directory.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The format that is known here.
+        known: u32,
+    },
     /// The data directory cannot be used.
     #[error("cannot use the data directory {}: {source}", .path.display())]
     DataDir {

@@ -316,8 +316,7 @@ fn gathering(app: Arc<App>, watch: Watch) -> Gathering {
 }
 
 async fn watch(session: &Session) -> Result<Watch, ApiError> {
-    let root = session.workspace().await?.work;
-    let watch = Watch::start(root).await;
+    let watch = Watch::start(session.work().await?).await;
     watch.map_err(|error| TurnError::Storage(error.to_string()).into())
 }
 

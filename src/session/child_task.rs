@@ -139,11 +139,9 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, tell: 
     };
     // The CLI may disagree about the conversation: then the other way once, then a new conversation.
     while prepared.attempt < opening::MOST_ATTEMPTS {
-        if let Some(loss) = prepared.loss.take() {
-            tell(ChildNews::ContextLost(loss));
-        }
+        prepared.tell(tell);
         match one_child(plan, &prepared, stop, tell, &start_permit).await {
-            Err(refusal) => prepared = prepared.after_refusal(refusal, tell),
+            Err(refusal) => prepared = prepared.after_refusal(refusal),
             Ok(gone) => return gone,
         }
     }
