@@ -223,7 +223,7 @@ impl From<TurnError> for ApiError {
             TurnError::PromptTooLarge { .. } | TurnError::SystemPromptTooLarge { .. } => {
                 StatusCode::PAYLOAD_TOO_LARGE
             }
-            TurnError::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
+            TurnError::QueueFull { .. } | TurnError::TooManySessions { .. } => StatusCode::TOO_MANY_REQUESTS,
             TurnError::Overloaded { .. }
             | TurnError::Draining
             | TurnError::NotStarted(_)
@@ -237,7 +237,8 @@ impl From<TurnError> for ApiError {
         };
         // A refusal made before the child saw anything can always be tried again after a moment, unless the request itself
         // is wrong.
-        let not_again = error.reached_child();
+        // Too many sessions are too many until one is deleted.
+        let not_again = error.reached_child() || matches!(error, TurnError::TooManySessions { .. });
         let pause = (status.is_server_error() && !not_again).then_some(PAUSE);
         Self {
             retry_after: error.retry_after().or(pause),
