@@ -334,6 +334,10 @@ pub struct Limits {
     pub memory_per_session: Option<MemoryBudget>,
     /// Sessions in memory (with or without a child). Default 10 000.
     pub max_sessions: usize,
+    /// Named sessions of one user, with or without a child, those on disk included; the default conversation does not
+    /// count, nor do those that the service begins for clients without a name for them
+    /// ([`Http::conversations_per_user`]). Default 256.
+    pub sessions_per_user: usize,
     /// Starts that may wait for their turn. Default 1024.
     pub queue: usize,
     /// How long one may wait. Default 30 s.
@@ -551,6 +555,7 @@ impl Default for Limits {
             memory_budget: MemoryBudget::Percent(80),
             memory_per_session: None,
             max_sessions: 10_000,
+            sessions_per_user: 256,
             queue: 1024,
             queue_deadline: Duration::from_secs(30),
             child_open_files: None,

@@ -155,6 +155,7 @@ fn sizes(config: &Config) -> Result<(), ConfigError> {
         ("limits.max_children", limits.max_children, 1, 1 << 20),
         ("limits.starts_in_flight", limits.starts_in_flight, 1, 1 << 16),
         ("limits.max_sessions", limits.max_sessions, 1, 1 << 24),
+        ("limits.sessions_per_user", limits.sessions_per_user, 1, 1 << 20),
         ("limits.queue", limits.queue, 0, 1 << 20),
         ("restart.intensity", config.restart.intensity as usize, 0, 1 << 16),
     ];
