@@ -124,8 +124,8 @@ impl Adapter for Claude {
         transcript::path(dirs, cli, session_id)
     }
 
-    fn transcript_holds(&self, transcript: &File, checkpoint: &str) -> io::Result<bool> {
-        transcript::holds(transcript, checkpoint)
+    fn transcript_gap(&self, transcript: &File, checkpoint: &str) -> io::Result<Option<String>> {
+        transcript::gap(transcript, checkpoint)
     }
 
     fn credentials_file(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf {

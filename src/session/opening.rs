@@ -33,6 +33,8 @@ pub(super) struct Prepared {
     pub(super) bound: Bound,
     /// What is missing of the conversation.
     pub(super) loss: Option<ContextLost>,
+    /// Where, in a transcript that is there.
+    gap: Option<String>,
     /// Counts the processes of this start.
     pub(super) attempt: u32,
     /// Variables that only this user's children get.
@@ -94,12 +96,14 @@ fn prepare_now(
             (None, false)
         }
     };
-    let loss = match (&transcript, &record.checkpoint) {
-        (None, _) => (record.context_turns > 0).then_some(ContextLost::Conversation),
-        (Some(file), Some(checkpoint)) if !adapter.transcript_holds(file, checkpoint)? => {
-            Some(ContextLost::LatestTurns)
-        }
+    let gap = match (&transcript, &record.checkpoint) {
+        (Some(file), Some(checkpoint)) => adapter.transcript_gap(file, checkpoint)?,
         _ => None,
+    };
+    let loss = match &transcript {
+        None => (record.context_turns > 0).then_some(ContextLost::Conversation),
+        // The same gap stays in the transcript for good; it is one loss.
+        Some(_) => (gap.is_some() && gap != record.known_gap).then_some(ContextLost::LatestTurns),
     };
     let variables = instance.user_env.of(key.user());
     let progress = ProgressFile::open(workspace, record)
@@ -117,6 +121,7 @@ fn prepare_now(
             fallback_model: record.bound.fallback_model.clone(),
         },
         loss,
+        gap,
         attempt: 0,
         variables,
         model: record.model.clone(),
@@ -144,7 +149,7 @@ impl Prepared {
     /// Says what the session does not know of its conversation, each thing once.
     pub(super) fn tell(&mut self, tell: &Tell) {
         if let Some(loss) = self.loss.take() {
-            tell(ChildNews::ContextLost(loss));
+            tell(ChildNews::ContextLost(loss, self.gap.take()));
         }
         if std::mem::take(&mut self.is_new_id) {
             tell(ChildNews::NewConversation(self.cli_session_id.clone()));
