@@ -31,6 +31,7 @@ mod sessions;
 mod starts;
 mod stops;
 mod streams;
+mod trust;
 mod users;
 mod vanishing;
 
