@@ -15,6 +15,7 @@ mod handle;
 mod known;
 mod message;
 mod opening;
+mod quota;
 mod state;
 mod store;
 mod take_up;

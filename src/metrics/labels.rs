@@ -175,6 +175,7 @@ impl TurnOutcome {
                 | TurnError::PromptTooLarge { .. }
                 | TurnError::SystemPromptTooLarge { .. }
                 | TurnError::QueueFull { .. }
+                | TurnError::TooManySessions { .. }
                 | TurnError::Overloaded { .. }
                 | TurnError::Draining => Self::Rejected,
             },
