@@ -56,6 +56,12 @@ impl ApiError {
         Self { field: Some(path), ..error }
     }
 
+    /// The same at another field of the body.
+    pub(super) fn at(self, path: impl std::fmt::Display) -> Self {
+        let problem = self.message.split_once(": ").map_or(self.message.as_str(), |(_, problem)| problem);
+        if self.field.is_some() { Self::field(path, problem) } else { self }
+    }
+
     /// 413: the body is too long.
     pub(super) fn body_too_large(limit: usize) -> Self {
         let message = format!("the request body is longer than {limit} bytes (http.body_limit)");
@@ -72,6 +78,12 @@ impl ApiError {
     pub(super) fn overloaded(message: &str, retry_after: Duration) -> Self {
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, CROWD, message);
         Self { retry_after: Some(retry_after), ..error }
+    }
+
+    /// 409: something stands against it, for a while or for good.
+    pub(super) fn conflict(code: &'static str, message: impl Into<String>, pause: Option<Duration>) -> Self {
+        let error = Self::new(StatusCode::CONFLICT, code, message);
+        Self { retry_after: pause, not_again: pause.is_none(), ..error }
     }
 
     /// 429: the caller has had its share for now.
@@ -112,6 +124,11 @@ impl ApiError {
     #[cfg(test)]
     pub(super) fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// Whether the child has seen nothing of the message, so that the same request may be made again.
+    pub(super) fn is_refusal(&self) -> bool {
+        !self.not_again
     }
 
     pub(super) fn message(&self) -> &str {
