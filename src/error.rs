@@ -70,6 +70,17 @@ pub enum TurnError {
         /// What is accepted.
         limit: usize,
     },
+    /// The history is too large.
+    #[error(
+        "the earlier messages have {bytes} bytes; at most {limit} are accepted (session.history_limit): leave the \
+         oldest out"
+    )]
+    HistoryTooLarge {
+        /// Its size.
+        bytes: usize,
+        /// What is accepted.
+        limit: usize,
+    },
     /// The session's queue of turns is full.
     #[error("{limit} turns of this session wait or run already (session.turn_queue)")]
     QueueFull {
@@ -191,6 +202,7 @@ impl TurnError {
             Self::InvalidModel { .. } => "invalid_model",
             Self::PromptTooLarge { .. } => "prompt_too_large",
             Self::SystemPromptTooLarge { .. } => "system_prompt_too_large",
+            Self::HistoryTooLarge { .. } => "history_too_large",
             Self::QueueFull { .. } => "queue_full",
             Self::Overloaded { .. } => "overloaded",
             Self::Draining => "draining",

@@ -16,6 +16,7 @@ use crate::ids::{SessionHash, TurnId};
 use crate::metrics::Metrics;
 use crate::program::Program;
 use crate::registry::Registry;
+use crate::session::ImportRefusals;
 use crate::supervisor::{Admission, Helpers};
 use crate::user_env::UserEnv;
 
@@ -42,6 +43,8 @@ pub(crate) struct Instance {
     pub(crate) helpers: Helpers,
     /// Held while credentials are compared with those on disk and written. Not across a wait.
     pub(crate) credentials: Mutex<()>,
+    /// The CLI that does not resume an imported conversation.
+    pub(crate) import_refusals: ImportRefusals,
     turns: AtomicU64,
     draining: AtomicBool,
 }
@@ -83,6 +86,7 @@ impl Instance {
             slots: Slots::default(),
             helpers: Helpers::default(),
             credentials: Mutex::default(),
+            import_refusals: ImportRefusals::default(),
             turns: AtomicU64::new(0),
             draining: AtomicBool::new(false),
         }

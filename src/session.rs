@@ -12,6 +12,7 @@ use crate::happenings::Exit;
 mod actor;
 mod child_task;
 mod handle;
+mod import;
 mod known;
 mod message;
 mod opening;
@@ -20,6 +21,7 @@ mod store;
 
 pub(crate) use actor::{SessionActor, SessionArgs};
 pub use handle::Session;
+pub(crate) use import::Refusals as ImportRefusals;
 pub(crate) use known::{OnDisk, on_disk};
 pub(crate) use message::SessionMessage;
 #[cfg(feature = "server")]

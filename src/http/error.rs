@@ -180,9 +180,9 @@ impl From<TurnError> for ApiError {
             TurnError::InvalidName(_) | TurnError::InvalidPrompt(_) | TurnError::InvalidModel { .. } => {
                 StatusCode::BAD_REQUEST
             }
-            TurnError::PromptTooLarge { .. } | TurnError::SystemPromptTooLarge { .. } => {
-                StatusCode::PAYLOAD_TOO_LARGE
-            }
+            TurnError::PromptTooLarge { .. }
+            | TurnError::SystemPromptTooLarge { .. }
+            | TurnError::HistoryTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             TurnError::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
             TurnError::Overloaded { .. }
             | TurnError::Draining

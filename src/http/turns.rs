@@ -26,7 +26,7 @@ use super::history::Claim;
 use super::limits::TurnPermit;
 use super::router::{BodyRead, RequestId};
 use super::sessions::checked;
-use crate::config::{OnDisconnect, SessionConfig};
+use crate::config::OnDisconnect;
 use crate::error::TurnError;
 use crate::ids::{DEFAULT_CONVERSATION, UserId};
 use crate::session::{Session, SessionState};
@@ -48,7 +48,7 @@ const ON_DISCONNECT_HEADER: &str = "x-pilotlight-on-disconnect";
 /// A body longer than this is parsed on a thread for blocking work: a megabyte takes some milliseconds.
 const PARSE_INLINE: usize = 256 << 10;
 
-type Parse = fn(&[u8], &SessionConfig) -> Result<Asked, ApiError>;
+type Parse = fn(&[u8]) -> Result<Asked, ApiError>;
 
 /// `POST /v1/messages`, in the dialect that the body is written in.
 pub(super) async fn messages(
@@ -67,8 +67,8 @@ pub(super) async fn keepalive(
     caller: Extension<Caller>,
     request: Request,
 ) -> Response {
-    take(app, id, caller, request, |bytes, limits| {
-        dialect::original::parse(bytes, limits).map(|asked| Asked { stream: true, ..asked })
+    take(app, id, caller, request, |bytes| {
+        dialect::original::parse(bytes).map(|asked| Asked { stream: true, ..asked })
     })
     .await
 }
@@ -128,8 +128,9 @@ impl Taking {
         self.app.exporter().figures().turn_asked(asked.dialect.figure());
         drop(received);
         let config = &self.app.pilot().config().http;
-        if config.strict && !asked.ignored.is_empty() {
-            let fields = asked.ignored.join(", ");
+        let without_effect = without_effect(&asked);
+        if config.strict && !without_effect.is_empty() {
+            let fields = without_effect.join(", ");
             let message =
                 format!("without effect here, and refused by configuration (http.strict): {fields}");
             return Err(ApiError::invalid("ignored_field", message));
@@ -170,12 +171,10 @@ impl Taking {
     }
 
     async fn read(&self, bytes: Bytes, parse: Parse) -> Result<Asked, ApiError> {
-        let limits = &self.app.pilot().config().session;
         if bytes.len() <= PARSE_INLINE {
-            return parse(&bytes, limits);
+            return parse(&bytes);
         }
-        let limits = limits.clone();
-        let parsed = tokio::task::spawn_blocking(move || parse(&bytes, &limits)).await;
+        let parsed = tokio::task::spawn_blocking(move || parse(&bytes)).await;
         parsed.map_err(|_| TurnError::Internal("a request could not be read"))?
     }
 
@@ -219,6 +218,11 @@ impl Taking {
     }
 }
 
+/// The names of fields, and of parts of the history, that have no effect.
+fn without_effect(asked: &Asked) -> Vec<&str> {
+    asked.ignored.iter().copied().chain(asked.left_out.iter().map(String::as_str)).collect()
+}
+
 /// An accepted turn that is to be answered.
 struct Work {
     app: Arc<App>,
@@ -233,9 +237,9 @@ struct Work {
 }
 
 impl Work {
-    async fn respond(mut self, user: UserId, kept: bool) -> Result<Response, ApiError> {
+    async fn respond(self, user: UserId, kept: bool) -> Result<Response, ApiError> {
         let name = self.conversation.name.clone();
-        let ignored = std::mem::take(&mut self.asked.ignored);
+        let ignored = without_effect(&self.asked).join(",");
         let frame = Frame { session: name.clone(), created: now(), model: self.asked.model.clone() };
         let replays = self.app.clone();
         let mut response = match (self.asked.stream, kept) {
@@ -248,7 +252,7 @@ impl Work {
             (false, true) => replays.replays().collect(&user, &name, self.collect_owned(frame)).await?,
         };
         if !ignored.is_empty() {
-            response.headers_mut().insert(IGNORED_HEADER, caller::header_text(&ignored.join(",")));
+            response.headers_mut().insert(IGNORED_HEADER, caller::header_text(&ignored));
         }
         Ok(response)
     }

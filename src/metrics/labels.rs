@@ -172,6 +172,7 @@ impl TurnOutcome {
                 | TurnError::InvalidModel { .. }
                 | TurnError::PromptTooLarge { .. }
                 | TurnError::SystemPromptTooLarge { .. }
+                | TurnError::HistoryTooLarge { .. }
                 | TurnError::QueueFull { .. }
                 | TurnError::Overloaded { .. }
                 | TurnError::Draining => Self::Rejected,

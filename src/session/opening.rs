@@ -6,13 +6,16 @@
 //! [`Adapter::checkpoint`]: crate::cli::Adapter::checkpoint
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::child_task::{ChildNews, Plan, Tell};
+use super::import::{Imported, Offered, ProgramFile, write_transcript};
 use super::known;
 use super::store::{ProgressFile, Record, new_cli_session_id};
 use crate::child::Secrets;
-use crate::cli::{Bound, Opening, Refusal};
+use crate::cli::{Bound, Import, Opening, Refusal};
 use crate::ids::SessionKey;
 use crate::instance::Instance;
 use crate::metrics::ContextLost;
@@ -37,6 +40,9 @@ pub(super) struct Prepared {
     pub(super) model: Option<String>,
     /// Where its turns are noted. Without one a loss may go unnoticed, which is told in the log.
     pub(super) progress: Option<Arc<ProgressFile>>,
+    /// The history that its transcript was written from.
+    pub(super) imported: Option<Imported>,
+    transcript: PathBuf,
     /// The conversation is more than its beginning.
     has_turns: bool,
 }
@@ -46,12 +52,13 @@ pub(super) async fn prepare(plan: &Plan, record: Box<Record>) -> io::Result<Prep
     let workspace = plan.workspace.clone();
     let instance = plan.instance.clone();
     let key = plan.entry.key.clone();
+    let offered = plan.offered.clone();
     let prepare = move || {
         // For lists only.
         if let Err(error) = known::note(&instance.config.data_dir, &key) {
             tracing::warn!(%error, "a session will not be listed while it is not in memory");
         }
-        prepare_now(&workspace, &record, &key, &instance)
+        prepare_now(&workspace, *record, &key, &instance, offered.as_ref())
     };
     let prepared = tokio::task::spawn_blocking(prepare).await;
     prepared.map_err(io::Error::other)?
@@ -59,9 +66,10 @@ pub(super) async fn prepare(plan: &Plan, record: Box<Record>) -> io::Result<Prep
 
 fn prepare_now(
     workspace: &Workspace,
-    record: &Record,
+    mut record: Record,
     key: &SessionKey,
     instance: &Instance,
+    offered: Option<&Offered>,
 ) -> io::Result<Prepared> {
     let (adapter, cli) = (instance.adapter, &instance.config.cli);
     workspace.create()?;
@@ -89,14 +97,25 @@ fn prepare_now(
         }
         _ => None,
     };
+    let has_context = record.context_turns > 0 && loss != Some(ContextLost::Conversation);
+    let imported = offered.filter(|_| !has_context).and_then(|offered| {
+        let imported = import(offered, &record.cli_session_id, workspace, &transcript, instance);
+        imported.unwrap_or_else(|error| {
+            tracing::warn!(%error, "a history was not written; it goes into the first message");
+            None
+        })
+    });
+    if let Some(imported) = &imported {
+        record.checkpoint = Some(imported.last.clone());
+    }
     let variables = instance.user_env.of(key.user());
-    let progress = ProgressFile::open(workspace, record)
+    let progress = ProgressFile::open(workspace, &record)
         .inspect_err(|error| tracing::warn!(%error, "the progress of a session cannot be written"))
         .ok();
     Ok(Prepared {
         progress: progress.map(Arc::new),
         cli_session_id: record.cli_session_id.clone(),
-        opening: if is_there { Opening::Resume } else { Opening::New },
+        opening: if is_there || imported.is_some() { Opening::Resume } else { Opening::New },
         bound: Bound {
             system_prompt: record.bound.system_prompt.clone(),
             mcp_config,
@@ -108,13 +127,46 @@ fn prepare_now(
         variables,
         model: record.model.clone(),
         has_turns: record.context_turns > 0,
+        imported,
+        transcript,
     })
+}
+
+/// Writes the history as the transcript of the conversation. `None`: nothing in it needs one, or the CLI is known to
+/// refuse it.
+fn import(
+    offered: &Offered,
+    cli_session_id: &str,
+    workspace: &Workspace,
+    transcript: &Path,
+    instance: &Instance,
+) -> io::Result<Option<Imported>> {
+    let program = instance.program.find().ok().and_then(|found| ProgramFile::of(&found.path));
+    if program.is_some_and(|program| instance.import_refusals.includes(&program)) {
+        return Ok(None);
+    }
+    let import =
+        instance.adapter.import(&offered.history, cli_session_id, workspace.dirs(), SystemTime::now());
+    let Some(Import { transcript: content, last }) = import else { return Ok(None) };
+    write_transcript(workspace.dirs(), transcript, &content)?;
+    Ok(Some(Imported { turn: offered.turn, last }))
 }
 
 impl Prepared {
     /// The next way to try after the CLI refused this one: the other way once, then a conversation of a new id.
-    pub(super) fn after_refusal(mut self, refusal: Refusal, tell: &Tell) -> Self {
+    pub(super) fn after_refusal(mut self, refusal: Refusal, plan: &Plan, tell: &Tell) -> Self {
         self.attempt += 1;
+        if self.imported.take().is_some() {
+            // This CLI does not read what was written: the history goes into the first message, now and later.
+            tracing::warn!("the CLI does not resume an imported conversation");
+            let program = plan.instance.program.find().ok().and_then(|found| ProgramFile::of(&found.path));
+            program.into_iter().for_each(|program| plan.instance.import_refusals.note(program));
+            if let Err(error) = std::fs::remove_file(&self.transcript) {
+                tracing::warn!(%error, "a transcript that is of no use was not removed");
+            }
+            self.opening = Opening::New;
+            return self;
+        }
         if self.attempt == 1 {
             self.opening = match refusal {
                 Refusal::NoConversation => Opening::New,

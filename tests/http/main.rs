@@ -15,6 +15,7 @@ mod files;
 mod happenings;
 mod history;
 mod hostile;
+mod imports;
 mod interface;
 mod keyring;
 mod limits;

@@ -14,6 +14,7 @@ mod commands;
 mod crashes;
 mod embedded;
 mod evictions;
+mod history;
 mod interrupts;
 mod restarts;
 mod tools;
@@ -37,7 +38,7 @@ macro_rules! sources {
 }
 
 const SOURCES: &[&str] = &sources![
-    attachments basics commands crashes evictions interrupts restarts tools traps_api traps_asks traps_ends traps_files traps_input traps_kills traps_own_turns traps_slow traps_turns versions without
+    attachments basics commands crashes evictions history interrupts restarts tools traps_api traps_asks traps_ends traps_files traps_input traps_kills traps_own_turns traps_slow traps_turns versions without
 ];
 
 #[test]

@@ -4,11 +4,10 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
-use crate::config::SessionConfig;
+use crate::http::dialect::history::bring_in;
 use crate::http::dialect::message::{
     Content, Message, Object, Role, checked_model, given, prompt, read, take_last,
 };
-use crate::http::dialect::preamble::fold;
 use crate::http::dialect::{Asked, Dialect, is_text, picture};
 use crate::http::error::ApiError;
 use crate::http::history::Told;
@@ -38,7 +37,7 @@ struct Metadata {
 }
 
 /// Reads a body.
-pub(in crate::http) fn parse(bytes: &[u8], limits: &SessionConfig) -> Result<Asked, ApiError> {
+pub(in crate::http) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
     let body: Body = read(bytes)?;
     if body.max_tokens == 0 {
         return Err(ApiError::field("max_tokens", "must be at least 1"));
@@ -56,6 +55,7 @@ pub(in crate::http) fn parse(bytes: &[u8], limits: &SessionConfig) -> Result<Ask
     let last = Message { role: Role::User, content: last };
     let system = system.unwrap_or_default();
     let told = Told::of(&history, &last, Some(&system));
+    let earlier = bring_in(history)?;
     Ok(Asked {
         dialect: Dialect::Anthropic,
         stream: body.stream.unwrap_or(false),
@@ -64,12 +64,13 @@ pub(in crate::http) fn parse(bytes: &[u8], limits: &SessionConfig) -> Result<Ask
             model: Some(checked_model("model", body.model.clone())?),
             // Each request says all of it: none is said as well.
             system_prompt: Some(system),
-            preamble: fold(&history, limits.prompt_limit),
+            history: earlier.history,
             ..TurnOptions::default()
         },
         user: body.metadata.and_then(|Object(metadata)| metadata.user_id),
         model: body.model,
         ignored,
+        left_out: earlier.left_out,
         told: Some(told),
         ..Asked::default()
     })
