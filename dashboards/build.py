@@ -240,6 +240,8 @@ OVERVIEW = ("overview", "pilotlight: overview", "Rate, errors and duration of tu
               (happened("hangs_total", "detector"), "{{detector}}"), stack=True),
         Panel("Contexts lost", "Conversations that came back without their last turns or without anything, in each "
               "interval. Their users were told.", (happened("contexts_lost_total", "kind"), "{{kind}}"), stack=True),
+        Panel("Broken records", "Records of sessions that could not be understood and were moved aside, in each interval. "
+              "Each cost its conversation.", (happened("records_broken_total"), "broken records"), limits=((1, RED),)),
     ]),
 ])
 
@@ -249,6 +251,7 @@ CAPACITY = ("capacity", "pilotlight: capacity", "Use, saturation and errors of w
               "Whole trees. anon, shmem and swap count against the budget; shared_file is shared by all children and does "
               "not. The lines: idle children are evicted, no new children, no turns without a child.",
               ("sum by (kind) (@memory_bytes)", "{{kind}}"), ("0.80 * sum(@memory_budget_bytes)", "80 % of the budget"),
+              ("sum(@session_memory_limit_bytes)", "one session may"),
               ("0.90 * sum(@memory_budget_bytes)", "90 %"), ("0.95 * sum(@memory_budget_bytes)", "95 %"),
               unit="bytes", w=12),
         Panel("Budget used", "Memory that counts against the budget, by instance.",
@@ -277,13 +280,15 @@ CAPACITY = ("capacity", "pilotlight: capacity", "Use, saturation and errors of w
               "How long the child idle longest has been so (it is stopped at session.idle_timeout), and how long the "
               "longest turn has been running (it ends at session.turn_timeout).",
               ("max(@oldest_idle_seconds)", "idle"), ("max(@oldest_turn_seconds)", "turn"), unit="s"),
-        Panel("Zombies", "Ended processes of children that nobody has reaped. Few and short-lived is normal.",
+        Panel("Zombies", "Ended processes that nobody has reaped, of all that the server sees. Few and short-lived is normal.",
               ("sum(@zombies)", "zombies"), limits=((20, RED),)),
         Panel("Life of children", "Children that ended in each interval, by how long they had lived.",
               ("sum by (le) (increase(@session_lifetime_seconds_bucket[$__rate_interval]))", "{{le}}"), kind="heatmap",
               unit="s"),
     ]),
     ("Host and process", [
+        Panel("Data directory writable", "1 while files can be written to the data directory. At 0 no session can begin.",
+              ("min by (instance) (@data_dir_writable)", "{{instance}}"), unit="none"),
         Panel("Open files", "Share of the open files that the server may have. When it is full, starts are refused and connections wait.",
               ("max by (instance) (@open_fds / @open_fds_limit)", "{{instance}}"), unit="percentunit",
               limits=((0.8, RED),), max=1),

@@ -7,7 +7,8 @@
 
 use std::ffi::OsString;
 use std::fmt::Debug;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 pub use answer::AnswerReader;
@@ -277,16 +278,19 @@ pub trait Adapter: Debug + Send + Sync + 'static {
     /// Why a child left before it was ready, told by its last lines and its standard error.
     fn refusal(&self, terminal: Option<&Terminal>, stderr: &str) -> Option<Refusal>;
 
+    /// The directory that the CLI keeps its own files in, transcripts and credentials among them.
+    fn config_dir(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf;
+
     /// Where the CLI keeps the conversation's transcript. The working directory must exist, for the CLI goes by what it
     /// really is once links are resolved.
     fn transcript(&self, dirs: &Dirs, cli: &CliConfig, session_id: &str) -> PathBuf;
 
     /// Whether the transcript holds the line of the given [`Adapter::checkpoint`]. Reads at most a bounded tail, and
-    /// blocks meanwhile. A missing file holds nothing.
+    /// blocks meanwhile.
     ///
     /// # Errors
-    /// If the file is there and cannot be read.
-    fn transcript_holds(&self, transcript: &Path, checkpoint: &str) -> std::io::Result<bool>;
+    /// If the file cannot be read.
+    fn transcript_holds(&self, transcript: &File, checkpoint: &str) -> std::io::Result<bool>;
 
     /// The transcript of a conversation that was held elsewhere, for [`Opening::Resume`] under this id; `None` if the
     /// first prompt carries all of it. For texts of some megabytes this belongs on a thread for blocking work.

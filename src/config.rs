@@ -86,8 +86,9 @@ pub struct Http {
     /// How long a caller may take to send a body. Default 30 s, which takes the longest one over 5 Mbit/s.
     #[serde(with = "value::duration")]
     pub body_timeout: Duration,
-    /// Connections at once; a stream holds one for its whole turn. Those beyond are answered 503. Default 1024: well
-    /// below the descriptors that a server is usually given.
+    /// Connections at once; a stream holds one for its whole turn. Beyond it the one that has been idle longest makes way
+    /// for a new one, which is answered 503 while all are in use. Fewer if the limit on open files leaves room for fewer.
+    /// Default 1024.
     pub max_connections: usize,
     /// Requests of one caller in a minute, all at once if it likes: of a key, or without keys of a user. 0 is no limit.
     /// Default 6000: more than any person and most backends need; it stops a loop gone wild.
@@ -161,6 +162,10 @@ pub struct CliConfig {
     /// The CLI reads what a prompt mentions (`@path`, `@dir/`, `@server:uri`) and gives it to the model, without a tool
     /// and without a permission: any file that the child can read. Default false. Wins over [`CliConfig::env`].
     pub attachments: bool,
+    /// How often the CLI asks the model's API again that is overloaded, failing or out of reach, before the turn ends with
+    /// that error; at most 10, its own default. Each retry waits longer: 0.5 s, 1 s, 2 s and so on, or as long as the API
+    /// asks for. Default 2. `CLAUDE_CODE_MAX_RETRIES` in [`CliConfig::env`] wins over it.
+    pub api_retries: u32,
     /// What happens to text that begins with `/`.
     pub slash_commands: SlashCommands,
 }
@@ -302,6 +307,10 @@ pub struct Limits {
     pub starts_in_flight: usize,
     /// What all children together may use: bytes or a percentage of the container's or host's memory. Default `"80%"`.
     pub memory_budget: MemoryBudget,
+    /// What the child of one session and all that it started may use together: bytes or a percentage of the container's
+    /// or host's memory. A tree that passes it is ended with [`crate::TurnError::MemoryLimit`]. Default: a quarter of
+    /// [`Limits::memory_budget`], at least 768 MiB.
+    pub memory_per_session: Option<MemoryBudget>,
     /// Sessions in memory (with or without a child). Default 10 000.
     pub max_sessions: usize,
     /// Starts that may wait for their turn. Default 1024.
@@ -309,7 +318,8 @@ pub struct Limits {
     /// How long one may wait. Default 30 s.
     #[serde(with = "value::duration")]
     pub queue_deadline: Duration,
-    /// Files that a child may have open (`RLIMIT_NOFILE`, inherited by its tools). Below 32 the CLI breaks.
+    /// Files that a child may have open (`RLIMIT_NOFILE`, inherited by its tools); else what this program was given. Below
+    /// 32 the CLI breaks.
     pub child_open_files: Option<u64>,
     /// Processes that the child's user may have (`RLIMIT_NPROC`): counts all sessions of one user id together.
     pub child_processes: Option<u64>,
@@ -445,6 +455,7 @@ impl Default for CliConfig {
             strict_mcp_config: true,
             background_tasks: false,
             attachments: false,
+            api_retries: 2,
             slash_commands: SlashCommands::default(),
         }
     }
@@ -500,12 +511,23 @@ impl Default for RestartConfig {
     }
 }
 
+impl Limits {
+    /// The limit of one session on a machine with `available` bytes in all.
+    pub(crate) fn memory_of_session(&self, available: u64) -> u64 {
+        /// A CLI at work with a few tools.
+        const LEAST: u64 = 768 << 20;
+        self.memory_per_session
+            .map_or_else(|| (self.memory_budget.of(available) / 4).max(LEAST), |limit| limit.of(available))
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             max_children: 256,
             starts_in_flight: std::thread::available_parallelism().map_or(2, Into::into),
             memory_budget: MemoryBudget::Percent(80),
+            memory_per_session: None,
             max_sessions: 10_000,
             queue: 1024,
             queue_deadline: Duration::from_secs(30),
@@ -520,5 +542,20 @@ impl Default for Limits {
 impl Default for MetricsConfig {
     fn default() -> Self {
         Self { prefix: "pilotlight_".to_owned(), sample_interval: Duration::from_secs(5) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_memory_of_session_defaults_to_a_quarter() {
+        let limits = Limits { memory_budget: MemoryBudget::Percent(80), ..Limits::default() };
+        assert_eq!(limits.memory_of_session(20 << 30), 4 << 30);
+        assert_eq!(limits.memory_of_session(1 << 30), 768 << 20);
+        let given = |limit| Limits { memory_per_session: Some(limit), ..limits.clone() };
+        assert_eq!(given(MemoryBudget::Percent(10)).memory_of_session(10 << 30), 1 << 30);
+        assert_eq!(given(MemoryBudget::Bytes(5)).memory_of_session(10 << 30), 5);
     }
 }

@@ -18,6 +18,19 @@ pub enum StartError {
     /// Another instance works in the data directory.
     #[error("the data directory {} is in use by another instance; give this one its own (data_dir)", .0.display())]
     DataDirLocked(PathBuf),
+    /// The data directory was written by another release.
+    #[error(
+        "the data directory {} has format {found}, this release knows format {known}: start the release that wrote it, \
+         or give this one its own (data_dir)", .path.display()
+    )]
+    DataDirFormat {
+        /// The directory.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The format that is known here.
+        known: u32,
+    },
     /// The data directory cannot be used.
     #[error("cannot use the data directory {}: {source}", .path.display())]
     DataDir {
@@ -112,6 +125,16 @@ pub enum TurnError {
     /// The child died, or had to be killed, before the turn ended. The conversation goes on with the next turn.
     #[error("the CLI ended in the middle of the turn: {0}")]
     SessionLost(Loss),
+    /// The child and what it had started used more memory than one session may, and were ended. The conversation goes
+    /// on with the next turn.
+    #[error(
+        "the CLI and its tools used more than {limit} bytes of memory and were ended \
+         (limits.memory_per_session); the next message goes on, with less at a time"
+    )]
+    MemoryLimit {
+        /// What they may use.
+        limit: u64,
+    },
     /// The CLI wrote a line that is longer than accepted, so that part of the answer is missing.
     #[error("the CLI wrote a line of more than {limit} bytes (session.line_limit)")]
     LineTooLong {
@@ -209,6 +232,7 @@ impl TurnError {
             Self::NotStarted(_) => "cli_not_started",
             Self::CircuitOpen { .. } => "circuit_open",
             Self::SessionLost(_) => "session_lost",
+            Self::MemoryLimit { .. } => "memory_limit",
             Self::LineTooLong { .. } => "line_too_long",
             Self::TimedOut { .. } => "timeout",
             Self::Cancelled => "cancelled",
@@ -236,6 +260,7 @@ impl TurnError {
         matches!(
             self,
             Self::SessionLost(_)
+                | Self::MemoryLimit { .. }
                 | Self::LineTooLong { .. }
                 | Self::TimedOut { .. }
                 | Self::Cancelled

@@ -54,9 +54,10 @@ mod turns;
 mod wire;
 mod workspace;
 
+pub use crate::open_files::raise as raise_open_files;
 use app::App;
 use auth::{Admits, Gate, Keyring};
-use connection::{Acceptor, Closing};
+use connection::{Acceptor, Closing, Entrance};
 use turns::replay::Replays;
 
 /// Connections that the operator may hold at once: a scraper, a prober and a few people.
@@ -168,27 +169,23 @@ impl Server {
         let now = CancellationToken::new();
         let closing = Closing { gracefully: now.child_token(), now: now.clone() };
         let limits = pilot.config().http.clone();
-        let (header_timeout, write_timeout) = (limits.header_timeout, limits.write_timeout);
+        let most = most_connections(pilot.config());
         let replays = Replays::new(limits.replay_bytes, limits.heartbeat, tasks.clone(), closing.clone());
         let feed = happenings::Feed::new(limits.heartbeat, closing.gracefully.clone());
         let app = Arc::new(App::new(pilot, exporter.clone(), replays, feed).await);
         let crowded = router::crowded(exporter.figures().clone());
         let accept = |listener, router, most| {
-            let (tasks, closing) = (tasks.clone(), closing.clone());
-            let acceptor = Acceptor {
-                listener,
+            let entrance = Entrance {
                 router,
                 crowded: crowded.clone(),
-                most,
-                header_timeout,
-                write_timeout,
-                tasks,
-                closing,
+                header_timeout: limits.header_timeout,
+                write_timeout: limits.write_timeout,
+                closing: closing.clone(),
             };
-            acceptor.tasks.clone().spawn(acceptor.run());
+            tasks.spawn(Acceptor { listener, entrance, most, tasks: tasks.clone() }.run());
         };
         let gate = Gate { keys: keys.clone(), is_local: is_local(http), for_admins: false };
-        accept(public.0, router::public(app.clone(), gate), limits.max_connections);
+        accept(public.0, router::public(app.clone(), gate), most);
         // Whoever is on this machine may read the figures, as a scraper does.
         let asked = keys.clone().filter(|_| !is_local(admin));
         let gate = Gate { keys: asked, is_local: is_local(admin), for_admins: true };
@@ -247,6 +244,21 @@ impl Server {
             tracing::warn!(connections = self.tasks.len(), "connections were cut that did not end in time");
         }
     }
+}
+
+/// How many callers' connections there may be: as configured, as far as the limit on open files goes.
+fn most_connections(config: &Config) -> usize {
+    let (wanted, children) = (config.http.max_connections, config.limits.max_children);
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let most = connection::connections(files, wanted, children);
+    if most < wanted {
+        tracing::warn!(
+            connections = most,
+            open_files = files,
+            "the limit on open files (RLIMIT_NOFILE) leaves room for fewer connections than http.max_connections"
+        );
+    }
+    most
 }
 
 fn is_local(address: SocketAddr) -> bool {

@@ -10,6 +10,7 @@ mod check;
 mod demo;
 #[cfg_attr(not(feature = "otel"), path = "unexported.rs")]
 mod export;
+mod init;
 mod keys;
 mod options;
 mod serve;
@@ -56,7 +57,11 @@ fn main() -> ExitCode {
     pilotlight::shim::run_if_asked();
     pilotlight::sim::run_if_asked();
 
-    match Arguments::parse().command {
+    let command = Arguments::parse().command;
+    if init::is_needed() && matches!(command, Command::Serve(_) | Command::Demo(_)) {
+        return init::run();
+    }
+    match command {
         Command::Serve(options) => serve::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Keys(options) => keys::run(&options),

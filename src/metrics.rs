@@ -49,6 +49,7 @@ pub(crate) struct Metrics {
     crash_loops: Counter,
     evictions: By<EvictionReason, Counter>,
     contexts_lost: By<ContextLost, Counter>,
+    records_broken: Counter,
     turns: By<TurnOutcome, Counter>,
     tokens: ByBoth<ModelClass, TokenKind, Counter>,
     cost: By<ModelClass, Counter>,
@@ -63,6 +64,7 @@ pub(crate) struct Metrics {
     actor_panics: By<ActorKind, Counter>,
     sample_errors: By<SampleSource, Counter>,
 
+    data_dir_writable: Gauge,
     sessions: By<SessionState, Gauge>,
     sessions_limit: Gauge,
     children_limit: Gauge,
@@ -72,6 +74,7 @@ pub(crate) struct Metrics {
     admission_state: Gauge,
     memory: By<MemoryKind, Gauge>,
     memory_budget: Gauge,
+    session_memory_limit: Gauge,
     memory_available: Gauge,
     memory_approximate: Gauge,
     open_fds: Gauge,
@@ -120,6 +123,7 @@ impl Metrics {
             crash_loops: registrar.counter(&list::CRASH_LOOPS),
             evictions: registrar.counters(&list::EVICTIONS),
             contexts_lost: registrar.counters(&list::CONTEXTS_LOST),
+            records_broken: registrar.counter(&list::RECORDS_BROKEN),
             turns: registrar.counters(&list::TURNS),
             tokens: registrar.counters_by_both(&list::TOKENS),
             cost: registrar.counters(&list::COST),
@@ -134,6 +138,7 @@ impl Metrics {
             actor_panics: registrar.counters(&list::ACTOR_PANICS),
             sample_errors: registrar.counters(&list::SAMPLE_ERRORS),
 
+            data_dir_writable: registrar.gauge(&list::DATA_DIR_WRITABLE),
             sessions: registrar.gauges(&list::SESSIONS),
             sessions_limit: registrar.gauge(&list::SESSIONS_LIMIT),
             children_limit: registrar.gauge(&list::CHILDREN_LIMIT),
@@ -143,6 +148,7 @@ impl Metrics {
             admission_state: registrar.gauge(&list::ADMISSION_STATE),
             memory: registrar.gauges(&list::MEMORY),
             memory_budget: registrar.gauge(&list::MEMORY_BUDGET),
+            session_memory_limit: registrar.gauge(&list::SESSION_MEMORY_LIMIT),
             memory_available: registrar.gauge(&list::MEMORY_AVAILABLE),
             memory_approximate: registrar.gauge(&list::MEMORY_APPROXIMATE),
             open_fds: registrar.gauge(&list::OPEN_FDS),
@@ -221,6 +227,16 @@ impl Metrics {
     /// A conversation came back without some or all of what was said.
     pub(crate) fn context_lost(&self, what: ContextLost) {
         self.contexts_lost.of(what, |lost| lost.increment(1));
+    }
+
+    /// The record of a session was moved aside.
+    pub(crate) fn record_broken(&self) {
+        self.records_broken.increment(1);
+    }
+
+    /// Whether the data directory can be written.
+    pub(crate) fn set_data_dir_writable(&self, writable: bool) {
+        self.data_dir_writable.set(f64::from(u8::from(writable)));
     }
 
     /// A turn has its outcome.
@@ -355,6 +371,10 @@ impl Metrics {
         self.admission_state.set(f64::from(state));
     }
 
+    pub(crate) fn set_session_memory_limit(&self, bytes: u64) {
+        self.session_memory_limit.set(bytes as f64);
+    }
+
     pub(crate) fn set_memory_budget(&self, bytes: u64) {
         self.memory_budget.set(bytes as f64);
     }
@@ -383,8 +403,8 @@ impl Metrics {
         self.pressure_known.set(f64::from(u8::from(is_known)));
     }
 
-    pub(crate) fn set_zombies(&self, count: u32) {
-        self.zombies.set(f64::from(count));
+    pub(crate) fn set_zombies(&self, count: usize) {
+        self.zombies.set(count as f64);
     }
 
     /// The ages of what has been idle, and what has been running, longest.

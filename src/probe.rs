@@ -4,13 +4,14 @@
 //! of its own, so that it touches neither the sessions nor the figures of a running one.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
+use tokio::io::AsyncReadExt as _;
 use tokio::time::Instant;
 
+use crate::child::{Contained, Exit, Launch, Limits, ShimProgram, SpawnError, spawn};
 use crate::config::Config;
-use crate::error::{StartError, TurnError};
+use crate::error::{StartError, StartFailure, TurnError};
 use crate::pilotlight::Pilotlight;
 use crate::program::Program;
 use crate::session::{Session, SessionStatus};
@@ -28,6 +29,8 @@ const STOP_GRACE: Duration = Duration::from_secs(1);
 const VERSION_WITHIN: Duration = Duration::from_secs(20);
 /// Longest version text kept.
 const VERSION_CHARS: usize = 100;
+/// Bytes read for it: the version is in the first line.
+const VERSION_BYTES: u64 = 16 << 10;
 
 /// A CLI that started.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,20 +85,44 @@ pub async fn probe(config: &Config, directory: &Path) -> Result<Probed, ProbeErr
     Ok(probed?)
 }
 
-/// Where the CLI of `config` is, and what it says of its version. It runs in `home` and gets nothing of our environment
-/// but the path to its own interpreter.
+/// Where the CLI of `config` is, and what it says of its version. It runs in `home`, through the shim as every child
+/// does, and gets nothing of our environment but the path to its own interpreter.
 ///
 /// # Errors
 /// [`TurnError::NotStarted`] if it is not found.
 pub async fn version(config: &Config, home: &Path) -> Result<(PathBuf, Option<String>), TurnError> {
     let found = Program::of(&config.cli).find().map_err(TurnError::NotStarted)?;
-    let mut command = tokio::process::Command::new(&found.path);
-    command.args(&found.first_args).arg("--version").env_clear().env("HOME", home).current_dir(home);
-    command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(VERSION_WITHIN, command.output()).await;
-    let told = output.ok().and_then(Result::ok).filter(|output| output.status.success());
-    Ok((found.path, told.and_then(|output| first_line(&output.stdout))))
+    let mut args = found.first_args;
+    args.push("--version".into());
+    let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
+    let env: Vec<_> = [("HOME".into(), home.into())].into_iter().chain(path).collect();
+    let launch = Launch {
+        program: &found.path,
+        args: &args,
+        env: &env,
+        cwd: home,
+        limits: &Limits::default(),
+        cgroup: None,
+    };
+    let not_started = |error: SpawnError| {
+        TurnError::NotStarted(StartFailure::Spawn { reason: error.reason(), message: error.to_string() })
+    };
+    let shim = ShimProgram::locate(config.cli.shim.as_deref()).map_err(not_started)?;
+    let child = spawn(&shim, &launch).map_err(not_started)?;
+    let told = tokio::time::timeout(VERSION_WITHIN, output_of(child)).await.ok().flatten();
+    Ok((found.path, told.and_then(|output| first_line(&output))))
+}
+
+/// What a child writes that ends well, as far as it is kept. Dropped, the child is ended.
+async fn output_of(child: Box<Contained>) -> Option<Vec<u8>> {
+    let Contained { input, output, mut stderr, mut shim } = *child;
+    drop(input);
+    let (mut kept, mut nowhere) = (Vec::new(), tokio::io::sink());
+    let mut output = output.take(VERSION_BYTES);
+    // Complaints are drained, or they would hold it up.
+    let (read, _) = tokio::join!(output.read_to_end(&mut kept), tokio::io::copy(&mut stderr, &mut nowhere));
+    read.ok()?;
+    (shim.exited().await == Exit::Code(0)).then_some(kept)
 }
 
 fn first_line(output: &[u8]) -> Option<String> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pilotlight::Config;
 use pilotlight::config::ConfigError;
-use pilotlight::http::{ServeError, Server};
+use pilotlight::http::{ServeError, Server, raise_open_files};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -28,6 +28,9 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     let nothing = Rlimit { current: Some(0), maximum: Some(0) };
     if let Err(error) = setrlimit(Resource::Core, nothing) {
         tracing::warn!(%error, "core files are not switched off");
+    }
+    if let Err(error) = raise_open_files() {
+        tracing::warn!(%error, "the limit on open files stays as it was given");
     }
     let runtime = match runtime() {
         Ok(runtime) => runtime,

@@ -25,6 +25,7 @@ pub(crate) mod family;
 pub(crate) mod handover;
 mod isolate;
 mod kill;
+mod privilege;
 pub(crate) mod report;
 mod sys;
 

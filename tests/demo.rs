@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use common::api::Api;
-use common::installed::real_cli;
+use common::installed;
 use common::place::{MARK, Place};
 use common::process::Process;
 
@@ -93,7 +93,13 @@ async fn every_claim_is_shown_and_holds() {
 
 #[tokio::test]
 async fn the_real_cli_shows_the_same() {
-    let Some(cli) = real_cli("the_real_cli_shows_the_same") else { return };
+    for version in installed::VERSIONS {
+        real_cli_shows_the_same(version).await;
+    }
+}
+
+async fn real_cli_shows_the_same(version: &str) {
+    let Some(cli) = installed::cli(version) else { return };
     let place = Place::new();
     let api = Api::start().await;
     let config = place.path().join("demo.toml");

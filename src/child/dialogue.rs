@@ -69,6 +69,8 @@ pub(crate) enum Verdict {
     NeverReady,
     /// It no longer answered.
     Hung,
+    /// Its tree used more memory than so many bytes.
+    MemoryLimit(u64),
     /// It broke the protocol.
     Protocol(&'static str),
 }

@@ -10,6 +10,8 @@
 
 use std::{collections::HashSet, ffi::CStr, io, mem::MaybeUninit};
 
+use crate::shim::family;
+
 use rustix::{
     fd::OwnedFd,
     fs::{CWD, Mode, OFlags, RawDir, openat},
@@ -29,7 +31,6 @@ pub(crate) struct TreeMemory {
     /// Pages of files, mostly shared with other children: not part of the figure that counts.
     pub(crate) file_bytes: u64,
     pub(crate) processes: u32,
-    pub(crate) zombies: u32,
     /// The kernel does not tell the parts (gVisor): `anon_bytes` is the resident size, which is more.
     pub(crate) approximate: bool,
 }
@@ -46,7 +47,6 @@ impl TreeMemory {
         self.swap_bytes += row.swap;
         self.file_bytes += row.file;
         self.processes += 1;
-        self.zombies += u32::from(row.zombie);
         self.approximate |= row.approximate;
     }
 }
@@ -58,7 +58,6 @@ impl std::ops::AddAssign for TreeMemory {
         self.swap_bytes += other.swap_bytes;
         self.file_bytes += other.file_bytes;
         self.processes += other.processes;
-        self.zombies += other.zombies;
         self.approximate |= other.approximate;
     }
 }
@@ -126,17 +125,82 @@ impl ProcessTable {
     /// The sum over all that descends from `root`, which is not counted itself: it is the shim.
     pub(crate) fn tree(&self, root: u32) -> TreeMemory {
         let mut sum = TreeMemory::default();
+        self.rows_below(root).iter().for_each(|row| sum.add_row(row));
+        sum
+    }
+
+    /// Ended processes that nobody has reaped: of all that can be seen, for what a tree leaves is soon nobody's child.
+    pub(crate) fn zombies(&self) -> usize {
+        self.rows.iter().filter(|row| row.zombie).count()
+    }
+
+    fn rows_below(&self, root: u32) -> Vec<Row> {
+        let mut rows: Vec<Row> = Vec::new();
         let mut parents = vec![root.cast_signed()];
         // Ends even if pids were reused while the table was taken and it holds a circle.
-        while let Some(parent) = parents.pop().filter(|_| (sum.processes as usize) < self.rows.len()) {
+        while let Some(parent) = parents.pop().filter(|_| rows.len() < self.rows.len()) {
             let first = self.rows.partition_point(|row| row.parent < parent);
             for row in self.rows.iter().skip(first).take_while(|row| row.parent == parent) {
-                sum.add_row(row);
+                rows.push(*row);
                 parents.push(row.pid);
             }
         }
-        sum
+        rows
     }
+}
+
+/// One tree at one moment. Costs as much as the tree is large; where the kernel keeps no lists of children, a whole table.
+pub(crate) fn single_tree(root: u32) -> io::Result<SingleTree> {
+    if !family::are_listed() {
+        let mut table = ProcessTable::default();
+        table.begin(&HashSet::new())?;
+        table.read(usize::MAX)?;
+        return Ok(SingleTree(table.rows_below(root)));
+    }
+    let (mut pids, mut buffer) = (Vec::new(), vec![0; STATUS_BUFFER]);
+    family::children(root.cast_signed(), &mut pids);
+    family::add_descendants(&mut pids);
+    let proc = proc_dir()?;
+    // Gone meanwhile, or not ours to see.
+    let rows = pids.into_iter().filter_map(|pid| {
+        let status = read_status(&proc, pid, &mut buffer).ok()?;
+        Some(parse(pid, status))
+    });
+    Ok(SingleTree(rows.collect()))
+}
+
+/// See [`single_tree`].
+pub(crate) struct SingleTree(Vec<Row>);
+
+impl SingleTree {
+    pub(crate) fn private_bytes(&self) -> u64 {
+        self.0.iter().map(|row| row.anon + row.shmem + row.swap).sum()
+    }
+
+    /// The same with each page counted once, however many processes of the tree share it: one that forks shares all its
+    /// memory with its children at first. Takes milliseconds for each process.
+    pub(crate) fn fair_bytes(&self) -> u64 {
+        let fair = |row: &Row| {
+            let rollup = std::fs::read(format!("/proc/{}/smaps_rollup", row.pid));
+            let is_gone = || !std::path::Path::new(&format!("/proc/{}", row.pid)).exists();
+            match rollup {
+                Ok(rollup) => fair_share(&rollup),
+                Err(_) => is_gone().then_some(0),
+            }
+            // One that cannot be looked at counts as it did.
+            .unwrap_or(row.anon + row.shmem + row.swap)
+        };
+        self.0.iter().map(fair).sum()
+    }
+}
+
+/// The proportional share of what is not a file's; `None` where the kernel does not say (before 5.4, or gone).
+fn fair_share(rollup: &[u8]) -> Option<u64> {
+    let field = |name: &[u8]| {
+        let line = rollup.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(name))?;
+        Some(decimal(line) * 1024)
+    };
+    Some(field(b"Pss_Anon:")? + field(b"Pss_Shmem:")? + field(b"SwapPss:").unwrap_or(0))
 }
 
 /// The memory of a single tree.
@@ -232,6 +296,43 @@ mod tests {
         assert_eq!((coarse.anon, coarse.approximate), (900 << 10, true));
         let zombie = parse(12, b"State:\tZ (zombie)\nPPid:\t7\n");
         assert_eq!((zombie.zombie, zombie.anon, zombie.approximate), (true, 0, false));
+    }
+
+    #[test]
+    fn memory_fair_share_reads_rollup_or_nothing() {
+        let rollup =
+            b"00400000-7ffd ---p 00000000 00:00 0 [rollup]\nRss: 900 kB\nPss: 800 kB\nPss_Anon: 500 kB\n\
+            Pss_File: 200 kB\nPss_Shmem: 100 kB\nSwapPss: 20 kB\n";
+        assert_eq!(fair_share(rollup), Some(620 << 10));
+        assert_eq!(fair_share(b"Rss: 900 kB\nPss: 800 kB\n"), None);
+        assert_eq!(fair_share(b""), None);
+    }
+
+    #[test]
+    fn memory_forked_pages_count_once() {
+        // 64 MiB, then four copies of the process that hold them all.
+        let script =
+            "my $x = 'x' x (64 << 20); for (1..4) { last unless fork } $| = 1; print \"up\\n\"; sleep 600";
+        let Ok(mut child) = Command::new("perl").args(["-e", script]).stdout(Stdio::piped()).spawn() else {
+            return crate::child::installed::left_out("no perl to fork with");
+        };
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+        for _ in 0..5 {
+            lines.next().unwrap().unwrap();
+        }
+        let tree = single_tree(std::process::id()).unwrap();
+        let (counted, fair) = (tree.private_bytes(), tree.fair_bytes());
+        for pid in tree
+            .0
+            .iter()
+            .filter(|row| row.pid == child.id().cast_signed() || row.parent == child.id().cast_signed())
+        {
+            let pid = rustix::process::Pid::from_raw(pid.pid).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        }
+        child.wait().unwrap();
+        assert!(counted >= 5 * (64 << 20), "{counted}");
+        assert!(counted - fair >= 3 * (64 << 20), "{counted} {fair}");
     }
 
     #[test]

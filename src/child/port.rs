@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use super::dialogue::Dialogue;
+use super::dialogue::{Dialogue, Verdict};
 use super::permissions::Answer;
 use super::running::TurnJob;
 use crate::ids::TurnId;
@@ -69,6 +69,11 @@ impl Port {
     /// Ends the turn, if it is still this one; its reader is gone.
     pub(crate) fn cancel(&self, turn: TurnId) {
         self.tell(|dialogue| dialogue.cancel_turn(turn));
+    }
+
+    /// The tree uses more memory than it may: ends it.
+    pub(crate) fn outgrown(&self, limit: u64) {
+        self.tell(|dialogue| dialogue.condemn(Verdict::MemoryLimit(limit)));
     }
 
     /// A tool may run, or not.

@@ -10,7 +10,7 @@ use std::{
 pub(crate) enum SpawnError {
     #[error("`{}` does not exist, or it is a script whose interpreter does not: check cli.program", .program.display())]
     NotFound { program: PathBuf },
-    #[error("`{}` may not be executed by this user: check its mode, its directories and the mount", .program.display())]
+    #[error("`{}` may not be executed by this user (children have no capabilities, as root neither): check its mode, its directories and the mount", .program.display())]
     NotPermitted { program: PathBuf },
     #[error("`{}` is no program for this machine: it may be cut short or lack its `#!` line; install it again", .program.display())]
     NotExecutable { program: PathBuf },

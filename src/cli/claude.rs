@@ -4,8 +4,9 @@
 //! come out, `read` reads the few that matter, `transcript` knows the files, `import` writes one. Nothing outside this module names an
 //! event, a flag or a file of this CLI.
 
+use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use super::{
@@ -109,11 +110,15 @@ impl Adapter for Claude {
         read::refusal(terminal, stderr)
     }
 
+    fn config_dir(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf {
+        transcript::config_dir(dirs, cli)
+    }
+
     fn transcript(&self, dirs: &Dirs, cli: &CliConfig, session_id: &str) -> PathBuf {
         transcript::path(dirs, cli, session_id)
     }
 
-    fn transcript_holds(&self, transcript: &Path, checkpoint: &str) -> io::Result<bool> {
+    fn transcript_holds(&self, transcript: &File, checkpoint: &str) -> io::Result<bool> {
         transcript::holds(transcript, checkpoint)
     }
 

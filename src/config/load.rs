@@ -205,6 +205,7 @@ mod tests {
             ("[permissions]\npolicy = \"maybe\"", "permissions.policy", "ask"),
             ("[http]\nlisten = \"here\"", "http.listen", "socket address"),
             ("[limits]\nmemory_budget = \"120%\"", "limits.memory_budget", "80%"),
+            ("[limits]\nmemory_per_session = 0", "limits.memory_per_session", "80%"),
             ("[limits]\nmax_children = 0", "limits.max_children", "at least 1"),
             ("[cli]\nprogram = \"\"", "cli.program", "sim"),
             ("[auth]\nkeys_file = \"\"", "auth.keys_file", "path"),

@@ -55,6 +55,9 @@ const OWN_FLAGS: [&str; 8] = [
 pub(crate) const OWN_VARIABLES: [&str; 5] =
     ["HOME", "TMPDIR", "PILOTLIGHT_INSTANCE", "PILOTLIGHT_SESSION", "PILOTLIGHT_CHILD"];
 
+/// The CLI's own default. More would only make a turn wait longer for the same error.
+const MOST_RETRIES: u32 = 10;
+
 fn cli(cli: &CliConfig) -> Result<(), ConfigError> {
     if cli.model.as_deref().is_some_and(|model| model.is_empty() || model.starts_with('-')) {
         return Err(wrong("cli.model", "must be a model's name; it cannot be empty or begin with \"-\""));
@@ -65,6 +68,12 @@ fn cli(cli: &CliConfig) -> Result<(), ConfigError> {
     }
     if let Some(name) = OWN_VARIABLES.into_iter().find(|name| cli.env.contains_key(*name)) {
         return Err(wrong("cli.env", format!("{name} is set by pilotlight for each session; leave it out")));
+    }
+    if cli.api_retries > MOST_RETRIES {
+        return Err(wrong(
+            "cli.api_retries",
+            format!("must be at most {MOST_RETRIES}, which takes three minutes"),
+        ));
     }
     if let Some(name) = cli.env_pass.iter().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
         return Err(wrong("cli.env_pass", format!("{name:?} cannot be the name of an environment variable")));

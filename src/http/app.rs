@@ -20,11 +20,8 @@ use crate::error::TurnError;
 use crate::ids::UserId;
 use crate::pilotlight::Pilotlight;
 use crate::session::OauthCredentials;
+use crate::workspace::{conversations_dir, identities_dir};
 
-/// Where digests of tokens are kept, below the data directory.
-const IDENTITIES: &str = "identities";
-/// Where is kept what conversations of clients that name none know, below the data directory.
-const CONVERSATIONS: &str = "conversations";
 /// Answers that gather a workspace's files at the same time: each may hold some 50 MB while it does.
 const GATHERING: usize = 4;
 
@@ -40,7 +37,7 @@ pub(super) struct App {
     rates: Rates,
     turns: Arc<Turns>,
     gathering: Semaphore,
-    started_once: StartedOnce,
+    started_once: Arc<StartedOnce>,
     replays: Replays,
     feed: Feed,
     draining: AtomicBool,
@@ -49,10 +46,10 @@ pub(super) struct App {
 
 impl App {
     pub(super) async fn new(pilot: Pilotlight, exporter: Exporter, replays: Replays, feed: Feed) -> Self {
-        let identities = Identities::load(pilot.config().data_dir.join(IDENTITIES)).await;
+        let data_dir = &pilot.config().data_dir;
+        let identities = Identities::load(identities_dir(data_dir)).await;
         let http = &pilot.config().http;
-        let conversations =
-            Conversations::new(pilot.config().data_dir.join(CONVERSATIONS), http.conversations_per_user);
+        let conversations = Conversations::new(conversations_dir(data_dir), http.conversations_per_user);
         let bodies = BodyBudget::new(http.body_limit, http.body_timeout);
         let rates = Rates::new(http.requests_per_minute);
         Self {
@@ -65,7 +62,7 @@ impl App {
             rates,
             turns: Arc::default(),
             gathering: Semaphore::new(GATHERING),
-            started_once: StartedOnce::default(),
+            started_once: Arc::default(),
             replays,
             feed,
             draining: AtomicBool::new(false),
@@ -126,7 +123,7 @@ impl App {
         &self.gathering
     }
 
-    pub(super) fn started_once(&self) -> &StartedOnce {
+    pub(super) fn started_once(&self) -> &Arc<StartedOnce> {
         &self.started_once
     }
 

@@ -105,9 +105,6 @@ pub(super) trait Render: Send {
     /// The events of these lines of the CLI, each with its LF.
     fn lines(&mut self, lines: &[u8], frames: &mut BytesMut);
 
-    /// Whether this end is an answer, or an error to this dialect's callers.
-    fn is_answer(&self, outcome: &Outcome) -> bool;
-
     /// A sign of life.
     fn ping(&self) -> &'static [u8];
 

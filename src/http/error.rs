@@ -3,9 +3,10 @@
 //!
 //! The text is for the caller alone and is never logged: it may hold the end of the CLI's standard error.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
@@ -67,9 +68,9 @@ impl ApiError {
         Self { retry_after: Some(PAUSE), ..error }
     }
 
-    /// 503: not now.
+    /// 503, or 529 to callers of the Messages API: not now.
     pub(super) fn overloaded(message: &str, retry_after: Duration) -> Self {
-        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, CROWD, message);
         Self { retry_after: Some(retry_after), ..error }
     }
 
@@ -77,6 +78,22 @@ impl ApiError {
     pub(super) fn limited(code: &'static str, message: impl Into<String>, retry_after: Duration) -> Self {
         let error = Self::new(StatusCode::TOO_MANY_REQUESTS, code, message);
         Self { retry_after: Some(retry_after), ..error }
+    }
+
+    /// 404: no such path. It is repeated, for clients put prefixes before it that nobody sees; what stands behind the
+    /// question mark may be a secret.
+    pub(super) fn no_such_path(method: &Method, uri: &Uri) -> Self {
+        let message =
+            format!("there is no {method} {} here; /openapi.json lists every path and method", uri.path());
+        Self::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    /// 405: the path has other methods.
+    pub(super) fn no_such_method(method: &Method, uri: &Uri) -> Self {
+        let path = uri.path();
+        let message =
+            format!("{path} does not answer {method}; the Allow header and /openapi.json say what it does");
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
     }
 
     /// What a bare status means that some layer below has answered.
@@ -139,13 +156,22 @@ impl ApiError {
         })
     }
 
+    /// The status in this form: that of the Messages API has one of its own for a crowd.
+    fn status_in(&self, form: ErrorForm) -> StatusCode {
+        let is_crowd = self.code == CROWD && self.status == StatusCode::SERVICE_UNAVAILABLE;
+        match StatusCode::from_u16(OVERLOADED) {
+            Ok(overloaded) if is_crowd && form == ErrorForm::Messages => overloaded,
+            _ => self.status,
+        }
+    }
+
     /// Headers and body.
     pub(super) fn render(&self, form: ErrorForm, request_id: &str) -> Response {
         let body = match form {
-            ErrorForm::Messages => self.body(Some(request_id)),
+            ErrorForm::Messages | ErrorForm::Own => self.body(Some(request_id)),
             ErrorForm::ChatCompletions => self.openai_body(),
         };
-        let mut response = (self.status, axum::Json(body)).into_response();
+        let mut response = (self.status_in(form), axum::Json(body)).into_response();
         let headers = response.headers_mut();
         if let Some(pause) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(pause)));
@@ -163,8 +189,10 @@ impl ApiError {
 /// Which API's form an error body has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ErrorForm {
-    /// That of the Messages API, and of everything of our own.
+    /// That of the Messages API.
     Messages,
+    /// That of everything of our own: the same body, with the usual statuses.
+    Own,
     /// That of the Chat Completions API.
     ChatCompletions,
 }
@@ -188,6 +216,8 @@ impl From<TurnError> for ApiError {
             | TurnError::Draining
             | TurnError::NotStarted(_)
             | TurnError::CircuitOpen { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            // What the turn asked for was too much; asked again it is the same.
+            TurnError::MemoryLimit { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             TurnError::SessionLost(_) | TurnError::LineTooLong { .. } => StatusCode::BAD_GATEWAY,
             TurnError::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
             TurnError::Cancelled => StatusCode::CONFLICT,
@@ -214,17 +244,34 @@ impl From<&Failure> for ApiError {
             (None, _) if failure.interrupted => 409,
             (None, "authentication_failed") => 401,
             (None, "rate_limit") => 429,
-            (None, "invalid_request" | "refusal") => 400,
+            (None, "invalid_request" | "refusal" | "context_full") => 400,
+            (None, "request_too_large") => 413,
             // The API was not reached, or did not answer what it should.
-            (None, "server_error" | "unknown") => 502,
+            (None, "server_error" | "max_output_tokens" | "unknown") => 502,
             (None, _) => 500,
         };
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         // The kinds are words of the CLI; errors here are told apart by constants.
         let code = KINDS.into_iter().find(|kind| *kind == failure.kind).unwrap_or("cli_error");
-        Self { not_again: true, ..Self::new(status, code, failure.message.as_str()) }
+        Self { not_again: true, ..Self::new(status, code, said(failure)) }
     }
 }
+
+/// What a caller reads of a failure: with the way out, where the CLI names one that only a person before it can take.
+pub(super) fn said(failure: &Failure) -> Cow<'_, str> {
+    let message = &failure.message;
+    match failure.kind.as_str() {
+        "context_full" => format!("{CONTEXT_FULL} The CLI says: {message}").into(),
+        "request_too_large" => format!("{REQUEST_TOO_LARGE} The CLI says: {message}").into(),
+        _ => message.into(),
+    }
+}
+
+// Begins as the API's own text does: frameworks look for these words.
+const CONTEXT_FULL: &str = "prompt is too long: the conversation no longer fits into the model's context. Start a new one \
+     (another x-pilotlight-session), delete this one (DELETE /v1/sessions/{id}?purge=true), or send less history.";
+const REQUEST_TOO_LARGE: &str = "the conversation with all its attachments has more bytes than the model's API takes. If a \
+     short message is refused as well, start a new session or delete this one (DELETE /v1/sessions/{id}?purge=true).";
 
 impl From<&Status> for ApiError {
     /// Of a turn that ended without an answer.
@@ -238,13 +285,16 @@ impl From<&Status> for ApiError {
 }
 
 /// The kinds of failures that are told by name.
-const KINDS: [&str; 11] = [
+const KINDS: [&str; 14] = [
+    "context_full",
+    "request_too_large",
     "authentication_failed",
     "model_not_found",
     "invalid_request",
     "rate_limit",
     "server_error",
     "refusal",
+    "max_output_tokens",
     "max_turns",
     "max_budget_usd",
     "during_execution",
@@ -254,6 +304,8 @@ const KINDS: [&str; 11] = [
 
 /// What the Messages API answers when it is overloaded.
 const OVERLOADED: u16 = 529;
+/// The code of a server that has no room, as against one that stops or cannot start its CLI.
+const CROWD: &str = "overloaded";
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
@@ -286,6 +338,19 @@ mod tests {
         for before in [TurnError::Draining, TurnError::Storage("full".into())] {
             let response = ApiError::from(before).render(ErrorForm::Messages, "id");
             assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        }
+    }
+
+    #[test]
+    fn a_crowd_is_529_in_the_messages_api_alone() {
+        let crowd = || TurnError::Overloaded { reason: "no room", retry_after: PAUSE };
+        let status = |error: TurnError, form| ApiError::from(error).render(form, "id").status().as_u16();
+        assert_eq!(status(crowd(), ErrorForm::Messages), 529);
+        for form in [ErrorForm::Own, ErrorForm::ChatCompletions] {
+            assert_eq!(status(crowd(), form), 503);
+        }
+        for form in [ErrorForm::Messages, ErrorForm::Own, ErrorForm::ChatCompletions] {
+            assert_eq!(status(TurnError::Draining, form), 503);
         }
     }
 

@@ -10,7 +10,7 @@ use axum::http::header::{
     ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, VARY,
     X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
 
 use super::error::ApiError;
@@ -54,8 +54,8 @@ pub(super) async fn root(headers: HeaderMap) -> Response {
 }
 
 /// `GET /page/{file}`.
-pub(super) async fn file(Path(name): Path<String>) -> Result<Response, ApiError> {
-    let (_, kind, content) = find(&name).ok_or_else(|| ApiError::of_status(StatusCode::NOT_FOUND))?;
+pub(super) async fn file(method: Method, uri: Uri, Path(name): Path<String>) -> Result<Response, ApiError> {
+    let (_, kind, content) = find(&name).ok_or_else(|| ApiError::no_such_path(&method, &uri))?;
     Ok(serve(kind, content))
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The first turn of a fresh server must not be the one to find out that the CLI is missing. So one is started and
 //! stopped in a directory of its own, again and again with pauses until it works; a mended CLI thus makes the server
-//! ready without a restart. A turn that was answered proves the same.
+//! ready without a restart. A turn that a CLI ended by itself proves the same; one that has only begun proves nothing.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

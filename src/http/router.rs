@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::HttpBody;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -27,6 +27,10 @@ const CROWD_PAUSE: Duration = Duration::from_secs(1);
 /// The id of the request that is being served.
 #[derive(Debug, Clone)]
 pub(super) struct RequestId(pub(super) String);
+
+/// Put on the response to a request whose turn was accepted: the turn has a line of its own in the log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OfTurn;
 
 /// Put on a response whose request's body was read to its end.
 #[derive(Debug, Clone, Copy)]
@@ -59,11 +63,12 @@ pub(super) fn admin(app: Arc<App>, gate: Gate) -> Router {
 /// For connections beyond the limit: that they are, and that the process lives, for a prober must not take a crowd for a
 /// death.
 pub(super) fn crowded(figures: Arc<HttpMetrics>) -> Router {
-    async fn refuse(State(figures): State<Arc<HttpMetrics>>, headers: HeaderMap) -> Response {
+    async fn refuse(State(figures): State<Arc<HttpMetrics>>, uri: Uri, headers: HeaderMap) -> Response {
         figures.limited(HttpLimit::Connections);
         let message = "as many connections are open as may be (http.max_connections)";
         let id = request_id(&headers);
-        let mut response = ApiError::overloaded(message, CROWD_PAUSE).render(ErrorForm::Messages, &id);
+        let form = error_form(uri.path(), &headers);
+        let mut response = ApiError::overloaded(message, CROWD_PAUSE).render(form, &id);
         if let Ok(id) = HeaderValue::from_str(&id) {
             response.headers_mut().insert(REQUEST_ID_HEADER, id);
         }
@@ -87,8 +92,10 @@ fn finish(router: Router<Arc<App>>, app: Arc<App>, gate: Gate) -> Router {
         .route("/health", get(service::health))
         .route("/livez", get(service::livez))
         .route("/readyz", get(service::readyz))
-        .fallback(|| async { ApiError::of_status(StatusCode::NOT_FOUND) })
-        .method_not_allowed_fallback(|| async { ApiError::of_status(StatusCode::METHOD_NOT_ALLOWED) })
+        .fallback(|method: Method, uri: Uri| async move { ApiError::no_such_path(&method, &uri) })
+        .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
+            ApiError::no_such_method(&method, &uri)
+        })
         .layer(DefaultBodyLimit::disable())
         .layer(RequestBodyLimitLayer::new(limit))
         .layer(from_fn_with_state((app.clone(), gate), around))
@@ -105,9 +112,10 @@ async fn around(State((app, gate)): State<(Arc<App>, Gate)>, mut request: Reques
     let has_body = !request.body().is_end_stream();
     request.extensions_mut().insert(RequestId(id.clone()));
     let form = error_form(request.uri().path(), request.headers());
-    let mut key = None;
+    let (mut key, mut is_let_in) = (None, false);
     let response = match admit(&app, &gate, &request) {
         Ok(caller) => {
+            is_let_in = true;
             key = caller.as_ref().and_then(Caller::key_id).map(str::to_owned);
             caller.and_then(|caller| request.extensions_mut().insert(caller));
             let span =
@@ -120,6 +128,7 @@ async fn around(State((app, gate)): State<(Arc<App>, Gate)>, mut request: Reques
         Err(error) => axum::response::IntoResponse::into_response(error),
     };
     let is_body_left = has_body && response.extensions().get::<BodyRead>().is_none();
+    let is_of_turn = response.extensions().get::<OfTurn>().is_some();
     let mut response = typed(response, form, &id);
     if is_body_left {
         // What is left of it cannot be told from a next request; without this the caller would send one.
@@ -131,6 +140,10 @@ async fn around(State((app, gate)): State<(Arc<App>, Gate)>, mut request: Reques
     }
     let code = response.extensions().get::<ApiError>().map(ApiError::code);
     count(app.exporter().figures(), path.as_deref(), response.status(), code, begin.elapsed());
+    if let (Some(code), true, false) = (code, is_let_in, is_of_turn) {
+        // Those who are not let in are counted and not logged: a stranger must not fill the log.
+        tracing::info!(request_id = id, code, status = response.status().as_u16(), "request refused");
+    }
     tracing::debug!(
         request_id = id, %method, path, key, status = response.status().as_u16(), code,
         took_ms = begin.elapsed().as_millis(), "request"
@@ -162,7 +175,11 @@ const MESSAGES_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 /// The form that the callers of this path can read.
 fn error_form(path: &str, headers: &HeaderMap) -> ErrorForm {
     let is_shared = path.starts_with("/v1/models") && !headers.contains_key(models::ANTHROPIC_VERSION);
-    if path.starts_with("/v1/chat/") || is_shared { ErrorForm::ChatCompletions } else { ErrorForm::Messages }
+    match path {
+        _ if is_shared || path.starts_with("/v1/chat/") => ErrorForm::ChatCompletions,
+        "/v1/messages" | "/v1/messages/count_tokens" => ErrorForm::Messages,
+        _ => ErrorForm::Own,
+    }
 }
 
 /// From the headers alone: who it is, and whether it has had its share.
@@ -177,6 +194,7 @@ fn admit(app: &App, gate: &Gate, request: &Request) -> Result<Option<Caller>, Ap
 /// Every error has a typed body, also those that a layer below answered with a bare status.
 fn typed(mut response: Response, form: ErrorForm, request_id: &str) -> Response {
     let status = response.status();
+    let form = response.extensions().get::<ErrorForm>().copied().unwrap_or(form);
     let error = response.extensions_mut().remove::<ApiError>();
     let is_bare = || {
         let json = HeaderValue::from_static("application/json");

@@ -7,6 +7,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -22,6 +24,8 @@ const THROWN_AWAY: usize = 8 << 10;
 pub(super) struct StallGuard<S> {
     inner: S,
     limit: Duration,
+    /// A write waits for its reader.
+    is_waiting: Arc<AtomicBool>,
     /// Runs only while a write waits.
     deadline: Option<Pin<Box<Sleep>>>,
     /// Runs from the end of our side until the caller ends its own.
@@ -35,10 +39,16 @@ struct Linger {
 
 impl<S> StallGuard<S> {
     pub(super) fn new(inner: S, limit: Duration) -> Self {
-        Self { inner, limit, deadline: None, linger: None }
+        Self { inner, limit, is_waiting: Arc::default(), deadline: None, linger: None }
+    }
+
+    /// Whether something that was written has not gone out yet.
+    pub(super) fn is_waiting(&self) -> Arc<AtomicBool> {
+        self.is_waiting.clone()
     }
 
     fn guarded<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.is_waiting.store(written.is_pending(), Ordering::Release);
         if written.is_ready() {
             self.deadline = None;
             return written;

@@ -19,12 +19,12 @@ use tokio::time::Instant;
 use super::app::App;
 use super::body::Received;
 use super::caller::{self, Caller};
-use super::dialect::{self, Asked, Frame, renderer};
-use super::error::ApiError;
+use super::dialect::{self, Asked, Dialect, Frame, renderer};
+use super::error::{ApiError, ErrorForm};
 use super::files::Watch;
 use super::history::Claim;
 use super::limits::TurnPermit;
-use super::router::{BodyRead, RequestId};
+use super::router::{BodyRead, OfTurn, RequestId};
 use super::sessions::checked;
 use crate::config::OnDisconnect;
 use crate::error::TurnError;
@@ -34,6 +34,7 @@ use crate::turn::Turn;
 
 mod answer;
 mod collect;
+mod conclusion;
 pub(super) mod replay;
 mod silence;
 
@@ -100,9 +101,7 @@ async fn take(
         Ok(received) => received,
         Err(error) => return error.into_response(),
     };
-    let log = Log::new(request_id, begin);
-    let answered = Taking { app, caller, parts, log }.answer(received, parse).await;
-    let mut response = answered.into_response();
+    let mut response = Taking { app, caller, parts, request_id, begin }.answer(received, parse).await;
     response.extensions_mut().insert(BodyRead);
     response
 }
@@ -112,7 +111,8 @@ struct Taking {
     app: Arc<App>,
     caller: Caller,
     parts: Parts,
-    log: Log,
+    request_id: String,
+    begin: Instant,
 }
 
 /// The conversation of a request.
@@ -123,10 +123,23 @@ struct Conversation {
 }
 
 impl Taking {
-    async fn answer(self, received: Received, parse: Parse) -> Result<Response, ApiError> {
-        let mut asked = self.read(received.bytes.clone(), parse).await?;
-        self.app.exporter().figures().turn_asked(asked.dialect.figure());
+    async fn answer(self, received: Received, parse: Parse) -> Response {
+        let asked = match self.read(received.bytes.clone(), parse).await {
+            Ok(asked) => asked,
+            Err(error) => return error.into_response(),
+        };
         drop(received);
+        let dialect = asked.dialect;
+        let mut response = self.turn(asked).await.into_response();
+        if dialect == Dialect::Original {
+            // The path alone does not tell it.
+            response.extensions_mut().insert(ErrorForm::Own);
+        }
+        response
+    }
+
+    async fn turn(self, mut asked: Asked) -> Result<Response, ApiError> {
+        self.app.exporter().figures().turn_asked(asked.dialect.figure());
         let config = &self.app.pilot().config().http;
         let without_effect = without_effect(&asked);
         if config.strict && !without_effect.is_empty() {
@@ -164,9 +177,11 @@ impl Taking {
             }
         };
         let name = caller::header_text(&conversation.name);
-        let work = Work { app: self.app, asked, conversation, turn, files, waits, permit, log: self.log };
+        let log = Log::new(self.request_id, self.begin);
+        let work = Work { app: self.app, asked, conversation, turn, files, waits, permit, log };
         let mut response = work.respond(user, kept).await.into_response();
         response.headers_mut().insert(SESSION_HEADER, name);
+        response.extensions_mut().insert(OfTurn);
         Ok(response)
     }
 
@@ -263,13 +278,14 @@ impl Work {
         let heartbeat = config.http.heartbeat;
         let reader = self.turn.answer_reader(config.cli.partial_messages);
         let render = renderer(&self.asked, frame, reader, self.conversation.claim.is_some());
+        let render = (self.asked.dialect, render);
+        let (started_once, claim) = (self.app.started_once().clone(), self.conversation.claim);
         let mut answer =
-            Answer::new(self.turn, render, self.conversation.claim, self.permit, heartbeat, self.log);
+            Answer::new(self.turn, render, started_once, claim, self.permit, heartbeat, self.log);
         if let Some(watch) = self.files.take() {
             answer.gather(Box::new(Watched { app: self.app.clone(), watch, waits: self.waits }));
         }
         answer.begin().await?;
-        self.app.started_once().open();
         Ok(answer)
     }
 }
@@ -304,8 +320,7 @@ fn gathering(app: Arc<App>, watch: Watch) -> Gathering {
 }
 
 async fn watch(session: &Session) -> Result<Watch, ApiError> {
-    let root = session.workspace().await?.work;
-    let watch = Watch::start(root).await;
+    let watch = Watch::start(session.work().await?).await;
     watch.map_err(|error| TurnError::Storage(error.to_string()).into())
 }
 

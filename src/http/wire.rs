@@ -4,6 +4,7 @@
 use bytes::{BufMut, BytesMut};
 use serde_json::{Value, json};
 
+use super::error::said;
 use crate::cli::Failure;
 use crate::error::TurnError;
 
@@ -75,7 +76,7 @@ pub(super) fn aborted(error: &TurnError, frames: &mut BytesMut) {
 
 /// The event of a turn that the CLI ended with an error; its last line came before.
 pub(super) fn failed(failure: &Failure, frames: &mut BytesMut) {
-    error_event(&failure.kind, &failure.message, frames);
+    error_event(&failure.kind, &said(failure), frames);
 }
 
 fn error_event(code: &str, message: &str, frames: &mut BytesMut) {

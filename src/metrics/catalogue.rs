@@ -125,6 +125,8 @@ pub(super) mod list {
             "Children stopped while their session stays, by why.", [label::<EvictionReason>()];
         CONTEXTS_LOST = Counter "contexts_lost_total" in Count:
             "Conversations that came back without their last turn or without anything.", [label::<ContextLost>()];
+        RECORDS_BROKEN = Counter "records_broken_total" in Count:
+            "Records of sessions that could not be understood and were moved aside, each with its conversation.", [];
         TURNS = Counter "turns_total" in Count:
             "Turns that have ended, by outcome.", [label::<TurnOutcome>()];
         TOKENS = Counter "tokens_total" in Count:
@@ -154,6 +156,8 @@ pub(super) mod list {
         SAMPLE_ERRORS = Counter "sample_errors_total" in Count:
             "Measurements that failed.", [label::<SampleSource>()];
 
+        DATA_DIR_WRITABLE = Gauge "data_dir_writable" in Count:
+            "1 while files can be written to the data directory, 0 while they cannot (no space, read-only).", [];
         SESSIONS = Gauge "sessions" in Count:
             "Sessions in memory, by state.", [label::<SessionState>()];
         SESSIONS_LIMIT = Gauge "sessions_limit" in Count:
@@ -172,6 +176,8 @@ pub(super) mod list {
             "Memory of all children and their descendants when last measured, by kind.", [label::<MemoryKind>()];
         MEMORY_BUDGET = Gauge "memory_budget_bytes" in Bytes:
             "Memory that all children together may use.", [];
+        SESSION_MEMORY_LIMIT = Gauge "session_memory_limit_bytes" in Bytes:
+            "Memory that the child of one session and all it started may use before they are ended.", [];
         MEMORY_AVAILABLE = Gauge "memory_available_bytes" in Bytes:
             "Memory of the host that can still be used.", [];
         MEMORY_APPROXIMATE = Gauge "memory_is_approximate" in Count:
@@ -186,7 +192,7 @@ pub(super) mod list {
         PRESSURE_KNOWN = Gauge "pressure_is_known" in Count:
             "1 if the kernel tells the pressure on resources; else pressure_ratio says nothing.", [];
         ZOMBIES = Gauge "zombies" in Count:
-            "Ended processes of all children that nobody has reaped.", [];
+            "Ended processes that nobody has reaped, of all that this process sees.", [];
         OLDEST_IDLE = Gauge "oldest_idle_seconds" in Seconds:
             "How long the session that has been idle longest with a warm child has been so.", [];
         OLDEST_TURN = Gauge "oldest_turn_seconds" in Seconds:

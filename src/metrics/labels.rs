@@ -51,7 +51,7 @@ labels! {
     SpawnPhase, "phase": Exec = "exec", Ready = "ready";
     /// Why a child is gone.
     ExitReason, "reason": Clean = "clean", Crash = "crash", Signal = "signal", Oom = "oom", Hang = "hang",
-        Protocol = "protocol", Evicted = "evicted", Drain = "drain", StatusUnknown = "status_unknown";
+        Protocol = "protocol", MemoryLimit = "memory_limit", Evicted = "evicted", Drain = "drain", StatusUnknown = "status_unknown";
     /// Why a child is started again.
     RestartCause, "cause": Crash = "crash", Hang = "hang", Protocol = "protocol", NotStarted = "not_started";
     /// Why a session gave up its child.
@@ -62,7 +62,7 @@ labels! {
     ContextLost, "kind": Conversation = "conversation", LatestTurns = "latest_turns";
     /// How a turn ended.
     TurnOutcome, "outcome": Ok = "ok", Error = "error", Timeout = "timeout", Cancelled = "cancelled",
-        SessionLost = "session_lost", Rejected = "rejected";
+        SessionLost = "session_lost", MemoryLimit = "memory_limit", Rejected = "rejected";
     /// Whether the child was there already.
     FirstOutput, "start": Warm = "warm", Cold = "cold";
     /// What there was no room for.
@@ -162,6 +162,7 @@ impl TurnOutcome {
                 TurnError::TimedOut { .. } => Self::Timeout,
                 TurnError::Cancelled => Self::Cancelled,
                 TurnError::SessionLost(_) => Self::SessionLost,
+                TurnError::MemoryLimit { .. } => Self::MemoryLimit,
                 TurnError::LineTooLong { .. }
                 | TurnError::NotStarted(_)
                 | TurnError::CircuitOpen { .. }

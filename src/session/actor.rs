@@ -99,7 +99,13 @@ impl Actor for SessionActor {
     ) -> Result<SessionActorState, ActorProcessingErr> {
         // One may run, and `turn_queue` wait behind it.
         let turn_limit = args.instance.config.session.turn_queue + 1;
-        let entry = Arc::new(Entry::new(args.key, myself, turn_limit, first_board(&args.record)));
+        let entry = Arc::new(Entry::new(
+            args.key,
+            args.workspace.clone(),
+            myself,
+            turn_limit,
+            first_board(&args.record),
+        ));
         args.instance.registry.insert(entry.clone());
         args.instance.metrics.session_moved(None, Some(SessionState::Dormant));
         let fingerprint = args.record.bound.fingerprint();
@@ -168,6 +174,7 @@ impl SessionActorState {
                 self.gone_waiters.push(reply);
                 self.feed(myself, Input::ShutDown);
             }
+            SessionMessage::Outgrown { shim, limit } => self.outgrown(shim, limit),
             SessionMessage::Retire => self.retire(myself),
             SessionMessage::Written(number) => self.leave(myself, number),
             SessionMessage::Answer(answer) => self.answer(answer),
@@ -365,6 +372,14 @@ impl SessionActorState {
         match self.port(self.machine.generation()) {
             Some(port) => port.answer(answer),
             None => drop(answer.reply.send(Err(PermissionError::Unknown))),
+        }
+    }
+
+    /// Ends the child, if it is still the one that was measured.
+    fn outgrown(&self, shim: u32, limit: u64) {
+        let is_it = self.entry.tree.load(std::sync::atomic::Ordering::Relaxed) == shim;
+        if let Some(port) = self.port(self.machine.generation()).filter(|_| is_it) {
+            port.outgrown(limit);
         }
     }
 

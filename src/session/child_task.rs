@@ -142,11 +142,9 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, tell: 
     };
     // The CLI may disagree about the conversation: then the other way once, then a new conversation.
     while prepared.attempt < opening::MOST_ATTEMPTS {
-        if let Some(loss) = prepared.loss.take() {
-            tell(ChildNews::ContextLost(loss));
-        }
+        prepared.tell(tell);
         match one_child(plan, &prepared, stop, tell, &start_permit).await {
-            Err(refusal) => prepared = prepared.after_refusal(refusal, plan, tell),
+            Err(refusal) => prepared = prepared.after_refusal(refusal, plan),
             Ok(gone) => return gone,
         }
     }
@@ -276,6 +274,7 @@ fn start(plan: &Plan, prepared: &Prepared) -> Result<Box<Contained>, StartFailur
 fn limits_of(config: &crate::config::Limits) -> Limits {
     Limits {
         nofile: config.child_open_files,
+        nofile_soft: crate::open_files::of_children(),
         nproc: config.child_processes,
         fsize: config.child_file_size,
         oom_score_adj: Some(config.child_oom_score),
@@ -365,6 +364,7 @@ fn conclude(plan: &Plan, departed: Departed, oom_before: OomKills) -> Gone {
         _ if departed.asked => ExitReason::Evicted,
         Some(Verdict::Hung | Verdict::NeverReady) => ExitReason::Hang,
         Some(Verdict::Protocol(_)) => ExitReason::Protocol,
+        Some(Verdict::MemoryLimit(_)) => ExitReason::MemoryLimit,
         None => ExitReason::of(ending),
     };
     metrics.exited(reason);
@@ -372,6 +372,9 @@ fn conclude(plan: &Plan, departed: Departed, oom_before: OomKills) -> Gone {
         Some(Verdict::Hung) => "it no longer answered and was killed".to_owned(),
         Some(Verdict::Protocol(what)) => what.to_owned(),
         Some(Verdict::NeverReady) => "it was not ready in time".to_owned(),
+        Some(Verdict::MemoryLimit(limit)) => {
+            format!("its tree used more than {limit} bytes of memory (limits.memory_per_session)")
+        }
         None if departed.asked => "the session was stopped".to_owned(),
         None => ending.to_string(),
     };
@@ -393,14 +396,21 @@ fn conclude(plan: &Plan, departed: Departed, oom_before: OomKills) -> Gone {
         Some(Verdict::NeverReady) => Departure::NotStarted(StartFailure::NeverReady {
             limit: plan.instance.config.session.spawn_timeout,
         }),
+        Some(Verdict::MemoryLimit(_)) if was_ready => Departure::Outgrown,
         _ if was_ready => Departure::Crashed(early(&cause, &departed.stderr)),
         _ => Departure::NotStarted(early(&cause, &departed.stderr)),
     };
     if let Departure::NotStarted(failure) = &why {
         metrics.spawned(Some(failure.reason()));
     }
-    let loss = Loss { cause, stderr: departed.stderr };
-    let retry = departed.unfinished.and_then(|running| retry_or_lose(plan, running, departed.asked, loss));
+    let retry = departed.unfinished.and_then(|running| match departed.verdict {
+        // Another child would only do the same again.
+        Some(Verdict::MemoryLimit(limit)) => lose(running, TurnError::MemoryLimit { limit }),
+        _ => {
+            let loss = Loss { cause, stderr: departed.stderr };
+            retry_or_lose(plan, running, departed.asked, loss)
+        }
+    });
     // The next child serves it: this one has not seen it.
     let retry = retry.or(departed.unseen);
     Gone { why, was_ready, cause: restart_cause, retry }
@@ -419,8 +429,13 @@ fn retry_or_lose(plan: &Plan, mut running: Box<Running>, asked: bool, loss: Loss
         running.job.start = FirstOutput::Cold;
         return Some(Box::new(running.job));
     }
+    lose(running, TurnError::SessionLost(loss))
+}
+
+/// Tells the reader that its turn is lost; nothing is left for another child.
+fn lose(mut running: Box<Running>, error: TurnError) -> Option<Box<TurnJob>> {
     let rest = std::mem::take(&mut running.rest);
-    if let Some(last) = running.lose(rest, TurnError::SessionLost(loss)).last {
+    if let Some(last) = running.lose(rest, error).last {
         wake(last.send());
     }
     None

@@ -8,12 +8,12 @@ use ractor::MessagingErr;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout};
 
-use super::known;
 use super::message::Submission;
-use super::store::{BoundRecord, Record};
+use super::store::BoundRecord;
 use super::{
     OauthCredentials, PendingPermission, PermissionError, SessionMessage, SessionState, SessionStatus,
 };
+use super::{known, take_up};
 use crate::child::{Answer, TurnJob};
 use crate::cli::Dirs;
 use crate::error::TurnError;
@@ -29,6 +29,8 @@ use crate::turn::{
     Decision, Earlier, Prompt, Status, Turn, TurnOptions, TurnTrace, is_model_name, turn_channel,
 };
 use crate::workspace::Workspace;
+#[cfg(feature = "server")]
+use crate::workspace::beneath::Place;
 
 /// How often a call looks for the session again when its actor ended in between. Each time a new actor is started, so
 /// more than one retry is needed only if actors keep failing.
@@ -227,10 +229,14 @@ impl Session {
                 if let Some(entry) = &entry {
                     entry.writer.close().await;
                 }
-                let (workspace, instance, key) = (self.files()?, instance.clone(), key.clone());
+                let workspace = entry.as_ref().map(|entry| entry.workspace.clone());
+                let (instance, key) = (instance.clone(), key.clone());
                 blocking(move || {
-                    workspace.delete()?;
-                    known::forget(&instance.config.data_dir, &key)
+                    // Forgotten in any case: a session without a record must not be listed for ever.
+                    let listed = known::forget(&instance.config.data_dir, &key);
+                    let found = || take_up::workspace(&instance, &key);
+                    workspace.map_or_else(found, |it| Ok(Some(it)))?.map_or(Ok(()), |it| it.delete())?;
+                    listed
                 })
                 .await
             }
@@ -258,8 +264,8 @@ impl Session {
         if let Some(status) = self.status() {
             return Ok(Some(status));
         }
-        let (workspace, key) = (self.files()?, self.key()?.clone());
-        let record = blocking(move || Record::load(&workspace, &key)).await?;
+        let (instance, key) = (self.instance().clone(), self.key()?.clone());
+        let record = blocking(move || take_up::known(&instance, &key)).await?;
         Ok(record.as_ref().map(known::status))
     }
 
@@ -296,7 +302,7 @@ impl Session {
     /// [`TurnError::Storage`].
     pub async fn write_credentials(&self, credentials: &OauthCredentials) -> Result<(), TurnError> {
         let (workspace, instance, credentials) =
-            (self.files()?, self.instance().clone(), credentials.clone());
+            (self.files().await?, self.instance().clone(), credentials.clone());
         blocking(move || {
             workspace.create()?;
             // Compared and written by one request after the other, or the older token could win.
@@ -311,10 +317,19 @@ impl Session {
     /// # Errors
     /// [`TurnError::Storage`].
     pub async fn workspace(&self) -> Result<Dirs, TurnError> {
-        let workspace = self.files()?;
+        let workspace = self.files().await?;
         let dirs = workspace.dirs().clone();
         blocking(move || workspace.create()).await?;
         Ok(dirs)
+    }
+
+    /// The session's working directory, to look into it.
+    #[cfg(feature = "server")]
+    pub(crate) async fn work(&self) -> Result<Place, TurnError> {
+        let workspace = self.files().await?;
+        let work = workspace.work();
+        blocking(move || workspace.create()).await?;
+        Ok(work)
     }
 
     // ---- Inside ----
@@ -331,8 +346,17 @@ impl Session {
         self.instance().registry.get(self.key.as_ref().ok()?)
     }
 
-    fn files(&self) -> Result<Workspace, TurnError> {
-        Ok(Workspace::of(&self.instance().config.data_dir, &self.key()?.hash()))
+    /// The session's files; a session that does not exist begins.
+    async fn files(&self) -> Result<Workspace, TurnError> {
+        if let Some(entry) = self.entry() {
+            return Ok(entry.workspace.clone());
+        }
+        let (instance, key) = (self.instance().clone(), self.key()?.clone());
+        blocking(move || {
+            let record = take_up::known_or_begun(&instance, &key)?;
+            Ok(record.workspace(&instance.config.data_dir, &key.hash()))
+        })
+        .await
     }
 
     /// Asks the session's actor; `None` if the session is not in memory and `start` is false.
@@ -371,11 +395,8 @@ impl Session {
 
     /// Reads the session's record, or begins one, and has the supervisor start its actor.
     async fn bring_into_memory(&self, key: &SessionKey) -> Result<(), TurnError> {
-        let (workspace, owner) = (self.files()?, key.clone());
-        let record = blocking(move || {
-            Ok(Record::load(&workspace, &owner)?.unwrap_or_else(|| Record::new(&owner, &workspace)))
-        })
-        .await?;
+        let (instance, owner) = (self.instance().clone(), key.clone());
+        let record = blocking(move || take_up::known_or_begun(&instance, &owner)).await?;
         let supervisor = timeout(ACTOR_ANSWERS_WITHIN, self.instance().helpers.supervisor()).await;
         let supervisor = supervisor.map_err(|_| TurnError::Internal("the supervisor cannot be reached"))?;
         // Nobody starts sessions any more: the instance has stopped since we looked.

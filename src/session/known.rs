@@ -14,8 +14,8 @@ use sha2::{Digest, Sha256};
 
 use super::store::Record;
 use super::{SessionState, SessionStatus};
-use crate::ids::{SessionKey, UserId};
-use crate::workspace::sessions_dir;
+use crate::ids::{SessionHash, SessionKey, UserId};
+use crate::workspace::{records_dir, users_dir};
 
 /// Sessions on disk that are looked at for one list. Reading a record takes some 30 µs.
 const MOST: usize = 1000;
@@ -54,7 +54,7 @@ pub(super) fn forget(data_dir: &Path, key: &SessionKey) -> io::Result<()> {
 
 /// What is on disk: of this user, or of all.
 pub(crate) fn on_disk(data_dir: &Path, user: Option<&UserId>) -> io::Result<OnDisk> {
-    let directory = user.map_or_else(|| sessions_dir(data_dir), |user| user_dir(data_dir, user));
+    let directory = user.map_or_else(|| records_dir(data_dir), |user| user_dir(data_dir, user));
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(OnDisk::default()),
         entries => entries?,
@@ -66,8 +66,8 @@ pub(crate) fn on_disk(data_dir: &Path, user: Option<&UserId>) -> io::Result<OnDi
             break;
         }
         let name = entry?.file_name();
-        // One that has no record yet, or cannot be read, is told when somebody asks for it.
-        let known = name.to_str().and_then(|name| Record::read(data_dir, name));
+        // One that has no record yet, or a broken one, is found out when it is asked for.
+        let known = name.to_str().and_then(SessionHash::parse).and_then(|hash| Record::read(data_dir, &hash));
         found.sessions.extend(known.map(|(key, record)| (key, status(&record))));
     }
     Ok(found)
@@ -96,7 +96,7 @@ pub(super) fn status(record: &Record) -> SessionStatus {
 fn user_dir(data_dir: &Path, user: &UserId) -> PathBuf {
     let digest = Sha256::new().chain_update("user\0").chain_update(user.as_bytes()).finalize();
     let name: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    data_dir.join("users").join(name)
+    users_dir(data_dir).join(name)
 }
 
 #[cfg(test)]
@@ -106,7 +106,7 @@ mod tests {
 
     fn session(data_dir: &Path, user: &str, conversation: &str) -> SessionKey {
         let key = SessionKey::new(UserId::new(user).unwrap(), conversation).unwrap();
-        let workspace = Workspace::of(data_dir, &key.hash());
+        let workspace = Workspace::begin(data_dir, &key.hash());
         Record::new(&key, &workspace).save(&workspace, Durability::Kernel).unwrap();
         note(data_dir, &key).unwrap();
         key
@@ -135,7 +135,10 @@ mod tests {
         forget(data.path(), &key).unwrap();
         assert_eq!(conversations(data.path(), Some("alice")), ["b"]);
         // Gone without having been forgotten; and a name that is none.
-        fs::remove_dir_all(sessions_dir(data.path())).unwrap();
+        fs::remove_dir_all(records_dir(data.path()).join(key.hash().as_str())).unwrap();
+        for entry in fs::read_dir(records_dir(data.path())).unwrap().flatten() {
+            fs::remove_file(entry.path().join("session.json")).ok();
+        }
         fs::write(user_dir(data.path(), key.user()).join("..name"), "").unwrap();
         assert!(conversations(data.path(), Some("alice")).is_empty());
     }

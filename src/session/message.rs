@@ -27,6 +27,8 @@ pub(crate) enum SessionMessage {
     Evict(oneshot::Sender<()>),
     /// Stop the child and take no more turns; answer when it is gone.
     ShutDown(oneshot::Sender<()>),
+    /// The tree of this shim uses more memory than a session may: end it.
+    Outgrown { shim: u32, limit: u64 },
     /// Leave memory, if at rest.
     Retire,
     /// The save of this number, made to leave memory, is done.

@@ -5,27 +5,32 @@
 //!
 //! [`Adapter::checkpoint`]: crate::cli::Adapter::checkpoint
 
+use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::child_task::{ChildNews, Plan, Tell};
-use super::import::{Imported, Offered, ProgramFile, write_transcript};
+use super::import::{Imported, Offered, ProgramFile};
 use super::known;
 use super::store::{ProgressFile, Record, new_cli_session_id};
 use crate::child::Secrets;
-use crate::cli::{Bound, Import, Opening, Refusal};
+use crate::cli::{Adapter, Bound, Import, Opening, Refusal};
+use crate::config::CliConfig;
 use crate::ids::SessionKey;
 use crate::instance::Instance;
 use crate::metrics::ContextLost;
 use crate::user_env::Variables;
-use crate::workspace::{Durability, Workspace};
+use crate::workspace::Workspace;
+use crate::workspace::beneath::Refused;
 
 /// Everything about a start that is known before it.
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) cli_session_id: String,
+    /// The session does not know it yet.
+    is_new_id: bool,
     pub(super) opening: Opening,
     pub(super) bound: Bound,
     /// What is missing of the conversation.
@@ -42,7 +47,6 @@ pub(super) struct Prepared {
     pub(super) progress: Option<Arc<ProgressFile>>,
     /// The history that its transcript was written from.
     pub(super) imported: Option<Imported>,
-    transcript: PathBuf,
     /// The conversation is more than its beginning.
     has_turns: bool,
 }
@@ -73,33 +77,36 @@ fn prepare_now(
 ) -> io::Result<Prepared> {
     let (adapter, cli) = (instance.adapter, &instance.config.cli);
     workspace.create()?;
-    workspace.sweep(&adapter.credentials_file(workspace.dirs(), cli));
-    if !workspace.record_file().exists()
-        // The session's own save is on its way, but may be slower than a first answer: whoever kills this program in
-        // between must not leave a conversation whose id nobody knows.
-        && let Err(error) = record.save(workspace, Durability::Kernel)
-    {
-        tracing::warn!(%error, "the record of a new session was not written");
-    }
+    workspace.sweep(adapter, cli);
     let mcp_config = match &record.bound.mcp_servers {
         Some(servers) => {
             workspace.write_mcp_servers(servers)?;
-            Some(workspace.mcp_file())
+            Some(workspace.record().mcp_file())
         }
         None => None,
     };
     let transcript = adapter.transcript(workspace.dirs(), cli, &record.cli_session_id);
-    let is_there = transcript.is_file();
-    let loss = match &record.checkpoint {
-        _ if !is_there => (record.context_turns > 0).then_some(ContextLost::Conversation),
-        Some(checkpoint) if !adapter.transcript_holds(&transcript, checkpoint)? => {
+    let (transcript, is_usable) = match found(workspace, adapter, cli, &transcript) {
+        Ok(file) => (Some(file), true),
+        Err(refused) if refused.is_shortage() => return Err(refused.into()),
+        Err(refused) if refused.is_absent() => (None, true),
+        // It would hold up, or fatten, whoever reads it; what the CLI says must not decide about it.
+        Err(refused) => {
+            tracing::warn!(session = %key.hash(), %refused, "a transcript is not used");
+            (None, false)
+        }
+    };
+    let loss = match (&transcript, &record.checkpoint) {
+        (None, _) => (record.context_turns > 0).then_some(ContextLost::Conversation),
+        (Some(file), Some(checkpoint)) if !adapter.transcript_holds(file, checkpoint)? => {
             Some(ContextLost::LatestTurns)
         }
         _ => None,
     };
+    let cli_session_id = if is_usable { record.cli_session_id.clone() } else { new_cli_session_id() };
     let has_context = record.context_turns > 0 && loss != Some(ContextLost::Conversation);
     let imported = offered.filter(|_| !has_context).and_then(|offered| {
-        let imported = import(offered, &record.cli_session_id, workspace, &transcript, instance);
+        let imported = import(offered, &cli_session_id, workspace, instance);
         imported.unwrap_or_else(|error| {
             tracing::warn!(%error, "a history was not written; it goes into the first message");
             None
@@ -114,8 +121,9 @@ fn prepare_now(
         .ok();
     Ok(Prepared {
         progress: progress.map(Arc::new),
-        cli_session_id: record.cli_session_id.clone(),
-        opening: if is_there || imported.is_some() { Opening::Resume } else { Opening::New },
+        cli_session_id,
+        is_new_id: !is_usable,
+        opening: if transcript.is_some() || imported.is_some() { Opening::Resume } else { Opening::New },
         bound: Bound {
             system_prompt: record.bound.system_prompt.clone(),
             mcp_config,
@@ -128,41 +136,63 @@ fn prepare_now(
         model: record.model.clone(),
         has_turns: record.context_turns > 0,
         imported,
-        transcript,
     })
 }
 
-/// Writes the history as the transcript of the conversation. `None`: nothing in it needs one, or the CLI is known to
-/// refuse it.
+/// The transcript, opened as what lies in a child's reach is.
+fn found(
+    workspace: &Workspace,
+    adapter: &dyn Adapter,
+    cli: &CliConfig,
+    transcript: &Path,
+) -> Result<File, Refused> {
+    let (own, path) = workspace.cli_file(adapter, cli, transcript)?;
+    own.file(&path)
+}
+
+/// Writes the history as the transcript of the conversation of this id. `None`: nothing in it needs one, or the CLI is
+/// known to refuse it.
 fn import(
     offered: &Offered,
     cli_session_id: &str,
     workspace: &Workspace,
-    transcript: &Path,
     instance: &Instance,
 ) -> io::Result<Option<Imported>> {
+    let (adapter, cli) = (instance.adapter, &instance.config.cli);
     let program = instance.program.find().ok().and_then(|found| ProgramFile::of(&found.path));
     if program.is_some_and(|program| instance.import_refusals.includes(&program)) {
         return Ok(None);
     }
-    let import =
-        instance.adapter.import(&offered.history, cli_session_id, workspace.dirs(), SystemTime::now());
-    let Some(Import { transcript: content, last }) = import else { return Ok(None) };
-    write_transcript(workspace.dirs(), transcript, &content)?;
+    let dirs = workspace.dirs();
+    let import = adapter.import(&offered.history, cli_session_id, dirs, SystemTime::now());
+    let Some(Import { transcript, last }) = import else { return Ok(None) };
+    workspace.write_cli_file(adapter, cli, &adapter.transcript(dirs, cli, cli_session_id), &transcript)?;
     Ok(Some(Imported { turn: offered.turn, last }))
 }
 
 impl Prepared {
+    /// Says what the session does not know of its conversation, each thing once.
+    pub(super) fn tell(&mut self, tell: &Tell) {
+        if let Some(loss) = self.loss.take() {
+            tell(ChildNews::ContextLost(loss));
+        }
+        if std::mem::take(&mut self.is_new_id) {
+            tell(ChildNews::NewConversation(self.cli_session_id.clone()));
+        }
+    }
+
     /// The next way to try after the CLI refused this one: the other way once, then a conversation of a new id.
-    pub(super) fn after_refusal(mut self, refusal: Refusal, plan: &Plan, tell: &Tell) -> Self {
+    pub(super) fn after_refusal(mut self, refusal: Refusal, plan: &Plan) -> Self {
         self.attempt += 1;
         if self.imported.take().is_some() {
             // This CLI does not read what was written: the history goes into the first message, now and later.
             tracing::warn!("the CLI does not resume an imported conversation");
             let program = plan.instance.program.find().ok().and_then(|found| ProgramFile::of(&found.path));
             program.into_iter().for_each(|program| plan.instance.import_refusals.note(program));
-            if let Err(error) = std::fs::remove_file(&self.transcript) {
-                tracing::warn!(%error, "a transcript that is of no use was not removed");
+            let (adapter, cli) = (plan.instance.adapter, &plan.instance.config.cli);
+            let written = adapter.transcript(plan.workspace.dirs(), cli, &self.cli_session_id);
+            if let Err(error) = plan.workspace.remove_cli_file(adapter, cli, &written) {
+                tracing::warn!(%error, "a transcript that is of no use is left behind");
             }
             self.opening = Opening::New;
             return self;
@@ -179,7 +209,7 @@ impl Prepared {
             self.cli_session_id = new_cli_session_id();
             self.opening = Opening::New;
             self.loss = self.has_turns.then_some(ContextLost::Conversation);
-            tell(ChildNews::NewConversation(self.cli_session_id.clone()));
+            self.is_new_id = true;
         }
         self
     }

@@ -75,6 +75,9 @@ pub(crate) enum Input {
 pub(crate) enum Departure {
     /// It was told to go.
     Asked,
+    /// It was ended because its tree had outgrown the memory of a session. Not a failure of the CLI: it begins again
+    /// small.
+    Outgrown,
     /// It left, or had to be killed, unasked.
     Crashed(StartFailure),
     /// It did not start.
@@ -351,7 +354,7 @@ impl Machine {
             }
             // It died while it was being stopped: that is what was wanted.
             Departure::Crashed(_) if was_stopping => self.start_if_wanted(effects),
-            Departure::Asked => self.start_if_wanted(effects),
+            Departure::Asked | Departure::Outgrown => self.start_if_wanted(effects),
             Departure::Crashed(failure) | Departure::NotStarted(failure) => {
                 self.failed(failure, now, jitter, config, effects);
             }

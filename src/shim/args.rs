@@ -15,6 +15,8 @@ use std::{
 pub(crate) struct Limits {
     /// Open files (`RLIMIT_NOFILE`).
     pub(crate) nofile: Option<u64>,
+    /// The soft limit alone, where the server has raised its own. `nofile` goes before it.
+    pub(crate) nofile_soft: Option<u64>,
     /// Processes of the user (`RLIMIT_NPROC`); meaningful only with a user of its own.
     pub(crate) nproc: Option<u64>,
     /// Size of a core file (`RLIMIT_CORE`): 0 by default, memory images would hold conversations and keys.
@@ -36,6 +38,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             nofile: None,
+            nofile_soft: None,
             nproc: None,
             core: Some(0),
             fsize: None,
@@ -72,6 +75,7 @@ pub(crate) fn encode(
     let number = |value: u64| OsString::from(value.to_string());
     option("--cgroup", cgroup.map(|dir| dir.as_os_str().to_owned()));
     option("--nofile", limits.nofile.map(number));
+    option("--nofile-soft", limits.nofile_soft.map(number));
     option("--nproc", limits.nproc.map(number));
     option("--core", limits.core.map(number));
     option("--fsize", limits.fsize.map(number));
@@ -99,6 +103,7 @@ pub(super) fn parse(mut line: impl Iterator<Item = OsString>) -> Result<Args, &'
         match name.to_str().unwrap_or_default() {
             "--cgroup" => cgroup = Some(PathBuf::from(value)),
             "--nofile" => limits.nofile = Some(number(&value)?),
+            "--nofile-soft" => limits.nofile_soft = Some(number(&value)?),
             "--nproc" => limits.nproc = Some(number(&value)?),
             "--core" => limits.core = Some(number(&value)?),
             "--fsize" => limits.fsize = Some(number(&value)?),
@@ -138,6 +143,7 @@ mod tests {
     fn what_the_server_writes_is_what_the_shim_reads() {
         let limits = Limits {
             nofile: Some(512),
+            nofile_soft: Some(256),
             nproc: Some(60),
             core: Some(0),
             fsize: Some(1 << 30),

@@ -22,6 +22,7 @@ use super::{
     handover,
     isolate::{self, ForCli, OomScore},
     kill::{Tree, forget_wakeup, now, timespec},
+    privilege,
     report::{KILL, Report, TERMINATE},
     sys,
 };
@@ -60,6 +61,8 @@ pub(super) fn run(line: impl Iterator<Item = OsString>) -> i32 {
     // Against a crowd that forks, the one who ends it must get the processor. Not inherited by the CLI, which runs
     // already; refused without privilege.
     let _refused = setpriority_process(None, FIRST_IN_LINE);
+    // The signals to come need nothing else.
+    let _kept = privilege::keep_what_kills();
     let mut tree = Tree::new(cli, signals.as_fd(), tell);
     let orphaned = watch(&mut tree, term_grace);
     let base = group.as_ref().and_then(Group::base);

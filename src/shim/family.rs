@@ -22,8 +22,13 @@ fn children_of(pid: i32, text: &mut String, into: &mut Vec<i32>) -> io::Result<(
     Ok(())
 }
 
+/// Whether the kernel keeps lists of children.
+pub(crate) fn are_listed() -> bool {
+    std::path::Path::new("/proc/thread-self/children").exists()
+}
+
 /// Fills `into` with the children of `root`.
-pub(super) fn children(root: i32, into: &mut Vec<i32>) {
+pub(crate) fn children(root: i32, into: &mut Vec<i32>) {
     into.clear();
     if children_of(root, &mut String::new(), into).is_err() {
         into.clear();
@@ -33,7 +38,7 @@ pub(super) fn children(root: i32, into: &mut Vec<i32>) {
 }
 
 /// Adds all that descends from those in `family`, nearest first.
-pub(super) fn add_descendants(family: &mut Vec<i32>) {
+pub(crate) fn add_descendants(family: &mut Vec<i32>) {
     let mut text = String::new();
     let mut next = 0;
     while let Some(&pid) = family.get(next).filter(|_| family.len() < MAX_FAMILY) {

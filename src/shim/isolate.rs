@@ -14,7 +14,7 @@ use rustix::{
     thread::{set_no_new_privs, set_thread_gid, set_thread_groups, set_thread_uid},
 };
 
-use super::args::Limits;
+use super::{args::Limits, privilege};
 
 /// Makes the process a shim.
 ///
@@ -59,6 +59,7 @@ impl Drop for OomScore {
 pub(super) struct ForCli {
     shim: Pid,
     owner: Option<(u32, u32)>,
+    nofile_soft: Option<u64>,
     limits: [(Resource, Option<u64>); 4],
 }
 
@@ -67,6 +68,7 @@ impl ForCli {
         Self {
             shim: getpid(),
             owner: limits.owner,
+            nofile_soft: limits.nofile_soft,
             limits: [
                 (Resource::Nofile, limits.nofile),
                 (Resource::Nproc, limits.nproc),
@@ -80,6 +82,7 @@ impl ForCli {
     pub(super) fn apply(&self) -> io::Result<()> {
         // A group of its own: a CLI that signals its whole group must not hit the shim.
         setpgid(None, None)?;
+        privilege::empty_bounding_set()?;
         if let Some((uid, gid)) = self.owner {
             if geteuid().is_root() {
                 set_thread_groups(&[])?;
@@ -87,11 +90,16 @@ impl ForCli {
             set_thread_gid(Gid::from_raw(gid))?;
             set_thread_uid(Uid::from_raw(uid))?;
         }
+        // After the change of user, which needs some. Whatever the CLI cannot do without fails when it is tried, not before.
+        privilege::drop_all()?;
         // After the change of user, which clears it. Should the shim be killed, the CLI goes with it. The shim has one thread, so the signal cannot come
         // from a thread that merely ended.
         set_parent_process_death_signal(Some(Signal::KILL))?;
         if getppid() != Some(self.shim) {
             return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        if let Some(soft) = self.nofile_soft {
+            setrlimit(Resource::Nofile, lower(soft, getrlimit(Resource::Nofile)))?;
         }
         for (resource, value) in &self.limits {
             if let Some(value) = value {
@@ -108,6 +116,11 @@ fn clamp(value: u64, now: Rlimit) -> Rlimit {
     Rlimit { current: Some(value), maximum: Some(value) }
 }
 
+/// The soft limit alone: the program may raise it again up to the hard one.
+fn lower(soft: u64, now: Rlimit) -> Rlimit {
+    Rlimit { current: Some(now.maximum.map_or(soft, |maximum| soft.min(maximum))), maximum: now.maximum }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +131,8 @@ mod tests {
         assert_eq!((lowered.current, lowered.maximum), (Some(10), Some(10)));
         let kept = clamp(30, Rlimit { current: Some(5), maximum: Some(20) });
         assert_eq!((kept.current, kept.maximum), (Some(20), Some(20)));
+        let soft = lower(10, Rlimit { current: Some(20), maximum: Some(20) });
+        assert_eq!((soft.current, soft.maximum), (Some(10), Some(20)));
         let free = clamp(30, Rlimit { current: None, maximum: None });
         assert_eq!((free.current, free.maximum), (Some(30), Some(30)));
     }

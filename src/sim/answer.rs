@@ -8,13 +8,15 @@ use super::conversation::new_id;
 use super::engine::{Engine, Stop};
 use super::events::{ApiMessage, Outcome};
 use super::input::Priority;
-use super::script::{Call, Part};
+use super::script::{Call, Failure, Part};
 use super::stream::Block;
 use super::tools::CallEnd;
 use super::turn::{Turn, answered};
 
 /// What the real one says when the model refuses.
 const REFUSAL: &str = "API Error: Claude Code is unable to respond to this request, which appears to violate our Usage Policy (https://www.anthropic.com/legal/aup). Try rephrasing the request in a new session or change your model.";
+/// What 2.1.197 and 2.1.332 say when the API answers 400 `prompt is too long: 205000 tokens > 200000 maximum`.
+const CONTEXT_FULL: &str = "Prompt is too long · the request is ~205000 tokens (limit 200000) but this conversation is only ~1537 tokens — the rest is system prompt, tool definitions, and attachment content. A single-exchange conversation cannot be compacted; reduce attached files/tools or start with less context.";
 /// Retries that the real one would make.
 const MAX_RETRIES: u64 = 10;
 
@@ -28,7 +30,7 @@ impl Engine {
         self.wait(latency + turn.script.sleep)?;
         self.retry(turn)?;
         if let Some(failure) = turn.script.failure.clone() {
-            return Ok(self.fail(turn, failure.status));
+            return Ok(self.fail(turn, &failure));
         }
         if turn.script.refusal {
             return self.refuse(turn);
@@ -78,9 +80,11 @@ impl Engine {
         Ok(())
     }
 
-    fn fail(&mut self, turn: &mut Turn, status: u16) -> Outcome {
+    fn fail(&mut self, turn: &mut Turn, failure: &Failure) -> Outcome {
         turn.note_output();
+        let status = failure.status;
         let (error, text) = match status {
+            400 if failure.context_full => ("invalid_request", CONTEXT_FULL.into()),
             401 | 403 => ("authentication_failed", format!("Failed to authenticate. API Error: {status} simulated {status}")),
             404 => ("model_not_found", "There's an issue with the selected model (simulated). It may not exist or you may not have access to it.".into()),
             413 => ("invalid_request", "Request too large (max 32MB). Double press esc to go back and try with a smaller file.".into()),
@@ -97,7 +101,11 @@ impl Engine {
             // 529 is the exception of the real one, too.
             api_status: Some((status != 529).then_some(status)),
             stop_reason: Some("stop_sequence"),
-            terminal: Some(if status == 413 { "image_error" } else { "completed" }),
+            terminal: Some(match status {
+                413 => "image_error",
+                _ if failure.context_full => "prompt_too_long",
+                _ => "completed",
+            }),
             ..answered(text, 1)
         }
     }

@@ -39,6 +39,7 @@ Markers in a message's text (what is left is answered as `echo N: TEXT`, N = tur
   [[toolloop:NAME {JSON}]]         the same again and again, until --max-turns
   [[background:SECONDS]]           a command in its own session that outlives the turn; its end starts a turn
   [[api_error:STATUS]]             the API fails
+  [[context_full]]                 the API says that the conversation is too long for the model
   [[api_retry:N]] [[api_retry:N,MS]]  N retries first, with the real delays or MS
   [[http:STATUS,n=N,retry_after=S]]   the same in the words of the recorded samples
   [[refusal]] [[max_turns]]        the model refuses; the turn ends by its limit of rounds

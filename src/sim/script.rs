@@ -34,6 +34,8 @@ pub(super) enum Part {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
     pub(super) status: u16,
+    /// Because the conversation no longer fits.
+    pub(super) context_full: bool,
 }
 
 /// Retries to show before the answer.
@@ -128,7 +130,8 @@ impl Script {
             }
             "sleep" => self.sleep = Duration::from_millis(number()),
             "background" => self.background = Some(value.trim().parse().unwrap_or(1.0)),
-            "api_error" => self.failure = Some(Failure { status: status(value) }),
+            "api_error" => self.failure = Some(Failure { status: status(value), context_full: false }),
+            "context_full" => self.failure = Some(Failure { status: 400, context_full: true }),
             "api_retry" => self.retries = Some(retries(value)),
             "http" => self.http(value),
             "refusal" => self.refusal = true,
@@ -162,7 +165,7 @@ impl Script {
         }
         match count {
             Some(count) => self.retries = Some(Retries { count, status: code, delay }),
-            None => self.failure = Some(Failure { status: code }),
+            None => self.failure = Some(Failure { status: code, context_full: false }),
         }
     }
 }

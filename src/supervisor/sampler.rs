@@ -1,5 +1,9 @@
 //! The metrics actor: measures at an interval what cannot be counted as it happens (memory of every tree, ages, queue
-//! lengths) and turns memory into admission pressure. It asks for evictions; it stops nothing.
+//! lengths) and turns memory into admission pressure. It asks for evictions; what it has ended is a tree that uses more
+//! than a session may.
+//!
+//! A look at intervals cannot stop what takes gigabytes in a second; it bounds for how long they are taken. A tree that
+//! is near its limit is looked at by itself, several times a second.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,21 +15,31 @@ use rustix::process::{Resource as Limited, getrlimit};
 use tokio::time::Instant;
 
 use super::{IdleMessage, Pressure, Room};
-use crate::child::{ProcessTable, TreeMemory, available_memory, memory_limit, open_files, pressure};
+use crate::child::{
+    ProcessTable, TreeMemory, available_memory, memory_limit, open_files, pressure, single_tree,
+};
 use crate::instance::Instance;
 use crate::metrics::{MemoryKind, ProcessKind, Resource, SampleSource};
-use crate::session::SessionState;
+use crate::registry::Entry;
+use crate::session::{SessionMessage, SessionState};
 
 /// Processes looked at in one go: some four milliseconds of one core.
 const PART: usize = 256;
 /// Parts of the largest machines; beyond it the parts grow.
 const MOST_PARTS: usize = 32;
 
+/// A tree that uses more than this share of its limit is near it.
+const NEAR_PERCENT: u64 = 50;
+/// Between two looks at the trees that are near: the look costs a millisecond for a usual tree.
+const NEAR_PAUSE: Duration = Duration::from_millis(250);
+
 /// Time to go on with a sample.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum SampleNow {
     /// Measure.
     Tick,
+    /// Look at the trees that are near their limit.
+    Near,
     /// Fail, to prove that nothing is lost by it.
     #[cfg(feature = "failpoints")]
     Panic,
@@ -37,6 +51,8 @@ pub(crate) struct SamplerState {
     instance: Arc<Instance>,
     budget: u64,
     round: Round,
+    /// A look at those that are near is on its way.
+    near: bool,
     /// When the next tick should come.
     due: Instant,
 }
@@ -52,6 +68,8 @@ struct Round {
     spent: Duration,
     /// What all trees together used when they were last measured.
     used: u64,
+    /// What one of them may.
+    session_limit: u64,
 }
 
 impl Actor for MetricsSampler {
@@ -64,10 +82,14 @@ impl Actor for MetricsSampler {
         myself: ActorRef<SampleNow>,
         instance: Arc<Instance>,
     ) -> Result<SamplerState, ActorProcessingErr> {
-        let budget = instance.config.limits.memory_budget.of(memory_limit().unwrap_or(u64::MAX));
+        let available = memory_limit().unwrap_or(u64::MAX);
+        let budget = instance.config.limits.memory_budget.of(available);
+        let session_limit = instance.config.limits.memory_of_session(available);
         instance.metrics.set_memory_budget(budget);
+        instance.metrics.set_session_memory_limit(session_limit);
         let pause = instance.config.metrics.sample_interval;
-        let mut state = SamplerState { instance, budget, round: Round::default(), due: Instant::now() };
+        let round = Round { session_limit, ..Round::default() };
+        let mut state = SamplerState { instance, budget, round, near: false, due: Instant::now() };
         state.go_on_after(&myself, pause);
         Ok(state)
     }
@@ -81,18 +103,34 @@ impl Actor for MetricsSampler {
         match message {
             SampleNow::Tick => {
                 state.instance.metrics.runtime_lagged(state.due.elapsed());
-                let (instance, mut round) = (state.instance.clone(), std::mem::take(&mut state.round));
+                let session_limit = state.round.session_limit;
+                let fresh = Round { session_limit, ..Round::default() };
+                let (instance, mut round) =
+                    (state.instance.clone(), std::mem::replace(&mut state.round, fresh));
                 // /proc is files: read them where blocking is allowed.
                 let part = tokio::task::spawn_blocking(move || (round.go_on(&instance), round));
                 match part.await {
                     Ok((used, round)) => {
                         state.round = round;
-                        used.into_iter().for_each(|used| state.press(used));
+                        if let Some(used) = used {
+                            state.press(used);
+                            state.look_near_after(&myself, Duration::ZERO);
+                        }
                     }
                     Err(_) => state.instance.metrics.sample_error(SampleSource::Process),
                 }
                 let parts = u32::try_from(state.round.parts.max(1)).unwrap_or(1);
                 state.go_on_after(&myself, state.instance.config.metrics.sample_interval / parts);
+            }
+            SampleNow::Near => {
+                let (instance, limit) = (state.instance.clone(), state.round.session_limit);
+                let looked = tokio::task::spawn_blocking(move || look_at_near(&instance, limit)).await;
+                state.near = false;
+                match looked {
+                    Ok(true) => state.look_near_after(&myself, NEAR_PAUSE),
+                    Ok(false) => {}
+                    Err(_) => state.instance.metrics.sample_error(SampleSource::Process),
+                }
             }
             #[cfg(feature = "failpoints")]
             #[expect(clippy::panic, reason = "that is what it is for")]
@@ -106,6 +144,15 @@ impl SamplerState {
     fn go_on_after(&mut self, myself: &ActorRef<SampleNow>, pause: Duration) {
         self.due = Instant::now() + pause;
         drop(myself.send_after(pause, || SampleNow::Tick));
+    }
+
+    /// Has the trees that are near their limit looked at, if there are any and nobody does already.
+    fn look_near_after(&mut self, myself: &ActorRef<SampleNow>, pause: Duration) {
+        let limit = self.round.session_limit;
+        if !self.near && self.instance.registry.entries().iter().any(|entry| is_near(entry, limit)) {
+            self.near = true;
+            drop(myself.send_after(pause, || SampleNow::Near));
+        }
     }
 
     /// Opens or closes the gate according to memory, and asks for an eviction where that helps.
@@ -136,7 +183,7 @@ impl Round {
                 None
             }
             Ok(true) => {
-                self.used = sample(instance, &self.table, begun);
+                self.used = sample(instance, &self.table, begun, self.session_limit);
                 let unix_time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
                 metrics.sampled(std::mem::take(&mut self.spent) + begun.elapsed(), unix_time);
                 Some(self.used)
@@ -144,7 +191,7 @@ impl Round {
             Err(_) => {
                 // Half a table would say that memory is free. What was measured last goes on to count, and its age shows.
                 metrics.sample_error(SampleSource::Process);
-                *self = Self { used: self.used, ..Self::default() };
+                *self = Self { used: self.used, session_limit: self.session_limit, ..Self::default() };
                 Some(self.used)
             }
         }
@@ -165,10 +212,35 @@ fn divided(processes: usize) -> (usize, usize) {
     (parts, processes.div_ceil(parts))
 }
 
-/// Measures every tree; returns what they use together.
-fn sample(instance: &Instance, table: &ProcessTable, now: Instant) -> u64 {
+fn is_near(entry: &Entry, limit: u64) -> bool {
+    entry.memory.load(Ordering::Relaxed) > limit / 100 * NEAR_PERCENT
+}
+
+/// Looks at each tree that is near its limit and asks for the end of those beyond; whether any is still near. Blocks.
+fn look_at_near(instance: &Instance, limit: u64) -> bool {
+    let mut any = false;
+    for entry in instance.registry.entries().iter().filter(|entry| is_near(entry, limit)) {
+        let shim = entry.tree.load(Ordering::Relaxed);
+        let Some(tree) = Some(shim).filter(|shim| *shim != 0).and_then(|shim| single_tree(shim).ok()) else {
+            continue;
+        };
+        let used = tree.private_bytes();
+        entry.memory.store(used, Ordering::Relaxed);
+        any |= is_near(entry, limit);
+        // The cheap figure counts shared pages more than once: nobody is ended for that.
+        if used > limit && tree.fair_bytes() > limit {
+            tracing::warn!(session = %entry.hash, used, limit, "a session uses more memory than it may: it is ended");
+            drop(entry.actor.cast(SessionMessage::Outgrown { shim, limit }));
+        }
+    }
+    any
+}
+
+/// Measures every tree; returns what they use together. What one has over its limit does not count: it is about to go,
+/// and nobody else is to suffer from it meanwhile.
+fn sample(instance: &Instance, table: &ProcessTable, now: Instant, session_limit: u64) -> u64 {
     let metrics = &instance.metrics;
-    let (mut total, mut shims, mut clis) = (TreeMemory::default(), 0, 0);
+    let (mut total, mut counted, mut shims, mut clis) = (TreeMemory::default(), 0_u64, 0, 0);
     let (mut oldest_idle, mut oldest_turn) = (Duration::ZERO, Duration::ZERO);
     for entry in instance.registry.entries() {
         match entry.with_board(|board| (board.state, now.saturating_duration_since(board.quiet_since))) {
@@ -186,6 +258,7 @@ fn sample(instance: &Instance, table: &ProcessTable, now: Instant) -> u64 {
         shims += 1;
         clis += usize::from(tree.processes > 0);
         total += tree;
+        counted = counted.saturating_add(tree.private_bytes().min(session_limit));
     }
     metrics.set_memory(MemoryKind::Anon, total.anon_bytes);
     metrics.set_memory(MemoryKind::Shmem, total.shmem_bytes);
@@ -195,10 +268,10 @@ fn sample(instance: &Instance, table: &ProcessTable, now: Instant) -> u64 {
     metrics.set_processes(ProcessKind::Shim, shims);
     metrics.set_processes(ProcessKind::Cli, clis);
     metrics.set_processes(ProcessKind::Descendant, (total.processes as usize).saturating_sub(clis));
-    metrics.set_zombies(total.zombies);
+    metrics.set_zombies(table.zombies());
     metrics.set_oldest(oldest_idle, oldest_turn);
     sample_host(instance);
-    total.private_bytes()
+    counted
 }
 
 /// What the machine gives and has left.

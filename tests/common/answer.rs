@@ -56,6 +56,7 @@ impl Answer {
         loop {
             match self.steps.pop_front()? {
                 Step::Error { status, retry_after } => return Some(refused(status, retry_after)),
+                Step::TooLong => return Some(too_long()),
                 Step::Break(Break::Empty) => return Some(StatusCode::OK.into_response()),
                 Step::Break(Break::Html) => {
                     return Some(axum::response::Html("<h1>a proxy's page</h1>").into_response());
@@ -176,7 +177,7 @@ impl Answer {
                 None
             }
             // An answer that is asked for as a whole has no middle to break in.
-            Step::Error { .. } | Step::Break(_) | Step::Times(_) => None,
+            Step::Error { .. } | Step::TooLong | Step::Break(_) | Step::Times(_) => None,
         }
     }
 
@@ -216,6 +217,13 @@ impl std::fmt::Display for Broken {
 }
 
 impl std::error::Error for Broken {}
+
+/// What the API says when a conversation does not fit into the model's context.
+fn too_long() -> Response {
+    let message = "prompt is too long: 205000 tokens > 200000 maximum";
+    let error = json!({"type": "invalid_request_error", "message": message});
+    (StatusCode::BAD_REQUEST, Json(json!({"type": "error", "error": error}))).into_response()
+}
 
 fn refused(status: u16, retry_after: Option<u64>) -> Response {
     let status = StatusCode::from_u16(status).expect("a status");

@@ -3,50 +3,49 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// The version that the tests are written for; `tests/run` installs it and the others, by these two lines.
-pub const VERSION: &str = "2.1.197";
+/// The versions that are supported in full: the whole suite of `real_cli` runs with each. `tests/run` installs them and
+/// the older ones, by these two lines.
+pub const VERSIONS: [&str; 2] = ["2.1.197", "2.1.332"];
 
-/// An older and a newer one, for the few tests of what must work with any.
-pub const OTHERS: [&str; 2] = ["2.0.76", "2.1.332"];
+/// Versions that pass a smoke test.
+pub const OLDER: [&str; 1] = ["2.0.76"];
 
-/// The installed CLI, or nothing after having said which test is left out. Fails where nothing may be left out.
-pub fn real_cli(test: &str) -> Option<PathBuf> {
-    let found = find();
-    if found.is_none() {
-        assert!(
-            !all_required(),
-            "the real CLI is not installed, and nothing may be left out here: run tests/run"
-        );
-        say(&format!("{test}: left out: real CLI not installed (tests/run installs it)"));
-    }
-    found
-}
+/// The version that tests use which need one, whichever it is.
+pub const NEWEST: &str = VERSIONS[VERSIONS.len() - 1];
 
-/// As [`real_cli`], in one of the other versions.
-pub fn other_cli(version: &str, test: &str) -> Option<PathBuf> {
-    assert!(OTHERS.contains(&version), "{version} is not installed by tests/run");
-    let found = installed(version).canonicalize().ok();
+/// The installed CLI of this version, or nothing after a line about the test that is left out. Fails where nothing may
+/// be left out.
+pub fn cli(version: &str) -> Option<PathBuf> {
+    assert!(
+        VERSIONS.contains(&version) || OLDER.contains(&version),
+        "{version} is not installed by tests/run"
+    );
+    let found = find(version);
     if found.is_none() {
         assert!(
             !all_required(),
             "the CLI {version} is not installed, and nothing may be left out: run tests/run"
         );
-        say(&format!("{test}: left out: CLI {version} not installed (tests/run installs it)"));
+        say(&format!("{}: left out: CLI {version} not installed (tests/run installs it)", test_name()));
     }
     found
 }
 
-/// Where `tests/run` puts a version.
-fn installed(version: &str) -> PathBuf {
+/// The path of the CLI of this version without the symbolic links in it.
+pub fn find(version: &str) -> Option<PathBuf> {
     let usual = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/real-cli");
     let all = std::env::var_os("PILOTLIGHT_REAL_CLIS").map_or(usual, PathBuf::from);
-    all.join(version).join("node_modules/.bin/claude")
+    all.join(version).join("node_modules/.bin/claude").canonicalize().ok()
 }
 
-/// The path of the CLI without the symbolic links in it.
-pub fn find() -> Option<PathBuf> {
-    let path = std::env::var_os("PILOTLIGHT_REAL_CLI").map_or_else(|| installed(VERSION), PathBuf::from);
-    path.canonicalize().ok()
+/// Whether the tests run in full. Otherwise what is slow and much the same with every version runs with the first
+/// version alone.
+pub fn is_long() -> bool {
+    is_set("PILOTLIGHT_LONG")
+}
+
+fn test_name() -> String {
+    std::thread::current().name().unwrap_or("a test").to_owned()
 }
 
 /// Writes to the standard error itself: the test runner shows what passing tests print to nobody.
@@ -56,7 +55,7 @@ pub fn say(line: &str) {
 
 /// Says what part of a test is left out because this machine cannot do it. `tests/run` gathers it and says it at its end.
 pub fn left_out(what: &str) {
-    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let test = test_name();
     say(&format!("{test}: left out: {what}"));
     if let Some(file) = std::env::var_os("PILOTLIGHT_LEFT_OUT") {
         let file = std::fs::File::options().append(true).create(true).open(file);
@@ -66,8 +65,11 @@ pub fn left_out(what: &str) {
 
 /// Whether a test that cannot run is a failure.
 pub fn all_required() -> bool {
-    let is_set = |name: &str| std::env::var(name).is_ok_and(|value| value == "true" || value == "1");
     is_set("CI") || is_set("PILOTLIGHT_REQUIRE_ALL")
+}
+
+fn is_set(variable: &str) -> bool {
+    std::env::var(variable).is_ok_and(|value| value == "true" || value == "1")
 }
 
 /// The browser's version that the page was looked at in; `tests/run` installs it where it may, by this line.

@@ -1,6 +1,6 @@
 //! Markers in a user's message tell the Messages API of the tests how to answer it:
 //! `[[say:TEXT]]`, `[[think:TEXT]]`, `[[tool:NAME {..}]]`, `[[deltas:N]]`, `[[delay:MS]]`, `[[hold:NAME]]`, `[[hang]]`,
-//! `[[recall]]`, `[[stop:REASON]]`, and the faults `[[error:STATUS]]`, `[[error:STATUS SECONDS]]` (with `retry-after`) and
+//! `[[recall]]`, `[[stop:REASON]]`, and the faults `[[error:STATUS]]`, `[[error:STATUS SECONDS]]` (with `retry-after`), `[[too_long]]` and
 //! `[[break:drop|garbage|event|stall|empty|html]]`, in any number and order. They are carried out one after the other. With
 //! `[[times:N]]` there are faults only in the first N answers to the same message.
 
@@ -29,6 +29,8 @@ pub enum Step {
     Hang,
     /// An HTTP error instead of an answer; what stands before it is waited for.
     Error { status: u16, retry_after: Option<u64> },
+    /// 400 instead of an answer: the prompt is too long.
+    TooLong,
     /// Something is wrong with the answer itself.
     Break(Break),
     /// Why the model is said to have stopped.
@@ -56,12 +58,12 @@ pub enum Break {
 
 impl Step {
     pub fn is_fault(&self) -> bool {
-        matches!(self, Self::Error { .. } | Self::Break(_) | Self::Hang)
+        matches!(self, Self::Error { .. } | Self::TooLong | Self::Break(_) | Self::Hang | Self::Stop(_))
     }
 
     /// Whether it takes the place of the answer.
     pub fn is_instead(&self) -> bool {
-        matches!(self, Self::Error { .. } | Self::Break(Break::Empty | Break::Html))
+        matches!(self, Self::Error { .. } | Self::TooLong | Self::Break(Break::Empty | Break::Html))
     }
 }
 
@@ -97,6 +99,7 @@ fn marker(text: &str) -> (Option<Step>, &str) {
             let retry_after = (!seconds.is_empty()).then(|| number(body, seconds));
             Step::Error { status: number(body, status), retry_after }
         }
+        "too_long" => Step::TooLong,
         "break" => Step::Break(match argument {
             "drop" => Break::Drop,
             "garbage" => Break::Garbage,

@@ -32,11 +32,13 @@ impl Server {
     /// Starts a server in `place` and waits until it takes turns. `config` is TOML: what the test is about; directory,
     /// ports and the mark are added.
     pub async fn start(place: &Arc<Place>, config: &str) -> Self {
-        let mut child = program(place, "serve", config)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the server starts");
+        Self::start_by(place, program(place, "serve", config)).await
+    }
+
+    /// The same by a command that becomes the server.
+    pub async fn start_by(place: &Arc<Place>, mut command: Command) -> Self {
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the server starts");
         let output = Output::default();
         output.drain(child.stdout.take().expect("its standard output"));
         output.drain(child.stderr.take().expect("its standard error"));

@@ -33,9 +33,17 @@ async fn paths_methods_and_sizes_are_refused_with_a_type() {
     let (_program, site) = Program::ready(&place, "[http]\nbody_limit = 65536").await;
     let error = site.get("/v1/nothing").await.error();
     assert_eq!((error.0, error.1.as_str()), (404, "not_found"));
+    // What clients put before and behind a path is not seen otherwise; a secret behind it is not repeated.
+    let wrong = site.of("POST", "/v1/v1/messages?key=s3cret", "alice");
+    let (_, _, text) = Answer::of(wrong.json(&message("a"))).await.error();
+    assert!(text.contains("POST /v1/v1/messages ") && text.contains("/openapi.json"), "{text}");
+    assert!(!text.contains("s3cret"), "{text}");
+    let of_the_page = site.get("/page/none.js").await.error();
+    assert!(of_the_page.2.contains("GET /page/none.js"), "{}", of_the_page.2);
     let answer = site.get("/v1/messages/keepalive").await;
     assert_eq!(answer.header("allow"), "POST");
     assert_eq!((answer.error().0, answer.error().1.as_str()), (405, "method_not_allowed"));
+    assert!(answer.error().2.contains("/v1/messages/keepalive does not answer GET"), "{answer:?}");
     assert_eq!(site.get("/metrics").await.error().0, 404, "the public listener has no metrics");
     let turn = site.web().post(format!("{}/v1/messages/keepalive", site.admin)).json(&message("a"));
     assert_eq!(Answer::of(turn).await.error().0, 404, "the admin listener takes no turns");

@@ -164,6 +164,16 @@ async fn connections_beyond_the_limit_are_told_so() {
     assert_eq!((error.0, error.1.as_str()), (503, "overloaded"));
     assert!(error.2.contains("http.max_connections"), "{}", error.2);
     assert_eq!((refused.header("retry-after"), refused.header("connection")), ("1", "close"));
+    // In the dialect of the Messages API a crowd has a status of its own, elsewhere it has not.
+    for (path, status) in [("/v1/messages", 529), ("/v1/chat/completions", 503)] {
+        let refused = Answer::of(site.of("POST", path, "c").json(&message("hello"))).await;
+        assert_eq!(
+            (refused.status, &refused.json()["error"]["code"]),
+            (status, &"overloaded".into()),
+            "{path}"
+        );
+        assert_eq!(refused.json()["error"]["type"], "overloaded_error");
+    }
     assert_eq!(site.get("/livez").await.status, 200, "a crowd is no death");
     assert_eq!(site.get("/readyz").await.status, 503);
     held.pop();
@@ -172,6 +182,33 @@ async fn connections_beyond_the_limit_are_told_so() {
         (answer.status == 200).then(|| answer.text())
     };
     assert_eq!(eventually_some("there is room again", SOON, served).await, "echo 1: hello");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_room_for_a_child_is_529_in_one_dialect() {
+    let place = place();
+    let config = "[limits]\nmax_children = 1\nqueue_deadline = \"200ms\"\n";
+    let (_program, site) = Program::ready(&place, config).await;
+    let _busy = site.asking("alice", &message("[[sleep:60000]]")).send().await.unwrap();
+    let mut body = message("no room");
+    (body["model"], body["max_tokens"]) = ("sonnet".into(), 9.into());
+    let mut original = body.clone();
+    original["oauth_credentials"] =
+        serde_json::json!({ "access_token": "a", "refresh_token": "r", "expires_at": 4_102_444_800_000_i64 });
+    for (path, body, status) in [
+        ("/v1/messages", &body, 529),
+        ("/v1/messages", &original, 503),
+        ("/v1/messages/keepalive", &body, 503),
+        ("/v1/chat/completions", &body, 503),
+    ] {
+        let refused = Answer::of(site.of("POST", path, "bob").json(body)).await;
+        assert_eq!(
+            (refused.status, &refused.json()["error"]["code"]),
+            (status, &"overloaded".into()),
+            "{path}"
+        );
+        assert!(refused.header("retry-after").parse::<u64>().unwrap() >= 1);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -119,10 +119,10 @@ async fn a_whole_run_leaves_no_secret_anywhere() {
     note(Answer::of(post(&wrong, with_everything().to_string())).await, 401);
     note(Answer::of(site.post().header("authorization", format!("Basic {MARK}"))).await, 401);
     note(Answer::of(turn().bearer_auth(&wrong)).await, 401);
-    note(
-        Answer::of(site.web().get(format!("{}/v1/{MARK}?key={MARK}", site.http)).bearer_auth(&admin)).await,
-        404,
-    );
+    let lost = |path: &str| site.web().get(format!("{}{path}?key={MARK}", site.http)).bearer_auth(&admin);
+    note(Answer::of(lost("/v1/nothing")).await, 404);
+    // A path that does not exist is repeated to the one who named it, and nowhere else.
+    assert_eq!(Answer::of(lost(&format!("/v1/{MARK}"))).await.status, 404);
     // A turn at its limit, a lost child, a second child.
     let mut slow = with_everything();
     slow["messages"][0]["content"] = "[[sleep:60000]]".into();

@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use rustix::process::Signal;
 
 use crate::common::{SOON, eventually, eventually_some};
-use crate::program::{Program, message, place};
+use crate::program::{Answer, Program, message, place};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_signal_drains() {
@@ -24,6 +24,10 @@ async fn the_first_signal_drains() {
     let error = refused.error();
     assert_eq!((error.0, error.1.as_str()), (503, "draining"));
     assert!(!refused.header("retry-after").is_empty());
+    for path in ["/v1/messages", "/v1/chat/completions"] {
+        let refused = Answer::of(site.of("POST", path, "bob").json(&message("too late"))).await;
+        assert_eq!((refused.status, &refused.json()["error"]["code"]), (503, &"draining".into()), "{path}");
+    }
     assert!(program.is_running());
     let whole = running.text().await.unwrap();
     assert!(whole.contains("to the very end") && whole.ends_with("data: [DONE]\n\n"), "{whole}");

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, transcripts};
-use crate::common::installed::{self, other_cli, real_cli};
+use super::bench::{Bench, transcripts};
 use crate::common::server::Server;
 
 /// In every planted file and in the name of every planted folder's entry, and in no prompt.
@@ -19,22 +18,8 @@ const PDF: &str =
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mentions_in_prompts_read_nothing() {
-    let Some(cli) = real_cli("mentions_in_prompts_read_nothing") else { return };
-    reads_nothing(Bench::on(cli).await).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mentions_read_nothing_on_an_older_version() {
-    let [older, _] = installed::OTHERS;
-    let Some(cli) = other_cli(older, "mentions_read_nothing_on_an_older_version") else { return };
-    reads_nothing(Bench::on(cli).await).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mentions_read_nothing_on_a_newer_version() {
-    let [_, newer] = installed::OTHERS;
-    let Some(cli) = other_cli(newer, "mentions_read_nothing_on_a_newer_version") else { return };
-    reads_nothing(Bench::on(cli).await).await;
+    let Some(bench) = Bench::new().await else { return };
+    reads_nothing(bench).await;
 }
 
 /// The other half of the proof: with the key on, the same test sees the file at the API.
@@ -66,7 +51,7 @@ async fn attachments_variable_never_wins_over_the_key() {
     assert!(!reached_the_api(&bench));
 }
 
-async fn reads_nothing(bench: Bench) {
+pub(crate) async fn reads_nothing(bench: Bench) {
     let server = bench.serve("").await;
     let caller = Caller::new(&server);
     caller.named("[[say:ready]]".into(), Dialect::Anthropic).await;

@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
-use crate::bench::Bench;
+use super::bench::Bench;
 use crate::common::place::MARK;
 use crate::common::process::Process;
 use crate::common::{SOON, shown};
@@ -100,6 +100,16 @@ impl Bare {
                 return lines;
             }
         }
+    }
+
+    /// Waits until a tool asks for permission, and grants it.
+    pub(crate) async fn allow_tool(&mut self) {
+        let lines = self.until(|line| line["type"] == "control_request").await;
+        let request = lines.last().expect("a request");
+        let response = json!({"behavior": "allow", "updatedInput": request["request"]["input"]});
+        let response =
+            json!({"subtype": "success", "request_id": request["request_id"], "response": response});
+        self.send(json!({"type": "control_response", "response": response})).await;
     }
 
     pub(crate) async fn turn(&mut self, text: &str) -> Vec<Value> {

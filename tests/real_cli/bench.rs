@@ -29,9 +29,18 @@ pub(crate) struct Bench {
 impl Bench {
     /// Nothing, if the real CLI is not installed and may be left out.
     pub(crate) async fn new() -> Option<Self> {
-        let test = std::thread::current().name().unwrap_or("a test").to_owned();
-        let cli = installed::real_cli(&test)?;
-        Some(Self::on(cli).await)
+        Some(Self::on(installed::cli(&super::version())?).await)
+    }
+
+    /// As [`Bench::new`], for a test that takes long and does much the same with every version: without
+    /// `tests/run --long` it runs with the first version alone.
+    pub(crate) async fn for_long() -> Option<Self> {
+        let version = super::version();
+        if version != installed::VERSIONS[0] && !installed::is_long() {
+            installed::left_out(&format!("runs with {version} by tests/run --long"));
+            return None;
+        }
+        Self::new().await
     }
 
     /// The same with another version of the CLI.
@@ -55,6 +64,22 @@ impl Bench {
     /// Starts a server; `config` is what this test needs besides the CLI.
     pub(crate) async fn serve(&self, config: &str) -> Server {
         Server::start(&self.place, &format!("{}{config}", self.config())).await
+    }
+
+    /// The same as a user without privileges. Only for root.
+    pub(crate) async fn serve_as_nobody(&self, config: &str) -> Server {
+        use std::os::unix::fs::{PermissionsExt as _, chown};
+        const NOBODY: u32 = 65534;
+        let (place, data) = (self.place.path(), self.place.data_dir());
+        std::fs::set_permissions(place, std::fs::Permissions::from_mode(0o755)).expect("the mode is set");
+        std::fs::create_dir_all(&data).expect("the directory is made");
+        chown(&data, Some(NOBODY), Some(NOBODY)).expect("the owner is set");
+        let server = program(&self.place, "serve", &format!("{}{config}", self.config()));
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command.arg(server.get_program()).args(server.get_args()).stdin(std::process::Stdio::null());
+        command.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Server::start_by(&self.place, command).await
     }
 
     /// As [`Bench::serve`]; `keys` are more lines of the table `[cli]`.

@@ -1,14 +1,13 @@
 //! The subcommands that end by themselves.
 
-use crate::bench::Bench;
-use crate::common::installed::VERSION;
+use super::bench::Bench;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn check_tells_the_version_without_a_token_spent() {
     let Some(bench) = Bench::new().await else { return };
     let (status, written) = bench.run("check").await;
     assert!(status.success(), "{status}: {written}");
-    assert!(written.contains(VERSION), "{written}");
+    assert!(written.contains(&super::version()), "{written}");
     assert!(bench.api.requests().is_empty(), "the API was asked: {:#?}", bench.api.requests());
 }
 

@@ -1,6 +1,6 @@
 //! A CLI may be killed at any instant: the conversation goes on with the next message, or the loss is said aloud.
 
-use crate::bench::Bench;
+use super::bench::Bench;
 use crate::common::{SOON, eventually, shown};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,7 +9,7 @@ use pilotlight::{Config, Event, Outcome, Pilotlight, Session, SessionState, Turn
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::bench::Bench;
+use super::bench::Bench;
 use crate::common::place::{MARK, Place};
 use crate::common::process::Process;
 use crate::common::{SOON, eventually, eventually_some};

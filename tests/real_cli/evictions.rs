@@ -1,6 +1,6 @@
 //! An idle process is stopped; the conversation is not.
 
-use crate::bench::Bench;
+use super::bench::Bench;
 use crate::common::{SOON, eventually, eventually_some};
 
 const ONE_SECOND: &str = "[session]\nidle_timeout = \"1s\"\n";

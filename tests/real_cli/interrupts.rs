@@ -1,6 +1,6 @@
 //! A caller that hangs up ends its turn, and nothing else.
 
-use crate::bench::Bench;
+use super::bench::Bench;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hanging_up_interrupts_the_turn_and_keeps_the_process() {

@@ -1,58 +1,66 @@
 //! The server with the real CLI, which talks to a Messages API of the tests on loopback. `tests/run` installs the CLI;
 //! without it these tests say that they are left out, and fail where nothing may be left out.
+//!
+//! The whole suite runs with each version of [`installed::VERSIONS`], all of them side by side; a smoke test with the
+//! older ones.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::duplicate_mod, reason = "the suite is there once for each version of the CLI")]
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "suite.rs"]
+mod v2_1_197;
+#[path = "suite.rs"]
+mod v2_1_332;
 
-mod attachments;
-mod bare;
-mod basics;
-mod bench;
-mod commands;
-mod crashes;
-mod embedded;
-mod evictions;
-mod history;
-mod interrupts;
-mod restarts;
-mod tools;
-mod traps_api;
-mod traps_asks;
-mod traps_ends;
-mod traps_files;
-mod traps_input;
-mod traps_kills;
-mod traps_own_turns;
-mod traps_slow;
-mod traps_turns;
-mod versions;
-mod without;
+use common::installed::{self, cli, say};
 
-use common::installed;
-
-/// The sources of the tests here, to tell their names.
-macro_rules! sources {
-    ($($file:ident)*) => { [$(include_str!(concat!(stringify!($file), ".rs"))),*] };
+/// The suite's modules in this file.
+fn versions_here() -> Vec<String> {
+    let modules =
+        include_str!("main.rs").lines().filter_map(|line| line.strip_prefix("mod v")?.strip_suffix(';'));
+    modules.map(|module| module.replace('_', ".")).collect()
 }
 
-const SOURCES: &[&str] = &sources![
-    attachments basics commands crashes evictions history interrupts restarts tools traps_api traps_asks traps_ends traps_files traps_input traps_kills traps_own_turns traps_slow traps_turns versions without
-];
-
 #[test]
-fn what_is_left_out_is_said() {
-    let lines: Vec<_> = SOURCES.iter().flat_map(|source| source.lines()).collect();
-    let is_test = |pair: &&[&str]| pair.first().is_some_and(|line| line.starts_with("#[tokio::test"));
-    let named = lines.windows(2).filter(is_test).filter_map(|pair| pair.get(1)?.strip_prefix("async fn "));
-    let names: Vec<_> = named.filter_map(|rest| rest.split_once('(')).map(|(name, _)| name).collect();
-    assert!(names.len() > SOURCES.len(), "the names of the tests are found: {names:?}");
-    if installed::find().is_none() {
-        installed::say(&format!(
-            "left out without the real CLI: {} tests: {}",
-            names.len(),
-            names.join(", ")
-        ));
+fn every_version_has_the_suite() {
+    assert_eq!(versions_here(), installed::VERSIONS);
+    for version in installed::VERSIONS {
+        if installed::find(version).is_none() {
+            say(&format!("left out without the CLI {version}: the suite of v{}", version.replace('.', "_")));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mentions_read_nothing_on_an_older_version() {
+    for version in installed::OLDER {
+        let Some(cli) = cli(version) else { return };
+        v2_1_332::attachments::reads_nothing(v2_1_332::bench::Bench::on(cli).await).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_context_has_a_code_in_an_older_version() {
+    for version in installed::OLDER {
+        let Some(cli) = cli(version) else { return };
+        v2_1_332::context::full(&v2_1_332::bench::Bench::on(cli).await).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn history_arrives_in_an_older_version() {
+    for version in installed::OLDER {
+        let Some(cli) = cli(version) else { return };
+        v2_1_332::history::arrives(&v2_1_332::bench::Bench::on(cli).await).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_version_that_does_not_tell_its_state_will_do() {
+    for version in installed::OLDER {
+        let Some(cli) = cli(version) else { return };
+        v2_1_332::smoke::run(&v2_1_332::bench::Bench::on(cli).await, version, false).await;
     }
 }

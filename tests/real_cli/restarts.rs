@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::bench::Bench;
+use super::bench::Bench;
 use crate::common::eventually;
 
 /// How long after the server's end anything of it may still be there.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::bench::Bench;
+use super::bench::Bench;
 use crate::common::{SOON, eventually};
 
 const ALLOWED: &str = "[permissions]\npolicy = \"allow\"\n";
@@ -77,4 +77,31 @@ async fn trap_09_a_running_tool_is_gone_after_its_caller_hung_up() {
     eventually("the tool is gone", SOON, || !tool.is_alive()).await;
     assert_eq!(client.turn("alice", "[[say:fine]]").await.text(), "fine");
     assert_eq!(client.pid().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn privilege_cli_and_tool_have_no_capability() {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        crate::common::installed::left_out("only root can start a server as somebody else");
+    }
+    for as_nobody in [false, true].into_iter().take(1 + usize::from(is_root)) {
+        let Some(bench) = Bench::new().await else { return };
+        let server =
+            if as_nobody { bench.serve_as_nobody(ALLOWED).await } else { bench.serve(ALLOWED).await };
+        let stream = server.client().stream("alice", r#"[[tool:Bash {"command":"sleep 86405"}]]"#).await;
+        let tool = bench.tool(&["sleep", "86405"]).await;
+        for process in [bench.only_cli(), tool] {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid)).expect("it lives");
+            let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+            for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+                assert_eq!(field(set), Some("0000000000000000"), "{set} as nobody: {as_nobody}");
+            }
+            assert_eq!(field("NoNewPrivs:"), Some("1"));
+            if is_root && !as_nobody {
+                assert_eq!(field("CapBnd:"), Some("0000000000000000"));
+            }
+        }
+        drop(stream);
+    }
 }

@@ -8,9 +8,9 @@ use pilotlight::turn::Decision;
 use pilotlight::{Config, PermissionError, Session};
 use serde_json::json;
 
-use crate::bench::Bench;
+use super::bench::Bench;
+use super::embedded::{child, failure, finish, read, say, send};
 use crate::common::{SOON, eventually_some};
-use crate::embedded::{child, failure, finish, read, say, send};
 
 const TOUCH: &str = r#"[[tool:Bash {"command":"touch made-by-a-tool"}]]"#;
 

@@ -6,9 +6,9 @@ use pilotlight::config::PermissionPolicy;
 use pilotlight::{Config, SessionState};
 use tokio::time::{Instant, sleep};
 
-use crate::bench::Bench;
+use super::bench::Bench;
+use super::embedded::{ask, child, failure, finish, say, send, until_state, until_text};
 use crate::common::{SOON, eventually};
-use crate::embedded::{ask, child, failure, finish, say, send, until_state, until_text};
 
 /// How long after an end anything of it may still be there.
 const GONE_WITHIN: Duration = Duration::from_secs(1);
@@ -133,7 +133,7 @@ async fn an_interrupt_in_the_last_instant_leaves_no_answer_without_its_text() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_turns_in_the_instant_of_an_eviction_are_answered() {
     const TURNS: u64 = 50;
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::for_long().await else { return };
     let system = bench.embed(|config| config.session.idle_timeout = Duration::from_millis(40)).await;
     let users = ["alice", "bob", "carol", "dave"].map(|user| system.pilot.session(user));
     let all = users.map(|user| async move {

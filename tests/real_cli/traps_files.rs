@@ -7,10 +7,10 @@ use std::process::Command;
 use pilotlight::Session;
 use serde_json::json;
 
-use crate::bench::{Bench, transcripts};
+use super::bench::{Bench, transcripts};
+use super::embedded::{ask, failure, say};
 use crate::common::installed::left_out;
 use crate::common::request::Auth;
-use crate::embedded::{ask, failure, say};
 
 /// A file system of its own on a directory, as long as this lives.
 struct Mount(PathBuf);
@@ -102,6 +102,12 @@ async fn a_workspace_that_was_removed_is_there_again_and_the_conversation_goes_o
     assert!(outcome.cost_usd >= 0.0, "{outcome:?}");
     let next = ask(&alice, "[[recall]]").await;
     assert!(next.text.contains("heliotrope") && !next.context_lost, "{next:?}");
+    if super::is_since_332() {
+        // It goes on without a directory; its successor has one.
+        alice.evict().await.expect("it is stopped");
+        let next = ask(&alice, "[[recall]]").await;
+        assert!(next.text.contains("heliotrope") && !next.context_lost, "{next:?}");
+    }
     assert!(work.exists());
     system.end().await;
 }

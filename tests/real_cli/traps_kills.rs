@@ -8,9 +8,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use crate::bench::Bench;
+use super::bench::Bench;
+use super::embedded::{aborted, ask, child, finish, read, say, send, until, until_state, until_text};
 use crate::common::{SOON, eventually};
-use crate::embedded::{aborted, ask, child, finish, read, say, send, until, until_state, until_text};
 
 /// The file of the session's conversation.
 async fn transcript(session: &Session) -> PathBuf {
@@ -48,7 +48,8 @@ async fn trap_07_killed_right_after_the_very_first_answer_the_loss_is_said() {
         assert_eq!(events.first().is_some_and(tells_a_loss), next.context_lost, "after {delay} ms");
         losses += u32::from(next.context_lost);
     }
-    assert!(losses > 0, "the trap is not there: all was on disk at once");
+    // 2.1.332 writes before it answers.
+    assert!(losses > 0 || super::is_since_332(), "the trap is not there: all was on disk at once");
     system.end().await;
 }
 

@@ -6,9 +6,9 @@ use pilotlight::config::PermissionPolicy;
 use pilotlight::{Config, SessionState};
 use tokio::time::sleep;
 
-use crate::bench::Bench;
+use super::bench::Bench;
+use super::embedded::{ask, child, read, say, send, until_turns};
 use crate::common::{SOON, eventually, shown};
-use crate::embedded::{ask, child, read, say, send, until_turns};
 
 /// Messages to hit the CLI's own turns with.
 const ROUNDS: u64 = 30;

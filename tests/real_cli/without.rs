@@ -6,8 +6,8 @@ use pilotlight::cli::claude::CLAUDE;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::bare::{Bare, final_text, is_result, kind};
-use crate::bench::{Bench, transcripts};
+use super::bare::{Bare, final_text, is_result, kind};
+use super::bench::{Bench, transcripts};
 use crate::common::{SOON, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -81,12 +81,7 @@ async fn a_tool_asks_before_it_runs() {
     let Some(bench) = Bench::new().await else { return };
     let mut cli = Bare::start(&bench).await;
     cli.say(r#"[[tool:Bash {"command":"touch made-by-a-tool"}]]"#).await;
-    let lines = cli.until(|line| line["type"] == "control_request").await;
-    let request = lines.last().expect("a request");
-    let input = &request["request"]["input"];
-    let response = json!({"behavior": "allow", "updatedInput": input});
-    let response = json!({"subtype": "success", "request_id": request["request_id"], "response": response});
-    cli.send(json!({"type": "control_response", "response": response})).await;
+    cli.allow_tool().await;
     let lines = cli.until(is_result).await;
     assert_eq!(final_text(&lines), "TOOLS:ok");
     assert!(bench.place.path().join("work/made-by-a-tool").exists());
@@ -114,8 +109,8 @@ async fn trap_19_files_of_the_workspace_are_not_obeyed() {
 async fn trap_09_killed_it_leaves_its_tools_running() {
     let Some(bench) = Bench::new().await else { return };
     let mut cli = Bare::start(&bench).await;
-    // Harmless enough to run without a permission.
-    cli.say(r#"[[tool:Bash {"command":"sleep 86400"}]]"#).await;
+    cli.say(r#"[[tool:Bash {"command":"touch begun; sleep 86400"}]]"#).await;
+    cli.allow_tool().await;
     let tool = bench.tool(&["sleep", "86400"]).await;
     cli.process().kill();
     assert_eq!(cli.exit_code().await, None);

@@ -53,6 +53,21 @@ def the_same_for_streams_that_have_not_begun():
 
 
 @check
+def a_full_context_is_a_bad_request_with_a_code_and_a_way_out():
+    client = client_of(new_user(), session="only")
+    calls = [
+        lambda: say(client, "[[context_full]]"),
+        lambda: list(client.messages.create(**asked("[[context_full]]"), stream=True)),
+    ]
+    for call in calls:
+        error = judge(raises(anthropic.APIError, call), 400)
+        equal(error.body["error"]["code"], "context_full")
+        message = error.body["error"]["message"]
+        assert message.startswith("prompt is too long") and "purge=true" in message, message
+    equal(say(client, "fine"), "echo 3: fine")
+
+
+@check
 def a_stream_that_has_begun_with_silence_ends_in_words_or_an_exception():
     client = client_of(new_user(), session="only")
     with client.messages.stream(**asked("[[sleep:800]] late")) as stream:

@@ -19,6 +19,11 @@ mod real;
 use common::program::{Program, place};
 use python::{Age, Script};
 
+/// The version of the CLI that the bench runs with.
+fn version() -> String {
+    common::installed::NEWEST.to_owned()
+}
+
 /// Carries a script out with a version of its SDK, on a server with this configuration.
 async fn check(script: &'static str, age: Age, config: &str) {
     let Some(script) = Script::with_package(script, age) else { return };

@@ -38,6 +38,20 @@ def the_same_for_streams_that_have_not_begun():
 
 
 @check
+def a_full_context_is_a_bad_request_with_a_code_and_a_way_out():
+    client = client_of(new_user(), session="only")
+    calls = [
+        lambda: say(client, "[[context_full]]"),
+        lambda: list(client.chat.completions.create(**asked("[[context_full]]"), stream=True)),
+    ]
+    for call in calls:
+        error = judge(raises(openai.APIError, call), 400)
+        equal(error.code, "context_full")
+        assert "purge=true" in error.body["message"], error.body
+    equal(say(client, "fine"), "echo 3: fine")
+
+
+@check
 def a_stream_that_has_begun_with_silence_ends_in_words_or_an_exception():
     client = client_of(new_user(), session="only")
     call = lambda text: list(client.chat.completions.create(**asked(text), stream=True))

@@ -22,6 +22,7 @@ mod harness;
 )]
 #[path = "../common/installed.rs"]
 mod installed;
+mod privilege;
 
 use harness::*;
 use installed::left_out;

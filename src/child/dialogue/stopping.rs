@@ -54,7 +54,7 @@ impl Dialogue {
         self.phase = Phase::Killed { until: Instant::now() + KILL_TOLD };
     }
 
-    pub(super) fn condemn(&mut self, verdict: Verdict) {
+    pub(in crate::child) fn condemn(&mut self, verdict: Verdict) {
         self.verdict.get_or_insert(verdict);
         self.kill();
     }

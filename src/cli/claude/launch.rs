@@ -60,6 +60,8 @@ fn environment(plan: &LaunchPlan<'_>) -> Vec<(OsString, OsString)> {
     }
     // Tool output would otherwise go to a directory that all children of one uid share.
     env.push(("CLAUDE_CODE_TMPDIR".into(), plan.dirs.tmp.clone().into()));
+    // Without a limit a failing API holds a turn for minutes: ten retries, or no end of them once a model is named.
+    env.push(("CLAUDE_CODE_MAX_RETRIES".into(), plan.cli.api_retries.to_string().into()));
     if !plan.cli.attachments {
         // With attachments off the CLI (2.1.332) announces no deferred tools, so the model would never learn of them.
         env.push(("ENABLE_TOOL_SEARCH".into(), "false".into()));
@@ -109,6 +111,7 @@ mod tests {
         let names: Vec<_> = line.env.iter().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
         assert!(names.contains(&"CLAUDE_CODE_DISABLE_BACKGROUND_TASKS".to_owned()));
         assert!(line.env.contains(&("CLAUDE_CODE_TMPDIR".into(), "/s/tmp".into())));
+        assert!(line.env.contains(&("CLAUDE_CODE_MAX_RETRIES".into(), "2".into())));
         assert_eq!(line.decided_env, [("CLAUDE_CODE_DISABLE_ATTACHMENTS".into(), "1".into())]);
     }
 
@@ -119,6 +122,7 @@ mod tests {
             strict_mcp_config: false,
             background_tasks: true,
             attachments: true,
+            api_retries: 0,
             setting_sources: "user".to_owned(),
             args: vec!["--tools".to_owned(), String::new()],
             ..CliConfig::default()
@@ -135,6 +139,7 @@ mod tests {
         let expected: Vec<OsString> = expected.split(' ').map(OsString::from).collect();
         assert_eq!(line.args, expected);
         assert!(!line.env.iter().any(|(name, _)| name == "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS"));
+        assert!(line.env.contains(&("CLAUDE_CODE_MAX_RETRIES".into(), "0".into())));
         assert_eq!(line.decided_env, []);
         assert!(!format!("{line:?}").contains("secret"));
     }

@@ -56,30 +56,40 @@ fn failure(fields: &Fields<'_>, subtype: &str) -> Option<Failure> {
     let kind = match subtype.strip_prefix("error_") {
         Some(kind) => kind,
         None if fields.text("stop_reason").as_deref() == Some("refusal") => "refusal",
-        None => api_kind(api_status, &message),
+        None if is_context_full(fields, &message) => "context_full",
+        None => api_kind(api_status, &message, fields.text("api_error").as_deref()),
     };
     Some(Failure { kind: kind.to_owned(), api_status, message, interrupted })
 }
+
+/// The conversation no longer fits into the model's context: the API has refused it, or the CLI did not even ask. Version
+/// 2.0 says so by the text alone.
+fn is_context_full(fields: &Fields<'_>, message: &str) -> bool {
+    let reason = fields.text("terminal_reason");
+    let is_named = |reason: &str| CONTEXT_FULL_REASONS.contains(&reason);
+    reason.as_deref().is_some_and(is_named) || message.starts_with("Prompt is too long")
+}
+
+/// The last one: the conversation is full again right after it was compacted.
+const CONTEXT_FULL_REASONS: [&str; 3] = ["prompt_too_long", "blocking_limit", "rapid_refill_breaker"];
 
 /// This one is told without its status.
 const REPEATED_529: &str = "API Error: Repeated 529";
 
 /// The words that the CLI itself uses for failures of the API. It says them in another line than the last one; the
-/// status and the beginning of the text tell the same.
-fn api_kind(status: Option<u16>, message: &str) -> &'static str {
+/// status and the beginning of the text tell the same, and 2.1.332 has a word for some of them in this line too.
+fn api_kind(status: Option<u16>, message: &str, word: Option<&str>) -> &'static str {
     match status {
         Some(401 | 403) => "authentication_failed",
         Some(404) => "model_not_found",
-        Some(400 | 413) => "invalid_request",
+        Some(400) => "invalid_request",
+        Some(413) => "request_too_large",
         Some(429) => "rate_limit",
         Some(500..) => "server_error",
         _ if message.starts_with("Not logged in") => "authentication_failed",
-        // No status where there was no answer.
-        _ if message.starts_with("API Error: Unable to connect")
-            || message.starts_with("Request timed out") =>
-        {
-            "server_error"
-        }
+        _ if word == Some("max_output_tokens") => "max_output_tokens",
+        // No status where there was no answer, only a part of one, or none that the API could have given.
+        _ if message.starts_with("API Error: ") || message.starts_with("Request timed out") => "server_error",
         _ => "unknown",
     }
 }
@@ -237,7 +247,7 @@ mod tests {
             (json!(401), "API Error: 401", "authentication_failed"),
             (json!(403), "x", "authentication_failed"),
             (json!(404), "x", "model_not_found"),
-            (json!(413), "x", "invalid_request"),
+            (json!(413), "x", "request_too_large"),
             (json!(429), "x", "rate_limit"),
             (json!(529), "x", "server_error"),
             (json!(null), "API Error: Repeated 529 Overloaded errors", "server_error"),
@@ -250,6 +260,26 @@ mod tests {
             assert_eq!((failure.kind.as_str(), failure.message.as_str()), (kind, text));
             assert!(!failure.interrupted);
         }
+    }
+
+    #[test]
+    fn a_full_context_is_named_by_every_version() {
+        let kind = |status: serde_json::Value, text: &str, reason: serde_json::Value| {
+            let line = json!({"type": "result", "subtype": "success", "is_error": true, "api_error_status": status,
+                "result": text, "terminal_reason": reason});
+            read(&line).failure.unwrap().kind
+        };
+        let long = "Prompt is too long · the request is ~205000 tokens (limit 200000)";
+        assert_eq!(kind(json!(400), long, json!("prompt_too_long")), "context_full");
+        assert_eq!(kind(json!(null), "Prompt is too long", json!(null)), "context_full", "2.0.76");
+        for reason in CONTEXT_FULL_REASONS {
+            assert_eq!(kind(json!(null), "in other words", json!(reason)), "context_full", "{reason}");
+        }
+        assert_eq!(
+            kind(json!(413), "Request too large (max 32MB).", json!("image_error")),
+            "request_too_large"
+        );
+        assert_eq!(kind(json!(400), "API Error: 400", json!("completed")), "invalid_request");
     }
 
     #[test]

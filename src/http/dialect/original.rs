@@ -86,10 +86,6 @@ impl Render for Lines {
         write(lines, frames);
     }
 
-    fn is_answer(&self, outcome: &Outcome) -> bool {
-        outcome.is_ok()
-    }
-
     fn ping(&self) -> &'static [u8] {
         PING
     }

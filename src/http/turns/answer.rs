@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,13 +14,15 @@ use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
 use tokio::time::{Instant, timeout};
 
+use super::conclusion::Conclusion;
 use super::silence::Silence;
-use crate::http::dialect::{Ending, Render};
+use crate::http::dialect::{Dialect, Ending, Render};
 use crate::http::error::ApiError;
 use crate::http::files::Written;
 use crate::http::history::Claim;
 use crate::http::limits::TurnPermit;
-use crate::turn::{Outcome, Status, Turn};
+use crate::http::ready::StartedOnce;
+use crate::turn::{Outcome, Turn};
 
 /// What a turn wrote; looked for when this is first polled.
 pub(super) type Gathering = Pin<Box<dyn Future<Output = Written> + Send>>;
@@ -36,7 +39,9 @@ pub(super) trait Files: Send {
 /// A turn on its way out.
 pub(super) struct Answer {
     stage: Stage,
+    dialect: Dialect,
     render: Box<dyn Render>,
+    started_once: Arc<StartedOnce>,
     claim: Option<Claim>,
     /// Events that came before the answer was begun.
     first: Option<Bytes>,
@@ -57,37 +62,43 @@ enum Stage {
     Ended,
 }
 
-/// What is logged about a turn, once.
+/// What is logged about an accepted turn, once.
 pub(super) struct Log {
     request_id: String,
     begin: Instant,
     outcome: &'static str,
+    is_refusal: bool,
 }
 
 impl Log {
     /// `begin` is when the request came.
     pub(super) fn new(request_id: String, begin: Instant) -> Self {
         // What it stays if nobody reads to the end.
-        Self { request_id, begin, outcome: "client_gone" }
+        Self { request_id, begin, outcome: "client_gone", is_refusal: false }
     }
 
     /// How the turn ended.
-    pub(super) fn ended(&mut self, outcome: &'static str) {
-        self.outcome = outcome;
+    pub(super) fn ended(&mut self, conclusion: &Conclusion) {
+        (self.outcome, self.is_refusal) = (conclusion.word, conclusion.is_refusal);
     }
 }
 
 impl Drop for Log {
     fn drop(&mut self) {
         let took_ms = self.begin.elapsed().as_millis();
-        tracing::info!(request_id = self.request_id, outcome = self.outcome, took_ms, "turn answered");
+        if self.is_refusal {
+            tracing::info!(request_id = self.request_id, code = self.outcome, took_ms, "request refused");
+        } else {
+            tracing::info!(request_id = self.request_id, outcome = self.outcome, took_ms, "turn answered");
+        }
     }
 }
 
 impl Answer {
     pub(super) fn new(
         turn: Turn,
-        render: Box<dyn Render>,
+        (dialect, render): (Dialect, Box<dyn Render>),
+        started_once: Arc<StartedOnce>,
         claim: Option<Claim>,
         permit: TurnPermit,
         heartbeat: Duration,
@@ -95,7 +106,9 @@ impl Answer {
     ) -> Self {
         Self {
             stage: Stage::Lines(Box::new(turn)),
+            dialect,
             render,
+            started_once,
             claim,
             first: None,
             is_begun: false,
@@ -151,7 +164,6 @@ impl Answer {
                             }
                         }
                         Poll::Ready(Some(Err(error))) => {
-                            self.log.ended(error.code());
                             return Poll::Ready(self.end(Ending::Lost(&error), None));
                         }
                         Poll::Ready(None) => {
@@ -159,7 +171,6 @@ impl Answer {
                             let outcome = outcome.unwrap_or_else(|| {
                                 crate::turn::aborted(crate::error::TurnError::Internal("no outcome"))
                             });
-                            self.log.ended(told(&outcome));
                             match self.files.take() {
                                 Some(files) => self.stage = Stage::Files(files.gather(), Box::new(outcome)),
                                 None => return Poll::Ready(self.end(Ending::Told(&outcome), None)),
@@ -193,32 +204,21 @@ impl Answer {
     }
 
     fn end(&mut self, ending: Ending<'_>, files: Option<&Written>) -> Option<Bytes> {
-        self.stage = Stage::Ended;
-        if let (Ending::Lost(error), Some(claim)) = (ending, &mut self.claim)
-            && !error.reached_child()
-        {
-            claim.not_reached();
-        }
-        let refused = match ending {
-            Ending::Lost(error) => Some(ApiError::from(error.clone())),
-            Ending::Told(outcome) if self.render.is_answer(outcome) => None,
-            Ending::Told(outcome) => Some(ApiError::from(&outcome.status)),
-        };
-        if let (Some(error), false) = (&refused, self.is_begun) {
-            self.stage = Stage::Refused(error.clone());
-            return None;
+        let conclusion = Conclusion::of(self.dialect, ending);
+        self.log.ended(&conclusion);
+        if conclusion.has_started {
+            self.started_once.open();
         }
         let mut frames = BytesMut::new();
-        self.render.end(ending, files, &mut frames);
-        // Of a conversation that has lost something nobody can say what its child knows: its claim is dropped.
-        let is_whole = matches!(ending, Ending::Told(outcome) if !outcome.context_lost);
-        if let Some(claim) = self.claim.take()
-            && refused.is_none()
-            && is_whole
-        {
-            claim.answered(&self.render.text());
-        }
-        Some(self.told(frames))
+        self.stage = match &conclusion.error {
+            Some(error) if !self.is_begun => Stage::Refused(error.clone()),
+            _ => {
+                self.render.end(ending, files, &mut frames);
+                Stage::Ended
+            }
+        };
+        conclusion.settle(self.claim.take(), || self.render.text());
+        matches!(self.stage, Stage::Ended).then(|| self.told(frames))
     }
 }
 
@@ -230,18 +230,8 @@ impl Stream for Answer {
     }
 }
 
-/// How a turn ended, in a word for the log.
-pub(super) fn told(outcome: &Outcome) -> &'static str {
-    match &outcome.status {
-        Status::Completed => "completed",
-        Status::Failed(_) => "failed",
-        Status::Aborted(error) => error.code(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use tokio::time::sleep;
@@ -252,7 +242,7 @@ mod tests {
     use crate::http::dialect::{Asked, Frame, renderer};
     use crate::http::limits::Turns;
     use crate::ids::{TurnId, UserId};
-    use crate::turn::{TurnSender, turn_channel};
+    use crate::turn::{Status, TurnSender, turn_channel};
 
     struct Stub(Gathering);
 
@@ -274,7 +264,8 @@ mod tests {
         let frame = Frame { session: "default".to_owned(), created: 0, model: String::new() };
         let render = renderer(&Asked::default(), &frame, turn.answer_reader(true), false);
         let permit = Arc::new(Turns::default()).permit(&UserId::new("u").unwrap(), 1).unwrap();
-        let answer = Answer::new(turn, render, None, permit, Duration::from_secs(10), log);
+        let render = (Dialect::Original, render);
+        let answer = Answer::new(turn, render, Arc::default(), None, permit, Duration::from_secs(10), log);
         (sender, answer, cancelled)
     }
 
@@ -393,15 +384,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_without_a_model_names_the_one_that_was_asked_for_and_says_what_was_lost() {
-        for (dialect, lost) in [
-            (crate::http::dialect::Dialect::Anthropic, r#""context_lost":true"#),
-            (crate::http::dialect::Dialect::OpenAi, ": context_lost\n\n"),
-        ] {
+        for (dialect, lost) in
+            [(Dialect::Anthropic, r#""context_lost":true"#), (Dialect::OpenAi, ": context_lost\n\n")]
+        {
             let (sender, mut answer, _) = answer();
             let asked = Asked { dialect, model: "sonnet".to_owned(), ..Asked::default() };
             let frame = Frame { session: "s".to_owned(), created: 0, model: asked.model.clone() };
             let reader = crate::cli::Adapter::answer_reader(&CLAUDE, true);
-            answer.render = renderer(&asked, &frame, reader, false);
+            (answer.dialect, answer.render) = (dialect, renderer(&asked, &frame, reader, false));
             let outcome = crate::turn::Outcome {
                 context_lost: true,
                 stop_reason: Some("tool_use".to_owned()),

@@ -6,10 +6,12 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
+use super::conclusion::Conclusion;
 use super::{Work, gathering};
 use crate::error::TurnError;
-use crate::http::dialect::{Collected, Frame, document, is_answer};
+use crate::http::dialect::{Collected, Ending, Frame, document};
 use crate::http::error::ApiError;
+use crate::turn::Outcome;
 
 impl Work {
     /// Reads the turn to its end.
@@ -26,39 +28,43 @@ impl Work {
         // Wholes, not deltas: what was said in part and then again as a whole is in the answer once.
         let mut reader = self.turn.answer_reader(false);
         let mut collected = Collected::default();
-        while let Some(lines) = self.turn.next_lines().await {
-            let lines = lines.inspect_err(|error| {
-                self.log.ended(error.code());
-                if let Some(claim) = self.conversation.claim.as_mut().filter(|_| !error.reached_child()) {
-                    claim.not_reached();
-                }
-            })?;
-            collected.lines(&mut reader, &lines);
+        let ended = loop {
+            match self.turn.next_lines().await {
+                Some(Ok(lines)) => collected.lines(&mut reader, &lines),
+                Some(Err(error)) => break Err(error),
+                None => break self.outcome(),
+            }
             if std::mem::take(&mut self.waits)
                 && let Some(files) = &mut self.files
             {
                 // Other turns have written since.
                 files.look_again();
             }
+        };
+        let ending = match &ended {
+            Ok(outcome) => Ending::Told(outcome),
+            Err(error) => Ending::Lost(error),
+        };
+        let conclusion = Conclusion::of(self.asked.dialect, ending);
+        self.log.ended(&conclusion);
+        if conclusion.has_started {
+            self.app.started_once().open();
         }
-        let outcome = self.turn.outcome().cloned();
-        let outcome = outcome.ok_or(TurnError::Internal("the turn ended without an outcome"))?;
-        self.log.ended(super::answer::told(&outcome));
-        if !is_answer(self.asked.dialect, &outcome) {
-            return Err(ApiError::from(&outcome.status));
+        if let Ok(outcome) = &ended {
+            collected.end(&mut reader, if outcome.is_ok() { &outcome.text } else { "" });
         }
-        self.app.started_once().open();
-        collected.end(&mut reader, if outcome.is_ok() { &outcome.text } else { "" });
-        // Of a conversation that has lost something nobody can say what its child knows: its claim is dropped.
-        if let Some(claim) = self.conversation.claim.take()
-            && !outcome.context_lost
-        {
-            claim.answered(&collected.text());
+        conclusion.settle(self.conversation.claim.take(), || collected.text());
+        if let Some(error) = conclusion.error {
+            return Err(error);
         }
         let files = match self.files.take() {
             Some(files) => Some(gathering(Arc::clone(&self.app), files).await),
             None => None,
         };
-        Ok(document(self.asked.dialect, collected, &outcome, frame, files))
+        Ok(document(self.asked.dialect, collected, &ended?, frame, files))
+    }
+
+    fn outcome(&self) -> Result<Outcome, TurnError> {
+        self.turn.outcome().cloned().ok_or(TurnError::Internal("the turn ended without an outcome"))
     }
 }

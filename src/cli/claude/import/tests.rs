@@ -57,16 +57,20 @@ fn transcript_is_a_chain_of_lines() {
     assert_eq!(CLAUDE.import(&only_user, "id-1", &dirs(), now), None);
 }
 
+fn holds(file: &std::path::Path, last: &str) -> std::io::Result<bool> {
+    CLAUDE.transcript_holds(&std::fs::File::open(file).unwrap(), last)
+}
+
 #[test]
 fn checkpoint_of_an_import_is_held() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("t.jsonl");
     let import = CLAUDE.import(&history(), "id-1", &dirs(), SystemTime::now()).unwrap();
     std::fs::write(&file, &import.transcript).unwrap();
-    assert!(CLAUDE.transcript_holds(&file, &import.last).unwrap());
+    assert!(holds(&file, &import.last).unwrap());
     let cut = import.transcript.len() - 10;
     std::fs::write(&file, &import.transcript[..cut]).unwrap();
-    assert!(!CLAUDE.transcript_holds(&file, &import.last).unwrap());
+    assert!(!holds(&file, &import.last).unwrap());
 }
 
 fn first(imported: bool, prompt: Prompt) -> Option<Vec<String>> {

@@ -11,7 +11,6 @@ use crate::http::dialect::{
 use crate::http::error::ApiError;
 use crate::http::files::Written;
 use crate::http::wire::{lines as lines_of, permission};
-use crate::turn::Outcome;
 
 /// SDKs pass over `ping` events; before the first of an answer a comment does no harm to anybody.
 const PING: &[u8] = b"event: ping\ndata: {\"type\":\"ping\"}\n\n";
@@ -47,17 +46,13 @@ impl Render for Events {
         }
     }
 
-    fn is_answer(&self, outcome: &Outcome) -> bool {
-        is_answer(Dialect::Anthropic, outcome)
-    }
-
     fn ping(&self) -> &'static [u8] {
         if self.begun { PING } else { EARLY_PING }
     }
 
     fn end(&mut self, ending: Ending<'_>, _files: Option<&Written>, frames: &mut BytesMut) {
         let outcome = match ending {
-            Ending::Told(outcome) if self.is_answer(outcome) => outcome,
+            Ending::Told(outcome) if is_answer(Dialect::Anthropic, outcome) => outcome,
             Ending::Told(outcome) => return error(&ApiError::from(&outcome.status), frames),
             Ending::Lost(lost) => return error(&ApiError::from(lost.clone()), frames),
         };

@@ -117,17 +117,13 @@ impl Render for Chunks {
         }
     }
 
-    fn is_answer(&self, outcome: &Outcome) -> bool {
-        is_answer(Dialect::OpenAi, outcome)
-    }
-
     fn ping(&self) -> &'static [u8] {
         PING
     }
 
     fn end(&mut self, ending: Ending<'_>, _files: Option<&Written>, frames: &mut BytesMut) {
         match ending {
-            Ending::Told(outcome) if self.is_answer(outcome) => self.answered(outcome, frames),
+            Ending::Told(outcome) if is_answer(Dialect::OpenAi, outcome) => self.answered(outcome, frames),
             Ending::Told(outcome) => error(&ApiError::from(&outcome.status), frames),
             Ending::Lost(lost) => error(&ApiError::from(lost.clone()), frames),
         }

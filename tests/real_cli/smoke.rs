@@ -1,32 +1,17 @@
-//! What must work with every version of the CLI: ready, a turn, an interrupt, a kill, the conversation afterwards.
+//! What must work with every version of the CLI, older ones too: ready, a turn, an interrupt, a kill, the conversation afterwards.
 
-use crate::bare::Bare;
-use crate::bench::Bench;
-use crate::common::installed::{self, other_cli, real_cli};
+use super::bare::Bare;
+use super::bench::Bench;
+use super::embedded::{ask, child, failure, finish, read, say, send, until_text};
 use crate::common::{SOON, eventually, shown};
-use crate::embedded::{ask, child, failure, finish, read, say, send, until_text};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_version_of_the_other_tests_passes_this_one_too() {
-    let Some(cli) = real_cli("the_version_of_the_other_tests_passes_this_one_too") else { return };
-    smoke(&Bench::on(cli).await, installed::VERSION, true).await;
+async fn smoke_test_passes() {
+    let Some(bench) = Bench::new().await else { return };
+    run(&bench, &super::version(), true).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_older_version_that_does_not_tell_its_state_will_do() {
-    let [older, _] = installed::OTHERS;
-    let Some(cli) = other_cli(older, "an_older_version_that_does_not_tell_its_state_will_do") else { return };
-    smoke(&Bench::on(cli).await, older, false).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_newer_version_will_do() {
-    let [_, newer] = installed::OTHERS;
-    let Some(cli) = other_cli(newer, "a_newer_version_will_do") else { return };
-    smoke(&Bench::on(cli).await, newer, true).await;
-}
-
-async fn smoke(bench: &Bench, version: &str, tells_its_state: bool) {
+pub(crate) async fn run(bench: &Bench, version: &str, tells_its_state: bool) {
     assert_eq!(states(bench).await, tells_its_state, "nothing may be built on it, or more could be");
     let system = bench.embed(|_| {}).await;
     let alice = system.alice();
