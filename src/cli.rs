@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::fmt::Debug;
 use std::fs::File;
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 pub use answer::AnswerReader;
 
@@ -46,8 +46,8 @@ pub enum Opening {
 pub struct Bound {
     /// Replaces the CLI's own system prompt. Empty is the same as none.
     pub system_prompt: Option<String>,
-    /// A file with the session's MCP servers (mode 0600), if it has any.
-    pub mcp_config: Option<PathBuf>,
+    /// The session's MCP servers by name, in the CLI's own form. May hold secrets.
+    pub mcp_servers: serde_json::Map<String, serde_json::Value>,
     /// A model to fall back to when the first is overloaded.
     pub fallback_model: Option<String>,
 }
@@ -67,6 +67,8 @@ pub struct LaunchPlan<'a> {
     pub model: Option<&'a str>,
     /// Bound at start.
     pub bound: &'a Bound,
+    /// How long an MCP server may take to connect.
+    pub mcp_timeout: Duration,
     /// Whether tool permissions are asked over the protocol (policies `allow` and `ask`).
     pub asks_permission: bool,
 }
@@ -222,6 +224,11 @@ pub trait Adapter: Debug + Send + Sync + 'static {
     /// carries what is bound at start and must not be in the arguments (the system prompt): it has to be the first
     /// line of every child, a resumed one too.
     fn handshake(&self, request_id: &str, bound: &Bound) -> Vec<u8>;
+
+    /// The line that gives the child its MCP servers; written after the handshake and answered by a control answer once
+    /// each of them is connected or has failed. Until then the CLI answers nothing else. Not in a file and not in the
+    /// arguments: a child could change the one and everybody reads the other.
+    fn mcp_servers(&self, request_id: &str, bound: &Bound) -> Vec<u8>;
 
     /// The line that interrupts the running turn.
     fn interrupt(&self, request_id: &str) -> Vec<u8>;

@@ -12,10 +12,15 @@ use std::time::Duration;
 use serde::Deserialize;
 
 mod load;
+mod mcp;
 mod validate;
 mod value;
 
 pub use load::ConfigError;
+#[cfg(feature = "server")]
+pub(crate) use mcp::is_server_name;
+pub(crate) use mcp::{EXPANSION, has_expansion};
+pub use mcp::{Mcp, McpCallers, McpHost, McpServerConfig, McpTransport};
 pub(crate) use validate::OWN_VARIABLES;
 pub use value::MemoryBudget;
 
@@ -46,6 +51,8 @@ pub struct Config {
     pub permissions: Permissions,
     /// What stands between the children of different users.
     pub isolation: Isolation,
+    /// MCP servers of the sessions.
+    pub mcp: Mcp,
     /// Limits of the whole instance.
     pub limits: Limits,
     /// Figures for the operator.
@@ -391,6 +398,7 @@ impl Default for Config {
             restart: RestartConfig::default(),
             permissions: Permissions::default(),
             isolation: Isolation::default(),
+            mcp: Mcp::default(),
             limits: Limits::default(),
             metrics: MetricsConfig::default(),
         }

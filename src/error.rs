@@ -65,6 +65,9 @@ pub enum TurnError {
         /// The option: `model` or `fallback_model`.
         option: &'static str,
     },
+    /// An MCP server that cannot be given to a child.
+    #[error("MCP servers: {0}")]
+    InvalidMcpServers(&'static str),
     /// The system prompt is too long.
     #[error(
         "the system prompt has {bytes} bytes; at most {limit} are accepted (session.system_prompt_limit)"
@@ -223,6 +226,7 @@ impl TurnError {
             Self::InvalidName(_) => "invalid_user",
             Self::InvalidPrompt(_) => "invalid_prompt",
             Self::InvalidModel { .. } => "invalid_model",
+            Self::InvalidMcpServers(_) => "invalid_mcp_servers",
             Self::PromptTooLarge { .. } => "prompt_too_large",
             Self::SystemPromptTooLarge { .. } => "system_prompt_too_large",
             Self::HistoryTooLarge { .. } => "history_too_large",

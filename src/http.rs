@@ -37,6 +37,7 @@ mod history;
 mod identity;
 pub mod keys;
 mod limits;
+mod mcp;
 mod models;
 mod openapi;
 mod page;

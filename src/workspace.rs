@@ -16,7 +16,6 @@ use crate::cli::{Adapter, Dirs};
 use crate::config::CliConfig;
 use crate::ids::SessionHash;
 use crate::session::OauthCredentials;
-use crate::turn::McpServers;
 
 pub(crate) mod beneath;
 mod data_dir;
@@ -96,11 +95,6 @@ impl RecordDir {
     /// Where a record that cannot be understood is kept for the operator: the last one.
     pub(crate) fn broken_file(&self) -> PathBuf {
         self.0.join("session.json.broken")
-    }
-
-    /// The session's MCP servers, written for the CLI to read at its start; never read here.
-    pub(crate) fn mcp_file(&self) -> PathBuf {
-        self.0.join("mcp.json")
     }
 
     /// The directory's name once more: a record that cannot be understood must not cost the user's files.
@@ -276,12 +270,6 @@ impl Workspace {
         };
         remove_tree(&self.sessions, OsStr::new(self.name.as_str()))?;
         remove_tree(records, record)
-    }
-
-    /// Writes the MCP servers where the CLI is told to look for them.
-    pub(crate) fn write_mcp_servers(&self, servers: &McpServers) -> io::Result<()> {
-        let content = json!({ "mcpServers": servers }).to_string();
-        write_private(&self.record.mcp_file(), content.as_bytes(), Durability::Disk)
     }
 
     /// Writes OAuth credentials for the CLI, unless those there are valid for longer: the CLI itself may have renewed

@@ -46,6 +46,10 @@ impl Adapter for Claude {
         write::handshake(request_id, bound)
     }
 
+    fn mcp_servers(&self, request_id: &str, bound: &Bound) -> Vec<u8> {
+        write::mcp_servers(request_id, bound)
+    }
+
     fn interrupt(&self, request_id: &str) -> Vec<u8> {
         write::control(request_id, "interrupt")
     }

@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use super::error::ApiError;
 use super::keys::{Entry, KeyLimits, Role};
 use crate::ids::UserId;
+use crate::turn::Sender;
 
 /// The header that names the user.
 pub(super) const USER_HEADER: &str = "x-pilotlight-user";
@@ -101,6 +102,14 @@ impl Caller {
     /// Whether credentials in the body may tell who it is: only where anybody may say anything, and nobody did.
     pub(super) fn is_known_by_credentials(&self) -> bool {
         matches!(self.who, Who::Trusted { .. }) && self.named.is_none()
+    }
+
+    /// What kind of sender of MCP servers it is. Without keys nobody knows who calls: a stranger.
+    pub(super) fn sender(&self) -> Sender {
+        match self.key().map(|key| key.role()) {
+            Some(Role::Service) => Sender::Service,
+            _ => Sender::Other,
+        }
     }
 
     /// The id of the caller's key, if it has one. No secret.

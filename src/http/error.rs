@@ -205,9 +205,10 @@ fn whole_seconds(pause: Duration) -> u64 {
 impl From<TurnError> for ApiError {
     fn from(error: TurnError) -> Self {
         let status = match &error {
-            TurnError::InvalidName(_) | TurnError::InvalidPrompt(_) | TurnError::InvalidModel { .. } => {
-                StatusCode::BAD_REQUEST
-            }
+            TurnError::InvalidName(_)
+            | TurnError::InvalidPrompt(_)
+            | TurnError::InvalidModel { .. }
+            | TurnError::InvalidMcpServers(_) => StatusCode::BAD_REQUEST,
             TurnError::PromptTooLarge { .. }
             | TurnError::SystemPromptTooLarge { .. }
             | TurnError::HistoryTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,

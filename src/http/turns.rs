@@ -24,6 +24,7 @@ use super::error::{ApiError, ErrorForm};
 use super::files::Watch;
 use super::history::Claim;
 use super::limits::TurnPermit;
+use super::mcp;
 use super::router::{BodyRead, OfTurn, RequestId};
 use super::sessions::checked;
 use crate::config::OnDisconnect;
@@ -148,6 +149,17 @@ impl Taking {
                 format!("without effect here, and refused by configuration (http.strict): {fields}");
             return Err(ApiError::invalid("ignored_field", message));
         }
+        let servers = mcp::choose(
+            asked.mcp_servers.take(),
+            &self.parts.headers,
+            &self.caller,
+            &self.app.pilot().config().mcp,
+        )?;
+        // The clients of the other dialects say everything with each request: none is said as well.
+        asked.options.mcp_servers = match asked.dialect {
+            Dialect::Original => servers,
+            Dialect::Anthropic | Dialect::OpenAi => Some(servers.unwrap_or_default()),
+        };
         let kept = self.on_disconnect()? == OnDisconnect::Detach;
         let named = match &asked.user {
             Some(name) => Some(UserId::new(name).map_err(|error| ApiError::field("user", error))?),

@@ -171,6 +171,7 @@ impl TurnOutcome {
                 TurnError::InvalidName(_)
                 | TurnError::InvalidPrompt(_)
                 | TurnError::InvalidModel { .. }
+                | TurnError::InvalidMcpServers(_)
                 | TurnError::PromptTooLarge { .. }
                 | TurnError::SystemPromptTooLarge { .. }
                 | TurnError::HistoryTooLarge { .. }

@@ -252,6 +252,7 @@ fn start(plan: &Plan, prepared: &Prepared) -> Result<Box<Contained>, StartFailur
         opening: prepared.opening,
         model: prepared.model.as_deref().or(instance.config.cli.model.as_deref()),
         bound: &prepared.bound,
+        mcp_timeout: instance.config.mcp.connect_timeout,
         asks_permission: instance.config.permissions.policy != PermissionPolicy::Deny,
     });
     let program = instance.program.find()?;

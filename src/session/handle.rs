@@ -460,6 +460,10 @@ impl Letter {
                 return Err(TurnError::InvalidModel { option });
             }
         }
+        let servers = options.mcp_servers.as_ref();
+        if let Some(problem) = servers.and_then(|servers| servers.problem(&config.mcp)) {
+            return Err(TurnError::InvalidMcpServers(problem));
+        }
         let bound = BoundRecord {
             system_prompt: options.system_prompt,
             fallback_model: options.fallback_model,

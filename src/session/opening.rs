@@ -78,12 +78,15 @@ fn prepare_now(
     let (adapter, cli) = (instance.adapter, &instance.config.cli);
     workspace.create()?;
     workspace.sweep(adapter, cli);
-    let mcp_config = match &record.bound.mcp_servers {
+    let mcp_servers = match &record.bound.mcp_servers {
         Some(servers) => {
-            workspace.write_mcp_servers(servers)?;
-            Some(workspace.record().mcp_file())
+            let found = servers.resolve(&instance.config.mcp);
+            if found.len() < servers.len() {
+                tracing::warn!(session = %key.hash(), "MCP servers of a session are no longer configured or allowed");
+            }
+            found
         }
-        None => None,
+        None => serde_json::Map::new(),
     };
     let transcript = adapter.transcript(workspace.dirs(), cli, &record.cli_session_id);
     let (transcript, is_usable) = match found(workspace, adapter, cli, &transcript) {
@@ -124,14 +127,14 @@ fn prepare_now(
         cli_session_id,
         is_new_id: !is_usable,
         opening: if transcript.is_some() || imported.is_some() { Opening::Resume } else { Opening::New },
+        secrets: Secrets::of(cli.env.iter().chain(variables.pairs()), &mcp_servers),
         bound: Bound {
             system_prompt: record.bound.system_prompt.clone(),
-            mcp_config,
+            mcp_servers,
             fallback_model: record.bound.fallback_model.clone(),
         },
         loss,
         attempt: 0,
-        secrets: Secrets::of(cli.env.iter().chain(variables.pairs()), record.bound.mcp_servers.as_ref()),
         variables,
         model: record.model.clone(),
         has_turns: record.context_turns > 0,

@@ -60,6 +60,8 @@ pub(crate) struct Record {
 pub(crate) struct BoundRecord {
     pub(crate) system_prompt: Option<String>,
     pub(crate) fallback_model: Option<String>,
+    // Formerly `mcp_servers`, without the sender: those definitions are not taken over.
+    #[serde(default, rename = "mcp")]
     pub(crate) mcp_servers: Option<McpServers>,
 }
 
@@ -292,7 +294,7 @@ impl BoundRecord {
             system_prompt: text(&wanted.system_prompt, &self.system_prompt),
             fallback_model: text(&wanted.fallback_model, &self.fallback_model),
             mcp_servers: match &wanted.mcp_servers {
-                Some(servers) if servers.0.is_empty() => None,
+                Some(servers) if servers.is_empty() => None,
                 Some(_) => wanted.mcp_servers.clone(),
                 None => self.mcp_servers.clone(),
             },
@@ -401,6 +403,14 @@ mod tests {
             record.save(&workspace, Durability::Disk).unwrap();
             assert!(is_broken(data.path(), &key));
         }
+    }
+
+    #[test]
+    fn definition_of_an_older_record_is_not_taken_over() {
+        let old = serde_json::json!({ "system_prompt": "brief", "fallback_model": null,
+            "mcp_servers": { "m": { "type": "stdio", "command": "x" } } });
+        let bound: BoundRecord = serde_json::from_value(old).unwrap();
+        assert_eq!((bound.system_prompt.as_deref(), bound.mcp_servers), (Some("brief"), None));
     }
 
     #[test]

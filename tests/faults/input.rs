@@ -10,7 +10,7 @@ async fn touched(attack: &Attack) -> (Value, Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fault_01_no_json_is_400_and_the_child_is_untouched() {
-    let attack = Attack::with("session = { idle_timeout = \"3s\" }").await;
+    let attack = Attack::with("session = { idle_timeout = \"3s\" }\n[mcp]\ncallers = \"all\"").await;
     attack.say("hello").await;
     let before = touched(&attack).await;
     let with = |key: &str, value: Value| {

@@ -21,6 +21,7 @@ mod interface;
 mod keyring;
 mod limits;
 mod log;
+mod mcp;
 mod operator;
 mod page;
 mod permissions;

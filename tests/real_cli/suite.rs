@@ -12,6 +12,7 @@ mod embedded;
 mod evictions;
 pub(crate) mod history;
 mod interrupts;
+mod mcp;
 mod restarts;
 pub(crate) mod smoke;
 mod tools;
