@@ -103,6 +103,15 @@ pub enum TurnError {
         /// How many may.
         limit: usize,
     },
+    /// The user has as many named sessions as one may have.
+    #[error(
+        "this user has {limit} named sessions already (limits.sessions_per_user): go on in one of them, or delete one \
+         first (DELETE /v1/sessions/NAME?purge=true)"
+    )]
+    TooManySessions {
+        /// How many may be.
+        limit: usize,
+    },
     /// The host as a whole has no room for another child, or none was free in time.
     #[error("overloaded: {reason}")]
     Overloaded {
@@ -231,6 +240,7 @@ impl TurnError {
             Self::SystemPromptTooLarge { .. } => "system_prompt_too_large",
             Self::HistoryTooLarge { .. } => "history_too_large",
             Self::QueueFull { .. } => "queue_full",
+            Self::TooManySessions { .. } => "too_many_sessions",
             Self::Overloaded { .. } => "overloaded",
             Self::Draining => "draining",
             Self::NotStarted(_) => "cli_not_started",

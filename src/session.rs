@@ -16,6 +16,7 @@ mod import;
 mod known;
 mod message;
 mod opening;
+mod quota;
 mod state;
 mod store;
 mod take_up;

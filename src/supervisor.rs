@@ -24,6 +24,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 mod admission;
 mod idle;
+mod room;
 mod sampler;
 
 pub(crate) use admission::{Admission, Pressure, StartPermit};

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use super::{
     Adapter, AnswerReader, Bound, CommandLine, ControlAnswer, Dirs, HostRequest, Import, LaunchPlan,
-    LineKind, PermissionRequest, PromptRefused, Refusal, Task, Terminal,
+    LineKind, OwnFiles, PermissionRequest, PromptRefused, Refusal, Task, Terminal,
 };
 use crate::config::CliConfig;
 use crate::model::History;
@@ -20,6 +20,7 @@ use crate::turn::{Decision, Prompt};
 mod answer;
 mod classify;
 mod fields;
+mod home;
 mod import;
 mod launch;
 mod read;
@@ -116,6 +117,10 @@ impl Adapter for Claude {
 
     fn config_dir(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf {
         transcript::config_dir(dirs, cli)
+    }
+
+    fn own_files(&self, cli: &CliConfig) -> Option<OwnFiles> {
+        home::own_files(cli)
     }
 
     fn transcript(&self, dirs: &Dirs, cli: &CliConfig, session_id: &str) -> PathBuf {

@@ -232,6 +232,7 @@ mod tests {
             ("[limits]\nmemory_budget = \"120%\"", "limits.memory_budget", "80%"),
             ("[limits]\nmemory_per_session = 0", "limits.memory_per_session", "80%"),
             ("[limits]\nmax_children = 0", "limits.max_children", "at least 1"),
+            ("[limits]\nsessions_per_user = 0", "limits.sessions_per_user", "at least 1"),
             ("[cli]\nprogram = \"\"", "cli.program", "sim"),
             ("[auth]\nkeys_file = \"\"", "auth.keys_file", "path"),
             (

@@ -15,6 +15,7 @@ use super::history::Conversations;
 use super::identity::{Identities, Rotated};
 use super::limits::{Rates, TurnPermit, Turns};
 use super::ready::StartedOnce;
+use super::turns::idempotency::Idempotency;
 use super::turns::replay::Replays;
 use crate::error::TurnError;
 use crate::ids::UserId;
@@ -39,13 +40,20 @@ pub(super) struct App {
     gathering: Semaphore,
     started_once: Arc<StartedOnce>,
     replays: Replays,
+    idempotency: Idempotency,
     feed: Feed,
     draining: AtomicBool,
     since: Instant,
 }
 
 impl App {
-    pub(super) async fn new(pilot: Pilotlight, exporter: Exporter, replays: Replays, feed: Feed) -> Self {
+    pub(super) async fn new(
+        pilot: Pilotlight,
+        exporter: Exporter,
+        replays: Replays,
+        idempotency: Idempotency,
+        feed: Feed,
+    ) -> Self {
         let data_dir = &pilot.config().data_dir;
         let identities = Identities::load(identities_dir(data_dir)).await;
         let http = &pilot.config().http;
@@ -64,6 +72,7 @@ impl App {
             gathering: Semaphore::new(GATHERING),
             started_once: Arc::default(),
             replays,
+            idempotency,
             feed,
             draining: AtomicBool::new(false),
             since: Instant::now(),
@@ -129,6 +138,10 @@ impl App {
 
     pub(super) fn replays(&self) -> &Replays {
         &self.replays
+    }
+
+    pub(super) fn idempotency(&self) -> &Idempotency {
+        &self.idempotency
     }
 
     pub(super) fn feed(&self) -> &Feed {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use tokio_util::sync::CancellationToken;
 
 use super::error::ApiError;
 use super::keys::{Entry, KeyLimits, Role};
@@ -28,6 +29,8 @@ pub(super) struct Caller {
     who: Who,
     /// The user that the request's header names.
     named: Option<UserId>,
+    /// Cancelled when its key is revoked.
+    revoked: Option<CancellationToken>,
 }
 
 #[derive(Debug, Clone)]
@@ -42,12 +45,22 @@ enum Who {
 impl Caller {
     /// Somebody on a listener that asks for no key.
     pub(super) fn trusted(is_local: bool, named: Option<UserId>) -> Self {
-        Self { who: Who::Trusted { is_local }, named }
+        Self { who: Who::Trusted { is_local }, named, revoked: None }
     }
 
     /// Somebody with a key.
     pub(super) fn of_key(key: Arc<Entry>, named: Option<UserId>) -> Self {
-        Self { who: Who::Key(key), named }
+        Self { who: Who::Key(key), named, revoked: None }
+    }
+
+    /// The same, as long as the key is in force.
+    pub(super) fn until(self, revoked: CancellationToken) -> Self {
+        Self { revoked: Some(revoked), ..self }
+    }
+
+    /// Cancelled when the caller's key is revoked; callers without a key have none.
+    pub(super) fn revoked(&self) -> Option<&CancellationToken> {
+        self.revoked.as_ref()
     }
 
     /// Whose session a turn is for. `named` is the user that the body names; the header goes before it.

@@ -176,6 +176,7 @@ impl TurnOutcome {
                 | TurnError::SystemPromptTooLarge { .. }
                 | TurnError::HistoryTooLarge { .. }
                 | TurnError::QueueFull { .. }
+                | TurnError::TooManySessions { .. }
                 | TurnError::Overloaded { .. }
                 | TurnError::Draining => Self::Rejected,
             },

@@ -123,7 +123,9 @@ pub(crate) async fn run(plan: Plan, record: Box<Record>, stop: CancellationToken
 async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, tell: &Tell) -> Gone {
     let admission = &plan.instance.admission;
     if admission.is_full() {
-        plan.instance.helpers.tell_evictor(IdleMessage::MakeRoom(Room::Children(admission.waiting() + 1)));
+        plan.instance.helpers.tell_evictor(IdleMessage::MakeRoom(Room::Children(
+            admission.wishes(Some(plan.entry.key.user())),
+        )));
     }
     let permits = tokio::select! {
         permits = admission.admit(plan.entry.key.user()) => permits,

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::message::Submission;
-use super::store::BoundRecord;
+use super::store::{BoundRecord, Record};
 use super::{
     OauthCredentials, PendingPermission, PermissionError, SessionMessage, SessionState, SessionStatus,
 };
@@ -74,7 +74,7 @@ impl Session {
         let result = self.submit(prompt.into(), options, accepted).await;
         if let Err(error) = &result {
             let metrics = &self.instance().metrics;
-            if matches!(error, TurnError::QueueFull { .. }) {
+            if matches!(error, TurnError::QueueFull { .. } | TurnError::TooManySessions { .. }) {
                 metrics.admission_rejected(AdmissionRejected::PerUser);
             }
             metrics.turn_ended(TurnOutcome::Rejected, accepted.elapsed());
@@ -299,7 +299,7 @@ impl Session {
     /// child uses them from its next turn on.
     ///
     /// # Errors
-    /// [`TurnError::Storage`].
+    /// [`TurnError::Storage`], [`TurnError::TooManySessions`].
     pub async fn write_credentials(&self, credentials: &OauthCredentials) -> Result<(), TurnError> {
         let (workspace, instance, credentials) =
             (self.files().await?, self.instance().clone(), credentials.clone());
@@ -315,7 +315,7 @@ impl Session {
     /// The session's directories, created if they are not there yet.
     ///
     /// # Errors
-    /// [`TurnError::Storage`].
+    /// [`TurnError::Storage`], [`TurnError::TooManySessions`].
     pub async fn workspace(&self) -> Result<Dirs, TurnError> {
         let workspace = self.files().await?;
         let dirs = workspace.dirs().clone();
@@ -351,12 +351,9 @@ impl Session {
         if let Some(entry) = self.entry() {
             return Ok(entry.workspace.clone());
         }
-        let (instance, key) = (self.instance().clone(), self.key()?.clone());
-        blocking(move || {
-            let record = take_up::known_or_begun(&instance, &key)?;
-            Ok(record.workspace(&instance.config.data_dir, &key.hash()))
-        })
-        .await
+        let (record, key) = (self.known_or_begun().await?, self.key()?);
+        let (data_dir, hash) = (self.instance().config.data_dir.clone(), key.hash());
+        blocking(move || Ok(record.workspace(&data_dir, &hash))).await
     }
 
     /// Asks the session's actor; `None` if the session is not in memory and `start` is false.
@@ -393,10 +390,16 @@ impl Session {
         Err(TurnError::Internal("the session's actor keeps failing"))
     }
 
+    async fn known_or_begun(&self) -> Result<Record, TurnError> {
+        let (instance, owner) = (self.instance().clone(), self.key()?.clone());
+        let limit = instance.config.limits.sessions_per_user;
+        let record = blocking(move || take_up::known_or_begun(&instance, &owner)).await?;
+        record.ok_or(TurnError::TooManySessions { limit })
+    }
+
     /// Reads the session's record, or begins one, and has the supervisor start its actor.
     async fn bring_into_memory(&self, key: &SessionKey) -> Result<(), TurnError> {
-        let (instance, owner) = (self.instance().clone(), key.clone());
-        let record = blocking(move || take_up::known_or_begun(&instance, &owner)).await?;
+        let record = self.known_or_begun().await?;
         let supervisor = timeout(ACTOR_ANSWERS_WITHIN, self.instance().helpers.supervisor()).await;
         let supervisor = supervisor.map_err(|_| TurnError::Internal("the supervisor cannot be reached"))?;
         // Nobody starts sessions any more: the instance has stopped since we looked.

@@ -78,6 +78,7 @@ fn prepare_now(
     let (adapter, cli) = (instance.adapter, &instance.config.cli);
     workspace.create()?;
     workspace.sweep(adapter, cli);
+    workspace.clear_own_files(adapter, cli)?;
     let mcp_servers = match &record.bound.mcp_servers {
         Some(servers) => {
             let found = servers.resolve(&instance.config.mcp);
@@ -142,6 +143,9 @@ fn prepare_now(
     })
 }
 
+/// Longest transcript that a child is started on: one of months has some hundred megabytes. The CLI reads it all.
+const MAX_TRANSCRIPT_BYTES: u64 = 1 << 30;
+
 /// The transcript, opened as what lies in a child's reach is.
 fn found(
     workspace: &Workspace,
@@ -150,7 +154,9 @@ fn found(
     transcript: &Path,
 ) -> Result<File, Refused> {
     let (own, path) = workspace.cli_file(adapter, cli, transcript)?;
-    own.file(&path)
+    let file = own.file(&path)?;
+    let (size, limit) = (file.metadata()?.len(), MAX_TRANSCRIPT_BYTES);
+    if size > limit { Err(Refused::TooLarge { size, limit }) } else { Ok(file) }
 }
 
 /// Writes the history as the transcript of the conversation of this id. `None`: nothing in it needs one, or the CLI is

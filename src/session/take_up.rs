@@ -7,6 +7,7 @@ use std::io;
 use std::sync::PoisonError;
 
 use super::store::{Record, Unreadable};
+use super::{known, quota};
 use crate::happenings::What;
 use crate::ids::SessionKey;
 use crate::instance::Instance;
@@ -24,18 +25,20 @@ pub(super) fn known(instance: &Instance, key: &SessionKey) -> io::Result<Option<
     }
 }
 
-/// The session's record; a session that does not exist begins, and is on disk before anything of it is.
-pub(super) fn known_or_begun(instance: &Instance, key: &SessionKey) -> io::Result<Record> {
+/// The session's record; a session that does not exist begins, and is on disk before anything of it is. `None`: its user
+/// has as many sessions as one may have.
+pub(super) fn known_or_begun(instance: &Instance, key: &SessionKey) -> io::Result<Option<Record>> {
     if let Some(record) = known(instance, key)? {
-        return Ok(record);
+        return Ok(Some(record));
     }
     let _one_at_a_time = instance.records.lock().unwrap_or_else(PoisonError::into_inner);
     match Record::load(&instance.config.data_dir, key) {
         // It has begun meanwhile.
-        Ok(Some(record)) => Ok(record),
-        Ok(None) => begin(instance, key),
+        Ok(Some(record)) => Ok(Some(record)),
+        Ok(None) if !quota::has_room(&instance.config, key)? => Ok(None),
+        Ok(None) => begin(instance, key).map(Some),
         Err(Unreadable::System(error)) => Err(error),
-        Err(Unreadable::Broken(problem)) => begin_again(instance, key, &problem),
+        Err(Unreadable::Broken(problem)) => begin_again(instance, key, &problem).map(Some),
     }
 }
 
@@ -43,12 +46,14 @@ fn begin(instance: &Instance, key: &SessionKey) -> io::Result<Record> {
     let workspace = Workspace::begin(&instance.config.data_dir, &key.hash());
     let mut record = Record::new(key, &workspace);
     // Also if this program was killed after it had moved a broken record aside.
-    if workspace.record().broken_file().exists() {
+    if workspace.record().broken_file().symlink_metadata().is_ok() {
         record.untold_loss = Some(ContextLost::Conversation);
     }
     workspace.record().create()?;
     workspace.record().write_directory(workspace.name())?;
     record.save(&workspace, Durability::Kernel)?;
+    // Counted from now on, and never without a record.
+    known::note(&instance.config.data_dir, key)?;
     Ok(record)
 }
 

@@ -12,6 +12,7 @@ mod embedded;
 mod evictions;
 pub(crate) mod history;
 mod interrupts;
+mod inventory;
 mod mcp;
 mod restarts;
 pub(crate) mod smoke;
@@ -25,6 +26,7 @@ mod traps_kills;
 mod traps_own_turns;
 mod traps_slow;
 mod traps_turns;
+mod unasked;
 mod without;
 
 /// The version that this copy of the suite runs with.
