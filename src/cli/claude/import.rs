@@ -172,7 +172,7 @@ fn labelled(spoken: &Spoken<'_>, blocks: &mut Vec<Value>) {
             }
             Piece::Result { content, is_error, .. } => {
                 blocks.push(text(if *is_error { "[the tool failed:]" } else { "[the tool answered:]" }));
-                blocks.extend(content.iter().map(|block| value(block)));
+                blocks.extend(content.iter().map(value));
             }
             // Signed for their place in an answer, which this is not.
             Piece::Whole(Block::Thinking(_)) => {}
