@@ -342,7 +342,7 @@ proptest! {
                 Step::Submit(fingerprint) => {
                     next_turn += 1;
                     waiting.insert(TurnId(next_turn));
-                    Input::Submit(Ticket { turn: TurnId(next_turn), fingerprint, brings_history: next_turn % 3 == 0 })
+                    Input::Submit(Ticket { turn: TurnId(next_turn), fingerprint, brings_history: next_turn.is_multiple_of(3) })
                 }
                 Step::Cancel(turn) => Input::Cancel(TurnId(turn)),
                 Step::Warm => Input::Warm,

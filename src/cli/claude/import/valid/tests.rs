@@ -261,7 +261,7 @@ proptest! {
         let mut seen = HashSet::new();
         let mut after = 0;
         for (at, spoken) in valid.messages.iter().enumerate() {
-            let expected = if at % 2 == 0 { Role::User } else { Role::Assistant };
+            let expected = if at.is_multiple_of(2) { Role::User } else { Role::Assistant };
             prop_assert_eq!(spoken.role, expected);
             prop_assert!(!spoken.content.is_empty());
             let results: Vec<String> = spoken.content.iter().map_while(|piece| match piece {
@@ -289,7 +289,7 @@ proptest! {
                 }
             }
         }
-        prop_assert!(open.is_empty() && valid.messages.len() % 2 == 0);
+        prop_assert!(open.is_empty() && valid.messages.len().is_multiple_of(2));
         prop_assert!(valid.tail.iter().all(|piece| matches!(piece, Piece::Whole(block) if !is_blank(block)) || matches!(piece, Piece::Note(_))));
         after += valid.tail.iter().filter(|piece| matches!(piece, Piece::Whole(_))).count();
         prop_assert_eq!(after, before);
