@@ -148,7 +148,6 @@ impl Session {
             sender: Some(sender),
             line: letter.line,
             with_preamble: letter.with_preamble,
-            model: letter.model,
             accepted,
             start: if is_warm { FirstOutput::Warm } else { FirstOutput::Cold },
             retries: 0,
@@ -401,7 +400,6 @@ fn ended(status: &Status, took: Duration) -> What {
 struct Letter {
     line: Bytes,
     with_preamble: Option<Bytes>,
-    model: Option<String>,
     bound: BoundRecord,
 }
 
@@ -432,11 +430,12 @@ impl Letter {
             }
         }
         let bound = BoundRecord {
+            model: options.model,
             system_prompt: options.system_prompt,
             fallback_model: options.fallback_model,
             mcp_servers: options.mcp_servers,
         };
-        Ok(Self { line, with_preamble, model: options.model, bound })
+        Ok(Self { line, with_preamble, bound })
     }
 }
 

@@ -13,6 +13,7 @@ use super::known;
 use super::store::{ProgressFile, Record, new_cli_session_id};
 use crate::child::Secrets;
 use crate::cli::{Bound, Opening, Refusal};
+use crate::config::CliConfig;
 use crate::ids::SessionKey;
 use crate::instance::Instance;
 use crate::metrics::ContextLost;
@@ -33,7 +34,7 @@ pub(super) struct Prepared {
     pub(super) variables: Variables,
     /// Not to be shown when the child writes them.
     pub(super) secrets: Secrets,
-    /// What the child is started with, unless it is the configured one.
+    /// What the child is started with; `None` leaves it to the CLI.
     pub(super) model: Option<String>,
     /// Where its turns are noted. Without one a loss may go unnoticed, which is told in the log.
     pub(super) progress: Option<Arc<ProgressFile>>,
@@ -106,9 +107,16 @@ fn prepare_now(
         attempt: 0,
         secrets: Secrets::of(cli.env.iter().chain(variables.pairs()), record.bound.mcp_servers.as_ref()),
         variables,
-        model: record.model.clone(),
+        model: model(record, cli, is_there),
         has_turns: record.context_turns > 0,
     })
+}
+
+/// What the child is started with: the conversation's model, else the configured one, else, to go on with the same
+/// window and system prompt, what the CLI chose for the conversation's first turn.
+fn model(record: &Record, cli: &CliConfig, resumes: bool) -> Option<String> {
+    let chosen = record.chosen_model.clone().filter(|_| resumes);
+    record.bound.model.clone().or_else(|| cli.model.clone()).or(chosen)
 }
 
 impl Prepared {
