@@ -240,6 +240,8 @@ OVERVIEW = ("overview", "pilotlight: overview", "Rate, errors and duration of tu
               (happened("hangs_total", "detector"), "{{detector}}"), stack=True),
         Panel("Contexts lost", "Conversations that came back without their last turns or without anything, in each "
               "interval. Their users were told.", (happened("contexts_lost_total", "kind"), "{{kind}}"), stack=True),
+        Panel("Broken records", "Records of sessions that could not be understood and were moved aside, in each interval. "
+              "Each cost its conversation.", (happened("records_broken_total"), "broken records"), limits=((1, RED),)),
     ]),
 ])
 
@@ -285,6 +287,8 @@ CAPACITY = ("capacity", "pilotlight: capacity", "Use, saturation and errors of w
               unit="s"),
     ]),
     ("Host and process", [
+        Panel("Data directory writable", "1 while files can be written to the data directory. At 0 no session can begin.",
+              ("min by (instance) (@data_dir_writable)", "{{instance}}"), unit="none"),
         Panel("Open files", "Share of the open files that the server may have. When it is full, starts are refused and connections wait.",
               ("max by (instance) (@open_fds / @open_fds_limit)", "{{instance}}"), unit="percentunit",
               limits=((0.8, RED),), max=1),

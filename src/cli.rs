@@ -7,7 +7,9 @@
 
 use std::ffi::OsString;
 use std::fmt::Debug;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::Duration;
 
 pub use answer::AnswerReader;
 
@@ -43,8 +45,8 @@ pub enum Opening {
 pub struct Bound {
     /// Replaces the CLI's own system prompt. Empty is the same as none.
     pub system_prompt: Option<String>,
-    /// A file with the session's MCP servers (mode 0600), if it has any.
-    pub mcp_config: Option<PathBuf>,
+    /// The session's MCP servers by name, in the CLI's own form. May hold secrets.
+    pub mcp_servers: serde_json::Map<String, serde_json::Value>,
     /// A model to fall back to when the first is overloaded.
     pub fallback_model: Option<String>,
 }
@@ -64,6 +66,8 @@ pub struct LaunchPlan<'a> {
     pub model: Option<&'a str>,
     /// Bound at start.
     pub bound: &'a Bound,
+    /// How long an MCP server may take to connect.
+    pub mcp_timeout: Duration,
     /// Whether tool permissions are asked over the protocol (policies `allow` and `ask`).
     pub asks_permission: bool,
 }
@@ -215,6 +219,11 @@ pub trait Adapter: Debug + Send + Sync + 'static {
     /// line of every child, a resumed one too.
     fn handshake(&self, request_id: &str, bound: &Bound) -> Vec<u8>;
 
+    /// The line that gives the child its MCP servers; written after the handshake and answered by a control answer once
+    /// each of them is connected or has failed. Until then the CLI answers nothing else. Not in a file and not in the
+    /// arguments: a child could change the one and everybody reads the other.
+    fn mcp_servers(&self, request_id: &str, bound: &Bound) -> Vec<u8>;
+
     /// The line that interrupts the running turn.
     fn interrupt(&self, request_id: &str) -> Vec<u8>;
 
@@ -270,16 +279,19 @@ pub trait Adapter: Debug + Send + Sync + 'static {
     /// Why a child left before it was ready, told by its last lines and its standard error.
     fn refusal(&self, terminal: Option<&Terminal>, stderr: &str) -> Option<Refusal>;
 
+    /// The directory that the CLI keeps its own files in, transcripts and credentials among them.
+    fn config_dir(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf;
+
     /// Where the CLI keeps the conversation's transcript. The working directory must exist, for the CLI goes by what it
     /// really is once links are resolved.
     fn transcript(&self, dirs: &Dirs, cli: &CliConfig, session_id: &str) -> PathBuf;
 
     /// Whether the transcript holds the line of the given [`Adapter::checkpoint`]. Reads at most a bounded tail, and
-    /// blocks meanwhile. A missing file holds nothing.
+    /// blocks meanwhile.
     ///
     /// # Errors
-    /// If the file is there and cannot be read.
-    fn transcript_holds(&self, transcript: &Path, checkpoint: &str) -> std::io::Result<bool>;
+    /// If the file cannot be read.
+    fn transcript_holds(&self, transcript: &File, checkpoint: &str) -> std::io::Result<bool>;
 
     /// Where the CLI reads a user's OAuth credentials, and in what form they are written there.
     fn credentials_file(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf;

@@ -12,10 +12,15 @@ use std::time::Duration;
 use serde::Deserialize;
 
 mod load;
+mod mcp;
 mod validate;
 mod value;
 
 pub use load::ConfigError;
+#[cfg(feature = "server")]
+pub(crate) use mcp::is_server_name;
+pub(crate) use mcp::{EXPANSION, has_expansion};
+pub use mcp::{Mcp, McpCallers, McpHost, McpServerConfig, McpTransport};
 pub(crate) use validate::OWN_VARIABLES;
 pub use value::MemoryBudget;
 
@@ -46,6 +51,8 @@ pub struct Config {
     pub permissions: Permissions,
     /// What stands between the children of different users.
     pub isolation: Isolation,
+    /// MCP servers of the sessions.
+    pub mcp: Mcp,
     /// Limits of the whole instance.
     pub limits: Limits,
     /// Figures for the operator.
@@ -310,6 +317,10 @@ pub struct Limits {
     pub memory_per_session: Option<MemoryBudget>,
     /// Sessions in memory (with or without a child). Default 10 000.
     pub max_sessions: usize,
+    /// Named sessions of one user, with or without a child, those on disk included; the default conversation does not
+    /// count, nor do those that the service begins for clients without a name for them
+    /// ([`Http::conversations_per_user`]). Default 256.
+    pub sessions_per_user: usize,
     /// Starts that may wait for their turn. Default 1024.
     pub queue: usize,
     /// How long one may wait. Default 30 s.
@@ -388,6 +399,7 @@ impl Default for Config {
             restart: RestartConfig::default(),
             permissions: Permissions::default(),
             isolation: Isolation::default(),
+            mcp: Mcp::default(),
             limits: Limits::default(),
             metrics: MetricsConfig::default(),
         }
@@ -525,6 +537,7 @@ impl Default for Limits {
             memory_budget: MemoryBudget::Percent(80),
             memory_per_session: None,
             max_sessions: 10_000,
+            sessions_per_user: 256,
             queue: 1024,
             queue_deadline: Duration::from_secs(30),
             child_open_files: None,

@@ -18,6 +18,19 @@ pub enum StartError {
     /// Another instance works in the data directory.
     #[error("the data directory {} is in use by another instance; give this one its own (data_dir)", .0.display())]
     DataDirLocked(PathBuf),
+    /// The data directory was written by another release.
+    #[error(
+        "the data directory {} has format {found}, this release knows format {known}: start the release that wrote it, \
+         or give this one its own (data_dir)", .path.display()
+    )]
+    DataDirFormat {
+        /// The directory.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The format that is known here.
+        known: u32,
+    },
     /// The data directory cannot be used.
     #[error("cannot use the data directory {}: {source}", .path.display())]
     DataDir {
@@ -52,6 +65,9 @@ pub enum TurnError {
         /// The option: `model` or `fallback_model`.
         option: &'static str,
     },
+    /// An MCP server that cannot be given to a child.
+    #[error("MCP servers: {0}")]
+    InvalidMcpServers(&'static str),
     /// The system prompt is too long.
     #[error(
         "the system prompt has {bytes} bytes; at most {limit} are accepted (session.system_prompt_limit)"
@@ -74,6 +90,15 @@ pub enum TurnError {
     #[error("{limit} turns of this session wait or run already (session.turn_queue)")]
     QueueFull {
         /// How many may.
+        limit: usize,
+    },
+    /// The user has as many named sessions as one may have.
+    #[error(
+        "this user has {limit} named sessions already (limits.sessions_per_user): go on in one of them, or delete one \
+         first (DELETE /v1/sessions/NAME?purge=true)"
+    )]
+    TooManySessions {
+        /// How many may be.
         limit: usize,
     },
     /// The host as a whole has no room for another child, or none was free in time.
@@ -199,9 +224,11 @@ impl TurnError {
             Self::InvalidName(_) => "invalid_user",
             Self::InvalidPrompt(_) => "invalid_prompt",
             Self::InvalidModel { .. } => "invalid_model",
+            Self::InvalidMcpServers(_) => "invalid_mcp_servers",
             Self::PromptTooLarge { .. } => "prompt_too_large",
             Self::SystemPromptTooLarge { .. } => "system_prompt_too_large",
             Self::QueueFull { .. } => "queue_full",
+            Self::TooManySessions { .. } => "too_many_sessions",
             Self::Overloaded { .. } => "overloaded",
             Self::Draining => "draining",
             Self::NotStarted(_) => "cli_not_started",

@@ -37,6 +37,7 @@ mod history;
 mod identity;
 pub mod keys;
 mod limits;
+mod mcp;
 mod models;
 mod openapi;
 mod page;
@@ -44,6 +45,7 @@ mod permissions;
 mod process;
 mod query;
 mod ready;
+mod revoked;
 mod router;
 mod service;
 mod sessions;
@@ -58,6 +60,7 @@ pub use crate::open_files::raise as raise_open_files;
 use app::App;
 use auth::{Admits, Gate, Keyring};
 use connection::{Acceptor, Closing, Entrance};
+use turns::idempotency::Idempotency;
 use turns::replay::Replays;
 
 /// Connections that the operator may hold at once: a scraper, a prober and a few people.
@@ -172,7 +175,8 @@ impl Server {
         let most = most_connections(pilot.config());
         let replays = Replays::new(limits.replay_bytes, limits.heartbeat, tasks.clone(), closing.clone());
         let feed = happenings::Feed::new(limits.heartbeat, closing.gracefully.clone());
-        let app = Arc::new(App::new(pilot, exporter.clone(), replays, feed).await);
+        let idempotency = Idempotency::new(tasks.clone(), closing.clone());
+        let app = Arc::new(App::new(pilot, exporter.clone(), replays, idempotency, feed).await);
         let crowded = router::crowded(exporter.figures().clone());
         let accept = |listener, router, most| {
             let entrance = Entrance {

@@ -16,6 +16,7 @@ use crate::ids::{SessionHash, TurnId};
 use crate::metrics::Metrics;
 use crate::program::Program;
 use crate::registry::Registry;
+use crate::storage::Storage;
 use crate::supervisor::{Admission, Helpers};
 use crate::user_env::UserEnv;
 
@@ -40,6 +41,9 @@ pub(crate) struct Instance {
     pub(crate) open_turns: TaskTracker,
     pub(crate) slots: Slots,
     pub(crate) helpers: Helpers,
+    pub(crate) storage: Storage,
+    /// Held while the record of a session that is not in memory is read, begun or moved aside. Not across a wait.
+    pub(crate) records: Mutex<()>,
     /// Held while credentials are compared with those on disk and written. Not across a wait.
     pub(crate) credentials: Mutex<()>,
     turns: AtomicU64,
@@ -82,6 +86,8 @@ impl Instance {
             open_turns: TaskTracker::new(),
             slots: Slots::default(),
             helpers: Helpers::default(),
+            storage: Storage::default(),
+            records: Mutex::default(),
             credentials: Mutex::default(),
             turns: AtomicU64::new(0),
             draining: AtomicBool::new(false),

@@ -124,6 +124,7 @@ mod restart;
 mod session;
 pub mod shim;
 pub mod sim;
+mod storage;
 mod supervisor;
 pub mod turn;
 mod user_env;

@@ -49,6 +49,7 @@ pub(crate) struct Metrics {
     crash_loops: Counter,
     evictions: By<EvictionReason, Counter>,
     contexts_lost: By<ContextLost, Counter>,
+    records_broken: Counter,
     turns: By<TurnOutcome, Counter>,
     tokens: ByBoth<ModelClass, TokenKind, Counter>,
     cost: By<ModelClass, Counter>,
@@ -63,6 +64,7 @@ pub(crate) struct Metrics {
     actor_panics: By<ActorKind, Counter>,
     sample_errors: By<SampleSource, Counter>,
 
+    data_dir_writable: Gauge,
     sessions: By<SessionState, Gauge>,
     sessions_limit: Gauge,
     children_limit: Gauge,
@@ -121,6 +123,7 @@ impl Metrics {
             crash_loops: registrar.counter(&list::CRASH_LOOPS),
             evictions: registrar.counters(&list::EVICTIONS),
             contexts_lost: registrar.counters(&list::CONTEXTS_LOST),
+            records_broken: registrar.counter(&list::RECORDS_BROKEN),
             turns: registrar.counters(&list::TURNS),
             tokens: registrar.counters_by_both(&list::TOKENS),
             cost: registrar.counters(&list::COST),
@@ -135,6 +138,7 @@ impl Metrics {
             actor_panics: registrar.counters(&list::ACTOR_PANICS),
             sample_errors: registrar.counters(&list::SAMPLE_ERRORS),
 
+            data_dir_writable: registrar.gauge(&list::DATA_DIR_WRITABLE),
             sessions: registrar.gauges(&list::SESSIONS),
             sessions_limit: registrar.gauge(&list::SESSIONS_LIMIT),
             children_limit: registrar.gauge(&list::CHILDREN_LIMIT),
@@ -223,6 +227,16 @@ impl Metrics {
     /// A conversation came back without some or all of what was said.
     pub(crate) fn context_lost(&self, what: ContextLost) {
         self.contexts_lost.of(what, |lost| lost.increment(1));
+    }
+
+    /// The record of a session was moved aside.
+    pub(crate) fn record_broken(&self) {
+        self.records_broken.increment(1);
+    }
+
+    /// Whether the data directory can be written.
+    pub(crate) fn set_data_dir_writable(&self, writable: bool) {
+        self.data_dir_writable.set(f64::from(u8::from(writable)));
     }
 
     /// A turn has its outcome.

@@ -16,15 +16,19 @@ use crate::cli::claude::CLAUDE;
 use crate::config::Config;
 use crate::error::{StartError, TurnError};
 use crate::happenings::Happenings;
+#[cfg(feature = "server")]
+use crate::ids::SessionHash;
 use crate::ids::{DEFAULT_CONVERSATION, InvalidName, SessionKey, UserId};
 use crate::instance::{Instance, Marker, Once};
 use crate::metrics::Metrics;
 use crate::program::Program;
-use crate::session::{DataDirLock, OnDisk, Session, SessionMessage, SessionStatus, lock, on_disk};
+use crate::session::{OnDisk, Session, SessionMessage, SessionStatus, on_disk};
+use crate::storage;
 use crate::supervisor::{self, Admission, Pressure, SupervisorMessage};
 use crate::user_env::UserEnv;
+use crate::workspace::{self, DataDirLock};
 #[cfg(feature = "server")]
-use crate::workspace::{CredentialsFile, Workspace};
+use crate::workspace::{Workspace, beneath::Beneath};
 
 /// In the environment of everything that an instance starts, with a value that tells its data directory.
 const MARKER: &str = "PILOTLIGHT_INSTANCE";
@@ -120,6 +124,11 @@ impl Pilotlight {
             user_env,
             marker,
         ));
+        let trying = instance.clone();
+        let tried = move || trying.storage.look(&trying.config.data_dir, &trying.metrics);
+        // If it panics, the watch says so.
+        runtime.spawn_blocking(tried).await.ok();
+        instance.spawn(storage::watch(instance.clone()));
         let (ready, started) = oneshot::channel();
         instance.spawn(supervisor::run(instance.clone(), ready));
         match started.await {
@@ -202,6 +211,9 @@ impl Pilotlight {
         if instance.admission.is_full() && instance.admission.wants_room() {
             reasons.push("as many children live as may (limits.max_children)".to_owned());
         }
+        if let Some(problem) = instance.storage.problem() {
+            reasons.push(format!("nothing can be written to the data directory (data_dir): {problem}"));
+        }
         Readiness { ready: reasons.is_empty(), reasons }
     }
 
@@ -225,13 +237,22 @@ impl Pilotlight {
         once.get_or_init(|| shut_down(instance.clone(), data_dir.clone(), grace)).await;
     }
 
-    /// The credentials files of all sessions on disk. Blocking.
+    /// The sessions on disk, by the hashes of their keys. Blocking.
     #[cfg(feature = "server")]
-    pub(crate) fn credentials_files(&self) -> impl Iterator<Item = CredentialsFile> {
-        let instance = self.instance();
-        let of_session =
-            |workspace: Workspace| workspace.credentials_file(instance.adapter, &instance.config.cli);
-        Workspace::all(&instance.config.data_dir).filter_map(of_session)
+    pub(crate) fn workspaces(&self) -> impl Iterator<Item = (SessionHash, Workspace)> {
+        Workspace::all(&self.config().data_dir)
+    }
+
+    /// Whose session it is. Blocking.
+    #[cfg(feature = "server")]
+    pub(crate) fn owner(&self, session: &SessionHash) -> Option<UserId> {
+        crate::session::owner_on_disk(&self.config().data_dir, session)
+    }
+
+    /// Where the CLI of a session keeps its tokens. None if the sessions share one place: then it tells nothing.
+    #[cfg(feature = "server")]
+    pub(crate) fn credentials(&self, workspace: &Workspace) -> Option<(Beneath, PathBuf)> {
+        workspace.own_credentials(self.instance().adapter, &self.config().cli)
     }
 
     pub(crate) fn instance(&self) -> &Arc<Instance> {
@@ -337,13 +358,14 @@ struct Ground {
 
 impl Ground {
     fn prepare(data_dir: &Path) -> Result<Self, StartError> {
-        let lock = lock(data_dir)?;
+        let lock = workspace::open(data_dir)?;
         // One name for one directory, however it was written: children are found again by it.
         let data_dir = data_dir
             .canonicalize()
             .map_err(|source| StartError::DataDir { path: data_dir.to_owned(), source })?;
         let digest = Sha256::digest(data_dir.as_os_str().as_encoded_bytes());
         let marker: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        workspace::finish_deletions(&data_dir);
         // We hold the lock: whatever bears the marker belongs to an instance that is no more.
         let cgroups = CgroupBase::detect(&format!("pilotlight-{marker}"));
         let in_groups = cgroups.as_ref().map_or(0, CgroupBase::sweep);

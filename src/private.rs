@@ -47,7 +47,8 @@ impl Stamp {
         path.metadata().map(|metadata| Self::of(&metadata))
     }
 
-    fn of(metadata: &Metadata) -> Self {
+    /// Of an open file.
+    pub(crate) fn of(metadata: &Metadata) -> Self {
         Self {
             file: (metadata.dev(), metadata.ino()),
             size: metadata.size(),

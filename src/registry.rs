@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::happenings::Exit;
 use crate::ids::{SessionHash, SessionKey, TurnId};
 use crate::session::{PendingPermission, RecordWriter, SessionMessage, SessionState, SessionStatus};
+use crate::workspace::Workspace;
 
 /// All sessions of an instance that have an actor.
 #[derive(Debug, Default)]
@@ -27,6 +28,7 @@ pub(crate) struct Entry {
     pub(crate) key: SessionKey,
     /// The key's, for the log of every turn.
     pub(crate) hash: SessionHash,
+    pub(crate) workspace: Workspace,
     pub(crate) actor: ActorRef<SessionMessage>,
     /// One permit per turn that runs or may wait.
     turns: Arc<Semaphore>,
@@ -87,6 +89,7 @@ impl Board {
 impl Entry {
     pub(crate) fn new(
         key: SessionKey,
+        workspace: Workspace,
         actor: ActorRef<SessionMessage>,
         turn_limit: usize,
         board: Board,
@@ -94,6 +97,7 @@ impl Entry {
         Self {
             hash: key.hash(),
             key,
+            workspace,
             actor,
             turns: Arc::new(Semaphore::new(turn_limit)),
             turn_limit,

@@ -15,8 +15,10 @@ mod handle;
 mod known;
 mod message;
 mod opening;
+mod quota;
 mod state;
 mod store;
+mod take_up;
 
 pub(crate) use actor::{SessionActor, SessionArgs};
 pub use handle::Session;
@@ -24,7 +26,7 @@ pub(crate) use known::{OnDisk, on_disk};
 pub(crate) use message::SessionMessage;
 #[cfg(feature = "server")]
 pub(crate) use store::owner_on_disk;
-pub(crate) use store::{DataDirLock, Record, RecordWriter, lock};
+pub(crate) use store::{Record, RecordWriter};
 
 /// What a session does now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -18,13 +18,13 @@ use crate::instance::Instance;
 use crate::metrics::{ActorKind, AdmissionRejected};
 use crate::registry::Entry;
 use crate::session::{Record, SessionActor, SessionArgs, SessionMessage, SessionState};
-use crate::workspace::Workspace;
 
 /// When to try again where nothing rests: a turn is likely to have ended by then.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 mod admission;
 mod idle;
+mod room;
 mod sampler;
 
 pub(crate) use admission::{Admission, Pressure, StartPermit};
@@ -73,6 +73,11 @@ impl Default for Helpers {
 }
 
 impl Helpers {
+    /// Cancelled when there will be no supervisor any more.
+    pub(crate) fn ended(&self) -> CancellationToken {
+        self.ended.clone()
+    }
+
     /// Waits until there is one; `None` if there will be none.
     pub(crate) async fn supervisor(&self) -> Option<ActorRef<SupervisorMessage>> {
         let mut address = self.supervisor.subscribe();
@@ -240,7 +245,7 @@ async fn start_session(
         let reason = "as many sessions as may be are in memory and in use (limits.max_sessions)";
         return Err(TurnError::Overloaded { reason, retry_after: RETRY_AFTER });
     }
-    let workspace = Workspace::of(&instance.config.data_dir, &key.hash());
+    let workspace = record.workspace(&instance.config.data_dir, &key.hash());
     let args = SessionArgs { instance: instance.clone(), workspace, record, key };
     let started = Actor::spawn_linked(None, SessionActor, args, myself.get_cell()).await;
     started.map(drop).map_err(|problem| {

@@ -14,11 +14,15 @@ use crate::error::TurnError;
 
 mod channel;
 mod event;
+mod mcp;
 mod stream;
 mod trace;
 
 pub(crate) use channel::{Pulled, Source, TurnSender, aborted, turn_channel, wake};
 pub use event::Event;
+pub use mcp::McpServers;
+#[cfg(feature = "server")]
+pub(crate) use mcp::Sender;
 pub use stream::Turn;
 pub(crate) use trace::TurnTrace;
 
@@ -81,7 +85,7 @@ pub struct TurnOptions {
     pub system_prompt: Option<String>,
     /// Bound at start, as above.
     pub fallback_model: Option<String>,
-    /// Bound at start: MCP servers by name, in the CLI's own form. May hold secrets; written to a file of the session.
+    /// Bound at start: the session's MCP servers. None at all takes former ones back.
     pub mcp_servers: Option<McpServers>,
     /// Text that is put before the prompt if, and only if, the conversation has no context of its own yet (it is new,
     /// or was lost). For clients that send the whole history with every request.
@@ -97,17 +101,6 @@ pub(crate) fn is_model_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:/@-[]".contains(&byte);
     let begins_well = name.starts_with(|first: char| first.is_ascii_alphanumeric());
     begins_well && name.len() <= MAX_MODEL && name.bytes().all(allowed)
-}
-
-/// MCP servers by name. Prints redacted, for tokens may be in it.
-#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct McpServers(pub serde_json::Map<String, serde_json::Value>);
-
-impl fmt::Debug for McpServers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "McpServers({} redacted)", self.0.len())
-    }
 }
 
 /// Tokens of a turn, as the model's API counted them.

@@ -1,104 +1,264 @@
-//! The directories of a session: where they are, who may enter them, what pilotlight writes into them.
+//! The files of a session: its record, which is the server's own, and the directories that its child writes.
 //!
-//! Paths come from [`Workspace::of`] alone, for the CLI files its transcripts by the directory it was started in.
+//! Paths of a child come from [`Workspace`] alone, for the CLI files its transcripts by the directory it was started in.
 //! Everything here blocks; async callers go through [`tokio::task::spawn_blocking`].
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::cli::{Adapter, Dirs};
 use crate::config::CliConfig;
 use crate::ids::SessionHash;
 use crate::session::OauthCredentials;
-use crate::turn::McpServers;
+
+pub(crate) mod beneath;
+mod data_dir;
+mod migration;
+mod remove;
+mod write;
+
+use beneath::Beneath;
+#[cfg(feature = "server")]
+use beneath::Place;
+use data_dir::sessions_dir;
+pub(crate) use data_dir::{DataDirLock, is_full, open, records_dir, try_writing, users_dir};
+#[cfg(feature = "server")]
+pub(crate) use data_dir::{conversations_dir, identities_dir};
+use remove::remove_tree;
+pub(crate) use write::{Durability, write_private};
 
 /// A credentials file has some hundred bytes.
 const MAX_CREDENTIALS_BYTES: u64 = 64 << 10;
+/// A record has some kilobytes; a system prompt and MCP servers are as long as their limits allow.
+pub(crate) const MAX_RECORD_BYTES: u64 = 64 << 20;
 
-/// The directories of one session.
+/// The name of a session's directory below `sessions/`: 32 hexadecimal digits. Random, and never changed: a child may
+/// be started in it before its session is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct DirectoryName(SessionHash);
+
+impl DirectoryName {
+    pub(crate) fn random() -> Self {
+        let name = uuid::Uuid::new_v4().simple().to_string();
+        // 32 digits, as the type wants.
+        SessionHash::parse(&name).map_or_else(Self::random, Self)
+    }
+
+    /// The first release named a session's directory by the hash of its key.
+    pub(crate) fn of_hash(hash: &SessionHash) -> Self {
+        Self(hash.clone())
+    }
+
+    fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl TryFrom<String> for DirectoryName {
+    type Error = &'static str;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        SessionHash::parse(&name).map(Self).ok_or("it is no name of a session's directory")
+    }
+}
+
+impl From<DirectoryName> for String {
+    fn from(name: DirectoryName) -> Self {
+        name.as_str().to_owned()
+    }
+}
+
+/// What the server keeps about one session, out of its child's reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RecordDir(PathBuf);
+
+impl RecordDir {
+    pub(crate) fn of(data_dir: &Path, session: &SessionHash) -> Self {
+        Self(records_dir(data_dir).join(session.as_str()))
+    }
+
+    pub(crate) fn session_file(&self) -> PathBuf {
+        self.0.join("session.json")
+    }
+
+    pub(crate) fn progress_file(&self) -> PathBuf {
+        self.0.join("progress")
+    }
+
+    /// Where a record that cannot be understood is kept for the operator: the last one.
+    pub(crate) fn broken_file(&self) -> PathBuf {
+        self.0.join("session.json.broken")
+    }
+
+    /// The directory's name once more: a record that cannot be understood must not cost the user's files.
+    fn directory_file(&self) -> PathBuf {
+        self.0.join("directory")
+    }
+
+    pub(crate) fn create(&self) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)
+    }
+
+    pub(crate) fn write_directory(&self, name: &DirectoryName) -> io::Result<()> {
+        write_private(&self.directory_file(), name.as_str().as_bytes(), Durability::Kernel)
+    }
+
+    /// The directory that the session had when its record was begun, if that is known.
+    pub(crate) fn directory(&self) -> Option<DirectoryName> {
+        fs::read_to_string(self.directory_file()).ok()?.try_into().ok()
+    }
+
+    /// Gives the owner its rights back on a record that was closed to it.
+    pub(crate) fn let_in(&self) -> io::Result<()> {
+        fs::set_permissions(&self.0, fs::Permissions::from_mode(0o700))?;
+        match fs::set_permissions(self.session_file(), fs::Permissions::from_mode(0o600)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            set => set,
+        }
+    }
+}
+
+/// The record and the directories of one session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Workspace {
-    root: PathBuf,
+    record: RecordDir,
+    sessions: PathBuf,
+    name: DirectoryName,
     dirs: Dirs,
 }
 
 impl Workspace {
-    /// The session's directories below the data directory. Nothing is created.
-    pub(crate) fn of(data_dir: &Path, session: &SessionHash) -> Self {
-        Self::at(sessions_dir(data_dir).join(session.as_str()))
-    }
-
-    /// Those of all sessions on disk.
-    #[cfg(feature = "server")]
-    pub(crate) fn all(data_dir: &Path) -> impl Iterator<Item = Self> {
-        let roots = fs::read_dir(sessions_dir(data_dir)).into_iter().flatten().flatten();
-        roots.map(|entry| Self::at(entry.path()))
-    }
-
-    fn at(root: PathBuf) -> Self {
+    /// Nothing is created.
+    pub(crate) fn of(data_dir: &Path, session: &SessionHash, directory: &DirectoryName) -> Self {
+        let sessions = sessions_dir(data_dir);
+        let root = sessions.join(directory.as_str());
         let dirs = Dirs { work: root.join("work"), home: root.join("home"), tmp: root.join("tmp") };
-        Self { root, dirs }
+        Self { record: RecordDir::of(data_dir, session), sessions, name: directory.clone(), dirs }
     }
 
-    /// Where the CLI of this session keeps its tokens. None if the sessions share one place: then it tells nothing.
+    /// Those of all sessions on disk, with the hash of each session's key.
     #[cfg(feature = "server")]
-    pub(crate) fn credentials_file(&self, adapter: &dyn Adapter, cli: &CliConfig) -> Option<CredentialsFile> {
-        let path = adapter.credentials_file(&self.dirs, cli);
-        path.starts_with(&self.root).then(|| CredentialsFile { path, record: self.record_file() })
+    pub(crate) fn all(data_dir: &Path) -> impl Iterator<Item = (SessionHash, Self)> {
+        let data_dir = data_dir.to_owned();
+        let entries = fs::read_dir(records_dir(&data_dir)).into_iter().flatten().flatten();
+        entries.filter_map(move |entry| {
+            let session = SessionHash::parse(entry.file_name().to_str()?)?;
+            let directory = RecordDir(entry.path()).directory()?;
+            let workspace = Self::of(&data_dir, &session, &directory);
+            Some((session, workspace))
+        })
+    }
+
+    /// The files of a session that begins: those in the directory that is there already, if there is one.
+    pub(crate) fn begin(data_dir: &Path, session: &SessionHash) -> Self {
+        let named = RecordDir::of(data_dir, session).directory();
+        // Made by the first release for a session of which no record was written.
+        let old = || {
+            let name = DirectoryName::of_hash(session);
+            sessions_dir(data_dir).join(name.as_str()).is_dir().then_some(name)
+        };
+        let name = named.or_else(old).unwrap_or_else(DirectoryName::random);
+        Self::of(data_dir, session, &name)
     }
 
     pub(crate) fn dirs(&self) -> &Dirs {
         &self.dirs
     }
 
-    pub(crate) fn record_file(&self) -> PathBuf {
-        self.root.join("session.json")
+    pub(crate) fn name(&self) -> &DirectoryName {
+        &self.name
     }
 
-    pub(crate) fn progress_file(&self) -> PathBuf {
-        self.root.join("progress.json")
+    pub(crate) fn record(&self) -> &RecordDir {
+        &self.record
     }
 
-    /// Where the session's MCP servers are written for the CLI.
-    pub(crate) fn mcp_file(&self) -> PathBuf {
-        self.root.join("mcp.json")
-    }
-
-    /// Creates what is missing, for the owner alone.
+    /// Creates what is missing, for the owner alone. What a child put in the place of one of its directories is removed.
     pub(crate) fn create(&self) -> io::Result<()> {
-        for dir in [&self.root, &self.dirs.work, &self.dirs.home, &self.dirs.tmp] {
-            DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        self.record.create()?;
+        let own = Beneath::open(&self.sessions, Path::new(""))?.make_dir(Path::new(self.name.as_str()))?;
+        for name in ["work", "home", "tmp"] {
+            own.make_dir(Path::new(name))?;
         }
         Ok(())
     }
 
+    /// The session's directory, to reach what is in it without following links. Everything in it may be written by the
+    /// child.
+    pub(crate) fn beneath(&self) -> io::Result<Beneath> {
+        Beneath::open(&self.sessions, Path::new(self.name.as_str()))
+    }
+
+    /// The working directory, to reach what is in it.
+    #[cfg(feature = "server")]
+    pub(crate) fn work(&self) -> Place {
+        Place { trusted: self.sessions.clone(), inner: Path::new(self.name.as_str()).join("work") }
+    }
+
+    /// A file of the CLI's own: the directory to start from, and the path from there. The configuration may have moved
+    /// the CLI's files out of the session; then their directory is the operator's choice and what is in it is not.
+    pub(crate) fn cli_file(
+        &self,
+        adapter: &dyn Adapter,
+        cli: &CliConfig,
+        file: &Path,
+    ) -> io::Result<(Beneath, PathBuf)> {
+        if let Ok(inner) = file.strip_prefix(self.sessions.join(self.name.as_str())) {
+            return Ok((self.beneath()?, inner.to_owned()));
+        }
+        let base = adapter.config_dir(&self.dirs, cli);
+        // As the CLI would.
+        DirBuilder::new().recursive(true).mode(0o700).create(&base)?;
+        let inner = file.strip_prefix(&base).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        Ok((Beneath::open(&base, Path::new(""))?, inner.to_owned()))
+    }
+
+    /// The file in which the CLI of this session alone keeps its tokens.
+    #[cfg(feature = "server")]
+    pub(crate) fn own_credentials(
+        &self,
+        adapter: &dyn Adapter,
+        cli: &CliConfig,
+    ) -> Option<(Beneath, PathBuf)> {
+        let file = adapter.credentials_file(&self.dirs, cli);
+        let inner = file.strip_prefix(self.sessions.join(self.name.as_str())).ok()?;
+        Some((self.beneath().ok()?, inner.to_owned()))
+    }
+
     /// Removes what was half written when this program was killed.
-    pub(crate) fn sweep(&self, credentials: &Path) {
-        sweep_half_written(&self.root);
-        if let Some(directory) = credentials.parent() {
-            sweep_half_written(directory);
+    pub(crate) fn sweep(&self, adapter: &dyn Adapter, cli: &CliConfig) {
+        let credentials = adapter.credentials_file(&self.dirs, cli);
+        let in_home = self.cli_file(adapter, cli, &credentials);
+        let in_home = in_home.and_then(|(own, path)| own.dir(path.parent().unwrap_or(Path::new(""))));
+        let in_record = Beneath::open(&self.record.0, Path::new(""));
+        // What is not there needs no sweeping.
+        for directory in [in_home, in_record].into_iter().flatten() {
+            write::sweep_half_written(&directory);
         }
     }
 
-    /// Deletes everything. Symbolic links in it are removed, not followed.
+    /// Deletes record and directories. The session is gone at once; what cannot be removed of its directories is tried
+    /// again at the next start.
     pub(crate) fn delete(&self) -> io::Result<()> {
-        match fs::remove_dir_all(&self.root) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
-    }
-
-    /// Writes the MCP servers where the CLI is told to look for them.
-    pub(crate) fn write_mcp_servers(&self, servers: &McpServers) -> io::Result<()> {
-        write_private(
-            &self.mcp_file(),
-            json!({ "mcpServers": servers }).to_string().as_bytes(),
-            Durability::Disk,
-        )
+        let records = self.record.0.parent().unwrap_or(Path::new("/"));
+        let doomed = format!("{DELETED}{}", uuid::Uuid::new_v4().simple());
+        let record = match fs::rename(&self.record.0, records.join(&doomed)) {
+            Ok(()) => OsStr::new(&doomed),
+            // On a full disk there may be no room for a name; then what is deleted first makes room.
+            Err(error) if error.kind() == io::ErrorKind::NotFound || is_full(&error) => {
+                self.record.0.file_name().unwrap_or_default()
+            }
+            Err(error) => return Err(error),
+        };
+        remove_tree(&self.sessions, OsStr::new(self.name.as_str()))?;
+        remove_tree(records, record)
     }
 
     /// Writes OAuth credentials for the CLI, unless those there are valid for longer: the CLI itself may have renewed
@@ -109,12 +269,11 @@ impl Workspace {
         cli: &CliConfig,
         given: &OauthCredentials,
     ) -> io::Result<bool> {
-        let file = adapter.credentials_file(&self.dirs, cli);
-        if expiry_on_disk(&file).is_some_and(|expires_at| expires_at > given.expires_at) {
+        let (own, path) = self.cli_file(adapter, cli, &adapter.credentials_file(&self.dirs, cli))?;
+        let on_disk = credentials_in(&own, &path);
+        let expires_at = on_disk.and_then(|held| held.get("expiresAt")?.as_i64());
+        if expires_at.is_some_and(|expires_at| expires_at > given.expires_at) {
             return Ok(false);
-        }
-        if let Some(parent) = file.parent() {
-            DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
         }
         let content = json!({ "claudeAiOauth": {
             "accessToken": given.access_token,
@@ -123,139 +282,57 @@ impl Workspace {
             "scopes": given.scopes,
             "subscriptionType": given.subscription_type,
         }});
-        write_private(&file, content.to_string().as_bytes(), Durability::Disk)?;
+        let directory = own.make_dir(path.parent().unwrap_or(Path::new("")))?;
+        let name = Path::new(path.file_name().unwrap_or_default());
+        directory.replace(name, content.to_string().as_bytes(), Durability::Disk)?;
         Ok(true)
     }
 }
 
-/// Where the CLI of one session keeps its tokens. It renews them by itself.
-#[cfg(feature = "server")]
-pub(crate) struct CredentialsFile {
-    pub(crate) path: PathBuf,
-    record: PathBuf,
+/// Removes whatever is at a path outside of every child's reach.
+pub(crate) fn remove_any(path: &Path) -> io::Result<()> {
+    remove_tree(path.parent().unwrap_or(Path::new("/")), path.file_name().unwrap_or_default())
 }
 
-#[cfg(feature = "server")]
-impl CredentialsFile {
-    /// The access token and the refresh token.
-    pub(crate) fn tokens(&self) -> Option<(String, String)> {
-        let content = credentials_on_disk(&self.path)?;
-        let token = |name: &str| content.get(name)?.as_str().map(str::to_owned);
-        Some((token("accessToken")?, token("refreshToken")?))
-    }
+/// How the name of a record begins whose session is deleted.
+const DELETED: &str = ".deleted-";
 
-    /// Whose session it is.
-    pub(crate) fn owner(&self) -> Option<crate::ids::UserId> {
-        crate::session::owner_on_disk(&self.record)
-    }
-}
-
-/// Below it, one directory per session.
-pub(crate) fn sessions_dir(data_dir: &Path) -> PathBuf {
-    data_dir.join("sessions")
-}
-
-/// Whether a write has to outlive the machine or only this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Durability {
-    /// On the disk when the call returns.
-    Disk,
-    /// With the kernel: lost if the machine, but not if this process ends at once. Costs no wait for the disk.
-    Kernel,
-}
-
-/// So long ago nobody is still writing.
-const HALF_WRITTEN_FOR: std::time::Duration = std::time::Duration::from_secs(60);
-
-/// Removes what [`write_private`] left here when it was killed in the middle: it may hold secrets. What cannot be
-/// removed is looked at again at the next start.
-fn sweep_half_written(directory: &Path) {
-    let Ok(entries) = fs::read_dir(directory) else { return };
+/// Finishes deletions that a killed program, or a failure, left undone.
+pub(crate) fn finish_deletions(data_dir: &Path) {
+    let records = records_dir(data_dir);
+    let Ok(entries) = fs::read_dir(&records) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let id = name.to_str().and_then(|name| name.strip_prefix('.')?.strip_suffix(HALF_WRITTEN));
-        let is_ours = id.is_some_and(|id| uuid::Uuid::try_parse(id).is_ok());
-        let age = || entry.metadata().ok()?.modified().ok()?.elapsed().ok();
-        if is_ours && age().is_some_and(|age| age > HALF_WRITTEN_FOR) {
-            fs::remove_file(entry.path()).ok();
+        if !name.to_string_lossy().starts_with(DELETED) {
+            continue;
+        }
+        let directory = RecordDir(entry.path()).directory();
+        let files =
+            directory.map_or(Ok(()), |it| remove_tree(&sessions_dir(data_dir), OsStr::new(it.as_str())));
+        if let Err(error) = files.and_then(|()| remove_tree(&records, &name)) {
+            tracing::warn!(%error, "the files of a deleted session cannot be removed");
         }
     }
 }
 
-/// The end of the name of a file that is being written.
-const HALF_WRITTEN: &str = ".new";
-
-/// Replaces a file as a whole: a reader, or a crash, sees the old content or the new. Mode 0600.
-pub(crate) fn write_private(path: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
-    let directory = path.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-    // A name of its own: two writers at once each replace the file as a whole, and a planted link is never met.
-    let temporary = directory.join(format!(".{}{HALF_WRITTEN}", uuid::Uuid::new_v4().simple()));
-    let written = write_new(&temporary, content, durability).and_then(|()| fs::rename(&temporary, path));
-    if let Err(error) = written {
-        // What is half written helps nobody; that it was not written is told.
-        fs::remove_file(&temporary).ok();
-        return Err(error);
-    }
-    match durability {
-        Durability::Disk => File::open(directory)?.sync_all(),
-        Durability::Kernel => Ok(()),
-    }
-}
-
-fn write_new(path: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(content)?;
-    match durability {
-        Durability::Disk => file.sync_all(),
-        Durability::Kernel => Ok(()),
-    }
-}
-
-fn expiry_on_disk(file: &Path) -> Option<i64> {
-    credentials_on_disk(file)?.get("expiresAt")?.as_i64()
-}
-
-fn credentials_on_disk(file: &Path) -> Option<serde_json::Value> {
-    let mut content = Vec::new();
-    // The child may put there what it likes.
-    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(file).ok()?;
-    file.take(MAX_CREDENTIALS_BYTES).read_to_end(&mut content).ok()?;
+/// The credentials in a file that the CLI writes. One that cannot be understood holds none.
+pub(crate) fn credentials_in(own: &Beneath, path: &Path) -> Option<serde_json::Value> {
+    let content = own.read(path, MAX_CREDENTIALS_BYTES).ok()?;
     serde_json::from_slice::<serde_json::Value>(&content).ok()?.get_mut("claudeAiOauth").map(std::mem::take)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
+    use crate::cli::claude::CLAUDE;
     use crate::ids::{SessionKey, UserId};
 
     fn workspace(data_dir: &Path) -> Workspace {
         let key = SessionKey::new(UserId::new("../../etc/passwd").unwrap(), "default").unwrap();
-        let workspace = Workspace::of(data_dir, &key.hash());
+        data_dir::create_layout(data_dir).unwrap();
+        let workspace = Workspace::of(data_dir, &key.hash(), &DirectoryName::random());
         workspace.create().unwrap();
         workspace
-    }
-
-    #[test]
-    fn what_was_half_written_long_ago_is_removed() {
-        let root = tempfile::tempdir().unwrap();
-        let workspace = Workspace::at(root.path().to_owned());
-        workspace.create().unwrap();
-        let credentials = workspace.dirs().home.join(".credentials.json");
-        let id = uuid::Uuid::new_v4().simple().to_string();
-        let long_ago = std::time::SystemTime::now() - 2 * HALF_WRITTEN_FOR;
-        let old = [format!(".{id}.new"), "home/".to_owned() + &format!(".{id}.new")];
-        let kept = [".mine.new", "session.json", &format!("home/.{id}.old")].map(str::to_owned);
-        for name in old.iter().chain(&kept) {
-            File::create(root.path().join(name)).unwrap().set_modified(long_ago).unwrap();
-        }
-        let fresh = root.path().join(format!(".{}.new", uuid::Uuid::new_v4().simple()));
-        File::create(&fresh).unwrap();
-        workspace.sweep(&credentials);
-        assert!(old.iter().all(|name| !root.path().join(name).exists()));
-        assert!(kept.iter().all(|name| root.path().join(name).exists()) && fresh.exists());
     }
 
     #[test]
@@ -263,9 +340,36 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let workspace = workspace(data.path());
         let dirs = workspace.dirs();
-        for dir in [&dirs.work, &dirs.home, &dirs.tmp] {
+        for dir in [&dirs.work, &dirs.home, &dirs.tmp, &workspace.record.0] {
             assert!(dir.canonicalize().unwrap().starts_with(data.path().canonicalize().unwrap()));
             assert_eq!(fs::metadata(dir).unwrap().permissions().mode() & 0o777, 0o700);
+        }
+        assert!(!workspace.record.0.starts_with(&workspace.sessions));
+    }
+
+    #[test]
+    fn a_link_in_a_directorys_place_gives_way() {
+        let data = tempfile::tempdir().unwrap();
+        let workspace = workspace(data.path());
+        let elsewhere = tempfile::tempdir().unwrap();
+        for directory in [&workspace.dirs.work, &workspace.dirs.home] {
+            fs::remove_dir(directory).unwrap();
+            std::os::unix::fs::symlink(elsewhere.path(), directory).unwrap();
+        }
+        workspace.create().unwrap();
+        for directory in [&workspace.dirs.work, &workspace.dirs.home] {
+            assert!(fs::symlink_metadata(directory).unwrap().is_dir());
+        }
+        assert!(elsewhere.path().exists());
+    }
+
+    fn tokens(access: &str, expires_at: i64) -> OauthCredentials {
+        OauthCredentials {
+            access_token: access.into(),
+            refresh_token: format!("refresh {access}"),
+            expires_at,
+            scopes: Vec::new(),
+            subscription_type: "max".into(),
         }
     }
 
@@ -273,46 +377,36 @@ mod tests {
     fn tokens_that_the_cli_has_renewed_stay_and_newer_ones_are_written() {
         let data = tempfile::tempdir().unwrap();
         let (workspace, cli) = (workspace(data.path()), CliConfig::default());
-        let given = |access: &str, expires_at| OauthCredentials {
-            access_token: access.into(),
-            refresh_token: format!("refresh {access}"),
-            expires_at,
-            scopes: Vec::new(),
-            subscription_type: "max".into(),
+        let file = CLAUDE.credentials_file(workspace.dirs(), &cli);
+        let held = || {
+            let (own, path) = workspace.cli_file(&CLAUDE, &cli, &file).unwrap();
+            credentials_in(&own, &path).unwrap()["accessToken"].as_str().unwrap().to_owned()
         };
-        let adapter = &crate::cli::claude::CLAUDE;
-        let file = adapter.credentials_file(workspace.dirs(), &cli);
-        let held = || credentials_on_disk(&file).unwrap()["accessToken"].as_str().unwrap().to_owned();
-        let write = |given| workspace.write_credentials(adapter, &cli, &given).unwrap();
-        assert!(write(given("first", 1000)));
+        let write = |given| workspace.write_credentials(&CLAUDE, &cli, &given).unwrap();
+        assert!(write(tokens("first", 1000)));
         // The CLI renews.
-        fs::write(
-            &file,
-            r#"{"claudeAiOauth":{"accessToken":"renewed","refreshToken":"r","expiresAt":3000}}"#,
-        )
-        .unwrap();
-        assert!(!write(given("first", 1000)) && !write(given("second", 2999)));
+        let renewed = r#"{"claudeAiOauth":{"accessToken":"renewed","refreshToken":"r","expiresAt":3000}}"#;
+        fs::write(&file, renewed).unwrap();
+        assert!(!write(tokens("first", 1000)) && !write(tokens("second", 2999)));
         assert_eq!(held(), "renewed");
-        assert!(write(given("third", 3001)));
+        assert!(write(tokens("third", 3001)));
         assert_eq!(held(), "third");
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         // What cannot be understood helps nobody.
         fs::write(&file, "nonsense").unwrap();
-        assert!(write(given("fourth", 1)));
+        assert!(write(tokens("fourth", 1)));
     }
 
     #[test]
-    fn files_are_replaced_whole_and_private() {
+    fn no_credentials_are_written_through_a_link() {
         let data = tempfile::tempdir().unwrap();
-        let file = data.path().join("a.json");
-        let elsewhere = data.path().join("elsewhere");
-        std::os::unix::fs::symlink(&elsewhere, &file).unwrap();
-        for (content, durability) in [("one", Durability::Disk), ("two", Durability::Kernel)] {
-            write_private(&file, content.as_bytes(), durability).unwrap();
-            assert_eq!(fs::read_to_string(&file).unwrap(), content);
-        }
-        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(!elsewhere.exists(), "a planted link was followed");
+        let (workspace, cli) = (workspace(data.path()), CliConfig::default());
+        let file = CLAUDE.credentials_file(workspace.dirs(), &cli);
+        let elsewhere = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), workspace.dirs.home.join(".claude")).unwrap();
+        assert!(workspace.write_credentials(&CLAUDE, &cli, &tokens("a", 1)).unwrap());
+        assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+        assert!(fs::symlink_metadata(&file).unwrap().is_file());
     }
 
     #[test]
@@ -324,7 +418,18 @@ mod tests {
         std::os::unix::fs::symlink(outside.path(), workspace.dirs().work.join("link")).unwrap();
         workspace.delete().unwrap();
         workspace.delete().unwrap();
-        assert!(!workspace.dirs().work.exists());
+        assert!(!workspace.dirs().work.exists() && !workspace.record.0.exists());
         assert!(outside.path().join("keep").exists());
+    }
+
+    #[test]
+    fn a_deletion_that_was_cut_short_is_finished() {
+        let data = tempfile::tempdir().unwrap();
+        let (cut, other) = (workspace(data.path()), workspace(data.path()));
+        cut.record.write_directory(&cut.name).unwrap();
+        fs::rename(&cut.record.0, records_dir(data.path()).join(".deleted-1")).unwrap();
+        finish_deletions(data.path());
+        assert!(!cut.dirs.work.exists() && other.dirs.work.exists());
+        assert_eq!(fs::read_dir(records_dir(data.path())).unwrap().count(), 0);
     }
 }

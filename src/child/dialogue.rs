@@ -140,6 +140,10 @@ pub(super) struct Dialogue {
     cumulative_cost: f64,
     handshake_terminal: Option<Box<Terminal>>,
     requests_sent: u64,
+    /// The handshake was answered.
+    greeted: bool,
+    /// The MCP servers are being connected: the child answers nothing else before.
+    connecting: bool,
     /// The child is gone; nothing is taken any more.
     over: bool,
     // ---- Who does what ----
@@ -214,6 +218,8 @@ impl Dialogue {
             cumulative_cost: 0.0,
             handshake_terminal: None,
             requests_sent: 0,
+            greeted: false,
+            connecting: !bound.mcp_servers.is_empty(),
             over: false,
             order: None,
             lease: None,
@@ -227,6 +233,10 @@ impl Dialogue {
             setup,
         };
         dialogue.write(handshake.into());
+        if dialogue.connecting {
+            let servers = dialogue.setup.adapter.mcp_servers(output::SERVERS, bound);
+            dialogue.write(servers.into());
+        }
         dialogue
     }
 

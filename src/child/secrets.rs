@@ -6,9 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde_json::Value;
-
-use crate::turn::McpServers;
+use serde_json::{Map, Value};
 
 /// In the names of variables that hold secrets. Others (a region, a base URL) are what one needs to find a fault.
 const SECRET_NAMES: [&str; 7] = ["KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL", "AUTH", "HEADERS"];
@@ -31,15 +29,14 @@ impl Secrets {
     /// Of variables and of a session's MCP servers, whose variables and headers are all taken for secrets.
     pub(crate) fn of<'a>(
         variables: impl Iterator<Item = (&'a String, &'a String)>,
-        servers: Option<&McpServers>,
+        servers: &Map<String, Value>,
     ) -> Self {
         let is_secret = |name: &str| {
             let name = name.to_ascii_uppercase();
             SECRET_NAMES.iter().any(|part| name.contains(part))
         };
         let of_variables = variables.filter(|(name, _)| is_secret(name)).map(|(_, value)| value.clone());
-        let servers = servers.into_iter().flat_map(|servers| servers.0.values());
-        let tables = servers.flat_map(|server| [server.get("env"), server.get("headers")]).flatten();
+        let tables = servers.values().flat_map(|server| [server.get("env"), server.get("headers")]).flatten();
         let of_servers = tables.filter_map(Value::as_object).flat_map(|table| table.values());
         // A header may be told without the name of its scheme.
         let of_servers = of_servers.filter_map(Value::as_str);
@@ -73,8 +70,8 @@ mod tests {
         .map(|(name, value)| (name.to_owned(), value.to_owned()));
         let servers = serde_json::json!({"m": {"command": "serve", "env": {"A": "in the env"}},
             "n": {"url": "http://n", "headers": {"Authorization": "Bearer of it all"}}});
-        let servers = McpServers(servers.as_object().unwrap().clone());
-        let secrets = Secrets::of(variables.iter().map(|(name, value)| (name, value)), Some(&servers));
+        let secrets =
+            Secrets::of(variables.iter().map(|(name, value)| (name, value)), servers.as_object().unwrap());
         let text = secrets.black_out(
             "eu-west-1 on s3cret+1 s3cret+1 and more, in the env, Bearer of it all, of it all serve",
         );

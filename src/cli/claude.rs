@@ -4,8 +4,9 @@
 //! come out, `read` reads the few that matter, `transcript` knows the files. Nothing outside this module names an
 //! event, a flag or a file of this CLI.
 
+use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::{
     Adapter, AnswerReader, Bound, CommandLine, ControlAnswer, Dirs, HostRequest, LaunchPlan, LineKind,
@@ -40,6 +41,10 @@ impl Adapter for Claude {
 
     fn handshake(&self, request_id: &str, bound: &Bound) -> Vec<u8> {
         write::handshake(request_id, bound)
+    }
+
+    fn mcp_servers(&self, request_id: &str, bound: &Bound) -> Vec<u8> {
+        write::mcp_servers(request_id, bound)
     }
 
     fn interrupt(&self, request_id: &str) -> Vec<u8> {
@@ -106,11 +111,15 @@ impl Adapter for Claude {
         read::refusal(terminal, stderr)
     }
 
+    fn config_dir(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf {
+        transcript::config_dir(dirs, cli)
+    }
+
     fn transcript(&self, dirs: &Dirs, cli: &CliConfig, session_id: &str) -> PathBuf {
         transcript::path(dirs, cli, session_id)
     }
 
-    fn transcript_holds(&self, transcript: &Path, checkpoint: &str) -> io::Result<bool> {
+    fn transcript_holds(&self, transcript: &File, checkpoint: &str) -> io::Result<bool> {
         transcript::holds(transcript, checkpoint)
     }
 

@@ -14,8 +14,19 @@ const SEPARATOR: &str = "__";
 const TOP_LEVEL: [&str; 2] = ["data_dir", "drain_timeout"];
 /// Keys of the first level that are tables. (Variables for children begin with `PILOTLIGHT_SESSION` or
 /// `PILOTLIGHT_CHILD` alone.)
-const SECTIONS: [&str; 10] =
-    ["http", "auth", "admin", "cli", "session", "restart", "permissions", "isolation", "limits", "metrics"];
+const SECTIONS: [&str; 11] = [
+    "http",
+    "auth",
+    "admin",
+    "cli",
+    "session",
+    "restart",
+    "permissions",
+    "isolation",
+    "mcp",
+    "limits",
+    "metrics",
+];
 
 /// A configuration that cannot be used. The message names the key and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -65,8 +76,13 @@ pub(super) fn load(
         let key = error.path().to_string();
         // The values of these may be secrets, and the parser repeats what it does not like.
         let is_secret = key.starts_with("cli.env.") || key.starts_with("cli.args");
+        let is_server = key.starts_with("mcp.servers.");
         let problem = match error.into_inner().message().trim() {
             _ if is_secret => "must be text in quotes".to_owned(),
+            problem if is_server && !problem.starts_with("unknown field") => {
+                "must be a table with command, args, env or with url, transport (http or sse), headers"
+                    .to_owned()
+            }
             problem => problem.to_owned(),
         };
         ConfigError::Key { key, problem }
@@ -97,6 +113,13 @@ fn key_of(name: &str) -> Option<Vec<String>> {
     let (section, key) = rest.split_once(SEPARATOR)?;
     let mut levels = vec![section.to_ascii_lowercase()];
     match key.split_once(SEPARATOR) {
+        // `mcp.servers` has two levels more: a server's name and its field; its variables and headers have a third.
+        Some((table, entry)) if levels == ["mcp"] && table.eq_ignore_ascii_case("servers") => {
+            let mut parts = entry.splitn(3, SEPARATOR);
+            levels.extend([table.to_ascii_lowercase(), parts.next().unwrap_or_default().to_owned()]);
+            levels.extend(parts.next().map(str::to_ascii_lowercase));
+            levels.extend(parts.next().map(str::to_owned));
+        }
         // The last level of `cli.env` is the name of a variable, whose case matters.
         Some((table, entry)) => levels.extend([table.to_ascii_lowercase(), entry.to_owned()]),
         None => levels.push(key.to_ascii_lowercase()),
@@ -135,6 +158,8 @@ fn is_text(key: &[String]) -> bool {
         ["data_dir"]
             | ["auth", "keys_file"]
             | ["cli", "env", _]
+            | ["mcp", "servers", _, "command" | "url" | "transport"]
+            | ["mcp", "servers", _, "env" | "headers", _]
             | ["cli", "program" | "model" | "setting_sources" | "shim" | "user_env_file" | "slash_commands"]
     )
 }
@@ -207,6 +232,7 @@ mod tests {
             ("[limits]\nmemory_budget = \"120%\"", "limits.memory_budget", "80%"),
             ("[limits]\nmemory_per_session = 0", "limits.memory_per_session", "80%"),
             ("[limits]\nmax_children = 0", "limits.max_children", "at least 1"),
+            ("[limits]\nsessions_per_user = 0", "limits.sessions_per_user", "at least 1"),
             ("[cli]\nprogram = \"\"", "cli.program", "sim"),
             ("[auth]\nkeys_file = \"\"", "auth.keys_file", "path"),
             (
@@ -224,6 +250,18 @@ mod tests {
             ("[cli]\nargs = [\"--session-id\", \"x\"]", "cli.args", "--session-id"),
             ("[cli]\nenv_pass = [\"A=B\"]", "cli.env_pass", "name"),
             ("[cli]\nenv = { HOME = \"/x\" }", "cli.env", "HOME"),
+            ("[mcp]\ncallers = \"some\"", "mcp.callers", "service"),
+            ("[mcp]\ncallers = \"all\"", "mcp.callers", "isolation.accept_none"),
+            ("[mcp]\nallow_hosts = [\"https://a.example\"]", "mcp.allow_hosts", "*.example.com"),
+            ("[mcp]\nconnect_timeout = 0", "mcp.connect_timeout", "longer than 0"),
+            ("[mcp.servers.a]", "mcp.servers.a", "neither a command nor a url"),
+            ("[mcp.servers.a]\ncommand = \"x\"\nurl = \"http://h\"", "mcp.servers.a", "one of them"),
+            ("[mcp.servers.a]\nurl = \"file:///x\"", "mcp.servers.a.url", "http"),
+            ("[mcp.servers.a]\nurl = \"http://h\"\nargs = [\"x\"]", "mcp.servers.a", "with a command"),
+            ("[mcp.servers.a]\ncommand = \"x\"\nheaders = { A = \"b\" }", "mcp.servers.a", "with a url"),
+            ("[mcp.servers.a]\ncommand = \"x\"\nargs = [\"${A}\"]", "mcp.servers.a", "not expanded"),
+            ("[mcp.servers.\"a b\"]\ncommand = \"x\"", "mcp.servers.a b", "letters"),
+            ("[mcp.servers.a]\ncomand = \"x\"", "mcp.servers.a", "command"),
         ];
         for (text, key, allowed) in cases {
             let message = from_toml(text).unwrap_err().to_string();
@@ -258,6 +296,25 @@ mod tests {
             let message = from_toml(text).unwrap_err().to_string();
             assert!(!message.contains("s3cret"), "{message}");
         }
+        for text in [
+            "env = { A = [\"s3cret\"] }",
+            "headers = { A = [\"s3cret\"] }",
+            "transport = \"s3cret\"",
+            "url = \"s3cret\"",
+        ] {
+            let message = from_toml(&format!("[mcp.servers.a]\n{text}")).unwrap_err().to_string();
+            assert!(message.contains("mcp.servers.a") && !message.contains("s3cret"), "{message}");
+        }
+        let config = from_env(&[
+            ("PILOTLIGHT_MCP__SERVERS__Git-Hub__COMMAND", "s3cret"),
+            ("PILOTLIGHT_MCP__SERVERS__Git-Hub__ENV__My__Token", "s3cret"),
+            ("PILOTLIGHT_MCP__SERVERS__Git-Hub__ARGS", "[\"s3cret\"]"),
+        ])
+        .unwrap();
+        let server = config.mcp.servers.get("Git-Hub").unwrap();
+        assert_eq!(server.env.get("My__Token").map(String::as_str), Some("s3cret"));
+        assert_eq!(server.args, ["s3cret"]);
+        assert!(!format!("{config:?}").contains("s3cret"));
         let message = from_toml("[cli.env]\nKEY = 5533").unwrap_err().to_string();
         assert!(message.contains("cli.env.KEY") && !message.contains("5533"), "{message}");
     }

@@ -26,6 +26,7 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
         return Err(wrong("auth.allow_unauthenticated", "contradicts auth.keys_file; set one of them"));
     }
     cli(&config.cli)?;
+    super::mcp::validate(config)?;
     if config.http.models.iter().any(|model| !crate::turn::is_model_name(model)) {
         return Err(wrong("http.models", "must be models' names such as \"sonnet\" or full ids"));
     }
@@ -106,6 +107,7 @@ fn durations(config: &Config) -> Result<(), ConfigError> {
         ("restart.backoff_max", restart.backoff_max),
         ("restart.circuit_pause", restart.circuit_pause),
         ("limits.queue_deadline", config.limits.queue_deadline),
+        ("mcp.connect_timeout", config.mcp.connect_timeout),
         ("metrics.sample_interval", config.metrics.sample_interval),
     ];
     let shortest = [
@@ -149,6 +151,7 @@ fn sizes(config: &Config) -> Result<(), ConfigError> {
         ("limits.max_children", limits.max_children, 1, 1 << 20),
         ("limits.starts_in_flight", limits.starts_in_flight, 1, 1 << 16),
         ("limits.max_sessions", limits.max_sessions, 1, 1 << 24),
+        ("limits.sessions_per_user", limits.sessions_per_user, 1, 1 << 20),
         ("limits.queue", limits.queue, 0, 1 << 20),
         ("restart.intensity", config.restart.intensity as usize, 0, 1 << 16),
     ];

@@ -66,6 +66,7 @@ impl Alone<'_> {
             opening,
             model: self.config.cli.model.as_deref(),
             bound: &Bound::default(),
+            mcp_timeout: self.config.mcp.connect_timeout,
             asks_permission: false,
         };
         let line = CLAUDE.command(&plan);

@@ -15,16 +15,14 @@ use super::history::Conversations;
 use super::identity::{Identities, Rotated};
 use super::limits::{Rates, TurnPermit, Turns};
 use super::ready::StartedOnce;
+use super::turns::idempotency::Idempotency;
 use super::turns::replay::Replays;
 use crate::error::TurnError;
 use crate::ids::UserId;
 use crate::pilotlight::Pilotlight;
 use crate::session::OauthCredentials;
+use crate::workspace::{conversations_dir, identities_dir};
 
-/// Where digests of tokens are kept, below the data directory.
-const IDENTITIES: &str = "identities";
-/// Where is kept what conversations of clients that name none know, below the data directory.
-const CONVERSATIONS: &str = "conversations";
 /// Answers that gather a workspace's files at the same time: each may hold some 50 MB while it does.
 const GATHERING: usize = 4;
 
@@ -42,17 +40,24 @@ pub(super) struct App {
     gathering: Semaphore,
     started_once: Arc<StartedOnce>,
     replays: Replays,
+    idempotency: Idempotency,
     feed: Feed,
     draining: AtomicBool,
     since: Instant,
 }
 
 impl App {
-    pub(super) async fn new(pilot: Pilotlight, exporter: Exporter, replays: Replays, feed: Feed) -> Self {
-        let identities = Identities::load(pilot.config().data_dir.join(IDENTITIES)).await;
+    pub(super) async fn new(
+        pilot: Pilotlight,
+        exporter: Exporter,
+        replays: Replays,
+        idempotency: Idempotency,
+        feed: Feed,
+    ) -> Self {
+        let data_dir = &pilot.config().data_dir;
+        let identities = Identities::load(identities_dir(data_dir)).await;
         let http = &pilot.config().http;
-        let conversations =
-            Conversations::new(pilot.config().data_dir.join(CONVERSATIONS), http.conversations_per_user);
+        let conversations = Conversations::new(conversations_dir(data_dir), http.conversations_per_user);
         let bodies = BodyBudget::new(http.body_limit, http.body_timeout);
         let rates = Rates::new(http.requests_per_minute);
         Self {
@@ -67,6 +72,7 @@ impl App {
             gathering: Semaphore::new(GATHERING),
             started_once: Arc::default(),
             replays,
+            idempotency,
             feed,
             draining: AtomicBool::new(false),
             since: Instant::now(),
@@ -132,6 +138,10 @@ impl App {
 
     pub(super) fn replays(&self) -> &Replays {
         &self.replays
+    }
+
+    pub(super) fn idempotency(&self) -> &Idempotency {
+        &self.idempotency
     }
 
     pub(super) fn feed(&self) -> &Feed {

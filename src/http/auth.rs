@@ -58,7 +58,7 @@ impl Gate {
             return Ok(Some(Caller::trusted(self.is_local, named)));
         };
         let key = presented(headers).and_then(|key| keys.find(key).ok_or_else(wrong_key));
-        let key = match key {
+        let (key, revoked) = match key {
             Ok(key) => key,
             Err(_) if is_open => return Ok(None),
             Err(refusal) => return Err(refusal),
@@ -68,7 +68,7 @@ impl Gate {
             return Err(ApiError::new(StatusCode::FORBIDDEN, "admin_only", message));
         }
         let named = if is_open { None } else { named_user(headers)? };
-        Ok(Some(Caller::of_key(key, named)))
+        Ok(Some(Caller::of_key(key, named).until(revoked)))
     }
 }
 

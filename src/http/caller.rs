@@ -6,10 +6,12 @@
 use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use tokio_util::sync::CancellationToken;
 
 use super::error::ApiError;
 use super::keys::{Entry, KeyLimits, Role};
 use crate::ids::UserId;
+use crate::turn::Sender;
 
 /// The header that names the user.
 pub(super) const USER_HEADER: &str = "x-pilotlight-user";
@@ -27,6 +29,8 @@ pub(super) struct Caller {
     who: Who,
     /// The user that the request's header names.
     named: Option<UserId>,
+    /// Cancelled when its key is revoked.
+    revoked: Option<CancellationToken>,
 }
 
 #[derive(Debug, Clone)]
@@ -41,12 +45,22 @@ enum Who {
 impl Caller {
     /// Somebody on a listener that asks for no key.
     pub(super) fn trusted(is_local: bool, named: Option<UserId>) -> Self {
-        Self { who: Who::Trusted { is_local }, named }
+        Self { who: Who::Trusted { is_local }, named, revoked: None }
     }
 
     /// Somebody with a key.
     pub(super) fn of_key(key: Arc<Entry>, named: Option<UserId>) -> Self {
-        Self { who: Who::Key(key), named }
+        Self { who: Who::Key(key), named, revoked: None }
+    }
+
+    /// The same, as long as the key is in force.
+    pub(super) fn until(self, revoked: CancellationToken) -> Self {
+        Self { revoked: Some(revoked), ..self }
+    }
+
+    /// Cancelled when the caller's key is revoked; callers without a key have none.
+    pub(super) fn revoked(&self) -> Option<&CancellationToken> {
+        self.revoked.as_ref()
     }
 
     /// Whose session a turn is for. `named` is the user that the body names; the header goes before it.
@@ -101,6 +115,14 @@ impl Caller {
     /// Whether credentials in the body may tell who it is: only where anybody may say anything, and nobody did.
     pub(super) fn is_known_by_credentials(&self) -> bool {
         matches!(self.who, Who::Trusted { .. }) && self.named.is_none()
+    }
+
+    /// What kind of sender of MCP servers it is. Without keys nobody knows who calls: a stranger.
+    pub(super) fn sender(&self) -> Sender {
+        match self.key().map(|key| key.role()) {
+            Some(Role::Service) => Sender::Service,
+            _ => Sender::Other,
+        }
     }
 
     /// The id of the caller's key, if it has one. No secret.

@@ -30,6 +30,7 @@ mod preamble;
 use message::Content;
 
 pub(super) use collected::Collected;
+pub(super) use mcp::{AskedServers, FIELD as MCP_FIELD};
 
 /// Which one a request is written in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -67,6 +68,8 @@ pub(super) struct Asked {
     /// The user, if it is named in the body.
     pub(super) user: Option<String>,
     pub(super) credentials: Option<OauthCredentials>,
+    /// The field `mcp_servers`, if the dialect has it and it is there.
+    pub(super) mcp_servers: Option<AskedServers>,
     pub(super) include_files: bool,
     /// The model, in the caller's words.
     pub(super) model: String,

@@ -74,6 +74,12 @@ impl ApiError {
         Self { retry_after: Some(retry_after), ..error }
     }
 
+    /// 409: something stands against it, for a while or for good.
+    pub(super) fn conflict(code: &'static str, message: impl Into<String>, pause: Option<Duration>) -> Self {
+        let error = Self::new(StatusCode::CONFLICT, code, message);
+        Self { retry_after: pause, not_again: pause.is_none(), ..error }
+    }
+
     /// 429: the caller has had its share for now.
     pub(super) fn limited(code: &'static str, message: impl Into<String>, retry_after: Duration) -> Self {
         let error = Self::new(StatusCode::TOO_MANY_REQUESTS, code, message);
@@ -112,6 +118,11 @@ impl ApiError {
     #[cfg(test)]
     pub(super) fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// Whether the child has seen nothing of the message, so that the same request may be made again.
+    pub(super) fn is_refusal(&self) -> bool {
+        !self.not_again
     }
 
     pub(super) fn message(&self) -> &str {
@@ -205,13 +216,14 @@ fn whole_seconds(pause: Duration) -> u64 {
 impl From<TurnError> for ApiError {
     fn from(error: TurnError) -> Self {
         let status = match &error {
-            TurnError::InvalidName(_) | TurnError::InvalidPrompt(_) | TurnError::InvalidModel { .. } => {
-                StatusCode::BAD_REQUEST
-            }
+            TurnError::InvalidName(_)
+            | TurnError::InvalidPrompt(_)
+            | TurnError::InvalidModel { .. }
+            | TurnError::InvalidMcpServers(_) => StatusCode::BAD_REQUEST,
             TurnError::PromptTooLarge { .. } | TurnError::SystemPromptTooLarge { .. } => {
                 StatusCode::PAYLOAD_TOO_LARGE
             }
-            TurnError::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
+            TurnError::QueueFull { .. } | TurnError::TooManySessions { .. } => StatusCode::TOO_MANY_REQUESTS,
             TurnError::Overloaded { .. }
             | TurnError::Draining
             | TurnError::NotStarted(_)
@@ -225,7 +237,8 @@ impl From<TurnError> for ApiError {
         };
         // A refusal made before the child saw anything can always be tried again after a moment, unless the request itself
         // is wrong.
-        let not_again = error.reached_child();
+        // Too many sessions are too many until one is deleted.
+        let not_again = error.reached_child() || matches!(error, TurnError::TooManySessions { .. });
         let pause = (status.is_server_error() && !not_again).then_some(PAUSE);
         Self {
             retry_after: error.retry_after().or(pause),

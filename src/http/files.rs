@@ -1,14 +1,15 @@
 //! The files that a turn wrote, for callers that asked for them.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::folder::{Snapshot, look, read};
+use super::folder::{Snapshot, look};
+use crate::workspace::beneath::{Beneath, Place};
 
 /// So much of one file is sent.
 const FILE_BYTES: usize = 10 << 20;
@@ -19,7 +20,7 @@ const MAX_FILES: usize = 1000;
 
 /// A workspace and what was in it before the turn.
 pub(super) struct Watch {
-    root: PathBuf,
+    work: Place,
     before: Snapshot,
     /// What takes the place of `before`, when it is known.
     newer: Option<tokio::task::JoinHandle<io::Result<Snapshot>>>,
@@ -56,10 +57,10 @@ struct Found {
 
 impl Watch {
     /// Remembers what is there now.
-    pub(super) async fn start(root: PathBuf) -> io::Result<Self> {
+    pub(super) async fn start(work: Place) -> io::Result<Self> {
         off_runtime(move || {
-            let before = look(&root)?;
-            Ok(Self { root, before, newer: None })
+            let before = look(&work.open()?)?;
+            Ok(Self { work, before, newer: None })
         })
         .await
     }
@@ -67,10 +68,10 @@ impl Watch {
     /// Remembers what is there now instead: other turns have written since. Begins to look at once, and keeps what it
     /// had if it cannot.
     pub(super) fn look_again(&mut self) {
-        let root = self.root.clone();
+        let work = self.work.clone();
         let since = SystemTime::now();
         self.newer = Some(tokio::task::spawn_blocking(move || {
-            let mut newer = look(&root)?;
+            let mut newer = look(&work.open()?)?;
             // The turn may have been faster than the look.
             newer.files.retain(|_, stamp| stamp.is_before(since));
             Ok(newer)
@@ -84,7 +85,7 @@ impl Watch {
         {
             self.before = newer;
         }
-        let written = off_runtime(move || Ok(written(&self.root, &self.before))).await;
+        let written = off_runtime(move || Ok(written(&self.work.open()?, &self.before))).await;
         written.unwrap_or_else(|_| {
             let message = "the files of this turn could not be read";
             let summary = json!({ "type": "pilotlight", "subtype": "files_unavailable", "message": message });
@@ -93,8 +94,8 @@ impl Watch {
     }
 }
 
-fn written(root: &Path, before: &Snapshot) -> Written {
-    let after = look(root).unwrap_or_default();
+fn written(work: &Beneath, before: &Snapshot) -> Written {
+    let after = look(work).unwrap_or_default();
     let mut found: Vec<Found> = after
         .files
         .iter()
@@ -117,7 +118,7 @@ fn written(root: &Path, before: &Snapshot) -> Written {
         let change = if file.is_new { "created" } else { "changed" };
         each.push(json!({ "type": "file_created", "path": path, "size": file.size, "change": change }));
         // Gone again or unreadable: named above, without content below.
-        if let Ok(content) = read(root, &file.path, FILE_BYTES.min(room) as u64) {
+        if let Ok(content) = work.beginning(&file.path, FILE_BYTES.min(room) as u64) {
             room -= content.len();
             files.push(entry(path, file.size, content));
         }
@@ -166,13 +167,17 @@ async fn off_runtime<T: Send + 'static>(
 mod tests {
     use super::*;
 
+    fn place(root: &tempfile::TempDir) -> Place {
+        Place { trusted: root.path().to_owned(), inner: PathBuf::new() }
+    }
+
     #[tokio::test]
     async fn what_was_written_since_is_told() {
         let root = tempfile::tempdir().unwrap();
         let at = |name: &str| root.path().join(name);
         std::fs::write(at("old"), "old").unwrap();
         std::fs::write(at("edited"), "before").unwrap();
-        let watch = Watch::start(root.path().to_owned()).await.unwrap();
+        let watch = Watch::start(place(&root)).await.unwrap();
         std::fs::write(at("edited"), "after").unwrap();
         std::fs::write(at("picture"), b"\xff\x00").unwrap();
         std::fs::write(at(".credentials.json"), "secret").unwrap();
@@ -191,7 +196,7 @@ mod tests {
     #[tokio::test]
     async fn large_files_are_cut_and_it_is_said() {
         let root = tempfile::tempdir().unwrap();
-        let watch = Watch::start(root.path().to_owned()).await.unwrap();
+        let watch = Watch::start(place(&root)).await.unwrap();
         // The limit falls within a character of two bytes.
         let text = format!("a{}", "ü".repeat(FILE_BYTES / 2 + 10));
         for name in ["a", "b", "c"] {

@@ -8,7 +8,7 @@ use axum::body::HttpBody;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state, map_response};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use tokio::time::Instant;
 use tower_http::limit::RequestBodyLimitLayer;
@@ -18,9 +18,11 @@ use super::app::App;
 use super::auth::Gate;
 use super::caller::{Caller, REQUEST_ID_HEADER, request_id};
 use super::error::{ApiError, ErrorForm};
-use super::{figures, happenings, models, openapi, page, service, sessions, stats, trace, turns};
+use super::{figures, happenings, models, openapi, page, revoked, service, sessions, stats, trace, turns};
 use crate::metrics::{HttpLimit, HttpMetrics};
 
+/// The one stream of events that is not of a turn.
+const HAPPENINGS: &str = "/v1/happenings";
 /// When to try again after all connections were taken: streams end all the time.
 const CROWD_PAUSE: Duration = Duration::from_secs(1);
 
@@ -31,6 +33,10 @@ pub(super) struct RequestId(pub(super) String);
 /// Put on the response to a request whose turn was accepted: the turn has a line of its own in the log.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OfTurn;
+
+/// Put on a response that went out before: it keeps the id of the request that it answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Replayed;
 
 /// Put on a response whose request's body was read to its end.
 #[derive(Debug, Clone, Copy)]
@@ -112,31 +118,45 @@ async fn around(State((app, gate)): State<(Arc<App>, Gate)>, mut request: Reques
     let has_body = !request.body().is_end_stream();
     request.extensions_mut().insert(RequestId(id.clone()));
     let form = error_form(request.uri().path(), request.headers());
-    let (mut key, mut is_let_in) = (None, false);
+    let (mut key, mut is_let_in, mut revoked) = (None, false, None);
+    // Every other stream is of a turn.
+    let is_turn_stream = path.as_deref() != Some(HAPPENINGS);
     let response = match admit(&app, &gate, &request) {
         Ok(caller) => {
             is_let_in = true;
             key = caller.as_ref().and_then(Caller::key_id).map(str::to_owned);
+            revoked = caller.as_ref().and_then(Caller::revoked).cloned();
             caller.and_then(|caller| request.extensions_mut().insert(caller));
             let span =
                 tracing::info_span!("request", request_id = id, trace_id = trace::id(request.headers()));
             trace::begin(&span, request.headers(), &method, path.as_deref());
-            let response = next.run(request).instrument(span.clone()).await;
+            let answering = next.run(request).instrument(span.clone());
+            let response = match &revoked {
+                Some(revoked) => tokio::select! {
+                    biased;
+                    response = answering => response,
+                    () = revoked.cancelled() => revoked::error().into_response(),
+                },
+                None => answering.await,
+            };
             trace::answered(&span, response.status());
             response
         }
-        Err(error) => axum::response::IntoResponse::into_response(error),
+        Err(error) => error.into_response(),
     };
     let is_body_left = has_body && response.extensions().get::<BodyRead>().is_none();
     let is_of_turn = response.extensions().get::<OfTurn>().is_some();
+    let form = response.extensions().get::<ErrorForm>().copied().unwrap_or(form);
     let mut response = typed(response, form, &id);
     if is_body_left {
         // What is left of it cannot be told from a next request; without this the caller would send one.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    if let Ok(value) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert(REQUEST_ID_HEADER, value.clone());
-        response.headers_mut().insert(MESSAGES_REQUEST_ID, value);
+    if response.extensions().get::<Replayed>().is_none() {
+        with_request_id(response.headers_mut(), &id);
+    }
+    if let Some(revoked) = revoked {
+        response = revoked::watched(response, revoked, form, is_turn_stream);
     }
     let code = response.extensions().get::<ApiError>().map(ApiError::code);
     count(app.exporter().figures(), path.as_deref(), response.status(), code, begin.elapsed());
@@ -149,6 +169,14 @@ async fn around(State((app, gate)): State<(Arc<App>, Gate)>, mut request: Reques
         took_ms = begin.elapsed().as_millis(), "request"
     );
     response
+}
+
+/// Says in the headers which request was answered.
+pub(super) fn with_request_id(headers: &mut HeaderMap, id: &str) {
+    if let Ok(value) = HeaderValue::from_str(id) {
+        headers.insert(REQUEST_ID_HEADER, value.clone());
+        headers.insert(MESSAGES_REQUEST_ID, value);
+    }
 }
 
 /// One more answer, in the figures.
@@ -173,7 +201,7 @@ fn count(
 const MESSAGES_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 
 /// The form that the callers of this path can read.
-fn error_form(path: &str, headers: &HeaderMap) -> ErrorForm {
+pub(super) fn error_form(path: &str, headers: &HeaderMap) -> ErrorForm {
     let is_shared = path.starts_with("/v1/models") && !headers.contains_key(models::ANTHROPIC_VERSION);
     match path {
         _ if is_shared || path.starts_with("/v1/chat/") => ErrorForm::ChatCompletions,
@@ -194,7 +222,6 @@ fn admit(app: &App, gate: &Gate, request: &Request) -> Result<Option<Caller>, Ap
 /// Every error has a typed body, also those that a layer below answered with a bare status.
 fn typed(mut response: Response, form: ErrorForm, request_id: &str) -> Response {
     let status = response.status();
-    let form = response.extensions().get::<ErrorForm>().copied().unwrap_or(form);
     let error = response.extensions_mut().remove::<ApiError>();
     let is_bare = || {
         let json = HeaderValue::from_static("application/json");

@@ -24,6 +24,7 @@ use super::error::{ApiError, ErrorForm};
 use super::files::Watch;
 use super::history::Claim;
 use super::limits::TurnPermit;
+use super::mcp;
 use super::router::{BodyRead, OfTurn, RequestId};
 use super::sessions::checked;
 use crate::config::{OnDisconnect, SessionConfig};
@@ -35,6 +36,7 @@ use crate::turn::Turn;
 mod answer;
 mod collect;
 mod conclusion;
+pub(super) mod idempotency;
 pub(super) mod replay;
 mod silence;
 
@@ -124,21 +126,28 @@ struct Conversation {
 
 impl Taking {
     async fn answer(self, received: Received, parse: Parse) -> Response {
-        let asked = match self.read(received.bytes.clone(), parse).await {
-            Ok(asked) => asked,
+        let (asked, key) = match self.read(received.bytes.clone(), parse).await {
+            Ok(read) => read,
             Err(error) => return error.into_response(),
         };
         drop(received);
-        let dialect = asked.dialect;
-        let mut response = self.turn(asked).await.into_response();
-        if dialect == Dialect::Original {
-            // The path alone does not tell it.
-            response.extensions_mut().insert(ErrorForm::Own);
-        }
+        // The path alone does not tell the original dialect.
+        let form = match asked.dialect {
+            Dialect::Original => ErrorForm::Own,
+            Dialect::Anthropic => ErrorForm::Messages,
+            Dialect::OpenAi => ErrorForm::ChatCompletions,
+        };
+        let mut response = self.turn(asked, key, form).await.into_response();
+        response.extensions_mut().insert(form);
         response
     }
 
-    async fn turn(self, mut asked: Asked) -> Result<Response, ApiError> {
+    async fn turn(
+        self,
+        mut asked: Asked,
+        key: Option<idempotency::Asked>,
+        form: ErrorForm,
+    ) -> Result<Response, ApiError> {
         self.app.exporter().figures().turn_asked(asked.dialect.figure());
         let config = &self.app.pilot().config().http;
         if config.strict && !asked.ignored.is_empty() {
@@ -147,12 +156,32 @@ impl Taking {
                 format!("without effect here, and refused by configuration (http.strict): {fields}");
             return Err(ApiError::invalid("ignored_field", message));
         }
+        let servers = mcp::choose(
+            asked.mcp_servers.take(),
+            &self.parts.headers,
+            &self.caller,
+            &self.app.pilot().config().mcp,
+        )?;
+        // The clients of the other dialects say everything with each request: none is said as well.
+        asked.options.mcp_servers = match asked.dialect {
+            Dialect::Original => servers,
+            Dialect::Anthropic | Dialect::OpenAi => Some(servers.unwrap_or_default()),
+        };
         let kept = self.on_disconnect()? == OnDisconnect::Detach;
         let named = match &asked.user {
             Some(name) => Some(UserId::new(name).map_err(|error| ApiError::field("user", error))?),
             None => None,
         };
         let user = self.app.owner(&self.caller, named, asked.credentials.as_ref()).await?;
+        let slot = match key {
+            None => None,
+            Some(key) => {
+                match self.app.idempotency().begin(&key, &self.caller, &user, self.parts.uri.path())? {
+                    idempotency::Begun::First(slot) => Some(slot),
+                    idempotency::Begun::Again(response) => return Ok(response),
+                }
+            }
+        };
         let permit = self.app.turn_permit(&user, &self.caller)?;
         let mut conversation = self.conversation(&user, &asked).await?;
         let session = self.app.pilot().conversation(user.as_bytes(), &conversation.name);
@@ -176,22 +205,38 @@ impl Taking {
             }
         };
         let name = caller::header_text(&conversation.name);
+        let (app, request_id) = (self.app.clone(), self.request_id.clone());
         let log = Log::new(self.request_id, self.begin);
         let work = Work { app: self.app, asked, conversation, turn, files, waits, permit, log };
-        let mut response = work.respond(user, kept).await.into_response();
-        response.headers_mut().insert(SESSION_HEADER, name);
-        response.extensions_mut().insert(OfTurn);
-        Ok(response)
+        let answering = async move {
+            let mut response = work.respond(user, kept, form).await.into_response();
+            response.headers_mut().insert(SESSION_HEADER, name);
+            response.extensions_mut().insert(OfTurn);
+            response
+        };
+        match slot {
+            None => Ok(answering.await),
+            Some(slot) => app.idempotency().record(slot, (form, request_id), answering).await,
+        }
     }
 
-    async fn read(&self, bytes: Bytes, parse: Parse) -> Result<Asked, ApiError> {
-        let limits = &self.app.pilot().config().session;
-        if bytes.len() <= PARSE_INLINE {
-            return parse(&bytes, limits);
+    /// What is asked for, and the key that it came with.
+    async fn read(
+        &self,
+        bytes: Bytes,
+        parse: Parse,
+    ) -> Result<(Asked, Option<idempotency::Asked>), ApiError> {
+        let (limits, headers) = (self.app.pilot().config().session.clone(), self.parts.headers.clone());
+        let length = bytes.len();
+        let read = move || {
+            let key = idempotency::Asked::of(&headers, &bytes)?;
+            Ok((parse(&bytes, &limits)?, key))
+        };
+        if length <= PARSE_INLINE {
+            return read();
         }
-        let limits = limits.clone();
-        let parsed = tokio::task::spawn_blocking(move || parse(&bytes, &limits)).await;
-        parsed.map_err(|_| TurnError::Internal("a request could not be read"))?
+        let read = tokio::task::spawn_blocking(read).await;
+        read.map_err(|_| TurnError::Internal("a request could not be read"))?
     }
 
     /// The named conversation; else, for clients that tell the whole history, the one that fits; else the default one.
@@ -248,7 +293,7 @@ struct Work {
 }
 
 impl Work {
-    async fn respond(mut self, user: UserId, kept: bool) -> Result<Response, ApiError> {
+    async fn respond(mut self, user: UserId, kept: bool, form: ErrorForm) -> Result<Response, ApiError> {
         let name = self.conversation.name.clone();
         let ignored = std::mem::take(&mut self.asked.ignored);
         let frame = Frame { session: name.clone(), created: now(), model: self.asked.model.clone() };
@@ -257,10 +302,10 @@ impl Work {
             (true, false) => events(Body::from_stream(self.begin(&frame).await?)),
             (true, true) => {
                 let begin = async move { self.begin(&frame).await };
-                events(Body::from_stream(replays.replays().detach(&user, &name, begin).await?))
+                events(Body::from_stream(replays.replays().detach(&user, &name, form, begin).await?))
             }
             (false, false) => self.collect(&frame).await?,
-            (false, true) => replays.replays().collect(&user, &name, self.collect_owned(frame)).await?,
+            (false, true) => replays.replays().collect(&user, &name, form, self.collect_owned(frame)).await?,
         };
         if !ignored.is_empty() {
             response.headers_mut().insert(IGNORED_HEADER, caller::header_text(&ignored.join(",")));
@@ -316,8 +361,7 @@ fn gathering(app: Arc<App>, watch: Watch) -> Gathering {
 }
 
 async fn watch(session: &Session) -> Result<Watch, ApiError> {
-    let root = session.workspace().await?.work;
-    let watch = Watch::start(root).await;
+    let watch = Watch::start(session.work().await?).await;
     watch.map_err(|error| TurnError::Storage(error.to_string()).into())
 }
 

@@ -47,10 +47,10 @@ pub(super) async fn look(State(app): State<Arc<App>>, inquiry: Inquiry) -> Resul
     let (user, name) = (inquiry.owner()?, session(&inquiry)?);
     let limit = inquiry.query.limit(LISTED, MOST_LISTED)?;
     let (session, _) = existing(&app, &user, name).await?;
-    let root = session.workspace().await?.work;
+    let work = session.work().await?;
     // Closed never.
     let _room = app.gathering().acquire().await;
-    let looked = tokio::task::spawn_blocking(move || folder::look(&root)).await;
+    let looked = tokio::task::spawn_blocking(move || folder::look(&work.open()?)).await;
     let looked = looked.map_err(|_| TurnError::Internal("a workspace could not be looked at"))?;
     let snapshot = looked.map_err(|error| TurnError::Storage(error.to_string()))?;
     let total = snapshot.files.len();

@@ -125,6 +125,8 @@ pub(super) mod list {
             "Children stopped while their session stays, by why.", [label::<EvictionReason>()];
         CONTEXTS_LOST = Counter "contexts_lost_total" in Count:
             "Conversations that came back without their last turn or without anything.", [label::<ContextLost>()];
+        RECORDS_BROKEN = Counter "records_broken_total" in Count:
+            "Records of sessions that could not be understood and were moved aside, each with its conversation.", [];
         TURNS = Counter "turns_total" in Count:
             "Turns that have ended, by outcome.", [label::<TurnOutcome>()];
         TOKENS = Counter "tokens_total" in Count:
@@ -154,6 +156,8 @@ pub(super) mod list {
         SAMPLE_ERRORS = Counter "sample_errors_total" in Count:
             "Measurements that failed.", [label::<SampleSource>()];
 
+        DATA_DIR_WRITABLE = Gauge "data_dir_writable" in Count:
+            "1 while files can be written to the data directory, 0 while they cannot (no space, read-only).", [];
         SESSIONS = Gauge "sessions" in Count:
             "Sessions in memory, by state.", [label::<SessionState>()];
         SESSIONS_LIMIT = Gauge "sessions_limit" in Count:

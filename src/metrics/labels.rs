@@ -171,9 +171,11 @@ impl TurnOutcome {
                 TurnError::InvalidName(_)
                 | TurnError::InvalidPrompt(_)
                 | TurnError::InvalidModel { .. }
+                | TurnError::InvalidMcpServers(_)
                 | TurnError::PromptTooLarge { .. }
                 | TurnError::SystemPromptTooLarge { .. }
                 | TurnError::QueueFull { .. }
+                | TurnError::TooManySessions { .. }
                 | TurnError::Overloaded { .. }
                 | TurnError::Draining => Self::Rejected,
             },

@@ -153,6 +153,8 @@ fn each_happening_is_counted_where_it_belongs() {
         metrics.leftovers_killed("no such rung", 3);
         metrics.tree_kill("marker", second);
         metrics.swept_at_start(2);
+        metrics.record_broken();
+        metrics.set_data_dir_writable(true);
         metrics.protocol_error(ProtocolError::PartialEof);
         metrics.stream_bytes(Stream::Stdout, 1000);
         metrics.truncated(Stream::Stderr);
@@ -201,6 +203,7 @@ fn each_happening_is_counted_where_it_belongs() {
         "tokens_total{model=sonnet,kind=input} 5",
         "contexts_lost_total{kind=latest_turns} 1",
         "crash_loops_total{} 1",
+        "data_dir_writable{} 1",
         "evictions_total{reason=idle} 1",
         "exits_total{reason=status_unknown} 1",
         "first_output_seconds{start=warm} 1",
@@ -216,6 +219,7 @@ fn each_happening_is_counted_where_it_belongs() {
         "processes{kind=descendant} 80",
         "protocol_errors_total{kind=partial_eof} 1",
         "queue_wait_seconds{} 1",
+        "records_broken_total{} 1",
         "recovery_duration_seconds{} 1",
         "restarts_total{cause=crash} 1",
         "sample_duration_seconds{} 1",

@@ -98,7 +98,13 @@ impl Actor for SessionActor {
     ) -> Result<SessionActorState, ActorProcessingErr> {
         // One may run, and `turn_queue` wait behind it.
         let turn_limit = args.instance.config.session.turn_queue + 1;
-        let entry = Arc::new(Entry::new(args.key, myself, turn_limit, first_board(&args.record)));
+        let entry = Arc::new(Entry::new(
+            args.key,
+            args.workspace.clone(),
+            myself,
+            turn_limit,
+            first_board(&args.record),
+        ));
         args.instance.registry.insert(entry.clone());
         args.instance.metrics.session_moved(None, Some(SessionState::Dormant));
         let fingerprint = args.record.bound.fingerprint();

@@ -118,7 +118,9 @@ pub(crate) async fn run(plan: Plan, record: Box<Record>, stop: CancellationToken
 async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, tell: &Tell) -> Gone {
     let admission = &plan.instance.admission;
     if admission.is_full() {
-        plan.instance.helpers.tell_evictor(IdleMessage::MakeRoom(Room::Children(admission.waiting() + 1)));
+        plan.instance.helpers.tell_evictor(IdleMessage::MakeRoom(Room::Children(
+            admission.wishes(Some(plan.entry.key.user())),
+        )));
     }
     let permits = tokio::select! {
         permits = admission.admit(plan.entry.key.user()) => permits,
@@ -137,11 +139,9 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, tell: 
     };
     // The CLI may disagree about the conversation: then the other way once, then a new conversation.
     while prepared.attempt < opening::MOST_ATTEMPTS {
-        if let Some(loss) = prepared.loss.take() {
-            tell(ChildNews::ContextLost(loss));
-        }
+        prepared.tell(tell);
         match one_child(plan, &prepared, stop, tell, &start_permit).await {
-            Err(refusal) => prepared = prepared.after_refusal(refusal, tell),
+            Err(refusal) => prepared = prepared.after_refusal(refusal),
             Ok(gone) => return gone,
         }
     }
@@ -250,6 +250,7 @@ fn start(plan: &Plan, prepared: &Prepared) -> Result<Box<Contained>, StartFailur
         opening: prepared.opening,
         model: prepared.model.as_deref(),
         bound: &prepared.bound,
+        mcp_timeout: instance.config.mcp.connect_timeout,
         asks_permission: instance.config.permissions.policy != PermissionPolicy::Deny,
     });
     let program = instance.program.find()?;

@@ -8,12 +8,12 @@ use ractor::MessagingErr;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout};
 
-use super::known;
 use super::message::Submission;
 use super::store::{BoundRecord, Record};
 use super::{
     OauthCredentials, PendingPermission, PermissionError, SessionMessage, SessionState, SessionStatus,
 };
+use super::{known, take_up};
 use crate::child::{Answer, TurnJob};
 use crate::cli::Dirs;
 use crate::error::TurnError;
@@ -26,6 +26,8 @@ use crate::registry::{Entry, NotAdmitted};
 use crate::supervisor::SupervisorMessage;
 use crate::turn::{Decision, Prompt, Status, Turn, TurnOptions, TurnTrace, is_model_name, turn_channel};
 use crate::workspace::Workspace;
+#[cfg(feature = "server")]
+use crate::workspace::beneath::Place;
 
 /// How often a call looks for the session again when its actor ended in between. Each time a new actor is started, so
 /// more than one retry is needed only if actors keep failing.
@@ -69,7 +71,7 @@ impl Session {
         let result = self.submit(prompt.into(), options, accepted).await;
         if let Err(error) = &result {
             let metrics = &self.instance().metrics;
-            if matches!(error, TurnError::QueueFull { .. }) {
+            if matches!(error, TurnError::QueueFull { .. } | TurnError::TooManySessions { .. }) {
                 metrics.admission_rejected(AdmissionRejected::PerUser);
             }
             metrics.turn_ended(TurnOutcome::Rejected, accepted.elapsed());
@@ -223,10 +225,14 @@ impl Session {
                 if let Some(entry) = &entry {
                     entry.writer.close().await;
                 }
-                let (workspace, instance, key) = (self.files()?, instance.clone(), key.clone());
+                let workspace = entry.as_ref().map(|entry| entry.workspace.clone());
+                let (instance, key) = (instance.clone(), key.clone());
                 blocking(move || {
-                    workspace.delete()?;
-                    known::forget(&instance.config.data_dir, &key)
+                    // Forgotten in any case: a session without a record must not be listed for ever.
+                    let listed = known::forget(&instance.config.data_dir, &key);
+                    let found = || take_up::workspace(&instance, &key);
+                    workspace.map_or_else(found, |it| Ok(Some(it)))?.map_or(Ok(()), |it| it.delete())?;
+                    listed
                 })
                 .await
             }
@@ -254,8 +260,8 @@ impl Session {
         if let Some(status) = self.status() {
             return Ok(Some(status));
         }
-        let (workspace, key) = (self.files()?, self.key()?.clone());
-        let record = blocking(move || Record::load(&workspace, &key)).await?;
+        let (instance, key) = (self.instance().clone(), self.key()?.clone());
+        let record = blocking(move || take_up::known(&instance, &key)).await?;
         Ok(record.as_ref().map(known::status))
     }
 
@@ -289,10 +295,10 @@ impl Session {
     /// child uses them from its next turn on.
     ///
     /// # Errors
-    /// [`TurnError::Storage`].
+    /// [`TurnError::Storage`], [`TurnError::TooManySessions`].
     pub async fn write_credentials(&self, credentials: &OauthCredentials) -> Result<(), TurnError> {
         let (workspace, instance, credentials) =
-            (self.files()?, self.instance().clone(), credentials.clone());
+            (self.files().await?, self.instance().clone(), credentials.clone());
         blocking(move || {
             workspace.create()?;
             // Compared and written by one request after the other, or the older token could win.
@@ -305,12 +311,21 @@ impl Session {
     /// The session's directories, created if they are not there yet.
     ///
     /// # Errors
-    /// [`TurnError::Storage`].
+    /// [`TurnError::Storage`], [`TurnError::TooManySessions`].
     pub async fn workspace(&self) -> Result<Dirs, TurnError> {
-        let workspace = self.files()?;
+        let workspace = self.files().await?;
         let dirs = workspace.dirs().clone();
         blocking(move || workspace.create()).await?;
         Ok(dirs)
+    }
+
+    /// The session's working directory, to look into it.
+    #[cfg(feature = "server")]
+    pub(crate) async fn work(&self) -> Result<Place, TurnError> {
+        let workspace = self.files().await?;
+        let work = workspace.work();
+        blocking(move || workspace.create()).await?;
+        Ok(work)
     }
 
     // ---- Inside ----
@@ -327,8 +342,14 @@ impl Session {
         self.instance().registry.get(self.key.as_ref().ok()?)
     }
 
-    fn files(&self) -> Result<Workspace, TurnError> {
-        Ok(Workspace::of(&self.instance().config.data_dir, &self.key()?.hash()))
+    /// The session's files; a session that does not exist begins.
+    async fn files(&self) -> Result<Workspace, TurnError> {
+        if let Some(entry) = self.entry() {
+            return Ok(entry.workspace.clone());
+        }
+        let (record, key) = (self.known_or_begun().await?, self.key()?);
+        let (data_dir, hash) = (self.instance().config.data_dir.clone(), key.hash());
+        blocking(move || Ok(record.workspace(&data_dir, &hash))).await
     }
 
     /// Asks the session's actor; `None` if the session is not in memory and `start` is false.
@@ -365,13 +386,16 @@ impl Session {
         Err(TurnError::Internal("the session's actor keeps failing"))
     }
 
+    async fn known_or_begun(&self) -> Result<Record, TurnError> {
+        let (instance, owner) = (self.instance().clone(), self.key()?.clone());
+        let limit = instance.config.limits.sessions_per_user;
+        let record = blocking(move || take_up::known_or_begun(&instance, &owner)).await?;
+        record.ok_or(TurnError::TooManySessions { limit })
+    }
+
     /// Reads the session's record, or begins one, and has the supervisor start its actor.
     async fn bring_into_memory(&self, key: &SessionKey) -> Result<(), TurnError> {
-        let (workspace, owner) = (self.files()?, key.clone());
-        let record = blocking(move || {
-            Ok(Record::load(&workspace, &owner)?.unwrap_or_else(|| Record::new(&owner, &workspace)))
-        })
-        .await?;
+        let record = self.known_or_begun().await?;
         let supervisor = timeout(ACTOR_ANSWERS_WITHIN, self.instance().helpers.supervisor()).await;
         let supervisor = supervisor.map_err(|_| TurnError::Internal("the supervisor cannot be reached"))?;
         // Nobody starts sessions any more: the instance has stopped since we looked.
@@ -428,6 +452,10 @@ impl Letter {
             if name.as_deref().is_some_and(|name| !is_name(name)) {
                 return Err(TurnError::InvalidModel { option });
             }
+        }
+        let servers = options.mcp_servers.as_ref();
+        if let Some(problem) = servers.and_then(|servers| servers.problem(&config.mcp)) {
+            return Err(TurnError::InvalidMcpServers(problem));
         }
         let bound = BoundRecord {
             model: options.model,

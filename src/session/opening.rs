@@ -5,25 +5,30 @@
 //!
 //! [`Adapter::checkpoint`]: crate::cli::Adapter::checkpoint
 
+use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::child_task::{ChildNews, Plan, Tell};
 use super::known;
 use super::store::{ProgressFile, Record, new_cli_session_id};
 use crate::child::Secrets;
-use crate::cli::{Bound, Opening, Refusal};
+use crate::cli::{Adapter, Bound, Opening, Refusal};
 use crate::config::CliConfig;
 use crate::ids::SessionKey;
 use crate::instance::Instance;
 use crate::metrics::ContextLost;
 use crate::user_env::Variables;
-use crate::workspace::{Durability, Workspace};
+use crate::workspace::Workspace;
+use crate::workspace::beneath::Refused;
 
 /// Everything about a start that is known before it.
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) cli_session_id: String,
+    /// The session does not know it yet.
+    is_new_id: bool,
     pub(super) opening: Opening,
     pub(super) bound: Bound,
     /// What is missing of the conversation.
@@ -66,26 +71,31 @@ fn prepare_now(
 ) -> io::Result<Prepared> {
     let (adapter, cli) = (instance.adapter, &instance.config.cli);
     workspace.create()?;
-    workspace.sweep(&adapter.credentials_file(workspace.dirs(), cli));
-    if !workspace.record_file().exists()
-        // The session's own save is on its way, but may be slower than a first answer: whoever kills this program in
-        // between must not leave a conversation whose id nobody knows.
-        && let Err(error) = record.save(workspace, Durability::Kernel)
-    {
-        tracing::warn!(%error, "the record of a new session was not written");
-    }
-    let mcp_config = match &record.bound.mcp_servers {
+    workspace.sweep(adapter, cli);
+    let mcp_servers = match &record.bound.mcp_servers {
         Some(servers) => {
-            workspace.write_mcp_servers(servers)?;
-            Some(workspace.mcp_file())
+            let found = servers.resolve(&instance.config.mcp);
+            if found.len() < servers.len() {
+                tracing::warn!(session = %key.hash(), "MCP servers of a session are no longer configured or allowed");
+            }
+            found
         }
-        None => None,
+        None => serde_json::Map::new(),
     };
     let transcript = adapter.transcript(workspace.dirs(), cli, &record.cli_session_id);
-    let is_there = transcript.is_file();
-    let loss = match &record.checkpoint {
-        _ if !is_there => (record.context_turns > 0).then_some(ContextLost::Conversation),
-        Some(checkpoint) if !adapter.transcript_holds(&transcript, checkpoint)? => {
+    let (transcript, is_usable) = match found(workspace, adapter, cli, &transcript) {
+        Ok(file) => (Some(file), true),
+        Err(refused) if refused.is_shortage() => return Err(refused.into()),
+        Err(refused) if refused.is_absent() => (None, true),
+        // It would hold up, or fatten, whoever reads it; what the CLI says must not decide about it.
+        Err(refused) => {
+            tracing::warn!(session = %key.hash(), %refused, "a transcript is not used");
+            (None, false)
+        }
+    };
+    let loss = match (&transcript, &record.checkpoint) {
+        (None, _) => (record.context_turns > 0).then_some(ContextLost::Conversation),
+        (Some(file), Some(checkpoint)) if !adapter.transcript_holds(file, checkpoint)? => {
             Some(ContextLost::LatestTurns)
         }
         _ => None,
@@ -96,18 +106,19 @@ fn prepare_now(
         .ok();
     Ok(Prepared {
         progress: progress.map(Arc::new),
-        cli_session_id: record.cli_session_id.clone(),
-        opening: if is_there { Opening::Resume } else { Opening::New },
+        cli_session_id: if is_usable { record.cli_session_id.clone() } else { new_cli_session_id() },
+        is_new_id: !is_usable,
+        opening: if transcript.is_some() { Opening::Resume } else { Opening::New },
+        secrets: Secrets::of(cli.env.iter().chain(variables.pairs()), &mcp_servers),
         bound: Bound {
             system_prompt: record.bound.system_prompt.clone(),
-            mcp_config,
+            mcp_servers,
             fallback_model: record.bound.fallback_model.clone(),
         },
         loss,
         attempt: 0,
-        secrets: Secrets::of(cli.env.iter().chain(variables.pairs()), record.bound.mcp_servers.as_ref()),
         variables,
-        model: model(record, cli, is_there),
+        model: model(record, cli, transcript.is_some()),
         has_turns: record.context_turns > 0,
     })
 }
@@ -119,9 +130,30 @@ fn model(record: &Record, cli: &CliConfig, resumes: bool) -> Option<String> {
     record.bound.model.clone().or_else(|| cli.model.clone()).or(chosen)
 }
 
+/// The transcript, opened as what lies in a child's reach is.
+fn found(
+    workspace: &Workspace,
+    adapter: &dyn Adapter,
+    cli: &CliConfig,
+    transcript: &Path,
+) -> Result<File, Refused> {
+    let (own, path) = workspace.cli_file(adapter, cli, transcript)?;
+    own.file(&path)
+}
+
 impl Prepared {
+    /// Says what the session does not know of its conversation, each thing once.
+    pub(super) fn tell(&mut self, tell: &Tell) {
+        if let Some(loss) = self.loss.take() {
+            tell(ChildNews::ContextLost(loss));
+        }
+        if std::mem::take(&mut self.is_new_id) {
+            tell(ChildNews::NewConversation(self.cli_session_id.clone()));
+        }
+    }
+
     /// The next way to try after the CLI refused this one: the other way once, then a conversation of a new id.
-    pub(super) fn after_refusal(mut self, refusal: Refusal, tell: &Tell) -> Self {
+    pub(super) fn after_refusal(mut self, refusal: Refusal) -> Self {
         self.attempt += 1;
         if self.attempt == 1 {
             self.opening = match refusal {
@@ -135,7 +167,7 @@ impl Prepared {
             self.cli_session_id = new_cli_session_id();
             self.opening = Opening::New;
             self.loss = self.has_turns.then_some(ContextLost::Conversation);
-            tell(ChildNews::NewConversation(self.cli_session_id.clone()));
+            self.is_new_id = true;
         }
         self
     }

@@ -1,24 +1,22 @@
-//! What outlives the process: one `session.json` per session, and the lock on the data directory.
+//! What outlives the process: one `session.json` per session, in a directory that no child can write.
 //!
 //! Everything here blocks; async callers go through [`tokio::task::spawn_blocking`].
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::error::StartError;
 use crate::ids::{Generation, SessionHash, SessionKey, UserId};
 use crate::metrics::ContextLost;
 use crate::turn::McpServers;
-use crate::workspace::{Durability, Workspace, sessions_dir, write_private};
+use crate::workspace::{DirectoryName, Durability, MAX_RECORD_BYTES, RecordDir, Workspace, write_private};
 
 /// The form of the file. Raised when an older program could misread it.
 const VERSION: u32 = 1;
@@ -32,7 +30,10 @@ pub(crate) struct Record {
     conversation: String,
     /// The CLI's id of the conversation.
     pub(crate) cli_session_id: String,
-    /// The paths that the CLI was given: it files the transcript by them.
+    /// Where the session's files are; not there in a record of the first release.
+    #[serde(default)]
+    directory: Option<DirectoryName>,
+    /// The paths that the CLI was given. Not read here: the first release wants them.
     work: std::path::PathBuf,
     home: std::path::PathBuf,
     pub(crate) generation: u64,
@@ -66,7 +67,20 @@ pub(crate) struct BoundRecord {
     pub(crate) model: Option<String>,
     pub(crate) system_prompt: Option<String>,
     pub(crate) fallback_model: Option<String>,
+    // Formerly `mcp_servers`, without the sender: those definitions are not taken over.
+    #[serde(default, rename = "mcp")]
     pub(crate) mcp_servers: Option<McpServers>,
+}
+
+/// Why a record cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unreadable {
+    /// It was damaged, and no later try will understand it.
+    #[error("{0}")]
+    Broken(String),
+    /// The host cannot read it now.
+    #[error(transparent)]
+    System(#[from] io::Error),
 }
 
 impl Record {
@@ -78,6 +92,7 @@ impl Record {
             user: hex(key.user().as_bytes()),
             conversation: key.conversation().to_owned(),
             cli_session_id: new_cli_session_id(),
+            directory: Some(workspace.name().clone()),
             work: workspace.dirs().work.clone(),
             home: workspace.dirs().home.clone(),
             generation: 0,
@@ -95,33 +110,35 @@ impl Record {
         }
     }
 
-    /// Reads the session's file; `None` if there is none. A file that cannot be understood is an error: it is not
-    /// written over.
-    pub(crate) fn load(workspace: &Workspace, key: &SessionKey) -> io::Result<Option<Self>> {
-        let path = workspace.record_file();
-        let content = match fs::read(&path) {
-            Ok(content) => content,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let unreadable = |problem: String| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("{}: {problem}", path.display()))
-        };
-        let record = Self::parse(&content).map_err(unreadable)?;
-        if record.user != hex(key.user().as_bytes()) || record.conversation != key.conversation() {
-            return Err(unreadable("it is another session's".to_owned()));
+    /// Reads the session's file; `None` if there is none.
+    pub(crate) fn load(data_dir: &Path, key: &SessionKey) -> Result<Option<Self>, Unreadable> {
+        let hash = key.hash();
+        let files = RecordDir::of(data_dir, &hash);
+        let Some(content) = read(&files)? else { return Ok(None) };
+        let record = Self::parse(&content).map_err(Unreadable::Broken)?;
+        if record.key().is_none_or(|own| own != *key) {
+            return Err(Unreadable::Broken("it is another session's".to_owned()));
         }
-        Ok(Some(record.with_progress(workspace)))
+        Ok(Some(record.with_progress(&files)))
     }
 
-    /// The record of the session whose directory has this name, if there is one that can be read.
-    pub(crate) fn read(data_dir: &Path, hash: &str) -> Option<(SessionKey, Self)> {
-        let hash = SessionHash::parse(hash)?;
-        let workspace = Workspace::of(data_dir, &hash);
-        let record = Self::parse(&fs::read(workspace.record_file()).ok()?).ok()?;
-        let user = UserId::new(unhex(&record.user)?).ok()?;
-        let key = SessionKey::new(user, &record.conversation).ok()?;
-        (key.hash() == hash).then(|| (key, record.with_progress(&workspace)))
+    /// The record that lies under this hash, if it can be read.
+    pub(crate) fn read(data_dir: &Path, hash: &SessionHash) -> Option<(SessionKey, Self)> {
+        let files = RecordDir::of(data_dir, hash);
+        let record = Self::parse(&read(&files).ok()??).ok()?;
+        let key = record.key().filter(|key| key.hash() == *hash)?;
+        Some((key, record.with_progress(&files)))
+    }
+
+    fn key(&self) -> Option<SessionKey> {
+        let user = UserId::new(unhex(&self.user)?).ok()?;
+        SessionKey::new(user, &self.conversation).ok()
+    }
+
+    /// The session's files.
+    pub(crate) fn workspace(&self, data_dir: &Path, hash: &SessionHash) -> Workspace {
+        let named = RecordDir::of(data_dir, hash).directory().or_else(|| self.directory.clone());
+        Workspace::of(data_dir, hash, &named.unwrap_or_else(|| DirectoryName::of_hash(hash)))
     }
 
     fn parse(content: &[u8]) -> Result<Self, String> {
@@ -137,8 +154,8 @@ impl Record {
     }
 
     /// With the turns that were noted after it was saved.
-    fn with_progress(mut self, workspace: &Workspace) -> Self {
-        if let Some(progress) = Progress::load(workspace).filter(|progress| progress.turns > self.turns) {
+    fn with_progress(mut self, files: &RecordDir) -> Self {
+        if let Some(progress) = Progress::load(files).filter(|progress| progress.turns > self.turns) {
             self.context_turns = self.context_turns.saturating_add(progress.turns - self.turns);
             self.turns = progress.turns;
             self.checkpoint = progress.checkpoint;
@@ -149,9 +166,8 @@ impl Record {
     /// Writes the session's file, whole or not at all.
     pub(crate) fn save(&self, workspace: &Workspace, durability: Durability) -> io::Result<()> {
         let content = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
-        // The first record is written while the child is still being prepared: whichever comes first.
-        workspace.create()?;
-        write_private(&workspace.record_file(), &content, durability)
+        workspace.record().create()?;
+        write_private(&workspace.record().session_file(), &content, durability)
     }
 
     pub(crate) fn generation(&self) -> Generation {
@@ -159,18 +175,40 @@ impl Record {
     }
 }
 
-/// Whose session a file is about.
-#[cfg(feature = "server")]
-pub(crate) fn owner_on_disk(record: &std::path::Path) -> Option<crate::ids::UserId> {
-    #[derive(Deserialize)]
-    struct Owner {
-        user: String,
+/// The content of a session's file; `None` if there is none. It lies where no child can write, but a disk may fail, an
+/// operator err: what is there need be neither a file nor a short one.
+fn read(files: &RecordDir) -> Result<Option<Vec<u8>>, Unreadable> {
+    let open = || File::open(files.session_file());
+    let opened = open().or_else(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => files.let_in().and_then(|()| open()),
+        _ => Err(error),
+    });
+    let file = match opened {
+        Err(error) => return absent_or_broken(error).map(|()| None),
+        Ok(file) => file,
+    };
+    let mut content = Vec::new();
+    match file.take(MAX_RECORD_BYTES + 1).read_to_end(&mut content) {
+        Ok(_) if content.len() as u64 <= MAX_RECORD_BYTES => Ok(Some(content)),
+        Ok(_) => Err(Unreadable::Broken(format!("it has more than {MAX_RECORD_BYTES} bytes"))),
+        Err(error) => absent_or_broken(error).map(|()| None),
     }
-    let Owner { user } = serde_json::from_slice(&fs::read(record).ok()?).ok()?;
-    let (pairs, rest) = user.as_bytes().as_chunks::<2>();
-    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    let bytes: Option<Vec<u8>> = pairs.iter().map(byte).collect();
-    bytes.filter(|_| rest.is_empty()).and_then(|bytes| crate::ids::UserId::new(bytes).ok())
+}
+
+fn absent_or_broken(error: io::Error) -> Result<(), Unreadable> {
+    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
+    match error.kind() {
+        NotFound => Ok(()),
+        IsADirectory | NotADirectory | PermissionDenied => Err(Unreadable::Broken(error.to_string())),
+        _ if error.raw_os_error() == Some(libc::ELOOP) => Err(Unreadable::Broken(error.to_string())),
+        _ => Err(Unreadable::System(error)),
+    }
+}
+
+/// Whose session lies under this hash.
+#[cfg(feature = "server")]
+pub(crate) fn owner_on_disk(data_dir: &Path, session: &SessionHash) -> Option<UserId> {
+    Record::read(data_dir, session).map(|(key, _)| key.user().clone())
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -196,9 +234,12 @@ impl Progress {
     /// Longer than any content, so that a shorter one leaves nothing of a longer one behind.
     const LENGTH: usize = 128;
 
-    fn load(workspace: &Workspace) -> Option<Self> {
+    fn load(files: &RecordDir) -> Option<Self> {
+        let mut content = Vec::new();
+        let file = File::open(files.progress_file()).ok()?;
         // One that cannot be read tells nothing more than the record.
-        serde_json::from_slice(&fs::read(workspace.progress_file()).ok()?).ok()
+        file.take(Self::LENGTH as u64 * 2).read_to_end(&mut content).ok()?;
+        serde_json::from_slice(&content).ok()
     }
 
     fn content(&self) -> io::Result<Vec<u8>> {
@@ -218,7 +259,7 @@ pub(crate) struct ProgressFile {
 impl ProgressFile {
     /// Blocks.
     pub(crate) fn open(workspace: &Workspace, record: &Record) -> io::Result<Self> {
-        let path = workspace.progress_file();
+        let path = workspace.record().progress_file();
         let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
         Ok(Self { file, checkpoint: Mutex::new(record.checkpoint.clone()) })
     }
@@ -263,7 +304,7 @@ impl BoundRecord {
             system_prompt: text(&wanted.system_prompt, &self.system_prompt),
             fallback_model: text(&wanted.fallback_model, &self.fallback_model),
             mcp_servers: match &wanted.mcp_servers {
-                Some(servers) if servers.0.is_empty() => None,
+                Some(servers) if servers.is_empty() => None,
                 Some(_) => wanted.mcp_servers.clone(),
                 None => self.mcp_servers.clone(),
             },
@@ -305,56 +346,13 @@ impl RecordWriter {
     }
 }
 
-/// Held while an instance works in a data directory.
-#[derive(Debug)]
-pub(crate) struct DataDirLock {
-    file: File,
-}
-
-impl Drop for DataDirLock {
-    fn drop(&mut self) {
-        // Closing alone is not enough: a process that is just being forked has the file open until it is another
-        // program. If it fails, there was no lock.
-        flock(&self.file, FlockOperation::Unlock).ok();
-    }
-}
-
-/// Creates the data directory if it is missing, proves that it can be written, and locks it.
-pub(crate) fn lock(data_dir: &Path) -> Result<DataDirLock, StartError> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| StartError::DataDir { path, source }
-    };
-    let sessions = sessions_dir(data_dir);
-    DirBuilder::new().recursive(true).mode(0o700).create(&sessions).map_err(failed(&sessions))?;
-    let path = data_dir.join("lock");
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed(&path))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => return Err(StartError::DataDirLocked(data_dir.to_owned())),
-        Err(errno) => return Err(failed(&path)(errno.into())),
-    }
-    // Being able to open the lock does not prove that sessions can be written: the disk may be full.
-    let probe = sessions.join(".probe");
-    write_private(&probe, b"pilotlight\n", Durability::Disk).map_err(failed(&probe))?;
-    fs::remove_file(&probe).map_err(failed(&probe))?;
-    Ok(DataDirLock { file })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn session(data_dir: &Path) -> (SessionKey, Workspace) {
         let key = SessionKey::new(UserId::new([0, 0xff]).unwrap(), "default").unwrap();
-        let workspace = Workspace::of(data_dir, &key.hash());
-        workspace.create().unwrap();
+        let workspace = Workspace::of(data_dir, &key.hash(), &DirectoryName::random());
         (key, workspace)
     }
 
@@ -362,12 +360,15 @@ mod tests {
     fn a_record_comes_back_as_it_was() {
         let data = tempfile::tempdir().unwrap();
         let (key, workspace) = session(data.path());
-        assert_eq!(Record::load(&workspace, &key).unwrap(), None);
+        assert_eq!(Record::load(data.path(), &key).unwrap(), None);
         let mut record = Record::new(&key, &workspace);
         record.turns = 3;
         record.checkpoint = Some("abc".into());
         record.save(&workspace, Durability::Disk).unwrap();
-        assert_eq!(Record::load(&workspace, &key).unwrap(), Some(record));
+        let loaded = Record::load(data.path(), &key).unwrap().unwrap();
+        assert_eq!(loaded, record);
+        assert_eq!(loaded.workspace(data.path(), &key.hash()), workspace);
+        assert_eq!(Record::read(data.path(), &key.hash()), Some((key, record)));
     }
 
     #[test]
@@ -384,10 +385,14 @@ mod tests {
             file.note(turns, Some(&checkpoint.to_owned()));
             file.note(turns, None);
         }
-        let loaded = Record::load(&workspace, &key).unwrap().unwrap();
+        let loaded = Record::load(data.path(), &key).unwrap().unwrap();
         assert_eq!((loaded.turns, loaded.context_turns, loaded.checkpoint.as_deref()), (5, 4, Some("fifth")));
         ProgressFile::open(&workspace, &record).unwrap().note(2, None);
-        assert_eq!(Record::load(&workspace, &key).unwrap(), Some(record));
+        assert_eq!(Record::load(data.path(), &key).unwrap(), Some(record));
+    }
+
+    fn is_broken(data_dir: &Path, key: &SessionKey) -> bool {
+        matches!(Record::load(data_dir, key), Err(Unreadable::Broken(_)))
     }
 
     #[test]
@@ -396,35 +401,52 @@ mod tests {
         let (key, workspace) = session(data.path());
         let other = SessionKey::new(UserId::new("other").unwrap(), "default").unwrap();
         Record::new(&other, &workspace).save(&workspace, Durability::Disk).unwrap();
-        assert_eq!(Record::load(&workspace, &key).unwrap_err().kind(), io::ErrorKind::InvalidData);
-        let mut record = Record::new(&key, &workspace);
-        record.cli_session_id = "--help".into();
-        record.save(&workspace, Durability::Disk).unwrap();
-        assert_eq!(Record::load(&workspace, &key).unwrap_err().kind(), io::ErrorKind::InvalidData);
-    }
-
-    #[test]
-    fn what_is_not_understood_is_an_error_and_stays() {
-        let data = tempfile::tempdir().unwrap();
-        let (key, workspace) = session(data.path());
-        let mut newer = Record::new(&key, &workspace);
-        newer.version = VERSION + 1;
-        for content in ["", "{", "[]", &serde_json::to_string(&newer).unwrap()] {
-            fs::write(workspace.record_file(), content).unwrap();
-            assert_eq!(Record::load(&workspace, &key).unwrap_err().kind(), io::ErrorKind::InvalidData);
-            assert_eq!(fs::read_to_string(workspace.record_file()).unwrap(), content);
+        assert!(is_broken(data.path(), &key));
+        for damage in [
+            |record: &mut Record| record.cli_session_id = "--help".into(),
+            |record: &mut Record| {
+                record.version = VERSION + 1;
+            },
+        ] {
+            let mut record = Record::new(&key, &workspace);
+            damage(&mut record);
+            record.save(&workspace, Durability::Disk).unwrap();
+            assert!(is_broken(data.path(), &key));
         }
     }
 
     #[test]
-    fn a_data_dir_has_one_instance() {
+    fn definition_of_an_older_record_is_not_taken_over() {
+        let old = serde_json::json!({ "system_prompt": "brief", "fallback_model": null,
+            "mcp_servers": { "m": { "type": "stdio", "command": "x" } } });
+        let bound: BoundRecord = serde_json::from_value(old).unwrap();
+        assert_eq!((bound.system_prompt.as_deref(), bound.mcp_servers), (Some("brief"), None));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_broken() {
         let data = tempfile::tempdir().unwrap();
-        let first = lock(data.path()).unwrap();
-        assert!(matches!(lock(data.path()), Err(StartError::DataDirLocked(_))));
-        drop(first);
-        lock(data.path()).unwrap();
-        let file = data.path().join("file");
-        fs::write(&file, "").unwrap();
-        assert!(matches!(lock(&file), Err(StartError::DataDir { .. })));
+        let (key, workspace) = session(data.path());
+        let record = Record::new(&key, &workspace);
+        record.save(&workspace, Durability::Disk).unwrap();
+        let file = workspace.record().session_file();
+        let whole = std::fs::read(&file).unwrap();
+        for length in 0..whole.len() {
+            std::fs::write(&file, whole.get(..length).unwrap()).unwrap();
+            assert!(is_broken(data.path(), &key), "cut to {length}");
+        }
+        // A flipped bit may hit a number; it is read, or broken, and nothing panics.
+        for bit in 0..whole.len() * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&file, flipped).unwrap();
+            assert!(is_broken(data.path(), &key) || Record::load(data.path(), &key).unwrap().is_some());
+        }
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        assert!(is_broken(data.path(), &key));
+        std::fs::remove_dir(&file).unwrap();
+        std::os::unix::fs::symlink(&file, &file).unwrap();
+        assert!(is_broken(data.path(), &key));
     }
 }

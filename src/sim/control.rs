@@ -47,9 +47,7 @@ impl Engine {
             "mcp_reconnect" => {
                 Reply::Error(format!("Server not found: {}", text("serverName").unwrap_or_default()))
             }
-            "mcp_set_servers" => with(|o| {
-                o.raw("added", b"[]").raw("removed", b"[]").raw("errors", b"{}");
-            }),
+            "mcp_set_servers" => self.set_servers(request.get("servers")),
             "cancel_async_message" => {
                 let wanted = text("message_uuid");
                 let before = self.queue.len();
@@ -176,6 +174,28 @@ impl Engine {
                         }
                         o.raw("config", b"{}").str("scope", "dynamic").raw("tools", b"[]");
                     });
+                }
+            });
+        })
+    }
+
+    /// Answered once they run: none of them is spoken with.
+    fn set_servers(&mut self, servers: Option<&Value>) -> Reply {
+        let Some(servers) = servers.and_then(Value::as_object) else {
+            return Reply::Error("mcp_set_servers: servers must be an object".into());
+        };
+        let removed = self.surroundings.set_servers(servers);
+        let added = Vec::from_iter(servers.keys());
+        let failed = |name: &&String| {
+            self.surroundings
+                .servers
+                .iter()
+                .any(|server| server.name == **name && server.status() == "failed")
+        };
+        with(|o| {
+            o.strings("added", &added).strings("removed", &removed).object("errors", |o| {
+                for name in added.iter().copied().filter(failed) {
+                    o.str(name, "Connection failed");
                 }
             });
         })

@@ -19,6 +19,8 @@ pub(super) struct Server {
     pub(super) name: String,
     /// What it was configured with.
     config: Value,
+    /// Over the protocol, and not by a file or the command line.
+    is_given: bool,
     child: Option<Child>,
 }
 
@@ -33,7 +35,15 @@ pub(super) struct Surroundings {
 
 impl Server {
     pub(super) fn new(name: String, config: Value) -> Self {
-        Self { name, config, child: None }
+        Self { name, config, is_given: false, child: None }
+    }
+
+    /// Asks it to end.
+    fn leave(&self) {
+        let pid = self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok());
+        if let Some(pid) = pid.and_then(Pid::from_raw) {
+            kill_process(pid, Signal::INT).ok();
+        }
     }
 
     /// In the words of the real one.
@@ -89,6 +99,21 @@ impl Surroundings {
         }
     }
 
+    /// Takes these servers in place of all that were given to this process; says which are gone. Those of files stay.
+    pub(super) fn set_servers(&mut self, servers: &serde_json::Map<String, Value>) -> Vec<String> {
+        let (given, others) =
+            std::mem::take(&mut self.servers).into_iter().partition(|server| server.is_given);
+        self.servers = others;
+        let removed = Vec::from_iter(given.iter().map(|server: &Server| server.name.clone()));
+        given.iter().for_each(Server::leave);
+        for (name, config) in servers {
+            let mut server = Server { is_given: true, ..Server::new(name.clone(), config.clone()) };
+            server.start(&self.env);
+            self.servers.push(server);
+        }
+        removed
+    }
+
     /// Before the first request to the API the helper is asked for a key.
     pub(super) fn before_first_request(&mut self) {
         if let Some(helper) = self.key_helper.take() {
@@ -110,11 +135,7 @@ impl Surroundings {
 
     /// Before an orderly end.
     pub(super) fn leave(&self) {
-        for child in self.servers.iter().filter_map(|server| server.child.as_ref()) {
-            if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-                kill_process(pid, Signal::INT).ok();
-            }
-        }
+        self.servers.iter().for_each(Server::leave);
     }
 }
 

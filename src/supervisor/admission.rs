@@ -1,8 +1,8 @@
 //! Who may start a child, and when: a bounded queue in front of three limits.
 //!
 //! At most so many children live, at most so many of them start at the same time, and none starts under memory
-//! pressure. Users take turns, and within a user first come is first served: a user with a hundred conversations waits
-//! behind itself, not before others. The order is [`Line`], pure; [`Admission`] adds the waiting.
+//! pressure. Who has no child yet goes first, then users take turns, and within a user first come is first served: a user
+//! with a hundred conversations waits behind itself, not before others. The order is [`Line`], pure; [`Admission`] adds the waiting.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -55,6 +55,9 @@ impl Pressure {
 /// In percent of the budget.
 const HYSTERESIS: u64 = 3;
 
+/// Starts that room is made for at the same time. It is asked for again with every other start and every sample.
+const MOST_ROOM: usize = 64;
+
 /// When to try again after a refusal: about as long as one start takes.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -69,11 +72,18 @@ pub(crate) struct Admission {
 
 /// The right to have a child. Given back when dropped: when the child and its tree are gone.
 #[derive(Debug)]
-pub(crate) struct ChildPermit(Arc<Admission>);
+pub(crate) struct ChildPermit(Arc<Admission>, UserId);
 
 /// The right to be starting. Given back when dropped: when the child is ready, or is not going to be.
 #[derive(Debug)]
 pub(crate) struct StartPermit(Arc<Admission>);
+
+/// Who wants a child, in the order of their turns, and who has how many.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wishes {
+    pub(crate) waiting: Vec<UserId>,
+    pub(crate) held: HashMap<UserId, usize>,
+}
 
 type Ticket = u64;
 type Permits = (StartPermit, ChildPermit);
@@ -82,6 +92,8 @@ type Permits = (StartPermit, ChildPermit);
 #[derive(Debug, Default)]
 struct Line {
     children: usize,
+    /// The same by user; nobody with none.
+    held: HashMap<UserId, usize>,
     starting: usize,
     max_children: usize,
     max_starting: usize,
@@ -99,9 +111,26 @@ impl Line {
         !self.closed && self.children < self.max_children && self.starting < self.max_starting
     }
 
-    fn take_place(&mut self) {
+    fn take_place(&mut self, user: &UserId) {
         self.children += 1;
         self.starting += 1;
+        *self.held.entry(user.clone()).or_default() += 1;
+    }
+
+    fn give_back_child(&mut self, user: &UserId) {
+        self.children -= 1;
+        if let Some(count) = self.held.get_mut(user) {
+            *count -= 1;
+            if *count == 0 {
+                self.held.remove(user);
+            }
+        }
+    }
+
+    /// The place in the round of the user who is next: the first without a child, else the first.
+    fn next_in_round(&self) -> Option<usize> {
+        let newcomer = self.users.iter().position(|user| !self.held.contains_key(user));
+        newcomer.or_else(|| (!self.users.is_empty()).then_some(0))
     }
 
     fn enqueue(&mut self, user: &UserId) -> Option<(Ticket, oneshot::Receiver<Permits>)> {
@@ -124,17 +153,39 @@ impl Line {
     }
 
     /// Takes the next one out; its user goes to the end of the round.
-    fn dequeue(&mut self) -> Option<oneshot::Sender<Permits>> {
-        let user = self.users.pop_front()?;
+    fn dequeue(&mut self) -> Option<(UserId, oneshot::Sender<Permits>)> {
+        let user = self.users.remove(self.next_in_round()?)?;
         let line = self.waiting.get_mut(&user)?;
         let next = line.pop_front();
         if line.is_empty() {
             self.waiting.remove(&user);
         } else {
-            self.users.push_back(user);
+            self.users.push_back(user.clone());
         }
         self.length -= usize::from(next.is_some());
-        next.map(|(_, sender)| sender)
+        next.map(|(_, sender)| (user, sender))
+    }
+
+    /// The users of the next starts, in the order in which they are let in if no child goes meanwhile.
+    fn order(&self) -> Vec<UserId> {
+        let is_new = |user: &&UserId| !self.held.contains_key(*user);
+        let (new, others): (Vec<_>, Vec<_>) = self.users.iter().partition(is_new);
+        let mut order: Vec<UserId> = new.iter().take(MOST_ROOM).map(|user| (*user).clone()).collect();
+        // Then round by round.
+        let round: Vec<&UserId> = others.into_iter().chain(new.iter().copied()).collect();
+        let longest = self.waiting.values().map(VecDeque::len).max().unwrap_or_default();
+        for turn in 0..longest {
+            for user in &round {
+                if order.len() >= MOST_ROOM {
+                    return order;
+                }
+                let served = usize::from(new.contains(user));
+                if self.waiting.get(*user).is_some_and(|line| line.len() > turn + served) {
+                    order.push((*user).clone());
+                }
+            }
+        }
+        order
     }
 
     fn leave(&mut self, user: &UserId, ticket: Ticket) {
@@ -174,10 +225,10 @@ impl Admission {
         let (ticket, granted) = {
             let mut line = self.lock();
             if line.length == 0 && line.has_room() {
-                line.take_place();
+                line.take_place(user);
                 self.publish(&line);
                 self.metrics.queue_waited(Duration::ZERO);
-                return Ok(self.permits());
+                return Ok(self.permits(user));
             }
             let Some(place) = line.enqueue(user) else {
                 drop(line);
@@ -227,9 +278,20 @@ impl Admission {
         line.length > 0 && line.children >= line.max_children
     }
 
-    /// How many wait.
-    pub(crate) fn waiting(&self) -> usize {
-        self.lock().length
+    /// For whom room is to be made: those who wait, and `also`, who is about to.
+    pub(crate) fn wishes(&self, also: Option<&UserId>) -> Wishes {
+        let line = self.lock();
+        let mut waiting = line.order();
+        if let Some(user) = also {
+            let is_new = !line.held.contains_key(user) && !waiting.contains(user);
+            waiting.insert(if is_new { 0 } else { waiting.len() }, user.clone());
+        }
+        Wishes { waiting, held: line.held.clone() }
+    }
+
+    /// How many children each user has.
+    pub(crate) fn held(&self) -> HashMap<UserId, usize> {
+        self.lock().held.clone()
     }
 
     /// Whether a new user would have to wait for somebody else's child to go.
@@ -263,16 +325,17 @@ impl Admission {
                 if !line.has_room() {
                     return self.publish(&line);
                 }
-                let Some(next) = line.dequeue() else { return self.publish(&line) };
-                line.take_place();
-                next
+                let Some((user, next)) = line.dequeue() else { return self.publish(&line) };
+                line.take_place(&user);
+                (user, next)
             };
-            drop(next.send(self.permits()));
+            let (user, next) = next;
+            drop(next.send(self.permits(&user)));
         }
     }
 
-    fn permits(self: &Arc<Self>) -> Permits {
-        (StartPermit(self.clone()), ChildPermit(self.clone()))
+    fn permits(self: &Arc<Self>, user: &UserId) -> Permits {
+        (StartPermit(self.clone()), ChildPermit(self.clone(), user.clone()))
     }
 
     fn refuse(&self, why: AdmissionRejected, reason: &'static str) -> TurnError {
@@ -315,7 +378,7 @@ impl Drop for StartPermit {
 
 impl Drop for ChildPermit {
     fn drop(&mut self) {
-        self.0.lock().children -= 1;
+        self.0.lock().give_back_child(&self.1);
         self.0.grant();
     }
 }
@@ -387,7 +450,7 @@ mod tests {
             receivers.push((name, line.enqueue(&user(name)).unwrap().1));
         }
         let mut order = Vec::new();
-        while let Some(sender) = line.dequeue() {
+        while let Some((_, sender)) = line.dequeue() {
             drop(sender);
             let index = receivers.iter_mut().position(|(_, receiver)| {
                 matches!(receiver.try_recv(), Err(oneshot::error::TryRecvError::Closed))
@@ -424,6 +487,45 @@ mod tests {
         assert_eq!(Pressure::of(1, 0, Open), NoNewTurns);
     }
 
+    #[test]
+    fn admission_newcomer_passes_a_flood_of_one_user() {
+        let mut line = Line { max_children: 256, max_starting: 1, max_waiting: 1024, ..Line::default() };
+        // The first of alice's 200 starts; the others wait.
+        line.take_place(&user("alice"));
+        let mut waiting: Vec<_> = (1..200).map(|_| line.enqueue(&user("alice")).unwrap()).collect();
+        waiting.push(line.enqueue(&user("bob")).unwrap());
+        let order = line.order();
+        assert_eq!((&order[0], order.len()), (&user("bob"), MOST_ROOM));
+        assert_eq!(line.dequeue().unwrap().0, user("bob"));
+        assert_eq!(line.dequeue().unwrap().0, user("alice"));
+    }
+
+    proptest! {
+        /// Whoever has no child when a place is free is served before all who have one; those take turns.
+        #[test]
+        fn admission_order_holds_for_any_arrivals(
+            arrivals in prop::collection::vec(0u8..6, 1..60),
+            holders in prop::collection::vec(0u8..6, 0..6),
+        ) {
+            let name = |number: &u8| user(&format!("user {number}"));
+            let mut line = Line { max_waiting: 1 << 20, ..Line::default() };
+            holders.iter().for_each(|number| line.take_place(&name(number)));
+            let _waiting: Vec<_> = arrivals.iter().map(|number| line.enqueue(&name(number)).unwrap()).collect();
+            let predicted = line.order();
+            let mut served = Vec::new();
+            loop {
+                let is_new = |user: &&UserId| !line.held.contains_key(*user);
+                let newcomer = line.users.iter().find(is_new).cloned();
+                let Some((next, _)) = line.dequeue() else { break };
+                prop_assert!(newcomer.is_none_or(|newcomer| newcomer == next));
+                line.take_place(&next);
+                served.push(next);
+            }
+            prop_assert_eq!(served.len(), arrivals.len());
+            prop_assert_eq!(&predicted[..], &served[..predicted.len()]);
+        }
+    }
+
     proptest! {
         #[test]
         fn counts_come_back_to_zero(actions in prop::collection::vec((0u8..4, 0u8..5), 1..200)) {
@@ -445,10 +547,11 @@ mod tests {
                     let line = gate.lock();
                     assert!(line.children <= 4 && line.starting <= 2 && line.length <= 3);
                     assert_eq!(line.children, held.len());
+                    assert_eq!(line.held.values().sum::<usize>(), held.len());
                 }
                 held.clear();
                 let line = gate.lock();
-                assert_eq!((line.children, line.starting, line.length), (0, 0, 0));
+                assert_eq!((line.children, line.starting, line.length, line.held.len()), (0, 0, 0, 0));
             });
         }
     }

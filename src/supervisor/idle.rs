@@ -9,6 +9,8 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 
+use super::admission::Wishes;
+use super::room::{self, Idle};
 use crate::instance::Instance;
 use crate::metrics::EvictionReason;
 use crate::registry::{Board, Entry};
@@ -23,21 +25,23 @@ const SHORTEST_SLEEP: Duration = Duration::from_millis(10);
 const TOO_YOUNG: Duration = Duration::from_secs(10);
 
 /// How much is wanted.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) enum Room {
-    /// For so many children.
-    Children(usize),
+    /// For the children of these.
+    Children(Wishes),
     /// So many bytes.
     Bytes(u64),
 }
 
 /// What the actor is told.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) enum IdleMessage {
     /// Look for sessions that are due.
     Look,
-    /// Stop the children that have been idle longest.
+    /// Stop idle children, see [`room`].
     MakeRoom(Room),
+    /// A child is old enough now: make room for those who still wait.
+    Again,
     /// Fail, to prove that nothing is lost by it.
     #[cfg(feature = "failpoints")]
     Panic,
@@ -45,26 +49,33 @@ pub(crate) enum IdleMessage {
 
 pub(crate) struct IdleEvictor;
 
+pub(crate) struct EvictorState {
+    instance: Arc<Instance>,
+    /// [`IdleMessage::Again`] is on its way.
+    again: bool,
+}
+
 impl Actor for IdleEvictor {
     type Msg = IdleMessage;
-    type State = Arc<Instance>;
+    type State = EvictorState;
     type Arguments = Arc<Instance>;
 
     async fn pre_start(
         &self,
         myself: ActorRef<IdleMessage>,
         instance: Arc<Instance>,
-    ) -> Result<Arc<Instance>, ActorProcessingErr> {
+    ) -> Result<EvictorState, ActorProcessingErr> {
         look_again(&myself, instance.config.session.idle_timeout);
-        Ok(instance)
+        Ok(EvictorState { instance, again: false })
     }
 
     async fn handle(
         &self,
         myself: ActorRef<IdleMessage>,
         message: IdleMessage,
-        instance: &mut Arc<Instance>,
+        state: &mut EvictorState,
     ) -> Result<(), ActorProcessingErr> {
+        let instance = &state.instance;
         match message {
             IdleMessage::Look => {
                 let entries = instance.registry.entries();
@@ -75,26 +86,12 @@ impl Actor for IdleEvictor {
                 }
                 look_again(&myself, next);
             }
-            IdleMessage::MakeRoom(room) => {
-                let (entries, now) = (instance.registry.entries(), Instant::now());
-                // Asked again before they are gone, the same ones are chosen again, which changes nothing.
-                let victims = victims(&entries, now, room);
-                if let Room::Children(wanted) = room
-                    && victims.len() < wanted
-                    && let Some(wait) = next_old_enough(&entries, now)
-                {
-                    // Who waits now may be served as soon as the next one may be stopped.
-                    let instance = instance.clone();
-                    drop(myself.send_after(wait, move || {
-                        IdleMessage::MakeRoom(Room::Children(instance.admission.waiting()))
-                    }));
-                }
-                for (entry, quiet_since) in victims {
-                    let reason = match room {
-                        Room::Children(_) => EvictionReason::Capacity,
-                        Room::Bytes(_) => EvictionReason::Memory,
-                    };
-                    drop(entry.actor.cast(SessionMessage::EvictIdle { reason, quiet_since }));
+            IdleMessage::MakeRoom(room) => state.make_room(&myself, &room),
+            IdleMessage::Again => {
+                state.again = false;
+                if state.instance.admission.wants_room() {
+                    let wishes = state.instance.admission.wishes(None);
+                    state.make_room(&myself, &Room::Children(wishes));
                 }
             }
             #[cfg(feature = "failpoints")]
@@ -102,6 +99,29 @@ impl Actor for IdleEvictor {
             IdleMessage::Panic => panic!("a test asked for it"),
         }
         Ok(())
+    }
+}
+
+impl EvictorState {
+    fn make_room(&mut self, myself: &ActorRef<IdleMessage>, room: &Room) {
+        let (entries, now) = (self.instance.registry.entries(), Instant::now());
+        let victims = victims(&entries, now, room, &self.instance);
+        if let Room::Children(wishes) = room
+            && victims.len() < wishes.waiting.len()
+            && !self.again
+            && let Some(wait) = next_old_enough(&entries, now)
+        {
+            // Who waits now may be served as soon as the next one may be stopped.
+            self.again = true;
+            drop(myself.send_after(wait, || IdleMessage::Again));
+        }
+        let reason = match room {
+            Room::Children(_) => EvictionReason::Capacity,
+            Room::Bytes(_) => EvictionReason::Memory,
+        };
+        for (entry, quiet_since) in victims {
+            drop(entry.actor.cast(SessionMessage::EvictIdle { reason, quiet_since }));
+        }
     }
 }
 
@@ -159,29 +179,36 @@ fn next_old_enough(entries: &[Arc<Entry>], now: Instant) -> Option<Duration> {
     Some(next.max(SHORTEST_SLEEP))
 }
 
-/// The idle sessions that were used longest ago, as many as are needed, if their children are old enough.
-fn victims(entries: &[Arc<Entry>], now: Instant, room: Room) -> Vec<(&Arc<Entry>, Instant)> {
-    let candidate = |board: &mut Board| {
-        let old_enough =
-            board.child_since.is_some_and(|since| now.saturating_duration_since(since) >= TOO_YOUNG);
-        let idle = board.state == SessionState::Idle && !board.active && board.queue_depth == 0;
-        (idle && old_enough).then_some(board.quiet_since)
+/// The idle sessions whose children go.
+fn victims<'a>(
+    entries: &'a [Arc<Entry>],
+    now: Instant,
+    room: &Room,
+    instance: &Instance,
+) -> Vec<(&'a Arc<Entry>, Instant)> {
+    let candidate = |entry: &Arc<Entry>| {
+        let (since, quiet_since) = entry.with_board(|board| {
+            let idle = board.state == SessionState::Idle && !board.active && board.queue_depth == 0;
+            Some((board.child_since.filter(|_| idle)?, board.quiet_since))
+        })?;
+        Some(Idle {
+            user: entry.key.user().clone(),
+            quiet_since,
+            young: now.saturating_duration_since(since) < TOO_YOUNG,
+            bytes: entry.memory.load(Ordering::Relaxed),
+        })
     };
-    let mut idle: Vec<_> =
-        entries.iter().filter_map(|entry| Some((entry, entry.with_board(candidate)?))).collect();
-    idle.sort_by_key(|(_, quiet_since)| *quiet_since);
-    let enough = match room {
-        Room::Children(count) => count,
-        Room::Bytes(wanted) => {
-            let mut freed = 0;
-            let missing = |(entry, _): &(&Arc<Entry>, Instant)| {
-                let still = freed < wanted;
-                freed += entry.memory.load(Ordering::Relaxed);
-                still
-            };
-            idle.iter().copied().take_while(missing).count()
+    let (of, idle): (Vec<_>, Vec<_>) =
+        entries.iter().filter_map(|entry| Some((entry, candidate(entry)?))).unzip();
+    let chosen = match room {
+        Room::Children(wishes) => {
+            let is_leaving =
+                |entry: &&Arc<Entry>| entry.with_board(|board| board.state == SessionState::Stopping);
+            let leaving: Vec<_> =
+                entries.iter().filter(is_leaving).map(|entry| entry.key.user().clone()).collect();
+            room::for_starts(&wishes.waiting, wishes.held.clone(), &leaving, &idle)
         }
+        Room::Bytes(wanted) => room::for_bytes(*wanted, instance.admission.held(), &idle),
     };
-    idle.truncate(enough);
-    idle
+    chosen.into_iter().filter_map(|at| Some((*of.get(at)?, idle.get(at)?.quiet_since))).collect()
 }

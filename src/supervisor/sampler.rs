@@ -163,7 +163,7 @@ impl SamplerState {
         let room = if pressure >= Pressure::Evicting {
             Room::Bytes(used.saturating_sub(self.budget / 100 * Pressure::RELAXED_PERCENT))
         } else if admission.wants_room() {
-            Room::Children(admission.waiting())
+            Room::Children(admission.wishes(None))
         } else {
             return;
         };

@@ -1,7 +1,7 @@
 //! One run: performs the steps of a plan and checks after each of them, from outside, what must hold.
 
 use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pilotlight::ids::{SessionKey, UserId};
@@ -61,7 +61,14 @@ pub struct Run {
 
 struct Session {
     hash: String,
-    home: PathBuf,
+    record: PathBuf,
+}
+
+impl Session {
+    /// The HOME of its children, as long as it is there.
+    fn home(&self, data: &Path) -> PathBuf {
+        crate::common::layout::directory_of(data, &self.record).join("home")
+    }
 }
 
 /// Runs a seed's plan; a failure is reported with everything that is needed to see it again.
@@ -94,7 +101,7 @@ impl Run {
         let session = |user: usize| {
             let key = SessionKey::new(UserId::new(name(user)).unwrap(), "default").unwrap();
             let hash = key.hash().as_str().to_owned();
-            Session { home: place.data_dir().join("sessions").join(&hash).join("home"), hash }
+            Session { record: place.data_dir().join("records").join(&hash), hash }
         };
         Self {
             sessions: (0..USERS).map(session).collect(),
@@ -186,7 +193,7 @@ impl Run {
 
     fn send(&mut self, user: usize, kind: &Kind, reader: Reader) {
         if *kind == Kind::Recall {
-            let written = self.transcripts.new_in(&self.sessions[user].home);
+            let written = self.transcripts.new_in(&self.sessions[user].home(&self.place.data_dir()));
             self.model.written_down(user, written);
         }
         let number = self.model.send(user, kind, reader, self.is_shaky(user));
@@ -229,6 +236,7 @@ impl Run {
         if !self.model.is_quiet(user) {
             return Ok(false);
         }
+        let home = self.sessions[user].home(&self.place.data_dir());
         self.link.order(&Order::Purge { user });
         let deadline = Instant::now() + SOON;
         loop {
@@ -242,7 +250,7 @@ impl Run {
             }
         }
         self.model.forget(user);
-        self.transcripts.forget(&self.sessions[user].home);
+        self.transcripts.forget(&home);
         Ok(true)
     }
 

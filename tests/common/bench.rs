@@ -58,12 +58,12 @@ pub fn processes_in(data: &Path) -> Vec<u32> {
 /// CLIs (not shims, nor what the simulation starts) of a user's default conversation.
 pub fn clis_of(data: &Path, user: &str) -> Vec<u32> {
     let key = SessionKey::new(UserId::new(user).unwrap(), "default").unwrap();
-    let home = data.canonicalize().unwrap().join("sessions").join(key.hash().as_str());
+    let session = format!("PILOTLIGHT_SESSION={}", key.hash());
     let contains = |bytes: &[u8], text: &str| String::from_utf8_lossy(bytes).contains(text);
     let is_cli = |pid: &u32| {
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        contains(&environ, &home.to_string_lossy())
+        contains(&environ, &session)
             && contains(&command, "--output-format")
             && !contains(&command, "--term-grace-ms")
     };

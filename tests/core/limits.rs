@@ -57,3 +57,56 @@ async fn sessions_in_memory_are_limited_and_those_that_rest_make_way() {
     assert_eq!(say(&one, "[[recall]]").await, "hello");
     bench.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_newcomer_passes_a_user_with_many_sessions() {
+    let bench = Bench::with(|config| {
+        config.limits.max_children = 4;
+        config.limits.starts_in_flight = 1;
+        // Less than the age at which a child goes to make room for one more of the same user.
+        config.limits.queue_deadline = Duration::from_secs(6);
+    })
+    .await;
+    let flood: Vec<_> = (0..40)
+        .map(|number| {
+            let session = bench.pilot.conversation("alice", &format!("c{number}"));
+            tokio::spawn(async move { ask(&session, "hello").await })
+        })
+        .collect();
+    let alices = || bench.pilot.sessions().iter().filter(|(_, status)| status.pid.is_some()).count();
+    eventually("alice has all children", || alices() == 4).await;
+    for name in ["bob", "carol"] {
+        say(&bench.pilot.session(name), "hello").await;
+    }
+    for turn in flood {
+        drop(turn.await.unwrap());
+    }
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_sessions_of_a_user_are_counted_at_once() {
+    let bench = Bench::with(|config| config.limits.sessions_per_user = 3).await;
+    let turns: Vec<_> = (0..10)
+        .map(|number| {
+            let session = bench.pilot.conversation("alice", &format!("c{number}"));
+            tokio::spawn(async move {
+                match session.send("hello").await {
+                    Ok(turn) => turn.finish().await.is_ok(),
+                    Err(error) => {
+                        assert!(matches!(error, TurnError::TooManySessions { limit: 3 }), "{error}");
+                        false
+                    }
+                }
+            })
+        })
+        .collect();
+    let mut served = 0;
+    for turn in turns {
+        served += usize::from(turn.await.unwrap());
+    }
+    assert_eq!(served, 3);
+    say(&bench.pilot.session("alice"), "the default one is always there").await;
+    say(&bench.pilot.conversation("bob", "c9"), "hello").await;
+    bench.end().await;
+}

@@ -22,6 +22,7 @@ mod common;
 mod crashes;
 mod edges;
 mod evictions;
+mod formats;
 mod limits;
 mod permissions;
 mod readers;

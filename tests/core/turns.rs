@@ -206,8 +206,7 @@ async fn an_interrupt_behind_a_slow_reader_does_not_cost_the_child() {
 async fn a_turn_is_on_file_before_its_reader_hears_the_end() {
     let bench = Bench::new().await;
     let alice = bench.pilot.session("alice");
-    let key = SessionKey::new(UserId::new("alice").unwrap(), "default").unwrap();
-    let file = bench.data.path().join("sessions").join(key.hash().as_str()).join("progress.json");
+    let file = common::layout::record_dir(bench.data.path(), "alice", "default").join("progress");
     for number in 1..=300_u64 {
         assert_eq!(say(&alice, "again").await, format!("echo {number}: again"));
         let noted = std::fs::read_to_string(&file).unwrap();

@@ -94,8 +94,7 @@ impl Attack {
     }
 
     pub(crate) fn session_dir(&self, user: &str) -> PathBuf {
-        let key = SessionKey::new(UserId::new(user).unwrap(), "default").unwrap();
-        self.place.data_dir().canonicalize().unwrap().join("sessions").join(key.hash().as_str())
+        crate::common::layout::session_dir(&self.place.data_dir().canonicalize().unwrap(), user, "default")
     }
 
     /// A whole turn of mallory's.

@@ -63,7 +63,7 @@ async fn fault_20_daemons_and_processes_that_run_ahead_are_caught() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fault_22_an_mcp_server_that_ignores_the_end_of_its_input_goes_with_its_child() {
-    let attack = Attack::begin().await;
+    let attack = Attack::with("[mcp]\ncallers = \"all\"").await;
     let token = format!("9000.{}", std::process::id());
     let script = format!("trap '' INT TERM HUP; while :; do sleep {token}; done");
     let mut body = message("hello");

@@ -10,7 +10,7 @@ async fn touched(attack: &Attack) -> (Value, Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fault_01_no_json_is_400_and_the_child_is_untouched() {
-    let attack = Attack::with("session = { idle_timeout = \"3s\" }").await;
+    let attack = Attack::with("session = { idle_timeout = \"3s\" }\n[mcp]\ncallers = \"all\"").await;
     attack.say("hello").await;
     let before = touched(&attack).await;
     let with = |key: &str, value: Value| {
@@ -117,12 +117,9 @@ async fn fault_05_a_user_is_any_bytes_and_never_a_path_or_a_label() {
         let (status, code, _) = attack.site.turn(user, "hello").await.error();
         assert_eq!((status, code.as_str()), (400, "invalid_user"));
     }
-    let sessions = attack.place.data_dir().join("sessions");
-    // The four, bob and the warm-up, each named by its digest.
-    let names: Vec<_> = std::fs::read_dir(sessions)
-        .unwrap()
-        .map(|it| it.unwrap().file_name().into_string().unwrap())
-        .collect();
+    // The four, bob and the warm-up, each with a random name.
+    let names = crate::common::layout::session_dirs(&attack.place.data_dir());
+    let names: Vec<_> = names.iter().map(|it| it.file_name().unwrap().to_str().unwrap().to_owned()).collect();
     assert_eq!(names.len(), 6, "{names:?}");
     assert!(names.iter().all(|name| name.bytes().all(|byte| byte.is_ascii_alphanumeric())), "{names:?}");
     let mut outside: Vec<_> =

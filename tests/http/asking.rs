@@ -7,6 +7,9 @@ use crate::program::{Answer, Program, Site};
 /// Exits of a child that a caller's words must never bring about.
 const DEATHS: [&str; 5] = ["crash", "signal", "oom", "hang", "protocol"];
 
+/// Callers may define MCP servers of their own.
+pub(crate) const TRUSTING: &str = "[mcp]\ncallers = \"all\"\n";
+
 /// A way to ask for a turn.
 pub(crate) struct Dialect {
     pub(crate) path: &'static str,
@@ -128,6 +131,8 @@ impl Dialect {
         let is_text_or_blocks = |name: &str| field.ends_with(name) && (value.is_string() || value.is_array());
         self.any.iter().any(|any| field.starts_with(any))
             || (value.is_null() && !self.required.contains(&field) && !field.starts_with("/messages/"))
+            // A list of names that names none.
+            || (field == "/mcp_servers" && *value == json!([]))
             || is_text_or_blocks("/content")
             || is_text_or_blocks("/system")
     }

@@ -261,8 +261,7 @@ async fn tokens_that_the_cli_has_renewed_tell_who_calls_also_after_a_restart() {
     };
     let (mut program, site) = Program::ready(&place, "").await;
     assert_eq!(ask(&site, "access-1", "refresh-1", 4_000_000_000_000).await, "echo 1: hello");
-    let sessions = std::fs::read_dir(place.data_dir().join("sessions")).unwrap();
-    let session = sessions.map(|entry| entry.unwrap().path()).next().unwrap();
+    let session = crate::common::layout::session_dirs(&place.data_dir()).remove(0);
     let file = session.join("home/.claude/.credentials.json");
     let renew = |number: i64| {
         let text = std::fs::read_to_string(&file).unwrap();

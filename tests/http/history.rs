@@ -190,7 +190,7 @@ async fn the_least_recently_used_is_deleted_when_there_are_too_many() {
     for (client, text) in clients.iter_mut().zip(["a", "b", "c"]) {
         client.say(&site, text).await;
     }
-    let on_disk = || std::fs::read_dir(place.data_dir().join("sessions")).unwrap().count();
+    let on_disk = || crate::common::layout::session_dirs(&place.data_dir()).len();
     eventually("the first conversation is deleted", SOON, || on_disk() == 2).await;
     let [first, second, third] = &mut clients;
     assert_eq!(third.say(&site, "on").await.text, "echo 2: on");

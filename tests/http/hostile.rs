@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::asking::{DIALECTS, judge, memory, nobody_was_harmed, without};
+use crate::asking::{DIALECTS, TRUSTING, judge, memory, nobody_was_harmed, without};
 use crate::program::{Answer, Program, message, place};
 
 /// The places of all values in a document.
@@ -24,7 +24,7 @@ fn places(value: &Value, at: &str, found: &mut Vec<String>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_type_in_any_field_is_refused() {
     let place = place();
-    let (_program, site) = Program::ready(&place, "").await;
+    let (_program, site) = Program::ready(&place, TRUSTING).await;
     let wrong =
         [json!(null), json!(true), json!(-1), json!(1.5), json!("text"), json!([]), json!([[7]]), json!({})];
     let mut accepted = Vec::new();
@@ -58,7 +58,7 @@ fn is_same_kind(one: &Value, other: &Value) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn strange_shapes_are_refused_or_answered() {
     let place = place();
-    let (_program, site) = Program::ready(&place, "").await;
+    let (_program, site) = Program::ready(&place, TRUSTING).await;
     for dialect in DIALECTS {
         let deep = format!("{}1{}", "[".repeat(50_000), "]".repeat(50_000));
         let plain = dialect.plain("hello").to_string();
@@ -109,7 +109,7 @@ async fn strange_shapes_are_refused_or_answered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn long_histories_and_instructions_are_refused_or_answered() {
     let place = place();
-    let (program, site) = Program::ready(&place, "").await;
+    let (program, site) = Program::ready(&place, TRUSTING).await;
     let before = memory(&program);
     for dialect in DIALECTS {
         let said = (0..10_000).map(|number| {
@@ -141,7 +141,7 @@ async fn long_histories_and_instructions_are_refused_or_answered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn names_are_neither_headers_nor_paths() {
     let place = place();
-    let (_program, site) = Program::ready(&place, "").await;
+    let (_program, site) = Program::ready(&place, TRUSTING).await;
     let long = "n".repeat(10_000);
     let names = [
         "../../../etc",
@@ -192,7 +192,7 @@ async fn names_are_neither_headers_nor_paths() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_missing_and_nobody_is_met() {
     let place = place();
-    let (_program, site) = Program::ready(&place, "").await;
+    let (_program, site) = Program::ready(&place, TRUSTING).await;
     // Without any owner: the credentials name one only in the original dialect.
     for dialect in DIALECTS {
         let mut body = without(dialect.plain("hello"), &["oauth_credentials", "metadata", "user"]);

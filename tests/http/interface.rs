@@ -110,7 +110,9 @@ async fn the_service_document_lists_the_same() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_example_of_a_turn_is_answered() {
     let place = place();
-    let (_program, site) = Program::ready(&place, "").await;
+    let servers =
+        "[mcp.servers.files]\ncommand = \"true\"\n[mcp.servers.search]\nurl = \"http://127.0.0.1:9/\"\n";
+    let (_program, site) = Program::ready(&place, servers).await;
     let document = site.get("/openapi.json").await.json();
     let mut answered = 0;
     for operation in operations(&document) {

@@ -251,3 +251,49 @@ async fn a_server_that_has_no_open_file_left_says_so_and_counts_it() {
     assert_eq!(site.figure("admission_rejected_total", &["reason=\"fds\""]).await, 1.0);
     assert_eq!(site.turn("user-0", "again").await.text(), "echo 2: again", "who is warm is served");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_too_many_sessions_say_what_to_do() {
+    let place = place();
+    let config = "[limits]\nsessions_per_user = 2\n[http]\nconversations_per_user = 1";
+    let (_program, site) = Program::ready(&place, config).await;
+    let body = serde_json::json!({
+        "model": "sonnet", "max_tokens": 100, "messages": [{ "role": "user", "content": "hello" }]
+    });
+    let turn = |path: &str, session: &str| {
+        Answer::of(site.of("POST", path, "alice").header("x-pilotlight-session", session).json(&body))
+    };
+    for session in ["one", "two", "default"] {
+        assert_eq!(turn("/v1/messages", session).await.status, 200, "{session}");
+    }
+    let refused =
+        Answer::of(site.asking("alice", &message("hello")).header("x-pilotlight-session", "three")).await;
+    let (status, code, text) = refused.error();
+    assert_eq!((status, code.as_str()), (429, "too_many_sessions"));
+    assert!(text.contains("limits.sessions_per_user") && text.contains("DELETE"), "{text}");
+    for path in ["/v1/messages", "/v1/chat/completions"] {
+        let refused = turn(path, "three").await;
+        assert_eq!((refused.status, &refused.json()["error"]["code"]), (429, &"too_many_sessions".into()));
+        assert_eq!(refused.header("x-should-retry"), "false", "until one is deleted");
+    }
+    // Nothing of it is on disk, whatever else is asked of it.
+    for (method, path) in [("GET", "/v1/workspace"), ("POST", "/v1/sessions/three/warm")] {
+        Answer::of(site.of(method, path, "alice").header("x-pilotlight-session", "three")).await;
+    }
+    let mut credentials = message("hello");
+    credentials["oauth_credentials"] =
+        serde_json::json!({ "access_token": "a", "refresh_token": "b", "expires_at": 4_102_444_800_000_i64 });
+    let asked = site.asking("alice", &credentials).header("x-pilotlight-session", "three");
+    assert_eq!(Answer::of(asked).await.status, 429);
+    let list = Answer::of(site.of("GET", "/v1/sessions", "alice")).await.body;
+    assert!(!list.contains("three"), "{list}");
+
+    // Clients without a name for their conversation, and other users, are served; so is alice after a deletion.
+    assert_eq!(Answer::of(site.of("POST", "/v1/messages", "alice").json(&body)).await.status, 200);
+    assert_eq!(Answer::of(site.session("GET", "one", "bob")).await.status, 404);
+    assert_eq!(site.turn("bob", "hello").await.status, 200);
+    let deleted = Answer::of(site.session("DELETE", "one?purge=true", "alice")).await;
+    assert!(deleted.status < 300, "{deleted:?}");
+    assert_eq!(turn("/v1/messages", "three").await.status, 200);
+    assert_eq!(turn("/v1/messages", "one").await.status, 429);
+}

@@ -15,7 +15,7 @@ use crate::program::{Answer, Program, Site, message, place};
 const MARK: &str = "s3cr3t";
 /// Files that are there to hold secrets; nobody but their owner may read them. `users.toml` and the configuration are
 /// the test's own.
-const KEEPERS: [&str; 5] = [".credentials.json", "mcp.json", "session.json", "users.toml", "served.toml"];
+const KEEPERS: [&str; 4] = [".credentials.json", "session.json", "users.toml", "served.toml"];
 
 /// A server whose standard error goes to a file, with everything that can be logged.
 fn logging_to(log: &Path) -> Command {
@@ -90,7 +90,9 @@ async fn a_whole_run_leaves_no_secret_anywhere() {
     let users = place.path().join("users.toml");
     let users = private(users, &format!("[alice]\nAWS_SECRET_ACCESS_KEY = \"users-{MARK}\"\n"));
     let config = format!(
-        "{}[cli]\nuser_env_file = \"{}\"\nenv = {{ ANTHROPIC_API_KEY = \"sk-ant-{MARK}\" }}\n[http]\nturns_per_user = 1\n",
+        "{}[cli]\nuser_env_file = \"{}\"\nenv = {{ ANTHROPIC_API_KEY = \"sk-ant-{MARK}\" }}\n[http]\nturns_per_user = 1\n\
+         [mcp]\ncallers = \"all\"\nallow_hosts = [\"127.0.0.1:9\"]\n\
+         [mcp.servers.own]\ncommand = \"sleep\"\nargs = [\"600\"]\nenv = {{ OWN = \"own-{MARK}\" }}\n",
         ring.config(),
         users.display()
     );
@@ -105,7 +107,7 @@ async fn a_whole_run_leaves_no_secret_anywhere() {
     let post = |key: &str, body: String| {
         site.post().header("x-api-key", key).header("content-type", "application/json").body(body)
     };
-    let turn = || post(&alice, with_everything().to_string());
+    let turn = || post(&alice, with_everything().to_string()).header("x-pilotlight-mcp", "own");
 
     note(Answer::of(turn()).await, 200);
     let for_bob =

@@ -11,6 +11,7 @@ mod crashes;
 mod embedded;
 mod evictions;
 mod interrupts;
+mod mcp;
 mod models;
 mod restarts;
 pub(crate) mod smoke;

@@ -29,7 +29,8 @@ async fn requests_made_up_from_the_description_break_nothing() {
     let Some(package) = package_of("schemathesis", Age::Current) else { return };
     let place = place();
     // Nearly each turn that is made up starts a conversation; their children are not to pile up.
-    let config = "[session]\nturn_timeout = \"5s\"\nidle_timeout = \"500ms\"\n";
+    let config = "[session]\nturn_timeout = \"5s\"\nidle_timeout = \"500ms\"\n\
+                  [mcp.servers.files]\ncommand = \"true\"\n[mcp.servers.search]\ncommand = \"true\"\n";
     let (_program, site) = Program::ready(&place, config).await;
     assert_eq!(site.turn("alice", "hello").await.text(), "echo 1: hello");
 

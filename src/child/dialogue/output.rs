@@ -8,11 +8,11 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::{Duration, Instant};
 use tokio_util::io::poll_read_buf;
 
-use super::{Dialogue, LEASE, Phase, Report};
+use super::{Dialogue, LEASE, Phase, Report, Verdict};
 use crate::child::framing::Framed;
 use crate::child::permissions::Permissions;
 use crate::child::running::TurnReport;
-use crate::cli::{HostRequest, LineKind, Task, Terminal};
+use crate::cli::{ControlAnswer, HostRequest, LineKind, Task, Terminal};
 use crate::config::PermissionPolicy;
 use crate::error::{Loss, TurnError};
 use crate::ids::TurnId;
@@ -21,6 +21,8 @@ use crate::turn::Pulled;
 
 /// The id of the handshake's request.
 pub(super) const HANDSHAKE: &str = "handshake";
+/// The id of the request that gives the child its MCP servers.
+pub(super) const SERVERS: &str = "servers";
 /// Pings' ids begin so.
 pub(super) const PING: &str = "ping-";
 
@@ -36,6 +38,9 @@ const COUNTED_AT_ONCE: u64 = 256 << 10;
 /// Reads of what is not for the reader before others get at the dialogue.
 const READS_PER_ASK: usize = 4;
 
+/// The CLI tries some transports one after the other, each for the time that a server has to connect.
+const CONNECT_TRIES: u32 = 2;
+
 /// A child that closed its output without leaving gets so long to leave.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
@@ -44,7 +49,7 @@ enum Step {
     Hand { substantial: bool, checkpoint: Option<String> },
     Announced(Option<String>),
     Terminal(Option<Box<Terminal>>),
-    Answered(Option<String>),
+    Answered(Option<ControlAnswer>),
     HostRequest(Option<HostRequest>),
     Withdrawn(Option<String>),
     Task(Option<Task>),
@@ -219,9 +224,7 @@ impl Dialogue {
                 Step::Announced(if self.announced { None } else { adapter.announced_model(line) })
             }
             LineKind::Terminal => Step::Terminal(adapter.terminal(line).map(Box::new)),
-            LineKind::ControlAnswer => {
-                Step::Answered(adapter.control_answer(line).map(|answer| answer.request_id))
-            }
+            LineKind::ControlAnswer => Step::Answered(adapter.control_answer(line)),
             LineKind::HostRequest => Step::HostRequest(adapter.host_request(line)),
             LineKind::Withdrawn => Step::Withdrawn(adapter.withdrawn(line)),
             LineKind::Task => Step::Task(adapter.task(line)),
@@ -247,7 +250,7 @@ impl Dialogue {
                 self.keep();
             }
             Step::Terminal(Some(terminal)) => self.terminal(terminal),
-            Step::Answered(Some(id)) => self.answered(&id),
+            Step::Answered(Some(answer)) => self.answered(&answer),
             Step::HostRequest(Some(request)) => self.host_request(request),
             Step::Withdrawn(Some(id)) => {
                 self.keep();
@@ -390,15 +393,40 @@ impl Dialogue {
         }
     }
 
-    fn answered(&mut self, id: &str) {
-        if id == HANDSHAKE && matches!(self.phase, Phase::Opening { .. }) {
-            self.ready = true;
-            self.phase = Phase::Serving;
-            self.report(Report::Ready);
+    fn answered(&mut self, answer: &ControlAnswer) {
+        let id = answer.request_id.as_str();
+        if matches!(self.phase, Phase::Opening { .. }) {
+            match id {
+                HANDSHAKE => self.greeted = true,
+                SERVERS if answer.error.is_some() => {
+                    return self.condemn(Verdict::Protocol("it did not take its MCP servers"));
+                }
+                SERVERS => self.connecting = false,
+                _ => {}
+            }
+            self.opened();
         } else if id.starts_with(PING)
             && let Some(sent) = self.running.as_mut().and_then(|running| running.pinged.take())
         {
             self.setup.metrics.ping(sent.elapsed());
+        }
+    }
+
+    /// The child is ready, or may take its time to connect to its MCP servers.
+    fn opened(&mut self) {
+        if !self.greeted {
+            return;
+        }
+        if self.connecting {
+            let config = &self.setup.config;
+            let until =
+                Instant::now() + CONNECT_TRIES * config.mcp.connect_timeout + config.session.spawn_timeout;
+            self.phase = Phase::Opening { until };
+            self.unsettled = true;
+        } else {
+            self.ready = true;
+            self.phase = Phase::Serving;
+            self.report(Report::Ready);
         }
     }
 

@@ -23,9 +23,6 @@ pub(super) fn command(plan: &LaunchPlan<'_>) -> CommandLine {
     if plan.cli.strict_mcp_config {
         flag("--strict-mcp-config", None);
     }
-    if let Some(file) = &plan.bound.mcp_config {
-        flag("--mcp-config", Some(file.into()));
-    }
     if let Some(model) = plan.model {
         flag("--model", Some(model.into()));
     }
@@ -58,6 +55,9 @@ fn environment(plan: &LaunchPlan<'_>) -> Vec<(OsString, OsString)> {
     if !plan.cli.background_tasks {
         env.push(("CLAUDE_CODE_DISABLE_BACKGROUND_TASKS".into(), "1".into()));
     }
+    if !plan.bound.mcp_servers.is_empty() {
+        env.push(("MCP_TIMEOUT".into(), plan.mcp_timeout.as_millis().to_string().into()));
+    }
     // Tool output would otherwise go to a directory that all children of one uid share.
     env.push(("CLAUDE_CODE_TMPDIR".into(), plan.dirs.tmp.clone().into()));
     // Without a limit a failing API holds a turn for minutes: ten retries, or no end of them once a model is named.
@@ -78,6 +78,8 @@ fn decided(plan: &LaunchPlan<'_>) -> Vec<(OsString, OsString)> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::cli::{Bound, Dirs};
     use crate::config::CliConfig;
@@ -97,6 +99,7 @@ mod tests {
             opening,
             model,
             bound,
+            mcp_timeout: Duration::from_secs(7),
             asks_permission: asks,
         })
     }
@@ -129,16 +132,17 @@ mod tests {
         };
         let bound = Bound {
             system_prompt: Some("my secret".to_owned()),
-            mcp_config: Some("/s/mcp.json".into()),
+            mcp_servers: serde_json::from_str(r#"{"m": {"env": {"A": "my secret"}}}"#).unwrap(),
             fallback_model: Some("small".to_owned()),
         };
         let line = lines(&cli, &bound, Opening::Resume, Some("large"), true);
         let expected = "--print --verbose --input-format stream-json --output-format stream-json \
-                        --setting-sources user --mcp-config /s/mcp.json --model large --fallback-model small \
+                        --setting-sources user --model large --fallback-model small \
                         --permission-prompt-tool stdio --resume id-1 --tools ";
         let expected: Vec<OsString> = expected.split(' ').map(OsString::from).collect();
         assert_eq!(line.args, expected);
         assert!(!line.env.iter().any(|(name, _)| name == "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS"));
+        assert!(line.env.contains(&("MCP_TIMEOUT".into(), "7000".into())));
         assert!(line.env.contains(&("CLAUDE_CODE_MAX_RETRIES".into(), "0".into())));
         assert_eq!(line.decided_env, []);
         assert!(!format!("{line:?}").contains("secret"));

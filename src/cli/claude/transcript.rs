@@ -1,14 +1,13 @@
 //! Where the CLI keeps its files, and what of a conversation is on disk.
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
-
-use serde::Deserialize;
+use std::path::PathBuf;
 
 use crate::cli::Dirs;
 use crate::config::CliConfig;
+
+mod kept;
 
 /// Moves the CLI's own files out of `HOME`.
 pub(super) const CONFIG_DIR: &str = "CLAUDE_CONFIG_DIR";
@@ -16,9 +15,9 @@ pub(super) const CONFIG_DIR: &str = "CLAUDE_CONFIG_DIR";
 /// A working directory with a longer name is cut here, and a hash is appended.
 const FOLDER_NAME_LIMIT: usize = 200;
 
-/// How much of a transcript's end is searched. A line of an ordinary turn takes 2 KB; one with a large answer or an
-/// image some megabytes.
-const TAIL: u64 = 4 << 20;
+/// How much of a transcript's end is read. A line of an ordinary turn takes 2 KB; one with a large answer or an image
+/// some megabytes.
+const TAIL: u64 = 8 << 20;
 
 /// The directory of the CLI's own files: below `HOME`, unless `[cli.env]` says otherwise.
 pub(super) fn config_dir(dirs: &Dirs, cli: &CliConfig) -> PathBuf {
@@ -69,57 +68,22 @@ fn base36(mut number: u32) -> String {
     }
 }
 
-/// Whether the line is there, and with it what it follows from.
-pub(super) fn holds(transcript: &Path, checkpoint: &str) -> io::Result<bool> {
-    let mut file = match File::open(transcript) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(error),
-    };
+/// Whether the entry is there, and with it what it follows from.
+pub(super) fn holds(mut file: &File, checkpoint: &str) -> io::Result<bool> {
     let length = file.seek(SeekFrom::End(0))?;
     let first = length.saturating_sub(TAIL);
     file.seek(SeekFrom::Start(first))?;
-    let mut tail = Vec::new();
-    file.take(TAIL).read_to_end(&mut tail)?;
-    Ok(leads_back(&tail, first > 0, checkpoint))
-}
-
-/// An entry of the transcript, as far as it tells its place.
-#[derive(Deserialize)]
-struct Entry<'a> {
-    #[serde(borrow)]
-    uuid: Option<Cow<'a, str>>,
-    #[serde(borrow, rename = "parentUuid")]
-    parent: Option<Cow<'a, str>>,
-}
-
-/// Whether the entry is there and every one before it that it goes back to. Each names the one that it follows, and the
-/// CLI remembers no further back than to the first that is missing: on a full disk a long one may be, and the short one
-/// behind it be there. `is_cut`: the transcript is longer than this.
-fn leads_back(tail: &[u8], is_cut: bool, checkpoint: &str) -> bool {
-    let mut wanted = checkpoint.to_owned();
-    for line in tail.rsplit(|&byte| byte == b'\n') {
-        // Nearly all that need not be read are told apart by this.
-        if memchr::memmem::find(line, wanted.as_bytes()).is_none() {
-            continue;
-        }
-        let Ok(entry) = serde_json::from_slice::<Entry<'_>>(line) else { continue };
-        if entry.uuid.as_deref() != Some(wanted.as_str()) {
-            continue;
-        }
-        match entry.parent {
-            Some(parent) => wanted = parent.into_owned(),
-            None => return true,
-        }
-    }
-    let out_of_order = format!("\"uuid\":\"{wanted}\"");
-    wanted != checkpoint && (is_cut || memchr::memmem::find(tail, out_of_order.as_bytes()).is_some())
+    kept::leads_back(file.take(TAIL), first > 0, checkpoint)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::io::Write;
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
 
     fn dirs(work: &Path) -> Dirs {
         Dirs { work: work.into(), home: "/s/home".into(), tmp: "/s/tmp".into() }
@@ -162,35 +126,127 @@ mod tests {
     fn an_entry_is_found_wherever_it_lies_in_the_tail() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("t.jsonl");
-        assert!(!holds(&file, "u-1").unwrap());
+        let holds = |id: &str| holds(&File::open(&file).unwrap(), id);
         let entry = r#"{"uuid":"u-1"}"#;
         let tail = usize::try_from(TAIL).unwrap();
         for behind in [0, 1, 2, 1000, tail - 14, tail - 13, tail * 2] {
             let mut written = File::create(&file).unwrap();
             writeln!(written, "{}", "x".repeat(1000)).unwrap();
             written.write_all(entry.as_bytes()).unwrap();
-            written.write_all(&vec![b'\n'; behind]).unwrap();
+            let mut rest = vec![b'x'; behind];
+            rest.iter_mut().take(1).for_each(|first| *first = b'\n');
+            written.write_all(&rest).unwrap();
             drop(written);
-            assert_eq!(holds(&file, "u-1").unwrap(), behind <= tail - entry.len(), "{behind}");
-            assert!(!holds(&file, "u-2").unwrap());
+            assert_eq!(holds("u-1").unwrap(), behind <= tail - entry.len(), "{behind}");
+            assert!(!holds("u-2").unwrap());
         }
-        assert!(holds(dir.path(), "u-1").is_err());
+        assert!(super::holds(&File::open(dir.path()).unwrap(), "u-1").is_err());
+    }
+
+    fn entry(id: &str, parent: Option<&str>) -> String {
+        serde_json::json!({ "parentUuid": parent, "x": "u-9", "type": "user", "uuid": id }).to_string() + "\n"
+    }
+
+    fn leads_back(text: &str, is_cut: bool, id: &str) -> bool {
+        kept::leads_back(text.as_bytes(), is_cut, id).unwrap()
     }
 
     #[test]
     fn what_follows_from_nothing_is_not_held() {
-        let line =
-            |id: &str, parent: &str| format!("{{\"parentUuid\":{parent},\"x\":\"u-9\",\"uuid\":\"{id}\"}}\n");
-        let (root, one, two) = (line("u-0", "null"), line("u-1", "\"u-0\""), line("u-2", "\"u-1\""));
+        let (root, one, two) = (entry("u-0", None), entry("u-1", Some("u-0")), entry("u-2", Some("u-1")));
         let whole = [root.as_str(), &one, "{\"type\":\"summary\"}\n", &two, "{\"cut off"].concat();
-        assert!(leads_back(whole.as_bytes(), false, "u-2"));
-        assert!(leads_back(whole.as_bytes(), false, "u-0"));
-        assert!(!leads_back(whole.as_bytes(), false, "u-9") && !leads_back(whole.as_bytes(), true, "u-9"));
+        assert!(leads_back(&whole, false, "u-2") && leads_back(&whole, false, "u-0"));
+        assert!(!leads_back(&whole, false, "u-9") && !leads_back(&whole, true, "u-9"));
         let gap = [root.as_str(), &two].concat();
-        assert!(!leads_back(gap.as_bytes(), false, "u-2"));
-        assert!(leads_back(gap.as_bytes(), true, "u-2"), "it may be further back than we look");
-        let odd = [two.as_str(), &one, &root].concat();
-        assert!(leads_back(odd.as_bytes(), false, "u-2"), "what is there is not lost, whatever its place");
-        assert!(leads_back(b"{\"uuid\":\"u-5\"}", false, "u-5"), "one that names nothing needs nothing");
+        assert!(!leads_back(&gap, false, "u-2") && leads_back(&gap, true, "u-2"));
+        let out_of_order = [two.as_str(), &root, &one].concat();
+        assert!(leads_back(&out_of_order, false, "u-2"));
+        let circle = [entry("u-1", Some("u-2")), two.clone()].concat();
+        assert!(!leads_back(&circle, false, "u-2") && leads_back(&circle, true, "u-2"));
+    }
+
+    #[test]
+    fn half_a_line_glued_to_the_next_keeps_neither() {
+        let (root, one, two) = (entry("u-0", None), entry("u-1", Some("u-0")), entry("u-2", Some("u-1")));
+        for cut in 1..one.len() {
+            let glued = [root.as_str(), one.get(..cut).unwrap(), &two, &entry("u-3", Some("u-2"))].concat();
+            assert!(!leads_back(&glued, false, "u-3"), "cut at {cut}");
+            assert!(!leads_back(&glued, false, "u-2"), "cut at {cut}");
+            assert!(leads_back(&glued, false, "u-0"));
+        }
+    }
+
+    /// What happens to a line on its way to the disk.
+    #[derive(Debug, Clone)]
+    enum Damage {
+        None,
+        /// Only its beginning is there, and no end of line.
+        Cut(prop::sample::Index),
+        /// It is not there.
+        Gone,
+        Doubled,
+        /// A hole in the file reads as zeros.
+        Zeros(prop::sample::Index),
+    }
+
+    fn damage() -> impl Strategy<Value = Damage> {
+        prop_oneof![
+            6 => Just(Damage::None),
+            2 => any::<prop::sample::Index>().prop_map(Damage::Cut),
+            1 => Just(Damage::Gone),
+            1 => Just(Damage::Doubled),
+            1 => any::<prop::sample::Index>().prop_map(Damage::Zeros),
+        ]
+    }
+
+    /// The same in the plainest way.
+    fn plainly(text: &[u8], checkpoint: &str) -> bool {
+        let entries = text.split(|byte| *byte == b'\n').filter_map(|line| {
+            let entry: serde_json::Value = serde_json::from_slice(line).ok()?;
+            Some((
+                entry.get("uuid")?.as_str()?.to_owned(),
+                entry.get("parentUuid")?.as_str().map(str::to_owned),
+            ))
+        });
+        let mut entries: std::collections::HashMap<_, _> = entries.collect();
+        let mut wanted = Some(checkpoint.to_owned());
+        while let Some(id) = wanted {
+            let Some(parent) = entries.remove(&id) else { return false };
+            wanted = parent;
+        }
+        true
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_lines_are_never_taken_for_kept(
+            damages in prop::collection::vec((damage(), 0_usize..600), 1..12),
+        ) {
+            let mut text = Vec::new();
+            let mut intact = true;
+            for (number, (damage, size)) in damages.iter().enumerate() {
+                let parent = number.checked_sub(1).map(|it| format!("u-{it}"));
+                let line = serde_json::json!({
+                    "parentUuid": parent, "message": "m".repeat(*size), "uuid": format!("u-{number}"),
+                }).to_string() + "\n";
+                let mut line = line.into_bytes();
+                match damage {
+                    Damage::None => {}
+                    Damage::Cut(at) => line.truncate(at.index(line.len())),
+                    Damage::Gone => line.clear(),
+                    Damage::Doubled => line = line.repeat(2),
+                    Damage::Zeros(at) => {
+                        let at = at.index(line.len() - 1);
+                        line[at] = 0;
+                    }
+                }
+                text.extend(line);
+                let id = format!("u-{number}");
+                let held = kept::leads_back(text.as_slice(), false, &id).unwrap();
+                prop_assert_eq!(held, plainly(&text, &id));
+                prop_assert!(intact || !held, "what it goes back to is damaged");
+                intact &= matches!(damage, Damage::None | Damage::Doubled);
+            }
+        }
     }
 }

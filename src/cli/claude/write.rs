@@ -28,6 +28,13 @@ pub(super) fn handshake(request_id: &str, bound: &Bound) -> Vec<u8> {
     line(&json!({"type": "control_request", "request_id": request_id, "request": request}))
 }
 
+/// Works also with `--strict-mcp-config`. `${VARIABLE}` is replaced in headers by some versions (2.1.197), in a file of
+/// definitions everywhere by all: it must not stand there.
+pub(super) fn mcp_servers(request_id: &str, bound: &Bound) -> Vec<u8> {
+    let request = json!({"subtype": "mcp_set_servers", "servers": bound.mcp_servers});
+    line(&json!({"type": "control_request", "request_id": request_id, "request": request}))
+}
+
 /// A control request without fields.
 pub(super) fn control(request_id: &str, subtype: &str) -> Vec<u8> {
     line(&json!({"type": "control_request", "request_id": request_id, "request": {"subtype": subtype}}))
@@ -274,6 +281,12 @@ mod tests {
         assert_eq!(
             parse(&control("r", "interrupt")),
             json!({"type": "control_request", "request_id": "r", "request": {"subtype": "interrupt"}})
+        );
+        let servers = json!({"m": {"type": "stdio", "command": "serve\nit", "args": [], "env": {}}});
+        let bound = Bound { mcp_servers: servers.as_object().unwrap().clone(), ..Bound::default() };
+        assert_eq!(
+            parse(&mcp_servers("r", &bound))["request"],
+            json!({"subtype": "mcp_set_servers", "servers": servers})
         );
     }
 

@@ -14,6 +14,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::http::exposure;
 use crate::http::keys::{Digest, Entry, KeyFileError, digest, load};
@@ -22,7 +23,22 @@ use crate::private::Stamp;
 /// How soon a revoked key is refused.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-type Keys = HashMap<Digest, Arc<Entry>>;
+type Keys = HashMap<Digest, Live>;
+
+/// A key in force.
+#[derive(Clone)]
+struct Live {
+    entry: Arc<Entry>,
+    /// Cancelled when it no longer is: requests that are being served end then.
+    revoked: CancellationToken,
+}
+
+impl Live {
+    /// The same key for the same role, in force before and after.
+    fn goes_on_as(&self, other: &Self) -> bool {
+        self.entry.digest() == other.entry.digest() && self.entry.role() == other.entry.role()
+    }
+}
 
 /// Whose keys may be in force together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +91,7 @@ impl Keyring {
 
     /// What is in force.
     pub(in crate::http) fn entries(&self) -> Vec<Arc<Entry>> {
-        self.keys().values().cloned().collect()
+        self.keys().values().map(|live| live.entry.clone()).collect()
     }
 
     /// The entry of a key.
@@ -86,14 +102,14 @@ impl Keyring {
     /// them tells nothing about a key. What is found is then compared with what was presented in constant time, and
     /// when nothing is found the same is done with an entry that fits nothing. Thus the work is the same for a right and
     /// a wrong key, and for one key and ten thousand.
-    pub(in crate::http) fn find(&self, key: &[u8]) -> Option<Arc<Entry>> {
+    pub(in crate::http) fn find(&self, key: &[u8]) -> Option<(Arc<Entry>, CancellationToken)> {
         let presented = digest(key);
         let keys = self.keys();
         let found = keys.get(&self.blinded(&presented));
         // All ones and all zeros would be as good: nobody can present a key with a chosen digest.
-        let expected = found.map_or(&self.blind, |entry| entry.digest());
+        let expected = found.map_or(&self.blind, |live| live.entry.digest());
         let is_it: bool = presented.ct_eq(expected).into();
-        found.filter(|_| is_it).cloned()
+        found.filter(|_| is_it).map(|live| (live.entry.clone(), live.revoked.clone()))
     }
 
     /// Asks the watcher to read the file now.
@@ -116,7 +132,7 @@ impl Keyring {
             let in_force = self.keys();
             let known = |entry: &Entry| {
                 let same = in_force.get(&self.blinded(entry.digest()));
-                same.is_some_and(|same| same.role() == entry.role())
+                same.is_some_and(|same| same.entry.role() == entry.role())
             };
             let (kept, left_out) = exposure::narrow(entries, known);
             entries = kept;
@@ -139,10 +155,23 @@ impl Keyring {
     }
 
     fn put(&self, entries: Vec<Entry>, stamp: Stamp) {
-        let keys: Keys =
-            entries.into_iter().map(|entry| (self.blinded(entry.digest()), Arc::new(entry))).collect();
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        let before = self.keys();
+        let live = |entry: Entry| {
+            let name = self.blinded(entry.digest());
+            let mut live = Live { entry: Arc::new(entry), revoked: CancellationToken::new() };
+            if let Some(former) = before.get(&name).filter(|former| live.goes_on_as(former)) {
+                live.revoked = former.revoked.clone();
+            }
+            (name, live)
+        };
+        let keys: Arc<Keys> = Arc::new(entries.into_iter().map(live).collect());
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys.clone();
         self.saw(Some(stamp));
+        for (name, former) in before.iter() {
+            if !keys.get(name).is_some_and(|now| now.goes_on_as(former)) {
+                former.revoked.cancel();
+            }
+        }
     }
 
     fn saw(&self, stamp: Option<Stamp>) {
@@ -190,7 +219,7 @@ mod tests {
             (0..3).map(|_| add(&file, Role::Service, None, KeyLimits::default()).unwrap()).collect();
         let ring = Keyring::open(&file, Admits::Anyone).unwrap();
         for (key, entry) in &made {
-            assert_eq!(ring.find(key.expose().as_bytes()).unwrap().id(), entry.id());
+            assert_eq!(ring.find(key.expose().as_bytes()).unwrap().0.id(), entry.id());
         }
         let key = made[0].0.expose();
         for wrong in

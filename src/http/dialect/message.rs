@@ -166,6 +166,14 @@ pub(super) fn checked_model(field: &str, model: String) -> Result<String, ApiErr
     Err(ApiError::field(field, "must be a model's name such as \"sonnet\" or a full id"))
 }
 
+/// The refusal of a part of the body that is read by itself. `at` is where it stands.
+pub(super) fn wrong_part(at: &str, error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
+    let within = error.path().to_string();
+    let text = without_value(&error.inner().to_string());
+    let path = if within == "." { at.to_owned() } else { format!("{at}.{within}") };
+    ApiError::field(path, text)
+}
+
 fn explain(path: &str, error: &serde_json::Error) -> ApiError {
     let text = without_value(&error.to_string());
     if path == "." { ApiError::invalid("invalid_body", text) } else { ApiError::field(path, text) }

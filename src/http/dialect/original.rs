@@ -2,13 +2,11 @@
 //!
 //! Every refusal names the field. Values are not repeated in refusals: they may be credentials.
 
-use std::collections::BTreeMap;
-
 use bytes::{BufMut, BytesMut};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::mcp::{McpServer, translate};
+use super::mcp::AskedServers;
 use super::message::{Message, Object, checked_model, prompt, read, take_last};
 use super::preamble::fold;
 use super::{Asked, Collected, Ending, Frame, Render, anthropic};
@@ -26,7 +24,7 @@ struct Body {
     oauth_credentials: Option<Object<OauthCredentials>>,
     session_id: Option<String>,
     model: Option<String>,
-    mcp_servers: Option<BTreeMap<String, Object<McpServer>>>,
+    mcp_servers: Option<Value>,
     fallback_model: Option<String>,
     thinking: Option<bool>,
     include_files: Option<bool>,
@@ -58,10 +56,6 @@ fn check(body: Body, limits: &SessionConfig) -> Result<Asked, ApiError> {
             .fallback_model
             .map(|model| checked_model("fallback_model", model))
             .transpose()?,
-        mcp_servers: body
-            .mcp_servers
-            .map(|all| translate(all.into_iter().map(|(name, Object(one))| (name, one))))
-            .transpose()?,
         preamble: fold(&history, limits.prompt_limit),
         ..TurnOptions::default()
     };
@@ -71,6 +65,7 @@ fn check(body: Body, limits: &SessionConfig) -> Result<Asked, ApiError> {
         options,
         conversation: body.session_id,
         credentials,
+        mcp_servers: AskedServers::read(body.mcp_servers)?,
         include_files: body.include_files.unwrap_or(false),
         ignored: body.thinking.filter(|asked| *asked).map(|_| "thinking").into_iter().collect(),
         ..Asked::default()
@@ -192,10 +187,7 @@ mod tests {
             (r#"{"messages":[{"role":"user","content":"a"}],"fallback_model":"a b"}"#, "fallback_model"),
             (r#"{"messages":[{"role":"user","content":"a"}],"include_files":"yes"}"#, "include_files"),
             (r#"{"messages":[{"role":"user","content":"a"}],"session_id":[]}"#, "session_id"),
-            (
-                r#"{"messages":[{"role":"user","content":"a"}],"mcp_servers":{"m":{"args":[1]}}}"#,
-                "mcp_servers.m.args[0]",
-            ),
+            (r#"{"messages":[{"role":"user","content":"a"}],"mcp_servers":"m"}"#, "mcp_servers: must be"),
             (
                 r#"{"messages":[{"role":"user","content":"a"}],"oauth_credentials":{"access_token":"a"}}"#,
                 "oauth_credentials: missing field",
@@ -222,12 +214,6 @@ mod tests {
         let error = error.err().unwrap();
         assert!(error.contains("oauth_credentials.expires_at") && !error.contains("secret"), "{error}");
         assert!(error.contains("expected i64"), "{error}");
-        let error = asked(
-            r#"{"messages":[],"mcp_servers":{"m":{"url":"http://m","auth_type":"a `secret`, expected"}}}"#,
-        );
-        let error = error.err().unwrap();
-        assert!(error.contains("auth_type") && !error.contains("secret"), "{error}");
-        assert!(error.contains("expected one of `jwt`"), "{error}");
     }
 
     proptest::proptest! {

@@ -5,13 +5,13 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use super::{Digest, digest};
-use crate::ids::UserId;
+use crate::ids::{SessionHash, UserId};
 use crate::pilotlight::Pilotlight;
 use crate::private::Stamp;
+use crate::workspace::{Workspace, credentials_in};
 
 /// Files remembered, some 200 bytes each. Those beyond are read each time.
 const MAX_FILES: usize = 100_000;
@@ -19,7 +19,7 @@ const MAX_FILES: usize = 100_000;
 /// What was found in which file.
 #[derive(Default)]
 pub(in crate::http) struct Rotated {
-    seen: Mutex<HashMap<PathBuf, (Stamp, [Digest; 2])>>,
+    seen: Mutex<HashMap<SessionHash, (Stamp, [Digest; 2])>>,
 }
 
 impl fmt::Debug for Rotated {
@@ -35,26 +35,35 @@ impl Rotated {
         let mut before = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let mut now = HashMap::new();
         let mut matching = [None, None];
-        for file in pilot.credentials_files() {
-            let Ok(stamp) = Stamp::at(&file.path) else { continue };
-            let known = before.remove(&file.path).filter(|(seen, _)| *seen == stamp).map(|(_, held)| held);
-            let Some(held) = known.or_else(|| {
-                let (access, refresh) = file.tokens()?;
-                Some([digest("access", access.as_bytes()), digest("refresh", refresh.as_bytes())])
-            }) else {
-                continue;
-            };
+        for (session, workspace) in pilot.workspaces() {
+            let Some((stamp, held)) = look(pilot, &workspace, before.remove(&session)) else { continue };
             for (kind, found) in matching.iter_mut().enumerate() {
                 if found.is_none() && held.get(kind) == presented.get(kind) {
-                    *found = file.owner();
+                    *found = pilot.owner(&session);
                 }
             }
             if now.len() < MAX_FILES {
-                now.insert(file.path, (stamp, held));
+                now.insert(session, (stamp, held));
             }
         }
         *before = now;
         let [by_access, by_refresh] = matching;
         by_access.or(by_refresh)
     }
+}
+
+/// The tokens in a session's credentials file; those that were found before if it has not changed since.
+fn look(
+    pilot: &Pilotlight,
+    workspace: &Workspace,
+    before: Option<(Stamp, [Digest; 2])>,
+) -> Option<(Stamp, [Digest; 2])> {
+    let (own, path) = pilot.credentials(workspace)?;
+    let stamp = Stamp::of(&own.file(&path).ok()?.metadata().ok()?);
+    if let Some(before) = before.filter(|(seen, _)| *seen == stamp) {
+        return Some(before);
+    }
+    let content = credentials_in(&own, &path)?;
+    let token = |name: &str, purpose: &str| Some(digest(purpose, content.get(name)?.as_str()?.as_bytes()));
+    Some((stamp, [token("accessToken", "access")?, token("refreshToken", "refresh")?]))
 }

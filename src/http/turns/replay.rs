@@ -27,7 +27,7 @@ use super::events;
 use crate::error::TurnError;
 use crate::http::app::App;
 use crate::http::connection::Closing;
-use crate::http::error::ApiError;
+use crate::http::error::{ApiError, ErrorForm};
 use crate::http::query::Inquiry;
 use crate::http::sessions::Name;
 use crate::ids::UserId;
@@ -82,9 +82,10 @@ impl Replays {
         &self,
         user: &UserId,
         session: &str,
+        form: ErrorForm,
         begin: impl Future<Output = Result<Answer, ApiError>> + Send + 'static,
     ) -> Result<Attached, ApiError> {
-        let (ring, attached) = self.keep(user, session);
+        let (ring, attached) = self.keep(user, session, form);
         let (done, begun) = oneshot::channel();
         let filling = ring.clone();
         self.run(user, session, ring, async move {
@@ -113,9 +114,10 @@ impl Replays {
         &self,
         user: &UserId,
         session: &str,
+        form: ErrorForm,
         document: impl Future<Output = Result<Value, ApiError>> + Send + 'static,
     ) -> Result<Response, ApiError> {
-        let (ring, attached) = self.keep(user, session);
+        let (ring, attached) = self.keep(user, session, form);
         drop(attached);
         let (done, answered) = oneshot::channel();
         let filling = ring.clone();
@@ -137,8 +139,8 @@ impl Replays {
         self.kept.remove(&(user.clone(), session.to_owned()));
     }
 
-    fn keep(&self, user: &UserId, session: &str) -> (Arc<Ring>, Attached) {
-        let ring = Arc::new(Ring::new(self.capacity, self.held.clone()));
+    fn keep(&self, user: &UserId, session: &str, form: ErrorForm) -> (Arc<Ring>, Attached) {
+        let ring = Arc::new(Ring::new(self.capacity, form, self.held.clone()));
         let mut kept = self.kept.entry((user.clone(), session.to_owned())).or_default();
         let last = kept.iter().rposition(|ring| ring.has_ended());
         let mut number = 0..;
@@ -215,7 +217,11 @@ pub(in crate::http) async fn attach(
         Some(value) => Some(value.to_str().map_err(|_| ring::unreadable())?),
         None => None,
     };
-    Ok(events(Body::from_stream(app.replays().attach(&user, &session, last)?)))
+    let attached = app.replays().attach(&user, &session, last)?;
+    let form = attached.form();
+    let mut response = events(Body::from_stream(attached));
+    response.extensions_mut().insert(form);
+    Ok(response)
 }
 
 /// Events in whole, each with its blank line.
@@ -252,7 +258,7 @@ mod tests {
     async fn a_turn_that_waits_does_not_hide_the_one_that_runs() {
         let (replays, alice) = (replays(), UserId::new("alice").unwrap());
         let begin = async |name: &'static str| {
-            let (ring, attached) = replays.keep(&alice, "s");
+            let (ring, attached) = replays.keep(&alice, "s", ErrorForm::Own);
             let (end, ended) = oneshot::channel::<()>();
             let filling = ring.clone();
             replays.run(&alice, "s", ring, async move {
@@ -291,7 +297,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reader_does_not_wait_for_a_task_that_failed() {
         let (replays, alice) = (replays(), UserId::new("alice").unwrap());
-        let (ring, attached) = replays.keep(&alice, "s");
+        let (ring, attached) = replays.keep(&alice, "s", ErrorForm::Own);
         replays.run(&alice, "s", ring, async { panic!("as a test") });
         let read = tokio::time::timeout(KEPT_FOR, read(attached)).await;
         assert_eq!(read.expect("the end"), "");

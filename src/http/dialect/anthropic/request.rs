@@ -9,7 +9,7 @@ use crate::http::dialect::message::{
     Content, Message, Object, Role, checked_model, given, prompt, read, take_last,
 };
 use crate::http::dialect::preamble::fold;
-use crate::http::dialect::{Asked, Dialect, is_text, picture};
+use crate::http::dialect::{Asked, AskedServers, Dialect, is_text, picture};
 use crate::http::error::ApiError;
 use crate::http::history::Told;
 use crate::turn::TurnOptions;
@@ -30,6 +30,7 @@ struct Body {
     tools: Option<Vec<Map<String, Value>>>,
     tool_choice: Option<Map<String, Value>>,
     thinking: Option<Map<String, Value>>,
+    mcp_servers: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -68,6 +69,7 @@ pub(in crate::http) fn parse(bytes: &[u8], limits: &SessionConfig) -> Result<Ask
             ..TurnOptions::default()
         },
         user: body.metadata.and_then(|Object(metadata)| metadata.user_id),
+        mcp_servers: AskedServers::read(body.mcp_servers)?,
         model: body.model,
         ignored,
         told: Some(told),

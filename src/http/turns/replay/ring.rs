@@ -17,7 +17,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_core::Stream;
 use serde_json::Value;
 
-use crate::http::error::ApiError;
+use crate::http::error::{ApiError, ErrorForm};
 use crate::http::turns::silence::Silence;
 use crate::http::wire::{DONE, PING, event as frame};
 
@@ -36,6 +36,8 @@ pub(super) struct Ring {
     /// Tells this turn from others of its session.
     turn: String,
     capacity: usize,
+    /// Of what dialect the events are.
+    form: ErrorForm,
     /// Bytes of all rings.
     held: Arc<AtomicUsize>,
     state: Mutex<RingState>,
@@ -56,9 +58,9 @@ struct RingState {
 }
 
 impl Ring {
-    pub(super) fn new(capacity: usize, held: Arc<AtomicUsize>) -> Self {
+    pub(super) fn new(capacity: usize, form: ErrorForm, held: Arc<AtomicUsize>) -> Self {
         let turn = uuid::Uuid::new_v4().simple().to_string();
-        Self { turn, capacity, held, state: Mutex::default() }
+        Self { turn, capacity, form, held, state: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, RingState> {
@@ -173,6 +175,11 @@ pub(in crate::http::turns) struct Attached {
 }
 
 impl Attached {
+    /// Of what dialect the events are.
+    pub(super) fn form(&self) -> ErrorForm {
+        self.ring.form
+    }
+
     /// The caller whose turn it is.
     pub(super) fn first(ring: Arc<Ring>, heartbeat: Duration) -> Self {
         let state = ring.lock();
@@ -261,7 +268,7 @@ mod tests {
     use super::*;
 
     fn holding(capacity: usize) -> Arc<Ring> {
-        Arc::new(Ring::new(capacity, Arc::default()))
+        Arc::new(Ring::new(capacity, ErrorForm::Own, Arc::default()))
     }
 
     fn back(ring: &Arc<Ring>, last: &str) -> Result<Attached, ApiError> {

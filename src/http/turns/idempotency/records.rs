@@ -1,0 +1,244 @@
+//! What is remembered of requests with an `Idempotency-Key`: which there were, and what they were answered.
+//!
+//! Answers are bounded in bytes; the memory that there was a request is kept for its whole time, so that an answer that
+//! had to be given up is never worked for a second time. Pure; knows no clock.
+
+use std::collections::{HashMap, VecDeque};
+
+use axum::http::{HeaderMap, StatusCode};
+use bytes::Bytes;
+
+/// Requests remembered of one user, and of all: some 200 bytes each.
+const MOST_OF_ONE: usize = 10_000;
+const MOST: usize = 100_000;
+/// Longest answer kept. A long text has some 100 KiB, as a stream of events ten times as many.
+pub(super) const LONGEST: usize = 1 << 20;
+/// Bytes of all answers of one user, and of all users: beyond it the oldest are given up.
+const BYTES_OF_ONE: usize = 8 << 20;
+const BYTES: usize = 64 << 20;
+
+pub(super) type Digest = [u8; 32];
+
+/// An answer as it went out.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Recorded {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Vec<Bytes>,
+}
+
+impl Recorded {
+    pub(super) fn bytes(&self) -> usize {
+        self.body.iter().map(Bytes::len).sum()
+    }
+}
+
+/// What is known of a key that comes again.
+#[derive(Debug, PartialEq)]
+pub(super) enum Known {
+    /// It was not known, and is from now on.
+    New,
+    /// With another request.
+    Other,
+    /// Its turn runs.
+    Running,
+    /// Its turn has ended; the answer is not there any more.
+    NotKept,
+    Answered(Recorded),
+    /// It is not known, and cannot be remembered: the user has as many keys as may be remembered, or all users have.
+    Full {
+        of_one: bool,
+    },
+}
+
+#[derive(Debug)]
+struct Entry {
+    owner: Digest,
+    request: Digest,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Running,
+    NotKept,
+    Answered(Recorded),
+}
+
+#[derive(Debug, Default)]
+struct Share {
+    entries: usize,
+    bytes: usize,
+    /// Those with an answer, the oldest first; some of them may be gone.
+    answered: VecDeque<Digest>,
+}
+
+/// See the module. Keys and owners are digests.
+#[derive(Debug, Default)]
+pub(super) struct Records {
+    entries: HashMap<Digest, Entry>,
+    shares: HashMap<Digest, Share>,
+    answered: VecDeque<Digest>,
+    bytes: usize,
+}
+
+impl Records {
+    /// Looks a key up, and remembers it if it is new.
+    pub(super) fn begin(&mut self, key: Digest, owner: Digest, request: Digest) -> Known {
+        if let Some(entry) = self.entries.get(&key) {
+            return match &entry.state {
+                _ if entry.request != request => Known::Other,
+                State::Running => Known::Running,
+                State::NotKept => Known::NotKept,
+                State::Answered(recorded) => Known::Answered(recorded.clone()),
+            };
+        }
+        let own = self.shares.get(&owner).map_or(0, |share| share.entries);
+        if own >= MOST_OF_ONE || self.entries.len() >= MOST {
+            return Known::Full { of_one: own >= MOST_OF_ONE };
+        }
+        self.shares.entry(owner).or_default().entries += 1;
+        self.entries.insert(key, Entry { owner, request, state: State::Running });
+        Known::New
+    }
+
+    /// The turn has ended: with an answer that may be kept, or without.
+    pub(super) fn end(&mut self, key: Digest, recorded: Option<Recorded>) {
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        let Some(recorded) = recorded.filter(|recorded| recorded.bytes() <= LONGEST) else {
+            entry.state = State::NotKept;
+            return;
+        };
+        let (owner, bytes) = (entry.owner, recorded.bytes());
+        entry.state = State::Answered(recorded);
+        self.bytes += bytes;
+        self.answered.push_back(key);
+        let share = self.shares.entry(owner).or_default();
+        share.bytes += bytes;
+        share.answered.push_back(key);
+        while let Some(oldest) = self.oldest_of(&owner) {
+            self.give_up(oldest);
+        }
+        while self.bytes > BYTES
+            && let Some(oldest) = self.answered.pop_front()
+        {
+            self.give_up(oldest);
+        }
+    }
+
+    /// The next answer of a user that must go.
+    fn oldest_of(&mut self, owner: &Digest) -> Option<Digest> {
+        let share = self.shares.get_mut(owner)?;
+        if share.bytes > BYTES_OF_ONE { share.answered.pop_front() } else { None }
+    }
+
+    /// Forgets the answer, and not that there was one.
+    fn give_up(&mut self, key: Digest) {
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        if let State::Answered(recorded) = std::mem::replace(&mut entry.state, State::NotKept) {
+            let bytes = recorded.bytes();
+            self.bytes -= bytes;
+            if let Some(share) = self.shares.get_mut(&entry.owner) {
+                share.bytes -= bytes;
+            }
+        }
+    }
+
+    /// Forgets the key: its time is over, or there was no turn.
+    pub(super) fn forget(&mut self, key: Digest) {
+        self.give_up(key);
+        let Some(entry) = self.entries.remove(&key) else { return };
+        if let Some(share) = self.shares.get_mut(&entry.owner) {
+            share.entries -= 1;
+            share.answered.retain(|other| *other != key);
+            if share.entries == 0 {
+                self.shares.remove(&entry.owner);
+            }
+        }
+        if self.answered.front() == Some(&key) {
+            self.answered.pop_front();
+        } else {
+            self.answered.retain(|other| *other != key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(number: usize) -> Digest {
+        let mut digest = [0; 32];
+        digest.iter_mut().zip(number.to_le_bytes()).for_each(|(to, from)| *to = from);
+        digest
+    }
+
+    fn answer(length: usize) -> Option<Recorded> {
+        let body = vec![Bytes::from(vec![b'x'; length])];
+        Some(Recorded { status: StatusCode::OK, headers: HeaderMap::new(), body })
+    }
+
+    #[test]
+    fn a_key_runs_once_whatever_becomes_of_its_answer() {
+        let mut records = Records::default();
+        let (key, alice, request) = (digest(1), digest(2), digest(3));
+        assert_eq!(records.begin(key, alice, request), Known::New);
+        assert_eq!(records.begin(key, alice, request), Known::Running);
+        assert_eq!(records.begin(key, alice, digest(4)), Known::Other);
+        records.end(key, answer(5));
+        assert_eq!(records.begin(key, alice, request), Known::Answered(answer(5).unwrap()));
+        assert_eq!(records.begin(key, alice, digest(4)), Known::Other);
+        records.forget(key);
+        assert_eq!(records.begin(key, alice, digest(4)), Known::New);
+        for gone in [None, answer(LONGEST + 1)] {
+            records.end(key, gone);
+            assert_eq!(records.begin(key, alice, digest(4)), Known::NotKept);
+        }
+        records.forget(key);
+        assert!(records.entries.is_empty() && records.shares.is_empty() && records.answered.is_empty());
+        assert_eq!(records.bytes, 0);
+    }
+
+    #[test]
+    fn the_oldest_answers_go_first_and_their_keys_stay() {
+        let mut records = Records::default();
+        let (alice, bob) = (digest(1), digest(2));
+        records.begin(digest(1000), bob, bob);
+        records.end(digest(1000), answer(LONGEST));
+        for number in 0..20 {
+            records.begin(digest(number), alice, alice);
+            records.end(digest(number), answer(LONGEST));
+        }
+        let kept = |records: &mut Records, number| {
+            matches!(records.begin(digest(number), alice, alice), Known::Answered(_))
+        };
+        assert_eq!(
+            (0..20).filter(|number| kept(&mut records, *number)).collect::<Vec<_>>(),
+            [12, 13, 14, 15, 16, 17, 18, 19]
+        );
+        assert_eq!(records.begin(digest(0), alice, alice), Known::NotKept);
+        assert!(
+            matches!(records.begin(digest(1000), bob, bob), Known::Answered(_)),
+            "not at the cost of others"
+        );
+        // Of all users together there are only so many, too.
+        for number in 0..100 {
+            let user = digest(5000 + number);
+            records.begin(digest(2000 + number), user, user);
+            records.end(digest(2000 + number), answer(LONGEST));
+        }
+        assert!(records.bytes <= BYTES);
+        assert_eq!(records.begin(digest(1000), bob, bob), Known::NotKept);
+    }
+
+    #[test]
+    fn a_user_has_so_many_keys_and_takes_none_of_others() {
+        let mut records = Records::default();
+        let (alice, bob) = (digest(1), digest(2));
+        for number in 0..MOST_OF_ONE {
+            assert_eq!(records.begin(digest(number), alice, alice), Known::New);
+        }
+        assert_eq!(records.begin(digest(MOST_OF_ONE), alice, alice), Known::Full { of_one: true });
+        assert_eq!(records.begin(digest(MOST_OF_ONE), bob, bob), Known::New);
+    }
+}

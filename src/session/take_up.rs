@@ -1,0 +1,83 @@
+//! The record of a session that is not in memory: read, begun, or begun again after a damage. Blocking.
+//!
+//! A record that cannot be understood costs its conversation and nothing else: it is moved aside, a new conversation
+//! begins in the same directory, and the loss is an event, a metric and the first thing in the next turn.
+
+use std::io;
+use std::sync::PoisonError;
+
+use super::store::{Record, Unreadable};
+use super::{known, quota};
+use crate::happenings::What;
+use crate::ids::SessionKey;
+use crate::instance::Instance;
+use crate::metrics::ContextLost;
+use crate::workspace::{Durability, RecordDir, Workspace, remove_any};
+
+/// The session's record, if there is such a session.
+pub(super) fn known(instance: &Instance, key: &SessionKey) -> io::Result<Option<Record>> {
+    // One at a time: a session is begun, and a broken record moved aside, once.
+    let _one_at_a_time = instance.records.lock().unwrap_or_else(PoisonError::into_inner);
+    match Record::load(&instance.config.data_dir, key) {
+        Ok(record) => Ok(record),
+        Err(Unreadable::System(error)) => Err(error),
+        Err(Unreadable::Broken(problem)) => begin_again(instance, key, &problem).map(Some),
+    }
+}
+
+/// The session's record; a session that does not exist begins, and is on disk before anything of it is. `None`: its user
+/// has as many sessions as one may have.
+pub(super) fn known_or_begun(instance: &Instance, key: &SessionKey) -> io::Result<Option<Record>> {
+    if let Some(record) = known(instance, key)? {
+        return Ok(Some(record));
+    }
+    let _one_at_a_time = instance.records.lock().unwrap_or_else(PoisonError::into_inner);
+    match Record::load(&instance.config.data_dir, key) {
+        // It has begun meanwhile.
+        Ok(Some(record)) => Ok(Some(record)),
+        Ok(None) if !quota::has_room(&instance.config, key)? => Ok(None),
+        Ok(None) => begin(instance, key).map(Some),
+        Err(Unreadable::System(error)) => Err(error),
+        Err(Unreadable::Broken(problem)) => begin_again(instance, key, &problem).map(Some),
+    }
+}
+
+fn begin(instance: &Instance, key: &SessionKey) -> io::Result<Record> {
+    let workspace = Workspace::begin(&instance.config.data_dir, &key.hash());
+    let mut record = Record::new(key, &workspace);
+    // Also if this program was killed after it had moved a broken record aside.
+    if workspace.record().broken_file().exists() {
+        record.untold_loss = Some(ContextLost::Conversation);
+    }
+    workspace.record().create()?;
+    workspace.record().write_directory(workspace.name())?;
+    record.save(&workspace, Durability::Kernel)?;
+    // Counted from now on, and never without a record.
+    known::note(&instance.config.data_dir, key)?;
+    Ok(record)
+}
+
+fn begin_again(instance: &Instance, key: &SessionKey, problem: &str) -> io::Result<Record> {
+    let (hash, loss) = (key.hash(), ContextLost::Conversation);
+    tracing::error!(session = %hash, problem, "the record of a session is broken and is moved aside");
+    instance.metrics.record_broken();
+    let files = RecordDir::of(&instance.config.data_dir, &hash);
+    // It is about the lost conversation. Of broken records the last one is kept.
+    remove_any(&files.progress_file())?;
+    remove_any(&files.broken_file())?;
+    std::fs::rename(files.session_file(), files.broken_file())?;
+    let record = begin(instance, key)?;
+    instance.metrics.context_lost(loss);
+    instance.happenings.note(key, What::ContextLost { kind: loss.as_str() });
+    Ok(record)
+}
+
+/// The files of a session that is on disk, also if its record cannot be read.
+pub(super) fn workspace(instance: &Instance, key: &SessionKey) -> io::Result<Option<Workspace>> {
+    let (data_dir, hash) = (&instance.config.data_dir, key.hash());
+    let _one_at_a_time = instance.records.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(match Record::load(data_dir, key) {
+        Ok(record) => record.map(|record| record.workspace(data_dir, &hash)),
+        Err(_) => Some(Workspace::begin(data_dir, &hash)),
+    })
+}

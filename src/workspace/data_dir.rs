@@ -1,0 +1,220 @@
+//! The data directory: what lies where in it, its format, and the lock that keeps a second server out.
+//!
+//! `records/` is the server's own, out of every child's reach. Below `sessions/` each session has a directory that its
+//! child can write; nothing there is trusted. Everything here blocks.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::migration;
+use super::write::{Durability, write_private};
+use crate::error::StartError;
+
+/// The format of the data directory that this program writes. Raised when an older program could misread it.
+pub(super) const FORMAT: u32 = 2;
+/// A format file has some bytes.
+const MAX_FORMAT_BYTES: u64 = 64;
+/// What is written to see whether something can be written: about what the first turn of a session takes.
+static TRIAL: [u8; 64 << 10] = [b'.'; 64 << 10];
+
+/// Below it, one directory per session, written by children.
+pub(crate) fn sessions_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("sessions")
+}
+
+/// Below it, what the server itself keeps and trusts: one directory per session, named by the hash of its key, and what
+/// is named here.
+pub(crate) fn records_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("records")
+}
+
+/// Which sessions a user has.
+pub(crate) fn users_dir(data_dir: &Path) -> PathBuf {
+    records_dir(data_dir).join("users")
+}
+
+/// Digests of OAuth tokens.
+#[cfg(feature = "server")]
+pub(crate) fn identities_dir(data_dir: &Path) -> PathBuf {
+    records_dir(data_dir).join("identities")
+}
+
+/// Digests of the histories of conversations without a name.
+#[cfg(feature = "server")]
+pub(crate) fn conversations_dir(data_dir: &Path) -> PathBuf {
+    records_dir(data_dir).join("conversations")
+}
+
+pub(super) fn format_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("format")
+}
+
+/// The first release, which knows no format, writes this file at its start and must not succeed: it is a directory.
+pub(super) fn bar(data_dir: &Path) -> PathBuf {
+    sessions_dir(data_dir).join(".probe")
+}
+
+/// Held while an instance works in a data directory.
+#[derive(Debug)]
+pub(crate) struct DataDirLock {
+    directory: File,
+    /// The first release locks a file. On a full disk there may be none, then nor can that release make one.
+    file: Option<File>,
+}
+
+impl Drop for DataDirLock {
+    fn drop(&mut self) {
+        // Closing alone is not enough: a process that is just being forked has the file open until it is another
+        // program. If it fails, there was no lock.
+        for file in self.file.iter().chain([&self.directory]) {
+            flock(file, FlockOperation::Unlock).ok();
+        }
+    }
+}
+
+/// Creates the data directory if it is missing, locks it, and brings it into the format of this program. A disk that
+/// is full is no error ([`try_writing`] finds out), unless a directory of an older format has to be changed.
+pub(crate) fn open(data_dir: &Path) -> Result<DataDirLock, StartError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| StartError::DataDir { path, source }
+    };
+    create(data_dir).map_err(failed(data_dir))?;
+    let directory = File::open(data_dir).map_err(failed(data_dir))?;
+    claim(&directory, data_dir)?;
+    let path = data_dir.join("lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = match file {
+        Err(error) if is_full(&error) => None,
+        opened => Some(opened.map_err(failed(&path))?),
+    };
+    file.as_ref().map_or(Ok(()), |file| claim(file, data_dir))?;
+    let lock = DataDirLock { directory, file };
+    match format(data_dir)? {
+        Some(FORMAT) => {}
+        Some(found) => {
+            return Err(StartError::DataDirFormat { path: data_dir.to_owned(), found, known: FORMAT });
+        }
+        None => migration::run(data_dir).map_err(failed(data_dir))?,
+    }
+    match create_layout(data_dir) {
+        Err(error) if !is_full(&error) => Err(failed(data_dir)(error)),
+        // Tried again when something can be written.
+        _ => Ok(lock),
+    }
+}
+
+fn claim(file: &File, data_dir: &Path) -> Result<(), StartError> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StartError::DataDirLocked(data_dir.to_owned())),
+        Err(errno) => Err(StartError::DataDir { path: data_dir.to_owned(), source: errno.into() }),
+    }
+}
+
+/// The format of a data directory; `None` before there was a format, and in an empty one.
+fn format(data_dir: &Path) -> Result<Option<u32>, StartError> {
+    let path = format_file(data_dir);
+    let failed = |source| StartError::DataDir { path: path.clone(), source };
+    let content = match File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => {
+            let mut content = String::new();
+            let file = io::Read::take(opened.map_err(failed)?, MAX_FORMAT_BYTES);
+            io::read_to_string(file).map(|text| content.push_str(&text)).map_err(failed)?;
+            content
+        }
+    };
+    let unknown = || failed(io::Error::new(io::ErrorKind::InvalidData, "it holds no number of a format"));
+    content.trim().parse().map(Some).map_err(|_| unknown())
+}
+
+/// Creates what every data directory has. The format comes last: from then on nothing is looked for in older places.
+pub(super) fn create_layout(data_dir: &Path) -> io::Result<()> {
+    for directory in [sessions_dir(data_dir), records_dir(data_dir), bar(data_dir)] {
+        create(&directory)?;
+    }
+    let note = bar(data_dir).join("README");
+    if !note.exists() {
+        let text = "This directory keeps releases without a check of the format from using newer data.\n";
+        write_private(&note, text.as_bytes(), Durability::Kernel)?;
+    }
+    let format = format_file(data_dir);
+    if !format.exists() {
+        write_private(&format, format!("{FORMAT}\n").as_bytes(), Durability::Disk)?;
+    }
+    Ok(())
+}
+
+/// Whether sessions can be written, tried by writing: creates what is missing since the disk was full.
+///
+/// # Errors
+/// Why they cannot.
+pub(crate) fn try_writing(data_dir: &Path) -> io::Result<()> {
+    create_layout(data_dir)?;
+    for directory in [records_dir(data_dir), sessions_dir(data_dir)] {
+        let trial = directory.join(".trial");
+        let written = write_private(&trial, &TRIAL, Durability::Kernel);
+        // What stays is written over by the next trial.
+        fs::remove_file(&trial).ok();
+        written?;
+    }
+    Ok(())
+}
+
+/// Whether there is no room, or only to read.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
+}
+
+fn create(directory: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_dir_has_one_instance() {
+        let data = tempfile::tempdir().unwrap();
+        let first = open(data.path()).unwrap();
+        assert!(matches!(open(data.path()), Err(StartError::DataDirLocked(_))));
+        drop(first);
+        // The first release locks the file alone.
+        let file = File::open(data.path().join("lock")).unwrap();
+        flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+        assert!(matches!(open(data.path()), Err(StartError::DataDirLocked(_))));
+        drop(file);
+        open(data.path()).unwrap();
+        let file = data.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(matches!(open(&file), Err(StartError::DataDir { .. })));
+    }
+
+    #[test]
+    fn another_format_is_refused_and_stays() {
+        let data = tempfile::tempdir().unwrap();
+        open(data.path()).unwrap();
+        assert_eq!(fs::read_to_string(format_file(data.path())).unwrap(), "2\n");
+        for (content, named) in [("3\n", "format 3"), ("1", "format 1"), ("", "format"), ("x", "format")] {
+            fs::write(format_file(data.path()), content).unwrap();
+            let error = open(data.path()).unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
+            assert_eq!(fs::read_to_string(format_file(data.path())).unwrap(), content);
+        }
+    }
+
+    #[test]
+    fn a_trial_leaves_nothing() {
+        let data = tempfile::tempdir().unwrap();
+        try_writing(data.path()).unwrap();
+        assert_eq!(fs::read_dir(records_dir(data.path())).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(sessions_dir(data.path())).unwrap().count(), 1, "the bar");
+    }
+}

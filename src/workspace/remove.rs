@@ -1,0 +1,160 @@
+//! Removal of a directory that a child has filled.
+//!
+//! Follows no link, needs two descriptors and no stack whatever the depth, and gives its owner back the rights that the
+//! child took away. A directory that holds others is emptied by moving them up, next to it. Blocking.
+
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, renameat, unlinkat};
+use rustix::io::Errno;
+
+use super::beneath::Beneath;
+
+/// Each round removes what is there and brings up the directories of one level below. More levels than any file system
+/// allows by paths; only something that fills the directory meanwhile needs more.
+const MOST_ROUNDS: usize = 10_000_000;
+/// Names held at a time: a directory may have millions.
+const BATCH: usize = 10_000;
+
+/// Removes the directory `name` in `parent`, a directory that no child can write. Nothing there is fine.
+pub(crate) fn remove_tree(parent: &Path, name: &OsStr) -> io::Result<()> {
+    let parent = match Beneath::open(parent, Path::new("")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    if removed(unlinkat(&parent, name, AtFlags::empty()))? {
+        return Ok(());
+    }
+    let top = enter(&parent, name)?;
+    let mut number = 0_u64;
+    for _ in 0..MOST_ROUNDS {
+        let found = names(&top)?;
+        if found.is_empty() {
+            break;
+        }
+        for inner in found {
+            if !removed(unlinkat(&top, &*inner, AtFlags::empty()))?
+                && !removed(unlinkat(&top, &*inner, AtFlags::REMOVEDIR))?
+            {
+                empty(&top, &inner, &mut number)?;
+            }
+        }
+    }
+    match unlinkat(&parent, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Removes the files of a directory and moves its directories up.
+fn empty(top: &Beneath, name: &CString, number: &mut u64) -> io::Result<()> {
+    let directory = enter(top, OsStr::from_bytes(name.as_bytes()))?;
+    for inner in names(&directory)? {
+        if removed(unlinkat(&directory, &*inner, AtFlags::empty()))?
+            || removed(unlinkat(&directory, &*inner, AtFlags::REMOVEDIR))?
+        {
+            continue;
+        }
+        *number += 1;
+        let up = format!(".removed-{number}");
+        match renameat(&directory, &*inner, top, &up) {
+            Ok(()) | Err(Errno::NOENT | Errno::EXIST | Errno::NOTEMPTY) => {}
+            Err(Errno::ACCESS) => {
+                // A directory must be writable to be moved: its `..` changes.
+                directory.let_in(OsStr::from_bytes(inner.as_bytes()))?;
+                renameat(&directory, &*inner, top, &up)?;
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+fn enter(parent: &Beneath, name: &OsStr) -> io::Result<Beneath> {
+    let inner = Path::new(name);
+    // Closed to its owner it cannot be emptied. Root is never kept out.
+    parent.let_in(name)?;
+    parent.dir(inner)
+}
+
+fn names(directory: &Beneath) -> io::Result<Vec<CString>> {
+    let mut found = Vec::new();
+    for entry in directory.entries()? {
+        let name = entry?.file_name().to_owned();
+        if name.as_bytes() != b"." && name.as_bytes() != b".." {
+            found.push(name);
+        }
+        if found.len() == BATCH {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// Whether the name is gone; `false` if it is a directory, or one that is not empty.
+fn removed(result: rustix::io::Result<()>) -> io::Result<bool> {
+    match result {
+        Ok(()) | Err(Errno::NOENT) => Ok(true),
+        // What unlink says of a directory is EISDIR on Linux, EPERM by POSIX.
+        Err(Errno::ISDIR | Errno::PERM | Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use rustix::fs::{Mode, OFlags, mkdirat, openat};
+
+    use super::*;
+
+    #[test]
+    fn a_hostile_tree_goes_and_nothing_beside_it() {
+        let data = tempfile::tempdir().unwrap();
+        let root = data.path().join("tree");
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        fs::create_dir_all(root.join("closed/in")).unwrap();
+        fs::write(root.join("closed/in/file"), "x").unwrap();
+        fs::write(root.join("a/b/file"), "x").unwrap();
+        fs::write(data.path().join("keep"), "").unwrap();
+        symlink(data.path(), root.join("a/up")).unwrap();
+        symlink(data.path().join("keep"), root.join("link")).unwrap();
+        for directory in ["closed/in", "closed"] {
+            fs::set_permissions(root.join(directory), fs::Permissions::from_mode(0o0)).unwrap();
+        }
+        // Deeper than a process has descriptors, or a path has characters.
+        let mut deep = Beneath::open(&root, Path::new("a")).unwrap();
+        for _ in 0..3000 {
+            mkdirat(&deep, "deeper", Mode::RWXU).unwrap();
+            deep = deep.dir(Path::new("deeper")).unwrap();
+        }
+        drop(openat(&deep, "file", OFlags::CREATE | OFlags::WRONLY, Mode::RUSR).unwrap());
+        remove_tree(data.path(), OsStr::new("tree")).unwrap();
+        remove_tree(data.path(), OsStr::new("tree")).unwrap();
+        assert!(!root.exists() && data.path().join("keep").exists());
+        // A link in the directory's place goes, and not what it leads to.
+        fs::create_dir(data.path().join("other")).unwrap();
+        symlink("other", &root).unwrap();
+        remove_tree(data.path(), OsStr::new("tree")).unwrap();
+        assert!(fs::symlink_metadata(&root).is_err() && data.path().join("other").exists());
+    }
+
+    #[test]
+    fn a_huge_directory_goes() {
+        let data = tempfile::tempdir().unwrap();
+        let root = data.path().join("tree");
+        fs::create_dir(&root).unwrap();
+        for number in 0..25_000 {
+            fs::hard_link(data.path().join("one"), root.join(number.to_string()))
+                .or_else(|_| fs::write(data.path().join("one"), ""))
+                .unwrap();
+        }
+        remove_tree(data.path(), OsStr::new("tree")).unwrap();
+        assert!(!root.exists());
+    }
+}
