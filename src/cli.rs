@@ -51,6 +51,18 @@ pub struct Bound {
     pub fallback_model: Option<String>,
 }
 
+/// The CLI's files in HOME. A tool can write them, and the next child would obey some of them: programs to start,
+/// permissions, the address of the API. So only what a conversation needs outlives a child.
+#[derive(Debug, PartialEq, Eq)]
+pub struct OwnFiles {
+    /// Entries of HOME whose names begin so are removed before each start.
+    pub removed: &'static str,
+    /// The directory in HOME that is cleared before each start,
+    pub directory: &'static str,
+    /// but for these entries.
+    pub kept: Vec<&'static str>,
+}
+
 /// Everything an adapter needs to write a command line.
 #[derive(Debug)]
 pub struct LaunchPlan<'a> {
@@ -281,6 +293,9 @@ pub trait Adapter: Debug + Send + Sync + 'static {
 
     /// The directory that the CLI keeps its own files in, transcripts and credentials among them.
     fn config_dir(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf;
+
+    /// What of the CLI's files in HOME outlives a child; `None` if the configuration keeps them elsewhere.
+    fn own_files(&self, cli: &CliConfig) -> Option<OwnFiles>;
 
     /// Where the CLI keeps the conversation's transcript. The working directory must exist, for the CLI goes by what it
     /// really is once links are resolved.

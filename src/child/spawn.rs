@@ -145,10 +145,10 @@ fn registered(stream: StdStream) -> io::Result<UnixStream> {
 /// The shim itself did not start: the same errno may be about it or about the directory.
 fn not_spawned(error: io::Error, shim: &ShimProgram, launch: &Launch<'_>) -> SpawnError {
     if !launch.cwd.is_dir() {
-        return SpawnError::NoWorkingDirectory { program: launch.program.into(), cwd: launch.cwd.into() };
+        return SpawnError::NoWorkingDirectory { program: launch.program.into() };
     }
     match SpawnError::from_io(error, &shim.path) {
-        SpawnError::NotFound { program } => SpawnError::ShimMissing { looked: vec![program] },
+        SpawnError::NotFound { .. } => SpawnError::ShimGone,
         other => other,
     }
 }

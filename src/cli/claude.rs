@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use super::{
     Adapter, AnswerReader, Bound, CommandLine, ControlAnswer, Dirs, HostRequest, LaunchPlan, LineKind,
-    PermissionRequest, PromptRefused, Refusal, Task, Terminal,
+    OwnFiles, PermissionRequest, PromptRefused, Refusal, Task, Terminal,
 };
 use crate::config::CliConfig;
 use crate::turn::{Decision, Prompt};
@@ -18,6 +18,7 @@ use crate::turn::{Decision, Prompt};
 mod answer;
 mod classify;
 mod fields;
+mod home;
 mod launch;
 mod read;
 mod transcript;
@@ -113,6 +114,10 @@ impl Adapter for Claude {
 
     fn config_dir(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf {
         transcript::config_dir(dirs, cli)
+    }
+
+    fn own_files(&self, cli: &CliConfig) -> Option<OwnFiles> {
+        home::own_files(cli)
     }
 
     fn transcript(&self, dirs: &Dirs, cli: &CliConfig, session_id: &str) -> PathBuf {

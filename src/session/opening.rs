@@ -72,6 +72,7 @@ fn prepare_now(
     let (adapter, cli) = (instance.adapter, &instance.config.cli);
     workspace.create()?;
     workspace.sweep(adapter, cli);
+    workspace.clear_own_files(adapter, cli)?;
     let mcp_servers = match &record.bound.mcp_servers {
         Some(servers) => {
             let found = servers.resolve(&instance.config.mcp);
@@ -130,6 +131,9 @@ fn model(record: &Record, cli: &CliConfig, resumes: bool) -> Option<String> {
     record.bound.model.clone().or_else(|| cli.model.clone()).or(chosen)
 }
 
+/// Longest transcript that a child is started on: one of months has some hundred megabytes. The CLI reads it all.
+const MAX_TRANSCRIPT_BYTES: u64 = 1 << 30;
+
 /// The transcript, opened as what lies in a child's reach is.
 fn found(
     workspace: &Workspace,
@@ -138,7 +142,9 @@ fn found(
     transcript: &Path,
 ) -> Result<File, Refused> {
     let (own, path) = workspace.cli_file(adapter, cli, transcript)?;
-    own.file(&path)
+    let file = own.file(&path)?;
+    let (size, limit) = (file.metadata()?.len(), MAX_TRANSCRIPT_BYTES);
+    if size > limit { Err(Refused::TooLarge { size, limit }) } else { Ok(file) }
 }
 
 impl Prepared {

@@ -11,6 +11,7 @@ mod crashes;
 mod embedded;
 mod evictions;
 mod interrupts;
+mod inventory;
 mod mcp;
 mod models;
 mod restarts;
@@ -25,6 +26,7 @@ mod traps_kills;
 mod traps_own_turns;
 mod traps_slow;
 mod traps_turns;
+mod unasked;
 mod without;
 
 /// The version that this copy of the suite runs with.
