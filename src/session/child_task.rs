@@ -179,6 +179,8 @@ async fn one_child(
         }
     };
     metrics.spawn_exec(begun.elapsed());
+    plan.instance.note_groups(!child.shim.is_ungrouped());
+    metrics.containment(plan.instance.rung());
     let shim = child.shim.shim_pid();
     let setup = Setup {
         adapter: plan.instance.adapter,
