@@ -25,7 +25,6 @@ pub(crate) struct TurnJob {
     /// What was said before, for a conversation that does not know it. Kept until the child has begun to answer: until
     /// then another child may get the turn.
     pub(crate) earlier: Option<Arc<Earlier>>,
-    pub(crate) model: Option<String>,
     pub(crate) accepted: Instant,
     pub(crate) start: FirstOutput,
     pub(crate) retries: u32,

@@ -153,7 +153,6 @@ impl Session {
             sender: Some(sender),
             line: letter.line,
             earlier: letter.earlier,
-            model: letter.model,
             accepted,
             start: if is_warm { FirstOutput::Warm } else { FirstOutput::Cold },
             retries: 0,
@@ -429,7 +428,6 @@ struct Letter {
     line: Bytes,
     /// For a conversation without context.
     earlier: Option<Arc<Earlier>>,
-    model: Option<String>,
     bound: BoundRecord,
 }
 
@@ -468,13 +466,14 @@ impl Letter {
             return Err(TurnError::InvalidMcpServers(problem));
         }
         let bound = BoundRecord {
+            model: options.model,
             system_prompt: options.system_prompt,
             fallback_model: options.fallback_model,
             mcp_servers: options.mcp_servers,
         };
         let earlier = options.history.filter(|history| !history.is_empty());
         let earlier = earlier.map(|history| Arc::new(Earlier { history: Arc::new(history), prompt }));
-        Ok(Self { line, earlier, model: options.model, bound })
+        Ok(Self { line, earlier, bound })
     }
 }
 

@@ -36,6 +36,7 @@ mod starts;
 mod stops;
 mod storage;
 mod streams;
+mod trust;
 mod users;
 mod vanishing;
 

@@ -14,6 +14,7 @@ pub(crate) mod history;
 mod interrupts;
 mod inventory;
 mod mcp;
+mod models;
 mod restarts;
 pub(crate) mod smoke;
 mod tools;
