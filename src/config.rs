@@ -180,6 +180,9 @@ pub struct CliConfig {
     /// The CLI reads what a prompt mentions (`@path`, `@dir/`, `@server:uri`) and gives it to the model, without a tool
     /// and without a permission: any file that the child can read. Default false. Wins over [`CliConfig::env`].
     pub attachments: bool,
+    /// Tools that the CLI does not have, whatever the permissions say (`--disallowedTools`). Default: those with which
+    /// it acts without a permission: timers, messages to other sessions, remote triggers, worktrees.
+    pub disallowed_tools: Vec<String>,
     /// How often the CLI asks the model's API again that is overloaded, failing or out of reach, before the turn ends with
     /// that error; at most 10, its own default. Each retry waits longer: 0.5 s, 1 s, 2 s and so on, or as long as the API
     /// asks for. Default 2. `CLAUDE_CODE_MAX_RETRIES` in [`CliConfig::env`] wins over it.
@@ -187,6 +190,20 @@ pub struct CliConfig {
     /// What happens to text that begins with `/`.
     pub slash_commands: SlashCommands,
 }
+
+/// The tools of the known versions that run without a permission and reach beyond the turn.
+const UNASKED_TOOLS: [&str; 10] = [
+    "CronCreate",
+    "CronDelete",
+    "CronList",
+    "ScheduleWakeup",
+    "RemoteTrigger",
+    "PushNotification",
+    "SendMessage",
+    "ListAgents",
+    "EnterWorktree",
+    "ExitWorktree",
+];
 
 /// What happens to text that begins with `/`, which the CLI would take for a command of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -477,6 +494,7 @@ impl Default for CliConfig {
             strict_mcp_config: true,
             background_tasks: false,
             attachments: false,
+            disallowed_tools: UNASKED_TOOLS.map(str::to_owned).to_vec(),
             api_retries: 2,
             slash_commands: SlashCommands::default(),
         }

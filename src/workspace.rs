@@ -30,7 +30,7 @@ use data_dir::sessions_dir;
 pub(crate) use data_dir::{DataDirLock, is_full, open, records_dir, try_writing, users_dir};
 #[cfg(feature = "server")]
 pub(crate) use data_dir::{conversations_dir, identities_dir};
-use remove::remove_tree;
+use remove::{remove_tree, remove_where};
 pub(crate) use write::{Durability, write_private};
 
 /// A credentials file has some hundred bytes.
@@ -244,6 +244,16 @@ impl Workspace {
         }
     }
 
+    /// Removes what the children before left in HOME that the next one would obey.
+    pub(crate) fn clear_own_files(&self, adapter: &dyn Adapter, cli: &CliConfig) -> io::Result<()> {
+        let Some(own_files) = adapter.own_files(cli) else { return Ok(()) };
+        let home = self.beneath()?.dir(Path::new("home"))?;
+        remove_where(&home, |name| name.starts_with(own_files.removed.as_bytes()))?;
+        // A link in its place is removed as well.
+        let own = home.make_dir(Path::new(own_files.directory))?;
+        remove_where(&own, |name| !own_files.kept.iter().any(|kept| kept.as_bytes() == name))
+    }
+
     /// Deletes record and directories. The session is gone at once; what cannot be removed of its directories is tried
     /// again at the next start.
     pub(crate) fn delete(&self) -> io::Result<()> {
@@ -345,6 +355,45 @@ mod tests {
             assert_eq!(fs::metadata(dir).unwrap().permissions().mode() & 0o777, 0o700);
         }
         assert!(!workspace.record.0.starts_with(&workspace.sessions));
+    }
+
+    /// A child may have put links in the place of what is removed: what they lead to is not the session's.
+    #[test]
+    fn clearing_own_files_follows_no_link() {
+        let data = tempfile::tempdir().unwrap();
+        let workspace = workspace(data.path());
+        let (home, own) = (&workspace.dirs.home, workspace.dirs.home.join(".claude"));
+        let elsewhere = tempfile::tempdir().unwrap();
+        let theirs = elsewhere.path().join("remote-settings.json");
+        fs::write(&theirs, "{}").unwrap();
+        let link = |to: &Path, from: PathBuf| std::os::unix::fs::symlink(to, from).unwrap();
+        link(elsewhere.path(), own.clone());
+        link(&theirs, home.join(".claude.json"));
+        let clear = || workspace.clear_own_files(&CLAUDE, &CliConfig::default()).unwrap();
+        clear();
+        assert!(theirs.exists());
+        assert!(fs::symlink_metadata(&own).unwrap().is_dir());
+        assert!(fs::symlink_metadata(home.join(".claude.json")).is_err());
+        link(elsewhere.path(), own.join("plugins"));
+        fs::create_dir_all(own.join("projects/p")).unwrap();
+        fs::create_dir_all(own.join("skills/s")).unwrap();
+        for file in [".credentials.json", "remote-settings.json", "projects/p/transcript.jsonl"] {
+            fs::write(own.join(file), "{}").unwrap();
+        }
+        fs::create_dir(home.join(".claude.json")).unwrap();
+        fs::write(home.join(".claude.json.backup"), "{}").unwrap();
+        fs::write(home.join("notes"), "kept").unwrap();
+        clear();
+        assert!(theirs.exists());
+        let names = |directory: &Path| {
+            let entries = fs::read_dir(directory).unwrap();
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&own), [".credentials.json", "projects"]);
+        assert_eq!(names(home), [".claude", "notes"]);
+        assert!(own.join("projects/p/transcript.jsonl").exists());
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Why a child could not be started, told so that the reader knows what to do.
+//! Why a child could not be started, told so that the reader knows what to do. Callers are readers, too: paths of the
+//! server are in none but the error of a missing shim, which ends the server's start.
 
 use std::{
     io,
@@ -8,28 +9,30 @@ use std::{
 /// Nothing runs after any of these.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SpawnError {
-    #[error("`{}` does not exist, or it is a script whose interpreter does not: check cli.program", .program.display())]
+    #[error("`{}` does not exist, or it is a script whose interpreter does not: check cli.program", name(.program))]
     NotFound { program: PathBuf },
-    #[error("`{}` may not be executed by this user (children have no capabilities, as root neither): check its mode, its directories and the mount", .program.display())]
+    #[error("`{}` may not be executed by this user (children have no capabilities, as root neither): check its mode, its directories and the mount", name(.program))]
     NotPermitted { program: PathBuf },
-    #[error("`{}` is no program for this machine: it may be cut short or lack its `#!` line; install it again", .program.display())]
+    #[error("`{}` is no program for this machine: it may be cut short or lack its `#!` line; install it again", name(.program))]
     NotExecutable { program: PathBuf },
-    #[error("no more processes may be started for `{}`: raise the limit on processes (RLIMIT_NPROC, pids.max)", .program.display())]
+    #[error("no more processes may be started for `{}`: raise the limit on processes (RLIMIT_NPROC, pids.max)", name(.program))]
     WouldBlock { program: PathBuf },
-    #[error("there is no memory to start `{}`: lower limits.max_children or the load", .program.display())]
+    #[error("there is no memory to start `{}`: lower limits.max_children or the load", name(.program))]
     OutOfMemory { program: PathBuf },
-    #[error("no more files may be opened to start `{}`: raise the limit on open files (RLIMIT_NOFILE)", .program.display())]
+    #[error("no more files may be opened to start `{}`: raise the limit on open files (RLIMIT_NOFILE)", name(.program))]
     TooManyFiles { program: PathBuf },
-    #[error("the working directory `{}` for `{}` cannot be entered", .cwd.display(), .program.display())]
-    NoWorkingDirectory { program: PathBuf, cwd: PathBuf },
+    #[error("the session's working directory cannot be entered to start `{}`", name(.program))]
+    NoWorkingDirectory { program: PathBuf },
     #[error(
         "the shim program is missing; looked for {}: install `pilotlight-shim` beside this program, set cli.shim, \
          or call `pilotlight::shim::run_if_asked()` first thing in main", list(.looked)
     )]
     ShimMissing { looked: Vec<PathBuf> },
-    #[error("the shim ended before it could start `{}`; its standard error says why", .program.display())]
+    #[error("the shim program is no longer where it was: install `pilotlight-shim` again")]
+    ShimGone,
+    #[error("the shim ended before it could start `{}`; its standard error says why", name(.program))]
     ShimFailed { program: PathBuf },
-    #[error("failed to start `{}`", .program.display())]
+    #[error("failed to start `{}`", name(.program))]
     Io {
         program: PathBuf,
         #[source]
@@ -55,7 +58,10 @@ impl SpawnError {
     /// The metric label.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
-            Self::NotFound { .. } | Self::NoWorkingDirectory { .. } | Self::ShimMissing { .. } => "not_found",
+            Self::NotFound { .. }
+            | Self::NoWorkingDirectory { .. }
+            | Self::ShimMissing { .. }
+            | Self::ShimGone => "not_found",
             Self::NotPermitted { .. } => "eacces",
             Self::NotExecutable { .. } => "enoexec",
             Self::WouldBlock { .. } => "eagain",
@@ -64,6 +70,11 @@ impl SpawnError {
             Self::ShimFailed { .. } | Self::Io { .. } => "exited_early",
         }
     }
+}
+
+/// Callers read it too: what the program is called, and not where it is.
+fn name(program: &Path) -> std::path::Display<'_> {
+    Path::new(program.file_name().unwrap_or_default()).display()
 }
 
 fn list(paths: &[PathBuf]) -> String {
@@ -76,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_errno_has_its_reason_and_names_the_program() {
+    fn every_errno_has_its_reason_and_names_no_path() {
         for (errno, reason) in [
             (libc::ENOENT, "not_found"),
             (libc::ENOTDIR, "not_found"),
@@ -91,7 +102,8 @@ mod tests {
         ] {
             let error = SpawnError::from_io(io::Error::from_raw_os_error(errno), Path::new("/opt/cli"));
             assert_eq!(error.reason(), reason, "{errno}");
-            assert!(error.to_string().contains("/opt/cli"), "{error}");
+            let text = error.to_string();
+            assert!(text.contains("`cli`") && !text.contains("/opt"), "{text}");
         }
     }
 }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use super::{
     Adapter, AnswerReader, Bound, CommandLine, ControlAnswer, Dirs, HostRequest, LaunchPlan, LineKind,
-    PermissionRequest, PromptRefused, Refusal, Task, Terminal,
+    OwnFiles, PermissionRequest, PromptRefused, Refusal, Task, Terminal,
 };
 use crate::config::CliConfig;
 use crate::turn::{Decision, Prompt};
@@ -18,6 +18,7 @@ use crate::turn::{Decision, Prompt};
 mod answer;
 mod classify;
 mod fields;
+mod home;
 mod launch;
 mod read;
 mod transcript;
@@ -55,10 +56,6 @@ impl Adapter for Claude {
         write::control(request_id, "mcp_status")
     }
 
-    fn set_model(&self, request_id: &str, model: &str) -> Vec<u8> {
-        write::set_model(request_id, model)
-    }
-
     fn encode_turn(&self, prompt: &Prompt, cli: &CliConfig) -> Result<Vec<u8>, PromptRefused> {
         write::turn(prompt, cli.slash_commands)
     }
@@ -77,6 +74,10 @@ impl Adapter for Claude {
 
     fn terminal(&self, line: &[u8]) -> Option<Terminal> {
         read::terminal(line)
+    }
+
+    fn announced_model(&self, line: &[u8]) -> Option<String> {
+        read::announced_model(line)
     }
 
     fn control_answer(&self, line: &[u8]) -> Option<ControlAnswer> {
@@ -113,6 +114,10 @@ impl Adapter for Claude {
 
     fn config_dir(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf {
         transcript::config_dir(dirs, cli)
+    }
+
+    fn own_files(&self, cli: &CliConfig) -> Option<OwnFiles> {
+        home::own_files(cli)
     }
 
     fn transcript(&self, dirs: &Dirs, cli: &CliConfig, session_id: &str) -> PathBuf {

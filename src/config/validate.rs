@@ -105,6 +105,10 @@ fn cli(cli: &CliConfig) -> Result<(), ConfigError> {
     if let Some(name) = OWN_VARIABLES.into_iter().find(|name| cli.env.contains_key(*name)) {
         return Err(wrong("cli.env", format!("{name} is set by pilotlight for each session; leave it out")));
     }
+    let unfit = |tool: &&String| tool.is_empty() || tool.starts_with('-') || tool.contains(['\0', ',']);
+    if let Some(tool) = cli.disallowed_tools.iter().find(unfit) {
+        return Err(wrong("cli.disallowed_tools", format!("{tool:?} cannot be the name of a tool")));
+    }
     if cli.api_retries > MOST_RETRIES {
         return Err(wrong(
             "cli.api_retries",

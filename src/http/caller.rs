@@ -110,6 +110,11 @@ impl Caller {
         }
     }
 
+    /// Whether its key is one user's.
+    pub(super) fn is_user(&self) -> bool {
+        matches!(self.key().map(|key| key.role()), Some(Role::User(_)))
+    }
+
     /// Whether all sessions may be seen and stopped.
     pub(super) fn is_admin(&self) -> bool {
         match &self.who {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::app::App;
-use crate::probe::probe;
+use crate::probe::{ProbeError, probe};
 
 /// Where the trial runs, below the data directory. Always the same, so that leftovers of a killed trial are found by the
 /// next.
@@ -56,9 +56,19 @@ pub(super) async fn watch(app: Arc<App>) {
                 app.started_once().open();
             }
             Err(error) => {
-                // Its standard error may hold anything, so the log gets the code and the caller of /readyz the text.
-                tracing::warn!(code = error.code(), again_in = ?pause, "the CLI does not start");
-                app.started_once().failed(error.to_string());
+                // Its standard error may hold anything, so the log gets the code and the caller of /readyz the text;
+                // a path of ours, the log alone.
+                let why = match &error {
+                    ProbeError::Start(problem) => {
+                        tracing::warn!(%problem, again_in = ?pause, "a trial start of the CLI could not be prepared");
+                        "a trial start of the CLI cannot be prepared; the log says why".to_owned()
+                    }
+                    ProbeError::Cli(_) => {
+                        tracing::warn!(code = error.code(), again_in = ?pause, "the CLI does not start");
+                        error.to_string()
+                    }
+                };
+                app.started_once().failed(why);
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(longest);
             }

@@ -168,7 +168,8 @@ impl Taking {
             Dialect::Anthropic | Dialect::OpenAi => Some(servers.unwrap_or_default()),
         };
         let kept = self.on_disconnect()? == OnDisconnect::Detach;
-        let named = match &asked.user {
+        let client = asked.client.take().filter(|_| !self.caller.is_user());
+        let named = match asked.user.as_ref().or(client.as_ref()) {
             Some(name) => Some(UserId::new(name).map_err(|error| ApiError::field("user", error))?),
             None => None,
         };

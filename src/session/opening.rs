@@ -39,7 +39,7 @@ pub(super) struct Prepared {
     pub(super) variables: Variables,
     /// Not to be shown when the child writes them.
     pub(super) secrets: Secrets,
-    /// What the child is started with, unless it is the configured one.
+    /// What the child is started with; `None` leaves it to the CLI.
     pub(super) model: Option<String>,
     /// Where its turns are noted. Without one a loss may go unnoticed, which is told in the log.
     pub(super) progress: Option<Arc<ProgressFile>>,
@@ -72,6 +72,7 @@ fn prepare_now(
     let (adapter, cli) = (instance.adapter, &instance.config.cli);
     workspace.create()?;
     workspace.sweep(adapter, cli);
+    workspace.clear_own_files(adapter, cli)?;
     let mcp_servers = match &record.bound.mcp_servers {
         Some(servers) => {
             let found = servers.resolve(&instance.config.mcp);
@@ -118,10 +119,20 @@ fn prepare_now(
         loss,
         attempt: 0,
         variables,
-        model: record.model.clone(),
+        model: model(record, cli, transcript.is_some()),
         has_turns: record.context_turns > 0,
     })
 }
+
+/// What the child is started with: the conversation's model, else the configured one, else, to go on with the same
+/// window and system prompt, what the CLI chose for the conversation's first turn.
+fn model(record: &Record, cli: &CliConfig, resumes: bool) -> Option<String> {
+    let chosen = record.chosen_model.clone().filter(|_| resumes);
+    record.bound.model.clone().or_else(|| cli.model.clone()).or(chosen)
+}
+
+/// Longest transcript that a child is started on: one of months has some hundred megabytes. The CLI reads it all.
+const MAX_TRANSCRIPT_BYTES: u64 = 1 << 30;
 
 /// The transcript, opened as what lies in a child's reach is.
 fn found(
@@ -131,7 +142,9 @@ fn found(
     transcript: &Path,
 ) -> Result<File, Refused> {
     let (own, path) = workspace.cli_file(adapter, cli, transcript)?;
-    own.file(&path)
+    let file = own.file(&path)?;
+    let (size, limit) = (file.metadata()?.len(), MAX_TRANSCRIPT_BYTES);
+    if size > limit { Err(Refused::TooLarge { size, limit }) } else { Ok(file) }
 }
 
 impl Prepared {

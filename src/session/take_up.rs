@@ -46,7 +46,7 @@ fn begin(instance: &Instance, key: &SessionKey) -> io::Result<Record> {
     let workspace = Workspace::begin(&instance.config.data_dir, &key.hash());
     let mut record = Record::new(key, &workspace);
     // Also if this program was killed after it had moved a broken record aside.
-    if workspace.record().broken_file().exists() {
+    if workspace.record().broken_file().symlink_metadata().is_ok() {
         record.untold_loss = Some(ContextLost::Conversation);
     }
     workspace.record().create()?;

@@ -25,10 +25,29 @@ pub(crate) fn remove_tree(parent: &Path, name: &OsStr) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         opened => opened?,
     };
-    if removed(unlinkat(&parent, name, AtFlags::empty()))? {
+    remove_in(&parent, name)
+}
+
+/// Removes everything in `directory` whose name is `doomed`.
+pub(super) fn remove_where(directory: &Beneath, doomed: impl Fn(&[u8]) -> bool) -> io::Result<()> {
+    for _ in 0..MOST_ROUNDS {
+        let found = names_where(directory, &doomed)?;
+        if found.is_empty() {
+            break;
+        }
+        for name in found {
+            remove_in(directory, OsStr::from_bytes(name.as_bytes()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes whatever stands under `name` in `parent`, which a child may write meanwhile. Nothing there is fine.
+pub(super) fn remove_in(parent: &Beneath, name: &OsStr) -> io::Result<()> {
+    if removed(unlinkat(parent, name, AtFlags::empty()))? {
         return Ok(());
     }
-    let top = enter(&parent, name)?;
+    let top = enter(parent, name)?;
     let mut number = 0_u64;
     for _ in 0..MOST_ROUNDS {
         let found = names(&top)?;
@@ -43,7 +62,7 @@ pub(crate) fn remove_tree(parent: &Path, name: &OsStr) -> io::Result<()> {
             }
         }
     }
-    match unlinkat(&parent, name, AtFlags::REMOVEDIR) {
+    match unlinkat(parent, name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
@@ -81,10 +100,14 @@ fn enter(parent: &Beneath, name: &OsStr) -> io::Result<Beneath> {
 }
 
 fn names(directory: &Beneath) -> io::Result<Vec<CString>> {
+    names_where(directory, |_| true)
+}
+
+fn names_where(directory: &Beneath, wanted: impl Fn(&[u8]) -> bool) -> io::Result<Vec<CString>> {
     let mut found = Vec::new();
     for entry in directory.entries()? {
         let name = entry?.file_name().to_owned();
-        if name.as_bytes() != b"." && name.as_bytes() != b".." {
+        if name.as_bytes() != b"." && name.as_bytes() != b".." && wanted(name.as_bytes()) {
             found.push(name);
         }
         if found.len() == BATCH {

@@ -59,7 +59,8 @@ impl Program {
         Self::serve_by(place, Command::new(env!("CARGO_BIN_EXE_pilotlight")), config).await
     }
 
-    async fn serve_by(place: &Arc<Place>, command: Command, config: &str) -> (Self, Site) {
+    /// The same by a command that becomes the program.
+    pub(crate) async fn serve_by(place: &Arc<Place>, command: Command, config: &str) -> (Self, Site) {
         let file = place.path().join("served.toml");
         std::fs::write(&file, config).expect("the configuration is written");
         let data = place.data_dir().display().to_string();

@@ -26,6 +26,7 @@ mod formats;
 mod limits;
 mod permissions;
 mod readers;
+mod records;
 mod stops;
 mod turns;
 

@@ -1,6 +1,7 @@
 //! Clients that hang up, hardly read, or come twice.
 
 use futures_util::StreamExt;
+use pilotlight::ids::{SessionKey, UserId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
@@ -71,14 +72,14 @@ async fn fault_41_many_connections_of_one_user_have_one_child() {
     let server = attack.program.process();
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let stopped = stop.clone();
-    let dir = attack.session_dir(MALLORY);
+    let key = SessionKey::new(UserId::new(MALLORY).unwrap(), "default").unwrap();
     let watch = std::thread::spawn(move || {
-        let home = format!("HOME={}", dir.join("home").display());
+        let session = format!("PILOTLIGHT_SESSION={}", key.hash());
         let mut most = 0;
         while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
             let is_cli = |it: &&Process| {
                 let arguments = it.arguments();
-                it.was_given(&home)
+                it.was_given(&session)
                     && arguments.iter().any(|word| word == "--output-format")
                     && !arguments.iter().any(|word| word == "--term-grace-ms")
             };

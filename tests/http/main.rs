@@ -26,6 +26,7 @@ mod mcp;
 mod operator;
 mod page;
 mod permissions;
+mod planted;
 mod privilege;
 mod readiness;
 mod revoked;
@@ -33,7 +34,9 @@ mod secrets;
 mod sessions;
 mod starts;
 mod stops;
+mod storage;
 mod streams;
+mod trust;
 mod users;
 mod vanishing;
 

@@ -55,7 +55,7 @@ pub(crate) async fn reads_nothing(bench: Bench) {
     let server = bench.serve("").await;
     let caller = Caller::new(&server);
     caller.named("[[say:ready]]".into(), Dialect::Anthropic).await;
-    let (work, home) = directories(&bench);
+    let (work, home) = bench.session_dirs();
     let mentions = plant(bench.place.path(), &work, &home);
     for mention in &mentions {
         for dialect in [Dialect::Anthropic, Dialect::OpenAi, Dialect::Original] {
@@ -82,20 +82,6 @@ pub(crate) async fn reads_nothing(bench: Bench) {
 
 fn reached_the_api(bench: &Bench) -> bool {
     bench.api.requests().iter().any(|request| request.body.to_string().contains(SECRET))
-}
-
-/// Working directory and HOME of the only session.
-fn directories(bench: &Bench) -> (PathBuf, PathBuf) {
-    let data = bench.place.data_dir().canonicalize().unwrap();
-    let mut all = bench.place.processes().into_iter().map(|process| format!("/proc/{}", process.pid));
-    let found = all.find_map(|process| {
-        let work = Path::new(&process).join("cwd").read_link().ok().filter(|work| work.starts_with(&data))?;
-        let environment = std::fs::read(Path::new(&process).join("environ")).ok()?;
-        let home =
-            environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(b"HOME="))?.to_vec();
-        Some((work, PathBuf::from(String::from_utf8(home).ok()?)))
-    });
-    found.expect("a session's process runs in its directory")
 }
 
 /// Files that must stay unread, and every way to mention one.

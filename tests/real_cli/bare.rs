@@ -47,11 +47,21 @@ impl Bare {
 
     /// Starts one that has heard nothing yet.
     pub(crate) async fn begin(bench: &Bench) -> Self {
+        Self::begin_with(bench, &FLAGS).await
+    }
+
+    /// Starts one whose commands are not switched off.
+    pub(crate) async fn begin_with_commands(bench: &Bench) -> Self {
+        let flags: Vec<_> = FLAGS.into_iter().filter(|flag| *flag != "--disable-slash-commands").collect();
+        Self::begin_with(bench, &flags).await
+    }
+
+    async fn begin_with(bench: &Bench, flags: &[&str]) -> Self {
         let home = bench.place.path().join("home");
         let work = bench.place.path().join("work");
         std::fs::create_dir_all(&work).expect("a working directory");
         let mut child = Command::new(&bench.cli)
-            .args(FLAGS)
+            .args(flags)
             .current_dir(work)
             .env_clear()
             .envs(bench.environment())

@@ -116,6 +116,21 @@ impl Bench {
         }
     }
 
+    /// Working directory and HOME of the only session, once it has a process.
+    pub(crate) fn session_dirs(&self) -> (PathBuf, PathBuf) {
+        let data = self.place.data_dir().canonicalize().unwrap();
+        let mut all = self.place.processes().into_iter().map(|process| format!("/proc/{}", process.pid));
+        let found = all.find_map(|process| {
+            let work =
+                Path::new(&process).join("cwd").read_link().ok().filter(|work| work.starts_with(&data))?;
+            let environment = std::fs::read(Path::new(&process).join("environ")).ok()?;
+            let home =
+                environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(b"HOME="))?.to_vec();
+            Some((work, PathBuf::from(String::from_utf8(home).ok()?)))
+        });
+        found.expect("a session's process runs in its directory")
+    }
+
     /// Waits until the transcripts hold so many pieces of answers: the CLI writes them some time after the answer.
     pub(crate) async fn on_disk(&self, answers: usize) {
         let what = format!("{answers} answers on disk");

@@ -11,7 +11,9 @@ mod crashes;
 mod embedded;
 mod evictions;
 mod interrupts;
+mod inventory;
 mod mcp;
+mod models;
 mod restarts;
 pub(crate) mod smoke;
 mod tools;
@@ -24,6 +26,7 @@ mod traps_kills;
 mod traps_own_turns;
 mod traps_slow;
 mod traps_turns;
+mod unasked;
 mod without;
 
 /// The version that this copy of the suite runs with.

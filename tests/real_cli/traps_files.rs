@@ -141,6 +141,34 @@ async fn trap_20_a_full_disk_loses_nothing_in_silence() {
     system.end().await;
 }
 
+/// Half a line stays where the disk was full, and the next turn's first line is glued to it: the CLI reads neither.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_20_lines_glued_after_a_full_disk_count_as_lost() {
+    let Some(bench) = Bench::new().await else { return };
+    let system = bench.embed(|_| {}).await;
+    for (number, length) in [10, 300, 1000].into_iter().enumerate() {
+        let user = system.pilot.session(format!("user {number}"));
+        let home = home(&user).await;
+        let Some(_disk) = Mount::on(&home, "size=2m") else { return system.end().await };
+        let word = format!("heliotrope-{number}");
+        say(&user, &format!("the word is {word}")).await;
+        bench.on_disk_of(&word).await;
+        fill(&home);
+        let long = "0123456789abcdef".repeat(length);
+        for fruit in ["bergamot", "quince"] {
+            say(&user, &format!("{long} the fruit is {fruit}")).await;
+        }
+        std::fs::remove_file(home.join("filler")).expect("removed");
+        say(&user, "the tree is rowan").await;
+        user.evict().await.expect("it is stopped");
+        let next = ask(&user, "[[recall]]").await;
+        assert!(next.is_ok(), "{next:?}");
+        let all = [&word, "bergamot", "quince", "rowan"].iter().all(|said| next.text.contains(*said));
+        assert!(all || next.context_lost, "{length}: lost in silence: {next:?}");
+    }
+    system.end().await;
+}
+
 /// Takes what room is left.
 fn fill(directory: &Path) {
     use std::io::Write;

@@ -10,6 +10,7 @@ mod common;
 #[path = "../real_cli/bench.rs"]
 #[allow(dead_code, reason = "shared with tests that use more of it")]
 mod bench;
+mod clients;
 mod curl;
 mod fuzz;
 mod keys;

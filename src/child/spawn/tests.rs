@@ -166,7 +166,7 @@ async fn what_cannot_start_is_a_typed_error() {
     assert!(matches!(spawn(&shim(), &launch), Err(SpawnError::NoWorkingDirectory { .. })));
     let missing = ShimProgram { path: "/nonexistent/shim".into(), args: &[] };
     let launch = Launch { cwd: Path::new("/"), ..launch };
-    assert!(matches!(spawn(&missing, &launch), Err(SpawnError::ShimMissing { .. })));
+    assert!(matches!(spawn(&missing, &launch), Err(SpawnError::ShimGone)));
     // A program that is no shim at all.
     let no_shim = ShimProgram { path: "/bin/true".into(), args: &[] };
     let mut child = spawn(&no_shim, &launch).unwrap();

@@ -62,6 +62,8 @@ pub(super) fn leads_back(tail: impl Read, mut is_cut: bool, checkpoint: &str) ->
 /// A line's entry and the one that it follows.
 fn place(line: &[u8], hasher: &RandomState) -> Option<(u64, Option<u64>)> {
     memchr::memmem::find(line, MARK)?;
+    // A list of two texts would be read as one, too.
+    line.trim_ascii_start().first().filter(|first| **first == b'{')?;
     let entry: Entry<'_> = serde_json::from_slice(line).ok()?;
     Some((hasher.hash_one(entry.uuid?.as_ref()), entry.parent.map(|id| hasher.hash_one(id.as_ref()))))
 }
