@@ -45,7 +45,7 @@ use answer::{Answer, Files, Gathering, Log};
 /// The header that names the conversation, both ways.
 pub(super) const SESSION_HEADER: HeaderName = HeaderName::from_static("x-pilotlight-session");
 /// The header that lists fields without effect.
-const IGNORED_HEADER: &str = "x-pilotlight-ignored";
+pub(super) const IGNORED_HEADER: &str = "x-pilotlight-ignored";
 /// The header that says what happens to the turn when its caller goes away.
 const ON_DISCONNECT_HEADER: &str = "x-pilotlight-on-disconnect";
 /// A body longer than this is parsed on a thread for blocking work: a megabyte takes some milliseconds.

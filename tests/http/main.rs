@@ -8,6 +8,7 @@ mod common;
 mod asking;
 mod auth;
 mod bad_input;
+mod callers;
 mod connections;
 mod detached;
 mod dialects;
