@@ -9,11 +9,12 @@ use std::ffi::OsString;
 use std::fmt::Debug;
 use std::fs::File;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 pub use answer::AnswerReader;
 
 use crate::config::CliConfig;
+use crate::model::History;
 use crate::turn::{Decision, Prompt, Usage};
 
 pub mod answer;
@@ -108,6 +109,8 @@ pub enum LineKind {
         /// ([`Adapter::checkpoint`]).
         checkpoint: bool,
     },
+    /// Part of a turn as above, its first line. [`Adapter::announced_model`] reads it.
+    Announcement,
     /// The last line of a turn. [`Adapter::terminal`] reads it.
     Terminal,
     /// The answer to one of our control requests. [`Adapter::control_answer`] reads it.
@@ -141,8 +144,10 @@ pub struct Terminal {
     pub stop_reason: Option<String>,
     /// Tokens of this turn.
     pub usage: Usage,
-    /// Cost of all turns of this process so far, in US dollars.
+    /// Cost of all turns of this process so far, in US dollars; with some versions also of processes before it.
     pub cumulative_cost_usd: f64,
+    /// Cost since the last such line, where the CLI says it.
+    pub cost_usd: Option<f64>,
     /// No later turn of this process can succeed: it must be started anew.
     pub process_exhausted: bool,
 }
@@ -205,6 +210,15 @@ pub struct PermissionRequest {
     pub description: Option<String>,
 }
 
+/// A conversation that was held elsewhere, as the CLI's own transcript.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Import {
+    /// The whole file.
+    pub transcript: Vec<u8>,
+    /// The [`Adapter::checkpoint`] of its last line.
+    pub last: String,
+}
+
 /// Why a child left before it was ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
@@ -238,9 +252,6 @@ pub trait Adapter: Debug + Send + Sync + 'static {
     /// The line that a living child always answers at once, also in mid-turn.
     fn ping(&self, request_id: &str) -> Vec<u8>;
 
-    /// The line that changes the model from the next turn on.
-    fn set_model(&self, request_id: &str, model: &str) -> Vec<u8>;
-
     /// The line that is one user message; ends with LF.
     ///
     /// # Errors
@@ -260,6 +271,9 @@ pub trait Adapter: Debug + Send + Sync + 'static {
     /// Reads a [`LineKind::Terminal`]; `None` if it is none after all: not JSON, for one. Missing or odd fields are no
     /// reason.
     fn terminal(&self, line: &[u8]) -> Option<Terminal>;
+
+    /// The model that a [`LineKind::Announcement`] names, as it can be asked for.
+    fn announced_model(&self, line: &[u8]) -> Option<String>;
 
     /// Reads a [`LineKind::ControlAnswer`].
     fn control_answer(&self, line: &[u8]) -> Option<ControlAnswer>;
@@ -303,6 +317,23 @@ pub trait Adapter: Debug + Send + Sync + 'static {
     /// # Errors
     /// If the file cannot be read.
     fn transcript_holds(&self, transcript: &File, checkpoint: &str) -> std::io::Result<bool>;
+
+    /// The transcript of a conversation that was held elsewhere, for [`Opening::Resume`] under this id; `None` if the
+    /// first prompt carries all of it. For texts of some megabytes this belongs on a thread for blocking work.
+    fn import(&self, history: &History, session_id: &str, dirs: &Dirs, now: SystemTime) -> Option<Import>;
+
+    /// The line of the prompt that follows a history: with all of it, or, if it was `imported`, with what a transcript
+    /// cannot hold. `None` if that is the line of the prompt alone.
+    ///
+    /// # Errors
+    /// As [`Adapter::encode_turn`].
+    fn encode_first_turn(
+        &self,
+        history: &History,
+        imported: bool,
+        prompt: &Prompt,
+        cli: &CliConfig,
+    ) -> Result<Option<Vec<u8>>, PromptRefused>;
 
     /// Where the CLI reads a user's OAuth credentials, and in what form they are written there.
     fn credentials_file(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf;
