@@ -20,6 +20,7 @@ use crate::turn::{Outcome, Prompt, TurnOptions};
 
 pub(super) mod anthropic;
 mod collected;
+mod fields;
 mod mcp;
 pub(super) mod message;
 pub(super) mod openai;
@@ -30,6 +31,7 @@ mod preamble;
 use message::Content;
 
 pub(super) use collected::Collected;
+pub(super) use fields::{Ignored, judge};
 pub(super) use mcp::{AskedServers, FIELD as MCP_FIELD};
 
 /// Which one a request is written in.
@@ -78,8 +80,8 @@ pub(super) struct Asked {
     pub(super) model: String,
     /// A stream of the OpenAI dialect ends with the tokens.
     pub(super) include_usage: bool,
-    /// Fields that are understood but have no effect here.
-    pub(super) ignored: Vec<&'static str>,
+    /// Fields that have no effect here.
+    pub(super) ignored: Ignored,
     /// By what it tells of its history a conversation without a name is found again; not in the original dialect.
     pub(super) told: Option<Told>,
 }

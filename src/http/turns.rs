@@ -150,8 +150,8 @@ impl Taking {
     ) -> Result<Response, ApiError> {
         self.app.exporter().figures().turn_asked(asked.dialect.figure());
         let config = &self.app.pilot().config().http;
-        if config.strict && !asked.ignored.is_empty() {
-            let fields = asked.ignored.join(", ");
+        if config.strict && asked.ignored.is_refused_by_strict {
+            let fields = asked.ignored.names.join(", ");
             let message =
                 format!("without effect here, and refused by configuration (http.strict): {fields}");
             return Err(ApiError::invalid("ignored_field", message));
@@ -231,7 +231,9 @@ impl Taking {
         let length = bytes.len();
         let read = move || {
             let key = idempotency::Asked::of(&headers, &bytes)?;
-            Ok((parse(&bytes, &limits)?, key))
+            let mut asked = parse(&bytes, &limits)?;
+            asked.ignored = dialect::judge(asked.dialect, &bytes)?;
+            Ok((asked, key))
         };
         if length <= PARSE_INLINE {
             return read();
@@ -296,7 +298,7 @@ struct Work {
 impl Work {
     async fn respond(mut self, user: UserId, kept: bool, form: ErrorForm) -> Result<Response, ApiError> {
         let name = self.conversation.name.clone();
-        let ignored = std::mem::take(&mut self.asked.ignored);
+        let ignored = std::mem::take(&mut self.asked.ignored.names);
         let frame = Frame { session: name.clone(), created: now(), model: self.asked.model.clone() };
         let replays = self.app.clone();
         let mut response = match (self.asked.stream, kept) {

@@ -17,7 +17,7 @@ use crate::http::wire::{DONE, PING, aborted, event, failed, frames as write};
 use crate::session::OauthCredentials;
 use crate::turn::{Outcome, Status, TurnOptions};
 
-/// The body as it is sent; unknown fields are ignored.
+/// What is read of a body; the rest is judged by the table of the dialect.
 #[derive(Deserialize)]
 struct Body {
     messages: Vec<Object<Message>>,
@@ -26,7 +26,6 @@ struct Body {
     model: Option<String>,
     mcp_servers: Option<Value>,
     fallback_model: Option<String>,
-    thinking: Option<bool>,
     include_files: Option<bool>,
     stream: Option<bool>,
 }
@@ -67,7 +66,6 @@ fn check(body: Body, limits: &SessionConfig) -> Result<Asked, ApiError> {
         credentials,
         mcp_servers: AskedServers::read(body.mcp_servers)?,
         include_files: body.include_files.unwrap_or(false),
-        ignored: body.thinking.filter(|asked| *asked).map(|_| "thinking").into_iter().collect(),
         ..Asked::default()
     })
 }
@@ -141,7 +139,6 @@ mod tests {
         assert!(asked.prompt == Prompt::Blocks(vec![serde_json::json!({"type":"text","text":"c"})]));
         assert!(asked.options.preamble.is_some_and(|text| text.contains("User: a\n\nAssistant: b")));
         assert_eq!(asked.conversation.as_deref(), Some("work"));
-        assert_eq!(asked.ignored, ["thinking"]);
         assert!(asked.include_files && asked.credentials.is_none());
     }
 
