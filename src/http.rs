@@ -169,6 +169,7 @@ impl Server {
         let (http, admin) = (public.1, operator.1);
 
         let tasks = TaskTracker::new();
+        tasks.spawn(warn_of_doubts(pilot.config()));
         let now = CancellationToken::new();
         let closing = Closing { gracefully: now.child_token(), now: now.clone() };
         let limits = pilot.config().http.clone();
@@ -263,6 +264,17 @@ fn most_connections(config: &Config) -> usize {
         );
     }
     most
+}
+
+/// Says who else could change the CLI. Not waited for: a slow disk is no reason to start later.
+fn warn_of_doubts(config: &Config) -> impl Future<Output = ()> + Send + use<> {
+    let config = config.clone();
+    async move {
+        let doubts = tokio::task::spawn_blocking(move || crate::probe::doubts(&config)).await;
+        for doubt in doubts.unwrap_or_default() {
+            tracing::warn!(doubt, "whoever changes the CLI reads all conversations and keys");
+        }
+    }
 }
 
 fn is_local(address: SocketAddr) -> bool {

@@ -15,6 +15,7 @@ use crate::error::{StartError, StartFailure, TurnError};
 use crate::pilotlight::Pilotlight;
 use crate::program::Program;
 use crate::session::{Session, SessionStatus};
+use crate::trust;
 
 /// The owner of the trial's session. Nobody else is in that directory.
 const USER: &str = "probe";
@@ -123,6 +124,13 @@ async fn output_of(child: Box<Contained>) -> Option<Vec<u8>> {
     let (read, _) = tokio::join!(output.read_to_end(&mut kept), tokio::io::copy(&mut stderr, &mut nowhere));
     read.ok()?;
     (shim.exited().await == Exit::Code(0)).then_some(kept)
+}
+
+/// Who but us and root could put another program in the place of the CLI of `config`: a sentence for each file and
+/// directory on the way to it that others own or may write. Empty also if it is not found. Blocking.
+#[must_use]
+pub fn doubts(config: &Config) -> Vec<String> {
+    Program::of(&config.cli).find().map(|found| trust::doubts(&found.path)).unwrap_or_default()
 }
 
 fn first_line(output: &[u8]) -> Option<String> {

@@ -35,6 +35,7 @@ mod starts;
 mod stops;
 mod storage;
 mod streams;
+mod trust;
 mod users;
 mod vanishing;
 
