@@ -16,6 +16,7 @@ use crate::ids::{SessionHash, TurnId};
 use crate::metrics::Metrics;
 use crate::program::Program;
 use crate::registry::Registry;
+use crate::session::ImportRefusals;
 use crate::storage::Storage;
 use crate::supervisor::{Admission, Helpers};
 use crate::user_env::UserEnv;
@@ -46,6 +47,8 @@ pub(crate) struct Instance {
     pub(crate) records: Mutex<()>,
     /// Held while credentials are compared with those on disk and written. Not across a wait.
     pub(crate) credentials: Mutex<()>,
+    /// The CLI that does not resume an imported conversation.
+    pub(crate) import_refusals: ImportRefusals,
     /// The groups that were found at the start do not work.
     groups_lost: AtomicBool,
     turns: AtomicU64,
@@ -91,6 +94,7 @@ impl Instance {
             storage: Storage::default(),
             records: Mutex::default(),
             credentials: Mutex::default(),
+            import_refusals: ImportRefusals::default(),
             groups_lost: AtomicBool::new(false),
             turns: AtomicU64::new(0),
             draining: AtomicBool::new(false),

@@ -114,6 +114,7 @@ pub mod http;
 pub mod ids;
 mod instance;
 pub mod metrics;
+pub mod model;
 mod open_files;
 mod pilotlight;
 mod private;

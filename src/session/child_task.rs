@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::import::{Imported, Offered};
 use super::opening::{self, Prepared};
 use super::state::Departure;
 use super::store::Record;
@@ -37,6 +38,8 @@ pub(crate) struct Plan {
     pub(crate) entry: Arc<Entry>,
     pub(crate) workspace: Workspace,
     pub(crate) generation: Generation,
+    /// A history to begin with, if the conversation has no context.
+    pub(crate) offered: Option<Offered>,
 }
 
 impl Plan {
@@ -52,6 +55,8 @@ pub(crate) enum ChildNews {
     Started(Started, Arc<Port>),
     /// Part of the conversation is not on disk.
     ContextLost(ContextLost),
+    /// The CLI has taken up the history that was offered.
+    Imported(Imported),
     /// The conversation goes on under another id, because neither opening it nor beginning it worked under the old.
     NewConversation(String),
     /// From the driver.
@@ -141,7 +146,7 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, tell: 
     while prepared.attempt < opening::MOST_ATTEMPTS {
         prepared.tell(tell);
         match one_child(plan, &prepared, stop, tell, &start_permit).await {
-            Err(refusal) => prepared = prepared.after_refusal(refusal),
+            Err(refusal) => prepared = prepared.after_refusal(refusal, plan),
             Ok(gone) => return gone,
         }
     }
@@ -213,6 +218,7 @@ fn reporter(
     let (metrics, entry) = (plan.instance.metrics.clone(), plan.entry.clone());
     let happenings = plan.instance.happenings.clone();
     let progress = prepared.progress.clone();
+    let imported = prepared.imported.clone();
     Arc::new(move |report| {
         match &report {
             Report::Permissions(pending) => {
@@ -224,6 +230,9 @@ fn reporter(
                 metrics.spawn_ready(begun.elapsed());
                 happenings.note(&entry.key, What::Ready { took: begun.elapsed() });
                 drop(start_permit.take());
+                if let Some(imported) = imported.clone() {
+                    tell(ChildNews::Imported(imported));
+                }
             }
             Report::OwnTurn { cost_usd } => {
                 entry.with_board(|board| board.spent(*cost_usd));
@@ -243,7 +252,7 @@ fn reporter(
 }
 
 fn start(plan: &Plan, prepared: &Prepared) -> Result<Box<Contained>, StartFailure> {
-    let Plan { instance, workspace, generation, entry } = plan;
+    let Plan { instance, workspace, generation, entry, .. } = plan;
     let dirs = workspace.dirs();
     let command = instance.adapter.command(&LaunchPlan {
         cli: &instance.config.cli,

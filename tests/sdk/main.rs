@@ -15,6 +15,7 @@ mod curl;
 mod fuzz;
 mod keys;
 mod python;
+mod readme;
 mod real;
 
 use common::program::{Program, place};
