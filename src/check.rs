@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use pilotlight::Config;
 use pilotlight::error::StartError;
 use pilotlight::http::{exposure, keys};
-use pilotlight::probe::{ProbeError, Probed, probe, version};
+use pilotlight::probe::{ProbeError, Probed, doubts, probe, version};
 
 use crate::options::{FAILED, MISUSED, Options, complain, runtime, start_log};
 
@@ -38,6 +38,9 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     }
     if let Err(error) = exposure::check(&config, entries.as_deref()) {
         return complain(&error.to_string(), MISUSED);
+    }
+    for doubt in doubts(&config) {
+        say("warning", &format!("whoever changes the CLI reads all conversations and keys: {doubt}"));
     }
     match runtime.block_on(look(&config, &place.0)) {
         Ok(()) => ExitCode::SUCCESS,

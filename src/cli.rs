@@ -108,6 +108,8 @@ pub enum LineKind {
         /// ([`Adapter::checkpoint`]).
         checkpoint: bool,
     },
+    /// Part of a turn as above, its first line. [`Adapter::announced_model`] reads it.
+    Announcement,
     /// The last line of a turn. [`Adapter::terminal`] reads it.
     Terminal,
     /// The answer to one of our control requests. [`Adapter::control_answer`] reads it.
@@ -141,8 +143,10 @@ pub struct Terminal {
     pub stop_reason: Option<String>,
     /// Tokens of this turn.
     pub usage: Usage,
-    /// Cost of all turns of this process so far, in US dollars.
+    /// Cost of all turns of this process so far, in US dollars; with some versions also of processes before it.
     pub cumulative_cost_usd: f64,
+    /// Cost since the last such line, where the CLI says it.
+    pub cost_usd: Option<f64>,
     /// No later turn of this process can succeed: it must be started anew.
     pub process_exhausted: bool,
 }
@@ -241,9 +245,6 @@ pub trait Adapter: Debug + Send + Sync + 'static {
     /// The line that a living child always answers at once, also in mid-turn.
     fn ping(&self, request_id: &str) -> Vec<u8>;
 
-    /// The line that changes the model from the next turn on.
-    fn set_model(&self, request_id: &str, model: &str) -> Vec<u8>;
-
     /// The line that is one user message; ends with LF.
     ///
     /// # Errors
@@ -263,6 +264,9 @@ pub trait Adapter: Debug + Send + Sync + 'static {
     /// Reads a [`LineKind::Terminal`]; `None` if it is none after all: not JSON, for one. Missing or odd fields are no
     /// reason.
     fn terminal(&self, line: &[u8]) -> Option<Terminal>;
+
+    /// The model that a [`LineKind::Announcement`] names, as it can be asked for.
+    fn announced_model(&self, line: &[u8]) -> Option<String>;
 
     /// Reads a [`LineKind::ControlAnswer`].
     fn control_answer(&self, line: &[u8]) -> Option<ControlAnswer>;

@@ -11,11 +11,13 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+mod listen;
 mod load;
 mod mcp;
 mod validate;
 mod value;
 
+pub use listen::listen_address;
 pub use load::ConfigError;
 #[cfg(feature = "server")]
 pub(crate) use mcp::is_server_name;
@@ -64,7 +66,9 @@ pub struct Config {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Http {
-    /// Address and port; port 0 takes a free one. Loopback only, unless there are keys ([`Auth`]).
+    /// Address and port, `localhost:PORT` or a port alone (of this machine); port 0 takes a free one. Loopback only, unless
+    /// there are keys ([`Auth`]).
+    #[serde(deserialize_with = "listen::deserialize")]
     pub listen: SocketAddr,
     /// Longest accepted request body, in bytes. Default 16 MiB: the longest prompt with its escapes.
     pub body_limit: usize,
@@ -86,6 +90,12 @@ pub struct Http {
     /// What `GET /v1/models` lists. Any other model may be asked for as well: the CLI decides. Default: its aliases
     /// `opus`, `sonnet`, `haiku`.
     pub models: Vec<String>,
+    /// The user of requests that name none, for clients that cannot set headers. Only without keys and on loopback: there
+    /// everybody may be anybody. Default none: such a request is 400.
+    pub default_user: Option<String>,
+    /// Web pages of other origins that may call, each exactly as a browser says it (`https://chat.example.org`). Only with
+    /// keys. Default none.
+    pub cors_origins: Vec<String>,
     /// How long a caller may take to send the headers of a request; also how long an idle connection is kept open for
     /// the next one. Default 30 s: longer than the pools of the usual clients keep theirs.
     #[serde(with = "value::duration")]
@@ -133,7 +143,8 @@ pub struct Auth {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Admin {
-    /// Address and port; port 0 takes a free one.
+    /// As [`Http::listen`].
+    #[serde(deserialize_with = "listen::deserialize")]
     pub listen: SocketAddr,
 }
 
@@ -448,6 +459,8 @@ impl Default for Http {
             replay_bytes: 256 << 10,
             strict: false,
             models: ["opus", "sonnet", "haiku"].map(str::to_owned).to_vec(),
+            default_user: None,
+            cors_origins: Vec::new(),
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
             max_connections: 1024,

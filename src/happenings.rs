@@ -55,6 +55,11 @@ pub enum What {
         /// Since it was accepted.
         took: Duration,
     },
+    /// The CLI ran a turn that nobody asked for, because work in the background had ended.
+    OwnTurn {
+        /// What it cost, in US dollars. Part of the session's cost.
+        cost_usd: f64,
+    },
     /// A turn was refused: no child has seen it.
     Refused {
         /// As [`crate::TurnError::code`].

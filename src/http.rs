@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, ConfigError, PermissionPolicy};
 use crate::error::StartError;
+use crate::ids::UserId;
 use crate::pilotlight::Pilotlight;
 
 mod app;
@@ -25,6 +26,7 @@ pub mod bench;
 mod body;
 mod caller;
 mod connection;
+mod cors;
 mod dialect;
 mod error;
 mod exporter;
@@ -169,6 +171,7 @@ impl Server {
         let (http, admin) = (public.1, operator.1);
 
         let tasks = TaskTracker::new();
+        tasks.spawn(warn_of_doubts(pilot.config()));
         let now = CancellationToken::new();
         let closing = Closing { gracefully: now.child_token(), now: now.clone() };
         let limits = pilot.config().http.clone();
@@ -188,11 +191,12 @@ impl Server {
             };
             tasks.spawn(Acceptor { listener, entrance, most, tasks: tasks.clone() }.run());
         };
-        let gate = Gate { keys: keys.clone(), is_local: is_local(http), for_admins: false };
+        let default_user = limits.default_user.as_ref().and_then(|user| UserId::new(user).ok());
+        let gate = Gate { keys: keys.clone(), is_local: is_local(http), for_admins: false, default_user };
         accept(public.0, router::public(app.clone(), gate), most);
         // Whoever is on this machine may read the figures, as a scraper does.
         let asked = keys.clone().filter(|_| !is_local(admin));
-        let gate = Gate { keys: asked, is_local: is_local(admin), for_admins: true };
+        let gate = Gate { keys: asked, is_local: is_local(admin), for_admins: true, default_user: None };
         accept(operator.0, router::admin(app.clone(), gate), ADMIN_CONNECTIONS);
         if let Some(keys) = keys.clone() {
             tasks.spawn(closing.clone().or(auth::watch(keys)));
@@ -263,6 +267,17 @@ fn most_connections(config: &Config) -> usize {
         );
     }
     most
+}
+
+/// Says who else could change the CLI. Not waited for: a slow disk is no reason to start later.
+fn warn_of_doubts(config: &Config) -> impl Future<Output = ()> + Send + use<> {
+    let config = config.clone();
+    async move {
+        let doubts = tokio::task::spawn_blocking(move || crate::probe::doubts(&config)).await;
+        for doubt in doubts.unwrap_or_default() {
+            tracing::warn!(doubt, "whoever changes the CLI reads all conversations and keys");
+        }
+    }
 }
 
 fn is_local(address: SocketAddr) -> bool {

@@ -49,6 +49,8 @@ pub(crate) struct Instance {
     pub(crate) records: Mutex<()>,
     /// Held while credentials are compared with those on disk and written. Not across a wait.
     pub(crate) credentials: Mutex<()>,
+    /// The groups that were found at the start do not work.
+    groups_lost: AtomicBool,
     turns: AtomicU64,
     draining: AtomicBool,
 }
@@ -94,6 +96,7 @@ impl Instance {
             storage: Storage::default(),
             records: Mutex::default(),
             credentials: Mutex::default(),
+            groups_lost: AtomicBool::new(false),
             turns: AtomicU64::new(0),
             draining: AtomicBool::new(false),
         }
@@ -105,8 +108,26 @@ impl Instance {
 
     /// The strongest means by which trees are ended here, now: groups may be taken away while we run.
     pub(crate) fn rung(&self) -> &'static str {
-        let has_groups = self.cgroups.as_ref().is_some_and(CgroupBase::is_there);
+        if self.cgroups.as_ref().is_some_and(|base| !base.is_there()) {
+            self.note_groups(false);
+        }
+        let has_groups = self.cgroups.is_some() && !self.groups_lost.load(Ordering::Relaxed);
         if has_groups { "cgroup" } else { "walk" }
+    }
+
+    /// Notes whether children can be put into groups, as the last start or a look has shown. Each change is logged once.
+    pub(crate) fn note_groups(&self, work: bool) {
+        if self.cgroups.is_none() || self.groups_lost.swap(!work, Ordering::Relaxed) != work {
+            return;
+        }
+        if work {
+            tracing::info!("children are in cgroups again: their trees end by cgroup.kill");
+        } else {
+            tracing::warn!(
+                "children cannot be put into cgroups any more: their trees are ended by walking the process table, which \
+                 a hostile one can escape; see that the group of this service is writable and still delegated to it"
+            );
+        }
     }
 
     pub(crate) fn is_draining(&self) -> bool {

@@ -127,6 +127,7 @@ pub mod shim;
 pub mod sim;
 mod storage;
 mod supervisor;
+mod trust;
 pub mod turn;
 mod user_env;
 mod workspace;

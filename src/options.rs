@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use pilotlight::Config;
-use pilotlight::config::ConfigError;
+use pilotlight::config::{ConfigError, listen_address};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
@@ -34,11 +34,11 @@ pub(crate) struct Options {
     /// A configuration file (TOML)
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// The public listener; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    /// The public listener: an address, localhost or a port alone; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS:PORT|PORT", value_parser = listen_address)]
     pub(crate) listen: Option<SocketAddr>,
     /// The operator's listener, with /metrics
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT|PORT", value_parser = listen_address)]
     pub(crate) admin_listen: Option<SocketAddr>,
     /// The file of keys (see `pilotlight keys`); then every caller needs one
     #[arg(long, value_name = "FILE")]

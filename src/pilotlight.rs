@@ -265,7 +265,7 @@ impl Pilotlight {
     /// group can be made.
     #[must_use]
     pub fn containment(&self) -> &'static str {
-        if self.instance().cgroups.is_some() { "cgroup" } else { "walk" }
+        self.instance().rung()
     }
 
     /// Refuses new turns from now on ([`crate::TurnError::Draining`]); running ones go on.

@@ -16,6 +16,7 @@ use crate::installed::{self, Installed};
 use crate::pilotlight::Pilotlight;
 use crate::program::Program;
 use crate::session::{Session, SessionStatus};
+use crate::trust;
 
 /// The owner of the trial's session. Nobody else is in that directory.
 const USER: &str = "probe";
@@ -103,6 +104,13 @@ pub async fn version(config: &Config, home: &Path) -> Result<(PathBuf, Option<St
     let shim = ShimProgram::locate(config.cli.shim.as_deref()).map_err(not_started)?;
     let version = installed::version(&found, &shim, home).await.map_err(not_started)?;
     Ok((found.path, version))
+}
+
+/// Who but us and root could put another program in the place of the CLI of `config`: a sentence for each file and
+/// directory on the way to it that others own or may write. Empty also if it is not found. Blocking.
+#[must_use]
+pub fn doubts(config: &Config) -> Vec<String> {
+    Program::of(&config.cli).find().map(|found| trust::doubts(&found.path)).unwrap_or_default()
 }
 
 async fn try_start(pilot: &Pilotlight, session: &Session) -> Result<Probed, TurnError> {

@@ -79,6 +79,11 @@ impl Board {
         }
         self.turns
     }
+
+    /// The CLI ran a turn of its own accord.
+    pub(crate) fn spent(&mut self, cost_usd: f64) {
+        self.cost_usd += cost_usd;
+    }
 }
 
 impl Entry {

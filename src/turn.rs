@@ -77,7 +77,8 @@ impl fmt::Debug for Prompt {
 /// What a turn may ask for beside its text. The default asks for nothing.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TurnOptions {
-    /// The model from this turn on; changed live, without a restart.
+    /// The model from this turn on. Bound at start: another than the child's own makes it restart between turns with its
+    /// context.
     pub model: Option<String>,
     /// Bound at start: `Some` and different from the child's own makes it restart between turns with its context.
     /// The empty string takes a former one back.

@@ -51,7 +51,8 @@ fn every_recorded_line_is_known() {
                 (Some("system"), Some("task_started" | "task_updated" | "task_notification")) => {
                     LineKind::Task
                 }
-                (Some("system"), Some("init" | "status" | "api_retry")) => {
+                (Some("system"), Some("init")) => LineKind::Announcement,
+                (Some("system"), Some("status" | "api_retry")) => {
                     LineKind::Event { substantial: false, checkpoint: false }
                 }
                 (Some("user"), _) if value["isReplay"] == true => {

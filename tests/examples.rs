@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -69,6 +70,27 @@ async fn minimal() {
     let processes: Vec<_> =
         text.lines().filter_map(|line| line.split_once("process ")).map(|(_, pid)| pid).collect();
     assert!(processes.len() == 3 && processes.iter().all(|pid| *pid == processes[0]), "{text}");
+}
+
+#[tokio::test]
+async fn the_snippet_of_the_readme() {
+    let Some(program) = built("readme") else { return };
+    let (place, path) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    // What is found in PATH as `claude` is the simulation.
+    let claude = path.path().join("claude");
+    std::fs::write(&claude, format!("#!/bin/sh\nexec '{}' sim \"$@\"\n", env!("CARGO_BIN_EXE_pilotlight")))
+        .unwrap();
+    std::fs::set_permissions(&claude, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let paths = std::env::var("PATH").unwrap_or_default();
+    let mut command = command(&program, place.path());
+    command.env("PATH", format!("{}:{paths}", path.path().display()));
+    let output = timeout(ENDS_WITHIN, command.output()).await.expect("it ends in time").unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        output.status.success() && text.contains("echo 1: Hello") && text.contains("[answered]"),
+        "{text}"
+    );
+    nothing_is_left(place.path());
 }
 
 #[tokio::test]

@@ -73,6 +73,32 @@ fn every_default_is_what_it_says() {
 }
 
 #[test]
+fn the_snippet_on_embedding_is_the_example() {
+    let example = include_str!("../examples/readme.rs");
+    let blocks: Vec<_> =
+        README.split("```rust\n").skip(1).filter_map(|rest| rest.split_once("```")).collect();
+    assert_eq!(blocks.len(), 1, "every Rust snippet has a program that runs it");
+    for line in blocks[0].0.lines() {
+        assert!(example.contains(&format!("\n    {line}\n")), "examples/readme.rs has no line\n{line}");
+    }
+}
+
+#[test]
+fn its_toml_is_toml_and_names_this_version() {
+    let blocks = README.split("```toml\n").skip(1).filter_map(|rest| rest.split_once("\n```"));
+    let mut dependencies = 0;
+    for (block, _) in blocks {
+        let table: Table = block.parse().unwrap_or_else(|error| panic!("{error} in\n{block}"));
+        let Some(ours) = table.get("dependencies").and_then(|all| all.get("pilotlight")) else { continue };
+        let version = ours.get("version").and_then(Value::as_str).unwrap();
+        assert!(env!("CARGO_PKG_VERSION").starts_with(version), "{version}");
+        assert_eq!(ours.get("default-features").and_then(Value::as_bool), Some(false));
+        dependencies += 1;
+    }
+    assert_eq!(dependencies, 1, "the lines for Cargo.toml are found");
+}
+
+#[test]
 fn what_it_points_to_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let links = README.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);

@@ -54,8 +54,12 @@ pub(crate) struct Setup {
 pub(crate) enum Report {
     /// Turns can be taken.
     Ready,
+    /// The model that the child works with, from its first turn on.
+    Model(String),
     /// A turn is over.
     TurnEnded(TurnReport),
+    /// A turn is over that the child ran of its own accord.
+    OwnTurn { cost_usd: f64 },
     /// The child works of its own accord, or no longer.
     Active(bool),
     /// The tools that wait for permission have changed.
@@ -131,6 +135,8 @@ pub(super) struct Dialogue {
     told_active: bool,
     permissions: Permissions,
     model: Option<String>,
+    /// Its first announcement was read.
+    announced: bool,
     cumulative_cost: f64,
     handshake_terminal: Option<Box<Terminal>>,
     requests_sent: u64,
@@ -208,6 +214,7 @@ impl Dialogue {
             told_active: false,
             permissions: Permissions::new(session.permission_timeout),
             model,
+            announced: false,
             cumulative_cost: 0.0,
             handshake_terminal: None,
             requests_sent: 0,

@@ -23,7 +23,6 @@ pub(crate) struct TurnJob {
     pub(crate) line: Bytes,
     /// The same with the earlier conversation folded in, for a conversation that has none.
     pub(crate) with_preamble: Option<Bytes>,
-    pub(crate) model: Option<String>,
     pub(crate) accepted: Instant,
     pub(crate) start: FirstOutput,
     pub(crate) retries: u32,

@@ -156,6 +156,7 @@ fn not_spawned(error: io::Error, shim: &ShimProgram, launch: &Launch<'_>) -> Spa
 /// What the shim has reported so far.
 #[derive(Debug, Default)]
 struct Told {
+    ungrouped: bool,
     pid: Option<u32>,
     failed: Option<i32>,
     exit: Option<Exit>,
@@ -204,6 +205,11 @@ impl ShimHandle {
     /// The shim's pid, the root of the tree; `None` when it is gone.
     pub(crate) fn shim_pid(&self) -> Option<u32> {
         self.ward.as_ref().map(Ward::shim_pid)
+    }
+
+    /// Whether the child was to be in a group and is not, once it has started.
+    pub(crate) fn is_ungrouped(&self) -> bool {
+        self.told.ungrouped
     }
 
     /// Asks for SIGTERM to the child.
@@ -323,6 +329,7 @@ impl Drop for ShimHandle {
 impl Told {
     fn note(&mut self, report: Report) {
         match report {
+            Report::Ungrouped => self.ungrouped = true,
             Report::Started(pid) => self.pid = Some(pid),
             Report::Failed(errno) => self.failed = Some(errno),
             Report::Exited(exit) => self.exit = Some(exit),

@@ -63,10 +63,6 @@ impl Adapter for Claude {
         write::control(request_id, "mcp_status")
     }
 
-    fn set_model(&self, request_id: &str, model: &str) -> Vec<u8> {
-        write::set_model(request_id, model)
-    }
-
     fn encode_turn(&self, prompt: &Prompt, cli: &CliConfig) -> Result<Vec<u8>, PromptRefused> {
         write::turn(prompt, cli.slash_commands)
     }
@@ -85,6 +81,10 @@ impl Adapter for Claude {
 
     fn terminal(&self, line: &[u8]) -> Option<Terminal> {
         read::terminal(line)
+    }
+
+    fn announced_model(&self, line: &[u8]) -> Option<String> {
+        read::announced_model(line)
     }
 
     fn control_answer(&self, line: &[u8]) -> Option<ControlAnswer> {

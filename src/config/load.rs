@@ -157,6 +157,7 @@ fn is_text(key: &[String]) -> bool {
         key[..],
         ["data_dir"]
             | ["auth", "keys_file"]
+            | ["http", "default_user"]
             | ["cli", "env", _]
             | ["mcp", "servers", _, "command" | "url" | "transport"]
             | ["mcp", "servers", _, "env" | "headers", _]
@@ -220,6 +221,20 @@ mod tests {
     }
 
     #[test]
+    fn a_listener_may_be_a_port_alone() {
+        let config = from_env(&[
+            ("PILOTLIGHT_HTTP__LISTEN", "9000"),
+            ("PILOTLIGHT_ADMIN__LISTEN", "localhost:9001"),
+            ("PILOTLIGHT_HTTP__DEFAULT_USER", "1"),
+        ])
+        .unwrap();
+        assert_eq!(config.http.listen.to_string(), "127.0.0.1:9000");
+        assert!(config.admin.listen.ip().is_loopback() && config.admin.listen.port() == 9001);
+        assert_eq!(config.http.default_user.as_deref(), Some("1"));
+        assert_eq!(from_toml("[http]\nlisten = 9000").unwrap().http.listen.port(), 9000);
+    }
+
+    #[test]
     fn durations_are_seconds_or_text() {
         let config =
             from_toml("[session]\nidle_timeout = 0.5\nturn_timeout = \"5m\"\nping_timeout = 2").unwrap();
@@ -238,6 +253,19 @@ mod tests {
             ("[session]\nidle_timeout = -1", "session.idle_timeout", "\"300s\""),
             ("[permissions]\npolicy = \"maybe\"", "permissions.policy", "ask"),
             ("[http]\nlisten = \"here\"", "http.listen", "socket address"),
+            ("[http]\nlisten = 70000", "http.listen", "socket address"),
+            ("[admin]\nlisten = \"example.org:80\"", "admin.listen", "localhost:PORT"),
+            ("[http]\ndefault_user = \"\"", "http.default_user", "1 to 256 bytes"),
+            ("[http]\ndefault_user = \"me\"\n[auth]\nkeys_file = \"k\"", "http.default_user", "without keys"),
+            ("[http]\ndefault_user = \"me\"\nlisten = \"0.0.0.0:80\"", "http.default_user", "loopback"),
+            ("[http]\ncors_origins = [\"https://a.example\"]", "http.cors_origins", "auth.keys_file"),
+            ("[http]\ncors_origins = [\"*\"]\n[auth]\nkeys_file = \"k\"", "http.cors_origins", "exact"),
+            (
+                "[http]\ncors_origins = [\"https://a.example/\"]\n[auth]\nkeys_file = \"k\"",
+                "http.cors_origins",
+                "exact",
+            ),
+            ("[http]\ncors_origins = [\"null\"]\n[auth]\nkeys_file = \"k\"", "http.cors_origins", "exact"),
             ("[limits]\nmemory_budget = \"120%\"", "limits.memory_budget", "80%"),
             ("[limits]\nmemory_per_session = 0", "limits.memory_per_session", "80%"),
             ("[limits]\nmax_children = 0", "limits.max_children", "at least 1"),

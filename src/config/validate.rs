@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{CliConfig, Config, ConfigError};
+use crate::ids::UserId;
 
 pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
     durations(config)?;
@@ -25,6 +26,7 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
     if config.auth.keys_file.is_some() && config.auth.allow_unauthenticated {
         return Err(wrong("auth.allow_unauthenticated", "contradicts auth.keys_file; set one of them"));
     }
+    callers(config)?;
     cli(&config.cli)?;
     super::mcp::validate(config)?;
     if config.http.models.iter().any(|model| !crate::turn::is_model_name(model)) {
@@ -39,6 +41,39 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
         ));
     }
     Ok(())
+}
+
+fn callers(config: &Config) -> Result<(), ConfigError> {
+    let (http, has_keys) = (&config.http, config.auth.keys_file.is_some());
+    if let Some(user) = &http.default_user {
+        if let Err(error) = UserId::new(user) {
+            return Err(wrong("http.default_user", error.to_string()));
+        }
+        if has_keys || !http.listen.ip().to_canonical().is_loopback() {
+            let problem = "works only without keys and where http.listen is a loopback address; a key of a user names it";
+            return Err(wrong("http.default_user", problem));
+        }
+    }
+    if !http.cors_origins.is_empty() && !has_keys {
+        return Err(wrong(
+            "http.cors_origins",
+            "needs keys (auth.keys_file): without them every page could call",
+        ));
+    }
+    if let Some(other) = http.cors_origins.iter().find(|origin| !is_origin(origin)) {
+        let problem = format!(
+            "{other:?} is no exact origin such as \"https://chat.example.org\" or \"http://localhost:3000\""
+        );
+        return Err(wrong("http.cors_origins", problem));
+    }
+    Ok(())
+}
+
+/// Scheme, host and port as a browser writes them: in small letters, nothing behind.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, host)) = text.split_once("://") else { return false };
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-:[]".contains(&byte);
+    ["http", "https"].contains(&scheme) && !host.is_empty() && host.bytes().all(allowed)
 }
 
 /// What pilotlight itself says to the CLI cannot be said twice.

@@ -15,6 +15,7 @@ use super::caller::{Caller, named_user};
 use super::error::ApiError;
 use super::keys::Role;
 use super::page;
+use crate::ids::UserId;
 
 mod keyring;
 
@@ -36,6 +37,8 @@ pub(super) struct Gate {
     pub(super) is_local: bool,
     /// Only for the operator.
     pub(super) for_admins: bool,
+    /// Whose request it is that names nobody, where there are no keys.
+    pub(super) default_user: Option<UserId>,
 }
 
 impl Gate {
@@ -55,7 +58,7 @@ impl Gate {
                 refuse_strange_hosts(uri, headers)?;
             }
             let named = if is_open { None } else { named_user(headers)? };
-            return Ok(Some(Caller::trusted(self.is_local, named)));
+            return Ok(Some(Caller::trusted(self.is_local, named).or(self.default_user.clone())));
         };
         let key = presented(headers).and_then(|key| keys.find(key).ok_or_else(wrong_key));
         let (key, revoked) = match key {
@@ -218,7 +221,7 @@ mod tests {
         ] {
             assert!(!is_loopback(host), "{host}");
         }
-        let gate = Gate { keys: None, is_local: true, for_admins: false };
+        let gate = Gate { keys: None, is_local: true, for_admins: false, default_user: None };
         let refused = |uri: &str, lines: &[(&str, &str)]| {
             gate.admit(&uri.parse().unwrap(), &headers(lines)).err().map(|error| error.code())
         };
@@ -232,7 +235,7 @@ mod tests {
 
     #[test]
     fn of_all_pages_only_our_own_is_served_without_a_key() {
-        let gate = |is_local| Gate { keys: None, is_local, for_admins: false };
+        let gate = |is_local| Gate { keys: None, is_local, for_admins: false, default_user: None };
         let refused = |is_local, uri: &str, lines: &[(&str, &str)]| {
             gate(is_local).admit(&uri.parse().unwrap(), &headers(lines)).err().map(|error| error.code())
         };

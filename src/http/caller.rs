@@ -29,6 +29,8 @@ pub(super) struct Caller {
     who: Who,
     /// The user that the request's header names.
     named: Option<UserId>,
+    /// Whose it is if nobody is named; of callers without keys alone.
+    default: Option<UserId>,
     /// Cancelled when its key is revoked.
     revoked: Option<CancellationToken>,
 }
@@ -45,12 +47,17 @@ enum Who {
 impl Caller {
     /// Somebody on a listener that asks for no key.
     pub(super) fn trusted(is_local: bool, named: Option<UserId>) -> Self {
-        Self { who: Who::Trusted { is_local }, named, revoked: None }
+        Self { who: Who::Trusted { is_local }, named, default: None, revoked: None }
     }
 
     /// Somebody with a key.
     pub(super) fn of_key(key: Arc<Entry>, named: Option<UserId>) -> Self {
-        Self { who: Who::Key(key), named, revoked: None }
+        Self { who: Who::Key(key), named, default: None, revoked: None }
+    }
+
+    /// The same; where it names nobody, this user is meant.
+    pub(super) fn or(self, default: Option<UserId>) -> Self {
+        Self { default, ..self }
     }
 
     /// The same, as long as the key is in force.
@@ -78,14 +85,18 @@ impl Caller {
             Some(Role::Admin) => {
                 Err(forbidden("admin_has_no_sessions", "a key of the role admin has no sessions of its own"))
             }
-            Some(Role::Service) | None => self.named.clone().or(named).ok_or_else(nobody),
+            Some(Role::Service) => self.named.clone().or(named).ok_or_else(|| nobody(NAME_IT)),
+            None => {
+                let user = self.named.clone().or(named).or_else(|| self.default.clone());
+                user.ok_or_else(|| nobody(NAME_IT_OR_CONFIGURE))
+            }
         }
     }
 
     /// Whose sessions are looked at. As [`Caller::owner`], but an admin's key may name anybody.
     pub(super) fn subject(&self, named: Option<UserId>) -> Result<UserId, ApiError> {
         match self.key().map(|key| key.role()) {
-            Some(Role::Admin) => named.or_else(|| self.named.clone()).ok_or_else(nobody),
+            Some(Role::Admin) => named.or_else(|| self.named.clone()).ok_or_else(|| nobody(NAME_IT)),
             _ => self.owner(named),
         }
     }
@@ -97,6 +108,11 @@ impl Caller {
             Some(Role::Admin) => "nobody",
             Some(Role::Service) | None => "anybody",
         }
+    }
+
+    /// Whether its key is one user's.
+    pub(super) fn is_user(&self) -> bool {
+        matches!(self.key().map(|key| key.role()), Some(Role::User(_)))
     }
 
     /// Whether all sessions may be seen and stopped.
@@ -140,6 +156,11 @@ impl Caller {
         self.key().map(|key| key.limits()).unwrap_or_default()
     }
 
+    /// The user who is meant where nobody is named.
+    pub(super) fn default_user(&self) -> Option<&UserId> {
+        self.default.as_ref()
+    }
+
     /// The user that the header names.
     pub(super) fn named(&self) -> Option<&UserId> {
         self.named.as_ref()
@@ -169,10 +190,13 @@ pub(super) fn named_user(headers: &HeaderMap) -> Result<Option<UserId>, ApiError
 }
 
 /// 400 for a request that leaves open whose session it means.
-fn nobody() -> ApiError {
-    let message = format!("name the user that this request is for in the {USER_HEADER} header");
-    ApiError::invalid("missing_user", message)
+fn nobody(way_out: &str) -> ApiError {
+    ApiError::invalid("missing_user", way_out)
 }
+
+const NAME_IT: &str = "name the user that this request is for in the x-pilotlight-user header";
+const NAME_IT_OR_CONFIGURE: &str = "name the user that this request is for in the x-pilotlight-user header; for clients \
+     that cannot set headers a server on loopback can be given http.default_user";
 
 /// The id of a request: the caller's own if it can be repeated in headers and logs, else a new one.
 pub(super) fn request_id(headers: &HeaderMap) -> String {
@@ -277,6 +301,10 @@ mod tests {
             assert_eq!(caller.is_admin(), is_admin, "{shown}");
             assert_eq!(caller.sees(&user("eve").unwrap()), is_admin, "{shown}");
         }
+        let default = Caller::trusted(true, None).or(user("me"));
+        assert_eq!(default.owner(None).unwrap(), user("me").unwrap());
+        assert_eq!(default.subject(None).unwrap(), user("me").unwrap());
+        assert_eq!(default.owner(user("bob")).unwrap(), user("bob").unwrap());
         assert!(!Caller::trusted(false, None).is_admin());
         assert!(Caller::trusted(true, None).is_known_by_credentials());
         assert!(!Caller::trusted(true, user("a")).is_known_by_credentials());

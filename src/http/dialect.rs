@@ -67,6 +67,9 @@ pub(super) struct Asked {
     pub(super) conversation: Option<String>,
     /// The user, if it is named in the body.
     pub(super) user: Option<String>,
+    /// The user, as a client says of its own accord that is no caller of ours: it counts where nobody else is named, and
+    /// never against a key.
+    pub(super) client: Option<String>,
     pub(super) credentials: Option<OauthCredentials>,
     /// The field `mcp_servers`, if the dialect has it and it is there.
     pub(super) mcp_servers: Option<AskedServers>,

@@ -56,6 +56,12 @@ impl ApiError {
         Self { field: Some(path), ..error }
     }
 
+    /// The same at another field of the body.
+    pub(super) fn at(self, path: impl std::fmt::Display) -> Self {
+        let problem = self.message.split_once(": ").map_or(self.message.as_str(), |(_, problem)| problem);
+        if self.field.is_some() { Self::field(path, problem) } else { self }
+    }
+
     /// 413: the body is too long.
     pub(super) fn body_too_large(limit: usize) -> Self {
         let message = format!("the request body is longer than {limit} bytes (http.body_limit)");

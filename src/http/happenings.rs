@@ -166,6 +166,7 @@ fn shown(happening: &Happening, with_user: bool) -> Value {
         What::TurnEnded { outcome, took } => {
             json!({ "type": "turn_ended", "outcome": outcome, "took_seconds": took.as_secs_f64() })
         }
+        What::OwnTurn { cost_usd } => json!({ "type": "own_turn", "cost_usd": cost_usd }),
         What::Refused { reason } => json!({ "type": "refused", "reason": reason }),
         What::Crashed(Exit { reason, detail, .. }) => {
             json!({ "type": "crashed", "reason": reason, "detail": detail })

@@ -65,7 +65,7 @@ impl Rates {
                 self.check(limit, self.seed.hash_one(("key", id)))
             }
             (None, Some(user)) => self.count_user(user),
-            (None, None) => Ok(()),
+            (None, None) => caller.default_user().map_or(Ok(()), |user| self.count_user(user)),
         }
     }
 

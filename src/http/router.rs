@@ -18,7 +18,9 @@ use super::app::App;
 use super::auth::Gate;
 use super::caller::{Caller, REQUEST_ID_HEADER, request_id};
 use super::error::{ApiError, ErrorForm};
-use super::{figures, happenings, models, openapi, page, revoked, service, sessions, stats, trace, turns};
+use super::{
+    cors, figures, happenings, models, openapi, page, revoked, service, sessions, stats, trace, turns,
+};
 use crate::metrics::{HttpLimit, HttpMetrics};
 
 /// The one stream of events that is not of a turn.
@@ -58,7 +60,13 @@ pub(super) fn public(app: Arc<App>, gate: Gate) -> Router {
         .route("/v1/pool/stats", get(stats::pool))
         .route("/v1/happenings", get(happenings::follow))
         .merge(sessions::routes());
-    finish(router, app, gate)
+    let cors = cors::layer(&app.pilot().config().http.cors_origins);
+    let router = finish(router, app, gate);
+    match cors {
+        // Outermost: before a key is looked at, and on refusals as well.
+        Some(cors) => router.layer(cors),
+        None => router,
+    }
 }
 
 /// For the operator.
@@ -198,7 +206,7 @@ fn count(
 }
 
 /// Where the SDKs of the Messages API look for the request's id.
-const MESSAGES_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+pub(super) const MESSAGES_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 
 /// The form that the callers of this path can read.
 pub(super) fn error_form(path: &str, headers: &HeaderMap) -> ErrorForm {

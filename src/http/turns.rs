@@ -45,7 +45,7 @@ use answer::{Answer, Files, Gathering, Log};
 /// The header that names the conversation, both ways.
 pub(super) const SESSION_HEADER: HeaderName = HeaderName::from_static("x-pilotlight-session");
 /// The header that lists fields without effect.
-const IGNORED_HEADER: &str = "x-pilotlight-ignored";
+pub(super) const IGNORED_HEADER: &str = "x-pilotlight-ignored";
 /// The header that says what happens to the turn when its caller goes away.
 const ON_DISCONNECT_HEADER: &str = "x-pilotlight-on-disconnect";
 /// A body longer than this is parsed on a thread for blocking work: a megabyte takes some milliseconds.
@@ -168,7 +168,8 @@ impl Taking {
             Dialect::Anthropic | Dialect::OpenAi => Some(servers.unwrap_or_default()),
         };
         let kept = self.on_disconnect()? == OnDisconnect::Detach;
-        let named = match &asked.user {
+        let client = asked.client.take().filter(|_| !self.caller.is_user());
+        let named = match asked.user.as_ref().or(client.as_ref()) {
             Some(name) => Some(UserId::new(name).map_err(|error| ApiError::field("user", error))?),
             None => None,
         };

@@ -53,6 +53,8 @@ pub(crate) struct SessionActorState {
     waiting: HashMap<TurnId, Box<Submission>>,
     /// What turns asked to be bound, by fingerprint.
     bounds: HashMap<Fingerprint, BoundRecord>,
+    /// What the last turn that asked for any asked for.
+    last_wanted: Option<Fingerprint>,
     child: Option<ChildLink>,
     warm_waiters: Vec<oneshot::Sender<Result<(), TurnError>>>,
     gone_waiters: Vec<oneshot::Sender<()>>,
@@ -116,6 +118,7 @@ impl Actor for SessionActor {
             retiring: false,
             waiting: HashMap::new(),
             bounds: HashMap::new(),
+            last_wanted: None,
             child: None,
             warm_waiters: Vec::new(),
             gone_waiters: Vec::new(),
@@ -214,9 +217,13 @@ impl SessionActorState {
         if *wanted == BoundRecord::default() {
             return None;
         }
-        let bound = self.record.bound.with(wanted);
+        // A turn before it that still waits may change them first.
+        let before = self.last_wanted.filter(|_| !self.waiting.is_empty());
+        let before = before.and_then(|fingerprint| self.bounds.get(&fingerprint));
+        let bound = before.unwrap_or(&self.record.bound).with(wanted);
         let fingerprint = bound.fingerprint();
         self.bounds.insert(fingerprint, bound);
+        self.last_wanted = Some(fingerprint);
         Some(fingerprint)
     }
 
@@ -335,11 +342,6 @@ impl SessionActorState {
             job.context_lost = true;
             self.told = Some(turn);
         }
-        if job.model.is_some() {
-            self.record.model.clone_from(&job.model);
-            // The turn may be over before we come to it again.
-            self.publish();
-        }
         let Some(port) = self.port(generation) else {
             return job.abort(TurnError::Internal("the child is gone"));
         };
@@ -386,6 +388,7 @@ impl SessionActorState {
             }
             ChildNews::NewConversation(cli_session_id) => {
                 self.record.cli_session_id = cli_session_id;
+                self.record.chosen_model = None;
                 self.save_now();
             }
             ChildNews::Report(Report::Ready) => {
@@ -398,9 +401,20 @@ impl SessionActorState {
                 self.feed(myself, Input::Ready(generation));
             }
             ChildNews::Report(Report::TurnEnded(ended)) => self.turn_ended(myself, generation, ended),
+            ChildNews::Report(Report::OwnTurn { cost_usd }) => {
+                self.record.cost_usd += cost_usd;
+                self.save_soon(myself);
+            }
             ChildNews::Report(Report::Active(active)) => {
                 self.touch();
                 self.feed(myself, Input::Active(generation, active));
+            }
+            ChildNews::Report(Report::Model(model)) => {
+                // The first one counts: a conversation is to end as it began.
+                if self.record.chosen_model.is_none() {
+                    self.record.chosen_model = Some(model);
+                    self.save_now();
+                }
             }
             // Shown already, and nothing that changes what happens next.
             ChildNews::Report(Report::Permissions(_)) => {}
@@ -548,8 +562,8 @@ impl SessionActorState {
             board.pid = pid;
             board.child_since = since;
             board.generation = record.generation;
-            if board.model != record.model {
-                board.model.clone_from(&record.model);
+            if board.model != record.bound.model {
+                board.model.clone_from(&record.bound.model);
             }
             board.last_used = record.last_used;
             board.turns = board.turns.max(record.turns);
@@ -600,7 +614,7 @@ pub(crate) fn first_board(record: &Record) -> Board {
         state: SessionState::Dormant,
         pid: None,
         generation: record.generation,
-        model: record.model.clone(),
+        model: record.bound.model.clone(),
         created: record.created,
         last_used: record.last_used,
         quiet_since: Instant::now(),

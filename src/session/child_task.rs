@@ -192,6 +192,8 @@ async fn one_child(
         }
     };
     metrics.spawn_exec(begun.elapsed());
+    plan.instance.note_groups(!child.shim.is_ungrouped());
+    metrics.containment(plan.instance.rung());
     let shim = child.shim.shim_pid();
     let setup = Setup {
         adapter: plan.instance.adapter,
@@ -241,6 +243,11 @@ fn reporter(
                 let (installed, chosen) = (installed.clone(), chosen.clone());
                 tokio::task::spawn_blocking(move || installed.worked(&chosen));
             }
+            Report::OwnTurn { cost_usd } => {
+                entry.with_board(|board| board.spent(*cost_usd));
+                happenings.note(&entry.key, What::OwnTurn { cost_usd: *cost_usd });
+            }
+            Report::Model(_) => {}
             // Shown at once: whoever hears of the end may look before the session's actor does.
             Report::TurnEnded(ended) => {
                 let turns = entry.with_board(|board| board.turn_over(ended.turn, ended.cost_usd));
@@ -261,7 +268,7 @@ fn start(plan: &Plan, prepared: &Prepared, chosen: &Chosen) -> Result<Box<Contai
         dirs,
         session_id: &prepared.cli_session_id,
         opening: prepared.opening,
-        model: prepared.model.as_deref().or(instance.config.cli.model.as_deref()),
+        model: prepared.model.as_deref(),
         bound: &prepared.bound,
         mcp_timeout: instance.config.mcp.connect_timeout,
         asks_permission: instance.config.permissions.policy != PermissionPolicy::Deny,

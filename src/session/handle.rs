@@ -150,7 +150,6 @@ impl Session {
             sender: Some(sender),
             line: letter.line,
             with_preamble: letter.with_preamble,
-            model: letter.model,
             accepted,
             start: if is_warm { FirstOutput::Warm } else { FirstOutput::Cold },
             retries: 0,
@@ -425,7 +424,6 @@ fn ended(status: &Status, took: Duration) -> What {
 struct Letter {
     line: Bytes,
     with_preamble: Option<Bytes>,
-    model: Option<String>,
     bound: BoundRecord,
 }
 
@@ -460,11 +458,12 @@ impl Letter {
             return Err(TurnError::InvalidMcpServers(problem));
         }
         let bound = BoundRecord {
+            model: options.model,
             system_prompt: options.system_prompt,
             fallback_model: options.fallback_model,
             mcp_servers: options.mcp_servers,
         };
-        Ok(Self { line, with_preamble, model: options.model, bound })
+        Ok(Self { line, with_preamble, bound })
     }
 }
 

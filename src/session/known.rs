@@ -126,7 +126,7 @@ pub(super) fn status(record: &Record) -> SessionStatus {
         state: SessionState::Dormant,
         pid: None,
         generation: record.generation,
-        model: record.model.clone(),
+        model: record.bound.model.clone(),
         created: record.created,
         last_used: record.last_used,
         idle: SystemTime::now().duration_since(record.last_used).unwrap_or_default(),

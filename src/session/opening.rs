@@ -39,7 +39,7 @@ pub(super) struct Prepared {
     pub(super) variables: Variables,
     /// Not to be shown when the child writes them.
     pub(super) secrets: Secrets,
-    /// What the child is started with, unless it is the configured one.
+    /// What the child is started with; `None` leaves it to the CLI.
     pub(super) model: Option<String>,
     /// Where its turns are noted. Without one a loss may go unnoticed, which is told in the log.
     pub(super) progress: Option<Arc<ProgressFile>>,
@@ -119,9 +119,16 @@ fn prepare_now(
         loss,
         attempt: 0,
         variables,
-        model: record.model.clone(),
+        model: model(record, cli, transcript.is_some()),
         has_turns: record.context_turns > 0,
     })
+}
+
+/// What the child is started with: the conversation's model, else the configured one, else, to go on with the same
+/// window and system prompt, what the CLI chose for the conversation's first turn.
+fn model(record: &Record, cli: &CliConfig, resumes: bool) -> Option<String> {
+    let chosen = record.chosen_model.clone().filter(|_| resumes);
+    record.bound.model.clone().or_else(|| cli.model.clone()).or(chosen)
 }
 
 /// Longest transcript that a child is started on: one of months has some hundred megabytes. The CLI reads it all.

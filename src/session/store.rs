@@ -50,7 +50,12 @@ pub(crate) struct Record {
     /// What is missing of the conversation, as long as no turn that was told of it has ended.
     #[serde(default)]
     pub(crate) untold_loss: Option<ContextLost>,
-    pub(crate) model: Option<String>,
+    /// Where earlier versions kept what is `bound.model` now.
+    #[serde(default, skip_serializing)]
+    model: Option<String>,
+    /// The model that the CLI chose by itself when the conversation began: its window and its prompt depend on it.
+    #[serde(default)]
+    pub(crate) chosen_model: Option<String>,
     /// Bound at start.
     pub(crate) bound: BoundRecord,
 }
@@ -58,6 +63,8 @@ pub(crate) struct Record {
 /// What the session's children are started with.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct BoundRecord {
+    #[serde(default)]
+    pub(crate) model: Option<String>,
     pub(crate) system_prompt: Option<String>,
     pub(crate) fallback_model: Option<String>,
     // Formerly `mcp_servers`, without the sender: those definitions are not taken over.
@@ -98,6 +105,7 @@ impl Record {
             checkpoint: None,
             untold_loss: None,
             model: None,
+            chosen_model: None,
             bound: BoundRecord::default(),
         }
     }
@@ -134,13 +142,14 @@ impl Record {
     }
 
     fn parse(content: &[u8]) -> Result<Self, String> {
-        let record: Self = serde_json::from_slice(content).map_err(|error| error.to_string())?;
+        let mut record: Self = serde_json::from_slice(content).map_err(|error| error.to_string())?;
         if record.version != VERSION {
             return Err(format!("written in form {}, this program knows {VERSION}", record.version));
         }
         if Uuid::try_parse(&record.cli_session_id).is_err() {
             return Err("cli_session_id is no UUID".to_owned());
         }
+        record.bound.model = record.bound.model.or(record.model.take());
         Ok(record)
     }
 
@@ -291,6 +300,7 @@ impl BoundRecord {
             None => own.clone(),
         };
         Self {
+            model: wanted.model.clone().or_else(|| self.model.clone()),
             system_prompt: text(&wanted.system_prompt, &self.system_prompt),
             fallback_model: text(&wanted.fallback_model, &self.fallback_model),
             mcp_servers: match &wanted.mcp_servers {

@@ -51,11 +51,15 @@ pub(super) fn run(line: impl Iterator<Item = OsString>) -> i32 {
         }
     };
     let term_grace = args.limits.term_grace;
+    let wanted_group = args.cgroup.is_some();
     let (cli, group) = match handover::receive_output(stdio::stdout()).and_then(|output| start(args, &output))
     {
         Ok(started) => started,
         Err(error) => return failed(errno(&error)),
     };
+    if wanted_group && group.is_none() {
+        tell(Report::Ungrouped);
+    }
     tell(Report::Started(cli.as_raw_pid().cast_unsigned()));
     let_go();
     // Against a crowd that forks, the one who ends it must get the processor. Not inherited by the CLI, which runs

@@ -63,6 +63,9 @@ pub(crate) struct Swept {
 /// One line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Report {
+    /// The CLI could not be put into the group that it was to have: its tree is ended by the walk. Comes before
+    /// `Started`.
+    Ungrouped,
     /// The CLI runs under this pid.
     Started(u32),
     /// The CLI could not be started: raw errno.
@@ -79,6 +82,7 @@ impl Report {
         let mut line = Line { bytes: [0; MAX_LINE], len: 0 };
         // Cannot fail: MAX_LINE holds the longest one, as the test shows.
         let _fits = match self {
+            Self::Ungrouped => writeln!(line, "ungrouped"),
             Self::Started(pid) => writeln!(line, "started {pid}"),
             Self::Failed(errno) => writeln!(line, "failed {errno}"),
             Self::Exited(Exit::Code(code)) => writeln!(line, "exited code {code}"),
@@ -95,6 +99,7 @@ impl Report {
     pub(crate) fn parse(line: &[u8]) -> Option<Self> {
         let mut words = std::str::from_utf8(line).ok()?.split(' ');
         let report = match words.next()? {
+            "ungrouped" => Self::Ungrouped,
             "started" => Self::Started(words.next()?.parse().ok()?),
             "failed" => Self::Failed(words.next()?.parse().ok()?),
             "exited" => {
@@ -157,6 +162,7 @@ mod tests {
             stuck: u64::MAX,
         };
         for report in [
+            Report::Ungrouped,
             Report::Started(4_194_304),
             Report::Failed(libc::ENOEXEC),
             Report::Exited(Exit::Code(255)),

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::script::{Step, parse};
 
-/// Which kind of credential came with a request; never the credential.
+/// Which kind of credential came with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Auth {
     ApiKey,
@@ -29,6 +29,10 @@ pub struct Request {
     /// The whole body.
     pub body: Value,
     pub auth: Auth,
+    /// The credential itself: made up, for only tests come here.
+    pub credential: String,
+    /// What the CLI asks of the API beyond its usual: the window, for one.
+    pub beta: String,
     pub streaming: bool,
     pub model: String,
     pub tools: usize,
@@ -58,10 +62,13 @@ impl Request {
             (false, true) => Auth::Bearer,
             (false, false) => Auth::Nothing,
         };
+        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         Self {
             path: path.into(),
             body: body.clone(),
             auth,
+            credential: header("x-api-key").or_else(|| header("authorization")).unwrap_or_default(),
+            beta: header("anthropic-beta").unwrap_or_default(),
             streaming: body["stream"].as_bool().unwrap_or(false),
             model: body["model"].as_str().unwrap_or("unknown").into(),
             system: system_of(body),

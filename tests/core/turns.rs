@@ -141,10 +141,12 @@ async fn what_is_bound_at_the_start_makes_the_child_restart_with_its_context() {
     assert_eq!(pid(&alice), new);
     let status = alice.status().unwrap();
     assert_eq!((status.restarts, status.generation), (0, 2), "nothing crashed");
-    let live = TurnOptions { model: Some("haiku".into()), ..TurnOptions::default() };
-    alice.send_with("another model", live).await.unwrap().finish().await;
-    assert_eq!(pid(&alice), new);
-    assert_eq!(alice.status().unwrap().model.as_deref(), Some("haiku"));
+    let other = TurnOptions { model: Some("haiku".into()), ..TurnOptions::default() };
+    let turn = alice.send_with("[[recall]]", other).await.unwrap().finish().await;
+    assert!(turn.text.contains("before"), "{turn:?}");
+    assert_ne!(pid(&alice), new, "a model is bound at the start as well");
+    let status = alice.status().unwrap();
+    assert_eq!((status.restarts, status.generation, status.model.as_deref()), (0, 3, Some("haiku")));
     bench.end().await;
 }
 

@@ -83,3 +83,62 @@ async fn fault_22_an_mcp_server_that_ignores_the_end_of_its_input_goes_with_its_
     eventually("the old server is gone", SOON, || !server.is_alive()).await;
     attack.over().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_34_a_lost_group_is_said_once_and_survived() {
+    let attack = Attack::with("metrics = { sample_interval = \"100ms\" }").await;
+    let rung = async |rung: &str| {
+        let label = format!("rung=\"{rung}\"");
+        let is_it = async || (attack.site.figure("containment_info", &[&label]).await == 1.0).then_some(());
+        eventually_some(&format!("the rung is {rung}"), SOON, is_it).await;
+    };
+    attack.say("hello").await;
+    let environ = std::fs::read(format!("/proc/{}/environ", attack.child().await.pid)).unwrap();
+    let environ = String::from_utf8_lossy(&environ).into_owned();
+    let marker = environ.split('\0').find_map(|entry| entry.strip_prefix("PILOTLIGHT_INSTANCE="));
+    let marker = marker.expect("the instance's marker").to_owned();
+    let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", attack.child().await.pid)).unwrap();
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default().to_owned();
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
+    let mount = mount.and_then(|line| line.split(' ').nth(1)).unwrap_or_default();
+    let base = format!("pilotlight-{marker}");
+    let Some((above, _)) = own.split_once(&base) else {
+        rung("walk").await;
+        return common::installed::left_out("no writable cgroup v2 here");
+    };
+    let base = std::path::PathBuf::from(format!("{mount}{above}{base}"));
+    rung("cgroup").await;
+
+    // Whoever keeps the host takes it away, in the moment in which no child is in it.
+    let lost = || attack.program.err().matches("cannot be put into cgroups any more").count();
+    let removed = || {
+        let groups = std::fs::read_dir(&base).into_iter().flatten().flatten();
+        groups.filter(|entry| entry.path().is_dir()).for_each(|group| drop(move_out(&group.path())));
+        std::fs::remove_dir(&base).is_ok()
+    };
+    eventually("the group is removed", SOON, removed).await;
+    rung("walk").await;
+    for user in ["one", "two", "three"] {
+        attack.turn_of(user, "hello").await.text();
+    }
+    assert_eq!(lost(), 1, "{}", attack.program.err());
+
+    std::fs::create_dir(&base).unwrap();
+    attack.turn_of("four", "hello").await.text();
+    rung("cgroup").await;
+    let back = || attack.program.err().matches("are in cgroups again").count() == 1;
+    eventually("the return is said", SOON, back).await;
+    assert_eq!(lost(), 1);
+    attack.over().await;
+}
+
+/// Moves everything in a group to the root of its hierarchy and removes it.
+fn move_out(group: &std::path::Path) -> std::io::Result<()> {
+    let root = group.ancestors().filter(|dir| dir.join("cgroup.procs").exists()).last();
+    let root = root.ok_or(std::io::ErrorKind::NotFound)?.join("cgroup.procs");
+    for pid in std::fs::read_to_string(group.join("cgroup.procs"))?.lines() {
+        std::fs::write(&root, pid)?;
+    }
+    std::fs::remove_dir(group)
+}

@@ -8,6 +8,7 @@ mod common;
 mod asking;
 mod auth;
 mod bad_input;
+mod callers;
 mod connections;
 mod detached;
 mod dialects;
@@ -35,6 +36,7 @@ mod starts;
 mod stops;
 mod storage;
 mod streams;
+mod trust;
 mod users;
 mod vanishing;
 

@@ -13,6 +13,7 @@ mod evictions;
 mod interrupts;
 mod inventory;
 mod mcp;
+mod models;
 mod restarts;
 pub(crate) mod smoke;
 mod tools;

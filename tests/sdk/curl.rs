@@ -14,7 +14,7 @@ use crate::python::finished;
 const RUNS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Whether there is curl; says so if not.
-fn is_installed() -> bool {
+pub(crate) fn is_installed() -> bool {
     let found = std::process::Command::new("curl").arg("--version").output().is_ok();
     if !found {
         assert!(!all_required(), "curl is not installed, and nothing may be left out");

@@ -10,10 +10,12 @@ mod common;
 #[path = "../real_cli/bench.rs"]
 #[allow(dead_code, reason = "shared with tests that use more of it")]
 mod bench;
+mod clients;
 mod curl;
 mod fuzz;
 mod keys;
 mod python;
+mod readme;
 mod real;
 
 use common::program::{Program, place};

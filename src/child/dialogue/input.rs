@@ -67,13 +67,7 @@ impl Dialogue {
 
     // ---- Turns ----
 
-    pub(super) fn begin(&mut self, mut job: TurnJob) {
-        if let Some(model) = job.model.take().filter(|model| self.model.as_ref() != Some(model)) {
-            let id = self.request_id("model-");
-            let line = self.setup.adapter.set_model(&id, &model);
-            self.write(line.into());
-            self.model = Some(model);
-        }
+    pub(super) fn begin(&mut self, job: TurnJob) {
         self.write(job.line.clone());
         let now = Instant::now();
         // The reader, which waits for it, is the first to read.

@@ -47,6 +47,7 @@ const CLOSE_GRACE: Duration = Duration::from_secs(1);
 /// What a line asks for, after the adapter has looked at it.
 enum Step {
     Hand { substantial: bool, checkpoint: Option<String> },
+    Announced(Option<String>),
     Terminal(Option<Box<Terminal>>),
     Answered(Option<ControlAnswer>),
     HostRequest(Option<HostRequest>),
@@ -219,6 +220,9 @@ impl Dialogue {
                 substantial,
                 checkpoint: if checkpoint { adapter.checkpoint(line) } else { None },
             },
+            LineKind::Announcement => {
+                Step::Announced(if self.announced { None } else { adapter.announced_model(line) })
+            }
             LineKind::Terminal => Step::Terminal(adapter.terminal(line).map(Box::new)),
             LineKind::ControlAnswer => Step::Answered(adapter.control_answer(line)),
             LineKind::HostRequest => Step::HostRequest(adapter.host_request(line)),
@@ -235,6 +239,13 @@ impl Dialogue {
             Step::Hand { substantial, checkpoint } => {
                 if let Some(running) = &mut self.running {
                     running.saw(substantial, checkpoint, &self.setup.metrics);
+                }
+                self.keep();
+            }
+            Step::Announced(model) => {
+                self.announced = true;
+                if let Some(model) = model {
+                    self.report(Report::Model(model));
                 }
                 self.keep();
             }
@@ -313,24 +324,27 @@ impl Dialogue {
             self.handshake_terminal = Some(terminal);
             return;
         }
-        let family = self.model.as_deref().or(self.setup.config.cli.model.as_deref());
-        let family = ModelClass::of(family);
+        let family = ModelClass::of(self.model.as_deref());
+        let cost_usd = self.cost_of(&terminal);
+        self.setup.metrics.spent(family, &terminal.usage, cost_usd);
         if terminal.unsolicited {
-            self.setup.metrics.spent(family, &terminal.usage, 0.0);
-            // What the CLI did of its own accord answers nobody; its cost is the next turn's.
-            return;
+            // What the CLI did of its own accord answers nobody.
+            return self.report(Report::OwnTurn { cost_usd });
         }
         let Some(running) = self.running.take() else { return };
         if running.job.sender.is_some() {
             self.framer.keep();
         }
+        let tail = self.framer.take();
+        self.turn_over(running.finish(tail, *terminal, cost_usd));
+    }
+
+    /// What was spent since the turn before: the CLI's own word for it, else what the process has spent more.
+    fn cost_of(&mut self, terminal: &Terminal) -> f64 {
         // A turn that could not even begin says 0.
         let cumulative = terminal.cumulative_cost_usd.max(self.cumulative_cost);
-        let cost = cumulative - self.cumulative_cost;
-        self.cumulative_cost = cumulative;
-        self.setup.metrics.spent(family, &terminal.usage, cost);
-        let tail = self.framer.take();
-        self.turn_over(running.finish(tail, *terminal, cost));
+        let more = cumulative - std::mem::replace(&mut self.cumulative_cost, cumulative);
+        terminal.cost_usd.unwrap_or(more)
     }
 
     /// The session hears of the end first, its reader then: whoever looks after the turn finds the session as the turn

@@ -67,7 +67,8 @@ fn user(line: &[u8]) -> LineKind {
 fn system(subtype: &[u8], state: impl FnOnce() -> Option<Vec<u8>>) -> LineKind {
     match subtype {
         // What precedes the model's first word: announcements, and requests that the API has not taken.
-        b"init" | b"status" | b"api_retry" => MINOR,
+        b"init" => LineKind::Announcement,
+        b"status" | b"api_retry" => MINOR,
         b"session_state_changed" => match state().as_deref() {
             Some(b"idle") => LineKind::Waiting,
             // A turn that waits for permission is a turn at work.
@@ -143,7 +144,7 @@ mod tests {
             (r#"{"type":"rate_limit_event"}"#, MINOR),
             (r#"{"type":"something_new"}"#, MINOR),
             (r#"{"type":""}"#, MINOR),
-            (r#"{"type":"system","subtype":"init","cwd":"/"}"#, MINOR),
+            (r#"{"type":"system","subtype":"init","cwd":"/"}"#, LineKind::Announcement),
             (r#"{"type":"system","subtype":"status","status":"requesting"}"#, MINOR),
             (r#"{"type":"system","subtype":"thinking_tokens"}"#, SUBSTANTIAL),
             (r#"{"type":"system","subtype":"task_started","task_id":"a"}"#, LineKind::Task),

@@ -1,12 +1,13 @@
 //! Reads the lines that matter. Tolerant: see [`super::fields`].
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
 use super::fields::{Fields, mend_surrogates, with_fields};
 use crate::cli::{ControlAnswer, Failure, HostRequest, PermissionRequest, Refusal, Task, Terminal};
-use crate::turn::Usage;
+use crate::turn::{Usage, is_model_name};
 
 /// Longest id of a conversation or of a task that is followed. The CLI's are UUIDs and shorter.
 const SESSION_ID_LIMIT: usize = 128;
@@ -25,10 +26,20 @@ pub(super) fn terminal(line: &[u8]) -> Option<Terminal> {
             stop_reason: fields.text("stop_reason"),
             usage: fields.object("usage").map(|usage| tokens(&usage)).unwrap_or_default(),
             cumulative_cost_usd: fields.get("total_cost_usd").unwrap_or_default(),
+            cost_usd: fields
+                .get("model_usage_since_last_result")
+                .map(|usage: BTreeMap<String, Spent>| usage.values().map(|spent| spent.cost_usd).sum()),
             // Once over its budget the process refuses every further turn.
             process_exhausted: subtype == "error_max_budget_usd",
         })
     })
+}
+
+/// What one model cost.
+#[derive(Deserialize)]
+struct Spent {
+    #[serde(rename = "costUSD")]
+    cost_usd: f64,
 }
 
 /// `success` alone says nothing: failures of the API come as a success with `is_error`.
@@ -108,6 +119,11 @@ fn tokens(usage: &Fields<'_>) -> Usage {
 fn is_plain(id: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     !id.is_empty() && id.len() <= SESSION_ID_LIMIT && !id.starts_with('-') && id.bytes().all(plain)
+}
+
+/// `claude-opus-4-8[1m]`: with its window.
+pub(super) fn announced_model(line: &[u8]) -> Option<String> {
+    with_fields(line, |fields| fields.text("model").filter(|model| is_model_name(model)))
 }
 
 pub(super) fn control_answer(line: &[u8]) -> Option<ControlAnswer> {
@@ -384,6 +400,7 @@ mod tests {
             withdrawn(&line);
             task(&line);
             checkpoint(&line);
+            announced_model(&line);
             text_delta(&line);
         }
     }

@@ -19,7 +19,8 @@ const PLAIN: &str = " ";
 /// The answer to `initialize` is the first thing that a fresh child says, and costs no tokens. It also takes the system
 /// prompt, for this process only: a resumed conversation needs it again.
 pub(super) fn handshake(request_id: &str, bound: &Bound) -> Vec<u8> {
-    let mut request = json!({"subtype": "initialize"});
+    // Else 2.1.332 keeps the first system prompt of a conversation for ever.
+    let mut request = json!({"subtype": "initialize", "systemPromptSnapshot": false});
     // An empty one would not leave the default but remove it.
     if let Some(prompt) = bound.system_prompt.as_deref().filter(|prompt| !prompt.is_empty()) {
         request["systemPrompt"] = prompt.into();
@@ -37,11 +38,6 @@ pub(super) fn mcp_servers(request_id: &str, bound: &Bound) -> Vec<u8> {
 /// A control request without fields.
 pub(super) fn control(request_id: &str, subtype: &str) -> Vec<u8> {
     line(&json!({"type": "control_request", "request_id": request_id, "request": {"subtype": subtype}}))
-}
-
-pub(super) fn set_model(request_id: &str, model: &str) -> Vec<u8> {
-    let request = json!({"subtype": "set_model", "model": model});
-    line(&json!({"type": "control_request", "request_id": request_id, "request": request}))
 }
 
 pub(super) fn permission_answer(request: &PermissionRequest, decision: &Decision) -> Vec<u8> {
@@ -251,9 +247,12 @@ mod tests {
             let bound = Bound { system_prompt: prompt.map(str::to_owned), ..Bound::default() };
             parse(&handshake("r1", &bound))["request"].clone()
         };
-        assert_eq!(request(Some("be brief")), json!({"subtype": "initialize", "systemPrompt": "be brief"}));
-        assert_eq!(request(None), json!({"subtype": "initialize"}));
-        assert_eq!(request(Some("")), json!({"subtype": "initialize"}));
+        assert_eq!(
+            request(Some("be brief")),
+            json!({"subtype": "initialize", "systemPrompt": "be brief", "systemPromptSnapshot": false})
+        );
+        assert_eq!(request(None), json!({"subtype": "initialize", "systemPromptSnapshot": false}));
+        assert_eq!(request(Some("")), request(None));
     }
 
     #[test]
@@ -283,7 +282,6 @@ mod tests {
             parse(&control("r", "interrupt")),
             json!({"type": "control_request", "request_id": "r", "request": {"subtype": "interrupt"}})
         );
-        assert_eq!(parse(&set_model("r", "m"))["request"], json!({"subtype": "set_model", "model": "m"}));
         let servers = json!({"m": {"type": "stdio", "command": "serve\nit", "args": [], "env": {}}});
         let bound = Bound { mcp_servers: servers.as_object().unwrap().clone(), ..Bound::default() };
         assert_eq!(

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use bytes::BytesMut;
 use serde_json::{Value, json};
 
+mod client;
 mod events;
 mod request;
 

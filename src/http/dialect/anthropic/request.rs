@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
+use super::client;
 use crate::config::SessionConfig;
 use crate::http::dialect::message::{
     Content, Message, Object, Role, checked_model, given, prompt, read, take_last,
@@ -45,9 +46,13 @@ pub(in crate::http) fn parse(bytes: &[u8], limits: &SessionConfig) -> Result<Ask
         return Err(ApiError::field("max_tokens", "must be at least 1"));
     }
     let ignored = ignored(&body);
-    let system = body.system.map(system).transpose()?;
-    let mut history = messages(body.messages)?;
-    let (last, at) = take_last(&mut history)?;
+    let mut system = body.system.map(system).transpose()?.unwrap_or_default();
+    let (mut history, at) = messages(body.messages, &mut system)?;
+    let (last, _) = take_last(&mut history).map_err(|error| match history.len() {
+        0 => error,
+        _ => error.at(format_args!("{at}.role")),
+    })?;
+    let system = system.join("\n\n");
     if let Content::Blocks(blocks) = &last {
         blocks.iter().enumerate().try_for_each(|(index, block)| {
             check_block(block)
@@ -55,7 +60,8 @@ pub(in crate::http) fn parse(bytes: &[u8], limits: &SessionConfig) -> Result<Ask
         })?;
     }
     let last = Message { role: Role::User, content: last };
-    let system = system.unwrap_or_default();
+    let user = body.metadata.and_then(|Object(metadata)| metadata.user_id);
+    let client = user.as_deref().and_then(client::of);
     let told = Told::of(&history, &last, Some(&system));
     Ok(Asked {
         dialect: Dialect::Anthropic,
@@ -68,7 +74,8 @@ pub(in crate::http) fn parse(bytes: &[u8], limits: &SessionConfig) -> Result<Ask
             preamble: fold(&history, limits.prompt_limit),
             ..TurnOptions::default()
         },
-        user: body.metadata.and_then(|Object(metadata)| metadata.user_id),
+        user: user.filter(|_| client.is_none()),
+        client,
         mcp_servers: AskedServers::read(body.mcp_servers)?,
         model: body.model,
         ignored,
@@ -90,25 +97,48 @@ fn ignored(body: &Body) -> Vec<&'static str> {
     ])
 }
 
-fn system(content: Content) -> Result<String, ApiError> {
+/// What `claude` puts first into its system prompt for the API's accounting. It is no part of the prompt, and the session's
+/// own CLI says the same of itself.
+const BILLING: &str = "x-anthropic-billing-header:";
+
+/// The texts of the field `system`.
+fn system(content: Content) -> Result<Vec<String>, ApiError> {
     if !is_text(&content) {
         return Err(ApiError::field("system", "must be text or a list of text blocks"));
     }
-    Ok(content.texts("\n\n"))
+    Ok(texts(content))
 }
 
-fn messages(all: Vec<Object<Message>>) -> Result<Vec<Message>, ApiError> {
-    let checked = all.into_iter().enumerate().map(|(index, Object(message))| {
-        if message.role == Role::System {
-            let path = format!("messages[{index}].role");
+fn texts(content: Content) -> Vec<String> {
+    let all = match content {
+        Content::Text(text) => vec![text],
+        Content::Blocks(blocks) => {
+            let texts = blocks.iter().filter_map(|block| block.get("text")?.as_str().map(str::to_owned));
+            texts.filter(|text| !text.starts_with(BILLING)).collect()
+        }
+    };
+    all.into_iter().filter(|text| !text.is_empty()).collect()
+}
+
+/// The messages of the conversation, and where the last of them stands. What the system says among them goes to its prompt,
+/// in order: clients repeat it with each request.
+fn messages(all: Vec<Object<Message>>, system: &mut Vec<String>) -> Result<(Vec<Message>, String), ApiError> {
+    let (mut messages, mut last) = (Vec::with_capacity(all.len()), 0);
+    for (index, Object(message)) in all.into_iter().enumerate() {
+        if message.role != Role::System {
+            last = index;
+            messages.push(message);
+        } else if is_text(&message.content) {
+            system.extend(texts(message.content));
+        } else {
+            let path = format!("messages[{index}].content");
             return Err(ApiError::field(
                 path,
-                "must be user or assistant; a system prompt goes into `system`",
+                "must be text or a list of text blocks, for it is the system's",
             ));
         }
-        Ok(message)
-    });
-    checked.collect()
+    }
+    Ok((messages, format!("messages[{last}]")))
 }
 
 /// What the CLI takes from a user.
@@ -150,7 +180,8 @@ pub(in crate::http) fn count(bytes: &[u8]) -> Result<u64, ApiError> {
 
     let body: Counted = read(bytes)?;
     checked_model("model", body.model)?;
-    let messages = messages(body.messages)?;
+    let mut system = body.system.map(system).transpose()?.unwrap_or_default();
+    let (messages, _) = messages(body.messages, &mut system)?;
     if messages.is_empty() {
         return Err(ApiError::field("messages", "must not be empty"));
     }
@@ -164,7 +195,7 @@ pub(in crate::http) fn count(bytes: &[u8]) -> Result<u64, ApiError> {
         Content::Blocks(blocks) => blocks.iter().map(block).sum(),
     };
     let characters: usize = messages.iter().map(|message| content(&message.content)).sum::<usize>()
-        + body.system.as_ref().map_or(0, content)
+        + system.iter().map(|text| text.chars().count()).sum::<usize>()
         + body
             .tools
             .iter()
@@ -173,4 +204,54 @@ pub(in crate::http) fn count(bytes: &[u8]) -> Result<u64, ApiError> {
             .sum::<usize>();
     let tokens = characters.div_ceil(CHARACTERS_PER_TOKEN) + messages.len() * PER_MESSAGE;
     Ok(u64::try_from(tokens).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn asked(system: Value, messages: Value) -> Result<Asked, String> {
+        let body = json!({ "model": "sonnet", "max_tokens": 9, "system": system, "messages": messages });
+        parse(body.to_string().as_bytes(), &SessionConfig::default()).map_err(|error| format!("{error:?}"))
+    }
+
+    #[test]
+    fn system_among_messages_is_part_of_the_prompt() {
+        let billing =
+            json!({ "type": "text", "text": "x-anthropic-billing-header: cc_version=2.1.332.bd3;" });
+        let cached = json!({ "type": "ephemeral" });
+        let system = json!([billing, { "type": "text", "text": "one", "cache_control": cached }]);
+        let first = json!({ "role": "user", "content": "a" });
+        let said = json!({ "role": "system", "output_config": { "effort": "high" },
+            "content": [{ "type": "text", "text": "two", "cache_control": cached }] });
+        let begun = asked(system.clone(), json!([first, said])).unwrap();
+        assert_eq!(begun.options.system_prompt.as_deref(), Some("one\n\ntwo"));
+        assert!(begun.prompt == crate::turn::Prompt::Text("a".into()) && begun.options.preamble.is_none());
+
+        let answer = json!({ "role": "assistant", "content": "b" });
+        let next = json!({ "role": "user", "content": "c" });
+        let gone_on = asked(system, json!([first, said, answer, next])).unwrap();
+        assert_eq!(gone_on.options.system_prompt, begun.options.system_prompt);
+        assert!(!gone_on.options.preamble.unwrap().contains("two"), "it is no part of the history");
+        let plain = asked(json!("one\n\ntwo"), json!([first, answer, next])).unwrap();
+        assert_eq!(format!("{:?}", plain.told), format!("{:?}", gone_on.told));
+    }
+
+    #[test]
+    fn wrong_system_among_messages_is_named() {
+        let image = json!({ "type": "image", "source": { "type": "url", "url": "https://h" } });
+        let user = json!({ "role": "user", "content": "a" });
+        let system = |content: Value| json!({ "role": "system", "content": content });
+        for (messages, named) in [
+            (json!([system(json!("a"))]), "messages: must not be empty"),
+            (json!([user, system(json!([image]))]), "messages[1].content: must be text"),
+            (json!([system(json!("s")), user, { "role": "assistant", "content": "b" }]), "messages[2].role"),
+            (json!([system(json!("s")), { "role": "user", "content": " " }]), "messages[1].content"),
+        ] {
+            let error = asked(json!(null), messages.clone()).err().unwrap();
+            assert!(error.contains(named), "{messages} gave {error}");
+        }
+    }
 }

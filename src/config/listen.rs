@@ -1,0 +1,110 @@
+//! Addresses to listen on, as people write them.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+
+use serde::de::{self, Deserializer, Visitor};
+
+/// What an address may be.
+const ALLOWED: &str =
+    "a socket address such as \"127.0.0.1:8480\" or \"[::1]:8480\", localhost:PORT, or a port alone";
+
+/// Reads `ADDRESS:PORT`, `localhost:PORT` or `PORT`; the last two are of this machine alone. Other names are refused: where
+/// they lead to is not this machine's to say.
+///
+/// # Errors
+/// What is allowed.
+pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let wrong = || format!("must be {ALLOWED}");
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(address);
+    }
+    if let Ok(port) = text.parse::<u16>() {
+        return Ok(of_this_machine(port));
+    }
+    match text.rsplit_once(':') {
+        Some((name, port)) if name.eq_ignore_ascii_case("localhost") => {
+            port.parse().map(localhost).map_err(|_| wrong())
+        }
+        _ => Err(wrong()),
+    }
+}
+
+fn of_this_machine(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// Where `localhost` leads on this machine, IPv4 first, as clients try it in the end; never anywhere but to itself.
+fn localhost(port: u16) -> SocketAddr {
+    let found = ("localhost", port).to_socket_addrs().into_iter().flatten();
+    let own = found.filter(|address| address.ip().is_loopback());
+    own.min_by_key(|address| matches!(address.ip(), IpAddr::V6(_))).unwrap_or_else(|| of_this_machine(port))
+}
+
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    deserializer.deserialize_any(Address)
+}
+
+struct Address;
+
+impl Visitor<'_> for Address {
+    type Value = SocketAddr;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(ALLOWED)
+    }
+
+    fn visit_i64<E: de::Error>(self, port: i64) -> Result<SocketAddr, E> {
+        let port = u16::try_from(port).map_err(|_| E::invalid_value(de::Unexpected::Signed(port), &self))?;
+        Ok(of_this_machine(port))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<SocketAddr, E> {
+        listen_address(text).map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_ports_and_localhost_are_read() {
+        for (text, address) in [
+            ("127.0.0.1:8480", "127.0.0.1:8480"),
+            ("[::1]:0", "[::1]:0"),
+            ("0.0.0.0:80", "0.0.0.0:80"),
+            ("8480", "127.0.0.1:8480"),
+            ("0", "127.0.0.1:0"),
+        ] {
+            assert_eq!(listen_address(text), Ok(address.parse().unwrap()), "{text}");
+        }
+        for text in ["localhost:8480", "LOCALHOST:8480"] {
+            let address = listen_address(text).unwrap();
+            assert!(address.ip().is_loopback() && address.port() == 8480, "{address}");
+        }
+    }
+
+    #[test]
+    fn everything_else_is_refused_with_what_is_allowed() {
+        for text in [
+            "",
+            "here",
+            ":8480",
+            "localhost",
+            "localhost:",
+            "localhost:99999",
+            "example.org:80",
+            "70000",
+            "-1",
+            "127.0.0.1",
+            "::1",
+        ] {
+            let refused = listen_address(text).unwrap_err();
+            assert!(
+                refused.contains("localhost:PORT") && refused.contains("127.0.0.1:8480"),
+                "{text}: {refused}"
+            );
+        }
+    }
+}
