@@ -9,11 +9,12 @@ use std::ffi::OsString;
 use std::fmt::Debug;
 use std::fs::File;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 pub use answer::AnswerReader;
 
 use crate::config::CliConfig;
+use crate::model::History;
 use crate::turn::{Decision, Prompt, Usage};
 
 pub mod answer;
@@ -209,6 +210,15 @@ pub struct PermissionRequest {
     pub description: Option<String>,
 }
 
+/// A conversation that was held elsewhere, as the CLI's own transcript.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Import {
+    /// The whole file.
+    pub transcript: Vec<u8>,
+    /// The [`Adapter::checkpoint`] of its last line.
+    pub last: String,
+}
+
 /// Why a child left before it was ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
@@ -310,6 +320,23 @@ pub trait Adapter: Debug + Send + Sync + 'static {
     /// # Errors
     /// If the file cannot be read.
     fn transcript_holds(&self, transcript: &File, checkpoint: &str) -> std::io::Result<bool>;
+
+    /// The transcript of a conversation that was held elsewhere, for [`Opening::Resume`] under this id; `None` if the
+    /// first prompt carries all of it. For texts of some megabytes this belongs on a thread for blocking work.
+    fn import(&self, history: &History, session_id: &str, dirs: &Dirs, now: SystemTime) -> Option<Import>;
+
+    /// The line of the prompt that follows a history: with all of it, or, if it was `imported`, with what a transcript
+    /// cannot hold. `None` if that is the line of the prompt alone.
+    ///
+    /// # Errors
+    /// As [`Adapter::encode_turn`].
+    fn encode_first_turn(
+        &self,
+        history: &History,
+        imported: bool,
+        prompt: &Prompt,
+        cli: &CliConfig,
+    ) -> Result<Option<Vec<u8>>, PromptRefused>;
 
     /// Where the CLI reads a user's OAuth credentials, and in what form they are written there.
     fn credentials_file(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf;

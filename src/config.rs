@@ -266,6 +266,9 @@ pub struct SessionConfig {
     pub line_limit: usize,
     /// Longest prompt on the wire, in bytes. Default 10 MiB.
     pub prompt_limit: usize,
+    /// Largest history of earlier messages that a turn may bring with it, in bytes of its content. Default 32 MiB, the
+    /// largest request of the model's API.
+    pub history_limit: usize,
     /// Longest system prompt, in bytes. Default 1 MiB: it is kept in memory, some copies of it, as long as its session is.
     pub system_prompt_limit: usize,
     /// How much of the end of the child's standard error is kept, in bytes. Default 16 KiB.
@@ -541,6 +544,7 @@ impl Default for SessionConfig {
             event_buffer_bytes: 1 << 20,
             line_limit: 32 << 20,
             prompt_limit: 10 << 20,
+            history_limit: 32 << 20,
             system_prompt_limit: 1 << 20,
             stderr_tail: 16 << 10,
             stop_interrupt: Duration::from_secs(2),

@@ -86,6 +86,17 @@ pub enum TurnError {
         /// What is accepted.
         limit: usize,
     },
+    /// The history is too large.
+    #[error(
+        "the earlier messages have {bytes} bytes; at most {limit} are accepted (session.history_limit): leave the \
+         oldest out"
+    )]
+    HistoryTooLarge {
+        /// Its size.
+        bytes: usize,
+        /// What is accepted.
+        limit: usize,
+    },
     /// The session's queue of turns is full.
     #[error("{limit} turns of this session wait or run already (session.turn_queue)")]
     QueueFull {
@@ -227,6 +238,7 @@ impl TurnError {
             Self::InvalidMcpServers(_) => "invalid_mcp_servers",
             Self::PromptTooLarge { .. } => "prompt_too_large",
             Self::SystemPromptTooLarge { .. } => "system_prompt_too_large",
+            Self::HistoryTooLarge { .. } => "history_too_large",
             Self::QueueFull { .. } => "queue_full",
             Self::TooManySessions { .. } => "too_many_sessions",
             Self::Overloaded { .. } => "overloaded",

@@ -17,6 +17,7 @@ use crate::installed::Installed;
 use crate::metrics::Metrics;
 use crate::program::Program;
 use crate::registry::Registry;
+use crate::session::ImportRefusals;
 use crate::storage::Storage;
 use crate::supervisor::{Admission, Helpers};
 use crate::user_env::UserEnv;
@@ -49,6 +50,8 @@ pub(crate) struct Instance {
     pub(crate) records: Mutex<()>,
     /// Held while credentials are compared with those on disk and written. Not across a wait.
     pub(crate) credentials: Mutex<()>,
+    /// The CLI that does not resume an imported conversation.
+    pub(crate) import_refusals: ImportRefusals,
     /// The groups that were found at the start do not work.
     groups_lost: AtomicBool,
     turns: AtomicU64,
@@ -96,6 +99,7 @@ impl Instance {
             storage: Storage::default(),
             records: Mutex::default(),
             credentials: Mutex::default(),
+            import_refusals: ImportRefusals::default(),
             groups_lost: AtomicBool::new(false),
             turns: AtomicU64::new(0),
             draining: AtomicBool::new(false),

@@ -115,6 +115,7 @@ pub mod ids;
 mod installed;
 mod instance;
 pub mod metrics;
+pub mod model;
 mod open_files;
 mod pilotlight;
 mod private;

@@ -12,6 +12,7 @@ use crate::happenings::Exit;
 mod actor;
 mod child_task;
 mod handle;
+mod import;
 mod known;
 mod message;
 mod opening;
@@ -22,6 +23,7 @@ mod take_up;
 
 pub(crate) use actor::{SessionActor, SessionArgs};
 pub use handle::Session;
+pub(crate) use import::Refusals as ImportRefusals;
 pub(crate) use known::{OnDisk, on_disk};
 pub(crate) use message::SessionMessage;
 #[cfg(feature = "server")]

@@ -11,14 +11,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::Failure;
 use crate::error::TurnError;
+use crate::model::History;
 
 mod channel;
+mod earlier;
 mod event;
 mod mcp;
 mod stream;
 mod trace;
 
 pub(crate) use channel::{Pulled, Source, TurnSender, aborted, turn_channel, wake};
+pub(crate) use earlier::Earlier;
 pub use event::Event;
 pub use mcp::McpServers;
 #[cfg(feature = "server")]
@@ -55,19 +58,6 @@ impl From<String> for Prompt {
     }
 }
 
-impl Prompt {
-    /// This prompt with text before it.
-    pub(crate) fn after(&self, text: &str) -> Self {
-        match self {
-            Self::Text(own) => Self::Text(format!("{text}\n\n{own}")),
-            Self::Blocks(own) => {
-                let text = serde_json::json!({ "type": "text", "text": text });
-                Self::Blocks(std::iter::once(text).chain(own.iter().cloned()).collect())
-            }
-        }
-    }
-}
-
 impl fmt::Debug for Prompt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Prompt(redacted)")
@@ -87,9 +77,9 @@ pub struct TurnOptions {
     pub fallback_model: Option<String>,
     /// Bound at start: the session's MCP servers. None at all takes former ones back.
     pub mcp_servers: Option<McpServers>,
-    /// Text that is put before the prompt if, and only if, the conversation has no context of its own yet (it is new,
-    /// or was lost). For clients that send the whole history with every request.
-    pub preamble: Option<String>,
+    /// Earlier messages, brought in if, and only if, the conversation has no context of its own (it is new, or was
+    /// lost). For clients that send the whole history with every request.
+    pub history: Option<History>,
 }
 
 /// Longest model name. Full ids with a provider's prefix have some sixty characters.

@@ -220,6 +220,17 @@ impl Workspace {
         Ok((Beneath::open(&base, Path::new(""))?, inner.to_owned()))
     }
 
+    /// Removes a file of the CLI's own.
+    pub(crate) fn remove_cli_file(
+        &self,
+        adapter: &dyn Adapter,
+        cli: &CliConfig,
+        file: &Path,
+    ) -> io::Result<()> {
+        let (own, path) = self.cli_file(adapter, cli, file)?;
+        own.unlink(&path)
+    }
+
     /// The file in which the CLI of this session alone keeps its tokens.
     #[cfg(feature = "server")]
     pub(crate) fn own_credentials(
@@ -292,11 +303,27 @@ impl Workspace {
             "scopes": given.scopes,
             "subscriptionType": given.subscription_type,
         }});
-        let directory = own.make_dir(path.parent().unwrap_or(Path::new("")))?;
-        let name = Path::new(path.file_name().unwrap_or_default());
-        directory.replace(name, content.to_string().as_bytes(), Durability::Disk)?;
+        replace(&own, &path, content.to_string().as_bytes(), Durability::Disk)?;
         Ok(true)
     }
+
+    /// Writes a file that the CLI reads at its start, in place of whatever is there. Lost only with the machine.
+    pub(crate) fn write_cli_file(
+        &self,
+        adapter: &dyn Adapter,
+        cli: &CliConfig,
+        file: &Path,
+        content: &[u8],
+    ) -> io::Result<()> {
+        let (own, path) = self.cli_file(adapter, cli, file)?;
+        replace(&own, &path, content, Durability::Kernel)
+    }
+}
+
+/// Replaces a file, whose directory is made where it is missing.
+fn replace(own: &Beneath, path: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
+    let directory = own.make_dir(path.parent().unwrap_or(Path::new("")))?;
+    directory.replace(Path::new(path.file_name().unwrap_or_default()), content, durability)
 }
 
 /// Removes whatever is at a path outside of every child's reach.

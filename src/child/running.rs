@@ -1,6 +1,7 @@
 //! A turn while the child works on it.
 
 use std::fmt;
+use std::sync::Arc;
 use std::task::Waker;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use crate::config::SessionConfig;
 use crate::error::{Loss, TurnError};
 use crate::ids::TurnId;
 use crate::metrics::{FirstOutput, Metrics};
-use crate::turn::{Outcome, Status, TurnSender, TurnTrace, Usage, aborted, wake};
+use crate::turn::{Earlier, Outcome, Status, TurnSender, TurnTrace, Usage, aborted, wake};
 
 /// A turn on its way to a child, and what is needed to give it to another one.
 pub(crate) struct TurnJob {
@@ -21,8 +22,9 @@ pub(crate) struct TurnJob {
     pub(crate) sender: Option<TurnSender>,
     /// The message, serialised.
     pub(crate) line: Bytes,
-    /// The same with the earlier conversation folded in, for a conversation that has none.
-    pub(crate) with_preamble: Option<Bytes>,
+    /// What was said before, for a conversation that does not know it. Kept until the child has begun to answer: until
+    /// then another child may get the turn.
+    pub(crate) earlier: Option<Arc<Earlier>>,
     pub(crate) accepted: Instant,
     pub(crate) start: FirstOutput,
     pub(crate) retries: u32,
@@ -135,6 +137,7 @@ impl Running {
     /// Notes an event of the turn.
     pub(crate) fn saw(&mut self, substantial: bool, checkpoint: Option<String>, metrics: &Metrics) {
         if substantial && !std::mem::replace(&mut self.produced, true) {
+            self.job.earlier = None;
             metrics.first_output(self.job.start, self.job.accepted.elapsed());
             self.job.trace.first_output();
         }

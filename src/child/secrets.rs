@@ -1,10 +1,15 @@
 //! What a child was given and must not be repeated by anything that it writes.
 //!
 //! A program that fails likes to tell what it was called with. Its standard error is shown to callers and operators, so
-//! the values that it got as secrets are blacked out there. Pure.
+//! the values that it got as secrets are blacked out there, also in hexadecimal, in base64 and with percent signs, as
+//! headers, URLs and dumps have them. Pure.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
 use serde_json::{Map, Value};
 
@@ -17,7 +22,16 @@ const BLACK: &str = "[redacted]";
 
 /// Values that are not shown. Prints redacted.
 #[derive(Clone, Default)]
-pub(crate) struct Secrets(Arc<Vec<String>>);
+pub(crate) struct Secrets(Arc<Vec<Forms>>);
+
+/// One secret in the forms that are looked for.
+struct Forms {
+    plain: String,
+    /// In lower case.
+    hex: String,
+    /// What base64 of any text with the secret in it holds: at each of the three alignments, in both alphabets.
+    base64: Vec<String>,
+}
 
 impl fmt::Debug for Secrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -44,20 +58,109 @@ impl Secrets {
         let of_servers = of_servers.map(str::to_owned);
         let mut values: Vec<String> =
             of_variables.chain(of_servers).filter(|value| value.len() >= SHORTEST).collect();
-        // The longer ones first: one may be the beginning of another.
-        values.sort_by_key(|value| std::cmp::Reverse(value.len()));
-        Self(Arc::new(values))
+        values.sort();
+        values.dedup();
+        Self(Arc::new(values.into_iter().map(Forms::of).collect()))
     }
 
     /// The text without them.
     pub(super) fn black_out(&self, text: &str) -> String {
-        self.0.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), BLACK))
+        let (lower, decoded) = (text.to_ascii_lowercase(), Decoded::of(text));
+        let mut spans: Vec<_> = self.0.iter().flat_map(|forms| forms.spans(text, &lower, &decoded)).collect();
+        spans.sort_by_key(|span| span.start);
+        let (mut shown, mut at) = (String::new(), 0);
+        for span in spans {
+            // One may be the beginning of another.
+            if span.start >= at {
+                shown.push_str(text.get(at..span.start).unwrap_or_default());
+                shown.push_str(BLACK);
+            }
+            at = at.max(span.end);
+        }
+        shown + text.get(at..).unwrap_or_default()
+    }
+}
+
+impl Forms {
+    fn of(plain: String) -> Self {
+        let hex = plain.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let mut base64: Vec<String> = (0..3).flat_map(|shift| aligned(plain.as_bytes(), shift)).collect();
+        base64.sort();
+        base64.dedup();
+        Self { plain, hex, base64 }
+    }
+
+    /// Where the text holds it in any form.
+    fn spans(&self, text: &str, lower: &str, decoded: &Decoded) -> Vec<Range<usize>> {
+        let found = |text: &str, form: &str| -> Vec<Range<usize>> {
+            text.match_indices(form).map(|(at, form)| at..at + form.len()).collect()
+        };
+        let base64 = self.base64.iter().flat_map(|form| found(text, form));
+        let base64 = base64.map(|span| whole_word(text, span));
+        let mut spans = found(text, &self.plain);
+        spans.extend(found(lower, &self.hex));
+        spans.extend(base64);
+        spans.extend(decoded.spans(self.plain.as_bytes()));
+        spans
+    }
+}
+
+/// The characters of base64 that depend on the secret alone when `shift` bytes come before it.
+fn aligned(secret: &[u8], shift: usize) -> [String; 2] {
+    let bytes = [&[0; 2][..shift.min(2)], secret].concat();
+    let begin = (shift * 8).div_ceil(6);
+    let end = bytes.len() * 8 / 6;
+    [STANDARD_NO_PAD.encode(&bytes), URL_SAFE_NO_PAD.encode(&bytes)]
+        .map(|text| text.get(begin..end).unwrap_or_default().to_owned())
+}
+
+/// The span with all base64 around it: the characters beside it hold bits of the secret too.
+fn whole_word(text: &str, span: Range<usize>) -> Range<usize> {
+    let is_inside = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/-_".contains(byte);
+    let bytes = text.as_bytes();
+    let before = bytes.iter().take(span.start).rev().take_while(|byte| is_inside(byte)).count();
+    let after = bytes.iter().skip(span.end).take_while(|byte| is_inside(byte) || **byte == b'=').count();
+    span.start - before..span.end + after
+}
+
+/// A text whose percent escapes are resolved, with the place of each byte in the text itself.
+struct Decoded {
+    bytes: Vec<u8>,
+    places: Vec<usize>,
+    length: usize,
+}
+
+impl Decoded {
+    fn of(text: &str) -> Self {
+        let (mut bytes, mut places, mut at) = (Vec::new(), Vec::new(), 0);
+        while let Some(&byte) = text.as_bytes().get(at) {
+            let escape = text.get(at + 1..at + 3).filter(|_| byte == b'%');
+            let escape = escape.filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+            let escape = escape.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+            bytes.push(escape.unwrap_or(byte));
+            places.push(at);
+            at += if escape.is_some() { 3 } else { 1 };
+        }
+        Self { bytes, places, length: text.len() }
+    }
+
+    fn spans(&self, secret: &[u8]) -> Vec<Range<usize>> {
+        let place = |at: usize| self.places.get(at).copied().unwrap_or(self.length);
+        let found = memchr::memmem::find_iter(&self.bytes, secret);
+        found.map(|at| place(at)..place(at + secret.len())).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+    use proptest::prelude::*;
+
+    fn secrets(secret: &str) -> Secrets {
+        let variable = ("SOME_KEY".to_owned(), secret.to_owned());
+        Secrets::of(std::iter::once((&variable.0, &variable.1)), &Map::new())
+    }
 
     #[test]
     fn what_was_given_as_a_secret_is_blacked_out() {
@@ -77,5 +180,37 @@ mod tests {
         );
         assert_eq!(text, "eu-west-1 on [redacted] [redacted], [redacted], [redacted], [redacted] serve");
         assert!(!format!("{secrets:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn encoded_secrets_are_blacked_out() {
+        let secrets = secrets("user:s3cret/+value");
+        let header = STANDARD.encode("user:s3cret/+value");
+        let shown = secrets.black_out(&format!("Authorization: Basic {header} refused"));
+        assert_eq!(shown, "Authorization: Basic [redacted] refused");
+        let shown = secrets.black_out("GET /?key=user%3As3cret%2f%2Bvalue&x=1 failed");
+        assert_eq!(shown, "GET /?key=[redacted]&x=1 failed");
+        let shown = secrets.black_out("0x757365723A7333637265742F2B76616C7565.");
+        assert_eq!(shown, "0x[redacted].");
+    }
+
+    proptest! {
+        #[test]
+        fn no_form_of_a_secret_is_shown(
+            secret in "[ -~]{6,40}", before in "[ -~]{0,9}", after in "[ -~]{0,9}", escapes: u64,
+        ) {
+            let secrets = secrets(&secret);
+            let whole = format!("{before}{secret}{after}");
+            for form in [STANDARD.encode(&whole), URL_SAFE.encode(&whole), STANDARD_NO_PAD.encode(&whole), URL_SAFE_NO_PAD.encode(&whole)] {
+                prop_assert_eq!(secrets.black_out(&form), BLACK);
+            }
+            let hex = |text: &str| -> String { text.bytes().map(|byte| format!("{byte:02X}")).collect() };
+            prop_assert!(!secrets.black_out(&hex(&whole)).contains(&hex(&secret)));
+            let escaped: String = secret.chars().enumerate().map(|(at, c)| {
+                if c == '%' || escapes >> (at % 64) & 1 == 1 { format!("%{:02x}", u32::from(c)) } else { c.to_string() }
+            }).collect();
+            let shown = secrets.black_out(&escaped);
+            prop_assert!(shown.contains(BLACK) && !shown.contains(&escaped), "{}", shown);
+        }
     }
 }

@@ -1,25 +1,31 @@
 //! The adapter for `claude` (stream-json over stdin and stdout).
 //!
 //! One file per concern: `launch` writes the command line, `write` the lines that go in, `classify` peeks at those that
-//! come out, `read` reads the few that matter, `transcript` knows the files. Nothing outside this module names an
+//! come out, `read` reads the few that matter, `transcript` knows the files, `import` writes one. Nothing outside this module names an
 //! event, a flag or a file of this CLI.
 
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use super::{
-    Adapter, AnswerReader, Bound, CommandLine, ControlAnswer, Dirs, HostRequest, LaunchPlan, LineKind,
-    OwnFiles, PermissionRequest, PromptRefused, Refusal, Task, Terminal,
+    Adapter, AnswerReader, Bound, CommandLine, ControlAnswer, Dirs, HostRequest, Import, LaunchPlan,
+    LineKind, OwnFiles, PermissionRequest, PromptRefused, Refusal, Task, Terminal,
 };
 use crate::config::CliConfig;
+use crate::model::History;
 use crate::turn::{Decision, Prompt};
 
 mod answer;
 mod classify;
 mod fields;
 mod home;
+<<<<<<< HEAD
 mod judged;
+=======
+mod import;
+>>>>>>> main
 mod launch;
 mod read;
 mod transcript;
@@ -133,6 +139,21 @@ impl Adapter for Claude {
 
     fn transcript_holds(&self, transcript: &File, checkpoint: &str) -> io::Result<bool> {
         transcript::holds(transcript, checkpoint)
+    }
+
+    fn import(&self, history: &History, session_id: &str, dirs: &Dirs, now: SystemTime) -> Option<Import> {
+        import::transcript(history, session_id, dirs, now)
+    }
+
+    fn encode_first_turn(
+        &self,
+        history: &History,
+        imported: bool,
+        prompt: &Prompt,
+        cli: &CliConfig,
+    ) -> Result<Option<Vec<u8>>, PromptRefused> {
+        let first = import::first_prompt(history, imported, prompt);
+        first.map(|prompt| self.encode_turn(&prompt, cli)).transpose()
     }
 
     fn credentials_file(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf {

@@ -180,6 +180,7 @@ fn sizes(config: &Config) -> Result<(), ConfigError> {
         ("session.event_buffer_bytes", session.event_buffer_bytes, 1 << 10, 1 << 30),
         ("session.line_limit", session.line_limit, 1 << 10, 1 << 30),
         ("session.prompt_limit", session.prompt_limit, 1 << 10, 1 << 30),
+        ("session.history_limit", session.history_limit, 1 << 10, 1 << 30),
         ("session.system_prompt_limit", session.system_prompt_limit, 1 << 10, 1 << 30),
         ("session.stderr_tail", session.stderr_tail, 0, 1 << 20),
         ("http.body_limit", config.http.body_limit, 1 << 10, 1 << 30),

@@ -12,7 +12,6 @@ use super::error::ApiError;
 use super::files::Written;
 use super::history::Told;
 use crate::cli::answer::Part;
-use crate::config::SessionConfig;
 use crate::error::TurnError;
 use crate::metrics as figures;
 use crate::session::OauthCredentials;
@@ -20,12 +19,12 @@ use crate::turn::{Outcome, Prompt, TurnOptions};
 
 pub(super) mod anthropic;
 mod collected;
+mod history;
 mod mcp;
 pub(super) mod message;
 pub(super) mod openai;
 pub(super) mod original;
 mod picture;
-mod preamble;
 
 use message::Content;
 
@@ -80,19 +79,21 @@ pub(super) struct Asked {
     pub(super) include_usage: bool,
     /// Fields that are understood but have no effect here.
     pub(super) ignored: Vec<&'static str>,
+    /// What of the earlier messages a conversation of the CLI cannot hold.
+    pub(super) left_out: Vec<String>,
     /// By what it tells of its history a conversation without a name is found again; not in the original dialect.
     pub(super) told: Option<Told>,
 }
 
 /// Reads the body of `POST /v1/messages`: whoever sends OAuth credentials speaks the original dialect.
-pub(super) fn messages(bytes: &[u8], limits: &SessionConfig) -> Result<Asked, ApiError> {
+pub(super) fn messages(bytes: &[u8]) -> Result<Asked, ApiError> {
     #[derive(Deserialize)]
     struct Tell {
         oauth_credentials: Option<serde::de::IgnoredAny>,
     }
     match message::read::<Tell>(bytes)?.oauth_credentials {
-        Some(_) => original::parse(bytes, limits),
-        None => anthropic::parse(bytes, limits),
+        Some(_) => original::parse(bytes),
+        None => anthropic::parse(bytes),
     }
 }
 

@@ -226,9 +226,9 @@ impl From<TurnError> for ApiError {
             | TurnError::InvalidPrompt(_)
             | TurnError::InvalidModel { .. }
             | TurnError::InvalidMcpServers(_) => StatusCode::BAD_REQUEST,
-            TurnError::PromptTooLarge { .. } | TurnError::SystemPromptTooLarge { .. } => {
-                StatusCode::PAYLOAD_TOO_LARGE
-            }
+            TurnError::PromptTooLarge { .. }
+            | TurnError::SystemPromptTooLarge { .. }
+            | TurnError::HistoryTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             TurnError::QueueFull { .. } | TurnError::TooManySessions { .. } => StatusCode::TOO_MANY_REQUESTS,
             TurnError::Overloaded { .. }
             | TurnError::Draining

@@ -27,7 +27,7 @@ use super::limits::TurnPermit;
 use super::mcp;
 use super::router::{BodyRead, OfTurn, RequestId};
 use super::sessions::checked;
-use crate::config::{OnDisconnect, SessionConfig};
+use crate::config::OnDisconnect;
 use crate::error::TurnError;
 use crate::ids::{DEFAULT_CONVERSATION, UserId};
 use crate::session::{Session, SessionState};
@@ -51,7 +51,7 @@ const ON_DISCONNECT_HEADER: &str = "x-pilotlight-on-disconnect";
 /// A body longer than this is parsed on a thread for blocking work: a megabyte takes some milliseconds.
 const PARSE_INLINE: usize = 256 << 10;
 
-type Parse = fn(&[u8], &SessionConfig) -> Result<Asked, ApiError>;
+type Parse = fn(&[u8]) -> Result<Asked, ApiError>;
 
 /// `POST /v1/messages`, in the dialect that the body is written in.
 pub(super) async fn messages(
@@ -70,8 +70,8 @@ pub(super) async fn keepalive(
     caller: Extension<Caller>,
     request: Request,
 ) -> Response {
-    take(app, id, caller, request, |bytes, limits| {
-        dialect::original::parse(bytes, limits).map(|asked| Asked { stream: true, ..asked })
+    take(app, id, caller, request, |bytes| {
+        dialect::original::parse(bytes).map(|asked| Asked { stream: true, ..asked })
     })
     .await
 }
@@ -150,8 +150,9 @@ impl Taking {
     ) -> Result<Response, ApiError> {
         self.app.exporter().figures().turn_asked(asked.dialect.figure());
         let config = &self.app.pilot().config().http;
-        if config.strict && !asked.ignored.is_empty() {
-            let fields = asked.ignored.join(", ");
+        let without_effect = without_effect(&asked);
+        if config.strict && !without_effect.is_empty() {
+            let fields = without_effect.join(", ");
             let message =
                 format!("without effect here, and refused by configuration (http.strict): {fields}");
             return Err(ApiError::invalid("ignored_field", message));
@@ -227,11 +228,11 @@ impl Taking {
         bytes: Bytes,
         parse: Parse,
     ) -> Result<(Asked, Option<idempotency::Asked>), ApiError> {
-        let (limits, headers) = (self.app.pilot().config().session.clone(), self.parts.headers.clone());
+        let headers = self.parts.headers.clone();
         let length = bytes.len();
         let read = move || {
             let key = idempotency::Asked::of(&headers, &bytes)?;
-            Ok((parse(&bytes, &limits)?, key))
+            Ok((parse(&bytes)?, key))
         };
         if length <= PARSE_INLINE {
             return read();
@@ -280,6 +281,11 @@ impl Taking {
     }
 }
 
+/// The names of fields, and of parts of the history, that have no effect.
+fn without_effect(asked: &Asked) -> Vec<&str> {
+    asked.ignored.iter().copied().chain(asked.left_out.iter().map(String::as_str)).collect()
+}
+
 /// An accepted turn that is to be answered.
 struct Work {
     app: Arc<App>,
@@ -294,9 +300,9 @@ struct Work {
 }
 
 impl Work {
-    async fn respond(mut self, user: UserId, kept: bool, form: ErrorForm) -> Result<Response, ApiError> {
+    async fn respond(self, user: UserId, kept: bool, form: ErrorForm) -> Result<Response, ApiError> {
         let name = self.conversation.name.clone();
-        let ignored = std::mem::take(&mut self.asked.ignored);
+        let ignored = without_effect(&self.asked).join(",");
         let frame = Frame { session: name.clone(), created: now(), model: self.asked.model.clone() };
         let replays = self.app.clone();
         let mut response = match (self.asked.stream, kept) {
@@ -309,7 +315,7 @@ impl Work {
             (false, true) => replays.replays().collect(&user, &name, form, self.collect_owned(frame)).await?,
         };
         if !ignored.is_empty() {
-            response.headers_mut().insert(IGNORED_HEADER, caller::header_text(&ignored.join(",")));
+            response.headers_mut().insert(IGNORED_HEADER, caller::header_text(&ignored));
         }
         Ok(response)
     }

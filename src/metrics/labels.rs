@@ -174,6 +174,7 @@ impl TurnOutcome {
                 | TurnError::InvalidMcpServers(_)
                 | TurnError::PromptTooLarge { .. }
                 | TurnError::SystemPromptTooLarge { .. }
+                | TurnError::HistoryTooLarge { .. }
                 | TurnError::QueueFull { .. }
                 | TurnError::TooManySessions { .. }
                 | TurnError::Overloaded { .. }

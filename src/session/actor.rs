@@ -15,6 +15,7 @@ use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::child_task::{self, ChildNews, Plan, Started};
+use super::import::Offered;
 use super::message::{SessionMessage, Submission};
 use super::state::{Effect, Fingerprint, Input, Machine, Ticket};
 use super::store::{BoundRecord, Record};
@@ -61,6 +62,8 @@ pub(crate) struct SessionActorState {
     eviction: Option<EvictionReason>,
     /// The turn that is told what is missing of the conversation. Until it has ended the loss counts as untold.
     told: Option<TurnId>,
+    /// The turn whose history the child was started with, until the child gets a turn.
+    imported: Option<TurnId>,
     /// A turn that the child did not take because it had ended; its end is about to be reported.
     undelivered: Option<Box<TurnJob>>,
     crashed_at: Option<Instant>,
@@ -109,7 +112,7 @@ impl Actor for SessionActor {
         args.instance.metrics.session_moved(None, Some(SessionState::Dormant));
         let fingerprint = args.record.bound.fingerprint();
         Ok(SessionActorState {
-            machine: Machine::new(args.record.generation(), fingerprint),
+            machine: Machine::new(args.record.generation(), fingerprint, has_context(&args.record)),
             instance: args.instance,
             workspace: args.workspace,
             record: args.record,
@@ -124,6 +127,7 @@ impl Actor for SessionActor {
             gone_waiters: Vec::new(),
             eviction: None,
             told: None,
+            imported: None,
             undelivered: None,
             crashed_at: None,
             restart_cause: RestartCause::Crash,
@@ -207,9 +211,10 @@ impl SessionActorState {
         }
         let turn = submission.job.turn;
         let fingerprint = self.fingerprint_for(&submission.bound);
+        let brings_history = brings_history(&submission.job);
         self.touch();
         self.waiting.insert(turn, submission);
-        self.feed(myself, Input::Submit(Ticket { turn, fingerprint }));
+        self.feed(myself, Input::Submit(Ticket { turn, fingerprint, brings_history }));
     }
 
     /// What the child must have been started with for a turn that asks for `wanted`.
@@ -305,6 +310,7 @@ impl SessionActorState {
             self.note(What::Restarted { cause: self.restart_cause.as_str() });
         }
         self.record.generation = generation.0;
+        self.imported = None;
         let stop = CancellationToken::new();
         self.child =
             Some(ChildLink { generation, port: None, stop: stop.clone(), since: Instant::now(), pid: None });
@@ -313,6 +319,7 @@ impl SessionActorState {
             entry: self.entry.clone(),
             workspace: self.workspace.clone(),
             generation,
+            offered: self.offered(),
         };
         let tell = myself.clone();
         let tell = Arc::new(move |news| {
@@ -324,15 +331,28 @@ impl SessionActorState {
         self.save_now();
     }
 
+    /// The history of the turn that the next child is started for.
+    fn offered(&self) -> Option<Offered> {
+        let turn = self.machine.next_turn()?;
+        let earlier = self.waiting.get(&turn)?.job.earlier.as_ref()?;
+        Some(Offered { turn, history: earlier.history.clone() })
+    }
+
     fn deliver(&mut self, generation: Generation, turn: TurnId) {
         let Some(submission) = self.waiting.remove(&turn) else { return };
         let mut job = submission.job;
         let loss = self.record.untold_loss;
-        let lost_everything = loss == Some(ContextLost::Conversation);
-        if let Some(line) =
-            job.with_preamble.take().filter(|_| self.record.context_turns == 0 || lost_everything)
+        let imported = self.imported.take() == Some(turn);
+        if let Some(earlier) = &job.earlier
+            && (imported || !has_context(&self.record))
         {
-            job.line = line;
+            let cli = &self.instance.config.cli;
+            let first =
+                self.instance.adapter.encode_first_turn(&earlier.history, imported, &earlier.prompt, cli);
+            // The prompt itself was accepted before.
+            if let Ok(Some(line)) = first {
+                job.line = line.into();
+            }
         }
         if let (Some(loss), Some(sender)) = (loss, &job.sender) {
             // The first that it hears; one that is given to a second child has been told already.
@@ -382,8 +402,17 @@ impl SessionActorState {
                 self.record.checkpoint = None;
                 if loss == ContextLost::Conversation {
                     self.record.context_turns = 0;
+                    self.machine.set_context(false);
                 }
                 // Whoever comes after us has to tell it, if we do not come to it.
+                self.save_now();
+            }
+            ChildNews::Imported(imported) => {
+                // From here on it can be lost like any other conversation.
+                self.record.context_turns = self.record.context_turns.max(1);
+                self.record.checkpoint = Some(imported.last);
+                self.imported = Some(imported.turn);
+                self.machine.set_context(true);
                 self.save_now();
             }
             ChildNews::NewConversation(cli_session_id) => {
@@ -440,6 +469,7 @@ impl SessionActorState {
         let record = &mut self.record;
         record.turns = record.turns.saturating_add(1);
         record.context_turns = record.context_turns.saturating_add(1);
+        self.machine.set_context(true);
         record.cost_usd += ended.cost_usd;
         if let Some(id) = ended.cli_session_id.filter(|id| *id != record.cli_session_id) {
             // A command in the text began another conversation: that is the one to resume.
@@ -491,9 +521,9 @@ impl SessionActorState {
             self.restart_cause = gone.cause;
         }
         let retry = gone.retry.or(self.undelivered.take()).and_then(still_read).map(|job| {
-            let turn = job.turn;
+            let (turn, brings_history) = (job.turn, brings_history(&job));
             self.waiting.insert(turn, Box::new(Submission { job, bound: BoundRecord::default() }));
-            Ticket { turn, fingerprint: None }
+            Ticket { turn, fingerprint: None, brings_history }
         });
         if self.told.take().is_some() && retry.is_none() {
             // It was told, and lost with the child.
@@ -628,6 +658,16 @@ pub(crate) fn first_board(record: &Record) -> Board {
         ended: None,
         last_exit: None,
     }
+}
+
+/// Whether the CLI's conversation holds what was said before.
+fn has_context(record: &Record) -> bool {
+    record.context_turns > 0
+}
+
+/// Whether a child without context has to be started for this turn.
+fn brings_history(job: &TurnJob) -> bool {
+    job.earlier.as_ref().is_some_and(|earlier| earlier.needs_start())
 }
 
 /// The turn, unless nobody reads it any more: then it ends here.

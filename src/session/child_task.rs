@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::import::{Imported, Offered};
 use super::opening::{self, Prepared};
 use super::state::Departure;
 use super::store::Record;
@@ -38,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) entry: Arc<Entry>,
     pub(crate) workspace: Workspace,
     pub(crate) generation: Generation,
+    /// A history to begin with, if the conversation has no context.
+    pub(crate) offered: Option<Offered>,
 }
 
 impl Plan {
@@ -53,6 +56,8 @@ pub(crate) enum ChildNews {
     Started(Started, Arc<Port>),
     /// Part of the conversation is not on disk.
     ContextLost(ContextLost),
+    /// The CLI has taken up the history that was offered.
+    Imported(Imported),
     /// The conversation goes on under another id, because neither opening it nor beginning it worked under the old.
     NewConversation(String),
     /// From the driver.
@@ -152,7 +157,7 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, tell: 
             Err(failure) => return not_started(plan, failure),
         };
         match one_child(plan, &prepared, &chosen, stop, tell, &start_permit).await {
-            Err(refusal) => prepared = prepared.after_refusal(refusal),
+            Err(refusal) => prepared = prepared.after_refusal(refusal, plan),
             Ok(gone) if gone.never_started() && plan.instance.installed.failed(&chosen) => {}
             Ok(gone) => return gone,
         }
@@ -228,6 +233,7 @@ fn reporter(
     let happenings = plan.instance.happenings.clone();
     let progress = prepared.progress.clone();
     let installed = plan.instance.installed.clone();
+    let imported = prepared.imported.clone();
     Arc::new(move |report| {
         match &report {
             Report::Permissions(pending) => {
@@ -242,6 +248,9 @@ fn reporter(
                 // Writes when it is another than before.
                 let (installed, chosen) = (installed.clone(), chosen.clone());
                 tokio::task::spawn_blocking(move || installed.worked(&chosen));
+                if let Some(imported) = imported.clone() {
+                    tell(ChildNews::Imported(imported));
+                }
             }
             Report::OwnTurn { cost_usd } => {
                 entry.with_board(|board| board.spent(*cost_usd));
@@ -261,7 +270,7 @@ fn reporter(
 }
 
 fn start(plan: &Plan, prepared: &Prepared, chosen: &Chosen) -> Result<Box<Contained>, StartFailure> {
-    let Plan { instance, workspace, generation, entry } = plan;
+    let Plan { instance, workspace, generation, entry, .. } = plan;
     let dirs = workspace.dirs();
     let command = instance.adapter.command(&LaunchPlan {
         cli: &instance.config.cli,

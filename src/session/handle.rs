@@ -21,10 +21,13 @@ use crate::happenings::What;
 use crate::ids::{InvalidName, SessionKey};
 use crate::instance::{Instance, Slot};
 use crate::metrics::{AdmissionRejected, FirstOutput, TurnOutcome};
+use crate::model::History;
 use crate::pilotlight::Pilotlight;
 use crate::registry::{Entry, NotAdmitted};
 use crate::supervisor::SupervisorMessage;
-use crate::turn::{Decision, Prompt, Status, Turn, TurnOptions, TurnTrace, is_model_name, turn_channel};
+use crate::turn::{
+    Decision, Earlier, Prompt, Status, Turn, TurnOptions, TurnTrace, is_model_name, turn_channel,
+};
 use crate::workspace::Workspace;
 #[cfg(feature = "server")]
 use crate::workspace::beneath::Place;
@@ -149,7 +152,7 @@ impl Session {
             turn: id,
             sender: Some(sender),
             line: letter.line,
-            with_preamble: letter.with_preamble,
+            earlier: letter.earlier,
             accepted,
             start: if is_warm { FirstOutput::Warm } else { FirstOutput::Cold },
             retries: 0,
@@ -423,7 +426,8 @@ fn ended(status: &Status, took: Duration) -> What {
 #[derive(Clone)]
 struct Letter {
     line: Bytes,
-    with_preamble: Option<Bytes>,
+    /// For a conversation without context.
+    earlier: Option<Arc<Earlier>>,
     bound: BoundRecord,
 }
 
@@ -438,6 +442,11 @@ impl Letter {
             }
             Ok(line.into())
         };
+        let limit_of_history = config.session.history_limit;
+        if let Some(bytes) = options.history.as_ref().map(History::bytes).filter(|it| *it > limit_of_history)
+        {
+            return Err(TurnError::HistoryTooLarge { bytes, limit: limit_of_history });
+        }
         let limit_of_system = config.session.system_prompt_limit;
         if let Some(bytes) =
             options.system_prompt.as_ref().map(String::len).filter(|it| *it > limit_of_system)
@@ -445,7 +454,6 @@ impl Letter {
             return Err(TurnError::SystemPromptTooLarge { bytes, limit: limit_of_system });
         }
         let line = encode(&prompt)?;
-        let with_preamble = options.preamble.map(|preamble| encode(&prompt.after(&preamble))).transpose()?;
         for (option, name) in [("model", &options.model), ("fallback_model", &options.fallback_model)] {
             // The empty name takes a former fallback back.
             let is_name = |name: &str| is_model_name(name) || (option == "fallback_model" && name.is_empty());
@@ -463,7 +471,9 @@ impl Letter {
             fallback_model: options.fallback_model,
             mcp_servers: options.mcp_servers,
         };
-        Ok(Self { line, with_preamble, bound })
+        let earlier = options.history.filter(|history| !history.is_empty());
+        let earlier = earlier.map(|history| Arc::new(Earlier { history: Arc::new(history), prompt }));
+        Ok(Self { line, earlier, bound })
     }
 }
 

@@ -9,12 +9,14 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::child_task::{ChildNews, Plan, Tell};
+use super::import::{Imported, Offered, ProgramFile};
 use super::known;
 use super::store::{ProgressFile, Record, new_cli_session_id};
 use crate::child::Secrets;
-use crate::cli::{Adapter, Bound, Opening, Refusal};
+use crate::cli::{Adapter, Bound, Import, Opening, Refusal};
 use crate::config::CliConfig;
 use crate::ids::SessionKey;
 use crate::instance::Instance;
@@ -43,6 +45,8 @@ pub(super) struct Prepared {
     pub(super) model: Option<String>,
     /// Where its turns are noted. Without one a loss may go unnoticed, which is told in the log.
     pub(super) progress: Option<Arc<ProgressFile>>,
+    /// The history that its transcript was written from.
+    pub(super) imported: Option<Imported>,
     /// The conversation is more than its beginning.
     has_turns: bool,
 }
@@ -52,12 +56,13 @@ pub(super) async fn prepare(plan: &Plan, record: Box<Record>) -> io::Result<Prep
     let workspace = plan.workspace.clone();
     let instance = plan.instance.clone();
     let key = plan.entry.key.clone();
+    let offered = plan.offered.clone();
     let prepare = move || {
         // For lists only.
         if let Err(error) = known::note(&instance.config.data_dir, &key) {
             tracing::warn!(%error, "a session will not be listed while it is not in memory");
         }
-        prepare_now(&workspace, &record, &key, &instance)
+        prepare_now(&workspace, *record, &key, &instance, offered.as_ref())
     };
     let prepared = tokio::task::spawn_blocking(prepare).await;
     prepared.map_err(io::Error::other)?
@@ -65,9 +70,10 @@ pub(super) async fn prepare(plan: &Plan, record: Box<Record>) -> io::Result<Prep
 
 fn prepare_now(
     workspace: &Workspace,
-    record: &Record,
+    mut record: Record,
     key: &SessionKey,
     instance: &Instance,
+    offered: Option<&Offered>,
 ) -> io::Result<Prepared> {
     let (adapter, cli) = (instance.adapter, &instance.config.cli);
     workspace.create()?;
@@ -101,15 +107,27 @@ fn prepare_now(
         }
         _ => None,
     };
+    let cli_session_id = if is_usable { record.cli_session_id.clone() } else { new_cli_session_id() };
+    let has_context = record.context_turns > 0 && loss != Some(ContextLost::Conversation);
+    let imported = offered.filter(|_| !has_context).and_then(|offered| {
+        let imported = import(offered, &cli_session_id, workspace, instance);
+        imported.unwrap_or_else(|error| {
+            tracing::warn!(%error, "a history was not written; it goes into the first message");
+            None
+        })
+    });
+    if let Some(imported) = &imported {
+        record.checkpoint = Some(imported.last.clone());
+    }
     let variables = instance.user_env.of(key.user());
-    let progress = ProgressFile::open(workspace, record)
+    let progress = ProgressFile::open(workspace, &record)
         .inspect_err(|error| tracing::warn!(%error, "the progress of a session cannot be written"))
         .ok();
     Ok(Prepared {
         progress: progress.map(Arc::new),
-        cli_session_id: if is_usable { record.cli_session_id.clone() } else { new_cli_session_id() },
+        cli_session_id,
         is_new_id: !is_usable,
-        opening: if transcript.is_some() { Opening::Resume } else { Opening::New },
+        opening: if transcript.is_some() || imported.is_some() { Opening::Resume } else { Opening::New },
         secrets: Secrets::of(cli.env.iter().chain(variables.pairs()), &mcp_servers),
         bound: Bound {
             system_prompt: record.bound.system_prompt.clone(),
@@ -119,8 +137,9 @@ fn prepare_now(
         loss,
         attempt: 0,
         variables,
-        model: model(record, cli, transcript.is_some()),
+        model: model(&record, cli, transcript.is_some()),
         has_turns: record.context_turns > 0,
+        imported,
     })
 }
 
@@ -147,6 +166,26 @@ fn found(
     if size > limit { Err(Refused::TooLarge { size, limit }) } else { Ok(file) }
 }
 
+/// Writes the history as the transcript of the conversation of this id. `None`: nothing in it needs one, or the CLI is
+/// known to refuse it.
+fn import(
+    offered: &Offered,
+    cli_session_id: &str,
+    workspace: &Workspace,
+    instance: &Instance,
+) -> io::Result<Option<Imported>> {
+    let (adapter, cli) = (instance.adapter, &instance.config.cli);
+    let program = instance.program.find().ok().and_then(|found| ProgramFile::of(&found.path));
+    if program.is_some_and(|program| instance.import_refusals.includes(&program)) {
+        return Ok(None);
+    }
+    let dirs = workspace.dirs();
+    let import = adapter.import(&offered.history, cli_session_id, dirs, SystemTime::now());
+    let Some(Import { transcript, last }) = import else { return Ok(None) };
+    workspace.write_cli_file(adapter, cli, &adapter.transcript(dirs, cli, cli_session_id), &transcript)?;
+    Ok(Some(Imported { turn: offered.turn, last }))
+}
+
 impl Prepared {
     /// Says what the session does not know of its conversation, each thing once.
     pub(super) fn tell(&mut self, tell: &Tell) {
@@ -159,8 +198,21 @@ impl Prepared {
     }
 
     /// The next way to try after the CLI refused this one: the other way once, then a conversation of a new id.
-    pub(super) fn after_refusal(mut self, refusal: Refusal) -> Self {
+    pub(super) fn after_refusal(mut self, refusal: Refusal, plan: &Plan) -> Self {
         self.attempt += 1;
+        if self.imported.take().is_some() {
+            // This CLI does not read what was written: the history goes into the first message, now and later.
+            tracing::warn!("the CLI does not resume an imported conversation");
+            let program = plan.instance.program.find().ok().and_then(|found| ProgramFile::of(&found.path));
+            program.into_iter().for_each(|program| plan.instance.import_refusals.note(program));
+            let (adapter, cli) = (plan.instance.adapter, &plan.instance.config.cli);
+            let written = adapter.transcript(plan.workspace.dirs(), cli, &self.cli_session_id);
+            if let Err(error) = plan.workspace.remove_cli_file(adapter, cli, &written) {
+                tracing::warn!(%error, "a transcript that is of no use is left behind");
+            }
+            self.opening = Opening::New;
+            return self;
+        }
         if self.attempt == 1 {
             self.opening = match refusal {
                 Refusal::NoConversation => Opening::New,

@@ -26,6 +26,8 @@ pub(crate) struct Ticket {
     pub(crate) turn: TurnId,
     /// What the child must have been started with; `None`: as it is.
     pub(crate) fingerprint: Option<Fingerprint>,
+    /// The turn brings a history that a child must be started with if the conversation has no context.
+    pub(crate) brings_history: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -117,6 +119,8 @@ pub(crate) struct Machine {
     generation: Generation,
     /// What the current or the next child is started with.
     fingerprint: Fingerprint,
+    /// The conversation holds what was said before.
+    has_context: bool,
     /// The child works of its own accord.
     active: bool,
     warm_wanted: bool,
@@ -126,17 +130,23 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// A session without a child, whose last child was of `generation` and was started with `fingerprint`.
-    pub(crate) fn new(generation: Generation, fingerprint: Fingerprint) -> Self {
+    pub(crate) fn new(generation: Generation, fingerprint: Fingerprint, has_context: bool) -> Self {
         Self {
             state: State::Dormant,
             queue: VecDeque::new(),
             generation,
             fingerprint,
+            has_context,
             active: false,
             warm_wanted: false,
             shutting_down: false,
             history: History::default(),
         }
+    }
+
+    /// The conversation has come to hold what was said before, or has lost it.
+    pub(crate) fn set_context(&mut self, has_context: bool) {
+        self.has_context = has_context;
     }
 
     pub(crate) fn public_state(&self) -> SessionState {
@@ -157,6 +167,11 @@ impl Machine {
             State::Busy { turn, .. } => Some(turn),
             _ => None,
         }
+    }
+
+    /// The turn that comes next.
+    pub(crate) fn next_turn(&self) -> Option<TurnId> {
+        self.queue.front().map(|ticket| ticket.turn)
     }
 
     pub(crate) fn queue_depth(&self) -> usize {
@@ -382,8 +397,10 @@ impl Machine {
 
     fn start(&mut self, restart: bool, effects: &mut Vec<Effect>) {
         self.generation = self.generation.next();
-        if let Some(wanted) = self.queue.front().and_then(|ticket| ticket.fingerprint) {
-            self.fingerprint = wanted;
+        if let Some(front) = self.queue.front_mut() {
+            self.fingerprint = front.fingerprint.unwrap_or(self.fingerprint);
+            // The child is started with it.
+            front.brings_history = false;
         }
         self.state = State::Starting { generation: self.generation };
         effects.push(Effect::Start { generation: self.generation, fingerprint: self.fingerprint, restart });
@@ -393,7 +410,8 @@ impl Machine {
     fn dispatch(&mut self, effects: &mut Vec<Effect>) {
         let State::Idle { generation } = self.state else { return };
         let Some(ticket) = self.queue.front().copied() else { return };
-        if ticket.fingerprint.is_some_and(|wanted| wanted != self.fingerprint) {
+        let brings_history = ticket.brings_history && !self.has_context;
+        if brings_history || ticket.fingerprint.is_some_and(|wanted| wanted != self.fingerprint) {
             return self.stop(effects);
         }
         self.queue.pop_front();

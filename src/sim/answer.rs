@@ -207,6 +207,7 @@ impl Engine {
                 Part::Cwd => talk.cwd.clone(),
                 Part::System => self.system_prompt.clone().unwrap_or_else(|| "none".into()),
                 Part::Blocks => turn.kinds.clone(),
+                Part::Context => talk.context().to_string(),
             });
         }
         if !turn.left_behind.is_empty() {

@@ -118,6 +118,12 @@ impl Conversation {
         self.writer.set_file(self.persist.then(|| self.file()));
     }
 
+    /// All messages of the conversation, as the API would get them.
+    pub(super) fn context(&self) -> Value {
+        self.writer.flush();
+        transcript::messages(&self.file())
+    }
+
     /// True if this message was taken before, also by an earlier process of the conversation.
     pub(super) fn was_seen(&self, uuid: Option<&str>) -> bool {
         uuid.is_some_and(|uuid| self.seen.contains(uuid))

@@ -26,6 +26,8 @@ pub(super) enum Part {
     System,
     /// What the message consists of.
     Blocks,
+    /// All messages of the conversation, as JSON.
+    Context,
 }
 
 /// The API fails for good.
@@ -118,6 +120,7 @@ impl Script {
             "cwd" => self.parts.push(Part::Cwd),
             "system" => self.parts.push(Part::System),
             "blocks" => self.parts.push(Part::Blocks),
+            "context" => self.parts.push(Part::Context),
             "think" => self.think = Some(value.to_owned()),
             "deltas" => self.deltas = Some(usize::try_from(number()).unwrap_or(0)),
             "delay" => self.delay = Duration::from_millis(number()),

@@ -74,13 +74,31 @@ pub(super) struct History {
 /// of a killed process may be cut.
 pub(super) fn read(path: &Path) -> Option<History> {
     let bytes = std::fs::read(path).ok()?;
-    let entries: Vec<Value> =
-        bytes.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
-    history(&entries)
+    history(&entries(&bytes))
 }
 
-fn history(entries: &[Value]) -> Option<History> {
-    let text = |entry: &Value, key: &str| entry.get(key).and_then(Value::as_str).map(str::to_owned);
+/// The messages in a transcript: role and content of each.
+pub(super) fn messages(path: &Path) -> Value {
+    let entries = std::fs::read(path).map(|bytes| entries(&bytes)).unwrap_or_default();
+    let branch = branch(&entries).map(|(_, branch)| branch).unwrap_or_default();
+    let messages = branch.iter().filter_map(|entry| entry.get("message"));
+    let plain = messages.map(|message| {
+        let part = |key: &str| message.get(key).cloned().unwrap_or_default();
+        serde_json::json!({ "role": part("role"), "content": part("content") })
+    });
+    plain.collect()
+}
+
+fn entries(bytes: &[u8]) -> Vec<Value> {
+    bytes.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
+}
+
+fn text(entry: &Value, key: &str) -> Option<String> {
+    entry.get(key).and_then(Value::as_str).map(str::to_owned)
+}
+
+/// The last entry, and all that lead to it, oldest first.
+fn branch(entries: &[Value]) -> Option<(String, Vec<&Value>)> {
     let by_id: HashMap<String, &Value> =
         entries.iter().filter_map(|entry| text(entry, "uuid").map(|id| (id, entry))).collect();
     // Two processes that wrote at once made a tree: only the branch of the last entry is the conversation.
@@ -95,13 +113,19 @@ fn history(entries: &[Value]) -> Option<History> {
             return None;
         }
     }
+    branch.reverse();
+    Some((leaf, branch))
+}
+
+fn history(entries: &[Value]) -> Option<History> {
+    let (leaf, branch) = branch(entries)?;
     let mut history = History { leaf: Some(leaf), ..History::default() };
     history.seen = entries
         .iter()
         .filter(|entry| matches!(text(entry, "type").as_deref(), Some("user" | "attachment")))
         .filter_map(|entry| text(entry, "uuid"))
         .collect();
-    for entry in branch.into_iter().rev() {
+    for entry in branch {
         let message = entry.get("message").unwrap_or(&Value::Null);
         match text(entry, "type").as_deref() {
             Some("user") => history.said.extend(said(entry, message)),

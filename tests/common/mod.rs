@@ -18,6 +18,7 @@ pub mod process;
 pub mod program;
 pub mod proxy;
 pub mod request;
+pub mod rules;
 pub mod script;
 pub mod server;
 pub mod sse;

@@ -32,6 +32,12 @@ fn first_release() -> (tempfile::TempDir, std::path::PathBuf) {
     // Short names, so that no folder of transcripts gets a hash.
     let data = place.path().canonicalize().unwrap().join("data");
     lay(Path::new(FIXTURE), &data, &data);
+    // Empty directories are not under version control.
+    for session in std::fs::read_dir(data.join("sessions")).unwrap().flatten() {
+        for name in ["work", "home", "tmp"] {
+            std::fs::create_dir_all(session.path().join(name)).unwrap();
+        }
+    }
     (place, data)
 }
 

@@ -1,5 +1,7 @@
 //! One warm child, its turns, its readers.
 
+use pilotlight::model::{Block, History, Message, Role};
+
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,14 +153,19 @@ async fn what_is_bound_at_the_start_makes_the_child_restart_with_its_context() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn earlier_messages_are_folded_in_only_where_there_is_no_context() {
+async fn history_is_brought_in_where_there_is_no_context() {
     let bench = Bench::new().await;
     let alice = bench.pilot.session("alice");
-    let options = || TurnOptions { preamble: Some("EARLIER".into()), ..TurnOptions::default() };
-    let first = alice.send_with("one", options()).await.unwrap().finish().await;
-    assert!(first.text.contains("EARLIER"), "{first:?}");
-    let second = alice.send_with("two", options()).await.unwrap().finish().await;
-    assert!(!second.text.contains("EARLIER"), "{second:?}");
+    let said = |role, text: &str| Message { role, content: vec![Block::Text(text.into())] };
+    let options = |text: &str| {
+        let history = History::new(vec![said(Role::User, text), said(Role::Assistant, "yes")]);
+        TurnOptions { history: Some(history), ..TurnOptions::default() }
+    };
+    let first = alice.send_with("[[recall]]", options("EARLIER")).await.unwrap().finish().await;
+    assert_eq!(first.text, "EARLIER");
+    let second = alice.send_with("[[recall]]", options("OTHER")).await.unwrap().finish().await;
+    assert!(!second.text.contains("OTHER"), "{second:?}");
+    assert!(!first.context_lost && !second.context_lost);
     bench.end().await;
 }
 

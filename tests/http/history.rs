@@ -116,17 +116,18 @@ async fn an_edited_history_is_a_new_conversation_that_is_told_it_once() {
     let first = client.say(&site, "my cat is Mo").await;
     let mut edited = client.clone();
     edited.history[0] = json!({ "role": "user", "content": "my cat is Jo" });
-    let other = edited.say(&site, "who?").await;
+    let other = edited.say(&site, "[[recall]]").await;
     assert_ne!(first.conversation, other.conversation);
-    assert!(other.text.starts_with("echo 1:") && other.text.contains("my cat is Jo"), "{}", other.text);
+    assert_eq!(other.text, "my cat is Jo");
     let next = edited.say(&site, "and now?").await;
-    assert_eq!((next.text.as_str(), &next.conversation), ("echo 2: and now?", &other.conversation));
+    assert_eq!((next.text.as_str(), &next.conversation), ("echo 3: and now?", &other.conversation));
     // The one that was left goes on.
     let next = client.say(&site, "still there?").await;
     assert_eq!((next.text.as_str(), &next.conversation), ("echo 2: still there?", &first.conversation));
     // Another user with the same history.
     let mut stranger = Client { user: "bob", ..client.clone() };
-    assert!(stranger.say(&site, "me too").await.text.starts_with("echo 1:"));
+    let theirs = stranger.say(&site, "[[recall]]").await;
+    assert_eq!(theirs.text, "my cat is Mo | still there?");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,7 +135,7 @@ async fn requests_at_the_same_time_do_not_meet() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     let mut one = Client::messages("alice");
-    one.say(&site, "same").await;
+    let first = one.say(&site, "same").await;
     let (mut two, mut three) = (one.clone(), one.clone());
     let (a, b, c) = tokio::join!(
         one.say(&site, "[[sleep:300]] a"),
@@ -144,8 +145,9 @@ async fn requests_at_the_same_time_do_not_meet() {
     let mut names = [&a.conversation, &b.conversation, &c.conversation];
     names.sort();
     assert!(names[0] != names[1] && names[1] != names[2], "{names:?}");
-    let second = [&a, &b, &c].iter().filter(|said| said.text.starts_with("echo 2:")).count();
-    assert_eq!(second, 1, "one has the conversation, the others one that was told");
+    let here = names.iter().filter(|name| **name == &first.conversation).count();
+    assert_eq!(here, 1, "one has the conversation, the others one that was brought the history");
+    assert!([&a, &b, &c].iter().all(|said| said.text.starts_with("echo 2:")));
     for (client, said) in [(&mut one, a), (&mut two, b), (&mut three, c)] {
         let next = client.say(&site, "go on").await;
         assert_eq!(next.conversation, said.conversation);
@@ -160,9 +162,9 @@ async fn what_nobody_can_tell_the_end_of_is_not_gone_on_with() {
     let first = client.say(&site, "one").await;
     let failed = client.try_say(&site, "[[deltas:20]] [[fault:crash-mid]]").await;
     assert!(failed.status >= 500, "{failed:?}");
-    let again = client.say(&site, "two").await;
+    let again = client.say(&site, "[[recall]]").await;
     assert_ne!(again.conversation, first.conversation);
-    assert!(again.text.contains("one") && again.text.ends_with("two"), "{}", again.text);
+    assert_eq!(again.text, "one");
     // A client that leaves in mid-turn.
     let left = client.request(&site, "[[deltas:10000]] [[delay:100]]");
     assert!(tokio::time::timeout(std::time::Duration::from_millis(500), left.send()).await.is_err());
@@ -195,8 +197,7 @@ async fn the_least_recently_used_is_deleted_when_there_are_too_many() {
     let [first, second, third] = &mut clients;
     assert_eq!(third.say(&site, "on").await.text, "echo 2: on");
     assert_eq!(second.say(&site, "on").await.text, "echo 2: on");
-    let told = first.say(&site, "on").await.text;
-    assert!(told.starts_with("echo 1:") && told.ends_with("on"), "{told}");
+    assert_eq!(first.say(&site, "[[recall]]").await.text, "a");
     eventually("another one had to go", SOON, || on_disk() == 2).await;
     assert_eq!(second.say(&site, "still").await.text, "echo 3: still", "it was used after the third");
 }
@@ -232,17 +233,17 @@ async fn histories_are_known_after_a_restart_and_what_was_running_is_not() {
     let (_program, site) = Program::ready(&place, "").await;
     let next = rests.say(&site, "again").await;
     assert_eq!((next.text.as_str(), &next.conversation), ("echo 2: again", &rested.conversation));
-    let next = runs.say(&site, "again").await;
+    let next = runs.say(&site, "[[recall]]").await;
     assert_ne!(next.conversation, ran.conversation, "the child may have heard more than the client tells");
-    assert!(next.text.contains("busy") && next.text.ends_with("again"), "{}", next.text);
+    assert_eq!(next.text, "busy");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_history_of_this_client_alone_is_folded_into_a_first_prompt() {
+async fn history_of_a_client_alone_is_brought_in() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     let mut client = Client::chat("alice").knowing(&[("my cat is Mo", "hello Mo"), ("and a dog", "nice")]);
-    let said = client.say(&site, "who?").await;
-    assert!(said.text.starts_with("echo 1:") && said.text.contains("and a dog"), "{}", said.text);
-    assert_eq!(client.say(&site, "next").await.text, "echo 2: next");
+    let said = client.say(&site, "[[recall]]").await;
+    assert_eq!(said.text, "my cat is Mo | and a dog");
+    assert_eq!(client.say(&site, "next").await.text, "echo 4: next");
 }

@@ -18,6 +18,7 @@ mod happenings;
 mod history;
 mod hostile;
 mod idempotency;
+mod imports;
 mod interface;
 mod keyring;
 mod limits;

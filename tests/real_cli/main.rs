@@ -50,6 +50,14 @@ async fn a_full_context_has_a_code_in_an_older_version() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn history_arrives_in_an_older_version() {
+    for version in installed::OLDER {
+        let Some(cli) = cli(version) else { return };
+        v2_1_332::history::arrives(&v2_1_332::bench::Bench::on(cli).await).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_version_that_does_not_tell_its_state_will_do() {
     for version in installed::OLDER {
         let Some(cli) = cli(version) else { return };

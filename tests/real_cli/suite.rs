@@ -10,6 +10,7 @@ pub(crate) mod context;
 mod crashes;
 mod embedded;
 mod evictions;
+pub(crate) mod history;
 mod interrupts;
 mod inventory;
 mod mcp;

@@ -33,6 +33,14 @@ pub(in crate::http) enum Content {
 }
 
 impl Content {
+    /// As a list of blocks.
+    pub(super) fn into_blocks(self) -> Vec<Value> {
+        match self {
+            Self::Text(text) => vec![serde_json::json!({ "type": "text", "text": text })],
+            Self::Blocks(blocks) => blocks,
+        }
+    }
+
     /// The texts in it, one after the other with `between`.
     pub(super) fn texts(&self, between: &str) -> String {
         match self {

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 mod chunks;
+mod message;
 mod request;
 
 pub(in crate::http) use chunks::Chunks;

@@ -6,11 +6,10 @@ use bytes::{BufMut, BytesMut};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::history::bring_in;
 use super::mcp::AskedServers;
 use super::message::{Message, Object, checked_model, prompt, read, take_last};
-use super::preamble::fold;
 use super::{Asked, Collected, Ending, Frame, Render, anthropic};
-use crate::config::SessionConfig;
 use crate::http::error::ApiError;
 use crate::http::files::Written;
 use crate::http::wire::{DONE, PING, aborted, event, failed, frames as write};
@@ -32,11 +31,11 @@ struct Body {
 }
 
 /// Reads a body.
-pub(in crate::http) fn parse(bytes: &[u8], limits: &SessionConfig) -> Result<Asked, ApiError> {
-    check(read(bytes)?, limits)
+pub(in crate::http) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
+    check(read(bytes)?)
 }
 
-fn check(body: Body, limits: &SessionConfig) -> Result<Asked, ApiError> {
+fn check(body: Body) -> Result<Asked, ApiError> {
     let mut history: Vec<Message> = body.messages.into_iter().map(|Object(message)| message).collect();
     let (last, at) = take_last(&mut history)?;
     let prompt = prompt(last, &at)?;
@@ -50,13 +49,14 @@ fn check(body: Body, limits: &SessionConfig) -> Result<Asked, ApiError> {
             }
         }
     }
+    let earlier = bring_in(history)?;
     let options = TurnOptions {
         model: body.model.map(|model| checked_model("model", model)).transpose()?,
         fallback_model: body
             .fallback_model
             .map(|model| checked_model("fallback_model", model))
             .transpose()?,
-        preamble: fold(&history, limits.prompt_limit),
+        history: earlier.history,
         ..TurnOptions::default()
     };
     Ok(Asked {
@@ -67,6 +67,7 @@ fn check(body: Body, limits: &SessionConfig) -> Result<Asked, ApiError> {
         credentials,
         mcp_servers: AskedServers::read(body.mcp_servers)?,
         include_files: body.include_files.unwrap_or(false),
+        left_out: earlier.left_out,
         ignored: body.thinking.filter(|asked| *asked).map(|_| "thinking").into_iter().collect(),
         ..Asked::default()
     })
@@ -122,10 +123,11 @@ pub(super) fn document(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Block, History, Message, Role};
     use crate::turn::Prompt;
 
     fn asked(text: &str) -> Result<Asked, String> {
-        parse(text.as_bytes(), &SessionConfig::default()).map_err(|error| format!("{error:?}"))
+        parse(text.as_bytes()).map_err(|error| format!("{error:?}"))
     }
 
     #[test]
@@ -139,7 +141,9 @@ mod tests {
         .unwrap();
         assert!(asked.stream);
         assert!(asked.prompt == Prompt::Blocks(vec![serde_json::json!({"type":"text","text":"c"})]));
-        assert!(asked.options.preamble.is_some_and(|text| text.contains("User: a\n\nAssistant: b")));
+        let text = |role, text: &str| Message { role, content: vec![Block::Text(text.into())] };
+        let expected = History::new(vec![text(Role::User, "a"), text(Role::Assistant, "b")]);
+        assert!(asked.options.history == Some(expected));
         assert_eq!(asked.conversation.as_deref(), Some("work"));
         assert_eq!(asked.ignored, ["thinking"]);
         assert!(asked.include_files && asked.credentials.is_none());
@@ -220,7 +224,7 @@ mod tests {
         #[test]
         fn any_bytes_are_read_without_a_panic(bytes: Vec<u8>) {
             // The answer does not matter.
-            parse(&bytes, &SessionConfig::default()).ok();
+            parse(&bytes).ok();
         }
     }
 }

@@ -9,7 +9,11 @@ const BEGINNING: usize = 16;
 
 /// Checks an image block of the Messages API.
 pub(super) fn check(block: &Value) -> Result<(), &'static str> {
-    let source = &block["source"];
+    check_source(&block["source"])
+}
+
+/// Checks the source of one.
+pub(super) fn check_source(source: &Value) -> Result<(), &'static str> {
     let text = |field: &str| source.get(field).and_then(Value::as_str);
     match text("type") {
         Some("base64") => {

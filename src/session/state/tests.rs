@@ -16,7 +16,7 @@ const BOUND: Fingerprint = 7;
 
 impl Bench {
     fn new() -> Self {
-        let machine = Machine::new(Generation(0), BOUND);
+        let machine = Machine::new(Generation(0), BOUND, false);
         Self { machine, now: Instant::now(), config: RestartConfig::default() }
     }
 
@@ -45,7 +45,7 @@ impl Bench {
 }
 
 fn ticket(turn: u64) -> Ticket {
-    Ticket { turn: TurnId(turn), fingerprint: None }
+    Ticket { turn: TurnId(turn), fingerprint: None, brings_history: false }
 }
 
 fn submit(turn: u64) -> Input {
@@ -190,14 +190,34 @@ fn a_turn_of_which_nothing_came_out_goes_before_those_behind_it() {
 #[test]
 fn a_turn_that_needs_another_child_restarts_it_between_turns() {
     let mut bench = Bench::busy();
-    bench.feed(Input::Submit(Ticket { turn: TurnId(2), fingerprint: Some(8) }));
+    bench.feed(Input::Submit(Ticket { turn: TurnId(2), fingerprint: Some(8), brings_history: false }));
     assert_eq!(bench.feed(ended(1, 1)), [Effect::Stop { generation: Generation(1) }]);
     let started = Effect::Start { generation: Generation(2), fingerprint: 8, restart: false };
     assert_eq!(bench.feed(gone(1, Departure::Asked)), [Effect::AnswerGone, started]);
     bench.feed(Input::Ready(Generation(2)));
     bench.feed(ended(2, 2));
-    let same = Input::Submit(Ticket { turn: TurnId(3), fingerprint: Some(8) });
+    let same = Input::Submit(Ticket { turn: TurnId(3), fingerprint: Some(8), brings_history: false });
     assert_eq!(bench.feed(same), [deliver(2, 3)]);
+}
+
+#[test]
+fn history_restarts_a_child_without_context() {
+    let brings = |turn| Input::Submit(Ticket { brings_history: true, ..ticket(turn) });
+    let mut bench = Bench::idle();
+    assert_eq!(bench.feed(brings(1)), [Effect::Stop { generation: Generation(1) }]);
+    assert_eq!(bench.feed(gone(1, Departure::Asked)), [Effect::AnswerGone, start(2, false)]);
+    assert_eq!(bench.machine.next_turn(), Some(TurnId(1)));
+    // Whether or not it could be brought in, the child is not started a second time for it.
+    let ready = bench.feed(Input::Ready(Generation(2)));
+    assert!(ready.contains(&deliver(2, 1)), "{ready:?}");
+    bench.machine.set_context(true);
+    bench.feed(brings(2));
+    let next = bench.feed(ended(2, 1));
+    assert_eq!(next, [deliver(2, 2)], "a conversation with context goes on in its child");
+    // It was lost while a turn waited.
+    bench.feed(brings(3));
+    bench.machine.set_context(false);
+    assert_eq!(bench.feed(ended(2, 2)), [Effect::Stop { generation: Generation(2) }]);
 }
 
 #[test]
@@ -322,7 +342,7 @@ proptest! {
                 Step::Submit(fingerprint) => {
                     next_turn += 1;
                     waiting.insert(TurnId(next_turn));
-                    Input::Submit(Ticket { turn: TurnId(next_turn), fingerprint })
+                    Input::Submit(Ticket { turn: TurnId(next_turn), fingerprint, brings_history: next_turn.is_multiple_of(3) })
                 }
                 Step::Cancel(turn) => Input::Cancel(TurnId(turn)),
                 Step::Warm => Input::Warm,

@@ -5,11 +5,10 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use super::client;
-use crate::config::SessionConfig;
+use crate::http::dialect::history::bring_in;
 use crate::http::dialect::message::{
     Content, Message, Object, Role, checked_model, given, prompt, read, take_last,
 };
-use crate::http::dialect::preamble::fold;
 use crate::http::dialect::{Asked, AskedServers, Dialect, is_text, picture};
 use crate::http::error::ApiError;
 use crate::http::history::Told;
@@ -40,7 +39,7 @@ struct Metadata {
 }
 
 /// Reads a body.
-pub(in crate::http) fn parse(bytes: &[u8], limits: &SessionConfig) -> Result<Asked, ApiError> {
+pub(in crate::http) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
     let body: Body = read(bytes)?;
     if body.max_tokens == 0 {
         return Err(ApiError::field("max_tokens", "must be at least 1"));
@@ -63,6 +62,7 @@ pub(in crate::http) fn parse(bytes: &[u8], limits: &SessionConfig) -> Result<Ask
     let user = body.metadata.and_then(|Object(metadata)| metadata.user_id);
     let client = user.as_deref().and_then(client::of);
     let told = Told::of(&history, &last, Some(&system));
+    let earlier = bring_in(history)?;
     Ok(Asked {
         dialect: Dialect::Anthropic,
         stream: body.stream.unwrap_or(false),
@@ -71,7 +71,7 @@ pub(in crate::http) fn parse(bytes: &[u8], limits: &SessionConfig) -> Result<Ask
             model: Some(checked_model("model", body.model.clone())?),
             // Each request says all of it: none is said as well.
             system_prompt: Some(system),
-            preamble: fold(&history, limits.prompt_limit),
+            history: earlier.history,
             ..TurnOptions::default()
         },
         user: user.filter(|_| client.is_none()),
@@ -79,6 +79,7 @@ pub(in crate::http) fn parse(bytes: &[u8], limits: &SessionConfig) -> Result<Ask
         mcp_servers: AskedServers::read(body.mcp_servers)?,
         model: body.model,
         ignored,
+        left_out: earlier.left_out,
         told: Some(told),
         ..Asked::default()
     })
@@ -214,7 +215,7 @@ mod tests {
 
     fn asked(system: Value, messages: Value) -> Result<Asked, String> {
         let body = json!({ "model": "sonnet", "max_tokens": 9, "system": system, "messages": messages });
-        parse(body.to_string().as_bytes(), &SessionConfig::default()).map_err(|error| format!("{error:?}"))
+        parse(body.to_string().as_bytes()).map_err(|error| format!("{error:?}"))
     }
 
     #[test]
@@ -228,13 +229,14 @@ mod tests {
             "content": [{ "type": "text", "text": "two", "cache_control": cached }] });
         let begun = asked(system.clone(), json!([first, said])).unwrap();
         assert_eq!(begun.options.system_prompt.as_deref(), Some("one\n\ntwo"));
-        assert!(begun.prompt == crate::turn::Prompt::Text("a".into()) && begun.options.preamble.is_none());
+        assert!(begun.prompt == crate::turn::Prompt::Text("a".into()) && begun.options.history.is_none());
 
         let answer = json!({ "role": "assistant", "content": "b" });
         let next = json!({ "role": "user", "content": "c" });
         let gone_on = asked(system, json!([first, said, answer, next])).unwrap();
         assert_eq!(gone_on.options.system_prompt, begun.options.system_prompt);
-        assert!(!gone_on.options.preamble.unwrap().contains("two"), "it is no part of the history");
+        let history = serde_json::to_string(&gone_on.options.history.unwrap().messages()[0].content).unwrap();
+        assert!(!history.contains("two"), "it is no part of the history");
         let plain = asked(json!("one\n\ntwo"), json!([first, answer, next])).unwrap();
         assert_eq!(format!("{:?}", plain.told), format!("{:?}", gone_on.told));
     }
