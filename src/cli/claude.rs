@@ -21,11 +21,8 @@ mod answer;
 mod classify;
 mod fields;
 mod home;
-<<<<<<< HEAD
-mod judged;
-=======
 mod import;
->>>>>>> main
+mod judged;
 mod launch;
 mod read;
 mod transcript;
