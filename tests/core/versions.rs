@@ -68,8 +68,9 @@ async fn broken_upgrade_falls_back_until_it_is_replaced() {
     versions.switch(&versions.broken("second"));
     alice.evict().await.unwrap();
     assert_eq!(say(&alice, "two").await, "echo 2: two", "the same turn goes to the version that worked");
-    let warning = bench.pilot.cli_warning().expect("it is said");
-    assert!(warning.contains("does not start") && warning.contains(JUDGED), "{warning}");
+    let named =
+        || bench.pilot.cli_warning().is_some_and(|it| it.contains("does not start") && it.contains(JUDGED));
+    eventually("it is said, with the version that is used", named).await;
 
     // Another server knows from the record which one has worked.
     bench.pilot.shutdown(Duration::from_secs(5)).await;
@@ -116,7 +117,6 @@ async fn unjudged_version_is_refused_when_configured() {
     assert!(probed.warning.is_some_and(|warning| warning.contains(UNJUDGED)));
     config.cli.unknown_version = UnknownVersion::Refuse;
     let error = probe(&config, &directory).await.unwrap_err();
-    assert_eq!(error.code(), "cli_not_started");
     assert!(
         error.to_string().contains(UNJUDGED) && error.to_string().contains("cli.unknown_version"),
         "{error}"
