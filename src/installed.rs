@@ -277,7 +277,12 @@ pub(crate) async fn look(instance: &Instance) {
         let found = Found { path: executable.path.clone(), first_args: Vec::new() };
         // Why it does not start is found out when it is started.
         let version = version(&found, &instance.shim, &instance.config.data_dir).await.ok().flatten();
-        installed.lock().version = Some((executable, version));
+        let mut state = installed.lock();
+        // Another may have been chosen meanwhile.
+        if state.current.as_ref() == Some(&executable) {
+            state.version = Some((executable, version));
+        }
+        drop(state);
     }
     installed.judge(instance.adapter);
     installed.publish(&instance.metrics);
