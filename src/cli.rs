@@ -314,12 +314,21 @@ pub trait Adapter: Debug + Send + Sync + 'static {
     /// really is once links are resolved.
     fn transcript(&self, dirs: &Dirs, cli: &CliConfig, session_id: &str) -> PathBuf;
 
-    /// Whether the transcript holds the line of the given [`Adapter::checkpoint`]. Reads at most a bounded tail, and
+    /// The first entry that the transcript lacks on the way from the line of the given [`Adapter::checkpoint`] back to
+    /// its beginning, as a text to know the same gap again by; `None` if all are there. Reads at most a bounded tail, and
     /// blocks meanwhile.
     ///
     /// # Errors
     /// If the file cannot be read.
-    fn transcript_holds(&self, transcript: &File, checkpoint: &str) -> std::io::Result<bool>;
+    fn transcript_gap(&self, transcript: &File, checkpoint: &str) -> std::io::Result<Option<String>>;
+
+    /// Whether the transcript holds the line, and all that it goes back to.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    fn transcript_holds(&self, transcript: &File, checkpoint: &str) -> std::io::Result<bool> {
+        Ok(self.transcript_gap(transcript, checkpoint)?.is_none())
+    }
 
     /// The transcript of a conversation that was held elsewhere, for [`Opening::Resume`] under this id; `None` if the
     /// first prompt carries all of it. For texts of some megabytes this belongs on a thread for blocking work.

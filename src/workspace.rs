@@ -260,8 +260,14 @@ impl Workspace {
         let Some(own_files) = adapter.own_files(cli) else { return Ok(()) };
         let home = self.beneath()?.dir(Path::new("home"))?;
         remove_where(&home, |name| name.starts_with(own_files.removed.as_bytes()))?;
-        // A link in its place is removed as well.
-        let own = home.make_dir(Path::new(own_files.directory))?;
+        let directory = Path::new(own_files.directory);
+        let own = match home.dir(directory) {
+            // Nothing to clear, and a home that cannot be written needs no directory.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // A link in its place is removed as well.
+            Err(_) => home.make_dir(directory)?,
+            Ok(own) => own,
+        };
         remove_where(&own, |name| !own_files.kept.iter().any(|kept| kept.as_bytes() == name))
     }
 

@@ -134,8 +134,8 @@ impl Adapter for Claude {
         transcript::path(dirs, cli, session_id)
     }
 
-    fn transcript_holds(&self, transcript: &File, checkpoint: &str) -> io::Result<bool> {
-        transcript::holds(transcript, checkpoint)
+    fn transcript_gap(&self, transcript: &File, checkpoint: &str) -> io::Result<Option<String>> {
+        transcript::gap(transcript, checkpoint)
     }
 
     fn import(&self, history: &History, session_id: &str, dirs: &Dirs, now: SystemTime) -> Option<Import> {

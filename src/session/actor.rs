@@ -391,7 +391,7 @@ impl SessionActorState {
         }
         match news {
             ChildNews::Started(started, port) => self.started(started, port),
-            ChildNews::ContextLost(loss) => {
+            ChildNews::ContextLost(loss, gap) => {
                 tracing::warn!(session = %self.entry.key.hash(), loss = loss.as_str(), "part of a conversation is lost");
                 if self.record.untold_loss != Some(loss) {
                     // Found again by every start until a turn is told; it is one loss.
@@ -399,6 +399,7 @@ impl SessionActorState {
                     self.note(What::ContextLost { kind: loss.as_str() });
                 }
                 self.record.untold_loss = Some(loss);
+                self.record.known_gap = gap;
                 self.record.checkpoint = None;
                 if loss == ContextLost::Conversation {
                     self.record.context_turns = 0;

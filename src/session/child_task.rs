@@ -54,8 +54,8 @@ impl Plan {
 pub(crate) enum ChildNews {
     /// A process runs.
     Started(Started, Arc<Port>),
-    /// Part of the conversation is not on disk.
-    ContextLost(ContextLost),
+    /// Part of the conversation is not on disk; which, where that is known ([`crate::cli::Adapter::transcript_gap`]).
+    ContextLost(ContextLost, Option<String>),
     /// The CLI has taken up the history that was offered.
     Imported(Imported),
     /// The conversation goes on under another id, because neither opening it nor beginning it worked under the old.

@@ -35,6 +35,8 @@ pub(super) struct Prepared {
     pub(super) bound: Bound,
     /// What is missing of the conversation.
     pub(super) loss: Option<ContextLost>,
+    /// Where, in a transcript that is there.
+    gap: Option<String>,
     /// Counts the processes of this start.
     pub(super) attempt: u32,
     /// Variables that only this user's children get.
@@ -100,12 +102,14 @@ fn prepare_now(
             (None, false)
         }
     };
-    let loss = match (&transcript, &record.checkpoint) {
-        (None, _) => (record.context_turns > 0).then_some(ContextLost::Conversation),
-        (Some(file), Some(checkpoint)) if !adapter.transcript_holds(file, checkpoint)? => {
-            Some(ContextLost::LatestTurns)
-        }
+    let gap = match (&transcript, &record.checkpoint) {
+        (Some(file), Some(checkpoint)) => adapter.transcript_gap(file, checkpoint)?,
         _ => None,
+    };
+    let loss = match &transcript {
+        None => (record.context_turns > 0).then_some(ContextLost::Conversation),
+        // The same gap stays in the transcript for good; it is one loss.
+        Some(_) => (gap.is_some() && gap != record.known_gap).then_some(ContextLost::LatestTurns),
     };
     let cli_session_id = if is_usable { record.cli_session_id.clone() } else { new_cli_session_id() };
     let has_context = record.context_turns > 0 && loss != Some(ContextLost::Conversation);
@@ -135,6 +139,7 @@ fn prepare_now(
             fallback_model: record.bound.fallback_model.clone(),
         },
         loss,
+        gap,
         attempt: 0,
         variables,
         model: model(&record, cli, transcript.is_some()),
@@ -190,7 +195,7 @@ impl Prepared {
     /// Says what the session does not know of its conversation, each thing once.
     pub(super) fn tell(&mut self, tell: &Tell) {
         if let Some(loss) = self.loss.take() {
-            tell(ChildNews::ContextLost(loss));
+            tell(ChildNews::ContextLost(loss, self.gap.take()));
         }
         if std::mem::take(&mut self.is_new_id) {
             tell(ChildNews::NewConversation(self.cli_session_id.clone()));

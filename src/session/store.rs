@@ -47,6 +47,9 @@ pub(crate) struct Record {
     pub(crate) last_used: SystemTime,
     /// The last thing said that must be in the transcript, if nothing was lost.
     pub(crate) checkpoint: Option<String>,
+    /// A gap in the transcript that has been found before: it stays there.
+    #[serde(default)]
+    pub(crate) known_gap: Option<String>,
     /// What is missing of the conversation, as long as no turn that was told of it has ended.
     #[serde(default)]
     pub(crate) untold_loss: Option<ContextLost>,
@@ -103,6 +106,7 @@ impl Record {
             created: now,
             last_used: now,
             checkpoint: None,
+            known_gap: None,
             untold_loss: None,
             model: None,
             chosen_model: None,

@@ -68,12 +68,12 @@ fn base36(mut number: u32) -> String {
     }
 }
 
-/// Whether the entry is there, and with it what it follows from.
-pub(super) fn holds(mut file: &File, checkpoint: &str) -> io::Result<bool> {
+/// The first entry that is missing on the way from this one back to the first.
+pub(super) fn gap(mut file: &File, checkpoint: &str) -> io::Result<Option<String>> {
     let length = file.seek(SeekFrom::End(0))?;
     let first = length.saturating_sub(TAIL);
     file.seek(SeekFrom::Start(first))?;
-    kept::leads_back(file.take(TAIL), first > 0, checkpoint)
+    kept::gap(file.take(TAIL), first > 0, checkpoint)
 }
 
 #[cfg(test)]
@@ -126,7 +126,7 @@ mod tests {
     fn an_entry_is_found_wherever_it_lies_in_the_tail() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("t.jsonl");
-        let holds = |id: &str| holds(&File::open(&file).unwrap(), id);
+        let holds = |id: &str| gap(&File::open(&file).unwrap(), id).map(|gap| gap.is_none());
         let entry = r#"{"uuid":"u-1"}"#;
         let tail = usize::try_from(TAIL).unwrap();
         for behind in [0, 1, 2, 1000, tail - 14, tail - 13, tail * 2] {
@@ -140,7 +140,7 @@ mod tests {
             assert_eq!(holds("u-1").unwrap(), behind <= tail - entry.len(), "{behind}");
             assert!(!holds("u-2").unwrap());
         }
-        assert!(super::holds(&File::open(dir.path()).unwrap(), "u-1").is_err());
+        assert!(gap(&File::open(dir.path()).unwrap(), "u-1").is_err());
     }
 
     fn entry(id: &str, parent: Option<&str>) -> String {
@@ -148,7 +148,7 @@ mod tests {
     }
 
     fn leads_back(text: &str, is_cut: bool, id: &str) -> bool {
-        kept::leads_back(text.as_bytes(), is_cut, id).unwrap()
+        kept::gap(text.as_bytes(), is_cut, id).unwrap().is_none()
     }
 
     #[test]
@@ -161,6 +161,12 @@ mod tests {
         assert!(!leads_back(&gap, false, "u-2") && leads_back(&gap, true, "u-2"));
         let out_of_order = [two.as_str(), &root, &one].concat();
         assert!(leads_back(&out_of_order, false, "u-2"));
+        // The same gap is known again, whatever was said behind it.
+        let behind = [gap.as_str(), &entry("u-3", Some("u-2"))].concat();
+        let found = |text: &str, id: &str| kept::gap(text.as_bytes(), false, id).unwrap();
+        assert!(found(&gap, "u-2").is_some());
+        assert_eq!(found(&gap, "u-2"), found(&behind, "u-3"));
+        assert_ne!(found(&gap, "u-2"), found(&behind, "u-4"));
         let circle = [entry("u-1", Some("u-2")), two.clone()].concat();
         assert!(!leads_back(&circle, false, "u-2") && leads_back(&circle, true, "u-2"));
     }
@@ -242,7 +248,7 @@ mod tests {
                 }
                 text.extend(line);
                 let id = format!("u-{number}");
-                let held = kept::leads_back(text.as_slice(), false, &id).unwrap();
+                let held = kept::gap(text.as_slice(), false, &id).unwrap().is_none();
                 prop_assert_eq!(held, plainly(&text, &id));
                 prop_assert!(intact || !held, "what it goes back to is damaged");
                 intact &= matches!(damage, Damage::None | Damage::Doubled);

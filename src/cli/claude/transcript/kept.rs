@@ -5,14 +5,13 @@
 //! Whatever is read, memory stays within some megabytes.
 
 use std::borrow::Cow;
-use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
-use std::hash::BuildHasher;
 use std::io::{self, BufRead as _, BufReader, Read};
 
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 
-/// Entries remembered, 16 bytes each. An entry of a conversation takes some kilobytes; a file with more in its tail
+/// Entries remembered, 48 bytes each. An entry of a conversation takes some kilobytes; a file with more in its tail
 /// was not written by the CLI.
 const MAX_ENTRIES: usize = 200_000;
 /// What every line of an entry has in it; others need not be parsed.
@@ -27,15 +26,17 @@ struct Entry<'a> {
     parent: Option<Cow<'a, str>>,
 }
 
-/// Whether the entry is there and every one that it goes back to. `is_cut`: the transcript begins before `tail`, so
-/// that what is not found in it may be there. Holds one line at a time.
-pub(super) fn leads_back(tail: impl Read, mut is_cut: bool, checkpoint: &str) -> io::Result<bool> {
-    // Seeded by chance: nobody can prepare two ids that look the same.
-    let hasher = RandomState::new();
-    let mut places: VecDeque<(u64, Option<u64>)> = VecDeque::new();
+/// Digest of an entry's id: of one size whatever the id, and the same in every run.
+type Id = u128;
+
+/// The first entry that is missing on the way from `checkpoint` back to the first one, as a text to know it again by;
+/// `None` if all are there. `is_cut`: the transcript begins before `tail`, so that what is not found in it may be there.
+/// Holds one line at a time.
+pub(super) fn gap(tail: impl Read, mut is_cut: bool, checkpoint: &str) -> io::Result<Option<String>> {
+    let mut places: VecDeque<(Id, Option<Id>)> = VecDeque::new();
     let (mut lines, mut line) = (BufReader::new(tail), Vec::new());
     while lines.read_until(b'\n', &mut line)? > 0 {
-        if let Some(place) = place(&line, &hasher) {
+        if let Some(place) = place(&line) {
             if places.len() == MAX_ENTRIES {
                 places.pop_front();
                 is_cut = true;
@@ -45,25 +46,30 @@ pub(super) fn leads_back(tail: impl Read, mut is_cut: bool, checkpoint: &str) ->
         line.clear();
     }
     // Of two entries of one id the last one counts.
-    let mut parents: HashMap<u64, Option<u64>> = places.into_iter().collect();
-    let mut wanted = hasher.hash_one(checkpoint);
+    let mut parents: HashMap<Id, Option<Id>> = places.into_iter().collect();
+    let mut wanted = digest(checkpoint);
     let mut is_there = false;
     // Each is taken out, so that a circle ends.
     while let Some(parent) = parents.remove(&wanted) {
         is_there = true;
         match parent {
             Some(parent) => wanted = parent,
-            None => return Ok(true),
+            None => return Ok(None),
         }
     }
-    Ok(is_there && is_cut)
+    Ok((!is_there || !is_cut).then(|| format!("{wanted:032x}")))
+}
+
+fn digest(id: &str) -> Id {
+    let digest = Sha256::digest(id);
+    digest.iter().take(16).fold(0, |number, byte| number << 8 | Id::from(*byte))
 }
 
 /// A line's entry and the one that it follows.
-fn place(line: &[u8], hasher: &RandomState) -> Option<(u64, Option<u64>)> {
+fn place(line: &[u8]) -> Option<(Id, Option<Id>)> {
     memchr::memmem::find(line, MARK)?;
     // A list of two texts would be read as one, too.
     line.trim_ascii_start().first().filter(|first| **first == b'{')?;
     let entry: Entry<'_> = serde_json::from_slice(line).ok()?;
-    Some((hasher.hash_one(entry.uuid?.as_ref()), entry.parent.map(|id| hasher.hash_one(id.as_ref()))))
+    Some((digest(&entry.uuid?), entry.parent.map(|id| digest(&id))))
 }
