@@ -66,6 +66,9 @@ fn report(probed: &Probed) {
     };
     say("memory", &memory);
     say("containment", probed.containment);
+    if let Some(warning) = &probed.warning {
+        say("warning", warning);
+    }
 }
 
 fn say(what: &str, value: &str) {
