@@ -3,6 +3,7 @@
 use futures_util::StreamExt;
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use crate::common::{SOON, eventually_some};
 use crate::keyring::Keyring;
@@ -96,7 +97,8 @@ async fn a_caller_that_was_cut_off_comes_back_for_the_answer() {
             let mut cut = request().send().await.unwrap().bytes_stream();
             cut.next().await.unwrap().unwrap();
         } else {
-            let cut = tokio::spawn(request().send());
+            let mut cut = JoinSet::new();
+            cut.spawn(request().send());
             eventually_some("the turn runs", SOON, async || {
                 let stats = site.get("/v1/pool/stats").await.json();
                 let entries = stats["active_users"].as_array().unwrap().clone();
@@ -104,8 +106,7 @@ async fn a_caller_that_was_cut_off_comes_back_for_the_answer() {
                 (is_busy || turns(&site).await > before).then_some(())
             })
             .await;
-            cut.abort();
-            assert!(cut.await.unwrap_err().is_cancelled());
+            cut.shutdown().await;
         }
         let again = async || Some(Answer::of(request()).await).filter(|again| again.status == 200);
         let again = eventually_some("the answer is there", SOON, again).await;
