@@ -154,6 +154,7 @@ impl ApiError {
             413 => "request_too_large",
             429 => "rate_limit_error",
             503 | OVERLOADED => "overloaded_error",
+            504 => "timeout_error",
             400..500 => "invalid_request_error",
             _ => "api_error",
         }

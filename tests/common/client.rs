@@ -70,6 +70,15 @@ impl Client {
         (answer.status().as_u16(), answer.text().await.expect("a body"))
     }
 
+    /// Posts a body anywhere, for the conversation `default`; status and body of the answer.
+    pub async fn post(&self, path: &str, user: &str, body: &Value) -> (u16, String) {
+        let request = self.web.post(format!("{}{path}", self.http)).header("x-pilotlight-user", user);
+        let request = request.header("x-pilotlight-session", "default").json(body);
+        let answer = timeout(TURN_WITHIN, request.send()).await.expect("the answer begins in time");
+        let answer = answer.expect("an answer");
+        (answer.status().as_u16(), answer.text().await.expect("a body"))
+    }
+
     /// Waits until turns are taken.
     pub async fn ready(&self) {
         let is_ready = async || (self.get("/readyz").await.0 == 200).then_some(());

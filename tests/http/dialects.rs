@@ -152,6 +152,7 @@ async fn errors_before_the_first_event_are_statuses_and_later_ones_events() {
         (413, "request_too_large"),
         (429, "rate_limit_error"),
         (500, "api_error"),
+        (504, "timeout_error"),
         (529, "overloaded_error"),
     ];
     for (status, kind) in kinds {

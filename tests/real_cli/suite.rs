@@ -17,6 +17,7 @@ mod inventory;
 mod mcp;
 mod models;
 mod restarts;
+mod retries;
 pub(crate) mod smoke;
 mod tools;
 mod traps_api;
