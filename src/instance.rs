@@ -39,6 +39,8 @@ pub(crate) struct Instance {
     pub(crate) user_env: UserEnv,
     /// `NAME=value` in the environment of everything that this data directory's instances start.
     pub(crate) marker: Marker,
+    /// It is there for one trial start.
+    is_trial: bool,
     /// Every task of this instance. Shutdown waits for it to be empty.
     pub(crate) tasks: TaskTracker,
     /// One token per turn that has no outcome yet.
@@ -78,6 +80,7 @@ impl Instance {
         cgroups: Option<CgroupBase>,
         user_env: UserEnv,
         marker: Marker,
+        is_trial: bool,
     ) -> Self {
         Self {
             config,
@@ -92,6 +95,7 @@ impl Instance {
             cgroups,
             user_env,
             marker,
+            is_trial,
             tasks: TaskTracker::new(),
             open_turns: TaskTracker::new(),
             slots: Slots::default(),
@@ -132,6 +136,11 @@ impl Instance {
                  a hostile one can escape; see that the group of this service is writable and still delegated to it"
             );
         }
+    }
+
+    /// Whether it is there for one trial start, which has no user's settings and decides whether a version starts.
+    pub(crate) fn is_trial(&self) -> bool {
+        self.is_trial
     }
 
     pub(crate) fn is_draining(&self) -> bool {

@@ -54,8 +54,6 @@ pub(crate) struct SessionActorState {
     waiting: HashMap<TurnId, Box<Submission>>,
     /// What turns asked to be bound, by fingerprint.
     bounds: HashMap<Fingerprint, BoundRecord>,
-    /// What the last turn that asked for any asked for.
-    last_wanted: Option<Fingerprint>,
     child: Option<ChildLink>,
     warm_waiters: Vec<oneshot::Sender<Result<(), TurnError>>>,
     gone_waiters: Vec<oneshot::Sender<()>>,
@@ -121,7 +119,6 @@ impl Actor for SessionActor {
             retiring: false,
             waiting: HashMap::new(),
             bounds: HashMap::new(),
-            last_wanted: None,
             child: None,
             warm_waiters: Vec::new(),
             gone_waiters: Vec::new(),
@@ -223,13 +220,12 @@ impl SessionActorState {
             return None;
         }
         // A turn before it that still waits may change them first.
-        let before = self.last_wanted.filter(|_| !self.waiting.is_empty());
+        let before = self.machine.last_wanted();
         let before = before.and_then(|fingerprint| self.bounds.get(&fingerprint));
         let model_without = self.record.model_without(&self.instance.config.cli);
         let bound = before.unwrap_or(&self.record.bound).with(wanted, model_without);
         let fingerprint = bound.fingerprint();
         self.bounds.insert(fingerprint, bound);
-        self.last_wanted = Some(fingerprint);
         Some(fingerprint)
     }
 

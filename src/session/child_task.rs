@@ -158,12 +158,23 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, tell: 
         };
         match one_child(plan, &prepared, &chosen, stop, tell, &start_permit).await {
             Err(refusal) => prepared = prepared.after_refusal(refusal, plan),
-            Ok(gone) if gone.never_started() && plan.instance.installed.failed(&chosen) => {}
+            Ok(gone) if gone.never_started() && give_way(plan, &chosen, stop).await => {}
             Ok(gone) => return gone,
         }
     }
     let failure = StartFailure::Handshake("it neither begins nor resumes the conversation".to_owned());
     not_started(plan, failure)
+}
+
+/// The CLI has failed before it was ready. Whether there is another version to be tried.
+async fn give_way(plan: &Plan, chosen: &Chosen, stop: &CancellationToken) -> bool {
+    if plan.instance.is_trial() {
+        return plan.instance.installed.failed(chosen);
+    }
+    tokio::select! {
+        is_there = installed::failed_in_session(&plan.instance, chosen) => is_there,
+        () = stop.cancelled() => false,
+    }
 }
 
 /// One process. `Err`: it would not open the conversation in this way.
@@ -344,6 +355,10 @@ fn not_started(plan: &Plan, failure: StartFailure) -> Gone {
                 reason: "the host has no room for another process or open file",
                 retry_after: SHORTAGE_PAUSE,
             })
+        }
+        // Nor here: it stays refused until an operator does something.
+        None if failure.reason() == installed::UNJUDGED => {
+            Departure::NotAdmitted(TurnError::NotStarted(failure))
         }
         None => Departure::NotStarted(failure),
     };

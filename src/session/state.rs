@@ -385,6 +385,11 @@ impl Machine {
         }
     }
 
+    /// What the last of the waiting turns that ask for any settings asks for.
+    pub(super) fn last_wanted(&self) -> Option<Fingerprint> {
+        self.queue.iter().rev().find_map(|ticket| ticket.fingerprint)
+    }
+
     fn is_wanted(&self) -> bool {
         !self.shutting_down && (self.warm_wanted || !self.queue.is_empty())
     }

@@ -28,6 +28,25 @@ fn unknown_fields_are_named_in_every_dialect() {
 }
 
 #[test]
+fn fields_of_a_message_are_those_of_its_dialect() {
+    use Dialect::{Anthropic, OpenAi, Original};
+    let other = json!([{ "role": "assistant", "content": "a", "tool_calls": [], "function_call": {}, "audio": {},
+        "refusal": "no", "tool_call_id": "t", "reasoning_content": "r", "annotations": [], "name": "n" }]);
+    let body = json!({ "messages": other });
+    for dialect in [Original, Anthropic] {
+        let named = names(dialect, &body);
+        for field in OPENAI_MESSAGE.iter().chain(&["name"]) {
+            assert!(named.contains(&format!("messages.{field}")), "{field} in {named:?}");
+        }
+    }
+    assert_eq!(names(OpenAi, &body), ["messages.name"]);
+    let result = json!({ "messages": [{ "role": "function", "name": "n", "content": "a" }] });
+    assert_eq!(names(OpenAi, &result), [] as [String; 0]);
+    let nothing = json!({ "messages": [{ "role": "user", "content": "a", "name": null }] });
+    assert_eq!(names(Anthropic, &nothing), [] as [String; 0]);
+}
+
+#[test]
 fn fields_of_the_api_are_used_named_or_refused() {
     use Dialect::{Anthropic, OpenAi, Original};
     let named = [
