@@ -43,11 +43,12 @@ impl fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    /// Of variables and of a session's MCP servers, whose variables and headers are all taken for secrets; so are their
-    /// URLs and arguments, which may hold keys.
+    /// Of variables, of a session's MCP servers, whose variables and headers are all taken for secrets as are their URLs
+    /// and arguments, which may hold keys, and of its own credentials.
     pub(crate) fn of<'a>(
         variables: impl Iterator<Item = (&'a String, &'a String)>,
         servers: &Map<String, Value>,
+        tokens: &[String],
     ) -> Self {
         let is_secret = |name: &str| {
             let name = name.to_ascii_uppercase();
@@ -65,7 +66,7 @@ impl Secrets {
         let urls = in_text("url").flat_map(of_url).map(str::to_owned);
         let args = servers.values().filter_map(|server| server.get("args")?.as_array()).flatten();
         let args = args.filter_map(Value::as_str).flat_map(of_argument).map(str::to_owned);
-        let whole = of_variables.chain(of_servers).chain(urls).chain(args);
+        let whole = of_variables.chain(of_servers).chain(urls).chain(args).chain(tokens.iter().cloned());
         // A text of many lines may come line by line.
         let parts = whole.flat_map(|value| {
             let lines: Vec<String> = value.lines().map(str::to_owned).collect();
@@ -235,7 +236,7 @@ mod tests {
 
     fn secrets(secret: &str) -> Secrets {
         let variable = ("SOME_KEY".to_owned(), secret.to_owned());
-        Secrets::of(std::iter::once((&variable.0, &variable.1)), &Map::new())
+        Secrets::of(std::iter::once((&variable.0, &variable.1)), &Map::new(), &[])
     }
 
     #[test]
@@ -249,8 +250,11 @@ mod tests {
         .map(|(name, value)| (name.to_owned(), value.to_owned()));
         let servers = serde_json::json!({"m": {"command": "serve", "env": {"A": "in the env"}},
             "n": {"url": "http://n", "headers": {"Authorization": "Bearer of it all"}}});
-        let secrets =
-            Secrets::of(variables.iter().map(|(name, value)| (name, value)), servers.as_object().unwrap());
+        let secrets = Secrets::of(
+            variables.iter().map(|(name, value)| (name, value)),
+            servers.as_object().unwrap(),
+            &[],
+        );
         let text = secrets.black_out(
             "eu-west-1 on s3cret+1 s3cret+1 and more, in the env, Bearer of it all, of it all serve",
         );
@@ -276,7 +280,7 @@ mod tests {
             "a": { "command": "serve", "args": ["--verbose", "--api-key=in-the-option", "after-the-option", "-pattached-value"] },
             "b": { "url": "https://user-1:pass-word@host.example/s/key-in-the-path-0001/mcp?token=in-the-query#fragment-1" },
         });
-        let secrets = Secrets::of(std::iter::empty(), servers.as_object().unwrap());
+        let secrets = Secrets::of(std::iter::empty(), servers.as_object().unwrap(), &[]);
         for secret in [
             "in-the-option",
             "after-the-option",
