@@ -113,6 +113,7 @@ pub mod happenings;
 pub mod http;
 pub mod ids;
 mod instance;
+mod locks;
 pub mod metrics;
 pub mod model;
 mod open_files;
