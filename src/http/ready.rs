@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::app::App;
+use super::paths;
 use crate::probe::{ProbeError, probe};
 
 /// Where the trial runs, below the data directory. Always the same, so that leftovers of a killed trial are found by the
@@ -65,7 +66,7 @@ pub(super) async fn watch(app: Arc<App>) {
                     }
                     ProbeError::Cli(_) => {
                         tracing::warn!(code = error.code(), again_in = ?pause, "the CLI does not start");
-                        error.to_string()
+                        paths::without(&error.to_string())
                     }
                 };
                 app.started_once().failed(why);

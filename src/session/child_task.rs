@@ -419,6 +419,10 @@ fn conclude(plan: &Plan, departed: Departed, oom_before: OomKills) -> Gone {
     };
     if let Departure::NotStarted(failure) = &why {
         metrics.spawned(Some(failure.reason()));
+        // It has seen no prompt yet, and callers get this without the paths in it.
+        if !departed.stderr.is_empty() {
+            tracing::warn!(session = %plan.entry.key.hash(), stderr = %departed.stderr, "what the CLI said before it ended");
+        }
     }
     let retry = departed.unfinished.and_then(|running| match departed.verdict {
         // Another child would only do the same again.

@@ -56,8 +56,8 @@ pub(crate) struct Record {
     /// What is missing of the conversation, as long as no turn that was told of it has ended.
     #[serde(default)]
     pub(crate) untold_loss: Option<ContextLost>,
-    /// Where earlier versions kept what is `bound.model` now.
-    #[serde(default, skip_serializing)]
+    /// Where the first release keeps what is `bound.model` now: written for the way back to it.
+    #[serde(default)]
     model: Option<String>,
     /// The model that the CLI chose by itself when the conversation began: its window and its prompt depend on it.
     #[serde(default)]
@@ -172,7 +172,8 @@ impl Record {
 
     /// Writes the session's file, whole or not at all.
     pub(crate) fn save(&self, workspace: &Workspace, durability: Durability) -> io::Result<()> {
-        let content = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
+        let kept = Self { model: self.bound.model.clone(), ..self.clone() };
+        let content = serde_json::to_vec_pretty(&kept).map_err(io::Error::other)?;
         workspace.record().create()?;
         write_private(&workspace.record().session_file(), &content, durability)
     }
@@ -374,6 +375,7 @@ mod tests {
         let mut record = Record::new(&key, &workspace);
         record.turns = 3;
         record.checkpoint = Some("abc".into());
+        record.bound.model = Some("haiku".into());
         record.save(&workspace, Durability::Disk).unwrap();
         let loaded = Record::load(data.path(), &key).unwrap().unwrap();
         assert_eq!(loaded, record);
