@@ -19,6 +19,7 @@ use crate::turn::{Outcome, Prompt, TurnOptions};
 
 pub(super) mod anthropic;
 mod collected;
+mod fields;
 mod history;
 mod mcp;
 pub(super) mod message;
@@ -29,6 +30,7 @@ mod picture;
 use message::Content;
 
 pub(super) use collected::Collected;
+pub(super) use fields::{Ignored, judge};
 pub(super) use mcp::{AskedServers, FIELD as MCP_FIELD};
 
 /// Which one a request is written in.
@@ -77,8 +79,8 @@ pub(super) struct Asked {
     pub(super) model: String,
     /// A stream of the OpenAI dialect ends with the tokens.
     pub(super) include_usage: bool,
-    /// Fields that are understood but have no effect here.
-    pub(super) ignored: Vec<&'static str>,
+    /// Fields that have no effect here.
+    pub(super) ignored: Ignored,
     /// What of the earlier messages a conversation of the CLI cannot hold.
     pub(super) left_out: Vec<String>,
     /// By what it tells of its history a conversation without a name is found again; not in the original dialect.

@@ -64,6 +64,12 @@ impl ApiError {
         if self.field.is_some() { Self::field(path, problem) } else { self }
     }
 
+    /// 400: the field promises what cannot be done here.
+    pub(super) fn unsupported(path: &str, why: &str) -> Self {
+        let error = Self::invalid("unsupported_field", format!("{path}: {why}; leave it out"));
+        Self { field: Some(path.to_owned()), ..error }
+    }
+
     /// 413: the body is too long.
     pub(super) fn body_too_large(limit: usize) -> Self {
         let message = format!("the request body is longer than {limit} bytes (http.body_limit)");

@@ -151,7 +151,7 @@ impl Taking {
         self.app.exporter().figures().turn_asked(asked.dialect.figure());
         let config = &self.app.pilot().config().http;
         let without_effect = without_effect(&asked);
-        if config.strict && !without_effect.is_empty() {
+        if config.strict && (asked.ignored.is_refused_by_strict || !asked.left_out.is_empty()) {
             let fields = without_effect.join(", ");
             let message =
                 format!("without effect here, and refused by configuration (http.strict): {fields}");
@@ -232,7 +232,9 @@ impl Taking {
         let length = bytes.len();
         let read = move || {
             let key = idempotency::Asked::of(&headers, &bytes)?;
-            Ok((parse(&bytes)?, key))
+            let mut asked = parse(&bytes)?;
+            asked.ignored = dialect::judge(asked.dialect, &bytes)?;
+            Ok((asked, key))
         };
         if length <= PARSE_INLINE {
             return read();
@@ -283,7 +285,7 @@ impl Taking {
 
 /// The names of fields, and of parts of the history, that have no effect.
 fn without_effect(asked: &Asked) -> Vec<&str> {
-    asked.ignored.iter().copied().chain(asked.left_out.iter().map(String::as_str)).collect()
+    asked.ignored.names.iter().chain(&asked.left_out).map(String::as_str).collect()
 }
 
 /// An accepted turn that is to be answered.

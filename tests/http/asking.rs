@@ -25,13 +25,13 @@ pub(crate) const DIALECTS: [Dialect; 4] = [
     Dialect {
         path: "/v1/messages/keepalive",
         good: original,
-        any: &[],
+        any: &["/thinking"],
         required: &["/messages", "/messages/0/role", "/messages/0/content"],
     },
     Dialect {
         path: "/v1/messages",
         good: original,
-        any: &[],
+        any: &["/thinking"],
         required: &[
             "/messages",
             "/messages/2/role",

@@ -200,7 +200,7 @@ async fn fields_without_effect_are_named_or_refused() {
     {
         let (_program, site) = Program::ready(&place, "").await;
         let answer = send(&site, "/v1/messages", &body).await;
-        assert_eq!(answer.header("x-pilotlight-ignored"), "temperature,tools");
+        assert_eq!(answer.header("x-pilotlight-ignored"), "max_tokens,temperature,tools");
     }
     let (_program, site) = Program::ready(&place, "[http]\nstrict = true").await;
     let (status, code, message) = send(&site, "/v1/messages", &body).await.error();

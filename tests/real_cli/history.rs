@@ -99,6 +99,15 @@ impl Caller {
         Heard { conversation: conversation.unwrap_or_default(), ignored, body }
     }
 
+    /// The process of a conversation.
+    async fn session(&self, name: &str) -> Value {
+        let request = self.web.get(format!("{}/v1/sessions/{name}", self.http));
+        let answer = request.header("x-pilotlight-user", "alice").send().await.unwrap();
+        let entry: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+        assert!(entry["pid"].is_u64(), "{entry}");
+        entry["pid"].clone()
+    }
+
     async fn post(&self, path: &str) {
         let request = self.web.post(format!("{}{path}", self.http)).header("x-pilotlight-user", "alice");
         let answer = request.send().await.unwrap();
@@ -142,13 +151,14 @@ pub(crate) async fn arrives(bench: &Bench) {
     assert_eq!(first.ignored, None);
     assert_eq!(bench.api.count("and now?"), 1, "asked once");
     // The client's history goes on, and so does the warm conversation.
-    let cli = bench.only_cli();
+    let warm = caller.session(&first.conversation).await;
     let heard: Value = serde_json::from_str(&first.body).unwrap();
     let mut longer = full();
     longer.push(message("user", json!("and now?")));
     longer.push(message("assistant", heard["content"].clone()));
     let second = caller.ask("/v1/messages", None, longer, "and then?").await;
-    assert_eq!((second.conversation, bench.only_cli()), (first.conversation, cli));
+    assert_eq!(second.conversation, first.conversation);
+    assert_eq!(caller.session(&first.conversation).await, warm, "the same child");
     let mut expected = with(full(), "and now?");
     let expected = expected.as_array_mut().unwrap();
     expected.extend([

@@ -161,11 +161,6 @@ pub(super) fn prompt(content: Content, at: &str) -> Result<Prompt, ApiError> {
     }
 }
 
-/// The names of those fields that are given: they are understood and have no effect here.
-pub(super) fn given(fields: &[(&'static str, bool)]) -> Vec<&'static str> {
-    fields.iter().filter(|(_, is_given)| *is_given).map(|(name, _)| *name).collect()
-}
-
 /// A model's name that can be passed on.
 pub(super) fn checked_model(field: &str, model: String) -> Result<String, ApiError> {
     if is_model_name(&model) {

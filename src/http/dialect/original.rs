@@ -16,7 +16,7 @@ use crate::http::wire::{DONE, PING, aborted, event, failed, frames as write};
 use crate::session::OauthCredentials;
 use crate::turn::{Outcome, Status, TurnOptions};
 
-/// The body as it is sent; unknown fields are ignored.
+/// What is read of a body; the rest is judged by the table of the dialect.
 #[derive(Deserialize)]
 struct Body {
     messages: Vec<Object<Message>>,
@@ -25,7 +25,6 @@ struct Body {
     model: Option<String>,
     mcp_servers: Option<Value>,
     fallback_model: Option<String>,
-    thinking: Option<bool>,
     include_files: Option<bool>,
     stream: Option<bool>,
 }
@@ -68,7 +67,6 @@ fn check(body: Body) -> Result<Asked, ApiError> {
         mcp_servers: AskedServers::read(body.mcp_servers)?,
         include_files: body.include_files.unwrap_or(false),
         left_out: earlier.left_out,
-        ignored: body.thinking.filter(|asked| *asked).map(|_| "thinking").into_iter().collect(),
         ..Asked::default()
     })
 }
@@ -145,7 +143,6 @@ mod tests {
         let expected = History::new(vec![text(Role::User, "a"), text(Role::Assistant, "b")]);
         assert!(asked.options.history == Some(expected));
         assert_eq!(asked.conversation.as_deref(), Some("work"));
-        assert_eq!(asked.ignored, ["thinking"]);
         assert!(asked.include_files && asked.credentials.is_none());
     }
 

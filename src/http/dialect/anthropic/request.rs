@@ -6,15 +6,13 @@ use serde_json::{Map, Value};
 
 use super::client;
 use crate::http::dialect::history::bring_in;
-use crate::http::dialect::message::{
-    Content, Message, Object, Role, checked_model, given, prompt, read, take_last,
-};
+use crate::http::dialect::message::{Content, Message, Object, Role, checked_model, prompt, read, take_last};
 use crate::http::dialect::{Asked, AskedServers, Dialect, is_text, picture};
 use crate::http::error::ApiError;
 use crate::http::history::Told;
 use crate::turn::TurnOptions;
 
-/// The body as it is sent; unknown fields are ignored.
+/// What is read of a body; the rest is judged by the table of the dialect.
 #[derive(Deserialize)]
 struct Body {
     model: String,
@@ -23,13 +21,6 @@ struct Body {
     system: Option<Content>,
     stream: Option<bool>,
     metadata: Option<Object<Metadata>>,
-    temperature: Option<f64>,
-    top_p: Option<f64>,
-    top_k: Option<u64>,
-    stop_sequences: Option<Vec<String>>,
-    tools: Option<Vec<Map<String, Value>>>,
-    tool_choice: Option<Map<String, Value>>,
-    thinking: Option<Map<String, Value>>,
     mcp_servers: Option<Value>,
 }
 
@@ -44,7 +35,6 @@ pub(in crate::http) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
     if body.max_tokens == 0 {
         return Err(ApiError::field("max_tokens", "must be at least 1"));
     }
-    let ignored = ignored(&body);
     let mut system = body.system.map(system).transpose()?.unwrap_or_default();
     let (mut history, at) = messages(body.messages, &mut system)?;
     let (last, _) = take_last(&mut history).map_err(|error| match history.len() {
@@ -78,24 +68,10 @@ pub(in crate::http) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
         client,
         mcp_servers: AskedServers::read(body.mcp_servers)?,
         model: body.model,
-        ignored,
         left_out: earlier.left_out,
         told: Some(told),
         ..Asked::default()
     })
-}
-
-/// Without a counterpart in the CLI.
-fn ignored(body: &Body) -> Vec<&'static str> {
-    given(&[
-        ("temperature", body.temperature.is_some()),
-        ("top_p", body.top_p.is_some()),
-        ("top_k", body.top_k.is_some()),
-        ("stop_sequences", body.stop_sequences.as_ref().is_some_and(|all| !all.is_empty())),
-        ("tools", body.tools.as_ref().is_some_and(|all| !all.is_empty())),
-        ("tool_choice", body.tool_choice.is_some()),
-        ("thinking", body.thinking.is_some()),
-    ])
 }
 
 /// What `claude` puts first into its system prompt for the API's accounting. It is no part of the prompt, and the session's

@@ -1,18 +1,17 @@
 //! A request of the Chat Completions API: read, checked, translated. Pure.
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
 
 use super::message::{Sent, SentRole, assistant, tool, translate};
 
 use crate::http::dialect::history::bring_in;
-use crate::http::dialect::message::{Message, Object, Role, checked_model, given, prompt, read, take_last};
+use crate::http::dialect::message::{Message, Object, Role, checked_model, prompt, read, take_last};
 use crate::http::dialect::{Asked, Dialect};
 use crate::http::error::ApiError;
 use crate::http::history::Told;
 use crate::turn::TurnOptions;
 
-/// The body as it is sent; unknown fields are ignored.
+/// What is read of a body; the rest is judged by the table of the dialect.
 #[derive(Deserialize)]
 struct Body {
     model: String,
@@ -21,20 +20,6 @@ struct Body {
     stream_options: Option<Object<StreamOptions>>,
     user: Option<String>,
     n: Option<u64>,
-    max_tokens: Option<u64>,
-    max_completion_tokens: Option<u64>,
-    temperature: Option<f64>,
-    top_p: Option<f64>,
-    stop: Option<Value>,
-    seed: Option<i64>,
-    presence_penalty: Option<f64>,
-    frequency_penalty: Option<f64>,
-    logit_bias: Option<Map<String, Value>>,
-    logprobs: Option<bool>,
-    tools: Option<Vec<Map<String, Value>>>,
-    tool_choice: Option<Value>,
-    response_format: Option<Map<String, Value>>,
-    reasoning_effort: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -48,7 +33,6 @@ pub(in crate::http) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
     if body.n.is_some_and(|n| n != 1) {
         return Err(ApiError::field("n", "must be 1"));
     }
-    let ignored = ignored(&body);
     let (system, mut history) = messages(body.messages)?;
     let (last, at) = take_last(&mut history)?;
     let last = Message { role: Role::User, content: last };
@@ -67,34 +51,10 @@ pub(in crate::http) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
         user: body.user,
         model: body.model,
         include_usage: body.stream_options.is_some_and(|Object(options)| options.include_usage == Some(true)),
-        ignored,
         left_out: earlier.left_out,
         told: Some(told),
         ..Asked::default()
     })
-}
-
-/// Without a counterpart in the CLI.
-fn ignored(body: &Body) -> Vec<&'static str> {
-    given(&[
-        ("max_tokens", body.max_tokens.is_some()),
-        ("max_completion_tokens", body.max_completion_tokens.is_some()),
-        ("temperature", body.temperature.is_some()),
-        ("top_p", body.top_p.is_some()),
-        ("stop", body.stop.is_some()),
-        ("seed", body.seed.is_some()),
-        ("presence_penalty", body.presence_penalty.is_some()),
-        ("frequency_penalty", body.frequency_penalty.is_some()),
-        ("logit_bias", body.logit_bias.is_some()),
-        ("logprobs", body.logprobs == Some(true)),
-        ("tools", body.tools.as_ref().is_some_and(|all| !all.is_empty())),
-        ("tool_choice", body.tool_choice.is_some()),
-        (
-            "response_format",
-            body.response_format.as_ref().is_some_and(|format| format.get("type") != Some(&json!("text"))),
-        ),
-        ("reasoning_effort", body.reasoning_effort.is_some()),
-    ])
 }
 
 /// The system prompt, and the messages of the conversation.
