@@ -23,7 +23,7 @@ use crate::error::StartFailure;
 use crate::instance::Instance;
 use crate::metrics::Metrics;
 use crate::program::Found;
-use crate::workspace::{Durability, write_private};
+use crate::workspace::{Durability, read_own, write_private};
 
 /// The record in the data directory.
 const RECORD: &str = "cli.json";
@@ -106,10 +106,8 @@ impl Installed {
     /// Reads what an earlier server recorded. Blocking.
     pub(crate) fn open(data_dir: &Path) -> Self {
         let record = data_dir.join(RECORD);
-        let size = record.metadata().map(|metadata| metadata.len()).unwrap_or_default();
-        let content = (size <= RECORD_LIMIT).then(|| std::fs::read(&record).ok()).flatten();
         // An unreadable record is no record: the next start that works writes one.
-        let worked = content.and_then(|content| serde_json::from_slice(&content).ok());
+        let worked = read_own(&record, RECORD_LIMIT).ok().and_then(|content| serde_json::from_slice(&content).ok());
         Self { record, state: Mutex::new(State { worked, ..State::default() }) }
     }
 
