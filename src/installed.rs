@@ -107,7 +107,8 @@ impl Installed {
     pub(crate) fn open(data_dir: &Path) -> Self {
         let record = data_dir.join(RECORD);
         // An unreadable record is no record: the next start that works writes one.
-        let worked = read_own(&record, RECORD_LIMIT).ok().and_then(|content| serde_json::from_slice(&content).ok());
+        let worked =
+            read_own(&record, RECORD_LIMIT).ok().and_then(|content| serde_json::from_slice(&content).ok());
         Self { record, state: Mutex::new(State { worked, ..State::default() }) }
     }
 

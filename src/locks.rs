@@ -38,7 +38,7 @@ mod tests {
     #[test]
     fn a_lock_holds_up_its_own_name_only() {
         let locks = Locks::default();
-        let (entered, leave) = (mpsc::channel(), mpsc::channel::<()>());
+        let (entered, leave) = (mpsc::sync_channel(1), mpsc::sync_channel::<()>(1));
         let counted = Mutex::new(0);
         std::thread::scope(|scope| {
             let (locks, counted) = (&locks, &counted);

@@ -7,10 +7,11 @@ use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, renameat, unlinkat};
 use rustix::io::Errno;
+use tokio::time::Instant;
 
 use super::beneath::Beneath;
 
