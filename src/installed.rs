@@ -31,8 +31,7 @@ use crate::metrics::Metrics;
 use crate::probe;
 use crate::program::Found;
 use crate::trust;
-use crate::workspace::beneath::Beneath;
-use crate::workspace::{Durability, records_dir};
+use crate::workspace::{Durability, read_own, records_dir, write_private};
 
 /// The file among the records.
 const RECORD: &str = "cli.json";
@@ -120,8 +119,7 @@ struct State {
 impl Installed {
     /// Reads what an earlier server recorded. Blocking.
     pub(crate) fn open(data_dir: &Path) -> Self {
-        let records = Beneath::open(&records_dir(data_dir), Path::new(""));
-        let content = records.ok().and_then(|records| records.read(Path::new(RECORD), RECORD_LIMIT).ok());
+        let content = read_own(&records_dir(data_dir).join(RECORD), RECORD_LIMIT).ok();
         // An unreadable record is no record: the next start that works writes one.
         let worked = content.and_then(|content| serde_json::from_slice(&content).ok());
         let state = Mutex::new(State { worked, ..State::default() });
@@ -207,8 +205,7 @@ impl Installed {
             state.worked = Some(executable.clone());
         }
         let written = serde_json::to_vec(executable).map_err(std::io::Error::from).and_then(|content| {
-            let records = Beneath::open(&records_dir(&self.data_dir), Path::new(""))?;
-            records.replace(Path::new(RECORD), &content, Durability::Kernel)
+            write_private(&records_dir(&self.data_dir).join(RECORD), &content, Durability::Kernel)
         });
         if let Err(error) = written {
             tracing::warn!(%error, "the executable of the CLI that works was not recorded");

@@ -12,8 +12,9 @@ use crate::child::{CgroupBase, ShimProgram, UNKILLABLE};
 use crate::cli::Adapter;
 use crate::config::Config;
 use crate::happenings::Log;
-use crate::ids::{SessionHash, TurnId};
+use crate::ids::{SessionHash, TurnId, UserId};
 use crate::installed::Installed;
+use crate::locks::Locks;
 use crate::metrics::Metrics;
 use crate::program::Program;
 use crate::registry::Registry;
@@ -48,8 +49,10 @@ pub(crate) struct Instance {
     pub(crate) slots: Slots,
     pub(crate) helpers: Helpers,
     pub(crate) storage: Storage,
-    /// Held while the record of a session that is not in memory is read, begun or moved aside. Not across a wait.
-    pub(crate) records: Mutex<()>,
+    /// Held while the record of a session that is not in memory is read, begun or moved aside.
+    pub(crate) records: Locks<SessionHash>,
+    /// Held while a user's sessions are counted and one more begins.
+    pub(crate) beginnings: Locks<UserId>,
     /// Held while credentials are compared with those on disk and written. Not across a wait.
     pub(crate) credentials: Mutex<()>,
     /// The CLI that does not resume an imported conversation.
@@ -101,7 +104,8 @@ impl Instance {
             slots: Slots::default(),
             helpers: Helpers::default(),
             storage: Storage::default(),
-            records: Mutex::default(),
+            records: Locks::default(),
+            beginnings: Locks::default(),
             credentials: Mutex::default(),
             import_refusals: ImportRefusals::default(),
             groups_lost: AtomicBool::new(false),

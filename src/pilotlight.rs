@@ -411,11 +411,11 @@ impl Ground {
             .map_err(|source| StartError::DataDir { path: data_dir.to_owned(), source })?;
         let digest = Sha256::digest(data_dir.as_os_str().as_encoded_bytes());
         let marker: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        workspace::finish_deletions(&data_dir);
         // We hold the lock: whatever bears the marker belongs to an instance that is no more.
         let cgroups = CgroupBase::detect(&format!("pilotlight-{marker}"));
         let in_groups = cgroups.as_ref().map_or(0, CgroupBase::sweep);
         let swept = in_groups + sweep_marked(&format!("{MARKER}={marker}"), &[]);
+        workspace::finish_deletions(&data_dir);
         Ok(Self { data_dir, lock, cgroups, marker, swept })
     }
 }

@@ -52,6 +52,8 @@ pub(crate) struct Setup {
 /// What is told while the child lives.
 #[derive(Debug)]
 pub(crate) enum Report {
+    /// The child runs and answers; it may still connect to its MCP servers.
+    Greeted,
     /// Turns can be taken.
     Ready,
     /// The model that the child works with, from its first turn on.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::app::App;
+use super::paths;
 use crate::probe::{self, ProbeError};
 
 /// First and longest pause between two trials. A start costs half a CPU second; a mended CLI is noticed within the longest.
@@ -63,7 +64,7 @@ pub(super) async fn watch(app: Arc<App>) {
                     ProbeError::Cli(_) => {
                         let program = &app.pilot().config().cli.program;
                         tracing::warn!(code = error.code(), program, again_in = ?pause, "the CLI does not start");
-                        error.to_string()
+                        paths::without(&error.to_string())
                     }
                 };
                 app.started_once().failed(why);

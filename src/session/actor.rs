@@ -453,7 +453,7 @@ impl SessionActorState {
                 }
             }
             // Shown already, and nothing that changes what happens next.
-            ChildNews::Report(Report::Permissions(_)) => {}
+            ChildNews::Report(Report::Greeted | Report::Permissions(_)) => {}
             ChildNews::Gone(gone) => self.gone(myself, generation, *gone),
         }
     }

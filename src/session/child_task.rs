@@ -1,8 +1,10 @@
 //! The life of one child, from the wish to have it until nothing of it is left: a task, so that no actor ever waits.
 //!
-//! Slot (the session's last child is gone) → admission (there is room for another) → preparation (directories, how the
-//! conversation is to be opened) → the shim is spawned → the [`Driver`] takes over. Whatever happens, the session hears
-//! [`ChildNews::Gone`] exactly once, last, and by then nothing of the child is left.
+//! Slot (the session's last child is gone) → clearing of what it left → admission (there is room for another) →
+//! preparation (directories, how the conversation is to be opened) → the shim is spawned → the [`Driver`] takes over.
+//! All sessions share the few permits to start: nothing that a child or a caller can make long is done under one.
+//! Whatever happens, the session hears [`ChildNews::Gone`] exactly once, last, and by then nothing of the child is
+//! left.
 
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -127,6 +129,9 @@ pub(crate) async fn run(plan: Plan, record: Box<Record>, stop: CancellationToken
 }
 
 async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, tell: &Tell) -> Gone {
+    if let Err(error) = opening::clear(plan).await {
+        return Gone::before_ready(Departure::NotAdmitted(TurnError::Storage(error.to_string())));
+    }
     let admission = &plan.instance.admission;
     if admission.is_full() {
         plan.instance.helpers.tell_evictor(IdleMessage::MakeRoom(Room::Children(
@@ -250,11 +255,13 @@ fn reporter(
                 return entry.with_board(|board| board.permissions.clone_from(pending));
             }
             Report::Active(active) => entry.with_board(|board| board.active = *active),
+            // The work of a start is done. How long servers take to connect, which a caller may have chosen, holds up
+            // their own session alone.
+            Report::Greeted => return drop(start_permit.take()),
             Report::Ready => {
                 metrics.spawned(None);
                 metrics.spawn_ready(begun.elapsed());
                 happenings.note(&entry.key, What::Ready { took: begun.elapsed() });
-                drop(start_permit.take());
                 // Writes when it is another than before.
                 let (installed, chosen) = (installed.clone(), chosen.clone());
                 tokio::task::spawn_blocking(move || installed.worked(&chosen));
@@ -453,6 +460,10 @@ fn conclude(plan: &Plan, departed: Departed, oom_before: OomKills) -> Gone {
     };
     if let Departure::NotStarted(failure) = &why {
         metrics.spawned(Some(failure.reason()));
+        // It has seen no prompt yet, and callers get this without the paths in it.
+        if !departed.stderr.is_empty() {
+            tracing::warn!(session = %plan.entry.key.hash(), stderr = %departed.stderr, "what the CLI said before it ended");
+        }
     }
     let retry = departed.unfinished.and_then(|running| match departed.verdict {
         // Another child would only do the same again.

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::child_task::{ChildNews, Plan, Tell};
 use super::import::{Imported, Offered, ProgramFile};
@@ -22,8 +22,8 @@ use crate::ids::SessionKey;
 use crate::instance::Instance;
 use crate::metrics::ContextLost;
 use crate::user_env::Variables;
-use crate::workspace::Workspace;
 use crate::workspace::beneath::Refused;
+use crate::workspace::{Amount, Workspace};
 
 /// Everything about a start that is known before it.
 #[derive(Debug)]
@@ -55,6 +55,23 @@ pub(super) struct Prepared {
     has_turns: bool,
 }
 
+/// What is removed, or looked at, before a start: a plugin cache has some ten thousand files. A child can leave
+/// millions, and what it left running can refill them.
+const CLEARED: Amount = Amount { entries: 2_000_000, time: Duration::from_secs(5) };
+/// The same while others wait for the permit to start: normally nothing is left to be removed.
+const CLEARED_AGAIN: Amount = Amount { entries: 500_000, time: Duration::from_secs(1) };
+
+/// Removes what the child before left that the next one would obey. Before the session asks for the permit to start.
+pub(super) async fn clear(plan: &Plan) -> io::Result<()> {
+    let (workspace, instance) = (plan.workspace.clone(), plan.instance.clone());
+    let clear = move || workspace.clear_own_files(instance.adapter, &instance.config.cli, CLEARED);
+    match tokio::task::spawn_blocking(clear).await.map_err(io::Error::other)? {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error),
+        // Whatever else there is shows itself in the preparation, which makes directories that are missing first.
+        _ => Ok(()),
+    }
+}
+
 /// Creates the directories, writes what the child reads at its start and looks at the transcript.
 pub(super) async fn prepare(plan: &Plan, record: Box<Record>) -> io::Result<Prepared> {
     let workspace = plan.workspace.clone();
@@ -82,7 +99,7 @@ fn prepare_now(
     let (adapter, cli) = (instance.adapter, &instance.config.cli);
     workspace.create()?;
     workspace.sweep(adapter, cli);
-    workspace.clear_own_files(adapter, cli)?;
+    workspace.clear_own_files(adapter, cli, CLEARED_AGAIN)?;
     let mcp_servers = match &record.bound.mcp_servers {
         Some(servers) => {
             let found = servers.resolve(&instance.config.mcp);

@@ -397,7 +397,10 @@ impl Dialogue {
         let id = answer.request_id.as_str();
         if matches!(self.phase, Phase::Opening { .. }) {
             match id {
-                HANDSHAKE => self.greeted = true,
+                HANDSHAKE => {
+                    self.greeted = true;
+                    self.report(Report::Greeted);
+                }
                 SERVERS if answer.error.is_some() => {
                     return self.condemn(Verdict::Protocol("it did not take its MCP servers"));
                 }
