@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::import::{Imported, Offered};
+use super::import::{First, Imported, Offered};
 use super::opening::{self, Prepared};
 use super::state::Departure;
 use super::store::Record;
@@ -33,6 +33,7 @@ use crate::user_env::Variables;
 use crate::workspace::Workspace;
 
 /// What is wanted.
+#[derive(Clone)]
 pub(crate) struct Plan {
     pub(crate) instance: Arc<Instance>,
     pub(crate) entry: Arc<Entry>,
@@ -55,6 +56,8 @@ pub(crate) enum ChildNews {
     Started(Started, Arc<Port>),
     /// Part of the conversation is not on disk; which, where that is known ([`crate::cli::Adapter::transcript_gap`]).
     ContextLost(ContextLost, Option<String>),
+    /// How the turn that follows a history is sent, before the child is ready.
+    First(First),
     /// The CLI has taken up the history that was offered.
     Imported(Imported),
     /// The conversation goes on under another id, because neither opening it nor beginning it worked under the old.
@@ -146,7 +149,14 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, tell: 
     while prepared.attempt < opening::MOST_ATTEMPTS {
         prepared.tell(tell);
         match one_child(plan, &prepared, stop, tell, &start_permit).await {
-            Err(refusal) => prepared = prepared.after_refusal(refusal, plan),
+            Err(refusal) => {
+                let plan = plan.clone();
+                let next = move || prepared.after_refusal(refusal, &plan);
+                match tokio::task::spawn_blocking(next).await {
+                    Ok(next) => prepared = next,
+                    Err(_) => break,
+                }
+            }
             Ok(gone) => return gone,
         }
     }
@@ -218,7 +228,7 @@ fn reporter(
     let (metrics, entry) = (plan.instance.metrics.clone(), plan.entry.clone());
     let happenings = plan.instance.happenings.clone();
     let progress = prepared.progress.clone();
-    let imported = prepared.imported.clone();
+    let (imported, instance) = (prepared.imported.clone(), plan.instance.clone());
     Arc::new(move |report| {
         match &report {
             Report::Permissions(pending) => {
@@ -230,7 +240,8 @@ fn reporter(
                 metrics.spawn_ready(begun.elapsed());
                 happenings.note(&entry.key, What::Ready { took: begun.elapsed() });
                 drop(start_permit.take());
-                if let Some(imported) = imported.clone() {
+                if let Some(mut imported) = imported.clone() {
+                    imported.program.take().into_iter().for_each(|it| instance.import_ability.accepted(it));
                     tell(ChildNews::Imported(imported));
                 }
             }
