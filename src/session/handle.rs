@@ -26,7 +26,8 @@ use crate::pilotlight::Pilotlight;
 use crate::registry::{Entry, NotAdmitted};
 use crate::supervisor::SupervisorMessage;
 use crate::turn::{
-    Conversation, Decision, Earlier, FirstLine, Hold, Prompt, Status, Turn, TurnOptions, TurnTrace, is_model_name, turn_channel,
+    Conversation, Decision, Earlier, FirstLine, Hold, Prompt, Status, Turn, TurnOptions, TurnTrace,
+    is_model_name, turn_channel,
 };
 use crate::workspace::Workspace;
 #[cfg(feature = "server")]
@@ -109,7 +110,8 @@ impl Session {
         let is_long = options.history.as_ref().is_some_and(|it| it.bytes() > ENCODE_INLINE);
         let mut letter = if is_long {
             let instance = self.instance().clone();
-            let written = tokio::task::spawn_blocking(move || Letter::write(&instance, prompt, options, hold));
+            let written =
+                tokio::task::spawn_blocking(move || Letter::write(&instance, prompt, options, hold));
             written.await.map_err(|_| TurnError::Internal("a turn could not be written"))??
         } else {
             Letter::write(self.instance(), prompt, options, hold)?
