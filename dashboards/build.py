@@ -289,6 +289,10 @@ CAPACITY = ("capacity", "pilotlight: capacity", "Use, saturation and errors of w
     ("Host and process", [
         Panel("Data directory writable", "1 while files can be written to the data directory. At 0 no session can begin.",
               ("min by (instance) (@data_dir_writable)", "{{instance}}"), unit="none"),
+        Panel("CLI", "1 while the CLI is of a version that was not judged, and while the configured one does not start and the "
+              "version that worked last is used.",
+              ("max by (instance) (@cli_version_unjudged)", "{{instance}} not judged"),
+              ("max by (instance) (@cli_fallback)", "{{instance}} falls back"), unit="none", limits=((1, RED),)),
         Panel("Open files", "Share of the open files that the server may have. When it is full, starts are refused and connections wait.",
               ("max by (instance) (@open_fds / @open_fds_limit)", "{{instance}}"), unit="percentunit",
               limits=((0.8, RED),), max=1),

@@ -40,12 +40,19 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         return complain(&error.to_string(), MISUSED);
     }
     for doubt in doubts(&config) {
-        say("warning", &format!("whoever changes the CLI reads all conversations and keys: {doubt}"));
+        say(
+            "warning",
+            &format!("others can change the CLI, and so read every conversation and key: {doubt}"),
+        );
     }
     match runtime.block_on(look(&config, &place.0)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(ProbeError::Start(StartError::Config(error))) => complain(&error.to_string(), MISUSED),
-        Err(error) => complain(&format!("{error} [{}]", error.code()), FAILED),
+        Err(error @ ProbeError::Start(_)) => complain(&format!("{error} [{}]", error.code()), FAILED),
+        // What callers read as well holds no path of the server; the operator needs it.
+        Err(error) => {
+            complain(&format!("cli.program `{}`: {error} [{}]", config.cli.program, error.code()), FAILED)
+        }
     }
 }
 
@@ -66,6 +73,9 @@ fn report(probed: &Probed) {
     };
     say("memory", &memory);
     say("containment", probed.containment);
+    if let Some(warning) = &probed.warning {
+        say("warning", warning);
+    }
 }
 
 fn say(what: &str, value: &str) {

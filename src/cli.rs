@@ -233,6 +233,9 @@ pub trait Adapter: Debug + Send + Sync + 'static {
     /// The CLI's name, for messages.
     fn name(&self) -> &'static str;
 
+    /// Whether what this version does by itself was judged. `version` is what it says of itself.
+    fn is_judged(&self, version: &str) -> bool;
+
     /// How to start it.
     fn command(&self, plan: &LaunchPlan<'_>) -> CommandLine;
 

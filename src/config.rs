@@ -187,6 +187,8 @@ pub struct CliConfig {
     /// that error; at most 10, its own default. Each retry waits longer: 0.5 s, 1 s, 2 s and so on, or as long as the API
     /// asks for. Default 2. `CLAUDE_CODE_MAX_RETRIES` in [`CliConfig::env`] wins over it.
     pub api_retries: u32,
+    /// What happens when the CLI is of a version that was not judged, so that nobody knows what it does by itself.
+    pub unknown_version: UnknownVersion,
     /// What happens to text that begins with `/`.
     pub slash_commands: SlashCommands,
 }
@@ -204,6 +206,17 @@ const UNASKED_TOOLS: [&str; 10] = [
     "EnterWorktree",
     "ExitWorktree",
 ];
+
+/// What happens when the CLI is of a version that was not judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownVersion {
+    /// It is started; the log, `/readyz`, a metric and `pilotlight check` say so.
+    #[default]
+    Warn,
+    /// It is not started.
+    Refuse,
+}
 
 /// What happens to text that begins with `/`, which the CLI would take for a command of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -499,6 +512,7 @@ impl Default for CliConfig {
             attachments: false,
             disallowed_tools: UNASKED_TOOLS.map(str::to_owned).to_vec(),
             api_retries: 2,
+            unknown_version: UnknownVersion::default(),
             slash_commands: SlashCommands::default(),
         }
     }

@@ -13,6 +13,7 @@ use crate::cli::Adapter;
 use crate::config::Config;
 use crate::happenings::Log;
 use crate::ids::{SessionHash, TurnId};
+use crate::installed::Installed;
 use crate::metrics::Metrics;
 use crate::program::Program;
 use crate::registry::Registry;
@@ -32,6 +33,8 @@ pub(crate) struct Instance {
     pub(crate) admission: Arc<Admission>,
     pub(crate) shim: ShimProgram,
     pub(crate) program: Program,
+    /// Which executable the program is, and what is known of it. A trial start shares it with the server.
+    pub(crate) installed: Arc<Installed>,
     pub(crate) cgroups: Option<CgroupBase>,
     pub(crate) user_env: UserEnv,
     /// `NAME=value` in the environment of everything that this data directory's instances start.
@@ -71,6 +74,7 @@ impl Instance {
         admission: Arc<Admission>,
         shim: ShimProgram,
         program: Program,
+        installed: Arc<Installed>,
         cgroups: Option<CgroupBase>,
         user_env: UserEnv,
         marker: Marker,
@@ -84,6 +88,7 @@ impl Instance {
             admission,
             shim,
             program,
+            installed,
             cgroups,
             user_env,
             marker,

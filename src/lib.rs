@@ -112,6 +112,7 @@ pub mod happenings;
 #[cfg(feature = "server")]
 pub mod http;
 pub mod ids;
+mod installed;
 mod instance;
 pub mod metrics;
 pub mod model;

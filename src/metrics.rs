@@ -65,6 +65,8 @@ pub(crate) struct Metrics {
     sample_errors: By<SampleSource, Counter>,
 
     data_dir_writable: Gauge,
+    cli_unjudged: Gauge,
+    cli_fallback: Gauge,
     sessions: By<SessionState, Gauge>,
     sessions_limit: Gauge,
     children_limit: Gauge,
@@ -139,6 +141,8 @@ impl Metrics {
             sample_errors: registrar.counters(&list::SAMPLE_ERRORS),
 
             data_dir_writable: registrar.gauge(&list::DATA_DIR_WRITABLE),
+            cli_unjudged: registrar.gauge(&list::CLI_UNJUDGED),
+            cli_fallback: registrar.gauge(&list::CLI_FALLBACK),
             sessions: registrar.gauges(&list::SESSIONS),
             sessions_limit: registrar.gauge(&list::SESSIONS_LIMIT),
             children_limit: registrar.gauge(&list::CHILDREN_LIMIT),
@@ -232,6 +236,12 @@ impl Metrics {
     /// The record of a session was moved aside.
     pub(crate) fn record_broken(&self) {
         self.records_broken.increment(1);
+    }
+
+    /// Which CLI the next start uses.
+    pub(crate) fn cli_version(&self, is_unjudged: bool, is_fallback: bool) {
+        self.cli_unjudged.set(f64::from(u8::from(is_unjudged)));
+        self.cli_fallback.set(f64::from(u8::from(is_fallback)));
     }
 
     /// Whether the data directory can be written.

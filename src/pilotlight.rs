@@ -19,6 +19,7 @@ use crate::happenings::Happenings;
 #[cfg(feature = "server")]
 use crate::ids::SessionHash;
 use crate::ids::{DEFAULT_CONVERSATION, InvalidName, SessionKey, UserId};
+use crate::installed::{self, Installed};
 use crate::instance::{Instance, Marker, Once};
 use crate::metrics::Metrics;
 use crate::program::Program;
@@ -71,7 +72,19 @@ impl Pilotlight {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         config.validate()?;
         let metrics = Metrics::register(&config.metrics.prefix);
-        Self::start_inside(config, metrics).await
+        Self::start_inside(config, metrics, None).await
+    }
+
+    /// As [`Pilotlight::start`], without metrics; what it learns of the CLI is shared with `installed`.
+    pub(crate) async fn start_trial(
+        config: Config,
+        installed: Option<Arc<Installed>>,
+    ) -> Result<Self, StartError> {
+        config.validate()?;
+        let metrics = ::metrics::with_local_recorder(&::metrics::NoopRecorder, || {
+            Metrics::register(&config.metrics.prefix)
+        });
+        Self::start_inside(config, metrics, installed).await
     }
 
     /// As [`Pilotlight::start`], with metrics that go to `recorder` and not to the one that is installed.
@@ -85,10 +98,14 @@ impl Pilotlight {
         let registered = config
             .validate()
             .map(|()| ::metrics::with_local_recorder(recorder, || Metrics::register(&config.metrics.prefix)));
-        async move { Self::start_inside(config, registered?).await }
+        async move { Self::start_inside(config, registered?, None).await }
     }
 
-    async fn start_inside(config: Config, metrics: Metrics) -> Result<Self, StartError> {
+    async fn start_inside(
+        config: Config,
+        metrics: Metrics,
+        installed: Option<Arc<Installed>>,
+    ) -> Result<Self, StartError> {
         let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
         let shim = ShimProgram::locate(config.cli.shim.as_deref())
             .map_err(|error| StartError::Shim(error.to_string()))?;
@@ -97,10 +114,12 @@ impl Pilotlight {
         let users = config.cli.user_env_file.clone();
         let prepare = move || {
             let user_env = UserEnv::open(users.as_deref(), CLAUDE.fixed_variables())?;
-            Ok::<_, StartError>((user_env, Ground::prepare(&data_dir)?))
+            let ground = Ground::prepare(&data_dir)?;
+            let installed = installed.unwrap_or_else(|| Arc::new(Installed::open(&ground.data_dir)));
+            Ok::<_, StartError>((user_env, ground, installed))
         };
         let prepared = runtime.spawn_blocking(prepare).await;
-        let (user_env, ground) =
+        let (user_env, ground, installed) =
             prepared.map_err(|_| StartError::Supervisor("the preparing task failed".to_owned()))??;
         ROOT_WARNING.call_once(warn_of_root);
         metrics.swept_at_start(ground.swept as u64);
@@ -120,6 +139,7 @@ impl Pilotlight {
             admission,
             shim,
             program,
+            installed,
             ground.cgroups,
             user_env,
             marker,
@@ -139,6 +159,30 @@ impl Pilotlight {
         let system =
             System { instance, shut_down: OnceCell::new(), data_dir: Arc::new(Once::new(ground.lock)) };
         Ok(Self { system: Arc::new(system) })
+    }
+
+    /// Waits until the version of the CLI that was started is known.
+    pub(crate) async fn look_at_version(&self) {
+        installed::look(self.instance()).await;
+    }
+
+    /// What a trial start shares with this instance.
+    #[cfg(feature = "server")]
+    pub(crate) fn installed(&self) -> Arc<Installed> {
+        self.instance().installed.clone()
+    }
+
+    /// Shows in the metrics what a trial start has found out.
+    #[cfg(feature = "server")]
+    pub(crate) fn publish_version(&self) {
+        self.instance().installed.publish(&self.instance().metrics);
+    }
+
+    /// What an operator should know of the CLI that is started: it is of a version that was not judged, or not the
+    /// configured one, which does not start. `None` before the first start.
+    #[must_use]
+    pub fn cli_warning(&self) -> Option<String> {
+        self.instance().installed.warning()
     }
 
     /// The configuration that this instance runs with.

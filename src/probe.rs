@@ -4,14 +4,15 @@
 //! of its own, so that it touches neither the sessions nor the figures of a running one.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt as _;
 use tokio::time::Instant;
 
-use crate::child::{Contained, Exit, Launch, Limits, ShimProgram, SpawnError, spawn};
+use crate::child::{ShimProgram, SpawnError};
 use crate::config::Config;
 use crate::error::{StartError, StartFailure, TurnError};
+use crate::installed::{self, Installed};
 use crate::pilotlight::Pilotlight;
 use crate::program::Program;
 use crate::session::{Session, SessionStatus};
@@ -26,13 +27,6 @@ const MEASURED_WITHIN: Duration = Duration::from_secs(2);
 /// Nothing runs that would need grace.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
-/// How long `--version` may take. The slowest known CLI needs a second and a half from a cold disk.
-const VERSION_WITHIN: Duration = Duration::from_secs(20);
-/// Longest version text kept.
-const VERSION_CHARS: usize = 100;
-/// Bytes read for it: the version is in the first line.
-const VERSION_BYTES: u64 = 16 << 10;
-
 /// A CLI that started.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Probed {
@@ -42,6 +36,8 @@ pub struct Probed {
     pub memory_bytes: u64,
     /// See [`Pilotlight::containment`].
     pub containment: &'static str,
+    /// See [`Pilotlight::cli_warning`].
+    pub warning: Option<String>,
 }
 
 /// A CLI that did not start, or an instance that could not try.
@@ -71,10 +67,19 @@ impl ProbeError {
 /// # Errors
 /// [`ProbeError`] with the reason; nothing is left running in any case.
 pub async fn probe(config: &Config, directory: &Path) -> Result<Probed, ProbeError> {
+    probe_with(config, directory, None).await
+}
+
+/// As [`probe`]; what it learns of the CLI is shared with `installed`.
+pub(crate) async fn probe_with(
+    config: &Config,
+    directory: &Path,
+    installed: Option<Arc<Installed>>,
+) -> Result<Probed, ProbeError> {
     let mut config = config.clone();
     directory.clone_into(&mut config.data_dir);
     config.metrics.sample_interval = SAMPLE_INTERVAL;
-    let pilot = Pilotlight::start_with(config, &::metrics::NoopRecorder).await?;
+    let pilot = Pilotlight::start_trial(config, installed).await?;
     let session = pilot.session(USER);
     let probed = try_start(&pilot, &session).await;
     pilot.shutdown(STOP_GRACE).await;
@@ -93,37 +98,12 @@ pub async fn probe(config: &Config, directory: &Path) -> Result<Probed, ProbeErr
 /// [`TurnError::NotStarted`] if it is not found.
 pub async fn version(config: &Config, home: &Path) -> Result<(PathBuf, Option<String>), TurnError> {
     let found = Program::of(&config.cli).find().map_err(TurnError::NotStarted)?;
-    let mut args = found.first_args;
-    args.push("--version".into());
-    let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
-    let env: Vec<_> = [("HOME".into(), home.into())].into_iter().chain(path).collect();
-    let launch = Launch {
-        program: &found.path,
-        args: &args,
-        env: &env,
-        cwd: home,
-        limits: &Limits::default(),
-        cgroup: None,
-    };
     let not_started = |error: SpawnError| {
         TurnError::NotStarted(StartFailure::Spawn { reason: error.reason(), message: error.to_string() })
     };
     let shim = ShimProgram::locate(config.cli.shim.as_deref()).map_err(not_started)?;
-    let child = spawn(&shim, &launch).map_err(not_started)?;
-    let told = tokio::time::timeout(VERSION_WITHIN, output_of(child)).await.ok().flatten();
-    Ok((found.path, told.and_then(|output| first_line(&output))))
-}
-
-/// What a child writes that ends well, as far as it is kept. Dropped, the child is ended.
-async fn output_of(child: Box<Contained>) -> Option<Vec<u8>> {
-    let Contained { input, output, mut stderr, mut shim } = *child;
-    drop(input);
-    let (mut kept, mut nowhere) = (Vec::new(), tokio::io::sink());
-    let mut output = output.take(VERSION_BYTES);
-    // Complaints are drained, or they would hold it up.
-    let (read, _) = tokio::join!(output.read_to_end(&mut kept), tokio::io::copy(&mut stderr, &mut nowhere));
-    read.ok()?;
-    (shim.exited().await == Exit::Code(0)).then_some(kept)
+    let version = installed::version(&found, &shim, home).await.map_err(not_started)?;
+    Ok((found.path, version))
 }
 
 /// Who but us and root could put another program in the place of the CLI of `config`: a sentence for each file and
@@ -133,18 +113,13 @@ pub fn doubts(config: &Config) -> Vec<String> {
     Program::of(&config.cli).find().map(|found| trust::doubts(&found.path)).unwrap_or_default()
 }
 
-fn first_line(output: &[u8]) -> Option<String> {
-    let text = String::from_utf8_lossy(output);
-    let line = text.lines().find(|line| !line.trim().is_empty())?;
-    Some(line.chars().filter(|character| !character.is_control()).take(VERSION_CHARS).collect())
-}
-
 async fn try_start(pilot: &Pilotlight, session: &Session) -> Result<Probed, TurnError> {
     let begin = Instant::now();
     let ready = session.warm().await?;
     let ready_after = begin.elapsed();
     let memory_bytes = measured(session, ready).await;
-    Ok(Probed { ready_after, memory_bytes, containment: pilot.containment() })
+    pilot.look_at_version().await;
+    Ok(Probed { ready_after, memory_bytes, containment: pilot.containment(), warning: pilot.cli_warning() })
 }
 
 /// The first figure of the sampler, which looks at intervals.

@@ -22,10 +22,13 @@ mod classify;
 mod fields;
 mod home;
 mod import;
+mod judged;
 mod launch;
 mod read;
 mod transcript;
 mod write;
+
+pub use judged::JUDGED_VERSIONS;
 
 /// The `claude` command-line agent, 1.0 and later.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +40,10 @@ pub static CLAUDE: Claude = Claude;
 impl Adapter for Claude {
     fn name(&self) -> &'static str {
         "claude"
+    }
+
+    fn is_judged(&self, version: &str) -> bool {
+        judged::is_judged(version)
     }
 
     fn command(&self, plan: &LaunchPlan<'_>) -> CommandLine {

@@ -161,7 +161,16 @@ fn is_text(key: &[String]) -> bool {
             | ["cli", "env", _]
             | ["mcp", "servers", _, "command" | "url" | "transport"]
             | ["mcp", "servers", _, "env" | "headers", _]
-            | ["cli", "program" | "model" | "setting_sources" | "shim" | "user_env_file" | "slash_commands"]
+            | [
+                "cli",
+                "program"
+                    | "model"
+                    | "setting_sources"
+                    | "shim"
+                    | "user_env_file"
+                    | "slash_commands"
+                    | "unknown_version"
+            ]
     )
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::app::App;
-use crate::probe::{ProbeError, probe};
+use crate::probe::{ProbeError, probe_with};
 
 /// Where the trial runs, below the data directory. Always the same, so that leftovers of a killed trial are found by the
 /// next.
@@ -50,8 +50,9 @@ pub(super) async fn watch(app: Arc<App>) {
     let (mut pause, longest) = PAUSES;
     let directory = app.pilot().config().data_dir.join(DIRECTORY);
     while app.started_once().missing().is_some() {
-        match probe(app.pilot().config(), &directory).await {
+        match probe_with(app.pilot().config(), &directory, Some(app.pilot().installed())).await {
             Ok(probed) => {
+                app.pilot().publish_version();
                 tracing::info!(ready_after = ?probed.ready_after, "the CLI starts; ready for turns");
                 app.started_once().open();
             }
@@ -64,7 +65,8 @@ pub(super) async fn watch(app: Arc<App>) {
                         "a trial start of the CLI cannot be prepared; the log says why".to_owned()
                     }
                     ProbeError::Cli(_) => {
-                        tracing::warn!(code = error.code(), again_in = ?pause, "the CLI does not start");
+                        let program = &app.pilot().config().cli.program;
+                        tracing::warn!(code = error.code(), program, again_in = ?pause, "the CLI does not start");
                         error.to_string()
                     }
                 };

@@ -24,7 +24,10 @@ pub(super) async fn livez() -> Json<Value> {
 /// 200 only while turns are taken; the body says why not.
 pub(super) async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Json<Value>) {
     let reasons = app.not_ready();
-    (status(&reasons), Json(json!({ "ready": reasons.is_empty(), "reasons": reasons })))
+    (
+        status(&reasons),
+        Json(json!({ "ready": reasons.is_empty(), "reasons": reasons, "warnings": warnings(&app) })),
+    )
 }
 
 /// The same check for people. How much is going on is told to the operator alone.
@@ -39,11 +42,17 @@ pub(super) async fn health(
         "service": "pilotlight",
         "uptime": app.uptime().as_secs_f64(),
         "reasons": reasons,
+        "warnings": warnings(&app),
     });
     if let (true, Some(body)) = (caller.is_some_and(|caller| caller.is_admin()), body.as_object_mut()) {
         body.insert("sessions".to_owned(), sessions(&app));
     }
     (status(&reasons), Json(body))
+}
+
+/// What an operator should look at, though turns are taken.
+fn warnings(app: &App) -> Vec<String> {
+    app.pilot().cli_warning().into_iter().collect()
 }
 
 fn sessions(app: &App) -> Value {

@@ -201,6 +201,10 @@ pub(super) mod list {
             "Processes of all children when last counted, by kind.", [label::<ProcessKind>()];
         CONTAINMENT_INFO = Gauge "containment_info" in Count:
             "1 for the strongest means by which a child's tree can be ended on this host.", [label::<Rung>()];
+        CLI_UNJUDGED = Gauge "cli_version_unjudged" in Count:
+            "1 while the CLI that is started is of a version that was not judged.", [];
+        CLI_FALLBACK = Gauge "cli_fallback" in Count:
+            "1 while the configured CLI does not start and the version that worked last is used.", [];
         BUILD_INFO = Gauge "build_info" in Count:
             "Always 1; the labels tell which build this is.", [VERSION, COMMIT];
         LAST_SAMPLE_TIMESTAMP = Gauge "last_sample_timestamp_seconds" in Seconds:

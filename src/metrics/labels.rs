@@ -44,7 +44,7 @@ macro_rules! labels {
 
 labels! {
     /// Why a child could not be started.
-    SpawnReason, "reason": None = "none", NotFound = "not_found", Eacces = "eacces", Enoexec = "enoexec",
+    SpawnReason, "reason": None = "none", NotFound = "not_found", UnjudgedVersion = "unjudged_version", Eacces = "eacces", Enoexec = "enoexec",
         Eagain = "eagain", Enomem = "enomem", Emfile = "emfile", StartTimeout = "start_timeout",
         Handshake = "handshake", ExitedEarly = "exited_early", Other = "other";
     /// What took its time in a start.

@@ -155,6 +155,7 @@ fn each_happening_is_counted_where_it_belongs() {
         metrics.swept_at_start(2);
         metrics.record_broken();
         metrics.set_data_dir_writable(true);
+        metrics.cli_version(true, true);
         metrics.protocol_error(ProtocolError::PartialEof);
         metrics.stream_bytes(Stream::Stdout, 1000);
         metrics.truncated(Stream::Stderr);
@@ -204,6 +205,8 @@ fn each_happening_is_counted_where_it_belongs() {
         "contexts_lost_total{kind=latest_turns} 1",
         "crash_loops_total{} 1",
         "data_dir_writable{} 1",
+        "cli_version_unjudged{} 1",
+        "cli_fallback{} 1",
         "evictions_total{reason=idle} 1",
         "exits_total{reason=status_unknown} 1",
         "first_output_seconds{start=warm} 1",

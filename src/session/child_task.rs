@@ -24,6 +24,7 @@ use crate::config::PermissionPolicy;
 use crate::error::{Loss, StartFailure, TurnError};
 use crate::happenings::{Exit, What};
 use crate::ids::Generation;
+use crate::installed::{self, Chosen};
 use crate::instance::{Instance, Once, Slot};
 use crate::metrics::{AdmissionRejected, ContextLost, ExitReason, FirstOutput, RestartCause, StopHow};
 use crate::registry::Entry;
@@ -91,6 +92,12 @@ impl Gone {
         self.why == Departure::Asked
     }
 
+    /// It was asked to start and did not, for a reason that is its own. No turn is with it.
+    fn never_started(&self) -> bool {
+        let is_its_own = matches!(self.why, Departure::NotStarted(_) | Departure::Crashed(_));
+        !self.was_ready && is_its_own && self.retry.is_none()
+    }
+
     fn before_ready(why: Departure) -> Self {
         Self { why, was_ready: false, cause: RestartCause::NotStarted, retry: None }
     }
@@ -148,7 +155,11 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, tell: 
     // The CLI may disagree about the conversation: then the other way once, then a new conversation.
     while prepared.attempt < opening::MOST_ATTEMPTS {
         prepared.tell(tell);
-        match one_child(plan, &prepared, stop, tell, &start_permit).await {
+        let chosen = match installed::choose(&plan.instance).await {
+            Ok(chosen) => chosen,
+            Err(failure) => return not_started(plan, failure),
+        };
+        match one_child(plan, &prepared, &chosen, stop, tell, &start_permit).await {
             Err(refusal) => {
                 let plan = plan.clone();
                 let next = move || prepared.after_refusal(refusal, &plan);
@@ -157,6 +168,7 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, tell: 
                     Err(_) => break,
                 }
             }
+            Ok(gone) if gone.never_started() && plan.instance.installed.failed(&chosen) => {}
             Ok(gone) => return gone,
         }
     }
@@ -168,6 +180,7 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, tell: 
 async fn one_child(
     plan: &Plan,
     prepared: &Prepared,
+    chosen: &Chosen,
     stop: &CancellationToken,
     tell: &Tell,
     start_permit: &Arc<Once<StartPermit>>,
@@ -175,7 +188,7 @@ async fn one_child(
     let metrics = &plan.instance.metrics;
     let begun = Instant::now();
     let oom_before = OomKills::now();
-    let mut child = match start(plan, prepared) {
+    let mut child = match start(plan, prepared, chosen) {
         Ok(child) => child,
         Err(failure) => return Ok(not_started(plan, failure)),
     };
@@ -202,7 +215,7 @@ async fn one_child(
         config: plan.instance.config.clone(),
         metrics: metrics.clone(),
         secrets: prepared.secrets.clone(),
-        report: reporter(plan, prepared, tell.clone(), start_permit.clone(), begun),
+        report: reporter(plan, prepared, chosen.clone(), tell.clone(), start_permit.clone(), begun),
     };
     let driver = Driver::new(setup, child, prepared.model.clone(), begun, &prepared.bound);
     plan.note(What::Started { generation: plan.generation.0 });
@@ -221,6 +234,7 @@ async fn one_child(
 fn reporter(
     plan: &Plan,
     prepared: &Prepared,
+    chosen: Chosen,
     tell: Tell,
     start_permit: Arc<Once<StartPermit>>,
     begun: Instant,
@@ -228,6 +242,7 @@ fn reporter(
     let (metrics, entry) = (plan.instance.metrics.clone(), plan.entry.clone());
     let happenings = plan.instance.happenings.clone();
     let progress = prepared.progress.clone();
+    let installed = plan.instance.installed.clone();
     let (imported, instance) = (prepared.imported.clone(), plan.instance.clone());
     Arc::new(move |report| {
         match &report {
@@ -240,6 +255,9 @@ fn reporter(
                 metrics.spawn_ready(begun.elapsed());
                 happenings.note(&entry.key, What::Ready { took: begun.elapsed() });
                 drop(start_permit.take());
+                // Writes when it is another than before.
+                let (installed, chosen) = (installed.clone(), chosen.clone());
+                tokio::task::spawn_blocking(move || installed.worked(&chosen));
                 if let Some(mut imported) = imported.clone() {
                     imported.program.take().into_iter().for_each(|it| instance.import_ability.accepted(it));
                     tell(ChildNews::Imported(imported));
@@ -262,7 +280,7 @@ fn reporter(
     })
 }
 
-fn start(plan: &Plan, prepared: &Prepared) -> Result<Box<Contained>, StartFailure> {
+fn start(plan: &Plan, prepared: &Prepared, chosen: &Chosen) -> Result<Box<Contained>, StartFailure> {
     let Plan { instance, workspace, generation, entry, .. } = plan;
     let dirs = workspace.dirs();
     let command = instance.adapter.command(&LaunchPlan {
@@ -275,11 +293,12 @@ fn start(plan: &Plan, prepared: &Prepared) -> Result<Box<Contained>, StartFailur
         mcp_timeout: instance.config.mcp.connect_timeout,
         asks_permission: instance.config.permissions.policy != PermissionPolicy::Deny,
     });
-    let program = instance.program.find()?;
-    let mut args = program.first_args;
+    let program = &chosen.found;
+    let mut args = program.first_args.clone();
     args.extend(command.args);
     let env = environment(instance, entry, dirs, command.env, command.decided_env, &prepared.variables);
-    let name = format!("{}-{}", entry.key.hash(), generation.0);
+    let again = if chosen.is_fallback { "-again" } else { "" };
+    let name = format!("{}-{}{again}", entry.key.hash(), generation.0);
     let launch = Launch {
         program: &program.path,
         args: &args,

@@ -29,5 +29,6 @@ mod readers;
 mod records;
 mod stops;
 mod turns;
+mod versions;
 
 use common::bench::{Bench, ask, eventually, is_alive, pid, processes_in, say, start, state, written_down};
