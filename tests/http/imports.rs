@@ -185,10 +185,11 @@ async fn requests_of_waiting_turns_are_bounded() {
         let request = site.web().post(format!("{}/v1/messages", site.http)).body(body);
         let request = request.header("content-type", "application/json");
         let request = request.header("x-pilotlight-user", "mallory").header("x-pilotlight-session", session);
-        tokio::spawn(Answer::of(request))
+        Answer::of(request)
     };
     const LONG: usize = 15 << 20;
-    let mut turns = vec![asking("work", "[[sleep:600000]]late", 0)];
+    let mut turns = tokio::task::JoinSet::new();
+    turns.spawn(asking("work", "[[sleep:600000]]late", 0));
     // Half of the room is a caller's: eight of them.
     for waiting in 0..=8 {
         let waits = async || {
@@ -198,18 +199,16 @@ async fn requests_of_waiting_turns_are_bounded() {
         };
         eventually_some("the turn waits", SOON, waits).await;
         if waiting < 8 {
-            turns.push(asking("work", "waits", LONG));
+            turns.spawn(asking("work", "waits", LONG));
         }
     }
-    let refused = asking("other", "one more", LONG).await.unwrap();
+    let refused = asking("other", "one more", LONG).await;
     let (status, code, said) = refused.error();
     assert_eq!((status, code.as_str()), (529, "overloaded"), "{said}");
     assert_eq!(site.turn("alice", "hello").await.text(), "echo 1: hello");
     // What nobody waits for any more is dropped.
-    for turn in turns {
-        turn.abort();
-    }
-    let taken = async || (asking("other", "one more", LONG).await.unwrap().status == 200).then_some(());
+    turns.shutdown().await;
+    let taken = async || (asking("other", "one more", LONG).await.status == 200).then_some(());
     eventually_some("there is room again", SOON, taken).await;
 }
 
