@@ -18,7 +18,7 @@ use crate::locks::Locks;
 use crate::metrics::Metrics;
 use crate::program::Program;
 use crate::registry::Registry;
-use crate::session::ImportRefusals;
+use crate::session::ImportAbility;
 use crate::storage::Storage;
 use crate::supervisor::{Admission, Helpers};
 use crate::user_env::UserEnv;
@@ -56,7 +56,7 @@ pub(crate) struct Instance {
     /// Held while credentials are compared with those on disk and written. Not across a wait.
     pub(crate) credentials: Mutex<()>,
     /// The CLI that does not resume an imported conversation.
-    pub(crate) import_refusals: ImportRefusals,
+    pub(crate) import_ability: ImportAbility,
     /// The groups that were found at the start do not work.
     groups_lost: AtomicBool,
     turns: AtomicU64,
@@ -107,7 +107,7 @@ impl Instance {
             records: Locks::default(),
             beginnings: Locks::default(),
             credentials: Mutex::default(),
-            import_refusals: ImportRefusals::default(),
+            import_ability: ImportAbility::default(),
             groups_lost: AtomicBool::new(false),
             turns: AtomicU64::new(0),
             draining: AtomicBool::new(false),

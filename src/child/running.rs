@@ -1,7 +1,6 @@
 //! A turn while the child works on it.
 
 use std::fmt;
-use std::sync::Arc;
 use std::task::Waker;
 
 use bytes::Bytes;
@@ -13,7 +12,7 @@ use crate::config::SessionConfig;
 use crate::error::{Loss, TurnError};
 use crate::ids::TurnId;
 use crate::metrics::{FirstOutput, Metrics};
-use crate::turn::{Earlier, Outcome, Status, TurnSender, TurnTrace, Usage, aborted, wake};
+use crate::turn::{Earlier, Hold, Outcome, Status, TurnSender, TurnTrace, Usage, aborted, wake};
 
 /// A turn on its way to a child, and what is needed to give it to another one.
 pub(crate) struct TurnJob {
@@ -24,7 +23,9 @@ pub(crate) struct TurnJob {
     pub(crate) line: Bytes,
     /// What was said before, for a conversation that does not know it. Kept until the child has begun to answer: until
     /// then another child may get the turn.
-    pub(crate) earlier: Option<Arc<Earlier>>,
+    pub(crate) earlier: Option<Earlier>,
+    /// Kept as long as the turn may be given to another child, and so what its caller sent is in memory.
+    pub(crate) hold: Option<Hold>,
     pub(crate) accepted: Instant,
     pub(crate) start: FirstOutput,
     pub(crate) retries: u32,
@@ -137,7 +138,8 @@ impl Running {
     /// Notes an event of the turn.
     pub(crate) fn saw(&mut self, substantial: bool, checkpoint: Option<String>, metrics: &Metrics) {
         if substantial && !std::mem::replace(&mut self.produced, true) {
-            self.job.earlier = None;
+            // Nobody else gets it: what it was sent as is of no more use.
+            (self.job.earlier, self.job.hold, self.job.line) = (None, None, Bytes::new());
             metrics.first_output(self.job.start, self.job.accepted.elapsed());
             self.job.trace.first_output();
         }

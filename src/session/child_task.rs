@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::import::{Imported, Offered};
+use super::import::{First, Imported, Offered};
 use super::opening::{self, Prepared};
 use super::state::Departure;
 use super::store::Record;
@@ -35,6 +35,7 @@ use crate::turn::wake;
 use crate::workspace::Workspace;
 
 /// What is wanted.
+#[derive(Clone)]
 pub(crate) struct Plan {
     pub(crate) instance: Arc<Instance>,
     pub(crate) entry: Arc<Entry>,
@@ -57,6 +58,8 @@ pub(crate) enum ChildNews {
     Started(Started, Arc<Port>),
     /// Part of the conversation is not on disk; which, where that is known ([`crate::cli::Adapter::transcript_gap`]).
     ContextLost(ContextLost, Option<String>),
+    /// How the turn that follows a history is sent, before the child is ready.
+    First(First),
     /// The CLI has taken up the history that was offered.
     Imported(Imported),
     /// The conversation goes on under another id, because neither opening it nor beginning it worked under the old.
@@ -161,7 +164,14 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, tell: 
             Err(failure) => return not_started(plan, failure),
         };
         match one_child(plan, &prepared, &chosen, stop, tell, &start_permit).await {
-            Err(refusal) => prepared = prepared.after_refusal(refusal, plan),
+            Err(refusal) => {
+                let plan = plan.clone();
+                let next = move || prepared.after_refusal(refusal, &plan);
+                match tokio::task::spawn_blocking(next).await {
+                    Ok(next) => prepared = next,
+                    Err(_) => break,
+                }
+            }
             Ok(gone) if gone.never_started() && give_way(plan, &chosen, stop).await => {}
             Ok(gone) => return gone,
         }
@@ -248,7 +258,7 @@ fn reporter(
     let happenings = plan.instance.happenings.clone();
     let progress = prepared.progress.clone();
     let installed = plan.instance.installed.clone();
-    let imported = prepared.imported.clone();
+    let (imported, instance) = (prepared.imported.clone(), plan.instance.clone());
     Arc::new(move |report| {
         match &report {
             Report::Permissions(pending) => {
@@ -265,7 +275,8 @@ fn reporter(
                 // Writes when it is another than before.
                 let (installed, chosen) = (installed.clone(), chosen.clone());
                 tokio::task::spawn_blocking(move || installed.worked(&chosen));
-                if let Some(imported) = imported.clone() {
+                if let Some(mut imported) = imported.clone() {
+                    imported.program.take().into_iter().for_each(|it| instance.import_ability.accepted(it));
                     tell(ChildNews::Imported(imported));
                 }
             }

@@ -12,13 +12,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::child_task::{ChildNews, Plan, Tell};
-use super::import::{Imported, Offered, ProgramFile};
+use super::handle::first_line;
+use super::import::{First, Imported, Offered, ProgramFile};
 use super::known;
 use super::store::{ProgressFile, Record, new_cli_session_id};
 use crate::child::Secrets;
 use crate::cli::{Adapter, Bound, Import, Opening, Refusal};
 use crate::config::CliConfig;
-use crate::ids::SessionKey;
+use crate::ids::{SessionKey, UserId};
 use crate::instance::Instance;
 use crate::metrics::ContextLost;
 use crate::user_env::Variables;
@@ -51,6 +52,10 @@ pub(super) struct Prepared {
     pub(super) progress: Option<Arc<ProgressFile>>,
     /// The history that its transcript was written from.
     pub(super) imported: Option<Imported>,
+    /// What the conversation begins with, if it has no context.
+    offered: Option<Offered>,
+    /// The first turn, and the session has not heard of it yet.
+    first: Option<First>,
     /// The conversation is more than its beginning.
     has_turns: bool,
 }
@@ -132,8 +137,9 @@ fn prepare_now(
     };
     let cli_session_id = if is_usable { record.cli_session_id.clone() } else { new_cli_session_id() };
     let has_context = record.context_turns > 0 && loss != Some(ContextLost::Conversation);
-    let imported = offered.filter(|_| !has_context).and_then(|offered| {
-        let imported = import(offered, &cli_session_id, workspace, instance);
+    let offered = offered.filter(|_| !has_context);
+    let imported = offered.and_then(|offered| {
+        let imported = import(offered, &cli_session_id, workspace, key.user(), instance);
         imported.unwrap_or_else(|error| {
             tracing::warn!(%error, "a history was not written; it goes into the first message");
             None
@@ -165,8 +171,14 @@ fn prepare_now(
         variables,
         model: model(&record, cli, transcript.is_some()),
         has_turns: record.context_turns > 0,
+        first: offered.map(|offered| first(offered, imported.is_some(), instance)),
+        offered: offered.cloned(),
         imported,
     })
+}
+
+fn first(offered: &Offered, imported: bool, instance: &Instance) -> First {
+    First { turn: offered.turn, line: first_line(instance, &offered.conversation, imported) }
 }
 
 /// What the child is started with: the conversation's model, else the configured one, else, where it resumes, the one
@@ -198,18 +210,19 @@ fn import(
     offered: &Offered,
     cli_session_id: &str,
     workspace: &Workspace,
+    user: &UserId,
     instance: &Instance,
 ) -> io::Result<Option<Imported>> {
     let (adapter, cli) = (instance.adapter, &instance.config.cli);
     let program = instance.program.find().ok().and_then(|found| ProgramFile::of(&found.path));
-    if program.is_some_and(|program| instance.import_refusals.includes(&program)) {
+    if program.as_ref().is_some_and(|program| !instance.import_ability.is_worth_trying(program, user)) {
         return Ok(None);
     }
     let dirs = workspace.dirs();
-    let import = adapter.import(&offered.history, cli_session_id, dirs, SystemTime::now());
+    let import = adapter.import(&offered.conversation.history, cli_session_id, dirs, SystemTime::now());
     let Some(Import { transcript, last }) = import else { return Ok(None) };
     workspace.write_cli_file(adapter, cli, &adapter.transcript(dirs, cli, cli_session_id), &transcript)?;
-    Ok(Some(Imported { turn: offered.turn, last }))
+    Ok(Some(Imported { last, program }))
 }
 
 impl Prepared {
@@ -221,22 +234,29 @@ impl Prepared {
         if std::mem::take(&mut self.is_new_id) {
             tell(ChildNews::NewConversation(self.cli_session_id.clone()));
         }
+        if let Some(first) = self.first.take() {
+            tell(ChildNews::First(first));
+        }
     }
 
     /// The next way to try after the CLI refused this one: the other way once, then a conversation of a new id.
+    ///
+    /// Blocks.
     pub(super) fn after_refusal(mut self, refusal: Refusal, plan: &Plan) -> Self {
         self.attempt += 1;
-        if self.imported.take().is_some() {
-            // This CLI does not read what was written: the history goes into the first message, now and later.
-            tracing::warn!("the CLI does not resume an imported conversation");
-            let program = plan.instance.program.find().ok().and_then(|found| ProgramFile::of(&found.path));
-            program.into_iter().for_each(|program| plan.instance.import_refusals.note(program));
+        if let Some(imported) = self.imported.take() {
+            // The history goes into the first message.
+            tracing::warn!(session = %plan.entry.key.hash(), "the CLI does not resume an imported conversation");
+            if let Some(program) = imported.program {
+                plan.instance.import_ability.refused(program, plan.entry.key.user());
+            }
             let (adapter, cli) = (plan.instance.adapter, &plan.instance.config.cli);
             let written = adapter.transcript(plan.workspace.dirs(), cli, &self.cli_session_id);
             if let Err(error) = plan.workspace.remove_cli_file(adapter, cli, &written) {
                 tracing::warn!(%error, "a transcript that is of no use is left behind");
             }
             self.opening = Opening::New;
+            self.first = self.offered.as_ref().map(|offered| first(offered, false, &plan.instance));
             return self;
         }
         if self.attempt == 1 {
