@@ -71,7 +71,8 @@ pub(super) struct Engine {
     pub(super) asking: Option<Asking>,
     pub(super) tool_ended: Option<u32>,
     pub(super) running_tasks: Vec<Task>,
-    pub(super) ended_tasks: VecDeque<(Task, i32)>,
+    /// With the exit code, and how many messages wait before it.
+    pub(super) ended_tasks: VecDeque<(Task, i32, usize)>,
     pub(super) inputs: SyncSender<Batch>,
     pub(super) ballast: Vec<Vec<u8>>,
     pub(super) surroundings: Surroundings,
@@ -244,11 +245,16 @@ impl Engine {
     fn main_loop(&mut self) -> u8 {
         let mut grace: Option<Instant> = None;
         loop {
-            if let Some(messages) = self.next_messages() {
+            // In the order in which they came: a message that is there later waits for the turn of the task.
+            let is_first = self.ended_tasks.front().is_some_and(|(_, _, before)| *before == 0);
+            if !is_first && let Some(messages) = self.next_messages() {
+                for (_, _, before) in &mut self.ended_tasks {
+                    *before = before.saturating_sub(messages.len());
+                }
                 self.user_turn(&messages);
                 continue;
             }
-            if let Some((task, code)) = self.ended_tasks.pop_front() {
+            if let Some((task, code, _)) = self.ended_tasks.pop_front() {
                 self.unsolicited_turn(&task, code);
                 continue;
             }
@@ -354,7 +360,9 @@ impl Engine {
             Input::ToolEnded(pid) => self.tool_ended = Some(pid),
             Input::TaskEnded(id, code) => {
                 if let Some(at) = self.running_tasks.iter().position(|task| task.id == id) {
-                    self.ended_tasks.push_back((self.running_tasks.remove(at), code));
+                    let task = self.running_tasks.remove(at);
+                    self.announce_task_end(&task, code);
+                    self.ended_tasks.push_back((task, code, self.queue.len()));
                 }
             }
         }

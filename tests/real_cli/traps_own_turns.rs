@@ -94,7 +94,6 @@ async fn own_turn_pending_reaches_no_answer() {
     assert!(!shown.contains(OWN_WORDS), "{shown}");
     assert_eq!(events.iter().filter(|event| event["type"] == "result").count(), 1, "{shown}");
     let own = own_turns(&system.pilot, 2).await;
-    assert_eq!(bench.api.count(OWN_WORDS), 2);
     assert!(own > 0.0);
     let total = alice.status().expect("in memory").total_cost_usd;
     assert!((total - own - costs.iter().sum::<f64>()).abs() < 1e-9, "{total} of {own} and {costs:?}");
@@ -109,7 +108,7 @@ async fn own_turn_with_a_tool_takes_no_message() {
     let alice = system.alice();
     let work = alice.workspace().await.expect("directories").work;
     let mut busy = {
-        let own = r#"[[tool:Bash {\"command\":\"until test -e go; do sleep 0.05; done\"}]]"#;
+        let own = r#"[[tool:Bash {\"command\":\"touch own; until test -e go; do sleep 0.05; done\"}]]"#;
         let command = format!("until test -e ended; do sleep 0.05; done # {own}");
         assert_eq!(ask(&alice, &background(&command)).await.text, "TOOLS:ok");
         send(&alice, "[[hold:busy]][[say:mine]]").await
@@ -120,7 +119,7 @@ async fn own_turn_with_a_tool_takes_no_message() {
     bench.api.release("busy");
     assert_eq!(finish(busy).await.text, "mine");
     let next = send(&alice, "[[say:next]]").await;
-    bench.tool(&["sleep", "0.05"]).await;
+    eventually("its own turn uses a tool", SOON, || work.join("own").exists()).await;
     std::fs::write(work.join("go"), "").expect("the tool ends");
     let (events, next) = read(next).await;
     let shown = shown(&events);
