@@ -45,7 +45,11 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     match runtime.block_on(look(&config, &place.0)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(ProbeError::Start(StartError::Config(error))) => complain(&error.to_string(), MISUSED),
-        Err(error) => complain(&format!("{error} [{}]", error.code()), FAILED),
+        Err(error @ ProbeError::Start(_)) => complain(&format!("{error} [{}]", error.code()), FAILED),
+        // What callers read as well holds no path of the server; the operator needs it.
+        Err(error) => {
+            complain(&format!("cli.program `{}`: {error} [{}]", config.cli.program, error.code()), FAILED)
+        }
     }
 }
 

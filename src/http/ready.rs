@@ -65,7 +65,8 @@ pub(super) async fn watch(app: Arc<App>) {
                         "a trial start of the CLI cannot be prepared; the log says why".to_owned()
                     }
                     ProbeError::Cli(_) => {
-                        tracing::warn!(code = error.code(), again_in = ?pause, "the CLI does not start");
+                        let program = &app.pilot().config().cli.program;
+                        tracing::warn!(code = error.code(), program, again_in = ?pause, "the CLI does not start");
                         error.to_string()
                     }
                 };

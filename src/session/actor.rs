@@ -225,7 +225,8 @@ impl SessionActorState {
         // A turn before it that still waits may change them first.
         let before = self.last_wanted.filter(|_| !self.waiting.is_empty());
         let before = before.and_then(|fingerprint| self.bounds.get(&fingerprint));
-        let bound = before.unwrap_or(&self.record.bound).with(wanted);
+        let model_without = self.record.model_without(&self.instance.config.cli);
+        let bound = before.unwrap_or(&self.record.bound).with(wanted, model_without);
         let fingerprint = bound.fingerprint();
         self.bounds.insert(fingerprint, bound);
         self.last_wanted = Some(fingerprint);
@@ -403,6 +404,8 @@ impl SessionActorState {
                 self.record.checkpoint = None;
                 if loss == ContextLost::Conversation {
                     self.record.context_turns = 0;
+                    // The one that begins in its place chooses again.
+                    self.record.chosen_model = None;
                     self.machine.set_context(false);
                 }
                 // Whoever comes after us has to tell it, if we do not come to it.

@@ -148,11 +148,11 @@ fn prepare_now(
     })
 }
 
-/// What the child is started with: the conversation's model, else the configured one, else, to go on with the same
-/// window and system prompt, what the CLI chose for the conversation's first turn.
+/// What the child is started with: the conversation's model, else the configured one, else, where it resumes, the one
+/// that the CLI chose.
 fn model(record: &Record, cli: &CliConfig, resumes: bool) -> Option<String> {
-    let chosen = record.chosen_model.clone().filter(|_| resumes);
-    record.bound.model.clone().or_else(|| cli.model.clone()).or(chosen)
+    let without = if resumes { record.model_without(cli) } else { cli.model.as_deref() };
+    record.bound.model.as_deref().or(without).map(str::to_owned)
 }
 
 /// Longest transcript that a child is started on: one of months has some hundred megabytes. The CLI reads it all.

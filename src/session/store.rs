@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use crate::config::CliConfig;
 use crate::ids::{Generation, SessionHash, SessionKey, UserId};
 use crate::metrics::ContextLost;
 use crate::turn::McpServers;
@@ -177,6 +178,12 @@ impl Record {
     pub(crate) fn generation(&self) -> Generation {
         Generation(self.generation)
     }
+
+    /// What a child of this conversation works with that is bound to no model: the configured one, else what the CLI
+    /// chose when the conversation began, to go on with the same window and system prompt.
+    pub(crate) fn model_without<'a>(&'a self, cli: &'a CliConfig) -> Option<&'a str> {
+        cli.model.as_deref().or(self.chosen_model.as_deref())
+    }
 }
 
 /// The content of a session's file; `None` if there is none. It lies where no child can write, but a disk may fail, an
@@ -296,15 +303,20 @@ impl BoundRecord {
         digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
 
-    /// These settings, changed by what a turn asks for.
-    pub(crate) fn with(&self, wanted: &Self) -> Self {
+    /// These settings, changed by what a turn asks for. `model_without` is what a child works with that is bound to no
+    /// model: to ask for that one changes nothing.
+    pub(crate) fn with(&self, wanted: &Self, model_without: Option<&str>) -> Self {
         let text = |wanted: &Option<String>, own: &Option<String>| match wanted.as_deref() {
             Some("") => None,
             Some(_) => wanted.clone(),
             None => own.clone(),
         };
         Self {
-            model: wanted.model.clone().or_else(|| self.model.clone()),
+            model: match wanted.model.as_deref() {
+                Some(model) if self.model.is_none() && model_without == Some(model) => None,
+                Some(_) => wanted.model.clone(),
+                None => self.model.clone(),
+            },
             system_prompt: text(&wanted.system_prompt, &self.system_prompt),
             fallback_model: text(&wanted.fallback_model, &self.fallback_model),
             mcp_servers: match &wanted.mcp_servers {
@@ -373,6 +385,34 @@ mod tests {
         assert_eq!(loaded, record);
         assert_eq!(loaded.workspace(data.path(), &key.hash()), workspace);
         assert_eq!(Record::read(data.path(), &key.hash()), Some((key, record)));
+    }
+
+    #[test]
+    fn asking_for_the_model_at_work_changes_nothing() {
+        let bound =
+            |model: Option<&str>| BoundRecord { model: model.map(str::to_owned), ..Default::default() };
+        // Bound so far, asked for, at work if nothing is bound: bound from then on.
+        let cases = [
+            (None, None, Some("a"), None),
+            (None, Some("a"), None, Some("a")),
+            (None, Some("a"), Some("a"), None),
+            (None, Some("b"), Some("a"), Some("b")),
+            (Some("a"), None, Some("b"), Some("a")),
+            (Some("a"), Some("a"), Some("a"), Some("a")),
+            (Some("a"), Some("b"), Some("b"), Some("b")),
+        ];
+        for (own, wanted, without, expected) in cases {
+            let next = bound(own).with(&bound(wanted), without);
+            assert_eq!(next, bound(expected), "{own:?} {wanted:?} {without:?}");
+        }
+        let (key, workspace) = session(Path::new("/nowhere"));
+        let mut record = Record::new(&key, &workspace);
+        let mut cli = CliConfig::default();
+        assert_eq!(record.model_without(&cli), None);
+        record.chosen_model = Some("chosen".into());
+        assert_eq!(record.model_without(&cli), Some("chosen"));
+        cli.model = Some("configured".into());
+        assert_eq!(record.model_without(&cli), Some("configured"));
     }
 
     #[test]

@@ -131,9 +131,11 @@ fn system_of(body: &Value) -> String {
     }
 }
 
-/// The CLI puts texts of its own beside the user's.
+/// The CLI puts texts of its own beside the user's. The end of a task in the background is none of them: it is what a
+/// turn of the CLI's own begins with, since 2.1.332 in the form of a reminder.
 fn is_reminder(block: &Value) -> bool {
-    text_of(block).is_some_and(|text| text.starts_with("<system-reminder>"))
+    text_of(block)
+        .is_some_and(|text| text.starts_with("<system-reminder>") && !text.contains("<task-notification>"))
 }
 
 fn text_of(block: &Value) -> Option<&str> {

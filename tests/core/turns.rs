@@ -153,6 +153,29 @@ async fn what_is_bound_at_the_start_makes_the_child_restart_with_its_context() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn asking_for_the_model_at_work_restarts_nothing() {
+    for configured in [None, Some("haiku")] {
+        let bench = Bench::with(|config| config.cli.model = configured.map(str::to_owned)).await;
+        let alice = bench.pilot.session("alice");
+        let mut turn = alice.send("hello").await.unwrap();
+        let mut announced: Option<String> = None;
+        while let Some(event) = turn.next().await {
+            let line: serde_json::Value = serde_json::from_slice(event.unwrap().as_bytes()).unwrap();
+            announced = announced.or(line["model"].as_str().map(str::to_owned));
+        }
+        let child = pid(&alice);
+        let model = configured.map(str::to_owned).or(announced).unwrap();
+        for _ in 0..2 {
+            let options = TurnOptions { model: Some(model.clone()), ..TurnOptions::default() };
+            let turn = alice.send_with("again", options).await.unwrap().finish().await;
+            assert!(turn.is_ok(), "{turn:?}");
+            assert_eq!(pid(&alice), child, "{model} was at work already");
+        }
+        bench.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn history_is_brought_in_where_there_is_no_context() {
     let bench = Bench::new().await;
     let alice = bench.pilot.session("alice");

@@ -85,11 +85,20 @@ async fn fault_32_a_clock_that_jumps_evicts_nobody_and_hangs_nobody() {
     attack.over().await;
 }
 
-/// Sends a signal to the server and to everything that it has started.
-fn signal_all(attack: &Attack, signal: Signal) {
+/// Stops the server and everything that it has started. As on a machine that is suspended, the server never runs while
+/// its children do not: it is stopped first, and let go last.
+fn suspend(attack: &Attack) -> Vec<Process> {
     let server = attack.program.process();
-    server.signal(signal);
-    descendants(server.pid).iter().for_each(|process| process.signal(signal));
+    server.signal(Signal::STOP);
+    // Stopped, it starts no more.
+    let family = descendants(server.pid);
+    family.iter().for_each(|process| process.signal(Signal::STOP));
+    family
+}
+
+fn wake(attack: &Attack, family: &[Process]) {
+    family.iter().for_each(|process| process.signal(Signal::CONT));
+    attack.program.process().signal(Signal::CONT);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,9 +126,9 @@ async fn fault_33_a_suspended_machine_wakes_up_without_a_single_verdict() {
         turns.push(ask(&newcomer, "done"));
         // Another moment each time between a question and its answer.
         tokio::time::sleep(Duration::from_millis(400 + 70 * round)).await;
-        signal_all(&attack, Signal::STOP);
+        let family = suspend(&attack);
         tokio::time::sleep(Duration::from_millis(2500)).await;
-        signal_all(&attack, Signal::CONT);
+        wake(&attack, &family);
         for turn in turns {
             assert!(turn.await.unwrap().text().ends_with(": done"));
         }

@@ -50,7 +50,8 @@ async fn fault_12_a_busy_loop_without_output_is_found_as_well() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fault_19_a_child_that_reads_nothing_is_given_up() {
-    let attack = Attack::with("session = { write_timeout = \"1s\" }").await;
+    // All other limits are far away.
+    let attack = Attack::with("session = { write_timeout = \"1s\", stall_timeout = \"60s\" }").await;
     attack.say("before").await;
     attack.written_down("echo 1: before").await;
     attack.say("[[fault:no-read]]").await;
@@ -59,8 +60,10 @@ async fn fault_19_a_child_that_reads_nothing_is_given_up() {
     let answer = attack.say(&"x".repeat(2 << 20)).await;
     assert!(answer.starts_with("echo 3: xxx"), "{answer:.50}");
     let took = began.elapsed();
-    assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(5), "{took:?}");
+    // Not by the default, which is 10 s; the rest is the next child's start, which takes what the machine gives it.
+    assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(10), "{took:?}");
     assert_eq!(attack.site.figure("hangs_total", &["detector=\"stdin_stall\""]).await, 1.0);
+    assert_eq!(attack.site.figure("hangs_total", &[]).await, 1.0);
     attack.over().await;
 }
 

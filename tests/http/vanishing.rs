@@ -18,12 +18,15 @@ use crate::program::{Answer, Program, Site, message, place};
 /// What a connection's kernel buffers, the turn's channel and the allocator may hold, for all clients together.
 const SLACK: u64 = 48 << 20;
 
+/// What all turns ask for: a model is bound when a child starts.
+const MODEL: &str = "claude-sonnet-4-5";
+
 /// Sends a request for a stream and leaves its answer unread.
 async fn ask(site: &Site, dialect: &Dialect, user: &str, text: &str) -> TcpStream {
     let mut body = dialect.plain(text);
     body["stream"] = true.into();
-    // The header alone says whose turn it is, and nothing is bound that would make a dialect start another child.
-    body["model"] = "claude-sonnet-4-5".into();
+    // The header alone says whose turn it is, and what is bound is the same in each dialect: no other child is started.
+    body["model"] = MODEL.into();
     let body = without(body, &["user", "metadata", "mcp_servers", "system", "fallback_model"]).to_string();
     let address = site.http.strip_prefix("http://").expect("http");
     let mut connection = TcpStream::connect(address).await.expect("a connection");
@@ -66,6 +69,7 @@ async fn a_reader_of_a_byte_per_second_is_left_in_the_end() {
 async fn whole(site: &Site, user: &str, text: &str) -> Answer {
     let mut body = message(text);
     body["session_id"] = "work".into();
+    body["model"] = MODEL.into();
     Answer::of(site.asking(user, &body)).await
 }
 

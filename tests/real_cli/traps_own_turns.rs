@@ -147,7 +147,8 @@ async fn trap_24_a_task_in_the_background_keeps_its_process() {
     assert!(file.exists(), "the process was taken for idle: {:?}", alice.status());
     // After the task, and what the CLI says of it, it is idle.
     eventually("the idle process is stopped", SOON, || !cli.is_alive()).await;
-    assert_eq!(bench.api.count("task-notification"), 1);
+    let said: Vec<_> = bench.api.requests().iter().map(|request| request.user_texts.clone()).collect();
+    assert_eq!(bench.api.count("task-notification"), 1, "{said:#?}");
     assert!(say(&alice, "[[recall]]").await.contains("task-notification"));
     system.end().await;
 }

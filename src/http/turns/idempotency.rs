@@ -19,7 +19,7 @@ use futures_core::Stream;
 use http_body_util::BodyExt as _;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::sleep;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::{ON_DISCONNECT_HEADER, SESSION_HEADER};
@@ -27,6 +27,7 @@ use crate::error::TurnError;
 use crate::http::caller::Caller;
 use crate::http::connection::Closing;
 use crate::http::error::{ApiError, ErrorForm};
+use crate::http::mcp::MCP_HEADER;
 use crate::http::router::{Replayed, with_request_id};
 use crate::ids::UserId;
 
@@ -40,8 +41,6 @@ const KEY_HEADER: &str = "idempotency-key";
 pub(in crate::http) const REPLAYED_HEADER: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// Longest key.
 const MAX_KEY_BYTES: usize = 255;
-/// How long an answer is remembered after the end of its turn.
-const KEPT_FOR: Duration = Duration::from_secs(600);
 /// Pieces of an answer that wait for the caller; a slow one slows its own CLI, as without a key.
 const WAITING_PIECES: usize = 4;
 /// When to come again while the turn runs.
@@ -65,7 +64,7 @@ impl Asked {
             return Err(ApiError::invalid("invalid_header", message));
         }
         let mut request = Sha256::new();
-        for name in [SESSION_HEADER.as_str(), ON_DISCONNECT_HEADER] {
+        for name in [SESSION_HEADER.as_str(), ON_DISCONNECT_HEADER, MCP_HEADER] {
             let value = headers.get(name).map(HeaderValue::as_bytes).unwrap_or_default();
             request.update((value.len() as u64).to_le_bytes());
             request.update(value);
@@ -112,7 +111,7 @@ impl Idempotency {
     ) -> Result<Begun, ApiError> {
         let owner = digest(&[caller.key_id().unwrap_or_default().as_bytes(), user.as_bytes()]);
         let key = digest(&[&owner, route.as_bytes(), &asked.id]);
-        let known = lock(&self.records).begin(key, owner, asked.request);
+        let known = lock(&self.records).begin(key, owner, asked.request, Instant::now());
         match known {
             Known::New => {
                 let records = self.records.clone();
@@ -160,10 +159,6 @@ impl Idempotency {
             }
             if slot.left == Left::ATurn {
                 slot.end(None);
-            }
-            if slot.left == Left::AnAnswer {
-                closing.or(sleep(KEPT_FOR)).await;
-                slot.forget();
             }
         });
         begun.await.map_err(|_| TurnError::Internal("the turn was not read").into())
@@ -215,7 +210,7 @@ pub(super) struct Slot {
 
 impl Slot {
     fn end(&mut self, recorded: Option<Recorded>) {
-        lock(&self.records).end(self.key, recorded);
+        lock(&self.records).end(self.key, recorded, Instant::now());
         self.left = Left::AnAnswer;
     }
 
@@ -292,7 +287,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         match self.left {
             Left::Nothing => lock(&self.records).forget(self.key),
-            Left::ATurn => lock(&self.records).end(self.key, None),
+            Left::ATurn => lock(&self.records).end(self.key, None, Instant::now()),
             Left::AnAnswer | Left::Forgotten => {}
         }
     }

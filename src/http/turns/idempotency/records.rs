@@ -1,13 +1,18 @@
 //! What is remembered of requests with an `Idempotency-Key`: which there were, and what they were answered.
 //!
 //! Answers are bounded in bytes; the memory that there was a request is kept for its whole time, so that an answer that
-//! had to be given up is never worked for a second time. Pure; knows no clock.
+//! had to be given up is never worked for a second time. Pure: the time is given. What is over is removed when the next
+//! request with a key begins.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
+use tokio::time::Instant;
 
+/// How long an answer is remembered after the end of its turn.
+const KEPT_FOR: Duration = Duration::from_secs(600);
 /// Requests remembered of one user, and of all: some 200 bytes each.
 const MOST_OF_ONE: usize = 10_000;
 const MOST: usize = 100_000;
@@ -28,8 +33,10 @@ pub(super) struct Recorded {
 }
 
 impl Recorded {
+    /// What it takes in memory, headers included.
     pub(super) fn bytes(&self) -> usize {
-        self.body.iter().map(Bytes::len).sum()
+        let headers = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
+        self.body.iter().map(Bytes::len).chain(headers).sum()
     }
 }
 
@@ -79,12 +86,18 @@ pub(super) struct Records {
     entries: HashMap<Digest, Entry>,
     shares: HashMap<Digest, Share>,
     answered: VecDeque<Digest>,
+    /// When the keys whose turn has ended are over, the earliest first.
+    ends: VecDeque<(Instant, Digest)>,
     bytes: usize,
 }
 
 impl Records {
     /// Looks a key up, and remembers it if it is new.
-    pub(super) fn begin(&mut self, key: Digest, owner: Digest, request: Digest) -> Known {
+    pub(super) fn begin(&mut self, key: Digest, owner: Digest, request: Digest, now: Instant) -> Known {
+        while let Some((_, over)) = self.ends.front().filter(|(end, _)| *end <= now).copied() {
+            self.ends.pop_front();
+            self.forget(over);
+        }
         if let Some(entry) = self.entries.get(&key) {
             return match &entry.state {
                 _ if entry.request != request => Known::Other,
@@ -103,8 +116,9 @@ impl Records {
     }
 
     /// The turn has ended: with an answer that may be kept, or without.
-    pub(super) fn end(&mut self, key: Digest, recorded: Option<Recorded>) {
+    pub(super) fn end(&mut self, key: Digest, recorded: Option<Recorded>, now: Instant) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
+        self.ends.push_back((now + KEPT_FOR, key));
         let Some(recorded) = recorded.filter(|recorded| recorded.bytes() <= LONGEST) else {
             entry.state = State::NotKept;
             return;
@@ -144,7 +158,7 @@ impl Records {
         }
     }
 
-    /// Forgets the key: its time is over, or there was no turn.
+    /// Forgets the key: its time is over, or no turn was accepted.
     pub(super) fn forget(&mut self, key: Digest) {
         self.give_up(key);
         let Some(entry) = self.entries.remove(&key) else { return };
@@ -180,19 +194,19 @@ mod tests {
 
     #[test]
     fn a_key_runs_once_whatever_becomes_of_its_answer() {
-        let mut records = Records::default();
+        let (mut records, now) = (Records::default(), Instant::now());
         let (key, alice, request) = (digest(1), digest(2), digest(3));
-        assert_eq!(records.begin(key, alice, request), Known::New);
-        assert_eq!(records.begin(key, alice, request), Known::Running);
-        assert_eq!(records.begin(key, alice, digest(4)), Known::Other);
-        records.end(key, answer(5));
-        assert_eq!(records.begin(key, alice, request), Known::Answered(answer(5).unwrap()));
-        assert_eq!(records.begin(key, alice, digest(4)), Known::Other);
+        assert_eq!(records.begin(key, alice, request, now), Known::New);
+        assert_eq!(records.begin(key, alice, request, now), Known::Running);
+        assert_eq!(records.begin(key, alice, digest(4), now), Known::Other);
+        records.end(key, answer(5), now);
+        assert_eq!(records.begin(key, alice, request, now), Known::Answered(answer(5).unwrap()));
+        assert_eq!(records.begin(key, alice, digest(4), now), Known::Other);
         records.forget(key);
-        assert_eq!(records.begin(key, alice, digest(4)), Known::New);
+        assert_eq!(records.begin(key, alice, digest(4), now), Known::New);
         for gone in [None, answer(LONGEST + 1)] {
-            records.end(key, gone);
-            assert_eq!(records.begin(key, alice, digest(4)), Known::NotKept);
+            records.end(key, gone, now);
+            assert_eq!(records.begin(key, alice, digest(4), now), Known::NotKept);
         }
         records.forget(key);
         assert!(records.entries.is_empty() && records.shares.is_empty() && records.answered.is_empty());
@@ -201,44 +215,71 @@ mod tests {
 
     #[test]
     fn the_oldest_answers_go_first_and_their_keys_stay() {
-        let mut records = Records::default();
+        let (mut records, now) = (Records::default(), Instant::now());
         let (alice, bob) = (digest(1), digest(2));
-        records.begin(digest(1000), bob, bob);
-        records.end(digest(1000), answer(LONGEST));
+        records.begin(digest(1000), bob, bob, now);
+        records.end(digest(1000), answer(LONGEST), now);
         for number in 0..20 {
-            records.begin(digest(number), alice, alice);
-            records.end(digest(number), answer(LONGEST));
+            records.begin(digest(number), alice, alice, now);
+            records.end(digest(number), answer(LONGEST), now);
         }
         let kept = |records: &mut Records, number| {
-            matches!(records.begin(digest(number), alice, alice), Known::Answered(_))
+            matches!(records.begin(digest(number), alice, alice, now), Known::Answered(_))
         };
         assert_eq!(
             (0..20).filter(|number| kept(&mut records, *number)).collect::<Vec<_>>(),
             [12, 13, 14, 15, 16, 17, 18, 19]
         );
-        assert_eq!(records.begin(digest(0), alice, alice), Known::NotKept);
+        assert_eq!(records.begin(digest(0), alice, alice, now), Known::NotKept);
         assert!(
-            matches!(records.begin(digest(1000), bob, bob), Known::Answered(_)),
+            matches!(records.begin(digest(1000), bob, bob, now), Known::Answered(_)),
             "not at the cost of others"
         );
         // Of all users together there are only so many, too.
         for number in 0..100 {
             let user = digest(5000 + number);
-            records.begin(digest(2000 + number), user, user);
-            records.end(digest(2000 + number), answer(LONGEST));
+            records.begin(digest(2000 + number), user, user, now);
+            records.end(digest(2000 + number), answer(LONGEST), now);
         }
         assert!(records.bytes <= BYTES);
-        assert_eq!(records.begin(digest(1000), bob, bob), Known::NotKept);
+        assert_eq!(records.begin(digest(1000), bob, bob, now), Known::NotKept);
     }
 
     #[test]
     fn a_user_has_so_many_keys_and_takes_none_of_others() {
-        let mut records = Records::default();
+        let (mut records, now) = (Records::default(), Instant::now());
         let (alice, bob) = (digest(1), digest(2));
         for number in 0..MOST_OF_ONE {
-            assert_eq!(records.begin(digest(number), alice, alice), Known::New);
+            assert_eq!(records.begin(digest(number), alice, alice, now), Known::New);
         }
-        assert_eq!(records.begin(digest(MOST_OF_ONE), alice, alice), Known::Full { of_one: true });
-        assert_eq!(records.begin(digest(MOST_OF_ONE), bob, bob), Known::New);
+        assert_eq!(records.begin(digest(MOST_OF_ONE), alice, alice, now), Known::Full { of_one: true });
+        assert_eq!(records.begin(digest(MOST_OF_ONE), bob, bob, now), Known::New);
+    }
+
+    #[test]
+    fn keys_are_forgotten_after_their_time() {
+        let (mut records, start) = (Records::default(), Instant::now());
+        let (alice, request) = (digest(1), digest(2));
+        for number in 0..3 {
+            records.begin(digest(number), alice, request, start);
+        }
+        records.end(digest(0), answer(5), start);
+        records.end(digest(1), None, start + KEPT_FOR / 2);
+        let just_before = start + KEPT_FOR - Duration::from_millis(1);
+        assert_eq!(
+            records.begin(digest(0), alice, request, just_before),
+            Known::Answered(answer(5).unwrap())
+        );
+        assert_eq!(records.begin(digest(0), alice, digest(9), start + KEPT_FOR), Known::New);
+        assert_eq!(records.begin(digest(1), alice, request, start + KEPT_FOR), Known::NotKept);
+        assert_eq!(records.bytes, 0);
+        let later = start + KEPT_FOR * 2;
+        assert_eq!(records.begin(digest(1), alice, request, later), Known::New);
+        assert_eq!(
+            records.begin(digest(2), alice, request, later),
+            Known::Running,
+            "a running turn has no time limit"
+        );
+        assert!(records.ends.is_empty());
     }
 }
