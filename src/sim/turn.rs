@@ -181,7 +181,6 @@ impl Engine {
         self.busy = false;
         self.stop = None;
         self.asking = None;
-        self.had_turn = true;
     }
 
     /// Faults that strike before the turn's first line.
@@ -268,7 +267,7 @@ impl Engine {
         self.out.bytes(end);
     }
 
-    /// The replay that waits until the answer has begun, as in the first turn with partial messages.
+    /// The replay that waits until the answer has begun, as with partial messages.
     pub(super) fn late_replay(&mut self, turn: &mut Turn) {
         if let Some((content, uuid)) = turn.late_replay.take() {
             self.emit_replay(&content, &uuid, true);

@@ -111,7 +111,10 @@ async fn trap_03_an_own_turn_that_is_due_is_in_no_answer() {
         }
         let outcome = turn.outcome().unwrap();
         assert!(outcome.text.ends_with(&format!("next {round}")), "{outcome:?}");
-        assert!(results == 1 && !lines.contains("noticed") && !lines.contains("task_notification"), "{lines}");
+        assert!(
+            results == 1 && !lines.contains("noticed") && !lines.contains("task_notification"),
+            "{lines}"
+        );
     }
     let own = async || transcript(&alice).await.matches("noticed: sleep").count() >= 3;
     common::eventually_some("its own turns", common::SOON, async || own().await.then_some(())).await;

@@ -506,10 +506,9 @@ impl Dialogue {
             HostRequest::Permission(request) => match self.setup.config.permissions.policy {
                 PermissionPolicy::Ask
                     if self.permissions.have_room()
-                        && self
-                            .running
-                            .as_ref()
-                            .is_some_and(|running| running.job.sender.is_some() && !running.is_withheld()) =>
+                        && self.running.as_ref().is_some_and(|running| {
+                            running.job.sender.is_some() && !running.is_withheld()
+                        }) =>
                 {
                     self.keep();
                     self.permissions.ask(request, Instant::now());
