@@ -40,7 +40,10 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         return complain(&error.to_string(), MISUSED);
     }
     for doubt in doubts(&config) {
-        say("warning", &format!("whoever changes the CLI reads all conversations and keys: {doubt}"));
+        say(
+            "warning",
+            &format!("others can change the CLI, and so read every conversation and key: {doubt}"),
+        );
     }
     match runtime.block_on(look(&config, &place.0)) {
         Ok(()) => ExitCode::SUCCESS,

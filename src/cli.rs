@@ -5,7 +5,7 @@
 //! driver of the child owns those. Everything outside speaks of turns, events and terminal lines, never of one CLI's
 //! event names.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Debug;
 use std::fs::File;
 use std::path::PathBuf;
@@ -358,6 +358,10 @@ pub trait Adapter: Debug + Send + Sync + 'static {
 
     /// Where the CLI reads a user's OAuth credentials, and in what form they are written there.
     fn credentials_file(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf;
+
+    /// What of a variable of the operator's a child gets whose session has credentials of its own; `None` if the CLI
+    /// would use it in their place.
+    fn beside_own_credentials(&self, name: &OsStr, value: OsString) -> Option<OsString>;
 
     /// Variables that decide where the CLI keeps its files: they are the same for all users.
     fn fixed_variables(&self) -> &'static [&'static str];

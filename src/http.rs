@@ -275,7 +275,7 @@ fn warn_of_doubts(config: &Config) -> impl Future<Output = ()> + Send + use<> {
     async move {
         let doubts = tokio::task::spawn_blocking(move || crate::probe::doubts(&config)).await;
         for doubt in doubts.unwrap_or_default() {
-            tracing::warn!(doubt, "whoever changes the CLI reads all conversations and keys");
+            tracing::warn!(doubt, "others can change the CLI, and so read every conversation and key");
         }
     }
 }

@@ -243,6 +243,14 @@ impl Workspace {
         Some((self.beneath().ok()?, inner.to_owned()))
     }
 
+    /// The tokens that the CLI of this session keeps now; none if there is no such file.
+    pub(crate) fn tokens(&self, adapter: &dyn Adapter, cli: &CliConfig) -> Vec<String> {
+        let file = self.cli_file(adapter, cli, &adapter.credentials_file(&self.dirs, cli));
+        let held = file.ok().and_then(|(own, path)| credentials_in(&own, &path));
+        let token = |name: &str| Some(held.as_ref()?.get(name)?.as_str()?.to_owned());
+        ["accessToken", "refreshToken"].into_iter().filter_map(token).collect()
+    }
+
     /// Removes what was half written when this program was killed.
     pub(crate) fn sweep(&self, adapter: &dyn Adapter, cli: &CliConfig) {
         let credentials = adapter.credentials_file(&self.dirs, cli);

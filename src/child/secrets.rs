@@ -40,10 +40,12 @@ impl fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    /// Of variables and of a session's MCP servers, whose variables and headers are all taken for secrets.
+    /// Of variables, of a session's MCP servers, whose variables and headers are all taken for secrets, and of its own
+    /// credentials.
     pub(crate) fn of<'a>(
         variables: impl Iterator<Item = (&'a String, &'a String)>,
         servers: &Map<String, Value>,
+        tokens: &[String],
     ) -> Self {
         let is_secret = |name: &str| {
             let name = name.to_ascii_uppercase();
@@ -56,8 +58,11 @@ impl Secrets {
         let of_servers = of_servers.filter_map(Value::as_str);
         let of_servers = of_servers.flat_map(|value| [Some(value), value.strip_prefix("Bearer ")]).flatten();
         let of_servers = of_servers.map(str::to_owned);
-        let mut values: Vec<String> =
-            of_variables.chain(of_servers).filter(|value| value.len() >= SHORTEST).collect();
+        let mut values: Vec<String> = of_variables
+            .chain(of_servers)
+            .chain(tokens.iter().cloned())
+            .filter(|value| value.len() >= SHORTEST)
+            .collect();
         values.sort();
         values.dedup();
         Self(Arc::new(values.into_iter().map(Forms::of).collect()))
@@ -159,7 +164,7 @@ mod tests {
 
     fn secrets(secret: &str) -> Secrets {
         let variable = ("SOME_KEY".to_owned(), secret.to_owned());
-        Secrets::of(std::iter::once((&variable.0, &variable.1)), &Map::new())
+        Secrets::of(std::iter::once((&variable.0, &variable.1)), &Map::new(), &[])
     }
 
     #[test]
@@ -173,8 +178,11 @@ mod tests {
         .map(|(name, value)| (name.to_owned(), value.to_owned()));
         let servers = serde_json::json!({"m": {"command": "serve", "env": {"A": "in the env"}},
             "n": {"url": "http://n", "headers": {"Authorization": "Bearer of it all"}}});
-        let secrets =
-            Secrets::of(variables.iter().map(|(name, value)| (name, value)), servers.as_object().unwrap());
+        let secrets = Secrets::of(
+            variables.iter().map(|(name, value)| (name, value)),
+            servers.as_object().unwrap(),
+            &[],
+        );
         let text = secrets.black_out(
             "eu-west-1 on s3cret+1 s3cret+1 and more, in the env, Bearer of it all, of it all serve",
         );

@@ -1,9 +1,11 @@
 //! The adapter for `claude` (stream-json over stdin and stdout).
 //!
 //! One file per concern: `launch` writes the command line, `write` the lines that go in, `classify` peeks at those that
-//! come out, `read` reads the few that matter, `transcript` knows the files, `import` writes one. Nothing outside this module names an
+//! come out, `read` reads the few that matter, `transcript` knows the files, `import` writes one,
+//! `credentials` knows which of them it prefers. Nothing outside this module names an
 //! event, a flag or a file of this CLI.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
@@ -19,6 +21,7 @@ use crate::turn::{Decision, Prompt};
 
 mod answer;
 mod classify;
+mod credentials;
 mod fields;
 mod home;
 mod import;
@@ -163,6 +166,10 @@ impl Adapter for Claude {
 
     fn credentials_file(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf {
         transcript::config_dir(dirs, cli).join(".credentials.json")
+    }
+
+    fn beside_own_credentials(&self, name: &OsStr, value: OsString) -> Option<OsString> {
+        credentials::beside_own(name, value)
     }
 
     fn fixed_variables(&self) -> &'static [&'static str] {

@@ -285,6 +285,7 @@ mod tests {
             ("[limits]\nchild_open_files = 3", "limits.child_open_files", "32"),
             ("[cli]\nmodel = \"--x\"", "cli.model", "\"-\""),
             ("[cli]\nargs = [\"--session-id\", \"x\"]", "cli.args", "--session-id"),
+            ("[cli]\napi_retries = 11", "cli.api_retries", "at most 10"),
             ("[cli]\nenv_pass = [\"A=B\"]", "cli.env_pass", "name"),
             ("[cli]\nenv = { HOME = \"/x\" }", "cli.env", "HOME"),
             ("[mcp]\ncallers = \"some\"", "mcp.callers", "service"),

@@ -47,7 +47,7 @@ fn of<'a>(keys: Option<impl IntoIterator<Item = &'a Role>>) -> Option<Exposure> 
     (users.len() > 1).then_some(Exposure::Users(users.len()))
 }
 
-/// Whether the configuration allows several users, whoever they are.
+/// Whether the configuration allows any number of users.
 pub(super) fn is_accepted(config: &Config) -> bool {
     config.permissions.policy == PermissionPolicy::Deny || config.isolation.accept_none
 }

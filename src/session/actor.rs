@@ -180,6 +180,12 @@ impl SessionActorState {
             SessionMessage::Outgrown { shim, limit } => self.outgrown(shim, limit),
             SessionMessage::Retire => self.retire(myself),
             SessionMessage::Written(number) => self.leave(myself, number),
+            SessionMessage::OwnCredentials(reply) => {
+                if !std::mem::replace(&mut self.record.own_credentials, true) {
+                    self.save_now();
+                }
+                reply.send(()).ok();
+            }
             SessionMessage::Answer(answer) => self.answer(answer),
             SessionMessage::Child(generation, news) => self.child_news(myself, generation, news),
             SessionMessage::Wake => self.feed(myself, Input::Woken),
@@ -204,12 +210,13 @@ impl SessionActorState {
         }
     }
 
-    fn submit(&mut self, myself: &ActorRef<SessionMessage>, submission: Box<Submission>) {
+    fn submit(&mut self, myself: &ActorRef<SessionMessage>, mut submission: Box<Submission>) {
         let sender_gone = submission.job.sender.as_ref().is_none_or(crate::turn::TurnSender::is_closed);
         if sender_gone {
             return submission.job.abort(TurnError::Cancelled);
         }
         let turn = submission.job.turn;
+        submission.bound.own_credentials = self.record.own_credentials;
         let fingerprint = self.fingerprint_for(&submission.bound);
         let brings_history = brings_history(&submission.job);
         self.touch();

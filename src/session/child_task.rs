@@ -30,7 +30,6 @@ use crate::metrics::{AdmissionRejected, ContextLost, ExitReason, FirstOutput, Re
 use crate::registry::Entry;
 use crate::supervisor::{IdleMessage, Room, StartPermit};
 use crate::turn::wake;
-use crate::user_env::Variables;
 use crate::workspace::Workspace;
 
 /// What is wanted.
@@ -285,7 +284,7 @@ fn start(plan: &Plan, prepared: &Prepared, chosen: &Chosen) -> Result<Box<Contai
     let program = &chosen.found;
     let mut args = program.first_args.clone();
     args.extend(command.args);
-    let env = environment(instance, entry, dirs, command.env, command.decided_env, &prepared.variables);
+    let env = environment(instance, entry, dirs, command.env, command.decided_env, prepared);
     let again = if chosen.is_fallback { "-again" } else { "" };
     let name = format!("{}-{}{again}", entry.key.hash(), generation.0);
     let launch = Launch {
@@ -318,7 +317,7 @@ fn environment(
     dirs: &crate::cli::Dirs,
     of_adapter: Vec<(OsString, OsString)>,
     decided: Vec<(OsString, OsString)>,
-    of_user: &Variables,
+    prepared: &Prepared,
 ) -> Vec<(OsString, OsString)> {
     let cli = &instance.config.cli;
     let passed = cli.env_pass.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
@@ -329,7 +328,15 @@ fn environment(
         (instance.marker.name.into(), instance.marker.value.clone().into()),
         ("PILOTLIGHT_SESSION".into(), entry.key.hash().as_str().into()),
     ];
-    passed.chain(of_adapter).chain(configured).chain(of_user.iter()).chain(decided).chain(own).collect()
+    let given = passed.chain(of_adapter).chain(configured).chain(prepared.variables.iter());
+    let given = given.filter_map(|(name, value)| {
+        let value = match prepared.own_credentials {
+            true => instance.adapter.beside_own_credentials(&name, value)?,
+            false => value,
+        };
+        Some((name, value))
+    });
+    given.chain(decided).chain(own).collect()
 }
 
 fn not_started(plan: &Plan, failure: StartFailure) -> Gone {

@@ -294,8 +294,9 @@ impl Session {
         }
     }
 
-    /// Writes the user's credentials where the CLI reads them (mode 0600), unless those there are newer. A running
-    /// child uses them from its next turn on.
+    /// Writes the user's credentials where the CLI reads them (mode 0600), unless those there are newer. From the next
+    /// turn on the session uses them and no credential of the operator's, until it is purged: a child that was started
+    /// with one is restarted first.
     ///
     /// # Errors
     /// [`TurnError::Storage`], [`TurnError::TooManySessions`].
@@ -308,7 +309,9 @@ impl Session {
             let _one_at_a_time = instance.credentials.lock().unwrap_or_else(PoisonError::into_inner);
             workspace.write_credentials(instance.adapter, &instance.config.cli, &credentials).map(drop)
         })
-        .await
+        .await?;
+        self.ask(SessionMessage::OwnCredentials, true, ACTOR_ANSWERS_WITHIN).await?;
+        Ok(())
     }
 
     /// The session's directories, created if they are not there yet.
@@ -470,6 +473,8 @@ impl Letter {
             system_prompt: options.system_prompt,
             fallback_model: options.fallback_model,
             mcp_servers: options.mcp_servers,
+            // The session's actor knows.
+            own_credentials: false,
         };
         let earlier = options.history.filter(|history| !history.is_empty());
         let earlier = earlier.map(|history| Arc::new(Earlier { history: Arc::new(history), prompt }));

@@ -33,6 +33,8 @@ pub(crate) enum SessionMessage {
     Retire,
     /// The save of this number, made to leave memory, is done.
     Written(u64),
+    /// OAuth credentials of the session's own are on disk; answered once the turns to come use them.
+    OwnCredentials(oneshot::Sender<()>),
     /// A tool may run, or not.
     Answer(Answer),
     /// News of the child.

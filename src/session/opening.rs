@@ -41,6 +41,8 @@ pub(super) struct Prepared {
     pub(super) attempt: u32,
     /// Variables that only this user's children get.
     pub(super) variables: Variables,
+    /// The session's own credentials are used instead of the operator's.
+    pub(super) own_credentials: bool,
     /// Not to be shown when the child writes them.
     pub(super) secrets: Secrets,
     /// What the child is started with; `None` leaves it to the CLI.
@@ -124,6 +126,7 @@ fn prepare_now(
         record.checkpoint = Some(imported.last.clone());
     }
     let variables = instance.user_env.of(key.user());
+    let tokens = if record.bound.own_credentials { workspace.tokens(adapter, cli) } else { Vec::new() };
     let progress = ProgressFile::open(workspace, &record)
         .inspect_err(|error| tracing::warn!(%error, "the progress of a session cannot be written"))
         .ok();
@@ -132,7 +135,8 @@ fn prepare_now(
         cli_session_id,
         is_new_id: !is_usable,
         opening: if transcript.is_some() || imported.is_some() { Opening::Resume } else { Opening::New },
-        secrets: Secrets::of(cli.env.iter().chain(variables.pairs()), &mcp_servers),
+        own_credentials: record.bound.own_credentials,
+        secrets: Secrets::of(cli.env.iter().chain(variables.pairs()), &mcp_servers, &tokens),
         bound: Bound {
             system_prompt: record.bound.system_prompt.clone(),
             mcp_servers,

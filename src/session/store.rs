@@ -60,6 +60,10 @@ pub(crate) struct Record {
     /// The model that the CLI chose by itself when the conversation began: its window and its prompt depend on it.
     #[serde(default)]
     pub(crate) chosen_model: Option<String>,
+    /// A caller has brought OAuth credentials for this session: every child that is started for a turn from now on uses
+    /// them.
+    #[serde(default)]
+    pub(crate) own_credentials: bool,
     /// Bound at start.
     pub(crate) bound: BoundRecord,
 }
@@ -74,6 +78,9 @@ pub(crate) struct BoundRecord {
     // Formerly `mcp_servers`, without the sender: those definitions are not taken over.
     #[serde(default, rename = "mcp")]
     pub(crate) mcp_servers: Option<McpServers>,
+    /// The session's own OAuth credentials are used, and none of the operator's.
+    #[serde(default)]
+    pub(crate) own_credentials: bool,
 }
 
 /// Why a record cannot be used.
@@ -111,6 +118,7 @@ impl Record {
             untold_loss: None,
             model: None,
             chosen_model: None,
+            own_credentials: false,
             bound: BoundRecord::default(),
         }
     }
@@ -324,6 +332,7 @@ impl BoundRecord {
                 Some(_) => wanted.mcp_servers.clone(),
                 None => self.mcp_servers.clone(),
             },
+            own_credentials: self.own_credentials || wanted.own_credentials,
         }
     }
 }

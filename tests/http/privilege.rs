@@ -1,4 +1,4 @@
-//! A server's children and their tools have no capability, whoever the server is.
+//! A server's children and their tools have no capability, whatever user runs the server.
 
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::Command;
@@ -47,7 +47,7 @@ async fn privilege_children_of_this_user_have_none() {
 #[tokio::test(flavor = "multi_thread")]
 async fn privilege_children_of_another_user_have_none() {
     if !geteuid().is_root() {
-        return crate::common::installed::left_out("only root can start a server as somebody else");
+        return crate::common::installed::left_out("only root can start a server as another user");
     }
     let place: Arc<Place> = place();
     std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o755)).unwrap();

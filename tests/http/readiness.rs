@@ -77,6 +77,6 @@ async fn a_refused_request_is_logged_as_refused() {
     assert!(!log.contains("client_gone"), "{log}");
     drop(slow);
     let gone = async || program.err().contains("turn answered").then_some(());
-    eventually_some("who really left is told of", SOON, gone).await;
+    eventually_some("a client that really left is logged", SOON, gone).await;
     assert_eq!(program.err().matches("client_gone").count(), 1);
 }

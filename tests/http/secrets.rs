@@ -216,6 +216,61 @@ async fn variables_of_a_user_reach_its_children_alone_and_new_ones_the_next_chil
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn own_credentials_leave_no_key_of_the_operators() {
+    const SHOW: &str = "[[env:ANTHROPIC_API_KEY]]/[[env:ANTHROPIC_AUTH_TOKEN]]/[[env:CLAUDE_CODE_OAUTH_TOKEN]]\
+        /[[env:CLAUDE_CODE_USE_BEDROCK]]/[[env:ANTHROPIC_BASE_URL]]";
+    let place = place();
+    let users = place.path().join("users.toml");
+    let users =
+        private(users, "[alice]\nCLAUDE_CODE_USE_BEDROCK = \"bedrock\"\nANTHROPIC_AUTH_TOKEN = \"hers\"\n");
+    let config = format!(
+        "[cli]\nuser_env_file = \"{}\"\nenv_pass = [\"CLAUDE_CODE_OAUTH_TOKEN\"]\n\
+         env = {{ ANTHROPIC_API_KEY = \"ours\", ANTHROPIC_BASE_URL = \"http://127.0.0.1:9\" }}",
+        users.display()
+    );
+    let passing = || {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
+        program.env("CLAUDE_CODE_OAUTH_TOKEN", "passed");
+        program
+    };
+    let (mut program, site) = Program::ready_by(&place, passing(), &config).await;
+    let all = ["ours", "hers", "passed", "bedrock"];
+    let before = site.turn("alice", SHOW).await.text();
+    assert!(all.iter().all(|value| before.contains(value)), "{before}");
+    let mut body = message(SHOW);
+    body["oauth_credentials"] = credentials(1);
+    let shown = |text: &str| {
+        assert!(!all.iter().any(|value| text.contains(value)) && text.contains("127.0.0.1:9"), "{text}");
+    };
+    shown(&Answer::of(site.asking("alice", &body)).await.text());
+    shown(&site.turn("alice", SHOW).await.text());
+    // A stop and the next server change nothing of it; who brings none has the operator's.
+    program.signal(rustix::process::Signal::TERM);
+    assert_eq!(program.code().await, Some(0));
+    let (_program, site) = Program::ready_by(&place, passing(), &config).await;
+    shown(&site.turn("alice", SHOW).await.text());
+    let bobs = site.turn("bob", SHOW).await.text();
+    assert!(bobs.contains("ours") && bobs.contains("passed"), "{bobs}");
+    // A session that is deleted takes them along.
+    assert_eq!(Answer::of(site.session("DELETE", "default?purge=true", "alice")).await.status, 200);
+    assert!(site.turn("alice", SHOW).await.text().contains("hers"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_of_a_session_are_blacked_out() {
+    let place = place();
+    let cli = place.path().join("the-cli");
+    std::fs::write(&cli, "#!/bin/sh\ncat \"$HOME/.claude/.credentials.json\" >&2\nexit 1\n").unwrap();
+    std::fs::set_permissions(&cli, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let (program, site) = Program::serve(&place, &format!("[cli]\nprogram = \"{}\"", cli.display())).await;
+    let mut body = message("hello");
+    body["oauth_credentials"] = credentials(1);
+    let answer = Answer::of(site.asking("alice", &body)).await;
+    assert!(answer.body.contains("accessToken") && answer.body.contains("[redacted]"), "{answer:?}");
+    assert!(!answer.body.contains(MARK) && !program.err().contains(MARK), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_failing_cli_tells_of_its_environment_is_blacked_out() {
     let place = place();
     let cli = place.path().join("the-cli");

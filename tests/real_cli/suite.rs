@@ -8,6 +8,7 @@ pub(crate) mod bench;
 mod commands;
 pub(crate) mod context;
 mod crashes;
+mod credentials;
 mod embedded;
 mod evictions;
 pub(crate) mod history;

@@ -1,4 +1,4 @@
-//! What the CLI and its tools may do: nothing that needs a capability, whoever starts the shim.
+//! What the CLI and its tools may do: nothing that needs a capability, whatever user starts the shim.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
 
@@ -38,7 +38,7 @@ fn has_setpcap() -> bool {
 fn origins() -> Vec<(&'static [&'static str], bool)> {
     let mut all: Vec<(&[&str], bool)> = vec![(&[], has_setpcap())];
     if !geteuid().is_root() || Command::new("setpriv").arg("--version").output().is_err() {
-        left_out("only root with setpriv can start a shim as somebody else");
+        left_out("only root with setpriv can start a shim as another user");
         return all;
     }
     all.extend([

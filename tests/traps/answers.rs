@@ -13,7 +13,7 @@ async fn trap_01_success_with_is_error_is_a_failure() {
         (401, "authentication_failed"),
         (403, "authentication_failed"),
         (404, "model_not_found"),
-        (413, "invalid_request"),
+        (413, "request_too_large"),
         (429, "rate_limit"),
         (500, "server_error"),
     ] {

@@ -75,6 +75,13 @@ async fn trap_16_every_request_of_the_cli_is_answered() {
     bench.end().await;
 }
 
+/// What a child was started with.
+fn bound_model(pid: u32) -> String {
+    let words = arguments(pid);
+    let at = words.iter().position(|word| word == "--model").unwrap();
+    words[at + 1].clone()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn trap_23_a_model_that_is_none_is_refused_before_the_cli_takes_it() {
     let bench = Bench::new().await;
@@ -87,13 +94,16 @@ async fn trap_23_a_model_that_is_none_is_refused_before_the_cli_takes_it() {
         assert!(!error.reached_child(), "{model:?}: {error}");
         assert_eq!(error.code(), "invalid_model", "{model:?}");
     }
+    say(&alice, "still there").await;
+    assert_eq!(pid(&alice), old);
     for model in ["haiku", "claude-sonnet-4-5-20250929", "us.anthropic.claude:1[1m]"] {
         assert!(alice.send_with("x", with(model)).await.unwrap().finish().await.is_ok(), "{model}");
         assert_eq!(alice.status().unwrap().model.as_deref(), Some(model));
+        assert_eq!(bound_model(pid(&alice)), model);
     }
-    assert_eq!(pid(&alice), old);
-    // It is in the arguments of the next child.
+    // It is in the arguments of the next child too.
     alice.evict().await.unwrap();
     say(&alice, "again").await;
+    assert_eq!(bound_model(pid(&alice)), "us.anthropic.claude:1[1m]");
     bench.end().await;
 }

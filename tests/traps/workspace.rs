@@ -64,16 +64,17 @@ async fn trap_20_a_home_that_keeps_nothing_is_noticed_by_the_next_start() {
     let bench = Bench::new().await;
     let alice = bench.pilot.session("alice");
     let home = alice.workspace().await.unwrap().home;
-    std::fs::create_dir_all(&home).unwrap();
-    // Nobody, root included, can make a directory there.
-    std::fs::write(home.join(".claude"), "not a directory").unwrap();
+    std::fs::create_dir_all(home.join(".claude")).unwrap();
+    // Nobody, root included, can make a directory there, and no start clears it away.
+    let projects = home.join(".claude/projects");
+    std::fs::write(&projects, "not a directory").unwrap();
     for number in 1..=2 {
         assert_eq!(say(&alice, "x").await, format!("echo {number}: x"), "turns work and nothing is said");
     }
     alice.evict().await.unwrap();
     let outcome = ask(&alice, "[[recall]]").await;
     assert!(outcome.is_ok() && outcome.context_lost, "the loss is said: {outcome:?}");
-    std::fs::remove_file(home.join(".claude")).unwrap();
+    std::fs::remove_file(projects).unwrap();
     alice.evict().await.unwrap();
     ask(&alice, "kept").await;
     alice.evict().await.unwrap();

@@ -36,9 +36,6 @@ const IDLE_READ: usize = 4096;
 /// So many bytes of a turn are counted together: a counter that all children share is a far place to go for each line.
 const COUNTED_AT_ONCE: u64 = 256 << 10;
 
-/// Reads of what is not for the reader before others get at the dialogue.
-const READS_PER_ASK: usize = 4;
-
 /// The CLI tries some transports one after the other, each for the time that a server has to connect.
 const CONNECT_TRIES: u32 = 2;
 
@@ -87,7 +84,8 @@ impl Dialogue {
     }
 
     fn pull(&mut self, turn: TurnId, now: Instant, context: &mut Context<'_>) -> Poll<Pulled> {
-        for _ in 0..READS_PER_ASK {
+        // One read of what is not for the reader before others get their turn: it may hold thousands of lines.
+        for has_read in [false, true] {
             if self.handed() > 0 {
                 return Poll::Ready(Pulled::Lines(self.framer.take()));
             }
@@ -98,7 +96,9 @@ impl Dialogue {
             if self.silent {
                 return Poll::Pending;
             }
-            ready!(self.poll_read(now, context));
+            if !has_read {
+                ready!(self.poll_read(now, context));
+            }
         }
         // More is there. Not woken at once: a task that is always ready lets the runtime look for other input only every
         // so many turns of its, which of these are seconds.
