@@ -302,7 +302,7 @@ impl Dialogue {
     /// What is left at the end.
     pub(super) fn into_remains(mut self) -> Remains {
         self.setup.metrics.stream_bytes(Stream::Stdout, self.uncounted);
-        let rest = self.framer.take();
+        let rest = self.take_tail();
         Remains {
             ready: self.ready,
             asked: self.asked,

@@ -52,6 +52,17 @@ pub(crate) struct Running {
     /// Lines that were not handed over when the child ended.
     pub(crate) rest: Bytes,
     checkpoint: Option<String>,
+    /// The message's id, where the CLI is asked to repeat it when it takes the message up.
+    pub(crate) mark: Option<String>,
+    /// What has come belongs to this turn or to one of the CLI's own: it is kept back until that is known.
+    withheld: Option<Withheld>,
+}
+
+/// What the lines say that are kept back.
+#[derive(Debug, Default)]
+struct Withheld {
+    substantial: bool,
+    checkpoint: Option<String>,
 }
 
 /// What the session needs to know of a turn that is over.
@@ -119,7 +130,8 @@ impl TurnJob {
 }
 
 impl Running {
-    pub(crate) fn new(job: TurnJob, now: Instant, limits: &SessionConfig) -> Self {
+    /// `mark`: the message's id, for a child that may be at a turn of its own.
+    pub(crate) fn new(job: TurnJob, mark: Option<String>, now: Instant, limits: &SessionConfig) -> Self {
         Self {
             job,
             deadline: now + limits.turn_timeout,
@@ -132,11 +144,41 @@ impl Running {
             interrupts: 0,
             rest: Bytes::new(),
             checkpoint: None,
+            withheld: mark.is_some().then(Withheld::default),
+            mark,
         }
+    }
+
+    /// Whether what has come may belong to a turn of the CLI's own.
+    pub(crate) fn is_withheld(&self) -> bool {
+        self.withheld.is_some()
+    }
+
+    /// What has come belongs to this turn.
+    pub(crate) fn claim(&mut self, metrics: &Metrics) {
+        if let Some(withheld) = self.withheld.take() {
+            self.saw(withheld.substantial, withheld.checkpoint, metrics);
+        }
+    }
+
+    /// The turn begins now: what precedes it is no work on it.
+    pub(crate) fn begins(&mut self) {
+        self.withheld = None;
+    }
+
+    /// What has come belonged to a turn of the CLI's own.
+    pub(crate) fn disclaim(&mut self) {
+        self.withheld = self.mark.is_some().then(Withheld::default);
+        self.working = false;
     }
 
     /// Notes an event of the turn.
     pub(crate) fn saw(&mut self, substantial: bool, checkpoint: Option<String>, metrics: &Metrics) {
+        if let Some(withheld) = &mut self.withheld {
+            withheld.substantial |= substantial;
+            withheld.checkpoint = checkpoint.or(withheld.checkpoint.take());
+            return;
+        }
         if substantial && !std::mem::replace(&mut self.produced, true) {
             // Nobody else gets it: what it was sent as is of no more use.
             (self.job.earlier, self.job.hold, self.job.line) = (None, None, Bytes::new());
