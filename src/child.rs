@@ -12,7 +12,7 @@
     reason = "what is left out is said in one way; the rest of it is for others"
 )]
 #[path = "../tests/common/installed.rs"]
-mod installed;
+pub(crate) mod installed;
 
 mod cgroup;
 mod dialogue;

@@ -121,6 +121,8 @@ pub enum LineKind {
     Withdrawn,
     /// Part of the running turn as above, about work in the background. [`Adapter::task`] reads it.
     Task,
+    /// The CLI repeats a message that it takes up. [`Adapter::echo`] reads it.
+    Echo,
     /// The CLI says that it is working. Not passed on.
     Working,
     /// The CLI says that it waits for input. Not passed on.
@@ -261,6 +263,10 @@ pub trait Adapter: Debug + Send + Sync + 'static {
     /// If the prompt may not be sent (see [`PromptRefused`]).
     fn encode_turn(&self, prompt: &Prompt, cli: &CliConfig) -> Result<Vec<u8>, PromptRefused>;
 
+    /// The line of a message with an id, which the CLI repeats in a [`LineKind::Echo`] once it takes the message up. It is
+    /// never put into a turn that runs.
+    fn marked(&self, line: &[u8], id: &str) -> Vec<u8>;
+
     /// The line that answers a request for permission. `input` is what was asked for.
     fn permission_answer(&self, request: &PermissionRequest, decision: &Decision) -> Vec<u8>;
 
@@ -286,6 +292,9 @@ pub trait Adapter: Debug + Send + Sync + 'static {
 
     /// The request id of a [`LineKind::Withdrawn`].
     fn withdrawn(&self, line: &[u8]) -> Option<String>;
+
+    /// The id of the message that a [`LineKind::Echo`] repeats.
+    fn echo(&self, line: &[u8]) -> Option<String>;
 
     /// Reads a [`LineKind::Task`]; `None` if it tells neither a beginning nor an end.
     fn task(&self, line: &[u8]) -> Option<Task>;

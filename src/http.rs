@@ -43,6 +43,7 @@ mod mcp;
 mod models;
 mod openapi;
 mod page;
+mod paths;
 mod permissions;
 mod process;
 mod query;

@@ -12,12 +12,13 @@ use crate::child::{CgroupBase, ShimProgram, UNKILLABLE};
 use crate::cli::Adapter;
 use crate::config::Config;
 use crate::happenings::Log;
-use crate::ids::{SessionHash, TurnId};
+use crate::ids::{SessionHash, TurnId, UserId};
 use crate::installed::Installed;
+use crate::locks::Locks;
 use crate::metrics::Metrics;
 use crate::program::Program;
 use crate::registry::Registry;
-use crate::session::ImportRefusals;
+use crate::session::ImportAbility;
 use crate::storage::Storage;
 use crate::supervisor::{Admission, Helpers};
 use crate::user_env::UserEnv;
@@ -39,6 +40,8 @@ pub(crate) struct Instance {
     pub(crate) user_env: UserEnv,
     /// `NAME=value` in the environment of everything that this data directory's instances start.
     pub(crate) marker: Marker,
+    /// It is there for one trial start.
+    is_trial: bool,
     /// Every task of this instance. Shutdown waits for it to be empty.
     pub(crate) tasks: TaskTracker,
     /// One token per turn that has no outcome yet.
@@ -46,12 +49,14 @@ pub(crate) struct Instance {
     pub(crate) slots: Slots,
     pub(crate) helpers: Helpers,
     pub(crate) storage: Storage,
-    /// Held while the record of a session that is not in memory is read, begun or moved aside. Not across a wait.
-    pub(crate) records: Mutex<()>,
+    /// Held while the record of a session that is not in memory is read, begun or moved aside.
+    pub(crate) records: Locks<SessionHash>,
+    /// Held while a user's sessions are counted and one more begins.
+    pub(crate) beginnings: Locks<UserId>,
     /// Held while credentials are compared with those on disk and written. Not across a wait.
     pub(crate) credentials: Mutex<()>,
     /// The CLI that does not resume an imported conversation.
-    pub(crate) import_refusals: ImportRefusals,
+    pub(crate) import_ability: ImportAbility,
     /// The groups that were found at the start do not work.
     groups_lost: AtomicBool,
     turns: AtomicU64,
@@ -78,6 +83,7 @@ impl Instance {
         cgroups: Option<CgroupBase>,
         user_env: UserEnv,
         marker: Marker,
+        is_trial: bool,
     ) -> Self {
         Self {
             config,
@@ -92,14 +98,16 @@ impl Instance {
             cgroups,
             user_env,
             marker,
+            is_trial,
             tasks: TaskTracker::new(),
             open_turns: TaskTracker::new(),
             slots: Slots::default(),
             helpers: Helpers::default(),
             storage: Storage::default(),
-            records: Mutex::default(),
+            records: Locks::default(),
+            beginnings: Locks::default(),
             credentials: Mutex::default(),
-            import_refusals: ImportRefusals::default(),
+            import_ability: ImportAbility::default(),
             groups_lost: AtomicBool::new(false),
             turns: AtomicU64::new(0),
             draining: AtomicBool::new(false),
@@ -132,6 +140,11 @@ impl Instance {
                  a hostile one can escape; see that the group of this service is writable and still delegated to it"
             );
         }
+    }
+
+    /// Whether it is there for one trial start, which has no user's settings and decides whether a version starts.
+    pub(crate) fn is_trial(&self) -> bool {
+        self.is_trial
     }
 
     pub(crate) fn is_draining(&self) -> bool {

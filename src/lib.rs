@@ -114,6 +114,7 @@ pub mod http;
 pub mod ids;
 mod installed;
 mod instance;
+mod locks;
 pub mod metrics;
 pub mod model;
 mod open_files;

@@ -72,7 +72,7 @@ impl Pilotlight {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         config.validate()?;
         let metrics = Metrics::register(&config.metrics.prefix);
-        Self::start_inside(config, metrics, None).await
+        Self::start_inside(config, metrics, None, false).await
     }
 
     /// As [`Pilotlight::start`], without metrics; what it learns of the CLI is shared with `installed`.
@@ -84,7 +84,7 @@ impl Pilotlight {
         let metrics = ::metrics::with_local_recorder(&::metrics::NoopRecorder, || {
             Metrics::register(&config.metrics.prefix)
         });
-        Self::start_inside(config, metrics, installed).await
+        Self::start_inside(config, metrics, installed, true).await
     }
 
     /// As [`Pilotlight::start`], with metrics that go to `recorder` and not to the one that is installed.
@@ -98,13 +98,14 @@ impl Pilotlight {
         let registered = config
             .validate()
             .map(|()| ::metrics::with_local_recorder(recorder, || Metrics::register(&config.metrics.prefix)));
-        async move { Self::start_inside(config, registered?, None).await }
+        async move { Self::start_inside(config, registered?, None, false).await }
     }
 
     async fn start_inside(
         config: Config,
         metrics: Metrics,
         installed: Option<Arc<Installed>>,
+        is_trial: bool,
     ) -> Result<Self, StartError> {
         let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
         let shim = ShimProgram::locate(config.cli.shim.as_deref())
@@ -143,6 +144,7 @@ impl Pilotlight {
             ground.cgroups,
             user_env,
             marker,
+            is_trial,
         ));
         let trying = instance.clone();
         let tried = move || trying.storage.look(&trying.config.data_dir, &trying.metrics);
@@ -409,11 +411,11 @@ impl Ground {
             .map_err(|source| StartError::DataDir { path: data_dir.to_owned(), source })?;
         let digest = Sha256::digest(data_dir.as_os_str().as_encoded_bytes());
         let marker: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        workspace::finish_deletions(&data_dir);
         // We hold the lock: whatever bears the marker belongs to an instance that is no more.
         let cgroups = CgroupBase::detect(&format!("pilotlight-{marker}"));
         let in_groups = cgroups.as_ref().map_or(0, CgroupBase::sweep);
         let swept = in_groups + sweep_marked(&format!("{MARKER}={marker}"), &[]);
+        workspace::finish_deletions(&data_dir);
         Ok(Self { data_dir, lock, cgroups, marker, swept })
     }
 }

@@ -18,6 +18,9 @@ use crate::program::Program;
 use crate::session::{Session, SessionStatus};
 use crate::trust;
 
+/// Where the trials of an instance run, below its data directory. Always the same, so that leftovers of a killed trial
+/// are found by the next.
+const DIRECTORY: &str = "probe";
 /// The owner of the trial's session. Nobody else is in that directory.
 const USER: &str = "probe";
 /// Memory is measured this often during a trial, so that a figure is there soon.
@@ -70,8 +73,17 @@ pub async fn probe(config: &Config, directory: &Path) -> Result<Probed, ProbeErr
     probe_with(config, directory, None).await
 }
 
+/// A trial start for a running instance, one at a time. What it learns of the CLI is shared with `installed`.
+pub(crate) async fn trial(config: &Config, installed: &Arc<Installed>) -> Result<Probed, ProbeError> {
+    let _one_at_a_time = installed.trial().await;
+    let mut config = config.clone();
+    // One failure decides: the sessions wait for it.
+    config.restart.intensity = 0;
+    probe_with(&config, &config.data_dir.join(DIRECTORY), Some(installed.clone())).await
+}
+
 /// As [`probe`]; what it learns of the CLI is shared with `installed`.
-pub(crate) async fn probe_with(
+async fn probe_with(
     config: &Config,
     directory: &Path,
     installed: Option<Arc<Installed>>,
@@ -79,6 +91,8 @@ pub(crate) async fn probe_with(
     let mut config = config.clone();
     directory.clone_into(&mut config.data_dir);
     config.metrics.sample_interval = SAMPLE_INTERVAL;
+    // No user's settings: what fails here fails for all.
+    config.cli.user_env_file = None;
     let pilot = Pilotlight::start_trial(config, installed).await?;
     let session = pilot.session(USER);
     let probed = try_start(&pilot, &session).await;

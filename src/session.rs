@@ -23,7 +23,7 @@ mod take_up;
 
 pub(crate) use actor::{SessionActor, SessionArgs};
 pub use handle::Session;
-pub(crate) use import::Refusals as ImportRefusals;
+pub(crate) use import::Ability as ImportAbility;
 pub(crate) use known::{OnDisk, on_disk};
 pub(crate) use message::SessionMessage;
 #[cfg(feature = "server")]

@@ -21,13 +21,16 @@ mod stream;
 mod trace;
 
 pub(crate) use channel::{Pulled, Source, TurnSender, aborted, turn_channel, wake};
-pub(crate) use earlier::Earlier;
+pub(crate) use earlier::{Conversation, Earlier, FirstLine};
 pub use event::Event;
 pub use mcp::McpServers;
 #[cfg(feature = "server")]
 pub(crate) use mcp::Sender;
 pub use stream::Turn;
 pub(crate) use trace::TurnTrace;
+
+/// A share of something bounded, given back when it is dropped.
+pub(crate) type Hold = std::sync::Arc<dyn std::any::Any + Send + Sync>;
 
 /// What a user says.
 #[derive(Clone, PartialEq)]

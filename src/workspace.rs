@@ -3,7 +3,7 @@
 //! Paths of a child come from [`Workspace`] alone, for the CLI files its transcripts by the directory it was started in.
 //! Everything here blocks; async callers go through [`tokio::task::spawn_blocking`].
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -20,6 +20,7 @@ use crate::session::OauthCredentials;
 pub(crate) mod beneath;
 mod data_dir;
 mod migration;
+mod own;
 mod remove;
 mod write;
 
@@ -30,11 +31,17 @@ use data_dir::sessions_dir;
 pub(crate) use data_dir::{DataDirLock, is_full, open, records_dir, try_writing, users_dir};
 #[cfg(feature = "server")]
 pub(crate) use data_dir::{conversations_dir, identities_dir};
+#[cfg(test)]
+pub(crate) use own::tests::TRAPS;
+pub(crate) use own::{open_own, read_own};
+pub(crate) use remove::Amount;
 use remove::{remove_tree, remove_where};
 pub(crate) use write::{Durability, write_private};
 
 /// A credentials file has some hundred bytes.
 const MAX_CREDENTIALS_BYTES: u64 = 64 << 10;
+/// The name of a session's directory has 32.
+const MAX_DIRECTORY_BYTES: u64 = 64;
 /// A record has some kilobytes; a system prompt and MCP servers are as long as their limits allow.
 pub(crate) const MAX_RECORD_BYTES: u64 = 64 << 20;
 
@@ -112,7 +119,8 @@ impl RecordDir {
 
     /// The directory that the session had when its record was begun, if that is known.
     pub(crate) fn directory(&self) -> Option<DirectoryName> {
-        fs::read_to_string(self.directory_file()).ok()?.try_into().ok()
+        let name = read_own(&self.directory_file(), MAX_DIRECTORY_BYTES).ok()?;
+        String::from_utf8(name).ok()?.try_into().ok()
     }
 
     /// Gives the owner its rights back on a record that was closed to it.
@@ -162,7 +170,10 @@ impl Workspace {
         // Made by the first release for a session of which no record was written.
         let old = || {
             let name = DirectoryName::of_hash(session);
-            sessions_dir(data_dir).join(name.as_str()).is_dir().then_some(name)
+            let is_there = sessions_dir(data_dir).join(name.as_str()).is_dir();
+            // Not the rest of a session that was deleted: the next start removes it.
+            (is_there && !unfinished(data_dir).any(|(_, doomed)| doomed.as_ref() == Some(&name)))
+                .then_some(name)
         };
         let name = named.or_else(old).unwrap_or_else(DirectoryName::random);
         Self::of(data_dir, session, &name)
@@ -264,10 +275,19 @@ impl Workspace {
     }
 
     /// Removes what the children before left in HOME that the next one would obey.
-    pub(crate) fn clear_own_files(&self, adapter: &dyn Adapter, cli: &CliConfig) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// Of kind [`io::ErrorKind::TimedOut`] if there is more than `most`; another try goes on.
+    pub(crate) fn clear_own_files(
+        &self,
+        adapter: &dyn Adapter,
+        cli: &CliConfig,
+        most: Amount,
+    ) -> io::Result<()> {
         let Some(own_files) = adapter.own_files(cli) else { return Ok(()) };
+        let mut budget = most.budget();
         let home = self.beneath()?.dir(Path::new("home"))?;
-        remove_where(&home, |name| name.starts_with(own_files.removed.as_bytes()))?;
+        remove_where(&home, &mut budget, |name| name.starts_with(own_files.removed.as_bytes()))?;
         let directory = Path::new(own_files.directory);
         let own = match home.dir(directory) {
             // Nothing to clear, and a home that cannot be written needs no directory.
@@ -276,7 +296,7 @@ impl Workspace {
             Err(_) => home.make_dir(directory)?,
             Ok(own) => own,
         };
-        remove_where(&own, |name| !own_files.kept.iter().any(|kept| kept.as_bytes() == name))
+        remove_where(&own, &mut budget, |name| !own_files.kept.iter().any(|kept| kept.as_bytes() == name))
     }
 
     /// Deletes record and directories. The session is gone at once; what cannot be removed of its directories is tried
@@ -348,16 +368,18 @@ pub(crate) fn remove_any(path: &Path) -> io::Result<()> {
 /// How the name of a record begins whose session is deleted.
 const DELETED: &str = ".deleted-";
 
-/// Finishes deletions that a killed program, or a failure, left undone.
+/// Deletions that a killed program, or a failure, left undone: the record's name, and the session's directory.
+fn unfinished(data_dir: &Path) -> impl Iterator<Item = (OsString, Option<DirectoryName>)> {
+    let entries = fs::read_dir(records_dir(data_dir)).into_iter().flatten().flatten();
+    let deleted =
+        entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(DELETED.as_bytes()));
+    deleted.map(|entry| (entry.file_name(), RecordDir(entry.path()).directory()))
+}
+
+/// Finishes deletions. Nothing of a former instance may run any more: it could go on filling what is removed.
 pub(crate) fn finish_deletions(data_dir: &Path) {
     let records = records_dir(data_dir);
-    let Ok(entries) = fs::read_dir(&records) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        if !name.to_string_lossy().starts_with(DELETED) {
-            continue;
-        }
-        let directory = RecordDir(entry.path()).directory();
+    for (name, directory) in unfinished(data_dir) {
         let files =
             directory.map_or(Ok(()), |it| remove_tree(&sessions_dir(data_dir), OsStr::new(it.as_str())));
         if let Err(error) = files.and_then(|()| remove_tree(&records, &name)) {
@@ -410,7 +432,7 @@ mod tests {
         let link = |to: &Path, from: PathBuf| std::os::unix::fs::symlink(to, from).unwrap();
         link(elsewhere.path(), own.clone());
         link(&theirs, home.join(".claude.json"));
-        let clear = || workspace.clear_own_files(&CLAUDE, &CliConfig::default()).unwrap();
+        let clear = || workspace.clear_own_files(&CLAUDE, &CliConfig::default(), Amount::OF_TREE).unwrap();
         clear();
         assert!(theirs.exists());
         assert!(fs::symlink_metadata(&own).unwrap().is_dir());
@@ -510,6 +532,24 @@ mod tests {
         workspace.delete().unwrap();
         assert!(!workspace.dirs().work.exists() && !workspace.record.0.exists());
         assert!(outside.path().join("keep").exists());
+    }
+
+    #[test]
+    fn deletion_undone_takes_no_later_sessions_files() {
+        let data = tempfile::tempdir().unwrap();
+        let cut = workspace(data.path());
+        // Of the first release, which named the directory by the session.
+        let hash = SessionKey::new(UserId::new("../../etc/passwd").unwrap(), "default").unwrap().hash();
+        let old = Workspace::of(data.path(), &hash, &DirectoryName::of_hash(&hash));
+        old.create().unwrap();
+        assert_eq!(Workspace::begin(data.path(), &hash), old, "its files are found again");
+        cut.record.write_directory(&old.name).unwrap();
+        fs::rename(&cut.record.0, records_dir(data.path()).join(".deleted-1")).unwrap();
+        // The user comes back before the next start.
+        let begun = Workspace::begin(data.path(), &hash);
+        begun.create().unwrap();
+        finish_deletions(data.path());
+        assert!(begun.dirs.work.exists() && !old.dirs.work.exists());
     }
 
     #[test]

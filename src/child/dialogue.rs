@@ -52,6 +52,8 @@ pub(crate) struct Setup {
 /// What is told while the child lives.
 #[derive(Debug)]
 pub(crate) enum Report {
+    /// The child runs and answers; it may still connect to its MCP servers.
+    Greeted,
     /// Turns can be taken.
     Ready,
     /// The model that the child works with, from its first turn on.
@@ -300,7 +302,7 @@ impl Dialogue {
     /// What is left at the end.
     pub(super) fn into_remains(mut self) -> Remains {
         self.setup.metrics.stream_bytes(Stream::Stdout, self.uncounted);
-        let rest = self.framer.take();
+        let rest = self.take_tail();
         Remains {
             ready: self.ready,
             asked: self.asked,

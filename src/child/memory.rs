@@ -84,6 +84,12 @@ struct Row {
     approximate: bool,
 }
 
+impl Row {
+    fn private_bytes(&self) -> u64 {
+        self.anon + self.shmem + self.swap
+    }
+}
+
 impl ProcessTable {
     /// Begins a new table: who is there now. The allocations of the last time are used again. Processes that are only
     /// the roots of trees are not looked at, for a tree is counted without its root.
@@ -174,24 +180,40 @@ pub(crate) struct SingleTree(Vec<Row>);
 
 impl SingleTree {
     pub(crate) fn private_bytes(&self) -> u64 {
-        self.0.iter().map(|row| row.anon + row.shmem + row.swap).sum()
+        self.0.iter().map(Row::private_bytes).sum()
     }
 
-    /// The same with each page counted once, however many processes of the tree share it: one that forks shares all its
-    /// memory with its children at first. Takes milliseconds for each process.
-    pub(crate) fn fair_bytes(&self) -> u64 {
-        let fair = |row: &Row| {
-            let rollup = std::fs::read(format!("/proc/{}/smaps_rollup", row.pid));
-            let is_gone = || !std::path::Path::new(&format!("/proc/{}", row.pid)).exists();
-            match rollup {
-                Ok(rollup) => fair_share(&rollup),
-                Err(_) => is_gone().then_some(0),
-            }
-            // One that cannot be looked at counts as it did.
-            .unwrap_or(row.anon + row.shmem + row.swap)
-        };
-        self.0.iter().map(fair).sum()
+    /// Whether it is more than this with each page counted once, however many processes of the tree share it: one that
+    /// forks shares all its memory with its children at first. Takes milliseconds for each process that is looked at.
+    pub(crate) fn exceeds(&self, limit: u64) -> bool {
+        exceeds(&self.0, limit, fair_bytes)
     }
+}
+
+/// Processes of one tree whose shared pages are looked for: the largest, which matter. A tree may have thousands.
+const MOST_FAIR: usize = 64;
+
+fn exceeds(rows: &[Row], limit: u64, mut fair: impl FnMut(&Row) -> u64) -> bool {
+    let mut rows: Vec<&Row> = rows.iter().collect();
+    rows.sort_unstable_by_key(|row| std::cmp::Reverse(row.private_bytes()));
+    let mut used = |number, row: &Row| if number < MOST_FAIR { fair(row) } else { row.private_bytes() };
+    let mut left = limit;
+    rows.into_iter().enumerate().map(|(number, row)| used(number, row)).any(|used| {
+        let fits = left.checked_sub(used);
+        left = fits.unwrap_or(0);
+        fits.is_none()
+    })
+}
+
+/// Its share of the pages that it has with others. One that cannot be looked at counts in full.
+fn fair_bytes(row: &Row) -> u64 {
+    let rollup = std::fs::read(format!("/proc/{}/smaps_rollup", row.pid));
+    let is_gone = || !std::path::Path::new(&format!("/proc/{}", row.pid)).exists();
+    match rollup {
+        Ok(rollup) => fair_share(&rollup),
+        Err(_) => is_gone().then_some(0),
+    }
+    .unwrap_or(row.private_bytes())
 }
 
 /// The proportional share of what is not a file's; `None` where the kernel does not say (before 5.4, or gone).
@@ -309,6 +331,30 @@ mod tests {
     }
 
     #[test]
+    fn memory_huge_tree_is_looked_at_in_part() {
+        let row = |pid, anon| Row { pid, anon, ..Row::default() };
+        let mut looked = Vec::new();
+        let mut exceeds = |rows: &[Row], limit, share: u64| {
+            looked.clear();
+            let exceeds = exceeds(rows, limit, |row| {
+                looked.push(row.pid);
+                row.anon / share
+            });
+            (exceeds, looked.clone())
+        };
+        // The largest first, and no further than the limit.
+        let rows = [row(1, 10), row(2, 500), row(3, 600), row(4, 0)];
+        assert_eq!(exceeds(&rows, 599, 1), (true, vec![3]));
+        assert_eq!(exceeds(&rows, 1109, 1), (true, vec![3, 2, 1]));
+        assert_eq!(exceeds(&rows, 1110, 1), (false, vec![3, 2, 1, 4]));
+        // What is beyond the number of looks counts as it is.
+        let many: Vec<_> = (0..10_000).map(|pid| row(pid, 100)).collect();
+        let (is_over, looked) = exceeds(&many, 1_000_000 - 1, 100);
+        assert_eq!((is_over, looked.len()), (false, MOST_FAIR));
+        assert!(exceeds(&many, 993_000, 100).0);
+    }
+
+    #[test]
     fn memory_forked_pages_count_once() {
         // 64 MiB, then four copies of the process that hold them all.
         let script =
@@ -321,7 +367,7 @@ mod tests {
             lines.next().unwrap().unwrap();
         }
         let tree = single_tree(std::process::id()).unwrap();
-        let (counted, fair) = (tree.private_bytes(), tree.fair_bytes());
+        let (counted, fair) = (tree.private_bytes(), tree.0.iter().map(fair_bytes).sum::<u64>());
         for pid in tree
             .0
             .iter()

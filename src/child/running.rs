@@ -1,7 +1,6 @@
 //! A turn while the child works on it.
 
 use std::fmt;
-use std::sync::Arc;
 use std::task::Waker;
 
 use bytes::Bytes;
@@ -13,7 +12,7 @@ use crate::config::SessionConfig;
 use crate::error::{Loss, TurnError};
 use crate::ids::TurnId;
 use crate::metrics::{FirstOutput, Metrics};
-use crate::turn::{Earlier, Outcome, Status, TurnSender, TurnTrace, Usage, aborted, wake};
+use crate::turn::{Earlier, Hold, Outcome, Status, TurnSender, TurnTrace, Usage, aborted, wake};
 
 /// A turn on its way to a child, and what is needed to give it to another one.
 pub(crate) struct TurnJob {
@@ -24,7 +23,9 @@ pub(crate) struct TurnJob {
     pub(crate) line: Bytes,
     /// What was said before, for a conversation that does not know it. Kept until the child has begun to answer: until
     /// then another child may get the turn.
-    pub(crate) earlier: Option<Arc<Earlier>>,
+    pub(crate) earlier: Option<Earlier>,
+    /// Kept as long as the turn may be given to another child, and so what its caller sent is in memory.
+    pub(crate) hold: Option<Hold>,
     pub(crate) accepted: Instant,
     pub(crate) start: FirstOutput,
     pub(crate) retries: u32,
@@ -50,6 +51,17 @@ pub(crate) struct Running {
     pub(crate) interrupts: u32,
     /// Lines that were not handed over when the child ended.
     pub(crate) rest: Bytes,
+    checkpoint: Option<String>,
+    /// The message's id, where the CLI is asked to repeat it when it takes the message up.
+    pub(crate) mark: Option<String>,
+    /// What has come belongs to this turn or to one of the CLI's own: it is kept back until that is known.
+    withheld: Option<Withheld>,
+}
+
+/// What the lines say that are kept back.
+#[derive(Debug, Default)]
+struct Withheld {
+    substantial: bool,
     checkpoint: Option<String>,
 }
 
@@ -118,7 +130,8 @@ impl TurnJob {
 }
 
 impl Running {
-    pub(crate) fn new(job: TurnJob, now: Instant, limits: &SessionConfig) -> Self {
+    /// `mark`: the message's id, for a child that may be at a turn of its own.
+    pub(crate) fn new(job: TurnJob, mark: Option<String>, now: Instant, limits: &SessionConfig) -> Self {
         Self {
             job,
             deadline: now + limits.turn_timeout,
@@ -131,13 +144,44 @@ impl Running {
             interrupts: 0,
             rest: Bytes::new(),
             checkpoint: None,
+            withheld: mark.is_some().then(Withheld::default),
+            mark,
         }
+    }
+
+    /// Whether what has come may belong to a turn of the CLI's own.
+    pub(crate) fn is_withheld(&self) -> bool {
+        self.withheld.is_some()
+    }
+
+    /// What has come belongs to this turn.
+    pub(crate) fn claim(&mut self, metrics: &Metrics) {
+        if let Some(withheld) = self.withheld.take() {
+            self.saw(withheld.substantial, withheld.checkpoint, metrics);
+        }
+    }
+
+    /// The turn begins now: what precedes it is no work on it.
+    pub(crate) fn begins(&mut self) {
+        self.withheld = None;
+    }
+
+    /// What has come belonged to a turn of the CLI's own.
+    pub(crate) fn disclaim(&mut self) {
+        self.withheld = self.mark.is_some().then(Withheld::default);
+        self.working = false;
     }
 
     /// Notes an event of the turn.
     pub(crate) fn saw(&mut self, substantial: bool, checkpoint: Option<String>, metrics: &Metrics) {
+        if let Some(withheld) = &mut self.withheld {
+            withheld.substantial |= substantial;
+            withheld.checkpoint = checkpoint.or(withheld.checkpoint.take());
+            return;
+        }
         if substantial && !std::mem::replace(&mut self.produced, true) {
-            self.job.earlier = None;
+            // Nobody else gets it: what it was sent as is of no more use.
+            (self.job.earlier, self.job.hold, self.job.line) = (None, None, Bytes::new());
             metrics.first_output(self.job.start, self.job.accepted.elapsed());
             self.job.trace.first_output();
         }

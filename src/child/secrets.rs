@@ -2,7 +2,7 @@
 //!
 //! A program that fails likes to tell what it was called with. Its standard error is shown to callers and operators, so
 //! the values that it got as secrets are blacked out there, also in hexadecimal, in base64 and with percent signs, as
-//! headers, URLs and dumps have them. Pure.
+//! headers, URLs and dumps have them, and with backslashes as in JSON. Pure.
 
 use std::fmt;
 use std::ops::Range;
@@ -19,6 +19,9 @@ const SECRET_NAMES: [&str; 7] = ["KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL"
 const SHORTEST: usize = 6;
 /// What stands in their place.
 const BLACK: &str = "[redacted]";
+
+/// In a URL, parts of its path that are as long as this are taken for secrets: some services have their keys there.
+const KEY_IN_PATH: usize = 16;
 
 /// Values that are not shown. Prints redacted.
 #[derive(Clone, Default)]
@@ -40,8 +43,8 @@ impl fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    /// Of variables, of a session's MCP servers, whose variables and headers are all taken for secrets, and of its own
-    /// credentials.
+    /// Of variables, of a session's MCP servers, whose variables and headers are all taken for secrets as are their URLs
+    /// and arguments, which may hold keys, and of its own credentials.
     pub(crate) fn of<'a>(
         variables: impl Iterator<Item = (&'a String, &'a String)>,
         servers: &Map<String, Value>,
@@ -58,11 +61,18 @@ impl Secrets {
         let of_servers = of_servers.filter_map(Value::as_str);
         let of_servers = of_servers.flat_map(|value| [Some(value), value.strip_prefix("Bearer ")]).flatten();
         let of_servers = of_servers.map(str::to_owned);
-        let mut values: Vec<String> = of_variables
-            .chain(of_servers)
-            .chain(tokens.iter().cloned())
-            .filter(|value| value.len() >= SHORTEST)
-            .collect();
+        let in_text =
+            |key: &'static str| servers.values().filter_map(move |server| server.get(key)?.as_str());
+        let urls = in_text("url").flat_map(of_url).map(str::to_owned);
+        let args = servers.values().filter_map(|server| server.get("args")?.as_array()).flatten();
+        let args = args.filter_map(Value::as_str).flat_map(of_argument).map(str::to_owned);
+        let whole = of_variables.chain(of_servers).chain(urls).chain(args).chain(tokens.iter().cloned());
+        // A text of many lines may come line by line.
+        let parts = whole.flat_map(|value| {
+            let lines: Vec<String> = value.lines().map(str::to_owned).collect();
+            std::iter::once(value).chain(lines)
+        });
+        let mut values: Vec<String> = parts.filter(|value| value.len() >= SHORTEST).collect();
         values.sort();
         values.dedup();
         Self(Arc::new(values.into_iter().map(Forms::of).collect()))
@@ -70,7 +80,8 @@ impl Secrets {
 
     /// The text without them.
     pub(super) fn black_out(&self, text: &str) -> String {
-        let (lower, decoded) = (text.to_ascii_lowercase(), Decoded::of(text));
+        let lower = text.to_ascii_lowercase();
+        let decoded = [Decoded::of(text, percent), Decoded::of(text, backslash)];
         let mut spans: Vec<_> = self.0.iter().flat_map(|forms| forms.spans(text, &lower, &decoded)).collect();
         spans.sort_by_key(|span| span.start);
         let (mut shown, mut at) = (String::new(), 0);
@@ -96,7 +107,7 @@ impl Forms {
     }
 
     /// Where the text holds it in any form.
-    fn spans(&self, text: &str, lower: &str, decoded: &Decoded) -> Vec<Range<usize>> {
+    fn spans(&self, text: &str, lower: &str, decoded: &[Decoded]) -> Vec<Range<usize>> {
         let found = |text: &str, form: &str| -> Vec<Range<usize>> {
             text.match_indices(form).map(|(at, form)| at..at + form.len()).collect()
         };
@@ -105,7 +116,7 @@ impl Forms {
         let mut spans = found(text, &self.plain);
         spans.extend(found(lower, &self.hex));
         spans.extend(base64);
-        spans.extend(decoded.spans(self.plain.as_bytes()));
+        spans.extend(decoded.iter().flat_map(|decoded| decoded.spans(self.plain.as_bytes())));
         spans
     }
 }
@@ -128,23 +139,84 @@ fn whole_word(text: &str, span: Range<usize>) -> Range<usize> {
     span.start - before..span.end + after
 }
 
-/// A text whose percent escapes are resolved, with the place of each byte in the text itself.
+/// What may be secret in the URL of a server: all of it, its user and password, values of its query, long parts of its path.
+fn of_url(url: &str) -> Vec<&str> {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let user = authority.rsplit_once('@').map_or("", |(user, _)| user);
+    let values = query.split('&').map(|pair| pair.split_once('=').map_or(pair, |(_, value)| value));
+    let segments = path.split('/').filter(|segment| segment.len() >= KEY_IN_PATH);
+    [url, fragment, user].into_iter().chain(user.split(':')).chain(values).chain(segments).collect()
+}
+
+/// What may be secret in an argument: all of it, unless it is a plain option, and the value in it.
+fn of_argument(argument: &str) -> Vec<&str> {
+    let value = argument.split_once('=').map(|(_, value)| value);
+    let value = value.or_else(|| {
+        // `-pVALUE`
+        let option = argument.strip_prefix('-').filter(|option| !option.starts_with('-'))?;
+        option.get(1..)
+    });
+    let whole = Some(argument).filter(|argument| !argument.starts_with('-'));
+    whole.into_iter().chain(value).collect()
+}
+
+/// A text whose escapes are resolved, with the place of each byte in the text itself.
 struct Decoded {
     bytes: Vec<u8>,
     places: Vec<usize>,
     length: usize,
 }
 
+/// The character that an escape at the beginning of a text stands for, as bytes, and how long the escape is.
+type Escape = fn(&str) -> Option<(Vec<u8>, usize)>;
+
+fn percent(text: &str) -> Option<(Vec<u8>, usize)> {
+    let digits = text.strip_prefix('%')?.get(..2)?;
+    let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let byte = u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)?;
+    Some((vec![byte], 3))
+}
+
+/// As strings of JSON and of most programming languages have them.
+fn backslash(text: &str) -> Option<(Vec<u8>, usize)> {
+    let escaped = text.strip_prefix('\\')?;
+    let short = match escaped.bytes().next()? {
+        b'n' => b'\n',
+        b'r' => b'\r',
+        b't' => b'\t',
+        b'b' => 8,
+        b'f' => 12,
+        quoted @ (b'"' | b'\\' | b'/' | b'\'') => quoted,
+        b'u' => {
+            let unit = |text: &str| {
+                let digits = text.strip_prefix('u')?.get(..4)?;
+                digits.bytes().all(|digit| digit.is_ascii_hexdigit()).then_some(())?;
+                u16::from_str_radix(digits, 16).ok()
+            };
+            let first = unit(escaped)?;
+            let second = escaped.get(5..).and_then(|rest| unit(rest.strip_prefix('\\')?));
+            let decode = |units: &[u16]| char::decode_utf16(units.iter().copied()).next()?.ok();
+            let alone = decode(&[first]).map(|character| (character, 6));
+            let pair = || Some((decode(&[first, second?])?, 12));
+            let (character, length) = alone.or_else(pair)?;
+            return Some((character.to_string().into_bytes(), length));
+        }
+        _ => return None,
+    };
+    Some((vec![short], 2))
+}
+
 impl Decoded {
-    fn of(text: &str) -> Self {
+    fn of(text: &str, escape: Escape) -> Self {
         let (mut bytes, mut places, mut at) = (Vec::new(), Vec::new(), 0);
         while let Some(&byte) = text.as_bytes().get(at) {
-            let escape = text.get(at + 1..at + 3).filter(|_| byte == b'%');
-            let escape = escape.filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
-            let escape = escape.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-            bytes.push(escape.unwrap_or(byte));
-            places.push(at);
-            at += if escape.is_some() { 3 } else { 1 };
+            let (resolved, length) = text.get(at..).and_then(escape).unwrap_or_else(|| (vec![byte], 1));
+            places.extend(resolved.iter().map(|_| at));
+            bytes.extend(resolved);
+            at += length;
         }
         Self { bytes, places, length: text.len() }
     }
@@ -202,6 +274,45 @@ mod tests {
         assert_eq!(shown, "0x[redacted].");
     }
 
+    #[test]
+    fn urls_and_arguments_of_servers_are_blacked_out() {
+        let servers = serde_json::json!({
+            "a": { "command": "serve", "args": ["--verbose", "--api-key=in-the-option", "after-the-option", "-pattached-value"] },
+            "b": { "url": "https://user-1:pass-word@host.example/s/key-in-the-path-0001/mcp?token=in-the-query#fragment-1" },
+        });
+        let secrets = Secrets::of(std::iter::empty(), servers.as_object().unwrap(), &[]);
+        for secret in [
+            "in-the-option",
+            "after-the-option",
+            "attached-value",
+            "user-1",
+            "pass-word",
+            "key-in-the-path-0001",
+            "in-the-query",
+            "fragment-1",
+        ] {
+            assert_eq!(
+                secrets.black_out(&format!("serve --verbose <{secret}>")),
+                "serve --verbose <[redacted]>"
+            );
+        }
+        let url = servers["b"]["url"].as_str().unwrap();
+        assert_eq!(secrets.black_out(&format!("GET {url} failed")), "GET [redacted] failed");
+    }
+
+    #[test]
+    fn escaped_and_many_lined_secrets_are_blacked_out() {
+        let secret = "first \"line\"/ä😀\nsecond\\line";
+        let secrets = secrets(secret);
+        let json = serde_json::json!({ "key": secret }).to_string();
+        assert_eq!(secrets.black_out(&json), "{\"key\":\"[redacted]\"}");
+        let ascii = r#"first \u0022line\"\/\u00e4\ud83d\ude00\nsecond\\line"#;
+        assert_eq!(secrets.black_out(&format!("<{ascii}>")), "<[redacted]>");
+        assert_eq!(secrets.black_out("> first \"line\"/ä😀"), "> [redacted]");
+        assert_eq!(secrets.black_out("> second\\line"), "> [redacted]");
+        assert_eq!(secrets.black_out("\\u12 \\ud800 \\"), "\\u12 \\ud800 \\");
+    }
+
     proptest! {
         #[test]
         fn no_form_of_a_secret_is_shown(
@@ -212,6 +323,9 @@ mod tests {
             for form in [STANDARD.encode(&whole), URL_SAFE.encode(&whole), STANDARD_NO_PAD.encode(&whole), URL_SAFE_NO_PAD.encode(&whole)] {
                 prop_assert_eq!(secrets.black_out(&form), BLACK);
             }
+            let json = serde_json::to_string(&whole).unwrap();
+            let escaped = serde_json::to_string(&secret).unwrap();
+            prop_assert!(!secrets.black_out(&json).contains(escaped.trim_matches('"')));
             let hex = |text: &str| -> String { text.bytes().map(|byte| format!("{byte:02X}")).collect() };
             prop_assert!(!secrets.black_out(&hex(&whole)).contains(&hex(&secret)));
             let escaped: String = secret.chars().enumerate().map(|(at, c)| {

@@ -73,6 +73,10 @@ impl Adapter for Claude {
         write::turn(prompt, cli.slash_commands)
     }
 
+    fn marked(&self, line: &[u8], id: &str) -> Vec<u8> {
+        write::marked(line, id)
+    }
+
     fn permission_answer(&self, request: &PermissionRequest, decision: &Decision) -> Vec<u8> {
         write::permission_answer(request, decision)
     }
@@ -103,6 +107,10 @@ impl Adapter for Claude {
 
     fn withdrawn(&self, line: &[u8]) -> Option<String> {
         read::withdrawn(line)
+    }
+
+    fn echo(&self, line: &[u8]) -> Option<String> {
+        read::echo(line)
     }
 
     fn task(&self, line: &[u8]) -> Option<Task> {

@@ -13,8 +13,10 @@ use tokio::time::timeout;
 
 use super::caller::{Caller, Name};
 use super::error::ApiError;
+use crate::turn::Hold;
 
-/// What all bodies in memory may have together. Nearly all are a few KiB; this is for those that are not.
+/// What all bodies in memory may have together, with those of turns that have not begun to answer. Nearly all are a few
+/// KiB; this is for those that are not.
 const TOTAL: usize = 256 << 20;
 /// The unit of that account: a semaphore counts in 32 bits when it takes several.
 const UNIT: usize = 1 << 10;
@@ -39,7 +41,14 @@ struct Account {
 /// A body and its share of the account; the share is free again when this is dropped.
 pub(super) struct Received {
     pub(super) bytes: Bytes,
-    _share: Share,
+    share: Share,
+}
+
+impl Received {
+    /// The share, to be kept as long as what was read from the body.
+    pub(super) fn into_hold(self) -> Hold {
+        Arc::new(self.share)
+    }
 }
 
 impl BodyBudget {
@@ -58,7 +67,7 @@ impl BodyBudget {
             let message = format!("the request body did not arrive within {seconds} s (http.body_timeout)");
             ApiError::body_too_slow(message)
         })??;
-        Ok(Received { bytes, _share: share })
+        Ok(Received { bytes, share })
     }
 
     /// What has come is what counts: a caller that announces much and sends nothing takes nothing from others.

@@ -1,7 +1,8 @@
 //! Every refusal and failure as callers see it: status, kind, code, text. The only file that knows status codes of
 //! errors.
 //!
-//! The text is for the caller alone and is never logged: it may hold the end of the CLI's standard error.
+//! The text is for the caller alone and is never logged: it may hold the end of the CLI's standard error
+//! (without the server's paths, [`paths`]).
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use super::paths;
 use crate::cli::Failure;
 use crate::error::TurnError;
 use crate::turn::Status;
@@ -256,7 +258,7 @@ impl From<TurnError> for ApiError {
         Self {
             retry_after: error.retry_after().or(pause),
             not_again,
-            ..Self::new(status, error.code(), error.to_string())
+            ..Self::new(status, error.code(), paths::text_of(&error))
         }
     }
 }

@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::ids::{InvalidName, UserId};
 use crate::session::OauthCredentials;
+use crate::workspace::read_own;
 
 mod rotated;
 
@@ -150,8 +151,7 @@ fn load(directory: &Path) -> Known {
             std::fs::remove_file(entry.path()).ok();
             continue;
         }
-        let readable = entry.metadata().is_ok_and(|it| it.is_file() && it.len() <= MAX_RECORD_BYTES);
-        let text = readable.then(|| std::fs::read(entry.path()).ok()).flatten();
+        let text = read_own(&entry.path(), MAX_RECORD_BYTES).ok();
         let record = text.and_then(|text| serde_json::from_slice::<Record>(&text).ok());
         if record.and_then(|record| known.restore(&record)).is_none() {
             tracing::warn!(path = %entry.path().display(), "a file that is no record of a user's tokens is passed over");

@@ -8,11 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::app::App;
-use crate::probe::{ProbeError, probe_with};
+use super::paths;
+use crate::probe::{self, ProbeError};
 
-/// Where the trial runs, below the data directory. Always the same, so that leftovers of a killed trial are found by the
-/// next.
-const DIRECTORY: &str = "probe";
 /// First and longest pause between two trials. A start costs half a CPU second; a mended CLI is noticed within the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
@@ -48,9 +46,8 @@ impl StartedOnce {
 /// Tries until the latch is open.
 pub(super) async fn watch(app: Arc<App>) {
     let (mut pause, longest) = PAUSES;
-    let directory = app.pilot().config().data_dir.join(DIRECTORY);
     while app.started_once().missing().is_some() {
-        match probe_with(app.pilot().config(), &directory, Some(app.pilot().installed())).await {
+        match probe::trial(app.pilot().config(), &app.pilot().installed()).await {
             Ok(probed) => {
                 app.pilot().publish_version();
                 tracing::info!(ready_after = ?probed.ready_after, "the CLI starts; ready for turns");
@@ -67,7 +64,7 @@ pub(super) async fn watch(app: Arc<App>) {
                     ProbeError::Cli(_) => {
                         let program = &app.pilot().config().cli.program;
                         tracing::warn!(code = error.code(), program, again_in = ?pause, "the CLI does not start");
-                        error.to_string()
+                        paths::without(&error.to_string())
                     }
                 };
                 app.started_once().failed(why);

@@ -61,12 +61,25 @@ pub(super) fn public(app: Arc<App>, gate: Gate) -> Router {
         .route("/v1/happenings", get(happenings::follow))
         .merge(sessions::routes());
     let cors = cors::layer(&app.pilot().config().http.cors_origins);
+    let counted = app.clone();
     let router = finish(router, app, gate);
     match cors {
         // Outermost: before a key is looked at, and on refusals as well.
-        Some(cors) => router.layer(cors),
+        Some(cors) => router.layer(cors).layer(from_fn_with_state(counted, count_preflight)),
         None => router,
     }
+}
+
+/// Around the answers to preflights, which never reach what is around all other requests. All OPTIONS are such.
+async fn count_preflight(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    if request.method() != Method::OPTIONS {
+        return next.run(request).await;
+    }
+    let begin = Instant::now();
+    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let response = next.run(request).await;
+    count(app.exporter().figures(), path.as_deref(), response.status(), None, begin.elapsed());
+    response
 }
 
 /// For the operator.

@@ -31,7 +31,7 @@ use crate::config::OnDisconnect;
 use crate::error::TurnError;
 use crate::ids::{DEFAULT_CONVERSATION, UserId};
 use crate::session::{Session, SessionState};
-use crate::turn::Turn;
+use crate::turn::{Hold, Turn};
 
 mod answer;
 mod collect;
@@ -130,14 +130,14 @@ impl Taking {
             Ok(read) => read,
             Err(error) => return error.into_response(),
         };
-        drop(received);
+        let hold = received.into_hold();
         // The path alone does not tell the original dialect.
         let form = match asked.dialect {
             Dialect::Original => ErrorForm::Own,
             Dialect::Anthropic => ErrorForm::Messages,
             Dialect::OpenAi => ErrorForm::ChatCompletions,
         };
-        let mut response = self.turn(asked, key, form).await.into_response();
+        let mut response = self.turn(asked, key, hold, form).await.into_response();
         response.extensions_mut().insert(form);
         response
     }
@@ -146,6 +146,7 @@ impl Taking {
         self,
         mut asked: Asked,
         key: Option<idempotency::Asked>,
+        hold: Hold,
         form: ErrorForm,
     ) -> Result<Response, ApiError> {
         self.app.exporter().figures().turn_asked(asked.dialect.figure());
@@ -197,7 +198,7 @@ impl Taking {
         if let Some(claim) = &mut conversation.claim {
             claim.reached();
         }
-        let turn = match session.send_with(prompt, options).await {
+        let turn = match session.send_held(prompt, options, Some(hold)).await {
             Ok(turn) => turn,
             Err(error) => {
                 if let Some(claim) = &mut conversation.claim {

@@ -5,6 +5,7 @@ use bytes::{BufMut, BytesMut};
 use serde_json::{Value, json};
 
 use super::error::said;
+use super::paths;
 use crate::cli::Failure;
 use crate::error::TurnError;
 
@@ -71,7 +72,7 @@ pub(super) fn event(value: &Value, frames: &mut BytesMut) {
 
 /// The event of a turn that ended without an answer.
 pub(super) fn aborted(error: &TurnError, frames: &mut BytesMut) {
-    error_event(error.code(), &error.to_string(), frames);
+    error_event(error.code(), &paths::text_of(error), frames);
 }
 
 /// The event of a turn that the CLI ended with an error; its last line came before.

@@ -15,7 +15,7 @@ use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::child_task::{self, ChildNews, Plan, Started};
-use super::import::Offered;
+use super::import::{First, Offered};
 use super::message::{SessionMessage, Submission};
 use super::state::{Effect, Fingerprint, Input, Machine, Ticket};
 use super::store::{BoundRecord, Record};
@@ -27,7 +27,7 @@ use crate::ids::{Generation, SessionKey, TurnId};
 use crate::instance::Instance;
 use crate::metrics::{ContextLost, EvictionReason, RestartCause};
 use crate::registry::{Board, Entry};
-use crate::turn::wake;
+use crate::turn::{Earlier, FirstLine, wake};
 use crate::workspace::{Durability, Workspace};
 
 /// Counters are written to disk at most so often; what matters for resuming is written at once.
@@ -54,16 +54,14 @@ pub(crate) struct SessionActorState {
     waiting: HashMap<TurnId, Box<Submission>>,
     /// What turns asked to be bound, by fingerprint.
     bounds: HashMap<Fingerprint, BoundRecord>,
-    /// What the last turn that asked for any asked for.
-    last_wanted: Option<Fingerprint>,
     child: Option<ChildLink>,
     warm_waiters: Vec<oneshot::Sender<Result<(), TurnError>>>,
     gone_waiters: Vec<oneshot::Sender<()>>,
     eviction: Option<EvictionReason>,
     /// The turn that is told what is missing of the conversation. Until it has ended the loss counts as untold.
     told: Option<TurnId>,
-    /// The turn whose history the child was started with, until the child gets a turn.
-    imported: Option<TurnId>,
+    /// How the turn whose history the child was started with is sent.
+    first: Option<First>,
     /// A turn that the child did not take because it had ended; its end is about to be reported.
     undelivered: Option<Box<TurnJob>>,
     crashed_at: Option<Instant>,
@@ -121,13 +119,12 @@ impl Actor for SessionActor {
             retiring: false,
             waiting: HashMap::new(),
             bounds: HashMap::new(),
-            last_wanted: None,
             child: None,
             warm_waiters: Vec::new(),
             gone_waiters: Vec::new(),
             eviction: None,
             told: None,
-            imported: None,
+            first: None,
             undelivered: None,
             crashed_at: None,
             restart_cause: RestartCause::Crash,
@@ -230,13 +227,12 @@ impl SessionActorState {
             return None;
         }
         // A turn before it that still waits may change them first.
-        let before = self.last_wanted.filter(|_| !self.waiting.is_empty());
+        let before = self.machine.last_wanted();
         let before = before.and_then(|fingerprint| self.bounds.get(&fingerprint));
         let model_without = self.record.model_without(&self.instance.config.cli);
         let bound = before.unwrap_or(&self.record.bound).with(wanted, model_without);
         let fingerprint = bound.fingerprint();
         self.bounds.insert(fingerprint, bound);
-        self.last_wanted = Some(fingerprint);
         Some(fingerprint)
     }
 
@@ -256,7 +252,7 @@ impl SessionActorState {
             Effect::Start { generation, fingerprint, restart } => {
                 self.start(myself, generation, fingerprint, restart)
             }
-            Effect::Deliver { generation, turn } => self.deliver(generation, turn),
+            Effect::Deliver { generation, turn } => self.deliver(myself, generation, turn),
             Effect::CancelRunning { generation, turn } => {
                 if let Some(port) = self.port(generation) {
                     port.cancel(turn);
@@ -318,7 +314,7 @@ impl SessionActorState {
             self.note(What::Restarted { cause: self.restart_cause.as_str() });
         }
         self.record.generation = generation.0;
-        self.imported = None;
+        self.first = None;
         let stop = CancellationToken::new();
         self.child =
             Some(ChildLink { generation, port: None, stop: stop.clone(), since: Instant::now(), pid: None });
@@ -343,23 +339,20 @@ impl SessionActorState {
     fn offered(&self) -> Option<Offered> {
         let turn = self.machine.next_turn()?;
         let earlier = self.waiting.get(&turn)?.job.earlier.as_ref()?;
-        Some(Offered { turn, history: earlier.history.clone() })
+        Some(Offered { turn, conversation: earlier.conversation()?.clone() })
     }
 
-    fn deliver(&mut self, generation: Generation, turn: TurnId) {
+    fn deliver(&mut self, myself: &ActorRef<SessionMessage>, generation: Generation, turn: TurnId) {
         let Some(submission) = self.waiting.remove(&turn) else { return };
         let mut job = submission.job;
         let loss = self.record.untold_loss;
-        let imported = self.imported.take() == Some(turn);
-        if let Some(earlier) = &job.earlier
-            && (imported || !has_context(&self.record))
-        {
-            let cli = &self.instance.config.cli;
-            let first =
-                self.instance.adapter.encode_first_turn(&earlier.history, imported, &earlier.prompt, cli);
-            // The prompt itself was accepted before.
-            if let Ok(Some(line)) = first {
-                job.line = line.into();
+        match self.first_line(&job) {
+            Ok(Some(line)) => job.line = line,
+            Ok(None) => {}
+            Err(error) => {
+                job.abort(error);
+                let over = Input::TurnEnded { generation, turn, answered: false, exhausted: false };
+                return self.feed(myself, over);
             }
         }
         if let (Some(loss), Some(sender)) = (loss, &job.sender) {
@@ -376,6 +369,18 @@ impl SessionActorState {
         job.trace.given_to(generation);
         // If the child has just ended, the next one gets the turn.
         self.undelivered = port.take_turn(job).err();
+    }
+
+    /// What the turn is sent as if it begins the conversation.
+    fn first_line(&mut self, job: &TurnJob) -> FirstLine {
+        // Of another turn: it was cancelled.
+        if let Some(first) = self.first.take().filter(|first| first.turn == job.turn) {
+            return first.line;
+        }
+        match &job.earlier {
+            Some(Earlier::Unanswered(line)) if !has_context(&self.record) => line.clone(),
+            _ => Ok(None),
+        }
     }
 
     fn answer(&mut self, answer: Answer) {
@@ -418,11 +423,11 @@ impl SessionActorState {
                 // Whoever comes after us has to tell it, if we do not come to it.
                 self.save_now();
             }
+            ChildNews::First(first) => self.first = Some(first),
             ChildNews::Imported(imported) => {
                 // From here on it can be lost like any other conversation.
                 self.record.context_turns = self.record.context_turns.max(1);
                 self.record.checkpoint = Some(imported.last);
-                self.imported = Some(imported.turn);
                 self.machine.set_context(true);
                 self.save_now();
             }
@@ -457,7 +462,7 @@ impl SessionActorState {
                 }
             }
             // Shown already, and nothing that changes what happens next.
-            ChildNews::Report(Report::Permissions(_)) => {}
+            ChildNews::Report(Report::Greeted | Report::Permissions(_)) => {}
             ChildNews::Gone(gone) => self.gone(myself, generation, *gone),
         }
     }
@@ -678,7 +683,7 @@ fn has_context(record: &Record) -> bool {
 
 /// Whether a child without context has to be started for this turn.
 fn brings_history(job: &TurnJob) -> bool {
-    job.earlier.as_ref().is_some_and(|earlier| earlier.needs_start())
+    job.earlier.as_ref().is_some_and(|earlier| earlier.conversation().is_some())
 }
 
 /// The turn, unless nobody reads it any more: then it ends here.

@@ -1,8 +1,10 @@
 //! The life of one child, from the wish to have it until nothing of it is left: a task, so that no actor ever waits.
 //!
-//! Slot (the session's last child is gone) → admission (there is room for another) → preparation (directories, how the
-//! conversation is to be opened) → the shim is spawned → the [`Driver`] takes over. Whatever happens, the session hears
-//! [`ChildNews::Gone`] exactly once, last, and by then nothing of the child is left.
+//! Slot (the session's last child is gone) → clearing of what it left → admission (there is room for another) →
+//! preparation (directories, how the conversation is to be opened) → the shim is spawned → the [`Driver`] takes over.
+//! All sessions share the few permits to start: nothing that a child or a caller can make long is done under one.
+//! Whatever happens, the session hears [`ChildNews::Gone`] exactly once, last, and by then nothing of the child is
+//! left.
 
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::import::{Imported, Offered};
+use super::import::{First, Imported, Offered};
 use super::opening::{self, Prepared};
 use super::state::Departure;
 use super::store::Record;
@@ -33,6 +35,7 @@ use crate::turn::wake;
 use crate::workspace::Workspace;
 
 /// What is wanted.
+#[derive(Clone)]
 pub(crate) struct Plan {
     pub(crate) instance: Arc<Instance>,
     pub(crate) entry: Arc<Entry>,
@@ -55,6 +58,8 @@ pub(crate) enum ChildNews {
     Started(Started, Arc<Port>),
     /// Part of the conversation is not on disk; which, where that is known ([`crate::cli::Adapter::transcript_gap`]).
     ContextLost(ContextLost, Option<String>),
+    /// How the turn that follows a history is sent, before the child is ready.
+    First(First),
     /// The CLI has taken up the history that was offered.
     Imported(Imported),
     /// The conversation goes on under another id, because neither opening it nor beginning it worked under the old.
@@ -127,6 +132,9 @@ pub(crate) async fn run(plan: Plan, record: Box<Record>, stop: CancellationToken
 }
 
 async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, tell: &Tell) -> Gone {
+    if let Err(error) = opening::clear(plan).await {
+        return Gone::before_ready(Departure::NotAdmitted(TurnError::Storage(error.to_string())));
+    }
     let admission = &plan.instance.admission;
     if admission.is_full() {
         plan.instance.helpers.tell_evictor(IdleMessage::MakeRoom(Room::Children(
@@ -156,13 +164,31 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, tell: 
             Err(failure) => return not_started(plan, failure),
         };
         match one_child(plan, &prepared, &chosen, stop, tell, &start_permit).await {
-            Err(refusal) => prepared = prepared.after_refusal(refusal, plan),
-            Ok(gone) if gone.never_started() && plan.instance.installed.failed(&chosen) => {}
+            Err(refusal) => {
+                let plan = plan.clone();
+                let next = move || prepared.after_refusal(refusal, &plan);
+                match tokio::task::spawn_blocking(next).await {
+                    Ok(next) => prepared = next,
+                    Err(_) => break,
+                }
+            }
+            Ok(gone) if gone.never_started() && give_way(plan, &chosen, stop).await => {}
             Ok(gone) => return gone,
         }
     }
     let failure = StartFailure::Handshake("it neither begins nor resumes the conversation".to_owned());
     not_started(plan, failure)
+}
+
+/// The CLI has failed before it was ready. Whether there is another version to be tried.
+async fn give_way(plan: &Plan, chosen: &Chosen, stop: &CancellationToken) -> bool {
+    if plan.instance.is_trial() {
+        return plan.instance.installed.failed(chosen);
+    }
+    tokio::select! {
+        is_there = installed::failed_in_session(&plan.instance, chosen) => is_there,
+        () = stop.cancelled() => false,
+    }
 }
 
 /// One process. `Err`: it would not open the conversation in this way.
@@ -232,22 +258,25 @@ fn reporter(
     let happenings = plan.instance.happenings.clone();
     let progress = prepared.progress.clone();
     let installed = plan.instance.installed.clone();
-    let imported = prepared.imported.clone();
+    let (imported, instance) = (prepared.imported.clone(), plan.instance.clone());
     Arc::new(move |report| {
         match &report {
             Report::Permissions(pending) => {
                 return entry.with_board(|board| board.permissions.clone_from(pending));
             }
             Report::Active(active) => entry.with_board(|board| board.active = *active),
+            // The work of a start is done. How long servers take to connect, which a caller may have chosen, holds up
+            // their own session alone.
+            Report::Greeted => return drop(start_permit.take()),
             Report::Ready => {
                 metrics.spawned(None);
                 metrics.spawn_ready(begun.elapsed());
                 happenings.note(&entry.key, What::Ready { took: begun.elapsed() });
-                drop(start_permit.take());
                 // Writes when it is another than before.
                 let (installed, chosen) = (installed.clone(), chosen.clone());
                 tokio::task::spawn_blocking(move || installed.worked(&chosen));
-                if let Some(imported) = imported.clone() {
+                if let Some(mut imported) = imported.clone() {
+                    imported.program.take().into_iter().for_each(|it| instance.import_ability.accepted(it));
                     tell(ChildNews::Imported(imported));
                 }
             }
@@ -352,6 +381,10 @@ fn not_started(plan: &Plan, failure: StartFailure) -> Gone {
                 retry_after: SHORTAGE_PAUSE,
             })
         }
+        // Nor here: it stays refused until an operator does something.
+        None if failure.reason() == installed::UNJUDGED => {
+            Departure::NotAdmitted(TurnError::NotStarted(failure))
+        }
         None => Departure::NotStarted(failure),
     };
     Gone::before_ready(why)
@@ -438,6 +471,10 @@ fn conclude(plan: &Plan, departed: Departed, oom_before: OomKills) -> Gone {
     };
     if let Departure::NotStarted(failure) = &why {
         metrics.spawned(Some(failure.reason()));
+        // It has seen no prompt yet, and callers get this without the paths in it.
+        if !departed.stderr.is_empty() {
+            tracing::warn!(session = %plan.entry.key.hash(), stderr = %departed.stderr, "what the CLI said before it ended");
+        }
     }
     let retry = departed.unfinished.and_then(|running| match departed.verdict {
         // Another child would only do the same again.

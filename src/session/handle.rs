@@ -21,12 +21,13 @@ use crate::happenings::What;
 use crate::ids::{InvalidName, SessionKey};
 use crate::instance::{Instance, Slot};
 use crate::metrics::{AdmissionRejected, FirstOutput, TurnOutcome};
-use crate::model::History;
+use crate::model::{History, Role};
 use crate::pilotlight::Pilotlight;
 use crate::registry::{Entry, NotAdmitted};
 use crate::supervisor::SupervisorMessage;
 use crate::turn::{
-    Decision, Earlier, Prompt, Status, Turn, TurnOptions, TurnTrace, is_model_name, turn_channel,
+    Conversation, Decision, Earlier, FirstLine, Hold, Prompt, Status, Turn, TurnOptions, TurnTrace,
+    is_model_name, turn_channel,
 };
 use crate::workspace::Workspace;
 #[cfg(feature = "server")]
@@ -35,6 +36,9 @@ use crate::workspace::beneath::Place;
 /// How often a call looks for the session again when its actor ended in between. Each time a new actor is started, so
 /// more than one retry is needed only if actors keep failing.
 const LOOKUPS: usize = 4;
+
+/// A history of more bytes is encoded on a thread for blocking work: a megabyte takes some milliseconds.
+const ENCODE_INLINE: usize = 256 << 10;
 
 /// An actor answers at once unless something is badly wrong.
 const ACTOR_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
@@ -70,8 +74,18 @@ impl Session {
         prompt: impl Into<Prompt>,
         options: TurnOptions,
     ) -> Result<Turn, TurnError> {
+        self.send_held(prompt.into(), options, None).await
+    }
+
+    /// As [`Session::send_with`]. `hold` is kept as long as what the caller sent.
+    pub(crate) async fn send_held(
+        &self,
+        prompt: Prompt,
+        options: TurnOptions,
+        hold: Option<Hold>,
+    ) -> Result<Turn, TurnError> {
         let accepted = Instant::now();
-        let result = self.submit(prompt.into(), options, accepted).await;
+        let result = self.submit(prompt, options, hold, accepted).await;
         if let Err(error) = &result {
             let metrics = &self.instance().metrics;
             if matches!(error, TurnError::QueueFull { .. } | TurnError::TooManySessions { .. }) {
@@ -89,10 +103,19 @@ impl Session {
         &self,
         prompt: Prompt,
         options: TurnOptions,
+        hold: Option<Hold>,
         accepted: Instant,
     ) -> Result<Turn, TurnError> {
         let key = self.key()?;
-        let mut letter = Letter::write(self.instance(), prompt, options)?;
+        let is_long = options.history.as_ref().is_some_and(|it| it.bytes() > ENCODE_INLINE);
+        let mut letter = if is_long {
+            let instance = self.instance().clone();
+            let written =
+                tokio::task::spawn_blocking(move || Letter::write(&instance, prompt, options, hold));
+            written.await.map_err(|_| TurnError::Internal("a turn could not be written"))??
+        } else {
+            Letter::write(self.instance(), prompt, options, hold)?
+        };
         for _ in 0..LOOKUPS {
             if self.instance().is_draining() {
                 self.instance().metrics.admission_rejected(AdmissionRejected::Draining);
@@ -153,6 +176,7 @@ impl Session {
             sender: Some(sender),
             line: letter.line,
             earlier: letter.earlier,
+            hold: letter.hold,
             accepted,
             start: if is_warm { FirstOutput::Warm } else { FirstOutput::Cold },
             retries: 0,
@@ -430,21 +454,20 @@ fn ended(status: &Status, took: Duration) -> What {
 struct Letter {
     line: Bytes,
     /// For a conversation without context.
-    earlier: Option<Arc<Earlier>>,
+    earlier: Option<Earlier>,
+    hold: Option<Hold>,
     bound: BoundRecord,
 }
 
 impl Letter {
-    fn write(instance: &Instance, prompt: Prompt, options: TurnOptions) -> Result<Self, TurnError> {
+    fn write(
+        instance: &Instance,
+        prompt: Prompt,
+        options: TurnOptions,
+        hold: Option<Hold>,
+    ) -> Result<Self, TurnError> {
         let config = &instance.config;
         let limit = config.session.prompt_limit;
-        let encode = |prompt: &Prompt| -> Result<Bytes, TurnError> {
-            let line = instance.adapter.encode_turn(prompt, &config.cli)?;
-            if line.len() > limit {
-                return Err(TurnError::PromptTooLarge { bytes: line.len(), limit });
-            }
-            Ok(line.into())
-        };
         let limit_of_history = config.session.history_limit;
         if let Some(bytes) = options.history.as_ref().map(History::bytes).filter(|it| *it > limit_of_history)
         {
@@ -456,7 +479,7 @@ impl Letter {
         {
             return Err(TurnError::SystemPromptTooLarge { bytes, limit: limit_of_system });
         }
-        let line = encode(&prompt)?;
+        let line = within(instance.adapter.encode_turn(&prompt, &config.cli)?, limit)?;
         for (option, name) in [("model", &options.model), ("fallback_model", &options.fallback_model)] {
             // The empty name takes a former fallback back.
             let is_name = |name: &str| is_model_name(name) || (option == "fallback_model" && name.is_empty());
@@ -476,10 +499,31 @@ impl Letter {
             // The session's actor knows.
             own_credentials: false,
         };
-        let earlier = options.history.filter(|history| !history.is_empty());
-        let earlier = earlier.map(|history| Arc::new(Earlier { history: Arc::new(history), prompt }));
-        Ok(Self { line, earlier, bound })
+        let history = options.history.filter(|history| !history.is_empty());
+        let earlier = history.map(|history| {
+            let conversation = Conversation { history, prompt };
+            if conversation.history.messages().iter().any(|message| message.role == Role::Assistant) {
+                Earlier::Conversation(Arc::new(conversation))
+            } else {
+                Earlier::Unanswered(first_line(instance, &conversation, false))
+            }
+        });
+        Ok(Self { line, earlier, hold, bound })
     }
+}
+
+/// The line of the prompt that follows a history, within the limit of all prompts. Blocks for megabytes.
+pub(super) fn first_line(instance: &Instance, conversation: &Conversation, imported: bool) -> FirstLine {
+    let Conversation { history, prompt } = conversation;
+    let line = instance.adapter.encode_first_turn(history, imported, prompt, &instance.config.cli)?;
+    line.map(|line| within(line, instance.config.session.prompt_limit)).transpose()
+}
+
+fn within(line: Vec<u8>, limit: usize) -> Result<Bytes, TurnError> {
+    if line.len() > limit {
+        return Err(TurnError::PromptTooLarge { bytes: line.len(), limit });
+    }
+    Ok(line.into())
 }
 
 async fn blocking<T: Send + 'static>(

@@ -5,9 +5,9 @@
 //! looking at what others have. The file is empty, or one byte for a conversation that the service began for a client
 //! without a name for it. Everything here blocks.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use super::store::Record;
 use super::{SessionState, SessionStatus};
 use crate::ids::{DEFAULT_CONVERSATION, SessionHash, SessionKey, UserId};
-use crate::workspace::{records_dir, users_dir};
+use crate::workspace::{open_own, records_dir, users_dir};
 
 /// Sessions on disk that are looked at for one list. Reading a record takes some 30 µs.
 const MOST: usize = 1000;
@@ -38,7 +38,7 @@ pub(super) fn note(data_dir: &Path, key: &SessionKey) -> io::Result<()> {
     let file = directory.join(key.hash().as_str());
     let write = || {
         DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&file)?;
+        let mut file = open_own(&file)?;
         if key.conversation().starts_with(UNNAMED) && file.metadata()?.len() == 0 {
             file.write_all(b"-")?;
         }

@@ -9,21 +9,22 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::child_task::{ChildNews, Plan, Tell};
-use super::import::{Imported, Offered, ProgramFile};
+use super::handle::first_line;
+use super::import::{First, Imported, Offered, ProgramFile};
 use super::known;
 use super::store::{ProgressFile, Record, new_cli_session_id};
 use crate::child::Secrets;
 use crate::cli::{Adapter, Bound, Import, Opening, Refusal};
 use crate::config::CliConfig;
-use crate::ids::SessionKey;
+use crate::ids::{SessionKey, UserId};
 use crate::instance::Instance;
 use crate::metrics::ContextLost;
 use crate::user_env::Variables;
-use crate::workspace::Workspace;
 use crate::workspace::beneath::Refused;
+use crate::workspace::{Amount, Workspace};
 
 /// Everything about a start that is known before it.
 #[derive(Debug)]
@@ -51,8 +52,29 @@ pub(super) struct Prepared {
     pub(super) progress: Option<Arc<ProgressFile>>,
     /// The history that its transcript was written from.
     pub(super) imported: Option<Imported>,
+    /// What the conversation begins with, if it has no context.
+    offered: Option<Offered>,
+    /// The first turn, and the session has not heard of it yet.
+    first: Option<First>,
     /// The conversation is more than its beginning.
     has_turns: bool,
+}
+
+/// What is removed, or looked at, before a start: a plugin cache has some ten thousand files. A child can leave
+/// millions, and what it left running can refill them.
+const CLEARED: Amount = Amount { entries: 2_000_000, time: Duration::from_secs(5) };
+/// The same while others wait for the permit to start: normally nothing is left to be removed.
+const CLEARED_AGAIN: Amount = Amount { entries: 500_000, time: Duration::from_secs(1) };
+
+/// Removes what the child before left that the next one would obey. Before the session asks for the permit to start.
+pub(super) async fn clear(plan: &Plan) -> io::Result<()> {
+    let (workspace, instance) = (plan.workspace.clone(), plan.instance.clone());
+    let clear = move || workspace.clear_own_files(instance.adapter, &instance.config.cli, CLEARED);
+    match tokio::task::spawn_blocking(clear).await.map_err(io::Error::other)? {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error),
+        // Whatever else there is shows itself in the preparation, which makes directories that are missing first.
+        _ => Ok(()),
+    }
 }
 
 /// Creates the directories, writes what the child reads at its start and looks at the transcript.
@@ -82,7 +104,7 @@ fn prepare_now(
     let (adapter, cli) = (instance.adapter, &instance.config.cli);
     workspace.create()?;
     workspace.sweep(adapter, cli);
-    workspace.clear_own_files(adapter, cli)?;
+    workspace.clear_own_files(adapter, cli, CLEARED_AGAIN)?;
     let mcp_servers = match &record.bound.mcp_servers {
         Some(servers) => {
             let found = servers.resolve(&instance.config.mcp);
@@ -115,8 +137,9 @@ fn prepare_now(
     };
     let cli_session_id = if is_usable { record.cli_session_id.clone() } else { new_cli_session_id() };
     let has_context = record.context_turns > 0 && loss != Some(ContextLost::Conversation);
-    let imported = offered.filter(|_| !has_context).and_then(|offered| {
-        let imported = import(offered, &cli_session_id, workspace, instance);
+    let offered = offered.filter(|_| !has_context);
+    let imported = offered.and_then(|offered| {
+        let imported = import(offered, &cli_session_id, workspace, key.user(), instance);
         imported.unwrap_or_else(|error| {
             tracing::warn!(%error, "a history was not written; it goes into the first message");
             None
@@ -148,8 +171,14 @@ fn prepare_now(
         variables,
         model: model(&record, cli, transcript.is_some()),
         has_turns: record.context_turns > 0,
+        first: offered.map(|offered| first(offered, imported.is_some(), instance)),
+        offered: offered.cloned(),
         imported,
     })
+}
+
+fn first(offered: &Offered, imported: bool, instance: &Instance) -> First {
+    First { turn: offered.turn, line: first_line(instance, &offered.conversation, imported) }
 }
 
 /// What the child is started with: the conversation's model, else the configured one, else, where it resumes, the one
@@ -181,18 +210,19 @@ fn import(
     offered: &Offered,
     cli_session_id: &str,
     workspace: &Workspace,
+    user: &UserId,
     instance: &Instance,
 ) -> io::Result<Option<Imported>> {
     let (adapter, cli) = (instance.adapter, &instance.config.cli);
     let program = instance.program.find().ok().and_then(|found| ProgramFile::of(&found.path));
-    if program.is_some_and(|program| instance.import_refusals.includes(&program)) {
+    if program.as_ref().is_some_and(|program| !instance.import_ability.is_worth_trying(program, user)) {
         return Ok(None);
     }
     let dirs = workspace.dirs();
-    let import = adapter.import(&offered.history, cli_session_id, dirs, SystemTime::now());
+    let import = adapter.import(&offered.conversation.history, cli_session_id, dirs, SystemTime::now());
     let Some(Import { transcript, last }) = import else { return Ok(None) };
     workspace.write_cli_file(adapter, cli, &adapter.transcript(dirs, cli, cli_session_id), &transcript)?;
-    Ok(Some(Imported { turn: offered.turn, last }))
+    Ok(Some(Imported { last, program }))
 }
 
 impl Prepared {
@@ -204,22 +234,29 @@ impl Prepared {
         if std::mem::take(&mut self.is_new_id) {
             tell(ChildNews::NewConversation(self.cli_session_id.clone()));
         }
+        if let Some(first) = self.first.take() {
+            tell(ChildNews::First(first));
+        }
     }
 
     /// The next way to try after the CLI refused this one: the other way once, then a conversation of a new id.
+    ///
+    /// Blocks.
     pub(super) fn after_refusal(mut self, refusal: Refusal, plan: &Plan) -> Self {
         self.attempt += 1;
-        if self.imported.take().is_some() {
-            // This CLI does not read what was written: the history goes into the first message, now and later.
-            tracing::warn!("the CLI does not resume an imported conversation");
-            let program = plan.instance.program.find().ok().and_then(|found| ProgramFile::of(&found.path));
-            program.into_iter().for_each(|program| plan.instance.import_refusals.note(program));
+        if let Some(imported) = self.imported.take() {
+            // The history goes into the first message.
+            tracing::warn!(session = %plan.entry.key.hash(), "the CLI does not resume an imported conversation");
+            if let Some(program) = imported.program {
+                plan.instance.import_ability.refused(program, plan.entry.key.user());
+            }
             let (adapter, cli) = (plan.instance.adapter, &plan.instance.config.cli);
             let written = adapter.transcript(plan.workspace.dirs(), cli, &self.cli_session_id);
             if let Err(error) = plan.workspace.remove_cli_file(adapter, cli, &written) {
                 tracing::warn!(%error, "a transcript that is of no use is left behind");
             }
             self.opening = Opening::New;
+            self.first = self.offered.as_ref().map(|offered| first(offered, false, &plan.instance));
             return self;
         }
         if self.attempt == 1 {

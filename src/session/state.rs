@@ -121,6 +121,8 @@ pub(crate) struct Machine {
     fingerprint: Fingerprint,
     /// The conversation holds what was said before.
     has_context: bool,
+    /// The turn whose history the child was started with.
+    offered: Option<TurnId>,
     /// The child works of its own accord.
     active: bool,
     warm_wanted: bool,
@@ -137,6 +139,7 @@ impl Machine {
             generation,
             fingerprint,
             has_context,
+            offered: None,
             active: false,
             warm_wanted: false,
             shutting_down: false,
@@ -385,6 +388,11 @@ impl Machine {
         }
     }
 
+    /// What the last of the waiting turns that ask for any settings asks for.
+    pub(super) fn last_wanted(&self) -> Option<Fingerprint> {
+        self.queue.iter().rev().find_map(|ticket| ticket.fingerprint)
+    }
+
     fn is_wanted(&self) -> bool {
         !self.shutting_down && (self.warm_wanted || !self.queue.is_empty())
     }
@@ -397,10 +405,9 @@ impl Machine {
 
     fn start(&mut self, restart: bool, effects: &mut Vec<Effect>) {
         self.generation = self.generation.next();
-        if let Some(front) = self.queue.front_mut() {
+        self.offered = self.next_turn();
+        if let Some(front) = self.queue.front() {
             self.fingerprint = front.fingerprint.unwrap_or(self.fingerprint);
-            // The child is started with it.
-            front.brings_history = false;
         }
         self.state = State::Starting { generation: self.generation };
         effects.push(Effect::Start { generation: self.generation, fingerprint: self.fingerprint, restart });
@@ -410,7 +417,8 @@ impl Machine {
     fn dispatch(&mut self, effects: &mut Vec<Effect>) {
         let State::Idle { generation } = self.state else { return };
         let Some(ticket) = self.queue.front().copied() else { return };
-        let brings_history = ticket.brings_history && !self.has_context;
+        let is_offered = self.offered == Some(ticket.turn);
+        let brings_history = ticket.brings_history && !self.has_context && !is_offered;
         if brings_history || ticket.fingerprint.is_some_and(|wanted| wanted != self.fingerprint) {
             return self.stop(effects);
         }

@@ -2,9 +2,9 @@
 //!
 //! Everything here blocks; async callers go through [`tokio::task::spawn_blocking`].
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -17,7 +17,10 @@ use crate::config::CliConfig;
 use crate::ids::{Generation, SessionHash, SessionKey, UserId};
 use crate::metrics::ContextLost;
 use crate::turn::McpServers;
-use crate::workspace::{DirectoryName, Durability, MAX_RECORD_BYTES, RecordDir, Workspace, write_private};
+use crate::workspace::beneath::Refused;
+use crate::workspace::{
+    DirectoryName, Durability, MAX_RECORD_BYTES, RecordDir, Workspace, open_own, read_own, write_private,
+};
 
 /// The form of the file. Raised when an older program could misread it.
 const VERSION: u32 = 1;
@@ -54,8 +57,8 @@ pub(crate) struct Record {
     /// What is missing of the conversation, as long as no turn that was told of it has ended.
     #[serde(default)]
     pub(crate) untold_loss: Option<ContextLost>,
-    /// Where earlier versions kept what is `bound.model` now.
-    #[serde(default, skip_serializing)]
+    /// Where the first release keeps what is `bound.model` now: written for the way back to it.
+    #[serde(default)]
     model: Option<String>,
     /// The model that the CLI chose by itself when the conversation began: its window and its prompt depend on it.
     #[serde(default)]
@@ -178,7 +181,8 @@ impl Record {
 
     /// Writes the session's file, whole or not at all.
     pub(crate) fn save(&self, workspace: &Workspace, durability: Durability) -> io::Result<()> {
-        let content = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
+        let kept = Self { model: self.bound.model.clone(), ..self.clone() };
+        let content = serde_json::to_vec_pretty(&kept).map_err(io::Error::other)?;
         workspace.record().create()?;
         write_private(&workspace.record().session_file(), &content, durability)
     }
@@ -194,23 +198,21 @@ impl Record {
     }
 }
 
-/// The content of a session's file; `None` if there is none. It lies where no child can write, but a disk may fail, an
-/// operator err: what is there need be neither a file nor a short one.
+/// The content of a session's file; `None` if there is none. A disk may fail, an operator err, a child of the server's
+/// own user plant something: what is there need be neither a file nor a short one.
 fn read(files: &RecordDir) -> Result<Option<Vec<u8>>, Unreadable> {
-    let open = || File::open(files.session_file());
-    let opened = open().or_else(|error| match error.kind() {
-        io::ErrorKind::PermissionDenied => files.let_in().and_then(|()| open()),
-        _ => Err(error),
+    let read = || read_own(&files.session_file(), MAX_RECORD_BYTES);
+    let content = read().or_else(|refused| match refused {
+        Refused::System(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            files.let_in()?;
+            read()
+        }
+        refused => Err(refused),
     });
-    let file = match opened {
-        Err(error) => return absent_or_broken(error).map(|()| None),
-        Ok(file) => file,
-    };
-    let mut content = Vec::new();
-    match file.take(MAX_RECORD_BYTES + 1).read_to_end(&mut content) {
-        Ok(_) if content.len() as u64 <= MAX_RECORD_BYTES => Ok(Some(content)),
-        Ok(_) => Err(Unreadable::Broken(format!("it has more than {MAX_RECORD_BYTES} bytes"))),
-        Err(error) => absent_or_broken(error).map(|()| None),
+    match content {
+        Ok(content) => Ok(Some(content)),
+        Err(Refused::System(error)) => absent_or_broken(error).map(|()| None),
+        Err(refused) => Err(Unreadable::Broken(refused.to_string())),
     }
 }
 
@@ -240,6 +242,9 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     if rest.is_empty() { pairs.iter().map(byte).collect() } else { None }
 }
 
+/// Longest file of progress that is read: it has 128 bytes, and more only with a long checkpoint.
+const MAX_PROGRESS_BYTES: u64 = 64 << 10;
+
 /// How far the conversation has come, written after every turn and therefore as cheaply as can be: in place, a few
 /// bytes, with the kernel. Whoever kills this program together with the CLI takes the last answers away before the CLI
 /// has written them down; by this it is known, and said.
@@ -254,10 +259,8 @@ impl Progress {
     const LENGTH: usize = 128;
 
     fn load(files: &RecordDir) -> Option<Self> {
-        let mut content = Vec::new();
-        let file = File::open(files.progress_file()).ok()?;
-        // One that cannot be read tells nothing more than the record.
-        file.take(Self::LENGTH as u64 * 2).read_to_end(&mut content).ok()?;
+        // One that cannot be read says nothing more than the record.
+        let content = read_own(&files.progress_file(), MAX_PROGRESS_BYTES).ok()?;
         serde_json::from_slice(&content).ok()
     }
 
@@ -278,8 +281,11 @@ pub(crate) struct ProgressFile {
 impl ProgressFile {
     /// Blocks.
     pub(crate) fn open(workspace: &Workspace, record: &Record) -> io::Result<Self> {
-        let path = workspace.record().progress_file();
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let file = open_own(&workspace.record().progress_file())?;
+        // Else what is written now would not be read.
+        if file.metadata()?.len() > MAX_PROGRESS_BYTES {
+            file.set_len(0)?;
+        }
         Ok(Self { file, checkpoint: Mutex::new(record.checkpoint.clone()) })
     }
 
@@ -374,6 +380,7 @@ impl RecordWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workspace::{TRAPS, remove_any};
 
     fn session(data_dir: &Path) -> (SessionKey, Workspace) {
         let key = SessionKey::new(UserId::new([0, 0xff]).unwrap(), "default").unwrap();
@@ -389,6 +396,7 @@ mod tests {
         let mut record = Record::new(&key, &workspace);
         record.turns = 3;
         record.checkpoint = Some("abc".into());
+        record.bound.model = Some("haiku".into());
         record.save(&workspace, Durability::Disk).unwrap();
         let loaded = Record::load(data.path(), &key).unwrap().unwrap();
         assert_eq!(loaded, record);
@@ -474,6 +482,37 @@ mod tests {
             "mcp_servers": { "m": { "type": "stdio", "command": "x" } } });
         let bound: BoundRecord = serde_json::from_value(old).unwrap();
         assert_eq!((bound.system_prompt.as_deref(), bound.mcp_servers), (Some("brief"), None));
+    }
+
+    /// A child that runs as the server's own user may plant anything: what waits, or never ends, holds up nobody.
+    #[test]
+    fn planted_records_are_broken_without_a_wait() {
+        let data = tempfile::tempdir().unwrap();
+        let (key, workspace) = session(data.path());
+        let record = Record::new(&key, &workspace);
+        for set in TRAPS {
+            let files = workspace.record();
+            remove_any(&files.session_file()).unwrap();
+            files.create().unwrap();
+            set(&files.session_file());
+            assert!(is_broken(data.path(), &key));
+            record
+                .save(&workspace, Durability::Kernel)
+                .or_else(|_| remove_any(&files.session_file()))
+                .unwrap();
+            record.save(&workspace, Durability::Kernel).unwrap();
+            for path in [
+                files.progress_file(),
+                data.path().join("records").join(key.hash().as_str()).join("directory"),
+            ] {
+                remove_any(&path).unwrap();
+                set(&path);
+            }
+            let loaded = Record::load(data.path(), &key).unwrap().unwrap();
+            assert_eq!(loaded.workspace(data.path(), &key.hash()), workspace);
+            ProgressFile::open(&workspace, &record).unwrap().note(7, None);
+            assert_eq!(Record::load(data.path(), &key).unwrap().unwrap().turns, 7);
+        }
     }
 
     #[test]

@@ -4,7 +4,6 @@
 //! begins in the same directory, and the loss is an event, a metric and the first thing in the next turn.
 
 use std::io;
-use std::sync::PoisonError;
 
 use super::store::{Record, Unreadable};
 use super::{known, quota};
@@ -17,7 +16,10 @@ use crate::workspace::{Durability, RecordDir, Workspace, remove_any};
 /// The session's record, if there is such a session.
 pub(super) fn known(instance: &Instance, key: &SessionKey) -> io::Result<Option<Record>> {
     // One at a time: a session is begun, and a broken record moved aside, once.
-    let _one_at_a_time = instance.records.lock().unwrap_or_else(PoisonError::into_inner);
+    instance.records.with(&key.hash(), || read(instance, key))
+}
+
+fn read(instance: &Instance, key: &SessionKey) -> io::Result<Option<Record>> {
     match Record::load(&instance.config.data_dir, key) {
         Ok(record) => Ok(record),
         Err(Unreadable::System(error)) => Err(error),
@@ -28,18 +30,15 @@ pub(super) fn known(instance: &Instance, key: &SessionKey) -> io::Result<Option<
 /// The session's record; a session that does not exist begins, and is on disk before anything of it is. `None`: its user
 /// has as many sessions as one may have.
 pub(super) fn known_or_begun(instance: &Instance, key: &SessionKey) -> io::Result<Option<Record>> {
-    if let Some(record) = known(instance, key)? {
-        return Ok(Some(record));
-    }
-    let _one_at_a_time = instance.records.lock().unwrap_or_else(PoisonError::into_inner);
-    match Record::load(&instance.config.data_dir, key) {
-        // It has begun meanwhile.
-        Ok(Some(record)) => Ok(Some(record)),
-        Ok(None) if !quota::has_room(&instance.config, key)? => Ok(None),
-        Ok(None) => begin(instance, key).map(Some),
-        Err(Unreadable::System(error)) => Err(error),
-        Err(Unreadable::Broken(problem)) => begin_again(instance, key, &problem).map(Some),
-    }
+    instance.records.with(&key.hash(), || {
+        if let Some(record) = read(instance, key)? {
+            return Ok(Some(record));
+        }
+        // Sessions of one user are counted one after the other. Always the inner lock of the two.
+        instance.beginnings.with(key.user(), || {
+            quota::has_room(&instance.config, key)?.then(|| begin(instance, key)).transpose()
+        })
+    })
 }
 
 fn begin(instance: &Instance, key: &SessionKey) -> io::Result<Record> {
@@ -75,9 +74,10 @@ fn begin_again(instance: &Instance, key: &SessionKey, problem: &str) -> io::Resu
 /// The files of a session that is on disk, also if its record cannot be read.
 pub(super) fn workspace(instance: &Instance, key: &SessionKey) -> io::Result<Option<Workspace>> {
     let (data_dir, hash) = (&instance.config.data_dir, key.hash());
-    let _one_at_a_time = instance.records.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(match Record::load(data_dir, key) {
-        Ok(record) => record.map(|record| record.workspace(data_dir, &hash)),
-        Err(_) => Some(Workspace::begin(data_dir, &hash)),
+    instance.records.with(&hash, || {
+        Ok(match Record::load(data_dir, key) {
+            Ok(record) => record.map(|record| record.workspace(data_dir, &hash)),
+            Err(_) => Some(Workspace::begin(data_dir, &hash)),
+        })
     })
 }

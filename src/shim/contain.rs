@@ -86,9 +86,10 @@ fn start(args: Args, output: &OwnedFd) -> io::Result<(Pid, Option<Group>)> {
     let before = ForCli::new(&args.limits);
     let cli = sys::spawn(&args.argv, output.as_fd(), &before, entrance.as_ref().map(OwnedFd::as_fd));
     drop(score);
-    // An empty group means that nobody could join: say so by the rung instead of killing nobody.
+    let (cli, is_member) = cli.map_or_else(|error| (Err(error), false), |(cli, member)| (Ok(cli), member));
+    // Nobody could join: the rung says so, instead of killing nobody.
     let group = match group {
-        Some(group) if cli.is_err() || !group.holds_anyone() => {
+        Some(group) if !is_member => {
             let _inhabited = group.remove();
             None
         }

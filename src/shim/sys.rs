@@ -88,7 +88,8 @@ pub(super) fn close_inherited() {
     }
 }
 
-/// Starts the CLI on descriptors 0, `output` and 2, as a member of `group` from its first instruction.
+/// Starts the CLI on descriptors 0, `output` and 2, as a member of `group` from its first instruction if that can be.
+/// Whether it could: an empty group does not say so, for the CLI may have ended already.
 ///
 /// Not by the standard library: its `execvp` hands a file of unknown format to `/bin/sh` instead of reporting it, and
 /// it cannot fork into a group. Joining one afterwards makes the kernel wait for a grace period of all processors,
@@ -98,12 +99,13 @@ pub(super) fn spawn(
     output: BorrowedFd<'_>,
     before: &ForCli,
     group: Option<BorrowedFd<'_>>,
-) -> io::Result<Pid> {
+) -> io::Result<(Pid, bool)> {
     let mut pointers: Vec<*const c_char> = argv.iter().map(|arg| arg.as_ptr()).collect();
     pointers.push(std::ptr::null());
     // Closed by a successful exec; otherwise the child writes there why it failed.
     let (failure, write_failure) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-    let Some(cli) = fork_into(group)? else {
+    let (forked, is_member) = fork_into(group)?;
+    let Some(cli) = forked else {
         let error = become_cli(&pointers, output, before);
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
         // If even this cannot be told, the exit is.
@@ -117,16 +119,17 @@ pub(super) fn spawn(
             let _reaped = waitpid(Some(cli), WaitOptions::empty());
             Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))
         }
-        _ => Ok(cli),
+        _ => Ok((cli, is_member)),
     }
 }
 
 /// clone(2), from linux/sched.h; the constant of the libc crate does not fit into its type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// Forks; `None` in the child. Without a group, or where the kernel or the rights do not allow it, a plain fork.
+/// Forks; `None` in the child. Without a group, or where the kernel or the rights do not allow it, a plain fork. With
+/// whether the child is in the group.
 #[expect(unsafe_code, reason = "rustix has no stable fork, and the standard library none into a group")]
-fn fork_into(group: Option<BorrowedFd<'_>>) -> io::Result<Option<Pid>> {
+fn fork_into(group: Option<BorrowedFd<'_>>) -> io::Result<(Option<Pid>, bool)> {
     if let Some(group) = group {
         // SAFETY: all zeros are valid values of this plain structure.
         let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -139,13 +142,13 @@ fn fork_into(group: Option<BorrowedFd<'_>>) -> io::Result<Option<Pid>> {
         let forked =
             unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
         if forked >= 0 {
-            return Ok(i32::try_from(forked).ok().and_then(Pid::from_raw));
+            return Ok((i32::try_from(forked).ok().and_then(Pid::from_raw), true));
         }
     }
     // SAFETY: as above, for a process with one thread.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
-        pid => Ok(Pid::from_raw(pid)),
+        pid => Ok((Pid::from_raw(pid), false)),
     }
 }
 

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::catalogue::{self, VERSION};
 use super::engine::Engine;
+use super::faults::Kind;
 use super::json::{Object, object};
 
 /// An answer: a body, none, or an error.
@@ -47,6 +48,7 @@ impl Engine {
             "mcp_reconnect" => {
                 Reply::Error(format!("Server not found: {}", text("serverName").unwrap_or_default()))
             }
+            "mcp_set_servers" if self.args.faults.iter().any(|it| it.kind == Kind::SilentServers) => return,
             "mcp_set_servers" => self.set_servers(request.get("servers")),
             "cancel_async_message" => {
                 let wanted = text("message_uuid");

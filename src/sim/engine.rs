@@ -60,7 +60,6 @@ pub(super) struct Engine {
     pub(super) state_events: bool,
     pub(super) totals: Totals,
     pub(super) last_failed: bool,
-    pub(super) had_turn: bool,
     pub(super) initialized: bool,
     pub(super) over_budget: bool,
     pub(super) queue: VecDeque<Message>,
@@ -71,7 +70,8 @@ pub(super) struct Engine {
     pub(super) asking: Option<Asking>,
     pub(super) tool_ended: Option<u32>,
     pub(super) running_tasks: Vec<Task>,
-    pub(super) ended_tasks: VecDeque<(Task, i32)>,
+    /// With the exit code, and how many messages wait before it.
+    pub(super) ended_tasks: VecDeque<(Task, i32, usize)>,
     pub(super) inputs: SyncSender<Batch>,
     pub(super) ballast: Vec<Vec<u8>>,
     pub(super) surroundings: Surroundings,
@@ -165,7 +165,6 @@ impl Engine {
             state_events: std::env::var_os("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS").is_some_and(|v| v == "1"),
             totals: Totals::default(),
             last_failed: false,
-            had_turn: false,
             initialized: false,
             over_budget: false,
             queue: VecDeque::new(),
@@ -244,11 +243,16 @@ impl Engine {
     fn main_loop(&mut self) -> u8 {
         let mut grace: Option<Instant> = None;
         loop {
-            if let Some(messages) = self.next_messages() {
+            // In the order in which they came: a message that is there later waits for the turn of the task.
+            let is_first = self.ended_tasks.front().is_some_and(|(_, _, before)| *before == 0);
+            if !is_first && let Some(messages) = self.next_messages() {
+                for (_, _, before) in &mut self.ended_tasks {
+                    *before = before.saturating_sub(messages.len());
+                }
                 self.user_turn(&messages);
                 continue;
             }
-            if let Some((task, code)) = self.ended_tasks.pop_front() {
+            if let Some((task, code, _)) = self.ended_tasks.pop_front() {
                 self.unsolicited_turn(&task, code);
                 continue;
             }
@@ -354,7 +358,9 @@ impl Engine {
             Input::ToolEnded(pid) => self.tool_ended = Some(pid),
             Input::TaskEnded(id, code) => {
                 if let Some(at) = self.running_tasks.iter().position(|task| task.id == id) {
-                    self.ended_tasks.push_back((self.running_tasks.remove(at), code));
+                    let task = self.running_tasks.remove(at);
+                    self.announce_task_end(&task, code);
+                    self.ended_tasks.push_back((task, code, self.queue.len()));
                 }
             }
         }

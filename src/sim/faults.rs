@@ -55,6 +55,7 @@ kinds! {
     OutliveHolding "outlive-holding-pipes" "the same, and they hold output and error open",
     SlowStart "slow-start" "=MS: react to nothing for that long after the start [2000]",
     NeverReady "never-ready" "read, but never answer anything",
+    SilentServers "silent-servers" "never answer the request that sets MCP servers",
     ExitAtStart "exit-at-start" "=CODE: exit at once [1]",
     CrashStarts "crash-starts" "=N:FILE: exit with 1 at the first N starts, counted in FILE",
     RefuseResume "refuse-resume" "deny that the conversation to resume exists",

@@ -86,20 +86,28 @@ impl Engine {
         Some(dir.join(format!("{task_id}.output")))
     }
 
-    /// Tells that a background task has ended, which is why a turn begins now.
+    /// Says that a background task has ended, at once, also in the midst of a turn.
     pub(super) fn announce_task_end(&mut self, task: &Task, code: i32) {
-        let status = if code == 0 { "completed" } else { "failed" };
         self.system("task_updated", |o| {
             o.str("task_id", &task.id).object("patch", |o| {
-                o.str("status", status).int("end_time", super::clock::epoch_ms());
+                o.str("status", status(code)).int("end_time", super::clock::epoch_ms());
             });
         });
+    }
+
+    /// Says that a turn begins now because a background task has ended.
+    pub(super) fn notice_task_end(&mut self, task: &Task, code: i32) {
+        let status = status(code);
         let summary = format!("Background command \"{}\" {status} (exit code {code})", task.description);
         self.system("task_notification", |o| {
             o.str("task_id", &task.id).str("tool_use_id", &task.tool_use_id).str("status", status);
             o.str("output_file", &task.output_file).str("summary", &summary);
         });
     }
+}
+
+fn status(code: i32) -> &'static str {
+    if code == 0 { "completed" } else { "failed" }
 }
 
 fn tasks_are_off() -> bool {

@@ -122,7 +122,7 @@ impl Engine {
         let ids = if ids.is_empty() { vec![uuid.clone()] } else { ids };
         self.conversation.user(&text, &content, &ids, &self.mode);
         self.emit_init();
-        if self.args.partial && !self.had_turn {
+        if self.args.partial {
             turn.late_replay = Some((content, uuid));
         } else {
             self.emit_replay(&content, &uuid, true);
@@ -135,8 +135,8 @@ impl Engine {
     pub(super) fn unsolicited_turn(&mut self, task: &Task, code: i32) {
         let mut turn = self.begin("");
         turn.unsolicited = true;
-        self.announce_task_end(task, code);
         self.set_state("running");
+        self.notice_task_end(task, code);
         self.emit_init();
         turn.script.parts.push(Part::Say(format!("noticed: {} exited with {code}", task.description)));
         let outcome = self.answer_or_abort(&mut turn);
@@ -181,7 +181,6 @@ impl Engine {
         self.busy = false;
         self.stop = None;
         self.asking = None;
-        self.had_turn = true;
     }
 
     /// Faults that strike before the turn's first line.
@@ -268,7 +267,7 @@ impl Engine {
         self.out.bytes(end);
     }
 
-    /// The replay that waits until the answer has begun, as in the first turn with partial messages.
+    /// The replay that waits until the answer has begun, as with partial messages.
     pub(super) fn late_replay(&mut self, turn: &mut Turn) {
         if let Some((content, uuid)) = turn.late_replay.take() {
             self.emit_replay(&content, &uuid, true);

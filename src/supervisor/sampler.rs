@@ -228,7 +228,7 @@ fn look_at_near(instance: &Instance, limit: u64) -> bool {
         entry.memory.store(used, Ordering::Relaxed);
         any |= is_near(entry, limit);
         // The cheap figure counts shared pages more than once: nobody is ended for that.
-        if used > limit && tree.fair_bytes() > limit {
+        if used > limit && tree.exceeds(limit) {
             tracing::warn!(session = %entry.hash, used, limit, "a session uses more memory than it may: it is ended");
             drop(entry.actor.cast(SessionMessage::Outgrown { shim, limit }));
         }

@@ -3,24 +3,47 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::Prompt;
-use crate::model::{History, Role};
+use crate::error::TurnError;
+use crate::model::History;
+
+/// What a turn that begins a conversation is sent as; `None`: as any other.
+pub(crate) type FirstLine = Result<Option<Bytes>, TurnError>;
+
+/// What was said before a turn.
+#[derive(Clone)]
+pub(crate) enum Earlier {
+    /// Nothing but the user's own words: they go with the prompt.
+    Unanswered(FirstLine),
+    /// A child has to be started with it.
+    Conversation(Arc<Conversation>),
+}
 
 /// A history and the prompt that follows it.
-pub(crate) struct Earlier {
-    pub(crate) history: Arc<History>,
+pub(crate) struct Conversation {
+    pub(crate) history: History,
     pub(crate) prompt: Prompt,
 }
 
 impl Earlier {
-    /// Whether a child has to be started with the history: what the user alone has said goes with the prompt.
-    pub(crate) fn needs_start(&self) -> bool {
-        self.history.messages().iter().any(|message| message.role == Role::Assistant)
+    pub(crate) fn conversation(&self) -> Option<&Arc<Conversation>> {
+        match self {
+            Self::Conversation(conversation) => Some(conversation),
+            Self::Unanswered(_) => None,
+        }
     }
 }
 
 impl fmt::Debug for Earlier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Earlier(redacted)")
+    }
+}
+
+impl fmt::Debug for Conversation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Conversation(redacted)")
     }
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use super::migration;
+use super::own::read_own;
 use super::write::{Durability, write_private};
 use crate::error::StartError;
 
@@ -120,15 +121,11 @@ fn claim(file: &File, data_dir: &Path) -> Result<(), StartError> {
 fn format(data_dir: &Path) -> Result<Option<u32>, StartError> {
     let path = format_file(data_dir);
     let failed = |source| StartError::DataDir { path: path.clone(), source };
-    let content = match File::open(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => {
-            let mut content = String::new();
-            let file = io::Read::take(opened.map_err(failed)?, MAX_FORMAT_BYTES);
-            io::read_to_string(file).map(|text| content.push_str(&text)).map_err(failed)?;
-            content
-        }
+    let content = match read_own(&path, MAX_FORMAT_BYTES) {
+        Err(refused) if refused.is_absent() => return Ok(None),
+        read => read.map_err(|refused| failed(refused.into()))?,
     };
+    let content = String::from_utf8_lossy(&content);
     let unknown = || failed(io::Error::new(io::ErrorKind::InvalidData, "it holds no number of a format"));
     content.trim().parse().map(Some).map_err(|_| unknown())
 }
@@ -178,6 +175,8 @@ fn create(directory: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::own::tests::TRAPS;
+    use super::super::remove_any;
     use super::*;
 
     #[test]
@@ -207,6 +206,11 @@ mod tests {
             let error = open(data.path()).unwrap_err().to_string();
             assert!(error.contains(named), "{error}");
             assert_eq!(fs::read_to_string(format_file(data.path())).unwrap(), content);
+        }
+        for set in TRAPS {
+            remove_any(&format_file(data.path())).unwrap();
+            set(&format_file(data.path()));
+            assert!(matches!(open(data.path()), Err(StartError::DataDir { .. })));
         }
     }
 

@@ -10,11 +10,15 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
+
 use super::beneath::Beneath;
 use super::data_dir::{bar, records_dir, sessions_dir};
 use super::write::{Durability, write_private};
 use super::{DirectoryName, RecordDir};
 use crate::ids::SessionHash;
+use crate::session::Record;
+use crate::turn::is_model_name;
 
 /// The server's other files of the first release.
 const BESIDE: [&str; 3] = ["users", "identities", "conversations"];
@@ -113,8 +117,12 @@ fn apply(data_dir: &Path, step: &Step) -> io::Result<()> {
 }
 
 /// Copies what is known of a session. A child could write these files: what is no record becomes one that cannot be
-/// read, and is treated as such when the session is used.
+/// read, and is treated as such when the session is used. One that is there already stays: the format is written last,
+/// and a start that came so far may have been followed by turns.
 fn take_over(data_dir: &Path, hash: &SessionHash) -> io::Result<()> {
+    if Record::read(data_dir, hash).is_some() {
+        return Ok(());
+    }
     let own = Beneath::open(&sessions_dir(data_dir), Path::new(hash.as_str()))?;
     let record = RecordDir::of(data_dir, hash);
     record.create()?;
@@ -134,7 +142,52 @@ fn take_over(data_dir: &Path, hash: &SessionHash) -> io::Result<()> {
         }
         Ok(content) => content,
     };
-    write_private(&record.session_file(), &content, Durability::Kernel)
+    write_private(&record.session_file(), &of_first_release(content), Durability::Kernel)
+}
+
+/// What a record of the first release could hold.
+const FIELDS: [&str; 17] = [
+    "version",
+    "user",
+    "conversation",
+    "cli_session_id",
+    "work",
+    "home",
+    "generation",
+    "turns",
+    "context_turns",
+    "restarts",
+    "cost_usd",
+    "created",
+    "last_used",
+    "checkpoint",
+    "untold_loss",
+    "model",
+    "bound",
+];
+/// MCP servers are not among what is taken over: a definition names a program, and who has sent it is not known.
+const BOUND: [&str; 2] = ["system_prompt", "fallback_model"];
+
+/// The record without what the first release would not have written: later fields are believed by this program, and its
+/// child could write the file. What is no record stays as it is.
+fn of_first_release(content: Vec<u8>) -> Vec<u8> {
+    let Ok(Value::Object(mut record)) = serde_json::from_slice(&content) else { return content };
+    record.retain(|name, _| FIELDS.contains(&name.as_str()));
+    if let Some(Value::Object(bound)) = record.get_mut("bound") {
+        bound.retain(|name, _| BOUND.contains(&name.as_str()));
+        without_no_name(bound, "fallback_model");
+    }
+    without_no_name(&mut record, "model");
+    serde_json::to_vec_pretty(&record).unwrap_or(content)
+}
+
+/// Becomes an argument of the CLI.
+fn without_no_name(record: &mut Map<String, Value>, field: &str) {
+    if let Some(model) = record.get_mut(field)
+        && !model.as_str().is_some_and(is_model_name)
+    {
+        *model = Value::Null;
+    }
 }
 
 #[cfg(test)]
@@ -143,8 +196,9 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::super::data_dir::open;
+    use serde_json::json;
+
     use super::*;
-    use crate::session::Record;
 
     /// A data directory as the first release made it (with the simulated CLI).
     fn first_release() -> tempfile::TempDir {
@@ -227,6 +281,45 @@ mod tests {
             assert_eq!(tree(data.path()), expected, "killed after {killed_after}");
             assert_eq!(plan(data.path()).unwrap(), [Step::Bar, Step::Sync], "nothing is left to do");
         }
+    }
+
+    #[test]
+    fn planted_fields_are_not_taken_over() {
+        let data = first_release();
+        let hash = |entry: fs::DirEntry| SessionHash::parse(entry.file_name().to_str().unwrap());
+        let hash = fs::read_dir(sessions_dir(data.path())).unwrap().flatten().find_map(hash).unwrap();
+        let file = sessions_dir(data.path()).join(hash.as_str()).join(RECORD);
+        let mut record: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        record["directory"] = json!("0".repeat(32));
+        record["chosen_model"] = json!("--settings=x");
+        record["model"] = json!("--settings=x");
+        record["bound"] = json!({ "mcp": { "defined": { "m": { "command": "x" } } }, "model": "--x",
+            "system_prompt": "brief", "fallback_model": "-x" });
+        fs::write(&file, record.to_string()).unwrap();
+        drop(open(data.path()).unwrap());
+        let (_, taken) = Record::read(data.path(), &hash).unwrap();
+        assert_eq!(taken.bound.system_prompt.as_deref(), Some("brief"));
+        let bound = &taken.bound;
+        assert!(bound.mcp_servers.is_none() && bound.model.is_none() && bound.fallback_model.is_none());
+        assert!(taken.chosen_model.is_none());
+        assert!(taken.workspace(data.path(), &hash).dirs().work.to_str().unwrap().contains(hash.as_str()));
+    }
+
+    /// The disk was full when the format was to be written: the next start migrates again.
+    #[test]
+    fn record_that_is_there_is_not_overwritten() {
+        let data = first_release();
+        let own: Vec<_> = fs::read_dir(sessions_dir(data.path())).unwrap().flatten().collect();
+        let before = own.iter().map(|entry| fs::read(entry.path().join(RECORD)).unwrap()).collect::<Vec<_>>();
+        drop(open(data.path()).unwrap());
+        fs::remove_file(data.path().join("format")).unwrap();
+        let records = tree(&records_dir(data.path()));
+        for (entry, before) in own.iter().zip(before) {
+            let planted = String::from_utf8(before).unwrap().replace("\"turns\": ", "\"turns\": 9");
+            fs::write(entry.path().join(RECORD), planted).unwrap();
+        }
+        drop(open(data.path()).unwrap());
+        assert_eq!(tree(&records_dir(data.path())), records);
     }
 
     #[test]

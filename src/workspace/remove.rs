@@ -7,50 +7,99 @@ use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, renameat, unlinkat};
 use rustix::io::Errno;
+use tokio::time::Instant;
 
 use super::beneath::Beneath;
 
-/// Each round removes what is there and brings up the directories of one level below. More levels than any file system
-/// allows by paths; only something that fills the directory meanwhile needs more.
-const MOST_ROUNDS: usize = 10_000_000;
+/// How much is removed in one go: a child may have left millions of files, and what fills a directory while it is
+/// emptied would keep it up for good.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Amount {
+    /// Entries of directories that are looked at.
+    pub(crate) entries: u64,
+    /// From the beginning.
+    pub(crate) time: Duration,
+}
+
+impl Amount {
+    /// For a whole tree whose owner waits: some ten million files on a usual disk.
+    pub(super) const OF_TREE: Self = Self { entries: u64::MAX, time: Duration::from_secs(600) };
+
+    pub(super) fn budget(self) -> Budget {
+        Budget { entries: self.entries, until: Instant::now() + self.time }
+    }
+}
+
+/// What is left of an [`Amount`].
+#[derive(Debug)]
+pub(super) struct Budget {
+    entries: u64,
+    until: Instant,
+}
+
+impl Budget {
+    fn spend(&mut self) -> io::Result<()> {
+        match self.entries.checked_sub(1).filter(|_| Instant::now() < self.until) {
+            Some(left) => {
+                self.entries = left;
+                Ok(())
+            }
+            None => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "more files are to be removed, or looked through, than is done at once; another try goes on",
+            )),
+        }
+    }
+}
+
 /// Names held at a time: a directory may have millions.
 const BATCH: usize = 10_000;
 
 /// Removes the directory `name` in `parent`, a directory that no child can write. Nothing there is fine.
 pub(crate) fn remove_tree(parent: &Path, name: &OsStr) -> io::Result<()> {
+    remove_up_to(parent, name, Amount::OF_TREE)
+}
+
+/// The same, up to an amount.
+pub(super) fn remove_up_to(parent: &Path, name: &OsStr, most: Amount) -> io::Result<()> {
     let parent = match Beneath::open(parent, Path::new("")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         opened => opened?,
     };
-    remove_in(&parent, name)
+    remove_in(&parent, name, &mut most.budget())
 }
 
 /// Removes everything in `directory` whose name is `doomed`.
-pub(super) fn remove_where(directory: &Beneath, doomed: impl Fn(&[u8]) -> bool) -> io::Result<()> {
-    for _ in 0..MOST_ROUNDS {
-        let found = names_where(directory, &doomed)?;
+pub(super) fn remove_where(
+    directory: &Beneath,
+    budget: &mut Budget,
+    doomed: impl Fn(&[u8]) -> bool,
+) -> io::Result<()> {
+    loop {
+        let found = names_where(directory, budget, &doomed)?;
         if found.is_empty() {
-            break;
+            return Ok(());
         }
         for name in found {
-            remove_in(directory, OsStr::from_bytes(name.as_bytes()))?;
+            remove_in(directory, OsStr::from_bytes(name.as_bytes()), budget)?;
         }
     }
-    Ok(())
 }
 
 /// Removes whatever stands under `name` in `parent`, which a child may write meanwhile. Nothing there is fine.
-pub(super) fn remove_in(parent: &Beneath, name: &OsStr) -> io::Result<()> {
+fn remove_in(parent: &Beneath, name: &OsStr, budget: &mut Budget) -> io::Result<()> {
     if removed(unlinkat(parent, name, AtFlags::empty()))? {
         return Ok(());
     }
     let top = enter(parent, name)?;
     let mut number = 0_u64;
-    for _ in 0..MOST_ROUNDS {
-        let found = names(&top)?;
+    // Each round removes what is there and brings up the directories of one level below.
+    loop {
+        let found = names(&top, budget)?;
         if found.is_empty() {
             break;
         }
@@ -58,7 +107,7 @@ pub(super) fn remove_in(parent: &Beneath, name: &OsStr) -> io::Result<()> {
             if !removed(unlinkat(&top, &*inner, AtFlags::empty()))?
                 && !removed(unlinkat(&top, &*inner, AtFlags::REMOVEDIR))?
             {
-                empty(&top, &inner, &mut number)?;
+                empty(&top, &inner, &mut number, budget)?;
             }
         }
     }
@@ -69,9 +118,9 @@ pub(super) fn remove_in(parent: &Beneath, name: &OsStr) -> io::Result<()> {
 }
 
 /// Removes the files of a directory and moves its directories up.
-fn empty(top: &Beneath, name: &CString, number: &mut u64) -> io::Result<()> {
+fn empty(top: &Beneath, name: &CString, number: &mut u64, budget: &mut Budget) -> io::Result<()> {
     let directory = enter(top, OsStr::from_bytes(name.as_bytes()))?;
-    for inner in names(&directory)? {
+    for inner in names(&directory, budget)? {
         if removed(unlinkat(&directory, &*inner, AtFlags::empty()))?
             || removed(unlinkat(&directory, &*inner, AtFlags::REMOVEDIR))?
         {
@@ -99,13 +148,18 @@ fn enter(parent: &Beneath, name: &OsStr) -> io::Result<Beneath> {
     parent.dir(inner)
 }
 
-fn names(directory: &Beneath) -> io::Result<Vec<CString>> {
-    names_where(directory, |_| true)
+fn names(directory: &Beneath, budget: &mut Budget) -> io::Result<Vec<CString>> {
+    names_where(directory, budget, |_| true)
 }
 
-fn names_where(directory: &Beneath, wanted: impl Fn(&[u8]) -> bool) -> io::Result<Vec<CString>> {
+fn names_where(
+    directory: &Beneath,
+    budget: &mut Budget,
+    wanted: impl Fn(&[u8]) -> bool,
+) -> io::Result<Vec<CString>> {
     let mut found = Vec::new();
     for entry in directory.entries()? {
+        budget.spend()?;
         let name = entry?.file_name().to_owned();
         if name.as_bytes() != b"." && name.as_bytes() != b".." && wanted(name.as_bytes()) {
             found.push(name);
@@ -165,6 +219,28 @@ mod tests {
         symlink("other", &root).unwrap();
         remove_tree(data.path(), OsStr::new("tree")).unwrap();
         assert!(fs::symlink_metadata(&root).is_err() && data.path().join("other").exists());
+    }
+
+    #[test]
+    fn removal_stops_at_its_amount_and_goes_on_later() {
+        let data = tempfile::tempdir().unwrap();
+        for number in 0..100 {
+            fs::create_dir_all(data.path().join(format!("doomed/d{}/{number}", number % 7))).unwrap();
+            fs::write(data.path().join(format!("kept-{number}")), "").unwrap();
+        }
+        let directory = Beneath::open(data.path(), Path::new("")).unwrap();
+        let remove = |entries, time| {
+            let amount = Amount { entries, time };
+            remove_where(&directory, &mut amount.budget(), |name| name == b"doomed")
+        };
+        let long = Duration::from_secs(60);
+        for (entries, time) in [(0, long), (50, long), (u64::MAX, Duration::ZERO)] {
+            assert_eq!(remove(entries, time).unwrap_err().kind(), io::ErrorKind::TimedOut, "{entries}");
+        }
+        // What is only looked through counts as well; each try leaves less.
+        let tries = (0..100).take_while(|_| remove(150, long).is_err()).count();
+        assert!(tries > 0 && tries < 100, "{tries}");
+        assert!(!data.path().join("doomed").exists() && data.path().join("kept-99").exists());
     }
 
     #[test]

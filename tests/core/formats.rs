@@ -82,15 +82,22 @@ async fn the_way_back_restores_the_old_layout_with_all() {
     say(&pilot.session("alice"), "the tree is rowan").await;
     // A session that the first release has never seen.
     say(&pilot.session("dora"), "the bird is wren").await;
-    say(&pilot.session("dora"), "the herb is marjoram").await;
+    let haiku = TurnOptions { model: Some("haiku".into()), ..TurnOptions::default() };
+    let turn = pilot.session("dora").send_with("the herb is marjoram", haiku).await.unwrap();
+    assert!(turn.finish().await.is_ok());
+    // A deletion that was not finished.
+    say(&pilot.session("emil"), "forget me").await;
+    let (unfinished, files) = (record_dir(&data, "emil", "default"), session_dir(&data, "emil", "default"));
     pilot.session("dora").evict().await.unwrap();
     pilot.shutdown(Duration::from_secs(5)).await;
+    std::fs::rename(unfinished, data.join("records/.deleted-1")).unwrap();
     let status = std::process::Command::new("sh")
         .args(["-eu", "-c", &way_back()])
         .env("DATA_DIR", &data)
         .status()
         .unwrap();
     assert!(status.success());
+    assert!(!files.exists());
     let mut left: Vec<_> = std::fs::read_dir(&data).unwrap().flatten().map(|it| it.file_name()).collect();
     left.sort();
     assert_eq!(left, ["conversations", "lock", "sessions", "users"]);
@@ -104,6 +111,10 @@ async fn the_way_back_restores_the_old_layout_with_all() {
         let folder = own.join("home/.claude/projects").join(dashed(&own.join("work")));
         assert_eq!(std::fs::read_dir(folder).unwrap().count(), 1, "{user}");
     }
+    let key = SessionKey::new(UserId::new("dora").unwrap(), "default").unwrap();
+    let doras = std::fs::read(data.join("sessions").join(key.hash().as_str()).join("session.json")).unwrap();
+    let doras: serde_json::Value = serde_json::from_slice(&doras).unwrap();
+    assert_eq!(doras["model"], "haiku", "where the first release looks for it");
     assert!(!data.join("sessions/.probe").exists());
     // And forth again.
     let pilot = start(&data, |_| {}).await;

@@ -110,3 +110,26 @@ async fn limits_sessions_of_a_user_are_counted_at_once() {
     say(&bench.pilot.conversation("bob", "c9"), "hello").await;
     bench.end().await;
 }
+
+/// Which servers a session has, a caller may choose: that they do not connect is no reason for others to wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_connecting_servers_hold_no_start_permit() {
+    let bench = Bench::with(|config| {
+        config.limits.starts_in_flight = 1;
+        config.limits.queue_deadline = Duration::from_secs(5);
+        config.cli.env.insert("PILOTLIGHT_SIM_FAULT".into(), "silent-servers".into());
+        let mut server = McpServerConfig::default();
+        server.command = Some("true".into());
+        config.mcp.servers.insert("slow".into(), server);
+    })
+    .await;
+    let alice = bench.pilot.session("alice");
+    let servers = Some(McpServers::configured(["slow"]));
+    let options = TurnOptions { mcp_servers: servers, ..TurnOptions::default() };
+    let waiting = alice.send_with("hello", options).await.unwrap();
+    eventually("alice's child is there", || alice.status().is_some_and(|it| it.pid.is_some())).await;
+    say(&bench.pilot.session("bob"), "hello").await;
+    assert_eq!(state(&alice), SessionState::Starting);
+    drop(waiting);
+    bench.end().await;
+}

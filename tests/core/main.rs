@@ -11,9 +11,9 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use pilotlight::config::PermissionPolicy;
+use pilotlight::config::{McpServerConfig, PermissionPolicy};
 use pilotlight::ids::{SessionKey, UserId};
-use pilotlight::turn::{Decision, Status};
+use pilotlight::turn::{Decision, McpServers, Status};
 use pilotlight::{Config, OauthCredentials, Pilotlight, Session, SessionState, TurnError, TurnOptions};
 
 #[path = "../common/mod.rs"]

@@ -87,6 +87,100 @@ async fn broken_upgrade_falls_back_until_it_is_replaced() {
     pilot.shutdown(Duration::from_secs(5)).await;
 }
 
+/// A CLI that does not start for alice.
+const NOT_FOR_ALICE: &str = "[ -z \"$NO_START\" ] || { echo broken >&2; exit 1; }";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn start_failing_for_one_user_keeps_the_version() {
+    let versions = Versions::new();
+    versions.switch(&versions.working("first", JUDGED));
+    let program = versions.link().display().to_string();
+    let users = versions.directory.path().join("users.toml");
+    std::fs::write(&users, "[alice]\nNO_START = \"1\"\n").unwrap();
+    std::fs::set_permissions(&users, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let bench = Bench::with(|config| {
+        config.cli.program.clone_from(&program);
+        config.cli.user_env_file = Some(users);
+        config.restart.intensity = 0;
+    })
+    .await;
+    assert_eq!(say(&bench.pilot.session("bob"), "one").await, "echo 1: one");
+
+    let start = format!("{NOT_FOR_ALICE}\nexec {} sim \"$@\"", env!("CARGO_BIN_EXE_pilotlight"));
+    let second = versions.install("second", JUDGED, &start);
+    versions.switch(&second);
+    let error = bench.pilot.session("alice").warm().await.unwrap_err();
+    assert!(error.to_string().contains("broken"), "{error}");
+    assert_eq!(say(&bench.pilot.session("carol"), "two").await, "echo 1: two");
+    let carol = pid(&bench.pilot.session("carol"));
+    let environ = std::fs::read(format!("/proc/{carol}/environ")).unwrap();
+    assert!(!String::from_utf8_lossy(&environ).contains("NO_START"));
+    assert_eq!(bench.pilot.cli_warning(), None, "the version starts for all others");
+    let record = std::fs::read_to_string(bench.data.path().join("records/cli.json")).unwrap();
+    assert!(record.contains(&second.display().to_string()), "{record}");
+    assert!(!bench.data.path().join("cli.json").exists());
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fallback_others_can_write_is_not_executed() {
+    let versions = Versions::new();
+    let first = versions.working("first", JUDGED);
+    versions.switch(&first);
+    let program = versions.link().display().to_string();
+    let with = |config: &mut Config| {
+        config.cli.program.clone_from(&program);
+        config.restart.intensity = 0;
+    };
+    let bench = Bench::with(with).await;
+    assert_eq!(say(&bench.pilot.session("alice"), "one").await, "echo 1: one");
+    bench.pilot.shutdown(Duration::from_secs(5)).await;
+    std::fs::set_permissions(&first, std::fs::Permissions::from_mode(0o777)).unwrap();
+    versions.switch(&versions.broken("second"));
+    let pilot = start(bench.data.path(), with).await;
+    let error = pilot.session("alice").warm().await.unwrap_err();
+    assert!(error.to_string().contains("broken"), "{error}");
+    pilot.shutdown(Duration::from_secs(5)).await;
+    // Nor one that lies where a child can write.
+    let planted = bench.data.path().join("sessions/planted");
+    std::fs::rename(&first, &planted).unwrap();
+    std::fs::set_permissions(&planted, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let record = bench.data.path().join("records/cli.json");
+    let named = std::fs::read_to_string(&record).unwrap();
+    let first = first.canonicalize().unwrap_or(first).display().to_string();
+    let planted = planted.canonicalize().unwrap().display().to_string();
+    std::fs::write(&record, named.replace(&first, &planted)).unwrap();
+    let pilot = start(bench.data.path(), with).await;
+    pilot.session("alice").warm().await.unwrap_err();
+    pilot.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn version_without_an_answer_is_asked_again() {
+    let versions = Versions::new();
+    let asked = versions.directory.path().join("asked");
+    let once = format!(
+        "case \"$*\" in *--version*) [ -e {0} ] || {{ : > {0}; kill -9 $$; }};; esac",
+        asked.display()
+    );
+    let says = format!("case \"$*\" in *--version*) echo '{JUDGED} (Claude Code)'; exit 0;; esac");
+    let path = versions.directory.path().join("only");
+    let start = format!("exec {} sim \"$@\"", env!("CARGO_BIN_EXE_pilotlight"));
+    std::fs::write(&path, format!("#!/bin/sh\n{once}\n{says}\n{start}\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let program = path.display().to_string();
+    let bench = Bench::with(|config| {
+        config.cli.program = program;
+        config.cli.unknown_version = UnknownVersion::Refuse;
+    })
+    .await;
+    let alice = bench.pilot.session("alice");
+    let error = alice.warm().await.unwrap_err();
+    assert_eq!(error.code(), "cli_not_started", "{error}");
+    assert_eq!(say(&alice, "one").await, "echo 1: one", "the next start asks again");
+    bench.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn broken_upgrade_in_place_has_nothing_to_fall_back_to() {
     let versions = Versions::new();

@@ -1,7 +1,10 @@
 //! What a history holds reaches the CLI's conversation, or is named.
 
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::{Value, json};
 
+use crate::common::{SOON, eventually_some};
 use crate::program::{Answer, Program, Site, place};
 
 const PNG: &str =
@@ -103,25 +106,110 @@ async fn history_arrives_in_a_session_warmed_before() {
     assert_eq!(Answer::of(site.session("GET", "work", "alice")).await.json()["pid"], entry["pid"]);
 }
 
-/// A CLI that does not resume what was written gets one message, with the pictures in it; it is asked once.
+/// How often the CLI has refused what was written.
+fn refusals(program: &Program) -> usize {
+    program.err().matches("does not resume an imported conversation").count()
+}
+
+/// A CLI that does not resume what was written gets one message, with the pictures in it; after three users it is not
+/// asked again.
 #[tokio::test(flavor = "multi_thread")]
 async fn unresumable_history_goes_into_one_message() {
     let place = place();
     let config = "[cli]\nargs = [\"--fault\", \"refuse-resume\"]\n";
     let (program, site) = Program::ready(&place, config).await;
-    for user in ["alice", "bob"] {
+    for (user, tried) in [("alice", 1), ("bob", 2), ("carol", 3), ("dave", 3)] {
         let answer = ask(&site, user, "/v1/messages", None, history(), "[[blocks]]").await;
         let kinds = answer.json()["content"][0]["text"].as_str().unwrap().to_owned();
         assert_eq!(kinds.matches(&format!("image:image/png:{}", PNG.len())).count(), 2, "{kinds}");
-        let told = program.err().matches("does not resume an imported conversation").count();
-        assert_eq!(told, 1, "tried once: {}", program.err());
+        assert_eq!(refusals(&program), tried, "{}", program.err());
     }
-    let answer = ask(&site, "carol", "/v1/messages", None, history(), "[[context]]").await;
+    let answer = ask(&site, "erin", "/v1/messages", None, history(), "[[context]]").await;
     let body = answer.json();
     let said = body["content"][0]["text"].as_str().unwrap();
     for part in ["what is this?", "Assistant:", "weather", "Bern", "sunny"] {
         assert!(said.contains(part), "{part} in {said}");
     }
+}
+
+/// One user's children refuse every import: no other user's histories are carried differently.
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_import_changes_no_other_users_import() {
+    let place = place();
+    let users = place.path().join("users.toml");
+    std::fs::write(&users, "[mallory]\nPILOTLIGHT_SIM_FAULT = \"refuse-resume\"\n").unwrap();
+    std::fs::set_permissions(&users, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let config = format!("[cli]\nuser_env_file = {users:?}\n");
+    let (program, site) = Program::ready(&place, &config).await;
+    let ask = async |user, session: &str| {
+        ask(&site, user, "/v1/messages", Some(session), history(), "[[context]]").await
+    };
+    for round in 0..4 {
+        assert_ne!(known(&ask("mallory", &format!("{round}")).await), history());
+        assert_eq!(refusals(&program), (round + 1).min(3), "bounded: {}", program.err());
+    }
+    assert_eq!(known(&ask("alice", "work").await), history());
+}
+
+/// The message that a history goes into is as long as any other at most, and its session goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn first_message_over_its_limit_is_refused() {
+    let place = place();
+    let config = "[cli]\nargs = [\"--fault\", \"refuse-resume\"]\n[session]\nprompt_limit = 4096\n";
+    let (_program, site) = Program::ready(&place, config).await;
+    let long = || message("user", json!("x".repeat(5000)));
+    for (session, history) in
+        [("answered", vec![long(), message("assistant", json!("y"))]), ("unanswered", vec![long()])]
+    {
+        let refused = ask(&site, "alice", "/v1/messages", Some(session), history, "hello").await;
+        let (status, code, said) = refused.error();
+        assert_eq!((status, code.as_str()), (413, "prompt_too_large"), "{said}");
+        assert!(said.contains("session.prompt_limit"), "{said}");
+        let short = vec![message("user", json!("a")), message("assistant", json!("b"))];
+        let answer = ask(&site, "alice", "/v1/messages", Some(session), short, "hello").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+}
+
+/// What waiting turns were sent with is in memory: it counts as what is being read does.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_of_waiting_turns_are_bounded() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "").await;
+    // What is sent, long or short, brings a history.
+    let asking = |session: &'static str, last: &'static str, length: usize| {
+        let mut said = history();
+        said.push(message("user", json!(last)));
+        let mut body = json!({ "model": "sonnet", "max_tokens": 9, "messages": said }).to_string();
+        body.extend(std::iter::repeat_n(' ', length));
+        let request = site.web().post(format!("{}/v1/messages", site.http)).body(body);
+        let request = request.header("content-type", "application/json");
+        let request = request.header("x-pilotlight-user", "mallory").header("x-pilotlight-session", session);
+        Answer::of(request)
+    };
+    const LONG: usize = 15 << 20;
+    let mut turns = tokio::task::JoinSet::new();
+    turns.spawn(asking("work", "[[sleep:600000]]late", 0));
+    // Half of the room is a caller's: eight of them.
+    for waiting in 0..=8 {
+        let waits = async || {
+            let entry = Answer::of(site.session("GET", "work", "mallory")).await;
+            let is_so = |entry: Value| entry["state"] == "busy" && entry["queue_depth"] == waiting;
+            (entry.status == 200 && is_so(entry.json())).then_some(())
+        };
+        eventually_some("the turn waits", SOON, waits).await;
+        if waiting < 8 {
+            turns.spawn(asking("work", "waits", LONG));
+        }
+    }
+    let refused = asking("other", "one more", LONG).await;
+    let (status, code, said) = refused.error();
+    assert_eq!((status, code.as_str()), (529, "overloaded"), "{said}");
+    assert_eq!(site.turn("alice", "hello").await.text(), "echo 1: hello");
+    // What nobody waits for any more is dropped.
+    turns.shutdown().await;
+    let taken = async || (asking("other", "one more", LONG).await.status == 200).then_some(());
+    eventually_some("there is room again", SOON, taken).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,8 +4,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::json;
+
+use crate::asking::DIALECTS;
 use crate::common::layout::record_dir;
-use crate::common::{SOON, eventually_some};
+use crate::common::{SOON, eventually, eventually_some};
 use crate::program::{Answer, Program, Site, place};
 
 /// A server whose data directory is a disk of its own, full from the beginning; nothing, if none can be mounted.
@@ -123,4 +126,39 @@ async fn no_answer_names_a_path_of_the_server() {
         assert!(!body.contains(place.path().to_str().unwrap()), "{body}");
     }
     assert!(program.err().contains(place.data_dir().to_str().unwrap()), "the log names it");
+}
+
+/// What a program says as it dies names the files that it is made of, and those of the session.
+#[tokio::test(flavor = "multi_thread")]
+async fn stderr_of_a_dead_cli_names_no_path() {
+    let place = place();
+    let cli = place.path().join("the-cli");
+    let script =
+        "#!/bin/sh\necho \"Error: cannot find module '$HOME/.claude/x.js' at load ($0:7:3)\" >&2\nexit 1\n";
+    std::fs::write(&cli, script).unwrap();
+    std::fs::set_permissions(&cli, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let config = format!("[cli]\nprogram = \"{}\"\n", cli.display());
+    let (program, site) = Program::serve(&place, &config).await;
+    let says = async || {
+        let body = site.get("/readyz").await.body;
+        body.contains("cannot find module").then_some(body)
+    };
+    let mut bodies = vec![eventually_some("/readyz says so", SOON, says).await];
+    for (number, dialect) in DIALECTS.iter().enumerate() {
+        for is_streamed in [false, true] {
+            let mut body = json!({ "model": "sonnet", "max_tokens": 9, "stream": is_streamed,
+                "messages": [{ "role": "user", "content": "hello" }] });
+            if let Some(credentials) = (dialect.good)().get("oauth_credentials") {
+                body["oauth_credentials"] = credentials.clone();
+            }
+            let request = site.of("POST", dialect.path, &format!("user-{number}-{is_streamed}"));
+            bodies.push(Answer::of(request.json(&body)).await.body);
+        }
+    }
+    for body in bodies {
+        assert!(body.contains("…/x.js") && body.contains("…/the-cli:7:3"), "{body}");
+        assert!(!body.contains(place.path().to_str().unwrap()), "{body}");
+    }
+    let logged = format!("{}:7:3", cli.display());
+    eventually("the log has it whole", SOON, || program.err().contains(&logged)).await;
 }

@@ -12,6 +12,7 @@ mod common;
 mod bench;
 mod clients;
 mod curl;
+mod fields;
 mod fuzz;
 mod keys;
 mod python;

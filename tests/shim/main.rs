@@ -474,3 +474,17 @@ fn a_fork_bomb_within_its_limit_is_ended() {
         assert_eq!(racing(&name), 0);
     });
 }
+
+#[test]
+fn cli_that_ends_at_once_was_in_its_group() {
+    on_each_rung(|rung, options| {
+        // It may have ended before anybody looks into the group.
+        for _ in 0..50 {
+            let mut shim = Shim::start(options, "/bin/true", &[]);
+            shim.started();
+            assert_eq!(shim.line(), "exited code 0");
+            assert_eq!(shim.swept().0, rung);
+            shim.ended(LONG);
+        }
+    });
+}

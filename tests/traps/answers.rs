@@ -90,6 +90,38 @@ async fn trap_03_a_turn_that_nobody_asked_for_answers_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn trap_03_an_own_turn_that_is_due_is_in_no_answer() {
+    let bench = Bench::with(|config| config.cli.background_tasks = true).await;
+    let alice = bench.pilot.session("alice");
+    for round in 0..3 {
+        assert_eq!(ask(&alice, "[[background:0.1]]").await.text, "TOOLS:ok");
+        // The task ends meanwhile, and the next message is there before the CLI comes to it.
+        let mut busy = alice.send("[[sleep:500]]busy").await.unwrap();
+        let mut ended = false;
+        while let Some(event) = busy.next().await {
+            ended |= event.unwrap().to_text().contains("task_updated");
+        }
+        assert!(ended, "the task ends during the turn");
+        let mut turn = alice.send(format!("next {round}")).await.unwrap();
+        let (mut lines, mut results) = (String::new(), 0);
+        while let Some(event) = turn.next().await {
+            let event = event.unwrap();
+            results += u32::from(event.is_terminal());
+            lines.push_str(&event.to_text());
+        }
+        let outcome = turn.outcome().unwrap();
+        assert!(outcome.text.ends_with(&format!("next {round}")), "{outcome:?}");
+        assert!(
+            results == 1 && !lines.contains("noticed") && !lines.contains("task_notification"),
+            "{lines}"
+        );
+    }
+    let own = async || transcript(&alice).await.matches("noticed: sleep").count() >= 3;
+    common::eventually_some("its own turns", common::SOON, async || own().await.then_some(())).await;
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn trap_03_a_turn_that_waits_for_one_of_the_childs_own_outlives_the_child() {
     let slow = |config: &mut Config| {
         config.cli.background_tasks = true;

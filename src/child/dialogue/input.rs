@@ -68,14 +68,21 @@ impl Dialogue {
     // ---- Turns ----
 
     pub(super) fn begin(&mut self, job: TurnJob) {
-        self.write(job.line.clone());
+        // The CLI drops a message whose id it has seen, also in a process before this one: each attempt has its own.
+        let is_shared = self.setup.config.cli.background_tasks;
+        let mark = is_shared.then(|| uuid::Uuid::new_v4().to_string());
+        let line = match &mark {
+            Some(mark) => self.setup.adapter.marked(&job.line, mark).into(),
+            None => job.line.clone(),
+        };
+        self.write(line);
         let now = Instant::now();
         // The reader, which waits for it, is the first to read.
         self.lease = Some(now + LEASE);
         if let Some(sender) = &job.sender {
             self.wakes.extend(sender.waiting());
         }
-        self.running = Some(Box::new(Running::new(job, now, &self.setup.config.session)));
+        self.running = Some(Box::new(Running::new(job, mark, now, &self.setup.config.session)));
         self.has_put = false;
         self.reader_asks = false;
         self.unsettled = true;
@@ -92,7 +99,7 @@ impl Dialogue {
     /// Ends the turn that waits for the child to finish something of its own.
     pub(super) fn end_held(&mut self, error: TurnError) {
         if let Some((job, _)) = self.held.take() {
-            let held = Running::new(*job, Instant::now(), &self.setup.config.session);
+            let held = Running::new(*job, None, Instant::now(), &self.setup.config.session);
             self.turn_over(held.lose(Bytes::new(), error));
         }
     }

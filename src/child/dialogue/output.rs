@@ -4,6 +4,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::{Duration, Instant};
 use tokio_util::io::poll_read_buf;
@@ -50,6 +51,7 @@ enum Step {
     HostRequest(Option<HostRequest>),
     Withdrawn(Option<String>),
     Task(Option<Task>),
+    Echo(Option<String>),
     Working,
     Waiting,
     Malformed,
@@ -84,7 +86,7 @@ impl Dialogue {
     fn pull(&mut self, turn: TurnId, now: Instant, context: &mut Context<'_>) -> Poll<Pulled> {
         // One read of what is not for the reader before others get their turn: it may hold thousands of lines.
         for has_read in [false, true] {
-            if self.framer.kept() > 0 {
+            if self.handed() > 0 {
                 return Poll::Ready(Pulled::Lines(self.framer.take()));
             }
             if !self.is_read_by(turn) {
@@ -116,7 +118,7 @@ impl Dialogue {
             return Poll::Pending;
         }
         self.lease = None;
-        if self.silent || self.framer.kept() > 0 {
+        if self.silent || self.handed() > 0 {
             return Poll::Pending;
         }
         ready!(self.poll_read(now, context));
@@ -228,6 +230,7 @@ impl Dialogue {
             LineKind::HostRequest => Step::HostRequest(adapter.host_request(line)),
             LineKind::Withdrawn => Step::Withdrawn(adapter.withdrawn(line)),
             LineKind::Task => Step::Task(adapter.task(line)),
+            LineKind::Echo => Step::Echo(adapter.echo(line)),
             LineKind::Working => Step::Working,
             LineKind::Waiting => Step::Waiting,
             LineKind::Malformed => Step::Malformed,
@@ -248,6 +251,12 @@ impl Dialogue {
                     self.report(Report::Model(model));
                 }
                 self.keep();
+                // A turn that is not the CLI's own begins.
+                if !self.tasks.owes()
+                    && let Some(running) = &mut self.running
+                {
+                    running.begins();
+                }
             }
             Step::Terminal(Some(terminal)) => self.terminal(terminal),
             Step::Answered(Some(answer)) => self.answered(&answer),
@@ -270,13 +279,24 @@ impl Dialogue {
                     self.tell_activity();
                 }
             }
-            Step::Working => match &mut self.running {
-                Some(running) => running.working = true,
-                None => {
-                    self.active = true;
-                    self.tell_activity();
+            Step::Echo(id) => {
+                let mark = self.running.as_ref().and_then(|running| running.mark.as_deref());
+                if mark.is_some() && mark == id.as_deref() {
+                    self.claim();
+                } else {
+                    self.keep();
                 }
-            },
+            }
+            Step::Working => {
+                self.tasks.works();
+                match &mut self.running {
+                    Some(running) => running.working = true,
+                    None => {
+                        self.active = true;
+                        self.tell_activity();
+                    }
+                }
+            }
             Step::Waiting => self.waiting(),
             Step::TooLong => {
                 self.setup.metrics.protocol_error(ProtocolError::LineTooLong);
@@ -299,11 +319,51 @@ impl Dialogue {
         if self.running.as_ref().is_some_and(|running| running.job.sender.is_some()) {
             self.framer.keep();
         }
+        let limit = self.setup.config.session.line_limit;
+        if self.framer.kept() > limit && self.is_withheld() {
+            let cause = format!(
+                "the CLI wrote more than {limit} bytes (session.line_limit) that may belong to a turn of its own"
+            );
+            self.cancel_running(TurnError::SessionLost(Loss { cause, stderr: String::new() }));
+        }
+    }
+
+    /// What is kept back may belong to a turn of the CLI's own.
+    fn is_withheld(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.is_withheld())
+    }
+
+    /// The length of what is for the reader.
+    pub(super) fn handed(&self) -> usize {
+        if self.is_withheld() { 0 } else { self.framer.kept() }
+    }
+
+    /// The last lines of a turn; none if they may belong to a turn of the CLI's own.
+    pub(super) fn take_tail(&mut self) -> Bytes {
+        let tail = self.framer.take();
+        if self.is_withheld() { Bytes::new() } else { tail }
+    }
+
+    /// What was kept back belongs to the turn.
+    fn claim(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.claim(&self.setup.metrics);
+        }
+    }
+
+    /// What was kept back does not belong to the turn.
+    fn disclaim(&mut self) {
+        if self.is_withheld() {
+            self.drop_kept();
+        }
+        if let Some(running) = self.running.as_mut().filter(|running| running.is_withheld()) {
+            running.disclaim();
+        }
     }
 
     /// Puts what was kept into the reader's channel, if there is room. Else nothing more is read before the reader asks.
     fn hand_over(&mut self) {
-        let kept = self.framer.kept();
+        let kept = self.handed();
         if kept == 0 {
             return;
         }
@@ -329,8 +389,13 @@ impl Dialogue {
         self.setup.metrics.spent(family, &terminal.usage, cost_usd);
         if terminal.unsolicited {
             // What the CLI did of its own accord answers nobody.
-            return self.report(Report::OwnTurn { cost_usd });
+            self.disclaim();
+            self.tasks.served();
+            self.unsettled = true;
+            self.report(Report::OwnTurn { cost_usd });
+            return self.tell_activity();
         }
+        self.claim();
         let Some(running) = self.running.take() else { return };
         if running.job.sender.is_some() {
             self.framer.keep();
@@ -367,12 +432,13 @@ impl Dialogue {
     /// The CLI waits for input. If it had begun our turn and not ended it, the turn has no end of its own.
     fn waiting(&mut self) {
         self.active = false;
+        self.tasks.waits(Instant::now());
+        self.unsettled = true;
         self.tell_activity();
-        if self.running.as_ref().is_some_and(|running| running.working)
-            && let Some(running) = self.running.take()
-        {
+        if self.running.as_ref().is_some_and(|running| running.working) {
+            let tail = self.take_tail();
+            let Some(running) = self.running.take() else { return };
             self.setup.metrics.protocol_error(ProtocolError::UnknownId);
-            let tail = self.framer.take();
             let loss =
                 Loss { cause: "the CLI ended the turn without a result".to_owned(), stderr: String::new() };
             self.turn_over(running.lose(tail, TurnError::SessionLost(loss)));
@@ -397,7 +463,10 @@ impl Dialogue {
         let id = answer.request_id.as_str();
         if matches!(self.phase, Phase::Opening { .. }) {
             match id {
-                HANDSHAKE => self.greeted = true,
+                HANDSHAKE => {
+                    self.greeted = true;
+                    self.report(Report::Greeted);
+                }
                 SERVERS if answer.error.is_some() => {
                     return self.condemn(Verdict::Protocol("it did not take its MCP servers"));
                 }
@@ -440,7 +509,9 @@ impl Dialogue {
             HostRequest::Permission(request) => match self.setup.config.permissions.policy {
                 PermissionPolicy::Ask
                     if self.permissions.have_room()
-                        && self.running.as_ref().is_some_and(|running| running.job.sender.is_some()) =>
+                        && self.running.as_ref().is_some_and(|running| {
+                            running.job.sender.is_some() && !running.is_withheld()
+                        }) =>
                 {
                     self.keep();
                     self.permissions.ask(request, Instant::now());

@@ -67,7 +67,7 @@ impl Dialogue {
 
     fn watch_turn(&mut self, now: Instant) {
         let pid = self.pid;
-        let waits_for_room = self.framer.kept() > 0;
+        let waits_for_room = self.handed() > 0;
         let Some(running) = &mut self.running else { return };
         if running.deadline <= now && running.job.sender.is_some() {
             let limit = self.setup.config.session.turn_timeout;

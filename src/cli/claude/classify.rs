@@ -58,7 +58,7 @@ fn typed(kind: &[u8], line: &[u8]) -> LineKind {
 /// Results of tools and notes of interrupts are work and are kept; echoes of what the host itself said are not.
 fn user(line: &[u8]) -> LineKind {
     if has(line, "isReplay", b"true") {
-        return MINOR;
+        return LineKind::Echo;
     }
     let own = has(line, "parent_tool_use_id", b"null") && !has(line, "isSynthetic", b"true");
     LineKind::Event { substantial: true, checkpoint: own }
@@ -135,7 +135,7 @@ mod tests {
             (r#"{"type":"assistant","message":{},"parent_tool_use_id":"toolu_1"}"#, SUBSTANTIAL),
             (r#"{"type":"assistant","message":"\"parent_tool_use_id\":null"}"#, SUBSTANTIAL),
             (r#"{"type":"user","message":{},"parent_tool_use_id":null}"#, kept),
-            (r#"{"type":"user","message":{},"parent_tool_use_id":null,"isReplay":true}"#, MINOR),
+            (r#"{"type":"user","message":{},"parent_tool_use_id":null,"isReplay":true}"#, LineKind::Echo),
             (r#"{"type":"user","message":{},"parent_tool_use_id":null,"isSynthetic":true}"#, SUBSTANTIAL),
             (r#"{"type":"result","subtype":"success"}"#, LineKind::Terminal),
             (r#"{"type":"control_response","response":{}}"#, LineKind::ControlAnswer),

@@ -175,7 +175,11 @@ fn labelled(spoken: &Spoken<'_>, blocks: &mut Vec<Value>) {
                 blocks.extend(content.iter().map(value));
             }
             // Signed for their place in an answer, which this is not.
-            Piece::Whole(Block::Thinking(_)) => {}
+            Piece::Whole(Block::Thinking(thinking)) => match thinking.get("thinking").and_then(Value::as_str)
+            {
+                Some(thought) => blocks.extend([text("[thought:]"), text(thought)]),
+                None => blocks.push(text("[thought something encrypted, which is left out]")),
+            },
             other => blocks.push(value(other)),
         }
     }

@@ -19,6 +19,10 @@ pub(super) fn command(plan: &LaunchPlan<'_>) -> CommandLine {
     if plan.cli.partial_messages {
         flag("--include-partial-messages", None);
     }
+    if plan.cli.background_tasks {
+        // Says which message a turn answers: the CLI also has turns of its own then.
+        flag("--replay-user-messages", None);
+    }
     flag("--setting-sources", Some(plan.cli.setting_sources.as_str().into()));
     if plan.cli.strict_mcp_config {
         flag("--strict-mcp-config", None);

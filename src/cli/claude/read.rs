@@ -161,6 +161,11 @@ pub(super) fn withdrawn(line: &[u8]) -> Option<String> {
     with_fields(line, |fields| fields.text("request_id"))
 }
 
+/// What a command of the CLI said is such a line as well, under an id of its own.
+pub(super) fn echo(line: &[u8]) -> Option<String> {
+    with_fields(line, |fields| fields.text("uuid").filter(|id| is_plain(id)))
+}
+
 /// The end of a task is told twice; once is enough, for the second has nothing to end.
 pub(super) fn task(line: &[u8]) -> Option<Task> {
     with_fields(line, |fields| {
@@ -399,6 +404,7 @@ mod tests {
             host_request(&line);
             withdrawn(&line);
             task(&line);
+            echo(&line);
             checkpoint(&line);
             announced_model(&line);
             text_delta(&line);

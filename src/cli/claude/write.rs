@@ -77,6 +77,14 @@ enum Content<'a> {
     Blocks(Vec<Cow<'a, Value>>),
 }
 
+/// The line of a message with an id. Of priority `later`, or the CLI would put it into a turn of its own that uses a tool:
+/// such a message gets no answer.
+pub(super) fn marked(line: &[u8], id: &str) -> Vec<u8> {
+    let Some(rest) = line.strip_prefix(b"{") else { return line.to_vec() };
+    let mark = format!("{{\"uuid\":{},\"priority\":\"later\",", Value::from(id));
+    [mark.as_bytes(), rest].concat()
+}
+
 /// One user message. Without a `uuid`: the CLI silently drops a message whose id it has seen before.
 pub(super) fn turn(prompt: &Prompt, commands: SlashCommands) -> Result<Vec<u8>, PromptRefused> {
     let content = match prompt {
@@ -175,6 +183,16 @@ mod tests {
             parse(&line),
             json!({"type": "user", "message": {"role": "user", "content": "two\nlines \u{2028}\0"}})
         );
+    }
+
+    #[test]
+    fn a_marked_turn_is_the_same_with_an_id() {
+        let plain = turn(&"{\"uuid\"".into(), SlashCommands::Text).unwrap();
+        let mut marked = parse(&marked(&plain, "an \"id\""));
+        let fields = marked.as_object_mut().unwrap();
+        assert_eq!(fields.remove("uuid"), Some("an \"id\"".into()));
+        assert_eq!(fields.remove("priority"), Some("later".into()));
+        assert_eq!(marked, parse(&plain));
     }
 
     #[test]

@@ -61,26 +61,30 @@ pub(in crate::http) fn judge(dialect: Dialect, body: &[u8]) -> Result<Ignored, A
     }
     if let Some(messages) = fields.get("messages") {
         let messages: Vec<Fields<'_>> = serde_json::from_str(messages.get()).unwrap_or_default();
-        let names = messages.iter().flat_map(BTreeMap::keys).filter(|name| !MESSAGE.contains(&name.as_ref()));
-        names.for_each(|name| found.note(&format!("messages.{name}"), true));
+        for message in &messages {
+            let of_message = message.iter().filter(|(_, value)| value.get() != "null").map(|(name, _)| name);
+            let names = of_message.filter(|name| !is_read(dialect, message, name));
+            names.for_each(|name| found.note(&format!("messages.{name}"), true));
+        }
     }
     Ok(found.0)
 }
 
 type Fields<'a> = BTreeMap<std::borrow::Cow<'a, str>, &'a RawValue>;
 
-/// What a message may hold that is read: of the Messages API, and of the Chat Completions API.
-const MESSAGE: [&str; 9] = [
-    "role",
-    "content",
-    "tool_calls",
-    "tool_call_id",
-    "function_call",
-    "refusal",
-    "audio",
-    "reasoning_content",
-    "annotations",
-];
+/// What a message of every dialect may hold that is read.
+const MESSAGE: [&str; 2] = ["role", "content"];
+/// What one of the Chat Completions API may hold besides.
+const OPENAI_MESSAGE: [&str; 7] =
+    ["tool_calls", "tool_call_id", "function_call", "refusal", "audio", "reasoning_content", "annotations"];
+
+/// Whether the dialect reads this field of a message.
+fn is_read(dialect: Dialect, message: &Fields<'_>, name: &str) -> bool {
+    // The result of a call names its function; elsewhere a name has no effect.
+    let is_result = || message.get("role").is_some_and(|role| role.get() == "\"function\"");
+    let is_openai = matches!(dialect, Dialect::OpenAi);
+    MESSAGE.contains(&name) || is_openai && (OPENAI_MESSAGE.contains(&name) || name == "name" && is_result())
+}
 
 #[derive(Default)]
 struct Found(Ignored);

@@ -5,15 +5,16 @@
 //! a place lies within one page, so that whoever kills this program leaves the old content or the new. What cannot be
 //! read is as if it were not there: then a conversation begins anew. Blocks, if only for a moment.
 
-use std::fs::{DirBuilder, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::shelf::{Conversation, State};
 use super::told::Digest;
+use crate::workspace::{open_own, read_own};
 
 /// Bytes of a place. A name and two digests take some 230; a power of two, so that none lies across two pages.
 const PLACE: usize = 256;
@@ -34,11 +35,8 @@ struct Line {
 
 /// All places of a file. One that was claimed when its program was killed is spent.
 pub(super) fn read(path: &Path) -> Vec<Option<Conversation>> {
-    let mut content = Vec::new();
-    if let Ok(file) = std::fs::File::open(path) {
-        // What cannot be read is not known.
-        file.take(MAX_FILE).read_to_end(&mut content).ok();
-    }
+    // What cannot be read is not known.
+    let content = read_own(path, MAX_FILE).unwrap_or_default();
     content.chunks(PLACE).map(parse).collect()
 }
 
@@ -59,7 +57,7 @@ pub(super) fn write(path: &Path, places: &[Option<Conversation>], changed: &[usi
         return;
     }
     let written = (|| {
-        let open = || OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+        let open = || open_own(path);
         let file = match open() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;

@@ -18,6 +18,7 @@ const WORDS = {
     outcome === "ok" ? `turn answered in ${span(took_seconds)}` : `turn ended after ${span(took_seconds)}: ${plain(outcome)}`,
     outcome === "ok" ? "" : outcome === "cancelled" ? "odd" : "bad",
   ],
+  own_turn: ({ cost_usd }) => [`the CLI ran a turn of its own, $${Number(cost_usd).toFixed(4)}`, ""],
   refused: ({ reason }) => [`turn refused: ${plain(reason)}`, "odd"],
   crashed: ({ detail }) => [`crashed: ${detail}`, "bad"],
   restarted: ({ cause }) => [`started again after a ${plain(cause)}`, "odd"],

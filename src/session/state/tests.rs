@@ -221,6 +221,21 @@ fn history_restarts_a_child_without_context() {
 }
 
 #[test]
+fn child_of_a_cancelled_history_is_not_anothers() {
+    let brings = |turn| Ticket { brings_history: true, ..ticket(turn) };
+    let mut bench = Bench::new();
+    bench.feed(Input::Submit(brings(1)));
+    bench.feed(Input::Ready(Generation(1)));
+    bench.feed(Input::Submit(brings(2)));
+    // Turn 1 goes first again, with a child that is started for it, and is cancelled.
+    bench.feed(Input::Gone { generation: Generation(1), why: crash(), retry: Some(brings(1)) });
+    bench.feed(Input::Cancel(TurnId(1)));
+    let generation = bench.machine.generation();
+    let ready = bench.feed(Input::Ready(generation));
+    assert!(ready.contains(&Effect::Stop { generation }), "turn 2 needs its own: {ready:?}");
+}
+
+#[test]
 fn a_cancelled_turn_that_waits_never_reaches_the_child() {
     let mut bench = Bench::busy();
     bench.feed(submit(2));

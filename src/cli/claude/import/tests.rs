@@ -90,7 +90,7 @@ fn prompt_after_an_import_has_the_tail_alone() {
 
 #[test]
 fn prompt_without_an_import_says_who_said_what() {
-    let own = Prompt::Blocks(vec![text("and?"), text("/x")]);
+    let own = || Prompt::Blocks(vec![text("and?"), text("/x")]);
     let expected = [
         OPENING,
         "User:",
@@ -107,5 +107,22 @@ fn prompt_without_an_import_says_who_said_what() {
         "and?",
         " /x",
     ];
-    assert_eq!(first(false, own).unwrap(), expected);
+    assert_eq!(first(false, own()).unwrap(), expected);
+}
+
+#[test]
+fn thoughts_in_one_message_are_named() {
+    let block = |block: Value| Block::Thinking(block.as_object().unwrap().clone());
+    let thoughts = vec![
+        block(json!({ "type": "thinking", "thinking": "hm", "signature": "c2lnbmVk" })),
+        block(json!({ "type": "redacted_thinking", "data": "c2VjcmV0" })),
+        Block::Text("hello".into()),
+    ];
+    let history = History::new(vec![Message { role: Role::Assistant, content: thoughts }]);
+    let prompt = first_prompt(&history, false, &"and?".into()).unwrap();
+    let Prompt::Blocks(blocks) = prompt else { panic!("blocks") };
+    let texts: Vec<_> = blocks.iter().map(|block| block["text"].as_str().unwrap()).collect();
+    let thought =
+        ["Assistant:", "[thought:]", "hm", "[thought something encrypted, which is left out]", "hello"];
+    assert!(texts.windows(thought.len()).any(|window| window == thought), "{texts:?}");
 }

@@ -24,6 +24,7 @@ const fn field(
 
 const NO_SAMPLING: &str = "the CLI has no such setting";
 const OWN_TOOLS: &str = "the CLI runs its own tools";
+const OWN_REQUESTS: &str = "the CLI makes its own requests to the model's API";
 const NO_FORCED_CALL: &str = "a call of the caller's tools cannot be forced: the CLI runs its own tools";
 const NO_FORMAT: &str = "structured output is not there yet: the answer would be plain text";
 
@@ -81,12 +82,34 @@ static ANTHROPIC: &[Field] = &[
     field("output_config", Ignored, &["{}"], "see its fields"),
     field("output_config.format", Refused, &[], NO_FORMAT),
     field("output_config.effort", Ignored, &[], NO_SAMPLING),
+    field("output_config.task_budget", Ignored, &[], NO_SAMPLING),
     field("cache_control", Ignored, &[], "the CLI decides what is cached"),
     field("container", Ignored, &[], OWN_TOOLS),
     field("context_management", Ignored, &[], "the CLI keeps the context itself"),
     field("inference_geo", Refused, &["\"global\""], "where the model runs cannot be chosen here"),
     field("service_tier", Ignored, &["\"auto\""], NO_SAMPLING),
     field("speed", Ignored, &["\"standard\""], NO_SAMPLING),
+    field("diagnostics", Ignored, &[], OWN_REQUESTS),
+    field("fallback_credit_token", Ignored, &[], OWN_REQUESTS),
+    field("fallbacks", Ignored, &["[]"], NO_SAMPLING),
+    field(
+        "compaction",
+        Refused,
+        &[],
+        "the CLI compacts a conversation itself: the answer would be no summary",
+    ),
+    field(
+        "thread",
+        Refused,
+        &[],
+        "a conversation is named by `x-pilotlight-session`, not by the id of an answer",
+    ),
+    field(
+        "billing_policy",
+        Refused,
+        &["{\"type\":\"billing_policy\"}", "{\"type\":\"billing_policy\",\"bill_to\":\"self\"}"],
+        "the server's credentials decide who pays",
+    ),
 ];
 
 static OPENAI: &[Field] = &[
@@ -132,4 +155,6 @@ static OPENAI: &[Field] = &[
     field("prompt_cache_key", Ignored, &[], "the CLI decides what is cached"),
     field("prompt_cache_retention", Ignored, &[], "the CLI decides what is cached"),
     field("safety_identifier", Ignored, &[], "the model's API hears the CLI's own"),
+    field("moderation", Refused, &[], "nothing is moderated here"),
+    field("prompt_cache_options", Ignored, &[], "the CLI decides what is cached"),
 ];

@@ -28,6 +28,25 @@ fn unknown_fields_are_named_in_every_dialect() {
 }
 
 #[test]
+fn fields_of_a_message_are_those_of_its_dialect() {
+    use Dialect::{Anthropic, OpenAi, Original};
+    let other = json!([{ "role": "assistant", "content": "a", "tool_calls": [], "function_call": {}, "audio": {},
+        "refusal": "no", "tool_call_id": "t", "reasoning_content": "r", "annotations": [], "name": "n" }]);
+    let body = json!({ "messages": other });
+    for dialect in [Original, Anthropic] {
+        let named = names(dialect, &body);
+        for field in OPENAI_MESSAGE.iter().chain(&["name"]) {
+            assert!(named.contains(&format!("messages.{field}")), "{field} in {named:?}");
+        }
+    }
+    assert_eq!(names(OpenAi, &body), ["messages.name"]);
+    let result = json!({ "messages": [{ "role": "function", "name": "n", "content": "a" }] });
+    assert_eq!(names(OpenAi, &result), [] as [String; 0]);
+    let nothing = json!({ "messages": [{ "role": "user", "content": "a", "name": null }] });
+    assert_eq!(names(Anthropic, &nothing), [] as [String; 0]);
+}
+
+#[test]
 fn fields_of_the_api_are_used_named_or_refused() {
     use Dialect::{Anthropic, OpenAi, Original};
     let named = [
@@ -39,6 +58,9 @@ fn fields_of_the_api_are_used_named_or_refused() {
         (Anthropic, json!({ "output_config": { "effort": "high" } }), "output_config.effort"),
         (Anthropic, json!({ "metadata": { "user_id": "u", "other": 1 } }), "metadata.other"),
         (Anthropic, json!({ "thinking": { "type": "adaptive" } }), "thinking"),
+        (Anthropic, json!({ "diagnostics": { "previous_message_id": "m" } }), "diagnostics"),
+        (Anthropic, json!({ "fallbacks": [{ "model": "m" }] }), "fallbacks"),
+        (OpenAi, json!({ "prompt_cache_options": { "ttl": "30m" } }), "prompt_cache_options"),
         (OpenAi, json!({ "parallel_tool_calls": false }), "parallel_tool_calls"),
         (OpenAi, json!({ "verbosity": "low" }), "verbosity"),
         (OpenAi, json!({ "web_search_options": {} }), "web_search_options"),
@@ -59,6 +81,10 @@ fn fields_of_the_api_are_used_named_or_refused() {
         (Anthropic, json!({ "inference_geo": "us" })),
         (Anthropic, json!({ "tool_choice": { "type": "any" } })),
         (Anthropic, json!({ "tool_choice": { "type": "tool", "name": "t" } })),
+        (Anthropic, json!({ "thread": { "type": "create" } })),
+        (Anthropic, json!({ "compaction": { "type": "summarize" } })),
+        (Anthropic, json!({ "billing_policy": { "type": "billing_policy", "bill_to": "user_profile" } })),
+        (OpenAi, json!({ "moderation": { "model": "omni-moderation-latest" } })),
         (OpenAi, json!({ "response_format": format })),
         (OpenAi, json!({ "response_format": { "type": "json_object" } })),
         (OpenAi, json!({ "tool_choice": "required" })),
@@ -73,7 +99,8 @@ fn fields_of_the_api_are_used_named_or_refused() {
         (Original, json!({ "thinking": false, "stream": true })),
         (
             Anthropic,
-            json!({ "tools": [], "tool_choice": { "type": "auto" }, "service_tier": "auto", "system": "s" }),
+            json!({ "tools": [], "tool_choice": { "type": "auto" }, "service_tier": "auto", "system": "s",
+                "fallbacks": [], "billing_policy": { "type": "billing_policy", "bill_to": "self" } }),
         ),
         (
             OpenAi,

@@ -1,0 +1,54 @@
+//! The tables of `docs/http-api.md`, which unit tests hold against the code, know the fields of the SDKs' own types.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::common::program::place;
+use crate::python::{Age, finished, package_of, python};
+
+const DOCS: &str = include_str!("../../docs/http-api.md");
+const RUNS_WITHIN: Duration = Duration::from_secs(120);
+
+/// The fields in the table below a title.
+fn judged(title: &str) -> BTreeSet<String> {
+    let (_, rest) = DOCS.split_once(&format!("### {title}\n")).expect("the table is found");
+    let table = rest.split("\n#").next().unwrap();
+    let names = table.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    names.map(|(name, _)| name.to_owned()).collect()
+}
+
+/// The fields of bodies in a version of the SDK; nothing if it is not installed.
+async fn sent(sdk: &str, age: Age) -> Option<BTreeSet<String>> {
+    let place = place();
+    let mut command = python(&place, &package_of(sdk, age)?);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk/fields.py")).arg(sdk);
+    let (is_good, written) = finished(command, &place, RUNS_WITHIN).await;
+    assert!(is_good, "{written}");
+    Some(serde_json::from_str(written.lines().last().unwrap()).expect("a list of names"))
+}
+
+async fn check(sdk: &str, title: &str) {
+    let judged = judged(title);
+    let mut known = BTreeSet::new();
+    for age in [Age::Current, Age::YearOld] {
+        let Some(sent) = sent(sdk, age).await else { return };
+        assert!(sent.len() > 10 && sent.contains("messages"), "{sent:?}");
+        let missing: Vec<_> = sent.difference(&judged).collect();
+        assert!(missing.is_empty(), "fields of {sdk} ({age:?}) that the table does not judge: {missing:?}");
+        known.extend(sent);
+    }
+    // The inner fields of unions are not asked for.
+    let gone: Vec<_> = judged.difference(&known).filter(|name| !name.contains('.')).collect();
+    assert!(gone.is_empty(), "fields of the table that no version of {sdk} has: {gone:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_of_anthropic_sdks_are_judged() {
+    check("anthropic", "The Anthropic dialect").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_of_openai_sdks_are_judged() {
+    check("openai", "The OpenAI dialect").await;
+}
