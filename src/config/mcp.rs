@@ -131,6 +131,8 @@ impl TryFrom<String> for McpHost {
     }
 }
 
+/// Callers with definitions of their own come over HTTP.
+#[cfg(feature = "server")]
 impl Mcp {
     /// Whether a caller's definition may name this address.
     pub(crate) fn allows_host(&self, url: &url::Url) -> bool {
@@ -138,6 +140,7 @@ impl Mcp {
     }
 }
 
+#[cfg(feature = "server")]
 impl McpHost {
     fn matches(&self, url: &url::Url) -> bool {
         let Some(host) = url.host() else { return false };

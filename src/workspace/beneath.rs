@@ -9,7 +9,9 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+#[cfg(feature = "server")]
+use std::path::PathBuf;
+use std::path::{Component, Path};
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, chmodat, fstat, fsync, mkdirat, openat, renameat,
@@ -79,6 +81,7 @@ impl From<Refused> for io::Error {
 }
 
 /// Where a directory is below which a child can write.
+#[cfg(feature = "server")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
     /// Links in it are the operator's.
@@ -87,6 +90,7 @@ pub(crate) struct Place {
     pub(crate) inner: PathBuf,
 }
 
+#[cfg(feature = "server")]
 impl Place {
     pub(crate) fn open(&self) -> io::Result<Beneath> {
         Beneath::open(&self.trusted, &self.inner)
@@ -182,6 +186,7 @@ impl Beneath {
     }
 
     /// The first `limit` bytes of a file.
+    #[cfg(feature = "server")]
     pub(crate) fn beginning(&self, path: &Path, limit: u64) -> Result<Vec<u8>, Refused> {
         let mut content = Vec::new();
         self.file(path)?.take(limit).read_to_end(&mut content)?;

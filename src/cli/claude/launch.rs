@@ -193,7 +193,7 @@ mod tests {
         let line = lines(&cli, &bound, Opening::Resume, Some("large"), true);
         let expected = format!(
             "--print --verbose --input-format stream-json --output-format stream-json \
-                        --setting-sources user --model large --fallback-model small \
+                        --replay-user-messages --setting-sources user --model large --fallback-model small \
                         --settings {SETTINGS} --permission-prompt-tool stdio --resume id-1 --tools "
         );
         let expected: Vec<OsString> = expected.split(' ').map(OsString::from).collect();
