@@ -28,6 +28,7 @@ mod show;
 mod stage;
 
 use acts::Plot;
+use script::Script;
 use show::{Problem, Show};
 use stage::{CannotBegin, Ended, Ground, SIMULATION, Stage};
 
@@ -35,6 +36,8 @@ use stage::{CannotBegin, Ended, Ground, SIMULATION, Stage};
 const INTERRUPTED: u8 = 130;
 /// Its presence means that a log is wanted; without it the kills of the demo would fill the page with warnings.
 const LOG_VARIABLE: &str = "PILOTLIGHT_LOG";
+/// The most characters of the CLI's path and version: the version is its own text.
+const CLI_SHOWN: usize = 200;
 /// What blocking work may still take once everything else has ended.
 const RUNTIME_STOP: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -125,7 +128,7 @@ fn refuse(error: &CannotBegin) -> ExitCode {
 /// Fails only if nobody reads.
 async fn all_parts(stage: &Stage, show: &mut Show) -> Result<(), Problem> {
     introduction(stage, show)?;
-    let mut plot = Plot::new();
+    let mut plot = Plot::new(Script { is_simulated: stage.ground.is_simulated() });
     show.heading("Three messages, one process")?;
     let shown = acts::keep_alive(stage, show, &mut plot).await;
     settle(show, shown)?;
@@ -164,7 +167,7 @@ fn introduction(stage: &Stage, show: &Show) -> Result<(), Problem> {
     } else {
         format!("{}, {version}", ground.program.display())
     };
-    show.field("CLI", page::cut(&cli, page::WIDTH))?;
+    show.field("CLI", page::cut(&cli, CLI_SHOWN))?;
     let memory = match ground.probed.memory_bytes {
         0 => String::new(),
         bytes => format!(", {}", page::size(bytes as f64)),

@@ -14,7 +14,7 @@ pub(super) use kills::kills;
 pub(super) use users::users;
 
 use super::client::{Answer, Message};
-use super::script::{CodeWord, repeat};
+use super::script::{CodeWord, Script};
 use super::show::{Problem, Show};
 use super::stage::Stage;
 
@@ -25,6 +25,7 @@ const BOB: &str = "bob";
 
 /// What the parts hand on to each other.
 pub(super) struct Plot {
+    script: Script,
     alice: CodeWord,
     bob: CodeWord,
     /// Turns that were answered, for the comparison with the server's own count.
@@ -36,9 +37,10 @@ pub(super) struct Plot {
 }
 
 impl Plot {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(script: Script) -> Self {
         let number = || fastrand::u32(100..1000);
         Self {
+            script,
             alice: CodeWord::new("amber", number()),
             bob: CodeWord::new("basil", number()),
             answered: 0,
@@ -59,7 +61,8 @@ impl Plot {
 
 /// Last words: however long the part before took, there is a process to be stopped.
 pub(super) async fn goodbye(stage: &Stage, show: &mut Show, plot: &mut Plot) -> Result<(), Problem> {
-    exchange(stage, show, plot, ALICE, &repeat("goodbye")).await?;
+    let message = plot.script.repeat("goodbye");
+    exchange(stage, show, plot, ALICE, &message).await?;
     show.gap()
 }
 

@@ -5,14 +5,26 @@ use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 
-/// No line is wider. Fits beside another window, and into a pasted block.
-pub(super) const WIDTH: usize = 92;
+/// No line is wider, however wide the terminal: it fits beside another window, and into a pasted block.
+const WIDEST: usize = 92;
+/// A terminal that is narrower gets lines of this width all the same: tables need it.
+const NARROWEST: usize = 60;
+/// An answer is shown in this many lines at most.
+const ANSWER_LINES: usize = 2;
 /// Before every line below a heading.
 const INDENT: &str = "  ";
 
-/// The styles in use; all of them empty where there is no terminal.
-#[derive(Debug, Clone, Copy, Default)]
+/// The width of the page: the terminal's, else that of the variable `COLUMNS`, within bounds.
+pub(super) fn width(terminal: Option<u16>, columns: Option<&str>) -> usize {
+    let terminal = terminal.filter(|columns| *columns > 0).map(usize::from);
+    let columns = || columns.and_then(|columns| columns.trim().parse().ok()).filter(|columns| *columns > 0);
+    terminal.or_else(columns).unwrap_or(WIDEST).clamp(NARROWEST, WIDEST)
+}
+
+/// The width and the styles in use; the styles are empty where there is no terminal.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Paint {
+    width: usize,
     strong: Style,
     faint: Style,
     good: Style,
@@ -20,9 +32,16 @@ pub(super) struct Paint {
 }
 
 impl Paint {
+    /// Without colours.
+    pub(super) fn plain(width: usize) -> Self {
+        let none = Style::new();
+        Self { width, strong: none, faint: none, good: none, bad: none }
+    }
+
     /// For a terminal.
-    pub(super) fn colours() -> Self {
+    pub(super) fn colours(width: usize) -> Self {
         Self {
+            width,
             strong: Style::new().bold(),
             faint: Style::new().dimmed(),
             good: AnsiColor::Green.on_default().bold(),
@@ -32,12 +51,13 @@ impl Paint {
 
     /// The first line of all.
     pub(super) fn title(&self, name: &str, rest: &str) -> String {
-        format!("{} {rest}\n", paint(self.strong, name))
+        let text = self.indented(&format!("{name} {rest}"), "", "");
+        text.replacen(name, &paint(self.strong, name), 1)
     }
 
     /// `1  What comes now ─────`
     pub(super) fn heading(&self, number: usize, text: &str) -> String {
-        let rule = "─".repeat(WIDTH.saturating_sub(text.chars().count() + 4));
+        let rule = "─".repeat(self.width.saturating_sub(text.chars().count() + 4));
         format!(
             "\n{}  {} {}\n",
             paint(self.strong, number),
@@ -48,27 +68,37 @@ impl Paint {
 
     /// A sentence or two.
     pub(super) fn text(&self, text: &str) -> String {
-        indented(text, INDENT, INDENT)
+        self.indented(text, INDENT, INDENT)
     }
 
     /// A remark that may be skipped.
     pub(super) fn note(&self, text: &str) -> String {
-        indented(text, INDENT, INDENT).lines().map(|line| format!("{}\n", paint(self.faint, line))).collect()
+        self.indented(text, INDENT, INDENT)
+            .lines()
+            .map(|line| format!("{}\n", paint(self.faint, line)))
+            .collect()
     }
 
-    /// A fact with its name.
+    /// A fact with its name. One that has a word too long for the place beside the name, a path as a rule, stands below it.
     pub(super) fn field(&self, name: &str, value: impl Display) -> String {
-        format!("{INDENT}{} {value}\n", paint(self.faint, format_args!("{name:<10}")))
+        let (value, beside) = (value.to_string(), " ".repeat(13));
+        let room = self.width.saturating_sub(beside.len());
+        if value.split_whitespace().any(|word| word.chars().count() > room) {
+            let below = self.indented(&value, "    ", "    ");
+            return format!("{INDENT}{}\n{below}", paint(self.faint, name));
+        }
+        let body = self.indented(&value, &beside, &beside);
+        format!("{INDENT}{} {}", paint(self.faint, format_args!("{name:<10}")), body.trim_start())
     }
 
     /// A statement that was checked; one that does not hold says what was seen instead.
     pub(super) fn claim(&self, holds: bool, text: &str, seen: &str) -> String {
         let (style, mark) = if holds { (self.good, "✓") } else { (self.bad, "✗") };
         // The mark takes the place of the first blanks.
-        let body = indented(text, "    ", "    ");
+        let body = self.indented(text, "    ", "    ");
         let mut line = format!("{INDENT}{} {}", paint(style, mark), body.trim_start());
         if !holds {
-            line.push_str(&indented(&format!("seen: {seen}"), "      ", "            "));
+            line.push_str(&self.indented(&format!("seen: {seen}"), "      ", "            "));
         }
         line
     }
@@ -76,27 +106,49 @@ impl Paint {
     /// The names above a table's columns.
     pub(super) fn header(&self, columns: &Columns, names: &[&str]) -> String {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        format!("{}\n", paint(self.faint, columns.line(&names)))
+        format!("{}\n", paint(self.faint, columns.line(&names, self.width)))
     }
 
     /// A line of a table.
     pub(super) fn row(&self, columns: &Columns, cells: &[String]) -> String {
-        format!("{}\n", columns.line(cells))
+        format!("{}\n", columns.line(cells, self.width))
     }
 
-    /// What somebody says.
+    /// What a user says or gets; a long one is cut between words. The remark ends with the page's edge.
     pub(super) fn said(&self, who: &str, text: &str, remark: &str) -> String {
-        let room = WIDTH.saturating_sub(12 + remark.chars().count());
-        let text = cut(text, room);
-        if remark.is_empty() {
-            return format!("{INDENT}{} {text}\n", paint(self.strong, format_args!("{who:<8}")));
+        let room = self.width.saturating_sub(11);
+        let mut lines = wrapped(text, room);
+        if lines.len() > ANSWER_LINES {
+            lines.truncate(ANSWER_LINES);
+            if let Some(last) = lines.last_mut() {
+                *last = format!("{} …", wrapped(last, room.saturating_sub(2)).swap_remove(0));
+            }
         }
-        let gap = " ".repeat(room.saturating_sub(text.chars().count()));
-        format!(
-            "{INDENT}{} {text}{gap} {}\n",
-            paint(self.strong, format_args!("{who:<8}")),
-            paint(self.faint, remark)
-        )
+        let last = lines.last().map_or(0, |line| line.chars().count());
+        let remark_width = remark.chars().count();
+        if remark_width > 0 && last + 1 + remark_width > room {
+            lines.push(String::new());
+        }
+        let count = lines.len();
+        let mut all = String::new();
+        for (index, line) in lines.iter().enumerate() {
+            let who = if index == 0 { who } else { "" };
+            all.push_str(&format!("{INDENT}{} {line}", paint(self.strong, format_args!("{who:<8}"))));
+            if index + 1 == count && remark_width > 0 {
+                let gap = room.saturating_sub(line.chars().count() + remark_width);
+                all.push_str(&format!("{}{}", " ".repeat(gap), paint(self.faint, remark)));
+            }
+            all.push('\n');
+        }
+        all
+    }
+
+    /// Breaks a text between words.
+    fn indented(&self, text: &str, first: &str, rest: &str) -> String {
+        let indent = first.chars().count().max(rest.chars().count());
+        let lines = wrapped(text, self.width.saturating_sub(indent));
+        let indents = std::iter::once(first).chain(std::iter::repeat(rest));
+        indents.zip(lines).map(|(indent, line)| format!("{indent}{line}\n")).collect()
     }
 
     /// The last line of all.
@@ -111,26 +163,30 @@ impl Paint {
     }
 }
 
-/// The widths of a table's columns: the first to the left, the others to the right, a last one of width 0 as it is.
+/// The widths of a table's columns: the first to the left, the others to the right. On a narrow page the first gives
+/// way, and a cell that it has no room for stands above its line.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Columns(pub(super) &'static [usize]);
 
 impl Columns {
-    fn line(self, cells: &[String]) -> String {
-        let mut line = INDENT.to_owned();
+    fn line(self, cells: &[String], width: usize) -> String {
+        let room = width.saturating_sub(INDENT.len());
+        let others: usize = self.0.iter().skip(1).map(|width| width + 2).sum();
+        let first = self.0.first().map_or(0, |first| room.saturating_sub(others).min(*first));
+        let (mut above, mut line) = (String::new(), INDENT.to_owned());
         for (index, (width, cell)) in self.0.iter().zip(cells).enumerate() {
-            if index > 0 {
-                line.push_str("  ");
-            }
-            let gap = " ".repeat(width.saturating_sub(cell.chars().count()));
-            if index == 0 {
-                line.extend([cell.as_str(), &gap]);
+            let length = cell.chars().count();
+            if index == 0 && length <= first {
+                line.extend([cell.as_str(), &" ".repeat(first - length)]);
+            } else if index == 0 {
+                above = wrapped(cell, room).iter().map(|line| format!("{INDENT}{line}\n")).collect();
+                line.push_str(&" ".repeat(first));
             } else {
-                line.extend([&gap, cell.as_str()]);
+                line.extend(["  ", &" ".repeat(width.saturating_sub(length)), cell.as_str()]);
             }
         }
         line.truncate(line.trim_end().len());
-        line
+        above + &line
     }
 }
 
@@ -163,66 +219,126 @@ fn paint(style: Style, text: impl Display) -> String {
     format!("{style}{text}{style:#}")
 }
 
-/// Breaks a text between words.
-fn indented(text: &str, first: &str, rest: &str) -> String {
+/// Breaks a text between words into lines of at most `width` characters. Never empty.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
-    let mut line = first.to_owned();
-    let mut is_begun = false;
+    let mut line = String::new();
     for word in text.split_whitespace() {
-        if is_begun && line.chars().count() + 1 + word.chars().count() > WIDTH {
-            lines.push(std::mem::replace(&mut line, rest.to_owned()));
-            is_begun = false;
+        for (index, piece) in pieces(word, width).into_iter().enumerate() {
+            let gap = usize::from(index == 0 && !line.is_empty());
+            if !line.is_empty() && line.chars().count() + gap + piece.chars().count() > width {
+                lines.push(std::mem::take(&mut line));
+            } else if gap > 0 {
+                line.push(' ');
+            }
+            line.push_str(&piece);
         }
-        if is_begun {
-            line.push(' ');
-        }
-        line.push_str(word);
-        is_begun = true;
     }
     lines.push(line);
-    lines.iter().map(|line| format!("{line}\n")).collect()
+    lines
+}
+
+/// A word that fits is one piece. A longer one, a path or JSON as a rule, breaks after its punctuation, and a part of it
+/// that is still too long where the line ends: nothing is left out.
+fn pieces(word: &str, width: usize) -> Vec<String> {
+    if word.chars().count() <= width {
+        return vec![word.to_owned()];
+    }
+    let mut pieces = Vec::new();
+    for part in word.split_inclusive(['/', ',', ':']) {
+        let part: Vec<char> = part.chars().collect();
+        pieces.extend(part.chunks(width.max(1)).map(|part| part.iter().collect::<String>()));
+    }
+    pieces
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn widest(text: &str) -> usize {
-        text.lines().map(|line| line.chars().count()).max().unwrap_or(0)
+    const WIDTHS: [usize; 3] = [60, 80, 92];
+    const TABLE: Columns = Columns(&[46, 12, 14, 12]);
+
+    fn words(text: &str) -> Vec<&str> {
+        text.split_whitespace().collect()
     }
 
     #[test]
-    fn nothing_is_wider_than_the_page_and_plain_means_plain() {
-        let plain = Paint::default();
-        let long = "a sentence with many words ".repeat(20);
-        let lines = [
-            plain.heading(1, "A title"),
-            plain.text(&long),
-            plain.note(&long),
-            plain.claim(false, &long, &long),
-            plain.said("alice", &long, "process 1"),
-        ];
-        for line in lines {
-            assert!(widest(&line) <= WIDTH + 2, "{line}");
-            assert!(!line.contains('\u{1b}'), "{line:?}");
+    fn every_line_fits_and_no_word_is_broken() {
+        let long = "a sentence with many words, http://127.0.0.1:46511/metrics and more ".repeat(9);
+        let cells = ["My code word is amber-720. Please say it back.", "455 ms", "455 ms", "19165"]
+            .map(str::to_owned);
+        for width in WIDTHS {
+            let plain = Paint::plain(width);
+            let rendered = [
+                (plain.title("pilotlight", &long), format!("pilotlight {long}")),
+                (plain.text(&long), long.clone()),
+                (plain.note(&long), long.clone()),
+                (plain.field("server", &long), format!("server {long}")),
+                (plain.claim(false, &long, &long), format!("✗ {long} seen: {long}")),
+                (plain.row(&TABLE, &cells), cells.join(" ")),
+                (
+                    plain.header(&TABLE, &["", "first word", "whole answer", "process"]),
+                    "first word whole answer process".into(),
+                ),
+                (
+                    plain.said(
+                        "bob",
+                        "Please count from 1 to 200, one number to a line.",
+                        "1.2 ms, process 7",
+                    ),
+                    "bob Please count from 1 to 200, one number to a line. 1.2 ms, process 7".into(),
+                ),
+            ];
+            for (text, wanted) in &rendered {
+                assert_eq!(words(text), words(wanted), "{width}");
+            }
+            let more = [
+                plain.heading(1, "A title"),
+                plain.said("alice", &long, "1.2 ms, process 1"),
+                plain.verdict(17, 1, Duration::MAX),
+            ];
+            for line in rendered.iter().map(|(text, _)| text).chain(&more).flat_map(|text| text.lines()) {
+                assert!(line.chars().count() <= width, "{width}: {line}");
+                assert!(!line.contains('\u{1b}'), "{line:?}");
+            }
         }
     }
 
     #[test]
+    fn a_long_path_breaks_after_slashes_and_loses_nothing() {
+        let usual = format!("/tmp/pilotlight-demo-{}", "a".repeat(32));
+        assert_eq!(Paint::plain(60).field("directory", &usual), format!("  directory\n    {usual}\n"));
+        let path = format!("/tmp/{}/{}", "a".repeat(40), "b".repeat(100));
+        let text = Paint::plain(60).field("directory", &path);
+        assert!(text.lines().all(|line| line.chars().count() <= 60), "{text}");
+        assert_eq!(words(&text).concat(), format!("directory{path}"));
+        assert!(text.lines().nth(1).is_some_and(|line| line.ends_with("a/")), "{text}");
+    }
+
+    #[test]
+    fn the_width_is_the_terminals_within_bounds() {
+        assert_eq!(width(Some(80), Some("70")), 80);
+        assert_eq!([width(None, Some("70")), width(Some(0), Some("70"))], [70, 70]);
+        assert_eq!([width(Some(20), None), width(Some(300), None)], [60, 92]);
+        assert_eq!([width(None, None), width(None, Some("x")), width(None, Some("0"))], [92, 92, 92]);
+    }
+
+    #[test]
     fn a_claim_tells_what_was_seen_only_when_it_fails() {
-        let plain = Paint::default();
+        let plain = Paint::plain(WIDEST);
         assert_eq!(plain.claim(true, "it is so", "2"), "  ✓ it is so\n");
         assert_eq!(plain.claim(false, "it is so", "2"), "  ✗ it is so\n      seen: 2\n");
-        assert!(Paint::colours().claim(true, "it is so", "").contains('\u{1b}'));
+        assert!(Paint::colours(WIDEST).claim(true, "it is so", "").contains('\u{1b}'));
     }
 
     #[test]
     fn columns_stand_below_each_other() {
         let columns = Columns(&[6, 5]);
         let cells = |a: &str, b: &str| [a.to_owned(), b.to_owned()];
-        assert_eq!(columns.line(&cells("ab", "1")), "  ab          1");
-        assert_eq!(columns.line(&cells("äöü", "12345")), "  äöü     12345");
-        assert_eq!(columns.line(&cells("alone", "")), "  alone");
+        assert_eq!(columns.line(&cells("ab", "1"), 60), "  ab          1");
+        assert_eq!(columns.line(&cells("äöü", "12345"), 60), "  äöü     12345");
+        assert_eq!(columns.line(&cells("alone", ""), 60), "  alone");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the users of the demo say. Pure.
 //!
-//! Each message is plain language, for a real model, and carries a marker that tells the simulation (and the test
-//! API) what to answer. The marker is not shown.
+//! Each message is plain language, and any CLI gets it as that. To the simulation alone goes a marker as well, which says
+//! what to answer. The marker is not shown.
 
 use std::time::Duration;
 
@@ -25,31 +25,47 @@ impl CodeWord {
     pub(super) fn is_in(&self, answer: &str) -> bool {
         answer.to_lowercase().contains(&self.0)
     }
+}
 
-    /// Tells it.
-    pub(super) fn tell(&self) -> Message {
-        let shown = format!("My code word is {}. Please say it back.", self.0);
-        let sent = format!("{shown} Answer with that word alone. [[say:{}]]", self.0);
-        Message { shown, sent }
+/// The messages, in the form for one CLI.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Script {
+    /// Only the simulation reads markers.
+    pub(super) is_simulated: bool,
+}
+
+impl Script {
+    /// Gives the code word.
+    pub(super) fn introduce(self, word: &CodeWord) -> Message {
+        let word = word.as_str();
+        let shown = format!("My code word is {word}. Please say it back.");
+        self.message(shown, " Answer with that word alone.", &format!("[[say:{word}]]"))
     }
-}
 
-/// Asks for the code word: only the conversation so far can know it.
-pub(super) fn ask_back() -> Message {
-    let shown = "What is my code word?".to_owned();
-    Message { sent: format!("{shown} Answer with that word alone. [[recall]]"), shown }
-}
+    /// Asks for the code word: only the conversation so far can know it.
+    pub(super) fn ask_back(self) -> Message {
+        self.message("What is my code word?".to_owned(), " Answer with that word alone.", "[[recall]]")
+    }
 
-/// Asks for a word to be repeated.
-pub(super) fn repeat(word: &str) -> Message {
-    let shown = format!("Please say: {word}");
-    Message { sent: format!("{shown} (Answer with that word alone.) [[say:{word}]]"), shown }
-}
+    /// Asks for some words to be repeated.
+    pub(super) fn repeat(self, words: &str) -> Message {
+        self.message(
+            format!("Please say: {words}"),
+            " (Answer with that alone.)",
+            &format!("[[say:{words}]]"),
+        )
+    }
 
-/// Asks for an answer that begins at once and takes so long.
-pub(super) fn take(time: Duration) -> Message {
-    let shown = "Please count from 1 to 200, one number to a line.".to_owned();
-    Message { sent: format!("{shown} [[deltas:1]][[delay:{}]]", time.as_millis()), shown }
+    /// Asks for an answer that begins at once and takes seconds: from the simulation exactly this time.
+    pub(super) fn take(self, time: Duration) -> Message {
+        let shown = "Please count from 1 to 200, one number to a line.".to_owned();
+        self.message(shown, "", &format!("[[deltas:1]][[delay:{}]]", time.as_millis()))
+    }
+
+    fn message(self, shown: String, more: &str, marker: &str) -> Message {
+        let marker = if self.is_simulated { format!(" {marker}") } else { String::new() };
+        Message { sent: format!("{shown}{more}{marker}"), shown }
+    }
 }
 
 #[cfg(test)]
@@ -57,11 +73,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn markers_are_sent_and_not_shown() {
+    fn only_the_simulation_gets_markers_and_none_is_shown() {
         let word = CodeWord::new("amber", 7);
-        for message in [word.tell(), ask_back(), repeat("hello"), take(Duration::from_secs(1))] {
-            assert!(message.sent.starts_with(&message.shown), "{message:?}");
-            assert!(message.sent.contains("[[") && !message.shown.contains("[["), "{message:?}");
+        for is_simulated in [true, false] {
+            let script = Script { is_simulated };
+            let messages = [
+                script.introduce(&word),
+                script.ask_back(),
+                script.repeat("hello"),
+                script.take(Duration::from_secs(1)),
+            ];
+            for message in messages {
+                assert!(message.sent.starts_with(&message.shown), "{message:?}");
+                assert_eq!(message.sent.contains("[["), is_simulated, "{message:?}");
+                assert!(!message.shown.contains("[["), "{message:?}");
+            }
         }
         assert!(word.is_in("It is Amber-7.") && !word.is_in("amber-8"));
     }

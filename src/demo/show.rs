@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use super::page::{Columns, Paint};
+use super::page::{Columns, Paint, width};
 
 /// Why a part of the demo could not be shown to its end.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +36,9 @@ impl Show {
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
             || std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");
         let coloured = std::io::stdout().is_terminal() && !refused;
-        let paint = if coloured { Paint::colours() } else { Paint::default() };
+        let terminal = rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| size.ws_col);
+        let width = width(terminal, std::env::var("COLUMNS").ok().as_deref());
+        let paint = if coloured { Paint::colours(width) } else { Paint::plain(width) };
         Self { paint, parts: 0, claims: 0, failed: 0 }
     }
 

@@ -152,6 +152,7 @@ impl Answer {
         match step {
             Step::Say(text) => Some(Block::text(text.clone(), vec![text])),
             Step::Recall => Some(Block::text(self.request.former(), vec![self.request.former()])),
+            Step::CodeWord => Some(Block::text(self.request.code_word(), vec![self.request.code_word()])),
             Step::Deltas(count) => {
                 let pieces: Vec<_> = (0..count).map(|number| format!(" {number}")).collect();
                 Some(Block::text(pieces.concat(), pieces))

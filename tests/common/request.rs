@@ -3,7 +3,7 @@
 use axum::http::HeaderMap;
 use serde_json::Value;
 
-use super::script::{Step, parse};
+use super::script::{Step, code_word, parse};
 
 /// Which kind of credential came with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +97,12 @@ impl Request {
             [former @ .., _] if !former.is_empty() => former.join(" | "),
             _ => "nothing was said".to_owned(),
         }
+    }
+
+    /// What a model would say that is asked for the user's code word.
+    pub fn code_word(&self) -> String {
+        let word = self.user_texts.iter().rev().find_map(|text| code_word(text));
+        word.map_or("You have given none.".to_owned(), |word| format!("Your code word is {word}."))
     }
 
     /// How this request is to be answered.

@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+/// How long each number of a count takes: 200 of them take longer than the demo's idle timeout.
+const COUNTED_IN: Duration = Duration::from_millis(20);
+
 /// One thing that the API does for a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
@@ -21,6 +24,8 @@ pub enum Step {
     Deltas(usize),
     /// All that the user said before, joined by ` | `.
     Recall,
+    /// The code word that the user has given before.
+    CodeWord,
     /// Silence for a while.
     Delay(Duration),
     /// Silence until the test releases this name.
@@ -76,7 +81,31 @@ pub fn parse(message: &str) -> Vec<Step> {
         steps.extend(step);
         rest = remainder;
     }
-    if steps.is_empty() { vec![Step::Say("plain answer".into())] } else { steps }
+    if steps.is_empty() { plain(message) } else { steps }
+}
+
+/// Without markers, the demo's words are understood; all else gets a plain answer.
+fn plain(message: &str) -> Vec<Step> {
+    if let Some(words) = message.strip_prefix("Please say: ") {
+        let words = words.split_once(" (").map_or(words, |(words, _)| words);
+        return vec![Step::Say(format!("Here it is: {words}."))];
+    }
+    if let Some(count) = message.strip_prefix("Please count from 1 to ") {
+        let count: String = count.chars().take_while(char::is_ascii_digit).collect();
+        let count: u32 = number(message, &count);
+        let rest: Vec<_> = (2..=count).map(|number| number.to_string()).collect();
+        return vec![Step::Say("1\n".into()), Step::Delay(COUNTED_IN * count), Step::Say(rest.join("\n"))];
+    }
+    if message.starts_with("What is my code word?") {
+        return vec![Step::CodeWord];
+    }
+    let answer = code_word(message).map_or("plain answer".into(), |word| format!("It is {word}."));
+    vec![Step::Say(answer)]
+}
+
+/// The word of `My code word is WORD.`
+pub fn code_word(text: &str) -> Option<&str> {
+    text.strip_prefix("My code word is ")?.split_once('.').map(|(word, _)| word)
 }
 
 /// The marker that `text` begins with, and what follows it.

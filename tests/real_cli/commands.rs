@@ -16,5 +16,8 @@ async fn the_demo_keeps_its_claims() {
     let Some(bench) = Bench::new().await else { return };
     let (status, written) = bench.run("demo").await;
     assert!(status.success(), "{status}: {written}");
-    assert!(!bench.api.requests().is_empty(), "it did not use the configured CLI: {written}");
+    let requests = bench.api.requests();
+    let marked = requests.iter().flat_map(|request| &request.user_texts).find(|text| text.contains("[["));
+    assert_eq!(marked, None, "a marker went to the API");
+    assert!(!requests.is_empty(), "it did not use the configured CLI: {written}");
 }

@@ -6,7 +6,6 @@ use tokio::time::Instant;
 
 use super::super::page::{size, took};
 use super::super::process::Process;
-use super::super::script::{ask_back, take};
 use super::super::show::{Problem, Show};
 use super::super::stage::{IDLE_TIMEOUT, Stage, until};
 use super::{ALICE, BOB, Plot, exchange};
@@ -20,22 +19,28 @@ pub(in crate::demo) async fn idle(stage: &Stage, show: &mut Show, plot: &mut Plo
     let limit = IDLE_TIMEOUT.as_secs();
     show.text(&format!("This server stops a process that has had nothing to do for {limit} s."))?;
     show.gap()?;
+    let script = plot.script;
     // Counted as a turn of its own, so that the silence begins here.
-    let (_, pid) = exchange(stage, show, plot, ALICE, &ask_back()).await?;
+    let (_, pid) = exchange(stage, show, plot, ALICE, &script.ask_back()).await?;
     let begin = Instant::now();
     let process = Process::of(pid).ok_or_else(|| Problem::seen(format!("there is no process {pid}")))?;
     let before = stage.client.seat(ALICE).await?.unwrap_or_default();
-    let long = take(IDLE_TIMEOUT + BEYOND);
+    let long = script.take(IDLE_TIMEOUT + BEYOND);
     show.said(BOB, &long.shown, "")?;
     let gone = until("the idle process is stopped", IDLE_TIMEOUT + STOPPED_WITHIN, async || {
         Ok((!process.is_alive()).then(|| begin.elapsed()))
     });
     let (answer, gone) = tokio::join!(stage.client.ask(BOB, &long), gone);
     let (answer, gone) = (answer?, gone?);
-    show.said("", &format!("» an answer that took longer than {limit} s"), &took(answer.whole))?;
+    let text = if answer.whole > IDLE_TIMEOUT {
+        format!("» an answer that took longer than {limit} s")
+    } else {
+        "» an answer, all of it".to_owned()
+    };
+    show.said("", &text, &took(answer.whole))?;
     let was_served = answer.is_ok();
     plot.answered += u32::from(was_served);
-    let (resumed, next) = exchange(stage, show, plot, ALICE, &ask_back()).await?;
+    let (resumed, next) = exchange(stage, show, plot, ALICE, &script.ask_back()).await?;
     let after = stage.client.seat(ALICE).await?.unwrap_or_default();
     show.gap()?;
 

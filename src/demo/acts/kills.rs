@@ -6,7 +6,6 @@ use tokio::time::sleep;
 
 use super::super::client::Answer;
 use super::super::page::took;
-use super::super::script::{ask_back, repeat, take};
 use super::super::show::{Problem, Show};
 use super::super::stage::Stage;
 use super::{ALICE, Plot, exchange};
@@ -25,19 +24,20 @@ pub(in crate::demo) async fn kills(stage: &Stage, show: &mut Show, plot: &mut Pl
 
 async fn between_messages(stage: &Stage, show: &mut Show, plot: &mut Plot) -> Result<(), Problem> {
     // However long the part before took, there is a process now.
-    exchange(stage, show, plot, ALICE, &repeat("here I am")).await?;
+    let script = plot.script;
+    exchange(stage, show, plot, ALICE, &script.repeat("here I am")).await?;
     sleep(WRITTEN_DOWN).await;
     let killed = stage.kill(ALICE).await?;
     plot.kills += 1;
     show.said("kill -9", &format!("process {killed}, while it waits"), "")?;
-    let (answer, pid) = exchange(stage, show, plot, ALICE, &ask_back()).await?;
+    let (answer, pid) = exchange(stage, show, plot, ALICE, &plot.script.ask_back()).await?;
     show.gap()?;
     goes_on(show, plot, &answer, killed, pid)
 }
 
 async fn within_an_answer(stage: &Stage, show: &mut Show, plot: &mut Plot) -> Result<(), Problem> {
     sleep(WRITTEN_DOWN).await;
-    let message = take(LONG_ANSWER);
+    let message = plot.script.take(LONG_ANSWER);
     show.said(ALICE, &message.shown, "")?;
     let mut killed = None;
     let cut = stage.client.ask_watching(ALICE, &message, async |_| {
@@ -51,7 +51,7 @@ async fn within_an_answer(stage: &Stage, show: &mut Show, plot: &mut Plot) -> Re
     let told = cut.error.as_deref() == Some("session_lost");
     plot.lost += u32::from(told);
     show.said("", &format!("» error: {}", cut.error.as_deref().unwrap_or("none")), &took(cut.whole))?;
-    let (answer, pid) = exchange(stage, show, plot, ALICE, &ask_back()).await?;
+    let (answer, pid) = exchange(stage, show, plot, ALICE, &plot.script.ask_back()).await?;
     show.gap()?;
     show.claim(
         told && cut.done,
