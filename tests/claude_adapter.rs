@@ -55,9 +55,7 @@ fn every_recorded_line_is_known() {
                 (Some("system"), Some("status" | "api_retry")) => {
                     LineKind::Event { substantial: false, checkpoint: false }
                 }
-                (Some("user"), _) if value["isReplay"] == true => {
-                    LineKind::Event { substantial: false, checkpoint: false }
-                }
+                (Some("user"), _) if value["isReplay"] == true => LineKind::Echo,
                 (Some("assistant" | "user"), _) => LineKind::Event {
                     substantial: true,
                     checkpoint: value["parent_tool_use_id"].is_null() && value["isSynthetic"] != true,

@@ -82,6 +82,9 @@ impl Script {
         }
         done.turns("ok", 20);
         done.started(5);
+        // The first request that names a model: another child, bound to it.
+        done.started(5);
+        done.add("exits_total{reason=\"evicted\"}", 5);
         done.dialect("original", 10);
         done.dialect("anthropic", 5);
         done.dialect("openai", 5);
