@@ -137,11 +137,13 @@ fn system_of(body: &Value) -> String {
     }
 }
 
-/// The CLI puts texts of its own beside the user's. The end of a task in the background is none of them: it is what a
+/// The CLI puts texts of its own beside the user's: reminders, and since 2.1.332 where a picture was stored. The end of a task in the background is none of them: it is what a
 /// turn of the CLI's own begins with, since 2.1.332 in the form of a reminder.
 fn is_reminder(block: &Value) -> bool {
-    text_of(block)
-        .is_some_and(|text| text.starts_with("<system-reminder>") && !text.contains("<task-notification>"))
+    text_of(block).is_some_and(|text| {
+        let reminds = text.starts_with("<system-reminder>") && !text.contains("<task-notification>");
+        reminds || text.starts_with("[Image: source: ")
+    })
 }
 
 fn text_of(block: &Value) -> Option<&str> {

@@ -4,7 +4,7 @@ import os
 
 import anthropic
 from anthropic_calls import say
-from checks import ADMIN_KEY, KEY, URL, check, equal, new_user, pids, raises, run
+from checks import ADMIN_KEY, KEY, MODEL, URL, check, equal, new_user, pids, raises, run
 
 USER_KEY = os.environ["PILOTLIGHT_USER_KEY"]
 

@@ -6,7 +6,7 @@ use crate::common::api::Api;
 use crate::python::{Age, Script};
 
 /// Few retries of the CLI's own, else its failures take minutes.
-const ONE_RETRY: &str = "CLAUDE_CODE_MAX_RETRIES = \"1\"\n";
+const ONE_RETRY: &str = "api_retries = 1\n";
 
 async fn check(script: &'static str, age: Age) -> Option<Api> {
     let script = Script::with_package(script, age)?;
