@@ -9,9 +9,9 @@ use crate::python::{Age, finished, package_of, python};
 /// Made up for each operation, in each of the phases that make up requests.
 const EXAMPLES: &str = "30";
 /// What all of them may take. Few of them reach a child, and each conversation of those starts one.
-const SECONDS: &str = "30";
+const SECONDS: &str = "60";
 /// More than that: the last request is waited for.
-const RUNS_WITHIN: Duration = Duration::from_secs(150);
+const RUNS_WITHIN: Duration = Duration::from_secs(180);
 /// The same requests every time: a failure can be looked into.
 const SEED: &str = "1";
 
