@@ -70,6 +70,8 @@ async fn whole(site: &Site, user: &str, text: &str) -> Answer {
     let mut body = message(text);
     body["session_id"] = "work".into();
     body["model"] = MODEL.into();
+    // Bound when a child starts, too.
+    body["oauth_credentials"] = DIALECTS[0].plain(text)["oauth_credentials"].take();
     Answer::of(site.asking(user, &body)).await
 }
 
