@@ -162,12 +162,14 @@ async fn a_cli_that_exits_at_once_is_not_tried_for_ever_and_mending_it_is_enough
         std::fs::remove_file(&program).ok();
         swap();
     };
-    let real = || std::os::unix::fs::symlink(&bench.cli, &program).expect("a link");
-    let broken = || {
-        std::fs::write(&program, "#!/bin/sh\necho 'out of order' >&2\nexit 1\n").expect("written");
+    let write = |script: &str| {
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("written");
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(&program, mode).expect("made executable");
     };
+    // Replaced in place: there is no earlier version to go back to.
+    let real = || write(&format!("exec '{}' \"$@\"", bench.cli.display()));
+    let broken = || write("echo 'out of order' >&2\nexit 1");
     put(&real);
     let careful = |config: &mut Config| {
         config.cli.program = program.display().to_string();
