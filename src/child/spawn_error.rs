@@ -1,4 +1,4 @@
-//! Why a child could not be started, told so that the reader knows what to do. Callers are readers, too: paths of the
+//! Why a child could not be started, worded so that the reader knows what to do. Callers are readers, too: paths of the
 //! server are in none but the error of a missing shim, which ends the server's start.
 
 use std::{
