@@ -87,7 +87,7 @@ mod tests {
     /// The routes as they stand in the sources: axum tells nobody which it has.
     fn routed() -> Routes {
         let mut sources = String::new();
-        read_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http"), &mut sources);
+        read_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/server"), &mut sources);
         let routes = sources.split(CALL).skip(1).flat_map(|rest| {
             let (path, rest) = rest.split_once('"').unwrap();
             let methods = called(arguments(rest));
