@@ -3,7 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use pilotlight::turn::{Decision, Status};
+use pilotlight::model::Decision;
+use pilotlight::turn::Status;
 use pilotlight::{Config, Outcome, TurnError, TurnOptions};
 use rustix::process::Signal;
 
@@ -21,7 +22,7 @@ use crate::common::bench::{
 };
 
 /// How a turn failed that the CLI itself ended.
-fn failure(outcome: &Outcome) -> &pilotlight::cli::Failure {
+fn failure(outcome: &Outcome) -> &pilotlight::model::Failure {
     match &outcome.status {
         Status::Failed(failure) => failure,
         other => panic!("not failed by the CLI: {other:?}"),
