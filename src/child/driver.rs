@@ -22,9 +22,9 @@ use super::port::Port;
 use super::running::{Running, TurnJob};
 use super::spawn::{Contained, Ended, ShimHandle};
 use super::stderr::Tail;
-use crate::cli::{Bound, Refusal};
-use crate::metrics::Stream;
+use crate::adapter::{Bound, Refusal};
 use crate::shim::report::Exit;
+use crate::telemetry::metrics::Stream;
 
 /// After the exit the rest of the output is read for at most so long: whoever else held the pipe is being killed.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
