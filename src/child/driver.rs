@@ -24,7 +24,7 @@ use super::spawn::{Contained, Ended, ShimHandle};
 use super::stderr::Tail;
 use crate::cli::{Bound, Refusal};
 use crate::metrics::Stream;
-use crate::shim::report::Exit;
+use pilotlight_shim::report::Exit;
 
 /// After the exit the rest of the output is read for at most so long: whoever else held the pipe is being killed.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);

@@ -12,23 +12,23 @@ use std::{
 
 /// What a CLI may use, and as whom it runs. `None` leaves what the server has.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Limits {
+pub struct Limits {
     /// Open files (`RLIMIT_NOFILE`).
-    pub(crate) nofile: Option<u64>,
+    pub nofile: Option<u64>,
     /// The soft limit alone, where the server has raised its own. `nofile` goes before it.
-    pub(crate) nofile_soft: Option<u64>,
+    pub nofile_soft: Option<u64>,
     /// Processes of the user (`RLIMIT_NPROC`); meaningful only with a user of its own.
-    pub(crate) nproc: Option<u64>,
+    pub nproc: Option<u64>,
     /// Size of a core file (`RLIMIT_CORE`): 0 by default, memory images would hold conversations and keys.
-    pub(crate) core: Option<u64>,
+    pub core: Option<u64>,
     /// Size of any file written (`RLIMIT_FSIZE`).
-    pub(crate) fsize: Option<u64>,
+    pub fsize: Option<u64>,
     /// Added to the kernel's choice of whom to kill when memory is out: the CLI goes before the server.
-    pub(crate) oom_score_adj: Option<i32>,
+    pub oom_score_adj: Option<i32>,
     /// User and group to run as; needs privilege.
-    pub(crate) owner: Option<(u32, u32)>,
+    pub owner: Option<(u32, u32)>,
     /// How long the CLI may flush after SIGTERM once the lifeline is broken.
-    pub(crate) term_grace: Duration,
+    pub term_grace: Duration,
 }
 
 /// Transcripts reach the disk about 100 ms after an answer; twice that leaves most of the promised second.
@@ -51,20 +51,15 @@ impl Default for Limits {
 
 /// Everything the shim is told.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Args {
-    pub(super) cgroup: Option<PathBuf>,
-    pub(super) limits: Limits,
+pub(crate) struct Args {
+    pub(crate) cgroup: Option<PathBuf>,
+    pub(crate) limits: Limits,
     /// The program, an absolute path, and its arguments. Never empty.
-    pub(super) argv: Vec<CString>,
+    pub(crate) argv: Vec<CString>,
 }
 
 /// The arguments that make the shim start `program`.
-pub(crate) fn encode(
-    cgroup: Option<&Path>,
-    limits: &Limits,
-    program: &Path,
-    args: &[OsString],
-) -> Vec<OsString> {
+pub fn encode(cgroup: Option<&Path>, limits: &Limits, program: &Path, args: &[OsString]) -> Vec<OsString> {
     let mut line = Vec::with_capacity(args.len() + 16);
     let mut option = |name: &str, value: Option<OsString>| {
         if let Some(value) = value {
@@ -91,7 +86,7 @@ pub(crate) fn encode(
 }
 
 /// Reads what [`encode`] wrote; `Err` names what is wrong.
-pub(super) fn parse(mut line: impl Iterator<Item = OsString>) -> Result<Args, &'static str> {
+pub(crate) fn parse(mut line: impl Iterator<Item = OsString>) -> Result<Args, &'static str> {
     let mut limits = Limits { core: None, ..Limits::default() };
     let (mut cgroup, mut uid, mut gid) = (None, None, None);
     loop {

@@ -14,13 +14,13 @@ use std::{
 const MAX_DEPTH: usize = 8;
 
 /// A group that exists.
-pub(crate) struct Group {
+pub struct Group {
     dir: PathBuf,
 }
 
 impl Group {
     /// Makes the group, or takes it over if it is there.
-    pub(crate) fn create(dir: &Path) -> io::Result<Self> {
+    pub fn create(dir: &Path) -> io::Result<Self> {
         match fs::create_dir(dir) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
             _ => Ok(Self { dir: dir.to_owned() }),
@@ -28,33 +28,33 @@ impl Group {
     }
 
     /// A group made by someone else.
-    pub(crate) fn existing(dir: &Path) -> Option<Self> {
+    pub fn existing(dir: &Path) -> Option<Self> {
         dir.is_dir().then(|| Self { dir: dir.to_owned() })
     }
 
     /// The group that it is in.
-    pub(super) fn base(&self) -> Option<PathBuf> {
+    pub(crate) fn base(&self) -> Option<PathBuf> {
         self.dir.parent().map(Path::to_owned)
     }
 
     /// The directory, for a process to be born in it.
-    pub(super) fn entrance(&self) -> io::Result<OwnedFd> {
+    pub(crate) fn entrance(&self) -> io::Result<OwnedFd> {
         Ok(File::open(&self.dir)?.into())
     }
 
     /// Whether any process is in it, or below.
-    pub(crate) fn holds_anyone(&self) -> bool {
+    pub fn holds_anyone(&self) -> bool {
         fs::read_to_string(self.dir.join("cgroup.events"))
             .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
     }
 
     /// Sends SIGKILL to every process in it and below; forks under way are caught by the kernel.
-    pub(crate) fn kill(&self) -> io::Result<()> {
+    pub fn kill(&self) -> io::Result<()> {
         File::options().write(true).open(self.dir.join("cgroup.kill"))?.write_all(b"1")
     }
 
     /// Removes the group and those below it. Fails while a process is in there.
-    pub(crate) fn remove(&self) -> io::Result<()> {
+    pub fn remove(&self) -> io::Result<()> {
         remove_tree(&self.dir, MAX_DEPTH)
     }
 }

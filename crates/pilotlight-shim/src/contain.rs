@@ -34,7 +34,7 @@ const NOT_STARTED: i32 = 1;
 const FIRST_IN_LINE: i32 = -20;
 
 /// Runs the shim to its end; returns its exit code.
-pub(super) fn run(line: impl Iterator<Item = OsString>) -> i32 {
+pub(crate) fn run(line: impl Iterator<Item = OsString>) -> i32 {
     sys::close_inherited();
     let args = match args::parse(line) {
         Ok(args) => args,

@@ -23,12 +23,12 @@ fn children_of(pid: i32, text: &mut String, into: &mut Vec<i32>) -> io::Result<(
 }
 
 /// Whether the kernel keeps lists of children.
-pub(crate) fn are_listed() -> bool {
+pub fn are_listed() -> bool {
     std::path::Path::new("/proc/thread-self/children").exists()
 }
 
 /// Fills `into` with the children of `root`.
-pub(crate) fn children(root: i32, into: &mut Vec<i32>) {
+pub fn children(root: i32, into: &mut Vec<i32>) {
     into.clear();
     if children_of(root, &mut String::new(), into).is_err() {
         into.clear();
@@ -38,7 +38,7 @@ pub(crate) fn children(root: i32, into: &mut Vec<i32>) {
 }
 
 /// Adds all that descends from those in `family`, nearest first.
-pub(crate) fn add_descendants(family: &mut Vec<i32>) {
+pub fn add_descendants(family: &mut Vec<i32>) {
     let mut text = String::new();
     let mut next = 0;
     while let Some(&pid) = family.get(next).filter(|_| family.len() < MAX_FAMILY) {
@@ -56,7 +56,7 @@ fn parents() -> Vec<(i32, i32)> {
 }
 
 /// Whether `pid` descends from `root` now.
-pub(super) fn descends(root: i32, pid: i32) -> bool {
+pub(crate) fn descends(root: i32, pid: i32) -> bool {
     /// Longer chains are not followed: their upper end is killed first and they come nearer.
     const MAX_CHAIN: usize = 1024;
     let mut at = pid;
@@ -75,7 +75,7 @@ fn parent_of(pid: i32) -> Option<i32> {
 }
 
 /// The time `pid` was started, in ticks since boot: with the pid it names one process for ever.
-pub(crate) fn start_time(pid: i32) -> Option<u64> {
+pub fn start_time(pid: i32) -> Option<u64> {
     stat(pid).and_then(|stat| field(&stat, 22)?.parse().ok())
 }
 
@@ -110,7 +110,7 @@ mod tests {
         let me = std::process::id().cast_signed();
         let mut found = Vec::new();
         let deadline = std::time::Duration::from_secs(10);
-        let begun = tokio::time::Instant::now();
+        let begun = crate::kill::now();
         while found.is_empty() && begun.elapsed() < deadline {
             children(pid, &mut found);
         }

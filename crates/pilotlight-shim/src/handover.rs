@@ -20,7 +20,7 @@ use rustix::net::{
 const BYTE: [u8; 1] = [b'o'];
 
 /// Sends the CLI's stdout ahead of the shim that will receive it.
-pub(crate) fn give_output(control: impl AsFd, output: BorrowedFd<'_>) -> io::Result<()> {
+pub fn give_output(control: impl AsFd, output: BorrowedFd<'_>) -> io::Result<()> {
     let (descriptors, mut space) = ([output], [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))]);
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
@@ -29,7 +29,7 @@ pub(crate) fn give_output(control: impl AsFd, output: BorrowedFd<'_>) -> io::Res
 }
 
 /// Receives it. It is there before the shim is, so this does not wait.
-pub(super) fn receive_output(control: impl AsFd) -> io::Result<OwnedFd> {
+pub(crate) fn receive_output(control: impl AsFd) -> io::Result<OwnedFd> {
     let (mut byte, mut space) = (BYTE, [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))]);
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;

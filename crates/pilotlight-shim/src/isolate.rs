@@ -20,7 +20,7 @@ use super::{args::Limits, privilege};
 ///
 /// It stays dumpable: a CLI of the same user could kill it anyhow, and a server without privilege could no longer
 /// recognise a leftover shim by its environment.
-pub(super) fn myself() -> io::Result<()> {
+pub(crate) fn myself() -> io::Result<()> {
     // A new session, away from the terminal of the server. It fails only for a group leader, which is as good.
     let _leads_its_group_already = setsid();
     // Every orphan of the tree comes to us: without this nothing holds, so failure is fatal.
@@ -33,12 +33,12 @@ pub(super) fn myself() -> io::Result<()> {
 
 /// Holds the score of the process while the CLI is forked, and puts back the old one: the shim itself is small
 /// and needed to the end.
-pub(super) struct OomScore(Option<Vec<u8>>);
+pub(crate) struct OomScore(Option<Vec<u8>>);
 
 const OOM_SCORE_ADJ: &str = "/proc/self/oom_score_adj";
 
 impl OomScore {
-    pub(super) fn set(adj: Option<i32>) -> Self {
+    pub(crate) fn set(adj: Option<i32>) -> Self {
         let Some(adj) = adj else { return Self(None) };
         let before = fs::read(OOM_SCORE_ADJ).ok();
         if let Err(error) = fs::write(OOM_SCORE_ADJ, adj.to_string()) {
@@ -56,7 +56,7 @@ impl Drop for OomScore {
 }
 
 /// What is applied to the CLI between fork and exec.
-pub(super) struct ForCli {
+pub(crate) struct ForCli {
     shim: Pid,
     owner: Option<(u32, u32)>,
     nofile_soft: Option<u64>,
@@ -64,7 +64,7 @@ pub(super) struct ForCli {
 }
 
 impl ForCli {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(crate) fn new(limits: &Limits) -> Self {
         Self {
             shim: getpid(),
             owner: limits.owner,
@@ -79,7 +79,7 @@ impl ForCli {
     }
 
     /// Runs in the child.
-    pub(super) fn apply(&self) -> io::Result<()> {
+    pub(crate) fn apply(&self) -> io::Result<()> {
         // A group of its own: a CLI that signals its whole group must not hit the shim.
         setpgid(None, None)?;
         privilege::empty_bounding_set()?;

@@ -35,24 +35,24 @@ const STUCK_PAUSE: Duration = Duration::from_millis(250);
 const ORDINARY_PRIORITY: i32 = 0;
 
 /// The CLI and everything that descends from it.
-pub(super) struct Tree<'a> {
+pub(crate) struct Tree<'a> {
     /// Readable when a child has ended.
-    pub(super) signals: BorrowedFd<'a>,
-    pub(super) cli: Pid,
+    pub(crate) signals: BorrowedFd<'a>,
+    pub(crate) cli: Pid,
     /// Set once the CLI is reaped; its pid means nothing from then on.
-    pub(super) exit: Option<Exit>,
+    pub(crate) exit: Option<Exit>,
     killed: u64,
     sweeping: bool,
     tell: fn(Report),
 }
 
 impl<'a> Tree<'a> {
-    pub(super) fn new(cli: Pid, signals: BorrowedFd<'a>, tell: fn(Report)) -> Self {
+    pub(crate) fn new(cli: Pid, signals: BorrowedFd<'a>, tell: fn(Report)) -> Self {
         Self { signals, cli, exit: None, killed: 0, sweeping: false, tell }
     }
 
     /// Reaps all that has ended, the CLI and orphans alike; false once there is no child any more.
-    pub(super) fn reap(&mut self) -> bool {
+    pub(crate) fn reap(&mut self) -> bool {
         loop {
             match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) if pid == self.cli && self.exit.is_none() => {
@@ -72,7 +72,7 @@ impl<'a> Tree<'a> {
     }
 
     /// Signals the CLI, as long as it is there.
-    pub(super) fn signal_cli(&self, signal: Signal) {
+    pub(crate) fn signal_cli(&self, signal: Signal) {
         if self.exit.is_none() {
             // It is our child and not reaped: the pid is its own, and the only error is that it ended.
             let _ended = kill_process(self.cli, signal);
@@ -80,7 +80,7 @@ impl<'a> Tree<'a> {
     }
 
     /// Kills everything and reports it. Returns when nothing is left.
-    pub(super) fn sweep(&mut self, group: Option<Group>) {
+    pub(crate) fn sweep(&mut self, group: Option<Group>) {
         let begun = now();
         if self.exit.is_none() {
             // Before all else: in a crowd that forks, the next call may have to wait for the processor.
@@ -186,13 +186,13 @@ fn pause(signals: BorrowedFd<'_>, at_most: Duration) {
 }
 
 /// Empties the signal descriptor: it says only that somebody ended, the reaping finds out who.
-pub(super) fn forget_wakeup(signals: impl AsFd) {
+pub(crate) fn forget_wakeup(signals: impl AsFd) {
     // Larger than the kernel's record of one signal; SIGCHLD is never queued twice.
     let mut record = [0_u8; 256];
     let _nothing_there = rustix::io::read(signals, &mut record);
 }
 
-pub(super) fn timespec(duration: Duration) -> Timespec {
+pub(crate) fn timespec(duration: Duration) -> Timespec {
     Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(duration.subsec_nanos()),
@@ -200,6 +200,6 @@ pub(super) fn timespec(duration: Duration) -> Timespec {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the shim has no tokio and no paused clock")]
-pub(super) fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }

@@ -18,15 +18,15 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-pub(crate) mod args;
-pub(crate) mod cgroup;
+pub mod args;
+pub mod cgroup;
 mod contain;
-pub(crate) mod family;
-pub(crate) mod handover;
+pub mod family;
+pub mod handover;
 mod isolate;
 mod kill;
 mod privilege;
-pub(crate) mod report;
+pub mod report;
 mod sys;
 
 /// The first argument that makes a program act as the shim, see [`run_if_asked`].
@@ -53,6 +53,6 @@ pub fn main() -> ! {
 }
 
 /// Whether [`run_if_asked`] was called in this process, so that its own executable may serve as the shim.
-pub(crate) fn can_be_shim() -> bool {
+pub fn can_be_shim() -> bool {
     CAN_BE_SHIM.load(Ordering::Relaxed)
 }

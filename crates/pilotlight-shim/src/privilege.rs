@@ -20,7 +20,7 @@ const MOST_CAPABILITIES: u32 = 64;
 
 /// Empties the bounding set, as far as the process may: it needs CAP_SETPCAP, so this comes before all that gives up
 /// capabilities, a change of user included.
-pub(super) fn empty_bounding_set() -> io::Result<()> {
+pub(crate) fn empty_bounding_set() -> io::Result<()> {
     for number in 0..MOST_CAPABILITIES {
         match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << number)) {
             Ok(()) => {}
@@ -33,12 +33,12 @@ pub(super) fn empty_bounding_set() -> io::Result<()> {
 }
 
 /// Gives up all of the others, for good.
-pub(super) fn drop_all() -> io::Result<()> {
+pub(crate) fn drop_all() -> io::Result<()> {
     keep(CapabilitySet::empty())
 }
 
 /// Gives up all but CAP_KILL, with which a CLI of another user can be ended.
-pub(super) fn keep_what_kills() -> io::Result<()> {
+pub(crate) fn keep_what_kills() -> io::Result<()> {
     keep(CapabilitySet::KILL)
 }
 

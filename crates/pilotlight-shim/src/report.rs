@@ -7,16 +7,16 @@
 use std::{fmt::Write as _, time::Duration};
 
 /// Asks the shim to send SIGTERM to the CLI.
-pub(crate) const TERMINATE: u8 = b't';
+pub const TERMINATE: u8 = b't';
 /// Asks the shim to kill the whole tree now.
-pub(crate) const KILL: u8 = b'k';
+pub const KILL: u8 = b'k';
 
 /// Longest line: a word, a rung and three 20-digit numbers.
-pub(crate) const MAX_LINE: usize = 96;
+pub const MAX_LINE: usize = 96;
 
 /// How the CLI ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Exit {
+pub enum Exit {
     /// It returned this code.
     Code(i32),
     /// This signal ended it.
@@ -27,7 +27,7 @@ pub(crate) enum Exit {
 
 /// The means by which a tree was killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rung {
+pub enum Rung {
     /// `cgroup.kill`, then the walk: nothing can escape.
     Cgroup,
     /// The walk over the shim's own children: a process that forks faster than it is found may stay.
@@ -38,7 +38,7 @@ pub(crate) enum Rung {
 
 impl Rung {
     /// The name on the wire and in metrics.
-    pub(crate) const fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Cgroup => "cgroup",
             Self::Walk => "walk",
@@ -49,20 +49,20 @@ impl Rung {
 
 /// What became of the CLI's descendants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Swept {
+pub struct Swept {
     /// The strongest means used.
-    pub(crate) rung: Rung,
+    pub rung: Rung,
     /// Descendants other than the CLI that had to be killed.
-    pub(crate) killed: u64,
+    pub killed: u64,
     /// How long it took until none was left.
-    pub(crate) took: Duration,
+    pub took: Duration,
     /// Descendants that would not die in time. The shim stays and goes on trying.
-    pub(crate) stuck: u64,
+    pub stuck: u64,
 }
 
 /// One line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Report {
+pub enum Report {
     /// The CLI could not be put into the group that it was to have: its tree is ended by the walk. Comes before
     /// `Started`.
     Ungrouped,
@@ -78,7 +78,7 @@ pub(crate) enum Report {
 
 impl Report {
     /// The line, with its end.
-    pub(super) fn encode(self) -> Line {
+    pub(crate) fn encode(self) -> Line {
         let mut line = Line { bytes: [0; MAX_LINE], len: 0 };
         // Cannot fail: MAX_LINE holds the longest one, as the test shows.
         let _fits = match self {
@@ -96,7 +96,7 @@ impl Report {
     }
 
     /// Reads a line without its end; `None` if it is none of ours.
-    pub(crate) fn parse(line: &[u8]) -> Option<Self> {
+    pub fn parse(line: &[u8]) -> Option<Self> {
         let mut words = std::str::from_utf8(line).ok()?.split(' ');
         let report = match words.next()? {
             "ungrouped" => Self::Ungrouped,
@@ -129,13 +129,13 @@ impl Report {
 }
 
 /// A line in place: the shim formats without the heap.
-pub(super) struct Line {
+pub(crate) struct Line {
     bytes: [u8; MAX_LINE],
     len: usize,
 }
 
 impl Line {
-    pub(super) fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
     }
 }

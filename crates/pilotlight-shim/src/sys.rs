@@ -23,7 +23,7 @@ use super::isolate::ForCli;
 /// Held back, not ignored: what ends a terminal's foreground group or an operator's `kill` must not end the one
 /// process that cleans up. A host that ignores SIGCHLD would hand this down and make children vanish unseen.
 #[expect(unsafe_code, reason = "rustix has no signal masks and no signalfd")]
-pub(super) fn take_over_signals() -> io::Result<OwnedFd> {
+pub(crate) fn take_over_signals() -> io::Result<OwnedFd> {
     // SAFETY: both sets are initialised by sigemptyset/sigfillset before any other use, all pointers are to
     // locals that outlive the calls, SIG_DFL installs no handler, and the descriptor returned by signalfd is new
     // and owned by nobody else.
@@ -62,14 +62,14 @@ fn let_signals_through() {
     reason = "rustix takes the session's number for positive, which it is not in a PID namespace \
     when its leader is outside"
 )]
-pub(super) fn leads_session(me: Pid) -> bool {
+pub(crate) fn leads_session(me: Pid) -> bool {
     // SAFETY: getsid(2) touches no memory and has no effect.
     unsafe { libc::getsid(0) == me.as_raw_pid() }
 }
 
 /// Closes every descriptor from 3 up. What a host left inheritable must reach neither the CLI nor live on here.
 #[expect(unsafe_code, reason = "rustix has no close_range, and closing what nobody owns is unsafe by nature")]
-pub(super) fn close_inherited() {
+pub(crate) fn close_inherited() {
     const FIRST: libc::c_uint = 3;
     // SAFETY: runs before the shim opens anything, so no owner of such a descriptor exists in this process.
     // Called by number because older C libraries lack the function; the kernel says ENOSYS if it lacks the call.
@@ -94,7 +94,7 @@ pub(super) fn close_inherited() {
 /// Not by the standard library: its `execvp` hands a file of unknown format to `/bin/sh` instead of reporting it, and
 /// it cannot fork into a group. Joining one afterwards makes the kernel wait for a grace period of all processors,
 /// 10 to 20 ms of every start.
-pub(super) fn spawn(
+pub(crate) fn spawn(
     argv: &[CString],
     output: BorrowedFd<'_>,
     before: &ForCli,

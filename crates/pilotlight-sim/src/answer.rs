@@ -21,7 +21,7 @@ const CONTEXT_FULL: &str = "Prompt is too long · the request is ~205000 tokens 
 const MAX_RETRIES: u64 = 10;
 
 impl Engine {
-    pub(super) fn answer_turn(&mut self, turn: &mut Turn) -> Result<Outcome, Stop> {
+    pub(crate) fn answer_turn(&mut self, turn: &mut Turn) -> Result<Outcome, Stop> {
         self.in_the_turn(turn);
         self.surroundings.before_first_request();
         // Hears an interrupt that was written together with the message.

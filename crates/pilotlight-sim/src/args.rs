@@ -12,7 +12,7 @@ use super::workspace::Server;
 
 /// What the command line asks for.
 #[derive(Debug)]
-pub(super) enum Asked {
+pub(crate) enum Asked {
     Run(Box<Args>),
     Help,
     Version,
@@ -21,7 +21,7 @@ pub(super) enum Asked {
 /// A refused command line; the message is what the real CLI prints.
 #[derive(Debug, Error)]
 #[error("{0}")]
-pub(super) struct Refusal(String);
+pub(crate) struct Refusal(String);
 
 fn refuse<T>(text: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal(text.into()))
@@ -29,36 +29,36 @@ fn refuse<T>(text: impl Into<String>) -> Result<T, Refusal> {
 
 /// The flags that change anything.
 #[derive(Debug, Default)]
-pub(super) struct Args {
-    pub(super) session_id: Option<String>,
-    pub(super) resume: Option<String>,
-    pub(super) fork: bool,
-    pub(super) continue_newest: bool,
-    pub(super) model: Option<String>,
-    pub(super) system_prompt: Option<String>,
-    pub(super) partial: bool,
-    pub(super) replay: bool,
-    pub(super) ask_host: bool,
-    pub(super) mode: Option<String>,
-    pub(super) mcp_servers: Vec<Server>,
+pub(crate) struct Args {
+    pub(crate) session_id: Option<String>,
+    pub(crate) resume: Option<String>,
+    pub(crate) fork: bool,
+    pub(crate) continue_newest: bool,
+    pub(crate) model: Option<String>,
+    pub(crate) system_prompt: Option<String>,
+    pub(crate) partial: bool,
+    pub(crate) replay: bool,
+    pub(crate) ask_host: bool,
+    pub(crate) mode: Option<String>,
+    pub(crate) mcp_servers: Vec<Server>,
     /// Which settings files count; all unless said.
-    pub(super) setting_sources: Option<String>,
-    pub(super) strict_mcp_config: bool,
-    pub(super) no_slash_commands: bool,
-    pub(super) tools: Option<Vec<String>>,
-    pub(super) allowed: Vec<String>,
-    pub(super) disallowed: Vec<String>,
-    pub(super) max_turns: Option<u64>,
-    pub(super) max_budget: Option<f64>,
-    pub(super) skip_permissions: bool,
-    pub(super) persist: bool,
-    pub(super) faults: Vec<Fault>,
-    pub(super) latency: Duration,
+    pub(crate) setting_sources: Option<String>,
+    pub(crate) strict_mcp_config: bool,
+    pub(crate) no_slash_commands: bool,
+    pub(crate) tools: Option<Vec<String>>,
+    pub(crate) allowed: Vec<String>,
+    pub(crate) disallowed: Vec<String>,
+    pub(crate) max_turns: Option<u64>,
+    pub(crate) max_budget: Option<f64>,
+    pub(crate) skip_permissions: bool,
+    pub(crate) persist: bool,
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) latency: Duration,
 }
 
 impl Args {
     /// Whether the settings of the working directory count.
-    pub(super) fn obeys_project(&self) -> bool {
+    pub(crate) fn obeys_project(&self) -> bool {
         let named = |sources: &String| sources.split(',').any(|source| source.trim() == "project");
         self.setting_sources.as_ref().is_none_or(named)
     }
@@ -118,7 +118,7 @@ const ALONE: &[&str] = &[
 const MODES: &[&str] = &["acceptEdits", "auto", "bypassPermissions", "default", "dontAsk", "plan"];
 
 /// Reads the words after `sim`.
-pub(super) fn parse(words: Vec<String>) -> Result<Asked, Refusal> {
+pub(crate) fn parse(words: Vec<String>) -> Result<Asked, Refusal> {
     let mut args = Args { persist: true, ..Args::default() };
     let (mut print, mut verbose, mut input, mut output) = (false, false, String::new(), String::new());
     let mut configs = Vec::new();

@@ -12,20 +12,20 @@ use super::turn::Turn;
 
 /// A question to the host that waits for its answer.
 #[derive(Debug)]
-pub(super) struct Asking {
-    pub(super) request_id: String,
-    pub(super) answer: Option<Value>,
+pub(crate) struct Asking {
+    pub(crate) request_id: String,
+    pub(crate) answer: Option<Value>,
 }
 
 /// What the host decided.
-pub(super) enum Permission {
+pub(crate) enum Permission {
     Granted(Value),
     Denied(String),
 }
 
 impl Engine {
     /// Asks the host, and waits as long as it likes.
-    pub(super) fn ask(&mut self, turn: &mut Turn, call: &Call, id: &str) -> Result<Permission, Stop> {
+    pub(crate) fn ask(&mut self, turn: &mut Turn, call: &Call, id: &str) -> Result<Permission, Stop> {
         let denial = Denial { name: call.name.clone(), id: id.to_owned(), input: call.input.clone() };
         let request_id = new_id();
         self.asking = Some(Asking { request_id: request_id.clone(), answer: None });
@@ -72,7 +72,7 @@ impl Engine {
     }
 
     /// Asks the host something else; what it answered is the text. Like the real one it waits as long as it takes.
-    pub(super) fn ask_host(&mut self, subtype: &str) -> Result<String, Stop> {
+    pub(crate) fn ask_host(&mut self, subtype: &str) -> Result<String, Stop> {
         let request_id = new_id();
         self.asking = Some(Asking { request_id: request_id.clone(), answer: None });
         self.out.line(|o| {

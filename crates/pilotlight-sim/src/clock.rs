@@ -4,23 +4,23 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Monotonic now.
 #[expect(clippy::disallowed_methods, reason = "a real child process lives in real time")]
-pub(super) fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
 /// Milliseconds since `start`.
-pub(super) fn ms_since(start: Instant) -> u64 {
+pub(crate) fn ms_since(start: Instant) -> u64 {
     u64::try_from(now().saturating_duration_since(start).as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Milliseconds since the epoch.
-pub(super) fn epoch_ms() -> u64 {
+pub(crate) fn epoch_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The wall clock as `2026-11-20T22:01:05.338Z`.
-pub(super) fn timestamp() -> String {
+pub(crate) fn timestamp() -> String {
     format_timestamp(epoch_ms())
 }
 

@@ -22,7 +22,7 @@ const ELSEWHERE: &[&str] = &[
 
 impl Engine {
     /// Runs `/command` (without the slash). Nothing if it is one that the model answers.
-    pub(super) fn local_command(&mut self, turn: &mut Turn, command: &str) -> Option<Outcome> {
+    pub(crate) fn local_command(&mut self, turn: &mut Turn, command: &str) -> Option<Outcome> {
         let name = command.split_whitespace().next().unwrap_or_default();
         let known = matches!(name, "clear" | "compact" | "context" | "cost") || ELSEWHERE.contains(&name);
         let inert = self.args.no_slash_commands || ELSEWHERE.contains(&name);

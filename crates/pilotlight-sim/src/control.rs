@@ -22,7 +22,7 @@ fn with(fill: impl FnOnce(&mut Object<'_>)) -> Reply {
 
 impl Engine {
     /// Answers one request.
-    pub(super) fn control(&mut self, request_id: Option<&str>, request: &Value) {
+    pub(crate) fn control(&mut self, request_id: Option<&str>, request: &Value) {
         let text = |key: &str| request.get(key).and_then(Value::as_str);
         let subtype = text("subtype").unwrap_or("undefined");
         let reply = match subtype {

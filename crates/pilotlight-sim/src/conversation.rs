@@ -13,7 +13,7 @@ use super::json::{Object, object};
 use super::transcript::{self, Said, Writer};
 
 /// Why a conversation could not be taken up.
-pub(super) enum Refused {
+pub(crate) enum Refused {
     /// Only standard error tells.
     InUse(String),
     /// Standard error and a `result` tell, for this session id.
@@ -21,14 +21,14 @@ pub(super) enum Refused {
 }
 
 /// See the module.
-pub(super) struct Conversation {
-    pub(super) session_id: String,
-    pub(super) cwd: String,
-    pub(super) dir: PathBuf,
-    pub(super) said: Vec<Said>,
-    pub(super) writer: Writer,
+pub(crate) struct Conversation {
+    pub(crate) session_id: String,
+    pub(crate) cwd: String,
+    pub(crate) dir: PathBuf,
+    pub(crate) said: Vec<Said>,
+    pub(crate) writer: Writer,
     /// The model of the last answer, if the conversation was resumed.
-    pub(super) resumed_model: Option<String>,
+    pub(crate) resumed_model: Option<String>,
     seen: HashSet<String>,
     leaf: Option<String>,
     persist: bool,
@@ -36,7 +36,7 @@ pub(super) struct Conversation {
 
 impl Conversation {
     /// A new conversation, or an old one if the arguments name it.
-    pub(super) fn open(args: &Args, deny_resume: bool) -> Result<Self, Refused> {
+    pub(crate) fn open(args: &Args, deny_resume: bool) -> Result<Self, Refused> {
         let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
         let cwd = cwd.to_string_lossy().into_owned();
         let dir = transcript::project_dir(&cwd);
@@ -106,12 +106,12 @@ impl Conversation {
     }
 
     /// The transcript's path, for texts that name it.
-    pub(super) fn file_name(&self) -> String {
+    pub(crate) fn file_name(&self) -> String {
         self.file().to_string_lossy().into_owned()
     }
 
     /// Forgets everything and goes on under a new session id; the old one can still be resumed.
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.session_id = Uuid::new_v4().to_string();
         self.said.clear();
         self.leaf = None;
@@ -119,23 +119,23 @@ impl Conversation {
     }
 
     /// All messages of the conversation, as the API would get them.
-    pub(super) fn context(&self) -> Value {
+    pub(crate) fn context(&self) -> Value {
         self.writer.flush();
         transcript::messages(&self.file())
     }
 
     /// True if this message was taken before, also by an earlier process of the conversation.
-    pub(super) fn was_seen(&self, uuid: Option<&str>) -> bool {
+    pub(crate) fn was_seen(&self, uuid: Option<&str>) -> bool {
         uuid.is_some_and(|uuid| self.seen.contains(uuid))
     }
 
     /// How many turns the user has had, with the running one.
-    pub(super) fn turns(&self) -> usize {
+    pub(crate) fn turns(&self) -> usize {
         self.said.iter().filter(|said| said.own_turn).count()
     }
 
     /// Remembers the message of a turn (its ids: those of all messages that were joined).
-    pub(super) fn user(&mut self, text: &str, content: &Value, ids: &[String], mode: &str) {
+    pub(crate) fn user(&mut self, text: &str, content: &Value, ids: &[String], mode: &str) {
         self.said.push(Said { text: text.to_owned(), own_turn: true });
         self.seen.extend(ids.iter().cloned());
         let id = ids.last().cloned().unwrap_or_else(new_id);
@@ -160,7 +160,7 @@ impl Conversation {
     }
 
     /// Remembers a message that came into a running turn.
-    pub(super) fn user_in_turn(&mut self, text: &str, uuid: &str) {
+    pub(crate) fn user_in_turn(&mut self, text: &str, uuid: &str) {
         self.said.push(Said { text: text.to_owned(), own_turn: false });
         self.seen.insert(uuid.to_owned());
         self.entry(uuid, |o| {
@@ -171,14 +171,14 @@ impl Conversation {
     }
 
     /// Remembers a line of the assistant; `uuid` is the one of the same line in the stream.
-    pub(super) fn assistant(&mut self, uuid: &str, message: impl FnOnce(&mut Object<'_>)) {
+    pub(crate) fn assistant(&mut self, uuid: &str, message: impl FnOnce(&mut Object<'_>)) {
         self.entry(uuid, |o| {
             o.object("message", message).str("type", "assistant");
         });
     }
 
     /// Remembers a tool result or a note, which are user messages that no user sent.
-    pub(super) fn note(&mut self, uuid: &str, message: &[u8], result: Option<&[u8]>) {
+    pub(crate) fn note(&mut self, uuid: &str, message: &[u8], result: Option<&[u8]>) {
         self.entry(uuid, |o| {
             o.str("type", "user").raw("message", message);
             if let Some(result) = result {
@@ -188,7 +188,7 @@ impl Conversation {
     }
 
     /// Replaces the context by a summary.
-    pub(super) fn compact(&mut self, uuid: &str, summary: &str) {
+    pub(crate) fn compact(&mut self, uuid: &str, summary: &str) {
         self.said.clear();
         self.leaf = None;
         self.entry(uuid, |o| {
@@ -199,7 +199,7 @@ impl Conversation {
     }
 
     /// The last entry's id.
-    pub(super) fn leaf(&self) -> &str {
+    pub(crate) fn leaf(&self) -> &str {
         self.leaf.as_deref().unwrap_or_default()
     }
 
@@ -226,13 +226,13 @@ fn not_found(id: &str) -> Refused {
 }
 
 /// An id for a line. Random, but without asking the kernel for each of them.
-pub(super) fn new_id() -> String {
+pub(crate) fn new_id() -> String {
     let mut text = [0; 36];
     line_id(&mut text).to_owned()
 }
 
 /// The same into a buffer on the stack.
-pub(super) fn line_id(buffer: &mut [u8; 36]) -> &str {
+pub(crate) fn line_id(buffer: &mut [u8; 36]) -> &str {
     let bytes = fastrand::u128(..).to_le_bytes();
     uuid::Builder::from_random_bytes(bytes).into_uuid().hyphenated().encode_lower(buffer)
 }

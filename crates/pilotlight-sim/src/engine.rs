@@ -32,7 +32,7 @@ const MAX_WAITING: usize = 4096;
 
 /// Why a turn must stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stop {
+pub(crate) enum Stop {
     /// The host, or SIGINT, interrupts it.
     Interrupted,
     /// A message of priority `now` wants to be next.
@@ -41,45 +41,45 @@ pub(super) enum Stop {
 
 /// What this process has spent since its start.
 #[derive(Debug, Default)]
-pub(super) struct Totals {
-    pub(super) cost: f64,
-    pub(super) api_ms: u64,
-    pub(super) by_model: Vec<(String, Usage)>,
+pub(crate) struct Totals {
+    pub(crate) cost: f64,
+    pub(crate) api_ms: u64,
+    pub(crate) by_model: Vec<(String, Usage)>,
 }
 
 /// See the module.
-pub(super) struct Engine {
-    pub(super) args: Args,
-    pub(super) out: Output,
-    pub(super) conversation: Conversation,
-    pub(super) model: String,
-    pub(super) system_prompt: Option<String>,
-    pub(super) mode: String,
-    pub(super) key_source: &'static str,
-    pub(super) state: &'static str,
-    pub(super) state_events: bool,
-    pub(super) totals: Totals,
-    pub(super) last_failed: bool,
-    pub(super) initialized: bool,
-    pub(super) over_budget: bool,
-    pub(super) queue: VecDeque<Message>,
-    pub(super) busy: bool,
+pub(crate) struct Engine {
+    pub(crate) args: Args,
+    pub(crate) out: Output,
+    pub(crate) conversation: Conversation,
+    pub(crate) model: String,
+    pub(crate) system_prompt: Option<String>,
+    pub(crate) mode: String,
+    pub(crate) key_source: &'static str,
+    pub(crate) state: &'static str,
+    pub(crate) state_events: bool,
+    pub(crate) totals: Totals,
+    pub(crate) last_failed: bool,
+    pub(crate) initialized: bool,
+    pub(crate) over_budget: bool,
+    pub(crate) queue: VecDeque<Message>,
+    pub(crate) busy: bool,
     /// The waiting messages came while a turn ran.
     had_to_wait: bool,
-    pub(super) stop: Option<Stop>,
-    pub(super) asking: Option<Asking>,
-    pub(super) tool_ended: Option<u32>,
-    pub(super) running_tasks: Vec<Task>,
+    pub(crate) stop: Option<Stop>,
+    pub(crate) asking: Option<Asking>,
+    pub(crate) tool_ended: Option<u32>,
+    pub(crate) running_tasks: Vec<Task>,
     /// With the exit code, and how many messages wait before it.
-    pub(super) ended_tasks: VecDeque<(Task, i32, usize)>,
-    pub(super) inputs: SyncSender<Batch>,
-    pub(super) ballast: Vec<Vec<u8>>,
-    pub(super) surroundings: Surroundings,
-    pub(super) deaf: Deaf,
-    pub(super) reading_stopped: Arc<AtomicBool>,
-    pub(super) eof: bool,
+    pub(crate) ended_tasks: VecDeque<(Task, i32, usize)>,
+    pub(crate) inputs: SyncSender<Batch>,
+    pub(crate) ballast: Vec<Vec<u8>>,
+    pub(crate) surroundings: Surroundings,
+    pub(crate) deaf: Deaf,
+    pub(crate) reading_stopped: Arc<AtomicBool>,
+    pub(crate) eof: bool,
     /// No further input counts; what waits still runs.
-    pub(super) ending: bool,
+    pub(crate) ending: bool,
     ignore_eof: bool,
     never_ready: bool,
     received: Receiver<Batch>,
@@ -87,7 +87,7 @@ pub(super) struct Engine {
 }
 
 /// Runs until the end of the process and returns its exit code.
-pub(super) fn run(mut args: Args) -> u8 {
+pub(crate) fn run(mut args: Args) -> u8 {
     match faults::from_environment() {
         Ok(more) => args.faults.extend(more),
         Err(error) => {
@@ -306,7 +306,7 @@ impl Engine {
     }
 
     /// Handles inputs until `wake` or the deadline; without a deadline until `wake`. Errs if the running turn must stop.
-    pub(super) fn pump(
+    pub(crate) fn pump(
         &mut self,
         deadline: Option<Instant>,
         wake: impl Fn(&Self) -> bool,
@@ -342,7 +342,7 @@ impl Engine {
     }
 
     /// Waits for a time, hearing everything.
-    pub(super) fn wait(&mut self, time: Duration) -> Result<(), Stop> {
+    pub(crate) fn wait(&mut self, time: Duration) -> Result<(), Stop> {
         self.pump(Some(clock::now() + time), |_| false)
     }
 
@@ -405,7 +405,7 @@ impl Engine {
     }
 
     /// Stops the running turn, if one runs. What waits to be asked is withdrawn first.
-    pub(super) fn interrupt(&mut self) {
+    pub(crate) fn interrupt(&mut self) {
         if !self.busy {
             return;
         }
@@ -424,12 +424,12 @@ impl Engine {
     }
 
     /// The faults of the running turn and those of the command line.
-    pub(super) fn fault(&self, turn: &Turn, kind: Kind) -> Option<Fault> {
+    pub(crate) fn fault(&self, turn: &Turn, kind: Kind) -> Option<Fault> {
         let faults = turn.script.faults.iter().chain(&self.args.faults);
         faults.into_iter().find(|fault| fault.kind == kind).cloned()
     }
 
-    pub(super) fn ignore_eof(&mut self) {
+    pub(crate) fn ignore_eof(&mut self) {
         self.ignore_eof = true;
     }
 
@@ -446,7 +446,7 @@ impl Engine {
     }
 
     /// An id of the kind that the API gives.
-    pub(super) fn api_id(prefix: &str) -> String {
+    pub(crate) fn api_id(prefix: &str) -> String {
         let id: String = new_id().chars().filter(|c| *c != '-').take(24).collect();
         format!("{prefix}_{id}")
     }

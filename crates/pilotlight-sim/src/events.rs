@@ -10,36 +10,36 @@ use super::json::{Object, object};
 use super::turn::Turn;
 
 /// One message of the pretended API.
-pub(super) struct ApiMessage {
-    pub(super) id: String,
-    pub(super) request_id: String,
-    pub(super) input_tokens: u64,
+pub(crate) struct ApiMessage {
+    pub(crate) id: String,
+    pub(crate) request_id: String,
+    pub(crate) input_tokens: u64,
 }
 
 /// How a turn ended.
 #[derive(Debug)]
-pub(super) struct Outcome {
-    pub(super) subtype: &'static str,
-    pub(super) is_error: bool,
+pub(crate) struct Outcome {
+    pub(crate) subtype: &'static str,
+    pub(crate) is_error: bool,
     /// The field `result`, or else `errors`.
-    pub(super) text: Result<String, String>,
+    pub(crate) text: Result<String, String>,
     /// Inner nothing is null; outer nothing leaves the field out, as local answers do.
-    pub(super) api_status: Option<Option<u16>>,
-    pub(super) num_turns: u64,
-    pub(super) stop_reason: Option<&'static str>,
-    pub(super) terminal: Option<&'static str>,
+    pub(crate) api_status: Option<Option<u16>>,
+    pub(crate) num_turns: u64,
+    pub(crate) stop_reason: Option<&'static str>,
+    pub(crate) terminal: Option<&'static str>,
 }
 
 /// Tokens of a turn, or of the process.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Usage {
-    pub(super) input: u64,
-    pub(super) output: u64,
+pub(crate) struct Usage {
+    pub(crate) input: u64,
+    pub(crate) output: u64,
 }
 
 impl Usage {
     /// $5 and $25 for a million tokens.
-    pub(super) fn cost(self) -> f64 {
+    pub(crate) fn cost(self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
         let (input, output) = (self.input as f64, self.output as f64);
         input * 5e-6 + output * 25e-6
@@ -68,7 +68,7 @@ fn cache_creation(o: &mut Object<'_>) {
 }
 
 /// A content block `{"type":KIND,KIND:text}`.
-pub(super) fn block(kind: &str, text: &str) -> Vec<u8> {
+pub(crate) fn block(kind: &str, text: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len() + 64);
     object(&mut out, |o| {
         o.str("type", kind).str(kind, text);
@@ -92,7 +92,7 @@ impl ApiMessage {
     }
 
     /// The message as it is when it starts.
-    pub(super) fn write(&self, o: &mut Object<'_>, model: &str, content: &[u8]) {
+    pub(crate) fn write(&self, o: &mut Object<'_>, model: &str, content: &[u8]) {
         o.str("id", &self.id).str("type", "message").str("role", "assistant");
         o.str("model", catalogue::api_model(model)).raw("content", content);
         o.null("stop_reason").null("stop_sequence");
@@ -102,7 +102,7 @@ impl ApiMessage {
 
 impl Engine {
     /// A line `{"type":"system","subtype":..}` with the fields of `fill` and the usual end.
-    pub(super) fn system(&mut self, subtype: &str, fill: impl FnOnce(&mut Object<'_>)) {
+    pub(crate) fn system(&mut self, subtype: &str, fill: impl FnOnce(&mut Object<'_>)) {
         let session = &self.conversation.session_id;
         self.out.line(|o| {
             o.str("type", "system").str("subtype", subtype);
@@ -112,7 +112,7 @@ impl Engine {
     }
 
     /// Announces whether this process works, if the host asked for it and it changed.
-    pub(super) fn set_state(&mut self, state: &'static str) {
+    pub(crate) fn set_state(&mut self, state: &'static str) {
         if self.state_events && self.state != state {
             self.system("session_state_changed", |o| {
                 o.str("state", state);
@@ -121,7 +121,7 @@ impl Engine {
         self.state = state;
     }
 
-    pub(super) fn emit_init(&mut self) {
+    pub(crate) fn emit_init(&mut self) {
         let (args, talk) = (&self.args, &self.conversation);
         let all = catalogue::TOOLS.iter().copied().chain(args.ask_host.then_some(catalogue::ASKING_TOOL));
         let tools: Vec<&str> = match &args.tools {
@@ -154,7 +154,7 @@ impl Engine {
     }
 
     /// One line for one content block of the answer.
-    pub(super) fn emit_assistant(&mut self, api: &ApiMessage, block: &[u8], stop_reason: &str) {
+    pub(crate) fn emit_assistant(&mut self, api: &ApiMessage, block: &[u8], stop_reason: &str) {
         let uuid = new_id();
         let content = array_of(block);
         let session = &self.conversation.session_id;
@@ -176,7 +176,7 @@ impl Engine {
     }
 
     /// An answer that no model gave: local commands, and what went wrong (`error`).
-    pub(super) fn emit_synthetic(&mut self, text: &str, stop_reason: &str, error: Option<(&str, &str)>) {
+    pub(crate) fn emit_synthetic(&mut self, text: &str, stop_reason: &str, error: Option<(&str, &str)>) {
         let uuid = new_id();
         let content = array_of(&block("text", text));
         let message_id = new_id();
@@ -205,7 +205,7 @@ impl Engine {
     }
 
     /// Tells the host that a message was taken. Those that were joined or dropped have no timestamp.
-    pub(super) fn emit_replay(&mut self, content: &Value, uuid: &str, with_time: bool) {
+    pub(crate) fn emit_replay(&mut self, content: &Value, uuid: &str, with_time: bool) {
         if !self.args.replay {
             return;
         }
@@ -224,7 +224,7 @@ impl Engine {
     }
 
     /// What a local command said, as the user's own line.
-    pub(super) fn emit_command_output(&mut self, text: &str) {
+    pub(crate) fn emit_command_output(&mut self, text: &str) {
         let text = format!("<local-command-stdout>{text}</local-command-stdout>");
         self.emit_user(
             &new_id(),
@@ -238,7 +238,7 @@ impl Engine {
     }
 
     /// A user line that replaces the compacted conversation.
-    pub(super) fn emit_summary(&mut self, uuid: &str, text: &str) {
+    pub(crate) fn emit_summary(&mut self, uuid: &str, text: &str) {
         self.emit_user(
             uuid,
             |o| {
@@ -265,7 +265,7 @@ impl Engine {
     }
 
     /// A tool's result, or with no `result` the note that the user interrupted.
-    pub(super) fn emit_note(&mut self, block: &[u8], result: Option<&[u8]>) {
+    pub(crate) fn emit_note(&mut self, block: &[u8], result: Option<&[u8]>) {
         let uuid = new_id();
         let mut message = Vec::new();
         object(&mut message, |o| {
@@ -283,7 +283,7 @@ impl Engine {
     }
 
     /// The last line of a turn.
-    pub(super) fn emit_result(&mut self, turn: &Turn, outcome: &Outcome) {
+    pub(crate) fn emit_result(&mut self, turn: &Turn, outcome: &Outcome) {
         self.last_failed = outcome.is_error;
         let ms = clock::ms_since(turn.started);
         let success = outcome.text.is_ok();

@@ -10,19 +10,19 @@ use super::output::write_all;
 
 /// A fault with its argument, as in `name=argument`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Fault {
-    pub(super) kind: Kind,
-    pub(super) argument: Option<String>,
+pub(crate) struct Fault {
+    pub(crate) kind: Kind,
+    pub(crate) argument: Option<String>,
 }
 
 macro_rules! kinds {
     ($($kind:ident $name:literal $text:literal),* $(,)?) => {
         /// The known faults.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub(super) enum Kind { $($kind),* }
+        pub(crate) enum Kind { $($kind),* }
 
         /// Name and effect of each fault, for the help text.
-        pub(super) const ALL: &[(&str, &str)] = &[$(($name, $text)),*];
+        pub(crate) const ALL: &[(&str, &str)] = &[$(($name, $text)),*];
 
         fn kind_of(name: &str) -> Option<Kind> {
             match name { $($name => Some(Kind::$kind),)* _ => None }
@@ -78,19 +78,19 @@ impl FromStr for Fault {
 
 impl Fault {
     /// The argument as a number.
-    pub(super) fn number(&self, default: u64) -> u64 {
+    pub(crate) fn number(&self, default: u64) -> u64 {
         self.argument.as_deref().and_then(|text| text.parse().ok()).unwrap_or(default)
     }
 }
 
 /// The faults of the environment variable, for hosts that fix the command line.
-pub(super) fn from_environment() -> Result<Vec<Fault>, String> {
+pub(crate) fn from_environment() -> Result<Vec<Fault>, String> {
     let text = std::env::var("PILOTLIGHT_SIM_FAULT").unwrap_or_default();
     text.split(',').filter(|name| !name.trim().is_empty()).map(str::parse).collect()
 }
 
 /// Ends this process at once: nothing is flushed, no handler runs.
-pub(super) fn die(how: Option<&str>) -> ! {
+pub(crate) fn die(how: Option<&str>) -> ! {
     match how {
         Some("abort") => std::process::abort(),
         Some("kill") => {
@@ -102,26 +102,26 @@ pub(super) fn die(how: Option<&str>) -> ! {
 }
 
 /// Stops this process; returns when somebody continues it.
-pub(super) fn stop_self() {
+pub(crate) fn stop_self() {
     kill_process(getpid(), Signal::STOP).ok();
 }
 
 /// Never comes back, and needs nothing.
-pub(super) fn hang() -> ! {
+pub(crate) fn hang() -> ! {
     loop {
         std::thread::park();
     }
 }
 
 /// Never comes back, and needs a whole processor.
-pub(super) fn spin() -> ! {
+pub(crate) fn spin() -> ! {
     loop {
         std::hint::spin_loop();
     }
 }
 
 /// Writes that much to standard error, in lines.
-pub(super) fn flood_stderr(bytes: u64) {
+pub(crate) fn flood_stderr(bytes: u64) {
     let line = [b"the simulated CLI floods its standard error ".as_slice(), &[b'!'; 979], b"\n"].concat();
     let mut left = usize::try_from(bytes).unwrap_or(usize::MAX);
     while left > 0 {
@@ -132,17 +132,17 @@ pub(super) fn flood_stderr(bytes: u64) {
 }
 
 /// Memory that the kernel really has to give.
-pub(super) fn ballast(megabytes: u64) -> Vec<Vec<u8>> {
+pub(crate) fn ballast(megabytes: u64) -> Vec<Vec<u8>> {
     (0..megabytes).map(|_| vec![1; 1 << 20]).collect()
 }
 
 /// True for the first call with this file, ever: it is made here.
-pub(super) fn first_time(file: &str) -> bool {
+pub(crate) fn first_time(file: &str) -> bool {
     OpenOptions::new().write(true).create_new(true).open(file).is_ok()
 }
 
 /// Counts this start in a file and tells whether it is one of those that must fail (`N:FILE`).
-pub(super) fn start_must_fail(argument: Option<&str>) -> bool {
+pub(crate) fn start_must_fail(argument: Option<&str>) -> bool {
     let Some((count, file)) = argument.and_then(|text| text.split_once(':')) else { return true };
     let starts = std::fs::metadata(file).map_or(0, |data| data.len());
     let counted = OpenOptions::new().append(true).create(true).open(file).and_then(|mut f| f.write_all(b"."));

@@ -52,7 +52,7 @@ Faults:
 ";
 
 /// Prints the help.
-pub(super) fn print() -> u8 {
+pub(crate) fn print() -> u8 {
     let mut text = USAGE.to_owned();
     for (name, effect) in faults::ALL {
         text.push_str(&format!("  {name:<22}{effect}\n"));
@@ -62,7 +62,7 @@ pub(super) fn print() -> u8 {
 }
 
 /// Prints the version.
-pub(super) fn print_version() -> u8 {
+pub(crate) fn print_version() -> u8 {
     write_all(rustix::stdio::stdout(), format!("{VERSION} (pilotlight sim)\n").as_bytes());
     0
 }

@@ -21,7 +21,7 @@ const READ_SIZE: usize = 64 * 1024;
 
 /// What reaches the main thread.
 #[derive(Debug)]
-pub(super) enum Input {
+pub(crate) enum Input {
     /// One line, without its end.
     Line(Vec<u8>),
     /// The host closed the input.
@@ -35,15 +35,15 @@ pub(super) enum Input {
 }
 
 /// Inputs that arrived together.
-pub(super) type Batch = Vec<Input>;
+pub(crate) type Batch = Vec<Input>;
 
 /// The channel between the helping threads and the main thread.
-pub(super) fn channel() -> (SyncSender<Batch>, Receiver<Batch>) {
+pub(crate) fn channel() -> (SyncSender<Batch>, Receiver<Batch>) {
     sync_channel(WAITING_BATCHES)
 }
 
 /// Reads standard input until its end, or until `stopped` (the fault that never reads again).
-pub(super) fn start_reader(inputs: SyncSender<Batch>, stopped: Arc<AtomicBool>) {
+pub(crate) fn start_reader(inputs: SyncSender<Batch>, stopped: Arc<AtomicBool>) {
     let reader = move || {
         let stdin = rustix::stdio::stdin();
         let (mut buffer, mut partial) = (vec![0; READ_SIZE], Vec::new());
@@ -87,20 +87,20 @@ fn split_lines(partial: &mut Vec<u8>, piece: &[u8]) -> Batch {
 
 /// A user's message.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Message {
+pub(crate) struct Message {
     /// As it was sent: a string or blocks. Replays repeat it.
-    pub(super) content: Value,
+    pub(crate) content: Value,
     /// Its text alone.
-    pub(super) text: String,
-    pub(super) uuid: Option<String>,
-    pub(super) priority: Priority,
+    pub(crate) text: String,
+    pub(crate) uuid: Option<String>,
+    pub(crate) priority: Priority,
     /// False: only remember it, ask nobody.
-    pub(super) query: bool,
+    pub(crate) query: bool,
 }
 
 /// How a message treats a running turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Priority {
+pub(crate) enum Priority {
     /// Ends it.
     Now,
     /// Joins it when it uses a tool.
@@ -111,7 +111,7 @@ pub(super) enum Priority {
 
 /// A line, judged.
 #[derive(Debug, PartialEq)]
-pub(super) enum Command {
+pub(crate) enum Command {
     Ignore,
     User(Box<Message>),
     Control {
@@ -129,7 +129,7 @@ pub(super) enum Command {
 }
 
 /// Judges one line, as the real CLI does: some nonsense is ignored, some is deadly.
-pub(super) fn judge(line: &[u8]) -> Command {
+pub(crate) fn judge(line: &[u8]) -> Command {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     if line.is_empty() {
         return Command::Ignore;
@@ -223,13 +223,13 @@ fn deadly(block: &Value) -> Option<&'static str> {
 }
 
 /// The text blocks, one per line; other blocks have no text.
-pub(super) fn text_of(blocks: &[Value]) -> String {
+pub(crate) fn text_of(blocks: &[Value]) -> String {
     let texts = blocks.iter().filter_map(|block| block.get("text").and_then(Value::as_str));
     texts.collect::<Vec<_>>().join("\n")
 }
 
 /// What a message consists of: the type of each block, with the kind and length of the data that it carries.
-pub(super) fn kinds_of(content: &Value) -> String {
+pub(crate) fn kinds_of(content: &Value) -> String {
     let Value::Array(blocks) = content else { return "text".into() };
     let kinds = blocks.iter().map(|block| {
         let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);

@@ -6,14 +6,14 @@ use std::io::Write as _;
 use serde_json::Value;
 
 /// Appends one object to `out`.
-pub(super) fn object(out: &mut Vec<u8>, fill: impl FnOnce(&mut Object<'_>)) {
+pub(crate) fn object(out: &mut Vec<u8>, fill: impl FnOnce(&mut Object<'_>)) {
     out.push(b'{');
     fill(&mut Object { out, first: true });
     out.push(b'}');
 }
 
 /// An object being written.
-pub(super) struct Object<'a> {
+pub(crate) struct Object<'a> {
     out: &'a mut Vec<u8>,
     first: bool,
 }
@@ -28,54 +28,54 @@ impl Object<'_> {
         self.out.push(b':');
     }
 
-    pub(super) fn str(&mut self, key: &str, value: &str) -> &mut Self {
+    pub(crate) fn str(&mut self, key: &str, value: &str) -> &mut Self {
         self.key(key);
         string(self.out, value);
         self
     }
 
     /// A string or null.
-    pub(super) fn opt(&mut self, key: &str, value: Option<&str>) -> &mut Self {
+    pub(crate) fn opt(&mut self, key: &str, value: Option<&str>) -> &mut Self {
         match value {
             Some(value) => self.str(key, value),
             None => self.null(key),
         }
     }
 
-    pub(super) fn int(&mut self, key: &str, value: u64) -> &mut Self {
+    pub(crate) fn int(&mut self, key: &str, value: u64) -> &mut Self {
         self.key(key);
         display(self.out, value);
         self
     }
 
-    pub(super) fn num(&mut self, key: &str, value: f64) -> &mut Self {
+    pub(crate) fn num(&mut self, key: &str, value: f64) -> &mut Self {
         self.key(key);
         display(self.out, value);
         self
     }
 
-    pub(super) fn bool(&mut self, key: &str, value: bool) -> &mut Self {
+    pub(crate) fn bool(&mut self, key: &str, value: bool) -> &mut Self {
         self.raw(key, if value { b"true" } else { b"false" })
     }
 
-    pub(super) fn null(&mut self, key: &str) -> &mut Self {
+    pub(crate) fn null(&mut self, key: &str) -> &mut Self {
         self.raw(key, b"null")
     }
 
     /// Bytes that are JSON already.
-    pub(super) fn raw(&mut self, key: &str, json: &[u8]) -> &mut Self {
+    pub(crate) fn raw(&mut self, key: &str, json: &[u8]) -> &mut Self {
         self.key(key);
         self.out.extend_from_slice(json);
         self
     }
 
-    pub(super) fn value(&mut self, key: &str, value: &Value) -> &mut Self {
+    pub(crate) fn value(&mut self, key: &str, value: &Value) -> &mut Self {
         self.key(key);
         display(self.out, value);
         self
     }
 
-    pub(super) fn strings<S: AsRef<str>>(&mut self, key: &str, values: &[S]) -> &mut Self {
+    pub(crate) fn strings<S: AsRef<str>>(&mut self, key: &str, values: &[S]) -> &mut Self {
         self.array(key, |array| {
             for value in values {
                 array.str(value.as_ref());
@@ -83,13 +83,13 @@ impl Object<'_> {
         })
     }
 
-    pub(super) fn object(&mut self, key: &str, fill: impl FnOnce(&mut Object<'_>)) -> &mut Self {
+    pub(crate) fn object(&mut self, key: &str, fill: impl FnOnce(&mut Object<'_>)) -> &mut Self {
         self.key(key);
         object(self.out, fill);
         self
     }
 
-    pub(super) fn array(&mut self, key: &str, fill: impl FnOnce(&mut Array<'_>)) -> &mut Self {
+    pub(crate) fn array(&mut self, key: &str, fill: impl FnOnce(&mut Array<'_>)) -> &mut Self {
         self.key(key);
         self.out.push(b'[');
         fill(&mut Array { out: self.out, first: true });
@@ -99,7 +99,7 @@ impl Object<'_> {
 }
 
 /// An array being written.
-pub(super) struct Array<'a> {
+pub(crate) struct Array<'a> {
     out: &'a mut Vec<u8>,
     first: bool,
 }
@@ -112,12 +112,12 @@ impl Array<'_> {
         self.first = false;
     }
 
-    pub(super) fn str(&mut self, value: &str) {
+    pub(crate) fn str(&mut self, value: &str) {
         self.next();
         string(self.out, value);
     }
 
-    pub(super) fn object(&mut self, fill: impl FnOnce(&mut Object<'_>)) {
+    pub(crate) fn object(&mut self, fill: impl FnOnce(&mut Object<'_>)) {
         self.next();
         object(self.out, fill);
     }
@@ -131,7 +131,7 @@ fn display(out: &mut Vec<u8>, value: impl std::fmt::Display) {
 }
 
 /// Appends `text` as a JSON string, escaped like JavaScript's `JSON.stringify` does it.
-pub(super) fn string(out: &mut Vec<u8>, text: &str) {
+pub(crate) fn string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     let mut plain = 0;
     let bytes = text.as_bytes();

@@ -57,7 +57,7 @@ pub fn run_if_asked() {
 }
 
 /// Whether [`run_if_asked`] was called in this process, so that its own executable may serve as the simulation.
-pub(crate) fn can_be_sim() -> bool {
+pub fn can_be_sim() -> bool {
     CAN_BE_SIM.load(Ordering::Relaxed)
 }
 

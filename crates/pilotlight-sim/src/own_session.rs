@@ -9,10 +9,10 @@ use std::process::Command;
 use super::output::complain;
 
 /// Hidden first argument of the second instance.
-pub(super) const OWN_SESSION_ARG: &str = "--run-in-own-session";
+pub(crate) const OWN_SESSION_ARG: &str = "--run-in-own-session";
 
 /// A command that will run `/bin/sh -c script` as leader of a new session.
-pub(super) fn shell(script: &str) -> Command {
+pub(crate) fn shell(script: &str) -> Command {
     // The link names the running image even if the file was replaced meanwhile.
     let mut command = Command::new("/proc/self/exe");
     command.arg(super::selector()).arg(OWN_SESSION_ARG).args(["/bin/sh", "-c", script]);
@@ -20,7 +20,7 @@ pub(super) fn shell(script: &str) -> Command {
 }
 
 /// Leads a new session and becomes the command; comes back only to tell a failure.
-pub(super) fn become_command(command: &[OsString]) -> u8 {
+pub(crate) fn become_command(command: &[OsString]) -> u8 {
     let Some((program, arguments)) = command.split_first() else { return 2 };
     if let Err(error) = rustix::process::setsid() {
         complain(&format!("setsid: {error}"));

@@ -4,15 +4,15 @@ use serde_json::Value;
 
 /// A call that was not allowed.
 #[derive(Debug, Clone)]
-pub(super) struct Denial {
-    pub(super) name: String,
-    pub(super) id: String,
-    pub(super) input: Value,
+pub(crate) struct Denial {
+    pub(crate) name: String,
+    pub(crate) id: String,
+    pub(crate) input: Value,
 }
 
 /// What to do with a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     Allow,
     /// Ask the host; without one, deny with this text.
     Ask(String),
@@ -20,10 +20,10 @@ pub(super) enum Verdict {
 }
 
 /// The rules of this process.
-pub(super) struct Rules<'a> {
-    pub(super) allowed: &'a [String],
-    pub(super) disallowed: &'a [String],
-    pub(super) mode: &'a str,
+pub(crate) struct Rules<'a> {
+    pub(crate) allowed: &'a [String],
+    pub(crate) disallowed: &'a [String],
+    pub(crate) mode: &'a str,
 }
 
 /// Commands that only look, or do nothing.
@@ -36,7 +36,7 @@ const EDITING: &[&str] = &["touch", "mkdir", "cp", "mv", "rm", "rmdir", "sed"];
 const READING_TOOLS: &[&str] = &["Read", "Glob", "Grep", "TaskOutput"];
 
 /// Decides about one call.
-pub(super) fn judge(rules: &Rules<'_>, name: &str, input: &Value) -> Verdict {
+pub(crate) fn judge(rules: &Rules<'_>, name: &str, input: &Value) -> Verdict {
     let text = |key: &str| input.get(key).and_then(Value::as_str).unwrap_or_default();
     let command = text("command");
     if rules.disallowed.iter().any(|rule| matches(rule, name, command)) {

@@ -8,14 +8,14 @@ use super::faults::Fault;
 
 /// A tool call to make.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Call {
-    pub(super) name: String,
-    pub(super) input: Value,
+pub(crate) struct Call {
+    pub(crate) name: String,
+    pub(crate) input: Value,
 }
 
 /// A piece of the answer's text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Part {
+pub(crate) enum Part {
     Say(String),
     Bytes(usize),
     Recall,
@@ -32,50 +32,50 @@ pub(super) enum Part {
 
 /// The API fails for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Failure {
-    pub(super) status: u16,
+pub(crate) struct Failure {
+    pub(crate) status: u16,
     /// Because the conversation no longer fits.
-    pub(super) context_full: bool,
+    pub(crate) context_full: bool,
 }
 
 /// Retries to show before the answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Retries {
-    pub(super) count: u64,
-    pub(super) status: u16,
+pub(crate) struct Retries {
+    pub(crate) count: u64,
+    pub(crate) status: u16,
     /// Instead of the real one's growing delays.
-    pub(super) delay: Option<Duration>,
+    pub(crate) delay: Option<Duration>,
 }
 
 /// All that a message's markers ask for.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Script {
-    pub(super) parts: Vec<Part>,
-    pub(super) think: Option<String>,
-    pub(super) deltas: Option<usize>,
-    pub(super) delay: Duration,
+pub(crate) struct Script {
+    pub(crate) parts: Vec<Part>,
+    pub(crate) think: Option<String>,
+    pub(crate) deltas: Option<usize>,
+    pub(crate) delay: Duration,
     /// One character per delta.
-    pub(super) slow: bool,
-    pub(super) sleep: Duration,
-    pub(super) calls: Vec<Call>,
-    pub(super) call_loop: Option<Call>,
-    pub(super) background: Option<f64>,
-    pub(super) failure: Option<Failure>,
-    pub(super) retries: Option<Retries>,
-    pub(super) refusal: bool,
-    pub(super) max_turns: bool,
-    pub(super) fallback: bool,
-    pub(super) usage: Option<(u64, u64)>,
+    pub(crate) slow: bool,
+    pub(crate) sleep: Duration,
+    pub(crate) calls: Vec<Call>,
+    pub(crate) call_loop: Option<Call>,
+    pub(crate) background: Option<f64>,
+    pub(crate) failure: Option<Failure>,
+    pub(crate) retries: Option<Retries>,
+    pub(crate) refusal: bool,
+    pub(crate) max_turns: bool,
+    pub(crate) fallback: bool,
+    pub(crate) usage: Option<(u64, u64)>,
     /// Something to ask the host that is no question about a tool.
-    pub(super) host_request: Option<String>,
-    pub(super) faults: Vec<Fault>,
+    pub(crate) host_request: Option<String>,
+    pub(crate) faults: Vec<Fault>,
     /// What is left without the markers.
-    pub(super) plain: String,
+    pub(crate) plain: String,
 }
 
 /// Reads the markers of a text. What is no known marker stays text; a misspelt fault is an error, since a test that
 /// forgets its fault would pass for the wrong reason.
-pub(super) fn parse(text: &str) -> Result<Script, String> {
+pub(crate) fn parse(text: &str) -> Result<Script, String> {
     let mut script = Script::default();
     let mut plain = String::new();
     let mut rest = text;
@@ -196,7 +196,7 @@ fn parse_call(text: &str) -> Option<(Call, &str)> {
 #[cfg(test)]
 mod tests {
     use super::{Part, parse};
-    use crate::sim::faults::Kind;
+    use crate::faults::Kind;
 
     #[test]
     fn markers_and_text_are_told_apart() {

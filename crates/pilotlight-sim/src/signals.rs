@@ -15,10 +15,10 @@ use super::transcript::Writer;
 
 /// Set by faults: signals that ask for an end are taken and forgotten.
 #[derive(Clone, Default)]
-pub(super) struct Deaf(Arc<AtomicBool>);
+pub(crate) struct Deaf(Arc<AtomicBool>);
 
 impl Deaf {
-    pub(super) fn set(&self) {
+    pub(crate) fn set(&self) {
         self.0.store(true, Ordering::SeqCst);
     }
 
@@ -28,7 +28,7 @@ impl Deaf {
 }
 
 /// Starts to listen. Signals have their default effect if that fails.
-pub(super) fn listen(inputs: SyncSender<Batch>, transcript: Writer, deaf: Deaf) {
+pub(crate) fn listen(inputs: SyncSender<Batch>, transcript: Writer, deaf: Deaf) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().build() else { return };
     let streams = {
         let _guard = runtime.enter();

@@ -16,7 +16,7 @@ const PIECE: usize = 8;
 const MAX_PIECES: usize = 64;
 
 /// What a message consists of.
-pub(super) enum Block {
+pub(crate) enum Block {
     Thinking(String),
     Text(String),
     Tool { id: String, name: String, input: Value },
@@ -24,7 +24,7 @@ pub(super) enum Block {
 
 impl Engine {
     /// Streams a message and books its tokens.
-    pub(super) fn stream_message(
+    pub(crate) fn stream_message(
         &mut self,
         turn: &mut Turn,
         blocks: &[Block],

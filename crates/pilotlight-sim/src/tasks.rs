@@ -14,16 +14,16 @@ use super::tools::{CallEnd, bash_details};
 
 /// A command in the background.
 #[derive(Debug)]
-pub(super) struct Task {
-    pub(super) id: String,
-    pub(super) tool_use_id: String,
-    pub(super) description: String,
+pub(crate) struct Task {
+    pub(crate) id: String,
+    pub(crate) tool_use_id: String,
+    pub(crate) description: String,
     output_file: String,
 }
 
 impl Engine {
     /// The call of the `background` marker. Where tasks are switched off the command only leaves a process behind.
-    pub(super) fn background_call(&self, seconds: f64) -> Call {
+    pub(crate) fn background_call(&self, seconds: f64) -> Call {
         let input = if tasks_are_off() {
             json!({"command": format!("sleep {seconds} >/dev/null 2>&1 &")})
         } else {
@@ -32,7 +32,7 @@ impl Engine {
         Call { name: "Bash".into(), input }
     }
 
-    pub(super) fn start_task(&mut self, id: &str, command: &str) -> CallEnd {
+    pub(crate) fn start_task(&mut self, id: &str, command: &str) -> CallEnd {
         if tasks_are_off() {
             self.tool_error(id, "<tool_use_error>InputValidationError: Bash failed due to the following issue:\nAn unexpected parameter `run_in_background` was provided</tool_use_error>");
             return CallEnd::Failed;
@@ -87,7 +87,7 @@ impl Engine {
     }
 
     /// Says that a background task has ended, at once, also in the midst of a turn.
-    pub(super) fn announce_task_end(&mut self, task: &Task, code: i32) {
+    pub(crate) fn announce_task_end(&mut self, task: &Task, code: i32) {
         self.system("task_updated", |o| {
             o.str("task_id", &task.id).object("patch", |o| {
                 o.str("status", status(code)).int("end_time", super::clock::epoch_ms());
@@ -96,7 +96,7 @@ impl Engine {
     }
 
     /// Says that a turn begins now because a background task has ended.
-    pub(super) fn notice_task_end(&mut self, task: &Task, code: i32) {
+    pub(crate) fn notice_task_end(&mut self, task: &Task, code: i32) {
         let status = status(code);
         let summary = format!("Background command \"{}\" {status} (exit code {code})", task.description);
         self.system("task_notification", |o| {

@@ -25,14 +25,14 @@ const REJECTED: &str = "The user doesn't want to proceed with this tool use. The
 
 /// How a call ended; the worst one names the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum CallEnd {
+pub(crate) enum CallEnd {
     Ok,
     Failed,
     Denied,
 }
 
 impl CallEnd {
-    pub(super) fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Failed => "err",
@@ -42,7 +42,7 @@ impl CallEnd {
 }
 
 /// The result block of a call that the user stopped, and its `tool_use_result`.
-pub(super) fn rejected(id: &str) -> (Vec<u8>, Vec<u8>) {
+pub(crate) fn rejected(id: &str) -> (Vec<u8>, Vec<u8>) {
     (error_block(id, REJECTED), Value::from("User rejected tool use").to_string().into_bytes())
 }
 
@@ -56,7 +56,7 @@ fn error_block(id: &str, text: &str) -> Vec<u8> {
 
 impl Engine {
     /// Makes one call, from the question to its result line.
-    pub(super) fn run_call(&mut self, turn: &mut Turn, call: &Call, id: &str) -> Result<CallEnd, Stop> {
+    pub(crate) fn run_call(&mut self, turn: &mut Turn, call: &Call, id: &str) -> Result<CallEnd, Stop> {
         let rules =
             Rules { allowed: &self.args.allowed, disallowed: &self.args.disallowed, mode: &self.mode };
         let permission = match permission::judge(&rules, &call.name, &call.input) {
@@ -91,12 +91,12 @@ impl Engine {
         }
     }
 
-    pub(super) fn tool_error(&mut self, id: &str, text: &str) {
+    pub(crate) fn tool_error(&mut self, id: &str, text: &str) {
         let result = Value::from(format!("Error: {text}")).to_string();
         self.emit_note(&error_block(id, text), Some(result.as_bytes()));
     }
 
-    pub(super) fn tool_success(&mut self, id: &str, text: &str, result: impl FnOnce(&mut Object<'_>)) {
+    pub(crate) fn tool_success(&mut self, id: &str, text: &str, result: impl FnOnce(&mut Object<'_>)) {
         let (mut block, mut details) = (Vec::new(), Vec::new());
         object(&mut block, |o| {
             o.str("tool_use_id", id).str("type", "tool_result").str("content", text).bool("is_error", false);
@@ -183,7 +183,7 @@ impl Engine {
         Some((child, reader?))
     }
 
-    pub(super) fn tool_command(&self, script: &str) -> std::process::Command {
+    pub(crate) fn tool_command(&self, script: &str) -> std::process::Command {
         let mut command = own_session::shell(script);
         command.stdin(Stdio::null());
         command.env("CLAUDECODE", "1").env("CLAUDE_CODE_ENTRYPOINT", "sdk-cli");
@@ -229,7 +229,7 @@ impl Engine {
 
     /// Leaves processes behind that no signal to this one reaches: two in sessions of their own, the second without
     /// environment, and a daemon whose parent is gone.
-    pub(super) fn leave_behind(&mut self, fault: &Fault) -> Vec<u32> {
+    pub(crate) fn leave_behind(&mut self, fault: &Fault) -> Vec<u32> {
         let seconds = fault.number(600);
         let holding = fault.kind == Kind::OutliveHolding;
         let stdio = || if holding { Stdio::inherit() } else { Stdio::null() };
@@ -248,7 +248,7 @@ impl Engine {
 }
 
 /// The `tool_use_result` of a command.
-pub(super) fn bash_details(o: &mut Object<'_>, stdout: &str, silent: bool) {
+pub(crate) fn bash_details(o: &mut Object<'_>, stdout: &str, silent: bool) {
     o.str("stdout", stdout).str("stderr", "").bool("interrupted", false).bool("isImage", false);
     o.bool("noOutputExpected", silent);
 }

@@ -19,10 +19,10 @@ const LATENESS: Duration = Duration::from_millis(100);
 const MAX_FOLDER_NAME: usize = 200;
 
 /// How the note begins that follows an interrupted answer.
-pub(super) const INTERRUPTED: &str = "[Request interrupted by user";
+pub(crate) const INTERRUPTED: &str = "[Request interrupted by user";
 
 /// The folder of all conversations that were started in `cwd`.
-pub(super) fn project_dir(cwd: &str) -> PathBuf {
+pub(crate) fn project_dir(cwd: &str) -> PathBuf {
     let root = match std::env::var_os("CLAUDE_CONFIG_DIR") {
         Some(dir) if !dir.is_empty() => PathBuf::from(dir),
         // Without HOME the real one asks the user database; a simulation may be homeless.
@@ -53,32 +53,32 @@ fn folder_name(cwd: &str) -> String {
 
 /// One thing the user said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Said {
-    pub(super) text: String,
+pub(crate) struct Said {
+    pub(crate) text: String,
     /// False for what was said into a running turn.
-    pub(super) own_turn: bool,
+    pub(crate) own_turn: bool,
 }
 
 /// What a transcript tells of its conversation.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct History {
-    pub(super) said: Vec<Said>,
+pub(crate) struct History {
+    pub(crate) said: Vec<Said>,
     /// Message ids that must not be answered again.
-    pub(super) seen: HashSet<String>,
+    pub(crate) seen: HashSet<String>,
     /// The last entry, parent of the next.
-    pub(super) leaf: Option<String>,
-    pub(super) model: Option<String>,
+    pub(crate) leaf: Option<String>,
+    pub(crate) model: Option<String>,
 }
 
 /// Reads a transcript; nothing if there is no conversation in it. Lines that cannot be read are skipped: the last one
 /// of a killed process may be cut.
-pub(super) fn read(path: &Path) -> Option<History> {
+pub(crate) fn read(path: &Path) -> Option<History> {
     let bytes = std::fs::read(path).ok()?;
     history(&entries(&bytes))
 }
 
 /// The messages in a transcript: role and content of each.
-pub(super) fn messages(path: &Path) -> Value {
+pub(crate) fn messages(path: &Path) -> Value {
     let entries = std::fs::read(path).map(|bytes| entries(&bytes)).unwrap_or_default();
     let branch = branch(&entries).map(|(_, branch)| branch).unwrap_or_default();
     let messages = branch.iter().filter_map(|entry| entry.get("message"));
@@ -161,7 +161,7 @@ fn said(entry: &Value, message: &Value) -> Option<Said> {
 }
 
 /// Copies a conversation into the file of another session.
-pub(super) fn copy(from: &Path, session_id: &str) -> Vec<u8> {
+pub(crate) fn copy(from: &Path, session_id: &str) -> Vec<u8> {
     let mut out = Vec::new();
     for line in std::fs::read(from).unwrap_or_default().split(|&byte| byte == b'\n') {
         let Ok(Value::Object(mut entry)) = serde_json::from_slice(line) else { continue };
@@ -173,7 +173,7 @@ pub(super) fn copy(from: &Path, session_id: &str) -> Vec<u8> {
 }
 
 /// The newest conversation of a folder.
-pub(super) fn newest(dir: &Path) -> Option<PathBuf> {
+pub(crate) fn newest(dir: &Path) -> Option<PathBuf> {
     let files = std::fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path());
     let transcripts = files.filter(|path| path.extension().is_some_and(|e| e == "jsonl"));
     transcripts.max_by_key(|path| path.metadata().and_then(|data| data.modified()).ok())
@@ -201,18 +201,18 @@ impl Shared {
 
 /// Appends lines to a transcript, [`LATENESS`] later and from another thread.
 #[derive(Clone, Default)]
-pub(super) struct Writer(Arc<Shared>);
+pub(crate) struct Writer(Arc<Shared>);
 
 impl Writer {
     /// Lines go to this file from now on; nothing means nowhere.
-    pub(super) fn set_file(&self, file: Option<PathBuf>) {
+    pub(crate) fn set_file(&self, file: Option<PathBuf>) {
         let mut pending = self.0.lock();
         pending.write();
         pending.file = file;
     }
 
     /// Takes whole lines.
-    pub(super) fn append(&self, lines: &[u8]) {
+    pub(crate) fn append(&self, lines: &[u8]) {
         let mut pending = self.0.lock();
         if pending.file.is_none() {
             return;
@@ -231,7 +231,7 @@ impl Writer {
     }
 
     /// Writes what waits, at once.
-    pub(super) fn flush(&self) {
+    pub(crate) fn flush(&self) {
         self.0.lock().write();
     }
 }

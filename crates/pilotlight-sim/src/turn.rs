@@ -19,30 +19,30 @@ use super::tools::rejected;
 use super::transcript::INTERRUPTED;
 
 /// The state of a running turn.
-pub(super) struct Turn {
-    pub(super) started: Instant,
-    pub(super) script: Script,
+pub(crate) struct Turn {
+    pub(crate) started: Instant,
+    pub(crate) script: Script,
     /// What the message consists of.
-    pub(super) kinds: String,
-    pub(super) usage: Usage,
-    pub(super) denials: Vec<Denial>,
-    pub(super) first_output_ms: Option<u64>,
-    pub(super) unsolicited: bool,
+    pub(crate) kinds: String,
+    pub(crate) usage: Usage,
+    pub(crate) denials: Vec<Denial>,
+    pub(crate) first_output_ms: Option<u64>,
+    pub(crate) unsolicited: bool,
     /// Messages of the API.
-    pub(super) rounds: u64,
-    pub(super) stop_reason: Option<&'static str>,
+    pub(crate) rounds: u64,
+    pub(crate) stop_reason: Option<&'static str>,
     /// Text that was streamed but is in no assistant line yet.
-    pub(super) partial_text: String,
+    pub(crate) partial_text: String,
     /// The tool calls without a result yet.
-    pub(super) open_calls: Vec<String>,
+    pub(crate) open_calls: Vec<String>,
     /// The message to replay once the answer has begun.
-    pub(super) late_replay: Option<(Value, String)>,
+    pub(crate) late_replay: Option<(Value, String)>,
     /// Ids of processes that were left behind.
-    pub(super) left_behind: Vec<u32>,
+    pub(crate) left_behind: Vec<u32>,
 }
 
 impl Turn {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             started: clock::now(),
             script: Script::default(),
@@ -60,18 +60,18 @@ impl Turn {
         }
     }
 
-    pub(super) fn ms(&self) -> u64 {
+    pub(crate) fn ms(&self) -> u64 {
         clock::ms_since(self.started)
     }
 
-    pub(super) fn note_output(&mut self) {
+    pub(crate) fn note_output(&mut self) {
         let now = self.ms();
         self.first_output_ms.get_or_insert(now);
     }
 }
 
 /// A normal end.
-pub(super) fn answered(text: String, num_turns: u64) -> Outcome {
+pub(crate) fn answered(text: String, num_turns: u64) -> Outcome {
     Outcome {
         subtype: "success",
         is_error: false,
@@ -84,7 +84,7 @@ pub(super) fn answered(text: String, num_turns: u64) -> Outcome {
 }
 
 /// The end of what needed no model.
-pub(super) fn local(text: &str) -> Outcome {
+pub(crate) fn local(text: &str) -> Outcome {
     Outcome {
         num_turns: 0,
         api_status: None,
@@ -96,7 +96,7 @@ pub(super) fn local(text: &str) -> Outcome {
 
 impl Engine {
     /// Runs the turn of these messages, joined.
-    pub(super) fn user_turn(&mut self, messages: &[Message]) {
+    pub(crate) fn user_turn(&mut self, messages: &[Message]) {
         let Some((last, earlier)) = messages.split_last() else { return };
         let texts: Vec<&str> = messages.iter().map(|message| message.text.as_str()).collect();
         let text = texts.join("\n");
@@ -132,7 +132,7 @@ impl Engine {
     }
 
     /// The turn that a background task's end starts by itself.
-    pub(super) fn unsolicited_turn(&mut self, task: &Task, code: i32) {
+    pub(crate) fn unsolicited_turn(&mut self, task: &Task, code: i32) {
         let mut turn = self.begin("");
         turn.unsolicited = true;
         self.set_state("running");
@@ -214,7 +214,7 @@ impl Engine {
     }
 
     /// Faults that strike after `init`.
-    pub(super) fn in_the_turn(&mut self, turn: &mut Turn) {
+    pub(crate) fn in_the_turn(&mut self, turn: &mut Turn) {
         if let Some(fault) = self.fault(turn, Kind::CrashInit) {
             faults::die(fault.argument.as_deref());
         }
@@ -268,14 +268,14 @@ impl Engine {
     }
 
     /// The replay that waits until the answer has begun, as with partial messages.
-    pub(super) fn late_replay(&mut self, turn: &mut Turn) {
+    pub(crate) fn late_replay(&mut self, turn: &mut Turn) {
         if let Some((content, uuid)) = turn.late_replay.take() {
             self.emit_replay(&content, &uuid, true);
         }
     }
 
     /// Books the tokens of a message.
-    pub(super) fn book(&mut self, turn: &mut Turn, input: u64, output: u64) {
+    pub(crate) fn book(&mut self, turn: &mut Turn, input: u64, output: u64) {
         turn.usage.input += input;
         turn.usage.output += output;
         let usage = Usage { input, output };

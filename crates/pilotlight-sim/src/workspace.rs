@@ -15,8 +15,8 @@ use super::args::Args;
 
 /// A server of the Model Context Protocol.
 #[derive(Debug)]
-pub(super) struct Server {
-    pub(super) name: String,
+pub(crate) struct Server {
+    pub(crate) name: String,
     /// What it was configured with.
     config: Value,
     /// Over the protocol, and not by a file or the command line.
@@ -26,15 +26,15 @@ pub(super) struct Server {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Surroundings {
-    pub(super) servers: Vec<Server>,
+pub(crate) struct Surroundings {
+    pub(crate) servers: Vec<Server>,
     /// Variables that settings lay over the environment.
-    pub(super) env: BTreeMap<String, String>,
+    pub(crate) env: BTreeMap<String, String>,
     key_helper: Option<String>,
 }
 
 impl Server {
-    pub(super) fn new(name: String, config: Value) -> Self {
+    pub(crate) fn new(name: String, config: Value) -> Self {
         Self { name, config, is_given: false, child: None }
     }
 
@@ -47,7 +47,7 @@ impl Server {
     }
 
     /// In the words of the real one.
-    pub(super) fn status(&self) -> &'static str {
+    pub(crate) fn status(&self) -> &'static str {
         if self.child.is_some() { "pending" } else { "failed" }
     }
 
@@ -69,7 +69,7 @@ impl Server {
 
 impl Surroundings {
     /// Looks at the working directory and starts what is to be started. A hook delays everything else.
-    pub(super) fn enter(args: &mut Args) -> Self {
+    pub(crate) fn enter(args: &mut Args) -> Self {
         let mut all = Self { servers: std::mem::take(&mut args.mcp_servers), ..Self::default() };
         if args.obeys_project() {
             if !args.strict_mcp_config {
@@ -100,7 +100,7 @@ impl Surroundings {
     }
 
     /// Takes these servers in place of all that were given to this process; says which are gone. Those of files stay.
-    pub(super) fn set_servers(&mut self, servers: &serde_json::Map<String, Value>) -> Vec<String> {
+    pub(crate) fn set_servers(&mut self, servers: &serde_json::Map<String, Value>) -> Vec<String> {
         let (given, others) =
             std::mem::take(&mut self.servers).into_iter().partition(|server| server.is_given);
         self.servers = others;
@@ -115,7 +115,7 @@ impl Surroundings {
     }
 
     /// Before the first request to the API the helper is asked for a key.
-    pub(super) fn before_first_request(&mut self) {
+    pub(crate) fn before_first_request(&mut self) {
         if let Some(helper) = self.key_helper.take() {
             self.shell(&helper);
         }
@@ -129,12 +129,12 @@ impl Surroundings {
     }
 
     /// What a variable is to this process.
-    pub(super) fn variable(&self, name: &str) -> String {
+    pub(crate) fn variable(&self, name: &str) -> String {
         self.env.get(name).cloned().or_else(|| std::env::var(name).ok()).unwrap_or_default()
     }
 
     /// Before an orderly end.
-    pub(super) fn leave(&self) {
+    pub(crate) fn leave(&self) {
         self.servers.iter().for_each(Server::leave);
     }
 }
