@@ -3,7 +3,7 @@
 //!
 //! `cargo run --example own_recorder` uses the recorder of `metrics-util` that keeps everything in memory, and prints
 //! what is not zero. With `metrics-exporter-prometheus` it is the same, but for the buckets: give it
-//! [`pilotlight::metrics::buckets`], or histograms come out as summaries.
+//! [`pilotlight::telemetry::metrics::buckets`], or histograms come out as summaries.
 
 use std::error::Error;
 use std::time::Duration;

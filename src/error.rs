@@ -5,9 +5,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::cli::PromptRefused;
 use crate::config::ConfigError;
-use crate::ids::InvalidName;
+use crate::model::PromptRefused;
+use crate::model::ids::InvalidName;
 
 /// pilotlight could not be started.
 #[derive(Debug, thiserror::Error)]

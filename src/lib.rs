@@ -99,38 +99,27 @@
 //! # Where to look next
 //!
 //! [`Pilotlight`] and [`Session`] are the two handles, both cheap to clone. [`Config`] is one tree with a default for
-//! everything. [`error`] splits failures by who can do something about them. [`metrics::catalogue`] lists every figure;
+//! everything. [`error`] splits failures by who can do something about them. [`telemetry::metrics::catalogue`] lists every figure;
 //! they go to the `metrics` recorder of the host, or with [`Pilotlight::start_with`] to one of its choice.
-//! [`Pilotlight::happenings`] tells what happens in sessions as it does. [`cli`] is the only place that knows one CLI's
+//! [`Pilotlight::happenings`] tells what happens in sessions as it does. [`adapter`] is the only place that knows one CLI's
 //! protocol. `examples/` has a minimal program, one inside an axum service and one with
 //! a recorder of its own.
 
+pub mod adapter;
+mod admission;
 mod child;
-pub mod cli;
 pub mod config;
 pub mod error;
-pub mod happenings;
-#[cfg(feature = "server")]
-pub mod http;
-pub mod ids;
-mod installed;
-mod instance;
-mod locks;
-pub mod metrics;
+mod installation;
 pub mod model;
-mod open_files;
-mod pilotlight;
-mod private;
-pub mod probe;
-mod program;
-mod registry;
-mod restart;
+#[cfg(feature = "server")]
+pub mod server;
 mod session;
-mod storage;
 mod supervisor;
-mod trust;
+mod support;
+pub mod system;
+pub mod telemetry;
 pub mod turn;
-mod user_env;
 mod workspace;
 
 /// The parent process of each CLI process, see [`pilotlight_shim`].
@@ -146,8 +135,7 @@ pub mod sim {
 
 pub use config::Config;
 pub use error::{StartError, TurnError};
-pub use pilotlight::{Pilotlight, Readiness};
-pub use session::{
-    OauthCredentials, PendingPermission, PermissionError, Session, SessionState, SessionStatus,
-};
-pub use turn::{Event, Outcome, Prompt, Turn, TurnOptions};
+pub use model::{OauthCredentials, PendingPermission, PermissionError, Prompt, SessionState};
+pub use session::SessionStatus;
+pub use system::{Pilotlight, Readiness, Session};
+pub use turn::{Event, Outcome, Turn, TurnOptions};

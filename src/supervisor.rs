@@ -13,21 +13,19 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::TurnError;
-use crate::ids::SessionKey;
-use crate::instance::Instance;
-use crate::metrics::{ActorKind, AdmissionRejected};
-use crate::registry::Entry;
-use crate::session::{Record, SessionActor, SessionArgs, SessionMessage, SessionState};
+use crate::model::SessionState;
+use crate::model::ids::SessionKey;
+use crate::session::instance::Instance;
+use crate::session::registry::Entry;
+use crate::session::{Record, SessionActor, SessionArgs, SessionMessage};
+use crate::telemetry::metrics::{ActorKind, AdmissionRejected};
 
 /// When to try again where nothing rests: a turn is likely to have ended by then.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-mod admission;
 mod idle;
-mod room;
 mod sampler;
 
-pub(crate) use admission::{Admission, Pressure, StartPermit};
 pub(crate) use idle::{IdleEvictor, IdleMessage, Room};
 pub(crate) use sampler::{MetricsSampler, SampleNow};
 

@@ -4,14 +4,11 @@
 //! (through the turn's source); what comes while nobody waits is put into the channel by the driver of the child. Items
 //! are whole reads of the output; the reader cuts them into lines, so that a burst costs one wake-up.
 
-use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use crate::cli::Failure;
 use crate::error::TurnError;
-use crate::model::History;
+use crate::model::Failure;
+use crate::model::{History, Usage};
 
 mod channel;
 mod earlier;
@@ -32,41 +29,6 @@ pub(crate) use trace::TurnTrace;
 /// A share of something bounded, given back when it is dropped.
 pub(crate) type Hold = std::sync::Arc<dyn std::any::Any + Send + Sync>;
 
-/// What a user says.
-#[derive(Clone, PartialEq)]
-pub enum Prompt {
-    /// Plain text.
-    Text(String),
-    /// Content blocks (text, image, document) as the model's API defines them; passed through the serialiser, never
-    /// as bytes.
-    Blocks(Vec<serde_json::Value>),
-}
-
-impl Default for Prompt {
-    /// Empty text.
-    fn default() -> Self {
-        Self::Text(String::new())
-    }
-}
-
-impl From<&str> for Prompt {
-    fn from(text: &str) -> Self {
-        Self::Text(text.to_owned())
-    }
-}
-
-impl From<String> for Prompt {
-    fn from(text: String) -> Self {
-        Self::Text(text)
-    }
-}
-
-impl fmt::Debug for Prompt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Prompt(redacted)")
-    }
-}
-
 /// What a turn may ask for beside its text. The default asks for nothing.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TurnOptions {
@@ -83,31 +45,6 @@ pub struct TurnOptions {
     /// Earlier messages, brought in if, and only if, the conversation has no context of its own (it is new, or was
     /// lost). For clients that send the whole history with every request.
     pub history: Option<History>,
-}
-
-/// Longest model name. Full ids with a provider's prefix have some sixty characters.
-const MAX_MODEL: usize = 128;
-
-/// Whether this can be a model's name: nothing that could be taken for a flag, nor that the CLI, which accepts any
-/// name and fails later, would choke on.
-pub(crate) fn is_model_name(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:/@-[]".contains(&byte);
-    let begins_well = name.starts_with(|first: char| first.is_ascii_alphanumeric());
-    begins_well && name.len() <= MAX_MODEL && name.bytes().all(allowed)
-}
-
-/// Tokens of a turn, as the model's API counted them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Usage {
-    /// Read, not from the cache.
-    pub input_tokens: u64,
-    /// Written.
-    pub output_tokens: u64,
-    /// Written to the cache.
-    pub cache_creation_input_tokens: u64,
-    /// Read from the cache.
-    pub cache_read_input_tokens: u64,
 }
 
 /// How a turn ended. Every accepted turn has exactly one.
@@ -150,19 +87,4 @@ impl Outcome {
     pub fn is_ok(&self) -> bool {
         matches!(self.status, Status::Completed)
     }
-}
-
-/// The answer to a tool that waits for permission.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Decision {
-    /// It may run, with other input if given.
-    Allow {
-        /// Replaces what the tool would have been called with.
-        updated_input: Option<serde_json::Value>,
-    },
-    /// It may not.
-    Deny {
-        /// What the model is told.
-        message: String,
-    },
 }

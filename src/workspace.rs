@@ -12,16 +12,17 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::cli::{Adapter, Dirs};
+use crate::adapter::{Adapter, Dirs};
 use crate::config::CliConfig;
-use crate::ids::SessionHash;
-use crate::session::OauthCredentials;
+use crate::model::OauthCredentials;
+use crate::model::ids::SessionHash;
 
 pub(crate) mod beneath;
 mod data_dir;
 mod migration;
 mod own;
 mod remove;
+pub(crate) mod user_env;
 mod write;
 
 use beneath::Beneath;
@@ -397,8 +398,8 @@ pub(crate) fn credentials_in(own: &Beneath, path: &Path) -> Option<serde_json::V
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::claude::CLAUDE;
-    use crate::ids::{SessionKey, UserId};
+    use crate::adapter::claude::CLAUDE;
+    use crate::model::ids::{SessionKey, UserId};
 
     fn workspace(data_dir: &Path) -> Workspace {
         let key = SessionKey::new(UserId::new("../../etc/passwd").unwrap(), "default").unwrap();

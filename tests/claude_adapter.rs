@@ -5,8 +5,8 @@
 use std::fs;
 use std::path::Path;
 
-use pilotlight::cli::claude::CLAUDE;
-use pilotlight::cli::{Adapter, HostRequest, LineKind, Terminal};
+use pilotlight::adapter::claude::CLAUDE;
+use pilotlight::adapter::{Adapter, HostRequest, LineKind, Terminal};
 
 /// What the CLI said, line by line.
 fn recorded(name: &str) -> Vec<Vec<u8>> {
@@ -148,7 +148,7 @@ fn a_turn_of_the_cli_s_own_answers_nobody() {
 #[test]
 fn a_refused_resume_is_told_by_the_terminal_line_alone() {
     let end = terminals("resume-unknown").remove(0);
-    assert_eq!(CLAUDE.refusal(Some(&end), ""), Some(pilotlight::cli::Refusal::NoConversation));
+    assert_eq!(CLAUDE.refusal(Some(&end), ""), Some(pilotlight::adapter::Refusal::NoConversation));
     let ordinary = terminals("turns-basic").remove(0);
     assert_eq!(CLAUDE.refusal(Some(&ordinary), ""), None);
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pilotlight::http::bench::Matching;
+use pilotlight::server::bench::Matching;
 
 use crate::client::{Client, Seen, keepalive, messages};
 use crate::pipe::Pipe;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 use pilotlight::Pilotlight;
-use pilotlight::http::Server;
+use pilotlight::server::Server;
 
 use crate::measure::Stopwatch;
 use crate::ours;
@@ -65,7 +65,7 @@ pub(crate) async fn metrics() -> Vec<Row> {
 /// As the server makes its own.
 fn recorder() -> PrometheusRecorder {
     let mut builder = PrometheusBuilder::new();
-    for (name, buckets) in pilotlight::metrics::buckets("pilotlight_") {
+    for (name, buckets) in pilotlight::telemetry::metrics::buckets("pilotlight_") {
         builder = builder.set_buckets_for_metric(Matcher::Full(name), buckets).unwrap();
     }
     builder.build_recorder()

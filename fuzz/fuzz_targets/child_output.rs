@@ -9,9 +9,9 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use pilotlight::cli::claude::CLAUDE;
-use pilotlight::cli::{Adapter, HostRequest};
-use pilotlight::turn::Decision;
+use pilotlight::adapter::claude::CLAUDE;
+use pilotlight::adapter::{Adapter, HostRequest};
+use pilotlight::model::Decision;
 
 /// The framing is private to the crate; it needs nothing of it.
 #[path = "../../src/child/framing.rs"]

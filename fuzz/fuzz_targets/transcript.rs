@@ -12,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
 /// The reader is private to the crate; it needs nothing of it.
-#[path = "../../src/cli/claude/transcript/kept.rs"]
+#[path = "../../src/adapter/claude/transcript/kept.rs"]
 mod kept;
 
 /// Ids that the input may use, so that chance finds chains.

@@ -5,7 +5,7 @@
 //! always there, the session's actor, which gives it turns, and the reader of the running turn, which takes the
 //! child's lines from the pipe itself. Whoever has the lock does what is due and calls the driver for the rest: signals,
 //! and deadlines that are earlier than it knows. It knows turns and lines; it knows no actors, and of the CLI only what
-//! the [`Adapter`](crate::cli::Adapter) says.
+//! the [`Adapter`](crate::adapter::Adapter) says.
 //!
 //! A reader holds a [`LEASE`] on the output as long as it keeps asking. When it expires, the driver reads.
 
@@ -27,10 +27,10 @@ use super::permissions::Permissions;
 use super::running::{Running, TurnJob, TurnReport};
 use super::secrets::Secrets;
 use super::tasks::Tasks;
-use crate::cli::{Adapter, Bound, Terminal};
+use crate::adapter::{Adapter, Bound, Terminal};
 use crate::config::Config;
-use crate::metrics::{Metrics, Stream};
-use crate::session::PendingPermission;
+use crate::model::PendingPermission;
+use crate::telemetry::metrics::{Metrics, Stream};
 
 /// So long after a reader has asked nobody else reads the output. Long enough that a reader which takes its events one
 /// by one keeps it; short enough that one which does something else delays neither the end of its turn nor a

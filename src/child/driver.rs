@@ -22,8 +22,8 @@ use super::port::Port;
 use super::running::{Running, TurnJob};
 use super::spawn::{Contained, Ended, ShimHandle};
 use super::stderr::Tail;
-use crate::cli::{Bound, Refusal};
-use crate::metrics::Stream;
+use crate::adapter::{Bound, Refusal};
+use crate::telemetry::metrics::Stream;
 use pilotlight_shim::report::Exit;
 
 /// After the exit the rest of the output is read for at most so long: whoever else held the pipe is being killed.

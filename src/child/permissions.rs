@@ -7,10 +7,10 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::cli::PermissionRequest;
 use crate::config::PermissionPolicy;
-use crate::session::{PendingPermission, PermissionError};
-use crate::turn::Decision;
+use crate::model::Decision;
+use crate::model::PermissionRequest;
+use crate::model::{PendingPermission, PermissionError};
 
 /// So many requests that are over are remembered, to tell a late answer from a wrong one.
 const REMEMBERED: usize = 64;

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use super::dialogue::{Dialogue, Verdict};
 use super::permissions::Answer;
 use super::running::TurnJob;
-use crate::ids::TurnId;
+use crate::model::ids::TurnId;
 use crate::turn::{Pulled, Source};
 
 /// See the module. Refuses everything once the child is gone.

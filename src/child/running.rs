@@ -7,12 +7,13 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::watch::{Vitals, Watch};
-use crate::cli::Terminal;
+use crate::adapter::Terminal;
 use crate::config::SessionConfig;
 use crate::error::{Loss, TurnError};
-use crate::ids::TurnId;
-use crate::metrics::{FirstOutput, Metrics};
-use crate::turn::{Earlier, Hold, Outcome, Status, TurnSender, TurnTrace, Usage, aborted, wake};
+use crate::model::Usage;
+use crate::model::ids::TurnId;
+use crate::telemetry::metrics::{FirstOutput, Metrics};
+use crate::turn::{Earlier, Hold, Outcome, Status, TurnSender, TurnTrace, aborted, wake};
 
 /// A turn on its way to a child, and what is needed to give it to another one.
 pub(crate) struct TurnJob {

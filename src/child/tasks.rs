@@ -9,7 +9,7 @@
 
 use tokio::time::{Duration, Instant};
 
-use crate::cli::Task;
+use crate::adapter::Task;
 
 /// So many tasks are followed; a child with more keeps busy by these.
 const MOST_TASKS: usize = 64;

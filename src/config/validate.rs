@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{CliConfig, Config, ConfigError};
-use crate::ids::UserId;
+use crate::model::ids::UserId;
 
 pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
     durations(config)?;
@@ -29,7 +29,7 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
     callers(config)?;
     cli(&config.cli)?;
     super::mcp::validate(config)?;
-    if config.http.models.iter().any(|model| !crate::turn::is_model_name(model)) {
+    if config.http.models.iter().any(|model| !crate::model::is_model_name(model)) {
         return Err(wrong("http.models", "must be models' names such as \"sonnet\" or full ids"));
     }
     let prefix = &config.metrics.prefix;

@@ -17,20 +17,23 @@ use super::import::{First, Imported, Offered};
 use super::opening::{self, Prepared};
 use super::state::Departure;
 use super::store::Record;
+use crate::adapter::{LaunchPlan, Refusal};
+use crate::admission::StartPermit;
 use crate::child::{
     self, Contained, Departed, Driver, Ending, Launch, Limits, OomKills, Port, Report, Running, Setup, Sweep,
     TurnJob, UNKILLABLE, Verdict,
 };
-use crate::cli::{LaunchPlan, Refusal};
 use crate::config::PermissionPolicy;
 use crate::error::{Loss, StartFailure, TurnError};
-use crate::happenings::{Exit, What};
-use crate::ids::Generation;
-use crate::installed::{self, Chosen};
-use crate::instance::{Instance, Once, Slot};
-use crate::metrics::{AdmissionRejected, ContextLost, ExitReason, FirstOutput, RestartCause, StopHow};
-use crate::registry::Entry;
-use crate::supervisor::{IdleMessage, Room, StartPermit};
+use crate::installation::versions::{self, Chosen};
+use crate::model::ids::Generation;
+use crate::session::instance::{Instance, Once, Slot};
+use crate::session::registry::Entry;
+use crate::supervisor::{IdleMessage, Room};
+use crate::telemetry::events::{Exit, What};
+use crate::telemetry::metrics::{
+    AdmissionRejected, ContextLost, ExitReason, FirstOutput, RestartCause, StopHow,
+};
 use crate::turn::wake;
 use crate::workspace::Workspace;
 
@@ -56,7 +59,7 @@ impl Plan {
 pub(crate) enum ChildNews {
     /// A process runs.
     Started(Started, Arc<Port>),
-    /// Part of the conversation is not on disk; which, where that is known ([`crate::cli::Adapter::transcript_gap`]).
+    /// Part of the conversation is not on disk; which, where that is known ([`crate::adapter::Adapter::transcript_gap`]).
     ContextLost(ContextLost, Option<String>),
     /// How the turn that follows a history is sent, before the child is ready.
     First(First),
@@ -159,7 +162,7 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, tell: 
     // The CLI may disagree about the conversation: then the other way once, then a new conversation.
     while prepared.attempt < opening::MOST_ATTEMPTS {
         prepared.tell(tell);
-        let chosen = match installed::choose(&plan.instance).await {
+        let chosen = match versions::choose(&plan.instance).await {
             Ok(chosen) => chosen,
             Err(failure) => return not_started(plan, failure),
         };
@@ -186,7 +189,7 @@ async fn give_way(plan: &Plan, chosen: &Chosen, stop: &CancellationToken) -> boo
         return plan.instance.installed.failed(chosen);
     }
     tokio::select! {
-        is_there = installed::failed_in_session(&plan.instance, chosen) => is_there,
+        is_there = versions::failed_in_session(&plan.instance, chosen) => is_there,
         () = stop.cancelled() => false,
     }
 }
@@ -331,7 +334,7 @@ fn start(plan: &Plan, prepared: &Prepared, chosen: &Chosen) -> Result<Box<Contai
 fn limits_of(config: &crate::config::Limits) -> Limits {
     Limits {
         nofile: config.child_open_files,
-        nofile_soft: crate::open_files::of_children(),
+        nofile_soft: crate::support::open_files::of_children(),
         nproc: config.child_processes,
         fsize: config.child_file_size,
         oom_score_adj: Some(config.child_oom_score),
@@ -343,7 +346,7 @@ fn limits_of(config: &crate::config::Limits) -> Limits {
 fn environment(
     instance: &Instance,
     entry: &Entry,
-    dirs: &crate::cli::Dirs,
+    dirs: &crate::adapter::Dirs,
     of_adapter: Vec<(OsString, OsString)>,
     decided: Vec<(OsString, OsString)>,
     prepared: &Prepared,
@@ -382,7 +385,7 @@ fn not_started(plan: &Plan, failure: StartFailure) -> Gone {
             })
         }
         // Nor here: it stays refused until an operator does something.
-        None if failure.reason() == installed::UNJUDGED => {
+        None if failure.reason() == versions::UNJUDGED => {
             Departure::NotAdmitted(TurnError::NotStarted(failure))
         }
         None => Departure::NotStarted(failure),

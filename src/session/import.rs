@@ -5,7 +5,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use crate::ids::{TurnId, UserId};
+use bytes::Bytes;
+
+use crate::error::TurnError;
+use crate::model::ids::{TurnId, UserId};
+use crate::session::instance::Instance;
 use crate::turn::{Conversation, FirstLine};
 
 /// What a child is started with, if its conversation turns out to have no context.
@@ -108,6 +112,21 @@ impl Evidence {
         let users: std::collections::HashSet<_> = self.refused.iter().collect();
         !self.accepted && (own >= UNABLE_FOR_USER || users.len() >= UNABLE_BY_USERS)
     }
+}
+
+/// The line of the prompt that follows a history, within the limit of all prompts. Blocks for megabytes.
+pub(crate) fn first_line(instance: &Instance, conversation: &Conversation, imported: bool) -> FirstLine {
+    let Conversation { history, prompt } = conversation;
+    let line = instance.adapter.encode_first_turn(history, imported, prompt, &instance.config.cli)?;
+    line.map(|line| within(line, instance.config.session.prompt_limit)).transpose()
+}
+
+/// The line, unless it is longer than `limit` bytes.
+pub(crate) fn within(line: Vec<u8>, limit: usize) -> Result<Bytes, TurnError> {
+    if line.len() > limit {
+        return Err(TurnError::PromptTooLarge { bytes: line.len(), limit });
+    }
+    Ok(line.into())
 }
 
 #[cfg(test)]

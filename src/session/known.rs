@@ -13,9 +13,10 @@ use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
+use super::SessionStatus;
 use super::store::Record;
-use super::{SessionState, SessionStatus};
-use crate::ids::{DEFAULT_CONVERSATION, SessionHash, SessionKey, UserId};
+use crate::model::SessionState;
+use crate::model::ids::{DEFAULT_CONVERSATION, SessionHash, SessionKey, UserId};
 use crate::workspace::{open_own, records_dir, users_dir};
 
 /// Sessions on disk that are looked at for one list. Reading a record takes some 30 µs.
@@ -33,7 +34,7 @@ pub(crate) struct OnDisk {
 }
 
 /// Notes that the user has this session.
-pub(super) fn note(data_dir: &Path, key: &SessionKey) -> io::Result<()> {
+pub(crate) fn note(data_dir: &Path, key: &SessionKey) -> io::Result<()> {
     let directory = user_dir(data_dir, key.user());
     let file = directory.join(key.hash().as_str());
     let write = || {
@@ -50,7 +51,7 @@ pub(super) fn note(data_dir: &Path, key: &SessionKey) -> io::Result<()> {
 
 /// How many sessions a user has, by whether they have a name; the default conversation not counted. Costs a few
 /// microseconds for each.
-pub(super) fn count(data_dir: &Path, user: &UserId) -> io::Result<Count> {
+pub(crate) fn count(data_dir: &Path, user: &UserId) -> io::Result<Count> {
     let marks = match fs::read_dir(user_dir(data_dir, user)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Count::default()),
         marks => marks?,
@@ -74,21 +75,21 @@ pub(super) fn count(data_dir: &Path, user: &UserId) -> io::Result<Count> {
 
 /// Sessions of a user.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Count {
-    pub(super) named: usize,
-    pub(super) unnamed: usize,
+pub(crate) struct Count {
+    pub(crate) named: usize,
+    pub(crate) unnamed: usize,
 }
 
 impl Count {
     /// With one more, of this name.
-    pub(super) fn and(self, conversation: &str) -> Self {
+    pub(crate) fn and(self, conversation: &str) -> Self {
         let unnamed = usize::from(conversation.starts_with(UNNAMED));
         Self { named: self.named + 1 - unnamed, unnamed: self.unnamed + unnamed }
     }
 }
 
 /// Notes that the user has this session no more.
-pub(super) fn forget(data_dir: &Path, key: &SessionKey) -> io::Result<()> {
+pub(crate) fn forget(data_dir: &Path, key: &SessionKey) -> io::Result<()> {
     let directory = user_dir(data_dir, key.user());
     match fs::remove_file(directory.join(key.hash().as_str())) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -121,7 +122,7 @@ pub(crate) fn on_disk(data_dir: &Path, user: Option<&UserId>) -> io::Result<OnDi
 }
 
 /// What a session is at that is not in memory.
-pub(super) fn status(record: &Record) -> SessionStatus {
+pub(crate) fn status(record: &Record) -> SessionStatus {
     SessionStatus {
         state: SessionState::Dormant,
         pid: None,

@@ -7,8 +7,8 @@ use super::child_task::ChildNews;
 use super::store::BoundRecord;
 use crate::child::{Answer, TurnJob};
 use crate::error::TurnError;
-use crate::ids::{Generation, TurnId};
-use crate::metrics::EvictionReason;
+use crate::model::ids::{Generation, TurnId};
+use crate::telemetry::metrics::EvictionReason;
 
 /// What a session is told.
 #[derive(Debug)]

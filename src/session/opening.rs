@@ -3,7 +3,7 @@
 //! The transcript on disk decides: there → resume; not there → begin under the same id. Only what the transcript holds
 //! is really remembered, so it is also looked at for the last thing that was said ([`Adapter::checkpoint`]).
 //!
-//! [`Adapter::checkpoint`]: crate::cli::Adapter::checkpoint
+//! [`Adapter::checkpoint`]: crate::adapter::Adapter::checkpoint
 
 use std::fs::File;
 use std::io;
@@ -12,18 +12,17 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::child_task::{ChildNews, Plan, Tell};
-use super::handle::first_line;
-use super::import::{First, Imported, Offered, ProgramFile};
+use super::import::{First, Imported, Offered, ProgramFile, first_line};
 use super::known;
 use super::store::{ProgressFile, Record, new_cli_session_id};
+use crate::adapter::{Adapter, Bound, Import, Opening, Refusal};
 use crate::child::Secrets;
-use crate::cli::{Adapter, Bound, Import, Opening, Refusal};
 use crate::config::CliConfig;
-use crate::ids::{SessionKey, UserId};
-use crate::instance::Instance;
-use crate::metrics::ContextLost;
-use crate::user_env::Variables;
+use crate::model::ids::{SessionKey, UserId};
+use crate::session::instance::Instance;
+use crate::telemetry::metrics::ContextLost;
 use crate::workspace::beneath::Refused;
+use crate::workspace::user_env::Variables;
 use crate::workspace::{Amount, Workspace};
 
 /// Everything about a start that is known before it.

@@ -7,7 +7,7 @@ use std::io;
 
 use super::known;
 use crate::config::Config;
-use crate::ids::{DEFAULT_CONVERSATION, SessionKey};
+use crate::model::ids::{DEFAULT_CONVERSATION, SessionKey};
 
 /// Conversations that the service begins for clients without a name for them have a limit of their own
 /// (`http.conversations_per_user`): as many are free, and again as many while old ones are deleted. A caller that
@@ -29,7 +29,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::ids::UserId;
+    use crate::model::ids::UserId;
 
     fn config(data_dir: &Path, limit: usize) -> Config {
         let mut config = Config::new(data_dir);

@@ -7,11 +7,11 @@ use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
-use super::SessionState;
 use crate::config::RestartConfig;
 use crate::error::{StartFailure, TurnError};
-use crate::ids::{Generation, TurnId};
-use crate::restart::{History, Verdict};
+use crate::model::SessionState;
+use crate::model::ids::{Generation, TurnId};
+use crate::session::restart::{History, Verdict};
 
 /// A start that cannot succeed before somebody mends the CLI (missing, not executable) is not repeated by itself, and
 /// by turns at most this often: no storm, and a mended CLI is found within a second.

@@ -14,8 +14,8 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::config::CliConfig;
-use crate::ids::{Generation, SessionHash, SessionKey, UserId};
-use crate::metrics::ContextLost;
+use crate::model::ids::{Generation, SessionHash, SessionKey, UserId};
+use crate::telemetry::metrics::ContextLost;
 use crate::turn::McpServers;
 use crate::workspace::beneath::Refused;
 use crate::workspace::{

@@ -7,14 +7,14 @@ use std::io;
 
 use super::store::{Record, Unreadable};
 use super::{known, quota};
-use crate::happenings::What;
-use crate::ids::SessionKey;
-use crate::instance::Instance;
-use crate::metrics::ContextLost;
+use crate::model::ids::SessionKey;
+use crate::session::instance::Instance;
+use crate::telemetry::events::What;
+use crate::telemetry::metrics::ContextLost;
 use crate::workspace::{Durability, RecordDir, Workspace, remove_any};
 
 /// The session's record, if there is such a session.
-pub(super) fn known(instance: &Instance, key: &SessionKey) -> io::Result<Option<Record>> {
+pub(crate) fn known(instance: &Instance, key: &SessionKey) -> io::Result<Option<Record>> {
     // One at a time: a session is begun, and a broken record moved aside, once.
     instance.records.with(&key.hash(), || read(instance, key))
 }
@@ -29,7 +29,7 @@ fn read(instance: &Instance, key: &SessionKey) -> io::Result<Option<Record>> {
 
 /// The session's record; a session that does not exist begins, and is on disk before anything of it is. `None`: its user
 /// has as many sessions as one may have.
-pub(super) fn known_or_begun(instance: &Instance, key: &SessionKey) -> io::Result<Option<Record>> {
+pub(crate) fn known_or_begun(instance: &Instance, key: &SessionKey) -> io::Result<Option<Record>> {
     instance.records.with(&key.hash(), || {
         if let Some(record) = read(instance, key)? {
             return Ok(Some(record));
@@ -72,7 +72,7 @@ fn begin_again(instance: &Instance, key: &SessionKey, problem: &str) -> io::Resu
 }
 
 /// The files of a session that is on disk, also if its record cannot be read.
-pub(super) fn workspace(instance: &Instance, key: &SessionKey) -> io::Result<Option<Workspace>> {
+pub(crate) fn workspace(instance: &Instance, key: &SessionKey) -> io::Result<Option<Workspace>> {
     let (data_dir, hash) = (&instance.config.data_dir, key.hash());
     instance.records.with(&hash, || {
         Ok(match Record::load(data_dir, key) {

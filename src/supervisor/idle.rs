@@ -9,12 +9,13 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 
-use super::admission::Wishes;
-use super::room::{self, Idle};
-use crate::instance::Instance;
-use crate::metrics::EvictionReason;
-use crate::registry::{Board, Entry};
-use crate::session::{SessionMessage, SessionState};
+use crate::admission::Wishes;
+use crate::admission::room::{self, Idle};
+use crate::model::SessionState;
+use crate::session::SessionMessage;
+use crate::session::instance::Instance;
+use crate::session::registry::{Board, Entry};
+use crate::telemetry::metrics::EvictionReason;
 
 /// Sessions are looked at this often even if none is due, so that one which became quiet by other ways than a turn is
 /// found; also the least pause between two looks.

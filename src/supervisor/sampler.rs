@@ -14,14 +14,16 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use rustix::process::{Resource as Limited, getrlimit};
 use tokio::time::Instant;
 
-use super::{IdleMessage, Pressure, Room};
+use super::{IdleMessage, Room};
+use crate::admission::Pressure;
 use crate::child::{
     ProcessTable, TreeMemory, available_memory, memory_limit, open_files, pressure, single_tree,
 };
-use crate::instance::Instance;
-use crate::metrics::{MemoryKind, ProcessKind, Resource, SampleSource};
-use crate::registry::Entry;
-use crate::session::{SessionMessage, SessionState};
+use crate::model::SessionState;
+use crate::session::SessionMessage;
+use crate::session::instance::Instance;
+use crate::session::registry::Entry;
+use crate::telemetry::metrics::{MemoryKind, ProcessKind, Resource, SampleSource};
 
 /// Processes looked at in one go: some four milliseconds of one core.
 const PART: usize = 256;

@@ -15,10 +15,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::stream::Turn;
-use super::{Outcome, Status, Usage};
-use crate::cli::Adapter;
+use super::{Outcome, Status};
+use crate::adapter::Adapter;
 use crate::error::TurnError;
-use crate::ids::TurnId;
+use crate::model::Usage;
+use crate::model::ids::TurnId;
 
 /// Called when the reader goes away before the end.
 pub(crate) type Cancel = Box<dyn FnOnce() + Send + Sync>;
@@ -257,7 +258,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::cli::claude::CLAUDE;
+    use crate::adapter::claude::CLAUDE;
 
     fn channel(reads: usize, bytes: usize) -> (TurnSender, Turn, Arc<AtomicUsize>) {
         let ends = Arc::new(AtomicUsize::new(0));

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Prompt;
 use crate::error::TurnError;
 use crate::model::History;
+use crate::model::Prompt;
 
 /// What a turn that begins a conversation is sent as; `None`: as any other.
 pub(crate) type FirstLine = Result<Option<Bytes>, TurnError>;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::cli::{Adapter, LineKind};
+use crate::adapter::{Adapter, LineKind};
 
 /// One line of the CLI within a turn, byte for byte, without its line end. Cheap to clone. pilotlight's own notices
 /// have the same form: a JSON object whose `type` is `pilotlight`.

@@ -9,9 +9,9 @@ use futures_core::Stream;
 
 use super::channel::{Cancel, Item, TurnReceiver, aborted};
 use super::{Event, Outcome, Status};
-use crate::cli::Adapter;
+use crate::adapter::Adapter;
 use crate::error::TurnError;
-use crate::ids::TurnId;
+use crate::model::ids::TurnId;
 
 /// An accepted turn: a stream of its events, then its [`Outcome`].
 ///
@@ -89,7 +89,7 @@ impl Turn {
 
     /// A reader for the lines of this turn: of its deltas, or of whole blocks alone.
     #[cfg(feature = "server")]
-    pub(crate) fn answer_reader(&self, by_deltas: bool) -> Box<dyn crate::cli::AnswerReader> {
+    pub(crate) fn answer_reader(&self, by_deltas: bool) -> Box<dyn crate::adapter::AnswerReader> {
         self.adapter.answer_reader(by_deltas)
     }
 

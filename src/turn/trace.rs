@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tracing::{Span, field};
 
 use super::{Outcome, Status};
-use crate::ids::{Generation, SessionHash, TurnId};
+use crate::model::ids::{Generation, SessionHash, TurnId};
 
 /// See the module. Clones are of the same span, which ends with the last of them.
 #[derive(Debug, Clone)]

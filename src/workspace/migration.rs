@@ -16,9 +16,9 @@ use super::beneath::Beneath;
 use super::data_dir::{bar, records_dir, sessions_dir};
 use super::write::{Durability, write_private};
 use super::{DirectoryName, RecordDir};
-use crate::ids::SessionHash;
+use crate::model::ids::SessionHash;
+use crate::model::is_model_name;
 use crate::session::Record;
-use crate::turn::is_model_name;
 
 /// The server's other files of the first release.
 const BESIDE: [&str; 3] = ["users", "identities", "conversations"];

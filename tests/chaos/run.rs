@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pilotlight::ids::{SessionKey, UserId};
+use pilotlight::model::ids::{SessionKey, UserId};
 use rustix::process::Signal;
 use tokio::time::Instant;
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use pilotlight::ids::{SessionKey, UserId};
+use pilotlight::model::ids::{SessionKey, UserId};
 use pilotlight::{Config, Outcome, Pilotlight, Session, SessionState};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 

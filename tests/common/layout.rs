@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use pilotlight::ids::{SessionKey, UserId};
+use pilotlight::model::ids::{SessionKey, UserId};
 
 /// The server's record of a session.
 pub fn record_dir(data: &Path, user: &str, conversation: &str) -> PathBuf {

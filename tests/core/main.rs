@@ -12,8 +12,9 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use pilotlight::config::{McpServerConfig, PermissionPolicy};
-use pilotlight::ids::{SessionKey, UserId};
-use pilotlight::turn::{Decision, McpServers, Status};
+use pilotlight::model::Decision;
+use pilotlight::model::ids::{SessionKey, UserId};
+use pilotlight::turn::{McpServers, Status};
 use pilotlight::{Config, OauthCredentials, Pilotlight, Session, SessionState, TurnError, TurnOptions};
 
 #[path = "../common/mod.rs"]

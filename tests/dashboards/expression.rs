@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use pilotlight::metrics::{Kind, Metric, catalogue};
+use pilotlight::telemetry::metrics::{Kind, Metric, catalogue};
 
 const PREFIX: &str = "pilotlight_";
 /// Given by Prometheus.

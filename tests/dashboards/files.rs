@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use pilotlight::metrics::catalogue;
+use pilotlight::telemetry::metrics::catalogue;
 
 use super::common::installed::left_out;
 use super::expression::{metric, selectors, unknown};

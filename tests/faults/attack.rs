@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use pilotlight::ids::{SessionKey, UserId};
+use pilotlight::model::ids::{SessionKey, UserId};
 use toml::Table;
 
 use super::*;

@@ -1,7 +1,7 @@
 //! Clients that hang up, hardly read, or come twice.
 
 use futures_util::StreamExt;
-use pilotlight::ids::{SessionKey, UserId};
+use pilotlight::model::ids::{SessionKey, UserId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;

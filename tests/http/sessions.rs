@@ -1,7 +1,7 @@
 //! A caller's sessions from outside: listed, looked at, warmed, interrupted, stopped, deleted; and nobody else's.
 
-use pilotlight::http::keys::{self, KeyLimits, Role};
-use pilotlight::ids::UserId;
+use pilotlight::model::ids::UserId;
+use pilotlight::server::keys::{self, KeyLimits, Role};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 

@@ -108,7 +108,7 @@ fn json(event: &Event) -> Value {
 }
 
 /// How a turn failed that the CLI itself ended.
-pub(crate) fn failure(outcome: &Outcome) -> &pilotlight::cli::Failure {
+pub(crate) fn failure(outcome: &Outcome) -> &pilotlight::model::Failure {
     match &outcome.status {
         Status::Failed(failure) => failure,
         other => panic!("not a failure that the CLI told: {other:?}"),

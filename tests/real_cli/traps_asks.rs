@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use pilotlight::cli::PermissionRequest;
 use pilotlight::config::PermissionPolicy;
-use pilotlight::turn::Decision;
+use pilotlight::model::Decision;
+use pilotlight::model::PermissionRequest;
 use pilotlight::{Config, PermissionError, Session};
 use serde_json::json;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pilotlight::config::PermissionPolicy;
-use pilotlight::happenings::What;
+use pilotlight::telemetry::events::What;
 use pilotlight::{Config, Pilotlight, SessionState};
 use serde_json::Value;
 use tokio::time::{sleep, timeout};

@@ -1,8 +1,8 @@
 //! What pilotlight relies on in the CLI itself, without pilotlight: if a new version breaks one of these, the tests
 //! here say which. They also show that the other tests can fail.
 
-use pilotlight::cli::Adapter;
-use pilotlight::cli::claude::CLAUDE;
+use pilotlight::adapter::Adapter;
+use pilotlight::adapter::claude::CLAUDE;
 use rustix::process::Signal;
 use serde_json::json;
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use pilotlight::config::PermissionPolicy;
-use pilotlight::turn::Prompt;
+use pilotlight::model::Prompt;
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,8 @@
 
 use std::time::{Duration, Instant};
 
-use pilotlight::turn::{Decision, Status};
+use pilotlight::model::Decision;
+use pilotlight::turn::Status;
 use pilotlight::{Config, Outcome, TurnError, TurnOptions};
 use rustix::process::Signal;
 
@@ -32,7 +33,7 @@ use common::bench::{
 };
 
 /// How a turn failed that the CLI itself ended.
-fn failure(outcome: &Outcome) -> &pilotlight::cli::Failure {
+fn failure(outcome: &Outcome) -> &pilotlight::model::Failure {
     match &outcome.status {
         Status::Failed(failure) => failure,
         other => panic!("not failed by the CLI: {other:?}"),

@@ -9,9 +9,9 @@ use super::{Dialogue, LEASE, Report, Verdict};
 use crate::child::permissions::Answer;
 use crate::child::running::{Running, TurnJob};
 use crate::error::TurnError;
-use crate::ids::TurnId;
-use crate::metrics::Stream;
-use crate::session::PermissionError;
+use crate::model::PermissionError;
+use crate::model::ids::TurnId;
+use crate::telemetry::metrics::Stream;
 
 /// Lines that may wait to be written: a turn, pings, answers. A child that asks its host for so much and reads so
 /// little breaks the protocol.

@@ -10,14 +10,14 @@ use tokio::time::{Duration, Instant};
 use tokio_util::io::poll_read_buf;
 
 use super::{Dialogue, LEASE, Phase, Report, Verdict};
+use crate::adapter::{ControlAnswer, HostRequest, LineKind, Task, Terminal};
 use crate::child::framing::Framed;
 use crate::child::permissions::Permissions;
 use crate::child::running::TurnReport;
-use crate::cli::{ControlAnswer, HostRequest, LineKind, Task, Terminal};
 use crate::config::PermissionPolicy;
 use crate::error::{Loss, TurnError};
-use crate::ids::TurnId;
-use crate::metrics::{ModelClass, ProtocolError, Stream};
+use crate::model::ids::TurnId;
+use crate::telemetry::metrics::{ModelClass, ProtocolError, Stream};
 use crate::turn::Pulled;
 
 /// The id of the handshake's request.

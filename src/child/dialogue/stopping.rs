@@ -3,7 +3,7 @@
 use tokio::time::{Duration, Instant};
 
 use super::{Dialogue, Order, Phase, Verdict};
-use crate::metrics::StopStep;
+use crate::telemetry::metrics::StopStep;
 
 /// A shim that was told to kill tells of the end at once. One that does not is itself in trouble (stopped, say) and is
 /// dealt with by its handle.

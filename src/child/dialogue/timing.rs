@@ -9,7 +9,7 @@ use super::{Dialogue, Phase, Report, Verdict};
 use crate::child::vitals;
 use crate::child::watch::{Advice, Finding};
 use crate::error::TurnError;
-use crate::metrics::HangDetector;
+use crate::telemetry::metrics::HangDetector;
 
 /// So often a turn is interrupted, `stop_interrupt` apart, before its child is stopped.
 const MOST_INTERRUPTS: u32 = 5;

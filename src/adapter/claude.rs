@@ -1,0 +1,179 @@
+//! The adapter for `claude` (stream-json over stdin and stdout).
+//!
+//! One file per concern: `launch` writes the command line, `write` the lines that go in, `classify` peeks at those that
+//! come out, `read` reads the few that matter, `transcript` knows the files, `import` writes one,
+//! `credentials` knows which of them it prefers. Nothing outside this module names an
+//! event, a flag or a file of this CLI.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use super::{
+    Adapter, AnswerReader, Bound, CommandLine, ControlAnswer, Dirs, HostRequest, Import, LaunchPlan,
+    LineKind, OwnFiles, Refusal, Task, Terminal,
+};
+use crate::config::CliConfig;
+use crate::model::History;
+use crate::model::{Decision, Prompt};
+use crate::model::{PermissionRequest, PromptRefused};
+
+mod answer;
+mod classify;
+mod credentials;
+mod fields;
+mod home;
+mod import;
+mod judged;
+mod launch;
+mod read;
+mod transcript;
+mod write;
+
+pub use judged::JUDGED_VERSIONS;
+
+/// The `claude` command-line agent, 1.0 and later.
+#[derive(Debug, Clone, Copy)]
+pub struct Claude;
+
+/// The one adapter of this kind; it has no state.
+pub static CLAUDE: Claude = Claude;
+
+impl Adapter for Claude {
+    fn name(&self) -> &'static str {
+        "claude"
+    }
+
+    fn is_judged(&self, version: &str) -> bool {
+        judged::is_judged(version)
+    }
+
+    fn command(&self, plan: &LaunchPlan<'_>) -> CommandLine {
+        launch::command(plan)
+    }
+
+    fn handshake(&self, request_id: &str, bound: &Bound) -> Vec<u8> {
+        write::handshake(request_id, bound)
+    }
+
+    fn mcp_servers(&self, request_id: &str, bound: &Bound) -> Vec<u8> {
+        write::mcp_servers(request_id, bound)
+    }
+
+    fn interrupt(&self, request_id: &str) -> Vec<u8> {
+        write::control(request_id, "interrupt")
+    }
+
+    fn ping(&self, request_id: &str) -> Vec<u8> {
+        write::control(request_id, "mcp_status")
+    }
+
+    fn encode_turn(&self, prompt: &Prompt, cli: &CliConfig) -> Result<Vec<u8>, PromptRefused> {
+        write::turn(prompt, cli.slash_commands)
+    }
+
+    fn marked(&self, line: &[u8], id: &str) -> Vec<u8> {
+        write::marked(line, id)
+    }
+
+    fn permission_answer(&self, request: &PermissionRequest, decision: &Decision) -> Vec<u8> {
+        write::permission_answer(request, decision)
+    }
+
+    fn unsupported_answer(&self, request_id: &str, what: &str) -> Vec<u8> {
+        write::unsupported_answer(request_id, what)
+    }
+
+    fn classify(&self, line: &[u8]) -> LineKind {
+        classify::classify(line)
+    }
+
+    fn terminal(&self, line: &[u8]) -> Option<Terminal> {
+        read::terminal(line)
+    }
+
+    fn announced_model(&self, line: &[u8]) -> Option<String> {
+        read::announced_model(line)
+    }
+
+    fn control_answer(&self, line: &[u8]) -> Option<ControlAnswer> {
+        read::control_answer(line)
+    }
+
+    fn host_request(&self, line: &[u8]) -> Option<HostRequest> {
+        read::host_request(line)
+    }
+
+    fn withdrawn(&self, line: &[u8]) -> Option<String> {
+        read::withdrawn(line)
+    }
+
+    fn echo(&self, line: &[u8]) -> Option<String> {
+        read::echo(line)
+    }
+
+    fn task(&self, line: &[u8]) -> Option<Task> {
+        read::task(line)
+    }
+
+    fn checkpoint(&self, line: &[u8]) -> Option<String> {
+        read::checkpoint(line)
+    }
+
+    fn text_delta(&self, line: &[u8]) -> Option<String> {
+        read::text_delta(line)
+    }
+
+    fn answer_reader(&self, by_deltas: bool) -> Box<dyn AnswerReader> {
+        Box::new(answer::Reader::new(by_deltas))
+    }
+
+    fn refusal(&self, terminal: Option<&Terminal>, stderr: &str) -> Option<Refusal> {
+        read::refusal(terminal, stderr)
+    }
+
+    fn config_dir(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf {
+        transcript::config_dir(dirs, cli)
+    }
+
+    fn own_files(&self, cli: &CliConfig) -> Option<OwnFiles> {
+        home::own_files(cli)
+    }
+
+    fn transcript(&self, dirs: &Dirs, cli: &CliConfig, session_id: &str) -> PathBuf {
+        transcript::path(dirs, cli, session_id)
+    }
+
+    fn transcript_gap(&self, transcript: &File, checkpoint: &str) -> io::Result<Option<String>> {
+        transcript::gap(transcript, checkpoint)
+    }
+
+    fn import(&self, history: &History, session_id: &str, dirs: &Dirs, now: SystemTime) -> Option<Import> {
+        import::transcript(history, session_id, dirs, now)
+    }
+
+    fn encode_first_turn(
+        &self,
+        history: &History,
+        imported: bool,
+        prompt: &Prompt,
+        cli: &CliConfig,
+    ) -> Result<Option<Vec<u8>>, PromptRefused> {
+        let first = import::first_prompt(history, imported, prompt);
+        first.map(|prompt| self.encode_turn(&prompt, cli)).transpose()
+    }
+
+    fn credentials_file(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf {
+        transcript::config_dir(dirs, cli).join(".credentials.json")
+    }
+
+    fn beside_own_credentials(&self, name: &OsStr, value: OsString) -> Option<OsString> {
+        credentials::beside_own(name, value)
+    }
+
+    fn fixed_variables(&self) -> &'static [&'static str] {
+        &[transcript::CONFIG_DIR]
+    }
+}

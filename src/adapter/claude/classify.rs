@@ -1,0 +1,196 @@
+//! What a line is, told by its first bytes.
+//!
+//! The CLI writes `type` first and `subtype` second; so a look at some twenty bytes is enough for nearly every line. Any
+//! other order is read properly, which is slower and means the same. The line is not validated: it is passed on as it
+//! was.
+
+use memchr::memmem;
+
+use super::fields::with_fields;
+use crate::adapter::LineKind;
+
+/// How nearly all lines of a turn begin.
+const STREAM_EVENT: &[u8] = br#"{"type":"stream_event","#;
+
+const MINOR: LineKind = LineKind::Event { substantial: false, checkpoint: false };
+const SUBSTANTIAL: LineKind = LineKind::Event { substantial: true, checkpoint: false };
+
+pub(super) fn classify(line: &[u8]) -> LineKind {
+    let line = line.trim_ascii();
+    if !line.ends_with(b"}") {
+        return LineKind::Malformed;
+    }
+    if line.starts_with(STREAM_EVENT) {
+        return SUBSTANTIAL;
+    }
+    let Some(rest) = line.strip_prefix(b"{") else { return LineKind::Malformed };
+    match member(rest, b"type") {
+        Some((b"system", rest)) => match rest.strip_prefix(b",").and_then(|rest| member(rest, b"subtype")) {
+            Some((subtype, rest)) => system(subtype, || {
+                let state = rest.strip_prefix(b",").and_then(|rest| member(rest, b"state"));
+                state.map(|(state, _)| state.to_vec()).or_else(|| slowly(line, "state"))
+            }),
+            None => slow(line),
+        },
+        Some((kind, _)) => typed(kind, line),
+        None => slow(line),
+    }
+}
+
+/// The kinds that need no second look, and those that need one at another place.
+fn typed(kind: &[u8], line: &[u8]) -> LineKind {
+    match kind {
+        b"stream_event" => SUBSTANTIAL,
+        b"assistant" => {
+            LineKind::Event { substantial: true, checkpoint: has(line, "parent_tool_use_id", b"null") }
+        }
+        b"user" => user(line),
+        b"result" => LineKind::Terminal,
+        b"control_response" => LineKind::ControlAnswer,
+        b"control_request" => LineKind::HostRequest,
+        b"control_cancel_request" => LineKind::Withdrawn,
+        b"tool_progress" | b"tool_use_summary" => SUBSTANTIAL,
+        // `rate_limit_event`, `keep_alive` and whatever later versions say.
+        _ => MINOR,
+    }
+}
+
+/// Results of tools and notes of interrupts are work and are kept; echoes of what the host itself said are not.
+fn user(line: &[u8]) -> LineKind {
+    if has(line, "isReplay", b"true") {
+        return LineKind::Echo;
+    }
+    let own = has(line, "parent_tool_use_id", b"null") && !has(line, "isSynthetic", b"true");
+    LineKind::Event { substantial: true, checkpoint: own }
+}
+
+fn system(subtype: &[u8], state: impl FnOnce() -> Option<Vec<u8>>) -> LineKind {
+    match subtype {
+        // What precedes the model's first word: announcements, and requests that the API has not taken.
+        b"init" => LineKind::Announcement,
+        b"status" | b"api_retry" => MINOR,
+        b"session_state_changed" => match state().as_deref() {
+            Some(b"idle") => LineKind::Waiting,
+            // A turn that waits for permission is a turn at work.
+            Some(b"running" | b"requires_action") => LineKind::Working,
+            _ => MINOR,
+        },
+        b"task_started" | b"task_updated" | b"task_notification" => LineKind::Task,
+        _ => SUBSTANTIAL,
+    }
+}
+
+/// Any order of the fields, any escapes.
+fn slow(line: &[u8]) -> LineKind {
+    match slowly(line, "type") {
+        Some(kind) if kind == b"system" => {
+            system(&slowly(line, "subtype").unwrap_or_default(), || slowly(line, "state"))
+        }
+        Some(kind) => typed(&kind, line),
+        None => LineKind::Malformed,
+    }
+}
+
+fn slowly(line: &[u8], name: &str) -> Option<Vec<u8>> {
+    with_fields(line, |fields| fields.text(name)).map(String::into_bytes)
+}
+
+/// `"name":"value"` at the beginning of `rest`: the value and what follows it. `None` for anything else, also for a
+/// value with an escape.
+fn member<'a>(rest: &'a [u8], name: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let rest = rest.trim_ascii_start().strip_prefix(b"\"")?.strip_prefix(name)?.strip_prefix(b"\"")?;
+    let rest = rest.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start().strip_prefix(b"\"")?;
+    let end = rest.iter().position(|&byte| byte == b'"' || byte == b'\\')?;
+    match rest.split_at_checked(end)? {
+        (value, [b'"', rest @ ..]) => Some((value, rest.trim_ascii_start())),
+        _ => None,
+    }
+}
+
+/// Whether the last field of this name, at any depth, has this value. Inside a text its quotes would be escaped, so it
+/// cannot be feigned by what somebody said.
+fn has(line: &[u8], name: &str, value: &[u8]) -> bool {
+    // Forwards, although the fields are at the end: only this direction is vectorised, and many lines have none.
+    let fields = memmem::find_iter(line, name).filter_map(|at| {
+        let before = line.get(..at)?;
+        let after =
+            line.get(at + name.len()..)?.strip_prefix(b"\"")?.trim_ascii_start().strip_prefix(b":")?;
+        before.ends_with(b"\"").then_some(after.trim_ascii_start())
+    });
+    fields.last().is_some_and(|field| field.starts_with(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_kind_in_every_spelling() {
+        let kept = LineKind::Event { substantial: true, checkpoint: true };
+        let cases = [
+            (r#"{"type":"stream_event","event":{}}"#, SUBSTANTIAL),
+            (r#"{"type":"assistant","message":{},"parent_tool_use_id":null}"#, kept),
+            (r#"{"type":"assistant","message":{},"parent_tool_use_id": null }"#, kept),
+            (r#"{"type":"assistant","message":{},"parent_tool_use_id":"toolu_1"}"#, SUBSTANTIAL),
+            (r#"{"type":"assistant","message":"\"parent_tool_use_id\":null"}"#, SUBSTANTIAL),
+            (r#"{"type":"user","message":{},"parent_tool_use_id":null}"#, kept),
+            (r#"{"type":"user","message":{},"parent_tool_use_id":null,"isReplay":true}"#, LineKind::Echo),
+            (r#"{"type":"user","message":{},"parent_tool_use_id":null,"isSynthetic":true}"#, SUBSTANTIAL),
+            (r#"{"type":"result","subtype":"success"}"#, LineKind::Terminal),
+            (r#"{"type":"control_response","response":{}}"#, LineKind::ControlAnswer),
+            (r#"{"type":"control_request","request_id":"1"}"#, LineKind::HostRequest),
+            (r#"{"type":"control_cancel_request","request_id":"1"}"#, LineKind::Withdrawn),
+            (r#"{"type":"rate_limit_event"}"#, MINOR),
+            (r#"{"type":"something_new"}"#, MINOR),
+            (r#"{"type":""}"#, MINOR),
+            (r#"{"type":"system","subtype":"init","cwd":"/"}"#, LineKind::Announcement),
+            (r#"{"type":"system","subtype":"status","status":"requesting"}"#, MINOR),
+            (r#"{"type":"system","subtype":"thinking_tokens"}"#, SUBSTANTIAL),
+            (r#"{"type":"system","subtype":"task_started","task_id":"a"}"#, LineKind::Task),
+            (r#"{"type":"system","subtype":"task_notification"}"#, LineKind::Task),
+            (r#"{"type":"system","subtype":"session_state_changed","state":"running"}"#, LineKind::Working),
+            (
+                r#"{"type":"system","subtype":"session_state_changed","state":"requires_action"}"#,
+                LineKind::Working,
+            ),
+            (r#"{"type":"system","subtype":"session_state_changed","state":"idle"}"#, LineKind::Waiting),
+            (
+                r#"{"type":"system","subtype":"session_state_changed","uuid":"u","state":"idle"}"#,
+                LineKind::Waiting,
+            ),
+            (r#"{"type":"system","subtype":"session_state_changed","state":"zzz"}"#, MINOR),
+            (r#"{"state":"idle","subtype":"session_state_changed","type":"system"}"#, LineKind::Waiting),
+            (r#"{"type":"system","state":"idle","subtype":"session_state_changed"}"#, LineKind::Waiting),
+            (r#"{"type":"system"}"#, SUBSTANTIAL),
+            (r#" { "type" : "result" , "subtype" : "success" } "#, LineKind::Terminal),
+            (r#"{"subtype":"success","type":"result"}"#, LineKind::Terminal),
+            (r#"{"typ\u0065":"resul\u0074"}"#, LineKind::Terminal),
+            (r#"{"message":{"type":"result"},"type":"assistant"}"#, SUBSTANTIAL),
+            (r#"{"type":7}"#, LineKind::Malformed),
+            (r#"{"type":"result""#, LineKind::Malformed),
+            (r#"{"type":"#, LineKind::Malformed),
+            (r#"{"message":{}}"#, LineKind::Malformed),
+            ("{}", LineKind::Malformed),
+            ("{", LineKind::Malformed),
+            ("}", LineKind::Malformed),
+            ("", LineKind::Malformed),
+            ("null", LineKind::Malformed),
+            (r#"[{"type":"result"}]"#, LineKind::Malformed),
+            ("Segmentation fault {core dumped}", LineKind::Malformed),
+            (r#"{not json, "type":"result"}"#, LineKind::Malformed),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(classify(line.as_bytes()), expected, "{line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_and_depends_on_no_blanks(line: Vec<u8>, inner in r#"[\{\}":,\\a-z]{0,60}"#) {
+            classify(&line);
+            let text = format!("{{{inner}}}");
+            prop_assert_eq!(classify(text.as_bytes()), classify(format!("  {text}\t").as_bytes()));
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! A conversation that was held elsewhere, as this CLI's own transcript or as one message. Pure.
+//!
+//! A transcript with one line per message is resumed as if the CLI had written it (seen with 2.0.76, 2.1.197 and
+//! 2.1.332): the API gets the real roles, images, documents, tool calls and results, and nothing beside them.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::adapter::{Dirs, Import};
+use crate::model::Prompt;
+use crate::model::{Block, History, Role};
+use valid::{Piece, Spoken, valid};
+
+mod valid;
+
+/// The version that the lines are written as. Other versions read them as well.
+const WRITTEN_AS: &str = "2.1.197";
+/// The CLI's name for the model of messages that no model wrote. Any other would become the conversation's model.
+const NO_MODEL: &str = "<synthetic>";
+
+const OPENING: &str = "What was said before in this conversation:";
+const CLOSING: &str = "The conversation goes on with this message:";
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Line<'a> {
+    parent_uuid: Option<String>,
+    is_sidechain: bool,
+    user_type: &'static str,
+    cwd: &'a str,
+    session_id: &'a str,
+    version: &'static str,
+    r#type: &'static str,
+    message: Message<'a>,
+    uuid: String,
+    timestamp: String,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Message<'a> {
+    User {
+        role: &'static str,
+        content: &'a [Piece<'a>],
+    },
+    Assistant {
+        id: String,
+        r#type: &'static str,
+        role: &'static str,
+        model: &'static str,
+        content: &'a [Piece<'a>],
+        stop_reason: &'static str,
+        stop_sequence: Option<&'static str>,
+        usage: NoUsage,
+    },
+}
+
+/// A turn that was paid for elsewhere.
+#[derive(Default, Serialize)]
+struct NoUsage {
+    input_tokens: u64,
+    output_tokens: u64,
+}
+
+/// The transcript of a history; `None` if all of it goes with the prompt.
+pub(super) fn transcript(
+    history: &History,
+    session_id: &str,
+    dirs: &Dirs,
+    now: SystemTime,
+) -> Option<Import> {
+    let messages = valid(history).messages;
+    let cwd = dirs.work.to_string_lossy();
+    let mut transcript = Vec::with_capacity(history.bytes());
+    let mut parent = None;
+    for (number, spoken) in messages.iter().enumerate() {
+        let uuid = line_id(session_id, number).hyphenated().to_string();
+        let line = Line {
+            parent_uuid: parent.replace(uuid.clone()),
+            is_sidechain: false,
+            user_type: "external",
+            cwd: &cwd,
+            session_id,
+            version: WRITTEN_AS,
+            r#type: role(spoken.role),
+            message: message(spoken, &uuid),
+            timestamp: timestamp(now, messages.len() - number),
+            uuid,
+        };
+        // Values with text keys cannot fail to serialise into memory.
+        serde_json::to_writer(&mut transcript, &line).ok()?;
+        transcript.push(b'\n');
+    }
+    parent.map(|last| Import { transcript, last })
+}
+
+/// The message that begins a conversation with a history; `None` if that is the prompt alone.
+pub(super) fn first_prompt(history: &History, imported: bool, prompt: &Prompt) -> Option<Prompt> {
+    let valid = valid(history);
+    let mut blocks = Vec::new();
+    if !imported && !valid.messages.is_empty() {
+        blocks.push(text(OPENING));
+        valid.messages.iter().for_each(|spoken| labelled(spoken, &mut blocks));
+        blocks.push(text(CLOSING));
+    }
+    blocks.extend(valid.tail.iter().map(value));
+    if blocks.is_empty() {
+        return None;
+    }
+    match prompt {
+        Prompt::Text(own) => blocks.push(text(own)),
+        Prompt::Blocks(own) => blocks.extend(own.iter().cloned()),
+    }
+    Some(Prompt::Blocks(blocks))
+}
+
+fn message<'a>(spoken: &'a Spoken<'a>, uuid: &str) -> Message<'a> {
+    let content = spoken.content.as_slice();
+    let calls = content.iter().any(|piece| matches!(piece, Piece::Call { .. }));
+    match spoken.role {
+        Role::User => Message::User { role: role(spoken.role), content },
+        Role::Assistant => Message::Assistant {
+            id: format!("msg_{}", uuid.replace('-', "")),
+            r#type: "message",
+            role: role(spoken.role),
+            model: NO_MODEL,
+            content,
+            stop_reason: if calls { "tool_use" } else { "end_turn" },
+            stop_sequence: None,
+            usage: NoUsage::default(),
+        },
+    }
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::User => "user",
+        Role::Assistant => "assistant",
+    }
+}
+
+/// The same for the same place in the same conversation, and different everywhere else.
+fn line_id(session_id: &str, number: usize) -> Uuid {
+    let digest = Sha256::new().chain_update(session_id).chain_update(number.to_le_bytes()).finalize();
+    let mut bytes = [0; 16];
+    bytes.iter_mut().zip(digest).for_each(|(byte, digest)| *byte = digest);
+    uuid::Builder::from_random_bytes(bytes).into_uuid()
+}
+
+/// Messages of the past, a millisecond apart.
+fn timestamp(now: SystemTime, before: usize) -> String {
+    let before = Duration::from_millis(before.try_into().unwrap_or(u64::MAX));
+    humantime::format_rfc3339_millis(now.checked_sub(before).unwrap_or(now)).to_string()
+}
+
+/// A message as parts of another one: the first says whose it was.
+fn labelled(spoken: &Spoken<'_>, blocks: &mut Vec<Value>) {
+    let who = match spoken.role {
+        Role::User => "User:",
+        Role::Assistant => "Assistant:",
+    };
+    blocks.push(text(who));
+    for piece in &spoken.content {
+        match piece {
+            Piece::Call { name, input, .. } => {
+                let input = serde_json::to_string(input).unwrap_or_default();
+                blocks.push(text(&format!("[called the tool {name} with {input}]")));
+            }
+            Piece::Result { content, is_error, .. } => {
+                blocks.push(text(if *is_error { "[the tool failed:]" } else { "[the tool answered:]" }));
+                blocks.extend(content.iter().map(value));
+            }
+            // Signed for their place in an answer, which this is not.
+            Piece::Whole(Block::Thinking(thinking)) => match thinking.get("thinking").and_then(Value::as_str)
+            {
+                Some(thought) => blocks.extend([text("[thought:]"), text(thought)]),
+                None => blocks.push(text("[thought something encrypted, which is left out]")),
+            },
+            other => blocks.push(value(other)),
+        }
+    }
+}
+
+fn value(block: &impl Serialize) -> Value {
+    serde_json::to_value(block).unwrap_or_default()
+}
+
+fn text(text: &str) -> Value {
+    json!({ "type": "text", "text": text })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! The other way: the same CLI, started for one message and gone after it. What the warm process is measured against.
+//!
+//! Same command line, same environment, same conversation by `--resume`: only the process is new each time.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use pilotlight::Config;
+use pilotlight::adapter::claude::CLAUDE;
+use pilotlight::adapter::{Adapter, Bound, Dirs, LaunchPlan, LineKind, Opening};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, timeout};
+
+use super::client::Message;
+use super::process::MARK;
+use super::show::Problem;
+
+/// From the start of one process to its end; a real model's answer included.
+const ENDED_WITHIN: Duration = Duration::from_secs(120);
+
+/// A CLI, and a conversation with it.
+pub(super) struct Alone<'a> {
+    pub(super) config: &'a Config,
+    pub(super) program: PathBuf,
+    pub(super) dirs: Dirs,
+    pub(super) session_id: String,
+    pub(super) mark: &'a str,
+}
+
+/// One process's answer.
+#[derive(Debug, Clone)]
+pub(super) struct Answered {
+    pub(super) pid: u32,
+    pub(super) text: String,
+    pub(super) first: Duration,
+    pub(super) whole: Duration,
+}
+
+impl Alone<'_> {
+    /// Starts the CLI, gives it one message and the end of input, and waits until it has ended.
+    pub(super) async fn ask(&self, message: &Message, opening: Opening) -> Result<Answered, Problem> {
+        let answered = timeout(ENDED_WITHIN, self.run(message, opening)).await;
+        answered.map_err(|_| Problem::seen("a process did not end in time"))?
+    }
+
+    async fn run(&self, message: &Message, opening: Opening) -> Result<Answered, Problem> {
+        let begin = Instant::now();
+        let mut child = self.command(opening).spawn()?;
+        let pid = child.id().unwrap_or_default();
+        let line = CLAUDE.encode_turn(&message.sent.as_str().into(), &self.config.cli);
+        let line = line.map_err(|error| Problem::seen(error.to_string()))?;
+        let mut answered = read(&mut child, &line, begin).await?;
+        answered.pid = pid;
+        child.wait().await?;
+        Ok(answered)
+    }
+
+    fn command(&self, opening: Opening) -> Command {
+        let plan = LaunchPlan {
+            cli: &self.config.cli,
+            dirs: &self.dirs,
+            session_id: &self.session_id,
+            opening,
+            model: self.config.cli.model.as_deref(),
+            bound: &Bound::default(),
+            mcp_timeout: self.config.mcp.connect_timeout,
+            asks_permission: false,
+        };
+        let line = CLAUDE.command(&plan);
+        let mut command = Command::new(&self.program);
+        if self.config.cli.program == "sim" {
+            command.arg(pilotlight_sim::SIM_ARG);
+        }
+        let passed = self.config.cli.env_pass.iter();
+        let passed = passed.filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)));
+        command
+            .args(line.args)
+            .env_clear()
+            .envs(passed)
+            .envs(line.env)
+            .env("HOME", &self.dirs.home)
+            .env("TMPDIR", &self.dirs.tmp)
+            .envs(&self.config.cli.env)
+            .env(MARK, self.mark)
+            .current_dir(&self.dirs.work)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+}
+
+/// Writes the message, then reads to the end of the output.
+async fn read(child: &mut Child, line: &[u8], begin: Instant) -> Result<Answered, Problem> {
+    let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+        return Err(Problem::seen("a process without pipes"));
+    };
+    // A process that has left already does not read any more; why it did is in its output.
+    match stdin.write_all(line).await {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(error.into()),
+        _ => {}
+    }
+    // The end of input: the process leaves when it has answered.
+    drop(stdin);
+    let mut lines = BufReader::new(stdout).split(b'\n');
+    let (mut first, mut end) = (None, None);
+    while let Some(line) = lines.next_segment().await? {
+        if first.is_none() && CLAUDE.text_delta(&line).is_some() {
+            first = Some(begin.elapsed());
+        }
+        if CLAUDE.classify(&line) == LineKind::Terminal {
+            end = CLAUDE.terminal(&line).map(|terminal| (terminal, begin.elapsed()));
+        }
+    }
+    let Some((terminal, whole)) = end else {
+        return Err(Problem::seen("a process ended without an answer"));
+    };
+    if let Some(failure) = terminal.failure {
+        return Err(Problem::seen(format!("a process answered with an error: {}", failure.message)));
+    }
+    Ok(Answered { pid: 0, text: terminal.text, first: first.unwrap_or(whole), whole })
+}

@@ -1,0 +1,141 @@
+//! `pilotlight keys`: makes, lists and revokes keys. A running server notices by itself.
+
+use std::io::Write;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use pilotlight::Config;
+use pilotlight::model::ids::UserId;
+use pilotlight::server::keys::{self, Entry, KeyFileError, KeyLimits, Role};
+
+use crate::options::{FAILED, MISUSED, complain, environment};
+
+#[derive(Args)]
+pub(crate) struct KeysOptions {
+    #[command(subcommand)]
+    command: Command,
+    /// The file of keys; else the configuration's auth.keys_file
+    #[arg(long, value_name = "FILE", global = true)]
+    file: Option<PathBuf>,
+    /// The configuration file that names the file of keys
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a key: it is printed now and never again, the file gets its digest
+    New(New),
+    /// List the keys, without the keys
+    List,
+    /// Take a key out of the file; a running server refuses it within a second or two
+    Revoke {
+        /// Its id, as listed
+        id: String,
+    },
+}
+
+#[derive(Args)]
+struct New {
+    #[command(flatten)]
+    role: RoleOptions,
+    /// A note for people
+    #[arg(long)]
+    label: Option<String>,
+    /// In the place of http.requests_per_minute
+    #[arg(long, value_name = "N")]
+    requests_per_minute: Option<NonZeroU32>,
+    /// In the place of http.turns_per_user
+    #[arg(long, value_name = "N")]
+    concurrent_turns: Option<NonZeroU32>,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct RoleOptions {
+    /// For one user: whoever has the key is that user
+    #[arg(long, value_name = "ID")]
+    user: Option<String>,
+    /// For a trusted backend, which names the user of each request
+    #[arg(long)]
+    service: bool,
+    /// For the operator, who sees and stops all sessions and has none
+    #[arg(long)]
+    admin: bool,
+}
+
+pub(crate) fn run(options: &KeysOptions) -> ExitCode {
+    let file = match file(options) {
+        Ok(file) => file,
+        Err(problem) => return complain(&problem, MISUSED),
+    };
+    let done = match &options.command {
+        Command::New(new) => make(&file, new),
+        Command::List => keys::list(&file).map(|entries| show(&entries)),
+        Command::Revoke { id } => match keys::revoke(&file, id) {
+            Ok(false) => return complain(&format!("there is no key {id:?} in {}", file.display()), FAILED),
+            done => done.map(drop),
+        },
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error @ KeyFileError::User(_)) => complain(&error.to_string(), MISUSED),
+        Err(error) => complain(&error.to_string(), FAILED),
+    }
+}
+
+fn file(options: &KeysOptions) -> Result<PathBuf, String> {
+    if let Some(file) = &options.file {
+        return Ok(file.clone());
+    }
+    let config = environment().and_then(|environment| Config::load(options.config.as_deref(), environment));
+    let file = config.map_err(|error| error.to_string())?.auth.keys_file;
+    file.ok_or_else(|| "which file? name it with --file, or give --config with auth.keys_file".to_owned())
+}
+
+fn make(file: &std::path::Path, new: &New) -> Result<(), KeyFileError> {
+    let role = match (&new.role.user, new.role.service) {
+        (Some(user), _) => Role::User(UserId::new(user)?),
+        (None, true) => Role::Service,
+        (None, false) => Role::Admin,
+    };
+    let mut limits = KeyLimits::default();
+    limits.requests_per_minute = new.requests_per_minute;
+    limits.concurrent_turns = new.concurrent_turns;
+    let (key, entry) = keys::add(file, role, new.label.clone(), limits)?;
+    let written = writeln!(std::io::stdout(), "{}", key.expose());
+    if let Err(error) = written {
+        // A key that nobody has seen is of no use.
+        keys::revoke(file, entry.id())?;
+        return Err(KeyFileError::Write { path: "standard output".into(), source: error });
+    }
+    let note = format!("key {} added to {}; it is not shown again", entry.id(), file.display());
+    // Without a standard error there is nobody to tell.
+    writeln!(std::io::stderr(), "{note}").ok();
+    Ok(())
+}
+
+fn show(entries: &[Entry]) {
+    let mut text = format!("{:<12}{:<22}{:<9}{:<20}{}\n", "ID", "CREATED", "ROLE", "LIMITS", "USER, LABEL");
+    for entry in entries {
+        let (role, user) = match entry.role() {
+            Role::User(user) => ("user", String::from_utf8_lossy(user.as_bytes()).into_owned()),
+            Role::Service => ("service", String::new()),
+            Role::Admin => ("admin", String::new()),
+            _ => ("?", String::new()),
+        };
+        let limits = entry.limits();
+        let requests = limits.requests_per_minute.map(|most| format!("{most}/min"));
+        let turns = limits.concurrent_turns.map(|most| format!("{most} turns"));
+        let limits: Vec<String> = requests.into_iter().chain(turns).collect();
+        let (limits, label) = (limits.join(" "), entry.label().unwrap_or_default());
+        let line = format!("{:<12}{:<22}{role:<9}{limits:<20}{user} {label}", entry.id(), entry.created());
+        // A label is anybody's text, and this goes to a terminal.
+        text.extend(line.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }));
+        text.push('\n');
+    }
+    // Whoever reads only the beginning closes the pipe.
+    std::io::stdout().write_all(text.as_bytes()).ok();
+}

@@ -1,0 +1,453 @@
+//! The installed CLI: which executable a start uses, which version that is, whether it is judged, and whether it has
+//! ever worked.
+//!
+//! An executable is known by its path without links and by what the file system says of it, so one that was replaced is
+//! looked at again and one that was not costs a `stat`. The last that became ready is recorded among the server's own
+//! records. One that fails before it was ever ready gives way to that one, as long as that is still there unchanged: a
+//! version that was installed beside the old one, as the CLI's own updater does. A package manager that replaces the
+//! files in place leaves nothing to go back to.
+//!
+//! A session's start that fails decides nothing for others: the user's settings or files may be the reason. It leads to
+//! a trial start ([`crate::system::probe`]), which has no user's settings, and that decides. A version that gave way is tried
+//! again at intervals, and takes its place back once it has become ready anywhere.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::adapter::Adapter;
+use crate::child::{Contained, Exit, Launch, Limits, ShimProgram, SpawnError, spawn};
+use crate::config::UnknownVersion;
+use crate::error::StartFailure;
+use crate::installation::program::Found;
+use crate::installation::trust;
+use crate::session::instance::Instance;
+use crate::system::probe;
+use crate::telemetry::metrics::Metrics;
+use crate::workspace::{Durability, read_own, records_dir, write_private};
+
+/// The file among the records.
+const RECORD: &str = "cli.json";
+/// It holds a path and some numbers.
+const RECORD_LIMIT: u64 = 16 << 10;
+/// How long `--version` may take. The slowest known CLI needs a second and a half from a cold disk.
+const VERSION_WITHIN: Duration = Duration::from_secs(20);
+/// A version that failed its trial is tried again after this time: the host may have been the reason.
+const TRY_AGAIN: Duration = Duration::from_secs(300);
+/// Why an unjudged version is not started, in [`StartFailure::Spawn`].
+pub(crate) const UNJUDGED: &str = "unjudged_version";
+/// Longest version text kept.
+const VERSION_CHARS: usize = 100;
+/// Bytes read for it: the version is in the first line.
+const VERSION_BYTES: u64 = 16 << 10;
+
+/// What an executable is known by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Executable {
+    /// Without links in it.
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: i64,
+    modified_nanos: i64,
+}
+
+impl Executable {
+    fn at(path: &Path) -> Option<Self> {
+        let path = path.canonicalize().ok()?;
+        let metadata = path.metadata().ok().filter(Metadata::is_file)?;
+        Some(Self {
+            path,
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: metadata.mtime(),
+            modified_nanos: metadata.mtime_nsec(),
+        })
+    }
+
+    fn is_unchanged(&self) -> bool {
+        Self::at(&self.path).as_ref() == Some(self)
+    }
+}
+
+/// A program that a start uses.
+#[derive(Debug, Clone)]
+pub(crate) struct Chosen {
+    pub(crate) found: Found,
+    /// Not the configured one, which has failed, but the last that worked.
+    pub(crate) is_fallback: bool,
+    /// `None` for one that is not looked at: the simulation is part of this program.
+    executable: Option<Executable>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Installed {
+    data_dir: PathBuf,
+    state: Mutex<State>,
+    /// Held by the trial start that runs.
+    trial: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The last that became ready.
+    worked: Option<Executable>,
+    /// One that failed its trial before it was ever ready, and when.
+    failed: Option<(Executable, Instant)>,
+    /// The text of `--version`, of the executable that was asked last.
+    version: Option<(Executable, Option<String>)>,
+    /// Whose version is being asked for.
+    asked: Option<Executable>,
+    /// What is started now.
+    current: Option<Executable>,
+    is_fallback: bool,
+    is_unjudged: bool,
+    /// What an operator should know.
+    warning: Option<String>,
+}
+
+impl Installed {
+    /// Reads what an earlier server recorded. Blocking.
+    pub(crate) fn open(data_dir: &Path) -> Self {
+        let content = read_own(&records_dir(data_dir).join(RECORD), RECORD_LIMIT).ok();
+        // An unreadable record is no record: the next start that works writes one.
+        let worked = content.and_then(|content| serde_json::from_slice(&content).ok());
+        let state = Mutex::new(State { worked, ..State::default() });
+        Self { data_dir: data_dir.to_owned(), state, trial: tokio::sync::Mutex::default() }
+    }
+
+    /// `found`, or the last that worked if that one has failed. A trial start of it comes first.
+    fn choose(&self, found: Found, is_trial: bool) -> Chosen {
+        // The simulation is a part of this program.
+        let executable = if found.first_args.is_empty() { Executable::at(&found.path) } else { None };
+        let fallback = executable.as_ref().filter(|_| !(is_trial && self.is_trial_due()));
+        let fallback = fallback.and_then(|executable| self.instead_of(executable));
+        let chosen = match fallback {
+            Some(worked) => {
+                let found = Found { path: worked.path.clone(), first_args: Vec::new() };
+                Chosen { found, is_fallback: true, executable: Some(worked) }
+            }
+            None => Chosen { found, is_fallback: false, executable },
+        };
+        let mut state = self.lock();
+        state.current.clone_from(&chosen.executable);
+        state.is_fallback = chosen.is_fallback;
+        chosen
+    }
+
+    /// The version of what is started now, if it was asked for. Inside: what it said, if it said anything.
+    fn known_version(&self) -> Option<Option<String>> {
+        let state = self.lock();
+        let known = state.version.as_ref().filter(|(asked, _)| Some(asked) == state.current.as_ref());
+        known.map(|(_, version)| version.clone())
+    }
+
+    /// Whether the version of what is started now is unknown and not being asked for; from now on it is.
+    fn is_to_be_asked(&self) -> bool {
+        if self.known_version().is_some() {
+            return false;
+        }
+        let mut state = self.lock();
+        if state.current.is_none() || state.asked == state.current {
+            return false;
+        }
+        state.asked = state.current.clone();
+        true
+    }
+
+    /// Takes in what is known of what is started now.
+    fn judge(&self, adapter: &dyn Adapter) {
+        let version = self.known_version();
+        let mut state = self.lock();
+        let judged =
+            version.as_ref().map(|version| version.as_deref().is_some_and(|it| adapter.is_judged(it)));
+        // Unknown until it has been asked, and the simulation is never asked.
+        state.is_unjudged = judged == Some(false);
+        let warning = warning(version.flatten().as_deref(), state.is_unjudged, state.is_fallback);
+        if state.warning != warning {
+            if let Some(warning) = &warning {
+                tracing::warn!("{warning}");
+            }
+            state.warning = warning;
+        }
+    }
+
+    /// Shows what is known in the metrics.
+    pub(crate) fn publish(&self, metrics: &Metrics) {
+        let state = self.lock();
+        metrics.cli_version(state.is_unjudged, state.is_fallback);
+    }
+
+    /// What an operator should know of the CLI that was chosen last.
+    pub(crate) fn warning(&self) -> Option<String> {
+        self.lock().warning.clone()
+    }
+
+    /// It became ready. Blocking when it is another than before.
+    pub(crate) fn worked(&self, chosen: &Chosen) {
+        let Some(executable) = &chosen.executable else { return };
+        {
+            let mut state = self.lock();
+            state.failed.take_if(|(failed, _)| failed == executable);
+            if state.worked.as_ref() == Some(executable) {
+                return;
+            }
+            state.worked = Some(executable.clone());
+        }
+        let written = serde_json::to_vec(executable).map_err(std::io::Error::from).and_then(|content| {
+            write_private(&records_dir(&self.data_dir).join(RECORD), &content, Durability::Kernel)
+        });
+        if let Err(error) = written {
+            tracing::warn!(%error, "the executable of the CLI that works was not recorded");
+        }
+    }
+
+    /// It ended in a trial start before it was ready. Whether another one is there to be tried now.
+    pub(crate) fn failed(&self, chosen: &Chosen) -> bool {
+        let Some(executable) = &chosen.executable else { return false };
+        {
+            let mut state = self.lock();
+            if state.worked.as_ref() == Some(executable) {
+                return false;
+            }
+            state.failed = Some((executable.clone(), Instant::now()));
+        }
+        let is_there = self.instead_of(executable).is_some();
+        if is_there {
+            tracing::warn!(
+                "the CLI does not start; the version that worked last is used until it is replaced or starts"
+            );
+        } else {
+            tracing::warn!("the CLI does not start, and no version that has worked is there to go back to");
+        }
+        is_there
+    }
+
+    /// Whether it is not known of a version that failed in a session if it starts at all.
+    fn is_untried(&self, executable: &Executable) -> bool {
+        let state = self.lock();
+        let has_failed = state.failed.as_ref().is_some_and(|(failed, _)| failed == executable);
+        state.worked.as_ref() != Some(executable) && !has_failed
+    }
+
+    /// Whether the version that failed has not been tried for some time.
+    fn is_trial_due(&self) -> bool {
+        self.lock().failed.as_ref().is_some_and(|(_, at)| at.elapsed() >= TRY_AGAIN)
+    }
+
+    /// Waits for the trial start that runs; the guard makes the next one wait.
+    pub(crate) async fn trial(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.trial.lock().await
+    }
+
+    fn instead_of(&self, executable: &Executable) -> Option<Executable> {
+        let worked = {
+            let state = self.lock();
+            let has_failed = state.failed.as_ref().is_some_and(|(failed, _)| failed == executable);
+            state.worked.clone().filter(|worked| has_failed && worked != executable)
+        };
+        worked.filter(|worked| worked.is_unchanged() && self.is_trusted(worked))
+    }
+
+    /// Whether only the operator could have put it there: it is named by a record, not by the configuration.
+    fn is_trusted(&self, executable: &Executable) -> bool {
+        let is_below = self.data_dir.canonicalize().is_ok_and(|dir| executable.path.starts_with(dir));
+        let is_trusted = !is_below && trust::doubts(&executable.path).is_empty();
+        if !is_trusted {
+            tracing::warn!(
+                "the version of the CLI that worked last is not used: others could have put it in its place"
+            );
+        }
+        is_trusted
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The program of the next start. Its version is asked for when the executable is a new one: before the start if that
+/// depends on it, else beside it.
+///
+/// # Errors
+/// [`StartFailure::Spawn`] if there is no program, or if it is of a version that is not judged and those are refused.
+pub(crate) async fn choose(instance: &Arc<Instance>) -> Result<Chosen, StartFailure> {
+    let installed = &instance.installed;
+    let chosen = installed.choose(instance.program.find()?, instance.is_trial());
+    if chosen.is_fallback && !instance.is_trial() && installed.is_trial_due() {
+        // What it finds out is for later starts.
+        drop(try_start(instance));
+    }
+    let refuses = instance.config.cli.unknown_version == UnknownVersion::Refuse;
+    if refuses {
+        look(instance).await;
+    } else if installed.is_to_be_asked() {
+        let asking = instance.clone();
+        instance.spawn(async move {
+            let ended = asking.helpers.ended();
+            tokio::select! {
+                () = look(&asking) => {}
+                () = ended.cancelled() => {}
+            }
+        });
+    }
+    installed.judge(instance.adapter);
+    installed.publish(&instance.metrics);
+    let is_unknown = chosen.executable.is_some() && installed.known_version().is_none();
+    let message = match installed.warning() {
+        _ if !refuses => return Ok(chosen),
+        Some(message) if installed.lock().is_unjudged => message,
+        _ if is_unknown => "the CLI did not say its version in time; the next start asks it again".to_owned(),
+        _ => return Ok(chosen),
+    };
+    Err(StartFailure::Spawn {
+        reason: UNJUDGED,
+        message: format!("{message}; cli.unknown_version = \"warn\" starts it all the same"),
+    })
+}
+
+/// A session's start of `chosen` has failed. If that version is not known to start, a trial start finds out. Whether
+/// another one is there to be tried now.
+pub(crate) async fn failed_in_session(instance: &Arc<Instance>, chosen: &Chosen) -> bool {
+    let installed = &instance.installed;
+    let Some(executable) = &chosen.executable else { return false };
+    if installed.is_untried(executable) {
+        // It ends without an answer when the instance does.
+        try_start(instance).await.ok();
+    }
+    installed.instead_of(executable).is_some()
+}
+
+/// A trial start beside the sessions, in a task of its own: it begins sessions of its own.
+fn try_start(instance: &Arc<Instance>) -> oneshot::Receiver<()> {
+    let (tell, tried) = oneshot::channel();
+    let trying = instance.clone();
+    instance.spawn(async move {
+        let ended = trying.helpers.ended();
+        let trial = async {
+            if let Err(error) = probe::trial(&trying.config, &trying.installed).await {
+                tracing::warn!(code = error.code(), "a trial start of the CLI failed");
+            }
+            trying.installed.publish(&trying.metrics);
+        };
+        tokio::select! {
+            () = trial => {}
+            () = ended.cancelled() => {}
+        }
+        tell.send(()).ok();
+    });
+    tried
+}
+
+/// Asks what is started now for its version, if that is not known yet.
+pub(crate) async fn look(instance: &Instance) {
+    let installed = &instance.installed;
+    let current = installed.lock().current.clone();
+    if let Some(executable) = current
+        && installed.known_version().is_none()
+    {
+        let found = Found { path: executable.path.clone(), first_args: Vec::new() };
+        // Why it does not start is found out when it is started.
+        let answer = ask(&found, &instance.shim, &instance.config.data_dir).await.unwrap_or(Answer::None);
+        let mut state = installed.lock();
+        match answer {
+            // Another may have been chosen meanwhile.
+            Answer::Said(version) if state.current.as_ref() == Some(&executable) => {
+                state.version = Some((executable, version));
+            }
+            Answer::Said(_) => {}
+            // The next start asks again: it may have had no time.
+            Answer::None => drop(state.asked.take_if(|asked| *asked == executable)),
+        }
+        drop(state);
+    }
+    installed.judge(instance.adapter);
+    installed.publish(&instance.metrics);
+}
+
+fn warning(version: Option<&str>, is_unjudged: bool, is_fallback: bool) -> Option<String> {
+    let version = version.unwrap_or("of an unknown version");
+    match (is_unjudged, is_fallback) {
+        (false, false) => None,
+        (false, true) => {
+            Some(format!("the configured CLI does not start; {version}, which worked last, is used"))
+        }
+        (true, false) => {
+            Some(format!("the CLI {version} is not judged: it may do more by itself than is stopped"))
+        }
+        (true, true) => {
+            Some(format!("the configured CLI does not start; {version} is used, which is not judged"))
+        }
+    }
+}
+
+/// What came of asking a program for its version.
+enum Answer {
+    /// It ended by itself, with what it said, if it said anything.
+    Said(Option<String>),
+    /// It was not started, did not end in time or was killed.
+    None,
+}
+
+/// What a program says of its version. It runs in `home`, through the shim as every child does, and gets nothing of this
+/// program's environment but the path to its own interpreter.
+pub(crate) async fn version(
+    found: &Found,
+    shim: &ShimProgram,
+    home: &Path,
+) -> Result<Option<String>, SpawnError> {
+    Ok(match ask(found, shim, home).await? {
+        Answer::Said(version) => version,
+        Answer::None => None,
+    })
+}
+
+async fn ask(found: &Found, shim: &ShimProgram, home: &Path) -> Result<Answer, SpawnError> {
+    let mut args = found.first_args.clone();
+    args.push("--version".into());
+    let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
+    let env: Vec<_> = [("HOME".into(), home.into())].into_iter().chain(path).collect();
+    let launch = Launch {
+        program: &found.path,
+        args: &args,
+        env: &env,
+        cwd: home,
+        limits: &Limits::default(),
+        cgroup: None,
+    };
+    let child = spawn(shim, &launch)?;
+    let answer = tokio::time::timeout(VERSION_WITHIN, answer_of(child)).await.ok().flatten();
+    Ok(answer.unwrap_or(Answer::None))
+}
+
+/// The answer of a child that ends by itself. Dropped, the child is ended.
+async fn answer_of(child: Box<Contained>) -> Option<Answer> {
+    let Contained { input, output, mut stderr, mut shim } = *child;
+    drop(input);
+    let (mut kept, mut nowhere) = (Vec::new(), tokio::io::sink());
+    let mut output = output.take(VERSION_BYTES);
+    // Complaints are drained, or they would hold it up.
+    let (read, _) = tokio::join!(output.read_to_end(&mut kept), tokio::io::copy(&mut stderr, &mut nowhere));
+    read.ok()?;
+    match shim.exited().await {
+        Exit::Code(0) => Some(Answer::Said(first_line(&kept))),
+        Exit::Code(_) => Some(Answer::Said(None)),
+        _ => None,
+    }
+}
+
+fn first_line(output: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(output);
+    let line = text.lines().find(|line| !line.trim().is_empty())?;
+    Some(line.chars().filter(|character| !character.is_control()).take(VERSION_CHARS).collect())
+}

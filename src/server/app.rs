@@ -1,0 +1,171 @@
+//! What every handler shares. Owned by [`super::Server`]; holds no session.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::body::BodyBudget;
+use super::caller::Caller;
+use super::error::ApiError;
+use super::exporter::Exporter;
+use super::happenings::Feed;
+use super::history::Conversations;
+use super::identity::{Identities, Rotated};
+use super::limits::{Rates, TurnPermit, Turns};
+use super::ready::StartedOnce;
+use super::turns::idempotency::Idempotency;
+use super::turns::replay::Replays;
+use crate::error::TurnError;
+use crate::model::OauthCredentials;
+use crate::model::ids::UserId;
+use crate::system::Pilotlight;
+use crate::workspace::{conversations_dir, identities_dir};
+
+/// Answers that gather a workspace's files at the same time: each may hold some 50 MB while it does.
+const GATHERING: usize = 4;
+
+/// The state behind both routers.
+#[derive(Debug)]
+pub(super) struct App {
+    pilot: Pilotlight,
+    exporter: Exporter,
+    identities: Identities,
+    conversations: Conversations,
+    rotated: Arc<Rotated>,
+    bodies: BodyBudget,
+    rates: Rates,
+    turns: Arc<Turns>,
+    gathering: Semaphore,
+    started_once: Arc<StartedOnce>,
+    replays: Replays,
+    idempotency: Idempotency,
+    feed: Feed,
+    draining: AtomicBool,
+    since: Instant,
+}
+
+impl App {
+    pub(super) async fn new(
+        pilot: Pilotlight,
+        exporter: Exporter,
+        replays: Replays,
+        idempotency: Idempotency,
+        feed: Feed,
+    ) -> Self {
+        let data_dir = &pilot.config().data_dir;
+        let identities = Identities::load(identities_dir(data_dir)).await;
+        let http = &pilot.config().http;
+        let conversations = Conversations::new(conversations_dir(data_dir), http.conversations_per_user);
+        let bodies = BodyBudget::new(http.body_limit, http.body_timeout);
+        let rates = Rates::new(http.requests_per_minute);
+        Self {
+            pilot,
+            exporter,
+            identities,
+            conversations,
+            rotated: Arc::default(),
+            bodies,
+            rates,
+            turns: Arc::default(),
+            gathering: Semaphore::new(GATHERING),
+            started_once: Arc::default(),
+            replays,
+            idempotency,
+            feed,
+            draining: AtomicBool::new(false),
+            since: Instant::now(),
+        }
+    }
+
+    pub(super) fn pilot(&self) -> &Pilotlight {
+        &self.pilot
+    }
+
+    pub(super) fn exporter(&self) -> &Exporter {
+        &self.exporter
+    }
+
+    pub(super) fn rates(&self) -> &Rates {
+        &self.rates
+    }
+
+    /// A place for one more turn of `user`; kept as long as the turn runs or waits.
+    pub(super) fn turn_permit(&self, user: &UserId, caller: &Caller) -> Result<TurnPermit, ApiError> {
+        let own = caller.limits().concurrent_turns.map(std::num::NonZeroU32::get);
+        self.turns.permit(user, own.unwrap_or(self.pilot.config().http.turns_per_user))
+    }
+
+    /// Whose session a turn is for. `named` is the user that the body names. Where nobody is named and there are no keys,
+    /// the credentials tell.
+    pub(super) async fn owner(
+        &self,
+        caller: &Caller,
+        named: Option<UserId>,
+        credentials: Option<&OauthCredentials>,
+    ) -> Result<UserId, ApiError> {
+        let Some(credentials) = credentials.filter(|_| caller.key_id().is_none()) else {
+            return caller.owner(named);
+        };
+        if named.is_none() && caller.is_known_by_credentials() {
+            let (rotated, pilot) = (self.rotated.clone(), self.pilot.clone());
+            let elsewhere = move |presented| rotated.owner(&pilot, &presented);
+            let user = self.identities.owner(credentials, elsewhere).await.map_err(TurnError::from)?;
+            self.rates.count_user(&user)?;
+            return Ok(user);
+        }
+        let user = caller.owner(named)?;
+        self.identities.learn(&user, credentials).await;
+        Ok(user)
+    }
+
+    pub(super) fn conversations(&self) -> &Conversations {
+        &self.conversations
+    }
+
+    pub(super) fn bodies(&self) -> &BodyBudget {
+        &self.bodies
+    }
+
+    pub(super) fn gathering(&self) -> &Semaphore {
+        &self.gathering
+    }
+
+    pub(super) fn started_once(&self) -> &Arc<StartedOnce> {
+        &self.started_once
+    }
+
+    pub(super) fn replays(&self) -> &Replays {
+        &self.replays
+    }
+
+    pub(super) fn idempotency(&self) -> &Idempotency {
+        &self.idempotency
+    }
+
+    pub(super) fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
+    pub(super) fn uptime(&self) -> std::time::Duration {
+        self.since.elapsed()
+    }
+
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.pilot.drain();
+    }
+
+    /// Refuses early, before a body is read.
+    pub(super) fn refuse_when_draining(&self) -> Result<(), ApiError> {
+        if self.draining.load(Ordering::Acquire) { Err(TurnError::Draining.into()) } else { Ok(()) }
+    }
+
+    /// Why no turn would be taken now; empty when one would.
+    pub(super) fn not_ready(&self) -> Vec<String> {
+        let mut reasons = self.pilot.readiness().reasons;
+        reasons.extend(self.started_once.missing());
+        reasons
+    }
+}

@@ -1,0 +1,280 @@
+//! Who may come in: decided from the headers alone, before a byte of the body is read.
+//!
+//! Each listener has a [`Gate`]. With keys, a request is whose key it brings; a few paths are open to everybody. Without
+//! keys everybody who reaches the listener is trusted, which is why such a listener is on loopback; there the one
+//! stranger is a web page other than our own, which can make its reader's browser call us. Owned by the router; must not know of bodies,
+//! turns and dialects.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
+
+use super::caller::{Caller, named_user};
+use super::error::ApiError;
+use super::keys::Role;
+use super::page;
+use crate::model::ids::UserId;
+
+mod keyring;
+
+pub(super) use keyring::{Admits, Keyring, watch};
+
+/// The header of the Messages API's clients for a key. `Authorization: Bearer` is that of all others.
+const KEY_HEADER: &str = "x-api-key";
+/// Browsers say here how the page that asks is related to what it asks for.
+const FETCH_SITE: &str = "sec-fetch-site";
+/// What anybody may ask: whether the service lives, and what it is. The files of the page as well: they tell nothing.
+const OPEN_PATHS: [&str; 5] = ["/", "/health", "/livez", "/openapi.json", "/readyz"];
+
+/// The rule of one listener.
+#[derive(Debug, Clone)]
+pub(super) struct Gate {
+    /// None: whoever reaches the listener is trusted.
+    pub(super) keys: Option<Arc<Keyring>>,
+    /// The listener is on a loopback address.
+    pub(super) is_local: bool,
+    /// Only for the operator.
+    pub(super) for_admins: bool,
+    /// Whose request it is that names nobody, where there are no keys.
+    pub(super) default_user: Option<UserId>,
+}
+
+impl Gate {
+    /// Whether a request to this path counts against its caller's share.
+    pub(super) fn counts(&self, uri: &Uri) -> bool {
+        !self.for_admins && !is_open(uri)
+    }
+
+    /// Lets a request in as its caller's, or with nobody if the path is open to all.
+    pub(super) fn admit(&self, uri: &Uri, headers: &HeaderMap) -> Result<Option<Caller>, ApiError> {
+        let is_open = is_open(uri);
+        let Some(keys) = &self.keys else {
+            if !(self.is_local && is_own_page(uri, headers)) {
+                refuse_browsers(headers, is_open)?;
+            }
+            if self.is_local {
+                refuse_strange_hosts(uri, headers)?;
+            }
+            let named = if is_open { None } else { named_user(headers)? };
+            return Ok(Some(Caller::trusted(self.is_local, named).or(self.default_user.clone())));
+        };
+        let key = presented(headers).and_then(|key| keys.find(key).ok_or_else(wrong_key));
+        let (key, revoked) = match key {
+            Ok(key) => key,
+            Err(_) if is_open => return Ok(None),
+            Err(refusal) => return Err(refusal),
+        };
+        if self.for_admins && !is_open && *key.role() != Role::Admin {
+            let message = "this listener is for keys of the role admin";
+            return Err(ApiError::new(StatusCode::FORBIDDEN, "admin_only", message));
+        }
+        let named = if is_open { None } else { named_user(headers)? };
+        Ok(Some(Caller::of_key(key, named).until(revoked)))
+    }
+}
+
+fn is_open(uri: &Uri) -> bool {
+    OPEN_PATHS.contains(&uri.path()) || page::has(uri.path())
+}
+
+/// The key that a request brings, in the one way or the other.
+fn presented(headers: &HeaderMap) -> Result<&[u8], ApiError> {
+    let plain = headers.get_all(KEY_HEADER).iter().map(|value| value.as_bytes());
+    let bearer = headers.get_all(AUTHORIZATION).iter().filter_map(|value| bearer(value.as_bytes()));
+    let mut keys = plain.chain(bearer).map(<[u8]>::trim_ascii).filter(|key| !key.is_empty());
+    let Some(key) = keys.next() else {
+        let message = "bring a key, as x-api-key: KEY or as Authorization: Bearer KEY";
+        return Err(unauthenticated("missing_key", message));
+    };
+    if keys.any(|other| other != key) {
+        return Err(unauthenticated("ambiguous_key", "the request brings two different keys"));
+    }
+    Ok(key)
+}
+
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    const SCHEME: &[u8] = b"bearer ";
+    let (scheme, key) = value.split_at_checked(SCHEME.len())?;
+    scheme.eq_ignore_ascii_case(SCHEME).then_some(key)
+}
+
+fn wrong_key() -> ApiError {
+    unauthenticated("invalid_key", "this key is not known here")
+}
+
+fn unauthenticated(code: &'static str, message: &str) -> ApiError {
+    ApiError::new(StatusCode::UNAUTHORIZED, code, message)
+}
+
+/// Whether the page that made a browser send this came from this very listener: its origin is the host that is asked,
+/// name and port, and that is this machine by its own name. Another page on this machine has another port; a page whose
+/// name was made to resolve to us has another host.
+fn is_own_page(uri: &Uri, headers: &HeaderMap) -> bool {
+    let only = |name| {
+        let mut values = headers.get_all(name).iter();
+        let value = values.next()?.to_str().ok()?;
+        values.next().is_none().then_some(value)
+    };
+    // Browsers name the host in the header alone.
+    let (Some(origin), Some(host), None) = (only(ORIGIN), only(HOST), uri.authority()) else { return false };
+    is_loopback(host) && origin.strip_prefix("http://").is_some_and(|from| from.eq_ignore_ascii_case(host))
+}
+
+/// Refuses what a web page made a browser send. With keys there is no need: a page has none. Pages are told by the Origin
+/// header or, where a browser sends none (pictures, frames), by what it says of itself; what is open to all may be linked
+/// to.
+fn refuse_browsers(headers: &HeaderMap, is_open: bool) -> Result<(), ApiError> {
+    let is_elsewhere = |site: &HeaderValue| site != "same-origin" && site != "none";
+    let from_elsewhere = headers.get(FETCH_SITE).is_some_and(is_elsewhere);
+    if headers.contains_key(ORIGIN) || (from_elsewhere && !is_open) {
+        let message = "requests from web pages are not accepted, but for this service's own page";
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "browser_refused", message));
+    }
+    Ok(())
+}
+
+/// Refuses requests meant for another host. A page may have its own name resolve to our address; then the browser takes
+/// us for the page's origin and sends no Origin header with a GET, but it does say whom it means.
+fn refuse_strange_hosts(uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
+    let in_headers = headers.get_all(HOST).iter().map(|value| value.to_str().ok());
+    let in_uri = uri.authority().map(|authority| Some(authority.as_str()));
+    if in_headers.chain(in_uri).all(|host| host.is_some_and(is_loopback)) {
+        return Ok(());
+    }
+    let message = "this listener has no keys and serves only localhost, 127.0.0.1 and [::1] as Host; \
+                   configure keys (auth.keys_file) to serve other names";
+    Err(ApiError::new(StatusCode::FORBIDDEN, "host_refused", message))
+}
+
+/// Whether `HOST` or `HOST:PORT` names this machine to itself.
+fn is_loopback(authority: &str) -> bool {
+    let (host, port) = match authority.rsplit_once(':') {
+        // The colons of an IPv6 address stand in brackets.
+        Some((host, port)) if !port.contains(']') => (host, port),
+        _ => (authority, ""),
+    };
+    let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    let is_local = address.eq_ignore_ascii_case("localhost")
+        || address.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
+    is_local && port.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderName;
+
+    use super::*;
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        let lines = lines.iter().map(|(name, value)| {
+            (HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap())
+        });
+        lines.collect()
+    }
+
+    #[test]
+    fn a_key_comes_in_either_way_or_in_both_alike() {
+        for lines in [
+            &[("x-api-key", "k")][..],
+            &[("authorization", "Bearer k")],
+            &[("authorization", "bEARER  k ")],
+            &[("authorization", "Bearer k"), ("x-api-key", "k")],
+            &[("authorization", "Basic abc"), ("x-api-key", "k")],
+            &[("authorization", "Bearer k"), ("x-api-key", "")],
+        ] {
+            assert_eq!(presented(&headers(lines)).unwrap(), b"k", "{lines:?}");
+        }
+        for (lines, code) in [
+            (&[][..], "missing_key"),
+            (&[("authorization", "Basic abc")], "missing_key"),
+            (&[("authorization", "Bearer")], "missing_key"),
+            (&[("x-api-key", "")], "missing_key"),
+            (&[("authorization", "Bearer k"), ("x-api-key", "l")], "ambiguous_key"),
+            (&[("x-api-key", "k"), ("x-api-key", "l")], "ambiguous_key"),
+        ] {
+            let error = presented(&headers(lines)).unwrap_err();
+            assert_eq!((error.status(), error.code()), (StatusCode::UNAUTHORIZED, code), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_trusting_listener_serves_only_itself_as_host() {
+        for host in
+            ["localhost", "LOCALHOST:8480", "127.0.0.1", "127.0.0.1:1", "127.9.9.9", "[::1]", "[::1]:80"]
+        {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "evil.example:8480",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "10.0.0.1",
+            "[::2]",
+            "localhost:evil",
+            "127.0.0.1:80:80",
+            "user@localhost",
+            "localhost@evil",
+        ] {
+            assert!(!is_loopback(host), "{host}");
+        }
+        let gate = Gate { keys: None, is_local: true, for_admins: false, default_user: None };
+        let refused = |uri: &str, lines: &[(&str, &str)]| {
+            gate.admit(&uri.parse().unwrap(), &headers(lines)).err().map(|error| error.code())
+        };
+        assert_eq!(refused("/livez", &[("host", "localhost")]), None);
+        assert_eq!(refused("/livez", &[]), None);
+        assert_eq!(refused("/livez", &[("host", "evil.example")]), Some("host_refused"));
+        assert_eq!(refused("http://evil.example/", &[("host", "localhost")]), Some("host_refused"));
+        assert_eq!(refused("/x", &[("origin", "http://localhost")]), Some("browser_refused"));
+        assert_eq!(refused("/x", &[("x-pilotlight-user", "")]), Some("invalid_user"));
+    }
+
+    #[test]
+    fn of_all_pages_only_our_own_is_served_without_a_key() {
+        let gate = |is_local| Gate { keys: None, is_local, for_admins: false, default_user: None };
+        let refused = |is_local, uri: &str, lines: &[(&str, &str)]| {
+            gate(is_local).admit(&uri.parse().unwrap(), &headers(lines)).err().map(|error| error.code())
+        };
+        for host in ["localhost:8480", "127.0.0.1:8480", "[::1]:8480", "localhost"] {
+            let own = format!("http://{host}");
+            assert_eq!(refused(true, "/x", &[("host", host), ("origin", &own)]), None, "{host}");
+            assert_eq!(
+                refused(false, "/x", &[("host", host), ("origin", &own)]),
+                Some("browser_refused"),
+                "who may call is decided by something in front, and that has another name"
+            );
+        }
+        let host = ("host", "localhost:8480");
+        for others in [
+            &[host, ("origin", "http://localhost:3000")][..],
+            &[host, ("origin", "http://localhost")],
+            &[host, ("origin", "http://127.0.0.1:8480")],
+            &[host, ("origin", "https://localhost:8480")],
+            &[host, ("origin", "http://evil.example")],
+            &[host, ("origin", "http://localhost:8480.evil.example")],
+            &[host, ("origin", "null")],
+            &[host, ("origin", "")],
+            &[host, ("origin", "http://localhost:8480"), ("origin", "http://evil.example")],
+            &[host, host, ("origin", "http://localhost:8480")],
+            &[("origin", "http://localhost:8480")],
+            &[("host", "evil.example:8480"), ("origin", "http://evil.example:8480")],
+        ] {
+            assert_eq!(refused(true, "/x", others), Some("browser_refused"), "{others:?}");
+        }
+        for (site, page, rest) in [
+            ("cross-site", None, Some("browser_refused")),
+            ("same-site", None, Some("browser_refused")),
+            ("same-origin", None, None),
+            ("none", None, None),
+        ] {
+            assert_eq!(refused(true, "/", &[host, ("sec-fetch-site", site)]), page, "{site}");
+            assert_eq!(refused(true, "/x", &[host, ("sec-fetch-site", site)]), rest, "{site}");
+        }
+        let absolute = [host, ("origin", "http://localhost:8480")];
+        assert_eq!(refused(true, "http://localhost:8480/x", &absolute), Some("browser_refused"));
+    }
+}

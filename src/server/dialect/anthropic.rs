@@ -1,0 +1,52 @@
+//! The dialect of the Messages API, for its official SDKs as they are.
+
+use std::fmt::Write as _;
+
+use bytes::BytesMut;
+use serde_json::{Value, json};
+
+mod client;
+mod events;
+mod request;
+
+pub(in crate::server) use events::Events;
+pub(in crate::server) use request::{count, parse};
+
+use super::{Collected, Frame, new_id, stop_reason, tell_of_loss};
+use crate::model::Usage;
+use crate::turn::Outcome;
+
+/// The answer to a request without a stream.
+pub(super) fn document(collected: Collected, outcome: &Outcome, frame: &Frame) -> Value {
+    let id = if collected.id.is_empty() { new_id("msg_") } else { collected.id.clone() };
+    let mut document = json!({
+        "id": id,
+        "type": "message",
+        "role": "assistant",
+        "model": collected.model_or(&frame.model),
+        "content": collected.content,
+        "stop_reason": stop_reason(outcome),
+        "stop_sequence": null,
+        "usage": usage(&outcome.usage),
+        "session_id": frame.session,
+        "cost_usd": outcome.cost_usd,
+    });
+    tell_of_loss(outcome, &mut document);
+    document
+}
+
+/// Tokens in the words of the API.
+pub(super) fn usage(usage: &Usage) -> Value {
+    json!({
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cache_creation_input_tokens": usage.cache_creation_input_tokens,
+        "cache_read_input_tokens": usage.cache_read_input_tokens,
+    })
+}
+
+/// One event: its name and its data.
+fn event(frames: &mut BytesMut, name: &str, data: std::fmt::Arguments<'_>) {
+    // Memory is the only limit, and running out of it is no error that could be handled here.
+    write!(frames, "event: {name}\ndata: {data}\n\n").ok();
+}

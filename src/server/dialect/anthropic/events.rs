@@ -1,0 +1,145 @@
+//! An answer as the events of the Messages API: `message_start`, blocks, `message_delta`, `message_stop`.
+
+use bytes::{BufMut, BytesMut};
+use serde_json::{Value, json};
+
+use super::{event, usage};
+use crate::adapter::answer::{Block, Part};
+use crate::server::dialect::{
+    Dialect, Ending, Frame, KeptText, Reader, Render, is_answer, new_id, stop_reason, tell_of_loss,
+};
+use crate::server::error::ApiError;
+use crate::server::files::Written;
+use crate::server::wire::{lines as lines_of, permission};
+
+/// SDKs pass over `ping` events; before the first of an answer a comment does no harm to anybody.
+const PING: &[u8] = b"event: ping\ndata: {\"type\":\"ping\"}\n\n";
+const EARLY_PING: &[u8] = b": ping\n\n";
+
+/// Writes the events of one turn.
+pub(in crate::server) struct Events {
+    reader: Reader,
+    session: String,
+    /// The model that was asked for: what is said where none is told.
+    model: String,
+    begun: bool,
+    text: KeptText,
+}
+
+impl Events {
+    pub(in crate::server::dialect) fn new(reader: Reader, frame: &Frame, keep_text: bool) -> Self {
+        let text = KeptText::new(keep_text);
+        Self { reader, session: frame.session.clone(), model: frame.model.clone(), begun: false, text }
+    }
+}
+
+impl Render for Events {
+    fn lines(&mut self, lines: &[u8], frames: &mut BytesMut) {
+        let Self { reader, begun, text, model, .. } = self;
+        frames.reserve(lines.len());
+        for line in lines_of(lines) {
+            reader.read(line, &mut |part| {
+                *begun |= matches!(part, Part::Begin { .. });
+                write(part, model, *begun, frames);
+                text.keep(part);
+            });
+        }
+    }
+
+    fn ping(&self) -> &'static [u8] {
+        if self.begun { PING } else { EARLY_PING }
+    }
+
+    fn end(&mut self, ending: Ending<'_>, _files: Option<&Written>, frames: &mut BytesMut) {
+        let outcome = match ending {
+            Ending::Told(outcome) if is_answer(Dialect::Anthropic, outcome) => outcome,
+            Ending::Told(outcome) => return error(&ApiError::from(&outcome.status), frames),
+            Ending::Lost(lost) => return error(&ApiError::from(lost.clone()), frames),
+        };
+        let Self { reader, begun, text, session, model } = self;
+        let said = if outcome.is_ok() { outcome.text.as_str() } else { "" };
+        reader.end(said, &mut |part| {
+            *begun |= matches!(part, Part::Begin { .. });
+            write(part, model, *begun, frames);
+            text.keep(part);
+        });
+        if !std::mem::replace(begun, true) {
+            write(Part::Begin { id: "", model, usage: "{}" }, model, true, frames);
+        }
+        let mut delta = json!({
+            "type": "message_delta",
+            "delta": { "stop_reason": stop_reason(outcome), "stop_sequence": null },
+            "usage": usage(&outcome.usage),
+            "session_id": session,
+            "cost_usd": outcome.cost_usd,
+        });
+        tell_of_loss(outcome, &mut delta);
+        event(frames, "message_delta", format_args!("{delta}"));
+        event(frames, "message_stop", format_args!(r#"{{"type":"message_stop"}}"#));
+    }
+
+    fn text(&self) -> String {
+        self.text.text()
+    }
+}
+
+/// Without a value in between, so that a part costs little more than its bytes.
+fn write(part: Part<'_>, asked: &str, begun: bool, frames: &mut BytesMut) {
+    match part {
+        Part::Begin { id, model, usage } => {
+            let model = if model.is_empty() { asked } else { model };
+            let id = if id.is_empty() { new_id("msg_") } else { id.to_owned() };
+            let mut usage: Value = serde_json::from_str(usage).unwrap_or_default();
+            // SDKs hold these to be there.
+            if !usage.is_object() {
+                usage = json!({});
+            }
+            for field in ["input_tokens", "output_tokens"] {
+                if !usage[field].is_u64() {
+                    usage[field] = json!(0);
+                }
+            }
+            let start = json!({
+                "type": "message_start",
+                "message": {
+                    "id": id, "type": "message", "role": "assistant", "model": model, "content": [],
+                    "stop_reason": null, "stop_sequence": null, "usage": usage,
+                },
+            });
+            event(frames, "message_start", format_args!("{start}"));
+        }
+        Part::Open { index, block } => {
+            let block = match block {
+                Block::Text => r#"{"type":"text","text":""}"#,
+                Block::Thinking => r#"{"type":"thinking","thinking":"","signature":""}"#,
+                Block::Whole(block) => block,
+            };
+            let data =
+                format_args!(r#"{{"type":"content_block_start","index":{index},"content_block":{block}}}"#);
+            event(frames, "content_block_start", data);
+        }
+        Part::Text { index, text } => {
+            let data = format_args!(
+                r#"{{"type":"content_block_delta","index":{index},"delta":{{"type":"text_delta","text":{text}}}}}"#
+            );
+            event(frames, "content_block_delta", data);
+        }
+        Part::Delta { index, delta, .. } => {
+            let data = format_args!(r#"{{"type":"content_block_delta","index":{index},"delta":{delta}}}"#);
+            event(frames, "content_block_delta", data);
+        }
+        Part::Close { index } => {
+            let data = format_args!(r#"{{"type":"content_block_stop","index":{index}}}"#);
+            event(frames, "content_block_stop", data);
+        }
+        Part::Waiting => frames.put_slice(if begun { PING } else { EARLY_PING }),
+        Part::Permission(request) => {
+            frames.put_slice(if begun { PING } else { EARLY_PING });
+            permission(request, frames);
+        }
+    }
+}
+
+fn error(error: &ApiError, frames: &mut BytesMut) {
+    event(frames, "error", format_args!("{}", error.body(None)));
+}

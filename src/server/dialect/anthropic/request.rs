@@ -1,0 +1,237 @@
+//! A request of the Messages API: read, checked, translated. Pure.
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::{Map, Value};
+
+use super::client;
+use crate::server::dialect::history::bring_in;
+use crate::server::dialect::message::{
+    Content, Message, Object, Role, checked_model, prompt, read, take_last,
+};
+use crate::server::dialect::{Asked, AskedServers, Dialect, is_text, picture};
+use crate::server::error::ApiError;
+use crate::server::history::Told;
+use crate::turn::TurnOptions;
+
+/// What is read of a body; the rest is judged by the table of the dialect.
+#[derive(Deserialize)]
+struct Body {
+    model: String,
+    max_tokens: u64,
+    messages: Vec<Object<Message>>,
+    system: Option<Content>,
+    stream: Option<bool>,
+    metadata: Option<Object<Metadata>>,
+    mcp_servers: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    user_id: Option<String>,
+}
+
+/// Reads a body.
+pub(in crate::server) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
+    let body: Body = read(bytes)?;
+    if body.max_tokens == 0 {
+        return Err(ApiError::field("max_tokens", "must be at least 1"));
+    }
+    let mut system = body.system.map(system).transpose()?.unwrap_or_default();
+    let (mut history, at) = messages(body.messages, &mut system)?;
+    let (last, _) = take_last(&mut history).map_err(|error| match history.len() {
+        0 => error,
+        _ => error.at(format_args!("{at}.role")),
+    })?;
+    let system = system.join("\n\n");
+    if let Content::Blocks(blocks) = &last {
+        blocks.iter().enumerate().try_for_each(|(index, block)| {
+            check_block(block)
+                .map_err(|problem| ApiError::field(format_args!("{at}.content[{index}]"), problem))
+        })?;
+    }
+    let last = Message { role: Role::User, content: last };
+    let user = body.metadata.and_then(|Object(metadata)| metadata.user_id);
+    let client = user.as_deref().and_then(client::of);
+    let told = Told::of(&history, &last, Some(&system));
+    let earlier = bring_in(history)?;
+    Ok(Asked {
+        dialect: Dialect::Anthropic,
+        stream: body.stream.unwrap_or(false),
+        prompt: prompt(last.content, &at)?,
+        options: TurnOptions {
+            model: Some(checked_model("model", body.model.clone())?),
+            // Each request says all of it: none is said as well.
+            system_prompt: Some(system),
+            history: earlier.history,
+            ..TurnOptions::default()
+        },
+        user: user.filter(|_| client.is_none()),
+        client,
+        mcp_servers: AskedServers::read(body.mcp_servers)?,
+        model: body.model,
+        left_out: earlier.left_out,
+        told: Some(told),
+        ..Asked::default()
+    })
+}
+
+/// What `claude` puts first into its system prompt for the API's accounting. It is no part of the prompt, and the session's
+/// own CLI says the same of itself.
+const BILLING: &str = "x-anthropic-billing-header:";
+
+/// The texts of the field `system`.
+fn system(content: Content) -> Result<Vec<String>, ApiError> {
+    if !is_text(&content) {
+        return Err(ApiError::field("system", "must be text or a list of text blocks"));
+    }
+    Ok(texts(content))
+}
+
+fn texts(content: Content) -> Vec<String> {
+    let all = match content {
+        Content::Text(text) => vec![text],
+        Content::Blocks(blocks) => {
+            let texts = blocks.iter().filter_map(|block| block.get("text")?.as_str().map(str::to_owned));
+            texts.filter(|text| !text.starts_with(BILLING)).collect()
+        }
+    };
+    all.into_iter().filter(|text| !text.is_empty()).collect()
+}
+
+/// The messages of the conversation, and where the last of them stands. What the system says among them goes to its prompt,
+/// in order: clients repeat it with each request.
+fn messages(all: Vec<Object<Message>>, system: &mut Vec<String>) -> Result<(Vec<Message>, String), ApiError> {
+    let (mut messages, mut last) = (Vec::with_capacity(all.len()), 0);
+    for (index, Object(message)) in all.into_iter().enumerate() {
+        if message.role != Role::System {
+            last = index;
+            messages.push(message);
+        } else if is_text(&message.content) {
+            system.extend(texts(message.content));
+        } else {
+            let path = format!("messages[{index}].content");
+            return Err(ApiError::field(
+                path,
+                "must be text or a list of text blocks, for it is the system's",
+            ));
+        }
+    }
+    Ok((messages, format!("messages[{last}]")))
+}
+
+/// What the CLI takes from a user.
+fn check_block(block: &Value) -> Result<(), &'static str> {
+    match block.get("type").and_then(Value::as_str) {
+        Some("text") => match block.get("text") {
+            Some(Value::String(_)) => Ok(()),
+            _ => Err("a text block needs a `text`, which must be a string"),
+        },
+        Some("image") => picture::check(block),
+        Some("document") => match block.get("source") {
+            Some(Value::Object(source)) if source.get("type").is_some_and(Value::is_string) => Ok(()),
+            _ => Err("a document block needs a `source` with a `type`"),
+        },
+        Some("tool_result" | "tool_use") => {
+            Err("tools of the caller have no counterpart here; the CLI runs its own")
+        }
+        Some(_) => Err("must be a block of type text, image or document"),
+        None => Err("must be an object with a `type`"),
+    }
+}
+
+/// An estimate of the tokens of a request: four characters of text each, and a fixed number for a picture.
+pub(in crate::server) fn count(bytes: &[u8]) -> Result<u64, ApiError> {
+    #[derive(Deserialize)]
+    struct Counted {
+        model: String,
+        messages: Vec<Object<Message>>,
+        system: Option<Content>,
+        tools: Option<Vec<Map<String, Value>>>,
+        #[serde(rename = "tool_choice")]
+        _tool_choice: Option<IgnoredAny>,
+    }
+    /// The API's own estimate for a picture of a megapixel.
+    const PICTURE: usize = 1600;
+    const CHARACTERS_PER_TOKEN: usize = 4;
+    /// Role and separators.
+    const PER_MESSAGE: usize = 3;
+
+    let body: Counted = read(bytes)?;
+    checked_model("model", body.model)?;
+    let mut system = body.system.map(system).transpose()?.unwrap_or_default();
+    let (messages, _) = messages(body.messages, &mut system)?;
+    if messages.is_empty() {
+        return Err(ApiError::field("messages", "must not be empty"));
+    }
+    let block = |block: &Value| match block.get("type").and_then(Value::as_str) {
+        Some("image" | "document") => PICTURE * CHARACTERS_PER_TOKEN,
+        Some("text") => block.get("text").and_then(Value::as_str).map_or(0, |text| text.chars().count()),
+        _ => block.to_string().len(),
+    };
+    let content = |content: &Content| match content {
+        Content::Text(text) => text.chars().count(),
+        Content::Blocks(blocks) => blocks.iter().map(block).sum(),
+    };
+    let characters: usize = messages.iter().map(|message| content(&message.content)).sum::<usize>()
+        + system.iter().map(|text| text.chars().count()).sum::<usize>()
+        + body
+            .tools
+            .iter()
+            .flatten()
+            .map(|tool| Value::Object(tool.clone()).to_string().len())
+            .sum::<usize>();
+    let tokens = characters.div_ceil(CHARACTERS_PER_TOKEN) + messages.len() * PER_MESSAGE;
+    Ok(u64::try_from(tokens).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn asked(system: Value, messages: Value) -> Result<Asked, String> {
+        let body = json!({ "model": "sonnet", "max_tokens": 9, "system": system, "messages": messages });
+        parse(body.to_string().as_bytes()).map_err(|error| format!("{error:?}"))
+    }
+
+    #[test]
+    fn system_among_messages_is_part_of_the_prompt() {
+        let billing =
+            json!({ "type": "text", "text": "x-anthropic-billing-header: cc_version=2.1.332.bd3;" });
+        let cached = json!({ "type": "ephemeral" });
+        let system = json!([billing, { "type": "text", "text": "one", "cache_control": cached }]);
+        let first = json!({ "role": "user", "content": "a" });
+        let said = json!({ "role": "system", "output_config": { "effort": "high" },
+            "content": [{ "type": "text", "text": "two", "cache_control": cached }] });
+        let begun = asked(system.clone(), json!([first, said])).unwrap();
+        assert_eq!(begun.options.system_prompt.as_deref(), Some("one\n\ntwo"));
+        assert!(begun.prompt == crate::model::Prompt::Text("a".into()) && begun.options.history.is_none());
+
+        let answer = json!({ "role": "assistant", "content": "b" });
+        let next = json!({ "role": "user", "content": "c" });
+        let gone_on = asked(system, json!([first, said, answer, next])).unwrap();
+        assert_eq!(gone_on.options.system_prompt, begun.options.system_prompt);
+        let history = serde_json::to_string(&gone_on.options.history.unwrap().messages()[0].content).unwrap();
+        assert!(!history.contains("two"), "it is no part of the history");
+        let plain = asked(json!("one\n\ntwo"), json!([first, answer, next])).unwrap();
+        assert_eq!(format!("{:?}", plain.told), format!("{:?}", gone_on.told));
+    }
+
+    #[test]
+    fn wrong_system_among_messages_is_named() {
+        let image = json!({ "type": "image", "source": { "type": "url", "url": "https://h" } });
+        let user = json!({ "role": "user", "content": "a" });
+        let system = |content: Value| json!({ "role": "system", "content": content });
+        for (messages, named) in [
+            (json!([system(json!("a"))]), "messages: must not be empty"),
+            (json!([user, system(json!([image]))]), "messages[1].content: must be text"),
+            (json!([system(json!("s")), user, { "role": "assistant", "content": "b" }]), "messages[2].role"),
+            (json!([system(json!("s")), { "role": "user", "content": " " }]), "messages[1].content"),
+        ] {
+            let error = asked(json!(null), messages.clone()).err().unwrap();
+            assert!(error.contains(named), "{messages} gave {error}");
+        }
+    }
+}

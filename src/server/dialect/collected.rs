@@ -1,0 +1,75 @@
+//! A whole answer, gathered for callers who do not read events.
+
+use serde_json::{Value, json};
+
+use super::Reader;
+use crate::adapter::answer::{Block, Part};
+
+/// The blocks of an answer.
+#[derive(Debug, Default)]
+pub(in crate::server) struct Collected {
+    /// The message's id at the model's API; empty where there was none.
+    pub(super) id: String,
+    pub(super) model: String,
+    pub(super) content: Vec<Value>,
+}
+
+impl Collected {
+    /// Takes in lines of the CLI, read block by block.
+    pub(in crate::server) fn lines(&mut self, reader: &mut Reader, lines: &[u8]) {
+        for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            reader.read(line, &mut |part| self.take(part));
+        }
+    }
+
+    /// Takes in what is left at the end.
+    pub(in crate::server) fn end(&mut self, reader: &mut Reader, text: &str) {
+        reader.end(text, &mut |part| self.take(part));
+    }
+
+    /// The model that answered; `asked` where none did.
+    pub(super) fn model_or<'a>(&'a self, asked: &'a str) -> &'a str {
+        if self.model.is_empty() { asked } else { &self.model }
+    }
+
+    /// The text of all blocks.
+    pub(in crate::server) fn text(&self) -> String {
+        let texts = self.content.iter().filter_map(|block| block.get("text")?.as_str());
+        texts.collect()
+    }
+
+    /// The thoughts of all blocks.
+    pub(super) fn thoughts(&self) -> String {
+        let thoughts = self.content.iter().filter_map(|block| block.get("thinking")?.as_str());
+        thoughts.collect()
+    }
+
+    fn take(&mut self, part: Part<'_>) {
+        match part {
+            Part::Begin { id, model, .. } => (self.id, self.model) = (id.to_owned(), model.to_owned()),
+            Part::Open { block, .. } => self.content.push(match block {
+                Block::Text => json!({ "type": "text", "text": "" }),
+                Block::Thinking => json!({ "type": "thinking", "thinking": "", "signature": "" }),
+                Block::Whole(block) => serde_json::from_str(block).unwrap_or_default(),
+            }),
+            Part::Text { text, .. } => self.add("text", text),
+            Part::Delta { delta, .. } => {
+                let delta: Value = serde_json::from_str(delta).unwrap_or_default();
+                for field in ["thinking", "signature"] {
+                    if let Some(more) = delta.get(field) {
+                        self.add(field, &more.to_string());
+                    }
+                }
+            }
+            Part::Close { .. } | Part::Waiting | Part::Permission(_) => {}
+        }
+    }
+
+    /// `more` is a JSON string.
+    fn add(&mut self, field: &str, more: &str) {
+        let more: String = serde_json::from_str(more).unwrap_or_default();
+        if let Some(Value::String(text)) = self.content.last_mut().and_then(|block| block.get_mut(field)) {
+            text.push_str(&more);
+        }
+    }
+}

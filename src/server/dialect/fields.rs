@@ -1,0 +1,151 @@
+//! What becomes of each field of a request: one table per dialect, after the current reference of its API. Pure.
+//!
+//! The tables decide what `x-pilotlight-ignored` names and what is refused, and tests hold `openapi.json` and
+//! `docs/http-api.md` against them. Fields that no table knows are named as ignored.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::Dialect;
+use crate::server::error::ApiError;
+
+mod tables;
+
+/// Fields named in one answer: they are a header's value.
+const MAX_NAMES: usize = 32;
+/// Longest name of a field that the caller chose.
+const MAX_NAME: usize = 64;
+
+/// What becomes of a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It has its effect.
+    Used,
+    /// It has none, and is named.
+    Ignored,
+    /// It has none and is named, but the API requires it: `http.strict` does not refuse it.
+    Unheeded,
+    /// It promises something that cannot be done: 400.
+    Refused,
+}
+
+/// One field, with dots between its levels.
+pub(super) struct Field {
+    pub(super) name: &'static str,
+    pub(super) fate: Fate,
+    /// Values, as JSON, that ask for nothing that does not happen anyway.
+    pub(super) harmless: &'static [&'static str],
+    pub(super) why: &'static str,
+}
+
+/// The fields of a request without effect.
+#[derive(Debug, Default, PartialEq)]
+pub(in crate::server) struct Ignored {
+    /// All that are named.
+    pub(in crate::server) names: Vec<String>,
+    /// Whether `http.strict` refuses them.
+    pub(in crate::server) is_refused_by_strict: bool,
+}
+
+/// Judges the fields of a body that its dialect's parser has read.
+pub(in crate::server) fn judge(dialect: Dialect, body: &[u8]) -> Result<Ignored, ApiError> {
+    let table = tables::of(dialect);
+    let mut found = Found::default();
+    // Read by the dialect's parser before: nothing is wrong with it.
+    let fields: Fields<'_> = serde_json::from_slice(body).unwrap_or_default();
+    for (name, value) in &fields {
+        found.judge(table, name, value)?;
+    }
+    if let Some(messages) = fields.get("messages") {
+        let messages: Vec<Fields<'_>> = serde_json::from_str(messages.get()).unwrap_or_default();
+        for message in &messages {
+            let of_message = message.iter().filter(|(_, value)| value.get() != "null").map(|(name, _)| name);
+            let names = of_message.filter(|name| !is_read(dialect, message, name));
+            names.for_each(|name| found.note(&format!("messages.{name}"), true));
+        }
+    }
+    Ok(found.0)
+}
+
+type Fields<'a> = BTreeMap<std::borrow::Cow<'a, str>, &'a RawValue>;
+
+/// What a message of every dialect may hold that is read.
+const MESSAGE: [&str; 2] = ["role", "content"];
+/// What one of the Chat Completions API may hold besides.
+const OPENAI_MESSAGE: [&str; 7] =
+    ["tool_calls", "tool_call_id", "function_call", "refusal", "audio", "reasoning_content", "annotations"];
+
+/// Whether the dialect reads this field of a message.
+fn is_read(dialect: Dialect, message: &Fields<'_>, name: &str) -> bool {
+    // The result of a call names its function; elsewhere a name has no effect.
+    let is_result = || message.get("role").is_some_and(|role| role.get() == "\"function\"");
+    let is_openai = matches!(dialect, Dialect::OpenAi);
+    MESSAGE.contains(&name) || is_openai && (OPENAI_MESSAGE.contains(&name) || name == "name" && is_result())
+}
+
+#[derive(Default)]
+struct Found(Ignored);
+
+impl Found {
+    fn judge(&mut self, table: &[Field], name: &str, value: &RawValue) -> Result<(), ApiError> {
+        if value.get() == "null" {
+            return Ok(());
+        }
+        let Some(field) = table.iter().find(|field| field.name == name) else {
+            self.note(name, true);
+            return Ok(());
+        };
+        let inner =
+            || table.iter().any(|other| other.name.strip_prefix(name).is_some_and(|it| it.starts_with('.')));
+        if inner() && value.get().starts_with('{') {
+            // Judged one by one.
+            let fields: BTreeMap<String, &RawValue> = serde_json::from_str(value.get()).unwrap_or_default();
+            for (inner, value) in fields {
+                self.judge(table, &format!("{name}.{inner}"), value)?;
+            }
+            return Ok(());
+        }
+        if field.fate == Fate::Used || field.is_harmless(value) {
+            return Ok(());
+        }
+        match field.fate {
+            Fate::Used => {}
+            Fate::Ignored => self.note(name, true),
+            Fate::Unheeded => self.note(name, false),
+            Fate::Refused => return Err(ApiError::unsupported(name, field.why)),
+        }
+        Ok(())
+    }
+
+    /// Names a field, as far as there is room and once.
+    fn note(&mut self, name: &str, refused_by_strict: bool) {
+        self.0.is_refused_by_strict |= refused_by_strict;
+        let plain = |letter: char| {
+            if letter.is_ascii_alphanumeric() || "_-.".contains(letter) { letter } else { '?' }
+        };
+        let name: String = name.chars().take(MAX_NAME).map(plain).collect();
+        if self.0.names.len() < MAX_NAMES && !self.0.names.contains(&name) {
+            self.0.names.push(name);
+        }
+    }
+}
+
+impl Field {
+    fn is_harmless(&self, value: &RawValue) -> bool {
+        if self.harmless.is_empty() {
+            return false;
+        }
+        let value = Value::deserialize(value).unwrap_or_default();
+        self.harmless.iter().any(|harmless| match harmless.strip_prefix('~') {
+            // An object of this type, whatever else it holds.
+            Some(kind) => value.get("type").and_then(Value::as_str) == Some(kind),
+            None => serde_json::from_str::<Value>(harmless).is_ok_and(|harmless| harmless == value),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

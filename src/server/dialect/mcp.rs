@@ -1,0 +1,332 @@
+//! MCP servers as requests name or define them: read into names and definitions in the CLI's own form.
+//!
+//! Whether the caller may send definitions at all is decided elsewhere ([`crate::server::mcp`]), before they are looked at.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use url::Url;
+
+use super::message::Object;
+use crate::config::{EXPANSION, Mcp, has_expansion, is_server_name};
+use crate::server::error::ApiError;
+
+/// Where a body names or defines servers.
+pub(in crate::server) const FIELD: &str = "mcp_servers";
+/// Servers per session: each is a process or a connection of the child.
+const MAX_SERVERS: usize = 64;
+
+/// The field `mcp_servers` of a body, not yet looked at closely.
+#[derive(Debug, Default, PartialEq)]
+pub(in crate::server) struct AskedServers {
+    /// Servers of the configuration.
+    pub(in crate::server) names: Vec<String>,
+    /// Where in the body, under which name if that is said outside, and what.
+    definitions: Vec<(String, Option<String>, Value)>,
+}
+
+/// A server as a caller describes it: a command or a URL.
+#[derive(Deserialize)]
+struct Server {
+    /// In lists, as the Messages API has them.
+    name: Option<String>,
+    r#type: Option<Kind>,
+    command: Option<String>,
+    args: Option<Vec<String>>,
+    env: Option<BTreeMap<String, String>>,
+    url: Option<String>,
+    transport: Option<Transport>,
+    auth_type: Option<AuthType>,
+    auth_token: Option<String>,
+    authorization_token: Option<String>,
+    tool_configuration: Option<Value>,
+}
+
+/// The Messages API's own list has one kind.
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Url,
+    Stdio,
+    Sse,
+    Http,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+enum Transport {
+    #[serde(rename = "sse")]
+    Sse,
+    #[serde(rename = "streamableHttp")]
+    StreamableHttp,
+}
+
+/// All of them are a bearer token on the wire.
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum AuthType {
+    Jwt,
+    Oauth,
+    Bearer,
+}
+
+impl AskedServers {
+    /// Reads the field: a list of names and definitions, or an object of definitions by name. Nothing if it is absent or
+    /// null.
+    pub(in crate::server) fn read(field: Option<Value>) -> Result<Option<Self>, ApiError> {
+        let mut asked = Self::default();
+        match field {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::Object(all)) => {
+                asked.definitions.extend(
+                    all.into_iter().map(|(name, definition)| {
+                        (format!("{FIELD}.{}", shown(&name)), Some(name), definition)
+                    }),
+                );
+            }
+            Some(Value::Array(all)) => {
+                for (index, one) in all.into_iter().enumerate() {
+                    match one {
+                        Value::String(name) => asked.names.push(name),
+                        definition => {
+                            asked.definitions.push((format!("{FIELD}[{index}]"), None, definition));
+                        }
+                    }
+                }
+            }
+            Some(_) => {
+                let problem = "must be a list of names of configured servers, or definitions by name";
+                return Err(ApiError::field(FIELD, problem));
+            }
+        }
+        Ok(Some(asked))
+    }
+
+    pub(in crate::server) fn has_definitions(&self) -> bool {
+        !self.definitions.is_empty()
+    }
+
+    /// The definitions in the CLI's own form.
+    pub(in crate::server) fn definitions(self, mcp: &Mcp) -> Result<Map<String, Value>, ApiError> {
+        if self.definitions.len() > MAX_SERVERS {
+            let problem = format_args!("at most {MAX_SERVERS} servers are accepted");
+            return Err(ApiError::field(FIELD, problem));
+        }
+        let mut all = Map::new();
+        for (at, name, definition) in self.definitions {
+            if name.as_deref().is_some_and(|name| name.contains(EXPANSION)) || has_expansion(&definition) {
+                let problem = "must not hold \"${\": nothing is expanded in a definition";
+                return Err(ApiError::field(at, problem));
+            }
+            let Object(server): Object<Server> = serde_path_to_error::deserialize(definition)
+                .map_err(|error| super::message::wrong_part(&at, &error))?;
+            let Some(name) = name.or_else(|| server.name.clone()) else {
+                return Err(ApiError::field(at, "needs a `name`"));
+            };
+            if !is_server_name(&name) {
+                let problem = "a server's name must be 1 to 64 letters, digits, \"-\" and \"_\"";
+                return Err(ApiError::field(at, problem));
+            }
+            let definition = one(server, mcp).map_err(|problem| problem.at(&at))?;
+            if all.insert(name, definition).is_some() {
+                return Err(ApiError::field(at, "has the name of another server"));
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// What is wrong with a definition.
+enum Problem {
+    /// In which field, and what.
+    Field(&'static str, &'static str),
+    /// The host of its address is not allowed.
+    Host,
+}
+
+impl Problem {
+    fn at(self, at: &str) -> ApiError {
+        match self {
+            Self::Field(field, problem) => ApiError::field(format_args!("{at}{field}"), problem),
+            Self::Host => {
+                let message = format!(
+                    "{at}.url: its host and port are not among those that the operator allows \
+                     (mcp.allow_hosts)"
+                );
+                ApiError::new(axum::http::StatusCode::FORBIDDEN, "mcp_host_not_allowed", message)
+            }
+        }
+    }
+}
+
+fn one(server: Server, mcp: &Mcp) -> Result<Value, Problem> {
+    let wrong = |field, problem| Err(Problem::Field(field, problem));
+    if server.tool_configuration.is_some_and(|restriction| !restriction.is_null()) {
+        return wrong(".tool_configuration", "has no counterpart here; leave it out");
+    }
+    let token = server.auth_token.or(server.authorization_token);
+    match (server.command, server.url) {
+        (Some(command), None) => {
+            if command.is_empty() {
+                return wrong(".command", "must not be empty");
+            }
+            if server.r#type.is_some_and(|kind| kind != Kind::Stdio) {
+                return wrong(".type", "must be stdio for a server with a command");
+            }
+            if token.is_some() || server.auth_type.is_some() {
+                return wrong(".auth_token", "is for servers with a url; give a command its secrets in env");
+            }
+            let (args, env) = (server.args.unwrap_or_default(), server.env.unwrap_or_default());
+            let texts = args.iter().chain(env.keys()).chain(env.values()).chain([&command]);
+            if texts.into_iter().any(|text| text.contains('\0')) {
+                return wrong("", "must not hold a NUL character");
+            }
+            Ok(json!({ "type": "stdio", "command": command, "args": args, "env": env }))
+        }
+        (None, Some(url)) => {
+            let url = address(&url)?;
+            if !mcp.allows_host(&url) {
+                return Err(Problem::Host);
+            }
+            let kind = match (server.r#type, server.transport) {
+                (Some(Kind::Stdio), _) => {
+                    return wrong(".type", "must be url, http or sse for a server with a url");
+                }
+                (Some(Kind::Http), None) | (_, Some(Transport::StreamableHttp)) => "http",
+                // The Messages API finds out by itself; the newer form is the one that its servers speak.
+                (Some(Kind::Url), None) => "http",
+                (Some(Kind::Sse) | None, None) | (_, Some(Transport::Sse)) => "sse",
+            };
+            // As it was read here, so that the CLI reads nothing else in it.
+            let mut translated = json!({ "type": kind, "url": url.as_str() });
+            match (server.auth_type, token) {
+                (None | Some(AuthType::Jwt | AuthType::Oauth | AuthType::Bearer), Some(token)) => {
+                    if token.is_empty() || !token.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+                        return wrong(".auth_token", "must be printable ASCII and not empty");
+                    }
+                    translated["headers"] = json!({ "Authorization": format!("Bearer {token}") });
+                }
+                (Some(_), None) => return wrong(".auth_token", "is missing, but auth_type is given"),
+                (None, None) => {}
+            }
+            Ok(translated)
+        }
+        (Some(_), Some(_)) => wrong("", "has a command and a url; give one of them"),
+        (None, None) => wrong("", "has neither a command nor a url"),
+    }
+}
+
+fn address(text: &str) -> Result<Url, Problem> {
+    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    let Some(url) = url else {
+        return Err(Problem::Field(".url", "must be an address that begins with http:// or https://"));
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(Problem::Field(
+            ".url",
+            "must not hold a user name or password; give a token in auth_token",
+        ));
+    }
+    Ok(url)
+}
+
+/// A name as it may stand in a refusal.
+fn shown(name: &str) -> String {
+    const LONGEST: usize = 64;
+    name.chars().take(LONGEST).map(|letter| if letter.is_control() { '?' } else { letter }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mcp() -> Mcp {
+        toml::from_str("allow_hosts = [\"h\", \"x\", \"127.0.0.1:9\"]").unwrap()
+    }
+
+    fn definitions(field: Value) -> Result<Value, String> {
+        let shown = |error| format!("{error:?}");
+        let asked = AskedServers::read(Some(field)).map_err(shown)?.unwrap();
+        asked.definitions(&mcp()).map(Value::Object).map_err(shown)
+    }
+
+    #[test]
+    fn commands_and_urls_become_what_the_cli_reads() {
+        let given = json!({
+            "files": { "command": "npx", "args": ["-y", "files"], "env": { "A": "b" }, "unknown": 1 },
+            "far": { "url": "https://h/sse", "transport": "sse", "auth_type": "jwt", "auth_token": "t" },
+            "near": { "url": "http://H", "transport": "streamableHttp", "auth_type": null },
+        });
+        let expected = json!({
+            "files": { "type": "stdio", "command": "npx", "args": ["-y", "files"], "env": { "A": "b" } },
+            "far": { "type": "sse", "url": "https://h/sse", "headers": { "Authorization": "Bearer t" } },
+            "near": { "type": "http", "url": "http://h/" },
+        });
+        assert_eq!(definitions(given), Ok(expected));
+        assert_eq!(definitions(json!({})), Ok(json!({})));
+        let of_the_api = json!([
+            { "type": "url", "url": "https://h/mcp", "name": "far", "authorization_token": "t" },
+        ]);
+        let expected = json!({
+            "far": { "type": "http", "url": "https://h/mcp", "headers": { "Authorization": "Bearer t" } },
+        });
+        assert_eq!(definitions(of_the_api), Ok(expected));
+    }
+
+    #[test]
+    fn list_of_names_defines_nothing() {
+        let asked = AskedServers::read(Some(json!(["a", "b"]))).unwrap().unwrap();
+        assert!(asked.names == ["a", "b"] && !asked.has_definitions());
+        assert_eq!(AskedServers::read(Some(Value::Null)).unwrap(), None);
+        assert_eq!(AskedServers::read(None).unwrap(), None);
+        assert!(AskedServers::read(Some(json!("a"))).is_err());
+    }
+
+    #[test]
+    fn wrong_ones_are_named() {
+        let cases = [
+            (json!({ "a": {} }), "mcp_servers.a: has neither"),
+            (json!({ "a": { "url": "http://x", "command": "y" } }), "mcp_servers.a: has a command and a url"),
+            (json!({ "a": { "url": "file:///etc" } }), "mcp_servers.a.url"),
+            (json!({ "a": { "url": "http://u:p@x" } }), "mcp_servers.a.url"),
+            (json!({ "a": { "url": "http://x", "auth_type": "bearer" } }), "mcp_servers.a.auth_token"),
+            (json!({ "a": { "url": "http://x", "auth_token": "a\r\nb: c" } }), "mcp_servers.a.auth_token"),
+            (json!({ "a": { "command": "" } }), "mcp_servers.a.command"),
+            (json!({ "a": { "command": "a\0b" } }), "mcp_servers.a"),
+            (json!({ "a": { "args": [1] } }), "mcp_servers.a.args[0]"),
+            (json!({ "a": ["x"] }), "mcp_servers.a"),
+            (json!({ "a": { "url": "http://x", "transport": "carrier pigeon" } }), "streamableHttp"),
+            (json!({ "a b": { "command": "y" } }), "mcp_servers.a b"),
+            (json!({ "__proto__": { "command": "y" } }), "name must be"),
+            (json!([{ "command": "y" }]), "mcp_servers[0]: needs a `name`"),
+            (json!([{ "name": "a", "command": "y" }, { "name": "a", "command": "z" }]), "mcp_servers[1]"),
+            (json!([7]), "mcp_servers[0]"),
+            (json!({ "a": { "url": "http://x", "tool_configuration": { "enabled": false } } }), "tool_conf"),
+            (json!({ "a": { "url": "http://y" } }), "mcp_host_not_allowed"),
+            (json!({ "a": { "url": "http://127.0.0.1" } }), "mcp_host_not_allowed"),
+        ];
+        for (given, named) in cases {
+            let error = definitions(given.clone()).unwrap_err();
+            assert!(error.contains(named), "{given} gave {error}");
+        }
+    }
+
+    #[test]
+    fn expansion_is_refused_wherever_it_hides() {
+        for hiding in [
+            json!({ "${A}": { "command": "y" } }),
+            json!({ "a": { "command": "${A}" } }),
+            json!({ "a": { "command": "y", "args": ["${A}"] } }),
+            json!({ "a": { "command": "y", "env": { "${A}": "b" } } }),
+            json!({ "a": { "command": "y", "env": { "B": "${A}" } } }),
+            json!({ "a": { "url": "http://x/${A}" } }),
+            json!({ "a": { "url": "http://x", "auth_token": "${A}" } }),
+            json!({ "a": { "url": "http://x", "headers": { "B": "${A}" } } }),
+            json!([{ "name": "${A}", "command": "y" }]),
+            json!([{ "type": "url", "name": "a", "url": "http://x", "authorization_token": "${A}" }]),
+        ] {
+            let error = definitions(hiding.clone()).unwrap_err();
+            assert!(error.contains("nothing is expanded"), "{hiding} gave {error}");
+        }
+    }
+}

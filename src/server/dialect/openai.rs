@@ -1,0 +1,56 @@
+//! The dialect of the Chat Completions API, for its official SDKs as they are.
+
+use serde_json::{Value, json};
+
+mod chunks;
+mod message;
+mod request;
+
+pub(in crate::server) use chunks::Chunks;
+pub(in crate::server) use request::parse;
+
+use super::{Collected, Frame, new_id, stop_reason, tell_of_loss};
+use crate::model::Usage;
+use crate::turn::Outcome;
+
+/// The answer to a request without a stream.
+pub(super) fn document(collected: Collected, outcome: &Outcome, frame: &Frame) -> Value {
+    let mut message = json!({ "role": "assistant", "content": collected.text(), "refusal": null });
+    let thoughts = collected.thoughts();
+    if !thoughts.is_empty() {
+        message["reasoning_content"] = thoughts.into();
+    }
+    let mut document = json!({
+        "id": new_id("chatcmpl-"),
+        "object": "chat.completion",
+        "created": frame.created,
+        "model": collected.model_or(&frame.model),
+        "choices": [{ "index": 0, "message": message, "finish_reason": finish_reason(outcome), "logprobs": null }],
+        "usage": usage(&outcome.usage),
+        "session_id": frame.session,
+        "cost_usd": outcome.cost_usd,
+    });
+    tell_of_loss(outcome, &mut document);
+    document
+}
+
+/// Why the model stopped, in the words of this API.
+fn finish_reason(outcome: &Outcome) -> &'static str {
+    match stop_reason(outcome) {
+        "max_tokens" | "model_context_window_exceeded" => "length",
+        "refusal" => "content_filter",
+        _ => "stop",
+    }
+}
+
+/// Tokens in the words of this API, which counts what came from a cache as part of the prompt.
+fn usage(usage: &Usage) -> Value {
+    let cached = usage.cache_read_input_tokens;
+    let prompt = usage.input_tokens + usage.cache_creation_input_tokens + cached;
+    json!({
+        "prompt_tokens": prompt,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": prompt + usage.output_tokens,
+        "prompt_tokens_details": { "cached_tokens": cached },
+    })
+}

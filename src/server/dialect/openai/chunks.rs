@@ -1,0 +1,175 @@
+//! An answer as chunks of a chat completion.
+
+use bytes::{BufMut, BytesMut};
+use serde_json::{Value, json};
+
+use super::{finish_reason, usage};
+use crate::adapter::answer::Part;
+use crate::server::dialect::{Asked, Dialect, Ending, Frame, KeptText, Reader, Render, is_answer, new_id};
+use crate::server::error::ApiError;
+use crate::server::files::Written;
+use crate::server::wire::{DONE, PING, lines as lines_of, permission};
+use crate::turn::Outcome;
+
+/// That the conversation has lost something; a comment, for chunks have no room for it.
+const CONTEXT_LOST: &[u8] = b": context_lost\n\n";
+
+/// Writes the chunks of one turn.
+pub(in crate::server) struct Chunks {
+    reader: Reader,
+    writer: Writer,
+    text: KeptText,
+    session: String,
+}
+
+/// What is the same in each chunk, written once.
+struct Writer {
+    id: String,
+    created: u64,
+    model: String,
+    /// Up to the delta.
+    before: String,
+    begun: bool,
+    /// Clients that asked for the tokens expect the field in every chunk.
+    with_usage: bool,
+}
+
+impl Chunks {
+    pub(in crate::server::dialect) fn new(
+        reader: Reader,
+        frame: &Frame,
+        asked: &Asked,
+        keep_text: bool,
+    ) -> Self {
+        let mut writer = Writer {
+            id: new_id("chatcmpl-"),
+            created: frame.created,
+            model: asked.model.clone(),
+            before: String::new(),
+            begun: false,
+            with_usage: asked.include_usage,
+        };
+        writer.prepare();
+        Self { reader, writer, text: KeptText::new(keep_text), session: frame.session.clone() }
+    }
+}
+
+impl Writer {
+    fn prepare(&mut self) {
+        // A text can always be written.
+        let model = serde_json::to_string(&self.model).unwrap_or_default();
+        let (id, created) = (&self.id, self.created);
+        self.before = format!(
+            r#"{{"id":"{id}","object":"chat.completion.chunk","created":{created},"model":{model},"choices":[{{"index":0,"delta":"#
+        );
+    }
+
+    fn delta(&self, delta: &[&str], finish_reason: &str, frames: &mut BytesMut) {
+        frames.put_slice(b"data: ");
+        frames.put_slice(self.before.as_bytes());
+        for piece in delta {
+            frames.put_slice(piece.as_bytes());
+        }
+        frames.put_slice(br#","finish_reason":"#);
+        frames.put_slice(finish_reason.as_bytes());
+        frames.put_slice(b"}]");
+        if self.with_usage {
+            frames.put_slice(br#","usage":null"#);
+        }
+        frames.put_slice(b"}\n\n");
+    }
+
+    fn begin(&mut self, frames: &mut BytesMut) {
+        if !std::mem::replace(&mut self.begun, true) {
+            self.delta(&[r#"{"role":"assistant","content":""}"#], "null", frames);
+        }
+    }
+
+    fn write(&mut self, part: Part<'_>, frames: &mut BytesMut) {
+        match part {
+            Part::Begin { model, .. } => {
+                if !model.is_empty() {
+                    model.clone_into(&mut self.model);
+                    self.prepare();
+                }
+                self.begin(frames);
+            }
+            Part::Text { text, .. } => self.delta(&[r#"{"content":"#, text, "}"], "null", frames),
+            Part::Delta { thought: Some(thought), .. } => {
+                self.delta(&[r#"{"reasoning_content":"#, thought, "}"], "null", frames);
+            }
+            Part::Open { .. } | Part::Close { .. } | Part::Delta { thought: None, .. } => {}
+            Part::Waiting => frames.put_slice(PING),
+            Part::Permission(request) => permission(request, frames),
+        }
+    }
+}
+
+impl Render for Chunks {
+    fn lines(&mut self, lines: &[u8], frames: &mut BytesMut) {
+        let Self { reader, writer, text, .. } = self;
+        frames.reserve(lines.len());
+        for line in lines_of(lines) {
+            reader.read(line, &mut |part| {
+                writer.write(part, frames);
+                text.keep(part);
+            });
+        }
+    }
+
+    fn ping(&self) -> &'static [u8] {
+        PING
+    }
+
+    fn end(&mut self, ending: Ending<'_>, _files: Option<&Written>, frames: &mut BytesMut) {
+        match ending {
+            Ending::Told(outcome) if is_answer(Dialect::OpenAi, outcome) => self.answered(outcome, frames),
+            Ending::Told(outcome) => error(&ApiError::from(&outcome.status), frames),
+            Ending::Lost(lost) => error(&ApiError::from(lost.clone()), frames),
+        }
+        frames.put_slice(DONE);
+    }
+
+    fn text(&self) -> String {
+        self.text.text()
+    }
+}
+
+impl Chunks {
+    fn answered(&mut self, outcome: &Outcome, frames: &mut BytesMut) {
+        let Self { reader, writer, text, .. } = self;
+        let said = if outcome.is_ok() { outcome.text.as_str() } else { "" };
+        reader.end(said, &mut |part| {
+            writer.write(part, frames);
+            text.keep(part);
+        });
+        writer.begin(frames);
+        if outcome.context_lost {
+            frames.put_slice(CONTEXT_LOST);
+        }
+        writer.delta(&["{}"], &format!("\"{}\"", finish_reason(outcome)), frames);
+        if writer.with_usage {
+            let last = json!({
+                "id": writer.id,
+                "object": "chat.completion.chunk",
+                "created": writer.created,
+                "model": writer.model,
+                "choices": [],
+                "usage": usage(&outcome.usage),
+                "session_id": self.session,
+                "cost_usd": outcome.cost_usd,
+            });
+            data(&last, frames);
+        }
+    }
+}
+
+fn data(value: &Value, frames: &mut BytesMut) {
+    frames.put_slice(b"data: ");
+    frames.put_slice(value.to_string().as_bytes());
+    frames.put_slice(b"\n\n");
+}
+
+fn error(error: &ApiError, frames: &mut BytesMut) {
+    data(&error.openai_body(), frames);
+}

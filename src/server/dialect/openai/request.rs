@@ -1,0 +1,86 @@
+//! A request of the Chat Completions API: read, checked, translated. Pure.
+
+use serde::Deserialize;
+
+use super::message::{Sent, SentRole, assistant, tool, translate};
+
+use crate::server::dialect::history::bring_in;
+use crate::server::dialect::message::{Message, Object, Role, checked_model, prompt, read, take_last};
+use crate::server::dialect::{Asked, Dialect};
+use crate::server::error::ApiError;
+use crate::server::history::Told;
+use crate::turn::TurnOptions;
+
+/// What is read of a body; the rest is judged by the table of the dialect.
+#[derive(Deserialize)]
+struct Body {
+    model: String,
+    messages: Vec<Object<Sent>>,
+    stream: Option<bool>,
+    stream_options: Option<Object<StreamOptions>>,
+    user: Option<String>,
+    n: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct StreamOptions {
+    include_usage: Option<bool>,
+}
+
+/// Reads a body.
+pub(in crate::server) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
+    let body: Body = read(bytes)?;
+    if body.n.is_some_and(|n| n != 1) {
+        return Err(ApiError::field("n", "must be 1"));
+    }
+    let (system, mut history) = messages(body.messages)?;
+    let (last, at) = take_last(&mut history)?;
+    let last = Message { role: Role::User, content: last };
+    let told = Told::of(&history, &last, Some(&system));
+    let earlier = bring_in(history)?;
+    Ok(Asked {
+        dialect: Dialect::OpenAi,
+        stream: body.stream.unwrap_or(false),
+        prompt: prompt(last.content, &at)?,
+        options: TurnOptions {
+            model: Some(checked_model("model", body.model.clone())?),
+            system_prompt: Some(system),
+            history: earlier.history,
+            ..TurnOptions::default()
+        },
+        user: body.user,
+        model: body.model,
+        include_usage: body.stream_options.is_some_and(|Object(options)| options.include_usage == Some(true)),
+        left_out: earlier.left_out,
+        told: Some(told),
+        ..Asked::default()
+    })
+}
+
+/// The system prompt, and the messages of the conversation.
+fn messages(all: Vec<Object<Sent>>) -> Result<(String, Vec<Message>), ApiError> {
+    let (mut system, mut messages) = (Vec::new(), Vec::new());
+    let last = all.len().saturating_sub(1);
+    for (index, Object(sent)) in all.into_iter().enumerate() {
+        let at = format!("messages[{index}]");
+        match sent.role {
+            SentRole::System | SentRole::Developer => {
+                let content =
+                    sent.content.ok_or_else(|| ApiError::field(format!("{at}.content"), "is missing"))?;
+                system.push(translate(content, &at, true)?.texts("\n\n"));
+            }
+            SentRole::User => {
+                let content =
+                    sent.content.ok_or_else(|| ApiError::field(format!("{at}.content"), "is missing"))?;
+                messages.push(Message { role: Role::User, content: translate(content, &at, index == last)? });
+            }
+            SentRole::Assistant => messages.push(assistant(sent, &at)?),
+            SentRole::Tool | SentRole::Function if index == last => {
+                let problem = "tools of the caller have no counterpart here; the CLI runs its own";
+                return Err(ApiError::field(format!("{at}.role"), problem));
+            }
+            SentRole::Tool | SentRole::Function => messages.push(tool(sent, &at)?),
+        }
+    }
+    Ok((system.join("\n\n"), messages))
+}

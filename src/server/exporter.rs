@@ -1,0 +1,73 @@
+//! The server's own metrics recorder and its text. Nothing global: several servers may live in one process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::time::Instant;
+
+use super::ServeError;
+use super::process::Started;
+use crate::config::Config;
+use crate::system::Pilotlight;
+use crate::telemetry::metrics::HttpMetrics;
+
+/// Samples of histograms wait in a list until they are sorted into buckets; without this the list grows for ever.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What the text format calls itself.
+pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Renders what was recorded.
+#[derive(Clone)]
+pub(super) struct Exporter {
+    recorded: PrometheusHandle,
+    figures: Arc<HttpMetrics>,
+    started: Started,
+}
+
+impl std::fmt::Debug for Exporter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Exporter")
+    }
+}
+
+impl Exporter {
+    /// Everything, in the text format.
+    pub(super) fn render(&self) -> String {
+        let begun = Instant::now();
+        let mut text = self.recorded.render();
+        self.started.render(&mut text);
+        self.figures.rendered(begun.elapsed());
+        text
+    }
+
+    /// Where the server counts.
+    pub(super) fn figures(&self) -> &Arc<HttpMetrics> {
+        &self.figures
+    }
+}
+
+/// Starts the core with a recorder of its own.
+pub(super) async fn start(config: Config) -> Result<(Pilotlight, Exporter), ServeError> {
+    let mut builder = PrometheusBuilder::new();
+    // Without explicit buckets histograms come out as summaries, which cannot be added up over instances.
+    for (name, buckets) in crate::telemetry::metrics::buckets(&config.metrics.prefix) {
+        builder = builder
+            .set_buckets_for_metric(Matcher::Full(name), buckets)
+            .map_err(|error| ServeError::Metrics(error.to_string()))?;
+    }
+    let recorder = builder.build_recorder();
+    let figures = Arc::new(HttpMetrics::register(&recorder, &config.metrics.prefix));
+    let pilot = Pilotlight::start_with(config, &recorder).await?;
+    Ok((pilot, Exporter { recorded: recorder.handle(), figures, started: Started::now() }))
+}
+
+/// Sorts samples into buckets, for ever.
+pub(super) async fn upkeep(exporter: Exporter) {
+    let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+    loop {
+        ticks.tick().await;
+        exporter.recorded.run_upkeep();
+    }
+}

@@ -1,0 +1,134 @@
+//! What the end of a turn means for its caller, for the history of its conversation, for readiness and for the log. One
+//! policy for streams and documents. Pure, but for [`Conclusion::settle`], which carries it out on the claim.
+
+use crate::error::TurnError;
+use crate::server::dialect::{Dialect, Ending, is_answer};
+use crate::server::error::ApiError;
+use crate::server::history::Claim;
+use crate::turn::{Outcome, Status};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Conclusion {
+    /// The word for the log.
+    pub(super) word: &'static str,
+    /// What the caller gets in place of an answer.
+    pub(super) error: Option<ApiError>,
+    /// The child has seen nothing of the message: the request was refused, there was no turn.
+    pub(super) is_refusal: bool,
+    /// The CLI itself ended the turn, so one has really started.
+    pub(super) has_started: bool,
+    /// The answer belongs to the history of the conversation. Of one that has lost something nobody knows what its child
+    /// remembers.
+    is_remembered: bool,
+}
+
+impl Conclusion {
+    /// What this end means to a caller of this dialect.
+    pub(super) fn of(dialect: Dialect, ending: Ending<'_>) -> Self {
+        match ending {
+            Ending::Lost(error) => Self::aborted(error),
+            Ending::Told(Outcome { status: Status::Aborted(error), .. }) => Self::aborted(error),
+            Ending::Told(outcome) => {
+                let is_answer = is_answer(dialect, outcome);
+                Self {
+                    word: if outcome.is_ok() { "completed" } else { "failed" },
+                    error: (!is_answer).then(|| ApiError::from(&outcome.status)),
+                    is_refusal: false,
+                    has_started: true,
+                    is_remembered: is_answer && !outcome.context_lost,
+                }
+            }
+        }
+    }
+
+    fn aborted(error: &TurnError) -> Self {
+        Self {
+            word: error.code(),
+            is_refusal: !error.reached_child(),
+            error: Some(error.clone().into()),
+            has_started: false,
+            is_remembered: false,
+        }
+    }
+
+    /// Gives the claim back: with the answer, as it was, or (dropped) as a conversation that nothing matches any more.
+    pub(super) fn settle(&self, claim: Option<Claim>, text: impl FnOnce() -> String) {
+        let Some(mut claim) = claim else { return };
+        if self.is_remembered {
+            claim.answered(&text());
+        } else if self.is_refusal {
+            claim.not_reached();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::Failure;
+    use crate::model::Usage;
+
+    fn outcome(status: Status, context_lost: bool) -> Outcome {
+        Outcome {
+            status,
+            text: String::new(),
+            stop_reason: None,
+            usage: Usage::default(),
+            cost_usd: 0.0,
+            cli_session_id: String::new(),
+            retries: 0,
+            context_lost,
+            duration: Duration::ZERO,
+        }
+    }
+
+    fn failed(kind: &str) -> Status {
+        let (kind, message) = (kind.to_owned(), String::new());
+        Status::Failed(Failure { kind, api_status: None, message, interrupted: false })
+    }
+
+    #[test]
+    fn only_an_end_by_the_cli_proves_a_start() {
+        let (original, anthropic) = (Dialect::Original, Dialect::Anthropic);
+        // Dialect, end, context lost; then word, code of the error, refusal, started, remembered.
+        let table = [
+            (anthropic, Status::Completed, false, ("completed", None, false, true, true)),
+            (anthropic, Status::Completed, true, ("completed", None, false, true, false)),
+            (anthropic, failed("refusal"), false, ("failed", None, false, true, true)),
+            (original, failed("refusal"), false, ("failed", Some("refusal"), false, true, false)),
+            (anthropic, failed("rate_limit"), false, ("failed", Some("rate_limit"), false, true, false)),
+            (anthropic, aborted(TurnError::Draining), false, refusal("draining")),
+            (anthropic, aborted(TurnError::Storage("x".into())), false, refusal("storage")),
+            (
+                anthropic,
+                aborted(TurnError::Cancelled),
+                false,
+                ("cancelled", Some("cancelled"), false, false, false),
+            ),
+        ];
+        for (dialect, status, lost, expected) in table {
+            let outcome = outcome(status, lost);
+            let told = |it: &Conclusion| {
+                let code = it.error.as_ref().map(ApiError::code);
+                (it.word, code, it.is_refusal, it.has_started, it.is_remembered)
+            };
+            assert_eq!(told(&Conclusion::of(dialect, Ending::Told(&outcome))), expected, "{outcome:?}");
+            if let Status::Aborted(error) = &outcome.status {
+                assert_eq!(told(&Conclusion::of(dialect, Ending::Lost(error))), expected, "{error}");
+            }
+        }
+    }
+
+    type Told = (&'static str, Option<&'static str>, bool, bool, bool);
+
+    fn refusal(code: &'static str) -> Told {
+        (code, Some(code), true, false, false)
+    }
+
+    fn aborted(error: TurnError) -> Status {
+        Status::Aborted(error)
+    }
+}

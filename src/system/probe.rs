@@ -1,0 +1,149 @@
+//! A trial start of the CLI: the real path, from directories to handshake, without spending a token.
+//!
+//! Used by `pilotlight check` and by the server before it calls itself ready. An instance of its own, in a directory
+//! of its own, so that it touches neither the sessions nor the figures of a running one.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::child::{ShimProgram, SpawnError};
+use crate::config::Config;
+use crate::error::{StartError, StartFailure, TurnError};
+use crate::installation::program::Program;
+use crate::installation::trust;
+use crate::installation::versions::{self, Installed};
+use crate::session::SessionStatus;
+use crate::system::Pilotlight;
+use crate::system::Session;
+
+/// Where the trials of an instance run, below its data directory. Always the same, so that leftovers of a killed trial
+/// are found by the next.
+const DIRECTORY: &str = "probe";
+/// The owner of the trial's session. Nobody else is in that directory.
+const USER: &str = "probe";
+/// Memory is measured this often during a trial, so that a figure is there soon.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
+/// How long to wait for that figure.
+const MEASURED_WITHIN: Duration = Duration::from_secs(2);
+/// Nothing runs that would need grace.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// A CLI that started.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Probed {
+    /// From the decision to start it until it was ready.
+    pub ready_after: Duration,
+    /// Memory of its tree, once it was ready; 0 if it could not be measured.
+    pub memory_bytes: u64,
+    /// See [`Pilotlight::containment`].
+    pub containment: &'static str,
+    /// See [`Pilotlight::cli_warning`].
+    pub warning: Option<String>,
+}
+
+/// A CLI that did not start, or an instance that could not try.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// There is something wrong with the configuration, the directory or the shim.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The CLI did not become ready.
+    #[error(transparent)]
+    Cli(#[from] TurnError),
+}
+
+impl ProbeError {
+    /// A stable word for programs and logs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Start(_) => "not_startable",
+            Self::Cli(error) => error.code(),
+        }
+    }
+}
+
+/// Starts the CLI of `config` once in `directory`, which is made for that and removed afterwards, and stops it.
+///
+/// # Errors
+/// [`ProbeError`] with the reason; nothing is left running in any case.
+pub async fn probe(config: &Config, directory: &Path) -> Result<Probed, ProbeError> {
+    probe_with(config, directory, None).await
+}
+
+/// A trial start for a running instance, one at a time. What it learns of the CLI is shared with `installed`.
+pub(crate) async fn trial(config: &Config, installed: &Arc<Installed>) -> Result<Probed, ProbeError> {
+    let _one_at_a_time = installed.trial().await;
+    let mut config = config.clone();
+    // One failure decides: the sessions wait for it.
+    config.restart.intensity = 0;
+    probe_with(&config, &config.data_dir.join(DIRECTORY), Some(installed.clone())).await
+}
+
+/// As [`probe`]; what it learns of the CLI is shared with `installed`.
+async fn probe_with(
+    config: &Config,
+    directory: &Path,
+    installed: Option<Arc<Installed>>,
+) -> Result<Probed, ProbeError> {
+    let mut config = config.clone();
+    directory.clone_into(&mut config.data_dir);
+    config.metrics.sample_interval = SAMPLE_INTERVAL;
+    // No user's settings: what fails here fails for all.
+    config.cli.user_env_file = None;
+    let pilot = Pilotlight::start_trial(config, installed).await?;
+    let session = pilot.session(USER);
+    let probed = try_start(&pilot, &session).await;
+    pilot.shutdown(STOP_GRACE).await;
+    // The lock goes with the last handle.
+    drop((session, pilot));
+    if let Err(error) = tokio::fs::remove_dir_all(directory).await {
+        tracing::warn!(%error, path = %directory.display(), "the directory of a trial start was not removed");
+    }
+    Ok(probed?)
+}
+
+/// Where the CLI of `config` is, and what it says of its version. It runs in `home`, through the shim as every child
+/// does, and gets nothing of our environment but the path to its own interpreter.
+///
+/// # Errors
+/// [`TurnError::NotStarted`] if it is not found.
+pub async fn version(config: &Config, home: &Path) -> Result<(PathBuf, Option<String>), TurnError> {
+    let found = Program::of(&config.cli).find().map_err(TurnError::NotStarted)?;
+    let not_started = |error: SpawnError| {
+        TurnError::NotStarted(StartFailure::Spawn { reason: error.reason(), message: error.to_string() })
+    };
+    let shim = ShimProgram::locate(config.cli.shim.as_deref()).map_err(not_started)?;
+    let version = versions::version(&found, &shim, home).await.map_err(not_started)?;
+    Ok((found.path, version))
+}
+
+/// Who but us and root could put another program in the place of the CLI of `config`: a sentence for each file and
+/// directory on the way to it that others own or may write. Empty also if it is not found. Blocking.
+#[must_use]
+pub fn doubts(config: &Config) -> Vec<String> {
+    Program::of(&config.cli).find().map(|found| trust::doubts(&found.path)).unwrap_or_default()
+}
+
+async fn try_start(pilot: &Pilotlight, session: &Session) -> Result<Probed, TurnError> {
+    let begin = Instant::now();
+    let ready = session.warm().await?;
+    let ready_after = begin.elapsed();
+    let memory_bytes = measured(session, ready).await;
+    pilot.look_at_version().await;
+    Ok(Probed { ready_after, memory_bytes, containment: pilot.containment(), warning: pilot.cli_warning() })
+}
+
+/// The first figure of the sampler, which looks at intervals.
+async fn measured(session: &Session, mut status: SessionStatus) -> u64 {
+    let deadline = Instant::now() + MEASURED_WITHIN;
+    while status.memory_bytes == 0 && Instant::now() < deadline {
+        tokio::time::sleep(SAMPLE_INTERVAL / 2).await;
+        let Some(now) = session.status() else { break };
+        status = now;
+    }
+    status.memory_bytes
+}

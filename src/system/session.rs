@@ -1,0 +1,520 @@
+//! The handle by which a session is used.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ractor::MessagingErr;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::{Instant, timeout};
+
+use super::Pilotlight;
+use crate::adapter::Dirs;
+use crate::child::{Answer, TurnJob};
+use crate::error::TurnError;
+use crate::model::ids::{InvalidName, SessionKey};
+use crate::model::{Decision, Prompt, is_model_name};
+use crate::model::{History, Role};
+use crate::model::{OauthCredentials, PendingPermission, PermissionError, SessionState};
+use crate::session::import::{first_line, within};
+use crate::session::instance::{Instance, Slot};
+use crate::session::message::Submission;
+use crate::session::registry::{Entry, NotAdmitted};
+use crate::session::store::{BoundRecord, Record};
+use crate::session::{SessionMessage, SessionStatus, known, take_up};
+use crate::supervisor::SupervisorMessage;
+use crate::telemetry::events::What;
+use crate::telemetry::metrics::{AdmissionRejected, FirstOutput, TurnOutcome};
+use crate::turn::{Conversation, Earlier, Hold, Status, Turn, TurnOptions, TurnTrace, turn_channel};
+use crate::workspace::Workspace;
+#[cfg(feature = "server")]
+use crate::workspace::beneath::Place;
+
+/// How often a call looks for the session again when its actor ended in between. Each time a new actor is started, so
+/// more than one retry is needed only if actors keep failing.
+const LOOKUPS: usize = 4;
+
+/// A history of more bytes is encoded on a thread for blocking work: a megabyte takes some milliseconds.
+const ENCODE_INLINE: usize = 256 << 10;
+
+/// An actor answers at once unless something is badly wrong.
+const ACTOR_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+
+/// One conversation of one user. Cheap to clone; holds no child and keeps none alive.
+#[derive(Clone, Debug)]
+pub struct Session {
+    pilot: Pilotlight,
+    key: Result<SessionKey, InvalidName>,
+}
+
+impl Session {
+    pub(crate) fn new(pilot: Pilotlight, key: Result<SessionKey, InvalidName>) -> Self {
+        Self { pilot, key }
+    }
+
+    /// Gives the session a turn. Starts, restarts or resumes the child as needed. Returns as soon as the turn is
+    /// accepted; it may wait in the session's queue.
+    ///
+    /// # Errors
+    /// [`TurnError`]s of which [`TurnError::reached_child`] is false: the child has seen nothing. Everything later
+    /// comes out of the [`Turn`].
+    pub async fn send(&self, prompt: impl Into<Prompt>) -> Result<Turn, TurnError> {
+        self.send_with(prompt, TurnOptions::default()).await
+    }
+
+    /// As [`Session::send`], with options.
+    ///
+    /// # Errors
+    /// As [`Session::send`].
+    pub async fn send_with(
+        &self,
+        prompt: impl Into<Prompt>,
+        options: TurnOptions,
+    ) -> Result<Turn, TurnError> {
+        self.send_held(prompt.into(), options, None).await
+    }
+
+    /// As [`Session::send_with`]. `hold` is kept as long as what the caller sent.
+    pub(crate) async fn send_held(
+        &self,
+        prompt: Prompt,
+        options: TurnOptions,
+        hold: Option<Hold>,
+    ) -> Result<Turn, TurnError> {
+        let accepted = Instant::now();
+        let result = self.submit(prompt, options, hold, accepted).await;
+        if let Err(error) = &result {
+            let metrics = &self.instance().metrics;
+            if matches!(error, TurnError::QueueFull { .. } | TurnError::TooManySessions { .. }) {
+                metrics.admission_rejected(AdmissionRejected::PerUser);
+            }
+            metrics.turn_ended(TurnOutcome::Rejected, accepted.elapsed());
+            if let Ok(key) = &self.key {
+                self.instance().happenings.note(key, What::Refused { reason: error.code() });
+            }
+        }
+        result
+    }
+
+    async fn submit(
+        &self,
+        prompt: Prompt,
+        options: TurnOptions,
+        hold: Option<Hold>,
+        accepted: Instant,
+    ) -> Result<Turn, TurnError> {
+        let key = self.key()?;
+        let is_long = options.history.as_ref().is_some_and(|it| it.bytes() > ENCODE_INLINE);
+        let mut letter = if is_long {
+            let instance = self.instance().clone();
+            let written =
+                tokio::task::spawn_blocking(move || Letter::write(&instance, prompt, options, hold));
+            written.await.map_err(|_| TurnError::Internal("a turn could not be written"))??
+        } else {
+            Letter::write(self.instance(), prompt, options, hold)?
+        };
+        for _ in 0..LOOKUPS {
+            if self.instance().is_draining() {
+                self.instance().metrics.admission_rejected(AdmissionRejected::Draining);
+                return Err(TurnError::Draining);
+            }
+            match self.instance().registry.admit(key) {
+                Ok((entry, permit)) => match self.post(&entry, permit, letter, accepted)? {
+                    Ok(turn) => return Ok(turn),
+                    Err(unsent) => letter = unsent,
+                },
+                Err(NotAdmitted::Full { limit }) => return Err(TurnError::QueueFull { limit }),
+                Err(NotAdmitted::Absent) => self.bring_into_memory(key).await?,
+            }
+        }
+        Err(TurnError::Internal("the session's actor keeps failing"))
+    }
+
+    /// Hands the turn to the session's actor; gives the letter back if the actor is no more.
+    fn post(
+        &self,
+        entry: &Arc<Entry>,
+        permit: OwnedSemaphorePermit,
+        letter: Letter,
+        accepted: Instant,
+    ) -> Result<Result<Turn, Letter>, TurnError> {
+        let instance = self.instance();
+        let is_warm =
+            entry.with_board(|board| matches!(board.state, SessionState::Idle | SessionState::Busy));
+        if !is_warm {
+            instance.admission.check_memory()?;
+        }
+        let id = instance.next_turn();
+        let limits = &instance.config.session;
+        let (metrics, running) = (instance.metrics.clone(), instance.open_turns.token());
+        let (happenings, key) = (instance.happenings.clone(), entry.key.clone());
+        let trace = TurnTrace::begin(&entry.hash, id, is_warm, accepted);
+        let traced = trace.clone();
+        let on_end = Box::new(move |outcome: &crate::turn::Outcome| {
+            traced.ended(outcome);
+            metrics.turn_ended(TurnOutcome::of(&outcome.status), accepted.elapsed());
+            happenings.note(&key, ended(&outcome.status, accepted.elapsed()));
+            drop((permit, running));
+        });
+        let actor = entry.actor.clone();
+        let cancel = Box::new(move || drop(actor.cast(SessionMessage::Cancel(id))));
+        let channel = turn_channel(
+            id,
+            instance.adapter,
+            limits.event_buffer,
+            limits.event_buffer_bytes,
+            cancel,
+            on_end,
+        );
+        let (sender, turn) = channel;
+        let kept = letter.clone();
+        let job = Box::new(TurnJob {
+            turn: id,
+            sender: Some(sender),
+            line: letter.line,
+            earlier: letter.earlier,
+            hold: letter.hold,
+            accepted,
+            start: if is_warm { FirstOutput::Warm } else { FirstOutput::Cold },
+            retries: 0,
+            context_lost: false,
+            trace,
+        });
+        let submission = Box::new(Submission { job, bound: letter.bound });
+        Ok(match entry.actor.cast(SessionMessage::Submit(submission)) {
+            Ok(()) => Ok(turn),
+            Err(refused) => {
+                // This turn goes to the next actor as a new one: here it has had no end.
+                if let MessagingErr::SendErr(SessionMessage::Submit(mut unsent)) = refused
+                    && let Some(sender) = unsent.job.sender.take()
+                {
+                    sender.disown();
+                }
+                drop(instance.registry.forget_actor(entry.actor.get_id()));
+                Err(kept)
+            }
+        })
+    }
+
+    /// Starts the child ahead of the first message, without spending tokens; returns when it is ready.
+    ///
+    /// # Errors
+    /// [`TurnError`] if it cannot be started.
+    pub async fn warm(&self) -> Result<SessionStatus, TurnError> {
+        let limits = &self.instance().config;
+        // A child that is on its way out, one that waits for admission, and its start.
+        let stop = limits.session.stop_interrupt + limits.session.stop_eof + limits.session.stop_term;
+        let patience =
+            stop + limits.limits.queue_deadline + limits.session.spawn_timeout + ACTOR_ANSWERS_WITHIN;
+        self.ask(SessionMessage::Warm, true, patience).await?.unwrap_or(Ok(()))?;
+        self.status().ok_or(TurnError::Internal("the session left memory while it was warmed"))
+    }
+
+    /// Interrupts the running turn; the child stays warm. Returns whether a turn ran.
+    ///
+    /// # Errors
+    /// [`TurnError`] if the session cannot be reached.
+    pub async fn interrupt(&self) -> Result<bool, TurnError> {
+        Ok(self.ask(SessionMessage::Interrupt, false, ACTOR_ANSWERS_WITHIN).await?.unwrap_or(false))
+    }
+
+    /// Stops the child and keeps the conversation. A running turn is interrupted. Returns when nothing of the child
+    /// is left.
+    ///
+    /// # Errors
+    /// [`TurnError`] if the session cannot be reached.
+    pub async fn evict(&self) -> Result<(), TurnError> {
+        self.ask(SessionMessage::Evict, false, self.instance().longest_stop()).await?;
+        Ok(())
+    }
+
+    /// Evicts, then deletes conversation and workspace.
+    ///
+    /// # Errors
+    /// [`TurnError`] if the session cannot be reached or its files cannot be deleted.
+    pub async fn purge(&self) -> Result<(), TurnError> {
+        // As a task of its own: a caller that goes away in the middle does not leave half a session.
+        let (session, (done, purged)) = (self.clone(), oneshot::channel());
+        self.instance().spawn(async move { drop(done.send(session.purge_now().await)) });
+        purged.await.unwrap_or(Err(TurnError::Internal("the purge failed")))
+    }
+
+    async fn purge_now(&self) -> Result<(), TurnError> {
+        let (key, instance) = (self.key()?, self.instance());
+        // Refuses turns from here on; one that comes before is told that the session was stopped.
+        let stopped = self.ask(SessionMessage::ShutDown, false, instance.longest_stop()).await;
+        let entry = instance.registry.get(key);
+        let deleted = match timeout(instance.longest_stop(), Slot::of(instance, &key.hash())).await {
+            Ok(_slot) => {
+                if let Some(entry) = &entry {
+                    entry.writer.close().await;
+                }
+                let workspace = entry.as_ref().map(|entry| entry.workspace.clone());
+                let (instance, key) = (instance.clone(), key.clone());
+                blocking(move || {
+                    // Forgotten in any case: a session without a record must not be listed for ever.
+                    let listed = known::forget(&instance.config.data_dir, &key);
+                    let found = || take_up::workspace(&instance, &key);
+                    workspace.map_or_else(found, |it| Ok(Some(it)))?.map_or(Ok(()), |it| it.delete())?;
+                    listed
+                })
+                .await
+            }
+            Err(_) => Err(TurnError::Internal("the session's child does not end")),
+        };
+        // In any case: an actor that refuses everything is of no use to its user.
+        if let Some(entry) = entry {
+            drop(instance.registry.forget_actor(entry.actor.get_id()));
+            entry.actor.stop(None);
+        }
+        stopped.and(deleted)
+    }
+
+    /// What the session does now; `None` if it is not in memory.
+    #[must_use]
+    pub fn status(&self) -> Option<SessionStatus> {
+        self.entry().map(|entry| entry.status())
+    }
+
+    /// What the session does now, or was at when it left memory; `None` if there is no such session.
+    ///
+    /// # Errors
+    /// [`TurnError`] if the name cannot be used or the session's record cannot be read.
+    pub async fn known(&self) -> Result<Option<SessionStatus>, TurnError> {
+        if let Some(status) = self.status() {
+            return Ok(Some(status));
+        }
+        let (instance, key) = (self.instance().clone(), self.key()?.clone());
+        let record = blocking(move || take_up::known(&instance, &key)).await?;
+        Ok(record.as_ref().map(known::status))
+    }
+
+    /// Tools that wait for permission (policy `ask`).
+    #[must_use]
+    pub fn permissions(&self) -> Vec<PendingPermission> {
+        self.entry().map(|entry| entry.board().permissions).unwrap_or_default()
+    }
+
+    /// Answers a tool that waits for permission.
+    ///
+    /// # Errors
+    /// [`PermissionError`] if nothing waits under this id (any more).
+    pub async fn answer_permission(
+        &self,
+        request_id: &str,
+        decision: Decision,
+    ) -> Result<(), PermissionError> {
+        let entry = self.entry().ok_or(PermissionError::Unknown)?;
+        let (reply, answered) = oneshot::channel();
+        let answer = Answer { request_id: request_id.to_owned(), decision, reply };
+        drop(entry.actor.cast(SessionMessage::Answer(answer)));
+        match timeout(ACTOR_ANSWERS_WITHIN, answered).await {
+            Ok(Ok(result)) => result,
+            // The child ended meanwhile.
+            _ => Err(PermissionError::Late),
+        }
+    }
+
+    /// Writes the user's credentials where the CLI reads them (mode 0600), unless those there are newer. From the next
+    /// turn on the session uses them and no credential of the operator's, until it is purged: a child that was started
+    /// with one is restarted first.
+    ///
+    /// # Errors
+    /// [`TurnError::Storage`], [`TurnError::TooManySessions`].
+    pub async fn write_credentials(&self, credentials: &OauthCredentials) -> Result<(), TurnError> {
+        let (workspace, instance, credentials) =
+            (self.files().await?, self.instance().clone(), credentials.clone());
+        blocking(move || {
+            workspace.create()?;
+            // Compared and written by one request after the other, or the older token could win.
+            let _one_at_a_time = instance.credentials.lock().unwrap_or_else(PoisonError::into_inner);
+            workspace.write_credentials(instance.adapter, &instance.config.cli, &credentials).map(drop)
+        })
+        .await?;
+        self.ask(SessionMessage::OwnCredentials, true, ACTOR_ANSWERS_WITHIN).await?;
+        Ok(())
+    }
+
+    /// The session's directories, created if they are not there yet.
+    ///
+    /// # Errors
+    /// [`TurnError::Storage`], [`TurnError::TooManySessions`].
+    pub async fn workspace(&self) -> Result<Dirs, TurnError> {
+        let workspace = self.files().await?;
+        let dirs = workspace.dirs().clone();
+        blocking(move || workspace.create()).await?;
+        Ok(dirs)
+    }
+
+    /// The session's working directory, to look into it.
+    #[cfg(feature = "server")]
+    pub(crate) async fn work(&self) -> Result<Place, TurnError> {
+        let workspace = self.files().await?;
+        let work = workspace.work();
+        blocking(move || workspace.create()).await?;
+        Ok(work)
+    }
+
+    // ---- Inside ----
+
+    fn instance(&self) -> &Arc<Instance> {
+        self.pilot.instance()
+    }
+
+    fn key(&self) -> Result<&SessionKey, TurnError> {
+        self.key.as_ref().map_err(|error| TurnError::from(*error))
+    }
+
+    fn entry(&self) -> Option<Arc<Entry>> {
+        self.instance().registry.get(self.key.as_ref().ok()?)
+    }
+
+    /// The session's files; a session that does not exist begins.
+    async fn files(&self) -> Result<Workspace, TurnError> {
+        if let Some(entry) = self.entry() {
+            return Ok(entry.workspace.clone());
+        }
+        let (record, key) = (self.known_or_begun().await?, self.key()?);
+        let (data_dir, hash) = (self.instance().config.data_dir.clone(), key.hash());
+        blocking(move || Ok(record.workspace(&data_dir, &hash))).await
+    }
+
+    /// Asks the session's actor; `None` if the session is not in memory and `start` is false.
+    async fn ask<T>(
+        &self,
+        question: impl Fn(oneshot::Sender<T>) -> SessionMessage,
+        start: bool,
+        patience: Duration,
+    ) -> Result<Option<T>, TurnError> {
+        let key = self.key()?;
+        for _ in 0..LOOKUPS {
+            if start && self.instance().is_draining() {
+                return Err(TurnError::Draining);
+            }
+            let Some(entry) = self.instance().registry.get(key) else {
+                if !start {
+                    return Ok(None);
+                }
+                self.bring_into_memory(key).await?;
+                continue;
+            };
+            let (reply, answer) = oneshot::channel();
+            if entry.actor.cast(question(reply)).is_err() {
+                drop(self.instance().registry.forget_actor(entry.actor.get_id()));
+                continue;
+            }
+            match timeout(patience, answer).await {
+                Ok(Ok(answer)) => return Ok(Some(answer)),
+                // The actor ended with the question in its mailbox.
+                Ok(Err(_)) => {}
+                Err(_) => return Err(TurnError::Internal("the session did not answer in time")),
+            }
+        }
+        Err(TurnError::Internal("the session's actor keeps failing"))
+    }
+
+    async fn known_or_begun(&self) -> Result<Record, TurnError> {
+        let (instance, owner) = (self.instance().clone(), self.key()?.clone());
+        let limit = instance.config.limits.sessions_per_user;
+        let record = blocking(move || take_up::known_or_begun(&instance, &owner)).await?;
+        record.ok_or(TurnError::TooManySessions { limit })
+    }
+
+    /// Reads the session's record, or begins one, and has the supervisor start its actor.
+    async fn bring_into_memory(&self, key: &SessionKey) -> Result<(), TurnError> {
+        let record = self.known_or_begun().await?;
+        let supervisor = timeout(ACTOR_ANSWERS_WITHIN, self.instance().helpers.supervisor()).await;
+        let supervisor = supervisor.map_err(|_| TurnError::Internal("the supervisor cannot be reached"))?;
+        // Nobody starts sessions any more: the instance has stopped since we looked.
+        let supervisor = supervisor.ok_or(TurnError::Draining)?;
+        let (reply, started) = oneshot::channel();
+        let message = SupervisorMessage::StartSession { key: key.clone(), record: Box::new(record), reply };
+        // If the supervisor fails now, its successor is asked in the next round.
+        drop(supervisor.cast(message));
+        match timeout(ACTOR_ANSWERS_WITHIN, started).await {
+            Ok(Ok(Err(error))) => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What is told of a turn that has its outcome.
+fn ended(status: &Status, took: Duration) -> What {
+    match (TurnOutcome::of(status), status) {
+        (TurnOutcome::Rejected, Status::Aborted(error)) => What::Refused { reason: error.code() },
+        (outcome, _) => What::TurnEnded { outcome: outcome.as_str(), took },
+    }
+}
+
+/// A turn as it was asked for, serialised and checked.
+#[derive(Clone)]
+struct Letter {
+    line: Bytes,
+    /// For a conversation without context.
+    earlier: Option<Earlier>,
+    hold: Option<Hold>,
+    bound: BoundRecord,
+}
+
+impl Letter {
+    fn write(
+        instance: &Instance,
+        prompt: Prompt,
+        options: TurnOptions,
+        hold: Option<Hold>,
+    ) -> Result<Self, TurnError> {
+        let config = &instance.config;
+        let limit = config.session.prompt_limit;
+        let limit_of_history = config.session.history_limit;
+        if let Some(bytes) = options.history.as_ref().map(History::bytes).filter(|it| *it > limit_of_history)
+        {
+            return Err(TurnError::HistoryTooLarge { bytes, limit: limit_of_history });
+        }
+        let limit_of_system = config.session.system_prompt_limit;
+        if let Some(bytes) =
+            options.system_prompt.as_ref().map(String::len).filter(|it| *it > limit_of_system)
+        {
+            return Err(TurnError::SystemPromptTooLarge { bytes, limit: limit_of_system });
+        }
+        let line = within(instance.adapter.encode_turn(&prompt, &config.cli)?, limit)?;
+        for (option, name) in [("model", &options.model), ("fallback_model", &options.fallback_model)] {
+            // The empty name takes a former fallback back.
+            let is_name = |name: &str| is_model_name(name) || (option == "fallback_model" && name.is_empty());
+            if name.as_deref().is_some_and(|name| !is_name(name)) {
+                return Err(TurnError::InvalidModel { option });
+            }
+        }
+        let servers = options.mcp_servers.as_ref();
+        if let Some(problem) = servers.and_then(|servers| servers.problem(&config.mcp)) {
+            return Err(TurnError::InvalidMcpServers(problem));
+        }
+        let bound = BoundRecord {
+            model: options.model,
+            system_prompt: options.system_prompt,
+            fallback_model: options.fallback_model,
+            mcp_servers: options.mcp_servers,
+            // The session's actor knows.
+            own_credentials: false,
+        };
+        let history = options.history.filter(|history| !history.is_empty());
+        let earlier = history.map(|history| {
+            let conversation = Conversation { history, prompt };
+            if conversation.history.messages().iter().any(|message| message.role == Role::Assistant) {
+                Earlier::Conversation(Arc::new(conversation))
+            } else {
+                Earlier::Unanswered(first_line(instance, &conversation, false))
+            }
+        });
+        Ok(Self { line, earlier, hold, bound })
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, TurnError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(TurnError::Storage(error.to_string())),
+        Err(_) => Err(TurnError::Internal("a task that works on files failed")),
+    }
+}

@@ -1,0 +1,359 @@
+//! What a recorder sees.
+
+use std::collections::BTreeSet;
+
+use ::metrics::with_local_recorder;
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshot};
+
+use super::*;
+use crate::error::TurnError;
+use crate::model::Failure;
+use crate::telemetry::metrics::labels::Label;
+use crate::turn::Status;
+
+fn record(act: impl FnOnce(&Metrics)) -> Snapshot {
+    let recorder = DebuggingRecorder::new();
+    let metrics = with_local_recorder(&recorder, || Metrics::register("pilotlight_"));
+    // From here on the handles alone know the recorder.
+    act(&metrics);
+    recorder.snapshotter().snapshot()
+}
+
+/// The metrics of the core: those of the server are registered where there is one.
+fn core() -> impl Iterator<Item = &'static Metric> {
+    list::CORE.iter()
+}
+
+/// `name{label=value}` and its value; a histogram's is how many samples it has.
+fn series(snapshot: Snapshot) -> Vec<(String, f64)> {
+    let series = snapshot.into_vec().into_iter().map(|(key, _, _, value)| {
+        let labels: Vec<String> =
+            key.key().labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
+        let value = match value {
+            DebugValue::Counter(count) => count as f64,
+            DebugValue::Gauge(value) => value.into_inner(),
+            DebugValue::Histogram(samples) => samples.len() as f64,
+        };
+        (format!("{}{{{}}}", key.key().name(), labels.join(",")), value)
+    });
+    series.collect()
+}
+
+#[test]
+fn every_series_is_there_at_zero_from_the_start() {
+    let snapshot = record(|_| {});
+    let all = series(snapshot);
+    let mut expected: BTreeSet<String> = BTreeSet::new();
+    for metric in core() {
+        let name = format!("pilotlight_{}", metric.name);
+        match metric.labels {
+            _ if metric.name == "build_info" => {
+                expected.insert(format!("{name}{{version={},commit={COMMIT}}}", env!("CARGO_PKG_VERSION")));
+            }
+            [] => {
+                expected.insert(format!("{name}{{}}"));
+            }
+            [label] => {
+                expected.extend(label.values.iter().map(|value| format!("{name}{{{}={value}}}", label.name)))
+            }
+            [outcome, reason] if metric.name == "spawns_total" => {
+                for value in reason.values {
+                    let outcome_value = outcome.values[usize::from(*value != "none")];
+                    expected.insert(format!("{name}{{outcome={outcome_value},reason={value}}}"));
+                }
+            }
+            [first, second] => {
+                for value in first.values {
+                    let row = second.values.iter();
+                    expected.extend(
+                        row.map(|other| format!("{name}{{{}={value},{}={other}}}", first.name, second.name)),
+                    );
+                }
+            }
+            more => panic!("{} labels", more.len()),
+        }
+    }
+    let found: BTreeSet<String> = all.iter().map(|(name, _)| name.clone()).collect();
+    assert_eq!(found, expected);
+    for (name, value) in &all {
+        assert_eq!(*value, if name.contains("build_info") { 1.0 } else { 0.0 }, "{name}");
+    }
+    assert!(all.len() < 200, "{} series", all.len());
+}
+
+#[test]
+fn every_metric_is_described_with_its_unit() {
+    let snapshot = record(|_| {});
+    for (key, unit, help, _) in snapshot.into_vec() {
+        let name = key.key().name();
+        let metric = catalogue().find(|metric| format!("pilotlight_{}", metric.name) == name).unwrap();
+        assert_eq!(help.as_deref(), Some(metric.help), "{name}");
+        let expected = match metric.unit {
+            Unit::Count => ::metrics::Unit::Count,
+            Unit::Seconds => ::metrics::Unit::Seconds,
+            Unit::Bytes => ::metrics::Unit::Bytes,
+        };
+        assert_eq!(unit, Some(expected), "{name}");
+    }
+}
+
+#[test]
+fn names_say_kind_and_unit() {
+    let names: BTreeSet<&str> = catalogue().map(|metric| metric.name).collect();
+    assert_eq!(names.len(), catalogue().count(), "a name is there twice");
+    for metric in catalogue() {
+        let name = metric.name;
+        assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
+        assert_eq!(name.ends_with("_total"), metric.kind == Kind::Counter, "{name}");
+        let base = name.trim_end_matches("_total");
+        assert_eq!(base.ends_with("_seconds"), metric.unit == Unit::Seconds, "{name}");
+        assert_eq!(base.ends_with("_bytes"), metric.unit == Unit::Bytes, "{name}");
+        assert!(metric.help.ends_with('.') && metric.help.len() > 20, "{name}");
+        assert_eq!(metric.buckets.is_empty(), metric.kind != Kind::Histogram, "{name}");
+        assert!(metric.buckets.windows(2).all(|pair| pair[0] < pair[1]), "{name}");
+        for label in metric.labels {
+            assert!(label.values.len() <= 12, "{name}");
+            assert!(!["user", "session", "conversation"].contains(&label.name), "{name}");
+        }
+    }
+}
+
+#[test]
+fn each_happening_is_counted_where_it_belongs() {
+    let second = Duration::from_secs(1);
+    let snapshot = record(|metrics| {
+        metrics.spawned(None);
+        metrics.spawned(Some("enomem"));
+        metrics.spawned(Some("never heard of"));
+        metrics.spawn_exec(second);
+        metrics.spawn_ready(second);
+        metrics.exited(ExitReason::StatusUnknown);
+        metrics.session_ended(second);
+        metrics.restarted(RestartCause::Crash);
+        metrics.recovered(second);
+        metrics.crash_loop();
+        metrics.evicted(EvictionReason::Idle);
+        metrics.context_lost(ContextLost::LatestTurns);
+        metrics.turn_ended(TurnOutcome::Ok, second);
+        let usage = Usage { input_tokens: 5, cache_read_input_tokens: 7, ..Usage::default() };
+        metrics.spent(ModelClass::of(Some("claude-sonnet-9")), &usage, 0.25);
+        metrics.set_memory_approximate(true);
+        metrics.set_open_fds(11, 12);
+        metrics.set_pressure(Resource::Io, 0.5);
+        metrics.set_pressure_known(true);
+        metrics.runtime_lagged(second);
+        metrics.first_output(FirstOutput::Warm, second);
+        metrics.admission_rejected(AdmissionRejected::PerUser);
+        metrics.queue_waited(second);
+        metrics.hang(HangDetector::NoProgress);
+        metrics.ping(second);
+        metrics.stop_step(StopStep::TreeKill);
+        metrics.stopped(StopHow::Killed, second);
+        metrics.leftovers_killed("walk", 3);
+        metrics.leftovers_killed("no such rung", 3);
+        metrics.tree_kill("marker", second);
+        metrics.swept_at_start(2);
+        metrics.record_broken();
+        metrics.set_data_dir_writable(true);
+        metrics.cli_version(true, true);
+        metrics.protocol_error(ProtocolError::PartialEof);
+        metrics.stream_bytes(Stream::Stdout, 1000);
+        metrics.truncated(Stream::Stderr);
+        metrics.actor_panicked(ActorKind::Sampler);
+        metrics.sample_error(SampleSource::Process);
+        metrics.session_moved(None, Some(SessionState::Dormant));
+        metrics.session_moved(None, Some(SessionState::Dormant));
+        metrics.session_moved(Some(SessionState::Dormant), Some(SessionState::Failed));
+        metrics.set_session_limits(10, 20);
+        metrics.set_starts_limit(30);
+        metrics.set_starts_in_flight(40);
+        metrics.set_admission_queue_length(50);
+        metrics.set_admission_state(3);
+        metrics.set_memory_budget(60);
+        metrics.set_session_memory_limit(61);
+        metrics.set_memory_available(1 << 30);
+        metrics.set_zombies(2);
+        metrics.set_oldest(Duration::from_secs(3), Duration::from_secs(4));
+        metrics.set_memory(MemoryKind::SharedFile, 70);
+        metrics.set_processes(ProcessKind::Descendant, 80);
+        metrics.session_memory(1 << 20);
+        metrics.sampled(second, Duration::from_secs(1_700_000_000));
+        metrics.containment("walk");
+        metrics.containment("cgroup");
+    });
+    let changed: BTreeSet<String> = series(snapshot)
+        .into_iter()
+        .filter(|(name, value)| *value != 0.0 && !name.contains("build_info"))
+        .map(|(name, value)| format!("{} {value}", name.trim_start_matches("pilotlight_")))
+        .collect();
+    let expected = [
+        "actor_panics_total{actor=sampler} 1",
+        "admission_queue_length{} 50",
+        "admission_rejected_total{reason=per_user} 1",
+        "admission_state{} 3",
+        "children_limit{} 20",
+        "containment_info{rung=cgroup} 1",
+        "cost_micro_usd_total{model=sonnet} 250000",
+        "memory_is_approximate{} 1",
+        "open_fds{} 11",
+        "open_fds_limit{} 12",
+        "pressure_is_known{} 1",
+        "pressure_ratio{resource=io} 0.5",
+        "runtime_lag_seconds{} 1",
+        "tokens_total{model=sonnet,kind=cache_read} 7",
+        "tokens_total{model=sonnet,kind=input} 5",
+        "contexts_lost_total{kind=latest_turns} 1",
+        "crash_loops_total{} 1",
+        "data_dir_writable{} 1",
+        "cli_version_unjudged{} 1",
+        "cli_fallback{} 1",
+        "evictions_total{reason=idle} 1",
+        "exits_total{reason=status_unknown} 1",
+        "first_output_seconds{start=warm} 1",
+        "hangs_total{detector=no_progress} 1",
+        "last_sample_timestamp_seconds{} 1700000000",
+        "leftovers_killed_total{rung=walk} 3",
+        "memory_available_bytes{} 1073741824",
+        "memory_budget_bytes{} 60",
+        "memory_bytes{kind=shared_file} 70",
+        "oldest_idle_seconds{} 3",
+        "oldest_turn_seconds{} 4",
+        "ping_seconds{} 1",
+        "processes{kind=descendant} 80",
+        "protocol_errors_total{kind=partial_eof} 1",
+        "queue_wait_seconds{} 1",
+        "records_broken_total{} 1",
+        "recovery_duration_seconds{} 1",
+        "restarts_total{cause=crash} 1",
+        "sample_duration_seconds{} 1",
+        "sample_errors_total{source=process} 1",
+        "session_lifetime_seconds{} 1",
+        "session_memory_bytes{} 1",
+        "session_memory_limit_bytes{} 61",
+        "sessions_limit{} 10",
+        "sessions{state=dormant} 1",
+        "sessions{state=failed} 1",
+        "spawn_duration_seconds{phase=exec} 1",
+        "spawn_duration_seconds{phase=ready} 1",
+        "spawns_total{outcome=failed,reason=enomem} 1",
+        "spawns_total{outcome=failed,reason=other} 1",
+        "spawns_total{outcome=ok,reason=none} 1",
+        "starts_in_flight{} 40",
+        "starts_limit{} 30",
+        "stop_duration_seconds{how=killed} 1",
+        "stop_steps_total{step=tree_kill} 1",
+        "stream_bytes_total{stream=stdout} 1000",
+        "swept_at_start_total{} 2",
+        "tree_kill_seconds{rung=marker} 1",
+        "truncations_total{stream=stderr} 1",
+        "turn_duration_seconds{outcome=ok} 1",
+        "turns_total{outcome=ok} 1",
+        "zombies{} 2",
+    ];
+    assert_eq!(changed, expected.map(str::to_owned).into());
+    // One expectation at least for each metric: a new one has to be added above.
+    for metric in core().filter(|metric| metric.name != "build_info") {
+        assert!(
+            expected.iter().any(|line| line.starts_with(&format!("{}{{", metric.name))),
+            "{}",
+            metric.name
+        );
+    }
+}
+
+#[test]
+fn models_are_counted_by_family() {
+    let family = |name| ModelClass::of(name).as_str();
+    assert_eq!(family(None), "default");
+    assert_eq!(family(Some("us.anthropic.claude-3-5-haiku-20241022-v1:0")), "haiku");
+    assert_eq!(family(Some("opus[1m]")), "opus");
+    assert_eq!(family(Some("whatever a caller writes")), "other");
+}
+
+#[cfg(feature = "server")]
+#[test]
+fn the_server_counts_for_itself_under_the_same_prefix() {
+    let recorder = DebuggingRecorder::new();
+    let figures = HttpMetrics::register(&recorder, "pilotlight_");
+    let all = series(recorder.snapshotter().snapshot());
+    let names: BTreeSet<&str> = all.iter().map(|(name, _)| name.split('{').next().unwrap()).collect();
+    let expected: BTreeSet<String> =
+        list::SERVER.iter().map(|metric| format!("pilotlight_{}", metric.name)).collect();
+    assert_eq!(names, expected.iter().map(String::as_str).collect());
+    assert!(all.iter().all(|(_, value)| *value == 0.0) && all.len() < 100, "{}", all.len());
+
+    figures.answered(Route::Chat, StatusClass::Failed, Duration::from_secs(1));
+    figures.turn_asked(Dialect::OpenAi);
+    figures.auth_failed(AuthFailure::InvalidKey);
+    figures.limited(HttpLimit::Turns);
+    figures.rendered(Duration::from_secs(1));
+    let changed: BTreeSet<String> = series(recorder.snapshotter().snapshot())
+        .into_iter()
+        .filter(|(_, value)| *value != 0.0)
+        .map(|(name, value)| format!("{} {value}", name.trim_start_matches("pilotlight_")))
+        .collect();
+    let expected = [
+        "auth_failures_total{reason=invalid_key} 1",
+        "http_limited_total{limit=turns} 1",
+        "http_requests_total{route=chat,status=5xx} 1",
+        "http_response_seconds{kind=turn} 1",
+        "http_turns_total{dialect=openai} 1",
+        "metrics_render_seconds{} 1",
+    ];
+    assert_eq!(changed, expected.map(str::to_owned).into());
+}
+
+#[test]
+fn states_are_called_as_they_are_shown() {
+    use SessionState::{Backoff, Busy, Dormant, Failed, Idle, Starting, Stopping};
+    for state in [Dormant, Starting, Idle, Busy, Stopping, Backoff, Failed] {
+        assert_eq!(SessionState::VALUES[state.index()], state.to_string());
+    }
+}
+
+#[test]
+fn outcomes_have_their_words() {
+    let failed = |interrupted| {
+        let failure = Failure { kind: String::new(), api_status: None, message: String::new(), interrupted };
+        TurnOutcome::of(&Status::Failed(failure))
+    };
+    assert_eq!(TurnOutcome::of(&Status::Completed), TurnOutcome::Ok);
+    assert_eq!((failed(false), failed(true)), (TurnOutcome::Error, TurnOutcome::Cancelled));
+    assert_eq!(TurnOutcome::of(&Status::Aborted(TurnError::Draining)), TurnOutcome::Rejected);
+    let timed_out = TurnError::TimedOut { limit: Duration::ZERO };
+    assert_eq!(TurnOutcome::of(&Status::Aborted(timed_out)), TurnOutcome::Timeout);
+}
+
+#[test]
+fn counting_without_a_recorder_does_nothing() {
+    Metrics::register("x_").crash_loop();
+}
+
+#[cfg(feature = "server")]
+#[test]
+fn the_exporter_shows_everything_before_anything_has_happened() {
+    use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+    let mut builder = PrometheusBuilder::new();
+    for (name, buckets) in buckets("my_") {
+        builder = builder.set_buckets_for_metric(Matcher::Full(name), buckets).unwrap();
+    }
+    let recorder = builder.build_recorder();
+    let metrics = with_local_recorder(&recorder, || Metrics::register("my_"));
+    let text = recorder.handle().render();
+    for metric in core() {
+        let name = metric.full_name("my_");
+        let kind = match metric.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        assert!(text.contains(&format!("# HELP {name} {}\n", metric.help)), "{name} in {text}");
+        assert!(text.contains(&format!("# TYPE {name} {kind}\n")), "{name} in {text}");
+        let sample = if metric.kind == Kind::Histogram { format!("{name}_count") } else { name };
+        assert!(text.lines().any(|line| line.starts_with(&sample)), "{sample} in {text}");
+    }
+    metrics.ping(Duration::from_millis(2));
+    let text = recorder.handle().render();
+    assert!(text.contains("my_ping_seconds_bucket{le=\"0.0025\"} 1"), "{text}");
+    assert!(text.contains("my_ping_seconds_bucket{le=\"0.001\"} 0"), "{text}");
+}
