@@ -117,7 +117,9 @@ fn toml_blocks_parse_and_name_this_version() {
     for (_, page) in pages() {
         for block in blocks(&page, "toml") {
             let table: Table = block.parse().unwrap_or_else(|error| panic!("{error} in\n{block}"));
-            let Some(ours) = table.get("dependencies").and_then(|all| all.get("pilotlight")) else { continue };
+            let Some(ours) = table.get("dependencies").and_then(|all| all.get("pilotlight")) else {
+                continue;
+            };
             let version = ours.get("version").and_then(Value::as_str).unwrap();
             assert!(env!("CARGO_PKG_VERSION").starts_with(version), "{version}");
             assert_eq!(ours.get("default-features").and_then(Value::as_bool), Some(false));
@@ -166,7 +168,8 @@ fn every_error_code_is_explained() {
     let codes: Vec<&str> = codes.split('"').skip(1).step_by(2).collect();
     assert!(codes.len() > 10, "the codes are found: {codes:?}");
     for code in codes {
-        let explained = HTTP_API.contains(&format!("| `{code}`")) || HTTP_API.contains(&format!(", `{code}`"));
+        let explained =
+            HTTP_API.contains(&format!("| `{code}`")) || HTTP_API.contains(&format!(", `{code}`"));
         assert!(explained, "{code}");
     }
 }
