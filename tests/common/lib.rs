@@ -2,6 +2,7 @@
 //! a look at the process table. Nothing here knows how pilotlight works inside: it sees what a user sees.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::new_without_default, reason = "tests create these by name alone")]
 
 pub mod answer;
 pub mod api;

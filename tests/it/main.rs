@@ -11,6 +11,7 @@
 
 use pilotlight_test_support as common;
 
+mod catalogues;
 mod claude_adapter;
 mod dashboards;
 mod demo;
