@@ -5,7 +5,7 @@
 //! `pre_start` only builds state. Should the supervisor itself fail, ractor ends its actors with it, their children's
 //! tasks notice and stop the children in order, and [`run`] starts a new one.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -18,6 +18,7 @@ use crate::model::ids::SessionKey;
 use crate::session::instance::Instance;
 use crate::session::registry::Entry;
 use crate::session::{Record, SessionActor, SessionArgs, SessionMessage};
+use crate::support::lock::MutexExt;
 use crate::telemetry::metrics::{ActorKind, AdmissionRejected};
 
 /// When to try again where nothing rests: a turn is likely to have ended by then.
@@ -87,7 +88,7 @@ impl Helpers {
 
     /// Tells the idle evictor, if there is one just now.
     pub(crate) fn tell_evictor(&self, message: IdleMessage) {
-        if let Some(evictor) = lock(&self.evictor).as_ref() {
+        if let Some(evictor) = self.evictor.lock_unpoisoned().as_ref() {
             drop(evictor.cast(message));
         }
     }
@@ -95,15 +96,10 @@ impl Helpers {
     /// Tells the sampler, if there is one just now.
     #[cfg(feature = "failpoints")]
     pub(crate) fn tell_sampler(&self, message: SampleNow) {
-        if let Some(sampler) = lock(&self.sampler).as_ref() {
+        if let Some(sampler) = self.sampler.lock_unpoisoned().as_ref() {
             drop(sampler.cast(message));
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // They hold addresses: a panic elsewhere leaves them usable.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs a supervisor, and a new one whenever it fails, until it is told to stop. `ready` is told once, when the first
@@ -270,7 +266,7 @@ async fn start_evictor(
     instance: &Arc<Instance>,
 ) -> Result<ActorCell, ActorProcessingErr> {
     let (address, _) = Actor::spawn_linked(None, IdleEvictor, instance.clone(), myself.get_cell()).await?;
-    *lock(&instance.helpers.evictor) = Some(address.clone());
+    *instance.helpers.evictor.lock_unpoisoned() = Some(address.clone());
     Ok(address.get_cell())
 }
 
@@ -279,6 +275,6 @@ async fn start_sampler(
     instance: &Arc<Instance>,
 ) -> Result<ActorCell, ActorProcessingErr> {
     let (address, _) = Actor::spawn_linked(None, MetricsSampler, instance.clone(), myself.get_cell()).await?;
-    *lock(&instance.helpers.sampler) = Some(address.clone());
+    *instance.helpers.sampler.lock_unpoisoned() = Some(address.clone());
     Ok(address.get_cell())
 }

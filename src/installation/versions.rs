@@ -14,7 +14,7 @@
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -29,9 +29,11 @@ use crate::error::StartFailure;
 use crate::installation::program::Found;
 use crate::installation::trust;
 use crate::session::instance::Instance;
+use crate::support::atomic_file::{self, Durability};
+use crate::support::lock::MutexExt;
 use crate::system::probe;
 use crate::telemetry::metrics::Metrics;
-use crate::workspace::{Durability, read_own, records_dir, write_private};
+use crate::workspace::{read_own, records_dir};
 
 /// The file among the records.
 const RECORD: &str = "cli.json";
@@ -205,7 +207,7 @@ impl Installed {
             state.worked = Some(executable.clone());
         }
         let written = serde_json::to_vec(executable).map_err(std::io::Error::from).and_then(|content| {
-            write_private(&records_dir(&self.data_dir).join(RECORD), &content, Durability::Kernel)
+            atomic_file::replace(&records_dir(&self.data_dir).join(RECORD), &content, Durability::Kernel)
         });
         if let Err(error) = written {
             tracing::warn!(%error, "the executable of the CLI that works was not recorded");
@@ -272,7 +274,7 @@ impl Installed {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock_unpoisoned()
     }
 }
 

@@ -25,10 +25,11 @@ use crate::model::ids::{Generation, SessionKey, TurnId};
 use crate::model::{PermissionError, SessionState};
 use crate::session::instance::Instance;
 use crate::session::registry::{Board, Entry};
+use crate::support::atomic_file::Durability;
 use crate::telemetry::events::What;
 use crate::telemetry::metrics::{ContextLost, EvictionReason, RestartCause};
 use crate::turn::{Earlier, FirstLine, wake};
-use crate::workspace::{Durability, Workspace};
+use crate::workspace::Workspace;
 
 /// Counters are written to disk at most so often; what matters for resuming is written at once.
 const SAVE_INTERVAL: Duration = Duration::from_secs(10);

@@ -1,7 +1,7 @@
 //! What all parts of one running instance share. No global: several instances may live in one process.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -20,6 +20,7 @@ use crate::session::registry::Registry;
 use crate::session::storage::Storage;
 use crate::supervisor::Helpers;
 use crate::support::keyed_locks::Locks;
+use crate::support::lock::MutexExt;
 use crate::telemetry::events::Log;
 use crate::telemetry::metrics::Metrics;
 use crate::workspace::user_env::UserEnv;
@@ -211,6 +212,6 @@ impl<T> Once<T> {
     }
 
     pub(crate) fn take(&self) -> Option<T> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.lock_unpoisoned().take()
     }
 }

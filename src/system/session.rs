@@ -1,6 +1,6 @@
 //! The handle by which a session is used.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +23,7 @@ use crate::session::registry::{Entry, NotAdmitted};
 use crate::session::store::{BoundRecord, Record};
 use crate::session::{SessionMessage, SessionStatus, known, take_up};
 use crate::supervisor::SupervisorMessage;
+use crate::support::lock::MutexExt;
 use crate::telemetry::events::What;
 use crate::telemetry::metrics::{AdmissionRejected, FirstOutput, TurnOutcome};
 use crate::turn::{Conversation, Earlier, Hold, Status, Turn, TurnOptions, TurnTrace, turn_channel};
@@ -327,7 +328,7 @@ impl Session {
         blocking(move || {
             workspace.create()?;
             // Compared and written by one request after the other, or the older token could win.
-            let _one_at_a_time = instance.credentials.lock().unwrap_or_else(PoisonError::into_inner);
+            let _one_at_a_time = instance.credentials.lock_unpoisoned();
             workspace.write_credentials(instance.adapter, &instance.config.cli, &credentials).map(drop)
         })
         .await?;
