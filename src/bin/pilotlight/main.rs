@@ -66,6 +66,6 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Keys(options) => keys::run(&options),
         Command::Check(options) => check::run(&options),
-        Command::Sim { arguments } => pilotlight::sim::main(arguments.into_iter()),
+        Command::Sim { arguments } => pilotlight_sim::main(arguments.into_iter()),
     }
 }
