@@ -12,6 +12,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod catalogues;
 mod claude_adapter;
 mod dashboards;
 mod demo;
