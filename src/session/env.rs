@@ -1,139 +1,107 @@
-//! What all parts of one running instance share. No global: several instances may live in one process.
+//! What children and sessions are started with. No global: several systems may live in one process.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use dashmap::DashMap;
-use tokio::sync::OwnedMutexGuard;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::adapter::Adapter;
-use crate::admission::Admission;
-use crate::child::{CgroupBase, ShimProgram, UNKILLABLE};
+use crate::child::{CgroupBase, ShimProgram};
 use crate::config::Config;
 use crate::installation::program::Program;
 use crate::installation::versions::Installed;
-use crate::model::ids::{SessionHash, TurnId, UserId};
 use crate::session::ImportAbility;
-use crate::session::registry::Registry;
-use crate::session::storage::Storage;
-use crate::supervisor::Helpers;
-use crate::support::keyed_locks::Locks;
 use crate::telemetry::events::Log;
 use crate::telemetry::metrics::Metrics;
 use crate::workspace::user_env::UserEnv;
 
-/// See the module.
+/// The environment of all sessions of one system: configuration, telemetry and the means to start a child.
 #[derive(Debug)]
-pub(crate) struct Instance {
+pub(crate) struct Env {
     pub(crate) config: Arc<Config>,
     pub(crate) adapter: &'static dyn Adapter,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) happenings: Arc<Log>,
-    pub(crate) registry: Registry,
-    pub(crate) admission: Arc<Admission>,
     pub(crate) shim: ShimProgram,
     pub(crate) program: Program,
-    /// Which executable the program is, and what is known of it. A trial start shares it with the server.
+    /// Which executable the program is, and what is known of it. A trial start shares it with its system.
     pub(crate) installed: Arc<Installed>,
-    pub(crate) cgroups: Option<CgroupBase>,
-    pub(crate) user_env: UserEnv,
-    /// `NAME=value` in the environment of everything that this data directory's instances start.
-    pub(crate) marker: Marker,
-    /// It is there for one trial start.
-    is_trial: bool,
-    /// Every task of this instance. Shutdown waits for it to be empty.
-    pub(crate) tasks: TaskTracker,
-    /// One token per turn that has no outcome yet.
-    pub(crate) open_turns: TaskTracker,
-    pub(crate) slots: Slots,
-    pub(crate) helpers: Helpers,
-    pub(crate) storage: Storage,
-    /// Held while the record of a session that is not in memory is read, begun or moved aside.
-    pub(crate) records: Locks<SessionHash>,
-    /// Held while a user's sessions are counted and one more begins.
-    pub(crate) beginnings: Locks<UserId>,
-    /// Held while credentials are compared with those on disk and written. Not across a wait.
-    pub(crate) credentials: Mutex<()>,
-    /// The CLI that does not resume an imported conversation.
+    /// Whether the CLI resumes an imported conversation.
     pub(crate) import_ability: ImportAbility,
-    /// The groups that were found at the start do not work.
-    groups_lost: AtomicBool,
-    turns: AtomicU64,
-    draining: AtomicBool,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) user_env: UserEnv,
+    /// `NAME=value` in the environment of everything that this data directory's systems start.
+    pub(crate) marker: Marker,
+    /// How a trial start is made; `None` in the system of a trial start itself.
+    pub(crate) trial: Option<TrialStart>,
+    /// Every task of this system. Shutdown waits until all have ended.
+    pub(crate) tasks: TaskTracker,
+    /// Cancelled when the last supervisor has ended.
+    pub(crate) ended: CancellationToken,
 }
 
-/// An environment variable that everything inherits and that tells whose it is.
+/// Starts the CLI once, beside the sessions, to find out whether its version starts at all.
+pub(crate) type TrialStart = fn(&Env) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// An environment variable that all descendants inherit and that identifies their data directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Marker {
     pub(crate) name: &'static str,
     pub(crate) value: String,
 }
 
-impl Instance {
-    #[expect(clippy::too_many_arguments, reason = "the one place where the parts are put together")]
-    pub(crate) fn new(
-        config: Arc<Config>,
-        adapter: &'static dyn Adapter,
-        metrics: Arc<Metrics>,
-        admission: Arc<Admission>,
-        shim: ShimProgram,
-        program: Program,
-        installed: Arc<Installed>,
-        cgroups: Option<CgroupBase>,
-        user_env: UserEnv,
-        marker: Marker,
-        is_trial: bool,
-    ) -> Self {
-        Self {
-            config,
-            adapter,
-            metrics,
-            happenings: Arc::default(),
-            registry: Registry::default(),
-            admission,
-            shim,
-            program,
-            installed,
-            cgroups,
-            user_env,
-            marker,
-            is_trial,
-            tasks: TaskTracker::new(),
-            open_turns: TaskTracker::new(),
-            slots: Slots::default(),
-            helpers: Helpers::default(),
-            storage: Storage::default(),
-            records: Locks::default(),
-            beginnings: Locks::default(),
-            credentials: Mutex::default(),
-            import_ability: ImportAbility::default(),
-            groups_lost: AtomicBool::new(false),
-            turns: AtomicU64::new(0),
-            draining: AtomicBool::new(false),
+impl Env {
+    /// Whether this system exists for one trial start. It has no user's settings and decides whether a version starts.
+    pub(crate) fn is_trial(&self) -> bool {
+        self.trial.is_none()
+    }
+
+    /// Spawns a task that is dropped when the system ends.
+    pub(crate) fn spawn_until_end(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let ended = self.ended.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = task => {}
+                () = ended.cancelled() => {}
+            }
+        });
+    }
+}
+
+/// The cgroup below which each child gets its own, where the host allows it.
+#[derive(Debug)]
+pub(crate) struct Cgroups {
+    base: Option<CgroupBase>,
+    /// The groups that were found at the start do not work.
+    lost: AtomicBool,
+}
+
+impl Cgroups {
+    pub(crate) fn new(base: Option<CgroupBase>) -> Self {
+        Self { base, lost: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn base(&self) -> Option<&CgroupBase> {
+        self.base.as_ref()
+    }
+
+    /// The strongest available method of killing a tree: groups may be taken away while the system runs.
+    pub(crate) fn containment(&self) -> &'static str {
+        if self.base.as_ref().is_some_and(|base| !base.is_there()) {
+            self.set_usable(false);
         }
+        let usable = self.base.is_some() && !self.lost.load(Ordering::Relaxed);
+        if usable { "cgroup" } else { "walk" }
     }
 
-    pub(crate) fn next_turn(&self) -> TurnId {
-        TurnId(self.turns.fetch_add(1, Ordering::Relaxed) + 1)
-    }
-
-    /// The strongest means by which trees are ended here, now: groups may be taken away while we run.
-    pub(crate) fn rung(&self) -> &'static str {
-        if self.cgroups.as_ref().is_some_and(|base| !base.is_there()) {
-            self.note_groups(false);
-        }
-        let has_groups = self.cgroups.is_some() && !self.groups_lost.load(Ordering::Relaxed);
-        if has_groups { "cgroup" } else { "walk" }
-    }
-
-    /// Notes whether children can be put into groups, as the last start or a look has shown. Each change is logged once.
-    pub(crate) fn note_groups(&self, work: bool) {
-        if self.cgroups.is_none() || self.groups_lost.swap(!work, Ordering::Relaxed) != work {
+    /// Records whether children can be put into groups, as the last start or check has shown. Logs each change once.
+    pub(crate) fn set_usable(&self, usable: bool) {
+        if self.base.is_none() || self.lost.swap(!usable, Ordering::Relaxed) != usable {
             return;
         }
-        if work {
+        if usable {
             tracing::info!("children are in cgroups again: their trees end by cgroup.kill");
         } else {
             tracing::warn!(
@@ -141,76 +109,5 @@ impl Instance {
                  a hostile one can escape; see that the group of this service is writable and still delegated to it"
             );
         }
-    }
-
-    /// Whether it is there for one trial start, which has no user's settings and decides whether a version starts.
-    pub(crate) fn is_trial(&self) -> bool {
-        self.is_trial
-    }
-
-    pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
-    }
-
-    /// No new turns from now on.
-    pub(crate) fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
-    }
-
-    /// No orderly stop of a child takes longer.
-    pub(crate) fn longest_stop(&self) -> Duration {
-        let limits = &self.config.session;
-        // The steps, then a tree that does not die (waited for twice, see the driver), then the answer.
-        limits.stop_interrupt + limits.stop_eof + limits.stop_term + 2 * UNKILLABLE + Duration::from_secs(5)
-    }
-
-    /// Spawns a task that shutdown knows of.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(task);
-    }
-}
-
-/// At most one live child per session, also across a failed actor and its successor: whoever wants a child holds the
-/// session's slot from before the start until nothing of the child is left.
-#[derive(Debug, Default)]
-pub(crate) struct Slots {
-    slots: DashMap<SessionHash, Arc<tokio::sync::Mutex<()>>>,
-}
-
-/// See [`Slots`].
-pub(crate) struct Slot {
-    guard: Option<OwnedMutexGuard<()>>,
-    instance: Arc<Instance>,
-    session: SessionHash,
-}
-
-impl Slot {
-    /// Waits until the session has no child.
-    pub(crate) async fn of(instance: &Arc<Instance>, session: &SessionHash) -> Self {
-        let mutex = instance.slots.slots.entry(session.clone()).or_default().clone();
-        let guard = Some(mutex.lock_owned().await);
-        Self { guard, instance: instance.clone(), session: session.clone() }
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.guard = None;
-        // Nobody waits: only the map holds it. Checked under the map's lock, which whoever wants it has to pass.
-        self.instance.slots.slots.remove_if(&self.session, |_, mutex| Arc::strong_count(mutex) == 1);
-    }
-}
-
-/// A value that is taken once, from whichever side comes first.
-#[derive(Debug)]
-pub(crate) struct Once<T>(Mutex<Option<T>>);
-
-impl<T> Once<T> {
-    pub(crate) fn new(value: T) -> Self {
-        Self(Mutex::new(Some(value)))
-    }
-
-    pub(crate) fn take(&self) -> Option<T> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
