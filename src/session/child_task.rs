@@ -25,11 +25,14 @@ use crate::child::{
 };
 use crate::config::PermissionPolicy;
 use crate::error::{Loss, StartFailure, TurnError};
-use crate::installation::versions::{self, Chosen};
+use crate::installation::versions::{Chosen, UNJUDGED};
 use crate::model::ids::Generation;
-use crate::session::instance::{Instance, Once, Slot};
+use crate::session::actor_refs::{IdleMessage, Room};
+use crate::session::env::Env;
+use crate::session::executable;
 use crate::session::registry::Entry;
-use crate::supervisor::{IdleMessage, Room};
+use crate::session::sessions::Sessions;
+use crate::support::take_once::TakeOnce;
 use crate::telemetry::events::{Exit, What};
 use crate::telemetry::metrics::{
     AdmissionRejected, ContextLost, ExitReason, FirstOutput, RestartCause, StopHow,
@@ -40,7 +43,7 @@ use crate::workspace::Workspace;
 /// What is wanted.
 #[derive(Clone)]
 pub(crate) struct Plan {
-    pub(crate) instance: Arc<Instance>,
+    pub(crate) sessions: Arc<Sessions>,
     pub(crate) entry: Arc<Entry>,
     pub(crate) workspace: Workspace,
     pub(crate) generation: Generation,
@@ -49,8 +52,12 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    pub(super) fn env(&self) -> &Arc<Env> {
+        &self.sessions.env
+    }
+
     fn note(&self, what: What) {
-        self.instance.happenings.note(&self.entry.key, what);
+        self.env().happenings.note(&self.entry.key, what);
     }
 }
 
@@ -128,7 +135,7 @@ impl Drop for LastWord {
 /// See the module. `stop` asks the child to go. Dropping the future kills the child's tree.
 pub(crate) async fn run(plan: Plan, record: Box<Record>, stop: CancellationToken, tell: Tell) {
     let mut last_word = LastWord { tell, said: false };
-    let _slot = Slot::of(&plan.instance, &plan.entry.key.hash()).await;
+    let _slot = plan.sessions.slots.acquire(&plan.entry.hash).await;
     let gone = live(&plan, record, &stop, &last_word.tell).await;
     last_word.said = true;
     (last_word.tell)(ChildNews::Gone(Box::new(gone)));
@@ -138,9 +145,9 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, tell: 
     if let Err(error) = opening::clear(plan).await {
         return Gone::before_ready(Departure::NotAdmitted(TurnError::Storage(error.to_string())));
     }
-    let admission = &plan.instance.admission;
+    let admission = &plan.sessions.admission;
     if admission.is_full() {
-        plan.instance.helpers.tell_evictor(IdleMessage::MakeRoom(Room::Children(
+        plan.sessions.actor_refs.cast_evictor(IdleMessage::MakeRoom(Room::Children(
             admission.wishes(Some(plan.entry.key.user())),
         )));
     }
@@ -152,7 +159,7 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, tell: 
         Ok(permits) => permits,
         Err(error) => return Gone::before_ready(Departure::NotAdmitted(error)),
     };
-    let start_permit = Arc::new(Once::new(start_permit));
+    let start_permit = Arc::new(TakeOnce::new(start_permit));
     let mut prepared = match opening::prepare(plan, record).await {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -162,7 +169,7 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, tell: 
     // The CLI may disagree about the conversation: then the other way once, then a new conversation.
     while prepared.attempt < opening::MOST_ATTEMPTS {
         prepared.tell(tell);
-        let chosen = match versions::choose(&plan.instance).await {
+        let chosen = match executable::choose(plan.env()).await {
             Ok(chosen) => chosen,
             Err(failure) => return not_started(plan, failure),
         };
@@ -185,11 +192,11 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, tell: 
 
 /// The CLI has failed before it was ready. Whether there is another version to be tried.
 async fn give_way(plan: &Plan, chosen: &Chosen, stop: &CancellationToken) -> bool {
-    if plan.instance.is_trial() {
-        return plan.instance.installed.failed(chosen);
+    if plan.env().is_trial() {
+        return plan.env().installed.failed(chosen);
     }
     tokio::select! {
-        is_there = versions::failed_in_session(&plan.instance, chosen) => is_there,
+        is_there = executable::failed_in_session(plan.env(), chosen) => is_there,
         () = stop.cancelled() => false,
     }
 }
@@ -201,16 +208,16 @@ async fn one_child(
     chosen: &Chosen,
     stop: &CancellationToken,
     tell: &Tell,
-    start_permit: &Arc<Once<StartPermit>>,
+    start_permit: &Arc<TakeOnce<StartPermit>>,
 ) -> Result<Gone, Refusal> {
-    let metrics = &plan.instance.metrics;
+    let metrics = &plan.env().metrics;
     let begun = Instant::now();
     let oom_before = OomKills::now();
     let mut child = match start(plan, prepared, chosen) {
         Ok(child) => child,
         Err(failure) => return Ok(not_started(plan, failure)),
     };
-    let limit = plan.instance.config.session.spawn_timeout;
+    let limit = plan.env().config.session.spawn_timeout;
     let pid = match timeout(limit, child.shim.started()).await {
         Ok(Ok(pid)) => pid,
         Ok(Err(error)) => {
@@ -225,12 +232,12 @@ async fn one_child(
         }
     };
     metrics.spawn_exec(begun.elapsed());
-    plan.instance.note_groups(!child.shim.is_ungrouped());
-    metrics.containment(plan.instance.rung());
+    plan.env().cgroups.set_usable(!child.shim.is_ungrouped());
+    metrics.containment(plan.env().cgroups.containment());
     let shim = child.shim.shim_pid();
     let setup = Setup {
-        adapter: plan.instance.adapter,
-        config: plan.instance.config.clone(),
+        adapter: plan.env().adapter,
+        config: plan.env().config.clone(),
         metrics: metrics.clone(),
         secrets: prepared.secrets.clone(),
         report: reporter(plan, prepared, chosen.clone(), tell.clone(), start_permit.clone(), begun),
@@ -254,14 +261,14 @@ fn reporter(
     prepared: &Prepared,
     chosen: Chosen,
     tell: Tell,
-    start_permit: Arc<Once<StartPermit>>,
+    start_permit: Arc<TakeOnce<StartPermit>>,
     begun: Instant,
 ) -> Arc<dyn Fn(Report) + Send + Sync> {
-    let (metrics, entry) = (plan.instance.metrics.clone(), plan.entry.clone());
-    let happenings = plan.instance.happenings.clone();
+    let (metrics, entry) = (plan.env().metrics.clone(), plan.entry.clone());
+    let happenings = plan.env().happenings.clone();
     let progress = prepared.progress.clone();
-    let installed = plan.instance.installed.clone();
-    let (imported, instance) = (prepared.imported.clone(), plan.instance.clone());
+    let installed = plan.env().installed.clone();
+    let (imported, env) = (prepared.imported.clone(), plan.env().clone());
     Arc::new(move |report| {
         match &report {
             Report::Permissions(pending) => {
@@ -279,7 +286,7 @@ fn reporter(
                 let (installed, chosen) = (installed.clone(), chosen.clone());
                 tokio::task::spawn_blocking(move || installed.worked(&chosen));
                 if let Some(mut imported) = imported.clone() {
-                    imported.program.take().into_iter().for_each(|it| instance.import_ability.accepted(it));
+                    imported.program.take().into_iter().for_each(|it| env.import_ability.accepted(it));
                     tell(ChildNews::Imported(imported));
                 }
             }
@@ -301,33 +308,34 @@ fn reporter(
 }
 
 fn start(plan: &Plan, prepared: &Prepared, chosen: &Chosen) -> Result<Box<Contained>, StartFailure> {
-    let Plan { instance, workspace, generation, entry, .. } = plan;
+    let Plan { workspace, generation, entry, .. } = plan;
+    let env = plan.env();
     let dirs = workspace.dirs();
-    let command = instance.adapter.command(&LaunchPlan {
-        cli: &instance.config.cli,
+    let command = env.adapter.command(&LaunchPlan {
+        cli: &env.config.cli,
         dirs,
         session_id: &prepared.cli_session_id,
         opening: prepared.opening,
         model: prepared.model.as_deref(),
         bound: &prepared.bound,
-        mcp_timeout: instance.config.mcp.connect_timeout,
-        asks_permission: instance.config.permissions.policy != PermissionPolicy::Deny,
+        mcp_timeout: env.config.mcp.connect_timeout,
+        asks_permission: env.config.permissions.policy != PermissionPolicy::Deny,
     });
     let program = &chosen.found;
     let mut args = program.first_args.clone();
     args.extend(command.args);
-    let env = environment(instance, entry, dirs, command.env, command.decided_env, prepared);
+    let variables = environment(env, entry, dirs, command.env, command.decided_env, prepared);
     let again = if chosen.is_fallback { "-again" } else { "" };
     let name = format!("{}-{}{again}", entry.key.hash(), generation.0);
     let launch = Launch {
         program: &program.path,
         args: &args,
-        env: &env,
+        env: &variables,
         cwd: &dirs.work,
-        limits: &limits_of(&instance.config.limits),
-        cgroup: instance.cgroups.as_ref().map(|base| base.child_dir(&format!("{name}-{}", prepared.attempt))),
+        limits: &limits_of(&env.config.limits),
+        cgroup: env.cgroups.base().map(|base| base.child_dir(&format!("{name}-{}", prepared.attempt))),
     };
-    child::spawn(&instance.shim, &launch)
+    child::spawn(&env.shim, &launch)
         .map_err(|error| StartFailure::Spawn { reason: error.reason(), message: error.to_string() })
 }
 
@@ -344,26 +352,26 @@ fn limits_of(config: &crate::config::Limits) -> Limits {
 
 /// The child's whole environment. Later entries win.
 fn environment(
-    instance: &Instance,
+    env: &Env,
     entry: &Entry,
     dirs: &crate::adapter::Dirs,
     of_adapter: Vec<(OsString, OsString)>,
     decided: Vec<(OsString, OsString)>,
     prepared: &Prepared,
 ) -> Vec<(OsString, OsString)> {
-    let cli = &instance.config.cli;
+    let cli = &env.config.cli;
     let passed = cli.env_pass.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
     let configured = cli.env.iter().map(|(name, value)| (name.into(), value.into()));
     let own = [
         ("HOME".into(), dirs.home.clone().into_os_string()),
         ("TMPDIR".into(), dirs.tmp.clone().into_os_string()),
-        (instance.marker.name.into(), instance.marker.value.clone().into()),
+        (env.marker.name.into(), env.marker.value.clone().into()),
         ("PILOTLIGHT_SESSION".into(), entry.key.hash().as_str().into()),
     ];
     let given = passed.chain(of_adapter).chain(configured).chain(prepared.variables.iter());
     let given = given.filter_map(|(name, value)| {
         let value = match prepared.own_credentials {
-            true => instance.adapter.beside_own_credentials(&name, value)?,
+            true => env.adapter.beside_own_credentials(&name, value)?,
             false => value,
         };
         Some((name, value))
@@ -372,22 +380,20 @@ fn environment(
 }
 
 fn not_started(plan: &Plan, failure: StartFailure) -> Gone {
-    plan.instance.metrics.spawned(Some(failure.reason()));
+    plan.env().metrics.spawned(Some(failure.reason()));
     plan.note(What::NotStarted { reason: failure.reason() });
     tracing::warn!(session = %plan.entry.key.hash(), reason = failure.reason(), "the CLI did not start");
     let why = match shortage(&failure) {
         // No fault of the CLI, and nothing that a pause of this session would mend.
         Some(short_of) => {
-            plan.instance.metrics.admission_rejected(short_of);
+            plan.env().metrics.admission_rejected(short_of);
             Departure::NotAdmitted(TurnError::Overloaded {
                 reason: "the host has no room for another process or open file",
                 retry_after: SHORTAGE_PAUSE,
             })
         }
         // Nor here: it stays refused until an operator does something.
-        None if failure.reason() == versions::UNJUDGED => {
-            Departure::NotAdmitted(TurnError::NotStarted(failure))
-        }
+        None if failure.reason() == UNJUDGED => Departure::NotAdmitted(TurnError::NotStarted(failure)),
         None => Departure::NotStarted(failure),
     };
     Gone::before_ready(why)
@@ -408,7 +414,7 @@ const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the end of every child leaves in the figures.
 fn note_end(plan: &Plan, departed: &Departed) {
-    let metrics = &plan.instance.metrics;
+    let metrics = &plan.env().metrics;
     if let Some(ended) = &departed.ended {
         match ended.sweep {
             Sweep::Done(swept) => {
@@ -426,13 +432,13 @@ fn note_end(plan: &Plan, departed: &Departed) {
 }
 
 fn conclude(plan: &Plan, departed: Departed, oom_before: OomKills) -> Gone {
-    let metrics = &plan.instance.metrics;
+    let metrics = &plan.env().metrics;
     let killed_by_us = departed.forced;
     let ending = departed
         .exit
         .map_or(Ending::Unknown, |exit| Ending::classify(exit, killed_by_us, oom_before, OomKills::now()));
     let reason = match departed.verdict {
-        _ if departed.asked && plan.instance.is_draining() => ExitReason::Drain,
+        _ if departed.asked && plan.sessions.is_draining() => ExitReason::Drain,
         _ if departed.asked => ExitReason::Evicted,
         Some(Verdict::Hung | Verdict::NeverReady) => ExitReason::Hang,
         Some(Verdict::Protocol(_)) => ExitReason::Protocol,
@@ -465,9 +471,9 @@ fn conclude(plan: &Plan, departed: Departed, oom_before: OomKills) -> Gone {
     let was_ready = departed.ready;
     let why = match departed.verdict {
         _ if departed.asked => Departure::Asked,
-        Some(Verdict::NeverReady) => Departure::NotStarted(StartFailure::NeverReady {
-            limit: plan.instance.config.session.spawn_timeout,
-        }),
+        Some(Verdict::NeverReady) => {
+            Departure::NotStarted(StartFailure::NeverReady { limit: plan.env().config.session.spawn_timeout })
+        }
         Some(Verdict::MemoryLimit(_)) if was_ready => Departure::Outgrown,
         _ if was_ready => Departure::Crashed(early(&cause, &departed.stderr)),
         _ => Departure::NotStarted(early(&cause, &departed.stderr)),
@@ -499,7 +505,7 @@ fn early(exit: &str, stderr: &str) -> StartFailure {
 /// Gives back a turn of which nothing has come out, for one more try; else tells its reader that it is lost.
 fn retry_or_lose(plan: &Plan, mut running: Box<Running>, asked: bool, loss: Loss) -> Option<Box<TurnJob>> {
     let reader_waits = running.job.sender.as_ref().is_some_and(|sender| !sender.is_closed());
-    let may_retry = plan.instance.config.restart.retry_turn && running.job.retries == 0;
+    let may_retry = plan.env().config.restart.retry_turn && running.job.retries == 0;
     if may_retry && !asked && !running.produced && reader_waits && running.interrupted_until.is_none() {
         running.job.retries += 1;
         running.job.start = FirstOutput::Cold;
