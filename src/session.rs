@@ -10,10 +10,13 @@ use crate::model::SessionState;
 use crate::telemetry::events::Exit;
 
 mod actor;
+mod child_events;
 mod child_task;
+mod conclude;
 pub(crate) mod import;
 pub(crate) mod instance;
 pub(crate) mod known;
+mod launch;
 pub(crate) mod message;
 mod opening;
 mod quota;
