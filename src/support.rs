@@ -3,3 +3,4 @@
 pub(crate) mod keyed_locks;
 pub(crate) mod open_files;
 pub(crate) mod secret_file;
+pub(crate) mod take_once;

@@ -10,8 +10,8 @@ use super::host;
 use super::running::{Running, TurnJob};
 use super::spawn::Sweep;
 use crate::adapter::Refusal;
-pub(crate) use crate::shim::report::Exit;
 use crate::telemetry::metrics::{ExitReason, RestartCause};
+pub(crate) use pilotlight_shim::report::Exit;
 
 /// The kernel's way to end a process.
 const SIGKILL: i32 = 9;

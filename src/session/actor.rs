@@ -25,8 +25,8 @@ use crate::child::{Answer, ChildEvent, Port, TurnJob, TurnReport};
 use crate::error::TurnError;
 use crate::model::ids::{Generation, SessionKey, TurnId};
 use crate::model::{PermissionError, SessionState};
-use crate::session::instance::Instance;
 use crate::session::registry::{Board, Entry};
+use crate::session::sessions::Sessions;
 use crate::telemetry::events::What;
 use crate::telemetry::metrics::{ContextLost, EvictionReason, RestartCause};
 use crate::turn::{Earlier, FirstLine, wake};
@@ -38,14 +38,14 @@ const SAVE_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) struct SessionActor;
 
 pub(crate) struct SessionArgs {
-    pub(crate) instance: Arc<Instance>,
+    pub(crate) sessions: Arc<Sessions>,
     pub(crate) workspace: Workspace,
     pub(crate) record: Record,
     pub(crate) key: SessionKey,
 }
 
 pub(crate) struct SessionActorState {
-    instance: Arc<Instance>,
+    sessions: Arc<Sessions>,
     workspace: Workspace,
     record: Record,
     entry: Arc<Entry>,
@@ -100,7 +100,7 @@ impl Actor for SessionActor {
         args: SessionArgs,
     ) -> Result<SessionActorState, ActorProcessingErr> {
         // One may run, and `turn_queue` wait behind it.
-        let turn_limit = args.instance.config.session.turn_queue + 1;
+        let turn_limit = args.sessions.env.config.session.turn_queue + 1;
         let entry = Arc::new(Entry::new(
             args.key,
             args.workspace.clone(),
@@ -108,12 +108,12 @@ impl Actor for SessionActor {
             turn_limit,
             first_board(&args.record),
         ));
-        args.instance.registry.insert(entry.clone());
-        args.instance.metrics.session_moved(None, Some(SessionState::Dormant));
+        args.sessions.registry.insert(entry.clone());
+        args.sessions.env.metrics.session_moved(None, Some(SessionState::Dormant));
         let fingerprint = args.record.bound.fingerprint();
         Ok(SessionActorState {
             machine: Machine::new(args.record.generation(), fingerprint, has_context(&args.record)),
-            instance: args.instance,
+            sessions: args.sessions,
             workspace: args.workspace,
             record: args.record,
             entry,
@@ -234,7 +234,7 @@ impl SessionActorState {
         // A turn before it that still waits may change them first.
         let before = self.machine.last_wanted();
         let before = before.and_then(|fingerprint| self.bounds.get(&fingerprint));
-        let model_without = self.record.model_without(&self.instance.config.cli);
+        let model_without = self.record.model_without(&self.sessions.env.config.cli);
         let bound = before.unwrap_or(&self.record.bound).with(wanted, model_without);
         let fingerprint = bound.fingerprint();
         self.bounds.insert(fingerprint, bound);
@@ -243,8 +243,8 @@ impl SessionActorState {
 
     fn feed(&mut self, myself: &ActorRef<SessionMessage>, input: Input) {
         let jitter = fastrand::f64();
-        let instance = self.instance.clone();
-        let effects = self.machine.next(input, Instant::now(), jitter, &instance.config.restart);
+        let env = self.sessions.env.clone();
+        let effects = self.machine.next(input, Instant::now(), jitter, &env.config.restart);
         // Whoever is answered below may look at once.
         self.publish();
         for effect in effects {
@@ -295,7 +295,7 @@ impl SessionActorState {
                 }
             }
             Effect::CircuitOpened => {
-                self.instance.metrics.crash_loop();
+                self.sessions.env.metrics.crash_loop();
                 self.note(What::Paused);
                 tracing::warn!(session = %self.entry.key.hash(), "the CLI failed repeatedly; the session pauses");
             }
@@ -315,7 +315,7 @@ impl SessionActorState {
         self.bounds.retain(|_, _| !self.waiting.is_empty());
         if restart {
             self.record.restarts = self.record.restarts.saturating_add(1);
-            self.instance.metrics.restarted(self.restart_cause);
+            self.sessions.env.metrics.restarted(self.restart_cause);
             self.note(What::Restarted { cause: self.restart_cause.as_str() });
         }
         self.record.generation = generation.0;
@@ -324,7 +324,7 @@ impl SessionActorState {
         self.child =
             Some(ChildLink { generation, port: None, stop: stop.clone(), since: Instant::now(), pid: None });
         let plan = Plan {
-            instance: self.instance.clone(),
+            sessions: self.sessions.clone(),
             entry: self.entry.clone(),
             workspace: self.workspace.clone(),
             generation,
@@ -332,7 +332,7 @@ impl SessionActorState {
         };
         let mailbox = Mailbox::new(myself.clone(), generation);
         let task = child_task::run(plan, Box::new(self.record.clone()), stop, mailbox);
-        self.instance.spawn(task);
+        self.sessions.env.tasks.spawn(task);
         self.save_now();
     }
 
@@ -414,7 +414,7 @@ impl SessionActorState {
                 tracing::warn!(session = %self.entry.key.hash(), loss = loss.as_str(), "part of a conversation is lost");
                 if self.record.untold_loss != Some(loss) {
                     // Found again by every start until a turn is told; it is one loss.
-                    self.instance.metrics.context_lost(loss);
+                    self.sessions.env.metrics.context_lost(loss);
                     self.note(What::ContextLost { kind: loss.as_str() });
                 }
                 self.record.untold_loss = Some(loss);
@@ -458,7 +458,7 @@ impl SessionActorState {
         match event {
             ChildEvent::Ready => {
                 if let Some(crashed_at) = self.crashed_at.take() {
-                    self.instance.metrics.recovered(crashed_at.elapsed());
+                    self.sessions.env.metrics.recovered(crashed_at.elapsed());
                 }
                 if !self.warm_waiters.is_empty() {
                     self.touch();
@@ -542,12 +542,12 @@ impl SessionActorState {
         if ended.was_ready
             && let Some(link) = link
         {
-            self.instance.metrics.session_ended(link.since.elapsed());
+            self.sessions.env.metrics.session_ended(link.since.elapsed());
         }
         let eviction = self.eviction.take();
         if ended.was_requested() {
             if let Some(reason) = eviction {
-                self.instance.metrics.evicted(reason);
+                self.sessions.env.metrics.evicted(reason);
                 self.note(What::Evicted { reason: reason.as_str() });
                 tracing::info!(session = %entry.key.hash(), reason = reason.as_str(), "evicted");
             }
@@ -581,7 +581,7 @@ impl SessionActorState {
         self.retiring = true;
         let (save, myself) = (self.next_save(Durability::Disk), myself.clone());
         let number = self.saves;
-        self.instance.spawn(async move {
+        self.sessions.env.tasks.spawn(async move {
             save.await;
             drop(myself.cast(SessionMessage::Written(number)));
         });
@@ -593,7 +593,7 @@ impl SessionActorState {
         // Every save that is under way holds the writer.
         let is_last = written == self.saves && Arc::strong_count(&self.entry.writer) == 1;
         let may_leave = is_last && self.machine.is_at_rest(Instant::now());
-        if may_leave && self.instance.registry.forget_unused(&self.entry) {
+        if may_leave && self.sessions.registry.forget_unused(&self.entry) {
             myself.stop(None);
         }
     }
@@ -601,7 +601,7 @@ impl SessionActorState {
     // ---- What others see ----
 
     fn note(&self, what: What) {
-        self.instance.happenings.note(&self.entry.key, what);
+        self.sessions.env.happenings.note(&self.entry.key, what);
     }
 
     /// Notes that the session is used.
@@ -613,7 +613,7 @@ impl SessionActorState {
     fn publish(&mut self) {
         let state = self.machine.public_state();
         if state != self.shown {
-            self.instance.metrics.session_moved(Some(self.shown), Some(state));
+            self.sessions.env.metrics.session_moved(Some(self.shown), Some(state));
             self.shown = state;
         }
         let queue_depth = self.machine.queue_depth();
@@ -653,7 +653,7 @@ impl SessionActorState {
     /// Writes the record in the background.
     fn save(&mut self, durability: Durability) {
         let save = self.next_save(durability);
-        self.instance.spawn(save);
+        self.sessions.env.tasks.spawn(save);
     }
 
     fn next_save(&mut self, durability: Durability) -> impl Future<Output = ()> + Send + use<> {
@@ -669,7 +669,7 @@ impl SessionActorState {
 
 impl Drop for SessionActorState {
     fn drop(&mut self) {
-        self.instance.metrics.session_moved(Some(self.shown), None);
+        self.sessions.env.metrics.session_moved(Some(self.shown), None);
     }
 }
 

@@ -18,7 +18,7 @@ use crate::admission::StartPermit;
 use crate::child::{ChildEvent, OnChildEvent, Port};
 use crate::installation::versions::Chosen;
 use crate::model::ids::Generation;
-use crate::session::instance::Once;
+use crate::support::take_once::TakeOnce;
 use crate::telemetry::events::What;
 use crate::telemetry::metrics::ContextLost;
 
@@ -74,7 +74,7 @@ pub(super) struct ChildEvents {
     mailbox: Mailbox,
     chosen: Chosen,
     begun: Instant,
-    start_permit: Arc<Once<StartPermit>>,
+    start_permit: Arc<TakeOnce<StartPermit>>,
     progress: Option<Arc<ProgressFile>>,
     imported: Option<Imported>,
 }
@@ -85,7 +85,7 @@ impl ChildEvents {
         prepared: &Prepared,
         chosen: &Chosen,
         mailbox: &Mailbox,
-        start_permit: &Arc<Once<StartPermit>>,
+        start_permit: &Arc<TakeOnce<StartPermit>>,
         begun: Instant,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -100,16 +100,16 @@ impl ChildEvents {
     }
 
     fn ready(&self) {
-        let instance = &self.plan.instance;
+        let env = self.plan.env();
         let took = self.begun.elapsed();
-        instance.metrics.spawned(None);
-        instance.metrics.spawn_ready(took);
+        env.metrics.spawned(None);
+        env.metrics.spawn_ready(took);
         self.plan.note(What::Ready { took });
         // Writes when it is another than before.
-        let (installed, chosen) = (instance.installed.clone(), self.chosen.clone());
+        let (installed, chosen) = (env.installed.clone(), self.chosen.clone());
         tokio::task::spawn_blocking(move || installed.worked(&chosen));
         if let Some(mut imported) = self.imported.clone() {
-            imported.program.take().into_iter().for_each(|it| instance.import_ability.accepted(it));
+            imported.program.take().into_iter().for_each(|it| env.import_ability.accepted(it));
             self.mailbox.send(LifecycleEvent::Imported(imported));
         }
     }

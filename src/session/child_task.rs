@@ -22,11 +22,14 @@ use crate::adapter::Refusal;
 use crate::admission::StartPermit;
 use crate::child::{ChildExit, Driver, Setup, Sweep, UNKILLABLE};
 use crate::error::{StartFailure, TurnError};
-use crate::installation::versions::{self, Chosen};
+use crate::installation::versions::{Chosen, UNJUDGED};
 use crate::model::ids::Generation;
-use crate::session::instance::{Instance, Once, Slot};
+use crate::session::actor_refs::{IdleMessage, Room};
+use crate::session::env::Env;
+use crate::session::executable;
 use crate::session::registry::Entry;
-use crate::supervisor::{IdleMessage, Room};
+use crate::session::sessions::Sessions;
+use crate::support::take_once::TakeOnce;
 use crate::telemetry::events::{Exit, What};
 use crate::telemetry::metrics::{AdmissionRejected, StopHow};
 use crate::turn::wake;
@@ -35,7 +38,7 @@ use crate::workspace::Workspace;
 /// What is wanted.
 #[derive(Clone)]
 pub(crate) struct Plan {
-    pub(crate) instance: Arc<Instance>,
+    pub(crate) sessions: Arc<Sessions>,
     pub(crate) entry: Arc<Entry>,
     pub(crate) workspace: Workspace,
     pub(crate) generation: Generation,
@@ -44,8 +47,12 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    pub(super) fn env(&self) -> &Arc<Env> {
+        &self.sessions.env
+    }
+
     pub(super) fn note(&self, what: What) {
-        self.instance.happenings.note(&self.entry.key, what);
+        self.env().happenings.note(&self.entry.key, what);
     }
 }
 
@@ -75,7 +82,7 @@ impl Drop for ExitGuard {
 /// See the module. `stop` asks the child to go. Dropping the future kills the child's tree.
 pub(crate) async fn run(plan: Plan, record: Box<Record>, stop: CancellationToken, mailbox: Mailbox) {
     let guard = ExitGuard { mailbox, sent: false };
-    let _slot = Slot::of(&plan.instance, &plan.entry.key.hash()).await;
+    let _slot = plan.sessions.slots.acquire(&plan.entry.hash).await;
     let conclusion = live(&plan, record, &stop, &guard.mailbox).await;
     guard.send(conclusion);
 }
@@ -84,9 +91,9 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, mailbo
     if let Err(error) = opening::clear(plan).await {
         return Conclusion::without_child(ExitKind::NotAdmitted(TurnError::Storage(error.to_string())));
     }
-    let admission = &plan.instance.admission;
+    let admission = &plan.sessions.admission;
     if admission.is_full() {
-        plan.instance.helpers.tell_evictor(IdleMessage::MakeRoom(Room::Children(
+        plan.sessions.actor_refs.cast_evictor(IdleMessage::MakeRoom(Room::Children(
             admission.wishes(Some(plan.entry.key.user())),
         )));
     }
@@ -98,7 +105,7 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, mailbo
         Ok(permits) => permits,
         Err(error) => return Conclusion::without_child(ExitKind::NotAdmitted(error)),
     };
-    let start_permit = Arc::new(Once::new(start_permit));
+    let start_permit = Arc::new(TakeOnce::new(start_permit));
     let mut prepared = match opening::prepare(plan, record).await {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -108,7 +115,7 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, mailbo
     // The CLI may disagree about the conversation: then the other way once, then a new conversation.
     while prepared.attempt < opening::MOST_ATTEMPTS {
         prepared.send_news(mailbox);
-        let chosen = match versions::choose(&plan.instance).await {
+        let chosen = match executable::choose(plan.env()).await {
             Ok(chosen) => chosen,
             Err(failure) => return not_started(plan, failure),
         };
@@ -131,11 +138,11 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, mailbo
 
 /// The CLI has failed before it was ready. Whether there is another version to be tried.
 async fn give_way(plan: &Plan, chosen: &Chosen, stop: &CancellationToken) -> bool {
-    if plan.instance.is_trial() {
-        return plan.instance.installed.failed(chosen);
+    if plan.env().is_trial() {
+        return plan.env().installed.failed(chosen);
     }
     tokio::select! {
-        is_there = versions::failed_in_session(&plan.instance, chosen) => is_there,
+        is_there = executable::failed_in_session(plan.env(), chosen) => is_there,
         () = stop.cancelled() => false,
     }
 }
@@ -147,15 +154,15 @@ async fn one_child(
     chosen: &Chosen,
     stop: &CancellationToken,
     mailbox: &Mailbox,
-    start_permit: &Arc<Once<StartPermit>>,
+    start_permit: &Arc<TakeOnce<StartPermit>>,
 ) -> Result<Conclusion, Refusal> {
-    let metrics = &plan.instance.metrics;
+    let metrics = &plan.env().metrics;
     let begun = Instant::now();
     let mut child = match launch::start(plan, prepared, chosen) {
         Ok(child) => child,
         Err(failure) => return Ok(not_started(plan, failure)),
     };
-    let limit = plan.instance.config.session.spawn_timeout;
+    let limit = plan.env().config.session.spawn_timeout;
     let pid = match timeout(limit, child.shim.started()).await {
         Ok(Ok(pid)) => pid,
         Ok(Err(error)) => {
@@ -170,12 +177,12 @@ async fn one_child(
         }
     };
     metrics.spawn_exec(begun.elapsed());
-    plan.instance.note_groups(!child.shim.is_ungrouped());
-    metrics.containment(plan.instance.rung());
+    plan.env().cgroups.set_usable(!child.shim.is_ungrouped());
+    metrics.containment(plan.env().cgroups.containment());
     let shim = child.shim.shim_pid();
     let setup = Setup {
-        adapter: plan.instance.adapter,
-        config: plan.instance.config.clone(),
+        adapter: plan.env().adapter,
+        config: plan.env().config.clone(),
         metrics: metrics.clone(),
         secrets: prepared.secrets.clone(),
         events: ChildEvents::new(plan, prepared, chosen, mailbox, start_permit, begun),
@@ -194,22 +201,20 @@ async fn one_child(
 }
 
 fn not_started(plan: &Plan, failure: StartFailure) -> Conclusion {
-    plan.instance.metrics.spawned(Some(failure.reason()));
+    plan.env().metrics.spawned(Some(failure.reason()));
     plan.note(What::NotStarted { reason: failure.reason() });
     tracing::warn!(session = %plan.entry.key.hash(), reason = failure.reason(), "the CLI did not start");
     let why = match shortage(&failure) {
         // No fault of the CLI, and nothing that a pause of this session would mend.
         Some(short_of) => {
-            plan.instance.metrics.admission_rejected(short_of);
+            plan.env().metrics.admission_rejected(short_of);
             ExitKind::NotAdmitted(TurnError::Overloaded {
                 reason: "the host has no room for another process or open file",
                 retry_after: SHORTAGE_PAUSE,
             })
         }
         // Nor here: it stays refused until an operator does something.
-        None if failure.reason() == versions::UNJUDGED => {
-            ExitKind::NotAdmitted(TurnError::NotStarted(failure))
-        }
+        None if failure.reason() == UNJUDGED => ExitKind::NotAdmitted(TurnError::NotStarted(failure)),
         None => ExitKind::NotStarted(failure),
     };
     Conclusion::without_child(why)
@@ -230,7 +235,7 @@ const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Records the end of the tree and the duration of the stop.
 fn record_stop(plan: &Plan, exit: &ChildExit) {
-    let metrics = &plan.instance.metrics;
+    let metrics = &plan.env().metrics;
     match exit.sweep {
         Some(Sweep::Done(swept)) => {
             metrics.leftovers_killed(swept.rung.as_str(), swept.killed);
@@ -247,9 +252,9 @@ fn record_stop(plan: &Plan, exit: &ChildExit) {
 
 /// Concludes from the end, records it and ends a turn that is lost.
 fn conclude_and_record(plan: &Plan, exit: ChildExit) -> Conclusion {
-    let (metrics, config) = (&plan.instance.metrics, &plan.instance.config);
+    let (metrics, config) = (&plan.env().metrics, &plan.env().config);
     let rules = Rules {
-        draining: plan.instance.is_draining(),
+        draining: plan.sessions.is_draining(),
         retry_turn: config.restart.retry_turn,
         spawn_timeout: config.session.spawn_timeout,
     };

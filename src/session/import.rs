@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::error::TurnError;
 use crate::model::ids::{TurnId, UserId};
-use crate::session::instance::Instance;
+use crate::session::env::Env;
 use crate::turn::{Conversation, FirstLine};
 
 /// What a child is started with, if its conversation turns out to have no context.
@@ -115,10 +115,10 @@ impl Evidence {
 }
 
 /// The line of the prompt that follows a history, within the limit of all prompts. Blocks for megabytes.
-pub(crate) fn first_line(instance: &Instance, conversation: &Conversation, imported: bool) -> FirstLine {
+pub(crate) fn first_line(env: &Env, conversation: &Conversation, imported: bool) -> FirstLine {
     let Conversation { history, prompt } = conversation;
-    let line = instance.adapter.encode_first_turn(history, imported, prompt, &instance.config.cli)?;
-    line.map(|line| within(line, instance.config.session.prompt_limit)).transpose()
+    let line = env.adapter.encode_first_turn(history, imported, prompt, &env.config.cli)?;
+    line.map(|line| within(line, env.config.session.prompt_limit)).transpose()
 }
 
 /// The line, unless it is longer than `limit` bytes.

@@ -1,0 +1,17 @@
+//! A value that is taken once, by whichever side comes first.
+
+use std::sync::{Mutex, PoisonError};
+
+/// Cell whose value is taken at most once.
+#[derive(Debug)]
+pub(crate) struct TakeOnce<T>(Mutex<Option<T>>);
+
+impl<T> TakeOnce<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(Mutex::new(Some(value)))
+    }
+
+    pub(crate) fn take(&self) -> Option<T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
