@@ -5,7 +5,8 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 
-use super::dialogue::{Dialogue, Verdict};
+use super::dialogue::Dialogue;
+use super::exit::KillReason;
 use super::permissions::Answer;
 use super::running::TurnJob;
 use crate::model::ids::TurnId;
@@ -74,7 +75,7 @@ impl Port {
 
     /// The tree uses more memory than it may: ends it.
     pub(crate) fn outgrown(&self, limit: u64) {
-        self.tell(|dialogue| dialogue.condemn(Verdict::MemoryLimit(limit)));
+        self.tell(|dialogue| dialogue.declare_dead(KillReason::MemoryLimit(limit)));
     }
 
     /// A tool may run, or not.

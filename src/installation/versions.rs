@@ -369,7 +369,7 @@ async fn ask(found: &Found, shim: &ShimProgram, home: &Path) -> Result<Answer, S
 
 /// The answer of a child that ends by itself. Dropped, the child is ended.
 async fn answer_of(child: Box<Contained>) -> Option<Answer> {
-    let Contained { input, output, mut stderr, mut shim } = *child;
+    let Contained { input, output, mut stderr, mut shim, .. } = *child;
     drop(input);
     let (mut kept, mut nowhere) = (Vec::new(), tokio::io::sink());
     let mut output = output.take(VERSION_BYTES);
