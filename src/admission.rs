@@ -10,7 +10,7 @@ pub(crate) mod room;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -21,6 +21,7 @@ use self::queue::{StartQueue, Ticket};
 use crate::config::Limits;
 use crate::error::TurnError;
 use crate::model::ids::UserId;
+use crate::support::lock::MutexExt;
 use crate::telemetry::metrics::{AdmissionRejected, Metrics};
 
 /// When to try again after a refusal: about as long as one start takes.
@@ -193,7 +194,7 @@ impl Admission {
 
     fn lock(&self) -> MutexGuard<'_, StartQueue<oneshot::Sender<Permits>>> {
         // The queue is only counted up and down under the lock: a panic elsewhere leaves it usable.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock_unpoisoned()
     }
 }
 

@@ -11,11 +11,14 @@ use crate::telemetry::events::Exit;
 
 mod actor;
 pub(crate) mod actor_refs;
+mod child_events;
 mod child_task;
+mod conclude;
 pub(crate) mod env;
 pub(crate) mod executable;
 pub(crate) mod import;
 pub(crate) mod known;
+mod launch;
 pub(crate) mod message;
 mod opening;
 mod quota;

@@ -14,7 +14,7 @@
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -25,8 +25,10 @@ use crate::adapter::Adapter;
 use crate::child::{Contained, Exit, Launch, Limits, ShimProgram, SpawnError, spawn};
 use crate::installation::program::Found;
 use crate::installation::trust;
+use crate::support::atomic_file::{self, Durability};
+use crate::support::lock::MutexExt;
 use crate::telemetry::metrics::Metrics;
-use crate::workspace::{Durability, read_own, records_dir, write_private};
+use crate::workspace::{read_own, records_dir};
 
 /// The file among the records.
 const RECORD: &str = "cli.json";
@@ -200,7 +202,7 @@ impl Installed {
             state.worked = Some(executable.clone());
         }
         let written = serde_json::to_vec(executable).map_err(std::io::Error::from).and_then(|content| {
-            write_private(&records_dir(&self.data_dir).join(RECORD), &content, Durability::Kernel)
+            atomic_file::replace(&records_dir(&self.data_dir).join(RECORD), &content, Durability::Kernel)
         });
         if let Err(error) = written {
             tracing::warn!(%error, "the executable of the CLI that works was not recorded");
@@ -306,7 +308,7 @@ impl Installed {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock_unpoisoned()
     }
 }
 
@@ -367,7 +369,7 @@ async fn ask(found: &Found, shim: &ShimProgram, home: &Path) -> Result<Answer, S
 
 /// The answer of a child that ends by itself. Dropped, the child is ended.
 async fn answer_of(child: Box<Contained>) -> Option<Answer> {
-    let Contained { input, output, mut stderr, mut shim } = *child;
+    let Contained { input, output, mut stderr, mut shim, .. } = *child;
     drop(input);
     let (mut kept, mut nowhere) = (Vec::new(), tokio::io::sink());
     let mut output = output.take(VERSION_BYTES);

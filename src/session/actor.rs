@@ -14,21 +14,24 @@ use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::child_task::{self, ChildNews, Plan, Started};
+use super::child_events::{LifecycleEvent, Mailbox, Started};
+use super::child_task::{self, Plan};
+use super::conclude::Conclusion;
 use super::import::{First, Offered};
 use super::message::{SessionMessage, Submission};
 use super::state::{Effect, Fingerprint, Input, Machine, Ticket};
 use super::store::{BoundRecord, Record};
-use crate::child::{Answer, Port, Report, TurnJob, TurnReport};
+use crate::child::{Answer, ChildEvent, Port, TurnJob, TurnReport};
 use crate::error::TurnError;
 use crate::model::ids::{Generation, SessionKey, TurnId};
 use crate::model::{PermissionError, SessionState};
 use crate::session::registry::{Board, Entry};
 use crate::session::sessions::Sessions;
+use crate::support::atomic_file::Durability;
 use crate::telemetry::events::What;
 use crate::telemetry::metrics::{ContextLost, EvictionReason, RestartCause};
 use crate::turn::{Earlier, FirstLine, wake};
-use crate::workspace::{Durability, Workspace};
+use crate::workspace::Workspace;
 
 /// Counters are written to disk at most so often; what matters for resuming is written at once.
 const SAVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -184,7 +187,10 @@ impl SessionActorState {
                 reply.send(()).ok();
             }
             SessionMessage::Answer(answer) => self.answer(answer),
-            SessionMessage::Child(generation, news) => self.child_news(myself, generation, news),
+            SessionMessage::Child(generation, event) => self.on_child_event(myself, generation, event),
+            SessionMessage::Lifecycle(generation, event) => {
+                self.on_lifecycle_event(myself, generation, event)
+            }
             SessionMessage::Wake => self.feed(myself, Input::Woken),
             SessionMessage::Save => {
                 self.save_scheduled = false;
@@ -325,12 +331,8 @@ impl SessionActorState {
             generation,
             offered: self.offered(),
         };
-        let tell = myself.clone();
-        let tell = Arc::new(move |news| {
-            // The actor may have failed; the child is stopped then, because its link is dropped.
-            drop(tell.cast(SessionMessage::Child(generation, news)));
-        });
-        let task = child_task::run(plan, Box::new(self.record.clone()), stop, tell);
+        let mailbox = Mailbox::new(myself.clone(), generation);
+        let task = child_task::run(plan, Box::new(self.record.clone()), stop, mailbox);
         self.sessions.env.tasks.spawn(task);
         self.save_now();
     }
@@ -398,13 +400,18 @@ impl SessionActorState {
         }
     }
 
-    fn child_news(&mut self, myself: &ActorRef<SessionMessage>, generation: Generation, news: ChildNews) {
+    fn on_lifecycle_event(
+        &mut self,
+        myself: &ActorRef<SessionMessage>,
+        generation: Generation,
+        event: LifecycleEvent,
+    ) {
         if generation != self.machine.generation() {
             return;
         }
-        match news {
-            ChildNews::Started(started, port) => self.started(started, port),
-            ChildNews::ContextLost(loss, gap) => {
+        match event {
+            LifecycleEvent::Started(started, port) => self.started(started, port),
+            LifecycleEvent::ContextLost(loss, gap) => {
                 tracing::warn!(session = %self.entry.key.hash(), loss = loss.as_str(), "part of a conversation is lost");
                 if self.record.untold_loss != Some(loss) {
                     // Found again by every start until a turn is told; it is one loss.
@@ -423,20 +430,34 @@ impl SessionActorState {
                 // Whoever comes after us has to tell it, if we do not come to it.
                 self.save_now();
             }
-            ChildNews::First(first) => self.first = Some(first),
-            ChildNews::Imported(imported) => {
+            LifecycleEvent::First(first) => self.first = Some(first),
+            LifecycleEvent::Imported(imported) => {
                 // From here on it can be lost like any other conversation.
                 self.record.context_turns = self.record.context_turns.max(1);
                 self.record.checkpoint = Some(imported.last);
                 self.machine.set_context(true);
                 self.save_now();
             }
-            ChildNews::NewConversation(cli_session_id) => {
+            LifecycleEvent::NewConversation(cli_session_id) => {
                 self.record.cli_session_id = cli_session_id;
                 self.record.chosen_model = None;
                 self.save_now();
             }
-            ChildNews::Report(Report::Ready) => {
+            LifecycleEvent::Ended(conclusion) => self.child_ended(myself, generation, *conclusion),
+        }
+    }
+
+    fn on_child_event(
+        &mut self,
+        myself: &ActorRef<SessionMessage>,
+        generation: Generation,
+        event: ChildEvent,
+    ) {
+        if generation != self.machine.generation() {
+            return;
+        }
+        match event {
+            ChildEvent::Ready => {
                 if let Some(crashed_at) = self.crashed_at.take() {
                     self.sessions.env.metrics.recovered(crashed_at.elapsed());
                 }
@@ -445,16 +466,16 @@ impl SessionActorState {
                 }
                 self.feed(myself, Input::Ready(generation));
             }
-            ChildNews::Report(Report::TurnEnded(ended)) => self.turn_ended(myself, generation, ended),
-            ChildNews::Report(Report::OwnTurn { cost_usd }) => {
+            ChildEvent::TurnEnded(ended) => self.turn_ended(myself, generation, ended),
+            ChildEvent::OwnTurn { cost_usd } => {
                 self.record.cost_usd += cost_usd;
                 self.save_soon(myself);
             }
-            ChildNews::Report(Report::Active(active)) => {
+            ChildEvent::Active(active) => {
                 self.touch();
                 self.feed(myself, Input::Active(generation, active));
             }
-            ChildNews::Report(Report::Model(model)) => {
+            ChildEvent::Model(model) => {
                 // The first one counts: a conversation is to end as it began.
                 if self.record.chosen_model.is_none() {
                     self.record.chosen_model = Some(model);
@@ -462,8 +483,7 @@ impl SessionActorState {
                 }
             }
             // Shown already, and nothing that changes what happens next.
-            ChildNews::Report(Report::Greeted | Report::Permissions(_)) => {}
-            ChildNews::Gone(gone) => self.gone(myself, generation, *gone),
+            ChildEvent::Greeted | ChildEvent::Permissions(_) => {}
         }
     }
 
@@ -512,7 +532,7 @@ impl SessionActorState {
         );
     }
 
-    fn gone(&mut self, myself: &ActorRef<SessionMessage>, generation: Generation, gone: child_task::Gone) {
+    fn child_ended(&mut self, myself: &ActorRef<SessionMessage>, generation: Generation, ended: Conclusion) {
         let entry = self.entry.clone();
         entry.set_tree(None);
         entry.with_board(|board| {
@@ -520,13 +540,13 @@ impl SessionActorState {
             board.active = false;
         });
         let link = self.child.take();
-        if gone.was_ready
+        if ended.was_ready
             && let Some(link) = link
         {
             self.sessions.env.metrics.session_ended(link.since.elapsed());
         }
         let eviction = self.eviction.take();
-        if gone.was_asked() {
+        if ended.was_requested() {
             if let Some(reason) = eviction {
                 self.sessions.env.metrics.evicted(reason);
                 self.note(What::Evicted { reason: reason.as_str() });
@@ -534,9 +554,9 @@ impl SessionActorState {
             }
         } else {
             self.crashed_at.get_or_insert_with(Instant::now);
-            self.restart_cause = gone.cause;
+            self.restart_cause = ended.restart;
         }
-        let retry = gone.retry.or(self.undelivered.take()).and_then(still_read).map(|job| {
+        let retry = ended.retry.or(self.undelivered.take()).and_then(still_read).map(|job| {
             let (turn, brings_history) = (job.turn, brings_history(&job));
             self.waiting.insert(turn, Box::new(Submission { job, bound: BoundRecord::default() }));
             Ticket { turn, fingerprint: None, brings_history }
@@ -546,7 +566,7 @@ impl SessionActorState {
             self.record.untold_loss = None;
         }
         self.save_now();
-        self.feed(myself, Input::Gone { generation, why: gone.why, retry });
+        self.feed(myself, Input::Exited { generation, kind: ended.kind, retry });
         if matches!(self.machine.public_state(), SessionState::Dormant | SessionState::Failed) {
             // Nothing is being recovered.
             self.crashed_at = None;

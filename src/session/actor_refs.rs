@@ -1,6 +1,6 @@
 //! Addresses of the supervisor and its two helper actors, and the messages that sessions send to them.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use ractor::ActorRef;
 use tokio::sync::{oneshot, watch};
@@ -10,6 +10,7 @@ use crate::admission::Wishes;
 use crate::error::TurnError;
 use crate::model::ids::SessionKey;
 use crate::session::Record;
+use crate::support::lock::MutexExt;
 
 /// Message to the supervisor.
 #[derive(Debug)]
@@ -83,11 +84,11 @@ impl ActorRefs {
     }
 
     pub(crate) fn set_evictor(&self, evictor: ActorRef<IdleMessage>) {
-        *lock(&self.evictor) = Some(evictor);
+        *self.evictor.lock_unpoisoned() = Some(evictor);
     }
 
     pub(crate) fn set_sampler(&self, sampler: ActorRef<SamplerMessage>) {
-        *lock(&self.sampler) = Some(sampler);
+        *self.sampler.lock_unpoisoned() = Some(sampler);
     }
 
     /// Waits for a running supervisor; `None` if the last one has ended.
@@ -101,7 +102,7 @@ impl ActorRefs {
 
     /// Sends to the idle evictor, if one runs.
     pub(crate) fn cast_evictor(&self, message: IdleMessage) {
-        if let Some(evictor) = lock(&self.evictor).as_ref() {
+        if let Some(evictor) = self.evictor.lock_unpoisoned().as_ref() {
             // A stopped evictor is replaced, and its successor looks by itself.
             evictor.cast(message).ok();
         }
@@ -110,14 +111,9 @@ impl ActorRefs {
     /// Sends to the metrics sampler, if one runs.
     #[cfg(feature = "failpoints")]
     pub(crate) fn cast_sampler(&self, message: SamplerMessage) {
-        if let Some(sampler) = lock(&self.sampler).as_ref() {
+        if let Some(sampler) = self.sampler.lock_unpoisoned().as_ref() {
             // A stopped sampler has nothing to fail.
             sampler.cast(message).ok();
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // They hold addresses: a panic elsewhere leaves them usable.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crate::error::TurnError;
 use crate::model::ids::{TurnId, UserId};
 use crate::session::env::Env;
+use crate::support::lock::MutexExt;
 use crate::turn::{Conversation, FirstLine};
 
 /// What a child is started with, if its conversation turns out to have no context.
@@ -95,7 +96,7 @@ impl Ability {
     }
 
     fn evidence(&self) -> MutexGuard<'_, Evidence> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock_unpoisoned()
     }
 }
 

@@ -11,7 +11,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::child_task::{ChildNews, Plan, Tell};
+use super::child_events::{LifecycleEvent, Mailbox};
+use super::child_task::Plan;
 use super::import::{First, Imported, Offered, ProgramFile, first_line};
 use super::known;
 use super::store::{ProgressFile, Record, new_cli_session_id};
@@ -225,16 +226,16 @@ fn import(
 }
 
 impl Prepared {
-    /// Says what the session does not know of its conversation, each thing once.
-    pub(super) fn tell(&mut self, tell: &Tell) {
+    /// Sends what the session does not know of its conversation, each thing once.
+    pub(super) fn send_news(&mut self, mailbox: &Mailbox) {
         if let Some(loss) = self.loss.take() {
-            tell(ChildNews::ContextLost(loss, self.gap.take()));
+            mailbox.send(LifecycleEvent::ContextLost(loss, self.gap.take()));
         }
         if std::mem::take(&mut self.is_new_id) {
-            tell(ChildNews::NewConversation(self.cli_session_id.clone()));
+            mailbox.send(LifecycleEvent::NewConversation(self.cli_session_id.clone()));
         }
         if let Some(first) = self.first.take() {
-            tell(ChildNews::First(first));
+            mailbox.send(LifecycleEvent::First(first));
         }
     }
 

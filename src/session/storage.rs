@@ -2,10 +2,11 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::session::sessions::Sessions;
+use crate::support::lock::MutexExt;
 use crate::telemetry::metrics::Metrics;
 use crate::workspace::try_writing;
 
@@ -22,7 +23,7 @@ pub(crate) struct Storage {
 impl Storage {
     /// Why nothing can be written; `None` if all is well. Names no path.
     pub(crate) fn problem(&self) -> Option<String> {
-        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.problem.lock_unpoisoned().clone()
     }
 
     /// Blocks.
@@ -34,7 +35,7 @@ impl Storage {
         metrics.set_data_dir_writable(tried.is_ok());
         let now = tried.err().map(|error| error.to_string());
         let before = {
-            let mut problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut problem = self.problem.lock_unpoisoned();
             std::mem::replace(&mut *problem, now.clone())
         };
         match (before, now) {

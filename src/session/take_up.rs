@@ -9,9 +9,10 @@ use super::store::{Record, Unreadable};
 use super::{known, quota};
 use crate::model::ids::SessionKey;
 use crate::session::sessions::Sessions;
+use crate::support::atomic_file::Durability;
 use crate::telemetry::events::What;
 use crate::telemetry::metrics::ContextLost;
-use crate::workspace::{Durability, RecordDir, Workspace, remove_any};
+use crate::workspace::{RecordDir, Workspace, remove_any};
 
 /// The session's record, if there is such a session.
 pub(crate) fn known(sessions: &Sessions, key: &SessionKey) -> io::Result<Option<Record>> {

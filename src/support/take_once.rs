@@ -1,6 +1,8 @@
 //! A value that is taken once, by whichever side comes first.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
+
+use crate::support::lock::MutexExt;
 
 /// Cell whose value is taken at most once.
 #[derive(Debug)]
@@ -12,6 +14,6 @@ impl<T> TakeOnce<T> {
     }
 
     pub(crate) fn take(&self) -> Option<T> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.lock_unpoisoned().take()
     }
 }

@@ -1,6 +1,6 @@
 //! The handle by which a session is used.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +24,7 @@ use crate::session::registry::{Entry, NotAdmitted};
 use crate::session::sessions::Sessions;
 use crate::session::store::{BoundRecord, Record};
 use crate::session::{SessionMessage, SessionStatus, known, take_up};
+use crate::support::lock::MutexExt;
 use crate::telemetry::events::What;
 use crate::telemetry::metrics::{AdmissionRejected, FirstOutput, TurnOutcome};
 use crate::turn::{Conversation, Earlier, Hold, Status, Turn, TurnOptions, TurnTrace, turn_channel};
@@ -328,7 +329,7 @@ impl Session {
         blocking(move || {
             workspace.create()?;
             // Compared and written by one request after the other, or the older token could win.
-            let _one_at_a_time = sessions.credentials.lock().unwrap_or_else(PoisonError::into_inner);
+            let _one_at_a_time = sessions.credentials.lock_unpoisoned();
             workspace
                 .write_credentials(sessions.env.adapter, &sessions.env.config.cli, &credentials)
                 .map(drop)
