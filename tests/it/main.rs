@@ -26,4 +26,5 @@ mod readme;
 mod security;
 mod shim;
 mod sim;
+mod sources;
 mod traps;
