@@ -31,7 +31,6 @@ mod dialect;
 mod error;
 mod exporter;
 pub mod exposure;
-mod figures;
 mod files;
 mod folder;
 mod happenings;
@@ -40,6 +39,7 @@ mod identity;
 pub mod keys;
 mod limits;
 mod mcp;
+mod metric_labels;
 mod models;
 mod openapi;
 mod page;
@@ -181,7 +181,7 @@ impl Server {
         let feed = happenings::Feed::new(limits.heartbeat, closing.gracefully.clone());
         let idempotency = Idempotency::new(tasks.clone(), closing.clone());
         let app = Arc::new(App::new(pilot, exporter.clone(), replays, idempotency, feed).await);
-        let crowded = router::crowded(exporter.figures().clone());
+        let crowded = router::crowded(exporter.metrics().clone());
         let accept = |listener, router, most| {
             let entrance = Entrance {
                 router,

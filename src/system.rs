@@ -29,7 +29,7 @@ use crate::session::instance::{Instance, Marker, Once};
 use crate::session::storage;
 use crate::session::{OnDisk, SessionMessage, SessionStatus, on_disk};
 use crate::supervisor::{self, SupervisorMessage};
-use crate::telemetry::events::Happenings;
+use crate::telemetry::events::EventStream;
 use crate::telemetry::metrics::Metrics;
 use crate::workspace::user_env::UserEnv;
 use crate::workspace::{self, DataDirLock};
@@ -242,10 +242,10 @@ impl Pilotlight {
         Ok((known, truncated))
     }
 
-    /// Follows what happens in all sessions: first what is still known (the last few hundred), then what comes.
+    /// Subscribes to the events of all sessions, beginning with the oldest in the log (the last few hundred).
     #[must_use]
-    pub fn happenings(&self) -> Happenings {
-        Happenings::of(self.instance().happenings.clone())
+    pub fn events(&self) -> EventStream {
+        EventStream::of(self.instance().events.clone())
     }
 
     /// Whether a turn of a new user would be taken now.

@@ -19,7 +19,7 @@ use super::auth::Gate;
 use super::caller::{Caller, REQUEST_ID_HEADER, request_id};
 use super::error::{ApiError, ErrorForm};
 use super::{
-    cors, figures, happenings, models, openapi, page, revoked, service, sessions, stats, trace, turns,
+    cors, happenings, metric_labels, models, openapi, page, revoked, service, sessions, stats, trace, turns,
 };
 use crate::telemetry::metrics::{HttpLimit, HttpMetrics};
 
@@ -78,7 +78,7 @@ async fn count_preflight(State(app): State<Arc<App>>, request: Request, next: Ne
     let begin = Instant::now();
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let response = next.run(request).await;
-    count(app.exporter().figures(), path.as_deref(), response.status(), None, begin.elapsed());
+    count(app.exporter().metrics(), path.as_deref(), response.status(), None, begin.elapsed());
     response
 }
 
@@ -89,9 +89,9 @@ pub(super) fn admin(app: Arc<App>, gate: Gate) -> Router {
 
 /// For connections beyond the limit: that they are, and that the process lives, for a prober must not take a crowd for a
 /// death.
-pub(super) fn crowded(figures: Arc<HttpMetrics>) -> Router {
-    async fn refuse(State(figures): State<Arc<HttpMetrics>>, uri: Uri, headers: HeaderMap) -> Response {
-        figures.limited(HttpLimit::Connections);
+pub(super) fn crowded(metrics: Arc<HttpMetrics>) -> Router {
+    async fn refuse(State(metrics): State<Arc<HttpMetrics>>, uri: Uri, headers: HeaderMap) -> Response {
+        metrics.limited(HttpLimit::Connections);
         let message = "as many connections are open as may be (http.max_connections)";
         let id = request_id(&headers);
         let form = error_form(uri.path(), &headers);
@@ -109,7 +109,7 @@ pub(super) fn crowded(figures: Arc<HttpMetrics>) -> Router {
         .route("/livez", get(service::livez))
         .fallback(refuse)
         .layer(map_response(leave))
-        .with_state(figures)
+        .with_state(metrics)
 }
 
 /// What both have.
@@ -180,7 +180,7 @@ async fn around(State((app, gate)): State<(Arc<App>, Gate)>, mut request: Reques
         response = revoked::watched(response, revoked, form, is_turn_stream);
     }
     let code = response.extensions().get::<ApiError>().map(ApiError::code);
-    count(app.exporter().figures(), path.as_deref(), response.status(), code, begin.elapsed());
+    count(app.exporter().metrics(), path.as_deref(), response.status(), code, begin.elapsed());
     if let (Some(code), true, false) = (code, is_let_in, is_of_turn) {
         // Those who are not let in are counted and not logged: a stranger must not fill the log.
         tracing::info!(request_id = id, code, status = response.status().as_u16(), "request refused");
@@ -200,7 +200,7 @@ pub(super) fn with_request_id(headers: &mut HeaderMap, id: &str) {
     }
 }
 
-/// One more answer, in the figures.
+/// One more answer, in the metrics.
 fn count(
     counted: &HttpMetrics,
     path: Option<&str>,
@@ -208,12 +208,12 @@ fn count(
     code: Option<&'static str>,
     took: Duration,
 ) {
-    counted.answered(figures::route(path), figures::class(status), took);
+    counted.answered(metric_labels::route(path), metric_labels::class(status), took);
     let Some(code) = code else { return };
-    if let Some(why) = figures::auth_failure(code, status) {
+    if let Some(why) = metric_labels::auth_failure(code, status) {
         counted.auth_failed(why);
     }
-    if let Some(what) = figures::limit(code) {
+    if let Some(what) = metric_labels::limit(code) {
         counted.limited(what);
     }
 }

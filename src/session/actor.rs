@@ -25,7 +25,7 @@ use crate::model::ids::{Generation, SessionKey, TurnId};
 use crate::model::{PermissionError, SessionState};
 use crate::session::instance::Instance;
 use crate::session::registry::{Board, Entry};
-use crate::telemetry::events::What;
+use crate::telemetry::events::EventKind;
 use crate::telemetry::metrics::{ContextLost, EvictionReason, RestartCause};
 use crate::turn::{Earlier, FirstLine, wake};
 use crate::workspace::{Durability, Workspace};
@@ -291,7 +291,7 @@ impl SessionActorState {
             }
             Effect::CircuitOpened => {
                 self.instance.metrics.crash_loop();
-                self.note(What::Paused);
+                self.record(EventKind::Paused);
                 tracing::warn!(session = %self.entry.key.hash(), "the CLI failed repeatedly; the session pauses");
             }
         }
@@ -311,7 +311,7 @@ impl SessionActorState {
         if restart {
             self.record.restarts = self.record.restarts.saturating_add(1);
             self.instance.metrics.restarted(self.restart_cause);
-            self.note(What::Restarted { cause: self.restart_cause.as_str() });
+            self.record(EventKind::Restarted { cause: self.restart_cause.as_str() });
         }
         self.record.generation = generation.0;
         self.first = None;
@@ -409,7 +409,7 @@ impl SessionActorState {
                 if self.record.untold_loss != Some(loss) {
                     // Found again by every start until a turn is told; it is one loss.
                     self.instance.metrics.context_lost(loss);
-                    self.note(What::ContextLost { kind: loss.as_str() });
+                    self.record(EventKind::ContextLost { kind: loss.as_str() });
                 }
                 self.record.untold_loss = Some(loss);
                 self.record.known_gap = gap;
@@ -529,7 +529,7 @@ impl SessionActorState {
         if gone.was_asked() {
             if let Some(reason) = eviction {
                 self.instance.metrics.evicted(reason);
-                self.note(What::Evicted { reason: reason.as_str() });
+                self.record(EventKind::Evicted { reason: reason.as_str() });
                 tracing::info!(session = %entry.key.hash(), reason = reason.as_str(), "evicted");
             }
         } else {
@@ -581,8 +581,8 @@ impl SessionActorState {
 
     // ---- What others see ----
 
-    fn note(&self, what: What) {
-        self.instance.happenings.note(&self.entry.key, what);
+    fn record(&self, kind: EventKind) {
+        self.instance.events.record(&self.entry.key, kind);
     }
 
     /// Notes that the session is used.

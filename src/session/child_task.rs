@@ -30,7 +30,7 @@ use crate::model::ids::Generation;
 use crate::session::instance::{Instance, Once, Slot};
 use crate::session::registry::Entry;
 use crate::supervisor::{IdleMessage, Room};
-use crate::telemetry::events::{Exit, What};
+use crate::telemetry::events::{EventKind, Exit};
 use crate::telemetry::metrics::{
     AdmissionRejected, ContextLost, ExitReason, FirstOutput, RestartCause, StopHow,
 };
@@ -49,8 +49,8 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    fn note(&self, what: What) {
-        self.instance.happenings.note(&self.entry.key, what);
+    fn record(&self, kind: EventKind) {
+        self.instance.events.record(&self.entry.key, kind);
     }
 }
 
@@ -236,7 +236,7 @@ async fn one_child(
         report: reporter(plan, prepared, chosen.clone(), tell.clone(), start_permit.clone(), begun),
     };
     let driver = Driver::new(setup, child, prepared.model.clone(), begun, &prepared.bound);
-    plan.note(What::Started { generation: plan.generation.0 });
+    plan.record(EventKind::Started { generation: plan.generation.0 });
     if let Some(shim) = shim {
         tell(ChildNews::Started(Started { pid, shim }, driver.port()));
     }
@@ -258,7 +258,7 @@ fn reporter(
     begun: Instant,
 ) -> Arc<dyn Fn(Report) + Send + Sync> {
     let (metrics, entry) = (plan.instance.metrics.clone(), plan.entry.clone());
-    let happenings = plan.instance.happenings.clone();
+    let events = plan.instance.events.clone();
     let progress = prepared.progress.clone();
     let installed = plan.instance.installed.clone();
     let (imported, instance) = (prepared.imported.clone(), plan.instance.clone());
@@ -274,7 +274,7 @@ fn reporter(
             Report::Ready => {
                 metrics.spawned(None);
                 metrics.spawn_ready(begun.elapsed());
-                happenings.note(&entry.key, What::Ready { took: begun.elapsed() });
+                events.record(&entry.key, EventKind::Ready { took: begun.elapsed() });
                 // Writes when it is another than before.
                 let (installed, chosen) = (installed.clone(), chosen.clone());
                 tokio::task::spawn_blocking(move || installed.worked(&chosen));
@@ -285,7 +285,7 @@ fn reporter(
             }
             Report::OwnTurn { cost_usd } => {
                 entry.with_board(|board| board.spent(*cost_usd));
-                happenings.note(&entry.key, What::OwnTurn { cost_usd: *cost_usd });
+                events.record(&entry.key, EventKind::OwnTurn { cost_usd: *cost_usd });
             }
             Report::Model(_) => {}
             // Shown at once: whoever hears of the end may look before the session's actor does.
@@ -373,7 +373,7 @@ fn environment(
 
 fn not_started(plan: &Plan, failure: StartFailure) -> Gone {
     plan.instance.metrics.spawned(Some(failure.reason()));
-    plan.note(What::NotStarted { reason: failure.reason() });
+    plan.record(EventKind::NotStarted { reason: failure.reason() });
     tracing::warn!(session = %plan.entry.key.hash(), reason = failure.reason(), "the CLI did not start");
     let why = match shortage(&failure) {
         // No fault of the CLI, and nothing that a pause of this session would mend.
@@ -453,7 +453,7 @@ fn conclude(plan: &Plan, departed: Departed, oom_before: OomKills) -> Gone {
     let exit = Exit { reason: reason.as_str(), detail: cause.clone(), at: SystemTime::now() };
     plan.entry.with_board(|board| board.last_exit = Some(exit.clone()));
     if !departed.asked {
-        plan.note(What::Crashed(exit));
+        plan.record(EventKind::Crashed(exit));
         tracing::warn!(session = %plan.entry.key.hash(), generation = plan.generation.0, %cause, "the CLI ended unasked");
     }
     let restart_cause = match departed.verdict {

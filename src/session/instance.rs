@@ -20,7 +20,7 @@ use crate::session::registry::Registry;
 use crate::session::storage::Storage;
 use crate::supervisor::Helpers;
 use crate::support::keyed_locks::Locks;
-use crate::telemetry::events::Log;
+use crate::telemetry::events::EventLog;
 use crate::telemetry::metrics::Metrics;
 use crate::workspace::user_env::UserEnv;
 
@@ -30,7 +30,7 @@ pub(crate) struct Instance {
     pub(crate) config: Arc<Config>,
     pub(crate) adapter: &'static dyn Adapter,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) happenings: Arc<Log>,
+    pub(crate) events: Arc<EventLog>,
     pub(crate) registry: Registry,
     pub(crate) admission: Arc<Admission>,
     pub(crate) shim: ShimProgram,
@@ -90,7 +90,7 @@ impl Instance {
             config,
             adapter,
             metrics,
-            happenings: Arc::default(),
+            events: Arc::default(),
             registry: Registry::default(),
             admission,
             shim,

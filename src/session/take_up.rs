@@ -9,7 +9,7 @@ use super::store::{Record, Unreadable};
 use super::{known, quota};
 use crate::model::ids::SessionKey;
 use crate::session::instance::Instance;
-use crate::telemetry::events::What;
+use crate::telemetry::events::EventKind;
 use crate::telemetry::metrics::ContextLost;
 use crate::workspace::{Durability, RecordDir, Workspace, remove_any};
 
@@ -67,7 +67,7 @@ fn begin_again(instance: &Instance, key: &SessionKey, problem: &str) -> io::Resu
     std::fs::rename(files.session_file(), files.broken_file())?;
     let record = begin(instance, key)?;
     instance.metrics.context_lost(loss);
-    instance.happenings.note(key, What::ContextLost { kind: loss.as_str() });
+    instance.events.record(key, EventKind::ContextLost { kind: loss.as_str() });
     Ok(record)
 }
 
