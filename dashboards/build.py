@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Writes the three dashboards, and the list of their panels in README.md, from the descriptions below.
+"""Generates the three dashboards, and the list of their panels in README.md, from the descriptions below.
 
     dashboards/build.py            writes the files
-    dashboards/build.py --check    says which of them are not as they would be written, and fails then
+    dashboards/build.py --check    names outdated files and fails if there are any
 
-Python's own library is enough. In an expression `@name` stands for a metric of ours with the matchers of the variables,
-and `@name{...}` for the same with more of them; where metrics.prefix is set to another prefix, change PREFIX.
+It needs the standard library only. In an expression `@name` is a pilotlight metric with the matchers of the variables, and
+`@name{...}` adds matchers. PREFIX must equal the configuration key metrics.prefix.
 """
 
 import json
@@ -19,13 +19,12 @@ HERE = pathlib.Path(__file__).parent
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 GREEN, YELLOW, ORANGE, RED, BLUE = "green", "yellow", "orange", "red", "blue"
 WIDTH = 24
-# What counts against the objective, and what it is counted among: a turn that its caller cancelled, or that was refused
-# before it began, is neither good nor bad.
+# Turns that count against the objective, and all turns that count. Cancelled and rejected turns do not count.
 BAD, TRIED = 'outcome=~"error|timeout|session_lost"', 'outcome!~"cancelled|rejected"'
 
 
 def expression(short):
-    """The whole expression: `@turns_total{outcome="ok"}` becomes a metric of ours with the selected job and instance."""
+    """Expands `@turns_total{outcome="ok"}` to the full metric name with the selected job and instance."""
     def whole(match):
         name, more = match.group(1), match.group(2)
         own = "" if name.startswith(("process_", "ALERTS", "up")) else PREFIX
@@ -34,7 +33,7 @@ def expression(short):
 
 
 def quantile(share, metric, by=""):
-    """A quantile of a histogram over all that is selected."""
+    """A quantile of a histogram over the selection."""
     return f"histogram_quantile({share}, sum by (le{by and ', ' + by}) (rate(@{metric}[$__rate_interval])))"
 
 
@@ -42,13 +41,13 @@ def rate(metric, by):
     return f"sum by ({by}) (rate(@{metric}[$__rate_interval]))"
 
 
-def happened(metric, by=None):
-    """How many in each interval of the graph: for things so rare that a rate says little."""
+def increase(metric, by=None):
+    """Events per interval of the graph, for events too rare for a rate."""
     return f"sum{f' by ({by})' if by else ''} (increase(@{metric}[$__rate_interval]))"
 
 
 class Panel:
-    """One panel: what it shows (expression, legend), in which unit, against which limits ((value, colour), ...)."""
+    """One panel: its queries (expression, legend), unit and thresholds ((value, colour), ...)."""
 
     def __init__(self, title, meaning, *queries, kind="timeseries", unit="short", limits=(), w=8, h=7, **more):
         self.title, self.meaning, self.queries, self.kind = title, meaning, queries, kind
@@ -140,7 +139,7 @@ class Panel:
 
 
 def value_names(names):
-    """Words for the values of a gauge: {value: (word, colour)}."""
+    """Value mappings of a gauge: {value: (text, colour)}."""
     options = {str(value): {"text": word, "color": colour, "index": value} for value, (word, colour) in names.items()}
     return [{"type": "value", "options": options}]
 
@@ -150,228 +149,228 @@ ADMISSION = value_names({
 })
 UP = value_names({0: ("down", RED), 1: ("up", GREEN)})
 
-OVERVIEW = ("overview", "pilotlight: overview", "Rate, errors and duration of turns, starts of children, what broke.", [
+OVERVIEW = ("overview", "pilotlight: overview", "Rate, errors and duration of turns; starts and failures of children.", [
     ("Status", [
         Panel("Good turns, 30 days",
-              "Share of turns in the last 30 days that did not end by an error, a time limit or the loss of the session. "
+              "Share of turns in the last 30 days that did not end with an error, a timeout or a lost session. "
               "The objective is 99.5 %.",
               (f"1 - (sum(increase(@turns_total{{{BAD}}}[30d])) / (sum(increase(@turns_total{{{TRIED}}}[30d])) > 0)) "
                "or vector(1)", "good"),
               kind="stat", unit="percentunit", base=RED, limits=((0.99, ORANGE), (0.995, GREEN)), w=4, h=4),
-        Panel("Firing alerts", "Alerts of these rules that fire now. What to do is said in README.md.",
+        Panel("Firing alerts", "Alerts of these rules that fire now. README.md has their runbooks.",
               ('count(ALERTS{alertstate="firing",alertname=~"Pilotlight.*",job=~"$job"}) or vector(0)', "firing"),
               kind="stat", limits=((1, RED),), w=4, h=4),
         Panel("Admission",
-              "Whether memory lets new work in: open; evicting idle sessions (80 % of the budget); no new children (90 %); "
-              "no turns for sessions without a child (95 %). The worst of the selected instances.",
+              "Admission by memory: open; evicting idle sessions (80 % of the budget); no new children (90 %); "
+              "no turns for sessions without a child (95 %). Maximum of the selected instances.",
               ("max(@admission_state)", "admission"), kind="stat", mappings=ADMISSION,
               limits=((1, YELLOW), (2, RED)), w=4, h=4),
-        Panel("Instances up", "Instances that Prometheus can reach.",
+        Panel("Instances up", "Instances that Prometheus can scrape.",
               ("count(@up == 1) or vector(0)", "up"), kind="stat", base=RED, limits=((1, GREEN),), w=4, h=4),
         Panel("Containment",
-              "The strongest means by which the tree of a child can be ended: cgroup (certain), walk (certain unless a "
-              "process runs away on purpose).",
+              "Method that kills the process tree of a child: cgroup (always complete), walk (complete unless a process "
+              "evades it deliberately).",
               ("count by (rung) (@containment_info == 1)", "{{rung}}"), kind="stat", text="name", w=4, h=4),
-        Panel("Version", "The builds that run: their version and commit.", ("count by (version, commit) (@build_info)", "{{version}} {{commit}}"),
+        Panel("Version", "Version and commit of the running builds.", ("count by (version, commit) (@build_info)", "{{version}} {{commit}}"),
               kind="stat", text="name", base=BLUE, w=4, h=4),
     ]),
     ("Turns", [
-        Panel("Turns by outcome", "Turns that ended, per second. rejected: refused before a child saw them.",
+        Panel("Turns by outcome", "Ended turns per second. rejected: refused before a child received them.",
               (rate("turns_total", "outcome"), "{{outcome}}"), unit="reqps", stack=True),
         Panel("Error ratio",
-              "Share of turns that ended by an error, a time limit or the loss of the session. The line is what the "
-              "objective allows.",
+              "Share of turns that ended with an error, a timeout or a lost session. The line is the error budget of "
+              "the objective.",
               (f"(sum(rate(@turns_total{{{BAD}}}[$__rate_interval])) / "
                f"(sum(rate(@turns_total{{{TRIED}}}[$__rate_interval])) > 0)) or vector(0)", "errors"),
               unit="percentunit", limits=((0.005, RED),)),
-        Panel("Turn duration", "From accepting a turn to its end, all outcomes.",
+        Panel("Turn duration", "Time from the acceptance of a turn to its end, for all outcomes.",
               *((quantile(share, "turn_duration_seconds_bucket"), word)
                 for share, word in ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))), unit="s"),
         Panel("First output, p95",
-              "From accepting a turn to its first sign of work. cold: a child had to be started first.",
+              "Time from the acceptance of a turn to its first output. cold: a child was started first.",
               (quantile(0.95, "first_output_seconds_bucket", "start"), "{{start}}"), unit="s"),
-        Panel("Tokens", "Tokens per second as the model's API counted them, by kind.",
+        Panel("Tokens", "Tokens per second as counted by the model's API, by kind.",
               (rate("tokens_total", "kind"), "{{kind}}"), unit="short", stack=True),
-        Panel("Cost per hour", "US dollars per hour as the CLI reckons them, by family of models.",
+        Panel("Cost per hour", "US dollars per hour as calculated by the CLI, by model family.",
               ("sum by (model) (rate(@cost_micro_usd_total[$__rate_interval])) * 3600 / 1e6", "{{model}}"),
               unit="currencyUSD", stack=True),
     ]),
     ("HTTP", [
-        Panel("Answers by class", "Requests answered per second: served, refused (the caller's doing), failed (ours).",
+        Panel("Responses by class", "Responses per second: served, refused (client error), failed (server error).",
               (rate("http_requests_total", "status"), "{{status}}"), unit="reqps", stack=True),
-        Panel("Requests by kind", "What was asked for, per second.",
+        Panel("Requests by route", "Requests per second, by route.",
               (rate("http_requests_total", "route"), "{{route}}"), unit="reqps", stack=True),
-        Panel("Turns by dialect", "Requests for a turn per second, by the dialect of their body.",
+        Panel("Turns by dialect", "Requests for a turn per second, by dialect.",
               (rate("http_turns_total", "dialect"), "{{dialect}}"), unit="reqps", stack=True),
-        Panel("Time to the answer's head, p95",
-              "From a request's head to its answer's. For turns this includes the wait for the first event.",
+        Panel("Time to response headers, p95",
+              "Time from request headers to response headers. For turns it includes the wait for the first event.",
               (quantile(0.95, "http_response_seconds_bucket", "kind"), "{{kind}}"), unit="s"),
-        Panel("Callers not let in", "Requests refused because of who called, in each interval.",
-              (happened("auth_failures_total", "reason"), "{{reason}}"), stack=True),
-        Panel("Callers over their share", "Requests refused because of a limit of the HTTP server, in each interval.",
-              (happened("http_limited_total", "limit"), "{{limit}}"), stack=True),
+        Panel("Authentication failures", "Requests refused by authentication or authorisation, per interval.",
+              (increase("auth_failures_total", "reason"), "{{reason}}"), stack=True),
+        Panel("Limited requests", "Requests refused by a limit of the HTTP server, per interval.",
+              (increase("http_limited_total", "limit"), "{{limit}}"), stack=True),
     ]),
     ("Starts of children", [
-        Panel("Starts by result", "Children started per second. none: it became ready; else why it did not.",
+        Panel("Starts by result", "Starts of children per second. none: the child became ready; otherwise the reason of the failure.",
               (rate("spawns_total", "reason"), "{{reason}}"), unit="ops", stack=True),
-        Panel("Time until ready", "Starts in each interval by how long it took until the child took turns.",
+        Panel("Time until ready", "Starts per interval, by the time until the child accepted turns.",
               ('sum by (le) (increase(@spawn_duration_seconds_bucket{phase="ready"}[$__rate_interval]))', "{{le}}"),
               kind="heatmap", unit="s"),
-        Panel("Start duration, p99", "exec: until the system had started the process. ready: until it took turns. The "
-              "line is where an alert begins.",
+        Panel("Start duration, p99", "exec: until the process was started. ready: until the child accepted turns. The "
+              "line is the threshold of an alert.",
               (quantile(0.99, "spawn_duration_seconds_bucket", "phase"), "{{phase}}"), unit="s", limits=((5, RED),)),
-        Panel("Starts in flight", "Children being started now, and how many may be at once.",
+        Panel("Starts in flight", "Concurrent starts of children, and their limit.",
               ("sum(@starts_in_flight)", "in flight"), ("sum(@starts_limit)", "limit")),
-        Panel("Starts that wait", "Length of the queue for a start, and how long the slowest 1 % waited.",
+        Panel("Waiting starts", "Length of the start queue, and waiting time of the slowest 1 %.",
               ("sum(@admission_queue_length)", "waiting"), (quantile(0.99, "queue_wait_seconds_bucket"), "wait p99 (s)")),
-        Panel("Refused for want of room", "Turns refused in each interval, by what was full.",
-              (happened("admission_rejected_total", "reason"), "{{reason}}"), stack=True),
+        Panel("Refused for lack of capacity", "Turns refused per interval, by the exhausted resource.",
+              (increase("admission_rejected_total", "reason"), "{{reason}}"), stack=True),
     ]),
     ("Reliability", [
-        Panel("Exits by reason", "Children that are gone, in each interval. evicted, drain: we asked. All others: they did "
-              "not leave because we wanted.", (happened("exits_total", "reason"), "{{reason}}"), stack=True),
-        Panel("Restarts by cause", "Children started again because the one before was lost, in each interval.",
-              (happened("restarts_total", "cause"), "{{cause}}"), stack=True),
-        Panel("Crash loops", "Sessions that failed so often that they pause, in each interval.",
-              (happened("crash_loops_total"), "crash loops"), limits=((3, RED),)),
-        Panel("Recovery, p99", "From the crash of a child to the next one being ready. The line is where an alert begins.",
+        Panel("Exits by reason", "Exits of children per interval. evicted, drain: requested by the server. All others are "
+              "unexpected.", (increase("exits_total", "reason"), "{{reason}}"), stack=True),
+        Panel("Restarts by cause", "Restarts after the loss of a child, per interval.",
+              (increase("restarts_total", "cause"), "{{cause}}"), stack=True),
+        Panel("Crash loops", "Sessions whose circuit opened after repeated failures, per interval.",
+              (increase("crash_loops_total"), "crash loops"), limits=((3, RED),)),
+        Panel("Recovery, p99", "Time from the crash of a child until the next one is ready. The line is the threshold of an alert.",
               (quantile(0.99, "recovery_duration_seconds_bucket"), "p99"), unit="s", limits=((5, RED),)),
-        Panel("Hangs", "Children found hanging in each interval, by what gave them away.",
-              (happened("hangs_total", "detector"), "{{detector}}"), stack=True),
-        Panel("Contexts lost", "Conversations that came back without their last turns or without anything, in each "
-              "interval. Their users were told.", (happened("contexts_lost_total", "kind"), "{{kind}}"), stack=True),
-        Panel("Broken records", "Records of sessions that could not be understood and were moved aside, in each interval. "
-              "Each cost its conversation.", (happened("records_broken_total"), "broken records"), limits=((1, RED),)),
+        Panel("Hangs", "Hung children detected per interval, by detector.",
+              (increase("hangs_total", "detector"), "{{detector}}"), stack=True),
+        Panel("Contexts lost", "Conversations that lost their last turns or all of their context, per interval. "
+              "Their clients received a notice.", (increase("contexts_lost_total", "kind"), "{{kind}}"), stack=True),
+        Panel("Broken records", "Session records that could not be parsed and were renamed, per interval. Each is a lost "
+              "conversation.", (increase("records_broken_total"), "broken records"), limits=((1, RED),)),
     ]),
 ])
 
-CAPACITY = ("capacity", "pilotlight: capacity", "Use, saturation and errors of what children are made of.", [
+CAPACITY = ("capacity", "pilotlight: capacity", "Utilisation, saturation and errors of resources: memory, processes, descriptors, CPU.", [
     ("Memory", [
         Panel("Memory of children by kind",
-              "Whole trees. anon, shmem and swap count against the budget; shared_file is shared by all children and does "
-              "not. The lines: idle children are evicted, no new children, no turns without a child.",
+              "Whole process trees. anon, shmem and swap count against the budget; shared_file is shared by all children and "
+              "does not. The lines: idle children are evicted, no new children, no turns without a child.",
               ("sum by (kind) (@memory_bytes)", "{{kind}}"), ("0.80 * sum(@memory_budget_bytes)", "80 % of the budget"),
-              ("sum(@session_memory_limit_bytes)", "one session may"),
+              ("sum(@session_memory_limit_bytes)", "limit of one session"),
               ("0.90 * sum(@memory_budget_bytes)", "90 %"), ("0.95 * sum(@memory_budget_bytes)", "95 %"),
               unit="bytes", w=12),
         Panel("Budget used", "Memory that counts against the budget, by instance.",
               ('sum by (instance) (@memory_bytes{kind!="shared_file"}) / on (instance) '
                "(sum by (instance) (@memory_budget_bytes) > 0)", "{{instance}}"),
               unit="percentunit", limits=((0.8, YELLOW), (0.9, ORANGE), (0.95, RED)), w=6),
-        Panel("Memory left on the host", "What the host, or our container, can still give.",
+        Panel("Memory left on the host", "Available memory of the host or the server's container.",
               ("min by (instance) (@memory_available_bytes)", "{{instance}}"), unit="bytes", w=6),
-        Panel("Memory of one child", "How many children had how much memory, at every measurement.",
+        Panel("Memory of one child", "Children by memory, at every measurement.",
               ("sum by (le) (increase(@session_memory_bytes_bucket[$__rate_interval]))", "{{le}}"), kind="heatmap",
               unit="bytes", w=12),
-        Panel("Evictions by reason", "Children stopped while their session stays, in each interval.",
-              (happened("evictions_total", "reason"), "{{reason}}"), stack=True, w=6),
+        Panel("Evictions by reason", "Children stopped without ending their session, per interval.",
+              (increase("evictions_total", "reason"), "{{reason}}"), stack=True, w=6),
         Panel("Memory is an estimate",
-              "1: the kernel does not tell the parts of memory (gVisor); all resident memory is counted, which is more.",
+              "1: the kernel does not report memory by kind (gVisor); all resident memory counts, which is an overestimate.",
               ("max by (instance) (@memory_is_approximate)", "{{instance}}"), max=1, w=6),
     ]),
     ("Sessions and processes", [
-        Panel("Sessions by state", "Sessions in memory, and how many may be.",
+        Panel("Sessions by state", "Sessions in memory, and their limit.",
               ("sum by (state) (@sessions)", "{{state}}"), ("sum(@sessions_limit)", "limit")),
-        Panel("Children", "Children alive, and how many may be.",
+        Panel("Children", "Live children, and their limit.",
               ('sum(@processes{kind="cli"})', "alive"), ("sum(@children_limit)", "limit")),
-        Panel("Processes by kind", "cli: children. shim: their parents, ours. descendant: tools, MCP servers and what they "
-              "started.", ("sum by (kind) (@processes)", "{{kind}}"), stack=True),
+        Panel("Processes by kind", "cli: children. shim: their parents. descendant: tools, MCP servers and their "
+              "descendants.", ("sum by (kind) (@processes)", "{{kind}}"), stack=True),
         Panel("Oldest idle and oldest turn",
-              "How long the child idle longest has been so (it is stopped at session.idle_timeout), and how long the "
-              "longest turn has been running (it ends at session.turn_timeout).",
+              "Idle time of the longest idle child (limit: session.idle_timeout), and duration of the longest running turn "
+              "(limit: session.turn_timeout).",
               ("max(@oldest_idle_seconds)", "idle"), ("max(@oldest_turn_seconds)", "turn"), unit="s"),
-        Panel("Zombies", "Ended processes that nobody has reaped, of all that the server sees. Few and short-lived is normal.",
+        Panel("Zombies", "Unreaped processes among all that the server can see. A few short-lived ones are normal.",
               ("sum(@zombies)", "zombies"), limits=((20, RED),)),
-        Panel("Life of children", "Children that ended in each interval, by how long they had lived.",
+        Panel("Lifetime of children", "Ended children per interval, by lifetime.",
               ("sum by (le) (increase(@session_lifetime_seconds_bucket[$__rate_interval]))", "{{le}}"), kind="heatmap",
               unit="s"),
     ]),
     ("Host and process", [
-        Panel("Data directory writable", "1 while files can be written to the data directory. At 0 no session can begin.",
+        Panel("Data directory writable", "1: the data directory is writable. 0: no session can start.",
               ("min by (instance) (@data_dir_writable)", "{{instance}}"), unit="none"),
-        Panel("CLI", "1 while the CLI is of a version that was not judged, and while the configured one does not start and the "
-              "version that worked last is used.",
-              ("max by (instance) (@cli_version_unjudged)", "{{instance}} not judged"),
-              ("max by (instance) (@cli_fallback)", "{{instance}} falls back"), unit="none", limits=((1, RED),)),
-        Panel("Open files", "Share of the open files that the server may have. When it is full, starts are refused and connections wait.",
+        Panel("CLI", "1: the CLI's version was not reviewed; or the configured CLI does not start, and the last working version "
+              "is in use.",
+              ("max by (instance) (@cli_version_unjudged)", "{{instance}} not reviewed"),
+              ("max by (instance) (@cli_fallback)", "{{instance}} fallback"), unit="none", limits=((1, RED),)),
+        Panel("Open files", "Open descriptors of the server, as a share of its limit. At the limit starts are refused and connections wait.",
               ("max by (instance) (@open_fds / @open_fds_limit)", "{{instance}}"), unit="percentunit",
               limits=((0.8, RED),), max=1),
         Panel("Pressure",
-              "Share of the last ten seconds in which something on the host waited for the resource (PSI). Where the kernel "
-              "does not tell it, known is 0 and the rest says nothing.",
+              "Share of the last ten seconds in which tasks on the host waited for the resource (PSI). known is 0 if the kernel "
+              "does not report it; the other values are then invalid.",
               ("max by (resource) (@pressure_ratio)", "{{resource}}"), ("min(@pressure_is_known)", "known"),
               unit="percentunit", max=1),
-        Panel("Processor of the server", "Cores used by the server itself, without children.",
+        Panel("CPU of the server", "Cores used by the server itself, without children.",
               ("sum by (instance) (rate(@process_cpu_seconds_total[$__rate_interval]))", "{{instance}}"), unit="short"),
         Panel("Memory of the server", "Resident memory of the server itself, without children.",
               ("sum by (instance) (@process_resident_memory_bytes)", "{{instance}}"), unit="bytes"),
-        Panel("Lag of the runtime, p99",
-              "How much later than due timers ran. Above 0.1 s the host has too few cores for what it runs.",
+        Panel("Runtime lag, p99",
+              "Delay of timers in the async runtime. Above 0.1 s the host has too few cores for its load.",
               (quantile(0.99, "runtime_lag_seconds_bucket"), "p99"), unit="s", limits=((0.1, ORANGE),)),
-        Panel("Bytes of children", "Bytes per second written to and read from children.",
+        Panel("Traffic of children", "Bytes per second written to and read from children.",
               (rate("stream_bytes_total", "stream"), "{{stream}}"), unit="Bps", stack=True),
     ]),
-    ("Measuring itself", [
-        Panel("Age of the last measurement", "How old the figures of memory and processes are.",
+    ("Self-monitoring", [
+        Panel("Age of the last sample", "Age of the memory and process metrics.",
               ("max by (instance) (time() - @last_sample_timestamp_seconds)", "{{instance}}"), unit="s",
               limits=((60, RED),)),
-        Panel("Work of a measurement, p99", "Time that one round of measuring took, its pauses left out.",
+        Panel("Sample duration, p99", "Duration of one sampling round, without its pauses.",
               (quantile(0.99, "sample_duration_seconds_bucket"), "p99"), unit="s"),
-        Panel("Failed measurements", "What could not be measured, in each interval.",
-              (happened("sample_errors_total", "source"), "{{source}}"), stack=True),
-        Panel("Writing /metrics, p99", "Time that the server took to write its figures down for Prometheus.",
+        Panel("Failed samples", "Sampling errors per interval, by source.",
+              (increase("sample_errors_total", "source"), "{{source}}"), stack=True),
+        Panel("Render time of /metrics, p99", "Time to render a scrape.",
               (quantile(0.99, "metrics_render_seconds_bucket"), "p99"), unit="s", limits=((0.05, ORANGE),)),
     ]),
 ])
 
-INCIDENT = ("incident", "pilotlight: incident", "One incident, on one time axis: what happened first.", [
-    ("When", [
-        Panel("Reachable", "Whether Prometheus could reach each instance.", ("max by (instance) (@up)", "{{instance}}"),
+INCIDENT = ("incident", "pilotlight: incident", "Signals of an incident on one time axis, to find the first one that changed.", [
+    ("Timeline", [
+        Panel("Reachable", "Whether Prometheus can scrape each instance.", ("max by (instance) (@up)", "{{instance}}"),
               kind="state-timeline", mappings=UP, w=12, h=5),
-        Panel("Admission", "Whether memory let new work in, by instance.",
+        Panel("Admission", "Admission by memory, by instance.",
               ("max by (instance) (@admission_state)", "{{instance}}"), kind="state-timeline", mappings=ADMISSION, w=12, h=5),
-        Panel("Alerts", "What fires or is about to, now.",
+        Panel("Alerts", "Firing and pending alerts.",
               ('ALERTS{alertname=~"Pilotlight.*",job=~"$job"}', ""), kind="table", w=12, h=6),
-        Panel("Running since", "When each server began.",
+        Panel("Running since", "Start time of each server.",
               ("max by (instance) (@process_start_time_seconds) * 1000", "{{instance}}"), kind="stat",
               unit="dateTimeAsLocal", base=BLUE, w=12, h=6),
     ]),
-    ("What children did", [
-        Panel("Exits nobody asked for", "In each interval, by reason.",
-              (happened('exits_total{reason!~"evicted|drain"}', "reason"), "{{reason}}"), stack=True),
-        Panel("Sessions not well", "Sessions that wait for the next try or have given up for now.",
+    ("Children", [
+        Panel("Unexpected exits", "Exits of children per interval that the server did not request, by reason.",
+              (increase('exits_total{reason!~"evicted|drain"}', "reason"), "{{reason}}"), stack=True),
+        Panel("Unhealthy sessions", "Sessions in backoff, with an open circuit, or stopping.",
               ('sum by (state) (@sessions{state=~"backoff|failed|stopping"})', "{{state}}"), stack=True),
-        Panel("Failed starts", "In each interval, by reason.",
-              (happened('spawns_total{outcome="failed"}', "reason"), "{{reason}}"), stack=True),
-        Panel("Broken protocol", "Output of children that was not as agreed, in each interval.",
-              (happened("protocol_errors_total", "kind"), "{{kind}}"), stack=True),
-        Panel("Answer to a ping, p99", "Time that silent children took to answer whether they live. No line: none was "
-              "asked.", (quantile(0.99, "ping_seconds_bucket"), "p99"), unit="s"),
-        Panel("Output cut", "Times that something of a stream was not kept because of a limit, in each interval.",
-              (happened("truncations_total", "stream"), "{{stream}}"), stack=True),
+        Panel("Failed starts", "Failed starts of children per interval, by reason.",
+              (increase('spawns_total{outcome="failed"}', "reason"), "{{reason}}"), stack=True),
+        Panel("Protocol errors", "Violations of the protocol in the output of children, per interval.",
+              (increase("protocol_errors_total", "kind"), "{{kind}}"), stack=True),
+        Panel("Ping latency, p99", "Time until a silent child answered a ping. No line: no ping was "
+              "sent.", (quantile(0.99, "ping_seconds_bucket"), "p99"), unit="s"),
+        Panel("Truncated output", "Truncations of a stream because of a limit, per interval.",
+              (increase("truncations_total", "stream"), "{{stream}}"), stack=True),
     ]),
-    ("What was done about it", [
-        Panel("Steps of stopping", "In each interval: interrupt, end of input, SIGTERM, the end of the whole tree.",
-              (happened("stop_steps_total", "step"), "{{step}}"), stack=True),
-        Panel("Time to stop, p99", "From asking a child to leave to its end. killed: it did not leave by itself.",
+    ("Responses", [
+        Panel("Stop steps", "Steps of the stop sequence per interval: interrupt, end of input, SIGTERM, kill of the tree.",
+              (increase("stop_steps_total", "step"), "{{step}}"), stack=True),
+        Panel("Time to stop, p99", "Time from a stop request to the exit of the child. killed: the child did not exit by itself.",
               (quantile(0.99, "stop_duration_seconds_bucket", "how"), "{{how}}"), unit="s"),
-        Panel("Time to end a tree, p99", "From the end of a child to nothing of its tree being left, by the means used.",
+        Panel("Time to kill a tree, p99", "Time from the exit of a child until its process tree is gone, by method.",
               (quantile(0.99, "tree_kill_seconds_bucket", "rung"), "{{rung}}"), unit="s", limits=((1, RED),)),
-        Panel("Leftovers killed", "Processes that children left behind, in each interval. marker: they had escaped the "
-              "better means.", (happened("leftovers_killed_total", "rung"), "{{rung}}"), stack=True),
-        Panel("Swept at a start", "Processes of a former run of the server, found and killed by this one.",
+        Panel("Leftovers killed", "Processes that outlived their child, per interval. marker: they had escaped the "
+              "other methods.", (increase("leftovers_killed_total", "rung"), "{{rung}}"), stack=True),
+        Panel("Swept at startup", "Processes of a previous run of the server that this one found and killed.",
               ("sum by (instance) (@swept_at_start_total)", "{{instance}}")),
-        Panel("Panics of actors", "In each interval. Each is a defect of pilotlight: report it with the log.",
-              (happened("actor_panics_total", "actor"), "{{actor}}"), limits=((1, RED),), stack=True),
+        Panel("Actor panics", "Panics per interval. Each is a defect of pilotlight: report it with the log.",
+              (increase("actor_panics_total", "actor"), "{{actor}}"), limits=((1, RED),), stack=True),
     ]),
 ])
 
 DASHBOARDS = (OVERVIEW, CAPACITY, INCIDENT)
 
-# Marks on the time axis of every dashboard.
+# Annotations on the time axis of every dashboard.
 ANNOTATIONS = (
-    ("Crash loops", RED, "sum by (instance) (increase(@crash_loops_total[1m])) > 0", "a session crashes again and again"),
-    ("Restarts of the server", ORANGE, "changes(@process_start_time_seconds[2m]) > 0", "the server was started"),
+    ("Crash loops", RED, "sum by (instance) (increase(@crash_loops_total[1m])) > 0", "a session crashes repeatedly"),
+    ("Restarts of the server", ORANGE, "changes(@process_start_time_seconds[2m]) > 0", "the server started"),
     ("Versions", BLUE, "count by (version) (@build_info) unless count by (version) (@build_info offset 2m)",
      "version {{version}}"),
 )
@@ -428,7 +427,7 @@ BEGIN, END = "<!-- panels: written by build.py -->\n", "<!-- end of panels -->"
 
 
 def readme():
-    """README.md with the list of panels as it should be."""
+    """README.md with the current list of panels."""
     lines = []
     for name, title, meaning, rows in DASHBOARDS:
         lines += [f"### {title.split(': ')[1].capitalize()} (`{name}.json`)", "", meaning, ""]
@@ -448,7 +447,7 @@ def main():
              if not (HERE / name).exists() or (HERE / name).read_text() != text]
     if sys.argv[1:] == ["--check"]:
         for name in stale:
-            print(f"dashboards/{name} is not what build.py writes: run dashboards/build.py", file=sys.stderr)
+            print(f"dashboards/{name} is outdated: run dashboards/build.py", file=sys.stderr)
         return bool(stale)
     for name in stale:
         (HERE / name).write_text(files[name])

@@ -35,7 +35,6 @@ mod tasks;
 mod vitals;
 mod watch;
 
-pub(crate) use crate::shim::args::Limits;
 pub(crate) use cgroup::CgroupBase;
 pub(crate) use dialogue::{Report, Setup, Verdict};
 pub(crate) use driver::{Departed, Driver, UNKILLABLE};
@@ -44,6 +43,7 @@ pub(crate) use host::{available_memory, memory_limit, open_files, pressure};
 pub(crate) use locate::ShimProgram;
 pub(crate) use memory::{ProcessTable, TreeMemory, single_tree};
 pub(crate) use permissions::Answer;
+pub(crate) use pilotlight_shim::args::Limits;
 pub(crate) use port::Port;
 pub(crate) use running::{Running, TurnJob, TurnReport};
 pub(crate) use secrets::Secrets;

@@ -42,6 +42,11 @@ pub enum StartError {
     /// The shim, the program that every child is started through, is not there.
     #[error("{0}")]
     Shim(String),
+    /// The configuration asks for the simulated CLI, which this program was built without.
+    #[error(
+        "`cli.program = \"sim\"` needs the feature `sim` of the crate `pilotlight`, which this program was built without"
+    )]
+    SimNotBuilt,
     /// There is no tokio runtime with input, output and time enabled.
     #[error("pilotlight must be started inside a tokio runtime")]
     NoRuntime,

@@ -46,8 +46,8 @@
 //! }
 //! ```
 //!
-//! With `config.cli.program = "sim"` and [`sim::run_if_asked`] beside the other call in `main`, the same program runs
-//! offline on a simulated CLI, which is also what tests of an embedding program may use.
+//! With the feature `sim`, `config.cli.program = "sim"` and `sim::run_if_asked` beside the other call in `main`, the same
+//! program runs offline on a simulated CLI, which is also what tests of an embedding program may use.
 //!
 //! # Words
 //!
@@ -91,7 +91,8 @@
 //!
 //! | feature | default | what it adds |
 //! |---|---|---|
-//! | `server` | yes | `http` and the `pilotlight` program. An embedding program turns it off and compiles no HTTP stack |
+//! | `server` | yes | `http` and the `pilotlight` program; implies `sim`. An embedding program turns it off and compiles no HTTP stack |
+//! | `sim` | yes | the simulated CLI: `program = "sim"` and `sim::run_if_asked` |
 //! | `otel` | no | the program exports its spans to an OpenTelemetry collector; implies `server` |
 //! | `failpoints` | no | points where tests make actors panic; never in production |
 //!
@@ -114,14 +115,23 @@ pub mod model;
 #[cfg(feature = "server")]
 pub mod server;
 mod session;
-pub mod shim;
-pub mod sim;
 mod supervisor;
 mod support;
 pub mod system;
 pub mod telemetry;
 pub mod turn;
 mod workspace;
+
+/// The parent process of each CLI process, see [`pilotlight_shim`].
+pub mod shim {
+    pub use pilotlight_shim::run_if_asked;
+}
+
+/// The simulated CLI (`program = "sim"`), see [`pilotlight_sim`].
+#[cfg(feature = "sim")]
+pub mod sim {
+    pub use pilotlight_sim::run_if_asked;
+}
 
 pub use config::Config;
 pub use error::{StartError, TurnError};

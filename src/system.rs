@@ -113,6 +113,8 @@ impl Pilotlight {
         is_trial: bool,
     ) -> Result<Self, StartError> {
         let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
+        let program = Program::of(&config.cli);
+        program.check_is_built()?;
         let shim = ShimProgram::locate(config.cli.shim.as_deref())
             .map_err(|error| StartError::Shim(error.to_string()))?;
         let metrics = Arc::new(metrics);
@@ -136,7 +138,6 @@ impl Pilotlight {
         let config = Config { data_dir: ground.data_dir, ..config };
         metrics.set_session_limits(config.limits.max_sessions, config.limits.max_children);
         let admission = Admission::new(&config.limits, metrics.clone());
-        let program = Program::of(&config.cli);
         let marker = Marker { name: MARKER, value: ground.marker };
         let instance = Arc::new(Instance::new(
             Arc::new(config),

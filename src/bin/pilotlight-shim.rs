@@ -1,4 +1,5 @@
-//! The parent of one CLI process. See `pilotlight::shim`.
+//! The parent process of one CLI process, see the crate `pilotlight_shim`.
+
 fn main() {
-    pilotlight::shim::main()
+    pilotlight_shim::main()
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::host;
-use crate::shim::cgroup::Group;
+use pilotlight_shim::cgroup::Group;
 
 /// How long killed processes may take to leave their group.
 const LEAVE_LIMIT: Duration = Duration::from_millis(500);

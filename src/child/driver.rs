@@ -23,8 +23,8 @@ use super::running::{Running, TurnJob};
 use super::spawn::{Contained, Ended, ShimHandle};
 use super::stderr::Tail;
 use crate::adapter::{Bound, Refusal};
-use crate::shim::report::Exit;
 use crate::telemetry::metrics::Stream;
+use pilotlight_shim::report::Exit;
 
 /// After the exit the rest of the output is read for at most so long: whoever else held the pipe is being killed.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);

@@ -4,7 +4,7 @@
 use std::{fmt, fs};
 
 use super::host;
-pub(crate) use crate::shim::report::Exit;
+pub(crate) use pilotlight_shim::report::Exit;
 
 /// The kernel's way to end a process.
 const SIGKILL: i32 = 9;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::SpawnError;
-use crate::shim::{self, SHIM_ARG};
+use pilotlight_shim::SHIM_ARG;
 
 /// The name of the binary that ships with pilotlight.
 const BINARY: &str = "pilotlight-shim";
@@ -20,7 +20,7 @@ impl ShimProgram {
     /// Finds it once, at start-up: a path that is configured is the only one that counts.
     pub(crate) fn locate(configured: Option<&Path>) -> Result<Self, SpawnError> {
         let this_program = std::env::current_exe().ok();
-        choose(configured, this_program.as_deref(), shim::can_be_shim(), Path::is_file)
+        choose(configured, this_program.as_deref(), pilotlight_shim::can_be_shim(), Path::is_file)
     }
 }
 

@@ -10,7 +10,7 @@
 
 use std::{collections::HashSet, ffi::CStr, io, mem::MaybeUninit};
 
-use crate::shim::family;
+use pilotlight_shim::family;
 
 use rustix::{
     fd::OwnedFd,

@@ -18,7 +18,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::oneshot;
 
 use super::{cgroup, host::now, sweep::sweep_marked};
-use crate::shim::{family, report::Rung};
+use pilotlight_shim::{family, report::Rung};
 
 /// First pause between two looks; most shims are gone by then.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);

@@ -37,7 +37,7 @@ use super::{
     locate::ShimProgram,
     reaper::{self, Aftermath, Ward},
 };
-use crate::shim::{
+use pilotlight_shim::{
     args::{self, Limits},
     handover,
     report::{self, MAX_LINE, Report, Rung, Swept},

@@ -5,8 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::config::CliConfig;
-use crate::error::StartFailure;
-use crate::sim;
+use crate::error::{StartError, StartFailure};
 
 /// The built-in simulation, as a program name.
 const SIM: &str = "sim";
@@ -14,7 +13,7 @@ const SIM: &str = "sim";
 /// How to find the CLI.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Program {
-    /// The simulation: a program of ours with an argument before all others.
+    /// The simulated CLI: a program of ours with an argument before all others.
     Sim,
     /// A name to be looked up in PATH.
     Name(String),
@@ -40,6 +39,14 @@ impl Program {
                 Self::Path(std::path::absolute(path).unwrap_or_else(|_| path.into()))
             }
             name => Self::Name(name.to_owned()),
+        }
+    }
+
+    /// Refuses the simulated CLI where this program was built without it.
+    pub(crate) fn check_is_built(&self) -> Result<(), StartError> {
+        match self {
+            Self::Sim if cfg!(not(feature = "sim")) => Err(StartError::SimNotBuilt),
+            _ => Ok(()),
         }
     }
 
@@ -85,14 +92,21 @@ fn is_program(path: &Path) -> bool {
 
 /// This program, if it can be the simulation, else `pilotlight` beside it or one directory up (where tests and examples
 /// find it).
+#[cfg(feature = "sim")]
 fn simulation() -> Option<Found> {
     let own = std::env::current_exe().ok()?;
     let with = |path: PathBuf, word: &str| Found { path, first_args: vec![word.into()] };
-    if sim::can_be_sim() {
-        return Some(with(own, sim::SIM_ARG));
+    if pilotlight_sim::can_be_sim() {
+        return Some(with(own, pilotlight_sim::SIM_ARG));
     }
     let beside = own.ancestors().skip(1).take(2).map(|directory| directory.join("pilotlight"));
-    beside.into_iter().find(|path| is_program(path)).map(|path| with(path, sim::SIM_ARG))
+    beside.into_iter().find(|path| is_program(path)).map(|path| with(path, pilotlight_sim::SIM_ARG))
+}
+
+/// None: this program was built without the simulated CLI.
+#[cfg(not(feature = "sim"))]
+fn simulation() -> Option<Found> {
+    None
 }
 
 #[cfg(test)]
@@ -101,6 +115,14 @@ mod tests {
 
     fn program(name: &str) -> Program {
         Program::of(&CliConfig { program: name.to_owned(), ..CliConfig::default() })
+    }
+
+    #[test]
+    fn sim_is_refused_without_its_feature() {
+        let refused = program("sim").check_is_built().err().map(|error| error.to_string());
+        assert_eq!(refused.is_some(), cfg!(not(feature = "sim")));
+        assert!(refused.is_none_or(|text| text.contains("feature `sim`")));
+        program("claude").check_is_built().unwrap();
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod bench;
 pub mod block;
 pub mod client;
 pub mod installed;
+pub mod keyring;
 pub mod layout;
 pub mod metrics;
 pub mod output;

@@ -1,4 +1,4 @@
-//! The snippets of the README, pasted: nothing is changed but the address of the server.
+//! The snippets of the documentation run unchanged, but for the address of the server.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
@@ -9,15 +9,22 @@ use crate::common::place::Place;
 use crate::common::program::{Answer, Program, Site, message, place};
 use crate::python::{Age, finished, package_of, python};
 
-const README: &str = include_str!("../../README.md");
-/// Where the README says that the server is.
+const PAGES: [&str; 3] = [
+    include_str!("../../README.md"),
+    include_str!("../../docs/http-api.md"),
+    include_str!("../../docs/configuration.md"),
+];
+/// The server's address in the snippets.
 const ADDRESS: &str = "http://127.0.0.1:8480";
 const RUNS_WITHIN: Duration = Duration::from_secs(120);
 
 fn blocks(language: &str) -> Vec<&'static str> {
     let fence = format!("```{language}\n");
-    let rest = README.split(fence.as_str()).skip(1);
-    rest.filter_map(|rest| rest.split_once("\n```")).map(|(block, _)| block).collect()
+    let rest = PAGES.iter().flat_map(|page| page.split(fence.as_str()).skip(1));
+    let blocks = rest.filter_map(|rest| rest.split_once("\n```")).map(|(block, _)| block);
+    // The README repeats one snippet of its pages.
+    let mut seen = std::collections::HashSet::new();
+    blocks.filter(|block| seen.insert(*block)).collect()
 }
 
 /// Runs a command with the snippet as its last argument.
@@ -29,7 +36,7 @@ async fn pasted(mut command: Command, place: &Place, site: &Site, snippet: &str)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn python_snippets_run_as_they_are() {
+async fn python_snippets_run_unchanged() {
     let snippets = blocks("python");
     assert!(snippets.len() >= 3, "the snippets are found: {snippets:?}");
     for snippet in snippets {
@@ -49,7 +56,7 @@ async fn python_snippets_run_as_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn curl_snippets_run_as_they_are() {
+async fn curl_snippets_run_unchanged() {
     // The others hold ids that an answer gave before.
     let ours = |block: &&str| {
         block.contains("curl ")
@@ -73,7 +80,7 @@ async fn curl_snippets_run_as_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_file_of_users_variables_works_as_it_is() {
+async fn user_env_file_snippet_works_unchanged() {
     let mut blocks = blocks("toml").into_iter().filter(|block| block.contains("cli.user_env_file"));
     let block = blocks.next().expect("the block is found");
     let place = place();

@@ -16,8 +16,8 @@ use subtle::ConstantTimeEq as _;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::server::exposure;
-use crate::server::keys::{Digest, Entry, KeyFileError, digest, load};
+use crate::server::auth::exposure;
+use crate::server::auth::keys::{Digest, Entry, KeyFileError, digest, load};
 use crate::support::secret_file::Stamp;
 
 /// How soon a revoked key is refused.
@@ -42,7 +42,7 @@ impl Live {
 
 /// Whose keys may be in force together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::server) enum Admits {
+pub(crate) enum Admits {
     /// Those of anyone.
     Anyone,
     /// Those of one user: see [`exposure`].
@@ -50,7 +50,7 @@ pub(in crate::server) enum Admits {
 }
 
 /// See the module.
-pub(in crate::server) struct Keyring {
+pub(crate) struct Keyring {
     path: PathBuf,
     admits: Admits,
     /// Random, and different in every process.
@@ -70,7 +70,7 @@ impl fmt::Debug for Keyring {
 
 impl Keyring {
     /// Reads the file as it is. Blocking.
-    pub(in crate::server) fn open(path: &Path, admits: Admits) -> Result<Self, KeyFileError> {
+    pub(crate) fn open(path: &Path, admits: Admits) -> Result<Self, KeyFileError> {
         let mut blind = [0; 32];
         getrandom(&mut blind, GetRandomFlags::empty()).map_err(|error| KeyFileError::Random(error.into()))?;
         let ring = Self {
@@ -90,7 +90,7 @@ impl Keyring {
     }
 
     /// What is in force.
-    pub(in crate::server) fn entries(&self) -> Vec<Arc<Entry>> {
+    pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
         self.keys().values().map(|live| live.entry.clone()).collect()
     }
 
@@ -102,7 +102,7 @@ impl Keyring {
     /// them tells nothing about a key. What is found is then compared with what was presented in constant time, and
     /// when nothing is found the same is done with an entry that fits nothing. Thus the work is the same for a right and
     /// a wrong key, and for one key and ten thousand.
-    pub(in crate::server) fn find(&self, key: &[u8]) -> Option<(Arc<Entry>, CancellationToken)> {
+    pub(crate) fn find(&self, key: &[u8]) -> Option<(Arc<Entry>, CancellationToken)> {
         let presented = digest(key);
         let keys = self.keys();
         let found = keys.get(&self.blinded(&presented));
@@ -113,7 +113,7 @@ impl Keyring {
     }
 
     /// Asks the watcher to read the file now.
-    pub(in crate::server) fn reload(&self) {
+    pub(crate) fn reload(&self) {
         self.again.notify_one();
     }
 
@@ -196,7 +196,7 @@ impl Keyring {
 }
 
 /// Follows the file, for ever.
-pub(in crate::server) async fn watch(ring: Arc<Keyring>) {
+pub(crate) async fn watch(ring: Arc<Keyring>) {
     loop {
         let must = tokio::time::timeout(LOOK_EVERY, ring.again.notified()).await.is_ok();
         let looking = ring.clone();
@@ -209,7 +209,7 @@ pub(in crate::server) async fn watch(ring: Arc<Keyring>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::keys::{KeyLimits, Role, add, revoke};
+    use crate::server::auth::keys::{KeyLimits, Role, add, revoke};
 
     #[test]
     fn only_whole_keys_of_the_file_are_found() {
@@ -238,7 +238,7 @@ mod tests {
         let (first, entry) = add(&file, Role::Admin, None, KeyLimits::default()).unwrap();
         let ring = Keyring::open(&file, Admits::Anyone).unwrap();
         let (second, _) = add(&file, Role::Admin, None, KeyLimits::default()).unwrap();
-        let knows = |key: &crate::server::keys::Key| ring.find(key.expose().as_bytes()).is_some();
+        let knows = |key: &crate::server::auth::keys::Key| ring.find(key.expose().as_bytes()).is_some();
         assert!(ring.has_changed() && !knows(&second));
         ring.look(false);
         assert!(!ring.has_changed() && knows(&second));

@@ -25,11 +25,11 @@ use tokio_util::task::TaskTracker;
 use super::{ON_DISCONNECT_HEADER, SESSION_HEADER};
 use crate::error::TurnError;
 use crate::model::ids::UserId;
-use crate::server::caller::Caller;
-use crate::server::connection::Closing;
-use crate::server::error::{ApiError, ErrorForm};
-use crate::server::mcp::MCP_HEADER;
-use crate::server::router::{Replayed, with_request_id};
+use crate::server::api::error::{ApiError, ErrorForm};
+use crate::server::api::router::{Replayed, with_request_id};
+use crate::server::auth::caller::Caller;
+use crate::server::net::connection::Closing;
+use crate::server::turns::mcp::MCP_HEADER;
 
 mod records;
 
@@ -38,7 +38,7 @@ use records::{Digest, Known, LONGEST, Recorded, Records};
 /// The header with the key.
 const KEY_HEADER: &str = "idempotency-key";
 /// Says that an answer is a repetition.
-pub(in crate::server) const REPLAYED_HEADER: HeaderName = HeaderName::from_static("idempotent-replayed");
+pub(crate) const REPLAYED_HEADER: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// Longest key.
 const MAX_KEY_BYTES: usize = 255;
 /// Pieces of an answer that wait for the caller; a slow one slows its own CLI, as without a key.
@@ -76,7 +76,7 @@ impl Asked {
 }
 
 /// All that is remembered.
-pub(in crate::server) struct Idempotency {
+pub(crate) struct Idempotency {
     records: Arc<Mutex<Records>>,
     tasks: TaskTracker,
     closing: Closing,
@@ -97,7 +97,7 @@ pub(super) enum Begun {
 }
 
 impl Idempotency {
-    pub(in crate::server) fn new(tasks: TaskTracker, closing: Closing) -> Self {
+    pub(crate) fn new(tasks: TaskTracker, closing: Closing) -> Self {
         Self { records: Arc::default(), tasks, closing }
     }
 

@@ -72,7 +72,7 @@ impl Alone<'_> {
         let line = CLAUDE.command(&plan);
         let mut command = Command::new(&self.program);
         if self.config.cli.program == "sim" {
-            command.arg(pilotlight::sim::SIM_ARG);
+            command.arg(pilotlight_sim::SIM_ARG);
         }
         let passed = self.config.cli.env_pass.iter();
         let passed = passed.filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)));

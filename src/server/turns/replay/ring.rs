@@ -17,9 +17,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_core::Stream;
 use serde_json::Value;
 
-use crate::server::error::{ApiError, ErrorForm};
-use crate::server::turns::silence::Silence;
-use crate::server::wire::{DONE, PING, event as frame};
+use crate::server::api::error::{ApiError, ErrorForm};
+use crate::server::dialect::sse::{DONE, PING, event as frame};
+use crate::server::turns::heartbeat::Silence;
 
 /// Events that go out at a time, in bytes.
 const AT_A_TIME: usize = 64 << 10;

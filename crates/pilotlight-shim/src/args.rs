@@ -1,0 +1,181 @@
+//! The shim's command line, written by the server and read by the shim: one file, so that they cannot disagree.
+//!
+//! Parsed by hand because the shim has no room for an arguments library. There is no limit on address space:
+//! JavaScript runtimes reserve far more than they use and die of it.
+
+use std::{
+    ffi::{CString, OsStr, OsString},
+    os::unix::ffi::OsStringExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// What a CLI may use, and as whom it runs. `None` leaves what the server has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Open files (`RLIMIT_NOFILE`).
+    pub nofile: Option<u64>,
+    /// The soft limit alone, where the server has raised its own. `nofile` goes before it.
+    pub nofile_soft: Option<u64>,
+    /// Processes of the user (`RLIMIT_NPROC`); meaningful only with a user of its own.
+    pub nproc: Option<u64>,
+    /// Size of a core file (`RLIMIT_CORE`): 0 by default, memory images would hold conversations and keys.
+    pub core: Option<u64>,
+    /// Size of any file written (`RLIMIT_FSIZE`).
+    pub fsize: Option<u64>,
+    /// Added to the kernel's choice of whom to kill when memory is out: the CLI goes before the server.
+    pub oom_score_adj: Option<i32>,
+    /// User and group to run as; needs privilege.
+    pub owner: Option<(u32, u32)>,
+    /// How long the CLI may flush after SIGTERM once the lifeline is broken.
+    pub term_grace: Duration,
+}
+
+/// Transcripts reach the disk about 100 ms after an answer; twice that leaves most of the promised second.
+const TERM_GRACE: Duration = Duration::from_millis(200);
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            nofile: None,
+            nofile_soft: None,
+            nproc: None,
+            core: Some(0),
+            fsize: None,
+            oom_score_adj: None,
+            owner: None,
+            term_grace: TERM_GRACE,
+        }
+    }
+}
+
+/// Everything the shim is told.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Args {
+    pub(crate) cgroup: Option<PathBuf>,
+    pub(crate) limits: Limits,
+    /// The program, an absolute path, and its arguments. Never empty.
+    pub(crate) argv: Vec<CString>,
+}
+
+/// The arguments that make the shim start `program`.
+pub fn encode(cgroup: Option<&Path>, limits: &Limits, program: &Path, args: &[OsString]) -> Vec<OsString> {
+    let mut line = Vec::with_capacity(args.len() + 16);
+    let mut option = |name: &str, value: Option<OsString>| {
+        if let Some(value) = value {
+            line.push(OsString::from(name));
+            line.push(value);
+        }
+    };
+    let number = |value: u64| OsString::from(value.to_string());
+    option("--cgroup", cgroup.map(|dir| dir.as_os_str().to_owned()));
+    option("--nofile", limits.nofile.map(number));
+    option("--nofile-soft", limits.nofile_soft.map(number));
+    option("--nproc", limits.nproc.map(number));
+    option("--core", limits.core.map(number));
+    option("--fsize", limits.fsize.map(number));
+    option("--oom-score-adj", limits.oom_score_adj.map(|adj| OsString::from(adj.to_string())));
+    option("--uid", limits.owner.map(|(uid, _)| number(uid.into())));
+    option("--gid", limits.owner.map(|(_, gid)| number(gid.into())));
+    let grace = u64::try_from(limits.term_grace.as_millis()).unwrap_or(u64::MAX);
+    option("--term-grace-ms", Some(number(grace)));
+    line.push(OsString::from("--"));
+    line.push(program.as_os_str().to_owned());
+    line.extend(args.iter().cloned());
+    line
+}
+
+/// Reads what [`encode`] wrote; `Err` names what is wrong.
+pub(crate) fn parse(mut line: impl Iterator<Item = OsString>) -> Result<Args, &'static str> {
+    let mut limits = Limits { core: None, ..Limits::default() };
+    let (mut cgroup, mut uid, mut gid) = (None, None, None);
+    loop {
+        let name = line.next().ok_or("`-- PROGRAM` is missing")?;
+        if name == "--" {
+            break;
+        }
+        let value = line.next().ok_or("an option has no value")?;
+        match name.to_str().unwrap_or_default() {
+            "--cgroup" => cgroup = Some(PathBuf::from(value)),
+            "--nofile" => limits.nofile = Some(number(&value)?),
+            "--nofile-soft" => limits.nofile_soft = Some(number(&value)?),
+            "--nproc" => limits.nproc = Some(number(&value)?),
+            "--core" => limits.core = Some(number(&value)?),
+            "--fsize" => limits.fsize = Some(number(&value)?),
+            "--oom-score-adj" => limits.oom_score_adj = Some(number(&value)?),
+            "--uid" => uid = Some(number(&value)?),
+            "--gid" => gid = Some(number(&value)?),
+            "--term-grace-ms" => limits.term_grace = Duration::from_millis(number(&value)?),
+            _ => return Err("an option is unknown"),
+        }
+    }
+    limits.owner = match (uid, gid) {
+        (Some(uid), Some(gid)) => Some((uid, gid)),
+        (None, None) => None,
+        _ => return Err("--uid and --gid go together"),
+    };
+    let argv = line.map(|arg| CString::new(arg.into_vec())).collect::<Result<Vec<_>, _>>();
+    let argv = argv.map_err(|_| "an argument contains a NUL byte")?;
+    if !argv.first().is_some_and(|program| program.as_bytes().starts_with(b"/")) {
+        return Err("the program must be an absolute path");
+    }
+    Ok(Args { cgroup, limits, argv })
+}
+
+fn number<N: std::str::FromStr>(value: &OsStr) -> Result<N, &'static str> {
+    value.to_str().and_then(|text| text.parse().ok()).ok_or("a value is not a number in range")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_words(words: &[&str]) -> Result<Args, &'static str> {
+        parse(words.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn what_the_server_writes_is_what_the_shim_reads() {
+        let limits = Limits {
+            nofile: Some(512),
+            nofile_soft: Some(256),
+            nproc: Some(60),
+            core: Some(0),
+            fsize: Some(1 << 30),
+            oom_score_adj: Some(-5),
+            owner: Some((1000, 1001)),
+            term_grace: Duration::from_millis(50),
+        };
+        let line = encode(
+            Some(Path::new("/cg/x")),
+            &limits,
+            Path::new("/bin/echo"),
+            &["--cgroup".into(), "--".into()],
+        );
+        let args = parse(line.into_iter()).unwrap();
+        assert_eq!(args.limits, limits);
+        assert_eq!(args.cgroup.as_deref(), Some(Path::new("/cg/x")));
+        assert_eq!(args.argv, [c"/bin/echo", c"--cgroup", c"--"].map(CString::from));
+
+        let plain = parse(encode(None, &Limits::default(), Path::new("/bin/true"), &[]).into_iter()).unwrap();
+        assert_eq!(plain.limits, Limits::default());
+        assert_eq!(plain.cgroup, None);
+    }
+
+    #[test]
+    fn wrong_lines_are_refused() {
+        for words in [
+            &[][..],
+            &["--"],
+            &["--", "relative"],
+            &["--nofile"],
+            &["--nofile", "--", "/bin/true"],
+            &["--nofile", "-1", "--", "/bin/true"],
+            &["--address-space", "1", "--", "/bin/true"],
+            &["--uid", "1", "--", "/bin/true"],
+            &["/bin/true"],
+        ] {
+            assert!(parse_words(words).is_err(), "accepted {words:?}");
+        }
+    }
+}

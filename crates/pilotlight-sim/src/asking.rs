@@ -1,0 +1,116 @@
+//! The question to the host whether a tool may run, and what its answers mean.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::conversation::new_id;
+use super::engine::{Engine, Stop};
+use super::permission::Denial;
+use super::script::Call;
+use super::turn::Turn;
+
+/// A question to the host that waits for its answer.
+#[derive(Debug)]
+pub(crate) struct Asking {
+    pub(crate) request_id: String,
+    pub(crate) answer: Option<Value>,
+}
+
+/// What the host decided.
+pub(crate) enum Permission {
+    Granted(Value),
+    Denied(String),
+}
+
+impl Engine {
+    /// Asks the host, and waits as long as it likes.
+    pub(crate) fn ask(&mut self, turn: &mut Turn, call: &Call, id: &str) -> Result<Permission, Stop> {
+        let denial = Denial { name: call.name.clone(), id: id.to_owned(), input: call.input.clone() };
+        let request_id = new_id();
+        self.asking = Some(Asking { request_id: request_id.clone(), answer: None });
+        self.set_state("requires_action");
+        self.emit_question(call, id, &request_id);
+        let heard = self.pump(None, |engine| {
+            engine.eof || engine.asking.as_ref().is_none_or(|asking| asking.answer.is_some())
+        });
+        self.set_state("running");
+        let answer = self.asking.take().and_then(|asking| asking.answer);
+        if let Err(stop) = heard {
+            if stop == Stop::Replaced {
+                self.out.line(|o| {
+                    o.str("type", "control_cancel_request").str("request_id", &request_id);
+                });
+            }
+            turn.denials.push(denial);
+            return Err(stop);
+        }
+        let Some(answer) = answer else {
+            let text = "Tool permission request failed: Error: Tool permission stream closed before response received";
+            return Ok(Permission::Denied(text.into()));
+        };
+        let body = answer.get("response").unwrap_or(&Value::Null);
+        let behaviour = body.get("behavior").and_then(Value::as_str);
+        match (answer.get("subtype").and_then(Value::as_str), behaviour, body.get("updatedInput")) {
+            (Some("success"), Some("allow"), Some(input @ Value::Object(_))) => Ok(Permission::Granted(input.clone())),
+            (Some("success"), Some("deny"), _) => {
+                if body.get("interrupt").and_then(Value::as_bool) == Some(true) {
+                    turn.denials.push(denial);
+                    return Err(Stop::Interrupted);
+                }
+                let message = body.get("message").and_then(Value::as_str).unwrap_or_default();
+                Ok(Permission::Denied(message.to_owned()))
+            }
+            (Some("error"), ..) => {
+                let error = answer.get("error").and_then(Value::as_str).unwrap_or_default();
+                Ok(Permission::Denied(format!("Tool permission request failed: Error: {error}")))
+            }
+            _ => Ok(Permission::Denied(
+                "Tool permission request failed: ZodError: Invalid input: expected record, received undefined".into(),
+            )),
+        }
+    }
+
+    /// Asks the host something else; what it answered is the text. Like the real one it waits as long as it takes.
+    pub(crate) fn ask_host(&mut self, subtype: &str) -> Result<String, Stop> {
+        let request_id = new_id();
+        self.asking = Some(Asking { request_id: request_id.clone(), answer: None });
+        self.out.line(|o| {
+            o.str("type", "control_request").str("request_id", &request_id).object("request", |o| {
+                o.str("subtype", subtype);
+            });
+        });
+        self.pump(None, |engine| {
+            engine.eof || engine.asking.as_ref().is_none_or(|asking| asking.answer.is_some())
+        })?;
+        let answer = self.asking.take().and_then(|asking| asking.answer);
+        Ok(answer.map_or_else(|| "no answer".to_owned(), |answer| answer.to_string()))
+    }
+
+    fn emit_question(&mut self, call: &Call, id: &str, request_id: &str) {
+        let text = |key: &str| call.input.get(key).and_then(Value::as_str);
+        let cwd = self.conversation.cwd.clone();
+        let command = text("command").unwrap_or_default();
+        let description = text("description").or(text("command")).unwrap_or(&call.name);
+        // The last word that is no option is a fair guess at what a command touches.
+        let touched = command.split_whitespace().rev().find(|word| !word.starts_with('-'));
+        let blocked = match text("file_path") {
+            Some(path) => path.to_owned(),
+            None => PathBuf::from(&cwd).join(touched.unwrap_or_default()).to_string_lossy().into_owned(),
+        };
+        let suggestions = json!([
+            {"type": "addRules", "rules": [{"toolName": call.name, "ruleContent": command}],
+             "behavior": "allow", "destination": "localSettings"},
+            {"type": "addDirectories", "directories": [cwd], "destination": "session"},
+            {"type": "setMode", "mode": "acceptEdits", "destination": "session"},
+        ]);
+        self.out.line(|o| {
+            o.str("type", "control_request").str("request_id", request_id).object("request", |o| {
+                o.str("subtype", "can_use_tool").str("tool_name", &call.name);
+                o.str("display_name", &call.name).value("input", &call.input);
+                o.str("description", description).value("permission_suggestions", &suggestions);
+                o.str("blocked_path", &blocked).str("tool_use_id", id);
+            });
+        });
+    }
+}

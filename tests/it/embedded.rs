@@ -1,0 +1,26 @@
+//! The embedded system on the simulated CLI, from outside: real processes, real kills, the public API. What the CLI's
+//! protocol does to a supervisor is in `crate::traps`, what is done to both of them in `crate::faults`.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use pilotlight::config::{McpServerConfig, PermissionPolicy};
+use pilotlight::model::Decision;
+use pilotlight::model::ids::{SessionKey, UserId};
+use pilotlight::turn::{McpServers, Status};
+use pilotlight::{Config, OauthCredentials, Pilotlight, Session, SessionState, TurnError, TurnOptions};
+
+mod crashes;
+mod edges;
+mod evictions;
+mod formats;
+mod limits;
+mod permissions;
+mod readers;
+mod records;
+mod stops;
+mod turns;
+mod versions;
+
+use crate::common::bench::{
+    Bench, ask, eventually, is_alive, pid, processes_in, say, start, state, written_down,
+};

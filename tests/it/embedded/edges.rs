@@ -1,0 +1,146 @@
+//! Edges that were wrong once.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_that_come_at_once_are_written_whole_and_the_newest_stays() {
+    let bench = Bench::new().await;
+    let alice = bench.pilot.session("alice");
+    let writers: Vec<_> = (1..=40)
+        .map(|number| {
+            let alice = alice.clone();
+            let credentials = OauthCredentials {
+                access_token: format!("access-{number}"),
+                refresh_token: "refresh".into(),
+                expires_at: number,
+                scopes: Vec::new(),
+                subscription_type: "max".into(),
+            };
+            tokio::spawn(async move { alice.write_credentials(&credentials).await })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap().unwrap();
+    }
+    let home = alice.workspace().await.unwrap().home.join(".claude");
+    let written = std::fs::read_to_string(home.join(".credentials.json")).unwrap();
+    assert!(written.contains("access-40"), "{written}");
+    assert_eq!(std::fs::read_dir(home).unwrap().count(), 1, "temporary files are left");
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_that_is_given_up_locks_nobody_out() {
+    let bench = Bench::new().await;
+    let alice = bench.pilot.session("alice");
+    say(&alice, "hello").await;
+    tokio::time::timeout(Duration::from_millis(1), alice.purge()).await.ok();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Ok(turn) = alice.send("again").await
+            && turn.finish().await.is_ok()
+        {
+            break;
+        }
+        assert!(Instant::now() < deadline, "locked out");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loss_that_no_turn_was_told_of_yet_outlives_the_memory_and_is_told_once() {
+    let bench = Bench::new().await;
+    let alice = bench.pilot.session("alice");
+    say(&alice, "first").await;
+    written_down(&alice, "first").await;
+    // Answered, but never written down; the child that follows finds it out, and there is nobody to be told.
+    say(&alice, "second [[fault:crash-after]]").await;
+    eventually("a new child", || {
+        alice.status().is_some_and(|s| s.generation == 2 && state(&alice) == SessionState::Idle)
+    })
+    .await;
+    let Bench { pilot, data } = bench;
+    drop(alice);
+    pilot.shutdown(Duration::from_secs(5)).await;
+
+    let bench = Bench { pilot: start(data.path(), |_| {}).await, data };
+    let alice = bench.pilot.session("alice");
+    let outcome = ask(&alice, "[[recall]]").await;
+    assert_eq!((outcome.text.as_str(), outcome.context_lost), ("first", true));
+    assert!(!ask(&alice, "third").await.context_lost, "told twice");
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_record_of_a_session_is_there_before_its_first_child() {
+    use std::os::unix::fs::PermissionsExt;
+    let scripts = tempfile::tempdir().unwrap();
+    let script = scripts.path().join("cli");
+    std::fs::write(&script, "#!/bin/sh\nls ../../../records/*/session.json > all && grep -l $PILOTLIGHT_SESSION all && : > known\n").unwrap();
+    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o700)).unwrap();
+    let bench = Bench::with(|config| {
+        config.cli.program = script.display().to_string();
+        config.restart.intensity = 0;
+        config.limits.starts_in_flight = 30;
+    })
+    .await;
+    // Many at once, so that saving them takes its time.
+    let asked: Vec<_> = (0..30)
+        .map(|number| {
+            let session = bench.pilot.session(format!("user {number}"));
+            tokio::spawn(async move {
+                session.warm().await.unwrap_err();
+                session.workspace().await.unwrap().work.join("known").exists()
+            })
+        })
+        .collect();
+    for known in asked {
+        assert!(known.await.unwrap(), "a child ran, and no record told of it");
+    }
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_in_the_instant_a_session_leaves_memory_deletes_it_for_good() {
+    let bench = Bench::with(|config| config.session.idle_timeout = Duration::from_millis(20)).await;
+    let rounds: Vec<_> = (0..30)
+        .map(|number| {
+            let session = bench.pilot.session(format!("user {number}"));
+            tokio::spawn(async move {
+                say(&session, "hello").await;
+                while session.status().is_some() {
+                    tokio::task::yield_now().await;
+                }
+                session.purge().await
+            })
+        })
+        .collect();
+    for round in rounds {
+        round.await.unwrap().unwrap();
+    }
+    bench.pilot.shutdown(Duration::from_secs(5)).await;
+    assert_eq!(crate::common::layout::session_dirs(bench.data.path()).len(), 0, "something came back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_message_in_the_instant_of_a_shutdown_is_answered_at_once() {
+    for round in 0..20 {
+        let bench = Bench::new().await;
+        let began = Instant::now();
+        let asked: Vec<_> = (0..40)
+            .map(|number| {
+                let session = bench.pilot.session(format!("user {number}"));
+                tokio::spawn(async move { session.send("hello").await.map(drop) })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_micros(150 * round)).await;
+        bench.pilot.shutdown(Duration::ZERO).await;
+        for answer in asked {
+            let answer = answer.await.unwrap();
+            assert!(matches!(answer, Ok(()) | Err(TurnError::Draining)), "{answer:?}");
+        }
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+        bench.end().await;
+    }
+}
