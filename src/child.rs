@@ -5,15 +5,6 @@
 //! reached through the shim or through pidfds; nothing here waits for "any child", because the process may be a host
 //! with children of its own.
 
-#[cfg(test)]
-#[allow(
-    dead_code,
-    unreachable_pub,
-    reason = "what is left out is said in one way; the rest of it is for others"
-)]
-#[path = "../tests/common/installed.rs"]
-pub(crate) mod installed;
-
 mod cgroup;
 mod dialogue;
 mod driver;
@@ -36,9 +27,9 @@ mod vitals;
 mod watch;
 
 pub(crate) use cgroup::CgroupBase;
-pub(crate) use dialogue::{Report, Setup, Verdict};
-pub(crate) use driver::{Departed, Driver, UNKILLABLE};
-pub(crate) use exit::{Ending, Exit, OomKills};
+pub(crate) use dialogue::{ChildEvent, OnChildEvent, Setup};
+pub(crate) use driver::{Driver, UNKILLABLE};
+pub(crate) use exit::{ChildExit, Exit, ExitCause, KillReason};
 pub(crate) use host::{available_memory, memory_limit, open_files, pressure};
 pub(crate) use locate::ShimProgram;
 pub(crate) use memory::{ProcessTable, TreeMemory, single_tree};

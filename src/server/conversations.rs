@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest as _, Sha256};
@@ -28,6 +28,7 @@ pub(crate) use digest::Told;
 
 use crate::model::ids::UserId;
 use crate::server::api::error::ApiError;
+use crate::support::lock::MutexExt;
 use crate::system::Pilotlight;
 use cache::{Place, Shelf};
 use digest::Digest;
@@ -144,7 +145,7 @@ impl Conversations {
                 Err(error) => {
                     tracing::warn!(code = error.code(), "a forgotten conversation could not be deleted yet");
                     // Not told of again at once: when its user comes back.
-                    if let Some(shelf) = lock(&shelf.shelf).as_mut() {
+                    if let Some(shelf) = shelf.shelf.lock_unpoisoned().as_mut() {
                         shelf.still_there(&name);
                     }
                 }
@@ -155,7 +156,7 @@ impl Conversations {
     /// The user's shelf; read from its file if it is not in memory.
     async fn shelf(&self, user: &UserId) -> Arc<UserShelf> {
         let found = self.find(user);
-        if lock(&found.shelf).is_none() {
+        if found.shelf.lock_unpoisoned().is_none() {
             let reading = found.clone();
             // If that fails it is read where it is needed.
             tokio::task::spawn_blocking(move || reading.change(|_| ())).await.ok();
@@ -164,7 +165,7 @@ impl Conversations {
     }
 
     fn find(&self, user: &UserId) -> Arc<UserShelf> {
-        let mut users = lock(&self.users);
+        let mut users = self.users.lock_unpoisoned();
         users.count += 1;
         let now = users.count;
         if let Some((shelf, last)) = users.shelves.get_mut(user) {
@@ -206,7 +207,7 @@ impl UserShelf {
     /// the kernel alone and takes some microseconds: less than handing it to another thread would, and a claim has to
     /// be on file before its turn begins.
     fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut Shelf) -> T) -> T {
-        let mut shelf = lock(&self.shelf);
+        let mut shelf = self.shelf.lock_unpoisoned();
         let shelf = shelf.get_or_insert_with(|| Shelf::new(self.keep, file::read(&self.path)));
         let result = change(shelf);
         for name in shelf.doomed() {
@@ -266,9 +267,4 @@ impl Drop for Claim {
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // They hold values that are whole between two statements: a panic elsewhere leaves them usable.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,12 +5,13 @@
 //! of each session: access control is the caller's task.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
 use crate::model::ids::SessionKey;
+use crate::support::lock::MutexExt;
 
 /// Capacity of the ring. At 200 bytes each and a few per turn: the last minutes of a busy server.
 const CAPACITY: usize = 512;
@@ -149,7 +150,7 @@ impl EventLog {
 
     fn lock(&self) -> MutexGuard<'_, Ring> {
         // Consistent between two statements: a panic elsewhere leaves the ring usable.
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ring.lock_unpoisoned()
     }
 }
 

@@ -76,8 +76,8 @@ async fn eventually(what: &str, within: Duration, mut look: impl FnMut() -> bool
     }
 }
 
-fn done(ended: Ended) -> Swept {
-    match ended.sweep {
+fn done(sweep: Sweep) -> Swept {
+    match sweep {
         Sweep::Done(swept) => swept,
         other => panic!("the shim did not sweep: {other:?}"),
     }
@@ -99,7 +99,6 @@ async fn a_child_talks_ends_and_is_accounted_for() {
     let ended = child.shim.gone().await;
     child.stderr.read_to_string(&mut err).await.unwrap();
     assert_eq!((out.as_str(), err.as_str()), ("hello\n", "problem\n"));
-    assert_eq!(ended.exit, Exit::Code(4));
     assert_eq!((done(ended).killed, done(ended).stuck), (1, 0));
     assert_eq!(child.shim.gone().await, ended, "may be asked again");
     assert_eq!(child.shim.shim_pid(), None);
@@ -129,8 +128,8 @@ async fn orders_reach_the_child_at_once() {
     let mut killed = start("trap '' TERM; sleep 600 & wait");
     killed.shim.terminate();
     killed.shim.kill_tree();
-    let ended = killed.shim.gone().await;
-    assert_eq!(ended.exit, Exit::Signal(9));
+    assert_eq!(killed.shim.exited().await, Exit::Signal(9));
+    killed.shim.gone().await;
 }
 
 #[tokio::test]
@@ -155,7 +154,8 @@ async fn what_cannot_start_is_a_typed_error() {
         let message = error.to_string();
         assert!(message.contains(name) && !message.contains(program), "{message}");
         let ended = child.shim.gone().await;
-        assert_eq!(ended, Ended { exit: Exit::Unknown, sweep: Sweep::NothingStarted });
+        assert_eq!(ended, Sweep::NothingStarted);
+        assert_eq!(child.shim.exited().await, Exit::Unknown);
     }
 
     let launch = Launch {
@@ -201,7 +201,8 @@ async fn waits_can_be_given_up_and_taken_up_again() {
             () = tokio::task::yield_now() => {}
         }
     }
-    assert_eq!(child.shim.gone().await.exit, Exit::Code(3));
+    child.shim.gone().await;
+    assert_eq!(child.shim.exited().await, Exit::Code(3));
 }
 
 #[tokio::test]
@@ -259,7 +260,7 @@ async fn a_killed_shim_is_made_good_by_the_marker() {
     assert_eq!(child.shim.exited().await, Exit::Unknown);
     let ended = child.shim.gone().await;
     // The CLI itself may be found dying.
-    assert!(matches!(ended.sweep, Sweep::ShimDied { rung: Rung::Marker, killed: 1 | 2 }), "{ended:?}");
+    assert!(matches!(ended, Sweep::ShimDied { rung: Rung::Marker, killed: 1 | 2 }), "{ended:?}");
     assert_eq!(sleepers(&token), 0);
     eventually("nothing is left", PROMISE, || !exists(shim_pid)).await;
     eventually("the CLI is reaped by init", LONG, || !exists(pid)).await;
@@ -268,7 +269,7 @@ async fn a_killed_shim_is_made_good_by_the_marker() {
 #[tokio::test]
 async fn a_killed_shim_is_made_good_by_the_cgroup() {
     let Some(base) = CgroupBase::detect(&format!("pilotlight-spawn-test-{}", std::process::id())) else {
-        crate::child::installed::left_out("no writable cgroup v2 here");
+        pilotlight_test_support::installed::left_out("no writable cgroup v2 here");
         return;
     };
     let token = token();
@@ -280,7 +281,7 @@ async fn a_killed_shim_is_made_good_by_the_cgroup() {
     let shim_pid = child.shim.shim_pid().unwrap();
     kill_process(Pid::from_raw(shim_pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
     let ended = child.shim.gone().await;
-    assert!(matches!(ended.sweep, Sweep::ShimDied { rung: Rung::Cgroup, killed: 1 | 2 }), "{ended:?}");
+    assert!(matches!(ended, Sweep::ShimDied { rung: Rung::Cgroup, killed: 1 | 2 }), "{ended:?}");
     assert_eq!(sleepers(&token), 0);
     assert!(!dir.exists());
     base.remove();
@@ -294,7 +295,7 @@ async fn a_host_that_reaps_everything_itself_is_tolerated() {
     kill_process(shim_pid, Signal::KILL).unwrap();
     waitpid(Some(shim_pid), WaitOptions::empty()).unwrap();
     let ended = child.shim.gone().await;
-    assert!(matches!(ended.sweep, Sweep::ShimDied { .. }), "{ended:?}");
+    assert!(matches!(ended, Sweep::ShimDied { .. }), "{ended:?}");
 }
 
 /// Takes as long as a shim may take to answer.
@@ -325,5 +326,6 @@ async fn lines_of_output_come_as_they_are_written() {
     line.clear();
     io.read_line(&mut line).await.unwrap();
     assert_eq!(line, "two\n");
-    assert_eq!(child.shim.gone().await.exit, Exit::Code(0));
+    child.shim.gone().await;
+    assert_eq!(child.shim.exited().await, Exit::Code(0));
 }

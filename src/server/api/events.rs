@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ use crate::server::api::query::Inquiry;
 use crate::server::api::sessions::{encode, seconds};
 use crate::server::app::App;
 use crate::server::dialect::sse::{self, PING};
+use crate::support::lock::MutexExt;
 use crate::telemetry::events::{EventKind, EventStream, Exit, SessionEvent};
 
 /// How long one stream lasts; then its key is looked at again.
@@ -59,7 +60,7 @@ struct Streams(Mutex<HashMap<Option<UserId>, u32>>);
 
 impl Streams {
     fn place(self: &Arc<Self>, whose: Option<UserId>) -> Result<Place, ApiError> {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.0.lock_unpoisoned();
         let count = open.entry(whose.clone()).or_default();
         if *count >= MOST {
             let message = format!("{MOST} streams of these happenings are open already");
@@ -79,7 +80,7 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut open = self.streams.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.streams.0.lock_unpoisoned();
         if let Some(count) = open.get_mut(&self.whose) {
             *count = count.saturating_sub(1);
             if *count == 0 {

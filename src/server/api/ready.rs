@@ -4,11 +4,12 @@
 //! stopped in a directory of its own, again and again with pauses until it works; a mended CLI thus makes the server
 //! ready without a restart. A turn that a CLI ended by itself proves the same; one that has only begun proves nothing.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::server::api::error::redact;
 use crate::server::app::App;
+use crate::support::lock::MutexExt;
 use crate::system::probe::{self, ProbeError};
 
 /// First and longest pause between two trials. A start costs half a CPU second; a mended CLI is noticed within the longest.
@@ -29,15 +30,15 @@ impl Default for StartedOnce {
 
 impl StartedOnce {
     pub(crate) fn missing(&self) -> Option<String> {
-        self.missing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.missing.lock_unpoisoned().clone()
     }
 
     pub(crate) fn open(&self) {
-        *self.missing.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.missing.lock_unpoisoned() = None;
     }
 
     fn failed(&self, why: String) {
-        if let Some(missing) = &mut *self.missing.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(missing) = &mut *self.missing.lock_unpoisoned() {
             *missing = why;
         }
     }

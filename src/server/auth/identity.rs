@@ -8,16 +8,18 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::model::OauthCredentials;
 use crate::model::ids::{InvalidName, UserId};
+use crate::support::atomic_file::{self, Durability};
+use crate::support::hex;
+use crate::support::lock::MutexExt;
 use crate::workspace::read_own;
 
 mod rotated;
@@ -75,7 +77,7 @@ impl Identities {
     ) -> Result<UserId, InvalidName> {
         let [access, refresh] = digests(credentials);
         let found = {
-            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = self.known.lock_unpoisoned();
             known.owners.get(&access).or_else(|| known.owners.get(&refresh)).cloned()
         };
         let found = match found {
@@ -93,11 +95,11 @@ impl Identities {
     /// Remembers that `user` presented these. A token that is another's stays the other's.
     pub(crate) async fn learn(&self, user: &UserId, credentials: &OauthCredentials) {
         let changed = {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = self.known.lock_unpoisoned();
             known.learn(user, digests(credentials))
         };
         let Some(record) = changed else { return };
-        let (directory, name) = (self.directory.clone(), hex(&digest("user", user.as_bytes())));
+        let (directory, name) = (self.directory.clone(), hex::encode(&digest("user", user.as_bytes())));
         let saved = tokio::task::spawn_blocking(move || save(&directory, &name, &record)).await;
         if !matches!(saved, Ok(Ok(()))) {
             tracing::warn!(
@@ -128,13 +130,16 @@ impl Known {
                 self.owners.remove(&old);
             }
         }
-        Some(Record { user: hex(user.as_bytes()), tokens: tokens.iter().map(|token| hex(token)).collect() })
+        Some(Record {
+            user: hex::encode(user.as_bytes()),
+            tokens: tokens.iter().map(|token| hex::encode(token)).collect(),
+        })
     }
 
     fn restore(&mut self, record: &Record) -> Option<()> {
-        let user = UserId::new(unhex(&record.user)?).ok()?;
+        let user = UserId::new(hex::decode(&record.user)?).ok()?;
         for token in record.tokens.iter().take(TOKENS_PER_USER) {
-            let token: Digest = unhex(token)?.try_into().ok()?;
+            let token: Digest = hex::decode_array(token)?;
             self.owners.insert(token, user.clone());
             self.tokens.entry(user.clone()).or_default().push_back(token);
         }
@@ -160,22 +165,9 @@ fn load(directory: &Path) -> Known {
     known
 }
 
-/// Whole or not at all: written beside, then renamed.
 fn save(directory: &Path, name: &str, record: &Record) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    // A name of its own for each writing: two may happen at once.
-    let beside = directory.join(format!("{name}.{}", uuid::Uuid::new_v4()));
-    let written = (|| {
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-        file.write_all(&serde_json::to_vec(record)?)?;
-        file.sync_all()?;
-        std::fs::rename(&beside, directory.join(name))
-    })();
-    if written.is_err() {
-        // If this fails too, the next start sweeps it.
-        std::fs::remove_file(&beside).ok();
-    }
-    written
+    atomic_file::replace(&directory.join(name), &serde_json::to_vec(record)?, Durability::Disk)
 }
 
 fn digests(credentials: &OauthCredentials) -> [Digest; 2] {
@@ -191,18 +183,8 @@ fn digest(purpose: &str, bytes: &[u8]) -> Digest {
 
 /// 128 bits of the digest: no collision among any number of users.
 fn new_user(refresh: &Digest) -> Result<UserId, InvalidName> {
-    let half: String = hex(refresh).chars().take(32).collect();
+    let half: String = hex::encode(refresh).chars().take(32).collect();
     UserId::new(half)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    if rest.is_empty() { pairs.iter().map(byte).collect() } else { None }
 }
 
 #[cfg(test)]

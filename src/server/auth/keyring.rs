@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::server::auth::exposure;
 use crate::server::auth::keys::{Digest, Entry, KeyFileError, digest, load};
-use crate::support::secret_file::Stamp;
+use crate::support::lock::{MutexExt, RwLockExt};
+use crate::support::secret_file::FileId;
 
 /// How soon a revoked key is refused.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -57,7 +58,7 @@ pub(crate) struct Keyring {
     blind: [u8; 32],
     keys: RwLock<Arc<Keys>>,
     /// The file as it was when it was last tried.
-    seen: Mutex<Option<Stamp>>,
+    seen: Mutex<Option<FileId>>,
     /// Asks for another look, whether the file has changed or not.
     again: Notify,
 }
@@ -118,7 +119,7 @@ impl Keyring {
     }
 
     fn keys(&self) -> Arc<Keys> {
-        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.keys.read_unpoisoned().clone()
     }
 
     fn blinded(&self, digest: &Digest) -> Digest {
@@ -150,11 +151,11 @@ impl Keyring {
         Ok(count)
     }
 
-    fn load(&self) -> Result<(Vec<Entry>, Stamp), KeyFileError> {
-        load(&self.path).inspect_err(|_| self.saw(Stamp::at(&self.path).ok()))
+    fn load(&self) -> Result<(Vec<Entry>, FileId), KeyFileError> {
+        load(&self.path).inspect_err(|_| self.saw(FileId::at(&self.path).ok()))
     }
 
-    fn put(&self, entries: Vec<Entry>, stamp: Stamp) {
+    fn put(&self, entries: Vec<Entry>, stamp: FileId) {
         let before = self.keys();
         let live = |entry: Entry| {
             let name = self.blinded(entry.digest());
@@ -165,7 +166,7 @@ impl Keyring {
             (name, live)
         };
         let keys: Arc<Keys> = Arc::new(entries.into_iter().map(live).collect());
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys.clone();
+        *self.keys.write_unpoisoned() = keys.clone();
         self.saw(Some(stamp));
         for (name, former) in before.iter() {
             if !keys.get(name).is_some_and(|now| now.goes_on_as(former)) {
@@ -174,13 +175,13 @@ impl Keyring {
         }
     }
 
-    fn saw(&self, stamp: Option<Stamp>) {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = stamp;
+    fn saw(&self, stamp: Option<FileId>) {
+        *self.seen.lock_unpoisoned() = stamp;
     }
 
     fn has_changed(&self) -> bool {
-        let now = Stamp::at(&self.path).ok();
-        now != *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        let now = FileId::at(&self.path).ok();
+        now != *self.seen.lock_unpoisoned()
     }
 
     /// Reads the file if it has changed or `must` is set. Blocking.
@@ -210,6 +211,7 @@ pub(crate) async fn watch(ring: Arc<Keyring>) {
 mod tests {
     use super::*;
     use crate::server::auth::keys::{KeyLimits, Role, add, revoke};
+    use crate::support::atomic_file::{self, Durability};
 
     #[test]
     fn only_whole_keys_of_the_file_are_found() {
@@ -250,7 +252,7 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         ring.look(false);
         assert!(knows(&first));
-        crate::workspace::write_private(&file, &good, crate::workspace::Durability::Kernel).unwrap();
+        atomic_file::replace(&file, &good, Durability::Kernel).unwrap();
         revoke(&file, entry.id()).unwrap();
         ring.look(false);
         assert!(!knows(&first) && knows(&second));

@@ -13,7 +13,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use sha2::{Digest as _, Sha256};
 
 use crate::model::ids::InvalidName;
-use crate::support::secret_file::{Stamp, Unfit, read};
+use crate::support::secret_file::{FileId, InsecureFile, read};
 
 mod edit;
 mod entry;
@@ -104,8 +104,9 @@ pub fn list(path: &Path) -> Result<Vec<Entry>, KeyFileError> {
 }
 
 /// The same with what to know the file by.
-pub(crate) fn load(path: &Path) -> Result<(Vec<Entry>, Stamp), KeyFileError> {
-    let unfit = |error: Unfit| KeyFileError::Unfit { path: path.to_owned(), problem: error.to_string() };
+pub(crate) fn load(path: &Path) -> Result<(Vec<Entry>, FileId), KeyFileError> {
+    let unfit =
+        |error: InsecureFile| KeyFileError::Unfit { path: path.to_owned(), problem: error.to_string() };
     let (content, stamp) = read(path, MAX_FILE_BYTES).map_err(unfit)?;
     let text = std::str::from_utf8(&content)
         .map_err(|_| KeyFileError::Unfit { path: path.to_owned(), problem: "it is not text".to_owned() })?;

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use governor::clock::{Clock as _, DefaultClock};
@@ -16,6 +16,7 @@ use governor::{DefaultKeyedRateLimiter, Quota};
 use crate::model::ids::UserId;
 use crate::server::api::error::ApiError;
 use crate::server::auth::caller::Caller;
+use crate::support::lock::{MutexExt, RwLockExt};
 
 /// Requests after which quiet callers are forgotten: between two sweeps no more new ones than this can be added, some
 /// hundred bytes each.
@@ -88,9 +89,9 @@ impl Rates {
     }
 
     fn limiter(&self, limit: NonZeroU32) -> Arc<Limiter> {
-        let known = self.limiters.read().unwrap_or_else(PoisonError::into_inner).get(&limit).cloned();
+        let known = self.limiters.read_unpoisoned().get(&limit).cloned();
         known.unwrap_or_else(|| {
-            let mut limiters = self.limiters.write().unwrap_or_else(PoisonError::into_inner);
+            let mut limiters = self.limiters.write_unpoisoned();
             limiters
                 .entry(limit)
                 .or_insert_with(|| Arc::new(Limiter::keyed(Quota::per_minute(limit))))
@@ -100,7 +101,7 @@ impl Rates {
 
     /// Forgets callers that have their full share again, and limits that no key has any more.
     fn sweep(&self) {
-        let mut limiters = self.limiters.write().unwrap_or_else(PoisonError::into_inner);
+        let mut limiters = self.limiters.write_unpoisoned();
         limiters.retain(|_, limiter| {
             limiter.retain_recent();
             limiter.shrink_to_fit();
@@ -116,7 +117,7 @@ pub(crate) struct Turns(Mutex<HashMap<UserId, u32>>);
 impl Turns {
     /// One more turn of `user`, if it has fewer than `limit`.
     pub(crate) fn permit(self: &Arc<Self>, user: &UserId, limit: u32) -> Result<TurnPermit, ApiError> {
-        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.0.lock_unpoisoned();
         let mine = running.entry(user.clone()).or_default();
         if *mine >= limit {
             let message =
@@ -137,7 +138,7 @@ pub(crate) struct TurnPermit {
 
 impl Drop for TurnPermit {
     fn drop(&mut self) {
-        let mut running = self.turns.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.turns.0.lock_unpoisoned();
         if let Some(mine) = running.get_mut(&self.user) {
             *mine = mine.saturating_sub(1);
             if *mine == 0 {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cache::{Conversation, State};
 use super::digest::Digest;
+use crate::support::hex;
 use crate::workspace::{open_own, read_own};
 
 /// Bytes of a place. A name and two digests take some 230; a power of two, so that none lies across two pages.
@@ -44,10 +45,10 @@ fn parse(place: &[u8]) -> Option<Conversation> {
     let line: Line = serde_json::from_slice(place).ok()?;
     let state = match line.history {
         _ if line.doomed => State::Doomed { queued: false },
-        Some(history) => State::Free(unhex(&history)?),
+        Some(history) => State::Free(parse_digest(&history)?),
         None => State::Spent,
     };
-    Some(Conversation { name: line.name, system: unhex(&line.system)?, used: line.used, state })
+    Some(Conversation { name: line.name, system: parse_digest(&line.system)?, used: line.used, state })
 }
 
 /// Writes these places. When that fails the whole file is given up: better nothing than something that is no longer
@@ -85,9 +86,9 @@ fn render(place: Option<&Conversation>) -> io::Result<Vec<u8>> {
         Some(it) => serde_json::to_vec(&Line {
             name: it.name.clone(),
             used: it.used,
-            system: hex(&it.system),
+            system: hex::encode(&it.system.0),
             history: match &it.state {
-                State::Free(history) => Some(hex(history)),
+                State::Free(history) => Some(hex::encode(&history.0)),
                 State::Claimed | State::Spent | State::Doomed { .. } => None,
             },
             doomed: matches!(it.state, State::Doomed { .. }),
@@ -101,15 +102,8 @@ fn render(place: Option<&Conversation>) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-fn hex(digest: &Digest) -> String {
-    digest.0.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<Digest> {
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    let bytes: Vec<u8> = pairs.iter().map(byte).collect::<Option<_>>()?;
-    bytes.try_into().ok().filter(|_| rest.is_empty()).map(Digest)
+fn parse_digest(text: &str) -> Option<Digest> {
+    hex::decode_array(text).map(Digest)
 }
 
 #[cfg(test)]

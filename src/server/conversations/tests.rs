@@ -286,10 +286,10 @@ async fn users_are_bounded_and_come_back_from_their_files() {
     for number in 2..MAX_USERS + 10 {
         conversations.find(&name(number));
     }
-    let users = || lock(&conversations.users).shelves.len();
+    let users = || conversations.users.lock_unpoisoned().shelves.len();
     assert!(users() <= MAX_USERS, "{}", users());
-    assert!(lock(&conversations.users).shelves.contains_key(&name(0)), "it is in use");
-    assert!(!lock(&conversations.users).shelves.contains_key(&name(1)));
+    assert!(conversations.users.lock_unpoisoned().shelves.contains_key(&name(0)), "it is in use");
+    assert!(!conversations.users.lock_unpoisoned().shelves.contains_key(&name(1)));
     assert!(!conversations.claim(&name(1), &told(&["u".into(), "a".into()], "v")).await.unwrap().is_new());
     drop(held);
 }

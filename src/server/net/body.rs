@@ -2,7 +2,7 @@
 //! that others find no room.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use crate::server::api::error::ApiError;
 use crate::server::auth::caller::{Caller, Name};
+use crate::support::lock::MutexExt;
 use crate::turn::Hold;
 
 /// What all bodies in memory may have together, with those of turns that have not begun to answer. Nearly all are a few
@@ -101,7 +102,7 @@ impl BodyBudget {
 impl Account {
     fn held(&self) -> MutexGuard<'_, HashMap<Name, usize>> {
         // Only counted up and down under the lock: a panic elsewhere leaves it usable.
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock_unpoisoned()
     }
 
     /// Counts `more` units as the caller's, if it may have them. Nobody gets more than is left for all others: so one

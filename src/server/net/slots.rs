@@ -6,13 +6,15 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
+
+use crate::support::lock::MutexExt;
 
 /// A connection is left alone for so long after it was opened or answered: its next request is likely to be on its way.
 const GRACE: Duration = Duration::from_millis(100);
@@ -78,7 +80,7 @@ impl Room {
 
     fn idle(&self) -> MutexGuard<'_, Idle> {
         // Whole between two statements: a panic elsewhere leaves it usable.
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lock_unpoisoned()
     }
 }
 
@@ -138,7 +140,7 @@ impl Place {
     }
 
     fn number(&self) -> MutexGuard<'_, u64> {
-        self.number.lock().unwrap_or_else(PoisonError::into_inner)
+        self.number.lock_unpoisoned()
     }
 }
 

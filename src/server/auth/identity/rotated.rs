@@ -5,11 +5,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use super::{Digest, digest};
 use crate::model::ids::{SessionHash, UserId};
-use crate::support::secret_file::Stamp;
+use crate::support::lock::MutexExt;
+use crate::support::secret_file::FileId;
 use crate::system::Pilotlight;
 use crate::workspace::{Workspace, credentials_in};
 
@@ -19,7 +20,7 @@ const MAX_FILES: usize = 100_000;
 /// What was found in which file.
 #[derive(Default)]
 pub(crate) struct Rotated {
-    seen: Mutex<HashMap<SessionHash, (Stamp, [Digest; 2])>>,
+    seen: Mutex<HashMap<SessionHash, (FileId, [Digest; 2])>>,
 }
 
 impl fmt::Debug for Rotated {
@@ -32,7 +33,7 @@ impl Rotated {
     /// The user one of whose sessions holds the presented access token, else the refresh token. One search at a time:
     /// strangers that come in crowds wait for each other.
     pub(crate) fn owner(&self, pilot: &Pilotlight, presented: &[Digest; 2]) -> Option<UserId> {
-        let mut before = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = self.seen.lock_unpoisoned();
         let mut now = HashMap::new();
         let mut matching = [None, None];
         for (session, workspace) in pilot.workspaces() {
@@ -56,10 +57,10 @@ impl Rotated {
 fn look(
     pilot: &Pilotlight,
     workspace: &Workspace,
-    before: Option<(Stamp, [Digest; 2])>,
-) -> Option<(Stamp, [Digest; 2])> {
+    before: Option<(FileId, [Digest; 2])>,
+) -> Option<(FileId, [Digest; 2])> {
     let (own, path) = pilot.credentials(workspace)?;
-    let stamp = Stamp::of(&own.file(&path).ok()?.metadata().ok()?);
+    let stamp = FileId::of(&own.file(&path).ok()?.metadata().ok()?);
     if let Some(before) = before.filter(|(seen, _)| *seen == stamp) {
         return Some(before);
     }

@@ -1,13 +1,14 @@
 //! Adding and revoking: the file is replaced as a whole, one change after the other.
 
 use std::fs::File;
-use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, fchown};
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::{Entry, Key, KeyFileError, KeyLimits, MAX_FILE_BYTES, Role, digest, entry, load};
+use crate::support::atomic_file::{self, Durability};
 use crate::support::secret_file;
 
 /// Digits of an id: unique among the keys of one file, and short enough to be typed.
@@ -66,30 +67,18 @@ fn change(
     flock(&lock, FlockOperation::LockExclusive).map_err(|errno| failed(file)(errno.into()))?;
     let text = if may_create && !path.exists() { String::new() } else { text_of(&path)? };
     let Some(text) = edit(text) else { return Ok(false) };
-    replace(&path, directory, &text).map_err(failed(file))?;
+    replace(&path, &text).map_err(failed(file))?;
     Ok(true)
 }
 
-/// Whole or not at all, and as readable as before: the operator may not be the user that the server runs as.
-fn replace(path: &Path, directory: &Path, text: &str) -> io::Result<()> {
+/// Replaces the key file. Owner and mode stay: the operator may not be the user that the server runs as.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
     let before = path.metadata().ok();
-    let beside = directory.join(format!(".{}.new", uuid::Uuid::new_v4().simple()));
-    let written = (|| {
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&beside)?;
-        if let Some(before) = before {
-            file.set_permissions(before.permissions())?;
-            fchown(&file, Some(before.uid()), Some(before.gid()))?;
-        }
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&beside, path)?;
-        File::open(directory)?.sync_all()
-    })();
-    if written.is_err() {
-        // What is half written helps nobody; that it was not written is told.
-        std::fs::remove_file(&beside).ok();
-    }
-    written
+    atomic_file::replace_with(path, text.as_bytes(), Durability::Disk, |file| {
+        let Some(before) = before else { return Ok(()) };
+        file.set_permissions(before.permissions())?;
+        fchown(file, Some(before.uid()), Some(before.gid()))
+    })
 }
 
 /// The file's text, once all of it is known to be right.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Digest;
 use crate::model::ids::UserId;
+use crate::support::hex;
 
 /// Whom a key is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,7 +92,7 @@ impl Entry {
     pub(super) fn parse(line: &str) -> Result<Self, String> {
         let line: Line = serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(line))
             .map_err(|error| problem(&error.path().to_string(), error.inner()))?;
-        let digest = unhex(&line.sha256).ok_or("sha256: 64 hexadecimal digits are expected")?;
+        let digest = hex::decode_array(&line.sha256).ok_or("sha256: 64 hexadecimal digits are expected")?;
         let role = match (line.role, line.user) {
             (RoleName::User, Some(user)) => {
                 Role::User(UserId::new(user).map_err(|error| format!("user: {error}"))?)
@@ -172,11 +173,4 @@ fn problem(path: &str, error: &serde_json::Error) -> String {
         (path, true) => format!("{path}: {text}"),
         (path, false) => format!("{path}: has a value that is not allowed there"),
     }
-}
-
-fn unhex(text: &str) -> Option<Digest> {
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    let bytes: Vec<u8> = pairs.iter().map(byte).collect::<Option<_>>()?;
-    if rest.is_empty() { bytes.try_into().ok() } else { None }
 }
