@@ -24,7 +24,7 @@ use super::spawn::{Contained, Ended, ShimHandle};
 use super::stderr::Tail;
 use crate::adapter::{Bound, Refusal};
 use crate::telemetry::metrics::Stream;
-use pilotlight_shim::report::Exit;
+use pilotlight_shim::report::ExitStatus;
 
 /// After the exit the rest of the output is read for at most so long: whoever else held the pipe is being killed.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
@@ -40,7 +40,7 @@ pub(crate) struct Departed {
     /// It was told to go.
     pub(crate) asked: bool,
     /// How the CLI ended; `None`: it could not be killed.
-    pub(crate) exit: Option<Exit>,
+    pub(crate) exit: Option<ExitStatus>,
     /// What became of its tree.
     pub(crate) ended: Option<Ended>,
     /// We killed its tree.
@@ -85,7 +85,7 @@ enum Wake {
     Stderr {
         open: bool,
     },
-    Exited(Exit),
+    Exited(ExitStatus),
     Timer,
 }
 
@@ -174,7 +174,7 @@ impl Driver {
         self.stderr_read(open);
     }
 
-    async fn depart(mut self: Box<Self>, exit: Option<Exit>) -> Departed {
+    async fn depart(mut self: Box<Self>, exit: Option<ExitStatus>) -> Departed {
         self.with(Dialogue::depart);
         if exit.is_some() {
             self.last_output().await;

@@ -4,7 +4,7 @@
 use std::{fmt, fs};
 
 use super::host;
-pub(crate) use pilotlight_shim::report::Exit;
+pub(crate) use pilotlight_shim::report::ExitStatus;
 
 /// The kernel's way to end a process.
 const SIGKILL: i32 = 9;
@@ -25,12 +25,17 @@ pub(crate) enum Ending {
 impl Ending {
     /// Memory is blamed only for a SIGKILL that we did not send, while the kernel's count of such kills went up.
     /// Another process may have been meant by that count, so this is a strong hint and no proof.
-    pub(crate) fn classify(exit: Exit, killed_by_us: bool, kills: OomKills, kills_now: OomKills) -> Self {
+    pub(crate) fn classify(
+        exit: ExitStatus,
+        killed_by_us: bool,
+        kills: OomKills,
+        kills_now: OomKills,
+    ) -> Self {
         match exit {
-            Exit::Signal(SIGKILL) if !killed_by_us && kills.grew_to(kills_now) => Self::OutOfMemory,
-            Exit::Signal(signal) => Self::Signal(signal),
-            Exit::Code(code) => Self::Code(code),
-            Exit::Unknown => Self::Unknown,
+            ExitStatus::Signal(SIGKILL) if !killed_by_us && kills.grew_to(kills_now) => Self::OutOfMemory,
+            ExitStatus::Signal(signal) => Self::Signal(signal),
+            ExitStatus::Code(code) => Self::Code(code),
+            ExitStatus::Unknown => Self::Unknown,
         }
     }
 }
@@ -73,14 +78,14 @@ mod tests {
     #[test]
     fn memory_is_blamed_only_when_everything_points_to_it() {
         let (three, four, silent) = (OomKills(Some(3)), OomKills(Some(4)), OomKills(None));
-        let killed = Exit::Signal(9);
+        let killed = ExitStatus::Signal(9);
         assert_eq!(Ending::classify(killed, false, three, four), Ending::OutOfMemory);
         assert_eq!(Ending::classify(killed, true, three, four), Ending::Signal(9));
         assert_eq!(Ending::classify(killed, false, three, three), Ending::Signal(9));
         assert_eq!(Ending::classify(killed, false, silent, four), Ending::Signal(9));
-        assert_eq!(Ending::classify(Exit::Signal(11), false, three, four), Ending::Signal(11));
-        assert_eq!(Ending::classify(Exit::Code(137), false, three, four), Ending::Code(137));
-        assert_eq!(Ending::classify(Exit::Unknown, false, three, four), Ending::Unknown);
+        assert_eq!(Ending::classify(ExitStatus::Signal(11), false, three, four), Ending::Signal(11));
+        assert_eq!(Ending::classify(ExitStatus::Code(137), false, three, four), Ending::Code(137));
+        assert_eq!(Ending::classify(ExitStatus::Unknown, false, three, four), Ending::Unknown);
     }
 
     #[test]

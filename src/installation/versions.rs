@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::adapter::Adapter;
-use crate::child::{Contained, Exit, Launch, Limits, ShimProgram, SpawnError, spawn};
+use crate::child::{ChildLimits, Contained, ExitStatus, Launch, ShimProgram, SpawnError, spawn};
 use crate::config::UnknownVersion;
 use crate::error::StartFailure;
 use crate::installation::program::Found;
@@ -422,7 +422,7 @@ async fn ask(found: &Found, shim: &ShimProgram, home: &Path) -> Result<Answer, S
         args: &args,
         env: &env,
         cwd: home,
-        limits: &Limits::default(),
+        limits: &ChildLimits::default(),
         cgroup: None,
     };
     let child = spawn(shim, &launch)?;
@@ -440,8 +440,8 @@ async fn answer_of(child: Box<Contained>) -> Option<Answer> {
     let (read, _) = tokio::join!(output.read_to_end(&mut kept), tokio::io::copy(&mut stderr, &mut nowhere));
     read.ok()?;
     match shim.exited().await {
-        Exit::Code(0) => Some(Answer::Said(first_line(&kept))),
-        Exit::Code(_) => Some(Answer::Said(None)),
+        ExitStatus::Code(0) => Some(Answer::Said(first_line(&kept))),
+        ExitStatus::Code(_) => Some(Answer::Said(None)),
         _ => None,
     }
 }

@@ -20,8 +20,8 @@ use super::store::Record;
 use crate::adapter::{LaunchPlan, Refusal};
 use crate::admission::StartPermit;
 use crate::child::{
-    self, Contained, Departed, Driver, Ending, Launch, Limits, OomKills, Port, Report, Running, Setup, Sweep,
-    TurnJob, UNKILLABLE, Verdict,
+    self, ChildLimits, Contained, Departed, Driver, Ending, Launch, OomKills, Port, Report, Running, Setup,
+    Sweep, TurnJob, UNKILLABLE, Verdict,
 };
 use crate::config::PermissionPolicy;
 use crate::error::{Loss, StartFailure, TurnError};
@@ -331,14 +331,14 @@ fn start(plan: &Plan, prepared: &Prepared, chosen: &Chosen) -> Result<Box<Contai
         .map_err(|error| StartFailure::Spawn { reason: error.reason(), message: error.to_string() })
 }
 
-fn limits_of(config: &crate::config::Limits) -> Limits {
-    Limits {
+fn limits_of(config: &crate::config::Limits) -> ChildLimits {
+    ChildLimits {
         nofile: config.child_open_files,
         nofile_soft: crate::support::open_files::of_children(),
         nproc: config.child_processes,
         fsize: config.child_file_size,
         oom_score_adj: Some(config.child_oom_score),
-        ..Limits::default()
+        ..ChildLimits::default()
     }
 }
 
@@ -412,8 +412,8 @@ fn note_end(plan: &Plan, departed: &Departed) {
     if let Some(ended) = &departed.ended {
         match ended.sweep {
             Sweep::Done(swept) => {
-                metrics.leftovers_killed(swept.rung.as_str(), swept.killed);
-                metrics.tree_kill(swept.rung.as_str(), swept.took);
+                metrics.leftovers_killed(swept.method.as_str(), swept.killed);
+                metrics.tree_kill(swept.method.as_str(), swept.took);
             }
             Sweep::ShimDied { rung, killed } => metrics.leftovers_killed(rung.as_str(), killed as u64),
             Sweep::NothingStarted => {}
