@@ -31,7 +31,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
 
 async fn talk(pilot: &Pilotlight) -> Result<(), Box<dyn Error>> {
     let alice = pilot.session("alice");
-    // The marker tells the simulation to answer with what was said before; a model needs no marker.
+    // The marker makes the simulation repeat the earlier messages; a model needs no marker.
     for message in ["Hello", "How are you?", "What did I say first? [[recall]]"] {
         println!("> {message}");
         let mut turn = alice.send(message).await?;

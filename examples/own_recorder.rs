@@ -1,8 +1,8 @@
-//! With the host's own metrics recorder: pilotlight counts through the `metrics` crate, and whoever embeds it decides
-//! where the figures go.
+//! With a metrics recorder of the embedding program: pilotlight records through the `metrics` crate, and the program chooses
+//! the destination.
 //!
-//! `cargo run --example own_recorder` uses the recorder of `metrics-util` that keeps everything in memory, and prints
-//! what is not zero. With `metrics-exporter-prometheus` it is the same, but for the buckets: give it
+//! `cargo run --example own_recorder` uses the in-memory recorder of `metrics-util` and prints all values other than zero.
+//! `metrics-exporter-prometheus` works the same, except for the buckets: give it
 //! [`pilotlight::telemetry::metrics::buckets`], or histograms come out as summaries.
 
 use std::error::Error;
@@ -23,7 +23,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     config.cli.program = "sim".to_owned();
 
     let recorder = DebuggingRecorder::new();
-    let figures = recorder.snapshotter();
+    let metrics = recorder.snapshotter();
     // For this instance alone. A recorder that is installed for the whole program (`recorder.install()`) is used by
     // `Pilotlight::start` by itself.
     let pilot = Pilotlight::start_with(config, &recorder).await?;
@@ -31,7 +31,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     pilot.shutdown(Duration::from_secs(10)).await;
     std::fs::remove_dir_all(data_dir)?;
     talked?;
-    print(&figures);
+    print(&metrics);
     Ok(())
 }
 
@@ -43,8 +43,8 @@ async fn talk(pilot: &Pilotlight) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn print(figures: &Snapshotter) {
-    let mut lines: Vec<String> = figures
+fn print(metrics: &Snapshotter) {
+    let mut lines: Vec<String> = metrics
         .snapshot()
         .into_vec()
         .into_iter()

@@ -8,7 +8,7 @@ pub(crate) mod room;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use crate::config::Limits;
 use crate::error::TurnError;
 use crate::model::ids::UserId;
+use crate::support::lock::MutexExt;
 use crate::telemetry::metrics::{AdmissionRejected, Metrics};
 
 /// How scarce memory is. Each level includes the ones before it.
@@ -352,7 +353,7 @@ impl Admission {
 
     fn lock(&self) -> MutexGuard<'_, Line> {
         // The line is only counted up and down under the lock: a panic elsewhere leaves it usable.
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+        self.line.lock_unpoisoned()
     }
 }
 

@@ -36,9 +36,9 @@ mod vitals;
 mod watch;
 
 pub(crate) use cgroup::CgroupBase;
-pub(crate) use dialogue::{Report, Setup, Verdict};
-pub(crate) use driver::{Departed, Driver, UNKILLABLE};
-pub(crate) use exit::{Ending, ExitStatus, OomKills};
+pub(crate) use dialogue::{ChildEvent, OnChildEvent, Setup};
+pub(crate) use driver::{Driver, UNKILLABLE};
+pub(crate) use exit::{ChildExit, Exit, ExitCause, KillReason};
 pub(crate) use host::{available_memory, memory_limit, open_files, pressure};
 pub(crate) use locate::ShimProgram;
 pub(crate) use memory::{ProcessTable, TreeMemory, single_tree};

@@ -19,50 +19,26 @@ use crate::error::StartError;
 use crate::model::ids::UserId;
 use crate::system::Pilotlight;
 
+mod api;
 mod app;
 mod auth;
 #[doc(hidden)]
 pub mod bench;
-mod body;
-mod caller;
-mod connection;
-mod cors;
+mod conversations;
 mod dialect;
-mod error;
 mod exporter;
-pub mod exposure;
-mod figures;
 mod files;
-mod folder;
-mod happenings;
-mod history;
-mod identity;
-pub mod keys;
-mod limits;
-mod mcp;
-mod models;
-mod openapi;
+mod net;
 mod page;
-mod paths;
-mod permissions;
-mod process;
-mod query;
-mod ready;
-mod revoked;
-mod router;
-mod service;
-mod sessions;
-mod stall;
-mod stats;
-mod trace;
 mod turns;
-mod wire;
-mod workspace;
 
 pub use crate::support::open_files::raise as raise_open_files;
+use api::{events, ready, router};
 use app::App;
 use auth::{Admits, Gate, Keyring};
-use connection::{Acceptor, Closing, Entrance};
+pub use auth::{exposure, keys};
+use net::capacity;
+use net::connection::{Acceptor, Closing, Entrance};
 use turns::idempotency::Idempotency;
 use turns::replay::Replays;
 
@@ -178,7 +154,7 @@ impl Server {
         let limits = pilot.config().http.clone();
         let most = most_connections(pilot.config());
         let replays = Replays::new(limits.replay_bytes, limits.heartbeat, tasks.clone(), closing.clone());
-        let feed = happenings::Feed::new(limits.heartbeat, closing.gracefully.clone());
+        let feed = events::Feed::new(limits.heartbeat, closing.gracefully.clone());
         let idempotency = Idempotency::new(tasks.clone(), closing.clone());
         let app = Arc::new(App::new(pilot, exporter.clone(), replays, idempotency, feed).await);
         let crowded = router::crowded(exporter.figures().clone());
@@ -204,7 +180,7 @@ impl Server {
         }
         tasks.spawn(closing.clone().or(exporter::upkeep(exporter)));
         tasks.spawn(closing.clone().or(ready::watch(app.clone())));
-        for _ in 0..history::PURGES {
+        for _ in 0..conversations::PURGES {
             let app = app.clone();
             tasks.spawn(closing.clone().or(async move { app.conversations().purge(app.pilot()).await }));
         }
@@ -259,7 +235,7 @@ impl Server {
 fn most_connections(config: &Config) -> usize {
     let (wanted, children) = (config.http.max_connections, config.limits.max_children);
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let most = connection::connections(files, wanted, children);
+    let most = capacity::connections(files, wanted, children);
     if most < wanted {
         tracing::warn!(
             connections = most,

@@ -5,18 +5,18 @@
 //! `pre_start` only builds state. Should the supervisor itself fail, ractor ends its actors with it, their children's
 //! tasks notice and stop the children in order, and [`run`] starts a new one.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::sync::{oneshot, watch};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::oneshot;
 
 use crate::error::TurnError;
 use crate::model::SessionState;
 use crate::model::ids::SessionKey;
-use crate::session::instance::Instance;
+use crate::session::actor_refs::SupervisorMessage;
 use crate::session::registry::Entry;
+use crate::session::sessions::Sessions;
 use crate::session::{Record, SessionActor, SessionArgs, SessionMessage};
 use crate::telemetry::metrics::{ActorKind, AdmissionRejected};
 
@@ -26,93 +26,24 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 mod idle;
 mod sampler;
 
-pub(crate) use idle::{IdleEvictor, IdleMessage, Room};
-pub(crate) use sampler::{MetricsSampler, SampleNow};
-
-/// What the supervisor is told.
-#[derive(Debug)]
-pub(crate) enum SupervisorMessage {
-    /// Give a session an actor, unless it has one.
-    StartSession { key: SessionKey, record: Box<Record>, reply: oneshot::Sender<Result<(), TurnError>> },
-    /// End the actors; their children are gone already.
-    Stop,
-    /// Fail, to prove that nothing is lost by it.
-    #[cfg(feature = "failpoints")]
-    Panic,
-}
+use idle::IdleEvictor;
+use sampler::MetricsSampler;
 
 struct Supervisor;
 
 struct SupervisorState {
-    instance: Arc<Instance>,
+    sessions: Arc<Sessions>,
     evictor: ActorCell,
     sampler: ActorCell,
 }
 
-/// Where the supervisor and its two helpers can be reached; changes when one of them is started anew.
-#[derive(Debug)]
-pub(crate) struct Helpers {
-    supervisor: watch::Sender<Option<ActorRef<SupervisorMessage>>>,
-    /// There will be no supervisor any more.
-    ended: CancellationToken,
-    evictor: Mutex<Option<ActorRef<IdleMessage>>>,
-    sampler: Mutex<Option<ActorRef<SampleNow>>>,
-}
-
-impl Default for Helpers {
-    fn default() -> Self {
-        Self {
-            supervisor: watch::Sender::new(None),
-            ended: CancellationToken::new(),
-            evictor: Mutex::default(),
-            sampler: Mutex::default(),
-        }
-    }
-}
-
-impl Helpers {
-    /// Cancelled when there will be no supervisor any more.
-    pub(crate) fn ended(&self) -> CancellationToken {
-        self.ended.clone()
-    }
-
-    /// Waits until there is one; `None` if there will be none.
-    pub(crate) async fn supervisor(&self) -> Option<ActorRef<SupervisorMessage>> {
-        let mut address = self.supervisor.subscribe();
-        tokio::select! {
-            address = address.wait_for(Option::is_some) => address.ok()?.clone(),
-            () = self.ended.cancelled() => None,
-        }
-    }
-
-    /// Tells the idle evictor, if there is one just now.
-    pub(crate) fn tell_evictor(&self, message: IdleMessage) {
-        if let Some(evictor) = lock(&self.evictor).as_ref() {
-            drop(evictor.cast(message));
-        }
-    }
-
-    /// Tells the sampler, if there is one just now.
-    #[cfg(feature = "failpoints")]
-    pub(crate) fn tell_sampler(&self, message: SampleNow) {
-        if let Some(sampler) = lock(&self.sampler).as_ref() {
-            drop(sampler.cast(message));
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // They hold addresses: a panic elsewhere leaves them usable.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Runs a supervisor, and a new one whenever it fails, until it is told to stop. `ready` is told once, when the first
 /// one can be reached.
-pub(crate) async fn run(instance: Arc<Instance>, ready: oneshot::Sender<Result<(), String>>) {
-    let _ended = instance.helpers.ended.clone().drop_guard();
+pub(crate) async fn run(sessions: Arc<Sessions>, ready: oneshot::Sender<Result<(), String>>) {
+    let _ended = sessions.env.ended.clone().drop_guard();
     let mut ready = Some(ready);
     loop {
-        let (address, handle) = match Actor::spawn(None, Supervisor, instance.clone()).await {
+        let (address, handle) = match Actor::spawn(None, Supervisor, sessions.clone()).await {
             Ok(started) => started,
             Err(error) => {
                 if let Some(ready) = ready.take() {
@@ -121,21 +52,21 @@ pub(crate) async fn run(instance: Arc<Instance>, ready: oneshot::Sender<Result<(
                 return;
             }
         };
-        instance.helpers.supervisor.send_replace(Some(address));
+        sessions.actor_refs.set_supervisor(Some(address));
         if let Some(ready) = ready.take() {
             drop(ready.send(Ok(())));
         }
         drop(handle.await);
-        instance.helpers.supervisor.send_replace(None);
+        sessions.actor_refs.set_supervisor(None);
         // Its sessions ended with it.
-        for entry in instance.registry.entries() {
-            instance.registry.forget_actor(entry.actor.get_id());
+        for entry in sessions.registry.entries() {
+            sessions.registry.forget_actor(entry.actor.get_id());
         }
-        if instance.is_draining() {
+        if sessions.is_draining() {
             // Nothing is started any more; a session that had slipped in while the stop began is gone as well.
             return;
         }
-        instance.metrics.actor_panicked(ActorKind::Supervisor);
+        sessions.env.metrics.actor_panicked(ActorKind::Supervisor);
         tracing::error!("the supervisor failed and is started anew; sessions resume with their next turn");
     }
 }
@@ -143,16 +74,16 @@ pub(crate) async fn run(instance: Arc<Instance>, ready: oneshot::Sender<Result<(
 impl Actor for Supervisor {
     type Msg = SupervisorMessage;
     type State = SupervisorState;
-    type Arguments = Arc<Instance>;
+    type Arguments = Arc<Sessions>;
 
     async fn pre_start(
         &self,
         myself: ActorRef<SupervisorMessage>,
-        instance: Arc<Instance>,
+        sessions: Arc<Sessions>,
     ) -> Result<SupervisorState, ActorProcessingErr> {
-        let evictor = start_evictor(&myself, &instance).await?;
-        let sampler = start_sampler(&myself, &instance).await?;
-        Ok(SupervisorState { instance, evictor, sampler })
+        let evictor = start_evictor(&myself, &sessions).await?;
+        let sampler = start_sampler(&myself, &sessions).await?;
+        Ok(SupervisorState { sessions, evictor, sampler })
     }
 
     async fn handle(
@@ -183,13 +114,13 @@ impl Actor for Supervisor {
         match event {
             SupervisionEvent::ActorFailed(actor, _) => {
                 let kind = state.kind_of(actor.get_id());
-                state.instance.metrics.actor_panicked(kind);
+                state.sessions.env.metrics.actor_panicked(kind);
                 tracing::error!(actor = kind.as_str(), "an actor failed and is replaced");
                 state.replace(&myself, actor.get_id(), kind).await?;
             }
             // A session that was killed from outside has the same consequences as one that failed.
             SupervisionEvent::ActorTerminated(actor, _, _) => {
-                state.instance.registry.forget_actor(actor.get_id());
+                state.sessions.registry.forget_actor(actor.get_id());
             }
             _ => {}
         }
@@ -215,11 +146,11 @@ impl SupervisorState {
         kind: ActorKind,
     ) -> Result<(), ActorProcessingErr> {
         match kind {
-            ActorKind::Idle => self.evictor = start_evictor(myself, &self.instance).await?,
-            ActorKind::Sampler => self.sampler = start_sampler(myself, &self.instance).await?,
+            ActorKind::Idle => self.evictor = start_evictor(myself, &self.sessions).await?,
+            ActorKind::Sampler => self.sampler = start_sampler(myself, &self.sessions).await?,
             // Its child's task finds that nobody gives orders any more and stops the child; the next turn gets a new
             // actor, which waits for the child's slot.
-            ActorKind::Session | ActorKind::Supervisor => drop(self.instance.registry.forget_actor(actor)),
+            ActorKind::Session | ActorKind::Supervisor => drop(self.sessions.registry.forget_actor(actor)),
         }
         Ok(())
     }
@@ -231,20 +162,20 @@ async fn start_session(
     key: SessionKey,
     record: Record,
 ) -> Result<(), TurnError> {
-    let instance = &state.instance;
-    if instance.registry.get(&key).is_some() {
+    let sessions = &state.sessions;
+    if sessions.registry.get(&key).is_some() {
         return Ok(());
     }
-    if instance.is_draining() {
+    if sessions.is_draining() {
         return Err(TurnError::Draining);
     }
-    if instance.registry.len() >= instance.config.limits.max_sessions && !make_way(instance) {
-        instance.metrics.admission_rejected(AdmissionRejected::QueueFull);
+    if sessions.registry.len() >= sessions.env.config.limits.max_sessions && !make_way(sessions) {
+        sessions.env.metrics.admission_rejected(AdmissionRejected::QueueFull);
         let reason = "as many sessions as may be are in memory and in use (limits.max_sessions)";
         return Err(TurnError::Overloaded { reason, retry_after: RETRY_AFTER });
     }
-    let workspace = record.workspace(&instance.config.data_dir, &key.hash());
-    let args = SessionArgs { instance: instance.clone(), workspace, record, key };
+    let workspace = record.workspace(&sessions.env.config.data_dir, &key.hash());
+    let args = SessionArgs { sessions: sessions.clone(), workspace, record, key };
     let started = Actor::spawn_linked(None, SessionActor, args, myself.get_cell()).await;
     started.map(drop).map_err(|problem| {
         tracing::error!(%problem, "a session's actor did not start");
@@ -254,11 +185,11 @@ async fn start_session(
 
 /// Asks the session that has rested longest to leave memory; false if none rests. The limit may be passed by the few
 /// that are on their way out.
-fn make_way(instance: &Instance) -> bool {
+fn make_way(sessions: &Sessions) -> bool {
     let resting = |entry: &Arc<Entry>| {
         entry.with_board(|board| (board.state == SessionState::Dormant).then_some(board.quiet_since))
     };
-    let resting = instance.registry.entries().into_iter().filter_map(|entry| Some((resting(&entry)?, entry)));
+    let resting = sessions.registry.entries().into_iter().filter_map(|entry| Some((resting(&entry)?, entry)));
     match resting.min_by_key(|(since, _)| *since) {
         Some((_, entry)) => entry.actor.cast(SessionMessage::Retire).is_ok(),
         None => false,
@@ -267,18 +198,18 @@ fn make_way(instance: &Instance) -> bool {
 
 async fn start_evictor(
     myself: &ActorRef<SupervisorMessage>,
-    instance: &Arc<Instance>,
+    sessions: &Arc<Sessions>,
 ) -> Result<ActorCell, ActorProcessingErr> {
-    let (address, _) = Actor::spawn_linked(None, IdleEvictor, instance.clone(), myself.get_cell()).await?;
-    *lock(&instance.helpers.evictor) = Some(address.clone());
+    let (address, _) = Actor::spawn_linked(None, IdleEvictor, sessions.clone(), myself.get_cell()).await?;
+    sessions.actor_refs.set_evictor(address.clone());
     Ok(address.get_cell())
 }
 
 async fn start_sampler(
     myself: &ActorRef<SupervisorMessage>,
-    instance: &Arc<Instance>,
+    sessions: &Arc<Sessions>,
 ) -> Result<ActorCell, ActorProcessingErr> {
-    let (address, _) = Actor::spawn_linked(None, MetricsSampler, instance.clone(), myself.get_cell()).await?;
-    *lock(&instance.helpers.sampler) = Some(address.clone());
+    let (address, _) = Actor::spawn_linked(None, MetricsSampler, sessions.clone(), myself.get_cell()).await?;
+    sessions.actor_refs.set_sampler(address.clone());
     Ok(address.get_cell())
 }

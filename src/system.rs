@@ -12,23 +12,28 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 pub use self::session::Session;
 use crate::adapter::Adapter;
 use crate::adapter::claude::CLAUDE;
 use crate::admission::{Admission, Pressure};
-use crate::child::{CgroupBase, ShimProgram, sweep_marked};
+use crate::child::{CgroupBase, ShimProgram, UNKILLABLE, sweep_marked};
 use crate::config::Config;
 use crate::error::{StartError, TurnError};
 use crate::installation::program::Program;
-use crate::installation::versions::{self, Installed};
+use crate::installation::versions::Installed;
 #[cfg(feature = "server")]
 use crate::model::ids::SessionHash;
 use crate::model::ids::{DEFAULT_CONVERSATION, InvalidName, SessionKey, UserId};
-use crate::session::instance::{Instance, Marker, Once};
-use crate::session::storage;
-use crate::session::{OnDisk, SessionMessage, SessionStatus, on_disk};
-use crate::supervisor::{self, SupervisorMessage};
+use crate::session::actor_refs::SupervisorMessage;
+use crate::session::env::{Cgroups, Env, Marker, TrialStart};
+use crate::session::sessions::Sessions;
+use crate::session::{ImportAbility, OnDisk, SessionMessage, SessionStatus, on_disk};
+use crate::session::{executable, storage};
+use crate::supervisor;
+use crate::support::take_once::TakeOnce;
 use crate::telemetry::events::Happenings;
 use crate::telemetry::metrics::Metrics;
 use crate::workspace::user_env::UserEnv;
@@ -51,12 +56,13 @@ pub struct Pilotlight {
     system: Arc<System>,
 }
 
+/// What the handles share.
 #[derive(Debug)]
-struct System {
-    instance: Arc<Instance>,
+pub(crate) struct System {
+    pub(crate) sessions: Arc<Sessions>,
     shut_down: OnceCell<()>,
-    /// Held until nothing of this instance runs any more.
-    data_dir: Arc<Once<DataDirLock>>,
+    /// Held until nothing of this system runs any more.
+    data_dir: Arc<TakeOnce<DataDirLock>>,
 }
 
 /// Whether turns can be taken, and if not, why.
@@ -77,7 +83,7 @@ impl Pilotlight {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         config.validate()?;
         let metrics = Metrics::register(&config.metrics.prefix);
-        Self::start_inside(config, metrics, None, false).await
+        Self::start_inside(config, metrics, None, Some(probe::beside_sessions)).await
     }
 
     /// As [`Pilotlight::start`], without metrics; what it learns of the CLI is shared with `installed`.
@@ -89,7 +95,7 @@ impl Pilotlight {
         let metrics = ::metrics::with_local_recorder(&::metrics::NoopRecorder, || {
             Metrics::register(&config.metrics.prefix)
         });
-        Self::start_inside(config, metrics, installed, true).await
+        Self::start_inside(config, metrics, installed, None).await
     }
 
     /// As [`Pilotlight::start`], with metrics that go to `recorder` and not to the one that is installed.
@@ -103,14 +109,14 @@ impl Pilotlight {
         let registered = config
             .validate()
             .map(|()| ::metrics::with_local_recorder(recorder, || Metrics::register(&config.metrics.prefix)));
-        async move { Self::start_inside(config, registered?, None, false).await }
+        async move { Self::start_inside(config, registered?, None, Some(probe::beside_sessions)).await }
     }
 
     async fn start_inside(
         config: Config,
         metrics: Metrics,
         installed: Option<Arc<Installed>>,
-        is_trial: bool,
+        trial: Option<TrialStart>,
     ) -> Result<Self, StartError> {
         let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
         let program = Program::of(&config.cli);
@@ -139,64 +145,66 @@ impl Pilotlight {
         metrics.set_session_limits(config.limits.max_sessions, config.limits.max_children);
         let admission = Admission::new(&config.limits, metrics.clone());
         let marker = Marker { name: MARKER, value: ground.marker };
-        let instance = Arc::new(Instance::new(
-            Arc::new(config),
-            &CLAUDE,
+        let env = Arc::new(Env {
+            config: Arc::new(config),
+            adapter: &CLAUDE,
             metrics,
-            admission,
+            happenings: Arc::default(),
             shim,
             program,
             installed,
-            ground.cgroups,
+            import_ability: ImportAbility::default(),
+            cgroups: Cgroups::new(ground.cgroups),
             user_env,
             marker,
-            is_trial,
-        ));
-        let trying = instance.clone();
-        let tried = move || trying.storage.look(&trying.config.data_dir, &trying.metrics);
+            trial,
+            tasks: TaskTracker::new(),
+            ended: CancellationToken::new(),
+        });
+        let sessions = Arc::new(Sessions::new(env.clone(), admission));
         // If it panics, the watch says so.
-        runtime.spawn_blocking(tried).await.ok();
-        instance.spawn(storage::watch(instance.clone()));
+        storage::check(&sessions).await;
+        env.spawn_until_end(storage::watch(sessions.clone()));
         let (ready, started) = oneshot::channel();
-        instance.spawn(supervisor::run(instance.clone(), ready));
+        env.tasks.spawn(supervisor::run(sessions.clone(), ready));
         match started.await {
             Ok(Ok(())) => {}
             Ok(Err(problem)) => return Err(StartError::Supervisor(problem)),
             Err(_) => return Err(StartError::Supervisor("it failed at once".to_owned())),
         }
         let system =
-            System { instance, shut_down: OnceCell::new(), data_dir: Arc::new(Once::new(ground.lock)) };
+            System { sessions, shut_down: OnceCell::new(), data_dir: Arc::new(TakeOnce::new(ground.lock)) };
         Ok(Self { system: Arc::new(system) })
     }
 
     /// Waits until the version of the CLI that was started is known.
     pub(crate) async fn look_at_version(&self) {
-        versions::look(self.instance()).await;
+        executable::learn_version(self.env()).await;
     }
 
     /// What a trial start shares with this instance.
     #[cfg(feature = "server")]
     pub(crate) fn installed(&self) -> Arc<Installed> {
-        self.instance().installed.clone()
+        self.env().installed.clone()
     }
 
     /// Shows in the metrics what a trial start has found out.
     #[cfg(feature = "server")]
     pub(crate) fn publish_version(&self) {
-        self.instance().installed.publish(&self.instance().metrics);
+        self.env().installed.publish(&self.env().metrics);
     }
 
     /// What an operator should know of the CLI that is started: it is of a version that was not judged, or not the
     /// configured one, which does not start. `None` before the first start.
     #[must_use]
     pub fn cli_warning(&self) -> Option<String> {
-        self.instance().installed.warning()
+        self.env().installed.warning()
     }
 
     /// The configuration that this instance runs with.
     #[must_use]
     pub fn config(&self) -> &Config {
-        &self.instance().config
+        &self.env().config
     }
 
     /// The default conversation of `user`. Nothing is started or checked before the first turn.
@@ -210,13 +218,13 @@ impl Pilotlight {
     pub fn conversation(&self, user: impl AsRef<[u8]>, conversation: &str) -> Session {
         let key: Result<SessionKey, InvalidName> =
             UserId::new(user).and_then(|user| SessionKey::new(user, conversation));
-        Session::new(self.clone(), key)
+        Session::new(self.system.clone(), key)
     }
 
     /// The sessions that are in memory now (a session that is only on disk is not).
     #[must_use]
     pub fn sessions(&self) -> Vec<(SessionKey, SessionStatus)> {
-        let entries = self.instance().registry.entries();
+        let entries = self.shared().registry.entries();
         entries.into_iter().map(|entry| (entry.key.clone(), entry.status())).collect()
     }
 
@@ -246,24 +254,24 @@ impl Pilotlight {
     /// Follows what happens in all sessions: first what is still known (the last few hundred), then what comes.
     #[must_use]
     pub fn happenings(&self) -> Happenings {
-        Happenings::of(self.instance().happenings.clone())
+        Happenings::of(self.env().happenings.clone())
     }
 
     /// Whether a turn of a new user would be taken now.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
-        let instance = self.instance();
+        let sessions = self.shared();
         let mut reasons = Vec::new();
-        if instance.is_draining() {
+        if sessions.is_draining() {
             reasons.push("stopping".to_owned());
         }
-        if instance.admission.pressure() >= Pressure::NoNewChildren {
+        if sessions.admission.pressure() >= Pressure::NoNewChildren {
             reasons.push("no memory is left for another child (limits.memory_budget)".to_owned());
         }
-        if instance.admission.is_full() && instance.admission.wants_room() {
+        if sessions.admission.is_full() && sessions.admission.wants_room() {
             reasons.push("as many children live as may (limits.max_children)".to_owned());
         }
-        if let Some(problem) = instance.storage.problem() {
+        if let Some(problem) = sessions.storage.problem() {
             reasons.push(format!("nothing can be written to the data directory (data_dir): {problem}"));
         }
         Readiness { ready: reasons.is_empty(), reasons }
@@ -273,20 +281,20 @@ impl Pilotlight {
     /// group can be made.
     #[must_use]
     pub fn containment(&self) -> &'static str {
-        self.instance().rung()
+        self.env().cgroups.containment()
     }
 
     /// Refuses new turns from now on ([`crate::TurnError::Draining`]); running ones go on.
     pub fn drain(&self) {
-        self.instance().drain();
+        self.shared().drain();
     }
 
     /// Drains, waits for running turns up to `grace`, then stops every child in order (interrupt, end of input,
     /// SIGTERM, kill of the tree). When it returns nothing that this instance started is left. Further calls wait for
     /// the first; a call that is dropped before its end leaves the rest to the next one.
     pub async fn shutdown(&self, grace: Duration) {
-        let System { instance, data_dir, shut_down: once } = &*self.system;
-        once.get_or_init(|| shut_down(instance.clone(), data_dir.clone(), grace)).await;
+        let System { sessions, data_dir, shut_down: once } = &*self.system;
+        once.get_or_init(|| shut_down(sessions.clone(), data_dir.clone(), grace)).await;
     }
 
     /// The sessions on disk, by the hashes of their keys. Blocking.
@@ -304,34 +312,45 @@ impl Pilotlight {
     /// Where the CLI of a session keeps its tokens. None if the sessions share one place: then it tells nothing.
     #[cfg(feature = "server")]
     pub(crate) fn credentials(&self, workspace: &Workspace) -> Option<(Beneath, PathBuf)> {
-        workspace.own_credentials(self.instance().adapter, &self.config().cli)
+        workspace.own_credentials(self.env().adapter, &self.config().cli)
     }
 
-    pub(crate) fn instance(&self) -> &Arc<Instance> {
-        &self.system.instance
+    fn shared(&self) -> &Arc<Sessions> {
+        &self.system.sessions
+    }
+
+    fn env(&self) -> &Env {
+        &self.system.sessions.env
     }
 
     /// Makes an actor panic.
     #[cfg(feature = "failpoints")]
     #[doc(hidden)]
     pub async fn fail(&self, actor: &str, user: &str) {
-        use crate::supervisor::{IdleMessage, SampleNow};
-        let instance = self.instance();
+        use crate::session::actor_refs::{IdleMessage, SamplerMessage};
+        let sessions = self.shared();
         match actor {
             "supervisor" => {
-                let supervisor = instance.helpers.supervisor().await;
+                let supervisor = sessions.actor_refs.supervisor().await;
                 drop(supervisor.map(|supervisor| supervisor.cast(SupervisorMessage::Panic)));
             }
-            "evictor" => instance.helpers.tell_evictor(IdleMessage::Panic),
-            "sampler" => instance.helpers.tell_sampler(SampleNow::Panic),
+            "evictor" => sessions.actor_refs.cast_evictor(IdleMessage::Panic),
+            "sampler" => sessions.actor_refs.cast_sampler(SamplerMessage::Panic),
             _ => {
                 let key = UserId::new(user).and_then(|user| SessionKey::new(user, DEFAULT_CONVERSATION));
-                if let Some(entry) = key.ok().and_then(|key| instance.registry.get(&key)) {
+                if let Some(entry) = key.ok().and_then(|key| sessions.registry.get(&key)) {
                     drop(entry.actor.cast(SessionMessage::Panic));
                 }
             }
         }
     }
+}
+
+/// Upper bound of an orderly stop of a child.
+fn longest_stop(config: &Config) -> Duration {
+    let limits = &config.session;
+    // The steps, then a tree that does not die (waited for twice, see the driver), then the answer.
+    limits.stop_interrupt + limits.stop_eof + limits.stop_term + 2 * UNKILLABLE + Duration::from_secs(5)
 }
 
 /// Once in a process: trial starts are instances too.
@@ -346,13 +365,13 @@ fn warn_of_root() {
     }
 }
 
-async fn shut_down(instance: Arc<Instance>, data_dir: Arc<Once<DataDirLock>>, grace: Duration) {
-    instance.drain();
-    instance.open_turns.close();
-    if timeout(grace, instance.open_turns.wait()).await.is_err() {
-        tracing::warn!(turns = instance.open_turns.len(), "turns are interrupted: they did not end in time");
+async fn shut_down(sessions: Arc<Sessions>, data_dir: Arc<TakeOnce<DataDirLock>>, grace: Duration) {
+    sessions.drain();
+    sessions.open_turns.close();
+    if timeout(grace, sessions.open_turns.wait()).await.is_err() {
+        tracing::warn!(turns = sessions.open_turns.len(), "turns are interrupted: they did not end in time");
     }
-    let stopped: Vec<_> = instance
+    let stopped: Vec<_> = sessions
         .registry
         .entries()
         .into_iter()
@@ -362,23 +381,23 @@ async fn shut_down(instance: Arc<Instance>, data_dir: Arc<Once<DataDirLock>>, gr
             (entry, gone)
         })
         .collect();
-    let deadline = Instant::now() + instance.longest_stop();
+    let deadline = Instant::now() + longest_stop(&sessions.env.config);
     for (entry, gone) in stopped {
         if timeout_at(deadline, gone).await.is_err() {
             tracing::error!(session = %entry.key.hash(), "a child could not be stopped");
         }
-        instance.registry.forget_actor(entry.actor.get_id());
+        sessions.registry.forget_actor(entry.actor.get_id());
         entry.actor.stop(None);
     }
     // A former try may have stopped it.
-    if let Ok(Some(supervisor)) = timeout(LAST_TASKS, instance.helpers.supervisor()).await {
+    if let Ok(Some(supervisor)) = timeout(LAST_TASKS, sessions.actor_refs.supervisor()).await {
         drop(supervisor.cast(SupervisorMessage::Stop));
     }
-    instance.tasks.close();
-    if timeout(LAST_TASKS, instance.tasks.wait()).await.is_err() {
-        tracing::error!(tasks = instance.tasks.len(), "tasks are still running after the shutdown");
+    sessions.env.tasks.close();
+    if timeout(LAST_TASKS, sessions.env.tasks.wait()).await.is_err() {
+        tracing::error!(tasks = sessions.env.tasks.len(), "tasks are still running after the shutdown");
     }
-    if let Some(cgroups) = instance.cgroups.clone() {
+    if let Some(cgroups) = sessions.env.cgroups.base().cloned() {
         drop(tokio::task::spawn_blocking(move || cgroups.remove()).await);
     }
     // Another instance may have the directory now.
@@ -390,11 +409,11 @@ impl Drop for System {
         if self.shut_down.initialized() {
             return;
         }
-        self.instance.drain();
+        self.sessions.drain();
         // Outside a runtime everything has been dropped already, and with the lifelines all children.
         if let Ok(runtime) = Handle::try_current() {
-            let (instance, data_dir) = (self.instance.clone(), self.data_dir.clone());
-            runtime.spawn(shut_down(instance, data_dir, Duration::ZERO));
+            let (sessions, data_dir) = (self.sessions.clone(), self.data_dir.clone());
+            runtime.spawn(shut_down(sessions, data_dir, Duration::ZERO));
         }
     }
 }

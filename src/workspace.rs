@@ -16,14 +16,15 @@ use crate::adapter::{Adapter, Dirs};
 use crate::config::CliConfig;
 use crate::model::OauthCredentials;
 use crate::model::ids::SessionHash;
+use crate::support::atomic_file::{self, Durability};
 
 pub(crate) mod beneath;
 mod data_dir;
 mod migration;
 mod own;
 mod remove;
+mod sweep;
 pub(crate) mod user_env;
-mod write;
 
 use beneath::Beneath;
 #[cfg(feature = "server")]
@@ -37,7 +38,6 @@ pub(crate) use own::tests::TRAPS;
 pub(crate) use own::{open_own, read_own};
 pub(crate) use remove::Amount;
 use remove::{remove_tree, remove_where};
-pub(crate) use write::{Durability, write_private};
 
 /// A credentials file has some hundred bytes.
 const MAX_CREDENTIALS_BYTES: u64 = 64 << 10;
@@ -115,7 +115,7 @@ impl RecordDir {
     }
 
     pub(crate) fn write_directory(&self, name: &DirectoryName) -> io::Result<()> {
-        write_private(&self.directory_file(), name.as_str().as_bytes(), Durability::Kernel)
+        atomic_file::replace(&self.directory_file(), name.as_str().as_bytes(), Durability::Kernel)
     }
 
     /// The directory that the session had when its record was begun, if that is known.
@@ -271,7 +271,7 @@ impl Workspace {
         let in_record = Beneath::open(&self.record.0, Path::new(""));
         // What is not there needs no sweeping.
         for directory in [in_home, in_record].into_iter().flatten() {
-            write::sweep_half_written(&directory);
+            sweep::remove_abandoned(&directory);
         }
     }
 

@@ -22,6 +22,7 @@ use bytes::Bytes;
 use tokio::net::{UnixStream, unix::pipe};
 use tokio::time::{Duration, Instant};
 
+use super::exit::{ChildExit, Exit, ExitCause, KillReason, OomKills};
 use super::framing::Framer;
 use super::permissions::Permissions;
 use super::running::{Running, TurnJob, TurnReport};
@@ -45,13 +46,17 @@ pub(crate) struct Setup {
     pub(crate) metrics: Arc<Metrics>,
     /// Never to be shown, whatever the child writes.
     pub(crate) secrets: Secrets,
-    /// Told what happens. Must not wait and must not call back.
-    pub(crate) report: Arc<dyn Fn(Report) + Send + Sync>,
+    pub(crate) events: Arc<dyn OnChildEvent>,
 }
 
-/// What is told while the child lives.
+/// Receives the events of one child, at once and in order. Must not wait and must not call back.
+pub(crate) trait OnChildEvent: Send + Sync {
+    fn on_child_event(&self, event: ChildEvent);
+}
+
+/// An event of a child that lives.
 #[derive(Debug)]
-pub(crate) enum Report {
+pub(crate) enum ChildEvent {
     /// The child runs and answers; it may still connect to its MCP servers.
     Greeted,
     /// Turns can be taken.
@@ -66,19 +71,6 @@ pub(crate) enum Report {
     Active(bool),
     /// The tools that wait for permission have changed.
     Permissions(Vec<PendingPermission>),
-}
-
-/// Why a child had to be killed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// It was not ready in time.
-    NeverReady,
-    /// It no longer answered.
-    Hung,
-    /// Its tree used more memory than so many bytes.
-    MemoryLimit(u64),
-    /// It broke the protocol.
-    Protocol(&'static str),
 }
 
 /// How far the child's life has come.
@@ -120,7 +112,7 @@ pub(super) struct Dialogue {
     /// Somebody wanted it to go.
     asked: bool,
     stop_began: Option<Instant>,
-    verdict: Option<Verdict>,
+    verdict: Option<KillReason>,
     ready: bool,
     /// It has had its time to become ready twice.
     waited_on: bool,
@@ -165,20 +157,6 @@ pub(super) struct Dialogue {
     has_put: bool,
     /// Readers to be woken once the lock is free: a waker may run the reader at once, and that asks.
     wakes: Vec<Waker>,
-}
-
-/// What is left when the child is gone.
-#[derive(Default)]
-pub(super) struct Remains {
-    pub(super) ready: bool,
-    pub(super) asked: bool,
-    pub(super) forced: bool,
-    pub(super) stop_began: Option<Instant>,
-    pub(super) verdict: Option<Verdict>,
-    pub(super) handshake_terminal: Option<Box<Terminal>>,
-    pub(super) unfinished: Option<Box<Running>>,
-    /// A turn that waited for the child; it has not seen it.
-    pub(super) held: Option<Box<TurnJob>>,
 }
 
 impl Dialogue {
@@ -242,8 +220,8 @@ impl Dialogue {
         dialogue
     }
 
-    fn report(&self, report: Report) {
-        (self.setup.report)(report);
+    fn report(&self, event: ChildEvent) {
+        self.setup.events.on_child_event(event);
     }
 
     /// The driver has to look: it sleeps until its timer rings or it is called.
@@ -299,22 +277,33 @@ impl Dialogue {
         std::mem::take(&mut self.called)
     }
 
-    /// What is left at the end.
-    pub(super) fn into_remains(mut self) -> Remains {
+    /// The end of the child, apart from the end of its tree.
+    pub(super) fn into_exit(mut self, exit: Option<Exit>, oom_kills: OomKills, stderr: String) -> ChildExit {
         self.setup.metrics.stream_bytes(Stream::Stdout, self.uncounted);
         let rest = self.take_tail();
-        Remains {
+        let forced = matches!(self.phase, Phase::Killed { .. });
+        let cause = self.verdict.map_or_else(
+            || ExitCause::classify(exit.unwrap_or(Exit::Unknown), forced, oom_kills, OomKills::now()),
+            ExitCause::Killed,
+        );
+        let refusal = match self.ready {
+            true => None,
+            false => self.setup.adapter.refusal(self.handshake_terminal.as_deref(), &stderr),
+        };
+        ChildExit {
+            cause,
             ready: self.ready,
-            asked: self.asked,
-            forced: matches!(self.phase, Phase::Killed { .. }),
+            requested: self.asked,
+            forced,
             stop_began: self.stop_began,
-            verdict: self.verdict,
-            handshake_terminal: self.handshake_terminal,
+            refusal,
+            stderr,
             unfinished: self.running.map(|mut running| {
                 running.rest = rest;
                 running
             }),
-            held: self.held.map(|(job, _)| job),
+            unseen: self.held.map(|(job, _)| job),
+            sweep: None,
         }
     }
 }

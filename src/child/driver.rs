@@ -17,47 +17,19 @@ use tokio::net::unix::pipe;
 use tokio::time::{Duration, Instant, Sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::dialogue::{Dialogue, Order, Setup, Verdict};
+use super::dialogue::{Dialogue, Order, Setup};
+use super::exit::{ChildExit, Exit, OomKills};
 use super::port::Port;
-use super::running::{Running, TurnJob};
-use super::spawn::{Contained, Ended, ShimHandle};
+use super::spawn::{Contained, ShimHandle};
 use super::stderr::Tail;
-use crate::adapter::{Bound, Refusal};
+use crate::adapter::Bound;
 use crate::telemetry::metrics::Stream;
-use pilotlight_shim::report::ExitStatus;
 
 /// After the exit the rest of the output is read for at most so long: whoever else held the pipe is being killed.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
 
 /// A tree that survives SIGKILL for so long waits for its hardware; nobody can help it.
 pub(crate) const UNKILLABLE: Duration = Duration::from_secs(30);
-
-/// What the driver tells at the end.
-#[derive(Debug)]
-pub(crate) struct Departed {
-    /// It had become ready.
-    pub(crate) ready: bool,
-    /// It was told to go.
-    pub(crate) asked: bool,
-    /// How the CLI ended; `None`: it could not be killed.
-    pub(crate) exit: Option<ExitStatus>,
-    /// What became of its tree.
-    pub(crate) ended: Option<Ended>,
-    /// We killed its tree.
-    pub(crate) forced: bool,
-    /// When it was told to go.
-    pub(crate) stop_began: Option<Instant>,
-    /// Why we killed it, if it was not told to go.
-    pub(crate) verdict: Option<Verdict>,
-    /// Why it refused to begin.
-    pub(crate) refusal: Option<Refusal>,
-    /// The end of its standard error.
-    pub(crate) stderr: String,
-    /// The turn that was not answered.
-    pub(crate) unfinished: Option<Box<Running>>,
-    /// A turn that the child was not given yet.
-    pub(crate) unseen: Option<Box<TurnJob>>,
-}
 
 /// One child, driven.
 pub(crate) struct Driver {
@@ -67,6 +39,7 @@ pub(crate) struct Driver {
     tail: Tail,
     open: Open,
     timer: Pin<Box<Sleep>>,
+    oom_kills: OomKills,
 }
 
 /// The dialogue, as long as there is a driver: dropping it ends the running turn and refuses others.
@@ -85,7 +58,7 @@ enum Wake {
     Stderr {
         open: bool,
     },
-    Exited(ExitStatus),
+    Exited(Exit),
     Timer,
 }
 
@@ -98,7 +71,7 @@ impl Driver {
         started: Instant,
         bound: &Bound,
     ) -> Box<Self> {
-        let Contained { input, output, stderr, shim } = *child;
+        let Contained { input, output, stderr, shim, oom_kills } = *child;
         let dialogue = Dialogue::open(setup.clone(), (input, output), shim.pid(), model, started, bound);
         // Boxed, for it goes from one future into the next, and each would keep room for it as long as the child lives.
         Box::new(Self {
@@ -107,6 +80,7 @@ impl Driver {
             shim,
             timer: Box::pin(sleep_until(dialogue.armed())),
             open: Open(Port::new(dialogue)),
+            oom_kills,
             setup,
         })
     }
@@ -117,7 +91,7 @@ impl Driver {
     }
 
     /// Drives the child until nothing of it is left; `stop` asks it to go. Dropping the future kills the tree.
-    pub(crate) async fn run(mut self: Box<Self>, stop: CancellationToken) -> Departed {
+    pub(crate) async fn run(mut self: Box<Self>, stop: CancellationToken) -> ChildExit {
         let mut stopped = Box::pin(stop.cancelled_owned());
         let mut asked = false;
         loop {
@@ -174,37 +148,20 @@ impl Driver {
         self.stderr_read(open);
     }
 
-    async fn depart(mut self: Box<Self>, exit: Option<ExitStatus>) -> Departed {
+    async fn depart(mut self: Box<Self>, exit: Option<Exit>) -> ChildExit {
         self.with(Dialogue::depart);
         if exit.is_some() {
             self.last_output().await;
         }
         self.drain_stderr();
-        let ended = timeout(UNKILLABLE, self.shim.gone()).await.ok();
+        let sweep = timeout(UNKILLABLE, self.shim.gone()).await.ok();
         self.drain_stderr();
         if self.tail.is_cut() {
             self.setup.metrics.truncated(Stream::Stderr);
         }
-        let stderr = self.tail.text();
-        let remains = self.open.0.close().map(Dialogue::into_remains).unwrap_or_default();
-        let refusal = if remains.ready {
-            None
-        } else {
-            self.setup.adapter.refusal(remains.handshake_terminal.as_deref(), &stderr)
-        };
-        Departed {
-            ready: remains.ready,
-            asked: remains.asked,
-            exit,
-            ended,
-            forced: remains.forced,
-            stop_began: remains.stop_began,
-            verdict: remains.verdict,
-            refusal,
-            stderr,
-            unfinished: remains.unfinished,
-            unseen: remains.held,
-        }
+        let ended =
+            self.open.0.close().map(|dialogue| dialogue.into_exit(exit, self.oom_kills, self.tail.text()));
+        ChildExit { sweep, ..ended.unwrap_or_default() }
     }
 
     /// Reads what the child wrote before it ended. Lines are kept, not handed over one by one: what is left goes out

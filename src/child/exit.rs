@@ -1,48 +1,96 @@
-//! How a child ended, and whether the kernel ended it for want of memory. Decisions only; the one effect is the
-//! reading of a counter.
+//! How a child ended: [`ChildExit`], built once, which labels, restarts and errors are derived from.
+//!
+//! Decisions only. The one effect is the reading of the kernel's counter of out-of-memory kills.
 
 use std::{fmt, fs};
 
+use tokio::time::Instant;
+
 use super::host;
-pub(crate) use pilotlight_shim::report::ExitStatus;
+use super::running::{Running, TurnJob};
+use super::spawn::Sweep;
+use crate::adapter::Refusal;
+use crate::telemetry::metrics::{ExitReason, RestartCause};
+pub(crate) use pilotlight_shim::report::ExitStatus as Exit;
 
 /// The kernel's way to end a process.
 const SIGKILL: i32 = 9;
 
-/// What a child's end means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
+/// The end of one child, once nothing of its tree is left or can be killed.
+#[derive(Debug, Default)]
+pub(crate) struct ChildExit {
+    pub(crate) cause: ExitCause,
+    /// The child had become ready.
+    pub(crate) ready: bool,
+    /// The session had requested the stop.
+    pub(crate) requested: bool,
+    /// The child's tree was killed by us.
+    pub(crate) forced: bool,
+    /// Start of the requested stop.
+    pub(crate) stop_began: Option<Instant>,
+    /// Why the CLI did not open the conversation.
+    pub(crate) refusal: Option<Refusal>,
+    /// The end of its standard error.
+    pub(crate) stderr: String,
+    /// The turn without an answer.
+    pub(crate) unfinished: Option<Box<Running>>,
+    /// A turn that was not written to the child yet.
+    pub(crate) unseen: Option<Box<TurnJob>>,
+    /// How the tree ended; `None`: it survived SIGKILL.
+    pub(crate) sweep: Option<Sweep>,
+}
+
+/// Why a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum ExitCause {
+    /// We killed it.
+    Killed(KillReason),
     /// It returned this code.
     Code(i32),
     /// A signal ended it.
     Signal(i32),
     /// The kernel killed it because memory was out.
     OutOfMemory,
-    /// It is gone; nobody saw how.
+    /// Its exit status was not seen.
+    #[default]
     Unknown,
 }
 
-impl Ending {
-    /// Memory is blamed only for a SIGKILL that we did not send, while the kernel's count of such kills went up.
-    /// Another process may have been meant by that count, so this is a strong hint and no proof.
-    pub(crate) fn classify(
-        exit: ExitStatus,
-        killed_by_us: bool,
-        kills: OomKills,
-        kills_now: OomKills,
-    ) -> Self {
+/// Why a child had to be killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KillReason {
+    /// It was not ready in time.
+    NeverReady,
+    /// It no longer answered.
+    Hung,
+    /// Its tree used more memory than this limit in bytes.
+    MemoryLimit(u64),
+    /// It broke the protocol.
+    Protocol(&'static str),
+}
+
+impl ExitCause {
+    /// Blames memory only for a SIGKILL that we did not send, while the kernel's count of such kills went up.
+    /// Another process may have been meant by that count: a strong hint and no proof.
+    pub(super) fn classify(exit: Exit, forced: bool, kills: OomKills, kills_now: OomKills) -> Self {
         match exit {
-            ExitStatus::Signal(SIGKILL) if !killed_by_us && kills.grew_to(kills_now) => Self::OutOfMemory,
-            ExitStatus::Signal(signal) => Self::Signal(signal),
-            ExitStatus::Code(code) => Self::Code(code),
-            ExitStatus::Unknown => Self::Unknown,
+            Exit::Signal(SIGKILL) if !forced && kills.grew_to(kills_now) => Self::OutOfMemory,
+            Exit::Signal(signal) => Self::Signal(signal),
+            Exit::Code(code) => Self::Code(code),
+            Exit::Unknown => Self::Unknown,
         }
     }
 }
 
-impl fmt::Display for Ending {
+impl fmt::Display for ExitCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Killed(KillReason::Hung) => f.write_str("it no longer answered and was killed"),
+            Self::Killed(KillReason::Protocol(what)) => f.write_str(what),
+            Self::Killed(KillReason::NeverReady) => f.write_str("it was not ready in time"),
+            Self::Killed(KillReason::MemoryLimit(limit)) => {
+                write!(f, "its tree used more than {limit} bytes of memory (limits.memory_per_session)")
+            }
             Self::Code(code) => write!(f, "exit code {code}"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
             Self::OutOfMemory => f.write_str("killed by the kernel: out of memory"),
@@ -51,12 +99,38 @@ impl fmt::Display for Ending {
     }
 }
 
-/// How many processes the kernel has killed for want of memory so far; `None` where it does not say.
+impl From<ExitCause> for ExitReason {
+    fn from(cause: ExitCause) -> Self {
+        match cause {
+            ExitCause::Killed(KillReason::Hung | KillReason::NeverReady) => Self::Hang,
+            ExitCause::Killed(KillReason::Protocol(_)) => Self::Protocol,
+            ExitCause::Killed(KillReason::MemoryLimit(_)) => Self::MemoryLimit,
+            ExitCause::Code(0) => Self::Clean,
+            ExitCause::Code(_) => Self::Crash,
+            ExitCause::Signal(_) => Self::Signal,
+            ExitCause::OutOfMemory => Self::Oom,
+            ExitCause::Unknown => Self::StatusUnknown,
+        }
+    }
+}
+
+impl From<&ChildExit> for RestartCause {
+    fn from(exit: &ChildExit) -> Self {
+        match exit.cause {
+            ExitCause::Killed(KillReason::Hung) => Self::Hang,
+            ExitCause::Killed(KillReason::Protocol(_)) => Self::Protocol,
+            _ if exit.ready => Self::Crash,
+            _ => Self::NotStarted,
+        }
+    }
+}
+
+/// Processes that the kernel has killed for want of memory so far; `None` where it does not say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct OomKills(Option<u64>);
 
 impl OomKills {
-    /// Of our memory group if there is one, else of the whole machine. Costs a read of a small file.
+    /// The count of our memory group if there is one, else of the whole machine. Costs a read of a small file.
     pub(crate) fn now() -> Self {
         Self(host::group_oom_kills().or_else(|| count_in(&fs::read_to_string("/proc/vmstat").ok()?)))
     }
@@ -78,14 +152,14 @@ mod tests {
     #[test]
     fn memory_is_blamed_only_when_everything_points_to_it() {
         let (three, four, silent) = (OomKills(Some(3)), OomKills(Some(4)), OomKills(None));
-        let killed = ExitStatus::Signal(9);
-        assert_eq!(Ending::classify(killed, false, three, four), Ending::OutOfMemory);
-        assert_eq!(Ending::classify(killed, true, three, four), Ending::Signal(9));
-        assert_eq!(Ending::classify(killed, false, three, three), Ending::Signal(9));
-        assert_eq!(Ending::classify(killed, false, silent, four), Ending::Signal(9));
-        assert_eq!(Ending::classify(ExitStatus::Signal(11), false, three, four), Ending::Signal(11));
-        assert_eq!(Ending::classify(ExitStatus::Code(137), false, three, four), Ending::Code(137));
-        assert_eq!(Ending::classify(ExitStatus::Unknown, false, three, four), Ending::Unknown);
+        let killed = Exit::Signal(9);
+        assert_eq!(ExitCause::classify(killed, false, three, four), ExitCause::OutOfMemory);
+        assert_eq!(ExitCause::classify(killed, true, three, four), ExitCause::Signal(9));
+        assert_eq!(ExitCause::classify(killed, false, three, three), ExitCause::Signal(9));
+        assert_eq!(ExitCause::classify(killed, false, silent, four), ExitCause::Signal(9));
+        assert_eq!(ExitCause::classify(Exit::Signal(11), false, three, four), ExitCause::Signal(11));
+        assert_eq!(ExitCause::classify(Exit::Code(137), false, three, four), ExitCause::Code(137));
+        assert_eq!(ExitCause::classify(Exit::Unknown, false, three, four), ExitCause::Unknown);
     }
 
     #[test]

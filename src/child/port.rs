@@ -2,13 +2,15 @@
 //!
 //! Every call does its work at once, under a lock that is never held while anybody waits.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 
-use super::dialogue::{Dialogue, Verdict};
+use super::dialogue::Dialogue;
+use super::exit::KillReason;
 use super::permissions::Answer;
 use super::running::TurnJob;
 use crate::model::ids::TurnId;
+use crate::support::lock::MutexExt;
 use crate::turn::{Pulled, Source};
 
 /// See the module. Refuses everything once the child is gone.
@@ -21,7 +23,7 @@ impl Port {
 
     fn lock(&self) -> MutexGuard<'_, Option<Dialogue>> {
         // A panic in there is one of the driver, the session or a reader; whoever is left ends the child.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock_unpoisoned()
     }
 
     /// For the driver, which looks after what follows itself. `None` once it is closed.
@@ -73,7 +75,7 @@ impl Port {
 
     /// The tree uses more memory than it may: ends it.
     pub(crate) fn outgrown(&self, limit: u64) {
-        self.tell(|dialogue| dialogue.condemn(Verdict::MemoryLimit(limit)));
+        self.tell(|dialogue| dialogue.declare_dead(KillReason::MemoryLimit(limit)));
     }
 
     /// A tool may run, or not.

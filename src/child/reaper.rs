@@ -20,6 +20,8 @@ use tokio::sync::oneshot;
 use super::{cgroup, host::now, sweep::sweep_marked};
 use pilotlight_shim::{descendants, report::KillMethod};
 
+use crate::support::lock::MutexExt;
+
 /// First pause between two looks; most shims are gone by then.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 /// Longest pause: for those that take their time.
@@ -151,7 +153,7 @@ static ARRIVAL: Condvar = Condvar::new();
 impl Reaper {
     fn lock() -> MutexGuard<'static, Self> {
         // No invariant spans a panic: a list and a flag.
-        REAPER.lock().unwrap_or_else(PoisonError::into_inner)
+        REAPER.lock_unpoisoned()
     }
 
     fn take(ward: Ward) {

@@ -191,6 +191,18 @@ impl Running {
         }
     }
 
+    /// Whether another child may do the turn: it was not tried again before, nothing came of it, nobody has ended it and
+    /// its reader waits.
+    pub(crate) fn may_be_retried(&self) -> bool {
+        let is_read = self.job.sender.as_ref().is_some_and(|sender| !sender.is_closed());
+        is_read && self.job.retries == 0 && !self.produced && self.interrupted_until.is_none()
+    }
+
+    /// The turn for another child.
+    pub(crate) fn into_retry(self) -> Box<TurnJob> {
+        Box::new(TurnJob { retries: self.job.retries + 1, start: FirstOutput::Cold, ..self.job })
+    }
+
     /// Ends the turn for its reader while the child still works on it; gives whom to wake.
     pub(crate) fn abandon(&mut self, error: TurnError) -> Option<Waker> {
         let sender = self.job.sender.take()?;

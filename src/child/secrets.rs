@@ -13,6 +13,8 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
 use serde_json::{Map, Value};
 
+use crate::support::hex;
+
 /// In the names of variables that hold secrets. Others (a region, a base URL) are what one needs to find a fault.
 const SECRET_NAMES: [&str; 7] = ["KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL", "AUTH", "HEADERS"];
 /// Shorter values are words such as `true`, which would be blacked out everywhere.
@@ -99,11 +101,10 @@ impl Secrets {
 
 impl Forms {
     fn of(plain: String) -> Self {
-        let hex = plain.bytes().map(|byte| format!("{byte:02x}")).collect();
         let mut base64: Vec<String> = (0..3).flat_map(|shift| aligned(plain.as_bytes(), shift)).collect();
         base64.sort();
         base64.dedup();
-        Self { plain, hex, base64 }
+        Self { hex: hex::encode(plain.as_bytes()), plain, base64 }
     }
 
     /// Where the text holds it in any form.

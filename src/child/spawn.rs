@@ -33,7 +33,7 @@ use tokio::{
 
 use super::{
     SpawnError,
-    exit::ExitStatus,
+    exit::{Exit, OomKills},
     locate::ShimProgram,
     reaper::{self, Aftermath, Ward},
 };
@@ -72,16 +72,11 @@ pub(crate) struct Contained {
     pub(crate) output: pipe::Receiver,
     pub(crate) stderr: pipe::Receiver,
     pub(crate) shim: ShimHandle,
+    /// The kernel's count before the start.
+    pub(crate) oom_kills: OomKills,
 }
 
-/// The end of a child and its tree.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ended {
-    pub(crate) exit: ExitStatus,
-    pub(crate) sweep: Sweep,
-}
-
-/// Who ended the tree.
+/// How a child's tree ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sweep {
     /// The shim; with `stuck > 0` it is still at it.
@@ -95,6 +90,7 @@ pub(crate) enum Sweep {
 /// Starts the shim, which starts the child. Inside a runtime; takes well under a millisecond.
 pub(crate) fn spawn(shim: &ShimProgram, launch: &Launch<'_>) -> Result<Box<Contained>, SpawnError> {
     let failed = |error| SpawnError::from_io(error, launch.program);
+    let oom_kills = OomKills::now();
     // The output is a pipe: many small writes cost its reader a third of what they cost on a socket. The others carry
     // little, and of pipes the kernel gives a user without privilege only so many of full size.
     let (input, input_theirs) = StdStream::pair().map_err(failed)?;
@@ -128,13 +124,13 @@ pub(crate) fn spawn(shim: &ShimProgram, launch: &Launch<'_>) -> Result<Box<Conta
         term_grace: launch.limits.term_grace,
         control: Some(control),
         unread: Vec::new(),
-        told: Told::default(),
+        reported: Reported::default(),
         killed_at: OnceLock::new(),
         ward: Some(ward),
         aftermath: None,
-        ended: None,
+        sweep: None,
     };
-    Ok(Box::new(Contained { input, output, stderr, shim }))
+    Ok(Box::new(Contained { input, output, stderr, shim, oom_kills }))
 }
 
 fn registered(stream: StdStream) -> io::Result<UnixStream> {
@@ -155,11 +151,11 @@ fn not_spawned(error: io::Error, shim: &ShimProgram, launch: &Launch<'_>) -> Spa
 
 /// What the shim has reported so far.
 #[derive(Debug, Default)]
-struct Told {
+struct Reported {
     ungrouped: bool,
     pid: Option<u32>,
     failed: Option<i32>,
-    exit: Option<ExitStatus>,
+    exit: Option<Exit>,
     swept: Option<SweepReport>,
 }
 
@@ -173,22 +169,22 @@ pub(crate) struct ShimHandle {
     /// `None` once the shim has closed it, by ending.
     control: Option<UnixStream>,
     unread: Vec<u8>,
-    told: Told,
+    reported: Reported,
     killed_at: OnceLock<Instant>,
     /// Until it is with the reaper.
     ward: Option<Ward>,
     aftermath: Option<oneshot::Receiver<Aftermath>>,
-    ended: Option<Ended>,
+    sweep: Option<Sweep>,
 }
 
 impl ShimHandle {
     /// Waits until the program runs; returns its pid.
     pub(crate) async fn started(&mut self) -> Result<u32, SpawnError> {
         loop {
-            if let Some(pid) = self.told.pid {
+            if let Some(pid) = self.reported.pid {
                 return Ok(pid);
             }
-            if let Some(errno) = self.told.failed {
+            if let Some(errno) = self.reported.failed {
                 return Err(SpawnError::from_io(io::Error::from_raw_os_error(errno), &self.program));
             }
             if !self.listen().await {
@@ -199,7 +195,7 @@ impl ShimHandle {
 
     /// The child's pid, once it is known. Only to be shown and measured: it is not ours to signal.
     pub(crate) fn pid(&self) -> Option<u32> {
-        self.told.pid
+        self.reported.pid
     }
 
     /// The shim's pid, the root of the tree; `None` when it is gone.
@@ -209,7 +205,7 @@ impl ShimHandle {
 
     /// Whether the child was to be in a group and is not, once it has started.
     pub(crate) fn is_ungrouped(&self) -> bool {
-        self.told.ungrouped
+        self.reported.ungrouped
     }
 
     /// Asks for SIGTERM to the child.
@@ -224,28 +220,28 @@ impl ShimHandle {
     }
 
     /// Waits until the child has ended; the rest of its tree may still be dying.
-    pub(crate) async fn exited(&mut self) -> ExitStatus {
+    pub(crate) async fn exited(&mut self) -> Exit {
         loop {
-            if let Some(exit) = self.told.exit {
+            if let Some(exit) = self.reported.exit {
                 return exit;
             }
             if !self.listen().await {
-                return ExitStatus::Unknown;
+                return Exit::Unknown;
             }
         }
     }
 
     /// Waits until nothing is left of the tree and the shim is reaped, or until the shim reports that something
     /// cannot be killed. Bounded only after [`Self::kill_tree`].
-    pub(crate) async fn gone(&mut self) -> Ended {
-        if let Some(ended) = self.ended {
-            return ended;
+    pub(crate) async fn gone(&mut self) -> Sweep {
+        if let Some(sweep) = self.sweep {
+            return sweep;
         }
         while self.aftermath.is_none() {
-            if self.told.swept.is_some_and(|swept| swept.stuck > 0) {
+            if self.reported.swept.is_some_and(|swept| swept.stuck > 0) {
                 // It stays as long as what is stuck; the reaper waits for it without hurry.
                 self.give_up_lifeline(None);
-                return self.note_end(None);
+                return self.swept_by(None);
             }
             let late = self.killed_at.get().map(|at| *at + SHIM_ANSWERS_WITHIN);
             let patience = tokio::select! {
@@ -255,28 +251,23 @@ impl ShimHandle {
             self.give_up_lifeline(Some(patience));
         }
         loop {
-            let Some(aftermath) = &mut self.aftermath else { return self.note_end(None) };
+            let Some(aftermath) = &mut self.aftermath else { return self.swept_by(None) };
             match timeout(REAPER_CHECK, aftermath).await {
-                Ok(aftermath) => return self.note_end(aftermath.ok()),
+                Ok(aftermath) => return self.swept_by(aftermath.ok()),
                 Err(_) => reaper::ensure_running(),
             }
         }
     }
 
-    fn note_end(&mut self, aftermath: Option<Aftermath>) -> Ended {
-        let ended =
-            Ended { exit: self.told.exit.unwrap_or(ExitStatus::Unknown), sweep: self.sweep(aftermath) };
-        self.ended = Some(ended);
-        ended
-    }
-
-    fn sweep(&self, aftermath: Option<Aftermath>) -> Sweep {
-        match (self.told.swept, aftermath.and_then(|aftermath| aftermath.swept)) {
+    fn swept_by(&mut self, aftermath: Option<Aftermath>) -> Sweep {
+        let sweep = match (self.reported.swept, aftermath.and_then(|aftermath| aftermath.swept)) {
             (Some(swept), _) => Sweep::Done(swept),
-            (None, _) if self.told.failed.is_some() => Sweep::NothingStarted,
+            (None, _) if self.reported.failed.is_some() => Sweep::NothingStarted,
             (None, Some((rung, killed))) => Sweep::ShimDied { rung, killed },
             (None, None) => Sweep::ShimDied { rung: KillMethod::Marker, killed: 0 },
-        }
+        };
+        self.sweep = Some(sweep);
+        sweep
     }
 
     fn order(&self, order: u8) {
@@ -292,7 +283,7 @@ impl ShimHandle {
             if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.unread.drain(..=end).collect();
                 if let Some(report) = line.strip_suffix(b"\n").and_then(Report::parse) {
-                    self.told.note(report);
+                    self.reported.note(report);
                 }
                 return true;
             }
@@ -327,7 +318,7 @@ impl Drop for ShimHandle {
     }
 }
 
-impl Told {
+impl Reported {
     fn note(&mut self, report: Report) {
         match report {
             Report::Ungrouped => self.ungrouped = true,

@@ -8,30 +8,27 @@
 //! files in place leaves nothing to go back to.
 //!
 //! A session's start that fails decides nothing for others: the user's settings or files may be the reason. It leads to
-//! a trial start ([`crate::system::probe`]), which has no user's settings, and that decides. A version that gave way is tried
+//! a trial start ([`crate::session::executable`]), which has no user's settings, and that decides. A version that gave way is tried
 //! again at intervals, and takes its place back once it has become ready anywhere.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::adapter::Adapter;
-use crate::child::{ChildLimits, Contained, ExitStatus, Launch, ShimProgram, SpawnError, spawn};
-use crate::config::UnknownVersion;
-use crate::error::StartFailure;
+use crate::child::{ChildLimits, Contained, Exit, Launch, ShimProgram, SpawnError, spawn};
 use crate::installation::program::Found;
 use crate::installation::trust;
-use crate::session::instance::Instance;
-use crate::system::probe;
+use crate::support::atomic_file::{self, Durability};
+use crate::support::lock::MutexExt;
 use crate::telemetry::metrics::Metrics;
-use crate::workspace::{Durability, read_own, records_dir, write_private};
+use crate::workspace::{read_own, records_dir};
 
 /// The file among the records.
 const RECORD: &str = "cli.json";
@@ -127,7 +124,7 @@ impl Installed {
     }
 
     /// `found`, or the last that worked if that one has failed. A trial start of it comes first.
-    fn choose(&self, found: Found, is_trial: bool) -> Chosen {
+    pub(crate) fn choose(&self, found: Found, is_trial: bool) -> Chosen {
         // The simulation is a part of this program.
         let executable = if found.first_args.is_empty() { Executable::at(&found.path) } else { None };
         let fallback = executable.as_ref().filter(|_| !(is_trial && self.is_trial_due()));
@@ -153,7 +150,7 @@ impl Installed {
     }
 
     /// Whether the version of what is started now is unknown and not being asked for; from now on it is.
-    fn is_to_be_asked(&self) -> bool {
+    pub(crate) fn is_to_be_asked(&self) -> bool {
         if self.known_version().is_some() {
             return false;
         }
@@ -166,7 +163,7 @@ impl Installed {
     }
 
     /// Takes in what is known of what is started now.
-    fn judge(&self, adapter: &dyn Adapter) {
+    pub(crate) fn judge(&self, adapter: &dyn Adapter) {
         let version = self.known_version();
         let mut state = self.lock();
         let judged =
@@ -205,7 +202,7 @@ impl Installed {
             state.worked = Some(executable.clone());
         }
         let written = serde_json::to_vec(executable).map_err(std::io::Error::from).and_then(|content| {
-            write_private(&records_dir(&self.data_dir).join(RECORD), &content, Durability::Kernel)
+            atomic_file::replace(&records_dir(&self.data_dir).join(RECORD), &content, Durability::Kernel)
         });
         if let Err(error) = written {
             tracing::warn!(%error, "the executable of the CLI that works was not recorded");
@@ -233,15 +230,54 @@ impl Installed {
         is_there
     }
 
-    /// Whether it is not known of a version that failed in a session if it starts at all.
-    fn is_untried(&self, executable: &Executable) -> bool {
+    /// Whether `chosen` has neither become ready nor failed a trial start.
+    pub(crate) fn is_untried(&self, chosen: &Chosen) -> bool {
+        let Some(executable) = &chosen.executable else { return false };
         let state = self.lock();
         let has_failed = state.failed.as_ref().is_some_and(|(failed, _)| failed == executable);
         state.worked.as_ref() != Some(executable) && !has_failed
     }
 
+    /// Whether there is another version to start instead of `chosen`, which has failed its trial start.
+    pub(crate) fn has_fallback(&self, chosen: &Chosen) -> bool {
+        chosen.executable.as_ref().is_some_and(|executable| self.instead_of(executable).is_some())
+    }
+
+    /// Why `chosen` is not started where unjudged versions are refused; `None` if it may start.
+    pub(crate) fn refusal(&self, chosen: &Chosen) -> Option<String> {
+        let is_unknown = chosen.executable.is_some() && self.known_version().is_none();
+        match self.warning() {
+            Some(message) if self.lock().is_unjudged => Some(message),
+            _ if is_unknown => {
+                Some("the CLI did not say its version in time; the next start asks it again".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    /// Asks the current executable for its version, unless that is known.
+    pub(crate) async fn ask_version(&self, shim: &ShimProgram, home: &Path) {
+        let Some(executable) = self.lock().current.clone() else { return };
+        if self.known_version().is_some() {
+            return;
+        }
+        let found = Found { path: executable.path.clone(), first_args: Vec::new() };
+        // Why it does not start is found out when it is started.
+        let answer = ask(&found, shim, home).await.unwrap_or(Answer::None);
+        let mut state = self.lock();
+        match answer {
+            // Another may have been chosen meanwhile.
+            Answer::Said(version) if state.current.as_ref() == Some(&executable) => {
+                state.version = Some((executable, version));
+            }
+            Answer::Said(_) => {}
+            // The next start asks again: it may have had no time.
+            Answer::None => drop(state.asked.take_if(|asked| *asked == executable)),
+        }
+    }
+
     /// Whether the version that failed has not been tried for some time.
-    fn is_trial_due(&self) -> bool {
+    pub(crate) fn is_trial_due(&self) -> bool {
         self.lock().failed.as_ref().is_some_and(|(_, at)| at.elapsed() >= TRY_AGAIN)
     }
 
@@ -272,107 +308,8 @@ impl Installed {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock_unpoisoned()
     }
-}
-
-/// The program of the next start. Its version is asked for when the executable is a new one: before the start if that
-/// depends on it, else beside it.
-///
-/// # Errors
-/// [`StartFailure::Spawn`] if there is no program, or if it is of a version that is not judged and those are refused.
-pub(crate) async fn choose(instance: &Arc<Instance>) -> Result<Chosen, StartFailure> {
-    let installed = &instance.installed;
-    let chosen = installed.choose(instance.program.find()?, instance.is_trial());
-    if chosen.is_fallback && !instance.is_trial() && installed.is_trial_due() {
-        // What it finds out is for later starts.
-        drop(try_start(instance));
-    }
-    let refuses = instance.config.cli.unknown_version == UnknownVersion::Refuse;
-    if refuses {
-        look(instance).await;
-    } else if installed.is_to_be_asked() {
-        let asking = instance.clone();
-        instance.spawn(async move {
-            let ended = asking.helpers.ended();
-            tokio::select! {
-                () = look(&asking) => {}
-                () = ended.cancelled() => {}
-            }
-        });
-    }
-    installed.judge(instance.adapter);
-    installed.publish(&instance.metrics);
-    let is_unknown = chosen.executable.is_some() && installed.known_version().is_none();
-    let message = match installed.warning() {
-        _ if !refuses => return Ok(chosen),
-        Some(message) if installed.lock().is_unjudged => message,
-        _ if is_unknown => "the CLI did not say its version in time; the next start asks it again".to_owned(),
-        _ => return Ok(chosen),
-    };
-    Err(StartFailure::Spawn {
-        reason: UNJUDGED,
-        message: format!("{message}; cli.unknown_version = \"warn\" starts it all the same"),
-    })
-}
-
-/// A session's start of `chosen` has failed. If that version is not known to start, a trial start finds out. Whether
-/// another one is there to be tried now.
-pub(crate) async fn failed_in_session(instance: &Arc<Instance>, chosen: &Chosen) -> bool {
-    let installed = &instance.installed;
-    let Some(executable) = &chosen.executable else { return false };
-    if installed.is_untried(executable) {
-        // It ends without an answer when the instance does.
-        try_start(instance).await.ok();
-    }
-    installed.instead_of(executable).is_some()
-}
-
-/// A trial start beside the sessions, in a task of its own: it begins sessions of its own.
-fn try_start(instance: &Arc<Instance>) -> oneshot::Receiver<()> {
-    let (tell, tried) = oneshot::channel();
-    let trying = instance.clone();
-    instance.spawn(async move {
-        let ended = trying.helpers.ended();
-        let trial = async {
-            if let Err(error) = probe::trial(&trying.config, &trying.installed).await {
-                tracing::warn!(code = error.code(), "a trial start of the CLI failed");
-            }
-            trying.installed.publish(&trying.metrics);
-        };
-        tokio::select! {
-            () = trial => {}
-            () = ended.cancelled() => {}
-        }
-        tell.send(()).ok();
-    });
-    tried
-}
-
-/// Asks what is started now for its version, if that is not known yet.
-pub(crate) async fn look(instance: &Instance) {
-    let installed = &instance.installed;
-    let current = installed.lock().current.clone();
-    if let Some(executable) = current
-        && installed.known_version().is_none()
-    {
-        let found = Found { path: executable.path.clone(), first_args: Vec::new() };
-        // Why it does not start is found out when it is started.
-        let answer = ask(&found, &instance.shim, &instance.config.data_dir).await.unwrap_or(Answer::None);
-        let mut state = installed.lock();
-        match answer {
-            // Another may have been chosen meanwhile.
-            Answer::Said(version) if state.current.as_ref() == Some(&executable) => {
-                state.version = Some((executable, version));
-            }
-            Answer::Said(_) => {}
-            // The next start asks again: it may have had no time.
-            Answer::None => drop(state.asked.take_if(|asked| *asked == executable)),
-        }
-        drop(state);
-    }
-    installed.judge(instance.adapter);
-    installed.publish(&instance.metrics);
 }
 
 fn warning(version: Option<&str>, is_unjudged: bool, is_fallback: bool) -> Option<String> {
@@ -432,7 +369,7 @@ async fn ask(found: &Found, shim: &ShimProgram, home: &Path) -> Result<Answer, S
 
 /// The answer of a child that ends by itself. Dropped, the child is ended.
 async fn answer_of(child: Box<Contained>) -> Option<Answer> {
-    let Contained { input, output, mut stderr, mut shim } = *child;
+    let Contained { input, output, mut stderr, mut shim, .. } = *child;
     drop(input);
     let (mut kept, mut nowhere) = (Vec::new(), tokio::io::sink());
     let mut output = output.take(VERSION_BYTES);
@@ -440,8 +377,8 @@ async fn answer_of(child: Box<Contained>) -> Option<Answer> {
     let (read, _) = tokio::join!(output.read_to_end(&mut kept), tokio::io::copy(&mut stderr, &mut nowhere));
     read.ok()?;
     match shim.exited().await {
-        ExitStatus::Code(0) => Some(Answer::Said(first_line(&kept))),
-        ExitStatus::Code(_) => Some(Answer::Said(None)),
+        Exit::Code(0) => Some(Answer::Said(first_line(&kept))),
+        Exit::Code(_) => Some(Answer::Said(None)),
         _ => None,
     }
 }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use crate::support::hex;
+
 /// Longest accepted user id or conversation name, in bytes. Long enough for an e-mail address or a signed subject,
 /// short enough that a million of them fit into memory.
 pub const MAX_NAME_BYTES: usize = 256;
@@ -88,7 +90,7 @@ impl SessionKey {
         digest.update(self.conversation.as_bytes());
         let digest = digest.finalize();
         // 128 bits: no collision among any number of sessions that a disk holds.
-        SessionHash(digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+        SessionHash(hex::encode(digest.get(..16).unwrap_or_default()))
     }
 }
 

@@ -11,13 +11,19 @@ use std::sync::Arc;
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 
-use super::caller::{Caller, named_user};
-use super::error::ApiError;
-use super::keys::Role;
+use self::caller::{Caller, named_user};
+use self::keys::Role;
+use super::api::error::ApiError;
 use super::page;
 use crate::model::ids::UserId;
 
+pub(crate) mod caller;
+pub mod exposure;
+pub(crate) mod identity;
 mod keyring;
+pub mod keys;
+pub(crate) mod limits;
+pub(crate) mod revoked;
 
 pub(super) use keyring::{Admits, Keyring, watch};
 

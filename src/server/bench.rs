@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::conversations::{Conversations, Told};
 use super::dialect::message::Message;
-use super::history::{Conversations, Told};
 use crate::model::ids::UserId;
 
 /// Conversations that are kept of the user. That there are many of them does not matter: they are found by a digest.

@@ -8,9 +8,9 @@ use bytes::BytesMut;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::error::ApiError;
+use super::api::error::ApiError;
+use super::conversations::Told;
 use super::files::Written;
-use super::history::Told;
 use crate::adapter::answer::Part;
 use crate::error::TurnError;
 use crate::model::OauthCredentials;
@@ -22,11 +22,12 @@ pub(super) mod anthropic;
 mod collected;
 mod fields;
 mod history;
+mod image;
+pub(super) mod legacy;
 mod mcp;
 pub(super) mod message;
 pub(super) mod openai;
-pub(super) mod original;
-mod picture;
+pub(crate) mod sse;
 
 use message::Content;
 
@@ -95,7 +96,7 @@ pub(super) fn messages(bytes: &[u8]) -> Result<Asked, ApiError> {
         oauth_credentials: Option<serde::de::IgnoredAny>,
     }
     match message::read::<Tell>(bytes)?.oauth_credentials {
-        Some(_) => original::parse(bytes),
+        Some(_) => legacy::parse(bytes),
         None => anthropic::parse(bytes),
     }
 }
@@ -161,7 +162,7 @@ impl KeptText {
 /// The renderer of a stream. `keep_text` where [`Render::text`] will be asked for.
 pub(super) fn renderer(asked: &Asked, frame: &Frame, reader: Reader, keep_text: bool) -> Box<dyn Render> {
     match asked.dialect {
-        Dialect::Original => Box::new(original::Lines),
+        Dialect::Original => Box::new(legacy::Lines),
         Dialect::Anthropic => Box::new(anthropic::Events::new(reader, frame, keep_text)),
         Dialect::OpenAi => Box::new(openai::Chunks::new(reader, frame, asked, keep_text)),
     }
@@ -176,7 +177,7 @@ pub(super) fn document(
     files: Option<Written>,
 ) -> Value {
     match dialect {
-        Dialect::Original => original::document(collected, outcome, frame, files),
+        Dialect::Original => legacy::document(collected, outcome, frame, files),
         Dialect::Anthropic => anthropic::document(collected, outcome, frame),
         Dialect::OpenAi => openai::document(collected, outcome, frame),
     }

@@ -7,10 +7,13 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::time::Instant;
 
 use super::ServeError;
-use super::process::Started;
 use crate::config::Config;
 use crate::system::Pilotlight;
 use crate::telemetry::metrics::HttpMetrics;
+use process::Started;
+
+pub(crate) mod labels;
+mod process;
 
 /// Samples of histograms wait in a list until they are sorted into buckets; without this the list grows for ever.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);

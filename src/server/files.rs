@@ -8,8 +8,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::folder::{Snapshot, look};
 use crate::workspace::beneath::{Beneath, Place};
+use snapshot::{Snapshot, look};
+
+pub(crate) mod snapshot;
 
 /// So much of one file is sent.
 const FILE_BYTES: usize = 10 << 20;

@@ -13,8 +13,8 @@ use axum::http::header::{
 use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
 
-use super::error::ApiError;
-use super::service;
+use super::api::error::ApiError;
+use super::api::health;
 
 /// Where the files are.
 const FOLDER: &str = "/page/";
@@ -28,7 +28,7 @@ const FILES: [(&str, &str, &str); 7] = [
     ("app.js", JAVASCRIPT, include_str!("page/app.js")),
     ("service.js", JAVASCRIPT, include_str!("page/service.js")),
     ("sessions.js", JAVASCRIPT, include_str!("page/sessions.js")),
-    ("happenings.js", JAVASCRIPT, include_str!("page/happenings.js")),
+    ("events.js", JAVASCRIPT, include_str!("page/events.js")),
     ("message.js", JAVASCRIPT, include_str!("page/message.js")),
     ("style.css", "text/css; charset=utf-8", include_str!("page/style.css")),
     ("icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
@@ -48,7 +48,7 @@ pub(super) fn has(path: &str) -> bool {
 /// `GET /`.
 pub(super) async fn root(headers: HeaderMap) -> Response {
     let mut response =
-        if wants_html(&headers) { serve(HTML, INDEX) } else { service::document().await.into_response() };
+        if wants_html(&headers) { serve(HTML, INDEX) } else { health::document().await.into_response() };
     response.headers_mut().insert(VARY, ACCEPT.into());
     response
 }

@@ -16,17 +16,16 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::api::error::{ApiError, ErrorForm};
+use super::api::router::{BodyRead, OfTurn, RequestId};
+use super::api::sessions::checked;
 use super::app::App;
-use super::body::Received;
-use super::caller::{self, Caller};
+use super::auth::caller::{self, Caller};
+use super::auth::limits::TurnPermit;
+use super::conversations::Claim;
 use super::dialect::{self, Asked, Dialect, Frame, renderer};
-use super::error::{ApiError, ErrorForm};
 use super::files::Watch;
-use super::history::Claim;
-use super::limits::TurnPermit;
-use super::mcp;
-use super::router::{BodyRead, OfTurn, RequestId};
-use super::sessions::checked;
+use super::net::body::Received;
 use crate::config::OnDisconnect;
 use crate::error::TurnError;
 use crate::model::SessionState;
@@ -34,14 +33,15 @@ use crate::model::ids::{DEFAULT_CONVERSATION, UserId};
 use crate::system::Session;
 use crate::turn::{Hold, Turn};
 
-mod answer;
+mod body;
 mod collect;
 mod conclusion;
+mod heartbeat;
 pub(super) mod idempotency;
+mod mcp;
 pub(super) mod replay;
-mod silence;
 
-use answer::{Answer, Files, Gathering, Log};
+use body::{Answer, Files, Gathering, Log};
 
 /// The header that names the conversation, both ways.
 pub(super) const SESSION_HEADER: HeaderName = HeaderName::from_static("x-pilotlight-session");
@@ -72,7 +72,7 @@ pub(super) async fn keepalive(
     request: Request,
 ) -> Response {
     take(app, id, caller, request, |bytes| {
-        dialect::original::parse(bytes).map(|asked| Asked { stream: true, ..asked })
+        dialect::legacy::parse(bytes).map(|asked| Asked { stream: true, ..asked })
     })
     .await
 }

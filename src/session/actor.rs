@@ -14,21 +14,24 @@ use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::child_task::{self, ChildNews, Plan, Started};
+use super::child_events::{LifecycleEvent, Mailbox, Started};
+use super::child_task::{self, Plan};
+use super::conclude::Conclusion;
 use super::import::{First, Offered};
 use super::message::{SessionMessage, Submission};
 use super::state::{Effect, Fingerprint, Input, Machine, Ticket};
 use super::store::{BoundRecord, Record};
-use crate::child::{Answer, Port, Report, TurnJob, TurnReport};
+use crate::child::{Answer, ChildEvent, Port, TurnJob, TurnReport};
 use crate::error::TurnError;
 use crate::model::ids::{Generation, SessionKey, TurnId};
 use crate::model::{PermissionError, SessionState};
-use crate::session::instance::Instance;
 use crate::session::registry::{Board, Entry};
+use crate::session::sessions::Sessions;
+use crate::support::atomic_file::Durability;
 use crate::telemetry::events::What;
 use crate::telemetry::metrics::{ContextLost, EvictionReason, RestartCause};
 use crate::turn::{Earlier, FirstLine, wake};
-use crate::workspace::{Durability, Workspace};
+use crate::workspace::Workspace;
 
 /// Counters are written to disk at most so often; what matters for resuming is written at once.
 const SAVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -36,14 +39,14 @@ const SAVE_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) struct SessionActor;
 
 pub(crate) struct SessionArgs {
-    pub(crate) instance: Arc<Instance>,
+    pub(crate) sessions: Arc<Sessions>,
     pub(crate) workspace: Workspace,
     pub(crate) record: Record,
     pub(crate) key: SessionKey,
 }
 
 pub(crate) struct SessionActorState {
-    instance: Arc<Instance>,
+    sessions: Arc<Sessions>,
     workspace: Workspace,
     record: Record,
     entry: Arc<Entry>,
@@ -98,7 +101,7 @@ impl Actor for SessionActor {
         args: SessionArgs,
     ) -> Result<SessionActorState, ActorProcessingErr> {
         // One may run, and `turn_queue` wait behind it.
-        let turn_limit = args.instance.config.session.turn_queue + 1;
+        let turn_limit = args.sessions.env.config.session.turn_queue + 1;
         let entry = Arc::new(Entry::new(
             args.key,
             args.workspace.clone(),
@@ -106,12 +109,12 @@ impl Actor for SessionActor {
             turn_limit,
             first_board(&args.record),
         ));
-        args.instance.registry.insert(entry.clone());
-        args.instance.metrics.session_moved(None, Some(SessionState::Dormant));
+        args.sessions.registry.insert(entry.clone());
+        args.sessions.env.metrics.session_moved(None, Some(SessionState::Dormant));
         let fingerprint = args.record.bound.fingerprint();
         Ok(SessionActorState {
             machine: Machine::new(args.record.generation(), fingerprint, has_context(&args.record)),
-            instance: args.instance,
+            sessions: args.sessions,
             workspace: args.workspace,
             record: args.record,
             entry,
@@ -184,7 +187,10 @@ impl SessionActorState {
                 reply.send(()).ok();
             }
             SessionMessage::Answer(answer) => self.answer(answer),
-            SessionMessage::Child(generation, news) => self.child_news(myself, generation, news),
+            SessionMessage::Child(generation, event) => self.on_child_event(myself, generation, event),
+            SessionMessage::Lifecycle(generation, event) => {
+                self.on_lifecycle_event(myself, generation, event)
+            }
             SessionMessage::Wake => self.feed(myself, Input::Woken),
             SessionMessage::Save => {
                 self.save_scheduled = false;
@@ -229,7 +235,7 @@ impl SessionActorState {
         // A turn before it that still waits may change them first.
         let before = self.machine.last_wanted();
         let before = before.and_then(|fingerprint| self.bounds.get(&fingerprint));
-        let model_without = self.record.model_without(&self.instance.config.cli);
+        let model_without = self.record.model_without(&self.sessions.env.config.cli);
         let bound = before.unwrap_or(&self.record.bound).with(wanted, model_without);
         let fingerprint = bound.fingerprint();
         self.bounds.insert(fingerprint, bound);
@@ -238,8 +244,8 @@ impl SessionActorState {
 
     fn feed(&mut self, myself: &ActorRef<SessionMessage>, input: Input) {
         let jitter = fastrand::f64();
-        let instance = self.instance.clone();
-        let effects = self.machine.next(input, Instant::now(), jitter, &instance.config.restart);
+        let env = self.sessions.env.clone();
+        let effects = self.machine.next(input, Instant::now(), jitter, &env.config.restart);
         // Whoever is answered below may look at once.
         self.publish();
         for effect in effects {
@@ -290,7 +296,7 @@ impl SessionActorState {
                 }
             }
             Effect::CircuitOpened => {
-                self.instance.metrics.crash_loop();
+                self.sessions.env.metrics.crash_loop();
                 self.note(What::Paused);
                 tracing::warn!(session = %self.entry.key.hash(), "the CLI failed repeatedly; the session pauses");
             }
@@ -310,7 +316,7 @@ impl SessionActorState {
         self.bounds.retain(|_, _| !self.waiting.is_empty());
         if restart {
             self.record.restarts = self.record.restarts.saturating_add(1);
-            self.instance.metrics.restarted(self.restart_cause);
+            self.sessions.env.metrics.restarted(self.restart_cause);
             self.note(What::Restarted { cause: self.restart_cause.as_str() });
         }
         self.record.generation = generation.0;
@@ -319,19 +325,15 @@ impl SessionActorState {
         self.child =
             Some(ChildLink { generation, port: None, stop: stop.clone(), since: Instant::now(), pid: None });
         let plan = Plan {
-            instance: self.instance.clone(),
+            sessions: self.sessions.clone(),
             entry: self.entry.clone(),
             workspace: self.workspace.clone(),
             generation,
             offered: self.offered(),
         };
-        let tell = myself.clone();
-        let tell = Arc::new(move |news| {
-            // The actor may have failed; the child is stopped then, because its link is dropped.
-            drop(tell.cast(SessionMessage::Child(generation, news)));
-        });
-        let task = child_task::run(plan, Box::new(self.record.clone()), stop, tell);
-        self.instance.spawn(task);
+        let mailbox = Mailbox::new(myself.clone(), generation);
+        let task = child_task::run(plan, Box::new(self.record.clone()), stop, mailbox);
+        self.sessions.env.tasks.spawn(task);
         self.save_now();
     }
 
@@ -398,17 +400,22 @@ impl SessionActorState {
         }
     }
 
-    fn child_news(&mut self, myself: &ActorRef<SessionMessage>, generation: Generation, news: ChildNews) {
+    fn on_lifecycle_event(
+        &mut self,
+        myself: &ActorRef<SessionMessage>,
+        generation: Generation,
+        event: LifecycleEvent,
+    ) {
         if generation != self.machine.generation() {
             return;
         }
-        match news {
-            ChildNews::Started(started, port) => self.started(started, port),
-            ChildNews::ContextLost(loss, gap) => {
+        match event {
+            LifecycleEvent::Started(started, port) => self.started(started, port),
+            LifecycleEvent::ContextLost(loss, gap) => {
                 tracing::warn!(session = %self.entry.key.hash(), loss = loss.as_str(), "part of a conversation is lost");
                 if self.record.untold_loss != Some(loss) {
                     // Found again by every start until a turn is told; it is one loss.
-                    self.instance.metrics.context_lost(loss);
+                    self.sessions.env.metrics.context_lost(loss);
                     self.note(What::ContextLost { kind: loss.as_str() });
                 }
                 self.record.untold_loss = Some(loss);
@@ -423,38 +430,52 @@ impl SessionActorState {
                 // Whoever comes after us has to tell it, if we do not come to it.
                 self.save_now();
             }
-            ChildNews::First(first) => self.first = Some(first),
-            ChildNews::Imported(imported) => {
+            LifecycleEvent::First(first) => self.first = Some(first),
+            LifecycleEvent::Imported(imported) => {
                 // From here on it can be lost like any other conversation.
                 self.record.context_turns = self.record.context_turns.max(1);
                 self.record.checkpoint = Some(imported.last);
                 self.machine.set_context(true);
                 self.save_now();
             }
-            ChildNews::NewConversation(cli_session_id) => {
+            LifecycleEvent::NewConversation(cli_session_id) => {
                 self.record.cli_session_id = cli_session_id;
                 self.record.chosen_model = None;
                 self.save_now();
             }
-            ChildNews::Report(Report::Ready) => {
+            LifecycleEvent::Ended(conclusion) => self.child_ended(myself, generation, *conclusion),
+        }
+    }
+
+    fn on_child_event(
+        &mut self,
+        myself: &ActorRef<SessionMessage>,
+        generation: Generation,
+        event: ChildEvent,
+    ) {
+        if generation != self.machine.generation() {
+            return;
+        }
+        match event {
+            ChildEvent::Ready => {
                 if let Some(crashed_at) = self.crashed_at.take() {
-                    self.instance.metrics.recovered(crashed_at.elapsed());
+                    self.sessions.env.metrics.recovered(crashed_at.elapsed());
                 }
                 if !self.warm_waiters.is_empty() {
                     self.touch();
                 }
                 self.feed(myself, Input::Ready(generation));
             }
-            ChildNews::Report(Report::TurnEnded(ended)) => self.turn_ended(myself, generation, ended),
-            ChildNews::Report(Report::OwnTurn { cost_usd }) => {
+            ChildEvent::TurnEnded(ended) => self.turn_ended(myself, generation, ended),
+            ChildEvent::OwnTurn { cost_usd } => {
                 self.record.cost_usd += cost_usd;
                 self.save_soon(myself);
             }
-            ChildNews::Report(Report::Active(active)) => {
+            ChildEvent::Active(active) => {
                 self.touch();
                 self.feed(myself, Input::Active(generation, active));
             }
-            ChildNews::Report(Report::Model(model)) => {
+            ChildEvent::Model(model) => {
                 // The first one counts: a conversation is to end as it began.
                 if self.record.chosen_model.is_none() {
                     self.record.chosen_model = Some(model);
@@ -462,8 +483,7 @@ impl SessionActorState {
                 }
             }
             // Shown already, and nothing that changes what happens next.
-            ChildNews::Report(Report::Greeted | Report::Permissions(_)) => {}
-            ChildNews::Gone(gone) => self.gone(myself, generation, *gone),
+            ChildEvent::Greeted | ChildEvent::Permissions(_) => {}
         }
     }
 
@@ -512,7 +532,7 @@ impl SessionActorState {
         );
     }
 
-    fn gone(&mut self, myself: &ActorRef<SessionMessage>, generation: Generation, gone: child_task::Gone) {
+    fn child_ended(&mut self, myself: &ActorRef<SessionMessage>, generation: Generation, ended: Conclusion) {
         let entry = self.entry.clone();
         entry.set_tree(None);
         entry.with_board(|board| {
@@ -520,23 +540,23 @@ impl SessionActorState {
             board.active = false;
         });
         let link = self.child.take();
-        if gone.was_ready
+        if ended.was_ready
             && let Some(link) = link
         {
-            self.instance.metrics.session_ended(link.since.elapsed());
+            self.sessions.env.metrics.session_ended(link.since.elapsed());
         }
         let eviction = self.eviction.take();
-        if gone.was_asked() {
+        if ended.was_requested() {
             if let Some(reason) = eviction {
-                self.instance.metrics.evicted(reason);
+                self.sessions.env.metrics.evicted(reason);
                 self.note(What::Evicted { reason: reason.as_str() });
                 tracing::info!(session = %entry.key.hash(), reason = reason.as_str(), "evicted");
             }
         } else {
             self.crashed_at.get_or_insert_with(Instant::now);
-            self.restart_cause = gone.cause;
+            self.restart_cause = ended.restart;
         }
-        let retry = gone.retry.or(self.undelivered.take()).and_then(still_read).map(|job| {
+        let retry = ended.retry.or(self.undelivered.take()).and_then(still_read).map(|job| {
             let (turn, brings_history) = (job.turn, brings_history(&job));
             self.waiting.insert(turn, Box::new(Submission { job, bound: BoundRecord::default() }));
             Ticket { turn, fingerprint: None, brings_history }
@@ -546,7 +566,7 @@ impl SessionActorState {
             self.record.untold_loss = None;
         }
         self.save_now();
-        self.feed(myself, Input::Gone { generation, why: gone.why, retry });
+        self.feed(myself, Input::Exited { generation, kind: ended.kind, retry });
         if matches!(self.machine.public_state(), SessionState::Dormant | SessionState::Failed) {
             // Nothing is being recovered.
             self.crashed_at = None;
@@ -562,7 +582,7 @@ impl SessionActorState {
         self.retiring = true;
         let (save, myself) = (self.next_save(Durability::Disk), myself.clone());
         let number = self.saves;
-        self.instance.spawn(async move {
+        self.sessions.env.tasks.spawn(async move {
             save.await;
             drop(myself.cast(SessionMessage::Written(number)));
         });
@@ -574,7 +594,7 @@ impl SessionActorState {
         // Every save that is under way holds the writer.
         let is_last = written == self.saves && Arc::strong_count(&self.entry.writer) == 1;
         let may_leave = is_last && self.machine.is_at_rest(Instant::now());
-        if may_leave && self.instance.registry.forget_unused(&self.entry) {
+        if may_leave && self.sessions.registry.forget_unused(&self.entry) {
             myself.stop(None);
         }
     }
@@ -582,7 +602,7 @@ impl SessionActorState {
     // ---- What others see ----
 
     fn note(&self, what: What) {
-        self.instance.happenings.note(&self.entry.key, what);
+        self.sessions.env.happenings.note(&self.entry.key, what);
     }
 
     /// Notes that the session is used.
@@ -594,7 +614,7 @@ impl SessionActorState {
     fn publish(&mut self) {
         let state = self.machine.public_state();
         if state != self.shown {
-            self.instance.metrics.session_moved(Some(self.shown), Some(state));
+            self.sessions.env.metrics.session_moved(Some(self.shown), Some(state));
             self.shown = state;
         }
         let queue_depth = self.machine.queue_depth();
@@ -634,7 +654,7 @@ impl SessionActorState {
     /// Writes the record in the background.
     fn save(&mut self, durability: Durability) {
         let save = self.next_save(durability);
-        self.instance.spawn(save);
+        self.sessions.env.tasks.spawn(save);
     }
 
     fn next_save(&mut self, durability: Durability) -> impl Future<Output = ()> + Send + use<> {
@@ -650,7 +670,7 @@ impl SessionActorState {
 
 impl Drop for SessionActorState {
     fn drop(&mut self) {
-        self.instance.metrics.session_moved(Some(self.shown), None);
+        self.sessions.env.metrics.session_moved(Some(self.shown), None);
     }
 }
 

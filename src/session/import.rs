@@ -2,14 +2,15 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use bytes::Bytes;
 
 use crate::error::TurnError;
 use crate::model::ids::{TurnId, UserId};
-use crate::session::instance::Instance;
+use crate::session::env::Env;
+use crate::support::lock::MutexExt;
 use crate::turn::{Conversation, FirstLine};
 
 /// What a child is started with, if its conversation turns out to have no context.
@@ -95,7 +96,7 @@ impl Ability {
     }
 
     fn evidence(&self) -> MutexGuard<'_, Evidence> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock_unpoisoned()
     }
 }
 
@@ -115,10 +116,10 @@ impl Evidence {
 }
 
 /// The line of the prompt that follows a history, within the limit of all prompts. Blocks for megabytes.
-pub(crate) fn first_line(instance: &Instance, conversation: &Conversation, imported: bool) -> FirstLine {
+pub(crate) fn first_line(env: &Env, conversation: &Conversation, imported: bool) -> FirstLine {
     let Conversation { history, prompt } = conversation;
-    let line = instance.adapter.encode_first_turn(history, imported, prompt, &instance.config.cli)?;
-    line.map(|line| within(line, instance.config.session.prompt_limit)).transpose()
+    let line = env.adapter.encode_first_turn(history, imported, prompt, &env.config.cli)?;
+    line.map(|line| within(line, env.config.session.prompt_limit)).transpose()
 }
 
 /// The line, unless it is longer than `limit` bytes.

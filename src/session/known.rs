@@ -150,7 +150,8 @@ fn user_dir(data_dir: &Path, user: &UserId) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workspace::{Durability, Workspace};
+    use crate::support::atomic_file::Durability;
+    use crate::workspace::Workspace;
 
     fn session(data_dir: &Path, user: &str, conversation: &str) -> SessionKey {
         let key = SessionKey::new(UserId::new(user).unwrap(), conversation).unwrap();

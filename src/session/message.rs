@@ -3,9 +3,9 @@
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::child_task::ChildNews;
+use super::child_events::LifecycleEvent;
 use super::store::BoundRecord;
-use crate::child::{Answer, TurnJob};
+use crate::child::{Answer, ChildEvent, TurnJob};
 use crate::error::TurnError;
 use crate::model::ids::{Generation, TurnId};
 use crate::telemetry::metrics::EvictionReason;
@@ -37,8 +37,10 @@ pub(crate) enum SessionMessage {
     OwnCredentials(oneshot::Sender<()>),
     /// A tool may run, or not.
     Answer(Answer),
-    /// News of the child.
-    Child(Generation, ChildNews),
+    /// An event of the child's connection.
+    Child(Generation, ChildEvent),
+    /// An event of the child's task.
+    Lifecycle(Generation, LifecycleEvent),
     /// A time that was asked for has come.
     Wake,
     /// The record is due to be saved.

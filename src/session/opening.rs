@@ -11,7 +11,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::child_task::{ChildNews, Plan, Tell};
+use super::child_events::{LifecycleEvent, Mailbox};
+use super::child_task::Plan;
 use super::import::{First, Imported, Offered, ProgramFile, first_line};
 use super::known;
 use super::store::{ProgressFile, Record, new_cli_session_id};
@@ -19,7 +20,7 @@ use crate::adapter::{Adapter, Bound, Import, Opening, Refusal};
 use crate::child::Secrets;
 use crate::config::CliConfig;
 use crate::model::ids::{SessionKey, UserId};
-use crate::session::instance::Instance;
+use crate::session::env::Env;
 use crate::telemetry::metrics::ContextLost;
 use crate::workspace::beneath::Refused;
 use crate::workspace::user_env::Variables;
@@ -67,8 +68,8 @@ const CLEARED_AGAIN: Amount = Amount { entries: 500_000, time: Duration::from_se
 
 /// Removes what the child before left that the next one would obey. Before the session asks for the permit to start.
 pub(super) async fn clear(plan: &Plan) -> io::Result<()> {
-    let (workspace, instance) = (plan.workspace.clone(), plan.instance.clone());
-    let clear = move || workspace.clear_own_files(instance.adapter, &instance.config.cli, CLEARED);
+    let (workspace, env) = (plan.workspace.clone(), plan.env().clone());
+    let clear = move || workspace.clear_own_files(env.adapter, &env.config.cli, CLEARED);
     match tokio::task::spawn_blocking(clear).await.map_err(io::Error::other)? {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error),
         // Whatever else there is shows itself in the preparation, which makes directories that are missing first.
@@ -79,15 +80,15 @@ pub(super) async fn clear(plan: &Plan) -> io::Result<()> {
 /// Creates the directories, writes what the child reads at its start and looks at the transcript.
 pub(super) async fn prepare(plan: &Plan, record: Box<Record>) -> io::Result<Prepared> {
     let workspace = plan.workspace.clone();
-    let instance = plan.instance.clone();
+    let env = plan.env().clone();
     let key = plan.entry.key.clone();
     let offered = plan.offered.clone();
     let prepare = move || {
         // For lists only.
-        if let Err(error) = known::note(&instance.config.data_dir, &key) {
+        if let Err(error) = known::note(&env.config.data_dir, &key) {
             tracing::warn!(%error, "a session will not be listed while it is not in memory");
         }
-        prepare_now(&workspace, *record, &key, &instance, offered.as_ref())
+        prepare_now(&workspace, *record, &key, &env, offered.as_ref())
     };
     let prepared = tokio::task::spawn_blocking(prepare).await;
     prepared.map_err(io::Error::other)?
@@ -97,16 +98,16 @@ fn prepare_now(
     workspace: &Workspace,
     mut record: Record,
     key: &SessionKey,
-    instance: &Instance,
+    env: &Env,
     offered: Option<&Offered>,
 ) -> io::Result<Prepared> {
-    let (adapter, cli) = (instance.adapter, &instance.config.cli);
+    let (adapter, cli) = (env.adapter, &env.config.cli);
     workspace.create()?;
     workspace.sweep(adapter, cli);
     workspace.clear_own_files(adapter, cli, CLEARED_AGAIN)?;
     let mcp_servers = match &record.bound.mcp_servers {
         Some(servers) => {
-            let found = servers.resolve(&instance.config.mcp);
+            let found = servers.resolve(&env.config.mcp);
             if found.len() < servers.len() {
                 tracing::warn!(session = %key.hash(), "MCP servers of a session are no longer configured or allowed");
             }
@@ -138,7 +139,7 @@ fn prepare_now(
     let has_context = record.context_turns > 0 && loss != Some(ContextLost::Conversation);
     let offered = offered.filter(|_| !has_context);
     let imported = offered.and_then(|offered| {
-        let imported = import(offered, &cli_session_id, workspace, key.user(), instance);
+        let imported = import(offered, &cli_session_id, workspace, key.user(), env);
         imported.unwrap_or_else(|error| {
             tracing::warn!(%error, "a history was not written; it goes into the first message");
             None
@@ -147,7 +148,7 @@ fn prepare_now(
     if let Some(imported) = &imported {
         record.checkpoint = Some(imported.last.clone());
     }
-    let variables = instance.user_env.of(key.user());
+    let variables = env.user_env.of(key.user());
     let tokens = if record.bound.own_credentials { workspace.tokens(adapter, cli) } else { Vec::new() };
     let progress = ProgressFile::open(workspace, &record)
         .inspect_err(|error| tracing::warn!(%error, "the progress of a session cannot be written"))
@@ -170,14 +171,14 @@ fn prepare_now(
         variables,
         model: model(&record, cli, transcript.is_some()),
         has_turns: record.context_turns > 0,
-        first: offered.map(|offered| first(offered, imported.is_some(), instance)),
+        first: offered.map(|offered| first(offered, imported.is_some(), env)),
         offered: offered.cloned(),
         imported,
     })
 }
 
-fn first(offered: &Offered, imported: bool, instance: &Instance) -> First {
-    First { turn: offered.turn, line: first_line(instance, &offered.conversation, imported) }
+fn first(offered: &Offered, imported: bool, env: &Env) -> First {
+    First { turn: offered.turn, line: first_line(env, &offered.conversation, imported) }
 }
 
 /// What the child is started with: the conversation's model, else the configured one, else, where it resumes, the one
@@ -210,11 +211,11 @@ fn import(
     cli_session_id: &str,
     workspace: &Workspace,
     user: &UserId,
-    instance: &Instance,
+    env: &Env,
 ) -> io::Result<Option<Imported>> {
-    let (adapter, cli) = (instance.adapter, &instance.config.cli);
-    let program = instance.program.find().ok().and_then(|found| ProgramFile::of(&found.path));
-    if program.as_ref().is_some_and(|program| !instance.import_ability.is_worth_trying(program, user)) {
+    let (adapter, cli) = (env.adapter, &env.config.cli);
+    let program = env.program.find().ok().and_then(|found| ProgramFile::of(&found.path));
+    if program.as_ref().is_some_and(|program| !env.import_ability.is_worth_trying(program, user)) {
         return Ok(None);
     }
     let dirs = workspace.dirs();
@@ -225,16 +226,16 @@ fn import(
 }
 
 impl Prepared {
-    /// Says what the session does not know of its conversation, each thing once.
-    pub(super) fn tell(&mut self, tell: &Tell) {
+    /// Sends what the session does not know of its conversation, each thing once.
+    pub(super) fn send_news(&mut self, mailbox: &Mailbox) {
         if let Some(loss) = self.loss.take() {
-            tell(ChildNews::ContextLost(loss, self.gap.take()));
+            mailbox.send(LifecycleEvent::ContextLost(loss, self.gap.take()));
         }
         if std::mem::take(&mut self.is_new_id) {
-            tell(ChildNews::NewConversation(self.cli_session_id.clone()));
+            mailbox.send(LifecycleEvent::NewConversation(self.cli_session_id.clone()));
         }
         if let Some(first) = self.first.take() {
-            tell(ChildNews::First(first));
+            mailbox.send(LifecycleEvent::First(first));
         }
     }
 
@@ -247,15 +248,15 @@ impl Prepared {
             // The history goes into the first message.
             tracing::warn!(session = %plan.entry.key.hash(), "the CLI does not resume an imported conversation");
             if let Some(program) = imported.program {
-                plan.instance.import_ability.refused(program, plan.entry.key.user());
+                plan.env().import_ability.refused(program, plan.entry.key.user());
             }
-            let (adapter, cli) = (plan.instance.adapter, &plan.instance.config.cli);
+            let (adapter, cli) = (plan.env().adapter, &plan.env().config.cli);
             let written = adapter.transcript(plan.workspace.dirs(), cli, &self.cli_session_id);
             if let Err(error) = plan.workspace.remove_cli_file(adapter, cli, &written) {
                 tracing::warn!(%error, "a transcript that is of no use is left behind");
             }
             self.opening = Opening::New;
-            self.first = self.offered.as_ref().map(|offered| first(offered, false, &plan.instance));
+            self.first = self.offered.as_ref().map(|offered| first(offered, false, plan.env()));
             return self;
         }
         if self.attempt == 1 {

@@ -1,7 +1,7 @@
 //! Which sessions are in memory. The hot path looks a session up here and passes no actor's mailbox. Never spawns.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use dashmap::DashMap;
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::model::ids::{SessionHash, SessionKey, TurnId};
 use crate::model::{PendingPermission, SessionState};
 use crate::session::{RecordWriter, SessionMessage, SessionStatus};
+use crate::support::lock::MutexExt;
 use crate::telemetry::events::Exit;
 use crate::workspace::Workspace;
 
@@ -115,7 +116,7 @@ impl Entry {
 
     pub(crate) fn with_board<T>(&self, look: impl FnOnce(&mut Board) -> T) -> T {
         // The board holds plain values: a panic elsewhere leaves it usable.
-        look(&mut self.board.lock().unwrap_or_else(PoisonError::into_inner))
+        look(&mut self.board.lock_unpoisoned())
     }
 
     pub(crate) fn status(&self) -> SessionStatus {

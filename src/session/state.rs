@@ -11,6 +11,7 @@ use crate::config::RestartConfig;
 use crate::error::{StartFailure, TurnError};
 use crate::model::SessionState;
 use crate::model::ids::{Generation, TurnId};
+use crate::session::conclude::ExitKind;
 use crate::session::restart::{History, Verdict};
 
 /// A start that cannot succeed before somebody mends the CLI (missing, not executable) is not repeated by itself, and
@@ -65,25 +66,9 @@ pub(crate) enum Input {
     /// The turn is over, the child lives. `exhausted`: but no turn can succeed in it any more.
     TurnEnded { generation: Generation, turn: TurnId, answered: bool, exhausted: bool },
     /// The child and its whole tree are gone, or never were.
-    Gone { generation: Generation, why: Departure, retry: Option<Ticket> },
+    Exited { generation: Generation, kind: ExitKind, retry: Option<Ticket> },
     /// The time of the last [`Effect::WakeAt`] has come.
     Woken,
-}
-
-/// Why there is no child any more.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Departure {
-    /// It was told to go.
-    Asked,
-    /// It was ended because its tree had outgrown the memory of a session. Not a failure of the CLI: it begins again
-    /// small.
-    Outgrown,
-    /// It left, or had to be killed, unasked.
-    Crashed(StartFailure),
-    /// It did not start.
-    NotStarted(StartFailure),
-    /// There was no room for it; it is nobody's fault.
-    NotAdmitted(TurnError),
 }
 
 /// Something to be done.
@@ -239,8 +224,8 @@ impl Machine {
                     if exhausted { self.stop(&mut effects) } else { self.dispatch(&mut effects) }
                 }
             }
-            Input::Gone { generation, why, retry } if generation == self.generation => {
-                self.gone(why, retry, now, jitter, config, &mut effects);
+            Input::Exited { generation, kind, retry } if generation == self.generation => {
+                self.exited(kind, retry, now, jitter, config, &mut effects);
             }
             Input::Woken => {
                 if matches!(self.state, State::Backoff { until } if until <= now) {
@@ -248,7 +233,7 @@ impl Machine {
                 }
             }
             // Late news of a former child.
-            Input::Ready(_) | Input::Active(..) | Input::TurnEnded { .. } | Input::Gone { .. } => {}
+            Input::Ready(_) | Input::Active(..) | Input::TurnEnded { .. } | Input::Exited { .. } => {}
         }
         effects
     }
@@ -325,9 +310,9 @@ impl Machine {
         self.stop(effects);
     }
 
-    fn gone(
+    fn exited(
         &mut self,
-        why: Departure,
+        kind: ExitKind,
         retry: Option<Ticket>,
         now: Instant,
         jitter: f64,
@@ -344,21 +329,21 @@ impl Machine {
         if self.shutting_down {
             return self.abort_queue(&TurnError::Draining, effects);
         }
-        match why {
-            Departure::NotAdmitted(error) => self.give_up(&error, effects),
-            Departure::NotStarted(failure) if is_hopeless(&failure) => {
+        match kind {
+            ExitKind::NotAdmitted(error) => self.give_up(&error, effects),
+            ExitKind::NotStarted(failure) if is_hopeless(&failure) => {
                 self.give_up(&TurnError::NotStarted(failure.clone()), effects);
                 self.state = State::Failed { last: failure, retry_at: now + HOPELESS_PAUSE };
             }
-            Departure::NotStarted(failure @ StartFailure::NeverReady { .. }) => {
+            ExitKind::NotStarted(failure @ StartFailure::NeverReady { .. }) => {
                 // It took all the time that a start may take: whoever waits is not made to wait for another one.
                 self.give_up(&TurnError::NotStarted(failure.clone()), effects);
                 self.failed(failure, now, jitter, config, effects);
             }
             // It died while it was being stopped: that is what was wanted.
-            Departure::Crashed(_) if was_stopping => self.start_if_wanted(effects),
-            Departure::Asked | Departure::Outgrown => self.start_if_wanted(effects),
-            Departure::Crashed(failure) | Departure::NotStarted(failure) => {
+            ExitKind::Crashed(_) if was_stopping => self.start_if_wanted(effects),
+            ExitKind::Requested | ExitKind::MemoryLimit => self.start_if_wanted(effects),
+            ExitKind::Crashed(failure) | ExitKind::NotStarted(failure) => {
                 self.failed(failure, now, jitter, config, effects);
             }
         }

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::session::instance::Instance;
+use crate::session::sessions::Sessions;
+use crate::support::lock::MutexExt;
 use crate::telemetry::metrics::Metrics;
 use crate::workspace::try_writing;
 
@@ -22,11 +23,11 @@ pub(crate) struct Storage {
 impl Storage {
     /// Why nothing can be written; `None` if all is well. Names no path.
     pub(crate) fn problem(&self) -> Option<String> {
-        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.problem.lock_unpoisoned().clone()
     }
 
-    /// Tries now. Blocks.
-    pub(crate) fn look(&self, data_dir: &Path, metrics: &Metrics) {
+    /// Blocks.
+    fn check(&self, data_dir: &Path, metrics: &Metrics) {
         self.found(try_writing(data_dir), metrics);
     }
 
@@ -34,7 +35,7 @@ impl Storage {
         metrics.set_data_dir_writable(tried.is_ok());
         let now = tried.err().map(|error| error.to_string());
         let before = {
-            let mut problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut problem = self.problem.lock_unpoisoned();
             std::mem::replace(&mut *problem, now.clone())
         };
         match (before, now) {
@@ -45,19 +46,20 @@ impl Storage {
     }
 }
 
-/// Tries until the instance ends.
-pub(crate) async fn watch(instance: Arc<Instance>) {
-    let ended = instance.helpers.ended();
+/// Checks at intervals, until the task is dropped.
+pub(crate) async fn watch(sessions: Arc<Sessions>) {
     loop {
-        let pause = if instance.storage.problem().is_some() { PAUSES.1 } else { PAUSES.0 };
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = ended.cancelled() => return,
-        }
-        let trying = instance.clone();
-        let tried = move || trying.storage.look(&trying.config.data_dir, &trying.metrics);
-        if tokio::task::spawn_blocking(tried).await.is_err() {
+        let pause = if sessions.storage.problem().is_some() { PAUSES.1 } else { PAUSES.0 };
+        tokio::time::sleep(pause).await;
+        if !check(&sessions).await {
             tracing::error!("the data directory could not be tried");
         }
     }
+}
+
+/// Checks once; false if the check itself failed.
+pub(crate) async fn check(sessions: &Arc<Sessions>) -> bool {
+    let sessions = sessions.clone();
+    let check = move || sessions.storage.check(&sessions.env.config.data_dir, &sessions.env.metrics);
+    tokio::task::spawn_blocking(check).await.is_ok()
 }

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -15,12 +15,13 @@ use uuid::Uuid;
 
 use crate::config::CliConfig;
 use crate::model::ids::{Generation, SessionHash, SessionKey, UserId};
+use crate::support::atomic_file::{self, Durability};
+use crate::support::hex;
+use crate::support::lock::MutexExt;
 use crate::telemetry::metrics::ContextLost;
 use crate::turn::McpServers;
 use crate::workspace::beneath::Refused;
-use crate::workspace::{
-    DirectoryName, Durability, MAX_RECORD_BYTES, RecordDir, Workspace, open_own, read_own, write_private,
-};
+use crate::workspace::{DirectoryName, MAX_RECORD_BYTES, RecordDir, Workspace, open_own, read_own};
 
 /// The form of the file. Raised when an older program could misread it.
 const VERSION: u32 = 1;
@@ -103,7 +104,7 @@ impl Record {
         let now = SystemTime::now();
         Self {
             version: VERSION,
-            user: hex(key.user().as_bytes()),
+            user: hex::encode(key.user().as_bytes()),
             conversation: key.conversation().to_owned(),
             cli_session_id: new_cli_session_id(),
             directory: Some(workspace.name().clone()),
@@ -147,7 +148,7 @@ impl Record {
     }
 
     fn key(&self) -> Option<SessionKey> {
-        let user = UserId::new(unhex(&self.user)?).ok()?;
+        let user = UserId::new(hex::decode(&self.user)?).ok()?;
         SessionKey::new(user, &self.conversation).ok()
     }
 
@@ -184,7 +185,7 @@ impl Record {
         let kept = Self { model: self.bound.model.clone(), ..self.clone() };
         let content = serde_json::to_vec_pretty(&kept).map_err(io::Error::other)?;
         workspace.record().create()?;
-        write_private(&workspace.record().session_file(), &content, durability)
+        atomic_file::replace(&workspace.record().session_file(), &content, durability)
     }
 
     pub(crate) fn generation(&self) -> Generation {
@@ -230,16 +231,6 @@ fn absent_or_broken(error: io::Error) -> Result<(), Unreadable> {
 #[cfg(feature = "server")]
 pub(crate) fn owner_on_disk(data_dir: &Path, session: &SessionHash) -> Option<UserId> {
     Record::read(data_dir, session).map(|(key, _)| key.user().clone())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    if rest.is_empty() { pairs.iter().map(byte).collect() } else { None }
 }
 
 /// Longest file of progress that is read: it has 128 bytes, and more only with a long checkpoint.
@@ -293,7 +284,7 @@ impl ProgressFile {
     /// instant after must not make it forgotten in silence. A few bytes for the kernel: microseconds, unless the machine
     /// drowns in writing.
     pub(crate) fn note(&self, turns: u64, checkpoint: Option<&String>) {
-        let mut last = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.checkpoint.lock_unpoisoned();
         if checkpoint.is_some() {
             last.clone_from(&checkpoint.cloned());
         }

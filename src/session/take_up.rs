@@ -8,41 +8,42 @@ use std::io;
 use super::store::{Record, Unreadable};
 use super::{known, quota};
 use crate::model::ids::SessionKey;
-use crate::session::instance::Instance;
+use crate::session::sessions::Sessions;
+use crate::support::atomic_file::Durability;
 use crate::telemetry::events::What;
 use crate::telemetry::metrics::ContextLost;
-use crate::workspace::{Durability, RecordDir, Workspace, remove_any};
+use crate::workspace::{RecordDir, Workspace, remove_any};
 
 /// The session's record, if there is such a session.
-pub(crate) fn known(instance: &Instance, key: &SessionKey) -> io::Result<Option<Record>> {
+pub(crate) fn known(sessions: &Sessions, key: &SessionKey) -> io::Result<Option<Record>> {
     // One at a time: a session is begun, and a broken record moved aside, once.
-    instance.records.with(&key.hash(), || read(instance, key))
+    sessions.records.with(&key.hash(), || read(sessions, key))
 }
 
-fn read(instance: &Instance, key: &SessionKey) -> io::Result<Option<Record>> {
-    match Record::load(&instance.config.data_dir, key) {
+fn read(sessions: &Sessions, key: &SessionKey) -> io::Result<Option<Record>> {
+    match Record::load(&sessions.env.config.data_dir, key) {
         Ok(record) => Ok(record),
         Err(Unreadable::System(error)) => Err(error),
-        Err(Unreadable::Broken(problem)) => begin_again(instance, key, &problem).map(Some),
+        Err(Unreadable::Broken(problem)) => begin_again(sessions, key, &problem).map(Some),
     }
 }
 
 /// The session's record; a session that does not exist begins, and is on disk before anything of it is. `None`: its user
 /// has as many sessions as one may have.
-pub(crate) fn known_or_begun(instance: &Instance, key: &SessionKey) -> io::Result<Option<Record>> {
-    instance.records.with(&key.hash(), || {
-        if let Some(record) = read(instance, key)? {
+pub(crate) fn known_or_begun(sessions: &Sessions, key: &SessionKey) -> io::Result<Option<Record>> {
+    sessions.records.with(&key.hash(), || {
+        if let Some(record) = read(sessions, key)? {
             return Ok(Some(record));
         }
         // Sessions of one user are counted one after the other. Always the inner lock of the two.
-        instance.beginnings.with(key.user(), || {
-            quota::has_room(&instance.config, key)?.then(|| begin(instance, key)).transpose()
+        sessions.beginnings.with(key.user(), || {
+            quota::has_room(&sessions.env.config, key)?.then(|| begin(sessions, key)).transpose()
         })
     })
 }
 
-fn begin(instance: &Instance, key: &SessionKey) -> io::Result<Record> {
-    let workspace = Workspace::begin(&instance.config.data_dir, &key.hash());
+fn begin(sessions: &Sessions, key: &SessionKey) -> io::Result<Record> {
+    let workspace = Workspace::begin(&sessions.env.config.data_dir, &key.hash());
     let mut record = Record::new(key, &workspace);
     // Also if this program was killed after it had moved a broken record aside.
     if workspace.record().broken_file().symlink_metadata().is_ok() {
@@ -52,29 +53,29 @@ fn begin(instance: &Instance, key: &SessionKey) -> io::Result<Record> {
     workspace.record().write_directory(workspace.name())?;
     record.save(&workspace, Durability::Kernel)?;
     // Counted from now on, and never without a record.
-    known::note(&instance.config.data_dir, key)?;
+    known::note(&sessions.env.config.data_dir, key)?;
     Ok(record)
 }
 
-fn begin_again(instance: &Instance, key: &SessionKey, problem: &str) -> io::Result<Record> {
+fn begin_again(sessions: &Sessions, key: &SessionKey, problem: &str) -> io::Result<Record> {
     let (hash, loss) = (key.hash(), ContextLost::Conversation);
     tracing::error!(session = %hash, problem, "the record of a session is broken and is moved aside");
-    instance.metrics.record_broken();
-    let files = RecordDir::of(&instance.config.data_dir, &hash);
+    sessions.env.metrics.record_broken();
+    let files = RecordDir::of(&sessions.env.config.data_dir, &hash);
     // It is about the lost conversation. Of broken records the last one is kept.
     remove_any(&files.progress_file())?;
     remove_any(&files.broken_file())?;
     std::fs::rename(files.session_file(), files.broken_file())?;
-    let record = begin(instance, key)?;
-    instance.metrics.context_lost(loss);
-    instance.happenings.note(key, What::ContextLost { kind: loss.as_str() });
+    let record = begin(sessions, key)?;
+    sessions.env.metrics.context_lost(loss);
+    sessions.env.happenings.note(key, What::ContextLost { kind: loss.as_str() });
     Ok(record)
 }
 
 /// The files of a session that is on disk, also if its record cannot be read.
-pub(crate) fn workspace(instance: &Instance, key: &SessionKey) -> io::Result<Option<Workspace>> {
-    let (data_dir, hash) = (&instance.config.data_dir, key.hash());
-    instance.records.with(&hash, || {
+pub(crate) fn workspace(sessions: &Sessions, key: &SessionKey) -> io::Result<Option<Workspace>> {
+    let (data_dir, hash) = (&sessions.env.config.data_dir, key.hash());
+    sessions.records.with(&hash, || {
         Ok(match Record::load(data_dir, key) {
             Ok(record) => record.map(|record| record.workspace(data_dir, &hash)),
             Err(_) => Some(Workspace::begin(data_dir, &hash)),

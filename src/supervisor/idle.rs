@@ -9,12 +9,12 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 
-use crate::admission::Wishes;
 use crate::admission::room::{self, Idle};
 use crate::model::SessionState;
 use crate::session::SessionMessage;
-use crate::session::instance::Instance;
+use crate::session::actor_refs::{IdleMessage, Room};
 use crate::session::registry::{Board, Entry};
+use crate::session::sessions::Sessions;
 use crate::telemetry::metrics::EvictionReason;
 
 /// Sessions are looked at this often even if none is due, so that one which became quiet by other ways than a turn is
@@ -25,33 +25,10 @@ const SHORTEST_SLEEP: Duration = Duration::from_millis(10);
 /// A child younger than this is not stopped to make room: starting it cost more than it gives back.
 const TOO_YOUNG: Duration = Duration::from_secs(10);
 
-/// How much is wanted.
-#[derive(Debug, Clone)]
-pub(crate) enum Room {
-    /// For the children of these.
-    Children(Wishes),
-    /// So many bytes.
-    Bytes(u64),
-}
-
-/// What the actor is told.
-#[derive(Debug, Clone)]
-pub(crate) enum IdleMessage {
-    /// Look for sessions that are due.
-    Look,
-    /// Stop idle children, see [`room`].
-    MakeRoom(Room),
-    /// A child is old enough now: make room for those who still wait.
-    Again,
-    /// Fail, to prove that nothing is lost by it.
-    #[cfg(feature = "failpoints")]
-    Panic,
-}
-
 pub(crate) struct IdleEvictor;
 
 pub(crate) struct EvictorState {
-    instance: Arc<Instance>,
+    sessions: Arc<Sessions>,
     /// [`IdleMessage::Again`] is on its way.
     again: bool,
 }
@@ -59,15 +36,15 @@ pub(crate) struct EvictorState {
 impl Actor for IdleEvictor {
     type Msg = IdleMessage;
     type State = EvictorState;
-    type Arguments = Arc<Instance>;
+    type Arguments = Arc<Sessions>;
 
     async fn pre_start(
         &self,
         myself: ActorRef<IdleMessage>,
-        instance: Arc<Instance>,
+        sessions: Arc<Sessions>,
     ) -> Result<EvictorState, ActorProcessingErr> {
-        look_again(&myself, instance.config.session.idle_timeout);
-        Ok(EvictorState { instance, again: false })
+        look_again(&myself, sessions.env.config.session.idle_timeout);
+        Ok(EvictorState { sessions, again: false })
     }
 
     async fn handle(
@@ -76,11 +53,11 @@ impl Actor for IdleEvictor {
         message: IdleMessage,
         state: &mut EvictorState,
     ) -> Result<(), ActorProcessingErr> {
-        let instance = &state.instance;
+        let sessions = &state.sessions;
         match message {
             IdleMessage::Look => {
-                let entries = instance.registry.entries();
-                let (due, next) = look(&entries, Instant::now(), instance.config.session.idle_timeout);
+                let entries = sessions.registry.entries();
+                let (due, next) = look(&entries, Instant::now(), sessions.env.config.session.idle_timeout);
                 for (entry, message) in due {
                     // One that has ended meanwhile needs nothing.
                     drop(entry.actor.cast(message));
@@ -90,8 +67,8 @@ impl Actor for IdleEvictor {
             IdleMessage::MakeRoom(room) => state.make_room(&myself, &room),
             IdleMessage::Again => {
                 state.again = false;
-                if state.instance.admission.wants_room() {
-                    let wishes = state.instance.admission.wishes(None);
+                if state.sessions.admission.wants_room() {
+                    let wishes = state.sessions.admission.wishes(None);
                     state.make_room(&myself, &Room::Children(wishes));
                 }
             }
@@ -105,8 +82,8 @@ impl Actor for IdleEvictor {
 
 impl EvictorState {
     fn make_room(&mut self, myself: &ActorRef<IdleMessage>, room: &Room) {
-        let (entries, now) = (self.instance.registry.entries(), Instant::now());
-        let victims = victims(&entries, now, room, &self.instance);
+        let (entries, now) = (self.sessions.registry.entries(), Instant::now());
+        let victims = victims(&entries, now, room, &self.sessions);
         if let Room::Children(wishes) = room
             && victims.len() < wishes.waiting.len()
             && !self.again
@@ -185,7 +162,7 @@ fn victims<'a>(
     entries: &'a [Arc<Entry>],
     now: Instant,
     room: &Room,
-    instance: &Instance,
+    sessions: &Sessions,
 ) -> Vec<(&'a Arc<Entry>, Instant)> {
     let candidate = |entry: &Arc<Entry>| {
         let (since, quiet_since) = entry.with_board(|board| {
@@ -209,7 +186,7 @@ fn victims<'a>(
                 entries.iter().filter(is_leaving).map(|entry| entry.key.user().clone()).collect();
             room::for_starts(&wishes.waiting, wishes.held.clone(), &leaving, &idle)
         }
-        Room::Bytes(wanted) => room::for_bytes(*wanted, instance.admission.held(), &idle),
+        Room::Bytes(wanted) => room::for_bytes(*wanted, sessions.admission.held(), &idle),
     };
     chosen.into_iter().filter_map(|at| Some((*of.get(at)?, idle.get(at)?.quiet_since))).collect()
 }

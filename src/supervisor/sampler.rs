@@ -14,15 +14,15 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use rustix::process::{Resource as Limited, getrlimit};
 use tokio::time::Instant;
 
-use super::{IdleMessage, Room};
 use crate::admission::Pressure;
 use crate::child::{
     ProcessTable, TreeMemory, available_memory, memory_limit, open_files, pressure, single_tree,
 };
 use crate::model::SessionState;
 use crate::session::SessionMessage;
-use crate::session::instance::Instance;
+use crate::session::actor_refs::{IdleMessage, Room, SamplerMessage};
 use crate::session::registry::Entry;
+use crate::session::sessions::Sessions;
 use crate::telemetry::metrics::{MemoryKind, ProcessKind, Resource, SampleSource};
 
 /// Processes looked at in one go: some four milliseconds of one core.
@@ -35,22 +35,10 @@ const NEAR_PERCENT: u64 = 50;
 /// Between two looks at the trees that are near: the look costs a millisecond for a usual tree.
 const NEAR_PAUSE: Duration = Duration::from_millis(250);
 
-/// Time to go on with a sample.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum SampleNow {
-    /// Measure.
-    Tick,
-    /// Look at the trees that are near their limit.
-    Near,
-    /// Fail, to prove that nothing is lost by it.
-    #[cfg(feature = "failpoints")]
-    Panic,
-}
-
 pub(crate) struct MetricsSampler;
 
 pub(crate) struct SamplerState {
-    instance: Arc<Instance>,
+    sessions: Arc<Sessions>,
     budget: u64,
     round: Round,
     /// A look at those that are near is on its way.
@@ -75,42 +63,42 @@ struct Round {
 }
 
 impl Actor for MetricsSampler {
-    type Msg = SampleNow;
+    type Msg = SamplerMessage;
     type State = SamplerState;
-    type Arguments = Arc<Instance>;
+    type Arguments = Arc<Sessions>;
 
     async fn pre_start(
         &self,
-        myself: ActorRef<SampleNow>,
-        instance: Arc<Instance>,
+        myself: ActorRef<SamplerMessage>,
+        sessions: Arc<Sessions>,
     ) -> Result<SamplerState, ActorProcessingErr> {
         let available = memory_limit().unwrap_or(u64::MAX);
-        let budget = instance.config.limits.memory_budget.of(available);
-        let session_limit = instance.config.limits.memory_of_session(available);
-        instance.metrics.set_memory_budget(budget);
-        instance.metrics.set_session_memory_limit(session_limit);
-        let pause = instance.config.metrics.sample_interval;
+        let budget = sessions.env.config.limits.memory_budget.of(available);
+        let session_limit = sessions.env.config.limits.memory_of_session(available);
+        sessions.env.metrics.set_memory_budget(budget);
+        sessions.env.metrics.set_session_memory_limit(session_limit);
+        let pause = sessions.env.config.metrics.sample_interval;
         let round = Round { session_limit, ..Round::default() };
-        let mut state = SamplerState { instance, budget, round, near: false, due: Instant::now() };
+        let mut state = SamplerState { sessions, budget, round, near: false, due: Instant::now() };
         state.go_on_after(&myself, pause);
         Ok(state)
     }
 
     async fn handle(
         &self,
-        myself: ActorRef<SampleNow>,
-        message: SampleNow,
+        myself: ActorRef<SamplerMessage>,
+        message: SamplerMessage,
         state: &mut SamplerState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            SampleNow::Tick => {
-                state.instance.metrics.runtime_lagged(state.due.elapsed());
+            SamplerMessage::Tick => {
+                state.sessions.env.metrics.runtime_lagged(state.due.elapsed());
                 let session_limit = state.round.session_limit;
                 let fresh = Round { session_limit, ..Round::default() };
-                let (instance, mut round) =
-                    (state.instance.clone(), std::mem::replace(&mut state.round, fresh));
+                let (sessions, mut round) =
+                    (state.sessions.clone(), std::mem::replace(&mut state.round, fresh));
                 // /proc is files: read them where blocking is allowed.
-                let part = tokio::task::spawn_blocking(move || (round.go_on(&instance), round));
+                let part = tokio::task::spawn_blocking(move || (round.go_on(&sessions), round));
                 match part.await {
                     Ok((used, round)) => {
                         state.round = round;
@@ -119,47 +107,47 @@ impl Actor for MetricsSampler {
                             state.look_near_after(&myself, Duration::ZERO);
                         }
                     }
-                    Err(_) => state.instance.metrics.sample_error(SampleSource::Process),
+                    Err(_) => state.sessions.env.metrics.sample_error(SampleSource::Process),
                 }
                 let parts = u32::try_from(state.round.parts.max(1)).unwrap_or(1);
-                state.go_on_after(&myself, state.instance.config.metrics.sample_interval / parts);
+                state.go_on_after(&myself, state.sessions.env.config.metrics.sample_interval / parts);
             }
-            SampleNow::Near => {
-                let (instance, limit) = (state.instance.clone(), state.round.session_limit);
-                let looked = tokio::task::spawn_blocking(move || look_at_near(&instance, limit)).await;
+            SamplerMessage::Near => {
+                let (sessions, limit) = (state.sessions.clone(), state.round.session_limit);
+                let looked = tokio::task::spawn_blocking(move || look_at_near(&sessions, limit)).await;
                 state.near = false;
                 match looked {
                     Ok(true) => state.look_near_after(&myself, NEAR_PAUSE),
                     Ok(false) => {}
-                    Err(_) => state.instance.metrics.sample_error(SampleSource::Process),
+                    Err(_) => state.sessions.env.metrics.sample_error(SampleSource::Process),
                 }
             }
             #[cfg(feature = "failpoints")]
             #[expect(clippy::panic, reason = "that is what it is for")]
-            SampleNow::Panic => panic!("a test asked for it"),
+            SamplerMessage::Panic => panic!("a test asked for it"),
         }
         Ok(())
     }
 }
 
 impl SamplerState {
-    fn go_on_after(&mut self, myself: &ActorRef<SampleNow>, pause: Duration) {
+    fn go_on_after(&mut self, myself: &ActorRef<SamplerMessage>, pause: Duration) {
         self.due = Instant::now() + pause;
-        drop(myself.send_after(pause, || SampleNow::Tick));
+        drop(myself.send_after(pause, || SamplerMessage::Tick));
     }
 
     /// Has the trees that are near their limit looked at, if there are any and nobody does already.
-    fn look_near_after(&mut self, myself: &ActorRef<SampleNow>, pause: Duration) {
+    fn look_near_after(&mut self, myself: &ActorRef<SamplerMessage>, pause: Duration) {
         let limit = self.round.session_limit;
-        if !self.near && self.instance.registry.entries().iter().any(|entry| is_near(entry, limit)) {
+        if !self.near && self.sessions.registry.entries().iter().any(|entry| is_near(entry, limit)) {
             self.near = true;
-            drop(myself.send_after(pause, || SampleNow::Near));
+            drop(myself.send_after(pause, || SamplerMessage::Near));
         }
     }
 
     /// Opens or closes the gate according to memory, and asks for an eviction where that helps.
     fn press(&self, used: u64) {
-        let admission = &self.instance.admission;
+        let admission = &self.sessions.admission;
         let pressure = Pressure::of(used, self.budget, admission.pressure());
         admission.set_pressure(pressure);
         let room = if pressure >= Pressure::Evicting {
@@ -169,23 +157,23 @@ impl SamplerState {
         } else {
             return;
         };
-        self.instance.helpers.tell_evictor(IdleMessage::MakeRoom(room));
+        self.sessions.actor_refs.cast_evictor(IdleMessage::MakeRoom(room));
     }
 }
 
 impl Round {
     /// The next part of the sample; what all trees use together if it was the last one.
-    fn go_on(&mut self, instance: &Instance) -> Option<u64> {
+    fn go_on(&mut self, sessions: &Sessions) -> Option<u64> {
         let begun = Instant::now();
-        let (metrics, is_new) = (&instance.metrics, self.table.is_complete());
-        let begin = if is_new { self.begin(instance) } else { Ok(()) };
+        let (metrics, is_new) = (&sessions.env.metrics, self.table.is_complete());
+        let begin = if is_new { self.begin(sessions) } else { Ok(()) };
         match begin.and_then(|()| self.table.read(self.part)) {
             Ok(false) => {
                 self.spent += begun.elapsed();
                 None
             }
             Ok(true) => {
-                self.used = sample(instance, &self.table, begun, self.session_limit);
+                self.used = sample(sessions, &self.table, begun, self.session_limit);
                 let unix_time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
                 metrics.sampled(std::mem::take(&mut self.spent) + begun.elapsed(), unix_time);
                 Some(self.used)
@@ -199,8 +187,8 @@ impl Round {
         }
     }
 
-    fn begin(&mut self, instance: &Instance) -> std::io::Result<()> {
-        let shims = instance.registry.entries().into_iter().map(|entry| entry.tree.load(Ordering::Relaxed));
+    fn begin(&mut self, sessions: &Sessions) -> std::io::Result<()> {
+        let shims = sessions.registry.entries().into_iter().map(|entry| entry.tree.load(Ordering::Relaxed));
         let shims: HashSet<u32> = shims.filter(|shim| *shim != 0).collect();
         let processes = self.table.begin(&shims)?;
         (self.parts, self.part) = divided(processes);
@@ -219,9 +207,9 @@ fn is_near(entry: &Entry, limit: u64) -> bool {
 }
 
 /// Looks at each tree that is near its limit and asks for the end of those beyond; whether any is still near. Blocks.
-fn look_at_near(instance: &Instance, limit: u64) -> bool {
+fn look_at_near(sessions: &Sessions, limit: u64) -> bool {
     let mut any = false;
-    for entry in instance.registry.entries().iter().filter(|entry| is_near(entry, limit)) {
+    for entry in sessions.registry.entries().iter().filter(|entry| is_near(entry, limit)) {
         let shim = entry.tree.load(Ordering::Relaxed);
         let Some(tree) = Some(shim).filter(|shim| *shim != 0).and_then(|shim| single_tree(shim).ok()) else {
             continue;
@@ -240,11 +228,11 @@ fn look_at_near(instance: &Instance, limit: u64) -> bool {
 
 /// Measures every tree; returns what they use together. What one has over its limit does not count: it is about to go,
 /// and nobody else is to suffer from it meanwhile.
-fn sample(instance: &Instance, table: &ProcessTable, now: Instant, session_limit: u64) -> u64 {
-    let metrics = &instance.metrics;
+fn sample(sessions: &Sessions, table: &ProcessTable, now: Instant, session_limit: u64) -> u64 {
+    let metrics = &sessions.env.metrics;
     let (mut total, mut counted, mut shims, mut clis) = (TreeMemory::default(), 0_u64, 0, 0);
     let (mut oldest_idle, mut oldest_turn) = (Duration::ZERO, Duration::ZERO);
-    for entry in instance.registry.entries() {
+    for entry in sessions.registry.entries() {
         match entry.with_board(|board| (board.state, now.saturating_duration_since(board.quiet_since))) {
             (SessionState::Idle, age) => oldest_idle = oldest_idle.max(age),
             (SessionState::Busy, age) => oldest_turn = oldest_turn.max(age),
@@ -272,13 +260,13 @@ fn sample(instance: &Instance, table: &ProcessTable, now: Instant, session_limit
     metrics.set_processes(ProcessKind::Descendant, (total.processes as usize).saturating_sub(clis));
     metrics.set_zombies(table.zombies());
     metrics.set_oldest(oldest_idle, oldest_turn);
-    sample_host(instance);
+    sample_host(sessions);
     counted
 }
 
 /// What the machine gives and has left.
-fn sample_host(instance: &Instance) {
-    let metrics = &instance.metrics;
+fn sample_host(sessions: &Sessions) {
+    let metrics = &sessions.env.metrics;
     match available_memory() {
         Some(available) => metrics.set_memory_available(available),
         None => metrics.sample_error(SampleSource::Host),
@@ -292,7 +280,7 @@ fn sample_host(instance: &Instance) {
     let known = resources.map(|resource| pressure(resource.as_str()).map(|share| (resource, share)));
     known.iter().flatten().for_each(|(resource, share)| metrics.set_pressure(*resource, *share));
     metrics.set_pressure_known(known.iter().any(Option::is_some));
-    metrics.containment(instance.rung());
+    metrics.containment(sessions.env.cgroups.containment());
 }
 
 #[cfg(test)]

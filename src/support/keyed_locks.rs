@@ -1,9 +1,11 @@
 //! Locks by name: what blocks under one of them holds up those alone that ask for the same.
 
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use dashmap::DashMap;
+
+use crate::support::lock::MutexExt;
 
 /// See the module. Holds as many locks as are held or waited for.
 #[derive(Debug)]
@@ -19,7 +21,7 @@ impl<K: Eq + Hash + Clone> Locks<K> {
     /// Does this while nobody else does anything under the same name. Blocks.
     pub(crate) fn with<T>(&self, name: &K, act: impl FnOnce() -> T) -> T {
         let lock = self.0.entry(name.clone()).or_default().clone();
-        let held = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = lock.lock_unpoisoned();
         let done = act();
         drop(held);
         drop(lock);

@@ -13,7 +13,7 @@ const FORBIDDEN: u32 = 0o027;
 
 /// Why such a file is not used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Unfit {
+pub(crate) enum InsecureFile {
     /// The system's answer.
     #[error("{0}")]
     Unreadable(#[from] io::Error),
@@ -34,14 +34,14 @@ pub(crate) enum Unfit {
 /// What tells that a file is no longer the one that was read: also a file of the same size and time that was renamed
 /// into its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stamp {
+pub(crate) struct FileId {
     file: (u64, u64),
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
 }
 
-impl Stamp {
+impl FileId {
     /// Of the file that the path leads to now.
     pub(crate) fn at(path: &Path) -> io::Result<Self> {
         path.metadata().map(|metadata| Self::of(&metadata))
@@ -60,29 +60,29 @@ impl Stamp {
 
 /// The whole file, at most `limit` bytes, and what to know it by. Checked on the open file, so that nothing can be put in
 /// its place in between.
-pub(crate) fn read(path: &Path, limit: u64) -> Result<(Vec<u8>, Stamp), Unfit> {
+pub(crate) fn read(path: &Path, limit: u64) -> Result<(Vec<u8>, FileId), InsecureFile> {
     // Without NONBLOCK the opening of a pipe would wait for its other end.
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file = File::options().read(true).custom_flags(flags).open(path)?;
     let metadata = file.metadata()?;
     let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
     if !metadata.is_file() {
-        return Err(Unfit::NoFile);
+        return Err(InsecureFile::NoFile);
     }
     if owner != 0 && owner != rustix::process::geteuid().as_raw() {
-        return Err(Unfit::Foreign(owner));
+        return Err(InsecureFile::Foreign(owner));
     }
     if mode & FORBIDDEN != 0 {
-        return Err(Unfit::Open(mode));
+        return Err(InsecureFile::Open(mode));
     }
     let mut content = Vec::new();
     // One more than allowed: it may grow while it is read.
     file.take(limit + 1).read_to_end(&mut content)?;
     let size = metadata.len().max(content.len() as u64);
     if size > limit {
-        return Err(Unfit::TooLarge(size, limit));
+        return Err(InsecureFile::TooLarge(size, limit));
     }
-    Ok((content, Stamp::of(&metadata)))
+    Ok((content, FileId::of(&metadata)))
 }
 
 #[cfg(test)]
@@ -102,9 +102,9 @@ mod tests {
             assert_eq!(read(&file, 8).is_ok(), fits, "{mode:o}");
         }
         set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
-        assert!(matches!(read(&file, 7), Err(Unfit::TooLarge(8, 7))));
-        assert!(matches!(read(directory.path(), 8), Err(Unfit::NoFile | Unfit::Unreadable(_))));
-        assert!(matches!(read(Path::new("/nowhere"), 8), Err(Unfit::Unreadable(_))));
+        assert!(matches!(read(&file, 7), Err(InsecureFile::TooLarge(8, 7))));
+        assert!(matches!(read(directory.path(), 8), Err(InsecureFile::NoFile | InsecureFile::Unreadable(_))));
+        assert!(matches!(read(Path::new("/nowhere"), 8), Err(InsecureFile::Unreadable(_))));
     }
 
     #[test]
@@ -112,10 +112,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (file, other) = (directory.path().join("a"), directory.path().join("b"));
         write(&file, "one").unwrap();
-        let before = Stamp::at(&file).unwrap();
-        assert_eq!(Stamp::at(&file).unwrap(), before);
+        let before = FileId::at(&file).unwrap();
+        assert_eq!(FileId::at(&file).unwrap(), before);
         write(&other, "two").unwrap();
         std::fs::rename(&other, &file).unwrap();
-        assert_ne!(Stamp::at(&file).unwrap(), before);
+        assert_ne!(FileId::at(&file).unwrap(), before);
     }
 }

@@ -4,6 +4,7 @@
 //! of its own, so that it touches neither the sessions nor the figures of a running one.
 
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::installation::program::Program;
 use crate::installation::trust;
 use crate::installation::versions::{self, Installed};
 use crate::session::SessionStatus;
+use crate::session::env::Env;
 use crate::system::Pilotlight;
 use crate::system::Session;
 
@@ -81,6 +83,16 @@ pub(crate) async fn trial(config: &Config, installed: &Arc<Installed>) -> Result
     // One failure decides: the sessions wait for it.
     config.restart.intensity = 0;
     probe_with(&config, &config.data_dir.join(DIRECTORY), Some(installed.clone())).await
+}
+
+/// The trial start that the sessions of a running system ask for.
+pub(super) fn beside_sessions(env: &Env) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let (config, installed) = (env.config.clone(), env.installed.clone());
+    Box::pin(async move {
+        if let Err(error) = trial(&config, &installed).await {
+            tracing::warn!(code = error.code(), "a trial start of the CLI failed");
+        }
+    })
 }
 
 /// As [`probe`]; what it learns of the CLI is shared with `installed`.

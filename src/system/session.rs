@@ -1,6 +1,6 @@
 //! The handle by which a session is used.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,7 +8,7 @@ use ractor::MessagingErr;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout};
 
-use super::Pilotlight;
+use super::{System, longest_stop};
 use crate::adapter::Dirs;
 use crate::child::{Answer, TurnJob};
 use crate::error::TurnError;
@@ -16,13 +16,15 @@ use crate::model::ids::{InvalidName, SessionKey};
 use crate::model::{Decision, Prompt, is_model_name};
 use crate::model::{History, Role};
 use crate::model::{OauthCredentials, PendingPermission, PermissionError, SessionState};
+use crate::session::actor_refs::SupervisorMessage;
+use crate::session::env::Env;
 use crate::session::import::{first_line, within};
-use crate::session::instance::{Instance, Slot};
 use crate::session::message::Submission;
 use crate::session::registry::{Entry, NotAdmitted};
+use crate::session::sessions::Sessions;
 use crate::session::store::{BoundRecord, Record};
 use crate::session::{SessionMessage, SessionStatus, known, take_up};
-use crate::supervisor::SupervisorMessage;
+use crate::support::lock::MutexExt;
 use crate::telemetry::events::What;
 use crate::telemetry::metrics::{AdmissionRejected, FirstOutput, TurnOutcome};
 use crate::turn::{Conversation, Earlier, Hold, Status, Turn, TurnOptions, TurnTrace, turn_channel};
@@ -43,13 +45,13 @@ const ACTOR_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 /// One conversation of one user. Cheap to clone; holds no child and keeps none alive.
 #[derive(Clone, Debug)]
 pub struct Session {
-    pilot: Pilotlight,
+    system: Arc<System>,
     key: Result<SessionKey, InvalidName>,
 }
 
 impl Session {
-    pub(crate) fn new(pilot: Pilotlight, key: Result<SessionKey, InvalidName>) -> Self {
-        Self { pilot, key }
+    pub(crate) fn new(system: Arc<System>, key: Result<SessionKey, InvalidName>) -> Self {
+        Self { system, key }
     }
 
     /// Gives the session a turn. Starts, restarts or resumes the child as needed. Returns as soon as the turn is
@@ -84,13 +86,13 @@ impl Session {
         let accepted = Instant::now();
         let result = self.submit(prompt, options, hold, accepted).await;
         if let Err(error) = &result {
-            let metrics = &self.instance().metrics;
+            let metrics = &self.env().metrics;
             if matches!(error, TurnError::QueueFull { .. } | TurnError::TooManySessions { .. }) {
                 metrics.admission_rejected(AdmissionRejected::PerUser);
             }
             metrics.turn_ended(TurnOutcome::Rejected, accepted.elapsed());
             if let Ok(key) = &self.key {
-                self.instance().happenings.note(key, What::Refused { reason: error.code() });
+                self.env().happenings.note(key, What::Refused { reason: error.code() });
             }
         }
         result
@@ -106,19 +108,18 @@ impl Session {
         let key = self.key()?;
         let is_long = options.history.as_ref().is_some_and(|it| it.bytes() > ENCODE_INLINE);
         let mut letter = if is_long {
-            let instance = self.instance().clone();
-            let written =
-                tokio::task::spawn_blocking(move || Letter::write(&instance, prompt, options, hold));
+            let env = self.env().clone();
+            let written = tokio::task::spawn_blocking(move || Letter::write(&env, prompt, options, hold));
             written.await.map_err(|_| TurnError::Internal("a turn could not be written"))??
         } else {
-            Letter::write(self.instance(), prompt, options, hold)?
+            Letter::write(self.env(), prompt, options, hold)?
         };
         for _ in 0..LOOKUPS {
-            if self.instance().is_draining() {
-                self.instance().metrics.admission_rejected(AdmissionRejected::Draining);
+            if self.sessions().is_draining() {
+                self.env().metrics.admission_rejected(AdmissionRejected::Draining);
                 return Err(TurnError::Draining);
             }
-            match self.instance().registry.admit(key) {
+            match self.sessions().registry.admit(key) {
                 Ok((entry, permit)) => match self.post(&entry, permit, letter, accepted)? {
                     Ok(turn) => return Ok(turn),
                     Err(unsent) => letter = unsent,
@@ -138,16 +139,16 @@ impl Session {
         letter: Letter,
         accepted: Instant,
     ) -> Result<Result<Turn, Letter>, TurnError> {
-        let instance = self.instance();
+        let sessions = self.sessions();
         let is_warm =
             entry.with_board(|board| matches!(board.state, SessionState::Idle | SessionState::Busy));
         if !is_warm {
-            instance.admission.check_memory()?;
+            sessions.admission.check_memory()?;
         }
-        let id = instance.next_turn();
-        let limits = &instance.config.session;
-        let (metrics, running) = (instance.metrics.clone(), instance.open_turns.token());
-        let (happenings, key) = (instance.happenings.clone(), entry.key.clone());
+        let id = sessions.next_turn();
+        let limits = &sessions.env.config.session;
+        let (metrics, running) = (sessions.env.metrics.clone(), sessions.open_turns.token());
+        let (happenings, key) = (sessions.env.happenings.clone(), entry.key.clone());
         let trace = TurnTrace::begin(&entry.hash, id, is_warm, accepted);
         let traced = trace.clone();
         let on_end = Box::new(move |outcome: &crate::turn::Outcome| {
@@ -160,7 +161,7 @@ impl Session {
         let cancel = Box::new(move || drop(actor.cast(SessionMessage::Cancel(id))));
         let channel = turn_channel(
             id,
-            instance.adapter,
+            sessions.env.adapter,
             limits.event_buffer,
             limits.event_buffer_bytes,
             cancel,
@@ -190,7 +191,7 @@ impl Session {
                 {
                     sender.disown();
                 }
-                drop(instance.registry.forget_actor(entry.actor.get_id()));
+                drop(sessions.registry.forget_actor(entry.actor.get_id()));
                 Err(kept)
             }
         })
@@ -201,7 +202,7 @@ impl Session {
     /// # Errors
     /// [`TurnError`] if it cannot be started.
     pub async fn warm(&self) -> Result<SessionStatus, TurnError> {
-        let limits = &self.instance().config;
+        let limits = &self.env().config;
         // A child that is on its way out, one that waits for admission, and its start.
         let stop = limits.session.stop_interrupt + limits.session.stop_eof + limits.session.stop_term;
         let patience =
@@ -224,7 +225,7 @@ impl Session {
     /// # Errors
     /// [`TurnError`] if the session cannot be reached.
     pub async fn evict(&self) -> Result<(), TurnError> {
-        self.ask(SessionMessage::Evict, false, self.instance().longest_stop()).await?;
+        self.ask(SessionMessage::Evict, false, longest_stop(&self.env().config)).await?;
         Ok(())
     }
 
@@ -235,36 +236,37 @@ impl Session {
     pub async fn purge(&self) -> Result<(), TurnError> {
         // As a task of its own: a caller that goes away in the middle does not leave half a session.
         let (session, (done, purged)) = (self.clone(), oneshot::channel());
-        self.instance().spawn(async move { drop(done.send(session.purge_now().await)) });
+        self.env().tasks.spawn(async move { drop(done.send(session.purge_now().await)) });
         purged.await.unwrap_or(Err(TurnError::Internal("the purge failed")))
     }
 
     async fn purge_now(&self) -> Result<(), TurnError> {
-        let (key, instance) = (self.key()?, self.instance());
+        let (key, sessions) = (self.key()?, self.sessions());
         // Refuses turns from here on; one that comes before is told that the session was stopped.
-        let stopped = self.ask(SessionMessage::ShutDown, false, instance.longest_stop()).await;
-        let entry = instance.registry.get(key);
-        let deleted = match timeout(instance.longest_stop(), Slot::of(instance, &key.hash())).await {
-            Ok(_slot) => {
-                if let Some(entry) = &entry {
-                    entry.writer.close().await;
+        let stopped = self.ask(SessionMessage::ShutDown, false, longest_stop(&sessions.env.config)).await;
+        let entry = sessions.registry.get(key);
+        let deleted =
+            match timeout(longest_stop(&sessions.env.config), sessions.slots.acquire(&key.hash())).await {
+                Ok(_slot) => {
+                    if let Some(entry) = &entry {
+                        entry.writer.close().await;
+                    }
+                    let workspace = entry.as_ref().map(|entry| entry.workspace.clone());
+                    let (sessions, key) = (sessions.clone(), key.clone());
+                    blocking(move || {
+                        // Forgotten in any case: a session without a record must not be listed for ever.
+                        let listed = known::forget(&sessions.env.config.data_dir, &key);
+                        let found = || take_up::workspace(&sessions, &key);
+                        workspace.map_or_else(found, |it| Ok(Some(it)))?.map_or(Ok(()), |it| it.delete())?;
+                        listed
+                    })
+                    .await
                 }
-                let workspace = entry.as_ref().map(|entry| entry.workspace.clone());
-                let (instance, key) = (instance.clone(), key.clone());
-                blocking(move || {
-                    // Forgotten in any case: a session without a record must not be listed for ever.
-                    let listed = known::forget(&instance.config.data_dir, &key);
-                    let found = || take_up::workspace(&instance, &key);
-                    workspace.map_or_else(found, |it| Ok(Some(it)))?.map_or(Ok(()), |it| it.delete())?;
-                    listed
-                })
-                .await
-            }
-            Err(_) => Err(TurnError::Internal("the session's child does not end")),
-        };
+                Err(_) => Err(TurnError::Internal("the session's child does not end")),
+            };
         // In any case: an actor that refuses everything is of no use to its user.
         if let Some(entry) = entry {
-            drop(instance.registry.forget_actor(entry.actor.get_id()));
+            drop(sessions.registry.forget_actor(entry.actor.get_id()));
             entry.actor.stop(None);
         }
         stopped.and(deleted)
@@ -284,8 +286,8 @@ impl Session {
         if let Some(status) = self.status() {
             return Ok(Some(status));
         }
-        let (instance, key) = (self.instance().clone(), self.key()?.clone());
-        let record = blocking(move || take_up::known(&instance, &key)).await?;
+        let (sessions, key) = (self.sessions().clone(), self.key()?.clone());
+        let record = blocking(move || take_up::known(&sessions, &key)).await?;
         Ok(record.as_ref().map(known::status))
     }
 
@@ -322,13 +324,15 @@ impl Session {
     /// # Errors
     /// [`TurnError::Storage`], [`TurnError::TooManySessions`].
     pub async fn write_credentials(&self, credentials: &OauthCredentials) -> Result<(), TurnError> {
-        let (workspace, instance, credentials) =
-            (self.files().await?, self.instance().clone(), credentials.clone());
+        let (workspace, sessions, credentials) =
+            (self.files().await?, self.sessions().clone(), credentials.clone());
         blocking(move || {
             workspace.create()?;
             // Compared and written by one request after the other, or the older token could win.
-            let _one_at_a_time = instance.credentials.lock().unwrap_or_else(PoisonError::into_inner);
-            workspace.write_credentials(instance.adapter, &instance.config.cli, &credentials).map(drop)
+            let _one_at_a_time = sessions.credentials.lock_unpoisoned();
+            workspace
+                .write_credentials(sessions.env.adapter, &sessions.env.config.cli, &credentials)
+                .map(drop)
         })
         .await?;
         self.ask(SessionMessage::OwnCredentials, true, ACTOR_ANSWERS_WITHIN).await?;
@@ -357,8 +361,12 @@ impl Session {
 
     // ---- Inside ----
 
-    fn instance(&self) -> &Arc<Instance> {
-        self.pilot.instance()
+    fn sessions(&self) -> &Arc<Sessions> {
+        &self.system.sessions
+    }
+
+    fn env(&self) -> &Arc<Env> {
+        &self.system.sessions.env
     }
 
     fn key(&self) -> Result<&SessionKey, TurnError> {
@@ -366,7 +374,7 @@ impl Session {
     }
 
     fn entry(&self) -> Option<Arc<Entry>> {
-        self.instance().registry.get(self.key.as_ref().ok()?)
+        self.sessions().registry.get(self.key.as_ref().ok()?)
     }
 
     /// The session's files; a session that does not exist begins.
@@ -375,7 +383,7 @@ impl Session {
             return Ok(entry.workspace.clone());
         }
         let (record, key) = (self.known_or_begun().await?, self.key()?);
-        let (data_dir, hash) = (self.instance().config.data_dir.clone(), key.hash());
+        let (data_dir, hash) = (self.env().config.data_dir.clone(), key.hash());
         blocking(move || Ok(record.workspace(&data_dir, &hash))).await
     }
 
@@ -388,10 +396,10 @@ impl Session {
     ) -> Result<Option<T>, TurnError> {
         let key = self.key()?;
         for _ in 0..LOOKUPS {
-            if start && self.instance().is_draining() {
+            if start && self.sessions().is_draining() {
                 return Err(TurnError::Draining);
             }
-            let Some(entry) = self.instance().registry.get(key) else {
+            let Some(entry) = self.sessions().registry.get(key) else {
                 if !start {
                     return Ok(None);
                 }
@@ -400,7 +408,7 @@ impl Session {
             };
             let (reply, answer) = oneshot::channel();
             if entry.actor.cast(question(reply)).is_err() {
-                drop(self.instance().registry.forget_actor(entry.actor.get_id()));
+                drop(self.sessions().registry.forget_actor(entry.actor.get_id()));
                 continue;
             }
             match timeout(patience, answer).await {
@@ -414,18 +422,18 @@ impl Session {
     }
 
     async fn known_or_begun(&self) -> Result<Record, TurnError> {
-        let (instance, owner) = (self.instance().clone(), self.key()?.clone());
-        let limit = instance.config.limits.sessions_per_user;
-        let record = blocking(move || take_up::known_or_begun(&instance, &owner)).await?;
+        let (sessions, owner) = (self.sessions().clone(), self.key()?.clone());
+        let limit = sessions.env.config.limits.sessions_per_user;
+        let record = blocking(move || take_up::known_or_begun(&sessions, &owner)).await?;
         record.ok_or(TurnError::TooManySessions { limit })
     }
 
     /// Reads the session's record, or begins one, and has the supervisor start its actor.
     async fn bring_into_memory(&self, key: &SessionKey) -> Result<(), TurnError> {
         let record = self.known_or_begun().await?;
-        let supervisor = timeout(ACTOR_ANSWERS_WITHIN, self.instance().helpers.supervisor()).await;
+        let supervisor = timeout(ACTOR_ANSWERS_WITHIN, self.sessions().actor_refs.supervisor()).await;
         let supervisor = supervisor.map_err(|_| TurnError::Internal("the supervisor cannot be reached"))?;
-        // Nobody starts sessions any more: the instance has stopped since we looked.
+        // Nobody starts sessions any more: the sessions has stopped since we looked.
         let supervisor = supervisor.ok_or(TurnError::Draining)?;
         let (reply, started) = oneshot::channel();
         let message = SupervisorMessage::StartSession { key: key.clone(), record: Box::new(record), reply };
@@ -457,13 +465,8 @@ struct Letter {
 }
 
 impl Letter {
-    fn write(
-        instance: &Instance,
-        prompt: Prompt,
-        options: TurnOptions,
-        hold: Option<Hold>,
-    ) -> Result<Self, TurnError> {
-        let config = &instance.config;
+    fn write(env: &Env, prompt: Prompt, options: TurnOptions, hold: Option<Hold>) -> Result<Self, TurnError> {
+        let config = &env.config;
         let limit = config.session.prompt_limit;
         let limit_of_history = config.session.history_limit;
         if let Some(bytes) = options.history.as_ref().map(History::bytes).filter(|it| *it > limit_of_history)
@@ -476,7 +479,7 @@ impl Letter {
         {
             return Err(TurnError::SystemPromptTooLarge { bytes, limit: limit_of_system });
         }
-        let line = within(instance.adapter.encode_turn(&prompt, &config.cli)?, limit)?;
+        let line = within(env.adapter.encode_turn(&prompt, &config.cli)?, limit)?;
         for (option, name) in [("model", &options.model), ("fallback_model", &options.fallback_model)] {
             // The empty name takes a former fallback back.
             let is_name = |name: &str| is_model_name(name) || (option == "fallback_model" && name.is_empty());
@@ -502,7 +505,7 @@ impl Letter {
             if conversation.history.messages().iter().any(|message| message.role == Role::Assistant) {
                 Earlier::Conversation(Arc::new(conversation))
             } else {
-                Earlier::Unanswered(first_line(instance, &conversation, false))
+                Earlier::Unanswered(first_line(env, &conversation, false))
             }
         });
         Ok(Self { line, earlier, hold, bound })

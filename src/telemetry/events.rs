@@ -6,12 +6,13 @@
 //! spawns, never logs.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
 use crate::model::ids::SessionKey;
+use crate::support::lock::MutexExt;
 
 /// Happenings that are kept. Some 200 bytes each; at a few per turn the last minutes of a busy server.
 const KEPT: usize = 512;
@@ -148,7 +149,7 @@ impl Log {
 
     fn lock(&self) -> MutexGuard<'_, Ring> {
         // Whole between two statements: a panic elsewhere leaves it usable.
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ring.lock_unpoisoned()
     }
 }
 

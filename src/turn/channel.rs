@@ -8,7 +8,7 @@
 //! has: once a source is attached, lines are put under its lock alone, under which it is asked too.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use crate::adapter::Adapter;
 use crate::error::TurnError;
 use crate::model::Usage;
 use crate::model::ids::TurnId;
+use crate::support::lock::MutexExt;
 
 /// Called when the reader goes away before the end.
 pub(crate) type Cancel = Box<dyn FnOnce() + Send + Sync>;
@@ -75,7 +76,7 @@ struct State {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Plain values: a panic elsewhere leaves them usable.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock_unpoisoned()
     }
 
     /// Changes the state; gives the reader that waits, to be woken when no lock is held that it could ask for.

@@ -12,8 +12,8 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::migration;
 use super::own::read_own;
-use super::write::{Durability, write_private};
 use crate::error::StartError;
+use crate::support::atomic_file::{self, Durability};
 
 /// The format of the data directory that this program writes. Raised when an older program could misread it.
 pub(super) const FORMAT: u32 = 2;
@@ -138,11 +138,11 @@ pub(super) fn create_layout(data_dir: &Path) -> io::Result<()> {
     let note = bar(data_dir).join("README");
     if !note.exists() {
         let text = "This directory keeps releases without a check of the format from using newer data.\n";
-        write_private(&note, text.as_bytes(), Durability::Kernel)?;
+        atomic_file::replace(&note, text.as_bytes(), Durability::Kernel)?;
     }
     let format = format_file(data_dir);
     if !format.exists() {
-        write_private(&format, format!("{FORMAT}\n").as_bytes(), Durability::Disk)?;
+        atomic_file::replace(&format, format!("{FORMAT}\n").as_bytes(), Durability::Disk)?;
     }
     Ok(())
 }
@@ -155,7 +155,7 @@ pub(crate) fn try_writing(data_dir: &Path) -> io::Result<()> {
     create_layout(data_dir)?;
     for directory in [records_dir(data_dir), sessions_dir(data_dir)] {
         let trial = directory.join(".trial");
-        let written = write_private(&trial, &TRIAL, Durability::Kernel);
+        let written = atomic_file::replace(&trial, &TRIAL, Durability::Kernel);
         // What stays is written over by the next trial.
         fs::remove_file(&trial).ok();
         written?;

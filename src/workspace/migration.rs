@@ -14,11 +14,11 @@ use serde_json::{Map, Value};
 
 use super::beneath::Beneath;
 use super::data_dir::{bar, records_dir, sessions_dir};
-use super::write::{Durability, write_private};
 use super::{DirectoryName, RecordDir};
 use crate::model::ids::SessionHash;
 use crate::model::is_model_name;
 use crate::session::Record;
+use crate::support::atomic_file::{self, Durability};
 
 /// The server's other files of the first release.
 const BESIDE: [&str; 3] = ["users", "identities", "conversations"];
@@ -128,7 +128,7 @@ fn take_over(data_dir: &Path, hash: &SessionHash) -> io::Result<()> {
     record.create()?;
     record.write_directory(&DirectoryName::of_hash(hash))?;
     match own.read(Path::new(PROGRESS), MAX_RECORD_BYTES) {
-        Ok(progress) => write_private(&record.progress_file(), &progress, Durability::Kernel)?,
+        Ok(progress) => atomic_file::replace(&record.progress_file(), &progress, Durability::Kernel)?,
         Err(refused) if refused.is_shortage() => return Err(refused.into()),
         Err(_) => {}
     }
@@ -142,7 +142,7 @@ fn take_over(data_dir: &Path, hash: &SessionHash) -> io::Result<()> {
         }
         Ok(content) => content,
     };
-    write_private(&record.session_file(), &of_first_release(content), Durability::Kernel)
+    atomic_file::replace(&record.session_file(), &of_first_release(content), Durability::Kernel)
 }
 
 /// What a record of the first release could hold.

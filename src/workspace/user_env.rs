@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::config::{ConfigError, OWN_VARIABLES};
 use crate::model::ids::UserId;
-use crate::support::secret_file::{Stamp, read};
+use crate::support::lock::MutexExt;
+use crate::support::secret_file::{FileId, read};
 
 /// Ten thousand users with a kilobyte each, and some. A longer file is something else.
 const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -51,7 +52,7 @@ pub(crate) struct UserEnv {
 #[derive(Default)]
 struct Known {
     /// The file as it was when it was last tried.
-    seen: Option<Stamp>,
+    seen: Option<FileId>,
     users: HashMap<UserId, Variables>,
 }
 
@@ -70,7 +71,7 @@ impl UserEnv {
                 let problem = format!("cannot use {}: {problem}", path.display());
                 ConfigError::Key { key: KEY.to_owned(), problem }
             })?;
-            *env.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
+            *env.known.lock_unpoisoned() = known;
         }
         Ok(env)
     }
@@ -78,8 +79,8 @@ impl UserEnv {
     /// What the file says of `user` now.
     pub(crate) fn of(&self, user: &UserId) -> Variables {
         let Some(path) = &self.path else { return Variables::default() };
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Stamp::at(path).ok();
+        let mut known = self.known.lock_unpoisoned();
+        let now = FileId::at(path).ok();
         if now != known.seen {
             match self.load(path) {
                 Ok(read) => *known = read,
@@ -125,10 +126,10 @@ fn parse(text: &str, fixed: &[&str]) -> Result<HashMap<UserId, Variables>, Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workspace::{Durability, write_private};
+    use crate::support::atomic_file::{self, Durability};
 
     fn write(path: &Path, text: &str) {
-        write_private(path, text.as_bytes(), Durability::Kernel).unwrap();
+        atomic_file::replace(path, text.as_bytes(), Durability::Kernel).unwrap();
     }
 
     #[test]

@@ -10,7 +10,7 @@ use pilotlight::error::StartError;
 use pilotlight::server::{exposure, keys};
 use pilotlight::system::probe::{ProbeError, Probed, doubts, probe, version};
 
-use crate::options::{FAILED, MISUSED, Options, complain, runtime, start_log};
+use crate::args::{FAILED, MISUSED, Options, complain, runtime, start_log};
 
 pub(crate) fn run(options: &Options) -> ExitCode {
     let config = match start_log().and_then(|()| options.configuration()) {

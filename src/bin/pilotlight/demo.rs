@@ -15,12 +15,12 @@ use pilotlight::config::ConfigError;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
-use crate::options::{FAILED, MISUSED, Options, complain, runtime, start_log};
+use crate::args::{FAILED, MISUSED, Options, complain, runtime, start_log};
 
 mod acts;
 mod alone;
 mod client;
-mod figures;
+mod metrics;
 mod page;
 mod process;
 mod script;

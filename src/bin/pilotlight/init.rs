@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Resource, Rlimit, Signal as Number, WaitOptions, kill_process, setrlimit, wait};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::options::{FAILED, complain};
+use crate::args::{FAILED, complain};
 
 /// What the server leaves when it dies (shims that flush and end their trees) gets so much time before the kernel ends it.
 const LAST_CHILDREN: Duration = Duration::from_secs(1);

@@ -10,7 +10,7 @@ use pilotlight::Config;
 use pilotlight::model::ids::UserId;
 use pilotlight::server::keys::{self, Entry, KeyFileError, KeyLimits, Role};
 
-use crate::options::{FAILED, MISUSED, complain, environment};
+use crate::args::{FAILED, MISUSED, complain, environment};
 
 #[derive(Args)]
 pub(crate) struct KeysOptions {

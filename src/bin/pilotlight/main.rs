@@ -6,16 +6,16 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod args;
 mod check;
 mod demo;
 #[cfg_attr(not(feature = "otel"), path = "otel_disabled.rs")]
 mod export;
 mod init;
 mod keys;
-mod options;
 mod serve;
 
-use options::Options;
+use args::Options;
 
 /// Keeps one warm, supervised, resumable CLI process per user.
 #[derive(Parser)]

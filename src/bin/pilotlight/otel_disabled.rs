@@ -2,7 +2,7 @@
 
 use pilotlight::config::ConfigError;
 
-use crate::options::ExportLayer;
+use crate::args::ExportLayer;
 
 /// Nothing to send.
 pub(crate) struct Export;

@@ -13,8 +13,8 @@ use pilotlight::server::{ServeError, Server, raise_open_files};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::args::{FAILED, MISUSED, Options, complain, runtime, start_log_with};
 use crate::export::Export;
-use crate::options::{FAILED, MISUSED, Options, complain, runtime, start_log_with};
 
 /// What blocking work (a file being read) may still take once everything else has ended.
 const RUNTIME_STOP: Duration = Duration::from_secs(1);

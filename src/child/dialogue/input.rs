@@ -5,7 +5,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::time::Instant;
 
-use super::{Dialogue, LEASE, Report, Verdict};
+use super::{ChildEvent, Dialogue, LEASE};
+use crate::child::exit::KillReason;
 use crate::child::permissions::Answer;
 use crate::child::running::{Running, TurnJob};
 use crate::error::TurnError;
@@ -61,7 +62,7 @@ impl Dialogue {
         } else if let Some((request, decision)) = self.permissions.answer(answer) {
             let line = self.setup.adapter.permission_answer(&request, &decision);
             self.write(line.into());
-            self.report(Report::Permissions(self.permissions.pending()));
+            self.report(ChildEvent::Permissions(self.permissions.pending()));
         }
     }
 
@@ -140,7 +141,7 @@ impl Dialogue {
             self.write_deadline = Some(Instant::now() + self.setup.config.session.write_timeout);
         }
         if self.outbox.len() >= MOST_UNWRITTEN {
-            return self.condemn(Verdict::Protocol("it asked much and read nothing"));
+            return self.declare_dead(KillReason::Protocol("it asked much and read nothing"));
         }
         self.outbox.push_back(line);
         self.unsettled = true;

@@ -9,8 +9,9 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::{Duration, Instant};
 use tokio_util::io::poll_read_buf;
 
-use super::{Dialogue, LEASE, Phase, Report, Verdict};
+use super::{ChildEvent, Dialogue, LEASE, Phase};
 use crate::adapter::{ControlAnswer, HostRequest, LineKind, Task, Terminal};
+use crate::child::exit::KillReason;
 use crate::child::framing::Framed;
 use crate::child::permissions::Permissions;
 use crate::child::running::TurnReport;
@@ -248,7 +249,7 @@ impl Dialogue {
             Step::Announced(model) => {
                 self.announced = true;
                 if let Some(model) = model {
-                    self.report(Report::Model(model));
+                    self.report(ChildEvent::Model(model));
                 }
                 self.keep();
                 // A turn that is not the CLI's own begins.
@@ -264,7 +265,7 @@ impl Dialogue {
             Step::Withdrawn(Some(id)) => {
                 self.keep();
                 if self.permissions.withdraw(&id) {
-                    self.report(Report::Permissions(self.permissions.pending()));
+                    self.report(ChildEvent::Permissions(self.permissions.pending()));
                 }
             }
             Step::Task(task) => {
@@ -392,7 +393,7 @@ impl Dialogue {
             self.disclaim();
             self.tasks.served();
             self.unsettled = true;
-            self.report(Report::OwnTurn { cost_usd });
+            self.report(ChildEvent::OwnTurn { cost_usd });
             return self.tell_activity();
         }
         self.claim();
@@ -417,9 +418,9 @@ impl Dialogue {
     pub(super) fn turn_over(&mut self, mut ended: TurnReport) {
         let last = ended.last.take();
         if self.permissions.clear() {
-            self.report(Report::Permissions(Vec::new()));
+            self.report(ChildEvent::Permissions(Vec::new()));
         }
-        self.report(Report::TurnEnded(ended));
+        self.report(ChildEvent::TurnEnded(ended));
         if let Some(last) = last {
             // A reader that asks looks at the end itself.
             self.wakes.extend(last.send().filter(|_| !self.reader_asks));
@@ -455,7 +456,7 @@ impl Dialogue {
     pub(super) fn tell_activity(&mut self) {
         let active = self.active || self.tasks.any();
         if std::mem::replace(&mut self.told_active, active) != active {
-            self.report(Report::Active(active));
+            self.report(ChildEvent::Active(active));
         }
     }
 
@@ -465,10 +466,10 @@ impl Dialogue {
             match id {
                 HANDSHAKE => {
                     self.greeted = true;
-                    self.report(Report::Greeted);
+                    self.report(ChildEvent::Greeted);
                 }
                 SERVERS if answer.error.is_some() => {
-                    return self.condemn(Verdict::Protocol("it did not take its MCP servers"));
+                    return self.declare_dead(KillReason::Protocol("it did not take its MCP servers"));
                 }
                 SERVERS => self.connecting = false,
                 _ => {}
@@ -495,7 +496,7 @@ impl Dialogue {
         } else {
             self.ready = true;
             self.phase = Phase::Serving;
-            self.report(Report::Ready);
+            self.report(ChildEvent::Ready);
         }
     }
 
@@ -516,7 +517,7 @@ impl Dialogue {
                     self.keep();
                     self.permissions.ask(request, Instant::now());
                     self.unsettled = true;
-                    self.report(Report::Permissions(self.permissions.pending()));
+                    self.report(ChildEvent::Permissions(self.permissions.pending()));
                 }
                 policy => {
                     let decision = Permissions::standing(policy);

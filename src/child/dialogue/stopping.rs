@@ -2,7 +2,8 @@
 
 use tokio::time::{Duration, Instant};
 
-use super::{Dialogue, Order, Phase, Verdict};
+use super::{Dialogue, Order, Phase};
+use crate::child::exit::KillReason;
 use crate::telemetry::metrics::StopStep;
 
 /// A shim that was told to kill tells of the end at once. One that does not is itself in trouble (stopped, say) and is
@@ -54,7 +55,7 @@ impl Dialogue {
         self.phase = Phase::Killed { until: Instant::now() + KILL_TOLD };
     }
 
-    pub(in crate::child) fn condemn(&mut self, verdict: Verdict) {
+    pub(in crate::child) fn declare_dead(&mut self, verdict: KillReason) {
         self.verdict.get_or_insert(verdict);
         self.kill();
     }

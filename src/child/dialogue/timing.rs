@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::output::PING;
-use super::{Dialogue, Phase, Report, Verdict};
+use super::{ChildEvent, Dialogue, Phase};
+use crate::child::exit::KillReason;
 use crate::child::vitals;
 use crate::child::watch::{Advice, Finding};
 use crate::error::TurnError;
@@ -31,10 +32,10 @@ impl Dialogue {
             {
                 self.phase = Phase::Opening { until: now + self.setup.config.session.spawn_timeout };
             }
-            Phase::Opening { until } if until <= now => return self.condemn(Verdict::NeverReady),
+            Phase::Opening { until } if until <= now => return self.declare_dead(KillReason::NeverReady),
             Phase::Closed { until } if until <= now => {
                 // One that lives on without an output is of no use.
-                return self.condemn(Verdict::Protocol("it closed its output"));
+                return self.declare_dead(KillReason::Protocol("it closed its output"));
             }
             Phase::Interrupted { until } if until <= now => self.close_input(),
             Phase::InputClosed { until } if until <= now => self.terminate(),
@@ -46,7 +47,7 @@ impl Dialogue {
         }
         if self.write_deadline.is_some_and(|deadline| deadline <= now) && !self.is_ending() {
             self.setup.metrics.hang(HangDetector::StdinStall);
-            return self.condemn(Verdict::Hung);
+            return self.declare_dead(KillReason::Hung);
         }
         let adapter = self.setup.adapter;
         let overdue = self.permissions.overdue(now);
@@ -54,7 +55,7 @@ impl Dialogue {
             for (request, decision) in overdue {
                 self.write(adapter.permission_answer(&request, &decision).into());
             }
-            self.report(Report::Permissions(self.permissions.pending()));
+            self.report(ChildEvent::Permissions(self.permissions.pending()));
         }
         let limit = self.setup.config.session.turn_timeout;
         if self.held.as_ref().is_some_and(|(_, since)| *since + limit <= now) {
@@ -106,7 +107,7 @@ impl Dialogue {
                     Finding::Ping => HangDetector::Ping,
                     Finding::NoProgress => HangDetector::NoProgress,
                 });
-                self.condemn(Verdict::Hung);
+                self.declare_dead(KillReason::Hung);
             }
         }
     }
@@ -124,7 +125,7 @@ impl Dialogue {
             self.drop_kept();
         } else if running.interrupts >= MOST_INTERRUPTS {
             self.setup.metrics.hang(HangDetector::NoProgress);
-            self.verdict.get_or_insert(Verdict::Hung);
+            self.verdict.get_or_insert(KillReason::Hung);
             return self.terminate();
         }
         let id = self.request_id("interrupt-");

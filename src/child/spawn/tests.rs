@@ -76,8 +76,8 @@ async fn eventually(what: &str, within: Duration, mut look: impl FnMut() -> bool
     }
 }
 
-fn done(ended: Ended) -> SweepReport {
-    match ended.sweep {
+fn done(sweep: Sweep) -> SweepReport {
+    match sweep {
         Sweep::Done(swept) => swept,
         other => panic!("the shim did not sweep: {other:?}"),
     }
@@ -95,11 +95,10 @@ async fn a_child_talks_ends_and_is_accounted_for() {
     child.input.shutdown().await.unwrap();
     let (mut out, mut err) = (String::new(), String::new());
     child.output.read_to_string(&mut out).await.unwrap();
-    assert_eq!(child.shim.exited().await, ExitStatus::Code(4));
+    assert_eq!(child.shim.exited().await, Exit::Code(4));
     let ended = child.shim.gone().await;
     child.stderr.read_to_string(&mut err).await.unwrap();
     assert_eq!((out.as_str(), err.as_str()), ("hello\n", "problem\n"));
-    assert_eq!(ended.exit, ExitStatus::Code(4));
     assert_eq!((done(ended).killed, done(ended).stuck), (1, 0));
     assert_eq!(child.shim.gone().await, ended, "may be asked again");
     assert_eq!(child.shim.shim_pid(), None);
@@ -125,12 +124,12 @@ async fn orders_reach_the_child_at_once() {
     // Given before the runtime has seen the socket.
     let mut terminated = start("exec sleep 600");
     terminated.shim.terminate();
-    assert_eq!(terminated.shim.exited().await, ExitStatus::Signal(15));
+    assert_eq!(terminated.shim.exited().await, Exit::Signal(15));
     let mut killed = start("trap '' TERM; sleep 600 & wait");
     killed.shim.terminate();
     killed.shim.kill_tree();
-    let ended = killed.shim.gone().await;
-    assert_eq!(ended.exit, ExitStatus::Signal(9));
+    assert_eq!(killed.shim.exited().await, Exit::Signal(9));
+    killed.shim.gone().await;
 }
 
 #[tokio::test]
@@ -155,7 +154,8 @@ async fn what_cannot_start_is_a_typed_error() {
         let message = error.to_string();
         assert!(message.contains(name) && !message.contains(program), "{message}");
         let ended = child.shim.gone().await;
-        assert_eq!(ended, Ended { exit: ExitStatus::Unknown, sweep: Sweep::NothingStarted });
+        assert_eq!(ended, Sweep::NothingStarted);
+        assert_eq!(child.shim.exited().await, Exit::Unknown);
     }
 
     let launch = Launch {
@@ -193,7 +193,7 @@ async fn waits_can_be_given_up_and_taken_up_again() {
     }
     child.shim.started().await.unwrap();
     child.input.write_all(b"\n").await.unwrap();
-    assert_eq!(child.shim.exited().await, ExitStatus::Code(3));
+    assert_eq!(child.shim.exited().await, Exit::Code(3));
     for _ in 0..50 {
         tokio::select! {
             biased;
@@ -201,7 +201,8 @@ async fn waits_can_be_given_up_and_taken_up_again() {
             () = tokio::task::yield_now() => {}
         }
     }
-    assert_eq!(child.shim.gone().await.exit, ExitStatus::Code(3));
+    child.shim.gone().await;
+    assert_eq!(child.shim.exited().await, Exit::Code(3));
 }
 
 #[tokio::test]
@@ -256,10 +257,10 @@ async fn a_killed_shim_is_made_good_by_the_marker() {
     eventually("both run", LONG, || sleepers(&token) == 2).await;
     let shim_pid = child.shim.shim_pid().unwrap();
     kill_process(Pid::from_raw(shim_pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
-    assert_eq!(child.shim.exited().await, ExitStatus::Unknown);
+    assert_eq!(child.shim.exited().await, Exit::Unknown);
     let ended = child.shim.gone().await;
     // The CLI itself may be found dying.
-    assert!(matches!(ended.sweep, Sweep::ShimDied { rung: KillMethod::Marker, killed: 1 | 2 }), "{ended:?}");
+    assert!(matches!(ended, Sweep::ShimDied { rung: KillMethod::Marker, killed: 1 | 2 }), "{ended:?}");
     assert_eq!(sleepers(&token), 0);
     eventually("nothing is left", PROMISE, || !exists(shim_pid)).await;
     eventually("the CLI is reaped by init", LONG, || !exists(pid)).await;
@@ -280,7 +281,7 @@ async fn a_killed_shim_is_made_good_by_the_cgroup() {
     let shim_pid = child.shim.shim_pid().unwrap();
     kill_process(Pid::from_raw(shim_pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
     let ended = child.shim.gone().await;
-    assert!(matches!(ended.sweep, Sweep::ShimDied { rung: KillMethod::Cgroup, killed: 1 | 2 }), "{ended:?}");
+    assert!(matches!(ended, Sweep::ShimDied { rung: KillMethod::Cgroup, killed: 1 | 2 }), "{ended:?}");
     assert_eq!(sleepers(&token), 0);
     assert!(!dir.exists());
     base.remove();
@@ -294,7 +295,7 @@ async fn a_host_that_reaps_everything_itself_is_tolerated() {
     kill_process(shim_pid, Signal::KILL).unwrap();
     waitpid(Some(shim_pid), WaitOptions::empty()).unwrap();
     let ended = child.shim.gone().await;
-    assert!(matches!(ended.sweep, Sweep::ShimDied { .. }), "{ended:?}");
+    assert!(matches!(ended, Sweep::ShimDied { .. }), "{ended:?}");
 }
 
 /// Takes as long as a shim may take to answer.
@@ -325,5 +326,6 @@ async fn lines_of_output_come_as_they_are_written() {
     line.clear();
     io.read_line(&mut line).await.unwrap();
     assert_eq!(line, "two\n");
-    assert_eq!(child.shim.gone().await.exit, ExitStatus::Code(0));
+    child.shim.gone().await;
+    assert_eq!(child.shim.exited().await, Exit::Code(0));
 }

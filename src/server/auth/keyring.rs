@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -16,9 +16,10 @@ use subtle::ConstantTimeEq as _;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::server::exposure;
-use crate::server::keys::{Digest, Entry, KeyFileError, digest, load};
-use crate::support::secret_file::Stamp;
+use crate::server::auth::exposure;
+use crate::server::auth::keys::{Digest, Entry, KeyFileError, digest, load};
+use crate::support::lock::{MutexExt, RwLockExt};
+use crate::support::secret_file::FileId;
 
 /// How soon a revoked key is refused.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -42,7 +43,7 @@ impl Live {
 
 /// Whose keys may be in force together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::server) enum Admits {
+pub(crate) enum Admits {
     /// Those of anyone.
     Anyone,
     /// Those of one user: see [`exposure`].
@@ -50,14 +51,14 @@ pub(in crate::server) enum Admits {
 }
 
 /// See the module.
-pub(in crate::server) struct Keyring {
+pub(crate) struct Keyring {
     path: PathBuf,
     admits: Admits,
     /// Random, and different in every process.
     blind: [u8; 32],
     keys: RwLock<Arc<Keys>>,
     /// The file as it was when it was last tried.
-    seen: Mutex<Option<Stamp>>,
+    seen: Mutex<Option<FileId>>,
     /// Asks for another look, whether the file has changed or not.
     again: Notify,
 }
@@ -70,7 +71,7 @@ impl fmt::Debug for Keyring {
 
 impl Keyring {
     /// Reads the file as it is. Blocking.
-    pub(in crate::server) fn open(path: &Path, admits: Admits) -> Result<Self, KeyFileError> {
+    pub(crate) fn open(path: &Path, admits: Admits) -> Result<Self, KeyFileError> {
         let mut blind = [0; 32];
         getrandom(&mut blind, GetRandomFlags::empty()).map_err(|error| KeyFileError::Random(error.into()))?;
         let ring = Self {
@@ -90,7 +91,7 @@ impl Keyring {
     }
 
     /// What is in force.
-    pub(in crate::server) fn entries(&self) -> Vec<Arc<Entry>> {
+    pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
         self.keys().values().map(|live| live.entry.clone()).collect()
     }
 
@@ -102,7 +103,7 @@ impl Keyring {
     /// them tells nothing about a key. What is found is then compared with what was presented in constant time, and
     /// when nothing is found the same is done with an entry that fits nothing. Thus the work is the same for a right and
     /// a wrong key, and for one key and ten thousand.
-    pub(in crate::server) fn find(&self, key: &[u8]) -> Option<(Arc<Entry>, CancellationToken)> {
+    pub(crate) fn find(&self, key: &[u8]) -> Option<(Arc<Entry>, CancellationToken)> {
         let presented = digest(key);
         let keys = self.keys();
         let found = keys.get(&self.blinded(&presented));
@@ -113,12 +114,12 @@ impl Keyring {
     }
 
     /// Asks the watcher to read the file now.
-    pub(in crate::server) fn reload(&self) {
+    pub(crate) fn reload(&self) {
         self.again.notify_one();
     }
 
     fn keys(&self) -> Arc<Keys> {
-        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.keys.read_unpoisoned().clone()
     }
 
     fn blinded(&self, digest: &Digest) -> Digest {
@@ -150,11 +151,11 @@ impl Keyring {
         Ok(count)
     }
 
-    fn load(&self) -> Result<(Vec<Entry>, Stamp), KeyFileError> {
-        load(&self.path).inspect_err(|_| self.saw(Stamp::at(&self.path).ok()))
+    fn load(&self) -> Result<(Vec<Entry>, FileId), KeyFileError> {
+        load(&self.path).inspect_err(|_| self.saw(FileId::at(&self.path).ok()))
     }
 
-    fn put(&self, entries: Vec<Entry>, stamp: Stamp) {
+    fn put(&self, entries: Vec<Entry>, stamp: FileId) {
         let before = self.keys();
         let live = |entry: Entry| {
             let name = self.blinded(entry.digest());
@@ -165,7 +166,7 @@ impl Keyring {
             (name, live)
         };
         let keys: Arc<Keys> = Arc::new(entries.into_iter().map(live).collect());
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys.clone();
+        *self.keys.write_unpoisoned() = keys.clone();
         self.saw(Some(stamp));
         for (name, former) in before.iter() {
             if !keys.get(name).is_some_and(|now| now.goes_on_as(former)) {
@@ -174,13 +175,13 @@ impl Keyring {
         }
     }
 
-    fn saw(&self, stamp: Option<Stamp>) {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = stamp;
+    fn saw(&self, stamp: Option<FileId>) {
+        *self.seen.lock_unpoisoned() = stamp;
     }
 
     fn has_changed(&self) -> bool {
-        let now = Stamp::at(&self.path).ok();
-        now != *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        let now = FileId::at(&self.path).ok();
+        now != *self.seen.lock_unpoisoned()
     }
 
     /// Reads the file if it has changed or `must` is set. Blocking.
@@ -196,7 +197,7 @@ impl Keyring {
 }
 
 /// Follows the file, for ever.
-pub(in crate::server) async fn watch(ring: Arc<Keyring>) {
+pub(crate) async fn watch(ring: Arc<Keyring>) {
     loop {
         let must = tokio::time::timeout(LOOK_EVERY, ring.again.notified()).await.is_ok();
         let looking = ring.clone();
@@ -209,7 +210,8 @@ pub(in crate::server) async fn watch(ring: Arc<Keyring>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::keys::{KeyLimits, Role, add, revoke};
+    use crate::server::auth::keys::{KeyLimits, Role, add, revoke};
+    use crate::support::atomic_file::{self, Durability};
 
     #[test]
     fn only_whole_keys_of_the_file_are_found() {
@@ -238,7 +240,7 @@ mod tests {
         let (first, entry) = add(&file, Role::Admin, None, KeyLimits::default()).unwrap();
         let ring = Keyring::open(&file, Admits::Anyone).unwrap();
         let (second, _) = add(&file, Role::Admin, None, KeyLimits::default()).unwrap();
-        let knows = |key: &crate::server::keys::Key| ring.find(key.expose().as_bytes()).is_some();
+        let knows = |key: &crate::server::auth::keys::Key| ring.find(key.expose().as_bytes()).is_some();
         assert!(ring.has_changed() && !knows(&second));
         ring.look(false);
         assert!(!ring.has_changed() && knows(&second));
@@ -250,7 +252,7 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         ring.look(false);
         assert!(knows(&first));
-        crate::workspace::write_private(&file, &good, crate::workspace::Durability::Kernel).unwrap();
+        atomic_file::replace(&file, &good, Durability::Kernel).unwrap();
         revoke(&file, entry.id()).unwrap();
         ring.look(false);
         assert!(!knows(&first) && knows(&second));

@@ -9,8 +9,8 @@ mod client;
 mod events;
 mod request;
 
-pub(in crate::server) use events::Events;
-pub(in crate::server) use request::{count, parse};
+pub(crate) use events::Events;
+pub(crate) use request::{count, parse};
 
 use super::{Collected, Frame, new_id, stop_reason, tell_of_loss};
 use crate::model::Usage;

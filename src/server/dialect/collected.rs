@@ -7,7 +7,7 @@ use crate::adapter::answer::{Block, Part};
 
 /// The blocks of an answer.
 #[derive(Debug, Default)]
-pub(in crate::server) struct Collected {
+pub(crate) struct Collected {
     /// The message's id at the model's API; empty where there was none.
     pub(super) id: String,
     pub(super) model: String,
@@ -16,14 +16,14 @@ pub(in crate::server) struct Collected {
 
 impl Collected {
     /// Takes in lines of the CLI, read block by block.
-    pub(in crate::server) fn lines(&mut self, reader: &mut Reader, lines: &[u8]) {
+    pub(crate) fn lines(&mut self, reader: &mut Reader, lines: &[u8]) {
         for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             reader.read(line, &mut |part| self.take(part));
         }
     }
 
     /// Takes in what is left at the end.
-    pub(in crate::server) fn end(&mut self, reader: &mut Reader, text: &str) {
+    pub(crate) fn end(&mut self, reader: &mut Reader, text: &str) {
         reader.end(text, &mut |part| self.take(part));
     }
 
@@ -33,7 +33,7 @@ impl Collected {
     }
 
     /// The text of all blocks.
-    pub(in crate::server) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let texts = self.content.iter().filter_map(|block| block.get("text")?.as_str());
         texts.collect()
     }

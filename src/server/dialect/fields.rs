@@ -10,7 +10,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::Dialect;
-use crate::server::error::ApiError;
+use crate::server::api::error::ApiError;
 
 mod tables;
 
@@ -43,15 +43,15 @@ pub(super) struct Field {
 
 /// The fields of a request without effect.
 #[derive(Debug, Default, PartialEq)]
-pub(in crate::server) struct Ignored {
+pub(crate) struct Ignored {
     /// All that are named.
-    pub(in crate::server) names: Vec<String>,
+    pub(crate) names: Vec<String>,
     /// Whether `http.strict` refuses them.
-    pub(in crate::server) is_refused_by_strict: bool,
+    pub(crate) is_refused_by_strict: bool,
 }
 
 /// Judges the fields of a body that its dialect's parser has read.
-pub(in crate::server) fn judge(dialect: Dialect, body: &[u8]) -> Result<Ignored, ApiError> {
+pub(crate) fn judge(dialect: Dialect, body: &[u8]) -> Result<Ignored, ApiError> {
     let table = tables::of(dialect);
     let mut found = Found::default();
     // Read by the dialect's parser before: nothing is wrong with it.

@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
+use super::image;
 use super::message::{Content, Message, Role};
-use super::picture;
 use crate::model::{self, Block, History};
-use crate::server::error::ApiError;
+use crate::server::api::error::ApiError;
 
 /// The CLI itself drops the oldest of more than 100 images and documents in a request, down to 80, and says nothing.
 const MAX_MEDIA: usize = 80;
@@ -139,7 +139,7 @@ fn media(
             if text("data").is_some_and(|data| data.len() > MAX_IMAGE) {
                 return Err("an image's `data` must not be longer than 5 MiB in base64");
             }
-            picture::check_source(source)?;
+            image::check_source(source)?;
         }
         "document" => {
             let complete = match text("type") {

@@ -1,6 +1,6 @@
 //! MCP servers as requests name or define them: read into names and definitions in the CLI's own form.
 //!
-//! Whether the caller may send definitions at all is decided elsewhere ([`crate::server::mcp`]), before they are looked at.
+//! Whether the caller may send definitions at all is decided elsewhere ([`crate::server::turns::mcp`]), before they are looked at.
 
 use std::collections::BTreeMap;
 
@@ -10,18 +10,18 @@ use url::Url;
 
 use super::message::Object;
 use crate::config::{EXPANSION, Mcp, has_expansion, is_server_name};
-use crate::server::error::ApiError;
+use crate::server::api::error::ApiError;
 
 /// Where a body names or defines servers.
-pub(in crate::server) const FIELD: &str = "mcp_servers";
+pub(crate) const FIELD: &str = "mcp_servers";
 /// Servers per session: each is a process or a connection of the child.
 const MAX_SERVERS: usize = 64;
 
 /// The field `mcp_servers` of a body, not yet looked at closely.
 #[derive(Debug, Default, PartialEq)]
-pub(in crate::server) struct AskedServers {
+pub(crate) struct AskedServers {
     /// Servers of the configuration.
-    pub(in crate::server) names: Vec<String>,
+    pub(crate) names: Vec<String>,
     /// Where in the body, under which name if that is said outside, and what.
     definitions: Vec<(String, Option<String>, Value)>,
 }
@@ -73,7 +73,7 @@ enum AuthType {
 impl AskedServers {
     /// Reads the field: a list of names and definitions, or an object of definitions by name. Nothing if it is absent or
     /// null.
-    pub(in crate::server) fn read(field: Option<Value>) -> Result<Option<Self>, ApiError> {
+    pub(crate) fn read(field: Option<Value>) -> Result<Option<Self>, ApiError> {
         let mut asked = Self::default();
         match field {
             None | Some(Value::Null) => return Ok(None),
@@ -102,12 +102,12 @@ impl AskedServers {
         Ok(Some(asked))
     }
 
-    pub(in crate::server) fn has_definitions(&self) -> bool {
+    pub(crate) fn has_definitions(&self) -> bool {
         !self.definitions.is_empty()
     }
 
     /// The definitions in the CLI's own form.
-    pub(in crate::server) fn definitions(self, mcp: &Mcp) -> Result<Map<String, Value>, ApiError> {
+    pub(crate) fn definitions(self, mcp: &Mcp) -> Result<Map<String, Value>, ApiError> {
         if self.definitions.len() > MAX_SERVERS {
             let problem = format_args!("at most {MAX_SERVERS} servers are accepted");
             return Err(ApiError::field(FIELD, problem));

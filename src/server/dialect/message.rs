@@ -9,25 +9,25 @@ use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::model::{Prompt, is_model_name};
-use crate::server::error::ApiError;
+use crate::server::api::error::ApiError;
 
 /// One message of the history.
 #[derive(Deserialize)]
-pub(in crate::server) struct Message {
-    pub(in crate::server) role: Role,
-    pub(in crate::server) content: Content,
+pub(crate) struct Message {
+    pub(crate) role: Role,
+    pub(crate) content: Content,
 }
 
 #[derive(Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
-pub(in crate::server) enum Role {
+pub(crate) enum Role {
     User,
     Assistant,
     System,
 }
 
 /// Text or content blocks.
-pub(in crate::server) enum Content {
+pub(crate) enum Content {
     Text(String),
     Blocks(Vec<Value>),
 }

@@ -6,8 +6,8 @@ mod chunks;
 mod message;
 mod request;
 
-pub(in crate::server) use chunks::Chunks;
-pub(in crate::server) use request::parse;
+pub(crate) use chunks::Chunks;
+pub(crate) use request::parse;
 
 use super::{Collected, Frame, new_id, stop_reason, tell_of_loss};
 use crate::model::Usage;

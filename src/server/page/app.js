@@ -1,6 +1,6 @@
 // The page as a whole: the key, the one stream that says when to look again, and what is shown when it breaks.
 
-import * as happenings from "/page/happenings.js";
+import * as happenings from "/page/events.js";
 import * as message from "/page/message.js";
 import { Refusal, ask, byId, credentials, events, tell, write } from "/page/service.js";
 import * as sessions from "/page/sessions.js";

@@ -9,8 +9,8 @@ use serde_json::Value;
 use super::conclusion::Conclusion;
 use super::{Work, gathering};
 use crate::error::TurnError;
+use crate::server::api::error::ApiError;
 use crate::server::dialect::{Collected, Ending, Frame, document};
-use crate::server::error::ApiError;
 use crate::turn::Outcome;
 
 impl Work {

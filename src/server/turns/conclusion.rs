@@ -2,9 +2,9 @@
 //! policy for streams and documents. Pure, but for [`Conclusion::settle`], which carries it out on the claim.
 
 use crate::error::TurnError;
+use crate::server::api::error::ApiError;
+use crate::server::conversations::Claim;
 use crate::server::dialect::{Dialect, Ending, is_answer};
-use crate::server::error::ApiError;
-use crate::server::history::Claim;
 use crate::turn::{Outcome, Status};
 
 /// See the module.

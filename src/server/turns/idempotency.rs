@@ -7,7 +7,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -25,11 +25,12 @@ use tokio_util::task::TaskTracker;
 use super::{ON_DISCONNECT_HEADER, SESSION_HEADER};
 use crate::error::TurnError;
 use crate::model::ids::UserId;
-use crate::server::caller::Caller;
-use crate::server::connection::Closing;
-use crate::server::error::{ApiError, ErrorForm};
-use crate::server::mcp::MCP_HEADER;
-use crate::server::router::{Replayed, with_request_id};
+use crate::server::api::error::{ApiError, ErrorForm};
+use crate::server::api::router::{Replayed, with_request_id};
+use crate::server::auth::caller::Caller;
+use crate::server::net::connection::Closing;
+use crate::server::turns::mcp::MCP_HEADER;
+use crate::support::lock::MutexExt;
 
 mod records;
 
@@ -38,7 +39,7 @@ use records::{Digest, Known, LONGEST, Recorded, Records};
 /// The header with the key.
 const KEY_HEADER: &str = "idempotency-key";
 /// Says that an answer is a repetition.
-pub(in crate::server) const REPLAYED_HEADER: HeaderName = HeaderName::from_static("idempotent-replayed");
+pub(crate) const REPLAYED_HEADER: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// Longest key.
 const MAX_KEY_BYTES: usize = 255;
 /// Pieces of an answer that wait for the caller; a slow one slows its own CLI, as without a key.
@@ -76,7 +77,7 @@ impl Asked {
 }
 
 /// All that is remembered.
-pub(in crate::server) struct Idempotency {
+pub(crate) struct Idempotency {
     records: Arc<Mutex<Records>>,
     tasks: TaskTracker,
     closing: Closing,
@@ -97,7 +98,7 @@ pub(super) enum Begun {
 }
 
 impl Idempotency {
-    pub(in crate::server) fn new(tasks: TaskTracker, closing: Closing) -> Self {
+    pub(crate) fn new(tasks: TaskTracker, closing: Closing) -> Self {
         Self { records: Arc::default(), tasks, closing }
     }
 
@@ -111,7 +112,7 @@ impl Idempotency {
     ) -> Result<Begun, ApiError> {
         let owner = digest(&[caller.key_id().unwrap_or_default().as_bytes(), user.as_bytes()]);
         let key = digest(&[&owner, route.as_bytes(), &asked.id]);
-        let known = lock(&self.records).begin(key, owner, asked.request, Instant::now());
+        let known = self.records.lock_unpoisoned().begin(key, owner, asked.request, Instant::now());
         match known {
             Known::New => {
                 let records = self.records.clone();
@@ -165,11 +166,6 @@ impl Idempotency {
     }
 }
 
-fn lock(records: &Mutex<Records>) -> std::sync::MutexGuard<'_, Records> {
-    // Whole between two statements: a panic elsewhere leaves it usable.
-    records.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// The parts, each with its length before it.
 fn digest(parts: &[&[u8]]) -> Digest {
     let hash =
@@ -210,12 +206,12 @@ pub(super) struct Slot {
 
 impl Slot {
     fn end(&mut self, recorded: Option<Recorded>) {
-        lock(&self.records).end(self.key, recorded, Instant::now());
+        self.records.lock_unpoisoned().end(self.key, recorded, Instant::now());
         self.left = Left::AnAnswer;
     }
 
     fn forget(&mut self) {
-        lock(&self.records).forget(self.key);
+        self.records.lock_unpoisoned().forget(self.key);
         self.left = Left::Forgotten;
     }
 
@@ -286,8 +282,8 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         match self.left {
-            Left::Nothing => lock(&self.records).forget(self.key),
-            Left::ATurn => lock(&self.records).end(self.key, None, Instant::now()),
+            Left::Nothing => self.records.lock_unpoisoned().forget(self.key),
+            Left::ATurn => self.records.lock_unpoisoned().end(self.key, None, Instant::now()),
             Left::AnAnswer | Left::Forgotten => {}
         }
     }

@@ -22,15 +22,15 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
-use super::answer::Answer;
+use super::body::Answer;
 use super::events;
 use crate::error::TurnError;
 use crate::model::ids::UserId;
+use crate::server::api::error::{ApiError, ErrorForm};
+use crate::server::api::query::Inquiry;
+use crate::server::api::sessions::Name;
 use crate::server::app::App;
-use crate::server::connection::Closing;
-use crate::server::error::{ApiError, ErrorForm};
-use crate::server::query::Inquiry;
-use crate::server::sessions::Name;
+use crate::server::net::connection::Closing;
 
 mod ring;
 
@@ -48,7 +48,7 @@ const MOST_BYTES: usize = 256 << 20;
 type Key = (UserId, String);
 
 /// The turns that go on without their callers.
-pub(in crate::server) struct Replays {
+pub(crate) struct Replays {
     /// The turns of each session that have not ended, and the one that ended last, in the order of their acceptance.
     kept: Arc<DashMap<Key, Vec<Arc<Ring>>>>,
     /// Bytes of events per turn.
@@ -67,12 +67,7 @@ impl std::fmt::Debug for Replays {
 }
 
 impl Replays {
-    pub(in crate::server) fn new(
-        capacity: usize,
-        heartbeat: Duration,
-        tasks: TaskTracker,
-        closing: Closing,
-    ) -> Self {
+    pub(crate) fn new(capacity: usize, heartbeat: Duration, tasks: TaskTracker, closing: Closing) -> Self {
         Self { kept: Arc::default(), capacity, held: Arc::default(), heartbeat, tasks, closing }
     }
 
@@ -135,7 +130,7 @@ impl Replays {
     }
 
     /// Gives up what is kept of a session that is deleted.
-    pub(in crate::server) fn forget(&self, user: &UserId, session: &str) {
+    pub(crate) fn forget(&self, user: &UserId, session: &str) {
         self.kept.remove(&(user.clone(), session.to_owned()));
     }
 
@@ -206,7 +201,7 @@ impl Drop for Ends {
 }
 
 /// `GET /v1/sessions/{id}/events`: the running turn, or the one that has just ended, from where the caller left it.
-pub(in crate::server) async fn attach(
+pub(crate) async fn attach(
     State(app): State<Arc<App>>,
     inquiry: Inquiry,
     Name(session): Name,

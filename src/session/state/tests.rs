@@ -69,16 +69,16 @@ fn ended(generation: u64, turn: u64) -> Input {
     }
 }
 
-fn gone(generation: u64, why: Departure) -> Input {
-    Input::Gone { generation: Generation(generation), why, retry: None }
+fn gone(generation: u64, kind: ExitKind) -> Input {
+    Input::Exited { generation: Generation(generation), kind, retry: None }
 }
 
-fn crash() -> Departure {
-    Departure::Crashed(StartFailure::ExitedEarly { exit: "signal 9".into(), stderr: String::new() })
+fn crash() -> ExitKind {
+    ExitKind::Crashed(StartFailure::ExitedEarly { exit: "signal 9".into(), stderr: String::new() })
 }
 
-fn missing() -> Departure {
-    Departure::NotStarted(StartFailure::Spawn { reason: "not_found", message: "gone".into() })
+fn missing() -> ExitKind {
+    ExitKind::NotStarted(StartFailure::Spawn { reason: "not_found", message: "gone".into() })
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn a_busy_session_is_not_evicted_and_an_idle_one_is() {
     assert_eq!(bench.feed(Input::EvictIfIdle), [], "it works of its own accord");
     bench.feed(Input::Active(Generation(1), false));
     assert_eq!(bench.feed(Input::EvictIfIdle), [Effect::Stop { generation: Generation(1) }]);
-    assert_eq!(bench.feed(gone(1, Departure::Asked)), [Effect::AnswerGone]);
+    assert_eq!(bench.feed(gone(1, ExitKind::Requested)), [Effect::AnswerGone]);
     assert_eq!(bench.state(), SessionState::Dormant);
 }
 
@@ -110,7 +110,7 @@ fn a_turn_in_the_instant_of_eviction_is_served_by_the_next_child() {
     let mut bench = Bench::idle();
     bench.feed(Input::EvictIfIdle);
     assert_eq!(bench.feed(submit(1)), []);
-    assert_eq!(bench.feed(gone(1, Departure::Asked)), [Effect::AnswerGone, start(2, false)]);
+    assert_eq!(bench.feed(gone(1, ExitKind::Requested)), [Effect::AnswerGone, start(2, false)]);
     assert_eq!(bench.feed(Input::Ready(Generation(2))).last(), Some(&deliver(2, 1)));
 }
 
@@ -182,7 +182,7 @@ fn a_missing_cli_fails_the_turn_at_once_and_is_tried_again_soon() {
 fn a_turn_of_which_nothing_came_out_goes_before_those_behind_it() {
     let mut bench = Bench::busy();
     bench.feed(submit(2));
-    let input = Input::Gone { generation: Generation(1), why: crash(), retry: Some(ticket(1)) };
+    let input = Input::Exited { generation: Generation(1), kind: crash(), retry: Some(ticket(1)) };
     assert_eq!(bench.feed(input), [Effect::AnswerGone, start(2, true)]);
     assert_eq!(bench.feed(Input::Ready(Generation(2))).last(), Some(&deliver(2, 1)));
 }
@@ -193,7 +193,7 @@ fn a_turn_that_needs_another_child_restarts_it_between_turns() {
     bench.feed(Input::Submit(Ticket { turn: TurnId(2), fingerprint: Some(8), brings_history: false }));
     assert_eq!(bench.feed(ended(1, 1)), [Effect::Stop { generation: Generation(1) }]);
     let started = Effect::Start { generation: Generation(2), fingerprint: 8, restart: false };
-    assert_eq!(bench.feed(gone(1, Departure::Asked)), [Effect::AnswerGone, started]);
+    assert_eq!(bench.feed(gone(1, ExitKind::Requested)), [Effect::AnswerGone, started]);
     bench.feed(Input::Ready(Generation(2)));
     bench.feed(ended(2, 2));
     let same = Input::Submit(Ticket { turn: TurnId(3), fingerprint: Some(8), brings_history: false });
@@ -205,7 +205,7 @@ fn history_restarts_a_child_without_context() {
     let brings = |turn| Input::Submit(Ticket { brings_history: true, ..ticket(turn) });
     let mut bench = Bench::idle();
     assert_eq!(bench.feed(brings(1)), [Effect::Stop { generation: Generation(1) }]);
-    assert_eq!(bench.feed(gone(1, Departure::Asked)), [Effect::AnswerGone, start(2, false)]);
+    assert_eq!(bench.feed(gone(1, ExitKind::Requested)), [Effect::AnswerGone, start(2, false)]);
     assert_eq!(bench.machine.next_turn(), Some(TurnId(1)));
     // Whether or not it could be brought in, the child is not started a second time for it.
     let ready = bench.feed(Input::Ready(Generation(2)));
@@ -228,7 +228,7 @@ fn child_of_a_cancelled_history_is_not_anothers() {
     bench.feed(Input::Ready(Generation(1)));
     bench.feed(Input::Submit(brings(2)));
     // Turn 1 goes first again, with a child that is started for it, and is cancelled.
-    bench.feed(Input::Gone { generation: Generation(1), why: crash(), retry: Some(brings(1)) });
+    bench.feed(Input::Exited { generation: Generation(1), kind: crash(), retry: Some(brings(1)) });
     bench.feed(Input::Cancel(TurnId(1)));
     let generation = bench.machine.generation();
     let ready = bench.feed(Input::Ready(generation));
@@ -254,7 +254,7 @@ fn an_exhausted_child_is_replaced() {
     let exhausted =
         Input::TurnEnded { generation: Generation(1), turn: TurnId(1), answered: false, exhausted: true };
     assert_eq!(bench.feed(exhausted), [Effect::Stop { generation: Generation(1) }]);
-    assert_eq!(bench.feed(gone(1, Departure::Asked)), [Effect::AnswerGone, start(2, false)]);
+    assert_eq!(bench.feed(gone(1, ExitKind::Requested)), [Effect::AnswerGone, start(2, false)]);
 }
 
 #[test]
@@ -383,9 +383,9 @@ proptest! {
                         settled.insert(turn);
                         None
                     });
-                    let why = match why { 0 => Departure::Asked, 1 => crash(), 2 => missing(),
-                        _ => Departure::NotAdmitted(TurnError::Draining) };
-                    Input::Gone { generation, why, retry }
+                    let kind = match why { 0 => ExitKind::Requested, 1 => crash(), 2 => missing(),
+                        _ => ExitKind::NotAdmitted(TurnError::Draining) };
+                    Input::Exited { generation, kind, retry }
                 }
                 Step::Late => gone(generation.0.saturating_sub(1), crash()),
                 Step::Pass(millis) => { bench.now += Duration::from_millis(millis); Input::Woken }
@@ -399,7 +399,7 @@ proptest! {
             apply(&mut bench, Input::ShutDown, &mut child, &mut running, &mut waiting, &mut settled);
             if let Some(generation) = child.take() {
                 if let Some(turn) = running.take() { settled.insert(turn); }
-                let input = gone(generation.0, Departure::Asked);
+                let input = gone(generation.0, ExitKind::Requested);
                 apply(&mut bench, input, &mut child, &mut running, &mut waiting, &mut settled);
             }
             prop_assert!(waiting.is_empty() && child.is_none());

@@ -1,6 +1,5 @@
 //! The values of every label. An enum each, so that no other value can be counted.
 
-use crate::child::Ending;
 use crate::error::TurnError;
 use crate::model::SessionState;
 use crate::turn::Status;
@@ -135,19 +134,6 @@ impl ModelClass {
         let Some(name) = model else { return Self::Default };
         let families = [Self::Opus, Self::Sonnet, Self::Haiku, Self::Default];
         families.into_iter().find(|family| name.contains(family.as_str())).unwrap_or(Self::Other)
-    }
-}
-
-impl ExitReason {
-    /// The word for the end of a child that was neither told to go nor killed by us.
-    pub(crate) fn of(ending: Ending) -> Self {
-        match ending {
-            Ending::Code(0) => Self::Clean,
-            Ending::Code(_) => Self::Crash,
-            Ending::Signal(_) => Self::Signal,
-            Ending::OutOfMemory => Self::Oom,
-            Ending::Unknown => Self::StatusUnknown,
-        }
     }
 }
 

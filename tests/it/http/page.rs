@@ -22,7 +22,7 @@ async fn a_browser_gets_a_page_that_can_do_nothing_but_ask_this_service() {
     assert!(page.body.starts_with("<!doctype html>"));
     let mut files: Vec<_> =
         page.body.split("/page/").skip(1).filter_map(|rest| rest.split('"').next()).collect();
-    files.extend(["service.js", "sessions.js", "happenings.js", "message.js"]);
+    files.extend(["service.js", "sessions.js", "events.js", "message.js"]);
     for path in ["/".to_owned()].into_iter().chain(files.iter().map(|file| format!("/page/{file}"))) {
         let request = site.web().get(format!("{}{path}", site.http)).header("accept", BROWSER);
         let answer = Answer::of(request).await;

@@ -1,16 +1,16 @@
 //! The parts of the demo, one file each. A part shows something and claims what it has checked; if it cannot be shown to
 //! its end, that is a failed claim too, and the next part comes all the same.
 
-mod figures;
 mod idle;
 mod keep_alive;
 mod kills;
+mod metrics;
 mod users;
 
-pub(super) use figures::figures;
 pub(super) use idle::idle;
 pub(super) use keep_alive::keep_alive;
 pub(super) use kills::kills;
+pub(super) use metrics::figures;
 pub(super) use users::users;
 
 use super::client::{Answer, Message};

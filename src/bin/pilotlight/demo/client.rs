@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::figures::Figures;
+use super::metrics::Figures;
 use super::show::Problem;
 
 /// How long a whole answer may take; a real model's included.

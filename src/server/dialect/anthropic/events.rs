@@ -5,19 +5,19 @@ use serde_json::{Value, json};
 
 use super::{event, usage};
 use crate::adapter::answer::{Block, Part};
+use crate::server::api::error::ApiError;
+use crate::server::dialect::sse::{lines as lines_of, permission};
 use crate::server::dialect::{
     Dialect, Ending, Frame, KeptText, Reader, Render, is_answer, new_id, stop_reason, tell_of_loss,
 };
-use crate::server::error::ApiError;
 use crate::server::files::Written;
-use crate::server::wire::{lines as lines_of, permission};
 
 /// SDKs pass over `ping` events; before the first of an answer a comment does no harm to anybody.
 const PING: &[u8] = b"event: ping\ndata: {\"type\":\"ping\"}\n\n";
 const EARLY_PING: &[u8] = b": ping\n\n";
 
 /// Writes the events of one turn.
-pub(in crate::server) struct Events {
+pub(crate) struct Events {
     reader: Reader,
     session: String,
     /// The model that was asked for: what is said where none is told.

@@ -5,13 +5,13 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use super::client;
+use crate::server::api::error::ApiError;
+use crate::server::conversations::Told;
 use crate::server::dialect::history::bring_in;
 use crate::server::dialect::message::{
     Content, Message, Object, Role, checked_model, prompt, read, take_last,
 };
-use crate::server::dialect::{Asked, AskedServers, Dialect, is_text, picture};
-use crate::server::error::ApiError;
-use crate::server::history::Told;
+use crate::server::dialect::{Asked, AskedServers, Dialect, image, is_text};
 use crate::turn::TurnOptions;
 
 /// What is read of a body; the rest is judged by the table of the dialect.
@@ -32,7 +32,7 @@ struct Metadata {
 }
 
 /// Reads a body.
-pub(in crate::server) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
     let body: Body = read(bytes)?;
     if body.max_tokens == 0 {
         return Err(ApiError::field("max_tokens", "must be at least 1"));
@@ -127,7 +127,7 @@ fn check_block(block: &Value) -> Result<(), &'static str> {
             Some(Value::String(_)) => Ok(()),
             _ => Err("a text block needs a `text`, which must be a string"),
         },
-        Some("image") => picture::check(block),
+        Some("image") => image::check(block),
         Some("document") => match block.get("source") {
             Some(Value::Object(source)) if source.get("type").is_some_and(Value::is_string) => Ok(()),
             _ => Err("a document block needs a `source` with a `type`"),
@@ -141,7 +141,7 @@ fn check_block(block: &Value) -> Result<(), &'static str> {
 }
 
 /// An estimate of the tokens of a request: four characters of text each, and a fixed number for a picture.
-pub(in crate::server) fn count(bytes: &[u8]) -> Result<u64, ApiError> {
+pub(crate) fn count(bytes: &[u8]) -> Result<u64, ApiError> {
     #[derive(Deserialize)]
     struct Counted {
         model: String,

@@ -116,7 +116,7 @@ fn fields_of_the_api_are_used_named_or_refused() {
 
 #[test]
 fn openapi_knows_the_same_fields() {
-    let document: Value = serde_json::from_str(include_str!("../../openapi.json")).unwrap();
+    let document: Value = serde_json::from_str(include_str!("../../api/openapi.json")).unwrap();
     let mut wrong = Vec::new();
     for (dialect, _, schemas) in DIALECTS {
         for schema in schemas {

@@ -5,17 +5,17 @@ use serde_json::{Value, json};
 
 use super::{finish_reason, usage};
 use crate::adapter::answer::Part;
+use crate::server::api::error::ApiError;
+use crate::server::dialect::sse::{DONE, PING, lines as lines_of, permission};
 use crate::server::dialect::{Asked, Dialect, Ending, Frame, KeptText, Reader, Render, is_answer, new_id};
-use crate::server::error::ApiError;
 use crate::server::files::Written;
-use crate::server::wire::{DONE, PING, lines as lines_of, permission};
 use crate::turn::Outcome;
 
 /// That the conversation has lost something; a comment, for chunks have no room for it.
 const CONTEXT_LOST: &[u8] = b": context_lost\n\n";
 
 /// Writes the chunks of one turn.
-pub(in crate::server) struct Chunks {
+pub(crate) struct Chunks {
     reader: Reader,
     writer: Writer,
     text: KeptText,

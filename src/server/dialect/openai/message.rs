@@ -3,9 +3,9 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use crate::server::api::error::ApiError;
+use crate::server::dialect::image;
 use crate::server::dialect::message::{Content, Message, Role};
-use crate::server::dialect::picture;
-use crate::server::error::ApiError;
 
 /// A message as it is sent.
 #[derive(Deserialize)]
@@ -139,7 +139,7 @@ fn block(mut part: Value, asked_now: bool) -> Result<Value, &'static str> {
                 |(media_type, data)| json!({ "type": "base64", "media_type": media_type, "data": data }),
             );
             let block = json!({ "type": "image", "source": source });
-            picture::check(&block)?;
+            image::check(&block)?;
             Ok(block)
         }
         Some("file") => file(&part["file"], asked_now),

@@ -4,11 +4,11 @@ use serde::Deserialize;
 
 use super::message::{Sent, SentRole, assistant, tool, translate};
 
+use crate::server::api::error::ApiError;
+use crate::server::conversations::Told;
 use crate::server::dialect::history::bring_in;
 use crate::server::dialect::message::{Message, Object, Role, checked_model, prompt, read, take_last};
 use crate::server::dialect::{Asked, Dialect};
-use crate::server::error::ApiError;
-use crate::server::history::Told;
 use crate::turn::TurnOptions;
 
 /// What is read of a body; the rest is judged by the table of the dialect.
@@ -28,7 +28,7 @@ struct StreamOptions {
 }
 
 /// Reads a body.
-pub(in crate::server) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
     let body: Body = read(bytes)?;
     if body.n.is_some_and(|n| n != 1) {
         return Err(ApiError::field("n", "must be 1"));

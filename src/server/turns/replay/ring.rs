@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -17,9 +17,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_core::Stream;
 use serde_json::Value;
 
-use crate::server::error::{ApiError, ErrorForm};
-use crate::server::turns::silence::Silence;
-use crate::server::wire::{DONE, PING, event as frame};
+use crate::server::api::error::{ApiError, ErrorForm};
+use crate::server::dialect::sse::{DONE, PING, event as frame};
+use crate::server::turns::heartbeat::Silence;
+use crate::support::lock::MutexExt;
 
 /// Events that go out at a time, in bytes.
 const AT_A_TIME: usize = 64 << 10;
@@ -65,7 +66,7 @@ impl Ring {
 
     fn lock(&self) -> MutexGuard<'_, RingState> {
         // Whole between two statements: a panic elsewhere leaves it usable.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock_unpoisoned()
     }
 
     /// Adds an event, when there is room for it: the attached reader is waited for.
@@ -154,7 +155,7 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.lock_unpoisoned();
         self.held.fetch_sub(state.bytes, Ordering::Relaxed);
     }
 }

@@ -54,7 +54,7 @@ impl Play {
             }
             (Step::ChildGoesOn, Child::Leaving(generation)) => {
                 self.child = Child::None;
-                gone(generation.0, Departure::Asked)
+                gone(generation.0, ExitKind::Requested)
             }
         };
         let busy = matches!(self.child, Child::Working(..));

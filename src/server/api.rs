@@ -1,0 +1,15 @@
+//! The HTTP endpoints other than turns: routes, sessions, permissions, workspaces, models, health, events, OpenAPI.
+
+pub(crate) mod error;
+pub(crate) mod events;
+pub(crate) mod health;
+pub(crate) mod models;
+mod openapi;
+mod permissions;
+pub(crate) mod query;
+pub(crate) mod ready;
+pub(crate) mod router;
+pub(crate) mod sessions;
+mod stats;
+mod trace;
+mod workspace;

@@ -1,0 +1,167 @@
+//! What a request about sessions asks beside its path: the user, and the fields after the question mark.
+//!
+//! Read by hand, for a user's name may be any bytes. Unknown fields are ignored.
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+
+use crate::error::TurnError;
+use crate::model::ids::UserId;
+use crate::server::api::error::ApiError;
+use crate::server::auth::caller::Caller;
+
+/// Fields looked at; more are refused.
+const MAX_FIELDS: usize = 32;
+
+/// Who asks, about whom, and what.
+pub(crate) struct Inquiry {
+    pub(crate) caller: Caller,
+    /// The user named as `?user=`. A header may name one as well; that the caller knows.
+    user: Option<UserId>,
+    pub(crate) query: Query,
+}
+
+impl Inquiry {
+    /// The user whose session is used.
+    pub(crate) fn owner(&self) -> Result<UserId, ApiError> {
+        self.caller.owner(self.user.clone())
+    }
+
+    /// The user whose sessions are looked at.
+    pub(crate) fn subject(&self) -> Result<UserId, ApiError> {
+        self.caller.subject(self.user.clone())
+    }
+
+    /// Whether everybody's sessions are meant.
+    pub(crate) fn is_about_all(&self) -> bool {
+        self.caller.is_admin() && self.user.is_none() && self.caller.named().is_none()
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Inquiry {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let caller = parts.extensions.get::<Caller>().cloned();
+        let caller = caller.ok_or(TurnError::Internal("a request came without its caller"))?;
+        let query = Query::parse(parts.uri.query().unwrap_or_default())?;
+        let user = query.get("user")?.map(UserId::new).transpose();
+        let user = user.map_err(|error| ApiError::invalid("invalid_user", format!("user: {error}")))?;
+        if user.as_ref().zip(caller.named()).is_some_and(|(one, other)| one != other) {
+            let message = "the header and the field `user` name different users";
+            return Err(ApiError::invalid("invalid_user", message));
+        }
+        Ok(Self { caller, user, query })
+    }
+}
+
+/// The fields after the question mark, decoded.
+#[derive(Debug)]
+pub(crate) struct Query(Vec<(Vec<u8>, Vec<u8>)>);
+
+impl Query {
+    fn parse(text: &str) -> Result<Self, ApiError> {
+        let fields = text.split('&').filter(|field| !field.is_empty());
+        let fields = fields.map(|field| {
+            let (name, value) = field.split_once('=').unwrap_or((field, ""));
+            Ok((decode(name)?, decode(value)?))
+        });
+        let fields: Vec<_> = fields.take(MAX_FIELDS + 1).collect::<Result<_, ApiError>>()?;
+        if fields.len() > MAX_FIELDS {
+            return Err(invalid(format!("there are more than {MAX_FIELDS} fields")));
+        }
+        Ok(Self(fields))
+    }
+
+    /// A field's value; an error if it is there twice.
+    pub(crate) fn get(&self, name: &str) -> Result<Option<&[u8]>, ApiError> {
+        let mut values = self.0.iter().filter(|(field, _)| field == name.as_bytes()).map(|(_, value)| value);
+        let first = values.next();
+        if values.next().is_some() {
+            return Err(invalid(format!("{name}: is given more than once")));
+        }
+        Ok(first.map(Vec::as_slice))
+    }
+
+    pub(crate) fn text(&self, name: &str) -> Result<Option<&str>, ApiError> {
+        let text = self.get(name)?.map(std::str::from_utf8).transpose();
+        text.map_err(|_| invalid(format!("{name}: must be UTF-8")))
+    }
+
+    /// Whether the field is `true`; without it, it is not.
+    pub(crate) fn flag(&self, name: &str) -> Result<bool, ApiError> {
+        match self.get(name)? {
+            Some(b"true") => Ok(true),
+            None | Some(b"false") => Ok(false),
+            Some(_) => Err(invalid(format!("{name}: must be true or false"))),
+        }
+    }
+
+    /// How many entries of a list are wanted: 1 to `most`.
+    pub(crate) fn limit(&self, default: usize, most: usize) -> Result<usize, ApiError> {
+        let Some(text) = self.text("limit")? else { return Ok(default) };
+        let number = text.parse().ok().filter(|number| (1..=most).contains(number));
+        number.ok_or_else(|| invalid(format!("limit: must be a number from 1 to {most}")))
+    }
+}
+
+fn invalid(problem: String) -> ApiError {
+    ApiError::invalid("invalid_query", problem)
+}
+
+/// Percent-encoding, and `+` for a blank.
+fn decode(text: &str) -> Result<Vec<u8>, ApiError> {
+    let mut bytes = text.bytes();
+    let mut decoded = Vec::with_capacity(text.len());
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
+                let value = digit(bytes.next()).zip(digit(bytes.next())).map(|(high, low)| high * 16 + low);
+                let value = value.and_then(|value| u8::try_from(value).ok());
+                value.ok_or_else(|| {
+                    invalid("a percent sign must be followed by two hexadecimal digits".into())
+                })?
+            }
+            other => other,
+        });
+    }
+    Ok(decoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_decoded() {
+        let query = Query::parse("user=a%FF%2fb+c&&purge=true&x=%&y").err();
+        assert_eq!(query.unwrap().code(), "invalid_query");
+        let query = Query::parse("user=a%FF%2fb+c&&purge=true&y&limit=7").unwrap();
+        assert_eq!(query.get("user").unwrap(), Some(&b"a\xff/b c"[..]));
+        assert_eq!(query.get("y").unwrap(), Some(&b""[..]));
+        assert!(query.text("user").is_err());
+        assert_eq!(query.get("none").unwrap(), None);
+        assert!(query.flag("purge").unwrap() && !query.flag("none").unwrap());
+        assert!(query.flag("y").is_err());
+        assert_eq!(query.limit(5, 10).unwrap(), 7);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, named) in [
+            ("limit=0", "limit"),
+            ("limit=11", "limit"),
+            ("limit=-1", "limit"),
+            ("limit=%ff", "limit"),
+            ("limit=1&limit=1", "limit"),
+        ] {
+            let error = format!("{:?}", Query::parse(text).unwrap().limit(5, 10).unwrap_err());
+            assert!(error.contains(named), "{text}: {error}");
+        }
+        for text in ["%", "a=%f", "a=%fg", &"a&".repeat(MAX_FIELDS + 1)] {
+            assert!(Query::parse(text).is_err(), "{text}");
+        }
+    }
+}

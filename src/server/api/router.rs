@@ -1,0 +1,265 @@
+//! Paths, and the layer around all of them: request ids, error bodies, one log line per request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::HttpBody;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn_with_state, map_response};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use tokio::time::Instant;
+use tower_http::limit::RequestBodyLimitLayer;
+use tracing::Instrument as _;
+
+use super::{events, health, models, openapi, sessions, stats, trace};
+use crate::server::api::error::{ApiError, ErrorForm};
+use crate::server::app::App;
+use crate::server::auth::Gate;
+use crate::server::auth::caller::{Caller, REQUEST_ID_HEADER, request_id};
+use crate::server::auth::revoked;
+use crate::server::exporter::labels;
+use crate::server::net::cors;
+use crate::server::{page, turns};
+use crate::telemetry::metrics::{HttpLimit, HttpMetrics};
+
+/// The one stream of events that is not of a turn.
+const HAPPENINGS: &str = "/v1/happenings";
+/// When to try again after all connections were taken: streams end all the time.
+const CROWD_PAUSE: Duration = Duration::from_secs(1);
+
+/// The id of the request that is being served.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestId(pub(crate) String);
+
+/// Put on the response to a request whose turn was accepted: the turn has a line of its own in the log.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OfTurn;
+
+/// Put on a response that went out before: it keeps the id of the request that it answered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Replayed;
+
+/// Put on a response whose request's body was read to its end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BodyRead;
+
+/// For callers.
+pub(crate) fn public(app: Arc<App>, gate: Gate) -> Router {
+    let router = Router::new()
+        .route("/", get(page::root))
+        .route("/page/{file}", get(page::file))
+        .route("/openapi.json", get(openapi::serve))
+        .route("/v1/messages", post(turns::messages))
+        .route("/v1/messages/keepalive", post(turns::keepalive))
+        .route("/v1/messages/pooled", post(turns::keepalive))
+        .route("/v1/messages/count_tokens", post(models::count_tokens))
+        .route("/v1/chat/completions", post(turns::chat))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{id}", get(models::one))
+        .route("/v1/pool/stats", get(stats::pool))
+        .route("/v1/happenings", get(events::follow))
+        .merge(sessions::routes());
+    let cors = cors::layer(&app.pilot().config().http.cors_origins);
+    let counted = app.clone();
+    let router = finish(router, app, gate);
+    match cors {
+        // Outermost: before a key is looked at, and on refusals as well.
+        Some(cors) => router.layer(cors).layer(from_fn_with_state(counted, count_preflight)),
+        None => router,
+    }
+}
+
+/// Around the answers to preflights, which never reach what is around all other requests. All OPTIONS are such.
+async fn count_preflight(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    if request.method() != Method::OPTIONS {
+        return next.run(request).await;
+    }
+    let begin = Instant::now();
+    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let response = next.run(request).await;
+    count(app.exporter().figures(), path.as_deref(), response.status(), None, begin.elapsed());
+    response
+}
+
+/// For the operator.
+pub(crate) fn admin(app: Arc<App>, gate: Gate) -> Router {
+    finish(Router::new().route("/metrics", get(health::metrics)), app, gate)
+}
+
+/// For connections beyond the limit: that they are, and that the process lives, for a prober must not take a crowd for a
+/// death.
+pub(crate) fn crowded(figures: Arc<HttpMetrics>) -> Router {
+    async fn refuse(State(figures): State<Arc<HttpMetrics>>, uri: Uri, headers: HeaderMap) -> Response {
+        figures.limited(HttpLimit::Connections);
+        let message = "as many connections are open as may be (http.max_connections)";
+        let id = request_id(&headers);
+        let form = error_form(uri.path(), &headers);
+        let mut response = ApiError::overloaded(message, CROWD_PAUSE).render(form, &id);
+        if let Ok(id) = HeaderValue::from_str(&id) {
+            response.headers_mut().insert(REQUEST_ID_HEADER, id);
+        }
+        response
+    }
+    let leave = |mut response: Response| async {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+    };
+    Router::new()
+        .route("/livez", get(health::livez))
+        .fallback(refuse)
+        .layer(map_response(leave))
+        .with_state(figures)
+}
+
+/// What both have.
+fn finish(router: Router<Arc<App>>, app: Arc<App>, gate: Gate) -> Router {
+    let limit = app.pilot().config().http.body_limit;
+    router
+        .route("/health", get(health::health))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .fallback(|method: Method, uri: Uri| async move { ApiError::no_such_path(&method, &uri) })
+        .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
+            ApiError::no_such_method(&method, &uri)
+        })
+        .layer(DefaultBodyLimit::disable())
+        .layer(RequestBodyLimitLayer::new(limit))
+        .layer(from_fn_with_state((app.clone(), gate), around))
+        .with_state(app)
+}
+
+/// Around every request.
+async fn around(State((app, gate)): State<(Arc<App>, Gate)>, mut request: Request, next: Next) -> Response {
+    let begin = Instant::now();
+    let id = request_id(request.headers());
+    // The pattern, not the path: a path is the caller's text.
+    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let method = request.method().clone();
+    let has_body = !request.body().is_end_stream();
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let form = error_form(request.uri().path(), request.headers());
+    let (mut key, mut is_let_in, mut revoked) = (None, false, None);
+    // Every other stream is of a turn.
+    let is_turn_stream = path.as_deref() != Some(HAPPENINGS);
+    let response = match admit(&app, &gate, &request) {
+        Ok(caller) => {
+            is_let_in = true;
+            key = caller.as_ref().and_then(Caller::key_id).map(str::to_owned);
+            revoked = caller.as_ref().and_then(Caller::revoked).cloned();
+            caller.and_then(|caller| request.extensions_mut().insert(caller));
+            let span =
+                tracing::info_span!("request", request_id = id, trace_id = trace::id(request.headers()));
+            trace::begin(&span, request.headers(), &method, path.as_deref());
+            let answering = next.run(request).instrument(span.clone());
+            let response = match &revoked {
+                Some(revoked) => tokio::select! {
+                    biased;
+                    response = answering => response,
+                    () = revoked.cancelled() => revoked::error().into_response(),
+                },
+                None => answering.await,
+            };
+            trace::answered(&span, response.status());
+            response
+        }
+        Err(error) => error.into_response(),
+    };
+    let is_body_left = has_body && response.extensions().get::<BodyRead>().is_none();
+    let is_of_turn = response.extensions().get::<OfTurn>().is_some();
+    let form = response.extensions().get::<ErrorForm>().copied().unwrap_or(form);
+    let mut response = typed(response, form, &id);
+    if is_body_left {
+        // What is left of it cannot be told from a next request; without this the caller would send one.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if response.extensions().get::<Replayed>().is_none() {
+        with_request_id(response.headers_mut(), &id);
+    }
+    if let Some(revoked) = revoked {
+        response = revoked::watched(response, revoked, form, is_turn_stream);
+    }
+    let code = response.extensions().get::<ApiError>().map(ApiError::code);
+    count(app.exporter().figures(), path.as_deref(), response.status(), code, begin.elapsed());
+    if let (Some(code), true, false) = (code, is_let_in, is_of_turn) {
+        // Those who are not let in are counted and not logged: a stranger must not fill the log.
+        tracing::info!(request_id = id, code, status = response.status().as_u16(), "request refused");
+    }
+    tracing::debug!(
+        request_id = id, %method, path, key, status = response.status().as_u16(), code,
+        took_ms = begin.elapsed().as_millis(), "request"
+    );
+    response
+}
+
+/// Says in the headers which request was answered.
+pub(crate) fn with_request_id(headers: &mut HeaderMap, id: &str) {
+    if let Ok(value) = HeaderValue::from_str(id) {
+        headers.insert(REQUEST_ID_HEADER, value.clone());
+        headers.insert(MESSAGES_REQUEST_ID, value);
+    }
+}
+
+/// One more answer, in the figures.
+fn count(
+    counted: &HttpMetrics,
+    path: Option<&str>,
+    status: StatusCode,
+    code: Option<&'static str>,
+    took: Duration,
+) {
+    counted.answered(labels::route(path), labels::class(status), took);
+    let Some(code) = code else { return };
+    if let Some(why) = labels::auth_failure(code, status) {
+        counted.auth_failed(why);
+    }
+    if let Some(what) = labels::limit(code) {
+        counted.limited(what);
+    }
+}
+
+/// Where the SDKs of the Messages API look for the request's id.
+pub(crate) const MESSAGES_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+
+/// The form that the callers of this path can read.
+pub(crate) fn error_form(path: &str, headers: &HeaderMap) -> ErrorForm {
+    let is_shared = path.starts_with("/v1/models") && !headers.contains_key(models::ANTHROPIC_VERSION);
+    match path {
+        _ if is_shared || path.starts_with("/v1/chat/") => ErrorForm::ChatCompletions,
+        "/v1/messages" | "/v1/messages/count_tokens" => ErrorForm::Messages,
+        _ => ErrorForm::Own,
+    }
+}
+
+/// From the headers alone: who it is, and whether it has had its share.
+fn admit(app: &App, gate: &Gate, request: &Request) -> Result<Option<Caller>, ApiError> {
+    let caller = gate.admit(request.uri(), request.headers())?;
+    if let Some(caller) = caller.as_ref().filter(|_| gate.counts(request.uri())) {
+        app.rates().count(caller)?;
+    }
+    Ok(caller)
+}
+
+/// Every error has a typed body, also those that a layer below answered with a bare status.
+fn typed(mut response: Response, form: ErrorForm, request_id: &str) -> Response {
+    let status = response.status();
+    let error = response.extensions_mut().remove::<ApiError>();
+    let is_bare = || {
+        let json = HeaderValue::from_static("application/json");
+        (status.is_client_error() || status.is_server_error())
+            && response.headers().get(header::CONTENT_TYPE) != Some(&json)
+    };
+    let Some(error) = error.or_else(|| is_bare().then(|| ApiError::of_status(status))) else {
+        return response;
+    };
+    let mut rendered = error.render(form, request_id);
+    for kept in [header::ALLOW, turns::SESSION_HEADER] {
+        if let Some(value) = response.headers_mut().remove(&kept) {
+            rendered.headers_mut().insert(kept, value);
+        }
+    }
+    rendered.extensions_mut().insert(error);
+    rendered
+}

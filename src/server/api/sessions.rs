@@ -1,0 +1,245 @@
+//! A caller's sessions: listed, looked at, warmed, interrupted, stopped, deleted. And the routes of all that is about
+//! one session.
+//!
+//! A session that is another user's does not exist for the caller: 404, as if there were none.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequestParts, Path, State};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{permissions, workspace};
+use crate::error::TurnError;
+use crate::model::ids::{MAX_NAME_BYTES, SessionKey, UserId};
+use crate::server::api::error::ApiError;
+use crate::server::api::query::Inquiry;
+use crate::server::app::App;
+use crate::server::turns;
+use crate::session::SessionStatus;
+use crate::system::Session;
+use crate::telemetry::events::Exit;
+
+/// Sessions in a list, unless more are asked for.
+const LISTED: usize = 100;
+/// Sessions in the longest list: some 300 bytes each.
+const MOST_LISTED: usize = 1000;
+
+pub(crate) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/v1/sessions", get(list))
+        .route("/v1/sessions/{id}", get(inspect).delete(delete))
+        .route("/v1/sessions/{id}/warm", post(warm))
+        .route("/v1/sessions/{id}/interrupt", post(interrupt))
+        .route("/v1/sessions/{id}/events", get(turns::replay::attach))
+        .route("/v1/sessions/{id}/permissions", get(permissions::list))
+        .route("/v1/sessions/{id}/permissions/{request_id}", post(permissions::answer))
+        .route("/v1/workspace", get(workspace::look).delete(workspace::delete))
+}
+
+/// A session as its user, or an operator, sees it. Times are seconds, moments since 1970.
+#[derive(Serialize)]
+pub(crate) struct Shown {
+    /// The conversation's name.
+    id: String,
+    /// Whose it is, in a list of everybody's; percent-encoded, as `?user=` takes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
+    state: String,
+    pid: Option<u32>,
+    generation: u64,
+    model: Option<String>,
+    created_at: f64,
+    last_used: f64,
+    idle_seconds: f64,
+    turns: u64,
+    restarts: u64,
+    memory_bytes: u64,
+    queue_depth: usize,
+    total_cost_usd: f64,
+    last_exit: Option<ShownExit>,
+}
+
+/// How a child ended.
+#[derive(Serialize)]
+struct ShownExit {
+    reason: &'static str,
+    detail: String,
+    at: f64,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Listed {
+    sessions: Vec<Shown>,
+    limit: usize,
+    /// There are more than are told.
+    truncated: bool,
+}
+
+impl Shown {
+    fn of(conversation: &str, status: SessionStatus) -> Self {
+        Self {
+            id: conversation.to_owned(),
+            user: None,
+            state: status.state.to_string(),
+            pid: status.pid,
+            generation: status.generation,
+            model: status.model,
+            created_at: seconds(status.created),
+            last_used: seconds(status.last_used),
+            idle_seconds: status.idle.as_secs_f64(),
+            turns: status.turns,
+            restarts: status.restarts,
+            memory_bytes: status.memory_bytes,
+            queue_depth: status.queue_depth,
+            total_cost_usd: status.total_cost_usd,
+            last_exit: status.last_exit.map(|Exit { reason, detail, at }| ShownExit {
+                reason,
+                detail,
+                at: seconds(at),
+            }),
+        }
+    }
+}
+
+/// A conversation's name in the path.
+pub(crate) struct Name(pub(crate) String);
+
+impl<S: Sync + Send> FromRequestParts<S> for Name {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        // The name is the first part of every path here; what follows is its handler's.
+        type Names = Vec<(String, String)>;
+        let names: Result<Path<Names>, PathRejection> = Path::from_request_parts(parts, state).await;
+        let name = names.ok().and_then(|Path(names)| names.into_iter().next());
+        let (_, name) =
+            name.ok_or_else(|| ApiError::invalid("invalid_session", "the session's name must be UTF-8"))?;
+        checked(&name).map(|()| Self(name))
+    }
+}
+
+/// Whether a conversation can have this name.
+pub(crate) fn checked(name: &str) -> Result<(), ApiError> {
+    if (1..=MAX_NAME_BYTES).contains(&name.len()) {
+        return Ok(());
+    }
+    let problem = format!("a session's name must be 1 to {MAX_NAME_BYTES} bytes long, not {}", name.len());
+    Err(ApiError::invalid("invalid_session", problem))
+}
+
+/// A session that exists, and what it is at.
+pub(crate) async fn existing(
+    app: &App,
+    user: &UserId,
+    name: &str,
+) -> Result<(Session, SessionStatus), ApiError> {
+    let session = app.pilot().conversation(user.as_bytes(), name);
+    match session.known().await? {
+        Some(status) => Ok((session, status)),
+        None => Err(ApiError::new(StatusCode::NOT_FOUND, "session_not_found", "there is no such session")),
+    }
+}
+
+async fn list(State(app): State<Arc<App>>, inquiry: Inquiry) -> Result<Json<Listed>, ApiError> {
+    let limit = inquiry.query.limit(LISTED, MOST_LISTED)?;
+    let everybody = inquiry.is_about_all();
+    let user = if everybody { None } else { Some(inquiry.subject()?) };
+    // Closed never. Records are read from the disk; a crowd of lists waits for each other and for nobody else.
+    let _room = app.gathering().acquire().await;
+    let (found, more) = app.pilot().known_sessions(user.as_ref()).await?;
+    let truncated = more || found.len() > limit;
+    let show = |(key, status): (SessionKey, SessionStatus)| Shown {
+        user: everybody.then(|| encode(key.user().as_bytes())),
+        ..Shown::of(key.conversation(), status)
+    };
+    Ok(Json(Listed { sessions: found.into_iter().take(limit).map(show).collect(), limit, truncated }))
+}
+
+async fn inspect(
+    State(app): State<Arc<App>>,
+    Name(name): Name,
+    inquiry: Inquiry,
+) -> Result<Json<Shown>, ApiError> {
+    let (_, status) = existing(&app, &inquiry.subject()?, &name).await?;
+    Ok(Json(Shown::of(&name, status)))
+}
+
+/// Starts the child; a session that does not exist yet begins.
+async fn warm(
+    State(app): State<Arc<App>>,
+    Name(name): Name,
+    inquiry: Inquiry,
+) -> Result<Json<Shown>, ApiError> {
+    app.refuse_when_draining()?;
+    let user = inquiry.owner()?;
+    // A start costs as much as a turn: a user's share is the same.
+    let _permit = app.turn_permit(&user, &inquiry.caller)?;
+    let status = app.pilot().conversation(user.as_bytes(), &name).warm().await?;
+    app.started_once().open();
+    Ok(Json(Shown::of(&name, status)))
+}
+
+async fn interrupt(
+    State(app): State<Arc<App>>,
+    Name(name): Name,
+    inquiry: Inquiry,
+) -> Result<Json<Value>, ApiError> {
+    let (session, _) = existing(&app, &inquiry.subject()?, &name).await?;
+    let interrupted = session.interrupt().await?;
+    Ok(Json(json!({ "id": name, "interrupted": interrupted })))
+}
+
+async fn delete(
+    State(app): State<Arc<App>>,
+    Name(name): Name,
+    inquiry: Inquiry,
+) -> Result<Json<Value>, ApiError> {
+    let (user, purge) = (inquiry.subject()?, inquiry.query.flag("purge")?);
+    let (session, _) = existing(&app, &user, &name).await?;
+    if purge {
+        purge_session(&app, &user, &name, &session).await?;
+    } else {
+        session.evict().await?;
+    }
+    Ok(Json(json!({ "id": name, "stopped": true, "purged": purge })))
+}
+
+/// Deletes conversation and workspace.
+pub(crate) async fn purge_session(
+    app: &App,
+    user: &UserId,
+    name: &str,
+    session: &Session,
+) -> Result<(), TurnError> {
+    // Before: nobody may be sent to a conversation that is being deleted.
+    app.conversations().named(user, name).await;
+    let purged = session.purge().await;
+    // After: its last turn has ended by then.
+    app.replays().forget(user, name);
+    purged
+}
+
+pub(crate) fn seconds(moment: SystemTime) -> f64 {
+    moment.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// Percent-encoded, so that any bytes are text and come back as they were.
+pub(crate) fn encode(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for byte in bytes {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'@' => {
+                text.push(char::from(*byte));
+            }
+            _ => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    text
+}

@@ -1,0 +1,338 @@
+//! Who is calling, for whom, and how requests are named.
+//!
+//! The gate ([`crate::server::auth`]) makes a [`Caller`] of each request that needs one; handlers ask it whose sessions are
+//! meant. Pure; it must not know how a caller was recognised.
+
+use std::sync::Arc;
+
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use tokio_util::sync::CancellationToken;
+
+use crate::model::ids::UserId;
+use crate::server::api::error::ApiError;
+use crate::server::auth::keys::{Entry, KeyLimits, Role};
+use crate::turn::Sender;
+
+/// The header that names the user.
+pub(crate) const USER_HEADER: &str = "x-pilotlight-user";
+/// The header that names the request, both ways.
+pub(crate) const REQUEST_ID_HEADER: &str = "x-request-id";
+/// Longest request id taken from a caller; longer ones are replaced.
+const MAX_REQUEST_ID: usize = 128;
+
+/// What callers are told apart by where they share something: the id of the key, the user that the header names.
+pub(crate) type Name = (Option<String>, Option<UserId>);
+
+/// Who sent a request. In the extensions of every request to a path that is not open to all.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    who: Who,
+    /// The user that the request's header names.
+    named: Option<UserId>,
+    /// Whose it is if nobody is named; of callers without keys alone.
+    default: Option<UserId>,
+    /// Cancelled when its key is revoked.
+    revoked: Option<CancellationToken>,
+}
+
+#[derive(Debug, Clone)]
+enum Who {
+    /// There are no keys: everybody who reaches the listener is trusted, on loopback also as the operator.
+    Trusted {
+        is_local: bool,
+    },
+    Key(Arc<Entry>),
+}
+
+impl Caller {
+    /// Somebody on a listener that asks for no key.
+    pub(crate) fn trusted(is_local: bool, named: Option<UserId>) -> Self {
+        Self { who: Who::Trusted { is_local }, named, default: None, revoked: None }
+    }
+
+    /// Somebody with a key.
+    pub(crate) fn of_key(key: Arc<Entry>, named: Option<UserId>) -> Self {
+        Self { who: Who::Key(key), named, default: None, revoked: None }
+    }
+
+    /// The same; where it names nobody, this user is meant.
+    pub(crate) fn or(self, default: Option<UserId>) -> Self {
+        Self { default, ..self }
+    }
+
+    /// The same, as long as the key is in force.
+    pub(crate) fn until(self, revoked: CancellationToken) -> Self {
+        Self { revoked: Some(revoked), ..self }
+    }
+
+    /// Cancelled when the caller's key is revoked; callers without a key have none.
+    pub(crate) fn revoked(&self) -> Option<&CancellationToken> {
+        self.revoked.as_ref()
+    }
+
+    /// Whose session a turn is for. `named` is the user that the body names; the header goes before it.
+    pub(crate) fn owner(&self, named: Option<UserId>) -> Result<UserId, ApiError> {
+        match self.key().map(|key| key.role()) {
+            Some(Role::User(user)) => {
+                let is_other = |name: &&UserId| *name != user;
+                match self.named.iter().chain(named.as_ref()).find(is_other) {
+                    Some(_) => {
+                        Err(forbidden("other_user", "this key is for another user than the one named"))
+                    }
+                    None => Ok(user.clone()),
+                }
+            }
+            Some(Role::Admin) => {
+                Err(forbidden("admin_has_no_sessions", "a key of the role admin has no sessions of its own"))
+            }
+            Some(Role::Service) => self.named.clone().or(named).ok_or_else(|| nobody(NAME_IT)),
+            None => {
+                let user = self.named.clone().or(named).or_else(|| self.default.clone());
+                user.ok_or_else(|| nobody(NAME_IT_OR_CONFIGURE))
+            }
+        }
+    }
+
+    /// Whose sessions are looked at. As [`Caller::owner`], but an admin's key may name anybody.
+    pub(crate) fn subject(&self, named: Option<UserId>) -> Result<UserId, ApiError> {
+        match self.key().map(|key| key.role()) {
+            Some(Role::Admin) => named.or_else(|| self.named.clone()).ok_or_else(|| nobody(NAME_IT)),
+            _ => self.owner(named),
+        }
+    }
+
+    /// Whose turns it may send, in a word for people's programs.
+    pub(crate) fn speaks_for(&self) -> &'static str {
+        match self.key().map(|key| key.role()) {
+            Some(Role::User(_)) => "itself",
+            Some(Role::Admin) => "nobody",
+            Some(Role::Service) | None => "anybody",
+        }
+    }
+
+    /// Whether its key is one user's.
+    pub(crate) fn is_user(&self) -> bool {
+        matches!(self.key().map(|key| key.role()), Some(Role::User(_)))
+    }
+
+    /// Whether all sessions may be seen and stopped.
+    pub(crate) fn is_admin(&self) -> bool {
+        match &self.who {
+            Who::Trusted { is_local } => *is_local,
+            Who::Key(key) => *key.role() == Role::Admin,
+        }
+    }
+
+    /// Whether the sessions of `user` may be shown.
+    pub(crate) fn sees(&self, user: &UserId) -> bool {
+        self.is_admin() || self.owner(None).is_ok_and(|own| own == *user)
+    }
+
+    /// Whether credentials in the body may tell who it is: only where anybody may say anything, and nobody did.
+    pub(crate) fn is_known_by_credentials(&self) -> bool {
+        matches!(self.who, Who::Trusted { .. }) && self.named.is_none()
+    }
+
+    /// What kind of sender of MCP servers it is. Without keys nobody knows who calls: a stranger.
+    pub(crate) fn sender(&self) -> Sender {
+        match self.key().map(|key| key.role()) {
+            Some(Role::Service) => Sender::Service,
+            _ => Sender::Other,
+        }
+    }
+
+    /// The id of the caller's key, if it has one. No secret.
+    pub(crate) fn key_id(&self) -> Option<&str> {
+        self.key().map(|key| key.id())
+    }
+
+    /// See [`Name`].
+    pub(crate) fn name(&self) -> Name {
+        (self.key_id().map(str::to_owned), self.named.clone())
+    }
+
+    /// The limits of the caller's key.
+    pub(crate) fn limits(&self) -> KeyLimits {
+        self.key().map(|key| key.limits()).unwrap_or_default()
+    }
+
+    /// The user who is meant where nobody is named.
+    pub(crate) fn default_user(&self) -> Option<&UserId> {
+        self.default.as_ref()
+    }
+
+    /// The user that the header names.
+    pub(crate) fn named(&self) -> Option<&UserId> {
+        self.named.as_ref()
+    }
+
+    fn key(&self) -> Option<&Arc<Entry>> {
+        match &self.who {
+            Who::Trusted { .. } => None,
+            Who::Key(key) => Some(key),
+        }
+    }
+}
+
+fn forbidden(code: &'static str, message: &str) -> ApiError {
+    ApiError::new(StatusCode::FORBIDDEN, code, message)
+}
+
+/// The user that the caller names, if it names one.
+pub(crate) fn named_user(headers: &HeaderMap) -> Result<Option<UserId>, ApiError> {
+    let mut values = headers.get_all(USER_HEADER).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(ApiError::invalid("invalid_user", format!("{USER_HEADER} is given more than once")));
+    }
+    let user = UserId::new(value.as_bytes());
+    user.map(Some).map_err(|error| ApiError::invalid("invalid_user", format!("{USER_HEADER}: {error}")))
+}
+
+/// 400 for a request that leaves open whose session it means.
+fn nobody(way_out: &str) -> ApiError {
+    ApiError::invalid("missing_user", way_out)
+}
+
+const NAME_IT: &str = "name the user that this request is for in the x-pilotlight-user header";
+const NAME_IT_OR_CONFIGURE: &str = "name the user that this request is for in the x-pilotlight-user header; for clients \
+     that cannot set headers a server on loopback can be given http.default_user";
+
+/// The id of a request: the caller's own if it can be repeated in headers and logs, else a new one.
+pub(crate) fn request_id(headers: &HeaderMap) -> String {
+    let given = headers.get(REQUEST_ID_HEADER).and_then(|value| value.to_str().ok());
+    let usable = |id: &&str| {
+        (1..=MAX_REQUEST_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    given.filter(usable).map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned)
+}
+
+/// A conversation's name as a header: what a header cannot hold is percent-encoded.
+pub(crate) fn header_text(name: &str) -> HeaderValue {
+    let mut text = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        match byte {
+            b'%' => text.push_str("%25"),
+            b' '..=b'~' => text.push(char::from(byte)),
+            _ => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// The name in a header, if it is one.
+pub(crate) fn named_by_header(value: &HeaderValue) -> Option<String> {
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        rest = after;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let (digits, after) = rest.split_at_checked(2)?;
+        // The parser of numbers would take a sign for a digit.
+        let digits = std::str::from_utf8(digits).ok().filter(|it| !it.starts_with('+'))?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        rest = after;
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(values: &[&[u8]]) -> HeaderMap {
+        let values = values.iter().map(|value| HeaderValue::from_bytes(value).unwrap());
+        let name = axum::http::HeaderName::from_static(USER_HEADER);
+        values.map(|value| (name.clone(), value)).collect()
+    }
+
+    #[test]
+    fn a_user_is_any_bytes_within_the_limit() {
+        assert_eq!(named_user(&HeaderMap::new()).unwrap(), None);
+        let user = named_user(&headers(&[b"\xff\xfe../.."])).unwrap().unwrap();
+        assert_eq!(user.as_bytes(), b"\xff\xfe../..");
+        assert!(named_user(&headers(&[&[b'a'; 256]])).is_ok());
+        for wrong in [headers(&[b""]), headers(&[&[b'a'; 257]]), headers(&[b"a", b"b"])] {
+            let error = named_user(&wrong).unwrap_err();
+            assert_eq!((error.status(), error.code()), (StatusCode::BAD_REQUEST, "invalid_user"));
+        }
+    }
+
+    fn user(name: &str) -> Option<UserId> {
+        Some(UserId::new(name).unwrap())
+    }
+
+    #[test]
+    fn roles_decide_whose_sessions_are_meant() {
+        let key = |role| Arc::new(Entry::new("id".into(), [0; 32], role, None, KeyLimits::default()));
+        let alice = Role::User(user("alice").unwrap());
+        // Who, the header, the body; then the owner of a turn, whose sessions are looked at, and whether all are seen.
+        let table = [
+            (Some(&alice), None, None, Ok("alice"), Ok("alice"), false),
+            (Some(&alice), user("alice"), user("alice"), Ok("alice"), Ok("alice"), false),
+            (Some(&alice), user("bob"), None, Err("other_user"), Err("other_user"), false),
+            (Some(&alice), None, user("bob"), Err("other_user"), Err("other_user"), false),
+            (Some(&alice), user("alice"), user("bob"), Err("other_user"), Err("other_user"), false),
+            (Some(&Role::Service), None, None, Err("missing_user"), Err("missing_user"), false),
+            (Some(&Role::Service), user("bob"), None, Ok("bob"), Ok("bob"), false),
+            (Some(&Role::Service), None, user("bob"), Ok("bob"), Ok("bob"), false),
+            (Some(&Role::Service), user("bob"), user("eve"), Ok("bob"), Ok("bob"), false),
+            (Some(&Role::Admin), None, None, Err("admin_has_no_sessions"), Err("missing_user"), true),
+            (Some(&Role::Admin), None, user("bob"), Err("admin_has_no_sessions"), Ok("bob"), true),
+            (Some(&Role::Admin), user("bob"), user("eve"), Err("admin_has_no_sessions"), Ok("eve"), true),
+            (None, None, None, Err("missing_user"), Err("missing_user"), true),
+            (None, user("bob"), None, Ok("bob"), Ok("bob"), true),
+        ];
+        for (role, header, body, owner, subject, is_admin) in table {
+            let shown = format!("{role:?} {} {}", header.is_some(), body.is_some());
+            let caller = match role {
+                Some(role) => Caller::of_key(key(role.clone()), header),
+                None => Caller::trusted(true, header),
+            };
+            let told = |result: Result<UserId, ApiError>| match result {
+                Ok(user) => Ok(String::from_utf8(user.as_bytes().to_vec()).unwrap()),
+                Err(error) => Err(error.code()),
+            };
+            assert_eq!(told(caller.owner(body.clone())), owner.map(str::to_owned), "{shown}");
+            assert_eq!(told(caller.subject(body)), subject.map(str::to_owned), "{shown}");
+            assert_eq!(caller.is_admin(), is_admin, "{shown}");
+            assert_eq!(caller.sees(&user("eve").unwrap()), is_admin, "{shown}");
+        }
+        let default = Caller::trusted(true, None).or(user("me"));
+        assert_eq!(default.owner(None).unwrap(), user("me").unwrap());
+        assert_eq!(default.subject(None).unwrap(), user("me").unwrap());
+        assert_eq!(default.owner(user("bob")).unwrap(), user("bob").unwrap());
+        assert!(!Caller::trusted(false, None).is_admin());
+        assert!(Caller::trusted(true, None).is_known_by_credentials());
+        assert!(!Caller::trusted(true, user("a")).is_known_by_credentials());
+        assert!(!Caller::of_key(key(Role::Service), None).is_known_by_credentials());
+    }
+
+    #[test]
+    fn a_name_fits_into_a_header() {
+        assert_eq!(header_text("default"), "default");
+        assert_eq!(header_text("a\r\nb%ü"), "a%0D%0Ab%25%C3%BC");
+        for name in ["default", "a\r\nb%ü", "100%", "%zz"] {
+            assert_eq!(named_by_header(&header_text(name)).as_deref(), Some(name));
+        }
+        for wrong in ["%", "%1", "%zz", "%ff"] {
+            assert_eq!(named_by_header(&HeaderValue::from_static(wrong)), None);
+        }
+    }
+
+    #[test]
+    fn a_request_id_is_repeated_only_if_it_is_harmless() {
+        let with = |id: &[u8]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(REQUEST_ID_HEADER, HeaderValue::from_bytes(id).unwrap());
+            request_id(&headers)
+        };
+        assert_eq!(with(b"req-1"), "req-1");
+        for id in [&b"a b"[..], b"", b"\xff", &[b'a'; 129]] {
+            assert_eq!(with(id).len(), 36);
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Tokens that a session's CLI has renewed by itself: they stand in its credentials file, and nobody has told us.
+//!
+//! Looked at only when somebody presents tokens that were never seen here, which is when a user is new, too. Files that
+//! have not changed since are not read again. Blocking.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Mutex;
+
+use super::{Digest, digest};
+use crate::model::ids::{SessionHash, UserId};
+use crate::support::lock::MutexExt;
+use crate::support::secret_file::FileId;
+use crate::system::Pilotlight;
+use crate::workspace::{Workspace, credentials_in};
+
+/// Files remembered, some 200 bytes each. Those beyond are read each time.
+const MAX_FILES: usize = 100_000;
+
+/// What was found in which file.
+#[derive(Default)]
+pub(crate) struct Rotated {
+    seen: Mutex<HashMap<SessionHash, (FileId, [Digest; 2])>>,
+}
+
+impl fmt::Debug for Rotated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Rotated(redacted)")
+    }
+}
+
+impl Rotated {
+    /// The user one of whose sessions holds the presented access token, else the refresh token. One search at a time:
+    /// strangers that come in crowds wait for each other.
+    pub(crate) fn owner(&self, pilot: &Pilotlight, presented: &[Digest; 2]) -> Option<UserId> {
+        let mut before = self.seen.lock_unpoisoned();
+        let mut now = HashMap::new();
+        let mut matching = [None, None];
+        for (session, workspace) in pilot.workspaces() {
+            let Some((stamp, held)) = look(pilot, &workspace, before.remove(&session)) else { continue };
+            for (kind, found) in matching.iter_mut().enumerate() {
+                if found.is_none() && held.get(kind) == presented.get(kind) {
+                    *found = pilot.owner(&session);
+                }
+            }
+            if now.len() < MAX_FILES {
+                now.insert(session, (stamp, held));
+            }
+        }
+        *before = now;
+        let [by_access, by_refresh] = matching;
+        by_access.or(by_refresh)
+    }
+}
+
+/// The tokens in a session's credentials file; those that were found before if it has not changed since.
+fn look(
+    pilot: &Pilotlight,
+    workspace: &Workspace,
+    before: Option<(FileId, [Digest; 2])>,
+) -> Option<(FileId, [Digest; 2])> {
+    let (own, path) = pilot.credentials(workspace)?;
+    let stamp = FileId::of(&own.file(&path).ok()?.metadata().ok()?);
+    if let Some(before) = before.filter(|(seen, _)| *seen == stamp) {
+        return Some(before);
+    }
+    let content = credentials_in(&own, &path)?;
+    let token = |name: &str, purpose: &str| Some(digest(purpose, content.get(name)?.as_str()?.as_bytes()));
+    Some((stamp, [token("accessToken", "access")?, token("refreshToken", "refresh")?]))
+}

@@ -1,0 +1,170 @@
+//! The file of keys: who may call, known by the digests of their keys.
+//!
+//! One JSON object per line, `#` begins a comment, so that adding and revoking a key changes that line alone and a
+//! person can read what is there. A key itself is made once, printed once and kept nowhere. Owned by the operator,
+//! who changes it with `pilotlight keys`; the server only reads it. Blocking. Must not know of requests.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rustix::rand::{GetRandomFlags, getrandom};
+use sha2::{Digest as _, Sha256};
+
+use crate::model::ids::InvalidName;
+use crate::support::secret_file::{FileId, InsecureFile, read};
+
+mod edit;
+mod entry;
+
+pub use edit::{add, revoke};
+pub use entry::{Entry, KeyLimits, Role};
+
+/// What every key begins with, so that people and scanners of secrets recognise it.
+pub const PREFIX: &str = "plk_";
+/// As many random bits as the digest has: guessing is hopeless, so digests need neither salt nor stretching.
+const RANDOM_BYTES: usize = 32;
+/// Some 60 000 keys. A longer file is not one of keys.
+const MAX_FILE_BYTES: u64 = 16 << 20;
+
+/// The SHA-256 digest of a key.
+pub(crate) type Digest = [u8; 32];
+
+/// A key in clear. Prints redacted; [`Key::expose`] is for the one moment in which it is handed over.
+pub struct Key(String);
+
+impl Key {
+    /// A new one from the system's randomness.
+    fn generate() -> Result<Self, KeyFileError> {
+        let mut random = [0; RANDOM_BYTES];
+        // Never short for so few bytes.
+        getrandom(&mut random, GetRandomFlags::empty())
+            .map_err(|error| KeyFileError::Random(error.into()))?;
+        Ok(Self(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(random))))
+    }
+
+    /// The text that callers send.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(redacted)")
+    }
+}
+
+/// The key file cannot be used or changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyFileError {
+    /// It cannot be read, or others could have changed it.
+    #[error("cannot use the key file {}: {problem}", .path.display())]
+    Unfit {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A line cannot be understood.
+    #[error("the key file {} is wrong in line {line}: {problem}", .path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong.
+        problem: String,
+    },
+    /// It cannot be written.
+    #[error("cannot write the key file {}: {source}", .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The user of a key cannot be a user.
+    #[error(transparent)]
+    User(#[from] InvalidName),
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers: {0}")]
+    Random(std::io::Error),
+}
+
+/// The keys in a file, in its order.
+///
+/// # Errors
+/// [`KeyFileError`] if others may change it, or any line of it is wrong.
+pub fn list(path: &Path) -> Result<Vec<Entry>, KeyFileError> {
+    load(path).map(|(entries, _)| entries)
+}
+
+/// The same with what to know the file by.
+pub(crate) fn load(path: &Path) -> Result<(Vec<Entry>, FileId), KeyFileError> {
+    let unfit =
+        |error: InsecureFile| KeyFileError::Unfit { path: path.to_owned(), problem: error.to_string() };
+    let (content, stamp) = read(path, MAX_FILE_BYTES).map_err(unfit)?;
+    let text = std::str::from_utf8(&content)
+        .map_err(|_| KeyFileError::Unfit { path: path.to_owned(), problem: "it is not text".to_owned() })?;
+    let entries = parse(text).map_err(|(line, problem)| {
+        // What the line holds is not repeated: somebody may have pasted a key into it.
+        KeyFileError::Line { path: path.to_owned(), line, problem }
+    })?;
+    Ok((entries, stamp))
+}
+
+/// Line by line; an error tells which line.
+fn parse(text: &str) -> Result<Vec<Entry>, (usize, String)> {
+    let mut entries: Vec<Entry> = Vec::new();
+    let (mut ids, mut digests) = (std::collections::HashSet::new(), std::collections::HashSet::new());
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| entry::is_entry(line)) {
+        let entry = Entry::parse(line).map_err(|problem| (number + 1, problem))?;
+        if !ids.insert(entry.id().to_owned()) || !digests.insert(*entry.digest()) {
+            return Err((number + 1, "the same id or key is in an earlier line".to_owned()));
+        }
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+/// What stands in the file for a key.
+pub(crate) fn digest(key: &[u8]) -> Digest {
+    Sha256::digest(key).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_long_different_and_recognisable() {
+        let (one, other) = (Key::generate().unwrap(), Key::generate().unwrap());
+        assert!(one.expose().starts_with(PREFIX) && one.expose().len() == PREFIX.len() + 43);
+        assert_ne!(one.expose(), other.expose());
+        assert!(!format!("{one:?}").contains(one.expose()));
+    }
+
+    #[test]
+    fn a_wrong_line_is_named_and_not_repeated() {
+        let good = format!(r#"{{"id":"a","sha256":"{}","role":"admin","created":"x"}}"#, "0".repeat(64));
+        assert_eq!(parse(&format!("# keys\n\n{good}\n")).unwrap().len(), 1);
+        let cases = [
+            (format!("{good}\n{good}"), 2, "earlier"),
+            (good.replace("admin", "root"), 1, "role"),
+            (good.replace("\"admin\"", "\"user\""), 1, "user"),
+            (good.replace("\"created\"", "\"user\":\"alice\",\"created\""), 1, "user"),
+            (good.replace("\"created\"", "\"key\":\"plk_secret\",\"created\""), 1, "key"),
+            (good.replace(&"0".repeat(64), "plk_secret"), 1, "sha256"),
+            ("plk_secret".to_owned(), 1, ""),
+        ];
+        for (text, line, problem) in cases {
+            let error = parse(&text).unwrap_err();
+            assert_eq!(error.0, line, "{text}");
+            assert!(error.1.contains(problem) && !error.1.contains("secret"), "{text} gave {}", error.1);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What becomes of requests whose key is revoked while they are served: 401 before the answer has begun, an error event
+//! of their dialect after it. The body is dropped, which is a caller that hangs up: its turn goes on or not, as usual.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::body::{Body, HttpBody};
+use axum::http::{StatusCode, header};
+use axum::response::Response;
+use bytes::{BufMut, Bytes, BytesMut};
+use hyper::body::{Frame, SizeHint};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::server::api::error::{ApiError, ErrorForm};
+use crate::server::dialect::sse::{self, DONE};
+
+/// The error of a request whose key is revoked.
+pub(crate) fn error() -> ApiError {
+    let message = "the key was revoked while the request was being served";
+    ApiError::new(StatusCode::UNAUTHORIZED, "key_revoked", message)
+}
+
+/// A stream of events that ends with its caller's key.
+pub(crate) fn watched(
+    response: Response,
+    revoked: CancellationToken,
+    form: ErrorForm,
+    is_turn: bool,
+) -> Response {
+    let is_stream = response.headers().get(header::CONTENT_TYPE).is_some_and(|it| it == "text/event-stream");
+    if !is_stream {
+        return response;
+    }
+    let last = last_event(form, is_turn);
+    let revoked = Box::pin(revoked.cancelled_owned());
+    response.map(|body| Body::new(Watched { body: Some(body), revoked, last: Some(last) }))
+}
+
+/// The event in the form of its dialect, and the end of the stream.
+fn last_event(form: ErrorForm, is_turn: bool) -> Bytes {
+    let (error, mut frames) = (error(), BytesMut::new());
+    match form {
+        ErrorForm::Messages => {
+            frames.put_slice(b"event: error\n");
+            sse::event(&error.body(None), &mut frames);
+        }
+        ErrorForm::ChatCompletions => sse::event(&error.openai_body(), &mut frames),
+        ErrorForm::Own => sse::event(&error.body(None), &mut frames),
+    }
+    if is_turn && form != ErrorForm::Messages {
+        frames.put_slice(DONE);
+    }
+    frames.freeze()
+}
+
+struct Watched {
+    /// None once the key is revoked.
+    body: Option<Body>,
+    revoked: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Said when that happens.
+    last: Option<Bytes>,
+}
+
+impl HttpBody for Watched {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = &mut *self;
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        if this.revoked.as_mut().poll(context).is_ready() {
+            this.body = None;
+            return Poll::Ready(this.last.take().map(|last| Ok(Frame::data(last))));
+        }
+        Pin::new(body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}

@@ -1,0 +1,130 @@
+//! The frames of `text/event-stream`, by hand: the lines go out as they came, without a parse and with one allocation
+//! for a whole read. Pure.
+
+use bytes::{BufMut, BytesMut};
+use serde_json::{Value, json};
+
+use crate::error::TurnError;
+use crate::model::Failure;
+use crate::server::api::error::redact;
+use crate::server::api::error::said;
+
+/// The end of every stream.
+pub(crate) const DONE: &[u8] = b"data: [DONE]\n\n";
+/// A comment: keeps proxies from closing a silent stream.
+pub(crate) const PING: &[u8] = b": ping\n\n";
+
+const BEFORE: &[u8] = b"data: ";
+const AFTER: &[u8] = b"\n\n";
+
+/// One event per line. Empty lines are left out, CR becomes a blank (between the tokens of JSON it means the same, and
+/// it would end the line here), and what is not UTF-8 is replaced.
+pub(crate) fn frames(lines: &[u8], frames: &mut BytesMut) {
+    if std::str::from_utf8(lines).is_err() {
+        return self::frames(String::from_utf8_lossy(lines).as_bytes(), frames);
+    }
+    let count = memchr::memchr_iter(b'\n', lines).count() + 1;
+    frames.reserve(lines.len() + count * (BEFORE.len() + AFTER.len()));
+    for line in self::lines(lines) {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.is_empty() {
+            continue;
+        }
+        frames.put_slice(BEFORE);
+        let begin = frames.len();
+        frames.put_slice(line);
+        if memchr::memchr(b'\r', line).is_some() {
+            let written = frames.get_mut(begin..).unwrap_or_default();
+            written.iter_mut().filter(|byte| **byte == b'\r').for_each(|byte| *byte = b' ');
+        }
+        frames.put_slice(AFTER);
+    }
+}
+
+/// What stands between the line ends, empty lines left out. Searched in whole vectors of bytes: all that the CLI says passes here.
+pub(crate) fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        while !rest.is_empty() {
+            let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+            let (line, after) = rest.split_at_checked(end)?;
+            rest = after.get(1..).unwrap_or_default();
+            if !line.is_empty() {
+                return Some(line);
+            }
+        }
+        None
+    })
+}
+
+/// A tool that waits for permission, as a comment: SDKs pass over it, whoever reads the stream itself may answer. CR
+/// would end it.
+pub(crate) fn permission(request: &str, frames: &mut BytesMut) {
+    frames.put_slice(b": permission ");
+    frames.extend(request.bytes().map(|byte| if byte == b'\r' { b' ' } else { byte }));
+    frames.put_slice(AFTER);
+}
+
+/// One event.
+pub(crate) fn event(value: &Value, frames: &mut BytesMut) {
+    self::frames(value.to_string().as_bytes(), frames);
+}
+
+/// The event of a turn that ended without an answer.
+pub(crate) fn aborted(error: &TurnError, frames: &mut BytesMut) {
+    error_event(error.code(), &redact::text_of(error), frames);
+}
+
+/// The event of a turn that the CLI ended with an error; its last line came before.
+pub(crate) fn failed(failure: &Failure, frames: &mut BytesMut) {
+    error_event(&failure.kind, &said(failure), frames);
+}
+
+fn error_event(code: &str, message: &str, frames: &mut BytesMut) {
+    event(&json!({ "type": "error", "error": { "message": message, "code": code } }), frames);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn framed(lines: &[u8]) -> BytesMut {
+        let mut out = BytesMut::new();
+        frames(lines, &mut out);
+        out
+    }
+
+    #[test]
+    fn each_line_is_one_event() {
+        assert_eq!(&framed(b"{\"a\":1}\n{\"b\":2}\n")[..], b"data: {\"a\":1}\n\ndata: {\"b\":2}\n\n");
+        assert_eq!(&framed(b"{}")[..], b"data: {}\n\n");
+        assert_eq!(&framed(b"\n\r\n\n")[..], b"");
+        assert_eq!(lines(b"\na\n\nb").collect::<Vec<_>>(), [b"a", b"b"]);
+    }
+
+    #[test]
+    fn nothing_in_a_line_can_end_it() {
+        assert_eq!(&framed(b"{\r\"a\":1}\r\n")[..], b"data: { \"a\":1}\n\n");
+        assert_eq!(framed(b"\xff{}\n"), "data: \u{fffd}{}\n\n".as_bytes());
+    }
+
+    #[test]
+    fn a_failure_is_one_event() {
+        let mut frame = BytesMut::new();
+        aborted(&TurnError::Storage("a\nb".into()), &mut frame);
+        let expected = "data: {\"error\":{\"code\":\"storage\",\"message\":\"cannot keep the session on disk: a\\nb\"},\"type\":\"error\"}\n\n";
+        assert_eq!(frame, expected.as_bytes());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_become_well_formed_events(lines: Vec<u8>) {
+            let frames = framed(&lines);
+            let text = std::str::from_utf8(&frames).unwrap();
+            proptest::prop_assert!(!text.contains('\r'));
+            for event in text.split_terminator("\n\n") {
+                proptest::prop_assert!(event.starts_with("data: ") && !event.contains('\n'));
+            }
+        }
+    }
+}

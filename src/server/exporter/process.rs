@@ -1,0 +1,60 @@
+//! What every exporter tells of its own process, under the names that everybody knows. Only the server tells it: an
+//! embedding program has these figures already, or wants them for itself. Written as text, for the recorder's counters
+//! are whole numbers and processor time is not.
+
+use std::fmt::Write as _;
+use std::time::SystemTime;
+
+use procfs::process::Process;
+
+/// When the server began.
+#[derive(Clone)]
+pub(crate) struct Started(SystemTime);
+
+impl Started {
+    pub(crate) fn now() -> Self {
+        Self(SystemTime::now())
+    }
+
+    /// Adds the figures to a text; those that cannot be had are left out.
+    pub(crate) fn render(&self, text: &mut String) {
+        let since = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let begin = ("process_start_time_seconds", "gauge", "When this server began, in Unix time.");
+        family(text, begin, since.as_secs_f64());
+        let Ok(stat) = Process::myself().and_then(|process| process.stat()) else { return };
+        let processor = (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64;
+        let used = (
+            "process_cpu_seconds_total",
+            "counter",
+            "Processor time of this process, its children left out.",
+        );
+        family(text, used, processor);
+        let resident =
+            ("process_resident_memory_bytes", "gauge", "Memory of this process, its children left out.");
+        family(text, resident, stat.rss as f64 * procfs::page_size() as f64);
+    }
+}
+
+fn family(text: &mut String, (name, kind, help): (&str, &str, &str), value: f64) {
+    // Writing to a string does not fail.
+    let _written = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_process_is_described() {
+        let mut text = String::new();
+        Started::now().render(&mut text);
+        for name in
+            ["process_start_time_seconds", "process_cpu_seconds_total", "process_resident_memory_bytes"]
+        {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            let value: f64 = line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap();
+            assert!(value >= 0.0);
+            assert!(text.contains(&format!("# HELP {name} ")) && text.contains(&format!("# TYPE {name} ")));
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! A workspace's files, seen without ever following a symbolic link.
+//!
+//! The tools of a child write here while we look: see [`crate::workspace::beneath`]. Blocking; called on threads for
+//! blocking work.
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, OsStr};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{AtFlags, FileType, statat};
+
+use crate::workspace::beneath::Beneath;
+
+/// Files looked at. A larger workspace is watched in part, and the answer says so.
+const MAX_FILES: usize = 20_000;
+/// Names looked at, of whatever kind: a directory may hold millions of links, pipes or directories.
+const MAX_ENTRIES: usize = 200_000;
+/// Directories within directories; each holds a descriptor during the walk.
+const MAX_DEPTH: usize = 32;
+/// Directories that are never looked into: what package managers put there is not the turn's work.
+const PASSED_OVER: [&[u8]; 1] = [b"node_modules"];
+
+/// What tells that a file was written: the change time cannot be set back by whoever owns the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) size: u64,
+    inode: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// Whether it was written before `moment`.
+    pub(crate) fn is_before(&self, moment: SystemTime) -> bool {
+        let moment = moment.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let seconds = i64::try_from(moment.as_secs()).unwrap_or(i64::MAX);
+        self.changed < (seconds, i64::from(moment.subsec_nanos()))
+    }
+}
+
+/// The files of a workspace at one moment, by their path within it.
+#[derive(Debug, Default)]
+pub(crate) struct Snapshot {
+    pub(crate) files: BTreeMap<PathBuf, Stamp>,
+    /// There were more than can be watched.
+    pub(crate) partial: bool,
+}
+
+/// Looks at everything but dotfiles and what is passed over.
+pub(crate) fn look(work: &Beneath) -> io::Result<Snapshot> {
+    let mut walk = Walk { snapshot: Snapshot::default(), entries: 0 };
+    walk.directory(work, Path::new(""), 0)?;
+    Ok(walk.snapshot)
+}
+
+struct Walk {
+    snapshot: Snapshot,
+    entries: usize,
+}
+
+impl Walk {
+    fn directory(&mut self, directory: &Beneath, path: &Path, depth: usize) -> io::Result<()> {
+        for entry in directory.entries()? {
+            self.entries += 1;
+            if self.entries > MAX_ENTRIES {
+                self.snapshot.partial = true;
+                break;
+            }
+            // Gone, or swapped for something else, since we saw its name: not there.
+            let Ok(entry) = entry else { continue };
+            let name = entry.file_name();
+            if is_passed_over(name) {
+                continue;
+            }
+            let Ok(stat) = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            let name = OsStr::from_bytes(name.to_bytes());
+            let path = path.join(name);
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::RegularFile if self.snapshot.files.len() >= MAX_FILES => {
+                    self.snapshot.partial = true
+                }
+                FileType::RegularFile => {
+                    let size = u64::try_from(stat.st_size).unwrap_or(0);
+                    let changed = (stat.st_ctime, stat.st_ctime_nsec.cast_signed());
+                    self.snapshot.files.insert(path, Stamp { size, inode: stat.st_ino, changed });
+                }
+                FileType::Directory if depth >= MAX_DEPTH => self.snapshot.partial = true,
+                FileType::Directory => {
+                    if let Ok(inner) = directory.dir(Path::new(name)) {
+                        self.directory(&inner, &path, depth + 1)?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_passed_over(name: &CStr) -> bool {
+    let name = name.to_bytes();
+    // Also "." and "..", `.git`, and where credentials are kept.
+    name.starts_with(b".") || PASSED_OVER.contains(&name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn open(root: &tempfile::TempDir) -> Beneath {
+        Beneath::open(root.path(), Path::new("")).unwrap()
+    }
+
+    fn look(root: &tempfile::TempDir) -> Snapshot {
+        super::look(&open(root)).unwrap()
+    }
+
+    #[test]
+    fn hidden_files_links_and_packages_are_not_seen() {
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::write(outside.path().join("secret"), "s").unwrap();
+        let root = tempfile::tempdir().unwrap();
+        for directory in ["a/b", ".git", "node_modules/x", "a/.hidden"] {
+            std::fs::create_dir_all(root.path().join(directory)).unwrap();
+        }
+        for file in ["top", "a/b/deep", ".env", ".git/HEAD", "node_modules/x/y", "a/.hidden/z"] {
+            std::fs::write(root.path().join(file), "1").unwrap();
+        }
+        symlink(outside.path(), root.path().join("way_out")).unwrap();
+        symlink(outside.path().join("secret"), root.path().join("a/link")).unwrap();
+        let seen: Vec<_> = look(&root).files.into_keys().collect();
+        assert_eq!(seen, [Path::new("a/b/deep"), Path::new("top")]);
+        for file in ["way_out/secret", "a/link", "../secret", "", "/etc/passwd", "a"] {
+            assert!(open(&root).beginning(Path::new(file), 10).is_err(), "{file}");
+        }
+        assert_eq!(open(&root).beginning(Path::new("a/b/deep"), 10).unwrap(), b"1");
+    }
+
+    #[test]
+    fn a_written_file_has_another_stamp() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("f"), "one").unwrap();
+        let before = look(&root);
+        assert_eq!(look(&root).files, before.files);
+        std::fs::write(root.path().join("f"), "four").unwrap();
+        assert_ne!(look(&root).files, before.files);
+    }
+}

@@ -1,0 +1,194 @@
+//! Reading request bodies: one at most so long, all together at most so long, none slower than so, and no caller so many
+//! that others find no room.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, LengthLimitError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use crate::server::api::error::ApiError;
+use crate::server::auth::caller::{Caller, Name};
+use crate::support::lock::MutexExt;
+use crate::turn::Hold;
+
+/// What all bodies in memory may have together, with those of turns that have not begun to answer. Nearly all are a few
+/// KiB; this is for those that are not.
+const TOTAL: usize = 256 << 20;
+/// The unit of that account: a semaphore counts in 32 bits when it takes several.
+const UNIT: usize = 1 << 10;
+/// How long a body may wait for room before its caller is told to come again.
+const ROOM_WITHIN: Duration = Duration::from_secs(5);
+
+/// The account of all bodies in memory.
+#[derive(Debug)]
+pub(crate) struct BodyBudget {
+    limit: usize,
+    within: Duration,
+    account: Arc<Account>,
+}
+
+#[derive(Debug)]
+struct Account {
+    room: Arc<Semaphore>,
+    /// Units of each caller that has any.
+    held: Mutex<HashMap<Name, usize>>,
+}
+
+/// A body and its share of the account; the share is free again when this is dropped.
+pub(crate) struct Received {
+    pub(crate) bytes: Bytes,
+    share: Share,
+}
+
+impl Received {
+    /// The share, to be kept as long as what was read from the body.
+    pub(crate) fn into_hold(self) -> Hold {
+        Arc::new(self.share)
+    }
+}
+
+impl BodyBudget {
+    /// For bodies of at most `limit` bytes, sent `within` some time.
+    pub(crate) fn new(limit: usize, within: Duration) -> Self {
+        // The longest accepted body always fits.
+        let room = Arc::new(Semaphore::new(TOTAL.max(2 * limit).div_ceil(UNIT)));
+        Self { limit, within, account: Arc::new(Account { room, held: Mutex::default() }) }
+    }
+
+    /// Reads a body to its end.
+    pub(crate) async fn receive(&self, caller: &Caller, body: Body) -> Result<Received, ApiError> {
+        let mut share = Share { account: self.account.clone(), caller: caller.name(), units: 0, room: None };
+        let bytes = timeout(self.within, self.read(&mut share, body)).await.map_err(|_| {
+            let seconds = self.within.as_secs_f32();
+            let message = format!("the request body did not arrive within {seconds} s (http.body_timeout)");
+            ApiError::body_too_slow(message)
+        })??;
+        Ok(Received { bytes, share })
+    }
+
+    /// What has come is what counts: a caller that announces much and sends nothing takes nothing from others.
+    async fn read(&self, share: &mut Share, mut body: Body) -> Result<Bytes, ApiError> {
+        let mut bytes = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.failed(&error))?;
+            // Trailers say nothing to us.
+            let Ok(data) = frame.into_data() else { continue };
+            let length = bytes.len() + data.len();
+            if length > self.limit {
+                return Err(ApiError::body_too_large(self.limit));
+            }
+            share.grow(length.div_ceil(UNIT)).await?;
+            bytes.extend_from_slice(&data);
+        }
+        Ok(bytes.freeze())
+    }
+
+    fn failed(&self, error: &axum::Error) -> ApiError {
+        let first = error as &(dyn std::error::Error + 'static);
+        let mut causes = std::iter::successors(Some(first), |error| error.source());
+        if causes.any(|cause| cause.is::<LengthLimitError>()) {
+            ApiError::body_too_large(self.limit)
+        } else {
+            ApiError::invalid("body_incomplete", "the request body ended early")
+        }
+    }
+}
+
+impl Account {
+    fn held(&self) -> MutexGuard<'_, HashMap<Name, usize>> {
+        // Only counted up and down under the lock: a panic elsewhere leaves it usable.
+        self.held.lock_unpoisoned()
+    }
+
+    /// Counts `more` units as the caller's, if it may have them. Nobody gets more than is left for all others: so one
+    /// caller ends at half of the room, two at a third each, and there is always some for the next.
+    fn count(&self, caller: &Name, more: usize) -> Result<(), ApiError> {
+        let mut held = self.held();
+        let own = held.get(caller).copied().unwrap_or_default();
+        if own > 0 && own + more > self.room.available_permits() {
+            return Err(full("too many long requests of this caller are being read"));
+        }
+        held.insert(caller.clone(), own + more);
+        Ok(())
+    }
+}
+
+/// What one body has of the account.
+struct Share {
+    account: Arc<Account>,
+    caller: Name,
+    /// Counted as its caller's.
+    units: usize,
+    room: Option<OwnedSemaphorePermit>,
+}
+
+impl Share {
+    /// Waits until it has `units`.
+    async fn grow(&mut self, units: usize) -> Result<(), ApiError> {
+        let more = units.saturating_sub(self.units);
+        if more == 0 {
+            return Ok(());
+        }
+        self.account.count(&self.caller, more)?;
+        self.units += more;
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        let room = timeout(ROOM_WITHIN, self.account.room.clone().acquire_many_owned(more)).await;
+        let all_full = || full("too many long requests are being read");
+        let room = room.map_err(|_| all_full())?.map_err(|_| all_full())?;
+        match &mut self.room {
+            Some(former) => former.merge(room),
+            none => *none = Some(room),
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut held = self.account.held();
+        if let Some(own) = held.get_mut(&self.caller) {
+            *own = own.saturating_sub(self.units);
+            if *own == 0 {
+                held.remove(&self.caller);
+            }
+        }
+    }
+}
+
+fn full(message: &str) -> ApiError {
+    ApiError::overloaded(message, Duration::from_secs(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::UserId;
+
+    fn caller(name: &str) -> Caller {
+        Caller::trusted(true, UserId::new(name).ok())
+    }
+
+    #[tokio::test]
+    async fn one_caller_does_not_take_all_the_room() {
+        let length = 16 << 20;
+        let budget = BodyBudget::new(length, Duration::from_secs(30));
+        let receive = async |name: &str| {
+            budget.receive(&caller(name), Body::from(Bytes::from(vec![b' '; length]))).await
+        };
+        let mut held = Vec::new();
+        for _ in 0..16 {
+            held.extend(receive("mallory").await);
+        }
+        assert_eq!(held.len(), 8, "half of the room");
+        assert_eq!(receive("mallory").await.err().map(|error| error.code()), Some("overloaded"));
+        assert!(receive("alice").await.is_ok());
+        drop(held);
+        assert!(receive("mallory").await.is_ok());
+        assert!(budget.account.held().is_empty(), "callers without bodies are forgotten");
+    }
+}

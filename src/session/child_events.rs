@@ -1,0 +1,145 @@
+//! The way of a child's events into the mailbox of its session.
+//!
+//! The connection calls [`ChildEvents`] at once and in order. What a reader may look at when it hears of an event is
+//! updated first; then the event goes into the mailbox.
+
+use std::sync::Arc;
+
+use ractor::ActorRef;
+use tokio::time::Instant;
+
+use super::child_task::Plan;
+use super::conclude::Conclusion;
+use super::import::{First, Imported};
+use super::message::SessionMessage;
+use super::opening::Prepared;
+use super::store::ProgressFile;
+use crate::admission::StartPermit;
+use crate::child::{ChildEvent, OnChildEvent, Port};
+use crate::installation::versions::Chosen;
+use crate::model::ids::Generation;
+use crate::support::take_once::TakeOnce;
+use crate::telemetry::events::What;
+use crate::telemetry::metrics::ContextLost;
+
+/// An event in the life of a child that its task reports, not its connection.
+#[derive(Debug)]
+pub(crate) enum LifecycleEvent {
+    /// A process runs.
+    Started(Started, Arc<Port>),
+    /// Part of the conversation is not on disk; which, where that is known ([`crate::adapter::Adapter::transcript_gap`]).
+    ContextLost(ContextLost, Option<String>),
+    /// How the turn that follows a history is sent, before the child is ready.
+    First(First),
+    /// The CLI has taken up the history that was offered.
+    Imported(Imported),
+    /// The conversation goes on under another id, because neither opening it nor beginning it worked under the old.
+    NewConversation(String),
+    /// There is no child any more. Always the last event.
+    Ended(Box<Conclusion>),
+}
+
+/// The process ids of a child.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Started {
+    pub(crate) pid: u32,
+    pub(crate) shim: u32,
+}
+
+/// The session's mailbox, for the child of one generation.
+#[derive(Clone)]
+pub(crate) struct Mailbox {
+    session: ActorRef<SessionMessage>,
+    generation: Generation,
+}
+
+impl Mailbox {
+    pub(super) fn new(session: ActorRef<SessionMessage>, generation: Generation) -> Self {
+        Self { session, generation }
+    }
+
+    pub(super) fn send(&self, event: LifecycleEvent) {
+        self.cast(SessionMessage::Lifecycle(self.generation, event));
+    }
+
+    fn cast(&self, message: SessionMessage) {
+        // The actor may have failed; the child is stopped then, because its link is dropped.
+        drop(self.session.cast(message));
+    }
+}
+
+/// Receives the events of one process.
+pub(super) struct ChildEvents {
+    plan: Plan,
+    mailbox: Mailbox,
+    chosen: Chosen,
+    begun: Instant,
+    start_permit: Arc<TakeOnce<StartPermit>>,
+    progress: Option<Arc<ProgressFile>>,
+    imported: Option<Imported>,
+}
+
+impl ChildEvents {
+    pub(super) fn new(
+        plan: &Plan,
+        prepared: &Prepared,
+        chosen: &Chosen,
+        mailbox: &Mailbox,
+        start_permit: &Arc<TakeOnce<StartPermit>>,
+        begun: Instant,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            plan: plan.clone(),
+            mailbox: mailbox.clone(),
+            chosen: chosen.clone(),
+            begun,
+            start_permit: start_permit.clone(),
+            progress: prepared.progress.clone(),
+            imported: prepared.imported.clone(),
+        })
+    }
+
+    fn ready(&self) {
+        let env = self.plan.env();
+        let took = self.begun.elapsed();
+        env.metrics.spawned(None);
+        env.metrics.spawn_ready(took);
+        self.plan.note(What::Ready { took });
+        // Writes when it is another than before.
+        let (installed, chosen) = (env.installed.clone(), self.chosen.clone());
+        tokio::task::spawn_blocking(move || installed.worked(&chosen));
+        if let Some(mut imported) = self.imported.clone() {
+            imported.program.take().into_iter().for_each(|it| env.import_ability.accepted(it));
+            self.mailbox.send(LifecycleEvent::Imported(imported));
+        }
+    }
+}
+
+impl OnChildEvent for ChildEvents {
+    fn on_child_event(&self, event: ChildEvent) {
+        let entry = &self.plan.entry;
+        match &event {
+            ChildEvent::Permissions(pending) => {
+                return entry.with_board(|board| board.permissions.clone_from(pending));
+            }
+            ChildEvent::Active(active) => entry.with_board(|board| board.active = *active),
+            // The work of a start is done. How long servers take to connect, which a caller may have chosen, holds up
+            // their own session alone.
+            ChildEvent::Greeted => return drop(self.start_permit.take()),
+            ChildEvent::Ready => self.ready(),
+            ChildEvent::OwnTurn { cost_usd } => {
+                entry.with_board(|board| board.spent(*cost_usd));
+                self.plan.note(What::OwnTurn { cost_usd: *cost_usd });
+            }
+            ChildEvent::Model(_) => {}
+            // A reader that hears of the end may look before the session's actor does.
+            ChildEvent::TurnEnded(ended) => {
+                let turns = entry.with_board(|board| board.turn_over(ended.turn, ended.cost_usd));
+                if let Some(progress) = &self.progress {
+                    progress.note(turns, ended.checkpoint.as_ref());
+                }
+            }
+        }
+        self.mailbox.cast(SessionMessage::Child(self.mailbox.generation, event));
+    }
+}

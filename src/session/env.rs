@@ -1,0 +1,113 @@
+//! What children and sessions are started with. No global: several systems may live in one process.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::adapter::Adapter;
+use crate::child::{CgroupBase, ShimProgram};
+use crate::config::Config;
+use crate::installation::program::Program;
+use crate::installation::versions::Installed;
+use crate::session::ImportAbility;
+use crate::telemetry::events::Log;
+use crate::telemetry::metrics::Metrics;
+use crate::workspace::user_env::UserEnv;
+
+/// The environment of all sessions of one system: configuration, telemetry and the means to start a child.
+#[derive(Debug)]
+pub(crate) struct Env {
+    pub(crate) config: Arc<Config>,
+    pub(crate) adapter: &'static dyn Adapter,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) happenings: Arc<Log>,
+    pub(crate) shim: ShimProgram,
+    pub(crate) program: Program,
+    /// Which executable the program is, and what is known of it. A trial start shares it with its system.
+    pub(crate) installed: Arc<Installed>,
+    /// Whether the CLI resumes an imported conversation.
+    pub(crate) import_ability: ImportAbility,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) user_env: UserEnv,
+    /// `NAME=value` in the environment of everything that this data directory's systems start.
+    pub(crate) marker: Marker,
+    /// How a trial start is made; `None` in the system of a trial start itself.
+    pub(crate) trial: Option<TrialStart>,
+    /// Every task of this system. Shutdown waits until all have ended.
+    pub(crate) tasks: TaskTracker,
+    /// Cancelled when the last supervisor has ended.
+    pub(crate) ended: CancellationToken,
+}
+
+/// Starts the CLI once, beside the sessions, to find out whether its version starts at all.
+pub(crate) type TrialStart = fn(&Env) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// An environment variable that all descendants inherit and that identifies their data directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Marker {
+    pub(crate) name: &'static str,
+    pub(crate) value: String,
+}
+
+impl Env {
+    /// Whether this system exists for one trial start. It has no user's settings and decides whether a version starts.
+    pub(crate) fn is_trial(&self) -> bool {
+        self.trial.is_none()
+    }
+
+    /// Spawns a task that is dropped when the system ends.
+    pub(crate) fn spawn_until_end(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let ended = self.ended.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = task => {}
+                () = ended.cancelled() => {}
+            }
+        });
+    }
+}
+
+/// The cgroup below which each child gets its own, where the host allows it.
+#[derive(Debug)]
+pub(crate) struct Cgroups {
+    base: Option<CgroupBase>,
+    /// The groups that were found at the start do not work.
+    lost: AtomicBool,
+}
+
+impl Cgroups {
+    pub(crate) fn new(base: Option<CgroupBase>) -> Self {
+        Self { base, lost: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn base(&self) -> Option<&CgroupBase> {
+        self.base.as_ref()
+    }
+
+    /// The strongest available method of killing a tree: groups may be taken away while the system runs.
+    pub(crate) fn containment(&self) -> &'static str {
+        if self.base.as_ref().is_some_and(|base| !base.is_there()) {
+            self.set_usable(false);
+        }
+        let usable = self.base.is_some() && !self.lost.load(Ordering::Relaxed);
+        if usable { "cgroup" } else { "walk" }
+    }
+
+    /// Records whether children can be put into groups, as the last start or check has shown. Logs each change once.
+    pub(crate) fn set_usable(&self, usable: bool) {
+        if self.base.is_none() || self.lost.swap(!usable, Ordering::Relaxed) != usable {
+            return;
+        }
+        if usable {
+            tracing::info!("children are in cgroups again: their trees end by cgroup.kill");
+        } else {
+            tracing::warn!(
+                "children cannot be put into cgroups any more: their trees are ended by walking the process table, which \
+                 a hostile one can escape; see that the group of this service is writable and still delegated to it"
+            );
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The command line, environment and limits of a child, and its start.
+
+use std::ffi::OsString;
+
+use super::child_task::Plan;
+use super::opening::Prepared;
+use crate::adapter::LaunchPlan;
+use crate::child::{self, ChildLimits, Contained, Launch};
+use crate::config::PermissionPolicy;
+use crate::error::StartFailure;
+use crate::installation::versions::Chosen;
+use crate::session::env::Env;
+use crate::session::registry::Entry;
+
+/// Starts a child of the `chosen` version.
+pub(super) fn start(
+    plan: &Plan,
+    prepared: &Prepared,
+    chosen: &Chosen,
+) -> Result<Box<Contained>, StartFailure> {
+    let Plan { workspace, generation, entry, .. } = plan;
+    let env = plan.env();
+    let dirs = workspace.dirs();
+    let command = env.adapter.command(&LaunchPlan {
+        cli: &env.config.cli,
+        dirs,
+        session_id: &prepared.cli_session_id,
+        opening: prepared.opening,
+        model: prepared.model.as_deref(),
+        bound: &prepared.bound,
+        mcp_timeout: env.config.mcp.connect_timeout,
+        asks_permission: env.config.permissions.policy != PermissionPolicy::Deny,
+    });
+    let program = &chosen.found;
+    let mut args = program.first_args.clone();
+    args.extend(command.args);
+    let variables = environment(env, entry, dirs, command.env, command.decided_env, prepared);
+    let again = if chosen.is_fallback { "-again" } else { "" };
+    let name = format!("{}-{}{again}", entry.key.hash(), generation.0);
+    let launch = Launch {
+        program: &program.path,
+        args: &args,
+        env: &variables,
+        cwd: &dirs.work,
+        limits: &limits_of(&env.config.limits),
+        cgroup: env.cgroups.base().map(|base| base.child_dir(&format!("{name}-{}", prepared.attempt))),
+    };
+    child::spawn(&env.shim, &launch)
+        .map_err(|error| StartFailure::Spawn { reason: error.reason(), message: error.to_string() })
+}
+
+fn limits_of(config: &crate::config::Limits) -> ChildLimits {
+    ChildLimits {
+        nofile: config.child_open_files,
+        nofile_soft: crate::support::open_files::of_children(),
+        nproc: config.child_processes,
+        fsize: config.child_file_size,
+        oom_score_adj: Some(config.child_oom_score),
+        ..ChildLimits::default()
+    }
+}
+
+/// The child's whole environment. Later entries win.
+fn environment(
+    env: &Env,
+    entry: &Entry,
+    dirs: &crate::adapter::Dirs,
+    of_adapter: Vec<(OsString, OsString)>,
+    decided: Vec<(OsString, OsString)>,
+    prepared: &Prepared,
+) -> Vec<(OsString, OsString)> {
+    let cli = &env.config.cli;
+    let passed = cli.env_pass.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
+    let configured = cli.env.iter().map(|(name, value)| (name.into(), value.into()));
+    let own = [
+        ("HOME".into(), dirs.home.clone().into_os_string()),
+        ("TMPDIR".into(), dirs.tmp.clone().into_os_string()),
+        (env.marker.name.into(), env.marker.value.clone().into()),
+        ("PILOTLIGHT_SESSION".into(), entry.key.hash().as_str().into()),
+    ];
+    let given = passed.chain(of_adapter).chain(configured).chain(prepared.variables.iter());
+    let given = given.filter_map(|(name, value)| {
+        let value = match prepared.own_credentials {
+            true => env.adapter.beside_own_credentials(&name, value)?,
+            false => value,
+        };
+        Some((name, value))
+    });
+    given.chain(decided).chain(own).collect()
+}

@@ -1,0 +1,68 @@
+//! What all sessions of one system share, above the environment of a single child.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio_util::task::TaskTracker;
+
+use crate::admission::Admission;
+use crate::model::ids::{SessionHash, TurnId, UserId};
+use crate::session::actor_refs::ActorRefs;
+use crate::session::env::Env;
+use crate::session::registry::Registry;
+use crate::session::slots::Slots;
+use crate::session::storage::Storage;
+use crate::support::keyed_locks::Locks;
+
+/// The shared state of all sessions.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    pub(crate) env: Arc<Env>,
+    pub(crate) registry: Registry,
+    pub(crate) actor_refs: ActorRefs,
+    pub(crate) slots: Slots,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) storage: Storage,
+    /// Held while the record of a session that is not in memory is read, begun or moved aside.
+    pub(crate) records: Locks<SessionHash>,
+    /// Held while a user's sessions are counted and one more begins.
+    pub(crate) beginnings: Locks<UserId>,
+    /// Held while credentials are compared with those on disk and written. Not across a wait.
+    pub(crate) credentials: Mutex<()>,
+    /// One token per turn that has no outcome yet.
+    pub(crate) open_turns: TaskTracker,
+    turns: AtomicU64,
+    draining: AtomicBool,
+}
+
+impl Sessions {
+    pub(crate) fn new(env: Arc<Env>, admission: Arc<Admission>) -> Self {
+        Self {
+            registry: Registry::default(),
+            actor_refs: ActorRefs::new(env.ended.clone()),
+            slots: Slots::default(),
+            admission,
+            storage: Storage::default(),
+            records: Locks::default(),
+            beginnings: Locks::default(),
+            credentials: Mutex::default(),
+            open_turns: TaskTracker::new(),
+            turns: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            env,
+        }
+    }
+
+    pub(crate) fn next_turn(&self) -> TurnId {
+        TurnId(self.turns.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Refuses new turns from now on.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+}
