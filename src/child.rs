@@ -5,15 +5,6 @@
 //! reached through the shim or through pidfds; nothing here waits for "any child", because the process may be a host
 //! with children of its own.
 
-#[cfg(test)]
-#[allow(
-    dead_code,
-    unreachable_pub,
-    reason = "what is left out is said in one way; the rest of it is for others"
-)]
-#[path = "../tests/common/installed.rs"]
-pub(crate) mod installed;
-
 mod cgroup;
 mod dialogue;
 mod driver;

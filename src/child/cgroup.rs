@@ -88,7 +88,7 @@ mod tests {
     fn what_a_former_run_left_is_killed_and_removed() {
         let prefix = format!("pilotlight-test-{}", std::process::id());
         let Some(base) = CgroupBase::detect(&prefix) else {
-            crate::child::installed::left_out("no writable cgroup v2 here");
+            pilotlight_test_support::installed::left_out("no writable cgroup v2 here");
             return;
         };
         let left = base.child_dir("left");

@@ -360,7 +360,7 @@ mod tests {
         let script =
             "my $x = 'x' x (64 << 20); for (1..4) { last unless fork } $| = 1; print \"up\\n\"; sleep 600";
         let Ok(mut child) = Command::new("perl").args(["-e", script]).stdout(Stdio::piped()).spawn() else {
-            return crate::child::installed::left_out("no perl to fork with");
+            return pilotlight_test_support::installed::left_out("no perl to fork with");
         };
         let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
         for _ in 0..5 {

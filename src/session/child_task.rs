@@ -187,7 +187,7 @@ async fn one_child(
         secrets: prepared.secrets.clone(),
         events: ChildEvents::new(plan, prepared, chosen, mailbox, start_permit, begun),
     };
-    let driver = Driver::new(setup, child, prepared.model.clone(), begun, &prepared.bound);
+    let driver = Driver::new(setup, child, prepared.model.clone(), begun, &prepared.settings);
     plan.note(What::Started { generation: plan.generation.0 });
     if let Some(shim) = shim {
         mailbox.send(LifecycleEvent::Started(Started { pid, shim }, driver.port()));

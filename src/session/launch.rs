@@ -27,7 +27,7 @@ pub(super) fn start(
         session_id: &prepared.cli_session_id,
         opening: prepared.opening,
         model: prepared.model.as_deref(),
-        bound: &prepared.bound,
+        settings: &prepared.settings,
         mcp_timeout: env.config.mcp.connect_timeout,
         asks_permission: env.config.permissions.policy != PermissionPolicy::Deny,
     });

@@ -269,7 +269,7 @@ async fn a_killed_shim_is_made_good_by_the_marker() {
 #[tokio::test]
 async fn a_killed_shim_is_made_good_by_the_cgroup() {
     let Some(base) = CgroupBase::detect(&format!("pilotlight-spawn-test-{}", std::process::id())) else {
-        crate::child::installed::left_out("no writable cgroup v2 here");
+        pilotlight_test_support::installed::left_out("no writable cgroup v2 here");
         return;
     };
     let token = token();
