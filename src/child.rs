@@ -5,15 +5,6 @@
 //! reached through the shim or through pidfds; nothing here waits for "any child", because the process may be a host
 //! with children of its own.
 
-#[cfg(test)]
-#[allow(
-    dead_code,
-    unreachable_pub,
-    reason = "what is left out is said in one way; the rest of it is for others"
-)]
-#[path = "../tests/common/installed.rs"]
-pub(crate) mod installed;
-
 mod cgroup;
 mod dialogue;
 mod driver;
@@ -43,7 +34,7 @@ pub(crate) use host::{available_memory, memory_limit, open_files, pressure};
 pub(crate) use locate::ShimProgram;
 pub(crate) use memory::{ProcessTable, TreeMemory, single_tree};
 pub(crate) use permissions::Answer;
-pub(crate) use pilotlight_shim::args::Limits;
+pub(crate) use pilotlight_shim::args::ChildLimits;
 pub(crate) use port::Port;
 pub(crate) use running::{Running, TurnJob, TurnReport};
 pub(crate) use secrets::Secrets;

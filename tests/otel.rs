@@ -7,7 +7,7 @@
     reason = "the collector ends with its test, and real processes live in real time"
 )]
 
-mod common;
+use pilotlight_test_support as common;
 
 use std::collections::HashMap;
 use std::net::TcpListener;

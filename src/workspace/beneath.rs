@@ -322,7 +322,7 @@ mod tests {
         // The device of `/dev/zero`. Only root may make one.
         let made = rustix::fs::mknodat(CWD, &device, FileType::CharacterDevice, PRIVATE_FILE, 0x105);
         if made.is_err() {
-            return crate::child::installed::left_out("no device node can be made here");
+            return pilotlight_test_support::installed::left_out("no device node can be made here");
         }
         let own = Beneath::open(root.path(), Path::new("")).unwrap();
         assert!(matches!(own.read(Path::new("device"), 8), Err(Refused::NotAFile)));

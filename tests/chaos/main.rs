@@ -22,8 +22,7 @@
     reason = "a test fails by panicking, and real processes live in real time"
 )]
 
-#[path = "../common/mod.rs"]
-mod common;
+use pilotlight_test_support as common;
 mod conversation;
 mod disk;
 mod host;

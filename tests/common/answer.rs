@@ -8,10 +8,10 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::api::Book;
-use super::block::{Block, event};
-use super::request::{Fate, Request};
-use super::script::{Break, Step};
+use crate::api::Book;
+use crate::block::{Block, event};
+use crate::request::{Fate, Request};
+use crate::script::{Break, Step};
 
 /// An answer on its way. Dropped before it is complete, the caller has gone away.
 pub struct Answer {

@@ -16,9 +16,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::SOON;
-use super::answer::Answer;
-use super::request::{Fate, Request};
+use crate::SOON;
+use crate::answer::Answer;
+use crate::request::{Fate, Request};
 
 /// The running API; it ends with this value.
 pub struct Api {

@@ -7,7 +7,7 @@ use pilotlight::model::ids::{SessionKey, UserId};
 use pilotlight::{Config, Outcome, Pilotlight, Session, SessionState};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
-use super::SOON;
+use crate::SOON;
 
 /// A system on a data directory of its own. Ends with nothing left, or the test fails.
 pub struct Bench {
@@ -36,7 +36,7 @@ impl Bench {
 pub async fn start(data: &Path, change: impl FnOnce(&mut Config)) -> Pilotlight {
     let mut config = Config::new(data);
     config.cli.program = "sim".to_owned();
-    config.cli.shim = Some(env!("CARGO_BIN_EXE_pilotlight-shim").into());
+    config.cli.shim = Some(crate::built::shim());
     change(&mut config);
     Pilotlight::start(config).await.unwrap()
 }
@@ -78,7 +78,7 @@ pub fn arguments(pid: u32) -> Vec<String> {
 
 /// Waits for something that no event tells.
 pub async fn eventually(what: &str, condition: impl FnMut() -> bool) {
-    super::eventually(what, SOON, condition).await;
+    crate::eventually(what, SOON, condition).await;
 }
 
 /// A whole turn.
@@ -139,7 +139,7 @@ pub async fn transcript(session: &Session) -> String {
 
 /// The CLI writes its answers down only some time after it gave them.
 pub async fn written_down(session: &Session, text: &str) {
-    super::eventually_some(&format!("written down: {text}"), SOON, async || {
+    crate::eventually_some(&format!("written down: {text}"), SOON, async || {
         let all = transcript(session).await;
         all.lines().any(|line| line.contains("\"assistant\"") && line.contains(text)).then_some(())
     })

@@ -7,9 +7,9 @@ use futures_util::stream::BoxStream;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::metrics::Scrape;
-use super::sse::{Frame, Reader};
-use super::{SOON, eventually_some, shown};
+use crate::metrics::Scrape;
+use crate::sse::{Frame, Reader};
+use crate::{SOON, eventually_some, shown};
 
 /// The longest that any turn of these tests takes, waiting in a queue included.
 const TURN_WITHIN: Duration = Duration::from_secs(90);

@@ -1,7 +1,7 @@
 //! Where the real CLI is, and what happens to its tests where it is not.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The versions that are supported in full: the whole suite of `real_cli` runs with each. `tests/run` installs them and
 /// the older ones, by these two lines.
@@ -22,18 +22,14 @@ pub fn cli(version: &str) -> Option<PathBuf> {
     );
     let found = find(version);
     if found.is_none() {
-        assert!(
-            !all_required(),
-            "the CLI {version} is not installed, and nothing may be left out: run tests/run"
-        );
-        say(&format!("{}: left out: CLI {version} not installed (tests/run installs it)", test_name()));
+        missing(&format!("the CLI {version} is not installed (tests/run installs it)"));
     }
     found
 }
 
 /// The path of the CLI of this version without the symbolic links in it.
 pub fn find(version: &str) -> Option<PathBuf> {
-    let usual = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/real-cli");
+    let usual = crate::built::repository().join("target/real-cli");
     let all = std::env::var_os("PILOTLIGHT_REAL_CLIS").map_or(usual, PathBuf::from);
     all.join(version).join("node_modules/.bin/claude").canonicalize().ok()
 }
@@ -53,7 +49,13 @@ pub fn say(line: &str) {
     writeln!(std::io::stderr(), "{line}").expect("standard error is open");
 }
 
-/// Says what part of a test is left out because this machine cannot do it. `tests/run` gathers it and says it at its end.
+/// Reports a test that is left out because something is not installed. Fails where everything is required.
+pub fn missing(what: &str) {
+    assert!(!all_required(), "nothing may be left out here: {what}");
+    left_out(what);
+}
+
+/// Reports a test, or a part of it, that this machine cannot run. `just test` and `tests/run` list these at their end.
 pub fn left_out(what: &str) {
     let test = test_name();
     say(&format!("{test}: left out: {what}"));

@@ -3,18 +3,18 @@
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use crate::common::place::Place;
+use crate::place::Place;
 
 /// The file of a place.
-pub(crate) struct Keyring(pub(crate) PathBuf);
+pub struct Keyring(pub PathBuf);
 
 impl Keyring {
-    pub(crate) fn new(place: &Place) -> Self {
+    pub fn new(place: &Place) -> Self {
         Self(place.path().join("keys.jsonl"))
     }
 
     /// A new key and its id.
-    pub(crate) fn key(&self, arguments: &[&str]) -> (String, String) {
+    pub fn key(&self, arguments: &[&str]) -> (String, String) {
         let output = self.run("new", arguments);
         assert!(output.status.success(), "{output:?}");
         let key = String::from_utf8(output.stdout).unwrap();
@@ -24,18 +24,18 @@ impl Keyring {
         (key.trim().to_owned(), id.to_owned())
     }
 
-    pub(crate) fn user(&self, user: &str) -> String {
+    pub fn user(&self, user: &str) -> String {
         self.key(&["--user", user]).0
     }
 
-    pub(crate) fn run(&self, command: &str, arguments: &[&str]) -> Output {
-        let mut keys = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
+    pub fn run(&self, command: &str, arguments: &[&str]) -> Output {
+        let mut keys = Command::new(crate::built::pilotlight());
         keys.args(["keys", command, "--file"]).arg(&self.0).args(arguments);
         keys.output().expect("the program runs")
     }
 
     /// The part of a configuration that names it.
-    pub(crate) fn config(&self) -> String {
+    pub fn config(&self) -> String {
         format!("[auth]\nkeys_file = \"{}\"\n", self.0.display())
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::process::{Process, all};
+use crate::process::{Process, all};
 
 /// The mark's name in the environment of every process.
 pub const MARK: &str = "PILOTLIGHT_TEST_ID";

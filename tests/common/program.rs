@@ -8,14 +8,14 @@ use reqwest::RequestBuilder;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::metrics::Scrape;
-use super::output::Output;
-use super::place::{MARK, Place};
-use super::process::Process;
-use super::{SOON, eventually_some};
+use crate::metrics::Scrape;
+use crate::output::Output;
+use crate::place::{MARK, Place};
+use crate::process::Process;
+use crate::{SOON, eventually_some};
 
 /// A running `pilotlight`; dropped, it is killed, and its place looks for what is left.
-pub(crate) struct Program {
+pub struct Program {
     child: Child,
     /// None if it had ended before anybody looked.
     process: Option<Process>,
@@ -26,8 +26,8 @@ pub(crate) struct Program {
 
 impl Program {
     /// Starts it with these arguments and variables.
-    pub(crate) fn start(place: &Arc<Place>, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        Self::start_by(place, Command::new(env!("CARGO_BIN_EXE_pilotlight")), arguments, variables)
+    pub fn start(place: &Arc<Place>, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::start_by(place, Command::new(crate::built::pilotlight()), arguments, variables)
     }
 
     /// The same by a command that becomes the program.
@@ -55,12 +55,12 @@ impl Program {
     }
 
     /// `serve` on free ports with the simulated CLI and this configuration.
-    pub(crate) async fn serve(place: &Arc<Place>, config: &str) -> (Self, Site) {
-        Self::serve_by(place, Command::new(env!("CARGO_BIN_EXE_pilotlight")), config).await
+    pub async fn serve(place: &Arc<Place>, config: &str) -> (Self, Site) {
+        Self::serve_by(place, Command::new(crate::built::pilotlight()), config).await
     }
 
     /// The same by a command that becomes the program.
-    pub(crate) async fn serve_by(place: &Arc<Place>, command: Command, config: &str) -> (Self, Site) {
+    pub async fn serve_by(place: &Arc<Place>, command: Command, config: &str) -> (Self, Site) {
         let file = place.path().join("served.toml");
         std::fs::write(&file, config).expect("the configuration is written");
         let data = place.data_dir().display().to_string();
@@ -79,21 +79,21 @@ impl Program {
     }
 
     /// The same, and it takes turns.
-    pub(crate) async fn ready(place: &Arc<Place>, config: &str) -> (Self, Site) {
+    pub async fn ready(place: &Arc<Place>, config: &str) -> (Self, Site) {
         let (program, site) = Self::serve(place, config).await;
         site.ready().await;
         (program, site)
     }
 
     /// The same by a command that becomes the program.
-    pub(crate) async fn ready_by(place: &Arc<Place>, command: Command, config: &str) -> (Self, Site) {
+    pub async fn ready_by(place: &Arc<Place>, command: Command, config: &str) -> (Self, Site) {
         let (program, site) = Self::serve_by(place, command, config).await;
         site.ready().await;
         (program, site)
     }
 
     /// Where it listens, once it does.
-    pub(crate) async fn listening(&mut self) -> Site {
+    pub async fn listening(&mut self) -> Site {
         eventually_some("the program listens", SOON, async || {
             if let Some(status) = self.ended() {
                 panic!("the program ended with {status}: {}", self.err.text());
@@ -105,28 +105,28 @@ impl Program {
         .await
     }
 
-    pub(crate) fn process(&self) -> Process {
+    pub fn process(&self) -> Process {
         self.process.expect("it runs")
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         self.process.expect("it runs").signal(signal);
     }
 
     /// Its exit code, once it has ended by itself.
-    pub(crate) async fn code(&mut self) -> Option<i32> {
+    pub async fn code(&mut self) -> Option<i32> {
         eventually_some("the program ends", SOON, async || self.ended()).await.code()
     }
 
-    pub(crate) fn is_running(&mut self) -> bool {
+    pub fn is_running(&mut self) -> bool {
         self.ended().is_none()
     }
 
-    pub(crate) fn out(&self) -> String {
+    pub fn out(&self) -> String {
         self.out.text()
     }
 
-    pub(crate) fn err(&self) -> String {
+    pub fn err(&self) -> String {
         self.err.text()
     }
 
@@ -140,45 +140,45 @@ impl Drop for Program {
         self.child.kill().ok();
         self.child.wait().ok();
         if std::thread::panicking() {
-            super::installed::say(&format!("--- the program wrote:\n{}", self.err.text()));
+            crate::installed::say(&format!("--- the program wrote:\n{}", self.err.text()));
         }
     }
 }
 
 /// Where a program listens.
 #[derive(Clone)]
-pub(crate) struct Site {
-    pub(crate) http: String,
-    pub(crate) admin: String,
+pub struct Site {
+    pub http: String,
+    pub admin: String,
     web: reqwest::Client,
 }
 
 /// An answer, read to its end.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) headers: reqwest::header::HeaderMap,
-    pub(crate) body: String,
+pub struct Answer {
+    pub status: u16,
+    pub headers: reqwest::header::HeaderMap,
+    pub body: String,
 }
 
 impl Answer {
-    pub(crate) async fn of(request: RequestBuilder) -> Self {
+    pub async fn of(request: RequestBuilder) -> Self {
         let answer = request.send().await.expect("an answer");
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
         Self { status, headers, body: answer.text().await.expect("a whole body") }
     }
 
-    pub(crate) fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error} in {self:?}"))
     }
 
-    pub(crate) fn header(&self, name: &str) -> &str {
+    pub fn header(&self, name: &str) -> &str {
         let value = self.headers.get(name).unwrap_or_else(|| panic!("no {name} in {self:?}"));
         value.to_str().expect("a header of text")
     }
 
     /// Status, code and message of a typed error, after checking its form.
-    pub(crate) fn error(&self) -> (u16, String, String) {
+    pub fn error(&self) -> (u16, String, String) {
         let body = self.json();
         assert_eq!(body["type"], "error", "{body}");
         assert!(body["error"]["type"].is_string(), "{body}");
@@ -188,7 +188,7 @@ impl Answer {
     }
 
     /// The events of a stream, after checking the framing byte by byte.
-    pub(crate) fn events(&self) -> Vec<Value> {
+    pub fn events(&self) -> Vec<Value> {
         assert_eq!(self.status, 200, "{self:?}");
         let body = self.body.strip_suffix("data: [DONE]\n\n").expect("[DONE] at the very end");
         let frames = body.split_terminator("\n\n").filter(|frame| *frame != ": ping");
@@ -201,7 +201,7 @@ impl Answer {
     }
 
     /// The final text of a turn that went well.
-    pub(crate) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let events = self.events();
         let last = events.iter().rfind(|event| event["type"] == "result");
         let last = last.unwrap_or_else(|| panic!("no result in {events:#?}"));
@@ -217,52 +217,52 @@ impl Site {
         Self { http: http.trim().to_owned(), admin: admin.trim().to_owned(), web }
     }
 
-    pub(crate) fn web(&self) -> &reqwest::Client {
+    pub fn web(&self) -> &reqwest::Client {
         &self.web
     }
 
     /// A request for a turn, without a user and a body.
-    pub(crate) fn post(&self) -> RequestBuilder {
+    pub fn post(&self) -> RequestBuilder {
         self.web.post(format!("{}/v1/messages/keepalive", self.http))
     }
 
     /// A request for a turn of `user` with this body.
-    pub(crate) fn asking(&self, user: &str, body: &Value) -> RequestBuilder {
+    pub fn asking(&self, user: &str, body: &Value) -> RequestBuilder {
         self.post().header("x-pilotlight-user", user).json(body)
     }
 
     /// A request of `user`.
-    pub(crate) fn of(&self, method: &str, path: &str, user: &str) -> RequestBuilder {
+    pub fn of(&self, method: &str, path: &str, user: &str) -> RequestBuilder {
         let method = method.parse().expect("a method");
         let request = self.web.request(method, format!("{}{path}", self.http));
         request.header("x-pilotlight-user", user)
     }
 
     /// A request of `user` about one of its sessions.
-    pub(crate) fn session(&self, method: &str, path: &str, user: &str) -> RequestBuilder {
+    pub fn session(&self, method: &str, path: &str, user: &str) -> RequestBuilder {
         self.of(method, &format!("/v1/sessions/{path}"), user)
     }
 
     /// A whole turn.
-    pub(crate) async fn turn(&self, user: &str, text: &str) -> Answer {
+    pub async fn turn(&self, user: &str, text: &str) -> Answer {
         Answer::of(self.asking(user, &message(text))).await
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Answer {
+    pub async fn get(&self, path: &str) -> Answer {
         Answer::of(self.web.get(format!("{}{path}", self.http))).await
     }
 
-    pub(crate) async fn get_admin(&self, path: &str) -> Answer {
+    pub async fn get_admin(&self, path: &str) -> Answer {
         Answer::of(self.web.get(format!("{}{path}", self.admin))).await
     }
 
-    pub(crate) async fn ready(&self) {
+    pub async fn ready(&self) {
         let is_ready = async || (self.get("/readyz").await.status == 200).then_some(());
         eventually_some("/readyz says 200", SOON, is_ready).await;
     }
 
     /// The entry of a conversation in the pool's statistics.
-    pub(crate) async fn entry(&self, user: &str, conversation: &str) -> Value {
+    pub async fn entry(&self, user: &str, conversation: &str) -> Value {
         let stats = self.get("/v1/pool/stats").await.json();
         let shown: String = user.chars().take(8).chain("...".chars()).collect();
         let users = stats["active_users"].as_array().expect("active_users");
@@ -272,29 +272,29 @@ impl Site {
     }
 
     /// The sum of a figure of `/metrics`, without the prefix of its name, over the series with these labels.
-    pub(crate) async fn figure(&self, name: &str, labels: &[&str]) -> f64 {
+    pub async fn figure(&self, name: &str, labels: &[&str]) -> f64 {
         let scrape = Scrape::parse(&self.get_admin("/metrics").await.body);
         scrape.sum(&format!("pilotlight_{name}"), labels)
     }
 
     /// The process of a user's default conversation.
-    pub(crate) async fn pid(&self, user: &str) -> u64 {
+    pub async fn pid(&self, user: &str) -> u64 {
         let entry = self.entry(user, "default").await;
         entry["pid"].as_u64().unwrap_or_else(|| panic!("no process: {entry}"))
     }
 }
 
 /// A body with one message.
-pub(crate) fn message(text: &str) -> Value {
+pub fn message(text: &str) -> Value {
     json!({ "messages": [{ "role": "user", "content": text }] })
 }
 
-pub(crate) fn place() -> Arc<Place> {
+pub fn place() -> Arc<Place> {
     Arc::new(Place::new())
 }
 
 /// Names of the files below `directory` that hold `text`.
-pub(crate) fn holding(directory: &Path, text: &str) -> Vec<String> {
+pub fn holding(directory: &Path, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();

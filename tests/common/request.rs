@@ -3,7 +3,7 @@
 use axum::http::HeaderMap;
 use serde_json::Value;
 
-use super::script::{Step, code_word, parse};
+use crate::script::{Step, code_word, parse};
 
 /// Which kind of credential came with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

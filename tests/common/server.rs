@@ -7,11 +7,11 @@ use std::time::Duration;
 use rustix::process::Signal;
 use toml::{Table, Value};
 
-use super::client::Client;
-use super::output::Output;
-use super::place::{MARK, Place, wait_until};
-use super::process::{Process, descendants};
-use super::{SOON, eventually_some};
+use crate::client::Client;
+use crate::output::Output;
+use crate::place::{MARK, Place, wait_until};
+use crate::process::{Process, descendants};
+use crate::{SOON, eventually_some};
 
 /// More than the drain and all steps of a stop take.
 const STOPS_WITHIN: Duration = Duration::from_secs(25);
@@ -114,7 +114,7 @@ impl Drop for Server {
         left.extend(unmarked.iter().map(|process| process.describe()));
         unmarked.iter().for_each(|process| process.kill());
         if std::thread::panicking() {
-            super::installed::say(&format!("--- the server wrote:\n{}\n--- left: {left:#?}", self.output()));
+            crate::installed::say(&format!("--- the server wrote:\n{}\n--- left: {left:#?}", self.output()));
             return;
         }
         assert!(stopped, "the server did not stop within {STOPS_WITHIN:?}; it wrote:\n{}", self.output());
@@ -126,7 +126,7 @@ impl Drop for Server {
 pub fn program(place: &Place, subcommand: &str, config: &str) -> Command {
     let file = place.path().join("pilotlight.toml");
     std::fs::write(&file, completed(config, place).to_string()).expect("the configuration is written");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
+    let mut command = Command::new(crate::built::pilotlight());
     command.arg(subcommand).arg("--config").arg(file).env(MARK, place.id()).stdin(Stdio::null());
     command
 }

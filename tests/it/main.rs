@@ -9,8 +9,7 @@
     reason = "a test fails by panicking, and real processes live in real time"
 )]
 
-#[path = "../common/mod.rs"]
-mod common;
+use pilotlight_test_support as common;
 
 mod catalogues;
 mod claude_adapter;

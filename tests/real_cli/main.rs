@@ -7,14 +7,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 #![allow(clippy::duplicate_mod, reason = "the suite is there once for each version of the CLI")]
 
-#[path = "../common/mod.rs"]
-mod common;
+use pilotlight_test_support as common;
 #[path = "suite.rs"]
 mod v2_1_197;
 #[path = "suite.rs"]
 mod v2_1_332;
 
-use common::installed::{self, cli, say};
+use common::installed::{self, cli, missing};
 
 /// The suite's modules in this file.
 fn versions_here() -> Vec<String> {
@@ -28,7 +27,7 @@ fn every_version_has_the_suite() {
     assert_eq!(versions_here(), installed::VERSIONS);
     for version in installed::VERSIONS {
         if installed::find(version).is_none() {
-            say(&format!("left out without the CLI {version}: the suite of v{}", version.replace('.', "_")));
+            missing(&format!("without the CLI {version}, its whole suite"));
         }
     }
 }

@@ -4,8 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
-#[path = "../common/mod.rs"]
-mod common;
+use pilotlight_test_support as common;
 
 #[path = "../real_cli/bench.rs"]
 #[allow(dead_code, reason = "shared with tests that use more of it")]

@@ -162,7 +162,9 @@ fn the_prompt_of_a_killed_turn_is_kept() {
     let home = Home::new();
     let mut sim = home.start(&["--session-id", ID]);
     sim.user("unanswered [[sleep:60000]]");
-    eventually("the transcript appears in mid-turn", || home.transcript(ID).exists().then_some(()));
+    let has_prompt =
+        || std::fs::read_to_string(home.transcript(ID)).is_ok_and(|text| text.contains("unanswered"));
+    eventually("the transcript has the prompt in mid-turn", || has_prompt().then_some(()));
     sim.signal(Signal::KILL);
     sim.status();
     let mut file = std::fs::OpenOptions::new().append(true).open(home.transcript(ID)).unwrap();

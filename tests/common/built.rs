@@ -1,0 +1,26 @@
+//! Where the programs under test and the repository are.
+
+use std::path::{Path, PathBuf};
+
+/// The program `pilotlight` that Cargo built for the running test.
+pub fn pilotlight() -> PathBuf {
+    program("pilotlight")
+}
+
+/// The program `pilotlight-shim` that Cargo built for the running test.
+pub fn shim() -> PathBuf {
+    program("pilotlight-shim")
+}
+
+/// Root directory of the repository.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("this file is two folders below the root")
+}
+
+/// Cargo places programs one directory above the test binaries.
+fn program(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the test's own path");
+    let program = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST").join(name);
+    assert!(program.exists(), "{} is not built: run a whole test binary with cargo test", program.display());
+    program
+}
