@@ -48,7 +48,7 @@ pub(crate) fn without_tests(source: &str) -> String {
 }
 
 /// The lines after the item that begins here: after its `;`, or after its closing brace.
-fn after_item<'a>(lines: &'a [String]) -> &'a [String] {
+fn after_item(lines: &[String]) -> &[String] {
     let mut depth = 0;
     for (number, line) in lines.iter().enumerate() {
         let count = |brace: char| line.matches(brace).count();
