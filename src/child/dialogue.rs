@@ -288,7 +288,7 @@ impl Dialogue {
         );
         let refusal = match self.ready {
             true => None,
-            false => self.setup.adapter.refusal(self.handshake_terminal.as_deref(), &stderr),
+            false => self.setup.adapter.launch_refusal(self.handshake_terminal.as_deref(), &stderr),
         };
         ChildExit {
             cause,

@@ -60,7 +60,7 @@ impl Dialogue {
         if self.over || self.asked {
             answer.reply.send(Err(PermissionError::Late)).ok();
         } else if let Some((request, decision)) = self.permissions.answer(answer) {
-            let line = self.setup.adapter.permission_answer(&request, &decision);
+            let line = self.setup.adapter.permission_response(&request, &decision);
             self.write(line.into());
             self.report(ChildEvent::Permissions(self.permissions.pending()));
         }
@@ -73,7 +73,7 @@ impl Dialogue {
         let is_shared = self.setup.config.cli.background_tasks;
         let mark = is_shared.then(|| uuid::Uuid::new_v4().to_string());
         let line = match &mark {
-            Some(mark) => self.setup.adapter.marked(&job.line, mark).into(),
+            Some(mark) => self.setup.adapter.with_message_id(&job.line, mark).into(),
             None => job.line.clone(),
         };
         self.write(line);

@@ -10,7 +10,7 @@ use tokio::time::{Duration, Instant};
 use tokio_util::io::poll_read_buf;
 
 use super::{ChildEvent, Dialogue, LEASE, Phase};
-use crate::adapter::{ControlAnswer, HostRequest, LineKind, Task, Terminal};
+use crate::adapter::{ControlResponse, HostRequest, LineKind, Task, Terminal};
 use crate::child::exit::KillReason;
 use crate::child::framing::Framed;
 use crate::child::permissions::Permissions;
@@ -48,7 +48,7 @@ enum Step {
     Hand { substantial: bool, checkpoint: Option<String> },
     Announced(Option<String>),
     Terminal(Option<Box<Terminal>>),
-    Answered(Option<ControlAnswer>),
+    Answered(Option<ControlResponse>),
     HostRequest(Option<HostRequest>),
     Withdrawn(Option<String>),
     Task(Option<Task>),
@@ -219,7 +219,7 @@ impl Dialogue {
             Framed::TooLong { .. } => return Some(Step::TooLong),
         };
         Some(match adapter.classify(line) {
-            LineKind::Event { substantial, checkpoint } => Step::Hand {
+            LineKind::Message { substantial, checkpoint } => Step::Hand {
                 substantial,
                 checkpoint: if checkpoint { adapter.checkpoint(line) } else { None },
             },
@@ -227,9 +227,9 @@ impl Dialogue {
                 Step::Announced(if self.announced { None } else { adapter.announced_model(line) })
             }
             LineKind::Terminal => Step::Terminal(adapter.terminal(line).map(Box::new)),
-            LineKind::ControlAnswer => Step::Answered(adapter.control_answer(line)),
+            LineKind::ControlResponse => Step::Answered(adapter.control_response(line)),
             LineKind::HostRequest => Step::HostRequest(adapter.host_request(line)),
-            LineKind::Withdrawn => Step::Withdrawn(adapter.withdrawn(line)),
+            LineKind::Cancelled => Step::Withdrawn(adapter.cancelled_request(line)),
             LineKind::Task => Step::Task(adapter.task(line)),
             LineKind::Echo => Step::Echo(adapter.echo(line)),
             LineKind::Working => Step::Working,
@@ -460,7 +460,7 @@ impl Dialogue {
         }
     }
 
-    fn answered(&mut self, answer: &ControlAnswer) {
+    fn answered(&mut self, answer: &ControlResponse) {
         let id = answer.request_id.as_str();
         if matches!(self.phase, Phase::Opening { .. }) {
             match id {
@@ -504,7 +504,7 @@ impl Dialogue {
         let adapter = self.setup.adapter;
         match request {
             HostRequest::Unsupported { request_id, what } => {
-                let answer = adapter.unsupported_answer(&request_id, &what);
+                let answer = adapter.unsupported_response(&request_id, &what);
                 self.write(answer.into());
             }
             HostRequest::Permission(request) => match self.setup.config.permissions.policy {
@@ -521,7 +521,7 @@ impl Dialogue {
                 }
                 policy => {
                     let decision = Permissions::standing(policy);
-                    let answer = adapter.permission_answer(&request, &decision);
+                    let answer = adapter.permission_response(&request, &decision);
                     self.write(answer.into());
                 }
             },

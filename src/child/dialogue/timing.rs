@@ -53,7 +53,7 @@ impl Dialogue {
         let overdue = self.permissions.overdue(now);
         if !overdue.is_empty() {
             for (request, decision) in overdue {
-                self.write(adapter.permission_answer(&request, &decision).into());
+                self.write(adapter.permission_response(&request, &decision).into());
             }
             self.report(ChildEvent::Permissions(self.permissions.pending()));
         }
