@@ -34,12 +34,12 @@ use crate::session::{ImportAbility, OnDisk, SessionMessage, SessionStatus, on_di
 use crate::session::{executable, storage};
 use crate::supervisor;
 use crate::support::take_once::TakeOnce;
-use crate::telemetry::events::Happenings;
+use crate::telemetry::events::EventStream;
 use crate::telemetry::metrics::Metrics;
 use crate::workspace::user_env::UserEnv;
 use crate::workspace::{self, DataDirLock};
 #[cfg(feature = "server")]
-use crate::workspace::{Workspace, beneath::Beneath};
+use crate::workspace::{CredentialsFile, Workspace};
 
 /// In the environment of everything that an instance starts, with a value that tells its data directory.
 const MARKER: &str = "PILOTLIGHT_INSTANCE";
@@ -149,7 +149,7 @@ impl Pilotlight {
             config: Arc::new(config),
             adapter: &CLAUDE,
             metrics,
-            happenings: Arc::default(),
+            events: Arc::default(),
             shim,
             program,
             installed,
@@ -251,10 +251,10 @@ impl Pilotlight {
         Ok((known, truncated))
     }
 
-    /// Follows what happens in all sessions: first what is still known (the last few hundred), then what comes.
+    /// Subscribes to the events of all sessions, beginning with the oldest in the log (the last few hundred).
     #[must_use]
-    pub fn happenings(&self) -> Happenings {
-        Happenings::of(self.env().happenings.clone())
+    pub fn events(&self) -> EventStream {
+        EventStream::of(self.env().events.clone())
     }
 
     /// Whether a turn of a new user would be taken now.
@@ -309,10 +309,10 @@ impl Pilotlight {
         crate::session::owner_on_disk(&self.config().data_dir, session)
     }
 
-    /// Where the CLI of a session keeps its tokens. None if the sessions share one place: then it tells nothing.
+    /// The credentials file of a session; `None` if sessions share one file.
     #[cfg(feature = "server")]
-    pub(crate) fn credentials(&self, workspace: &Workspace) -> Option<(Beneath, PathBuf)> {
-        workspace.own_credentials(self.env().adapter, &self.config().cli)
+    pub(crate) fn credentials_file(&self, workspace: &Workspace) -> Option<CredentialsFile> {
+        workspace.credentials_file(self.env().adapter, &self.config().cli)
     }
 
     fn shared(&self) -> &Arc<Sessions> {

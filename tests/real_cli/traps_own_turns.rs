@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pilotlight::config::PermissionPolicy;
-use pilotlight::telemetry::events::What;
+use pilotlight::telemetry::events::EventKind;
 use pilotlight::{Config, Pilotlight, SessionState};
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
@@ -24,8 +24,9 @@ fn background(command: &str) -> String {
     format!(r#"[[tool:Bash {{"command":"{command}","run_in_background":true}}]]"#)
 }
 
+/// A turn of the CLI's own shifts no answer and is no turn of its user.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_03_a_turn_of_the_clis_own_shifts_no_answer_and_is_no_turn_of_its_user() {
+async fn trap_03_unsolicited_turn_shifts_no_answer() {
     let Some(bench) = Bench::new().await else { return };
     let system = bench.embed(in_the_background).await;
     let alice = system.alice();
@@ -54,11 +55,11 @@ fn streamed(events: &[Value]) -> String {
 
 /// Waits for so many turns of the CLI's own; gives what they cost.
 async fn own_turns(pilot: &Pilotlight, wanted: usize) -> f64 {
-    let mut happenings = pilot.happenings();
+    let mut events = pilot.events();
     let (mut seen, mut cost) = (0, 0.0);
     while seen < wanted {
-        let happening = timeout(SOON, happenings.next()).await.expect("a turn of the CLI's own");
-        if let What::OwnTurn { cost_usd } = happening.what {
+        let event = timeout(SOON, events.next()).await.expect("a turn of the CLI's own");
+        if let EventKind::OwnTurn { cost_usd } = event.kind {
             (seen, cost) = (seen + 1, cost + cost_usd);
         }
     }

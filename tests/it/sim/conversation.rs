@@ -188,8 +188,9 @@ fn a_repeated_uuid_is_dropped_also_after_a_resume() {
     assert_eq!(sim.ask("[[recall]]"), "first | next");
 }
 
+/// Only what exists is resumed and only what does not is new.
 #[test]
-fn only_what_exists_is_resumed_and_only_what_does_not_is_new() {
+fn resume_needs_existing_new_needs_unused_id() {
     let home = Home::new();
     let mut sim = home.start(&["--resume", ID]);
     sim.request("r", json!({"subtype":"initialize"}));

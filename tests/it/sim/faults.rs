@@ -61,8 +61,9 @@ fn a_crash_after_the_result_loses_the_turn() {
     assert!(!home.transcript(ID).exists());
 }
 
+/// A fault of the command line or environment strikes every turn.
 #[test]
-fn a_fault_of_the_command_line_or_environment_strikes_every_turn() {
+fn fault_by_argument_or_variable_hits_each_turn() {
     let home = Home::new();
     let mut sim = home.start(&["--fault", "crash-init"]);
     sim.user("x");
@@ -274,8 +275,9 @@ fn slow_start_delays_the_first_answer() {
     assert_eq!(sim.response("r")["subtype"], "success");
 }
 
+/// A resume can be refused although the conversation exists.
 #[test]
-fn a_resume_can_be_refused_although_the_conversation_exists() {
+fn resume_of_existing_conversation_can_be_refused() {
     let home = Home::new();
     let mut sim = home.start(&["--session-id", ID]);
     sim.ask("hello");
