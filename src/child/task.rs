@@ -1,11 +1,11 @@
-//! The driver of one child: a task that is there from the handshake to the last byte.
+//! The task of one child, from the handshake to the last byte.
 //!
-//! It does what needs a task: it sleeps until something is due, hears of the exit, drains the standard error, has
-//! signals sent, reads the child's output when no reader does and writes what the pipe would not take at once. What any
-//! of it means is decided by the [`Dialogue`]. The child is stopped by the same loop, so that output is read and
-//! deadlines are kept to the very end.
+//! It does what needs a task: it sleeps until something is due, waits for the exit, drains the standard error, has
+//! signals sent, reads the child's output when no reader does and writes what the pipe would not take at once. The
+//! [`Connection`] decides what any of it means. The same loop stops the child, so that output is read and deadlines
+//! are kept to the very end.
 //!
-//! Every wait is bounded: the handshake by `spawn_timeout`, a turn by `turn_timeout`, silence by the watch, a write by
+//! Every wait is bounded: the handshake by `spawn_timeout`, a turn by `turn_timeout`, silence by the watchdog, a write by
 //! `write_timeout`, each step of the stop by its own limit.
 
 use std::future::poll_fn;
@@ -17,23 +17,22 @@ use tokio::net::unix::pipe;
 use tokio::time::{Duration, Instant, Sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::dialogue::{Dialogue, Order, Setup};
+use super::connection::{ChildContext, Connection, ConnectionHandle, Signal};
 use super::exit::{ChildExit, Exit, OomKills};
-use super::port::Port;
 use super::spawn::{Contained, ShimHandle};
 use super::stderr::Tail;
 use crate::adapter::Bound;
 use crate::telemetry::metrics::Stream;
 
-/// After the exit the rest of the output is read for at most so long: whoever else held the pipe is being killed.
+/// Maximum time to read the rest of the output after the exit: other holders of the pipe are being killed.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
 
-/// A tree that survives SIGKILL for so long waits for its hardware; nobody can help it.
+/// Maximum wait for a killed tree. One that survives waits for its hardware and cannot be helped.
 pub(crate) const UNKILLABLE: Duration = Duration::from_secs(30);
 
-/// One child, driven.
-pub(crate) struct Driver {
-    setup: Setup,
+/// The task of one child.
+pub(crate) struct ChildTask {
+    context: ChildContext,
     shim: ShimHandle,
     stderr: Option<pipe::Receiver>,
     tail: Tail,
@@ -42,8 +41,8 @@ pub(crate) struct Driver {
     oom_kills: OomKills,
 }
 
-/// The dialogue, as long as there is a driver: dropping it ends the running turn and refuses others.
-struct Open(Arc<Port>);
+/// The connection, while there is a task: dropping it ends the running turn and refuses others.
+struct Open(Arc<ConnectionHandle>);
 
 impl Drop for Open {
     fn drop(&mut self) {
@@ -52,8 +51,8 @@ impl Drop for Open {
 }
 
 enum Wake {
-    /// The dialogue went on, or calls.
-    Dialogue,
+    /// The connection went on, or called.
+    Connection,
     Stop,
     Stderr {
         open: bool,
@@ -62,73 +61,74 @@ enum Wake {
     Timer,
 }
 
-impl Driver {
-    /// Takes over a started child and begins to speak with it. `model` is what it was started with.
+impl ChildTask {
+    /// Connects to a started child. `model`: the one that it was started with.
     pub(crate) fn new(
-        setup: Setup,
+        context: ChildContext,
         child: Box<Contained>,
         model: Option<String>,
         started: Instant,
         bound: &Bound,
     ) -> Box<Self> {
         let Contained { input, output, stderr, shim, oom_kills } = *child;
-        let dialogue = Dialogue::open(setup.clone(), (input, output), shim.pid(), model, started, bound);
-        // Boxed, for it goes from one future into the next, and each would keep room for it as long as the child lives.
+        let connection =
+            Connection::open(context.clone(), (input, output), shim.pid(), model, started, bound);
+        // Boxed, for it goes from one future into the next, and each would keep room for it while the child lives.
         Box::new(Self {
-            tail: Tail::new(setup.config.session.stderr_tail, setup.secrets.clone()),
+            tail: Tail::new(context.config.session.stderr_tail, context.secrets.clone()),
             stderr: Some(stderr),
             shim,
-            timer: Box::pin(sleep_until(dialogue.armed())),
-            open: Open(Port::new(dialogue)),
+            timer: Box::pin(sleep_until(connection.armed())),
+            open: Open(ConnectionHandle::new(connection)),
             oom_kills,
-            setup,
+            context,
         })
     }
 
-    /// How the child is reached while it is driven.
-    pub(crate) fn port(&self) -> Arc<Port> {
+    /// The handle on the child while the task runs.
+    pub(crate) fn handle(&self) -> Arc<ConnectionHandle> {
         self.open.0.clone()
     }
 
-    /// Drives the child until nothing of it is left; `stop` asks it to go. Dropping the future kills the tree.
+    /// Runs until nothing of the child is left; `stop` requests its stop. Dropping the future kills the tree.
     pub(crate) async fn run(mut self: Box<Self>, stop: CancellationToken) -> ChildExit {
         let mut stopped = Box::pin(stop.cancelled_owned());
-        let mut asked = false;
+        let mut requested = false;
         loop {
-            match self.wait(stopped.as_mut(), !asked).await {
-                Wake::Dialogue => {}
+            match self.wait(stopped.as_mut(), !requested).await {
+                Wake::Connection => {}
                 Wake::Stop => {
-                    asked = true;
-                    self.with(Dialogue::stop);
+                    requested = true;
+                    self.with(Connection::stop);
                 }
                 Wake::Stderr { open } => self.stderr_read(open),
-                Wake::Timer => self.with(Dialogue::on_time),
-                Wake::Exited(exit) => return self.depart(Some(exit)).await,
+                Wake::Timer => self.with(Connection::on_time),
+                Wake::Exited(exit) => return self.conclude(Some(exit)).await,
             }
-            match self.with(Dialogue::take_order) {
-                Some(Order::Terminate) => self.shim.terminate(),
-                Some(Order::KillTree) => self.shim.kill_tree(),
+            match self.with(Connection::take_signal) {
+                Some(Signal::Terminate) => self.shim.terminate(),
+                Some(Signal::KillTree) => self.shim.kill_tree(),
                 None => {}
             }
-            if self.with(|dialogue| dialogue.is_given_up()) {
-                return self.depart(None).await;
+            if self.with(|connection| connection.is_given_up()) {
+                return self.conclude(None).await;
             }
         }
     }
 
-    fn with<T: Default>(&self, act: impl FnOnce(&mut Dialogue) -> T) -> T {
+    fn with<T: Default>(&self, act: impl FnOnce(&mut Connection) -> T) -> T {
         self.open.0.with(act).unwrap_or_default()
     }
 
     async fn wait(&mut self, mut stop: Pin<&mut impl Future<Output = ()>>, takes_stop: bool) -> Wake {
         let has_rung = self.timer.is_elapsed();
-        if let Some(next) = self.with(|dialogue| dialogue.arm(has_rung)) {
+        if let Some(next) = self.with(|connection| connection.arm(has_rung)) {
             self.timer.as_mut().reset(next);
         }
         let Self { open, stderr, tail, shim, timer, .. } = self;
-        let port = &open.0;
+        let handle = &open.0;
         tokio::select! {
-            () = poll_fn(|context| drive(port, context)) => Wake::Dialogue,
+            () = poll_fn(|context| poll_connection(handle, context)) => Wake::Connection,
             () = stop.as_mut(), if takes_stop => Wake::Stop,
             open = read_stderr(tail, stderr.as_mut()), if stderr.is_some() => Wake::Stderr { open },
             exit = shim.exited() => Wake::Exited(exit),
@@ -140,7 +140,7 @@ impl Driver {
         if !open {
             self.stderr = None;
         }
-        self.setup.metrics.stream_bytes(Stream::Stderr, self.tail.take_new());
+        self.context.metrics.stream_bytes(Stream::Stderr, self.tail.take_new());
     }
 
     fn drain_stderr(&mut self) {
@@ -148,8 +148,8 @@ impl Driver {
         self.stderr_read(open);
     }
 
-    async fn depart(mut self: Box<Self>, exit: Option<Exit>) -> ChildExit {
-        self.with(Dialogue::depart);
+    async fn conclude(mut self: Box<Self>, exit: Option<Exit>) -> ChildExit {
+        self.with(Connection::set_over);
         if exit.is_some() {
             self.last_output().await;
         }
@@ -157,10 +157,13 @@ impl Driver {
         let sweep = timeout(UNKILLABLE, self.shim.gone()).await.ok();
         self.drain_stderr();
         if self.tail.is_cut() {
-            self.setup.metrics.truncated(Stream::Stderr);
+            self.context.metrics.truncated(Stream::Stderr);
         }
-        let ended =
-            self.open.0.close().map(|dialogue| dialogue.into_exit(exit, self.oom_kills, self.tail.text()));
+        let ended = self
+            .open
+            .0
+            .close()
+            .map(|connection| connection.into_exit(exit, self.oom_kills, self.tail.text()));
         ChildExit { sweep, ..ended.unwrap_or_default() }
     }
 
@@ -168,27 +171,18 @@ impl Driver {
     /// with the end of the turn.
     async fn last_output(&mut self) {
         let deadline = Instant::now() + LAST_OUTPUT;
-        let port = &self.open.0;
+        let handle = &self.open.0;
         let read_on =
-            || poll_fn(|context| port.with(|it| it.poll_last(context)).unwrap_or(Poll::Ready(false)));
+            || poll_fn(|context| handle.with(|it| it.poll_last(context)).unwrap_or(Poll::Ready(false)));
         while let Ok(true) = timeout_at(deadline, read_on()).await {}
-        self.with(Dialogue::close_output);
+        self.with(Connection::close_output);
     }
 }
 
-/// What of the dialogue is for the driver to do. Ready when something was done, or the driver is called.
-fn drive(port: &Port, context: &mut Context<'_>) -> Poll<()> {
-    let polled = port.with(|dialogue| {
-        let written = dialogue.poll_write(context);
-        let read = dialogue.poll_for_driver(context);
-        if dialogue.poll_called(context) || written.is_ready() || read.is_ready() {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    });
-    // Without a dialogue there is nothing to wait for but the exit.
-    polled.unwrap_or(Poll::Pending)
+/// The task's part of the connection. Ready when something was done, or the task was called.
+fn poll_connection(handle: &ConnectionHandle, context: &mut Context<'_>) -> Poll<()> {
+    // Without a connection there is nothing to wait for but the exit.
+    handle.with(|connection| connection.poll_for_task(context)).unwrap_or(Poll::Pending)
 }
 
 async fn read_stderr(tail: &mut Tail, pipe: Option<&mut pipe::Receiver>) -> bool {

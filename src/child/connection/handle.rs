@@ -1,54 +1,44 @@
-//! How a child's dialogue is reached: by its driver, its session and the reader of the running turn.
+//! The handle on a child's connection, for its session and the reader of the running turn.
 //!
-//! Every call does its work at once, under a lock that is never held while anybody waits.
+//! Every call does its work at once, under a lock that is never held across a wait.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::dialogue::Dialogue;
-use super::exit::KillReason;
-use super::permissions::Answer;
-use super::running::TurnJob;
+use tokio::time::Instant;
+
+use super::{Connection, Protocol};
+use crate::child::connection::handoff::Shared;
+use crate::child::exit::KillReason;
+use crate::child::permissions::Answer;
+use crate::child::running_turn::TurnJob;
 use crate::model::ids::TurnId;
-use crate::support::lock::MutexExt;
 use crate::turn::{Pulled, Source};
 
 /// See the module. Refuses everything once the child is gone.
-pub(crate) struct Port(Mutex<Option<Dialogue>>);
+pub(crate) struct ConnectionHandle(Shared<Connection>);
 
-impl Port {
-    pub(super) fn new(dialogue: Dialogue) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Some(dialogue))))
+impl ConnectionHandle {
+    pub(in crate::child) fn new(connection: Connection) -> Arc<Self> {
+        Arc::new(Self(Shared::new(connection)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Dialogue>> {
-        // A panic in there is one of the driver, the session or a reader; whoever is left ends the child.
-        self.0.lock_unpoisoned()
+    /// For the child's task, which looks after what follows itself. `None` once the connection is closed.
+    pub(in crate::child) fn with<T>(&self, act: impl FnOnce(&mut Connection) -> T) -> Option<T> {
+        self.0.with(act)
     }
 
-    /// For the driver, which looks after what follows itself. `None` once it is closed.
-    pub(super) fn with<T>(&self, act: impl FnOnce(&mut Dialogue) -> T) -> Option<T> {
-        let (result, wakes) = {
-            let mut dialogue = self.lock();
-            let dialogue = dialogue.as_mut()?;
-            (act(dialogue), dialogue.take_wakes())
-        };
-        for waker in wakes {
-            waker.wake();
-        }
-        Some(result)
+    /// Takes the connection out. To be dropped without the lock: that ends its turn.
+    pub(in crate::child) fn close(&self) -> Option<Connection> {
+        self.0.close()
     }
 
-    /// Takes the dialogue out. To be dropped without the lock: that ends its turn.
-    pub(super) fn close(&self) -> Option<Dialogue> {
-        self.lock().take()
-    }
-
-    /// For all others: the driver is called if it has something to do.
-    fn tell<T>(&self, act: impl FnOnce(&mut Dialogue) -> T) -> Option<T> {
-        self.with(|dialogue| {
-            let result = act(dialogue);
-            dialogue.settle();
+    /// An order of the session. The child's task is called if it has something to do.
+    fn order<T>(&self, order: impl FnOnce(&mut Protocol, Instant) -> T) -> Option<T> {
+        self.0.with(|connection| {
+            let now = Instant::now();
+            let result = connection.order(now, order);
+            connection.settle(now);
             result
         })
     }
@@ -59,40 +49,45 @@ impl Port {
             sender.attach(self.clone());
         }
         let mut job = Some(job);
-        let taken = self.tell(|dialogue| job.take().map_or(Ok(()), |job| dialogue.take_turn(job)));
+        let taken = self.0.with(|connection| {
+            let now = Instant::now();
+            let taken = job.take().map_or(Ok(()), |job| connection.take_turn(job, now));
+            connection.settle(now);
+            taken
+        });
         taken.unwrap_or_else(|| job.map_or(Ok(()), Err))
     }
 
-    /// Ends the turn, if it is still this one; its reader hears the end.
+    /// Ends the turn, if it is still this one; its reader gets the end.
     pub(crate) fn interrupt(&self, turn: TurnId) {
-        self.tell(|dialogue| dialogue.interrupt_turn(turn));
+        self.order(|protocol, now| protocol.interrupt_turn(turn, now));
     }
 
     /// Ends the turn, if it is still this one; its reader is gone.
     pub(crate) fn cancel(&self, turn: TurnId) {
-        self.tell(|dialogue| dialogue.cancel_turn(turn));
+        self.order(|protocol, now| protocol.cancel_turn(turn, now));
     }
 
-    /// The tree uses more memory than it may: ends it.
-    pub(crate) fn outgrown(&self, limit: u64) {
-        self.tell(|dialogue| dialogue.declare_dead(KillReason::MemoryLimit(limit)));
+    /// Kills the tree for exceeding the memory limit.
+    pub(crate) fn kill_for_memory(&self, limit: u64) {
+        self.order(|protocol, now| protocol.declare_dead(KillReason::MemoryLimit(limit), now));
     }
 
-    /// A tool may run, or not.
+    /// Answers a request for permission.
     pub(crate) fn answer(&self, answer: Answer) {
-        // Without a dialogue the answer is dropped, which whoever waits for it notices.
-        self.tell(|dialogue| dialogue.answer(answer));
+        // Without a connection the answer is dropped, which its sender notices.
+        self.order(|protocol, _| protocol.answer(answer));
     }
 }
 
-impl Source for Port {
+impl Source for ConnectionHandle {
     fn poll_lines(&self, turn: TurnId, context: &mut Context<'_>) -> Poll<Pulled> {
-        self.with(|dialogue| dialogue.poll_for_reader(turn, context)).unwrap_or(Poll::Pending)
+        self.0.with(|connection| connection.poll_for_reader(turn, context)).unwrap_or(Poll::Pending)
     }
 }
 
-impl std::fmt::Debug for Port {
+impl std::fmt::Debug for ConnectionHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Port")
+        f.write_str("ConnectionHandle")
     }
 }

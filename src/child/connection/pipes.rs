@@ -1,192 +1,240 @@
-//! What the child is told: turns, interrupts, answers; and how it gets to it.
+//! The pipes of one child: output cut into lines, input written as far as the pipe takes it.
 
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use tokio::time::Instant;
+use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::net::{UnixStream, unix::pipe};
+use tokio::time::{Duration, Instant};
+use tokio_util::io::poll_read_buf;
 
-use super::{ChildEvent, Dialogue, LEASE};
-use crate::child::exit::KillReason;
-use crate::child::permissions::Answer;
-use crate::child::running::{Running, TurnJob};
-use crate::error::TurnError;
-use crate::model::PermissionError;
-use crate::model::ids::TurnId;
-use crate::telemetry::metrics::Stream;
+use super::protocol::ABSENT;
+use crate::child::framing::Framer;
+use crate::telemetry::metrics::{Metrics, Stream};
 
-/// Lines that may wait to be written: a turn, pings, answers. A child that asks its host for so much and reads so
-/// little breaks the protocol.
-const MOST_UNWRITTEN: usize = 256;
+/// Bytes of one read while no turn runs. On the stack of a function that does not wait.
+const IDLE_READ: usize = 4096;
 
-impl Dialogue {
-    // ---- Orders of the session ----
+/// Bytes of a turn that are counted together: the counter is shared by all children, too slow for each line.
+const COUNTED_AT_ONCE: u64 = 256 << 10;
 
-    /// Gives the child a turn, or the turn back if there is no child any more.
-    pub(in crate::child) fn take_turn(&mut self, job: Box<TurnJob>) -> Result<(), Box<TurnJob>> {
-        if self.over || self.asked {
-            return Err(job);
-        }
-        self.catch_up();
-        if self.active {
-            // A message sent into a running turn would get no answer of its own.
-            self.held = Some((job, Instant::now()));
-            self.unsettled = true;
+/// Lines that may wait to be written: a turn, pings, answers. A child that asks its host for more and reads so little
+/// breaks the protocol.
+const MAX_UNWRITTEN: usize = 256;
+
+/// The pipes of one child.
+pub(super) struct PipeIo {
+    input: UnixStream,
+    output: pipe::Receiver,
+    pub(super) framer: Framer,
+    outbox: Outbox,
+    metrics: Arc<Metrics>,
+    /// The output has ended.
+    ended: bool,
+    /// Bytes that came and were not counted yet.
+    uncounted: u64,
+}
+
+/// Lines that wait to be written.
+#[derive(Debug)]
+struct Outbox {
+    lines: VecDeque<Bytes>,
+    /// When the next byte has to be taken.
+    deadline: Option<Instant>,
+    timeout: Duration,
+}
+
+/// What a read brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Read {
+    Bytes,
+    End,
+}
+
+impl PipeIo {
+    pub(super) fn new(
+        (input, output): (UnixStream, pipe::Receiver),
+        line_limit: usize,
+        write_timeout: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let outbox = Outbox { lines: VecDeque::new(), deadline: None, timeout: write_timeout };
+        Self { input, output, framer: Framer::new(line_limit), outbox, metrics, ended: false, uncounted: 0 }
+    }
+
+    // ---- Output ----
+
+    /// Whether the output has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// One read, in the middle of a turn or not.
+    pub(super) fn poll_read(&mut self, in_turn: bool, context: &mut Context<'_>) -> Poll<Read> {
+        let read = if in_turn {
+            poll_read_buf(Pin::new(&mut self.output), context, self.framer.buffer())
         } else {
-            self.begin(*job);
-        }
-        Ok(())
-    }
-
-    /// Ends the turn, if it is still this one; its reader hears the end.
-    pub(in crate::child) fn interrupt_turn(&mut self, turn: TurnId) {
-        if self.holds(turn) {
-            self.end_held(TurnError::Cancelled);
-        } else if self.runs(turn) {
-            self.interrupt();
-        }
-    }
-
-    /// Ends the turn, if it is still this one; its reader is gone.
-    pub(in crate::child) fn cancel_turn(&mut self, turn: TurnId) {
-        if self.holds(turn) {
-            self.end_held(TurnError::Cancelled);
-        } else if self.runs(turn) {
-            self.cancel_running(TurnError::Cancelled);
-        }
-    }
-
-    /// A tool may run, or not.
-    pub(in crate::child) fn answer(&mut self, answer: Answer) {
-        if self.over || self.asked {
-            answer.reply.send(Err(PermissionError::Late)).ok();
-        } else if let Some((request, decision)) = self.permissions.answer(answer) {
-            let line = self.setup.adapter.permission_answer(&request, &decision);
-            self.write(line.into());
-            self.report(ChildEvent::Permissions(self.permissions.pending()));
-        }
-    }
-
-    // ---- Turns ----
-
-    pub(super) fn begin(&mut self, job: TurnJob) {
-        // The CLI drops a message whose id it has seen, also in a process before this one: each attempt has its own.
-        let is_shared = self.setup.config.cli.background_tasks;
-        let mark = is_shared.then(|| uuid::Uuid::new_v4().to_string());
-        let line = match &mark {
-            Some(mark) => self.setup.adapter.marked(&job.line, mark).into(),
-            None => job.line.clone(),
+            self.poll_read_idle(context)
         };
-        self.write(line);
-        let now = Instant::now();
-        // The reader, which waits for it, is the first to read.
-        self.lease = Some(now + LEASE);
-        if let Some(sender) = &job.sender {
-            self.wakes.extend(sender.waiting());
-        }
-        self.running = Some(Box::new(Running::new(job, mark, now, &self.setup.config.session)));
-        self.has_put = false;
-        self.reader_asks = false;
-        self.unsettled = true;
-    }
-
-    fn runs(&self, turn: TurnId) -> bool {
-        self.running.as_ref().is_some_and(|running| running.job.turn == turn)
-    }
-
-    fn holds(&self, turn: TurnId) -> bool {
-        self.held.as_ref().is_some_and(|(job, _)| job.turn == turn)
-    }
-
-    /// Ends the turn that waits for the child to finish something of its own.
-    pub(super) fn end_held(&mut self, error: TurnError) {
-        if let Some((job, _)) = self.held.take() {
-            let held = Running::new(*job, None, Instant::now(), &self.setup.config.session);
-            self.turn_over(held.lose(Bytes::new(), error));
+        match ready!(read) {
+            Ok(length) if length > 0 => {
+                self.uncounted += length as u64;
+                Poll::Ready(Read::Bytes)
+            }
+            // An error means that the runtime is going away: nothing more will come.
+            _ => Poll::Ready(Read::End),
         }
     }
 
-    /// Asks the CLI to end the running turn, once.
-    pub(super) fn interrupt(&mut self) {
-        let id = self.request_id("interrupt-");
-        let line = self.setup.adapter.interrupt(&id);
-        let limit = self.setup.config.session.stop_interrupt;
-        let Some(running) = &mut self.running else { return };
-        if running.interrupted_until.is_none() {
-            running.interrupted_until = Some(Instant::now() + limit);
-            self.write(line.into());
+    /// One read when nothing is expected: an idle session holds no buffer while it waits.
+    fn poll_read_idle(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut block = [0; IDLE_READ];
+        let mut read = ReadBuf::new(&mut block);
+        ready!(Pin::new(&mut self.output).poll_read(context, &mut read))?;
+        self.framer.buffer().extend_from_slice(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
+    }
+
+    /// One read of what the pipe holds now. The pipe itself is asked: the runtime may not have noticed it yet.
+    pub(super) fn try_read(&mut self) -> Option<Read> {
+        let mut block = [0; IDLE_READ];
+        match rustix::io::read(&self.output, &mut block) {
+            Ok(0) => Some(Read::End),
+            Ok(length) => {
+                self.uncounted += length as u64;
+                self.framer.buffer().extend_from_slice(block.get(..length).unwrap_or_default());
+                Some(Read::Bytes)
+            }
+            // Nothing more. Any error shows itself to the next read.
+            Err(_) => None,
         }
     }
 
-    /// Ends the turn for its reader now; the child has to finish or be interrupted before it gets another one.
-    pub(super) fn cancel_running(&mut self, error: TurnError) {
-        let Some(running) = &mut self.running else { return };
-        let waiting = running.abandon(error);
-        self.wakes.extend(waiting);
-        self.drop_kept();
-        // From here on nobody but the driver reads.
-        self.lease = None;
-        self.call_driver();
-        self.interrupt();
+    /// Whether the pipe holds output that was not read yet.
+    pub(super) fn has_unread(&self) -> bool {
+        rustix::io::ioctl_fionread(&self.output).is_ok_and(|unread| unread > 0)
     }
 
-    pub(super) fn request_id(&mut self, what: &str) -> String {
-        self.requests_sent += 1;
-        format!("{what}{}", self.requests_sent)
+    /// All lines of a read were taken: counts it, and gives memory back between turns.
+    pub(super) fn settle_read(&mut self, in_turn: bool) {
+        if !in_turn && self.framer.kept() == 0 {
+            self.framer.release();
+        }
+        if !in_turn || self.uncounted >= COUNTED_AT_ONCE {
+            self.count();
+        }
     }
 
-    // ---- Bytes ----
+    pub(super) fn count(&mut self) {
+        self.metrics.stream_bytes(Stream::Stdout, std::mem::take(&mut self.uncounted));
+    }
 
-    pub(super) fn write(&mut self, line: Bytes) {
-        if self.outbox.is_empty() {
-            self.write_deadline = Some(Instant::now() + self.setup.config.session.write_timeout);
-        }
-        if self.outbox.len() >= MOST_UNWRITTEN {
-            return self.declare_dead(KillReason::Protocol("it asked much and read nothing"));
-        }
-        self.outbox.push_back(line);
-        self.unsettled = true;
+    /// Ends the output. Whether it ended in the middle of a line.
+    pub(super) fn end_output(&mut self) -> bool {
+        self.ended = true;
+        self.framer.finish().is_some()
+    }
+
+    // ---- Input ----
+
+    /// Queues a line; false if too many wait already.
+    pub(super) fn push(&mut self, line: Bytes, now: Instant) -> bool {
+        self.outbox.push(line, now)
+    }
+
+    pub(super) fn has_unwritten(&self) -> bool {
+        !self.outbox.lines.is_empty()
+    }
+
+    /// When a write counts as stalled.
+    pub(super) fn write_deadline(&self) -> Option<Instant> {
+        self.outbox.deadline
+    }
+
+    /// Whether the child takes nothing.
+    pub(super) fn is_stalled(&mut self, now: Instant) -> bool {
+        self.outbox.is_stalled(now)
     }
 
     /// Writes what the pipe takes at once.
-    pub(super) fn flush(&mut self) {
-        while let Some(front) = self.outbox.front() {
+    pub(super) fn flush(&mut self, now: Instant) {
+        while let Some(front) = self.outbox.lines.front() {
             match self.input.try_write(front) {
-                Ok(length) if length > 0 => self.written(length),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
-                // The exit, or the end of its output, tells more.
-                _ => {
-                    self.outbox.clear();
-                    self.write_deadline = None;
+                Ok(length) if length > 0 => {
+                    self.metrics.stream_bytes(Stream::Stdin, length as u64);
+                    self.outbox.written(length, now);
                 }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // The exit, or the end of the output, says more.
+                _ => self.outbox.clear(),
             }
         }
     }
 
-    /// Writes what there is; pending while the pipe is full, or with nothing to write.
-    pub(in crate::child) fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if self.outbox.is_empty() {
+    /// Writes what waits; pending while the pipe is full, or with nothing to write.
+    pub(super) fn poll_write(&mut self, now: Instant, context: &mut Context<'_>) -> Poll<()> {
+        if self.outbox.lines.is_empty() {
             return Poll::Pending;
         }
-        while !self.outbox.is_empty() {
+        while !self.outbox.lines.is_empty() {
             if ready!(self.input.poll_write_ready(context)).is_err() {
                 // The runtime is going away.
                 self.outbox.clear();
-                self.write_deadline = None;
             }
-            self.flush();
+            self.flush(now);
         }
         Poll::Ready(())
     }
 
-    fn written(&mut self, length: usize) {
-        self.setup.metrics.stream_bytes(Stream::Stdin, length as u64);
-        if let Some(front) = self.outbox.front_mut() {
-            front.advance(length);
-            if !front.has_remaining() {
-                self.outbox.pop_front();
-            }
-        }
-        self.write_deadline =
-            (!self.outbox.is_empty()).then(|| Instant::now() + self.setup.config.session.write_timeout);
+    /// Closes the child's input. What was not written is dropped.
+    pub(super) fn close_input(&mut self) -> io::Result<()> {
+        self.outbox.clear();
+        Ok(rustix::net::shutdown(&self.input, rustix::net::Shutdown::Write)?)
     }
 }
+
+impl Outbox {
+    fn push(&mut self, line: Bytes, now: Instant) -> bool {
+        if self.lines.is_empty() {
+            self.deadline = Some(now + self.timeout);
+        }
+        let has_room = self.lines.len() < MAX_UNWRITTEN;
+        if has_room {
+            self.lines.push_back(line);
+        }
+        has_room
+    }
+
+    fn written(&mut self, length: usize, now: Instant) {
+        if let Some(front) = self.lines.front_mut() {
+            front.advance(length.min(front.remaining()));
+            if !front.has_remaining() {
+                self.lines.pop_front();
+            }
+        }
+        self.deadline = (!self.lines.is_empty()).then(|| now + self.timeout);
+    }
+
+    fn clear(&mut self) {
+        self.lines.clear();
+        self.deadline = None;
+    }
+
+    /// A deadline that was noticed late is no evidence: it begins again.
+    fn is_stalled(&mut self, now: Instant) -> bool {
+        match self.deadline {
+            Some(deadline) if deadline + ABSENT <= now => {
+                self.deadline = Some(now + self.timeout);
+                false
+            }
+            deadline => deadline.is_some_and(|deadline| deadline <= now),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

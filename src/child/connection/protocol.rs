@@ -1,309 +1,283 @@
-//! What is said between us and one child: its pipes, the turn that runs, what waits to be written, how far its life has
-//! come. All of it decided here, without a wait.
+//! The protocol of one child as a pure state machine: a line, an order of the session or a time goes in, actions come
+//! out.
 //!
-//! Shared, behind a [`Port`](super::port::Port), by those who have something to do with the child: the driver, which is
-//! always there, the session's actor, which gives it turns, and the reader of the running turn, which takes the
-//! child's lines from the pipe itself. Whoever has the lock does what is due and calls the driver for the rest: signals,
-//! and deadlines that are earlier than it knows. It knows turns and lines; it knows no actors, and of the CLI only what
-//! the [`Adapter`](crate::adapter::Adapter) says.
-//!
-//! A reader holds a [`LEASE`] on the output as long as it keeps asking. When it expires, the driver reads.
+//! It has no pipes, no locks and no clock. [`Connection`](super::Connection) carries its [`Action`]s out. Of the CLI it
+//! knows what the [`Adapter`] says.
 
-mod input;
-mod output;
-mod stopping;
-mod timing;
+mod deadlines;
+mod lines;
+mod stop;
+#[cfg(test)]
+mod tests;
+mod turns;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use tokio::net::{UnixStream, unix::pipe};
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 
-use super::exit::{ChildExit, Exit, ExitCause, KillReason, OomKills};
-use super::framing::Framer;
-use super::permissions::Permissions;
-use super::running::{Running, TurnJob, TurnReport};
-use super::secrets::Secrets;
-use super::tasks::Tasks;
+pub(super) use deadlines::{ABSENT, Observation};
+pub(super) use lines::Fate;
+pub(super) use turns::Ending;
+
 use crate::adapter::{Adapter, Bound, Terminal};
+use crate::child::event::ChildEvent;
+use crate::child::exit::KillReason;
+use crate::child::permissions::Permissions;
+use crate::child::running_turn::{RunningTurn, TurnEnd, TurnJob};
+use crate::child::tasks::Tasks;
 use crate::config::Config;
-use crate::model::PendingPermission;
-use crate::telemetry::metrics::{Metrics, Stream};
+use crate::model::Usage;
+use crate::telemetry::metrics::{FirstOutput, HangDetector, ModelClass, ProtocolError, StopStep, Stream};
+use crate::turn::TurnTrace;
 
-/// So long after a reader has asked nobody else reads the output. Long enough that a reader which takes its events one
-/// by one keeps it; short enough that one which does something else delays neither the end of its turn nor a
-/// permission noticeably.
-pub(super) const LEASE: Duration = Duration::from_millis(250);
+/// The id of the handshake's request.
+pub(super) const HANDSHAKE: &str = "handshake";
+/// The id of the request that gives the child its MCP servers.
+pub(super) const SERVERS: &str = "servers";
+/// The prefix of a ping's id.
+pub(super) const PING: &str = "ping-";
 
-/// What a dialogue needs beside the pipes.
-#[derive(Clone)]
-pub(crate) struct Setup {
-    pub(crate) adapter: &'static dyn Adapter,
-    pub(crate) config: Arc<Config>,
-    pub(crate) metrics: Arc<Metrics>,
-    /// Never to be shown, whatever the child writes.
-    pub(crate) secrets: Secrets,
-    pub(crate) events: Arc<dyn OnChildEvent>,
-}
-
-/// Receives the events of one child, at once and in order. Must not wait and must not call back.
-pub(crate) trait OnChildEvent: Send + Sync {
-    fn on_child_event(&self, event: ChildEvent);
-}
-
-/// An event of a child that lives.
-#[derive(Debug)]
-pub(crate) enum ChildEvent {
-    /// The child runs and answers; it may still connect to its MCP servers.
-    Greeted,
-    /// Turns can be taken.
-    Ready,
-    /// The model that the child works with, from its first turn on.
-    Model(String),
-    /// A turn is over.
-    TurnEnded(TurnReport),
-    /// A turn is over that the child ran of its own accord.
-    OwnTurn { cost_usd: f64 },
-    /// The child works of its own accord, or no longer.
-    Active(bool),
-    /// The tools that wait for permission have changed.
-    Permissions(Vec<PendingPermission>),
-}
-
-/// How far the child's life has come.
+/// The phase of a child's life. See the diagram in [`super`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     /// The handshake is out.
     Opening { until: Instant },
     /// Turns are taken.
     Serving,
-    /// It closed its output unasked. Normally its exit follows at once.
+    /// The child closed its output unasked. Normally its exit follows at once.
     Closed { until: Instant },
-    /// It is to go; the running turn was interrupted.
+    /// A stop was requested; the running turn was interrupted.
     Interrupted { until: Instant },
     /// Its input was closed.
     InputClosed { until: Instant },
-    /// It got SIGTERM.
+    /// SIGTERM was sent.
     Terminated { until: Instant },
     /// Its tree is being killed.
     Killed { until: Instant },
 }
 
-/// A signal that the driver is to have sent.
+/// A signal for the child's task to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
+pub(in crate::child) enum Signal {
     Terminate,
     KillTree,
 }
 
-/// See the module.
-pub(super) struct Dialogue {
-    setup: Setup,
-    input: UnixStream,
-    output: pipe::Receiver,
-    pid: Option<u32>,
-    framer: Framer,
-    outbox: VecDeque<Bytes>,
-    write_deadline: Option<Instant>,
-    phase: Phase,
-    /// Somebody wanted it to go.
-    asked: bool,
-    stop_began: Option<Instant>,
-    verdict: Option<KillReason>,
-    ready: bool,
-    /// It has had its time to become ready twice.
-    waited_on: bool,
-    /// The child's output has ended.
-    silent: bool,
-    /// What has come and is in no figure yet.
-    uncounted: u64,
-    running: Option<Box<Running>>,
-    /// Waits since then until the child has finished what it does of its own accord.
-    held: Option<(Box<TurnJob>, Instant)>,
-    active: bool,
-    tasks: Tasks,
-    /// What was reported last of being active.
-    told_active: bool,
-    permissions: Permissions,
-    model: Option<String>,
-    /// Its first announcement was read.
-    announced: bool,
-    cumulative_cost: f64,
-    handshake_terminal: Option<Box<Terminal>>,
-    requests_sent: u64,
-    /// The handshake was answered.
-    greeted: bool,
-    /// The MCP servers are being connected: the child answers nothing else before.
-    connecting: bool,
-    /// The child is gone; nothing is taken any more.
-    over: bool,
-    // ---- Who does what ----
-    order: Option<Order>,
-    /// Until then the output is for the reader to read.
-    lease: Option<Instant>,
-    /// The reader is asking right now.
-    reader_asks: bool,
-    /// When the driver's timer rings.
-    armed: Instant,
-    driver: Option<Waker>,
-    /// The driver has to look.
-    called: bool,
-    /// Something changed that may be for the driver.
-    unsettled: bool,
-    /// Lines were put into the reader's channel since it last asked.
-    has_put: bool,
-    /// Readers to be woken once the lock is free: a waker may run the reader at once, and that asks.
-    wakes: Vec<Waker>,
+/// An effect that the protocol asks for.
+#[derive(Debug)]
+pub(super) enum Action {
+    /// Write a line to the child.
+    Write(Bytes),
+    /// Report to the session.
+    Emit(ChildEvent),
+    /// A turn begins: its reader reads first.
+    GrantReader,
+    /// The turn's reader is gone: the child's task reads from now on.
+    RevokeReader,
+    /// Discard the lines that were kept for a reader.
+    Discard,
+    /// The turn is over for the child and its reader. The kept lines are its last.
+    EndTurn(Box<RunningTurn>, Ending),
+    /// The turn is over for its reader alone.
+    EndReader(Box<TurnEnd>),
+    /// Close the child's input; what was not written is dropped.
+    CloseInput,
+    Send(Signal),
+    Measure(Measurement),
+    /// A deadline may have moved closer.
+    Rearm,
 }
 
-impl Dialogue {
-    /// Begins to speak with a child that was started at `started`, with `model`.
-    pub(super) fn open(
-        setup: Setup,
-        (input, output): (UnixStream, pipe::Receiver),
-        pid: Option<u32>,
+/// An entry for the metrics.
+#[derive(Debug)]
+pub(super) enum Measurement {
+    /// The first output of a turn, and its age then.
+    FirstOutput(FirstOutput, Duration, TurnTrace),
+    Spent(ModelClass, Usage, f64),
+    ProtocolError(ProtocolError),
+    Truncated(Stream),
+    Hang(HangDetector),
+    Ping(Duration),
+    StopStep(StopStep),
+}
+
+/// The state of the protocol.
+pub(super) struct Protocol {
+    adapter: &'static dyn Adapter,
+    config: Arc<Config>,
+    wall_clock: fn() -> SystemTime,
+    pub(super) actions: VecDeque<Action>,
+    phase: Phase,
+    handshake: Handshake,
+    /// Start of the requested stop.
+    stop_began: Option<Instant>,
+    kill_reason: Option<KillReason>,
+    running: Option<Box<RunningTurn>>,
+    held: Option<HeldTurn>,
+    own_work: OwnWork,
+    permissions: Permissions,
+    spending: Spending,
+    requests_sent: u64,
+    /// The child is gone; nothing is taken any more.
+    over: bool,
+}
+
+/// The progress of the handshake.
+#[derive(Debug, Default)]
+struct Handshake {
+    answered: bool,
+    /// The MCP servers are being connected: the child answers nothing else before.
+    connecting: bool,
+    /// Its deadline was extended, because we had not kept it ourselves.
+    extended: bool,
+    /// The child had become ready.
+    complete: bool,
+    /// The end of a turn before that: the reason of a refusal.
+    terminal: Option<Box<Terminal>>,
+}
+
+/// A turn that waits until the child has finished work of its own accord.
+#[derive(Debug)]
+struct HeldTurn {
+    job: Box<TurnJob>,
+    mark: Option<String>,
+    since: Instant,
+}
+
+/// Work of the child's own accord.
+#[derive(Debug)]
+struct OwnWork {
+    /// A turn of its own runs.
+    active: bool,
+    tasks: Tasks,
+    /// The last reported activity.
+    reported: bool,
+}
+
+/// The cost of the child so far.
+#[derive(Debug)]
+struct Spending {
+    model: Option<String>,
+    /// The first announcement was read.
+    announced: bool,
+    cumulative_usd: f64,
+}
+
+/// The end of the protocol, for the child's exit.
+pub(super) struct Remains {
+    pub(super) ready: bool,
+    pub(super) forced: bool,
+    pub(super) stop_began: Option<Instant>,
+    pub(super) kill_reason: Option<KillReason>,
+    pub(super) handshake_terminal: Option<Box<Terminal>>,
+    pub(super) unfinished: Option<Box<RunningTurn>>,
+    pub(super) unseen: Option<Box<TurnJob>>,
+}
+
+impl Protocol {
+    /// The protocol of a child that was started at `started` with `model`.
+    pub(super) fn new(
+        adapter: &'static dyn Adapter,
+        config: Arc<Config>,
+        wall_clock: fn() -> SystemTime,
         model: Option<String>,
         started: Instant,
         bound: &Bound,
     ) -> Self {
-        let session = &setup.config.session;
-        let until = started + session.spawn_timeout;
-        let handshake = setup.adapter.handshake(output::HANDSHAKE, bound);
-        let mut dialogue = Self {
-            input,
-            output,
-            pid,
-            framer: Framer::new(session.line_limit),
-            outbox: VecDeque::new(),
-            write_deadline: None,
-            phase: Phase::Opening { until },
-            asked: false,
+        let session = &config.session;
+        let connecting = !bound.mcp_servers.is_empty();
+        let mut protocol = Self {
+            adapter,
+            wall_clock,
+            actions: VecDeque::new(),
+            phase: Phase::Opening { until: started + session.spawn_timeout },
+            handshake: Handshake { connecting, ..Handshake::default() },
             stop_began: None,
-            verdict: None,
-            ready: false,
-            waited_on: false,
-            silent: false,
-            uncounted: 0,
+            kill_reason: None,
             running: None,
             held: None,
-            active: false,
-            tasks: Tasks::new(session.turn_timeout),
-            told_active: false,
+            own_work: OwnWork { active: false, tasks: Tasks::new(session.turn_timeout), reported: false },
             permissions: Permissions::new(session.permission_timeout),
-            model,
-            announced: false,
-            cumulative_cost: 0.0,
-            handshake_terminal: None,
+            spending: Spending { model, announced: false, cumulative_usd: 0.0 },
             requests_sent: 0,
-            greeted: false,
-            connecting: !bound.mcp_servers.is_empty(),
             over: false,
-            order: None,
-            lease: None,
-            reader_asks: false,
-            armed: until,
-            driver: None,
-            called: false,
-            unsettled: false,
-            has_put: false,
-            wakes: Vec::new(),
-            setup,
+            config,
         };
-        dialogue.write(handshake.into());
-        if dialogue.connecting {
-            let servers = dialogue.setup.adapter.mcp_servers(output::SERVERS, bound);
-            dialogue.write(servers.into());
+        protocol.write(adapter.handshake(HANDSHAKE, bound));
+        if connecting {
+            protocol.write(adapter.mcp_servers(SERVERS, bound));
         }
-        dialogue
+        protocol
     }
 
-    fn report(&self, event: ChildEvent) {
-        self.setup.events.on_child_event(event);
+    fn act(&mut self, action: Action) {
+        self.actions.push_back(action);
     }
 
-    /// The driver has to look: it sleeps until its timer rings or it is called.
-    fn call_driver(&mut self) {
-        self.called = true;
-        if let Some(driver) = self.driver.take() {
-            driver.wake();
+    fn emit(&mut self, event: ChildEvent) {
+        self.act(Action::Emit(event));
+    }
+
+    fn write(&mut self, line: impl Into<Bytes>) {
+        self.act(Action::Write(line.into()));
+    }
+
+    fn measure(&mut self, measurement: Measurement) {
+        self.act(Action::Measure(measurement));
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.act(Action::Rearm);
+    }
+
+    fn emit_permissions(&mut self) {
+        self.emit(ChildEvent::Permissions(self.permissions.pending()));
+    }
+
+    fn request_id(&mut self, prefix: &str) -> String {
+        self.requests_sent += 1;
+        format!("{prefix}{}", self.requests_sent)
+    }
+
+    /// Whether the session has requested a stop.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stop_began.is_some()
+    }
+
+    /// When a kill of the tree has failed, if one was ordered.
+    pub(super) fn kill_deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Killed { until } => Some(until),
+            _ => None,
         }
     }
 
-    /// After a change by anybody but the driver: calls it if there is something that only it can do.
-    pub(super) fn settle(&mut self) {
-        if !std::mem::take(&mut self.unsettled) {
-            return;
-        }
-        self.flush();
-        let is_due_earlier = self.next_deadline().is_some_and(|next| next < self.armed);
-        if self.order.is_some() || !self.outbox.is_empty() || is_due_earlier {
-            self.call_driver();
-        }
-    }
-
-    /// Whom to wake now that the lock is free.
-    pub(super) fn take_wakes(&mut self) -> Vec<Waker> {
-        std::mem::take(&mut self.wakes)
-    }
-
-    /// The signal that is to be sent.
-    pub(super) fn take_order(&mut self) -> Option<Order> {
-        self.order.take()
-    }
-
-    /// Nothing came of the order to kill.
-    pub(super) fn is_given_up(&self) -> bool {
-        matches!(self.phase, Phase::Killed { until } if until <= Instant::now())
-    }
-
-    /// Nobody but the driver reads any more: what is left goes out with the end of the turn.
-    pub(super) fn depart(&mut self) {
+    /// The child has exited: no order is taken any more.
+    pub(super) fn close(&mut self) {
         self.over = true;
     }
 
-    pub(super) fn armed(&self) -> Instant {
-        self.armed
+    pub(super) fn is_over(&self) -> bool {
+        self.over
     }
 
-    /// Whether the driver was called since it last asked; from now on `context` is whom to call.
-    pub(super) fn poll_called(&mut self, context: &Context<'_>) -> bool {
-        match &mut self.driver {
-            Some(driver) => driver.clone_from(context.waker()),
-            none => *none = Some(context.waker().clone()),
-        }
-        std::mem::take(&mut self.called)
+    pub(super) fn running(&self) -> Option<&RunningTurn> {
+        self.running.as_deref()
     }
 
-    /// The end of the child, apart from the end of its tree.
-    pub(super) fn into_exit(mut self, exit: Option<Exit>, oom_kills: OomKills, stderr: String) -> ChildExit {
-        self.setup.metrics.stream_bytes(Stream::Stdout, self.uncounted);
-        let rest = self.take_tail();
-        let forced = matches!(self.phase, Phase::Killed { .. });
-        let cause = self.verdict.map_or_else(
-            || ExitCause::classify(exit.unwrap_or(Exit::Unknown), forced, oom_kills, OomKills::now()),
-            ExitCause::Killed,
-        );
-        let refusal = match self.ready {
-            true => None,
-            false => self.setup.adapter.refusal(self.handshake_terminal.as_deref(), &stderr),
-        };
-        ChildExit {
-            cause,
-            ready: self.ready,
-            requested: self.asked,
-            forced,
+    pub(super) fn into_remains(self) -> Remains {
+        Remains {
+            ready: self.handshake.complete,
+            forced: matches!(self.phase, Phase::Killed { .. }),
             stop_began: self.stop_began,
-            refusal,
-            stderr,
-            unfinished: self.running.map(|mut running| {
-                running.rest = rest;
-                running
-            }),
-            unseen: self.held.map(|(job, _)| job),
-            sweep: None,
+            kill_reason: self.kill_reason,
+            handshake_terminal: self.handshake.terminal,
+            unfinished: self.running,
+            unseen: self.held.map(|held| held.job),
         }
     }
 }

@@ -1,140 +1,140 @@
-//! What is due when: limits of turns, writes and permissions, the watch over a silent child, the steps of a stop.
+//! Deadlines: limits of turns and permissions, the watchdog of a silent child, the steps of a stop.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::output::PING;
-use super::{ChildEvent, Dialogue, Phase};
+use super::{Measurement, PING, Phase, Protocol};
 use crate::child::exit::KillReason;
-use crate::child::vitals;
-use crate::child::watch::{Advice, Finding};
+use crate::child::watchdog::{Advice, Finding, Vitals};
 use crate::error::TurnError;
 use crate::telemetry::metrics::HangDetector;
 
-/// So often a turn is interrupted, `stop_interrupt` apart, before its child is stopped.
-const MOST_INTERRUPTS: u32 = 5;
+/// Interrupts of one turn, `stop_interrupt` apart, before its child is stopped.
+const MAX_INTERRUPTS: u32 = 5;
 
-/// A deadline that is noticed so late was not kept by us (starved, or suspended with the whole machine): what came in
-/// time may still be unread, and the child gets its time once more.
-const ABSENT: Duration = Duration::from_millis(500);
+/// A deadline that is noticed this late was not kept by us (starved, or suspended with the whole machine): what came
+/// in time may still be unread, and the child gets its time once more.
+pub(in crate::child::connection) const ABSENT: Duration = Duration::from_millis(500);
 
-/// How far the driver's timer is set when nothing is due.
-const REST: Duration = Duration::from_secs(3600);
+/// The state of the child beside its lines, when a deadline is due.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::child::connection) struct Observation {
+    /// Lines wait for the reader to make room.
+    pub(in crate::child::connection) reader_is_slow: bool,
+    /// The pipe holds output that was not read yet.
+    pub(in crate::child::connection) unread: bool,
+    /// A look at the process itself, where it could be read.
+    pub(in crate::child::connection) vitals: Option<Vitals>,
+}
 
-impl Dialogue {
-    /// Does what is due.
-    pub(in crate::child) fn on_time(&mut self) {
-        let now = Instant::now();
+impl Protocol {
+    /// Whether the watchdog is due, so that [`Protocol::on_time`] needs a full observation.
+    pub(in crate::child::connection) fn watchdog_is_due(&self, now: Instant) -> bool {
+        let running = self.running.as_ref();
+        running.is_some_and(|running| running.watchdog.deadline() <= now) && !self.is_killed()
+    }
+
+    fn is_killed(&self) -> bool {
+        matches!(self.phase, Phase::Killed { .. })
+    }
+
+    /// Acts on the deadlines that are due, and on a write that stalls.
+    pub(in crate::child::connection) fn on_time(&mut self, now: Instant, stalled: bool, seen: Observation) {
         match self.phase {
             Phase::Opening { until }
-                if until + ABSENT <= now && !std::mem::replace(&mut self.waited_on, true) =>
+                if until + ABSENT <= now && !std::mem::replace(&mut self.handshake.extended, true) =>
             {
-                self.phase = Phase::Opening { until: now + self.setup.config.session.spawn_timeout };
+                self.phase = Phase::Opening { until: now + self.config.session.spawn_timeout };
             }
-            Phase::Opening { until } if until <= now => return self.declare_dead(KillReason::NeverReady),
+            Phase::Opening { until } if until <= now => {
+                return self.declare_dead(KillReason::NeverReady, now);
+            }
             Phase::Closed { until } if until <= now => {
-                // One that lives on without an output is of no use.
-                return self.declare_dead(KillReason::Protocol("it closed its output"));
+                // A child without output cannot serve.
+                return self.declare_dead(KillReason::Protocol("it closed its output"), now);
             }
-            Phase::Interrupted { until } if until <= now => self.close_input(),
-            Phase::InputClosed { until } if until <= now => self.terminate(),
-            Phase::Terminated { until } if until <= now => self.kill(),
+            Phase::Interrupted { until } if until <= now => self.close_input(now),
+            Phase::InputClosed { until } if until <= now => self.terminate(now),
+            Phase::Terminated { until } if until <= now => self.kill(now),
             _ => {}
         }
-        if self.write_deadline.is_some_and(|deadline| deadline + ABSENT <= now) {
-            self.write_deadline = Some(now + self.setup.config.session.write_timeout);
+        if stalled && !self.is_ending() {
+            self.measure(Measurement::Hang(HangDetector::StdinStall));
+            return self.declare_dead(KillReason::Hung, now);
         }
-        if self.write_deadline.is_some_and(|deadline| deadline <= now) && !self.is_ending() {
-            self.setup.metrics.hang(HangDetector::StdinStall);
-            return self.declare_dead(KillReason::Hung);
-        }
-        let adapter = self.setup.adapter;
         let overdue = self.permissions.overdue(now);
         if !overdue.is_empty() {
             for (request, decision) in overdue {
-                self.write(adapter.permission_answer(&request, &decision).into());
+                self.write(self.adapter.permission_answer(&request, &decision));
             }
-            self.report(ChildEvent::Permissions(self.permissions.pending()));
+            self.emit_permissions();
         }
-        let limit = self.setup.config.session.turn_timeout;
-        if self.held.as_ref().is_some_and(|(_, since)| *since + limit <= now) {
-            self.end_held(TurnError::TimedOut { limit });
+        let limit = self.config.session.turn_timeout;
+        if self.held.as_ref().is_some_and(|held| held.since + limit <= now) {
+            self.end_held(TurnError::TimedOut { limit }, now);
         }
-        self.tasks.expire(now);
-        self.tell_activity();
-        self.watch_turn(now);
+        self.own_work.tasks.expire(now);
+        self.emit_activity();
+        self.watch_turn(now, seen);
     }
 
-    fn watch_turn(&mut self, now: Instant) {
-        let pid = self.pid;
-        let waits_for_room = self.handed() > 0;
+    fn watch_turn(&mut self, now: Instant, seen: Observation) {
+        let is_killed = self.is_killed();
         let Some(running) = &mut self.running else { return };
         if running.deadline <= now && running.job.sender.is_some() {
-            let limit = self.setup.config.session.turn_timeout;
-            return self.cancel_running(TurnError::TimedOut { limit });
+            let limit = self.config.session.turn_timeout;
+            return self.cancel_running(TurnError::TimedOut { limit }, now);
         }
-        if matches!(self.phase, Phase::Killed { .. }) {
+        if is_killed {
             return;
         }
         if running.interrupted_until.is_some_and(|until| until <= now) && self.phase == Phase::Serving {
-            return self.interrupt_again(now, waits_for_room);
+            return self.interrupt_again(now, seen.reader_is_slow);
         }
-        if waits_for_room {
+        if seen.reader_is_slow || seen.unread {
             // The silence is ours.
-            return running.watch.sign_of_life(now);
+            return running.watchdog.sign_of_life(now);
         }
-        if running.watch.deadline() <= now
-            && rustix::io::ioctl_fionread(&self.output).is_ok_and(|unread| unread > 0)
-        {
-            // It has spoken; we have not listened yet.
-            return running.watch.sign_of_life(now);
-        }
-        let before = running.vitals;
-        let vitals = if running.watch.deadline() <= now { pid.and_then(vitals::read) } else { None };
-        match running.watch.advice(now, before, vitals) {
+        match running.watchdog.advice(now, running.vitals, seen.vitals) {
             Advice::Wait => {}
             Advice::Ping => {
-                running.vitals = vitals;
+                running.vitals = seen.vitals;
                 running.pinged = Some(now);
                 let id = self.request_id(PING);
-                let line = self.setup.adapter.ping(&id);
-                self.write(line.into());
+                self.write(self.adapter.ping(&id));
             }
-            Advice::Condemn(finding) => {
-                self.setup.metrics.hang(match finding {
+            Advice::DeclareDead(finding) => {
+                self.measure(Measurement::Hang(match finding {
                     Finding::Stopped => HangDetector::Stopped,
                     Finding::Ping => HangDetector::Ping,
                     Finding::NoProgress => HangDetector::NoProgress,
-                });
-                self.declare_dead(KillReason::Hung);
+                }));
+                self.declare_dead(KillReason::Hung, now);
             }
         }
     }
 
     /// The turn did not end within the time that an interrupt normally takes. On a starved machine it may need longer:
-    /// the child is asked again, and only one that still does not obey is of no use.
-    fn interrupt_again(&mut self, now: Instant, waits_for_room: bool) {
+    /// the child is asked again, and stopped only if it still does not obey.
+    fn interrupt_again(&mut self, now: Instant, reader_is_slow: bool) {
         let Some(running) = &mut self.running else { return };
         running.interrupts += 1;
-        running.interrupted_until = Some(now + self.setup.config.session.stop_interrupt);
-        if waits_for_room {
-            // Its end may have come already, behind what the reader does not take.
-            let waiting = running.abandon(TurnError::Cancelled);
-            self.wakes.extend(waiting);
-            self.drop_kept();
-        } else if running.interrupts >= MOST_INTERRUPTS {
-            self.setup.metrics.hang(HangDetector::NoProgress);
-            self.verdict.get_or_insert(KillReason::Hung);
-            return self.terminate();
+        running.interrupted_until = Some(now + self.config.session.stop_interrupt);
+        if reader_is_slow {
+            // The end may have come already, behind what the reader does not take.
+            self.abandon(TurnError::Cancelled, now);
+        } else if running.interrupts >= MAX_INTERRUPTS {
+            self.measure(Measurement::Hang(HangDetector::NoProgress));
+            self.kill_reason.get_or_insert(KillReason::Hung);
+            return self.terminate(now);
         }
         let id = self.request_id("interrupt-");
-        let line = self.setup.adapter.interrupt(&id);
-        self.write(line.into());
+        self.write(self.adapter.interrupt(&id));
     }
 
-    /// When something is due next; `None`: nothing is.
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
+    /// The next deadline; `None`: nothing is due.
+    pub(in crate::child::connection) fn next_deadline(&self) -> Option<Instant> {
         let phase = match self.phase {
             Phase::Serving => None,
             Phase::Opening { until }
@@ -145,27 +145,13 @@ impl Dialogue {
             | Phase::Killed { until } => Some(until),
         };
         let turn = self.running.as_ref().and_then(|running| {
-            let watch = (!matches!(self.phase, Phase::Killed { .. })).then(|| running.watch.deadline());
+            let watchdog = (!self.is_killed()).then(|| running.watchdog.deadline());
             let turn = running.job.sender.is_some().then_some(running.deadline);
             let interrupt = running.interrupted_until.filter(|_| self.phase == Phase::Serving);
-            [watch, turn, interrupt].into_iter().flatten().min()
+            [watchdog, turn, interrupt].into_iter().flatten().min()
         });
-        let write = self.write_deadline.filter(|_| !self.is_ending());
-        let held = self.held.as_ref().map(|(_, since)| *since + self.setup.config.session.turn_timeout);
-        let due = [phase, turn, write, held, self.lease];
-        let others = [self.permissions.deadline(), self.tasks.deadline()];
-        due.into_iter().chain(others).flatten().min()
-    }
-
-    /// When the driver's timer is to ring, `armed` being when it will. Moving it is not free, and most deadlines only
-    /// move away: it is moved when it would ring too late, or `has_rung`.
-    pub(in crate::child) fn arm(&mut self, has_rung: bool) -> Option<Instant> {
-        // With nothing due the timer may ring once for nothing; after that it rests.
-        let next = self.next_deadline().unwrap_or_else(|| Instant::now() + REST);
-        let moves = next < self.armed || has_rung;
-        if moves {
-            self.armed = next;
-        }
-        moves.then_some(next)
+        let held = self.held.as_ref().map(|held| held.since + self.config.session.turn_timeout);
+        let others = [self.permissions.deadline(), self.own_work.tasks.deadline()];
+        [phase, turn, held].into_iter().chain(others).flatten().min()
     }
 }

@@ -1,66 +1,66 @@
-//! How a child is made to go: interrupt, end of input, SIGTERM, the end of its tree; each with its time.
+//! The stop of a child: interrupt, end of input, SIGTERM, kill of the tree; each step with its time.
 
 use tokio::time::{Duration, Instant};
 
-use super::{Dialogue, Order, Phase};
+use super::{Action, Measurement, Phase, Protocol, Signal};
 use crate::child::exit::KillReason;
 use crate::telemetry::metrics::StopStep;
 
-/// A shim that was told to kill tells of the end at once. One that does not is itself in trouble (stopped, say) and is
-/// dealt with by its handle.
-const KILL_TOLD: Duration = Duration::from_secs(1);
+/// A shim that is ordered to kill reports the end at once. One that does not is itself in trouble (stopped, say) and
+/// is dealt with by its handle.
+const KILL_GRACE: Duration = Duration::from_secs(1);
 
-impl Dialogue {
-    /// Somebody wants the child to go.
-    pub(in crate::child) fn stop(&mut self) {
-        if std::mem::replace(&mut self.asked, true) {
+impl Protocol {
+    /// The session requests the stop.
+    pub(in crate::child::connection) fn stop(&mut self, now: Instant) {
+        if self.is_stopping() {
             return;
         }
-        self.stop_began = Some(Instant::now());
+        self.stop_began = Some(now);
         match self.phase {
             Phase::Serving if self.running.is_some() => {
-                self.setup.metrics.stop_step(StopStep::Interrupt);
-                self.phase =
-                    Phase::Interrupted { until: Instant::now() + self.setup.config.session.stop_interrupt };
-                self.unsettled = true;
-                self.interrupt();
+                self.measure(Measurement::StopStep(StopStep::Interrupt));
+                self.enter(Phase::Interrupted { until: now + self.config.session.stop_interrupt });
+                self.interrupt(now);
             }
-            Phase::Opening { .. } | Phase::Serving => self.close_input(),
+            Phase::Opening { .. } | Phase::Serving => self.close_input(now),
             _ => {}
         }
     }
 
-    pub(super) fn close_input(&mut self) {
-        self.setup.metrics.stop_step(StopStep::StdinClose);
-        self.unsettled = true;
-        self.outbox.clear();
-        self.write_deadline = None;
-        self.phase = Phase::InputClosed { until: Instant::now() + self.setup.config.session.stop_eof };
-        if rustix::net::shutdown(&self.input, rustix::net::Shutdown::Write).is_err() {
-            self.terminate();
+    pub(super) fn close_input(&mut self, now: Instant) {
+        self.measure(Measurement::StopStep(StopStep::StdinClose));
+        self.enter(Phase::InputClosed { until: now + self.config.session.stop_eof });
+        self.act(Action::CloseInput);
+    }
+
+    pub(in crate::child::connection) fn terminate(&mut self, now: Instant) {
+        self.measure(Measurement::StopStep(StopStep::Term));
+        self.act(Action::Send(Signal::Terminate));
+        self.enter(Phase::Terminated { until: now + self.config.session.stop_term });
+    }
+
+    pub(super) fn kill(&mut self, now: Instant) {
+        self.measure(Measurement::StopStep(StopStep::TreeKill));
+        self.act(Action::Send(Signal::KillTree));
+        self.enter(Phase::Killed { until: now + KILL_GRACE });
+    }
+
+    /// Kills the child for `reason`; the first reason counts.
+    pub(in crate::child::connection) fn declare_dead(&mut self, reason: KillReason, now: Instant) {
+        self.kill_reason.get_or_insert(reason);
+        self.kill(now);
+    }
+
+    /// The turn that delayed a stop is over.
+    pub(super) fn on_turn_over(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Interrupted { .. }) {
+            self.close_input(now);
         }
     }
 
-    pub(super) fn terminate(&mut self) {
-        self.unsettled = true;
-        self.setup.metrics.stop_step(StopStep::Term);
-        self.order.get_or_insert(Order::Terminate);
-        self.phase = Phase::Terminated { until: Instant::now() + self.setup.config.session.stop_term };
-    }
-
-    pub(super) fn kill(&mut self) {
-        self.unsettled = true;
-        self.setup.metrics.stop_step(StopStep::TreeKill);
-        self.order = Some(Order::KillTree);
-        self.phase = Phase::Killed { until: Instant::now() + KILL_TOLD };
-    }
-
-    pub(in crate::child) fn declare_dead(&mut self, verdict: KillReason) {
-        self.verdict.get_or_insert(verdict);
-        self.kill();
-    }
-
-    pub(super) fn is_ending(&self) -> bool {
+    /// The child takes no more input.
+    pub(in crate::child::connection) fn is_ending(&self) -> bool {
         !matches!(self.phase, Phase::Opening { .. } | Phase::Serving | Phase::Interrupted { .. })
     }
 }
