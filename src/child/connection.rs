@@ -53,7 +53,7 @@ use super::framing::Framed;
 use super::running_turn::{RunningTurn, TurnJob};
 use super::secrets::Secrets;
 use super::vitals;
-use crate::adapter::{Adapter, Bound};
+use crate::adapter::{Adapter, LaunchSettings};
 use crate::child::event::ChildEvent;
 use crate::config::Config;
 use crate::model::ids::TurnId;
@@ -102,12 +102,12 @@ impl Connection {
         pid: Option<u32>,
         model: Option<String>,
         started: Instant,
-        bound: &Bound,
+        settings: &LaunchSettings,
     ) -> Self {
         let session = &context.config.session;
         let config = context.config.clone();
         let mut connection = Self {
-            protocol: Protocol::new(context.adapter, config, SystemTime::now, model, started, bound),
+            protocol: Protocol::new(context.adapter, config, SystemTime::now, model, started, settings),
             pipes: PipeIo::new(pipes, session.line_limit, session.write_timeout, context.metrics.clone()),
             handoff: Handoff::new(started + session.spawn_timeout),
             context,

@@ -21,7 +21,7 @@ use super::connection::{ChildContext, Connection, ConnectionHandle, Signal};
 use super::exit::{ChildExit, Exit, OomKills};
 use super::spawn::{Contained, ShimHandle};
 use super::stderr::Tail;
-use crate::adapter::Bound;
+use crate::adapter::LaunchSettings;
 use crate::telemetry::metrics::Stream;
 
 /// Maximum time to read the rest of the output after the exit: other holders of the pipe are being killed.
@@ -68,11 +68,11 @@ impl ChildTask {
         child: Box<Contained>,
         model: Option<String>,
         started: Instant,
-        bound: &Bound,
+        settings: &LaunchSettings,
     ) -> Box<Self> {
         let Contained { input, output, stderr, shim, oom_kills } = *child;
         let connection =
-            Connection::open(context.clone(), (input, output), shim.pid(), model, started, bound);
+            Connection::open(context.clone(), (input, output), shim.pid(), model, started, settings);
         // Boxed, for it goes from one future into the next, and each would keep room for it while the child lives.
         Box::new(Self {
             tail: Tail::new(context.config.session.stderr_tail, context.secrets.clone()),

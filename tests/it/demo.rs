@@ -60,7 +60,7 @@ fn all_claims_hold(output: &Output, text: &str) {
         "each has a process:",
         "20 answers came back, each to the one who had asked",
         "neither knows the other's",
-        "the caller was told at once that this answer is lost",
+        "one error event informed the caller at once that this answer is lost",
         "of silence and gave back",
         "who works is not idle",
         "which knows the conversation",

@@ -1,4 +1,4 @@
-//! From arguments, environment and file to a configuration and a log; what the subcommands share.
+//! Arguments, configuration and log setup shared by the subcommands.
 
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
@@ -12,50 +12,50 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
-/// Something failed while running.
+/// Exit code of a failure while running.
 pub(crate) const FAILED: u8 = 1;
-/// The arguments or the configuration are wrong.
+/// Exit code of invalid arguments or configuration.
 pub(crate) const MISUSED: u8 = 2;
 
-/// The variable with the log's filter.
+/// Environment variable with the log filter.
 const LOG_VARIABLE: &str = "PILOTLIGHT_LOG";
 const DEFAULT_LOG: &str = "info";
-/// The variable with the log's form.
+/// Environment variable with the log format.
 const LOG_FORMAT_VARIABLE: &str = "PILOTLIGHT_LOG_FORMAT";
-/// Variables with this prefix may be configuration.
+/// Prefix of environment variables that set configuration keys.
 const PREFIX: &[u8] = b"PILOTLIGHT_";
 
-/// What else gets the spans beside the log; it has a filter of its own.
+/// Subscriber layer that exports spans, with its own filter.
 pub(crate) type ExportLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// Each wins over its key in the environment, which wins over the file.
+/// Arguments that override the environment, which overrides the file.
 #[derive(Args, Debug, Clone, Default)]
 pub(crate) struct Options {
-    /// A configuration file (TOML)
+    /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// The public listener: an address, localhost or a port alone; port 0 takes a free one
+    /// Public listener: address, localhost or port; port 0 picks a free port
     #[arg(long, value_name = "ADDRESS:PORT|PORT", value_parser = listen_address)]
     pub(crate) listen: Option<SocketAddr>,
-    /// The operator's listener, with /metrics
+    /// Operator's listener, serves /metrics
     #[arg(long, value_name = "ADDRESS:PORT|PORT", value_parser = listen_address)]
     pub(crate) admin_listen: Option<SocketAddr>,
-    /// The file of keys (see `pilotlight keys`); then every caller needs one
+    /// Key file (see `pilotlight keys`); every caller then needs a key
     #[arg(long, value_name = "FILE")]
     pub(crate) keys: Option<PathBuf>,
-    /// Trust everybody who reaches a listener, also where that is not this machine alone
+    /// Trust every caller, also on listeners that other machines can reach
     #[arg(long)]
     pub(crate) allow_unauthenticated: bool,
-    /// Where sessions and workspaces are kept
+    /// Directory of sessions and workspaces
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// The CLI: a path, `claude` (found in PATH) or `sim` (the built-in simulation)
+    /// CLI: a path, `claude` (found in PATH) or `sim` (the built-in simulation)
     #[arg(long, value_name = "PATH|claude|sim")]
     pub(crate) cli: Option<String>,
 }
 
 impl Options {
-    /// The configuration that these options ask for, checked.
+    /// Loads and validates the configuration.
     pub(crate) fn configuration(&self) -> Result<Config, ConfigError> {
         let mut config = Config::load(self.config.as_deref(), environment()?)?;
         if let Some(listen) = self.listen {
@@ -79,7 +79,7 @@ impl Options {
     }
 }
 
-/// Our variables; those of others need not be text.
+/// Environment variables with our prefix. Others need not be UTF-8.
 pub(crate) fn environment() -> Result<Vec<(String, String)>, ConfigError> {
     let ours = std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(PREFIX));
     ours.map(|(name, value)| {
@@ -93,12 +93,12 @@ pub(crate) fn environment() -> Result<Vec<(String, String)>, ConfigError> {
     .collect()
 }
 
-/// Logs go to standard error: standard output belongs to what a program reads.
+/// Starts the log on standard error. Standard output is for machine-readable lines.
 pub(crate) fn start_log() -> Result<(), ConfigError> {
     start_log_with(None)
 }
 
-/// The same, with somebody else who gets the spans.
+/// Starts the log and, beside it, the export of spans.
 pub(crate) fn start_log_with(export: Option<ExportLayer>) -> Result<(), ConfigError> {
     let filter = std::env::var(LOG_VARIABLE).unwrap_or_else(|_| DEFAULT_LOG.to_owned());
     let filter = EnvFilter::builder().parse(&filter).map_err(|error| {
@@ -114,18 +114,18 @@ pub(crate) fn start_log_with(export: Option<ExportLayer>) -> Result<(), ConfigEr
         }
     };
     let started = match export {
-        // The filter before everything: what nobody logs is not even looked at.
+        // A global filter skips disabled events before any layer.
         None => tracing_subscriber::registry().with(filter).with(lines(is_json)).try_init(),
         Some(export) => {
             tracing_subscriber::registry().with(export).with(lines(is_json).with_filter(filter)).try_init()
         }
     };
-    // Fails only if there is a log already, which then is as good.
+    // Fails only when a log is set already, which then is used.
     started.ok();
     Ok(())
 }
 
-/// What writes the log.
+/// Layer that writes log lines.
 fn lines<S>(is_json: bool) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
@@ -133,19 +133,19 @@ where
     let lines = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
-    // One object to a line, the fields of the event at its top, those of its spans in a list.
+    // One object per line: the event's fields at the top, its spans' fields in a list.
     if is_json { lines.json().flatten_event(true).with_current_span(false).boxed() } else { lines.boxed() }
 }
 
-/// The runtime of a subcommand.
+/// Builds the runtime of a subcommand.
 pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|error| complain(&format!("cannot start the runtime: {error}"), FAILED))
 }
 
-/// Says what is wrong, for a person, and gives the exit code.
+/// Prints a problem to standard error and returns the exit code.
 pub(crate) fn complain(problem: &str, code: u8) -> ExitCode {
-    // Without a standard error there is nobody to tell.
+    // A closed standard error leaves no place to report to.
     writeln!(std::io::stderr(), "pilotlight: {problem}").ok();
     ExitCode::from(code)
 }

@@ -1,8 +1,7 @@
-//! `pilotlight check`: is the configuration right, and does its CLI start?
+//! `pilotlight check`: validates the configuration and starts its CLI once.
 
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use pilotlight::Config;
@@ -11,14 +10,15 @@ use pilotlight::server::{exposure, keys};
 use pilotlight::system::probe::{ProbeError, Probed, doubts, probe, version};
 
 use crate::args::{FAILED, MISUSED, Options, complain, runtime, start_log};
+use crate::temp_dir::TempDir;
 
 pub(crate) fn run(options: &Options) -> ExitCode {
     let config = match start_log().and_then(|()| options.configuration()) {
         Ok(config) => config,
         Err(error) => return complain(&error.to_string(), MISUSED),
     };
-    let place = match Place::new() {
-        Ok(place) => place,
+    let temp = match TempDir::new("check", false) {
+        Ok(temp) => temp,
         Err(error) => return complain(&format!("cannot make a temporary directory: {error}"), FAILED),
     };
     let runtime = match runtime() {
@@ -42,26 +42,26 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     for doubt in doubts(&config) {
         say(
             "warning",
-            &format!("others can change the CLI, and so read every conversation and key: {doubt}"),
+            &format!("other users can change the CLI, and so read every conversation and key: {doubt}"),
         );
     }
-    match runtime.block_on(look(&config, &place.0)) {
+    match runtime.block_on(look(&config, temp.path())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(ProbeError::Start(StartError::Config(error))) => complain(&error.to_string(), MISUSED),
         Err(error @ ProbeError::Start(_)) => complain(&format!("{error} [{}]", error.code()), FAILED),
-        // What callers read as well holds no path of the server; the operator needs it.
+        // The error's text has no server paths, because callers see it; the operator needs the path.
         Err(error) => {
             complain(&format!("cli.program `{}`: {error} [{}]", config.cli.program, error.code()), FAILED)
         }
     }
 }
 
-/// Tells each thing as soon as it is known, so that a failure comes after what is well.
-async fn look(config: &Config, place: &Path) -> Result<(), ProbeError> {
-    let (program, told) = version(config, place).await?;
+/// Prints each fact as soon as it is known, so that a failure comes last.
+async fn look(config: &Config, directory: &Path) -> Result<(), ProbeError> {
+    let (program, version) = version(config, directory).await?;
     say("program", &program.display().to_string());
-    say("version", told.as_deref().unwrap_or("not told"));
-    report(&probe(config, &place.join("data")).await?);
+    say("version", version.as_deref().unwrap_or("unknown"));
+    report(&probe(config, &directory.join("data")).await?);
     Ok(())
 }
 
@@ -79,25 +79,6 @@ fn report(probed: &Probed) {
 }
 
 fn say(what: &str, value: &str) {
-    // Without a standard output the exit code is what is left.
+    // A closed standard output leaves the exit code.
     writeln!(std::io::stdout(), "{what:<14} {value}").ok();
-}
-
-/// A directory of our own, removed at the end.
-struct Place(PathBuf);
-
-impl Place {
-    fn new() -> std::io::Result<Self> {
-        let path = std::env::temp_dir().join(format!("pilotlight-check-{}", uuid::Uuid::new_v4()));
-        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(%error, path = %self.0.display(), "the temporary directory was not removed");
-        }
-    }
 }

@@ -1,10 +1,9 @@
-//! `pilotlight demo`: the whole system at work, for somebody who sees it for the first time.
+//! `pilotlight demo`: a guided tour of the running system.
 //!
-//! Theory of operation: the demo starts a real server in a directory of its own and is a client of it over HTTP. Each
-//! part ([`acts`]) shows something and then claims what it has checked. What is printed ([`page`]) and what the users
-//! say ([`script`]) is pure; [`stage`] owns the server, and whatever happens (a failed part, a signal, a reader that has
-//! gone away) the server is stopped in order and what it left is looked for. Nothing here reaches into the core: it
-//! uses the public names alone.
+//! The demo starts a real server in a temporary directory and calls it over HTTP. Each part ([`acts`]) shows something
+//! and then claims what it has checked. The layout ([`layout`]) and the messages ([`script`]) are pure; [`stage`] owns
+//! the server. After every run, also a failed or interrupted one, the server is stopped and its leftovers are searched.
+//! Only public names of the crate are used.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,46 +17,47 @@ use tokio::time::Instant;
 use crate::args::{FAILED, MISUSED, Options, complain, runtime, start_log};
 
 mod acts;
-mod alone;
 mod client;
+mod layout;
 mod metrics;
-mod page;
+mod one_shot;
 mod process;
 mod script;
 mod show;
 mod stage;
+mod text;
 
 use acts::Plot;
 use script::Script;
 use show::{Problem, Show};
-use stage::{CannotBegin, Ended, Ground, SIMULATION, Stage};
+use stage::{DemoStartError, Ended, SIMULATION, Setup, Stage};
 
-/// Stopped by a signal, as shells say it of SIGINT.
+/// Exit code after a signal, as shells encode SIGINT.
 const INTERRUPTED: u8 = 130;
-/// Its presence means that a log is wanted; without it the kills of the demo would fill the page with warnings.
+/// Environment variable that enables the log. By default there is none: the demo's kills would fill it with warnings.
 const LOG_VARIABLE: &str = "PILOTLIGHT_LOG";
-/// The most characters of the CLI's path and version: the version is its own text.
+/// Maximum characters shown of the CLI's path and version, which is free text.
 const CLI_SHOWN: usize = 200;
-/// What blocking work may still take once everything else has ended.
+/// Maximum wait for blocking work after everything else has stopped.
 const RUNTIME_STOP: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// The arguments.
+/// Arguments of `pilotlight demo`.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct DemoOptions {
-    /// The CLI: `sim` (the built-in simulation, and the default without --config), `claude` (found in PATH) or a path
+    /// CLI: `sim` (built-in simulation, default without --config), `claude` (found in PATH) or a path
     #[arg(long, value_name = "claude|sim|PATH")]
     cli: Option<String>,
-    /// A configuration file (TOML); its data directory, listeners and idle timeout are the demo's own
+    /// Configuration file (TOML); the demo sets data directory, listeners and idle timeout
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Keep the temporary directory and say where it is
+    /// Keep the temporary directory and print its path
     #[arg(long)]
     keep: bool,
 }
 
 impl DemoOptions {
     fn configuration(&self) -> Result<Config, ConfigError> {
-        // Who names neither has nothing installed.
+        // Without both arguments no installed CLI is assumed.
         let default = self.config.is_none().then(|| SIMULATION.to_owned());
         let cli = self.cli.clone().or(default);
         Options { config: self.config.clone(), cli, ..Options::default() }.configuration()
@@ -85,10 +85,10 @@ pub(crate) fn run(options: &DemoOptions) -> ExitCode {
     code
 }
 
-/// From the first line to the last.
+/// Runs the demo from start to shutdown.
 async fn play(config: Config, keep: bool, interrupts: &mut Interrupts) -> ExitCode {
     let begin = Instant::now();
-    let set = async { Stage::set(Ground::prepare(config, keep).await?).await };
+    let set = async { Stage::set(Setup::prepare(config, keep).await?).await };
     let stage = tokio::select! {
         stage = set => stage,
         () = interrupts.next() => return ExitCode::from(INTERRUPTED),
@@ -102,14 +102,14 @@ async fn play(config: Config, keep: bool, interrupts: &mut Interrupts) -> ExitCo
         shown = all_parts(&stage, &mut show) => Some(shown),
         () = interrupts.next() => None,
     };
-    // In any case, but a second signal does not wait for it: each child has a shim that ends it when we are gone.
-    let (ground, ended) = tokio::select! {
+    // Always, except after a second signal: each child has a shim that kills it when this process exits.
+    let (setup, ended) = tokio::select! {
         ended = stage.strike() => ended,
         () = interrupts.next() => return ExitCode::from(INTERRUPTED),
     };
     match shown {
         Some(shown) => {
-            let all_is_well = shown.and_then(|()| last_part(&mut show, &ground, &ended, keep));
+            let all_is_well = shown.and_then(|()| last_part(&mut show, &setup, &ended, keep));
             let all_is_well = all_is_well.and_then(|()| show.verdict(begin.elapsed()));
             if all_is_well.unwrap_or(false) { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
         }
@@ -120,82 +120,82 @@ async fn play(config: Config, keep: bool, interrupts: &mut Interrupts) -> ExitCo
     }
 }
 
-fn refuse(error: &CannotBegin) -> ExitCode {
-    let is_usage = matches!(error, CannotBegin::Serve(error) if error.is_usage());
+fn refuse(error: &DemoStartError) -> ExitCode {
+    let is_usage = matches!(error, DemoStartError::Serve(error) if error.is_usage());
     complain(&error.to_string(), if is_usage { MISUSED } else { FAILED })
 }
 
-/// Fails only if nobody reads.
+/// Runs all parts. Fails only if the output is closed.
 async fn all_parts(stage: &Stage, show: &mut Show) -> Result<(), Problem> {
     introduction(stage, show)?;
-    let mut plot = Plot::new(Script { is_simulated: stage.ground.is_simulated() });
+    let mut plot = Plot::new(Script { is_simulated: stage.setup.is_simulated() });
     show.heading("Three messages, one process")?;
     let shown = acts::keep_alive(stage, show, &mut plot).await;
-    settle(show, shown)?;
+    count_failure(show, shown)?;
     show.heading("Two users side by side")?;
     let shown = acts::users(stage, show, &mut plot).await;
-    settle(show, shown)?;
+    count_failure(show, shown)?;
     show.heading("A process is killed, the conversation goes on")?;
     let shown = acts::kills(stage, show, &mut plot).await;
-    settle(show, shown)?;
+    count_failure(show, shown)?;
     show.heading("An idle process gives its memory back")?;
     let shown = acts::idle(stage, show, &mut plot).await;
-    settle(show, shown)?;
+    count_failure(show, shown)?;
     show.heading("What the server says of it")?;
-    let shown = acts::figures(stage, show, &mut plot).await;
-    settle(show, shown)?;
+    let shown = acts::metrics(stage, show, &mut plot).await;
+    count_failure(show, shown)?;
     show.heading("The end")?;
     let shown = acts::goodbye(stage, show, &mut plot).await;
-    settle(show, shown)
+    count_failure(show, shown)
 }
 
-/// A part that could not be shown to its end has failed; the next one comes all the same.
-fn settle(show: &mut Show, shown: Result<(), Problem>) -> Result<(), Problem> {
+/// Counts a part that was not completed as a failed claim; the next part runs all the same.
+fn count_failure(show: &mut Show, shown: Result<(), Problem>) -> Result<(), Problem> {
     match shown {
-        Err(Problem::Seen(what)) => show.claim(false, "this part can be shown to its end", what),
+        Err(Problem::Seen(what)) => show.claim(false, "this part completes", what),
         other => other,
     }
 }
 
 fn introduction(stage: &Stage, show: &Show) -> Result<(), Problem> {
-    let ground = &stage.ground;
+    let setup = &stage.setup;
     show.title("pilotlight", "keeps one warm, supervised, resumable CLI process per user")?;
     show.gap()?;
-    let version = ground.version.as_deref().unwrap_or("version not told");
-    let cli = if ground.is_simulated() {
+    let version = setup.version.as_deref().unwrap_or("unknown version");
+    let cli = if setup.is_simulated() {
         format!("the built-in simulation, {version}")
     } else {
-        format!("{}, {version}", ground.program.display())
+        format!("{}, {version}", setup.program.display())
     };
-    show.field("CLI", page::cut(&cli, CLI_SHOWN))?;
-    let memory = match ground.probed.memory_bytes {
+    show.field("CLI", text::cut(&cli, CLI_SHOWN))?;
+    let memory = match setup.probed.memory_bytes {
         0 => String::new(),
-        bytes => format!(", {}", page::size(bytes as f64)),
+        bytes => format!(", {}", text::size(bytes as f64)),
     };
-    show.field("start", format_args!("{} until it is ready{memory}", page::took(ground.probed.ready_after)))?;
+    show.field("start", format_args!("{} until it is ready{memory}", text::took(setup.probed.ready_after)))?;
     show.field(
         "server",
         format_args!("http://{}, metrics at http://{}/metrics", stage.http(), stage.admin()),
     )?;
-    show.field("directory", ground.place.path.display())
+    show.field("directory", setup.directory.path().display())
 }
 
-fn last_part(show: &mut Show, ground: &Ground, ended: &Ended, keep: bool) -> Result<(), Problem> {
+fn last_part(show: &mut Show, setup: &Setup, ended: &Ended, keep: bool) -> Result<(), Problem> {
     let text = format!(
         "the server has stopped, in {}, and of {} processes that ran none is left",
-        page::took(ended.took),
+        text::took(ended.took),
         ended.before
     );
     let pids: Vec<String> = ended.left.iter().map(|process| process.pid.to_string()).collect();
     let holds = ended.left.is_empty() && ended.before > 0;
     show.claim(holds, &text, format!("{} before, left: {}", ended.before, pids.join(", ")))?;
     if keep {
-        show.note(&format!("The sessions are kept in {}", ground.place.path.display()))?;
+        show.note(&format!("The sessions are kept in {}", setup.directory.path().display()))?;
     }
     Ok(())
 }
 
-/// The signals that ask for an end.
+/// Signals that stop the demo.
 struct Interrupts {
     interrupt: Signal,
     terminate: Signal,

@@ -1,9 +1,8 @@
-//! Spans to an OpenTelemetry collector, where the environment names one (the feature `otel`).
+//! Export of spans to an OpenTelemetry collector, if the environment names one (feature `otel`).
 //!
-//! Owned by the program: an embedding service has its own subscriber and decides itself. Spans are queued without
-//! waiting and sent by a thread of the exporter; a full queue drops them, so a collector that is slow or gone costs
-//! nobody a turn. It must not know what a span means, only which may leave: those named in [`may_leave`], whose fields
-//! hold ids, hashes, numbers and fixed words. Everything else that is logged stays in the log.
+//! Spans are queued without waiting and sent by the exporter's thread. A full queue drops spans, so a slow or absent
+//! collector delays no turn. Only the spans of [`is_exported`] leave: their fields hold ids, hashes, numbers and fixed
+//! words.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,32 +21,32 @@ use tracing_subscriber::{Layer, Registry};
 
 use crate::args::ExportLayer;
 
-/// The variables that name a collector, the stronger one first.
+/// Environment variables that name a collector, by precedence.
 const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
-/// What the service is called, unless the environment says otherwise.
+/// Service name, unless the environment sets one.
 const NAME: &str = "pilotlight";
-/// Spans that wait for the collector: about a megabyte, and several seconds of a busy service.
+/// Maximum spans in the queue: about a megabyte, several seconds of a busy service.
 const QUEUE: usize = 2048;
-/// Spans in one message to it.
+/// Maximum spans per request.
 const BATCH: usize = 512;
-/// How long a span waits for others.
+/// Maximum delay of a span in the queue.
 const DELAY: Duration = Duration::from_secs(1);
-/// How long the stop of the service may wait for the collector.
+/// Maximum wait for the last spans at shutdown.
 const FLUSH: Duration = Duration::from_secs(1);
 
-/// What is sent while the service runs, and still has to be sent when it stops.
+/// The exporter, until its last flush.
 pub(crate) struct Export(Option<SdkTracerProvider>);
 
 impl Export {
-    /// What the environment asks for: a layer for the subscriber, if there is a collector.
+    /// Builds the subscriber layer, if the environment names a collector.
     pub(crate) fn from_environment() -> Result<(Self, Option<ExportLayer>), ConfigError> {
         let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let Some(key) = ENDPOINTS.into_iter().find(is_set) else { return Ok((Self(None), None)) };
         let refuse = |problem: String| ConfigError::Key { key: key.to_owned(), problem };
-        // Neither its text nor the builder's is repeated: an address may hold a password.
+        // The message repeats neither address nor cause: they may hold a password.
         if !std::env::var(key).is_ok_and(|address| address.starts_with("http://")) {
             return Err(refuse(
-                "must be the http:// address of a collector; there is no TLS here".to_owned(),
+                "must be the http:// address of a collector; TLS is not supported".to_owned(),
             ));
         }
         let exporter = SpanExporter::builder()
@@ -61,8 +60,9 @@ impl Export {
             .with_max_export_batch_size(BATCH)
             .with_scheduled_delay(DELAY)
             .build();
-        let batches = BatchSpanProcessor::builder(Telling { exporter, failed: AtomicBool::new(false) })
-            .with_batch_config(batches);
+        let batches =
+            BatchSpanProcessor::builder(LoggingExporter { exporter, failed: AtomicBool::new(false) })
+                .with_batch_config(batches);
         let provider = SdkTracerProvider::builder()
             .with_resource(resource())
             .with_span_processor(batches.build())
@@ -73,11 +73,11 @@ impl Export {
             .with_location(false)
             .with_threads(false)
             .with_target(false)
-            .with_filter(filter_fn(may_leave));
+            .with_filter(filter_fn(is_exported));
         Ok((Self(Some(provider)), Some(Box::new(layer) as Box<dyn Layer<Registry> + Send + Sync>)))
     }
 
-    /// Sends what is queued, as far as that is quickly done. Nothing is sent afterwards.
+    /// Flushes the queue within the limit and stops the exporter.
     pub(crate) async fn flush(self) {
         let Some(provider) = self.0 else { return };
         let flushed = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(FLUSH)).await;
@@ -87,16 +87,16 @@ impl Export {
     }
 }
 
-/// Whether a span or an event goes to the collector: a request's span, a turn's with what happens to it.
-fn may_leave(metadata: &Metadata<'_>) -> bool {
+/// Whether a span or event is exported: request spans, and turn spans with their events.
+fn is_exported(metadata: &Metadata<'_>) -> bool {
     match metadata.target() {
         "pilotlight::turn::trace" => true,
-        "pilotlight::server::router" => metadata.is_span() && metadata.name() == "request",
+        "pilotlight::server::api::router" => metadata.is_span() && metadata.name() == "request",
         _ => false,
     }
 }
 
-/// Who we are for the collector.
+/// Resource attributes of the service.
 fn resource() -> Resource {
     let is_named = Resource::builder()
         .build()
@@ -106,14 +106,14 @@ fn resource() -> Resource {
     if is_named { resource.build() } else { resource.with_service_name(NAME).build() }
 }
 
-/// Tells when the collector gets out of reach and when it is back, once each, and not for every message.
+/// Exporter that logs the loss and the return of the collector once each.
 #[derive(Debug)]
-struct Telling<E> {
+struct LoggingExporter<E> {
     exporter: E,
     failed: AtomicBool,
 }
 
-impl<E: Exporter> Exporter for Telling<E> {
+impl<E: Exporter> Exporter for LoggingExporter<E> {
     async fn export(&self, spans: Vec<SpanData>) -> OTelSdkResult {
         let sent = self.exporter.export(spans).await;
         match (&sent, self.failed.swap(sent.is_err(), Ordering::Relaxed)) {

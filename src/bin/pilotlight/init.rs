@@ -1,10 +1,8 @@
-//! The first process of a container: starts the program again as its child, hands signals on, and reaps what others
-//! leave.
+//! Init process of a container: runs the program as its child, forwards signals, reaps orphans.
 //!
-//! The kernel gives every orphan of a PID namespace to its first process: those of `docker exec`, of a shim that was
-//! killed. A server cannot reap them, for who waits for any child takes the ends of its own children away from the code
-//! that waits for them. So the first process is a parent that does nothing else. When it ends, the kernel ends all that
-//! is left in the namespace.
+//! The kernel reparents every orphan of a PID namespace to its first process: those of `docker exec`, of a killed shim.
+//! The server cannot reap them: waiting for any child would take the exit statuses of its own children. So the first
+//! process is a parent that does nothing else. When it exits, the kernel kills the rest of the namespace.
 
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Command, ExitCode, ExitStatus};
@@ -15,11 +13,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::{FAILED, complain};
 
-/// What the server leaves when it dies (shims that flush and end their trees) gets so much time before the kernel ends it.
+/// Maximum wait for remaining children (shims that flush and kill their trees) after the server has died.
 const LAST_CHILDREN: Duration = Duration::from_secs(1);
 
-/// Signals that are for the server. Others end or stop a process that nobody can replace, or mean nothing here.
-const HANDED_ON: [Number; 6] =
+/// Signals forwarded to the server.
+const FORWARDED: [Number; 6] =
     [Number::TERM, Number::INT, Number::HUP, Number::QUIT, Number::USR1, Number::USR2];
 
 /// Whether this process is the first of its PID namespace.
@@ -27,9 +25,9 @@ pub(crate) fn is_needed() -> bool {
     std::process::id() == 1
 }
 
-/// Runs the program once more with the same arguments until it ends; gives its exit code. Before any thread is started.
+/// Runs the program again with the same arguments and returns its exit code. Must come before any thread is started.
 pub(crate) fn run() -> ExitCode {
-    // An image of our memory would hold what the environment holds. The server says so itself if it cannot be.
+    // A core file would hold the environment. The server warns itself if the limit cannot be set.
     let nothing = Rlimit { current: Some(0), maximum: Some(0) };
     let _refused = setrlimit(Resource::Core, nothing);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -38,14 +36,14 @@ pub(crate) fn run() -> ExitCode {
 }
 
 async fn serve_as_child() -> std::io::Result<ExitCode> {
-    // Listened for before there is a child: none is missed.
+    // Registered before the child starts, so that no signal is missed.
     let mut signals = Signals::new()?;
     let mut arguments = std::env::args_os();
     let mut command = Command::new("/proc/self/exe");
     if let Some(name) = arguments.next() {
         command.arg0(name);
     }
-    // A group of its own: a key pressed in the terminal reaches us alone, and the server once.
+    // A process group of its own: Ctrl-C in the terminal reaches only us, and the server once.
     let server = command.args(arguments).process_group(0).spawn()?;
     let Some(server) = Pid::from_raw(server.id().cast_signed()) else {
         return Err(std::io::ErrorKind::InvalidData.into());
@@ -57,24 +55,24 @@ async fn serve_as_child() -> std::io::Result<ExitCode> {
                     signals.children.recv().await;
                 }
             };
-            // Who is left then is ended with us.
+            // The rest is killed when this process exits.
             drop(tokio::time::timeout(LAST_CHILDREN, last).await);
             return Ok(code(status));
         }
         if let Some(number) = signals.next().await {
-            // It is our child and not reaped: the number is its own.
+            // The child is not reaped yet, so the pid is still its own. A failure means that it has exited.
             let _ended = kill_process(server, number);
         }
     }
 }
 
 struct Reaped {
-    /// How the server ended, if it did.
+    /// Exit status of the server, if it has exited.
     ended: Option<ExitStatus>,
     any_left: bool,
 }
 
-/// Reaps all that has ended.
+/// Reaps all exited children.
 fn reap(server: Pid) -> Reaped {
     let mut ended = None;
     loop {
@@ -89,7 +87,7 @@ fn reap(server: Pid) -> Reaped {
     }
 }
 
-/// As shells give it.
+/// Exit code as shells encode it.
 fn code(status: ExitStatus) -> ExitCode {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED))
@@ -97,7 +95,7 @@ fn code(status: ExitStatus) -> ExitCode {
 
 struct Signals {
     children: Signal,
-    handed_on: Vec<(Number, Signal)>,
+    forwarded: Vec<(Number, Signal)>,
 }
 
 impl Signals {
@@ -105,15 +103,15 @@ impl Signals {
         let listen = |number: Number| Ok((number, signal(SignalKind::from_raw(number.as_raw()))?));
         Ok(Self {
             children: signal(SignalKind::child())?,
-            handed_on: HANDED_ON.into_iter().map(listen).collect::<std::io::Result<_>>()?,
+            forwarded: FORWARDED.into_iter().map(listen).collect::<std::io::Result<_>>()?,
         })
     }
 
-    /// The next one that is for the server; `None`: a child has ended.
+    /// The next signal for the server; `None` when a child has exited.
     async fn next(&mut self) -> Option<Number> {
-        let Self { children, handed_on } = self;
+        let Self { children, forwarded } = self;
         std::future::poll_fn(|context| {
-            let number = handed_on
+            let number = forwarded
                 .iter_mut()
                 .find_map(|(number, signal)| signal.poll_recv(context).is_ready().then_some(*number));
             match number {

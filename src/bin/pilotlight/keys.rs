@@ -1,4 +1,4 @@
-//! `pilotlight keys`: makes, lists and revokes keys. A running server notices by itself.
+//! `pilotlight keys`: creates, lists and revokes API keys. A running server follows the file.
 
 use std::io::Write;
 use std::num::NonZeroU32;
@@ -16,23 +16,23 @@ use crate::args::{FAILED, MISUSED, complain, environment};
 pub(crate) struct KeysOptions {
     #[command(subcommand)]
     command: Command,
-    /// The file of keys; else the configuration's auth.keys_file
+    /// Key file; default is auth.keys_file of the configuration
     #[arg(long, value_name = "FILE", global = true)]
     file: Option<PathBuf>,
-    /// The configuration file that names the file of keys
+    /// Configuration file that names the key file
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Make a key: it is printed now and never again, the file gets its digest
+    /// Create a key; it is printed once, the file stores its digest
     New(New),
-    /// List the keys, without the keys
+    /// List keys by id, without their secrets
     List,
-    /// Take a key out of the file; a running server refuses it within a second or two
+    /// Remove a key; a running server refuses it within two seconds
     Revoke {
-        /// Its id, as listed
+        /// Id of the key, as listed
         id: String,
     },
 }
@@ -41,13 +41,13 @@ enum Command {
 struct New {
     #[command(flatten)]
     role: RoleOptions,
-    /// A note for people
+    /// Label for people
     #[arg(long)]
     label: Option<String>,
-    /// In the place of http.requests_per_minute
+    /// Overrides http.requests_per_minute
     #[arg(long, value_name = "N")]
     requests_per_minute: Option<NonZeroU32>,
-    /// In the place of http.turns_per_user
+    /// Overrides http.turns_per_user
     #[arg(long, value_name = "N")]
     concurrent_turns: Option<NonZeroU32>,
 }
@@ -55,13 +55,13 @@ struct New {
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct RoleOptions {
-    /// For one user: whoever has the key is that user
+    /// Key of one user
     #[arg(long, value_name = "ID")]
     user: Option<String>,
-    /// For a trusted backend, which names the user of each request
+    /// Key of a trusted backend that names the user of each request
     #[arg(long)]
     service: bool,
-    /// For the operator, who sees and stops all sessions and has none
+    /// Key of the operator, who sees and stops all sessions and has none
     #[arg(long)]
     admin: bool,
 }
@@ -92,7 +92,7 @@ fn file(options: &KeysOptions) -> Result<PathBuf, String> {
     }
     let config = environment().and_then(|environment| Config::load(options.config.as_deref(), environment));
     let file = config.map_err(|error| error.to_string())?.auth.keys_file;
-    file.ok_or_else(|| "which file? name it with --file, or give --config with auth.keys_file".to_owned())
+    file.ok_or_else(|| "no key file: use --file, or --config with auth.keys_file".to_owned())
 }
 
 fn make(file: &std::path::Path, new: &New) -> Result<(), KeyFileError> {
@@ -107,12 +107,12 @@ fn make(file: &std::path::Path, new: &New) -> Result<(), KeyFileError> {
     let (key, entry) = keys::add(file, role, new.label.clone(), limits)?;
     let written = writeln!(std::io::stdout(), "{}", key.expose());
     if let Err(error) = written {
-        // A key that nobody has seen is of no use.
+        // The key was not shown, so nobody can use it.
         keys::revoke(file, entry.id())?;
         return Err(KeyFileError::Write { path: "standard output".into(), source: error });
     }
     let note = format!("key {} added to {}; it is not shown again", entry.id(), file.display());
-    // Without a standard error there is nobody to tell.
+    // A closed standard error leaves no place to report to.
     writeln!(std::io::stderr(), "{note}").ok();
     Ok(())
 }
@@ -132,10 +132,10 @@ fn show(entries: &[Entry]) {
         let limits: Vec<String> = requests.into_iter().chain(turns).collect();
         let (limits, label) = (limits.join(" "), entry.label().unwrap_or_default());
         let line = format!("{:<12}{:<22}{role:<9}{limits:<20}{user} {label}", entry.id(), entry.created());
-        // A label is anybody's text, and this goes to a terminal.
+        // A label is arbitrary text, and the output goes to a terminal.
         text.extend(line.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }));
         text.push('\n');
     }
-    // Whoever reads only the beginning closes the pipe.
+    // A reader may close the pipe early.
     std::io::stdout().write_all(text.as_bytes()).ok();
 }

@@ -1,6 +1,6 @@
 //! The `pilotlight` program: arguments and exit codes.
 //!
-//! Exit codes: 0 all is well, 1 something failed while running, 2 the arguments or the configuration are wrong.
+//! Exit codes: 0 success, 1 failure while running, 2 invalid arguments or configuration.
 
 use std::process::ExitCode;
 
@@ -14,6 +14,7 @@ mod export;
 mod init;
 mod keys;
 mod serve;
+mod temp_dir;
 
 use args::Options;
 
@@ -22,9 +23,9 @@ use args::Options;
 #[command(
     version,
     about,
-    after_help = "Exit codes: 0 all is well, 1 a failure while running, 2 wrong arguments or \
-                                        configuration.\nPILOTLIGHT_LOG sets what is logged (error, warn, info, \
-                                        debug, or a filter), PILOTLIGHT_LOG_FORMAT how (text, json); \
+    after_help = "Exit codes: 0 success, 1 failure while running, 2 invalid arguments or \
+                                        configuration.\nPILOTLIGHT_LOG sets the log level (error, warn, info, \
+                                        debug) or a filter, PILOTLIGHT_LOG_FORMAT the format (text, json). \
                                         PILOTLIGHT_SECTION__KEY=value sets any configuration \
                                         key."
 )]
@@ -37,13 +38,13 @@ struct Arguments {
 enum Command {
     /// Serve HTTP until SIGTERM or SIGINT; a second signal stops at once
     Serve(Options),
-    /// Show what pilotlight does, each claim checked
+    /// Demonstrate pilotlight in seconds; every claim is checked
     Demo(demo::DemoOptions),
-    /// Make, list and revoke the keys that callers bring
+    /// Create, list and revoke API keys
     Keys(keys::KeysOptions),
-    /// Check a configuration and its CLI: start it once, without spending a token
+    /// Check the configuration and start its CLI once, without spending tokens
     Check(Options),
-    /// Be the simulated CLI (`pilotlight sim --help` tells its own arguments)
+    /// Run the simulated CLI (`pilotlight sim --help` lists its arguments)
     #[command(disable_help_flag = true)]
     Sim {
         /// Its arguments
@@ -53,7 +54,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    // Before anything else, for these are other programs in the same file: no thread, no runtime, no logging.
+    // Must come first: these are other programs in the same binary. No thread, runtime or log exists yet.
     pilotlight::shim::run_if_asked();
     pilotlight::sim::run_if_asked();
 

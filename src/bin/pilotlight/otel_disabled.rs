@@ -1,18 +1,18 @@
-//! In place of the export of spans where the feature `otel` is off: nothing leaves, nothing is waited for.
+//! Stand-in for the span export without the feature `otel`: does nothing.
 
 use pilotlight::config::ConfigError;
 
 use crate::args::ExportLayer;
 
-/// Nothing to send.
+/// An exporter without spans.
 pub(crate) struct Export;
 
 impl Export {
-    /// No layer, whatever the environment says.
+    /// Returns no layer.
     pub(crate) fn from_environment() -> Result<(Self, Option<ExportLayer>), ConfigError> {
         Ok((Self, None))
     }
 
-    /// Nothing is queued.
+    /// Returns at once.
     pub(crate) async fn flush(self) {}
 }

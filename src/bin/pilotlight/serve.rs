@@ -1,7 +1,7 @@
-//! `pilotlight serve`: the service as a process, with its signals.
+//! `pilotlight serve`: runs the service until a signal.
 //!
-//! One source of signals, two levels: the first drains, the second ends at once. Children need no care of ours at the
-//! second: each has a shim that ends it when this process is gone.
+//! The first SIGTERM or SIGINT drains, the second exits at once. Each child has a shim that kills it when this process
+//! exits. SIGHUP reloads the keys.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -16,7 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::args::{FAILED, MISUSED, Options, complain, runtime, start_log_with};
 use crate::export::Export;
 
-/// What blocking work (a file being read) may still take once everything else has ended.
+/// Maximum wait for blocking work (a file being read) after everything else has stopped.
 const RUNTIME_STOP: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(options: &Options) -> ExitCode {
@@ -24,38 +24,38 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         Ok(prepared) => prepared,
         Err(error) => return complain(&error.to_string(), MISUSED),
     };
-    // An image of our memory would hold keys and conversations. Children get the same limit from their shim.
+    // A core file would hold keys and conversations. Children get the same limit from their shim.
     let nothing = Rlimit { current: Some(0), maximum: Some(0) };
     if let Err(error) = setrlimit(Resource::Core, nothing) {
-        tracing::warn!(%error, "core files are not switched off");
+        tracing::warn!(%error, "cannot disable core files");
     }
     if let Err(error) = raise_open_files() {
-        tracing::warn!(%error, "the limit on open files stays as it was given");
+        tracing::warn!(%error, "cannot raise the limit on open files");
     }
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(code) => return code,
     };
-    let code = runtime.block_on(serve(config, export)).unwrap_or_else(|failure| failure.tell());
+    let code = runtime.block_on(serve(config, export)).unwrap_or_else(|failure| failure.report());
     runtime.shutdown_timeout(RUNTIME_STOP);
     code
 }
 
-/// The log, what goes to a collector beside it, and the configuration.
+/// Starts the log and the span export, and loads the configuration.
 fn prepare(options: &Options) -> Result<(Config, Export), ConfigError> {
     let (export, layer) = Export::from_environment()?;
     start_log_with(layer)?;
     Ok((options.configuration()?, export))
 }
 
-/// Why the service did not serve.
+/// Failure to start the service.
 enum Failure {
     Signals(std::io::Error),
     Start(ServeError),
 }
 
 impl Failure {
-    fn tell(self) -> ExitCode {
+    fn report(self) -> ExitCode {
         match self {
             Self::Signals(error) => complain(&format!("cannot listen for signals: {error}"), FAILED),
             Self::Start(error) => {
@@ -68,12 +68,12 @@ impl Failure {
 async fn serve(config: Config, export: Export) -> Result<ExitCode, Failure> {
     let grace = config.drain_timeout;
     let mut signals = Signals::new().map_err(Failure::Signals)?;
-    // Asked for once, it never ends the process again, also where nobody waits for it.
+    // Once registered, SIGHUP no longer terminates the process, also when nothing waits for it.
     let mut hangup = signal(SignalKind::hangup()).map_err(Failure::Signals)?;
     let server = tokio::select! {
         server = Server::start(config) => server.map_err(Failure::Start)?,
         name = signals.next() => {
-            tracing::info!(signal = name, "stopped before the service had started");
+            tracing::info!(signal = name, "stopped before the service started");
             return Ok(ExitCode::SUCCESS);
         }
     };
@@ -82,12 +82,12 @@ async fn serve(config: Config, export: Export) -> Result<ExitCode, Failure> {
         tokio::select! {
             name = signals.next() => break name,
             _ = hangup.recv() => {
-                tracing::info!("SIGHUP: reading the keys again");
+                tracing::info!("SIGHUP: reloading the keys");
                 server.reload();
             }
         }
     };
-    tracing::info!(signal = name, ?grace, "draining: running turns may end, new ones are refused");
+    tracing::info!(signal = name, ?grace, "draining: running turns finish, new ones are refused");
     server.drain();
     let stop = async {
         server.shutdown(grace).await;
@@ -105,16 +105,16 @@ async fn serve(config: Config, export: Export) -> Result<ExitCode, Failure> {
     }
 }
 
-/// The one line on standard output. Whoever started us may not read it; then we serve all the same.
+/// Prints the addresses as the one line on standard output. A closed output does not stop the service.
 fn announce(server: &Server) {
     let line = format!("listening http=http://{} admin=http://{}\n", server.http(), server.admin());
     let mut out = std::io::stdout().lock();
     if let Err(error) = out.write_all(line.as_bytes()).and_then(|()| out.flush()) {
-        tracing::warn!(%error, "nobody reads standard output");
+        tracing::warn!(%error, "cannot write to standard output");
     }
 }
 
-/// The signals that ask for a stop.
+/// Signals that stop the service.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,

@@ -22,7 +22,7 @@ pub(super) use deadlines::{ABSENT, Observation};
 pub(super) use lines::Fate;
 pub(super) use turns::Ending;
 
-use crate::adapter::{Adapter, Bound, Terminal};
+use crate::adapter::{Adapter, LaunchSettings, Terminal};
 use crate::child::event::ChildEvent;
 use crate::child::exit::KillReason;
 use crate::child::permissions::Permissions;
@@ -185,10 +185,10 @@ impl Protocol {
         wall_clock: fn() -> SystemTime,
         model: Option<String>,
         started: Instant,
-        bound: &Bound,
+        settings: &LaunchSettings,
     ) -> Self {
         let session = &config.session;
-        let connecting = !bound.mcp_servers.is_empty();
+        let connecting = !settings.mcp_servers.is_empty();
         let mut protocol = Self {
             adapter,
             wall_clock,
@@ -206,9 +206,9 @@ impl Protocol {
             over: false,
             config,
         };
-        protocol.write(adapter.handshake(HANDSHAKE, bound));
+        protocol.write(adapter.handshake(HANDSHAKE, settings));
         if connecting {
-            protocol.write(adapter.mcp_servers(SERVERS, bound));
+            protocol.write(adapter.mcp_servers(SERVERS, settings));
         }
         protocol
     }

@@ -62,7 +62,8 @@ impl Bench {
         };
         let pipes =
             (UnixStream::from_std(input).unwrap(), pipe::Receiver::from_owned_fd(output.into()).unwrap());
-        let connection = Connection::open(context, pipes, None, None, Instant::now(), &Bound::default());
+        let connection =
+            Connection::open(context, pipes, None, None, Instant::now(), &LaunchSettings::default());
         let handle = ConnectionHandle::new(connection);
         Self { handle, events, input: their_input, output: Some(their_output.into()) }
     }

@@ -1,5 +1,5 @@
-//! The parts of the demo, one file each. A part shows something and claims what it has checked; if it cannot be shown to
-//! its end, that is a failed claim too, and the next part comes all the same.
+//! The parts of the demo, one file each. A part shows something and claims what it has checked. An incomplete part counts
+//! as a failed claim.
 
 mod idle;
 mod keep_alive;
@@ -10,7 +10,7 @@ mod users;
 pub(super) use idle::idle;
 pub(super) use keep_alive::keep_alive;
 pub(super) use kills::kills;
-pub(super) use metrics::figures;
+pub(super) use metrics::metrics;
 pub(super) use users::users;
 
 use super::client::{Answer, Message};
@@ -23,16 +23,16 @@ const ALICE: &str = "alice";
 /// The second.
 const BOB: &str = "bob";
 
-/// What the parts hand on to each other.
+/// State shared by the parts.
 pub(super) struct Plot {
     script: Script,
     alice: CodeWord,
     bob: CodeWord,
-    /// Turns that were answered, for the comparison with the server's own count.
+    /// Answered turns, compared with the server's count.
     answered: u32,
-    /// Turns that were lost because their process was killed.
+    /// Turns lost by a kill.
     lost: u32,
-    /// Kills of ours.
+    /// Kills by the demo.
     kills: u32,
 }
 
@@ -49,7 +49,7 @@ impl Plot {
         }
     }
 
-    /// Counts an answer that must be a good one.
+    /// Counts a successful answer; any other is an error.
     fn answered(&mut self, answer: &Answer) -> Result<(), Problem> {
         if !answer.is_ok() {
             return Err(Problem::Seen(answer.seen()));
@@ -59,14 +59,14 @@ impl Plot {
     }
 }
 
-/// Last words: however long the part before took, there is a process to be stopped.
+/// Last message: starts a process, so that the shutdown has one to stop.
 pub(super) async fn goodbye(stage: &Stage, show: &mut Show, plot: &mut Plot) -> Result<(), Problem> {
     let message = plot.script.repeat("goodbye");
     exchange(stage, show, plot, ALICE, &message).await?;
     show.gap()
 }
 
-/// One exchange, shown: what was said, what came back, how soon, from which process.
+/// Sends one message and shows question, answer, duration and process.
 async fn exchange(
     stage: &Stage,
     show: &Show,
@@ -78,12 +78,12 @@ async fn exchange(
     plot.answered(&answer)?;
     let pid = stage.client.pid(user).await?;
     show.said(user, &message.shown, "")?;
-    let remark = format!("{}, process {pid}", super::page::took(answer.whole));
+    let remark = format!("{}, process {pid}", super::text::took(answer.whole));
     show.said("", &format!("» {}", gist(&answer, plot)), &remark)?;
     Ok((answer, pid))
 }
 
-/// An answer in short: the simulation recalls the whole conversation where a model would say one word.
+/// Short form of an answer: the simulation recalls the whole conversation instead of one word.
 fn gist(answer: &Answer, plot: &Plot) -> String {
     let known = [&plot.alice, &plot.bob].into_iter().find(|word| word.is_in(&answer.text));
     match known {

@@ -1,4 +1,4 @@
-//! The demo as a client of its own server: speaks HTTP on loopback, as any other caller would.
+//! HTTP client of the demo's server.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,12 +6,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::metrics::Figures;
+use super::metrics::Metrics;
 use super::show::Problem;
 
-/// How long a whole answer may take; a real model's included.
+/// Maximum time of a whole answer, including a real model's.
 const ANSWER_WITHIN: Duration = Duration::from_secs(120);
-/// The user's id is shown in part: eight characters, then dots.
+/// Suffix of the abbreviated user id.
 const SHOWN_AFTER: &str = "...";
 
 /// Cheap to clone.
@@ -23,33 +23,33 @@ pub(super) struct Client {
     prefix: String,
 }
 
-/// A message, and how it is shown: without the markers that steer the simulation.
+/// A message as sent, and as shown: without the markers that steer the simulation.
 #[derive(Debug, Clone)]
 pub(super) struct Message {
     pub(super) shown: String,
     pub(super) sent: String,
 }
 
-/// What came back for a message.
+/// Answer to a message.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Answer {
-    /// The final text; what had come of it if the turn was lost.
+    /// Final text, or the received part of a lost turn.
     pub(super) text: String,
     /// From sending to the first piece of the text.
     pub(super) first: Option<Duration>,
     /// From sending to the end.
     pub(super) whole: Duration,
-    /// The error that ended it, by its code.
+    /// Code of the error that ended the turn.
     pub(super) error: Option<String>,
-    /// The server said that some of the conversation is missing.
+    /// The server reported that a part of the conversation is lost.
     pub(super) context_lost: bool,
-    /// Whether the stream ended as agreed.
+    /// Whether the stream ended with `[DONE]`.
     pub(super) done: bool,
 }
 
-/// A session's process, as `/v1/pool/stats` tells.
+/// A session's process, as listed by `/v1/pool/stats`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Seat {
+pub(super) struct SessionStats {
     pub(super) pid: Option<i32>,
     pub(super) generation: u64,
     pub(super) restarts: u64,
@@ -61,30 +61,30 @@ impl Answer {
         self.done && self.error.is_none()
     }
 
-    /// What to say where another answer was expected.
+    /// Description of an unexpected answer.
     pub(super) fn seen(&self) -> String {
         match &self.error {
             Some(error) => format!("the turn ended with {error}"),
             None if !self.done => "the stream ended without [DONE]".to_owned(),
-            None => format!("the answer {:?}", super::page::cut(&self.text, 60)),
+            None => format!("the answer {:?}", super::text::cut(&self.text, 60)),
         }
     }
 }
 
 impl Client {
     pub(super) fn new(http: SocketAddr, admin: SocketAddr, prefix: &str) -> Result<Self, Problem> {
-        // A proxy of the environment is not for loopback.
+        // Proxies of the environment do not apply to loopback.
         let web = reqwest::Client::builder().no_proxy().timeout(ANSWER_WITHIN).build();
         let web = web.map_err(|error| Problem::seen(format!("no HTTP client: {error}")))?;
         Ok(Self { web, http, admin, prefix: prefix.to_owned() })
     }
 
-    /// Sends one message and reads the answer to its end.
+    /// Sends one message and reads the whole answer.
     pub(super) async fn ask(&self, user: &str, message: &Message) -> Result<Answer, Problem> {
         self.ask_watching(user, message, async |_| Ok(())).await
     }
 
-    /// As [`Client::ask`]; `on_first` runs when the first piece of the text has come, before more is read.
+    /// As [`Client::ask`]; `on_first` runs after the first piece of text, before more is read.
     pub(super) async fn ask_watching(
         &self,
         user: &str,
@@ -113,7 +113,7 @@ impl Client {
     }
 
     /// The session of a user, if the server has it in memory.
-    pub(super) async fn seat(&self, user: &str) -> Result<Option<Seat>, Problem> {
+    pub(super) async fn session_stats(&self, user: &str) -> Result<Option<SessionStats>, Problem> {
         let stats = self.get(self.http, "/v1/pool/stats").await?;
         let stats: Value = serde_json::from_str(&stats).map_err(|error| Problem::seen(error.to_string()))?;
         let Some(users) = stats.get("active_users").and_then(Value::as_array) else {
@@ -123,21 +123,21 @@ impl Client {
             let shown = entry.get("user_id").and_then(Value::as_str);
             shown.and_then(|shown| shown.strip_suffix(SHOWN_AFTER)) == Some(user)
         };
-        Ok(users.iter().find(is_theirs).map(seat))
+        Ok(users.iter().find(is_theirs).map(session_stats))
     }
 
-    /// The process of a user, which has to live.
+    /// Pid of a user's running process.
     pub(super) async fn pid(&self, user: &str) -> Result<i32, Problem> {
-        let pid = self.seat(user).await?.and_then(|seat| seat.pid);
+        let pid = self.session_stats(user).await?.and_then(|session_stats| session_stats.pid);
         pid.ok_or_else(|| Problem::seen(format!("the server has no process for {user}")))
     }
 
-    /// The server's figures.
-    pub(super) async fn figures(&self) -> Result<Figures, Problem> {
-        Ok(Figures::read(&self.get(self.admin, "/metrics").await?, &self.prefix))
+    /// Scrapes the server's metrics.
+    pub(super) async fn metrics(&self) -> Result<Metrics, Problem> {
+        Ok(Metrics::read(&self.get(self.admin, "/metrics").await?, &self.prefix))
     }
 
-    /// Why no turns are taken; nothing when they are.
+    /// Why the server is not ready; `None` when it is.
     pub(super) async fn not_ready(&self) -> Result<Option<String>, Problem> {
         let response = self.web.get(format!("http://{}/readyz", self.http)).send().await;
         let response = response.map_err(|error| broken(&error))?;
@@ -155,9 +155,9 @@ impl Client {
     }
 }
 
-fn seat(entry: &Value) -> Seat {
+fn session_stats(entry: &Value) -> SessionStats {
     let number = |name| entry.get(name).and_then(Value::as_u64).unwrap_or(0);
-    Seat {
+    SessionStats {
         pid: entry.get("pid").and_then(Value::as_i64).and_then(|pid| pid.try_into().ok()),
         generation: number("generation"),
         restarts: number("restarts"),
@@ -175,10 +175,10 @@ fn broken(error: &reqwest::Error) -> Problem {
     Problem::Seen(text)
 }
 
-/// An answer of which more may come: a stream of events, each `data: …` and an empty line.
+/// Incremental reader of an event stream.
 #[derive(Default)]
 struct Reading {
-    /// What came after the last line end.
+    /// Bytes after the last line end.
     rest: Vec<u8>,
     answer: Answer,
     has_text: bool,

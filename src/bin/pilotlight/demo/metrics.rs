@@ -1,32 +1,32 @@
-//! Reads the text of `/metrics`. Pure.
+//! Parser of the Prometheus text of `/metrics`. Pure.
 
 use std::time::Duration;
 
 /// The samples of one scrape.
 #[derive(Debug, Default)]
-pub(super) struct Figures {
+pub(super) struct Metrics {
     prefix: String,
     /// Series (name and labels) and value.
     samples: Vec<(String, f64)>,
 }
 
-/// A histogram over all its labels that were not asked for.
+/// A histogram, summed over the labels that were not selected.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Spread {
+pub(super) struct Histogram {
     pub(super) count: f64,
     pub(super) sum: f64,
-    /// No value was above; infinite if that is all that is known.
+    /// Upper bound of all values; infinite if unknown.
     pub(super) below: f64,
 }
 
-impl Spread {
+impl Histogram {
     pub(super) fn mean(&self) -> Option<Duration> {
         (self.count > 0.0).then(|| Duration::try_from_secs_f64(self.sum / self.count).ok()).flatten()
     }
 }
 
-impl Figures {
-    /// `prefix` stands before every name.
+impl Metrics {
+    /// Parses a scrape whose names start with `prefix`.
     pub(super) fn read(text: &str, prefix: &str) -> Self {
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         let samples = lines.filter_map(|line| {
@@ -36,18 +36,18 @@ impl Figures {
         Self { prefix: prefix.to_owned(), samples: samples.collect() }
     }
 
-    /// The sum over all series of this name that carry every one of these labels (`reason="idle"`); `None` if there is
-    /// no such series, so that a misspelt one is not taken for a zero.
+    /// Sum of all series with this name and these labels (`reason="idle"`). `None` without such a series, so that a
+    /// misspelt name is not taken for zero.
     pub(super) fn sum(&self, name: &str, labels: &[&str]) -> Option<f64> {
         let mut values = self.series(name, labels).map(|(_, value)| value).peekable();
         values.peek()?;
         Some(values.sum())
     }
 
-    pub(super) fn spread(&self, name: &str, labels: &[&str]) -> Option<Spread> {
+    pub(super) fn histogram(&self, name: &str, labels: &[&str]) -> Option<Histogram> {
         let count = self.sum(&format!("{name}_count"), labels)?;
         let sum = self.sum(&format!("{name}_sum"), labels)?;
-        // Buckets are cumulative: the smallest that holds as many as there are is the bound.
+        // Buckets are cumulative: the smallest that holds all values is the bound.
         let mut bounds: Vec<(f64, f64)> = Vec::new();
         for (series, value) in self.series(&format!("{name}_bucket"), labels) {
             let Some(bound) = bound(series) else { continue };
@@ -57,7 +57,7 @@ impl Figures {
             }
         }
         let full = bounds.into_iter().filter(|(_, total)| *total >= count).map(|(bound, _)| bound);
-        Some(Spread { count, sum, below: full.fold(f64::INFINITY, f64::min) })
+        Some(Histogram { count, sum, below: full.fold(f64::INFINITY, f64::min) })
     }
 
     fn series<'a>(&'a self, name: &str, labels: &'a [&str]) -> impl Iterator<Item = (&'a str, f64)> {
@@ -72,7 +72,7 @@ impl Figures {
     }
 }
 
-/// The upper bound of a bucket.
+/// Upper bound of a bucket.
 fn bound(series: &str) -> Option<f64> {
     let (_, after) = series.split_once("le=\"")?;
     match after.split_once('"')?.0 {
@@ -94,21 +94,21 @@ mod tests {
 
     #[test]
     fn series_are_added_up() {
-        let figures = Figures::read(TEXT, "p_");
-        assert_eq!(figures.sum("turns_total", &[]), Some(7.0));
-        assert_eq!(figures.sum("turns_total", &["outcome=\"ok\""]), Some(5.0));
-        assert_eq!(figures.sum("turns", &[]), None);
-        assert_eq!(figures.sum("turns_total", &["outcome=\"lost\""]), None);
+        let metrics = Metrics::read(TEXT, "p_");
+        assert_eq!(metrics.sum("turns_total", &[]), Some(7.0));
+        assert_eq!(metrics.sum("turns_total", &["outcome=\"ok\""]), Some(5.0));
+        assert_eq!(metrics.sum("turns", &[]), None);
+        assert_eq!(metrics.sum("turns_total", &["outcome=\"lost\""]), None);
     }
 
     #[test]
     fn a_histogram_has_a_mean_and_a_bound() {
-        let figures = Figures::read(TEXT, "p_");
-        let warm = figures.spread("t", &["start=\"warm\""]).unwrap();
+        let metrics = Metrics::read(TEXT, "p_");
+        let warm = metrics.histogram("t", &["start=\"warm\""]).unwrap();
         assert_eq!((warm.count, warm.below), (3.0, 1.0));
         assert_eq!(warm.mean(), Some(Duration::from_millis(300)));
-        let all = figures.spread("t", &[]).unwrap();
+        let all = metrics.histogram("t", &[]).unwrap();
         assert_eq!((all.count, all.below), (4.0, f64::INFINITY));
-        assert_eq!(Spread::default().mean(), None);
+        assert_eq!(Histogram::default().mean(), None);
     }
 }

@@ -1,15 +1,15 @@
-//! The process table, as anybody on this machine sees it: who is it, who lives, who was started here.
+//! The process table: identity and liveness of processes, and those that this demo started.
 
 use procfs::process::{Process as Entry, all_processes};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-/// In the environment of everything that one demo starts, with a value of its own.
+/// Environment variable that marks every process of one demo with its own value.
 pub(super) const MARK: &str = "PILOTLIGHT_DEMO";
-/// How long a process may take to be gone after SIGKILL.
+/// Maximum time from SIGKILL to the exit.
 const DEATH_WITHIN: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 
-/// A process that cannot be mistaken for a later one of the same number.
+/// A process, distinguished from a later one with the same pid by its start time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Process {
     pub(super) pid: i32,
@@ -17,12 +17,12 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// The living process of this number; one that has ended and was not reaped yet is none.
+    /// The running process with this pid; a zombie does not count.
     pub(super) fn of(pid: i32) -> Option<Self> {
         Self::read(&Entry::new(pid).ok()?).map(|(process, _)| process)
     }
 
-    /// With its parent's number.
+    /// Reads a process and its parent's pid.
     fn read(entry: &Entry) -> Option<(Self, i32)> {
         let stat = entry.stat().ok()?;
         let is_alive = !matches!(stat.state, 'Z' | 'X' | 'x');
@@ -33,11 +33,11 @@ impl Process {
         Self::of(self.pid) == Some(self)
     }
 
-    /// SIGKILL, and waits for the end. The number is looked at again behind an open pidfd, so that no stranger that was
-    /// given it meanwhile can be hit.
+    /// Sends SIGKILL and waits for the exit. The process is checked again behind an open pidfd, so that a reused pid is
+    /// never hit.
     ///
     /// # Errors
-    /// What went wrong, in words.
+    /// A description of the failure.
     pub(super) fn kill(self, mark: &str) -> Result<(), String> {
         let pid = Pid::from_raw(self.pid).ok_or("not a process number")?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|error| error.to_string())?;
@@ -53,7 +53,7 @@ impl Process {
     }
 }
 
-/// What lives of all that was started here: found by the mark in the environment, or as a descendant of this process.
+/// Running processes that this demo started: marked in their environment, or descendants of this process.
 pub(super) fn started_here(mark: &str) -> Vec<Process> {
     let own = std::process::id().cast_signed();
     let Ok(entries) = all_processes() else { return Vec::new() };

@@ -1,7 +1,6 @@
-//! What the users of the demo say. Pure.
+//! Messages of the demo's users. Pure.
 //!
-//! Each message is plain language, and any CLI gets it as that. To the simulation alone goes a marker as well, which says
-//! what to answer. The marker is not shown.
+//! Each message is plain language. The simulation also gets a marker that determines its answer; markers are not shown.
 
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use super::client::Message;
 pub(super) struct CodeWord(String);
 
 impl CodeWord {
-    /// `word` tells users apart, `number` runs.
+    /// `word` differs by user, `number` by run.
     pub(super) fn new(word: &str, number: u32) -> Self {
         Self(format!("{word}-{number}"))
     }
@@ -21,7 +20,7 @@ impl CodeWord {
         &self.0
     }
 
-    /// Whether an answer holds it.
+    /// Whether an answer contains the word.
     pub(super) fn is_in(&self, answer: &str) -> bool {
         answer.to_lowercase().contains(&self.0)
     }
@@ -56,7 +55,7 @@ impl Script {
         )
     }
 
-    /// Asks for an answer that begins at once and takes seconds: from the simulation exactly this time.
+    /// Asks for an answer that begins at once and takes long; the simulation takes exactly this time.
     pub(super) fn take(self, time: Duration) -> Message {
         let shown = "Please count from 1 to 200, one number to a line.".to_owned();
         self.message(shown, "", &format!("[[deltas:1]][[delay:{}]]", time.as_millis()))

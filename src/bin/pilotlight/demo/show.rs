@@ -1,17 +1,17 @@
-//! The page while it is being written: prints, and counts what was claimed.
+//! Printer of the demo; counts its claims.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use super::page::{Columns, Paint, width};
+use super::layout::{Columns, Layout, width};
 
-/// Why a part of the demo could not be shown to its end.
+/// Failure of a part of the demo.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Problem {
-    /// Nobody reads any more.
+    /// The output is closed.
     #[error("cannot write: {0}")]
     Output(#[from] std::io::Error),
-    /// Something that had to work did not.
+    /// A required step failed.
     #[error("{0}")]
     Seen(String),
 }
@@ -22,41 +22,41 @@ impl Problem {
     }
 }
 
-/// See the module.
+/// The printer and its counters.
 pub(super) struct Show {
-    paint: Paint,
+    layout: Layout,
     parts: usize,
     claims: usize,
     failed: usize,
 }
 
 impl Show {
-    /// In colour if somebody looks and has not asked for none (<https://no-color.org>).
+    /// Colours for a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
     pub(super) fn new() -> Self {
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
             || std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");
         let coloured = std::io::stdout().is_terminal() && !refused;
         let terminal = rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| size.ws_col);
         let width = width(terminal, std::env::var("COLUMNS").ok().as_deref());
-        let paint = if coloured { Paint::colours(width) } else { Paint::plain(width) };
-        Self { paint, parts: 0, claims: 0, failed: 0 }
+        let layout = if coloured { Layout::colours(width) } else { Layout::plain(width) };
+        Self { layout, parts: 0, claims: 0, failed: 0 }
     }
 
     pub(super) fn title(&self, name: &str, rest: &str) -> Result<(), Problem> {
-        print(&self.paint.title(name, rest))
+        print(&self.layout.title(name, rest))
     }
 
     pub(super) fn heading(&mut self, text: &str) -> Result<(), Problem> {
         self.parts += 1;
-        print(&self.paint.heading(self.parts, text))
+        print(&self.layout.heading(self.parts, text))
     }
 
     pub(super) fn text(&self, text: &str) -> Result<(), Problem> {
-        print(&self.paint.text(text))
+        print(&self.layout.text(text))
     }
 
     pub(super) fn note(&self, text: &str) -> Result<(), Problem> {
-        print(&self.paint.note(text))
+        print(&self.layout.note(text))
     }
 
     pub(super) fn gap(&self) -> Result<(), Problem> {
@@ -64,22 +64,22 @@ impl Show {
     }
 
     pub(super) fn field(&self, name: &str, value: impl std::fmt::Display) -> Result<(), Problem> {
-        print(&self.paint.field(name, value))
+        print(&self.layout.field(name, value))
     }
 
     pub(super) fn header(&self, columns: &Columns, names: &[&str]) -> Result<(), Problem> {
-        print(&self.paint.header(columns, names))
+        print(&self.layout.header(columns, names))
     }
 
     pub(super) fn row(&self, columns: &Columns, cells: &[String]) -> Result<(), Problem> {
-        print(&self.paint.row(columns, cells))
+        print(&self.layout.row(columns, cells))
     }
 
     pub(super) fn said(&self, who: &str, text: &str, remark: &str) -> Result<(), Problem> {
-        print(&self.paint.said(who, text, remark))
+        print(&self.layout.said(who, text, remark))
     }
 
-    /// Says something that was checked, and counts it.
+    /// Prints and counts a checked claim.
     pub(super) fn claim(
         &mut self,
         holds: bool,
@@ -88,12 +88,12 @@ impl Show {
     ) -> Result<(), Problem> {
         self.claims += 1;
         self.failed += usize::from(!holds);
-        print(&self.paint.claim(holds, text, &seen.to_string()))
+        print(&self.layout.claim(holds, text, &seen.to_string()))
     }
 
-    /// The last line; whether all is well.
+    /// Prints the last line; returns whether all claims hold.
     pub(super) fn verdict(&self, took: Duration) -> Result<bool, Problem> {
-        print(&self.paint.verdict(self.claims, self.failed, took))?;
+        print(&self.layout.verdict(self.claims, self.failed, took))?;
         Ok(self.failed == 0)
     }
 }

@@ -1,7 +1,6 @@
-//! What the demo runs on: a directory of its own, a configuration, the whole server, and a client of it.
+//! Environment of the demo: temporary directory, configuration, server and client.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,29 +10,30 @@ use pilotlight::server::{ServeError, Server};
 use pilotlight::system::probe::{ProbeError, Probed, probe, version};
 use tokio::time::{Instant, sleep};
 
-use super::alone::Alone;
 use super::client::Client;
+use super::one_shot::OneShotCli;
 use super::process::{MARK, Process, started_here};
 use super::show::Problem;
+use crate::temp_dir::{TempDir, private_directory};
 
-/// Short, so that an eviction can be watched; longer than any pause that must not cause one, on a slow machine too.
+/// Short enough to watch an eviction, longer than any pause that must not cause one, also on a slow machine.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Memory is measured this often: the demo wants figures at its end.
+/// Memory sampling interval: the demo reads fresh metrics at its end.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
-/// The simulation does nothing for this long when it starts. The real CLI needs about as much.
+/// Startup delay of the simulation; the real CLI needs about as much.
 pub(super) const SIMULATED_START: Duration = Duration::from_millis(450);
-/// How often something is looked at that nothing announces.
+/// Polling interval for states without a notification.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// How long the server may take to call itself ready: it starts the CLI once for that.
+/// Maximum time until the server is ready: it starts the CLI once for that.
 const READY_WITHIN: Duration = Duration::from_secs(30);
-/// Nothing runs any more when the server is stopped, or its user has lost patience.
+/// Grace for running turns at shutdown. None runs then, unless the demo was interrupted.
 const DRAIN: Duration = Duration::from_secs(1);
-/// How long after the end of the server anything of it may be there.
+/// Maximum time from the shutdown until no process is left.
 const GONE_WITHIN: Duration = Duration::from_secs(2);
 
-/// The demo could not begin.
+/// Failure to start the demo.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CannotBegin {
+pub(super) enum DemoStartError {
     #[error("cannot make a temporary directory: {0}")]
     Directory(std::io::Error),
     #[error(transparent)]
@@ -44,9 +44,9 @@ pub(super) enum CannotBegin {
     NotReady(String),
 }
 
-/// Before the server runs.
-pub(super) struct Ground {
-    pub(super) place: Place,
+/// Everything that exists before the server starts.
+pub(super) struct Setup {
+    pub(super) directory: TempDir,
     pub(super) config: Config,
     pub(super) program: PathBuf,
     pub(super) version: Option<String>,
@@ -54,60 +54,60 @@ pub(super) struct Ground {
     mark: String,
 }
 
-/// The running system.
+/// The running server and its client.
 pub(super) struct Stage {
-    pub(super) ground: Ground,
+    pub(super) setup: Setup,
     pub(super) client: Client,
     server: Server,
 }
 
-/// What was there before the server was stopped, and after it.
+/// Processes before and after the shutdown.
 pub(super) struct Ended {
     pub(super) before: usize,
     pub(super) left: Vec<Process>,
     pub(super) took: Duration,
 }
 
-impl Ground {
-    /// Makes the directory and finds out about the CLI by starting it once.
-    pub(super) async fn prepare(config: Config, keep: bool) -> Result<Self, CannotBegin> {
-        let place = Place::new(keep).map_err(CannotBegin::Directory)?;
+impl Setup {
+    /// Creates the directory and probes the CLI by starting it once.
+    pub(super) async fn prepare(config: Config, keep: bool) -> Result<Self, DemoStartError> {
+        let directory = TempDir::new("demo", keep).map_err(DemoStartError::Directory)?;
         let mark = uuid::Uuid::new_v4().to_string();
-        let config = demo_config(config, &place.path, &mark);
-        let (program, version) = version(&config, &place.path).await.map_err(ProbeError::from)?;
-        let probed = probe(&config, &place.path.join("trial")).await?;
-        Ok(Self { place, config, program, version, probed, mark })
+        let config = demo_config(config, directory.path(), &mark);
+        let (program, version) = version(&config, directory.path()).await.map_err(ProbeError::from)?;
+        let probed = probe(&config, &directory.path().join("trial")).await?;
+        Ok(Self { directory, config, program, version, probed, mark })
     }
 
     pub(super) fn is_simulated(&self) -> bool {
         self.config.cli.program == SIMULATION
     }
 
-    /// The CLI without the server, with directories of its own.
-    pub(super) fn alone(&self) -> std::io::Result<Alone<'_>> {
-        let root = self.place.path.join("alone");
+    /// The CLI without the server, in its own directories.
+    pub(super) fn one_shot(&self) -> std::io::Result<OneShotCli<'_>> {
+        let root = self.directory.path().join("one-shot");
         let dirs = Dirs { work: root.join("work"), home: root.join("home"), tmp: root.join("tmp") };
         for dir in [&dirs.work, &dirs.home, &dirs.tmp] {
             private_directory(dir)?;
         }
         let session_id = uuid::Uuid::new_v4().to_string();
         let program = self.program.clone();
-        Ok(Alone { config: &self.config, program, dirs, session_id, mark: &self.mark })
+        Ok(OneShotCli { config: &self.config, program, dirs, session_id, mark: &self.mark })
     }
 }
 
 impl Stage {
     /// Starts the server.
-    pub(super) async fn set(ground: Ground) -> Result<Self, CannotBegin> {
-        let server = Server::start(ground.config.clone()).await?;
-        let client = Client::new(server.http(), server.admin(), &ground.config.metrics.prefix);
-        let client = client.map_err(|problem| CannotBegin::NotReady(problem.to_string()))?;
+    pub(super) async fn set(setup: Setup) -> Result<Self, DemoStartError> {
+        let server = Server::start(setup.config.clone()).await?;
+        let client = Client::new(server.http(), server.admin(), &setup.config.metrics.prefix);
+        let client = client.map_err(|problem| DemoStartError::NotReady(problem.to_string()))?;
         let deadline = Instant::now() + READY_WITHIN;
         loop {
             match client.not_ready().await {
-                Ok(None) => return Ok(Self { ground, client, server }),
-                Ok(Some(why)) if Instant::now() >= deadline => return Err(CannotBegin::NotReady(why)),
-                Err(problem) => return Err(CannotBegin::NotReady(problem.to_string())),
+                Ok(None) => return Ok(Self { setup, client, server }),
+                Ok(Some(why)) if Instant::now() >= deadline => return Err(DemoStartError::NotReady(why)),
+                Err(problem) => return Err(DemoStartError::NotReady(problem.to_string())),
                 Ok(Some(_)) => sleep(LOOK_EVERY).await,
             }
         }
@@ -121,19 +121,19 @@ impl Stage {
         self.server.admin()
     }
 
-    /// Kills the process of a user as the kernel's memory killer would: without a warning.
+    /// Kills the process of a user without warning, as the kernel's OOM killer does.
     pub(super) async fn kill(&self, user: &str) -> Result<i32, Problem> {
         let pid = self.client.pid(user).await?;
         let process = Process::of(pid).ok_or_else(|| Problem::seen(format!("there is no process {pid}")))?;
-        let mark = self.ground.mark.clone();
+        let mark = self.setup.mark.clone();
         let killed = tokio::task::spawn_blocking(move || process.kill(&mark)).await;
         killed.map_err(|error| Problem::seen(error.to_string()))?.map_err(Problem::Seen)?;
         Ok(pid)
     }
 
-    /// Stops the server in order, then looks for anything that it has left.
-    pub(super) async fn strike(self) -> (Ground, Ended) {
-        let mark = self.ground.mark.clone();
+    /// Shuts the server down and searches for leftover processes.
+    pub(super) async fn strike(self) -> (Setup, Ended) {
+        let mark = self.setup.mark.clone();
         let before = started_here(&mark);
         let begin = Instant::now();
         self.server.shutdown(DRAIN).await;
@@ -141,7 +141,7 @@ impl Stage {
         let deadline = Instant::now() + GONE_WITHIN;
         loop {
             let mut left = started_here(&mark);
-            // Also what is no longer a descendant, and has cleared its environment.
+            // Includes processes that are no longer descendants and have cleared their environment.
             left.extend(
                 before
                     .iter()
@@ -150,14 +150,14 @@ impl Stage {
                     .collect::<Vec<_>>(),
             );
             if left.is_empty() || Instant::now() >= deadline {
-                return (self.ground, Ended { before: before.len(), left, took });
+                return (self.setup, Ended { before: before.len(), left, took });
             }
             sleep(LOOK_EVERY).await;
         }
     }
 }
 
-/// Repeats a look until it finds something.
+/// Polls until `look` finds something.
 pub(super) async fn until<T>(
     what: &str,
     within: Duration,
@@ -175,17 +175,17 @@ pub(super) async fn until<T>(
     }
 }
 
-/// The built-in simulation, as a program name.
+/// Program name of the built-in simulation.
 pub(super) const SIMULATION: &str = "sim";
 
-/// What was asked for, with what the demo needs.
-fn demo_config(mut config: Config, place: &Path, mark: &str) -> Config {
-    config.data_dir = place.join("data");
+/// The given configuration with the settings that the demo needs.
+fn demo_config(mut config: Config, directory: &Path, mark: &str) -> Config {
+    config.data_dir = directory.join("data");
     config.http.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     config.admin.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     config.session.idle_timeout = IDLE_TIMEOUT;
     config.metrics.sample_interval = SAMPLE_INTERVAL;
-    // The pieces of an answer are what the demo measures by.
+    // The demo measures the time to the first piece of an answer.
     config.cli.partial_messages = true;
     config.cli.env.insert(MARK.to_owned(), mark.to_owned());
     if config.cli.program == SIMULATION {
@@ -193,33 +193,4 @@ fn demo_config(mut config: Config, place: &Path, mark: &str) -> Config {
         config.cli.args.extend(["--fault".to_owned(), start]);
     }
     config
-}
-
-/// A directory of our own, removed at the end.
-pub(super) struct Place {
-    pub(super) path: PathBuf,
-    keep: bool,
-}
-
-impl Place {
-    fn new(keep: bool) -> std::io::Result<Self> {
-        let path = std::env::temp_dir().join(format!("pilotlight-demo-{}", uuid::Uuid::new_v4().simple()));
-        private_directory(&path)?;
-        Ok(Self { path, keep })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if self.keep {
-            return;
-        }
-        if let Err(error) = std::fs::remove_dir_all(&self.path) {
-            tracing::warn!(%error, path = %self.path.display(), "the temporary directory was not removed");
-        }
-    }
-}
-
-fn private_directory(path: &Path) -> std::io::Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }

@@ -33,16 +33,16 @@ fn config() -> Config {
 
 impl Bench {
     /// A child that was started just now.
-    fn opening(config: Config, bound: &Bound) -> Self {
+    fn opening(config: Config, settings: &LaunchSettings) -> Self {
         let now = Instant::now();
         let wall_clock = || SystemTime::UNIX_EPOCH;
-        let protocol = Protocol::new(&CLAUDE, Arc::new(config), wall_clock, None, now, bound);
+        let protocol = Protocol::new(&CLAUDE, Arc::new(config), wall_clock, None, now, settings);
         Self { protocol, now, readers: Vec::new() }
     }
 
     /// A child that takes turns.
     fn serving_with(config: Config) -> Self {
-        let mut bench = Self::opening(config, &Bound::default());
+        let mut bench = Self::opening(config, &LaunchSettings::default());
         assert_eq!(bench.drain(), ["write initialize"]);
         assert_eq!(bench.line(line::GREETING), ["emit greeted", "emit ready"]);
         bench
@@ -153,9 +153,12 @@ fn describe(action: Action) -> Option<String> {
     })
 }
 
-fn servers() -> Bound {
+fn servers() -> LaunchSettings {
     let servers = serde_json::json!({"m": {"type": "stdio", "command": "serve"}});
-    Bound { mcp_servers: servers.as_object().expect("an object").clone(), ..Bound::default() }
+    LaunchSettings {
+        mcp_servers: servers.as_object().expect("an object").clone(),
+        ..LaunchSettings::default()
+    }
 }
 
 // ---- The handshake ----
@@ -190,7 +193,7 @@ fn refused_servers_kill_the_child() {
 
 #[test]
 fn unanswered_handshake_kills_the_child() {
-    let mut bench = Bench::opening(config(), &Bound::default());
+    let mut bench = Bench::opening(config(), &LaunchSettings::default());
     bench.drain();
     assert_eq!(bench.next(None), ["kill tree"]);
     let remains = bench.protocol.into_remains();
@@ -199,7 +202,7 @@ fn unanswered_handshake_kills_the_child() {
 
 #[test]
 fn late_look_extends_the_handshake_once() {
-    let mut bench = Bench::opening(config(), &Bound::default());
+    let mut bench = Bench::opening(config(), &LaunchSettings::default());
     bench.drain();
     let limit = bench.protocol.config.session.spawn_timeout;
     assert!(bench.after(limit + ABSENT).is_empty());
@@ -209,7 +212,7 @@ fn late_look_extends_the_handshake_once() {
 
 #[test]
 fn turn_end_before_ready_is_a_reason_for_refusal() {
-    let mut bench = Bench::opening(config(), &Bound::default());
+    let mut bench = Bench::opening(config(), &LaunchSettings::default());
     bench.drain();
     assert!(bench.line(line::RESULT).is_empty());
     let text = bench.protocol.into_remains().handshake_terminal.map(|terminal| terminal.text);
@@ -617,7 +620,7 @@ fn stalled_write_kills_the_child() {
 fn each_phase_has_its_next_step() {
     type Prepare = fn() -> Bench;
     let opening: Prepare = || {
-        let mut bench = Bench::opening(config(), &Bound::default());
+        let mut bench = Bench::opening(config(), &LaunchSettings::default());
         bench.drain();
         bench
     };
@@ -727,7 +730,7 @@ proptest! {
     fn every_turn_ends_once_and_nobody_gets_a_strangers_line(steps in steps(), is_shared: bool) {
         let mut config = config();
         config.cli.background_tasks = is_shared;
-        let mut bench = Bench::opening(config, &Bound::default());
+        let mut bench = Bench::opening(config, &LaunchSettings::default());
         let (mut given, mut ended, mut stopped, mut last) = (0, Vec::new(), false, None);
         for step in steps {
             // As its session does: one turn at a time, and none before the child is ready.

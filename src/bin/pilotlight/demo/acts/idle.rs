@@ -1,18 +1,18 @@
-//! A child without work is stopped and its memory given back; one that works is not.
+//! An idle child is stopped and releases its memory; a busy one is not stopped.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::page::{size, took};
 use super::super::process::Process;
 use super::super::show::{Problem, Show};
 use super::super::stage::{IDLE_TIMEOUT, Stage, until};
+use super::super::text::{size, took};
 use super::{ALICE, BOB, Plot, exchange};
 
-/// How much longer than the limit an answer takes that must not be cut short.
+/// Excess of the long answer over the idle timeout.
 const BEYOND: Duration = Duration::from_millis(700);
-/// An orderly stop, on a slow machine.
+/// Maximum time of an orderly stop, on a slow machine.
 const STOPPED_WITHIN: Duration = Duration::from_secs(12);
 
 pub(in crate::demo) async fn idle(stage: &Stage, show: &mut Show, plot: &mut Plot) -> Result<(), Problem> {
@@ -20,11 +20,11 @@ pub(in crate::demo) async fn idle(stage: &Stage, show: &mut Show, plot: &mut Plo
     show.text(&format!("This server stops a process that has had nothing to do for {limit} s."))?;
     show.gap()?;
     let script = plot.script;
-    // Counted as a turn of its own, so that the silence begins here.
+    // The idle time begins after this turn.
     let (_, pid) = exchange(stage, show, plot, ALICE, &script.ask_back()).await?;
     let begin = Instant::now();
     let process = Process::of(pid).ok_or_else(|| Problem::seen(format!("there is no process {pid}")))?;
-    let before = stage.client.seat(ALICE).await?.unwrap_or_default();
+    let before = stage.client.session_stats(ALICE).await?.unwrap_or_default();
     let long = script.take(IDLE_TIMEOUT + BEYOND);
     show.said(BOB, &long.shown, "")?;
     let gone = until("the idle process is stopped", IDLE_TIMEOUT + STOPPED_WITHIN, async || {
@@ -41,7 +41,7 @@ pub(in crate::demo) async fn idle(stage: &Stage, show: &mut Show, plot: &mut Plo
     let was_served = answer.is_ok();
     plot.answered += u32::from(was_served);
     let (resumed, next) = exchange(stage, show, plot, ALICE, &script.ask_back()).await?;
-    let after = stage.client.seat(ALICE).await?.unwrap_or_default();
+    let after = stage.client.session_stats(ALICE).await?.unwrap_or_default();
     show.gap()?;
 
     let text = format!(

@@ -6,19 +6,20 @@ use pilotlight::adapter::Opening;
 use tokio::time::sleep;
 
 use super::super::client::Message;
-use super::super::page::{Columns, took};
+use super::super::layout::Columns;
 use super::super::process::Process;
 use super::super::show::{Problem, Show};
 use super::super::stage::{SIMULATED_START, Stage};
+use super::super::text::took;
 use super::{ALICE, Plot};
 
-/// Between two messages, as a person would take it, only shorter.
+/// Pause between two messages.
 const PAUSE: Duration = Duration::from_millis(400);
 /// Message, first piece of the answer, whole answer, process.
 const COLUMNS: Columns = Columns(&[46, 12, 14, 12]);
 const NAMES: [&str; 4] = ["", "first word", "whole answer", "process"];
 
-/// When an answer began and ended, and who gave it.
+/// An answer with its times and process.
 struct Given {
     first: Duration,
     whole: Duration,
@@ -33,10 +34,10 @@ pub(in crate::demo) async fn keep_alive(
 ) -> Result<(), Problem> {
     let messages = [plot.script.introduce(&plot.alice), plot.script.repeat("hello"), plot.script.ask_back()];
     show.text(
-        "The same conversation twice: three messages, with pauses. First each message starts the CLI anew.",
+        "The same conversation twice: three messages, with pauses. First each message starts its own CLI process.",
     )?;
     show.gap()?;
-    let apart = alone(stage, show, &messages).await?;
+    let apart = one_shot(stage, show, &messages).await?;
     show.gap()?;
     show.text("Then they go to pilotlight, which keeps the process.")?;
     show.gap()?;
@@ -55,7 +56,7 @@ pub(in crate::demo) async fn keep_alive(
         format!("{knows:?}"),
     )?;
     let (cold, hot) = (median(apart.iter()), median(together.iter().skip(1)));
-    if !stage.ground.is_simulated() {
+    if !stage.setup.is_simulated() {
         // No claim: a model's own time differs by more than a start takes.
         return show.note(&format!(
             "A warm process began to answer after {} instead of {}; in both is the model's own time.",
@@ -77,8 +78,8 @@ pub(in crate::demo) async fn keep_alive(
     ))
 }
 
-async fn alone(stage: &Stage, show: &Show, messages: &[Message]) -> Result<Vec<Given>, Problem> {
-    let alone = stage.ground.alone()?;
+async fn one_shot(stage: &Stage, show: &Show, messages: &[Message]) -> Result<Vec<Given>, Problem> {
+    let one_shot = stage.setup.one_shot()?;
     show.header(&COLUMNS, &NAMES)?;
     let mut all = Vec::new();
     for (index, message) in messages.iter().enumerate() {
@@ -86,7 +87,7 @@ async fn alone(stage: &Stage, show: &Show, messages: &[Message]) -> Result<Vec<G
             sleep(PAUSE).await;
         }
         let opening = if index == 0 { Opening::New } else { Opening::Resume };
-        let answered = alone.ask(message, opening).await?;
+        let answered = one_shot.ask(message, opening).await?;
         let pid = answered.pid.cast_signed();
         let given = Given { first: answered.first, whole: answered.whole, pid, text: answered.text };
         row(show, message, &given)?;

@@ -1,19 +1,19 @@
-//! A child that is killed, between two messages and in the middle of an answer.
+//! A killed child: between two messages, and in the middle of an answer.
 
 use std::time::Duration;
 
 use tokio::time::sleep;
 
 use super::super::client::Answer;
-use super::super::page::took;
 use super::super::show::{Problem, Show};
 use super::super::stage::Stage;
+use super::super::text::took;
 use super::{ALICE, Plot, exchange};
 
-/// The CLI writes the conversation to disk some 100 ms after the answer's end. Who is killed before has not written the
-/// last answer down; then the next turn begins with a notice that says so.
+/// Delay until the CLI has written the conversation to disk, which takes some 100 ms after an answer. An earlier kill
+/// loses the last answer; the next turn then begins with a notice.
 const WRITTEN_DOWN: Duration = Duration::from_millis(500);
-/// The answer that is cut short would take so long.
+/// Duration of the answer that is cut short.
 const LONG_ANSWER: Duration = Duration::from_secs(20);
 
 pub(in crate::demo) async fn kills(stage: &Stage, show: &mut Show, plot: &mut Plot) -> Result<(), Problem> {
@@ -23,7 +23,7 @@ pub(in crate::demo) async fn kills(stage: &Stage, show: &mut Show, plot: &mut Pl
 }
 
 async fn between_messages(stage: &Stage, show: &mut Show, plot: &mut Plot) -> Result<(), Problem> {
-    // However long the part before took, there is a process now.
+    // Ensures that a process is running.
     let script = plot.script;
     exchange(stage, show, plot, ALICE, &script.repeat("here I am")).await?;
     sleep(WRITTEN_DOWN).await;
@@ -48,14 +48,14 @@ async fn within_an_answer(stage: &Stage, show: &mut Show, plot: &mut Plot) -> Re
     let killed = killed.ok_or_else(|| Problem::seen("the answer came without a first piece"))?;
     plot.kills += 1;
     show.said("kill -9", &format!("process {killed}, in the middle of its answer"), "")?;
-    let told = cut.error.as_deref() == Some("session_lost");
-    plot.lost += u32::from(told);
+    let is_reported = cut.error.as_deref() == Some("session_lost");
+    plot.lost += u32::from(is_reported);
     show.said("", &format!("» error: {}", cut.error.as_deref().unwrap_or("none")), &took(cut.whole))?;
     let (answer, pid) = exchange(stage, show, plot, ALICE, &plot.script.ask_back()).await?;
     show.gap()?;
     show.claim(
-        told && cut.done,
-        "the caller was told at once that this answer is lost, by one error event",
+        is_reported && cut.done,
+        "one error event informed the caller at once that this answer is lost",
         cut.seen(),
     )?;
     goes_on(show, plot, &answer, killed, pid)

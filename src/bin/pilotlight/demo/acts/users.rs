@@ -5,13 +5,13 @@ use super::super::show::{Problem, Show};
 use super::super::stage::Stage;
 use super::{ALICE, BOB, Plot, exchange};
 
-/// Messages that each user sends while the other does the same.
+/// Concurrent messages per user.
 const ROUNDS: usize = 10;
 
 pub(in crate::demo) async fn users(stage: &Stage, show: &mut Show, plot: &mut Plot) -> Result<(), Problem> {
     let (script, hello) = (plot.script, plot.script.introduce(&plot.bob));
     exchange(stage, show, plot, BOB, &hello).await?;
-    let (swapped, answered) = cross_fire(stage, script).await?;
+    let (swapped, answered) = send_concurrently(stage, script).await?;
     plot.answered += answered;
     show.said("both", &format!("{ROUNDS} messages each, at the same time"), "")?;
     let (to_alice, alice) = exchange(stage, show, plot, ALICE, &script.ask_back()).await?;
@@ -33,8 +33,8 @@ pub(in crate::demo) async fn users(stage: &Stage, show: &mut Show, plot: &mut Pl
     show.claim(!leaks, "neither knows the other's", seen())
 }
 
-/// Both users send at the same time; answers that are not what was asked for, and how many came.
-async fn cross_fire(stage: &Stage, script: Script) -> Result<(Vec<String>, u32), Problem> {
+/// Sends from both users concurrently; returns wrong answers and the count of right ones.
+async fn send_concurrently(stage: &Stage, script: Script) -> Result<(Vec<String>, u32), Problem> {
     let side = async |user: &str| {
         let mut wrong = Vec::new();
         for round in 0..ROUNDS {

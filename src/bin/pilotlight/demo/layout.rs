@@ -1,29 +1,31 @@
-//! How the demo looks: lines of text from what is to be said. Pure; knows nothing of servers, processes or the terminal.
+//! Layout of the demo's output: lines and tables. Pure.
 
 use std::fmt::Display;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 
-/// No line is wider, however wide the terminal: it fits beside another window, and into a pasted block.
+use super::text::wrapped;
+
+/// Maximum line width: fits beside another window and into a pasted block.
 const WIDEST: usize = 92;
-/// A terminal that is narrower gets lines of this width all the same: tables need it.
+/// Minimum line width, which tables need.
 const NARROWEST: usize = 60;
-/// An answer is shown in this many lines at most.
+/// Maximum lines of a shown answer.
 const ANSWER_LINES: usize = 2;
-/// Before every line below a heading.
+/// Indentation below a heading.
 const INDENT: &str = "  ";
 
-/// The width of the page: the terminal's, else that of the variable `COLUMNS`, within bounds.
+/// Line width: the terminal's, else that of the variable `COLUMNS`, within bounds.
 pub(super) fn width(terminal: Option<u16>, columns: Option<&str>) -> usize {
     let terminal = terminal.filter(|columns| *columns > 0).map(usize::from);
     let columns = || columns.and_then(|columns| columns.trim().parse().ok()).filter(|columns| *columns > 0);
     terminal.or_else(columns).unwrap_or(WIDEST).clamp(NARROWEST, WIDEST)
 }
 
-/// The width and the styles in use; the styles are empty where there is no terminal.
+/// Width and styles in use; the styles are empty without a terminal.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Paint {
+pub(super) struct Layout {
     width: usize,
     strong: Style,
     faint: Style,
@@ -31,14 +33,14 @@ pub(super) struct Paint {
     bad: Style,
 }
 
-impl Paint {
-    /// Without colours.
+impl Layout {
+    /// A layout without colours.
     pub(super) fn plain(width: usize) -> Self {
         let none = Style::new();
         Self { width, strong: none, faint: none, good: none, bad: none }
     }
 
-    /// For a terminal.
+    /// A layout with colours.
     pub(super) fn colours(width: usize) -> Self {
         Self {
             width,
@@ -49,13 +51,13 @@ impl Paint {
         }
     }
 
-    /// The first line of all.
+    /// Title line.
     pub(super) fn title(&self, name: &str, rest: &str) -> String {
         let text = self.indented(&format!("{name} {rest}"), "", "");
         text.replacen(name, &paint(self.strong, name), 1)
     }
 
-    /// `1  What comes now ─────`
+    /// Numbered heading: `1  Title ─────`
     pub(super) fn heading(&self, number: usize, text: &str) -> String {
         let rule = "─".repeat(self.width.saturating_sub(text.chars().count() + 4));
         format!(
@@ -66,12 +68,12 @@ impl Paint {
         )
     }
 
-    /// A sentence or two.
+    /// Paragraph.
     pub(super) fn text(&self, text: &str) -> String {
         self.indented(text, INDENT, INDENT)
     }
 
-    /// A remark that may be skipped.
+    /// Faint paragraph.
     pub(super) fn note(&self, text: &str) -> String {
         self.indented(text, INDENT, INDENT)
             .lines()
@@ -79,7 +81,7 @@ impl Paint {
             .collect()
     }
 
-    /// A fact with its name. One that has a word too long for the place beside the name, a path as a rule, stands below it.
+    /// Named fact. A value with a word too long for the line, such as a path, stands below its name.
     pub(super) fn field(&self, name: &str, value: impl Display) -> String {
         let (value, beside) = (value.to_string(), " ".repeat(13));
         let room = self.width.saturating_sub(beside.len());
@@ -91,10 +93,10 @@ impl Paint {
         format!("{INDENT}{} {}", paint(self.faint, format_args!("{name:<10}")), body.trim_start())
     }
 
-    /// A statement that was checked; one that does not hold says what was seen instead.
+    /// Checked statement; a failed one shows what was seen.
     pub(super) fn claim(&self, holds: bool, text: &str, seen: &str) -> String {
         let (style, mark) = if holds { (self.good, "✓") } else { (self.bad, "✗") };
-        // The mark takes the place of the first blanks.
+        // The mark replaces the indentation.
         let body = self.indented(text, "    ", "    ");
         let mut line = format!("{INDENT}{} {}", paint(style, mark), body.trim_start());
         if !holds {
@@ -103,18 +105,18 @@ impl Paint {
         line
     }
 
-    /// The names above a table's columns.
+    /// Table header.
     pub(super) fn header(&self, columns: &Columns, names: &[&str]) -> String {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         format!("{}\n", paint(self.faint, columns.line(&names, self.width)))
     }
 
-    /// A line of a table.
+    /// Table row.
     pub(super) fn row(&self, columns: &Columns, cells: &[String]) -> String {
         format!("{}\n", columns.line(cells, self.width))
     }
 
-    /// What a user says or gets; a long one is cut between words. The remark ends with the page's edge.
+    /// Message of a user, or an answer; long text is cut between words. The remark is aligned to the right.
     pub(super) fn said(&self, who: &str, text: &str, remark: &str) -> String {
         let room = self.width.saturating_sub(11);
         let mut lines = wrapped(text, room);
@@ -143,7 +145,7 @@ impl Paint {
         all
     }
 
-    /// Breaks a text between words.
+    /// Wraps a text with indentation.
     fn indented(&self, text: &str, first: &str, rest: &str) -> String {
         let indent = first.chars().count().max(rest.chars().count());
         let lines = wrapped(text, self.width.saturating_sub(indent));
@@ -151,7 +153,7 @@ impl Paint {
         indents.zip(lines).map(|(indent, line)| format!("{indent}{line}\n")).collect()
     }
 
-    /// The last line of all.
+    /// Last line.
     pub(super) fn verdict(&self, claims: usize, failed: usize, took: Duration) -> String {
         let took = took.as_secs_f64();
         if failed == 0 {
@@ -163,8 +165,8 @@ impl Paint {
     }
 }
 
-/// The widths of a table's columns: the first to the left, the others to the right. On a narrow page the first gives
-/// way, and a cell that it has no room for stands above its line.
+/// Column widths of a table: the first column is aligned to the left, the others to the right. On a narrow page the
+/// first column shrinks; a cell that does not fit stands above its row.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Columns(pub(super) &'static [usize]);
 
@@ -190,66 +192,8 @@ impl Columns {
     }
 }
 
-/// A duration in three figures.
-pub(super) fn took(time: Duration) -> String {
-    let milliseconds = time.as_secs_f64() * 1e3;
-    match milliseconds {
-        0.0..9.95 => format!("{milliseconds:.1} ms"),
-        9.95..999.5 => format!("{milliseconds:.0} ms"),
-        _ => format!("{:.2} s", time.as_secs_f64()),
-    }
-}
-
-/// A size in MiB or GiB.
-pub(super) fn size(bytes: f64) -> String {
-    let mebibytes = bytes / 1_048_576.0;
-    if mebibytes < 1024.0 { format!("{mebibytes:.1} MiB") } else { format!("{:.1} GiB", mebibytes / 1024.0) }
-}
-
-/// The beginning of a text, on one line.
-pub(super) fn cut(text: &str, most: usize) -> String {
-    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if line.chars().count() <= most {
-        return line;
-    }
-    line.chars().take(most.saturating_sub(1)).chain(['…']).collect()
-}
-
 fn paint(style: Style, text: impl Display) -> String {
     format!("{style}{text}{style:#}")
-}
-
-/// Breaks a text between words into lines of at most `width` characters. Never empty.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut line = String::new();
-    for word in text.split_whitespace() {
-        for (index, piece) in pieces(word, width).into_iter().enumerate() {
-            let gap = usize::from(index == 0 && !line.is_empty());
-            if !line.is_empty() && line.chars().count() + gap + piece.chars().count() > width {
-                lines.push(std::mem::take(&mut line));
-            } else if gap > 0 {
-                line.push(' ');
-            }
-            line.push_str(&piece);
-        }
-    }
-    lines.push(line);
-    lines
-}
-
-/// A word that fits is one piece. A longer one, a path or JSON as a rule, breaks after its punctuation, and a part of it
-/// that is still too long where the line ends: nothing is left out.
-fn pieces(word: &str, width: usize) -> Vec<String> {
-    if word.chars().count() <= width {
-        return vec![word.to_owned()];
-    }
-    let mut pieces = Vec::new();
-    for part in word.split_inclusive(['/', ',', ':']) {
-        let part: Vec<char> = part.chars().collect();
-        pieces.extend(part.chunks(width.max(1)).map(|part| part.iter().collect::<String>()));
-    }
-    pieces
 }
 
 #[cfg(test)]
@@ -269,7 +213,7 @@ mod tests {
         let cells = ["My code word is amber-720. Please say it back.", "455 ms", "455 ms", "19165"]
             .map(str::to_owned);
         for width in WIDTHS {
-            let plain = Paint::plain(width);
+            let plain = Layout::plain(width);
             let rendered = [
                 (plain.title("pilotlight", &long), format!("pilotlight {long}")),
                 (plain.text(&long), long.clone()),
@@ -306,18 +250,18 @@ mod tests {
     }
 
     #[test]
-    fn a_long_path_breaks_after_slashes_and_loses_nothing() {
+    fn long_path_breaks_after_slashes() {
         let usual = format!("/tmp/pilotlight-demo-{}", "a".repeat(32));
-        assert_eq!(Paint::plain(60).field("directory", &usual), format!("  directory\n    {usual}\n"));
+        assert_eq!(Layout::plain(60).field("directory", &usual), format!("  directory\n    {usual}\n"));
         let path = format!("/tmp/{}/{}", "a".repeat(40), "b".repeat(100));
-        let text = Paint::plain(60).field("directory", &path);
+        let text = Layout::plain(60).field("directory", &path);
         assert!(text.lines().all(|line| line.chars().count() <= 60), "{text}");
         assert_eq!(words(&text).concat(), format!("directory{path}"));
         assert!(text.lines().nth(1).is_some_and(|line| line.ends_with("a/")), "{text}");
     }
 
     #[test]
-    fn the_width_is_the_terminals_within_bounds() {
+    fn width_is_the_terminals_within_bounds() {
         assert_eq!(width(Some(80), Some("70")), 80);
         assert_eq!([width(None, Some("70")), width(Some(0), Some("70"))], [70, 70]);
         assert_eq!([width(Some(20), None), width(Some(300), None)], [60, 92]);
@@ -325,34 +269,19 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_tells_what_was_seen_only_when_it_fails() {
-        let plain = Paint::plain(WIDEST);
+    fn claim_shows_what_was_seen_only_on_failure() {
+        let plain = Layout::plain(WIDEST);
         assert_eq!(plain.claim(true, "it is so", "2"), "  ✓ it is so\n");
         assert_eq!(plain.claim(false, "it is so", "2"), "  ✗ it is so\n      seen: 2\n");
-        assert!(Paint::colours(WIDEST).claim(true, "it is so", "").contains('\u{1b}'));
+        assert!(Layout::colours(WIDEST).claim(true, "it is so", "").contains('\u{1b}'));
     }
 
     #[test]
-    fn columns_stand_below_each_other() {
+    fn columns_are_aligned() {
         let columns = Columns(&[6, 5]);
         let cells = |a: &str, b: &str| [a.to_owned(), b.to_owned()];
         assert_eq!(columns.line(&cells("ab", "1"), 60), "  ab          1");
         assert_eq!(columns.line(&cells("äöü", "12345"), 60), "  äöü     12345");
         assert_eq!(columns.line(&cells("alone", ""), 60), "  alone");
-    }
-
-    #[test]
-    fn times_and_sizes_are_short() {
-        assert_eq!(took(Duration::from_micros(2_345)), "2.3 ms");
-        assert_eq!(took(Duration::from_micros(9_970)), "10 ms");
-        assert_eq!(took(Duration::from_millis(471)), "471 ms");
-        assert_eq!(took(Duration::from_millis(2_350)), "2.35 s");
-        assert_eq!((size(1_572_864.0), size(2e10)), ("1.5 MiB".to_owned(), "18.6 GiB".to_owned()));
-    }
-
-    #[test]
-    fn a_text_is_cut_between_characters() {
-        assert_eq!(cut("äöü\nx", 10), "äöü x");
-        assert_eq!(cut("äöüäöü", 4), "äöü…");
     }
 }

@@ -1,6 +1,6 @@
-//! The other way: the same CLI, started for one message and gone after it. What the warm process is measured against.
+//! The baseline for the warm process: the same CLI, started once per message.
 //!
-//! Same command line, same environment, same conversation by `--resume`: only the process is new each time.
+//! Command line, environment and conversation (by `--resume`) are the same; only the process is new each time.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pilotlight::Config;
 use pilotlight::adapter::claude::CLAUDE;
-use pilotlight::adapter::{Adapter, Bound, Dirs, LaunchPlan, LineKind, Opening};
+use pilotlight::adapter::{Adapter, Dirs, LaunchPlan, LaunchSettings, LineKind, Opening};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, timeout};
@@ -18,11 +18,11 @@ use super::client::Message;
 use super::process::MARK;
 use super::show::Problem;
 
-/// From the start of one process to its end; a real model's answer included.
+/// Maximum lifetime of one process, including a real model's answer.
 const ENDED_WITHIN: Duration = Duration::from_secs(120);
 
-/// A CLI, and a conversation with it.
-pub(super) struct Alone<'a> {
+/// A CLI without the server, and its conversation.
+pub(super) struct OneShotCli<'a> {
     pub(super) config: &'a Config,
     pub(super) program: PathBuf,
     pub(super) dirs: Dirs,
@@ -30,7 +30,7 @@ pub(super) struct Alone<'a> {
     pub(super) mark: &'a str,
 }
 
-/// One process's answer.
+/// Answer of one process.
 #[derive(Debug, Clone)]
 pub(super) struct Answered {
     pub(super) pid: u32,
@@ -39,8 +39,8 @@ pub(super) struct Answered {
     pub(super) whole: Duration,
 }
 
-impl Alone<'_> {
-    /// Starts the CLI, gives it one message and the end of input, and waits until it has ended.
+impl OneShotCli<'_> {
+    /// Starts the CLI, sends one message and end of input, and waits for its exit.
     pub(super) async fn ask(&self, message: &Message, opening: Opening) -> Result<Answered, Problem> {
         let answered = timeout(ENDED_WITHIN, self.run(message, opening)).await;
         answered.map_err(|_| Problem::seen("a process did not end in time"))?
@@ -65,7 +65,7 @@ impl Alone<'_> {
             session_id: &self.session_id,
             opening,
             model: self.config.cli.model.as_deref(),
-            bound: &Bound::default(),
+            settings: &LaunchSettings::default(),
             mcp_timeout: self.config.mcp.connect_timeout,
             asks_permission: false,
         };
@@ -94,17 +94,17 @@ impl Alone<'_> {
     }
 }
 
-/// Writes the message, then reads to the end of the output.
+/// Writes the message and reads the output to its end.
 async fn read(child: &mut Child, line: &[u8], begin: Instant) -> Result<Answered, Problem> {
     let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
         return Err(Problem::seen("a process without pipes"));
     };
-    // A process that has left already does not read any more; why it did is in its output.
+    // An exited process does not read; its output holds the reason.
     match stdin.write_all(line).await {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(error.into()),
         _ => {}
     }
-    // The end of input: the process leaves when it has answered.
+    // End of input: the process exits after its answer.
     drop(stdin);
     let mut lines = BufReader::new(stdout).split(b'\n');
     let (mut first, mut end) = (None, None);
