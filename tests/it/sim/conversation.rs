@@ -205,8 +205,9 @@ fn a_fork_has_the_context_under_a_new_id() {
     assert_eq!(sim.ask("[[recall]]"), "one");
 }
 
+/// Only what exists is resumed and only what does not is new.
 #[test]
-fn only_what_exists_is_resumed_and_only_what_does_not_is_new() {
+fn resume_needs_existing_new_needs_unused_id() {
     let home = Home::new();
     let mut sim = home.start(&["--resume", ID]);
     sim.request("r", json!({"subtype":"initialize"}));

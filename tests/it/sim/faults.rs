@@ -61,8 +61,9 @@ fn a_crash_after_the_result_loses_the_turn() {
     assert!(!home.transcript(ID).exists());
 }
 
+/// A fault of the command line or environment strikes every turn.
 #[test]
-fn a_fault_of_the_command_line_or_environment_strikes_every_turn() {
+fn fault_by_argument_or_variable_hits_each_turn() {
     let home = Home::new();
     let mut sim = home.start(&["--fault", "crash-init"]);
     sim.user("x");
@@ -282,8 +283,9 @@ fn starts_can_be_slow_or_never_come() {
     assert_eq!(sim.finish(), (Vec::new(), 0));
 }
 
+/// A resume can be refused although the conversation exists.
 #[test]
-fn a_resume_can_be_refused_although_the_conversation_exists() {
+fn resume_of_existing_conversation_can_be_refused() {
     let home = Home::new();
     let mut sim = home.start(&["--session-id", ID]);
     sim.ask("hello");
