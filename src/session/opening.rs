@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::child_events::{LifecycleEvent, Mailbox};
-use super::child_task::Plan;
 use super::import::{First, Imported, Offered, ProgramFile, first_line};
 use super::known;
+use super::lifecycle::Plan;
 use super::store::{ProgressFile, Record, new_cli_session_id};
 use crate::adapter::{Adapter, Import, LaunchMode, LaunchRefusal, LaunchSettings};
 use crate::child::Secrets;
