@@ -441,7 +441,7 @@ impl Connection {
         );
         let refusal = match remains.ready {
             true => None,
-            false => self.context.adapter.refusal(remains.handshake_terminal.as_deref(), &stderr),
+            false => self.context.adapter.launch_refusal(remains.handshake_terminal.as_deref(), &stderr),
         };
         ChildExit {
             cause,

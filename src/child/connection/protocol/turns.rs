@@ -64,7 +64,7 @@ impl Protocol {
             // The caller may have stopped waiting.
             answer.reply.send(Err(PermissionError::Late)).ok();
         } else if let Some((request, decision)) = self.permissions.answer(answer) {
-            self.write(self.adapter.permission_answer(&request, &decision));
+            self.write(self.adapter.permission_response(&request, &decision));
             self.emit_permissions();
         }
     }
@@ -93,7 +93,7 @@ impl Protocol {
 
     fn begin(&mut self, job: TurnJob, mark: Option<String>, now: Instant) {
         match &mark {
-            Some(mark) => self.write(self.adapter.marked(&job.line, mark)),
+            Some(mark) => self.write(self.adapter.with_message_id(&job.line, mark)),
             None => self.write(job.line.clone()),
         }
         self.running = Some(Box::new(RunningTurn::new(job, mark, now, &self.config.session)));
