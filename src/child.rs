@@ -36,7 +36,7 @@ pub(crate) use memory::{ProcessTable, TreeMemory, single_tree};
 pub(crate) use permissions::Answer;
 pub(crate) use pilotlight_shim::args::Limits;
 pub(crate) use port::Port;
-pub(crate) use running::{Running, TurnJob, TurnReport};
+pub(crate) use running::{Job, Running, TurnReport};
 pub(crate) use secrets::Secrets;
 pub(crate) use spawn::{Contained, Launch, Sweep, spawn};
 pub(crate) use spawn_error::SpawnError;

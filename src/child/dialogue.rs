@@ -25,7 +25,7 @@ use tokio::time::{Duration, Instant};
 use super::exit::{ChildExit, Exit, ExitCause, KillReason, OomKills};
 use super::framing::Framer;
 use super::permissions::Permissions;
-use super::running::{Running, TurnJob, TurnReport};
+use super::running::{Job, Running, TurnReport};
 use super::secrets::Secrets;
 use super::tasks::Tasks;
 use crate::adapter::{Adapter, Bound, Terminal};
@@ -122,7 +122,7 @@ pub(super) struct Dialogue {
     uncounted: u64,
     running: Option<Box<Running>>,
     /// Waits since then until the child has finished what it does of its own accord.
-    held: Option<(Box<TurnJob>, Instant)>,
+    held: Option<(Box<Job>, Instant)>,
     active: bool,
     tasks: Tasks,
     /// What was reported last of being active.

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use super::dialogue::Dialogue;
 use super::exit::KillReason;
 use super::permissions::Answer;
-use super::running::TurnJob;
+use super::running::Job;
 use crate::model::ids::TurnId;
 use crate::support::lock::MutexExt;
 use crate::turn::{Pulled, Source};
@@ -54,7 +54,7 @@ impl Port {
     }
 
     /// Gives the child a turn; gives it back if there is no child any more.
-    pub(crate) fn take_turn(self: &Arc<Self>, job: Box<TurnJob>) -> Result<(), Box<TurnJob>> {
+    pub(crate) fn take_turn(self: &Arc<Self>, job: Box<Job>) -> Result<(), Box<Job>> {
         if let Some(sender) = &job.sender {
             sender.attach(self.clone());
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::child::{ChildExit, ExitCause, KillReason, Running, TurnJob};
+use crate::child::{ChildExit, ExitCause, Job, KillReason, Running};
 use crate::error::{Loss, StartFailure, TurnError};
 use crate::telemetry::metrics::{ExitReason, RestartCause};
 
@@ -29,7 +29,7 @@ pub(crate) struct Conclusion {
     /// The cause of a start that follows.
     pub(crate) restart: RestartCause,
     /// The turn that the next child gets.
-    pub(crate) retry: Option<Box<TurnJob>>,
+    pub(crate) retry: Option<Box<Job>>,
     /// The turn that ends with this error.
     pub(crate) lost: Option<(Box<Running>, TurnError)>,
 }
@@ -130,12 +130,12 @@ mod tests {
 
     const RULES: Rules = Rules { draining: false, retry_turn: true, spawn_timeout: Duration::from_secs(9) };
 
-    fn job(turn: u64) -> (Box<TurnJob>, Turn) {
+    fn job(turn: u64) -> (Box<Job>, Turn) {
         let (sender, reader) =
             turn_channel(TurnId(turn), &CLAUDE, 8, 1000, Box::new(|| ()), Box::new(|_| ()));
         let now = Instant::now();
         let session = SessionHash::parse(&"0".repeat(32)).unwrap();
-        let job = TurnJob {
+        let job = Job {
             turn: TurnId(turn),
             sender: Some(sender),
             line: Bytes::new(),

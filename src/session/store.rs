@@ -55,9 +55,9 @@ pub(crate) struct Record {
     /// A gap in the transcript that has been found before: it stays there.
     #[serde(default)]
     pub(crate) known_gap: Option<String>,
-    /// What is missing of the conversation, as long as no turn that was told of it has ended.
-    #[serde(default)]
-    pub(crate) untold_loss: Option<ContextLost>,
+    /// What is missing of the conversation, until a turn that reported it has ended.
+    #[serde(default, rename = "untold_loss")]
+    pub(crate) unreported_context_loss: Option<ContextLost>,
     /// Where the first release keeps what is `bound.model` now: written for the way back to it.
     #[serde(default)]
     model: Option<String>,
@@ -119,7 +119,7 @@ impl Record {
             last_used: now,
             checkpoint: None,
             known_gap: None,
-            untold_loss: None,
+            unreported_context_loss: None,
             model: None,
             chosen_model: None,
             own_credentials: false,

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{ChildEvent, Dialogue, LEASE};
 use crate::child::exit::KillReason;
 use crate::child::permissions::Answer;
-use crate::child::running::{Running, TurnJob};
+use crate::child::running::{Job, Running};
 use crate::error::TurnError;
 use crate::model::PermissionError;
 use crate::model::ids::TurnId;
@@ -22,7 +22,7 @@ impl Dialogue {
     // ---- Orders of the session ----
 
     /// Gives the child a turn, or the turn back if there is no child any more.
-    pub(in crate::child) fn take_turn(&mut self, job: Box<TurnJob>) -> Result<(), Box<TurnJob>> {
+    pub(in crate::child) fn take_turn(&mut self, job: Box<Job>) -> Result<(), Box<Job>> {
         if self.over || self.asked {
             return Err(job);
         }
@@ -68,7 +68,7 @@ impl Dialogue {
 
     // ---- Turns ----
 
-    pub(super) fn begin(&mut self, job: TurnJob) {
+    pub(super) fn begin(&mut self, job: Job) {
         // The CLI drops a message whose id it has seen, also in a process before this one: each attempt has its own.
         let is_shared = self.setup.config.cli.background_tasks;
         let mark = is_shared.then(|| uuid::Uuid::new_v4().to_string());

@@ -1,0 +1,86 @@
+//! The start of a child and the link to it.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::SessionActorState;
+use crate::child::Port;
+use crate::model::ids::Generation;
+use crate::session::child_events::{Mailbox, Started};
+use crate::session::child_task::{self, Plan};
+use crate::session::import::Offered;
+use crate::session::state::Fingerprint;
+use crate::telemetry::events::EventKind;
+
+/// The link to the child of one generation.
+pub(super) struct ChildLink {
+    generation: Generation,
+    /// The connection, once a process runs.
+    port: Option<Arc<Port>>,
+    /// Requests the stop of the child; dropping the link does so too.
+    stop: CancellationToken,
+    pub(super) since: Instant,
+}
+
+impl Drop for ChildLink {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl SessionActorState {
+    pub(super) fn start(&mut self, generation: Generation, fingerprint: Fingerprint, restart: bool) {
+        if let Some(bound) = self.bounds.remove(&fingerprint) {
+            self.record.bound = bound;
+        }
+        self.bounds.retain(|_, _| !self.waiting.is_empty());
+        if restart {
+            self.record.restarts = self.record.restarts.saturating_add(1);
+            self.sessions.env.metrics.restarted(self.restart_cause);
+            self.record(EventKind::Restarted { cause: self.restart_cause.as_str() });
+        }
+        self.record.generation = generation.0;
+        self.first = None;
+        let stop = CancellationToken::new();
+        self.child = Some(ChildLink { generation, port: None, stop: stop.clone(), since: Instant::now() });
+        let plan = Plan {
+            sessions: self.sessions.clone(),
+            entry: self.entry.clone(),
+            workspace: self.workspace.clone(),
+            generation,
+            offered: self.offered(),
+        };
+        let mailbox = Mailbox::new(self.entry.actor.clone(), generation);
+        let task = child_task::run(plan, Box::new(self.record.clone()), stop, mailbox);
+        self.sessions.env.tasks.spawn(task);
+        self.save_now();
+    }
+
+    /// The history of the turn that the next child is started for.
+    fn offered(&self) -> Option<Offered> {
+        let turn = self.machine.next_turn()?;
+        let earlier = self.waiting.get(&turn)?.job.earlier.as_ref()?;
+        Some(Offered { turn, conversation: earlier.conversation()?.clone() })
+    }
+
+    pub(super) fn started(&mut self, started: Started, port: Arc<Port>) {
+        if let Some(child) = &mut self.child {
+            child.port = Some(port);
+            self.entry.status.child_started(started.pid, started.shim, child.since);
+        }
+    }
+
+    /// Requests the stop of the child of this generation.
+    pub(super) fn stop(&self, generation: Generation) {
+        if let Some(child) = self.child.as_ref().filter(|child| child.generation == generation) {
+            child.stop.cancel();
+        }
+    }
+
+    /// The connection to the child of this generation, if it lives.
+    pub(super) fn port(&self, generation: Generation) -> Option<&Arc<Port>> {
+        self.child.as_ref().filter(|child| child.generation == generation)?.port.as_ref()
+    }
+}
