@@ -26,9 +26,9 @@ use super::import::First;
 use super::message::{SessionMessage, TurnSubmission};
 use super::registry::Entry;
 use super::sessions::Sessions;
-use super::state::{Effect, Fingerprint, Input, Machine};
+use super::state::{Effect, Input, Machine, SettingsHash};
 use super::status::ActorView;
-use super::store::{BoundRecord, Record};
+use super::store::{Record, SettingsRecord};
 use crate::child::{Answer, Job};
 use crate::error::TurnError;
 use crate::model::ids::{SessionKey, TurnId};
@@ -64,8 +64,8 @@ pub(crate) struct SessionActorState {
     retiring: bool,
 
     waiting: HashMap<TurnId, Box<TurnSubmission>>,
-    /// Settings that turns asked for, by fingerprint.
-    bounds: HashMap<Fingerprint, BoundRecord>,
+    /// Settings that turns asked for, by settings_hash.
+    settings_by_hash: HashMap<SettingsHash, SettingsRecord>,
     /// How the turn whose history the child was started with is sent.
     first: Option<First>,
     /// The turn whose reader gets the context loss. Until it has ended the loss counts as unreported.
@@ -97,9 +97,9 @@ impl Actor for SessionActor {
         let entry = Arc::new(entry);
         args.sessions.registry.insert(entry.clone());
         args.sessions.env.metrics.session_moved(None, Some(SessionState::Dormant));
-        let fingerprint = args.record.bound.fingerprint();
+        let settings_hash = args.record.settings.hash();
         Ok(SessionActorState {
-            machine: Machine::new(args.record.generation(), fingerprint, has_context(&args.record)),
+            machine: Machine::new(args.record.generation(), settings_hash, has_context(&args.record)),
             counted: SessionState::Dormant,
             sessions: args.sessions,
             workspace: args.workspace,
@@ -109,7 +109,7 @@ impl Actor for SessionActor {
             save_scheduled: false,
             retiring: false,
             waiting: HashMap::new(),
-            bounds: HashMap::new(),
+            settings_by_hash: HashMap::new(),
             first: None,
             reported_in: None,
             undelivered: None,
@@ -209,8 +209,8 @@ impl SessionActorState {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Start { generation, fingerprint, restart } => {
-                self.start(generation, fingerprint, restart)
+            Effect::Start { generation, settings_hash, restart } => {
+                self.start(generation, settings_hash, restart)
             }
             Effect::Deliver { generation, turn } => self.deliver(generation, turn),
             Effect::CancelRunning { generation, turn } => {

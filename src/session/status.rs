@@ -103,7 +103,7 @@ impl Visible {
             child_since: None,
             memory_bytes: 0,
             generation: record.generation,
-            model: record.bound.model.clone(),
+            model: record.settings.model.clone(),
             created: record.created,
             last_used: record.last_used,
             quiet_since: Instant::now(),
@@ -183,8 +183,8 @@ impl StatusCell {
             visible.generation = view.record.generation;
             visible.restarts = view.record.restarts;
             visible.last_used = view.record.last_used;
-            if visible.model != view.record.bound.model {
-                visible.model.clone_from(&view.record.bound.model);
+            if visible.model != view.record.settings.model {
+                visible.model.clone_from(&view.record.settings.model);
             }
         });
     }

@@ -23,7 +23,7 @@ use crate::session::message::TurnSubmission;
 use crate::session::registry::{Entry, NotAdmitted};
 use crate::session::sessions::Sessions;
 use crate::session::status::Visible;
-use crate::session::store::{BoundRecord, Record};
+use crate::session::store::{Record, SettingsRecord};
 use crate::session::{SessionMessage, SessionStatus, known, take_up};
 use crate::support::lock::MutexExt;
 use crate::telemetry::events::EventKind;
@@ -182,7 +182,7 @@ impl Session {
             context_lost: false,
             trace,
         });
-        let submission = Box::new(TurnSubmission { job, bound: encoded.bound });
+        let submission = Box::new(TurnSubmission { job, settings: encoded.settings });
         Ok(match entry.actor.cast(SessionMessage::Submit(submission)) {
             Ok(()) => Ok(turn),
             Err(refused) => {
@@ -462,11 +462,16 @@ struct EncodedTurn {
     /// For a conversation without context.
     earlier: Option<Earlier>,
     hold: Option<Hold>,
-    bound: BoundRecord,
+    settings: SettingsRecord,
 }
 
 impl EncodedTurn {
-    fn encode(env: &Env, prompt: Prompt, options: TurnOptions, hold: Option<Hold>) -> Result<Self, TurnError> {
+    fn encode(
+        env: &Env,
+        prompt: Prompt,
+        options: TurnOptions,
+        hold: Option<Hold>,
+    ) -> Result<Self, TurnError> {
         let config = &env.config;
         let limit = config.session.prompt_limit;
         let limit_of_history = config.session.history_limit;
@@ -492,7 +497,7 @@ impl EncodedTurn {
         if let Some(problem) = servers.and_then(|servers| servers.problem(&config.mcp)) {
             return Err(TurnError::InvalidMcpServers(problem));
         }
-        let bound = BoundRecord {
+        let settings = SettingsRecord {
             model: options.model,
             system_prompt: options.system_prompt,
             fallback_model: options.fallback_model,
@@ -509,7 +514,7 @@ impl EncodedTurn {
                 Earlier::Unanswered(first_line(env, &conversation, false))
             }
         });
-        Ok(Self { line, earlier, hold, bound })
+        Ok(Self { line, earlier, hold, settings })
     }
 }
 

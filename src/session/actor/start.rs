@@ -11,7 +11,7 @@ use crate::model::ids::Generation;
 use crate::session::child_events::{Mailbox, Started};
 use crate::session::child_task::{self, Plan};
 use crate::session::import::Offered;
-use crate::session::state::Fingerprint;
+use crate::session::state::SettingsHash;
 use crate::telemetry::events::EventKind;
 
 /// The link to the child of one generation.
@@ -31,11 +31,11 @@ impl Drop for ChildLink {
 }
 
 impl SessionActorState {
-    pub(super) fn start(&mut self, generation: Generation, fingerprint: Fingerprint, restart: bool) {
-        if let Some(bound) = self.bounds.remove(&fingerprint) {
-            self.record.bound = bound;
+    pub(super) fn start(&mut self, generation: Generation, settings_hash: SettingsHash, restart: bool) {
+        if let Some(settings) = self.settings_by_hash.remove(&settings_hash) {
+            self.record.settings = settings;
         }
-        self.bounds.retain(|_, _| !self.waiting.is_empty());
+        self.settings_by_hash.retain(|_, _| !self.waiting.is_empty());
         if restart {
             self.record.restarts = self.record.restarts.saturating_add(1);
             self.sessions.env.metrics.restarted(self.restart_cause);

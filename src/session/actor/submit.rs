@@ -5,8 +5,8 @@ use crate::child::Job;
 use crate::error::TurnError;
 use crate::model::ids::{Generation, TurnId};
 use crate::session::message::TurnSubmission;
-use crate::session::state::{Fingerprint, Input, QueuedTurn};
-use crate::session::store::BoundRecord;
+use crate::session::state::{Input, QueuedTurn, SettingsHash};
+use crate::session::store::SettingsRecord;
 use crate::telemetry::metrics::ContextLost;
 use crate::turn::{Earlier, FirstLine, TurnSender, wake};
 
@@ -16,27 +16,27 @@ impl SessionActorState {
             return submission.job.abort(TurnError::Cancelled);
         }
         let turn = submission.job.turn;
-        submission.bound.own_credentials = self.record.own_credentials;
-        let fingerprint = self.fingerprint_for(&submission.bound);
+        submission.settings.own_credentials = self.record.own_credentials;
+        let settings_hash = self.settings_hash_for(&submission.settings);
         let brings_history = brings_history(&submission.job);
         self.touch();
         self.waiting.insert(turn, submission);
-        self.feed(Input::Submit(QueuedTurn { turn, fingerprint, brings_history }));
+        self.feed(Input::Submit(QueuedTurn { turn, settings_hash, brings_history }));
     }
 
-    /// Fingerprint of the settings that a child needs for a turn that asks for `wanted`; `None`: any child will do.
-    fn fingerprint_for(&mut self, wanted: &BoundRecord) -> Option<Fingerprint> {
-        if *wanted == BoundRecord::default() {
+    /// SettingsHash of the settings that a child needs for a turn that asks for `wanted`; `None`: any child will do.
+    fn settings_hash_for(&mut self, wanted: &SettingsRecord) -> Option<SettingsHash> {
+        if *wanted == SettingsRecord::default() {
             return None;
         }
         // A turn before it that still waits may change them first.
         let before = self.machine.last_wanted();
-        let before = before.and_then(|fingerprint| self.bounds.get(&fingerprint));
+        let before = before.and_then(|settings_hash| self.settings_by_hash.get(&settings_hash));
         let model_without = self.record.model_without(&self.sessions.env.config.cli);
-        let bound = before.unwrap_or(&self.record.bound).with(wanted, model_without);
-        let fingerprint = bound.fingerprint();
-        self.bounds.insert(fingerprint, bound);
-        Some(fingerprint)
+        let settings = before.unwrap_or(&self.record.settings).with(wanted, model_without);
+        let settings_hash = settings.hash();
+        self.settings_by_hash.insert(settings_hash, settings);
+        Some(settings_hash)
     }
 
     /// Gives a turn to the child.
@@ -88,8 +88,8 @@ impl SessionActorState {
             return None;
         }
         let (turn, brings_history) = (job.turn, brings_history(&job));
-        self.waiting.insert(turn, Box::new(TurnSubmission { job, bound: BoundRecord::default() }));
-        Some(QueuedTurn { turn, fingerprint: None, brings_history })
+        self.waiting.insert(turn, Box::new(TurnSubmission { job, settings: SettingsRecord::default() }));
+        Some(QueuedTurn { turn, settings_hash: None, brings_history })
     }
 }
 
