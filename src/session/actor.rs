@@ -1,7 +1,7 @@
 //! The actor of one session: each message is an input to the pure [`Machine`], whose effects it carries out.
 //!
 //! It owns the session's record and the turns that wait. A task of its own drives the child
-//! ([`super::child_task`]). No line of output passes this mailbox, and no handler waits for the child. The mailbox is
+//! ([`super::lifecycle`]). No line of output passes this mailbox, and no handler waits for the child. The mailbox is
 //! bounded: a turn needs a permit of the session's queue first, and the child's task sends a handful of messages per
 //! turn.
 //!
@@ -214,13 +214,13 @@ impl SessionActorState {
             }
             Effect::Deliver { generation, turn } => self.deliver(generation, turn),
             Effect::CancelRunning { generation, turn } => {
-                if let Some(port) = self.port(generation) {
-                    port.cancel(turn);
+                if let Some(connection) = self.connection(generation) {
+                    connection.cancel(turn);
                 }
             }
             Effect::InterruptRunning { generation, turn } => {
-                if let Some(port) = self.port(generation) {
-                    port.interrupt(turn);
+                if let Some(connection) = self.connection(generation) {
+                    connection.interrupt(turn);
                 }
             }
             Effect::Stop { generation } => self.stop(generation),
@@ -256,8 +256,8 @@ impl SessionActorState {
     }
 
     fn answer(&mut self, answer: Answer) {
-        match self.port(self.machine.generation()) {
-            Some(port) => port.answer(answer),
+        match self.connection(self.machine.generation()) {
+            Some(connection) => connection.answer(answer),
             None => drop(answer.reply.send(Err(PermissionError::Unknown))),
         }
     }
@@ -265,8 +265,8 @@ impl SessionActorState {
     /// Ends the child for its memory, if it is still the one that was measured.
     fn outgrown(&self, shim: u32, limit: u64) {
         let is_it = self.entry.status.read(|visible| visible.shim) == Some(shim);
-        if let Some(port) = self.port(self.machine.generation()).filter(|_| is_it) {
-            port.outgrown(limit);
+        if let Some(connection) = self.connection(self.machine.generation()).filter(|_| is_it) {
+            connection.outgrown(limit);
         }
     }
 

@@ -18,7 +18,7 @@ impl SessionActorState {
             return;
         }
         match event {
-            LifecycleEvent::Started(started, port) => self.started(started, port),
+            LifecycleEvent::Started(started, connection) => self.started(started, connection),
             LifecycleEvent::ContextLost(loss, gap) => self.context_lost(loss, gap),
             LifecycleEvent::First(first) => self.first = Some(first),
             LifecycleEvent::Imported(imported) => {

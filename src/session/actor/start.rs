@@ -6,11 +6,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::SessionActorState;
-use crate::child::Port;
+use crate::child::ConnectionHandle;
 use crate::model::ids::Generation;
 use crate::session::child_events::{Mailbox, Started};
-use crate::session::child_task::{self, Plan};
 use crate::session::import::Offered;
+use crate::session::lifecycle::{self, Plan};
 use crate::session::state::SettingsHash;
 use crate::telemetry::events::EventKind;
 
@@ -18,7 +18,7 @@ use crate::telemetry::events::EventKind;
 pub(super) struct ChildLink {
     generation: Generation,
     /// The connection, once a process runs.
-    port: Option<Arc<Port>>,
+    connection: Option<Arc<ConnectionHandle>>,
     /// Requests the stop of the child; dropping the link does so too.
     stop: CancellationToken,
     pub(super) since: Instant,
@@ -44,7 +44,8 @@ impl SessionActorState {
         self.record.generation = generation.0;
         self.first = None;
         let stop = CancellationToken::new();
-        self.child = Some(ChildLink { generation, port: None, stop: stop.clone(), since: Instant::now() });
+        self.child =
+            Some(ChildLink { generation, connection: None, stop: stop.clone(), since: Instant::now() });
         let plan = Plan {
             sessions: self.sessions.clone(),
             entry: self.entry.clone(),
@@ -53,7 +54,7 @@ impl SessionActorState {
             offered: self.offered(),
         };
         let mailbox = Mailbox::new(self.entry.actor.clone(), generation);
-        let task = child_task::run(plan, Box::new(self.record.clone()), stop, mailbox);
+        let task = lifecycle::run(plan, Box::new(self.record.clone()), stop, mailbox);
         self.sessions.env.tasks.spawn(task);
         self.save_now();
     }
@@ -65,9 +66,9 @@ impl SessionActorState {
         Some(Offered { turn, conversation: earlier.conversation()?.clone() })
     }
 
-    pub(super) fn started(&mut self, started: Started, port: Arc<Port>) {
+    pub(super) fn started(&mut self, started: Started, connection: Arc<ConnectionHandle>) {
         if let Some(child) = &mut self.child {
-            child.port = Some(port);
+            child.connection = Some(connection);
             self.entry.status.child_started(started.pid, started.shim, child.since);
         }
     }
@@ -80,7 +81,7 @@ impl SessionActorState {
     }
 
     /// The connection to the child of this generation, if it lives.
-    pub(super) fn port(&self, generation: Generation) -> Option<&Arc<Port>> {
-        self.child.as_ref().filter(|child| child.generation == generation)?.port.as_ref()
+    pub(super) fn connection(&self, generation: Generation) -> Option<&Arc<ConnectionHandle>> {
+        self.child.as_ref().filter(|child| child.generation == generation)?.connection.as_ref()
     }
 }

@@ -61,12 +61,12 @@ impl SessionActorState {
             job.context_lost = true;
             self.reported_in = Some(turn);
         }
-        let Some(port) = self.port(generation) else {
+        let Some(connection) = self.connection(generation) else {
             return job.abort(TurnError::Internal("the child is gone"));
         };
         job.trace.given_to(generation);
         // If the child has just ended, the next one gets the turn.
-        self.undelivered = port.take_turn(job).err();
+        self.undelivered = connection.take_turn(job).err();
     }
 
     /// The line of a turn that begins the conversation; `None`: its own.
