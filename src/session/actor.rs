@@ -266,7 +266,7 @@ impl SessionActorState {
     fn outgrown(&self, shim: u32, limit: u64) {
         let is_it = self.entry.status.read(|visible| visible.shim) == Some(shim);
         if let Some(connection) = self.connection(self.machine.generation()).filter(|_| is_it) {
-            connection.outgrown(limit);
+            connection.kill_for_memory(limit);
         }
     }
 
