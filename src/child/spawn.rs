@@ -1,11 +1,11 @@
-//! Starting a child through its shim, and the handle on the shim.
+//! Starts a child through its shim; the handle of the shim.
 //!
-//! The big process must never fork: with gigabytes of memory that takes a tenth of a second in which every
-//! thread stalls. The standard library starts a program without forking as long as nothing but descriptors,
-//! directory, environment and an absolute path is asked for; all else is done by the shim, later.
+//! The server must never fork: with gigabytes of memory a fork stalls every thread for a tenth of a second. The standard
+//! library starts a program without a fork if it sets only descriptors, directory, environment and an absolute path. The
+//! shim does the rest.
 //!
-//! The handle is the lifeline. However it goes (dropped by a cancelled task, with the runtime, with the process),
-//! the shim sees the end of the control socket and kills the tree; the reaper's thread collects the shim.
+//! The handle is the lifeline. When it is dropped, for any reason, the shim sees the end of the control socket and kills
+//! the tree. The reaper thread then reaps the shim.
 
 use std::{
     ffi::OsString,
@@ -43,61 +43,61 @@ use pilotlight_shim::{
     report::{self, KillMethod, MAX_LINE, Report, SweepReport},
 };
 
-/// In every child's environment, with a value of its own: by it the tree is found if its shim is killed.
+/// Variable with a unique value in each child's environment. It identifies the tree of a killed shim.
 const CHILD_MARKER: &str = "PILOTLIGHT_CHILD";
-/// A shim that was told to kill sweeps within 3 s or reports what is stuck; later than this it is itself in trouble.
+/// Maximum time of a shim to kill its tree. It sweeps within 3 s or reports stuck processes; later the shim itself hangs.
 const SHIM_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
-/// How often a wait for the reaper makes sure that it has its thread, which the system may have refused.
+/// Interval at which a wait for the reaper ensures that its thread runs: the system may have refused it.
 const REAPER_CHECK: Duration = Duration::from_secs(1);
 
-/// What to start.
+/// Program to start.
 pub(crate) struct Launch<'a> {
-    /// An absolute path.
+    /// Absolute path.
     pub(crate) program: &'a Path,
     pub(crate) args: &'a [OsString],
-    /// The whole environment: nothing is inherited.
+    /// Complete environment; nothing is inherited.
     pub(crate) env: &'a [(OsString, OsString)],
     pub(crate) cwd: &'a Path,
     pub(crate) limits: &'a ChildLimits,
-    /// Where its group shall be made, from `CgroupBase::child_dir`.
+    /// Path of its cgroup, from `CgroupBase::child_dir`.
     pub(crate) cgroup: Option<PathBuf>,
 }
 
-/// A child that was asked for: whether it runs is told by [`ShimHandle::started`].
+/// A requested child. [`ShimHandle::started`] returns whether it runs.
 #[derive(Debug)]
 pub(crate) struct Contained {
-    /// Its stdin.
+    /// Standard input of the child.
     pub(crate) input: UnixStream,
-    /// Its stdout.
+    /// Standard output of the child.
     pub(crate) output: pipe::Receiver,
     pub(crate) stderr: pipe::Receiver,
     pub(crate) shim: ShimHandle,
-    /// The kernel's count before the start.
+    /// The kernel's counter before the start.
     pub(crate) oom_kills: OomKills,
 }
 
-/// How a child's tree ended.
+/// End of a child's tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sweep {
-    /// The shim; with `stuck > 0` it is still at it.
+    /// The shim killed it; with `stuck > 0` it still tries.
     Done(SweepReport),
-    /// The shim died first; `killed` were found by the next means.
+    /// The shim died first; the next kill method found `killed` processes.
     ShimDied { rung: KillMethod, killed: usize },
-    /// There was no tree: the program could not be started.
+    /// The program did not start: there was no tree.
     NothingStarted,
 }
 
-/// Starts the shim, which starts the child. Inside a runtime; takes well under a millisecond.
+/// Starts the shim, which starts the child. Needs a runtime; takes well under a millisecond.
 pub(crate) fn spawn(shim: &ShimProgram, launch: &Launch<'_>) -> Result<Box<Contained>, SpawnError> {
     let failed = |error| SpawnError::from_io(error, launch.program);
     let oom_kills = OomKills::now();
-    // The output is a pipe: many small writes cost its reader a third of what they cost on a socket. The others carry
-    // little, and of pipes the kernel gives a user without privilege only so many of full size.
+    // Standard output is a pipe: many small writes cost its reader a third of a socket's cost. The others carry little
+    // data, and the kernel limits the number of full-size pipes of an unprivileged user.
     let (input, input_theirs) = StdStream::pair().map_err(failed)?;
     let (output, output_theirs) = io::pipe().map_err(failed)?;
     let (control, control_theirs) = StdStream::pair().map_err(failed)?;
     let (stderr, stderr_theirs) = io::pipe().map_err(failed)?;
-    // Registered before there is a process: nothing can fail once it runs.
+    // Registered before the start: nothing can fail once the process runs.
     let input = registered(input).map_err(failed)?;
     let output = pipe::Receiver::from_owned_fd(output.into()).map_err(failed)?;
     fd_passing::send_output(&control, output_theirs.as_fd()).map_err(failed)?;
@@ -138,7 +138,7 @@ fn registered(stream: StdStream) -> io::Result<UnixStream> {
     UnixStream::from_std(stream)
 }
 
-/// The shim itself did not start: the same errno may be about it or about the directory.
+/// Error of a shim that did not start: the errno may be about the shim or about the directory.
 fn not_spawned(error: io::Error, shim: &ShimProgram, launch: &Launch<'_>) -> SpawnError {
     if !launch.cwd.is_dir() {
         return SpawnError::NoWorkingDirectory { program: launch.program.into() };
@@ -149,7 +149,7 @@ fn not_spawned(error: io::Error, shim: &ShimProgram, launch: &Launch<'_>) -> Spa
     }
 }
 
-/// What the shim has reported so far.
+/// Reports of the shim.
 #[derive(Debug, Default)]
 struct Reported {
     ungrouped: bool,
@@ -159,19 +159,17 @@ struct Reported {
     swept: Option<SweepReport>,
 }
 
-/// The lifeline of one child. Dropping it ends the child's whole tree.
-///
-/// Every wait keeps its state in the handle, so it may be cancelled and taken up again.
+/// The lifeline of one child. Dropping it kills the child's whole tree. Every wait is cancel-safe.
 #[derive(Debug)]
 pub(crate) struct ShimHandle {
     program: PathBuf,
     term_grace: Duration,
-    /// `None` once the shim has closed it, by ending.
+    /// `None` once the shim has exited.
     control: Option<UnixStream>,
     unread: Vec<u8>,
     reported: Reported,
     killed_at: OnceLock<Instant>,
-    /// Until it is with the reaper.
+    /// `None` once the reaper has it.
     ward: Option<Ward>,
     aftermath: Option<oneshot::Receiver<Aftermath>>,
     sweep: Option<Sweep>,
@@ -193,33 +191,33 @@ impl ShimHandle {
         }
     }
 
-    /// The child's pid, once it is known. Only to be shown and measured: it is not ours to signal.
+    /// The child's pid, once it is known. For display and measurement only; never to be signalled.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.reported.pid
     }
 
-    /// The shim's pid, the root of the tree; `None` when it is gone.
+    /// The shim's pid, the root of the tree; `None` once it is reaped.
     pub(crate) fn shim_pid(&self) -> Option<u32> {
         self.ward.as_ref().map(Ward::shim_pid)
     }
 
-    /// Whether the child was to be in a group and is not, once it has started.
+    /// Whether a started child is missing from its intended cgroup.
     pub(crate) fn is_ungrouped(&self) -> bool {
         self.reported.ungrouped
     }
 
-    /// Asks for SIGTERM to the child.
+    /// Requests SIGTERM for the child.
     pub(crate) fn terminate(&self) {
         self.order(report::TERMINATE);
     }
 
-    /// Asks for the end of the whole tree, now.
+    /// Requests the kill of the whole tree.
     pub(crate) fn kill_tree(&self) {
         self.killed_at.get_or_init(Instant::now);
         self.order(report::KILL);
     }
 
-    /// Waits until the child has ended; the rest of its tree may still be dying.
+    /// Waits until the child has exited; the rest of its tree may still be alive.
     pub(crate) async fn exited(&mut self) -> Exit {
         loop {
             if let Some(exit) = self.reported.exit {
@@ -231,15 +229,15 @@ impl ShimHandle {
         }
     }
 
-    /// Waits until nothing is left of the tree and the shim is reaped, or until the shim reports that something
-    /// cannot be killed. Bounded only after [`Self::kill_tree`].
+    /// Waits until the tree is gone and the shim is reaped, or until the shim reports stuck processes. Bounded only after
+    /// [`Self::kill_tree`].
     pub(crate) async fn gone(&mut self) -> Sweep {
         if let Some(sweep) = self.sweep {
             return sweep;
         }
         while self.aftermath.is_none() {
             if self.reported.swept.is_some_and(|swept| swept.stuck > 0) {
-                // It stays as long as what is stuck; the reaper waits for it without hurry.
+                // The shim stays as long as its stuck processes; the reaper waits for it.
                 self.give_up_lifeline(None);
                 return self.swept_by(None);
             }
@@ -272,12 +270,12 @@ impl ShimHandle {
 
     fn order(&self, order: u8) {
         if let Some(control) = &self.control {
-            // Not through the runtime, which may not know yet that it can be written. A byte always fits.
+            // Bypasses the runtime, which may not know yet that the socket is writable. One byte always fits.
             let _shim_is_gone = send(control.as_fd(), &[order], SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
         }
     }
 
-    /// Takes in the next report; false when there will be none any more.
+    /// Reads the next report; false at the end.
     async fn listen(&mut self) -> bool {
         loop {
             if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
@@ -288,7 +286,7 @@ impl ShimHandle {
                 return true;
             }
             let Some(control) = &mut self.control else { return false };
-            // Polled by hand, for this wait is begun anew with every line of the CLI: it has to cost nothing then.
+            // Polled by hand: this wait restarts with every line of the CLI and must be cheap.
             let read = poll_fn(|context| {
                 let mut bytes = [0_u8; MAX_LINE];
                 let mut buffer = ReadBuf::new(&mut bytes);
@@ -296,7 +294,7 @@ impl ShimHandle {
                 Poll::Ready(read.map(|()| buffer.filled().to_vec()))
             });
             match read.await {
-                // More than a line without an end is not our shim.
+                // The shim never writes such a long line.
                 Ok(bytes) if !bytes.is_empty() && self.unread.len() <= MAX_LINE => self.unread.extend(bytes),
                 _ => self.control = None,
             }
