@@ -1,4 +1,4 @@
-//! What happens is told as it does, and to nobody whom it does not concern.
+//! What happens is reply as it does, and to nobody whom it does not concern.
 
 use futures_util::StreamExt;
 use reqwest::{RequestBuilder, StatusCode};
