@@ -8,8 +8,8 @@ use crate::common::bench;
 async fn fault_42_turns_racing_eviction_are_served() {
     const USERS: usize = 3;
     const TURNS: u64 = 70;
-    // The 10 000 interleavings of the state machine are in `session::state`; these are the real ones. Whoever is
-    // quiet for as long as the pause lasts is evicted, just now.
+    // The 10 000 interleavings of the state machine are in `session::state`; these are the real ones. A session
+    // that is idle for the whole timeout is evicted, just now.
     let attack = Attack::with("session = { idle_timeout = \"20ms\" }").await;
     let users: Vec<_> = (0..USERS)
         .map(|user| {

@@ -95,7 +95,7 @@ async fn detached_readers_end_and_their_turn_goes_on() {
         let url = format!("{}/v1/sessions/_v1_messages/events", site.http);
         site.web().get(url).bearer_auth(key).send().await.unwrap()
     };
-    // Whoever attaches last has it.
+    // The last one to attach has it.
     drop(detached);
     let attached = attach(&key).await;
     assert_eq!(attached.status(), 200);
