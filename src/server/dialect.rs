@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::api::error::ApiError;
-use super::conversations::Told;
+use super::conversations::HistoryDigest;
 use super::files::Written;
 use crate::adapter::answer::Part;
 use crate::error::TurnError;
@@ -86,7 +86,7 @@ pub(super) struct Asked {
     /// What of the earlier messages a conversation of the CLI cannot hold.
     pub(super) left_out: Vec<String>,
     /// By what it tells of its history a conversation without a name is found again; not in the original dialect.
-    pub(super) told: Option<Told>,
+    pub(super) history_digest: Option<HistoryDigest>,
 }
 
 /// Reads the body of `POST /v1/messages`: whoever sends OAuth credentials speaks the original dialect.

@@ -197,13 +197,13 @@ impl Taking {
             session.status().is_some_and(|now| now.state == SessionState::Busy || now.queue_depth > 0);
         let (prompt, options) = (std::mem::take(&mut asked.prompt), std::mem::take(&mut asked.options));
         if let Some(claim) = &mut conversation.claim {
-            claim.reached();
+            claim.mark_sent();
         }
         let turn = match session.send_held(prompt, options, Some(hold)).await {
             Ok(turn) => turn,
             Err(error) => {
                 if let Some(claim) = &mut conversation.claim {
-                    claim.not_reached();
+                    claim.mark_unsent();
                 }
                 return Err(error.into());
             }
@@ -260,12 +260,12 @@ impl Taking {
             checked(name).map_err(|error| ApiError::field("session_id", error.message()))?;
         }
         if let Some(name) = asked.conversation.clone().or(header) {
-            self.app.conversations().named(user, &name).await;
+            self.app.conversations().exclude(user, &name).await;
             return Ok(Conversation { name, claim: None });
         }
-        match &asked.told {
-            Some(told) => {
-                let claim = self.app.conversations().claim(user, told).await?;
+        match &asked.history_digest {
+            Some(digest) => {
+                let claim = self.app.conversations().claim(user, digest).await?;
                 Ok(Conversation { name: claim.conversation().to_owned(), claim: Some(claim) })
             }
             None => Ok(Conversation { name: DEFAULT_CONVERSATION.to_owned(), claim: None }),

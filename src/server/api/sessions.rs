@@ -219,7 +219,7 @@ pub(crate) async fn purge_session(
     session: &Session,
 ) -> Result<(), TurnError> {
     // Before: nobody may be sent to a conversation that is being deleted.
-    app.conversations().named(user, name).await;
+    app.conversations().exclude(user, name).await;
     let purged = session.purge().await;
     // After: its last turn has ended by then.
     app.replays().forget(user, name);

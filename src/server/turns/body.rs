@@ -362,15 +362,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let conversations = crate::server::conversations::Conversations::new(directory.path().to_owned(), 4);
         let last = serde_json::from_value(serde_json::json!({ "role": "user", "content": "a" })).unwrap();
-        let told = crate::server::conversations::Told::of(&[], &last, None);
+        let digest = crate::server::conversations::HistoryDigest::of(&[], &last, None);
         let user = UserId::new("u").unwrap();
-        let claim = async || conversations.claim(&user, &told).await.unwrap();
+        let claim = async || conversations.claim(&user, &digest).await.unwrap();
         for (error, is_same) in
             [(TurnError::Draining, true), (TurnError::Cancelled, false), (TurnError::Draining, true)]
         {
             let mut claimed = claim().await;
             let name = claimed.conversation().to_owned();
-            claimed.reached();
+            claimed.mark_sent();
             let (sender, mut answer, _) = answer();
             answer.claim = Some(claimed);
             drop(sender.finish(Bytes::new(), crate::turn::aborted(error)));

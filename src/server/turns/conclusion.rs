@@ -56,9 +56,9 @@ impl Conclusion {
     pub(super) fn settle(&self, claim: Option<Claim>, text: impl FnOnce() -> String) {
         let Some(mut claim) = claim else { return };
         if self.is_remembered {
-            claim.answered(&text());
+            claim.commit(&text());
         } else if self.is_refusal {
-            claim.not_reached();
+            claim.mark_unsent();
         }
     }
 }
@@ -111,20 +111,20 @@ mod tests {
         ];
         for (dialect, status, lost, expected) in table {
             let outcome = outcome(status, lost);
-            let told = |it: &Conclusion| {
+            let meaning = |it: &Conclusion| {
                 let code = it.error.as_ref().map(ApiError::code);
                 (it.word, code, it.is_refusal, it.has_started, it.is_remembered)
             };
-            assert_eq!(told(&Conclusion::of(dialect, Ending::Told(&outcome))), expected, "{outcome:?}");
+            assert_eq!(meaning(&Conclusion::of(dialect, Ending::Told(&outcome))), expected, "{outcome:?}");
             if let Status::Aborted(error) = &outcome.status {
-                assert_eq!(told(&Conclusion::of(dialect, Ending::Lost(error))), expected, "{error}");
+                assert_eq!(meaning(&Conclusion::of(dialect, Ending::Lost(error))), expected, "{error}");
             }
         }
     }
 
-    type Told = (&'static str, Option<&'static str>, bool, bool, bool);
+    type Meaning = (&'static str, Option<&'static str>, bool, bool, bool);
 
-    fn refusal(code: &'static str) -> Told {
+    fn refusal(code: &'static str) -> Meaning {
         (code, Some(code), true, false, false)
     }
 

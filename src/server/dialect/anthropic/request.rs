@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::client;
 use crate::server::api::error::ApiError;
-use crate::server::conversations::Told;
+use crate::server::conversations::HistoryDigest;
 use crate::server::dialect::history::bring_in;
 use crate::server::dialect::message::{
     Content, Message, Object, Role, checked_model, prompt, read, take_last,
@@ -53,7 +53,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
     let last = Message { role: Role::User, content: last };
     let user = body.metadata.and_then(|Object(metadata)| metadata.user_id);
     let client = user.as_deref().and_then(client::of);
-    let told = Told::of(&history, &last, Some(&system));
+    let history_digest = HistoryDigest::of(&history, &last, Some(&system));
     let earlier = bring_in(history)?;
     Ok(Asked {
         dialect: Dialect::Anthropic,
@@ -71,7 +71,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
         mcp_servers: AskedServers::read(body.mcp_servers)?,
         model: body.model,
         left_out: earlier.left_out,
-        told: Some(told),
+        history_digest: Some(history_digest),
         ..Asked::default()
     })
 }

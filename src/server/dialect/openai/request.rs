@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::message::{Sent, SentRole, assistant, tool, translate};
 
 use crate::server::api::error::ApiError;
-use crate::server::conversations::Told;
+use crate::server::conversations::HistoryDigest;
 use crate::server::dialect::history::bring_in;
 use crate::server::dialect::message::{Message, Object, Role, checked_model, prompt, read, take_last};
 use crate::server::dialect::{Asked, Dialect};
@@ -36,7 +36,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
     let (system, mut history) = messages(body.messages)?;
     let (last, at) = take_last(&mut history)?;
     let last = Message { role: Role::User, content: last };
-    let told = Told::of(&history, &last, Some(&system));
+    let history_digest = HistoryDigest::of(&history, &last, Some(&system));
     let earlier = bring_in(history)?;
     Ok(Asked {
         dialect: Dialect::OpenAi,
@@ -52,7 +52,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
         model: body.model,
         include_usage: body.stream_options.is_some_and(|Object(options)| options.include_usage == Some(true)),
         left_out: earlier.left_out,
-        told: Some(told),
+        history_digest: Some(history_digest),
         ..Asked::default()
     })
 }
