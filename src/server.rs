@@ -157,7 +157,7 @@ impl Server {
         let feed = events::Feed::new(limits.heartbeat, closing.gracefully.clone());
         let idempotency = Idempotency::new(tasks.clone(), closing.clone());
         let app = Arc::new(App::new(pilot, exporter.clone(), replays, idempotency, feed).await);
-        let crowded = router::crowded(exporter.figures().clone());
+        let crowded = router::crowded(exporter.metrics().clone());
         let accept = |listener, router, most| {
             let entrance = Entrance {
                 router,

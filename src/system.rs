@@ -34,7 +34,7 @@ use crate::session::{ImportAbility, OnDisk, SessionMessage, SessionStatus, on_di
 use crate::session::{executable, storage};
 use crate::supervisor;
 use crate::support::take_once::TakeOnce;
-use crate::telemetry::events::Happenings;
+use crate::telemetry::events::EventStream;
 use crate::telemetry::metrics::Metrics;
 use crate::workspace::user_env::UserEnv;
 use crate::workspace::{self, DataDirLock};
@@ -149,7 +149,7 @@ impl Pilotlight {
             config: Arc::new(config),
             adapter: &CLAUDE,
             metrics,
-            happenings: Arc::default(),
+            events: Arc::default(),
             shim,
             program,
             installed,
@@ -251,10 +251,10 @@ impl Pilotlight {
         Ok((known, truncated))
     }
 
-    /// Follows what happens in all sessions: first what is still known (the last few hundred), then what comes.
+    /// Subscribes to the events of all sessions, beginning with the oldest in the log (the last few hundred).
     #[must_use]
-    pub fn happenings(&self) -> Happenings {
-        Happenings::of(self.env().happenings.clone())
+    pub fn events(&self) -> EventStream {
+        EventStream::of(self.env().events.clone())
     }
 
     /// Whether a turn of a new user would be taken now.

@@ -15,7 +15,7 @@ use crate::adapter::answer::Part;
 use crate::error::TurnError;
 use crate::model::OauthCredentials;
 use crate::model::Prompt;
-use crate::telemetry::metrics as figures;
+use crate::telemetry::metrics;
 use crate::turn::{Outcome, TurnOptions};
 
 pub(super) mod anthropic;
@@ -49,11 +49,11 @@ pub(super) enum Dialect {
 
 impl Dialect {
     /// Its name in the figures.
-    pub(super) fn figure(self) -> figures::Dialect {
+    pub(super) fn metric_label(self) -> metrics::Dialect {
         match self {
-            Self::Original => figures::Dialect::Original,
-            Self::Anthropic => figures::Dialect::Anthropic,
-            Self::OpenAi => figures::Dialect::OpenAi,
+            Self::Original => metrics::Dialect::Original,
+            Self::Anthropic => metrics::Dialect::Anthropic,
+            Self::OpenAi => metrics::Dialect::OpenAi,
         }
     }
 }

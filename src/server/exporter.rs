@@ -25,7 +25,7 @@ pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8"
 #[derive(Clone)]
 pub(super) struct Exporter {
     recorded: PrometheusHandle,
-    figures: Arc<HttpMetrics>,
+    metrics: Arc<HttpMetrics>,
     started: Started,
 }
 
@@ -41,13 +41,13 @@ impl Exporter {
         let begun = Instant::now();
         let mut text = self.recorded.render();
         self.started.render(&mut text);
-        self.figures.rendered(begun.elapsed());
+        self.metrics.rendered(begun.elapsed());
         text
     }
 
     /// Where the server counts.
-    pub(super) fn figures(&self) -> &Arc<HttpMetrics> {
-        &self.figures
+    pub(super) fn metrics(&self) -> &Arc<HttpMetrics> {
+        &self.metrics
     }
 }
 
@@ -61,9 +61,9 @@ pub(super) async fn start(config: Config) -> Result<(Pilotlight, Exporter), Serv
             .map_err(|error| ServeError::Metrics(error.to_string()))?;
     }
     let recorder = builder.build_recorder();
-    let figures = Arc::new(HttpMetrics::register(&recorder, &config.metrics.prefix));
+    let metrics = Arc::new(HttpMetrics::register(&recorder, &config.metrics.prefix));
     let pilot = Pilotlight::start_with(config, &recorder).await?;
-    Ok((pilot, Exporter { recorded: recorder.handle(), figures, started: Started::now() }))
+    Ok((pilot, Exporter { recorded: recorder.handle(), metrics, started: Started::now() }))
 }
 
 /// Sorts samples into buckets, for ever.

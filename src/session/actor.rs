@@ -28,7 +28,7 @@ use crate::model::{PermissionError, SessionState};
 use crate::session::registry::{Board, Entry};
 use crate::session::sessions::Sessions;
 use crate::support::atomic_file::Durability;
-use crate::telemetry::events::What;
+use crate::telemetry::events::EventKind;
 use crate::telemetry::metrics::{ContextLost, EvictionReason, RestartCause};
 use crate::turn::{Earlier, FirstLine, wake};
 use crate::workspace::Workspace;
@@ -297,7 +297,7 @@ impl SessionActorState {
             }
             Effect::CircuitOpened => {
                 self.sessions.env.metrics.crash_loop();
-                self.note(What::Paused);
+                self.record(EventKind::Paused);
                 tracing::warn!(session = %self.entry.key.hash(), "the CLI failed repeatedly; the session pauses");
             }
         }
@@ -317,7 +317,7 @@ impl SessionActorState {
         if restart {
             self.record.restarts = self.record.restarts.saturating_add(1);
             self.sessions.env.metrics.restarted(self.restart_cause);
-            self.note(What::Restarted { cause: self.restart_cause.as_str() });
+            self.record(EventKind::Restarted { cause: self.restart_cause.as_str() });
         }
         self.record.generation = generation.0;
         self.first = None;
@@ -416,7 +416,7 @@ impl SessionActorState {
                 if self.record.untold_loss != Some(loss) {
                     // Found again by every start until a turn is told; it is one loss.
                     self.sessions.env.metrics.context_lost(loss);
-                    self.note(What::ContextLost { kind: loss.as_str() });
+                    self.record(EventKind::ContextLost { kind: loss.as_str() });
                 }
                 self.record.untold_loss = Some(loss);
                 self.record.known_gap = gap;
@@ -549,7 +549,7 @@ impl SessionActorState {
         if ended.was_requested() {
             if let Some(reason) = eviction {
                 self.sessions.env.metrics.evicted(reason);
-                self.note(What::Evicted { reason: reason.as_str() });
+                self.record(EventKind::Evicted { reason: reason.as_str() });
                 tracing::info!(session = %entry.key.hash(), reason = reason.as_str(), "evicted");
             }
         } else {
@@ -601,8 +601,8 @@ impl SessionActorState {
 
     // ---- What others see ----
 
-    fn note(&self, what: What) {
-        self.sessions.env.happenings.note(&self.entry.key, what);
+    fn record(&self, kind: EventKind) {
+        self.sessions.env.events.record(&self.entry.key, kind);
     }
 
     /// Notes that the session is used.

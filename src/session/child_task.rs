@@ -30,7 +30,7 @@ use crate::session::executable;
 use crate::session::registry::Entry;
 use crate::session::sessions::Sessions;
 use crate::support::take_once::TakeOnce;
-use crate::telemetry::events::{Exit, What};
+use crate::telemetry::events::{EventKind, Exit};
 use crate::telemetry::metrics::{AdmissionRejected, StopHow};
 use crate::turn::wake;
 use crate::workspace::Workspace;
@@ -51,8 +51,8 @@ impl Plan {
         &self.sessions.env
     }
 
-    pub(super) fn note(&self, what: What) {
-        self.env().happenings.note(&self.entry.key, what);
+    pub(super) fn record(&self, kind: EventKind) {
+        self.env().events.record(&self.entry.key, kind);
     }
 }
 
@@ -188,7 +188,7 @@ async fn one_child(
         events: ChildEvents::new(plan, prepared, chosen, mailbox, start_permit, begun),
     };
     let driver = Driver::new(setup, child, prepared.model.clone(), begun, &prepared.bound);
-    plan.note(What::Started { generation: plan.generation.0 });
+    plan.record(EventKind::Started { generation: plan.generation.0 });
     if let Some(shim) = shim {
         mailbox.send(LifecycleEvent::Started(Started { pid, shim }, driver.port()));
     }
@@ -202,7 +202,7 @@ async fn one_child(
 
 fn not_started(plan: &Plan, failure: StartFailure) -> Conclusion {
     plan.env().metrics.spawned(Some(failure.reason()));
-    plan.note(What::NotStarted { reason: failure.reason() });
+    plan.record(EventKind::NotStarted { reason: failure.reason() });
     tracing::warn!(session = %plan.entry.key.hash(), reason = failure.reason(), "the CLI did not start");
     let why = match shortage(&failure) {
         // No fault of the CLI, and nothing that a pause of this session would mend.
@@ -266,7 +266,7 @@ fn conclude_and_record(plan: &Plan, exit: ChildExit) -> Conclusion {
     let shown = Exit { reason: reason.as_str(), detail: detail.clone(), at: SystemTime::now() };
     plan.entry.with_board(|board| board.last_exit = Some(shown.clone()));
     if !conclusion.was_requested() {
-        plan.note(What::Crashed(shown));
+        plan.record(EventKind::Crashed(shown));
         tracing::warn!(%session, generation = plan.generation.0, cause = %detail, "the CLI ended unasked");
     }
     if let ExitKind::NotStarted(failure) = &conclusion.kind {

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::installation::program::Program;
 use crate::installation::versions::Installed;
 use crate::session::ImportAbility;
-use crate::telemetry::events::Log;
+use crate::telemetry::events::EventLog;
 use crate::telemetry::metrics::Metrics;
 use crate::workspace::user_env::UserEnv;
 
@@ -23,7 +23,7 @@ pub(crate) struct Env {
     pub(crate) config: Arc<Config>,
     pub(crate) adapter: &'static dyn Adapter,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) happenings: Arc<Log>,
+    pub(crate) events: Arc<EventLog>,
     pub(crate) shim: ShimProgram,
     pub(crate) program: Program,
     /// Which executable the program is, and what is known of it. A trial start shares it with its system.

@@ -10,7 +10,7 @@ use super::{known, quota};
 use crate::model::ids::SessionKey;
 use crate::session::sessions::Sessions;
 use crate::support::atomic_file::Durability;
-use crate::telemetry::events::What;
+use crate::telemetry::events::EventKind;
 use crate::telemetry::metrics::ContextLost;
 use crate::workspace::{RecordDir, Workspace, remove_any};
 
@@ -68,7 +68,7 @@ fn begin_again(sessions: &Sessions, key: &SessionKey, problem: &str) -> io::Resu
     std::fs::rename(files.session_file(), files.broken_file())?;
     let record = begin(sessions, key)?;
     sessions.env.metrics.context_lost(loss);
-    sessions.env.happenings.note(key, What::ContextLost { kind: loss.as_str() });
+    sessions.env.events.record(key, EventKind::ContextLost { kind: loss.as_str() });
     Ok(record)
 }
 

@@ -25,7 +25,7 @@ use crate::session::sessions::Sessions;
 use crate::session::store::{BoundRecord, Record};
 use crate::session::{SessionMessage, SessionStatus, known, take_up};
 use crate::support::lock::MutexExt;
-use crate::telemetry::events::What;
+use crate::telemetry::events::EventKind;
 use crate::telemetry::metrics::{AdmissionRejected, FirstOutput, TurnOutcome};
 use crate::turn::{Conversation, Earlier, Hold, Status, Turn, TurnOptions, TurnTrace, turn_channel};
 use crate::workspace::Workspace;
@@ -92,7 +92,7 @@ impl Session {
             }
             metrics.turn_ended(TurnOutcome::Rejected, accepted.elapsed());
             if let Ok(key) = &self.key {
-                self.env().happenings.note(key, What::Refused { reason: error.code() });
+                self.env().events.record(key, EventKind::Refused { reason: error.code() });
             }
         }
         result
@@ -148,13 +148,13 @@ impl Session {
         let id = sessions.next_turn();
         let limits = &sessions.env.config.session;
         let (metrics, running) = (sessions.env.metrics.clone(), sessions.open_turns.token());
-        let (happenings, key) = (sessions.env.happenings.clone(), entry.key.clone());
+        let (events, key) = (sessions.env.events.clone(), entry.key.clone());
         let trace = TurnTrace::begin(&entry.hash, id, is_warm, accepted);
         let traced = trace.clone();
         let on_end = Box::new(move |outcome: &crate::turn::Outcome| {
             traced.ended(outcome);
             metrics.turn_ended(TurnOutcome::of(&outcome.status), accepted.elapsed());
-            happenings.note(&key, ended(&outcome.status, accepted.elapsed()));
+            events.record(&key, ended(&outcome.status, accepted.elapsed()));
             drop((permit, running));
         });
         let actor = entry.actor.clone();
@@ -447,10 +447,10 @@ impl Session {
 }
 
 /// What is told of a turn that has its outcome.
-fn ended(status: &Status, took: Duration) -> What {
+fn ended(status: &Status, took: Duration) -> EventKind {
     match (TurnOutcome::of(status), status) {
-        (TurnOutcome::Rejected, Status::Aborted(error)) => What::Refused { reason: error.code() },
-        (outcome, _) => What::TurnEnded { outcome: outcome.as_str(), took },
+        (TurnOutcome::Rejected, Status::Aborted(error)) => EventKind::Refused { reason: error.code() },
+        (outcome, _) => EventKind::TurnEnded { outcome: outcome.as_str(), took },
     }
 }
 

@@ -1,9 +1,8 @@
-//! What has happened lately: a bounded log of the events in the sessions' lives, for people who watch.
+//! Event log: the latest events in the lives of sessions, for live views.
 //!
-//! One ring per instance. Writing costs a lock and a push, waits for nobody and is done beside the metric of the same
-//! happening; readers follow at their own pace, and one that is too slow finds a gap in the numbers. Holds no text of
-//! a conversation and no credentials, but knows whose session it was: whoever shows it decides who may see that. Never
-//! spawns, never logs.
+//! One ring per instance. Recording takes a lock and a push and never waits. Readers follow at their own pace; a slow
+//! reader finds a gap in the numbers. The log holds no text of a conversation and no credentials. It names the owner
+//! of each session: access control is the caller's task.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -14,126 +13,128 @@ use tokio::sync::watch;
 use crate::model::ids::SessionKey;
 use crate::support::lock::MutexExt;
 
-/// Happenings that are kept. Some 200 bytes each; at a few per turn the last minutes of a busy server.
-const KEPT: usize = 512;
+/// Capacity of the ring. At 200 bytes each and a few per turn: the last minutes of a busy server.
+const CAPACITY: usize = 512;
 
-/// Something that happened in a session.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Happening {
-    /// Counts up from 1 within one instance. A gap means that a reader was too slow.
-    pub number: u64,
-    /// When.
-    pub at: SystemTime,
-    /// To which session.
-    pub session: SessionKey,
-    /// What.
-    pub what: What,
-}
-
-/// What can happen.
+/// Event in the life of a session.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
-pub enum What {
-    /// A child's process runs.
+pub struct SessionEvent {
+    /// Position in the log of this instance, from 1. A gap means that the reader was too slow.
+    pub number: u64,
+    /// Time of the event.
+    pub at: SystemTime,
+    /// The session.
+    pub session: SessionKey,
+    /// Kind of event, with its details.
+    pub kind: EventKind,
+}
+
+/// Kind of a [`SessionEvent`].
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// The process of a child runs.
     Started {
-        /// Which start of the session's child it is.
+        /// Number of this start within the session.
         generation: u64,
     },
-    /// A child takes turns.
+    /// A child accepts turns.
     Ready {
-        /// Since its process was started.
+        /// Time since its process was started.
         took: Duration,
     },
-    /// No child could be started.
+    /// A child could not be started.
     NotStarted {
-        /// As [`crate::error::StartFailure::reason`].
+        /// Reason, as [`crate::error::StartFailure::reason`].
         reason: &'static str,
     },
-    /// A turn has its outcome.
+    /// A turn ended.
     TurnEnded {
-        /// The metric's word for it.
+        /// Outcome, as the label of `turns_total`.
         outcome: &'static str,
-        /// Since it was accepted.
+        /// Time since the turn was accepted.
         took: Duration,
     },
-    /// The CLI ran a turn that nobody asked for, because work in the background had ended.
+    /// The CLI ran a turn that no caller asked for, after its work in the background had ended.
     OwnTurn {
-        /// What it cost, in US dollars. Part of the session's cost.
+        /// Cost in US dollars. Part of the session's cost.
         cost_usd: f64,
     },
-    /// A turn was refused: no child has seen it.
+    /// A turn was refused before a child saw it.
     Refused {
-        /// As [`crate::TurnError::code`].
+        /// Reason, as [`crate::TurnError::code`].
         reason: &'static str,
     },
-    /// A child ended unasked.
+    /// A child ended without a request of pilotlight.
     Crashed(Exit),
-    /// A child is started again because one had died.
+    /// A child is started again after the previous one died.
     Restarted {
-        /// The metric's word for why.
+        /// Cause, as the label of `restarts_total`.
         cause: &'static str,
     },
-    /// The restarts were too many: the session pauses.
+    /// The circuit opened after too many restarts: the session pauses.
     Paused,
     /// A child was stopped and its session kept.
     Evicted {
-        /// The metric's word for why.
+        /// Reason, as the label of `evictions_total`.
         reason: &'static str,
     },
-    /// Some or all of a conversation was missing when it was taken up again.
+    /// A conversation was resumed without some or all of its turns.
     ContextLost {
-        /// The metric's word for what.
+        /// Extent, as the label of `contexts_lost_total`.
         kind: &'static str,
     },
 }
 
-/// How a child ended.
+/// End of a child.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Exit {
-    /// The metric's word for it.
+    /// Reason, as the label of `exits_total`.
     pub reason: &'static str,
-    /// The same for people: an exit code, a signal, a verdict. Nothing that the child wrote.
+    /// The same for people: an exit code, a signal, a verdict. No output of the child.
     pub detail: String,
-    /// When.
+    /// Time of the end.
     pub at: SystemTime,
 }
 
-/// The log of one instance.
+/// Event log of one instance.
 #[derive(Debug)]
-pub(crate) struct Log {
+pub(crate) struct EventLog {
     ring: Mutex<Ring>,
-    /// The number of the latest.
+    /// Number of the latest event.
     latest: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Ring {
-    kept: VecDeque<Arc<Happening>>,
+    events: VecDeque<Arc<SessionEvent>>,
     latest: u64,
 }
 
-impl Default for Log {
+impl Default for EventLog {
     fn default() -> Self {
         Self { ring: Mutex::default(), latest: watch::Sender::new(0) }
     }
 }
 
-impl Log {
-    /// Writes it down.
-    pub(crate) fn note(&self, session: &SessionKey, what: What) {
+impl EventLog {
+    /// Appends an event. A refusal that repeats the latest event is left out.
+    pub(crate) fn record(&self, session: &SessionKey, kind: EventKind) {
         let mut ring = self.lock();
-        if repeats(ring.kept.back(), session, &what) {
+        if repeats_refusal(ring.events.back(), session, &kind) {
             return;
         }
         ring.latest += 1;
         let number = ring.latest;
-        if ring.kept.len() == KEPT {
-            ring.kept.pop_front();
+        if ring.events.len() == CAPACITY {
+            ring.events.pop_front();
         }
         let session = session.clone();
-        ring.kept.push_back(Arc::new(Happening { number, at: SystemTime::now(), session, what }));
+        ring.events.push_back(Arc::new(SessionEvent { number, at: SystemTime::now(), session, kind }));
         drop(ring);
-        // Two writers may come here in the wrong order; the number that readers wait for never falls.
+        // Two writers may arrive in the wrong order; the number that readers wait for never falls.
         self.latest.send_if_modified(|latest| {
             let grows = *latest < number;
             *latest = number.max(*latest);
@@ -141,50 +142,52 @@ impl Log {
         });
     }
 
-    fn after(&self, number: u64) -> Option<Arc<Happening>> {
+    fn after(&self, number: u64) -> Option<Arc<SessionEvent>> {
         let ring = self.lock();
-        let at = ring.kept.partition_point(|kept| kept.number <= number);
-        ring.kept.get(at).cloned()
+        let at = ring.events.partition_point(|event| event.number <= number);
+        ring.events.get(at).cloned()
     }
 
     fn lock(&self) -> MutexGuard<'_, Ring> {
-        // Whole between two statements: a panic elsewhere leaves it usable.
+        // Consistent between two statements: a panic elsewhere leaves the ring usable.
         self.ring.lock_unpoisoned()
     }
 }
 
-/// Whether it is the same refusal once more: a flood of them would push out everything else.
-fn repeats(last: Option<&Arc<Happening>>, session: &SessionKey, what: &What) -> bool {
-    matches!(what, What::Refused { .. })
-        && last.is_some_and(|last| last.what == *what && last.session == *session)
+/// Whether this is the latest refusal again. A flood of refusals must not evict all other events.
+fn repeats_refusal(latest: Option<&Arc<SessionEvent>>, session: &SessionKey, kind: &EventKind) -> bool {
+    matches!(kind, EventKind::Refused { .. })
+        && latest.is_some_and(|latest| latest.kind == *kind && latest.session == *session)
 }
 
-/// Follows what happens. Cheap; any number may follow, and none holds anything up.
+/// Subscription to the event log. Cheap; any number of streams may follow, and none delays a writer.
 #[derive(Debug)]
-pub struct Happenings {
-    log: Arc<Log>,
-    /// The number of the last one that was read.
+pub struct EventStream {
+    log: Arc<EventLog>,
+    /// Number of the last event that was read.
     read: u64,
     latest: watch::Receiver<u64>,
 }
 
-impl Happenings {
-    pub(crate) fn of(log: Arc<Log>) -> Self {
+impl EventStream {
+    pub(crate) fn of(log: Arc<EventLog>) -> Self {
         let latest = log.latest.subscribe();
         Self { log, read: 0, latest }
     }
 
-    /// The next one, as soon as there is one. Dropping the future loses nothing.
-    pub async fn next(&mut self) -> Arc<Happening> {
+    /// Returns the next event, and waits for it if there is none. Begins with the oldest event in the log.
+    ///
+    /// Cancellation-safe: a dropped future loses no event.
+    pub async fn next(&mut self) -> Arc<SessionEvent> {
         loop {
-            // Before looking: what is written after that wakes us.
+            // Before the look-up: an event that is recorded afterwards wakes this stream.
             self.latest.mark_unchanged();
-            if let Some(happening) = self.log.after(self.read) {
-                self.read = happening.number;
-                return happening;
+            if let Some(event) = self.log.after(self.read) {
+                self.read = event.number;
+                return event;
             }
-            // It fails only without a sender, and we hold the log that has it.
-            drop(self.latest.changed().await);
+            // Fails only without a sender, and `self.log` holds the sender.
+            self.latest.changed().await.ok();
         }
     }
 }
@@ -201,15 +204,15 @@ mod tests {
         SessionKey::new(UserId::new(user).unwrap(), "default").unwrap()
     }
 
-    fn started(generation: u64) -> What {
-        What::Started { generation }
+    fn started(generation: u64) -> EventKind {
+        EventKind::Started { generation }
     }
 
-    async fn now(reader: &mut Happenings) -> Option<u64> {
+    async fn now(reader: &mut EventStream) -> Option<u64> {
         let mut next = std::pin::pin!(reader.next());
         poll_fn(|context| {
             Poll::Ready(match next.as_mut().poll(context) {
-                Poll::Ready(happening) => Some(happening.number),
+                Poll::Ready(event) => Some(event.number),
                 Poll::Pending => None,
             })
         })
@@ -217,38 +220,38 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_hears_what_was_kept_and_what_comes() {
-        let log = Arc::new(Log::default());
-        log.note(&session("a"), started(1));
-        log.note(&session("b"), started(2));
-        let mut all = Happenings::of(log.clone());
-        assert_eq!(all.next().await.session, session("a"));
-        assert_eq!((now(&mut all).await, now(&mut all).await), (Some(2), None));
-        let waiting = async { all.next().await.number };
-        let ((), heard) = tokio::join!(async { log.note(&session("a"), What::Paused) }, waiting);
-        assert_eq!(heard, 3);
+    async fn stream_reads_kept_then_new_events() {
+        let log = Arc::new(EventLog::default());
+        log.record(&session("a"), started(1));
+        log.record(&session("b"), started(2));
+        let mut stream = EventStream::of(log.clone());
+        assert_eq!(stream.next().await.session, session("a"));
+        assert_eq!((now(&mut stream).await, now(&mut stream).await), (Some(2), None));
+        let waiting = async { stream.next().await.number };
+        let ((), read) = tokio::join!(async { log.record(&session("a"), EventKind::Paused) }, waiting);
+        assert_eq!(read, 3);
     }
 
     #[tokio::test]
-    async fn a_slow_reader_finds_a_gap_and_the_log_stays_short() {
-        let log = Arc::new(Log::default());
-        let mut reader = Happenings::of(log.clone());
-        for generation in 1..=2 * KEPT as u64 {
-            log.note(&session("a"), started(generation));
+    async fn slow_stream_finds_gap_in_bounded_log() {
+        let log = Arc::new(EventLog::default());
+        let mut stream = EventStream::of(log.clone());
+        for generation in 1..=2 * CAPACITY as u64 {
+            log.record(&session("a"), started(generation));
         }
-        assert_eq!(log.lock().kept.len(), KEPT);
-        assert_eq!(reader.next().await.number, KEPT as u64 + 1);
+        assert_eq!(log.lock().events.len(), CAPACITY);
+        assert_eq!(stream.next().await.number, CAPACITY as u64 + 1);
     }
 
     #[test]
-    fn a_flood_of_refusals_is_told_once() {
-        let log = Log::default();
-        let refused = || What::Refused { reason: "queue_full" };
+    fn repeated_refusals_are_recorded_once() {
+        let log = EventLog::default();
+        let refused = || EventKind::Refused { reason: "queue_full" };
         for _ in 0..100 {
-            log.note(&session("a"), refused());
+            log.record(&session("a"), refused());
         }
-        log.note(&session("b"), refused());
-        log.note(&session("a"), refused());
-        assert_eq!(log.lock().kept.len(), 3);
+        log.record(&session("b"), refused());
+        log.record(&session("a"), refused());
+        assert_eq!(log.lock().events.len(), 3);
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pilotlight::config::PermissionPolicy;
-use pilotlight::telemetry::events::What;
+use pilotlight::telemetry::events::EventKind;
 use pilotlight::{Config, Pilotlight, SessionState};
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
@@ -54,11 +54,11 @@ fn streamed(events: &[Value]) -> String {
 
 /// Waits for so many turns of the CLI's own; gives what they cost.
 async fn own_turns(pilot: &Pilotlight, wanted: usize) -> f64 {
-    let mut happenings = pilot.happenings();
+    let mut events = pilot.events();
     let (mut seen, mut cost) = (0, 0.0);
     while seen < wanted {
-        let happening = timeout(SOON, happenings.next()).await.expect("a turn of the CLI's own");
-        if let What::OwnTurn { cost_usd } = happening.what {
+        let event = timeout(SOON, events.next()).await.expect("a turn of the CLI's own");
+        if let EventKind::OwnTurn { cost_usd } = event.kind {
             (seen, cost) = (seen + 1, cost + cost_usd);
         }
     }

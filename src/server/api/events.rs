@@ -29,7 +29,7 @@ use crate::server::api::sessions::{encode, seconds};
 use crate::server::app::App;
 use crate::server::dialect::sse::{self, PING};
 use crate::support::lock::MutexExt;
-use crate::telemetry::events::{Exit, Happening, Happenings, What};
+use crate::telemetry::events::{EventKind, EventStream, Exit, SessionEvent};
 
 /// How long one stream lasts; then its key is looked at again.
 const LASTS: Duration = Duration::from_secs(300);
@@ -101,7 +101,7 @@ pub(crate) async fn follow(State(app): State<Arc<App>>, inquiry: Inquiry) -> Res
         "heartbeat_seconds": app.feed().heartbeat.as_secs_f64(),
     });
     let reader = Reader {
-        happenings: app.pilot().happenings(),
+        events: app.pilot().events(),
         place: app.feed().streams.place(whose)?,
         last: None,
         heartbeat: app.feed().heartbeat,
@@ -117,9 +117,9 @@ pub(crate) async fn follow(State(app): State<Arc<App>>, inquiry: Inquiry) -> Res
 
 /// Who reads, and what comes next.
 struct Reader {
-    happenings: Happenings,
+    events: EventStream,
     place: Place,
-    /// The number of the happening that was read last.
+    /// The number of the event that was read last.
     last: Option<u64>,
     heartbeat: Duration,
     closing: CancellationToken,
@@ -139,48 +139,48 @@ impl Reader {
         Some((frames, self))
     }
 
-    /// The next happening that the reader may see.
+    /// The next event that the reader may see.
     async fn told(&mut self) -> Bytes {
         let mut frames = BytesMut::new();
         while frames.is_empty() {
-            let happening = self.happenings.next().await;
-            let missing = self.last.is_some_and(|last| happening.number > last + 1);
-            self.last = Some(happening.number);
+            let event = self.events.next().await;
+            let missing = self.last.is_some_and(|last| event.number > last + 1);
+            self.last = Some(event.number);
             if missing {
                 sse::event(&json!({ "type": "missed" }), &mut frames);
             }
             let whose = &self.place.whose;
-            if whose.as_ref().is_none_or(|user| happening.session.user() == user) {
-                sse::event(&shown(&happening, whose.is_none()), &mut frames);
+            if whose.as_ref().is_none_or(|user| event.session.user() == user) {
+                sse::event(&shown(&event, whose.is_none()), &mut frames);
             }
         }
         frames.freeze()
     }
 }
 
-/// A happening, with its user in a stream of everybody's.
-fn shown(happening: &Happening, with_user: bool) -> Value {
-    let mut shown = match &happening.what {
-        What::Started { generation } => json!({ "type": "started", "generation": generation }),
-        What::Ready { took } => json!({ "type": "ready", "took_seconds": took.as_secs_f64() }),
-        What::NotStarted { reason } => json!({ "type": "not_started", "reason": reason }),
-        What::TurnEnded { outcome, took } => {
+/// An event, with its user in a stream of everybody's.
+fn shown(event: &SessionEvent, with_user: bool) -> Value {
+    let mut shown = match &event.kind {
+        EventKind::Started { generation } => json!({ "type": "started", "generation": generation }),
+        EventKind::Ready { took } => json!({ "type": "ready", "took_seconds": took.as_secs_f64() }),
+        EventKind::NotStarted { reason } => json!({ "type": "not_started", "reason": reason }),
+        EventKind::TurnEnded { outcome, took } => {
             json!({ "type": "turn_ended", "outcome": outcome, "took_seconds": took.as_secs_f64() })
         }
-        What::OwnTurn { cost_usd } => json!({ "type": "own_turn", "cost_usd": cost_usd }),
-        What::Refused { reason } => json!({ "type": "refused", "reason": reason }),
-        What::Crashed(Exit { reason, detail, .. }) => {
+        EventKind::OwnTurn { cost_usd } => json!({ "type": "own_turn", "cost_usd": cost_usd }),
+        EventKind::Refused { reason } => json!({ "type": "refused", "reason": reason }),
+        EventKind::Crashed(Exit { reason, detail, .. }) => {
             json!({ "type": "crashed", "reason": reason, "detail": detail })
         }
-        What::Restarted { cause } => json!({ "type": "restarted", "cause": cause }),
-        What::Paused => json!({ "type": "paused" }),
-        What::Evicted { reason } => json!({ "type": "evicted", "reason": reason }),
-        What::ContextLost { kind } => json!({ "type": "context_lost", "kind": kind }),
+        EventKind::Restarted { cause } => json!({ "type": "restarted", "cause": cause }),
+        EventKind::Paused => json!({ "type": "paused" }),
+        EventKind::Evicted { reason } => json!({ "type": "evicted", "reason": reason }),
+        EventKind::ContextLost { kind } => json!({ "type": "context_lost", "kind": kind }),
     };
-    shown["at"] = seconds(happening.at).into();
-    shown["session"] = happening.session.conversation().into();
+    shown["at"] = seconds(event.at).into();
+    shown["session"] = event.session.conversation().into();
     if with_user {
-        shown["user"] = encode(happening.session.user().as_bytes()).into();
+        shown["user"] = encode(event.session.user().as_bytes()).into();
     }
     shown
 }

@@ -80,7 +80,7 @@ async fn count_preflight(State(app): State<Arc<App>>, request: Request, next: Ne
     let begin = Instant::now();
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let response = next.run(request).await;
-    count(app.exporter().figures(), path.as_deref(), response.status(), None, begin.elapsed());
+    count(app.exporter().metrics(), path.as_deref(), response.status(), None, begin.elapsed());
     response
 }
 
@@ -91,9 +91,9 @@ pub(crate) fn admin(app: Arc<App>, gate: Gate) -> Router {
 
 /// For connections beyond the limit: that they are, and that the process lives, for a prober must not take a crowd for a
 /// death.
-pub(crate) fn crowded(figures: Arc<HttpMetrics>) -> Router {
-    async fn refuse(State(figures): State<Arc<HttpMetrics>>, uri: Uri, headers: HeaderMap) -> Response {
-        figures.limited(HttpLimit::Connections);
+pub(crate) fn crowded(metrics: Arc<HttpMetrics>) -> Router {
+    async fn refuse(State(metrics): State<Arc<HttpMetrics>>, uri: Uri, headers: HeaderMap) -> Response {
+        metrics.limited(HttpLimit::Connections);
         let message = "as many connections are open as may be (http.max_connections)";
         let id = request_id(&headers);
         let form = error_form(uri.path(), &headers);
@@ -111,7 +111,7 @@ pub(crate) fn crowded(figures: Arc<HttpMetrics>) -> Router {
         .route("/livez", get(health::livez))
         .fallback(refuse)
         .layer(map_response(leave))
-        .with_state(figures)
+        .with_state(metrics)
 }
 
 /// What both have.
@@ -182,7 +182,7 @@ async fn around(State((app, gate)): State<(Arc<App>, Gate)>, mut request: Reques
         response = revoked::watched(response, revoked, form, is_turn_stream);
     }
     let code = response.extensions().get::<ApiError>().map(ApiError::code);
-    count(app.exporter().figures(), path.as_deref(), response.status(), code, begin.elapsed());
+    count(app.exporter().metrics(), path.as_deref(), response.status(), code, begin.elapsed());
     if let (Some(code), true, false) = (code, is_let_in, is_of_turn) {
         // Those who are not let in are counted and not logged: a stranger must not fill the log.
         tracing::info!(request_id = id, code, status = response.status().as_u16(), "request refused");
@@ -202,7 +202,7 @@ pub(crate) fn with_request_id(headers: &mut HeaderMap, id: &str) {
     }
 }
 
-/// One more answer, in the figures.
+/// One more answer, in the metrics.
 fn count(
     counted: &HttpMetrics,
     path: Option<&str>,
