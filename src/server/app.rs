@@ -7,11 +7,11 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::api::error::ApiError;
-use super::api::events::Feed;
+use super::api::events::EventStreams;
 use super::api::ready::StartedOnce;
 use super::auth::caller::Caller;
 use super::auth::identity::{Identities, Rotated};
-use super::auth::limits::{Rates, TurnPermit, Turns};
+use super::auth::limits::{RateLimits, TurnPermit, Turns};
 use super::conversations::Conversations;
 use super::exporter::Exporter;
 use super::net::body::BodyBudget;
@@ -35,13 +35,13 @@ pub(super) struct App {
     conversations: Conversations,
     rotated: Arc<Rotated>,
     bodies: BodyBudget,
-    rates: Rates,
+    rate_limits: RateLimits,
     turns: Arc<Turns>,
     gathering: Semaphore,
     started_once: Arc<StartedOnce>,
     replays: Replays,
     idempotency: Idempotency,
-    feed: Feed,
+    event_streams: EventStreams,
     draining: AtomicBool,
     since: Instant,
 }
@@ -52,14 +52,14 @@ impl App {
         exporter: Exporter,
         replays: Replays,
         idempotency: Idempotency,
-        feed: Feed,
+        event_streams: EventStreams,
     ) -> Self {
         let data_dir = &pilot.config().data_dir;
         let identities = Identities::load(identities_dir(data_dir)).await;
         let http = &pilot.config().http;
         let conversations = Conversations::new(conversations_dir(data_dir), http.conversations_per_user);
         let bodies = BodyBudget::new(http.body_limit, http.body_timeout);
-        let rates = Rates::new(http.requests_per_minute);
+        let rate_limits = RateLimits::new(http.requests_per_minute);
         Self {
             pilot,
             exporter,
@@ -67,13 +67,13 @@ impl App {
             conversations,
             rotated: Arc::default(),
             bodies,
-            rates,
+            rate_limits,
             turns: Arc::default(),
             gathering: Semaphore::new(GATHERING),
             started_once: Arc::default(),
             replays,
             idempotency,
-            feed,
+            event_streams,
             draining: AtomicBool::new(false),
             since: Instant::now(),
         }
@@ -87,8 +87,8 @@ impl App {
         &self.exporter
     }
 
-    pub(super) fn rates(&self) -> &Rates {
-        &self.rates
+    pub(super) fn rate_limits(&self) -> &RateLimits {
+        &self.rate_limits
     }
 
     /// A place for one more turn of `user`; kept as long as the turn runs or waits.
@@ -112,7 +112,7 @@ impl App {
             let (rotated, pilot) = (self.rotated.clone(), self.pilot.clone());
             let elsewhere = move |presented| rotated.owner(&pilot, &presented);
             let user = self.identities.owner(credentials, elsewhere).await.map_err(TurnError::from)?;
-            self.rates.count_user(&user)?;
+            self.rate_limits.count_user(&user)?;
             return Ok(user);
         }
         let user = caller.owner(named)?;
@@ -144,8 +144,8 @@ impl App {
         &self.idempotency
     }
 
-    pub(super) fn feed(&self) -> &Feed {
-        &self.feed
+    pub(super) fn event_streams(&self) -> &EventStreams {
+        &self.event_streams
     }
 
     pub(super) fn uptime(&self) -> std::time::Duration {

@@ -1,6 +1,6 @@
 //! Who may come in: decided from the headers alone, before a byte of the body is read.
 //!
-//! Each listener has a [`Gate`]. With keys, a request is whose key it brings; a few paths are open to everybody. Without
+//! Each listener has a [`AuthPolicy`]. With keys, a request is whose key it brings; a few paths are open to everybody. Without
 //! keys everybody who reaches the listener is trusted, which is why such a listener is on loopback; there the one
 //! stranger is a web page other than our own, which can make its reader's browser call us. Owned by the router; must not know of bodies,
 //! turns and dialects.
@@ -36,7 +36,7 @@ const OPEN_PATHS: [&str; 5] = ["/", "/health", "/livez", "/openapi.json", "/read
 
 /// The rule of one listener.
 #[derive(Debug, Clone)]
-pub(super) struct Gate {
+pub(super) struct AuthPolicy {
     /// None: whoever reaches the listener is trusted.
     pub(super) keys: Option<Arc<Keyring>>,
     /// The listener is on a loopback address.
@@ -47,7 +47,7 @@ pub(super) struct Gate {
     pub(super) default_user: Option<UserId>,
 }
 
-impl Gate {
+impl AuthPolicy {
     /// Whether a request to this path counts against its caller's share.
     pub(super) fn counts(&self, uri: &Uri) -> bool {
         !self.for_admins && !is_open(uri)
@@ -227,9 +227,9 @@ mod tests {
         ] {
             assert!(!is_loopback(host), "{host}");
         }
-        let gate = Gate { keys: None, is_local: true, for_admins: false, default_user: None };
+        let policy = AuthPolicy { keys: None, is_local: true, for_admins: false, default_user: None };
         let refused = |uri: &str, lines: &[(&str, &str)]| {
-            gate.admit(&uri.parse().unwrap(), &headers(lines)).err().map(|error| error.code())
+            policy.admit(&uri.parse().unwrap(), &headers(lines)).err().map(|error| error.code())
         };
         assert_eq!(refused("/livez", &[("host", "localhost")]), None);
         assert_eq!(refused("/livez", &[]), None);
@@ -241,9 +241,9 @@ mod tests {
 
     #[test]
     fn of_all_pages_only_our_own_is_served_without_a_key() {
-        let gate = |is_local| Gate { keys: None, is_local, for_admins: false, default_user: None };
+        let policy = |is_local| AuthPolicy { keys: None, is_local, for_admins: false, default_user: None };
         let refused = |is_local, uri: &str, lines: &[(&str, &str)]| {
-            gate(is_local).admit(&uri.parse().unwrap(), &headers(lines)).err().map(|error| error.code())
+            policy(is_local).admit(&uri.parse().unwrap(), &headers(lines)).err().map(|error| error.code())
         };
         for host in ["localhost:8480", "127.0.0.1:8480", "[::1]:8480", "localhost"] {
             let own = format!("http://{host}");

@@ -1,6 +1,6 @@
 //! The three ways in which callers speak to the same sessions: each with its own requests, answers, events and errors.
 //!
-//! A dialect is two pure halves: a parser from a body to what is [`Asked`], and a [`Render`] from the parts of an answer
+//! A dialect is two pure halves: a parser from a body to what is [`TurnRequest`], and a [`Render`] from the parts of an answer
 //! to frames or to one JSON document. Everything between them (whose session, which conversation, the turn) is the same
 //! for all and lives in [`super::turns`].
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::api::error::ApiError;
 use super::conversations::HistoryDigest;
-use super::files::Written;
+use super::files::ChangedFiles;
 use crate::adapter::answer::Part;
 use crate::error::TurnError;
 use crate::model::OauthCredentials;
@@ -33,14 +33,14 @@ use message::Content;
 
 pub(super) use collected::Collected;
 pub(super) use fields::{Ignored, judge};
-pub(super) use mcp::{AskedServers, FIELD as MCP_FIELD};
+pub(super) use mcp::{FIELD as MCP_FIELD, RequestedServers};
 
 /// Which one a request is written in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Dialect {
     /// Of the service whose clients we took over.
     #[default]
-    Original,
+    Legacy,
     /// The Messages API.
     Anthropic,
     /// The Chat Completions API.
@@ -51,7 +51,7 @@ impl Dialect {
     /// Its name in the figures.
     pub(super) fn metric_label(self) -> metrics::Dialect {
         match self {
-            Self::Original => metrics::Dialect::Original,
+            Self::Legacy => metrics::Dialect::Original,
             Self::Anthropic => metrics::Dialect::Anthropic,
             Self::OpenAi => metrics::Dialect::OpenAi,
         }
@@ -60,7 +60,7 @@ impl Dialect {
 
 /// What a caller asks for, in any dialect.
 #[derive(Default)]
-pub(super) struct Asked {
+pub(super) struct TurnRequest {
     pub(super) dialect: Dialect,
     /// The answer is to come as events.
     pub(super) stream: bool,
@@ -75,7 +75,7 @@ pub(super) struct Asked {
     pub(super) client: Option<String>,
     pub(super) credentials: Option<OauthCredentials>,
     /// The field `mcp_servers`, if the dialect has it and it is there.
-    pub(super) mcp_servers: Option<AskedServers>,
+    pub(super) mcp_servers: Option<RequestedServers>,
     pub(super) include_files: bool,
     /// The model, in the caller's words.
     pub(super) model: String,
@@ -89,8 +89,15 @@ pub(super) struct Asked {
     pub(super) history_digest: Option<HistoryDigest>,
 }
 
+impl TurnRequest {
+    /// Names of fields, and of parts of the history, without effect.
+    pub(super) fn without_effect(&self) -> Vec<&str> {
+        self.ignored.names.iter().chain(&self.left_out).map(String::as_str).collect()
+    }
+}
+
 /// Reads the body of `POST /v1/messages`: whoever sends OAuth credentials speaks the original dialect.
-pub(super) fn messages(bytes: &[u8]) -> Result<Asked, ApiError> {
+pub(super) fn messages(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
     #[derive(Deserialize)]
     struct Tell {
         oauth_credentials: Option<serde::de::IgnoredAny>,
@@ -103,11 +110,11 @@ pub(super) fn messages(bytes: &[u8]) -> Result<Asked, ApiError> {
 
 /// How a turn ended, as a renderer is told.
 #[derive(Clone, Copy)]
-pub(super) enum Ending<'a> {
+pub(super) enum TurnEnd<'a> {
     /// By the CLI.
-    Told(&'a Outcome),
+    Finished(&'a Outcome),
     /// Without an answer.
-    Lost(&'a TurnError),
+    Failed(&'a TurnError),
 }
 
 /// Writes the events of one turn. Pure.
@@ -119,7 +126,7 @@ pub(super) trait Render: Send {
     fn ping(&self) -> &'static [u8];
 
     /// The last events.
-    fn end(&mut self, ending: Ending<'_>, files: Option<&Written>, frames: &mut BytesMut);
+    fn end(&mut self, ending: TurnEnd<'_>, files: Option<&ChangedFiles>, frames: &mut BytesMut);
 
     /// The text of the answer so far, if it was to be kept.
     fn text(&self) -> String {
@@ -128,7 +135,7 @@ pub(super) trait Render: Send {
 }
 
 /// What goes into an answer that does not come from the turn itself.
-pub(super) struct Frame {
+pub(super) struct AnswerContext {
     /// The conversation's name.
     pub(super) session: String,
     /// Seconds since 1970.
@@ -159,12 +166,17 @@ impl KeptText {
     }
 }
 
-/// The renderer of a stream. `keep_text` where [`Render::text`] will be asked for.
-pub(super) fn renderer(asked: &Asked, frame: &Frame, reader: Reader, keep_text: bool) -> Box<dyn Render> {
-    match asked.dialect {
-        Dialect::Original => Box::new(legacy::Lines),
-        Dialect::Anthropic => Box::new(anthropic::Events::new(reader, frame, keep_text)),
-        Dialect::OpenAi => Box::new(openai::Chunks::new(reader, frame, asked, keep_text)),
+/// The renderer of a stream. `keep_text` where [`Render::text`] will be request for.
+pub(super) fn renderer(
+    request: &TurnRequest,
+    context: &AnswerContext,
+    reader: Reader,
+    keep_text: bool,
+) -> Box<dyn Render> {
+    match request.dialect {
+        Dialect::Legacy => Box::new(legacy::Lines),
+        Dialect::Anthropic => Box::new(anthropic::Events::new(reader, context, keep_text)),
+        Dialect::OpenAi => Box::new(openai::Chunks::new(reader, context, request, keep_text)),
     }
 }
 
@@ -173,13 +185,13 @@ pub(super) fn document(
     dialect: Dialect,
     collected: Collected,
     outcome: &Outcome,
-    frame: &Frame,
-    files: Option<Written>,
+    context: &AnswerContext,
+    files: Option<ChangedFiles>,
 ) -> Value {
     match dialect {
-        Dialect::Original => legacy::document(collected, outcome, frame, files),
-        Dialect::Anthropic => anthropic::document(collected, outcome, frame),
-        Dialect::OpenAi => openai::document(collected, outcome, frame),
+        Dialect::Legacy => legacy::document(collected, outcome, context, files),
+        Dialect::Anthropic => anthropic::document(collected, outcome, context),
+        Dialect::OpenAi => openai::document(collected, outcome, context),
     }
 }
 
@@ -188,7 +200,7 @@ pub(super) type Reader = Box<dyn crate::adapter::AnswerReader>;
 
 /// A refusal of the model is an answer in the dialects of the SDKs, though the CLI calls it an error.
 pub(super) fn is_answer(dialect: Dialect, outcome: &Outcome) -> bool {
-    outcome.is_ok() || (dialect != Dialect::Original && refused(outcome))
+    outcome.is_ok() || (dialect != Dialect::Legacy && refused(outcome))
 }
 
 fn refused(outcome: &Outcome) -> bool {
@@ -206,7 +218,7 @@ fn stop_reason(outcome: &Outcome) -> &str {
 }
 
 /// Says in an answer, or in the last event of one, that the conversation has lost something.
-fn tell_of_loss(outcome: &Outcome, answer: &mut Value) {
+fn mark_context_lost(outcome: &Outcome, answer: &mut Value) {
     if outcome.context_lost {
         answer["context_lost"] = true.into();
     }

@@ -21,7 +21,7 @@ const ALL_BYTES: usize = 20 << 20;
 const MAX_FILES: usize = 1000;
 
 /// A workspace and what was in it before the turn.
-pub(super) struct Watch {
+pub(super) struct WorkspaceWatch {
     work: Place,
     before: Snapshot,
     /// What takes the place of `before`, when it is known.
@@ -30,7 +30,7 @@ pub(super) struct Watch {
 
 /// What was written since, as it is told.
 #[derive(Debug, Default)]
-pub(super) struct Written {
+pub(super) struct ChangedFiles {
     /// One for each file: `file_created`.
     each: Vec<Value>,
     /// The files with what is in them.
@@ -39,7 +39,7 @@ pub(super) struct Written {
     pub(super) summary: Value,
 }
 
-impl Written {
+impl ChangedFiles {
     /// One event for each file, then one with all of them.
     pub(super) fn events(&self) -> Vec<Value> {
         let batch = match &self.files {
@@ -57,7 +57,7 @@ struct Found {
     is_new: bool,
 }
 
-impl Watch {
+impl WorkspaceWatch {
     /// Remembers what is there now.
     pub(super) async fn start(work: Place) -> io::Result<Self> {
         off_runtime(move || {
@@ -81,7 +81,7 @@ impl Watch {
     }
 
     /// What was written since. Never fails: an answer is not lost because its files cannot be read.
-    pub(super) async fn written(mut self) -> Written {
+    pub(super) async fn written(mut self) -> ChangedFiles {
         if let Some(newer) = self.newer.take()
             && let Ok(Ok(newer)) = newer.await
         {
@@ -91,12 +91,12 @@ impl Watch {
         written.unwrap_or_else(|_| {
             let message = "the files of this turn could not be read";
             let summary = json!({ "type": "pilotlight", "subtype": "files_unavailable", "message": message });
-            Written { each: Vec::new(), files: Value::Null, summary }
+            ChangedFiles { each: Vec::new(), files: Value::Null, summary }
         })
     }
 }
 
-fn written(work: &Beneath, before: &Snapshot) -> Written {
+fn written(work: &Beneath, before: &Snapshot) -> ChangedFiles {
     let after = look(work).unwrap_or_default();
     let mut found: Vec<Found> = after
         .files
@@ -132,7 +132,7 @@ fn written(work: &Beneath, before: &Snapshot) -> Written {
         "left_out": total - files.len(),
         "partial": before.partial || after.partial,
     });
-    Written { each, files: files.into(), summary }
+    ChangedFiles { each, files: files.into(), summary }
 }
 
 /// Text if it is text, else base64. `truncated` where `content` is only its beginning.
@@ -179,7 +179,7 @@ mod tests {
         let at = |name: &str| root.path().join(name);
         std::fs::write(at("old"), "old").unwrap();
         std::fs::write(at("edited"), "before").unwrap();
-        let watch = Watch::start(place(&root)).await.unwrap();
+        let watch = WorkspaceWatch::start(place(&root)).await.unwrap();
         std::fs::write(at("edited"), "after").unwrap();
         std::fs::write(at("picture"), b"\xff\x00").unwrap();
         std::fs::write(at(".credentials.json"), "secret").unwrap();
@@ -198,7 +198,7 @@ mod tests {
     #[tokio::test]
     async fn large_files_are_cut_and_it_is_said() {
         let root = tempfile::tempdir().unwrap();
-        let watch = Watch::start(place(&root)).await.unwrap();
+        let watch = WorkspaceWatch::start(place(&root)).await.unwrap();
         // The limit falls within a character of two bytes.
         let text = format!("a{}", "ü".repeat(FILE_BYTES / 2 + 10));
         for name in ["a", "b", "c"] {

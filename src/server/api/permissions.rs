@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use crate::model::Decision;
 use crate::model::{PendingPermission, PermissionError};
 use crate::server::api::error::ApiError;
-use crate::server::api::query::Inquiry;
+use crate::server::api::query::SessionQuery;
 use crate::server::api::router::BodyRead;
 use crate::server::api::sessions::{Name, existing, seconds};
 use crate::server::app::App;
@@ -66,9 +66,9 @@ impl From<PendingPermission> for Shown {
 pub(crate) async fn list(
     State(app): State<Arc<App>>,
     Name(name): Name,
-    inquiry: Inquiry,
+    query: SessionQuery,
 ) -> Result<Json<Pending>, ApiError> {
-    let (session, _) = existing(&app, &inquiry.subject()?, &name).await?;
+    let (session, _) = existing(&app, &query.subject()?, &name).await?;
     let permissions = session.permissions().into_iter().map(Shown::from).collect();
     Ok(Json(Pending { permissions }))
 }
@@ -77,14 +77,14 @@ pub(crate) async fn answer(
     State(app): State<Arc<App>>,
     Name(name): Name,
     path: Result<Path<(String, String)>, PathRejection>,
-    inquiry: Inquiry,
+    query: SessionQuery,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let user = inquiry.owner()?;
+    let user = query.owner()?;
     let unknown =
         || ApiError::new(StatusCode::NOT_FOUND, "permission_not_found", PermissionError::Unknown.to_string());
     let Path((_, request_id)) = path.map_err(|_| unknown())?;
-    let received = app.bodies().receive(&inquiry.caller, request.into_body()).await?;
+    let received = app.bodies().receive(&query.caller, request.into_body()).await?;
     let answered = async {
         let decision = decision(&received.bytes)?;
         let (session, _) = existing(&app, &user, &name).await?;

@@ -14,14 +14,14 @@ use crate::server::auth::caller::Caller;
 const MAX_FIELDS: usize = 32;
 
 /// Who asks, about whom, and what.
-pub(crate) struct Inquiry {
+pub(crate) struct SessionQuery {
     pub(crate) caller: Caller,
     /// The user named as `?user=`. A header may name one as well; that the caller knows.
     user: Option<UserId>,
-    pub(crate) query: Query,
+    pub(crate) fields: Query,
 }
 
-impl Inquiry {
+impl SessionQuery {
     /// The user whose session is used.
     pub(crate) fn owner(&self) -> Result<UserId, ApiError> {
         self.caller.owner(self.user.clone())
@@ -38,20 +38,20 @@ impl Inquiry {
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for Inquiry {
+impl<S: Sync> FromRequestParts<S> for SessionQuery {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let caller = parts.extensions.get::<Caller>().cloned();
         let caller = caller.ok_or(TurnError::Internal("a request came without its caller"))?;
-        let query = Query::parse(parts.uri.query().unwrap_or_default())?;
-        let user = query.get("user")?.map(UserId::new).transpose();
+        let fields = Query::parse(parts.uri.query().unwrap_or_default())?;
+        let user = fields.get("user")?.map(UserId::new).transpose();
         let user = user.map_err(|error| ApiError::invalid("invalid_user", format!("user: {error}")))?;
         if user.as_ref().zip(caller.named()).is_some_and(|(one, other)| one != other) {
             let message = "the header and the field `user` name different users";
             return Err(ApiError::invalid("invalid_user", message));
         }
-        Ok(Self { caller, user, query })
+        Ok(Self { caller, user, fields })
     }
 }
 

@@ -17,7 +17,7 @@ use tracing::Instrument as _;
 use super::{events, health, models, openapi, sessions, stats, trace};
 use crate::server::api::error::{ApiError, ErrorForm};
 use crate::server::app::App;
-use crate::server::auth::Gate;
+use crate::server::auth::AuthPolicy;
 use crate::server::auth::caller::{Caller, REQUEST_ID_HEADER, request_id};
 use crate::server::auth::revoked;
 use crate::server::exporter::labels;
@@ -25,8 +25,8 @@ use crate::server::net::cors;
 use crate::server::{page, turns};
 use crate::telemetry::metrics::{HttpLimit, HttpMetrics};
 
-/// The one stream of events that is not of a turn.
-const HAPPENINGS: &str = "/v1/happenings";
+/// Paths of the streams that do not belong to a turn.
+const SESSION_EVENTS: [&str; 2] = ["/v1/events/stream", "/v1/happenings"];
 /// When to try again after all connections were taken: streams end all the time.
 const CROWD_PAUSE: Duration = Duration::from_secs(1);
 
@@ -47,7 +47,7 @@ pub(crate) struct Replayed;
 pub(crate) struct BodyRead;
 
 /// For callers.
-pub(crate) fn public(app: Arc<App>, gate: Gate) -> Router {
+pub(crate) fn public(app: Arc<App>, policy: AuthPolicy) -> Router {
     let router = Router::new()
         .route("/", get(page::root))
         .route("/page/{file}", get(page::file))
@@ -60,11 +60,12 @@ pub(crate) fn public(app: Arc<App>, gate: Gate) -> Router {
         .route("/v1/models", get(models::list))
         .route("/v1/models/{id}", get(models::one))
         .route("/v1/pool/stats", get(stats::pool))
-        .route("/v1/happenings", get(events::follow))
+        .route("/v1/events/stream", get(events::stream))
+        .route("/v1/happenings", get(events::deprecated))
         .merge(sessions::routes());
     let cors = cors::layer(&app.pilot().config().http.cors_origins);
     let counted = app.clone();
-    let router = finish(router, app, gate);
+    let router = finish(router, app, policy);
     match cors {
         // Outermost: before a key is looked at, and on refusals as well.
         Some(cors) => router.layer(cors).layer(from_fn_with_state(counted, count_preflight)),
@@ -85,13 +86,13 @@ async fn count_preflight(State(app): State<Arc<App>>, request: Request, next: Ne
 }
 
 /// For the operator.
-pub(crate) fn admin(app: Arc<App>, gate: Gate) -> Router {
-    finish(Router::new().route("/metrics", get(health::metrics)), app, gate)
+pub(crate) fn admin(app: Arc<App>, policy: AuthPolicy) -> Router {
+    finish(Router::new().route("/metrics", get(health::metrics)), app, policy)
 }
 
 /// For connections beyond the limit: that they are, and that the process lives, for a prober must not take a crowd for a
 /// death.
-pub(crate) fn crowded(metrics: Arc<HttpMetrics>) -> Router {
+pub(crate) fn overloaded(metrics: Arc<HttpMetrics>) -> Router {
     async fn refuse(State(metrics): State<Arc<HttpMetrics>>, uri: Uri, headers: HeaderMap) -> Response {
         metrics.limited(HttpLimit::Connections);
         let message = "as many connections are open as may be (http.max_connections)";
@@ -115,7 +116,7 @@ pub(crate) fn crowded(metrics: Arc<HttpMetrics>) -> Router {
 }
 
 /// What both have.
-fn finish(router: Router<Arc<App>>, app: Arc<App>, gate: Gate) -> Router {
+fn finish(router: Router<Arc<App>>, app: Arc<App>, policy: AuthPolicy) -> Router {
     let limit = app.pilot().config().http.body_limit;
     router
         .route("/health", get(health::health))
@@ -127,12 +128,16 @@ fn finish(router: Router<Arc<App>>, app: Arc<App>, gate: Gate) -> Router {
         })
         .layer(DefaultBodyLimit::disable())
         .layer(RequestBodyLimitLayer::new(limit))
-        .layer(from_fn_with_state((app.clone(), gate), around))
+        .layer(from_fn_with_state((app.clone(), policy), around))
         .with_state(app)
 }
 
 /// Around every request.
-async fn around(State((app, gate)): State<(Arc<App>, Gate)>, mut request: Request, next: Next) -> Response {
+async fn around(
+    State((app, policy)): State<(Arc<App>, AuthPolicy)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let begin = Instant::now();
     let id = request_id(request.headers());
     // The pattern, not the path: a path is the caller's text.
@@ -142,9 +147,8 @@ async fn around(State((app, gate)): State<(Arc<App>, Gate)>, mut request: Reques
     request.extensions_mut().insert(RequestId(id.clone()));
     let form = error_form(request.uri().path(), request.headers());
     let (mut key, mut is_let_in, mut revoked) = (None, false, None);
-    // Every other stream is of a turn.
-    let is_turn_stream = path.as_deref() != Some(HAPPENINGS);
-    let response = match admit(&app, &gate, &request) {
+    let is_turn_stream = path.as_deref().is_none_or(|path| !SESSION_EVENTS.contains(&path));
+    let response = match admit(&app, &policy, &request) {
         Ok(caller) => {
             is_let_in = true;
             key = caller.as_ref().and_then(Caller::key_id).map(str::to_owned);
@@ -234,10 +238,10 @@ pub(crate) fn error_form(path: &str, headers: &HeaderMap) -> ErrorForm {
 }
 
 /// From the headers alone: who it is, and whether it has had its share.
-fn admit(app: &App, gate: &Gate, request: &Request) -> Result<Option<Caller>, ApiError> {
-    let caller = gate.admit(request.uri(), request.headers())?;
-    if let Some(caller) = caller.as_ref().filter(|_| gate.counts(request.uri())) {
-        app.rates().count(caller)?;
+fn admit(app: &App, policy: &AuthPolicy, request: &Request) -> Result<Option<Caller>, ApiError> {
+    let caller = policy.admit(request.uri(), request.headers())?;
+    if let Some(caller) = caller.as_ref().filter(|_| policy.counts(request.uri())) {
+        app.rate_limits().count(caller)?;
     }
     Ok(caller)
 }

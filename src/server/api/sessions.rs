@@ -19,7 +19,7 @@ use super::{permissions, workspace};
 use crate::error::TurnError;
 use crate::model::ids::{MAX_NAME_BYTES, SessionKey, UserId};
 use crate::server::api::error::ApiError;
-use crate::server::api::query::Inquiry;
+use crate::server::api::query::SessionQuery;
 use crate::server::app::App;
 use crate::server::turns;
 use crate::session::SessionStatus;
@@ -147,10 +147,10 @@ pub(crate) async fn existing(
     }
 }
 
-async fn list(State(app): State<Arc<App>>, inquiry: Inquiry) -> Result<Json<Listed>, ApiError> {
-    let limit = inquiry.query.limit(LISTED, MOST_LISTED)?;
-    let everybody = inquiry.is_about_all();
-    let user = if everybody { None } else { Some(inquiry.subject()?) };
+async fn list(State(app): State<Arc<App>>, query: SessionQuery) -> Result<Json<Listed>, ApiError> {
+    let limit = query.fields.limit(LISTED, MOST_LISTED)?;
+    let everybody = query.is_about_all();
+    let user = if everybody { None } else { Some(query.subject()?) };
     // Closed never. Records are read from the disk; a crowd of lists waits for each other and for nobody else.
     let _room = app.gathering().acquire().await;
     let (found, more) = app.pilot().known_sessions(user.as_ref()).await?;
@@ -165,9 +165,9 @@ async fn list(State(app): State<Arc<App>>, inquiry: Inquiry) -> Result<Json<List
 async fn inspect(
     State(app): State<Arc<App>>,
     Name(name): Name,
-    inquiry: Inquiry,
+    query: SessionQuery,
 ) -> Result<Json<Shown>, ApiError> {
-    let (_, status) = existing(&app, &inquiry.subject()?, &name).await?;
+    let (_, status) = existing(&app, &query.subject()?, &name).await?;
     Ok(Json(Shown::of(&name, status)))
 }
 
@@ -175,12 +175,12 @@ async fn inspect(
 async fn warm(
     State(app): State<Arc<App>>,
     Name(name): Name,
-    inquiry: Inquiry,
+    query: SessionQuery,
 ) -> Result<Json<Shown>, ApiError> {
     app.refuse_when_draining()?;
-    let user = inquiry.owner()?;
+    let user = query.owner()?;
     // A start costs as much as a turn: a user's share is the same.
-    let _permit = app.turn_permit(&user, &inquiry.caller)?;
+    let _permit = app.turn_permit(&user, &query.caller)?;
     let status = app.pilot().conversation(user.as_bytes(), &name).warm().await?;
     app.started_once().open();
     Ok(Json(Shown::of(&name, status)))
@@ -189,9 +189,9 @@ async fn warm(
 async fn interrupt(
     State(app): State<Arc<App>>,
     Name(name): Name,
-    inquiry: Inquiry,
+    query: SessionQuery,
 ) -> Result<Json<Value>, ApiError> {
-    let (session, _) = existing(&app, &inquiry.subject()?, &name).await?;
+    let (session, _) = existing(&app, &query.subject()?, &name).await?;
     let interrupted = session.interrupt().await?;
     Ok(Json(json!({ "id": name, "interrupted": interrupted })))
 }
@@ -199,9 +199,9 @@ async fn interrupt(
 async fn delete(
     State(app): State<Arc<App>>,
     Name(name): Name,
-    inquiry: Inquiry,
+    query: SessionQuery,
 ) -> Result<Json<Value>, ApiError> {
-    let (user, purge) = (inquiry.subject()?, inquiry.query.flag("purge")?);
+    let (user, purge) = (query.subject()?, query.fields.flag("purge")?);
     let (session, _) = existing(&app, &user, &name).await?;
     if purge {
         purge_session(&app, &user, &name, &session).await?;

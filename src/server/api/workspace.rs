@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::error::TurnError;
 use crate::model::ids::DEFAULT_CONVERSATION;
 use crate::server::api::error::ApiError;
-use crate::server::api::query::Inquiry;
+use crate::server::api::query::SessionQuery;
 use crate::server::api::sessions::{checked, existing, purge_session};
 use crate::server::app::App;
 use crate::server::files::snapshot;
@@ -43,9 +43,12 @@ struct Summary {
     total_size: u64,
 }
 
-pub(crate) async fn look(State(app): State<Arc<App>>, inquiry: Inquiry) -> Result<Json<Workspace>, ApiError> {
-    let (user, name) = (inquiry.owner()?, session(&inquiry)?);
-    let limit = inquiry.query.limit(LISTED, MOST_LISTED)?;
+pub(crate) async fn look(
+    State(app): State<Arc<App>>,
+    query: SessionQuery,
+) -> Result<Json<Workspace>, ApiError> {
+    let (user, name) = (query.owner()?, session(&query)?);
+    let limit = query.fields.limit(LISTED, MOST_LISTED)?;
     let (session, _) = existing(&app, &user, name).await?;
     let work = session.work().await?;
     // Closed never.
@@ -67,9 +70,12 @@ pub(crate) async fn look(State(app): State<Arc<App>>, inquiry: Inquiry) -> Resul
     }))
 }
 
-pub(crate) async fn delete(State(app): State<Arc<App>>, inquiry: Inquiry) -> Result<Json<Value>, ApiError> {
-    let (user, name) = (inquiry.owner()?, session(&inquiry)?);
-    if !inquiry.query.flag("confirm")? {
+pub(crate) async fn delete(
+    State(app): State<Arc<App>>,
+    query: SessionQuery,
+) -> Result<Json<Value>, ApiError> {
+    let (user, name) = (query.owner()?, session(&query)?);
+    if !query.fields.flag("confirm")? {
         let message = "this deletes the conversation and its files; say so with ?confirm=true";
         return Err(ApiError::invalid("confirm_required", message));
     }
@@ -79,7 +85,7 @@ pub(crate) async fn delete(State(app): State<Arc<App>>, inquiry: Inquiry) -> Res
 }
 
 /// The conversation whose workspace is meant.
-fn session(inquiry: &Inquiry) -> Result<&str, ApiError> {
-    let name = inquiry.query.text("session")?.unwrap_or(DEFAULT_CONVERSATION);
+fn session(query: &SessionQuery) -> Result<&str, ApiError> {
+    let name = query.fields.text("session")?.unwrap_or(DEFAULT_CONVERSATION);
     checked(name).map(|()| name)
 }

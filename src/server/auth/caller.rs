@@ -1,6 +1,6 @@
 //! Who is calling, for whom, and how requests are named.
 //!
-//! The gate ([`crate::server::auth`]) makes a [`Caller`] of each request that needs one; handlers ask it whose sessions are
+//! The policy ([`crate::server::auth`]) makes a [`Caller`] of each request that needs one; handlers ask it whose sessions are
 //! meant. Pure; it must not know how a caller was recognised.
 
 use std::sync::Arc;

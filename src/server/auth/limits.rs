@@ -29,7 +29,7 @@ const TURN_PAUSE: Duration = Duration::from_secs(1);
 type Limiter = DefaultKeyedRateLimiter<u64>;
 
 /// Requests per caller.
-pub(crate) struct Rates {
+pub(crate) struct RateLimits {
     /// For callers whose key says nothing else. None: no limit.
     usual: Option<NonZeroU32>,
     /// One for each limit in use; keys have few different ones.
@@ -39,13 +39,13 @@ pub(crate) struct Rates {
     clock: DefaultClock,
 }
 
-impl std::fmt::Debug for Rates {
+impl std::fmt::Debug for RateLimits {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Rates").field("usual", &self.usual).finish_non_exhaustive()
+        f.debug_struct("RateLimits").field("usual", &self.usual).finish_non_exhaustive()
     }
 }
 
-impl Rates {
+impl RateLimits {
     /// At most `per_minute` requests of each caller; 0 is no limit.
     pub(crate) fn new(per_minute: u32) -> Self {
         Self {
@@ -58,7 +58,7 @@ impl Rates {
     }
 
     /// Counts a request by what is known of its caller from the headers: its key, else the user that it names. One of
-    /// whom neither is known is counted with [`Rates::count_user`] once it is known who it is.
+    /// whom neither is known is counted with [`RateLimits::count_user`] once it is known who it is.
     pub(crate) fn count(&self, caller: &Caller) -> Result<(), ApiError> {
         match (caller.key_id(), caller.named()) {
             (Some(id), _) => {
@@ -165,8 +165,8 @@ mod tests {
 
     #[test]
     fn each_caller_has_its_own_share() {
-        let rates = Rates::new(2);
-        let error = |caller: &Caller| rates.count(caller).err().map(|error| error.code());
+        let rate_limits = RateLimits::new(2);
+        let error = |caller: &Caller| rate_limits.count(caller).err().map(|error| error.code());
         let (alice, bob) = (Caller::trusted(true, Some(user("a"))), Caller::trusted(true, Some(user("b"))));
         for caller in [&alice, &bob, &with_key("a", None)] {
             assert_eq!(
@@ -179,18 +179,18 @@ mod tests {
         assert_eq!([error(&large), error(&large), error(&large)], [None; 3]);
         // Nobody knows yet who this is.
         assert_eq!((0..9).find_map(|_| error(&Caller::trusted(true, None))), None);
-        let unlimited = Rates::new(0);
+        let unlimited = RateLimits::new(0);
         assert!((0..9).all(|_| unlimited.count(&alice).is_ok()));
     }
 
     #[test]
     fn callers_that_went_quiet_are_forgotten() {
         // So many that a request's share is back at once.
-        let rates = Rates::new(u32::MAX);
+        let rate_limits = RateLimits::new(u32::MAX);
         for number in 0..3 * SWEEP_EVERY {
-            rates.count_user(&user(&format!("user {number}"))).unwrap();
+            rate_limits.count_user(&user(&format!("user {number}"))).unwrap();
         }
-        let limiters = rates.limiters.read().unwrap();
+        let limiters = rate_limits.limiters.read().unwrap();
         assert!(limiters.values().map(|limiter| limiter.len()).sum::<usize>() <= SWEEP_EVERY as usize);
     }
 

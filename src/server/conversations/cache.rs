@@ -25,7 +25,7 @@ pub(super) enum State {
     /// In use by a request.
     Claimed,
     /// The history of its child is unknown.
-    Spent,
+    Stale,
     /// To be deleted; `queued` once handed to the deletion worker.
     Deleting { queued: bool },
 }
@@ -92,14 +92,14 @@ impl ConversationCache {
     }
 
     /// Releases a claim. `knows` is the history of the child, if known.
-    pub(super) fn release(&mut self, slot: &Slot, knows: Option<Digest>, system: Option<Digest>, now: u64) {
-        let slot = self.slots.get_mut(slot.number).and_then(Option::as_mut);
+    pub(super) fn release(&mut self, claim: &Slot, knows: Option<Digest>, system: Option<Digest>, now: u64) {
+        let slot = self.slots.get_mut(claim.number).and_then(Option::as_mut);
         // The conversation may have been removed meanwhile, and its slot reused.
-        let Some(it) = slot.filter(|it| it.name == slot.name && it.state == State::Claimed) else { return };
+        let Some(it) = slot.filter(|it| it.name == claim.name && it.state == State::Claimed) else { return };
         it.state = knows.map_or(State::Stale, State::Free);
         it.system = system.unwrap_or(it.system);
         it.used = it.used.max(now);
-        self.changed.push(slot.number);
+        self.changed.push(claim.number);
         self.evict_to(self.keep);
     }
 

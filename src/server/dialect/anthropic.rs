@@ -12,26 +12,26 @@ mod request;
 pub(crate) use events::Events;
 pub(crate) use request::{count, parse};
 
-use super::{Collected, Frame, new_id, stop_reason, tell_of_loss};
+use super::{AnswerContext, Collected, mark_context_lost, new_id, stop_reason};
 use crate::model::Usage;
 use crate::turn::Outcome;
 
 /// The answer to a request without a stream.
-pub(super) fn document(collected: Collected, outcome: &Outcome, frame: &Frame) -> Value {
+pub(super) fn document(collected: Collected, outcome: &Outcome, context: &AnswerContext) -> Value {
     let id = if collected.id.is_empty() { new_id("msg_") } else { collected.id.clone() };
     let mut document = json!({
         "id": id,
         "type": "message",
         "role": "assistant",
-        "model": collected.model_or(&frame.model),
+        "model": collected.model_or(&context.model),
         "content": collected.content,
         "stop_reason": stop_reason(outcome),
         "stop_sequence": null,
         "usage": usage(&outcome.usage),
-        "session_id": frame.session,
+        "session_id": context.session,
         "cost_usd": outcome.cost_usd,
     });
-    tell_of_loss(outcome, &mut document);
+    mark_context_lost(outcome, &mut document);
     document
 }
 

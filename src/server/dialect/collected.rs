@@ -27,9 +27,9 @@ impl Collected {
         reader.end(text, &mut |part| self.take(part));
     }
 
-    /// The model that answered; `asked` where none did.
-    pub(super) fn model_or<'a>(&'a self, asked: &'a str) -> &'a str {
-        if self.model.is_empty() { asked } else { &self.model }
+    /// The model that answered; `request` where none did.
+    pub(super) fn model_or<'a>(&'a self, request: &'a str) -> &'a str {
+        if self.model.is_empty() { request } else { &self.model }
     }
 
     /// The text of all blocks.

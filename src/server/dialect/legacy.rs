@@ -7,13 +7,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::history::bring_in;
-use super::mcp::AskedServers;
+use super::mcp::RequestedServers;
 use super::message::{Message, Object, checked_model, prompt, read, take_last};
-use super::{Asked, Collected, Ending, Frame, Render, anthropic};
+use super::{AnswerContext, Collected, Render, TurnEnd, TurnRequest, anthropic};
 use crate::model::OauthCredentials;
 use crate::server::api::error::ApiError;
 use crate::server::dialect::sse::{DONE, PING, aborted, event, failed, frames as write};
-use crate::server::files::Written;
+use crate::server::files::ChangedFiles;
 use crate::turn::{Outcome, Status, TurnOptions};
 
 /// What is read of a body; the rest is judged by the table of the dialect.
@@ -29,12 +29,17 @@ struct Body {
     stream: Option<bool>,
 }
 
+/// Reads the body of `POST /v1/messages/keepalive`, whose answer is always a stream.
+pub(crate) fn parse_stream(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
+    parse(bytes).map(|request| TurnRequest { stream: true, ..request })
+}
+
 /// Reads a body.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
     check(read(bytes)?)
 }
 
-fn check(body: Body) -> Result<Asked, ApiError> {
+fn check(body: Body) -> Result<TurnRequest, ApiError> {
     let mut history: Vec<Message> = body.messages.into_iter().map(|Object(message)| message).collect();
     let (last, at) = take_last(&mut history)?;
     let prompt = prompt(last, &at)?;
@@ -58,16 +63,16 @@ fn check(body: Body) -> Result<Asked, ApiError> {
         history: earlier.history,
         ..TurnOptions::default()
     };
-    Ok(Asked {
+    Ok(TurnRequest {
         stream: body.stream.unwrap_or(false),
         prompt,
         options,
         conversation: body.session_id,
         credentials,
-        mcp_servers: AskedServers::read(body.mcp_servers)?,
+        mcp_servers: RequestedServers::read(body.mcp_servers)?,
         include_files: body.include_files.unwrap_or(false),
         left_out: earlier.left_out,
-        ..Asked::default()
+        ..TurnRequest::default()
     })
 }
 
@@ -83,16 +88,16 @@ impl Render for Lines {
         PING
     }
 
-    fn end(&mut self, ending: Ending<'_>, files: Option<&Written>, frames: &mut BytesMut) {
+    fn end(&mut self, ending: TurnEnd<'_>, files: Option<&ChangedFiles>, frames: &mut BytesMut) {
         if let Some(files) = files {
             files.events().iter().for_each(|one| event(one, frames));
         }
         match ending {
-            Ending::Told(Outcome { status: Status::Failed(failure), .. }) => failed(failure, frames),
-            Ending::Told(Outcome { status: Status::Aborted(error), .. }) | Ending::Lost(error) => {
+            TurnEnd::Finished(Outcome { status: Status::Failed(failure), .. }) => failed(failure, frames),
+            TurnEnd::Finished(Outcome { status: Status::Aborted(error), .. }) | TurnEnd::Failed(error) => {
                 aborted(error, frames);
             }
-            Ending::Told(_) => {}
+            TurnEnd::Finished(_) => {}
         }
         frames.put_slice(DONE);
     }
@@ -102,10 +107,10 @@ impl Render for Lines {
 pub(super) fn document(
     collected: Collected,
     outcome: &Outcome,
-    frame: &Frame,
-    files: Option<Written>,
+    context: &AnswerContext,
+    files: Option<ChangedFiles>,
 ) -> Value {
-    let mut document = anthropic::document(collected, outcome, frame);
+    let mut document = anthropic::document(collected, outcome, context);
     // Existing clients know text alone.
     if let Some(Value::Array(content)) = document.get_mut("content") {
         content.retain(|block| block["type"] == "text");
@@ -124,36 +129,36 @@ mod tests {
     use crate::model::Prompt;
     use crate::model::{Block, History, Message, Role};
 
-    fn asked(text: &str) -> Result<Asked, String> {
+    fn request(text: &str) -> Result<TurnRequest, String> {
         parse(text.as_bytes()).map_err(|error| format!("{error:?}"))
     }
 
     #[test]
     fn only_the_last_message_is_the_prompt() {
-        let asked = asked(
+        let request = request(
             r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"},
                 {"role":"user","content":[{"type":"text","text":"c"}]}],
                 "session_id":"work","model":"claude-sonnet-4-5@20250929","stream":true,"thinking":true,
                 "include_files":true,"mcp_servers":null,"something":{"new":[1]}}"#,
         )
         .unwrap();
-        assert!(asked.stream);
-        assert!(asked.prompt == Prompt::Blocks(vec![serde_json::json!({"type":"text","text":"c"})]));
+        assert!(request.stream);
+        assert!(request.prompt == Prompt::Blocks(vec![serde_json::json!({"type":"text","text":"c"})]));
         let text = |role, text: &str| Message { role, content: vec![Block::Text(text.into())] };
         let expected = History::new(vec![text(Role::User, "a"), text(Role::Assistant, "b")]);
-        assert!(asked.options.history == Some(expected));
-        assert_eq!(asked.conversation.as_deref(), Some("work"));
-        assert!(asked.include_files && asked.credentials.is_none());
+        assert!(request.options.history == Some(expected));
+        assert_eq!(request.conversation.as_deref(), Some("work"));
+        assert!(request.include_files && request.credentials.is_none());
     }
 
     #[test]
     fn credentials_have_defaults() {
-        let asked = asked(
+        let request = request(
             r#"{"messages":[{"role":"user","content":"a"}],
                 "oauth_credentials":{"access_token":"a","refresh_token":"r","expires_at":1}}"#,
         )
         .unwrap();
-        let credentials = asked.credentials.unwrap();
+        let credentials = request.credentials.unwrap();
         assert_eq!(credentials.scopes, ["user:inference", "user:profile"]);
         assert_eq!(credentials.subscription_type, "max");
     }
@@ -201,15 +206,15 @@ mod tests {
             (r#"{"messages":[{"role":"user","content":"a"}]} {}"#, "trailing"),
         ];
         for (body, named) in cases {
-            let error = asked(body).err().unwrap_or_else(|| panic!("{body} was accepted"));
+            let error = request(body).err().unwrap_or_else(|| panic!("{body} was accepted"));
             assert!(error.contains(named), "{body} gave {error}");
         }
-        assert!(asked(&format!("{}1", "[".repeat(100_000))).is_err());
+        assert!(request(&format!("{}1", "[".repeat(100_000))).is_err());
     }
 
     #[test]
     fn no_refusal_repeats_a_value() {
-        let error = asked(
+        let error = request(
             r#"{"messages":[],"oauth_credentials":{"access_token":"a","refresh_token":"r","expires_at":"sk-\"secret"}}"#,
         );
         let error = error.err().unwrap();

@@ -19,7 +19,7 @@ const MAX_SERVERS: usize = 64;
 
 /// The field `mcp_servers` of a body, not yet looked at closely.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct AskedServers {
+pub(crate) struct RequestedServers {
     /// Servers of the configuration.
     pub(crate) names: Vec<String>,
     /// Where in the body, under which name if that is said outside, and what.
@@ -70,15 +70,15 @@ enum AuthType {
     Bearer,
 }
 
-impl AskedServers {
+impl RequestedServers {
     /// Reads the field: a list of names and definitions, or an object of definitions by name. Nothing if it is absent or
     /// null.
     pub(crate) fn read(field: Option<Value>) -> Result<Option<Self>, ApiError> {
-        let mut asked = Self::default();
+        let mut request = Self::default();
         match field {
             None | Some(Value::Null) => return Ok(None),
             Some(Value::Object(all)) => {
-                asked.definitions.extend(
+                request.definitions.extend(
                     all.into_iter().map(|(name, definition)| {
                         (format!("{FIELD}.{}", shown(&name)), Some(name), definition)
                     }),
@@ -87,9 +87,9 @@ impl AskedServers {
             Some(Value::Array(all)) => {
                 for (index, one) in all.into_iter().enumerate() {
                     match one {
-                        Value::String(name) => asked.names.push(name),
+                        Value::String(name) => request.names.push(name),
                         definition => {
-                            asked.definitions.push((format!("{FIELD}[{index}]"), None, definition));
+                            request.definitions.push((format!("{FIELD}[{index}]"), None, definition));
                         }
                     }
                 }
@@ -99,7 +99,7 @@ impl AskedServers {
                 return Err(ApiError::field(FIELD, problem));
             }
         }
-        Ok(Some(asked))
+        Ok(Some(request))
     }
 
     pub(crate) fn has_definitions(&self) -> bool {
@@ -246,8 +246,8 @@ mod tests {
 
     fn definitions(field: Value) -> Result<Value, String> {
         let shown = |error| format!("{error:?}");
-        let asked = AskedServers::read(Some(field)).map_err(shown)?.unwrap();
-        asked.definitions(&mcp()).map(Value::Object).map_err(shown)
+        let request = RequestedServers::read(Some(field)).map_err(shown)?.unwrap();
+        request.definitions(&mcp()).map(Value::Object).map_err(shown)
     }
 
     #[test]
@@ -275,11 +275,11 @@ mod tests {
 
     #[test]
     fn list_of_names_defines_nothing() {
-        let asked = AskedServers::read(Some(json!(["a", "b"]))).unwrap().unwrap();
-        assert!(asked.names == ["a", "b"] && !asked.has_definitions());
-        assert_eq!(AskedServers::read(Some(Value::Null)).unwrap(), None);
-        assert_eq!(AskedServers::read(None).unwrap(), None);
-        assert!(AskedServers::read(Some(json!("a"))).is_err());
+        let request = RequestedServers::read(Some(json!(["a", "b"]))).unwrap().unwrap();
+        assert!(request.names == ["a", "b"] && !request.has_definitions());
+        assert_eq!(RequestedServers::read(Some(Value::Null)).unwrap(), None);
+        assert_eq!(RequestedServers::read(None).unwrap(), None);
+        assert!(RequestedServers::read(Some(json!("a"))).is_err());
     }
 
     #[test]

@@ -9,12 +9,12 @@ mod request;
 pub(crate) use chunks::Chunks;
 pub(crate) use request::parse;
 
-use super::{Collected, Frame, new_id, stop_reason, tell_of_loss};
+use super::{AnswerContext, Collected, mark_context_lost, new_id, stop_reason};
 use crate::model::Usage;
 use crate::turn::Outcome;
 
 /// The answer to a request without a stream.
-pub(super) fn document(collected: Collected, outcome: &Outcome, frame: &Frame) -> Value {
+pub(super) fn document(collected: Collected, outcome: &Outcome, context: &AnswerContext) -> Value {
     let mut message = json!({ "role": "assistant", "content": collected.text(), "refusal": null });
     let thoughts = collected.thoughts();
     if !thoughts.is_empty() {
@@ -23,14 +23,14 @@ pub(super) fn document(collected: Collected, outcome: &Outcome, frame: &Frame) -
     let mut document = json!({
         "id": new_id("chatcmpl-"),
         "object": "chat.completion",
-        "created": frame.created,
-        "model": collected.model_or(&frame.model),
+        "created": context.created,
+        "model": collected.model_or(&context.model),
         "choices": [{ "index": 0, "message": message, "finish_reason": finish_reason(outcome), "logprobs": null }],
         "usage": usage(&outcome.usage),
-        "session_id": frame.session,
+        "session_id": context.session,
         "cost_usd": outcome.cost_usd,
     });
-    tell_of_loss(outcome, &mut document);
+    mark_context_lost(outcome, &mut document);
     document
 }
 

@@ -1,5 +1,5 @@
 //! What every exporter tells of its own process, under the names that everybody knows. Only the server tells it: an
-//! embedding program has these figures already, or wants them for itself. Written as text, for the recorder's counters
+//! embedding program has these figures already, or wants them for itself. ChangedFiles as text, for the recorder's counters
 //! are whole numbers and processor time is not.
 
 use std::fmt::Write as _;

@@ -1,5 +1,5 @@
 //! Reading request bodies: one at most so long, all together at most so long, none slower than so, and no caller so many
-//! that others find no room.
+//! that others find no slots.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -21,7 +21,7 @@ use crate::turn::Hold;
 const TOTAL: usize = 256 << 20;
 /// The unit of that account: a semaphore counts in 32 bits when it takes several.
 const UNIT: usize = 1 << 10;
-/// How long a body may wait for room before its caller is told to come again.
+/// How long a body may wait for slots before its caller is told to come again.
 const ROOM_WITHIN: Duration = Duration::from_secs(5);
 
 /// The account of all bodies in memory.
@@ -34,7 +34,7 @@ pub(crate) struct BodyBudget {
 
 #[derive(Debug)]
 struct Account {
-    room: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
     /// Units of each caller that has any.
     held: Mutex<HashMap<Name, usize>>,
 }
@@ -56,13 +56,13 @@ impl BodyBudget {
     /// For bodies of at most `limit` bytes, sent `within` some time.
     pub(crate) fn new(limit: usize, within: Duration) -> Self {
         // The longest accepted body always fits.
-        let room = Arc::new(Semaphore::new(TOTAL.max(2 * limit).div_ceil(UNIT)));
-        Self { limit, within, account: Arc::new(Account { room, held: Mutex::default() }) }
+        let slots = Arc::new(Semaphore::new(TOTAL.max(2 * limit).div_ceil(UNIT)));
+        Self { limit, within, account: Arc::new(Account { slots, held: Mutex::default() }) }
     }
 
     /// Reads a body to its end.
     pub(crate) async fn receive(&self, caller: &Caller, body: Body) -> Result<Received, ApiError> {
-        let mut share = Share { account: self.account.clone(), caller: caller.name(), units: 0, room: None };
+        let mut share = Share { account: self.account.clone(), caller: caller.name(), units: 0, slots: None };
         let bytes = timeout(self.within, self.read(&mut share, body)).await.map_err(|_| {
             let seconds = self.within.as_secs_f32();
             let message = format!("the request body did not arrive within {seconds} s (http.body_timeout)");
@@ -106,11 +106,11 @@ impl Account {
     }
 
     /// Counts `more` units as the caller's, if it may have them. Nobody gets more than is left for all others: so one
-    /// caller ends at half of the room, two at a third each, and there is always some for the next.
+    /// caller ends at half of the slots, two at a third each, and there is always some for the next.
     fn count(&self, caller: &Name, more: usize) -> Result<(), ApiError> {
         let mut held = self.held();
         let own = held.get(caller).copied().unwrap_or_default();
-        if own > 0 && own + more > self.room.available_permits() {
+        if own > 0 && own + more > self.slots.available_permits() {
             return Err(full("too many long requests of this caller are being read"));
         }
         held.insert(caller.clone(), own + more);
@@ -124,7 +124,7 @@ struct Share {
     caller: Name,
     /// Counted as its caller's.
     units: usize,
-    room: Option<OwnedSemaphorePermit>,
+    slots: Option<OwnedSemaphorePermit>,
 }
 
 impl Share {
@@ -137,12 +137,12 @@ impl Share {
         self.account.count(&self.caller, more)?;
         self.units += more;
         let more = u32::try_from(more).unwrap_or(u32::MAX);
-        let room = timeout(ROOM_WITHIN, self.account.room.clone().acquire_many_owned(more)).await;
+        let slots = timeout(ROOM_WITHIN, self.account.slots.clone().acquire_many_owned(more)).await;
         let all_full = || full("too many long requests are being read");
-        let room = room.map_err(|_| all_full())?.map_err(|_| all_full())?;
-        match &mut self.room {
-            Some(former) => former.merge(room),
-            none => *none = Some(room),
+        let slots = slots.map_err(|_| all_full())?.map_err(|_| all_full())?;
+        match &mut self.slots {
+            Some(former) => former.merge(slots),
+            none => *none = Some(slots),
         }
         Ok(())
     }
@@ -184,7 +184,7 @@ mod tests {
         for _ in 0..16 {
             held.extend(receive("mallory").await);
         }
-        assert_eq!(held.len(), 8, "half of the room");
+        assert_eq!(held.len(), 8, "half of the slots");
         assert_eq!(receive("mallory").await.err().map(|error| error.code()), Some("overloaded"));
         assert!(receive("alice").await.is_ok());
         drop(held);

@@ -1,7 +1,7 @@
-//! How many connections the limit on open files leaves room for. Pure.
+//! How many connections the limit on open files leaves slots for. Pure.
 
 /// Files that are neither callers' connections nor children's: 64 connections of the operator's listener, 64 of callers
-/// who are told that there is no room, and 128 for listeners, the log, the key file, transcripts and starts under way.
+/// who are told that there is no slots, and 128 for listeners, the log, the key file, transcripts and starts under way.
 const RESERVE: u64 = 256;
 /// Files of this process for each child: its three pipes, the lifeline and a handle on the shim.
 const FILES_PER_CHILD: u64 = 5;

@@ -21,13 +21,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::server::net::idle_timeout::StallGuard;
+use crate::server::net::idle_timeout::IdleTimeoutIo;
 
-use super::slots::{Place, Room, Served};
+use super::slots::{ConnectionSlot, ConnectionSlots, TrackedBody};
 
 /// Header lines per request. Callers send ten; proxies add as many.
 const MAX_HEADERS: usize = 64;
-/// Bytes of a request's head (and of one read of its body); the last read may go beyond by as much again. Room for a few
+/// Bytes of a request's head (and of one read of its body); the last read may go beyond by as much again. ConnectionSlots for a few
 /// long cookies.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 /// Connections beyond the limit that are told so at the same time. Those beyond this wait with the kernel.
@@ -61,7 +61,7 @@ impl Closing {
 /// One listener with its limits.
 pub(crate) struct Acceptor {
     pub(crate) listener: TcpListener,
-    pub(crate) entrance: Entrance,
+    pub(crate) handler: ConnectionHandler,
     /// Connections at once.
     pub(crate) most: usize,
     pub(crate) tasks: TaskTracker,
@@ -69,10 +69,10 @@ pub(crate) struct Acceptor {
 
 /// What a connection meets.
 #[derive(Clone)]
-pub(crate) struct Entrance {
+pub(crate) struct ConnectionHandler {
     pub(crate) router: Router,
-    /// For connections that find every place in use.
-    pub(crate) crowded: Router,
+    /// For connections that find every slot in use.
+    pub(crate) overloaded: Router,
     /// How long a caller may take to send the headers of a request; also how long an idle connection is kept open for
     /// the next one.
     pub(crate) header_timeout: Duration,
@@ -84,12 +84,12 @@ pub(crate) struct Entrance {
 impl Acceptor {
     /// Accepts until closing begins.
     pub(crate) async fn run(self) {
-        let closing = self.entrance.closing.clone();
+        let closing = self.handler.closing.clone();
         closing.or(self.accept_all()).await;
     }
 
     async fn accept_all(self) {
-        let room = Room::new(self.most);
+        let slots = ConnectionSlots::new(self.most);
         let newcomers = Arc::new(Semaphore::new(MAX_REFUSALS));
         let mut complained: Option<Instant> = None;
         // Closed never: an error here cannot happen, and would only end the loop.
@@ -99,14 +99,14 @@ impl Acceptor {
                     if let Err(error) = stream.set_nodelay(true) {
                         tracing::debug!(%error, "small writes to this connection will be late");
                     }
-                    self.tasks.spawn(self.entrance.clone().admit(stream, room.clone(), newcomer));
+                    self.tasks.spawn(self.handler.clone().admit(stream, slots.clone(), newcomer));
                 }
                 Err(error) => {
                     // Its cause may be that no descriptor is left, and one that is idle can be had back.
-                    let made_room = room.ask_idlest_to_leave();
+                    let evicted = slots.evict_idlest();
                     if complained.is_none_or(|last| last.elapsed() >= COMPLAIN_EVERY) {
                         complained = Some(Instant::now());
-                        tracing::warn!(%error, made_room, "a connection could not be accepted");
+                        tracing::warn!(%error, evicted, "a connection could not be accepted");
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
@@ -115,25 +115,25 @@ impl Acceptor {
     }
 }
 
-impl Entrance {
-    /// Finds the connection a place, or tells it that there is none. So many wait for that at a time.
-    async fn admit(self, stream: TcpStream, room: Arc<Room>, newcomer: OwnedSemaphorePermit) {
-        let stream = StallGuard::new(stream, self.write_timeout);
-        match room.enter().await {
-            Some(place) => {
+impl ConnectionHandler {
+    /// Finds the connection a slot, or tells it that there is none. So many wait for that at a time.
+    async fn admit(self, stream: TcpStream, slots: Arc<ConnectionSlots>, newcomer: OwnedSemaphorePermit) {
+        let stream = IdleTimeoutIo::new(stream, self.write_timeout);
+        match slots.acquire().await {
+            Some(slot) => {
                 drop(newcomer);
-                self.serve(stream, place).await;
+                self.serve(stream, slot).await;
             }
             None => self.refuse(stream).await,
         }
     }
 
     /// Serves one connection to its end, or until it makes way.
-    async fn serve(self, stream: StallGuard<TcpStream>, place: Arc<Place>) {
-        let (router, serving) = (TowerToHyperService::new(self.router), place.clone());
+    async fn serve(self, stream: IdleTimeoutIo<TcpStream>, slot: Arc<ConnectionSlot>) {
+        let (router, serving) = (TowerToHyperService::new(self.router), slot.clone());
         let service = service_fn(move |request: Request<Incoming>| {
             let (in_use, answering) = (serving.serve(), router.call(request));
-            async move { Ok::<_, Infallible>(answering.await?.map(|body| Served::new(body, in_use))) }
+            async move { Ok::<_, Infallible>(answering.await?.map(|body| TrackedBody::new(body, in_use))) }
         });
         let is_waiting = stream.is_waiting();
         let mut connection =
@@ -145,8 +145,8 @@ impl Entrance {
                 biased;
                 ended = connection.as_mut() => break ended,
                 () = closing.now.cancelled() => return,
-                () = place.asked_to_leave() => {
-                    if !place.is_in_use() && !is_waiting.load(Ordering::Acquire) {
+                () = slot.evicted() => {
+                    if !slot.is_in_use() && !is_waiting.load(Ordering::Acquire) {
                         return;
                     }
                     connection.as_mut().graceful_shutdown();
@@ -163,9 +163,9 @@ impl Entrance {
         log(ended);
     }
 
-    /// Tells one connection that there is no room.
-    async fn refuse(self, stream: StallGuard<TcpStream>) {
-        let service = TowerToHyperService::new(self.crowded);
+    /// Tells one connection that there is no slots.
+    async fn refuse(self, stream: IdleTimeoutIo<TcpStream>) {
+        let service = TowerToHyperService::new(self.overloaded);
         let connection = builder(REFUSAL_TIMEOUT).serve_connection(TokioIo::new(stream), service);
         tokio::select! {
             ended = connection => log(ended),

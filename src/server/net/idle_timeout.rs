@@ -21,7 +21,7 @@ const LINGER: (Duration, Duration) = (Duration::from_millis(200), Duration::from
 const THROWN_AWAY: usize = 8 << 10;
 
 /// Reads as the inner stream does; a write that makes no progress within `limit` is an error.
-pub(crate) struct StallGuard<S> {
+pub(crate) struct IdleTimeoutIo<S> {
     inner: S,
     limit: Duration,
     /// A write waits for its reader.
@@ -37,7 +37,7 @@ struct Linger {
     until: Instant,
 }
 
-impl<S> StallGuard<S> {
+impl<S> IdleTimeoutIo<S> {
     pub(crate) fn new(inner: S, limit: Duration) -> Self {
         Self { inner, limit, is_waiting: Arc::default(), deadline: None, linger: None }
     }
@@ -64,7 +64,7 @@ impl<S> StallGuard<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> StallGuard<S> {
+impl<S: AsyncRead + Unpin> IdleTimeoutIo<S> {
     /// Throws away what still comes, until the caller has ended or patience has.
     fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let (silence, total) = LINGER;
@@ -86,7 +86,7 @@ impl<S: AsyncRead + Unpin> StallGuard<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for StallGuard<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for IdleTimeoutIo<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -96,7 +96,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for StallGuard<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for IdleTimeoutIo<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.inner).poll_write(context, bytes);
@@ -143,7 +143,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reader_that_takes_nothing_is_cut_off() {
         let (ours, _theirs) = duplex(8);
-        let mut ours = StallGuard::new(ours, Duration::from_secs(60));
+        let mut ours = IdleTimeoutIo::new(ours, Duration::from_secs(60));
         let error = ours.write_all(&[0; 64]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
@@ -151,7 +151,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_reader_is_served() {
         let (ours, mut theirs) = duplex(8);
-        let mut ours = StallGuard::new(ours, Duration::from_secs(60));
+        let mut ours = IdleTimeoutIo::new(ours, Duration::from_secs(60));
         let reading = async {
             for _ in 0..64 {
                 tokio::time::sleep(Duration::from_secs(50)).await;
@@ -165,7 +165,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_caller_that_still_sends_is_listened_to_for_a_while() {
         let (ours, mut theirs) = duplex(8);
-        let mut ours = StallGuard::new(ours, Duration::from_secs(60));
+        let mut ours = IdleTimeoutIo::new(ours, Duration::from_secs(60));
         let begin = Instant::now();
         let sending = async {
             theirs.write_all(&[0; 1000]).await.unwrap();
@@ -180,7 +180,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_endless_caller_is_not_listened_to_for_ever() {
         let (ours, mut theirs) = duplex(8);
-        let mut ours = StallGuard::new(ours, Duration::from_secs(60));
+        let mut ours = IdleTimeoutIo::new(ours, Duration::from_secs(60));
         let begin = Instant::now();
         let sending = async {
             loop {

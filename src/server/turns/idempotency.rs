@@ -48,14 +48,14 @@ const WAITING_PIECES: usize = 4;
 const RUNNING_PAUSE: Duration = Duration::from_secs(1);
 
 /// A key with the digest of its request.
-pub(super) struct Asked {
+pub(super) struct IdempotencyKey {
     id: Vec<u8>,
     request: Digest,
     /// The turn goes on without its caller, unless the request says otherwise.
     goes_on: bool,
 }
 
-impl Asked {
+impl IdempotencyKey {
     /// The key of a request, if it has one. Reads the whole body once.
     pub(super) fn of(headers: &HeaderMap, body: &[u8]) -> Result<Option<Self>, ApiError> {
         let mut values = headers.get_all(KEY_HEADER).iter();
@@ -90,11 +90,11 @@ impl std::fmt::Debug for Idempotency {
 }
 
 /// What a request with a key gets.
-pub(super) enum Begun {
+pub(super) enum Begin {
     /// A turn.
-    First(Slot),
+    New(Reservation),
     /// The answer that there was.
-    Again(Response),
+    Replay(Response),
 }
 
 impl Idempotency {
@@ -105,20 +105,20 @@ impl Idempotency {
     /// The right to run a turn for this key, or what became of it.
     pub(super) fn begin(
         &self,
-        asked: &Asked,
+        asked: &IdempotencyKey,
         caller: &Caller,
         user: &UserId,
         route: &str,
-    ) -> Result<Begun, ApiError> {
+    ) -> Result<Begin, ApiError> {
         let owner = digest(&[caller.key_id().unwrap_or_default().as_bytes(), user.as_bytes()]);
         let key = digest(&[&owner, route.as_bytes(), &asked.id]);
         let known = self.records.lock_unpoisoned().begin(key, owner, asked.request, Instant::now());
         match known {
             Known::New => {
                 let records = self.records.clone();
-                Ok(Begun::First(Slot { records, key, goes_on: asked.goes_on, left: Left::Nothing }))
+                Ok(Begin::New(Reservation { records, key, goes_on: asked.goes_on, left: Left::Nothing }))
             }
-            Known::Answered(recorded) => Ok(Begun::Again(again(recorded))),
+            Known::Answered(recorded) => Ok(Begin::Replay(again(recorded))),
             Known::Other => {
                 let message = "this Idempotency-Key came with another request before; use a new key";
                 Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", message))
@@ -146,20 +146,20 @@ impl Idempotency {
     /// Has an accepted turn answered by a task of its own, and recorded. What is returned reads along.
     pub(super) async fn record(
         &self,
-        mut slot: Slot,
+        mut reservation: Reservation,
         (form, request_id): (ErrorForm, String),
         answering: impl Future<Output = Response> + Send + 'static,
     ) -> Result<Response, ApiError> {
-        slot.left = Left::ATurn;
+        reservation.left = Left::ATurn;
         let (head, begun) = oneshot::channel();
         let closing = self.closing.clone();
         self.tasks.spawn(async move {
             tokio::select! {
-                () = slot.fill(answering, head, form, &request_id) => {}
+                () = reservation.fill(answering, head, form, &request_id) => {}
                 () = closing.now.cancelled() => return,
             }
-            if slot.left == Left::ATurn {
-                slot.end(None);
+            if reservation.left == Left::ATurn {
+                reservation.end(None);
             }
         });
         begun.await.map_err(|_| TurnError::Internal("the turn was not read").into())
@@ -197,14 +197,14 @@ enum Left {
 
 /// The right to run the turn of a key. Dropped before a turn was accepted it forgets the key, dropped in mid-turn it
 /// remembers that there was one.
-pub(super) struct Slot {
+pub(super) struct Reservation {
     records: Arc<Mutex<Records>>,
     key: Digest,
     goes_on: bool,
     left: Left,
 }
 
-impl Slot {
+impl Reservation {
     fn end(&mut self, recorded: Option<Recorded>) {
         self.records.lock_unpoisoned().end(self.key, recorded, Instant::now());
         self.left = Left::AnAnswer;
@@ -279,7 +279,7 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for Reservation {
     fn drop(&mut self) {
         match self.left {
             Left::Nothing => self.records.lock_unpoisoned().forget(self.key),

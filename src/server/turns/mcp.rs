@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use crate::config::Mcp;
 use crate::server::api::error::ApiError;
 use crate::server::auth::caller::Caller;
-use crate::server::dialect::{AskedServers, MCP_FIELD};
+use crate::server::dialect::{MCP_FIELD, RequestedServers};
 use crate::turn::McpServers;
 
 /// The header that chooses servers of the configuration, in all dialects.
@@ -16,7 +16,7 @@ pub(crate) const MCP_HEADER: &str = "x-pilotlight-mcp";
 
 /// What body and header ask for; `None` if neither says anything.
 pub(crate) fn choose(
-    asked: Option<AskedServers>,
+    asked: Option<RequestedServers>,
     headers: &HeaderMap,
     caller: &Caller,
     mcp: &Mcp,
@@ -107,7 +107,7 @@ mod tests {
         for value in header {
             headers.append(MCP_HEADER, value.parse().unwrap());
         }
-        let asked = AskedServers::read(Some(field)).unwrap();
+        let asked = RequestedServers::read(Some(field)).unwrap();
         match choose(asked, &headers, &caller(role), &mcp(callers)) {
             Ok(None) => Ok(None),
             Ok(Some(servers)) => {

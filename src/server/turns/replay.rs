@@ -22,12 +22,12 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
-use super::body::Answer;
-use super::events;
+use super::body::TurnBody;
+use super::pending::event_stream;
 use crate::error::TurnError;
 use crate::model::ids::UserId;
 use crate::server::api::error::{ApiError, ErrorForm};
-use crate::server::api::query::Inquiry;
+use crate::server::api::query::SessionQuery;
 use crate::server::api::sessions::Name;
 use crate::server::app::App;
 use crate::server::net::connection::Closing;
@@ -78,7 +78,7 @@ impl Replays {
         user: &UserId,
         session: &str,
         form: ErrorForm,
-        begin: impl Future<Output = Result<Answer, ApiError>> + Send + 'static,
+        begin: impl Future<Output = Result<TurnBody, ApiError>> + Send + 'static,
     ) -> Result<Attached, ApiError> {
         let (ring, attached) = self.keep(user, session, form);
         let (done, begun) = oneshot::channel();
@@ -203,18 +203,18 @@ impl Drop for Ends {
 /// `GET /v1/sessions/{id}/events`: the running turn, or the one that has just ended, from where the caller left it.
 pub(crate) async fn attach(
     State(app): State<Arc<App>>,
-    inquiry: Inquiry,
+    query: SessionQuery,
     Name(session): Name,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let user = inquiry.subject()?;
+    let user = query.subject()?;
     let last = match headers.get("last-event-id") {
         Some(value) => Some(value.to_str().map_err(|_| ring::unreadable())?),
         None => None,
     };
     let attached = app.replays().attach(&user, &session, last)?;
     let form = attached.form();
-    let mut response = events(Body::from_stream(attached));
+    let mut response = event_stream(Body::from_stream(attached));
     response.extensions_mut().insert(form);
     Ok(response)
 }

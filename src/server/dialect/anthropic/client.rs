@@ -10,7 +10,7 @@ use crate::server::dialect::message::Object;
 
 /// As 2.1 writes it: JSON in a string.
 #[derive(Deserialize)]
-struct Written {
+struct ChangedFiles {
     device_id: String,
     #[serde(default)]
     account_uuid: String,
@@ -20,8 +20,8 @@ struct Written {
 
 /// The user by the id that such a client sends; `None` if it is somebody's own.
 pub(super) fn of(user_id: &str) -> Option<String> {
-    let (device, account) = match serde_json::from_str::<Object<Written>>(user_id) {
-        Ok(Object(Written { device_id, account_uuid, .. })) => (device_id, account_uuid),
+    let (device, account) = match serde_json::from_str::<Object<ChangedFiles>>(user_id) {
+        Ok(Object(ChangedFiles { device_id, account_uuid, .. })) => (device_id, account_uuid),
         // As earlier versions do: `user_DEVICE_account_ACCOUNT_session_SESSION`.
         Err(_) => {
             let (rest, _) = user_id.strip_prefix("user_")?.split_once("_session_")?;

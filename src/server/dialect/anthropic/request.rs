@@ -11,7 +11,7 @@ use crate::server::dialect::history::bring_in;
 use crate::server::dialect::message::{
     Content, Message, Object, Role, checked_model, prompt, read, take_last,
 };
-use crate::server::dialect::{Asked, AskedServers, Dialect, image, is_text};
+use crate::server::dialect::{Dialect, RequestedServers, TurnRequest, image, is_text};
 use crate::turn::TurnOptions;
 
 /// What is read of a body; the rest is judged by the table of the dialect.
@@ -32,7 +32,7 @@ struct Metadata {
 }
 
 /// Reads a body.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
     let body: Body = read(bytes)?;
     if body.max_tokens == 0 {
         return Err(ApiError::field("max_tokens", "must be at least 1"));
@@ -55,7 +55,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
     let client = user.as_deref().and_then(client::of);
     let history_digest = HistoryDigest::of(&history, &last, Some(&system));
     let earlier = bring_in(history)?;
-    Ok(Asked {
+    Ok(TurnRequest {
         dialect: Dialect::Anthropic,
         stream: body.stream.unwrap_or(false),
         prompt: prompt(last.content, &at)?,
@@ -68,11 +68,11 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
         },
         user: user.filter(|_| client.is_none()),
         client,
-        mcp_servers: AskedServers::read(body.mcp_servers)?,
+        mcp_servers: RequestedServers::read(body.mcp_servers)?,
         model: body.model,
         left_out: earlier.left_out,
         history_digest: Some(history_digest),
-        ..Asked::default()
+        ..TurnRequest::default()
     })
 }
 
@@ -191,7 +191,7 @@ mod tests {
 
     use super::*;
 
-    fn asked(system: Value, messages: Value) -> Result<Asked, String> {
+    fn request(system: Value, messages: Value) -> Result<TurnRequest, String> {
         let body = json!({ "model": "sonnet", "max_tokens": 9, "system": system, "messages": messages });
         parse(body.to_string().as_bytes()).map_err(|error| format!("{error:?}"))
     }
@@ -205,18 +205,19 @@ mod tests {
         let first = json!({ "role": "user", "content": "a" });
         let said = json!({ "role": "system", "output_config": { "effort": "high" },
             "content": [{ "type": "text", "text": "two", "cache_control": cached }] });
-        let begun = asked(system.clone(), json!([first, said])).unwrap();
+        let begun = request(system.clone(), json!([first, said])).unwrap();
         assert_eq!(begun.options.system_prompt.as_deref(), Some("one\n\ntwo"));
         assert!(begun.prompt == crate::model::Prompt::Text("a".into()) && begun.options.history.is_none());
 
         let answer = json!({ "role": "assistant", "content": "b" });
         let next = json!({ "role": "user", "content": "c" });
-        let gone_on = asked(system, json!([first, said, answer, next])).unwrap();
-        assert_eq!(gone_on.options.system_prompt, begun.options.system_prompt);
-        let history = serde_json::to_string(&gone_on.options.history.unwrap().messages()[0].content).unwrap();
+        let continued = request(system, json!([first, said, answer, next])).unwrap();
+        assert_eq!(continued.options.system_prompt, begun.options.system_prompt);
+        let history =
+            serde_json::to_string(&continued.options.history.unwrap().messages()[0].content).unwrap();
         assert!(!history.contains("two"), "it is no part of the history");
-        let plain = asked(json!("one\n\ntwo"), json!([first, answer, next])).unwrap();
-        assert_eq!(format!("{:?}", plain.told), format!("{:?}", gone_on.told));
+        let plain = request(json!("one\n\ntwo"), json!([first, answer, next])).unwrap();
+        assert_eq!(format!("{:?}", plain.history_digest), format!("{:?}", continued.history_digest));
     }
 
     #[test]
@@ -230,7 +231,7 @@ mod tests {
             (json!([system(json!("s")), user, { "role": "assistant", "content": "b" }]), "messages[2].role"),
             (json!([system(json!("s")), { "role": "user", "content": " " }]), "messages[1].content"),
         ] {
-            let error = asked(json!(null), messages.clone()).err().unwrap();
+            let error = request(json!(null), messages.clone()).err().unwrap();
             assert!(error.contains(named), "{messages} gave {error}");
         }
     }

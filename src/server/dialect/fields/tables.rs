@@ -7,7 +7,7 @@ use crate::server::dialect::Dialect;
 /// The table of a dialect.
 pub(super) fn of(dialect: Dialect) -> &'static [Field] {
     match dialect {
-        Dialect::Original => ORIGINAL,
+        Dialect::Legacy => ORIGINAL,
         Dialect::Anthropic => ANTHROPIC,
         Dialect::OpenAi => OPENAI,
     }

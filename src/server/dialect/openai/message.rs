@@ -110,7 +110,7 @@ fn tool_use(id: String, function: Function) -> Value {
     json!({ "type": "tool_use", "id": id, "name": function.name, "input": input })
 }
 
-/// Content parts as blocks of the Messages API. Parts without a counterpart are refused in the message that is asked
+/// Content parts as blocks of the Messages API. Parts without a counterpart are refused in the message that is request
 /// now, and kept as they are in the history, which names them.
 pub(super) fn translate(content: Content, at: &str, asked_now: bool) -> Result<Content, ApiError> {
     let Content::Blocks(parts) = content else { return Ok(content) };

@@ -8,7 +8,7 @@ use crate::server::api::error::ApiError;
 use crate::server::conversations::HistoryDigest;
 use crate::server::dialect::history::bring_in;
 use crate::server::dialect::message::{Message, Object, Role, checked_model, prompt, read, take_last};
-use crate::server::dialect::{Asked, Dialect};
+use crate::server::dialect::{Dialect, TurnRequest};
 use crate::turn::TurnOptions;
 
 /// What is read of a body; the rest is judged by the table of the dialect.
@@ -28,7 +28,7 @@ struct StreamOptions {
 }
 
 /// Reads a body.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
     let body: Body = read(bytes)?;
     if body.n.is_some_and(|n| n != 1) {
         return Err(ApiError::field("n", "must be 1"));
@@ -38,7 +38,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
     let last = Message { role: Role::User, content: last };
     let history_digest = HistoryDigest::of(&history, &last, Some(&system));
     let earlier = bring_in(history)?;
-    Ok(Asked {
+    Ok(TurnRequest {
         dialect: Dialect::OpenAi,
         stream: body.stream.unwrap_or(false),
         prompt: prompt(last.content, &at)?,
@@ -53,7 +53,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
         include_usage: body.stream_options.is_some_and(|Object(options)| options.include_usage == Some(true)),
         left_out: earlier.left_out,
         history_digest: Some(history_digest),
-        ..Asked::default()
+        ..TurnRequest::default()
     })
 }
 

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::server::api::error::{ApiError, ErrorForm};
 use crate::server::dialect::sse::{DONE, PING, event as frame};
-use crate::server::turns::heartbeat::Silence;
+use crate::server::turns::heartbeat::Heartbeat;
 use crate::support::lock::MutexExt;
 
 /// Events that go out at a time, in bytes.
@@ -170,7 +170,7 @@ fn wake(waker: Option<Waker>) {
 pub(in crate::server::turns) struct Attached {
     ring: Arc<Ring>,
     number: u64,
-    silence: Silence,
+    heartbeat: Heartbeat,
     /// Somebody else has it now.
     is_superseded: bool,
 }
@@ -203,7 +203,7 @@ impl Attached {
         drop(state);
         wake(wakers.0);
         wake(wakers.1);
-        Self { ring: ring.clone(), number, silence: Silence::new(heartbeat), is_superseded: false }
+        Self { ring: ring.clone(), number, heartbeat: Heartbeat::new(heartbeat), is_superseded: false }
     }
 
     pub(super) fn poll_events(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
@@ -227,7 +227,7 @@ impl Attached {
             let writer = state.writer.take();
             drop(state);
             wake(writer);
-            self.silence.broken();
+            self.heartbeat.reset();
             return Poll::Ready(Some(events.freeze()));
         }
         if state.ended {
@@ -235,7 +235,7 @@ impl Attached {
         }
         state.reader = Some(context.waker().clone());
         drop(state);
-        ready!(self.silence.poll(context));
+        ready!(self.heartbeat.poll(context));
         Poll::Ready(Some(Bytes::from_static(PING)))
     }
 }
