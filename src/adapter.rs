@@ -41,9 +41,9 @@ pub enum Opening {
     Resume,
 }
 
-/// What is bound when a child starts. A change of any of it needs a restart between turns.
+/// Settings that hold for the life of a child. A change of any of them needs a restart between turns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Bound {
+pub struct LaunchSettings {
     /// Replaces the CLI's own system prompt. Empty is the same as none.
     pub system_prompt: Option<String>,
     /// The session's MCP servers by name, in the CLI's own form. May hold secrets.
@@ -77,8 +77,8 @@ pub struct LaunchPlan<'a> {
     pub opening: Opening,
     /// The model, if one was asked for.
     pub model: Option<&'a str>,
-    /// Bound at start.
-    pub bound: &'a Bound,
+    /// Settings for the life of the child.
+    pub settings: &'a LaunchSettings,
     /// How long an MCP server may take to connect.
     pub mcp_timeout: Duration,
     /// Whether tool permissions are asked over the protocol (policies `allow` and `ask`).
@@ -216,14 +216,14 @@ pub trait Adapter: Debug + Send + Sync + 'static {
     fn command(&self, plan: &LaunchPlan<'_>) -> CommandLine;
 
     /// The line that asks whether the child is ready without costing anything; answered by a control answer. Also
-    /// carries what is bound at start and must not be in the arguments (the system prompt): it has to be the first
-    /// line of every child, a resumed one too.
-    fn handshake(&self, request_id: &str, bound: &Bound) -> Vec<u8>;
+    /// carries the system prompt, which must not be in the arguments. Every child gets this line first, a resumed one
+    /// too.
+    fn handshake(&self, request_id: &str, settings: &LaunchSettings) -> Vec<u8>;
 
     /// The line that gives the child its MCP servers; written after the handshake and answered by a control answer once
     /// each of them is connected or has failed. Until then the CLI answers nothing else. Not in a file and not in the
     /// arguments: a child could change the one and everybody reads the other.
-    fn mcp_servers(&self, request_id: &str, bound: &Bound) -> Vec<u8>;
+    fn mcp_servers(&self, request_id: &str, settings: &LaunchSettings) -> Vec<u8>;
 
     /// The line that interrupts the running turn.
     fn interrupt(&self, request_id: &str) -> Vec<u8>;

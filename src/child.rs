@@ -34,7 +34,7 @@ pub(crate) use host::{available_memory, memory_limit, open_files, pressure};
 pub(crate) use locate::ShimProgram;
 pub(crate) use memory::{ProcessTable, TreeMemory, single_tree};
 pub(crate) use permissions::Answer;
-pub(crate) use pilotlight_shim::args::Limits;
+pub(crate) use pilotlight_shim::args::ChildLimits;
 pub(crate) use port::Port;
 pub(crate) use running::{Running, TurnJob, TurnReport};
 pub(crate) use secrets::Secrets;

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use super::{
-    Adapter, AnswerReader, Bound, CommandLine, ControlAnswer, Dirs, HostRequest, Import, LaunchPlan,
+    Adapter, AnswerReader, CommandLine, ControlAnswer, Dirs, HostRequest, Import, LaunchPlan, LaunchSettings,
     LineKind, OwnFiles, Refusal, Task, Terminal,
 };
 use crate::config::CliConfig;
@@ -54,12 +54,12 @@ impl Adapter for Claude {
         launch::command(plan)
     }
 
-    fn handshake(&self, request_id: &str, bound: &Bound) -> Vec<u8> {
-        write::handshake(request_id, bound)
+    fn handshake(&self, request_id: &str, settings: &LaunchSettings) -> Vec<u8> {
+        write::handshake(request_id, settings)
     }
 
-    fn mcp_servers(&self, request_id: &str, bound: &Bound) -> Vec<u8> {
-        write::mcp_servers(request_id, bound)
+    fn mcp_servers(&self, request_id: &str, settings: &LaunchSettings) -> Vec<u8> {
+        write::mcp_servers(request_id, settings)
     }
 
     fn interrupt(&self, request_id: &str) -> Vec<u8> {

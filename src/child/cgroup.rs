@@ -66,11 +66,11 @@ impl CgroupBase {
 
 /// Ends a group from outside; returns how many processes were in it. Blocks until they are gone, within a bound.
 pub(super) fn kill_and_remove(dir: &Path) -> usize {
-    let Some(group) = Group::existing(dir) else { return 0 };
+    let Some(group) = Group::open(dir) else { return 0 };
     let inhabitants = fs::read_to_string(dir.join("cgroup.procs")).map_or(0, |procs| procs.lines().count());
     if group.kill().is_ok() {
         let begun = host::now();
-        while group.holds_anyone() && begun.elapsed() < LEAVE_LIMIT {
+        while group.is_populated() && begun.elapsed() < LEAVE_LIMIT {
             host::pause(LEAVE_PAUSE);
         }
     }

@@ -28,7 +28,7 @@ use super::permissions::Permissions;
 use super::running::{Running, TurnJob, TurnReport};
 use super::secrets::Secrets;
 use super::tasks::Tasks;
-use crate::adapter::{Adapter, Bound, Terminal};
+use crate::adapter::{Adapter, LaunchSettings, Terminal};
 use crate::config::Config;
 use crate::model::PendingPermission;
 use crate::telemetry::metrics::{Metrics, Stream};
@@ -167,11 +167,11 @@ impl Dialogue {
         pid: Option<u32>,
         model: Option<String>,
         started: Instant,
-        bound: &Bound,
+        settings: &LaunchSettings,
     ) -> Self {
         let session = &setup.config.session;
         let until = started + session.spawn_timeout;
-        let handshake = setup.adapter.handshake(output::HANDSHAKE, bound);
+        let handshake = setup.adapter.handshake(output::HANDSHAKE, settings);
         let mut dialogue = Self {
             input,
             output,
@@ -199,7 +199,7 @@ impl Dialogue {
             handshake_terminal: None,
             requests_sent: 0,
             greeted: false,
-            connecting: !bound.mcp_servers.is_empty(),
+            connecting: !settings.mcp_servers.is_empty(),
             over: false,
             order: None,
             lease: None,
@@ -214,7 +214,7 @@ impl Dialogue {
         };
         dialogue.write(handshake.into());
         if dialogue.connecting {
-            let servers = dialogue.setup.adapter.mcp_servers(output::SERVERS, bound);
+            let servers = dialogue.setup.adapter.mcp_servers(output::SERVERS, settings);
             dialogue.write(servers.into());
         }
         dialogue

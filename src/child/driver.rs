@@ -22,7 +22,7 @@ use super::exit::{ChildExit, Exit, OomKills};
 use super::port::Port;
 use super::spawn::{Contained, ShimHandle};
 use super::stderr::Tail;
-use crate::adapter::Bound;
+use crate::adapter::LaunchSettings;
 use crate::telemetry::metrics::Stream;
 
 /// After the exit the rest of the output is read for at most so long: whoever else held the pipe is being killed.
@@ -69,10 +69,10 @@ impl Driver {
         child: Box<Contained>,
         model: Option<String>,
         started: Instant,
-        bound: &Bound,
+        settings: &LaunchSettings,
     ) -> Box<Self> {
         let Contained { input, output, stderr, shim, oom_kills } = *child;
-        let dialogue = Dialogue::open(setup.clone(), (input, output), shim.pid(), model, started, bound);
+        let dialogue = Dialogue::open(setup.clone(), (input, output), shim.pid(), model, started, settings);
         // Boxed, for it goes from one future into the next, and each would keep room for it as long as the child lives.
         Box::new(Self {
             tail: Tail::new(setup.config.session.stderr_tail, setup.secrets.clone()),

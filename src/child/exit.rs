@@ -11,7 +11,7 @@ use super::running::{Running, TurnJob};
 use super::spawn::Sweep;
 use crate::adapter::Refusal;
 use crate::telemetry::metrics::{ExitReason, RestartCause};
-pub(crate) use pilotlight_shim::report::Exit;
+pub(crate) use pilotlight_shim::report::ExitStatus as Exit;
 
 /// The kernel's way to end a process.
 const SIGKILL: i32 = 9;

@@ -10,7 +10,7 @@
 
 use std::{collections::HashSet, ffi::CStr, io, mem::MaybeUninit};
 
-use pilotlight_shim::family;
+use pilotlight_shim::descendants;
 
 use rustix::{
     fd::OwnedFd,
@@ -157,15 +157,15 @@ impl ProcessTable {
 
 /// One tree at one moment. Costs as much as the tree is large; where the kernel keeps no lists of children, a whole table.
 pub(crate) fn single_tree(root: u32) -> io::Result<SingleTree> {
-    if !family::are_listed() {
+    if !descendants::kernel_lists_children() {
         let mut table = ProcessTable::default();
         table.begin(&HashSet::new())?;
         table.read(usize::MAX)?;
         return Ok(SingleTree(table.rows_below(root)));
     }
     let (mut pids, mut buffer) = (Vec::new(), vec![0; STATUS_BUFFER]);
-    family::children(root.cast_signed(), &mut pids);
-    family::add_descendants(&mut pids);
+    descendants::children(root.cast_signed(), &mut pids);
+    descendants::add_descendants(&mut pids);
     let proc = proc_dir()?;
     // Gone meanwhile, or not ours to see.
     let rows = pids.into_iter().filter_map(|pid| {

@@ -18,7 +18,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::oneshot;
 
 use super::{cgroup, host::now, sweep::sweep_marked};
-use pilotlight_shim::{family, report::Rung};
+use pilotlight_shim::{descendants, report::KillMethod};
 
 use crate::support::lock::MutexExt;
 
@@ -57,12 +57,12 @@ enum Stage {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Aftermath {
     /// What was done in place of a shim that had not done it: the means, and how many it hit.
-    pub(super) swept: Option<(Rung, usize)>,
+    pub(super) swept: Option<(KillMethod, usize)>,
 }
 
 impl Ward {
     pub(super) fn new(child: Child, cgroup: Option<PathBuf>, marker: String) -> Self {
-        let start_time = family::start_time(child.id().cast_signed());
+        let start_time = descendants::start_time(child.id().cast_signed());
         Self { child, start_time, cgroup, marker, stage: Stage::Trusted(None), reply: None }
     }
 
@@ -119,19 +119,19 @@ impl Ward {
         let pid = self.child.id().cast_signed();
         if let Some(pidfd) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
             && self.start_time.is_some()
-            && family::start_time(pid) == self.start_time
+            && descendants::start_time(pid) == self.start_time
         {
             let _ended = pidfd_send_signal(pidfd, signal);
         }
     }
 
     /// The CLI died with its shim; its descendants did not.
-    fn sweep_in_its_place(&self) -> (Rung, usize) {
+    fn sweep_in_its_place(&self) -> (KillMethod, usize) {
         let in_group = self.cgroup.as_deref().filter(|dir| dir.is_dir()).map(cgroup::kill_and_remove);
         let marked = sweep_marked(&self.marker, &[]);
         match in_group {
-            Some(in_group) => (Rung::Cgroup, in_group + marked),
-            None => (Rung::Marker, marked),
+            Some(in_group) => (KillMethod::Cgroup, in_group + marked),
+            None => (KillMethod::Marker, marked),
         }
     }
 }

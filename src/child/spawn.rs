@@ -38,9 +38,9 @@ use super::{
     reaper::{self, Aftermath, Ward},
 };
 use pilotlight_shim::{
-    args::{self, Limits},
-    handover,
-    report::{self, MAX_LINE, Report, Rung, Swept},
+    args::{self, ChildLimits},
+    fd_passing,
+    report::{self, KillMethod, MAX_LINE, Report, SweepReport},
 };
 
 /// In every child's environment, with a value of its own: by it the tree is found if its shim is killed.
@@ -58,7 +58,7 @@ pub(crate) struct Launch<'a> {
     /// The whole environment: nothing is inherited.
     pub(crate) env: &'a [(OsString, OsString)],
     pub(crate) cwd: &'a Path,
-    pub(crate) limits: &'a Limits,
+    pub(crate) limits: &'a ChildLimits,
     /// Where its group shall be made, from `CgroupBase::child_dir`.
     pub(crate) cgroup: Option<PathBuf>,
 }
@@ -80,9 +80,9 @@ pub(crate) struct Contained {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sweep {
     /// The shim; with `stuck > 0` it is still at it.
-    Done(Swept),
+    Done(SweepReport),
     /// The shim died first; `killed` were found by the next means.
-    ShimDied { rung: Rung, killed: usize },
+    ShimDied { rung: KillMethod, killed: usize },
     /// There was no tree: the program could not be started.
     NothingStarted,
 }
@@ -100,7 +100,7 @@ pub(crate) fn spawn(shim: &ShimProgram, launch: &Launch<'_>) -> Result<Box<Conta
     // Registered before there is a process: nothing can fail once it runs.
     let input = registered(input).map_err(failed)?;
     let output = pipe::Receiver::from_owned_fd(output.into()).map_err(failed)?;
-    handover::give_output(&control, output_theirs.as_fd()).map_err(failed)?;
+    fd_passing::send_output(&control, output_theirs.as_fd()).map_err(failed)?;
     drop(output_theirs);
     let control = registered(control).map_err(failed)?;
     let stderr = pipe::Receiver::from_owned_fd(stderr.into()).map_err(failed)?;
@@ -156,7 +156,7 @@ struct Reported {
     pid: Option<u32>,
     failed: Option<i32>,
     exit: Option<Exit>,
-    swept: Option<Swept>,
+    swept: Option<SweepReport>,
 }
 
 /// The lifeline of one child. Dropping it ends the child's whole tree.
@@ -264,7 +264,7 @@ impl ShimHandle {
             (Some(swept), _) => Sweep::Done(swept),
             (None, _) if self.reported.failed.is_some() => Sweep::NothingStarted,
             (None, Some((rung, killed))) => Sweep::ShimDied { rung, killed },
-            (None, None) => Sweep::ShimDied { rung: Rung::Marker, killed: 0 },
+            (None, None) => Sweep::ShimDied { rung: KillMethod::Marker, killed: 0 },
         };
         self.sweep = Some(sweep);
         sweep

@@ -22,7 +22,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::time::Instant;
 
 use crate::adapter::Adapter;
-use crate::child::{Contained, Exit, Launch, Limits, ShimProgram, SpawnError, spawn};
+use crate::child::{ChildLimits, Contained, Exit, Launch, ShimProgram, SpawnError, spawn};
 use crate::installation::program::Found;
 use crate::installation::trust;
 use crate::support::atomic_file::{self, Durability};
@@ -359,7 +359,7 @@ async fn ask(found: &Found, shim: &ShimProgram, home: &Path) -> Result<Answer, S
         args: &args,
         env: &env,
         cwd: home,
-        limits: &Limits::default(),
+        limits: &ChildLimits::default(),
         cgroup: None,
     };
     let child = spawn(shim, &launch)?;

@@ -19,8 +19,8 @@ use super::child_task::{self, Plan};
 use super::conclude::Conclusion;
 use super::import::{First, Offered};
 use super::message::{SessionMessage, Submission};
-use super::state::{Effect, Fingerprint, Input, Machine, Ticket};
-use super::store::{BoundRecord, Record};
+use super::state::{Effect, Input, Machine, SettingsHash, Ticket};
+use super::store::{Record, SettingsRecord};
 use crate::child::{Answer, ChildEvent, Port, TurnJob, TurnReport};
 use crate::error::TurnError;
 use crate::model::ids::{Generation, SessionKey, TurnId};
@@ -55,8 +55,8 @@ pub(crate) struct SessionActorState {
     retiring: bool,
     machine: Machine,
     waiting: HashMap<TurnId, Box<Submission>>,
-    /// What turns asked to be bound, by fingerprint.
-    bounds: HashMap<Fingerprint, BoundRecord>,
+    /// Settings that queued turns ask for, by their hash.
+    settings_by_hash: HashMap<SettingsHash, SettingsRecord>,
     child: Option<ChildLink>,
     warm_waiters: Vec<oneshot::Sender<Result<(), TurnError>>>,
     gone_waiters: Vec<oneshot::Sender<()>>,
@@ -111,9 +111,9 @@ impl Actor for SessionActor {
         ));
         args.sessions.registry.insert(entry.clone());
         args.sessions.env.metrics.session_moved(None, Some(SessionState::Dormant));
-        let fingerprint = args.record.bound.fingerprint();
+        let settings_hash = args.record.settings.hash();
         Ok(SessionActorState {
-            machine: Machine::new(args.record.generation(), fingerprint, has_context(&args.record)),
+            machine: Machine::new(args.record.generation(), settings_hash, has_context(&args.record)),
             sessions: args.sessions,
             workspace: args.workspace,
             record: args.record,
@@ -121,7 +121,7 @@ impl Actor for SessionActor {
             saves: 0,
             retiring: false,
             waiting: HashMap::new(),
-            bounds: HashMap::new(),
+            settings_by_hash: HashMap::new(),
             child: None,
             warm_waiters: Vec::new(),
             gone_waiters: Vec::new(),
@@ -219,27 +219,27 @@ impl SessionActorState {
             return submission.job.abort(TurnError::Cancelled);
         }
         let turn = submission.job.turn;
-        submission.bound.own_credentials = self.record.own_credentials;
-        let fingerprint = self.fingerprint_for(&submission.bound);
+        submission.settings.own_credentials = self.record.own_credentials;
+        let settings_hash = self.settings_hash_for(&submission.settings);
         let brings_history = brings_history(&submission.job);
         self.touch();
         self.waiting.insert(turn, submission);
-        self.feed(myself, Input::Submit(Ticket { turn, fingerprint, brings_history }));
+        self.feed(myself, Input::Submit(Ticket { turn, settings_hash, brings_history }));
     }
 
     /// What the child must have been started with for a turn that asks for `wanted`.
-    fn fingerprint_for(&mut self, wanted: &BoundRecord) -> Option<Fingerprint> {
-        if *wanted == BoundRecord::default() {
+    fn settings_hash_for(&mut self, wanted: &SettingsRecord) -> Option<SettingsHash> {
+        if *wanted == SettingsRecord::default() {
             return None;
         }
         // A turn before it that still waits may change them first.
         let before = self.machine.last_wanted();
-        let before = before.and_then(|fingerprint| self.bounds.get(&fingerprint));
+        let before = before.and_then(|hash| self.settings_by_hash.get(&hash));
         let model_without = self.record.model_without(&self.sessions.env.config.cli);
-        let bound = before.unwrap_or(&self.record.bound).with(wanted, model_without);
-        let fingerprint = bound.fingerprint();
-        self.bounds.insert(fingerprint, bound);
-        Some(fingerprint)
+        let settings = before.unwrap_or(&self.record.settings).with(wanted, model_without);
+        let settings_hash = settings.hash();
+        self.settings_by_hash.insert(settings_hash, settings);
+        Some(settings_hash)
     }
 
     fn feed(&mut self, myself: &ActorRef<SessionMessage>, input: Input) {
@@ -255,8 +255,8 @@ impl SessionActorState {
 
     fn carry_out(&mut self, myself: &ActorRef<SessionMessage>, effect: Effect) {
         match effect {
-            Effect::Start { generation, fingerprint, restart } => {
-                self.start(myself, generation, fingerprint, restart)
+            Effect::Start { generation, settings_hash, restart } => {
+                self.start(myself, generation, settings_hash, restart)
             }
             Effect::Deliver { generation, turn } => self.deliver(myself, generation, turn),
             Effect::CancelRunning { generation, turn } => {
@@ -307,13 +307,13 @@ impl SessionActorState {
         &mut self,
         myself: &ActorRef<SessionMessage>,
         generation: Generation,
-        fingerprint: Fingerprint,
+        settings_hash: SettingsHash,
         restart: bool,
     ) {
-        if let Some(bound) = self.bounds.remove(&fingerprint) {
-            self.record.bound = bound;
+        if let Some(settings) = self.settings_by_hash.remove(&settings_hash) {
+            self.record.settings = settings;
         }
-        self.bounds.retain(|_, _| !self.waiting.is_empty());
+        self.settings_by_hash.retain(|_, _| !self.waiting.is_empty());
         if restart {
             self.record.restarts = self.record.restarts.saturating_add(1);
             self.sessions.env.metrics.restarted(self.restart_cause);
@@ -558,8 +558,8 @@ impl SessionActorState {
         }
         let retry = ended.retry.or(self.undelivered.take()).and_then(still_read).map(|job| {
             let (turn, brings_history) = (job.turn, brings_history(&job));
-            self.waiting.insert(turn, Box::new(Submission { job, bound: BoundRecord::default() }));
-            Ticket { turn, fingerprint: None, brings_history }
+            self.waiting.insert(turn, Box::new(Submission { job, settings: SettingsRecord::default() }));
+            Ticket { turn, settings_hash: None, brings_history }
         });
         if self.told.take().is_some() && retry.is_none() {
             // It was told, and lost with the child.
@@ -628,8 +628,8 @@ impl SessionActorState {
             board.pid = pid;
             board.child_since = since;
             board.generation = record.generation;
-            if board.model != record.bound.model {
-                board.model.clone_from(&record.bound.model);
+            if board.model != record.settings.model {
+                board.model.clone_from(&record.settings.model);
             }
             board.last_used = record.last_used;
             board.turns = board.turns.max(record.turns);
@@ -680,7 +680,7 @@ pub(crate) fn first_board(record: &Record) -> Board {
         state: SessionState::Dormant,
         pid: None,
         generation: record.generation,
-        model: record.bound.model.clone(),
+        model: record.settings.model.clone(),
         created: record.created,
         last_used: record.last_used,
         quiet_since: Instant::now(),

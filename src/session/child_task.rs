@@ -187,7 +187,7 @@ async fn one_child(
         secrets: prepared.secrets.clone(),
         events: ChildEvents::new(plan, prepared, chosen, mailbox, start_permit, begun),
     };
-    let driver = Driver::new(setup, child, prepared.model.clone(), begun, &prepared.bound);
+    let driver = Driver::new(setup, child, prepared.model.clone(), begun, &prepared.settings);
     plan.record(EventKind::Started { generation: plan.generation.0 });
     if let Some(shim) = shim {
         mailbox.send(LifecycleEvent::Started(Started { pid, shim }, driver.port()));
@@ -238,8 +238,8 @@ fn record_stop(plan: &Plan, exit: &ChildExit) {
     let metrics = &plan.env().metrics;
     match exit.sweep {
         Some(Sweep::Done(swept)) => {
-            metrics.leftovers_killed(swept.rung.as_str(), swept.killed);
-            metrics.tree_kill(swept.rung.as_str(), swept.took);
+            metrics.leftovers_killed(swept.method.as_str(), swept.killed);
+            metrics.tree_kill(swept.method.as_str(), swept.took);
         }
         Some(Sweep::ShimDied { rung, killed }) => metrics.leftovers_killed(rung.as_str(), killed as u64),
         Some(Sweep::NothingStarted) | None => {}

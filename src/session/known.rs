@@ -127,7 +127,7 @@ pub(crate) fn status(record: &Record) -> SessionStatus {
         state: SessionState::Dormant,
         pid: None,
         generation: record.generation,
-        model: record.bound.model.clone(),
+        model: record.settings.model.clone(),
         created: record.created,
         last_used: record.last_used,
         idle: SystemTime::now().duration_since(record.last_used).unwrap_or_default(),

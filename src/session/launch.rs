@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use super::child_task::Plan;
 use super::opening::Prepared;
 use crate::adapter::LaunchPlan;
-use crate::child::{self, Contained, Launch, Limits};
+use crate::child::{self, ChildLimits, Contained, Launch};
 use crate::config::PermissionPolicy;
 use crate::error::StartFailure;
 use crate::installation::versions::Chosen;
@@ -27,7 +27,7 @@ pub(super) fn start(
         session_id: &prepared.cli_session_id,
         opening: prepared.opening,
         model: prepared.model.as_deref(),
-        bound: &prepared.bound,
+        settings: &prepared.settings,
         mcp_timeout: env.config.mcp.connect_timeout,
         asks_permission: env.config.permissions.policy != PermissionPolicy::Deny,
     });
@@ -49,14 +49,14 @@ pub(super) fn start(
         .map_err(|error| StartFailure::Spawn { reason: error.reason(), message: error.to_string() })
 }
 
-fn limits_of(config: &crate::config::Limits) -> Limits {
-    Limits {
+fn limits_of(config: &crate::config::Limits) -> ChildLimits {
+    ChildLimits {
         nofile: config.child_open_files,
         nofile_soft: crate::support::open_files::of_children(),
         nproc: config.child_processes,
         fsize: config.child_file_size,
         oom_score_adj: Some(config.child_oom_score),
-        ..Limits::default()
+        ..ChildLimits::default()
     }
 }
 

@@ -4,7 +4,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::child_events::LifecycleEvent;
-use super::store::BoundRecord;
+use super::store::SettingsRecord;
 use crate::child::{Answer, ChildEvent, TurnJob};
 use crate::error::TurnError;
 use crate::model::ids::{Generation, TurnId};
@@ -53,8 +53,8 @@ pub(crate) enum SessionMessage {
 /// A turn on its way to the session.
 pub(crate) struct Submission {
     pub(crate) job: Box<TurnJob>,
-    /// What the turn asks to be bound; each `None` leaves it as it is.
-    pub(crate) bound: BoundRecord,
+    /// Launch settings that the turn asks for; each `None` keeps the present one.
+    pub(crate) settings: SettingsRecord,
 }
 
 impl std::fmt::Debug for Submission {

@@ -16,7 +16,7 @@ use super::child_task::Plan;
 use super::import::{First, Imported, Offered, ProgramFile, first_line};
 use super::known;
 use super::store::{ProgressFile, Record, new_cli_session_id};
-use crate::adapter::{Adapter, Bound, Import, Opening, Refusal};
+use crate::adapter::{Adapter, Import, LaunchSettings, Opening, Refusal};
 use crate::child::Secrets;
 use crate::config::CliConfig;
 use crate::model::ids::{SessionKey, UserId};
@@ -33,7 +33,7 @@ pub(super) struct Prepared {
     /// The session does not know it yet.
     is_new_id: bool,
     pub(super) opening: Opening,
-    pub(super) bound: Bound,
+    pub(super) settings: LaunchSettings,
     /// What is missing of the conversation.
     pub(super) loss: Option<ContextLost>,
     /// Where, in a transcript that is there.
@@ -105,7 +105,7 @@ fn prepare_now(
     workspace.create()?;
     workspace.sweep(adapter, cli);
     workspace.clear_own_files(adapter, cli, CLEARED_AGAIN)?;
-    let mcp_servers = match &record.bound.mcp_servers {
+    let mcp_servers = match &record.settings.mcp_servers {
         Some(servers) => {
             let found = servers.resolve(&env.config.mcp);
             if found.len() < servers.len() {
@@ -149,7 +149,7 @@ fn prepare_now(
         record.checkpoint = Some(imported.last.clone());
     }
     let variables = env.user_env.of(key.user());
-    let tokens = if record.bound.own_credentials { workspace.tokens(adapter, cli) } else { Vec::new() };
+    let tokens = if record.settings.own_credentials { workspace.tokens(adapter, cli) } else { Vec::new() };
     let progress = ProgressFile::open(workspace, &record)
         .inspect_err(|error| tracing::warn!(%error, "the progress of a session cannot be written"))
         .ok();
@@ -158,12 +158,12 @@ fn prepare_now(
         cli_session_id,
         is_new_id: !is_usable,
         opening: if transcript.is_some() || imported.is_some() { Opening::Resume } else { Opening::New },
-        own_credentials: record.bound.own_credentials,
+        own_credentials: record.settings.own_credentials,
         secrets: Secrets::of(cli.env.iter().chain(variables.pairs()), &mcp_servers, &tokens),
-        bound: Bound {
-            system_prompt: record.bound.system_prompt.clone(),
+        settings: LaunchSettings {
+            system_prompt: record.settings.system_prompt.clone(),
             mcp_servers,
-            fallback_model: record.bound.fallback_model.clone(),
+            fallback_model: record.settings.fallback_model.clone(),
         },
         loss,
         gap,
@@ -185,7 +185,7 @@ fn first(offered: &Offered, imported: bool, env: &Env) -> First {
 /// that the CLI chose.
 fn model(record: &Record, cli: &CliConfig, resumes: bool) -> Option<String> {
     let without = if resumes { record.model_without(cli) } else { cli.model.as_deref() };
-    record.bound.model.as_deref().or(without).map(str::to_owned)
+    record.settings.model.as_deref().or(without).map(str::to_owned)
 }
 
 /// Longest transcript that a child is started on: one of months has some hundred megabytes. The CLI reads it all.

@@ -18,15 +18,15 @@ use crate::session::restart::{History, Verdict};
 /// by turns at most this often: no storm, and a mended CLI is found within a second.
 const HOPELESS_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Names what is bound at the start of a child; equal numbers, equal settings.
-pub(crate) type Fingerprint = u64;
+/// Hash of the settings that a child is started with.
+pub(crate) type SettingsHash = u64;
 
 /// A turn that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ticket {
     pub(crate) turn: TurnId,
     /// What the child must have been started with; `None`: as it is.
-    pub(crate) fingerprint: Option<Fingerprint>,
+    pub(crate) settings_hash: Option<SettingsHash>,
     /// The turn brings a history that a child must be started with if the conversation has no context.
     pub(crate) brings_history: bool,
 }
@@ -75,7 +75,7 @@ pub(crate) enum Input {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Effect {
     /// Start a child.
-    Start { generation: Generation, fingerprint: Fingerprint, restart: bool },
+    Start { generation: Generation, settings_hash: SettingsHash, restart: bool },
     /// Give the child a turn.
     Deliver { generation: Generation, turn: TurnId },
     /// Interrupt the child's turn because its reader is gone.
@@ -103,7 +103,7 @@ pub(crate) struct Machine {
     queue: VecDeque<Ticket>,
     generation: Generation,
     /// What the current or the next child is started with.
-    fingerprint: Fingerprint,
+    settings_hash: SettingsHash,
     /// The conversation holds what was said before.
     has_context: bool,
     /// The turn whose history the child was started with.
@@ -116,13 +116,13 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// A session without a child, whose last child was of `generation` and was started with `fingerprint`.
-    pub(crate) fn new(generation: Generation, fingerprint: Fingerprint, has_context: bool) -> Self {
+    /// A session without a child, whose last child was of `generation` and was started with `settings_hash`.
+    pub(crate) fn new(generation: Generation, settings_hash: SettingsHash, has_context: bool) -> Self {
         Self {
             state: State::Dormant,
             queue: VecDeque::new(),
             generation,
-            fingerprint,
+            settings_hash,
             has_context,
             offered: None,
             active: false,
@@ -374,8 +374,8 @@ impl Machine {
     }
 
     /// What the last of the waiting turns that ask for any settings asks for.
-    pub(super) fn last_wanted(&self) -> Option<Fingerprint> {
-        self.queue.iter().rev().find_map(|ticket| ticket.fingerprint)
+    pub(super) fn last_wanted(&self) -> Option<SettingsHash> {
+        self.queue.iter().rev().find_map(|ticket| ticket.settings_hash)
     }
 
     fn is_wanted(&self) -> bool {
@@ -392,10 +392,14 @@ impl Machine {
         self.generation = self.generation.next();
         self.offered = self.next_turn();
         if let Some(front) = self.queue.front() {
-            self.fingerprint = front.fingerprint.unwrap_or(self.fingerprint);
+            self.settings_hash = front.settings_hash.unwrap_or(self.settings_hash);
         }
         self.state = State::Starting { generation: self.generation };
-        effects.push(Effect::Start { generation: self.generation, fingerprint: self.fingerprint, restart });
+        effects.push(Effect::Start {
+            generation: self.generation,
+            settings_hash: self.settings_hash,
+            restart,
+        });
     }
 
     /// Gives an idle child the first turn of the queue, or starts it anew if the turn needs another one.
@@ -404,7 +408,7 @@ impl Machine {
         let Some(ticket) = self.queue.front().copied() else { return };
         let is_offered = self.offered == Some(ticket.turn);
         let brings_history = ticket.brings_history && !self.has_context && !is_offered;
-        if brings_history || ticket.fingerprint.is_some_and(|wanted| wanted != self.fingerprint) {
+        if brings_history || ticket.settings_hash.is_some_and(|wanted| wanted != self.settings_hash) {
             return self.stop(effects);
         }
         self.queue.pop_front();

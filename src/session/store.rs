@@ -58,7 +58,7 @@ pub(crate) struct Record {
     /// What is missing of the conversation, as long as no turn that was told of it has ended.
     #[serde(default)]
     pub(crate) untold_loss: Option<ContextLost>,
-    /// Where the first release keeps what is `bound.model` now: written for the way back to it.
+    /// Where the first release keeps what is `settings.model` now: written for the way back to it.
     #[serde(default)]
     model: Option<String>,
     /// The model that the CLI chose by itself when the conversation began: its window and its prompt depend on it.
@@ -68,13 +68,14 @@ pub(crate) struct Record {
     /// them.
     #[serde(default)]
     pub(crate) own_credentials: bool,
-    /// Bound at start.
-    pub(crate) bound: BoundRecord,
+    /// The settings that children are started with.
+    #[serde(rename = "bound")]
+    pub(crate) settings: SettingsRecord,
 }
 
 /// What the session's children are started with.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct BoundRecord {
+pub(crate) struct SettingsRecord {
     #[serde(default)]
     pub(crate) model: Option<String>,
     pub(crate) system_prompt: Option<String>,
@@ -123,7 +124,7 @@ impl Record {
             model: None,
             chosen_model: None,
             own_credentials: false,
-            bound: BoundRecord::default(),
+            settings: SettingsRecord::default(),
         }
     }
 
@@ -166,7 +167,7 @@ impl Record {
         if Uuid::try_parse(&record.cli_session_id).is_err() {
             return Err("cli_session_id is no UUID".to_owned());
         }
-        record.bound.model = record.bound.model.or(record.model.take());
+        record.settings.model = record.settings.model.or(record.model.take());
         Ok(record)
     }
 
@@ -182,7 +183,7 @@ impl Record {
 
     /// Writes the session's file, whole or not at all.
     pub(crate) fn save(&self, workspace: &Workspace, durability: Durability) -> io::Result<()> {
-        let kept = Self { model: self.bound.model.clone(), ..self.clone() };
+        let kept = Self { model: self.settings.model.clone(), ..self.clone() };
         let content = serde_json::to_vec_pretty(&kept).map_err(io::Error::other)?;
         workspace.record().create()?;
         atomic_file::replace(&workspace.record().session_file(), &content, durability)
@@ -299,9 +300,9 @@ pub(crate) fn new_cli_session_id() -> String {
     Uuid::new_v4().to_string()
 }
 
-impl BoundRecord {
+impl SettingsRecord {
     /// A number that is the same for the same settings, also in another run.
-    pub(crate) fn fingerprint(&self) -> u64 {
+    pub(crate) fn hash(&self) -> u64 {
         // Keys of JSON objects are sorted: equal settings have equal text.
         let text = serde_json::to_vec(self).unwrap_or_default();
         let digest = Sha256::digest(text);
@@ -387,7 +388,7 @@ mod tests {
         let mut record = Record::new(&key, &workspace);
         record.turns = 3;
         record.checkpoint = Some("abc".into());
-        record.bound.model = Some("haiku".into());
+        record.settings.model = Some("haiku".into());
         record.save(&workspace, Durability::Disk).unwrap();
         let loaded = Record::load(data.path(), &key).unwrap().unwrap();
         assert_eq!(loaded, record);
@@ -397,8 +398,8 @@ mod tests {
 
     #[test]
     fn asking_for_the_model_at_work_changes_nothing() {
-        let bound =
-            |model: Option<&str>| BoundRecord { model: model.map(str::to_owned), ..Default::default() };
+        let settings =
+            |model: Option<&str>| SettingsRecord { model: model.map(str::to_owned), ..Default::default() };
         // Bound so far, asked for, at work if nothing is bound: bound from then on.
         let cases = [
             (None, None, Some("a"), None),
@@ -410,8 +411,8 @@ mod tests {
             (Some("a"), Some("b"), Some("b"), Some("b")),
         ];
         for (own, wanted, without, expected) in cases {
-            let next = bound(own).with(&bound(wanted), without);
-            assert_eq!(next, bound(expected), "{own:?} {wanted:?} {without:?}");
+            let next = settings(own).with(&settings(wanted), without);
+            assert_eq!(next, settings(expected), "{own:?} {wanted:?} {without:?}");
         }
         let (key, workspace) = session(Path::new("/nowhere"));
         let mut record = Record::new(&key, &workspace);
@@ -471,8 +472,8 @@ mod tests {
     fn definition_of_an_older_record_is_not_taken_over() {
         let old = serde_json::json!({ "system_prompt": "brief", "fallback_model": null,
             "mcp_servers": { "m": { "type": "stdio", "command": "x" } } });
-        let bound: BoundRecord = serde_json::from_value(old).unwrap();
-        assert_eq!((bound.system_prompt.as_deref(), bound.mcp_servers), (Some("brief"), None));
+        let settings: SettingsRecord = serde_json::from_value(old).unwrap();
+        assert_eq!((settings.system_prompt.as_deref(), settings.mcp_servers), (Some("brief"), None));
     }
 
     /// A child that runs as the server's own user may plant anything: what waits, or never ends, holds up nobody.

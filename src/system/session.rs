@@ -22,7 +22,7 @@ use crate::session::import::{first_line, within};
 use crate::session::message::Submission;
 use crate::session::registry::{Entry, NotAdmitted};
 use crate::session::sessions::Sessions;
-use crate::session::store::{BoundRecord, Record};
+use crate::session::store::{Record, SettingsRecord};
 use crate::session::{SessionMessage, SessionStatus, known, take_up};
 use crate::support::lock::MutexExt;
 use crate::telemetry::events::EventKind;
@@ -181,7 +181,7 @@ impl Session {
             context_lost: false,
             trace,
         });
-        let submission = Box::new(Submission { job, bound: letter.bound });
+        let submission = Box::new(Submission { job, settings: letter.settings });
         Ok(match entry.actor.cast(SessionMessage::Submit(submission)) {
             Ok(()) => Ok(turn),
             Err(refused) => {
@@ -461,7 +461,7 @@ struct Letter {
     /// For a conversation without context.
     earlier: Option<Earlier>,
     hold: Option<Hold>,
-    bound: BoundRecord,
+    settings: SettingsRecord,
 }
 
 impl Letter {
@@ -491,7 +491,7 @@ impl Letter {
         if let Some(problem) = servers.and_then(|servers| servers.problem(&config.mcp)) {
             return Err(TurnError::InvalidMcpServers(problem));
         }
-        let bound = BoundRecord {
+        let settings = SettingsRecord {
             model: options.model,
             system_prompt: options.system_prompt,
             fallback_model: options.fallback_model,
@@ -508,7 +508,7 @@ impl Letter {
                 Earlier::Unanswered(first_line(env, &conversation, false))
             }
         });
-        Ok(Self { line, earlier, hold, bound })
+        Ok(Self { line, earlier, hold, settings })
     }
 }
 

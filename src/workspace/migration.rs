@@ -298,8 +298,8 @@ mod tests {
         fs::write(&file, record.to_string()).unwrap();
         drop(open(data.path()).unwrap());
         let (_, taken) = Record::read(data.path(), &hash).unwrap();
-        assert_eq!(taken.bound.system_prompt.as_deref(), Some("brief"));
-        let bound = &taken.bound;
+        assert_eq!(taken.settings.system_prompt.as_deref(), Some("brief"));
+        let bound = &taken.settings;
         assert!(bound.mcp_servers.is_none() && bound.model.is_none() && bound.fallback_model.is_none());
         assert!(taken.chosen_model.is_none());
         assert!(taken.workspace(data.path(), &hash).dirs().work.to_str().unwrap().contains(hash.as_str()));

@@ -14,7 +14,7 @@ const HTTP_API: &str = include_str!("../../docs/http-api.md");
 /// Every Markdown page of the repository's documentation, with its directory and its text.
 fn pages() -> Vec<(PathBuf, String)> {
     let root = Path::new(ROOT);
-    let pages = [".", "docs", "dashboards"]
+    let pages = [".", "docs", "dashboards", "examples"]
         .into_iter()
         .flat_map(|directory| std::fs::read_dir(root.join(directory)).unwrap())
         .map(|entry| entry.unwrap().path())

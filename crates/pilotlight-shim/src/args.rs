@@ -1,7 +1,7 @@
-//! The shim's command line, written by the server and read by the shim: one file, so that they cannot disagree.
+//! The shim's command line: the server encodes it, the shim parses it.
 //!
-//! Parsed by hand because the shim has no room for an arguments library. There is no limit on address space:
-//! JavaScript runtimes reserve far more than they use and die of it.
+//! Parsed by hand to keep the shim small. There is no limit on address space, because JavaScript runtimes reserve far
+//! more than they use.
 
 use std::{
     ffi::{CString, OsStr, OsString},
@@ -10,31 +10,31 @@ use std::{
     time::Duration,
 };
 
-/// What a CLI may use, and as whom it runs. `None` leaves what the server has.
+/// Resource limits and owner of a CLI process. `None` keeps the server's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
+pub struct ChildLimits {
     /// Open files (`RLIMIT_NOFILE`).
     pub nofile: Option<u64>,
-    /// The soft limit alone, where the server has raised its own. `nofile` goes before it.
+    /// Soft limit on open files, for a server that has raised its own. `nofile` takes precedence.
     pub nofile_soft: Option<u64>,
-    /// Processes of the user (`RLIMIT_NPROC`); meaningful only with a user of its own.
+    /// Processes of the user (`RLIMIT_NPROC`); useful only together with `owner`.
     pub nproc: Option<u64>,
-    /// Size of a core file (`RLIMIT_CORE`): 0 by default, memory images would hold conversations and keys.
+    /// Size of a core file (`RLIMIT_CORE`). The default is 0: a core file would hold conversations and keys.
     pub core: Option<u64>,
-    /// Size of any file written (`RLIMIT_FSIZE`).
+    /// Size of each written file (`RLIMIT_FSIZE`).
     pub fsize: Option<u64>,
-    /// Added to the kernel's choice of whom to kill when memory is out: the CLI goes before the server.
+    /// OOM score adjustment, which makes the kernel kill the CLI before the server.
     pub oom_score_adj: Option<i32>,
-    /// User and group to run as; needs privilege.
+    /// User and group of the CLI; needs privilege.
     pub owner: Option<(u32, u32)>,
-    /// How long the CLI may flush after SIGTERM once the lifeline is broken.
+    /// Time between SIGTERM and SIGKILL after the lifeline broke.
     pub term_grace: Duration,
 }
 
-/// Transcripts reach the disk about 100 ms after an answer; twice that leaves most of the promised second.
+/// The CLI writes its transcript about 100 ms after an answer; twice that is enough to flush.
 const TERM_GRACE: Duration = Duration::from_millis(200);
 
-impl Default for Limits {
+impl Default for ChildLimits {
     fn default() -> Self {
         Self {
             nofile: None,
@@ -49,17 +49,22 @@ impl Default for Limits {
     }
 }
 
-/// Everything the shim is told.
+/// The parsed command line.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Args {
     pub(crate) cgroup: Option<PathBuf>,
-    pub(crate) limits: Limits,
-    /// The program, an absolute path, and its arguments. Never empty.
+    pub(crate) limits: ChildLimits,
+    /// Program (an absolute path) and arguments. Never empty.
     pub(crate) argv: Vec<CString>,
 }
 
-/// The arguments that make the shim start `program`.
-pub fn encode(cgroup: Option<&Path>, limits: &Limits, program: &Path, args: &[OsString]) -> Vec<OsString> {
+/// Encodes the arguments that make the shim start `program`.
+pub fn encode(
+    cgroup: Option<&Path>,
+    limits: &ChildLimits,
+    program: &Path,
+    args: &[OsString],
+) -> Vec<OsString> {
     let mut line = Vec::with_capacity(args.len() + 16);
     let mut option = |name: &str, value: Option<OsString>| {
         if let Some(value) = value {
@@ -85,9 +90,9 @@ pub fn encode(cgroup: Option<&Path>, limits: &Limits, program: &Path, args: &[Os
     line
 }
 
-/// Reads what [`encode`] wrote; `Err` names what is wrong.
+/// Parses arguments from [`encode`]; `Err` names the first mistake.
 pub(crate) fn parse(mut line: impl Iterator<Item = OsString>) -> Result<Args, &'static str> {
-    let mut limits = Limits { core: None, ..Limits::default() };
+    let mut limits = ChildLimits { core: None, ..ChildLimits::default() };
     let (mut cgroup, mut uid, mut gid) = (None, None, None);
     loop {
         let name = line.next().ok_or("`-- PROGRAM` is missing")?;
@@ -135,8 +140,8 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_writes_is_what_the_shim_reads() {
-        let limits = Limits {
+    fn encoded_line_parses_to_the_same_limits() {
+        let limits = ChildLimits {
             nofile: Some(512),
             nofile_soft: Some(256),
             nproc: Some(60),
@@ -157,13 +162,14 @@ mod tests {
         assert_eq!(args.cgroup.as_deref(), Some(Path::new("/cg/x")));
         assert_eq!(args.argv, [c"/bin/echo", c"--cgroup", c"--"].map(CString::from));
 
-        let plain = parse(encode(None, &Limits::default(), Path::new("/bin/true"), &[]).into_iter()).unwrap();
-        assert_eq!(plain.limits, Limits::default());
+        let plain =
+            parse(encode(None, &ChildLimits::default(), Path::new("/bin/true"), &[]).into_iter()).unwrap();
+        assert_eq!(plain.limits, ChildLimits::default());
         assert_eq!(plain.cgroup, None);
     }
 
     #[test]
-    fn wrong_lines_are_refused() {
+    fn malformed_lines_are_refused() {
         for words in [
             &[][..],
             &["--"],

@@ -1,7 +1,7 @@
-//! The cgroup (v2) of one CLI: made by the shim, joined by the CLI before it runs, killed as a whole.
+//! The cgroup (v2) of one CLI process: created by the shim, joined before the CLI's first instruction, killed as a whole.
 //!
-//! `cgroup.kill` is the one means that no process can outrun. Groups are also made inside of groups by a CLI that
-//! may, so removal goes down into them.
+//! `cgroup.kill` is the only method that no process can escape. A CLI may create nested groups, hence the recursive
+//! removal.
 
 use std::{
     fs::{self, File},
@@ -10,16 +10,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Deeper nests of groups are left alone: nobody makes them by accident.
+/// Maximum depth of nested groups that a removal descends into.
 const MAX_DEPTH: usize = 8;
 
-/// A group that exists.
+/// An existing cgroup.
 pub struct Group {
     dir: PathBuf,
 }
 
 impl Group {
-    /// Makes the group, or takes it over if it is there.
+    /// Creates the group, or opens it if it exists.
+    ///
+    /// # Errors
+    /// The error of mkdir(2).
     pub fn create(dir: &Path) -> io::Result<Self> {
         match fs::create_dir(dir) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
@@ -27,33 +30,39 @@ impl Group {
         }
     }
 
-    /// A group made by someone else.
-    pub fn existing(dir: &Path) -> Option<Self> {
+    /// Opens a group that another process created.
+    pub fn open(dir: &Path) -> Option<Self> {
         dir.is_dir().then(|| Self { dir: dir.to_owned() })
     }
 
-    /// The group that it is in.
-    pub(crate) fn base(&self) -> Option<PathBuf> {
+    /// The parent group.
+    pub(crate) fn parent(&self) -> Option<PathBuf> {
         self.dir.parent().map(Path::to_owned)
     }
 
-    /// The directory, for a process to be born in it.
-    pub(crate) fn entrance(&self) -> io::Result<OwnedFd> {
+    /// Opens the directory, for a clone3(2) into the group.
+    pub(crate) fn open_dir(&self) -> io::Result<OwnedFd> {
         Ok(File::open(&self.dir)?.into())
     }
 
-    /// Whether any process is in it, or below.
-    pub fn holds_anyone(&self) -> bool {
+    /// Whether the group or a nested group has a process.
+    pub fn is_populated(&self) -> bool {
         fs::read_to_string(self.dir.join("cgroup.events"))
             .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
     }
 
-    /// Sends SIGKILL to every process in it and below; forks under way are caught by the kernel.
+    /// Sends SIGKILL to every process of the group and its nested groups, concurrent forks included.
+    ///
+    /// # Errors
+    /// The error of the write to `cgroup.kill`.
     pub fn kill(&self) -> io::Result<()> {
         File::options().write(true).open(self.dir.join("cgroup.kill"))?.write_all(b"1")
     }
 
-    /// Removes the group and those below it. Fails while a process is in there.
+    /// Removes the group and its nested groups.
+    ///
+    /// # Errors
+    /// The error of rmdir(2), also while the group has a process.
     pub fn remove(&self) -> io::Result<()> {
         remove_tree(&self.dir, MAX_DEPTH)
     }

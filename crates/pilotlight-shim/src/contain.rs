@@ -1,4 +1,4 @@
-//! The shim's life: start the CLI, wait for the first reason to end, kill the tree, exit.
+//! The main function of the shim: start the CLI, wait for its exit or an order, kill the tree, exit.
 
 use std::{
     ffi::OsString,
@@ -19,31 +19,32 @@ use rustix::{
 use super::{
     args::{self, Args},
     cgroup::Group,
-    handover,
-    isolate::{self, ForCli, OomScore},
-    kill::{Tree, forget_wakeup, now, timespec},
+    fd_passing,
+    isolate::{self, OomScore, PreExec},
+    kill::{Tree, drain_signals, now, timespec},
     privilege,
     report::{KILL, Report, TERMINATE},
     sys,
 };
 
-/// The exit code when there was nothing to start; details are in the report and on stderr.
+/// Exit code if the CLI did not start; the report and stderr have the details.
 const NOT_STARTED: i32 = 1;
 
-/// The highest priority. The shim is awake for microseconds, so nobody else notices.
-const FIRST_IN_LINE: i32 = -20;
+/// Highest nice value. The shim runs for microseconds, so other processes do not notice.
+const HIGHEST_PRIORITY: i32 = -20;
 
-/// Runs the shim to its end; returns its exit code.
+/// Runs the shim; returns its exit code.
 pub(crate) fn run(line: impl Iterator<Item = OsString>) -> i32 {
     sys::close_inherited();
     let args = match args::parse(line) {
         Ok(args) => args,
-        Err(wrong) => {
-            eprintln!("pilotlight-shim: {wrong}; pilotlight starts this program, it is of no use by hand");
+        Err(mistake) => {
+            eprintln!("pilotlight-shim: {mistake}; this program is started by pilotlight, not by hand");
             return failed(Errno::INVAL.raw_os_error());
         }
     };
-    let signals = match sys::take_over_signals().and_then(|signals| isolate::myself().map(|()| signals)) {
+    let signals = match sys::block_signals().and_then(|signals| isolate::become_subreaper().map(|()| signals))
+    {
         Ok(signals) => signals,
         Err(error) => {
             eprintln!("pilotlight-shim: failed to become a subreaper: {error}");
@@ -52,42 +53,42 @@ pub(crate) fn run(line: impl Iterator<Item = OsString>) -> i32 {
     };
     let term_grace = args.limits.term_grace;
     let wanted_group = args.cgroup.is_some();
-    let (cli, group) = match handover::receive_output(stdio::stdout()).and_then(|output| start(args, &output))
-    {
-        Ok(started) => started,
-        Err(error) => return failed(errno(&error)),
-    };
+    let (cli, group) =
+        match fd_passing::receive_output(stdio::stdout()).and_then(|output| start(args, &output)) {
+            Ok(started) => started,
+            Err(error) => return failed(errno(&error)),
+        };
     if wanted_group && group.is_none() {
-        tell(Report::Ungrouped);
+        send_report(Report::Ungrouped);
     }
-    tell(Report::Started(cli.as_raw_pid().cast_unsigned()));
-    let_go();
-    // Against a crowd that forks, the one who ends it must get the processor. Not inherited by the CLI, which runs
-    // already; refused without privilege.
-    let _refused = setpriority_process(None, FIRST_IN_LINE);
-    // The signals to come need nothing else.
-    let _kept = privilege::keep_what_kills();
-    let mut tree = Tree::new(cli, signals.as_fd(), tell);
+    send_report(Report::Started(cli.as_raw_pid().cast_unsigned()));
+    release_pipes();
+    // The shim must get the processor next to a fork bomb. The CLI runs already and does not inherit it. Refused without
+    // privilege.
+    let _refused = setpriority_process(None, HIGHEST_PRIORITY);
+    // Signals to the CLI need no other capability.
+    let _kept = privilege::keep_cap_kill();
+    let mut tree = Tree::new(cli, signals.as_fd(), send_report);
     let orphaned = watch(&mut tree, term_grace);
-    let base = group.as_ref().and_then(Group::base);
+    let base = group.as_ref().and_then(Group::parent);
     tree.sweep(group);
     if let Some(base) = base.filter(|_| orphaned) {
-        // The last one to leave; nobody else will.
+        // The server is gone, so the last shim removes the parent group.
         let _inhabited = fs::remove_dir(base);
     }
     0
 }
 
-/// Starts the CLI, in its group if there can be one.
+/// Starts the CLI, in its cgroup if the group can be created.
 fn start(args: Args, output: &OwnedFd) -> io::Result<(Pid, Option<Group>)> {
     let group = args.cgroup.as_deref().and_then(|dir| Group::create(dir).ok());
-    let entrance: Option<OwnedFd> = group.as_ref().and_then(|group| group.entrance().ok());
+    let group_dir: Option<OwnedFd> = group.as_ref().and_then(|group| group.open_dir().ok());
     let score = OomScore::set(args.limits.oom_score_adj);
-    let before = ForCli::new(&args.limits);
-    let cli = sys::spawn(&args.argv, output.as_fd(), &before, entrance.as_ref().map(OwnedFd::as_fd));
+    let before = PreExec::new(&args.limits);
+    let cli = sys::spawn(&args.argv, output.as_fd(), &before, group_dir.as_ref().map(OwnedFd::as_fd));
     drop(score);
     let (cli, is_member) = cli.map_or_else(|error| (Err(error), false), |(cli, member)| (Ok(cli), member));
-    // Nobody could join: the rung says so, instead of killing nobody.
+    // The CLI is not in the group, so `cgroup.kill` would kill nothing.
     let group = match group {
         Some(group) if !is_member => {
             let _inhabited = group.remove();
@@ -98,18 +99,18 @@ fn start(args: Args, output: &OwnedFd) -> io::Result<(Pid, Option<Group>)> {
     Ok((cli?, group))
 }
 
-/// Gives up the shim's own ends of the CLI's pipes: the server shall see them close when the CLI closes them.
-fn let_go() {
+/// Closes the shim's copies of the CLI's pipes: the server must see the CLI close them.
+fn release_pipes() {
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
         let _kept = stdio::dup2_stdin(&null).and_then(|()| stdio::dup2_stderr(&null));
     }
 }
 
-/// Waits until the CLI ended, the server wants the tree killed, or the grace after a broken lifeline is over.
-/// Whether the lifeline was broken.
+/// Waits until the CLI exits, the server orders the kill, or the grace time after a broken lifeline is over. Returns
+/// whether the lifeline broke.
 fn watch(tree: &mut Tree<'_>, term_grace: Duration) -> bool {
     let control = stdio::stdout();
-    // Set once the lifeline is broken: nobody is left to listen to, and the end is near.
+    // Set when the lifeline breaks; from then on the control socket is not polled.
     let mut deadline: Option<Instant> = None;
     loop {
         tree.reap();
@@ -122,67 +123,67 @@ fn watch(tree: &mut Tree<'_>, term_grace: Duration) -> bool {
         let (listening, wait) = (if deadline.is_some() { 1 } else { 2 }, left.map(timespec));
         match poll(ready.split_at_mut(listening).0, wait.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
-            // Not able to watch: end it now rather than never.
+            // Without poll(2) the shim cannot wait, so it kills the tree at once.
             Err(_) => return deadline.is_some(),
         }
-        let [ended, order] = ready.map(|fd| !fd.revents().is_empty());
-        if ended {
-            forget_wakeup(tree.signals);
+        let [child_exited, control_ready] = ready.map(|fd| !fd.revents().is_empty());
+        if child_exited {
+            drain_signals(tree.signals);
         }
-        if order {
-            match read_orders() {
-                Orders::Terminate => terminate(tree),
-                Orders::Kill => return deadline.is_some(),
-                Orders::LifelineBroken => {
+        if control_ready {
+            match read_order() {
+                Order::Terminate => terminate(tree),
+                Order::Kill => return deadline.is_some(),
+                Order::LifelineBroken => {
                     terminate(tree);
                     deadline = Some(now() + term_grace);
                 }
-                Orders::None => {}
+                Order::None => {}
             }
         }
     }
 }
 
-enum Orders {
+enum Order {
     None,
     Terminate,
     Kill,
     LifelineBroken,
 }
 
-fn read_orders() -> Orders {
+fn read_order() -> Order {
     let mut bytes = [0_u8; 16];
     match rustix::io::read(stdio::stdout(), &mut bytes) {
-        Ok(0) => Orders::LifelineBroken,
+        Ok(0) => Order::LifelineBroken,
         Ok(len) => {
-            let orders = bytes.get(..len).unwrap_or_default();
-            if orders.contains(&KILL) {
-                Orders::Kill
-            } else if orders.contains(&TERMINATE) {
-                Orders::Terminate
+            let bytes = bytes.get(..len).unwrap_or_default();
+            if bytes.contains(&KILL) {
+                Order::Kill
+            } else if bytes.contains(&TERMINATE) {
+                Order::Terminate
             } else {
-                Orders::None
+                Order::None
             }
         }
-        Err(Errno::INTR | Errno::AGAIN) => Orders::None,
-        Err(_) => Orders::LifelineBroken,
+        Err(Errno::INTR | Errno::AGAIN) => Order::None,
+        Err(_) => Order::LifelineBroken,
     }
 }
 
-/// SIGTERM, and SIGCONT so that a stopped CLI can act upon it.
+/// Sends SIGTERM, and SIGCONT for a stopped CLI.
 fn terminate(tree: &Tree<'_>) {
     tree.signal_cli(Signal::TERM);
     tree.signal_cli(Signal::CONT);
 }
 
-/// Sends a line to the server. Nothing is to be done if it is not there; it must not hold up the shim.
-fn tell(report: Report) {
+/// Sends a line to the server. It never blocks, and a missing server is no error.
+fn send_report(report: Report) {
     let line = report.encode();
-    let _nobody_listens = send(stdio::stdout(), line.as_bytes(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+    let _server_is_gone = send(stdio::stdout(), line.as_bytes(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
 }
 
 fn failed(errno: i32) -> i32 {
-    tell(Report::Failed(errno));
+    send_report(Report::Failed(errno));
     NOT_STARTED
 }
 

@@ -1,7 +1,7 @@
-//! What the shim takes upon itself, and what it puts upon the CLI before it runs.
+//! Process attributes of the shim, and those of the CLI between fork and exec.
 //!
-//! What the CLI alone shall have (limits, the user, the parent-death signal) is applied in the forked child:
-//! the shim needs free hands to clean up, and stays in the server's cgroup so that killing the CLI's spares it.
+//! Limits, user and parent-death signal apply to the forked child only: the shim needs its rights to kill the tree. It
+//! also stays in the server's cgroup, so that a kill of the CLI's cgroup spares it.
 
 use std::{fs, io};
 
@@ -14,25 +14,24 @@ use rustix::{
     thread::{set_no_new_privs, set_thread_gid, set_thread_groups, set_thread_uid},
 };
 
-use super::{args::Limits, privilege};
+use super::{args::ChildLimits, privilege};
 
-/// Makes the process a shim.
+/// Makes this process a session leader and a subreaper without new privileges.
 ///
-/// It stays dumpable: a CLI of the same user could kill it anyhow, and a server without privilege could no longer
-/// recognise a leftover shim by its environment.
-pub(crate) fn myself() -> io::Result<()> {
-    // A new session, away from the terminal of the server. It fails only for a group leader, which is as good.
+/// The shim stays dumpable: a CLI of the same user could kill it anyway, and an unprivileged server must be able to read
+/// the environment of a leftover shim.
+pub(crate) fn become_subreaper() -> io::Result<()> {
+    // A new session has no controlling terminal. It fails only for a group leader, which is sufficient.
     let _leads_its_group_already = setsid();
-    // Every orphan of the tree comes to us: without this nothing holds, so failure is fatal.
+    // Orphans of the tree are reparented to this process. All containment depends on it, so failure is fatal.
     set_child_subreaper(Some(getpid()))?;
-    // Inherited by the CLI, never to be undone.
+    // Inherited by the CLI, irrevocable.
     set_no_new_privs(true)?;
     umask(Mode::RWXG | Mode::RWXO);
     Ok(())
 }
 
-/// Holds the score of the process while the CLI is forked, and puts back the old one: the shim itself is small
-/// and needed to the end.
+/// OOM score adjustment during the fork of the CLI. Its drop restores the shim's own score.
 pub(crate) struct OomScore(Option<Vec<u8>>);
 
 const OOM_SCORE_ADJ: &str = "/proc/self/oom_score_adj";
@@ -50,21 +49,21 @@ impl OomScore {
 
 impl Drop for OomScore {
     fn drop(&mut self) {
-        // Going back to what one had is always allowed; if not, the shim only dies earlier than it should.
+        // The old value is always permitted; on a failure the shim is only a likelier victim of the OOM killer.
         let _restored = self.0.take().map(|before| fs::write(OOM_SCORE_ADJ, before));
     }
 }
 
-/// What is applied to the CLI between fork and exec.
-pub(crate) struct ForCli {
+/// Attributes of the CLI, applied between fork and exec.
+pub(crate) struct PreExec {
     shim: Pid,
     owner: Option<(u32, u32)>,
     nofile_soft: Option<u64>,
     limits: [(Resource, Option<u64>); 4],
 }
 
-impl ForCli {
-    pub(crate) fn new(limits: &Limits) -> Self {
+impl PreExec {
+    pub(crate) fn new(limits: &ChildLimits) -> Self {
         Self {
             shim: getpid(),
             owner: limits.owner,
@@ -78,9 +77,9 @@ impl ForCli {
         }
     }
 
-    /// Runs in the child.
+    /// Applies them. Runs in the forked child.
     pub(crate) fn apply(&self) -> io::Result<()> {
-        // A group of its own: a CLI that signals its whole group must not hit the shim.
+        // A separate process group: a CLI that signals its group must not hit the shim.
         setpgid(None, None)?;
         privilege::empty_bounding_set()?;
         if let Some((uid, gid)) = self.owner {
@@ -90,10 +89,10 @@ impl ForCli {
             set_thread_gid(Gid::from_raw(gid))?;
             set_thread_uid(Uid::from_raw(uid))?;
         }
-        // After the change of user, which needs some. Whatever the CLI cannot do without fails when it is tried, not before.
+        // After the change of user, which needs capabilities.
         privilege::drop_all()?;
-        // After the change of user, which clears it. Should the shim be killed, the CLI goes with it. The shim has one thread, so the signal cannot come
-        // from a thread that merely ended.
+        // After the change of user, which clears it. The kernel kills the CLI when its parent thread exits; the shim has
+        // only one thread.
         set_parent_process_death_signal(Some(Signal::KILL))?;
         if getppid() != Some(self.shim) {
             return Err(io::ErrorKind::BrokenPipe.into());
@@ -110,13 +109,13 @@ impl ForCli {
     }
 }
 
-/// Never above what is allowed already: raising it is not ours to do, and would fail.
+/// Both limits, at most the current hard limit: raising it would fail.
 fn clamp(value: u64, now: Rlimit) -> Rlimit {
     let value = now.maximum.map_or(value, |maximum| value.min(maximum));
     Rlimit { current: Some(value), maximum: Some(value) }
 }
 
-/// The soft limit alone: the program may raise it again up to the hard one.
+/// The soft limit only; the program may raise it up to the hard limit.
 fn lower(soft: u64, now: Rlimit) -> Rlimit {
     Rlimit { current: Some(now.maximum.map_or(soft, |maximum| soft.min(maximum))), maximum: now.maximum }
 }
@@ -126,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_is_lowered_but_never_raised() {
+    fn limits_are_lowered_but_never_raised() {
         let lowered = clamp(10, Rlimit { current: Some(5), maximum: Some(20) });
         assert_eq!((lowered.current, lowered.maximum), (Some(10), Some(10)));
         let kept = clamp(30, Rlimit { current: Some(5), maximum: Some(20) });

@@ -1,9 +1,8 @@
-//! Reaping, and killing a tree until nothing is left of it.
+//! Reaps children, and kills the process tree until no descendant is left.
 //!
-//! The subreaper makes this simple: when a process dies, its children become ours. So whoever kills its own
-//! children and reaps them until the kernel says that there are none (ECHILD) has killed everything. A child
-//! cannot lose its pid to a stranger before it is reaped, and only this thread reaps; those further down are
-//! struck as well, through pidfds, so that the tree does not grow on while its upper part dies.
+//! The shim is a subreaper: the children of a dying process become its own. Killing and reaping its own children until
+//! wait(2) returns ECHILD therefore kills all descendants. The pid of a child is stable until this thread reaps it.
+//! Deeper descendants are killed through pidfds, to keep the tree from growing while its upper part dies.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -19,50 +18,50 @@ use rustix::{
 
 use super::{
     cgroup::Group,
-    family,
-    report::{Exit, Report, Rung, Swept},
+    descendants,
+    report::{ExitStatus, KillMethod, Report, SweepReport},
     sys,
 };
 
-/// After this long what is left is reported as stuck. The hunt for it goes on: nobody else would end it.
-const SWEEP_LIMIT: Duration = Duration::from_secs(3);
-/// Pause between two passes when all that was found is struck already: a death wakes us earlier.
-const PASS_PAUSE: Duration = Duration::from_millis(5);
-/// The same, for what will not die (in a dead file system, say): it must not cost anything to wait for it.
-const STUCK_PAUSE: Duration = Duration::from_millis(250);
+/// Time after which surviving descendants are reported as stuck. The shim continues to kill them.
+const SWEEP_TIMEOUT: Duration = Duration::from_secs(3);
+/// Maximum wait between two passes; the exit of a child ends it earlier.
+const PASS_INTERVAL: Duration = Duration::from_millis(5);
+/// The same for stuck processes, which may wait for a dead file system for hours.
+const STUCK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// What a process has by default.
-const ORDINARY_PRIORITY: i32 = 0;
+/// Default nice value of a process.
+const DEFAULT_PRIORITY: i32 = 0;
 
-/// The CLI and everything that descends from it.
+/// The CLI and its descendants.
 pub(crate) struct Tree<'a> {
-    /// Readable when a child has ended.
+    /// Readable when a child has exited.
     pub(crate) signals: BorrowedFd<'a>,
     pub(crate) cli: Pid,
-    /// Set once the CLI is reaped; its pid means nothing from then on.
-    pub(crate) exit: Option<Exit>,
+    /// Set when the CLI is reaped; from then on its pid is invalid.
+    pub(crate) exit: Option<ExitStatus>,
     killed: u64,
     sweeping: bool,
-    tell: fn(Report),
+    report: fn(Report),
 }
 
 impl<'a> Tree<'a> {
-    pub(crate) fn new(cli: Pid, signals: BorrowedFd<'a>, tell: fn(Report)) -> Self {
-        Self { signals, cli, exit: None, killed: 0, sweeping: false, tell }
+    pub(crate) fn new(cli: Pid, signals: BorrowedFd<'a>, report: fn(Report)) -> Self {
+        Self { signals, cli, exit: None, killed: 0, sweeping: false, report }
     }
 
-    /// Reaps all that has ended, the CLI and orphans alike; false once there is no child any more.
+    /// Reaps all exited children, the CLI and orphans alike. Returns false when no child is left.
     pub(crate) fn reap(&mut self) -> bool {
         loop {
             match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) if pid == self.cli && self.exit.is_none() => {
                     let exit = exit_of(status);
                     self.exit = Some(exit);
-                    (self.tell)(Report::Exited(exit));
+                    (self.report)(Report::Exited(exit));
                 }
                 Ok(Some((_, status))) => {
-                    let struck = status.terminating_signal() == Some(Signal::KILL.as_raw());
-                    self.killed += u64::from(self.sweeping && struck);
+                    let was_killed = status.terminating_signal() == Some(Signal::KILL.as_raw());
+                    self.killed += u64::from(self.sweeping && was_killed);
                 }
                 Ok(None) => return true,
                 Err(Errno::INTR) => {}
@@ -71,79 +70,88 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// Signals the CLI, as long as it is there.
+    /// Sends a signal to the CLI unless it is reaped.
     pub(crate) fn signal_cli(&self, signal: Signal) {
         if self.exit.is_none() {
-            // It is our child and not reaped: the pid is its own, and the only error is that it ended.
+            // The pid of an unreaped child is valid; the only error is that it has exited.
             let _ended = kill_process(self.cli, signal);
         }
     }
 
-    /// Kills everything and reports it. Returns when nothing is left.
+    /// Kills the tree and reports the result. Returns when no descendant is left.
     pub(crate) fn sweep(&mut self, group: Option<Group>) {
-        let begun = now();
+        let started = now();
         if self.exit.is_none() {
-            // Before all else: in a crowd that forks, the next call may have to wait for the processor.
-            strike_own(getpid(), &[self.cli.as_raw_pid()]);
+            // First of all: next to many forking processes, the following calls may wait for the processor.
+            kill_children(getpid(), &[self.cli.as_raw_pid()]);
         }
-        // What ended by itself before this moment did not have to be killed.
+        // Processes that exited before this point do not count as killed.
         let mut any = self.reap();
         self.sweeping = true;
-        let rung = match group.as_ref().map(Group::kill) {
-            Some(Ok(())) => Rung::Cgroup,
-            _ => Rung::Walk,
+        let method = match group.as_ref().map(Group::kill) {
+            Some(Ok(())) => KillMethod::Cgroup,
+            _ => KillMethod::Walk,
         };
         let mut reported = false;
-        let (mut family, mut struck) = (Vec::new(), Vec::new());
+        let (mut family, mut already_killed) = (Vec::new(), Vec::new());
         while any {
-            let grew = strike(&mut family, &mut struck);
+            let grew = kill_pass(&mut family, &mut already_killed);
             any = self.reap();
-            if any && !reported && begun.elapsed() > SWEEP_LIMIT {
+            if any && !reported && started.elapsed() > SWEEP_TIMEOUT {
                 let stuck = u64::try_from(family.len()).unwrap_or(u64::MAX);
-                (self.tell)(Report::Swept(Swept { rung, killed: self.killed, took: begun.elapsed(), stuck }));
+                (self.report)(Report::Swept(SweepReport {
+                    method,
+                    killed: self.killed,
+                    took: started.elapsed(),
+                    stuck,
+                }));
                 reported = true;
-                // This may last: from now on nobody may suffer from it.
-                let _refused = setpriority_process(None, ORDINARY_PRIORITY);
+                // The wait may be long: other processes take precedence from now on.
+                let _refused = setpriority_process(None, DEFAULT_PRIORITY);
             }
-            // One that forks has to be outrun: no pause as long as somebody new turns up.
+            // No wait while new processes appear: a fork bomb must be outrun.
             if any && !grew {
-                pause(self.signals, if reported { STUCK_PAUSE } else { PASS_PAUSE });
+                pause(self.signals, if reported { STUCK_INTERVAL } else { PASS_INTERVAL });
                 any = self.reap();
             }
         }
         if let Some(group) = group {
-            // Fails only if a stranger was put into it, which is not ours to end.
+            // Fails only if another program has put a process into the group.
             let _inhabited = group.remove();
         }
         if !reported {
-            (self.tell)(Report::Swept(Swept { rung, killed: self.killed, took: begun.elapsed(), stuck: 0 }));
+            (self.report)(Report::Swept(SweepReport {
+                method,
+                killed: self.killed,
+                took: started.elapsed(),
+                stuck: 0,
+            }));
         }
     }
 }
 
-/// Sends SIGKILL to the tree; true if one was found that was not struck before.
-fn strike(family: &mut Vec<i32>, struck: &mut Vec<i32>) -> bool {
+/// Sends SIGKILL to the tree. Returns true if it found a process that no former pass had killed.
+fn kill_pass(family: &mut Vec<i32>, already_killed: &mut Vec<i32>) -> bool {
     let me = getpid();
-    family::children(me.as_raw_pid(), family);
-    strike_own(me, family);
-    let mut grew = family.iter().any(|pid| !struck.contains(pid));
+    descendants::children(me.as_raw_pid(), family);
+    kill_children(me, family);
+    let mut grew = family.iter().any(|pid| !already_killed.contains(pid));
     if !grew {
-        // The upper part of the tree is dying: now there is time to look at what is below it.
+        // The upper part of the tree is dying, so this is the time for deeper levels.
         let own = family.len();
-        family::add_descendants(family);
-        strike_below(me, family.get(own..).unwrap_or_default());
-        grew = family.iter().any(|pid| !struck.contains(pid));
+        descendants::add_descendants(family);
+        kill_descendants(me, family.get(own..).unwrap_or_default());
+        grew = family.iter().any(|pid| !already_killed.contains(pid));
     }
-    struck.clone_from(family);
+    already_killed.clone_from(family);
     grew
 }
 
-/// Our own children, each with its whole process group. That strikes many at one instant, which a process that
-/// forks cannot get ahead of; who leaves the group to do so comes to us as a child.
+/// Sends SIGKILL to the shim's own children and to their process groups, which kills many forking processes at once.
 ///
-/// It hits no stranger: a group lives within one session, and every session of the tree was begun in the tree. An
-/// unreaped child, even a dead one, keeps the number of its group from being used again.
-fn strike_own(me: Pid, children: &[i32]) {
+/// It hits no process outside of the tree: a group belongs to one session, and each session of the tree was created in
+/// the tree. An unreaped child, even a dead one, keeps the id of its group from being reused.
+fn kill_children(me: Pid, children: &[i32]) {
     let leads_session = sys::leads_session(me);
     let mut last = None;
     for child in children.iter().filter_map(|child| Pid::from_raw(*child)) {
@@ -159,35 +167,35 @@ fn strike_own(me: Pid, children: &[i32]) {
     }
 }
 
-fn strike_below(me: Pid, descendants: &[i32]) {
+fn kill_descendants(me: Pid, descendants: &[i32]) {
     for &raw in descendants {
         let Some(pid) = Pid::from_raw(raw) else { continue };
-        // The descriptor is opened before the look at its ancestry: it is of this process or of nobody.
+        // The pidfd is opened before the check of the ancestry, so the check cannot be about a reused pid.
         if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty())
-            && family::descends(me.as_raw_pid(), raw)
+            && descendants::is_descendant(me.as_raw_pid(), raw)
         {
             let _ended = pidfd_send_signal(pidfd, Signal::KILL);
         }
     }
 }
 
-fn exit_of(status: WaitStatus) -> Exit {
+fn exit_of(status: WaitStatus) -> ExitStatus {
     match (status.exit_status(), status.terminating_signal()) {
-        (Some(code), _) => Exit::Code(code),
-        (None, Some(signal)) => Exit::Signal(signal),
-        (None, None) => Exit::Unknown,
+        (Some(code), _) => ExitStatus::Code(code),
+        (None, Some(signal)) => ExitStatus::Signal(signal),
+        (None, None) => ExitStatus::Unknown,
     }
 }
 
-/// Waits for the end of a child, at most so long.
+/// Waits for the exit of a child, with a time limit.
 fn pause(signals: BorrowedFd<'_>, at_most: Duration) {
     let _woken = poll(&mut [PollFd::from_borrowed_fd(signals, PollFlags::IN)], Some(&timespec(at_most)));
-    forget_wakeup(signals);
+    drain_signals(signals);
 }
 
-/// Empties the signal descriptor: it says only that somebody ended, the reaping finds out who.
-pub(crate) fn forget_wakeup(signals: impl AsFd) {
-    // Larger than the kernel's record of one signal; SIGCHLD is never queued twice.
+/// Drains the signal descriptor, which only says that some child exited.
+pub(crate) fn drain_signals(signals: impl AsFd) {
+    // Larger than one signalfd_siginfo; SIGCHLD is never queued twice.
     let mut record = [0_u8; 256];
     let _nothing_there = rustix::io::read(signals, &mut record);
 }

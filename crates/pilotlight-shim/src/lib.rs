@@ -1,17 +1,26 @@
-//! The shim: a small process that stays the parent of one CLI and leaves nothing of it behind.
+//! The shim: a small process that is the parent of one CLI process and kills its whole process tree.
 //!
-//! The server starts a shim for every CLI and holds the other end of its control socket, the **lifeline**. The
-//! shim becomes session leader and subreaper, starts the CLI with its limits, and waits. When the CLI ends, when
-//! it is told to, or when the lifeline breaks (the server stopped, crashed or was killed), it kills everything
-//! that descends from the CLI, by the cgroup where there is one and by walking its own children until there are
-//! none. Being a process of its own is what makes this safe: the big multi-threaded server never forks, the
-//! parent-death signal has one thread to refer to, and every orphan of the tree is handed to the shim.
+//! The server starts one shim per CLI process and holds the other end of its control socket, the **lifeline**. The shim
+//! becomes session leader and subreaper, starts the CLI with its limits, and waits. It kills all descendants of the CLI
+//! when the CLI exits, when the server orders it, or when the lifeline breaks because the server stopped or died. The
+//! means are the cgroup, where one exists, and a repeated walk over its own children.
 //!
-//! It must not know the runtime, sessions, or the CLI's protocol: it copies no data and parses no output. It has
-//! one thread, allocates almost nothing and wakes only when something happens.
+//! A separate process makes this safe. The multi-threaded server never forks, the parent-death signal refers to a
+//! process with one thread, and the kernel reparents every orphan of the tree to the shim.
 //!
-//! Descriptors on entry: 0 = the stream socket that becomes stdin of the CLI, 1 = the control socket, on which the
-//! pipe that becomes its stdout is waiting, 2 = stderr. Environment and working directory are inherited by the CLI as they are.
+//! The shim knows neither an async runtime, nor sessions, nor the CLI's protocol: it copies no data and parses no output.
+//! It has one thread, allocates almost nothing and wakes only on events.
+//!
+//! # Protocol
+//!
+//! | descriptor at start | use |
+//! |---|---|
+//! | 0 | the stream socket that becomes the CLI's stdin |
+//! | 1 | the control socket; the pipe that becomes the CLI's stdout waits on it ([`fd_passing`]) |
+//! | 2 | stderr of the shim and of the CLI |
+//!
+//! The server encodes the command line with [`args::encode`], reads [`report::Report`] lines from the control socket and
+//! writes [`report::TERMINATE`] or [`report::KILL`] to it. The CLI inherits the environment and the working directory.
 
 use std::{
     ffi::OsStr,
@@ -21,24 +30,24 @@ use std::{
 pub mod args;
 pub mod cgroup;
 mod contain;
-pub mod family;
-pub mod handover;
+pub mod descendants;
+pub mod fd_passing;
 mod isolate;
 mod kill;
 mod privilege;
 pub mod report;
 mod sys;
 
-/// The first argument that makes a program act as the shim, see [`run_if_asked`].
+/// First argument that makes an embedding program run as the shim, see [`run_if_asked`].
 pub const SHIM_ARG: &str = "pilotlight-shim";
 
 /// Whether this program can be started as its own shim.
 static CAN_BE_SHIM: AtomicBool = AtomicBool::new(false);
 
-/// Acts as the shim and never returns if the program was started as one, else returns at once.
+/// Runs as the shim and never returns if the first argument is [`SHIM_ARG`]; else returns at once.
 ///
-/// An embedding program that does not ship the `pilotlight-shim` binary calls this first thing in `main`, before
-/// it starts any thread or opens any file; pilotlight then starts the program itself as the parent of each CLI.
+/// An embedding program without the `pilotlight-shim` binary calls this first in `main`, before it starts a thread or
+/// opens a file. pilotlight then starts the same program as the parent of each CLI process.
 pub fn run_if_asked() {
     let mut args = std::env::args_os().skip(1);
     if args.next().as_deref() == Some(OsStr::new(SHIM_ARG)) {
@@ -47,12 +56,12 @@ pub fn run_if_asked() {
     CAN_BE_SHIM.store(true, Ordering::Relaxed);
 }
 
-/// The whole of the `pilotlight-shim` program.
+/// Entry point of the `pilotlight-shim` binary.
 pub fn main() -> ! {
     std::process::exit(contain::run(std::env::args_os().skip(1)))
 }
 
-/// Whether [`run_if_asked`] was called in this process, so that its own executable may serve as the shim.
+/// Whether this process called [`run_if_asked`], which lets its executable serve as the shim.
 pub fn can_be_shim() -> bool {
     CAN_BE_SHIM.load(Ordering::Relaxed)
 }

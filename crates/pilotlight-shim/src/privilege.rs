@@ -1,9 +1,8 @@
-//! Capabilities: the CLI has none, the shim keeps the one that it needs to end what it started.
+//! Capabilities: the CLI has none, the shim keeps CAP_KILL only.
 //!
-//! Without this a CLI of a server that runs as root reads the memory of all processes, writes all files and opens the
-//! doors again that later restrictions close. `no_new_privs`, set before, keeps a set-uid program from giving anything
-//! back. A shim that keeps one is out of reach of its CLI's debugger calls, for the kernel lets nobody trace a process
-//! that may do more than the tracer.
+//! The CLI of a server that runs as root could otherwise read the memory of all processes and write all files.
+//! `no_new_privs`, set earlier, keeps set-uid programs from restoring capabilities. CAP_KILL also protects the shim from
+//! ptrace(2) by its CLI: the kernel refuses to trace a process with more capabilities than the tracer.
 
 use std::io;
 
@@ -15,16 +14,16 @@ use rustix::{
     },
 };
 
-/// The kernel keeps them in 64 bits.
+/// Number of bits in the kernel's capability sets.
 const MOST_CAPABILITIES: u32 = 64;
 
-/// Empties the bounding set, as far as the process may: it needs CAP_SETPCAP, so this comes before all that gives up
-/// capabilities, a change of user included.
+/// Empties the bounding set as far as permitted. It needs CAP_SETPCAP, hence it precedes every step that drops
+/// capabilities, such as a change of user.
 pub(crate) fn empty_bounding_set() -> io::Result<()> {
     for number in 0..MOST_CAPABILITIES {
         match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << number)) {
             Ok(()) => {}
-            // More than the kernel knows, or not ours to give up: what stays there gives nothing without the others.
+            // Past the kernel's last capability, or without CAP_SETPCAP; the other sets are emptied anyway.
             Err(Errno::INVAL | Errno::PERM) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
@@ -32,19 +31,19 @@ pub(crate) fn empty_bounding_set() -> io::Result<()> {
     Ok(())
 }
 
-/// Gives up all of the others, for good.
+/// Drops all capabilities permanently.
 pub(crate) fn drop_all() -> io::Result<()> {
-    keep(CapabilitySet::empty())
+    restrict_to(CapabilitySet::empty())
 }
 
-/// Gives up all but CAP_KILL, with which a CLI of another user can be ended.
-pub(crate) fn keep_what_kills() -> io::Result<()> {
-    keep(CapabilitySet::KILL)
+/// Drops all capabilities but CAP_KILL, which permits to kill a CLI that runs as another user.
+pub(crate) fn keep_cap_kill() -> io::Result<()> {
+    restrict_to(CapabilitySet::KILL)
 }
 
-fn keep(wanted: CapabilitySet) -> io::Result<()> {
+fn restrict_to(wanted: CapabilitySet) -> io::Result<()> {
     match clear_ambient_capability_set() {
-        // Kernels before 4.3 have no such set.
+        // Kernels before 4.3 have no ambient set.
         Ok(()) | Err(Errno::INVAL) => {}
         Err(error) => return Err(error.into()),
     }

@@ -1,43 +1,48 @@
-//! The lines that the shim sends to the server: one file for both ends.
+//! The protocol of the control socket: lines from the shim, single bytes from the server.
 //!
-//! `started PID`, or `failed ERRNO` and no more; `exited code N` or `exited signal N` the moment the CLI ends;
-//! `swept RUNG KILLED MICROS STUCK` once its tree is gone. The other way go single bytes, see [`TERMINATE`] and
-//! [`KILL`]; the end of file is the order to end everything.
+//! ```text
+//! [ungrouped]                          only if the CLI did not get its cgroup
+//! started PID   or   failed ERRNO      nothing follows `failed`
+//! exited code N   or   exited signal N    as soon as the CLI exits
+//! swept METHOD KILLED MICROS STUCK     as soon as its tree is gone
+//! ```
+//!
+//! The server sends [`TERMINATE`] and [`KILL`]; the end of file also makes the shim kill the tree.
 
 use std::{fmt::Write as _, time::Duration};
 
-/// Asks the shim to send SIGTERM to the CLI.
+/// Makes the shim send SIGTERM to the CLI.
 pub const TERMINATE: u8 = b't';
-/// Asks the shim to kill the whole tree now.
+/// Makes the shim kill the whole tree at once.
 pub const KILL: u8 = b'k';
 
-/// Longest line: a word, a rung and three 20-digit numbers.
+/// Maximum length of a line: a word, a method and three 20-digit numbers.
 pub const MAX_LINE: usize = 96;
 
-/// How the CLI ended.
+/// How the CLI exited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// It returned this code.
+pub enum ExitStatus {
+    /// Exit code.
     Code(i32),
-    /// This signal ended it.
+    /// Signal that killed it.
     Signal(i32),
-    /// It is gone, but nobody can say how: the shim died first.
+    /// Not known, because the shim died first.
     Unknown,
 }
 
-/// The means by which a tree was killed.
+/// Method that killed a process tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rung {
-    /// `cgroup.kill`, then the walk: nothing can escape.
+pub enum KillMethod {
+    /// `cgroup.kill`, then the walk: no process escapes.
     Cgroup,
-    /// The walk over the shim's own children: a process that forks faster than it is found may stay.
+    /// The walk over the shim's own children: a process that forks faster than the walk may escape.
     Walk,
-    /// The search for the marker in the environments: what cleared its environment stays.
+    /// The search for a marker in environments: a process that cleared its environment escapes.
     Marker,
 }
 
-impl Rung {
-    /// The name on the wire and in metrics.
+impl KillMethod {
+    /// Name in a line and in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Cgroup => "cgroup",
@@ -47,55 +52,54 @@ impl Rung {
     }
 }
 
-/// What became of the CLI's descendants.
+/// Result of killing the CLI's descendants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Swept {
-    /// The strongest means used.
-    pub rung: Rung,
-    /// Descendants other than the CLI that had to be killed.
+pub struct SweepReport {
+    /// Strongest method used.
+    pub method: KillMethod,
+    /// Killed descendants, without the CLI.
     pub killed: u64,
-    /// How long it took until none was left.
+    /// Time until no descendant was left.
     pub took: Duration,
-    /// Descendants that would not die in time. The shim stays and goes on trying.
+    /// Descendants that survived the time limit. The shim continues to kill them.
     pub stuck: u64,
 }
 
-/// One line.
+/// A line from the shim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Report {
-    /// The CLI could not be put into the group that it was to have: its tree is ended by the walk. Comes before
-    /// `Started`.
+    /// The CLI is not in its cgroup, hence its tree will be killed by the walk. Precedes `Started`.
     Ungrouped,
-    /// The CLI runs under this pid.
+    /// The CLI runs with this pid.
     Started(u32),
-    /// The CLI could not be started: raw errno.
+    /// The CLI did not start: raw errno.
     Failed(i32),
-    /// The CLI ended.
-    Exited(Exit),
-    /// Its tree ended.
-    Swept(Swept),
+    /// The CLI exited.
+    Exited(ExitStatus),
+    /// Its descendants were killed.
+    Swept(SweepReport),
 }
 
 impl Report {
-    /// The line, with its end.
+    /// Formats the line, with its line feed.
     pub(crate) fn encode(self) -> Line {
         let mut line = Line { bytes: [0; MAX_LINE], len: 0 };
-        // Cannot fail: MAX_LINE holds the longest one, as the test shows.
+        // Cannot fail: MAX_LINE fits the longest line, see the tests.
         let _fits = match self {
             Self::Ungrouped => writeln!(line, "ungrouped"),
             Self::Started(pid) => writeln!(line, "started {pid}"),
             Self::Failed(errno) => writeln!(line, "failed {errno}"),
-            Self::Exited(Exit::Code(code)) => writeln!(line, "exited code {code}"),
-            Self::Exited(Exit::Signal(signal)) => writeln!(line, "exited signal {signal}"),
-            Self::Exited(Exit::Unknown) => writeln!(line, "exited unknown 0"),
-            Self::Swept(Swept { rung, killed, took, stuck }) => {
-                writeln!(line, "swept {} {killed} {} {stuck}", rung.as_str(), took.as_micros())
+            Self::Exited(ExitStatus::Code(code)) => writeln!(line, "exited code {code}"),
+            Self::Exited(ExitStatus::Signal(signal)) => writeln!(line, "exited signal {signal}"),
+            Self::Exited(ExitStatus::Unknown) => writeln!(line, "exited unknown 0"),
+            Self::Swept(SweepReport { method, killed, took, stuck }) => {
+                writeln!(line, "swept {} {killed} {} {stuck}", method.as_str(), took.as_micros())
             }
         };
         line
     }
 
-    /// Reads a line without its end; `None` if it is none of ours.
+    /// Parses a line without its line feed; `None` for any other text.
     pub fn parse(line: &[u8]) -> Option<Self> {
         let mut words = std::str::from_utf8(line).ok()?.split(' ');
         let report = match words.next()? {
@@ -106,16 +110,16 @@ impl Report {
                 let kind = words.next()?;
                 let number = words.next()?.parse().ok()?;
                 Self::Exited(match kind {
-                    "code" => Exit::Code(number),
-                    "signal" => Exit::Signal(number),
-                    "unknown" => Exit::Unknown,
+                    "code" => ExitStatus::Code(number),
+                    "signal" => ExitStatus::Signal(number),
+                    "unknown" => ExitStatus::Unknown,
                     _ => return None,
                 })
             }
-            "swept" => Self::Swept(Swept {
-                rung: match words.next()? {
-                    "cgroup" => Rung::Cgroup,
-                    "walk" => Rung::Walk,
+            "swept" => Self::Swept(SweepReport {
+                method: match words.next()? {
+                    "cgroup" => KillMethod::Cgroup,
+                    "walk" => KillMethod::Walk,
                     _ => return None,
                 },
                 killed: words.next()?.parse().ok()?,
@@ -128,7 +132,7 @@ impl Report {
     }
 }
 
-/// A line in place: the shim formats without the heap.
+/// Line buffer on the stack.
 pub(crate) struct Line {
     bytes: [u8; MAX_LINE],
     len: usize,
@@ -154,9 +158,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_report_survives_the_wire() {
-        let longest = Swept {
-            rung: Rung::Cgroup,
+    fn encoded_report_parses_to_itself() {
+        let longest = SweepReport {
+            method: KillMethod::Cgroup,
             killed: u64::MAX,
             took: Duration::from_micros(u64::MAX),
             stuck: u64::MAX,
@@ -165,11 +169,16 @@ mod tests {
             Report::Ungrouped,
             Report::Started(4_194_304),
             Report::Failed(libc::ENOEXEC),
-            Report::Exited(Exit::Code(255)),
-            Report::Exited(Exit::Signal(9)),
-            Report::Exited(Exit::Unknown),
+            Report::Exited(ExitStatus::Code(255)),
+            Report::Exited(ExitStatus::Signal(9)),
+            Report::Exited(ExitStatus::Unknown),
             Report::Swept(longest),
-            Report::Swept(Swept { rung: Rung::Walk, killed: 0, took: Duration::ZERO, stuck: 0 }),
+            Report::Swept(SweepReport {
+                method: KillMethod::Walk,
+                killed: 0,
+                took: Duration::ZERO,
+                stuck: 0,
+            }),
         ] {
             let line = report.encode();
             let (end, text) = line.as_bytes().split_last().unwrap();
@@ -179,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_not_a_report() {
+    fn other_lines_parse_to_none() {
         for line in
             ["", "started", "started x", "exited code", "swept walk 1 2", "swept other 1 2 3", "failed 1 2"]
         {

@@ -30,7 +30,7 @@ pub(super) fn command(plan: &LaunchPlan<'_>) -> CommandLine {
     if let Some(model) = plan.model {
         flag("--model", Some(model.into()));
     }
-    if let Some(model) = &plan.bound.fallback_model {
+    if let Some(model) = &plan.settings.fallback_model {
         flag("--fallback-model", Some(model.into()));
     }
     flag("--settings", Some(SETTINGS.into()));
@@ -104,7 +104,7 @@ fn environment(plan: &LaunchPlan<'_>) -> Vec<(OsString, OsString)> {
     if !plan.cli.background_tasks {
         env.push(("CLAUDE_CODE_DISABLE_BACKGROUND_TASKS".into(), "1".into()));
     }
-    if !plan.bound.mcp_servers.is_empty() {
+    if !plan.settings.mcp_servers.is_empty() {
         env.push(("MCP_TIMEOUT".into(), plan.mcp_timeout.as_millis().to_string().into()));
     }
     // Tool output would otherwise go to a directory that all children of one uid share.
@@ -130,12 +130,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::adapter::{Bound, Dirs};
+    use crate::adapter::{Dirs, LaunchSettings};
     use crate::config::CliConfig;
 
     fn lines(
         cli: &CliConfig,
-        bound: &Bound,
+        settings: &LaunchSettings,
         opening: Opening,
         model: Option<&str>,
         asks: bool,
@@ -147,7 +147,7 @@ mod tests {
             session_id: "id-1",
             opening,
             model,
-            bound,
+            settings,
             mcp_timeout: Duration::from_secs(7),
             asks_permission: asks,
         })
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn the_safe_flags_are_the_default() {
         let cli = CliConfig::default();
-        let line = lines(&cli, &Bound::default(), Opening::New, None, false);
+        let line = lines(&cli, &LaunchSettings::default(), Opening::New, None, false);
         let expected = format!(
             "--print --verbose --input-format stream-json --output-format stream-json \
                         --include-partial-messages --setting-sources  --strict-mcp-config \
@@ -185,12 +185,12 @@ mod tests {
             args: vec!["--tools".to_owned(), String::new()],
             ..CliConfig::default()
         };
-        let bound = Bound {
+        let settings = LaunchSettings {
             system_prompt: Some("my secret".to_owned()),
             mcp_servers: serde_json::from_str(r#"{"m": {"env": {"A": "my secret"}}}"#).unwrap(),
             fallback_model: Some("small".to_owned()),
         };
-        let line = lines(&cli, &bound, Opening::Resume, Some("large"), true);
+        let line = lines(&cli, &settings, Opening::Resume, Some("large"), true);
         let expected = format!(
             "--print --verbose --input-format stream-json --output-format stream-json \
                         --replay-user-messages --setting-sources user --model large --fallback-model small \

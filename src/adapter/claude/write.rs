@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::adapter::Bound;
+use crate::adapter::LaunchSettings;
 use crate::config::SlashCommands;
 use crate::model::{Decision, Prompt};
 use crate::model::{PermissionRequest, PromptRefused};
@@ -19,11 +19,11 @@ const PLAIN: &str = " ";
 
 /// The answer to `initialize` is the first thing that a fresh child says, and costs no tokens. It also takes the system
 /// prompt, for this process only: a resumed conversation needs it again.
-pub(super) fn handshake(request_id: &str, bound: &Bound) -> Vec<u8> {
+pub(super) fn handshake(request_id: &str, settings: &LaunchSettings) -> Vec<u8> {
     // Else 2.1.332 keeps the first system prompt of a conversation for ever.
     let mut request = json!({"subtype": "initialize", "systemPromptSnapshot": false});
     // An empty one would not leave the default but remove it.
-    if let Some(prompt) = bound.system_prompt.as_deref().filter(|prompt| !prompt.is_empty()) {
+    if let Some(prompt) = settings.system_prompt.as_deref().filter(|prompt| !prompt.is_empty()) {
         request["systemPrompt"] = prompt.into();
     }
     line(&json!({"type": "control_request", "request_id": request_id, "request": request}))
@@ -31,8 +31,8 @@ pub(super) fn handshake(request_id: &str, bound: &Bound) -> Vec<u8> {
 
 /// Works also with `--strict-mcp-config`. `${VARIABLE}` is replaced in headers by some versions (2.1.197), in a file of
 /// definitions everywhere by all: it must not stand there.
-pub(super) fn mcp_servers(request_id: &str, bound: &Bound) -> Vec<u8> {
-    let request = json!({"subtype": "mcp_set_servers", "servers": bound.mcp_servers});
+pub(super) fn mcp_servers(request_id: &str, settings: &LaunchSettings) -> Vec<u8> {
+    let request = json!({"subtype": "mcp_set_servers", "servers": settings.mcp_servers});
     line(&json!({"type": "control_request", "request_id": request_id, "request": request}))
 }
 
@@ -263,8 +263,9 @@ mod tests {
     #[test]
     fn the_system_prompt_goes_with_the_handshake() {
         let request = |prompt: Option<&str>| {
-            let bound = Bound { system_prompt: prompt.map(str::to_owned), ..Bound::default() };
-            parse(&handshake("r1", &bound))["request"].clone()
+            let settings =
+                LaunchSettings { system_prompt: prompt.map(str::to_owned), ..LaunchSettings::default() };
+            parse(&handshake("r1", &settings))["request"].clone()
         };
         assert_eq!(
             request(Some("be brief")),
@@ -302,9 +303,10 @@ mod tests {
             json!({"type": "control_request", "request_id": "r", "request": {"subtype": "interrupt"}})
         );
         let servers = json!({"m": {"type": "stdio", "command": "serve\nit", "args": [], "env": {}}});
-        let bound = Bound { mcp_servers: servers.as_object().unwrap().clone(), ..Bound::default() };
+        let settings =
+            LaunchSettings { mcp_servers: servers.as_object().unwrap().clone(), ..LaunchSettings::default() };
         assert_eq!(
-            parse(&mcp_servers("r", &bound))["request"],
+            parse(&mcp_servers("r", &settings))["request"],
             json!({"subtype": "mcp_set_servers", "servers": servers})
         );
     }

@@ -29,7 +29,7 @@ fn start_in(cgroup: Option<PathBuf>, program: &str, args: &[&str]) -> Result<Box
         args: &args,
         env: &env(),
         cwd: Path::new("/"),
-        limits: &Limits::default(),
+        limits: &ChildLimits::default(),
         cgroup,
     };
     spawn(&shim(), &launch)
@@ -76,7 +76,7 @@ async fn eventually(what: &str, within: Duration, mut look: impl FnMut() -> bool
     }
 }
 
-fn done(sweep: Sweep) -> Swept {
+fn done(sweep: Sweep) -> SweepReport {
     match sweep {
         Sweep::Done(swept) => swept,
         other => panic!("the shim did not sweep: {other:?}"),
@@ -163,7 +163,7 @@ async fn what_cannot_start_is_a_typed_error() {
         args: &[],
         env: &[],
         cwd: Path::new("/nonexistent"),
-        limits: &Limits::default(),
+        limits: &ChildLimits::default(),
         cgroup: None,
     };
     assert!(matches!(spawn(&shim(), &launch), Err(SpawnError::NoWorkingDirectory { .. })));
@@ -260,7 +260,7 @@ async fn a_killed_shim_is_made_good_by_the_marker() {
     assert_eq!(child.shim.exited().await, Exit::Unknown);
     let ended = child.shim.gone().await;
     // The CLI itself may be found dying.
-    assert!(matches!(ended, Sweep::ShimDied { rung: Rung::Marker, killed: 1 | 2 }), "{ended:?}");
+    assert!(matches!(ended, Sweep::ShimDied { rung: KillMethod::Marker, killed: 1 | 2 }), "{ended:?}");
     assert_eq!(sleepers(&token), 0);
     eventually("nothing is left", PROMISE, || !exists(shim_pid)).await;
     eventually("the CLI is reaped by init", LONG, || !exists(pid)).await;
@@ -281,7 +281,7 @@ async fn a_killed_shim_is_made_good_by_the_cgroup() {
     let shim_pid = child.shim.shim_pid().unwrap();
     kill_process(Pid::from_raw(shim_pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
     let ended = child.shim.gone().await;
-    assert!(matches!(ended, Sweep::ShimDied { rung: Rung::Cgroup, killed: 1 | 2 }), "{ended:?}");
+    assert!(matches!(ended, Sweep::ShimDied { rung: KillMethod::Cgroup, killed: 1 | 2 }), "{ended:?}");
     assert_eq!(sleepers(&token), 0);
     assert!(!dir.exists());
     base.remove();

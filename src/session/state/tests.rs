@@ -12,11 +12,11 @@ struct Bench {
     config: RestartConfig,
 }
 
-const BOUND: Fingerprint = 7;
+const SETTINGS: SettingsHash = 7;
 
 impl Bench {
     fn new() -> Self {
-        let machine = Machine::new(Generation(0), BOUND, false);
+        let machine = Machine::new(Generation(0), SETTINGS, false);
         Self { machine, now: Instant::now(), config: RestartConfig::default() }
     }
 
@@ -45,7 +45,7 @@ impl Bench {
 }
 
 fn ticket(turn: u64) -> Ticket {
-    Ticket { turn: TurnId(turn), fingerprint: None, brings_history: false }
+    Ticket { turn: TurnId(turn), settings_hash: None, brings_history: false }
 }
 
 fn submit(turn: u64) -> Input {
@@ -53,7 +53,7 @@ fn submit(turn: u64) -> Input {
 }
 
 fn start(generation: u64, restart: bool) -> Effect {
-    Effect::Start { generation: Generation(generation), fingerprint: BOUND, restart }
+    Effect::Start { generation: Generation(generation), settings_hash: SETTINGS, restart }
 }
 
 fn deliver(generation: u64, turn: u64) -> Effect {
@@ -190,13 +190,13 @@ fn a_turn_of_which_nothing_came_out_goes_before_those_behind_it() {
 #[test]
 fn a_turn_that_needs_another_child_restarts_it_between_turns() {
     let mut bench = Bench::busy();
-    bench.feed(Input::Submit(Ticket { turn: TurnId(2), fingerprint: Some(8), brings_history: false }));
+    bench.feed(Input::Submit(Ticket { turn: TurnId(2), settings_hash: Some(8), brings_history: false }));
     assert_eq!(bench.feed(ended(1, 1)), [Effect::Stop { generation: Generation(1) }]);
-    let started = Effect::Start { generation: Generation(2), fingerprint: 8, restart: false };
+    let started = Effect::Start { generation: Generation(2), settings_hash: 8, restart: false };
     assert_eq!(bench.feed(gone(1, ExitKind::Requested)), [Effect::AnswerGone, started]);
     bench.feed(Input::Ready(Generation(2)));
     bench.feed(ended(2, 2));
-    let same = Input::Submit(Ticket { turn: TurnId(3), fingerprint: Some(8), brings_history: false });
+    let same = Input::Submit(Ticket { turn: TurnId(3), settings_hash: Some(8), brings_history: false });
     assert_eq!(bench.feed(same), [deliver(2, 3)]);
 }
 
@@ -290,7 +290,7 @@ fn evicting_where_there_is_no_child_answers_at_once() {
 /// What a random history may contain. Numbers are made to fit when the step is taken.
 #[derive(Debug, Clone)]
 enum Step {
-    Submit(Option<Fingerprint>),
+    Submit(Option<SettingsHash>),
     Cancel(u64),
     Warm,
     Interrupt,
@@ -354,10 +354,10 @@ proptest! {
         for step in steps {
             let generation = child.unwrap_or_default();
             let input = match step {
-                Step::Submit(fingerprint) => {
+                Step::Submit(settings_hash) => {
                     next_turn += 1;
                     waiting.insert(TurnId(next_turn));
-                    Input::Submit(Ticket { turn: TurnId(next_turn), fingerprint, brings_history: next_turn.is_multiple_of(3) })
+                    Input::Submit(Ticket { turn: TurnId(next_turn), settings_hash, brings_history: next_turn.is_multiple_of(3) })
                 }
                 Step::Cancel(turn) => Input::Cancel(TurnId(turn)),
                 Step::Warm => Input::Warm,

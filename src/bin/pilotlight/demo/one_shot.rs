@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pilotlight::Config;
 use pilotlight::adapter::claude::CLAUDE;
-use pilotlight::adapter::{Adapter, Bound, Dirs, LaunchPlan, LineKind, Opening};
+use pilotlight::adapter::{Adapter, Dirs, LaunchPlan, LaunchSettings, LineKind, Opening};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, timeout};
@@ -65,7 +65,7 @@ impl OneShotCli<'_> {
             session_id: &self.session_id,
             opening,
             model: self.config.cli.model.as_deref(),
-            bound: &Bound::default(),
+            settings: &LaunchSettings::default(),
             mcp_timeout: self.config.mcp.connect_timeout,
             asks_permission: false,
         };

@@ -1,9 +1,7 @@
-//! How the pipe that becomes the CLI's stdout gets to the shim: over the control socket, before anything else. One
-//! file for both ends.
+//! Passes the pipe that becomes the CLI's stdout to the shim, as the first message on the control socket.
 //!
-//! A program can be started with three descriptors and the shim needs four. Stdin and stdout are not one socket because
-//! the server would not see the CLI close one of them, and because every read at one end wakes whoever sleeps in a read
-//! at the other.
+//! `std::process::Command` sets three descriptors; the shim needs four. Stdin and stdout are not one socket: the server
+//! could not see the CLI close one direction, and each read at one end wakes a reader that sleeps at the other end.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -16,11 +14,14 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 
-/// A descriptor needs at least one byte to travel with.
+/// Descriptors travel with at least one byte of data.
 const BYTE: [u8; 1] = [b'o'];
 
-/// Sends the CLI's stdout ahead of the shim that will receive it.
-pub fn give_output(control: impl AsFd, output: BorrowedFd<'_>) -> io::Result<()> {
+/// Queues the CLI's stdout on the control socket, before the shim starts.
+///
+/// # Errors
+/// The error of sendmsg(2).
+pub fn send_output(control: impl AsFd, output: BorrowedFd<'_>) -> io::Result<()> {
     let (descriptors, mut space) = ([output], [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))]);
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
@@ -28,7 +29,7 @@ pub fn give_output(control: impl AsFd, output: BorrowedFd<'_>) -> io::Result<()>
     Ok(())
 }
 
-/// Receives it. It is there before the shim is, so this does not wait.
+/// Receives the descriptor. It was queued before the shim started, hence a non-blocking read.
 pub(crate) fn receive_output(control: impl AsFd) -> io::Result<OwnedFd> {
     let (mut byte, mut space) = (BYTE, [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))]);
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -49,11 +50,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_given_is_received_and_what_was_not_is_an_error() {
+    fn descriptor_is_received_only_after_it_was_sent() {
         let (server, shim) = UnixStream::pair().unwrap();
-        assert!(receive_output(&shim).is_err(), "nothing is there");
+        assert!(receive_output(&shim).is_err(), "empty socket");
         let (mut reader, output) = UnixStream::pair().unwrap();
-        give_output(&server, output.as_fd()).unwrap();
+        send_output(&server, output.as_fd()).unwrap();
         drop(output);
         UnixStream::from(receive_output(&shim).unwrap()).write_all(b"hello").unwrap();
         let mut text = String::new();

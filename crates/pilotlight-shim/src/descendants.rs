@@ -1,17 +1,17 @@
-//! Who descends from a process: read from `/proc`, without any judgement about it.
+//! Descendants of a process, read from `/proc`.
 //!
-//! The kernel's lists of children are used where it keeps them. Where it does not, the children of one process are
-//! found by a pass over all, and what is further down is left to come nearer as its parents die.
+//! The source is the kernel's list of children of each thread. On a kernel without these lists, one pass over all
+//! processes finds direct children only; deeper ones are reparented to the subreaper as their parents die.
 
 use std::{
     fs::{self, File},
     io::{self, Read as _},
 };
 
-/// Larger families are taken in several passes.
+/// Maximum descendants found in one pass; a later pass finds the rest.
 const MAX_FAMILY: usize = 65_536;
 
-/// Appends the children of all threads of `pid`; `Err` if the kernel keeps no such lists or the process is gone.
+/// Appends the children of all threads of `pid`; `Err` without kernel lists or without the process.
 fn children_of(pid: i32, text: &mut String, into: &mut Vec<i32>) -> io::Result<()> {
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
         let path = task?.path().join("children");
@@ -22,12 +22,12 @@ fn children_of(pid: i32, text: &mut String, into: &mut Vec<i32>) -> io::Result<(
     Ok(())
 }
 
-/// Whether the kernel keeps lists of children.
-pub fn are_listed() -> bool {
+/// Whether the kernel lists the children of a thread.
+pub fn kernel_lists_children() -> bool {
     std::path::Path::new("/proc/thread-self/children").exists()
 }
 
-/// Fills `into` with the children of `root`.
+/// Replaces the content of `into` with the children of `root`.
 pub fn children(root: i32, into: &mut Vec<i32>) {
     into.clear();
     if children_of(root, &mut String::new(), into).is_err() {
@@ -37,27 +37,27 @@ pub fn children(root: i32, into: &mut Vec<i32>) {
     }
 }
 
-/// Adds all that descends from those in `family`, nearest first.
+/// Appends all descendants of the processes in `family`, nearest first.
 pub fn add_descendants(family: &mut Vec<i32>) {
     let mut text = String::new();
     let mut next = 0;
     while let Some(&pid) = family.get(next).filter(|_| family.len() < MAX_FAMILY) {
-        // It may have ended by now: its children come to the subreaper and are found there next time.
+        // If it has exited, its children were reparented to the subreaper; the next pass finds them there.
         let _gone = children_of(pid, &mut text, family);
         next += 1;
     }
 }
 
-/// All processes with their parents.
+/// All processes, each with its parent.
 fn parents() -> Vec<(i32, i32)> {
     let entries = fs::read_dir("/proc").into_iter().flatten();
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     pids.filter_map(|pid| Some((pid, parent_of(pid)?))).collect()
 }
 
-/// Whether `pid` descends from `root` now.
-pub(crate) fn descends(root: i32, pid: i32) -> bool {
-    /// Longer chains are not followed: their upper end is killed first and they come nearer.
+/// Whether `pid` is a descendant of `root` at this moment.
+pub(crate) fn is_descendant(root: i32, pid: i32) -> bool {
+    /// Maximum length of a chain of parents; longer chains shorten as their upper part is killed.
     const MAX_CHAIN: usize = 1024;
     let mut at = pid;
     for _ in 0..MAX_CHAIN {
@@ -74,17 +74,17 @@ fn parent_of(pid: i32) -> Option<i32> {
     stat(pid).and_then(|stat| field(&stat, 4)?.parse().ok())
 }
 
-/// The time `pid` was started, in ticks since boot: with the pid it names one process for ever.
+/// Start time of `pid` in ticks since boot; together with the pid it identifies one process.
 pub fn start_time(pid: i32) -> Option<u64> {
     stat(pid).and_then(|stat| field(&stat, 22)?.parse().ok())
 }
 
 fn stat(pid: i32) -> Option<String> {
-    // The name in it may be any bytes.
+    // The process name in it may be any bytes.
     fs::read(format!("/proc/{pid}/stat")).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// A field by its number in proc(5), from the third on. The second, the name, may hold blanks and brackets.
+/// A field by its number in proc(5), from the third on. The second, the name, may contain blanks and brackets.
 fn field(stat: &str, number: usize) -> Option<&str> {
     stat.rsplit_once(") ")?.1.split(' ').nth(number.checked_sub(3)?)
 }
@@ -95,7 +95,7 @@ mod tests {
     use std::process::Command;
 
     #[test]
-    fn fields_are_found_behind_any_name() {
+    fn stat_fields_follow_any_process_name() {
         let stat = "42 (a) 1 (b) S 7 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 1000 10";
         assert_eq!(field(stat, 3), Some("S"));
         assert_eq!(field(stat, 4), Some("7"));
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ways_find_the_same_family() {
+    fn kernel_lists_and_full_scan_agree() {
         let mut child = Command::new("sh").args(["-c", "sleep 600 & wait"]).spawn().unwrap();
         let pid = child.id().cast_signed();
         let me = std::process::id().cast_signed();
@@ -119,14 +119,14 @@ mod tests {
         let mut family = vec![pid];
         add_descendants(&mut family);
         assert_eq!(family, [pid, grandchild]);
-        assert!(descends(me, grandchild));
-        assert!(!descends(grandchild, pid));
+        assert!(is_descendant(me, grandchild));
+        assert!(!is_descendant(grandchild, pid));
         rustix::process::kill_process(
             rustix::process::Pid::from_raw(grandchild).unwrap(),
             rustix::process::Signal::KILL,
         )
         .unwrap();
         child.wait().unwrap();
-        assert!(!descends(me, pid));
+        assert!(!is_descendant(me, pid));
     }
 }
