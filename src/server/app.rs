@@ -1,4 +1,4 @@
-//! What every handler shares. Owned by [`super::Server`]; holds no session.
+//! Application state shared by all handlers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,10 +23,10 @@ use crate::model::ids::UserId;
 use crate::system::Pilotlight;
 use crate::workspace::{conversations_dir, identities_dir};
 
-/// Answers that gather a workspace's files at the same time: each may hold some 50 MB while it does.
+/// Maximum concurrent collections of workspace files: each may hold some 50 MB.
 const GATHERING: usize = 4;
 
-/// The state behind both routers.
+/// State of both routers.
 #[derive(Debug)]
 pub(super) struct App {
     pilot: Pilotlight,
@@ -91,14 +91,14 @@ impl App {
         &self.rate_limits
     }
 
-    /// A place for one more turn of `user`; kept as long as the turn runs or waits.
+    /// A permit for one more turn of `user`, held while it runs or waits.
     pub(super) fn turn_permit(&self, user: &UserId, caller: &Caller) -> Result<TurnPermit, ApiError> {
         let own = caller.limits().concurrent_turns.map(std::num::NonZeroU32::get);
         self.turns.permit(user, own.unwrap_or(self.pilot.config().http.turns_per_user))
     }
 
-    /// Whose session a turn is for. `named` is the user that the body names. Where nobody is named and there are no keys,
-    /// the credentials tell.
+    /// The user whose session runs a turn. `named` is the user in the body. Without a named user and without keys, the
+    /// credentials identify the user.
     pub(super) async fn owner(
         &self,
         caller: &Caller,
@@ -157,12 +157,12 @@ impl App {
         self.pilot.drain();
     }
 
-    /// Refuses early, before a body is read.
+    /// Refuses before the body is read.
     pub(super) fn refuse_when_draining(&self) -> Result<(), ApiError> {
         if self.draining.load(Ordering::Acquire) { Err(TurnError::Draining.into()) } else { Ok(()) }
     }
 
-    /// Why no turn would be taken now; empty when one would.
+    /// Reasons for not being ready; empty when ready.
     pub(super) fn not_ready(&self) -> Vec<String> {
         let mut reasons = self.pilot.readiness().reasons;
         reasons.extend(self.started_once.missing());

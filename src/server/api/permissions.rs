@@ -1,4 +1,4 @@
-//! Tools that wait for somebody's permission (`permissions.policy = "ask"`): which they are, and the answer.
+//! Pending tool permissions (`permissions.policy = "ask"`) and their answers.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::server::api::router::BodyRead;
 use crate::server::api::sessions::{Name, existing, seconds};
 use crate::server::app::App;
 
-/// What the model is told of a denial without a reason.
+/// Reason sent to the model for a denial without one.
 const DENIED: &str = "the user denied it";
 
 #[derive(Serialize)]
@@ -36,7 +36,7 @@ struct Shown {
     created_at: f64,
 }
 
-/// The answer as it is sent; unknown fields are ignored.
+/// Body of an answer; unknown fields are ignored.
 #[derive(Deserialize)]
 struct Answer {
     behavior: Behavior,
@@ -102,11 +102,11 @@ pub(crate) async fn answer(
     Ok(response)
 }
 
-/// Reads an answer; a refusal names the field.
+/// Parses an answer; an error names the field.
 fn decision(body: &[u8]) -> Result<Decision, ApiError> {
     let invalid = |problem: String| ApiError::invalid("invalid_body", problem);
     let body: Value = serde_json::from_slice(body).map_err(|error| invalid(error.to_string()))?;
-    // Else a list would do as well, its values taken in the order of the fields.
+    // Rejects lists, which serde would accept as fields in order.
     if !body.is_object() {
         return Err(invalid("must be an object".to_owned()));
     }
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_read_or_its_field_is_named() {
+    fn answer_is_parsed_or_its_field_named() {
         let read = |body: &str| decision(body.as_bytes()).map_err(|error| format!("{error:?}"));
         assert_eq!(read(r#"{"behavior":"allow","more":1}"#), Ok(Decision::Allow { updated_input: None }));
         assert_eq!(

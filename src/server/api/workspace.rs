@@ -1,4 +1,4 @@
-//! `/v1/workspace`: what lies in the working directory of a caller's own session, and its deletion.
+//! `/v1/workspace`: lists and deletes the files of a caller's session.
 
 use std::sync::Arc;
 
@@ -15,19 +15,19 @@ use crate::server::api::sessions::{checked, existing, purge_session};
 use crate::server::app::App;
 use crate::server::files::snapshot;
 
-/// Files in a list, unless more are asked for.
+/// Default length of a list.
 const LISTED: usize = 1000;
-/// Files in the longest list. All of them are counted as far as a workspace is looked at.
+/// Maximum length of a list. All files are counted within the limits of a snapshot.
 const MOST_LISTED: usize = 10_000;
 
-/// A working directory. Paths are within it; dotfiles and installed packages are left out.
+/// Files of a working directory, with relative paths; dotfiles and installed packages are omitted.
 #[derive(Serialize)]
 pub(crate) struct Workspace {
     session: String,
     files: Vec<File>,
     files_summary: Summary,
     limit: usize,
-    /// There are more files than are told, or than were looked at.
+    /// Whether the list or the snapshot is incomplete.
     truncated: bool,
 }
 
@@ -51,7 +51,7 @@ pub(crate) async fn look(
     let limit = query.fields.limit(LISTED, MOST_LISTED)?;
     let (session, _) = existing(&app, &user, name).await?;
     let work = session.work().await?;
-    // Closed never.
+    // The semaphore is never closed.
     let _room = app.gathering().acquire().await;
     let looked = tokio::task::spawn_blocking(move || snapshot::look(&work.open()?)).await;
     let looked = looked.map_err(|_| TurnError::Internal("a workspace could not be looked at"))?;
@@ -84,7 +84,7 @@ pub(crate) async fn delete(
     Ok(Json(json!({ "session": name, "deleted": true })))
 }
 
-/// The conversation whose workspace is meant.
+/// The conversation whose workspace is listed.
 fn session(query: &SessionQuery) -> Result<&str, ApiError> {
     let name = query.fields.text("session")?.unwrap_or(DEFAULT_CONVERSATION);
     checked(name).map(|()| name)

@@ -1,7 +1,6 @@
-//! Connections: served up to a number with limits on headers and on waiting; beyond it the idlest makes way for a new
-//! one, which is refused only while all are in use; closed in two steps.
+//! Accept loop and connections: a maximum count, limits on headers and waiting, shutdown in two steps.
 //!
-//! Owned by [`crate::server::Server`]; knows nothing of what the router does.
+//! Beyond the maximum, the connection idle longest is evicted. A new one is refused only while all are in use.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -25,31 +24,31 @@ use crate::server::net::idle_timeout::IdleTimeoutIo;
 
 use super::slots::{ConnectionSlot, ConnectionSlots, TrackedBody};
 
-/// Header lines per request. Callers send ten; proxies add as many.
+/// Maximum header lines per request. Clients send ten; proxies add as many.
 const MAX_HEADERS: usize = 64;
-/// Bytes of a request's head (and of one read of its body); the last read may go beyond by as much again. ConnectionSlots for a few
-/// long cookies.
+/// Maximum size of a request's head, and of one read of its body; the last read may exceed it by the same amount. Fits
+/// a few long cookies.
 const MAX_HEAD_BYTES: usize = 64 << 10;
-/// Connections beyond the limit that are told so at the same time. Those beyond this wait with the kernel.
+/// Maximum connections that wait for a slot or are being refused. Further ones wait in the kernel's backlog.
 const MAX_REFUSALS: usize = 64;
-/// How long one of them may take to ask.
+/// Maximum time to receive the request of a refused connection.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
-/// Pause after a failed accept: without descriptors the next one fails as well, and a busy loop helps nobody.
+/// Pause after a failed accept: without file descriptors the next one fails too, and retrying at once wastes CPU.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// How often failed accepts are logged.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+/// Minimum interval between log lines about failed accepts.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The two steps of closing.
+/// Shutdown in two steps.
 #[derive(Debug, Clone)]
 pub(crate) struct Closing {
-    /// Accept nothing more; answers under way are sent to their end.
+    /// First step: accept no more connections, finish responses in progress.
     pub(crate) gracefully: CancellationToken,
-    /// Drop everything.
+    /// Second step: drop all connections.
     pub(crate) now: CancellationToken,
 }
 
 impl Closing {
-    /// Runs `task` until it ends or the first step of closing.
+    /// Runs `task` until it ends or shutdown begins.
     pub(crate) async fn or(self, task: impl Future<Output = ()>) {
         tokio::select! {
             () = task => {}
@@ -58,31 +57,30 @@ impl Closing {
     }
 }
 
-/// One listener with its limits.
+/// Accept loop of one listener.
 pub(crate) struct Acceptor {
     pub(crate) listener: TcpListener,
     pub(crate) handler: ConnectionHandler,
-    /// Connections at once.
+    /// Maximum concurrent connections.
     pub(crate) most: usize,
     pub(crate) tasks: TaskTracker,
 }
 
-/// What a connection meets.
+/// Router and limits for connections.
 #[derive(Clone)]
 pub(crate) struct ConnectionHandler {
     pub(crate) router: Router,
-    /// For connections that find every slot in use.
+    /// Router for connections that get no slot.
     pub(crate) overloaded: Router,
-    /// How long a caller may take to send the headers of a request; also how long an idle connection is kept open for
-    /// the next one.
+    /// Maximum time to receive the headers of a request; also the keep-alive timeout of an idle connection.
     pub(crate) header_timeout: Duration,
-    /// A caller that takes nothing at all of a waiting answer for so long is gone, whatever its TCP says.
+    /// Maximum time without progress of a write. Such a client is gone, whatever its TCP stack reports.
     pub(crate) write_timeout: Duration,
     pub(crate) closing: Closing,
 }
 
 impl Acceptor {
-    /// Accepts until closing begins.
+    /// Accepts connections until shutdown begins.
     pub(crate) async fn run(self) {
         let closing = self.handler.closing.clone();
         closing.or(self.accept_all()).await;
@@ -90,23 +88,23 @@ impl Acceptor {
 
     async fn accept_all(self) {
         let slots = ConnectionSlots::new(self.most);
-        let newcomers = Arc::new(Semaphore::new(MAX_REFUSALS));
-        let mut complained: Option<Instant> = None;
-        // Closed never: an error here cannot happen, and would only end the loop.
-        while let Ok(newcomer) = newcomers.clone().acquire_owned().await {
+        let admissions = Arc::new(Semaphore::new(MAX_REFUSALS));
+        let mut logged: Option<Instant> = None;
+        // The semaphore is never closed, so this never fails.
+        while let Ok(admission) = admissions.clone().acquire_owned().await {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
                     if let Err(error) = stream.set_nodelay(true) {
-                        tracing::debug!(%error, "small writes to this connection will be late");
+                        tracing::debug!(%error, "cannot set TCP_NODELAY: small writes will be delayed");
                     }
-                    self.tasks.spawn(self.handler.clone().admit(stream, slots.clone(), newcomer));
+                    self.tasks.spawn(self.handler.clone().admit(stream, slots.clone(), admission));
                 }
                 Err(error) => {
-                    // Its cause may be that no descriptor is left, and one that is idle can be had back.
+                    // File descriptors may be exhausted; evicting an idle connection frees one.
                     let evicted = slots.evict_idlest();
-                    if complained.is_none_or(|last| last.elapsed() >= COMPLAIN_EVERY) {
-                        complained = Some(Instant::now());
-                        tracing::warn!(%error, evicted, "a connection could not be accepted");
+                    if logged.is_none_or(|last| last.elapsed() >= LOG_INTERVAL) {
+                        logged = Some(Instant::now());
+                        tracing::warn!(%error, evicted, "cannot accept a connection");
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
@@ -116,19 +114,19 @@ impl Acceptor {
 }
 
 impl ConnectionHandler {
-    /// Finds the connection a slot, or tells it that there is none. So many wait for that at a time.
-    async fn admit(self, stream: TcpStream, slots: Arc<ConnectionSlots>, newcomer: OwnedSemaphorePermit) {
+    /// Acquires a slot and serves the connection, or refuses it.
+    async fn admit(self, stream: TcpStream, slots: Arc<ConnectionSlots>, admission: OwnedSemaphorePermit) {
         let stream = IdleTimeoutIo::new(stream, self.write_timeout);
         match slots.acquire().await {
             Some(slot) => {
-                drop(newcomer);
+                drop(admission);
                 self.serve(stream, slot).await;
             }
             None => self.refuse(stream).await,
         }
     }
 
-    /// Serves one connection to its end, or until it makes way.
+    /// Serves one connection until it ends or is evicted.
     async fn serve(self, stream: IdleTimeoutIo<TcpStream>, slot: Arc<ConnectionSlot>) {
         let (router, serving) = (TowerToHyperService::new(self.router), slot.clone());
         let service = service_fn(move |request: Request<Incoming>| {
@@ -141,7 +139,7 @@ impl ConnectionHandler {
         let closing = self.closing;
         let ended = loop {
             tokio::select! {
-                // First: a request that has just come is served.
+                // Biased, so that a request that has just arrived is served.
                 biased;
                 ended = connection.as_mut() => break ended,
                 () = closing.now.cancelled() => return,
@@ -163,7 +161,7 @@ impl ConnectionHandler {
         log(ended);
     }
 
-    /// Tells one connection that there is no slots.
+    /// Answers one request with a refusal.
     async fn refuse(self, stream: IdleTimeoutIo<TcpStream>) {
         let service = TowerToHyperService::new(self.overloaded);
         let connection = builder(REFUSAL_TIMEOUT).serve_connection(TokioIo::new(stream), service);
@@ -184,7 +182,7 @@ fn builder(header_timeout: Duration) -> http1::Builder {
     builder
 }
 
-/// A connection's failures are the caller's doing and not worth a line above `debug`.
+/// Connection failures are the client's doing, so they are logged at `debug` only.
 fn log(ended: hyper::Result<()>) {
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");

@@ -1,9 +1,8 @@
-//! A connection with patience of both kinds: it fails when its reader takes nothing for too long, and it does not close
-//! in the face of a caller that is still sending.
+//! I/O with an idle timeout on writes and a lingering close.
 //!
-//! A stream of events waits for its reader without a clock of its own: the turn, and with it the session, would be held
-//! by a caller that keeps the connection open and reads nothing. And a request that is refused before its body was read
-//! would lose the refusal: closing with unread bytes resets the connection. Knows nothing of HTTP.
+//! A client that keeps the connection open and reads nothing would hold its turn and session; a write without progress
+//! times out. A request refused before its body was read would lose the refusal, because closing with unread bytes
+//! resets the connection; so the rest is read for a while.
 
 use std::io;
 use std::pin::Pin;
@@ -15,20 +14,20 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// How long a caller that is still sending is listened to after the end of our answer: in silence, and in all.
+/// Maximum time to read from a client that still sends after the response: without data, and in total.
 const LINGER: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
-/// What is thrown away at a time meanwhile.
+/// Size of the buffer for discarded bytes.
 const THROWN_AWAY: usize = 8 << 10;
 
-/// Reads as the inner stream does; a write that makes no progress within `limit` is an error.
+/// A stream whose writes fail after `limit` without progress.
 pub(crate) struct IdleTimeoutIo<S> {
     inner: S,
     limit: Duration,
-    /// A write waits for its reader.
+    /// Whether a write is pending.
     is_waiting: Arc<AtomicBool>,
-    /// Runs only while a write waits.
+    /// Runs only while a write is pending.
     deadline: Option<Pin<Box<Sleep>>>,
-    /// Runs from the end of our side until the caller ends its own.
+    /// Runs from our shutdown until the client ends its side.
     linger: Option<Linger>,
 }
 
@@ -42,7 +41,7 @@ impl<S> IdleTimeoutIo<S> {
         Self { inner, limit, is_waiting: Arc::default(), deadline: None, linger: None }
     }
 
-    /// Whether something that was written has not gone out yet.
+    /// Whether written bytes are still pending.
     pub(crate) fn is_waiting(&self) -> Arc<AtomicBool> {
         self.is_waiting.clone()
     }
@@ -58,14 +57,14 @@ impl<S> IdleTimeoutIo<S> {
         if deadline.as_mut().poll(context).is_pending() {
             return Poll::Pending;
         }
-        // Polled again after the error it would complete twice.
+        // The timer would complete again after the error.
         deadline.as_mut().reset(Instant::now() + limit);
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the reader takes nothing")))
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client reads nothing")))
     }
 }
 
 impl<S: AsyncRead + Unpin> IdleTimeoutIo<S> {
-    /// Throws away what still comes, until the caller has ended or patience has.
+    /// Discards input until the client ends its side or a limit expires.
     fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let (silence, total) = LINGER;
         let linger = self.linger.get_or_insert_with(|| Linger {
@@ -141,7 +140,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_reader_that_takes_nothing_is_cut_off() {
+    async fn stalled_reader_is_cut_off() {
         let (ours, _theirs) = duplex(8);
         let mut ours = IdleTimeoutIo::new(ours, Duration::from_secs(60));
         let error = ours.write_all(&[0; 64]).await.unwrap_err();
@@ -149,7 +148,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_reader_is_served() {
+    async fn slow_reader_is_served() {
         let (ours, mut theirs) = duplex(8);
         let mut ours = IdleTimeoutIo::new(ours, Duration::from_secs(60));
         let reading = async {
@@ -163,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_caller_that_still_sends_is_listened_to_for_a_while() {
+    async fn sending_client_is_drained_for_a_while() {
         let (ours, mut theirs) = duplex(8);
         let mut ours = IdleTimeoutIo::new(ours, Duration::from_secs(60));
         let begin = Instant::now();
@@ -174,11 +173,11 @@ mod tests {
         let (shut, sent_after) = tokio::join!(ours.shutdown(), sending);
         shut.unwrap();
         assert_eq!(sent_after, Duration::ZERO);
-        assert_eq!(begin.elapsed(), LINGER.0, "then silence ends it");
+        assert_eq!(begin.elapsed(), LINGER.0, "then the silence limit ends it");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_endless_caller_is_not_listened_to_for_ever() {
+    async fn endless_client_is_cut_off() {
         let (ours, mut theirs) = duplex(8);
         let mut ours = IdleTimeoutIo::new(ours, Duration::from_secs(60));
         let begin = Instant::now();

@@ -1,7 +1,7 @@
-//! ConnectionSlots for so many connections, and who makes way when it is taken: the connection that has been idle longest.
+//! Connection slots: a maximum of concurrent connections, with eviction of the one idle longest.
 //!
-//! A connection is idle while no request is being served on it: before its first request, between two, and also while
-//! the head of one is still on its way, however slowly. One whose answer has not gone out yet is asked to leave after it.
+//! A connection is idle while no request is being served: before its first request, between two, and while a request
+//! head is arriving. A busy connection is closed after its response.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -16,14 +16,14 @@ use tokio::time::{Instant, timeout};
 
 use crate::support::lock::MutexExt;
 
-/// A connection is left alone for so long after it was opened or answered: its next request is likely to be on its way.
+/// Minimum idle time before eviction: after opening or a response the next request is likely to be on its way.
 const MIN_IDLE: Duration = Duration::from_millis(100);
-/// How long a connection that was asked to leave may take before the next one is asked. It has nothing to do but to close.
+/// Maximum time for an evicted connection to close before the next one is evicted.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
-/// How long a newcomer waits before it is refused. Each that is asked to leave may just have got a request.
+/// Maximum wait for a slot. Each evicted connection may just have received a request.
 const SLOT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// The slots of one listener.
 pub(super) struct ConnectionSlots {
     permits: Arc<Semaphore>,
     idle: Mutex<Idle>,
@@ -32,7 +32,7 @@ pub(super) struct ConnectionSlots {
 #[derive(Default)]
 struct Idle {
     next: u64,
-    /// By number, which grows: the first has been idle longest.
+    /// By increasing number: the first has been idle longest.
     waiting: BTreeMap<u64, (Instant, Arc<Notify>)>,
 }
 
@@ -42,7 +42,7 @@ impl ConnectionSlots {
         Arc::new(Self { permits, idle: Mutex::default() })
     }
 
-    /// A slot for one more connection; none if every slot is in use.
+    /// Acquires a slot; `None` if all are in use.
     pub(super) async fn acquire(self: &Arc<Self>) -> Option<Arc<ConnectionSlot>> {
         if let Ok(permit) = self.permits.clone().try_acquire_owned() {
             return Some(ConnectionSlot::new(self, permit));
@@ -50,7 +50,7 @@ impl ConnectionSlots {
         let until = Instant::now() + SLOT_TIMEOUT;
         while Instant::now() < until {
             let patience = match self.idlest_for()? {
-                so_long if so_long < MIN_IDLE => MIN_IDLE - so_long,
+                idle_for if idle_for < MIN_IDLE => MIN_IDLE - idle_for,
                 _ => {
                     self.evict_idlest();
                     CLOSE_TIMEOUT
@@ -63,12 +63,12 @@ impl ConnectionSlots {
         None
     }
 
-    /// How long the idlest has been idle, if there is one.
+    /// Idle time of the connection idle longest, if any.
     fn idlest_for(&self) -> Option<Duration> {
         self.idle().waiting.first_key_value().map(|(_, (since, _))| since.elapsed())
     }
 
-    /// Whether there was one.
+    /// Asks the connection idle longest to close; returns whether there was one.
     pub(super) fn evict_idlest(&self) -> bool {
         let idlest = self.idle().waiting.pop_first();
         let is_there = idlest.is_some();
@@ -79,16 +79,15 @@ impl ConnectionSlots {
     }
 
     fn idle(&self) -> MutexGuard<'_, Idle> {
-        // Whole between two statements: a panic elsewhere leaves it usable.
         self.idle.lock_unpoisoned()
     }
 }
 
-/// One connection's slot; free again when this is dropped.
+/// Slot of one connection, freed on drop.
 pub(super) struct ConnectionSlot {
     slots: Arc<ConnectionSlots>,
     leave: Arc<Notify>,
-    /// Its number among the idle; meaningless while a request is served.
+    /// Number among the idle connections; meaningless while a request is served.
     number: Mutex<u64>,
     in_use: AtomicBool,
     _permit: OwnedSemaphorePermit,
@@ -107,7 +106,7 @@ impl ConnectionSlot {
         slot
     }
 
-    /// Ready when the connection is asked to make way.
+    /// Completes when the connection is evicted.
     pub(super) async fn evicted(&self) {
         self.leave.notified().await;
     }
@@ -117,7 +116,7 @@ impl ConnectionSlot {
         self.in_use.load(Ordering::Acquire)
     }
 
-    /// A request is served until what is returned is dropped.
+    /// Marks a request as being served until the returned guard is dropped.
     pub(super) fn serve(self: &Arc<Self>) -> InUse {
         self.in_use.store(true, Ordering::Release);
         self.forget();
@@ -150,7 +149,7 @@ impl Drop for ConnectionSlot {
     }
 }
 
-/// A request on a connection.
+/// Guard of a request being served.
 pub(super) struct InUse(Arc<ConnectionSlot>);
 
 impl Drop for InUse {
@@ -159,7 +158,7 @@ impl Drop for InUse {
     }
 }
 
-/// The body of an answer, which keeps its connection in use to its end.
+/// Response body that keeps its connection in use until its end.
 pub(super) struct TrackedBody<B> {
     body: B,
     _in_use: InUse,
@@ -195,17 +194,17 @@ impl<B: Body + Unpin> Body for TrackedBody<B> {
 mod tests {
     use super::*;
 
-    /// Whether a connection has been asked to leave; asked once.
+    /// Whether the connection has been evicted.
     async fn is_asked(slot: &ConnectionSlot) -> bool {
         timeout(Duration::ZERO, slot.evicted()).await.is_ok()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_idlest_makes_way_and_one_in_use_never() {
+    async fn longest_idle_is_evicted_and_busy_never() {
         let slots = ConnectionSlots::new(3);
         let [first, second, third] = [slots.acquire().await, slots.acquire().await, slots.acquire().await];
         let (first, second, third) = (first.unwrap(), second.unwrap(), third.unwrap());
-        // The first is the last to have become idle.
+        // The first connection became idle last.
         drop(first.serve());
         let serving = second.serve();
         let leaving = async {
@@ -221,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_has_just_come_is_left_alone_for_a_moment() {
+    async fn new_connection_is_not_evicted_at_once() {
         let slots = ConnectionSlots::new(1);
         let slot = slots.acquire().await.unwrap();
         let begin = Instant::now();
@@ -235,17 +234,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_newcomer_is_refused_while_all_are_in_use() {
+    async fn connection_is_refused_while_all_are_busy() {
         let slots = ConnectionSlots::new(2);
         let places = [slots.acquire().await.unwrap(), slots.acquire().await.unwrap()];
         let serving = places.each_ref().map(ConnectionSlot::serve);
         assert!(slots.acquire().await.is_none());
-        // TurnRequest once their grace is over, and they do not leave: their next request came first.
+        // Evicted after their minimum idle time, but their next request came first.
         drop(serving);
         assert!(slots.acquire().await.is_none());
         assert!(is_asked(&places[0]).await && is_asked(&places[1]).await);
         drop(places);
         assert!(slots.acquire().await.is_some());
-        assert!(slots.idle().waiting.is_empty(), "who has left is forgotten");
+        assert!(slots.idle().waiting.is_empty(), "closed connections are removed");
     }
 }

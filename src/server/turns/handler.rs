@@ -138,8 +138,8 @@ impl TurnHandler {
 
     /// With `http.strict`, refuses a request with fields or history parts that have no effect.
     fn refuse_ignored_fields(&self, request: &TurnRequest) -> Result<(), ApiError> {
-        let is_strict = self.app.pilot().config().http.strict;
-        if !is_strict || !(request.ignored.is_refused_by_strict || !request.left_out.is_empty()) {
+        let is_refusable = request.ignored.is_refused_by_strict || !request.left_out.is_empty();
+        if !(is_refusable && self.app.pilot().config().http.strict) {
             return Ok(());
         }
         let fields = request.without_effect().join(", ");
