@@ -14,7 +14,10 @@ use crate::error::TurnError;
 use crate::model::Failure;
 use crate::turn::Status;
 
+mod of_turn;
 pub(crate) mod redact;
+
+pub(crate) use of_turn::failure_text;
 
 /// Longest error text sent. Parsers repeat their input.
 const MAX_MESSAGE_CHARS: usize = 500;
@@ -227,107 +230,6 @@ fn whole_seconds(pause: Duration) -> u64 {
     (pause.as_secs() + u64::from(pause.subsec_nanos() > 0)).max(1)
 }
 
-impl From<TurnError> for ApiError {
-    fn from(error: TurnError) -> Self {
-        let status = match &error {
-            TurnError::InvalidName(_)
-            | TurnError::InvalidPrompt(_)
-            | TurnError::InvalidModel { .. }
-            | TurnError::InvalidMcpServers(_) => StatusCode::BAD_REQUEST,
-            TurnError::PromptTooLarge { .. }
-            | TurnError::SystemPromptTooLarge { .. }
-            | TurnError::HistoryTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            TurnError::QueueFull { .. } | TurnError::TooManySessions { .. } => StatusCode::TOO_MANY_REQUESTS,
-            TurnError::Overloaded { .. }
-            | TurnError::Draining
-            | TurnError::NotStarted(_)
-            | TurnError::CircuitOpen { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            // The turn itself exceeded the limit; a retry would too.
-            TurnError::MemoryLimit { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-            TurnError::SessionLost(_) | TurnError::LineTooLong { .. } => StatusCode::BAD_GATEWAY,
-            TurnError::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
-            TurnError::Cancelled => StatusCode::CONFLICT,
-            TurnError::Storage(_) | TurnError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        // Refusals before the child received anything can be retried after a moment, unless the request itself is
-        // invalid.
-        let not_again = error.reached_child() || matches!(error, TurnError::TooManySessions { .. });
-        let pause = (status.is_server_error() && !not_again).then_some(PAUSE);
-        Self {
-            retry_after: error.retry_after().or(pause),
-            not_again,
-            ..Self::new(status, error.code(), redact::text_of(&error))
-        }
-    }
-}
-
-impl From<&Failure> for ApiError {
-    /// Status of the model's API, so that SDKs raise the same exception.
-    fn from(failure: &Failure) -> Self {
-        let reported = failure.api_status.filter(|status| (400..600).contains(status));
-        let status = match (reported, failure.kind.as_str()) {
-            (Some(status), _) => status,
-            (None, _) if failure.interrupted => 409,
-            (None, "authentication_failed") => 401,
-            (None, "rate_limit") => 429,
-            (None, "invalid_request" | "refusal" | "context_full") => 400,
-            (None, "request_too_large") => 413,
-            // The API was unreachable or answered wrongly.
-            (None, "server_error" | "max_output_tokens" | "unknown") => 502,
-            (None, _) => 500,
-        };
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        // The CLI's kinds map to constants.
-        let code = KINDS.into_iter().find(|kind| *kind == failure.kind).unwrap_or("cli_error");
-        Self { not_again: true, ..Self::new(status, code, said(failure)) }
-    }
-}
-
-/// Text of a failure, with the remedy where the CLI names one for interactive use only.
-pub(crate) fn said(failure: &Failure) -> Cow<'_, str> {
-    let message = &failure.message;
-    match failure.kind.as_str() {
-        "context_full" => format!("{CONTEXT_FULL} The CLI says: {message}").into(),
-        "request_too_large" => format!("{REQUEST_TOO_LARGE} The CLI says: {message}").into(),
-        _ => message.into(),
-    }
-}
-
-// Begins like the API's own text, because frameworks search for these words.
-const CONTEXT_FULL: &str = "prompt is too long: the conversation no longer fits into the model's context. Start a new one \
-     (another x-pilotlight-session), delete this one (DELETE /v1/sessions/{id}?purge=true), or send less history.";
-const REQUEST_TOO_LARGE: &str = "the conversation with all its attachments has more bytes than the model's API takes. If a \
-     short message is refused as well, start a new session or delete this one (DELETE /v1/sessions/{id}?purge=true).";
-
-impl From<&Status> for ApiError {
-    /// Error of a turn without an answer.
-    fn from(status: &Status) -> Self {
-        match status {
-            Status::Failed(failure) => failure.into(),
-            Status::Aborted(error) => error.clone().into(),
-            Status::Completed => TurnError::Internal("an answer is no refusal").into(),
-        }
-    }
-}
-
-/// Kinds of failures with a code of their own.
-const KINDS: [&str; 14] = [
-    "context_full",
-    "request_too_large",
-    "authentication_failed",
-    "model_not_found",
-    "invalid_request",
-    "rate_limit",
-    "server_error",
-    "refusal",
-    "max_output_tokens",
-    "max_turns",
-    "max_budget_usd",
-    "during_execution",
-    "interrupted",
-    "unknown",
-];
-
 /// Overload status of the Messages API.
 const OVERLOADED: u16 = 529;
 /// Code of an overloaded server, as opposed to one that stops or cannot start its CLI.
@@ -342,47 +244,4 @@ impl IntoResponse for ApiError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::error::StartFailure;
-
-    #[test]
-    fn refusals_are_retryable_and_losses_are_not() {
-        let open = TurnError::CircuitOpen {
-            last: StartFailure::Handshake("no".into()),
-            retry_after: Duration::from_millis(1500),
-        };
-        let response = ApiError::from(open).render(ErrorForm::Messages, "id");
-        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(response.headers()[header::RETRY_AFTER], "2");
-        assert!(!response.headers().contains_key("x-should-retry"));
-
-        let response = ApiError::from(TurnError::Internal("x")).render(ErrorForm::Messages, "id");
-        assert_eq!(response.headers()["x-should-retry"], "false");
-        assert!(!response.headers().contains_key(header::RETRY_AFTER));
-
-        for before in [TurnError::Draining, TurnError::Storage("full".into())] {
-            let response = ApiError::from(before).render(ErrorForm::Messages, "id");
-            assert_eq!(response.headers()[header::RETRY_AFTER], "1");
-        }
-    }
-
-    #[test]
-    fn a_crowd_is_529_in_the_messages_api_alone() {
-        let crowd = || TurnError::Overloaded { reason: "no room", retry_after: PAUSE };
-        let status = |error: TurnError, form| ApiError::from(error).render(form, "id").status().as_u16();
-        assert_eq!(status(crowd(), ErrorForm::Messages), 529);
-        for form in [ErrorForm::Own, ErrorForm::ChatCompletions] {
-            assert_eq!(status(crowd(), form), 503);
-        }
-        for form in [ErrorForm::Messages, ErrorForm::Own, ErrorForm::ChatCompletions] {
-            assert_eq!(status(TurnError::Draining, form), 503);
-        }
-    }
-
-    #[test]
-    fn long_text_is_cut_between_characters() {
-        let error = ApiError::invalid("x", "ü".repeat(10_000));
-        assert_eq!(error.message.chars().count(), MAX_MESSAGE_CHARS + 1);
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! The dialect of the Messages API, for its official SDKs as they are.
+//! The Messages API, for its unmodified official SDKs.
 
 use std::fmt::Write as _;
 
@@ -16,7 +16,7 @@ use super::{AnswerContext, Collected, mark_context_lost, new_id, stop_reason};
 use crate::model::Usage;
 use crate::turn::Outcome;
 
-/// The answer to a request without a stream.
+/// Renders the answer as one document.
 pub(super) fn document(collected: Collected, outcome: &Outcome, context: &AnswerContext) -> Value {
     let id = if collected.id.is_empty() { new_id("msg_") } else { collected.id.clone() };
     let mut document = json!({
@@ -35,7 +35,7 @@ pub(super) fn document(collected: Collected, outcome: &Outcome, context: &Answer
     document
 }
 
-/// Tokens in the words of the API.
+/// Token counts of the API.
 pub(super) fn usage(usage: &Usage) -> Value {
     json!({
         "input_tokens": usage.input_tokens,
@@ -45,8 +45,8 @@ pub(super) fn usage(usage: &Usage) -> Value {
     })
 }
 
-/// One event: its name and its data.
+/// Writes one event.
 fn event(frames: &mut BytesMut, name: &str, data: std::fmt::Arguments<'_>) {
-    // Memory is the only limit, and running out of it is no error that could be handled here.
+    // Writing to memory does not fail.
     write!(frames, "event: {name}\ndata: {data}\n\n").ok();
 }

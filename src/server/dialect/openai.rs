@@ -1,4 +1,4 @@
-//! The dialect of the Chat Completions API, for its official SDKs as they are.
+//! The Chat Completions API, for its unmodified official SDKs.
 
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ use super::{AnswerContext, Collected, mark_context_lost, new_id, stop_reason};
 use crate::model::Usage;
 use crate::turn::Outcome;
 
-/// The answer to a request without a stream.
+/// Renders the answer as one document.
 pub(super) fn document(collected: Collected, outcome: &Outcome, context: &AnswerContext) -> Value {
     let mut message = json!({ "role": "assistant", "content": collected.text(), "refusal": null });
     let thoughts = collected.thoughts();
@@ -34,7 +34,7 @@ pub(super) fn document(collected: Collected, outcome: &Outcome, context: &Answer
     document
 }
 
-/// Why the model stopped, in the words of this API.
+/// Finish reason of this API.
 fn finish_reason(outcome: &Outcome) -> &'static str {
     match stop_reason(outcome) {
         "max_tokens" | "model_context_window_exceeded" => "length",
@@ -43,7 +43,7 @@ fn finish_reason(outcome: &Outcome) -> &'static str {
     }
 }
 
-/// Tokens in the words of this API, which counts what came from a cache as part of the prompt.
+/// Token counts of this API, which include cached tokens in the prompt.
 fn usage(usage: &Usage) -> Value {
     let cached = usage.cache_read_input_tokens;
     let prompt = usage.input_tokens + usage.cache_creation_input_tokens + cached;

@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn paths_in_child_output_are_cut() {
-        for (said, shown) in [
+        for (failure_text, shown) in [
             (
                 "Error: ENOENT: no such file, open '/srv/data/sessions/ab/home/.x'",
                 "Error: ENOENT: no such file, open '…/.x'",
@@ -65,7 +65,7 @@ mod tests {
             ("ü/ü/ü \"/ü/ö\"", "…/ü \"…/ö\""),
             ("", ""),
         ] {
-            assert_eq!(without(said), shown);
+            assert_eq!(without(failure_text), shown);
         }
     }
 

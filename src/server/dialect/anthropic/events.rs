@@ -1,4 +1,4 @@
-//! An answer as the events of the Messages API: `message_start`, blocks, `message_delta`, `message_stop`.
+//! Renders the events of the Messages API: `message_start`, blocks, `message_delta`, `message_stop`.
 
 use bytes::{BufMut, BytesMut};
 use serde_json::{Value, json};
@@ -13,15 +13,15 @@ use crate::server::dialect::{
 };
 use crate::server::files::ChangedFiles;
 
-/// SDKs pass over `ping` events; before the first of an answer a comment does no harm to anybody.
+/// SDKs skip `ping` events; before `message_start` a comment is safer.
 const PING: &[u8] = b"event: ping\ndata: {\"type\":\"ping\"}\n\n";
 const EARLY_PING: &[u8] = b": ping\n\n";
 
-/// Writes the events of one turn.
+/// The renderer of one turn.
 pub(crate) struct Events {
     reader: Reader,
     session: String,
-    /// The model that was request for: what is said where none is told.
+    /// Model as named by the caller, used if none is reported.
     model: String,
     begun: bool,
     text: KeptText,
@@ -84,14 +84,14 @@ impl Render for Events {
     }
 }
 
-/// Without a value in between, so that a part costs little more than its bytes.
+/// Written directly, so that a part costs little more than its bytes.
 fn write(part: Part<'_>, request: &str, begun: bool, frames: &mut BytesMut) {
     match part {
         Part::Begin { id, model, usage } => {
             let model = if model.is_empty() { request } else { model };
             let id = if id.is_empty() { new_id("msg_") } else { id.to_owned() };
             let mut usage: Value = serde_json::from_str(usage).unwrap_or_default();
-            // SDKs hold these to be there.
+            // SDKs require these fields.
             if !usage.is_object() {
                 usage = json!({});
             }

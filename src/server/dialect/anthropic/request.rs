@@ -1,4 +1,4 @@
-//! A request of the Messages API: read, checked, translated. Pure.
+//! Parser of the Messages API. Pure.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -14,7 +14,7 @@ use crate::server::dialect::message::{
 use crate::server::dialect::{Dialect, RequestedServers, TurnRequest, image, is_text};
 use crate::turn::TurnOptions;
 
-/// What is read of a body; the rest is judged by the table of the dialect.
+/// Fields read from a body; the table of the dialect classifies the rest.
 #[derive(Deserialize)]
 struct Body {
     model: String,
@@ -31,7 +31,7 @@ struct Metadata {
     user_id: Option<String>,
 }
 
-/// Reads a body.
+/// Parses a body.
 pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
     let body: Body = read(bytes)?;
     if body.max_tokens == 0 {
@@ -61,7 +61,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
         prompt: prompt(last.content, &at)?,
         options: TurnOptions {
             model: Some(checked_model("model", body.model.clone())?),
-            // Each request says all of it: none is said as well.
+            // Each request states the whole prompt: absent means none.
             system_prompt: Some(system),
             history: earlier.history,
             ..TurnOptions::default()
@@ -76,11 +76,11 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
     })
 }
 
-/// What `claude` puts first into its system prompt for the API's accounting. It is no part of the prompt, and the session's
-/// own CLI says the same of itself.
+/// Prefix that `claude` puts first into its system prompt for the API's accounting. The session's own CLI sends its
+/// own.
 const BILLING: &str = "x-anthropic-billing-header:";
 
-/// The texts of the field `system`.
+/// Texts of the field `system`.
 fn system(content: Content) -> Result<Vec<String>, ApiError> {
     if !is_text(&content) {
         return Err(ApiError::field("system", "must be text or a list of text blocks"));
@@ -99,8 +99,8 @@ fn texts(content: Content) -> Vec<String> {
     all.into_iter().filter(|text| !text.is_empty()).collect()
 }
 
-/// The messages of the conversation, and where the last of them stands. What the system says among them goes to its prompt,
-/// in order: clients repeat it with each request.
+/// Messages of the conversation, and the position of the last. System messages extend the system prompt in order:
+/// clients repeat them with each request.
 fn messages(all: Vec<Object<Message>>, system: &mut Vec<String>) -> Result<(Vec<Message>, String), ApiError> {
     let (mut messages, mut last) = (Vec::with_capacity(all.len()), 0);
     for (index, Object(message)) in all.into_iter().enumerate() {
@@ -120,7 +120,7 @@ fn messages(all: Vec<Object<Message>>, system: &mut Vec<String>) -> Result<(Vec<
     Ok((messages, format!("messages[{last}]")))
 }
 
-/// What the CLI takes from a user.
+/// Checks the blocks that the CLI accepts from a user.
 fn check_block(block: &Value) -> Result<(), &'static str> {
     match block.get("type").and_then(Value::as_str) {
         Some("text") => match block.get("text") {
@@ -140,7 +140,7 @@ fn check_block(block: &Value) -> Result<(), &'static str> {
     }
 }
 
-/// An estimate of the tokens of a request: four characters of text each, and a fixed number for a picture.
+/// Estimates the tokens of a request: four characters of text per token, and a fixed number per image.
 pub(crate) fn count(bytes: &[u8]) -> Result<u64, ApiError> {
     #[derive(Deserialize)]
     struct Counted {
@@ -151,7 +151,7 @@ pub(crate) fn count(bytes: &[u8]) -> Result<u64, ApiError> {
         #[serde(rename = "tool_choice")]
         _tool_choice: Option<IgnoredAny>,
     }
-    /// The API's own estimate for a picture of a megapixel.
+    /// The API's estimate for an image of a megapixel.
     const PICTURE: usize = 1600;
     const CHARACTERS_PER_TOKEN: usize = 4;
     /// Role and separators.
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn system_among_messages_is_part_of_the_prompt() {
+    fn system_message_extends_the_system_prompt() {
         let billing =
             json!({ "type": "text", "text": "x-anthropic-billing-header: cc_version=2.1.332.bd3;" });
         let cached = json!({ "type": "ephemeral" });
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_system_among_messages_is_named() {
+    fn invalid_system_message_is_named() {
         let image = json!({ "type": "image", "source": { "type": "url", "url": "https://h" } });
         let user = json!({ "role": "user", "content": "a" });
         let system = |content: Value| json!({ "role": "system", "content": content });

@@ -124,19 +124,19 @@ fn openapi_knows_the_same_fields() {
             let table = tables::of(dialect).iter().filter(|field| !field.name.contains('.'));
             for field in table.clone() {
                 let described = &properties.get(field.name).unwrap_or(&Value::Null)["description"];
-                let told = described.as_str().unwrap_or_default();
+                let text = described.as_str().unwrap_or_default();
                 let right = match field.fate {
                     Fate::Used => properties.contains_key(field.name),
                     Fate::Ignored | Fate::Unheeded => {
-                        told.starts_with("Ignored:") && told.contains(field.why)
+                        text.starts_with("Ignored:") && text.contains(field.why)
                     }
-                    Fate::Refused => told.starts_with("Refused:") && told.contains(field.why),
+                    Fate::Refused => text.starts_with("Refused:") && text.contains(field.why),
                 };
                 if !right {
                     wrong.push(format!("{schema}.{}: {:?}: {}", field.name, field.fate, field.why));
                 }
             }
-            // A body with credentials is one of the original dialect.
+            // A body with credentials is in the legacy dialect.
             let others = properties.keys().filter(|name| *name != "oauth_credentials");
             for name in others.filter(|name| !table.clone().any(|field| field.name == **name)) {
                 wrong.push(format!("{schema}.{name} is in no table"));
@@ -146,7 +146,7 @@ fn openapi_knows_the_same_fields() {
     assert!(wrong.is_empty(), "openapi.json differs: {wrong:#?}");
 }
 
-/// The tables as the documentation has them.
+/// The tables as in the documentation.
 fn documented() -> String {
     let mut text = String::new();
     for (dialect, title, _) in DIALECTS {

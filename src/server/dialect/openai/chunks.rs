@@ -1,4 +1,4 @@
-//! An answer as chunks of a chat completion.
+//! Renders the chunks of a chat completion.
 
 use bytes::{BufMut, BytesMut};
 use serde_json::{Value, json};
@@ -13,10 +13,10 @@ use crate::server::dialect::{
 use crate::server::files::ChangedFiles;
 use crate::turn::Outcome;
 
-/// That the conversation has lost something; a comment, for chunks have no room for it.
+/// Marks a loss of context: a comment, because chunks have no field for it.
 const CONTEXT_LOST: &[u8] = b": context_lost\n\n";
 
-/// Writes the chunks of one turn.
+/// The renderer of one turn.
 pub(crate) struct Chunks {
     reader: Reader,
     writer: Writer,
@@ -24,15 +24,15 @@ pub(crate) struct Chunks {
     session: String,
 }
 
-/// What is the same in each chunk, written once.
+/// The constant part of each chunk, rendered once.
 struct Writer {
     id: String,
     created: u64,
     model: String,
-    /// Up to the delta.
+    /// Everything before the delta.
     before: String,
     begun: bool,
-    /// Clients that request for the tokens expect the field in every chunk.
+    /// Clients that ask for token counts expect the field in every chunk.
     with_usage: bool,
 }
 
@@ -58,7 +58,7 @@ impl Chunks {
 
 impl Writer {
     fn prepare(&mut self) {
-        // A text can always be written.
+        // Writing to memory does not fail.
         let model = serde_json::to_string(&self.model).unwrap_or_default();
         let (id, created) = (&self.id, self.created);
         self.before = format!(

@@ -1,4 +1,4 @@
-//! A request of the Chat Completions API: read, checked, translated. Pure.
+//! Parser of the Chat Completions API. Pure.
 
 use serde::Deserialize;
 
@@ -11,7 +11,7 @@ use crate::server::dialect::message::{Message, Object, Role, checked_model, prom
 use crate::server::dialect::{Dialect, TurnRequest};
 use crate::turn::TurnOptions;
 
-/// What is read of a body; the rest is judged by the table of the dialect.
+/// Fields read from a body; the table of the dialect classifies the rest.
 #[derive(Deserialize)]
 struct Body {
     model: String,
@@ -27,7 +27,7 @@ struct StreamOptions {
     include_usage: Option<bool>,
 }
 
-/// Reads a body.
+/// Parses a body.
 pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
     let body: Body = read(bytes)?;
     if body.n.is_some_and(|n| n != 1) {
@@ -57,7 +57,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
     })
 }
 
-/// The system prompt, and the messages of the conversation.
+/// Splits the system prompt from the messages of the conversation.
 fn messages(all: Vec<Object<Sent>>) -> Result<(String, Vec<Message>), ApiError> {
     let (mut system, mut messages) = (Vec::new(), Vec::new());
     let last = all.len().saturating_sub(1);

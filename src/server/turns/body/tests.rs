@@ -22,7 +22,7 @@ impl TurnFiles for Stub {
     }
 }
 
-/// A turn, its answer with a heartbeat of ten seconds, and whether the turn was cancelled.
+/// A turn, its body with a heartbeat of ten seconds, and whether the turn was cancelled.
 fn answer() -> (TurnSender, TurnBody, Arc<AtomicBool>) {
     let cancelled = Arc::new(AtomicBool::new(false));
     let seen = cancelled.clone();
@@ -62,7 +62,7 @@ fn completed() -> crate::turn::Outcome {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lines_go_out_and_silence_is_broken() {
+async fn lines_are_forwarded_with_heartbeats() {
     let (sender, mut answer, _) = answer();
     put(&sender, b"{\"n\":0}\n");
     answer.begin().await.unwrap();
@@ -78,7 +78,7 @@ async fn lines_go_out_and_silence_is_broken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_is_an_event_before_the_end() {
+async fn failure_is_an_event_before_the_end() {
     let (sender, mut answer, _) = answer();
     answer.send_files(Box::new(Stub(Box::pin(async { unreachable!("no files of a lost turn") }))));
     put(&sender, b"{}\n");
@@ -91,7 +91,7 @@ async fn a_failure_is_an_event_before_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_the_cli_itself_is_an_event_after_its_last_line() {
+async fn cli_error_is_an_event_after_its_last_line() {
     let (sender, mut answer, _) = answer();
     let failure = crate::model::Failure {
         kind: "rate_limit".to_owned(),
@@ -112,7 +112,7 @@ async fn an_error_of_the_cli_itself_is_an_event_after_its_last_line() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn files_come_last_and_may_take_their_time() {
+async fn files_come_last_with_heartbeats() {
     let files = Box::pin(async {
         sleep(Duration::from_secs(15)).await;
         ChangedFiles::default()
@@ -126,7 +126,7 @@ async fn files_come_last_and_may_take_their_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_conversation_whose_child_saw_nothing_is_given_back_as_it_was() {
+async fn refused_turn_releases_its_claim_unchanged() {
     let directory = tempfile::tempdir().unwrap();
     let conversations = crate::server::conversations::Conversations::new(directory.path().to_owned(), 4);
     let last = serde_json::from_value(serde_json::json!({ "role": "user", "content": "a" })).unwrap();
@@ -142,7 +142,7 @@ async fn a_conversation_whose_child_saw_nothing_is_given_back_as_it_was() {
         let (sender, mut answer, _) = answer();
         answer.claim = Some(claimed);
         drop(sender.finish(Bytes::new(), crate::turn::aborted(error)));
-        // The caller of one that is refused gets a status, the other one an event.
+        // A refused caller gets a status, the other one an event.
         answer.begin().await.ok();
         while next(&mut answer).await.is_some() {}
         drop(answer);
@@ -151,7 +151,7 @@ async fn a_conversation_whose_child_saw_nothing_is_given_back_as_it_was() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_without_a_model_names_the_one_that_was_asked_for_and_says_what_was_lost() {
+async fn answer_without_model_names_the_requested_one() {
     for (dialect, lost) in
         [(Dialect::Anthropic, r#""context_lost":true"#), (Dialect::OpenAi, ": context_lost\n\n")]
     {
@@ -167,14 +167,14 @@ async fn an_answer_without_a_model_names_the_one_that_was_asked_for_and_says_wha
             ..completed()
         };
         drop(sender.finish(Bytes::new(), outcome));
-        let told = next(&mut answer).await.unwrap();
-        assert!(told.contains(r#""model":"sonnet""#) && told.contains(lost), "{told}");
-        assert!(told.contains("local") && !told.contains("tool_use"), "{told}");
+        let text = next(&mut answer).await.unwrap();
+        assert!(text.contains(r#""model":"sonnet""#) && text.contains(lost), "{text}");
+        assert!(text.contains("local") && !text.contains("tool_use"), "{text}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn hanging_up_cancels_the_turn_and_its_end_does_not() {
+async fn only_disconnect_cancels_the_turn() {
     let (sender, lost, cancelled) = answer();
     drop(lost);
     assert!(cancelled.load(Ordering::Relaxed) && sender.is_closed());
