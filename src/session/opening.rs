@@ -12,19 +12,19 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::child_events::{LifecycleEvent, Mailbox};
-use super::child_task::Plan;
 use super::import::{First, Imported, Offered, ProgramFile, first_line};
 use super::known;
+use super::lifecycle::Plan;
 use super::store::{ProgressFile, Record, new_cli_session_id};
-use crate::adapter::{Adapter, Import, LaunchSettings, Opening, Refusal};
+use crate::adapter::{Adapter, Import, LaunchMode, LaunchRefusal, LaunchSettings};
 use crate::child::Secrets;
 use crate::config::CliConfig;
 use crate::model::ids::{SessionKey, UserId};
 use crate::session::env::Env;
 use crate::telemetry::metrics::ContextLost;
-use crate::workspace::beneath::Refused;
+use crate::workspace::beneath::ReadError;
 use crate::workspace::user_env::Variables;
-use crate::workspace::{Amount, Workspace};
+use crate::workspace::{RemovalLimit, Workspace};
 
 /// Everything about a start that is known before it.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(super) struct Prepared {
     pub(super) cli_session_id: String,
     /// The session does not know it yet.
     is_new_id: bool,
-    pub(super) opening: Opening,
+    pub(super) mode: LaunchMode,
     pub(super) settings: LaunchSettings,
     /// What is missing of the conversation.
     pub(super) loss: Option<ContextLost>,
@@ -62,14 +62,14 @@ pub(super) struct Prepared {
 
 /// What is removed, or looked at, before a start: a plugin cache has some ten thousand files. A child can leave
 /// millions, and what it left running can refill them.
-const CLEARED: Amount = Amount { entries: 2_000_000, time: Duration::from_secs(5) };
+const CLEARED: RemovalLimit = RemovalLimit { entries: 2_000_000, time: Duration::from_secs(5) };
 /// The same while others wait for the permit to start: normally nothing is left to be removed.
-const CLEARED_AGAIN: Amount = Amount { entries: 500_000, time: Duration::from_secs(1) };
+const CLEARED_AGAIN: RemovalLimit = RemovalLimit { entries: 500_000, time: Duration::from_secs(1) };
 
 /// Removes what the child before left that the next one would obey. Before the session asks for the permit to start.
 pub(super) async fn clear(plan: &Plan) -> io::Result<()> {
     let (workspace, env) = (plan.workspace.clone(), plan.env().clone());
-    let clear = move || workspace.clear_own_files(env.adapter, &env.config.cli, CLEARED);
+    let clear = move || workspace.clear_home(env.adapter, &env.config.cli, CLEARED);
     match tokio::task::spawn_blocking(clear).await.map_err(io::Error::other)? {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error),
         // Whatever else there is shows itself in the preparation, which makes directories that are missing first.
@@ -103,8 +103,8 @@ fn prepare_now(
 ) -> io::Result<Prepared> {
     let (adapter, cli) = (env.adapter, &env.config.cli);
     workspace.create()?;
-    workspace.sweep(adapter, cli);
-    workspace.clear_own_files(adapter, cli, CLEARED_AGAIN)?;
+    workspace.remove_abandoned_files(adapter, cli);
+    workspace.clear_home(adapter, cli, CLEARED_AGAIN)?;
     let mcp_servers = match &record.settings.mcp_servers {
         Some(servers) => {
             let found = servers.resolve(&env.config.mcp);
@@ -157,7 +157,7 @@ fn prepare_now(
         progress: progress.map(Arc::new),
         cli_session_id,
         is_new_id: !is_usable,
-        opening: if transcript.is_some() || imported.is_some() { Opening::Resume } else { Opening::New },
+        mode: if transcript.is_some() || imported.is_some() { LaunchMode::Resume } else { LaunchMode::New },
         own_credentials: record.settings.own_credentials,
         secrets: Secrets::of(cli.env.iter().chain(variables.pairs()), &mcp_servers, &tokens),
         settings: LaunchSettings {
@@ -197,11 +197,11 @@ fn found(
     adapter: &dyn Adapter,
     cli: &CliConfig,
     transcript: &Path,
-) -> Result<File, Refused> {
+) -> Result<File, ReadError> {
     let (own, path) = workspace.cli_file(adapter, cli, transcript)?;
     let file = own.file(&path)?;
     let (size, limit) = (file.metadata()?.len(), MAX_TRANSCRIPT_BYTES);
-    if size > limit { Err(Refused::TooLarge { size, limit }) } else { Ok(file) }
+    if size > limit { Err(ReadError::TooLarge { size, limit }) } else { Ok(file) }
 }
 
 /// Writes the history as the transcript of the conversation of this id. `None`: nothing in it needs one, or the CLI is
@@ -242,7 +242,7 @@ impl Prepared {
     /// The next way to try after the CLI refused this one: the other way once, then a conversation of a new id.
     ///
     /// Blocks.
-    pub(super) fn after_refusal(mut self, refusal: Refusal, plan: &Plan) -> Self {
+    pub(super) fn after_refusal(mut self, refusal: LaunchRefusal, plan: &Plan) -> Self {
         self.attempt += 1;
         if let Some(imported) = self.imported.take() {
             // The history goes into the first message.
@@ -255,21 +255,21 @@ impl Prepared {
             if let Err(error) = plan.workspace.remove_cli_file(adapter, cli, &written) {
                 tracing::warn!(%error, "a transcript that is of no use is left behind");
             }
-            self.opening = Opening::New;
+            self.mode = LaunchMode::New;
             self.first = self.offered.as_ref().map(|offered| first(offered, false, plan.env()));
             return self;
         }
         if self.attempt == 1 {
-            self.opening = match refusal {
-                Refusal::NoConversation => Opening::New,
-                Refusal::IdInUse => Opening::Resume,
+            self.mode = match refusal {
+                LaunchRefusal::NoConversation => LaunchMode::New,
+                LaunchRefusal::IdInUse => LaunchMode::Resume,
             };
             // Begun anew under the old id: what was said before is gone.
-            let lost = refusal == Refusal::NoConversation && self.has_turns;
+            let lost = refusal == LaunchRefusal::NoConversation && self.has_turns;
             self.loss = lost.then_some(ContextLost::Conversation);
         } else {
             self.cli_session_id = new_cli_session_id();
-            self.opening = Opening::New;
+            self.mode = LaunchMode::New;
             self.loss = self.has_turns.then_some(ContextLost::Conversation);
             self.is_new_id = true;
         }

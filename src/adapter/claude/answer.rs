@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::fields::mend_surrogates;
+use super::fields::replace_lone_surrogates;
 use crate::adapter::answer::{AnswerReader, Block, Part};
 
 mod lines;
@@ -69,7 +69,7 @@ impl AnswerReader for Reader {
     fn read(&mut self, line: &[u8], tell: &mut dyn FnMut(Part<'_>)) {
         // Seldom anything else; the repair looks at each byte for itself.
         let text = std::str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line), Cow::Borrowed);
-        let text = mend_surrogates(&text);
+        let text = replace_lone_surrogates(&text);
         if self.by_deltas && self.text_delta(&text, tell).is_some() {
             return;
         }

@@ -12,8 +12,8 @@ use crate::adapter::LineKind;
 /// How nearly all lines of a turn begin.
 const STREAM_EVENT: &[u8] = br#"{"type":"stream_event","#;
 
-const MINOR: LineKind = LineKind::Event { substantial: false, checkpoint: false };
-const SUBSTANTIAL: LineKind = LineKind::Event { substantial: true, checkpoint: false };
+const MINOR: LineKind = LineKind::Message { substantial: false, checkpoint: false };
+const SUBSTANTIAL: LineKind = LineKind::Message { substantial: true, checkpoint: false };
 
 pub(super) fn classify(line: &[u8]) -> LineKind {
     let line = line.trim_ascii();
@@ -42,13 +42,13 @@ fn typed(kind: &[u8], line: &[u8]) -> LineKind {
     match kind {
         b"stream_event" => SUBSTANTIAL,
         b"assistant" => {
-            LineKind::Event { substantial: true, checkpoint: has(line, "parent_tool_use_id", b"null") }
+            LineKind::Message { substantial: true, checkpoint: has(line, "parent_tool_use_id", b"null") }
         }
         b"user" => user(line),
         b"result" => LineKind::Terminal,
-        b"control_response" => LineKind::ControlAnswer,
+        b"control_response" => LineKind::ControlResponse,
         b"control_request" => LineKind::HostRequest,
-        b"control_cancel_request" => LineKind::Withdrawn,
+        b"control_cancel_request" => LineKind::Cancelled,
         b"tool_progress" | b"tool_use_summary" => SUBSTANTIAL,
         // `rate_limit_event`, `keep_alive` and whatever later versions say.
         _ => MINOR,
@@ -61,7 +61,7 @@ fn user(line: &[u8]) -> LineKind {
         return LineKind::Echo;
     }
     let own = has(line, "parent_tool_use_id", b"null") && !has(line, "isSynthetic", b"true");
-    LineKind::Event { substantial: true, checkpoint: own }
+    LineKind::Message { substantial: true, checkpoint: own }
 }
 
 fn system(subtype: &[u8], state: impl FnOnce() -> Option<Vec<u8>>) -> LineKind {
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn every_kind_in_every_spelling() {
-        let kept = LineKind::Event { substantial: true, checkpoint: true };
+        let kept = LineKind::Message { substantial: true, checkpoint: true };
         let cases = [
             (r#"{"type":"stream_event","event":{}}"#, SUBSTANTIAL),
             (r#"{"type":"assistant","message":{},"parent_tool_use_id":null}"#, kept),
@@ -138,9 +138,9 @@ mod tests {
             (r#"{"type":"user","message":{},"parent_tool_use_id":null,"isReplay":true}"#, LineKind::Echo),
             (r#"{"type":"user","message":{},"parent_tool_use_id":null,"isSynthetic":true}"#, SUBSTANTIAL),
             (r#"{"type":"result","subtype":"success"}"#, LineKind::Terminal),
-            (r#"{"type":"control_response","response":{}}"#, LineKind::ControlAnswer),
+            (r#"{"type":"control_response","response":{}}"#, LineKind::ControlResponse),
             (r#"{"type":"control_request","request_id":"1"}"#, LineKind::HostRequest),
-            (r#"{"type":"control_cancel_request","request_id":"1"}"#, LineKind::Withdrawn),
+            (r#"{"type":"control_cancel_request","request_id":"1"}"#, LineKind::Cancelled),
             (r#"{"type":"rate_limit_event"}"#, MINOR),
             (r#"{"type":"something_new"}"#, MINOR),
             (r#"{"type":""}"#, MINOR),

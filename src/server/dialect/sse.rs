@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use crate::error::TurnError;
 use crate::model::Failure;
-use crate::server::api::error::redact;
 use crate::server::api::error::failure_text;
+use crate::server::api::error::redact;
 
 /// End of every stream.
 pub(crate) const DONE: &[u8] = b"data: [DONE]\n\n";
