@@ -3,16 +3,11 @@
 //! The text is only for the caller and never logged: it may hold the end of the CLI's standard error, without server
 //! paths ([`redact`]).
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
-
-use crate::error::TurnError;
-use crate::model::Failure;
-use crate::turn::Status;
 
 mod of_turn;
 pub(crate) mod redact;
@@ -86,7 +81,7 @@ impl ApiError {
 
     /// 503, or 529 in the Messages API: temporarily not possible.
     pub(crate) fn overloaded(message: &str, retry_after: Duration) -> Self {
-        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, CROWD, message);
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, OVERLOADED_CODE, message);
         Self { retry_after: Some(retry_after), ..error }
     }
 
@@ -186,7 +181,7 @@ impl ApiError {
 
     /// Status in this form: the Messages API has its own for overload.
     fn status_in(&self, form: ErrorForm) -> StatusCode {
-        let is_crowd = self.code == CROWD && self.status == StatusCode::SERVICE_UNAVAILABLE;
+        let is_crowd = self.code == OVERLOADED_CODE && self.status == StatusCode::SERVICE_UNAVAILABLE;
         match StatusCode::from_u16(OVERLOADED) {
             Ok(overloaded) if is_crowd && form == ErrorForm::Messages => overloaded,
             _ => self.status,
@@ -233,7 +228,7 @@ fn whole_seconds(pause: Duration) -> u64 {
 /// Overload status of the Messages API.
 const OVERLOADED: u16 = 529;
 /// Code of an overloaded server, as opposed to one that stops or cannot start its CLI.
-const CROWD: &str = "overloaded";
+const OVERLOADED_CODE: &str = "overloaded";
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {

@@ -1,7 +1,7 @@
 //! Retry headers, statuses and long texts of errors.
 
 use super::*;
-use crate::error::StartFailure;
+use crate::error::{StartFailure, TurnError};
 
 #[test]
 fn refusals_are_retryable_and_losses_are_not() {
@@ -25,12 +25,12 @@ fn refusals_are_retryable_and_losses_are_not() {
 }
 
 #[test]
-fn a_crowd_is_529_in_the_messages_api_alone() {
-    let crowd = || TurnError::Overloaded { reason: "no room", retry_after: PAUSE };
+fn overload_is_529_only_in_the_messages_api() {
+    let overloaded = || TurnError::Overloaded { reason: "no room", retry_after: PAUSE };
     let status = |error: TurnError, form| ApiError::from(error).render(form, "id").status().as_u16();
-    assert_eq!(status(crowd(), ErrorForm::Messages), 529);
+    assert_eq!(status(overloaded(), ErrorForm::Messages), 529);
     for form in [ErrorForm::Own, ErrorForm::ChatCompletions] {
-        assert_eq!(status(crowd(), form), 503);
+        assert_eq!(status(overloaded(), form), 503);
     }
     for form in [ErrorForm::Messages, ErrorForm::Own, ErrorForm::ChatCompletions] {
         assert_eq!(status(TurnError::Draining, form), 503);
