@@ -7,7 +7,7 @@ use std::{fmt, fs};
 use tokio::time::Instant;
 
 use super::host;
-use super::running_turn::{RunningTurn, TurnJob};
+use super::running_turn::{Job, RunningTurn};
 use super::spawn::Sweep;
 use crate::adapter::LaunchRefusal;
 use crate::telemetry::metrics::{ExitReason, RestartCause};
@@ -35,7 +35,7 @@ pub(crate) struct ChildExit {
     /// The turn without an answer.
     pub(crate) unfinished: Option<Box<RunningTurn>>,
     /// A turn that was not written to the child yet.
-    pub(crate) unseen: Option<Box<TurnJob>>,
+    pub(crate) unseen: Option<Box<Job>>,
     /// How the tree ended; `None`: it survived SIGKILL.
     pub(crate) sweep: Option<Sweep>,
 }

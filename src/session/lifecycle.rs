@@ -264,7 +264,7 @@ fn conclude_and_record(plan: &Plan, exit: ChildExit) -> Conclusion {
     let Conclusion { reason, detail, .. } = &conclusion;
     metrics.exited(*reason);
     let shown = Exit { reason: reason.as_str(), detail: detail.clone(), at: SystemTime::now() };
-    plan.entry.with_board(|board| board.last_exit = Some(shown.clone()));
+    plan.entry.status.exited(shown.clone());
     if !conclusion.was_requested() {
         plan.record(EventKind::Crashed(shown));
         tracing::warn!(%session, generation = plan.generation.0, cause = %detail, "the CLI ended unasked");
