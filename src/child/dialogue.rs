@@ -279,7 +279,7 @@ impl Dialogue {
 
     /// The end of the child, apart from the end of its tree.
     pub(super) fn into_exit(mut self, exit: Option<Exit>, oom_kills: OomKills, stderr: String) -> ChildExit {
-        self.setup.metrics.stream_bytes(Stream::Stdout, self.uncounted);
+        self.setup.metrics.stream_bytes.add(Stream::Stdout, self.uncounted);
         let rest = self.take_tail();
         let forced = matches!(self.phase, Phase::Killed { .. });
         let cause = self.verdict.map_or_else(

@@ -140,7 +140,7 @@ impl Driver {
         if !open {
             self.stderr = None;
         }
-        self.setup.metrics.stream_bytes(Stream::Stderr, self.tail.take_new());
+        self.setup.metrics.stream_bytes.add(Stream::Stderr, self.tail.take_new());
     }
 
     fn drain_stderr(&mut self) {
@@ -157,7 +157,7 @@ impl Driver {
         let sweep = timeout(UNKILLABLE, self.shim.gone()).await.ok();
         self.drain_stderr();
         if self.tail.is_cut() {
-            self.setup.metrics.truncated(Stream::Stderr);
+            self.setup.metrics.truncations.increment(Stream::Stderr);
         }
         let ended =
             self.open.0.close().map(|dialogue| dialogue.into_exit(exit, self.oom_kills, self.tail.text()));

@@ -183,7 +183,7 @@ impl Running {
         if substantial && !std::mem::replace(&mut self.produced, true) {
             // Nobody else gets it: what it was sent as is of no more use.
             (self.job.earlier, self.job.hold, self.job.line) = (None, None, Bytes::new());
-            metrics.first_output(self.job.start, self.job.accepted.elapsed());
+            metrics.first_output.record(self.job.start, self.job.accepted.elapsed());
             self.job.trace.first_output();
         }
         if checkpoint.is_some() {

@@ -150,7 +150,7 @@ impl Taking {
         hold: Hold,
         form: ErrorForm,
     ) -> Result<Response, ApiError> {
-        self.app.exporter().metrics().turn_asked(asked.dialect.metric_label());
+        self.app.exporter().metrics().turns.increment(asked.dialect.metric_label());
         let config = &self.app.pilot().config().http;
         let without_effect = without_effect(&asked);
         if config.strict && (asked.ignored.is_refused_by_strict || !asked.left_out.is_empty()) {

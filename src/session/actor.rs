@@ -28,7 +28,8 @@ use crate::model::{PermissionError, SessionState};
 use crate::session::registry::{Board, Entry};
 use crate::session::sessions::Sessions;
 use crate::support::atomic_file::Durability;
-use crate::telemetry::events::EventKind;
+use crate::telemetry::Telemetry;
+use crate::telemetry::emit::{CircuitOpened, ContextLoss, Evicted, Restarted};
 use crate::telemetry::metrics::{ContextLost, EvictionReason, RestartCause};
 use crate::turn::{Earlier, FirstLine, wake};
 use crate::workspace::Workspace;
@@ -110,7 +111,7 @@ impl Actor for SessionActor {
             first_board(&args.record),
         ));
         args.sessions.registry.insert(entry.clone());
-        args.sessions.env.metrics.session_moved(None, Some(SessionState::Dormant));
+        args.sessions.env.telemetry.metrics.session_moved(None, Some(SessionState::Dormant));
         let settings_hash = args.record.settings.hash();
         Ok(SessionActorState {
             machine: Machine::new(args.record.generation(), settings_hash, has_context(&args.record)),
@@ -296,9 +297,7 @@ impl SessionActorState {
                 }
             }
             Effect::CircuitOpened => {
-                self.sessions.env.metrics.crash_loop();
-                self.record(EventKind::Paused);
-                tracing::warn!(session = %self.entry.key.hash(), "the CLI failed repeatedly; the session pauses");
+                CircuitOpened.emit(self.telemetry(), &self.entry.key);
             }
         }
     }
@@ -316,8 +315,7 @@ impl SessionActorState {
         self.settings_by_hash.retain(|_, _| !self.waiting.is_empty());
         if restart {
             self.record.restarts = self.record.restarts.saturating_add(1);
-            self.sessions.env.metrics.restarted(self.restart_cause);
-            self.record(EventKind::Restarted { cause: self.restart_cause.as_str() });
+            Restarted { cause: self.restart_cause }.emit(self.telemetry(), &self.entry.key);
         }
         self.record.generation = generation.0;
         self.first = None;
@@ -412,11 +410,9 @@ impl SessionActorState {
         match event {
             LifecycleEvent::Started(started, port) => self.started(started, port),
             LifecycleEvent::ContextLost(loss, gap) => {
-                tracing::warn!(session = %self.entry.key.hash(), loss = loss.as_str(), "part of a conversation is lost");
                 if self.record.untold_loss != Some(loss) {
                     // Found again by every start until a turn is told; it is one loss.
-                    self.sessions.env.metrics.context_lost(loss);
-                    self.record(EventKind::ContextLost { kind: loss.as_str() });
+                    ContextLoss { extent: loss }.emit(self.telemetry(), &self.entry.key);
                 }
                 self.record.untold_loss = Some(loss);
                 self.record.known_gap = gap;
@@ -459,7 +455,7 @@ impl SessionActorState {
         match event {
             ChildEvent::Ready => {
                 if let Some(crashed_at) = self.crashed_at.take() {
-                    self.sessions.env.metrics.recovered(crashed_at.elapsed());
+                    self.sessions.env.telemetry.metrics.recovery_duration.record(crashed_at.elapsed());
                 }
                 if !self.warm_waiters.is_empty() {
                     self.touch();
@@ -543,14 +539,12 @@ impl SessionActorState {
         if ended.was_ready
             && let Some(link) = link
         {
-            self.sessions.env.metrics.session_ended(link.since.elapsed());
+            self.sessions.env.telemetry.metrics.session_lifetime.record(link.since.elapsed());
         }
         let eviction = self.eviction.take();
         if ended.was_requested() {
             if let Some(reason) = eviction {
-                self.sessions.env.metrics.evicted(reason);
-                self.record(EventKind::Evicted { reason: reason.as_str() });
-                tracing::info!(session = %entry.key.hash(), reason = reason.as_str(), "evicted");
+                Evicted { reason }.emit(self.telemetry(), &entry.key);
             }
         } else {
             self.crashed_at.get_or_insert_with(Instant::now);
@@ -601,8 +595,8 @@ impl SessionActorState {
 
     // ---- What others see ----
 
-    fn record(&self, kind: EventKind) {
-        self.sessions.env.events.record(&self.entry.key, kind);
+    fn telemetry(&self) -> &Telemetry {
+        &self.sessions.env.telemetry
     }
 
     /// Notes that the session is used.
@@ -614,7 +608,7 @@ impl SessionActorState {
     fn publish(&mut self) {
         let state = self.machine.public_state();
         if state != self.shown {
-            self.sessions.env.metrics.session_moved(Some(self.shown), Some(state));
+            self.sessions.env.telemetry.metrics.session_moved(Some(self.shown), Some(state));
             self.shown = state;
         }
         let queue_depth = self.machine.queue_depth();
@@ -670,7 +664,7 @@ impl SessionActorState {
 
 impl Drop for SessionActorState {
     fn drop(&mut self) {
-        self.sessions.env.metrics.session_moved(Some(self.shown), None);
+        self.sessions.env.telemetry.metrics.session_moved(Some(self.shown), None);
     }
 }
 

@@ -179,7 +179,7 @@ impl Dialogue {
     }
 
     fn written(&mut self, length: usize) {
-        self.setup.metrics.stream_bytes(Stream::Stdin, length as u64);
+        self.setup.metrics.stream_bytes.add(Stream::Stdin, length as u64);
         if let Some(front) = self.outbox.front_mut() {
             front.advance(length);
             if !front.has_remaining() {

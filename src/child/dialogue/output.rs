@@ -144,7 +144,7 @@ impl Dialogue {
     pub(in crate::child) fn close_output(&mut self) {
         self.silent = true;
         if self.framer.finish().is_some() {
-            self.setup.metrics.protocol_error(ProtocolError::PartialEof);
+            self.setup.metrics.protocol_errors.increment(ProtocolError::PartialEof);
         }
     }
 
@@ -160,7 +160,7 @@ impl Dialogue {
                 self.uncounted += length as u64;
                 self.process(now);
                 if self.running.is_none() || self.uncounted >= COUNTED_AT_ONCE {
-                    self.setup.metrics.stream_bytes(Stream::Stdout, std::mem::take(&mut self.uncounted));
+                    self.setup.metrics.stream_bytes.add(Stream::Stdout, std::mem::take(&mut self.uncounted));
                 }
             }
             // An error says that the runtime is going away: nothing more will come.
@@ -300,8 +300,8 @@ impl Dialogue {
             }
             Step::Waiting => self.waiting(),
             Step::TooLong => {
-                self.setup.metrics.protocol_error(ProtocolError::LineTooLong);
-                self.setup.metrics.truncated(Stream::Stdout);
+                self.setup.metrics.protocol_errors.increment(ProtocolError::LineTooLong);
+                self.setup.metrics.truncations.increment(Stream::Stdout);
                 let limit = self.setup.config.session.line_limit;
                 self.cancel_running(TurnError::LineTooLong { limit });
             }
@@ -310,7 +310,7 @@ impl Dialogue {
             | Step::HostRequest(None)
             | Step::Withdrawn(None)
             | Step::Malformed => {
-                self.setup.metrics.protocol_error(ProtocolError::BadJson);
+                self.setup.metrics.protocol_errors.increment(ProtocolError::BadJson);
             }
         }
     }
@@ -387,7 +387,7 @@ impl Dialogue {
         }
         let family = ModelClass::of(self.model.as_deref());
         let cost_usd = self.cost_of(&terminal);
-        self.setup.metrics.spent(family, &terminal.usage, cost_usd);
+        self.setup.metrics.count_usage(family, &terminal.usage, cost_usd);
         if terminal.unsolicited {
             // What the CLI did of its own accord answers nobody.
             self.disclaim();
@@ -439,7 +439,7 @@ impl Dialogue {
         if self.running.as_ref().is_some_and(|running| running.working) {
             let tail = self.take_tail();
             let Some(running) = self.running.take() else { return };
-            self.setup.metrics.protocol_error(ProtocolError::UnknownId);
+            self.setup.metrics.protocol_errors.increment(ProtocolError::UnknownId);
             let loss =
                 Loss { cause: "the CLI ended the turn without a result".to_owned(), stderr: String::new() };
             self.turn_over(running.lose(tail, TurnError::SessionLost(loss)));
@@ -478,7 +478,7 @@ impl Dialogue {
         } else if id.starts_with(PING)
             && let Some(sent) = self.running.as_mut().and_then(|running| running.pinged.take())
         {
-            self.setup.metrics.ping(sent.elapsed());
+            self.setup.metrics.ping.record(sent.elapsed());
         }
     }
 

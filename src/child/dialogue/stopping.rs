@@ -19,7 +19,7 @@ impl Dialogue {
         self.stop_began = Some(Instant::now());
         match self.phase {
             Phase::Serving if self.running.is_some() => {
-                self.setup.metrics.stop_step(StopStep::Interrupt);
+                self.setup.metrics.stop_steps.increment(StopStep::Interrupt);
                 self.phase =
                     Phase::Interrupted { until: Instant::now() + self.setup.config.session.stop_interrupt };
                 self.unsettled = true;
@@ -31,7 +31,7 @@ impl Dialogue {
     }
 
     pub(super) fn close_input(&mut self) {
-        self.setup.metrics.stop_step(StopStep::StdinClose);
+        self.setup.metrics.stop_steps.increment(StopStep::StdinClose);
         self.unsettled = true;
         self.outbox.clear();
         self.write_deadline = None;
@@ -43,14 +43,14 @@ impl Dialogue {
 
     pub(super) fn terminate(&mut self) {
         self.unsettled = true;
-        self.setup.metrics.stop_step(StopStep::Term);
+        self.setup.metrics.stop_steps.increment(StopStep::Term);
         self.order.get_or_insert(Order::Terminate);
         self.phase = Phase::Terminated { until: Instant::now() + self.setup.config.session.stop_term };
     }
 
     pub(super) fn kill(&mut self) {
         self.unsettled = true;
-        self.setup.metrics.stop_step(StopStep::TreeKill);
+        self.setup.metrics.stop_steps.increment(StopStep::TreeKill);
         self.order = Some(Order::KillTree);
         self.phase = Phase::Killed { until: Instant::now() + KILL_TOLD };
     }

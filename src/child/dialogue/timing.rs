@@ -46,7 +46,7 @@ impl Dialogue {
             self.write_deadline = Some(now + self.setup.config.session.write_timeout);
         }
         if self.write_deadline.is_some_and(|deadline| deadline <= now) && !self.is_ending() {
-            self.setup.metrics.hang(HangDetector::StdinStall);
+            self.setup.metrics.hangs.increment(HangDetector::StdinStall);
             return self.declare_dead(KillReason::Hung);
         }
         let adapter = self.setup.adapter;
@@ -102,7 +102,7 @@ impl Dialogue {
                 self.write(line.into());
             }
             Advice::Condemn(finding) => {
-                self.setup.metrics.hang(match finding {
+                self.setup.metrics.hangs.increment(match finding {
                     Finding::Stopped => HangDetector::Stopped,
                     Finding::Ping => HangDetector::Ping,
                     Finding::NoProgress => HangDetector::NoProgress,
@@ -124,7 +124,7 @@ impl Dialogue {
             self.wakes.extend(waiting);
             self.drop_kept();
         } else if running.interrupts >= MOST_INTERRUPTS {
-            self.setup.metrics.hang(HangDetector::NoProgress);
+            self.setup.metrics.hangs.increment(HangDetector::NoProgress);
             self.verdict.get_or_insert(KillReason::Hung);
             return self.terminate();
         }

@@ -93,7 +93,7 @@ pub(crate) fn admin(app: Arc<App>, gate: Gate) -> Router {
 /// death.
 pub(crate) fn crowded(metrics: Arc<HttpMetrics>) -> Router {
     async fn refuse(State(metrics): State<Arc<HttpMetrics>>, uri: Uri, headers: HeaderMap) -> Response {
-        metrics.limited(HttpLimit::Connections);
+        metrics.limited.increment(HttpLimit::Connections);
         let message = "as many connections are open as may be (http.max_connections)";
         let id = request_id(&headers);
         let form = error_form(uri.path(), &headers);
@@ -213,10 +213,10 @@ fn count(
     counted.answered(labels::route(path), labels::class(status), took);
     let Some(code) = code else { return };
     if let Some(why) = labels::auth_failure(code, status) {
-        counted.auth_failed(why);
+        counted.auth_failures.increment(why);
     }
     if let Some(what) = labels::limit(code) {
-        counted.limited(what);
+        counted.limited.increment(what);
     }
 }
 
