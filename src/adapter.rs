@@ -14,8 +14,9 @@ use std::time::{Duration, SystemTime};
 pub use answer::AnswerReader;
 
 use crate::config::CliConfig;
-use crate::model::{Decision, Prompt, Usage};
-use crate::model::{Failure, History, PermissionRequest, PromptRefused};
+use crate::model::{
+    Decision, Failure, History, OauthCredentials, PermissionRequest, Prompt, PromptRefused, Usage,
+};
 
 pub mod answer;
 pub mod claude;
@@ -195,6 +196,23 @@ pub struct Import {
     pub last: String,
 }
 
+/// OAuth credentials as the CLI stores them; any field may be missing.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct StoredCredentials {
+    /// The bearer token.
+    pub access_token: Option<String>,
+    /// Renews the bearer token.
+    pub refresh_token: Option<String>,
+    /// Expiry of the bearer token, in milliseconds since 1970.
+    pub expires_at: Option<i64>,
+}
+
+impl Debug for StoredCredentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StoredCredentials(redacted)")
+    }
+}
+
 /// Why a child left before it was ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
@@ -330,8 +348,14 @@ pub trait Adapter: Debug + Send + Sync + 'static {
         cli: &CliConfig,
     ) -> Result<Option<Vec<u8>>, PromptRefused>;
 
-    /// Where the CLI reads a user's OAuth credentials, and in what form they are written there.
+    /// The file from which the CLI reads a user's OAuth credentials.
     fn credentials_file(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf;
+
+    /// The content of the credentials file.
+    fn encode_credentials(&self, credentials: &OauthCredentials) -> Vec<u8>;
+
+    /// Reads the content of the credentials file; `None` if it is unreadable.
+    fn stored_credentials(&self, content: &[u8]) -> Option<StoredCredentials>;
 
     /// What of a variable of the operator's a child gets whose session has credentials of its own; `None` if the CLI
     /// would use it in their place.

@@ -1,43 +1,45 @@
 //! One child process: how it is started and contained, spoken with, watched, measured and ended.
 //!
-//! The [`Driver`] is the task that is there as long as a child; everything else here serves it or the sampler. Knows processes
+//! The [`ChildTask`] runs while the child lives; everything else here serves it or the sampler. Knows processes
 //! and turns, and of a CLI only what its adapter says. It must not know actors, sessions or HTTP. Processes are always
 //! reached through the shim or through pidfds; nothing here waits for "any child", because the process may be a host
 //! with children of its own.
 
 mod cgroup;
-mod dialogue;
-mod driver;
+mod connection;
+mod event;
 mod exit;
 mod framing;
 mod host;
 mod locate;
 mod memory;
 mod permissions;
-mod port;
 mod reaper;
-mod running;
+mod running_turn;
 mod secrets;
 mod spawn;
 mod spawn_error;
 mod stderr;
 mod sweep;
+mod task;
 mod tasks;
+#[cfg(test)]
+pub(crate) mod testing;
 mod vitals;
-mod watch;
+mod watchdog;
 
 pub(crate) use cgroup::CgroupBase;
-pub(crate) use dialogue::{ChildEvent, OnChildEvent, Setup};
-pub(crate) use driver::{Driver, UNKILLABLE};
+pub(crate) use connection::{ChildContext, ConnectionHandle};
+pub(crate) use event::{ChildEvent, OnChildEvent};
 pub(crate) use exit::{ChildExit, Exit, ExitCause, KillReason};
 pub(crate) use host::{available_memory, memory_limit, open_files, pressure};
 pub(crate) use locate::ShimProgram;
 pub(crate) use memory::{ProcessTable, TreeMemory, single_tree};
 pub(crate) use permissions::Answer;
 pub(crate) use pilotlight_shim::args::ChildLimits;
-pub(crate) use port::Port;
-pub(crate) use running::{Running, TurnJob, TurnReport};
+pub(crate) use running_turn::{RunningTurn, TurnJob, TurnReport};
 pub(crate) use secrets::Secrets;
 pub(crate) use spawn::{Contained, Launch, Sweep, spawn};
 pub(crate) use spawn_error::SpawnError;
 pub(crate) use sweep::sweep_marked;
+pub(crate) use task::{ChildTask, UNKILLABLE};

@@ -2,7 +2,7 @@
 //!
 //! [`Session`] is the handle that others hold; it looks the session up for every call and is never stale. Behind it
 //! stands one actor (`actor`), which asks the pure state machine (`state`) what to do and leaves the child to a task
-//! (`child_task`). What outlives all of them is on disk (`store`).
+//! (`lifecycle`). What outlives all of them is on disk (`store`).
 
 use std::time::{Duration, SystemTime};
 
@@ -12,13 +12,13 @@ use crate::telemetry::events::Exit;
 mod actor;
 pub(crate) mod actor_refs;
 mod child_events;
-mod child_task;
 mod conclude;
 pub(crate) mod env;
 pub(crate) mod executable;
 pub(crate) mod import;
 pub(crate) mod known;
 mod launch;
+mod lifecycle;
 pub(crate) mod message;
 mod opening;
 mod quota;

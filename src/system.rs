@@ -41,7 +41,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::workspace::user_env::UserEnv;
 use crate::workspace::{self, DataDirLock};
 #[cfg(feature = "server")]
-use crate::workspace::{Workspace, beneath::Beneath};
+use crate::workspace::{CredentialsFile, Workspace};
 
 /// In the environment of everything that an instance starts, with a value that tells its data directory.
 const MARKER: &str = "PILOTLIGHT_INSTANCE";
@@ -311,10 +311,10 @@ impl Pilotlight {
         crate::session::owner_on_disk(&self.config().data_dir, session)
     }
 
-    /// Where the CLI of a session keeps its tokens. None if the sessions share one place: then it tells nothing.
+    /// The credentials file of a session; `None` if sessions share one file.
     #[cfg(feature = "server")]
-    pub(crate) fn credentials(&self, workspace: &Workspace) -> Option<(Beneath, PathBuf)> {
-        workspace.own_credentials(self.env().adapter, &self.config().cli)
+    pub(crate) fn credentials_file(&self, workspace: &Workspace) -> Option<CredentialsFile> {
+        workspace.credentials_file(self.env().adapter, &self.config().cli)
     }
 
     fn shared(&self) -> &Arc<Sessions> {

@@ -65,8 +65,9 @@ async fn turn(site: &Site, trace: &str, flags: &str) {
     Answer::of(asked).await.text();
 }
 
+/// The spans of a request and its turn continue the caller's trace and contain no user data.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_and_its_turn_go_on_with_the_callers_trace_and_tell_nothing_of_the_user() {
+async fn spans_continue_trace_without_user_data() {
     let (address, received) = collector().await;
     let (mut program, site) = serve(&address).await;
     turn(&site, UNSAMPLED, "00").await;
@@ -104,8 +105,9 @@ async fn a_request_and_its_turn_go_on_with_the_callers_trace_and_tell_nothing_of
     }
 }
 
+/// A collector that never answers holds up neither a turn nor the stop.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_never_answers_holds_up_neither_a_turn_nor_the_stop() {
+async fn silent_collector_delays_neither_turn_nor_stop() {
     // Connections are made, and nobody ever reads from them.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let (mut program, site) = serve(&format!("http://{}", silent.local_addr().unwrap())).await;
@@ -121,8 +123,9 @@ async fn a_collector_that_never_answers_holds_up_neither_a_turn_nor_the_stop() {
     assert!(program.err().contains("did not reach the collector"), "{}", program.err());
 }
 
+/// A collector address that cannot be used is refused and not printed.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_cannot_be_used_is_refused_and_not_repeated() {
+async fn unusable_collector_is_refused_unprinted() {
     let place = place();
     let data = place.data_dir().display().to_string();
     let arguments = ["serve", "--cli", "sim", "--data-dir", &data];

@@ -13,12 +13,10 @@ use std::time::SystemTime;
 
 use super::{
     Adapter, AnswerReader, CommandLine, ControlAnswer, Dirs, HostRequest, Import, LaunchPlan, LaunchSettings,
-    LineKind, OwnFiles, Refusal, Task, Terminal,
+    LineKind, OwnFiles, Refusal, StoredCredentials, Task, Terminal,
 };
 use crate::config::CliConfig;
-use crate::model::History;
-use crate::model::{Decision, Prompt};
-use crate::model::{PermissionRequest, PromptRefused};
+use crate::model::{Decision, History, OauthCredentials, PermissionRequest, Prompt, PromptRefused};
 
 mod answer;
 mod classify;
@@ -167,6 +165,14 @@ impl Adapter for Claude {
 
     fn credentials_file(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf {
         transcript::config_dir(dirs, cli).join(".credentials.json")
+    }
+
+    fn encode_credentials(&self, credentials: &OauthCredentials) -> Vec<u8> {
+        credentials::encode(credentials)
+    }
+
+    fn stored_credentials(&self, content: &[u8]) -> Option<StoredCredentials> {
+        credentials::stored(content)
     }
 
     fn beside_own_credentials(&self, name: &OsStr, value: OsString) -> Option<OsString> {

@@ -7,7 +7,7 @@ use std::{fmt, fs};
 use tokio::time::Instant;
 
 use super::host;
-use super::running::{Running, TurnJob};
+use super::running_turn::{RunningTurn, TurnJob};
 use super::spawn::Sweep;
 use crate::adapter::Refusal;
 use crate::telemetry::metrics::{ExitReason, RestartCause};
@@ -33,7 +33,7 @@ pub(crate) struct ChildExit {
     /// The end of its standard error.
     pub(crate) stderr: String,
     /// The turn without an answer.
-    pub(crate) unfinished: Option<Box<Running>>,
+    pub(crate) unfinished: Option<Box<RunningTurn>>,
     /// A turn that was not written to the child yet.
     pub(crate) unseen: Option<Box<TurnJob>>,
     /// How the tree ended; `None`: it survived SIGKILL.

@@ -52,8 +52,8 @@ impl Permissions {
         self.open.len() < MOST_OPEN
     }
 
-    pub(crate) fn ask(&mut self, request: PermissionRequest, now: Instant) {
-        let pending = PendingPermission { request, created: SystemTime::now() };
+    pub(crate) fn ask(&mut self, request: PermissionRequest, now: Instant, created: SystemTime) {
+        let pending = PendingPermission { request, created };
         self.open.push((pending, now + self.limit));
     }
 
@@ -136,7 +136,7 @@ mod tests {
         let now = Instant::now();
         let mut permissions = Permissions::new(Duration::from_secs(5));
         for id in ["a", "b", "c", "d"] {
-            permissions.ask(request(id), now);
+            permissions.ask(request(id), now, SystemTime::now());
         }
         assert_eq!(answer(&mut permissions, "a"), Ok(()));
         assert_eq!(answer(&mut permissions, "a"), Err(PermissionError::Late));
@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(denied.len(), 2);
         assert!(denied.iter().all(|(_, decision)| matches!(decision, Decision::Deny { .. })));
         assert_eq!(permissions.deadline(), None);
-        permissions.ask(request("e"), now);
+        permissions.ask(request("e"), now, SystemTime::now());
         assert!(permissions.clear() && !permissions.clear());
         assert_eq!(answer(&mut permissions, "e"), Err(PermissionError::Late));
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use procfs::process::{ProcState, Process};
 
-use super::watch::Vitals;
+use super::watchdog::Vitals;
 
 /// `None` if the process is gone or /proc does not say. Takes some tens of microseconds.
 pub(crate) fn read(pid: u32) -> Option<Vitals> {

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::workspace::beneath::{Beneath, Place};
+use crate::workspace::beneath::{Beneath, ChildDir};
 use snapshot::{Snapshot, look};
 
 pub(crate) mod snapshot;
@@ -22,7 +22,7 @@ const MAX_FILES: usize = 1000;
 
 /// A workspace and what was in it before the turn.
 pub(super) struct Watch {
-    work: Place,
+    work: ChildDir,
     before: Snapshot,
     /// What takes the place of `before`, when it is known.
     newer: Option<tokio::task::JoinHandle<io::Result<Snapshot>>>,
@@ -59,7 +59,7 @@ struct Found {
 
 impl Watch {
     /// Remembers what is there now.
-    pub(super) async fn start(work: Place) -> io::Result<Self> {
+    pub(super) async fn start(work: ChildDir) -> io::Result<Self> {
         off_runtime(move || {
             let before = look(&work.open()?)?;
             Ok(Self { work, before, newer: None })
@@ -169,8 +169,8 @@ async fn off_runtime<T: Send + 'static>(
 mod tests {
     use super::*;
 
-    fn place(root: &tempfile::TempDir) -> Place {
-        Place { trusted: root.path().to_owned(), inner: PathBuf::new() }
+    fn place(root: &tempfile::TempDir) -> ChildDir {
+        ChildDir { trusted: root.path().to_owned(), inner: PathBuf::new() }
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! The actor of one session: feeds the pure [`Machine`] with what happens and carries out what it decides.
 //!
 //! It owns the session's record and the turns that wait. The child is driven by a task of its own
-//! ([`super::child_task`]) and reached through its port; no line of output passes this mailbox, and no handler waits for the child. What the
+//! ([`super::lifecycle`]) and reached through its connection; no line of output passes this mailbox, and no handler waits for the child. What the
 //! mailbox holds is bounded: a turn needs a permit of the session's queue first, and the child's task sends a handful
 //! of messages per turn.
 
@@ -15,13 +15,13 @@ use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::child_events::{LifecycleEvent, Mailbox, Started};
-use super::child_task::{self, Plan};
 use super::conclude::Conclusion;
 use super::import::{First, Offered};
+use super::lifecycle::{self, Plan};
 use super::message::{SessionMessage, Submission};
 use super::state::{Effect, Input, Machine, SettingsHash, Ticket};
 use super::store::{Record, SettingsRecord};
-use crate::child::{Answer, ChildEvent, Port, TurnJob, TurnReport};
+use crate::child::{Answer, ChildEvent, ConnectionHandle, TurnJob, TurnReport};
 use crate::error::TurnError;
 use crate::model::ids::{Generation, SessionKey, TurnId};
 use crate::model::{PermissionError, SessionState};
@@ -78,7 +78,7 @@ pub(crate) struct SessionActorState {
 struct ChildLink {
     generation: Generation,
     /// Once there is one.
-    port: Option<Arc<Port>>,
+    connection: Option<Arc<ConnectionHandle>>,
     /// Asks the child to go; dropping it does so too.
     stop: CancellationToken,
     since: Instant,
@@ -261,13 +261,13 @@ impl SessionActorState {
             }
             Effect::Deliver { generation, turn } => self.deliver(myself, generation, turn),
             Effect::CancelRunning { generation, turn } => {
-                if let Some(port) = self.port(generation) {
-                    port.cancel(turn);
+                if let Some(connection) = self.connection(generation) {
+                    connection.cancel(turn);
                 }
             }
             Effect::InterruptRunning { generation, turn } => {
-                if let Some(port) = self.port(generation) {
-                    port.interrupt(turn);
+                if let Some(connection) = self.connection(generation) {
+                    connection.interrupt(turn);
                 }
             }
             Effect::Stop { generation } => {
@@ -320,8 +320,13 @@ impl SessionActorState {
         self.record.generation = generation.0;
         self.first = None;
         let stop = CancellationToken::new();
-        self.child =
-            Some(ChildLink { generation, port: None, stop: stop.clone(), since: Instant::now(), pid: None });
+        self.child = Some(ChildLink {
+            generation,
+            connection: None,
+            stop: stop.clone(),
+            since: Instant::now(),
+            pid: None,
+        });
         let plan = Plan {
             sessions: self.sessions.clone(),
             entry: self.entry.clone(),
@@ -330,7 +335,7 @@ impl SessionActorState {
             offered: self.offered(),
         };
         let mailbox = Mailbox::new(myself.clone(), generation);
-        let task = child_task::run(plan, Box::new(self.record.clone()), stop, mailbox);
+        let task = lifecycle::run(plan, Box::new(self.record.clone()), stop, mailbox);
         self.sessions.env.tasks.spawn(task);
         self.save_now();
     }
@@ -363,12 +368,12 @@ impl SessionActorState {
             job.context_lost = true;
             self.told = Some(turn);
         }
-        let Some(port) = self.port(generation) else {
+        let Some(connection) = self.connection(generation) else {
             return job.abort(TurnError::Internal("the child is gone"));
         };
         job.trace.given_to(generation);
         // If the child has just ended, the next one gets the turn.
-        self.undelivered = port.take_turn(job).err();
+        self.undelivered = connection.take_turn(job).err();
     }
 
     /// What the turn is sent as if it begins the conversation.
@@ -384,8 +389,8 @@ impl SessionActorState {
     }
 
     fn answer(&mut self, answer: Answer) {
-        match self.port(self.machine.generation()) {
-            Some(port) => port.answer(answer),
+        match self.connection(self.machine.generation()) {
+            Some(connection) => connection.answer(answer),
             None => drop(answer.reply.send(Err(PermissionError::Unknown))),
         }
     }
@@ -393,8 +398,8 @@ impl SessionActorState {
     /// Ends the child, if it is still the one that was measured.
     fn outgrown(&self, shim: u32, limit: u64) {
         let is_it = self.entry.tree.load(std::sync::atomic::Ordering::Relaxed) == shim;
-        if let Some(port) = self.port(self.machine.generation()).filter(|_| is_it) {
-            port.outgrown(limit);
+        if let Some(connection) = self.connection(self.machine.generation()).filter(|_| is_it) {
+            connection.kill_for_memory(limit);
         }
     }
 
@@ -408,7 +413,7 @@ impl SessionActorState {
             return;
         }
         match event {
-            LifecycleEvent::Started(started, port) => self.started(started, port),
+            LifecycleEvent::Started(started, connection) => self.started(started, connection),
             LifecycleEvent::ContextLost(loss, gap) => {
                 if self.record.untold_loss != Some(loss) {
                     // Found again by every start until a turn is told; it is one loss.
@@ -483,10 +488,10 @@ impl SessionActorState {
         }
     }
 
-    fn started(&mut self, started: Started, port: Arc<Port>) {
+    fn started(&mut self, started: Started, connection: Arc<ConnectionHandle>) {
         if let Some(child) = &mut self.child {
             child.pid = Some(started.pid);
-            child.port = Some(port);
+            child.connection = Some(connection);
         }
         self.entry.set_tree(Some(started.shim));
     }
@@ -657,8 +662,8 @@ impl SessionActorState {
         self.entry.writer.clone().save(self.saves, record, workspace, durability)
     }
 
-    fn port(&self, generation: Generation) -> Option<&Arc<Port>> {
-        self.child.as_ref().filter(|child| child.generation == generation)?.port.as_ref()
+    fn connection(&self, generation: Generation) -> Option<&Arc<ConnectionHandle>> {
+        self.child.as_ref().filter(|child| child.generation == generation)?.connection.as_ref()
     }
 }
 

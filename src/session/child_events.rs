@@ -8,14 +8,14 @@ use std::sync::Arc;
 use ractor::ActorRef;
 use tokio::time::Instant;
 
-use super::child_task::Plan;
 use super::conclude::Conclusion;
 use super::import::{First, Imported};
+use super::lifecycle::Plan;
 use super::message::SessionMessage;
 use super::opening::Prepared;
 use super::store::ProgressFile;
 use crate::admission::StartPermit;
-use crate::child::{ChildEvent, OnChildEvent, Port};
+use crate::child::{ChildEvent, ConnectionHandle, OnChildEvent};
 use crate::installation::versions::Chosen;
 use crate::model::ids::Generation;
 use crate::support::take_once::TakeOnce;
@@ -26,7 +26,7 @@ use crate::telemetry::metrics::ContextLost;
 #[derive(Debug)]
 pub(crate) enum LifecycleEvent {
     /// A process runs.
-    Started(Started, Arc<Port>),
+    Started(Started, Arc<ConnectionHandle>),
     /// Part of the conversation is not on disk; which, where that is known ([`crate::adapter::Adapter::transcript_gap`]).
     ContextLost(ContextLost, Option<String>),
     /// How the turn that follows a history is sent, before the child is ready.

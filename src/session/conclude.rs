@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::child::{ChildExit, ExitCause, KillReason, Running, TurnJob};
+use crate::child::{ChildExit, ExitCause, KillReason, RunningTurn, TurnJob};
 use crate::error::{Loss, StartFailure, TurnError};
 use crate::telemetry::metrics::{ExitReason, RestartCause};
 
@@ -31,7 +31,7 @@ pub(crate) struct Conclusion {
     /// The turn that the next child gets.
     pub(crate) retry: Option<Box<TurnJob>>,
     /// The turn that ends with this error.
-    pub(crate) lost: Option<(Box<Running>, TurnError)>,
+    pub(crate) lost: Option<(Box<RunningTurn>, TurnError)>,
 }
 
 /// The kinds of ends that the session's state machine knows.
@@ -118,42 +118,21 @@ impl Conclusion {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use tokio::time::Instant;
 
     use super::*;
-    use crate::adapter::claude::CLAUDE;
+    use crate::child::testing::job;
     use crate::config::Config;
-    use crate::model::ids::{SessionHash, TurnId};
+    use crate::model::ids::TurnId;
     use crate::telemetry::metrics::FirstOutput;
-    use crate::turn::{Turn, TurnTrace, turn_channel};
+    use crate::turn::Turn;
 
     const RULES: Rules = Rules { draining: false, retry_turn: true, spawn_timeout: Duration::from_secs(9) };
 
-    fn job(turn: u64) -> (Box<TurnJob>, Turn) {
-        let (sender, reader) =
-            turn_channel(TurnId(turn), &CLAUDE, 8, 1000, Box::new(|| ()), Box::new(|_| ()));
-        let now = Instant::now();
-        let session = SessionHash::parse(&"0".repeat(32)).unwrap();
-        let job = TurnJob {
-            turn: TurnId(turn),
-            sender: Some(sender),
-            line: Bytes::new(),
-            earlier: None,
-            hold: None,
-            accepted: now,
-            start: FirstOutput::Warm,
-            retries: 0,
-            context_lost: false,
-            trace: TurnTrace::begin(&session, TurnId(turn), true, now),
-        };
-        (Box::new(job), reader)
-    }
-
     /// The end of a child that had a turn.
-    fn exit(cause: ExitCause, change: impl FnOnce(&mut ChildExit, &mut Running)) -> (ChildExit, Turn) {
+    fn exit(cause: ExitCause, change: impl FnOnce(&mut ChildExit, &mut RunningTurn)) -> (ChildExit, Turn) {
         let (job, reader) = job(1);
-        let mut running = Running::new(*job, None, Instant::now(), &Config::default().session);
+        let mut running = RunningTurn::new(*job, None, Instant::now(), &Config::default().session);
         let mut exit = ChildExit { cause, ready: true, ..ChildExit::default() };
         change(&mut exit, &mut running);
         exit.unfinished = Some(Box::new(running));
@@ -249,7 +228,7 @@ mod tests {
 
     #[test]
     fn turn_is_lost_where_a_retry_may_repeat_work() {
-        type Change = fn(&mut ChildExit, &mut Running);
+        type Change = fn(&mut ChildExit, &mut RunningTurn);
         let changes: [Change; 5] = [
             |_, running| running.produced = true,
             |_, running| running.job.retries = 1,

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use super::child_task::Plan;
+use super::lifecycle::Plan;
 use super::opening::Prepared;
 use crate::adapter::LaunchPlan;
 use crate::child::{self, ChildLimits, Contained, Launch};

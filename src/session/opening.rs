@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::child_events::{LifecycleEvent, Mailbox};
-use super::child_task::Plan;
 use super::import::{First, Imported, Offered, ProgramFile, first_line};
 use super::known;
+use super::lifecycle::Plan;
 use super::store::{ProgressFile, Record, new_cli_session_id};
 use crate::adapter::{Adapter, Import, LaunchSettings, Opening, Refusal};
 use crate::child::Secrets;
@@ -22,9 +22,9 @@ use crate::config::CliConfig;
 use crate::model::ids::{SessionKey, UserId};
 use crate::session::env::Env;
 use crate::telemetry::metrics::ContextLost;
-use crate::workspace::beneath::Refused;
+use crate::workspace::beneath::ReadError;
 use crate::workspace::user_env::Variables;
-use crate::workspace::{Amount, Workspace};
+use crate::workspace::{RemovalLimit, Workspace};
 
 /// Everything about a start that is known before it.
 #[derive(Debug)]
@@ -62,9 +62,9 @@ pub(super) struct Prepared {
 
 /// What is removed, or looked at, before a start: a plugin cache has some ten thousand files. A child can leave
 /// millions, and what it left running can refill them.
-const CLEARED: Amount = Amount { entries: 2_000_000, time: Duration::from_secs(5) };
+const CLEARED: RemovalLimit = RemovalLimit { entries: 2_000_000, time: Duration::from_secs(5) };
 /// The same while others wait for the permit to start: normally nothing is left to be removed.
-const CLEARED_AGAIN: Amount = Amount { entries: 500_000, time: Duration::from_secs(1) };
+const CLEARED_AGAIN: RemovalLimit = RemovalLimit { entries: 500_000, time: Duration::from_secs(1) };
 
 /// Removes what the child before left that the next one would obey. Before the session asks for the permit to start.
 pub(super) async fn clear(plan: &Plan) -> io::Result<()> {
@@ -103,7 +103,7 @@ fn prepare_now(
 ) -> io::Result<Prepared> {
     let (adapter, cli) = (env.adapter, &env.config.cli);
     workspace.create()?;
-    workspace.sweep(adapter, cli);
+    workspace.remove_abandoned_files(adapter, cli);
     workspace.clear_own_files(adapter, cli, CLEARED_AGAIN)?;
     let mcp_servers = match &record.settings.mcp_servers {
         Some(servers) => {
@@ -197,11 +197,11 @@ fn found(
     adapter: &dyn Adapter,
     cli: &CliConfig,
     transcript: &Path,
-) -> Result<File, Refused> {
+) -> Result<File, ReadError> {
     let (own, path) = workspace.cli_file(adapter, cli, transcript)?;
     let file = own.file(&path)?;
     let (size, limit) = (file.metadata()?.len(), MAX_TRANSCRIPT_BYTES);
-    if size > limit { Err(Refused::TooLarge { size, limit }) } else { Ok(file) }
+    if size > limit { Err(ReadError::TooLarge { size, limit }) } else { Ok(file) }
 }
 
 /// Writes the history as the transcript of the conversation of this id. `None`: nothing in it needs one, or the CLI is

@@ -20,7 +20,7 @@ use crate::support::hex;
 use crate::support::lock::MutexExt;
 use crate::telemetry::metrics::ContextLost;
 use crate::turn::McpServers;
-use crate::workspace::beneath::Refused;
+use crate::workspace::beneath::ReadError;
 use crate::workspace::{DirectoryName, MAX_RECORD_BYTES, RecordDir, Workspace, open_own, read_own};
 
 /// The form of the file. Raised when an older program could misread it.
@@ -205,15 +205,15 @@ impl Record {
 fn read(files: &RecordDir) -> Result<Option<Vec<u8>>, Unreadable> {
     let read = || read_own(&files.session_file(), MAX_RECORD_BYTES);
     let content = read().or_else(|refused| match refused {
-        Refused::System(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            files.let_in()?;
+        ReadError::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            files.restore_access()?;
             read()
         }
         refused => Err(refused),
     });
     match content {
         Ok(content) => Ok(Some(content)),
-        Err(Refused::System(error)) => absent_or_broken(error).map(|()| None),
+        Err(ReadError::Io(error)) => absent_or_broken(error).map(|()| None),
         Err(refused) => Err(Unreadable::Broken(refused.to_string())),
     }
 }

@@ -30,7 +30,7 @@ use crate::telemetry::metrics::{AdmissionRejected, FirstOutput};
 use crate::turn::{Conversation, Earlier, Hold, Turn, TurnOptions, TurnTrace, turn_channel};
 use crate::workspace::Workspace;
 #[cfg(feature = "server")]
-use crate::workspace::beneath::Place;
+use crate::workspace::beneath::ChildDir;
 
 /// How often a call looks for the session again when its actor ended in between. Each time a new actor is started, so
 /// more than one retry is needed only if actors keep failing.
@@ -350,7 +350,7 @@ impl Session {
 
     /// The session's working directory, to look into it.
     #[cfg(feature = "server")]
-    pub(crate) async fn work(&self) -> Result<Place, TurnError> {
+    pub(crate) async fn work(&self) -> Result<ChildDir, TurnError> {
         let workspace = self.files().await?;
         let work = workspace.work();
         blocking(move || workspace.create()).await?;

@@ -34,47 +34,47 @@ const PRIVATE_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// Why a file is not read.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Refused {
+pub(crate) enum ReadError {
     /// A directory, a link, a pipe, a socket or a device.
     #[error("it is not a regular file")]
-    NotAFile,
+    NotRegular,
     /// A hard link may be the server's own file, or another user's, under a second name.
     #[error("it has more than one name (hard links)")]
-    Linked,
+    HardLinked,
     /// More than is read of such a file.
     #[error("it has {size} bytes; at most {limit} are read")]
     TooLarge { size: u64, limit: u64 },
     /// The system's answer.
     #[error(transparent)]
-    System(#[from] io::Error),
+    Io(#[from] io::Error),
 }
 
-impl Refused {
+impl ReadError {
     /// Whether there is simply no such file.
     pub(crate) fn is_absent(&self) -> bool {
-        matches!(self, Self::System(error) if error.kind() == io::ErrorKind::NotFound)
+        matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::NotFound)
     }
 
     /// Whether the host, not the file, is the reason: another try may work.
     pub(crate) fn is_shortage(&self) -> bool {
         let shortage = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EINTR, libc::EIO];
-        matches!(self, Self::System(error) if error.raw_os_error().is_some_and(|it| shortage.contains(&it)))
+        matches!(self, Self::Io(error) if error.raw_os_error().is_some_and(|it| shortage.contains(&it)))
     }
 }
 
-impl From<Errno> for Refused {
+impl From<Errno> for ReadError {
     fn from(errno: Errno) -> Self {
         match errno {
-            Errno::LOOP | Errno::NXIO | Errno::ISDIR | Errno::NODEV => Self::NotAFile,
-            errno => Self::System(errno.into()),
+            Errno::LOOP | Errno::NXIO | Errno::ISDIR | Errno::NODEV => Self::NotRegular,
+            errno => Self::Io(errno.into()),
         }
     }
 }
 
-impl From<Refused> for io::Error {
-    fn from(refused: Refused) -> Self {
+impl From<ReadError> for io::Error {
+    fn from(refused: ReadError) -> Self {
         match refused {
-            Refused::System(error) => error,
+            ReadError::Io(error) => error,
             other => Self::new(io::ErrorKind::InvalidData, other.to_string()),
         }
     }
@@ -83,7 +83,7 @@ impl From<Refused> for io::Error {
 /// Where a directory is below which a child can write.
 #[cfg(feature = "server")]
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct ChildDir {
     /// Links in it are the operator's.
     pub(crate) trusted: PathBuf,
     /// What a child may have swapped.
@@ -91,7 +91,7 @@ pub(crate) struct Place {
 }
 
 #[cfg(feature = "server")]
-impl Place {
+impl ChildDir {
     pub(crate) fn open(&self) -> io::Result<Beneath> {
         Beneath::open(&self.trusted, &self.inner)
     }
@@ -139,7 +139,7 @@ impl Beneath {
                     );
                     unlinkat(&self.0, name, AtFlags::empty())?;
                 }
-                Err(Errno::ACCESS) => self.let_in(name)?,
+                Err(Errno::ACCESS) => self.restore_access(name)?,
                 Err(errno) => return Err(errno.into()),
             }
             match mkdirat(&self.0, name, PRIVATE_DIRECTORY) {
@@ -151,21 +151,21 @@ impl Beneath {
     }
 
     /// Gives the owner its rights back on a directory that was closed to it.
-    pub(super) fn let_in(&self, name: &OsStr) -> io::Result<()> {
+    pub(super) fn restore_access(&self, name: &OsStr) -> io::Result<()> {
         let directory = openat(&self.0, name, DIRECTORY.union(OFlags::PATH), Mode::empty())?;
         let itself = format!("/proc/self/fd/{}", directory.as_raw_fd());
         Ok(chmodat(CWD, itself, PRIVATE_DIRECTORY, AtFlags::empty())?)
     }
 
     /// A regular file, to be read.
-    pub(crate) fn file(&self, path: &Path) -> Result<File, Refused> {
-        self.file_if(path, |stat| if stat.st_nlink > 1 { Err(Refused::Linked) } else { Ok(()) })
+    pub(crate) fn file(&self, path: &Path) -> Result<File, ReadError> {
+        self.file_if(path, |stat| if stat.st_nlink > 1 { Err(ReadError::HardLinked) } else { Ok(()) })
     }
 
-    fn file_if(&self, path: &Path, fits: impl Fn(&Stat) -> Result<(), Refused>) -> Result<File, Refused> {
+    fn file_if(&self, path: &Path, fits: impl Fn(&Stat) -> Result<(), ReadError>) -> Result<File, ReadError> {
         let check = |stat: &Stat| match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => fits(stat),
-            _ => Err(Refused::NotAFile),
+            _ => Err(ReadError::NotRegular),
         };
         let (directory, name) = self.parent(path)?;
         // Before it is opened: opening a device may do something.
@@ -176,18 +176,18 @@ impl Beneath {
     }
 
     /// A whole file of at most `limit` bytes.
-    pub(crate) fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>, Refused> {
+    pub(crate) fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>, ReadError> {
         read_up_to(&self.file(path)?, limit)
     }
 
     /// The same, of a file that may have other names.
-    pub(super) fn read_linked(&self, path: &Path, limit: u64) -> Result<Vec<u8>, Refused> {
+    pub(super) fn read_linked(&self, path: &Path, limit: u64) -> Result<Vec<u8>, ReadError> {
         read_up_to(&self.file_if(path, |_| Ok(()))?, limit)
     }
 
     /// The first `limit` bytes of a file.
     #[cfg(feature = "server")]
-    pub(crate) fn beginning(&self, path: &Path, limit: u64) -> Result<Vec<u8>, Refused> {
+    pub(crate) fn beginning(&self, path: &Path, limit: u64) -> Result<Vec<u8>, ReadError> {
         let mut content = Vec::new();
         self.file(path)?.take(limit).read_to_end(&mut content)?;
         Ok(content)
@@ -243,16 +243,16 @@ impl AsFd for Beneath {
     }
 }
 
-fn read_up_to(file: &File, limit: u64) -> Result<Vec<u8>, Refused> {
+fn read_up_to(file: &File, limit: u64) -> Result<Vec<u8>, ReadError> {
     let size = file.metadata()?.len();
     if size > limit {
-        return Err(Refused::TooLarge { size, limit });
+        return Err(ReadError::TooLarge { size, limit });
     }
     let mut content = Vec::new();
     // One more than allowed: it may grow while it is read.
     file.take(limit + 1).read_to_end(&mut content)?;
     let size = content.len() as u64;
-    if size > limit { Err(Refused::TooLarge { size, limit }) } else { Ok(content) }
+    if size > limit { Err(ReadError::TooLarge { size, limit }) } else { Ok(content) }
 }
 
 /// The names in a path that leads downwards.
@@ -298,11 +298,11 @@ mod tests {
         let read = |path: &str| own.read(Path::new(path), 8);
         assert_eq!(read("plain").unwrap(), b"12345678");
         for path in ["link", "zero", "fifo", "socket", "dir"] {
-            assert!(matches!(read(path), Err(Refused::NotAFile)), "{path}: {:?}", read(path));
+            assert!(matches!(read(path), Err(ReadError::NotRegular)), "{path}: {:?}", read(path));
         }
-        assert!(matches!(read("hard"), Err(Refused::Linked)));
-        assert!(matches!(read("sparse"), Err(Refused::TooLarge { size, limit: 8 }) if size == 10 << 30));
-        assert!(matches!(own.read(Path::new("plain"), 7), Err(Refused::TooLarge { .. })));
+        assert!(matches!(read("hard"), Err(ReadError::HardLinked)));
+        assert!(matches!(read("sparse"), Err(ReadError::TooLarge { size, limit: 8 }) if size == 10 << 30));
+        assert!(matches!(own.read(Path::new("plain"), 7), Err(ReadError::TooLarge { .. })));
         assert!(read("missing").unwrap_err().is_absent() && read("no/such").unwrap_err().is_absent());
         for path in ["dirlink/secret", "../other/secret", "/etc/passwd", "", "plain/x"] {
             assert!(read(path).is_err(), "{path}");
@@ -325,7 +325,7 @@ mod tests {
             return pilotlight_test_support::installed::left_out("no device node can be made here");
         }
         let own = Beneath::open(root.path(), Path::new("")).unwrap();
-        assert!(matches!(own.read(Path::new("device"), 8), Err(Refused::NotAFile)));
+        assert!(matches!(own.read(Path::new("device"), 8), Err(ReadError::NotRegular)));
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! From the format of the first release, which had no number: each session's record lay in the session's own directory,
-//! `sessions/<hash>/`, where its child could write it, and the server's other files beside `sessions/`.
+//! Migration of a data directory from format 1, which had no `format` file.
 //!
-//! The steps are found by looking, and each can be done again: a program that is killed in the middle goes on at its
-//! next start. The format file is written last, by the caller. A session keeps its directory, for the CLI files its
-//! transcripts by it. Everything here blocks.
+//! Format 1 kept each session's record in the session directory `sessions/<hash>/`, where its child could write it, and
+//! the server's other files beside `sessions/`. Steps are planned from the present state and can be repeated: a killed
+//! process continues at its next start. The caller writes the format file last. A session keeps its directory, because
+//! the CLI names its transcripts by it. Blocking.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -14,33 +14,31 @@ use serde_json::{Map, Value};
 
 use super::beneath::Beneath;
 use super::data_dir::{bar, records_dir, sessions_dir};
-use super::{DirectoryName, RecordDir};
+use super::own::read_own;
+use super::record_dir::{DirectoryName, MAX_RECORD_BYTES, RecordDir};
 use crate::model::ids::SessionHash;
 use crate::model::is_model_name;
-use crate::session::Record;
 use crate::support::atomic_file::{self, Durability};
 
-/// The server's other files of the first release.
+/// The server's other directories in format 1.
 const BESIDE: [&str; 3] = ["users", "identities", "conversations"];
-/// Longest record taken over: one has some kilobytes, with a long system prompt some hundred.
-const MAX_RECORD_BYTES: u64 = super::MAX_RECORD_BYTES;
 
-/// One thing to do. Can be repeated.
+/// One repeatable step.
 #[derive(Debug, Clone, PartialEq)]
 enum Step {
-    /// Keeps the first release out from here on.
+    /// Keeps the first release from starting here ([`bar`]).
     Bar,
-    /// A directory of the server's own takes its place.
+    /// Moves one of the server's directories below `records/`.
     Rename(PathBuf, PathBuf),
-    /// The files about a session are copied to its record.
+    /// Copies a session's record from its session directory.
     Record(SessionHash),
-    /// All copies are on the disk before the first original is removed.
+    /// Syncs all copies to the disk, before any original is removed.
     Sync,
-    /// What was copied is removed from the session's directory.
+    /// Removes the copied files from a session directory.
     Clean(SessionHash),
 }
 
-/// Brings a data directory into the present format, but for the format file.
+/// Converts a data directory to the present format, except for the format file.
 pub(super) fn run(data_dir: &Path) -> io::Result<()> {
     let steps = plan(data_dir)?;
     let sessions = steps.iter().filter(|step| matches!(step, Step::Record(_))).count();
@@ -48,7 +46,7 @@ pub(super) fn run(data_dir: &Path) -> io::Result<()> {
         apply(data_dir, step)?;
     }
     if sessions > 0 {
-        tracing::info!(sessions, "the data directory was brought into the present format");
+        tracing::info!(sessions, "converted the data directory to the present format");
     }
     Ok(())
 }
@@ -82,31 +80,30 @@ fn plan(data_dir: &Path) -> io::Result<Vec<Step>> {
 
 const RECORD: &str = "session.json";
 const PROGRESS: &str = "progress.json";
-/// What the first release kept in a session's directory. The record goes last, for it is what tells that there is
-/// something to take over.
+/// The server's files in a session directory of format 1. The record is removed last: it marks a session to convert.
 const OLD_FILES: [&str; 3] = ["mcp.json", PROGRESS, RECORD];
 
 fn apply(data_dir: &Path, step: &Step) -> io::Result<()> {
     match step {
         Step::Bar => {
-            // Left by a first release that was killed at its start.
+            // A first release that was killed at its start leaves a file.
             if bar(data_dir).is_file() {
                 fs::remove_file(bar(data_dir))?;
             }
             let create = |directory: &Path| DirBuilder::new().recursive(true).mode(0o700).create(directory);
             let made = create(&bar(data_dir)).and_then(|()| create(&records_dir(data_dir)));
-            // An empty directory on a full disk has nothing to be taken over.
+            // A data directory without sessions has nothing to convert.
             made.or_else(|error| if data_dir.join("sessions").exists() { Err(error) } else { Ok(()) })
         }
         Step::Rename(from, to) => fs::rename(from, to),
-        Step::Record(hash) => take_over(data_dir, hash),
+        Step::Record(hash) => copy_record(data_dir, hash),
         Step::Sync => Ok(rustix::fs::syncfs(fs::File::open(data_dir)?)?),
         Step::Clean(hash) => {
             let own = Beneath::open(&sessions_dir(data_dir), Path::new(hash.as_str()))?;
             for name in OLD_FILES {
                 match own.unlink(Path::new(name)) {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    // A directory that the child put there; nobody looks for it any more.
+                    // The child made a directory of this name, which nothing reads.
                     Err(error) if error.kind() == io::ErrorKind::IsADirectory => {}
                     unlinked => unlinked?,
                 }
@@ -116,36 +113,42 @@ fn apply(data_dir: &Path, step: &Step) -> io::Result<()> {
     }
 }
 
-/// Copies what is known of a session. A child could write these files: what is no record becomes one that cannot be
-/// read, and is treated as such when the session is used. One that is there already stays: the format is written last,
-/// and a start that came so far may have been followed by turns.
-fn take_over(data_dir: &Path, hash: &SessionHash) -> io::Result<()> {
-    if Record::read(data_dir, hash).is_some() {
+/// Copies a session's record and progress. A child could write the originals: anything else becomes an unreadable record,
+/// which the session handles at its next use. An existing record stays: an earlier start without a format file may have
+/// run turns.
+fn copy_record(data_dir: &Path, hash: &SessionHash) -> io::Result<()> {
+    let record = RecordDir::of(data_dir, hash);
+    if has_record(&record) {
         return Ok(());
     }
     let own = Beneath::open(&sessions_dir(data_dir), Path::new(hash.as_str()))?;
-    let record = RecordDir::of(data_dir, hash);
     record.create()?;
     record.write_directory(&DirectoryName::of_hash(hash))?;
     match own.read(Path::new(PROGRESS), MAX_RECORD_BYTES) {
         Ok(progress) => atomic_file::replace(&record.progress_file(), &progress, Durability::Kernel)?,
-        Err(refused) if refused.is_shortage() => return Err(refused.into()),
+        Err(error) if error.is_shortage() => return Err(error.into()),
         Err(_) => {}
     }
     let content = match own.read(Path::new(RECORD), MAX_RECORD_BYTES) {
-        // Only its servers were written when it was killed.
-        Err(refused) if refused.is_absent() => return Ok(()),
-        Err(refused) if refused.is_shortage() => return Err(refused.into()),
-        Err(refused) => {
-            tracing::warn!(session = %hash, %refused, "the record of a session cannot be taken over");
+        // Format 1 was killed before it wrote the record.
+        Err(error) if error.is_absent() => return Ok(()),
+        Err(error) if error.is_shortage() => return Err(error.into()),
+        Err(error) => {
+            tracing::warn!(session = %hash, %error, "cannot convert the record of a session");
             Vec::new()
         }
         Ok(content) => content,
     };
-    atomic_file::replace(&record.session_file(), &of_first_release(content), Durability::Kernel)
+    atomic_file::replace(&record.session_file(), &only_old_fields(content), Durability::Kernel)
 }
 
-/// What a record of the first release could hold.
+/// Whether a record was copied already.
+fn has_record(record: &RecordDir) -> bool {
+    let content = read_own(&record.session_file(), MAX_RECORD_BYTES).unwrap_or_default();
+    serde_json::from_slice::<Map<String, Value>>(&content).is_ok_and(|fields| fields.contains_key("user"))
+}
+
+/// Fields of a record in format 1.
 const FIELDS: [&str; 17] = [
     "version",
     "user",
@@ -165,24 +168,24 @@ const FIELDS: [&str; 17] = [
     "model",
     "bound",
 ];
-/// MCP servers are not among what is taken over: a definition names a program, and who has sent it is not known.
-const BOUND: [&str; 2] = ["system_prompt", "fallback_model"];
+/// Launch settings that are copied. MCP servers are not: a definition names a program, and its sender is unknown.
+const SETTINGS: [&str; 2] = ["system_prompt", "fallback_model"];
 
-/// The record without what the first release would not have written: later fields are believed by this program, and its
-/// child could write the file. What is no record stays as it is.
-fn of_first_release(content: Vec<u8>) -> Vec<u8> {
+/// The record without fields of later formats: this program trusts them, and a child could write them. Other content
+/// stays unchanged.
+fn only_old_fields(content: Vec<u8>) -> Vec<u8> {
     let Ok(Value::Object(mut record)) = serde_json::from_slice(&content) else { return content };
     record.retain(|name, _| FIELDS.contains(&name.as_str()));
-    if let Some(Value::Object(bound)) = record.get_mut("bound") {
-        bound.retain(|name, _| BOUND.contains(&name.as_str()));
-        without_no_name(bound, "fallback_model");
+    if let Some(Value::Object(settings)) = record.get_mut("bound") {
+        settings.retain(|name, _| SETTINGS.contains(&name.as_str()));
+        remove_invalid_model(settings, "fallback_model");
     }
-    without_no_name(&mut record, "model");
+    remove_invalid_model(&mut record, "model");
     serde_json::to_vec_pretty(&record).unwrap_or(content)
 }
 
-/// Becomes an argument of the CLI.
-fn without_no_name(record: &mut Map<String, Value>, field: &str) {
+/// Removes a model name that is unsafe as an argument of the CLI.
+fn remove_invalid_model(record: &mut Map<String, Value>, field: &str) {
     if let Some(model) = record.get_mut(field)
         && !model.as_str().is_some_and(is_model_name)
     {
@@ -200,7 +203,7 @@ mod tests {
 
     use super::*;
 
-    /// A data directory as the first release made it (with the simulated CLI).
+    /// A data directory of format 1, written by the first release with the simulated CLI.
     fn first_release() -> tempfile::TempDir {
         let data = tempfile::tempdir().unwrap();
         copy(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/format-1")), data.path());
@@ -219,7 +222,7 @@ mod tests {
         }
     }
 
-    /// Everything below a directory: files with their content, directories with none.
+    /// All paths below a directory: files with their content, directories without.
     fn tree(directory: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
         let mut found = BTreeMap::new();
         let mut left = vec![directory.to_owned()];
@@ -239,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_releases_layout_is_taken_over() {
+    fn format_1_is_converted() {
         let data = first_release();
         drop(open(data.path()).unwrap());
         let now = tree(data.path());
@@ -252,20 +255,16 @@ mod tests {
         let hashes: Vec<_> = sessions.filter_map(|name| SessionHash::parse(name.to_str().unwrap())).collect();
         assert_eq!(hashes.len(), 3);
         for hash in hashes {
-            let (key, record) = Record::read(data.path(), &hash).expect("a record");
-            assert!(record.turns > 0 && record.checkpoint.is_some(), "with its progress");
-            let workspace = record.workspace(data.path(), &key.hash());
-            assert!(
-                workspace.dirs().work.ends_with(Path::new(hash.as_str()).join("work")),
-                "its directory stays"
-            );
+            let record = RecordDir::of(data.path(), &hash);
+            assert!(has_record(&record) && record.progress_file().exists());
+            assert_eq!(record.directory(), Some(DirectoryName::of_hash(&hash)), "its directory stays");
             let own = sessions_dir(data.path()).join(hash.as_str());
             assert!(OLD_FILES.iter().all(|name| !own.join(name).exists()));
         }
     }
 
     #[test]
-    fn a_program_killed_after_any_step_goes_on_at_its_next_start() {
+    fn migration_killed_after_any_step_continues() {
         let whole = first_release();
         drop(open(whole.path()).unwrap());
         let expected = tree(whole.path());
@@ -279,12 +278,12 @@ mod tests {
             }
             drop(open(data.path()).unwrap());
             assert_eq!(tree(data.path()), expected, "killed after {killed_after}");
-            assert_eq!(plan(data.path()).unwrap(), [Step::Bar, Step::Sync], "nothing is left to do");
+            assert_eq!(plan(data.path()).unwrap(), [Step::Bar, Step::Sync], "the migration is complete");
         }
     }
 
     #[test]
-    fn planted_fields_are_not_taken_over() {
+    fn planted_fields_are_not_copied() {
         let data = first_release();
         let hash = |entry: fs::DirEntry| SessionHash::parse(entry.file_name().to_str().unwrap());
         let hash = fs::read_dir(sessions_dir(data.path())).unwrap().flatten().find_map(hash).unwrap();
@@ -297,17 +296,17 @@ mod tests {
             "system_prompt": "brief", "fallback_model": "-x" });
         fs::write(&file, record.to_string()).unwrap();
         drop(open(data.path()).unwrap());
-        let (_, taken) = Record::read(data.path(), &hash).unwrap();
-        assert_eq!(taken.settings.system_prompt.as_deref(), Some("brief"));
-        let bound = &taken.settings;
-        assert!(bound.mcp_servers.is_none() && bound.model.is_none() && bound.fallback_model.is_none());
-        assert!(taken.chosen_model.is_none());
-        assert!(taken.workspace(data.path(), &hash).dirs().work.to_str().unwrap().contains(hash.as_str()));
+        let record = RecordDir::of(data.path(), &hash);
+        let copied: Value = serde_json::from_slice(&fs::read(record.session_file()).unwrap()).unwrap();
+        assert_eq!(copied["bound"], json!({ "system_prompt": "brief", "fallback_model": null }));
+        assert_eq!(copied["model"], Value::Null);
+        assert!(copied.get("chosen_model").is_none() && copied.get("directory").is_none());
+        assert_eq!(record.directory(), Some(DirectoryName::of_hash(&hash)));
     }
 
-    /// The disk was full when the format was to be written: the next start migrates again.
+    /// The disk was full when the format file was written: the next start migrates again.
     #[test]
-    fn record_that_is_there_is_not_overwritten() {
+    fn existing_record_is_not_overwritten() {
         let data = first_release();
         let own: Vec<_> = fs::read_dir(sessions_dir(data.path())).unwrap().flatten().collect();
         let before = own.iter().map(|entry| fs::read(entry.path().join(RECORD)).unwrap()).collect::<Vec<_>>();
@@ -323,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_child_planted_becomes_a_broken_record() {
+    fn planted_file_becomes_an_unreadable_record() {
         let data = first_release();
         let own: Vec<_> = fs::read_dir(sessions_dir(data.path())).unwrap().flatten().collect();
         let secret = data.path().join("secret");
@@ -345,7 +344,7 @@ mod tests {
         drop(open(data.path()).unwrap());
         for entry in &own {
             let record = records_dir(data.path()).join(entry.file_name()).join(RECORD);
-            assert_eq!(fs::read(record).unwrap(), b"", "it is moved aside when the session is used");
+            assert_eq!(fs::read(record).unwrap(), b"", "empty");
         }
         assert_eq!(fs::read(&secret).unwrap(), b"secret");
     }

@@ -7,14 +7,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::beneath::{Beneath, Refused};
-use super::remove::{Amount, remove_up_to};
+use super::beneath::{Beneath, ReadError};
+use super::remove::{RemovalLimit, remove_up_to};
 
 /// What is removed from a file's place: its session waits for it, and others with it.
-const IN_THE_WAY: Amount = Amount { entries: 10_000, time: Duration::from_secs(1) };
+const IN_THE_WAY: RemovalLimit = RemovalLimit { entries: 10_000, time: Duration::from_secs(1) };
 
 /// A whole file of at most `limit` bytes. It may have several names: backups are made of hard links.
-pub(crate) fn read_own(path: &Path, limit: u64) -> Result<Vec<u8>, Refused> {
+pub(crate) fn read_own(path: &Path, limit: u64) -> Result<Vec<u8>, ReadError> {
     let (directory, name) = (path.parent(), path.file_name());
     let directory = directory.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     Beneath::open(directory, Path::new(""))?.read_linked(Path::new(name.unwrap_or_default()), limit)
@@ -61,13 +61,16 @@ pub(crate) mod tests {
         for (number, set) in TRAPS.iter().enumerate() {
             set(&at(number));
             let refused = read_own(&at(number), 8).unwrap_err();
-            assert!(matches!(refused, Refused::NotAFile | Refused::TooLarge { .. }), "{number}: {refused}");
+            assert!(
+                matches!(refused, ReadError::NotRegular | ReadError::TooLarge { .. }),
+                "{number}: {refused}"
+            );
         }
         assert!(read_own(&at(9), 8).unwrap_err().is_absent());
         fs::write(at(9), "12345678").unwrap();
         fs::hard_link(at(9), at(10)).unwrap();
         assert_eq!(read_own(&at(10), 8).unwrap(), b"12345678");
-        assert!(matches!(read_own(&at(10), 7), Err(Refused::TooLarge { size: 8, limit: 7 })));
+        assert!(matches!(read_own(&at(10), 7), Err(ReadError::TooLarge { size: 8, limit: 7 })));
     }
 
     #[test]

@@ -15,26 +15,25 @@ use tokio::time::Instant;
 
 use super::beneath::Beneath;
 
-/// How much is removed in one go: a child may have left millions of files, and what fills a directory while it is
-/// emptied would keep it up for good.
+/// Limit of one removal: a child may leave millions of files, or create files faster than they are removed.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Amount {
-    /// Entries of directories that are looked at.
+pub(crate) struct RemovalLimit {
+    /// Directory entries that are read.
     pub(crate) entries: u64,
-    /// From the beginning.
+    /// Time from the start of the removal.
     pub(crate) time: Duration,
 }
 
-impl Amount {
-    /// For a whole tree whose owner waits: some ten million files on a usual disk.
-    pub(super) const OF_TREE: Self = Self { entries: u64::MAX, time: Duration::from_secs(600) };
+impl RemovalLimit {
+    /// Limit for a whole tree: some ten million files on a usual disk.
+    pub(super) const TREE: Self = Self { entries: u64::MAX, time: Duration::from_secs(600) };
 
     pub(super) fn budget(self) -> Budget {
         Budget { entries: self.entries, until: Instant::now() + self.time }
     }
 }
 
-/// What is left of an [`Amount`].
+/// The rest of a [`RemovalLimit`].
 #[derive(Debug)]
 pub(super) struct Budget {
     entries: u64,
@@ -50,27 +49,32 @@ impl Budget {
             }
             None => Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "more files are to be removed, or looked through, than is done at once; another try goes on",
+                "too many files to remove in one call; the next call continues",
             )),
         }
     }
 }
 
-/// Names held at a time: a directory may have millions.
+/// Names kept in memory at a time: a directory may have millions.
 const BATCH: usize = 10_000;
 
 /// Removes the directory `name` in `parent`, a directory that no child can write. Nothing there is fine.
 pub(crate) fn remove_tree(parent: &Path, name: &OsStr) -> io::Result<()> {
-    remove_up_to(parent, name, Amount::OF_TREE)
+    remove_up_to(parent, name, RemovalLimit::TREE)
 }
 
-/// The same, up to an amount.
-pub(super) fn remove_up_to(parent: &Path, name: &OsStr, most: Amount) -> io::Result<()> {
+/// Removes any kind of file at a path that no child can write.
+pub(crate) fn remove_any(path: &Path) -> io::Result<()> {
+    remove_tree(path.parent().unwrap_or(Path::new("/")), path.file_name().unwrap_or_default())
+}
+
+/// As [`remove_tree`], up to a limit.
+pub(super) fn remove_up_to(parent: &Path, name: &OsStr, limit: RemovalLimit) -> io::Result<()> {
     let parent = match Beneath::open(parent, Path::new("")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         opened => opened?,
     };
-    remove_in(&parent, name, &mut most.budget())
+    remove_in(&parent, name, &mut limit.budget())
 }
 
 /// Removes everything in `directory` whose name is `doomed`.
@@ -132,7 +136,7 @@ fn empty(top: &Beneath, name: &CString, number: &mut u64, budget: &mut Budget) -
             Ok(()) | Err(Errno::NOENT | Errno::EXIST | Errno::NOTEMPTY) => {}
             Err(Errno::ACCESS) => {
                 // A directory must be writable to be moved: its `..` changes.
-                directory.let_in(OsStr::from_bytes(inner.as_bytes()))?;
+                directory.restore_access(OsStr::from_bytes(inner.as_bytes()))?;
                 renameat(&directory, &*inner, top, &up)?;
             }
             Err(errno) => return Err(errno.into()),
@@ -144,7 +148,7 @@ fn empty(top: &Beneath, name: &CString, number: &mut u64, budget: &mut Budget) -
 fn enter(parent: &Beneath, name: &OsStr) -> io::Result<Beneath> {
     let inner = Path::new(name);
     // Closed to its owner it cannot be emptied. Root is never kept out.
-    parent.let_in(name)?;
+    parent.restore_access(name)?;
     parent.dir(inner)
 }
 
@@ -230,8 +234,8 @@ mod tests {
         }
         let directory = Beneath::open(data.path(), Path::new("")).unwrap();
         let remove = |entries, time| {
-            let amount = Amount { entries, time };
-            remove_where(&directory, &mut amount.budget(), |name| name == b"doomed")
+            let limit = RemovalLimit { entries, time };
+            remove_where(&directory, &mut limit.budget(), |name| name == b"doomed")
         };
         let long = Duration::from_secs(60);
         for (entries, time) in [(0, long), (50, long), (u64::MAX, Duration::ZERO)] {

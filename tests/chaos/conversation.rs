@@ -81,8 +81,9 @@ mod tests {
         }
     }
 
+    /// A loss without a report is a fault; a reported loss is none.
     #[test]
-    fn a_silent_loss_is_seen_and_one_that_was_told_is_none() {
+    fn silent_loss_is_detected_a_reported_one_is_none() {
         assert!(check(&mut talk(&[]), &[1, 2, 4], &[], &[]).is_ok());
         assert!(check(&mut talk(&[]), &[1, 2], &[], &[]).unwrap_err().contains("nobody was told"));
         assert!(check(&mut talk(&[]), &[2, 1, 4], &[], &[]).unwrap_err().contains("order"));

@@ -103,8 +103,9 @@ fn a_turn_ends_with_its_text_tokens_and_cost() {
     assert!(ends.iter().all(|end| end.failure.is_none() && !end.unsolicited && !end.process_exhausted));
 }
 
+/// Failures that call themselves a success are failures.
 #[test]
-fn failures_that_call_themselves_a_success_are_failures() {
+fn failure_with_subtype_success_is_failure() {
     let kind = |kind: &str| Some(kind.to_owned());
     let expected = [kind("authentication_failed"), kind("server_error"), kind("authentication_failed"), None];
     assert_eq!(failures("api-errors"), expected);
@@ -143,8 +144,9 @@ fn a_turn_of_the_cli_s_own_answers_nobody() {
     assert_eq!(unsolicited, [false, true]);
 }
 
+/// Only the terminal line reports a refused resume.
 #[test]
-fn a_refused_resume_is_told_by_the_terminal_line_alone() {
+fn refused_resume_shows_in_terminal_line() {
     let end = terminals("resume-unknown").remove(0);
     assert_eq!(CLAUDE.refusal(Some(&end), ""), Some(pilotlight::adapter::Refusal::NoConversation));
     let ordinary = terminals("turns-basic").remove(0);

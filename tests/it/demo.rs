@@ -151,8 +151,9 @@ async fn real_cli_shows_the_same(version: &str) {
     nothing_is_left(&place);
 }
 
+/// A claim that does not hold is shown and is a failure.
 #[tokio::test]
-async fn a_claim_that_does_not_hold_is_shown_and_is_a_failure() {
+async fn demo_false_claim_is_shown_and_fails() {
     let place = Place::new();
     let config = place.path().join("demo.toml");
     std::fs::write(&config, "[cli]\nprogram = \"sim\"\nargs = [\"--fault\", \"refuse-resume\"]\n").unwrap();

@@ -25,7 +25,7 @@ fn built(name: &str) -> Option<PathBuf> {
     if changed(&program).is_some_and(|built| Some(built) >= changed(&source)) {
         return Some(program);
     }
-    missing(&format!("the example {name} is not built (`cargo test --examples` builds it)"));
+    missing(&format!("the example {name} is not built (`cargo build --examples` builds it)"));
     None
 }
 

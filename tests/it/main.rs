@@ -5,6 +5,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::string_slice,
     clippy::disallowed_methods,
     reason = "a test fails by panicking, and real processes live in real time"
 )]
@@ -26,4 +27,5 @@ mod readme;
 mod security;
 mod shim;
 mod sim;
+mod sources;
 mod traps;

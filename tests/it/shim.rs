@@ -38,8 +38,9 @@ fn exit_codes_and_signals_are_reported() {
     });
 }
 
+/// The sockets are stdin and stdout and end with the CLI.
 #[test]
-fn the_sockets_are_stdin_and_stdout_and_end_with_the_cli() {
+fn sockets_are_stdio_and_end_with_cli() {
     let mut shim = Shim::sh(&[], "echo ready; cat; echo to-stderr >&2");
     let cli = shim.started();
     assert_eq!(shim.output_line(), "ready");
@@ -54,8 +55,9 @@ fn the_sockets_are_stdin_and_stdout_and_end_with_the_cli() {
     assert!(is_gone(cli));
 }
 
+/// The ends of the pipes are seen while the CLI lives on.
 #[test]
-fn the_ends_of_the_pipes_are_seen_while_the_cli_lives_on() {
+fn pipe_ends_are_seen_while_cli_runs() {
     let mut shim = Shim::sh(&[], "exec <&- >&- 2>&-; sleep 60");
     shim.started();
     assert_eq!(shim.output(), "");
@@ -80,8 +82,9 @@ fn a_broken_lifeline_ends_the_whole_tree() {
     });
 }
 
+/// A killed CLI leaves nothing and the rest is counted.
 #[test]
-fn a_killed_cli_leaves_nothing_and_the_rest_is_counted() {
+fn killed_cli_leaves_nothing_rest_is_counted() {
     on_each_rung(|rung, options| {
         let token = token();
         let mut shim = Shim::sh(options, &format!("{} exec sleep {token}", escape_artists(&token)));
@@ -125,8 +128,9 @@ fn terminate_is_passed_on_to_the_cli_alone() {
     assert_eq!(sleepers(&token), [0; 0]);
 }
 
+/// A CLI that ignores SIGTERM lives until it is killed.
 #[test]
-fn a_cli_that_ignores_sigterm_lives_until_it_is_killed() {
+fn cli_ignoring_sigterm_lives_until_killed() {
     let token = token();
     let mut shim = Shim::sh(
         &[],
@@ -144,8 +148,9 @@ fn a_cli_that_ignores_sigterm_lives_until_it_is_killed() {
     assert_eq!(sleepers(&token), [0; 0]);
 }
 
+/// After a broken lifeline the CLI may flush but not for long.
 #[test]
-fn after_a_broken_lifeline_the_cli_may_flush_but_not_for_long() {
+fn broken_lifeline_gives_cli_short_flush() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("flushed");
     let script = format!(
@@ -200,8 +205,9 @@ fn a_wrong_command_line_is_an_error_and_not_a_guess() {
     assert!(text.contains("an option is unknown"), "{text}");
 }
 
+/// No descriptor of the host reaches the CLI or stays in the shim.
 #[test]
-fn no_descriptor_of_the_host_reaches_the_cli_or_stays_in_the_shim() {
+fn host_descriptors_reach_neither_cli_nor_shim() {
     let leaked = fs::File::open("/etc/passwd").unwrap();
     rustix::io::fcntl_setfd(&leaked, rustix::io::FdFlags::empty()).unwrap();
     let mut shim = Shim::sh(&[], "ls -l /proc/self/fd; echo end; cat");
@@ -333,8 +339,9 @@ fn signals_do_not_end_the_shim() {
     assert!(is_gone(cli));
 }
 
+/// A CLI that signals its whole group does not hit the shim.
 #[test]
-fn a_cli_that_signals_its_whole_group_does_not_hit_the_shim() {
+fn cli_signalling_its_group_spares_shim() {
     let token = token();
     let mut shim = Shim::sh(&[], &format!("setsid sleep {token} & echo ready; read line; kill -KILL 0"));
     shim.started();
@@ -346,8 +353,9 @@ fn a_cli_that_signals_its_whole_group_does_not_hit_the_shim() {
     assert_eq!(sleepers(&token), [0; 0]);
 }
 
+/// Orphans are reaped while the CLI lives and an idle shim never wakes.
 #[test]
-fn orphans_are_reaped_while_the_cli_lives_and_an_idle_shim_never_wakes() {
+fn orphans_are_reaped_idle_shim_never_wakes() {
     let mut shim = Shim::sh(&[], "for i in 1 2 3 4 5; do (sleep 0.05 &) ; done; echo ready; cat");
     let cli = shim.started();
     assert_eq!(shim.output_line(), "ready");

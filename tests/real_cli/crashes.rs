@@ -3,8 +3,9 @@
 use super::bench::Bench;
 use crate::common::{SOON, eventually, shown};
 
+/// Killed while idle the next turn knows what was said.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_while_idle_the_next_turn_knows_what_was_said() {
+async fn killed_idle_process_resumes_with_context() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve("").await;
     let client = server.client();
@@ -19,8 +20,9 @@ async fn killed_while_idle_the_next_turn_knows_what_was_said() {
     assert_eq!(bench.conversations().len(), 1, "it is the same conversation");
 }
 
+/// A message sent in the instant of the kill is answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_sent_in_the_instant_of_the_kill_is_answered() {
+async fn message_racing_kill_is_answered() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve("").await;
     let client = server.client();
@@ -31,8 +33,9 @@ async fn a_message_sent_in_the_instant_of_the_kill_is_answered() {
     assert_eq!(client.turn("alice", "[[recall]]").await.text(), "the word is heliotrope");
 }
 
+/// Killed right after an answer nothing is lost in silence.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_07_killed_right_after_an_answer_nothing_is_lost_in_silence() {
+async fn trap_07_kill_after_answer_loses_nothing_silently() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve("").await;
     let client = server.client();
@@ -50,8 +53,9 @@ async fn trap_07_killed_right_after_an_answer_nothing_is_lost_in_silence() {
     assert!(next.text().contains("marjoram") || is_said, "lost in silence: {}", shown(&next.events));
 }
 
+/// Killed before a word came out the turn is asked again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_before_a_word_came_out_the_turn_is_asked_again() {
+async fn turn_killed_before_output_is_retried() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve("").await;
     let client = server.client();
@@ -66,8 +70,9 @@ async fn killed_before_a_word_came_out_the_turn_is_asked_again() {
     assert!(client.turn("alice", "[[recall]]").await.text().contains("heliotrope"));
 }
 
+/// A kill in mid-answer is reported to the caller; the next turn has the context.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_in_mid_answer_the_caller_is_told_and_the_next_turn_knows_what_was_said() {
+async fn kill_in_mid_answer_is_reported_context_stays() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve("").await;
     let client = server.client();

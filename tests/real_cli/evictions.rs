@@ -5,8 +5,9 @@ use crate::common::{SOON, eventually, eventually_some};
 
 const ONE_SECOND: &str = "[session]\nidle_timeout = \"1s\"\n";
 
+/// An idle process is stopped and the conversation goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_process_is_stopped_and_the_conversation_goes_on() {
+async fn idle_process_is_stopped_conversation_continues() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve(ONE_SECOND).await;
     let client = server.client();
@@ -21,8 +22,9 @@ async fn an_idle_process_is_stopped_and_the_conversation_goes_on() {
     assert!(client.metrics().await.sum("pilotlight_evictions_total", &["reason=\"idle\""]) >= 1.0);
 }
 
+/// A busy process is not idle however long its turn.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_24_a_busy_process_is_not_idle_however_long_its_turn() {
+async fn trap_24_busy_process_is_never_idle() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve(ONE_SECOND).await;
     let client = server.client();

@@ -2,8 +2,9 @@
 
 use super::bench::Bench;
 
+/// Hanging up interrupts the turn and keeps the process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hanging_up_interrupts_the_turn_and_keeps_the_process() {
+async fn hang_up_interrupts_turn_keeps_process() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve("").await;
     let client = server.client();
@@ -34,8 +35,9 @@ async fn hanging_up_before_the_first_word_does_the_same() {
     assert_eq!(client.pid().await, before);
 }
 
+/// One that hangs up does not end the turn of the next.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_that_hangs_up_does_not_end_the_turn_of_the_next() {
+async fn hang_up_spares_the_next_turn() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve("").await;
     let client = server.client();

@@ -56,8 +56,9 @@ async fn history_arrives_in_an_older_version() {
     }
 }
 
+/// An older version that does not report its state works.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_older_version_that_does_not_tell_its_state_will_do() {
+async fn older_version_without_state_events_works() {
     for version in installed::OLDER {
         let Some(cli) = cli(version) else { return };
         v2_1_332::smoke::run(&v2_1_332::bench::Bench::on(cli).await, version, false).await;

@@ -136,8 +136,9 @@ async fn configured_server_is_there_from_the_first_turn_on() {
     assert_eq!((tools, text.as_str()), (Vec::new(), "three"));
 }
 
+/// Server that never connects delays and does not prevent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn server_that_never_connects_delays_and_does_not_prevent() {
+async fn unconnected_server_delays_but_allows_turn() {
     let Some(bench) = Bench::new().await else { return };
     let lamp = McpServer::start(Duration::from_secs(600)).await;
     let config = format!(

@@ -37,8 +37,9 @@ async fn an_orderly_stop_lets_the_running_turn_finish() {
     assert_eq!(turn.text(), "finished");
 }
 
+/// After SIGKILL nothing is left and the next server goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_sigkill_nothing_is_left_and_the_next_server_goes_on() {
+async fn killed_server_leaves_nothing_next_continues() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve("").await;
     server.client().turn("alice", "the word is heliotrope").await.text();
@@ -49,8 +50,9 @@ async fn after_sigkill_nothing_is_left_and_the_next_server_goes_on() {
     assert_eq!(bench.conversations().len(), 1, "it is the same conversation");
 }
 
+/// After SIGKILL in the first turns nothing is left and the prompts are known.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_sigkill_in_the_first_turns_nothing_is_left_and_the_prompts_are_known() {
+async fn server_killed_in_first_turns_keeps_prompts() {
     // Several, for each is a race between the kill and what is written about a conversation at its beginning.
     const SAID: [(&str, &str); 3] = [("alice", "heliotrope"), ("bob", "marjoram"), ("carol", "bergamot")];
     let Some(bench) = Bench::new().await else { return };
@@ -73,8 +75,9 @@ async fn after_sigkill_in_the_first_turns_nothing_is_left_and_the_prompts_are_kn
     }
 }
 
+/// After SIGKILL nothing goes on and nothing is forgotten.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_17_after_sigkill_nothing_goes_on_and_nothing_is_forgotten() {
+async fn trap_17_killed_server_stops_and_keeps_all() {
     const SAID: [(&str, &str, &str); 3] = [
         ("busy", "heliotrope", "[[deltas:50]][[hang]]"),
         ("held", "marjoram", "[[hold:never]]"),

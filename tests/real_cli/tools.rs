@@ -19,16 +19,18 @@ async fn an_allowed_tool_runs_and_its_turn_ends() {
     assert_eq!(turn.text(), "TOOLS:ok");
 }
 
+/// Without permission a tool is refused and its turn ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_permission_a_tool_is_refused_and_its_turn_ends() {
+async fn tool_without_permission_is_refused() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve("").await;
     let turn = server.client().turn("alice", r#"[[tool:Bash {"command":"touch made-by-a-tool"}]]"#).await;
     assert_eq!(turn.text(), "TOOLS:err");
 }
 
+/// A running tool is gone after a kill of its CLI.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_09_a_running_tool_is_gone_after_a_kill_of_its_cli() {
+async fn trap_09_running_tool_ends_with_killed_cli() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve(ALLOWED).await;
     let client = server.client();
@@ -40,8 +42,9 @@ async fn trap_09_a_running_tool_is_gone_after_a_kill_of_its_cli() {
     assert_eq!(client.turn("alice", "[[say:fine]]").await.text(), "fine");
 }
 
+/// What a tool left running is gone after an eviction.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_09_what_a_tool_left_running_is_gone_after_an_eviction() {
+async fn trap_09_background_tool_ends_with_eviction() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve(&format!("{ALLOWED}[session]\nidle_timeout = \"1s\"\n")).await;
     let client = server.client();
@@ -53,8 +56,9 @@ async fn trap_09_what_a_tool_left_running_is_gone_after_an_eviction() {
     eventually("the tool is gone", GONE_WITHIN, || !tool.is_alive()).await;
 }
 
+/// A running tool is gone after SIGKILL of the server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_09_a_running_tool_is_gone_after_sigkill_of_the_server() {
+async fn trap_09_running_tool_ends_with_killed_server() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve(ALLOWED).await;
     let stream = server.client().stream("alice", r#"[[tool:Bash {"command":"sleep 86403"}]]"#).await;
@@ -65,8 +69,9 @@ async fn trap_09_a_running_tool_is_gone_after_sigkill_of_the_server() {
     server.kill().await;
 }
 
+/// A running tool is gone after its caller hung up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_09_a_running_tool_is_gone_after_its_caller_hung_up() {
+async fn trap_09_running_tool_ends_after_hang_up() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve(ALLOWED).await;
     let client = server.client();

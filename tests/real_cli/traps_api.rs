@@ -88,8 +88,9 @@ const FAULTS: [Fault; 20] = [
     error("[[error:413]]", "request_too_large", Some(413), "the conversation with all its attachments", 2),
 ];
 
+/// A success with is error is an error and the process stays.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_01_a_success_with_is_error_is_an_error_and_the_process_stays() {
+async fn trap_01_success_with_is_error_is_error() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve_cli(ONE_RETRY, "").await;
     let client = server.client();
@@ -129,8 +130,9 @@ fn result(turn: &Turn) -> Value {
     result.unwrap_or_else(|| panic!("no result: {}", shown(&turn.events))).clone()
 }
 
+/// An overload that has no status is an error of the server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_12_an_overload_that_has_no_status_is_an_error_of_the_server() {
+async fn trap_12_statusless_overload_is_server_error() {
     let Some(bench) = Bench::new().await else { return };
     // After so many the CLI says that it was repeated, and no longer by which status.
     let server = bench.serve_cli("api_retries = 2\n", "").await;
@@ -141,8 +143,9 @@ async fn trap_12_an_overload_that_has_no_status_is_an_error_of_the_server() {
     assert_eq!(bench.api.count("[[error:529]]"), 3);
 }
 
+/// Deltas that were cut off are replaced by the whole answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_13_deltas_that_were_cut_off_are_replaced_by_the_whole_answer() {
+async fn trap_13_cut_off_deltas_yield_whole_answer() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve("").await;
     let turn = server.client().turn("alice", "[[break:drop]][[say:the whole answer]]").await;
@@ -153,8 +156,9 @@ async fn trap_13_deltas_that_were_cut_off_are_replaced_by_the_whole_answer() {
     assert_eq!(turn.text(), "the whole answer");
 }
 
+/// An answer that is too long for one part comes whole.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_is_too_long_for_one_part_comes_whole() {
+async fn answer_too_long_for_one_part_is_whole() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve("").await;
     let turn = server.client().turn("alice", "[[say:one part; ]][[stop:max_tokens]][[times:1]]").await;
@@ -164,8 +168,9 @@ async fn an_answer_that_is_too_long_for_one_part_comes_whole() {
     assert_eq!(turn.deltas(), format!("one part; {rest}"));
 }
 
+/// An API that cannot be reached is an error until it is back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_api_that_cannot_be_reached_is_an_error_until_it_is_back() {
+async fn unreachable_api_is_error_until_back() {
     let Some(mut bench) = Bench::new().await else { return };
     let mut way = Proxy::to(bench.api.url()).await;
     bench.url = way.url();

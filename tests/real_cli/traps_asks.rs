@@ -32,8 +32,9 @@ fn allow() -> Decision {
     Decision::Allow { updated_input: None }
 }
 
+/// A tool that was allowed runs with the input it was given.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tool_that_was_allowed_runs_with_the_input_it_was_given() {
+async fn allowed_tool_runs_with_given_input() {
     let Some(bench) = Bench::new().await else { return };
     let system = bench.embed(asks).await;
     let alice = system.alice();
@@ -53,8 +54,9 @@ async fn a_tool_that_was_allowed_runs_with_the_input_it_was_given() {
     system.end().await;
 }
 
+/// A tool that was denied does not run and the turn goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tool_that_was_denied_does_not_run_and_the_turn_goes_on() {
+async fn denied_tool_does_not_run_turn_continues() {
     let Some(bench) = Bench::new().await else { return };
     let system = bench.embed(asks).await;
     let alice = system.alice();
@@ -67,8 +69,9 @@ async fn a_tool_that_was_denied_does_not_run_and_the_turn_goes_on() {
     system.end().await;
 }
 
+/// A question nobody answers is denied in time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_16_a_question_nobody_answers_is_denied_in_time() {
+async fn trap_16_unanswered_question_is_denied() {
     let Some(bench) = Bench::new().await else { return };
     let soon = |config: &mut Config| {
         asks(config);
@@ -87,8 +90,9 @@ async fn trap_16_a_question_nobody_answers_is_denied_in_time() {
     system.end().await;
 }
 
+/// A question that an interrupt withdraws is open no longer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_16_a_question_that_an_interrupt_withdraws_is_open_no_longer() {
+async fn trap_16_withdrawn_question_is_closed() {
     let Some(bench) = Bench::new().await else { return };
     let system = bench.embed(asks).await;
     let alice = system.alice();

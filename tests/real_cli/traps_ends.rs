@@ -17,8 +17,9 @@ fn allowed(config: &mut Config) {
     config.permissions.policy = PermissionPolicy::Allow;
 }
 
+/// A busy process is stopped in steps and its turn has an end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_08_a_busy_process_is_stopped_in_steps_and_its_turn_has_an_end() {
+async fn trap_08_busy_process_stops_in_steps_turn_ends() {
     let Some(bench) = Bench::new().await else { return };
     let system = bench.embed(|_| {}).await;
     let alice = system.alice();
@@ -38,8 +39,9 @@ async fn trap_08_a_busy_process_is_stopped_in_steps_and_its_turn_has_an_end() {
     system.end().await;
 }
 
+/// A stopped process with a running tool leaves none.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_09_a_stopped_process_with_a_running_tool_leaves_none() {
+async fn trap_09_stopped_process_leaves_no_tool() {
     let Some(bench) = Bench::new().await else { return };
     let system = bench.embed(allowed).await;
     let alice = system.alice();
@@ -54,8 +56,9 @@ async fn trap_09_a_stopped_process_with_a_running_tool_leaves_none() {
     system.end().await;
 }
 
+/// A frozen process with a running tool leaves none.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_09_a_frozen_process_with_a_running_tool_leaves_none() {
+async fn trap_09_frozen_process_leaves_no_tool() {
     let Some(bench) = Bench::new().await else { return };
     let impatient = |config: &mut Config| {
         allowed(config);
@@ -78,8 +81,9 @@ async fn trap_09_a_frozen_process_with_a_running_tool_leaves_none() {
     system.end().await;
 }
 
+/// Messages that race with an interrupt have an answer or an end each.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_that_race_with_an_interrupt_have_an_answer_or_an_end_each() {
+async fn messages_racing_interrupt_each_end() {
     const TIMINGS: u64 = 30;
     let Some(bench) = Bench::new().await else { return };
     let system = bench.embed(|_| {}).await;
@@ -110,8 +114,9 @@ async fn messages_that_race_with_an_interrupt_have_an_answer_or_an_end_each() {
     system.end().await;
 }
 
+/// An interrupt in the last instant leaves no answer without its text.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_interrupt_in_the_last_instant_leaves_no_answer_without_its_text() {
+async fn late_interrupt_leaves_no_answer_without_text() {
     let Some(bench) = Bench::new().await else { return };
     let system = bench.embed(|_| {}).await;
     let alice = system.alice();
@@ -130,8 +135,9 @@ async fn an_interrupt_in_the_last_instant_leaves_no_answer_without_its_text() {
     system.end().await;
 }
 
+/// Two hundred turns in the instant of an eviction are answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hundred_turns_in_the_instant_of_an_eviction_are_answered() {
+async fn two_hundred_turns_racing_eviction_are_answered() {
     const TURNS: u64 = 50;
     let Some(bench) = Bench::for_long().await else { return };
     let system = bench.embed(|config| config.session.idle_timeout = Duration::from_millis(40)).await;
@@ -154,8 +160,9 @@ async fn two_hundred_turns_in_the_instant_of_an_eviction_are_answered() {
     system.end().await;
 }
 
+/// A CLI that exits at once is not restarted forever; fixing it is enough.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cli_that_exits_at_once_is_not_tried_for_ever_and_mending_it_is_enough() {
+async fn failing_cli_opens_circuit_until_fixed() {
     let Some(bench) = Bench::new().await else { return };
     let program = bench.place.path().join("cli");
     let put = |swap: &dyn Fn()| {

@@ -94,8 +94,9 @@ async fn trap_19_a_poisoned_workspace_gives_no_orders() {
     system.end().await;
 }
 
+/// A workspace that was removed is there again and the conversation goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_workspace_that_was_removed_is_there_again_and_the_conversation_goes_on() {
+async fn removed_workspace_is_recreated() {
     let Some(bench) = Bench::new().await else { return };
     let system = bench.embed(|_| {}).await;
     let alice = system.alice();
@@ -156,7 +157,7 @@ async fn trap_20_a_full_disk_loses_nothing_in_silence() {
 
 /// Half a line stays where the disk was full, and the next turn's first line is glued to it: the CLI reads neither.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_20_lines_glued_after_a_full_disk_count_as_lost() {
+async fn trap_20_glued_lines_after_full_disk_are_lost() {
     let Some(bench) = Bench::new().await else { return };
     let system = bench.embed(|_| {}).await;
     for (number, length) in [10, 300, 1000].into_iter().enumerate() {
@@ -192,8 +193,9 @@ fn fill(directory: &Path) {
     while filler.write_all(&[0; 512]).is_ok() {}
 }
 
+/// A home that cannot be written loses nothing in silence.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_20_a_home_that_cannot_be_written_loses_nothing_in_silence() {
+async fn trap_20_unwritable_home_loses_nothing_silently() {
     let Some(bench) = Bench::new().await else { return };
     let system = bench.embed(|_| {}).await;
     let alice = system.alice();

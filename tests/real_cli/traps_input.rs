@@ -24,8 +24,9 @@ fn hostile() -> Vec<(&'static str, String)> {
     ]
 }
 
+/// Hostile text arrives as it is and is nothing but text.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_15_hostile_text_arrives_as_it_is_and_is_nothing_but_text() {
+async fn trap_15_hostile_text_arrives_unchanged() {
     let Some(bench) = Bench::new().await else { return };
     let system = bench.embed(|_| {}).await;
     let alice = system.alice();
@@ -67,8 +68,9 @@ async fn trap_15_messages_without_a_word_get_an_answer() {
     system.end().await;
 }
 
+/// What cannot be said is refused before the process sees it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_15_what_cannot_be_said_is_refused_before_the_process_sees_it() {
+async fn trap_15_invalid_text_is_refused_before_process() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve("").await;
     let client = server.client();
@@ -121,8 +123,9 @@ async fn trap_21_five_megabytes_go_in_and_come_out() {
     assert_eq!(client.pid().await, pid);
 }
 
+/// A line beyond the limit is a clear failure and nothing more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_21_a_line_beyond_the_limit_is_a_clear_failure_and_nothing_more() {
+async fn trap_21_line_over_limit_fails_clearly() {
     let Some(bench) = Bench::new().await else { return };
     let limited = |config: &mut Config| config.session.line_limit = 1 << 20;
     let system = bench.embed(limited).await;

@@ -28,8 +28,9 @@ fn tells_a_loss(event: &Value) -> bool {
     event["type"] == "pilotlight" && event["subtype"] == "context_lost"
 }
 
+/// Killed right after the very first answer the loss is said.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_07_killed_right_after_the_very_first_answer_the_loss_is_said() {
+async fn trap_07_kill_after_first_answer_reports_loss() {
     let Some(bench) = Bench::new().await else { return };
     let system = bench.embed(|_| {}).await;
     let mut losses = 0;
@@ -58,8 +59,9 @@ async fn child_of_turn(session: &Session, turn: &mut pilotlight::Turn) -> crate:
     child(session)
 }
 
+/// Killed before the first turn nothing is missed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_07_killed_before_the_first_turn_nothing_is_missed() {
+async fn trap_07_kill_before_first_turn_loses_nothing() {
     let Some(bench) = Bench::new().await else { return };
     let system = bench.embed(|_| {}).await;
     let alice = system.alice();
@@ -74,8 +76,9 @@ async fn trap_07_killed_before_the_first_turn_nothing_is_missed() {
     system.end().await;
 }
 
+/// A conversation that the CLI refuses to resume starts again and reports the loss.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_05_a_conversation_that_the_cli_refuses_to_resume_begins_anew_and_says_so() {
+async fn trap_05_refused_resume_starts_new_and_reports() {
     let Some(bench) = Bench::new().await else { return };
     let system = bench.embed(|_| {}).await;
     let alice = system.alice();
@@ -131,8 +134,9 @@ async fn trap_07_a_stop_right_after_an_answer_loses_nothing() {
     system.end().await;
 }
 
+/// An exit code that reports a failed turn is no crash.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_10_an_exit_code_that_tells_of_a_failed_turn_is_no_crash() {
+async fn trap_10_exit_code_of_failed_turn_is_no_crash() {
     let Some(bench) = Bench::new().await else { return };
     let system = bench.embed(|_| {}).await;
     let alice = system.alice();
@@ -152,8 +156,9 @@ fn impatient(config: &mut pilotlight::Config) {
     config.session.ping_timeout = Duration::from_secs(1);
 }
 
+/// The old process is gone before its conversation is resumed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_18_the_old_process_is_gone_before_its_conversation_is_resumed() {
+async fn trap_18_old_process_is_gone_before_resume() {
     let Some(bench) = Bench::new().await else { return };
     let system = bench.embed(impatient).await;
     let alice = system.alice();
@@ -185,8 +190,9 @@ async fn trap_18_the_old_process_is_gone_before_its_conversation_is_resumed() {
     system.end().await;
 }
 
+/// A process stopped in mid-answer is replaced; its turn ends with an error.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_stopped_in_mid_answer_is_replaced_and_its_turn_lost_aloud() {
+async fn process_stopped_in_mid_answer_is_replaced() {
     let Some(bench) = Bench::new().await else { return };
     let system = bench.embed(impatient).await;
     let alice = system.alice();

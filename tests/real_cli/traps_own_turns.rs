@@ -24,8 +24,9 @@ fn background(command: &str) -> String {
     format!(r#"[[tool:Bash {{"command":"{command}","run_in_background":true}}]]"#)
 }
 
+/// A turn of the CLI's own shifts no answer and is no turn of its user.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_03_a_turn_of_the_clis_own_shifts_no_answer_and_is_no_turn_of_its_user() {
+async fn trap_03_unsolicited_turn_shifts_no_answer() {
     let Some(bench) = Bench::new().await else { return };
     let system = bench.embed(in_the_background).await;
     let alice = system.alice();

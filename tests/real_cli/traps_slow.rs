@@ -8,8 +8,9 @@ use pilotlight::{Config, TurnError};
 use super::bench::Bench;
 use super::embedded::{aborted, ask, child, failure, finish, say, send, until};
 
+/// Retries are shown and end with an interrupt.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_11_retries_are_shown_and_end_with_an_interrupt() {
+async fn trap_11_retries_are_shown_interrupt_ends_them() {
     let Some(bench) = Bench::new().await else { return };
     let system = bench.embed(|config| config.cli.api_retries = 10).await;
     let alice = system.alice();
@@ -50,8 +51,9 @@ async fn trap_11_a_turn_is_bounded_whatever_the_api_does() {
     system.end().await;
 }
 
+/// An API that says nothing at all is an error of the server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_api_that_says_nothing_at_all_is_an_error_of_the_server() {
+async fn silent_api_is_server_error() {
     let Some(bench) = Bench::new().await else { return };
     let impatient = |config: &mut Config| {
         config.cli.env.insert("API_TIMEOUT_MS".into(), "1000".into());

@@ -6,8 +6,9 @@ use pilotlight::{Config, TurnOptions};
 use super::bench::Bench;
 use super::embedded::{ask, child, failure, finish, read, say, send, until_turns};
 
+/// Messages of one user at once are answered in order by one call each.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_02_messages_of_one_user_at_once_are_answered_in_order_by_one_call_each() {
+async fn trap_02_concurrent_messages_take_one_call_each() {
     let Some(bench) = Bench::new().await else { return };
     let system = bench.embed(|_| {}).await;
     let alice = system.alice();
@@ -60,8 +61,9 @@ async fn trap_05_readiness_is_known_without_a_message() {
     system.end().await;
 }
 
+/// A conversation that was cleared is the one that is resumed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_06_a_conversation_that_was_cleared_is_the_one_that_is_resumed() {
+async fn trap_06_cleared_conversation_is_resumed() {
     let Some(bench) = Bench::new().await else { return };
     let system = bench.embed(|config| config.cli.slash_commands = SlashCommands::Pass).await;
     let alice = system.alice();
@@ -92,8 +94,9 @@ async fn trap_06_a_conversation_that_was_cleared_is_the_one_that_is_resumed() {
     system.end().await;
 }
 
+/// Text that looks like a command reaches the model.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_06_text_that_looks_like_a_command_reaches_the_model() {
+async fn trap_06_command_like_text_reaches_model() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve("").await;
     let client = server.client();
@@ -107,8 +110,9 @@ async fn trap_06_text_that_looks_like_a_command_reaches_the_model() {
     assert!(recalled.text().starts_with("the word is heliotrope | /clear | "), "{}", recalled.text());
 }
 
+/// Costs are those of each turn across restarts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_14_costs_are_those_of_each_turn_across_restarts() {
+async fn trap_14_costs_are_per_turn_across_restarts() {
     let Some(bench) = Bench::new().await else { return };
     let system = bench.embed(|_| {}).await;
     let alice = system.alice();
@@ -150,8 +154,9 @@ async fn trap_22_a_budget_that_is_used_up_does_not_stick() {
     system.end().await;
 }
 
+/// A turn that took too many steps is an error and the next is fine.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_turn_that_took_too_many_steps_is_an_error_and_the_next_is_fine() {
+async fn turn_over_step_limit_fails_next_works() {
     let Some(bench) = Bench::new().await else { return };
     let system = bench.embed(|config| config.cli.args = ["--max-turns", "1"].map(Into::into).into()).await;
     let alice = system.alice();
@@ -167,8 +172,9 @@ async fn a_turn_that_took_too_many_steps_is_an_error_and_the_next_is_fine() {
     system.end().await;
 }
 
+/// A model that does not exist fails its turns alone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_23_a_model_that_does_not_exist_fails_its_turns_alone() {
+async fn trap_23_unknown_model_fails_its_turns_only() {
     let Some(bench) = Bench::new().await else { return };
     let system = bench.embed(|_| {}).await;
     let alice = system.alice();

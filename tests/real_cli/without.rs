@@ -43,8 +43,9 @@ async fn trap_07_an_orderly_end_keeps_the_last_turn() {
     }
 }
 
+/// The last line of a turn is found again in the transcript.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_last_line_of_a_turn_is_found_again_in_the_transcript() {
+async fn last_line_of_turn_is_in_transcript() {
     let Some(bench) = Bench::new().await else { return };
     let mut cli = Bare::start(&bench).await;
     for text in
@@ -61,8 +62,9 @@ async fn the_last_line_of_a_turn_is_found_again_in_the_transcript() {
     }
 }
 
+/// An interrupt ends the turn and the request and nothing else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_interrupt_ends_the_turn_and_the_request_and_nothing_else() {
+async fn interrupt_ends_turn_and_request_only() {
     let Some(bench) = Bench::new().await else { return };
     let mut cli = Bare::start(&bench).await;
     cli.say("[[say:beginning]][[hold:never]]").await;
@@ -137,8 +139,9 @@ async fn trap_02_messages_sent_while_it_is_busy_are_merged() {
     assert_eq!(bench.api.requests().len(), 2, "three messages, two calls, two results");
 }
 
+/// A message with a known UUID is never answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_04_a_message_with_a_known_uuid_is_never_answered() {
+async fn trap_04_message_with_known_uuid_is_unanswered() {
     let Some(bench) = Bench::new().await else { return };
     let mut cli = Bare::start(&bench).await;
     let message = json!({"role": "user", "content": "[[say:once]]"});
@@ -178,8 +181,9 @@ async fn trap_16_a_request_that_is_refused_hangs_nothing() {
     assert!(asked > 0, "it asked for nothing");
 }
 
+/// A closed output does not end it and a closed input does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_17_a_closed_output_does_not_end_it_and_a_closed_input_does() {
+async fn trap_17_closed_input_ends_cli_output_does_not() {
     let Some(bench) = Bench::new().await else { return };
     let mut cli = Bare::start(&bench).await;
     cli.close_output();

@@ -24,8 +24,9 @@ const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_co
 const OPTIONS: &str = "--phases examples,coverage,fuzzing --workers 1 --request-timeout 20 --continue-on-failure \
                        --no-shrink --generation-database none --suppress-health-check all --no-color";
 
+/// Requests made up from the description break nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_made_up_from_the_description_break_nothing() {
+async fn generated_requests_break_nothing() {
     let Some(package) = package_of("schemathesis", Age::Current) else { return };
     let place = place();
     // Nearly each turn that is made up starts a conversation; their children are not to pile up.

@@ -1,10 +1,18 @@
-//! Which variables the CLI prefers to a user's OAuth credentials on disk. Pure.
+//! A user's OAuth credentials: the CLI's file of them, and the variables that the CLI prefers to it. Pure.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// Keys and tokens, what names a place to read one from, and switches to a provider whose API does not take OAuth
-/// credentials. Some hold a credential of the operator's that would otherwise only be of no use to the session.
+use serde_json::{Value, json};
+
+use crate::adapter::StoredCredentials;
+use crate::model::OauthCredentials;
+
+/// The field of the file that holds OAuth credentials.
+const OAUTH: &str = "claudeAiOauth";
+
+/// Variables that replace OAuth credentials: keys, tokens, files that hold one, and switches to a provider whose API
+/// takes no OAuth credentials.
 const INSTEAD: [&str; 28] = [
     "ANTHROPIC_API_KEY",
     "ANTHROPIC_AUTH_TOKEN",
@@ -36,11 +44,35 @@ const INSTEAD: [&str; 28] = [
     "CLAUDE_SESSION_INGRESS_TOKEN_FILE",
 ];
 
-/// Lines of `Name: value`, sent with each request. One of these names replaces, or joins, the user's own.
+/// Lines of `Name: value`, sent with each request. Two of these names would replace or join the user's credentials.
 const HEADERS: &str = "ANTHROPIC_CUSTOM_HEADERS";
 const HEADERS_INSTEAD: [&str; 2] = ["authorization", "x-api-key"];
 
-/// What is left of a variable beside a user's own credentials.
+/// The content of the CLI's credentials file.
+pub(super) fn encode(credentials: &OauthCredentials) -> Vec<u8> {
+    let content = json!({ OAUTH: {
+        "accessToken": credentials.access_token,
+        "refreshToken": credentials.refresh_token,
+        "expiresAt": credentials.expires_at,
+        "scopes": credentials.scopes,
+        "subscriptionType": credentials.subscription_type,
+    }});
+    content.to_string().into_bytes()
+}
+
+/// Reads the CLI's credentials file. A field of another type counts as missing.
+pub(super) fn stored(content: &[u8]) -> Option<StoredCredentials> {
+    let content: Value = serde_json::from_slice(content).ok()?;
+    let oauth = content.get(OAUTH)?;
+    let text = |name: &str| Some(oauth.get(name)?.as_str()?.to_owned());
+    Some(StoredCredentials {
+        access_token: text("accessToken"),
+        refresh_token: text("refreshToken"),
+        expires_at: oauth.get("expiresAt").and_then(Value::as_i64),
+    })
+}
+
+/// The value that a session with OAuth credentials gets of an operator's variable.
 pub(super) fn beside_own(name: &OsStr, value: OsString) -> Option<OsString> {
     if INSTEAD.iter().any(|instead| name == *instead) {
         return None;
@@ -52,7 +84,7 @@ pub(super) fn beside_own(name: &OsStr, value: OsString) -> Option<OsString> {
         let header = line.split(|byte| *byte == b':').next().unwrap_or_default().trim_ascii();
         !HEADERS_INSTEAD.iter().any(|instead| header.eq_ignore_ascii_case(instead.as_bytes()))
     };
-    // The CLI ends a line at CR LF as well; the rest of such a line is trimmed by it.
+    // The CLI also ends lines at CR LF and trims them.
     let lines = value.as_bytes().split(|byte| *byte == b'\n').filter(is_kept);
     Some(OsString::from_vec(lines.collect::<Vec<_>>().join(&b'\n')))
 }
@@ -61,12 +93,35 @@ pub(super) fn beside_own(name: &OsStr, value: OsString) -> Option<OsString> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn encoded_credentials_are_read_back() {
+        let given = OauthCredentials {
+            access_token: "a".into(),
+            refresh_token: "r".into(),
+            expires_at: 7,
+            scopes: vec!["s".into()],
+            subscription_type: "max".into(),
+        };
+        let (access_token, refresh_token) = (Some("a".to_owned()), Some("r".to_owned()));
+        let expected = StoredCredentials { access_token, refresh_token, expires_at: Some(7) };
+        assert_eq!(stored(&encode(&given)), Some(expected));
+    }
+
+    #[test]
+    fn cut_or_foreign_content_holds_no_credentials() {
+        for content in ["", "{", "[]", "{}", r#"{"other":{}}"#] {
+            assert_eq!(stored(content.as_bytes()), None, "{content}");
+        }
+        let odd = stored(br#"{"claudeAiOauth":{"accessToken":5,"refreshToken":null,"expiresAt":"x"}}"#);
+        assert_eq!(odd, Some(StoredCredentials::default()));
+    }
+
     fn left(name: &str, value: &str) -> Option<String> {
         beside_own(OsStr::new(name), value.into()).map(|value| value.into_string().unwrap())
     }
 
     #[test]
-    fn operators_credentials_are_withheld() {
+    fn operator_credentials_are_withheld() {
         for name in INSTEAD {
             assert_eq!(left(name, "1"), None, "{name}");
         }
@@ -78,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_kept_but_for_credentials() {
+    fn headers_with_credentials_are_removed() {
         for (given, kept) in [
             ("X-Team: a\nAuthorization: Bearer op\nX-Other: b", "X-Team: a\nX-Other: b"),
             (" x-API-key :op", ""),

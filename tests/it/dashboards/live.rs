@@ -15,8 +15,9 @@ const INTERVAL: &str = "5m";
 /// How long Prometheus may take to have fetched what has been done.
 const FETCHED_WITHIN: Duration = Duration::from_secs(30);
 
+/// Prometheus answers every panel and rule, with the values of the load that the test produced.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_panel_and_every_rule_is_answered_and_the_figures_are_those_of_what_was_done() {
+async fn panels_and_rules_show_the_known_load() {
     let Some(program) = prometheus::program("prometheus") else { return };
     let place = place();
     let (_server, site) = Program::ready(&place, &traffic::configuration(&place)).await;

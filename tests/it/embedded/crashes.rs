@@ -2,8 +2,9 @@
 
 use super::*;
 
+/// A turn whose child exits before any output goes to the next child, once.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_turn_of_which_nothing_came_out_is_given_to_the_next_child_once() {
+async fn turn_without_output_is_retried_once() {
     let bench = Bench::new().await;
     let alice = bench.pilot.session("alice");
     say(&alice, "before").await;

@@ -2,8 +2,9 @@
 
 use super::*;
 
+/// Of credentials that arrive concurrently, each is written as a whole and the newest remains.
 #[tokio::test(flavor = "multi_thread")]
-async fn credentials_that_come_at_once_are_written_whole_and_the_newest_stays() {
+async fn concurrent_credentials_newest_is_written_whole() {
     let bench = Bench::new().await;
     let alice = bench.pilot.session("alice");
     let writers: Vec<_> = (1..=40)
@@ -48,8 +49,9 @@ async fn a_purge_that_is_given_up_locks_nobody_out() {
     bench.end().await;
 }
 
+/// A context loss that no turn reported yet survives the session's removal from memory and is reported once.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_loss_that_no_turn_was_told_of_yet_outlives_the_memory_and_is_told_once() {
+async fn unreported_loss_survives_unload_reported_once() {
     let bench = Bench::new().await;
     let alice = bench.pilot.session("alice");
     say(&alice, "first").await;
@@ -72,8 +74,9 @@ async fn a_loss_that_no_turn_was_told_of_yet_outlives_the_memory_and_is_told_onc
     bench.end().await;
 }
 
+/// The record of a session is there before its first child.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_record_of_a_session_is_there_before_its_first_child() {
+async fn record_exists_before_first_child() {
     use std::os::unix::fs::PermissionsExt;
     let scripts = tempfile::tempdir().unwrap();
     let script = scripts.path().join("cli");
@@ -101,8 +104,9 @@ async fn the_record_of_a_session_is_there_before_its_first_child() {
     bench.end().await;
 }
 
+/// A purge in the instant a session leaves memory deletes it for good.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_purge_in_the_instant_a_session_leaves_memory_deletes_it_for_good() {
+async fn purge_during_unload_deletes_session() {
     let bench = Bench::with(|config| config.session.idle_timeout = Duration::from_millis(20)).await;
     let rounds: Vec<_> = (0..30)
         .map(|number| {
@@ -123,8 +127,9 @@ async fn a_purge_in_the_instant_a_session_leaves_memory_deletes_it_for_good() {
     assert_eq!(crate::common::layout::session_dirs(bench.data.path()).len(), 0, "something came back");
 }
 
+/// A first message in the instant of a shutdown is answered at once.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_first_message_in_the_instant_of_a_shutdown_is_answered_at_once() {
+async fn first_message_during_shutdown_is_rejected_fast() {
     for round in 0..20 {
         let bench = Bench::new().await;
         let began = Instant::now();

@@ -2,8 +2,9 @@
 
 use super::*;
 
+/// An idle session is evicted and resumed by the next message.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_session_is_evicted_and_resumed_by_the_next_message() {
+async fn idle_session_is_evicted_then_resumed() {
     let bench = Bench::with(|config| config.session.idle_timeout = Duration::from_millis(300)).await;
     let alice = bench.pilot.session("alice");
     say(&alice, "keep this").await;

@@ -2,8 +2,9 @@
 
 use super::*;
 
+/// A limit on children makes others wait and evicts for them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_on_children_makes_others_wait_and_evicts_for_them() {
+async fn child_limit_queues_starts_and_evicts_idle() {
     let one = |config: &mut Config| {
         config.limits.max_children = 1;
         config.limits.queue_deadline = Duration::from_millis(400);
@@ -44,8 +45,9 @@ async fn many_newcomers_find_room_where_others_idle() {
     bench.end().await;
 }
 
+/// Sessions in memory are limited and those that rest make way.
 #[tokio::test(flavor = "multi_thread")]
-async fn sessions_in_memory_are_limited_and_those_that_rest_make_way() {
+async fn session_limit_unloads_dormant_sessions() {
     let bench = Bench::with(|config| config.limits.max_sessions = 2).await;
     let [one, two, three] = ["one", "two", "three"].map(|name| bench.pilot.session(name));
     say(&one, "hello").await;

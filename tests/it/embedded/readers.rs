@@ -7,8 +7,9 @@ use super::*;
 /// Longer than a reader may be away before the driver reads for it.
 const AWAY: Duration = Duration::from_millis(400);
 
+/// A reader that does something else does not hold up the end of its turn.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_does_something_else_does_not_hold_up_the_end_of_its_turn() {
+async fn absent_reader_does_not_delay_end_of_turn() {
     let bench = Bench::new().await;
     let alice = bench.pilot.session("alice");
     say(&alice, "warm").await;
@@ -33,8 +34,9 @@ async fn a_turn_that_nobody_reads_ends_all_the_same() {
     bench.end().await;
 }
 
+/// A reader that comes and goes gets every event once and in order.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_comes_and_goes_gets_every_event_once_and_in_order() {
+async fn intermittent_reader_gets_each_event_in_order() {
     let bench = Bench::with(|config| config.session.event_buffer = 4).await;
     let alice = bench.pilot.session("alice");
     let mut turn = alice.send("[[deltas:300]][[delay:5]]").await.unwrap();
@@ -52,8 +54,9 @@ async fn a_reader_that_comes_and_goes_gets_every_event_once_and_in_order() {
     bench.end().await;
 }
 
+/// A wait that is given up and taken up again loses nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_that_is_given_up_and_taken_up_again_loses_nothing() {
+async fn cancelled_wait_loses_no_event() {
     let bench = Bench::new().await;
     let alice = bench.pilot.session("alice");
     say(&alice, "warm").await;
@@ -91,8 +94,9 @@ fn a_reader_may_live_in_another_runtime() {
     here.block_on(bench.end());
 }
 
+/// A reader that leaves a slow turn does not hold up its end.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_leaves_a_slow_turn_does_not_hold_up_its_end() {
+async fn departed_reader_does_not_delay_slow_turn() {
     let bench = Bench::new().await;
     let alice = bench.pilot.session("alice");
     say(&alice, "warm").await;

@@ -2,8 +2,9 @@
 
 use super::*;
 
+/// A restart of the service resumes every conversation.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_of_the_service_resumes_every_conversation() {
+async fn service_restart_resumes_conversations() {
     let bench = Bench::new().await;
     say(&bench.pilot.session("alice"), "survive").await;
     bench.pilot.shutdown(Duration::from_secs(5)).await;

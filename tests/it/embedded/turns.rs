@@ -54,8 +54,9 @@ async fn a_full_queue_refuses_at_once() {
     bench.end().await;
 }
 
+/// A dropped turn is interrupted and its child stays warm.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dropped_turn_is_interrupted_and_its_child_stays_warm() {
+async fn dropped_turn_is_interrupted_child_stays_warm() {
     let bench = Bench::new().await;
     let alice = bench.pilot.session("alice");
     say(&alice, "hello").await;
@@ -127,8 +128,9 @@ async fn a_slow_reader_gets_every_event() {
     bench.end().await;
 }
 
+/// A change of launch settings restarts the child, which keeps its context.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_bound_at_the_start_makes_the_child_restart_with_its_context() {
+async fn changed_launch_settings_restart_with_context() {
     let bench = Bench::new().await;
     let alice = bench.pilot.session("alice");
     say(&alice, "before").await;
@@ -192,8 +194,9 @@ async fn history_is_brought_in_where_there_is_no_context() {
     bench.end().await;
 }
 
+/// Warming starts the child without a turn and purging forgets everything.
 #[tokio::test(flavor = "multi_thread")]
-async fn warming_starts_the_child_without_a_turn_and_purging_forgets_everything() {
+async fn warm_starts_child_purge_deletes_everything() {
     let bench = Bench::new().await;
     let alice = bench.pilot.session("alice");
     let status = alice.warm().await.unwrap();
@@ -210,8 +213,9 @@ async fn warming_starts_the_child_without_a_turn_and_purging_forgets_everything(
     bench.end().await;
 }
 
+/// An interrupt behind a slow reader does not cost the child.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_interrupt_behind_a_slow_reader_does_not_cost_the_child() {
+async fn interrupt_behind_slow_reader_keeps_child() {
     let bench = Bench::with(|config| {
         config.session.event_buffer = 1;
         config.session.event_buffer_bytes = 1024;

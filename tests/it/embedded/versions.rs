@@ -181,8 +181,9 @@ async fn version_without_an_answer_is_asked_again() {
     bench.end().await;
 }
 
+/// Broken upgrade in place has nothing to fall back to.
 #[tokio::test(flavor = "multi_thread")]
-async fn broken_upgrade_in_place_has_nothing_to_fall_back_to() {
+async fn broken_upgrade_in_place_has_no_fallback() {
     let versions = Versions::new();
     let only = versions.working("only", JUDGED);
     let program = only.display().to_string();

@@ -6,8 +6,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 
+/// Hanging up ends the turn and keeps the child.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_38_hanging_up_ends_the_turn_and_keeps_the_child() {
+async fn fault_38_hang_up_ends_turn_keeps_child() {
     let attack = Attack::begin().await;
     attack.say("hello").await;
     let old = attack.child().await;
@@ -29,8 +30,9 @@ async fn fault_38_hanging_up_ends_the_turn_and_keeps_the_child() {
     attack.over().await;
 }
 
+/// A reader of one byte per second holds no memory and is disconnected in the end.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_39_a_reader_of_a_byte_per_second_holds_no_memory_and_is_left_in_the_end() {
+async fn fault_39_slow_reader_is_bounded_and_cut_off() {
     let attack = Attack::with("http = { write_timeout = \"2s\" }").await;
     attack.say("hello").await;
     let body = message("[[deltas:200000]]").to_string();
@@ -64,8 +66,9 @@ async fn fault_39_a_reader_of_a_byte_per_second_holds_no_memory_and_is_left_in_t
     attack.over().await;
 }
 
+/// Many connections of one user have one child.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_41_many_connections_of_one_user_have_one_child() {
+async fn fault_41_many_connections_share_one_child() {
     const CONNECTIONS: usize = 40;
     let attack = Attack::with("session = { turn_queue = 40 }").await;
     let watched = attack.place.clone();

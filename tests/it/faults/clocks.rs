@@ -46,8 +46,9 @@ fn with_other_clock(place: &Place) -> Option<(Command, std::fs::File)> {
     Some((command, set))
 }
 
+/// A clock that jumps evicts nobody and hangs nobody.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_32_a_clock_that_jumps_evicts_nobody_and_hangs_nobody() {
+async fn fault_32_clock_jump_evicts_and_hangs_none() {
     let place = place();
     let Some((command, clock)) = with_other_clock(&place) else {
         return crate::common::installed::left_out("no C compiler to build another clock with");
@@ -101,8 +102,9 @@ fn wake(attack: &Attack, family: &[Process]) {
     attack.program.process().signal(Signal::CONT);
 }
 
+/// A suspended machine wakes up without a single verdict.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_33_a_suspended_machine_wakes_up_without_a_single_verdict() {
+async fn fault_33_suspend_kills_no_child() {
     // Each suspension is longer than all that a silent child is granted, and longer than a message may stay unread.
     let limits = "stall_timeout = \"400ms\", ping_timeout = \"250ms\", write_timeout = \"1s\", spawn_timeout = \"1500ms\"";
     let attack = Attack::with(&format!("session = {{ {limits} }}")).await;
@@ -166,8 +168,9 @@ impl Drop for Hog {
     }
 }
 
+/// A starved machine widens the deadlines and hangs nobody.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_36_a_starved_machine_widens_the_deadlines_and_hangs_nobody() {
+async fn fault_36_starved_host_widens_deadlines() {
     // Without the patience for those that are not let run, a blackout is a verdict.
     let attack = Attack::with("session = { stall_timeout = \"150ms\", ping_timeout = \"100ms\" }").await;
     let users = ["carol", "dave", "erin", MALLORY];

@@ -7,8 +7,9 @@ async fn gone(attack: &Attack) {
     eventually("all of mallory's is gone", SOON, || attack.mallorys().is_empty()).await;
 }
 
+/// A child that ignores every request to stop is killed with its process tree.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_15_a_child_that_ignores_every_request_to_go_is_killed_with_its_tree() {
+async fn fault_15_child_ignoring_stops_dies_with_tree() {
     let attack = Attack::with("session = { stop_eof = \"300ms\", stop_term = \"300ms\" }").await;
     attack.start_args("--fault ignore-term --fault ignore-eof");
     attack.say("hello [[fault:outlive]]").await;
@@ -23,8 +24,9 @@ async fn fault_15_a_child_that_ignores_every_request_to_go_is_killed_with_its_tr
     attack.over().await;
 }
 
+/// Daemons and processes that run ahead are caught.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_20_daemons_and_processes_that_run_ahead_are_caught() {
+async fn fault_20_daemons_and_fork_races_are_killed() {
     const RACERS: usize = 20;
     let attack =
         Attack::with("permissions = { policy = \"allow\" }\nsession = { idle_timeout = \"5s\" }").await;
@@ -62,8 +64,9 @@ async fn fault_20_daemons_and_processes_that_run_ahead_are_caught() {
     attack.over().await;
 }
 
+/// An MCP server that ignores the end of its input goes with its child.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_22_an_mcp_server_that_ignores_the_end_of_its_input_goes_with_its_child() {
+async fn fault_22_mcp_server_ignoring_eof_dies() {
     let attack = Attack::with("[mcp]\ncallers = \"all\"").await;
     let token = format!("9000.{}", std::process::id());
     let script = format!("trap '' INT TERM HUP; while :; do sleep {token}; done");

@@ -13,8 +13,9 @@ async fn at_work(attack: &Attack, text: &str) -> tokio::task::JoinHandle<Told> {
     })
 }
 
+/// After SIGKILL of an idle child its session recovers within two seconds and loses nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_07_sigkill_idle_is_mended_in_two_seconds_and_nothing_is_lost() {
+async fn fault_07_killed_idle_child_recovers_in_2_s() {
     // A child that was killed is started again for its idle session; it then lives as long as any other.
     let attack =
         Attack::with("session = { idle_timeout = \"5s\" }\nrestart = { intensity = 50, backoff = \"50ms\" }")
@@ -38,8 +39,9 @@ async fn fault_07_sigkill_idle_is_mended_in_two_seconds_and_nothing_is_lost() {
     attack.over().await;
 }
 
+/// SIGKILL during a turn is reported within a second; the turn is never replayed.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_08_sigkill_in_a_turn_is_said_within_a_second_and_never_replayed() {
+async fn fault_08_kill_in_turn_is_reported_not_replayed() {
     let attack = Attack::begin().await;
     attack.say("before").await;
     attack.written_down("echo 1: before").await;
@@ -83,8 +85,9 @@ async fn fault_18_half_a_line_is_discarded_and_counted() {
     attack.over().await;
 }
 
+/// A tool that kills its CLI is a crash in a turn.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_21_a_tool_that_kills_its_cli_is_a_crash_in_a_turn() {
+async fn fault_21_tool_killing_its_cli_is_a_crash() {
     let attack = Attack::with("permissions = { policy = \"allow\" }").await;
     attack.say("before").await;
     attack.written_down("echo 1: before").await;
@@ -97,8 +100,9 @@ async fn fault_21_a_tool_that_kills_its_cli_is_a_crash_in_a_turn() {
     attack.over().await;
 }
 
+/// A killed shim takes its CLI along and its tools are found.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_25_a_killed_shim_takes_its_cli_along_and_its_tools_are_found() {
+async fn fault_25_killed_shim_ends_cli_and_tools() {
     let attack = Attack::begin().await;
     attack.say("before [[fault:outlive]]").await;
     attack.written_down("left behind").await;

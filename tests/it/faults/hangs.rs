@@ -8,8 +8,9 @@ const QUICK: &str =
 /// A tenth of the promise, and a little for a busy machine.
 const FOUND_WITHIN: Duration = Duration::from_millis(2500 + 1000);
 
+/// A stopped child is found killed and replaced.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_11_a_stopped_child_is_found_killed_and_replaced() {
+async fn fault_11_stopped_child_is_killed_and_replaced() {
     let attack = Attack::with(QUICK).await;
     attack.say("before").await;
     attack.written_down("echo 1: before").await;
@@ -29,8 +30,9 @@ async fn fault_11_a_stopped_child_is_found_killed_and_replaced() {
     attack.over().await;
 }
 
+/// A busy loop without output is found as well.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_12_a_busy_loop_without_output_is_found_as_well() {
+async fn fault_12_busy_loop_without_output_is_detected() {
     let attack = Attack::with(QUICK).await;
     attack.say("before").await;
     attack.written_down("echo 1: before").await;
@@ -67,8 +69,9 @@ async fn fault_19_a_child_that_reads_nothing_is_given_up() {
     attack.over().await;
 }
 
+/// A dead API ends the turn in time and keeps the session.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_37_a_dead_api_ends_the_turn_in_time_and_keeps_the_session() {
+async fn fault_37_dead_api_ends_turn_keeps_session() {
     let attack = Attack::with("session = { turn_timeout = \"1500ms\", stall_timeout = \"300ms\" }").await;
     attack.say("before").await;
     let old = attack.child().await;

@@ -3,8 +3,9 @@
 use super::*;
 use crate::common::bench;
 
+/// Turns at the instant of eviction are all served.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_42_turns_at_the_instant_of_eviction_are_all_served() {
+async fn fault_42_turns_racing_eviction_are_served() {
     const USERS: usize = 3;
     const TURNS: u64 = 70;
     // The 10 000 interleavings of the state machine are in `session::state`; these are the real ones. Whoever is
@@ -34,8 +35,9 @@ async fn fault_42_turns_at_the_instant_of_eviction_are_all_served() {
     attack.over().await;
 }
 
+/// SIGKILL of a server with fifty busy sessions leaves nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_43_sigkill_of_a_server_with_fifty_busy_sessions_leaves_nothing() {
+async fn fault_43_killed_server_leaves_no_process() {
     const SESSIONS: usize = 50;
     let place = place();
     let (mut program, site) = Program::ready(&place, "limits = { queue_deadline = \"60s\" }").await;
@@ -129,8 +131,9 @@ fn fault_46_dropping_the_runtime_leaves_no_process() {
     assert!(gone, "left: {:?}", bench::processes_in(data.path()));
 }
 
+/// A second instance on the same directory is refused.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_47_a_second_instance_on_the_same_directory_is_refused() {
+async fn fault_47_second_instance_on_data_dir_is_refused() {
     let attack = Attack::begin().await;
     attack.say("hello").await;
     let data = attack.place.data_dir().display().to_string();

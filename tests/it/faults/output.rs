@@ -3,8 +3,9 @@
 use super::attack::{processor_time, status_bytes};
 use super::*;
 
+/// A child that closes its output is gone in five seconds.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_14_a_child_that_closes_its_output_is_gone_in_five_seconds() {
+async fn fault_14_child_closing_output_is_gone_in_5_s() {
     let attack = Attack::with("restart = { retry_turn = false }").await;
     attack.say("before").await;
     attack.written_down("echo 1: before").await;
@@ -20,8 +21,9 @@ async fn fault_14_a_child_that_closes_its_output_is_gone_in_five_seconds() {
     attack.over().await;
 }
 
+/// A flood on standard error costs no memory and delays no answer.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_16_a_flood_on_standard_error_costs_no_memory_and_delays_no_answer() {
+async fn fault_16_stderr_flood_costs_no_memory_or_delay() {
     let attack = Attack::begin().await;
     attack.say("hello").await;
     let old = attack.child().await;
@@ -35,8 +37,9 @@ async fn fault_16_a_flood_on_standard_error_costs_no_memory_and_delays_no_answer
     attack.over().await;
 }
 
+/// A line of 100 megabytes is refused within the limit.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_17_a_line_of_100_megabytes_is_refused_within_the_limit() {
+async fn fault_17_line_of_100_mb_is_refused_in_limit() {
     let attack = Attack::begin().await;
     attack.say("hello").await;
     let old = attack.child().await;

@@ -19,8 +19,9 @@ async fn panic_in(bench: &Bench, actor: &str) -> Outcome {
     turn.finish().await
 }
 
+/// A session actor that panics is replaced and its child never doubled.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_44_a_session_actor_that_panics_is_replaced_and_its_child_never_doubled() {
+async fn fault_44_panicked_session_is_replaced_one_child() {
     let bench = Bench::new().await;
     let old_bob = {
         let outcome = panic_in(&bench, "session").await;
@@ -45,8 +46,9 @@ async fn fault_44_a_session_actor_that_panics_is_replaced_and_its_child_never_do
     bench.end().await;
 }
 
+/// A supervisor that panics is replaced with all its sessions.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_44_a_supervisor_that_panics_is_replaced_with_all_its_sessions() {
+async fn fault_44_panicked_supervisor_is_replaced() {
     let bench = Bench::new().await;
     let outcome = panic_in(&bench, "supervisor").await;
     assert!(!outcome.is_ok(), "{outcome:?}");
@@ -55,8 +57,9 @@ async fn fault_44_a_supervisor_that_panics_is_replaced_with_all_its_sessions() {
     bench.end().await;
 }
 
+/// A sampler or an evictor that panics disturbs no turn and works again.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_44_a_sampler_or_an_evictor_that_panics_disturbs_no_turn_and_works_again() {
+async fn fault_44_panicked_sampler_and_evictor_recover() {
     let bench = Bench::with(|config| {
         config.session.idle_timeout = Duration::from_secs(2);
         config.metrics.sample_interval = Duration::from_millis(100);
@@ -72,8 +75,9 @@ async fn fault_44_a_sampler_or_an_evictor_that_panics_disturbs_no_turn_and_works
     bench.end().await;
 }
 
+/// A turn that comes while its actor fails is counted once.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_44_a_turn_that_comes_while_its_actor_fails_is_counted_once() {
+async fn fault_44_turn_during_panic_is_counted_once() {
     let data = tempfile::tempdir().unwrap();
     let recorder = metrics_util::debugging::DebuggingRecorder::new();
     let mut config = Config::new(data.path());

@@ -4,8 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 
+/// Six crashes at start open the circuit and no storm follows.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_10_six_crashes_at_start_open_the_circuit_and_no_storm_follows() {
+async fn fault_10_six_start_crashes_open_the_circuit() {
     let attack = Attack::with("restart = { backoff = \"10ms\", circuit_pause = \"1500ms\" }").await;
     let starts = attack.place.path().join("starts");
     attack.start_args(&format!("--fault crash-starts=6:{}", starts.display()));
@@ -31,8 +32,9 @@ async fn fault_10_six_crashes_at_start_open_the_circuit_and_no_storm_follows() {
     attack.over().await;
 }
 
+/// A slow start is waited for up to the limit.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_13_a_slow_start_is_waited_for_up_to_the_limit() {
+async fn fault_13_slow_start_is_awaited_up_to_limit() {
     let attack = Attack::with(
         "session = { spawn_timeout = \"3s\" }\nrestart = { circuit_pause = \"100ms\", intensity = 0 }",
     )
@@ -55,8 +57,9 @@ async fn fault_13_a_slow_start_is_waited_for_up_to_the_limit() {
     attack.over().await;
 }
 
+/// A missing CLI is named in the error; installing it is enough.
 #[tokio::test(flavor = "multi_thread")]
-async fn fault_26_a_cli_that_is_not_there_is_named_and_mending_it_is_enough() {
+async fn fault_26_missing_cli_is_named_fix_suffices() {
     let attack = Attack::begin().await;
     let whole = std::fs::read(&attack.cli).unwrap();
     let replace = |content: Option<&[u8]>, mode: u32| {

@@ -25,8 +25,9 @@ fn is(status: u16, code: &str) -> (u16, String) {
     (status, code.to_owned())
 }
 
+/// Without a right key nothing is served but the state of the service.
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_right_key_nothing_is_served_but_the_state_of_the_service() {
+async fn invalid_key_gets_only_service_state() {
     let place = place();
     let ring = Keyring::new(&place);
     let key = ring.user("alice");
@@ -138,8 +139,9 @@ async fn the_file_is_followed_by_itself_and_on_sighup() {
     assert!(program.is_running());
 }
 
+/// SIGHUP makes the keys be read again and never ends the server.
 #[tokio::test(flavor = "multi_thread")]
-async fn sighup_makes_the_keys_be_read_again_and_never_ends_the_server() {
+async fn sighup_reloads_keys_and_keeps_server() {
     let place = place();
     let ring = Keyring::new(&place);
     let key = ring.user("alice");
@@ -185,8 +187,9 @@ async fn keys_are_made_listed_and_revoked() {
     }
 }
 
+/// Key files that cannot be trusted are refused at the start.
 #[tokio::test(flavor = "multi_thread")]
-async fn key_files_that_cannot_be_trusted_are_refused_at_the_start() {
+async fn untrusted_key_file_is_refused_at_start() {
     let place = place();
     let ring = Keyring::new(&place);
     ring.user("alice");
@@ -211,8 +214,9 @@ fn start(place: &Arc<Place>, arguments: &[&str]) -> Program {
     Program::start(place, &all, &[])
 }
 
+/// With keys the server may listen on any address; metrics need an admin key.
 #[tokio::test(flavor = "multi_thread")]
-async fn with_keys_any_address_may_be_served_and_the_figures_are_the_admins() {
+async fn keys_allow_any_address_metrics_need_admin() {
     let place = place();
     let ring = Keyring::new(&place);
     let (user, admin) = (ring.user("alice"), ring.key(&["--admin"]).0);
@@ -250,8 +254,9 @@ async fn a_listener_without_keys_serves_only_its_own_name() {
     assert_eq!(Answer::of(named("localhost:1234")).await.text(), "echo 1: hello");
 }
 
+/// Tokens that the CLI renewed identify the caller, also after a restart.
 #[tokio::test(flavor = "multi_thread")]
-async fn tokens_that_the_cli_has_renewed_tell_who_calls_also_after_a_restart() {
+async fn renewed_tokens_identify_user_after_restart() {
     let place = place();
     let ask = async |site: &Site, access: &str, refresh: &str, expires_at: i64| {
         let mut body = message("hello");

@@ -80,8 +80,9 @@ async fn nothing_is_lost_or_told_twice_at_the_seam() {
     }
 }
 
+/// A caller that waited for the whole answer comes back for it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_waited_for_the_whole_answer_comes_back_for_it() {
+async fn detached_document_is_fetched_on_return() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     let body = json!({ "model": "sonnet", "max_tokens": 9,
@@ -98,8 +99,9 @@ async fn a_caller_that_waited_for_the_whole_answer_comes_back_for_it() {
     assert_eq!(site.figure("turns_total", &["outcome=\"ok\""]).await, 1.0);
 }
 
+/// A caller that leaves before the first event comes back for all of it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_leaves_before_the_first_event_comes_back_for_all_of_it() {
+async fn detached_stream_is_replayed_on_return() {
     let place = place();
     let (_program, site) = Program::ready(&place, DETACH.split_once("\nheartbeat").unwrap().0).await;
     let messages = json!([{ "role": "user", "content": "[[sleep:1000]]late" }]);

@@ -140,8 +140,9 @@ async fn chat_completions_answer_as_a_whole_and_as_chunks() {
     assert!(chunks.iter().all(|chunk| chunk.get("usage").is_none()));
 }
 
+/// Errors before the first event are statuses and later ones events.
 #[tokio::test(flavor = "multi_thread")]
-async fn errors_before_the_first_event_are_statuses_and_later_ones_events() {
+async fn early_error_is_status_later_error_is_event() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     let kinds = [
@@ -233,8 +234,9 @@ async fn the_original_dialect_answers_as_a_whole_too() {
     assert!(events.iter().any(|event| event["type"] == "result"), "{events:#?}");
 }
 
+/// Models and token counts are answered in the format of the caller's API.
 #[tokio::test(flavor = "multi_thread")]
-async fn models_and_tokens_are_told_in_the_words_of_the_callers_api() {
+async fn models_and_token_counts_follow_the_dialect() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     let models = Answer::of(site.of("GET", "/v1/models", "alice")).await.json();

@@ -69,8 +69,9 @@ impl Client {
     }
 }
 
+/// A client that sends its history has a warm conversation without knowing.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_sends_its_history_has_a_warm_conversation_without_knowing() {
+async fn history_client_continues_warm_conversation() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     for mut client in [Client::messages("alice"), Client::chat("alice")] {
@@ -108,8 +109,9 @@ async fn a_streamed_answer_is_known_as_well_as_a_whole_one() {
     );
 }
 
+/// An edited history starts a new conversation, which receives the history once.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_edited_history_is_a_new_conversation_that_is_told_it_once() {
+async fn edited_history_starts_new_conversation() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     let mut client = Client::messages("alice");
@@ -154,8 +156,9 @@ async fn requests_at_the_same_time_do_not_meet() {
     }
 }
 
+/// A conversation whose end is unknown is not continued.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_can_tell_the_end_of_is_not_gone_on_with() {
+async fn conversation_with_unknown_end_is_not_continued() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     let mut client = Client::messages("alice");
@@ -172,8 +175,9 @@ async fn what_nobody_can_tell_the_end_of_is_not_gone_on_with() {
     assert_ne!(third.conversation, again.conversation);
 }
 
+/// A conversation that is used by its name is its user's own.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_conversation_that_is_used_by_its_name_is_its_users_own() {
+async fn named_conversation_is_not_taken_for_history() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     let mut client = Client::messages("alice");
@@ -184,8 +188,9 @@ async fn a_conversation_that_is_used_by_its_name_is_its_users_own() {
     assert_ne!(client.say(&site, "two").await.conversation, first.conversation);
 }
 
+/// The least recently used is deleted when there are too many.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_least_recently_used_is_deleted_when_there_are_too_many() {
+async fn excess_conversation_deletes_least_recent() {
     let place = place();
     let (_program, site) = Program::ready(&place, "[http]\nconversations_per_user = 2").await;
     let mut clients = [Client::messages("alice"), Client::messages("alice"), Client::messages("alice")];
@@ -202,8 +207,9 @@ async fn the_least_recently_used_is_deleted_when_there_are_too_many() {
     assert_eq!(second.say(&site, "still").await.text, "echo 3: still", "it was used after the third");
 }
 
+/// Histories are known after a restart and what was running is not.
 #[tokio::test(flavor = "multi_thread")]
-async fn histories_are_known_after_a_restart_and_what_was_running_is_not() {
+async fn histories_survive_restart_running_turn_does_not() {
     let place = place();
     let (mut program, site) = Program::ready(&place, "").await;
     let (mut rests, mut runs) = (Client::messages("alice"), Client::messages("alice"));

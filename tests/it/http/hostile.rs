@@ -106,8 +106,9 @@ async fn strange_shapes_are_refused_or_answered() {
     nobody_was_harmed(&site).await;
 }
 
+/// Long histories and instructions are refused or answered.
 #[tokio::test(flavor = "multi_thread")]
-async fn long_histories_and_instructions_are_refused_or_answered() {
+async fn long_history_is_answered_or_refused() {
     let place = place();
     let (program, site) = Program::ready(&place, TRUSTING).await;
     let before = memory(&program);

@@ -23,8 +23,9 @@ async fn turns(site: &Site) -> f64 {
     site.figure("turns_total", &[]).await
 }
 
+/// A repeated request gets the same answer in each dialect.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeated_request_gets_the_same_answer_in_each_dialect() {
+async fn repeated_request_gets_same_answer() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     let mut expected = 0.0;
@@ -85,8 +86,9 @@ async fn a_repetition_while_the_turn_runs_is_409() {
     assert_eq!(turns(&site).await, 1.0);
 }
 
+/// A caller that was cut off comes back for the answer.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_was_cut_off_comes_back_for_the_answer() {
+async fn disconnected_caller_gets_answer_on_retry() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     for (key, stream) in [("streamed", true), ("whole", false)] {
@@ -117,8 +119,9 @@ async fn a_caller_that_was_cut_off_comes_back_for_the_answer() {
     }
 }
 
+/// A turn that was to end with its caller is not run again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_turn_that_was_to_end_with_its_caller_is_not_run_again() {
+async fn turn_ended_with_its_caller_is_not_rerun() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     let request = || {

@@ -29,8 +29,9 @@ fn is_limited(answer: &Answer, code: &str) {
     assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
 }
 
+/// Each caller has its own maximum number of requests; others do not notice.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_has_so_many_requests_and_others_do_not_notice() {
+async fn request_limit_is_per_caller() {
     let place = place();
     let (_program, site) = Program::ready(&place, "[http]\nrequests_per_minute = 3").await;
     for number in 1..=3 {
@@ -72,8 +73,9 @@ async fn a_key_has_its_own_limits() {
     is_limited(&turn(&usual).await, "too_many_requests");
 }
 
+/// A user has a maximum number of concurrent turns in all conversations.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_has_so_many_turns_at_once_in_all_conversations() {
+async fn turn_limit_counts_all_conversations_of_user() {
     let place = place();
     let (_program, site) = Program::ready(&place, "[http]\nturns_per_user = 2").await;
     let asking = |user: &str, conversation: &str, text: &str| {
@@ -133,8 +135,9 @@ async fn long_bodies_that_never_come_hold_up_nobody() {
     }
 }
 
+/// A body of 100 megabytes is refused before it is read.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_of_100_megabytes_is_refused_before_it_is_read() {
+async fn body_of_100_mb_is_refused_unread() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     let mut connection = connect(&site).await;
@@ -211,8 +214,9 @@ async fn no_room_for_a_child_is_529_in_one_dialect() {
     }
 }
 
+/// Bodies that are announced and not sent take nothing from others.
 #[tokio::test(flavor = "multi_thread")]
-async fn bodies_that_are_announced_and_not_sent_take_nothing_from_others() {
+async fn unsent_bodies_take_no_memory_from_others() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     let mut idle = Vec::new();
@@ -230,8 +234,9 @@ async fn bodies_that_are_announced_and_not_sent_take_nothing_from_others() {
     assert_eq!(site.turn("alice", "hello").await.text(), "echo 1: hello");
 }
 
+/// A server that has no open file left says so and counts it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_has_no_open_file_left_says_so_and_counts_it() {
+async fn exhausted_descriptors_are_logged_and_counted() {
     const FILES: &str = "--nofile=60:60";
     let place = place();
     let mut limited = std::process::Command::new("prlimit");

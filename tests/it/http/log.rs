@@ -19,8 +19,9 @@ async fn serve(variables: &[(&str, &str)]) -> (Program, Site) {
     (program, site)
 }
 
+/// A turn can be followed through the log and nothing of its user is in it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_turn_can_be_followed_through_the_log_and_nothing_of_its_user_is_in_it() {
+async fn log_follows_turn_without_user_data() {
     let (program, site) =
         serve(&[("PILOTLIGHT_LOG", "pilotlight=debug"), ("PILOTLIGHT_LOG_FORMAT", "json")]).await;
     let asked = site

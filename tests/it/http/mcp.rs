@@ -89,8 +89,9 @@ async fn service_key_may_define_where_allowed_and_user_not() {
     assert!(is_running(&place, &token));
 }
 
+/// Configured server is chosen by name and none by default.
 #[tokio::test(flavor = "multi_thread")]
-async fn configured_server_is_chosen_by_name_and_none_by_default() {
+async fn configured_server_needs_its_name() {
     let place = place();
     let token = token(8102);
     let config = format!(
@@ -151,8 +152,9 @@ async fn unknown_name_is_refused_in_every_dialect() {
     }
 }
 
+/// Allowed definition may expand nothing and go nowhere else.
 #[tokio::test(flavor = "multi_thread")]
-async fn allowed_definition_may_expand_nothing_and_go_nowhere_else() {
+async fn allowed_definition_expands_nothing() {
     let place = place();
     let config = "[mcp]\ncallers = \"all\"\nallow_hosts = [\"mcp.example.com\"]\n";
     let (_program, site) = Program::ready(&place, config).await;

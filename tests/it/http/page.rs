@@ -9,8 +9,9 @@ async fn as_browser(site: &Site) -> Answer {
     Answer::of(site.web().get(format!("{}/", site.http)).header("accept", BROWSER)).await
 }
 
+/// A browser gets a page that can do nothing but ask this service.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_gets_a_page_that_can_do_nothing_but_ask_this_service() {
+async fn page_may_only_call_this_service() {
     let place = place();
     let ring = Keyring::new(&place);
     ring.user("alice");

@@ -76,8 +76,9 @@ async fn a_policy_decides_without_asking() {
     }
 }
 
+/// A question is in the stream and in the list and the answer goes on with the turn.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_question_is_in_the_stream_and_in_the_list_and_the_answer_goes_on_with_the_turn() {
+async fn question_is_streamed_listed_and_answered() {
     let place = place();
     let (_program, site) = Program::ready(&place, ASK).await;
     let mut turn = Turn::begin(&site, "alice", TOOL).await;
@@ -109,8 +110,9 @@ async fn a_question_is_in_the_stream_and_in_the_list_and_the_answer_goes_on_with
     assert_eq!(files(&site, "alice").await, [json!({ "path": "made", "size": 0 })]);
 }
 
+/// A denial reaches the model and other input the tool.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_denial_reaches_the_model_and_other_input_the_tool() {
+async fn denial_reaches_model_changed_input_reaches_tool() {
     let place = place();
     let (_program, site) = Program::ready(&place, ASK).await;
     let mut turn = Turn::begin(&site, "alice", TOOL).await;
@@ -133,8 +135,9 @@ async fn a_denial_reaches_the_model_and_other_input_the_tool() {
     assert_eq!(files(&site, "alice").await, [json!({ "path": "other", "size": 0 })]);
 }
 
+/// An unanswered question is denied at the limit; a late answer gets an error.
 #[tokio::test(flavor = "multi_thread")]
-async fn silence_denies_at_the_limit_and_a_late_answer_is_told() {
+async fn unanswered_question_is_denied_late_one_fails() {
     let place = place();
     let config = format!("{ASK}\n[session]\npermission_timeout = \"300ms\"\n[http]\nheartbeat = \"50ms\"");
     let (_program, site) = Program::ready(&place, &config).await;
@@ -162,8 +165,9 @@ async fn an_interrupted_turn_takes_its_questions_with_it() {
     assert!(files(&site, "alice").await.is_empty());
 }
 
+/// Clients of the SDKs get a heartbeat while a tool waits, and the question as a comment.
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_of_the_sdks_see_a_sign_of_life_while_a_tool_waits_and_the_question_as_a_comment() {
+async fn sdk_clients_get_heartbeat_while_tool_waits() {
     let place = place();
     let (_program, site) = Program::ready(&place, ASK).await;
     let messages = json!([{ "role": "user", "content": TOOL }]);

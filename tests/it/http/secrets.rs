@@ -187,8 +187,9 @@ fn around(text: &str, found: &str) -> String {
     format!("{before}{found}{after}")
 }
 
+/// Variables of a user reach its children alone and new ones the next child.
 #[tokio::test(flavor = "multi_thread")]
-async fn variables_of_a_user_reach_its_children_alone_and_new_ones_the_next_child() {
+async fn user_variables_reach_only_own_next_child() {
     let place = place();
     let users = place.path().join("users.toml");
     let text = "[alice]\nANTHROPIC_API_KEY = \"hers\"\n[bob]\nCLAUDE_CODE_USE_BEDROCK = \"1\"\n";
@@ -270,8 +271,9 @@ async fn tokens_of_a_session_are_blacked_out() {
     assert!(!answer.body.contains(MARK) && !program.err().contains(MARK), "{answer:?}");
 }
 
+/// Secrets that a failing CLI prints of its environment are redacted.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_failing_cli_tells_of_its_environment_is_blacked_out() {
+async fn secrets_in_cli_error_output_are_redacted() {
     let place = place();
     let cli = place.path().join("the-cli");
     std::fs::write(&cli, "#!/bin/sh\necho \"cannot log in with $MY_API_KEY in $MY_REGION\" >&2\nexit 1\n")

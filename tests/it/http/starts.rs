@@ -7,8 +7,9 @@ use crate::common::program::{Program, place};
 /// Arguments, variables, and what the complaint must name.
 type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a [&'a str]);
 
+/// Wrong arguments and configurations end with 2 and name the key.
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_arguments_and_configurations_end_with_2_and_name_the_key() {
+async fn wrong_configuration_exits_2_and_names_key() {
     let place = place();
     let file = place.path().join("wrong.toml");
     std::fs::write(&file, "[session]\nidle_timeot = 1\n").unwrap();
@@ -65,8 +66,9 @@ async fn a_taken_port_and_a_locked_directory_end_with_1() {
     assert_eq!(site.turn("alice", "unharmed").await.text(), "echo 1: unharmed");
 }
 
+/// A missing CLI is reported; once installed, it is used without a restart.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_cli_is_told_and_a_mended_one_is_used_without_a_restart() {
+async fn missing_cli_is_reported_then_used_once_there() {
     let place = place();
     let cli = place.path().join("the-cli");
     let config = format!("[cli]\nprogram = \"{}\"\n[restart]\ncircuit_pause = \"200ms\"", cli.display());

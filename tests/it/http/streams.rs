@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use crate::common::program::{Answer, Program, holding, message, place};
 use crate::common::{SOON, eventually};
 
+/// Three messages go to one process and come back as its own lines.
 #[tokio::test(flavor = "multi_thread")]
-async fn three_messages_go_to_one_process_and_come_back_as_its_own_lines() {
+async fn three_messages_share_process_lines_pass_through() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     let first = Answer::of(site.asking("alice", &message("one")).header("x-request-id", "mine")).await;
@@ -62,8 +63,9 @@ async fn silence_is_broken_by_comments() {
     assert_eq!(answer.text(), "echo 1: late");
 }
 
+/// An error of the CLI is said after its own last line.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_of_the_cli_is_said_after_its_own_last_line() {
+async fn cli_error_follows_its_last_line() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     let answer = site.turn("alice", "[[api_error:400]]").await;
@@ -80,8 +82,9 @@ async fn an_error_of_the_cli_is_said_after_its_own_last_line() {
     assert_eq!(site.pid("alice").await, pid);
 }
 
+/// The loss of a child in mid-stream is reported and the conversation continues.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_child_lost_in_mid_stream_is_told_and_the_conversation_goes_on() {
+async fn lost_child_is_reported_conversation_continues() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     assert_eq!(site.turn("alice", "remember me").await.text(), "echo 1: remember me");
@@ -121,8 +124,9 @@ async fn a_full_queue_is_429() {
     assert_eq!(site.turn("bob", "not mine").await.text(), "echo 1: not mine");
 }
 
+/// A reader that does not read holds only its own turn.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_does_not_read_holds_only_its_own_turn() {
+async fn stalled_reader_holds_only_its_own_turn() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     let unread = site.asking("alice", &message("[[bytes:30000000]]")).send().await.unwrap();

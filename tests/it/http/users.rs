@@ -26,8 +26,9 @@ async fn a_conversation_has_a_process_of_its_own() {
     assert_ne!(site.entry("alice", "wörk").await["pid"], site.entry("alice", "default").await["pid"]);
 }
 
+/// Credentials identify the caller across a refresh and a restart.
 #[tokio::test(flavor = "multi_thread")]
-async fn credentials_tell_who_calls_over_a_refresh_and_a_restart() {
+async fn credentials_identify_user_across_refresh() {
     let place = place();
     let with = |access: &str, refresh: &str, text: &str| {
         let mut body = message(text);

@@ -10,8 +10,9 @@ async fn an_answer_streams_and_is_stopped() {
     streams_and_stops("").await;
 }
 
+/// It does so too where turns go on without their reader.
 #[tokio::test(flavor = "multi_thread")]
-async fn it_does_so_too_where_turns_go_on_without_their_reader() {
+async fn page_trial_works_with_detached_turns() {
     streams_and_stops("[http]\non_disconnect = \"detach\"").await;
 }
 

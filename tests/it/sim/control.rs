@@ -22,8 +22,9 @@ fn a_busy_child_answers_pings() {
     assert_eq!(sim.response("no")["error"], "Unsupported control request subtype: bogus");
 }
 
+/// An interrupt ends the turn at once and the next one works.
 #[test]
-fn an_interrupt_ends_the_turn_at_once_and_the_next_one_works() {
+fn interrupt_ends_turn_next_turn_works() {
     let home = Home::new();
     let mut sim = home.start(&[]);
     sim.user("[[sleep:60000]]");
@@ -42,8 +43,9 @@ fn an_interrupt_ends_the_turn_at_once_and_the_next_one_works() {
     assert_eq!(sim.ask("and now"), "echo 2: and now");
 }
 
+/// An interrupt written together with its message hits it.
 #[test]
-fn an_interrupt_written_together_with_its_message_hits_it() {
+fn interrupt_written_with_message_hits_it() {
     let home = Home::new();
     for _ in 0..20 {
         let mut sim = home.start(&[]);
@@ -53,17 +55,13 @@ fn an_interrupt_written_together_with_its_message_hits_it() {
     }
 }
 
+/// A waiting message survives an interrupt.
 #[test]
-fn a_waiting_message_survives_an_interrupt_and_can_be_withdrawn() {
+fn waiting_message_survives_interrupt() {
     let home = Home::new();
     let mut sim = home.start(&[]);
     sim.user("[[sleep:60000]]");
     sim.send(&user_with_id("kept", "k"));
-    sim.send(&user_with_id("withdrawn", "w"));
-    for (uuid, cancelled) in [("w", true), ("w", false), ("nobody", false)] {
-        sim.request("c", json!({"subtype":"cancel_async_message","message_uuid":uuid}));
-        assert_eq!(sim.response("c")["response"]["cancelled"], cancelled, "{uuid}");
-    }
     sim.request("i", json!({"subtype":"interrupt"}));
     assert_eq!(sim.result()["subtype"], "error_during_execution");
     assert_eq!(sim.result()["result"], "echo 2: kept");
@@ -169,8 +167,9 @@ fn retries_are_shown_and_can_be_interrupted() {
     assert_eq!(sim.result()["terminal_reason"], "aborted_streaming");
 }
 
+/// The system prompt and the blocks of a message can be asked for.
 #[test]
-fn the_system_prompt_and_the_blocks_of_a_message_can_be_asked_for() {
+fn system_prompt_and_blocks_are_reported() {
     let home = Home::new();
     let mut sim = home.start(&["--system-prompt", "from the flag"]);
     assert_eq!(sim.ask("[[system]]"), "from the flag");

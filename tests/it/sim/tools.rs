@@ -139,8 +139,9 @@ fn the_host_decides_and_may_change_the_input() {
     assert!(!home.path("work").join("c").exists());
 }
 
+/// A question is a state and waits for ever unless the input ends.
 #[test]
-fn a_question_is_a_state_and_waits_for_ever_unless_the_input_ends() {
+fn question_waits_until_answer_or_end_of_input() {
     let home = Home::new();
     let mut sim = home.start_with(ASKING, &[("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "1")]);
     sim.user(&bash("touch a"));

@@ -35,8 +35,9 @@ async fn trap_01_success_with_is_error_is_a_failure() {
     bench.end().await;
 }
 
+/// Messages sent at once are answered one by one in their order.
 #[tokio::test(flavor = "multi_thread")]
-async fn trap_02_messages_sent_at_once_are_answered_one_by_one_in_their_order() {
+async fn trap_02_concurrent_messages_answer_in_order() {
     let bench = Bench::new().await;
     let alice = bench.pilot.session("alice");
     let mut turns = Vec::new();
@@ -56,8 +57,9 @@ async fn trap_02_messages_sent_at_once_are_answered_one_by_one_in_their_order() 
     bench.end().await;
 }
 
+/// A turn that nobody asked for answers nobody.
 #[tokio::test(flavor = "multi_thread")]
-async fn trap_03_a_turn_that_nobody_asked_for_answers_nobody() {
+async fn trap_03_unsolicited_turn_answers_no_request() {
     let slow = |config: &mut Config| {
         config.cli.background_tasks = true;
         // Long enough for messages to come while the unsolicited turn runs.
@@ -124,8 +126,9 @@ async fn trap_03_an_own_turn_that_is_due_is_in_no_answer() {
     bench.end().await;
 }
 
+/// A turn that waits for an unsolicited turn of the child outlives the child.
 #[tokio::test(flavor = "multi_thread")]
-async fn trap_03_a_turn_that_waits_for_one_of_the_childs_own_outlives_the_child() {
+async fn trap_03_turn_behind_unsolicited_survives_child() {
     let slow = |config: &mut Config| {
         config.cli.background_tasks = true;
         config.cli.args = vec!["--latency".into(), "3000".into()];
@@ -142,8 +145,9 @@ async fn trap_03_a_turn_that_waits_for_one_of_the_childs_own_outlives_the_child(
     bench.end().await;
 }
 
+/// An overload has no status and is one all the same.
 #[tokio::test(flavor = "multi_thread")]
-async fn trap_12_an_overload_has_no_status_and_is_one_all_the_same() {
+async fn trap_12_overload_without_status_is_overload() {
     let bench = Bench::new().await;
     let alice = bench.pilot.session("alice");
     let outcome = ask(&alice, "[[api_error:529]]").await;
@@ -154,8 +158,9 @@ async fn trap_12_an_overload_has_no_status_and_is_one_all_the_same() {
     bench.end().await;
 }
 
+/// Deltas that stop half way are replaced by the whole answer.
 #[tokio::test(flavor = "multi_thread")]
-async fn trap_13_deltas_that_stop_half_way_are_replaced_by_the_whole_answer() {
+async fn trap_13_partial_deltas_yield_whole_answer() {
     let bench = Bench::new().await;
     let alice = bench.pilot.session("alice");
     let whole = "a long answer of which only the beginning comes in pieces";
@@ -171,8 +176,9 @@ async fn trap_13_deltas_that_stop_half_way_are_replaced_by_the_whole_answer() {
     bench.end().await;
 }
 
+/// Costs are those of the turn and add up over restarts.
 #[tokio::test(flavor = "multi_thread")]
-async fn trap_14_costs_are_those_of_the_turn_and_add_up_over_restarts() {
+async fn trap_14_costs_per_turn_add_up_over_restarts() {
     let bench = Bench::new().await;
     let alice = bench.pilot.session("alice");
     let cost = async |tokens: &str| {

@@ -2,8 +2,9 @@
 
 use super::*;
 
+/// A busy child is stopped in steps and its reader hears the end.
 #[tokio::test(flavor = "multi_thread")]
-async fn trap_08_a_busy_child_is_stopped_in_steps_and_its_reader_hears_the_end() {
+async fn trap_08_busy_child_stops_in_steps_reader_ends() {
     let bench = Bench::new().await;
     let alice = bench.pilot.session("alice");
     let mut turn = alice.send("long [[deltas:10000]][[delay:20]]").await.unwrap();
@@ -46,8 +47,9 @@ async fn trap_08_each_step_of_the_stop_has_its_bound() {
     }
 }
 
+/// Exit code 1 after a failed turn is no crash.
 #[tokio::test(flavor = "multi_thread")]
-async fn trap_10_exit_code_1_after_a_failed_turn_is_no_crash() {
+async fn trap_10_exit_1_after_failed_turn_is_no_crash() {
     let bench = Bench::new().await;
     let alice = bench.pilot.session("alice");
     for _ in 0..3 {
@@ -62,8 +64,9 @@ async fn trap_10_exit_code_1_after_a_failed_turn_is_no_crash() {
     bench.end().await;
 }
 
+/// Retries are shown bounded and can be interrupted.
 #[tokio::test(flavor = "multi_thread")]
-async fn trap_11_retries_are_shown_bounded_and_can_be_interrupted() {
+async fn trap_11_retries_are_bounded_interruptible() {
     let bench = Bench::with(|config| config.session.turn_timeout = Duration::from_millis(1500)).await;
     let alice = bench.pilot.session("alice");
     let mut turn = alice.send("[[api_retry:3,20]] worth it").await.unwrap();
@@ -89,8 +92,9 @@ async fn trap_11_retries_are_shown_bounded_and_can_be_interrupted() {
     bench.end().await;
 }
 
+/// A child without output is of no use and goes.
 #[tokio::test(flavor = "multi_thread")]
-async fn trap_17_a_child_without_output_is_of_no_use_and_goes() {
+async fn trap_17_child_with_closed_output_is_ended() {
     let bench = Bench::with(|config| config.restart.retry_turn = false).await;
     let alice = bench.pilot.session("alice");
     say(&alice, "hello").await;

@@ -82,8 +82,9 @@ fn bound_model(pid: u32) -> String {
     words[at + 1].clone()
 }
 
+/// A model that is none is refused before the CLI takes it.
 #[tokio::test(flavor = "multi_thread")]
-async fn trap_23_a_model_that_is_none_is_refused_before_the_cli_takes_it() {
+async fn trap_23_invalid_model_is_refused_before_cli() {
     let bench = Bench::new().await;
     let alice = bench.pilot.session("alice");
     say(&alice, "hello").await;

@@ -2,8 +2,9 @@
 
 use super::*;
 
+/// Lines of megabytes arrive whole and endless ones are a clear failure.
 #[tokio::test(flavor = "multi_thread")]
-async fn trap_21_lines_of_megabytes_arrive_whole_and_endless_ones_are_a_clear_failure() {
+async fn trap_21_long_line_passes_endless_line_fails() {
     let bench = Bench::with(|config| config.session.line_limit = 6_000_000).await;
     let alice = bench.pilot.session("alice");
     for bytes in [100_000, 5_000_000] {

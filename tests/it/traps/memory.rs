@@ -26,8 +26,9 @@ async fn trap_04_the_same_message_again_is_answered_again() {
     bench.end().await;
 }
 
+/// Readiness costs no turn and a refused resume is no silence.
 #[tokio::test(flavor = "multi_thread")]
-async fn trap_05_readiness_costs_no_turn_and_a_refused_resume_is_no_silence() {
+async fn trap_05_readiness_is_free_refused_resume_seen() {
     // Every resume is refused, with a `result` and an exit in the place of the awaited answer.
     let refusing = |config: &mut Config| config.cli.args = vec!["--fault".into(), "refuse-resume".into()];
     let bench = Bench::with(refusing).await;
@@ -46,8 +47,9 @@ async fn trap_05_readiness_costs_no_turn_and_a_refused_resume_is_no_silence() {
     bench.end().await;
 }
 
+/// Commands in the text do not lose the conversation.
 #[tokio::test(flavor = "multi_thread")]
-async fn trap_06_commands_in_the_text_do_not_lose_the_conversation() {
+async fn trap_06_slash_command_keeps_conversation() {
     use pilotlight::config::SlashCommands;
     let bench = Bench::new().await;
     let answer = say(&bench.pilot.session("alice"), "/clear").await;
@@ -72,8 +74,9 @@ async fn trap_06_commands_in_the_text_do_not_lose_the_conversation() {
     bench.end().await;
 }
 
+/// A stop right after the answer loses nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn trap_07_a_stop_right_after_the_answer_loses_nothing() {
+async fn trap_07_stop_after_answer_loses_nothing() {
     let bench = Bench::new().await;
     let alice = bench.pilot.session("alice");
     for round in 1..=10 {
@@ -83,8 +86,9 @@ async fn trap_07_a_stop_right_after_the_answer_loses_nothing() {
     bench.end().await;
 }
 
+/// A turn that was lost before it was written down is said to be lost.
 #[tokio::test(flavor = "multi_thread")]
-async fn trap_07_a_turn_that_was_lost_before_it_was_written_down_is_said_to_be_lost() {
+async fn trap_07_unwritten_turn_is_reported_lost() {
     let bench = Bench::new().await;
     let alice = bench.pilot.session("alice");
     // Dies right after the answer, before the transcript has it: nothing to resume.
@@ -105,8 +109,9 @@ async fn trap_07_a_turn_that_was_lost_before_it_was_written_down_is_said_to_be_l
     bench.end().await;
 }
 
+/// No two processes ever have one conversation.
 #[tokio::test(flavor = "multi_thread")]
-async fn trap_18_no_two_processes_ever_have_one_conversation() {
+async fn trap_18_conversation_has_one_process() {
     let bench = Bench::with(|config| config.restart.intensity = 100).await;
     let alice = bench.pilot.session("alice");
     say(&alice, "0").await;

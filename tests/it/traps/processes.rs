@@ -2,8 +2,9 @@
 
 use super::*;
 
+/// Tools that left the process group end with their child.
 #[tokio::test(flavor = "multi_thread")]
-async fn trap_09_tools_that_left_the_process_group_end_with_their_child() {
+async fn trap_09_escaped_tools_end_with_child() {
     let bench = Bench::with(|config| config.session.stop_eof = Duration::from_millis(300)).await;
     let alice = bench.pilot.session("alice");
     let left = || processes_in(bench.data.path()).len();

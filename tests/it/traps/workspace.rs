@@ -59,8 +59,9 @@ async fn trap_19_a_poisoned_workspace_has_no_effect() {
     }
 }
 
+/// A home that keeps nothing is noticed by the next start.
 #[tokio::test(flavor = "multi_thread")]
-async fn trap_20_a_home_that_keeps_nothing_is_noticed_by_the_next_start() {
+async fn trap_20_unwritable_home_is_noticed_at_start() {
     let bench = Bench::new().await;
     let alice = bench.pilot.session("alice");
     let home = alice.workspace().await.unwrap().home;

@@ -12,7 +12,7 @@ use crate::model::ids::{SessionHash, UserId};
 use crate::support::lock::MutexExt;
 use crate::support::secret_file::FileId;
 use crate::system::Pilotlight;
-use crate::workspace::{Workspace, credentials_in};
+use crate::workspace::Workspace;
 
 /// Files remembered, some 200 bytes each. Those beyond are read each time.
 const MAX_FILES: usize = 100_000;
@@ -59,12 +59,12 @@ fn look(
     workspace: &Workspace,
     before: Option<(FileId, [Digest; 2])>,
 ) -> Option<(FileId, [Digest; 2])> {
-    let (own, path) = pilot.credentials(workspace)?;
-    let stamp = FileId::of(&own.file(&path).ok()?.metadata().ok()?);
-    if let Some(before) = before.filter(|(seen, _)| *seen == stamp) {
+    let file = pilot.credentials_file(workspace)?;
+    let id = file.id()?;
+    if let Some(before) = before.filter(|(seen, _)| *seen == id) {
         return Some(before);
     }
-    let content = credentials_in(&own, &path)?;
-    let token = |name: &str, purpose: &str| Some(digest(purpose, content.get(name)?.as_str()?.as_bytes()));
-    Some((stamp, [token("accessToken", "access")?, token("refreshToken", "refresh")?]))
+    let stored = file.read()?;
+    let access = digest("access", stored.access_token?.as_bytes());
+    Some((id, [access, digest("refresh", stored.refresh_token?.as_bytes())]))
 }

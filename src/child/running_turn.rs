@@ -6,13 +6,13 @@ use std::task::Waker;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::watch::{Vitals, Watch};
+use super::watchdog::{Vitals, Watchdog};
 use crate::adapter::Terminal;
 use crate::config::SessionConfig;
 use crate::error::{Loss, TurnError};
 use crate::model::Usage;
 use crate::model::ids::TurnId;
-use crate::telemetry::metrics::{FirstOutput, Metrics};
+use crate::telemetry::metrics::FirstOutput;
 use crate::turn::{Earlier, Hold, Outcome, Status, TurnSender, TurnTrace, aborted, wake};
 
 /// A turn on its way to a child, and what is needed to give it to another one.
@@ -36,10 +36,10 @@ pub(crate) struct TurnJob {
 
 /// A turn that the child has been given.
 #[derive(Debug)]
-pub(crate) struct Running {
+pub(crate) struct RunningTurn {
     pub(crate) job: TurnJob,
     pub(crate) deadline: Instant,
-    pub(crate) watch: Watch,
+    pub(crate) watchdog: Watchdog,
     /// When the ping that is out was sent, and the process then.
     pub(crate) pinged: Option<Instant>,
     pub(crate) vitals: Option<Vitals>,
@@ -77,34 +77,34 @@ pub(crate) struct TurnReport {
     pub(crate) cli_session_id: Option<String>,
     pub(crate) checkpoint: Option<String>,
     pub(crate) cost_usd: f64,
-    /// To be told to the reader once the session has heard of the rest.
-    pub(crate) last: Option<Box<LastWords>>,
+    /// Sent to the reader once the session has got the rest.
+    pub(crate) last: Option<Box<TurnEnd>>,
 }
 
 /// The end of a turn on its way to its reader.
-pub(crate) struct LastWords {
+pub(crate) struct TurnEnd {
     sender: TurnSender,
     tail: Bytes,
     outcome: Outcome,
 }
 
-impl LastWords {
-    /// Ends the turn; gives whom to wake.
+impl TurnEnd {
+    /// Ends the turn; returns the reader if it waits.
     pub(crate) fn send(self) -> Option<Waker> {
         self.sender.finish(self.tail, self.outcome)
     }
 }
 
-impl fmt::Debug for LastWords {
+impl fmt::Debug for TurnEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The answer is nobody's business.
-        f.write_str("LastWords")
+        // Holds the answer.
+        f.write_str("TurnEnd")
     }
 }
 
 impl fmt::Debug for TurnJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The message is nobody's business.
+        // Holds the message.
         f.debug_struct("TurnJob").field("turn", &self.turn).finish_non_exhaustive()
     }
 }
@@ -130,13 +130,13 @@ impl TurnJob {
     }
 }
 
-impl Running {
+impl RunningTurn {
     /// `mark`: the message's id, for a child that may be at a turn of its own.
     pub(crate) fn new(job: TurnJob, mark: Option<String>, now: Instant, limits: &SessionConfig) -> Self {
         Self {
             job,
             deadline: now + limits.turn_timeout,
-            watch: Watch::new(now, limits.stall_timeout, limits.ping_timeout),
+            watchdog: Watchdog::new(now, limits.stall_timeout, limits.ping_timeout),
             pinged: None,
             vitals: None,
             working: false,
@@ -155,11 +155,9 @@ impl Running {
         self.withheld.is_some()
     }
 
-    /// What has come belongs to this turn.
-    pub(crate) fn claim(&mut self, metrics: &Metrics) {
-        if let Some(withheld) = self.withheld.take() {
-            self.saw(withheld.substantial, withheld.checkpoint, metrics);
-        }
+    /// What has come belongs to this turn. Whether it holds the first output.
+    pub(crate) fn claim(&mut self) -> bool {
+        self.withheld.take().is_some_and(|withheld| self.saw(withheld.substantial, withheld.checkpoint))
     }
 
     /// The turn begins now: what precedes it is no work on it.
@@ -173,22 +171,22 @@ impl Running {
         self.working = false;
     }
 
-    /// Notes an event of the turn.
-    pub(crate) fn saw(&mut self, substantial: bool, checkpoint: Option<String>, metrics: &Metrics) {
+    /// Records an event of the turn. Whether it is the first output.
+    pub(crate) fn saw(&mut self, substantial: bool, checkpoint: Option<String>) -> bool {
         if let Some(withheld) = &mut self.withheld {
             withheld.substantial |= substantial;
             withheld.checkpoint = checkpoint.or(withheld.checkpoint.take());
-            return;
-        }
-        if substantial && !std::mem::replace(&mut self.produced, true) {
-            // Nobody else gets it: what it was sent as is of no more use.
-            (self.job.earlier, self.job.hold, self.job.line) = (None, None, Bytes::new());
-            metrics.first_output.record(self.job.start, self.job.accepted.elapsed());
-            self.job.trace.first_output();
+            return false;
         }
         if checkpoint.is_some() {
             self.checkpoint = checkpoint;
         }
+        let is_first = substantial && !std::mem::replace(&mut self.produced, true);
+        if is_first {
+            // No other child gets the turn: its message is of no more use.
+            (self.job.earlier, self.job.hold, self.job.line) = (None, None, Bytes::new());
+        }
+        is_first
     }
 
     /// Whether another child may do the turn: it was not tried again before, nothing came of it, nobody has ended it and
@@ -203,15 +201,21 @@ impl Running {
         Box::new(TurnJob { retries: self.job.retries + 1, start: FirstOutput::Cold, ..self.job })
     }
 
-    /// Ends the turn for its reader while the child still works on it; gives whom to wake.
-    pub(crate) fn abandon(&mut self, error: TurnError) -> Option<Waker> {
+    /// Ends the turn for its reader while the child still works on it.
+    pub(crate) fn abandon(&mut self, error: TurnError, now: Instant) -> Option<TurnEnd> {
         let sender = self.job.sender.take()?;
-        let outcome = self.outcome(Status::Aborted(error));
-        sender.finish(Bytes::new(), outcome)
+        let outcome = self.outcome(Status::Aborted(error), now);
+        Some(TurnEnd { sender, tail: Bytes::new(), outcome })
     }
 
     /// The CLI has ended the turn. `tail`: the last lines.
-    pub(crate) fn finish(mut self, tail: Bytes, terminal: Terminal, cost_usd: f64) -> TurnReport {
+    pub(crate) fn finish(
+        mut self,
+        tail: Bytes,
+        terminal: Terminal,
+        cost_usd: f64,
+        now: Instant,
+    ) -> TurnReport {
         let answered = terminal.failure.is_none() && self.job.sender.is_some();
         let last = self.job.sender.take().map(|sender| {
             let status = terminal.failure.map_or(Status::Completed, Status::Failed);
@@ -221,9 +225,9 @@ impl Running {
                 usage: terminal.usage,
                 cost_usd,
                 cli_session_id: terminal.session_id.clone().unwrap_or_default(),
-                ..self.outcome(status)
+                ..self.outcome(status, now)
             };
-            Box::new(LastWords { sender, tail, outcome })
+            Box::new(TurnEnd { sender, tail, outcome })
         });
         TurnReport {
             turn: self.job.turn,
@@ -237,10 +241,10 @@ impl Running {
     }
 
     /// The turn is over without an answer.
-    pub(crate) fn lose(mut self, tail: Bytes, error: TurnError) -> TurnReport {
+    pub(crate) fn lose(mut self, tail: Bytes, error: TurnError, now: Instant) -> TurnReport {
         let last = self.job.sender.take().map(|sender| {
-            let outcome = self.outcome(Status::Aborted(error));
-            Box::new(LastWords { sender, tail, outcome })
+            let outcome = self.outcome(Status::Aborted(error), now);
+            Box::new(TurnEnd { sender, tail, outcome })
         });
         TurnReport {
             turn: self.job.turn,
@@ -253,13 +257,13 @@ impl Running {
         }
     }
 
-    fn outcome(&self, status: Status) -> Outcome {
+    fn outcome(&self, status: Status, now: Instant) -> Outcome {
         Outcome {
             status,
             usage: Usage::default(),
             retries: self.job.retries,
             context_lost: self.job.context_lost,
-            duration: self.job.accepted.elapsed(),
+            duration: now.duration_since(self.job.accepted),
             ..aborted(TurnError::Cancelled)
         }
     }

@@ -1,7 +1,7 @@
 //! The life of one child, from the wish to have it until nothing of it is left: a task, so that no actor ever waits.
 //!
 //! Slot (the session's last child is gone) → clearing of what it left → admission (there is room for another) →
-//! preparation (directories, how the conversation is to be opened) → the shim is spawned → the [`Driver`] takes over.
+//! preparation (directories, how the conversation is to be opened) → the shim is spawned → the [`ChildTask`] takes over.
 //! All sessions share the few permits to start: nothing that a child or a caller can make long is done under one.
 //! Whatever happens, the session gets [`LifecycleEvent::Ended`] exactly once, last, and by then nothing of the
 //! child is left.
@@ -20,7 +20,7 @@ use super::opening::{self, Prepared};
 use super::store::Record;
 use crate::adapter::Refusal;
 use crate::admission::StartPermit;
-use crate::child::{ChildExit, Driver, Setup, Sweep, UNKILLABLE};
+use crate::child::{ChildContext, ChildExit, ChildTask, Sweep, UNKILLABLE};
 use crate::error::{StartFailure, TurnError};
 use crate::installation::versions::{Chosen, UNJUDGED};
 use crate::model::ids::Generation;
@@ -177,19 +177,19 @@ async fn one_child(
     plan.env().cgroups.set_usable(!child.shim.is_ungrouped());
     metrics.containment.select(plan.env().cgroups.containment());
     let shim = child.shim.shim_pid();
-    let setup = Setup {
+    let context = ChildContext {
         adapter: plan.env().adapter,
         config: plan.env().config.clone(),
         metrics: metrics.clone(),
         secrets: prepared.secrets.clone(),
         events: ChildEvents::new(plan, prepared, chosen, mailbox, start_permit, begun),
     };
-    let driver = Driver::new(setup, child, prepared.model.clone(), begun, &prepared.settings);
+    let task = ChildTask::new(context, child, prepared.model.clone(), begun, &prepared.settings);
     emit::Started { generation: plan.generation.0, took }.emit(&plan.env().telemetry, &plan.entry.key);
     if let Some(shim) = shim {
-        mailbox.send(LifecycleEvent::Started(Started { pid, shim }, driver.port()));
+        mailbox.send(LifecycleEvent::Started(Started { pid, shim }, task.handle()));
     }
-    let exit = driver.run(stop.clone()).await;
+    let exit = task.run(stop.clone()).await;
     record_stop(plan, &exit);
     match exit.refusal {
         Some(refusal) if !exit.requested => Err(refusal),
@@ -270,7 +270,7 @@ fn conclude_and_record(plan: &Plan, exit: ChildExit) -> Conclusion {
     }
     if let Some((mut running, error)) = conclusion.lost.take() {
         let rest = std::mem::take(&mut running.rest);
-        if let Some(last) = running.lose(rest, error).last {
+        if let Some(last) = running.lose(rest, error, Instant::now()).last {
             wake(last.send());
         }
     }

@@ -1,21 +1,21 @@
 //! Is a silent child alive? Pure: the dialogue tells what it saw and does what is decided.
 //!
 //! The child is asked, not the clock: after some silence it gets a ping, which a living one answers within
-//! milliseconds even while a tool or the model's API keeps it waiting. Only unanswered pings condemn it, and one that
+//! milliseconds even while a tool or the model's API keeps it waiting. Only unanswered pings declare dead it, and one that
 //! still uses the processor gets one more.
 //!
 //! Patience is counted in time in which the child could have answered. Time in which it wanted to run and was not let
 //! (a starved machine) does not count, up to a bound; nor does a moment at which we ourselves come too late to have
-//! heard the answer (we were starved, or the machine was suspended): then the ping begins anew.
+//! heard the answer (we were starved, or the machine was suspended): then the ping starts again.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Unanswered pings that condemn a child which does nothing.
+/// Unanswered pings that declare dead a child which does nothing.
 const MISSES: u32 = 2;
 
-/// Unanswered pings that condemn a child which uses the processor: on a starved machine an answer may take long.
+/// Unanswered pings that declare dead a child which uses the processor: on a starved machine an answer may take long.
 const MISSES_WHEN_RUNNING: u32 = 3;
 
 /// However starved the machine is, a ping waits at most so many times as long as it normally would.
@@ -26,7 +26,7 @@ const NEARLY: u32 = 10;
 
 /// Watches one turn.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct Watchdog {
     stall_timeout: Duration,
     ping_timeout: Duration,
     last_sign: Instant,
@@ -58,12 +58,12 @@ pub(crate) struct Vitals {
 /// What to do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Advice {
-    /// Nothing before [`Watch::deadline`].
+    /// Nothing before [`Watchdog::deadline`].
     Wait,
     /// Send a ping.
     Ping,
     /// It is hung.
-    Condemn(Finding),
+    DeclareDead(Finding),
 }
 
 /// How a hung child was recognised.
@@ -77,7 +77,7 @@ pub(crate) enum Finding {
     NoProgress,
 }
 
-impl Watch {
+impl Watchdog {
     pub(crate) fn new(now: Instant, stall_timeout: Duration, ping_timeout: Duration) -> Self {
         Self { stall_timeout, ping_timeout, last_sign: now, expects_first_sign: true, ping: None }
     }
@@ -89,7 +89,7 @@ impl Watch {
         self.ping = None;
     }
 
-    /// When [`Watch::advice`] is due.
+    /// When [`Watchdog::advice`] is due.
     pub(crate) fn deadline(&self) -> Instant {
         match self.ping {
             Some(ping) => ping.until,
@@ -127,7 +127,7 @@ impl Watch {
                 (false, true) => Finding::NoProgress,
                 (false, false) => Finding::Ping,
             };
-            return Advice::Condemn(finding);
+            return Advice::DeclareDead(finding);
         }
         self.ping = Some(Ping { sent: now, until: now + self.ping_timeout, missed });
         Advice::Ping
@@ -155,10 +155,10 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Drives a watch whose child stays silent; returns when it was condemned and how many pings went out.
+    /// Drives a watch whose child stays silent; returns when it was dead and how many pings went out.
     fn silence(after_first_sign: bool, stopped: bool, busy: bool) -> (Duration, u32, Finding) {
         let start = Instant::now();
-        let mut watch = Watch::new(start, 10 * SECOND, 5 * SECOND);
+        let mut watch = Watchdog::new(start, 10 * SECOND, 5 * SECOND);
         if after_first_sign {
             watch.sign_of_life(start);
         }
@@ -171,7 +171,7 @@ mod tests {
             match watch.advice(now, before, Some(vitals)) {
                 Advice::Wait => panic!("waits at its own deadline"),
                 Advice::Ping => (pings, before) = (pings + 1, Some(vitals)),
-                Advice::Condemn(finding) => return (now - start, pings, finding),
+                Advice::DeclareDead(finding) => return (now - start, pings, finding),
             }
         }
     }
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn any_sign_acquits() {
         let start = Instant::now();
-        let mut watch = Watch::new(start, 10 * SECOND, 5 * SECOND);
+        let mut watch = Watchdog::new(start, 10 * SECOND, 5 * SECOND);
         assert_eq!(watch.advice(start + 5 * SECOND, None, None), Advice::Ping);
         watch.sign_of_life(start + 6 * SECOND);
         assert_eq!(watch.deadline(), start + 16 * SECOND);
@@ -195,9 +195,9 @@ mod tests {
     }
 
     /// A ping that is out since the second returned, with what the process was like then.
-    fn pinged(starved: Duration) -> (Watch, Instant, Vitals) {
+    fn pinged(starved: Duration) -> (Watchdog, Instant, Vitals) {
         let start = Instant::now();
-        let mut watch = Watch::new(start, 10 * SECOND, 5 * SECOND);
+        let mut watch = Watchdog::new(start, 10 * SECOND, 5 * SECOND);
         watch.sign_of_life(start);
         let sent = watch.deadline();
         assert_eq!(watch.advice(sent, None, None), Advice::Ping);
@@ -225,19 +225,19 @@ mod tests {
     #[test]
     fn patience_with_a_starved_child_has_its_end() {
         let (mut watch, sent, before) = pinged(Duration::ZERO);
-        let mut condemned = None;
+        let mut dead = None;
         let (mut pings, mut since, mut last) = (1, before, sent);
-        while condemned.is_none() {
+        while dead.is_none() {
             let now = watch.deadline();
             // It never ran, and there is always somebody before it.
             let vitals = Vitals { starved: since.starved + (now - last), ..since };
             match watch.advice(now, Some(since), Some(vitals)) {
                 Advice::Wait => {}
                 Advice::Ping => (pings, since, last) = (pings + 1, vitals, now),
-                Advice::Condemn(finding) => condemned = Some((finding, now - sent)),
+                Advice::DeclareDead(finding) => dead = Some((finding, now - sent)),
             }
         }
-        assert_eq!((condemned, pings), (Some((Finding::Ping, 200 * SECOND)), 2));
+        assert_eq!((dead, pings), (Some((Finding::Ping, 200 * SECOND)), 2));
     }
 
     #[test]
@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(watch.advice(now, Some(before), Some(before)), Advice::Ping);
         assert_eq!(
             watch.advice(watch.deadline(), Some(before), Some(before)),
-            Advice::Condemn(Finding::Ping)
+            Advice::DeclareDead(Finding::Ping)
         );
         assert_eq!(watch.deadline() - now, 5 * SECOND);
     }

@@ -1,0 +1,462 @@
+//! The connection to one child: the pure [`Protocol`], the pipes ([`PipeIo`]) and who reads them ([`Handoff`]), put
+//! together. Nothing in it waits.
+//!
+//! Shared behind a [`ConnectionHandle`] by the child's task, the session's actor and the reader of the running turn.
+//! Whoever holds the lock does what is due. It knows turns and lines, and no actors.
+//!
+//! ```text
+//!            handshake and MCP servers answered
+//!  Opening ────────────────────────────────────► Serving ◄──► a turn runs; an own turn of the CLI holds the next
+//!     │ │ output ends                         │   │    │ output ends
+//!     │ └─────────────────► Closed ◄──────────┼───┼────┘
+//!     │ not ready in time     │ does not exit │   │ stop requested, a turn runs
+//!     │                       │               │   └──────► Interrupted ──► (output ends: Closed)
+//!     │ stop requested        │ stop, no turn │                 │ the turn is over, or `stop_interrupt`
+//!     └────────────────┐      │               └────────────┐    │
+//!                      ▼      │                            ▼    ▼
+//!  hang, memory limit, └──────┼──────────────────────► InputClosed
+//!  broken protocol            │                            │ `stop_eof`
+//!     │                       │                            ▼
+//!     │                       │                        Terminated   (SIGTERM)
+//!     ▼                       ▼                            │ `stop_term`
+//!     └───────────────────────┴──────► Killed ◄────────────┘        (the whole tree)
+//!
+//!  From every phase the exit of the child ends the connection.
+//! ```
+
+mod handle;
+mod handoff;
+mod pipes;
+mod protocol;
+mod sync;
+#[cfg(test)]
+mod tests;
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use tokio::net::{UnixStream, unix::pipe};
+use tokio::time::{Duration, Instant};
+
+pub(crate) use handle::ConnectionHandle;
+use handoff::{Handoff, HandsOff};
+use pipes::{PipeIo, Read};
+pub(in crate::child) use protocol::Signal;
+use protocol::{Action, Ending, Fate, Measurement, Observation, Protocol};
+
+use super::event::OnChildEvent;
+use super::exit::{ChildExit, Exit, ExitCause, KillReason, OomKills};
+use super::framing::Framed;
+use super::running_turn::{RunningTurn, TurnJob};
+use super::secrets::Secrets;
+use super::vitals;
+use crate::adapter::{Adapter, LaunchSettings};
+use crate::child::event::ChildEvent;
+use crate::config::Config;
+use crate::model::ids::TurnId;
+use crate::telemetry::metrics::{Metrics, ProtocolError};
+use crate::turn::Pulled;
+
+/// Reads of an idle pipe before a turn: together what a pipe holds. More came after the question.
+const READS_TO_CATCH_UP: usize = 16;
+
+/// The task's timer when nothing is due.
+const REST: Duration = Duration::from_secs(3600);
+
+/// The surroundings of a connection.
+#[derive(Clone)]
+pub(crate) struct ChildContext {
+    pub(crate) adapter: &'static dyn Adapter,
+    pub(crate) config: Arc<Config>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Never to be shown, whatever the child writes.
+    pub(crate) secrets: Secrets,
+    pub(crate) events: Arc<dyn OnChildEvent>,
+}
+
+/// The connection to one child.
+pub(super) struct Connection {
+    context: ChildContext,
+    protocol: Protocol,
+    pipes: PipeIo,
+    handoff: Handoff,
+    /// For the child's task to send.
+    signal: Option<Signal>,
+    pid: Option<u32>,
+}
+
+impl HandsOff for Connection {
+    fn handoff(&mut self) -> &mut Handoff {
+        &mut self.handoff
+    }
+}
+
+impl Connection {
+    /// Connects to a child that was started at `started`, with `model`.
+    pub(super) fn open(
+        context: ChildContext,
+        pipes: (UnixStream, pipe::Receiver),
+        pid: Option<u32>,
+        model: Option<String>,
+        started: Instant,
+        settings: &LaunchSettings,
+    ) -> Self {
+        let session = &context.config.session;
+        let config = context.config.clone();
+        let mut connection = Self {
+            protocol: Protocol::new(context.adapter, config, SystemTime::now, model, started, settings),
+            pipes: PipeIo::new(pipes, session.line_limit, session.write_timeout, context.metrics.clone()),
+            handoff: Handoff::new(started + session.spawn_timeout),
+            context,
+            signal: None,
+            pid,
+        };
+        connection.carry_out_all(Instant::now());
+        connection
+    }
+
+    // ---- Orders ----
+
+    /// Gives the protocol an order and carries out what follows.
+    fn order<T>(&mut self, now: Instant, order: impl FnOnce(&mut Protocol, Instant) -> T) -> T {
+        let result = order(&mut self.protocol, now);
+        self.carry_out_all(now);
+        result
+    }
+
+    /// Gives the child a turn. What came since the last one is read first: whether the child is at a turn of its own
+    /// decides what happens to this one.
+    fn take_turn(&mut self, job: Box<TurnJob>, now: Instant) -> Result<(), Box<TurnJob>> {
+        if !self.protocol.is_over() && !self.protocol.is_stopping() {
+            self.catch_up(now);
+        }
+        // The CLI drops a message whose id it has seen, also in a process before this one: each attempt has its own.
+        let is_shared = self.context.config.cli.background_tasks;
+        let mark = is_shared.then(|| uuid::Uuid::new_v4().to_string());
+        self.order(now, |protocol, now| protocol.take_turn(job, mark, now))
+    }
+
+    /// The session requests the stop.
+    pub(super) fn stop(&mut self) {
+        self.order(Instant::now(), Protocol::stop);
+    }
+
+    /// The child has exited: no order is taken any more, and nobody but the task reads.
+    pub(super) fn set_over(&mut self) {
+        self.protocol.close();
+    }
+
+    fn carry_out_all(&mut self, now: Instant) {
+        // An action may lead to others.
+        while let Some(action) = self.protocol.actions.pop_front() {
+            self.handoff.change();
+            self.carry_out(action, now);
+        }
+    }
+
+    fn carry_out(&mut self, action: Action, now: Instant) {
+        match action {
+            Action::Write(line) => {
+                if !self.pipes.push(line, now) {
+                    let reason = KillReason::Protocol("it asked much and read nothing");
+                    self.protocol.declare_dead(reason, now);
+                }
+            }
+            Action::Emit(event) => self.context.events.on_child_event(event),
+            Action::GrantReader => {
+                self.handoff.grant(now);
+                let sender = self.protocol.running().and_then(|running| running.job.sender.as_ref());
+                let waiting = sender.and_then(|sender| sender.waiting());
+                self.handoff.wake(waiting);
+            }
+            Action::RevokeReader => self.handoff.revoke(),
+            Action::Discard => drop(self.pipes.framer.take()),
+            Action::EndTurn(turn, ending) => self.end_turn(turn, ending, now),
+            Action::EndReader(last) => self.handoff.wake(last.send()),
+            Action::CloseInput => {
+                if self.pipes.close_input().is_err() {
+                    self.protocol.terminate(now);
+                }
+            }
+            // A kill replaces any other signal.
+            Action::Send(Signal::KillTree) => self.signal = Some(Signal::KillTree),
+            Action::Send(signal) => self.signal = self.signal.or(Some(signal)),
+            Action::Measure(measurement) => self.measure(measurement),
+            Action::Rearm => {}
+        }
+    }
+
+    fn end_turn(&mut self, turn: Box<RunningTurn>, ending: Ending, now: Instant) {
+        let kept = self.pipes.framer.take();
+        // Withheld lines may belong to a turn of the CLI's own.
+        let tail = if turn.is_withheld() { Bytes::new() } else { kept };
+        let mut report = match ending {
+            Ending::Answered(terminal, cost_usd) => turn.finish(tail, *terminal, cost_usd, now),
+            Ending::Lost(error) => turn.lose(tail, error, now),
+        };
+        let last = report.last.take();
+        self.context.events.on_child_event(ChildEvent::TurnEnded(report));
+        self.handoff.wake(last.and_then(|last| last.send()));
+    }
+
+    fn measure(&self, measurement: Measurement) {
+        let metrics = &self.context.metrics;
+        match measurement {
+            Measurement::FirstOutput(start, after, trace) => {
+                metrics.first_output.record(start, after);
+                trace.first_output();
+            }
+            Measurement::Spent(model, usage, cost_usd) => metrics.count_usage(model, &usage, cost_usd),
+            Measurement::ProtocolError(kind) => metrics.protocol_errors.increment(kind),
+            Measurement::Truncated(stream) => metrics.truncations.increment(stream),
+            Measurement::Hang(detector) => metrics.hangs.increment(detector),
+            Measurement::Ping(took) => metrics.ping.record(took),
+            Measurement::StopStep(step) => metrics.stop_steps.increment(step),
+        }
+    }
+
+    // ---- Output ----
+
+    /// Reads for the reader of `turn`, if that turn runs.
+    fn poll_for_reader(&mut self, turn: TurnId, context: &mut Context<'_>) -> Poll<Pulled> {
+        if self.protocol.is_over() || !self.protocol.is_read_by(turn) {
+            return Poll::Pending;
+        }
+        if self.handoff.take_put() {
+            return Poll::Ready(Pulled::Channel);
+        }
+        let now = Instant::now();
+        self.handoff.begin_poll(now);
+        let pulled = self.pull(turn, now, context);
+        self.handoff.end_poll();
+        self.settle(now);
+        pulled
+    }
+
+    fn pull(&mut self, turn: TurnId, now: Instant, context: &mut Context<'_>) -> Poll<Pulled> {
+        // One read of lines that are not for the reader before others get their turn: it may hold thousands of them.
+        for has_read in [false, true] {
+            if self.for_reader() > 0 {
+                return Poll::Ready(Pulled::Lines(self.pipes.framer.take()));
+            }
+            if !self.protocol.is_read_by(turn) {
+                // It has ended just now.
+                return Poll::Ready(Pulled::Channel);
+            }
+            if self.pipes.has_ended() {
+                return Poll::Pending;
+            }
+            if !has_read {
+                ready!(self.poll_read(now, context));
+            }
+        }
+        // More is there. Not woken at once: a task that is always ready lets the runtime look for other input only every
+        // so many of its turns, and one such turn may take seconds.
+        let later = pin!(tokio::task::yield_now());
+        later.poll(context).map(|()| Pulled::Channel)
+    }
+
+    /// The length of the lines that are for the reader.
+    fn for_reader(&self) -> usize {
+        if self.protocol.is_withheld() { 0 } else { self.pipes.framer.kept() }
+    }
+
+    /// One read and its lines.
+    fn poll_read(&mut self, now: Instant, context: &mut Context<'_>) -> Poll<()> {
+        let in_turn = self.protocol.running().is_some();
+        match ready!(self.pipes.poll_read(in_turn, context)) {
+            Read::Bytes => self.take_lines(now),
+            Read::End => self.end_output(now),
+        }
+        Poll::Ready(())
+    }
+
+    /// Takes in what has come while no turn ran.
+    fn catch_up(&mut self, now: Instant) {
+        for _ in 0..READS_TO_CATCH_UP {
+            if self.pipes.has_ended() {
+                return;
+            }
+            match self.pipes.try_read() {
+                Some(Read::Bytes) => self.take_lines(now),
+                Some(Read::End) => self.end_output(now),
+                None => return,
+            }
+        }
+    }
+
+    /// Takes in every whole line that has come.
+    fn take_lines(&mut self, now: Instant) {
+        self.protocol.on_output(now);
+        while let Some(framed) = self.pipes.framer.next_line() {
+            match framed {
+                Framed::Line(line) => {
+                    if self.protocol.on_line(line, now) == Fate::Keep {
+                        self.pipes.framer.keep();
+                        self.limit_withheld(now);
+                    }
+                }
+                Framed::TooLong { .. } => self.protocol.on_oversized_line(now),
+            }
+            self.carry_out_all(now);
+        }
+        self.pipes.settle_read(self.protocol.running().is_some());
+    }
+
+    fn limit_withheld(&mut self, now: Instant) {
+        let limit = self.context.config.session.line_limit;
+        if self.protocol.is_withheld() && self.pipes.framer.kept() > limit {
+            self.protocol.on_withheld_overflow(now);
+        }
+    }
+
+    fn end_output(&mut self, now: Instant) {
+        let partial = self.pipes.end_output();
+        self.order(now, |protocol, now| protocol.on_output_end(partial, now));
+    }
+
+    // ---- The child's task ----
+
+    /// Does what is left for the task: writes what the pipe did not take, and reads while no reader does. Ready if
+    /// something was done, or the task was called.
+    pub(super) fn poll_for_task(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let now = Instant::now();
+        let written = self.pipes.poll_write(now, context);
+        let read = self.poll_read_for_task(now, context);
+        if self.handoff.poll_called(context) || written.is_ready() || read.is_ready() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// Reads, and puts what is the reader's into its channel. Pending while the reader reads itself, or has no room.
+    fn poll_read_for_task(&mut self, now: Instant, context: &mut Context<'_>) -> Poll<()> {
+        if !self.handoff.task_may_read(now) || self.pipes.has_ended() || self.for_reader() > 0 {
+            return Poll::Pending;
+        }
+        ready!(self.poll_read(now, context));
+        self.put_lines();
+        Poll::Ready(())
+    }
+
+    /// Puts the kept lines into the reader's channel, if there is room. Else nothing more is read before the reader polls.
+    fn put_lines(&mut self) {
+        let kept = self.for_reader();
+        if kept == 0 {
+            return;
+        }
+        match self.protocol.running().and_then(|running| running.job.sender.as_ref()) {
+            Some(sender) if sender.has_room(kept) => {
+                let waiting = sender.put(self.pipes.framer.take());
+                self.handoff.put(waiting);
+            }
+            Some(_) => {}
+            None => drop(self.pipes.framer.take()),
+        }
+    }
+
+    /// One read of what is left after the exit; kept for the reader. Ready with false at the end, or when it is more
+    /// than the pipe can have held: then another process writes there.
+    pub(super) fn poll_last(&mut self, context: &mut Context<'_>) -> Poll<bool> {
+        let session = &self.context.config.session;
+        if self.pipes.framer.kept() > session.event_buffer_bytes.saturating_add(session.line_limit) {
+            return Poll::Ready(false);
+        }
+        if !self.pipes.has_ended() {
+            ready!(self.poll_read(Instant::now(), context));
+        }
+        Poll::Ready(!self.pipes.has_ended())
+    }
+
+    /// Nothing more is read. A part of a line is not kept.
+    pub(super) fn close_output(&mut self) {
+        if self.pipes.end_output() {
+            self.context.metrics.protocol_errors.increment(ProtocolError::PartialEof);
+        }
+    }
+
+    /// Acts on the deadlines that are due.
+    pub(super) fn on_time(&mut self) {
+        let now = Instant::now();
+        let reader_is_slow = self.for_reader() > 0;
+        let mut seen = Observation { reader_is_slow, ..Observation::default() };
+        if !reader_is_slow && self.protocol.watchdog_is_due(now) {
+            seen.unread = self.pipes.has_unread();
+            seen.vitals = if seen.unread { None } else { self.pid.and_then(vitals::read) };
+        }
+        let stalled = self.pipes.is_stalled(now);
+        self.order(now, |protocol, now| protocol.on_time(now, stalled, seen));
+    }
+
+    /// When the task's timer has to ring, if it has to be moved.
+    pub(super) fn arm(&mut self, has_rung: bool) -> Option<Instant> {
+        // With nothing due the timer may ring once for nothing; after that it rests.
+        let next = self.next_deadline().unwrap_or_else(|| Instant::now() + REST);
+        self.handoff.arm(next, has_rung)
+    }
+
+    pub(super) fn armed(&self) -> Instant {
+        self.handoff.armed()
+    }
+
+    pub(super) fn take_signal(&mut self) -> Option<Signal> {
+        self.signal.take()
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.protocol.kill_deadline().is_some_and(|until| until <= Instant::now())
+    }
+
+    /// After a change by a reader or the session: calls the task if there is something that only a task can do.
+    fn settle(&mut self, now: Instant) {
+        if !self.handoff.take_changed() {
+            return;
+        }
+        self.pipes.flush(now);
+        let is_due_earlier = self.next_deadline().is_some_and(|next| next < self.handoff.armed());
+        if self.signal.is_some() || self.pipes.has_unwritten() || is_due_earlier {
+            self.handoff.call_task();
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let write = self.pipes.write_deadline().filter(|_| !self.protocol.is_ending());
+        [self.protocol.next_deadline(), write, self.handoff.deadline()].into_iter().flatten().min()
+    }
+
+    /// The end of the child, apart from the end of its tree.
+    pub(super) fn into_exit(mut self, exit: Option<Exit>, oom_kills: OomKills, stderr: String) -> ChildExit {
+        self.pipes.count();
+        let kept = self.pipes.framer.take();
+        let tail = if self.protocol.is_withheld() { Bytes::new() } else { kept };
+        let remains = self.protocol.into_remains();
+        let forced = remains.forced;
+        let cause = remains.kill_reason.map_or_else(
+            || ExitCause::classify(exit.unwrap_or(Exit::Unknown), forced, oom_kills, OomKills::now()),
+            ExitCause::Killed,
+        );
+        let refusal = match remains.ready {
+            true => None,
+            false => self.context.adapter.refusal(remains.handshake_terminal.as_deref(), &stderr),
+        };
+        ChildExit {
+            cause,
+            ready: remains.ready,
+            requested: remains.stop_began.is_some(),
+            forced,
+            stop_began: remains.stop_began,
+            refusal,
+            stderr,
+            unfinished: remains.unfinished.map(|mut turn| {
+                turn.rest = tail;
+                turn
+            }),
+            unseen: remains.unseen,
+            sweep: None,
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The handle on a child's connection, for its session and the reader of the running turn.
+//!
+//! Every call does its work at once, under a lock that is never held across a wait.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::time::Instant;
+
+use super::{Connection, Protocol};
+use crate::child::connection::handoff::Shared;
+use crate::child::exit::KillReason;
+use crate::child::permissions::Answer;
+use crate::child::running_turn::TurnJob;
+use crate::model::ids::TurnId;
+use crate::turn::{Pulled, Source};
+
+/// See the module. Refuses everything once the child is gone.
+pub(crate) struct ConnectionHandle(Shared<Connection>);
+
+impl ConnectionHandle {
+    pub(in crate::child) fn new(connection: Connection) -> Arc<Self> {
+        Arc::new(Self(Shared::new(connection)))
+    }
+
+    /// For the child's task, which looks after what follows itself. `None` once the connection is closed.
+    pub(in crate::child) fn with<T>(&self, act: impl FnOnce(&mut Connection) -> T) -> Option<T> {
+        self.0.with(act)
+    }
+
+    /// Takes the connection out. To be dropped without the lock: that ends its turn.
+    pub(in crate::child) fn close(&self) -> Option<Connection> {
+        self.0.close()
+    }
+
+    /// An order of the session. The child's task is called if it has something to do.
+    fn order<T>(&self, order: impl FnOnce(&mut Protocol, Instant) -> T) -> Option<T> {
+        self.0.with(|connection| {
+            let now = Instant::now();
+            let result = connection.order(now, order);
+            connection.settle(now);
+            result
+        })
+    }
+
+    /// Gives the child a turn; gives it back if there is no child any more.
+    pub(crate) fn take_turn(self: &Arc<Self>, job: Box<TurnJob>) -> Result<(), Box<TurnJob>> {
+        if let Some(sender) = &job.sender {
+            sender.attach(self.clone());
+        }
+        let mut job = Some(job);
+        let taken = self.0.with(|connection| {
+            let now = Instant::now();
+            let taken = job.take().map_or(Ok(()), |job| connection.take_turn(job, now));
+            connection.settle(now);
+            taken
+        });
+        taken.unwrap_or_else(|| job.map_or(Ok(()), Err))
+    }
+
+    /// Ends the turn, if it is still this one; its reader gets the end.
+    pub(crate) fn interrupt(&self, turn: TurnId) {
+        self.order(|protocol, now| protocol.interrupt_turn(turn, now));
+    }
+
+    /// Ends the turn, if it is still this one; its reader is gone.
+    pub(crate) fn cancel(&self, turn: TurnId) {
+        self.order(|protocol, now| protocol.cancel_turn(turn, now));
+    }
+
+    /// Kills the tree for exceeding the memory limit.
+    pub(crate) fn kill_for_memory(&self, limit: u64) {
+        self.order(|protocol, now| protocol.declare_dead(KillReason::MemoryLimit(limit), now));
+    }
+
+    /// Answers a request for permission.
+    pub(crate) fn answer(&self, answer: Answer) {
+        // Without a connection the answer is dropped, which its sender notices.
+        self.order(|protocol, _| protocol.answer(answer));
+    }
+}
+
+impl Source for ConnectionHandle {
+    fn poll_lines(&self, turn: TurnId, context: &mut Context<'_>) -> Poll<Pulled> {
+        self.0.with(|connection| connection.poll_for_reader(turn, context)).unwrap_or(Poll::Pending)
+    }
+}
+
+impl std::fmt::Debug for ConnectionHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ConnectionHandle")
+    }
+}

@@ -1,0 +1,157 @@
+//! Deadlines: limits of turns and permissions, the watchdog of a silent child, the steps of a stop.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Measurement, PING, Phase, Protocol};
+use crate::child::exit::KillReason;
+use crate::child::watchdog::{Advice, Finding, Vitals};
+use crate::error::TurnError;
+use crate::telemetry::metrics::HangDetector;
+
+/// Interrupts of one turn, `stop_interrupt` apart, before its child is stopped.
+const MAX_INTERRUPTS: u32 = 5;
+
+/// A deadline that is noticed this late was not kept by us (starved, or suspended with the whole machine): what came
+/// in time may still be unread, and the child gets its time once more.
+pub(in crate::child::connection) const ABSENT: Duration = Duration::from_millis(500);
+
+/// The state of the child beside its lines, when a deadline is due.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::child::connection) struct Observation {
+    /// Lines wait for the reader to make room.
+    pub(in crate::child::connection) reader_is_slow: bool,
+    /// The pipe holds output that was not read yet.
+    pub(in crate::child::connection) unread: bool,
+    /// A look at the process itself, where it could be read.
+    pub(in crate::child::connection) vitals: Option<Vitals>,
+}
+
+impl Protocol {
+    /// Whether the watchdog is due, so that [`Protocol::on_time`] needs a full observation.
+    pub(in crate::child::connection) fn watchdog_is_due(&self, now: Instant) -> bool {
+        let running = self.running.as_ref();
+        running.is_some_and(|running| running.watchdog.deadline() <= now) && !self.is_killed()
+    }
+
+    fn is_killed(&self) -> bool {
+        matches!(self.phase, Phase::Killed { .. })
+    }
+
+    /// Acts on the deadlines that are due, and on a write that stalls.
+    pub(in crate::child::connection) fn on_time(&mut self, now: Instant, stalled: bool, seen: Observation) {
+        match self.phase {
+            Phase::Opening { until }
+                if until + ABSENT <= now && !std::mem::replace(&mut self.handshake.extended, true) =>
+            {
+                self.phase = Phase::Opening { until: now + self.config.session.spawn_timeout };
+            }
+            Phase::Opening { until } if until <= now => {
+                return self.declare_dead(KillReason::NeverReady, now);
+            }
+            Phase::Closed { until } if until <= now => {
+                // A child without output cannot serve.
+                return self.declare_dead(KillReason::Protocol("it closed its output"), now);
+            }
+            Phase::Interrupted { until } if until <= now => self.close_input(now),
+            Phase::InputClosed { until } if until <= now => self.terminate(now),
+            Phase::Terminated { until } if until <= now => self.kill(now),
+            _ => {}
+        }
+        if stalled && !self.is_ending() {
+            self.measure(Measurement::Hang(HangDetector::StdinStall));
+            return self.declare_dead(KillReason::Hung, now);
+        }
+        let overdue = self.permissions.overdue(now);
+        if !overdue.is_empty() {
+            for (request, decision) in overdue {
+                self.write(self.adapter.permission_answer(&request, &decision));
+            }
+            self.emit_permissions();
+        }
+        let limit = self.config.session.turn_timeout;
+        if self.held.as_ref().is_some_and(|held| held.since + limit <= now) {
+            self.end_held(TurnError::TimedOut { limit }, now);
+        }
+        self.own_work.tasks.expire(now);
+        self.emit_activity();
+        self.watch_turn(now, seen);
+    }
+
+    fn watch_turn(&mut self, now: Instant, seen: Observation) {
+        let is_killed = self.is_killed();
+        let Some(running) = &mut self.running else { return };
+        if running.deadline <= now && running.job.sender.is_some() {
+            let limit = self.config.session.turn_timeout;
+            return self.cancel_running(TurnError::TimedOut { limit }, now);
+        }
+        if is_killed {
+            return;
+        }
+        if running.interrupted_until.is_some_and(|until| until <= now) && self.phase == Phase::Serving {
+            return self.interrupt_again(now, seen.reader_is_slow);
+        }
+        if seen.reader_is_slow || seen.unread {
+            // The silence is ours.
+            return running.watchdog.sign_of_life(now);
+        }
+        match running.watchdog.advice(now, running.vitals, seen.vitals) {
+            Advice::Wait => {}
+            Advice::Ping => {
+                running.vitals = seen.vitals;
+                running.pinged = Some(now);
+                let id = self.request_id(PING);
+                self.write(self.adapter.ping(&id));
+            }
+            Advice::DeclareDead(finding) => {
+                self.measure(Measurement::Hang(match finding {
+                    Finding::Stopped => HangDetector::Stopped,
+                    Finding::Ping => HangDetector::Ping,
+                    Finding::NoProgress => HangDetector::NoProgress,
+                }));
+                self.declare_dead(KillReason::Hung, now);
+            }
+        }
+    }
+
+    /// The turn did not end within the time that an interrupt normally takes. On a starved machine it may need longer:
+    /// the child is asked again, and stopped only if it still does not obey.
+    fn interrupt_again(&mut self, now: Instant, reader_is_slow: bool) {
+        let Some(running) = &mut self.running else { return };
+        running.interrupts += 1;
+        running.interrupted_until = Some(now + self.config.session.stop_interrupt);
+        if reader_is_slow {
+            // The end may have come already, behind what the reader does not take.
+            self.abandon(TurnError::Cancelled, now);
+        } else if running.interrupts >= MAX_INTERRUPTS {
+            self.measure(Measurement::Hang(HangDetector::NoProgress));
+            self.kill_reason.get_or_insert(KillReason::Hung);
+            return self.terminate(now);
+        }
+        let id = self.request_id("interrupt-");
+        self.write(self.adapter.interrupt(&id));
+    }
+
+    /// The next deadline; `None`: nothing is due.
+    pub(in crate::child::connection) fn next_deadline(&self) -> Option<Instant> {
+        let phase = match self.phase {
+            Phase::Serving => None,
+            Phase::Opening { until }
+            | Phase::Closed { until }
+            | Phase::Interrupted { until }
+            | Phase::InputClosed { until }
+            | Phase::Terminated { until }
+            | Phase::Killed { until } => Some(until),
+        };
+        let turn = self.running.as_ref().and_then(|running| {
+            let watchdog = (!self.is_killed()).then(|| running.watchdog.deadline());
+            let turn = running.job.sender.is_some().then_some(running.deadline);
+            let interrupt = running.interrupted_until.filter(|_| self.phase == Phase::Serving);
+            [watchdog, turn, interrupt].into_iter().flatten().min()
+        });
+        let held = self.held.as_ref().map(|held| held.since + self.config.session.turn_timeout);
+        let others = [self.permissions.deadline(), self.own_work.tasks.deadline()];
+        [phase, turn, held].into_iter().chain(others).flatten().min()
+    }
+}

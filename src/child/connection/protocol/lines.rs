@@ -1,0 +1,307 @@
+//! The lines of the child: judged one by one, kept for the reader or acted upon.
+
+use tokio::time::{Duration, Instant};
+
+use super::{Action, Ending, HANDSHAKE, Measurement, PING, Phase, Protocol, SERVERS};
+use crate::adapter::{ControlAnswer, HostRequest, LineKind, Terminal};
+use crate::child::event::ChildEvent;
+use crate::child::exit::KillReason;
+use crate::child::permissions::Permissions;
+use crate::config::PermissionPolicy;
+use crate::error::{Loss, TurnError};
+use crate::telemetry::metrics::{ModelClass, ProtocolError, Stream};
+
+/// The CLI tries some transports one after the other, each for the time that a server has to connect.
+const CONNECT_TRIES: u32 = 2;
+
+/// Time for a child that closed its output to exit.
+const CLOSE_GRACE: Duration = Duration::from_secs(1);
+
+/// What becomes of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::child::connection) enum Fate {
+    /// The turn's reader gets the line.
+    Keep,
+    Drop,
+}
+
+impl Protocol {
+    /// Output of the child has come.
+    pub(in crate::child::connection) fn on_output(&mut self, now: Instant) {
+        if let Some(running) = &mut self.running {
+            running.watchdog.sign_of_life(now);
+        }
+    }
+
+    /// Takes in one line, without its line end.
+    pub(in crate::child::connection) fn on_line(&mut self, line: &[u8], now: Instant) -> Fate {
+        let adapter = self.adapter;
+        // Without a turn a line goes to nobody: never to the next one.
+        let fate = if self.has_reader() { Fate::Keep } else { Fate::Drop };
+        match adapter.classify(line) {
+            LineKind::Event { substantial, checkpoint } => {
+                let checkpoint = if checkpoint { adapter.checkpoint(line) } else { None };
+                self.saw(substantial, checkpoint, now);
+            }
+            LineKind::Announcement => self.announced(line),
+            LineKind::Terminal => match adapter.terminal(line) {
+                Some(terminal) => return self.terminal(Box::new(terminal), fate, now),
+                None => return self.malformed(),
+            },
+            LineKind::ControlAnswer => match adapter.control_answer(line) {
+                Some(answer) => {
+                    self.answered(&answer, now);
+                    return Fate::Drop;
+                }
+                None => return self.malformed(),
+            },
+            LineKind::HostRequest => match adapter.host_request(line) {
+                Some(request) => return self.host_request(request, fate, now),
+                None => return self.malformed(),
+            },
+            LineKind::Withdrawn => match adapter.withdrawn(line) {
+                Some(id) => {
+                    if self.permissions.withdraw(&id) {
+                        self.emit_permissions();
+                    }
+                }
+                None => return self.malformed(),
+            },
+            LineKind::Task => {
+                self.saw(true, None, now);
+                // Switched off, a task is a tool that takes long: its turn is what counts.
+                if self.config.cli.background_tasks
+                    && let Some(task) = adapter.task(line)
+                {
+                    self.own_work.tasks.note(task, now);
+                    self.act(Action::Rearm);
+                    self.emit_activity();
+                }
+            }
+            LineKind::Echo => {
+                let mark = self.running.as_ref().and_then(|running| running.mark.as_deref());
+                if mark.is_some() && mark == adapter.echo(line).as_deref() {
+                    self.claim(now);
+                    return Fate::Drop;
+                }
+            }
+            LineKind::Working => {
+                self.working();
+                return Fate::Drop;
+            }
+            LineKind::Waiting => {
+                self.waiting(now);
+                return Fate::Drop;
+            }
+            LineKind::Malformed => return self.malformed(),
+        }
+        fate
+    }
+
+    /// A line exceeded the limit and was discarded.
+    pub(in crate::child::connection) fn on_oversized_line(&mut self, now: Instant) {
+        self.measure(Measurement::ProtocolError(ProtocolError::LineTooLong));
+        self.measure(Measurement::Truncated(Stream::Stdout));
+        let limit = self.config.session.line_limit;
+        self.cancel_running(TurnError::LineTooLong { limit }, now);
+    }
+
+    /// The lines that are withheld exceed the limit of one line.
+    pub(in crate::child::connection) fn on_withheld_overflow(&mut self, now: Instant) {
+        let limit = self.config.session.line_limit;
+        let cause = format!(
+            "the CLI wrote more than {limit} bytes (session.line_limit) that may belong to a turn of its own"
+        );
+        self.cancel_running(TurnError::SessionLost(Loss { cause, stderr: String::new() }), now);
+    }
+
+    /// The output has ended, in the middle of a line if `partial`.
+    pub(in crate::child::connection) fn on_output_end(&mut self, partial: bool, now: Instant) {
+        if partial {
+            self.measure(Measurement::ProtocolError(ProtocolError::PartialEof));
+        }
+        if matches!(self.phase, Phase::Opening { .. } | Phase::Serving | Phase::Interrupted { .. }) {
+            self.enter(Phase::Closed { until: now + CLOSE_GRACE });
+        }
+    }
+
+    fn malformed(&mut self) -> Fate {
+        self.measure(Measurement::ProtocolError(ProtocolError::BadJson));
+        Fate::Drop
+    }
+
+    /// Records an event of the running turn.
+    fn saw(&mut self, substantial: bool, checkpoint: Option<String>, now: Instant) {
+        if let Some(running) = &mut self.running
+            && running.saw(substantial, checkpoint)
+        {
+            self.first_output(now);
+        }
+    }
+
+    fn first_output(&mut self, now: Instant) {
+        if let Some(running) = &self.running {
+            let job = &running.job;
+            let first = Measurement::FirstOutput(job.start, now - job.accepted, job.trace.clone());
+            self.measure(first);
+        }
+    }
+
+    fn announced(&mut self, line: &[u8]) {
+        if !std::mem::replace(&mut self.spending.announced, true)
+            && let Some(model) = self.adapter.announced_model(line)
+        {
+            self.emit(ChildEvent::Model(model));
+        }
+        // A turn that is not the CLI's own begins.
+        if !self.own_work.tasks.owes()
+            && let Some(running) = &mut self.running
+        {
+            running.begins();
+        }
+    }
+
+    /// The withheld lines belong to the running turn.
+    fn claim(&mut self, now: Instant) {
+        if let Some(running) = &mut self.running
+            && running.claim()
+        {
+            self.first_output(now);
+        }
+    }
+
+    /// The withheld lines do not belong to the running turn.
+    fn disclaim(&mut self) {
+        if let Some(running) = self.running.as_mut().filter(|running| running.is_withheld()) {
+            running.disclaim();
+            self.act(Action::Discard);
+        }
+    }
+
+    fn terminal(&mut self, terminal: Box<Terminal>, fate: Fate, now: Instant) -> Fate {
+        if !self.handshake.complete {
+            self.handshake.terminal = Some(terminal);
+            return Fate::Drop;
+        }
+        let cost_usd = self.cost_of(&terminal);
+        let model = ModelClass::of(self.spending.model.as_deref());
+        self.measure(Measurement::Spent(model, terminal.usage, cost_usd));
+        if terminal.unsolicited {
+            // A turn of the CLI's own answers nobody.
+            self.disclaim();
+            self.own_work.tasks.served();
+            self.act(Action::Rearm);
+            self.emit(ChildEvent::OwnTurn { cost_usd });
+            self.emit_activity();
+            return Fate::Drop;
+        }
+        self.claim(now);
+        if let Some(running) = self.running.take() {
+            self.turn_over(running, Ending::Answered(terminal, cost_usd), now);
+        }
+        fate
+    }
+
+    /// The cost since the turn before: as the CLI says, else what the process has spent more.
+    fn cost_of(&mut self, terminal: &Terminal) -> f64 {
+        // A turn that could not even begin says 0.
+        let cumulative = terminal.cumulative_cost_usd.max(self.spending.cumulative_usd);
+        let more = cumulative - std::mem::replace(&mut self.spending.cumulative_usd, cumulative);
+        terminal.cost_usd.unwrap_or(more)
+    }
+
+    fn working(&mut self) {
+        self.own_work.tasks.works();
+        match &mut self.running {
+            Some(running) => running.working = true,
+            None => {
+                self.own_work.active = true;
+                self.emit_activity();
+            }
+        }
+    }
+
+    /// The CLI waits for input. A turn that had begun and not ended has no end of its own.
+    fn waiting(&mut self, now: Instant) {
+        self.own_work.active = false;
+        self.own_work.tasks.waits(now);
+        self.act(Action::Rearm);
+        self.emit_activity();
+        if let Some(running) = self.running.take_if(|running| running.working) {
+            self.measure(Measurement::ProtocolError(ProtocolError::UnknownId));
+            let cause = "the CLI ended the turn without a result".to_owned();
+            let loss = TurnError::SessionLost(Loss { cause, stderr: String::new() });
+            self.turn_over(running, Ending::Lost(loss), now);
+        }
+        self.begin_held(now);
+    }
+
+    /// Reports whether the child works of its own accord, if that has changed.
+    pub(super) fn emit_activity(&mut self) {
+        let active = self.own_work.active || self.own_work.tasks.any();
+        if std::mem::replace(&mut self.own_work.reported, active) != active {
+            self.emit(ChildEvent::Active(active));
+        }
+    }
+
+    fn answered(&mut self, answer: &ControlAnswer, now: Instant) {
+        let id = answer.request_id.as_str();
+        if matches!(self.phase, Phase::Opening { .. }) {
+            match id {
+                HANDSHAKE => {
+                    self.handshake.answered = true;
+                    self.emit(ChildEvent::Greeted);
+                }
+                SERVERS if answer.error.is_some() => {
+                    return self.declare_dead(KillReason::Protocol("it did not take its MCP servers"), now);
+                }
+                SERVERS => self.handshake.connecting = false,
+                _ => {}
+            }
+            self.opened(now);
+        } else if id.starts_with(PING)
+            && let Some(sent) = self.running.as_mut().and_then(|running| running.pinged.take())
+        {
+            self.measure(Measurement::Ping(now - sent));
+        }
+    }
+
+    /// The child is ready, or may take its time to connect to its MCP servers.
+    fn opened(&mut self, now: Instant) {
+        if !self.handshake.answered {
+            return;
+        }
+        if self.handshake.connecting {
+            let tries = CONNECT_TRIES * self.config.mcp.connect_timeout;
+            self.enter(Phase::Opening { until: now + tries + self.config.session.spawn_timeout });
+        } else {
+            self.handshake.complete = true;
+            self.enter(Phase::Serving);
+            self.emit(ChildEvent::Ready);
+        }
+    }
+
+    fn host_request(&mut self, request: HostRequest, fate: Fate, now: Instant) -> Fate {
+        let adapter = self.adapter;
+        match request {
+            HostRequest::Unsupported { request_id, what } => {
+                self.write(adapter.unsupported_answer(&request_id, &what));
+                Fate::Drop
+            }
+            HostRequest::Permission(request) => match self.config.permissions.policy {
+                PermissionPolicy::Ask
+                    if self.permissions.have_room() && self.has_reader() && !self.is_withheld() =>
+                {
+                    self.permissions.ask(request, now, (self.wall_clock)());
+                    self.emit_permissions();
+                    fate
+                }
+                policy => {
+                    let decision = Permissions::standing(policy);
+                    self.write(adapter.permission_answer(&request, &decision));
+                    Fate::Drop
+                }
+            },
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! The stop of a child: interrupt, end of input, SIGTERM, kill of the tree; each step with its time.
+
+use tokio::time::{Duration, Instant};
+
+use super::{Action, Measurement, Phase, Protocol, Signal};
+use crate::child::exit::KillReason;
+use crate::telemetry::metrics::StopStep;
+
+/// A shim that is ordered to kill reports the end at once. One that does not is itself in trouble (stopped, say) and
+/// is dealt with by its handle.
+const KILL_GRACE: Duration = Duration::from_secs(1);
+
+impl Protocol {
+    /// The session requests the stop.
+    pub(in crate::child::connection) fn stop(&mut self, now: Instant) {
+        if self.is_stopping() {
+            return;
+        }
+        self.stop_began = Some(now);
+        match self.phase {
+            Phase::Serving if self.running.is_some() => {
+                self.measure(Measurement::StopStep(StopStep::Interrupt));
+                self.enter(Phase::Interrupted { until: now + self.config.session.stop_interrupt });
+                self.interrupt(now);
+            }
+            Phase::Opening { .. } | Phase::Serving => self.close_input(now),
+            _ => {}
+        }
+    }
+
+    pub(super) fn close_input(&mut self, now: Instant) {
+        self.measure(Measurement::StopStep(StopStep::StdinClose));
+        self.enter(Phase::InputClosed { until: now + self.config.session.stop_eof });
+        self.act(Action::CloseInput);
+    }
+
+    pub(in crate::child::connection) fn terminate(&mut self, now: Instant) {
+        self.measure(Measurement::StopStep(StopStep::Term));
+        self.act(Action::Send(Signal::Terminate));
+        self.enter(Phase::Terminated { until: now + self.config.session.stop_term });
+    }
+
+    pub(super) fn kill(&mut self, now: Instant) {
+        self.measure(Measurement::StopStep(StopStep::TreeKill));
+        self.act(Action::Send(Signal::KillTree));
+        self.enter(Phase::Killed { until: now + KILL_GRACE });
+    }
+
+    /// Kills the child for `reason`; the first reason counts.
+    pub(in crate::child::connection) fn declare_dead(&mut self, reason: KillReason, now: Instant) {
+        self.kill_reason.get_or_insert(reason);
+        self.kill(now);
+    }
+
+    /// The turn that delayed a stop is over.
+    pub(super) fn on_turn_over(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Interrupted { .. }) {
+            self.close_input(now);
+        }
+    }
+
+    /// The child takes no more input.
+    pub(in crate::child::connection) fn is_ending(&self) -> bool {
+        !matches!(self.phase, Phase::Opening { .. } | Phase::Serving | Phase::Interrupted { .. })
+    }
+}

@@ -1,0 +1,808 @@
+//! Tables and properties over the pure protocol: no process, no pipe, no clock.
+
+use proptest::prelude::*;
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::adapter::claude::CLAUDE;
+use crate::child::permissions::Answer;
+use crate::child::testing::{job, line};
+use crate::child::watchdog::Vitals;
+use crate::config::PermissionPolicy;
+use crate::error::TurnError;
+use crate::model::ids::TurnId;
+use crate::model::{Decision, PermissionError};
+use crate::turn::Turn;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A protocol, its time, and the readers of its turns.
+struct Bench {
+    protocol: Protocol,
+    now: Instant,
+    readers: Vec<Turn>,
+}
+
+fn config() -> Config {
+    let mut config = Config::default();
+    config.permissions.policy = PermissionPolicy::Ask;
+    config.cli.background_tasks = false;
+    config
+}
+
+impl Bench {
+    /// A child that was started just now.
+    fn opening(config: Config, settings: &LaunchSettings) -> Self {
+        let now = Instant::now();
+        let wall_clock = || SystemTime::UNIX_EPOCH;
+        let protocol = Protocol::new(&CLAUDE, Arc::new(config), wall_clock, None, now, settings);
+        Self { protocol, now, readers: Vec::new() }
+    }
+
+    /// A child that takes turns.
+    fn serving_with(config: Config) -> Self {
+        let mut bench = Self::opening(config, &LaunchSettings::default());
+        assert_eq!(bench.drain(), ["write initialize"]);
+        assert_eq!(bench.line(line::GREETING), ["emit greeted", "emit ready"]);
+        bench
+    }
+
+    fn serving() -> Self {
+        Self::serving_with(config())
+    }
+
+    /// A child at work on turn 1.
+    fn busy() -> Self {
+        let mut bench = Self::serving();
+        assert_eq!(bench.turn(1), ["write user", "grant reader"]);
+        bench
+    }
+
+    fn turn(&mut self, turn: u64) -> Vec<String> {
+        let (job, reader) = job(turn);
+        self.readers.push(reader);
+        self.protocol.take_turn(job, None, self.now).expect("the child takes it");
+        self.drain()
+    }
+
+    /// What follows from a line, and at last whether the reader gets it.
+    fn line(&mut self, line: &str) -> Vec<String> {
+        self.protocol.on_output(self.now);
+        let fate = self.protocol.on_line(line.as_bytes(), self.now);
+        let mut found = self.drain();
+        if fate == Fate::Keep {
+            found.push("keep".to_owned());
+        }
+        found
+    }
+
+    fn after(&mut self, time: Duration) -> Vec<String> {
+        self.observed_after(time, false, Observation::default())
+    }
+
+    fn observed_after(&mut self, time: Duration, stalled: bool, seen: Observation) -> Vec<String> {
+        self.now += time;
+        self.protocol.on_time(self.now, stalled, seen);
+        self.drain()
+    }
+
+    /// Goes to the next deadline.
+    fn next(&mut self, vitals: Option<Vitals>) -> Vec<String> {
+        let next = self.protocol.next_deadline().expect("something is due");
+        let seen = Observation { vitals, ..Observation::default() };
+        self.observed_after(next.saturating_duration_since(self.now), false, seen)
+    }
+
+    fn act(&mut self, act: impl FnOnce(&mut Protocol, Instant)) -> Vec<String> {
+        act(&mut self.protocol, self.now);
+        self.drain()
+    }
+
+    fn answer(&mut self, id: &str) -> (Result<(), PermissionError>, Vec<String>) {
+        let (reply, mut answered) = oneshot::channel();
+        let decision = Decision::Allow { updated_input: None };
+        self.protocol.answer(Answer { request_id: id.into(), decision, reply });
+        (answered.try_recv().expect("answered at once"), self.drain())
+    }
+
+    fn drain(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.protocol.actions).into_iter().filter_map(describe).collect()
+    }
+}
+
+/// An action in a few words; `None` for those that change nothing.
+fn describe(action: Action) -> Option<String> {
+    Some(match action {
+        Action::Rearm => return None,
+        Action::Write(line) => {
+            let line: Value = serde_json::from_slice(&line).expect("JSON");
+            let kind = line["request"]["subtype"].as_str();
+            let decision = line["response"]["response"]["behavior"].as_str();
+            let refused = line["response"]["subtype"].as_str();
+            let text = kind.or(decision).or(refused).or(line["type"].as_str()).expect("a kind");
+            format!("write {text}")
+        }
+        Action::Emit(ChildEvent::Greeted) => "emit greeted".into(),
+        Action::Emit(ChildEvent::Ready) => "emit ready".into(),
+        Action::Emit(ChildEvent::Model(model)) => format!("emit model {model}"),
+        Action::Emit(ChildEvent::TurnEnded(_)) => "emit turn ended".into(),
+        Action::Emit(ChildEvent::OwnTurn { cost_usd }) => format!("emit own turn {cost_usd}"),
+        Action::Emit(ChildEvent::Active(active)) => format!("emit active {active}"),
+        Action::Emit(ChildEvent::Permissions(pending)) => format!("emit permissions {}", pending.len()),
+        Action::GrantReader => "grant reader".into(),
+        Action::RevokeReader => "revoke reader".into(),
+        Action::Discard => "discard".into(),
+        Action::EndTurn(turn, Ending::Answered(_, cost_usd)) => {
+            format!("end turn {} answered {cost_usd}", turn.job.turn.0)
+        }
+        Action::EndTurn(turn, Ending::Lost(error)) => {
+            format!("end turn {} {}", turn.job.turn.0, error.code())
+        }
+        Action::EndReader(_) => "end reader".into(),
+        Action::CloseInput => "close input".into(),
+        Action::Send(Signal::Terminate) => "terminate".into(),
+        Action::Send(Signal::KillTree) => "kill tree".into(),
+        Action::Measure(Measurement::FirstOutput(..)) => "first output".into(),
+        Action::Measure(Measurement::Spent(..)) => return None,
+        Action::Measure(Measurement::ProtocolError(kind)) => format!("error {}", kind.as_str()),
+        Action::Measure(Measurement::Truncated(_)) => "truncated".into(),
+        Action::Measure(Measurement::Hang(detector)) => format!("hang {}", detector.as_str()),
+        Action::Measure(Measurement::Ping(took)) => format!("ping took {}", took.as_secs()),
+        Action::Measure(Measurement::StopStep(_)) => return None,
+    })
+}
+
+fn servers() -> LaunchSettings {
+    let servers = serde_json::json!({"m": {"type": "stdio", "command": "serve"}});
+    LaunchSettings {
+        mcp_servers: servers.as_object().expect("an object").clone(),
+        ..LaunchSettings::default()
+    }
+}
+
+// ---- The handshake ----
+
+#[test]
+fn handshake_completes_when_servers_are_connected() {
+    let mut bench = Bench::opening(config(), &servers());
+    assert_eq!(bench.drain(), ["write initialize", "write mcp_set_servers"]);
+    assert_eq!(bench.line(line::GREETING), ["emit greeted"]);
+    // Connecting has time of its own.
+    let tries = connecting_time(&bench);
+    assert_eq!(bench.protocol.next_deadline(), Some(bench.now + tries));
+    let connected = line::GREETING.replace("handshake", SERVERS);
+    assert_eq!(bench.line(&connected), ["emit ready"]);
+    assert_eq!(bench.protocol.next_deadline(), None);
+}
+
+fn connecting_time(bench: &Bench) -> Duration {
+    let config = &bench.protocol.config;
+    2 * config.mcp.connect_timeout + config.session.spawn_timeout
+}
+
+#[test]
+fn refused_servers_kill_the_child() {
+    let mut bench = Bench::opening(config(), &servers());
+    bench.drain();
+    let refused = r#"{"type":"control_response","response":{"subtype":"error","request_id":"servers"}}"#;
+    assert_eq!(bench.line(refused), ["kill tree"]);
+    let reason = bench.protocol.into_remains().kill_reason;
+    assert_eq!(reason, Some(KillReason::Protocol("it did not take its MCP servers")));
+}
+
+#[test]
+fn unanswered_handshake_kills_the_child() {
+    let mut bench = Bench::opening(config(), &LaunchSettings::default());
+    bench.drain();
+    assert_eq!(bench.next(None), ["kill tree"]);
+    let remains = bench.protocol.into_remains();
+    assert_eq!((remains.kill_reason, remains.ready), (Some(KillReason::NeverReady), false));
+}
+
+#[test]
+fn late_look_extends_the_handshake_once() {
+    let mut bench = Bench::opening(config(), &LaunchSettings::default());
+    bench.drain();
+    let limit = bench.protocol.config.session.spawn_timeout;
+    assert!(bench.after(limit + ABSENT).is_empty());
+    assert_eq!(bench.protocol.next_deadline(), Some(bench.now + limit));
+    assert_eq!(bench.after(limit + ABSENT), ["kill tree"]);
+}
+
+#[test]
+fn turn_end_before_ready_is_a_reason_for_refusal() {
+    let mut bench = Bench::opening(config(), &LaunchSettings::default());
+    bench.drain();
+    assert!(bench.line(line::RESULT).is_empty());
+    let text = bench.protocol.into_remains().handshake_terminal.map(|terminal| terminal.text);
+    assert_eq!(text.as_deref(), Some("hi"));
+}
+
+// ---- Turns ----
+
+#[test]
+fn turn_lines_go_to_its_reader_and_its_end_ends_it() {
+    let mut bench = Bench::busy();
+    assert_eq!(bench.line(line::INIT), ["emit model claude-opus-4-8", "keep"]);
+    assert_eq!(bench.line(line::DELTA), ["first output", "keep"]);
+    assert_eq!(bench.line(line::DELTA), ["keep"]);
+    assert_eq!(bench.line(line::RESULT), ["end turn 1 answered 0.5", "keep"]);
+    // The next one costs what is more.
+    assert_eq!(bench.turn(2), ["write user", "grant reader"]);
+    assert_eq!(bench.line(line::INIT), ["keep"]);
+    let more = line::RESULT.replace("0.5", "0.75");
+    assert_eq!(bench.line(&more), ["end turn 2 answered 0.25", "keep"]);
+}
+
+#[test]
+fn line_without_a_turn_reaches_nobody() {
+    let mut bench = Bench::serving();
+    for line in [line::INIT, line::DELTA, line::RESULT] {
+        assert!(!bench.line(line).contains(&"keep".to_owned()), "{line}");
+    }
+    assert_eq!(bench.line("no JSON"), ["error bad_json"]);
+}
+
+#[test]
+fn unreadable_lines_are_counted_and_dropped() {
+    for kind in ["result", "control_response", "control_request", "control_cancel_request"] {
+        let mut bench = Bench::busy();
+        assert_eq!(bench.line(&format!("{{\"type\":\"{kind}\",]}}")), ["error bad_json"], "{kind}");
+    }
+}
+
+#[test]
+fn turn_without_a_result_is_lost_when_the_cli_waits() {
+    let mut bench = Bench::busy();
+    // It has not begun yet.
+    assert!(bench.line(line::WAITING).is_empty());
+    bench.line(line::WORKING);
+    assert_eq!(bench.line(line::WAITING), ["error unknown_id", "end turn 1 session_lost"]);
+}
+
+#[test]
+fn own_turn_right_after_a_turn_holds_the_next_turn() {
+    let mut bench = Bench::busy();
+    bench.line(line::WORKING);
+    bench.line(line::RESULT);
+    bench.line(line::WAITING);
+    // The CLI begins a turn of its own accord before the next turn comes.
+    assert_eq!(bench.line(line::WORKING), ["emit active true"]);
+    assert!(bench.turn(2).is_empty(), "it waits");
+    // Its lines reach nobody, and its end is not the next turn's.
+    assert_eq!(bench.line(line::INIT), ["emit model claude-opus-4-8"]);
+    assert!(bench.line(line::DELTA).is_empty());
+    assert_eq!(bench.line(line::OWN_RESULT), ["emit own turn 0.25"]);
+    assert_eq!(bench.line(line::WAITING), ["emit active false", "write user", "grant reader"]);
+    assert_eq!(bench.line(line::RESULT), ["end turn 2 answered 0", "keep"]);
+}
+
+#[test]
+fn held_turn_is_cancelled_interrupted_and_limited() {
+    let limit = config().session.turn_timeout;
+    type Act = fn(&mut Bench, Duration) -> Vec<String>;
+    let acts: [(Act, &str); 4] = [
+        (|bench, _| bench.act(|protocol, now| protocol.cancel_turn(TurnId(1), now)), "end turn 1 cancelled"),
+        (
+            |bench, _| bench.act(|protocol, now| protocol.interrupt_turn(TurnId(1), now)),
+            "end turn 1 cancelled",
+        ),
+        (|bench, limit| bench.after(limit), "end turn 1 timeout"),
+        (|bench, limit| bench.after(limit - SECOND), ""),
+    ];
+    for (act, expected) in acts {
+        let mut bench = Bench::serving();
+        bench.line(line::WORKING);
+        assert!(bench.turn(1).is_empty());
+        assert_eq!(act(&mut bench, limit).concat(), expected);
+    }
+}
+
+#[test]
+fn stopping_child_gives_a_turn_back() {
+    let mut bench = Bench::serving();
+    bench.act(Protocol::stop);
+    let (job, _reader) = job(1);
+    assert!(bench.protocol.take_turn(job, None, bench.now).is_err());
+    let mut bench = Bench::serving();
+    bench.protocol.close();
+    let (job, _reader) = self::job(1);
+    assert!(bench.protocol.take_turn(job, None, bench.now).is_err());
+}
+
+#[test]
+fn held_turn_of_a_stopping_child_is_unseen() {
+    let mut bench = Bench::serving();
+    bench.line(line::WORKING);
+    bench.turn(1);
+    bench.act(Protocol::stop);
+    assert_eq!(bench.line(line::WAITING), ["emit active false"]);
+    let unseen = bench.protocol.into_remains().unseen;
+    assert_eq!(unseen.map(|job| job.turn), Some(TurnId(1)));
+}
+
+// ---- Background tasks ----
+
+fn shared() -> Bench {
+    let mut config = config();
+    config.cli.background_tasks = true;
+    Bench::serving_with(config)
+}
+
+fn marked_turn(bench: &mut Bench, turn: u64, mark: &str) {
+    let (job, reader) = job(turn);
+    bench.readers.push(reader);
+    bench.protocol.take_turn(job, Some(mark.into()), bench.now).expect("the child takes it");
+    assert_eq!(bench.drain(), ["write user", "grant reader"]);
+}
+
+fn echo(mark: &str) -> String {
+    format!(r#"{{"type":"user","uuid":"{mark}","isReplay":true}}"#)
+}
+
+#[test]
+fn task_keeps_the_child_active_until_its_own_turn() {
+    let mut bench = shared();
+    assert_eq!(bench.line(&line::task_started("t")), ["emit active true"]);
+    assert!(bench.line(&line::task_ended("t")).is_empty());
+    assert_eq!(bench.line(line::OWN_RESULT), ["emit own turn 0.75", "emit active false"]);
+}
+
+#[test]
+fn task_is_a_part_of_its_turn_where_switched_off() {
+    let mut bench = Bench::busy();
+    assert_eq!(bench.line(&line::task_started("t")), ["first output", "keep"]);
+}
+
+#[test]
+fn withheld_lines_belong_to_the_turn_once_it_is_echoed() {
+    let mut bench = shared();
+    bench.line(&line::task_started("t"));
+    bench.line(&line::task_ended("t"));
+    marked_turn(&mut bench, 1, "m-1");
+    assert_eq!(bench.line(line::DELTA), ["keep"], "withheld: no first output yet");
+    assert!(bench.protocol.is_withheld());
+    assert_eq!(bench.line(&echo("other")), ["keep"]);
+    assert_eq!(bench.line(&echo("m-1")), ["first output"]);
+    assert!(!bench.protocol.is_withheld());
+}
+
+#[test]
+fn own_turn_in_a_turn_is_discarded() {
+    let mut bench = shared();
+    bench.line(&line::task_started("t"));
+    bench.line(&line::task_ended("t"));
+    marked_turn(&mut bench, 1, "m-1");
+    bench.line(line::DELTA);
+    assert_eq!(bench.line(line::OWN_RESULT), ["discard", "emit own turn 0.75", "emit active false"]);
+    assert!(bench.protocol.is_withheld(), "the next one may come");
+    assert_eq!(bench.line(line::INIT), ["emit model claude-opus-4-8", "keep"]);
+    assert!(!bench.protocol.is_withheld(), "nothing is owed");
+}
+
+#[test]
+fn result_claims_withheld_lines() {
+    let mut bench = shared();
+    marked_turn(&mut bench, 1, "m-1");
+    bench.line(line::DELTA);
+    let found = bench.line(line::RESULT);
+    assert_eq!(found, ["first output", "end turn 1 answered 0.5", "keep"]);
+}
+
+#[test]
+fn too_many_withheld_bytes_lose_the_turn() {
+    let mut bench = shared();
+    marked_turn(&mut bench, 1, "m-1");
+    let found = bench.act(Protocol::on_withheld_overflow);
+    assert_eq!(found, ["end reader", "discard", "revoke reader", "write interrupt"]);
+}
+
+#[test]
+fn forgotten_task_expires() {
+    let mut bench = shared();
+    bench.line(&line::task_started("t"));
+    assert_eq!(bench.next(None), ["emit active false"]);
+}
+
+// ---- Permissions ----
+
+#[test]
+fn permission_is_asked_and_answered_once() {
+    let mut bench = Bench::busy();
+    assert_eq!(bench.line(&line::permission("p")), ["emit permissions 1", "keep"]);
+    assert_eq!(bench.answer("p"), (Ok(()), vec!["write allow".into(), "emit permissions 0".into()]));
+    assert_eq!(bench.answer("p"), (Err(PermissionError::Late), vec![]));
+    assert_eq!(bench.answer("q"), (Err(PermissionError::Unknown), vec![]));
+}
+
+#[test]
+fn withdrawn_permission_is_late() {
+    let mut bench = Bench::busy();
+    bench.line(&line::permission("p"));
+    assert_eq!(bench.line(&line::withdrawal("p")), ["emit permissions 0", "keep"]);
+    assert_eq!(bench.line(&line::withdrawal("p")), ["keep"]);
+    assert_eq!(bench.answer("p").0, Err(PermissionError::Late));
+}
+
+#[test]
+fn unanswered_permission_is_denied_in_time() {
+    let mut bench = Bench::busy();
+    bench.line(&line::permission("p"));
+    let limit = bench.protocol.config.session.permission_timeout;
+    // The child is alive meanwhile.
+    let seen = Observation { unread: true, ..Observation::default() };
+    assert_eq!(bench.observed_after(limit, false, seen), ["write deny", "emit permissions 0"]);
+}
+
+#[test]
+fn end_of_the_turn_withdraws_its_permissions() {
+    let mut bench = Bench::busy();
+    bench.line(&line::permission("p"));
+    assert_eq!(bench.line(line::RESULT), ["emit permissions 0", "end turn 1 answered 0.5", "keep"]);
+    assert_eq!(bench.answer("p").0, Err(PermissionError::Late));
+}
+
+#[test]
+fn permission_of_nobodys_turn_is_denied_at_once() {
+    assert_eq!(Bench::serving().line(&line::permission("p")), ["write deny"]);
+    let mut cancelled = Bench::busy();
+    cancelled.act(|protocol, now| protocol.cancel_turn(TurnId(1), now));
+    assert_eq!(cancelled.line(&line::permission("p")), ["write deny"]);
+    let mut withheld = shared();
+    marked_turn(&mut withheld, 1, "m-1");
+    assert_eq!(withheld.line(&line::permission("p")), ["write deny"]);
+}
+
+#[test]
+fn policy_answers_without_asking() {
+    for (policy, expected) in
+        [(PermissionPolicy::Allow, "write allow"), (PermissionPolicy::Deny, "write deny")]
+    {
+        let mut config = config();
+        config.permissions.policy = policy;
+        let mut bench = Bench::serving_with(config);
+        bench.turn(1);
+        assert_eq!(bench.line(&line::permission("p")), [expected]);
+    }
+}
+
+#[test]
+fn other_requests_of_the_cli_are_refused() {
+    let mut bench = Bench::busy();
+    let request = r#"{"type":"control_request","request_id":"h","request":{"subtype":"hook_callback"}}"#;
+    assert_eq!(bench.line(request), ["write error"]);
+}
+
+#[test]
+fn answer_to_a_stopping_child_is_late() {
+    let mut bench = Bench::busy();
+    bench.line(&line::permission("p"));
+    bench.act(Protocol::stop);
+    assert_eq!(bench.answer("p"), (Err(PermissionError::Late), vec![]));
+}
+
+// ---- Interrupts ----
+
+#[test]
+fn interrupt_is_sent_once_and_only_for_its_turn() {
+    let mut bench = Bench::busy();
+    assert!(bench.act(|protocol, now| protocol.interrupt_turn(TurnId(2), now)).is_empty());
+    assert!(bench.act(|protocol, now| protocol.cancel_turn(TurnId(2), now)).is_empty());
+    let interrupt = |bench: &mut Bench| bench.act(|protocol, now| protocol.interrupt_turn(TurnId(1), now));
+    assert_eq!(interrupt(&mut bench), ["write interrupt"]);
+    assert!(interrupt(&mut bench).is_empty());
+    assert_eq!(bench.line(line::RESULT), ["end turn 1 answered 0.5", "keep"]);
+}
+
+#[test]
+fn cancelled_turn_ends_for_its_reader_at_once() {
+    let mut bench = Bench::busy();
+    bench.line(line::DELTA);
+    let found = bench.act(|protocol, now| protocol.cancel_turn(TurnId(1), now));
+    assert_eq!(found, ["end reader", "discard", "revoke reader", "write interrupt"]);
+    assert!(bench.line(line::DELTA).is_empty(), "nobody reads it");
+    assert_eq!(bench.line(line::RESULT), ["end turn 1 answered 0.5"]);
+}
+
+#[test]
+fn disobeyed_interrupts_stop_the_child() {
+    let mut bench = Bench::busy();
+    bench.act(|protocol, now| protocol.interrupt_turn(TurnId(1), now));
+    let pause = bench.protocol.config.session.stop_interrupt;
+    for _ in 1..5 {
+        bench.protocol.on_output(bench.now + pause);
+        assert_eq!(bench.after(pause), ["write interrupt"]);
+    }
+    assert_eq!(bench.after(pause), ["hang no_progress", "terminate"]);
+    let remains = bench.protocol.into_remains();
+    assert_eq!((remains.kill_reason, remains.forced), (Some(KillReason::Hung), false));
+}
+
+#[test]
+fn slow_reader_is_ended_when_an_interrupt_is_due_again() {
+    let mut bench = Bench::busy();
+    bench.act(|protocol, now| protocol.interrupt_turn(TurnId(1), now));
+    let pause = bench.protocol.config.session.stop_interrupt;
+    let seen = Observation { reader_is_slow: true, ..Observation::default() };
+    assert_eq!(bench.observed_after(pause, false, seen), ["end reader", "discard", "write interrupt"]);
+}
+
+#[test]
+fn turn_timeout_ends_the_turn_and_interrupts_the_child() {
+    let mut bench = Bench::busy();
+    let limit = bench.protocol.config.session.turn_timeout;
+    assert_eq!(bench.after(limit), ["end reader", "discard", "revoke reader", "write interrupt"]);
+}
+
+#[test]
+fn oversized_line_ends_the_turn() {
+    let mut bench = Bench::busy();
+    assert_eq!(
+        bench.act(Protocol::on_oversized_line),
+        ["error line_too_long", "truncated", "end reader", "discard", "revoke reader", "write interrupt"]
+    );
+    assert_eq!(Bench::serving().act(Protocol::on_oversized_line), ["error line_too_long", "truncated"]);
+}
+
+// ---- Hangs ----
+
+fn vitals(stopped: bool, ticks: u64) -> Option<Vitals> {
+    Some(Vitals { stopped, ticks, starved: Duration::ZERO })
+}
+
+#[test]
+fn silent_child_is_pinged_and_declared_dead() {
+    for (stopped, busy, pings, detector) in [
+        (false, false, 2, "hang ping"),
+        (true, false, 2, "hang stopped"),
+        (false, true, 3, "hang no_progress"),
+    ] {
+        let mut bench = Bench::busy();
+        bench.line(line::DELTA);
+        let mut ticks = 0;
+        for _ in 0..pings {
+            ticks += u64::from(busy);
+            assert_eq!(bench.next(vitals(stopped, ticks)), ["write mcp_status"]);
+        }
+        ticks += u64::from(busy);
+        assert_eq!(bench.next(vitals(stopped, ticks)), [detector, "kill tree"]);
+        assert_eq!(bench.protocol.into_remains().kill_reason, Some(KillReason::Hung));
+    }
+}
+
+#[test]
+fn answered_ping_is_measured() {
+    let mut bench = Bench::busy();
+    bench.line(line::DELTA);
+    assert_eq!(bench.next(None), ["write mcp_status"]);
+    bench.now += SECOND;
+    let answer = line::GREETING.replace("handshake", "ping-1");
+    assert_eq!(bench.line(&answer), ["ping took 1"]);
+    assert!(bench.line(&answer).is_empty());
+}
+
+#[test]
+fn silence_of_our_own_making_is_no_hang() {
+    for seen in [
+        Observation { reader_is_slow: true, ..Observation::default() },
+        Observation { unread: true, ..Observation::default() },
+    ] {
+        let mut bench = Bench::busy();
+        for _ in 0..20 {
+            assert!(bench.observed_after(30 * SECOND, false, seen).is_empty());
+        }
+    }
+}
+
+#[test]
+fn watchdog_is_due_only_while_a_turn_runs() {
+    let mut bench = Bench::serving();
+    assert!(!bench.protocol.watchdog_is_due(bench.now + 1000 * SECOND));
+    bench.turn(1);
+    assert!(!bench.protocol.watchdog_is_due(bench.now));
+    assert!(bench.protocol.watchdog_is_due(bench.now + 1000 * SECOND));
+}
+
+#[test]
+fn stalled_write_kills_the_child() {
+    let mut bench = Bench::busy();
+    let seen = Observation::default();
+    assert_eq!(bench.observed_after(SECOND, true, seen), ["hang stdin_stall", "kill tree"]);
+    let mut stopping = Bench::serving();
+    stopping.act(Protocol::stop);
+    assert!(stopping.observed_after(Duration::ZERO, true, seen).is_empty());
+}
+
+// ---- The stop ----
+
+#[test]
+fn each_phase_has_its_next_step() {
+    type Prepare = fn() -> Bench;
+    let opening: Prepare = || {
+        let mut bench = Bench::opening(config(), &LaunchSettings::default());
+        bench.drain();
+        bench
+    };
+    let cases: [(Prepare, &[&[&str]]); 3] = [
+        (opening, &[&["close input"], &["terminate"], &["kill tree"]]),
+        (Bench::serving, &[&["close input"], &["terminate"], &["kill tree"]]),
+        (Bench::busy, &[&["write interrupt"], &["close input"], &["terminate"], &["kill tree"]]),
+    ];
+    for (prepare, steps) in cases {
+        let mut bench = prepare();
+        let (first, rest) = steps.split_first().expect("steps");
+        assert_eq!(bench.act(Protocol::stop), *first);
+        assert!(bench.act(Protocol::stop).is_empty(), "once");
+        let session = bench.protocol.config.session.clone();
+        let mut pauses = vec![session.stop_eof, session.stop_term];
+        if rest.len() == 3 {
+            pauses.insert(0, session.stop_interrupt);
+        }
+        for (step, pause) in rest.iter().zip(pauses) {
+            bench.protocol.on_output(bench.now + pause);
+            assert_eq!(bench.after(pause), **step);
+        }
+        assert!(bench.protocol.kill_deadline().is_some());
+        assert!(bench.protocol.into_remains().forced);
+    }
+}
+
+#[test]
+fn end_of_the_interrupted_turn_closes_the_input() {
+    let mut bench = Bench::busy();
+    bench.act(Protocol::stop);
+    assert_eq!(bench.line(line::RESULT), ["end turn 1 answered 0.5", "close input", "keep"]);
+    let remains = bench.protocol.into_remains();
+    assert!(remains.stop_began.is_some() && !remains.forced && remains.unfinished.is_none());
+}
+
+#[test]
+fn closed_output_kills_the_child_after_a_grace() {
+    let mut bench = Bench::busy();
+    assert_eq!(bench.act(|protocol, now| protocol.on_output_end(true, now)), ["error partial_eof"]);
+    assert_eq!(bench.next(None), ["kill tree"]);
+    let remains = bench.protocol.into_remains();
+    assert_eq!(remains.kill_reason, Some(KillReason::Protocol("it closed its output")));
+    assert_eq!(remains.unfinished.map(|turn| turn.job.turn), Some(TurnId(1)));
+    // One that is ending has its own deadline.
+    let mut ending = Bench::serving();
+    ending.act(Protocol::stop);
+    let due = ending.protocol.next_deadline();
+    assert!(ending.act(|protocol, now| protocol.on_output_end(false, now)).is_empty());
+    assert_eq!(ending.protocol.next_deadline(), due);
+}
+
+#[test]
+fn first_reason_to_kill_counts() {
+    let mut bench = Bench::serving();
+    bench.act(|protocol, now| protocol.declare_dead(KillReason::MemoryLimit(1), now));
+    bench.act(|protocol, now| protocol.declare_dead(KillReason::Hung, now));
+    assert_eq!(bench.protocol.into_remains().kill_reason, Some(KillReason::MemoryLimit(1)));
+}
+
+// ---- Properties ----
+
+/// Something that happens to a protocol.
+#[derive(Debug, Clone)]
+enum Step {
+    Line(String),
+    Turn,
+    Interrupt,
+    Cancel,
+    Stop,
+    Oversized,
+    OutputEnd,
+    Time(u64, bool, bool),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let lines = prop_oneof![
+        Just(line::GREETING.to_owned()),
+        Just(line::INIT.to_owned()),
+        Just(line::DELTA.to_owned()),
+        Just(line::RESULT.to_owned()),
+        Just(line::OWN_RESULT.to_owned()),
+        Just(line::WORKING.to_owned()),
+        Just(line::WAITING.to_owned()),
+        Just(line::permission("p")),
+        Just(line::withdrawal("p")),
+        Just(line::task_started("t")),
+        Just(line::task_ended("t")),
+        Just(echo("m")),
+        Just("no JSON".to_owned()),
+    ];
+    let step = prop_oneof![
+        12 => lines.prop_map(Step::Line),
+        6 => Just(Step::Turn),
+        2 => Just(Step::Interrupt),
+        2 => Just(Step::Cancel),
+        1 => Just(Step::Stop),
+        1 => Just(Step::Oversized),
+        1 => Just(Step::OutputEnd),
+        4 => (0_u64..100, any::<bool>(), any::<bool>()).prop_map(|(s, stalled, slow)| Step::Time(s, stalled, slow)),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+proptest! {
+    #[test]
+    fn every_turn_ends_once_and_nobody_gets_a_strangers_line(steps in steps(), is_shared: bool) {
+        let mut config = config();
+        config.cli.background_tasks = is_shared;
+        let mut bench = Bench::opening(config, &LaunchSettings::default());
+        let (mut given, mut ended, mut stopped, mut last) = (0, Vec::new(), false, None);
+        for step in steps {
+            // As its session does: one turn at a time, and none before the child is ready.
+            let may_give = bench.protocol.handshake.complete && ended.len() == given;
+            match step {
+                Step::Line(line) => {
+                    let had_reader = bench.protocol.has_reader();
+                    bench.protocol.on_output(bench.now);
+                    let fate = bench.protocol.on_line(line.as_bytes(), bench.now);
+                    prop_assert!(fate == Fate::Drop || had_reader, "a line without a reader is kept: {line}");
+                }
+                Step::Turn if may_give => {
+                    let (job, reader) = job(given as u64);
+                    let mark = is_shared.then(|| "m".to_owned());
+                    let taken = bench.protocol.take_turn(job, mark, bench.now);
+                    prop_assert_eq!(taken.is_ok(), !bench.protocol.is_stopping());
+                    if taken.is_ok() {
+                        bench.readers.push(reader);
+                        last = Some(TurnId(given as u64));
+                        given += 1;
+                    }
+                }
+                Step::Turn => {}
+                Step::Interrupt => last.into_iter().for_each(|turn| bench.protocol.interrupt_turn(turn, bench.now)),
+                Step::Cancel => last.into_iter().for_each(|turn| bench.protocol.cancel_turn(turn, bench.now)),
+                Step::Stop => bench.protocol.stop(bench.now),
+                Step::Oversized => bench.protocol.on_oversized_line(bench.now),
+                Step::OutputEnd => bench.protocol.on_output_end(false, bench.now),
+                Step::Time(seconds, stalled, reader_is_slow) => {
+                    bench.now += Duration::from_secs(seconds);
+                    let seen = Observation { reader_is_slow, ..Observation::default() };
+                    bench.protocol.on_time(bench.now, stalled, seen);
+                }
+            }
+            stopped |= bench.protocol.is_ending();
+            for action in std::mem::take(&mut bench.protocol.actions) {
+                match action {
+                    Action::EndTurn(turn, _) => ended.push(turn.job.turn),
+                    Action::Emit(ChildEvent::Ready) => prop_assert!(ended.is_empty()),
+                    _ => {}
+                }
+            }
+            let expected: Vec<TurnId> = (0..ended.len() as u64).map(TurnId).collect();
+            prop_assert_eq!(&ended, &expected, "each once, in order");
+            prop_assert!(ended.len() <= given);
+            // A child that is to go, or that owes an answer, is never forgotten.
+            let waits = bench.protocol.running.is_some() || bench.protocol.held.is_some();
+            if waits || (stopped && !bench.protocol.is_over()) {
+                prop_assert!(bench.protocol.next_deadline().is_some());
+            }
+        }
+        let open = given - ended.len();
+        let remains = bench.protocol.into_remains();
+        prop_assert_eq!(open, usize::from(remains.unfinished.is_some()) + usize::from(remains.unseen.is_some()));
+    }
+}
+
+#[test]
+fn errors_reach_the_reader_with_their_code() {
+    for (error, code) in [
+        (TurnError::LineTooLong { limit: 1 }, "line_too_long"),
+        (TurnError::TimedOut { limit: SECOND }, "timeout"),
+    ] {
+        let mut bench = Bench::busy();
+        bench.protocol.cancel_running(error, bench.now);
+        let ended = std::mem::take(&mut bench.protocol.actions).into_iter().find_map(|action| match action {
+            Action::EndReader(end) => Some(end),
+            _ => None,
+        });
+        drop(ended.expect("its reader gets the end").send());
+        let outcome = futures_util::FutureExt::now_or_never(bench.readers.remove(0).finish());
+        let status = outcome.expect("the end is there").status;
+        assert!(matches!(status, crate::turn::Status::Aborted(error) if error.code() == code));
+    }
+}

@@ -1,0 +1,5 @@
+//! Rules for the sources themselves: imports go down only, words are the field's, documents name what exists.
+
+mod layers;
+mod text;
+mod words;
