@@ -18,7 +18,7 @@ use super::import::Offered;
 use super::launch;
 use super::opening::{self, Prepared};
 use super::store::Record;
-use crate::adapter::Refusal;
+use crate::adapter::LaunchRefusal;
 use crate::admission::StartPermit;
 use crate::child::{ChildContext, ChildExit, ChildTask, Sweep, UNKILLABLE};
 use crate::error::{StartFailure, TurnError};
@@ -152,7 +152,7 @@ async fn one_child(
     stop: &CancellationToken,
     mailbox: &Mailbox,
     start_permit: &Arc<TakeOnce<StartPermit>>,
-) -> Result<Conclusion, Refusal> {
+) -> Result<Conclusion, LaunchRefusal> {
     let metrics = &plan.env().telemetry.metrics;
     let begun = Instant::now();
     let mut child = match launch::start(plan, prepared, chosen) {
@@ -258,7 +258,7 @@ fn conclude_and_record(plan: &Plan, exit: ChildExit) -> Conclusion {
     let mut conclusion = conclude(exit, rules);
     let (telemetry, reason) = (&plan.env().telemetry, conclusion.reason);
     let exit = Exit { reason: reason.as_str(), detail: conclusion.detail.clone(), at: SystemTime::now() };
-    plan.entry.with_board(|board| board.last_exit = Some(exit.clone()));
+    plan.entry.status.exited(exit.clone());
     let (generation, requested) = (plan.generation.0, conclusion.was_requested());
     emit::Exited { generation, reason, exit: &exit, requested }.emit(telemetry, &plan.entry.key);
     if let ExitKind::NotStarted(failure) = &conclusion.kind {
