@@ -1,6 +1,6 @@
 //! The group under which every child's own group is made, where the machine lets us.
 //!
-//! Found and proven once at start. No cgroup is no error: the shims then use the next rung. The shim makes,
+//! Found and proven once at start. No cgroup is no error: the shims then use the next method. The shim makes,
 //! joins, kills and removes the group of its child; what is done here is for children of former runs and for
 //! shims that were killed.
 
@@ -41,7 +41,7 @@ impl CgroupBase {
         Some(base)
     }
 
-    /// Whether groups can still be made and killed here: whoever keeps the host may take it away.
+    /// Whether groups can still be made and killed here: the operator of the host may take them away.
     pub(crate) fn is_there(&self) -> bool {
         self.dir.join("cgroup.kill").exists()
     }

@@ -31,7 +31,7 @@ pub(crate) struct TreeMemory {
     /// Pages of files, mostly shared with other children: not part of the figure that counts.
     pub(crate) file_bytes: u64,
     pub(crate) processes: u32,
-    /// The kernel does not tell the parts (gVisor): `anon_bytes` is the resident size, which is more.
+    /// The kernel does not report the parts (gVisor): `anon_bytes` is the resident size, which is more.
     pub(crate) approximate: bool,
 }
 
@@ -106,7 +106,7 @@ impl ProcessTable {
         Ok(self.pids.len())
     }
 
-    /// Looks at so many more; whether the table is complete.
+    /// Reads at most `count` more processes; whether the table is complete.
     pub(crate) fn read(&mut self, count: usize) -> io::Result<bool> {
         self.buffer.resize(STATUS_BUFFER, 0);
         let proc = proc_dir()?;
@@ -235,7 +235,7 @@ pub(crate) fn tree_memory(root: u32) -> io::Result<TreeMemory> {
 
 #[cfg(test)]
 impl ProcessTable {
-    /// Takes the whole table anew.
+    /// Reads the whole table again.
     fn refresh(&mut self) -> io::Result<()> {
         self.begin(&HashSet::new())?;
         self.read(usize::MAX).map(drop)

@@ -1,6 +1,6 @@
 //! What a child was given and must not be repeated by anything that it writes.
 //!
-//! A program that fails likes to tell what it was called with. Its standard error is shown to callers and operators, so
+//! A program that fails often prints its arguments. Its standard error is shown to callers and operators, so
 //! the values that it got as secrets are blacked out there, also in hexadecimal, in base64 and with percent signs, as
 //! headers, URLs and dumps have them, and with backslashes as in JSON. Pure.
 
@@ -59,7 +59,7 @@ impl Secrets {
         let of_variables = variables.filter(|(name, _)| is_secret(name)).map(|(_, value)| value.clone());
         let tables = servers.values().flat_map(|server| [server.get("env"), server.get("headers")]).flatten();
         let of_servers = tables.filter_map(Value::as_object).flat_map(|table| table.values());
-        // A header may be told without the name of its scheme.
+        // A header may appear without the name of its scheme.
         let of_servers = of_servers.filter_map(Value::as_str);
         let of_servers = of_servers.flat_map(|value| [Some(value), value.strip_prefix("Bearer ")]).flatten();
         let of_servers = of_servers.map(str::to_owned);

@@ -27,16 +27,16 @@ pub(crate) struct Tail {
     limit: usize,
     secrets: Secrets,
     total: u64,
-    told: u64,
+    reported: u64,
 }
 
 impl Tail {
     /// At most `limit` bytes, shown without the `secrets`.
     pub(crate) fn new(limit: usize, secrets: Secrets) -> Self {
-        Self { bytes: VecDeque::new(), limit, secrets, total: 0, told: 0 }
+        Self { bytes: VecDeque::new(), limit, secrets, total: 0, reported: 0 }
     }
 
-    /// Waits for something to come and takes it in; false once the other end is closed. Begun anew it costs nothing.
+    /// Waits for something to come and takes it in; false once the other end is closed. Starting again is cheap.
     pub(crate) async fn read(&mut self, pipe: &mut pipe::Receiver) -> bool {
         let first = poll_fn(|context| {
             let mut block = [0; READ];
@@ -73,8 +73,8 @@ impl Tail {
 
     /// How much came since this was last asked.
     pub(crate) fn take_new(&mut self) -> u64 {
-        let new = self.total - self.told;
-        self.told = self.total;
+        let new = self.total - self.reported;
+        self.reported = self.total;
         new
     }
 
