@@ -1,198 +1,33 @@
-//! What pilotlight must know of a command-line agent, behind one trait.
+//! Protocol of a command-line agent, behind one trait.
 //!
-//! An [`Adapter`] is the only place that knows one CLI's protocol: its command line, how it says that it is ready, how
-//! a turn is written, what a line of its output means. It holds no state, starts nothing and reads no clock: the
-//! driver of the child owns those. Everything outside speaks of turns, events and terminal lines, never of one CLI's
-//! event names.
+//! An [`Adapter`] is the only code that knows one CLI: its command line, its input and output lines, its files. It has no
+//! state, starts no process and reads no clock. Everything outside handles turns, messages and terminal lines, and never
+//! a name of one CLI's protocol.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Debug;
 use std::fs::File;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 pub use answer::AnswerReader;
+pub use launch::{CommandLine, Dirs, HomeCleanup, LaunchMode, LaunchPlan, LaunchRefusal, LaunchSettings};
+pub use line::{ControlResponse, HostRequest, LineKind, Task, Terminal};
 
 use crate::config::CliConfig;
-use crate::model::{
-    Decision, Failure, History, OauthCredentials, PermissionRequest, Prompt, PromptRefused, Usage,
-};
+use crate::model::{Decision, History, OauthCredentials, PermissionRequest, Prompt, PromptRefused};
 
 pub mod answer;
 pub mod claude;
+mod launch;
+mod line;
 
-/// The directories that a child sees. They come from one function (`workspace`) because the CLI files its
-/// transcripts by them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dirs {
-    /// The working directory.
-    pub work: PathBuf,
-    /// `HOME`; the CLI keeps its own files below it.
-    pub home: PathBuf,
-    /// `TMPDIR`.
-    pub tmp: PathBuf,
-}
-
-/// How the conversation is to be taken up by a new child.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opening {
-    /// Begin a conversation with the given id.
-    New,
-    /// Go on with the conversation of the given id.
-    Resume,
-}
-
-/// Settings that hold for the life of a child. A change of any of them needs a restart between turns.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LaunchSettings {
-    /// Replaces the CLI's own system prompt. Empty is the same as none.
-    pub system_prompt: Option<String>,
-    /// The session's MCP servers by name, in the CLI's own form. May hold secrets.
-    pub mcp_servers: serde_json::Map<String, serde_json::Value>,
-    /// A model to fall back to when the first is overloaded.
-    pub fallback_model: Option<String>,
-}
-
-/// The CLI's files in HOME. A tool can write them, and the next child would obey some of them: programs to start,
-/// permissions, the address of the API. So only what a conversation needs outlives a child.
-#[derive(Debug, PartialEq, Eq)]
-pub struct OwnFiles {
-    /// Entries of HOME whose names begin so are removed before each start.
-    pub removed: &'static str,
-    /// The directory in HOME that is cleared before each start,
-    pub directory: &'static str,
-    /// but for these entries.
-    pub kept: Vec<&'static str>,
-}
-
-/// Everything an adapter needs to write a command line.
-#[derive(Debug)]
-pub struct LaunchPlan<'a> {
-    /// The configured flags and switches.
-    pub cli: &'a CliConfig,
-    /// Where the child will live.
-    pub dirs: &'a Dirs,
-    /// The CLI's id of the conversation.
-    pub session_id: &'a str,
-    /// Begin or go on.
-    pub opening: Opening,
-    /// The model, if one was asked for.
-    pub model: Option<&'a str>,
-    /// Settings for the life of the child.
-    pub settings: &'a LaunchSettings,
-    /// How long an MCP server may take to connect.
-    pub mcp_timeout: Duration,
-    /// Whether tool permissions are asked over the protocol (policies `allow` and `ask`).
-    pub asks_permission: bool,
-}
-
-/// Arguments and environment of a child. No secret may be in the arguments: every user of the machine reads them.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct CommandLine {
-    /// After the program's name.
-    pub args: Vec<OsString>,
-    /// Added to the scrubbed environment; HOME, TMPDIR and the configured variables are set by the caller.
-    pub env: Vec<(OsString, OsString)>,
-    /// Variables that a configuration key decides. They win over the configured ones, so that a variable of one user
-    /// never opens what the key keeps shut.
-    pub decided_env: Vec<(OsString, OsString)>,
-}
-
-/// What a line of output is. Found by a cheap look at its beginning; the line itself is passed on as it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LineKind {
-    /// Part of the running turn, to be handed to its reader. `substantial` is false for what precedes any work on the
-    /// prompt (an announcement): a child that died having said no more may be asked again.
-    Event {
-        /// Whether the turn has really begun.
-        substantial: bool,
-        /// Whether a permanent record of this line in the transcript proves that the turn was kept
-        /// ([`Adapter::checkpoint`]).
-        checkpoint: bool,
-    },
-    /// Part of a turn as above, its first line. [`Adapter::announced_model`] reads it.
-    Announcement,
-    /// The last line of a turn. [`Adapter::terminal`] reads it.
-    Terminal,
-    /// The answer to one of our control requests. [`Adapter::control_answer`] reads it.
-    ControlAnswer,
-    /// The CLI asks its host something. [`Adapter::host_request`] reads it.
-    HostRequest,
-    /// The CLI withdraws what it had asked. [`Adapter::withdrawn`] reads it.
-    Withdrawn,
-    /// Part of the running turn as above, about work in the background. [`Adapter::task`] reads it.
-    Task,
-    /// The CLI repeats a message that it takes up. [`Adapter::echo`] reads it.
-    Echo,
-    /// The CLI says that it is working. Not passed on.
-    Working,
-    /// The CLI says that it waits for input. Not passed on.
-    Waiting,
-    /// Not a line of the protocol.
-    Malformed,
-}
-
-/// The last line of a turn, read.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Terminal {
-    /// The CLI ran this turn of its own accord; it answers nobody.
-    pub unsolicited: bool,
-    /// The conversation's id from now on (a command in the text may have changed it).
-    pub session_id: Option<String>,
-    /// The final text.
-    pub text: String,
-    /// Why the turn failed, if it did.
-    pub failure: Option<Failure>,
-    /// Why the model stopped.
-    pub stop_reason: Option<String>,
-    /// Tokens of this turn.
-    pub usage: Usage,
-    /// Cost of all turns of this process so far, in US dollars; with some versions also of processes before it.
-    pub cumulative_cost_usd: f64,
-    /// Cost since the last such line, where the CLI says it.
-    pub cost_usd: Option<f64>,
-    /// No later turn of this process can succeed: it must be started anew.
-    pub process_exhausted: bool,
-}
-
-/// An answer to a control request of ours.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ControlAnswer {
-    /// The id that we gave the request.
-    pub request_id: String,
-    /// The error text, if the CLI refused.
-    pub error: Option<String>,
-}
-
-/// Something the CLI asks of its host, and waits for.
-#[derive(Debug, Clone, PartialEq)]
-pub enum HostRequest {
-    /// May it use a tool?
-    Permission(PermissionRequest),
-    /// Something this host does not offer. It is answered with an error, for an unanswered request hangs the turn.
-    Unsupported {
-        /// The CLI's id of the request.
-        request_id: String,
-        /// What it asked, for the error text.
-        what: String,
-    },
-}
-
-/// Work that a child goes on with after the turn which began it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Task {
-    /// It has begun, under this id.
-    Began(String),
-    /// It is over.
-    Ended(String),
-}
-
-/// A conversation that was held elsewhere, as the CLI's own transcript.
+/// Transcript of an imported conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Import {
-    /// The whole file.
+    /// Content of the file.
     pub transcript: Vec<u8>,
-    /// The [`Adapter::checkpoint`] of its last line.
+    /// [`Adapter::checkpoint`] of its last line.
     pub last: String,
 }
 
@@ -213,117 +48,113 @@ impl Debug for StoredCredentials {
     }
 }
 
-/// Why a child left before it was ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// There is no conversation of that id to resume.
-    NoConversation,
-    /// A conversation of that id exists already.
-    IdInUse,
-}
-
-/// One CLI's protocol. Every method is a pure function, but for the transcript's, which read files.
+/// Protocol of one CLI. All methods are pure, except for those that read the transcript.
 pub trait Adapter: Debug + Send + Sync + 'static {
-    /// The CLI's name, for messages.
+    /// Name of the CLI, for messages.
     fn name(&self) -> &'static str;
 
-    /// Whether what this version does by itself was judged. `version` is what it says of itself.
+    /// Whether this version was reviewed for what it does by itself. `version` is the output of `--version`.
     fn is_judged(&self, version: &str) -> bool;
 
-    /// How to start it.
+    // --- Launch
+
+    /// The command line.
     fn command(&self, plan: &LaunchPlan<'_>) -> CommandLine;
 
-    /// The line that asks whether the child is ready without costing anything; answered by a control answer. Also
-    /// carries the system prompt, which must not be in the arguments. Every child gets this line first, a resumed one
-    /// too.
+    /// Files in HOME to remove before each start; `None` if the configuration keeps the CLI's files elsewhere.
+    fn home_cleanup(&self, cli: &CliConfig) -> Option<HomeCleanup>;
+
+    /// Variables that must be the same for all users: they locate the CLI's files.
+    fn fixed_variables(&self) -> &'static [&'static str];
+
+    /// Why a child exited before it was ready, from its last line and its standard error.
+    fn launch_refusal(&self, terminal: Option<&Terminal>, stderr: &str) -> Option<LaunchRefusal>;
+
+    // --- Input lines, each with its LF
+
+    /// First line of every child: a control request whose response proves readiness, without cost. Contains the system
+    /// prompt, which must not be in the arguments.
     fn handshake(&self, request_id: &str, settings: &LaunchSettings) -> Vec<u8>;
 
-    /// The line that gives the child its MCP servers; written after the handshake and answered by a control answer once
-    /// each of them is connected or has failed. Until then the CLI answers nothing else. Not in a file and not in the
-    /// arguments: a child could change the one and everybody reads the other.
+    /// Control request with the MCP servers, sent after the handshake. The response comes when each server is connected
+    /// or has failed; the CLI answers nothing else before. A file would be writable for the child, and arguments are
+    /// public.
     fn mcp_servers(&self, request_id: &str, settings: &LaunchSettings) -> Vec<u8>;
 
-    /// The line that interrupts the running turn.
+    /// Control request that interrupts the running turn.
     fn interrupt(&self, request_id: &str) -> Vec<u8>;
 
-    /// The line that a living child always answers at once, also in mid-turn.
+    /// Control request that a living child answers at once, also during a turn.
     fn ping(&self, request_id: &str) -> Vec<u8>;
 
-    /// The line that is one user message; ends with LF.
+    /// One user message.
     ///
     /// # Errors
     /// If the prompt may not be sent (see [`PromptRefused`]).
     fn encode_turn(&self, prompt: &Prompt, cli: &CliConfig) -> Result<Vec<u8>, PromptRefused>;
 
-    /// The line of a message with an id, which the CLI repeats in a [`LineKind::Echo`] once it takes the message up. It is
-    /// never put into a turn that runs.
-    fn marked(&self, line: &[u8], id: &str) -> Vec<u8>;
+    /// User message with an id, which the CLI repeats in a [`LineKind::Echo`] when it takes the message up. The CLI
+    /// never adds such a message to a running turn.
+    fn with_message_id(&self, line: &[u8], id: &str) -> Vec<u8>;
 
-    /// The line that answers a request for permission. `input` is what was asked for.
-    fn permission_answer(&self, request: &PermissionRequest, decision: &Decision) -> Vec<u8>;
+    /// Response to a permission request.
+    fn permission_response(&self, request: &PermissionRequest, decision: &Decision) -> Vec<u8>;
 
-    /// The line that refuses any other request.
-    fn unsupported_answer(&self, request_id: &str, what: &str) -> Vec<u8>;
+    /// Error response to an unsupported request.
+    fn unsupported_response(&self, request_id: &str, what: &str) -> Vec<u8>;
 
-    /// What kind of line this is (without its LF). Only its beginning is read: a line of a known kind may still turn
-    /// out to be unreadable when it is read in full.
+    // --- Output lines, without their LF
+
+    /// Kind of a line. Reads the beginning only: the line may still turn out to be unreadable.
     fn classify(&self, line: &[u8]) -> LineKind;
 
-    /// Reads a [`LineKind::Terminal`]; `None` if it is none after all: not JSON, for one. Missing or odd fields are no
-    /// reason.
+    /// Reads a [`LineKind::Terminal`]; `None` if it is not JSON. Missing or odd fields get defaults.
     fn terminal(&self, line: &[u8]) -> Option<Terminal>;
 
-    /// The model that a [`LineKind::Announcement`] names, as it can be asked for.
+    /// Model name in a [`LineKind::Announcement`], as a launch accepts it.
     fn announced_model(&self, line: &[u8]) -> Option<String>;
 
-    /// Reads a [`LineKind::ControlAnswer`].
-    fn control_answer(&self, line: &[u8]) -> Option<ControlAnswer>;
+    /// Reads a [`LineKind::ControlResponse`].
+    fn control_response(&self, line: &[u8]) -> Option<ControlResponse>;
 
-    /// Reads a [`LineKind::HostRequest`]; `None` if not even its id can be read, so that it cannot be answered.
+    /// Reads a [`LineKind::HostRequest`]; `None` without a readable id, which a response needs.
     fn host_request(&self, line: &[u8]) -> Option<HostRequest>;
 
-    /// The request id of a [`LineKind::Withdrawn`].
-    fn withdrawn(&self, line: &[u8]) -> Option<String>;
+    /// Request id in a [`LineKind::Cancelled`].
+    fn cancelled_request(&self, line: &[u8]) -> Option<String>;
 
-    /// The id of the message that a [`LineKind::Echo`] repeats.
+    /// Message id in a [`LineKind::Echo`].
     fn echo(&self, line: &[u8]) -> Option<String>;
 
-    /// Reads a [`LineKind::Task`]; `None` if it tells neither a beginning nor an end.
+    /// Reads a [`LineKind::Task`]; `None` if no task begins or ends.
     fn task(&self, line: &[u8]) -> Option<Task>;
 
-    /// The id by which [`Adapter::transcript_holds`] finds this line again on disk. The transcript is written in order:
-    /// the last such line of a turn proves all of it. `None` if a closer look shows that this line is not kept.
+    /// Id of this line in the transcript; `None` if the transcript does not keep it. The transcript is written in order:
+    /// the last such line of a turn proves all earlier ones.
     fn checkpoint(&self, line: &[u8]) -> Option<String>;
 
-    /// The piece of the answer's text that this event brings, if it is a delta of the answer itself (not of a
-    /// subagent).
+    /// Text delta of the answer itself, not of a subagent.
     fn text_delta(&self, line: &[u8]) -> Option<String>;
 
-    /// Reads the answer out of a turn's lines: as its deltas come, or block by block as a whole.
+    /// Reader of a turn's answer: by deltas, or by complete blocks.
     fn answer_reader(&self, by_deltas: bool) -> Box<dyn AnswerReader>;
 
-    /// Why a child left before it was ready, told by its last lines and its standard error.
-    fn refusal(&self, terminal: Option<&Terminal>, stderr: &str) -> Option<Refusal>;
+    // --- Transcript
 
-    /// The directory that the CLI keeps its own files in, transcripts and credentials among them.
+    /// Directory of the CLI's own files, transcripts and credentials among them.
     fn config_dir(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf;
 
-    /// What of the CLI's files in HOME outlives a child; `None` if the configuration keeps them elsewhere.
-    fn own_files(&self, cli: &CliConfig) -> Option<OwnFiles>;
-
-    /// Where the CLI keeps the conversation's transcript. The working directory must exist, for the CLI goes by what it
-    /// really is once links are resolved.
+    /// Path of a transcript. The working directory must exist: the CLI resolves its symbolic links.
     fn transcript(&self, dirs: &Dirs, cli: &CliConfig, session_id: &str) -> PathBuf;
 
-    /// The first entry that the transcript lacks on the way from the line of the given [`Adapter::checkpoint`] back to
-    /// its beginning, as a text to know the same gap again by; `None` if all are there. Reads at most a bounded tail, and
-    /// blocks meanwhile.
+    /// First missing entry on the way from a [`Adapter::checkpoint`] back to the first entry, as a text that identifies
+    /// the gap; `None` if there is no gap. Reads a bounded tail. Blocking.
     ///
     /// # Errors
     /// If the file cannot be read.
     fn transcript_gap(&self, transcript: &File, checkpoint: &str) -> std::io::Result<Option<String>>;
 
-    /// Whether the transcript holds the line, and all that it goes back to.
+    /// Whether the transcript has the line and everything before it.
     ///
     /// # Errors
     /// If the file cannot be read.
@@ -331,12 +162,12 @@ pub trait Adapter: Debug + Send + Sync + 'static {
         Ok(self.transcript_gap(transcript, checkpoint)?.is_none())
     }
 
-    /// The transcript of a conversation that was held elsewhere, for [`Opening::Resume`] under this id; `None` if the
-    /// first prompt carries all of it. For texts of some megabytes this belongs on a thread for blocking work.
+    /// Transcript of an imported history, for [`LaunchMode::Resume`] under this id; `None` if the first prompt carries
+    /// all of it. Takes long for megabytes of text: use a thread for blocking work.
     fn import(&self, history: &History, session_id: &str, dirs: &Dirs, now: SystemTime) -> Option<Import>;
 
-    /// The line of the prompt that follows a history: with all of it, or, if it was `imported`, with what a transcript
-    /// cannot hold. `None` if that is the line of the prompt alone.
+    /// User message that follows a history: with all of it, or, if `imported`, with what a transcript cannot hold.
+    /// `None` if the message is the prompt alone.
     ///
     /// # Errors
     /// As [`Adapter::encode_turn`].
@@ -348,19 +179,18 @@ pub trait Adapter: Debug + Send + Sync + 'static {
         cli: &CliConfig,
     ) -> Result<Option<Vec<u8>>, PromptRefused>;
 
-    /// The file from which the CLI reads a user's OAuth credentials.
+    // --- Credentials
+
+    /// File from which the CLI reads a user's OAuth credentials.
     fn credentials_file(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf;
 
-    /// The content of the credentials file.
+    /// Content of the credentials file.
     fn encode_credentials(&self, credentials: &OauthCredentials) -> Vec<u8>;
 
     /// Reads the content of the credentials file; `None` if it is unreadable.
     fn stored_credentials(&self, content: &[u8]) -> Option<StoredCredentials>;
 
-    /// What of a variable of the operator's a child gets whose session has credentials of its own; `None` if the CLI
-    /// would use it in their place.
-    fn beside_own_credentials(&self, name: &OsStr, value: OsString) -> Option<OsString>;
-
-    /// Variables that decide where the CLI keeps its files: they are the same for all users.
-    fn fixed_variables(&self) -> &'static [&'static str];
+    /// Value that a session with OAuth credentials gets of an operator's variable; `None` if the CLI would prefer the
+    /// variable to the credentials.
+    fn variable_beside_oauth(&self, name: &OsStr, value: OsString) -> Option<OsString>;
 }

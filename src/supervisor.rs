@@ -187,7 +187,7 @@ async fn start_session(
 /// that are on their way out.
 fn make_way(sessions: &Sessions) -> bool {
     let resting = |entry: &Arc<Entry>| {
-        entry.with_board(|board| (board.state == SessionState::Dormant).then_some(board.quiet_since))
+        entry.status.read(|visible| (visible.state == SessionState::Dormant).then_some(visible.quiet_since))
     };
     let resting = sessions.registry.entries().into_iter().filter_map(|entry| Some((resting(&entry)?, entry)));
     match resting.min_by_key(|(since, _)| *since) {

@@ -225,7 +225,7 @@ impl Pilotlight {
     #[must_use]
     pub fn sessions(&self) -> Vec<(SessionKey, SessionStatus)> {
         let entries = self.shared().registry.entries();
-        entries.into_iter().map(|entry| (entry.key.clone(), entry.status())).collect()
+        entries.into_iter().map(|entry| (entry.key.clone(), entry.status.status())).collect()
     }
 
     /// The sessions of `user`, or of all users: those in memory, and those that are only on disk as far as they are

@@ -75,13 +75,13 @@ fn read(line: &[u8]) {
     if let Some(id) = terminal.as_ref().and_then(|terminal| terminal.session_id.as_deref()) {
         assert!(Path::new(id).file_name().is_some_and(|name| name == id));
     }
-    drop(CLAUDE.refusal(terminal.as_ref(), &String::from_utf8_lossy(line)));
-    drop(CLAUDE.control_answer(line));
-    drop(CLAUDE.withdrawn(line));
+    drop(CLAUDE.launch_refusal(terminal.as_ref(), &String::from_utf8_lossy(line)));
+    drop(CLAUDE.control_response(line));
+    drop(CLAUDE.cancelled_request(line));
     drop(CLAUDE.checkpoint(line));
     drop(CLAUDE.text_delta(line));
     if let Some(HostRequest::Permission(request)) = CLAUDE.host_request(line) {
-        let answer = CLAUDE.permission_answer(&request, &Decision::Allow { updated_input: None });
+        let answer = CLAUDE.permission_response(&request, &Decision::Allow { updated_input: None });
         assert_eq!(answer.iter().filter(|&&byte| byte == b'\n').count(), 1);
     }
 }

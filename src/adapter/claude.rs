@@ -1,9 +1,8 @@
 //! The adapter for `claude` (stream-json over stdin and stdout).
 //!
-//! One file per concern: `launch` writes the command line, `write` the lines that go in, `classify` peeks at those that
-//! come out, `read` reads the few that matter, `transcript` knows the files, `import` writes one,
-//! `credentials` knows which of them it prefers. Nothing outside this module names an
-//! event, a flag or a file of this CLI.
+//! Command line: `launch`, `home`, `judged`. Input lines: `control`, `prompt`. Output lines: `classify`, `fields`, `read`,
+//! `terminal`, `answer`. Files: `transcript`, `import`, `credentials`. No other module names a message, a flag or a file
+//! of this CLI.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -12,23 +11,25 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use super::{
-    Adapter, AnswerReader, CommandLine, ControlAnswer, Dirs, HostRequest, Import, LaunchPlan, LaunchSettings,
-    LineKind, OwnFiles, Refusal, StoredCredentials, Task, Terminal,
+    Adapter, AnswerReader, CommandLine, ControlResponse, Dirs, HomeCleanup, HostRequest, Import, LaunchPlan,
+    LaunchRefusal, LaunchSettings, LineKind, StoredCredentials, Task, Terminal,
 };
 use crate::config::CliConfig;
 use crate::model::{Decision, History, OauthCredentials, PermissionRequest, Prompt, PromptRefused};
 
 mod answer;
 mod classify;
+mod control;
 mod credentials;
 mod fields;
 mod home;
 mod import;
 mod judged;
 mod launch;
+mod prompt;
 mod read;
+mod terminal;
 mod transcript;
-mod write;
 
 pub use judged::JUDGED_VERSIONS;
 
@@ -36,7 +37,7 @@ pub use judged::JUDGED_VERSIONS;
 #[derive(Debug, Clone, Copy)]
 pub struct Claude;
 
-/// The one adapter of this kind; it has no state.
+/// The stateless adapter.
 pub static CLAUDE: Claude = Claude;
 
 impl Adapter for Claude {
@@ -52,36 +53,48 @@ impl Adapter for Claude {
         launch::command(plan)
     }
 
+    fn home_cleanup(&self, cli: &CliConfig) -> Option<HomeCleanup> {
+        home::cleanup(cli)
+    }
+
+    fn fixed_variables(&self) -> &'static [&'static str] {
+        &[transcript::CONFIG_DIR]
+    }
+
+    fn launch_refusal(&self, terminal: Option<&Terminal>, stderr: &str) -> Option<LaunchRefusal> {
+        launch::refusal(terminal, stderr)
+    }
+
     fn handshake(&self, request_id: &str, settings: &LaunchSettings) -> Vec<u8> {
-        write::handshake(request_id, settings)
+        control::handshake(request_id, settings)
     }
 
     fn mcp_servers(&self, request_id: &str, settings: &LaunchSettings) -> Vec<u8> {
-        write::mcp_servers(request_id, settings)
+        control::mcp_servers(request_id, settings)
     }
 
     fn interrupt(&self, request_id: &str) -> Vec<u8> {
-        write::control(request_id, "interrupt")
+        control::request(request_id, "interrupt")
     }
 
     fn ping(&self, request_id: &str) -> Vec<u8> {
-        write::control(request_id, "mcp_status")
+        control::request(request_id, "mcp_status")
     }
 
     fn encode_turn(&self, prompt: &Prompt, cli: &CliConfig) -> Result<Vec<u8>, PromptRefused> {
-        write::turn(prompt, cli.slash_commands)
+        prompt::encode(prompt, cli.slash_commands)
     }
 
-    fn marked(&self, line: &[u8], id: &str) -> Vec<u8> {
-        write::marked(line, id)
+    fn with_message_id(&self, line: &[u8], id: &str) -> Vec<u8> {
+        prompt::with_id(line, id)
     }
 
-    fn permission_answer(&self, request: &PermissionRequest, decision: &Decision) -> Vec<u8> {
-        write::permission_answer(request, decision)
+    fn permission_response(&self, request: &PermissionRequest, decision: &Decision) -> Vec<u8> {
+        control::permission_response(request, decision)
     }
 
-    fn unsupported_answer(&self, request_id: &str, what: &str) -> Vec<u8> {
-        write::unsupported_answer(request_id, what)
+    fn unsupported_response(&self, request_id: &str, what: &str) -> Vec<u8> {
+        control::unsupported_response(request_id, what)
     }
 
     fn classify(&self, line: &[u8]) -> LineKind {
@@ -89,23 +102,23 @@ impl Adapter for Claude {
     }
 
     fn terminal(&self, line: &[u8]) -> Option<Terminal> {
-        read::terminal(line)
+        terminal::terminal(line)
     }
 
     fn announced_model(&self, line: &[u8]) -> Option<String> {
         read::announced_model(line)
     }
 
-    fn control_answer(&self, line: &[u8]) -> Option<ControlAnswer> {
-        read::control_answer(line)
+    fn control_response(&self, line: &[u8]) -> Option<ControlResponse> {
+        read::control_response(line)
     }
 
     fn host_request(&self, line: &[u8]) -> Option<HostRequest> {
         read::host_request(line)
     }
 
-    fn withdrawn(&self, line: &[u8]) -> Option<String> {
-        read::withdrawn(line)
+    fn cancelled_request(&self, line: &[u8]) -> Option<String> {
+        read::cancelled_request(line)
     }
 
     fn echo(&self, line: &[u8]) -> Option<String> {
@@ -128,16 +141,8 @@ impl Adapter for Claude {
         Box::new(answer::Reader::new(by_deltas))
     }
 
-    fn refusal(&self, terminal: Option<&Terminal>, stderr: &str) -> Option<Refusal> {
-        read::refusal(terminal, stderr)
-    }
-
     fn config_dir(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf {
         transcript::config_dir(dirs, cli)
-    }
-
-    fn own_files(&self, cli: &CliConfig) -> Option<OwnFiles> {
-        home::own_files(cli)
     }
 
     fn transcript(&self, dirs: &Dirs, cli: &CliConfig, session_id: &str) -> PathBuf {
@@ -175,11 +180,7 @@ impl Adapter for Claude {
         credentials::stored(content)
     }
 
-    fn beside_own_credentials(&self, name: &OsStr, value: OsString) -> Option<OsString> {
-        credentials::beside_own(name, value)
-    }
-
-    fn fixed_variables(&self) -> &'static [&'static str] {
-        &[transcript::CONFIG_DIR]
+    fn variable_beside_oauth(&self, name: &OsStr, value: OsString) -> Option<OsString> {
+        credentials::variable_beside_oauth(name, value)
     }
 }

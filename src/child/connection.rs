@@ -49,7 +49,7 @@ use protocol::{Action, Ending, Measurement, Observation, Protocol};
 
 use super::event::OnChildEvent;
 use super::exit::{ChildExit, Exit, ExitCause, KillReason, OomKills};
-use super::running_turn::{RunningTurn, TurnJob};
+use super::running_turn::{Job, RunningTurn};
 use super::secrets::Secrets;
 use super::vitals;
 use crate::adapter::{Adapter, LaunchSettings};
@@ -123,7 +123,7 @@ impl Connection {
 
     /// Gives the child a turn. What came since the last one is read first: whether the child is at a turn of its own
     /// decides what happens to this one.
-    fn take_turn(&mut self, job: Box<TurnJob>, now: Instant) -> Result<(), Box<TurnJob>> {
+    fn take_turn(&mut self, job: Box<Job>, now: Instant) -> Result<(), Box<Job>> {
         if !self.protocol.is_over() && !self.protocol.is_stopping() {
             self.catch_up(now);
         }
@@ -289,7 +289,7 @@ impl Connection {
         );
         let refusal = match remains.ready {
             true => None,
-            false => self.context.adapter.refusal(remains.handshake_terminal.as_deref(), &stderr),
+            false => self.context.adapter.launch_refusal(remains.handshake_terminal.as_deref(), &stderr),
         };
         ChildExit {
             cause,

@@ -7,9 +7,9 @@ use std::{fmt, fs};
 use tokio::time::Instant;
 
 use super::host;
-use super::running_turn::{RunningTurn, TurnJob};
+use super::running_turn::{Job, RunningTurn};
 use super::spawn::Sweep;
-use crate::adapter::Refusal;
+use crate::adapter::LaunchRefusal;
 use crate::telemetry::metrics::{ExitReason, RestartCause};
 pub(crate) use pilotlight_shim::report::ExitStatus as Exit;
 
@@ -29,13 +29,13 @@ pub(crate) struct ChildExit {
     /// Start of the requested stop.
     pub(crate) stop_began: Option<Instant>,
     /// Why the CLI did not open the conversation.
-    pub(crate) refusal: Option<Refusal>,
+    pub(crate) refusal: Option<LaunchRefusal>,
     /// The end of its standard error.
     pub(crate) stderr: String,
     /// The turn without an answer.
     pub(crate) unfinished: Option<Box<RunningTurn>>,
     /// A turn that was not written to the child yet.
-    pub(crate) unseen: Option<Box<TurnJob>>,
+    pub(crate) unseen: Option<Box<Job>>,
     /// How the tree ended; `None`: it survived SIGKILL.
     pub(crate) sweep: Option<Sweep>,
 }

@@ -12,7 +12,7 @@
 //!         match framed {
 //!             Framed::Line(line) => match adapter.classify(line) {
 //!                 Event { .. } => framer.keep(),          // joins the batch
-//!                 ControlAnswer => answers.push(adapter.control_answer(line)), // not kept: left out
+//!                 ControlResponse => answers.push(adapter.control_response(line)), // not kept: left out
 //!                 Terminal => { let end = adapter.terminal(line); framer.keep(); send(framer.take()); .. }
 //!             },
 //!             Framed::TooLong { .. } => ..                 // reported once; what follows is in step again

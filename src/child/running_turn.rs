@@ -16,7 +16,7 @@ use crate::telemetry::metrics::FirstOutput;
 use crate::turn::{Earlier, Hold, Outcome, Status, TurnSender, TurnTrace, aborted, wake};
 
 /// A turn on its way to a child, and what is needed to give it to another one.
-pub(crate) struct TurnJob {
+pub(crate) struct Job {
     pub(crate) turn: TurnId,
     /// `None` once its reader has heard the end.
     pub(crate) sender: Option<TurnSender>,
@@ -37,7 +37,7 @@ pub(crate) struct TurnJob {
 /// A turn that the child has been given.
 #[derive(Debug)]
 pub(crate) struct RunningTurn {
-    pub(crate) job: TurnJob,
+    pub(crate) job: Job,
     pub(crate) deadline: Instant,
     pub(crate) watchdog: Watchdog,
     /// When the ping that is out was sent, and the process then.
@@ -102,14 +102,14 @@ impl fmt::Debug for TurnEnd {
     }
 }
 
-impl fmt::Debug for TurnJob {
+impl fmt::Debug for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Holds the message.
-        f.debug_struct("TurnJob").field("turn", &self.turn).finish_non_exhaustive()
+        f.debug_struct("Job").field("turn", &self.turn).finish_non_exhaustive()
     }
 }
 
-impl TurnJob {
+impl Job {
     /// Ends a turn that no child works on. One that a former child had seen is lost, whatever came after.
     pub(crate) fn abort(mut self, error: TurnError) {
         let error = if self.retries > 0 && !error.reached_child() {
@@ -132,7 +132,7 @@ impl TurnJob {
 
 impl RunningTurn {
     /// `mark`: the message's id, for a child that may be at a turn of its own.
-    pub(crate) fn new(job: TurnJob, mark: Option<String>, now: Instant, limits: &SessionConfig) -> Self {
+    pub(crate) fn new(job: Job, mark: Option<String>, now: Instant, limits: &SessionConfig) -> Self {
         Self {
             job,
             deadline: now + limits.turn_timeout,
@@ -197,8 +197,8 @@ impl RunningTurn {
     }
 
     /// The turn for another child.
-    pub(crate) fn into_retry(self) -> Box<TurnJob> {
-        Box::new(TurnJob { retries: self.job.retries + 1, start: FirstOutput::Cold, ..self.job })
+    pub(crate) fn into_retry(self) -> Box<Job> {
+        Box::new(Job { retries: self.job.retries + 1, start: FirstOutput::Cold, ..self.job })
     }
 
     /// Ends the turn for its reader while the child still works on it.

@@ -3,18 +3,18 @@
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::TurnJob;
+use super::Job;
 use crate::adapter::claude::CLAUDE;
 use crate::model::ids::{SessionHash, TurnId};
 use crate::telemetry::metrics::FirstOutput;
 use crate::turn::{Turn, TurnTrace, turn_channel};
 
 /// A turn for a child, and its reader.
-pub(crate) fn job(turn: u64) -> (Box<TurnJob>, Turn) {
+pub(crate) fn job(turn: u64) -> (Box<Job>, Turn) {
     let (sender, reader) = turn_channel(TurnId(turn), &CLAUDE, 8, 1000, Box::new(|| ()), Box::new(|_| ()));
     let now = Instant::now();
     let session = SessionHash::parse(&"0".repeat(32)).unwrap();
-    let job = TurnJob {
+    let job = Job {
         turn: TurnId(turn),
         sender: Some(sender),
         line: Bytes::from(format!("{{\"type\":\"user\",\"message\":{turn}}}\n")),

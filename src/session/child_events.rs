@@ -120,21 +120,21 @@ impl OnChildEvent for ChildEvents {
         let entry = &self.plan.entry;
         match &event {
             ChildEvent::Permissions(pending) => {
-                return entry.with_board(|board| board.permissions.clone_from(pending));
+                return entry.status.permissions_changed(pending);
             }
-            ChildEvent::Active(active) => entry.with_board(|board| board.active = *active),
+            ChildEvent::Active(active) => entry.status.activity_changed(*active),
             // The work of a start is done. How long servers take to connect, which a caller may have chosen, holds up
             // their own session alone.
             ChildEvent::Greeted => return drop(self.start_permit.take()),
             ChildEvent::Ready => self.ready(),
             ChildEvent::OwnTurn { cost_usd } => {
-                entry.with_board(|board| board.spent(*cost_usd));
+                entry.status.own_turn_ended(*cost_usd);
                 self.plan.record(EventKind::OwnTurn { cost_usd: *cost_usd });
             }
             ChildEvent::Model(_) => {}
             // A reader that hears of the end may look before the session's actor does.
             ChildEvent::TurnEnded(ended) => {
-                let turns = entry.with_board(|board| board.turn_over(ended.turn, ended.cost_usd));
+                let turns = entry.status.turn_ended(ended.turn, ended.cost_usd);
                 if let Some(progress) = &self.progress {
                     progress.note(turns, ended.checkpoint.as_ref());
                 }

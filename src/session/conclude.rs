@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::child::{ChildExit, ExitCause, KillReason, RunningTurn, TurnJob};
+use crate::child::{ChildExit, ExitCause, Job, KillReason, RunningTurn};
 use crate::error::{Loss, StartFailure, TurnError};
 use crate::telemetry::metrics::{ExitReason, RestartCause};
 
@@ -29,7 +29,7 @@ pub(crate) struct Conclusion {
     /// The cause of a start that follows.
     pub(crate) restart: RestartCause,
     /// The turn that the next child gets.
-    pub(crate) retry: Option<Box<TurnJob>>,
+    pub(crate) retry: Option<Box<Job>>,
     /// The turn that ends with this error.
     pub(crate) lost: Option<(Box<RunningTurn>, TurnError)>,
 }

@@ -9,13 +9,11 @@ use std::fs::{self, DirBuilder};
 use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
 use super::SessionStatus;
 use super::store::Record;
-use crate::model::SessionState;
 use crate::model::ids::{DEFAULT_CONVERSATION, SessionHash, SessionKey, UserId};
 use crate::workspace::{open_own, records_dir, users_dir};
 
@@ -116,29 +114,9 @@ pub(crate) fn on_disk(data_dir: &Path, user: Option<&UserId>) -> io::Result<OnDi
         let name = entry?.file_name();
         // One that has no record yet, or a broken one, is found out when it is asked for.
         let known = name.to_str().and_then(SessionHash::parse).and_then(|hash| Record::read(data_dir, &hash));
-        found.sessions.extend(known.map(|(key, record)| (key, status(&record))));
+        found.sessions.extend(known.map(|(key, record)| (key, SessionStatus::on_disk(&record))));
     }
     Ok(found)
-}
-
-/// What a session is at that is not in memory.
-pub(crate) fn status(record: &Record) -> SessionStatus {
-    SessionStatus {
-        state: SessionState::Dormant,
-        pid: None,
-        generation: record.generation,
-        model: record.settings.model.clone(),
-        created: record.created,
-        last_used: record.last_used,
-        idle: SystemTime::now().duration_since(record.last_used).unwrap_or_default(),
-        uptime: Duration::ZERO,
-        turns: record.turns,
-        restarts: record.restarts,
-        memory_bytes: 0,
-        queue_depth: 0,
-        total_cost_usd: record.cost_usd,
-        last_exit: None,
-    }
 }
 
 fn user_dir(data_dir: &Path, user: &UserId) -> PathBuf {

@@ -25,7 +25,7 @@ pub(super) fn start(
         cli: &env.config.cli,
         dirs,
         session_id: &prepared.cli_session_id,
-        opening: prepared.opening,
+        mode: prepared.mode,
         model: prepared.model.as_deref(),
         settings: &prepared.settings,
         mcp_timeout: env.config.mcp.connect_timeout,
@@ -34,7 +34,7 @@ pub(super) fn start(
     let program = &chosen.found;
     let mut args = program.first_args.clone();
     args.extend(command.args);
-    let variables = environment(env, entry, dirs, command.env, command.decided_env, prepared);
+    let variables = environment(env, entry, dirs, command.env, command.enforced_env, prepared);
     let again = if chosen.is_fallback { "-again" } else { "" };
     let name = format!("{}-{}{again}", entry.key.hash(), generation.0);
     let launch = Launch {
@@ -81,7 +81,7 @@ fn environment(
     let given = passed.chain(of_adapter).chain(configured).chain(prepared.variables.iter());
     let given = given.filter_map(|(name, value)| {
         let value = match prepared.own_credentials {
-            true => env.adapter.beside_own_credentials(&name, value)?,
+            true => env.adapter.variable_beside_oauth(&name, value)?,
             false => value,
         };
         Some((name, value))

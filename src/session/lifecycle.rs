@@ -18,7 +18,7 @@ use super::import::Offered;
 use super::launch;
 use super::opening::{self, Prepared};
 use super::store::Record;
-use crate::adapter::Refusal;
+use crate::adapter::LaunchRefusal;
 use crate::admission::StartPermit;
 use crate::child::{ChildContext, ChildExit, ChildTask, Sweep, UNKILLABLE};
 use crate::error::{StartFailure, TurnError};
@@ -155,7 +155,7 @@ async fn one_child(
     stop: &CancellationToken,
     mailbox: &Mailbox,
     start_permit: &Arc<TakeOnce<StartPermit>>,
-) -> Result<Conclusion, Refusal> {
+) -> Result<Conclusion, LaunchRefusal> {
     let metrics = &plan.env().metrics;
     let begun = Instant::now();
     let mut child = match launch::start(plan, prepared, chosen) {
@@ -264,7 +264,7 @@ fn conclude_and_record(plan: &Plan, exit: ChildExit) -> Conclusion {
     let Conclusion { reason, detail, .. } = &conclusion;
     metrics.exited(*reason);
     let shown = Exit { reason: reason.as_str(), detail: detail.clone(), at: SystemTime::now() };
-    plan.entry.with_board(|board| board.last_exit = Some(shown.clone()));
+    plan.entry.status.exited(shown.clone());
     if !conclusion.was_requested() {
         plan.record(EventKind::Crashed(shown));
         tracing::warn!(%session, generation = plan.generation.0, cause = %detail, "the CLI ended unasked");

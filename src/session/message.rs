@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use super::child_events::LifecycleEvent;
 use super::store::SettingsRecord;
-use crate::child::{Answer, ChildEvent, TurnJob};
+use crate::child::{Answer, ChildEvent, Job};
 use crate::error::TurnError;
 use crate::model::ids::{Generation, TurnId};
 use crate::telemetry::metrics::EvictionReason;
@@ -14,7 +14,7 @@ use crate::telemetry::metrics::EvictionReason;
 #[derive(Debug)]
 pub(crate) enum SessionMessage {
     /// A turn that was let in.
-    Submit(Box<Submission>),
+    Submit(Box<TurnSubmission>),
     /// The reader of a turn is gone.
     Cancel(TurnId),
     /// Start the child; answer when it is ready.
@@ -51,14 +51,14 @@ pub(crate) enum SessionMessage {
 }
 
 /// A turn on its way to the session.
-pub(crate) struct Submission {
-    pub(crate) job: Box<TurnJob>,
+pub(crate) struct TurnSubmission {
+    pub(crate) job: Box<Job>,
     /// Launch settings that the turn asks for; each `None` keeps the present one.
     pub(crate) settings: SettingsRecord,
 }
 
-impl std::fmt::Debug for Submission {
+impl std::fmt::Debug for TurnSubmission {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Submission").field("turn", &self.job.turn).finish_non_exhaustive()
+        f.debug_struct("TurnSubmission").field("turn", &self.job.turn).finish_non_exhaustive()
     }
 }

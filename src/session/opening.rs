@@ -16,7 +16,7 @@ use super::import::{First, Imported, Offered, ProgramFile, first_line};
 use super::known;
 use super::lifecycle::Plan;
 use super::store::{ProgressFile, Record, new_cli_session_id};
-use crate::adapter::{Adapter, Import, LaunchSettings, Opening, Refusal};
+use crate::adapter::{Adapter, Import, LaunchMode, LaunchRefusal, LaunchSettings};
 use crate::child::Secrets;
 use crate::config::CliConfig;
 use crate::model::ids::{SessionKey, UserId};
@@ -32,7 +32,7 @@ pub(super) struct Prepared {
     pub(super) cli_session_id: String,
     /// The session does not know it yet.
     is_new_id: bool,
-    pub(super) opening: Opening,
+    pub(super) mode: LaunchMode,
     pub(super) settings: LaunchSettings,
     /// What is missing of the conversation.
     pub(super) loss: Option<ContextLost>,
@@ -69,7 +69,7 @@ const CLEARED_AGAIN: RemovalLimit = RemovalLimit { entries: 500_000, time: Durat
 /// Removes what the child before left that the next one would obey. Before the session asks for the permit to start.
 pub(super) async fn clear(plan: &Plan) -> io::Result<()> {
     let (workspace, env) = (plan.workspace.clone(), plan.env().clone());
-    let clear = move || workspace.clear_own_files(env.adapter, &env.config.cli, CLEARED);
+    let clear = move || workspace.clear_home(env.adapter, &env.config.cli, CLEARED);
     match tokio::task::spawn_blocking(clear).await.map_err(io::Error::other)? {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error),
         // Whatever else there is shows itself in the preparation, which makes directories that are missing first.
@@ -104,7 +104,7 @@ fn prepare_now(
     let (adapter, cli) = (env.adapter, &env.config.cli);
     workspace.create()?;
     workspace.remove_abandoned_files(adapter, cli);
-    workspace.clear_own_files(adapter, cli, CLEARED_AGAIN)?;
+    workspace.clear_home(adapter, cli, CLEARED_AGAIN)?;
     let mcp_servers = match &record.settings.mcp_servers {
         Some(servers) => {
             let found = servers.resolve(&env.config.mcp);
@@ -157,7 +157,7 @@ fn prepare_now(
         progress: progress.map(Arc::new),
         cli_session_id,
         is_new_id: !is_usable,
-        opening: if transcript.is_some() || imported.is_some() { Opening::Resume } else { Opening::New },
+        mode: if transcript.is_some() || imported.is_some() { LaunchMode::Resume } else { LaunchMode::New },
         own_credentials: record.settings.own_credentials,
         secrets: Secrets::of(cli.env.iter().chain(variables.pairs()), &mcp_servers, &tokens),
         settings: LaunchSettings {
@@ -242,7 +242,7 @@ impl Prepared {
     /// The next way to try after the CLI refused this one: the other way once, then a conversation of a new id.
     ///
     /// Blocks.
-    pub(super) fn after_refusal(mut self, refusal: Refusal, plan: &Plan) -> Self {
+    pub(super) fn after_refusal(mut self, refusal: LaunchRefusal, plan: &Plan) -> Self {
         self.attempt += 1;
         if let Some(imported) = self.imported.take() {
             // The history goes into the first message.
@@ -255,21 +255,21 @@ impl Prepared {
             if let Err(error) = plan.workspace.remove_cli_file(adapter, cli, &written) {
                 tracing::warn!(%error, "a transcript that is of no use is left behind");
             }
-            self.opening = Opening::New;
+            self.mode = LaunchMode::New;
             self.first = self.offered.as_ref().map(|offered| first(offered, false, plan.env()));
             return self;
         }
         if self.attempt == 1 {
-            self.opening = match refusal {
-                Refusal::NoConversation => Opening::New,
-                Refusal::IdInUse => Opening::Resume,
+            self.mode = match refusal {
+                LaunchRefusal::NoConversation => LaunchMode::New,
+                LaunchRefusal::IdInUse => LaunchMode::Resume,
             };
             // Started again under the old id: what was said before is gone.
-            let lost = refusal == Refusal::NoConversation && self.has_turns;
+            let lost = refusal == LaunchRefusal::NoConversation && self.has_turns;
             self.loss = lost.then_some(ContextLost::Conversation);
         } else {
             self.cli_session_id = new_cli_session_id();
-            self.opening = Opening::New;
+            self.mode = LaunchMode::New;
             self.loss = self.has_turns.then_some(ContextLost::Conversation);
             self.is_new_id = true;
         }

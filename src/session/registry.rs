@@ -1,30 +1,25 @@
-//! Which sessions are in memory. The hot path looks a session up here and passes no actor's mailbox. Never spawns.
+//! The sessions that are in memory. A turn finds its session here without passing an actor's mailbox.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
 
 use dashmap::DashMap;
 use ractor::{ActorId, ActorRef};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
 
-use crate::model::ids::{SessionHash, SessionKey, TurnId};
-use crate::model::{PendingPermission, SessionState};
-use crate::session::{RecordWriter, SessionMessage, SessionStatus};
-use crate::support::lock::MutexExt;
-use crate::telemetry::events::Exit;
+use crate::model::ids::{SessionHash, SessionKey};
+use crate::session::status::StatusCell;
+use crate::session::{Record, RecordWriter, SessionMessage};
 use crate::workspace::Workspace;
 
-/// All sessions of an instance that have an actor.
+/// All sessions that have an actor.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     sessions: DashMap<SessionKey, Arc<Entry>>,
-    /// Whose actor it is: all that is known when an actor has ended.
+    /// The sessions by actor: an ended actor is known by its id alone.
     keys: DashMap<ActorId, SessionKey>,
 }
 
-/// What everyone may know of a session without asking its actor.
+/// One session in memory.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) key: SessionKey,
@@ -35,57 +30,8 @@ pub(crate) struct Entry {
     /// One permit per turn that runs or may wait.
     turns: Arc<Semaphore>,
     turn_limit: usize,
-    /// The root of the child's tree (the shim); 0: none.
-    pub(crate) tree: AtomicU32,
-    /// What the tree used when it was last measured.
-    pub(crate) memory: AtomicU64,
+    pub(crate) status: StatusCell,
     pub(crate) writer: Arc<RecordWriter>,
-    board: Mutex<Board>,
-}
-
-/// Written by the session's actor; what changes within a turn, and its end, as the child's dialogue tells it.
-#[derive(Debug, Clone)]
-pub(crate) struct Board {
-    pub(crate) state: SessionState,
-    pub(crate) pid: Option<u32>,
-    pub(crate) generation: u64,
-    pub(crate) model: Option<String>,
-    pub(crate) created: SystemTime,
-    pub(crate) last_used: SystemTime,
-    /// Monotonic twin of `last_used`: a change of the clock evicts nobody.
-    pub(crate) quiet_since: Instant,
-    pub(crate) child_since: Option<Instant>,
-    pub(crate) turns: u64,
-    pub(crate) restarts: u64,
-    pub(crate) queue_depth: usize,
-    pub(crate) cost_usd: f64,
-    pub(crate) permissions: Vec<PendingPermission>,
-    /// Turns of its own keep the child busy.
-    pub(crate) active: bool,
-    /// The turn that ended last; the actor may not have heard of it yet.
-    pub(crate) ended: Option<TurnId>,
-    /// How the last child ended.
-    pub(crate) last_exit: Option<Exit>,
-}
-
-impl Board {
-    /// A turn is over; what else it changes is shown by the session's actor.
-    /// Gives the number of turns.
-    pub(crate) fn turn_over(&mut self, turn: TurnId, cost_usd: f64) -> u64 {
-        self.ended = Some(turn);
-        self.turns = self.turns.saturating_add(1);
-        self.cost_usd += cost_usd;
-        self.quiet_since = Instant::now();
-        if self.state == SessionState::Busy && self.queue_depth == 0 {
-            self.state = SessionState::Idle;
-        }
-        self.turns
-    }
-
-    /// The CLI ran a turn of its own accord.
-    pub(crate) fn spent(&mut self, cost_usd: f64) {
-        self.cost_usd += cost_usd;
-    }
 }
 
 impl Entry {
@@ -94,7 +40,7 @@ impl Entry {
         workspace: Workspace,
         actor: ActorRef<SessionMessage>,
         turn_limit: usize,
-        board: Board,
+        record: &Record,
     ) -> Self {
         Self {
             hash: key.hash(),
@@ -103,48 +49,8 @@ impl Entry {
             actor,
             turns: Arc::new(Semaphore::new(turn_limit)),
             turn_limit,
-            tree: AtomicU32::new(0),
-            memory: AtomicU64::new(0),
+            status: StatusCell::new(record),
             writer: Arc::default(),
-            board: Mutex::new(board),
-        }
-    }
-
-    pub(crate) fn board(&self) -> Board {
-        self.with_board(|board| board.clone())
-    }
-
-    pub(crate) fn with_board<T>(&self, look: impl FnOnce(&mut Board) -> T) -> T {
-        // The board holds plain values: a panic elsewhere leaves it usable.
-        look(&mut self.board.lock_unpoisoned())
-    }
-
-    pub(crate) fn status(&self) -> SessionStatus {
-        let board = self.board();
-        let now = Instant::now();
-        let rests = board.state != SessionState::Busy;
-        SessionStatus {
-            state: board.state,
-            pid: board.pid,
-            generation: board.generation,
-            model: board.model,
-            created: board.created,
-            last_used: board.last_used,
-            idle: if rests { now.saturating_duration_since(board.quiet_since) } else { Duration::ZERO },
-            uptime: board.child_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)),
-            turns: board.turns,
-            restarts: board.restarts,
-            memory_bytes: self.memory.load(Ordering::Relaxed),
-            queue_depth: board.queue_depth,
-            total_cost_usd: board.cost_usd,
-            last_exit: board.last_exit,
-        }
-    }
-
-    pub(crate) fn set_tree(&self, shim: Option<u32>) {
-        self.tree.store(shim.unwrap_or(0), Ordering::Relaxed);
-        if shim.is_none() {
-            self.memory.store(0, Ordering::Relaxed);
         }
     }
 

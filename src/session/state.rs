@@ -23,7 +23,7 @@ pub(crate) type SettingsHash = u64;
 
 /// A turn that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ticket {
+pub(crate) struct QueuedTurn {
     pub(crate) turn: TurnId,
     /// What the child must have been started with; `None`: as it is.
     pub(crate) settings_hash: Option<SettingsHash>,
@@ -46,7 +46,7 @@ enum State {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Input {
     /// A turn was accepted.
-    Submit(Ticket),
+    Submit(QueuedTurn),
     /// A turn's reader is gone.
     Cancel(TurnId),
     /// Somebody wants the child to be there.
@@ -66,7 +66,7 @@ pub(crate) enum Input {
     /// The turn is over, the child lives. `exhausted`: but no turn can succeed in it any more.
     TurnEnded { generation: Generation, turn: TurnId, answered: bool, exhausted: bool },
     /// The child and its whole tree are gone, or never were.
-    Exited { generation: Generation, kind: ExitKind, retry: Option<Ticket> },
+    Exited { generation: Generation, kind: ExitKind, retry: Option<QueuedTurn> },
     /// The time of the last [`Effect::WakeAt`] has come.
     Woken,
 }
@@ -100,7 +100,7 @@ pub(crate) enum Effect {
 #[derive(Debug)]
 pub(crate) struct Machine {
     state: State,
-    queue: VecDeque<Ticket>,
+    queue: VecDeque<QueuedTurn>,
     generation: Generation,
     /// What the current or the next child is started with.
     settings_hash: SettingsHash,
@@ -159,7 +159,7 @@ impl Machine {
 
     /// The turn that comes next.
     pub(crate) fn next_turn(&self) -> Option<TurnId> {
-        self.queue.front().map(|ticket| ticket.turn)
+        self.queue.front().map(|queued| queued.turn)
     }
 
     pub(crate) fn queue_depth(&self) -> usize {
@@ -191,7 +191,7 @@ impl Machine {
     ) -> Vec<Effect> {
         let mut effects = Vec::new();
         match input {
-            Input::Submit(ticket) => self.submit(ticket, now, &mut effects),
+            Input::Submit(queued) => self.submit(queued, now, &mut effects),
             Input::Cancel(turn) => self.cancel(turn, &mut effects),
             Input::Warm => self.warm(now, &mut effects),
             Input::Interrupt => {
@@ -238,17 +238,17 @@ impl Machine {
         effects
     }
 
-    fn submit(&mut self, ticket: Ticket, now: Instant, effects: &mut Vec<Effect>) {
+    fn submit(&mut self, queued: QueuedTurn, now: Instant, effects: &mut Vec<Effect>) {
         if self.shutting_down {
-            return effects.push(Effect::Abort { turn: ticket.turn, error: TurnError::Draining });
+            return effects.push(Effect::Abort { turn: queued.turn, error: TurnError::Draining });
         }
         if let State::Failed { last, retry_at } = &self.state
             && *retry_at > now
         {
             let error = circuit_open(last, *retry_at, now);
-            return effects.push(Effect::Abort { turn: ticket.turn, error });
+            return effects.push(Effect::Abort { turn: queued.turn, error });
         }
-        self.queue.push_back(ticket);
+        self.queue.push_back(queued);
         match self.state {
             State::Dormant | State::Failed { .. } => self.start(false, effects),
             State::Idle { .. } => self.dispatch(effects),
@@ -257,7 +257,7 @@ impl Machine {
     }
 
     fn cancel(&mut self, turn: TurnId, effects: &mut Vec<Effect>) {
-        if let Some(index) = self.queue.iter().position(|ticket| ticket.turn == turn) {
+        if let Some(index) = self.queue.iter().position(|queued| queued.turn == turn) {
             self.queue.remove(index);
             effects.push(Effect::Abort { turn, error: TurnError::Cancelled });
         } else if let State::Busy { generation, turn: running } = self.state
@@ -313,7 +313,7 @@ impl Machine {
     fn exited(
         &mut self,
         kind: ExitKind,
-        retry: Option<Ticket>,
+        retry: Option<QueuedTurn>,
         now: Instant,
         jitter: f64,
         config: &RestartConfig,
@@ -375,7 +375,7 @@ impl Machine {
 
     /// What the last of the waiting turns that ask for any settings asks for.
     pub(super) fn last_wanted(&self) -> Option<SettingsHash> {
-        self.queue.iter().rev().find_map(|ticket| ticket.settings_hash)
+        self.queue.iter().rev().find_map(|queued| queued.settings_hash)
     }
 
     fn is_wanted(&self) -> bool {
@@ -405,15 +405,15 @@ impl Machine {
     /// Gives an idle child the first turn of the queue, or starts it anew if the turn needs another one.
     fn dispatch(&mut self, effects: &mut Vec<Effect>) {
         let State::Idle { generation } = self.state else { return };
-        let Some(ticket) = self.queue.front().copied() else { return };
-        let is_offered = self.offered == Some(ticket.turn);
-        let brings_history = ticket.brings_history && !self.has_context && !is_offered;
-        if brings_history || ticket.settings_hash.is_some_and(|wanted| wanted != self.settings_hash) {
+        let Some(queued) = self.queue.front().copied() else { return };
+        let is_offered = self.offered == Some(queued.turn);
+        let brings_history = queued.brings_history && !self.has_context && !is_offered;
+        if brings_history || queued.settings_hash.is_some_and(|wanted| wanted != self.settings_hash) {
             return self.stop(effects);
         }
         self.queue.pop_front();
-        self.state = State::Busy { generation, turn: ticket.turn };
-        effects.push(Effect::Deliver { generation, turn: ticket.turn });
+        self.state = State::Busy { generation, turn: queued.turn };
+        effects.push(Effect::Deliver { generation, turn: queued.turn });
     }
 
     fn give_up(&mut self, error: &TurnError, effects: &mut Vec<Effect>) {
@@ -424,7 +424,7 @@ impl Machine {
 
     fn abort_queue(&mut self, error: &TurnError, effects: &mut Vec<Effect>) {
         effects.extend(
-            self.queue.drain(..).map(|ticket| Effect::Abort { turn: ticket.turn, error: error.clone() }),
+            self.queue.drain(..).map(|queued| Effect::Abort { turn: queued.turn, error: error.clone() }),
         );
     }
 }

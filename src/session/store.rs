@@ -55,9 +55,9 @@ pub(crate) struct Record {
     /// A gap in the transcript that has been found before: it stays there.
     #[serde(default)]
     pub(crate) known_gap: Option<String>,
-    /// What is missing of the conversation, as long as no turn that was told of it has ended.
-    #[serde(default)]
-    pub(crate) untold_loss: Option<ContextLost>,
+    /// What is missing of the conversation, until a turn that reported it has ended.
+    #[serde(default, rename = "untold_loss")]
+    pub(crate) unreported_context_loss: Option<ContextLost>,
     /// Where the first release keeps what is `settings.model` now: written for the way back to it.
     #[serde(default)]
     model: Option<String>,
@@ -120,7 +120,7 @@ impl Record {
             last_used: now,
             checkpoint: None,
             known_gap: None,
-            untold_loss: None,
+            unreported_context_loss: None,
             model: None,
             chosen_model: None,
             own_credentials: false,
@@ -193,7 +193,7 @@ impl Record {
         Generation(self.generation)
     }
 
-    /// What a child of this conversation works with that is bound to no model: the configured one, else what the CLI
+    /// What a child of this conversation works with that has no model of its own: the configured one, else what the CLI
     /// chose when the conversation began, to go on with the same window and system prompt.
     pub(crate) fn model_without<'a>(&'a self, cli: &'a CliConfig) -> Option<&'a str> {
         cli.model.as_deref().or(self.chosen_model.as_deref())

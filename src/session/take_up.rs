@@ -47,7 +47,7 @@ fn begin(sessions: &Sessions, key: &SessionKey) -> io::Result<Record> {
     let mut record = Record::new(key, &workspace);
     // Also if this program was killed after it had moved a broken record aside.
     if workspace.record().broken_file().symlink_metadata().is_ok() {
-        record.untold_loss = Some(ContextLost::Conversation);
+        record.unreported_context_loss = Some(ContextLost::Conversation);
     }
     workspace.record().create()?;
     workspace.record().write_directory(workspace.name())?;

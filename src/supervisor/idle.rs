@@ -3,7 +3,6 @@
 //! order, so a turn that comes in the same instant is served.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -13,8 +12,9 @@ use crate::admission::room::{self, Idle};
 use crate::model::SessionState;
 use crate::session::SessionMessage;
 use crate::session::actor_refs::{IdleMessage, Room};
-use crate::session::registry::{Board, Entry};
+use crate::session::registry::Entry;
 use crate::session::sessions::Sessions;
+use crate::session::status::Visible;
 use crate::telemetry::metrics::EvictionReason;
 
 /// Sessions are looked at this often even if none is due, so that one which became quiet by other ways than a turn is
@@ -117,7 +117,7 @@ fn look(
     let mut due = Vec::new();
     let mut next = timeout;
     for entry in entries {
-        match entry.with_board(|board| wish(board, now, timeout)) {
+        match entry.status.read(|visible| wish(visible, now, timeout)) {
             Wish::Evict { quiet_since } => {
                 due.push((entry, SessionMessage::EvictIdle { reason: EvictionReason::Idle, quiet_since }));
             }
@@ -136,11 +136,11 @@ enum Wish {
     Leave,
 }
 
-fn wish(board: &Board, now: Instant, timeout: Duration) -> Wish {
-    let quiet = now.saturating_duration_since(board.quiet_since);
-    match board.state {
+fn wish(visible: &Visible, now: Instant, timeout: Duration) -> Wish {
+    let quiet = now.saturating_duration_since(visible.quiet_since);
+    match visible.state {
         _ if quiet < timeout => Wish::Later(timeout - quiet),
-        SessionState::Idle if !board.active => Wish::Evict { quiet_since: board.quiet_since },
+        SessionState::Idle if !visible.active => Wish::Evict { quiet_since: visible.quiet_since },
         SessionState::Dormant | SessionState::Failed => Wish::Retire,
         _ => Wish::Leave,
     }
@@ -148,12 +148,12 @@ fn wish(board: &Board, now: Instant, timeout: Duration) -> Wish {
 
 /// How long until the next idle child may be stopped to make room; `None` if there is none that is too young.
 fn next_old_enough(entries: &[Arc<Entry>], now: Instant) -> Option<Duration> {
-    let remaining = |board: &mut Board| {
-        let age = now.saturating_duration_since(board.child_since?);
-        let idle = board.state == SessionState::Idle && !board.active;
+    let remaining = |visible: &Visible| {
+        let age = now.saturating_duration_since(visible.child_since?);
+        let idle = visible.is_idle();
         TOO_YOUNG.checked_sub(age).filter(|remaining| idle && !remaining.is_zero())
     };
-    let next = entries.iter().filter_map(|entry| entry.with_board(remaining)).min()?;
+    let next = entries.iter().filter_map(|entry| entry.status.read(remaining)).min()?;
     Some(next.max(SHORTEST_SLEEP))
 }
 
@@ -165,15 +165,15 @@ fn victims<'a>(
     sessions: &Sessions,
 ) -> Vec<(&'a Arc<Entry>, Instant)> {
     let candidate = |entry: &Arc<Entry>| {
-        let (since, quiet_since) = entry.with_board(|board| {
-            let idle = board.state == SessionState::Idle && !board.active && board.queue_depth == 0;
-            Some((board.child_since.filter(|_| idle)?, board.quiet_since))
+        let (since, quiet_since) = entry.status.read(|visible| {
+            let idle = visible.is_idle() && visible.queue_depth == 0;
+            Some((visible.child_since.filter(|_| idle)?, visible.quiet_since))
         })?;
         Some(Idle {
             user: entry.key.user().clone(),
             quiet_since,
             young: now.saturating_duration_since(since) < TOO_YOUNG,
-            bytes: entry.memory.load(Ordering::Relaxed),
+            bytes: entry.status.read(|visible| visible.memory_bytes),
         })
     };
     let (of, idle): (Vec<_>, Vec<_>) =
@@ -181,7 +181,7 @@ fn victims<'a>(
     let chosen = match room {
         Room::Children(wishes) => {
             let is_leaving =
-                |entry: &&Arc<Entry>| entry.with_board(|board| board.state == SessionState::Stopping);
+                |entry: &&Arc<Entry>| entry.status.read(|visible| visible.state == SessionState::Stopping);
             let leaving: Vec<_> =
                 entries.iter().filter(is_leaving).map(|entry| entry.key.user().clone()).collect();
             room::for_starts(&wishes.waiting, wishes.held.clone(), &leaving, &idle)

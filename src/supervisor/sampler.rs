@@ -7,7 +7,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -188,8 +187,8 @@ impl Round {
     }
 
     fn begin(&mut self, sessions: &Sessions) -> std::io::Result<()> {
-        let shims = sessions.registry.entries().into_iter().map(|entry| entry.tree.load(Ordering::Relaxed));
-        let shims: HashSet<u32> = shims.filter(|shim| *shim != 0).collect();
+        let entries = sessions.registry.entries();
+        let shims: HashSet<u32> = entries.iter().filter_map(|entry| shim_of(entry)).collect();
         let processes = self.table.begin(&shims)?;
         (self.parts, self.part) = divided(processes);
         Ok(())
@@ -203,19 +202,22 @@ fn divided(processes: usize) -> (usize, usize) {
 }
 
 fn is_near(entry: &Entry, limit: u64) -> bool {
-    entry.memory.load(Ordering::Relaxed) > limit / 100 * NEAR_PERCENT
+    entry.status.read(|visible| visible.memory_bytes) > limit / 100 * NEAR_PERCENT
+}
+
+/// The root of the session's process tree, if it has one.
+fn shim_of(entry: &Entry) -> Option<u32> {
+    entry.status.read(|visible| visible.shim)
 }
 
 /// Looks at each tree that is near its limit and asks for the end of those beyond; whether any is still near. Blocks.
 fn look_at_near(sessions: &Sessions, limit: u64) -> bool {
     let mut any = false;
     for entry in sessions.registry.entries().iter().filter(|entry| is_near(entry, limit)) {
-        let shim = entry.tree.load(Ordering::Relaxed);
-        let Some(tree) = Some(shim).filter(|shim| *shim != 0).and_then(|shim| single_tree(shim).ok()) else {
-            continue;
-        };
+        let Some(shim) = shim_of(entry) else { continue };
+        let Ok(tree) = single_tree(shim) else { continue };
         let used = tree.private_bytes();
-        entry.memory.store(used, Ordering::Relaxed);
+        entry.status.measured(shim, used);
         any |= is_near(entry, limit);
         // The cheap figure counts shared pages more than once: nobody is ended for that.
         if used > limit && tree.exceeds(limit) {
@@ -233,17 +235,15 @@ fn sample(sessions: &Sessions, table: &ProcessTable, now: Instant, session_limit
     let (mut total, mut counted, mut shims, mut clis) = (TreeMemory::default(), 0_u64, 0, 0);
     let (mut oldest_idle, mut oldest_turn) = (Duration::ZERO, Duration::ZERO);
     for entry in sessions.registry.entries() {
-        match entry.with_board(|board| (board.state, now.saturating_duration_since(board.quiet_since))) {
+        match entry.status.read(|visible| (visible.state, now.saturating_duration_since(visible.quiet_since)))
+        {
             (SessionState::Idle, age) => oldest_idle = oldest_idle.max(age),
             (SessionState::Busy, age) => oldest_turn = oldest_turn.max(age),
             _ => {}
         }
-        let shim = entry.tree.load(Ordering::Relaxed);
-        if shim == 0 {
-            continue;
-        }
+        let Some(shim) = shim_of(&entry) else { continue };
         let tree = table.tree(shim);
-        entry.memory.store(tree.private_bytes(), Ordering::Relaxed);
+        entry.status.measured(shim, tree.private_bytes());
         metrics.session_memory(tree.private_bytes());
         shims += 1;
         clis += usize::from(tree.processes > 0);

@@ -10,18 +10,19 @@ use tokio::time::{Instant, timeout};
 
 use super::{System, longest_stop};
 use crate::adapter::Dirs;
-use crate::child::{Answer, TurnJob};
+use crate::child::{Answer, Job};
 use crate::error::TurnError;
 use crate::model::ids::{InvalidName, SessionKey};
 use crate::model::{Decision, Prompt, is_model_name};
 use crate::model::{History, Role};
-use crate::model::{OauthCredentials, PendingPermission, PermissionError, SessionState};
+use crate::model::{OauthCredentials, PendingPermission, PermissionError};
 use crate::session::actor_refs::SupervisorMessage;
 use crate::session::env::Env;
 use crate::session::import::{first_line, within};
-use crate::session::message::Submission;
+use crate::session::message::TurnSubmission;
 use crate::session::registry::{Entry, NotAdmitted};
 use crate::session::sessions::Sessions;
+use crate::session::status::Visible;
 use crate::session::store::{Record, SettingsRecord};
 use crate::session::{SessionMessage, SessionStatus, known, take_up};
 use crate::support::lock::MutexExt;
@@ -107,12 +108,13 @@ impl Session {
     ) -> Result<Turn, TurnError> {
         let key = self.key()?;
         let is_long = options.history.as_ref().is_some_and(|it| it.bytes() > ENCODE_INLINE);
-        let mut letter = if is_long {
+        let mut encoded = if is_long {
             let env = self.env().clone();
-            let written = tokio::task::spawn_blocking(move || Letter::write(&env, prompt, options, hold));
+            let written =
+                tokio::task::spawn_blocking(move || EncodedTurn::encode(&env, prompt, options, hold));
             written.await.map_err(|_| TurnError::Internal("a turn could not be written"))??
         } else {
-            Letter::write(self.env(), prompt, options, hold)?
+            EncodedTurn::encode(self.env(), prompt, options, hold)?
         };
         for _ in 0..LOOKUPS {
             if self.sessions().is_draining() {
@@ -120,9 +122,9 @@ impl Session {
                 return Err(TurnError::Draining);
             }
             match self.sessions().registry.admit(key) {
-                Ok((entry, permit)) => match self.post(&entry, permit, letter, accepted)? {
+                Ok((entry, permit)) => match self.post(&entry, permit, encoded, accepted)? {
                     Ok(turn) => return Ok(turn),
-                    Err(unsent) => letter = unsent,
+                    Err(unsent) => encoded = unsent,
                 },
                 Err(NotAdmitted::Full { limit }) => return Err(TurnError::QueueFull { limit }),
                 Err(NotAdmitted::Absent) => self.bring_into_memory(key).await?,
@@ -131,17 +133,16 @@ impl Session {
         Err(TurnError::Internal("the session's actor keeps failing"))
     }
 
-    /// Hands the turn to the session's actor; gives the letter back if the actor is no more.
+    /// Hands the turn to the session's actor; gives the encoded back if the actor is no more.
     fn post(
         &self,
         entry: &Arc<Entry>,
         permit: OwnedSemaphorePermit,
-        letter: Letter,
+        encoded: EncodedTurn,
         accepted: Instant,
-    ) -> Result<Result<Turn, Letter>, TurnError> {
+    ) -> Result<Result<Turn, EncodedTurn>, TurnError> {
         let sessions = self.sessions();
-        let is_warm =
-            entry.with_board(|board| matches!(board.state, SessionState::Idle | SessionState::Busy));
+        let is_warm = entry.status.read(Visible::is_warm);
         if !is_warm {
             sessions.admission.check_memory()?;
         }
@@ -168,20 +169,20 @@ impl Session {
             on_end,
         );
         let (sender, turn) = channel;
-        let kept = letter.clone();
-        let job = Box::new(TurnJob {
+        let kept = encoded.clone();
+        let job = Box::new(Job {
             turn: id,
             sender: Some(sender),
-            line: letter.line,
-            earlier: letter.earlier,
-            hold: letter.hold,
+            line: encoded.line,
+            earlier: encoded.earlier,
+            hold: encoded.hold,
             accepted,
             start: if is_warm { FirstOutput::Warm } else { FirstOutput::Cold },
             retries: 0,
             context_lost: false,
             trace,
         });
-        let submission = Box::new(Submission { job, settings: letter.settings });
+        let submission = Box::new(TurnSubmission { job, settings: encoded.settings });
         Ok(match entry.actor.cast(SessionMessage::Submit(submission)) {
             Ok(()) => Ok(turn),
             Err(refused) => {
@@ -275,7 +276,7 @@ impl Session {
     /// What the session does now; `None` if it is not in memory.
     #[must_use]
     pub fn status(&self) -> Option<SessionStatus> {
-        self.entry().map(|entry| entry.status())
+        self.entry().map(|entry| entry.status.status())
     }
 
     /// What the session does now, or was at when it left memory; `None` if there is no such session.
@@ -288,13 +289,13 @@ impl Session {
         }
         let (sessions, key) = (self.sessions().clone(), self.key()?.clone());
         let record = blocking(move || take_up::known(&sessions, &key)).await?;
-        Ok(record.as_ref().map(known::status))
+        Ok(record.as_ref().map(SessionStatus::on_disk))
     }
 
     /// Tools that wait for permission (policy `ask`).
     #[must_use]
     pub fn permissions(&self) -> Vec<PendingPermission> {
-        self.entry().map(|entry| entry.board().permissions).unwrap_or_default()
+        self.entry().map(|entry| entry.status.read(|visible| visible.permissions.clone())).unwrap_or_default()
     }
 
     /// Answers a tool that waits for permission.
@@ -456,7 +457,7 @@ fn ended(status: &Status, took: Duration) -> EventKind {
 
 /// A turn as it was asked for, serialised and checked.
 #[derive(Clone)]
-struct Letter {
+struct EncodedTurn {
     line: Bytes,
     /// For a conversation without context.
     earlier: Option<Earlier>,
@@ -464,8 +465,13 @@ struct Letter {
     settings: SettingsRecord,
 }
 
-impl Letter {
-    fn write(env: &Env, prompt: Prompt, options: TurnOptions, hold: Option<Hold>) -> Result<Self, TurnError> {
+impl EncodedTurn {
+    fn encode(
+        env: &Env,
+        prompt: Prompt,
+        options: TurnOptions,
+        hold: Option<Hold>,
+    ) -> Result<Self, TurnError> {
         let config = &env.config;
         let limit = config.session.prompt_limit;
         let limit_of_history = config.session.history_limit;

@@ -71,17 +71,17 @@ impl Workspace {
     ///
     /// # Errors
     /// Of kind [`io::ErrorKind::TimedOut`] if there are more than `limit` allows; the next call continues.
-    pub(crate) fn clear_own_files(
+    pub(crate) fn clear_home(
         &self,
         adapter: &dyn Adapter,
         cli: &CliConfig,
         limit: RemovalLimit,
     ) -> io::Result<()> {
-        let Some(own_files) = adapter.own_files(cli) else { return Ok(()) };
+        let Some(cleanup) = adapter.home_cleanup(cli) else { return Ok(()) };
         let mut budget = limit.budget();
         let home = self.beneath()?.dir(Path::new("home"))?;
-        remove_where(&home, &mut budget, |name| name.starts_with(own_files.removed.as_bytes()))?;
-        let directory = Path::new(own_files.directory);
+        remove_where(&home, &mut budget, |name| name.starts_with(cleanup.removed_prefix.as_bytes()))?;
+        let directory = Path::new(cleanup.cleared_directory);
         let own = match home.dir(directory) {
             // There is nothing to clear.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -89,7 +89,7 @@ impl Workspace {
             Err(_) => home.make_dir(directory)?,
             Ok(own) => own,
         };
-        remove_where(&own, &mut budget, |name| !own_files.kept.iter().any(|kept| kept.as_bytes() == name))
+        remove_where(&own, &mut budget, |name| !cleanup.kept.iter().any(|kept| kept.as_bytes() == name))
     }
 
     /// The path of `file` below the session directory, if it lies there.
@@ -114,7 +114,7 @@ mod tests {
 
     /// A child may replace removed files by links to files outside of the session.
     #[test]
-    fn clearing_own_files_follows_no_link() {
+    fn home_cleanup_follows_no_link() {
         let data = tempfile::tempdir().unwrap();
         let workspace = workspace(data.path());
         let (home, own) = (&workspace.dirs.home, workspace.dirs.home.join(".claude"));
@@ -124,7 +124,7 @@ mod tests {
         let link = |to: &Path, from: PathBuf| std::os::unix::fs::symlink(to, from).unwrap();
         link(elsewhere.path(), own.clone());
         link(&theirs, home.join(".claude.json"));
-        let clear = || workspace.clear_own_files(&CLAUDE, &CliConfig::default(), RemovalLimit::TREE).unwrap();
+        let clear = || workspace.clear_home(&CLAUDE, &CliConfig::default(), RemovalLimit::TREE).unwrap();
         clear();
         assert!(theirs.exists());
         assert!(fs::symlink_metadata(&own).unwrap().is_dir());
@@ -149,5 +149,16 @@ mod tests {
         assert_eq!(names(&own), [".credentials.json", "projects"]);
         assert_eq!(names(home), [".claude", "notes"]);
         assert!(own.join("projects/p/transcript.jsonl").exists());
+    }
+
+    /// A killed CLI leaves the beginning of its file; the next child must not read it.
+    #[test]
+    fn home_cleanup_removes_a_cut_off_file() {
+        let data = tempfile::tempdir().unwrap();
+        let workspace = workspace(data.path());
+        let file = workspace.dirs.home.join(".claude.json");
+        fs::write(&file, r#"{"mcpServers":{"x":{"comm"#).unwrap();
+        workspace.clear_home(&CLAUDE, &CliConfig::default(), RemovalLimit::TREE).unwrap();
+        assert!(!file.exists());
     }
 }

@@ -39,9 +39,9 @@ fn every_recorded_line_is_known() {
             let value: serde_json::Value = serde_json::from_slice(&line).expect("JSON");
             let expected = match (value["type"].as_str(), value["subtype"].as_str()) {
                 (Some("result"), _) => LineKind::Terminal,
-                (Some("control_response"), _) => LineKind::ControlAnswer,
+                (Some("control_response"), _) => LineKind::ControlResponse,
                 (Some("control_request"), _) => LineKind::HostRequest,
-                (Some("control_cancel_request"), _) => LineKind::Withdrawn,
+                (Some("control_cancel_request"), _) => LineKind::Cancelled,
                 (Some("system"), Some("session_state_changed")) if value["state"] == "idle" => {
                     LineKind::Waiting
                 }
@@ -51,14 +51,14 @@ fn every_recorded_line_is_known() {
                 }
                 (Some("system"), Some("init")) => LineKind::Announcement,
                 (Some("system"), Some("status" | "api_retry")) => {
-                    LineKind::Event { substantial: false, checkpoint: false }
+                    LineKind::Message { substantial: false, checkpoint: false }
                 }
                 (Some("user"), _) if value["isReplay"] == true => LineKind::Echo,
-                (Some("assistant" | "user"), _) => LineKind::Event {
+                (Some("assistant" | "user"), _) => LineKind::Message {
                     substantial: true,
                     checkpoint: value["parent_tool_use_id"].is_null() && value["isSynthetic"] != true,
                 },
-                _ => LineKind::Event { substantial: true, checkpoint: false },
+                _ => LineKind::Message { substantial: true, checkpoint: false },
             };
             assert_eq!(kind, expected, "{name}: {text}");
             // The CLI itself writes no blanks between tokens.
@@ -69,14 +69,14 @@ fn every_recorded_line_is_known() {
                 "{name}, fields sorted and without blanks: {text}"
             );
             match kind {
-                LineKind::Event { checkpoint, .. } => {
+                LineKind::Message { checkpoint, .. } => {
                     assert_eq!(
                         CLAUDE.checkpoint(&line).as_deref(),
                         value["uuid"].as_str().filter(|_| checkpoint)
                     );
                 }
-                LineKind::ControlAnswer => {
-                    let answer = CLAUDE.control_answer(&line).expect("readable");
+                LineKind::ControlResponse => {
+                    let answer = CLAUDE.control_response(&line).expect("readable");
                     assert_eq!(Some(answer.request_id.as_str()), value["response"]["request_id"].as_str());
                     assert_eq!(answer.error.as_deref(), value["response"]["error"].as_str());
                 }
@@ -148,9 +148,12 @@ fn a_turn_of_the_cli_s_own_answers_nobody() {
 #[test]
 fn refused_resume_shows_in_terminal_line() {
     let end = terminals("resume-unknown").remove(0);
-    assert_eq!(CLAUDE.refusal(Some(&end), ""), Some(pilotlight::adapter::Refusal::NoConversation));
+    assert_eq!(
+        CLAUDE.launch_refusal(Some(&end), ""),
+        Some(pilotlight::adapter::LaunchRefusal::NoConversation)
+    );
     let ordinary = terminals("turns-basic").remove(0);
-    assert_eq!(CLAUDE.refusal(Some(&ordinary), ""), None);
+    assert_eq!(CLAUDE.launch_refusal(Some(&ordinary), ""), None);
 }
 
 #[test]
@@ -176,7 +179,7 @@ fn tools_ask_for_permission_and_withdraw_the_question() {
         .collect();
     assert_eq!(ids.len(), 3);
     let withdrawn: Vec<_> =
-        of_kind(name, LineKind::Withdrawn).iter().map(|line| CLAUDE.withdrawn(line)).collect();
+        of_kind(name, LineKind::Cancelled).iter().map(|line| CLAUDE.cancelled_request(line)).collect();
     assert_eq!(withdrawn, [Some(ids[2].clone())]);
 }
 

@@ -175,7 +175,7 @@ async fn trap_16_a_request_that_is_refused_hangs_nothing() {
         }
         asked += 1;
         let id = last["request_id"].as_str().expect("an id");
-        let refusal = CLAUDE.unsupported_answer(id, "mcp_message");
+        let refusal = CLAUDE.unsupported_response(id, "mcp_message");
         cli.send(serde_json::from_slice(&refusal).expect("JSON")).await;
     }
     assert!(asked > 0, "it asked for nothing");

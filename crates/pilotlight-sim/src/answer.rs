@@ -1,30 +1,29 @@
-//! What a turn answers: retries, failures, tool calls and at last the text, as the markers ask for it.
+//! The answer of a turn, as its markers ask: retries, failures, tool calls and the text.
 
 use std::time::Duration;
 
-use serde_json::json;
+use crate::command::Priority;
+use crate::conversation::new_id;
+use crate::engine::{Engine, Stop};
+use crate::events::ApiMessage;
+use crate::result::Outcome;
+use crate::script::{Failure, Part};
+use crate::stream::Block;
+use crate::tools::ToolOutcome;
+use crate::turn::{Turn, answered};
 
-use super::conversation::new_id;
-use super::engine::{Engine, Stop};
-use super::events::{ApiMessage, Outcome};
-use super::input::Priority;
-use super::script::{Call, Failure, Part};
-use super::stream::Block;
-use super::tools::CallEnd;
-use super::turn::{Turn, answered};
-
-/// What the real one says when the model refuses.
+/// Text of claude when the model refuses.
 const REFUSAL: &str = "API Error: Claude Code is unable to respond to this request, which appears to violate our Usage Policy (https://www.anthropic.com/legal/aup). Try rephrasing the request in a new session or change your model.";
-/// What 2.1.197 and 2.1.332 say when the API answers 400 `prompt is too long: 205000 tokens > 200000 maximum`.
+/// Text of claude 2.1.197 and 2.1.332 for an API error 400 `prompt is too long: 205000 tokens > 200000 maximum`.
 const CONTEXT_FULL: &str = "Prompt is too long · the request is ~205000 tokens (limit 200000) but this conversation is only ~1537 tokens — the rest is system prompt, tool definitions, and attachment content. A single-exchange conversation cannot be compacted; reduce attached files/tools or start with less context.";
-/// Retries that the real one would make.
+/// Maximum number of retries of claude.
 const MAX_RETRIES: u64 = 10;
 
 impl Engine {
     pub(crate) fn answer_turn(&mut self, turn: &mut Turn) -> Result<Outcome, Stop> {
-        self.in_the_turn(turn);
-        self.surroundings.before_first_request();
-        // Hears an interrupt that was written together with the message.
+        self.apply_faults_after_init(turn);
+        self.workspace.before_first_request();
+        // Receives an interrupt that was written together with the message.
         self.wait(Duration::ZERO)?;
         let latency = self.args.latency;
         self.wait(latency + turn.script.sleep)?;
@@ -36,7 +35,7 @@ impl Engine {
             return self.refuse(turn);
         }
         let end = self.use_tools(turn)?;
-        if let Some(limit) = turn.script.max_turns.then(|| self.turn_limit()).filter(|l| turn.rounds >= *l) {
+        if let Some(limit) = turn.exceeded_rounds {
             return Ok(Outcome {
                 subtype: "error_max_turns",
                 is_error: true,
@@ -98,7 +97,7 @@ impl Engine {
         self.emit_synthetic(&text, "stop_sequence", Some((error, &request_id)));
         Outcome {
             is_error: true,
-            // 529 is the exception of the real one, too.
+            // claude reports no status for 529.
             api_status: Some((status != 529).then_some(status)),
             stop_reason: Some("stop_sequence"),
             terminal: Some(match status {
@@ -125,20 +124,13 @@ impl Engine {
         Ok(Outcome { is_error: true, stop_reason: Some("refusal"), ..answered(text, 1) })
     }
 
-    fn turn_limit(&self) -> u64 {
-        self.args.max_turns.unwrap_or(2)
-    }
-
-    /// Makes the tool calls of the script; tells how the last of them ended.
-    fn use_tools(&mut self, turn: &mut Turn) -> Result<Option<CallEnd>, Stop> {
+    /// Makes the tool calls of the script; returns the worst outcome.
+    fn use_tools(&mut self, turn: &mut Turn) -> Result<Option<ToolOutcome>, Stop> {
         let mut calls = std::mem::take(&mut turn.script.calls);
         if let Some(seconds) = turn.script.background {
             calls.push(self.background_call(seconds));
         }
-        let mut again = turn.script.call_loop.clone();
-        if turn.script.max_turns {
-            again.get_or_insert(Call { name: "Bash".into(), input: json!({"command": "true"}) });
-        }
+        let again = turn.script.call_loop.clone();
         calls.extend(again.clone());
         let mut worst = None;
         while !calls.is_empty() {
@@ -159,10 +151,8 @@ impl Engine {
                 turn.open_calls.retain(|open| open != id);
             }
             self.take_messages_into_turn();
-            if self.args.max_turns.is_some_and(|limit| turn.rounds >= limit)
-                || (turn.script.max_turns && turn.rounds >= self.turn_limit())
-            {
-                turn.script.max_turns = true;
+            turn.exceeded_rounds = self.args.max_turns.filter(|limit| turn.rounds >= *limit);
+            if turn.exceeded_rounds.is_some() {
                 break;
             }
             self.wait(Duration::ZERO)?;
@@ -171,7 +161,7 @@ impl Engine {
         Ok(worst)
     }
 
-    /// What the host said during a tool call becomes part of the running turn and has no result of its own.
+    /// Adds messages that arrived during a tool call to the running turn. They have no result of their own.
     fn take_messages_into_turn(&mut self) {
         let waiting = std::mem::take(&mut self.queue);
         for message in waiting {
@@ -189,7 +179,7 @@ impl Engine {
         }
     }
 
-    fn answer_text(&self, turn: &Turn, tools: Option<CallEnd>) -> String {
+    fn answer_text(&self, turn: &Turn, tools: Option<ToolOutcome>) -> String {
         let talk = &self.conversation;
         let mut texts: Vec<String> = Vec::new();
         for part in &turn.script.parts {
@@ -197,21 +187,20 @@ impl Engine {
                 Part::Say(text) => text.clone(),
                 Part::Bytes(length) => "x".repeat(*length),
                 Part::Recall => {
-                    let before = talk.said.len().saturating_sub(1);
+                    let before = talk.user_texts.len().saturating_sub(1);
                     let said: Vec<&str> =
-                        talk.said.iter().take(before).map(|said| said.text.as_str()).collect();
+                        talk.user_texts.iter().take(before).map(|user| user.text.as_str()).collect();
                     said.join(" | ")
                 }
-                Part::Env(name) => self.surroundings.variable(name),
+                Part::Env(name) => self.workspace.variable(name),
                 Part::Pid => std::process::id().to_string(),
-                Part::Cwd => talk.cwd.clone(),
                 Part::System => self.system_prompt.clone().unwrap_or_else(|| "none".into()),
                 Part::Blocks => turn.kinds.clone(),
                 Part::Context => talk.context().to_string(),
             });
         }
-        if !turn.left_behind.is_empty() {
-            let pids: Vec<String> = turn.left_behind.iter().map(u32::to_string).collect();
+        if !turn.survivors.is_empty() {
+            let pids: Vec<String> = turn.survivors.iter().map(u32::to_string).collect();
             texts.push(format!("left behind: {}", pids.join(" ")));
         }
         if !texts.is_empty() {
@@ -219,7 +208,7 @@ impl Engine {
         }
         match (tools, turn.script.deltas) {
             (Some(end), _) => format!("TOOLS:{}", end.word()),
-            // Each delta is a word of four characters, so that the number is exact.
+            // Each delta is a word of four characters, which makes the number exact.
             (None, Some(deltas)) => (0..deltas).map(|n| format!("{:03} ", n % 1000)).collect(),
             (None, None) => format!("echo {}: {}", talk.turns(), turn.script.plain),
         }

@@ -1,39 +1,36 @@
-//! The command line: claude's flags with claude's refusals, and the switches that only the simulation has.
+//! The command line: flags of claude with its error messages, and the simulation's own flags.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::Value;
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::faults::Fault;
-use super::workspace::Server;
+use crate::faults::Fault;
+use crate::mcp_config;
+use crate::workspace::Server;
 
-/// What the command line asks for.
+/// A parsed command line.
 #[derive(Debug)]
-pub(crate) enum Asked {
+pub(crate) enum Invocation {
     Run(Box<Args>),
     Help,
     Version,
 }
 
-/// A refused command line; the message is what the real CLI prints.
+/// A refused command line, with the error message of claude.
 #[derive(Debug, Error)]
 #[error("{0}")]
 pub(crate) struct Refusal(String);
 
-fn refuse<T>(text: impl Into<String>) -> Result<T, Refusal> {
+pub(crate) fn refuse<T>(text: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal(text.into()))
 }
 
-/// The flags that change anything.
+/// Flags that have an effect.
 #[derive(Debug, Default)]
 pub(crate) struct Args {
     pub(crate) session_id: Option<String>,
     pub(crate) resume: Option<String>,
-    pub(crate) fork: bool,
-    pub(crate) continue_newest: bool,
     pub(crate) model: Option<String>,
     pub(crate) system_prompt: Option<String>,
     pub(crate) partial: bool,
@@ -41,7 +38,7 @@ pub(crate) struct Args {
     pub(crate) ask_host: bool,
     pub(crate) mode: Option<String>,
     pub(crate) mcp_servers: Vec<Server>,
-    /// Which settings files count; all unless said.
+    /// Settings sources in effect; `None` means all.
     pub(crate) setting_sources: Option<String>,
     pub(crate) strict_mcp_config: bool,
     pub(crate) no_slash_commands: bool,
@@ -51,20 +48,19 @@ pub(crate) struct Args {
     pub(crate) max_turns: Option<u64>,
     pub(crate) max_budget: Option<f64>,
     pub(crate) skip_permissions: bool,
-    pub(crate) persist: bool,
     pub(crate) faults: Vec<Fault>,
     pub(crate) latency: Duration,
 }
 
 impl Args {
-    /// Whether the settings of the working directory count.
-    pub(crate) fn obeys_project(&self) -> bool {
+    /// Whether the settings of the working directory apply.
+    pub(crate) fn uses_project_settings(&self) -> bool {
         let named = |sources: &String| sources.split(',').any(|source| source.trim() == "project");
         self.setting_sources.as_ref().is_none_or(named)
     }
 }
 
-/// Flags that take one value: name, what the error line calls the value.
+/// Flags with one value: name, and the value's name in error messages.
 const WITH_VALUE: &[(&str, &str)] = &[
     ("--input-format", "format"),
     ("--output-format", "format"),
@@ -86,7 +82,7 @@ const WITH_VALUE: &[(&str, &str)] = &[
     ("--fault", "fault"),
     ("--latency", "ms"),
 ];
-/// Flags that take all words up to the next flag.
+/// Flags with all words up to the next flag.
 const WITH_VALUES: &[&str] = &[
     "--allowedTools",
     "--allowed-tools",
@@ -97,29 +93,25 @@ const WITH_VALUES: &[&str] = &[
     "--add-dir",
     "--betas",
 ];
-/// Flags alone.
+/// Flags without a value.
 const ALONE: &[&str] = &[
     "--print",
     "-p",
     "--verbose",
-    "--fork-session",
-    "--continue",
-    "-c",
     "--include-partial-messages",
     "--replay-user-messages",
     "--strict-mcp-config",
     "--disable-slash-commands",
     "--dangerously-skip-permissions",
-    "--no-session-persistence",
     "--bare",
     "--safe-mode",
     "--include-hook-events",
 ];
 const MODES: &[&str] = &["acceptEdits", "auto", "bypassPermissions", "default", "dontAsk", "plan"];
 
-/// Reads the words after `sim`.
-pub(crate) fn parse(words: Vec<String>) -> Result<Asked, Refusal> {
-    let mut args = Args { persist: true, ..Args::default() };
+/// Parses the words after `sim`.
+pub(crate) fn parse(words: Vec<String>) -> Result<Invocation, Refusal> {
+    let mut args = Args::default();
     let (mut print, mut verbose, mut input, mut output) = (false, false, String::new(), String::new());
     let mut configs = Vec::new();
     let mut words = words.into_iter().peekable();
@@ -130,22 +122,19 @@ pub(crate) fn parse(words: Vec<String>) -> Result<Asked, Refusal> {
         };
         let flag = flag.as_str();
         if flag == "--help" || flag == "-h" {
-            return Ok(Asked::Help);
+            return Ok(Invocation::Help);
         }
         if flag == "--version" || flag == "-v" {
-            return Ok(Asked::Version);
+            return Ok(Invocation::Version);
         }
         if ALONE.contains(&flag) {
             match flag {
                 "--print" | "-p" => print = true,
                 "--verbose" => verbose = true,
-                "--fork-session" => args.fork = true,
-                "--continue" | "-c" => args.continue_newest = true,
                 "--include-partial-messages" => args.partial = true,
                 "--replay-user-messages" => args.replay = true,
                 "--disable-slash-commands" => args.no_slash_commands = true,
                 "--dangerously-skip-permissions" => args.skip_permissions = true,
-                "--no-session-persistence" => args.persist = false,
                 "--strict-mcp-config" => args.strict_mcp_config = true,
                 _ => {}
             }
@@ -168,7 +157,7 @@ pub(crate) fn parse(words: Vec<String>) -> Result<Asked, Refusal> {
                 _ => {}
             }
         } else if flag == "--resume" || flag == "-r" {
-            // Its value may be left out, but then the real one wants a terminal.
+            // Without a value, claude opens a list on a terminal.
             let value = inline.or_else(|| words.next_if(|next| !next.starts_with('-')));
             args.resume = Some(value.unwrap_or_default());
         } else if let Some((_, called)) = WITH_VALUE.iter().find(|(name, _)| *name == flag) {
@@ -196,8 +185,8 @@ pub(crate) fn parse(words: Vec<String>) -> Result<Asked, Refusal> {
     }
     formats(print, verbose, &input, &output, args.replay)?;
     check(&args)?;
-    args.mcp_servers = mcp_servers(&configs)?;
-    Ok(Asked::Run(Box::new(args)))
+    args.mcp_servers = mcp_config::servers(&configs)?;
+    Ok(Invocation::Run(Box::new(args)))
 }
 
 fn one_of(flag: &str, called: &str, value: String, choices: &[&str]) -> Result<String, Refusal> {
@@ -241,7 +230,7 @@ fn check(args: &Args) -> Result<(), Refusal> {
     if args.session_id.as_deref().is_some_and(|id| Uuid::try_parse(id).is_err()) {
         return refuse("Error: Invalid session ID. Must be a valid UUID.");
     }
-    if args.session_id.is_some() && (args.resume.is_some() || args.continue_newest) && !args.fork {
+    if args.session_id.is_some() && args.resume.is_some() {
         return refuse(
             "Error: --session-id can only be used with --continue or --resume if --fork-session is also specified.",
         );
@@ -256,7 +245,7 @@ fn check(args: &Args) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Rules may be separated by commas or blanks, but not inside parentheses: `Bash(git *),Read Write`.
+/// Splits rules at commas and blanks outside of parentheses: `Bash(git *),Read Write`.
 fn rules(values: &[String]) -> Vec<String> {
     let mut rules = Vec::new();
     for value in values {
@@ -277,40 +266,4 @@ fn rules(values: &[String]) -> Vec<String> {
     }
     rules.retain(|rule| !rule.is_empty());
     rules
-}
-
-/// The servers in the given files or JSON texts.
-fn mcp_servers(configs: &[String]) -> Result<Vec<Server>, Refusal> {
-    let mut found = Vec::new();
-    for config in configs {
-        let value = match serde_json::from_str::<Value>(config) {
-            Ok(value) => value,
-            Err(_) => read_config(Path::new(config))?,
-        };
-        let servers = value.get("mcpServers").and_then(Value::as_object);
-        let Some(servers) = servers else {
-            return refuse(
-                "Error: Invalid MCP configuration:\nmcpServers: Does not adhere to MCP server configuration schema",
-            );
-        };
-        found.extend(servers.iter().map(|(name, config)| Server::new(name.clone(), config.clone())));
-    }
-    Ok(found)
-}
-
-fn read_config(path: &Path) -> Result<Value, Refusal> {
-    let full: PathBuf = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let Ok(text) = std::fs::read_to_string(path) else {
-        return refuse(format!(
-            "Error: Invalid MCP configuration:\nMCP config file not found: {}",
-            full.display()
-        ));
-    };
-    match serde_json::from_str(&text) {
-        Ok(value) => Ok(value),
-        Err(_) => refuse(format!(
-            "Error: Invalid MCP configuration:\nMCP config is not a valid JSON: {}",
-            full.display()
-        )),
-    }
 }

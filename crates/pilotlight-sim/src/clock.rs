@@ -1,8 +1,8 @@
-//! The only place that reads clocks. The simulated CLI is a process of its own: no test pauses its time.
+//! The only reader of clocks. The simulated CLI is a separate process, so no test pauses its time.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Monotonic now.
+/// Monotonic time.
 #[expect(clippy::disallowed_methods, reason = "a real child process lives in real time")]
 pub(crate) fn now() -> Instant {
     Instant::now()
@@ -19,14 +19,14 @@ pub(crate) fn epoch_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The wall clock as `2026-11-20T22:01:05.338Z`.
+/// Wall clock time such as `2026-11-20T22:01:05.338Z`.
 pub(crate) fn timestamp() -> String {
     format_timestamp(epoch_ms())
 }
 
 fn format_timestamp(epoch_ms: u64) -> String {
     let (days, in_day) = (epoch_ms / 86_400_000, epoch_ms % 86_400_000);
-    // Days to a civil date, by eras of 400 years that begin on 1 March (so that leap days come last).
+    // Civil date from days, by eras of 400 years that begin on 1 March, which puts leap days last.
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
     let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
@@ -45,7 +45,7 @@ mod tests {
     use super::format_timestamp;
 
     #[test]
-    fn dates_are_right() {
+    fn timestamps_match_known_dates() {
         assert_eq!(format_timestamp(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(format_timestamp(951_782_400_123), "2000-02-29T00:00:00.123Z");
         assert_eq!(format_timestamp(1_795_212_065_338), "2026-11-20T22:01:05.338Z");

@@ -1,11 +1,11 @@
-//! Slash commands in the user's text: answered here, never by the model.
+//! Slash commands: local answers without the model.
 
-use super::conversation::new_id;
-use super::engine::Engine;
-use super::events::Outcome;
-use super::turn::{Turn, local};
+use crate::conversation::new_id;
+use crate::engine::Engine;
+use crate::result::Outcome;
+use crate::turn::{Turn, local};
 
-/// Commands that exist, but not for a host.
+/// Known commands that are not available to a host.
 const ELSEWHERE: &[&str] = &[
     "add-dir",
     "agents",
@@ -21,12 +21,12 @@ const ELSEWHERE: &[&str] = &[
 ];
 
 impl Engine {
-    /// Runs `/command` (without the slash). Nothing if it is one that the model answers.
+    /// Runs `/command` (without the slash). Returns `None` for commands that the model answers.
     pub(crate) fn local_command(&mut self, turn: &mut Turn, command: &str) -> Option<Outcome> {
         let name = command.split_whitespace().next().unwrap_or_default();
         let known = matches!(name, "clear" | "compact" | "context" | "cost") || ELSEWHERE.contains(&name);
         let inert = self.args.no_slash_commands || ELSEWHERE.contains(&name);
-        if super::catalogue::SKILLS.contains(&name) && !inert {
+        if crate::catalogue::SKILLS.contains(&name) && !inert {
             return None;
         }
         let text = match name {
@@ -37,7 +37,9 @@ impl Engine {
                 self.emit_synthetic("(no content)", "stop_sequence", None);
                 return Some(local(""));
             }
-            "compact" if self.conversation.said.is_empty() => "Not enough messages to compact.".to_owned(),
+            "compact" if self.conversation.user_texts.is_empty() => {
+                "Not enough messages to compact.".to_owned()
+            }
             "compact" => return Some(self.compact(turn)),
             "context" => {
                 let turns = self.conversation.turns();
@@ -55,7 +57,7 @@ impl Engine {
         Some(local(&text))
     }
 
-    /// Puts a summary in the place of the conversation.
+    /// Replaces the conversation by a summary.
     fn compact(&mut self, turn: &mut Turn) -> Outcome {
         self.system("status", |o| {
             o.str("status", "compacting");
@@ -86,7 +88,7 @@ impl Engine {
         self.emit_summary(&anchor, &summary);
         self.conversation.compact(&anchor, &summary);
         self.emit_command_output("Compacted ");
-        // The summary costs an API call, which the turn's own usage does not show.
+        // The summary costs an API call, which is not part of the turn's own usage.
         self.book(&mut Turn::new(), 10, 2);
         local("")
     }

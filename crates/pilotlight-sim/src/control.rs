@@ -1,13 +1,13 @@
-//! Control requests: what the host asks beside the conversation. They are answered at any time, also in mid-turn.
+//! Control requests of the host. They are answered at any time, also during a turn.
 
 use serde_json::Value;
 
-use super::catalogue::{self, VERSION};
-use super::engine::Engine;
-use super::faults::Kind;
-use super::json::{Object, object};
+use crate::catalogue::{self, VERSION};
+use crate::engine::Engine;
+use crate::faults::Kind;
+use crate::json::{Object, object};
 
-/// An answer: a body, none, or an error.
+/// A reply: success, success with a body, or an error.
 enum Reply {
     Done,
     With(Vec<u8>),
@@ -45,19 +45,8 @@ impl Engine {
                 return;
             }
             "mcp_status" => self.mcp_status(),
-            "mcp_reconnect" => {
-                Reply::Error(format!("Server not found: {}", text("serverName").unwrap_or_default()))
-            }
             "mcp_set_servers" if self.args.faults.iter().any(|it| it.kind == Kind::SilentServers) => return,
             "mcp_set_servers" => self.set_servers(request.get("servers")),
-            "cancel_async_message" => {
-                let wanted = text("message_uuid");
-                let before = self.queue.len();
-                self.queue.retain(|message| message.uuid.is_none() || message.uuid.as_deref() != wanted);
-                with(|o| {
-                    o.bool("cancelled", self.queue.len() < before);
-                })
-            }
             "get_settings" => with(|o| {
                 o.raw("effective", b"{}").raw("sources", b"[]").object("applied", |o| {
                     o.str("model", &self.model).null("effort").bool("ultracode", false);
@@ -66,26 +55,12 @@ impl Engine {
             "get_binary_version" => with(|o| {
                 o.str("version", VERSION).str("buildTime", "2026-06-29T19:08:42Z");
             }),
-            "get_context_usage" => self.context_usage(),
-            "side_question" => with(|o| {
-                o.str("response", &format!("aside: {}", text("question").unwrap_or_default()));
-                o.bool("synthetic", false);
-            }),
-            "generate_session_title" => with(|o| {
-                o.null("title");
-            }),
-            "rewind_files" => Reply::Error("File rewinding is not enabled.".into()),
-            "apply_flag_settings" => with(|_| {}),
             "end_session" => {
                 self.ending = true;
                 self.interrupt();
                 Reply::Done
             }
-            "set_max_thinking_tokens"
-            | "mcp_message"
-            | "stop_task"
-            | "seed_read_state"
-            | "reload_plugins" => Reply::Done,
+            "set_max_thinking_tokens" => Reply::Done,
             other => Reply::Error(format!("Unsupported control request subtype: {other}")),
         };
         self.reply(request_id, reply, subtype == "initialize" && self.initialized);
@@ -131,7 +106,7 @@ impl Engine {
         })
     }
 
-    /// Any name is taken; the default without a note.
+    /// Accepts any model; only the default is set without a note.
     fn set_model(&mut self, model: Option<&str>) {
         match model {
             Some(model) => {
@@ -144,7 +119,7 @@ impl Engine {
         }
     }
 
-    /// Any mode is taken, too, but for the one that skips all questions.
+    /// Accepts any mode but `bypassPermissions`, which needs its flag.
     fn set_permission_mode(&mut self, request_id: Option<&str>, mode: Option<&str>) {
         let Some(mode) = mode else {
             self.reply(request_id, with(|_| {}), false);
@@ -168,7 +143,7 @@ impl Engine {
     fn mcp_status(&self) -> Reply {
         with(|o| {
             o.array("mcpServers", |a| {
-                for server in &self.surroundings.servers {
+                for server in &self.workspace.servers {
                     a.object(|o| {
                         o.str("name", &server.name).str("status", server.status());
                         if server.status() == "failed" {
@@ -181,18 +156,15 @@ impl Engine {
         })
     }
 
-    /// Answered once they run: none of them is spoken with.
+    /// Replies after the servers were started. The simulation does not connect to them.
     fn set_servers(&mut self, servers: Option<&Value>) -> Reply {
         let Some(servers) = servers.and_then(Value::as_object) else {
             return Reply::Error("mcp_set_servers: servers must be an object".into());
         };
-        let removed = self.surroundings.set_servers(servers);
+        let removed = self.workspace.set_servers(servers);
         let added = Vec::from_iter(servers.keys());
         let failed = |name: &&String| {
-            self.surroundings
-                .servers
-                .iter()
-                .any(|server| server.name == **name && server.status() == "failed")
+            self.workspace.servers.iter().any(|server| server.name == **name && server.status() == "failed")
         };
         with(|o| {
             o.strings("added", &added).strings("removed", &removed).object("errors", |o| {
@@ -200,21 +172,6 @@ impl Engine {
                     o.str(name, "Connection failed");
                 }
             });
-        })
-    }
-
-    fn context_usage(&self) -> Reply {
-        let bytes: usize = self.conversation.said.iter().map(|said| said.text.len()).sum();
-        let tokens = u64::try_from(bytes / 4).unwrap_or(0);
-        let limit = if self.model.ends_with("[1m]") { 1_000_000 } else { 200_000 };
-        with(|o| {
-            o.array("categories", |a| {
-                a.object(|o| {
-                    o.str("name", "Messages").int("tokens", tokens).str("color", "purple");
-                });
-            });
-            o.int("totalTokens", tokens).int("maxTokens", limit).int("rawMaxTokens", limit);
-            o.int("percentage", tokens * 100 / limit).str("model", &self.model);
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The conversation of this process: what was said, under which session id, and its entries in the transcript.
+//! The conversation of this process: its messages, its session id and its transcript entries.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -6,37 +6,37 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::args::Args;
-use super::catalogue::VERSION;
-use super::clock;
-use super::json::{Object, object};
-use super::transcript::{self, Said, Writer};
+use crate::args::Args;
+use crate::catalogue::VERSION;
+use crate::clock;
+use crate::json::{Object, object};
+use crate::transcript::{self, UserText};
+use crate::transcript_writer::Writer;
 
-/// Why a conversation could not be taken up.
-pub(crate) enum Refused {
-    /// Only standard error tells.
+/// Reason why a conversation could not be opened.
+pub(crate) enum OpenError {
+    /// Reported on standard error only.
     InUse(String),
-    /// Standard error and a `result` tell, for this session id.
+    /// Reported on standard error and in a `result` with this session id.
     NotFound { text: String, session_id: String },
 }
 
-/// See the module.
+/// The conversation.
 pub(crate) struct Conversation {
     pub(crate) session_id: String,
     pub(crate) cwd: String,
     pub(crate) dir: PathBuf,
-    pub(crate) said: Vec<Said>,
+    pub(crate) user_texts: Vec<UserText>,
     pub(crate) writer: Writer,
-    /// The model of the last answer, if the conversation was resumed.
+    /// Model of the last answer in a resumed conversation.
     pub(crate) resumed_model: Option<String>,
     seen: HashSet<String>,
     leaf: Option<String>,
-    persist: bool,
 }
 
 impl Conversation {
-    /// A new conversation, or an old one if the arguments name it.
-    pub(crate) fn open(args: &Args, deny_resume: bool) -> Result<Self, Refused> {
+    /// Opens a new conversation, or resumes the one that the arguments name.
+    pub(crate) fn open(args: &Args, deny_resume: bool) -> Result<Self, OpenError> {
         let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
         let cwd = cwd.to_string_lossy().into_owned();
         let dir = transcript::project_dir(&cwd);
@@ -44,31 +44,29 @@ impl Conversation {
             session_id: args.session_id.clone().unwrap_or_else(|| Uuid::new_v4().to_string()),
             cwd,
             dir,
-            said: Vec::new(),
+            user_texts: Vec::new(),
             writer: Writer::default(),
             resumed_model: None,
             seen: HashSet::new(),
             leaf: None,
-            persist: args.persist,
         };
         let old = match &args.resume {
             Some(wanted) => Some(conversation.find(wanted, deny_resume)?),
-            None if args.continue_newest => transcript::newest(&conversation.dir),
             None => None,
         };
         match old {
-            Some(file) => conversation.take_up(&file, args)?,
+            Some(file) => conversation.resume(&file)?,
             None if conversation.file().exists() => {
                 let id = &conversation.session_id;
-                return Err(Refused::InUse(format!("Error: Session ID {id} is already in use.")));
+                return Err(OpenError::InUse(format!("Error: Session ID {id} is already in use.")));
             }
             None => {}
         }
-        conversation.writer.set_file(conversation.persist.then(|| conversation.file()));
+        conversation.writer.set_file(conversation.file());
         Ok(conversation)
     }
 
-    fn find(&self, wanted: &str, deny: bool) -> Result<PathBuf, Refused> {
+    fn find(&self, wanted: &str, deny: bool) -> Result<PathBuf, OpenError> {
         if wanted.ends_with(".jsonl") && Path::new(wanted).is_absolute() && !deny {
             return Ok(PathBuf::from(wanted));
         }
@@ -76,7 +74,7 @@ impl Conversation {
             let text = format!(
                 "Error: --resume requires a valid session ID or session title when used with --print. Usage: claude -p --resume <session-id|title>. Provided value \"{wanted}\" is not a UUID and does not match any session title."
             );
-            return Err(Refused::NotFound { text, session_id: self.session_id.clone() });
+            return Err(OpenError::NotFound { text, session_id: self.session_id.clone() });
         }
         let file = self.dir.join(format!("{wanted}.jsonl"));
         if deny || !file.exists() {
@@ -85,19 +83,14 @@ impl Conversation {
         Ok(file)
     }
 
-    fn take_up(&mut self, file: &Path, args: &Args) -> Result<(), Refused> {
+    fn resume(&mut self, file: &Path) -> Result<(), OpenError> {
         let id = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let Some(history) = transcript::read(file) else { return Err(not_found(&id)) };
-        self.said = history.said;
+        self.user_texts = history.user_texts;
         self.seen = history.seen;
         self.leaf = history.leaf;
         self.resumed_model = history.model;
-        if args.fork {
-            self.writer.set_file(self.persist.then(|| self.file()));
-            self.writer.append(&transcript::copy(file, &self.session_id));
-        } else {
-            self.session_id = id;
-        }
+        self.session_id = id;
         Ok(())
     }
 
@@ -105,38 +98,38 @@ impl Conversation {
         self.dir.join(format!("{}.jsonl", self.session_id))
     }
 
-    /// The transcript's path, for texts that name it.
+    /// The transcript's path, for texts that mention it.
     pub(crate) fn file_name(&self) -> String {
         self.file().to_string_lossy().into_owned()
     }
 
-    /// Forgets everything and goes on under a new session id; the old one can still be resumed.
+    /// Starts an empty conversation with a new session id; the old one can still be resumed.
     pub(crate) fn clear(&mut self) {
         self.session_id = Uuid::new_v4().to_string();
-        self.said.clear();
+        self.user_texts.clear();
         self.leaf = None;
-        self.writer.set_file(self.persist.then(|| self.file()));
+        self.writer.set_file(self.file());
     }
 
-    /// All messages of the conversation, as the API would get them.
+    /// All messages, as the API would receive them.
     pub(crate) fn context(&self) -> Value {
         self.writer.flush();
         transcript::messages(&self.file())
     }
 
-    /// True if this message was taken before, also by an earlier process of the conversation.
+    /// Whether this or an earlier process has already received the message.
     pub(crate) fn was_seen(&self, uuid: Option<&str>) -> bool {
         uuid.is_some_and(|uuid| self.seen.contains(uuid))
     }
 
-    /// How many turns the user has had, with the running one.
+    /// Number of the user's turns, with the running one.
     pub(crate) fn turns(&self) -> usize {
-        self.said.iter().filter(|said| said.own_turn).count()
+        self.user_texts.iter().filter(|user| user.own_turn).count()
     }
 
-    /// Remembers the message of a turn (its ids: those of all messages that were joined).
+    /// Adds the message of a turn, with the ids of all messages that were joined.
     pub(crate) fn user(&mut self, text: &str, content: &Value, ids: &[String], mode: &str) {
-        self.said.push(Said { text: text.to_owned(), own_turn: true });
+        self.user_texts.push(UserText { text: text.to_owned(), own_turn: true });
         self.seen.extend(ids.iter().cloned());
         let id = ids.last().cloned().unwrap_or_else(new_id);
         for (operation, content) in [("enqueue", Some(text)), ("dequeue", None)] {
@@ -159,9 +152,9 @@ impl Conversation {
         });
     }
 
-    /// Remembers a message that came into a running turn.
+    /// Adds a message that joined a running turn.
     pub(crate) fn user_in_turn(&mut self, text: &str, uuid: &str) {
-        self.said.push(Said { text: text.to_owned(), own_turn: false });
+        self.user_texts.push(UserText { text: text.to_owned(), own_turn: false });
         self.seen.insert(uuid.to_owned());
         self.entry(uuid, |o| {
             o.str("type", "attachment").object("attachment", |o| {
@@ -170,14 +163,14 @@ impl Conversation {
         });
     }
 
-    /// Remembers a line of the assistant; `uuid` is the one of the same line in the stream.
+    /// Adds a line of the assistant; `uuid` is that of the line in the stream.
     pub(crate) fn assistant(&mut self, uuid: &str, message: impl FnOnce(&mut Object<'_>)) {
         self.entry(uuid, |o| {
             o.object("message", message).str("type", "assistant");
         });
     }
 
-    /// Remembers a tool result or a note, which are user messages that no user sent.
+    /// Adds a tool result or a note: user messages that no user sent.
     pub(crate) fn note(&mut self, uuid: &str, message: &[u8], result: Option<&[u8]>) {
         self.entry(uuid, |o| {
             o.str("type", "user").raw("message", message);
@@ -187,9 +180,9 @@ impl Conversation {
         });
     }
 
-    /// Replaces the context by a summary.
+    /// Replaces the messages by a summary.
     pub(crate) fn compact(&mut self, uuid: &str, summary: &str) {
-        self.said.clear();
+        self.user_texts.clear();
         self.leaf = None;
         self.entry(uuid, |o| {
             o.str("type", "user").bool("isCompactSummary", true).object("message", |o| {
@@ -198,7 +191,7 @@ impl Conversation {
         });
     }
 
-    /// The last entry's id.
+    /// Id of the last entry.
     pub(crate) fn leaf(&self) -> &str {
         self.leaf.as_deref().unwrap_or_default()
     }
@@ -218,14 +211,14 @@ impl Conversation {
     }
 }
 
-fn not_found(id: &str) -> Refused {
-    Refused::NotFound {
+fn not_found(id: &str) -> OpenError {
+    OpenError::NotFound {
         text: format!("No conversation found with session ID: {id}"),
         session_id: id.to_owned(),
     }
 }
 
-/// An id for a line. Random, but without asking the kernel for each of them.
+/// Random id of a line, without a system call.
 pub(crate) fn new_id() -> String {
     let mut text = [0; 36];
     line_id(&mut text).to_owned()

@@ -1,45 +1,39 @@
-//! The main thread: takes inputs, decides what runs next, and waits in a way that always hears the host.
-//!
-//! Only this file waits. Whatever a turn waits for (a tool, a permission, time), it calls [`Engine::pump`], which
-//! answers control requests meanwhile and tells when the turn must stop.
+//! The main thread: decides which turn runs next. [`Engine::pump`] receives all input, also while a turn waits.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use crate::args::Args;
+use crate::catalogue::{DEFAULT_MODEL, api_model};
+use crate::clock;
+use crate::command::Message;
+use crate::conversation::{Conversation, OpenError, new_id};
+use crate::faults::{self, Fault, Kind};
+use crate::host_request::PendingRequest;
+use crate::input::{self, Batch, Input};
+use crate::output::{Output, write_error};
+use crate::result::{Outcome, Usage};
+use crate::signals::{self, IgnoreSignals};
+use crate::tasks::Task;
+use crate::turn::Turn;
+use crate::workspace::Workspace;
 
-use super::args::Args;
-use super::asking::Asking;
-use super::catalogue::{DEFAULT_MODEL, api_model};
-use super::clock;
-use super::conversation::{Conversation, Refused, new_id};
-use super::events::{Outcome, Usage};
-use super::faults::{self, Fault, Kind};
-use super::input::{self, Batch, Command, Input, Message, Priority};
-use super::output::{Output, complain};
-use super::signals::{self, Deaf};
-use super::tasks::Task;
-use super::turn::Turn;
-use super::workspace::Surroundings;
-
-/// How long the end of input waits for background tasks, as the real one does.
+/// Maximum wait for background tasks after the end of input, as in claude.
 const BACKGROUND_GRACE: Duration = Duration::from_secs(5);
-/// Messages that may wait for the end of a turn. The real one has no limit; this one ends loudly instead of growing.
-const MAX_WAITING: usize = 4096;
 
-/// Why a turn must stop.
+/// Reason to stop a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// The host, or SIGINT, interrupts it.
+    /// An interrupt from the host, or SIGINT.
     Interrupted,
-    /// A message of priority `now` wants to be next.
+    /// A message with priority `now`.
     Replaced,
 }
 
-/// What this process has spent since its start.
+/// Cost and usage since the start of the process.
 #[derive(Debug, Default)]
 pub(crate) struct Totals {
     pub(crate) cost: f64,
@@ -47,7 +41,7 @@ pub(crate) struct Totals {
     pub(crate) by_model: Vec<(String, Usage)>,
 }
 
-/// See the module.
+/// The state of the simulated CLI.
 pub(crate) struct Engine {
     pub(crate) args: Args,
     pub(crate) out: Output,
@@ -64,46 +58,44 @@ pub(crate) struct Engine {
     pub(crate) over_budget: bool,
     pub(crate) queue: VecDeque<Message>,
     pub(crate) busy: bool,
-    /// The waiting messages came while a turn ran.
-    had_to_wait: bool,
+    /// The queued messages arrived while a turn ran.
+    pub(crate) queued_while_busy: bool,
     pub(crate) stop: Option<Stop>,
-    pub(crate) asking: Option<Asking>,
+    pub(crate) pending_request: Option<PendingRequest>,
     pub(crate) tool_ended: Option<u32>,
     pub(crate) running_tasks: Vec<Task>,
-    /// With the exit code, and how many messages wait before it.
+    /// Task, exit code, and number of messages that precede its turn.
     pub(crate) ended_tasks: VecDeque<(Task, i32, usize)>,
     pub(crate) inputs: SyncSender<Batch>,
-    pub(crate) ballast: Vec<Vec<u8>>,
-    pub(crate) surroundings: Surroundings,
-    pub(crate) deaf: Deaf,
+    pub(crate) workspace: Workspace,
+    pub(crate) ignore_signals: IgnoreSignals,
     pub(crate) reading_stopped: Arc<AtomicBool>,
     pub(crate) eof: bool,
-    /// No further input counts; what waits still runs.
+    /// Ignore further input, but run the queued messages.
     pub(crate) ending: bool,
     ignore_eof: bool,
-    never_ready: bool,
-    received: Receiver<Batch>,
-    inbox: VecDeque<Input>,
+    pub(crate) received: Receiver<Batch>,
+    pub(crate) inbox: VecDeque<Input>,
 }
 
-/// Runs until the end of the process and returns its exit code.
+/// Runs the simulated CLI; returns its exit code.
 pub(crate) fn run(mut args: Args) -> u8 {
     match faults::from_environment() {
         Ok(more) => args.faults.extend(more),
         Err(error) => {
-            complain(&error);
+            write_error(&error);
             return 1;
         }
     }
     let fault = |kind| args.faults.iter().find(move |fault: &&Fault| fault.kind == kind);
     if let Some(fault) = fault(Kind::ExitAtStart) {
-        complain("the simulated CLI was told to exit at its start");
+        write_error("the simulated CLI exits at its start, as a fault asks");
         return u8::try_from(fault.number(1)).unwrap_or(1);
     }
     if let Some(fault) = fault(Kind::CrashStarts)
         && faults::start_must_fail(fault.argument.as_deref())
     {
-        complain("the simulated CLI was told to fail at this start");
+        write_error("the simulated CLI fails at this start, as a fault asks");
         return 1;
     }
     let (sender, received) = input::channel();
@@ -111,17 +103,14 @@ pub(crate) fn run(mut args: Args) -> u8 {
     let opened = Conversation::open(&args, deny_resume);
     let (conversation, refused) = match opened {
         Ok(conversation) => (conversation, None),
-        Err(Refused::InUse(text)) => {
-            complain(&text);
+        Err(OpenError::InUse(text)) => {
+            write_error(&text);
             return 1;
         }
-        Err(Refused::NotFound { text, session_id }) => {
-            // An empty conversation under that id, only to say so.
+        Err(OpenError::NotFound { text, session_id }) => {
+            // An empty conversation with that id, only for the `result`.
             args.resume = None;
-            args.continue_newest = false;
-            args.fork = false;
             args.session_id = None;
-            args.persist = false;
             let Ok(mut conversation) = Conversation::open(&args, false) else { return 1 };
             conversation.session_id = session_id;
             (conversation, Some(text))
@@ -129,7 +118,7 @@ pub(crate) fn run(mut args: Args) -> u8 {
     };
     let mut engine = Engine::new(args, conversation, sender, received);
     if let Some(text) = refused {
-        complain(&text);
+        write_error(&text);
         engine.emit_refusal(&text);
         return 1;
     }
@@ -169,27 +158,25 @@ impl Engine {
             over_budget: false,
             queue: VecDeque::new(),
             busy: false,
-            had_to_wait: false,
+            queued_while_busy: false,
             stop: None,
-            asking: None,
+            pending_request: None,
             tool_ended: None,
             running_tasks: Vec::new(),
             ended_tasks: VecDeque::new(),
             inputs,
-            ballast: Vec::new(),
-            surroundings: Surroundings::default(),
-            deaf: Deaf::default(),
+            workspace: Workspace::default(),
+            ignore_signals: IgnoreSignals::default(),
             reading_stopped: Arc::default(),
             eof: false,
             ending: false,
             ignore_eof: false,
-            never_ready: false,
             received,
             inbox: VecDeque::new(),
         }
     }
 
-    fn emit_refusal(&mut self, text: &str) {
+    pub(crate) fn emit_refusal(&mut self, text: &str) {
         let turn = Turn::new();
         self.emit_result(
             &turn,
@@ -206,20 +193,18 @@ impl Engine {
     }
 
     fn start(&mut self) {
-        self.surroundings = Surroundings::enter(&mut self.args);
-        signals::listen(self.inputs.clone(), self.conversation.writer.clone(), self.deaf.clone());
+        self.workspace = Workspace::load(&mut self.args);
+        signals::listen(self.inputs.clone(), self.conversation.writer.clone(), self.ignore_signals.clone());
         for fault in self.args.faults.clone() {
             match fault.kind {
                 Kind::SlowStart => {
-                    self.never_hear(Duration::from_millis(fault.number(2_000)));
+                    self.sleep_without_input(Duration::from_millis(fault.number(2_000)));
                 }
-                Kind::NeverReady => self.never_ready = true,
                 Kind::IgnoreEof => self.ignore_eof = true,
-                Kind::IgnoreTerm => self.deaf.set(),
-                Kind::Memory => self.ballast.extend(faults::ballast(fault.number(256))),
+                Kind::IgnoreTerm => self.ignore_signals.set(),
                 Kind::StderrFlood => faults::flood_stderr(fault.number(10_000_000)),
                 Kind::Outlive | Kind::OutliveHolding => {
-                    self.leave_behind(&fault);
+                    self.spawn_survivors(&fault);
                 }
                 Kind::NoRead => self.reading_stopped.store(true, Ordering::SeqCst),
                 _ => {}
@@ -228,8 +213,8 @@ impl Engine {
         input::start_reader(self.inputs.clone(), Arc::clone(&self.reading_stopped));
     }
 
-    /// Time passes and nothing is heard; only signals are.
-    fn never_hear(&self, time: Duration) {
+    /// Waits without reading input; signals still work.
+    fn sleep_without_input(&self, time: Duration) {
         let until = clock::now() + time;
         loop {
             let left = until.saturating_duration_since(clock::now());
@@ -243,7 +228,7 @@ impl Engine {
     fn main_loop(&mut self) -> u8 {
         let mut grace: Option<Instant> = None;
         loop {
-            // In the order in which they came: a message that is there later waits for the turn of the task.
+            // In order of arrival: later messages wait for the turn of the task.
             let is_first = self.ended_tasks.front().is_some_and(|(_, _, before)| *before == 0);
             if !is_first && let Some(messages) = self.next_messages() {
                 for (_, _, before) in &mut self.ended_tasks {
@@ -265,7 +250,7 @@ impl Engine {
                 if self.running_tasks.is_empty() || clock::now() >= until {
                     return self.leave();
                 }
-                // Nothing can stop a turn that does not run.
+                // Without a running turn, nothing can stop it.
                 self.pump(Some(until), |engine| !engine.ended_tasks.is_empty()).ok();
                 continue;
             }
@@ -279,7 +264,7 @@ impl Engine {
         }
     }
 
-    /// The messages of the next turn: all that wait and can be joined.
+    /// Messages of the next turn: all queued messages that can be joined.
     fn next_messages(&mut self) -> Option<Vec<Message>> {
         let mut messages: Vec<Message> = Vec::new();
         while let Some(message) = self.queue.pop_front() {
@@ -297,133 +282,15 @@ impl Engine {
                 break;
             }
             messages.push(message);
-            // What arrived while nothing ran is a turn of its own; only what had to wait is joined.
-            if alone || !self.had_to_wait {
+            // A message to an idle process is a turn of its own; only queued messages are joined.
+            if alone || !self.queued_while_busy {
                 break;
             }
         }
         (!messages.is_empty()).then_some(messages)
     }
 
-    /// Handles inputs until `wake` or the deadline; without a deadline until `wake`. Errs if the running turn must stop.
-    pub(crate) fn pump(
-        &mut self,
-        deadline: Option<Instant>,
-        wake: impl Fn(&Self) -> bool,
-    ) -> Result<(), Stop> {
-        loop {
-            while !(self.inbox.is_empty() || !self.busy && wake(self)) {
-                if let Some(input) = self.inbox.pop_front() {
-                    self.handle(input);
-                }
-            }
-            if let Some(stop) = self.stop.filter(|_| self.busy) {
-                return Err(stop);
-            }
-            if wake(self) {
-                return Ok(());
-            }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(clock::now()));
-            let received = match left {
-                None => self.received.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(Duration::ZERO) => match self.received.try_recv() {
-                    Ok(batch) => Ok(batch),
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => return Ok(()),
-                },
-                Some(left) => self.received.recv_timeout(left),
-            };
-            match received {
-                Ok(batch) => self.inbox.extend(batch),
-                Err(RecvTimeoutError::Timeout) => {}
-                // Cannot be: this engine holds a sender.
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
-            }
-        }
-    }
-
-    /// Waits for a time, hearing everything.
-    pub(crate) fn wait(&mut self, time: Duration) -> Result<(), Stop> {
-        self.pump(Some(clock::now() + time), |_| false)
-    }
-
-    fn handle(&mut self, input: Input) {
-        match input {
-            Input::Line(line) if !self.ending && !self.never_ready => self.line(&line),
-            Input::Line(_) => {}
-            Input::Eof => self.eof = true,
-            Input::Interrupt => {
-                self.ending = true;
-                self.interrupt();
-            }
-            Input::ToolEnded(pid) => self.tool_ended = Some(pid),
-            Input::TaskEnded(id, code) => {
-                if let Some(at) = self.running_tasks.iter().position(|task| task.id == id) {
-                    let task = self.running_tasks.remove(at);
-                    self.announce_task_end(&task, code);
-                    self.ended_tasks.push_back((task, code, self.queue.len()));
-                }
-            }
-        }
-    }
-
-    fn line(&mut self, line: &[u8]) {
-        match input::judge(line) {
-            Command::Ignore => {}
-            Command::User(message) => self.message(*message),
-            Command::Control { request_id, request } => self.control(request_id.as_deref(), &request),
-            Command::Answer { request_id, response } => self.answer(&request_id, response),
-            Command::Fatal(text) => {
-                complain(&text);
-                self.quit(1);
-            }
-            Command::FatalResult(text) => {
-                self.emit_refusal(&text);
-                self.quit(1);
-            }
-        }
-    }
-
-    fn message(&mut self, message: Message) {
-        if self.queue.len() >= MAX_WAITING {
-            complain("Error: too many messages wait for the end of the turn");
-            self.quit(1);
-        }
-        if !self.busy && self.queue.is_empty() {
-            self.had_to_wait = false;
-        }
-        if self.busy {
-            self.had_to_wait = true;
-        }
-        if message.priority == Priority::Now {
-            if self.busy && self.stop.is_none() {
-                self.stop = Some(Stop::Replaced);
-            }
-            self.queue.push_front(message);
-        } else {
-            self.queue.push_back(message);
-        }
-    }
-
-    /// Stops the running turn, if one runs. What waits to be asked is withdrawn first.
-    pub(crate) fn interrupt(&mut self) {
-        if !self.busy {
-            return;
-        }
-        self.stop = Some(Stop::Interrupted);
-        if let Some(asking) = self.asking.take() {
-            self.out.line(|o| {
-                o.str("type", "control_cancel_request").str("request_id", &asking.request_id);
-            });
-        }
-    }
-
-    fn answer(&mut self, request_id: &str, response: Value) {
-        if let Some(asking) = self.asking.as_mut().filter(|asking| asking.request_id == request_id) {
-            asking.answer.get_or_insert(response);
-        }
-    }
-
-    /// The faults of the running turn and those of the command line.
+    /// Finds a fault of the running turn or of the command line.
     pub(crate) fn fault(&self, turn: &Turn, kind: Kind) -> Option<Fault> {
         let faults = turn.script.faults.iter().chain(&self.args.faults);
         faults.into_iter().find(|fault| fault.kind == kind).cloned()
@@ -434,18 +301,12 @@ impl Engine {
     }
 
     fn leave(&self) -> u8 {
-        self.surroundings.leave();
+        self.workspace.leave();
         self.conversation.writer.flush();
         u8::from(self.last_failed)
     }
 
-    /// Ends the process in the midst of whatever it does.
-    fn quit(&self, code: u8) -> ! {
-        self.conversation.writer.flush();
-        std::process::exit(i32::from(code))
-    }
-
-    /// An id of the kind that the API gives.
+    /// Random id in the format of the API.
     pub(crate) fn api_id(prefix: &str) -> String {
         let id: String = new_id().chars().filter(|c| *c != '-').take(24).collect();
         format!("{prefix}_{id}")

@@ -1,67 +1,28 @@
-//! The lines of a turn, with the real one's fields in the real one's order.
+//! Output lines of a turn, with the fields of claude in its order.
 
 use serde_json::Value;
 
-use super::catalogue::{self, VERSION};
-use super::clock;
-use super::conversation::new_id;
-use super::engine::Engine;
-use super::json::{Object, object};
-use super::turn::Turn;
+use crate::catalogue::{self, VERSION};
+use crate::clock;
+use crate::conversation::new_id;
+use crate::engine::Engine;
+use crate::json::{Object, object};
+use crate::result::Usage;
 
-/// One message of the pretended API.
+/// A message of the simulated API.
 pub(crate) struct ApiMessage {
     pub(crate) id: String,
     pub(crate) request_id: String,
     pub(crate) input_tokens: u64,
 }
 
-/// How a turn ended.
-#[derive(Debug)]
-pub(crate) struct Outcome {
-    pub(crate) subtype: &'static str,
-    pub(crate) is_error: bool,
-    /// The field `result`, or else `errors`.
-    pub(crate) text: Result<String, String>,
-    /// Inner nothing is null; outer nothing leaves the field out, as local answers do.
-    pub(crate) api_status: Option<Option<u16>>,
-    pub(crate) num_turns: u64,
-    pub(crate) stop_reason: Option<&'static str>,
-    pub(crate) terminal: Option<&'static str>,
-}
-
-/// Tokens of a turn, or of the process.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Usage {
-    pub(crate) input: u64,
-    pub(crate) output: u64,
-}
-
-impl Usage {
-    /// $5 and $25 for a million tokens.
-    pub(crate) fn cost(self) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
-        let (input, output) = (self.input as f64, self.output as f64);
-        input * 5e-6 + output * 25e-6
-    }
-
-    fn write(self, o: &mut Object<'_>) {
-        o.int("input_tokens", self.input).int("cache_creation_input_tokens", 0);
-        o.int("cache_read_input_tokens", 0).int("output_tokens", self.output);
-        server_tools(o);
-        o.str("service_tier", "standard");
-        cache_creation(o);
-        o.str("inference_geo", "").raw("iterations", b"[]").str("speed", "standard");
-    }
-}
-
-fn server_tools(o: &mut Object<'_>) {
+pub(crate) fn server_tools(o: &mut Object<'_>) {
     o.object("server_tool_use", |o| {
         o.int("web_search_requests", 0).int("web_fetch_requests", 0);
     });
 }
 
-fn cache_creation(o: &mut Object<'_>) {
+pub(crate) fn cache_creation(o: &mut Object<'_>) {
     o.object("cache_creation", |o| {
         o.int("ephemeral_1h_input_tokens", 0).int("ephemeral_5m_input_tokens", 0);
     });
@@ -91,7 +52,7 @@ impl ApiMessage {
         });
     }
 
-    /// The message as it is when it starts.
+    /// The message at its start.
     pub(crate) fn write(&self, o: &mut Object<'_>, model: &str, content: &[u8]) {
         o.str("id", &self.id).str("type", "message").str("role", "assistant");
         o.str("model", catalogue::api_model(model)).raw("content", content);
@@ -101,7 +62,7 @@ impl ApiMessage {
 }
 
 impl Engine {
-    /// A line `{"type":"system","subtype":..}` with the fields of `fill` and the usual end.
+    /// Writes a line `{"type":"system","subtype":..}` with the fields of `fill`.
     pub(crate) fn system(&mut self, subtype: &str, fill: impl FnOnce(&mut Object<'_>)) {
         let session = &self.conversation.session_id;
         self.out.line(|o| {
@@ -111,7 +72,7 @@ impl Engine {
         });
     }
 
-    /// Announces whether this process works, if the host asked for it and it changed.
+    /// Writes a change of the session state, if the host asked for these lines.
     pub(crate) fn set_state(&mut self, state: &'static str) {
         if self.state_events && self.state != state {
             self.system("session_state_changed", |o| {
@@ -135,7 +96,7 @@ impl Engine {
             o.str("type", "system").str("subtype", "init").str("cwd", &talk.cwd);
             o.str("session_id", &talk.session_id).strings("tools", &tools);
             o.array("mcp_servers", |a| {
-                for server in &self.surroundings.servers {
+                for server in &self.workspace.servers {
                     a.object(|o| {
                         o.str("name", &server.name).str("status", server.status());
                     });
@@ -153,7 +114,7 @@ impl Engine {
         });
     }
 
-    /// One line for one content block of the answer.
+    /// Writes one content block of the answer as a line.
     pub(crate) fn emit_assistant(&mut self, api: &ApiMessage, block: &[u8], stop_reason: &str) {
         let uuid = new_id();
         let content = array_of(block);
@@ -175,7 +136,7 @@ impl Engine {
         });
     }
 
-    /// An answer that no model gave: local commands, and what went wrong (`error`).
+    /// Writes an answer without a model: of a local command, or about an error.
     pub(crate) fn emit_synthetic(&mut self, text: &str, stop_reason: &str, error: Option<(&str, &str)>) {
         let uuid = new_id();
         let content = array_of(&block("text", text));
@@ -204,7 +165,7 @@ impl Engine {
         self.conversation.assistant(&uuid, message);
     }
 
-    /// Tells the host that a message was taken. Those that were joined or dropped have no timestamp.
+    /// Writes the replay of a received message. Joined and dropped messages have no timestamp.
     pub(crate) fn emit_replay(&mut self, content: &Value, uuid: &str, with_time: bool) {
         if !self.args.replay {
             return;
@@ -223,7 +184,7 @@ impl Engine {
         );
     }
 
-    /// What a local command said, as the user's own line.
+    /// Writes the output of a local command as a user line.
     pub(crate) fn emit_command_output(&mut self, text: &str) {
         let text = format!("<local-command-stdout>{text}</local-command-stdout>");
         self.emit_user(
@@ -237,7 +198,7 @@ impl Engine {
         );
     }
 
-    /// A user line that replaces the compacted conversation.
+    /// Writes the user line that replaces the compacted conversation.
     pub(crate) fn emit_summary(&mut self, uuid: &str, text: &str) {
         self.emit_user(
             uuid,
@@ -264,7 +225,7 @@ impl Engine {
         });
     }
 
-    /// A tool's result, or with no `result` the note that the user interrupted.
+    /// Writes a tool's result, or without `result` the note about an interrupt.
     pub(crate) fn emit_note(&mut self, block: &[u8], result: Option<&[u8]>) {
         let uuid = new_id();
         let mut message = Vec::new();
@@ -281,71 +242,4 @@ impl Engine {
         });
         self.conversation.note(&uuid, &message, result);
     }
-
-    /// The last line of a turn.
-    pub(crate) fn emit_result(&mut self, turn: &Turn, outcome: &Outcome) {
-        self.last_failed = outcome.is_error;
-        let ms = clock::ms_since(turn.started);
-        let success = outcome.text.is_ok();
-        let api_ms = self.totals.api_ms;
-        self.out.line(|o| {
-            o.str("type", "result").str("subtype", outcome.subtype);
-            if success {
-                o.bool("is_error", outcome.is_error);
-                if let Some(status) = outcome.api_status {
-                    match status {
-                        Some(status) => o.int("api_error_status", status.into()),
-                        None => o.null("api_error_status"),
-                    };
-                }
-            }
-            o.int("duration_ms", ms).int("duration_api_ms", api_ms);
-            if let (Some(first), false) = (turn.first_output_ms, outcome.is_error) {
-                o.int("ttft_ms", first).int("ttft_stream_ms", first).int("time_to_request_ms", 0);
-            }
-            if !success {
-                o.bool("is_error", outcome.is_error);
-            }
-            o.int("num_turns", outcome.num_turns);
-            if let Ok(text) = &outcome.text {
-                o.str("result", text);
-            }
-            o.opt("stop_reason", outcome.stop_reason).str("session_id", &self.conversation.session_id);
-            o.num("total_cost_usd", self.totals.cost).object("usage", |o| turn.usage.write(o));
-            o.object("modelUsage", |o| {
-                for (model, usage) in &self.totals.by_model {
-                    o.object(model, |o| model_usage(o, model, *usage));
-                }
-            });
-            o.array("permission_denials", |a| {
-                for denial in &turn.denials {
-                    a.object(|o| {
-                        o.str("tool_name", &denial.name).str("tool_use_id", &denial.id);
-                        o.value("tool_input", &denial.input);
-                    });
-                }
-            });
-            if let Some(reason) = outcome.terminal {
-                o.str("terminal_reason", reason);
-            }
-            o.str("fast_mode_state", "off");
-            if turn.unsolicited {
-                o.object("origin", |o| {
-                    o.str("kind", "task-notification");
-                });
-            }
-            o.str("uuid", &new_id());
-            if let Err(error) = &outcome.text {
-                o.strings("errors", &[error]);
-            }
-        });
-    }
-}
-
-fn model_usage(o: &mut Object<'_>, model: &str, usage: Usage) {
-    o.int("inputTokens", usage.input).int("outputTokens", usage.output);
-    o.int("cacheReadInputTokens", 0).int("cacheCreationInputTokens", 0).int("webSearchRequests", 0);
-    o.num("costUSD", usage.cost());
-    o.int("contextWindow", if model.ends_with("[1m]") { 1_000_000 } else { 200_000 });
-    o.int("maxOutputTokens", 64_000);
 }

@@ -1,4 +1,4 @@
-//! The ways to break, by name. Where each one strikes is decided where it is asked for (start, turn, delta).
+//! Faults by name. The code of start, turn and stream decides where each one applies.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -6,9 +6,9 @@ use std::str::FromStr;
 
 use rustix::process::{Signal, getpid, kill_process};
 
-use super::output::write_all;
+use crate::output::write_all;
 
-/// A fault with its argument, as in `name=argument`.
+/// A fault with its argument, such as `name=argument`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault {
     pub(crate) kind: Kind,
@@ -17,7 +17,7 @@ pub(crate) struct Fault {
 
 macro_rules! kinds {
     ($($kind:ident $name:literal $text:literal),* $(,)?) => {
-        /// The known faults.
+        /// The faults.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(crate) enum Kind { $($kind),* }
 
@@ -31,34 +31,32 @@ macro_rules! kinds {
 }
 
 kinds! {
-    CrashBefore "crash-before" "die before any event of the turn [=CODE|abort|kill, default 1]",
-    CrashInit "crash-init" "die after the turn's init alone",
-    CrashMid "crash-mid" "die after some deltas, before the answer",
-    CrashAfter "crash-after" "die right after the result, before the transcript is written",
+    CrashBefore "crash-before" "exit before the first line of the turn [=CODE|abort|kill, default 1]",
+    CrashInit "crash-init" "exit after the turn's init",
+    CrashMid "crash-mid" "exit after some deltas, before the answer",
+    CrashAfter "crash-after" "exit after the result, before the transcript is written",
     Exit0Mid "exit0-mid" "exit with 0 in the middle of the answer",
-    DieOnce "die-once" "=FILE: die as crash-before unless FILE exists; FILE is made first, so a retry succeeds",
-    Hang "hang" "stop doing anything in mid-turn, control requests and SIGTERM included",
-    Spin "spin" "the same, burning processor time",
-    StopSelf "stop-self" "SIGSTOP to itself in mid-turn",
-    Mute "mute" "=MS: no line at all for that long, but control requests are answered [60000]",
-    IgnoreTerm "ignore-term" "forget SIGTERM, SIGHUP and SIGINT from now on",
-    IgnoreEof "ignore-eof" "live on when the input ends",
-    GarbageLine "garbage-line" "one line that is no JSON, then go on",
-    HalfLine "half-line" "half a line, then die",
-    InvalidUtf8 "invalid-utf8" "one line with bytes that are no UTF-8, then go on",
-    LongLine "long-line" "=BYTES: one line of that length [100000000], then go on",
-    StderrFlood "stderr-flood" "=BYTES to standard error [10000000], then go on",
-    CloseStdout "close-stdout" "close the output but live",
-    NoRead "no-read" "never read the input again",
-    Memory "memory" "=MB: grow by that much touched memory [256] and keep it",
-    Outlive "outlive" "=SECONDS: leave three processes in sessions of their own [600], one without environment",
-    OutliveHolding "outlive-holding-pipes" "the same, and they hold output and error open",
-    SlowStart "slow-start" "=MS: react to nothing for that long after the start [2000]",
-    NeverReady "never-ready" "read, but never answer anything",
-    SilentServers "silent-servers" "never answer the request that sets MCP servers",
-    ExitAtStart "exit-at-start" "=CODE: exit at once [1]",
+    DieOnce "die-once" "=FILE: exit as crash-before unless FILE exists; FILE is created first, so a retry succeeds",
+    Hang "hang" "block during the turn; ignore control requests and SIGTERM",
+    Spin "spin" "the same with a busy loop",
+    StopSelf "stop-self" "SIGSTOP to itself during the turn",
+    Mute "mute" "=MS: no line for this time, but answers to control requests [60000]",
+    IgnoreTerm "ignore-term" "ignore SIGTERM, SIGHUP and SIGINT from now on",
+    IgnoreEof "ignore-eof" "continue to run after the end of input",
+    GarbageLine "garbage-line" "one line that is not JSON, then continue",
+    HalfLine "half-line" "half a line, then exit",
+    InvalidUtf8 "invalid-utf8" "one line with invalid UTF-8, then continue",
+    LongLine "long-line" "=BYTES: one line of this length [100000000], then continue",
+    StderrFlood "stderr-flood" "=BYTES to standard error [10000000], then continue",
+    CloseStdout "close-stdout" "close standard output but continue to run",
+    NoRead "no-read" "stop reading the input",
+    Outlive "outlive" "=SECONDS: start three processes in new sessions [600], one without environment",
+    OutliveHolding "outlive-holding-pipes" "the same, with standard output and error open",
+    SlowStart "slow-start" "=MS: ignore input for this time after the start [2000]",
+    SilentServers "silent-servers" "no answer to the request that sets MCP servers",
+    ExitAtStart "exit-at-start" "=CODE: exit at the start [1]",
     CrashStarts "crash-starts" "=N:FILE: exit with 1 at the first N starts, counted in FILE",
-    RefuseResume "refuse-resume" "deny that the conversation to resume exists",
+    RefuseResume "refuse-resume" "report that the conversation to resume does not exist",
 }
 
 impl FromStr for Fault {
@@ -83,13 +81,13 @@ impl Fault {
     }
 }
 
-/// The faults of the environment variable, for hosts that fix the command line.
+/// Faults from the environment variable, for hosts with a fixed command line.
 pub(crate) fn from_environment() -> Result<Vec<Fault>, String> {
     let text = std::env::var("PILOTLIGHT_SIM_FAULT").unwrap_or_default();
     text.split(',').filter(|name| !name.trim().is_empty()).map(str::parse).collect()
 }
 
-/// Ends this process at once: nothing is flushed, no handler runs.
+/// Ends this process at once, without a flush or an exit handler.
 pub(crate) fn die(how: Option<&str>) -> ! {
     match how {
         Some("abort") => std::process::abort(),
@@ -101,26 +99,26 @@ pub(crate) fn die(how: Option<&str>) -> ! {
     }
 }
 
-/// Stops this process; returns when somebody continues it.
+/// Stops this process with SIGSTOP; returns after SIGCONT.
 pub(crate) fn stop_self() {
     kill_process(getpid(), Signal::STOP).ok();
 }
 
-/// Never comes back, and needs nothing.
+/// Blocks forever without processor time.
 pub(crate) fn hang() -> ! {
     loop {
         std::thread::park();
     }
 }
 
-/// Never comes back, and needs a whole processor.
+/// Blocks forever with a busy loop.
 pub(crate) fn spin() -> ! {
     loop {
         std::hint::spin_loop();
     }
 }
 
-/// Writes that much to standard error, in lines.
+/// Writes `bytes` bytes to standard error, in lines.
 pub(crate) fn flood_stderr(bytes: u64) {
     let line = [b"the simulated CLI floods its standard error ".as_slice(), &[b'!'; 979], b"\n"].concat();
     let mut left = usize::try_from(bytes).unwrap_or(usize::MAX);
@@ -131,17 +129,12 @@ pub(crate) fn flood_stderr(bytes: u64) {
     }
 }
 
-/// Memory that the kernel really has to give.
-pub(crate) fn ballast(megabytes: u64) -> Vec<Vec<u8>> {
-    (0..megabytes).map(|_| vec![1; 1 << 20]).collect()
-}
-
-/// True for the first call with this file, ever: it is made here.
+/// Creates the file; true if it did not exist.
 pub(crate) fn first_time(file: &str) -> bool {
     OpenOptions::new().write(true).create_new(true).open(file).is_ok()
 }
 
-/// Counts this start in a file and tells whether it is one of those that must fail (`N:FILE`).
+/// Counts this start in a file. True for the first N starts (`N:FILE`).
 pub(crate) fn start_must_fail(argument: Option<&str>) -> bool {
     let Some((count, file)) = argument.and_then(|text| text.split_once(':')) else { return true };
     let starts = std::fs::metadata(file).map_or(0, |data| data.len());
@@ -154,7 +147,7 @@ mod tests {
     use super::{ALL, Fault, Kind};
 
     #[test]
-    fn every_listed_fault_is_understood() {
+    fn listed_faults_parse() {
         for (name, _) in ALL {
             assert!(name.parse::<Fault>().is_ok(), "{name}");
         }

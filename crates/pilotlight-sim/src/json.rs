@@ -1,5 +1,5 @@
-//! Writes JSON straight into a byte buffer, in the order of the calls: no tree per line, and `type` stays first,
-//! as hosts that only peek at a line expect it.
+//! Writes JSON into a byte buffer in the order of the calls, without a tree. `type` stays the first field, as hosts
+//! expect.
 
 use std::io::Write as _;
 
@@ -12,7 +12,7 @@ pub(crate) fn object(out: &mut Vec<u8>, fill: impl FnOnce(&mut Object<'_>)) {
     out.push(b'}');
 }
 
-/// An object being written.
+/// Writer of an object.
 pub(crate) struct Object<'a> {
     out: &'a mut Vec<u8>,
     first: bool,
@@ -62,7 +62,7 @@ impl Object<'_> {
         self.raw(key, b"null")
     }
 
-    /// Bytes that are JSON already.
+    /// Bytes that are valid JSON.
     pub(crate) fn raw(&mut self, key: &str, json: &[u8]) -> &mut Self {
         self.key(key);
         self.out.extend_from_slice(json);
@@ -98,7 +98,7 @@ impl Object<'_> {
     }
 }
 
-/// An array being written.
+/// Writer of an array.
 pub(crate) struct Array<'a> {
     out: &'a mut Vec<u8>,
     first: bool,
@@ -124,13 +124,13 @@ impl Array<'_> {
 }
 
 fn display(out: &mut Vec<u8>, value: impl std::fmt::Display) {
-    // Writing into a Vec cannot fail; a failing Display would only cut the value.
+    // A write into a Vec cannot fail; a failing Display becomes null.
     if write!(out, "{value}").is_err() {
         out.extend_from_slice(b"null");
     }
 }
 
-/// Appends `text` as a JSON string, escaped like JavaScript's `JSON.stringify` does it.
+/// Appends `text` as a JSON string with the escapes of JavaScript's `JSON.stringify`.
 pub(crate) fn string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     let mut plain = 0;
@@ -161,7 +161,7 @@ mod tests {
     use super::{object, string};
 
     #[test]
-    fn strings_survive_the_round_trip() {
+    fn escaped_strings_parse_to_themselves() {
         for text in ["", "plain", "a\"b\\c\n\r\t\u{8}\u{c}\u{0}\u{1b}", "ü\u{2028}𝄞", "\\u0041"] {
             let mut out = Vec::new();
             string(&mut out, text);
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn order_is_kept() {
+    fn fields_keep_the_order_of_calls() {
         let mut out = Vec::new();
         object(&mut out, |o| {
             o.str("type", "x").int("b", 1).array("a", |a| a.str("q")).object("o", |o| {

@@ -1,13 +1,13 @@
-//! The simulated CLI: a deterministic, offline stand-in for `claude --print --input-format stream-json`.
+//! A simulated `claude --print --input-format stream-json`: deterministic and offline.
 //!
-//! Purpose: children for the demo, for load and chaos tests, and for the continuous integration of programs that
-//! embed pilotlight. It speaks the same lines, keeps the same files and dies of the same mistakes as the real one;
-//! markers in a message's text and `--fault` switches make it answer, work or break on request (`--help` lists them).
+//! It serves as the CLI of the demo, of load and chaos tests, and of tests of programs that embed pilotlight. It reads and
+//! writes the same lines, keeps the same files and exits on the same errors as claude. Markers in a message's text and
+//! `--fault` flags control its answers and faults; `--help` lists them.
 //!
-//! Owned by whoever runs it as a child; it must not know anything of supervisors, sessions of pilotlight or HTTP.
-//! One thread reads the input all the time, the main thread runs turns, one thread owns signals, one the transcript.
+//! It does not depend on pilotlight. Four threads: the main thread runs turns, the others read the input, handle signals
+//! and write the transcript.
 //!
-//! A marker may run shell commands: never give it text from people you do not trust.
+//! A marker may run shell commands: use it with trusted text only.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -15,39 +15,45 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 mod answer;
 mod args;
-mod asking;
 mod catalogue;
 mod clock;
+mod command;
 mod commands;
 mod control;
 mod conversation;
+mod dispatch;
 mod engine;
 mod events;
 mod faults;
 mod help;
+mod host_request;
 mod input;
 mod json;
+mod mcp_config;
+mod new_session;
 mod output;
-mod own_session;
 mod permission;
+mod result;
 mod script;
 mod signals;
 mod stream;
 mod tasks;
 mod tools;
 mod transcript;
+mod transcript_writer;
 mod turn;
+mod turn_faults;
 mod workspace;
 
-/// First argument that turns an embedding program into the simulated CLI (see [`run_if_asked`]).
+/// First argument that makes an embedding program run as the simulated CLI, see [`run_if_asked`].
 pub const SIM_ARG: &str = "pilotlight-sim";
 
-/// The short name of the same, as the `pilotlight` program has it.
+/// First argument with the same effect, as the subcommand of the `pilotlight` program.
 const SIM_COMMAND: &str = "sim";
 
-/// Becomes the simulated CLI, and never returns, if the first argument is [`SIM_ARG`] or `sim`.
+/// Runs as the simulated CLI and never returns, if the first argument is [`SIM_ARG`] or `sim`; else returns at once.
 ///
-/// A program that embeds pilotlight calls this first thing in its `main`; it then needs no second executable.
+/// A program that embeds pilotlight calls this first in `main`, instead of shipping a second executable.
 pub fn run_if_asked() {
     CAN_BE_SIM.store(true, Ordering::Relaxed);
     let mut arguments = std::env::args_os().skip(1);
@@ -56,19 +62,19 @@ pub fn run_if_asked() {
     }
 }
 
-/// Whether [`run_if_asked`] was called in this process, so that its own executable may serve as the simulation.
+/// Whether this process called [`run_if_asked`], which lets its executable serve as the simulated CLI.
 pub fn can_be_sim() -> bool {
     CAN_BE_SIM.load(Ordering::Relaxed)
 }
 
 static CAN_BE_SIM: AtomicBool = AtomicBool::new(false);
 
-/// Runs the simulated CLI with the given arguments (those after the word `sim`) until its end.
+/// Runs the simulated CLI with the given arguments (without the word `sim`).
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     ExitCode::from(run(arguments))
 }
 
-/// What to put as first argument to start this very program as the simulated CLI once more.
+/// First argument that makes this program run as the simulated CLI again.
 fn selector() -> OsString {
     match std::env::args_os().nth(1) {
         Some(first) if first == SIM_COMMAND => first,
@@ -79,17 +85,17 @@ fn selector() -> OsString {
 fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
     let arguments: Vec<OsString> = arguments.collect();
     if let Some((first, rest)) = arguments.split_first()
-        && first == own_session::OWN_SESSION_ARG
+        && first == new_session::NEW_SESSION_ARG
     {
-        return own_session::become_command(rest);
+        return new_session::become_command(rest);
     }
     let words = arguments.iter().map(|a| a.to_string_lossy().into_owned()).collect();
     match args::parse(words) {
-        Ok(args::Asked::Run(args)) => engine::run(*args),
-        Ok(args::Asked::Help) => help::print(),
-        Ok(args::Asked::Version) => help::print_version(),
+        Ok(args::Invocation::Run(args)) => engine::run(*args),
+        Ok(args::Invocation::Help) => help::print(),
+        Ok(args::Invocation::Version) => help::print_version(),
         Err(refusal) => {
-            output::complain(&refusal.to_string());
+            output::write_error(&refusal.to_string());
             1
         }
     }

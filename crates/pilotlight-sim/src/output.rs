@@ -1,4 +1,4 @@
-//! Standard output and standard error: one `write(2)` for a line, no matter how many follow.
+//! Standard output and standard error: one `write(2)` per line.
 
 use std::fs::File;
 
@@ -6,12 +6,12 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 
-use super::json::{self, Object};
+use crate::json::{self, Object};
 
-/// Buffers above this are given back after the line: one 100 MB answer must not stay in memory.
+/// Maximum capacity that a buffer keeps after a line: one answer of 100 MB must not stay in memory.
 const KEPT_BUFFER: usize = 256 * 1024;
 
-/// The standard output, with a buffer that is used again for each line.
+/// Standard output, with a reused buffer.
 pub(crate) struct Output {
     buffer: Vec<u8>,
 }
@@ -21,7 +21,7 @@ impl Output {
         Self { buffer: Vec::with_capacity(8 * 1024) }
     }
 
-    /// Writes one object as one line.
+    /// Writes one object as a line.
     pub(crate) fn line(&mut self, fill: impl FnOnce(&mut Object<'_>)) {
         self.buffer.clear();
         json::object(&mut self.buffer, fill);
@@ -32,30 +32,30 @@ impl Output {
         }
     }
 
-    /// Writes bytes as they are: the fast path of deltas, and faults that are no lines at all.
-    #[expect(clippy::unused_self, reason = "whoever writes must hold the output")]
+    /// Writes raw bytes: deltas, and faults that are no lines.
+    #[expect(clippy::unused_self, reason = "only the owner of the output may write")]
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         write_all(rustix::stdio::stdout(), bytes);
     }
 
-    /// Gives the standard output up; the host sees its end while the process lives on.
-    #[expect(clippy::unused_self, reason = "whoever closes it must hold the output")]
+    /// Closes standard output while the process continues to run.
+    #[expect(clippy::unused_self, reason = "only the owner of the output may close it")]
     pub(crate) fn close(&mut self) {
         if let Ok(null) = File::options().write(true).open("/dev/null")
             && rustix::stdio::dup2_stdout(&null).is_err()
         {
-            complain("Error: cannot close the standard output");
+            write_error("Error: cannot close the standard output");
         }
     }
 }
 
-/// One line on standard error.
-pub(crate) fn complain(text: &str) {
+/// Writes one line to standard error.
+pub(crate) fn write_error(text: &str) {
     write_all(rustix::stdio::stderr(), format!("{text}\n").as_bytes());
 }
 
-/// Writes everything, also to a descriptor that the host made non-blocking. A closed pipe is no reason to die:
-/// the real CLI goes on until its input ends.
+/// Writes all bytes, also to a non-blocking descriptor. Like claude, it ignores a closed pipe and continues until the
+/// end of input.
 pub(crate) fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         match rustix::io::write(fd, bytes) {
@@ -70,6 +70,6 @@ pub(crate) fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) {
 /// Waits until a non-blocking descriptor is ready.
 pub(crate) fn wait_for(fd: BorrowedFd<'_>, flags: PollFlags) {
     let mut fds = [PollFd::from_borrowed_fd(fd, flags)];
-    // A failed wait only means that the caller tries again.
+    // After a failed poll(2) the caller tries again.
     poll(&mut fds, None).ok();
 }

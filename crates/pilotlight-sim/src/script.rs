@@ -1,19 +1,19 @@
-//! The markers in a message's text: a pure parser from text to what the turn shall do.
+//! Parses the markers in a message's text: a pure function from text to the script of a turn.
 
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::faults::Fault;
+use crate::faults::Fault;
 
-/// A tool call to make.
+/// A tool call.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Call {
     pub(crate) name: String,
     pub(crate) input: Value,
 }
 
-/// A piece of the answer's text.
+/// A part of the answer's text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Part {
     Say(String),
@@ -21,33 +21,32 @@ pub(crate) enum Part {
     Recall,
     Env(String),
     Pid,
-    Cwd,
     /// The system prompt.
     System,
-    /// What the message consists of.
+    /// A summary of the message's content.
     Blocks,
     /// All messages of the conversation, as JSON.
     Context,
 }
 
-/// The API fails for good.
+/// A final API error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) status: u16,
-    /// Because the conversation no longer fits.
+    /// The conversation exceeds the context window.
     pub(crate) context_full: bool,
 }
 
-/// Retries to show before the answer.
+/// Retries before the answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Retries {
     pub(crate) count: u64,
     pub(crate) status: u16,
-    /// Instead of the real one's growing delays.
+    /// Replaces claude's growing delays.
     pub(crate) delay: Option<Duration>,
 }
 
-/// All that a message's markers ask for.
+/// The script of a turn.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Script {
     pub(crate) parts: Vec<Part>,
@@ -63,18 +62,17 @@ pub(crate) struct Script {
     pub(crate) failure: Option<Failure>,
     pub(crate) retries: Option<Retries>,
     pub(crate) refusal: bool,
-    pub(crate) max_turns: bool,
     pub(crate) fallback: bool,
     pub(crate) usage: Option<(u64, u64)>,
-    /// Something to ask the host that is no question about a tool.
+    /// Subtype of a request to the host that is no permission request.
     pub(crate) host_request: Option<String>,
     pub(crate) faults: Vec<Fault>,
-    /// What is left without the markers.
+    /// The text without markers.
     pub(crate) plain: String,
 }
 
-/// Reads the markers of a text. What is no known marker stays text; a misspelt fault is an error, since a test that
-/// forgets its fault would pass for the wrong reason.
+/// Parses the markers of a text. Unknown markers stay text. An unknown fault is an error: a test that loses its fault
+/// would pass for the wrong reason.
 pub(crate) fn parse(text: &str) -> Result<Script, String> {
     let mut script = Script::default();
     let mut plain = String::new();
@@ -95,7 +93,7 @@ pub(crate) fn parse(text: &str) -> Result<Script, String> {
 }
 
 impl Script {
-    /// Takes one marker; returns what follows it, or nothing if it is none.
+    /// Parses one marker. Returns the text after it, or `None` for an unknown marker.
     fn marker<'t>(&mut self, text: &'t str) -> Result<Option<&'t str>, String> {
         for (prefix, repeat) in [("tool:", false), ("toolloop:", true)] {
             if let Some(call) = text.strip_prefix(prefix) {
@@ -117,7 +115,6 @@ impl Script {
             "recall" => self.parts.push(Part::Recall),
             "env" => self.parts.push(Part::Env(value.to_owned())),
             "pid" => self.parts.push(Part::Pid),
-            "cwd" => self.parts.push(Part::Cwd),
             "system" => self.parts.push(Part::System),
             "blocks" => self.parts.push(Part::Blocks),
             "context" => self.parts.push(Part::Context),
@@ -136,7 +133,6 @@ impl Script {
             "http" => self.http(value),
             "refusal" => self.refusal = true,
             "stop" if value == "refusal" => self.refusal = true,
-            "max_turns" => self.max_turns = true,
             "fallback" => self.fallback = true,
             "host_request" => self.host_request = Some(value.to_owned()),
             "usage" => {
@@ -149,7 +145,7 @@ impl Script {
         Ok(Some(after))
     }
 
-    /// `STATUS` fails for good, `STATUS,n=2` twice, with `retry_after=SECONDS` between.
+    /// `STATUS` is a final error; `STATUS,n=2,retry_after=SECONDS` is two retries.
     fn http(&mut self, value: &str) {
         let mut fields = value.split(',');
         let code = status(fields.next().unwrap_or_default());
@@ -184,7 +180,7 @@ fn retries(value: &str) -> Retries {
     }
 }
 
-/// `Name {json}]]`, where the JSON itself may contain `]]`.
+/// `Name {json}]]`; the JSON itself may contain `]]`.
 fn parse_call(text: &str) -> Option<(Call, &str)> {
     let (name, json) = text.split_once(' ')?;
     let mut values = serde_json::Deserializer::from_str(json).into_iter::<Value>();
@@ -199,7 +195,7 @@ mod tests {
     use crate::faults::Kind;
 
     #[test]
-    fn markers_and_text_are_told_apart() {
+    fn markers_and_text_are_separated() {
         let script = parse("hello [[say:a]] [[sleep:5]][[unknown:x]] [[fault:mute=7]] end").unwrap();
         assert_eq!(script.parts, [Part::Say("a".into())]);
         assert_eq!(script.sleep.as_millis(), 5);
@@ -209,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_may_contain_what_looks_like_its_end() {
+    fn call_input_may_contain_brackets() {
         let script = parse(r#"[[tool:Bash {"command":"a","list":[["]]"]]}]]after"#).unwrap();
         assert_eq!(script.calls.len(), 1);
         assert_eq!(script.plain, "after");

@@ -1,8 +1,8 @@
-//! What signals do: SIGTERM and SIGHUP save the transcript and exit with 128 + number, without a `result`; SIGINT
+//! Signal handling. SIGTERM and SIGHUP flush the transcript and exit with 128 + number, without a `result`. SIGINT
 //! interrupts the turn and ends the process after it.
 //!
-//! A program that is stuck (`hang`, `spin`) does not answer signals, as the real one, whose handlers run on the very
-//! thread that is stuck. The listener is tokio's, on a thread of its own, because that is the safe one at hand.
+//! Under the faults `hang` and `spin` signals have no effect, as in a claude whose event loop is stuck. The listener is
+//! tokio's on a separate thread, because it needs no unsafe code.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,14 +10,14 @@ use std::sync::mpsc::SyncSender;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::input::{Batch, Input};
-use super::transcript::Writer;
+use crate::input::{Batch, Input};
+use crate::transcript_writer::Writer;
 
-/// Set by faults: signals that ask for an end are taken and forgotten.
+/// Set by faults: signals have no effect.
 #[derive(Clone, Default)]
-pub(crate) struct Deaf(Arc<AtomicBool>);
+pub(crate) struct IgnoreSignals(Arc<AtomicBool>);
 
-impl Deaf {
+impl IgnoreSignals {
     pub(crate) fn set(&self) {
         self.0.store(true, Ordering::SeqCst);
     }
@@ -27,8 +27,8 @@ impl Deaf {
     }
 }
 
-/// Starts to listen. Signals have their default effect if that fails.
-pub(crate) fn listen(inputs: SyncSender<Batch>, transcript: Writer, deaf: Deaf) {
+/// Starts the listener. On failure, signals keep their default effect.
+pub(crate) fn listen(inputs: SyncSender<Batch>, transcript: Writer, ignore_signals: IgnoreSignals) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().build() else { return };
     let streams = {
         let _guard = runtime.enter();
@@ -44,7 +44,7 @@ pub(crate) fn listen(inputs: SyncSender<Batch>, transcript: Writer, deaf: Deaf) 
                     _ = interrupt.recv() => 2,
                 }
             });
-            if deaf.is_set() {
+            if ignore_signals.is_set() {
                 continue;
             }
             if number == 2 {

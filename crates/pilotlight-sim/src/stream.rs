@@ -1,21 +1,19 @@
-//! One message of the pretended API, piece by piece. Deltas take the fast path: bytes that are prepared once per block,
-//! with only the text and the id put between.
+//! Streams one message of the simulated API. Deltas use prepared bytes per block: only text and id are inserted.
 
 use serde_json::Value;
 
-use super::conversation::{line_id, new_id};
-use super::engine::{Engine, Stop};
-use super::events::{ApiMessage, block};
-use super::faults::{self, Kind};
-use super::json::{self, Object, object};
-use super::turn::Turn;
+use crate::conversation::{line_id, new_id};
+use crate::engine::{Engine, Stop};
+use crate::events::{ApiMessage, block};
+use crate::json::{self, Object, object};
+use crate::turn::Turn;
 
-/// Characters of a delta when the message does not ask for a number of deltas.
+/// Characters per delta, unless the message asks for a number of deltas.
 const PIECE: usize = 8;
-/// Long answers come in at most about this many deltas.
+/// Approximate maximum number of deltas of a long answer.
 const MAX_PIECES: usize = 64;
 
-/// What a message consists of.
+/// A content block of a message.
 pub(crate) enum Block {
     Thinking(String),
     Text(String),
@@ -23,7 +21,7 @@ pub(crate) enum Block {
 }
 
 impl Engine {
-    /// Streams a message and books its tokens.
+    /// Streams a message and adds its tokens to the usage.
     pub(crate) fn stream_message(
         &mut self,
         turn: &mut Turn,
@@ -59,14 +57,14 @@ impl Engine {
             });
         }
         turn.stop_reason = Some(stop_reason);
-        // The real one counts nothing for an answer that it fetched without streaming.
+        // claude counts no output tokens for an answer without streaming.
         self.book(turn, input, if turn.script.fallback { 0 } else { output });
         Ok(api)
     }
 
-    /// A token is about four bytes.
+    /// Estimates four bytes per token.
     fn estimate(&self, turn: &Turn, blocks: &[Block]) -> (u64, u64) {
-        let said: usize = self.conversation.said.iter().map(|said| said.text.len()).sum();
+        let said: usize = self.conversation.user_texts.iter().map(|user| user.text.len()).sum();
         let answered: usize = blocks
             .iter()
             .map(|block| match block {
@@ -174,7 +172,7 @@ impl Engine {
         let mut id = [0; 36];
         for (number, piece) in pieces.into_iter().enumerate() {
             if number == half {
-                self.break_in_the_middle(turn);
+                self.apply_mid_answer_faults(turn);
                 if turn.script.fallback {
                     break;
                 }
@@ -192,22 +190,9 @@ impl Engine {
             self.wait(delay)?;
         }
         if half <= 1 {
-            self.break_in_the_middle(turn);
+            self.apply_mid_answer_faults(turn);
         }
         Ok(())
-    }
-
-    fn break_in_the_middle(&mut self, turn: &Turn) {
-        if let Some(fault) = self.fault(turn, Kind::CrashMid) {
-            faults::die(fault.argument.as_deref());
-        }
-        if self.fault(turn, Kind::Exit0Mid).is_some() {
-            faults::die(Some("0"));
-        }
-        if let Some(fault) = self.fault(turn, Kind::HalfLine) {
-            self.out.bytes(br#"{"type":"assistant","message":{"id":"msg_half","type":"mess"#);
-            faults::die(fault.argument.as_deref());
-        }
     }
 }
 
@@ -223,7 +208,7 @@ fn tool_block(id: &str, name: &str, input: &Value) -> Vec<u8> {
     out
 }
 
-/// Cuts a text into deltas, never inside a character. Fewer come out if there are not enough characters.
+/// Splits a text into deltas at character boundaries. A short text gives fewer deltas.
 fn pieces(text: &str, wanted: Option<usize>, slow: bool) -> Vec<&str> {
     let characters = text.chars().count();
     let size = match wanted {
@@ -248,7 +233,7 @@ mod tests {
     use super::pieces;
 
     #[test]
-    fn pieces_make_the_text_again() {
+    fn pieces_concatenate_to_the_text() {
         for text in ["", "a", "hello there", "ü😀x".repeat(300).as_str()] {
             for (wanted, slow) in [(None, false), (Some(3), false), (Some(5000), false), (None, true)] {
                 assert_eq!(pieces(text, wanted, slow).concat(), text);

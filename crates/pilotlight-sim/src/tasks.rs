@@ -1,4 +1,4 @@
-//! Commands in the background: they outlive their turn, and their end starts a turn that nobody asked for.
+//! Background tasks: commands that outlive their turn and start a turn when they exit.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -6,13 +6,13 @@ use std::process::Child;
 
 use serde_json::json;
 
-use super::conversation::new_id;
-use super::engine::Engine;
-use super::input::{Batch, Input};
-use super::script::Call;
-use super::tools::{CallEnd, bash_details};
+use crate::conversation::new_id;
+use crate::engine::Engine;
+use crate::input::{Batch, Input};
+use crate::script::Call;
+use crate::tools::{ToolOutcome, bash_details};
 
-/// A command in the background.
+/// A background command.
 #[derive(Debug)]
 pub(crate) struct Task {
     pub(crate) id: String,
@@ -22,7 +22,7 @@ pub(crate) struct Task {
 }
 
 impl Engine {
-    /// The call of the `background` marker. Where tasks are switched off the command only leaves a process behind.
+    /// The tool call of the marker `background`. With background tasks disabled, it only leaves a process running.
     pub(crate) fn background_call(&self, seconds: f64) -> Call {
         let input = if tasks_are_off() {
             json!({"command": format!("sleep {seconds} >/dev/null 2>&1 &")})
@@ -32,23 +32,23 @@ impl Engine {
         Call { name: "Bash".into(), input }
     }
 
-    pub(crate) fn start_task(&mut self, id: &str, command: &str) -> CallEnd {
+    pub(crate) fn start_task(&mut self, id: &str, command: &str) -> ToolOutcome {
         if tasks_are_off() {
             self.tool_error(id, "<tool_use_error>InputValidationError: Bash failed due to the following issue:\nAn unexpected parameter `run_in_background` was provided</tool_use_error>");
-            return CallEnd::Failed;
+            return ToolOutcome::Failed;
         }
         let task_id: String =
             std::iter::once('b').chain(new_id().chars().filter(|c| *c != '-').take(8)).collect();
         let Some(file) = self.task_file(&task_id) else {
             self.tool_error(id, "the output file could not be made");
-            return CallEnd::Failed;
+            return ToolOutcome::Failed;
         };
         let output = File::options().append(true).create(true).open(&file);
         let started =
             output.and_then(|out| self.tool_command(command).stdout(out.try_clone()?).stderr(out).spawn());
         let Ok(child) = started else {
             self.tool_error(id, "the command could not be started");
-            return CallEnd::Failed;
+            return ToolOutcome::Failed;
         };
         let output_file = file.to_string_lossy().into_owned();
         watch_task(child, task_id.clone(), self.inputs.clone());
@@ -69,7 +69,7 @@ impl Engine {
             description: command.to_owned(),
             output_file,
         });
-        CallEnd::Ok
+        ToolOutcome::Ok
     }
 
     fn task_file(&self, task_id: &str) -> Option<PathBuf> {
@@ -86,16 +86,16 @@ impl Engine {
         Some(dir.join(format!("{task_id}.output")))
     }
 
-    /// Says that a background task has ended, at once, also in the midst of a turn.
+    /// Reports the exit of a background task at once, also during a turn.
     pub(crate) fn announce_task_end(&mut self, task: &Task, code: i32) {
         self.system("task_updated", |o| {
             o.str("task_id", &task.id).object("patch", |o| {
-                o.str("status", status(code)).int("end_time", super::clock::epoch_ms());
+                o.str("status", status(code)).int("end_time", crate::clock::epoch_ms());
             });
         });
     }
 
-    /// Says that a turn begins now because a background task has ended.
+    /// Reports that the exit of a background task starts a turn.
     pub(crate) fn notice_task_end(&mut self, task: &Task, code: i32) {
         let status = status(code);
         let summary = format!("Background command \"{}\" {status} (exit code {code})", task.description);

@@ -1,4 +1,4 @@
-//! Tool calls: the question to the host, and commands that really run, in sessions of their own.
+//! Tool calls: permission, and commands that really run, each in a new session.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -7,31 +7,31 @@ use std::process::{Child, Stdio};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use serde_json::Value;
 
-use super::asking::Permission;
-use super::conversation::new_id;
-use super::engine::{Engine, Stop};
-use super::faults::{Fault, Kind};
-use super::input::Input;
-use super::json::{Object, object};
-use super::own_session;
-use super::permission::{self, Denial, Rules, Verdict};
-use super::script::Call;
-use super::turn::Turn;
+use crate::conversation::new_id;
+use crate::engine::{Engine, Stop};
+use crate::faults::{Fault, Kind};
+use crate::host_request::Permission;
+use crate::input::Input;
+use crate::json::{Object, object};
+use crate::new_session;
+use crate::permission::{self, Decision, Denial, Rules};
+use crate::script::Call;
+use crate::turn::Turn;
 
-/// Longer output of a command is cut, as in the real one.
+/// Maximum output of a command in bytes, as in claude.
 const MAX_TOOL_OUTPUT: u64 = 30_000;
-/// What the model is told about a call that the user stopped.
+/// Tool result of a call that the user stopped.
 const REJECTED: &str = "The user doesn't want to proceed with this tool use. The tool use was rejected (eg. if it was a file edit, the new_string was NOT written to the file). STOP what you are doing and wait for the user to tell you how to proceed.";
 
-/// How a call ended; the worst one names the answer.
+/// Outcome of a call; the worst one of a turn names the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum CallEnd {
+pub(crate) enum ToolOutcome {
     Ok,
     Failed,
     Denied,
 }
 
-impl CallEnd {
+impl ToolOutcome {
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -41,7 +41,7 @@ impl CallEnd {
     }
 }
 
-/// The result block of a call that the user stopped, and its `tool_use_result`.
+/// Result block of a call that the user stopped, and its `tool_use_result`.
 pub(crate) fn rejected(id: &str) -> (Vec<u8>, Vec<u8>) {
     (error_block(id, REJECTED), Value::from("User rejected tool use").to_string().into_bytes())
 }
@@ -55,15 +55,15 @@ fn error_block(id: &str, text: &str) -> Vec<u8> {
 }
 
 impl Engine {
-    /// Makes one call, from the question to its result line.
-    pub(crate) fn run_call(&mut self, turn: &mut Turn, call: &Call, id: &str) -> Result<CallEnd, Stop> {
+    /// Runs one call, from its permission to its result line.
+    pub(crate) fn run_call(&mut self, turn: &mut Turn, call: &Call, id: &str) -> Result<ToolOutcome, Stop> {
         let rules =
             Rules { allowed: &self.args.allowed, disallowed: &self.args.disallowed, mode: &self.mode };
-        let permission = match permission::judge(&rules, &call.name, &call.input) {
-            Verdict::Allow => Permission::Granted(call.input.clone()),
-            Verdict::Deny(text) => Permission::Denied(text),
-            Verdict::Ask(text) if !self.args.ask_host => Permission::Denied(text),
-            Verdict::Ask(_) => self.ask(turn, call, id)?,
+        let permission = match permission::decide(&rules, &call.name, &call.input) {
+            Decision::Allow => Permission::Granted(call.input.clone()),
+            Decision::Deny(text) => Permission::Denied(text),
+            Decision::Ask(text) if !self.args.ask_host => Permission::Denied(text),
+            Decision::Ask(_) => self.ask(turn, call, id)?,
         };
         let input = match permission {
             Permission::Granted(input) => input,
@@ -74,7 +74,7 @@ impl Engine {
                     input: call.input.clone(),
                 });
                 self.tool_error(id, &text);
-                return Ok(CallEnd::Denied);
+                return Ok(ToolOutcome::Denied);
             }
         };
         match call.name.as_str() {
@@ -86,7 +86,7 @@ impl Engine {
                     id,
                     &format!("<tool_use_error>Error: No such tool available: {other}</tool_use_error>"),
                 );
-                Ok(CallEnd::Failed)
+                Ok(ToolOutcome::Failed)
             }
         }
     }
@@ -105,17 +105,17 @@ impl Engine {
         self.emit_note(&block, Some(&details));
     }
 
-    fn bash(&mut self, id: &str, input: &Value) -> Result<CallEnd, Stop> {
+    fn bash(&mut self, id: &str, input: &Value) -> Result<ToolOutcome, Stop> {
         let Some(command) = input.get("command").and_then(Value::as_str) else {
             self.tool_error(id, "<tool_use_error>InputValidationError: The required parameter `command` is missing</tool_use_error>");
-            return Ok(CallEnd::Failed);
+            return Ok(ToolOutcome::Failed);
         };
         if input.get("run_in_background").and_then(Value::as_bool) == Some(true) {
             return Ok(self.start_task(id, command));
         }
         let Some((child, mut output)) = self.start_tool(command) else {
             self.tool_error(id, "the command could not be started");
-            return Ok(CallEnd::Failed);
+            return Ok(ToolOutcome::Failed);
         };
         let code = self.wait_for_tool(child)?;
         let mut bytes = Vec::new();
@@ -126,15 +126,15 @@ impl Engine {
         if code != 0 {
             text = format!("Exit code {code}\n{text}").trim_end().to_owned();
             self.tool_error(id, &text);
-            return Ok(CallEnd::Failed);
+            return Ok(ToolOutcome::Failed);
         }
         let shown = if text.is_empty() { "(Bash completed with no output)" } else { &text };
         let silent = command.starts_with("touch") || command.starts_with("mkdir");
         self.tool_success(id, shown, |o| bash_details(o, &text, silent));
-        Ok(CallEnd::Ok)
+        Ok(ToolOutcome::Ok)
     }
 
-    /// Waits for the command and reaps it. An interrupt kills it; a message that wants to be next lets it end first.
+    /// Waits for the command and reaps it. An interrupt kills it; a message of priority `now` waits for its exit.
     fn wait_for_tool(&mut self, mut child: Child) -> Result<i32, Stop> {
         let pid = child.id();
         self.tool_ended = None;
@@ -147,7 +147,7 @@ impl Engine {
                     replaced = true;
                 }
                 Err(Stop::Interrupted) => {
-                    // Not yet reaped, so the number is still the command's. It may be before its setsid.
+                    // The unreaped pid is valid. The child may not have called setsid(2) yet.
                     if let Some(group) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
                         kill_process_group(group, Signal::KILL).ok();
                     }
@@ -163,7 +163,7 @@ impl Engine {
         Ok(child.wait().ok().and_then(|status| status.code()).unwrap_or(137))
     }
 
-    /// Starts a command whose output goes to a file, so that what it leaves behind holds no pipe of ours.
+    /// Starts a command with its output in a file, so its descendants hold no pipe of this process.
     fn start_tool(&self, command: &str) -> Option<(Child, File)> {
         let path = std::env::temp_dir().join(format!("pilotlight-sim-{}", new_id()));
         let output = File::options().write(true).create_new(true).open(&path).ok()?;
@@ -174,7 +174,7 @@ impl Engine {
         let (pid, inputs) = (child.id(), self.inputs.clone());
         let watch = move || {
             let id = WaitId::Pid(Pid::from_raw(i32::try_from(pid).ok()?)?);
-            // Only looks: the main thread reaps, so that it never signals a stranger with the same number.
+            // Does not reap: only the main thread may, because it may still signal the pid.
             let look = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
             while matches!(waitid(id.clone(), look), Err(rustix::io::Errno::INTR)) {}
             inputs.send(vec![Input::ToolEnded(pid)]).ok()
@@ -184,14 +184,14 @@ impl Engine {
     }
 
     pub(crate) fn tool_command(&self, script: &str) -> std::process::Command {
-        let mut command = own_session::shell(script);
+        let mut command = new_session::shell(script);
         command.stdin(Stdio::null());
         command.env("CLAUDECODE", "1").env("CLAUDE_CODE_ENTRYPOINT", "sdk-cli");
         command.env("CLAUDE_CODE_SESSION_ID", &self.conversation.session_id);
         command
     }
 
-    fn write_file(&mut self, id: &str, input: &Value) -> CallEnd {
+    fn write_file(&mut self, id: &str, input: &Value) -> ToolOutcome {
         let text = |key: &str| input.get(key).and_then(Value::as_str).unwrap_or_default();
         let (path, content) = (text("file_path"), text("content"));
         match std::fs::write(path, content) {
@@ -200,16 +200,16 @@ impl Engine {
                 self.tool_success(id, &said, |o| {
                     o.str("type", "create").str("filePath", path).str("content", content);
                 });
-                CallEnd::Ok
+                ToolOutcome::Ok
             }
             Err(error) => {
                 self.tool_error(id, &error.to_string());
-                CallEnd::Failed
+                ToolOutcome::Failed
             }
         }
     }
 
-    fn read_file(&mut self, id: &str, input: &Value) -> CallEnd {
+    fn read_file(&mut self, id: &str, input: &Value) -> ToolOutcome {
         let path = input.get("file_path").and_then(Value::as_str).unwrap_or_default();
         match std::fs::read_to_string(path) {
             Ok(text) => {
@@ -218,18 +218,17 @@ impl Engine {
                         o.str("filePath", path).str("content", &text);
                     });
                 });
-                CallEnd::Ok
+                ToolOutcome::Ok
             }
             Err(_) => {
                 self.tool_error(id, "File does not exist.");
-                CallEnd::Failed
+                ToolOutcome::Failed
             }
         }
     }
 
-    /// Leaves processes behind that no signal to this one reaches: two in sessions of their own, the second without
-    /// environment, and a daemon whose parent is gone.
-    pub(crate) fn leave_behind(&mut self, fault: &Fault) -> Vec<u32> {
+    /// Starts processes that outlive this one: two in new sessions, the second without environment, and an orphaned daemon.
+    pub(crate) fn spawn_survivors(&mut self, fault: &Fault) -> Vec<u32> {
         let seconds = fault.number(600);
         let holding = fault.kind == Kind::OutliveHolding;
         let stdio = || if holding { Stdio::inherit() } else { Stdio::null() };

@@ -1,41 +1,33 @@
-//! Transcript files: where they are, how they are read, and the writer that is always a little late.
+//! Transcript files: their paths and their content.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::OpenOptions;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::clock;
-use super::input::text_of;
+use crate::command::text_of;
 
-/// The real CLI gathers lines this long before it writes them: what was not written is lost with SIGKILL.
-const LATENESS: Duration = Duration::from_millis(100);
-/// Longer names of project folders are cut and a hash makes them unique again.
+/// Maximum length of a project folder's name; a hash replaces the rest.
 const MAX_FOLDER_NAME: usize = 200;
 
-/// How the note begins that follows an interrupted answer.
+/// Start of the note after an interrupted answer.
 pub(crate) const INTERRUPTED: &str = "[Request interrupted by user";
 
-/// The folder of all conversations that were started in `cwd`.
+/// Folder of all conversations with this working directory.
 pub(crate) fn project_dir(cwd: &str) -> PathBuf {
     let root = match std::env::var_os("CLAUDE_CONFIG_DIR") {
         Some(dir) if !dir.is_empty() => PathBuf::from(dir),
-        // Without HOME the real one asks the user database; a simulation may be homeless.
+        // Without HOME claude reads the user database; the simulation uses `/`.
         _ => PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/".into())).join(".claude"),
     };
     root.join("projects").join(folder_name(cwd))
 }
 
-/// Everything but letters and digits becomes a dash: two working directories may share a folder, as in the real one.
-/// (Its hash for names above the limit is another one.)
+/// Replaces all characters but letters and digits by dashes. As in claude, two directories may share a folder.
+/// The hash of long names differs from claude's.
 fn folder_name(cwd: &str) -> String {
     let dashed = |character: char| {
-        // A character outside the basic plane is two units to JavaScript, thus two dashes.
+        // A character outside of the basic plane is two UTF-16 units in JavaScript, hence two dashes.
         let dashes = if character.len_utf16() == 2 { "--" } else { "-" };
         if character.is_ascii_alphanumeric() { character.to_string() } else { dashes.to_owned() }
     };
@@ -51,33 +43,32 @@ fn folder_name(cwd: &str) -> String {
     format!("{cut}-{hash:x}")
 }
 
-/// One thing the user said.
+/// A text of the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Said {
+pub(crate) struct UserText {
     pub(crate) text: String,
-    /// False for what was said into a running turn.
+    /// False for a text that joined a running turn.
     pub(crate) own_turn: bool,
 }
 
-/// What a transcript tells of its conversation.
+/// The content of a transcript.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct History {
-    pub(crate) said: Vec<Said>,
-    /// Message ids that must not be answered again.
+    pub(crate) user_texts: Vec<UserText>,
+    /// Ids of messages that must not be answered again.
     pub(crate) seen: HashSet<String>,
     /// The last entry, parent of the next.
     pub(crate) leaf: Option<String>,
     pub(crate) model: Option<String>,
 }
 
-/// Reads a transcript; nothing if there is no conversation in it. Lines that cannot be read are skipped: the last one
-/// of a killed process may be cut.
+/// Reads a transcript; `None` without a conversation. Unreadable lines are skipped, because SIGKILL may cut the last one.
 pub(crate) fn read(path: &Path) -> Option<History> {
     let bytes = std::fs::read(path).ok()?;
     history(&entries(&bytes))
 }
 
-/// The messages in a transcript: role and content of each.
+/// Role and content of each message of a transcript.
 pub(crate) fn messages(path: &Path) -> Value {
     let entries = std::fs::read(path).map(|bytes| entries(&bytes)).unwrap_or_default();
     let branch = branch(&entries).map(|(_, branch)| branch).unwrap_or_default();
@@ -97,11 +88,11 @@ fn text(entry: &Value, key: &str) -> Option<String> {
     entry.get(key).and_then(Value::as_str).map(str::to_owned)
 }
 
-/// The last entry, and all that lead to it, oldest first.
+/// The last entry and its ancestors, oldest first.
 fn branch(entries: &[Value]) -> Option<(String, Vec<&Value>)> {
     let by_id: HashMap<String, &Value> =
         entries.iter().filter_map(|entry| text(entry, "uuid").map(|id| (id, entry))).collect();
-    // Two processes that wrote at once made a tree: only the branch of the last entry is the conversation.
+    // Two concurrent writers make a tree; the conversation is the branch of the last entry.
     let leaf = entries.iter().rev().find_map(|entry| text(entry, "uuid"))?;
     let mut branch = Vec::new();
     let mut next = Some(leaf.clone());
@@ -109,7 +100,7 @@ fn branch(entries: &[Value]) -> Option<(String, Vec<&Value>)> {
         branch.push(*entry);
         next = text(entry, "parentUuid");
         if branch.len() > entries.len() {
-            // A circle: the file is no transcript.
+            // A cycle: not a transcript.
             return None;
         }
     }
@@ -128,10 +119,12 @@ fn history(entries: &[Value]) -> Option<History> {
     for entry in branch {
         let message = entry.get("message").unwrap_or(&Value::Null);
         match text(entry, "type").as_deref() {
-            Some("user") => history.said.extend(said(entry, message)),
+            Some("user") => history.user_texts.extend(user_text(entry, message)),
             Some("attachment") => {
                 let prompt = entry.pointer("/attachment/prompt").and_then(Value::as_str);
-                history.said.extend(prompt.map(|text| Said { text: text.to_owned(), own_turn: false }));
+                history
+                    .user_texts
+                    .extend(prompt.map(|text| UserText { text: text.to_owned(), own_turn: false }));
             }
             Some("assistant") => {
                 let model = message.get("model").and_then(Value::as_str);
@@ -143,8 +136,8 @@ fn history(entries: &[Value]) -> Option<History> {
     Some(history)
 }
 
-/// What the user said in an entry; tool results and notes of the program itself are none of it.
-fn said(entry: &Value, message: &Value) -> Option<Said> {
+/// The user's text in an entry; `None` for tool results and notes of claude.
+fn user_text(entry: &Value, message: &Value) -> Option<UserText> {
     if ["isMeta", "isSynthetic", "isCompactSummary"].iter().any(|flag| entry.get(*flag).is_some()) {
         return None;
     }
@@ -157,121 +150,7 @@ fn said(entry: &Value, message: &Value) -> Option<Said> {
     if text.starts_with(INTERRUPTED) {
         return None;
     }
-    Some(Said { text, own_turn: true })
-}
-
-/// Copies a conversation into the file of another session.
-pub(crate) fn copy(from: &Path, session_id: &str) -> Vec<u8> {
-    let mut out = Vec::new();
-    for line in std::fs::read(from).unwrap_or_default().split(|&byte| byte == b'\n') {
-        let Ok(Value::Object(mut entry)) = serde_json::from_slice(line) else { continue };
-        entry.insert("sessionId".into(), session_id.into());
-        out.extend_from_slice(Value::Object(entry).to_string().as_bytes());
-        out.push(b'\n');
-    }
-    out
-}
-
-/// The newest conversation of a folder.
-pub(crate) fn newest(dir: &Path) -> Option<PathBuf> {
-    let files = std::fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path());
-    let transcripts = files.filter(|path| path.extension().is_some_and(|e| e == "jsonl"));
-    transcripts.max_by_key(|path| path.metadata().and_then(|data| data.modified()).ok())
-}
-
-#[derive(Default)]
-struct Pending {
-    file: Option<PathBuf>,
-    lines: Vec<u8>,
-    due: Option<Instant>,
-    has_thread: bool,
-}
-
-#[derive(Default)]
-struct Shared {
-    pending: Mutex<Pending>,
-    changed: Condvar,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Pending> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Appends lines to a transcript, [`LATENESS`] later and from another thread.
-#[derive(Clone, Default)]
-pub(crate) struct Writer(Arc<Shared>);
-
-impl Writer {
-    /// Lines go to this file from now on; nothing means nowhere.
-    pub(crate) fn set_file(&self, file: Option<PathBuf>) {
-        let mut pending = self.0.lock();
-        pending.write();
-        pending.file = file;
-    }
-
-    /// Takes whole lines.
-    pub(crate) fn append(&self, lines: &[u8]) {
-        let mut pending = self.0.lock();
-        if pending.file.is_none() {
-            return;
-        }
-        pending.lines.extend_from_slice(lines);
-        if pending.due.is_none() {
-            pending.due = Some(clock::now() + LATENESS);
-            self.0.changed.notify_one();
-        }
-        if !pending.has_thread {
-            pending.has_thread = true;
-            let shared = Arc::clone(&self.0);
-            let writer = std::thread::Builder::new().name("transcript".into()).stack_size(128 * 1024);
-            drop(writer.spawn(move || write_late(&shared)));
-        }
-    }
-
-    /// Writes what waits, at once.
-    pub(crate) fn flush(&self) {
-        self.0.lock().write();
-    }
-}
-
-fn write_late(shared: &Shared) {
-    let mut pending = shared.lock();
-    loop {
-        let left = pending.due.map(|due| due.saturating_duration_since(clock::now()));
-        pending = match left {
-            None => shared.changed.wait(pending).unwrap_or_else(PoisonError::into_inner),
-            Some(Duration::ZERO) => {
-                pending.write();
-                pending
-            }
-            Some(left) => {
-                let waited = shared.changed.wait_timeout(pending, left);
-                waited.unwrap_or_else(PoisonError::into_inner).0
-            }
-        };
-    }
-}
-
-impl Pending {
-    /// A disk that is full or a folder that is closed is not mentioned anywhere, as in the real one.
-    fn write(&mut self) {
-        self.due = None;
-        let lines = std::mem::take(&mut self.lines);
-        let Some(file) = &self.file else { return };
-        if lines.is_empty() {
-            return;
-        }
-        if let Some(dir) = file.parent()
-            && std::fs::create_dir_all(dir).is_err()
-        {
-            return;
-        }
-        if let Ok(mut file) = OpenOptions::new().append(true).create(true).mode(0o600).open(file) {
-            drop(file.write_all(&lines));
-        }
-    }
+    Some(UserText { text, own_turn: true })
 }
 
 #[cfg(test)]
@@ -281,7 +160,7 @@ mod tests {
     use super::{folder_name, history};
 
     #[test]
-    fn folders_are_named_as_the_real_one_does() {
+    fn folder_name_follows_claude() {
         assert_eq!(folder_name("/a/b_c.d"), "-a-b-c-d");
         assert_eq!(folder_name("/ü😀"), "----");
         let (one, other) =
@@ -294,16 +173,16 @@ mod tests {
     }
 
     #[test]
-    fn only_one_branch_of_a_tree_is_remembered() {
+    fn history_is_the_branch_of_the_last_entry() {
         let entries = [entry("1", None, "a"), entry("2", Some("1"), "left"), entry("3", Some("1"), "right")];
         let history = history(&entries).unwrap();
-        let said: Vec<_> = history.said.iter().map(|said| said.text.as_str()).collect();
+        let said: Vec<_> = history.user_texts.iter().map(|user| user.text.as_str()).collect();
         assert_eq!(said, ["a", "right"]);
         assert_eq!(history.seen.len(), 3);
     }
 
     #[test]
-    fn nonsense_is_no_conversation() {
+    fn invalid_transcripts_have_no_history() {
         assert!(history(&[]).is_none());
         assert!(history(&[json!({"type":"queue-operation"})]).is_none());
         let circle = [entry("1", Some("2"), "a"), entry("2", Some("1"), "b")];

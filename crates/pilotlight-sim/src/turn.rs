@@ -1,44 +1,46 @@
-//! A turn: from the user's message (or a background task's end) to its one `result`.
+//! A turn: from a user message, or the exit of a background task, to its `result`.
 
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::Value;
 
-use super::clock;
-use super::conversation::new_id;
-use super::engine::{Engine, Stop};
-use super::events::{ApiMessage, Outcome, Usage, block};
-use super::faults::{self, Kind};
-use super::input::{Message, kinds_of};
-use super::output::complain;
-use super::permission::Denial;
-use super::script::{self, Part, Script};
-use super::tasks::Task;
-use super::tools::rejected;
-use super::transcript::INTERRUPTED;
+use crate::clock;
+use crate::command::{Message, kinds_of};
+use crate::conversation::new_id;
+use crate::engine::{Engine, Stop};
+use crate::events::{ApiMessage, block};
+use crate::faults::{self, Kind};
+use crate::output::write_error;
+use crate::permission::Denial;
+use crate::result::{Outcome, Usage};
+use crate::script::{self, Part, Script};
+use crate::tasks::Task;
+use crate::tools::rejected;
+use crate::transcript::INTERRUPTED;
 
 /// The state of a running turn.
 pub(crate) struct Turn {
     pub(crate) started: Instant,
     pub(crate) script: Script,
-    /// What the message consists of.
+    /// Summary of the message's content.
     pub(crate) kinds: String,
     pub(crate) usage: Usage,
     pub(crate) denials: Vec<Denial>,
     pub(crate) first_output_ms: Option<u64>,
     pub(crate) unsolicited: bool,
-    /// Messages of the API.
+    /// Number of API messages.
     pub(crate) rounds: u64,
+    /// The reached limit of `rounds`.
+    pub(crate) exceeded_rounds: Option<u64>,
     pub(crate) stop_reason: Option<&'static str>,
-    /// Text that was streamed but is in no assistant line yet.
+    /// Streamed text that is not in an assistant line yet.
     pub(crate) partial_text: String,
-    /// The tool calls without a result yet.
+    /// Tool calls without a result yet.
     pub(crate) open_calls: Vec<String>,
-    /// The message to replay once the answer has begun.
+    /// The replay to write when the answer begins.
     pub(crate) late_replay: Option<(Value, String)>,
-    /// Ids of processes that were left behind.
-    pub(crate) left_behind: Vec<u32>,
+    /// Pids of processes that outlive this one.
+    pub(crate) survivors: Vec<u32>,
 }
 
 impl Turn {
@@ -52,11 +54,12 @@ impl Turn {
             first_output_ms: None,
             unsolicited: false,
             rounds: 0,
+            exceeded_rounds: None,
             stop_reason: None,
             partial_text: String::new(),
             open_calls: Vec::new(),
             late_replay: None,
-            left_behind: Vec::new(),
+            survivors: Vec::new(),
         }
     }
 
@@ -70,7 +73,7 @@ impl Turn {
     }
 }
 
-/// A normal end.
+/// A successful outcome.
 pub(crate) fn answered(text: String, num_turns: u64) -> Outcome {
     Outcome {
         subtype: "success",
@@ -83,7 +86,7 @@ pub(crate) fn answered(text: String, num_turns: u64) -> Outcome {
     }
 }
 
-/// The end of what needed no model.
+/// The outcome of a local answer.
 pub(crate) fn local(text: &str) -> Outcome {
     Outcome {
         num_turns: 0,
@@ -103,8 +106,8 @@ impl Engine {
         let content = if earlier.is_empty() { last.content.clone() } else { Value::String(text.clone()) };
         let mut turn = self.begin(&text);
         turn.kinds = kinds_of(&content);
-        if self.before_anything(&turn).is_err() {
-            // Interrupted before its first line: the turn still has its lines.
+        if self.apply_faults_before_turn(&turn).is_err() {
+            // Interrupted before its first line; the turn still writes its lines.
             self.stop = Some(Stop::Interrupted);
         }
         self.set_state("running");
@@ -131,7 +134,7 @@ impl Engine {
         self.end(&turn, &outcome);
     }
 
-    /// The turn that a background task's end starts by itself.
+    /// Runs the turn that the exit of a background task starts.
     pub(crate) fn unsolicited_turn(&mut self, task: &Task, code: i32) {
         let mut turn = self.begin("");
         turn.unsolicited = true;
@@ -150,7 +153,7 @@ impl Engine {
         match script::parse(text) {
             Ok(script) => turn.script = script,
             Err(error) => {
-                complain(&error);
+                write_error(&error);
                 self.conversation.writer.flush();
                 std::process::exit(1);
             }
@@ -180,27 +183,7 @@ impl Engine {
         }
         self.busy = false;
         self.stop = None;
-        self.asking = None;
-    }
-
-    /// Faults that strike before the turn's first line.
-    fn before_anything(&mut self, turn: &Turn) -> Result<(), Stop> {
-        if let Some(fault) = self.fault(turn, Kind::DieOnce)
-            && faults::first_time(fault.argument.as_deref().unwrap_or("die-once"))
-        {
-            faults::die(None);
-        }
-        if let Some(fault) = self.fault(turn, Kind::CrashBefore) {
-            faults::die(fault.argument.as_deref());
-        }
-        // A stuck program hears no signal, from the first line on that a host may wait for.
-        if self.fault(turn, Kind::Hang).or_else(|| self.fault(turn, Kind::Spin)).is_some() {
-            self.deaf.set();
-        }
-        if let Some(fault) = self.fault(turn, Kind::Mute) {
-            self.wait(Duration::from_millis(fault.number(60_000)))?;
-        }
-        Ok(())
+        self.pending_request = None;
     }
 
     fn answer_or_abort(&mut self, turn: &mut Turn) -> Outcome {
@@ -213,68 +196,14 @@ impl Engine {
         }
     }
 
-    /// Faults that strike after `init`.
-    pub(crate) fn in_the_turn(&mut self, turn: &mut Turn) {
-        if let Some(fault) = self.fault(turn, Kind::CrashInit) {
-            faults::die(fault.argument.as_deref());
-        }
-        if self.fault(turn, Kind::Hang).is_some() {
-            faults::hang();
-        }
-        if self.fault(turn, Kind::Spin).is_some() {
-            faults::spin();
-        }
-        if self.fault(turn, Kind::StopSelf).is_some() {
-            faults::stop_self();
-        }
-        if self.fault(turn, Kind::GarbageLine).is_some() {
-            self.out.bytes(b"this line is no JSON {\"type\":\n");
-        }
-        if self.fault(turn, Kind::InvalidUtf8).is_some() {
-            self.out.bytes(b"{\"type\":\"system\",\"subtype\":\"broken\",\"text\":\"\xff\xfe\xc3\"}\n");
-        }
-        if let Some(fault) = self.fault(turn, Kind::LongLine) {
-            self.long_line(fault.number(100_000_000));
-        }
-        if self.fault(turn, Kind::CloseStdout).is_some() {
-            self.out.close();
-        }
-        // The rest is done at the start already when the command line asks for it.
-        for fault in turn.script.faults.clone() {
-            match fault.kind {
-                Kind::IgnoreTerm => self.deaf.set(),
-                Kind::IgnoreEof => self.ignore_eof(),
-                Kind::NoRead => self.reading_stopped.store(true, Ordering::SeqCst),
-                Kind::Memory => self.ballast.extend(faults::ballast(fault.number(256))),
-                Kind::StderrFlood => faults::flood_stderr(fault.number(10_000_000)),
-                Kind::Outlive | Kind::OutliveHolding => turn.left_behind = self.leave_behind(&fault),
-                _ => {}
-            }
-        }
-    }
-
-    fn long_line(&mut self, bytes: u64) {
-        const CHUNK: &[u8] = &[b'x'; 64 * 1024];
-        let start: &[u8] = br#"{"type":"system","subtype":"long","text":""#;
-        let end: &[u8] = b"\"}\n";
-        self.out.bytes(start);
-        let mut left = usize::try_from(bytes).unwrap_or(usize::MAX).saturating_sub(start.len() + end.len());
-        while left > 0 {
-            let chunk = CHUNK.get(..left.min(CHUNK.len())).unwrap_or(CHUNK);
-            self.out.bytes(chunk);
-            left -= chunk.len();
-        }
-        self.out.bytes(end);
-    }
-
-    /// The replay that waits until the answer has begun, as with partial messages.
+    /// Writes the postponed replay, as claude does with partial messages.
     pub(crate) fn late_replay(&mut self, turn: &mut Turn) {
         if let Some((content, uuid)) = turn.late_replay.take() {
             self.emit_replay(&content, &uuid, true);
         }
     }
 
-    /// Books the tokens of a message.
+    /// Adds the tokens of a message to the usage.
     pub(crate) fn book(&mut self, turn: &mut Turn, input: u64, output: u64) {
         turn.usage.input += input;
         turn.usage.output += output;

@@ -1,8 +1,8 @@
-//! What the files of the working directory, and the servers of the command line, make this program start.
+//! Configuration of the working directory, and MCP servers.
 //!
-//! As with the real one nobody is asked: `.mcp.json` starts programs, and `.claude/settings.json` sets variables of
-//! this process, runs hooks and a helper for the key, unless the flags switch them off. Servers are started and kept,
-//! but never spoken with, so that they stay `pending`.
+//! As in claude, no permission is needed: `.mcp.json` starts programs, and `.claude/settings.json` sets variables, runs
+//! hooks and a key helper, unless flags disable them. The simulation starts servers but does not connect to them, so they
+//! stay `pending`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,24 +11,24 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::args::Args;
+use crate::args::Args;
 
 /// A server of the Model Context Protocol.
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) name: String,
-    /// What it was configured with.
+    /// The configuration.
     config: Value,
-    /// Over the protocol, and not by a file or the command line.
+    /// Set by a control request instead of a file or the command line.
     is_given: bool,
     child: Option<Child>,
 }
 
-/// See the module.
+/// Configuration of the working directory and running servers.
 #[derive(Debug, Default)]
-pub(crate) struct Surroundings {
+pub(crate) struct Workspace {
     pub(crate) servers: Vec<Server>,
-    /// Variables that settings lay over the environment.
+    /// Environment variables from settings.
     pub(crate) env: BTreeMap<String, String>,
     key_helper: Option<String>,
 }
@@ -38,7 +38,7 @@ impl Server {
         Self { name, config, is_given: false, child: None }
     }
 
-    /// Asks it to end.
+    /// Sends SIGINT.
     fn leave(&self) {
         let pid = self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok());
         if let Some(pid) = pid.and_then(Pid::from_raw) {
@@ -46,12 +46,12 @@ impl Server {
         }
     }
 
-    /// In the words of the real one.
+    /// The status as claude names it.
     pub(crate) fn status(&self) -> &'static str {
         if self.child.is_some() { "pending" } else { "failed" }
     }
 
-    /// Starts it in our own process group and session.
+    /// Starts the server in this process's group and session.
     fn start(&mut self, env: &BTreeMap<String, String>) {
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let Some(program) = self.config.get("command").and_then(text) else { return };
@@ -67,25 +67,25 @@ impl Server {
     }
 }
 
-impl Surroundings {
-    /// Looks at the working directory and starts what is to be started. A hook delays everything else.
-    pub(crate) fn enter(args: &mut Args) -> Self {
+impl Workspace {
+    /// Loads the configuration and starts servers. A hook delays the start.
+    pub(crate) fn load(args: &mut Args) -> Self {
         let mut all = Self { servers: std::mem::take(&mut args.mcp_servers), ..Self::default() };
-        if args.obeys_project() {
+        if args.uses_project_settings() {
             if !args.strict_mcp_config {
                 let file = read(".mcp.json");
                 let servers = file.get("mcpServers").and_then(Value::as_object);
                 let found = servers.into_iter().flatten();
                 all.servers.extend(found.map(|(name, config)| Server::new(name.clone(), config.clone())));
             }
-            all.obey(&read(".claude/settings.json"));
+            all.apply_settings(&read(".claude/settings.json"));
         }
         let env = all.env.clone();
         all.servers.iter_mut().for_each(|server| server.start(&env));
         all
     }
 
-    fn obey(&mut self, settings: &Value) {
+    fn apply_settings(&mut self, settings: &Value) {
         for (name, value) in settings.get("env").and_then(Value::as_object).into_iter().flatten() {
             self.env.extend(value.as_str().map(|value| (name.clone(), value.to_owned())));
         }
@@ -99,7 +99,7 @@ impl Surroundings {
         }
     }
 
-    /// Takes these servers in place of all that were given to this process; says which are gone. Those of files stay.
+    /// Replaces the servers of control requests; returns the names of the removed ones. Servers of files stay.
     pub(crate) fn set_servers(&mut self, servers: &serde_json::Map<String, Value>) -> Vec<String> {
         let (given, others) =
             std::mem::take(&mut self.servers).into_iter().partition(|server| server.is_given);
@@ -114,7 +114,7 @@ impl Surroundings {
         removed
     }
 
-    /// Before the first request to the API the helper is asked for a key.
+    /// Runs the key helper, before the first API request.
     pub(crate) fn before_first_request(&mut self) {
         if let Some(helper) = self.key_helper.take() {
             self.shell(&helper);
@@ -124,22 +124,22 @@ impl Surroundings {
     fn shell(&self, command: &str) {
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", command]).envs(&self.env);
-        // That it fails is told nowhere.
+        // A failure is not reported, as in claude.
         shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().ok();
     }
 
-    /// What a variable is to this process.
+    /// Value of an environment variable, settings included.
     pub(crate) fn variable(&self, name: &str) -> String {
         self.env.get(name).cloned().or_else(|| std::env::var(name).ok()).unwrap_or_default()
     }
 
-    /// Before an orderly end.
+    /// Stops the servers before an orderly exit.
     pub(crate) fn leave(&self) {
         self.servers.iter().for_each(Server::leave);
     }
 }
 
-/// A JSON file of the working directory; null if there is none.
+/// A JSON file of the working directory; null without one.
 fn read(name: &str) -> Value {
     let bytes = std::fs::read(Path::new(name)).unwrap_or_default();
     serde_json::from_slice(&bytes).unwrap_or_default()

@@ -73,7 +73,7 @@ pub(super) fn stored(content: &[u8]) -> Option<StoredCredentials> {
 }
 
 /// The value that a session with OAuth credentials gets of an operator's variable.
-pub(super) fn beside_own(name: &OsStr, value: OsString) -> Option<OsString> {
+pub(super) fn variable_beside_oauth(name: &OsStr, value: OsString) -> Option<OsString> {
     if INSTEAD.iter().any(|instead| name == *instead) {
         return None;
     }
@@ -117,7 +117,7 @@ mod tests {
     }
 
     fn left(name: &str, value: &str) -> Option<String> {
-        beside_own(OsStr::new(name), value.into()).map(|value| value.into_string().unwrap())
+        variable_beside_oauth(OsStr::new(name), value.into()).map(|value| value.into_string().unwrap())
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! The fields of one line, read one by one.
+//! Fields of one line, parsed one by one.
 //!
-//! Made for lines of other versions: an unknown field, a missing one, one of another type costs that field and nothing
-//! else; values that nobody asks for are not parsed, however deep they are.
+//! Tolerates lines of other versions: an unknown, missing or odd field affects no other field. Unused values are not
+//! parsed, however deep they are.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// The fields of a JSON object, each still in its own bytes.
+/// Unparsed fields of a JSON object.
 pub(super) struct Fields<'a>(BTreeMap<String, &'a RawValue>);
 
 impl<'a> Fields<'a> {
@@ -18,7 +18,7 @@ impl<'a> Fields<'a> {
         serde_json::from_str(json).ok().map(Self)
     }
 
-    /// The value of a field, if it is there and of this type.
+    /// The value of a field, if it has this type.
     pub(super) fn get<T: Deserialize<'a>>(&self, name: &str) -> Option<T> {
         serde_json::from_str(self.0.get(name)?.get()).ok()
     }
@@ -31,7 +31,7 @@ impl<'a> Fields<'a> {
         Self::parse(self.0.get(name)?.get())
     }
 
-    /// Whether the field is there and not null.
+    /// Whether the field is present and not null.
     pub(super) fn has(&self, name: &str) -> bool {
         self.0.get(name).is_some_and(|value| value.get() != "null")
     }
@@ -39,36 +39,35 @@ impl<'a> Fields<'a> {
 
 /// Reads a line's fields with `read`; `None` if the line is not a JSON object.
 ///
-/// A line with bytes that are not UTF-8, or with half of a surrogate pair (the CLI may cut a text in the middle of a
-/// character), is read with U+FFFD in their place.
+/// Invalid UTF-8 and lone surrogates become U+FFFD: the CLI may cut a text within a character.
 pub(super) fn with_fields<T>(line: &[u8], read: impl FnOnce(&Fields<'_>) -> Option<T>) -> Option<T> {
     let text = String::from_utf8_lossy(line);
-    read(&Fields::parse(&mend_surrogates(&text))?)
+    read(&Fields::parse(&replace_lone_surrogates(&text))?)
 }
 
-/// The same JSON with each unpaired surrogate escape replaced. The CLI escapes no others: nearly always no copy.
-pub(super) fn mend_surrogates(json: &str) -> Cow<'_, str> {
+/// JSON with each lone surrogate escape replaced by U+FFFD. Copies only if there is one.
+pub(super) fn replace_lone_surrogates(json: &str) -> Cow<'_, str> {
     const LENGTH: usize = r"\uXXXX".len();
     let unit_at = |at: usize| -> Option<u16> {
         let digits = json.get(at..at + LENGTH)?.strip_prefix("\\u")?;
         u16::from_str_radix(digits, 16).ok()
     };
-    let mut mended = Cow::Borrowed(json);
+    let mut replaced = Cow::Borrowed(json);
     let mut at = 0;
     while let Some(found) = json.as_bytes().get(at..).and_then(|rest| memchr::memchr(b'\\', rest)) {
         at += found;
         at += match (unit_at(at), unit_at(at + LENGTH)) {
             (Some(0xD800..=0xDBFF), Some(0xDC00..=0xDFFF)) => 2 * LENGTH,
             (Some(0xD800..=0xDFFF), _) => {
-                mended.to_mut().replace_range(at..at + LENGTH, "\\ufffd");
+                replaced.to_mut().replace_range(at..at + LENGTH, "\\ufffd");
                 LENGTH
             }
             (Some(_), _) => LENGTH,
-            // An escape of two characters; the second may be a backslash, which begins no other escape.
+            // An escape of two characters; the second may be a backslash.
             (None, _) => 2,
         };
     }
-    mended
+    replaced
 }
 
 #[cfg(test)]
@@ -77,7 +76,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn one_odd_field_costs_only_itself() {
+    fn odd_field_affects_no_other() {
         let line = br#"{"a":"text","a":"later","b":7,"c":{"d":[]},"e":null,"f":true}"#;
         let read = with_fields(line, |fields| {
             assert_eq!(fields.text("b"), None);
@@ -92,13 +91,13 @@ mod tests {
     }
 
     #[test]
-    fn depth_does_not_matter_where_nobody_looks() {
+    fn unused_fields_may_be_deep() {
         let deep = format!(r#"{{"deep":{}{},"a":"x"}}"#, "[".repeat(5000), "]".repeat(5000));
         assert_eq!(with_fields(deep.as_bytes(), |fields| fields.text("a")).as_deref(), Some("x"));
     }
 
     #[test]
-    fn broken_characters_are_replaced() {
+    fn invalid_characters_are_replaced() {
         let cases: [(&[u8], &str); 5] = [
             (b"{\"a\":\"x\xffy\"}", "x\u{fffd}y"),
             (br#"{"a":"x\ud83dy"}"#, "x\u{fffd}y"),
@@ -113,9 +112,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics(line: Vec<u8>, text in r#"[\\uUdD8cC0f"é\n]{0,40}"#) {
+        fn any_line_is_read_without_panic(line: Vec<u8>, text in r#"[\\uUdD8cC0f"é\n]{0,40}"#) {
             with_fields(&line, |fields| fields.text("a"));
-            prop_assert_eq!(mend_surrogates(&text).len(), text.len());
+            prop_assert_eq!(replace_lone_surrogates(&text).len(), text.len());
         }
     }
 }

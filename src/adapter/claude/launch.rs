@@ -1,15 +1,15 @@
-//! The command line and the environment. Pure.
+//! Command line and environment of a child, and why it may exit at once. Pure.
 
 use std::ffi::OsString;
 
-use crate::adapter::{CommandLine, LaunchPlan, Opening};
+use crate::adapter::{CommandLine, LaunchMode, LaunchPlan, LaunchRefusal, Terminal};
 
-/// What every child needs in order to be driven line by line. `--verbose` is obligatory with this output format.
+/// Flags of every child. This output format requires `--verbose`.
 const ALWAYS: [&str; 6] =
     ["--print", "--verbose", "--input-format", "stream-json", "--output-format", "stream-json"];
 
-/// The system prompt is not here: it is a user's text, and arguments can be read by everybody on the machine. It goes
-/// with the handshake.
+/// The command line. The system prompt is a user's text and goes with the handshake: every user of the machine can read
+/// arguments.
 pub(super) fn command(plan: &LaunchPlan<'_>) -> CommandLine {
     let mut args: Vec<OsString> = ALWAYS.iter().map(OsString::from).collect();
     let mut flag = |name: &str, value: Option<OsString>| {
@@ -20,7 +20,7 @@ pub(super) fn command(plan: &LaunchPlan<'_>) -> CommandLine {
         flag("--include-partial-messages", None);
     }
     if plan.cli.background_tasks {
-        // Says which message a turn answers: the CLI also has turns of its own then.
+        // Names the message that a turn answers: the CLI also begins turns by itself.
         flag("--replay-user-messages", None);
     }
     flag("--setting-sources", Some(plan.cli.setting_sources.as_str().into()));
@@ -40,21 +40,21 @@ pub(super) fn command(plan: &LaunchPlan<'_>) -> CommandLine {
     if !plan.cli.disallowed_tools.is_empty() {
         flag("--disallowedTools", Some(plan.cli.disallowed_tools.join(",").into()));
     }
-    let opening = match plan.opening {
-        Opening::New => "--session-id",
-        Opening::Resume => "--resume",
+    let conversation = match plan.mode {
+        LaunchMode::New => "--session-id",
+        LaunchMode::Resume => "--resume",
     };
-    flag(opening, Some(plan.session_id.into()));
+    flag(conversation, Some(plan.session_id.into()));
     args.extend(plan.cli.args.iter().map(OsString::from));
-    CommandLine { args, env: environment(plan), decided_env: decided(plan) }
+    CommandLine { args, env: environment(plan), enforced_env: enforced(plan) }
 }
 
-/// Variables that keep the CLI from acting on its own. An operator may undo one in `cli.env`; docs/security.md says
-/// what each stops. Versions that do not know one ignore it.
+/// Variables that switch off what the CLI does by itself. `cli.env` may override them; docs/security.md explains each.
+/// Versions ignore unknown ones.
 const QUIET: [&str; 15] = [
-    // Says when it works and when it waits: the only notice of turns that it starts by itself.
+    // Reports busy and idle: the only notice of turns that the CLI starts by itself.
     "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS",
-    // A program under supervision is not to replace itself, nor to talk to anybody but the model's API.
+    // A supervised program must not replace itself, nor connect to hosts other than the model's API.
     "DISABLE_AUTOUPDATER",
     "DISABLE_UPDATES",
     "DISABLE_TELEMETRY",
@@ -63,31 +63,31 @@ const QUIET: [&str; 15] = [
     "CLAUDE_CODE_DISABLE_FEEDBACK_SURVEY",
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC",
     "CLAUDE_CODE_DISABLE_OFFICIAL_MARKETPLACE_AUTOINSTALL",
-    // Switches of the provider's that come over the network could open what was judged closed.
+    // Feature flags of the provider arrive over the network and could enable reviewed features.
     "DISABLE_GROWTHBOOK",
-    // Notes of its own in HOME, written without a permission and read at the next start.
+    // Notes in HOME that are written without permission and read at the next start.
     "CLAUDE_CODE_DISABLE_AUTO_MEMORY",
-    // Timers start turns that nobody asked for, also from a file in the workspace.
+    // Timers, also from a file in the workspace, start turns that no client requested.
     "CLAUDE_CODE_DISABLE_CRON",
-    // Runs git in the workspace at the start, and with it what the repository's configuration names.
+    // Runs git in the workspace at start, and with it programs from the repository's configuration.
     "CLAUDE_CODE_DISABLE_GIT_INSTRUCTIONS",
     "CLAUDE_CODE_DISABLE_POLICY_SKILLS",
     "CLAUDE_CODE_DISABLE_FILE_CHECKPOINTING",
 ];
 
-/// The same, for variables whose value is not 1.
+/// As [`QUIET`], with values other than 1.
 const QUIET_VALUES: [(&str, &str); 5] = [
-    // A user's OAuth credentials would otherwise bring the MCP servers of that account.
+    // OAuth credentials would add the MCP servers of that account.
     ("ENABLE_CLAUDEAI_MCP_SERVERS", "false"),
     ("CLAUDE_CODE_AUTO_CONNECT_IDE", "false"),
-    // Git runs the program that a repository names here for as little as `git status`, which needs no permission.
+    // Git runs the program of this setting for `git status`, which needs no permission.
     ("GIT_CONFIG_COUNT", "1"),
     ("GIT_CONFIG_KEY_0", "core.fsmonitor"),
     ("GIT_CONFIG_VALUE_0", "false"),
 ];
 
-/// Messages of other sessions on this machine would start turns (2.1.332; 2.1.197 has none). What the CLI itself keeps in
-/// HOME is not for tools to write: it lets the model write notes there without a permission.
+/// Refuses messages of other sessions on this machine, which would start turns (2.1.332; 2.1.197 has none). Denies tools the
+/// CLI's files in HOME, where the CLI would allow notes without permission.
 const SETTINGS: &str = concat!(
     r#"{"crossSessionInbound":"refuse","#,
     r#""permissions":{"deny":["Edit(~/.claude/**)","Edit(~/.claude.json)"]}}"#
@@ -98,7 +98,7 @@ fn environment(plan: &LaunchPlan<'_>) -> Vec<(OsString, OsString)> {
     let mut env: Vec<(OsString, OsString)> =
         switches.chain(QUIET_VALUES).map(|(name, value)| (name.into(), value.into())).collect();
     if plan.cli.setting_sources.is_empty() {
-        // No settings files, no memory files: those are texts of the workspace in the place of the operator's.
+        // Without settings files also without memory files: texts of the workspace must not act as the operator's.
         env.push(("CLAUDE_CODE_DISABLE_CLAUDE_MDS".into(), "1".into()));
     }
     if !plan.cli.background_tasks {
@@ -107,28 +107,44 @@ fn environment(plan: &LaunchPlan<'_>) -> Vec<(OsString, OsString)> {
     if !plan.settings.mcp_servers.is_empty() {
         env.push(("MCP_TIMEOUT".into(), plan.mcp_timeout.as_millis().to_string().into()));
     }
-    // Tool output would otherwise go to a directory that all children of one uid share.
+    // The default is a directory for tool output that all children of one uid share.
     env.push(("CLAUDE_CODE_TMPDIR".into(), plan.dirs.tmp.clone().into()));
-    // Without a limit a failing API holds a turn for minutes: ten retries, or no end of them once a model is named.
+    // The default holds a turn for minutes while the API fails: ten retries, or unlimited ones with a named model.
     env.push(("CLAUDE_CODE_MAX_RETRIES".into(), plan.cli.api_retries.to_string().into()));
     if !plan.cli.attachments {
-        // With attachments off the CLI (2.1.332) announces no deferred tools, so the model would never learn of them.
+        // Without attachments the CLI (2.1.332) announces no deferred tools to the model.
         env.push(("ENABLE_TOOL_SEARCH".into(), "false".into()));
     }
     env
 }
 
-/// What the CLI does with a prompt on its own, without a tool and without a permission.
-fn decided(plan: &LaunchPlan<'_>) -> Vec<(OsString, OsString)> {
-    // `@path`, `@"a b"`, `@dir/` and `@server:uri` would be read and put into the request to the model.
+/// Variables for what the CLI does with a prompt without a tool and without permission.
+fn enforced(plan: &LaunchPlan<'_>) -> Vec<(OsString, OsString)> {
+    // The CLI would read `@path`, `@"a b"`, `@dir/` and `@server:uri` into the request to the model.
     let attachments = (!plan.cli.attachments).then(|| ("CLAUDE_CODE_DISABLE_ATTACHMENTS".into(), "1".into()));
     attachments.into_iter().collect()
+}
+
+/// Why a child exited before it was ready.
+pub(super) fn refusal(terminal: Option<&Terminal>, stderr: &str) -> Option<LaunchRefusal> {
+    let failure = terminal.and_then(|terminal| terminal.failure.as_ref());
+    let says =
+        |text: &str| stderr.contains(text) || failure.is_some_and(|failure| failure.message.contains(text));
+    // The second message is about an unreadable transcript.
+    if says("No conversation found with session ID") || says("Failed to resume session") {
+        Some(LaunchRefusal::NoConversation)
+    } else if says("Session ID") && says("is already in use") {
+        Some(LaunchRefusal::IdInUse)
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use super::super::terminal::terminal;
     use super::*;
     use crate::adapter::{Dirs, LaunchSettings};
     use crate::config::CliConfig;
@@ -136,7 +152,7 @@ mod tests {
     fn lines(
         cli: &CliConfig,
         settings: &LaunchSettings,
-        opening: Opening,
+        mode: LaunchMode,
         model: Option<&str>,
         asks: bool,
     ) -> CommandLine {
@@ -145,7 +161,7 @@ mod tests {
             cli,
             dirs: &dirs,
             session_id: "id-1",
-            opening,
+            mode,
             model,
             settings,
             mcp_timeout: Duration::from_secs(7),
@@ -154,9 +170,9 @@ mod tests {
     }
 
     #[test]
-    fn the_safe_flags_are_the_default() {
+    fn safe_flags_are_the_default() {
         let cli = CliConfig::default();
-        let line = lines(&cli, &LaunchSettings::default(), Opening::New, None, false);
+        let line = lines(&cli, &LaunchSettings::default(), LaunchMode::New, None, false);
         let expected = format!(
             "--print --verbose --input-format stream-json --output-format stream-json \
                         --include-partial-messages --setting-sources  --strict-mcp-config \
@@ -169,11 +185,11 @@ mod tests {
         assert!(names.contains(&"CLAUDE_CODE_DISABLE_BACKGROUND_TASKS".to_owned()));
         assert!(line.env.contains(&("CLAUDE_CODE_TMPDIR".into(), "/s/tmp".into())));
         assert!(line.env.contains(&("CLAUDE_CODE_MAX_RETRIES".into(), "2".into())));
-        assert_eq!(line.decided_env, [("CLAUDE_CODE_DISABLE_ATTACHMENTS".into(), "1".into())]);
+        assert_eq!(line.enforced_env, [("CLAUDE_CODE_DISABLE_ATTACHMENTS".into(), "1".into())]);
     }
 
     #[test]
-    fn everything_that_was_asked_for_is_there_and_the_system_prompt_is_not() {
+    fn command_has_all_options_but_no_secret() {
         let cli = CliConfig {
             partial_messages: false,
             strict_mcp_config: false,
@@ -190,7 +206,7 @@ mod tests {
             mcp_servers: serde_json::from_str(r#"{"m": {"env": {"A": "my secret"}}}"#).unwrap(),
             fallback_model: Some("small".to_owned()),
         };
-        let line = lines(&cli, &settings, Opening::Resume, Some("large"), true);
+        let line = lines(&cli, &settings, LaunchMode::Resume, Some("large"), true);
         let expected = format!(
             "--print --verbose --input-format stream-json --output-format stream-json \
                         --replay-user-messages --setting-sources user --model large --fallback-model small \
@@ -203,7 +219,22 @@ mod tests {
         }
         assert!(line.env.contains(&("MCP_TIMEOUT".into(), "7000".into())));
         assert!(line.env.contains(&("CLAUDE_CODE_MAX_RETRIES".into(), "0".into())));
-        assert_eq!(line.decided_env, []);
+        assert_eq!(line.enforced_env, []);
         assert!(!format!("{line:?}").contains("secret"));
+    }
+
+    #[test]
+    fn launch_refusals_are_recognised() {
+        assert_eq!(
+            refusal(None, "No conversation found with session ID: x\n"),
+            Some(LaunchRefusal::NoConversation)
+        );
+        let unreadable = "Failed to resume session: EISDIR: illegal operation on a directory, read";
+        assert_eq!(refusal(None, unreadable), Some(LaunchRefusal::NoConversation));
+        assert_eq!(refusal(None, "Error: Session ID x is already in use."), Some(LaunchRefusal::IdInUse));
+        assert_eq!(refusal(None, "Error: Invalid session ID. Must be a valid UUID."), None);
+        let line = br#"{"type":"result","subtype":"error_during_execution","is_error":true,
+            "errors":["No conversation found with session ID: x"]}"#;
+        assert_eq!(refusal(terminal(line).as_ref(), ""), Some(LaunchRefusal::NoConversation));
     }
 }

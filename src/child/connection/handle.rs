@@ -11,7 +11,7 @@ use super::{Connection, Protocol};
 use crate::child::connection::handoff::Shared;
 use crate::child::exit::KillReason;
 use crate::child::permissions::Answer;
-use crate::child::running_turn::TurnJob;
+use crate::child::running_turn::Job;
 use crate::model::ids::TurnId;
 use crate::turn::{Pulled, Source};
 
@@ -44,7 +44,7 @@ impl ConnectionHandle {
     }
 
     /// Gives the child a turn; gives it back if there is no child any more.
-    pub(crate) fn take_turn(self: &Arc<Self>, job: Box<TurnJob>) -> Result<(), Box<TurnJob>> {
+    pub(crate) fn take_turn(self: &Arc<Self>, job: Box<Job>) -> Result<(), Box<Job>> {
         if let Some(sender) = &job.sender {
             sender.attach(self.clone());
         }

@@ -26,7 +26,7 @@ use crate::adapter::{Adapter, LaunchSettings, Terminal};
 use crate::child::event::ChildEvent;
 use crate::child::exit::KillReason;
 use crate::child::permissions::Permissions;
-use crate::child::running_turn::{RunningTurn, TurnEnd, TurnJob};
+use crate::child::running_turn::{Job, RunningTurn, TurnEnd};
 use crate::child::tasks::Tasks;
 use crate::config::Config;
 use crate::model::Usage;
@@ -142,7 +142,7 @@ struct Handshake {
 /// A turn that waits until the child has finished work of its own accord.
 #[derive(Debug)]
 struct HeldTurn {
-    job: Box<TurnJob>,
+    job: Box<Job>,
     mark: Option<String>,
     since: Instant,
 }
@@ -174,7 +174,7 @@ pub(super) struct Remains {
     pub(super) kill_reason: Option<KillReason>,
     pub(super) handshake_terminal: Option<Box<Terminal>>,
     pub(super) unfinished: Option<Box<RunningTurn>>,
-    pub(super) unseen: Option<Box<TurnJob>>,
+    pub(super) unseen: Option<Box<Job>>,
 }
 
 impl Protocol {

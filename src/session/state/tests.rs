@@ -44,12 +44,12 @@ impl Bench {
     }
 }
 
-fn ticket(turn: u64) -> Ticket {
-    Ticket { turn: TurnId(turn), settings_hash: None, brings_history: false }
+fn queued(turn: u64) -> QueuedTurn {
+    QueuedTurn { turn: TurnId(turn), settings_hash: None, brings_history: false }
 }
 
 fn submit(turn: u64) -> Input {
-    Input::Submit(ticket(turn))
+    Input::Submit(queued(turn))
 }
 
 fn start(generation: u64, restart: bool) -> Effect {
@@ -182,7 +182,7 @@ fn a_missing_cli_fails_the_turn_at_once_and_is_tried_again_soon() {
 fn a_turn_of_which_nothing_came_out_goes_before_those_behind_it() {
     let mut bench = Bench::busy();
     bench.feed(submit(2));
-    let input = Input::Exited { generation: Generation(1), kind: crash(), retry: Some(ticket(1)) };
+    let input = Input::Exited { generation: Generation(1), kind: crash(), retry: Some(queued(1)) };
     assert_eq!(bench.feed(input), [Effect::AnswerGone, start(2, true)]);
     assert_eq!(bench.feed(Input::Ready(Generation(2))).last(), Some(&deliver(2, 1)));
 }
@@ -190,19 +190,19 @@ fn a_turn_of_which_nothing_came_out_goes_before_those_behind_it() {
 #[test]
 fn a_turn_that_needs_another_child_restarts_it_between_turns() {
     let mut bench = Bench::busy();
-    bench.feed(Input::Submit(Ticket { turn: TurnId(2), settings_hash: Some(8), brings_history: false }));
+    bench.feed(Input::Submit(QueuedTurn { turn: TurnId(2), settings_hash: Some(8), brings_history: false }));
     assert_eq!(bench.feed(ended(1, 1)), [Effect::Stop { generation: Generation(1) }]);
     let started = Effect::Start { generation: Generation(2), settings_hash: 8, restart: false };
     assert_eq!(bench.feed(gone(1, ExitKind::Requested)), [Effect::AnswerGone, started]);
     bench.feed(Input::Ready(Generation(2)));
     bench.feed(ended(2, 2));
-    let same = Input::Submit(Ticket { turn: TurnId(3), settings_hash: Some(8), brings_history: false });
+    let same = Input::Submit(QueuedTurn { turn: TurnId(3), settings_hash: Some(8), brings_history: false });
     assert_eq!(bench.feed(same), [deliver(2, 3)]);
 }
 
 #[test]
 fn history_restarts_a_child_without_context() {
-    let brings = |turn| Input::Submit(Ticket { brings_history: true, ..ticket(turn) });
+    let brings = |turn| Input::Submit(QueuedTurn { brings_history: true, ..queued(turn) });
     let mut bench = Bench::idle();
     assert_eq!(bench.feed(brings(1)), [Effect::Stop { generation: Generation(1) }]);
     assert_eq!(bench.feed(gone(1, ExitKind::Requested)), [Effect::AnswerGone, start(2, false)]);
@@ -222,7 +222,7 @@ fn history_restarts_a_child_without_context() {
 
 #[test]
 fn child_of_a_cancelled_history_is_not_anothers() {
-    let brings = |turn| Ticket { brings_history: true, ..ticket(turn) };
+    let brings = |turn| QueuedTurn { brings_history: true, ..queued(turn) };
     let mut bench = Bench::new();
     bench.feed(Input::Submit(brings(1)));
     bench.feed(Input::Ready(Generation(1)));
@@ -357,7 +357,7 @@ proptest! {
                 Step::Submit(settings_hash) => {
                     next_turn += 1;
                     waiting.insert(TurnId(next_turn));
-                    Input::Submit(Ticket { turn: TurnId(next_turn), settings_hash, brings_history: next_turn.is_multiple_of(3) })
+                    Input::Submit(QueuedTurn { turn: TurnId(next_turn), settings_hash, brings_history: next_turn.is_multiple_of(3) })
                 }
                 Step::Cancel(turn) => Input::Cancel(TurnId(turn)),
                 Step::Warm => Input::Warm,
@@ -378,7 +378,7 @@ proptest! {
                 Step::Gone(why, again) if child.take().is_some() => {
                     let retry = running.take().and_then(|turn| if again {
                         waiting.insert(turn);
-                        Some(ticket(turn.0))
+                        Some(queued(turn.0))
                     } else {
                         settled.insert(turn);
                         None

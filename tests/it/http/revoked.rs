@@ -49,7 +49,7 @@ async fn running_streams_end_with_an_error_of_their_dialect() {
     for path in PATHS {
         streams.push(streaming(&site, &key, path, &[]).await);
     }
-    let page = site.web().get(format!("{}/v1/happenings", site.http)).bearer_auth(&key);
+    let page = site.web().get(format!("{}/v1/events/stream", site.http)).bearer_auth(&key);
     let page = page.send().await.unwrap();
     let of_bob = streaming(&site, &other, PATHS[0], &[]).await;
     let mut waiting = tokio::task::JoinSet::new();

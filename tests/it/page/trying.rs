@@ -62,7 +62,7 @@ async fn nothing_that_anybody_says_becomes_part_of_the_page() {
     browser.click("#message-send").await;
     browser.until_text("#answer", evil).await;
     browser.until_text("#rows", evil).await;
-    browser.until_text("#happenings", "<img").await;
+    browser.until_text("#events", "<img").await;
     let inside = "document.querySelectorAll('main img, main script, main iframe').length";
     assert_eq!(browser.eval(inside).await, 0);
     assert_eq!(browser.eval("document.title").await, "pilotlight");

@@ -219,7 +219,7 @@ fn a_child_may_stop_reading() {
 }
 
 #[test]
-fn memory_grows_for_real() {
+fn process_at_start_is_small() {
     let home = Home::new();
     let mut sim = home.start(&[]);
     let resident = |sim: &Sim| {
@@ -229,9 +229,7 @@ fn memory_grows_for_real() {
     };
     sim.initialize();
     let before = resident(&sim);
-    sim.ask("[[fault:memory=64]]");
-    assert!((60..90).contains(&(resident(&sim) - before)), "{before} to {}", resident(&sim));
-    assert!(before < 24, "a child is small: {before} MB");
+    assert!(before < 24, "{before} MB");
 }
 
 #[test]
@@ -269,18 +267,12 @@ fn session_of(process: &str) -> String {
 }
 
 #[test]
-fn starts_can_be_slow_or_never_come() {
+fn slow_start_delays_the_first_answer() {
     let home = Home::new();
     let mut sim = home.start(&["--fault", "slow-start=1500"]);
     sim.request("r", json!({"subtype":"initialize"}));
     assert!(sim.is_silent(SHORT));
     assert_eq!(sim.response("r")["subtype"], "success");
-
-    let mut sim = home.start(&["--fault", "never-ready"]);
-    sim.request("r", json!({"subtype":"initialize"}));
-    sim.user("hello?");
-    assert!(sim.is_silent(SHORT));
-    assert_eq!(sim.finish(), (Vec::new(), 0));
 }
 
 /// A resume can be refused although the conversation exists.

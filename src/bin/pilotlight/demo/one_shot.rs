@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pilotlight::Config;
 use pilotlight::adapter::claude::CLAUDE;
-use pilotlight::adapter::{Adapter, Dirs, LaunchPlan, LaunchSettings, LineKind, Opening};
+use pilotlight::adapter::{Adapter, Dirs, LaunchMode, LaunchPlan, LaunchSettings, LineKind};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, timeout};
@@ -41,14 +41,14 @@ pub(super) struct Answered {
 
 impl OneShotCli<'_> {
     /// Starts the CLI, sends one message and end of input, and waits for its exit.
-    pub(super) async fn ask(&self, message: &Message, opening: Opening) -> Result<Answered, Problem> {
-        let answered = timeout(ENDED_WITHIN, self.run(message, opening)).await;
+    pub(super) async fn ask(&self, message: &Message, mode: LaunchMode) -> Result<Answered, Problem> {
+        let answered = timeout(ENDED_WITHIN, self.run(message, mode)).await;
         answered.map_err(|_| Problem::seen("a process did not end in time"))?
     }
 
-    async fn run(&self, message: &Message, opening: Opening) -> Result<Answered, Problem> {
+    async fn run(&self, message: &Message, mode: LaunchMode) -> Result<Answered, Problem> {
         let begin = Instant::now();
-        let mut child = self.command(opening).spawn()?;
+        let mut child = self.command(mode).spawn()?;
         let pid = child.id().unwrap_or_default();
         let line = CLAUDE.encode_turn(&message.sent.as_str().into(), &self.config.cli);
         let line = line.map_err(|error| Problem::seen(error.to_string()))?;
@@ -58,12 +58,12 @@ impl OneShotCli<'_> {
         Ok(answered)
     }
 
-    fn command(&self, opening: Opening) -> Command {
+    fn command(&self, mode: LaunchMode) -> Command {
         let plan = LaunchPlan {
             cli: &self.config.cli,
             dirs: &self.dirs,
             session_id: &self.session_id,
-            opening,
+            mode,
             model: self.config.cli.model.as_deref(),
             settings: &LaunchSettings::default(),
             mcp_timeout: self.config.mcp.connect_timeout,

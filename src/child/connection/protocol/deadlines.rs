@@ -66,7 +66,7 @@ impl Protocol {
         let overdue = self.permissions.overdue(now);
         if !overdue.is_empty() {
             for (request, decision) in overdue {
-                self.write(self.adapter.permission_answer(&request, &decision));
+                self.write(self.adapter.permission_response(&request, &decision));
             }
             self.emit_permissions();
         }

@@ -3,7 +3,7 @@
 use tokio::time::{Duration, Instant};
 
 use super::{Action, Ending, HANDSHAKE, Measurement, PING, Phase, Protocol, SERVERS};
-use crate::adapter::{ControlAnswer, HostRequest, LineKind, Terminal};
+use crate::adapter::{ControlResponse, HostRequest, LineKind, Terminal};
 use crate::child::event::ChildEvent;
 use crate::child::exit::KillReason;
 use crate::child::permissions::Permissions;
@@ -39,7 +39,7 @@ impl Protocol {
         // Without a turn a line goes to nobody: never to the next one.
         let fate = if self.has_reader() { Fate::Keep } else { Fate::Drop };
         match adapter.classify(line) {
-            LineKind::Event { substantial, checkpoint } => {
+            LineKind::Message { substantial, checkpoint } => {
                 let checkpoint = if checkpoint { adapter.checkpoint(line) } else { None };
                 self.saw(substantial, checkpoint, now);
             }
@@ -48,7 +48,7 @@ impl Protocol {
                 Some(terminal) => return self.terminal(Box::new(terminal), fate, now),
                 None => return self.malformed(),
             },
-            LineKind::ControlAnswer => match adapter.control_answer(line) {
+            LineKind::ControlResponse => match adapter.control_response(line) {
                 Some(answer) => {
                     self.answered(&answer, now);
                     return Fate::Drop;
@@ -59,7 +59,7 @@ impl Protocol {
                 Some(request) => return self.host_request(request, fate, now),
                 None => return self.malformed(),
             },
-            LineKind::Withdrawn => match adapter.withdrawn(line) {
+            LineKind::Cancelled => match adapter.cancelled_request(line) {
                 Some(id) => {
                     if self.permissions.withdraw(&id) {
                         self.emit_permissions();
@@ -244,7 +244,7 @@ impl Protocol {
         }
     }
 
-    fn answered(&mut self, answer: &ControlAnswer, now: Instant) {
+    fn answered(&mut self, answer: &ControlResponse, now: Instant) {
         let id = answer.request_id.as_str();
         if matches!(self.phase, Phase::Opening { .. }) {
             match id {
@@ -285,7 +285,7 @@ impl Protocol {
         let adapter = self.adapter;
         match request {
             HostRequest::Unsupported { request_id, what } => {
-                self.write(adapter.unsupported_answer(&request_id, &what));
+                self.write(adapter.unsupported_response(&request_id, &what));
                 Fate::Drop
             }
             HostRequest::Permission(request) => match self.config.permissions.policy {
@@ -298,7 +298,7 @@ impl Protocol {
                 }
                 policy => {
                     let decision = Permissions::standing(policy);
-                    self.write(adapter.permission_answer(&request, &decision));
+                    self.write(adapter.permission_response(&request, &decision));
                     Fate::Drop
                 }
             },

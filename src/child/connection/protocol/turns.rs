@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::{Action, HeldTurn, Protocol};
 use crate::adapter::Terminal;
 use crate::child::permissions::Answer;
-use crate::child::running_turn::{RunningTurn, TurnJob};
+use crate::child::running_turn::{Job, RunningTurn};
 use crate::error::TurnError;
 use crate::model::PermissionError;
 use crate::model::ids::TurnId;
@@ -23,10 +23,10 @@ impl Protocol {
     /// Gives the child a turn, or the turn back if the child is gone or going. `mark`: an id for the message.
     pub(in crate::child::connection) fn take_turn(
         &mut self,
-        job: Box<TurnJob>,
+        job: Box<Job>,
         mark: Option<String>,
         now: Instant,
-    ) -> Result<(), Box<TurnJob>> {
+    ) -> Result<(), Box<Job>> {
         if self.over || self.is_stopping() {
             return Err(job);
         }
@@ -64,7 +64,7 @@ impl Protocol {
             // The caller may have stopped waiting.
             answer.reply.send(Err(PermissionError::Late)).ok();
         } else if let Some((request, decision)) = self.permissions.answer(answer) {
-            self.write(self.adapter.permission_answer(&request, &decision));
+            self.write(self.adapter.permission_response(&request, &decision));
             self.emit_permissions();
         }
     }
@@ -91,9 +91,9 @@ impl Protocol {
         self.held.as_ref().is_some_and(|held| held.job.turn == turn)
     }
 
-    fn begin(&mut self, job: TurnJob, mark: Option<String>, now: Instant) {
+    fn begin(&mut self, job: Job, mark: Option<String>, now: Instant) {
         match &mark {
-            Some(mark) => self.write(self.adapter.marked(&job.line, mark)),
+            Some(mark) => self.write(self.adapter.with_message_id(&job.line, mark)),
             None => self.write(job.line.clone()),
         }
         self.running = Some(Box::new(RunningTurn::new(job, mark, now, &self.config.session)));

@@ -1,41 +1,45 @@
-//! The question to the host whether a tool may run, and what its answers mean.
+//! Requests to the host, such as the permission for a tool call, and the meaning of its answers.
 
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::conversation::new_id;
-use super::engine::{Engine, Stop};
-use super::permission::Denial;
-use super::script::Call;
-use super::turn::Turn;
+use crate::conversation::new_id;
+use crate::engine::{Engine, Stop};
+use crate::permission::Denial;
+use crate::script::Call;
+use crate::turn::Turn;
 
-/// A question to the host that waits for its answer.
+/// A request that waits for the host's answer.
 #[derive(Debug)]
-pub(crate) struct Asking {
+pub(crate) struct PendingRequest {
     pub(crate) request_id: String,
     pub(crate) answer: Option<Value>,
 }
 
-/// What the host decided.
+/// The host's decision.
 pub(crate) enum Permission {
     Granted(Value),
     Denied(String),
 }
 
 impl Engine {
-    /// Asks the host, and waits as long as it likes.
+    /// Asks the host for permission, without a time limit.
     pub(crate) fn ask(&mut self, turn: &mut Turn, call: &Call, id: &str) -> Result<Permission, Stop> {
         let denial = Denial { name: call.name.clone(), id: id.to_owned(), input: call.input.clone() };
         let request_id = new_id();
-        self.asking = Some(Asking { request_id: request_id.clone(), answer: None });
+        self.pending_request = Some(PendingRequest { request_id: request_id.clone(), answer: None });
         self.set_state("requires_action");
         self.emit_question(call, id, &request_id);
         let heard = self.pump(None, |engine| {
-            engine.eof || engine.asking.as_ref().is_none_or(|asking| asking.answer.is_some())
+            engine.eof
+                || engine
+                    .pending_request
+                    .as_ref()
+                    .is_none_or(|pending_request| pending_request.answer.is_some())
         });
         self.set_state("running");
-        let answer = self.asking.take().and_then(|asking| asking.answer);
+        let answer = self.pending_request.take().and_then(|pending_request| pending_request.answer);
         if let Err(stop) = heard {
             if stop == Stop::Replaced {
                 self.out.line(|o| {
@@ -71,19 +75,23 @@ impl Engine {
         }
     }
 
-    /// Asks the host something else; what it answered is the text. Like the real one it waits as long as it takes.
+    /// Sends another request to the host and returns its answer as text. Like claude, it waits without a time limit.
     pub(crate) fn ask_host(&mut self, subtype: &str) -> Result<String, Stop> {
         let request_id = new_id();
-        self.asking = Some(Asking { request_id: request_id.clone(), answer: None });
+        self.pending_request = Some(PendingRequest { request_id: request_id.clone(), answer: None });
         self.out.line(|o| {
             o.str("type", "control_request").str("request_id", &request_id).object("request", |o| {
                 o.str("subtype", subtype);
             });
         });
         self.pump(None, |engine| {
-            engine.eof || engine.asking.as_ref().is_none_or(|asking| asking.answer.is_some())
+            engine.eof
+                || engine
+                    .pending_request
+                    .as_ref()
+                    .is_none_or(|pending_request| pending_request.answer.is_some())
         })?;
-        let answer = self.asking.take().and_then(|asking| asking.answer);
+        let answer = self.pending_request.take().and_then(|pending_request| pending_request.answer);
         Ok(answer.map_or_else(|| "no answer".to_owned(), |answer| answer.to_string()))
     }
 
@@ -92,7 +100,7 @@ impl Engine {
         let cwd = self.conversation.cwd.clone();
         let command = text("command").unwrap_or_default();
         let description = text("description").or(text("command")).unwrap_or(&call.name);
-        // The last word that is no option is a fair guess at what a command touches.
+        // The last word that is no option is probably the path that a command touches.
         let touched = command.split_whitespace().rev().find(|word| !word.starts_with('-'));
         let blocked = match text("file_path") {
             Some(path) => path.to_owned(),

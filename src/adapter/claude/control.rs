@@ -1,0 +1,124 @@
+//! Control lines to the CLI: requests of the host, and responses to the CLI's requests.
+//!
+//! Every line goes through the serialiser and is exactly one line: the CLI exits at a line that it cannot parse.
+
+use serde::Serialize;
+use serde_json::json;
+
+use crate::adapter::LaunchSettings;
+use crate::model::{Decision, PermissionRequest};
+
+/// The request `initialize`. Its response is the first output of a child and costs no tokens. The system prompt applies to
+/// this process only: a resumed conversation needs it again.
+pub(super) fn handshake(request_id: &str, settings: &LaunchSettings) -> Vec<u8> {
+    // The default of 2.1.332 keeps the first system prompt of a conversation.
+    let mut request = json!({"subtype": "initialize", "systemPromptSnapshot": false});
+    // An empty prompt would remove the default.
+    if let Some(prompt) = settings.system_prompt.as_deref().filter(|prompt| !prompt.is_empty()) {
+        request["systemPrompt"] = prompt.into();
+    }
+    line(&json!({"type": "control_request", "request_id": request_id, "request": request}))
+}
+
+/// The request `mcp_set_servers`, which also works with `--strict-mcp-config`. Some versions (2.1.197) expand `${VARIABLE}`
+/// in headers: callers must refuse it.
+pub(super) fn mcp_servers(request_id: &str, settings: &LaunchSettings) -> Vec<u8> {
+    let request = json!({"subtype": "mcp_set_servers", "servers": settings.mcp_servers});
+    line(&json!({"type": "control_request", "request_id": request_id, "request": request}))
+}
+
+/// A control request without fields.
+pub(super) fn request(request_id: &str, subtype: &str) -> Vec<u8> {
+    line(&json!({"type": "control_request", "request_id": request_id, "request": {"subtype": subtype}}))
+}
+
+pub(super) fn permission_response(request: &PermissionRequest, decision: &Decision) -> Vec<u8> {
+    let answer = match decision {
+        // A permission requires the input, changed or not.
+        Decision::Allow { updated_input } => {
+            json!({"behavior": "allow", "updatedInput": updated_input.as_ref().unwrap_or(&request.input)})
+        }
+        Decision::Deny { message } => json!({"behavior": "deny", "message": message}),
+    };
+    let response = json!({"subtype": "success", "request_id": request.request_id, "response": answer});
+    line(&json!({"type": "control_response", "response": response}))
+}
+
+pub(super) fn unsupported_response(request_id: &str, what: &str) -> Vec<u8> {
+    let error = format!("this host does not support {what}");
+    let response = json!({"subtype": "error", "request_id": request_id, "error": error});
+    line(&json!({"type": "control_response", "response": response}))
+}
+
+/// One line with its LF, the only one: JSON escapes control characters in strings.
+pub(super) fn line(value: &impl Serialize) -> Vec<u8> {
+    // Values with text keys always serialise into memory; an empty object would be harmless.
+    let mut bytes = serde_json::to_vec(value).unwrap_or_else(|_| b"{}".to_vec());
+    bytes.push(b'\n');
+    bytes
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    pub(in crate::adapter::claude) fn parse(line: &[u8]) -> Value {
+        assert_eq!(line.iter().filter(|&&byte| byte == b'\n').count(), 1);
+        assert!(line.ends_with(b"\n"));
+        serde_json::from_slice(line).unwrap()
+    }
+
+    #[test]
+    fn handshake_has_the_system_prompt() {
+        let handshake_request = |prompt: Option<&str>| {
+            let settings =
+                LaunchSettings { system_prompt: prompt.map(str::to_owned), ..LaunchSettings::default() };
+            parse(&handshake("r1", &settings))["request"].clone()
+        };
+        assert_eq!(
+            handshake_request(Some("be brief")),
+            json!({"subtype": "initialize", "systemPrompt": "be brief", "systemPromptSnapshot": false})
+        );
+        assert_eq!(handshake_request(None), json!({"subtype": "initialize", "systemPromptSnapshot": false}));
+        assert_eq!(handshake_request(Some("")), handshake_request(None));
+    }
+
+    #[test]
+    fn permission_responses_are_complete() {
+        let request = PermissionRequest {
+            request_id: "r1".to_owned(),
+            tool_name: "Bash".to_owned(),
+            input: json!({"command": "ls"}),
+            description: None,
+        };
+        let answer =
+            |decision: Decision| parse(&permission_response(&request, &decision))["response"].clone();
+        let other = json!({"command": "true"});
+        for (updated, expected) in [(None, json!({"command": "ls"})), (Some(other.clone()), other)] {
+            let response = answer(Decision::Allow { updated_input: updated });
+            assert_eq!(response["response"], json!({"behavior": "allow", "updatedInput": expected}));
+            assert_eq!((&response["subtype"], &response["request_id"]), (&json!("success"), &json!("r1")));
+        }
+        let response = answer(Decision::Deny { message: "no".to_owned() });
+        assert_eq!(response["response"], json!({"behavior": "deny", "message": "no"}));
+        let refused = parse(&unsupported_response("r2", "hook_callback"))["response"].clone();
+        assert_eq!((&refused["subtype"], &refused["request_id"]), (&json!("error"), &json!("r2")));
+    }
+
+    #[test]
+    fn control_requests_have_their_fields() {
+        assert_eq!(
+            parse(&request("r", "interrupt")),
+            json!({"type": "control_request", "request_id": "r", "request": {"subtype": "interrupt"}})
+        );
+        let servers = json!({"m": {"type": "stdio", "command": "serve\nit", "args": [], "env": {}}});
+        let settings =
+            LaunchSettings { mcp_servers: servers.as_object().unwrap().clone(), ..LaunchSettings::default() };
+        assert_eq!(
+            parse(&mcp_servers("r", &settings))["request"],
+            json!({"subtype": "mcp_set_servers", "servers": servers})
+        );
+    }
+}

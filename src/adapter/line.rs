@@ -1,0 +1,93 @@
+//! Types of output lines.
+
+#[cfg(doc)]
+use super::Adapter;
+use crate::model::{Failure, PermissionRequest, Usage};
+
+/// Kind of an output line, found from its first bytes. The line itself is forwarded unchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LineKind {
+    /// Message of the running turn, for its reader.
+    Message {
+        /// Whether the model works on the prompt. `false` for messages before that: a turn that ends with them may be
+        /// retried with another child.
+        substantial: bool,
+        /// Whether the transcript keeps this message ([`Adapter::checkpoint`]).
+        checkpoint: bool,
+    },
+    /// First message of a turn, for its reader. [`Adapter::announced_model`] reads it.
+    Announcement,
+    /// Last line of a turn. [`Adapter::terminal`] reads it.
+    Terminal,
+    /// Response to a control request of the host. [`Adapter::control_response`] reads it.
+    ControlResponse,
+    /// Control request of the CLI. [`Adapter::host_request`] reads it.
+    HostRequest,
+    /// Cancels a control request of the CLI. [`Adapter::cancelled_request`] reads it.
+    Cancelled,
+    /// Message of the running turn about a background task, for its reader. [`Adapter::task`] reads it.
+    Task,
+    /// Repeats a user message that the CLI takes up. [`Adapter::echo`] reads it.
+    Echo,
+    /// The CLI is busy. Not forwarded.
+    Working,
+    /// The CLI waits for input. Not forwarded.
+    Waiting,
+    /// Not a line of the protocol.
+    Malformed,
+}
+
+/// Content of the last line of a turn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Terminal {
+    /// The CLI began this turn by itself: no user message asked for it.
+    pub unsolicited: bool,
+    /// Conversation id from now on: a command in the text may change it.
+    pub session_id: Option<String>,
+    /// Final text.
+    pub text: String,
+    /// Why the turn failed.
+    pub failure: Option<Failure>,
+    /// Why the model stopped.
+    pub stop_reason: Option<String>,
+    /// Tokens of this turn.
+    pub usage: Usage,
+    /// Cost in US dollars of all turns of this process; some versions include earlier processes.
+    pub cumulative_cost_usd: f64,
+    /// Cost in US dollars since the last such line, if the CLI reports it.
+    pub cost_usd: Option<f64>,
+    /// No later turn of this process can succeed; it needs a restart.
+    pub process_exhausted: bool,
+}
+
+/// Response to a control request of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlResponse {
+    /// Id of the request.
+    pub request_id: String,
+    /// Error text, if the CLI refused.
+    pub error: Option<String>,
+}
+
+/// Control request of the CLI, which waits for the response.
+#[derive(Debug, Clone, PartialEq)]
+pub enum HostRequest {
+    /// Asks for permission to use a tool.
+    Permission(PermissionRequest),
+    /// Asks for a feature that this host lacks. The response is an error: without a response the turn hangs.
+    Unsupported {
+        /// Id of the request.
+        request_id: String,
+        /// Name of the feature, for the error text.
+        what: String,
+    },
+}
+
+/// Background task, which may outlast its turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Task {
+    /// The task of this id began.
+    Began(String),
+    /// The task of this id ended.
+    Ended(String),
+}

@@ -1,0 +1,160 @@
+//! Events of the child: what they change in the record, and the input they are to the machine.
+
+use tokio::time::Instant;
+
+use super::SessionActorState;
+use crate::child::{ChildEvent, TurnReport};
+use crate::model::SessionState;
+use crate::model::ids::Generation;
+use crate::session::child_events::LifecycleEvent;
+use crate::session::conclude::Conclusion;
+use crate::session::state::Input;
+use crate::telemetry::events::EventKind;
+use crate::telemetry::metrics::ContextLost;
+
+impl SessionActorState {
+    pub(super) fn on_lifecycle_event(&mut self, generation: Generation, event: LifecycleEvent) {
+        if generation != self.machine.generation() {
+            return;
+        }
+        match event {
+            LifecycleEvent::Started(started, connection) => self.started(started, connection),
+            LifecycleEvent::ContextLost(loss, gap) => self.context_lost(loss, gap),
+            LifecycleEvent::First(first) => self.first = Some(first),
+            LifecycleEvent::Imported(imported) => {
+                // From here on it can be lost like any other conversation.
+                self.record.context_turns = self.record.context_turns.max(1);
+                self.record.checkpoint = Some(imported.last);
+                self.machine.set_context(true);
+                self.save_now();
+            }
+            LifecycleEvent::NewConversation(cli_session_id) => {
+                self.record.cli_session_id = cli_session_id;
+                self.record.chosen_model = None;
+                self.save_now();
+            }
+            LifecycleEvent::Ended(conclusion) => self.child_ended(generation, *conclusion),
+        }
+    }
+
+    fn context_lost(&mut self, loss: ContextLost, gap: Option<String>) {
+        tracing::warn!(session = %self.entry.hash, loss = loss.as_str(), "part of a conversation is lost");
+        if self.record.unreported_context_loss != Some(loss) {
+            // Each start finds it until a turn reports it; it is one loss.
+            self.sessions.env.metrics.context_lost(loss);
+            self.record(EventKind::ContextLost { kind: loss.as_str() });
+        }
+        self.record.unreported_context_loss = Some(loss);
+        self.record.known_gap = gap;
+        self.record.checkpoint = None;
+        if loss == ContextLost::Conversation {
+            self.record.context_turns = 0;
+            // The one that begins in its place chooses again.
+            self.record.chosen_model = None;
+            self.machine.set_context(false);
+        }
+        // The next process reports it, if this one does not.
+        self.save_now();
+    }
+
+    pub(super) fn on_child_event(&mut self, generation: Generation, event: ChildEvent) {
+        if generation != self.machine.generation() {
+            return;
+        }
+        match event {
+            ChildEvent::Ready => {
+                if let Some(crashed_at) = self.crashed_at.take() {
+                    self.sessions.env.metrics.recovered(crashed_at.elapsed());
+                }
+                if !self.warm_waiters.is_empty() {
+                    self.touch();
+                }
+                self.feed(Input::Ready(generation));
+            }
+            ChildEvent::TurnEnded(ended) => self.turn_ended(generation, ended),
+            ChildEvent::OwnTurn { cost_usd } => {
+                self.record.cost_usd += cost_usd;
+                self.save_soon();
+            }
+            ChildEvent::Active(active) => {
+                self.touch();
+                self.feed(Input::Active(generation, active));
+            }
+            ChildEvent::Model(model) => {
+                // The first one counts: a conversation is to end as it began.
+                if self.record.chosen_model.is_none() {
+                    self.record.chosen_model = Some(model);
+                    self.save_now();
+                }
+            }
+            // Shown already, and nothing that changes what happens next.
+            ChildEvent::Greeted | ChildEvent::Permissions(_) => {}
+        }
+    }
+
+    fn turn_ended(&mut self, generation: Generation, ended: TurnReport) {
+        self.touch();
+        let mut save_at_once = self.record.turns == 0;
+        if self.reported_in.take_if(|told| *told == ended.turn).is_some() {
+            self.record.unreported_context_loss = None;
+            save_at_once = true;
+        }
+        let record = &mut self.record;
+        record.turns = record.turns.saturating_add(1);
+        record.context_turns = record.context_turns.saturating_add(1);
+        self.machine.set_context(true);
+        record.cost_usd += ended.cost_usd;
+        if let Some(id) = ended.cli_session_id.filter(|id| *id != record.cli_session_id) {
+            // A command in the text began another conversation: that is the one to resume.
+            record.cli_session_id = id;
+            record.checkpoint = None;
+            save_at_once = true;
+        }
+        if ended.checkpoint.is_some() {
+            self.record.checkpoint = ended.checkpoint;
+        }
+        if save_at_once {
+            self.save_now();
+        } else {
+            self.save_soon();
+        }
+        self.feed(Input::TurnEnded {
+            generation,
+            turn: ended.turn,
+            answered: ended.answered,
+            exhausted: ended.exhausted,
+        });
+    }
+
+    fn child_ended(&mut self, generation: Generation, ended: Conclusion) {
+        self.entry.status.child_ended();
+        let link = self.child.take();
+        if ended.was_ready
+            && let Some(link) = link
+        {
+            self.sessions.env.metrics.session_ended(link.since.elapsed());
+        }
+        let eviction = self.eviction.take();
+        if ended.was_requested() {
+            if let Some(reason) = eviction {
+                self.sessions.env.metrics.evicted(reason);
+                self.record(EventKind::Evicted { reason: reason.as_str() });
+                tracing::info!(session = %self.entry.hash, reason = reason.as_str(), "evicted");
+            }
+        } else {
+            self.crashed_at.get_or_insert_with(Instant::now);
+            self.restart_cause = ended.restart;
+        }
+        let retry = ended.retry.or(self.undelivered.take()).and_then(|job| self.requeue(job));
+        if self.reported_in.take().is_some() && retry.is_none() {
+            // The turn that reported the loss is lost with the child.
+            self.record.unreported_context_loss = None;
+        }
+        self.save_now();
+        self.feed(Input::Exited { generation, kind: ended.kind, retry });
+        if matches!(self.machine.public_state(), SessionState::Dormant | SessionState::Failed) {
+            // Nothing is being recovered.
+            self.crashed_at = None;
+        }
+    }
+}

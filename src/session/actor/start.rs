@@ -1,0 +1,87 @@
+//! The start of a child and the link to it.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::SessionActorState;
+use crate::child::ConnectionHandle;
+use crate::model::ids::Generation;
+use crate::session::child_events::{Mailbox, Started};
+use crate::session::import::Offered;
+use crate::session::lifecycle::{self, Plan};
+use crate::session::state::SettingsHash;
+use crate::telemetry::events::EventKind;
+
+/// The link to the child of one generation.
+pub(super) struct ChildLink {
+    generation: Generation,
+    /// The connection, once a process runs.
+    connection: Option<Arc<ConnectionHandle>>,
+    /// Requests the stop of the child; dropping the link does so too.
+    stop: CancellationToken,
+    pub(super) since: Instant,
+}
+
+impl Drop for ChildLink {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl SessionActorState {
+    pub(super) fn start(&mut self, generation: Generation, settings_hash: SettingsHash, restart: bool) {
+        if let Some(settings) = self.settings_by_hash.remove(&settings_hash) {
+            self.record.settings = settings;
+        }
+        self.settings_by_hash.retain(|_, _| !self.waiting.is_empty());
+        if restart {
+            self.record.restarts = self.record.restarts.saturating_add(1);
+            self.sessions.env.metrics.restarted(self.restart_cause);
+            self.record(EventKind::Restarted { cause: self.restart_cause.as_str() });
+        }
+        self.record.generation = generation.0;
+        self.first = None;
+        let stop = CancellationToken::new();
+        self.child =
+            Some(ChildLink { generation, connection: None, stop: stop.clone(), since: Instant::now() });
+        let plan = Plan {
+            sessions: self.sessions.clone(),
+            entry: self.entry.clone(),
+            workspace: self.workspace.clone(),
+            generation,
+            offered: self.offered(),
+        };
+        let mailbox = Mailbox::new(self.entry.actor.clone(), generation);
+        let task = lifecycle::run(plan, Box::new(self.record.clone()), stop, mailbox);
+        self.sessions.env.tasks.spawn(task);
+        self.save_now();
+    }
+
+    /// The history of the turn that the next child is started for.
+    fn offered(&self) -> Option<Offered> {
+        let turn = self.machine.next_turn()?;
+        let earlier = self.waiting.get(&turn)?.job.earlier.as_ref()?;
+        Some(Offered { turn, conversation: earlier.conversation()?.clone() })
+    }
+
+    pub(super) fn started(&mut self, started: Started, connection: Arc<ConnectionHandle>) {
+        if let Some(child) = &mut self.child {
+            child.connection = Some(connection);
+            self.entry.status.child_started(started.pid, started.shim, child.since);
+        }
+    }
+
+    /// Requests the stop of the child of this generation.
+    pub(super) fn stop(&self, generation: Generation) {
+        if let Some(child) = self.child.as_ref().filter(|child| child.generation == generation) {
+            child.stop.cancel();
+        }
+    }
+
+    /// The connection to the child of this generation, if it lives.
+    pub(super) fn connection(&self, generation: Generation) -> Option<&Arc<ConnectionHandle>> {
+        self.child.as_ref().filter(|child| child.generation == generation)?.connection.as_ref()
+    }
+}

@@ -1,0 +1,321 @@
+//! The visible status of a session: what any reader may know without asking its actor.
+//!
+//! [`StatusCell`] is its one owner. Each change is a named transition. What changes within a turn, and the end of a
+//! turn, is set by the child's connection, before a reader hears of it; all else by the session's actor.
+
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use super::store::Record;
+use crate::model::ids::TurnId;
+use crate::model::{PendingPermission, SessionState};
+use crate::support::lock::MutexExt;
+use crate::telemetry::events::Exit;
+
+/// A session as an operator sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SessionStatus {
+    /// What the session does.
+    pub state: SessionState,
+    /// The CLI's process id, while it has one.
+    pub pid: Option<u32>,
+    /// Number of children so far.
+    pub generation: u64,
+    /// The model, where one was asked for.
+    pub model: Option<String>,
+    /// When the conversation began.
+    pub created: SystemTime,
+    /// When the session was last used.
+    pub last_used: SystemTime,
+    /// Time since the last activity; zero while a turn runs.
+    pub idle: Duration,
+    /// The age of the child.
+    pub uptime: Duration,
+    /// Turns of the conversation so far.
+    pub turns: u64,
+    /// Children started again because one had died unasked.
+    pub restarts: u64,
+    /// Memory of the child's tree when it was last measured.
+    pub memory_bytes: u64,
+    /// Turns that wait.
+    pub queue_depth: usize,
+    /// Cost of the conversation so far, in US dollars.
+    pub total_cost_usd: f64,
+    /// How the last child ended, if one has since the session came into memory.
+    pub last_exit: Option<Exit>,
+}
+
+impl SessionStatus {
+    /// The status of a session that is only on disk.
+    pub(crate) fn on_disk(record: &Record) -> Self {
+        let idle = SystemTime::now().duration_since(record.last_used).unwrap_or_default();
+        Self { idle, ..Visible::new(record).status(Instant::now()) }
+    }
+}
+
+/// Everything that is visible at one moment.
+#[derive(Debug, Clone)]
+pub(crate) struct Visible {
+    pub(crate) state: SessionState,
+    pid: Option<u32>,
+    /// The root of the child's process tree.
+    pub(crate) shim: Option<u32>,
+    /// When the start of the child was requested; `None` without a process.
+    pub(crate) child_since: Option<Instant>,
+    /// Memory of the child's tree when it was last measured.
+    pub(crate) memory_bytes: u64,
+    generation: u64,
+    model: Option<String>,
+    created: SystemTime,
+    last_used: SystemTime,
+    /// Monotonic twin of `last_used`: a change of the clock evicts no session.
+    pub(crate) quiet_since: Instant,
+    turns: u64,
+    restarts: u64,
+    pub(crate) queue_depth: usize,
+    cost_usd: f64,
+    /// Tools that wait for permission.
+    pub(crate) permissions: Vec<PendingPermission>,
+    /// Turns of its own keep the child busy.
+    pub(crate) active: bool,
+    /// The turn that ended last; the actor may not have heard of it yet.
+    last_ended: Option<TurnId>,
+    last_exit: Option<Exit>,
+}
+
+/// What the actor knows after each message.
+#[derive(Debug)]
+pub(super) struct ActorView<'a> {
+    pub(super) state: SessionState,
+    pub(super) running: Option<TurnId>,
+    pub(super) queue_depth: usize,
+    pub(super) record: &'a Record,
+}
+
+impl Visible {
+    fn new(record: &Record) -> Self {
+        Self {
+            state: SessionState::Dormant,
+            pid: None,
+            shim: None,
+            child_since: None,
+            memory_bytes: 0,
+            generation: record.generation,
+            model: record.settings.model.clone(),
+            created: record.created,
+            last_used: record.last_used,
+            quiet_since: Instant::now(),
+            turns: record.turns,
+            restarts: record.restarts,
+            queue_depth: 0,
+            cost_usd: record.cost_usd,
+            permissions: Vec::new(),
+            active: false,
+            last_ended: None,
+            last_exit: None,
+        }
+    }
+
+    /// Whether the child may go: it runs no turn, none waits, and it does not work of its own accord.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.state == SessionState::Idle && !self.active
+    }
+
+    /// Whether a turn finds a child that is ready.
+    pub(crate) fn is_warm(&self) -> bool {
+        matches!(self.state, SessionState::Idle | SessionState::Busy)
+    }
+
+    fn status(&self, now: Instant) -> SessionStatus {
+        let age = |since: Instant| now.saturating_duration_since(since);
+        SessionStatus {
+            state: self.state,
+            pid: self.pid,
+            generation: self.generation,
+            model: self.model.clone(),
+            created: self.created,
+            last_used: self.last_used,
+            idle: if self.state == SessionState::Busy { Duration::ZERO } else { age(self.quiet_since) },
+            uptime: self.child_since.map_or(Duration::ZERO, age),
+            turns: self.turns,
+            restarts: self.restarts,
+            memory_bytes: self.memory_bytes,
+            queue_depth: self.queue_depth,
+            total_cost_usd: self.cost_usd,
+            last_exit: self.last_exit.clone(),
+        }
+    }
+}
+
+/// Owner of a session's visible status.
+#[derive(Debug)]
+pub(crate) struct StatusCell(Mutex<Visible>);
+
+impl StatusCell {
+    /// The status of a session that has just come into memory.
+    pub(super) fn new(record: &Record) -> Self {
+        Self(Mutex::new(Visible::new(record)))
+    }
+
+    pub(crate) fn read<T>(&self, look: impl FnOnce(&Visible) -> T) -> T {
+        look(&self.0.lock_unpoisoned())
+    }
+
+    pub(crate) fn status(&self) -> SessionStatus {
+        self.read(|visible| visible.status(Instant::now()))
+    }
+
+    /// The session is used.
+    pub(super) fn touch(&self) {
+        self.change(|visible| visible.quiet_since = Instant::now());
+    }
+
+    /// The actor has handled a message. Turns and cost are counted where turns end.
+    pub(super) fn actor_moved(&self, view: &ActorView<'_>) {
+        self.change(|visible| {
+            // The end of a turn is visible before the actor hears of it.
+            let is_over =
+                view.running.is_some() && view.running == visible.last_ended && view.queue_depth == 0;
+            visible.state = if is_over { SessionState::Idle } else { view.state };
+            visible.queue_depth = view.queue_depth;
+            visible.generation = view.record.generation;
+            visible.restarts = view.record.restarts;
+            visible.last_used = view.record.last_used;
+            if visible.model != view.record.settings.model {
+                visible.model.clone_from(&view.record.settings.model);
+            }
+        });
+    }
+
+    /// A process runs; its start was requested at `since`.
+    pub(super) fn child_started(&self, pid: u32, shim: u32, since: Instant) {
+        self.change(|visible| {
+            (visible.pid, visible.shim, visible.child_since) = (Some(pid), Some(shim), Some(since));
+        });
+    }
+
+    /// Nothing of the child is left.
+    pub(super) fn child_ended(&self) {
+        self.change(|visible| {
+            (visible.pid, visible.shim, visible.child_since) = (None, None, None);
+            visible.memory_bytes = 0;
+            visible.permissions.clear();
+            visible.active = false;
+        });
+    }
+
+    /// A turn has ended. Returns the number of turns.
+    pub(super) fn turn_ended(&self, turn: TurnId, cost_usd: f64) -> u64 {
+        self.change(|visible| {
+            visible.last_ended = Some(turn);
+            visible.turns = visible.turns.saturating_add(1);
+            visible.cost_usd += cost_usd;
+            visible.quiet_since = Instant::now();
+            if visible.state == SessionState::Busy && visible.queue_depth == 0 {
+                visible.state = SessionState::Idle;
+            }
+            visible.turns
+        })
+    }
+
+    /// The CLI has run a turn of its own accord.
+    pub(super) fn own_turn_ended(&self, cost_usd: f64) {
+        self.change(|visible| visible.cost_usd += cost_usd);
+    }
+
+    /// The CLI works of its own accord, or has stopped doing so.
+    pub(super) fn activity_changed(&self, active: bool) {
+        self.change(|visible| visible.active = active);
+    }
+
+    pub(super) fn permissions_changed(&self, pending: &[PendingPermission]) {
+        self.change(|visible| pending.clone_into(&mut visible.permissions));
+    }
+
+    pub(super) fn exited(&self, exit: Exit) {
+        self.change(|visible| visible.last_exit = Some(exit));
+    }
+
+    /// The tree of `shim` was measured. A tree that is gone meanwhile uses nothing.
+    pub(crate) fn measured(&self, shim: u32, memory_bytes: u64) {
+        self.change(|visible| {
+            if visible.shim == Some(shim) {
+                visible.memory_bytes = memory_bytes;
+            }
+        });
+    }
+
+    fn change<T>(&self, transition: impl FnOnce(&mut Visible) -> T) -> T {
+        transition(&mut self.0.lock_unpoisoned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::ids::{SessionKey, UserId};
+    use crate::workspace::Workspace;
+
+    fn record() -> Record {
+        let key = SessionKey::new(UserId::new("a").unwrap(), "default").unwrap();
+        let workspace = Workspace::begin(Path::new("/nowhere"), &key.hash());
+        let mut record = Record::new(&key, &workspace);
+        (record.turns, record.cost_usd) = (4, 1.0);
+        record
+    }
+
+    fn busy(cell: &StatusCell, record: &Record, turn: u64, queue_depth: usize) {
+        let running = Some(TurnId(turn));
+        cell.actor_moved(&ActorView { state: SessionState::Busy, running, queue_depth, record });
+    }
+
+    #[test]
+    fn turn_end_is_visible_before_actor_hears() {
+        let (record, cell) = (record(), StatusCell::new(&record()));
+        busy(&cell, &record, 1, 0);
+        assert_eq!(cell.turn_ended(TurnId(1), 0.5), 5);
+        // The actor handles another message first, and knows the turn as running.
+        busy(&cell, &record, 1, 0);
+        let status = cell.status();
+        assert_eq!((status.state, status.turns, status.total_cost_usd), (SessionState::Idle, 5, 1.5));
+        busy(&cell, &record, 2, 0);
+        assert_eq!(cell.status().state, SessionState::Busy, "the next turn");
+    }
+
+    #[test]
+    fn turn_end_with_waiting_turns_stays_busy() {
+        let (record, cell) = (record(), StatusCell::new(&record()));
+        busy(&cell, &record, 1, 1);
+        cell.turn_ended(TurnId(1), 0.0);
+        assert_eq!(cell.status().state, SessionState::Busy);
+        busy(&cell, &record, 1, 1);
+        assert_eq!(cell.status().state, SessionState::Busy);
+    }
+
+    #[test]
+    fn measure_of_a_gone_tree_is_dropped() {
+        let cell = StatusCell::new(&record());
+        cell.child_started(2, 1, Instant::now());
+        cell.measured(1, 77);
+        assert_eq!((cell.status().memory_bytes, cell.status().pid), (77, Some(2)));
+        cell.activity_changed(true);
+        cell.child_ended();
+        cell.measured(1, 88);
+        let status = cell.status();
+        assert_eq!((status.memory_bytes, status.pid, status.uptime), (0, None, Duration::ZERO));
+        assert!(cell.read(|visible| !visible.active && visible.permissions.is_empty()));
+    }
+
+    #[test]
+    fn session_on_disk_shows_its_record() {
+        let mut record = record();
+        record.last_used = SystemTime::now() - Duration::from_secs(60);
+        let status = SessionStatus::on_disk(&record);
+        assert_eq!((status.state, status.turns), (SessionState::Dormant, 4));
+        assert!(status.idle >= Duration::from_secs(60));
+    }
+}
