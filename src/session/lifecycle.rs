@@ -205,7 +205,7 @@ fn not_started(plan: &Plan, failure: StartFailure) -> Conclusion {
     plan.record(EventKind::NotStarted { reason: failure.reason() });
     tracing::warn!(session = %plan.entry.key.hash(), reason = failure.reason(), "the CLI did not start");
     let why = match shortage(&failure) {
-        // No fault of the CLI, and nothing that a pause of this session would mend.
+        // No fault of the CLI, and a pause of this session would not help.
         Some(short_of) => {
             plan.env().metrics.admission_rejected(short_of);
             ExitKind::NotAdmitted(TurnError::Overloaded {
@@ -241,7 +241,7 @@ fn record_stop(plan: &Plan, exit: &ChildExit) {
             metrics.leftovers_killed(swept.method.as_str(), swept.killed);
             metrics.tree_kill(swept.method.as_str(), swept.took);
         }
-        Some(Sweep::ShimDied { rung, killed }) => metrics.leftovers_killed(rung.as_str(), killed as u64),
+        Some(Sweep::ShimDied { method, killed }) => metrics.leftovers_killed(method.as_str(), killed as u64),
         Some(Sweep::NothingStarted) | None => {}
     }
     if let (true, Some(since)) = (exit.requested, exit.stop_began) {

@@ -117,7 +117,7 @@ async fn every_example_of_a_turn_is_answered() {
     let mut answered = 0;
     for operation in operations(&document) {
         let body = &operation.described["requestBody"]["content"]["application/json"];
-        // Its answer needs somebody who asks: the tests of permissions have that.
+        // Its answer needs a question: the tests of permissions have that.
         if operation.path.contains("permissions") {
             continue;
         }
