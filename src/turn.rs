@@ -1,7 +1,7 @@
 //! A turn as its reader sees it: the prompt that goes in, the events that come out, the outcome that ends it.
 //!
 //! The data plane is one bounded channel per turn. A reader that waits takes the child's output from its pipe itself
-//! (through the turn's source); what comes while nobody waits is put into the channel by the driver of the child. Items
+//! (through the turn's source); the child's task puts the rest into the channel. Items
 //! are whole reads of the output; the reader cuts them into lines, so that a burst costs one wake-up.
 
 use std::time::Duration;

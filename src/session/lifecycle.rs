@@ -200,7 +200,7 @@ async fn one_child(
 fn not_started(plan: &Plan, failure: StartFailure) -> Conclusion {
     emit::NotStarted { failure: &failure }.emit(&plan.env().telemetry, &plan.entry.key);
     let why = match shortage(&failure) {
-        // No fault of the CLI, and nothing that a pause of this session would mend.
+        // No fault of the CLI, and a pause of this session would not help.
         Some(short_of) => {
             plan.env().telemetry.metrics.admission_rejected.increment(short_of);
             ExitKind::NotAdmitted(TurnError::Overloaded {
@@ -236,7 +236,7 @@ fn record_stop(plan: &Plan, exit: &ChildExit) {
             metrics.leftovers_killed.add(swept.method, swept.killed);
             metrics.tree_kill.record(swept.method, swept.took);
         }
-        Some(Sweep::ShimDied { rung, killed }) => metrics.leftovers_killed.add(rung, killed as u64),
+        Some(Sweep::ShimDied { method, killed }) => metrics.leftovers_killed.add(method, killed as u64),
         Some(Sweep::NothingStarted) | None => {}
     }
     if let (true, Some(since)) = (exit.requested, exit.stop_began) {

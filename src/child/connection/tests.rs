@@ -12,6 +12,7 @@ use crate::adapter::claude::CLAUDE;
 use crate::child::permissions::Answer;
 use crate::child::testing::{job, line};
 use crate::error::TurnError;
+use crate::model::ids::TurnId;
 use crate::model::{Decision, PermissionError};
 use crate::turn::{Status, Turn};
 
