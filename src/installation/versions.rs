@@ -34,17 +34,10 @@ use crate::workspace::{read_own, records_dir};
 const RECORD: &str = "cli.json";
 /// It holds a path and some numbers.
 const RECORD_LIMIT: u64 = 16 << 10;
-/// How long `--version` may take. The slowest known CLI needs a second and a half from a cold disk.
-const VERSION_WITHIN: Duration = Duration::from_secs(20);
 /// A version that failed its trial is tried again after this time: the host may have been the reason.
 const TRY_AGAIN: Duration = Duration::from_secs(300);
 /// Why an unjudged version is not started, in [`StartFailure::Spawn`].
 pub(crate) const UNJUDGED: &str = "unjudged_version";
-/// Longest version text kept.
-const VERSION_CHARS: usize = 100;
-/// Bytes read for it: the version is in the first line.
-const VERSION_BYTES: u64 = 16 << 10;
-
 /// What an executable is known by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Executable {
@@ -326,65 +319,4 @@ fn warning(version: Option<&str>, is_unjudged: bool, is_fallback: bool) -> Optio
             Some(format!("the configured CLI does not start; {version} is used, which is not judged"))
         }
     }
-}
-
-/// What came of asking a program for its version.
-enum Answer {
-    /// It ended by itself, with what it said, if it said anything.
-    Said(Option<String>),
-    /// It was not started, did not end in time or was killed.
-    None,
-}
-
-/// What a program says of its version. It runs in `home`, through the shim as every child does, and gets nothing of this
-/// program's environment but the path to its own interpreter.
-pub(crate) async fn version(
-    found: &Found,
-    shim: &ShimProgram,
-    home: &Path,
-) -> Result<Option<String>, SpawnError> {
-    Ok(match ask(found, shim, home).await? {
-        Answer::Said(version) => version,
-        Answer::None => None,
-    })
-}
-
-async fn ask(found: &Found, shim: &ShimProgram, home: &Path) -> Result<Answer, SpawnError> {
-    let mut args = found.first_args.clone();
-    args.push("--version".into());
-    let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
-    let env: Vec<_> = [("HOME".into(), home.into())].into_iter().chain(path).collect();
-    let launch = Launch {
-        program: &found.path,
-        args: &args,
-        env: &env,
-        cwd: home,
-        limits: &ChildLimits::default(),
-        cgroup: None,
-    };
-    let child = spawn(shim, &launch)?;
-    let answer = tokio::time::timeout(VERSION_WITHIN, answer_of(child)).await.ok().flatten();
-    Ok(answer.unwrap_or(Answer::None))
-}
-
-/// The answer of a child that ends by itself. Dropped, the child is ended.
-async fn answer_of(child: Box<Contained>) -> Option<Answer> {
-    let Contained { input, output, mut stderr, mut shim, .. } = *child;
-    drop(input);
-    let (mut kept, mut nowhere) = (Vec::new(), tokio::io::sink());
-    let mut output = output.take(VERSION_BYTES);
-    // Complaints are drained, or they would hold it up.
-    let (read, _) = tokio::join!(output.read_to_end(&mut kept), tokio::io::copy(&mut stderr, &mut nowhere));
-    read.ok()?;
-    match shim.exited().await {
-        Exit::Code(0) => Some(Answer::Said(first_line(&kept))),
-        Exit::Code(_) => Some(Answer::Said(None)),
-        _ => None,
-    }
-}
-
-fn first_line(output: &[u8]) -> Option<String> {
-    let text = String::from_utf8_lossy(output);
-    let line = text.lines().find(|line| !line.trim().is_empty())?;
-    Some(line.chars().filter(|character| !character.is_control()).take(VERSION_CHARS).collect())
 }
