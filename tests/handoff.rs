@@ -1,7 +1,7 @@
 //! Model check of the handoff between a turn's reader and the child's task: loom runs every interleaving.
 //!
 //! The handoff itself is the one of the library (`src/child/connection/handoff.rs`), with loom's primitives. Pipe,
-//! channel and protocol are the smallest ones that behave as the real ones do towards it: the pipe wakes whoever asked
+//! channel and protocol are the smallest ones that behave as the real ones do towards it: the pipe wakes the task that asked
 //! last, the reader looks into its channel before it asks the connection.
 
 #![allow(
@@ -62,7 +62,7 @@ impl HandsOff for Connection {
     }
 }
 
-/// As a turn's sender: whoever drops it ends the turn.
+/// As a turn's sender: dropping it ends the turn.
 impl Drop for Connection {
     fn drop(&mut self) {
         if !self.ended {

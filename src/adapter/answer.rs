@@ -1,68 +1,67 @@
-//! An answer as a caller sees it, whatever the CLI said between its parts: blocks of text and of thinking, in order.
+//! The answer of a turn as clients see it: an ordered sequence of text and thinking blocks.
 
-/// One step of an answer. Texts are JSON string literals, quotes and escapes included, so that they are passed on
-/// without being read and written again.
+/// Part of an answer. Texts are JSON string literals with quotes and escapes, forwarded without parsing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part<'a> {
-    /// The model answers. Comes once, before all blocks; not at all if nothing is said.
+    /// Begin of the answer: once, before all blocks. Missing if there are no blocks.
     Begin {
-        /// The message's id at the model's API.
+        /// Message id at the model's API.
         id: &'a str,
-        /// The model that answers.
+        /// Name of the model.
         model: &'a str,
-        /// The tokens so far, as a JSON object.
+        /// Token usage so far, as a JSON object.
         usage: &'a str,
     },
-    /// A block begins; the last one has been closed. Blocks are counted from 0 without gaps.
+    /// Begin of a block, after the end of the previous one.
     Open {
-        /// Which.
+        /// Index of the block, from 0 without gaps.
         index: u32,
-        /// Of what kind.
+        /// Kind of the block.
         block: Block<'a>,
     },
-    /// More of the open block.
+    /// Text of the open block.
     Text {
-        /// Which.
+        /// Index of the block.
         index: u32,
-        /// The text, as a JSON string.
+        /// Text, as a JSON string.
         text: &'a str,
     },
-    /// More of the open block, in the words of the model's API (`thinking_delta` and the like, a JSON object).
+    /// Other delta of the open block, as the model's API sends it (such as `thinking_delta`).
     Delta {
-        /// Which.
+        /// Index of the block.
         index: u32,
-        /// The object.
+        /// JSON object.
         delta: &'a str,
-        /// The thought in it, as a JSON string, if it holds one.
+        /// Thought in the delta, as a JSON string.
         thought: Option<&'a str>,
     },
-    /// The open block ends.
+    /// End of the open block.
     Close {
-        /// Which.
+        /// Index of the block.
         index: u32,
     },
-    /// Work that is not shown goes on: a request to the model is tried again.
+    /// Hidden work continues: the CLI retries a request to the model.
     Waiting,
-    /// A tool waits for permission; the CLI's own words, one line of JSON.
+    /// A tool waits for permission: the CLI's request, one line of JSON.
     Permission(&'a str),
 }
 
-/// What a block begins with.
+/// Initial content of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Block<'a> {
     /// Empty text.
     Text,
     /// Empty thinking.
     Thinking,
-    /// A block without deltas, as a JSON object.
+    /// Complete block without deltas, as a JSON object.
     Whole(&'a str),
 }
 
-/// Reads the lines of one turn.
+/// Reader of the lines of one turn.
 pub trait AnswerReader: Send {
-    /// Tells what a line (without its LF) adds to the answer: nothing, one part or several.
-    fn read(&mut self, line: &[u8], tell: &mut dyn FnMut(Part<'_>));
+    /// Emits the parts that a line (without its LF) adds to the answer.
+    fn read(&mut self, line: &[u8], emit: &mut dyn FnMut(Part<'_>));
 
-    /// Tells what is left when the turn is over: `text` is the final text, told only if no text was.
-    fn end(&mut self, text: &str, tell: &mut dyn FnMut(Part<'_>));
+    /// Emits the parts that are missing at the end of the turn. `text` is the final text, emitted if no text was before.
+    fn end(&mut self, text: &str, emit: &mut dyn FnMut(Part<'_>));
 }

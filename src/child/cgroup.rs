@@ -1,8 +1,7 @@
-//! The group under which every child's own group is made, where the machine lets us.
+//! The cgroup with the groups of all children, where the machine permits it.
 //!
-//! Found and proven once at start. No cgroup is no error: the shims then use the next rung. The shim makes,
-//! joins, kills and removes the group of its child; what is done here is for children of former runs and for
-//! shims that were killed.
+//! Detected and tested once at start. Without cgroups the shims use the next kill method. The shim creates, joins, kills
+//! and removes the group of its child; this module handles children of former runs and of killed shims.
 
 use std::{
     fs,
@@ -13,23 +12,23 @@ use std::{
 use super::host;
 use pilotlight_shim::cgroup::Group;
 
-/// How long killed processes may take to leave their group.
+/// Maximum time for killed processes to leave their group.
 const LEAVE_LIMIT: Duration = Duration::from_millis(500);
-/// Between two looks at a group that is being killed.
+/// Pause between two checks of a group that is being killed.
 const LEAVE_PAUSE: Duration = Duration::from_millis(2);
 
-/// A group of our own in which groups can be made and killed.
+/// Parent cgroup of the children's groups.
 #[derive(Debug, Clone)]
 pub(crate) struct CgroupBase {
     dir: PathBuf,
 }
 
 impl CgroupBase {
-    /// Makes `prefix` below our own group and proves that it works; `None` if it does not. The prefix must be one
-    /// per data directory, because what a former run left under it is killed by [`Self::sweep`].
+    /// Creates `prefix` below this process's group; `None` if cgroups are unusable. The prefix must be unique per data
+    /// directory: [`Self::sweep`] kills everything that a former run left under it.
     pub(crate) fn detect(prefix: &str) -> Option<Self> {
         let own = host::own_cgroup_v2()?;
-        // Moving a process needs the right to write here, in the nearest group above both places.
+        // Moving a process requires write access to the nearest common ancestor, which is this group.
         fs::File::options().write(true).open(own.join("cgroup.procs")).ok()?;
         let base = Self { dir: own.join(prefix) };
         Group::create(&base.dir).ok()?;
@@ -41,30 +40,30 @@ impl CgroupBase {
         Some(base)
     }
 
-    /// Whether groups can still be made and killed here: whoever keeps the host may take it away.
+    /// Whether the group still exists: an administrator may remove it.
     pub(crate) fn is_there(&self) -> bool {
         self.dir.join("cgroup.kill").exists()
     }
 
-    /// Where the group of a child shall be. `name` must be new for each start.
+    /// Path of a child's group. `name` must be new for each start.
     pub(crate) fn child_dir(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
-    /// Kills and removes what is left of children, of whatever run. Only for times when no child shall live.
+    /// Kills and removes all children's groups; returns the number of processes. Only while no child may be alive.
     pub(crate) fn sweep(&self) -> usize {
         let entries = fs::read_dir(&self.dir).into_iter().flatten();
         let groups = entries.filter_map(|entry| entry.ok().filter(|e| e.path().is_dir()));
         groups.map(|group| kill_and_remove(&group.path())).sum()
     }
 
-    /// Removes the group itself at the end; nothing is killed.
+    /// Removes the parent group at the end; kills no process.
     pub(crate) fn remove(&self) {
         let _still_inhabited = fs::remove_dir(&self.dir);
     }
 }
 
-/// Ends a group from outside; returns how many processes were in it. Blocks until they are gone, within a bound.
+/// Kills and removes a group; returns the number of its processes. Blocks until they are gone, up to a limit.
 pub(super) fn kill_and_remove(dir: &Path) -> usize {
     let Some(group) = Group::open(dir) else { return 0 };
     let inhabitants = fs::read_to_string(dir.join("cgroup.procs")).map_or(0, |procs| procs.lines().count());
@@ -74,7 +73,7 @@ pub(super) fn kill_and_remove(dir: &Path) -> usize {
             host::pause(LEAVE_PAUSE);
         }
     }
-    // What would not die keeps its group, for the next run to find.
+    // A process that does not die keeps its group, and the next run finds it.
     let _still_inhabited = group.remove();
     inhabitants
 }
@@ -85,7 +84,7 @@ mod tests {
     use std::process::Command;
 
     #[test]
-    fn what_a_former_run_left_is_killed_and_removed() {
+    fn groups_of_a_former_run_are_removed() {
         let prefix = format!("pilotlight-test-{}", std::process::id());
         let Some(base) = CgroupBase::detect(&prefix) else {
             pilotlight_test_support::installed::left_out("no writable cgroup v2 here");
@@ -98,7 +97,7 @@ mod tests {
         let again = CgroupBase::detect(&prefix).unwrap();
         assert_eq!(again.sweep(), 1);
         assert!(!child.wait().unwrap().success());
-        // The dead one counts as an inhabitant until it is reaped, and may have kept the group from going.
+        // A dead process counts until it is reaped, and may have prevented the removal.
         again.sweep();
         assert!(!left.exists());
         base.remove();

@@ -1,12 +1,11 @@
-//! The memory of process trees, from one pass over `/proc`.
+//! Memory use of process trees, from one pass over `/proc`.
 //!
-//! What counts is what nobody else shares: anonymous and shared memory and swap. Resident size would count the
-//! program's own pages once for every child. One pass reads one small file per process of the machine, into a
-//! buffer that is kept; the trees are then put together from the table, so a thousand sessions cost one pass. To
-//! follow the kernel's lists of children instead would take a file for every thread of every process. The pass may be
-//! taken in parts, with pauses between them, so that no sample is a burst of work.
+//! Counts anonymous memory, shared memory and swap. Resident size would count the program's file pages once per child. One
+//! pass reads one small file per process of the machine into a table, from which all trees are summed: a thousand
+//! sessions cost one pass. The kernel's lists of children would need a file per thread instead. A pass can be split into
+//! steps with pauses, so that a sample is no burst of work.
 //!
-//! Blocks for about 15 µs per process (measured, optimised): for the sampler's blocking thread, not for the runtime.
+//! Blocks for about 15 µs per process (measured, optimised): runs on the sampler's blocking thread.
 
 use std::{collections::HashSet, ffi::CStr, io, mem::MaybeUninit};
 
@@ -19,19 +18,19 @@ use rustix::{
 
 /// One batch of directory entries: some 250 pids.
 const DIR_BUFFER: usize = 8 * 1024;
-/// Longer than any `status` file, which has about 1.5 KiB.
+/// Buffer for a `status` file, which has about 1.5 KiB.
 const STATUS_BUFFER: usize = 8 * 1024;
 
-/// What a tree uses.
+/// Memory use of a tree.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct TreeMemory {
     pub(crate) anon_bytes: u64,
     pub(crate) shmem_bytes: u64,
     pub(crate) swap_bytes: u64,
-    /// Pages of files, mostly shared with other children: not part of the figure that counts.
+    /// File pages, mostly shared with other children: not counted in [`Self::private_bytes`].
     pub(crate) file_bytes: u64,
     pub(crate) processes: u32,
-    /// The kernel does not tell the parts (gVisor): `anon_bytes` is the resident size, which is more.
+    /// The kernel reports no parts (gVisor): `anon_bytes` is the resident size, which is larger.
     pub(crate) approximate: bool,
 }
 
@@ -62,12 +61,12 @@ impl std::ops::AddAssign for TreeMemory {
     }
 }
 
-/// The processes of the machine at one moment, or as good as one.
+/// Table of the machine's processes at about one moment.
 #[derive(Default)]
 pub(crate) struct ProcessTable {
-    /// Sorted by parent once all are there.
+    /// Sorted by parent when complete.
     rows: Vec<Row>,
-    /// Not looked at yet.
+    /// Pids that are not read yet.
     pids: Vec<i32>,
     buffer: Vec<u8>,
 }
@@ -91,8 +90,8 @@ impl Row {
 }
 
 impl ProcessTable {
-    /// Begins a new table: who is there now. The allocations of the last time are used again. Processes that are only
-    /// the roots of trees are not looked at, for a tree is counted without its root.
+    /// Begins a new table with the present pids, and reuses its allocations. Skips the roots of trees, which are not
+    /// counted.
     pub(crate) fn begin(&mut self, roots: &HashSet<u32>) -> io::Result<usize> {
         self.rows.clear();
         self.pids.clear();
@@ -106,13 +105,13 @@ impl ProcessTable {
         Ok(self.pids.len())
     }
 
-    /// Looks at so many more; whether the table is complete.
+    /// Reads up to `count` more processes; returns whether the table is complete.
     pub(crate) fn read(&mut self, count: usize) -> io::Result<bool> {
         self.buffer.resize(STATUS_BUFFER, 0);
         let proc = proc_dir()?;
         for _ in 0..count {
             let Some(pid) = self.pids.pop() else { break };
-            // Gone since it was listed, or not ours to see.
+            // The process is gone or not visible.
             if let Ok(status) = read_status(&proc, pid, &mut self.buffer) {
                 self.rows.push(parse(pid, status));
             }
@@ -123,19 +122,19 @@ impl ProcessTable {
         Ok(self.is_complete())
     }
 
-    /// Whether there is nothing left to look at.
+    /// Whether the table is complete.
     pub(crate) fn is_complete(&self) -> bool {
         self.pids.is_empty()
     }
 
-    /// The sum over all that descends from `root`, which is not counted itself: it is the shim.
+    /// Sum over the descendants of `root`, without `root` itself: it is the shim.
     pub(crate) fn tree(&self, root: u32) -> TreeMemory {
         let mut sum = TreeMemory::default();
         self.rows_below(root).iter().for_each(|row| sum.add_row(row));
         sum
     }
 
-    /// Ended processes that nobody has reaped: of all that can be seen, for what a tree leaves is soon nobody's child.
+    /// Number of zombies among all visible processes: zombies of a tree soon lose their parent.
     pub(crate) fn zombies(&self) -> usize {
         self.rows.iter().filter(|row| row.zombie).count()
     }
@@ -143,7 +142,7 @@ impl ProcessTable {
     fn rows_below(&self, root: u32) -> Vec<Row> {
         let mut rows: Vec<Row> = Vec::new();
         let mut parents = vec![root.cast_signed()];
-        // Ends even if pids were reused while the table was taken and it holds a circle.
+        // Bounded: reused pids may form a cycle in the table.
         while let Some(parent) = parents.pop().filter(|_| rows.len() < self.rows.len()) {
             let first = self.rows.partition_point(|row| row.parent < parent);
             for row in self.rows.iter().skip(first).take_while(|row| row.parent == parent) {
@@ -155,7 +154,7 @@ impl ProcessTable {
     }
 }
 
-/// One tree at one moment. Costs as much as the tree is large; where the kernel keeps no lists of children, a whole table.
+/// Memory of one tree. Cost grows with the tree; without the kernel's lists of children it is a whole table.
 pub(crate) fn single_tree(root: u32) -> io::Result<SingleTree> {
     if !descendants::kernel_lists_children() {
         let mut table = ProcessTable::default();
@@ -167,7 +166,7 @@ pub(crate) fn single_tree(root: u32) -> io::Result<SingleTree> {
     descendants::children(root.cast_signed(), &mut pids);
     descendants::add_descendants(&mut pids);
     let proc = proc_dir()?;
-    // Gone meanwhile, or not ours to see.
+    // The process is gone or not visible.
     let rows = pids.into_iter().filter_map(|pid| {
         let status = read_status(&proc, pid, &mut buffer).ok()?;
         Some(parse(pid, status))
@@ -175,7 +174,7 @@ pub(crate) fn single_tree(root: u32) -> io::Result<SingleTree> {
     Ok(SingleTree(rows.collect()))
 }
 
-/// See [`single_tree`].
+/// Result of [`single_tree`].
 pub(crate) struct SingleTree(Vec<Row>);
 
 impl SingleTree {
@@ -235,7 +234,7 @@ pub(crate) fn tree_memory(root: u32) -> io::Result<TreeMemory> {
 
 #[cfg(test)]
 impl ProcessTable {
-    /// Takes the whole table anew.
+    /// Reads a complete new table.
     fn refresh(&mut self) -> io::Result<()> {
         self.begin(&HashSet::new())?;
         self.read(usize::MAX).map(drop)
@@ -294,7 +293,7 @@ fn parse(pid: i32, status: &[u8]) -> Row {
     row
 }
 
-/// The first number in it.
+/// First number in a text.
 fn decimal(text: &[u8]) -> u64 {
     let digits =
         text.iter().skip_while(|byte| !byte.is_ascii_digit()).take_while(|byte| byte.is_ascii_digit());

@@ -1,11 +1,9 @@
-//! The end of every shim: one thread of the process, started when needed, reaps them and makes good for those
-//! that could not do their work.
+//! Reaps shims on one thread of the process, and kills the trees of shims that could not do so.
 //!
-//! A thread and not a task, because a shim has to be reaped also when its handle is dropped together with the
-//! runtime; the runtime's own orphan handling needs a runtime that lives (measured: most of the dropped children
-//! were still zombies afterwards). It waits for the given children only, never for "any child", and ends when it
-//! has had nothing to do for a while. It is the one thing in the crate that belongs to the process instead of
-//! an instance, as children do.
+//! A thread instead of a task: a shim must be reaped even when its handle is dropped together with the runtime. The
+//! runtime's orphan handling needs a living runtime (measured: most dropped children stayed zombies). The thread waits
+//! for given children only, never for any child. It starts on demand and ends when idle. It is global to the process,
+//! because children belong to the process.
 
 use std::{
     path::PathBuf,
@@ -22,23 +20,23 @@ use pilotlight_shim::{descendants, report::KillMethod};
 
 use crate::support::lock::MutexExt;
 
-/// First pause between two looks; most shims are gone by then.
+/// First pause between two checks; most shims have exited by then.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
-/// Longest pause: for those that take their time.
+/// Longest pause between two checks, for slow shims.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
-/// How long the thread stays without work, so that a series of ends starts it once.
+/// Idle time after which the thread ends: a series of exits starts it once.
 const LINGER: Duration = Duration::from_secs(2);
-/// After a shim was woken in vain it is killed: it may be stopped by its CLI.
+/// Time between waking a shim and killing it: its CLI may have stopped it.
 const AFTER_NUDGE: Duration = Duration::from_secs(2);
 
-/// A shim and what is needed to end its tree without it.
+/// A shim, and how to kill its tree without it.
 #[derive(Debug)]
 pub(super) struct Ward {
     child: Child,
-    /// With the pid it names the shim for ever, also when the host reaps all children by itself.
+    /// Identifies the shim together with the pid, also when the host reaps all children itself.
     start_time: Option<u64>,
     cgroup: Option<PathBuf>,
-    /// `KEY=VALUE`, in the environment of this tree alone.
+    /// `KEY=VALUE` in the environment of this tree only.
     marker: String,
     stage: Stage,
     reply: Option<oneshot::Sender<Aftermath>>,
@@ -46,17 +44,17 @@ pub(super) struct Ward {
 
 #[derive(Debug, Clone, Copy)]
 enum Stage {
-    /// It is at work; nothing is done to it before this moment.
+    /// Works; left alone until this moment.
     Trusted(Option<Instant>),
-    /// It was woken; if it is still there at this moment it is killed.
+    /// Woken; killed at this moment.
     Nudged(Instant),
     Killed,
 }
 
-/// What was found when a shim was reaped.
+/// Result of reaping a shim.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Aftermath {
-    /// What was done in place of a shim that had not done it: the means, and how many it hit.
+    /// Kill in place of the shim: the method, and the number of processes.
     pub(super) swept: Option<(KillMethod, usize)>,
 }
 
@@ -70,7 +68,7 @@ impl Ward {
         self.child.id()
     }
 
-    /// Hands it to the thread. A shim not gone within `patience` is woken, then killed; `None` waits for ever.
+    /// Hands the shim to the thread. After `patience` it is woken, then killed; `None` waits without limit.
     pub(super) fn hand_over(mut self, patience: Option<Duration>) -> oneshot::Receiver<Aftermath> {
         let (reply, receiver) = oneshot::channel();
         self.stage = Stage::Trusted(patience.map(|patience| now() + patience));
@@ -79,7 +77,7 @@ impl Ward {
         receiver
     }
 
-    /// One look; true when it is over.
+    /// Checks once; true when the shim is reaped.
     fn look(&mut self) -> bool {
         let status = match self.child.try_wait() {
             Ok(None) => {
@@ -87,14 +85,14 @@ impl Ward {
                 return false;
             }
             Ok(Some(status)) => Some(status),
-            // The host ignores SIGCHLD or waits for any child: gone, nobody knows how.
+            // The host ignores SIGCHLD or waits for any child: the exit status is lost.
             Err(_) => None,
         };
-        // A shim that ends by itself says so by its code: 0 = swept, 1 = nothing was started.
+        // Exit codes of a shim: 0 = swept, 1 = nothing was started.
         let orderly = matches!(status.and_then(|status| status.code()), Some(0 | 1));
         let swept = if orderly { None } else { Some(self.sweep_in_its_place()) };
         if let Some(reply) = self.reply.take() {
-            // Nobody waits when the handle was dropped.
+            // A dropped handle has no receiver.
             let _dropped = reply.send(Aftermath { swept });
         }
         true
@@ -114,7 +112,7 @@ impl Ward {
         };
     }
 
-    /// Only if the pid still means our shim, which is uncertain where the host reaps children by itself.
+    /// Only if the pid still belongs to the shim: the host may reap children itself.
     fn signal(&self, signal: Signal) {
         let pid = self.child.id().cast_signed();
         if let Some(pidfd) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
@@ -125,7 +123,7 @@ impl Ward {
         }
     }
 
-    /// The CLI died with its shim; its descendants did not.
+    /// Kills the descendants of a CLI that died with its shim.
     fn sweep_in_its_place(&self) -> (KillMethod, usize) {
         let in_group = self.cgroup.as_deref().filter(|dir| dir.is_dir()).map(cgroup::kill_and_remove);
         let marked = sweep_marked(&self.marker, &[]);
@@ -136,12 +134,12 @@ impl Ward {
     }
 }
 
-/// Starts the thread if there is work and the system refused one before.
+/// Starts the thread if it is needed and could not start before.
 pub(super) fn ensure_running() {
     Reaper::lock().ensure_running();
 }
 
-/// The wards, and whether the thread runs.
+/// Shims to reap, and whether the thread runs.
 struct Reaper {
     wards: Vec<Ward>,
     running: bool,
@@ -152,7 +150,7 @@ static ARRIVAL: Condvar = Condvar::new();
 
 impl Reaper {
     fn lock() -> MutexGuard<'static, Self> {
-        // No invariant spans a panic: a list and a flag.
+        // List and flag are consistent between any two statements.
         REAPER.lock_unpoisoned()
     }
 
@@ -167,14 +165,14 @@ impl Reaper {
             return;
         }
         let thread = std::thread::Builder::new().name("pilotlight-reap".into()).stack_size(256 * 1024);
-        // Where no thread can be had the wards stay in the list until the next try.
+        // If no thread can start, the shims stay in the list until the next attempt.
         self.running = thread.spawn(Self::work).is_ok();
     }
 
     fn work() {
         let mut pause = SHORTEST_PAUSE;
         loop {
-            // Not under the lock: sweeping takes milliseconds, and a handle may be dropped on the runtime.
+            // Without the lock: sweeping takes milliseconds, and a handle may be dropped on the runtime.
             let mut wards = std::mem::take(&mut Self::lock().wards);
             wards.retain_mut(|ward| !ward.look());
             let mut reaper = Self::lock();

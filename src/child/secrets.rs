@@ -1,8 +1,8 @@
-//! What a child was given and must not be repeated by anything that it writes.
+//! Redaction of secrets in a child's standard error. Pure.
 //!
-//! A program that fails likes to tell what it was called with. Its standard error is shown to callers and operators, so
-//! the values that it got as secrets are blacked out there, also in hexadecimal, in base64 and with percent signs, as
-//! headers, URLs and dumps have them, and with backslashes as in JSON. Pure.
+//! A failing program often prints its arguments and environment, and clients and operators see its standard error. Secret
+//! values are redacted there: as they are, in hexadecimal, in base64, with percent escapes as in URLs, and with backslash
+//! escapes as in JSON.
 
 use std::fmt;
 use std::ops::Range;
@@ -15,26 +15,26 @@ use serde_json::{Map, Value};
 
 use crate::support::hex;
 
-/// In the names of variables that hold secrets. Others (a region, a base URL) are what one needs to find a fault.
+/// Parts of the names of secret variables. Other variables (a region, a base URL) help to find an error.
 const SECRET_NAMES: [&str; 7] = ["KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL", "AUTH", "HEADERS"];
-/// Shorter values are words such as `true`, which would be blacked out everywhere.
+/// Shortest redacted value: shorter ones are common words such as `true`.
 const SHORTEST: usize = 6;
-/// What stands in their place.
+/// Replacement of a secret.
 const BLACK: &str = "[redacted]";
 
-/// In a URL, parts of its path that are as long as this are taken for secrets: some services have their keys there.
+/// Length from which a segment of a URL path counts as a secret: some services have keys there.
 const KEY_IN_PATH: usize = 16;
 
-/// Values that are not shown. Prints redacted.
+/// Secret values. `Debug` is redacted.
 #[derive(Clone, Default)]
 pub(crate) struct Secrets(Arc<Vec<Forms>>);
 
-/// One secret in the forms that are looked for.
+/// Encoded forms of one secret.
 struct Forms {
     plain: String,
     /// In lower case.
     hex: String,
-    /// What base64 of any text with the secret in it holds: at each of the three alignments, in both alphabets.
+    /// Part of any base64 text that contains the secret: at each of three alignments, in both alphabets.
     base64: Vec<String>,
 }
 
@@ -45,8 +45,8 @@ impl fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    /// Of variables, of a session's MCP servers, whose variables and headers are all taken for secrets as are their URLs
-    /// and arguments, which may hold keys, and of its own credentials.
+    /// Collects secrets of variables, MCP servers and credentials. Of an MCP server all variables, headers, URLs and
+    /// arguments count, as they may contain keys.
     pub(crate) fn of<'a>(
         variables: impl Iterator<Item = (&'a String, &'a String)>,
         servers: &Map<String, Value>,
@@ -59,7 +59,7 @@ impl Secrets {
         let of_variables = variables.filter(|(name, _)| is_secret(name)).map(|(_, value)| value.clone());
         let tables = servers.values().flat_map(|server| [server.get("env"), server.get("headers")]).flatten();
         let of_servers = tables.filter_map(Value::as_object).flat_map(|table| table.values());
-        // A header may be told without the name of its scheme.
+        // A header may be printed without its scheme.
         let of_servers = of_servers.filter_map(Value::as_str);
         let of_servers = of_servers.flat_map(|value| [Some(value), value.strip_prefix("Bearer ")]).flatten();
         let of_servers = of_servers.map(str::to_owned);
@@ -69,7 +69,7 @@ impl Secrets {
         let args = servers.values().filter_map(|server| server.get("args")?.as_array()).flatten();
         let args = args.filter_map(Value::as_str).flat_map(of_argument).map(str::to_owned);
         let whole = of_variables.chain(of_servers).chain(urls).chain(args).chain(tokens.iter().cloned());
-        // A text of many lines may come line by line.
+        // A text of many lines may be printed line by line.
         let parts = whole.flat_map(|value| {
             let lines: Vec<String> = value.lines().map(str::to_owned).collect();
             std::iter::once(value).chain(lines)
@@ -80,15 +80,15 @@ impl Secrets {
         Self(Arc::new(values.into_iter().map(Forms::of).collect()))
     }
 
-    /// The text without them.
-    pub(super) fn black_out(&self, text: &str) -> String {
+    /// Repositions all secrets in a text.
+    pub(super) fn redact(&self, text: &str) -> String {
         let lower = text.to_ascii_lowercase();
         let decoded = [Decoded::of(text, percent), Decoded::of(text, backslash)];
         let mut spans: Vec<_> = self.0.iter().flat_map(|forms| forms.spans(text, &lower, &decoded)).collect();
         spans.sort_by_key(|span| span.start);
         let (mut shown, mut at) = (String::new(), 0);
         for span in spans {
-            // One may be the beginning of another.
+            // Spans may overlap.
             if span.start >= at {
                 shown.push_str(text.get(at..span.start).unwrap_or_default());
                 shown.push_str(BLACK);
@@ -107,7 +107,7 @@ impl Forms {
         Self { hex: hex::encode(plain.as_bytes()), plain, base64 }
     }
 
-    /// Where the text holds it in any form.
+    /// Spans of the text with any form of the secret.
     fn spans(&self, text: &str, lower: &str, decoded: &[Decoded]) -> Vec<Range<usize>> {
         let found = |text: &str, form: &str| -> Vec<Range<usize>> {
             text.match_indices(form).map(|(at, form)| at..at + form.len()).collect()
@@ -122,7 +122,7 @@ impl Forms {
     }
 }
 
-/// The characters of base64 that depend on the secret alone when `shift` bytes come before it.
+/// Base64 characters that depend only on the secret, if `shift` bytes precede it.
 fn aligned(secret: &[u8], shift: usize) -> [String; 2] {
     let bytes = [&[0; 2][..shift.min(2)], secret].concat();
     let begin = (shift * 8).div_ceil(6);
@@ -131,7 +131,7 @@ fn aligned(secret: &[u8], shift: usize) -> [String; 2] {
         .map(|text| text.get(begin..end).unwrap_or_default().to_owned())
 }
 
-/// The span with all base64 around it: the characters beside it hold bits of the secret too.
+/// Extends a span over adjacent base64 characters: they contain bits of the secret too.
 fn whole_word(text: &str, span: Range<usize>) -> Range<usize> {
     let is_inside = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/-_".contains(byte);
     let bytes = text.as_bytes();
@@ -140,7 +140,7 @@ fn whole_word(text: &str, span: Range<usize>) -> Range<usize> {
     span.start - before..span.end + after
 }
 
-/// What may be secret in the URL of a server: all of it, its user and password, values of its query, long parts of its path.
+/// Secrets of a URL: all of it, user and password, query values, fragment, long path segments.
 fn of_url(url: &str) -> Vec<&str> {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
@@ -152,7 +152,7 @@ fn of_url(url: &str) -> Vec<&str> {
     [url, fragment, user].into_iter().chain(user.split(':')).chain(values).chain(segments).collect()
 }
 
-/// What may be secret in an argument: all of it, unless it is a plain option, and the value in it.
+/// Secrets of an argument: its value, and all of it unless it is an option.
 fn of_argument(argument: &str) -> Vec<&str> {
     let value = argument.split_once('=').map(|(_, value)| value);
     let value = value.or_else(|| {
@@ -164,14 +164,14 @@ fn of_argument(argument: &str) -> Vec<&str> {
     whole.into_iter().chain(value).collect()
 }
 
-/// A text whose escapes are resolved, with the place of each byte in the text itself.
+/// Decoded text, with the position of each byte in the original.
 struct Decoded {
     bytes: Vec<u8>,
-    places: Vec<usize>,
+    positions: Vec<usize>,
     length: usize,
 }
 
-/// The character that an escape at the beginning of a text stands for, as bytes, and how long the escape is.
+/// Decoder of an escape at the beginning of a text: the bytes of its character, and its length.
 type Escape = fn(&str) -> Option<(Vec<u8>, usize)>;
 
 fn percent(text: &str) -> Option<(Vec<u8>, usize)> {
@@ -181,7 +181,7 @@ fn percent(text: &str) -> Option<(Vec<u8>, usize)> {
     Some((vec![byte], 3))
 }
 
-/// As strings of JSON and of most programming languages have them.
+/// Escapes of JSON and most programming languages.
 fn backslash(text: &str) -> Option<(Vec<u8>, usize)> {
     let escaped = text.strip_prefix('\\')?;
     let short = match escaped.bytes().next()? {
@@ -212,18 +212,18 @@ fn backslash(text: &str) -> Option<(Vec<u8>, usize)> {
 
 impl Decoded {
     fn of(text: &str, escape: Escape) -> Self {
-        let (mut bytes, mut places, mut at) = (Vec::new(), Vec::new(), 0);
+        let (mut bytes, mut positions, mut at) = (Vec::new(), Vec::new(), 0);
         while let Some(&byte) = text.as_bytes().get(at) {
             let (resolved, length) = text.get(at..).and_then(escape).unwrap_or_else(|| (vec![byte], 1));
-            places.extend(resolved.iter().map(|_| at));
+            positions.extend(resolved.iter().map(|_| at));
             bytes.extend(resolved);
             at += length;
         }
-        Self { bytes, places, length: text.len() }
+        Self { bytes, positions, length: text.len() }
     }
 
     fn spans(&self, secret: &[u8]) -> Vec<Range<usize>> {
-        let place = |at: usize| self.places.get(at).copied().unwrap_or(self.length);
+        let place = |at: usize| self.positions.get(at).copied().unwrap_or(self.length);
         let found = memchr::memmem::find_iter(&self.bytes, secret);
         found.map(|at| place(at)..place(at + secret.len())).collect()
     }
@@ -256,9 +256,8 @@ mod tests {
             servers.as_object().unwrap(),
             &[],
         );
-        let text = secrets.black_out(
-            "eu-west-1 on s3cret+1 s3cret+1 and more, in the env, Bearer of it all, of it all serve",
-        );
+        let text = secrets
+            .redact("eu-west-1 on s3cret+1 s3cret+1 and more, in the env, Bearer of it all, of it all serve");
         assert_eq!(text, "eu-west-1 on [redacted] [redacted], [redacted], [redacted], [redacted] serve");
         assert!(!format!("{secrets:?}").contains("s3cret"));
     }
@@ -267,11 +266,11 @@ mod tests {
     fn encoded_secrets_are_blacked_out() {
         let secrets = secrets("user:s3cret/+value");
         let header = STANDARD.encode("user:s3cret/+value");
-        let shown = secrets.black_out(&format!("Authorization: Basic {header} refused"));
+        let shown = secrets.redact(&format!("Authorization: Basic {header} refused"));
         assert_eq!(shown, "Authorization: Basic [redacted] refused");
-        let shown = secrets.black_out("GET /?key=user%3As3cret%2f%2Bvalue&x=1 failed");
+        let shown = secrets.redact("GET /?key=user%3As3cret%2f%2Bvalue&x=1 failed");
         assert_eq!(shown, "GET /?key=[redacted]&x=1 failed");
-        let shown = secrets.black_out("0x757365723A7333637265742F2B76616C7565.");
+        let shown = secrets.redact("0x757365723A7333637265742F2B76616C7565.");
         assert_eq!(shown, "0x[redacted].");
     }
 
@@ -293,12 +292,12 @@ mod tests {
             "fragment-1",
         ] {
             assert_eq!(
-                secrets.black_out(&format!("serve --verbose <{secret}>")),
+                secrets.redact(&format!("serve --verbose <{secret}>")),
                 "serve --verbose <[redacted]>"
             );
         }
         let url = servers["b"]["url"].as_str().unwrap();
-        assert_eq!(secrets.black_out(&format!("GET {url} failed")), "GET [redacted] failed");
+        assert_eq!(secrets.redact(&format!("GET {url} failed")), "GET [redacted] failed");
     }
 
     #[test]
@@ -306,12 +305,12 @@ mod tests {
         let secret = "first \"line\"/ä😀\nsecond\\line";
         let secrets = secrets(secret);
         let json = serde_json::json!({ "key": secret }).to_string();
-        assert_eq!(secrets.black_out(&json), "{\"key\":\"[redacted]\"}");
+        assert_eq!(secrets.redact(&json), "{\"key\":\"[redacted]\"}");
         let ascii = r#"first \u0022line\"\/\u00e4\ud83d\ude00\nsecond\\line"#;
-        assert_eq!(secrets.black_out(&format!("<{ascii}>")), "<[redacted]>");
-        assert_eq!(secrets.black_out("> first \"line\"/ä😀"), "> [redacted]");
-        assert_eq!(secrets.black_out("> second\\line"), "> [redacted]");
-        assert_eq!(secrets.black_out("\\u12 \\ud800 \\"), "\\u12 \\ud800 \\");
+        assert_eq!(secrets.redact(&format!("<{ascii}>")), "<[redacted]>");
+        assert_eq!(secrets.redact("> first \"line\"/ä😀"), "> [redacted]");
+        assert_eq!(secrets.redact("> second\\line"), "> [redacted]");
+        assert_eq!(secrets.redact("\\u12 \\ud800 \\"), "\\u12 \\ud800 \\");
     }
 
     proptest! {
@@ -322,17 +321,17 @@ mod tests {
             let secrets = secrets(&secret);
             let whole = format!("{before}{secret}{after}");
             for form in [STANDARD.encode(&whole), URL_SAFE.encode(&whole), STANDARD_NO_PAD.encode(&whole), URL_SAFE_NO_PAD.encode(&whole)] {
-                prop_assert_eq!(secrets.black_out(&form), BLACK);
+                prop_assert_eq!(secrets.redact(&form), BLACK);
             }
             let json = serde_json::to_string(&whole).unwrap();
             let escaped = serde_json::to_string(&secret).unwrap();
-            prop_assert!(!secrets.black_out(&json).contains(escaped.trim_matches('"')));
+            prop_assert!(!secrets.redact(&json).contains(escaped.trim_matches('"')));
             let hex = |text: &str| -> String { text.bytes().map(|byte| format!("{byte:02X}")).collect() };
-            prop_assert!(!secrets.black_out(&hex(&whole)).contains(&hex(&secret)));
+            prop_assert!(!secrets.redact(&hex(&whole)).contains(&hex(&secret)));
             let escaped: String = secret.chars().enumerate().map(|(at, c)| {
                 if c == '%' || escapes >> (at % 64) & 1 == 1 { format!("%{:02x}", u32::from(c)) } else { c.to_string() }
             }).collect();
-            let shown = secrets.black_out(&escaped);
+            let shown = secrets.redact(&escaped);
             prop_assert!(shown.contains(BLACK) && !shown.contains(&escaped), "{}", shown);
         }
     }

@@ -1,4 +1,4 @@
-//! The end of a child's standard error: always drained, a bounded tail kept, nothing secret shown.
+//! Tail of a child's standard error: always drained, bounded, and redacted.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -11,32 +11,32 @@ use tokio::net::unix::pipe;
 
 use super::secrets::Secrets;
 
-/// Read at once. On the stack of a function that does not wait.
+/// Bytes per read; the buffer is on the stack.
 const READ: usize = 4096;
 
-/// Reads per wake-up: a child that floods its standard error does not keep its own output from being read.
+/// Maximum number of reads per wake-up: a flood on standard error must not delay standard output.
 const READS_PER_WAKE: usize = 16;
 
-/// Words that begin like this are tokens.
+/// Prefixes of words that count as tokens.
 const TOKEN_PREFIXES: [&str; 4] = ["sk-", "eyJ", "Bearer", "ghp_"];
 
-/// The last bytes that came.
+/// The last bytes of a stream.
 #[derive(Debug)]
 pub(crate) struct Tail {
     bytes: VecDeque<u8>,
     limit: usize,
     secrets: Secrets,
     total: u64,
-    told: u64,
+    reported: u64,
 }
 
 impl Tail {
-    /// At most `limit` bytes, shown without the `secrets`.
+    /// Keeps at most `limit` bytes, and redacts the `secrets`.
     pub(crate) fn new(limit: usize, secrets: Secrets) -> Self {
-        Self { bytes: VecDeque::new(), limit, secrets, total: 0, told: 0 }
+        Self { bytes: VecDeque::new(), limit, secrets, total: 0, reported: 0 }
     }
 
-    /// Waits for something to come and takes it in; false once the other end is closed. Begun anew it costs nothing.
+    /// Waits for bytes and keeps them; false once the other end is closed. Cancel-safe.
     pub(crate) async fn read(&mut self, pipe: &mut pipe::Receiver) -> bool {
         let first = poll_fn(|context| {
             let mut block = [0; READ];
@@ -48,7 +48,7 @@ impl Tail {
         first.await && self.drain(pipe)
     }
 
-    /// Takes in what is there. False once the other end is closed.
+    /// Keeps the available bytes; false once the other end is closed.
     pub(crate) fn drain(&mut self, pipe: &pipe::Receiver) -> bool {
         let mut block = [0; READ];
         for _ in 0..READS_PER_WAKE {
@@ -71,23 +71,23 @@ impl Tail {
         self.bytes.extend(kept);
     }
 
-    /// How much came since this was last asked.
+    /// Number of bytes since the last call.
     pub(crate) fn take_new(&mut self) -> u64 {
-        let new = self.total - self.told;
-        self.told = self.total;
+        let new = self.total - self.reported;
+        self.reported = self.total;
         new
     }
 
-    /// Whether more came than is kept.
+    /// Whether earlier bytes were dropped.
     pub(crate) fn is_cut(&self) -> bool {
         self.total > self.bytes.len() as u64
     }
 
-    /// The tail as text on one line, without control characters and without what looks like a token.
+    /// The tail as one line of text, without control characters, secrets and tokens.
     pub(crate) fn text(&self) -> String {
         let (front, back) = self.bytes.as_slices();
         let bytes = [front, back].concat();
-        redact(&self.secrets.black_out(&String::from_utf8_lossy(&bytes)))
+        redact(&self.secrets.redact(&String::from_utf8_lossy(&bytes)))
     }
 }
 
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tail_is_bounded_and_counts_everything() {
+    fn tail_is_bounded_and_counts_all_bytes() {
         let mut tail = Tail::new(8, Secrets::default());
         for piece in ["abc", "defghi", "", "jk"] {
             tail.push(piece.as_bytes());
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_and_control_characters_do_not_come_out() {
+    fn tokens_and_control_characters_are_removed() {
         let text = redact(
             "error: key \"sk-ant-secret1\" was refused\n\x1b[31mAuthorization: Bearer secret2 eyJsecret3",
         );

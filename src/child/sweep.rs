@@ -1,8 +1,7 @@
-//! The search for processes by a marker in their environment: for what is left when no shim is there to ask, after
-//! the server was killed together with its shims, or when a single shim was killed.
+//! Kills processes with a marker in their environment: the leftovers of shims that were killed.
 //!
-//! Best effort: a process that cleared its environment is not found, and without privilege those of other users
-//! are not seen. Blocks for some milliseconds; never called on the runtime.
+//! Best effort: misses processes that cleared their environment, and without privilege those of other users. Blocks for
+//! some milliseconds; never called on the runtime.
 
 use std::{
     collections::HashSet,
@@ -17,15 +16,15 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
-/// Environments are read up to this size; the kernel allows 2 MiB on common settings, a marker comes early.
+/// Bytes of an environment that are read. The kernel usually allows 2 MiB, but the marker is near the beginning.
 const MAX_ENVIRON: u64 = 1024 * 1024;
-/// Passes over all processes: each finds what the ones before it forked meanwhile.
+/// Maximum number of passes: each one finds processes forked during the previous one.
 const MAX_PASSES: usize = 20;
-/// How long one killed process may take to go before the next pass.
+/// Maximum wait for a killed process to exit before the next pass.
 const DEATH_WAIT: Duration = Duration::from_millis(200);
 
-/// Kills every process with exactly `entry` (`KEY=VALUE`) in its environment, except this one and `except`, until
-/// none is found. Returns how many there were.
+/// Kills every process with exactly `entry` (`KEY=VALUE`) in its environment, except this one and `except`, until none is
+/// found. Returns the number of killed processes.
 pub(crate) fn sweep_marked(entry: &str, except: &[u32]) -> usize {
     let mut killed = HashSet::new();
     let mut environ = Vec::new();
@@ -54,8 +53,8 @@ fn all_pids() -> impl Iterator<Item = Pid> {
     entries.filter_map(|entry| Pid::from_raw(entry.ok()?.file_name().to_str()?.parse().ok()?))
 }
 
-/// The second look happens behind the open pidfd: if it still shows the marker, either the pidfd is of this very
-/// process or its process is gone and the signal goes nowhere. A stranger with a reused pid cannot be hit.
+/// The marker is checked again after opening the pidfd: then the pidfd belongs to a marked process, or that process is gone.
+/// A process with a reused pid is never killed.
 fn kill_if_marked(pid: Pid, entry: &str, environ: &mut Vec<u8>) -> Option<OwnedFd> {
     if !is_marked(pid, entry, environ) {
         return None;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::conversations::{Conversations, Told};
+use super::conversations::{Conversations, HistoryDigest};
 use super::dialect::message::Message;
 use crate::model::ids::UserId;
 
@@ -29,7 +29,7 @@ impl Matching {
 
     /// Finds the conversation as for each request, and gives it back; whether there was one.
     pub async fn find(&self) -> bool {
-        let told = Told::of(&self.history, &self.last, None);
-        self.conversations.claim(&self.user, &told).await.is_ok()
+        let digest = HistoryDigest::of(&self.history, &self.last, None);
+        self.conversations.claim(&self.user, &digest).await.is_ok()
     }
 }

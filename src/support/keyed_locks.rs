@@ -1,4 +1,4 @@
-//! Locks by name: what blocks under one of them holds up those alone that ask for the same.
+//! One lock per key, created on demand.
 
 use std::hash::Hash;
 use std::sync::{Arc, Mutex};
@@ -7,7 +7,7 @@ use dashmap::DashMap;
 
 use crate::support::lock::MutexExt;
 
-/// See the module. Holds as many locks as are held or waited for.
+/// A map of locks. Keeps only locks that are held or waited for.
 #[derive(Debug)]
 pub(crate) struct Locks<K: Eq + Hash>(DashMap<K, Arc<Mutex<()>>>);
 
@@ -18,15 +18,15 @@ impl<K: Eq + Hash> Default for Locks<K> {
 }
 
 impl<K: Eq + Hash + Clone> Locks<K> {
-    /// Does this while nobody else does anything under the same name. Blocks.
-    pub(crate) fn with<T>(&self, name: &K, act: impl FnOnce() -> T) -> T {
-        let lock = self.0.entry(name.clone()).or_default().clone();
+    /// Runs `action` under the lock of `key`. Blocking.
+    pub(crate) fn with<T>(&self, key: &K, action: impl FnOnce() -> T) -> T {
+        let lock = self.0.entry(key.clone()).or_default().clone();
         let held = lock.lock_unpoisoned();
-        let done = act();
+        let done = action();
         drop(held);
         drop(lock);
-        // Nobody waits: only the map holds it. Checked under the map's lock, which all who want it have to pass.
-        self.0.remove_if(name, |_, lock| Arc::strong_count(lock) == 1);
+        // Only the map refers to it, so no caller waits. The map's shard lock excludes new callers meanwhile.
+        self.0.remove_if(key, |_, lock| Arc::strong_count(lock) == 1);
         done
     }
 }
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_holds_up_its_own_name_only() {
+    fn lock_blocks_its_own_key_only() {
         let locks = Locks::default();
         let (entered, leave) = (mpsc::sync_channel(1), mpsc::sync_channel::<()>(1));
         let counted = Mutex::new(0);

@@ -1,22 +1,21 @@
-//! The limit on open files of this process (`RLIMIT_NOFILE`), and what children get of it.
+//! Limit of open files (`RLIMIT_NOFILE`) of this process and of its children.
 //!
-//! A service holds a file for each connection and a handful for each child, so it takes what it may have. Its children
-//! keep the limit that the service was given: programs that use `select` break above 1024 files, and some close every
-//! number up to the limit when they start another.
+//! A service needs a file per connection and some per child, so it raises its limit. Children keep the inherited limit:
+//! programs with `select` break above 1024 files, and some close every descriptor up to the limit before an exec.
 
 use std::sync::OnceLock;
 
 #[cfg(feature = "server")]
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// The soft limit before it was raised.
+/// Soft limit before it was raised.
 static INHERITED: OnceLock<u64> = OnceLock::new();
 
-/// Raises the soft limit of this process to the hard one; children that are started later keep the former. For a program
-/// that is a server and nothing else: the limit belongs to the whole process.
+/// Raises the soft limit of this process to the hard limit; children keep the former. For dedicated servers: the limit
+/// affects the whole process.
 ///
 /// # Errors
-/// The system's answer; the limit is as it was then.
+/// Error of the operating system; the limit is unchanged.
 #[cfg(feature = "server")]
 pub fn raise() -> std::io::Result<()> {
     let now = getrlimit(Resource::Nofile);
@@ -25,12 +24,12 @@ pub fn raise() -> std::io::Result<()> {
         return Ok(());
     }
     setrlimit(Resource::Nofile, Rlimit { current: Some(maximum), maximum: Some(maximum) })?;
-    // Set once: a second call finds nothing left to raise.
+    // Set once: a second call has nothing to raise.
     INHERITED.get_or_init(|| current);
     Ok(())
 }
 
-/// The soft limit that children are to have, where that of this process is another.
+/// Soft limit for children, if it differs from this process's limit.
 pub(crate) fn of_children() -> Option<u64> {
     INHERITED.get().copied()
 }

@@ -1,38 +1,37 @@
-//! Files that hold secrets, or decide who has access: read only if nobody else could have read or written them.
+//! Files with secrets or access rules: read only if no other user can read or write them.
 //!
-//! The group may read (that is how secrets are mounted into containers), others nothing, and nobody but the owner
-//! may write. Blocking. Must not know what is in the files.
+//! The group may read, as containers mount secrets that way. Only the owner may write. Independent of the content.
+//! Blocking.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Reading by others, writing by the group or by others.
+/// Mode bits that are refused: write access of the group, any access of others.
 const FORBIDDEN: u32 = 0o027;
 
-/// Why such a file is not used.
+/// Why a file is refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InsecureFile {
-    /// The system's answer.
+    /// Error of the operating system.
     #[error("{0}")]
     Unreadable(#[from] io::Error),
     /// A directory, a pipe or a device.
     #[error("it is not a regular file")]
-    NoFile,
-    /// Somebody else could put anything into it.
+    NotRegular,
+    /// Another user owns the file and can write it.
     #[error("it belongs to another user (uid {0}); make it your own or root's")]
-    Foreign(u32),
-    /// Others can read or write it.
+    ForeignOwner(u32),
+    /// The mode gives access to others.
     #[error("its mode {0:04o} lets others in; chmod it to 0600 (or 0640, for its group to read)")]
-    Open(u32),
-    /// Larger than anything sensible.
+    Mode(u32),
+    /// Larger than the limit.
     #[error("it has {0} bytes; at most {1} are read")]
     TooLarge(u64, u64),
 }
 
-/// What tells that a file is no longer the one that was read: also a file of the same size and time that was renamed
-/// into its place.
+/// Identity and version of a file. Differs after any change, also for a renamed file of the same size and time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FileId {
     file: (u64, u64),
@@ -42,12 +41,12 @@ pub(crate) struct FileId {
 }
 
 impl FileId {
-    /// Of the file that the path leads to now.
+    /// The id of the file at `path`, following links.
     pub(crate) fn at(path: &Path) -> io::Result<Self> {
         path.metadata().map(|metadata| Self::of(&metadata))
     }
 
-    /// Of an open file.
+    /// The id of an open file.
     pub(crate) fn of(metadata: &Metadata) -> Self {
         Self {
             file: (metadata.dev(), metadata.ino()),
@@ -58,25 +57,24 @@ impl FileId {
     }
 }
 
-/// The whole file, at most `limit` bytes, and what to know it by. Checked on the open file, so that nothing can be put in
-/// its place in between.
+/// Reads a file of at most `limit` bytes, with its id. Checks the open file, so a swapped path has no effect.
 pub(crate) fn read(path: &Path, limit: u64) -> Result<(Vec<u8>, FileId), InsecureFile> {
-    // Without NONBLOCK the opening of a pipe would wait for its other end.
+    // Without NONBLOCK, opening a pipe waits for its other end.
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file = File::options().read(true).custom_flags(flags).open(path)?;
     let metadata = file.metadata()?;
     let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
     if !metadata.is_file() {
-        return Err(InsecureFile::NoFile);
+        return Err(InsecureFile::NotRegular);
     }
     if owner != 0 && owner != rustix::process::geteuid().as_raw() {
-        return Err(InsecureFile::Foreign(owner));
+        return Err(InsecureFile::ForeignOwner(owner));
     }
     if mode & FORBIDDEN != 0 {
-        return Err(InsecureFile::Open(mode));
+        return Err(InsecureFile::Mode(mode));
     }
     let mut content = Vec::new();
-    // One more than allowed: it may grow while it is read.
+    // Reads one byte more than allowed: the file may grow meanwhile.
     file.take(limit + 1).read_to_end(&mut content)?;
     let size = metadata.len().max(content.len() as u64);
     if size > limit {
@@ -93,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_private_is_read() {
+    fn only_private_files_are_read() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("secret");
         write(&file, "12345678").unwrap();
@@ -103,12 +101,15 @@ mod tests {
         }
         set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
         assert!(matches!(read(&file, 7), Err(InsecureFile::TooLarge(8, 7))));
-        assert!(matches!(read(directory.path(), 8), Err(InsecureFile::NoFile | InsecureFile::Unreadable(_))));
+        assert!(matches!(
+            read(directory.path(), 8),
+            Err(InsecureFile::NotRegular | InsecureFile::Unreadable(_))
+        ));
         assert!(matches!(read(Path::new("/nowhere"), 8), Err(InsecureFile::Unreadable(_))));
     }
 
     #[test]
-    fn a_file_renamed_into_its_place_is_another() {
+    fn renamed_file_has_another_id() {
         let directory = tempfile::tempdir().unwrap();
         let (file, other) = (directory.path().join("a"), directory.path().join("b"));
         write(&file, "one").unwrap();

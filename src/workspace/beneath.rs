@@ -1,9 +1,9 @@
-//! Files below a directory that a child can write.
+//! Access to files below a directory that a child can write.
 //!
-//! A child may put anything there: links out of its directory, pipes, devices, files without end. Every step goes from
-//! an open directory to a name in it and follows no link, so nothing that is swapped meanwhile leads outside. A file is
-//! read only if it is a regular one with a single name, up to a limit, and opening it never waits. Needs no `openat2`,
-//! which kernels before 5.6 and some seccomp profiles lack. Blocking.
+//! A child may create anything there: links to the outside, pipes, devices, endless files. Every step goes from an open
+//! directory to a name in it and follows no link: a swapped name never leads outside. Only regular files with a single
+//! name are read, up to a limit, and opening never waits. Works without `openat2`, which kernels before 5.6 and some
+//! seccomp profiles lack. Blocking.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -23,7 +23,7 @@ use crate::support::atomic_file::{Durability, temporary_name};
 
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-/// NONBLOCK: the opening of a pipe would wait for its other end, that of a leased file for its holder.
+/// Opening never waits: without NONBLOCK a pipe waits for its other end, and a leased file for its holder.
 const FILE: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::NONBLOCK)
@@ -36,26 +36,26 @@ const PRIVATE_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReadError {
     /// A directory, a link, a pipe, a socket or a device.
-    #[error("it is not a regular file")]
+    #[error("not a regular file")]
     NotRegular,
-    /// A hard link may be the server's own file, or another user's, under a second name.
-    #[error("it has more than one name (hard links)")]
+    /// A hard link may be a second name of the server's or another user's file.
+    #[error("more than one name (hard links)")]
     HardLinked,
-    /// More than is read of such a file.
-    #[error("it has {size} bytes; at most {limit} are read")]
+    /// Larger than the limit.
+    #[error("{size} bytes; at most {limit} are read")]
     TooLarge { size: u64, limit: u64 },
-    /// The system's answer.
+    /// Error of the operating system.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
 impl ReadError {
-    /// Whether there is simply no such file.
+    /// Whether the file is missing.
     pub(crate) fn is_absent(&self) -> bool {
         matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::NotFound)
     }
 
-    /// Whether the host, not the file, is the reason: another try may work.
+    /// Whether the host lacks resources: a retry may succeed.
     pub(crate) fn is_shortage(&self) -> bool {
         let shortage = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EINTR, libc::EIO];
         matches!(self, Self::Io(error) if error.raw_os_error().is_some_and(|it| shortage.contains(&it)))
@@ -80,13 +80,13 @@ impl From<ReadError> for io::Error {
     }
 }
 
-/// Where a directory is below which a child can write.
+/// Location of a directory that a child can write.
 #[cfg(feature = "server")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ChildDir {
-    /// Links in it are the operator's.
+    /// Trusted path; its links are the operator's.
     pub(crate) trusted: PathBuf,
-    /// What a child may have swapped.
+    /// Path below, which a child may have swapped.
     pub(crate) inner: PathBuf,
 }
 
@@ -97,18 +97,18 @@ impl ChildDir {
     }
 }
 
-/// An open directory below which a child can write.
+/// Open directory that a child can write.
 #[derive(Debug)]
 pub(crate) struct Beneath(OwnedFd);
 
 impl Beneath {
-    /// Opens `inner` below `trusted`. Links in `trusted` are the operator's and are followed; those in `inner` are not.
+    /// Opens `inner` below `trusted`. Follows links in `trusted`, which are the operator's, but none in `inner`.
     pub(crate) fn open(trusted: &Path, inner: &Path) -> io::Result<Self> {
         let trusted = openat(CWD, trusted, DIRECTORY.difference(OFlags::NOFOLLOW), Mode::empty())?;
         Self(trusted).dir(inner)
     }
 
-    /// The directory at `path`.
+    /// Opens the directory at `path`.
     pub(crate) fn dir(&self, path: &Path) -> io::Result<Self> {
         let mut directory = Self(self.0.try_clone()?);
         for name in names(path) {
@@ -117,8 +117,8 @@ impl Beneath {
         Ok(directory)
     }
 
-    /// The directory at `path`, created where it is missing, for its owner alone. What stands in its place and is no
-    /// directory is removed: it is the child's own doing.
+    /// Opens the directory at `path` and creates missing ones, mode 0700. Removes other files in their place: only the child
+    /// can have created them.
     pub(crate) fn make_dir(&self, path: &Path) -> io::Result<Self> {
         let mut directory = Self(self.0.try_clone()?);
         for name in names(path) {
@@ -128,15 +128,13 @@ impl Beneath {
     }
 
     fn make_one(&self, name: &OsStr) -> io::Result<OwnedFd> {
-        // Each try removes what is in the way; a child that puts it back each time gets its error.
+        // Each attempt removes what is in the way; a child that keeps restoring it gets an error.
         for _ in 0..3 {
             match openat(&self.0, name, DIRECTORY, Mode::empty()) {
                 Ok(directory) => return Ok(directory),
                 Err(Errno::NOENT) => {}
                 Err(Errno::LOOP | Errno::NOTDIR) => {
-                    tracing::warn!(
-                        "something that is no directory stood in a session's place for one; it is removed"
-                    );
+                    tracing::warn!("removing a file in the place of a session directory");
                     unlinkat(&self.0, name, AtFlags::empty())?;
                 }
                 Err(Errno::ACCESS) => self.restore_access(name)?,
@@ -150,14 +148,14 @@ impl Beneath {
         Ok(openat(&self.0, name, DIRECTORY, Mode::empty())?)
     }
 
-    /// Gives the owner its rights back on a directory that was closed to it.
+    /// Restores the owner's access to a directory.
     pub(super) fn restore_access(&self, name: &OsStr) -> io::Result<()> {
         let directory = openat(&self.0, name, DIRECTORY.union(OFlags::PATH), Mode::empty())?;
-        let itself = format!("/proc/self/fd/{}", directory.as_raw_fd());
-        Ok(chmodat(CWD, itself, PRIVATE_DIRECTORY, AtFlags::empty())?)
+        let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
+        Ok(chmodat(CWD, path, PRIVATE_DIRECTORY, AtFlags::empty())?)
     }
 
-    /// A regular file, to be read.
+    /// Opens a regular file for reading.
     pub(crate) fn file(&self, path: &Path) -> Result<File, ReadError> {
         self.file_if(path, |stat| if stat.st_nlink > 1 { Err(ReadError::HardLinked) } else { Ok(()) })
     }
@@ -168,24 +166,24 @@ impl Beneath {
             _ => Err(ReadError::NotRegular),
         };
         let (directory, name) = self.parent(path)?;
-        // Before it is opened: opening a device may do something.
+        // Checked before opening: opening a device may have side effects.
         check(&statat(&directory.0, name, AtFlags::SYMLINK_NOFOLLOW)?)?;
         let opened = openat(&directory.0, name, FILE, Mode::empty())?;
         check(&fstat(&opened)?)?;
         Ok(File::from(opened))
     }
 
-    /// A whole file of at most `limit` bytes.
+    /// Reads a file of at most `limit` bytes.
     pub(crate) fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>, ReadError> {
         read_up_to(&self.file(path)?, limit)
     }
 
-    /// The same, of a file that may have other names.
+    /// As [`Self::read`], for a file that may have several names.
     pub(super) fn read_linked(&self, path: &Path, limit: u64) -> Result<Vec<u8>, ReadError> {
         read_up_to(&self.file_if(path, |_| Ok(()))?, limit)
     }
 
-    /// The first `limit` bytes of a file.
+    /// Reads the first `limit` bytes of a file.
     #[cfg(feature = "server")]
     pub(crate) fn beginning(&self, path: &Path, limit: u64) -> Result<Vec<u8>, ReadError> {
         let mut content = Vec::new();
@@ -193,7 +191,8 @@ impl Beneath {
         Ok(content)
     }
 
-    /// Replaces a file as a whole, mode 0600. Its directory must exist.
+    /// Replaces a file atomically, mode 0600, as [`atomic_file`](crate::support::atomic_file) does for trusted directories.
+    /// Its directory must exist.
     pub(crate) fn replace(&self, path: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
         let (directory, name) = self.parent(path)?;
         let temporary = temporary_name();
@@ -208,7 +207,7 @@ impl Beneath {
             Ok::<_, io::Error>(())
         })();
         if let Err(error) = written {
-            // Half a file helps nobody; the error says that it was not written.
+            // The write has failed already; a file that stays is removed by a later sweep.
             unlinkat(&directory.0, &temporary, AtFlags::empty()).ok();
             return Err(error);
         }
@@ -218,18 +217,18 @@ impl Beneath {
         Ok(())
     }
 
-    /// Removes a name that is no directory.
+    /// Removes a file.
     pub(crate) fn unlink(&self, path: &Path) -> io::Result<()> {
         let (directory, name) = self.parent(path)?;
         Ok(unlinkat(&directory.0, name, AtFlags::empty())?)
     }
 
-    /// What is in it.
+    /// Directory entries.
     pub(crate) fn entries(&self) -> io::Result<Dir> {
         Ok(Dir::read_from(&self.0)?)
     }
 
-    /// The directory of a path and the last name in it.
+    /// Open directory and file name of a path.
     fn parent<'a>(&self, path: &'a Path) -> io::Result<(Self, &'a OsStr)> {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         let directory = self.dir(path.parent().unwrap_or(Path::new("")))?;
@@ -249,13 +248,13 @@ fn read_up_to(file: &File, limit: u64) -> Result<Vec<u8>, ReadError> {
         return Err(ReadError::TooLarge { size, limit });
     }
     let mut content = Vec::new();
-    // One more than allowed: it may grow while it is read.
+    // Reads one byte more than allowed: the file may grow meanwhile.
     file.take(limit + 1).read_to_end(&mut content)?;
     let size = content.len() as u64;
     if size > limit { Err(ReadError::TooLarge { size, limit }) } else { Ok(content) }
 }
 
-/// The names in a path that leads downwards.
+/// Names of a path without `..`, root and prefix.
 fn names(path: &Path) -> impl Iterator<Item = io::Result<&OsStr>> {
     path.components().map(|component| match component {
         Component::Normal(name) => Ok(name),
@@ -269,7 +268,7 @@ mod tests {
 
     use super::*;
 
-    /// A session's directory full of traps, beside a secret.
+    /// A session directory full of traps, beside a secret.
     fn hostile() -> (tempfile::TempDir, Beneath) {
         let root = tempfile::tempdir().unwrap();
         let own = root.path().join("own");
@@ -293,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn only_regular_files_of_its_own_are_read() {
+    fn only_regular_files_are_read() {
         let (root, own) = hostile();
         let read = |path: &str| own.read(Path::new(path), 8);
         assert_eq!(read("plain").unwrap(), b"12345678");
@@ -308,7 +307,7 @@ mod tests {
             assert!(read(path).is_err(), "{path}");
         }
         assert_eq!(own.beginning(Path::new("sparse"), 3).unwrap(), [0; 3]);
-        // The directory itself is swapped for a link.
+        // A link replaces the directory itself.
         std::fs::rename(root.path().join("own"), root.path().join("was")).unwrap();
         symlink("other", root.path().join("own")).unwrap();
         assert!(Beneath::open(root.path(), Path::new("own")).is_err());
@@ -316,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_not_opened() {
+    fn device_is_not_opened() {
         let root = tempfile::tempdir().unwrap();
         let device = root.path().join("device");
         // The device of `/dev/zero`. Only root may make one.
@@ -329,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_replaced_and_no_link_followed() {
+    fn replace_follows_no_link() {
         let (root, own) = hostile();
         let write = |path: &str| own.replace(Path::new(path), b"new", Durability::Disk);
         for path in ["link", "hard", "fifo", "zero", "plain", "fresh"] {
@@ -340,11 +339,11 @@ mod tests {
         }
         assert!(write("dirlink/secret").is_err() && write("dir").is_err() && write("../x").is_err());
         assert_eq!(std::fs::read(root.path().join("other/secret")).unwrap(), b"secret");
-        assert!(std::fs::read_dir(root.path().join("own")).unwrap().count() < 13, "nothing half is left");
+        assert!(std::fs::read_dir(root.path().join("own")).unwrap().count() < 13, "a temporary file is left");
     }
 
     #[test]
-    fn what_stands_in_a_directorys_place_is_removed() {
+    fn make_dir_removes_other_files() {
         let (root, own) = hostile();
         for path in ["dirlink/a", "fifo/a/b", "plain", "dir"] {
             own.make_dir(Path::new(path)).unwrap();

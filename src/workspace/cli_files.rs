@@ -150,4 +150,15 @@ mod tests {
         assert_eq!(names(home), [".claude", "notes"]);
         assert!(own.join("projects/p/transcript.jsonl").exists());
     }
+
+    /// A killed CLI leaves the beginning of its file; the next child must not read it.
+    #[test]
+    fn home_cleanup_removes_a_cut_off_file() {
+        let data = tempfile::tempdir().unwrap();
+        let workspace = workspace(data.path());
+        let file = workspace.dirs.home.join(".claude.json");
+        fs::write(&file, r#"{"mcpServers":{"x":{"comm"#).unwrap();
+        workspace.clear_home(&CLAUDE, &CliConfig::default(), RemovalLimit::TREE).unwrap();
+        assert!(!file.exists());
+    }
 }

@@ -1,7 +1,7 @@
-//! The data directory: what lies where in it, its format, and the lock that keeps a second server out.
+//! The data directory: its layout, its format, and its lock against a second server.
 //!
-//! `records/` is the server's own, out of every child's reach. Below `sessions/` each session has a directory that its
-//! child can write; nothing there is trusted. Everything here blocks.
+//! `records/` has the server's own files, out of every child's reach. `sessions/` has a directory per session that the child
+//! can write and that is not trusted. Blocking.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -15,25 +15,24 @@ use super::own::read_own;
 use crate::error::StartError;
 use crate::support::atomic_file::{self, Durability};
 
-/// The format of the data directory that this program writes. Raised when an older program could misread it.
+/// Format of the data directory. Raised when an older program could misread it.
 pub(super) const FORMAT: u32 = 2;
-/// A format file has some bytes.
+/// Longest format file read: it has some bytes.
 const MAX_FORMAT_BYTES: u64 = 64;
-/// What is written to see whether something can be written: about what the first turn of a session takes.
+/// Content of a trial write: about as much as the first turn of a session writes.
 static TRIAL: [u8; 64 << 10] = [b'.'; 64 << 10];
 
-/// Below it, one directory per session, written by children.
+/// Directories of the children, one per session.
 pub(crate) fn sessions_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("sessions")
 }
 
-/// Below it, what the server itself keeps and trusts: one directory per session, named by the hash of its key, and what
-/// is named here.
+/// The server's own files: one directory per session, named by the hash of its key, and the directories below.
 pub(crate) fn records_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("records")
 }
 
-/// Which sessions a user has.
+/// Lists of the sessions of each user.
 pub(crate) fn users_dir(data_dir: &Path) -> PathBuf {
     records_dir(data_dir).join("users")
 }
@@ -54,31 +53,31 @@ pub(super) fn format_file(data_dir: &Path) -> PathBuf {
     data_dir.join("format")
 }
 
-/// The first release, which knows no format, writes this file at its start and must not succeed: it is a directory.
+/// A directory where the first release, which checks no format, writes a file at its start: that write must fail.
 pub(super) fn bar(data_dir: &Path) -> PathBuf {
     sessions_dir(data_dir).join(".probe")
 }
 
-/// Held while an instance works in a data directory.
+/// Lock of an instance on its data directory.
 #[derive(Debug)]
 pub(crate) struct DataDirLock {
     directory: File,
-    /// The first release locks a file. On a full disk there may be none, then nor can that release make one.
+    /// The file that the first release locks. Missing on a full disk, where that release cannot create it either.
     file: Option<File>,
 }
 
 impl Drop for DataDirLock {
     fn drop(&mut self) {
-        // Closing alone is not enough: a process that is just being forked has the file open until it is another
-        // program. If it fails, there was no lock.
+        // Closing is not enough: a process that is being forked keeps the file open until its exec. An error means that
+        // there was no lock.
         for file in self.file.iter().chain([&self.directory]) {
             flock(file, FlockOperation::Unlock).ok();
         }
     }
 }
 
-/// Creates the data directory if it is missing, locks it, and brings it into the format of this program. A disk that
-/// is full is no error ([`try_writing`] finds out), unless a directory of an older format has to be changed.
+/// Creates and locks the data directory, and converts it to the present format. A full disk is an error only for the
+/// conversion; [`try_writing`] reports it later.
 pub(crate) fn open(data_dir: &Path) -> Result<DataDirLock, StartError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -104,7 +103,7 @@ pub(crate) fn open(data_dir: &Path) -> Result<DataDirLock, StartError> {
     }
     match create_layout(data_dir) {
         Err(error) if !is_full(&error) => Err(failed(data_dir)(error)),
-        // Tried again when something can be written.
+        // Created later, once the disk is writable.
         _ => Ok(lock),
     }
 }
@@ -117,20 +116,20 @@ fn claim(file: &File, data_dir: &Path) -> Result<(), StartError> {
     }
 }
 
-/// The format of a data directory; `None` before there was a format, and in an empty one.
+/// Format of a data directory; `None` for format 1 and an empty directory.
 fn format(data_dir: &Path) -> Result<Option<u32>, StartError> {
     let path = format_file(data_dir);
     let failed = |source| StartError::DataDir { path: path.clone(), source };
     let content = match read_own(&path, MAX_FORMAT_BYTES) {
-        Err(refused) if refused.is_absent() => return Ok(None),
-        read => read.map_err(|refused| failed(refused.into()))?,
+        Err(error) if error.is_absent() => return Ok(None),
+        read => read.map_err(|error| failed(error.into()))?,
     };
     let content = String::from_utf8_lossy(&content);
-    let unknown = || failed(io::Error::new(io::ErrorKind::InvalidData, "it holds no number of a format"));
+    let unknown = || failed(io::Error::new(io::ErrorKind::InvalidData, "no format number"));
     content.trim().parse().map(Some).map_err(|_| unknown())
 }
 
-/// Creates what every data directory has. The format comes last: from then on nothing is looked for in older places.
+/// Creates the layout. The format file is last: it ends the search for files of older formats.
 pub(super) fn create_layout(data_dir: &Path) -> io::Result<()> {
     for directory in [sessions_dir(data_dir), records_dir(data_dir), bar(data_dir)] {
         create(&directory)?;
@@ -147,23 +146,23 @@ pub(super) fn create_layout(data_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether sessions can be written, tried by writing: creates what is missing since the disk was full.
+/// Checks by a trial write that sessions can be stored. Creates what was missing on a full disk.
 ///
 /// # Errors
-/// Why they cannot.
+/// Why the write failed.
 pub(crate) fn try_writing(data_dir: &Path) -> io::Result<()> {
     create_layout(data_dir)?;
     for directory in [records_dir(data_dir), sessions_dir(data_dir)] {
         let trial = directory.join(".trial");
         let written = atomic_file::replace(&trial, &TRIAL, Durability::Kernel);
-        // What stays is written over by the next trial.
+        // The next trial replaces a file that stays.
         fs::remove_file(&trial).ok();
         written?;
     }
     Ok(())
 }
 
-/// Whether there is no room, or only to read.
+/// Whether the disk is full or read-only.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
@@ -180,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_data_dir_has_one_instance() {
+    fn data_dir_is_locked_once() {
         let data = tempfile::tempdir().unwrap();
         let first = open(data.path()).unwrap();
         assert!(matches!(open(data.path()), Err(StartError::DataDirLocked(_))));
@@ -197,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn another_format_is_refused_and_stays() {
+    fn unknown_format_is_refused() {
         let data = tempfile::tempdir().unwrap();
         open(data.path()).unwrap();
         assert_eq!(fs::read_to_string(format_file(data.path())).unwrap(), "2\n");
@@ -215,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trial_leaves_nothing() {
+    fn trial_write_leaves_no_file() {
         let data = tempfile::tempdir().unwrap();
         try_writing(data.path()).unwrap();
         assert_eq!(fs::read_dir(records_dir(data.path())).unwrap().count(), 0);

@@ -1,5 +1,7 @@
-//! The server's own files: out of reach of children that run as another user. Those that do not, and a damaged disk, may
-//! leave anything in their place, so they are opened without a wait and read up to a limit. Blocking.
+//! Access to the server's own files.
+//!
+//! Children of another user cannot reach them. Children of the same user, and a damaged disk, may leave anything in their
+//! place: opening never waits, and reading has a limit. Blocking.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -10,20 +12,20 @@ use std::time::Duration;
 use super::beneath::{Beneath, ReadError};
 use super::remove::{RemovalLimit, remove_up_to};
 
-/// What is removed from a file's place: its session waits for it, and others with it.
+/// Limit of what is removed from a file's place, while sessions wait.
 const IN_THE_WAY: RemovalLimit = RemovalLimit { entries: 10_000, time: Duration::from_secs(1) };
 
-/// A whole file of at most `limit` bytes. It may have several names: backups are made of hard links.
+/// Reads a file of at most `limit` bytes. It may have several names: backups use hard links.
 pub(crate) fn read_own(path: &Path, limit: u64) -> Result<Vec<u8>, ReadError> {
     let (directory, name) = (path.parent(), path.file_name());
     let directory = directory.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     Beneath::open(directory, Path::new(""))?.read_linked(Path::new(name.unwrap_or_default()), limit)
 }
 
-/// A file to be written where it stands, mode 0600; made if it is missing. What is no regular file gives way.
+/// Opens a file to be written in place; creates it with mode 0600. Removes anything but a regular file in its place.
 pub(crate) fn open_own(path: &Path) -> io::Result<File> {
     if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
-        tracing::warn!("something that is no file stood in the place of one of the server's; it is removed");
+        tracing::warn!("removing what is no file in the place of a server file");
         let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
         remove_up_to(directory, path.file_name().unwrap_or_default(), IN_THE_WAY)?;
     }
@@ -45,7 +47,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// What never ends, never begins, or is too much, made at each of the paths in turn.
+    /// Creators of files that block, never end or are too large.
     pub(crate) const TRAPS: [fn(&Path); 5] = [
         |path| mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap(),
         |path| symlink("/dev/zero", path).unwrap(),
@@ -55,7 +57,7 @@ pub(crate) mod tests {
     ];
 
     #[test]
-    fn own_files_are_read_without_a_wait() {
+    fn reading_a_trap_does_not_block() {
         let data = tempfile::tempdir().unwrap();
         let at = |number: usize| -> PathBuf { data.path().join(number.to_string()) };
         for (number, set) in TRAPS.iter().enumerate() {
@@ -74,7 +76,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn own_files_are_written_without_a_wait() {
+    fn opening_replaces_a_trap() {
         let data = tempfile::tempdir().unwrap();
         for (number, set) in TRAPS.iter().enumerate() {
             let path = data.path().join(number.to_string());

@@ -1,7 +1,7 @@
-//! Removal of a directory that a child has filled.
+//! Removal of directory trees that a child has written.
 //!
-//! Follows no link, needs two descriptors and no stack whatever the depth, and gives its owner back the rights that the
-//! child took away. A directory that holds others is emptied by moving them up, next to it. Blocking.
+//! Follows no link, needs two descriptors and constant stack at any depth, and restores access that the child removed. Inner
+//! directories are moved up to the top directory before they are removed. Blocking.
 
 use std::ffi::{CString, OsStr};
 use std::io;
@@ -58,7 +58,7 @@ impl Budget {
 /// Names kept in memory at a time: a directory may have millions.
 const BATCH: usize = 10_000;
 
-/// Removes the directory `name` in `parent`, a directory that no child can write. Nothing there is fine.
+/// Removes the directory `name` in `parent`, which no child can write; does nothing if it is missing.
 pub(crate) fn remove_tree(parent: &Path, name: &OsStr) -> io::Result<()> {
     remove_up_to(parent, name, RemovalLimit::TREE)
 }
@@ -77,14 +77,14 @@ pub(super) fn remove_up_to(parent: &Path, name: &OsStr, limit: RemovalLimit) -> 
     remove_in(&parent, name, &mut limit.budget())
 }
 
-/// Removes everything in `directory` whose name is `doomed`.
+/// Removes the entries of `directory` whose name is `unwanted`.
 pub(super) fn remove_where(
     directory: &Beneath,
     budget: &mut Budget,
-    doomed: impl Fn(&[u8]) -> bool,
+    unwanted: impl Fn(&[u8]) -> bool,
 ) -> io::Result<()> {
     loop {
-        let found = names_where(directory, budget, &doomed)?;
+        let found = names_where(directory, budget, &unwanted)?;
         if found.is_empty() {
             return Ok(());
         }
@@ -94,14 +94,14 @@ pub(super) fn remove_where(
     }
 }
 
-/// Removes whatever stands under `name` in `parent`, which a child may write meanwhile. Nothing there is fine.
+/// Removes any file `name` in `parent`, which a child may write meanwhile; does nothing if it is missing.
 fn remove_in(parent: &Beneath, name: &OsStr, budget: &mut Budget) -> io::Result<()> {
     if removed(unlinkat(parent, name, AtFlags::empty()))? {
         return Ok(());
     }
     let top = enter(parent, name)?;
     let mut number = 0_u64;
-    // Each round removes what is there and brings up the directories of one level below.
+    // Each round removes all entries and moves up the directories of the next level.
     loop {
         let found = names(&top, budget)?;
         if found.is_empty() {
@@ -121,7 +121,7 @@ fn remove_in(parent: &Beneath, name: &OsStr, budget: &mut Budget) -> io::Result<
     }
 }
 
-/// Removes the files of a directory and moves its directories up.
+/// Removes the files of a directory and moves its directories up to `top`.
 fn empty(top: &Beneath, name: &CString, number: &mut u64, budget: &mut Budget) -> io::Result<()> {
     let directory = enter(top, OsStr::from_bytes(name.as_bytes()))?;
     for inner in names(&directory, budget)? {
@@ -147,7 +147,7 @@ fn empty(top: &Beneath, name: &CString, number: &mut u64, budget: &mut Budget) -
 
 fn enter(parent: &Beneath, name: &OsStr) -> io::Result<Beneath> {
     let inner = Path::new(name);
-    // Closed to its owner it cannot be emptied. Root is never kept out.
+    // The child may have removed the owner's access.
     parent.restore_access(name)?;
     parent.dir(inner)
 }
@@ -226,29 +226,29 @@ mod tests {
     }
 
     #[test]
-    fn removal_stops_at_its_amount_and_goes_on_later() {
+    fn removal_stops_at_its_limit_and_continues() {
         let data = tempfile::tempdir().unwrap();
         for number in 0..100 {
-            fs::create_dir_all(data.path().join(format!("doomed/d{}/{number}", number % 7))).unwrap();
+            fs::create_dir_all(data.path().join(format!("unwanted/d{}/{number}", number % 7))).unwrap();
             fs::write(data.path().join(format!("kept-{number}")), "").unwrap();
         }
         let directory = Beneath::open(data.path(), Path::new("")).unwrap();
         let remove = |entries, time| {
             let limit = RemovalLimit { entries, time };
-            remove_where(&directory, &mut limit.budget(), |name| name == b"doomed")
+            remove_where(&directory, &mut limit.budget(), |name| name == b"unwanted")
         };
         let long = Duration::from_secs(60);
         for (entries, time) in [(0, long), (50, long), (u64::MAX, Duration::ZERO)] {
             assert_eq!(remove(entries, time).unwrap_err().kind(), io::ErrorKind::TimedOut, "{entries}");
         }
-        // What is only looked through counts as well; each try leaves less.
+        // Entries that stay count as well; each call leaves fewer.
         let tries = (0..100).take_while(|_| remove(150, long).is_err()).count();
         assert!(tries > 0 && tries < 100, "{tries}");
-        assert!(!data.path().join("doomed").exists() && data.path().join("kept-99").exists());
+        assert!(!data.path().join("unwanted").exists() && data.path().join("kept-99").exists());
     }
 
     #[test]
-    fn a_huge_directory_goes() {
+    fn huge_directory_is_removed() {
         let data = tempfile::tempdir().unwrap();
         let root = data.path().join("tree");
         fs::create_dir(&root).unwrap();

@@ -1,8 +1,8 @@
-//! Credentials of single users from the operator's hand: variables that only the children of that user get.
+//! Environment variables per user, from the operator's file `cli.user_env_file`.
 //!
-//! They stand in a file of their own, not in the configuration, because they are secrets and change while the server
-//! runs: a TOML file with one table of variables per user, looked at whenever a child is started. A file that cannot be
-//! used then changes nothing but the log. Blocking. Values are in no log, error or `Debug`.
+//! A TOML file with one table of variables per user. A file of its own, because the variables are secrets and change while
+//! the server runs: each start of a child reads a changed file. An unusable file keeps the former variables and is
+//! logged. Blocking. No log, error or `Debug` contains a value.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
@@ -15,11 +15,11 @@ use crate::model::ids::UserId;
 use crate::support::lock::MutexExt;
 use crate::support::secret_file::{FileId, read};
 
-/// Ten thousand users with a kilobyte each, and some. A longer file is something else.
+/// Largest file: a kilobyte each for ten thousand users, and some.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 const KEY: &str = "cli.user_env_file";
 
-/// Variables of one user. Prints redacted.
+/// Variables of one user. `Debug` is redacted.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct Variables(Arc<BTreeMap<String, String>>);
 
@@ -28,7 +28,7 @@ impl Variables {
         self.0.iter()
     }
 
-    /// As a child's environment takes them.
+    /// The variables in the form of an environment.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (OsString, OsString)> {
         self.0.iter().map(|(name, value)| (name.into(), value.into()))
     }
@@ -40,7 +40,7 @@ impl fmt::Debug for Variables {
     }
 }
 
-/// The file and what was last read of it.
+/// The file and its last usable content.
 #[derive(Debug, Default)]
 pub(crate) struct UserEnv {
     path: Option<PathBuf>,
@@ -51,7 +51,7 @@ pub(crate) struct UserEnv {
 
 #[derive(Default)]
 struct Known {
-    /// The file as it was when it was last tried.
+    /// Identity of the file at the last attempt.
     seen: Option<FileId>,
     users: HashMap<UserId, Variables>,
 }
@@ -63,7 +63,7 @@ impl fmt::Debug for Known {
 }
 
 impl UserEnv {
-    /// Reads the file, if there is to be one.
+    /// Reads the configured file.
     pub(crate) fn open(path: Option<&Path>, fixed: &'static [&'static str]) -> Result<Self, ConfigError> {
         let env = Self { path: path.map(Path::to_owned), fixed, known: Mutex::default() };
         if let Some(path) = path {
@@ -76,7 +76,7 @@ impl UserEnv {
         Ok(env)
     }
 
-    /// What the file says of `user` now.
+    /// Present variables of `user`.
     pub(crate) fn of(&self, user: &UserId) -> Variables {
         let Some(path) = &self.path else { return Variables::default() };
         let mut known = self.known.lock_unpoisoned();
@@ -85,7 +85,7 @@ impl UserEnv {
             match self.load(path) {
                 Ok(read) => *known = read,
                 Err(problem) => {
-                    tracing::warn!(path = %path.display(), problem, "the users' variables stay as they were");
+                    tracing::warn!(path = %path.display(), problem, "cannot read the users' variables; the former ones stay");
                     known.seen = now;
                 }
             }
@@ -94,13 +94,13 @@ impl UserEnv {
     }
 
     fn load(&self, path: &Path) -> Result<Known, String> {
-        let (content, stamp) = read(path, MAX_FILE_BYTES).map_err(|unfit| unfit.to_string())?;
-        let text = std::str::from_utf8(&content).map_err(|_| "it is not text")?;
-        Ok(Known { seen: Some(stamp), users: parse(text, self.fixed)? })
+        let (content, id) = read(path, MAX_FILE_BYTES).map_err(|error| error.to_string())?;
+        let text = std::str::from_utf8(&content).map_err(|_| "not UTF-8 text")?;
+        Ok(Known { seen: Some(id), users: parse(text, self.fixed)? })
     }
 }
 
-/// The parser's own words are left out: they show the line, and the line may hold a secret.
+/// Parses the file. Errors omit the parser's message: it shows the line, which may contain a secret.
 fn parse(text: &str, fixed: &[&str]) -> Result<HashMap<UserId, Variables>, String> {
     let users: BTreeMap<String, BTreeMap<String, String>> =
         toml::from_str(text).map_err(|error: toml::de::Error| {
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn each_user_has_its_own_and_the_file_is_followed() {
+    fn changed_file_is_read_again() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("users.toml");
         write(&file, "[alice]\nA = \"1\"\n[\"bob@example.org\"]\nA = \"2\"\nB = \"3\"\n");
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn no_value_is_in_an_error_or_a_debug() {
+    fn errors_and_debug_contain_no_value() {
         for (text, named) in [
             ("[alice]\n\nA = s3cret", "line 3"),
             ("[alice]\nA = \"s3cret\nB = 1", "line 2"),
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_others_can_read_is_refused_at_the_start() {
+    fn file_readable_by_others_is_refused() {
         use std::os::unix::fs::PermissionsExt;
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("users.toml");

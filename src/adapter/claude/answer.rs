@@ -1,9 +1,9 @@
-//! From the lines of a turn to the parts of its answer.
+//! Converts the lines of a turn to the parts of its answer.
 //!
-//! A turn holds several messages of the model (one before each use of a tool) and says each of them twice: as deltas,
-//! and as a whole when a block is complete. Callers get one answer: the visible blocks of all messages, numbered
-//! through. What never came as deltas (the CLI asks again without streaming when a stream breaks, and takes nothing
-//! back) is made up for from the whole.
+//! A turn has several messages of the model, one before each use of a tool. Each message comes twice: as deltas, and as
+//! complete blocks. Callers get one answer: the visible blocks of all messages, numbered consecutively. When a stream
+//! breaks, the CLI repeats the request without streaming and retracts nothing: the complete block then provides the text
+//! that did not come as deltas.
 
 use std::borrow::Cow;
 
@@ -18,31 +18,31 @@ mod tests;
 
 use lines::{ApiEvent, Line, Message, Piece, TextLine};
 
-/// Reads one turn.
+/// Reader of one turn.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
-    /// Told as the deltas come; else only as wholes.
+    /// Emits deltas as they come; otherwise complete blocks only.
     by_deltas: bool,
     begun: bool,
-    /// The number of the next block.
+    /// Index of the next block.
     next: u32,
-    /// The number of the block that is open.
+    /// Index of the open block.
     open: Option<u32>,
-    text_told: bool,
+    text_emitted: bool,
     /// Blocks of the present message that came as deltas.
-    told: Vec<Told>,
+    streamed: Vec<StreamedBlock>,
 }
 
-/// A block that was told by its deltas.
+/// Block that came as deltas.
 #[derive(Debug)]
-struct Told {
-    /// Its number in the model's message.
+struct StreamedBlock {
+    /// Index in the model's message.
     inner: u64,
     index: u32,
     kind: Kind,
-    /// What was told of its text, until the whole has come: the inside of a JSON string, for it is seldom looked at.
+    /// Emitted text until the complete block comes, as the inside of a JSON string: it is seldom parsed.
     text: String,
-    /// The whole has come: nothing more of it is told.
+    /// The complete block has come; later deltas are ignored.
     complete: bool,
 }
 
@@ -54,7 +54,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// Everything else is between the CLI and the model.
+    /// The kind of a visible block; the others are internal to CLI and model.
     fn of(block_type: &str) -> Option<Self> {
         match block_type {
             "text" => Some(Self::Text),
@@ -66,11 +66,11 @@ impl Kind {
 }
 
 impl AnswerReader for Reader {
-    fn read(&mut self, line: &[u8], tell: &mut dyn FnMut(Part<'_>)) {
-        // Seldom anything else; the repair looks at each byte for itself.
+    fn read(&mut self, line: &[u8], emit: &mut dyn FnMut(Part<'_>)) {
+        // The common case is valid UTF-8 and needs no copy.
         let text = std::str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line), Cow::Borrowed);
         let text = replace_lone_surrogates(&text);
-        if self.by_deltas && self.text_delta(&text, tell).is_some() {
+        if self.by_deltas && self.text_delta(&text, emit).is_some() {
             return;
         }
         let Ok(line) = serde_json::from_str::<Line<'_>>(&text) else { return };
@@ -78,40 +78,41 @@ impl AnswerReader for Reader {
             return;
         }
         match (&*line.r#type, line.subtype.map(RawValue::get)) {
-            ("system", Some(r#""api_retry""#)) => tell(Part::Waiting),
-            ("control_request", _) => tell(Part::Permission(&text)),
+            ("system", Some(r#""api_retry""#)) => emit(Part::Waiting),
+            ("control_request", _) => emit(Part::Permission(&text)),
             (kind, _) => {
-                // What cannot be read adds nothing.
-                self.told_by(kind, &line, tell);
+                // An unreadable message adds nothing.
+                self.message(kind, &line, emit);
             }
         }
     }
 
-    fn end(&mut self, text: &str, tell: &mut dyn FnMut(Part<'_>)) {
-        if !self.text_told && !text.is_empty() {
-            self.new_text(&literal(text), tell);
+    fn end(&mut self, text: &str, emit: &mut dyn FnMut(Part<'_>)) {
+        if !self.text_emitted && !text.is_empty() {
+            self.whole_text(&literal(text), emit);
         }
-        self.close(tell);
+        self.close(emit);
     }
 }
 
-/// The text as a JSON string.
+/// The text as a JSON string literal.
 fn literal(text: &str) -> String {
-    // A string can always be written.
+    // Strings always serialise.
     serde_json::to_string(text).unwrap_or_else(|_| "\"\"".to_owned())
 }
 
-/// What follows in `whole` after what was told of it; `None` if that is no beginning of it. A character that was cut
-/// between two deltas was told as two replacements, one for each half.
-fn rest<'a>(whole: &'a str, told: &str) -> Option<Cow<'a, str>> {
-    if let Some(rest) = whole.strip_prefix(told) {
+/// The rest of `whole` after its emitted beginning; `None` if `emitted` is not its beginning. A character that was cut
+/// between two deltas was emitted as two replacement characters.
+fn rest<'a>(whole: &'a str, emitted: &str) -> Option<Cow<'a, str>> {
+    if let Some(rest) = whole.strip_prefix(emitted) {
         return Some(Cow::Borrowed(rest));
     }
     let is_half = |unit: u16| (0xD800..0xE000).contains(&unit);
-    let is_told = |(unit, told): (&u16, &u16)| unit == told || (*told == 0xFFFD && is_half(*unit));
-    let (whole, told): (Vec<u16>, Vec<u16>) = (whole.encode_utf16().collect(), told.encode_utf16().collect());
-    let (begin, rest) = whole.split_at_checked(told.len())?;
-    begin.iter().zip(&told).all(is_told).then(|| Cow::Owned(String::from_utf16_lossy(rest)))
+    let is_same = |(unit, emitted): (&u16, &u16)| unit == emitted || (*emitted == 0xFFFD && is_half(*unit));
+    let whole: Vec<u16> = whole.encode_utf16().collect();
+    let emitted: Vec<u16> = emitted.encode_utf16().collect();
+    let (begin, rest) = whole.split_at_checked(emitted.len())?;
+    begin.iter().zip(&emitted).all(is_same).then(|| Cow::Owned(String::from_utf16_lossy(rest)))
 }
 
 impl Reader {
@@ -119,16 +120,16 @@ impl Reader {
         Self { by_deltas, ..Self::default() }
     }
 
-    fn told_by(&mut self, kind: &str, line: &Line<'_>, tell: &mut dyn FnMut(Part<'_>)) -> Option<()> {
+    fn message(&mut self, kind: &str, line: &Line<'_>, emit: &mut dyn FnMut(Part<'_>)) -> Option<()> {
         match kind {
-            "stream_event" if self.by_deltas => self.event(line.event?, tell),
-            "assistant" if line.error.is_none() => self.whole(line.message?, tell),
+            "stream_event" if self.by_deltas => self.event(line.event?, emit),
+            "assistant" if line.error.is_none() => self.complete_blocks(line.message?, emit),
             _ => None,
         }
     }
 
-    /// Reads a line that is a piece of text of the answer; `None` if it is none, or a piece of what was told already.
-    fn text_delta(&mut self, line: &str, tell: &mut dyn FnMut(Part<'_>)) -> Option<()> {
+    /// Reads a text delta of the open block; `None` for any other line.
+    fn text_delta(&mut self, line: &str, emit: &mut dyn FnMut(Part<'_>)) -> Option<()> {
         memchr::memmem::find(line.as_bytes(), b"\"text_delta\"")?;
         let line: TextLine<'_> = serde_json::from_str(line).ok()?;
         let event = line.event;
@@ -136,61 +137,61 @@ impl Reader {
         if !is_own || event.r#type != "content_block_delta" || event.delta.r#type != "text_delta" {
             return None;
         }
-        let at = self.told.iter().rposition(|told| told.inner == event.index)?;
-        let told = self.told.get(at)?;
-        if told.complete || self.open != Some(told.index) {
+        let at = self.streamed.iter().rposition(|block| block.inner == event.index)?;
+        let block = self.streamed.get(at)?;
+        if block.complete || self.open != Some(block.index) {
             return None;
         }
-        self.more(at, event.delta.text.get(), tell)
+        self.more(at, event.delta.text.get(), emit)
     }
 
-    fn event(&mut self, event: &RawValue, tell: &mut dyn FnMut(Part<'_>)) -> Option<()> {
+    fn event(&mut self, event: &RawValue, emit: &mut dyn FnMut(Part<'_>)) -> Option<()> {
         let event: ApiEvent<'_> = serde_json::from_str(event.get()).ok()?;
         match &*event.r#type {
             "message_start" => {
-                self.close(tell);
-                self.told.clear();
+                self.close(emit);
+                self.streamed.clear();
                 let message: Message<'_> = serde_json::from_str(event.message?.get()).ok()?;
-                self.begin(&message, tell);
+                self.begin(&message, emit);
             }
             "content_block_start" => {
                 let block = event.content_block?;
                 let piece: Piece<'_> = serde_json::from_str(block.get()).ok()?;
                 let kind = Kind::of(&piece.r#type)?;
-                let index = self.open(kind, block.get(), tell);
-                self.told.push(Told {
+                let index = self.open(kind, block.get(), emit);
+                self.streamed.push(StreamedBlock {
                     inner: event.index?,
                     index,
                     kind,
                     text: String::new(),
                     complete: false,
                 });
-                // Empty, by the API's habit.
+                // The API sends it empty.
                 if let Some(text) = piece.text.filter(|text| text.get() != "\"\"") {
-                    self.more(self.told.len() - 1, text.get(), tell)?;
+                    self.more(self.streamed.len() - 1, text.get(), emit)?;
                 }
             }
             "content_block_delta" => {
-                let at = self.told.iter().rposition(|told| Some(told.inner) == event.index)?;
+                let at = self.streamed.iter().rposition(|block| Some(block.inner) == event.index)?;
                 let delta = event.delta?;
                 let piece: Piece<'_> = serde_json::from_str(delta.get()).ok()?;
-                let told = self.told.get(at)?;
-                let index = told.index;
-                if told.complete || self.open != Some(index) {
+                let block = self.streamed.get(at)?;
+                let index = block.index;
+                if block.complete || self.open != Some(index) {
                     return None;
                 }
                 match piece.text {
-                    Some(text) => self.more(at, text.get(), tell)?,
+                    Some(text) => self.more(at, text.get(), emit)?,
                     None => {
                         let thought = piece.thinking.map(RawValue::get);
-                        tell(Part::Delta { index, delta: delta.get(), thought });
+                        emit(Part::Delta { index, delta: delta.get(), thought });
                     }
                 }
             }
             "content_block_stop" => {
-                let block = self.told.iter().rev().find(|block| Some(block.inner) == event.index)?;
+                let block = self.streamed.iter().rev().find(|block| Some(block.inner) == event.index)?;
                 if self.open == Some(block.index) {
-                    self.close(tell);
+                    self.close(emit);
                 }
             }
             _ => {}
@@ -198,93 +199,93 @@ impl Reader {
         Some(())
     }
 
-    fn more(&mut self, at: usize, text: &str, tell: &mut dyn FnMut(Part<'_>)) -> Option<()> {
-        let block = self.told.get_mut(at)?;
+    fn more(&mut self, at: usize, text: &str, emit: &mut dyn FnMut(Part<'_>)) -> Option<()> {
+        let block = self.streamed.get_mut(at)?;
         block.text.push_str(text.strip_prefix('"')?.strip_suffix('"')?);
-        self.text_told = true;
-        tell(Part::Text { index: block.index, text });
+        self.text_emitted = true;
+        emit(Part::Text { index: block.index, text });
         Some(())
     }
 
-    /// A message as a whole, or those of its blocks that have become complete.
-    fn whole(&mut self, message: &RawValue, tell: &mut dyn FnMut(Part<'_>)) -> Option<()> {
+    /// Reads the complete blocks of a message.
+    fn complete_blocks(&mut self, message: &RawValue, emit: &mut dyn FnMut(Part<'_>)) -> Option<()> {
         let message: Message<'_> = serde_json::from_str(message.get()).ok()?;
         for block in &message.content {
             let Ok(piece) = serde_json::from_str::<Piece<'_>>(block.get()) else { continue };
             let Some(kind) = Kind::of(&piece.r#type) else { continue };
-            self.begin(&message, tell);
-            let told = self.told.iter_mut().find(|told| told.kind == kind && !told.complete);
-            match (told, kind) {
-                (Some(told), Kind::Text) => {
-                    told.complete = true;
-                    let (index, told) = (told.index, std::mem::take(&mut told.text));
-                    self.make_up(index, &told, piece.text?, tell)?;
+            self.begin(&message, emit);
+            let streamed = self.streamed.iter_mut().find(|block| block.kind == kind && !block.complete);
+            match (streamed, kind) {
+                (Some(block), Kind::Text) => {
+                    block.complete = true;
+                    let (index, emitted) = (block.index, std::mem::take(&mut block.text));
+                    self.missing_text(index, &emitted, piece.text?, emit)?;
                 }
-                // Where the stream of a thought broke, its rest is of no use to anybody.
-                (Some(told), Kind::Thinking | Kind::Redacted) => told.complete = true,
-                (None, Kind::Text) => self.new_text(piece.text?.get(), tell),
-                (None, Kind::Thinking) => self.new_thought(&piece, tell)?,
+                // The rest of a thought whose stream broke is dropped.
+                (Some(block), Kind::Thinking | Kind::Redacted) => block.complete = true,
+                (None, Kind::Text) => self.whole_text(piece.text?.get(), emit),
+                (None, Kind::Thinking) => self.whole_thought(&piece, emit)?,
                 (None, Kind::Redacted) => {
-                    self.open(kind, block.get(), tell);
-                    self.close(tell);
+                    self.open(kind, block.get(), emit);
+                    self.close(emit);
                 }
             }
         }
         Some(())
     }
 
-    /// The rest of a text of which `told` was told.
-    fn make_up(
+    /// Emits the text of a complete block that did not come as deltas.
+    fn missing_text(
         &mut self,
         index: u32,
-        told: &str,
+        emitted: &str,
         text: &RawValue,
-        tell: &mut dyn FnMut(Part<'_>),
+        emit: &mut dyn FnMut(Part<'_>),
     ) -> Option<()> {
         let whole: Cow<'_, str> = serde_json::from_str(text.get()).ok()?;
-        let told: String = serde_json::from_str(&format!("\"{told}\"")).ok()?;
-        match rest(&whole, &told).as_deref() {
+        let emitted: String = serde_json::from_str(&format!("\"{emitted}\"")).ok()?;
+        match rest(&whole, &emitted).as_deref() {
             Some("") => {}
-            Some(rest) if self.open == Some(index) => tell(Part::Text { index, text: &literal(rest) }),
-            Some(rest) => self.new_text(&literal(rest), tell),
-            // Another answer than the one that was begun; what was told cannot be taken back.
-            None => self.new_text(text.get(), tell),
+            Some(rest) if self.open == Some(index) => emit(Part::Text { index, text: &literal(rest) }),
+            Some(rest) => self.whole_text(&literal(rest), emit),
+            // The repeated request gave another answer; emitted text cannot be retracted.
+            None => self.whole_text(text.get(), emit),
         }
         Some(())
     }
 
-    fn new_thought(&mut self, piece: &Piece<'_>, tell: &mut dyn FnMut(Part<'_>)) -> Option<()> {
+    fn whole_thought(&mut self, piece: &Piece<'_>, emit: &mut dyn FnMut(Part<'_>)) -> Option<()> {
         let thought = piece.thinking?.get();
-        let index = self.open(Kind::Thinking, "", tell);
+        let index = self.open(Kind::Thinking, "", emit);
         let delta = format!(r#"{{"type":"thinking_delta","thinking":{thought}}}"#);
-        tell(Part::Delta { index, delta: &delta, thought: Some(thought) });
+        emit(Part::Delta { index, delta: &delta, thought: Some(thought) });
         if let Some(signature) = piece.signature {
             let delta = format!(r#"{{"type":"signature_delta","signature":{signature}}}"#);
-            tell(Part::Delta { index, delta: &delta, thought: None });
+            emit(Part::Delta { index, delta: &delta, thought: None });
         }
-        self.close(tell);
+        self.close(emit);
         Some(())
     }
 
-    fn begin(&mut self, message: &Message<'_>, tell: &mut dyn FnMut(Part<'_>)) {
+    fn begin(&mut self, message: &Message<'_>, emit: &mut dyn FnMut(Part<'_>)) {
         if std::mem::replace(&mut self.begun, true) {
             return;
         }
         let text = |field: &Option<Cow<'_, str>>| field.as_deref().unwrap_or_default().to_owned();
         let usage = message.usage.map_or("{}", RawValue::get);
-        tell(Part::Begin { id: &text(&message.id), model: &text(&message.model), usage });
+        emit(Part::Begin { id: &text(&message.id), model: &text(&message.model), usage });
     }
 
-    fn new_text(&mut self, text: &str, tell: &mut dyn FnMut(Part<'_>)) {
-        let index = self.open(Kind::Text, "", tell);
-        self.text_told = true;
-        tell(Part::Text { index, text });
-        self.close(tell);
+    fn whole_text(&mut self, text: &str, emit: &mut dyn FnMut(Part<'_>)) {
+        let index = self.open(Kind::Text, "", emit);
+        self.text_emitted = true;
+        emit(Part::Text { index, text });
+        self.close(emit);
     }
 
-    fn open(&mut self, kind: Kind, block: &str, tell: &mut dyn FnMut(Part<'_>)) -> u32 {
-        self.begin(&Message::default(), tell);
-        self.close(tell);
+    fn open(&mut self, kind: Kind, block: &str, emit: &mut dyn FnMut(Part<'_>)) -> u32 {
+        self.begin(&Message::default(), emit);
+        self.close(emit);
         let index = self.next;
         self.next += 1;
         self.open = Some(index);
@@ -293,13 +294,13 @@ impl Reader {
             Kind::Thinking => Block::Thinking,
             Kind::Redacted => Block::Whole(block),
         };
-        tell(Part::Open { index, block });
+        emit(Part::Open { index, block });
         index
     }
 
-    fn close(&mut self, tell: &mut dyn FnMut(Part<'_>)) {
+    fn close(&mut self, emit: &mut dyn FnMut(Part<'_>)) {
         if let Some(index) = self.open.take() {
-            tell(Part::Close { index });
+            emit(Part::Close { index });
         }
     }
 }

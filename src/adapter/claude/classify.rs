@@ -1,15 +1,14 @@
-//! What a line is, told by its first bytes.
+//! Kind of an output line, from its first bytes.
 //!
-//! The CLI writes `type` first and `subtype` second; so a look at some twenty bytes is enough for nearly every line. Any
-//! other order is read properly, which is slower and means the same. The line is not validated: it is passed on as it
-//! was.
+//! The CLI writes `type` first and `subtype` second: some twenty bytes suffice for nearly every line. Any other order is
+//! parsed, with the same result but slower. The line is not validated.
 
 use memchr::memmem;
 
 use super::fields::with_fields;
 use crate::adapter::LineKind;
 
-/// How nearly all lines of a turn begin.
+/// Beginning of most lines of a turn.
 const STREAM_EVENT: &[u8] = br#"{"type":"stream_event","#;
 
 const MINOR: LineKind = LineKind::Message { substantial: false, checkpoint: false };
@@ -37,7 +36,7 @@ pub(super) fn classify(line: &[u8]) -> LineKind {
     }
 }
 
-/// The kinds that need no second look, and those that need one at another place.
+/// The kind by the field `type`, except for `system`.
 fn typed(kind: &[u8], line: &[u8]) -> LineKind {
     match kind {
         b"stream_event" => SUBSTANTIAL,
@@ -50,12 +49,12 @@ fn typed(kind: &[u8], line: &[u8]) -> LineKind {
         b"control_request" => LineKind::HostRequest,
         b"control_cancel_request" => LineKind::Cancelled,
         b"tool_progress" | b"tool_use_summary" => SUBSTANTIAL,
-        // `rate_limit_event`, `keep_alive` and whatever later versions say.
+        // `rate_limit_event`, `keep_alive` and types of later versions.
         _ => MINOR,
     }
 }
 
-/// Results of tools and notes of interrupts are work and are kept; echoes of what the host itself said are not.
+/// The transcript keeps tool results and notes of interrupts, but no echoes of the host's messages.
 fn user(line: &[u8]) -> LineKind {
     if has(line, "isReplay", b"true") {
         return LineKind::Echo;
@@ -66,12 +65,12 @@ fn user(line: &[u8]) -> LineKind {
 
 fn system(subtype: &[u8], state: impl FnOnce() -> Option<Vec<u8>>) -> LineKind {
     match subtype {
-        // What precedes the model's first word: announcements, and requests that the API has not taken.
+        // Messages before the model answers: announcements, and requests that the API has not accepted.
         b"init" => LineKind::Announcement,
         b"status" | b"api_retry" => MINOR,
         b"session_state_changed" => match state().as_deref() {
             Some(b"idle") => LineKind::Waiting,
-            // A turn that waits for permission is a turn at work.
+            // A turn that waits for permission is running.
             Some(b"running" | b"requires_action") => LineKind::Working,
             _ => MINOR,
         },
@@ -80,7 +79,7 @@ fn system(subtype: &[u8], state: impl FnOnce() -> Option<Vec<u8>>) -> LineKind {
     }
 }
 
-/// Any order of the fields, any escapes.
+/// The kind of a line with another order of fields, or with escapes.
 fn slow(line: &[u8]) -> LineKind {
     match slowly(line, "type") {
         Some(kind) if kind == b"system" => {
@@ -95,8 +94,8 @@ fn slowly(line: &[u8], name: &str) -> Option<Vec<u8>> {
     with_fields(line, |fields| fields.text(name)).map(String::into_bytes)
 }
 
-/// `"name":"value"` at the beginning of `rest`: the value and what follows it. `None` for anything else, also for a
-/// value with an escape.
+/// Parses `"name":"value"` at the beginning of `rest`: the value and the bytes behind it. `None` for a value with an
+/// escape.
 fn member<'a>(rest: &'a [u8], name: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
     let rest = rest.trim_ascii_start().strip_prefix(b"\"")?.strip_prefix(name)?.strip_prefix(b"\"")?;
     let rest = rest.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start().strip_prefix(b"\"")?;
@@ -107,10 +106,9 @@ fn member<'a>(rest: &'a [u8], name: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
     }
 }
 
-/// Whether the last field of this name, at any depth, has this value. Inside a text its quotes would be escaped, so it
-/// cannot be feigned by what somebody said.
+/// Whether the last field of this name, at any depth, has this value. Text cannot imitate a field: its quotes are escaped.
 fn has(line: &[u8], name: &str, value: &[u8]) -> bool {
-    // Forwards, although the fields are at the end: only this direction is vectorised, and many lines have none.
+    // Searches forwards, although the fields are at the end: only this direction is vectorised.
     let fields = memmem::find_iter(line, name).filter_map(|at| {
         let before = line.get(..at)?;
         let after =
@@ -126,7 +124,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn every_kind_in_every_spelling() {
+    fn lines_are_classified_in_any_spelling() {
         let kept = LineKind::Message { substantial: true, checkpoint: true };
         let cases = [
             (r#"{"type":"stream_event","event":{}}"#, SUBSTANTIAL),
@@ -187,7 +185,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics_and_depends_on_no_blanks(line: Vec<u8>, inner in r#"[\{\}":,\\a-z]{0,60}"#) {
+        fn kind_ignores_outer_white_space(line: Vec<u8>, inner in r#"[\{\}":,\\a-z]{0,60}"#) {
             classify(&line);
             let text = format!("{{{inner}}}");
             prop_assert_eq!(classify(text.as_bytes()), classify(format!("  {text}\t").as_bytes()));

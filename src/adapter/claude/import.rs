@@ -1,7 +1,7 @@
-//! A conversation that was held elsewhere, as this CLI's own transcript or as one message. Pure.
+//! Import of a history, as a transcript of this CLI or as one message. Pure.
 //!
-//! A transcript with one line per message is resumed as if the CLI had written it (seen with 2.0.76, 2.1.197 and
-//! 2.1.332): the API gets the real roles, images, documents, tool calls and results, and nothing beside them.
+//! The CLI resumes a transcript with one line per message as its own (verified with 2.0.76, 2.1.197 and 2.1.332): the API
+//! gets the original roles, images, documents, tool calls and results.
 
 use std::time::{Duration, SystemTime};
 
@@ -17,17 +17,17 @@ use valid::{Piece, Spoken, valid};
 
 mod valid;
 
-/// The version that the lines are written as. Other versions read them as well.
+/// Version in the lines. Other versions read them as well.
 const WRITTEN_AS: &str = "2.1.197";
-/// The CLI's name for the model of messages that no model wrote. Any other would become the conversation's model.
+/// The CLI's model name for messages without a model. Any other name would become the conversation's model.
 const NO_MODEL: &str = "<synthetic>";
 
-const OPENING: &str = "What was said before in this conversation:";
-const CLOSING: &str = "The conversation goes on with this message:";
+const INTRODUCTION: &str = "What was said before in this conversation:";
+const CONTINUATION: &str = "The conversation goes on with this message:";
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Line<'a> {
+struct Entry<'a> {
     parent_uuid: Option<String>,
     is_sidechain: bool,
     user_type: &'static str,
@@ -59,14 +59,14 @@ enum Message<'a> {
     },
 }
 
-/// A turn that was paid for elsewhere.
+/// Usage of an imported turn: none here.
 #[derive(Default, Serialize)]
 struct NoUsage {
     input_tokens: u64,
     output_tokens: u64,
 }
 
-/// The transcript of a history; `None` if all of it goes with the prompt.
+/// Transcript of a history; `None` if the prompt carries all of it.
 pub(super) fn transcript(
     history: &History,
     session_id: &str,
@@ -79,7 +79,7 @@ pub(super) fn transcript(
     let mut parent = None;
     for (number, spoken) in messages.iter().enumerate() {
         let uuid = line_id(session_id, number).hyphenated().to_string();
-        let line = Line {
+        let line = Entry {
             parent_uuid: parent.replace(uuid.clone()),
             is_sidechain: false,
             user_type: "external",
@@ -91,21 +91,21 @@ pub(super) fn transcript(
             timestamp: timestamp(now, messages.len() - number),
             uuid,
         };
-        // Values with text keys cannot fail to serialise into memory.
+        // Values with text keys always serialise into memory.
         serde_json::to_writer(&mut transcript, &line).ok()?;
         transcript.push(b'\n');
     }
     parent.map(|last| Import { transcript, last })
 }
 
-/// The message that begins a conversation with a history; `None` if that is the prompt alone.
+/// First message of a conversation with a history; `None` if it is the prompt alone.
 pub(super) fn first_prompt(history: &History, imported: bool, prompt: &Prompt) -> Option<Prompt> {
     let valid = valid(history);
     let mut blocks = Vec::new();
     if !imported && !valid.messages.is_empty() {
-        blocks.push(text(OPENING));
+        blocks.push(text(INTRODUCTION));
         valid.messages.iter().for_each(|spoken| labelled(spoken, &mut blocks));
-        blocks.push(text(CLOSING));
+        blocks.push(text(CONTINUATION));
     }
     blocks.extend(valid.tail.iter().map(value));
     if blocks.is_empty() {
@@ -143,7 +143,7 @@ fn role(role: Role) -> &'static str {
     }
 }
 
-/// The same for the same place in the same conversation, and different everywhere else.
+/// Id of a line: a function of conversation and line number.
 fn line_id(session_id: &str, number: usize) -> Uuid {
     let digest = Sha256::new().chain_update(session_id).chain_update(number.to_le_bytes()).finalize();
     let mut bytes = [0; 16];
@@ -151,13 +151,13 @@ fn line_id(session_id: &str, number: usize) -> Uuid {
     uuid::Builder::from_random_bytes(bytes).into_uuid()
 }
 
-/// Messages of the past, a millisecond apart.
+/// Time of a line: `before` milliseconds ago.
 fn timestamp(now: SystemTime, before: usize) -> String {
     let before = Duration::from_millis(before.try_into().unwrap_or(u64::MAX));
     humantime::format_rfc3339_millis(now.checked_sub(before).unwrap_or(now)).to_string()
 }
 
-/// A message as parts of another one: the first says whose it was.
+/// A message as blocks of another message, with its role in front.
 fn labelled(spoken: &Spoken<'_>, blocks: &mut Vec<Value>) {
     let who = match spoken.role {
         Role::User => "User:",
@@ -174,7 +174,7 @@ fn labelled(spoken: &Spoken<'_>, blocks: &mut Vec<Value>) {
                 blocks.push(text(if *is_error { "[the tool failed:]" } else { "[the tool answered:]" }));
                 blocks.extend(content.iter().map(value));
             }
-            // Signed for their place in an answer, which this is not.
+            // A signature is valid only within the original answer.
             Piece::Whole(Block::Thinking(thinking)) => match thinking.get("thinking").and_then(Value::as_str)
             {
                 Some(thought) => blocks.extend([text("[thought:]"), text(thought)]),

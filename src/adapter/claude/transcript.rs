@@ -1,4 +1,4 @@
-//! Where the CLI keeps its files, and what of a conversation is on disk.
+//! Paths of the CLI's files, and gaps in a transcript.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -7,19 +7,18 @@ use std::path::PathBuf;
 use crate::adapter::Dirs;
 use crate::config::CliConfig;
 
-mod kept;
+mod gap;
 
-/// Moves the CLI's own files out of `HOME`.
+/// Variable with the directory of the CLI's files; the default is below `HOME`.
 pub(super) const CONFIG_DIR: &str = "CLAUDE_CONFIG_DIR";
 
-/// A working directory with a longer name is cut here, and a hash is appended.
+/// Longest folder name; a longer one is cut, and a hash is appended.
 const FOLDER_NAME_LIMIT: usize = 200;
 
-/// How much of a transcript's end is read. A line of an ordinary turn takes 2 KB; one with a large answer or an image
-/// some megabytes.
+/// Bytes of a transcript that are read, from its end. An ordinary line has 2 KB; one with an image has some megabytes.
 const TAIL: u64 = 8 << 20;
 
-/// The directory of the CLI's own files: below `HOME`, unless `[cli.env]` says otherwise.
+/// Directory of the CLI's files: below `HOME`, or as `[cli.env]` sets it.
 pub(super) fn config_dir(dirs: &Dirs, cli: &CliConfig) -> PathBuf {
     match cli.env.get(CONFIG_DIR).filter(|dir| !dir.is_empty()) {
         Some(dir) => dirs.work.join(dir),
@@ -27,15 +26,16 @@ pub(super) fn config_dir(dirs: &Dirs, cli: &CliConfig) -> PathBuf {
     }
 }
 
+/// Path of a transcript.
 pub(super) fn path(dirs: &Dirs, cli: &CliConfig, session_id: &str) -> PathBuf {
-    // The CLI sees its working directory with all symbolic links resolved.
+    // The CLI resolves all symbolic links of its working directory.
     let work = std::fs::canonicalize(&dirs.work).unwrap_or_else(|_| dirs.work.clone());
     let mut path = config_dir(dirs, cli).join("projects").join(folder_name(&work.to_string_lossy()));
     path.push(format!("{session_id}.jsonl"));
     path
 }
 
-/// Everything but letters and digits becomes a dash; the CLI counts in UTF-16.
+/// Folder name of a working directory: each UTF-16 unit other than a letter or a digit becomes a dash.
 fn folder_name(work: &str) -> String {
     let dashed = |unit: u16| match u8::try_from(unit) {
         Ok(byte) if byte.is_ascii_alphanumeric() => char::from(byte),
@@ -50,7 +50,7 @@ fn folder_name(work: &str) -> String {
     name
 }
 
-/// The CLI's hash of a path: a signed sum of its UTF-16 units, each step times 31, without its sign.
+/// The CLI's hash of a path: the absolute value of a wrapping 31-polynomial over its UTF-16 units.
 fn hash(text: &str) -> u32 {
     text.encode_utf16()
         .fold(0_i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)))
@@ -68,12 +68,12 @@ fn base36(mut number: u32) -> String {
     }
 }
 
-/// The first entry that is missing on the way from this one back to the first.
+/// First missing entry on the way from `checkpoint` back to the first entry.
 pub(super) fn gap(mut file: &File, checkpoint: &str) -> io::Result<Option<String>> {
     let length = file.seek(SeekFrom::End(0))?;
     let first = length.saturating_sub(TAIL);
     file.seek(SeekFrom::Start(first))?;
-    kept::gap(file.take(TAIL), first > 0, checkpoint)
+    gap::gap(file.take(TAIL), first > 0, checkpoint)
 }
 
 #[cfg(test)]
@@ -90,8 +90,8 @@ mod tests {
     }
 
     #[test]
-    fn folders_are_named_as_the_cli_names_them() {
-        // As seen with the CLI itself.
+    fn folder_names_match_the_cli() {
+        // Observed with the CLI.
         let seen = "/tmp/adapter-probe/ad-d0nuyvyj/c/w_x.y ü😀z";
         assert_eq!(folder_name(seen), "-tmp-adapter-probe-ad-d0nuyvyj-c-w-x-y----z");
         let long = |length: usize| {
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn links_are_resolved_and_the_config_dir_is_followed() {
+    fn path_follows_links_and_config_dir() {
         let dir = tempfile::tempdir().unwrap();
         let real = dir.path().canonicalize().unwrap().join("real");
         std::fs::create_dir(&real).unwrap();
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_found_wherever_it_lies_in_the_tail() {
+    fn entry_is_found_anywhere_in_the_tail() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("t.jsonl");
         let holds = |id: &str| gap(&File::open(&file).unwrap(), id).map(|gap| gap.is_none());
@@ -148,11 +148,11 @@ mod tests {
     }
 
     fn leads_back(text: &str, is_cut: bool, id: &str) -> bool {
-        kept::gap(text.as_bytes(), is_cut, id).unwrap().is_none()
+        gap::gap(text.as_bytes(), is_cut, id).unwrap().is_none()
     }
 
     #[test]
-    fn what_follows_from_nothing_is_not_held() {
+    fn entry_without_its_parents_is_a_gap() {
         let (root, one, two) = (entry("u-0", None), entry("u-1", Some("u-0")), entry("u-2", Some("u-1")));
         let whole = [root.as_str(), &one, "{\"type\":\"summary\"}\n", &two, "{\"cut off"].concat();
         assert!(leads_back(&whole, false, "u-2") && leads_back(&whole, false, "u-0"));
@@ -161,9 +161,9 @@ mod tests {
         assert!(!leads_back(&gap, false, "u-2") && leads_back(&gap, true, "u-2"));
         let out_of_order = [two.as_str(), &root, &one].concat();
         assert!(leads_back(&out_of_order, false, "u-2"));
-        // The same gap is known again, whatever was said behind it.
+        // Later entries do not change the text of a gap.
         let behind = [gap.as_str(), &entry("u-3", Some("u-2"))].concat();
-        let found = |text: &str, id: &str| kept::gap(text.as_bytes(), false, id).unwrap();
+        let found = |text: &str, id: &str| gap::gap(text.as_bytes(), false, id).unwrap();
         assert!(found(&gap, "u-2").is_some());
         assert_eq!(found(&gap, "u-2"), found(&behind, "u-3"));
         assert_ne!(found(&gap, "u-2"), found(&behind, "u-4"));
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_line_glued_to_the_next_keeps_neither() {
+    fn cut_line_loses_the_next_one_too() {
         let (root, one, two) = (entry("u-0", None), entry("u-1", Some("u-0")), entry("u-2", Some("u-1")));
         for cut in 1..one.len() {
             let glued = [root.as_str(), one.get(..cut).unwrap(), &two, &entry("u-3", Some("u-2"))].concat();
@@ -182,13 +182,13 @@ mod tests {
         }
     }
 
-    /// What happens to a line on its way to the disk.
+    /// Damage of a line on disk.
     #[derive(Debug, Clone)]
     enum Damage {
         None,
-        /// Only its beginning is there, and no end of line.
+        /// Only its beginning is there, without a line end.
         Cut(prop::sample::Index),
-        /// It is not there.
+        /// The line is missing.
         Gone,
         Doubled,
         /// A hole in the file reads as zeros.
@@ -205,7 +205,7 @@ mod tests {
         ]
     }
 
-    /// The same in the plainest way.
+    /// Reference implementation.
     fn plainly(text: &[u8], checkpoint: &str) -> bool {
         let entries = text.split(|byte| *byte == b'\n').filter_map(|line| {
             let entry: serde_json::Value = serde_json::from_slice(line).ok()?;
@@ -225,7 +225,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn damaged_lines_are_never_taken_for_kept(
+        fn damaged_lines_are_gaps(
             damages in prop::collection::vec((damage(), 0_usize..600), 1..12),
         ) {
             let mut text = Vec::new();
@@ -248,9 +248,9 @@ mod tests {
                 }
                 text.extend(line);
                 let id = format!("u-{number}");
-                let held = kept::gap(text.as_slice(), false, &id).unwrap().is_none();
+                let held = gap::gap(text.as_slice(), false, &id).unwrap().is_none();
                 prop_assert_eq!(held, plainly(&text, &id));
-                prop_assert!(intact || !held, "what it goes back to is damaged");
+                prop_assert!(intact || !held, "an ancestor is damaged");
                 intact &= matches!(damage, Damage::None | Damage::Doubled);
             }
         }

@@ -1,4 +1,4 @@
-//! `GET /v1/pool/stats`, in the shape that existing clients read.
+//! `GET /v1/pool/stats`, in the form that existing clients read.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,21 +13,22 @@ use crate::server::app::App;
 use crate::server::auth::caller::Caller;
 use crate::session::SessionStatus;
 
-/// So much of a user's id is shown.
+/// Characters shown of a user id.
 const SHOWN_CHARACTERS: usize = 8;
 
 #[derive(Serialize)]
 pub(crate) struct Pool {
-    /// Living children.
+    /// Running children.
     pool_size: usize,
     /// Seconds after which an idle child is stopped.
     max_idle_time: f64,
-    /// Seconds between two looks at all children. Idle ones are stopped at their deadline, not at a look.
+    /// Interval between checks of all children, in seconds. Idle ones are stopped at their deadline, not at a check.
     cleanup_interval: f64,
     active_users: Vec<Entry>,
 }
 
-/// One session. The first seven fields are those of the original service; times are seconds, moments since 1970.
+/// One session. The first seven fields are those of the service that this one replaces; durations are in seconds, times
+/// in seconds since 1970.
 #[derive(Serialize)]
 struct Entry {
     user_id: String,
@@ -48,14 +49,14 @@ struct Entry {
     total_cost_usd: f64,
 }
 
-/// All sessions for an admin, their own for all others.
+/// All sessions for an admin, else the caller's own.
 pub(crate) async fn pool(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<Pool>, ApiError> {
     let config = app.pilot().config();
     if !caller.is_admin() {
-        // Whoever names nobody is told so, and not that there is nothing.
+        // A request without a user is an error, not an empty list.
         caller.subject(None)?;
     }
     let sessions = app.pilot().sessions().into_iter().filter(|(key, _)| caller.sees(key.user()));
@@ -90,7 +91,7 @@ fn entry(key: &SessionKey, status: SessionStatus) -> Entry {
     }
 }
 
-/// The beginning of a user's id: enough to find one's own, too little to use it.
+/// Abbreviated user id: enough to recognise one's own, too short to use.
 fn shown(user: &UserId) -> String {
     let text = String::from_utf8_lossy(user.as_bytes());
     let mut shown: String = text.chars().take(SHOWN_CHARACTERS).collect();
@@ -107,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_is_shown_in_part() {
+    fn user_id_is_abbreviated() {
         assert_eq!(shown(&UserId::new("alice@example.org").unwrap()), "alice@ex...");
         assert_eq!(shown(&UserId::new("bob").unwrap()), "bob...");
         assert_eq!(shown(&UserId::new(b"\xffab").unwrap()), "\u{fffd}ab...");

@@ -1,6 +1,6 @@
 // The page as a whole: the key, the one stream that says when to look again, and what is shown when it breaks.
 
-import * as happenings from "/page/events.js";
+import * as log from "/page/events.js";
 import * as message from "/page/message.js";
 import { Refusal, ask, byId, credentials, events, tell, write } from "/page/service.js";
 import * as sessions from "/page/sessions.js";
@@ -49,14 +49,14 @@ async function listen(mine) {
   };
   try {
     alive();
-    const response = await ask("/v1/happenings", { signal: mine.signal });
+    const response = await ask("/v1/events/stream", { signal: mine.signal });
     for await (const data of events(response, alive)) {
-      const happening = JSON.parse(data);
-      if (happening.type === "hello") {
-        patience = Math.max(5000, happening.heartbeat_seconds * 3000);
-        welcome(happening);
+      const item = JSON.parse(data);
+      if (item.type === "hello") {
+        patience = Math.max(5000, item.heartbeat_seconds * 3000);
+        welcome(item);
       } else {
-        happenings.add(happening);
+        log.add(item);
         soon();
       }
     }
@@ -74,7 +74,7 @@ function welcome({ version, speaks_for: speaksFor, sees }) {
   byId("key-open").hidden = !credentials.key && speaksFor === "anybody";
   write(byId("sessions-title"), sees === "all" ? "Sessions" : "Your sessions");
   if (!byId("key").contains(document.activeElement) || byId("key").dataset.sent) openKey(false);
-  happenings.begin();
+  log.begin();
   message.fit(speaksFor);
   look();
 }
@@ -82,7 +82,7 @@ function welcome({ version, speaks_for: speaksFor, sees }) {
 function broken(error) {
   if (error instanceof Refusal && [400, 401, 403].includes(error.status)) {
     sessions.forget();
-    happenings.begin();
+    log.begin();
     link("closed", error.code.startsWith("missing_") ? "Waiting for a key" : "Not connected");
     byId("key-open").hidden = true;
     const why = {

@@ -25,7 +25,7 @@ const WORDS = {
   paused: () => ["failed too often and pauses", "bad"],
   evicted: ({ reason }) => [reason === "admin" ? "evicted on request" : `evicted: ${plain(reason)}`, ""],
   context_lost: ({ kind }) => [kind === "conversation" ? "lost its conversation" : "lost its latest turns", "bad"],
-  missed: () => ["Some happenings were too fast for this page.", "odd"],
+  missed: () => ["Some events were too fast for this page.", "odd"],
 };
 const plain = (word) => String(word ?? "").replaceAll("_", " ");
 
@@ -37,7 +37,7 @@ let listening = false;
 
 /** A stream begins: it tells everything that is still known. */
 export function begin() {
-  byId("happenings").replaceChildren();
+  byId("events").replaceChildren();
   Object.assign(latencies, { starts: [], turns: [] });
   waiting = [];
   listening = false;
@@ -45,17 +45,17 @@ export function begin() {
   draw();
 }
 
-export function add(happening) {
+export function add(event) {
   if (!waiting.length) requestAnimationFrame(draw);
-  waiting.push(happening);
+  waiting.push(event);
   if (waiting.length > 4 * MOST) waiting.shift();
-  if (happening.type === "ready") note("starts", { took: happening.took_seconds });
-  if (happening.type === "turn_ended") {
-    note("turns", { took: happening.took_seconds, bad: !["ok", "cancelled"].includes(happening.outcome) });
+  if (event.type === "ready") note("starts", { took: event.took_seconds });
+  if (event.type === "turn_ended") {
+    note("turns", { took: event.took_seconds, bad: !["ok", "cancelled"].includes(event.outcome) });
   }
   // The list itself is silent for screen readers: a busy service would never let them finish.
-  if (listening && ["crashed", "paused"].includes(happening.type)) {
-    tell(`${who(happening)} ${WORDS[happening.type](happening)[0]}.`, "bad");
+  if (listening && ["crashed", "paused"].includes(event.type)) {
+    tell(`${who(event)} ${WORDS[event.type](event)[0]}.`, "bad");
   }
 }
 
@@ -67,17 +67,17 @@ function note(name, bar) {
 const who = ({ user, session }) => [user === undefined ? "" : userName(user), session === "default" && user ? "" : session].filter(Boolean).join(", ");
 
 function draw() {
-  const list = byId("happenings");
-  for (const happening of waiting) {
-    const [text, kind] = WORDS[happening.type]?.(happening) ?? [plain(happening.type), ""];
+  const list = byId("events");
+  for (const event of waiting) {
+    const [text, kind] = WORDS[event.type]?.(event) ?? [plain(event.type), ""];
     const line = element("li", "", kind);
-    const time = element("time", happening.at ? clock(happening.at) : "");
-    line.append(time, element("b", happening.session === undefined ? "" : who(happening)), element("span", text));
+    const time = element("time", event.at ? clock(event.at) : "");
+    line.append(time, element("b", event.session === undefined ? "" : who(event)), element("span", text));
     list.prepend(line);
   }
   waiting = [];
   while (list.childElementCount > MOST) list.lastChild.remove();
-  byId("happenings-empty").hidden = list.childElementCount > 0;
+  byId("events-empty").hidden = list.childElementCount > 0;
   list.hidden = !list.childElementCount;
   sparkline("starts");
   sparkline("turns");

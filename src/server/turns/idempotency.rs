@@ -1,9 +1,8 @@
-//! `Idempotency-Key`: a request for a turn that is sent again with the same key gets the same answer, and never a second
-//! turn.
+//! `Idempotency-Key`: a repeated request for a turn gets the same answer, and never a second turn.
 //!
-//! A turn with a key is read by a task of its own into a record; the caller reads along, and if it leaves the turn goes
-//! on, so that the one who comes again finds the answer. While it runs a repetition is 409; afterwards it gets the record
-//! for a time. What the child has not seen is not remembered. All of it is in memory: a restart forgets it.
+//! A task reads the turn into a record while the caller reads along. If the caller disconnects, the turn continues, so
+//! that a repetition finds the answer. During the turn a repetition is 409; afterwards it gets the record for a time.
+//! Requests that no child received are not recorded. Records live in memory only.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -36,27 +35,27 @@ mod records;
 
 use records::{Digest, Known, LONGEST, Recorded, Records};
 
-/// The header with the key.
+/// Header with the key.
 const KEY_HEADER: &str = "idempotency-key";
-/// Says that an answer is a repetition.
+/// Header that marks a replayed answer.
 pub(crate) const REPLAYED_HEADER: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// Longest key.
 const MAX_KEY_BYTES: usize = 255;
-/// Pieces of an answer that wait for the caller; a slow one slows its own CLI, as without a key.
+/// Maximum buffered pieces for the caller; a slow caller slows its own CLI, as without a key.
 const WAITING_PIECES: usize = 4;
-/// When to come again while the turn runs.
+/// Retry delay while the turn runs.
 const RUNNING_PAUSE: Duration = Duration::from_secs(1);
 
-/// A key with the digest of its request.
-pub(super) struct Asked {
+/// A key and the digest of its request.
+pub(super) struct IdempotencyKey {
     id: Vec<u8>,
     request: Digest,
-    /// The turn goes on without its caller, unless the request says otherwise.
-    goes_on: bool,
+    /// Whether the turn continues without its caller.
+    continues: bool,
 }
 
-impl Asked {
-    /// The key of a request, if it has one. Reads the whole body once.
+impl IdempotencyKey {
+    /// Parses the key of a request and hashes its body.
     pub(super) fn of(headers: &HeaderMap, body: &[u8]) -> Result<Option<Self>, ApiError> {
         let mut values = headers.get_all(KEY_HEADER).iter();
         let Some(id) = values.next() else { return Ok(None) };
@@ -71,12 +70,12 @@ impl Asked {
             request.update(value);
         }
         let request = request.chain_update(body).finalize().into();
-        let goes_on = headers.get(ON_DISCONNECT_HEADER).is_none_or(|value| value != "interrupt");
-        Ok(Some(Self { id: id.as_bytes().to_vec(), request, goes_on }))
+        let continues = headers.get(ON_DISCONNECT_HEADER).is_none_or(|value| value != "interrupt");
+        Ok(Some(Self { id: id.as_bytes().to_vec(), request, continues }))
     }
 }
 
-/// All that is remembered.
+/// All records.
 pub(crate) struct Idempotency {
     records: Arc<Mutex<Records>>,
     tasks: TaskTracker,
@@ -89,12 +88,12 @@ impl std::fmt::Debug for Idempotency {
     }
 }
 
-/// What a request with a key gets.
-pub(super) enum Begun {
-    /// A turn.
-    First(Slot),
-    /// The answer that there was.
-    Again(Response),
+/// Result of a request with a key.
+pub(super) enum Begin {
+    /// The key is new: run the turn.
+    New(Reservation),
+    /// The recorded answer.
+    Replay(Response),
 }
 
 impl Idempotency {
@@ -102,23 +101,28 @@ impl Idempotency {
         Self { records: Arc::default(), tasks, closing }
     }
 
-    /// The right to run a turn for this key, or what became of it.
+    /// Reserves the key for a turn, or returns its recorded answer.
     pub(super) fn begin(
         &self,
-        asked: &Asked,
+        request: &IdempotencyKey,
         caller: &Caller,
         user: &UserId,
         route: &str,
-    ) -> Result<Begun, ApiError> {
+    ) -> Result<Begin, ApiError> {
         let owner = digest(&[caller.key_id().unwrap_or_default().as_bytes(), user.as_bytes()]);
-        let key = digest(&[&owner, route.as_bytes(), &asked.id]);
-        let known = self.records.lock_unpoisoned().begin(key, owner, asked.request, Instant::now());
+        let key = digest(&[&owner, route.as_bytes(), &request.id]);
+        let known = self.records.lock_unpoisoned().begin(key, owner, request.request, Instant::now());
         match known {
             Known::New => {
                 let records = self.records.clone();
-                Ok(Begun::First(Slot { records, key, goes_on: asked.goes_on, left: Left::Nothing }))
+                Ok(Begin::New(Reservation {
+                    records,
+                    key,
+                    continues: request.continues,
+                    progress: Progress::Reserved,
+                }))
             }
-            Known::Answered(recorded) => Ok(Begun::Again(again(recorded))),
+            Known::Answered(recorded) => Ok(Begin::Replay(again(recorded))),
             Known::Other => {
                 let message = "this Idempotency-Key came with another request before; use a new key";
                 Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", message))
@@ -143,30 +147,30 @@ impl Idempotency {
         }
     }
 
-    /// Has an accepted turn answered by a task of its own, and recorded. What is returned reads along.
+    /// Runs an accepted turn in a task that records the answer. The returned response reads along.
     pub(super) async fn record(
         &self,
-        mut slot: Slot,
+        mut reservation: Reservation,
         (form, request_id): (ErrorForm, String),
         answering: impl Future<Output = Response> + Send + 'static,
     ) -> Result<Response, ApiError> {
-        slot.left = Left::ATurn;
+        reservation.progress = Progress::Running;
         let (head, begun) = oneshot::channel();
         let closing = self.closing.clone();
         self.tasks.spawn(async move {
             tokio::select! {
-                () = slot.fill(answering, head, form, &request_id) => {}
+                () = reservation.fill(answering, head, form, &request_id) => {}
                 () = closing.now.cancelled() => return,
             }
-            if slot.left == Left::ATurn {
-                slot.end(None);
+            if reservation.progress == Progress::Running {
+                reservation.end(None);
             }
         });
         begun.await.map_err(|_| TurnError::Internal("the turn was not read").into())
     }
 }
 
-/// The parts, each with its length before it.
+/// Hashes the parts, each with its length.
 fn digest(parts: &[&[u8]]) -> Digest {
     let hash =
         |hash: Sha256, part: &&[u8]| hash.chain_update((part.len() as u64).to_le_bytes()).chain_update(part);
@@ -182,40 +186,40 @@ fn again(recorded: Recorded) -> Response {
     response
 }
 
-/// What a key leaves behind.
+/// State of a reserved key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Left {
-    /// No turn was accepted.
-    Nothing,
-    /// A turn runs.
-    ATurn,
-    /// It has ended.
-    AnAnswer,
-    /// It is forgotten; the key may be another request's by now.
-    Forgotten,
+enum Progress {
+    /// No turn accepted yet.
+    Reserved,
+    /// The turn runs.
+    Running,
+    /// The turn has ended.
+    Ended,
+    /// Removed; the key may belong to another request by now.
+    Removed,
 }
 
-/// The right to run the turn of a key. Dropped before a turn was accepted it forgets the key, dropped in mid-turn it
-/// remembers that there was one.
-pub(super) struct Slot {
+/// Exclusive right to run the turn of a key. Dropped before a turn was accepted, it removes the key; dropped during the
+/// turn, it keeps the key without an answer.
+pub(super) struct Reservation {
     records: Arc<Mutex<Records>>,
     key: Digest,
-    goes_on: bool,
-    left: Left,
+    continues: bool,
+    progress: Progress,
 }
 
-impl Slot {
+impl Reservation {
     fn end(&mut self, recorded: Option<Recorded>) {
         self.records.lock_unpoisoned().end(self.key, recorded, Instant::now());
-        self.left = Left::AnAnswer;
+        self.progress = Progress::Ended;
     }
 
     fn forget(&mut self) {
         self.records.lock_unpoisoned().forget(self.key);
-        self.left = Left::Forgotten;
+        self.progress = Progress::Removed;
     }
 
-    /// Reads the answer to its end, or to that of its reader if the turn ends with it.
+    /// Reads the answer to its end, or until its reader disconnects if the turn ends with it.
     async fn fill(
         &mut self,
         answering: impl Future<Output = Response>,
@@ -225,7 +229,7 @@ impl Slot {
     ) {
         let response = tokio::select! {
             response = answering => response,
-            () = head.closed(), if !self.goes_on => return,
+            () = head.closed(), if !self.continues => return,
         };
         if let Some(error) = response.extensions().get::<ApiError>() {
             if error.is_refusal() {
@@ -233,7 +237,7 @@ impl Slot {
             } else {
                 self.end(of_error(error, form, request_id, response.headers()).await);
             }
-            // Whoever has left comes again.
+            // A disconnected caller repeats the request.
             head.send(response).ok();
             return;
         }
@@ -254,7 +258,7 @@ impl Slot {
             };
             let frame = tokio::select! {
                 biased;
-                () = gone, if !self.goes_on => return,
+                () = gone, if !self.continues => return,
                 frame = body.frame() => frame,
             };
             let Some(frame) = frame else { break };
@@ -279,17 +283,17 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for Reservation {
     fn drop(&mut self) {
-        match self.left {
-            Left::Nothing => self.records.lock_unpoisoned().forget(self.key),
-            Left::ATurn => self.records.lock_unpoisoned().end(self.key, None, Instant::now()),
-            Left::AnAnswer | Left::Forgotten => {}
+        match self.progress {
+            Progress::Reserved => self.records.lock_unpoisoned().forget(self.key),
+            Progress::Running => self.records.lock_unpoisoned().end(self.key, None, Instant::now()),
+            Progress::Ended | Progress::Removed => {}
         }
     }
 }
 
-/// The record of a turn that ended with an error before its first event.
+/// Record of a turn that ended with an error before its first event.
 async fn of_error(error: &ApiError, form: ErrorForm, request_id: &str, sent: &HeaderMap) -> Option<Recorded> {
     let (mut parts, body) = error.render(form, request_id).into_parts();
     if let Some(session) = sent.get(&SESSION_HEADER) {
@@ -300,7 +304,7 @@ async fn of_error(error: &ApiError, form: ErrorForm, request_id: &str, sent: &He
     Some(Recorded { status: parts.status, headers: parts.headers, body: vec![body] })
 }
 
-/// The answer on its way to the caller who reads along.
+/// Stream of the answer for the caller that reads along.
 struct Pieces(mpsc::Receiver<Bytes>);
 
 impl Stream for Pieces {

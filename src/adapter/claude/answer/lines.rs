@@ -1,4 +1,4 @@
-//! The lines of a turn, as far as they hold parts of its answer. What is only passed on stays in its own bytes.
+//! Lines of a turn that have parts of its answer. Forwarded values stay unparsed.
 
 use std::borrow::Cow;
 
@@ -9,19 +9,19 @@ use serde_json::value::RawValue;
 pub(super) struct Line<'a> {
     #[serde(borrow)]
     pub(super) r#type: Cow<'a, str>,
-    /// As it is written: an optional text would be copied.
+    /// Unparsed: an optional text would be copied.
     #[serde(borrow)]
     pub(super) subtype: Option<&'a RawValue>,
     #[serde(borrow)]
     pub(super) event: Option<&'a RawValue>,
     #[serde(borrow)]
     pub(super) message: Option<&'a RawValue>,
-    /// Of the CLI itself: the turn's end tells it.
+    /// Error of the CLI itself, which the end of the turn reports.
     pub(super) error: Option<serde::de::IgnoredAny>,
     pub(super) parent_tool_use_id: Option<serde::de::IgnoredAny>,
 }
 
-/// A line with a piece of text: nearly all lines are, so it is read in one go.
+/// Line with a text delta. Most lines are, so they are parsed in one step.
 #[derive(Deserialize)]
 pub(super) struct TextLine<'a> {
     #[serde(borrow)]
@@ -73,7 +73,7 @@ pub(super) struct Message<'a> {
     pub(super) content: Vec<&'a RawValue>,
 }
 
-/// A block of content or a delta.
+/// Content block or delta.
 #[derive(Deserialize)]
 pub(super) struct Piece<'a> {
     #[serde(borrow)]

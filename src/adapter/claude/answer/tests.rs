@@ -3,11 +3,11 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// The parts of these lines in short: `B` begin, `[0` open, `]0` close, `"x"` text, `d` another delta.
+/// The parts of these lines in short form: `B` begin, `[0` open, `]0` close, `"x"` text, `d` another delta.
 fn parts(by_deltas: bool, lines: &[Value], end: &str) -> String {
     let mut reader = Reader::new(by_deltas);
-    let mut told = String::new();
-    let mut tell = |part: Part<'_>| {
+    let mut emitted = String::new();
+    let mut emit = |part: Part<'_>| {
         let short = match part {
             Part::Begin { id, model, .. } => format!("B({id},{model})"),
             Part::Open { index, block: Block::Text } => format!("[{index}"),
@@ -19,14 +19,14 @@ fn parts(by_deltas: bool, lines: &[Value], end: &str) -> String {
             Part::Waiting => "W".to_owned(),
             Part::Permission(_) => "P".to_owned(),
         };
-        told.push_str(&short);
-        told.push(' ');
+        emitted.push_str(&short);
+        emitted.push(' ');
     };
     for line in lines {
-        reader.read(line.to_string().as_bytes(), &mut tell);
+        reader.read(line.to_string().as_bytes(), &mut emit);
     }
-    reader.end(end, &mut tell);
-    told.trim_end().to_owned()
+    reader.end(end, &mut emit);
+    emitted.trim_end().to_owned()
 }
 
 fn event(event: Value) -> Value {
@@ -65,14 +65,14 @@ fn whole_text(id: &str, text: &str) -> Value {
 }
 
 #[test]
-fn a_streamed_answer_is_told_once() {
+fn streamed_answer_is_emitted_once() {
     let lines = [start("a"), open(0, "text"), text(0, "he"), text(0, "y"), whole_text("a", "hey"), stop(0)];
     assert_eq!(parts(true, &lines, "hey"), r#"B(a,m) [0 "he" "y" ]0"#);
     assert_eq!(parts(false, &lines, "hey"), r#"B(a,m) [0 "hey" ]0"#);
 }
 
 #[test]
-fn blocks_of_several_messages_are_numbered_through_and_tools_are_hidden() {
+fn blocks_are_numbered_and_tools_hidden() {
     let lines = [
         start("a"),
         open(0, "text"),
@@ -99,7 +99,7 @@ fn blocks_of_several_messages_are_numbered_through_and_tools_are_hidden() {
 }
 
 #[test]
-fn what_never_came_as_deltas_is_made_up_for() {
+fn text_without_deltas_comes_from_blocks() {
     let broken = [start("a"), open(0, "text"), text(0, "he"), whole_text("b", "hey")];
     assert_eq!(parts(true, &broken, "hey"), r#"B(a,m) [0 "he" "y" ]0"#);
     let other = [start("a"), open(0, "text"), text(0, "he"), whole_text("b", "good day")];
@@ -113,7 +113,7 @@ fn what_never_came_as_deltas_is_made_up_for() {
 }
 
 #[test]
-fn a_character_cut_between_deltas_is_not_told_twice() {
+fn cut_character_is_not_emitted_twice() {
     let half = |half: &str| {
         let delta = format!(r#"{{"type":"text_delta","text":"{half}"}}"#);
         format!(
@@ -122,19 +122,19 @@ fn a_character_cut_between_deltas_is_not_told_twice() {
     };
     let mut reader = Reader::new(true);
     let mut count = 0;
-    let mut tell = |part: Part<'_>| count += u32::from(matches!(part, Part::Text { .. }));
-    reader.read(start("a").to_string().as_bytes(), &mut tell);
-    reader.read(open(0, "text").to_string().as_bytes(), &mut tell);
-    reader.read(half(r"\ud83d").as_bytes(), &mut tell);
-    reader.read(half(r"\ude00").as_bytes(), &mut tell);
-    reader.read(whole_text("a", "\u{1f600}").to_string().as_bytes(), &mut tell);
-    reader.end("", &mut tell);
+    let mut emit = |part: Part<'_>| count += u32::from(matches!(part, Part::Text { .. }));
+    reader.read(start("a").to_string().as_bytes(), &mut emit);
+    reader.read(open(0, "text").to_string().as_bytes(), &mut emit);
+    reader.read(half(r"\ud83d").as_bytes(), &mut emit);
+    reader.read(half(r"\ude00").as_bytes(), &mut emit);
+    reader.read(whole_text("a", "\u{1f600}").to_string().as_bytes(), &mut emit);
+    reader.end("", &mut emit);
     assert_eq!(count, 2);
 }
 
 #[test]
-fn what_follows_a_cut_character_is_told_and_another_answer_as_long_is_not_lost() {
-    for (whole, told, left) in [
+fn text_after_a_cut_character_is_emitted() {
+    for (whole, emitted, left) in [
         ("a\u{1f600}b", "a\u{fffd}\u{fffd}", Some("b")),
         ("a\u{1f600}", "a\u{fffd}\u{fffd}", Some("")),
         ("a\u{1f600}b", "a\u{fffd}", Some("\u{fffd}b")),
@@ -143,14 +143,14 @@ fn what_follows_a_cut_character_is_told_and_another_answer_as_long_is_not_lost()
         ("axx", "a\u{fffd}\u{fffd}", None),
         ("a", "ab", None),
     ] {
-        assert_eq!(rest(whole, told).as_deref(), left, "{whole} {told}");
+        assert_eq!(rest(whole, emitted).as_deref(), left, "{whole} {emitted}");
     }
     let other = [start("a"), open(0, "text"), text(0, "abc"), whole_text("b", "xyz")];
     assert_eq!(parts(true, &other, ""), r#"B(a,m) [0 "abc" ]0 [1 "xyz" ]1"#);
 }
 
 #[test]
-fn thoughts_are_told_and_signed() {
+fn thoughts_have_text_and_signature() {
     let block =
         json!([{ "type": "thinking", "thinking": "hm", "signature": "s" }, { "type": "redacted_thinking" }]);
     assert_eq!(parts(true, &[whole("a", block.clone())], ""), r#"B(a,m) [0t d"hm" d ]0 [1w ]1"#);
@@ -166,7 +166,7 @@ fn thoughts_are_told_and_signed() {
 }
 
 #[test]
-fn work_that_is_not_shown_is_a_sign_of_life_and_errors_are_the_ends_to_tell() {
+fn hidden_work_and_errors_emit_no_blocks() {
     let lines = [
         json!({ "type": "system", "subtype": "init" }),
         json!({ "type": "system", "subtype": "api_retry" }),
@@ -180,7 +180,7 @@ fn work_that_is_not_shown_is_a_sign_of_life_and_errors_are_the_ends_to_tell() {
 
 proptest! {
     #[test]
-    fn any_lines_are_told_in_order(
+    fn any_lines_give_ordered_parts(
         steps in proptest::collection::vec((0..6u8, 0..3u64, "[ab]{0,3}"), 0..40),
         by_deltas: bool,
     ) {
@@ -193,7 +193,7 @@ proptest! {
         }).collect();
         let mut reader = Reader::new(by_deltas);
         let (mut begun, mut open_now, mut next) = (false, None, 0);
-        let mut tell = |part: Part<'_>| match part {
+        let mut emit = |part: Part<'_>| match part {
             Part::Begin { .. } => { assert!(!begun); begun = true; }
             Part::Open { index, .. } => {
                 assert!(begun && open_now.is_none() && index == next);
@@ -204,14 +204,14 @@ proptest! {
             Part::Waiting | Part::Permission(_) => {}
         };
         for line in &lines {
-            reader.read(line.to_string().as_bytes(), &mut tell);
+            reader.read(line.to_string().as_bytes(), &mut emit);
         }
-        reader.end("end", &mut tell);
+        reader.end("end", &mut emit);
         assert_eq!(open_now, None);
     }
 
     #[test]
-    fn never_panics(line: Vec<u8>) {
+    fn any_line_is_read_without_panic(line: Vec<u8>) {
         let mut reader = Reader::new(true);
         reader.read(&line, &mut |_| {});
     }

@@ -92,7 +92,7 @@ fn prompt_after_an_import_has_the_tail_alone() {
 fn prompt_without_an_import_says_who_said_what() {
     let own = || Prompt::Blocks(vec![text("and?"), text("/x")]);
     let expected = [
-        OPENING,
+        INTRODUCTION,
         "User:",
         "where?\n\u{2028}",
         "Assistant:",
@@ -102,7 +102,7 @@ fn prompt_without_an_import_says_who_said_what() {
         "here",
         "Assistant:",
         "there",
-        CLOSING,
+        CONTINUATION,
         "thanks",
         "and?",
         " /x",

@@ -1,8 +1,8 @@
-//! A history as the model's API accepts it. Pure.
+//! Converts a history to a form that the model's API accepts. Pure.
 //!
-//! The API refuses empty texts, a first message that is the assistant's, two messages of one role in a row, a tool call
-//! without its result in the very next message, a result without its call, and ids that are repeated or hold odd
-//! characters. Nothing is dropped here: what has no place of its own keeps its content in another.
+//! The API refuses empty texts, a first message of the assistant, two messages of one role in a row, a tool call without
+//! its result in the next message, a result without its call, and repeated or odd ids. Content is never dropped: it moves
+//! to another block where necessary.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -13,30 +13,30 @@ use serde_json::{Map, Value};
 
 use crate::model::{Block, History, Role};
 
-/// The CLI's own word for a message without content.
+/// The CLI's text for a message without content.
 const NO_CONTENT: &str = "(no content)";
-/// What the CLI itself puts between a user's message that was not answered and the next one.
+/// The CLI's text between an unanswered user message and the next one.
 const NOT_ANSWERED: &str = "No response requested.";
-/// Longest name of a tool that the API accepts.
+/// Longest tool name that the API accepts.
 const MAX_TOOL_NAME: usize = 128;
 
-/// A history, made acceptable.
+/// A history that the API accepts.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Valid<'a> {
-    /// Begins with the user's and ends with the assistant's. Roles alternate.
+    /// Messages with alternating roles, from the user to the assistant.
     pub(super) messages: Vec<Spoken<'a>>,
-    /// What the user said after the last answer: it belongs to the next prompt.
+    /// User content after the last answer, which belongs to the next prompt.
     pub(super) tail: Vec<Piece<'a>>,
 }
 
-/// A message.
+/// One message.
 #[derive(Debug, PartialEq)]
 pub(super) struct Spoken<'a> {
     pub(super) role: Role,
     pub(super) content: Vec<Piece<'a>>,
 }
 
-/// A block, as it is or with what had to be changed. Serialises as a content block of the Messages API.
+/// Original or changed block. Serialises as a content block of the Messages API.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Piece<'a> {
     Whole(&'a Block),
@@ -45,7 +45,7 @@ pub(super) enum Piece<'a> {
     Result { id: String, content: Vec<&'a Block>, is_error: bool },
 }
 
-/// See the module.
+/// Converts a history.
 pub(super) fn valid(history: &History) -> Valid<'_> {
     let merged = merged(history);
     let (mut ids, mut open) = (Ids::default(), Vec::new());
@@ -69,14 +69,14 @@ pub(super) fn valid(history: &History) -> Valid<'_> {
 }
 
 impl<'a> Valid<'a> {
-    /// A conversation on disk ends with an answer: the CLI would put words of its own behind a user's message.
+    /// Moves a last user message to the tail: the CLI would add text of its own behind it.
     fn split_tail(&mut self) {
         let Some(last) = self.messages.pop_if(|last| last.role == Role::User) else { return };
         let is_result = |piece: &Piece<'a>| matches!(piece, Piece::Result { .. });
         let (results, tail): (Vec<_>, Vec<_>) = last.content.into_iter().partition(is_result);
         self.tail = tail;
         if !results.is_empty() {
-            // Results must follow their calls at once, so they cannot go with the prompt.
+            // Results must directly follow their calls, so they cannot move to the prompt.
             self.messages.push(Spoken { role: Role::User, content: results });
             let answer = vec![Piece::Note(NOT_ANSWERED)];
             self.messages.push(Spoken { role: Role::Assistant, content: answer });
@@ -84,7 +84,7 @@ impl<'a> Valid<'a> {
     }
 }
 
-/// Without blank texts and empty messages, neighbours of one role joined.
+/// Messages without blank texts; neighbours of one role are joined.
 fn merged(history: &History) -> Vec<(Role, Vec<&Block>)> {
     let mut merged: Vec<(Role, Vec<&Block>)> = Vec::new();
     for message in history.messages() {
@@ -106,10 +106,10 @@ fn is_blank(block: &Block) -> bool {
     matches!(block, Block::Text(text) if text.trim().is_empty())
 }
 
-/// A call without its result: the caller's id, and the one that it has here.
+/// Call without result: the given id, and the valid one.
 type Open<'a> = (&'a str, String);
 
-/// An answer: its calls come last.
+/// Content of an answer, with its calls last.
 fn assistant<'a>(blocks: Vec<&'a Block>, ids: &mut Ids, open: &mut Vec<Open<'a>>) -> Vec<Piece<'a>> {
     let (mut content, mut calls) = (Vec::new(), Vec::new());
     for block in blocks {
@@ -126,13 +126,13 @@ fn assistant<'a>(blocks: Vec<&'a Block>, ids: &mut Ids, open: &mut Vec<Open<'a>>
     content
 }
 
-/// The results of all open calls, in their order, then everything else.
+/// Results of all open calls in order, then other content.
 fn user<'a>(blocks: Vec<&'a Block>, open: Vec<Open<'a>>) -> Vec<Piece<'a>> {
-    let mut places: HashMap<&str, VecDeque<usize>> = HashMap::new();
-    for (place, (id, _)) in open.iter().enumerate() {
-        places.entry(id).or_default().push_back(place);
+    let mut positions: HashMap<&str, VecDeque<usize>> = HashMap::new();
+    for (position, (id, _)) in open.iter().enumerate() {
+        positions.entry(id).or_default().push_back(position);
     }
-    // A call that nobody answered has failed.
+    // A call without a result has failed.
     let unanswered = |(_, id): Open<'a>| Piece::Result { id, content: Vec::new(), is_error: true };
     let mut results: Vec<_> = open.into_iter().map(unanswered).collect();
     let mut others = Vec::new();
@@ -142,10 +142,10 @@ fn user<'a>(blocks: Vec<&'a Block>, open: Vec<Open<'a>>) -> Vec<Piece<'a>> {
             continue;
         };
         let given = given.iter().filter(|block| !is_blank(block));
-        let place = places.get_mut(id.as_str()).and_then(VecDeque::pop_front);
-        match place.and_then(|place| results.get_mut(place)) {
+        let position = positions.get_mut(id.as_str()).and_then(VecDeque::pop_front);
+        match position.and_then(|position| results.get_mut(position)) {
             Some(Piece::Result { content, is_error, .. }) => {
-                // The API accepts nothing but text in the result of a tool that failed.
+                // The API accepts only text in the result of a failed tool.
                 let (kept, moved): (Vec<_>, Vec<_>) =
                     given.partition(|block| !failed || matches!(block, Block::Text(_)));
                 others.extend(moved.into_iter().map(Piece::Whole));
@@ -161,7 +161,7 @@ fn user<'a>(blocks: Vec<&'a Block>, open: Vec<Open<'a>>) -> Vec<Piece<'a>> {
     results
 }
 
-/// The ids of tool calls.
+/// Unique ids of tool calls.
 #[derive(Default)]
 struct Ids {
     used: HashSet<String>,
@@ -169,7 +169,7 @@ struct Ids {
 }
 
 impl Ids {
-    /// This id, or one of our own if the API would refuse it.
+    /// The given id, or a generated one if the API would refuse it.
     fn unique(&mut self, id: &str) -> String {
         let is_valid = !id.is_empty() && id.bytes().all(is_name_byte);
         if is_valid && self.used.insert(id.to_owned()) {
@@ -189,7 +189,7 @@ fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
 }
 
-/// The name, with the characters that the API refuses replaced.
+/// The name with refused characters replaced.
 fn tool_name(name: &str) -> Cow<'_, str> {
     match name.len() {
         0 => "tool".into(),
