@@ -8,8 +8,8 @@
 //! files in place leaves nothing to go back to.
 //!
 //! A session's start that fails decides nothing for others: the user's settings or files may be the reason. It leads to
-//! a trial start ([`crate::session::executable`]), which has no user's settings, and that decides. A version that gave way is tried
-//! again at intervals, and takes its place back once it has become ready anywhere.
+//! a trial start, which has no user's settings, and that decides. A version that gave way is tried again at intervals,
+//! and takes its place back once it has become ready anywhere.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -18,13 +18,13 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncReadExt as _;
 use tokio::time::Instant;
 
 use crate::adapter::Adapter;
-use crate::child::{ChildLimits, Contained, Exit, Launch, ShimProgram, SpawnError, spawn};
+use crate::child::ShimProgram;
 use crate::installation::program::Found;
 use crate::installation::trust;
+use crate::installation::version_query::{Answer, ask};
 use crate::support::atomic_file::{self, Durability};
 use crate::support::lock::MutexExt;
 use crate::telemetry::metrics::Metrics;
@@ -36,12 +36,13 @@ const RECORD: &str = "cli.json";
 const RECORD_LIMIT: u64 = 16 << 10;
 /// A version that failed its trial is tried again after this time: the host may have been the reason.
 const TRY_AGAIN: Duration = Duration::from_secs(300);
-/// Why an unjudged version is not started, in [`StartFailure::Spawn`].
+/// Why an unjudged version is not started, in [`crate::error::StartFailure::Spawn`].
 pub(crate) const UNJUDGED: &str = "unjudged_version";
-/// What an executable is known by.
+
+/// Identity of an executable: its path and what the file system says of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Executable {
-    /// Without links in it.
+    /// Without symbolic links.
     path: PathBuf,
     device: u64,
     inode: u64,
@@ -79,17 +80,18 @@ pub(crate) struct Chosen {
     executable: Option<Executable>,
 }
 
-/// See the module.
+/// Knowledge about the installed executables of the CLI.
 #[derive(Debug)]
 pub(crate) struct Installed {
     data_dir: PathBuf,
-    state: Mutex<State>,
+    known: Mutex<Knowledge>,
     /// Held by the trial start that runs.
     trial: tokio::sync::Mutex<()>,
 }
 
+/// Everything that is known of the executables.
 #[derive(Debug, Default)]
-struct State {
+struct Knowledge {
     /// The last that became ready.
     worked: Option<Executable>,
     /// One that failed its trial before it was ever ready, and when.
@@ -112,8 +114,8 @@ impl Installed {
         let content = read_own(&records_dir(data_dir).join(RECORD), RECORD_LIMIT).ok();
         // An unreadable record is no record: the next start that works writes one.
         let worked = content.and_then(|content| serde_json::from_slice(&content).ok());
-        let state = Mutex::new(State { worked, ..State::default() });
-        Self { data_dir: data_dir.to_owned(), state, trial: tokio::sync::Mutex::default() }
+        let known = Mutex::new(Knowledge { worked, ..Knowledge::default() });
+        Self { data_dir: data_dir.to_owned(), known, trial: tokio::sync::Mutex::default() }
     }
 
     /// `found`, or the last that worked if that one has failed. A trial start of it comes first.
@@ -300,8 +302,8 @@ impl Installed {
         is_trusted
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock_unpoisoned()
+    fn lock(&self) -> std::sync::MutexGuard<'_, Knowledge> {
+        self.known.lock_unpoisoned()
     }
 }
 
