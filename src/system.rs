@@ -56,7 +56,7 @@ impl Pilotlight {
     /// [`StartError`].
     pub async fn start(config: Config) -> Result<Self, StartError> {
         config.validate()?;
-        let metrics = Metrics::register(&config.metrics.prefix);
+        let metrics = Metrics::register_current(&config.metrics.prefix);
         Self::of(config, metrics, None, Some(probe::beside_sessions)).await
     }
 
@@ -66,9 +66,7 @@ impl Pilotlight {
         installed: Option<Arc<Installed>>,
     ) -> Result<Self, StartError> {
         config.validate()?;
-        let metrics = ::metrics::with_local_recorder(&::metrics::NoopRecorder, || {
-            Metrics::register(&config.metrics.prefix)
-        });
+        let metrics = Metrics::register(&metrics::NoopRecorder, &config.metrics.prefix);
         Self::of(config, metrics, installed, None).await
     }
 
@@ -80,9 +78,7 @@ impl Pilotlight {
         config: Config,
         recorder: &dyn metrics::Recorder,
     ) -> impl Future<Output = Result<Self, StartError>> + Send + use<> {
-        let registered = config
-            .validate()
-            .map(|()| ::metrics::with_local_recorder(recorder, || Metrics::register(&config.metrics.prefix)));
+        let registered = config.validate().map(|()| Metrics::register(recorder, &config.metrics.prefix));
         async move { Self::of(config, registered?, None, Some(probe::beside_sessions)).await }
     }
 
@@ -109,7 +105,7 @@ impl Pilotlight {
     /// Shows in the metrics what a trial start has found out.
     #[cfg(feature = "server")]
     pub(crate) fn publish_version(&self) {
-        self.env().installed.publish(&self.env().metrics);
+        self.env().installed.publish(&self.env().telemetry.metrics);
     }
 
     /// What an operator should know of the CLI that is started: it is of a version that was not judged, or not the
@@ -172,7 +168,7 @@ impl Pilotlight {
     /// Subscribes to the events of all sessions, beginning with the oldest in the log (the last few hundred).
     #[must_use]
     pub fn events(&self) -> EventStream {
-        EventStream::of(self.env().events.clone())
+        EventStream::of(self.env().telemetry.events.clone())
     }
 
     /// Whether a turn of a new user would be taken now.
@@ -185,7 +181,7 @@ impl Pilotlight {
     /// group can be made.
     #[must_use]
     pub fn containment(&self) -> &'static str {
-        self.env().cgroups.containment()
+        self.env().cgroups.containment().as_str()
     }
 
     /// Refuses new turns from now on ([`crate::TurnError::Draining`]); running ones go on.

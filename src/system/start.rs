@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use pilotlight_shim::report::KillMethod;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, oneshot};
@@ -23,6 +24,7 @@ use crate::session::sessions::Sessions;
 use crate::session::{ImportAbility, storage};
 use crate::supervisor;
 use crate::support::take_once::TakeOnce;
+use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::Metrics;
 use crate::workspace::user_env::UserEnv;
 use crate::workspace::{self, DataDirLock};
@@ -55,20 +57,21 @@ pub(super) async fn start(
     let (user_env, prepared, installed) =
         task.map_err(|_| StartError::Supervisor("the preparing task failed".to_owned()))??;
     ROOT_WARNING.call_once(warn_of_root);
-    metrics.swept_at_start(prepared.swept as u64);
+    metrics.swept_at_start.increment(prepared.swept as u64);
     if prepared.swept > 0 {
         tracing::warn!(processes = prepared.swept, "ended what a former instance had left");
     }
-    metrics.containment(if prepared.cgroups.is_some() { "cgroup" } else { "walk" });
+    let containment = if prepared.cgroups.is_some() { KillMethod::Cgroup } else { KillMethod::Walk };
+    metrics.containment.select(containment);
     let config = Config { data_dir: prepared.data_dir, ..config };
-    metrics.set_session_limits(config.limits.max_sessions, config.limits.max_children);
+    metrics.sessions_limit.set(config.limits.max_sessions as f64);
+    metrics.children_limit.set(config.limits.max_children as f64);
     let admission = Admission::new(&config.limits, metrics.clone());
     let marker = Marker { name: MARKER, value: prepared.marker };
     let env = Arc::new(Env {
         config: Arc::new(config),
         adapter: &CLAUDE,
-        metrics,
-        events: Arc::default(),
+        telemetry: Telemetry::new(metrics),
         shim,
         program,
         installed,

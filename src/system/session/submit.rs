@@ -1,7 +1,6 @@
 //! The way of a turn from the handle into the mailbox of its session.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use ractor::MessagingErr;
 use tokio::sync::OwnedSemaphorePermit;
@@ -16,9 +15,9 @@ use crate::session::SessionMessage;
 use crate::session::message::TurnSubmission;
 use crate::session::registry::{Entry, NotAdmitted};
 use crate::session::status::Visible;
-use crate::telemetry::events::EventKind;
-use crate::telemetry::metrics::{AdmissionRejected, FirstOutput, TurnOutcome};
-use crate::turn::{Hold, Outcome, Status, Turn, TurnOptions, TurnTrace, turn_channel};
+use crate::telemetry::emit::TurnEnded;
+use crate::telemetry::metrics::{AdmissionRejected, FirstOutput};
+use crate::turn::{Hold, Outcome, Turn, TurnOptions, TurnTrace, turn_channel};
 
 impl Session {
     /// As [`Session::send_with`]. `hold` is kept as long as what the caller sent.
@@ -31,14 +30,11 @@ impl Session {
         let accepted = Instant::now();
         let result = self.submit(prompt, options, hold, accepted).await;
         if let Err(error) = &result {
-            let metrics = &self.env().metrics;
+            let telemetry = &self.env().telemetry;
             if matches!(error, TurnError::QueueFull { .. } | TurnError::TooManySessions { .. }) {
-                metrics.admission_rejected(AdmissionRejected::PerUser);
+                telemetry.metrics.admission_rejected.increment(AdmissionRejected::PerUser);
             }
-            metrics.turn_ended(TurnOutcome::Rejected, accepted.elapsed());
-            if let Ok(key) = &self.key {
-                self.env().events.record(key, EventKind::Refused { reason: error.code() });
-            }
+            TurnEnded::refused(error, accepted.elapsed()).emit(telemetry, self.key.as_ref().ok());
         }
         result
     }
@@ -54,7 +50,7 @@ impl Session {
         let mut encoded = encode::encode(self.env(), prompt, options, hold).await?;
         for _ in 0..LOOKUPS {
             if self.sessions().is_draining() {
-                self.env().metrics.admission_rejected(AdmissionRejected::Draining);
+                self.env().telemetry.metrics.admission_rejected.increment(AdmissionRejected::Draining);
                 return Err(TurnError::Draining);
             }
             match self.sessions().registry.admit(key) {
@@ -84,14 +80,15 @@ impl Session {
         }
         let id = sessions.next_turn();
         let limits = &sessions.env.config.session;
-        let (metrics, running) = (sessions.env.metrics.clone(), sessions.open_turns.token());
-        let (events, key) = (sessions.env.events.clone(), entry.key.clone());
+        let (telemetry, running) = (sessions.env.telemetry.clone(), sessions.open_turns.token());
+        let key = entry.key.clone();
         let trace = TurnTrace::begin(&entry.hash, id, is_warm, accepted);
         let traced = trace.clone();
         let on_end = Box::new(move |outcome: &Outcome| {
             traced.ended(outcome);
-            metrics.turn_ended(TurnOutcome::of(&outcome.status), accepted.elapsed());
-            events.record(&key, ended(&outcome.status, accepted.elapsed()));
+            let status = &outcome.status;
+            let ended = TurnEnded { outcome: status.into(), took: accepted.elapsed(), error: status.error() };
+            ended.emit(&telemetry, Some(&key));
             drop((permit, running));
         });
         let actor = entry.actor.clone();
@@ -132,13 +129,5 @@ impl Session {
                 Err(kept)
             }
         })
-    }
-}
-
-/// The event of a turn that has its outcome.
-fn ended(status: &Status, took: Duration) -> EventKind {
-    match (TurnOutcome::of(status), status) {
-        (TurnOutcome::Rejected, Status::Aborted(error)) => EventKind::Refused { reason: error.code() },
-        (outcome, _) => EventKind::TurnEnded { outcome: outcome.as_str(), took },
     }
 }
