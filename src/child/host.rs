@@ -1,4 +1,4 @@
-//! Resources of the machine or container: memory limits, memory pressure, and the cgroup of this process.
+//! What the machine, or the container that we run in, gives us: memory and our place among the cgroups.
 
 use std::{
     fs,
@@ -8,10 +8,10 @@ use std::{
 
 use super::exit::count_in;
 
-/// Version 1 reports "no limit" as a number near the maximum; no machine has a quarter of an exabyte.
+/// Version 1 says "no limit" by a number near the largest one; nobody has a quarter of an exabyte.
 const UNLIMITED: u64 = 1 << 58;
 
-/// File names of one version of the memory controller.
+/// The files of one version of the memory controller.
 struct Files {
     limit: &'static str,
     usage: &'static str,
@@ -32,18 +32,18 @@ const V1: Files = Files {
     inactive: "total_inactive_file ",
 };
 
-/// Minimum of the machine's memory and the limits of all cgroups of this process, in bytes.
+/// The smaller of the host's memory and the limits of all groups that we are in, in bytes.
 pub(crate) fn memory_limit() -> Option<u64> {
     let groups = limited_groups().into_iter().map(|(limit, _, _)| limit);
     meminfo("MemTotal:").into_iter().chain(groups).min()
 }
 
-/// Memory that is available without reclaiming it from other processes, in bytes.
+/// What can still be used before the kernel has to take it from someone, in bytes.
 pub(crate) fn available_memory() -> Option<u64> {
     let groups = limited_groups().into_iter().filter_map(|(limit, dir, files)| {
         let usage = number(&dir.join(files.usage))?;
         let stat = fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
-        // Reclaimable.
+        // Given back when it is needed.
         let cache =
             stat.lines().find_map(|line| line.strip_prefix(files.inactive)?.parse().ok()).unwrap_or(0);
         Some(limit.saturating_sub(usage.saturating_sub(cache)))
@@ -51,8 +51,8 @@ pub(crate) fn available_memory() -> Option<u64> {
     meminfo("MemAvailable:").into_iter().chain(groups).min()
 }
 
-/// Share of the last ten seconds, from 0 to 1, in which a process of this cgroup waited for the resource; `None` if the
-/// kernel does not report it.
+/// For how much of the last ten seconds something here waited for the resource, from 0 to 1; `None` where the kernel
+/// does not say.
 pub(crate) fn pressure(resource: &str) -> Option<f64> {
     let text = fs::read_to_string(Path::new("/proc/pressure").join(resource)).ok()?;
     share_of_ten_seconds(&text)
@@ -64,35 +64,35 @@ fn share_of_ten_seconds(text: &str) -> Option<f64> {
     Some(percent / 100.0)
 }
 
-/// Number of open files of this process.
+/// Our open files.
 pub(crate) fn open_files() -> Option<u64> {
     let dir = Path::new("/proc/self/fd");
-    // Since Linux 6.2 the size of the directory is their number; listing thousands takes milliseconds.
+    // Since Linux 6.2 the directory's size is their number; to list thousands takes milliseconds.
     match fs::metadata(dir).ok()?.len() {
         0 => Some(fs::read_dir(dir).ok()?.count() as u64),
         count => Some(count),
     }
 }
 
-/// Number of OOM kills in the memory cgroup of this process; `None` in the root cgroup.
+/// The count of kills in our own memory group; `None` at the root, which does not keep it.
 pub(super) fn group_oom_kills() -> Option<u64> {
     let (dir, _, files) = memory_group()?;
     count_in(&fs::read_to_string(dir.join(files.kills)).ok()?)
 }
 
-/// Cgroup of this process in the version 2 hierarchy.
+/// Our own group in the version 2 hierarchy.
 pub(super) fn own_cgroup_v2() -> Option<PathBuf> {
     let (mountinfo, own) = place()?;
     group_dir(&mountinfo, &own, "cgroup2", "").map(|(dir, _)| dir).filter(|dir| dir.is_dir())
 }
 
-/// Clock of the blocking threads, which never run on a paused clock.
+/// The clock of the blocking threads here, which never run on a paused clock.
 #[expect(clippy::disallowed_methods, reason = "blocking threads have no runtime and no paused clock")]
 pub(super) fn now() -> Instant {
     Instant::now()
 }
 
-/// Sleeps on a blocking thread.
+/// Waits on a blocking thread.
 pub(super) fn pause(duration: Duration) {
     let duration = rustix::event::Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
@@ -101,7 +101,7 @@ pub(super) fn pause(duration: Duration) {
     let _interrupted = rustix::event::poll(&mut [], Some(&duration));
 }
 
-/// All cgroups with a limit, from the one of this process up to the mount.
+/// Every group from ours up to the mount that has a limit.
 fn limited_groups() -> Vec<(u64, PathBuf, &'static Files)> {
     let Some((own, mount, files)) = memory_group() else { return Vec::new() };
     own.ancestors()
@@ -111,7 +111,7 @@ fn limited_groups() -> Vec<(u64, PathBuf, &'static Files)> {
         .collect()
 }
 
-/// Memory cgroup of this process: its directory, its mount, and its file names.
+/// Our group where memory is accounted: its directory, the mount it is in, the names of its files.
 fn memory_group() -> Option<(PathBuf, PathBuf, &'static Files)> {
     let (mountinfo, own) = place()?;
     let v1 = group_dir(&mountinfo, &own, "cgroup", "memory").map(|(dir, mount)| (dir, mount, &V1));
@@ -122,7 +122,7 @@ fn place() -> Option<(String, String)> {
     Some((fs::read_to_string("/proc/self/mountinfo").ok()?, fs::read_to_string("/proc/self/cgroup").ok()?))
 }
 
-/// Cgroup directory of this process in one hierarchy, and its mount, from the texts of `mountinfo` and `cgroup`.
+/// Our directory in one hierarchy and the mount it is found under, from the texts of `mountinfo` and `cgroup`.
 fn group_dir(mountinfo: &str, own: &str, kind: &str, controller: &str) -> Option<(PathBuf, PathBuf)> {
     let (root, mount) = mountinfo.lines().find_map(|line| {
         let (place, what) = line.split_once(" - ")?;
@@ -137,7 +137,7 @@ fn group_dir(mountinfo: &str, own: &str, kind: &str, controller: &str) -> Option
         let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
         controllers.split(',').any(|name| name == controller).then_some(path)
     })?;
-    // In a container the mount may show only a part of the hierarchy.
+    // In a container the mount may show only a part of the hierarchy: the rest of the path is invisible.
     let below = Path::new(path).strip_prefix(root).unwrap_or(Path::new(""));
     Some((Path::new(mount).join(below), mount.into()))
 }

@@ -1,11 +1,11 @@
-//! Starts a child through its shim; the handle of the shim.
+//! Starting a child through its shim, and the handle on the shim.
 //!
-//! The server must never fork: with gigabytes of memory a fork stalls every thread for a tenth of a second. The standard
-//! library starts a program without a fork if it sets only descriptors, directory, environment and an absolute path. The
-//! shim does the rest.
+//! The big process must never fork: with gigabytes of memory that takes a tenth of a second in which every
+//! thread stalls. The standard library starts a program without forking as long as nothing but descriptors,
+//! directory, environment and an absolute path is asked for; all else is done by the shim, later.
 //!
-//! The handle is the lifeline. When it is dropped, for any reason, the shim sees the end of the control socket and kills
-//! the tree. The reaper thread then reaps the shim.
+//! The handle is the lifeline. However it goes (dropped by a cancelled task, with the runtime, with the process),
+//! the shim sees the end of the control socket and kills the tree; the reaper's thread collects the shim.
 
 use std::{
     ffi::OsString,
@@ -43,61 +43,61 @@ use pilotlight_shim::{
     report::{self, KillMethod, MAX_LINE, Report, SweepReport},
 };
 
-/// Variable with a unique value in each child's environment. It identifies the tree of a killed shim.
+/// In every child's environment, with a value of its own: by it the tree is found if its shim is killed.
 const CHILD_MARKER: &str = "PILOTLIGHT_CHILD";
-/// Maximum time of a shim to kill its tree. It sweeps within 3 s or reports stuck processes; later the shim itself hangs.
+/// Maximum time for a shim to obey an order to kill: it sweeps within 3 s or reports stuck processes.
 const SHIM_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
-/// Interval at which a wait for the reaper ensures that its thread runs: the system may have refused it.
+/// How often a wait for the reaper makes sure that it has its thread, which the system may have refused.
 const REAPER_CHECK: Duration = Duration::from_secs(1);
 
-/// Program to start.
+/// What to start.
 pub(crate) struct Launch<'a> {
-    /// Absolute path.
+    /// An absolute path.
     pub(crate) program: &'a Path,
     pub(crate) args: &'a [OsString],
-    /// Complete environment; nothing is inherited.
+    /// The whole environment: nothing is inherited.
     pub(crate) env: &'a [(OsString, OsString)],
     pub(crate) cwd: &'a Path,
     pub(crate) limits: &'a ChildLimits,
-    /// Path of its cgroup, from `CgroupBase::child_dir`.
+    /// Where its group shall be made, from `CgroupBase::child_dir`.
     pub(crate) cgroup: Option<PathBuf>,
 }
 
-/// A requested child. [`ShimHandle::started`] returns whether it runs.
+/// A requested child. [`ShimHandle::started`] returns once it runs.
 #[derive(Debug)]
 pub(crate) struct Contained {
-    /// Standard input of the child.
+    /// Its stdin.
     pub(crate) input: UnixStream,
-    /// Standard output of the child.
+    /// Its stdout.
     pub(crate) output: pipe::Receiver,
     pub(crate) stderr: pipe::Receiver,
     pub(crate) shim: ShimHandle,
-    /// The kernel's counter before the start.
+    /// The kernel's count before the start.
     pub(crate) oom_kills: OomKills,
 }
 
-/// End of a child's tree.
+/// How a child's tree ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sweep {
-    /// The shim killed it; with `stuck > 0` it still tries.
+    /// The shim; with `stuck > 0` it is still at it.
     Done(SweepReport),
-    /// The shim died first; the next kill method found `killed` processes.
-    ShimDied { rung: KillMethod, killed: usize },
-    /// The program did not start: there was no tree.
+    /// The shim died first; `killed` were found by the next means.
+    ShimDied { method: KillMethod, killed: usize },
+    /// There was no tree: the program could not be started.
     NothingStarted,
 }
 
-/// Starts the shim, which starts the child. Needs a runtime; takes well under a millisecond.
+/// Starts the shim, which starts the child. Inside a runtime; takes well under a millisecond.
 pub(crate) fn spawn(shim: &ShimProgram, launch: &Launch<'_>) -> Result<Box<Contained>, SpawnError> {
     let failed = |error| SpawnError::from_io(error, launch.program);
     let oom_kills = OomKills::now();
-    // Standard output is a pipe: many small writes cost its reader a third of a socket's cost. The others carry little
-    // data, and the kernel limits the number of full-size pipes of an unprivileged user.
+    // The output is a pipe: many small writes cost its reader a third of what they cost on a socket. The others carry
+    // little, and the kernel limits the number of full-size pipes of an unprivileged user.
     let (input, input_theirs) = StdStream::pair().map_err(failed)?;
     let (output, output_theirs) = io::pipe().map_err(failed)?;
     let (control, control_theirs) = StdStream::pair().map_err(failed)?;
     let (stderr, stderr_theirs) = io::pipe().map_err(failed)?;
-    // Registered before the start: nothing can fail once the process runs.
+    // Registered before there is a process: nothing can fail once it runs.
     let input = registered(input).map_err(failed)?;
     let output = pipe::Receiver::from_owned_fd(output.into()).map_err(failed)?;
     fd_passing::send_output(&control, output_theirs.as_fd()).map_err(failed)?;
@@ -138,7 +138,7 @@ fn registered(stream: StdStream) -> io::Result<UnixStream> {
     UnixStream::from_std(stream)
 }
 
-/// Error of a shim that did not start: the errno may be about the shim or about the directory.
+/// The shim itself did not start: the same errno may be about it or about the directory.
 fn not_spawned(error: io::Error, shim: &ShimProgram, launch: &Launch<'_>) -> SpawnError {
     if !launch.cwd.is_dir() {
         return SpawnError::NoWorkingDirectory { program: launch.program.into() };
@@ -149,7 +149,7 @@ fn not_spawned(error: io::Error, shim: &ShimProgram, launch: &Launch<'_>) -> Spa
     }
 }
 
-/// Reports of the shim.
+/// What the shim has reported so far.
 #[derive(Debug, Default)]
 struct Reported {
     ungrouped: bool,
@@ -159,17 +159,19 @@ struct Reported {
     swept: Option<SweepReport>,
 }
 
-/// The lifeline of one child. Dropping it kills the child's whole tree. Every wait is cancel-safe.
+/// The lifeline of one child. Dropping it ends the child's whole tree.
+///
+/// Every wait keeps its state in the handle, so it may be cancelled and taken up again.
 #[derive(Debug)]
 pub(crate) struct ShimHandle {
     program: PathBuf,
     term_grace: Duration,
-    /// `None` once the shim has exited.
+    /// `None` once the shim has closed it, by ending.
     control: Option<UnixStream>,
     unread: Vec<u8>,
     reported: Reported,
     killed_at: OnceLock<Instant>,
-    /// `None` once the reaper has it.
+    /// Until it is with the reaper.
     ward: Option<Ward>,
     aftermath: Option<oneshot::Receiver<Aftermath>>,
     sweep: Option<Sweep>,
@@ -191,33 +193,33 @@ impl ShimHandle {
         }
     }
 
-    /// The child's pid, once it is known. For display and measurement only; never to be signalled.
+    /// The child's pid, once it is known. Only to be shown and measured: it is not ours to signal.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.reported.pid
     }
 
-    /// The shim's pid, the root of the tree; `None` once it is reaped.
+    /// The shim's pid, the root of the tree; `None` when it is gone.
     pub(crate) fn shim_pid(&self) -> Option<u32> {
         self.ward.as_ref().map(Ward::shim_pid)
     }
 
-    /// Whether a started child is missing from its intended cgroup.
+    /// Whether the child was to be in a group and is not, once it has started.
     pub(crate) fn is_ungrouped(&self) -> bool {
         self.reported.ungrouped
     }
 
-    /// Requests SIGTERM for the child.
+    /// Asks for SIGTERM to the child.
     pub(crate) fn terminate(&self) {
         self.order(report::TERMINATE);
     }
 
-    /// Requests the kill of the whole tree.
+    /// Asks for the end of the whole tree, now.
     pub(crate) fn kill_tree(&self) {
         self.killed_at.get_or_init(Instant::now);
         self.order(report::KILL);
     }
 
-    /// Waits until the child has exited; the rest of its tree may still be alive.
+    /// Waits until the child has ended; the rest of its tree may still be dying.
     pub(crate) async fn exited(&mut self) -> Exit {
         loop {
             if let Some(exit) = self.reported.exit {
@@ -229,15 +231,15 @@ impl ShimHandle {
         }
     }
 
-    /// Waits until the tree is gone and the shim is reaped, or until the shim reports stuck processes. Bounded only after
-    /// [`Self::kill_tree`].
+    /// Waits until nothing is left of the tree and the shim is reaped, or until the shim reports that something
+    /// cannot be killed. Bounded only after [`Self::kill_tree`].
     pub(crate) async fn gone(&mut self) -> Sweep {
         if let Some(sweep) = self.sweep {
             return sweep;
         }
         while self.aftermath.is_none() {
             if self.reported.swept.is_some_and(|swept| swept.stuck > 0) {
-                // The shim stays as long as its stuck processes; the reaper waits for it.
+                // It stays as long as what is stuck; the reaper waits for it without hurry.
                 self.give_up_lifeline(None);
                 return self.swept_by(None);
             }
@@ -261,8 +263,8 @@ impl ShimHandle {
         let sweep = match (self.reported.swept, aftermath.and_then(|aftermath| aftermath.swept)) {
             (Some(swept), _) => Sweep::Done(swept),
             (None, _) if self.reported.failed.is_some() => Sweep::NothingStarted,
-            (None, Some((rung, killed))) => Sweep::ShimDied { rung, killed },
-            (None, None) => Sweep::ShimDied { rung: KillMethod::Marker, killed: 0 },
+            (None, Some((method, killed))) => Sweep::ShimDied { method, killed },
+            (None, None) => Sweep::ShimDied { method: KillMethod::Marker, killed: 0 },
         };
         self.sweep = Some(sweep);
         sweep
@@ -270,12 +272,12 @@ impl ShimHandle {
 
     fn order(&self, order: u8) {
         if let Some(control) = &self.control {
-            // Bypasses the runtime, which may not know yet that the socket is writable. One byte always fits.
+            // Not through the runtime, which may not know yet that it can be written. A byte always fits.
             let _shim_is_gone = send(control.as_fd(), &[order], SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
         }
     }
 
-    /// Reads the next report; false at the end.
+    /// Takes in the next report; false when there will be none any more.
     async fn listen(&mut self) -> bool {
         loop {
             if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
@@ -286,7 +288,7 @@ impl ShimHandle {
                 return true;
             }
             let Some(control) = &mut self.control else { return false };
-            // Polled by hand: this wait restarts with every line of the CLI and must be cheap.
+            // Polled by hand, for this wait starts again with every line of the CLI, and has to be cheap.
             let read = poll_fn(|context| {
                 let mut bytes = [0_u8; MAX_LINE];
                 let mut buffer = ReadBuf::new(&mut bytes);
@@ -294,7 +296,7 @@ impl ShimHandle {
                 Poll::Ready(read.map(|()| buffer.filled().to_vec()))
             });
             match read.await {
-                // The shim never writes such a long line.
+                // More than a line without an end is not our shim.
                 Ok(bytes) if !bytes.is_empty() && self.unread.len() <= MAX_LINE => self.unread.extend(bytes),
                 _ => self.control = None,
             }
