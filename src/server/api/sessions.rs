@@ -123,9 +123,9 @@ impl SessionView {
 }
 
 /// Name of a conversation in the path.
-pub(crate) struct Name(pub(crate) String);
+pub(crate) struct SessionName(pub(crate) String);
 
-impl<S: Sync + Send> FromRequestParts<S> for Name {
+impl<S: Sync + Send> FromRequestParts<S> for SessionName {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
@@ -178,7 +178,7 @@ async fn list(State(app): State<Arc<App>>, query: SessionQuery) -> Result<Json<L
 
 async fn inspect(
     State(app): State<Arc<App>>,
-    Name(name): Name,
+    SessionName(name): SessionName,
     query: SessionQuery,
 ) -> Result<Json<SessionView>, ApiError> {
     let (_, status) = existing(&app, &query.subject()?, &name).await?;
@@ -188,7 +188,7 @@ async fn inspect(
 /// Starts the child; creates the session if needed.
 async fn warm(
     State(app): State<Arc<App>>,
-    Name(name): Name,
+    SessionName(name): SessionName,
     query: SessionQuery,
 ) -> Result<Json<SessionView>, ApiError> {
     app.refuse_when_draining()?;
@@ -202,7 +202,7 @@ async fn warm(
 
 async fn interrupt(
     State(app): State<Arc<App>>,
-    Name(name): Name,
+    SessionName(name): SessionName,
     query: SessionQuery,
 ) -> Result<Json<Value>, ApiError> {
     let (session, _) = existing(&app, &query.subject()?, &name).await?;
@@ -212,7 +212,7 @@ async fn interrupt(
 
 async fn delete(
     State(app): State<Arc<App>>,
-    Name(name): Name,
+    SessionName(name): SessionName,
     query: SessionQuery,
 ) -> Result<Json<Value>, ApiError> {
     let (user, purge) = (query.subject()?, query.fields.flag("purge")?);
