@@ -38,7 +38,7 @@ struct Shown {
 
 /// Body of an answer; unknown fields are ignored.
 #[derive(Deserialize)]
-struct Decision {
+struct AnswerBody {
     behavior: Behavior,
     message: Option<String>,
     updated_input: Option<Map<String, Value>>,
@@ -110,7 +110,7 @@ fn decision(body: &[u8]) -> Result<Decision, ApiError> {
     if !body.is_object() {
         return Err(invalid("must be an object".to_owned()));
     }
-    let answer: Decision = serde_path_to_error::deserialize(body).map_err(|error| {
+    let answer: AnswerBody = serde_path_to_error::deserialize(body).map_err(|error| {
         let path = error.path().to_string();
         let problem = error.into_inner().to_string();
         if path == "." { invalid(problem) } else { ApiError::field(path, problem) }
