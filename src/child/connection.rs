@@ -200,15 +200,15 @@ impl Connection {
         let metrics = &self.context.metrics;
         match measurement {
             Measurement::FirstOutput(start, after, trace) => {
-                metrics.first_output(start, after);
+                metrics.first_output.record(start, after);
                 trace.first_output();
             }
-            Measurement::Spent(model, usage, cost_usd) => metrics.spent(model, &usage, cost_usd),
-            Measurement::ProtocolError(kind) => metrics.protocol_error(kind),
-            Measurement::Truncated(stream) => metrics.truncated(stream),
-            Measurement::Hang(detector) => metrics.hang(detector),
-            Measurement::Ping(took) => metrics.ping(took),
-            Measurement::StopStep(step) => metrics.stop_step(step),
+            Measurement::Spent(model, usage, cost_usd) => metrics.count_usage(model, &usage, cost_usd),
+            Measurement::ProtocolError(kind) => metrics.protocol_errors.increment(kind),
+            Measurement::Truncated(stream) => metrics.truncations.increment(stream),
+            Measurement::Hang(detector) => metrics.hangs.increment(detector),
+            Measurement::Ping(took) => metrics.ping.record(took),
+            Measurement::StopStep(step) => metrics.stop_steps.increment(step),
         }
     }
 

@@ -161,7 +161,7 @@ impl Connection {
     /// Nothing more is read. A part of a line is not kept.
     pub(in crate::child) fn close_output(&mut self) {
         if self.pipes.end_output() {
-            self.context.metrics.protocol_error(ProtocolError::PartialEof);
+            self.context.metrics.protocol_errors.increment(ProtocolError::PartialEof);
         }
     }
 }
