@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use pilotlight_shim::report::KillMethod;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, oneshot};
@@ -34,6 +35,7 @@ use crate::session::{ImportAbility, OnDisk, SessionMessage, SessionStatus, on_di
 use crate::session::{executable, storage};
 use crate::supervisor;
 use crate::support::take_once::TakeOnce;
+use crate::telemetry::Telemetry;
 use crate::telemetry::events::EventStream;
 use crate::telemetry::metrics::Metrics;
 use crate::workspace::user_env::UserEnv;
@@ -82,7 +84,7 @@ impl Pilotlight {
     /// [`StartError`].
     pub async fn start(config: Config) -> Result<Self, StartError> {
         config.validate()?;
-        let metrics = Metrics::register(&config.metrics.prefix);
+        let metrics = Metrics::register_current(&config.metrics.prefix);
         Self::start_inside(config, metrics, None, Some(probe::beside_sessions)).await
     }
 
@@ -92,9 +94,7 @@ impl Pilotlight {
         installed: Option<Arc<Installed>>,
     ) -> Result<Self, StartError> {
         config.validate()?;
-        let metrics = ::metrics::with_local_recorder(&::metrics::NoopRecorder, || {
-            Metrics::register(&config.metrics.prefix)
-        });
+        let metrics = Metrics::register(&metrics::NoopRecorder, &config.metrics.prefix);
         Self::start_inside(config, metrics, installed, None).await
     }
 
@@ -106,9 +106,7 @@ impl Pilotlight {
         config: Config,
         recorder: &dyn metrics::Recorder,
     ) -> impl Future<Output = Result<Self, StartError>> + Send + use<> {
-        let registered = config
-            .validate()
-            .map(|()| ::metrics::with_local_recorder(recorder, || Metrics::register(&config.metrics.prefix)));
+        let registered = config.validate().map(|()| Metrics::register(recorder, &config.metrics.prefix));
         async move { Self::start_inside(config, registered?, None, Some(probe::beside_sessions)).await }
     }
 
@@ -136,20 +134,24 @@ impl Pilotlight {
         let (user_env, ground, installed) =
             prepared.map_err(|_| StartError::Supervisor("the preparing task failed".to_owned()))??;
         ROOT_WARNING.call_once(warn_of_root);
-        metrics.swept_at_start(ground.swept as u64);
+        metrics.swept_at_start.increment(ground.swept as u64);
         if ground.swept > 0 {
             tracing::warn!(processes = ground.swept, "ended what a former instance had left");
         }
-        metrics.containment(if ground.cgroups.is_some() { "cgroup" } else { "walk" });
+        metrics.containment.select(if ground.cgroups.is_some() {
+            KillMethod::Cgroup
+        } else {
+            KillMethod::Walk
+        });
         let config = Config { data_dir: ground.data_dir, ..config };
-        metrics.set_session_limits(config.limits.max_sessions, config.limits.max_children);
+        metrics.sessions_limit.set(config.limits.max_sessions as f64);
+        metrics.children_limit.set(config.limits.max_children as f64);
         let admission = Admission::new(&config.limits, metrics.clone());
         let marker = Marker { name: MARKER, value: ground.marker };
         let env = Arc::new(Env {
             config: Arc::new(config),
             adapter: &CLAUDE,
-            metrics,
-            events: Arc::default(),
+            telemetry: Telemetry::new(metrics),
             shim,
             program,
             installed,
@@ -191,7 +193,7 @@ impl Pilotlight {
     /// Shows in the metrics what a trial start has found out.
     #[cfg(feature = "server")]
     pub(crate) fn publish_version(&self) {
-        self.env().installed.publish(&self.env().metrics);
+        self.env().installed.publish(&self.env().telemetry.metrics);
     }
 
     /// What an operator should know of the CLI that is started: it is of a version that was not judged, or not the
@@ -254,7 +256,7 @@ impl Pilotlight {
     /// Subscribes to the events of all sessions, beginning with the oldest in the log (the last few hundred).
     #[must_use]
     pub fn events(&self) -> EventStream {
-        EventStream::of(self.env().events.clone())
+        EventStream::of(self.env().telemetry.events.clone())
     }
 
     /// Whether a turn of a new user would be taken now.
@@ -281,7 +283,7 @@ impl Pilotlight {
     /// group can be made.
     #[must_use]
     pub fn containment(&self) -> &'static str {
-        self.env().cgroups.containment()
+        self.env().cgroups.containment().as_str()
     }
 
     /// Refuses new turns from now on ([`crate::TurnError::Draining`]); running ones go on.

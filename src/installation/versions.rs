@@ -27,7 +27,7 @@ use crate::installation::program::Found;
 use crate::installation::trust;
 use crate::support::atomic_file::{self, Durability};
 use crate::support::lock::MutexExt;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Metrics, flag};
 use crate::workspace::{read_own, records_dir};
 
 /// The file among the records.
@@ -182,7 +182,8 @@ impl Installed {
     /// Shows what is known in the metrics.
     pub(crate) fn publish(&self, metrics: &Metrics) {
         let state = self.lock();
-        metrics.cli_version(state.is_unjudged, state.is_fallback);
+        metrics.cli_unjudged.set(flag(state.is_unjudged));
+        metrics.cli_fallback.set(flag(state.is_fallback));
     }
 
     /// What an operator should know of the CLI that was chosen last.

@@ -41,7 +41,7 @@ impl Exporter {
         let begun = Instant::now();
         let mut text = self.recorded.render();
         self.started.render(&mut text);
-        self.metrics.rendered(begun.elapsed());
+        self.metrics.render.record(begun.elapsed());
         text
     }
 

@@ -26,9 +26,9 @@ use crate::session::status::Visible;
 use crate::session::store::{Record, SettingsRecord};
 use crate::session::{SessionMessage, SessionStatus, known, take_up};
 use crate::support::lock::MutexExt;
-use crate::telemetry::events::EventKind;
-use crate::telemetry::metrics::{AdmissionRejected, FirstOutput, TurnOutcome};
-use crate::turn::{Conversation, Earlier, Hold, Status, Turn, TurnOptions, TurnTrace, turn_channel};
+use crate::telemetry::emit::TurnEnded;
+use crate::telemetry::metrics::{AdmissionRejected, FirstOutput};
+use crate::turn::{Conversation, Earlier, Hold, Turn, TurnOptions, TurnTrace, turn_channel};
 use crate::workspace::Workspace;
 #[cfg(feature = "server")]
 use crate::workspace::beneath::ChildDir;
@@ -87,14 +87,11 @@ impl Session {
         let accepted = Instant::now();
         let result = self.submit(prompt, options, hold, accepted).await;
         if let Err(error) = &result {
-            let metrics = &self.env().metrics;
+            let telemetry = &self.env().telemetry;
             if matches!(error, TurnError::QueueFull { .. } | TurnError::TooManySessions { .. }) {
-                metrics.admission_rejected(AdmissionRejected::PerUser);
+                telemetry.metrics.admission_rejected.increment(AdmissionRejected::PerUser);
             }
-            metrics.turn_ended(TurnOutcome::Rejected, accepted.elapsed());
-            if let Ok(key) = &self.key {
-                self.env().events.record(key, EventKind::Refused { reason: error.code() });
-            }
+            TurnEnded::refused(error, accepted.elapsed()).emit(telemetry, self.key.as_ref().ok());
         }
         result
     }
@@ -118,7 +115,7 @@ impl Session {
         };
         for _ in 0..LOOKUPS {
             if self.sessions().is_draining() {
-                self.env().metrics.admission_rejected(AdmissionRejected::Draining);
+                self.env().telemetry.metrics.admission_rejected.increment(AdmissionRejected::Draining);
                 return Err(TurnError::Draining);
             }
             match self.sessions().registry.admit(key) {
@@ -148,14 +145,15 @@ impl Session {
         }
         let id = sessions.next_turn();
         let limits = &sessions.env.config.session;
-        let (metrics, running) = (sessions.env.metrics.clone(), sessions.open_turns.token());
-        let (events, key) = (sessions.env.events.clone(), entry.key.clone());
+        let (telemetry, running) = (sessions.env.telemetry.clone(), sessions.open_turns.token());
+        let key = entry.key.clone();
         let trace = TurnTrace::begin(&entry.hash, id, is_warm, accepted);
         let traced = trace.clone();
         let on_end = Box::new(move |outcome: &crate::turn::Outcome| {
             traced.ended(outcome);
-            metrics.turn_ended(TurnOutcome::of(&outcome.status), accepted.elapsed());
-            events.record(&key, ended(&outcome.status, accepted.elapsed()));
+            let status = &outcome.status;
+            let ended = TurnEnded { outcome: status.into(), took: accepted.elapsed(), error: status.error() };
+            ended.emit(&telemetry, Some(&key));
             drop((permit, running));
         });
         let actor = entry.actor.clone();
@@ -444,14 +442,6 @@ impl Session {
             Ok(Ok(Err(error))) => Err(error),
             _ => Ok(()),
         }
-    }
-}
-
-/// What is told of a turn that has its outcome.
-fn ended(status: &Status, took: Duration) -> EventKind {
-    match (TurnOutcome::of(status), status) {
-        (TurnOutcome::Rejected, Status::Aborted(error)) => EventKind::Refused { reason: error.code() },
-        (outcome, _) => EventKind::TurnEnded { outcome: outcome.as_str(), took },
     }
 }
 

@@ -12,6 +12,7 @@ use crate::adapter::claude::CLAUDE;
 use crate::child::permissions::Answer;
 use crate::child::testing::{job, line};
 use crate::error::TurnError;
+use crate::model::ids::TurnId;
 use crate::model::{Decision, PermissionError};
 use crate::turn::{Status, Turn};
 
@@ -56,7 +57,7 @@ impl Bench {
         let context = ChildContext {
             adapter: &CLAUDE,
             config: Arc::new(config),
-            metrics: Arc::new(Metrics::register("t")),
+            metrics: Arc::new(Metrics::register_current("t")),
             secrets: Secrets::default(),
             events: events.clone(),
         };

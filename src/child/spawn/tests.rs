@@ -260,7 +260,7 @@ async fn a_killed_shim_is_made_good_by_the_marker() {
     assert_eq!(child.shim.exited().await, Exit::Unknown);
     let ended = child.shim.gone().await;
     // The CLI itself may be found dying.
-    assert!(matches!(ended, Sweep::ShimDied { rung: KillMethod::Marker, killed: 1 | 2 }), "{ended:?}");
+    assert!(matches!(ended, Sweep::ShimDied { method: KillMethod::Marker, killed: 1 | 2 }), "{ended:?}");
     assert_eq!(sleepers(&token), 0);
     eventually("nothing is left", PROMISE, || !exists(shim_pid)).await;
     eventually("the CLI is reaped by init", LONG, || !exists(pid)).await;
@@ -281,7 +281,7 @@ async fn a_killed_shim_is_made_good_by_the_cgroup() {
     let shim_pid = child.shim.shim_pid().unwrap();
     kill_process(Pid::from_raw(shim_pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
     let ended = child.shim.gone().await;
-    assert!(matches!(ended, Sweep::ShimDied { rung: KillMethod::Cgroup, killed: 1 | 2 }), "{ended:?}");
+    assert!(matches!(ended, Sweep::ShimDied { method: KillMethod::Cgroup, killed: 1 | 2 }), "{ended:?}");
     assert_eq!(sleepers(&token), 0);
     assert!(!dir.exists());
     base.remove();

@@ -94,7 +94,7 @@ pub(crate) fn admin(app: Arc<App>, policy: AuthPolicy) -> Router {
 /// crash.
 pub(crate) fn overloaded(metrics: Arc<HttpMetrics>) -> Router {
     async fn refuse(State(metrics): State<Arc<HttpMetrics>>, uri: Uri, headers: HeaderMap) -> Response {
-        metrics.limited(HttpLimit::Connections);
+        metrics.limited.increment(HttpLimit::Connections);
         let message = "all connections are in use (http.max_connections)";
         let id = request_id(&headers);
         let form = error_form(uri.path(), &headers);
@@ -217,10 +217,10 @@ fn count(
     counted.answered(labels::route(path), labels::class(status), took);
     let Some(code) = code else { return };
     if let Some(why) = labels::auth_failure(code, status) {
-        counted.auth_failed(why);
+        counted.auth_failures.increment(why);
     }
     if let Some(what) = labels::limit(code) {
-        counted.limited(what);
+        counted.limited.increment(what);
     }
 }
 

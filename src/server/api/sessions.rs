@@ -50,19 +50,44 @@ pub(crate) struct SessionView {
     /// Owner, in lists of all users; percent-encoded, as `?user=` takes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<String>,
+    #[serde(flatten)]
+    status: StatusView,
+    idle_seconds: f64,
+    last_exit: Option<ExitView>,
+}
+
+/// Fields of a session's status in every list of sessions.
+#[derive(Serialize)]
+pub(crate) struct StatusView {
     state: String,
-    pid: Option<u32>,
+    pub(crate) pid: Option<u32>,
     generation: u64,
     model: Option<String>,
-    created_at: f64,
+    pub(crate) created_at: f64,
     last_used: f64,
-    idle_seconds: f64,
     turns: u64,
     restarts: u64,
     memory_bytes: u64,
     queue_depth: usize,
     total_cost_usd: f64,
-    last_exit: Option<ExitView>,
+}
+
+impl StatusView {
+    pub(crate) fn of(status: &SessionStatus) -> Self {
+        Self {
+            state: status.state.to_string(),
+            pid: status.pid,
+            generation: status.generation,
+            model: status.model.clone(),
+            created_at: seconds(status.created),
+            last_used: seconds(status.last_used),
+            turns: status.turns,
+            restarts: status.restarts,
+            memory_bytes: status.memory_bytes,
+            queue_depth: status.queue_depth,
+            total_cost_usd: status.total_cost_usd,
+        }
+    }
 }
 
 /// Exit of a child.
@@ -86,18 +111,8 @@ impl SessionView {
         Self {
             id: conversation.to_owned(),
             user: None,
-            state: status.state.to_string(),
-            pid: status.pid,
-            generation: status.generation,
-            model: status.model,
-            created_at: seconds(status.created),
-            last_used: seconds(status.last_used),
+            status: StatusView::of(&status),
             idle_seconds: status.idle.as_secs_f64(),
-            turns: status.turns,
-            restarts: status.restarts,
-            memory_bytes: status.memory_bytes,
-            queue_depth: status.queue_depth,
-            total_cost_usd: status.total_cost_usd,
             last_exit: status.last_exit.map(|Exit { reason, detail, at }| ExitView {
                 reason,
                 detail,

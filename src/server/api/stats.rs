@@ -1,7 +1,6 @@
 //! `GET /v1/pool/stats`, in the form that existing clients read.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::State;
 use axum::{Extension, Json};
@@ -9,6 +8,7 @@ use serde::Serialize;
 
 use crate::model::ids::{SessionKey, UserId};
 use crate::server::api::error::ApiError;
+use crate::server::api::sessions::StatusView;
 use crate::server::app::App;
 use crate::server::auth::caller::Caller;
 use crate::session::SessionStatus;
@@ -27,26 +27,16 @@ pub(crate) struct Pool {
     active_users: Vec<Entry>,
 }
 
-/// One session. The first seven fields are those of the service that this one replaces; durations are in seconds, times
-/// in seconds since 1970.
+/// One session: its status, and fields of the service that this one replaces. Durations are in seconds.
 #[derive(Serialize)]
 struct Entry {
     user_id: String,
     idle_time: f64,
     uptime: f64,
-    created_at: f64,
-    last_used: f64,
-    pid: Option<u32>,
     alive: bool,
     session: String,
-    state: String,
-    generation: u64,
-    model: Option<String>,
-    turns: u64,
-    restarts: u64,
-    memory_bytes: u64,
-    queue_depth: usize,
-    total_cost_usd: f64,
+    #[serde(flatten)]
+    status: StatusView,
 }
 
 /// All sessions for an admin, else the caller's own.
@@ -60,8 +50,8 @@ pub(crate) async fn pool(
         caller.subject(None)?;
     }
     let sessions = app.pilot().sessions().into_iter().filter(|(key, _)| caller.sees(key.user()));
-    let mut active_users: Vec<Entry> = sessions.map(|(key, status)| entry(&key, status)).collect();
-    active_users.sort_by(|a, b| a.created_at.total_cmp(&b.created_at));
+    let mut active_users: Vec<Entry> = sessions.map(|(key, status)| entry(&key, &status)).collect();
+    active_users.sort_by(|a, b| a.status.created_at.total_cmp(&b.status.created_at));
     Ok(Json(Pool {
         pool_size: active_users.iter().filter(|entry| entry.alive).count(),
         max_idle_time: config.session.idle_timeout.as_secs_f64(),
@@ -70,24 +60,14 @@ pub(crate) async fn pool(
     }))
 }
 
-fn entry(key: &SessionKey, status: SessionStatus) -> Entry {
+fn entry(key: &SessionKey, status: &SessionStatus) -> Entry {
     Entry {
         user_id: shown(key.user()),
         idle_time: status.idle.as_secs_f64(),
         uptime: status.uptime.as_secs_f64(),
-        created_at: seconds(status.created),
-        last_used: seconds(status.last_used),
-        pid: status.pid,
         alive: status.pid.is_some(),
         session: key.conversation().to_owned(),
-        state: status.state.to_string(),
-        generation: status.generation,
-        model: status.model,
-        turns: status.turns,
-        restarts: status.restarts,
-        memory_bytes: status.memory_bytes,
-        queue_depth: status.queue_depth,
-        total_cost_usd: status.total_cost_usd,
+        status: StatusView::of(status),
     }
 }
 
@@ -97,10 +77,6 @@ fn shown(user: &UserId) -> String {
     let mut shown: String = text.chars().take(SHOWN_CHARACTERS).collect();
     shown.push_str("...");
     shown
-}
-
-fn seconds(moment: SystemTime) -> f64 {
-    moment.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 #[cfg(test)]

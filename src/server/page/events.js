@@ -1,15 +1,15 @@
-// What happened lately: a list with the latest first, and the latencies of starts and turns that follow from it.
+// Recent events, latest first, and the latencies of starts and turns.
 
-import { byId, clock, element, span, tell, userName, write } from "/page/service.js";
+import { byId, clock, element, span, notify, userName, write } from "/page/service.js";
 
-/** Lines that are kept. */
+/** Maximum lines. */
 const MOST = 150;
 /** Bars of a sparkline. */
 const BARS = 60;
 const [WIDTH, HEIGHT] = [240, 36];
 const SVG = "http://www.w3.org/2000/svg";
 
-/** Each in words, and how serious it is. */
+/** Description and severity of each event. */
 const WORDS = {
   started: ({ generation }) => [`child ${generation} started`, ""],
   ready: ({ took_seconds }) => [`ready after ${span(took_seconds)}`, "good"],
@@ -21,7 +21,7 @@ const WORDS = {
   own_turn: ({ cost_usd }) => [`the CLI ran a turn of its own, $${Number(cost_usd).toFixed(4)}`, ""],
   refused: ({ reason }) => [`turn refused: ${plain(reason)}`, "odd"],
   crashed: ({ detail }) => [`crashed: ${detail}`, "bad"],
-  restarted: ({ cause }) => [`started again after a ${plain(cause)}`, "odd"],
+  restarted: ({ cause }) => [`restarted after a ${plain(cause)}`, "odd"],
   paused: () => ["failed too often and pauses", "bad"],
   evicted: ({ reason }) => [reason === "admin" ? "evicted on request" : `evicted: ${plain(reason)}`, ""],
   context_lost: ({ kind }) => [kind === "conversation" ? "lost its conversation" : "lost its latest turns", "bad"],
@@ -30,12 +30,12 @@ const WORDS = {
 const plain = (word) => String(word ?? "").replaceAll("_", " ");
 
 const latencies = { starts: [], turns: [] };
-/** Lines and bars wait for the next picture: a burst is drawn once. */
+/** Lines and bars wait for the next frame, so that a burst is drawn once. */
 let waiting = [];
-/** What is told at once on connecting is history; nobody needs to hear it. */
+/** Events right after connecting are history and are not announced. */
 let listening = false;
 
-/** A stream begins: it tells everything that is still known. */
+/** A new stream begins with all recent events. */
 export function begin() {
   byId("events").replaceChildren();
   Object.assign(latencies, { starts: [], turns: [] });
@@ -53,9 +53,9 @@ export function add(event) {
   if (event.type === "turn_ended") {
     note("turns", { took: event.took_seconds, bad: !["ok", "cancelled"].includes(event.outcome) });
   }
-  // The list itself is silent for screen readers: a busy service would never let them finish.
+  // Screen readers do not read the list, because a busy service would never let them finish.
   if (listening && ["crashed", "paused"].includes(event.type)) {
-    tell(`${who(event)} ${WORDS[event.type](event)[0]}.`, "bad");
+    notify(`${who(event)} ${WORDS[event.type](event)[0]}.`, "bad");
   }
 }
 
@@ -83,7 +83,7 @@ function draw() {
   sparkline("turns");
 }
 
-/** One bar each, on a logarithmic scale: a millisecond and a minute are both seen. */
+/** One bar each, on a logarithmic scale from a millisecond to a minute. */
 function sparkline(name) {
   const bars = latencies[name];
   const step = WIDTH / BARS;

@@ -88,7 +88,7 @@ impl TurnHandler {
         hold: Hold,
         form: ErrorForm,
     ) -> Result<Response, ApiError> {
-        self.app.exporter().metrics().turn_asked(request.dialect.metric_label());
+        self.app.exporter().metrics().turns.increment(request.dialect.metric_label());
         self.refuse_ignored_fields(&request)?;
         self.choose_mcp_servers(&mut request)?;
         let is_detached = self.on_disconnect()? == OnDisconnect::Detach;

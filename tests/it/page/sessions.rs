@@ -37,7 +37,7 @@ async fn sessions_appear_and_their_life_is_shown() {
     let pid = site.pid("bob").await;
     Process::of(pid.try_into().unwrap()).unwrap().signal(Signal::KILL);
     browser.until_text("#events", "crashed: signal 9").await;
-    browser.until_text("#events", "started again after a crash").await;
+    browser.until_text("#events", "restarted after a crash").await;
     browser.until_text(&in_row("bob", "td[data-bad=true]"), "signal 9").await;
     browser.until_text(&in_row("bob", "td[data-label=Restarts]"), "1").await;
     browser.until("memory is measured", "document.querySelector('#states').innerText.includes('MiB')").await;
