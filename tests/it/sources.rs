@@ -1,5 +1,6 @@
 //! Rules for the sources themselves: imports go down only, words are the field's, documents name what exists.
 
+mod architecture;
 mod layers;
 pub(crate) mod names;
 mod text;

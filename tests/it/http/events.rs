@@ -183,7 +183,7 @@ async fn events_of_other_users_are_hidden() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn happenings_path_is_a_deprecated_alias() {
+async fn old_path_is_a_deprecated_alias() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     site.turn("alice", "hello").await.text();
