@@ -101,15 +101,16 @@
 //! [`Pilotlight`] and [`Session`] are the two handles, both cheap to clone. [`Config`] is one tree with a default for
 //! everything. [`error`] splits failures by who can do something about them. [`telemetry::metrics::catalogue`] lists every figure;
 //! they go to the `metrics` recorder of the host, or with [`Pilotlight::start_with`] to one of its choice.
-//! [`Pilotlight::events`] streams the events of all sessions. [`adapter`] is the only place that knows one CLI's
-//! protocol. `examples/` has a minimal program, one inside an axum service and one with
+//! [`Pilotlight::events`] streams the events of all sessions. `examples/` has a minimal program, one inside an axum service and one with
 //! a recorder of its own.
 
-pub mod adapter;
+mod adapter;
 mod admission;
 mod child;
 pub mod config;
 pub mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod installation;
 pub mod model;
 #[cfg(feature = "server")]

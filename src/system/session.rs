@@ -9,9 +9,9 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::{System, longest_stop};
-use crate::adapter::Dirs;
 use crate::child::{Answer, Job};
 use crate::error::TurnError;
+use crate::model::Dirs;
 use crate::model::ids::{InvalidName, SessionKey};
 use crate::model::{Decision, Prompt, is_model_name};
 use crate::model::{History, Role};
