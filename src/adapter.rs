@@ -10,6 +10,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+#[cfg(feature = "server")]
 pub(crate) use answer::AnswerReader;
 pub(crate) use launch::{CommandLine, HomeCleanup, LaunchMode, LaunchPlan, LaunchRefusal, LaunchSettings};
 pub(crate) use line::{ControlResponse, HostRequest, LineKind, Task, Terminal};
@@ -17,6 +18,7 @@ pub(crate) use line::{ControlResponse, HostRequest, LineKind, Task, Terminal};
 use crate::config::CliConfig;
 use crate::model::{Decision, Dirs, History, OauthCredentials, PermissionRequest, Prompt, PromptRefused};
 
+#[cfg(feature = "server")]
 pub(crate) mod answer;
 pub(crate) mod claude;
 mod launch;
@@ -134,6 +136,7 @@ pub(crate) trait Adapter: Debug + Send + Sync + 'static {
     fn text_delta(&self, line: &[u8]) -> Option<String>;
 
     /// Reader of a turn's answer: by deltas, or by complete blocks.
+    #[cfg(feature = "server")]
     fn answer_reader(&self, by_deltas: bool) -> Box<dyn AnswerReader>;
 
     // --- Transcript

@@ -10,14 +10,17 @@ use std::io;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+#[cfg(feature = "server")]
+use super::AnswerReader;
 use super::{
-    Adapter, AnswerReader, CommandLine, ControlResponse, HomeCleanup, HostRequest, Import, LaunchPlan,
-    LaunchRefusal, LaunchSettings, LineKind, StoredCredentials, Task, Terminal,
+    Adapter, CommandLine, ControlResponse, HomeCleanup, HostRequest, Import, LaunchPlan, LaunchRefusal,
+    LaunchSettings, LineKind, StoredCredentials, Task, Terminal,
 };
 use crate::config::CliConfig;
 use crate::model::Dirs;
 use crate::model::{Decision, History, OauthCredentials, PermissionRequest, Prompt, PromptRefused};
 
+#[cfg(feature = "server")]
 mod answer;
 mod classify;
 mod control;
@@ -134,6 +137,7 @@ impl Adapter for Claude {
         read::text_delta(line)
     }
 
+    #[cfg(feature = "server")]
     fn answer_reader(&self, by_deltas: bool) -> Box<dyn AnswerReader> {
         Box::new(answer::Reader::new(by_deltas))
     }
