@@ -55,7 +55,7 @@ type Permits = (StartPermit, ChildPermit);
 
 impl Admission {
     pub(crate) fn new(limits: &Limits, metrics: Arc<Metrics>) -> Arc<Self> {
-        metrics.set_starts_limit(limits.starts_in_flight);
+        metrics.starts_limit.set(limits.starts_in_flight as f64);
         let queue = StartQueue::new(limits.max_children, limits.starts_in_flight, limits.queue);
         Arc::new(Self {
             queue: Mutex::new(queue),
@@ -75,7 +75,7 @@ impl Admission {
             if queue.length == 0 && queue.has_room() {
                 queue.acquire(user);
                 self.publish(&queue);
-                self.metrics.queue_waited(Duration::ZERO);
+                self.metrics.queue_wait.record(Duration::ZERO);
                 return Ok(self.permits(user));
             }
             let (sender, granted) = oneshot::channel();
@@ -92,7 +92,7 @@ impl Admission {
         let since = tokio::time::Instant::now();
         match timeout(self.deadline, granted).await {
             Ok(Ok(permits)) => {
-                self.metrics.queue_waited(since.elapsed());
+                self.metrics.queue_wait.record(since.elapsed());
                 Ok(permits)
             }
             Ok(Err(_)) => Err(TurnError::Draining),
@@ -155,7 +155,7 @@ impl Admission {
 
     pub(crate) fn set_pressure(self: &Arc<Self>, pressure: Pressure) {
         self.pressure.store(pressure as u8, Ordering::Relaxed);
-        self.metrics.set_admission_state(pressure as u8);
+        self.metrics.admission_state.set(pressure as u8);
         self.lock().closed = pressure >= Pressure::NoNewChildren;
         self.grant();
     }
@@ -183,13 +183,13 @@ impl Admission {
     }
 
     fn refuse(&self, why: AdmissionRejected, reason: &'static str) -> TurnError {
-        self.metrics.admission_rejected(why);
+        self.metrics.admission_rejected.increment(why);
         TurnError::Overloaded { reason, retry_after: RETRY_AFTER }
     }
 
     fn publish(&self, queue: &StartQueue<oneshot::Sender<Permits>>) {
-        self.metrics.set_starts_in_flight(queue.starting);
-        self.metrics.set_admission_queue_length(queue.length);
+        self.metrics.starts_in_flight.set(queue.starting as f64);
+        self.metrics.admission_queue_length.set(queue.length as f64);
     }
 
     fn lock(&self) -> MutexGuard<'_, StartQueue<oneshot::Sender<Permits>>> {
@@ -241,7 +241,7 @@ mod tests {
             queue_deadline: Duration::from_secs(30),
             ..Limits::default()
         };
-        Admission::new(&limits, Arc::new(Metrics::register("pilotlight_")))
+        Admission::new(&limits, Arc::new(Metrics::register_current("pilotlight_")))
     }
 
     fn user(name: &str) -> UserId {

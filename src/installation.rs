@@ -2,4 +2,5 @@
 
 pub(crate) mod program;
 pub(crate) mod trust;
+pub(crate) mod version_query;
 pub(crate) mod versions;

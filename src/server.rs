@@ -1,10 +1,11 @@
 //! The HTTP service over one [`Pilotlight`]: a public listener for turns, an admin listener for the operator.
 //!
-//! Theory of operation: both listeners are bound before anything is started; one accept loop per listener hands each
-//! connection to a task of its own; a request becomes one call on the public handle, and the turn's lines go out as
-//! they came. Every task runs under one tracker, so that a stop can wait for all of them. Owned by the program's
-//! `serve` and `demo`, or by an embedding program that wants the service and not only the sessions. It must not know
-//! how sessions work inside, nor anything of one CLI's protocol.
+//! Both listeners are bound before anything starts. One accept loop per listener spawns a task per connection; a request
+//! becomes one call of the public handle, and the turn's lines are forwarded as they arrive. All tasks run under one
+//! tracker, so that a shutdown waits for them.
+//!
+//! `net` accepts connections and reads bodies, `auth` decides who may call, `api` routes, `turns` runs turns in one of
+//! the `dialect`s, `conversations` matches histories, `exporter` renders metrics, `page` is the live page.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, ConfigError, PermissionPolicy};
+use crate::config::Config;
 use crate::error::StartError;
 use crate::model::ids::UserId;
 use crate::system::Pilotlight;
@@ -28,92 +29,26 @@ mod exporter;
 mod files;
 mod net;
 mod page;
+mod serve_error;
 mod turns;
 
 pub use crate::support::open_files::raise as raise_open_files;
 use api::{events, ready, router};
 use app::App;
-use auth::{Admits, Gate, Keyring};
+use auth::{Admits, AuthPolicy, Keyring};
 pub use auth::{exposure, keys};
 use net::capacity;
-use net::connection::{Acceptor, Closing, Entrance};
+use net::connection::{Acceptor, Closing, ConnectionHandler};
+pub use serve_error::ServeError;
 use turns::idempotency::Idempotency;
 use turns::replay::Replays;
 
-/// Connections that the operator may hold at once: a scraper, a prober and a few people.
+/// Maximum connections of the admin listener: a scraper, a prober and a few people.
 const ADMIN_CONNECTIONS: usize = 64;
-/// How long connections may take to send what is left once every turn has ended.
+/// Maximum time to flush connections after all turns have ended.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The service could not be started.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// A listener would be reachable from elsewhere, by anybody.
-    #[error(
-        "configuration key `{key}`: {address} is not a loopback address, and without keys whoever reaches it may do \
-         everything; set auth.keys_file (`pilotlight keys new` makes keys), or say --allow-unauthenticated \
-         (auth.allow_unauthenticated) if something in front of it decides who may call"
-    )]
-    NotLoopback {
-        /// The key.
-        key: &'static str,
-        /// Its value.
-        address: SocketAddr,
-    },
-    /// Several users' tools would run with nothing between them.
-    #[error(
-        "configuration key `permissions.policy`: with {policy:?} tools run, there is more than one user ({exposure}), \
-         and nothing keeps the tools of one user from the data of another; set permissions.policy = \"deny\", give \
-         keys to one user only (`pilotlight keys`), or accept it with isolation.accept_none = true"
-    )]
-    Exposed {
-        /// The policy.
-        policy: PermissionPolicy,
-        /// Why there is more than one user.
-        exposure: exposure::Exposure,
-    },
-    /// A listener could not be opened.
-    #[error("cannot listen on {address} (`{key}`): {source}")]
-    Bind {
-        /// The key.
-        key: &'static str,
-        /// Its value.
-        address: SocketAddr,
-        /// The system's answer.
-        source: std::io::Error,
-    },
-    /// The keys cannot be used.
-    #[error("configuration key `auth.keys_file`: {0}")]
-    Keys(#[from] keys::KeyFileError),
-    /// The metrics could not be set up.
-    #[error("cannot set up the metrics: {0}")]
-    Metrics(String),
-    /// The core did not start.
-    #[error(transparent)]
-    Start(#[from] StartError),
-}
-
-impl ServeError {
-    /// Whether the operator asked for something that cannot be (as against something that failed).
-    #[must_use]
-    pub fn is_usage(&self) -> bool {
-        matches!(
-            self,
-            Self::NotLoopback { .. }
-                | Self::Exposed { .. }
-                | Self::Keys(_)
-                | Self::Start(StartError::Config(_))
-        )
-    }
-}
-
-impl From<ConfigError> for ServeError {
-    fn from(error: ConfigError) -> Self {
-        Self::Start(error.into())
-    }
-}
-
-/// A running service. Dropped, it stops serving at once; [`Server::shutdown`] is the orderly way.
+/// A running service. Dropping stops it at once; [`Server::shutdown`] stops it in order.
 #[derive(Debug)]
 pub struct Server {
     app: Arc<App>,
@@ -122,15 +57,15 @@ pub struct Server {
     tasks: TaskTracker,
     closing: Closing,
     keys: Option<Arc<Keyring>>,
-    /// Ends every task that is left when the server is dropped.
+    /// Cancels the remaining tasks on drop.
     _end: DropGuard,
 }
 
 impl Server {
-    /// Binds both listeners, starts the core, serves.
+    /// Binds both listeners, starts the core and serves.
     ///
     /// # Errors
-    /// [`ServeError`]; nothing is left running then.
+    /// [`ServeError`]; nothing is left running.
     pub async fn start(config: Config) -> Result<Self, ServeError> {
         config.validate()?;
         let is_open = config.auth.keys_file.is_some() || config.auth.allow_unauthenticated;
@@ -146,33 +81,35 @@ impl Server {
         let (http, admin) = (public.1, operator.1);
 
         let tasks = TaskTracker::new();
-        tasks.spawn(warn_of_doubts(pilot.config()));
+        tasks.spawn(warn_of_writable_cli(pilot.config()));
         let now = CancellationToken::new();
         let closing = Closing { gracefully: now.child_token(), now: now.clone() };
         let limits = pilot.config().http.clone();
         let most = most_connections(pilot.config());
         let replays = Replays::new(limits.replay_bytes, limits.heartbeat, tasks.clone(), closing.clone());
-        let feed = events::Feed::new(limits.heartbeat, closing.gracefully.clone());
+        let event_streams = events::EventStreams::new(limits.heartbeat, closing.gracefully.clone());
         let idempotency = Idempotency::new(tasks.clone(), closing.clone());
-        let app = Arc::new(App::new(pilot, exporter.clone(), replays, idempotency, feed).await);
-        let crowded = router::crowded(exporter.metrics().clone());
+        let app = Arc::new(App::new(pilot, exporter.clone(), replays, idempotency, event_streams).await);
+        let overloaded = router::overloaded(exporter.metrics().clone());
         let accept = |listener, router, most| {
-            let entrance = Entrance {
+            let handler = ConnectionHandler {
                 router,
-                crowded: crowded.clone(),
+                overloaded: overloaded.clone(),
                 header_timeout: limits.header_timeout,
                 write_timeout: limits.write_timeout,
                 closing: closing.clone(),
             };
-            tasks.spawn(Acceptor { listener, entrance, most, tasks: tasks.clone() }.run());
+            tasks.spawn(Acceptor { listener, handler, most, tasks: tasks.clone() }.run());
         };
         let default_user = limits.default_user.as_ref().and_then(|user| UserId::new(user).ok());
-        let gate = Gate { keys: keys.clone(), is_local: is_local(http), for_admins: false, default_user };
-        accept(public.0, router::public(app.clone(), gate), most);
-        // Whoever is on this machine may read the figures, as a scraper does.
-        let asked = keys.clone().filter(|_| !is_local(admin));
-        let gate = Gate { keys: asked, is_local: is_local(admin), for_admins: true, default_user: None };
-        accept(operator.0, router::admin(app.clone(), gate), ADMIN_CONNECTIONS);
+        let policy =
+            AuthPolicy { keys: keys.clone(), is_local: is_local(http), for_admins: false, default_user };
+        accept(public.0, router::public(app.clone(), policy), most);
+        // On loopback, every local process may read the metrics, as a scraper does.
+        let admin_keys = keys.clone().filter(|_| !is_local(admin));
+        let policy =
+            AuthPolicy { keys: admin_keys, is_local: is_local(admin), for_admins: true, default_user: None };
+        accept(operator.0, router::admin(app.clone(), policy), ADMIN_CONNECTIONS);
         if let Some(keys) = keys.clone() {
             tasks.spawn(closing.clone().or(auth::watch(keys)));
         }
@@ -185,41 +122,40 @@ impl Server {
         Ok(Self { app, http, admin, tasks, closing, keys, _end: now.drop_guard() })
     }
 
-    /// Where callers are served.
+    /// Address of the public listener.
     #[must_use]
     pub fn http(&self) -> SocketAddr {
         self.http
     }
 
-    /// Where the operator is served.
+    /// Address of the admin listener.
     #[must_use]
     pub fn admin(&self) -> SocketAddr {
         self.admin
     }
 
-    /// The core beneath.
+    /// The core.
     #[must_use]
     pub fn pilot(&self) -> &Pilotlight {
         self.app.pilot()
     }
 
-    /// Reads the key file again, as when it has changed. If it cannot be used, the keys stay as they were and the log
-    /// says so.
+    /// Reloads the key file. An invalid file is logged and the keys stay in force.
     pub fn reload(&self) {
         if let Some(keys) = &self.keys {
             keys.reload();
         }
     }
 
-    /// From now on `/readyz` says 503 and new turns are refused; running ones go on.
+    /// Refuses new turns and turns `/readyz` to 503. Running turns continue.
     pub fn drain(&self) {
         self.app.drain();
     }
 
-    /// Drains, gives running turns `grace`, stops every child, then closes the listeners and the connections.
+    /// Drains, gives running turns `grace`, stops every child, then closes listeners and connections.
     pub async fn shutdown(self, grace: Duration) {
         self.drain();
-        // Served meanwhile: the operator's probes, the refusals of new turns, the ends of running ones.
+        // Probes, refusals of new turns and ends of running turns are still served meanwhile.
         self.pilot().shutdown(grace).await;
         self.closing.gracefully.cancel();
         self.tasks.close();
@@ -229,7 +165,7 @@ impl Server {
     }
 }
 
-/// How many callers' connections there may be: as configured, as far as the limit on open files goes.
+/// Maximum connections of the public listener: as configured, within the limit on open files.
 fn most_connections(config: &Config) -> usize {
     let (wanted, children) = (config.http.max_connections, config.limits.max_children);
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
@@ -244,23 +180,23 @@ fn most_connections(config: &Config) -> usize {
     most
 }
 
-/// Says who else could change the CLI. Not waited for: a slow disk is no reason to start later.
-fn warn_of_doubts(config: &Config) -> impl Future<Output = ()> + Send + use<> {
+/// Logs who else can change the CLI. Runs in the background: a slow disk does not delay the start.
+fn warn_of_writable_cli(config: &Config) -> impl Future<Output = ()> + Send + use<> {
     let config = config.clone();
     async move {
         let doubts = tokio::task::spawn_blocking(move || crate::system::probe::doubts(&config)).await;
         for doubt in doubts.unwrap_or_default() {
-            tracing::warn!(doubt, "others can change the CLI, and so read every conversation and key");
+            tracing::warn!(doubt, "other users can change the CLI, and so read every conversation and key");
         }
     }
 }
 
 fn is_local(address: SocketAddr) -> bool {
-    // An IPv4 address in IPv6 clothes is what it is inside.
+    // Unwraps IPv4-mapped IPv6 addresses.
     address.ip().to_canonical().is_loopback()
 }
 
-/// The keys, if there are to be any.
+/// Loads the keys, if configured.
 async fn keyring(config: &Config) -> Result<Option<Arc<Keyring>>, ServeError> {
     let Some(file) = config.auth.keys_file.clone() else {
         exposure::check(config, None)?;
@@ -274,7 +210,7 @@ async fn keyring(config: &Config) -> Result<Option<Arc<Keyring>>, ServeError> {
     Ok(Some(Arc::new(opened)))
 }
 
-/// Opens a listener; a port 0 is known afterwards.
+/// Binds a listener and returns its address, which resolves port 0.
 async fn listen(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
     let opened = async {
         let listener = TcpListener::bind(address).await?;

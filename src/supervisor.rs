@@ -66,7 +66,7 @@ pub(crate) async fn run(sessions: Arc<Sessions>, ready: oneshot::Sender<Result<(
             // Nothing is started any more; a session that had slipped in while the stop began is gone as well.
             return;
         }
-        sessions.env.metrics.actor_panicked(ActorKind::Supervisor);
+        sessions.env.telemetry.metrics.actor_panics.increment(ActorKind::Supervisor);
         tracing::error!("the supervisor failed and is started anew; sessions resume with their next turn");
     }
 }
@@ -114,7 +114,7 @@ impl Actor for Supervisor {
         match event {
             SupervisionEvent::ActorFailed(actor, _) => {
                 let kind = state.kind_of(actor.get_id());
-                state.sessions.env.metrics.actor_panicked(kind);
+                state.sessions.env.telemetry.metrics.actor_panics.increment(kind);
                 tracing::error!(actor = kind.as_str(), "an actor failed and is replaced");
                 state.replace(&myself, actor.get_id(), kind).await?;
             }
@@ -170,7 +170,7 @@ async fn start_session(
         return Err(TurnError::Draining);
     }
     if sessions.registry.len() >= sessions.env.config.limits.max_sessions && !make_way(sessions) {
-        sessions.env.metrics.admission_rejected(AdmissionRejected::QueueFull);
+        sessions.env.telemetry.metrics.admission_rejected.increment(AdmissionRejected::QueueFull);
         let reason = "as many sessions as may be are in memory and in use (limits.max_sessions)";
         return Err(TurnError::Overloaded { reason, retry_after: RETRY_AFTER });
     }

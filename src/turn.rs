@@ -1,7 +1,7 @@
 //! A turn as its reader sees it: the prompt that goes in, the events that come out, the outcome that ends it.
 //!
 //! The data plane is one bounded channel per turn. A reader that waits takes the child's output from its pipe itself
-//! (through the turn's source); what comes while nobody waits is put into the channel by the driver of the child. Items
+//! (through the turn's source); the child's task puts the rest into the channel. Items
 //! are whole reads of the output; the reader cuts them into lines, so that a burst costs one wake-up.
 
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::error::TurnError;
 use crate::model::Failure;
 use crate::model::{History, Usage};
+use crate::telemetry::metrics::TurnOutcome;
 
 mod channel;
 mod earlier;
@@ -81,10 +82,50 @@ pub enum Status {
     Aborted(TurnError),
 }
 
+impl Status {
+    /// The error of a turn without an answer.
+    pub(crate) fn error(&self) -> Option<&TurnError> {
+        match self {
+            Self::Completed | Self::Failed(_) => None,
+            Self::Aborted(error) => Some(error),
+        }
+    }
+}
+
+impl From<&Status> for TurnOutcome {
+    fn from(status: &Status) -> Self {
+        match status {
+            Status::Completed => Self::Ok,
+            Status::Failed(failure) if failure.interrupted => Self::Cancelled,
+            Status::Failed(_) => Self::Error,
+            Status::Aborted(error) => error.into(),
+        }
+    }
+}
+
 impl Outcome {
     /// Whether the CLI answered without an error.
     #[must_use]
     pub fn is_ok(&self) -> bool {
         matches!(self.status, Status::Completed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_status_has_its_outcome_label() {
+        let failed = |interrupted| {
+            let failure =
+                Failure { kind: String::new(), api_status: None, message: String::new(), interrupted };
+            TurnOutcome::from(&Status::Failed(failure))
+        };
+        assert_eq!(TurnOutcome::from(&Status::Completed), TurnOutcome::Ok);
+        assert_eq!((failed(false), failed(true)), (TurnOutcome::Error, TurnOutcome::Cancelled));
+        assert_eq!(TurnOutcome::from(&Status::Aborted(TurnError::Draining)), TurnOutcome::Rejected);
+        let timed_out = TurnError::TimedOut { limit: Duration::ZERO };
+        assert_eq!(TurnOutcome::from(&Status::Aborted(timed_out)), TurnOutcome::Timeout);
     }
 }

@@ -132,8 +132,8 @@ async fn unusable_collector_is_refused_unprinted() {
     let variables = [("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://me:my-password@collector")];
     let mut program = Program::start(&place, &arguments, &variables);
     assert_eq!(program.code().await, Some(2));
-    let is_told = async || program.err().contains("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").then_some(());
-    common::eventually_some("the variable is named", common::SOON, is_told).await;
+    let is_logged = async || program.err().contains("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").then_some(());
+    common::eventually_some("the variable is named", common::SOON, is_logged).await;
     assert!(!program.err().contains("my-password"));
 }
 

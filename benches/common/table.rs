@@ -1,6 +1,6 @@
-//! The table that the benches print: figures, and what they are held against.
+//! The table that the benches print: measured values and their bounds.
 
-/// What a figure is held against.
+/// Bound of a measured value.
 pub(crate) struct Row {
     name: &'static str,
     value: f64,
@@ -15,7 +15,7 @@ pub(crate) fn row(name: &'static str, value: f64, must: f64, aim: f64, note: Str
 
 /// Prints the rows; whether one misses what must hold.
 pub(crate) fn print(rows: &[Row]) -> bool {
-    println!("{:<62} {:>9} {:>7} {:>7}      figures", "", "measured", "must", "aim");
+    println!("{:<62} {:>9} {:>7} {:>7}      values", "", "measured", "must", "aim");
     for row in rows {
         let verdict = if row.value <= row.aim {
             "aim "

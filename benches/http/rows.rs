@@ -77,14 +77,14 @@ impl Side {
         self.events = all[0].events;
     }
 
-    /// Microseconds of a turn and of processor time for each of the floor's events: a dialect that tells less than the
+    /// Microseconds of a turn and of processor time for each of the floor's events: a dialect that sends less than the
     /// child does has not less to do.
     fn micros(&self, events: usize) -> (f64, f64) {
         (median(self.latency.clone()) * 1e6, median(self.cpu.clone()) * 1e6 / events as f64)
     }
 }
 
-/// The floor and the dialects with so many warm sessions, in turn.
+/// The floor and the dialects with this number of warm sessions, in turn.
 async fn compare(sessions: usize, turns: usize, text: &str) -> [(f64, f64); 3] {
     const CONFIG: &str = "[session]\nidle_timeout = \"1h\"\n[http]\nrequests_per_minute = 0";
     let mut sides = [
@@ -98,7 +98,7 @@ async fn compare(sessions: usize, turns: usize, text: &str) -> [(f64, f64); 3] {
         }
     }
     // Ours keeps to itself that the child is busy and idle.
-    assert_eq!(sides[0].events, sides[1].events + 2, "both children tell the same");
+    assert_eq!(sides[0].events, sides[1].events + 2, "both children send the same");
     sides.each_ref().map(|side| side.micros(sides[0].events))
 }
 

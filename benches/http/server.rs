@@ -54,7 +54,7 @@ impl Server {
         answer.is_ok_and(|answer| answer.status().is_success())
     }
 
-    /// Processor time so far. By thread, for only that is told in nanoseconds.
+    /// Processor time so far. By thread, the only form in nanoseconds.
     pub(crate) fn cpu(&self) -> Cpu {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().flatten();
         let read = |entry: std::fs::DirEntry| {

@@ -33,6 +33,6 @@ fn main() {
         runtime.block_on(async move { tokio::spawn(async move { rows::run(&wanted).await }).await.unwrap() });
     drop(runtime);
     if failed {
-        println!("\nAt least one figure misses what must hold.");
+        println!("\nAt least one value misses its bound.");
     }
 }

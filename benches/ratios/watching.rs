@@ -1,4 +1,4 @@
-//! What it costs to be watched: figures on against off, a look at them with a thousand sessions, measuring those.
+//! What it costs to be watched: metrics on against off, a look at them with a thousand sessions, measuring those.
 
 use std::time::Duration;
 
@@ -46,14 +46,14 @@ pub(crate) async fn metrics() -> Vec<Row> {
     let [off_cpu, on_cpu] = per_event.map(|values| median(values) * 1e6);
     vec![
         row(
-            "M1 figures on / off: latency of a turn",
+            "M1 metrics on / off: latency of a turn",
             on_latency / off_latency,
             1.03,
             1.01,
             format!("{on_latency:.0} µs / {off_latency:.0} µs a turn"),
         ),
         row(
-            "M1 figures on / off: CPU per event",
+            "M1 metrics on / off: CPU per event",
             on_cpu / off_cpu,
             1.05,
             1.02,
@@ -105,12 +105,12 @@ pub(crate) async fn thousand() -> Vec<Row> {
         took.push(watch.stop().wall.as_secs_f64() * 1e3);
     }
     let slowest = took.iter().copied().fold(0.0, f64::max);
-    let figure = |name: &str| -> f64 {
+    let metric = |name: &str| -> f64 {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap().parse().unwrap()
     };
-    let rounds = figure("pilotlight_sample_duration_seconds_count");
-    let round = figure("pilotlight_sample_duration_seconds_sum") / rounds * 1e3;
+    let rounds = metric("pilotlight_sample_duration_seconds_count");
+    let round = metric("pilotlight_sample_duration_seconds_sum") / rounds * 1e3;
     let series = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).count();
     server.shutdown(Duration::from_secs(30)).await;
     vec![

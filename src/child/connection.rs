@@ -2,7 +2,7 @@
 //! together. Nothing in it waits.
 //!
 //! Shared behind a [`ConnectionHandle`] by the child's task, the session's actor and the reader of the running turn.
-//! Whoever holds the lock does what is due. It knows turns and lines, and no actors.
+//! The holder of the lock does what is due. It knows turns and lines, and no actors.
 //!
 //! ```text
 //!            handshake and MCP servers answered
@@ -28,13 +28,13 @@ mod handle;
 mod handoff;
 mod pipes;
 mod protocol;
+mod reading;
 mod sync;
 #[cfg(test)]
 mod tests;
 
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -43,25 +43,19 @@ use tokio::time::{Duration, Instant};
 
 pub(crate) use handle::ConnectionHandle;
 use handoff::{Handoff, HandsOff};
-use pipes::{PipeIo, Read};
+use pipes::PipeIo;
 pub(in crate::child) use protocol::Signal;
-use protocol::{Action, Ending, Fate, Measurement, Observation, Protocol};
+use protocol::{Action, Ending, Measurement, Observation, Protocol};
 
 use super::event::OnChildEvent;
 use super::exit::{ChildExit, Exit, ExitCause, KillReason, OomKills};
-use super::framing::Framed;
 use super::running_turn::{Job, RunningTurn};
 use super::secrets::Secrets;
 use super::vitals;
 use crate::adapter::{Adapter, LaunchSettings};
 use crate::child::event::ChildEvent;
 use crate::config::Config;
-use crate::model::ids::TurnId;
-use crate::telemetry::metrics::{Metrics, ProtocolError};
-use crate::turn::Pulled;
-
-/// Reads of an idle pipe before a turn: together what a pipe holds. More came after the question.
-const READS_TO_CATCH_UP: usize = 16;
+use crate::telemetry::metrics::Metrics;
 
 /// The task's timer when nothing is due.
 const REST: Duration = Duration::from_secs(3600);
@@ -144,7 +138,7 @@ impl Connection {
         self.order(Instant::now(), Protocol::stop);
     }
 
-    /// The child has exited: no order is taken any more, and nobody but the task reads.
+    /// The child has exited: no order is taken any more, and only the task reads.
     pub(super) fn set_over(&mut self) {
         self.protocol.close();
     }
@@ -206,116 +200,16 @@ impl Connection {
         let metrics = &self.context.metrics;
         match measurement {
             Measurement::FirstOutput(start, after, trace) => {
-                metrics.first_output(start, after);
+                metrics.first_output.record(start, after);
                 trace.first_output();
             }
-            Measurement::Spent(model, usage, cost_usd) => metrics.spent(model, &usage, cost_usd),
-            Measurement::ProtocolError(kind) => metrics.protocol_error(kind),
-            Measurement::Truncated(stream) => metrics.truncated(stream),
-            Measurement::Hang(detector) => metrics.hang(detector),
-            Measurement::Ping(took) => metrics.ping(took),
-            Measurement::StopStep(step) => metrics.stop_step(step),
+            Measurement::Spent(model, usage, cost_usd) => metrics.count_usage(model, &usage, cost_usd),
+            Measurement::ProtocolError(kind) => metrics.protocol_errors.increment(kind),
+            Measurement::Truncated(stream) => metrics.truncations.increment(stream),
+            Measurement::Hang(detector) => metrics.hangs.increment(detector),
+            Measurement::Ping(took) => metrics.ping.record(took),
+            Measurement::StopStep(step) => metrics.stop_steps.increment(step),
         }
-    }
-
-    // ---- Output ----
-
-    /// Reads for the reader of `turn`, if that turn runs.
-    fn poll_for_reader(&mut self, turn: TurnId, context: &mut Context<'_>) -> Poll<Pulled> {
-        if self.protocol.is_over() || !self.protocol.is_read_by(turn) {
-            return Poll::Pending;
-        }
-        if self.handoff.take_put() {
-            return Poll::Ready(Pulled::Channel);
-        }
-        let now = Instant::now();
-        self.handoff.begin_poll(now);
-        let pulled = self.pull(turn, now, context);
-        self.handoff.end_poll();
-        self.settle(now);
-        pulled
-    }
-
-    fn pull(&mut self, turn: TurnId, now: Instant, context: &mut Context<'_>) -> Poll<Pulled> {
-        // One read of lines that are not for the reader before others get their turn: it may hold thousands of them.
-        for has_read in [false, true] {
-            if self.for_reader() > 0 {
-                return Poll::Ready(Pulled::Lines(self.pipes.framer.take()));
-            }
-            if !self.protocol.is_read_by(turn) {
-                // It has ended just now.
-                return Poll::Ready(Pulled::Channel);
-            }
-            if self.pipes.has_ended() {
-                return Poll::Pending;
-            }
-            if !has_read {
-                ready!(self.poll_read(now, context));
-            }
-        }
-        // More is there. Not woken at once: a task that is always ready lets the runtime look for other input only every
-        // so many of its turns, and one such turn may take seconds.
-        let later = pin!(tokio::task::yield_now());
-        later.poll(context).map(|()| Pulled::Channel)
-    }
-
-    /// The length of the lines that are for the reader.
-    fn for_reader(&self) -> usize {
-        if self.protocol.is_withheld() { 0 } else { self.pipes.framer.kept() }
-    }
-
-    /// One read and its lines.
-    fn poll_read(&mut self, now: Instant, context: &mut Context<'_>) -> Poll<()> {
-        let in_turn = self.protocol.running().is_some();
-        match ready!(self.pipes.poll_read(in_turn, context)) {
-            Read::Bytes => self.take_lines(now),
-            Read::End => self.end_output(now),
-        }
-        Poll::Ready(())
-    }
-
-    /// Takes in what has come while no turn ran.
-    fn catch_up(&mut self, now: Instant) {
-        for _ in 0..READS_TO_CATCH_UP {
-            if self.pipes.has_ended() {
-                return;
-            }
-            match self.pipes.try_read() {
-                Some(Read::Bytes) => self.take_lines(now),
-                Some(Read::End) => self.end_output(now),
-                None => return,
-            }
-        }
-    }
-
-    /// Takes in every whole line that has come.
-    fn take_lines(&mut self, now: Instant) {
-        self.protocol.on_output(now);
-        while let Some(framed) = self.pipes.framer.next_line() {
-            match framed {
-                Framed::Line(line) => {
-                    if self.protocol.on_line(line, now) == Fate::Keep {
-                        self.pipes.framer.keep();
-                        self.limit_withheld(now);
-                    }
-                }
-                Framed::TooLong { .. } => self.protocol.on_oversized_line(now),
-            }
-            self.carry_out_all(now);
-        }
-        self.pipes.settle_read(self.protocol.running().is_some());
-    }
-
-    fn limit_withheld(&mut self, now: Instant) {
-        let limit = self.context.config.session.line_limit;
-        if self.protocol.is_withheld() && self.pipes.framer.kept() > limit {
-            self.protocol.on_withheld_overflow(now);
-        }
-    }
-
-    fn end_output(&mut self, now: Instant) {
-        let partial = self.pipes.end_output();
-        self.order(now, |protocol, now| protocol.on_output_end(partial, now));
     }
 
     // ---- The child's task ----
@@ -330,52 +224,6 @@ impl Connection {
             Poll::Ready(())
         } else {
             Poll::Pending
-        }
-    }
-
-    /// Reads, and puts what is the reader's into its channel. Pending while the reader reads itself, or has no room.
-    fn poll_read_for_task(&mut self, now: Instant, context: &mut Context<'_>) -> Poll<()> {
-        if !self.handoff.task_may_read(now) || self.pipes.has_ended() || self.for_reader() > 0 {
-            return Poll::Pending;
-        }
-        ready!(self.poll_read(now, context));
-        self.put_lines();
-        Poll::Ready(())
-    }
-
-    /// Puts the kept lines into the reader's channel, if there is room. Else nothing more is read before the reader polls.
-    fn put_lines(&mut self) {
-        let kept = self.for_reader();
-        if kept == 0 {
-            return;
-        }
-        match self.protocol.running().and_then(|running| running.job.sender.as_ref()) {
-            Some(sender) if sender.has_room(kept) => {
-                let waiting = sender.put(self.pipes.framer.take());
-                self.handoff.put(waiting);
-            }
-            Some(_) => {}
-            None => drop(self.pipes.framer.take()),
-        }
-    }
-
-    /// One read of what is left after the exit; kept for the reader. Ready with false at the end, or when it is more
-    /// than the pipe can have held: then another process writes there.
-    pub(super) fn poll_last(&mut self, context: &mut Context<'_>) -> Poll<bool> {
-        let session = &self.context.config.session;
-        if self.pipes.framer.kept() > session.event_buffer_bytes.saturating_add(session.line_limit) {
-            return Poll::Ready(false);
-        }
-        if !self.pipes.has_ended() {
-            ready!(self.poll_read(Instant::now(), context));
-        }
-        Poll::Ready(!self.pipes.has_ended())
-    }
-
-    /// Nothing more is read. A part of a line is not kept.
-    pub(super) fn close_output(&mut self) {
-        if self.pipes.end_output() {
-            self.context.metrics.protocol_error(ProtocolError::PartialEof);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Cuts the child's output into lines, in place.
 //!
-//! Owned by the dialogue with one child. Knows bytes and line ends and nothing of what the lines mean: no I/O, no protocol,
+//! Owned by the pipes of one child. Knows bytes and line ends and nothing of what the lines mean: no I/O, no protocol,
 //! no clock.
 //!
 //! Every byte is looked at once (by a vectorised search) and normally copied never: lines are judged where they were
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_line_is_reported_once_and_takes_no_memory() {
+    fn endless_line_is_reported_once_without_memory() {
         let mut framer = Framer::new(200_000);
         let mut reports = 0;
         let mut largest = 0;

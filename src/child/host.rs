@@ -52,7 +52,7 @@ pub(crate) fn available_memory() -> Option<u64> {
 }
 
 /// For how much of the last ten seconds something here waited for the resource, from 0 to 1; `None` where the kernel
-/// does not tell.
+/// does not say.
 pub(crate) fn pressure(resource: &str) -> Option<f64> {
     let text = fs::read_to_string(Path::new("/proc/pressure").join(resource)).ok()?;
     share_of_ten_seconds(&text)

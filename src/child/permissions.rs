@@ -1,4 +1,4 @@
-//! Tools that wait for somebody's permission. Pure; every request is answered: by the caller, at the time limit, or not
+//! Tools that wait for permission. Pure; every request is answered: by the caller, at the time limit, or not
 //! at all because the CLI withdrew it.
 
 use std::collections::VecDeque;
@@ -12,10 +12,10 @@ use crate::model::Decision;
 use crate::model::PermissionRequest;
 use crate::model::{PendingPermission, PermissionError};
 
-/// So many requests that are over are remembered, to tell a late answer from a wrong one.
+/// Remembered requests that are over: a late answer differs from a wrong one.
 const REMEMBERED: usize = 64;
 
-/// So many tools of one turn may wait at once; what a person cannot answer is denied.
+/// Maximum number of tools of one turn that wait at once. More than a person can answer are denied.
 const MOST_OPEN: usize = 64;
 
 /// The requests of one child.
@@ -65,7 +65,7 @@ impl Permissions {
         self.open.iter().map(|(_, deadline)| *deadline).min()
     }
 
-    /// Takes out what the answer is for, and tells the one who answered whether it came in time.
+    /// Takes out the request that the answer is for, and replies whether the answer came in time.
     pub(crate) fn answer(&mut self, answer: Answer) -> Option<(PermissionRequest, Decision)> {
         let taken = self.take(&answer.request_id);
         let result = match taken {
@@ -73,7 +73,7 @@ impl Permissions {
             None if self.over.contains(&answer.request_id) => Err(PermissionError::Late),
             None => Err(PermissionError::Unknown),
         };
-        // Whoever answered may have stopped waiting; the decision counts all the same.
+        // The caller may have stopped waiting; the decision counts all the same.
         answer.reply.send(result).ok();
         taken.map(|request| (request, answer.decision))
     }
@@ -83,7 +83,7 @@ impl Permissions {
         self.take(request_id).is_some()
     }
 
-    /// What nobody answered in time, denied.
+    /// Requests without an answer in time, denied.
     pub(crate) fn overdue(&mut self, now: Instant) -> Vec<(PermissionRequest, Decision)> {
         let overdue: Vec<String> = self
             .open

@@ -189,7 +189,7 @@ impl RunningTurn {
         is_first
     }
 
-    /// Whether another child may do the turn: it was not tried again before, nothing came of it, nobody has ended it and
+    /// Whether another child may do the turn: it was not tried again before, nothing came of it, it was not ended and
     /// its reader waits.
     pub(crate) fn may_be_retried(&self) -> bool {
         let is_read = self.job.sender.as_ref().is_some_and(|sender| !sender.is_closed());

@@ -45,7 +45,7 @@ use pilotlight_shim::{
 
 /// In every child's environment, with a value of its own: by it the tree is found if its shim is killed.
 const CHILD_MARKER: &str = "PILOTLIGHT_CHILD";
-/// A shim that was told to kill sweeps within 3 s or reports what is stuck; later than this it is itself in trouble.
+/// Maximum time for a shim to obey an order to kill: it sweeps within 3 s or reports stuck processes.
 const SHIM_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 /// How often a wait for the reaper makes sure that it has its thread, which the system may have refused.
 const REAPER_CHECK: Duration = Duration::from_secs(1);
@@ -63,7 +63,7 @@ pub(crate) struct Launch<'a> {
     pub(crate) cgroup: Option<PathBuf>,
 }
 
-/// A child that was asked for: whether it runs is told by [`ShimHandle::started`].
+/// A requested child. [`ShimHandle::started`] returns once it runs.
 #[derive(Debug)]
 pub(crate) struct Contained {
     /// Its stdin.
@@ -82,7 +82,7 @@ pub(crate) enum Sweep {
     /// The shim; with `stuck > 0` it is still at it.
     Done(SweepReport),
     /// The shim died first; `killed` were found by the next means.
-    ShimDied { rung: KillMethod, killed: usize },
+    ShimDied { method: KillMethod, killed: usize },
     /// There was no tree: the program could not be started.
     NothingStarted,
 }
@@ -92,7 +92,7 @@ pub(crate) fn spawn(shim: &ShimProgram, launch: &Launch<'_>) -> Result<Box<Conta
     let failed = |error| SpawnError::from_io(error, launch.program);
     let oom_kills = OomKills::now();
     // The output is a pipe: many small writes cost its reader a third of what they cost on a socket. The others carry
-    // little, and of pipes the kernel gives a user without privilege only so many of full size.
+    // little, and the kernel limits the number of full-size pipes of an unprivileged user.
     let (input, input_theirs) = StdStream::pair().map_err(failed)?;
     let (output, output_theirs) = io::pipe().map_err(failed)?;
     let (control, control_theirs) = StdStream::pair().map_err(failed)?;
@@ -263,8 +263,8 @@ impl ShimHandle {
         let sweep = match (self.reported.swept, aftermath.and_then(|aftermath| aftermath.swept)) {
             (Some(swept), _) => Sweep::Done(swept),
             (None, _) if self.reported.failed.is_some() => Sweep::NothingStarted,
-            (None, Some((rung, killed))) => Sweep::ShimDied { rung, killed },
-            (None, None) => Sweep::ShimDied { rung: KillMethod::Marker, killed: 0 },
+            (None, Some((method, killed))) => Sweep::ShimDied { method, killed },
+            (None, None) => Sweep::ShimDied { method: KillMethod::Marker, killed: 0 },
         };
         self.sweep = Some(sweep);
         sweep
@@ -288,7 +288,7 @@ impl ShimHandle {
                 return true;
             }
             let Some(control) = &mut self.control else { return false };
-            // Polled by hand, for this wait is begun anew with every line of the CLI: it has to cost nothing then.
+            // Polled by hand, for this wait starts again with every line of the CLI, and has to be cheap.
             let read = poll_fn(|context| {
                 let mut bytes = [0_u8; MAX_LINE];
                 let mut buffer = ReadBuf::new(&mut bytes);

@@ -140,7 +140,7 @@ impl ChildTask {
         if !open {
             self.stderr = None;
         }
-        self.context.metrics.stream_bytes(Stream::Stderr, self.tail.take_new());
+        self.context.metrics.stream_bytes.add(Stream::Stderr, self.tail.take_new());
     }
 
     fn drain_stderr(&mut self) {
@@ -157,7 +157,7 @@ impl ChildTask {
         let sweep = timeout(UNKILLABLE, self.shim.gone()).await.ok();
         self.drain_stderr();
         if self.tail.is_cut() {
-            self.context.metrics.truncated(Stream::Stderr);
+            self.context.metrics.truncations.increment(Stream::Stderr);
         }
         let ended = self
             .open

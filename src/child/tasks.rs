@@ -1,4 +1,4 @@
-//! What the child does in the background between turns. Pure; owned by the dialogue.
+//! What the child does in the background between turns. Pure; owned by the protocol.
 //!
 //! A child with such work is not idle: stopping it would end the work. A task whose end is never announced counts no
 //! longer than the longest turn would, so that it cannot keep a child for ever.
@@ -11,7 +11,7 @@ use tokio::time::{Duration, Instant};
 
 use crate::adapter::Task;
 
-/// So many tasks are followed; a child with more keeps busy by these.
+/// Maximum number of followed tasks. A child with more stays active through these.
 const MOST_TASKS: usize = 64;
 
 /// A child that waits for input begins the turn of its own for a task within some 20 ms of the task's end, if it does at

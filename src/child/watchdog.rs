@@ -1,4 +1,4 @@
-//! Is a silent child alive? Pure: the dialogue tells what it saw and does what is decided.
+//! The watchdog of a silent child. Pure: the protocol passes observations in and acts on the advice.
 //!
 //! The child is asked, not the clock: after some silence it gets a ping, which a living one answers within
 //! milliseconds even while a tool or the model's API keeps it waiting. Only unanswered pings declare dead it, and one that
@@ -18,7 +18,7 @@ const MISSES: u32 = 2;
 /// Unanswered pings that declare dead a child which uses the processor: on a starved machine an answer may take long.
 const MISSES_WHEN_RUNNING: u32 = 3;
 
-/// However starved the machine is, a ping waits at most so many times as long as it normally would.
+/// Maximum wait for a ping on a starved machine, in normal waits.
 const MOST_WIDENING: u32 = 20;
 
 /// Patience that was used up but for so much (as a divisor of it) is used up.
@@ -105,7 +105,7 @@ impl Watchdog {
         }
         let missed = match self.ping {
             None => 0,
-            // We were not there when it was due: whether it was answered in time, nobody knows.
+            // We were not there when it was due: whether it was answered in time is unknown.
             Some(ping) if now - ping.until >= self.ping_timeout => ping.missed,
             Some(ping) => {
                 if let Some(until) = self.widened(ping, now, before, vitals) {
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn patience_does_not_run_while_the_child_is_not_let_run() {
+    fn starved_child_gets_more_time() {
         let (mut watch, sent, before) = pinged(7 * SECOND);
         // A tenth of the processor: nine of ten seconds are spent waiting for it.
         let mut looks = 0;
@@ -229,7 +229,7 @@ mod tests {
         let (mut pings, mut since, mut last) = (1, before, sent);
         while dead.is_none() {
             let now = watch.deadline();
-            // It never ran, and there is always somebody before it.
+            // It never ran, and others always go first.
             let vitals = Vitals { starved: since.starved + (now - last), ..since };
             match watch.advice(now, Some(since), Some(vitals)) {
                 Advice::Wait => {}

@@ -8,8 +8,8 @@
 //! files in place leaves nothing to go back to.
 //!
 //! A session's start that fails decides nothing for others: the user's settings or files may be the reason. It leads to
-//! a trial start ([`crate::session::executable`]), which has no user's settings, and that decides. A version that gave way is tried
-//! again at intervals, and takes its place back once it has become ready anywhere.
+//! a trial start, which has no user's settings, and that decides. A version that gave way is tried again at intervals,
+//! and takes its place back once it has become ready anywhere.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -18,37 +18,31 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncReadExt as _;
 use tokio::time::Instant;
 
 use crate::adapter::Adapter;
-use crate::child::{ChildLimits, Contained, Exit, Launch, ShimProgram, SpawnError, spawn};
+use crate::child::ShimProgram;
 use crate::installation::program::Found;
 use crate::installation::trust;
+use crate::installation::version_query::{Answer, ask};
 use crate::support::atomic_file::{self, Durability};
 use crate::support::lock::MutexExt;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Metrics, flag};
 use crate::workspace::{read_own, records_dir};
 
 /// The file among the records.
 const RECORD: &str = "cli.json";
 /// It holds a path and some numbers.
 const RECORD_LIMIT: u64 = 16 << 10;
-/// How long `--version` may take. The slowest known CLI needs a second and a half from a cold disk.
-const VERSION_WITHIN: Duration = Duration::from_secs(20);
 /// A version that failed its trial is tried again after this time: the host may have been the reason.
 const TRY_AGAIN: Duration = Duration::from_secs(300);
-/// Why an unjudged version is not started, in [`StartFailure::Spawn`].
+/// Why an unjudged version is not started, in [`crate::error::StartFailure::Spawn`].
 pub(crate) const UNJUDGED: &str = "unjudged_version";
-/// Longest version text kept.
-const VERSION_CHARS: usize = 100;
-/// Bytes read for it: the version is in the first line.
-const VERSION_BYTES: u64 = 16 << 10;
 
-/// What an executable is known by.
+/// Identity of an executable: its path and what the file system says of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Executable {
-    /// Without links in it.
+    /// Without symbolic links.
     path: PathBuf,
     device: u64,
     inode: u64,
@@ -86,17 +80,18 @@ pub(crate) struct Chosen {
     executable: Option<Executable>,
 }
 
-/// See the module.
+/// Knowledge about the installed executables of the CLI.
 #[derive(Debug)]
 pub(crate) struct Installed {
     data_dir: PathBuf,
-    state: Mutex<State>,
+    known: Mutex<Knowledge>,
     /// Held by the trial start that runs.
     trial: tokio::sync::Mutex<()>,
 }
 
+/// Everything that is known of the executables.
 #[derive(Debug, Default)]
-struct State {
+struct Knowledge {
     /// The last that became ready.
     worked: Option<Executable>,
     /// One that failed its trial before it was ever ready, and when.
@@ -119,8 +114,8 @@ impl Installed {
         let content = read_own(&records_dir(data_dir).join(RECORD), RECORD_LIMIT).ok();
         // An unreadable record is no record: the next start that works writes one.
         let worked = content.and_then(|content| serde_json::from_slice(&content).ok());
-        let state = Mutex::new(State { worked, ..State::default() });
-        Self { data_dir: data_dir.to_owned(), state, trial: tokio::sync::Mutex::default() }
+        let known = Mutex::new(Knowledge { worked, ..Knowledge::default() });
+        Self { data_dir: data_dir.to_owned(), known, trial: tokio::sync::Mutex::default() }
     }
 
     /// `found`, or the last that worked if that one has failed. A trial start of it comes first.
@@ -182,7 +177,8 @@ impl Installed {
     /// Shows what is known in the metrics.
     pub(crate) fn publish(&self, metrics: &Metrics) {
         let state = self.lock();
-        metrics.cli_version(state.is_unjudged, state.is_fallback);
+        metrics.cli_unjudged.set(flag(state.is_unjudged));
+        metrics.cli_fallback.set(flag(state.is_fallback));
     }
 
     /// What an operator should know of the CLI that was chosen last.
@@ -307,8 +303,8 @@ impl Installed {
         is_trusted
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock_unpoisoned()
+    fn lock(&self) -> std::sync::MutexGuard<'_, Knowledge> {
+        self.known.lock_unpoisoned()
     }
 }
 
@@ -326,65 +322,4 @@ fn warning(version: Option<&str>, is_unjudged: bool, is_fallback: bool) -> Optio
             Some(format!("the configured CLI does not start; {version} is used, which is not judged"))
         }
     }
-}
-
-/// What came of asking a program for its version.
-enum Answer {
-    /// It ended by itself, with what it said, if it said anything.
-    Said(Option<String>),
-    /// It was not started, did not end in time or was killed.
-    None,
-}
-
-/// What a program says of its version. It runs in `home`, through the shim as every child does, and gets nothing of this
-/// program's environment but the path to its own interpreter.
-pub(crate) async fn version(
-    found: &Found,
-    shim: &ShimProgram,
-    home: &Path,
-) -> Result<Option<String>, SpawnError> {
-    Ok(match ask(found, shim, home).await? {
-        Answer::Said(version) => version,
-        Answer::None => None,
-    })
-}
-
-async fn ask(found: &Found, shim: &ShimProgram, home: &Path) -> Result<Answer, SpawnError> {
-    let mut args = found.first_args.clone();
-    args.push("--version".into());
-    let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
-    let env: Vec<_> = [("HOME".into(), home.into())].into_iter().chain(path).collect();
-    let launch = Launch {
-        program: &found.path,
-        args: &args,
-        env: &env,
-        cwd: home,
-        limits: &ChildLimits::default(),
-        cgroup: None,
-    };
-    let child = spawn(shim, &launch)?;
-    let answer = tokio::time::timeout(VERSION_WITHIN, answer_of(child)).await.ok().flatten();
-    Ok(answer.unwrap_or(Answer::None))
-}
-
-/// The answer of a child that ends by itself. Dropped, the child is ended.
-async fn answer_of(child: Box<Contained>) -> Option<Answer> {
-    let Contained { input, output, mut stderr, mut shim, .. } = *child;
-    drop(input);
-    let (mut kept, mut nowhere) = (Vec::new(), tokio::io::sink());
-    let mut output = output.take(VERSION_BYTES);
-    // Complaints are drained, or they would hold it up.
-    let (read, _) = tokio::join!(output.read_to_end(&mut kept), tokio::io::copy(&mut stderr, &mut nowhere));
-    read.ok()?;
-    match shim.exited().await {
-        Exit::Code(0) => Some(Answer::Said(first_line(&kept))),
-        Exit::Code(_) => Some(Answer::Said(None)),
-        _ => None,
-    }
-}
-
-fn first_line(output: &[u8]) -> Option<String> {
-    let text = String::from_utf8_lossy(output);
-    let line = text.lines().find(|line| !line.trim().is_empty())?;
-    Some(line.chars().filter(|character| !character.is_control()).take(VERSION_CHARS).collect())
 }

@@ -1,4 +1,4 @@
-//! What every handler shares. Owned by [`super::Server`]; holds no session.
+//! Application state shared by all handlers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,11 +7,11 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::api::error::ApiError;
-use super::api::events::Feed;
+use super::api::events::EventStreams;
 use super::api::ready::StartedOnce;
 use super::auth::caller::Caller;
 use super::auth::identity::{Identities, Rotated};
-use super::auth::limits::{Rates, TurnPermit, Turns};
+use super::auth::limits::{RateLimits, TurnPermit, Turns};
 use super::conversations::Conversations;
 use super::exporter::Exporter;
 use super::net::body::BodyBudget;
@@ -23,10 +23,10 @@ use crate::model::ids::UserId;
 use crate::system::Pilotlight;
 use crate::workspace::{conversations_dir, identities_dir};
 
-/// Answers that gather a workspace's files at the same time: each may hold some 50 MB while it does.
+/// Maximum concurrent collections of workspace files: each may hold some 50 MB.
 const GATHERING: usize = 4;
 
-/// The state behind both routers.
+/// State of both routers.
 #[derive(Debug)]
 pub(super) struct App {
     pilot: Pilotlight,
@@ -35,13 +35,13 @@ pub(super) struct App {
     conversations: Conversations,
     rotated: Arc<Rotated>,
     bodies: BodyBudget,
-    rates: Rates,
+    rate_limits: RateLimits,
     turns: Arc<Turns>,
     gathering: Semaphore,
     started_once: Arc<StartedOnce>,
     replays: Replays,
     idempotency: Idempotency,
-    feed: Feed,
+    event_streams: EventStreams,
     draining: AtomicBool,
     since: Instant,
 }
@@ -52,14 +52,14 @@ impl App {
         exporter: Exporter,
         replays: Replays,
         idempotency: Idempotency,
-        feed: Feed,
+        event_streams: EventStreams,
     ) -> Self {
         let data_dir = &pilot.config().data_dir;
         let identities = Identities::load(identities_dir(data_dir)).await;
         let http = &pilot.config().http;
         let conversations = Conversations::new(conversations_dir(data_dir), http.conversations_per_user);
         let bodies = BodyBudget::new(http.body_limit, http.body_timeout);
-        let rates = Rates::new(http.requests_per_minute);
+        let rate_limits = RateLimits::new(http.requests_per_minute);
         Self {
             pilot,
             exporter,
@@ -67,13 +67,13 @@ impl App {
             conversations,
             rotated: Arc::default(),
             bodies,
-            rates,
+            rate_limits,
             turns: Arc::default(),
             gathering: Semaphore::new(GATHERING),
             started_once: Arc::default(),
             replays,
             idempotency,
-            feed,
+            event_streams,
             draining: AtomicBool::new(false),
             since: Instant::now(),
         }
@@ -87,18 +87,18 @@ impl App {
         &self.exporter
     }
 
-    pub(super) fn rates(&self) -> &Rates {
-        &self.rates
+    pub(super) fn rate_limits(&self) -> &RateLimits {
+        &self.rate_limits
     }
 
-    /// A place for one more turn of `user`; kept as long as the turn runs or waits.
+    /// A permit for one more turn of `user`, held while it runs or waits.
     pub(super) fn turn_permit(&self, user: &UserId, caller: &Caller) -> Result<TurnPermit, ApiError> {
         let own = caller.limits().concurrent_turns.map(std::num::NonZeroU32::get);
         self.turns.permit(user, own.unwrap_or(self.pilot.config().http.turns_per_user))
     }
 
-    /// Whose session a turn is for. `named` is the user that the body names. Where nobody is named and there are no keys,
-    /// the credentials tell.
+    /// The user whose session runs a turn. `named` is the user in the body. Without a named user and without keys, the
+    /// credentials identify the user.
     pub(super) async fn owner(
         &self,
         caller: &Caller,
@@ -112,7 +112,7 @@ impl App {
             let (rotated, pilot) = (self.rotated.clone(), self.pilot.clone());
             let elsewhere = move |presented| rotated.owner(&pilot, &presented);
             let user = self.identities.owner(credentials, elsewhere).await.map_err(TurnError::from)?;
-            self.rates.count_user(&user)?;
+            self.rate_limits.count_user(&user)?;
             return Ok(user);
         }
         let user = caller.owner(named)?;
@@ -144,8 +144,8 @@ impl App {
         &self.idempotency
     }
 
-    pub(super) fn feed(&self) -> &Feed {
-        &self.feed
+    pub(super) fn event_streams(&self) -> &EventStreams {
+        &self.event_streams
     }
 
     pub(super) fn uptime(&self) -> std::time::Duration {
@@ -157,12 +157,12 @@ impl App {
         self.pilot.drain();
     }
 
-    /// Refuses early, before a body is read.
+    /// Refuses before the body is read.
     pub(super) fn refuse_when_draining(&self) -> Result<(), ApiError> {
         if self.draining.load(Ordering::Acquire) { Err(TurnError::Draining.into()) } else { Ok(()) }
     }
 
-    /// Why no turn would be taken now; empty when one would.
+    /// Reasons for not being ready; empty when ready.
     pub(super) fn not_ready(&self) -> Vec<String> {
         let mut reasons = self.pilot.readiness().reasons;
         reasons.extend(self.started_once.missing());

@@ -1,9 +1,8 @@
-//! Who may come in: decided from the headers alone, before a byte of the body is read.
+//! Authentication and authorization from the headers alone, before the body is read.
 //!
-//! Each listener has a [`Gate`]. With keys, a request is whose key it brings; a few paths are open to everybody. Without
-//! keys everybody who reaches the listener is trusted, which is why such a listener is on loopback; there the one
-//! stranger is a web page other than our own, which can make its reader's browser call us. Owned by the router; must not know of bodies,
-//! turns and dialects.
+//! Each listener has an [`AuthPolicy`]. With keys, a request belongs to the owner of its key; a few paths are open.
+//! Without keys every caller is trusted, so such a listener must be on loopback; requests that a foreign web page makes
+//! a browser send are refused there.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -27,33 +26,33 @@ pub(crate) mod revoked;
 
 pub(super) use keyring::{Admits, Keyring, watch};
 
-/// The header of the Messages API's clients for a key. `Authorization: Bearer` is that of all others.
+/// Header with the key in clients of the Messages API; all others send `Authorization: Bearer`.
 const KEY_HEADER: &str = "x-api-key";
-/// Browsers say here how the page that asks is related to what it asks for.
+/// Header in which browsers state how the requesting page relates to the target.
 const FETCH_SITE: &str = "sec-fetch-site";
-/// What anybody may ask: whether the service lives, and what it is. The files of the page as well: they tell nothing.
+/// Paths open without a key, beside the files of the page. They reveal only liveness and the service document.
 const OPEN_PATHS: [&str; 5] = ["/", "/health", "/livez", "/openapi.json", "/readyz"];
 
-/// The rule of one listener.
+/// Access rules of one listener.
 #[derive(Debug, Clone)]
-pub(super) struct Gate {
-    /// None: whoever reaches the listener is trusted.
+pub(super) struct AuthPolicy {
+    /// `None` trusts every caller.
     pub(super) keys: Option<Arc<Keyring>>,
-    /// The listener is on a loopback address.
+    /// Whether the listener is on a loopback address.
     pub(super) is_local: bool,
-    /// Only for the operator.
+    /// Whether only the operator may call.
     pub(super) for_admins: bool,
-    /// Whose request it is that names nobody, where there are no keys.
+    /// User of requests that name none, without keys.
     pub(super) default_user: Option<UserId>,
 }
 
-impl Gate {
-    /// Whether a request to this path counts against its caller's share.
+impl AuthPolicy {
+    /// Whether a request to this path counts against the rate limit.
     pub(super) fn counts(&self, uri: &Uri) -> bool {
         !self.for_admins && !is_open(uri)
     }
 
-    /// Lets a request in as its caller's, or with nobody if the path is open to all.
+    /// Authenticates a request; `None` on an open path without a valid key.
     pub(super) fn admit(&self, uri: &Uri, headers: &HeaderMap) -> Result<Option<Caller>, ApiError> {
         let is_open = is_open(uri);
         let Some(keys) = &self.keys else {
@@ -85,17 +84,17 @@ fn is_open(uri: &Uri) -> bool {
     OPEN_PATHS.contains(&uri.path()) || page::has(uri.path())
 }
 
-/// The key that a request brings, in the one way or the other.
+/// The presented key, from either header.
 fn presented(headers: &HeaderMap) -> Result<&[u8], ApiError> {
     let plain = headers.get_all(KEY_HEADER).iter().map(|value| value.as_bytes());
     let bearer = headers.get_all(AUTHORIZATION).iter().filter_map(|value| bearer(value.as_bytes()));
     let mut keys = plain.chain(bearer).map(<[u8]>::trim_ascii).filter(|key| !key.is_empty());
     let Some(key) = keys.next() else {
-        let message = "bring a key, as x-api-key: KEY or as Authorization: Bearer KEY";
+        let message = "send a key, as x-api-key: KEY or as Authorization: Bearer KEY";
         return Err(unauthenticated("missing_key", message));
     };
     if keys.any(|other| other != key) {
-        return Err(unauthenticated("ambiguous_key", "the request brings two different keys"));
+        return Err(unauthenticated("ambiguous_key", "the request has two different keys"));
     }
     Ok(key)
 }
@@ -114,9 +113,8 @@ fn unauthenticated(code: &'static str, message: &str) -> ApiError {
     ApiError::new(StatusCode::UNAUTHORIZED, code, message)
 }
 
-/// Whether the page that made a browser send this came from this very listener: its origin is the host that is asked,
-/// name and port, and that is this machine by its own name. Another page on this machine has another port; a page whose
-/// name was made to resolve to us has another host.
+/// Whether the request comes from this listener's own page: its origin equals the requested host and port, and that
+/// host is a loopback name. Other local pages have another port; a page with a rebound DNS name has another host.
 fn is_own_page(uri: &Uri, headers: &HeaderMap) -> bool {
     let only = |name| {
         let mut values = headers.get_all(name).iter();
@@ -128,14 +126,13 @@ fn is_own_page(uri: &Uri, headers: &HeaderMap) -> bool {
     is_loopback(host) && origin.strip_prefix("http://").is_some_and(|from| from.eq_ignore_ascii_case(host))
 }
 
-/// Refuses what a web page made a browser send. With keys there is no need: a page has none. Pages are told by the Origin
-/// header or, where a browser sends none (pictures, frames), by what it says of itself; what is open to all may be linked
-/// to.
+/// Refuses requests from web pages. With keys this is not needed, because a page has none. Pages are recognised by
+/// `Origin`, or by `Sec-Fetch-Site` where browsers send no origin (images, frames); open paths may be linked to.
 fn refuse_browsers(headers: &HeaderMap, is_open: bool) -> Result<(), ApiError> {
     let is_elsewhere = |site: &HeaderValue| site != "same-origin" && site != "none";
     let from_elsewhere = headers.get(FETCH_SITE).is_some_and(is_elsewhere);
     if headers.contains_key(ORIGIN) || (from_elsewhere && !is_open) {
-        let message = "requests from web pages are not accepted, but for this service's own page";
+        let message = "requests from web pages are refused, except from this service's own page";
         return Err(ApiError::new(StatusCode::FORBIDDEN, "browser_refused", message));
     }
     Ok(())
@@ -227,9 +224,9 @@ mod tests {
         ] {
             assert!(!is_loopback(host), "{host}");
         }
-        let gate = Gate { keys: None, is_local: true, for_admins: false, default_user: None };
+        let policy = AuthPolicy { keys: None, is_local: true, for_admins: false, default_user: None };
         let refused = |uri: &str, lines: &[(&str, &str)]| {
-            gate.admit(&uri.parse().unwrap(), &headers(lines)).err().map(|error| error.code())
+            policy.admit(&uri.parse().unwrap(), &headers(lines)).err().map(|error| error.code())
         };
         assert_eq!(refused("/livez", &[("host", "localhost")]), None);
         assert_eq!(refused("/livez", &[]), None);
@@ -241,9 +238,9 @@ mod tests {
 
     #[test]
     fn of_all_pages_only_our_own_is_served_without_a_key() {
-        let gate = |is_local| Gate { keys: None, is_local, for_admins: false, default_user: None };
+        let policy = |is_local| AuthPolicy { keys: None, is_local, for_admins: false, default_user: None };
         let refused = |is_local, uri: &str, lines: &[(&str, &str)]| {
-            gate(is_local).admit(&uri.parse().unwrap(), &headers(lines)).err().map(|error| error.code())
+            policy(is_local).admit(&uri.parse().unwrap(), &headers(lines)).err().map(|error| error.code())
         };
         for host in ["localhost:8480", "127.0.0.1:8480", "[::1]:8480", "localhost"] {
             let own = format!("http://{host}");

@@ -1,13 +1,12 @@
-//! Prefix matching: which conversation is meant by a client that names none and sends the whole history each time.
+//! Prefix matching: finds the conversation of a client that names none and sends the whole history each time.
 //!
-//! For every conversation that was begun for such a client a digest is kept of what its child knows. A request whose
-//! messages before the last one have the same digest goes on there, with the last message alone; any other begins a
-//! conversation, which is told the history once. A request [claims](Conversations::claim) its conversation before the
-//! turn and says afterwards what was [answered](Claim::answered); while it is claimed no other request gets it. If the
-//! child may have seen a message and nobody can say what it knows now, nothing will match it any more.
+//! The cache holds a digest of each such conversation's history, as its child knows it. A request continues the
+//! conversation whose digest equals that of its messages before the last; otherwise a new conversation begins, with the
+//! history in its first prompt. A request [claims](Conversations::claim) its conversation before the turn and
+//! [commits](Claim::commit) the answer afterwards; a claimed conversation matches no other request. If the child may
+//! have received a message without a known answer, the conversation is stale: nothing matches it any more.
 //!
-//! The parts: `told` hashes, `shelf` decides, `file` remembers; here are the locks. Owned by the application state. It
-//! must not know of dialects, nor of how sessions work: all it does to one is to have it deleted when it is forgotten.
+//! `digest` hashes, `cache` decides, `file` persists, this file locks.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,26 +23,26 @@ mod file;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use digest::Told;
+pub(crate) use digest::HistoryDigest;
 
 use crate::model::ids::UserId;
 use crate::server::api::error::ApiError;
 use crate::support::lock::MutexExt;
 use crate::system::Pilotlight;
-use cache::{Place, Shelf};
+use cache::{ConversationCache, Slot};
 use digest::Digest;
 
-/// Names of conversations that were begun here. A client that has seen one may use it as any other name.
+/// Prefix of generated conversation names. Clients may use them like any other name.
 const PREFIX: &str = "auto-";
-/// Users in memory, some 5 KiB each when all their places are taken. Those beyond are read again when they come back.
+/// Maximum users in memory, some 5 KiB each with all slots taken. Evicted users are read again from their files.
 const MAX_USERS: usize = 10_000;
-/// The part of them that leaves memory at once, so that not every new user has to look for somebody.
-const LEAVING: usize = MAX_USERS / 16;
-/// Forgotten conversations that wait to be deleted; those beyond are found again when their user comes back.
+/// Users evicted at once, so that not every new user scans for one.
+const EVICTED_AT_ONCE: usize = MAX_USERS / 16;
+/// Maximum queued deletions. Further ones are queued when their user returns.
 const QUEUE: usize = 1024;
-/// Conversations deleted at the same time. A child takes some tenths of a second to leave.
+/// Concurrent deletions. Stopping a child takes some tenths of a second.
 pub(crate) const PURGES: usize = 4;
-/// When to come again if all places are taken: a deletion or a turn is likely to have ended by then.
+/// Retry delay while all slots are taken: a deletion or a turn is likely to have ended by then.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The conversations of clients that name none.
@@ -51,41 +50,41 @@ pub(crate) struct Conversations {
     directory: PathBuf,
     keep: usize,
     users: Mutex<Users>,
-    to_forget: mpsc::Sender<Forgotten>,
-    forgotten: tokio::sync::Mutex<mpsc::Receiver<Forgotten>>,
+    deletion_sender: mpsc::Sender<Deletion>,
+    deletion_receiver: tokio::sync::Mutex<mpsc::Receiver<Deletion>>,
 }
 
 #[derive(Default)]
 struct Users {
-    shelves: HashMap<UserId, (Arc<UserShelf>, u64)>,
-    /// Counts requests, to tell who came last.
+    caches: HashMap<UserId, (Arc<UserCache>, u64)>,
+    /// Counts requests; orders users by their last request.
     count: u64,
 }
 
-struct UserShelf {
+struct UserCache {
     user: UserId,
     path: PathBuf,
     keep: usize,
-    to_forget: mpsc::Sender<Forgotten>,
-    /// Once it is read.
-    shelf: Mutex<Option<Shelf>>,
+    deletion_sender: mpsc::Sender<Deletion>,
+    /// `None` until the file is read.
+    cache: Mutex<Option<ConversationCache>>,
 }
 
-/// A conversation that is to be deleted.
-struct Forgotten {
-    shelf: Arc<UserShelf>,
+/// A queued deletion of a conversation.
+struct Deletion {
+    cache: Arc<UserCache>,
     name: String,
 }
 
-/// A conversation for the time of one request.
-#[must_use = "dropped, it is given back"]
+/// Exclusive use of a conversation for one request. Dropping releases it.
+#[must_use = "dropping releases the conversation"]
 pub(crate) struct Claim {
-    shelf: Arc<UserShelf>,
-    place: Place,
+    cache: Arc<UserCache>,
+    slot: Slot,
     asked: Digest,
     system: Digest,
-    reached: bool,
-    is_back: bool,
+    is_sent: bool,
+    is_released: bool,
 }
 
 impl fmt::Debug for Conversations {
@@ -96,129 +95,136 @@ impl fmt::Debug for Conversations {
 
 impl fmt::Debug for Claim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Claim").field("conversation", &self.place.name).finish_non_exhaustive()
+        f.debug_struct("Claim").field("conversation", &self.slot.name).finish_non_exhaustive()
     }
 }
 
 impl Conversations {
-    /// Keeps `keep` conversations for each user, and files about them in `directory`.
+    /// Keeps at most `keep` conversations per user, with one file per user in `directory`.
     pub(crate) fn new(directory: PathBuf, keep: usize) -> Self {
-        let (to_forget, forgotten) = mpsc::channel(QUEUE);
-        let forgotten = tokio::sync::Mutex::new(forgotten);
-        Self { directory, keep, users: Mutex::default(), to_forget, forgotten }
+        let (deletion_sender, deletion_receiver) = mpsc::channel(QUEUE);
+        let deletion_receiver = tokio::sync::Mutex::new(deletion_receiver);
+        Self { directory, keep, users: Mutex::default(), deletion_sender, deletion_receiver }
     }
 
-    /// The user's conversation that knows exactly what is told, or a new one.
+    /// Claims the user's conversation with exactly this history, or a new one.
     ///
     /// # Errors
-    /// 503 while so many of this user's conversations are in use or being deleted that there is no place.
-    pub(crate) async fn claim(&self, user: &UserId, told: &Told) -> Result<Claim, ApiError> {
-        let shelf = self.shelf(user).await;
+    /// 503 while all slots of this user are in use or being deleted.
+    pub(crate) async fn claim(&self, user: &UserId, digest: &HistoryDigest) -> Result<Claim, ApiError> {
+        let cache = self.cache(user).await;
         let new_name = format!("{PREFIX}{}", uuid::Uuid::new_v4().simple());
-        let place = shelf.change(|shelf| shelf.claim(told, new_name, now()));
+        let slot = cache.change(|cache| cache.claim(digest, new_name, now()));
         let full = "too many conversations of this user are in use or being deleted";
-        let place = place.ok_or_else(|| ApiError::overloaded(full, RETRY_AFTER))?;
-        Ok(Claim { shelf, place, asked: told.asked, system: told.system, reached: false, is_back: false })
+        let slot = slot.ok_or_else(|| ApiError::overloaded(full, RETRY_AFTER))?;
+        Ok(Claim {
+            cache,
+            slot,
+            asked: digest.asked,
+            system: digest.system,
+            is_sent: false,
+            is_released: false,
+        })
     }
 
-    /// Somebody uses or deletes a conversation by its name: it may be one of these, and then nobody can tell any more
-    /// what its child knows. It is the caller's from now on.
-    pub(crate) async fn named(&self, user: &UserId, name: &str) {
+    /// Excludes a conversation from matching, because a request uses or deletes it by name.
+    pub(crate) async fn exclude(&self, user: &UserId, name: &str) {
         if name.starts_with(PREFIX) {
-            self.shelf(user).await.change(|shelf| shelf.remove(name));
+            self.cache(user).await.change(|cache| cache.remove(name));
         }
     }
 
-    /// Deletes what is forgotten, one after the other. Ends when the queue does: never.
+    /// Worker that deletes evicted conversations, one at a time.
     pub(crate) async fn purge(&self, pilot: &Pilotlight) {
         loop {
-            let next = self.forgotten.lock().await.recv().await;
-            let Some(Forgotten { shelf, name }) = next else { return };
-            if !shelf.change(|shelf| shelf.is_doomed(&name)) {
-                // Somebody has come to use it by its name.
+            let next = self.deletion_receiver.lock().await.recv().await;
+            let Some(Deletion { cache, name }) = next else { return };
+            if !cache.change(|cache| cache.is_deleting(&name)) {
+                // A request uses it by name meanwhile.
                 continue;
             }
-            match pilot.conversation(shelf.user.as_bytes(), &name).purge().await {
+            match pilot.conversation(cache.user.as_bytes(), &name).purge().await {
                 Ok(()) => {
-                    shelf.change(|shelf| shelf.remove(&name));
+                    cache.change(|cache| cache.remove(&name));
                 }
                 Err(error) => {
-                    tracing::warn!(code = error.code(), "a forgotten conversation could not be deleted yet");
-                    // Not told of again at once: when its user comes back.
-                    if let Some(shelf) = shelf.shelf.lock_unpoisoned().as_mut() {
-                        shelf.still_there(&name);
+                    tracing::warn!(code = error.code(), "cannot delete an evicted conversation yet");
+                    // Queued again when its user returns, not at once.
+                    if let Some(cache) = cache.cache.lock_unpoisoned().as_mut() {
+                        cache.retry_deletion(&name);
                     }
                 }
             }
         }
     }
 
-    /// The user's shelf; read from its file if it is not in memory.
-    async fn shelf(&self, user: &UserId) -> Arc<UserShelf> {
+    /// The user's cache, read from its file if it is not in memory.
+    async fn cache(&self, user: &UserId) -> Arc<UserCache> {
         let found = self.find(user);
-        if found.shelf.lock_unpoisoned().is_none() {
+        if found.cache.lock_unpoisoned().is_none() {
             let reading = found.clone();
-            // If that fails it is read where it is needed.
+            // A failed task leaves the read to the caller.
             tokio::task::spawn_blocking(move || reading.change(|_| ())).await.ok();
         }
         found
     }
 
-    fn find(&self, user: &UserId) -> Arc<UserShelf> {
+    fn find(&self, user: &UserId) -> Arc<UserCache> {
         let mut users = self.users.lock_unpoisoned();
         users.count += 1;
         let now = users.count;
-        if let Some((shelf, last)) = users.shelves.get_mut(user) {
+        if let Some((cache, last)) = users.caches.get_mut(user) {
             *last = now;
-            return shelf.clone();
+            return cache.clone();
         }
-        users.make_room();
+        users.evict();
         let digest = Sha256::new().chain_update("user\0").chain_update(user.as_bytes()).finalize();
         let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        let shelf = Arc::new(UserShelf {
+        let cache = Arc::new(UserCache {
             user: user.clone(),
             path: self.directory.join(name),
             keep: self.keep,
-            to_forget: self.to_forget.clone(),
-            shelf: Mutex::new(None),
+            deletion_sender: self.deletion_sender.clone(),
+            cache: Mutex::new(None),
         });
-        users.shelves.insert(user.clone(), (shelf.clone(), now));
-        shelf
+        users.caches.insert(user.clone(), (cache.clone(), now));
+        cache
     }
 }
 
 impl Users {
-    /// Lets those leave memory who have not come for longest. Whoever has a claim, or is about to get one, holds the
-    /// shelf and stays: there must never be two shelves of one user.
-    fn make_room(&mut self) {
-        if self.shelves.len() < MAX_USERS {
+    /// Evicts the least recently used users from memory. Users with a claim, or about to get one, hold a reference and
+    /// stay: a user must never have two caches.
+    fn evict(&mut self) {
+        if self.caches.len() < MAX_USERS {
             return;
         }
-        let unused = self.shelves.values().filter(|(shelf, _)| Arc::strong_count(shelf) == 1);
+        let unused = self.caches.values().filter(|(cache, _)| Arc::strong_count(cache) == 1);
         let mut last: Vec<u64> = unused.map(|(_, last)| *last).collect();
         last.sort_unstable();
-        let Some(latest) = last.get(LEAVING.min(last.len().saturating_sub(1))).copied() else { return };
-        self.shelves.retain(|_, (shelf, last)| *last > latest || Arc::strong_count(shelf) > 1);
+        let Some(latest) = last.get(EVICTED_AT_ONCE.min(last.len().saturating_sub(1))).copied() else {
+            return;
+        };
+        self.caches.retain(|_, (cache, last)| *last > latest || Arc::strong_count(cache) > 1);
     }
 }
 
-impl UserShelf {
-    /// Looks at the shelf or changes it, writes what has changed, and has deleted what is forgotten. The write is for
-    /// the kernel alone and takes some microseconds: less than handing it to another thread would, and a claim has to
-    /// be on file before its turn begins.
-    fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut Shelf) -> T) -> T {
-        let mut shelf = self.shelf.lock_unpoisoned();
-        let shelf = shelf.get_or_insert_with(|| Shelf::new(self.keep, file::read(&self.path)));
-        let result = change(shelf);
-        for name in shelf.doomed() {
-            let forgotten = Forgotten { shelf: self.clone(), name };
-            if let Err(unsent) = self.to_forget.try_send(forgotten) {
-                shelf.still_there(&unsent.into_inner().name);
+impl UserCache {
+    /// Reads or changes the cache, writes changed slots and queues deletions. The write reaches the page cache only and
+    /// takes microseconds, less than a thread switch; a claim must be on file before its turn begins.
+    fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut ConversationCache) -> T) -> T {
+        let mut cache = self.cache.lock_unpoisoned();
+        let cache = cache.get_or_insert_with(|| ConversationCache::new(self.keep, file::read(&self.path)));
+        let result = change(cache);
+        for name in cache.take_deletions() {
+            let deletion_receiver = Deletion { cache: self.clone(), name };
+            if let Err(unsent) = self.deletion_sender.try_send(deletion_receiver) {
+                cache.retry_deletion(&unsent.into_inner().name);
                 break;
             }
         }
-        let changed = shelf.take_changed();
-        file::write(&self.path, shelf.places(), &changed);
+        let changed = cache.take_changed();
+        file::write(&self.path, cache.slots(), &changed);
         result
     }
 }
@@ -226,41 +232,41 @@ impl UserShelf {
 impl Claim {
     /// The conversation's name.
     pub(crate) fn conversation(&self) -> &str {
-        &self.place.name
+        &self.slot.name
     }
 
-    /// Whether the conversation begins with this request.
+    /// Whether this request begins the conversation.
     #[cfg(test)]
     pub(crate) fn is_new(&self) -> bool {
-        self.place.former == Digest::NOTHING
+        self.slot.former == Digest::EMPTY
     }
 
-    /// From here on the child may see the message: called before it is sent.
-    pub(crate) fn reached(&mut self) {
-        self.reached = true;
+    /// Called before the message is sent: from now on the child may receive it.
+    pub(crate) fn mark_sent(&mut self) {
+        self.is_sent = true;
     }
 
-    /// The message was refused before the child saw anything of it.
-    pub(crate) fn not_reached(&mut self) {
-        self.reached = false;
+    /// Called when the message was refused before the child received anything.
+    pub(crate) fn mark_unsent(&mut self) {
+        self.is_sent = false;
     }
 
-    /// The turn went well; `text` is all text of the answer, as it went to the client.
-    pub(crate) fn answered(mut self, text: &str) {
-        self.give_back(Some(self.asked.then_text(text)), Some(self.system));
+    /// Records the answer of a successful turn; `text` is all of its text as sent to the client.
+    pub(crate) fn commit(mut self, text: &str) {
+        self.release(Some(self.asked.append_text(text)), Some(self.system));
     }
 
-    fn give_back(&mut self, knows: Option<Digest>, system: Option<Digest>) {
-        if !std::mem::replace(&mut self.is_back, true) {
-            self.shelf.change(|shelf| shelf.give_back(&self.place, knows, system, now()));
+    fn release(&mut self, knows: Option<Digest>, system: Option<Digest>) {
+        if !std::mem::replace(&mut self.is_released, true) {
+            self.cache.change(|cache| cache.release(&self.slot, knows, system, now()));
         }
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let former = self.place.former;
-        self.give_back((!self.reached).then_some(former), None);
+        let former = self.slot.former;
+        self.release((!self.is_sent).then_some(former), None);
     }
 }
 

@@ -1,16 +1,16 @@
-//! The three ways in which callers speak to the same sessions: each with its own requests, answers, events and errors.
+//! The three dialects in which callers use the same sessions: each with its own requests, answers, events and errors.
 //!
-//! A dialect is two pure halves: a parser from a body to what is [`Asked`], and a [`Render`] from the parts of an answer
-//! to frames or to one JSON document. Everything between them (whose session, which conversation, the turn) is the same
-//! for all and lives in [`super::turns`].
+//! A dialect has two pure halves: a parser from a body to a [`TurnRequest`], and a [`Render`] from the parts of an
+//! answer to frames or one JSON document. Everything between them (user, conversation, turn) is shared and lives in
+//! [`super::turns`].
 
 use bytes::BytesMut;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::api::error::ApiError;
-use super::conversations::Told;
-use super::files::Written;
+use super::conversations::HistoryDigest;
+use super::files::ChangedFiles;
 use crate::adapter::answer::Part;
 use crate::error::TurnError;
 use crate::model::OauthCredentials;
@@ -33,14 +33,14 @@ use message::Content;
 
 pub(super) use collected::Collected;
 pub(super) use fields::{Ignored, judge};
-pub(super) use mcp::{AskedServers, FIELD as MCP_FIELD};
+pub(super) use mcp::{FIELD as MCP_FIELD, RequestedServers};
 
-/// Which one a request is written in.
+/// The dialect of a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Dialect {
-    /// Of the service whose clients we took over.
+    /// The API of the service that this one replaces.
     #[default]
-    Original,
+    Legacy,
     /// The Messages API.
     Anthropic,
     /// The Chat Completions API.
@@ -48,88 +48,94 @@ pub(super) enum Dialect {
 }
 
 impl Dialect {
-    /// Its name in the figures.
+    /// Metric label. The label value `original` predates the name `legacy` and is part of the contract.
     pub(super) fn metric_label(self) -> metrics::Dialect {
         match self {
-            Self::Original => metrics::Dialect::Original,
+            Self::Legacy => metrics::Dialect::Original,
             Self::Anthropic => metrics::Dialect::Anthropic,
             Self::OpenAi => metrics::Dialect::OpenAi,
         }
     }
 }
 
-/// What a caller asks for, in any dialect.
+/// A request for a turn, in any dialect.
 #[derive(Default)]
-pub(super) struct Asked {
+pub(super) struct TurnRequest {
     pub(super) dialect: Dialect,
-    /// The answer is to come as events.
+    /// Whether the answer is a stream of events.
     pub(super) stream: bool,
     pub(super) prompt: Prompt,
     pub(super) options: TurnOptions,
-    /// The conversation, if it is named in the body.
+    /// Conversation named in the body.
     pub(super) conversation: Option<String>,
-    /// The user, if it is named in the body.
+    /// User named in the body.
     pub(super) user: Option<String>,
-    /// The user, as a client says of its own accord that is no caller of ours: it counts where nobody else is named, and
-    /// never against a key.
+    /// User id that a client sends by itself. It counts only without any other user, and never against a key.
     pub(super) client: Option<String>,
     pub(super) credentials: Option<OauthCredentials>,
-    /// The field `mcp_servers`, if the dialect has it and it is there.
-    pub(super) mcp_servers: Option<AskedServers>,
+    /// Field `mcp_servers`, if present.
+    pub(super) mcp_servers: Option<RequestedServers>,
     pub(super) include_files: bool,
-    /// The model, in the caller's words.
+    /// Model as named by the caller.
     pub(super) model: String,
-    /// A stream of the OpenAI dialect ends with the tokens.
+    /// Whether a stream of the OpenAI dialect ends with token counts.
     pub(super) include_usage: bool,
-    /// Fields that have no effect here.
+    /// Fields without effect.
     pub(super) ignored: Ignored,
-    /// What of the earlier messages a conversation of the CLI cannot hold.
+    /// Parts of the history that a conversation of the CLI cannot hold.
     pub(super) left_out: Vec<String>,
-    /// By what it tells of its history a conversation without a name is found again; not in the original dialect.
-    pub(super) told: Option<Told>,
+    /// Finds the conversation of a request without a name; not in the legacy dialect.
+    pub(super) history_digest: Option<HistoryDigest>,
 }
 
-/// Reads the body of `POST /v1/messages`: whoever sends OAuth credentials speaks the original dialect.
-pub(super) fn messages(bytes: &[u8]) -> Result<Asked, ApiError> {
+impl TurnRequest {
+    /// Names of fields, and of parts of the history, without effect.
+    pub(super) fn without_effect(&self) -> Vec<&str> {
+        self.ignored.names.iter().chain(&self.left_out).map(String::as_str).collect()
+    }
+}
+
+/// Parses the body of `POST /v1/messages`: one with OAuth credentials is in the legacy dialect.
+pub(super) fn messages(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
     #[derive(Deserialize)]
-    struct Tell {
+    struct Probe {
         oauth_credentials: Option<serde::de::IgnoredAny>,
     }
-    match message::read::<Tell>(bytes)?.oauth_credentials {
+    match message::read::<Probe>(bytes)?.oauth_credentials {
         Some(_) => legacy::parse(bytes),
         None => anthropic::parse(bytes),
     }
 }
 
-/// How a turn ended, as a renderer is told.
+/// The end of a turn.
 #[derive(Clone, Copy)]
-pub(super) enum Ending<'a> {
-    /// By the CLI.
-    Told(&'a Outcome),
-    /// Without an answer.
-    Lost(&'a TurnError),
+pub(super) enum TurnEnd<'a> {
+    /// The CLI ended the turn.
+    Finished(&'a Outcome),
+    /// The turn failed without an answer.
+    Failed(&'a TurnError),
 }
 
-/// Writes the events of one turn. Pure.
+/// Renderer of the events of one turn. Pure.
 pub(super) trait Render: Send {
-    /// The events of these lines of the CLI, each with its LF.
+    /// Renders CLI lines, each with its LF.
     fn lines(&mut self, lines: &[u8], frames: &mut BytesMut);
 
-    /// A sign of life.
+    /// Heartbeat.
     fn ping(&self) -> &'static [u8];
 
-    /// The last events.
-    fn end(&mut self, ending: Ending<'_>, files: Option<&Written>, frames: &mut BytesMut);
+    /// Renders the last events.
+    fn end(&mut self, ending: TurnEnd<'_>, files: Option<&ChangedFiles>, frames: &mut BytesMut);
 
-    /// The text of the answer so far, if it was to be kept.
+    /// Text of the answer so far, if kept.
     fn text(&self) -> String {
         String::new()
     }
 }
 
-/// What goes into an answer that does not come from the turn itself.
-pub(super) struct Frame {
-    /// The conversation's name.
+/// Fields of an answer that do not come from the turn.
+pub(super) struct AnswerContext {
+    /// Name of the conversation.
     pub(super) session: String,
     /// Seconds since 1970.
     pub(super) created: u64,
@@ -137,7 +143,7 @@ pub(super) struct Frame {
     pub(super) model: String,
 }
 
-/// The text of an answer on its way, where somebody will ask for it.
+/// Text of a streamed answer, if it is needed at the end.
 #[derive(Debug)]
 struct KeptText(Option<String>);
 
@@ -146,7 +152,7 @@ impl KeptText {
         Self(is_kept.then(String::new))
     }
 
-    /// As the inside of a JSON string: it is read once, at the end.
+    /// Kept as the inside of a JSON string, which is decoded once at the end.
     fn keep(&mut self, part: Part<'_>) {
         if let (Some(kept), Part::Text { text, .. }) = (&mut self.0, part) {
             kept.push_str(text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or_default());
@@ -159,65 +165,71 @@ impl KeptText {
     }
 }
 
-/// The renderer of a stream. `keep_text` where [`Render::text`] will be asked for.
-pub(super) fn renderer(asked: &Asked, frame: &Frame, reader: Reader, keep_text: bool) -> Box<dyn Render> {
-    match asked.dialect {
-        Dialect::Original => Box::new(legacy::Lines),
-        Dialect::Anthropic => Box::new(anthropic::Events::new(reader, frame, keep_text)),
-        Dialect::OpenAi => Box::new(openai::Chunks::new(reader, frame, asked, keep_text)),
+/// Creates the renderer of a stream. `keep_text` enables [`Render::text`].
+pub(super) fn renderer(
+    request: &TurnRequest,
+    context: &AnswerContext,
+    reader: Reader,
+    keep_text: bool,
+) -> Box<dyn Render> {
+    match request.dialect {
+        Dialect::Legacy => Box::new(legacy::Lines),
+        Dialect::Anthropic => Box::new(anthropic::Events::new(reader, context, keep_text)),
+        Dialect::OpenAi => Box::new(openai::Chunks::new(reader, context, request, keep_text)),
     }
 }
 
-/// The whole answer as one document.
+/// Renders the whole answer as one document.
 pub(super) fn document(
     dialect: Dialect,
     collected: Collected,
     outcome: &Outcome,
-    frame: &Frame,
-    files: Option<Written>,
+    context: &AnswerContext,
+    files: Option<ChangedFiles>,
 ) -> Value {
     match dialect {
-        Dialect::Original => legacy::document(collected, outcome, frame, files),
-        Dialect::Anthropic => anthropic::document(collected, outcome, frame),
-        Dialect::OpenAi => openai::document(collected, outcome, frame),
+        Dialect::Legacy => legacy::document(collected, outcome, context, files),
+        Dialect::Anthropic => anthropic::document(collected, outcome, context),
+        Dialect::OpenAi => openai::document(collected, outcome, context),
     }
 }
 
-/// The reader of an answer's parts.
+/// Reader of the parts of an answer.
 pub(super) type Reader = Box<dyn crate::adapter::AnswerReader>;
 
-/// A refusal of the model is an answer in the dialects of the SDKs, though the CLI calls it an error.
+/// Whether the outcome is an answer. In the dialects of the SDKs a refusal by the model is one, although the CLI
+/// reports an error.
 pub(super) fn is_answer(dialect: Dialect, outcome: &Outcome) -> bool {
-    outcome.is_ok() || (dialect != Dialect::Original && refused(outcome))
+    outcome.is_ok() || (dialect != Dialect::Legacy && refused(outcome))
 }
 
 fn refused(outcome: &Outcome) -> bool {
     matches!(&outcome.status, crate::turn::Status::Failed(failure) if failure.kind == "refusal")
 }
 
-/// Why the model stopped, in the words of the Messages API.
+/// Stop reason of the Messages API.
 fn stop_reason(outcome: &Outcome) -> &str {
     match outcome.stop_reason.as_deref() {
         _ if refused(outcome) => "refusal",
-        // The tools were the CLI's own: there is none for the caller to run.
+        // The tools belong to the CLI: the caller has none to run.
         None | Some("tool_use") => "end_turn",
         Some(reason) => reason,
     }
 }
 
-/// Says in an answer, or in the last event of one, that the conversation has lost something.
-fn tell_of_loss(outcome: &Outcome, answer: &mut Value) {
+/// Marks an answer, or its last event, whose conversation has lost context.
+fn mark_context_lost(outcome: &Outcome, answer: &mut Value) {
     if outcome.context_lost {
         answer["context_lost"] = true.into();
     }
 }
 
-/// An id of our own, where the API gave none.
+/// Generates an id where the API gave none.
 fn new_id(prefix: &str) -> String {
     format!("{prefix}{}", uuid::Uuid::new_v4().simple())
 }
 
-/// The content of a message whose parts are all text.
+/// Whether all parts of the content are text.
 fn is_text(content: &Content) -> bool {
     match content {
         Content::Text(_) => true,

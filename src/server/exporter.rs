@@ -1,4 +1,4 @@
-//! The server's own metrics recorder and its text. Nothing global: several servers may live in one process.
+//! The server's metrics recorder and its Prometheus text. Nothing is global: several servers may share a process.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +15,13 @@ use process::Started;
 pub(crate) mod labels;
 mod process;
 
-/// Samples of histograms wait in a list until they are sorted into buckets; without this the list grows for ever.
+/// Interval of histogram upkeep: samples are queued until they are sorted into buckets.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What the text format calls itself.
+/// Content type of the text format.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Renders what was recorded.
+/// Recorder handle and HTTP metrics.
 #[derive(Clone)]
 pub(super) struct Exporter {
     recorded: PrometheusHandle,
@@ -36,25 +36,25 @@ impl std::fmt::Debug for Exporter {
 }
 
 impl Exporter {
-    /// Everything, in the text format.
+    /// Renders all metrics.
     pub(super) fn render(&self) -> String {
         let begun = Instant::now();
         let mut text = self.recorded.render();
         self.started.render(&mut text);
-        self.metrics.rendered(begun.elapsed());
+        self.metrics.render.record(begun.elapsed());
         text
     }
 
-    /// Where the server counts.
+    /// HTTP metrics.
     pub(super) fn metrics(&self) -> &Arc<HttpMetrics> {
         &self.metrics
     }
 }
 
-/// Starts the core with a recorder of its own.
+/// Starts the core with its own recorder.
 pub(super) async fn start(config: Config) -> Result<(Pilotlight, Exporter), ServeError> {
     let mut builder = PrometheusBuilder::new();
-    // Without explicit buckets histograms come out as summaries, which cannot be added up over instances.
+    // Without explicit buckets, histograms become summaries, which cannot be aggregated over instances.
     for (name, buckets) in crate::telemetry::metrics::buckets(&config.metrics.prefix) {
         builder = builder
             .set_buckets_for_metric(Matcher::Full(name), buckets)
@@ -66,7 +66,7 @@ pub(super) async fn start(config: Config) -> Result<(Pilotlight, Exporter), Serv
     Ok((pilot, Exporter { recorded: recorder.handle(), metrics, started: Started::now() }))
 }
 
-/// Sorts samples into buckets, for ever.
+/// Sorts samples into buckets periodically.
 pub(super) async fn upkeep(exporter: Exporter) {
     let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
     loop {

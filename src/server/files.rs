@@ -1,4 +1,4 @@
-//! The files that a turn wrote, for callers that asked for them.
+//! Files that a turn wrote, for callers that request them.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,34 +13,34 @@ use snapshot::{Snapshot, look};
 
 pub(crate) mod snapshot;
 
-/// So much of one file is sent.
+/// Maximum bytes sent of one file.
 const FILE_BYTES: usize = 10 << 20;
-/// So much of all files of a turn: they are in memory together.
+/// Maximum bytes sent of all files of a turn, which are in memory together.
 const ALL_BYTES: usize = 20 << 20;
-/// So many files are named.
+/// Maximum files listed.
 const MAX_FILES: usize = 1000;
 
-/// A workspace and what was in it before the turn.
-pub(super) struct Watch {
+/// A workspace and its snapshot before the turn.
+pub(super) struct WorkspaceWatch {
     work: ChildDir,
     before: Snapshot,
-    /// What takes the place of `before`, when it is known.
+    /// Replaces `before` once available.
     newer: Option<tokio::task::JoinHandle<io::Result<Snapshot>>>,
 }
 
-/// What was written since, as it is told.
+/// Files changed by a turn, as JSON.
 #[derive(Debug, Default)]
-pub(super) struct Written {
-    /// One for each file: `file_created`.
+pub(super) struct ChangedFiles {
+    /// One `file_created` event per file.
     each: Vec<Value>,
-    /// The files with what is in them.
+    /// Files with their content.
     pub(super) files: Value,
-    /// How many, how much, and what is missing of it.
+    /// Count, size and omissions.
     pub(super) summary: Value,
 }
 
-impl Written {
-    /// One event for each file, then one with all of them.
+impl ChangedFiles {
+    /// One event per file, then one with all of them.
     pub(super) fn events(&self) -> Vec<Value> {
         let batch = match &self.files {
             Value::Null => self.summary.clone(),
@@ -50,15 +50,15 @@ impl Written {
     }
 }
 
-/// A file that was written since.
-struct Found {
+/// A changed file.
+struct ChangedFile {
     path: PathBuf,
     size: u64,
     is_new: bool,
 }
 
-impl Watch {
-    /// Remembers what is there now.
+impl WorkspaceWatch {
+    /// Takes the snapshot before the turn.
     pub(super) async fn start(work: ChildDir) -> io::Result<Self> {
         off_runtime(move || {
             let before = look(&work.open()?)?;
@@ -67,21 +67,21 @@ impl Watch {
         .await
     }
 
-    /// Remembers what is there now instead: other turns have written since. Begins to look at once, and keeps what it
-    /// had if it cannot.
+    /// Retakes the snapshot in the background, because earlier turns have written since. A failure keeps the former
+    /// one.
     pub(super) fn look_again(&mut self) {
         let work = self.work.clone();
         let since = SystemTime::now();
         self.newer = Some(tokio::task::spawn_blocking(move || {
             let mut newer = look(&work.open()?)?;
-            // The turn may have been faster than the look.
+            // The turn may have written before the snapshot.
             newer.files.retain(|_, stamp| stamp.is_before(since));
             Ok(newer)
         }));
     }
 
-    /// What was written since. Never fails: an answer is not lost because its files cannot be read.
-    pub(super) async fn written(mut self) -> Written {
+    /// Collects the changes. Never fails: unreadable files must not lose an answer.
+    pub(super) async fn written(mut self) -> ChangedFiles {
         if let Some(newer) = self.newer.take()
             && let Ok(Ok(newer)) = newer.await
         {
@@ -91,18 +91,18 @@ impl Watch {
         written.unwrap_or_else(|_| {
             let message = "the files of this turn could not be read";
             let summary = json!({ "type": "pilotlight", "subtype": "files_unavailable", "message": message });
-            Written { each: Vec::new(), files: Value::Null, summary }
+            ChangedFiles { each: Vec::new(), files: Value::Null, summary }
         })
     }
 }
 
-fn written(work: &Beneath, before: &Snapshot) -> Written {
+fn written(work: &Beneath, before: &Snapshot) -> ChangedFiles {
     let after = look(work).unwrap_or_default();
-    let mut found: Vec<Found> = after
+    let mut found: Vec<ChangedFile> = after
         .files
         .iter()
         .filter(|(path, stamp)| before.files.get(*path) != Some(stamp))
-        .map(|(path, stamp)| Found {
+        .map(|(path, stamp)| ChangedFile {
             path: path.clone(),
             size: stamp.size,
             is_new: !before.files.contains_key(path),
@@ -119,7 +119,7 @@ fn written(work: &Beneath, before: &Snapshot) -> Written {
         let path = file.path.to_string_lossy().into_owned();
         let change = if file.is_new { "created" } else { "changed" };
         each.push(json!({ "type": "file_created", "path": path, "size": file.size, "change": change }));
-        // Gone again or unreadable: named above, without content below.
+        // Removed or unreadable: listed without content.
         if let Ok(content) = work.beginning(&file.path, FILE_BYTES.min(room) as u64) {
             room -= content.len();
             files.push(entry(path, file.size, content));
@@ -132,16 +132,16 @@ fn written(work: &Beneath, before: &Snapshot) -> Written {
         "left_out": total - files.len(),
         "partial": before.partial || after.partial,
     });
-    Written { each, files: files.into(), summary }
+    ChangedFiles { each, files: files.into(), summary }
 }
 
-/// Text if it is text, else base64. `truncated` where `content` is only its beginning.
+/// UTF-8 text or base64. `truncated` if `content` is only its beginning.
 fn entry(path: String, size: u64, content: Vec<u8>) -> Value {
     let truncated = (content.len() as u64) < size;
     let (content, encoding) = match String::from_utf8(content) {
         Ok(text) => (text, "text"),
         Err(error) => {
-            // A cut within the last character does not make it another kind of file.
+            // A cut within the last character leaves the file text.
             let valid = error.utf8_error().valid_up_to();
             let is_cut_text = truncated && error.utf8_error().error_len().is_none();
             let mut bytes = error.into_bytes();
@@ -174,12 +174,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_written_since_is_told() {
+    async fn changes_since_snapshot_are_reported() {
         let root = tempfile::tempdir().unwrap();
         let at = |name: &str| root.path().join(name);
         std::fs::write(at("old"), "old").unwrap();
         std::fs::write(at("edited"), "before").unwrap();
-        let watch = Watch::start(place(&root)).await.unwrap();
+        let watch = WorkspaceWatch::start(place(&root)).await.unwrap();
         std::fs::write(at("edited"), "after").unwrap();
         std::fs::write(at("picture"), b"\xff\x00").unwrap();
         std::fs::write(at(".credentials.json"), "secret").unwrap();
@@ -196,10 +196,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn large_files_are_cut_and_it_is_said() {
+    async fn large_files_are_truncated_and_marked() {
         let root = tempfile::tempdir().unwrap();
-        let watch = Watch::start(place(&root)).await.unwrap();
-        // The limit falls within a character of two bytes.
+        let watch = WorkspaceWatch::start(place(&root)).await.unwrap();
+        // The limit falls within a two-byte character.
         let text = format!("a{}", "ü".repeat(FILE_BYTES / 2 + 10));
         for name in ["a", "b", "c"] {
             std::fs::write(root.path().join(name), &text).unwrap();

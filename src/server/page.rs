@@ -1,9 +1,8 @@
-//! The live page: what `GET /` answers to a browser, and the files that it needs. Programs get the service document.
+//! The live page: `GET /` for browsers and its files. Programs get the service document.
 //!
-//! The files are part of the binary and served as they are in `page/`; nothing is built and nothing comes from another
-//! host. They hold no data: whoever opens the page gives it a key, or is on a listener without keys, and the page asks
-//! the same interface as any other client. It may run its own scripts and nothing else, and reach this service and
-//! nothing else. Knows no session.
+//! The files in `page/` are embedded in the binary and served unchanged; nothing is built or loaded from other hosts.
+//! They hold no data: the page calls the same API with the user's key. It may run only its own scripts and reach only
+//! this service.
 
 use axum::extract::Path;
 use axum::http::header::{
@@ -16,14 +15,14 @@ use axum::response::{IntoResponse, Response};
 use super::api::error::ApiError;
 use super::api::health;
 
-/// Where the files are.
+/// Path prefix of the files.
 const FOLDER: &str = "/page/";
 const HTML: &str = "text/html; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
 const INDEX: &str = include_str!("page/index.html");
 
-/// Name, kind and content.
+/// Name, content type and content.
 const FILES: [(&str, &str, &str); 7] = [
     ("app.js", JAVASCRIPT, include_str!("page/app.js")),
     ("service.js", JAVASCRIPT, include_str!("page/service.js")),
@@ -34,13 +33,12 @@ const FILES: [(&str, &str, &str); 7] = [
     ("icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
 ];
 
-/// Nothing but this service; no text can become a script, not even by a mistake of ours (trusted types); no frame
-/// around the page, in which a click could be led astray.
+/// Content security policy: only this service, no scripts from text (trusted types), no framing.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
                       require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// Whether a path is one of the page's files.
+/// Whether a path is a file of the page.
 pub(super) fn has(path: &str) -> bool {
     path.strip_prefix(FOLDER).is_some_and(|name| find(name).is_some())
 }
@@ -66,7 +64,7 @@ fn find(name: &str) -> Option<&'static (&'static str, &'static str, &'static str
 fn serve(kind: &'static str, content: &'static str) -> Response {
     let headers = [
         (CONTENT_TYPE, kind),
-        // Another version of the program has other files.
+        // Files differ between versions.
         (CACHE_CONTROL, "no-cache"),
         (CONTENT_SECURITY_POLICY, POLICY),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -75,7 +73,7 @@ fn serve(kind: &'static str, content: &'static str) -> Response {
     (headers, content).into_response()
 }
 
-/// Browsers name HTML; programs name JSON, anything, or nothing.
+/// Browsers accept HTML by name; programs accept JSON, anything, or nothing.
 fn wants_html(headers: &HeaderMap) -> bool {
     let accepted = || headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let weight = |wanted: &str| {
@@ -98,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn browsers_get_the_page_and_programs_the_document() {
+    fn browsers_get_page_and_programs_document() {
         let wants = |accept: &'static str| {
             wants_html(&[(ACCEPT, HeaderValue::from_static(accept))].into_iter().collect())
         };
@@ -119,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_names_no_other_host_and_every_file_it_names_is_there() {
+    fn page_names_only_own_existing_files() {
         let all = FILES.iter().map(|(_, _, content)| *content).chain([INDEX]);
         for content in all {
             let hosts =

@@ -34,7 +34,8 @@ use crate::error::TurnError;
 use crate::model::ids::{SessionKey, TurnId};
 use crate::model::{PermissionError, SessionState};
 use crate::support::atomic_file::Durability;
-use crate::telemetry::events::EventKind;
+use crate::telemetry::Telemetry;
+use crate::telemetry::emit::CircuitOpened;
 use crate::telemetry::metrics::{EvictionReason, RestartCause};
 use crate::workspace::Workspace;
 
@@ -96,7 +97,7 @@ impl Actor for SessionActor {
         let entry = Entry::new(args.key, args.workspace.clone(), myself, turn_limit, &args.record);
         let entry = Arc::new(entry);
         args.sessions.registry.insert(entry.clone());
-        args.sessions.env.metrics.session_moved(None, Some(SessionState::Dormant));
+        args.sessions.env.telemetry.metrics.session_moved(None, Some(SessionState::Dormant));
         let settings_hash = args.record.settings.hash();
         Ok(SessionActorState {
             machine: Machine::new(args.record.generation(), settings_hash, has_context(&args.record)),
@@ -248,9 +249,7 @@ impl SessionActorState {
                 }
             }
             Effect::CircuitOpened => {
-                self.sessions.env.metrics.crash_loop();
-                self.record(EventKind::Paused);
-                tracing::warn!(session = %self.entry.key.hash(), "the CLI failed repeatedly; the session pauses");
+                CircuitOpened.emit(self.telemetry(), &self.entry.key);
             }
         }
     }
@@ -270,8 +269,8 @@ impl SessionActorState {
         }
     }
 
-    fn record(&self, kind: EventKind) {
-        self.sessions.env.events.record(&self.entry.key, kind);
+    fn telemetry(&self) -> &Telemetry {
+        &self.sessions.env.telemetry
     }
 
     /// Records that the session is used.
@@ -283,7 +282,7 @@ impl SessionActorState {
     fn publish(&mut self) {
         let state = self.machine.public_state();
         if state != self.counted {
-            self.sessions.env.metrics.session_moved(Some(self.counted), Some(state));
+            self.sessions.env.telemetry.metrics.session_moved(Some(self.counted), Some(state));
             self.counted = state;
         }
         self.entry.status.actor_moved(&ActorView {
@@ -297,7 +296,7 @@ impl SessionActorState {
 
 impl Drop for SessionActorState {
     fn drop(&mut self) {
-        self.sessions.env.metrics.session_moved(Some(self.counted), None);
+        self.sessions.env.telemetry.metrics.session_moved(Some(self.counted), None);
     }
 }
 

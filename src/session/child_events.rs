@@ -19,7 +19,7 @@ use crate::child::{ChildEvent, ConnectionHandle, OnChildEvent};
 use crate::installation::versions::Chosen;
 use crate::model::ids::Generation;
 use crate::support::take_once::TakeOnce;
-use crate::telemetry::events::EventKind;
+use crate::telemetry::emit::{OwnTurn, Ready};
 use crate::telemetry::metrics::ContextLost;
 
 /// An event in the life of a child that its task reports, not its connection.
@@ -101,10 +101,7 @@ impl ChildEvents {
 
     fn ready(&self) {
         let env = self.plan.env();
-        let took = self.begun.elapsed();
-        env.metrics.spawned(None);
-        env.metrics.spawn_ready(took);
-        self.plan.record(EventKind::Ready { took });
+        Ready { took: self.begun.elapsed() }.emit(&env.telemetry, &self.plan.entry.key);
         // Writes when it is another than before.
         let (installed, chosen) = (env.installed.clone(), self.chosen.clone());
         tokio::task::spawn_blocking(move || installed.worked(&chosen));
@@ -129,7 +126,7 @@ impl OnChildEvent for ChildEvents {
             ChildEvent::Ready => self.ready(),
             ChildEvent::OwnTurn { cost_usd } => {
                 entry.status.own_turn_ended(*cost_usd);
-                self.plan.record(EventKind::OwnTurn { cost_usd: *cost_usd });
+                OwnTurn { cost_usd: *cost_usd }.emit(&self.plan.env().telemetry, &entry.key);
             }
             ChildEvent::Model(_) => {}
             // A reader that hears of the end may look before the session's actor does.

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use pilotlight_shim::report::KillMethod;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -13,8 +14,7 @@ use crate::config::Config;
 use crate::installation::program::Program;
 use crate::installation::versions::Installed;
 use crate::session::ImportAbility;
-use crate::telemetry::events::EventLog;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::Telemetry;
 use crate::workspace::user_env::UserEnv;
 
 /// The environment of all sessions of one system: configuration, telemetry and the means to start a child.
@@ -22,8 +22,7 @@ use crate::workspace::user_env::UserEnv;
 pub(crate) struct Env {
     pub(crate) config: Arc<Config>,
     pub(crate) adapter: &'static dyn Adapter,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) events: Arc<EventLog>,
+    pub(crate) telemetry: Telemetry,
     pub(crate) shim: ShimProgram,
     pub(crate) program: Program,
     /// Which executable the program is, and what is known of it. A trial start shares it with its system.
@@ -88,12 +87,12 @@ impl Cgroups {
     }
 
     /// The strongest available method of killing a tree: groups may be taken away while the system runs.
-    pub(crate) fn containment(&self) -> &'static str {
+    pub(crate) fn containment(&self) -> KillMethod {
         if self.base.as_ref().is_some_and(|base| !base.is_there()) {
             self.set_usable(false);
         }
         let usable = self.base.is_some() && !self.lost.load(Ordering::Relaxed);
-        if usable { "cgroup" } else { "walk" }
+        if usable { KillMethod::Cgroup } else { KillMethod::Walk }
     }
 
     /// Records whether children can be put into groups, as the last start or check has shown. Logs each change once.

@@ -29,7 +29,7 @@ pub(crate) async fn choose(env: &Arc<Env>) -> Result<Chosen, StartFailure> {
         env.spawn_until_end(async move { learn_version(&asking).await });
     }
     installed.judge(env.adapter);
-    installed.publish(&env.metrics);
+    installed.publish(&env.telemetry.metrics);
     match installed.refusal(&chosen).filter(|_| refuses_unjudged) {
         None => Ok(chosen),
         Some(message) => Err(StartFailure::Spawn {
@@ -56,7 +56,7 @@ fn start_trial(env: &Arc<Env>) -> oneshot::Receiver<()> {
         let trying = env.clone();
         env.spawn_until_end(async move {
             trial(&trying).await;
-            trying.installed.publish(&trying.metrics);
+            trying.installed.publish(&trying.telemetry.metrics);
             done.send(()).ok();
         });
     }
@@ -67,5 +67,5 @@ fn start_trial(env: &Arc<Env>) -> oneshot::Receiver<()> {
 pub(crate) async fn learn_version(env: &Env) {
     env.installed.ask_version(&env.shim, &env.config.data_dir).await;
     env.installed.judge(env.adapter);
-    env.installed.publish(&env.metrics);
+    env.installed.publish(&env.telemetry.metrics);
 }

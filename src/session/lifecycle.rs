@@ -30,7 +30,8 @@ use crate::session::executable;
 use crate::session::registry::Entry;
 use crate::session::sessions::Sessions;
 use crate::support::take_once::TakeOnce;
-use crate::telemetry::events::{EventKind, Exit};
+use crate::telemetry::emit;
+use crate::telemetry::events::Exit;
 use crate::telemetry::metrics::{AdmissionRejected, StopHow};
 use crate::turn::wake;
 use crate::workspace::Workspace;
@@ -49,10 +50,6 @@ pub(crate) struct Plan {
 impl Plan {
     pub(super) fn env(&self) -> &Arc<Env> {
         &self.sessions.env
-    }
-
-    pub(super) fn record(&self, kind: EventKind) {
-        self.env().events.record(&self.entry.key, kind);
     }
 }
 
@@ -156,7 +153,7 @@ async fn one_child(
     mailbox: &Mailbox,
     start_permit: &Arc<TakeOnce<StartPermit>>,
 ) -> Result<Conclusion, LaunchRefusal> {
-    let metrics = &plan.env().metrics;
+    let metrics = &plan.env().telemetry.metrics;
     let begun = Instant::now();
     let mut child = match launch::start(plan, prepared, chosen) {
         Ok(child) => child,
@@ -176,9 +173,9 @@ async fn one_child(
             return Ok(not_started(plan, StartFailure::NeverReady { limit }));
         }
     };
-    metrics.spawn_exec(begun.elapsed());
+    let took = begun.elapsed();
     plan.env().cgroups.set_usable(!child.shim.is_ungrouped());
-    metrics.containment(plan.env().cgroups.containment());
+    metrics.containment.select(plan.env().cgroups.containment());
     let shim = child.shim.shim_pid();
     let context = ChildContext {
         adapter: plan.env().adapter,
@@ -188,7 +185,7 @@ async fn one_child(
         events: ChildEvents::new(plan, prepared, chosen, mailbox, start_permit, begun),
     };
     let task = ChildTask::new(context, child, prepared.model.clone(), begun, &prepared.settings);
-    plan.record(EventKind::Started { generation: plan.generation.0 });
+    emit::Started { generation: plan.generation.0, took }.emit(&plan.env().telemetry, &plan.entry.key);
     if let Some(shim) = shim {
         mailbox.send(LifecycleEvent::Started(Started { pid, shim }, task.handle()));
     }
@@ -201,13 +198,11 @@ async fn one_child(
 }
 
 fn not_started(plan: &Plan, failure: StartFailure) -> Conclusion {
-    plan.env().metrics.spawned(Some(failure.reason()));
-    plan.record(EventKind::NotStarted { reason: failure.reason() });
-    tracing::warn!(session = %plan.entry.key.hash(), reason = failure.reason(), "the CLI did not start");
+    emit::NotStarted { failure: &failure }.emit(&plan.env().telemetry, &plan.entry.key);
     let why = match shortage(&failure) {
-        // No fault of the CLI, and nothing that a pause of this session would mend.
+        // No fault of the CLI, and a pause of this session would not help.
         Some(short_of) => {
-            plan.env().metrics.admission_rejected(short_of);
+            plan.env().telemetry.metrics.admission_rejected.increment(short_of);
             ExitKind::NotAdmitted(TurnError::Overloaded {
                 reason: "the host has no room for another process or open file",
                 retry_after: SHORTAGE_PAUSE,
@@ -235,24 +230,24 @@ const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Records the end of the tree and the duration of the stop.
 fn record_stop(plan: &Plan, exit: &ChildExit) {
-    let metrics = &plan.env().metrics;
+    let metrics = &plan.env().telemetry.metrics;
     match exit.sweep {
         Some(Sweep::Done(swept)) => {
-            metrics.leftovers_killed(swept.method.as_str(), swept.killed);
-            metrics.tree_kill(swept.method.as_str(), swept.took);
+            metrics.leftovers_killed.add(swept.method, swept.killed);
+            metrics.tree_kill.record(swept.method, swept.took);
         }
-        Some(Sweep::ShimDied { rung, killed }) => metrics.leftovers_killed(rung.as_str(), killed as u64),
+        Some(Sweep::ShimDied { method, killed }) => metrics.leftovers_killed.add(method, killed as u64),
         Some(Sweep::NothingStarted) | None => {}
     }
     if let (true, Some(since)) = (exit.requested, exit.stop_began) {
         let how = if exit.forced { StopHow::Killed } else { StopHow::Orderly };
-        metrics.stopped(how, since.elapsed());
+        metrics.stop_duration.record(how, since.elapsed());
     }
 }
 
 /// Concludes from the end, records it and ends a turn that is lost.
 fn conclude_and_record(plan: &Plan, exit: ChildExit) -> Conclusion {
-    let (metrics, config) = (&plan.env().metrics, &plan.env().config);
+    let config = &plan.env().config;
     let rules = Rules {
         draining: plan.sessions.is_draining(),
         retry_turn: config.restart.retry_turn,
@@ -261,16 +256,13 @@ fn conclude_and_record(plan: &Plan, exit: ChildExit) -> Conclusion {
     let session = plan.entry.key.hash();
     let stderr = if exit.ready { String::new() } else { exit.stderr.clone() };
     let mut conclusion = conclude(exit, rules);
-    let Conclusion { reason, detail, .. } = &conclusion;
-    metrics.exited(*reason);
-    let shown = Exit { reason: reason.as_str(), detail: detail.clone(), at: SystemTime::now() };
-    plan.entry.status.exited(shown.clone());
-    if !conclusion.was_requested() {
-        plan.record(EventKind::Crashed(shown));
-        tracing::warn!(%session, generation = plan.generation.0, cause = %detail, "the CLI ended unasked");
-    }
+    let (telemetry, reason) = (&plan.env().telemetry, conclusion.reason);
+    let exit = Exit { reason: reason.as_str(), detail: conclusion.detail.clone(), at: SystemTime::now() };
+    plan.entry.status.exited(exit.clone());
+    let (generation, requested) = (plan.generation.0, conclusion.was_requested());
+    emit::Exited { generation, reason, exit: &exit, requested }.emit(telemetry, &plan.entry.key);
     if let ExitKind::NotStarted(failure) = &conclusion.kind {
-        metrics.spawned(Some(failure.reason()));
+        emit::NotStarted { failure }.emit(telemetry, &plan.entry.key);
         // It has seen no prompt yet, and callers get this without the paths in it.
         if !stderr.is_empty() {
             tracing::warn!(%session, %stderr, "what the CLI said before it ended");

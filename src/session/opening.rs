@@ -48,7 +48,7 @@ pub(super) struct Prepared {
     pub(super) secrets: Secrets,
     /// What the child is started with; `None` leaves it to the CLI.
     pub(super) model: Option<String>,
-    /// Where its turns are noted. Without one a loss may go unnoticed, which is told in the log.
+    /// The file that records its turns. Without one a loss may go unnoticed, which is logged.
     pub(super) progress: Option<Arc<ProgressFile>>,
     /// The history that its transcript was written from.
     pub(super) imported: Option<Imported>,
@@ -120,7 +120,7 @@ fn prepare_now(
         Ok(file) => (Some(file), true),
         Err(refused) if refused.is_shortage() => return Err(refused.into()),
         Err(refused) if refused.is_absent() => (None, true),
-        // It would hold up, or fatten, whoever reads it; what the CLI says must not decide about it.
+        // It would delay or bloat its reader; what the CLI says must not decide about it.
         Err(refused) => {
             tracing::warn!(session = %key.hash(), %refused, "a transcript is not used");
             (None, false)
@@ -264,7 +264,7 @@ impl Prepared {
                 LaunchRefusal::NoConversation => LaunchMode::New,
                 LaunchRefusal::IdInUse => LaunchMode::Resume,
             };
-            // Begun anew under the old id: what was said before is gone.
+            // Started again under the old id: what was said before is gone.
             let lost = refusal == LaunchRefusal::NoConversation && self.has_turns;
             self.loss = lost.then_some(ContextLost::Conversation);
         } else {
@@ -277,5 +277,5 @@ impl Prepared {
     }
 }
 
-/// So many refusals in one start mean that the CLI does not do what it says.
+/// Maximum number of attempts in one start. More refusals mean that the CLI contradicts itself.
 pub(super) const MOST_ATTEMPTS: u32 = 3;

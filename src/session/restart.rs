@@ -1,4 +1,4 @@
-//! Whether and when a failed child is started again. Pure: no clock, no randomness of its own.
+//! Restart decisions: whether and when a failed child is started again. Pure: no clock, no randomness of its own.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -7,45 +7,53 @@ use tokio::time::Instant;
 
 use crate::config::RestartConfig;
 
-/// Each pause is so many times the one before: 0.1, 0.25, 0.63, 1.6, 3.9 s …
+/// Factor between two pauses: 0.1, 0.25, 0.63, 1.6, 3.9 s …
 const GROWTH: f64 = 2.5;
 
 /// The failures of one session that still count.
 #[derive(Debug, Default)]
-pub(crate) struct History {
-    failures: VecDeque<Instant>,
+#[cfg_attr(test, derive(Clone))]
+pub(crate) struct Failures {
+    times: VecDeque<Instant>,
     /// The circuit was opened, and nothing has succeeded since: the next failure opens it again.
     half_open: bool,
 }
 
-/// What follows from a failure.
+/// Consequence of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum RestartDecision {
     /// Start again after the pause (zero for the first failure).
     Restart(Duration),
-    /// Too many failures: start nothing for so long.
+    /// Open the circuit: start nothing during the pause.
     Open(Duration),
 }
 
-impl History {
-    /// Notes a failure. `jitter` in 0..1 spreads the pauses of many sessions that failed at the same time.
-    pub(crate) fn failed(&mut self, now: Instant, jitter: f64, config: &RestartConfig) -> Verdict {
-        while self.failures.front().is_some_and(|first| now.duration_since(*first) > config.window) {
-            self.failures.pop_front();
+impl Failures {
+    /// Records a failure. `jitter` in 0..1 spreads the pauses of many sessions that failed at the same time.
+    pub(crate) fn failed(&mut self, now: Instant, jitter: f64, config: &RestartConfig) -> RestartDecision {
+        while self.times.front().is_some_and(|first| now.duration_since(*first) > config.window) {
+            self.times.pop_front();
         }
-        self.failures.push_back(now);
-        if self.half_open || self.failures.len() > config.intensity as usize {
-            self.failures.clear();
+        self.times.push_back(now);
+        if self.half_open || self.times.len() > config.intensity as usize {
+            self.times.clear();
             self.half_open = true;
-            return Verdict::Open(config.circuit_pause);
+            return RestartDecision::Open(config.circuit_pause);
         }
-        let earlier = self.failures.len() - 1;
-        Verdict::Restart(pause(earlier, config).mul_f64(jitter.clamp(0.0, 1.0)))
+        let earlier = self.times.len() - 1;
+        RestartDecision::Restart(pause(earlier, config).mul_f64(jitter.clamp(0.0, 1.0)))
     }
 
-    /// Notes that a turn was answered: the circuit is closed. Failures in the window still count.
+    /// Records that a turn was answered: the circuit is closed. Failures in the window still count.
     pub(crate) fn succeeded(&mut self) {
         self.half_open = false;
+    }
+
+    /// The ages of the failures that still count, and whether the circuit is half open.
+    #[cfg(test)]
+    pub(super) fn summary(&self, now: Instant, window: Duration) -> (Vec<Duration>, bool) {
+        let ages = self.times.iter().map(|time| now.duration_since(*time));
+        (ages.filter(|age| *age <= window).collect(), self.half_open)
     }
 }
 
@@ -69,32 +77,33 @@ mod tests {
     }
 
     #[test]
-    fn the_pauses_grow_geometrically_and_then_the_circuit_opens() {
-        let (mut history, now) = (History::default(), Instant::now());
-        let verdicts: Vec<_> = (0..6).map(|_| history.failed(now, 1.0, &config())).collect();
-        let millis = |ms: u64| Verdict::Restart(Duration::from_millis(ms));
-        let expected = [0.0, 0.1, 0.25, 0.625, 1.5625].map(|s| Verdict::Restart(Duration::from_secs_f64(s)));
-        assert_eq!(verdicts[..5], expected);
-        assert_eq!(verdicts[0], millis(0));
-        assert_eq!(verdicts[5], Verdict::Open(Duration::from_secs(60)));
+    fn pauses_grow_until_the_circuit_opens() {
+        let (mut failures, now) = (Failures::default(), Instant::now());
+        let decisions: Vec<_> = (0..6).map(|_| failures.failed(now, 1.0, &config())).collect();
+        let millis = |ms: u64| RestartDecision::Restart(Duration::from_millis(ms));
+        let expected =
+            [0.0, 0.1, 0.25, 0.625, 1.5625].map(|s| RestartDecision::Restart(Duration::from_secs_f64(s)));
+        assert_eq!(decisions[..5], expected);
+        assert_eq!(decisions[0], millis(0));
+        assert_eq!(decisions[5], RestartDecision::Open(Duration::from_secs(60)));
     }
 
     #[test]
-    fn half_open_allows_one_failure_until_something_succeeds() {
-        let (mut history, now) = (History::default(), Instant::now());
+    fn half_open_circuit_allows_one_failure() {
+        let (mut failures, now) = (Failures::default(), Instant::now());
         for _ in 0..6 {
-            history.failed(now, 1.0, &config());
+            failures.failed(now, 1.0, &config());
         }
-        assert!(matches!(history.failed(now, 1.0, &config()), Verdict::Open(_)));
-        history.succeeded();
-        assert_eq!(history.failed(now, 1.0, &config()), Verdict::Restart(Duration::ZERO));
+        assert!(matches!(failures.failed(now, 1.0, &config()), RestartDecision::Open(_)));
+        failures.succeeded();
+        assert_eq!(failures.failed(now, 1.0, &config()), RestartDecision::Restart(Duration::ZERO));
     }
 
     #[test]
     fn failures_leave_the_window() {
-        let (mut history, mut now) = (History::default(), Instant::now());
+        let (mut failures, mut now) = (Failures::default(), Instant::now());
         for _ in 0..100 {
-            assert!(matches!(history.failed(now, 1.0, &config()), Verdict::Restart(_)));
+            assert!(matches!(failures.failed(now, 1.0, &config()), RestartDecision::Restart(_)));
             now += Duration::from_secs(15);
         }
     }
@@ -106,11 +115,11 @@ mod tests {
             intensity in 0u32..10,
         ) {
             let config = RestartConfig { intensity, ..config() };
-            let (mut history, mut now) = (History::default(), Instant::now());
+            let (mut failures, mut now) = (Failures::default(), Instant::now());
             let mut restarts: Vec<Instant> = Vec::new();
             for gap in gaps {
                 now += Duration::from_millis(gap);
-                if let Verdict::Restart(pause) = history.failed(now, 1.0, &config) {
+                if let RestartDecision::Restart(pause) = failures.failed(now, 1.0, &config) {
                     prop_assert!(pause <= config.backoff_max);
                     restarts.push(now);
                     let recent = restarts.iter().filter(|at| now.duration_since(**at) <= config.window).count();

@@ -1,7 +1,27 @@
-//! The life of a session as a pure function of (state, input, now): what may happen when, and what has to be done.
+//! The state machine of a session: a pure function of (state, input, now) to the next state and its effects.
 //!
 //! The machine knows turns by number and children by generation. It starts nothing, ends nothing and reads no clock:
-//! the actor carries out its [`Effect`]s. A message of an earlier generation changes nothing.
+//! the actor carries out its [`Effect`]s. A message of a former generation changes nothing.
+//!
+//! ```text
+//!              Submit, Warm                Ready              Deliver
+//!   ┌─────────┐ ─────────▶ ┌──────────┐ ─────────▶ ┌──────┐ ─────────▶ ┌──────┐
+//!   │ Dormant │            │ Starting │            │ Idle │            │ Busy │
+//!   └─────────┘ ◀──┐       └──────────┘            └──────┘ ◀───────── └──────┘
+//!        ▲         │          ▲  │ │                  │      TurnEnded    │
+//!        │         │          │  │ └────────────┐     │                   │
+//!        │ Exited, │    Woken │  │ Exited:      │     │ EvictIfIdle,      │ Evict,
+//!        │ nothing │          │  │ failed, soon │     │ other settings    │ ShutDown
+//!        │ waits   │          │  ▼              ▼     ▼                   │
+//!        │         │       ┌─────────┐        ┌──────────┐                │
+//!        │         └────── │ Backoff │        │ Stopping │ ◀──────────────┘
+//!        │           Evict └─────────┘        └──────────┘
+//!        │                                         │ Exited: Starting again if a turn waits
+//!        └─────────────────────────────────────────┘
+//!
+//!   Exited unasked, from Starting, Idle or Busy: Starting at once, Backoff, or Failed when the circuit opens.
+//!   Failed: refuses until `retry_at`; the next Submit or Warm leads to Starting.
+//! ```
 
 use std::collections::VecDeque;
 
@@ -12,10 +32,10 @@ use crate::error::{StartFailure, TurnError};
 use crate::model::SessionState;
 use crate::model::ids::{Generation, TurnId};
 use crate::session::conclude::ExitKind;
-use crate::session::restart::{History, Verdict};
+use crate::session::restart::{Failures, RestartDecision};
 
-/// A start that cannot succeed before somebody mends the CLI (missing, not executable) is not repeated by itself, and
-/// by turns at most this often: no storm, and a mended CLI is found within a second.
+/// Pause after a start that cannot succeed before the CLI is repaired (missing, not executable). Only a turn repeats
+/// such a start: no storm, and a repaired CLI is found within a second.
 const HOPELESS_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Hash of the settings that a child is started with.
@@ -25,14 +45,14 @@ pub(crate) type SettingsHash = u64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct QueuedTurn {
     pub(crate) turn: TurnId,
-    /// What the child must have been started with; `None`: as it is.
+    /// The settings that the child must have; `None`: any.
     pub(crate) settings_hash: Option<SettingsHash>,
     /// The turn brings a history that a child must be started with if the conversation has no context.
     pub(crate) brings_history: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum State {
+enum Phase {
     Dormant,
     Starting { generation: Generation },
     Idle { generation: Generation },
@@ -42,22 +62,22 @@ enum State {
     Failed { last: StartFailure, retry_at: Instant },
 }
 
-/// Something that happened.
+/// Input of the machine.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Input {
     /// A turn was accepted.
     Submit(QueuedTurn),
-    /// A turn's reader is gone.
+    /// The reader of a turn is gone.
     Cancel(TurnId),
-    /// Somebody wants the child to be there.
+    /// A caller wants a child that is ready.
     Warm,
-    /// The running turn shall end, its child stay.
+    /// Interrupt the running turn; its child stays.
     Interrupt,
-    /// The child shall go, if nothing needs it.
+    /// Stop the child, if nothing needs it.
     EvictIfIdle,
-    /// The child shall go, also from a running turn; turns that wait are served by the next one.
+    /// Stop the child, also from a running turn; the next one serves the turns that wait.
     Evict,
-    /// The child shall go, and nothing be started again.
+    /// Stop the child and start none again.
     ShutDown,
     /// The child can take turns.
     Ready(Generation),
@@ -71,40 +91,41 @@ pub(crate) enum Input {
     Woken,
 }
 
-/// Something to be done.
+/// Effect that the actor carries out.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Effect {
     /// Start a child.
     Start { generation: Generation, settings_hash: SettingsHash, restart: bool },
-    /// Give the child a turn.
+    /// Deliver a turn to the child.
     Deliver { generation: Generation, turn: TurnId },
     /// Interrupt the child's turn because its reader is gone.
     CancelRunning { generation: Generation, turn: TurnId },
-    /// Interrupt the child's turn; its reader hears the end.
+    /// Interrupt the child's turn; its reader gets the outcome.
     InterruptRunning { generation: Generation, turn: TurnId },
-    /// Stop the child in order.
+    /// Stop the child.
     Stop { generation: Generation },
     /// End a turn that the child has not seen.
     Abort { turn: TurnId, error: TurnError },
     /// Call again with [`Input::Woken`].
     WakeAt(Instant),
-    /// Answer those who wait for the child to be there.
+    /// Answer the callers that wait for a child that is ready.
     AnswerWarm(Result<(), TurnError>),
-    /// Answer those who wait for the child to be gone.
+    /// Answer the callers that wait for the end of the child.
     AnswerGone,
     /// The circuit was opened.
     CircuitOpened,
 }
 
-/// One session.
+/// The state of one session.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Machine {
-    state: State,
+    phase: Phase,
     queue: VecDeque<QueuedTurn>,
     generation: Generation,
     /// What the current or the next child is started with.
     settings_hash: SettingsHash,
-    /// The conversation holds what was said before.
+    /// The conversation holds earlier turns.
     has_context: bool,
     /// The turn whose history the child was started with.
     offered: Option<TurnId>,
@@ -112,14 +133,14 @@ pub(crate) struct Machine {
     active: bool,
     warm_wanted: bool,
     shutting_down: bool,
-    history: History,
+    failures: Failures,
 }
 
 impl Machine {
     /// A session without a child, whose last child was of `generation` and was started with `settings_hash`.
     pub(crate) fn new(generation: Generation, settings_hash: SettingsHash, has_context: bool) -> Self {
         Self {
-            state: State::Dormant,
+            phase: Phase::Dormant,
             queue: VecDeque::new(),
             generation,
             settings_hash,
@@ -128,31 +149,31 @@ impl Machine {
             active: false,
             warm_wanted: false,
             shutting_down: false,
-            history: History::default(),
+            failures: Failures::default(),
         }
     }
 
-    /// The conversation has come to hold what was said before, or has lost it.
+    /// The conversation has gained context, or lost it.
     pub(crate) fn set_context(&mut self, has_context: bool) {
         self.has_context = has_context;
     }
 
     pub(crate) fn public_state(&self) -> SessionState {
-        match self.state {
-            State::Dormant => SessionState::Dormant,
-            State::Starting { .. } => SessionState::Starting,
-            State::Idle { .. } => SessionState::Idle,
-            State::Busy { .. } => SessionState::Busy,
-            State::Stopping { .. } => SessionState::Stopping,
-            State::Backoff { .. } => SessionState::Backoff,
-            State::Failed { .. } => SessionState::Failed,
+        match self.phase {
+            Phase::Dormant => SessionState::Dormant,
+            Phase::Starting { .. } => SessionState::Starting,
+            Phase::Idle { .. } => SessionState::Idle,
+            Phase::Busy { .. } => SessionState::Busy,
+            Phase::Stopping { .. } => SessionState::Stopping,
+            Phase::Backoff { .. } => SessionState::Backoff,
+            Phase::Failed { .. } => SessionState::Failed,
         }
     }
 
     /// The turn that runs.
     pub(crate) fn running(&self) -> Option<TurnId> {
-        match self.state {
-            State::Busy { turn, .. } => Some(turn),
+        match self.phase {
+            Phase::Busy { turn, .. } => Some(turn),
             _ => None,
         }
     }
@@ -170,18 +191,18 @@ impl Machine {
         self.generation
     }
 
-    /// No child, none on its way, no turn: nothing is lost if this session is forgotten.
+    /// Whether the session may leave memory: no child, none on its way, no turn.
     pub(crate) fn is_at_rest(&self, now: Instant) -> bool {
-        let rests = match self.state {
-            State::Dormant => true,
+        let rests = match self.phase {
+            Phase::Dormant => true,
             // A circuit that is open must stay known until it may be tried again.
-            State::Failed { retry_at, .. } => retry_at <= now,
+            Phase::Failed { retry_at, .. } => retry_at <= now,
             _ => false,
         };
         rests && self.queue.is_empty()
     }
 
-    /// The next state, and what has to be done. `jitter` in 0..1.
+    /// Takes an input; returns its effects. `jitter` in 0..1.
     pub(crate) fn next(
         &mut self,
         input: Input,
@@ -195,20 +216,20 @@ impl Machine {
             Input::Cancel(turn) => self.cancel(turn, &mut effects),
             Input::Warm => self.warm(now, &mut effects),
             Input::Interrupt => {
-                if let State::Busy { generation, turn } = self.state {
+                if let Phase::Busy { generation, turn } = self.phase {
                     effects.push(Effect::InterruptRunning { generation, turn });
                 }
             }
             Input::EvictIfIdle => {
-                if matches!(self.state, State::Idle { .. }) && self.queue.is_empty() && !self.active {
+                if matches!(self.phase, Phase::Idle { .. }) && self.queue.is_empty() && !self.active {
                     self.stop(&mut effects);
                 }
             }
             Input::Evict => self.stop(&mut effects),
             Input::ShutDown => self.shut_down(&mut effects),
             Input::Ready(generation) if generation == self.generation => {
-                if matches!(self.state, State::Starting { .. }) {
-                    self.state = State::Idle { generation };
+                if matches!(self.phase, Phase::Starting { .. }) {
+                    self.phase = Phase::Idle { generation };
                     self.warm_wanted = false;
                     effects.push(Effect::AnswerWarm(Ok(())));
                     self.dispatch(&mut effects);
@@ -217,10 +238,10 @@ impl Machine {
             Input::Active(generation, active) if generation == self.generation => self.active = active,
             Input::TurnEnded { generation, turn, answered, exhausted } if generation == self.generation => {
                 if answered {
-                    self.history.succeeded();
+                    self.failures.succeeded();
                 }
-                if self.state == (State::Busy { generation, turn }) {
-                    self.state = State::Idle { generation };
+                if self.phase == (Phase::Busy { generation, turn }) {
+                    self.phase = Phase::Idle { generation };
                     if exhausted { self.stop(&mut effects) } else { self.dispatch(&mut effects) }
                 }
             }
@@ -228,11 +249,11 @@ impl Machine {
                 self.exited(kind, retry, now, jitter, config, &mut effects);
             }
             Input::Woken => {
-                if matches!(self.state, State::Backoff { until } if until <= now) {
+                if matches!(self.phase, Phase::Backoff { until } if until <= now) {
                     self.start(true, &mut effects);
                 }
             }
-            // Late news of a former child.
+            // Late events of a former child.
             Input::Ready(_) | Input::Active(..) | Input::TurnEnded { .. } | Input::Exited { .. } => {}
         }
         effects
@@ -242,17 +263,17 @@ impl Machine {
         if self.shutting_down {
             return effects.push(Effect::Abort { turn: queued.turn, error: TurnError::Draining });
         }
-        if let State::Failed { last, retry_at } = &self.state
+        if let Phase::Failed { last, retry_at } = &self.phase
             && *retry_at > now
         {
             let error = circuit_open(last, *retry_at, now);
             return effects.push(Effect::Abort { turn: queued.turn, error });
         }
         self.queue.push_back(queued);
-        match self.state {
-            State::Dormant | State::Failed { .. } => self.start(false, effects),
-            State::Idle { .. } => self.dispatch(effects),
-            State::Starting { .. } | State::Busy { .. } | State::Stopping { .. } | State::Backoff { .. } => {}
+        match self.phase {
+            Phase::Dormant | Phase::Failed { .. } => self.start(false, effects),
+            Phase::Idle { .. } => self.dispatch(effects),
+            Phase::Starting { .. } | Phase::Busy { .. } | Phase::Stopping { .. } | Phase::Backoff { .. } => {}
         }
     }
 
@@ -260,7 +281,7 @@ impl Machine {
         if let Some(index) = self.queue.iter().position(|queued| queued.turn == turn) {
             self.queue.remove(index);
             effects.push(Effect::Abort { turn, error: TurnError::Cancelled });
-        } else if let State::Busy { generation, turn: running } = self.state
+        } else if let Phase::Busy { generation, turn: running } = self.phase
             && running == turn
         {
             effects.push(Effect::CancelRunning { generation, turn });
@@ -271,36 +292,36 @@ impl Machine {
         if self.shutting_down {
             return effects.push(Effect::AnswerWarm(Err(TurnError::Draining)));
         }
-        match &self.state {
-            State::Idle { .. } | State::Busy { .. } => effects.push(Effect::AnswerWarm(Ok(()))),
-            State::Failed { last, retry_at } if *retry_at > now => {
+        match &self.phase {
+            Phase::Idle { .. } | Phase::Busy { .. } => effects.push(Effect::AnswerWarm(Ok(()))),
+            Phase::Failed { last, retry_at } if *retry_at > now => {
                 effects.push(Effect::AnswerWarm(Err(circuit_open(last, *retry_at, now))));
             }
-            State::Dormant | State::Failed { .. } => {
+            Phase::Dormant | Phase::Failed { .. } => {
                 self.warm_wanted = true;
                 self.start(false, effects);
             }
-            State::Starting { .. } | State::Stopping { .. } | State::Backoff { .. } => {
+            Phase::Starting { .. } | Phase::Stopping { .. } | Phase::Backoff { .. } => {
                 self.warm_wanted = true
             }
         }
     }
 
     fn stop(&mut self, effects: &mut Vec<Effect>) {
-        match self.state {
-            State::Starting { generation } | State::Idle { generation } | State::Busy { generation, .. } => {
-                self.state = State::Stopping { generation };
+        match self.phase {
+            Phase::Starting { generation } | Phase::Idle { generation } | Phase::Busy { generation, .. } => {
+                self.phase = Phase::Stopping { generation };
                 effects.push(Effect::Stop { generation });
             }
-            State::Stopping { .. } => {}
-            State::Backoff { .. } => {
-                self.state = State::Dormant;
+            Phase::Stopping { .. } => {}
+            Phase::Backoff { .. } => {
+                self.phase = Phase::Dormant;
                 effects.push(Effect::AnswerGone);
                 if self.is_wanted() {
                     self.start(false, effects);
                 }
             }
-            State::Dormant | State::Failed { .. } => effects.push(Effect::AnswerGone),
+            Phase::Dormant | Phase::Failed { .. } => effects.push(Effect::AnswerGone),
         }
     }
 
@@ -319,8 +340,8 @@ impl Machine {
         config: &RestartConfig,
         effects: &mut Vec<Effect>,
     ) {
-        let was_stopping = matches!(self.state, State::Stopping { .. });
-        self.state = State::Dormant;
+        let was_stopping = matches!(self.phase, Phase::Stopping { .. });
+        self.phase = Phase::Dormant;
         self.active = false;
         self.queue.extend(retry);
         // A turn that is tried again goes before those that came after it.
@@ -333,14 +354,14 @@ impl Machine {
             ExitKind::NotAdmitted(error) => self.give_up(&error, effects),
             ExitKind::NotStarted(failure) if is_hopeless(&failure) => {
                 self.give_up(&TurnError::NotStarted(failure.clone()), effects);
-                self.state = State::Failed { last: failure, retry_at: now + HOPELESS_PAUSE };
+                self.phase = Phase::Failed { last: failure, retry_at: now + HOPELESS_PAUSE };
             }
             ExitKind::NotStarted(failure @ StartFailure::NeverReady { .. }) => {
-                // It took all the time that a start may take: whoever waits is not made to wait for another one.
+                // It took all the time that a start may take: turns do not wait for another one.
                 self.give_up(&TurnError::NotStarted(failure.clone()), effects);
                 self.failed(failure, now, jitter, config, effects);
             }
-            // It died while it was being stopped: that is what was wanted.
+            // A crash during a stop is a stop.
             ExitKind::Crashed(_) if was_stopping => self.start_if_wanted(effects),
             ExitKind::Requested | ExitKind::MemoryLimit => self.start_if_wanted(effects),
             ExitKind::Crashed(failure) | ExitKind::NotStarted(failure) => {
@@ -357,23 +378,23 @@ impl Machine {
         config: &RestartConfig,
         effects: &mut Vec<Effect>,
     ) {
-        match self.history.failed(now, jitter, config) {
-            Verdict::Restart(pause) if pause.is_zero() => self.start(true, effects),
-            Verdict::Restart(pause) => {
+        match self.failures.failed(now, jitter, config) {
+            RestartDecision::Restart(pause) if pause.is_zero() => self.start(true, effects),
+            RestartDecision::Restart(pause) => {
                 let until = now + pause;
-                self.state = State::Backoff { until };
+                self.phase = Phase::Backoff { until };
                 effects.push(Effect::WakeAt(until));
             }
-            Verdict::Open(pause) => {
+            RestartDecision::Open(pause) => {
                 let retry_at = now + pause;
                 effects.push(Effect::CircuitOpened);
                 self.give_up(&circuit_open(&failure, retry_at, now), effects);
-                self.state = State::Failed { last: failure, retry_at };
+                self.phase = Phase::Failed { last: failure, retry_at };
             }
         }
     }
 
-    /// What the last of the waiting turns that ask for any settings asks for.
+    /// The settings of the last waiting turn that asks for any.
     pub(super) fn last_wanted(&self) -> Option<SettingsHash> {
         self.queue.iter().rev().find_map(|queued| queued.settings_hash)
     }
@@ -394,7 +415,7 @@ impl Machine {
         if let Some(front) = self.queue.front() {
             self.settings_hash = front.settings_hash.unwrap_or(self.settings_hash);
         }
-        self.state = State::Starting { generation: self.generation };
+        self.phase = Phase::Starting { generation: self.generation };
         effects.push(Effect::Start {
             generation: self.generation,
             settings_hash: self.settings_hash,
@@ -402,9 +423,9 @@ impl Machine {
         });
     }
 
-    /// Gives an idle child the first turn of the queue, or starts it anew if the turn needs another one.
+    /// Delivers the first turn of the queue to an idle child, or replaces the child if the turn needs another one.
     fn dispatch(&mut self, effects: &mut Vec<Effect>) {
-        let State::Idle { generation } = self.state else { return };
+        let Phase::Idle { generation } = self.phase else { return };
         let Some(queued) = self.queue.front().copied() else { return };
         let is_offered = self.offered == Some(queued.turn);
         let brings_history = queued.brings_history && !self.has_context && !is_offered;
@@ -412,7 +433,7 @@ impl Machine {
             return self.stop(effects);
         }
         self.queue.pop_front();
-        self.state = State::Busy { generation, turn: queued.turn };
+        self.phase = Phase::Busy { generation, turn: queued.turn };
         effects.push(Effect::Deliver { generation, turn: queued.turn });
     }
 
@@ -433,7 +454,7 @@ fn circuit_open(last: &StartFailure, retry_at: Instant, now: Instant) -> TurnErr
     TurnError::CircuitOpen { last: last.clone(), retry_after: retry_at.saturating_duration_since(now) }
 }
 
-/// Whether starting again cannot help before somebody mends the CLI.
+/// Whether no start can succeed before the CLI is repaired.
 fn is_hopeless(failure: &StartFailure) -> bool {
     matches!(failure, StartFailure::Spawn { reason: "not_found" | "eacces" | "enoexec", .. })
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::session::sessions::Sessions;
 use crate::support::lock::MutexExt;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Metrics, flag};
 use crate::workspace::try_writing;
 
 /// Pauses between two tries while all is well, and while it is not. A try costs two files of 64 KiB, without a wait for
@@ -32,7 +32,7 @@ impl Storage {
     }
 
     fn found(&self, tried: io::Result<()>, metrics: &Metrics) {
-        metrics.set_data_dir_writable(tried.is_ok());
+        metrics.data_dir_writable.set(flag(tried.is_ok()));
         let now = tried.err().map(|error| error.to_string());
         let before = {
             let mut problem = self.problem.lock_unpoisoned();
@@ -60,6 +60,7 @@ pub(crate) async fn watch(sessions: Arc<Sessions>) {
 /// Checks once; false if the check itself failed.
 pub(crate) async fn check(sessions: &Arc<Sessions>) -> bool {
     let sessions = sessions.clone();
-    let check = move || sessions.storage.check(&sessions.env.config.data_dir, &sessions.env.metrics);
+    let check =
+        move || sessions.storage.check(&sessions.env.config.data_dir, &sessions.env.telemetry.metrics);
     tokio::task::spawn_blocking(check).await.is_ok()
 }

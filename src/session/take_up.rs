@@ -10,7 +10,7 @@ use super::{known, quota};
 use crate::model::ids::SessionKey;
 use crate::session::sessions::Sessions;
 use crate::support::atomic_file::Durability;
-use crate::telemetry::events::EventKind;
+use crate::telemetry::emit::ContextLoss;
 use crate::telemetry::metrics::ContextLost;
 use crate::workspace::{RecordDir, Workspace, remove_any};
 
@@ -60,15 +60,14 @@ fn begin(sessions: &Sessions, key: &SessionKey) -> io::Result<Record> {
 fn begin_again(sessions: &Sessions, key: &SessionKey, problem: &str) -> io::Result<Record> {
     let (hash, loss) = (key.hash(), ContextLost::Conversation);
     tracing::error!(session = %hash, problem, "the record of a session is broken and is moved aside");
-    sessions.env.metrics.record_broken();
+    sessions.env.telemetry.metrics.records_broken.increment(1);
     let files = RecordDir::of(&sessions.env.config.data_dir, &hash);
     // It is about the lost conversation. Of broken records the last one is kept.
     remove_any(&files.progress_file())?;
     remove_any(&files.broken_file())?;
     std::fs::rename(files.session_file(), files.broken_file())?;
     let record = begin(sessions, key)?;
-    sessions.env.metrics.context_lost(loss);
-    sessions.env.events.record(key, EventKind::ContextLost { kind: loss.as_str() });
+    ContextLoss { extent: loss }.emit(&sessions.env.telemetry, key);
     Ok(record)
 }
 

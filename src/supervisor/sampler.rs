@@ -22,7 +22,7 @@ use crate::session::SessionMessage;
 use crate::session::actor_refs::{IdleMessage, Room, SamplerMessage};
 use crate::session::registry::Entry;
 use crate::session::sessions::Sessions;
-use crate::telemetry::metrics::{MemoryKind, ProcessKind, Resource, SampleSource};
+use crate::telemetry::metrics::{MemoryKind, ProcessKind, Resource, SampleSource, flag};
 
 /// Processes looked at in one go: some four milliseconds of one core.
 const PART: usize = 256;
@@ -74,8 +74,8 @@ impl Actor for MetricsSampler {
         let available = memory_limit().unwrap_or(u64::MAX);
         let budget = sessions.env.config.limits.memory_budget.of(available);
         let session_limit = sessions.env.config.limits.memory_of_session(available);
-        sessions.env.metrics.set_memory_budget(budget);
-        sessions.env.metrics.set_session_memory_limit(session_limit);
+        sessions.env.telemetry.metrics.memory_budget.set(budget as f64);
+        sessions.env.telemetry.metrics.session_memory_limit.set(session_limit as f64);
         let pause = sessions.env.config.metrics.sample_interval;
         let round = Round { session_limit, ..Round::default() };
         let mut state = SamplerState { sessions, budget, round, near: false, due: Instant::now() };
@@ -91,7 +91,7 @@ impl Actor for MetricsSampler {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             SamplerMessage::Tick => {
-                state.sessions.env.metrics.runtime_lagged(state.due.elapsed());
+                state.sessions.env.telemetry.metrics.runtime_lag.record(state.due.elapsed());
                 let session_limit = state.round.session_limit;
                 let fresh = Round { session_limit, ..Round::default() };
                 let (sessions, mut round) =
@@ -106,7 +106,9 @@ impl Actor for MetricsSampler {
                             state.look_near_after(&myself, Duration::ZERO);
                         }
                     }
-                    Err(_) => state.sessions.env.metrics.sample_error(SampleSource::Process),
+                    Err(_) => {
+                        state.sessions.env.telemetry.metrics.sample_errors.increment(SampleSource::Process)
+                    }
                 }
                 let parts = u32::try_from(state.round.parts.max(1)).unwrap_or(1);
                 state.go_on_after(&myself, state.sessions.env.config.metrics.sample_interval / parts);
@@ -118,7 +120,9 @@ impl Actor for MetricsSampler {
                 match looked {
                     Ok(true) => state.look_near_after(&myself, NEAR_PAUSE),
                     Ok(false) => {}
-                    Err(_) => state.sessions.env.metrics.sample_error(SampleSource::Process),
+                    Err(_) => {
+                        state.sessions.env.telemetry.metrics.sample_errors.increment(SampleSource::Process)
+                    }
                 }
             }
             #[cfg(feature = "failpoints")]
@@ -164,7 +168,7 @@ impl Round {
     /// The next part of the sample; what all trees use together if it was the last one.
     fn go_on(&mut self, sessions: &Sessions) -> Option<u64> {
         let begun = Instant::now();
-        let (metrics, is_new) = (&sessions.env.metrics, self.table.is_complete());
+        let (metrics, is_new) = (&sessions.env.telemetry.metrics, self.table.is_complete());
         let begin = if is_new { self.begin(sessions) } else { Ok(()) };
         match begin.and_then(|()| self.table.read(self.part)) {
             Ok(false) => {
@@ -174,12 +178,13 @@ impl Round {
             Ok(true) => {
                 self.used = sample(sessions, &self.table, begun, self.session_limit);
                 let unix_time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-                metrics.sampled(std::mem::take(&mut self.spent) + begun.elapsed(), unix_time);
+                metrics.sample_duration.record(std::mem::take(&mut self.spent) + begun.elapsed());
+                metrics.last_sample.set(unix_time);
                 Some(self.used)
             }
             Err(_) => {
                 // Half a table would say that memory is free. What was measured last goes on to count, and its age shows.
-                metrics.sample_error(SampleSource::Process);
+                metrics.sample_errors.increment(SampleSource::Process);
                 *self = Self { used: self.used, session_limit: self.session_limit, ..Self::default() };
                 Some(self.used)
             }
@@ -231,7 +236,7 @@ fn look_at_near(sessions: &Sessions, limit: u64) -> bool {
 /// Measures every tree; returns what they use together. What one has over its limit does not count: it is about to go,
 /// and nobody else is to suffer from it meanwhile.
 fn sample(sessions: &Sessions, table: &ProcessTable, now: Instant, session_limit: u64) -> u64 {
-    let metrics = &sessions.env.metrics;
+    let metrics = &sessions.env.telemetry.metrics;
     let (mut total, mut counted, mut shims, mut clis) = (TreeMemory::default(), 0_u64, 0, 0);
     let (mut oldest_idle, mut oldest_turn) = (Duration::ZERO, Duration::ZERO);
     for entry in sessions.registry.entries() {
@@ -244,43 +249,47 @@ fn sample(sessions: &Sessions, table: &ProcessTable, now: Instant, session_limit
         let Some(shim) = shim_of(&entry) else { continue };
         let tree = table.tree(shim);
         entry.status.measured(shim, tree.private_bytes());
-        metrics.session_memory(tree.private_bytes());
+        metrics.session_memory.record(tree.private_bytes() as f64);
         shims += 1;
         clis += usize::from(tree.processes > 0);
         total += tree;
         counted = counted.saturating_add(tree.private_bytes().min(session_limit));
     }
-    metrics.set_memory(MemoryKind::Anon, total.anon_bytes);
-    metrics.set_memory(MemoryKind::Shmem, total.shmem_bytes);
-    metrics.set_memory(MemoryKind::Swap, total.swap_bytes);
-    metrics.set_memory(MemoryKind::SharedFile, total.file_bytes);
-    metrics.set_memory_approximate(total.approximate);
-    metrics.set_processes(ProcessKind::Shim, shims);
-    metrics.set_processes(ProcessKind::Cli, clis);
-    metrics.set_processes(ProcessKind::Descendant, (total.processes as usize).saturating_sub(clis));
-    metrics.set_zombies(table.zombies());
-    metrics.set_oldest(oldest_idle, oldest_turn);
+    metrics.memory.set(MemoryKind::Anon, total.anon_bytes as f64);
+    metrics.memory.set(MemoryKind::Shmem, total.shmem_bytes as f64);
+    metrics.memory.set(MemoryKind::Swap, total.swap_bytes as f64);
+    metrics.memory.set(MemoryKind::SharedFile, total.file_bytes as f64);
+    metrics.memory_approximate.set(flag(total.approximate));
+    metrics.processes.set(ProcessKind::Shim, shims as f64);
+    metrics.processes.set(ProcessKind::Cli, clis as f64);
+    metrics.processes.set(ProcessKind::Descendant, (total.processes as usize).saturating_sub(clis) as f64);
+    metrics.zombies.set(table.zombies() as f64);
+    metrics.oldest_idle.set(oldest_idle);
+    metrics.oldest_turn.set(oldest_turn);
     sample_host(sessions);
     counted
 }
 
 /// What the machine gives and has left.
 fn sample_host(sessions: &Sessions) {
-    let metrics = &sessions.env.metrics;
+    let metrics = &sessions.env.telemetry.metrics;
     match available_memory() {
-        Some(available) => metrics.set_memory_available(available),
-        None => metrics.sample_error(SampleSource::Host),
+        Some(available) => metrics.memory_available.set(available as f64),
+        None => metrics.sample_errors.increment(SampleSource::Host),
     }
     match open_files() {
         // Without a limit there is none to come near to.
-        Some(open) => metrics.set_open_fds(open, getrlimit(Limited::Nofile).current.unwrap_or(u64::MAX)),
-        None => metrics.sample_error(SampleSource::Host),
+        Some(open) => {
+            metrics.open_fds.set(open as f64);
+            metrics.open_fds_limit.set(getrlimit(Limited::Nofile).current.unwrap_or(u64::MAX) as f64);
+        }
+        None => metrics.sample_errors.increment(SampleSource::Host),
     }
     let resources = [Resource::Cpu, Resource::Memory, Resource::Io];
     let known = resources.map(|resource| pressure(resource.as_str()).map(|share| (resource, share)));
-    known.iter().flatten().for_each(|(resource, share)| metrics.set_pressure(*resource, *share));
-    metrics.set_pressure_known(known.iter().any(Option::is_some));
-    metrics.containment(sessions.env.cgroups.containment());
+    known.iter().flatten().for_each(|(resource, share)| metrics.pressure.set(*resource, *share));
+    metrics.pressure_known.set(flag(known.iter().any(Option::is_some)));
+    metrics.containment.select(sessions.env.cgroups.containment());
 }
 
 #[cfg(test)]

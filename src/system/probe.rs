@@ -15,7 +15,8 @@ use crate::config::Config;
 use crate::error::{StartError, StartFailure, TurnError};
 use crate::installation::program::Program;
 use crate::installation::trust;
-use crate::installation::versions::{self, Installed};
+use crate::installation::version_query;
+use crate::installation::versions::Installed;
 use crate::session::SessionStatus;
 use crate::session::env::Env;
 use crate::system::Pilotlight;
@@ -129,7 +130,7 @@ pub async fn version(config: &Config, home: &Path) -> Result<(PathBuf, Option<St
         TurnError::NotStarted(StartFailure::Spawn { reason: error.reason(), message: error.to_string() })
     };
     let shim = ShimProgram::locate(config.cli.shim.as_deref()).map_err(not_started)?;
-    let version = versions::version(&found, &shim, home).await.map_err(not_started)?;
+    let version = version_query::version(&found, &shim, home).await.map_err(not_started)?;
     Ok((found.path, version))
 }
 

@@ -1,34 +1,29 @@
-//! The handle by which a session is used.
+//! The handle of one session.
+
+mod encode;
+mod submit;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use ractor::MessagingErr;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
-use super::{System, longest_stop};
-use crate::child::{Answer, Job};
+use super::System;
+use super::shutdown::longest_stop;
+use crate::child::Answer;
 use crate::error::TurnError;
 use crate::model::Dirs;
 use crate::model::ids::{InvalidName, SessionKey};
-use crate::model::{Decision, Prompt, is_model_name};
-use crate::model::{History, Role};
-use crate::model::{OauthCredentials, PendingPermission, PermissionError};
+use crate::model::{Decision, OauthCredentials, PendingPermission, PermissionError, Prompt};
 use crate::session::actor_refs::SupervisorMessage;
 use crate::session::env::Env;
-use crate::session::import::{first_line, within};
-use crate::session::message::TurnSubmission;
-use crate::session::registry::{Entry, NotAdmitted};
+use crate::session::registry::Entry;
 use crate::session::sessions::Sessions;
-use crate::session::status::Visible;
-use crate::session::store::{Record, SettingsRecord};
+use crate::session::store::Record;
 use crate::session::{SessionMessage, SessionStatus, known, take_up};
 use crate::support::lock::MutexExt;
-use crate::telemetry::events::EventKind;
-use crate::telemetry::metrics::{AdmissionRejected, FirstOutput, TurnOutcome};
-use crate::turn::{Conversation, Earlier, Hold, Status, Turn, TurnOptions, TurnTrace, turn_channel};
+use crate::turn::{Turn, TurnOptions};
 use crate::workspace::Workspace;
 #[cfg(feature = "server")]
 use crate::workspace::beneath::ChildDir;
@@ -36,9 +31,6 @@ use crate::workspace::beneath::ChildDir;
 /// How often a call looks for the session again when its actor ended in between. Each time a new actor is started, so
 /// more than one retry is needed only if actors keep failing.
 const LOOKUPS: usize = 4;
-
-/// A history of more bytes is encoded on a thread for blocking work: a megabyte takes some milliseconds.
-const ENCODE_INLINE: usize = 256 << 10;
 
 /// An actor answers at once unless something is badly wrong.
 const ACTOR_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
@@ -75,127 +67,6 @@ impl Session {
         options: TurnOptions,
     ) -> Result<Turn, TurnError> {
         self.send_held(prompt.into(), options, None).await
-    }
-
-    /// As [`Session::send_with`]. `hold` is kept as long as what the caller sent.
-    pub(crate) async fn send_held(
-        &self,
-        prompt: Prompt,
-        options: TurnOptions,
-        hold: Option<Hold>,
-    ) -> Result<Turn, TurnError> {
-        let accepted = Instant::now();
-        let result = self.submit(prompt, options, hold, accepted).await;
-        if let Err(error) = &result {
-            let metrics = &self.env().metrics;
-            if matches!(error, TurnError::QueueFull { .. } | TurnError::TooManySessions { .. }) {
-                metrics.admission_rejected(AdmissionRejected::PerUser);
-            }
-            metrics.turn_ended(TurnOutcome::Rejected, accepted.elapsed());
-            if let Ok(key) = &self.key {
-                self.env().events.record(key, EventKind::Refused { reason: error.code() });
-            }
-        }
-        result
-    }
-
-    async fn submit(
-        &self,
-        prompt: Prompt,
-        options: TurnOptions,
-        hold: Option<Hold>,
-        accepted: Instant,
-    ) -> Result<Turn, TurnError> {
-        let key = self.key()?;
-        let is_long = options.history.as_ref().is_some_and(|it| it.bytes() > ENCODE_INLINE);
-        let mut encoded = if is_long {
-            let env = self.env().clone();
-            let written =
-                tokio::task::spawn_blocking(move || EncodedTurn::encode(&env, prompt, options, hold));
-            written.await.map_err(|_| TurnError::Internal("a turn could not be written"))??
-        } else {
-            EncodedTurn::encode(self.env(), prompt, options, hold)?
-        };
-        for _ in 0..LOOKUPS {
-            if self.sessions().is_draining() {
-                self.env().metrics.admission_rejected(AdmissionRejected::Draining);
-                return Err(TurnError::Draining);
-            }
-            match self.sessions().registry.admit(key) {
-                Ok((entry, permit)) => match self.post(&entry, permit, encoded, accepted)? {
-                    Ok(turn) => return Ok(turn),
-                    Err(unsent) => encoded = unsent,
-                },
-                Err(NotAdmitted::Full { limit }) => return Err(TurnError::QueueFull { limit }),
-                Err(NotAdmitted::Absent) => self.bring_into_memory(key).await?,
-            }
-        }
-        Err(TurnError::Internal("the session's actor keeps failing"))
-    }
-
-    /// Hands the turn to the session's actor; gives the encoded back if the actor is no more.
-    fn post(
-        &self,
-        entry: &Arc<Entry>,
-        permit: OwnedSemaphorePermit,
-        encoded: EncodedTurn,
-        accepted: Instant,
-    ) -> Result<Result<Turn, EncodedTurn>, TurnError> {
-        let sessions = self.sessions();
-        let is_warm = entry.status.read(Visible::is_warm);
-        if !is_warm {
-            sessions.admission.check_memory()?;
-        }
-        let id = sessions.next_turn();
-        let limits = &sessions.env.config.session;
-        let (metrics, running) = (sessions.env.metrics.clone(), sessions.open_turns.token());
-        let (events, key) = (sessions.env.events.clone(), entry.key.clone());
-        let trace = TurnTrace::begin(&entry.hash, id, is_warm, accepted);
-        let traced = trace.clone();
-        let on_end = Box::new(move |outcome: &crate::turn::Outcome| {
-            traced.ended(outcome);
-            metrics.turn_ended(TurnOutcome::of(&outcome.status), accepted.elapsed());
-            events.record(&key, ended(&outcome.status, accepted.elapsed()));
-            drop((permit, running));
-        });
-        let actor = entry.actor.clone();
-        let cancel = Box::new(move || drop(actor.cast(SessionMessage::Cancel(id))));
-        let channel = turn_channel(
-            id,
-            sessions.env.adapter,
-            limits.event_buffer,
-            limits.event_buffer_bytes,
-            cancel,
-            on_end,
-        );
-        let (sender, turn) = channel;
-        let kept = encoded.clone();
-        let job = Box::new(Job {
-            turn: id,
-            sender: Some(sender),
-            line: encoded.line,
-            earlier: encoded.earlier,
-            hold: encoded.hold,
-            accepted,
-            start: if is_warm { FirstOutput::Warm } else { FirstOutput::Cold },
-            retries: 0,
-            context_lost: false,
-            trace,
-        });
-        let submission = Box::new(TurnSubmission { job, settings: encoded.settings });
-        Ok(match entry.actor.cast(SessionMessage::Submit(submission)) {
-            Ok(()) => Ok(turn),
-            Err(refused) => {
-                // This turn goes to the next actor as a new one: here it has had no end.
-                if let MessagingErr::SendErr(SessionMessage::Submit(mut unsent)) = refused
-                    && let Some(sender) = unsent.job.sender.take()
-                {
-                    sender.disown();
-                }
-                drop(sessions.registry.forget_actor(entry.actor.get_id()));
-                Err(kept)
-            }
-        })
     }
 
     /// Starts the child ahead of the first message, without spending tokens; returns when it is ready.
@@ -360,8 +231,6 @@ impl Session {
         Ok(work)
     }
 
-    // ---- Inside ----
-
     fn sessions(&self) -> &Arc<Sessions> {
         &self.system.sessions
     }
@@ -444,77 +313,6 @@ impl Session {
             Ok(Ok(Err(error))) => Err(error),
             _ => Ok(()),
         }
-    }
-}
-
-/// What is told of a turn that has its outcome.
-fn ended(status: &Status, took: Duration) -> EventKind {
-    match (TurnOutcome::of(status), status) {
-        (TurnOutcome::Rejected, Status::Aborted(error)) => EventKind::Refused { reason: error.code() },
-        (outcome, _) => EventKind::TurnEnded { outcome: outcome.as_str(), took },
-    }
-}
-
-/// A turn as it was asked for, serialised and checked.
-#[derive(Clone)]
-struct EncodedTurn {
-    line: Bytes,
-    /// For a conversation without context.
-    earlier: Option<Earlier>,
-    hold: Option<Hold>,
-    settings: SettingsRecord,
-}
-
-impl EncodedTurn {
-    fn encode(
-        env: &Env,
-        prompt: Prompt,
-        options: TurnOptions,
-        hold: Option<Hold>,
-    ) -> Result<Self, TurnError> {
-        let config = &env.config;
-        let limit = config.session.prompt_limit;
-        let limit_of_history = config.session.history_limit;
-        if let Some(bytes) = options.history.as_ref().map(History::bytes).filter(|it| *it > limit_of_history)
-        {
-            return Err(TurnError::HistoryTooLarge { bytes, limit: limit_of_history });
-        }
-        let limit_of_system = config.session.system_prompt_limit;
-        if let Some(bytes) =
-            options.system_prompt.as_ref().map(String::len).filter(|it| *it > limit_of_system)
-        {
-            return Err(TurnError::SystemPromptTooLarge { bytes, limit: limit_of_system });
-        }
-        let line = within(env.adapter.encode_turn(&prompt, &config.cli)?, limit)?;
-        for (option, name) in [("model", &options.model), ("fallback_model", &options.fallback_model)] {
-            // The empty name takes a former fallback back.
-            let is_name = |name: &str| is_model_name(name) || (option == "fallback_model" && name.is_empty());
-            if name.as_deref().is_some_and(|name| !is_name(name)) {
-                return Err(TurnError::InvalidModel { option });
-            }
-        }
-        let servers = options.mcp_servers.as_ref();
-        if let Some(problem) = servers.and_then(|servers| servers.problem(&config.mcp)) {
-            return Err(TurnError::InvalidMcpServers(problem));
-        }
-        let settings = SettingsRecord {
-            model: options.model,
-            system_prompt: options.system_prompt,
-            fallback_model: options.fallback_model,
-            mcp_servers: options.mcp_servers,
-            // The session's actor knows.
-            own_credentials: false,
-        };
-        let history = options.history.filter(|history| !history.is_empty());
-        let earlier = history.map(|history| {
-            let conversation = Conversation { history, prompt };
-            if conversation.history.messages().iter().any(|message| message.role == Role::Assistant) {
-                Earlier::Conversation(Arc::new(conversation))
-            } else {
-                Earlier::Unanswered(first_line(env, &conversation, false))
-            }
-        });
-        Ok(Self { line, earlier, hold, settings })
     }
 }
 

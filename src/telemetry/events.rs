@@ -175,6 +175,17 @@ impl EventStream {
         Self { log, read: 0, latest }
     }
 
+    /// All events that can be read without waiting.
+    #[cfg(test)]
+    pub(crate) fn read_all(mut self) -> Vec<Arc<SessionEvent>> {
+        std::iter::from_fn(|| {
+            let event = self.log.after(self.read)?;
+            self.read = event.number;
+            Some(event)
+        })
+        .collect()
+    }
+
     /// Returns the next event, and waits for it if there is none. Begins with the oldest event in the log.
     ///
     /// Cancellation-safe: a dropped future loses no event.

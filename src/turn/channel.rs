@@ -1,10 +1,10 @@
 //! The way from a child to the reader of one turn.
 //!
-//! Bounded twice: by reads and by bytes. A reader that does not keep up makes the driver stop reading: the pipe fills,
-//! the CLI waits, nobody else notices.
+//! Bounded twice: by reads and by bytes. A reader that does not keep up makes the child's task stop reading: the pipe
+//! fills and the CLI waits.
 //!
-//! A reader that finds nothing here asks the [`Source`], the child's dialogue itself, so that a line that comes goes
-//! from the pipe to whoever waits for it without a task in between. What is queued here came before what the source
+//! A reader that finds nothing here asks the [`Source`], the child's connection, so that a line goes from the pipe to
+//! the reader without a task in between. What is queued here came before what the source
 //! has: once a source is attached, lines are put under its lock alone, under which it is asked too.
 
 use std::collections::VecDeque;
@@ -27,7 +27,7 @@ pub(crate) type Cancel = Box<dyn FnOnce() + Send + Sync>;
 /// Called with the outcome, exactly once per turn.
 pub(crate) type OnEnd = Box<dyn FnOnce(&Outcome) + Send + Sync>;
 
-/// Where a reader gets lines that nobody has put into its channel yet.
+/// The source of lines that are not in the channel yet.
 pub(crate) trait Source: Send + Sync {
     /// Takes what the child has written for this turn; wakes the task when there may be more.
     fn poll_lines(&self, turn: TurnId, context: &mut Context<'_>) -> Poll<Pulled>;
@@ -56,9 +56,9 @@ pub(super) enum Item {
 
 struct Shared {
     turn: TurnId,
-    /// So many reads may wait,
+    /// Maximum number of reads that wait.
     reads: usize,
-    /// of so many bytes together. One that is longer has to wait alone.
+    /// Maximum number of bytes that wait. A longer read waits alone.
     bytes: usize,
     state: Mutex<State>,
 }
@@ -80,7 +80,7 @@ impl Shared {
     }
 
     /// Changes the state; gives the reader that waits, to be woken when no lock is held that it could ask for.
-    fn tell(&self, change: impl FnOnce(&mut State)) -> Option<Waker> {
+    fn update(&self, change: impl FnOnce(&mut State)) -> Option<Waker> {
         let mut state = self.lock();
         change(&mut state);
         state.waker.take()
@@ -125,10 +125,10 @@ impl TurnSender {
     /// The reader, if it waits.
     #[must_use = "it is to be woken"]
     pub(crate) fn waiting(&self) -> Option<Waker> {
-        self.shared.tell(|_| {})
+        self.shared.update(|_| {})
     }
 
-    /// Whether so many bytes more may be put.
+    /// Whether `length` more bytes may be put.
     pub(crate) fn has_room(&self, length: usize) -> bool {
         let state = self.shared.lock();
         // A read longer than the whole budget waits alone: it can wait, but never for ever.
@@ -140,7 +140,7 @@ impl TurnSender {
     /// Hands lines over; to be asked first: [`TurnSender::has_room`]. Gives whom to wake.
     #[must_use = "it is to be woken"]
     pub(crate) fn put(&self, lines: Bytes) -> Option<Waker> {
-        self.shared.tell(|state| {
+        self.shared.update(|state| {
             if !state.reader_gone {
                 state.bytes += lines.len();
                 state.lines.push_back(lines);
@@ -153,10 +153,10 @@ impl TurnSender {
     #[must_use = "it is to be woken"]
     pub(crate) fn finish(mut self, tail: Bytes, outcome: Outcome) -> Option<Waker> {
         let end = self.end(tail, outcome)?;
-        self.shared.tell(|state| state.end = Some(end))
+        self.shared.update(|state| state.end = Some(end))
     }
 
-    /// Forgets a turn that nobody was given: nobody waits for its end, and it is not counted.
+    /// Forgets a turn that was not given to a caller: its end is not awaited and not counted.
     pub(crate) fn disown(mut self) {
         self.on_end = None;
     }
@@ -177,7 +177,7 @@ impl Drop for TurnSender {
             },
         };
         if let Some(end) = self.end(Bytes::new(), aborted(error)) {
-            wake(self.shared.tell(|state| state.end = Some(end)));
+            wake(self.shared.update(|state| state.end = Some(end)));
         }
     }
 }
@@ -212,7 +212,7 @@ impl TurnReceiver {
 }
 
 impl TurnReceiver {
-    /// Nobody reads any more.
+    /// Ends the reading side.
     pub(super) fn close(&self) {
         let (lines, source) = {
             let mut state = self.0.lock();
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_in_the_channel_comes_before_what_the_source_has_and_the_end_last() {
+    async fn channel_comes_before_source_and_the_end_last() {
         let (sender, mut turn, ends) = channel(8, 1000);
         sender.attach(Arc::new(Script(Mutex::new([lines("2\n"), lines("3\n")].into()))));
         drop(sender.put(lines("1\n")));

@@ -15,7 +15,7 @@ use crate::model::ids::TurnId;
 
 /// An accepted turn: a stream of its events, then its [`Outcome`].
 ///
-/// Reading slowly slows the CLI of this session and nobody else. Dropping the turn before its end interrupts it; the
+/// Reading slowly slows the CLI of this session alone. Dropping the turn before its end interrupts it; the
 /// child stays warm. [`Turn::next`] may be cancelled without losing an event.
 pub struct Turn {
     id: TurnId,
@@ -144,7 +144,7 @@ impl Stream for Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        // First, so that whoever hears of the cancelling sees that nobody reads any more.
+        // First, so that the session finds the reader gone when the cancellation comes.
         self.receiver.close();
         if let Some(cancel) = self.cancel.take() {
             cancel();

@@ -1,4 +1,4 @@
-//! What one user can count on: which turns its conversation has to remember, and which losses it was told of. Pure.
+//! What one user can count on: which turns its conversation has to remember, and which losses were reported to it. Pure.
 
 use std::collections::BTreeSet;
 
@@ -9,20 +9,20 @@ pub struct Conversation {
     pub answered: BTreeSet<u64>,
     /// Turns that were sent, in this order, under these numbers.
     pub sent: BTreeSet<u64>,
-    /// Turns that were told of a loss, or may have been: their ends were not seen.
-    pub told: BTreeSet<u64>,
+    /// Turns to which a loss was reported, or may have been: their ends were not seen.
+    pub reported: BTreeSet<u64>,
     /// Seen in the transcript on disk.
     pub durable: BTreeSet<u64>,
     /// The last turn that something was done to; a turn after it that is answered ends the disturbance.
     pub disturbed_at: Option<u64>,
     pub under_way: usize,
     /// Answered turns that a later one, the second of the pair, did not remember, while turns between them had not ended:
-    /// one of those may have been told.
+    /// one of those may have had the report.
     open: Vec<(u64, u64)>,
 }
 
 impl Conversation {
-    /// Checks what turn `asking` was told of the conversation before it.
+    /// Checks what turn `asking` learnt of the conversation before it.
     pub fn remembers(
         &mut self,
         asking: u64,
@@ -44,14 +44,14 @@ impl Conversation {
         Ok(())
     }
 
-    /// Checks that every loss which was noticed had been told. `awaited`: the turns whose ends have not been heard.
-    pub fn losses_were_told(&mut self, awaited: impl Iterator<Item = u64> + Clone) -> Result<(), String> {
-        self.open.retain(|(lost, asking)| self.told.range(*lost + 1..=*asking).next().is_none());
+    /// Checks that every loss which was noticed had been reported. `awaited`: the turns whose ends have not been heard.
+    pub fn losses_were_reported(&mut self, awaited: impl Iterator<Item = u64> + Clone) -> Result<(), String> {
+        self.open.retain(|(lost, asking)| self.reported.range(*lost + 1..=*asking).next().is_none());
         let decided =
             |(lost, asking): &&(u64, u64)| !awaited.clone().any(|turn| (lost + 1..=*asking).contains(&turn));
         match self.open.iter().find(decided) {
             Some((lost, asking)) => {
-                Err(format!("{lost} was answered and {asking} did not remember it, and nobody was told"))
+                Err(format!("{lost} was answered and {asking} did not remember it, without a report"))
             }
             None => Ok(()),
         }
@@ -69,14 +69,14 @@ mod tests {
         awaited: &[u64],
     ) -> Result<(), String> {
         talk.remembers(5, recalled, &durable.iter().copied().collect())?;
-        talk.losses_were_told(awaited.iter().copied())
+        talk.losses_were_reported(awaited.iter().copied())
     }
 
-    fn talk(told: &[u64]) -> Conversation {
+    fn talk(reported: &[u64]) -> Conversation {
         Conversation {
             sent: (1..10).collect(),
             answered: [1, 2, 4].into(),
-            told: told.iter().copied().collect(),
+            reported: reported.iter().copied().collect(),
             ..Conversation::default()
         }
     }
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn silent_loss_is_detected_a_reported_one_is_none() {
         assert!(check(&mut talk(&[]), &[1, 2, 4], &[], &[]).is_ok());
-        assert!(check(&mut talk(&[]), &[1, 2], &[], &[]).unwrap_err().contains("nobody was told"));
+        assert!(check(&mut talk(&[]), &[1, 2], &[], &[]).unwrap_err().contains("without a report"));
         assert!(check(&mut talk(&[]), &[2, 1, 4], &[], &[]).unwrap_err().contains("order"));
         assert!(check(&mut talk(&[]), &[1, 2, 4, 77], &[], &[]).unwrap_err().contains("never said"));
         assert!(check(&mut talk(&[5]), &[1, 2], &[], &[]).is_ok());
@@ -94,12 +94,12 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_that_has_not_ended_may_have_been_told() {
+    fn a_turn_that_has_not_ended_may_have_had_the_report() {
         let mut lost_one = talk(&[]);
         lost_one.answered = [1, 2, 3].into();
         assert!(check(&mut lost_one, &[1, 2], &[], &[4]).is_ok());
-        assert!(lost_one.losses_were_told([].into_iter()).is_err());
-        lost_one.told.insert(4);
-        assert!(lost_one.losses_were_told([].into_iter()).is_ok());
+        assert!(lost_one.losses_were_reported([].into_iter()).is_err());
+        lost_one.reported.insert(4);
+        assert!(lost_one.losses_were_reported([].into_iter()).is_ok());
     }
 }

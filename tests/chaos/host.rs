@@ -1,5 +1,5 @@
 //! The server under test: a process of its own, so that it can be killed and looked at from outside. It embeds the
-//! library with its failpoints, takes orders from a socket and tells what its readers see.
+//! library with its failpoints, takes orders from a socket and reports what its readers see.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,16 +17,16 @@ use tokio_util::task::TaskTracker;
 use crate::common::place::MARK;
 use crate::plan::Reader;
 use crate::reader::read;
-use crate::recorder::Figures;
+use crate::recorder::Metrics;
 use crate::wire::{DATA_DIR, News, Order, Report, SOCKET};
 
-/// How long running turns may go on when the server is told to stop.
+/// How long running turns may go on when the server gets the request to stop.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Orders and news that may wait; the run never has more outstanding.
 const ROOM: usize = 4096;
 
-/// A signal may overtake orders; so long after it none is left in the socket.
+/// A signal may overtake orders; this time after it none is left in the socket.
 const LAST_ORDERS: Duration = Duration::from_millis(50);
 
 /// Runs the server if this process was started as one; false if not.
@@ -78,7 +78,7 @@ fn settle(config: &mut Config) {
 
 struct Host {
     pilot: Pilotlight,
-    figures: Arc<Figures>,
+    metrics: Arc<Metrics>,
     news: mpsc::Sender<News>,
     readers: TaskTracker,
     /// One line of turns per user, so that they are submitted in the order in which they were given.
@@ -87,8 +87,8 @@ struct Host {
 
 impl Host {
     async fn start(config: Config, stream: UnixStream) {
-        let figures = Arc::new(Figures::default());
-        let pilot = Pilotlight::start_with(config, &*figures).await.expect("the server starts");
+        let metrics = Arc::new(Metrics::default());
+        let pilot = Pilotlight::start_with(config, &*metrics).await.expect("the server starts");
         let (orders, mut writer) = stream.into_split();
         let (news, mut outbox) = mpsc::channel::<News>(ROOM);
         let writing = tokio::spawn(async move {
@@ -99,8 +99,8 @@ impl Host {
                 }
             }
         });
-        let mut host = Self { pilot, figures, news, readers: TaskTracker::new(), lines: HashMap::new() };
-        host.tell(News::Ready).await;
+        let mut host = Self { pilot, metrics, news, readers: TaskTracker::new(), lines: HashMap::new() };
+        host.notify(News::Ready).await;
         let mut terminated = signal(SignalKind::terminate()).unwrap();
         let mut orders = BufReader::new(orders).lines();
         loop {
@@ -131,7 +131,7 @@ impl Host {
         writing.await.unwrap();
     }
 
-    async fn tell(&self, news: News) {
+    async fn notify(&self, news: News) {
         self.news.send(news).await.ok();
     }
 
@@ -165,7 +165,7 @@ impl Host {
             Order::Panic { actor, user } => {
                 pilot.fail(&actor, &name(user)).await;
             }
-            Order::Report => self.tell(News::Report(self.report())).await,
+            Order::Report => self.notify(News::Report(self.report())).await,
             Order::ShutDown => {}
         }
     }
@@ -206,7 +206,7 @@ impl Host {
         });
         let mut report =
             Report { sessions: sessions.len(), unsettled: unsettled.collect(), ..Report::default() };
-        self.figures.fill(&mut report);
+        self.metrics.fill(&mut report);
         report
     }
 }

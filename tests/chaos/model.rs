@@ -1,4 +1,4 @@
-//! What the clients know: every turn they sent and what became of it, and the rules that follow. Pure: it is told what
+//! What the clients know: every turn they sent and what became of it, and the rules that follow. Pure: its input is what
 //! happened and says which rule was broken.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -46,7 +46,7 @@ pub struct Model {
     pub tally: Tally,
     /// Of the server that runs now.
     pub asked: Asked,
-    pub losses_told: u64,
+    pub losses_reported: u64,
     pub recalled: u64,
 }
 
@@ -125,7 +125,7 @@ impl Model {
         for (number, sent) in &cut {
             let talk = &mut self.conversations[sent.user];
             talk.under_way -= 1;
-            talk.told.insert(*number);
+            talk.reported.insert(*number);
         }
         *self.tally.entry("cut off by the server's death".into()).or_default() += cut.len() as u64;
         cut.len() as u64
@@ -150,7 +150,7 @@ impl Model {
         let user = sent.user;
         self.judge(sent, ended)?;
         let awaited = self.under_way.iter().filter(|(_, sent)| sent.user == user).map(|(number, _)| *number);
-        self.conversations[user].losses_were_told(awaited).map_err(|what| format!("user {user}: {what}"))
+        self.conversations[user].losses_were_reported(awaited).map_err(|what| format!("user {user}: {what}"))
     }
 
     fn judge(&mut self, sent: Sent, ended: &Ended) -> Result<(), String> {
@@ -162,11 +162,11 @@ impl Model {
         }
         self.asked.completed += u64::from(ended.fate == Fate::Completed);
         self.asked.dropped += u64::from(ended.fate == Fate::Dropped);
-        self.losses_told += u64::from(ended.told_of_loss);
+        self.losses_reported += u64::from(ended.loss_reported);
         let talk = &mut self.conversations[sent.user];
-        if ended.told_of_loss || (ended.fate == Fate::Dropped && ended.events == 0) {
+        if ended.loss_reported || (ended.fate == Fate::Dropped && ended.events == 0) {
             // Who drops a turn unread hears nothing; the loss was said all the same.
-            talk.told.insert(ended.number);
+            talk.reported.insert(ended.number);
         }
         let strangers =
             |seen: &Nonce| seen.user != sent.user || (*seen != nonce && sent.kind != Kind::Recall);
@@ -175,8 +175,8 @@ impl Model {
         }
         if sent.calm {
             // A child that dies takes along what it has not written down yet.
-            if ended.told_of_loss && sent.kind != Kind::DiesOnce {
-                return wrong("told of a loss without a cause");
+            if ended.loss_reported && sent.kind != Kind::DiesOnce {
+                return wrong("a loss is reported without a cause");
             }
             let expected = match (&sent.kind, sent.reader) {
                 (_, Reader::Drops(_)) => return Ok(()),
@@ -209,13 +209,13 @@ impl Model {
         Ok(())
     }
 
-    /// Another server runs: its figures begin at zero.
+    /// Another server runs: its metrics begin at zero.
     pub fn new_server(&mut self) {
         self.disturb_all();
         self.asked = Asked::default();
     }
 
-    /// At rest the server's figures are those of its clients.
+    /// At rest the server's metrics are those of its clients.
     pub fn compare(&self, report: &Report) -> Result<(), String> {
         let turns = report.sum("turns_total", "");
         let Asked { completed, dropped, evictions, panics, .. } = self.asked;

@@ -11,7 +11,7 @@ pub const USERS: usize = 20;
 /// Steps between two moments of rest, at which everything that adds up is compared.
 const BETWEEN_RESTS: usize = 110;
 
-/// After so many steps in which servers are killed and stopped, as many follow in which one server has to last.
+/// After this number of steps in which servers are killed and stopped, as many follow in which one server has to last.
 const PHASE: usize = 880;
 
 /// One thing that is done to the system.
@@ -77,7 +77,7 @@ pub enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reader {
     Eager,
-    /// Goes away after so many events.
+    /// Leaves after this number of events.
     Drops(usize),
     /// Takes its time for the first events.
     Slow,
@@ -266,7 +266,7 @@ impl Step {
             Self::Panic { .. } => "panics in actors",
             Self::KillServer => "SIGKILL to the server",
             Self::DrainServer => "SIGTERM to the server",
-            Self::Rest => "rests with all figures compared",
+            Self::Rest => "rests with all metrics compared",
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The readers of turns, in the server's process: eager, slow, or gone before the end. They tell what they saw, and
+//! The readers of turns, in the server's process: eager, slow, or gone before the end. They report what they saw, and
 //! whether the stream kept its rules.
 
 use std::time::Duration;
@@ -9,7 +9,7 @@ use pilotlight::{Outcome, Turn, TurnError};
 use crate::plan::Reader;
 use crate::wire::{Ended, Fate, Nonce, nonces};
 
-/// A slow reader rests so long after each of its first events.
+/// Pause of a slow reader after each of its first events.
 const SLOW: Duration = Duration::from_millis(15);
 const SLOW_EVENTS: usize = 25;
 
@@ -20,7 +20,7 @@ pub async fn read(number: u64, mut turn: Turn, reader: Reader) -> Ended {
         fate: Fate::Dropped,
         text: String::new(),
         nonces: Vec::new(),
-        told_of_loss: false,
+        loss_reported: false,
         events: 0,
         retries: 0,
         irregular: None,
@@ -51,7 +51,7 @@ pub async fn read(number: u64, mut turn: Turn, reader: Reader) -> Ended {
         ended.events += 1;
         terminals += usize::from(event.is_terminal());
         let text = event.to_text();
-        ended.told_of_loss |= text.contains("\"context_lost\"");
+        ended.loss_reported |= text.contains("\"context_lost\"");
         seen.extend(nonces(&text));
         if reader == Reader::Slow && ended.events <= SLOW_EVENTS {
             tokio::time::sleep(SLOW).await;
@@ -93,12 +93,12 @@ fn conclude(ended: &mut Ended, outcome: &Outcome) {
     // Of a large answer only what names turns counts.
     ended.text = nonces(&outcome.text).iter().map(Nonce::to_string).collect();
     ended.retries = outcome.retries;
-    // A turn whose actor failed ends without what the actor knew; the next one is told again.
-    let unknown = matches!(&outcome.status, Status::Aborted(TurnError::Internal(_))) && ended.told_of_loss;
-    if ended.told_of_loss != outcome.context_lost && !unknown {
+    // A turn whose actor failed ends without what the actor knew; the next one reports it again.
+    let unknown = matches!(&outcome.status, Status::Aborted(TurnError::Internal(_))) && ended.loss_reported;
+    if ended.loss_reported != outcome.context_lost && !unknown {
         ended.irregular = Some(format!(
             "context lost: {} by its events, {} by its outcome",
-            ended.told_of_loss, outcome.context_lost
+            ended.loss_reported, outcome.context_lost
         ));
     }
 }

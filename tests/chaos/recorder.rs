@@ -10,7 +10,7 @@ use metrics::{Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Re
 use crate::wire::Report;
 
 #[derive(Default)]
-pub struct Figures {
+pub struct Metrics {
     counters: Mutex<BTreeMap<String, Arc<AtomicU64>>>,
     gauges: Mutex<BTreeMap<String, Arc<AtomicU64>>>,
     most: Mutex<BTreeMap<String, Arc<Most>>>,
@@ -26,7 +26,7 @@ impl HistogramFn for Most {
     }
 }
 
-impl Figures {
+impl Metrics {
     pub fn fill(&self, report: &mut Report) {
         let float = |bits: u64| f64::from_bits(bits);
         let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
@@ -46,7 +46,7 @@ fn entry<T: Default>(of: &Mutex<BTreeMap<String, Arc<T>>>, key: &Key) -> Arc<T> 
     of.lock().unwrap().entry(name).or_default().clone()
 }
 
-impl Recorder for Figures {
+impl Recorder for Metrics {
     fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
     fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
     fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}

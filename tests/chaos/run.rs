@@ -147,7 +147,7 @@ impl Run {
         self.latest.push_back(format!("{:8.3} {what}", self.begun.elapsed().as_secs_f64()));
     }
 
-    /// Whether there was somebody to do it to.
+    /// Whether the target was there.
     fn perform(&mut self, step: Step) -> Result<bool, Broken> {
         match step {
             Step::Turn { user, kind, reader } => {

@@ -17,7 +17,7 @@ pub struct Summary {
     pub clis: u64,
     pub looks: u64,
     pub recalled: u64,
-    pub losses_told: u64,
+    pub losses_reported: u64,
     /// From the crash of a child to the next one being ready, as the server measured it.
     pub recovery: f64,
     /// From SIGKILL of the server until nothing of it is left.
@@ -54,7 +54,7 @@ impl fmt::Display for Summary {
         line("CLIs", self.clis.to_string())?;
         line("looks at the process table", self.looks.to_string())?;
         line("conversations recalled and compared", self.recalled.to_string())?;
-        line("turns that were told of a loss", self.losses_told.to_string())?;
+        line("turns with a reported loss", self.losses_reported.to_string())?;
         line("longest recovery of a child", format!("{:.0} ms", self.recovery * 1000.0))?;
         line("longest life of a dead child's leftovers", millis(self.leftover))?;
         line("all gone after SIGKILL of the server, at most", millis(self.gone))?;

@@ -18,11 +18,11 @@ use crate::process::{Id, Line, describe, is_alive, is_cli, is_shim, read, signal
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(12);
 
-/// What is left of a tree that is over may take so long: the shim's own sweep, or the reaper's where the shim itself was
+/// What is left of a tree that is over may take this time: the shim's own sweep, or the reaper's where the shim itself was
 /// killed, on a machine that is busy with twenty others.
 const LEFTOVERS_GO_WITHIN: Duration = Duration::from_secs(4);
 
-/// So long an ended process may wait for being reaped.
+/// Maximum time until an ended process is reaped.
 const REAPED_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Default)]
@@ -82,7 +82,7 @@ impl Table {
         self.seen.lock().unwrap().violations.clone()
     }
 
-    /// Looks now, and tells how many processes of all trees are alive.
+    /// Looks now, and counts how many processes of all trees are alive.
     pub fn alive(&self) -> Vec<Id> {
         look(&self.seen, self.host.load(Ordering::Relaxed));
         let seen = self.seen.lock().unwrap();
@@ -106,7 +106,7 @@ impl Table {
     }
 
     /// CLIs seen so far, looks so far, and the longest that anything outlived its tree.
-    pub fn figures(&self) -> (u64, u64, Duration) {
+    pub fn totals(&self) -> (u64, u64, Duration) {
         let seen = self.seen.lock().unwrap();
         (seen.clis, seen.looks, seen.longest_leftover)
     }
@@ -149,7 +149,7 @@ fn look(seen: &Mutex<Seen>, host: i32) {
     let mut longest = Duration::ZERO;
     for (shim, tree) in &mut seen.trees {
         tree.shim_alive = table.get(&shim.pid).is_some_and(|line| line.id == *shim && !line.zombie);
-        // Also what was seen below before and belongs to somebody else now.
+        // Also what was seen below before and has another parent now.
         tree.members.retain(|id| table.get(&id.pid).is_some_and(|line| line.id == *id && !line.zombie));
         for line in below.remove(shim).unwrap_or_default() {
             if !tree.members.contains(&line.id) {

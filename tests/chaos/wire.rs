@@ -50,7 +50,7 @@ pub struct Ended {
     /// Whose nonces came in any event of the turn.
     pub nonces: Vec<Nonce>,
     /// What was read before the end said that context was lost.
-    pub told_of_loss: bool,
+    pub loss_reported: bool,
     pub events: usize,
     pub retries: u32,
     /// A rule of the stream that was broken.
@@ -83,7 +83,7 @@ impl std::fmt::Display for Nonce {
     }
 }
 
-/// The server's figures.
+/// The server's metrics.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Report {
     /// Sessions in memory.

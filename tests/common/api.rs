@@ -1,4 +1,4 @@
-//! A small Messages API on loopback, for the real CLI (`ANTHROPIC_BASE_URL`). The user's message tells it what to
+//! A small Messages API on loopback, for the real CLI (`ANTHROPIC_BASE_URL`). The user's message scripts its
 //! answer (`script`); every request is written down; tests wait for what happens in it instead of sleeping.
 
 use std::collections::HashSet;
@@ -27,7 +27,7 @@ pub struct Api {
     _serving: JoinSet<()>,
 }
 
-/// All that happened so far; whoever waits for something watches it.
+/// All that happened so far; each waiting test watches it.
 pub type Book = watch::Sender<Entries>;
 
 #[derive(Default)]
@@ -67,11 +67,11 @@ impl Api {
         self.book.borrow().requests.iter().filter(|request| request.last().contains(needle)).count()
     }
 
-    /// Waits until `so_many` requests have reached `[[hold:NAME]]`.
-    pub async fn entered(&self, name: &str, so_many: usize) {
+    /// Waits until `count` requests have reached `[[hold:NAME]]`.
+    pub async fn entered(&self, name: &str, count: usize) {
         let reached = |request: &&Request| request.held.iter().any(|held| held == name);
-        let met = |entries: &Entries| entries.requests.iter().filter(reached).count() >= so_many;
-        self.until(&format!("{so_many} requests at [[hold:{name}]]"), met).await;
+        let met = |entries: &Entries| entries.requests.iter().filter(reached).count() >= count;
+        self.until(&format!("{count} requests at [[hold:{name}]]"), met).await;
     }
 
     /// Lets all requests at `[[hold:NAME]]` go on, those to come as well.
@@ -90,7 +90,7 @@ impl Api {
         self.until(&format!("the request of `{needle}` aborted"), met).await;
     }
 
-    /// Waits for anything that the book can tell.
+    /// Waits for anything that the book records.
     pub async fn until(&self, what: &str, met: impl FnMut(&Entries) -> bool) {
         let mut changes = self.book.subscribe();
         if timeout(SOON, changes.wait_for(met)).await.is_err() {

@@ -76,7 +76,7 @@ pub fn arguments(pid: u32) -> Vec<String> {
     line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
 }
 
-/// Waits for something that no event tells.
+/// Waits for a condition that no event announces.
 pub async fn eventually(what: &str, condition: impl FnMut() -> bool) {
     crate::eventually(what, SOON, condition).await;
 }

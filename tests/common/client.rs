@@ -120,7 +120,7 @@ impl Client {
     }
 }
 
-/// One user with a living child, as `/v1/pool/stats` tells.
+/// One user with a living child, from `/v1/pool/stats`.
 #[derive(Debug, Clone)]
 pub struct Active {
     pub user: String,

@@ -86,7 +86,7 @@ pub fn wait_until(within: Duration, mut met: impl FnMut() -> bool) -> bool {
         }
         #[expect(
             clippy::disallowed_methods,
-            reason = "a look at the process table is repeated; no event tells"
+            reason = "a look at the process table is repeated; no event announces it"
         )]
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -271,8 +271,8 @@ impl Site {
         found.cloned().unwrap_or_else(|| panic!("no {shown} {conversation} in {stats}"))
     }
 
-    /// The sum of a figure of `/metrics`, without the prefix of its name, over the series with these labels.
-    pub async fn figure(&self, name: &str, labels: &[&str]) -> f64 {
+    /// Sum of a metric of `/metrics`, without the prefix of its name, over the series with these labels.
+    pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         let scrape = Scrape::parse(&self.get_admin("/metrics").await.body);
         scrape.sum(&format!("pilotlight_{name}"), labels)
     }

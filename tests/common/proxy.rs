@@ -1,4 +1,4 @@
-//! What stands between the CLI and its API: a way that can be cut and mended while both live.
+//! What stands between the CLI and its API: a way that can be cut and restored while both live.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ impl Proxy {
     }
 
     /// All is well again.
-    pub async fn mend(&mut self) {
+    pub async fn restore(&mut self) {
         self.way.send_replace(Way::Open);
         if self.listening.is_none() {
             let listener = TcpListener::bind(self.address).await.expect("the port is still free");

@@ -40,7 +40,7 @@ pub struct Request {
     pub system: String,
     /// How many pictures the user has sent, in all messages.
     pub images: usize,
-    /// The CLI's own session id, which it tells in a header.
+    /// The CLI's own session id, from a header.
     pub cli_session: Option<String>,
     /// All that the user said, in order, the newest last; the CLI's own reminders left out.
     pub user_texts: Vec<String>,

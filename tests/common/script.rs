@@ -1,4 +1,4 @@
-//! Markers in a user's message tell the Messages API of the tests how to answer it:
+//! Markers in a user's message script the answer of the Messages API of the tests:
 //! `[[say:TEXT]]`, `[[think:TEXT]]`, `[[tool:NAME {..}]]`, `[[deltas:N]]`, `[[delay:MS]]`, `[[hold:NAME]]`, `[[hang]]`,
 //! `[[recall]]`, `[[stop:REASON]]`, and the faults `[[error:STATUS]]`, `[[error:STATUS SECONDS]]` (with `retry-after`), `[[too_long]]` and
 //! `[[break:drop|garbage|event|stall|empty|html]]`, in any number and order. They are carried out one after the other. With
@@ -20,7 +20,7 @@ pub enum Step {
     Think(String),
     /// A call of a tool; what comes of it is answered with `TOOLS:ok` or `TOOLS:err`.
     Tool { name: String, input: Value },
-    /// A text block in so many deltas, ` 0 1 2 ...`.
+    /// A text block in this number of deltas, ` 0 1 2 ...`.
     Deltas(usize),
     /// All that the user said before, joined by ` | `.
     Recall,
@@ -40,7 +40,7 @@ pub enum Step {
     Break(Break),
     /// Why the model is said to have stopped.
     Stop(String),
-    /// Faults are for the first so many answers only.
+    /// Only this number of first answers have faults.
     Times(usize),
 }
 

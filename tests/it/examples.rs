@@ -95,7 +95,7 @@ async fn axum_service() {
 }
 
 #[tokio::test]
-async fn axum_service_stays_until_it_is_told_to_go() {
+async fn axum_service_stays_until_sigint() {
     let Some(program) = built("axum_service") else { return };
     let place = tempfile::tempdir().unwrap();
     let mut service = command(&program, place.path()).args(["--listen", "127.0.0.1:0"]).spawn().unwrap();

@@ -24,7 +24,7 @@ use crate::common::process::Process;
 use crate::common::program;
 use crate::common::program::{Answer, Program, message, place};
 use crate::common::{SOON, eventually, eventually_some};
-use attack::{Attack, Told};
+use attack::{Attack, Reply};
 
 /// The user whose child suffers.
 const MALLORY: &str = "mallory";

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use crate::sources::names::tests_of;
+
 const DOCUMENT: &str = include_str!("../../docs/security.md");
 
 /// The names of all test functions below a directory.
@@ -19,25 +21,6 @@ fn tests_below(directory: &Path, names: &mut BTreeSet<String>) {
             names.extend(functions.filter_map(|rest| Some(format!("test_{}", rest.split_once('(')?.0))));
         }
     }
-}
-
-/// The function below each test attribute.
-fn tests_of(source: &str) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut is_test = false;
-    for line in source.lines().map(str::trim_start) {
-        if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
-            is_test = true;
-        } else if let Some((before, rest)) = line.split_once("fn ").filter(|_| !line.starts_with("//")) {
-            let is_function = before.split(' ').all(|word| ["", "pub", "async"].contains(&word));
-            let name = rest.split(['(', '<']).next().unwrap_or_default();
-            if is_test && is_function {
-                names.push(name.to_owned());
-            }
-            is_test = false;
-        }
-    }
-    names
 }
 
 /// Each row of each table: its first cell, and the tests that its last cell names.

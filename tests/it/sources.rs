@@ -1,5 +1,7 @@
 //! Rules for the sources themselves: imports go down only, words are the field's, documents name what exists.
 
+mod architecture;
 mod layers;
+pub(crate) mod names;
 mod text;
 mod words;

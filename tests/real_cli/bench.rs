@@ -131,7 +131,7 @@ impl Bench {
         found.expect("a session's process runs in its directory")
     }
 
-    /// Waits until the transcripts hold so many pieces of answers: the CLI writes them some time after the answer.
+    /// Waits until the transcripts hold this number of pieces of answers: the CLI writes them some time after the answer.
     pub(crate) async fn on_disk(&self, answers: usize) {
         let what = format!("{answers} answers on disk");
         eventually(&what, SOON, || {

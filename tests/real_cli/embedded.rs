@@ -111,7 +111,7 @@ fn json(event: &Event) -> Value {
 pub(crate) fn failure(outcome: &Outcome) -> &pilotlight::model::Failure {
     match &outcome.status {
         Status::Failed(failure) => failure,
-        other => panic!("not a failure that the CLI told: {other:?}"),
+        other => panic!("not a failure from the CLI: {other:?}"),
     }
 }
 
@@ -134,7 +134,7 @@ pub(crate) async fn until_state(session: &Session, state: SessionState) {
     eventually(&format!("the session is {state}"), SOON, is_so).await;
 }
 
-/// Waits until the session counts so many turns, and not more.
+/// Waits until the session counts exactly this number of turns.
 pub(crate) async fn until_turns(session: &Session, turns: u64) {
     let counted = async || session.status().filter(|status| status.turns >= turns).map(|status| status.turns);
     assert_eq!(eventually_some(&format!("{turns} turns"), SOON, counted).await, turns);

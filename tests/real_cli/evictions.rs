@@ -14,8 +14,8 @@ async fn idle_process_is_stopped_conversation_continues() {
     client.turn("alice", "the word is heliotrope").await.text();
     let evicted = bench.only_cli();
     eventually("the idle CLI is stopped", SOON, || !evicted.is_alive()).await;
-    let is_told = async || client.active().await.is_empty().then_some(());
-    eventually_some("the pool has nobody active", SOON, is_told).await;
+    let is_empty = async || client.active().await.is_empty().then_some(());
+    eventually_some("the pool has no active session", SOON, is_empty).await;
     assert_eq!(client.turn("alice", "[[recall]]").await.text(), "the word is heliotrope");
     assert_ne!(bench.only_cli(), evicted);
     assert_eq!(bench.conversations().len(), 1, "it is the same conversation");

@@ -263,7 +263,7 @@ async fn imported_history_outlives_kills_and_evictions() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lost_conversation_is_told_and_brought_in() {
+async fn lost_conversation_is_reported_and_imported() {
     let Some(bench) = Bench::new().await else { return };
     let server = bench.serve("").await;
     let caller = Caller::new(&server);
@@ -353,7 +353,7 @@ async fn odd_histories_arrive_valid() {
     assert_eq!(arrived(&bench).as_array().map(Vec::len), Some(5));
 }
 
-/// A tool call in a history makes the CLI take its file for one that it has read, and tell the model of its changes.
+/// A tool call in a history makes the CLI take its file for one that it has read, and report its changes to the model.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn history_of_file_tools_reads_no_file() {
     let Some(bench) = Bench::new().await else { return };

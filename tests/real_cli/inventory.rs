@@ -35,7 +35,7 @@ async fn everything_of_this_version_is_judged() {
     );
     let mut unjudged = Vec::new();
     for (category, entries) in &found {
-        assert!(!entries.is_empty(), "no {category} were found: the CLI tells them in another way");
+        assert!(!entries.is_empty(), "no {category} were found: the CLI reports them in another way");
         let judged: BTreeSet<&String> = record.categories[*category].values().flatten().collect();
         unjudged
             .extend(entries.iter().filter(|entry| !judged.contains(entry)).map(|entry| (*category, entry)));

@@ -173,11 +173,11 @@ async fn system_prompt_counts_when_it_changes_and_goes() {
             let before = bench.api.requests().len();
             let outcome = finish(alice.send_with(text, options.clone()).await.expect("accepted")).await;
             assert!(outcome.is_ok() && !outcome.context_lost, "{outcome:?}");
-            let told = last_since(&bench, before).system;
+            let sent = last_since(&bench, before).system;
             for other in ["be brief", "be verbose"] {
-                assert_eq!(told.contains(other), other == prompt, "{prompt:?}: {told}");
+                assert_eq!(sent.contains(other), other == prompt, "{prompt:?}: {sent}");
             }
-            assert_eq!(told.len() > own.len() / 2, prompt.is_empty(), "the CLI's own: {told}");
+            assert_eq!(sent.len() > own.len() / 2, prompt.is_empty(), "the CLI's own: {sent}");
         }
         // Resumed it still counts, without being said again.
         alice.evict().await.expect("it is stopped");

@@ -99,7 +99,7 @@ async fn fails(
     };
     assert_eq!(error["type"], kind, "{about}: {answer}");
     assert!(
-        error["message"].as_str().is_some_and(|told| told.contains(&upstream.to_string())),
+        error["message"].as_str().is_some_and(|text| text.contains(&upstream.to_string())),
         "{about}: {answer}"
     );
     if stream {

@@ -88,7 +88,7 @@ async fn trap_09_running_tool_ends_after_hang_up() {
 async fn privilege_cli_and_tool_have_no_capability() {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root {
-        crate::common::installed::left_out("only root can start a server as somebody else");
+        crate::common::installed::left_out("only root can start a server as another user");
     }
     for as_nobody in [false, true].into_iter().take(1 + usize::from(is_root)) {
         let Some(bench) = Bench::new().await else { return };

@@ -118,8 +118,8 @@ fn judge(fault: &Fault, turn: &Turn) {
         assert_eq!(turn.text(), fault.text, "{}", about());
         return;
     };
-    let (told, message) = turn.error().unwrap_or_else(|| panic!("no error: {}", about()));
-    assert_eq!((told, turn.done), (code, true), "{}", about());
+    let (reported, message) = turn.error().unwrap_or_else(|| panic!("no error: {}", about()));
+    assert_eq!((reported, turn.done), (code, true), "{}", about());
     assert!(message.starts_with(fault.text), "{}", about());
     assert_eq!(last["api_error_status"].as_u64(), fault.status.map(u64::from), "{}", about());
 }
@@ -134,7 +134,7 @@ fn result(turn: &Turn) -> Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trap_12_statusless_overload_is_server_error() {
     let Some(bench) = Bench::new().await else { return };
-    // After so many the CLI says that it was repeated, and no longer by which status.
+    // After this number the CLI says that it was repeated, and no longer by which status.
     let server = bench.serve_cli("api_retries = 2\n", "").await;
     let turn = server.client().turn("alice", "[[error:529]]").await;
     let text = "API Error: Repeated 529 Overloaded errors";
@@ -185,11 +185,11 @@ async fn unreachable_api_is_error_until_back() {
         ["API Error: Unable to connect to API"; 2]
     };
     judge_unreachable(&client, dropped).await;
-    way.mend().await;
+    way.restore().await;
     assert_eq!(client.turn("alice", "[[say:back]]").await.text(), "back");
     way.refuse().await;
     judge_unreachable(&client, refused).await;
-    way.mend().await;
+    way.restore().await;
     assert_eq!(client.turn("alice", "[[say:back again]]").await.text(), "back again");
     assert_eq!(client.pid().await, pid);
 }

@@ -46,7 +46,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        // Lazily: whoever still has a file open there loses it when it ends.
+        // Lazily: a process with an open file there loses it when it ends.
         let unmounted = Command::new("umount").arg("-l").arg(&self.0).status();
         assert!(std::thread::panicking() || unmounted.is_ok_and(|status| status.success()));
     }
@@ -106,8 +106,8 @@ async fn removed_workspace_is_recreated() {
     let outcome = ask(&alice, "is anything left?").await;
     // Whether the process has left before it was asked is left to chance.
     if !outcome.is_ok() {
-        let told = failure(&outcome);
-        assert!(told.message.ends_with("does not exist") && !told.interrupted, "{outcome:?}");
+        let failure = failure(&outcome);
+        assert!(failure.message.ends_with("does not exist") && !failure.interrupted, "{outcome:?}");
     }
     assert!(outcome.cost_usd >= 0.0, "{outcome:?}");
     let next = ask(&alice, "[[recall]]").await;

@@ -53,7 +53,7 @@ fn streamed(events: &[Value]) -> String {
     events.iter().filter_map(|event| event["event"]["delta"]["text"].as_str()).collect()
 }
 
-/// Waits for so many turns of the CLI's own; gives what they cost.
+/// Waits for this number of turns of the CLI's own; gives what they cost.
 async fn own_turns(pilot: &Pilotlight, wanted: usize) -> f64 {
     let mut events = pilot.events();
     let (mut seen, mut cost) = (0, 0.0);

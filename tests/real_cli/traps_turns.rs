@@ -161,9 +161,9 @@ async fn turn_over_step_limit_fails_next_works() {
     let system = bench.embed(|config| config.cli.args = ["--max-turns", "1"].map(Into::into).into()).await;
     let alice = system.alice();
     let outcome = ask(&alice, r#"[[tool:Bash {"command":"echo x"}]]"#).await;
-    let told = failure(&outcome);
+    let failure = failure(&outcome);
     assert_eq!(
-        (told.kind.as_str(), told.message.as_str()),
+        (failure.kind.as_str(), failure.message.as_str()),
         ("max_turns", "Reached maximum number of turns (1)")
     );
     let cli = child(&alice);

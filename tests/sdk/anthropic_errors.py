@@ -2,7 +2,7 @@
 
 import anthropic
 from anthropic_calls import asked, client_of, say
-from checks import check, equal, figure, new_user, pids, raises, run
+from checks import check, equal, metric, new_user, pids, raises, run
 
 # A failure that came as a status, and with it the words of this API.
 KINDS = {
@@ -116,7 +116,7 @@ def an_unknown_path_is_404():
 def a_child_that_dies_in_mid_stream_is_an_exception_and_the_conversation_goes_on():
     client = client_of(new_user(), session="only")
     equal(say(client, "remember me"), "echo 1: remember me")
-    deaths = figure("exits_total")
+    deaths = metric("exits_total")
     came = []
 
     def read():
@@ -129,18 +129,18 @@ def a_child_that_dies_in_mid_stream_is_an_exception_and_the_conversation_goes_on
     equal(error.body["error"]["type"], "api_error")
     # What a dying child has not written down is lost with it, so only that it answers is sure.
     assert say(client, "next").endswith(": next")
-    equal(figure("exits_total"), deaths + 1)
+    equal(metric("exits_total"), deaths + 1)
 
 
 @check
 def a_child_that_dies_in_a_whole_answer_is_an_exception_and_no_second_turn():
     client = client_of(new_user(), session="only")
-    deaths = figure("exits_total")
+    deaths = metric("exits_total")
     error = raises(anthropic.APIError, say, client, "[[deltas:50]] [[fault:crash-mid]]")
     assert isinstance(error, anthropic.InternalServerError), repr(error)
     equal(error.response.headers["x-should-retry"], "false")
     assert say(client, "next").endswith(": next")
-    equal(figure("exits_total"), deaths + 1)
+    equal(metric("exits_total"), deaths + 1)
 
 
 run()

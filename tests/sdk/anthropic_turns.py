@@ -206,7 +206,7 @@ def an_edited_history_is_a_new_conversation_that_knows_it():
 
 
 @check
-def whoever_leaves_in_mid_answer_finds_the_same_child_again():
+def leaving_in_mid_answer_keeps_the_child():
     who = new_user()
     client = client_of(who)
     named = {"extra_headers": {"x-pilotlight-session": "only"}}

@@ -2,7 +2,7 @@
 
 A script decorates its checks and calls `run`. The tests in Rust start it with a server's address and key in the
 environment; with names of checks as arguments it carries out only these. It never retries and never waits for nothing:
-whoever starts it bounds its time.
+its caller bounds its time.
 """
 
 import json
@@ -54,7 +54,7 @@ def run():
 
 
 def new_user():
-    """A user nobody else has; its first characters alone tell it from the others."""
+    """A user nobody else has; its first characters alone distinguish it from the others."""
     global _users
     _users += 1
     return f"{_users:06d}-user"
@@ -78,8 +78,8 @@ def pids(user):
     return {entry["pid"] for entry in sessions(user).values() if entry["alive"]}
 
 
-def figure(name):
-    """The sum of a figure of the server over all its labels; 0 while it counted nothing."""
+def metric(name):
+    """Sum of a metric of the server over all its labels; 0 before the first count."""
     lines = re.findall(rf"^pilotlight_{name}(?:{{.*}})? (\S+)$", get("/metrics", ADMIN_URL), re.MULTILINE)
     return sum(map(float, lines))
 

@@ -44,13 +44,13 @@ async fn generated_requests_break_nothing() {
     println!("{written}");
     assert!(is_good, "schemathesis has found something");
 
-    let turns = site.figure("turns_total", &["outcome=\"ok\""]).await;
+    let turns = site.metric("turns_total", &["outcome=\"ok\""]).await;
     assert!(turns > 20.0, "only {turns} turns reached a child");
     for reason in ["crash", "signal", "oom", "hang", "protocol"] {
-        let deaths = site.figure("exits_total", &[&format!("reason=\"{reason}\"")]).await;
+        let deaths = site.metric("exits_total", &[&format!("reason=\"{reason}\"")]).await;
         assert!(deaths == 0.0, "{deaths} children have died: {reason}");
     }
-    assert_eq!(site.figure("actor_panics_total", &[]).await, 0.0);
+    assert_eq!(site.metric("actor_panics_total", &[]).await, 0.0);
     // By another child, for the first had nothing to do.
     assert_eq!(site.turn("alice", "still").await.text(), "echo 2: still");
 }

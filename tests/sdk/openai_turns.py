@@ -145,7 +145,7 @@ def a_header_names_the_conversation():
 
 
 @check
-def whoever_leaves_in_mid_answer_finds_the_same_child_again():
+def leaving_in_mid_answer_keeps_the_child():
     client = client_of(new_user())
     named = {"extra_headers": {"x-pilotlight-session": "only"}}
     child = int(say(client, "[[pid]]", **named))

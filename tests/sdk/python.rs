@@ -81,7 +81,7 @@ pub(crate) fn python(place: &Place, package: &Path) -> Command {
     command
 }
 
-/// Waits for a program's end, at most so long: whether it was a good one, and all that it wrote.
+/// Waits for a program's end, at most this time: whether it was a good one, and all that it wrote.
 pub(crate) async fn finished(mut command: Command, place: &Place, within: Duration) -> (bool, String) {
     // A file and no pipe: what was written is there also if the time is up.
     let path = place.path().join(format!("written-{}", uuid::Uuid::new_v4()));

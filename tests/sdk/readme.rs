@@ -50,7 +50,7 @@ async fn python_snippets_run_unchanged() {
             command.arg("-c");
             let written = pasted(command, &place, &site, snippet).await;
             assert!(!snippet.contains("print(") || written.contains("echo"), "it printed {written:?}");
-            assert!(site.figure("turns_total", &["outcome=\"ok\""]).await >= 1.0, "{snippet}");
+            assert!(site.metric("turns_total", &["outcome=\"ok\""]).await >= 1.0, "{snippet}");
         }
     }
 }

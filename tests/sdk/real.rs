@@ -1,5 +1,5 @@
 //! The SDKs with the real CLI, which talks to a Messages API of the tests on loopback: what it reports is what the SDK
-//! is told, and what the SDK sends is what it is asked.
+//! receives, and what the SDK sends is what it is asked.
 
 use crate::bench::Bench;
 use crate::common::api::Api;

@@ -130,7 +130,7 @@ impl PipeIo {
     }
 
     pub(super) fn count(&mut self) {
-        self.metrics.stream_bytes(Stream::Stdout, std::mem::take(&mut self.uncounted));
+        self.metrics.stream_bytes.add(Stream::Stdout, std::mem::take(&mut self.uncounted));
     }
 
     /// Ends the output. Whether it ended in the middle of a line.
@@ -165,7 +165,7 @@ impl PipeIo {
         while let Some(front) = self.outbox.lines.front() {
             match self.input.try_write(front) {
                 Ok(length) if length > 0 => {
-                    self.metrics.stream_bytes(Stream::Stdin, length as u64);
+                    self.metrics.stream_bytes.add(Stream::Stdin, length as u64);
                     self.outbox.written(length, now);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,

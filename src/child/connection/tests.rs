@@ -12,6 +12,7 @@ use crate::adapter::claude::CLAUDE;
 use crate::child::permissions::Answer;
 use crate::child::testing::{job, line};
 use crate::error::TurnError;
+use crate::model::ids::TurnId;
 use crate::model::{Decision, PermissionError};
 use crate::turn::{Status, Turn};
 
@@ -56,7 +57,7 @@ impl Bench {
         let context = ChildContext {
             adapter: &CLAUDE,
             config: Arc::new(config),
-            metrics: Arc::new(Metrics::register("t")),
+            metrics: Arc::new(Metrics::register_current("t")),
             secrets: Secrets::default(),
             events: events.clone(),
         };
@@ -289,7 +290,7 @@ async fn last_output_is_part_of_the_unfinished_turn() {
 }
 
 #[tokio::test]
-async fn flood_of_requests_that_reads_nothing_breaks_the_protocol() {
+async fn flood_of_requests_breaks_the_protocol() {
     let bench = Bench::serving().await;
     let request = r#"{"type":"control_request","request_id":"h","request":{"subtype":"hook_callback"}}"#;
     // More answers than the socket and the outbox hold.

@@ -218,7 +218,7 @@ async fn a_dropped_handle_leaves_neither_process_nor_zombie() {
 }
 
 #[test]
-fn a_dropped_runtime_leaves_neither_processes_nor_zombies() {
+fn dropped_runtime_leaves_no_process_and_no_zombie() {
     const CHILDREN: usize = 20;
     let token = token();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -260,7 +260,7 @@ async fn a_killed_shim_is_made_good_by_the_marker() {
     assert_eq!(child.shim.exited().await, Exit::Unknown);
     let ended = child.shim.gone().await;
     // The CLI itself may be found dying.
-    assert!(matches!(ended, Sweep::ShimDied { rung: KillMethod::Marker, killed: 1 | 2 }), "{ended:?}");
+    assert!(matches!(ended, Sweep::ShimDied { method: KillMethod::Marker, killed: 1 | 2 }), "{ended:?}");
     assert_eq!(sleepers(&token), 0);
     eventually("nothing is left", PROMISE, || !exists(shim_pid)).await;
     eventually("the CLI is reaped by init", LONG, || !exists(pid)).await;
@@ -281,7 +281,7 @@ async fn a_killed_shim_is_made_good_by_the_cgroup() {
     let shim_pid = child.shim.shim_pid().unwrap();
     kill_process(Pid::from_raw(shim_pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
     let ended = child.shim.gone().await;
-    assert!(matches!(ended, Sweep::ShimDied { rung: KillMethod::Cgroup, killed: 1 | 2 }), "{ended:?}");
+    assert!(matches!(ended, Sweep::ShimDied { method: KillMethod::Cgroup, killed: 1 | 2 }), "{ended:?}");
     assert_eq!(sleepers(&token), 0);
     assert!(!dir.exists());
     base.remove();

@@ -1,39 +1,35 @@
-//! Every refusal and failure as callers see it: status, kind, code, text. The only file that knows status codes of
-//! errors.
+//! Errors as callers receive them: status, kind, code, text. The only file with status codes of errors.
 //!
-//! The text is for the caller alone and is never logged: it may hold the end of the CLI's standard error
-//! (without the server's paths, [`redact`]).
+//! The text is only for the caller and never logged: it may hold the end of the CLI's standard error, without server
+//! paths ([`redact`]).
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use crate::error::TurnError;
-use crate::model::Failure;
-use crate::turn::Status;
-
+mod of_turn;
 pub(crate) mod redact;
 
-/// Longest error text sent. Parsers like to repeat what they were given.
+pub(crate) use of_turn::failure_text;
+
+/// Longest error text sent. Parsers repeat their input.
 const MAX_MESSAGE_CHARS: usize = 500;
 
-/// When to try again where nothing tells it better.
+/// Default retry delay.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// A request that is answered with an error status. The router's outermost layer writes its body, for it alone knows
-/// the request's id.
+/// An error response. The router's outermost layer writes its body, because only that layer knows the request id.
 #[derive(Debug, Clone)]
 pub(crate) struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: String,
     retry_after: Option<Duration>,
-    /// The child may have seen the prompt: sending it again could do the work twice.
+    /// The child may have received the prompt: a retry could do the work twice.
     not_again: bool,
-    /// The field of the body that is wrong.
+    /// The invalid field of the body.
     field: Option<String>,
 }
 
@@ -47,69 +43,69 @@ impl ApiError {
         Self { status, code, message, retry_after: None, not_again: false, field: None }
     }
 
-    /// 400: the request is wrong.
+    /// 400: invalid request.
     pub(crate) fn invalid(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, message)
     }
 
-    /// 400: the body is wrong, at this field.
+    /// 400: invalid field of the body.
     pub(crate) fn field(path: impl std::fmt::Display, problem: impl std::fmt::Display) -> Self {
         let path = path.to_string();
         let error = Self::invalid("invalid_body", format!("{path}: {problem}"));
         Self { field: Some(path), ..error }
     }
 
-    /// The same at another field of the body.
+    /// Moves the error to another field.
     pub(crate) fn at(self, path: impl std::fmt::Display) -> Self {
         let problem = self.message.split_once(": ").map_or(self.message.as_str(), |(_, problem)| problem);
         if self.field.is_some() { Self::field(path, problem) } else { self }
     }
 
-    /// 400: the field promises what cannot be done here.
+    /// 400: the field asks for something unsupported.
     pub(crate) fn unsupported(path: &str, why: &str) -> Self {
         let error = Self::invalid("unsupported_field", format!("{path}: {why}; leave it out"));
         Self { field: Some(path.to_owned()), ..error }
     }
 
-    /// 413: the body is too long.
+    /// 413: body too long.
     pub(crate) fn body_too_large(limit: usize) -> Self {
         let message = format!("the request body is longer than {limit} bytes (http.body_limit)");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
     }
 
-    /// 408: the body did not come in time.
+    /// 408: body timeout.
     pub(crate) fn body_too_slow(message: String) -> Self {
         let error = Self::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message);
         Self { retry_after: Some(PAUSE), ..error }
     }
 
-    /// 503, or 529 to callers of the Messages API: not now.
+    /// 503, or 529 in the Messages API: temporarily not possible.
     pub(crate) fn overloaded(message: &str, retry_after: Duration) -> Self {
-        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, CROWD, message);
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, OVERLOADED_CODE, message);
         Self { retry_after: Some(retry_after), ..error }
     }
 
-    /// 409: something stands against it, for a while or for good.
+    /// 409: conflict, temporary with `retry_after`, else permanent.
     pub(crate) fn conflict(code: &'static str, message: impl Into<String>, pause: Option<Duration>) -> Self {
         let error = Self::new(StatusCode::CONFLICT, code, message);
         Self { retry_after: pause, not_again: pause.is_none(), ..error }
     }
 
-    /// 429: the caller has had its share for now.
+    /// 429: limit reached.
     pub(crate) fn limited(code: &'static str, message: impl Into<String>, retry_after: Duration) -> Self {
         let error = Self::new(StatusCode::TOO_MANY_REQUESTS, code, message);
         Self { retry_after: Some(retry_after), ..error }
     }
 
-    /// 404: no such path. It is repeated, for clients put prefixes before it that nobody sees; what stands behind the
-    /// question mark may be a secret.
+    /// 404: unknown path. The path is repeated, because clients add prefixes unseen; its query may hold a secret and is
+    /// not.
     pub(crate) fn no_such_path(method: &Method, uri: &Uri) -> Self {
         let message =
             format!("there is no {method} {} here; /openapi.json lists every path and method", uri.path());
         Self::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 
-    /// 405: the path has other methods.
+    /// 405: unsupported method.
     pub(crate) fn no_such_method(method: &Method, uri: &Uri) -> Self {
         let path = uri.path();
         let message =
@@ -117,7 +113,7 @@ impl ApiError {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
     }
 
-    /// What a bare status means that some layer below has answered.
+    /// Error for a bare status of a lower layer.
     pub(crate) fn of_status(status: StatusCode) -> Self {
         let code = match status {
             StatusCode::NOT_FOUND => "not_found",
@@ -135,7 +131,7 @@ impl ApiError {
         self.status
     }
 
-    /// Whether the child has seen nothing of the message, so that the same request may be made again.
+    /// Whether the child received nothing, so that the same request may be repeated.
     pub(crate) fn is_refusal(&self) -> bool {
         !self.not_again
     }
@@ -148,7 +144,7 @@ impl ApiError {
         self.code
     }
 
-    /// The kind, in the words that SDKs of the Messages API know.
+    /// Error type of the Messages API.
     fn kind(&self) -> &'static str {
         match self.status.as_u16() {
             401 => "authentication_error",
@@ -163,7 +159,7 @@ impl ApiError {
         }
     }
 
-    /// The body in the form of the Messages API, also that of an `error` event.
+    /// Body in the form of the Messages API, also of an `error` event.
     pub(crate) fn body(&self, request_id: Option<&str>) -> Value {
         let mut body = json!({
             "type": "error",
@@ -175,7 +171,7 @@ impl ApiError {
         body
     }
 
-    /// The body in the form of the Chat Completions API, also that of an error within a stream.
+    /// Body in the form of the Chat Completions API, also of an error within a stream.
     pub(crate) fn openai_body(&self) -> Value {
         let field = self.field.as_deref();
         json!({
@@ -183,16 +179,16 @@ impl ApiError {
         })
     }
 
-    /// The status in this form: that of the Messages API has one of its own for a crowd.
+    /// Status in this form: the Messages API has its own for overload.
     fn status_in(&self, form: ErrorForm) -> StatusCode {
-        let is_crowd = self.code == CROWD && self.status == StatusCode::SERVICE_UNAVAILABLE;
+        let is_crowd = self.code == OVERLOADED_CODE && self.status == StatusCode::SERVICE_UNAVAILABLE;
         match StatusCode::from_u16(OVERLOADED) {
             Ok(overloaded) if is_crowd && form == ErrorForm::Messages => overloaded,
             _ => self.status,
         }
     }
 
-    /// Headers and body.
+    /// Renders headers and body.
     pub(crate) fn render(&self, form: ErrorForm, request_id: &str) -> Response {
         let body = match form {
             ErrorForm::Messages | ErrorForm::Own => self.body(Some(request_id)),
@@ -213,128 +209,26 @@ impl ApiError {
     }
 }
 
-/// Which API's form an error body has.
+/// Form of an error body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ErrorForm {
-    /// That of the Messages API.
+    /// The Messages API.
     Messages,
-    /// That of everything of our own: the same body, with the usual statuses.
+    /// Our own API: the same body with standard statuses.
     Own,
-    /// That of the Chat Completions API.
+    /// The Chat Completions API.
     ChatCompletions,
 }
 
-/// At least one second, for 0 would be an invitation to hammer.
+/// In whole seconds, at least one: 0 would invite immediate retries.
 fn whole_seconds(pause: Duration) -> u64 {
     (pause.as_secs() + u64::from(pause.subsec_nanos() > 0)).max(1)
 }
 
-impl From<TurnError> for ApiError {
-    fn from(error: TurnError) -> Self {
-        let status = match &error {
-            TurnError::InvalidName(_)
-            | TurnError::InvalidPrompt(_)
-            | TurnError::InvalidModel { .. }
-            | TurnError::InvalidMcpServers(_) => StatusCode::BAD_REQUEST,
-            TurnError::PromptTooLarge { .. }
-            | TurnError::SystemPromptTooLarge { .. }
-            | TurnError::HistoryTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            TurnError::QueueFull { .. } | TurnError::TooManySessions { .. } => StatusCode::TOO_MANY_REQUESTS,
-            TurnError::Overloaded { .. }
-            | TurnError::Draining
-            | TurnError::NotStarted(_)
-            | TurnError::CircuitOpen { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            // What the turn asked for was too much; asked again it is the same.
-            TurnError::MemoryLimit { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-            TurnError::SessionLost(_) | TurnError::LineTooLong { .. } => StatusCode::BAD_GATEWAY,
-            TurnError::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
-            TurnError::Cancelled => StatusCode::CONFLICT,
-            TurnError::Storage(_) | TurnError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        // A refusal made before the child saw anything can always be tried again after a moment, unless the request itself
-        // is wrong.
-        // Too many sessions are too many until one is deleted.
-        let not_again = error.reached_child() || matches!(error, TurnError::TooManySessions { .. });
-        let pause = (status.is_server_error() && !not_again).then_some(PAUSE);
-        Self {
-            retry_after: error.retry_after().or(pause),
-            not_again,
-            ..Self::new(status, error.code(), redact::text_of(&error))
-        }
-    }
-}
-
-impl From<&Failure> for ApiError {
-    /// The status of the model's API, so that SDKs raise what they would have raised there.
-    fn from(failure: &Failure) -> Self {
-        let told = failure.api_status.filter(|status| (400..600).contains(status));
-        let status = match (told, failure.kind.as_str()) {
-            (Some(status), _) => status,
-            (None, _) if failure.interrupted => 409,
-            (None, "authentication_failed") => 401,
-            (None, "rate_limit") => 429,
-            (None, "invalid_request" | "refusal" | "context_full") => 400,
-            (None, "request_too_large") => 413,
-            // The API was not reached, or did not answer what it should.
-            (None, "server_error" | "max_output_tokens" | "unknown") => 502,
-            (None, _) => 500,
-        };
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        // The kinds are words of the CLI; errors here are told apart by constants.
-        let code = KINDS.into_iter().find(|kind| *kind == failure.kind).unwrap_or("cli_error");
-        Self { not_again: true, ..Self::new(status, code, said(failure)) }
-    }
-}
-
-/// What a caller reads of a failure: with the way out, where the CLI names one that only a person before it can take.
-pub(crate) fn said(failure: &Failure) -> Cow<'_, str> {
-    let message = &failure.message;
-    match failure.kind.as_str() {
-        "context_full" => format!("{CONTEXT_FULL} The CLI says: {message}").into(),
-        "request_too_large" => format!("{REQUEST_TOO_LARGE} The CLI says: {message}").into(),
-        _ => message.into(),
-    }
-}
-
-// Begins as the API's own text does: frameworks look for these words.
-const CONTEXT_FULL: &str = "prompt is too long: the conversation no longer fits into the model's context. Start a new one \
-     (another x-pilotlight-session), delete this one (DELETE /v1/sessions/{id}?purge=true), or send less history.";
-const REQUEST_TOO_LARGE: &str = "the conversation with all its attachments has more bytes than the model's API takes. If a \
-     short message is refused as well, start a new session or delete this one (DELETE /v1/sessions/{id}?purge=true).";
-
-impl From<&Status> for ApiError {
-    /// Of a turn that ended without an answer.
-    fn from(status: &Status) -> Self {
-        match status {
-            Status::Failed(failure) => failure.into(),
-            Status::Aborted(error) => error.clone().into(),
-            Status::Completed => TurnError::Internal("an answer is no refusal").into(),
-        }
-    }
-}
-
-/// The kinds of failures that are told by name.
-const KINDS: [&str; 14] = [
-    "context_full",
-    "request_too_large",
-    "authentication_failed",
-    "model_not_found",
-    "invalid_request",
-    "rate_limit",
-    "server_error",
-    "refusal",
-    "max_output_tokens",
-    "max_turns",
-    "max_budget_usd",
-    "during_execution",
-    "interrupted",
-    "unknown",
-];
-
-/// What the Messages API answers when it is overloaded.
+/// Overload status of the Messages API.
 const OVERLOADED: u16 = 529;
-/// The code of a server that has no room, as against one that stops or cannot start its CLI.
-const CROWD: &str = "overloaded";
+/// Code of an overloaded server, as opposed to one that stops or cannot start its CLI.
+const OVERLOADED_CODE: &str = "overloaded";
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
@@ -345,47 +239,4 @@ impl IntoResponse for ApiError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::error::StartFailure;
-
-    #[test]
-    fn refusals_say_when_to_try_again_and_losses_that_one_must_not() {
-        let open = TurnError::CircuitOpen {
-            last: StartFailure::Handshake("no".into()),
-            retry_after: Duration::from_millis(1500),
-        };
-        let response = ApiError::from(open).render(ErrorForm::Messages, "id");
-        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(response.headers()[header::RETRY_AFTER], "2");
-        assert!(!response.headers().contains_key("x-should-retry"));
-
-        let response = ApiError::from(TurnError::Internal("x")).render(ErrorForm::Messages, "id");
-        assert_eq!(response.headers()["x-should-retry"], "false");
-        assert!(!response.headers().contains_key(header::RETRY_AFTER));
-
-        for before in [TurnError::Draining, TurnError::Storage("full".into())] {
-            let response = ApiError::from(before).render(ErrorForm::Messages, "id");
-            assert_eq!(response.headers()[header::RETRY_AFTER], "1");
-        }
-    }
-
-    #[test]
-    fn a_crowd_is_529_in_the_messages_api_alone() {
-        let crowd = || TurnError::Overloaded { reason: "no room", retry_after: PAUSE };
-        let status = |error: TurnError, form| ApiError::from(error).render(form, "id").status().as_u16();
-        assert_eq!(status(crowd(), ErrorForm::Messages), 529);
-        for form in [ErrorForm::Own, ErrorForm::ChatCompletions] {
-            assert_eq!(status(crowd(), form), 503);
-        }
-        for form in [ErrorForm::Messages, ErrorForm::Own, ErrorForm::ChatCompletions] {
-            assert_eq!(status(TurnError::Draining, form), 503);
-        }
-    }
-
-    #[test]
-    fn a_long_text_is_cut_between_characters() {
-        let error = ApiError::invalid("x", "ü".repeat(10_000));
-        assert_eq!(error.message.chars().count(), MAX_MESSAGE_CHARS + 1);
-    }
-}
+mod tests;

@@ -1,9 +1,9 @@
-//! `GET /v1/happenings`: what has happened lately in the sessions that the caller may see, and what happens, as it does.
+//! `GET /v1/events/stream`: recent and new events of the sessions that the caller may see.
 //!
-//! A stream reads the core's log at its own pace: no task, no queue; a reader that is too slow is told that something
-//! is missing. It ends by itself after a while, so that a key that was revoked sees no more, and callers come back.
-//! Numbers of the log are not shown: they would tell a user how busy all others are. A stream takes a connection for
-//! long, so there are only so many for each user.
+//! A stream reads the core's event log at its own pace, without a task or a queue; a reader that falls behind gets a
+//! `missed` event. A stream ends after a time limit, so that the key is checked again; clients reconnect. Event numbers
+//! are not shown, because they reveal the activity of other users. Each stream holds a connection, so their number per
+//! user is limited.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
@@ -24,89 +24,93 @@ use tokio_util::sync::CancellationToken;
 
 use crate::model::ids::UserId;
 use crate::server::api::error::ApiError;
-use crate::server::api::query::Inquiry;
+use crate::server::api::query::SessionQuery;
 use crate::server::api::sessions::{encode, seconds};
 use crate::server::app::App;
 use crate::server::dialect::sse::{self, PING};
 use crate::support::lock::MutexExt;
 use crate::telemetry::events::{EventKind, EventStream, Exit, SessionEvent};
 
-/// How long one stream lasts; then its key is looked at again.
-const LASTS: Duration = Duration::from_secs(300);
+/// Time limit of one stream; after a reconnect its key is checked again.
+const MAX_DURATION: Duration = Duration::from_secs(300);
 
-/// Streams at the same time that show the same user's sessions, or everybody's: a few people with a few windows each.
-const MOST: u32 = 32;
-/// When to come again after that: people close windows.
-const CROWD_PAUSE: Duration = Duration::from_secs(10);
+/// Maximum concurrent streams of the same user's sessions, or of all sessions: a few people with a few windows each.
+const MAX_STREAMS: u32 = 32;
+/// Retry delay beyond that limit: people close windows.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
 
-/// What all streams share.
+/// Date since which `/v1/happenings` is deprecated (RFC 9745): 28 November 2026.
+const DEPRECATED_SINCE: &str = "@1795824000";
+
+/// State shared by all streams.
 #[derive(Debug)]
-pub(crate) struct Feed {
+pub(crate) struct EventStreams {
     heartbeat: Duration,
-    /// The service is stopping.
+    /// Cancelled when the service stops.
     closing: CancellationToken,
     streams: Arc<Streams>,
 }
 
-impl Feed {
+impl EventStreams {
     pub(crate) fn new(heartbeat: Duration, closing: CancellationToken) -> Self {
         Self { heartbeat, closing, streams: Arc::default() }
     }
 }
 
-/// Streams by whose sessions they show.
+/// Open streams, by the user whose sessions they show.
 #[derive(Debug, Default)]
 struct Streams(Mutex<HashMap<Option<UserId>, u32>>);
 
 impl Streams {
-    fn place(self: &Arc<Self>, whose: Option<UserId>) -> Result<Place, ApiError> {
+    fn open(self: &Arc<Self>, user: Option<UserId>) -> Result<StreamSlot, ApiError> {
         let mut open = self.0.lock_unpoisoned();
-        let count = open.entry(whose.clone()).or_default();
-        if *count >= MOST {
-            let message = format!("{MOST} streams of these happenings are open already");
-            return Err(ApiError::limited("too_many_streams", message, CROWD_PAUSE));
+        let count = open.entry(user.clone()).or_default();
+        if *count >= MAX_STREAMS {
+            let message = format!("{MAX_STREAMS} streams of these events are open already");
+            return Err(ApiError::limited("too_many_streams", message, RETRY_AFTER));
         }
         *count += 1;
-        Ok(Place { streams: self.clone(), whose })
+        Ok(StreamSlot { streams: self.clone(), user })
     }
 }
 
-/// One stream's place; free again when this is dropped.
-struct Place {
+/// One open stream, until dropped.
+struct StreamSlot {
     streams: Arc<Streams>,
-    /// Whose sessions are shown; all without it.
-    whose: Option<UserId>,
+    /// Owner of the shown sessions; all sessions without one.
+    user: Option<UserId>,
 }
 
-impl Drop for Place {
+impl Drop for StreamSlot {
     fn drop(&mut self) {
         let mut open = self.streams.0.lock_unpoisoned();
-        if let Some(count) = open.get_mut(&self.whose) {
+        if let Some(count) = open.get_mut(&self.user) {
             *count = count.saturating_sub(1);
             if *count == 0 {
-                open.remove(&self.whose);
+                open.remove(&self.user);
             }
         }
     }
 }
 
-/// See the module.
-pub(crate) async fn follow(State(app): State<Arc<App>>, inquiry: Inquiry) -> Result<Response, ApiError> {
-    let whose = if inquiry.is_about_all() { None } else { Some(inquiry.subject()?) };
+/// `GET /v1/events/stream`.
+pub(crate) async fn stream(State(app): State<Arc<App>>, query: SessionQuery) -> Result<Response, ApiError> {
+    let user = if query.is_about_all() { None } else { Some(query.subject()?) };
+    let EventStreams { heartbeat, closing, streams } = app.event_streams();
     let hello = json!({
         "type": "hello",
         "version": env!("CARGO_PKG_VERSION"),
-        "sees": if whose.is_none() { "all" } else { "own" },
-        "speaks_for": inquiry.caller.speaks_for(),
-        "heartbeat_seconds": app.feed().heartbeat.as_secs_f64(),
+        "sees": if user.is_none() { "all" } else { "own" },
+        "speaks_for": query.caller.speaks_for(),
+        "heartbeat_seconds": heartbeat.as_secs_f64(),
     });
     let reader = Reader {
         events: app.pilot().events(),
-        place: app.feed().streams.place(whose)?,
+        slot: streams.open(user)?,
         last: None,
-        heartbeat: app.feed().heartbeat,
-        closing: app.feed().closing.clone(),
-        until: Instant::now() + LASTS,
+        heartbeat: *heartbeat,
+        closing: closing.clone(),
+        until: Instant::now() + MAX_DURATION,
     };
     let mut first = BytesMut::new();
     sse::event(&hello, &mut first);
@@ -115,11 +119,20 @@ pub(crate) async fn follow(State(app): State<Arc<App>>, inquiry: Inquiry) -> Res
     Ok((headers, body).into_response())
 }
 
-/// Who reads, and what comes next.
+/// `GET /v1/happenings`: deprecated alias of [`stream`].
+pub(crate) async fn deprecated(app: State<Arc<App>>, query: SessionQuery) -> Result<Response, ApiError> {
+    let mut response = stream(app, query).await?;
+    let headers = response.headers_mut();
+    headers.insert(HeaderName::from_static("deprecation"), HeaderValue::from_static(DEPRECATED_SINCE));
+    headers.insert(header::LINK, HeaderValue::from_static("</v1/events/stream>; rel=\"successor-version\""));
+    Ok(response)
+}
+
+/// Position of one stream in the event log.
 struct Reader {
     events: EventStream,
-    place: Place,
-    /// The number of the event that was read last.
+    slot: StreamSlot,
+    /// Number of the last event read.
     last: Option<u64>,
     heartbeat: Duration,
     closing: CancellationToken,
@@ -127,11 +140,11 @@ struct Reader {
 }
 
 impl Reader {
-    /// The next frames; none at the end.
+    /// The next frames and the reader; `None` at the end.
     async fn next(mut self) -> Step {
         let (closing, heartbeat, until) = (self.closing.clone(), self.heartbeat, self.until);
         let frames = tokio::select! {
-            frames = self.told() => frames,
+            frames = self.visible() => frames,
             () = sleep(heartbeat) => Bytes::from_static(PING),
             () = sleep_until(until) => return None,
             () = closing.cancelled() => return None,
@@ -140,26 +153,26 @@ impl Reader {
     }
 
     /// The next event that the reader may see.
-    async fn told(&mut self) -> Bytes {
+    async fn visible(&mut self) -> Bytes {
         let mut frames = BytesMut::new();
         while frames.is_empty() {
             let event = self.events.next().await;
-            let missing = self.last.is_some_and(|last| event.number > last + 1);
+            let has_missed = self.last.is_some_and(|last| event.number > last + 1);
             self.last = Some(event.number);
-            if missing {
+            if has_missed {
                 sse::event(&json!({ "type": "missed" }), &mut frames);
             }
-            let whose = &self.place.whose;
-            if whose.as_ref().is_none_or(|user| event.session.user() == user) {
-                sse::event(&shown(&event, whose.is_none()), &mut frames);
+            let user = &self.slot.user;
+            if user.as_ref().is_none_or(|user| event.session.user() == user) {
+                sse::event(&render(&event, user.is_none()), &mut frames);
             }
         }
         frames.freeze()
     }
 }
 
-/// An event, with its user in a stream of everybody's.
-fn shown(event: &SessionEvent, with_user: bool) -> Value {
+/// Renders an event; streams of all sessions name its user.
+fn render(event: &SessionEvent, with_user: bool) -> Value {
     let mut shown = match &event.kind {
         EventKind::Started { generation } => json!({ "type": "started", "generation": generation }),
         EventKind::Ready { took } => json!({ "type": "ready", "took_seconds": took.as_secs_f64() }),
@@ -185,10 +198,10 @@ fn shown(event: &SessionEvent, with_user: bool) -> Value {
     shown
 }
 
-/// What comes, and who reads on.
+/// The next frames and the reader after them.
 type Step = Option<(Bytes, Reader)>;
 
-/// One step after the other.
+/// The frames of a reader as a stream.
 struct Frames {
     step: Pin<Box<dyn Future<Output = Step> + Send>>,
 }
@@ -210,15 +223,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_has_so_many_streams_and_takes_none_of_others() {
+    fn streams_are_limited_per_user() {
         let (streams, alice) = (Arc::new(Streams::default()), UserId::new("alice").ok());
-        let mut open: Vec<_> = (0..MOST).map(|_| streams.place(alice.clone()).ok().unwrap()).collect();
-        assert_eq!(streams.place(alice.clone()).err().unwrap().code(), "too_many_streams");
-        drop(streams.place(None).ok().unwrap());
+        let mut open: Vec<_> = (0..MAX_STREAMS).map(|_| streams.open(alice.clone()).ok().unwrap()).collect();
+        assert_eq!(streams.open(alice.clone()).err().unwrap().code(), "too_many_streams");
+        drop(streams.open(None).ok().unwrap());
         open.pop();
-        open.push(streams.place(alice.clone()).ok().unwrap());
-        assert!(streams.place(alice).is_err());
+        open.push(streams.open(alice.clone()).ok().unwrap());
+        assert!(streams.open(alice).is_err());
         drop(open);
-        assert!(streams.0.lock().unwrap().is_empty(), "those without streams are forgotten");
+        assert!(streams.0.lock().unwrap().is_empty(), "users without streams are removed");
     }
 }

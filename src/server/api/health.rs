@@ -1,4 +1,4 @@
-//! What an operator or a prober asks: is it alive, is it ready, is it well, what is it.
+//! Liveness, readiness, health, service document and metrics.
 
 use std::sync::Arc;
 
@@ -16,12 +16,12 @@ use crate::server::exporter::CONTENT_TYPE;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// 200 as long as the process answers.
+/// `GET /livez`: 200 while the process answers.
 pub(crate) async fn livez() -> Json<Value> {
     Json(json!({ "status": "alive" }))
 }
 
-/// 200 only while turns are taken; the body says why not.
+/// `GET /readyz`: 200 while turns are accepted; else the body gives the reasons.
 pub(crate) async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Json<Value>) {
     let reasons = app.not_ready();
     (
@@ -30,7 +30,7 @@ pub(crate) async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Json<Val
     )
 }
 
-/// The same check for people. How much is going on is told to the operator alone.
+/// `GET /health`: readiness for people. Load is visible to the operator only.
 pub(crate) async fn health(
     State(app): State<Arc<App>>,
     caller: Option<Extension<Caller>>,
@@ -50,7 +50,7 @@ pub(crate) async fn health(
     (status(&reasons), Json(body))
 }
 
-/// What an operator should look at, though turns are taken.
+/// Warnings for the operator while turns are accepted.
 fn warnings(app: &App) -> Vec<String> {
     app.pilot().cli_warning().into_iter().collect()
 }
@@ -67,7 +67,7 @@ fn sessions(app: &App) -> Value {
     })
 }
 
-/// What this is and what it offers.
+/// `GET /` for programs: the service document.
 pub(crate) async fn document() -> Json<Value> {
     Json(json!({
         "service": "pilotlight",
@@ -77,7 +77,7 @@ pub(crate) async fn document() -> Json<Value> {
     }))
 }
 
-/// The figures, in Prometheus' text format.
+/// `GET /metrics`: Prometheus text format.
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], app.exporter().render())
 }

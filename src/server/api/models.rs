@@ -1,4 +1,4 @@
-//! What SDKs ask beside turns: which models there are, and how many tokens a request has.
+//! Models and token counts for SDKs.
 
 use std::sync::Arc;
 
@@ -15,9 +15,9 @@ use crate::server::app::App;
 use crate::server::auth::caller::Caller;
 use crate::server::dialect::anthropic;
 
-/// The header by which clients of the Messages API are known.
+/// Header that identifies clients of the Messages API.
 pub(crate) const ANTHROPIC_VERSION: &str = "anthropic-version";
-/// Names are known, dates are not: the CLI does not tell them. Long ago, so that nobody takes it for one.
+/// Creation date of every model: the CLI does not report any, and this one is obviously not real.
 const CREATED: (u64, &str) = (0, "1970-01-01T00:00:00Z");
 
 /// `GET /v1/models`, in the form of the caller's API.
@@ -53,7 +53,7 @@ fn entry(model: &str, is_messages: bool) -> Value {
     }
 }
 
-/// `POST /v1/messages/count_tokens`: an estimate, for the CLI cannot be asked without a turn.
+/// `POST /v1/messages/count_tokens`: an estimate, because the CLI cannot count without a turn.
 pub(crate) async fn count_tokens(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,

@@ -1,9 +1,8 @@
-//! The interface in OpenAPI, kept by hand in `openapi.json`, and the list of endpoints that follows from it.
+//! The OpenAPI document, written by hand in `openapi.json`, and the endpoints listed in it.
 //!
-//! By hand and not derived from types: the bodies are read by parsers that accept several shapes and pass much of them on
-//! unparsed, so derived schemas would say either less than is true or more. What keeps the file honest are tests: each
-//! route is in it and each path of it is routed; each example of a request is answered by the running service; each
-//! answer of the service fits its schema. Knows no handler.
+//! Not derived from types: the parsers accept several shapes and pass much through unparsed, so derived schemas would
+//! be too narrow or too wide. Tests keep the file correct: every route is in it and every path is routed; the running
+//! service accepts each example; each response fits its schema.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -12,18 +11,18 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 
-/// The file, with a word where the version belongs.
+/// The file with a placeholder for the version.
 const FILE: &str = include_str!("openapi.json");
 const VERSION_IN_FILE: &str = "\"version\": \"VERSION\"";
 
-/// The file with its version: text, so that its order stays.
+/// The file with its version, as text, so that the order of keys stays.
 static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
     let version = concat!("\"version\": \"", env!("CARGO_PKG_VERSION"), "\"");
     FILE.replacen(VERSION_IN_FILE, version, 1)
 });
 
-/// What can be asked for, by path.
-// A file that is not what this reads would give none; a test reads it.
+/// Endpoints by path.
+// An invalid file would give none; a test parses it.
 static ENDPOINTS: LazyLock<Vec<Endpoint>> = LazyLock::new(|| read(FILE).unwrap_or_default());
 
 /// One method of one path.
@@ -49,7 +48,7 @@ pub(crate) async fn serve() -> impl IntoResponse {
     ([(CONTENT_TYPE, "application/json")], DOCUMENT.as_str())
 }
 
-/// Everything that the service answers to its callers.
+/// All endpoints for callers.
 pub(crate) fn endpoints() -> &'static [Endpoint] {
     &ENDPOINTS
 }
@@ -75,16 +74,16 @@ mod tests {
 
     type Routes = BTreeSet<(String, String)>;
 
-    // In two pieces, not to be found itself.
+    // Split, so that the search does not find itself.
     const CALL: &str = concat!(".rou", "te(\"");
     const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
-    /// Routes of the operator's listener alone: the document is for callers.
+    /// Routes of the admin listener, which the document omits.
     const OPERATOR: [(&str, &str); 1] = [("GET", "/metrics")];
     fn set(routes: &[(&str, &str)]) -> Routes {
         routes.iter().map(|(method, path)| ((*method).to_owned(), (*path).to_owned())).collect()
     }
 
-    /// The routes as they stand in the sources: axum tells nobody which it has.
+    /// Routes found in the sources, because axum does not list them.
     fn routed() -> Routes {
         let mut sources = String::new();
         read_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/server"), &mut sources);
@@ -109,7 +108,7 @@ mod tests {
         }
     }
 
-    /// Everything up to the bracket that closes the call.
+    /// The text up to the closing parenthesis.
     fn arguments(rest: &str) -> &str {
         let mut depth = 0;
         let end = rest.find(|letter| {
@@ -119,7 +118,7 @@ mod tests {
         rest.get(..end.unwrap()).unwrap()
     }
 
-    /// The names right before an opening bracket.
+    /// Names of called functions.
     fn called(code: &str) -> impl Iterator<Item = &str> {
         code.match_indices('(')
             .filter_map(|(at, _)| code.get(..at)?.rsplit(|c: char| !c.is_alphabetic()).next())
@@ -131,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn every_route_is_described_and_every_description_is_routed() {
+    fn routes_and_descriptions_match() {
         let described = described();
         let routed: Routes = routed().difference(&set(&OPERATOR)).cloned().collect();
         let undescribed: Vec<_> = routed.difference(&described).collect();
@@ -141,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn the_version_is_ours() {
+    fn version_is_the_crates() {
         assert!(FILE.contains(VERSION_IN_FILE));
         let served: serde_json::Value = serde_json::from_str(&DOCUMENT).unwrap();
         assert_eq!(served["info"]["version"], env!("CARGO_PKG_VERSION"));

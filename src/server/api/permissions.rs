@@ -1,4 +1,4 @@
-//! Tools that wait for somebody's permission (`permissions.policy = "ask"`): which they are, and the answer.
+//! Pending tool permissions (`permissions.policy = "ask"`) and their answers.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use serde_json::{Map, Value};
 use crate::model::Decision;
 use crate::model::{PendingPermission, PermissionError};
 use crate::server::api::error::ApiError;
-use crate::server::api::query::Inquiry;
+use crate::server::api::query::SessionQuery;
 use crate::server::api::router::BodyRead;
-use crate::server::api::sessions::{Name, existing, seconds};
+use crate::server::api::sessions::{SessionName, existing, seconds};
 use crate::server::app::App;
 
-/// What the model is told of a denial without a reason.
+/// Reason sent to the model for a denial without one.
 const DENIED: &str = "the user denied it";
 
 #[derive(Serialize)]
@@ -36,9 +36,9 @@ struct Shown {
     created_at: f64,
 }
 
-/// The answer as it is sent; unknown fields are ignored.
+/// Body of an answer; unknown fields are ignored.
 #[derive(Deserialize)]
-struct Answer {
+struct AnswerBody {
     behavior: Behavior,
     message: Option<String>,
     updated_input: Option<Map<String, Value>>,
@@ -65,26 +65,26 @@ impl From<PendingPermission> for Shown {
 
 pub(crate) async fn list(
     State(app): State<Arc<App>>,
-    Name(name): Name,
-    inquiry: Inquiry,
+    SessionName(name): SessionName,
+    query: SessionQuery,
 ) -> Result<Json<Pending>, ApiError> {
-    let (session, _) = existing(&app, &inquiry.subject()?, &name).await?;
+    let (session, _) = existing(&app, &query.subject()?, &name).await?;
     let permissions = session.permissions().into_iter().map(Shown::from).collect();
     Ok(Json(Pending { permissions }))
 }
 
 pub(crate) async fn answer(
     State(app): State<Arc<App>>,
-    Name(name): Name,
+    SessionName(name): SessionName,
     path: Result<Path<(String, String)>, PathRejection>,
-    inquiry: Inquiry,
+    query: SessionQuery,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let user = inquiry.owner()?;
+    let user = query.owner()?;
     let unknown =
         || ApiError::new(StatusCode::NOT_FOUND, "permission_not_found", PermissionError::Unknown.to_string());
     let Path((_, request_id)) = path.map_err(|_| unknown())?;
-    let received = app.bodies().receive(&inquiry.caller, request.into_body()).await?;
+    let received = app.bodies().receive(&query.caller, request.into_body()).await?;
     let answered = async {
         let decision = decision(&received.bytes)?;
         let (session, _) = existing(&app, &user, &name).await?;
@@ -102,15 +102,15 @@ pub(crate) async fn answer(
     Ok(response)
 }
 
-/// Reads an answer; a refusal names the field.
+/// Parses an answer; an error names the field.
 fn decision(body: &[u8]) -> Result<Decision, ApiError> {
     let invalid = |problem: String| ApiError::invalid("invalid_body", problem);
     let body: Value = serde_json::from_slice(body).map_err(|error| invalid(error.to_string()))?;
-    // Else a list would do as well, its values taken in the order of the fields.
+    // Rejects lists, which serde would accept as fields in order.
     if !body.is_object() {
         return Err(invalid("must be an object".to_owned()));
     }
-    let answer: Answer = serde_path_to_error::deserialize(body).map_err(|error| {
+    let answer: AnswerBody = serde_path_to_error::deserialize(body).map_err(|error| {
         let path = error.path().to_string();
         let problem = error.into_inner().to_string();
         if path == "." { invalid(problem) } else { ApiError::field(path, problem) }
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_read_or_its_field_is_named() {
+    fn answer_is_parsed_or_its_field_named() {
         let read = |body: &str| decision(body.as_bytes()).map_err(|error| format!("{error:?}"));
         assert_eq!(read(r#"{"behavior":"allow","more":1}"#), Ok(Decision::Allow { updated_input: None }));
         assert_eq!(

@@ -1,6 +1,6 @@
-//! What a request about sessions asks beside its path: the user, and the fields after the question mark.
+//! User and query string of a request about sessions.
 //!
-//! Read by hand, for a user's name may be any bytes. Unknown fields are ignored.
+//! Parsed by hand, because a user name may be any bytes. Unknown fields are ignored.
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -10,52 +10,52 @@ use crate::model::ids::UserId;
 use crate::server::api::error::ApiError;
 use crate::server::auth::caller::Caller;
 
-/// Fields looked at; more are refused.
+/// Maximum fields; more are refused.
 const MAX_FIELDS: usize = 32;
 
-/// Who asks, about whom, and what.
-pub(crate) struct Inquiry {
+/// Caller, named user and fields of a request.
+pub(crate) struct SessionQuery {
     pub(crate) caller: Caller,
-    /// The user named as `?user=`. A header may name one as well; that the caller knows.
+    /// The user in `?user=`. The caller holds the user of the header.
     user: Option<UserId>,
-    pub(crate) query: Query,
+    pub(crate) fields: Query,
 }
 
-impl Inquiry {
+impl SessionQuery {
     /// The user whose session is used.
     pub(crate) fn owner(&self) -> Result<UserId, ApiError> {
         self.caller.owner(self.user.clone())
     }
 
-    /// The user whose sessions are looked at.
+    /// The user whose sessions are inspected.
     pub(crate) fn subject(&self) -> Result<UserId, ApiError> {
         self.caller.subject(self.user.clone())
     }
 
-    /// Whether everybody's sessions are meant.
+    /// Whether the request covers the sessions of all users.
     pub(crate) fn is_about_all(&self) -> bool {
         self.caller.is_admin() && self.user.is_none() && self.caller.named().is_none()
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for Inquiry {
+impl<S: Sync> FromRequestParts<S> for SessionQuery {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let caller = parts.extensions.get::<Caller>().cloned();
         let caller = caller.ok_or(TurnError::Internal("a request came without its caller"))?;
-        let query = Query::parse(parts.uri.query().unwrap_or_default())?;
-        let user = query.get("user")?.map(UserId::new).transpose();
+        let fields = Query::parse(parts.uri.query().unwrap_or_default())?;
+        let user = fields.get("user")?.map(UserId::new).transpose();
         let user = user.map_err(|error| ApiError::invalid("invalid_user", format!("user: {error}")))?;
         if user.as_ref().zip(caller.named()).is_some_and(|(one, other)| one != other) {
             let message = "the header and the field `user` name different users";
             return Err(ApiError::invalid("invalid_user", message));
         }
-        Ok(Self { caller, user, query })
+        Ok(Self { caller, user, fields })
     }
 }
 
-/// The fields after the question mark, decoded.
+/// The decoded fields of a query string.
 #[derive(Debug)]
 pub(crate) struct Query(Vec<(Vec<u8>, Vec<u8>)>);
 
@@ -73,7 +73,7 @@ impl Query {
         Ok(Self(fields))
     }
 
-    /// A field's value; an error if it is there twice.
+    /// Value of a field; repeating the field is an error.
     pub(crate) fn get(&self, name: &str) -> Result<Option<&[u8]>, ApiError> {
         let mut values = self.0.iter().filter(|(field, _)| field == name.as_bytes()).map(|(_, value)| value);
         let first = values.next();
@@ -88,7 +88,7 @@ impl Query {
         text.map_err(|_| invalid(format!("{name}: must be UTF-8")))
     }
 
-    /// Whether the field is `true`; without it, it is not.
+    /// Value of a boolean field, `false` by default.
     pub(crate) fn flag(&self, name: &str) -> Result<bool, ApiError> {
         match self.get(name)? {
             Some(b"true") => Ok(true),
@@ -97,7 +97,7 @@ impl Query {
         }
     }
 
-    /// How many entries of a list are wanted: 1 to `most`.
+    /// Value of `limit`: 1 to `most`.
     pub(crate) fn limit(&self, default: usize, most: usize) -> Result<usize, ApiError> {
         let Some(text) = self.text("limit")? else { return Ok(default) };
         let number = text.parse().ok().filter(|number| (1..=most).contains(number));
@@ -109,7 +109,7 @@ fn invalid(problem: String) -> ApiError {
     ApiError::invalid("invalid_query", problem)
 }
 
-/// Percent-encoding, and `+` for a blank.
+/// Decodes percent-encoding, and `+` as a space.
 fn decode(text: &str) -> Result<Vec<u8>, ApiError> {
     let mut bytes = text.bytes();
     let mut decoded = Vec::with_capacity(text.len());
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn invalid_field_is_named() {
         for (text, named) in [
             ("limit=0", "limit"),
             ("limit=11", "limit"),

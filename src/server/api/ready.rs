@@ -1,8 +1,7 @@
-//! Readiness before the first user: has the CLI been found, and has it started once?
+//! Readiness before the first turn: whether the CLI has started once.
 //!
-//! The first turn of a fresh server must not be the one to find out that the CLI is missing. So one is started and
-//! stopped in a directory of its own, again and again with pauses until it works; a mended CLI thus makes the server
-//! ready without a restart. A turn that a CLI ended by itself proves the same; one that has only begun proves nothing.
+//! Starts and stops the CLI in a directory of its own, with growing pauses, until it succeeds. A repaired CLI thus
+//! makes the server ready without a restart. A turn ended by the CLI proves the same; a begun one does not.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,13 +11,14 @@ use crate::server::app::App;
 use crate::support::lock::MutexExt;
 use crate::system::probe::{self, ProbeError};
 
-/// First and longest pause between two trials. A start costs half a CPU second; a mended CLI is noticed within the longest.
+/// First and longest pause between attempts. A start costs half a CPU second; a repaired CLI is noticed within the
+/// longest pause.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
-/// A latch: open once a CLI has started.
+/// Latch that opens once a CLI has started.
 #[derive(Debug)]
 pub(crate) struct StartedOnce {
-    /// Why not yet; `None` once it has.
+    /// Last failure; `None` once open.
     missing: Mutex<Option<String>>,
 }
 
@@ -44,22 +44,22 @@ impl StartedOnce {
     }
 }
 
-/// Tries until the latch is open.
+/// Starts the CLI until the latch is open.
 pub(crate) async fn watch(app: Arc<App>) {
     let (mut pause, longest) = PAUSES;
     while app.started_once().missing().is_some() {
         match probe::trial(app.pilot().config(), &app.pilot().installed()).await {
             Ok(probed) => {
                 app.pilot().publish_version();
-                tracing::info!(ready_after = ?probed.ready_after, "the CLI starts; ready for turns");
+                tracing::info!(ready_after = ?probed.ready_after, "the CLI has started; ready for turns");
                 app.started_once().open();
             }
             Err(error) => {
-                // Its standard error may hold anything, so the log gets the code and the caller of /readyz the text;
-                // a path of ours, the log alone.
+                // Standard error may hold secrets: the log gets the code, callers of /readyz the redacted text. Paths
+                // go to the log only.
                 let why = match &error {
                     ProbeError::Start(problem) => {
-                        tracing::warn!(%problem, again_in = ?pause, "a trial start of the CLI could not be prepared");
+                        tracing::warn!(%problem, again_in = ?pause, "cannot prepare a trial start of the CLI");
                         "a trial start of the CLI cannot be prepared; the log says why".to_owned()
                     }
                     ProbeError::Cli(_) => {

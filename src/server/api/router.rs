@@ -1,4 +1,4 @@
-//! Paths, and the layer around all of them: request ids, error bodies, one log line per request.
+//! Routes, and the outermost layer: authentication, request ids, error bodies, metrics, one log line per request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use tracing::Instrument as _;
 use super::{events, health, models, openapi, sessions, stats, trace};
 use crate::server::api::error::{ApiError, ErrorForm};
 use crate::server::app::App;
-use crate::server::auth::Gate;
+use crate::server::auth::AuthPolicy;
 use crate::server::auth::caller::{Caller, REQUEST_ID_HEADER, request_id};
 use crate::server::auth::revoked;
 use crate::server::exporter::labels;
@@ -25,29 +25,29 @@ use crate::server::net::cors;
 use crate::server::{page, turns};
 use crate::telemetry::metrics::{HttpLimit, HttpMetrics};
 
-/// The one stream of events that is not of a turn.
-const HAPPENINGS: &str = "/v1/happenings";
-/// When to try again after all connections were taken: streams end all the time.
-const CROWD_PAUSE: Duration = Duration::from_secs(1);
+/// Paths of the streams that do not belong to a turn.
+const SESSION_EVENTS: [&str; 2] = ["/v1/events/stream", "/v1/happenings"];
+/// Retry delay when all connections are in use: streams end all the time.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The id of the request that is being served.
+/// Request id, in the extensions of each request.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestId(pub(crate) String);
 
-/// Put on the response to a request whose turn was accepted: the turn has a line of its own in the log.
+/// Marks the response of an accepted turn, which has its own log line.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OfTurn;
 
-/// Put on a response that went out before: it keeps the id of the request that it answered.
+/// Marks a replayed response, which keeps its original request id.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Replayed;
 
-/// Put on a response whose request's body was read to its end.
+/// Marks a response whose request body was read completely.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BodyRead;
 
-/// For callers.
-pub(crate) fn public(app: Arc<App>, gate: Gate) -> Router {
+/// Routes of the public listener.
+pub(crate) fn public(app: Arc<App>, policy: AuthPolicy) -> Router {
     let router = Router::new()
         .route("/", get(page::root))
         .route("/page/{file}", get(page::file))
@@ -60,19 +60,20 @@ pub(crate) fn public(app: Arc<App>, gate: Gate) -> Router {
         .route("/v1/models", get(models::list))
         .route("/v1/models/{id}", get(models::one))
         .route("/v1/pool/stats", get(stats::pool))
-        .route("/v1/happenings", get(events::follow))
+        .route("/v1/events/stream", get(events::stream))
+        .route("/v1/happenings", get(events::deprecated))
         .merge(sessions::routes());
     let cors = cors::layer(&app.pilot().config().http.cors_origins);
     let counted = app.clone();
-    let router = finish(router, app, gate);
+    let router = finish(router, app, policy);
     match cors {
-        // Outermost: before a key is looked at, and on refusals as well.
+        // Outermost: applies before authentication and to refusals.
         Some(cors) => router.layer(cors).layer(from_fn_with_state(counted, count_preflight)),
         None => router,
     }
 }
 
-/// Around the answers to preflights, which never reach what is around all other requests. All OPTIONS are such.
+/// Counts preflights, which do not reach the outermost layer. Every OPTIONS request is one.
 async fn count_preflight(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     if request.method() != Method::OPTIONS {
         return next.run(request).await;
@@ -84,20 +85,20 @@ async fn count_preflight(State(app): State<Arc<App>>, request: Request, next: Ne
     response
 }
 
-/// For the operator.
-pub(crate) fn admin(app: Arc<App>, gate: Gate) -> Router {
-    finish(Router::new().route("/metrics", get(health::metrics)), app, gate)
+/// Routes of the admin listener.
+pub(crate) fn admin(app: Arc<App>, policy: AuthPolicy) -> Router {
+    finish(Router::new().route("/metrics", get(health::metrics)), app, policy)
 }
 
-/// For connections beyond the limit: that they are, and that the process lives, for a prober must not take a crowd for a
-/// death.
-pub(crate) fn crowded(metrics: Arc<HttpMetrics>) -> Router {
+/// Router of connections beyond the limit: refuses all but `/livez`, because a prober must not mistake overload for a
+/// crash.
+pub(crate) fn overloaded(metrics: Arc<HttpMetrics>) -> Router {
     async fn refuse(State(metrics): State<Arc<HttpMetrics>>, uri: Uri, headers: HeaderMap) -> Response {
-        metrics.limited(HttpLimit::Connections);
-        let message = "as many connections are open as may be (http.max_connections)";
+        metrics.limited.increment(HttpLimit::Connections);
+        let message = "all connections are in use (http.max_connections)";
         let id = request_id(&headers);
         let form = error_form(uri.path(), &headers);
-        let mut response = ApiError::overloaded(message, CROWD_PAUSE).render(form, &id);
+        let mut response = ApiError::overloaded(message, RETRY_AFTER).render(form, &id);
         if let Ok(id) = HeaderValue::from_str(&id) {
             response.headers_mut().insert(REQUEST_ID_HEADER, id);
         }
@@ -114,8 +115,8 @@ pub(crate) fn crowded(metrics: Arc<HttpMetrics>) -> Router {
         .with_state(metrics)
 }
 
-/// What both have.
-fn finish(router: Router<Arc<App>>, app: Arc<App>, gate: Gate) -> Router {
+/// Adds routes and layers of both listeners.
+fn finish(router: Router<Arc<App>>, app: Arc<App>, policy: AuthPolicy) -> Router {
     let limit = app.pilot().config().http.body_limit;
     router
         .route("/health", get(health::health))
@@ -127,26 +128,29 @@ fn finish(router: Router<Arc<App>>, app: Arc<App>, gate: Gate) -> Router {
         })
         .layer(DefaultBodyLimit::disable())
         .layer(RequestBodyLimitLayer::new(limit))
-        .layer(from_fn_with_state((app.clone(), gate), around))
+        .layer(from_fn_with_state((app.clone(), policy), handle_request))
         .with_state(app)
 }
 
-/// Around every request.
-async fn around(State((app, gate)): State<(Arc<App>, Gate)>, mut request: Request, next: Next) -> Response {
+/// The outermost layer.
+async fn handle_request(
+    State((app, policy)): State<(Arc<App>, AuthPolicy)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let begin = Instant::now();
     let id = request_id(request.headers());
-    // The pattern, not the path: a path is the caller's text.
+    // The pattern, because the path is arbitrary text.
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let method = request.method().clone();
     let has_body = !request.body().is_end_stream();
     request.extensions_mut().insert(RequestId(id.clone()));
     let form = error_form(request.uri().path(), request.headers());
-    let (mut key, mut is_let_in, mut revoked) = (None, false, None);
-    // Every other stream is of a turn.
-    let is_turn_stream = path.as_deref() != Some(HAPPENINGS);
-    let response = match admit(&app, &gate, &request) {
+    let (mut key, mut is_admitted, mut revoked) = (None, false, None);
+    let is_turn_stream = path.as_deref().is_none_or(|path| !SESSION_EVENTS.contains(&path));
+    let response = match admit(&app, &policy, &request) {
         Ok(caller) => {
-            is_let_in = true;
+            is_admitted = true;
             key = caller.as_ref().and_then(Caller::key_id).map(str::to_owned);
             revoked = caller.as_ref().and_then(Caller::revoked).cloned();
             caller.and_then(|caller| request.extensions_mut().insert(caller));
@@ -172,7 +176,7 @@ async fn around(State((app, gate)): State<(Arc<App>, Gate)>, mut request: Reques
     let form = response.extensions().get::<ErrorForm>().copied().unwrap_or(form);
     let mut response = typed(response, form, &id);
     if is_body_left {
-        // What is left of it cannot be told from a next request; without this the caller would send one.
+        // Unread bytes would be parsed as the next request.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if response.extensions().get::<Replayed>().is_none() {
@@ -183,8 +187,8 @@ async fn around(State((app, gate)): State<(Arc<App>, Gate)>, mut request: Reques
     }
     let code = response.extensions().get::<ApiError>().map(ApiError::code);
     count(app.exporter().metrics(), path.as_deref(), response.status(), code, begin.elapsed());
-    if let (Some(code), true, false) = (code, is_let_in, is_of_turn) {
-        // Those who are not let in are counted and not logged: a stranger must not fill the log.
+    if let (Some(code), true, false) = (code, is_admitted, is_of_turn) {
+        // Unauthenticated requests are counted but not logged: a stranger must not fill the log.
         tracing::info!(request_id = id, code, status = response.status().as_u16(), "request refused");
     }
     tracing::debug!(
@@ -194,7 +198,7 @@ async fn around(State((app, gate)): State<(Arc<App>, Gate)>, mut request: Reques
     response
 }
 
-/// Says in the headers which request was answered.
+/// Adds the request id to the headers.
 pub(crate) fn with_request_id(headers: &mut HeaderMap, id: &str) {
     if let Ok(value) = HeaderValue::from_str(id) {
         headers.insert(REQUEST_ID_HEADER, value.clone());
@@ -202,7 +206,7 @@ pub(crate) fn with_request_id(headers: &mut HeaderMap, id: &str) {
     }
 }
 
-/// One more answer, in the metrics.
+/// Counts a response.
 fn count(
     counted: &HttpMetrics,
     path: Option<&str>,
@@ -213,17 +217,17 @@ fn count(
     counted.answered(labels::route(path), labels::class(status), took);
     let Some(code) = code else { return };
     if let Some(why) = labels::auth_failure(code, status) {
-        counted.auth_failed(why);
+        counted.auth_failures.increment(why);
     }
     if let Some(what) = labels::limit(code) {
-        counted.limited(what);
+        counted.limited.increment(what);
     }
 }
 
-/// Where the SDKs of the Messages API look for the request's id.
+/// Header in which SDKs of the Messages API expect the request id.
 pub(crate) const MESSAGES_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 
-/// The form that the callers of this path can read.
+/// Error form of a path.
 pub(crate) fn error_form(path: &str, headers: &HeaderMap) -> ErrorForm {
     let is_shared = path.starts_with("/v1/models") && !headers.contains_key(models::ANTHROPIC_VERSION);
     match path {
@@ -233,16 +237,16 @@ pub(crate) fn error_form(path: &str, headers: &HeaderMap) -> ErrorForm {
     }
 }
 
-/// From the headers alone: who it is, and whether it has had its share.
-fn admit(app: &App, gate: &Gate, request: &Request) -> Result<Option<Caller>, ApiError> {
-    let caller = gate.admit(request.uri(), request.headers())?;
-    if let Some(caller) = caller.as_ref().filter(|_| gate.counts(request.uri())) {
-        app.rates().count(caller)?;
+/// Authenticates a request and counts it against the rate limit.
+fn admit(app: &App, policy: &AuthPolicy, request: &Request) -> Result<Option<Caller>, ApiError> {
+    let caller = policy.admit(request.uri(), request.headers())?;
+    if let Some(caller) = caller.as_ref().filter(|_| policy.counts(request.uri())) {
+        app.rate_limits().count(caller)?;
     }
     Ok(caller)
 }
 
-/// Every error has a typed body, also those that a layer below answered with a bare status.
+/// Gives every error a typed body, also bare statuses of lower layers.
 fn typed(mut response: Response, form: ErrorForm, request_id: &str) -> Response {
     let status = response.status();
     let error = response.extensions_mut().remove::<ApiError>();

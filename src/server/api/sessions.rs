@@ -1,7 +1,6 @@
-//! A caller's sessions: listed, looked at, warmed, interrupted, stopped, deleted. And the routes of all that is about
-//! one session.
+//! Sessions of a caller: list, inspect, warm, interrupt, stop, delete; routes of one session.
 //!
-//! A session that is another user's does not exist for the caller: 404, as if there were none.
+//! A session of another user is 404, as if it did not exist.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -19,16 +18,16 @@ use super::{permissions, workspace};
 use crate::error::TurnError;
 use crate::model::ids::{MAX_NAME_BYTES, SessionKey, UserId};
 use crate::server::api::error::ApiError;
-use crate::server::api::query::Inquiry;
+use crate::server::api::query::SessionQuery;
 use crate::server::app::App;
 use crate::server::turns;
 use crate::session::SessionStatus;
 use crate::system::Session;
 use crate::telemetry::events::Exit;
 
-/// Sessions in a list, unless more are asked for.
+/// Default length of a list.
 const LISTED: usize = 100;
-/// Sessions in the longest list: some 300 bytes each.
+/// Maximum length of a list: some 300 bytes per session.
 const MOST_LISTED: usize = 1000;
 
 pub(crate) fn routes() -> Router<Arc<App>> {
@@ -43,32 +42,54 @@ pub(crate) fn routes() -> Router<Arc<App>> {
         .route("/v1/workspace", get(workspace::look).delete(workspace::delete))
 }
 
-/// A session as its user, or an operator, sees it. Times are seconds, moments since 1970.
+/// A session as JSON. Durations are in seconds, times in seconds since 1970.
 #[derive(Serialize)]
-pub(crate) struct Shown {
-    /// The conversation's name.
+pub(crate) struct SessionView {
+    /// Name of the conversation.
     id: String,
-    /// Whose it is, in a list of everybody's; percent-encoded, as `?user=` takes it.
+    /// Owner, in lists of all users; percent-encoded, as `?user=` takes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<String>,
-    state: String,
     pid: Option<u32>,
-    generation: u64,
-    model: Option<String>,
     created_at: f64,
     last_used: f64,
     idle_seconds: f64,
+    #[serde(flatten)]
+    status: StatusView,
+    last_exit: Option<ExitView>,
+}
+
+/// Fields of a session's status in every list of sessions.
+#[derive(Serialize)]
+pub(crate) struct StatusView {
+    state: String,
+    generation: u64,
+    model: Option<String>,
     turns: u64,
     restarts: u64,
     memory_bytes: u64,
     queue_depth: usize,
     total_cost_usd: f64,
-    last_exit: Option<ShownExit>,
 }
 
-/// How a child ended.
+impl StatusView {
+    pub(crate) fn of(status: &SessionStatus) -> Self {
+        Self {
+            state: status.state.to_string(),
+            generation: status.generation,
+            model: status.model.clone(),
+            turns: status.turns,
+            restarts: status.restarts,
+            memory_bytes: status.memory_bytes,
+            queue_depth: status.queue_depth,
+            total_cost_usd: status.total_cost_usd,
+        }
+    }
+}
+
+/// Exit of a child.
 #[derive(Serialize)]
-struct ShownExit {
+struct ExitView {
     reason: &'static str,
     detail: String,
     at: f64,
@@ -76,30 +97,23 @@ struct ShownExit {
 
 #[derive(Serialize)]
 pub(crate) struct Listed {
-    sessions: Vec<Shown>,
+    sessions: Vec<SessionView>,
     limit: usize,
-    /// There are more than are told.
+    /// Whether the list is incomplete.
     truncated: bool,
 }
 
-impl Shown {
+impl SessionView {
     fn of(conversation: &str, status: SessionStatus) -> Self {
         Self {
             id: conversation.to_owned(),
             user: None,
-            state: status.state.to_string(),
             pid: status.pid,
-            generation: status.generation,
-            model: status.model,
             created_at: seconds(status.created),
             last_used: seconds(status.last_used),
             idle_seconds: status.idle.as_secs_f64(),
-            turns: status.turns,
-            restarts: status.restarts,
-            memory_bytes: status.memory_bytes,
-            queue_depth: status.queue_depth,
-            total_cost_usd: status.total_cost_usd,
-            last_exit: status.last_exit.map(|Exit { reason, detail, at }| ShownExit {
+            status: StatusView::of(&status),
+            last_exit: status.last_exit.map(|Exit { reason, detail, at }| ExitView {
                 reason,
                 detail,
                 at: seconds(at),
@@ -108,14 +122,14 @@ impl Shown {
     }
 }
 
-/// A conversation's name in the path.
-pub(crate) struct Name(pub(crate) String);
+/// Name of a conversation in the path.
+pub(crate) struct SessionName(pub(crate) String);
 
-impl<S: Sync + Send> FromRequestParts<S> for Name {
+impl<S: Sync + Send> FromRequestParts<S> for SessionName {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        // The name is the first part of every path here; what follows is its handler's.
+        // The name is the first path parameter of every route.
         type Names = Vec<(String, String)>;
         let names: Result<Path<Names>, PathRejection> = Path::from_request_parts(parts, state).await;
         let name = names.ok().and_then(|Path(names)| names.into_iter().next());
@@ -125,7 +139,7 @@ impl<S: Sync + Send> FromRequestParts<S> for Name {
     }
 }
 
-/// Whether a conversation can have this name.
+/// Checks the name of a conversation.
 pub(crate) fn checked(name: &str) -> Result<(), ApiError> {
     if (1..=MAX_NAME_BYTES).contains(&name.len()) {
         return Ok(());
@@ -134,7 +148,7 @@ pub(crate) fn checked(name: &str) -> Result<(), ApiError> {
     Err(ApiError::invalid("invalid_session", problem))
 }
 
-/// A session that exists, and what it is at.
+/// An existing session and its status.
 pub(crate) async fn existing(
     app: &App,
     user: &UserId,
@@ -147,61 +161,61 @@ pub(crate) async fn existing(
     }
 }
 
-async fn list(State(app): State<Arc<App>>, inquiry: Inquiry) -> Result<Json<Listed>, ApiError> {
-    let limit = inquiry.query.limit(LISTED, MOST_LISTED)?;
-    let everybody = inquiry.is_about_all();
-    let user = if everybody { None } else { Some(inquiry.subject()?) };
-    // Closed never. Records are read from the disk; a crowd of lists waits for each other and for nobody else.
+async fn list(State(app): State<Arc<App>>, query: SessionQuery) -> Result<Json<Listed>, ApiError> {
+    let limit = query.fields.limit(LISTED, MOST_LISTED)?;
+    let all_users = query.is_about_all();
+    let user = if all_users { None } else { Some(query.subject()?) };
+    // The semaphore is never closed. Records are read from disk, so concurrent lists are limited.
     let _room = app.gathering().acquire().await;
     let (found, more) = app.pilot().known_sessions(user.as_ref()).await?;
     let truncated = more || found.len() > limit;
-    let show = |(key, status): (SessionKey, SessionStatus)| Shown {
-        user: everybody.then(|| encode(key.user().as_bytes())),
-        ..Shown::of(key.conversation(), status)
+    let show = |(key, status): (SessionKey, SessionStatus)| SessionView {
+        user: all_users.then(|| encode(key.user().as_bytes())),
+        ..SessionView::of(key.conversation(), status)
     };
     Ok(Json(Listed { sessions: found.into_iter().take(limit).map(show).collect(), limit, truncated }))
 }
 
 async fn inspect(
     State(app): State<Arc<App>>,
-    Name(name): Name,
-    inquiry: Inquiry,
-) -> Result<Json<Shown>, ApiError> {
-    let (_, status) = existing(&app, &inquiry.subject()?, &name).await?;
-    Ok(Json(Shown::of(&name, status)))
+    SessionName(name): SessionName,
+    query: SessionQuery,
+) -> Result<Json<SessionView>, ApiError> {
+    let (_, status) = existing(&app, &query.subject()?, &name).await?;
+    Ok(Json(SessionView::of(&name, status)))
 }
 
-/// Starts the child; a session that does not exist yet begins.
+/// Starts the child; creates the session if needed.
 async fn warm(
     State(app): State<Arc<App>>,
-    Name(name): Name,
-    inquiry: Inquiry,
-) -> Result<Json<Shown>, ApiError> {
+    SessionName(name): SessionName,
+    query: SessionQuery,
+) -> Result<Json<SessionView>, ApiError> {
     app.refuse_when_draining()?;
-    let user = inquiry.owner()?;
-    // A start costs as much as a turn: a user's share is the same.
-    let _permit = app.turn_permit(&user, &inquiry.caller)?;
+    let user = query.owner()?;
+    // A start costs as much as a turn, so it takes a turn permit.
+    let _permit = app.turn_permit(&user, &query.caller)?;
     let status = app.pilot().conversation(user.as_bytes(), &name).warm().await?;
     app.started_once().open();
-    Ok(Json(Shown::of(&name, status)))
+    Ok(Json(SessionView::of(&name, status)))
 }
 
 async fn interrupt(
     State(app): State<Arc<App>>,
-    Name(name): Name,
-    inquiry: Inquiry,
+    SessionName(name): SessionName,
+    query: SessionQuery,
 ) -> Result<Json<Value>, ApiError> {
-    let (session, _) = existing(&app, &inquiry.subject()?, &name).await?;
+    let (session, _) = existing(&app, &query.subject()?, &name).await?;
     let interrupted = session.interrupt().await?;
     Ok(Json(json!({ "id": name, "interrupted": interrupted })))
 }
 
 async fn delete(
     State(app): State<Arc<App>>,
-    Name(name): Name,
-    inquiry: Inquiry,
+    SessionName(name): SessionName,
+    query: SessionQuery,
 ) -> Result<Json<Value>, ApiError> {
-    let (user, purge) = (inquiry.subject()?, inquiry.query.flag("purge")?);
+    let (user, purge) = (query.subject()?, query.fields.flag("purge")?);
     let (session, _) = existing(&app, &user, &name).await?;
     if purge {
         purge_session(&app, &user, &name, &session).await?;
@@ -218,10 +232,10 @@ pub(crate) async fn purge_session(
     name: &str,
     session: &Session,
 ) -> Result<(), TurnError> {
-    // Before: nobody may be sent to a conversation that is being deleted.
-    app.conversations().named(user, name).await;
+    // First: no request may match a conversation that is being deleted.
+    app.conversations().exclude(user, name).await;
     let purged = session.purge().await;
-    // After: its last turn has ended by then.
+    // Last: the last turn has ended by then.
     app.replays().forget(user, name);
     purged
 }
@@ -230,7 +244,7 @@ pub(crate) fn seconds(moment: SystemTime) -> f64 {
     moment.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// Percent-encoded, so that any bytes are text and come back as they were.
+/// Percent-encodes any bytes reversibly.
 pub(crate) fn encode(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for byte in bytes {

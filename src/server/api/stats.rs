@@ -1,7 +1,6 @@
-//! `GET /v1/pool/stats`, in the shape that existing clients read.
+//! `GET /v1/pool/stats`, in the form that existing clients read.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::State;
 use axum::{Extension, Json};
@@ -9,25 +8,27 @@ use serde::Serialize;
 
 use crate::model::ids::{SessionKey, UserId};
 use crate::server::api::error::ApiError;
+use crate::server::api::sessions::{StatusView, seconds};
 use crate::server::app::App;
 use crate::server::auth::caller::Caller;
 use crate::session::SessionStatus;
 
-/// So much of a user's id is shown.
+/// Characters shown of a user id.
 const SHOWN_CHARACTERS: usize = 8;
 
 #[derive(Serialize)]
 pub(crate) struct Pool {
-    /// Living children.
+    /// Running children.
     pool_size: usize,
     /// Seconds after which an idle child is stopped.
     max_idle_time: f64,
-    /// Seconds between two looks at all children. Idle ones are stopped at their deadline, not at a look.
+    /// Interval between checks of all children, in seconds. Idle ones are stopped at their deadline, not at a check.
     cleanup_interval: f64,
     active_users: Vec<Entry>,
 }
 
-/// One session. The first seven fields are those of the original service; times are seconds, moments since 1970.
+/// One session. The first seven fields, in this order, are those of the service that this one replaces; durations are
+/// in seconds, times in seconds since 1970.
 #[derive(Serialize)]
 struct Entry {
     user_id: String,
@@ -38,28 +39,22 @@ struct Entry {
     pid: Option<u32>,
     alive: bool,
     session: String,
-    state: String,
-    generation: u64,
-    model: Option<String>,
-    turns: u64,
-    restarts: u64,
-    memory_bytes: u64,
-    queue_depth: usize,
-    total_cost_usd: f64,
+    #[serde(flatten)]
+    status: StatusView,
 }
 
-/// All sessions for an admin, their own for all others.
+/// All sessions for an admin, else the caller's own.
 pub(crate) async fn pool(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<Pool>, ApiError> {
     let config = app.pilot().config();
     if !caller.is_admin() {
-        // Whoever names nobody is told so, and not that there is nothing.
+        // A request without a user is an error, not an empty list.
         caller.subject(None)?;
     }
     let sessions = app.pilot().sessions().into_iter().filter(|(key, _)| caller.sees(key.user()));
-    let mut active_users: Vec<Entry> = sessions.map(|(key, status)| entry(&key, status)).collect();
+    let mut active_users: Vec<Entry> = sessions.map(|(key, status)| entry(&key, &status)).collect();
     active_users.sort_by(|a, b| a.created_at.total_cmp(&b.created_at));
     Ok(Json(Pool {
         pool_size: active_users.iter().filter(|entry| entry.alive).count(),
@@ -69,7 +64,7 @@ pub(crate) async fn pool(
     }))
 }
 
-fn entry(key: &SessionKey, status: SessionStatus) -> Entry {
+fn entry(key: &SessionKey, status: &SessionStatus) -> Entry {
     Entry {
         user_id: shown(key.user()),
         idle_time: status.idle.as_secs_f64(),
@@ -79,18 +74,11 @@ fn entry(key: &SessionKey, status: SessionStatus) -> Entry {
         pid: status.pid,
         alive: status.pid.is_some(),
         session: key.conversation().to_owned(),
-        state: status.state.to_string(),
-        generation: status.generation,
-        model: status.model,
-        turns: status.turns,
-        restarts: status.restarts,
-        memory_bytes: status.memory_bytes,
-        queue_depth: status.queue_depth,
-        total_cost_usd: status.total_cost_usd,
+        status: StatusView::of(status),
     }
 }
 
-/// The beginning of a user's id: enough to find one's own, too little to use it.
+/// Abbreviated user id: enough to recognise one's own, too short to use.
 fn shown(user: &UserId) -> String {
     let text = String::from_utf8_lossy(user.as_bytes());
     let mut shown: String = text.chars().take(SHOWN_CHARACTERS).collect();
@@ -98,16 +86,12 @@ fn shown(user: &UserId) -> String {
     shown
 }
 
-fn seconds(moment: SystemTime) -> f64 {
-    moment.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_user_is_shown_in_part() {
+    fn user_id_is_abbreviated() {
         assert_eq!(shown(&UserId::new("alice@example.org").unwrap()), "alice@ex...");
         assert_eq!(shown(&UserId::new("bob").unwrap()), "bob...");
         assert_eq!(shown(&UserId::new(b"\xffab").unwrap()), "\u{fffd}ab...");

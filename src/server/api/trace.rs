@@ -1,5 +1,4 @@
-//! The trace that a caller says its request belongs to (W3C Trace Context): its id for the log, and with the feature
-//! `otel` the request's span as a part of it.
+//! The W3C trace context of a request: its id for the log, and with feature `otel` the parent of the request's span.
 
 use axum::http::HeaderMap;
 #[cfg(feature = "otel")]
@@ -13,12 +12,12 @@ mod export;
 mod otel_disabled;
 
 const TRACEPARENT: &str = "traceparent";
-/// Hexadecimal digits of a trace's id.
+/// Hexadecimal digits of a trace id.
 const ID_DIGITS: usize = 32;
 
-/// The trace's id, if the caller names one that is well-formed.
+/// The trace id, if well-formed.
 pub(crate) fn id(headers: &HeaderMap) -> Option<&str> {
-    // version "-" trace "-" parent "-" flags; later versions may have more behind.
+    // version "-" trace "-" parent "-" flags; later versions may append fields.
     let mut parts = headers.get(TRACEPARENT)?.to_str().ok()?.split('-');
     let (version, id, parent) = (parts.next()?, parts.next()?, parts.next()?);
     parts.next()?;
@@ -35,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_well_formed_trace_is_taken() {
+    fn only_well_formed_trace_is_accepted() {
         let read = |value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(TRACEPARENT, value.parse().unwrap());

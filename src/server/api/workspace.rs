@@ -1,4 +1,4 @@
-//! `/v1/workspace`: what lies in the working directory of a caller's own session, and its deletion.
+//! `/v1/workspace`: lists and deletes the files of a caller's session.
 
 use std::sync::Arc;
 
@@ -10,24 +10,24 @@ use serde_json::{Value, json};
 use crate::error::TurnError;
 use crate::model::ids::DEFAULT_CONVERSATION;
 use crate::server::api::error::ApiError;
-use crate::server::api::query::Inquiry;
+use crate::server::api::query::SessionQuery;
 use crate::server::api::sessions::{checked, existing, purge_session};
 use crate::server::app::App;
 use crate::server::files::snapshot;
 
-/// Files in a list, unless more are asked for.
+/// Default length of a list.
 const LISTED: usize = 1000;
-/// Files in the longest list. All of them are counted as far as a workspace is looked at.
+/// Maximum length of a list. All files are counted within the limits of a snapshot.
 const MOST_LISTED: usize = 10_000;
 
-/// A working directory. Paths are within it; dotfiles and installed packages are left out.
+/// Files of a working directory, with relative paths; dotfiles and installed packages are omitted.
 #[derive(Serialize)]
 pub(crate) struct Workspace {
     session: String,
     files: Vec<File>,
     files_summary: Summary,
     limit: usize,
-    /// There are more files than are told, or than were looked at.
+    /// Whether the list or the snapshot is incomplete.
     truncated: bool,
 }
 
@@ -43,12 +43,15 @@ struct Summary {
     total_size: u64,
 }
 
-pub(crate) async fn look(State(app): State<Arc<App>>, inquiry: Inquiry) -> Result<Json<Workspace>, ApiError> {
-    let (user, name) = (inquiry.owner()?, session(&inquiry)?);
-    let limit = inquiry.query.limit(LISTED, MOST_LISTED)?;
+pub(crate) async fn look(
+    State(app): State<Arc<App>>,
+    query: SessionQuery,
+) -> Result<Json<Workspace>, ApiError> {
+    let (user, name) = (query.owner()?, session(&query)?);
+    let limit = query.fields.limit(LISTED, MOST_LISTED)?;
     let (session, _) = existing(&app, &user, name).await?;
     let work = session.work().await?;
-    // Closed never.
+    // The semaphore is never closed.
     let _room = app.gathering().acquire().await;
     let looked = tokio::task::spawn_blocking(move || snapshot::look(&work.open()?)).await;
     let looked = looked.map_err(|_| TurnError::Internal("a workspace could not be looked at"))?;
@@ -67,9 +70,12 @@ pub(crate) async fn look(State(app): State<Arc<App>>, inquiry: Inquiry) -> Resul
     }))
 }
 
-pub(crate) async fn delete(State(app): State<Arc<App>>, inquiry: Inquiry) -> Result<Json<Value>, ApiError> {
-    let (user, name) = (inquiry.owner()?, session(&inquiry)?);
-    if !inquiry.query.flag("confirm")? {
+pub(crate) async fn delete(
+    State(app): State<Arc<App>>,
+    query: SessionQuery,
+) -> Result<Json<Value>, ApiError> {
+    let (user, name) = (query.owner()?, session(&query)?);
+    if !query.fields.flag("confirm")? {
         let message = "this deletes the conversation and its files; say so with ?confirm=true";
         return Err(ApiError::invalid("confirm_required", message));
     }
@@ -78,8 +84,8 @@ pub(crate) async fn delete(State(app): State<Arc<App>>, inquiry: Inquiry) -> Res
     Ok(Json(json!({ "session": name, "deleted": true })))
 }
 
-/// The conversation whose workspace is meant.
-fn session(inquiry: &Inquiry) -> Result<&str, ApiError> {
-    let name = inquiry.query.text("session")?.unwrap_or(DEFAULT_CONVERSATION);
+/// The conversation whose workspace is listed.
+fn session(query: &SessionQuery) -> Result<&str, ApiError> {
+    let name = query.fields.text("session")?.unwrap_or(DEFAULT_CONVERSATION);
     checked(name).map(|()| name)
 }

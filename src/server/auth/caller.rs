@@ -1,7 +1,5 @@
-//! Who is calling, for whom, and how requests are named.
+//! The authenticated caller of a request, and the users whose sessions it may use. Pure.
 //!
-//! The gate ([`crate::server::auth`]) makes a [`Caller`] of each request that needs one; handlers ask it whose sessions are
-//! meant. Pure; it must not know how a caller was recognised.
 
 use std::sync::Arc;
 
@@ -13,23 +11,23 @@ use crate::server::api::error::ApiError;
 use crate::server::auth::keys::{Entry, KeyLimits, Role};
 use crate::turn::Sender;
 
-/// The header that names the user.
+/// Header with the user.
 pub(crate) const USER_HEADER: &str = "x-pilotlight-user";
-/// The header that names the request, both ways.
+/// Header with the request id, in requests and responses.
 pub(crate) const REQUEST_ID_HEADER: &str = "x-request-id";
-/// Longest request id taken from a caller; longer ones are replaced.
+/// Longest request id accepted; longer ones are replaced.
 const MAX_REQUEST_ID: usize = 128;
 
-/// What callers are told apart by where they share something: the id of the key, the user that the header names.
-pub(crate) type Name = (Option<String>, Option<UserId>);
+/// Identity of a caller for shared limits: id of its key, user named by the header.
+pub(crate) type CallerId = (Option<String>, Option<UserId>);
 
-/// Who sent a request. In the extensions of every request to a path that is not open to all.
+/// The sender of a request, in the extensions of every request to a protected path.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     who: Who,
-    /// The user that the request's header names.
+    /// User named by the header.
     named: Option<UserId>,
-    /// Whose it is if nobody is named; of callers without keys alone.
+    /// User of requests that name none; only without keys.
     default: Option<UserId>,
     /// Cancelled when its key is revoked.
     revoked: Option<CancellationToken>,
@@ -37,7 +35,7 @@ pub(crate) struct Caller {
 
 #[derive(Debug, Clone)]
 enum Who {
-    /// There are no keys: everybody who reaches the listener is trusted, on loopback also as the operator.
+    /// Without keys every caller is trusted; on loopback also as the operator.
     Trusted {
         is_local: bool,
     },
@@ -45,32 +43,32 @@ enum Who {
 }
 
 impl Caller {
-    /// Somebody on a listener that asks for no key.
+    /// A caller of a listener without keys.
     pub(crate) fn trusted(is_local: bool, named: Option<UserId>) -> Self {
         Self { who: Who::Trusted { is_local }, named, default: None, revoked: None }
     }
 
-    /// Somebody with a key.
+    /// A caller with a key.
     pub(crate) fn of_key(key: Arc<Entry>, named: Option<UserId>) -> Self {
         Self { who: Who::Key(key), named, default: None, revoked: None }
     }
 
-    /// The same; where it names nobody, this user is meant.
+    /// Sets the user of requests that name none.
     pub(crate) fn or(self, default: Option<UserId>) -> Self {
         Self { default, ..self }
     }
 
-    /// The same, as long as the key is in force.
+    /// Sets the token that is cancelled with the key.
     pub(crate) fn until(self, revoked: CancellationToken) -> Self {
         Self { revoked: Some(revoked), ..self }
     }
 
-    /// Cancelled when the caller's key is revoked; callers without a key have none.
+    /// Token cancelled when the caller's key is revoked; `None` without a key.
     pub(crate) fn revoked(&self) -> Option<&CancellationToken> {
         self.revoked.as_ref()
     }
 
-    /// Whose session a turn is for. `named` is the user that the body names; the header goes before it.
+    /// The user whose session runs a turn. `named` is the user in the body; the header takes precedence.
     pub(crate) fn owner(&self, named: Option<UserId>) -> Result<UserId, ApiError> {
         match self.key().map(|key| key.role()) {
             Some(Role::User(user)) => {
@@ -85,23 +83,23 @@ impl Caller {
             Some(Role::Admin) => {
                 Err(forbidden("admin_has_no_sessions", "a key of the role admin has no sessions of its own"))
             }
-            Some(Role::Service) => self.named.clone().or(named).ok_or_else(|| nobody(NAME_IT)),
+            Some(Role::Service) => self.named.clone().or(named).ok_or_else(|| missing_user(NAME_IT)),
             None => {
                 let user = self.named.clone().or(named).or_else(|| self.default.clone());
-                user.ok_or_else(|| nobody(NAME_IT_OR_CONFIGURE))
+                user.ok_or_else(|| missing_user(NAME_IT_OR_CONFIGURE))
             }
         }
     }
 
-    /// Whose sessions are looked at. As [`Caller::owner`], but an admin's key may name anybody.
+    /// The user whose sessions are inspected. As [`Caller::owner`], but an admin key may name any user.
     pub(crate) fn subject(&self, named: Option<UserId>) -> Result<UserId, ApiError> {
         match self.key().map(|key| key.role()) {
-            Some(Role::Admin) => named.or_else(|| self.named.clone()).ok_or_else(|| nobody(NAME_IT)),
+            Some(Role::Admin) => named.or_else(|| self.named.clone()).ok_or_else(|| missing_user(NAME_IT)),
             _ => self.owner(named),
         }
     }
 
-    /// Whose turns it may send, in a word for people's programs.
+    /// Whose turns the caller may send, as a word for clients.
     pub(crate) fn speaks_for(&self) -> &'static str {
         match self.key().map(|key| key.role()) {
             Some(Role::User(_)) => "itself",
@@ -110,12 +108,12 @@ impl Caller {
         }
     }
 
-    /// Whether its key is one user's.
+    /// Whether the key belongs to one user.
     pub(crate) fn is_user(&self) -> bool {
         matches!(self.key().map(|key| key.role()), Some(Role::User(_)))
     }
 
-    /// Whether all sessions may be seen and stopped.
+    /// Whether the caller may see and stop all sessions.
     pub(crate) fn is_admin(&self) -> bool {
         match &self.who {
             Who::Trusted { is_local } => *is_local,
@@ -123,17 +121,17 @@ impl Caller {
         }
     }
 
-    /// Whether the sessions of `user` may be shown.
+    /// Whether the caller may see the sessions of `user`.
     pub(crate) fn sees(&self, user: &UserId) -> bool {
         self.is_admin() || self.owner(None).is_ok_and(|own| own == *user)
     }
 
-    /// Whether credentials in the body may tell who it is: only where anybody may say anything, and nobody did.
+    /// Whether credentials in the body may identify the user: only without keys and without a named user.
     pub(crate) fn is_known_by_credentials(&self) -> bool {
         matches!(self.who, Who::Trusted { .. }) && self.named.is_none()
     }
 
-    /// What kind of sender of MCP servers it is. Without keys nobody knows who calls: a stranger.
+    /// Kind of sender of MCP servers; unauthenticated callers are strangers.
     pub(crate) fn sender(&self) -> Sender {
         match self.key().map(|key| key.role()) {
             Some(Role::Service) => Sender::Service,
@@ -141,27 +139,27 @@ impl Caller {
         }
     }
 
-    /// The id of the caller's key, if it has one. No secret.
+    /// Id of the caller's key, which is no secret.
     pub(crate) fn key_id(&self) -> Option<&str> {
         self.key().map(|key| key.id())
     }
 
-    /// See [`Name`].
-    pub(crate) fn name(&self) -> Name {
+    /// Identity for shared limits.
+    pub(crate) fn name(&self) -> CallerId {
         (self.key_id().map(str::to_owned), self.named.clone())
     }
 
-    /// The limits of the caller's key.
+    /// Limits of the caller's key.
     pub(crate) fn limits(&self) -> KeyLimits {
         self.key().map(|key| key.limits()).unwrap_or_default()
     }
 
-    /// The user who is meant where nobody is named.
+    /// Default user.
     pub(crate) fn default_user(&self) -> Option<&UserId> {
         self.default.as_ref()
     }
 
-    /// The user that the header names.
+    /// User named by the header.
     pub(crate) fn named(&self) -> Option<&UserId> {
         self.named.as_ref()
     }
@@ -178,7 +176,7 @@ fn forbidden(code: &'static str, message: &str) -> ApiError {
     ApiError::new(StatusCode::FORBIDDEN, code, message)
 }
 
-/// The user that the caller names, if it names one.
+/// Parses the user header.
 pub(crate) fn named_user(headers: &HeaderMap) -> Result<Option<UserId>, ApiError> {
     let mut values = headers.get_all(USER_HEADER).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -189,8 +187,8 @@ pub(crate) fn named_user(headers: &HeaderMap) -> Result<Option<UserId>, ApiError
     user.map(Some).map_err(|error| ApiError::invalid("invalid_user", format!("{USER_HEADER}: {error}")))
 }
 
-/// 400 for a request that leaves open whose session it means.
-fn nobody(way_out: &str) -> ApiError {
+/// 400 for a request without a user.
+fn missing_user(way_out: &str) -> ApiError {
     ApiError::invalid("missing_user", way_out)
 }
 
@@ -198,7 +196,7 @@ const NAME_IT: &str = "name the user that this request is for in the x-pilotligh
 const NAME_IT_OR_CONFIGURE: &str = "name the user that this request is for in the x-pilotlight-user header; for clients \
      that cannot set headers a server on loopback can be given http.default_user";
 
-/// The id of a request: the caller's own if it can be repeated in headers and logs, else a new one.
+/// Request id: the caller's if it is printable ASCII, else a new one.
 pub(crate) fn request_id(headers: &HeaderMap) -> String {
     let given = headers.get(REQUEST_ID_HEADER).and_then(|value| value.to_str().ok());
     let usable = |id: &&str| {
@@ -207,7 +205,7 @@ pub(crate) fn request_id(headers: &HeaderMap) -> String {
     given.filter(usable).map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned)
 }
 
-/// A conversation's name as a header: what a header cannot hold is percent-encoded.
+/// Encodes a conversation's name as a header value, percent-encoding other bytes.
 pub(crate) fn header_text(name: &str) -> HeaderValue {
     let mut text = String::with_capacity(name.len());
     for byte in name.bytes() {
@@ -220,7 +218,7 @@ pub(crate) fn header_text(name: &str) -> HeaderValue {
     HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-/// The name in a header, if it is one.
+/// Decodes a name from a header value.
 pub(crate) fn named_by_header(value: &HeaderValue) -> Option<String> {
     let mut bytes = Vec::with_capacity(value.len());
     let mut rest = value.as_bytes();
@@ -231,7 +229,7 @@ pub(crate) fn named_by_header(value: &HeaderValue) -> Option<String> {
             continue;
         }
         let (digits, after) = rest.split_at_checked(2)?;
-        // The parser of numbers would take a sign for a digit.
+        // `from_str_radix` would accept a sign.
         let digits = std::str::from_utf8(digits).ok().filter(|it| !it.starts_with('+'))?;
         bytes.push(u8::from_str_radix(digits, 16).ok()?);
         rest = after;
@@ -240,99 +238,4 @@ pub(crate) fn named_by_header(value: &HeaderValue) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn headers(values: &[&[u8]]) -> HeaderMap {
-        let values = values.iter().map(|value| HeaderValue::from_bytes(value).unwrap());
-        let name = axum::http::HeaderName::from_static(USER_HEADER);
-        values.map(|value| (name.clone(), value)).collect()
-    }
-
-    #[test]
-    fn a_user_is_any_bytes_within_the_limit() {
-        assert_eq!(named_user(&HeaderMap::new()).unwrap(), None);
-        let user = named_user(&headers(&[b"\xff\xfe../.."])).unwrap().unwrap();
-        assert_eq!(user.as_bytes(), b"\xff\xfe../..");
-        assert!(named_user(&headers(&[&[b'a'; 256]])).is_ok());
-        for wrong in [headers(&[b""]), headers(&[&[b'a'; 257]]), headers(&[b"a", b"b"])] {
-            let error = named_user(&wrong).unwrap_err();
-            assert_eq!((error.status(), error.code()), (StatusCode::BAD_REQUEST, "invalid_user"));
-        }
-    }
-
-    fn user(name: &str) -> Option<UserId> {
-        Some(UserId::new(name).unwrap())
-    }
-
-    #[test]
-    fn roles_decide_whose_sessions_are_meant() {
-        let key = |role| Arc::new(Entry::new("id".into(), [0; 32], role, None, KeyLimits::default()));
-        let alice = Role::User(user("alice").unwrap());
-        // Who, the header, the body; then the owner of a turn, whose sessions are looked at, and whether all are seen.
-        let table = [
-            (Some(&alice), None, None, Ok("alice"), Ok("alice"), false),
-            (Some(&alice), user("alice"), user("alice"), Ok("alice"), Ok("alice"), false),
-            (Some(&alice), user("bob"), None, Err("other_user"), Err("other_user"), false),
-            (Some(&alice), None, user("bob"), Err("other_user"), Err("other_user"), false),
-            (Some(&alice), user("alice"), user("bob"), Err("other_user"), Err("other_user"), false),
-            (Some(&Role::Service), None, None, Err("missing_user"), Err("missing_user"), false),
-            (Some(&Role::Service), user("bob"), None, Ok("bob"), Ok("bob"), false),
-            (Some(&Role::Service), None, user("bob"), Ok("bob"), Ok("bob"), false),
-            (Some(&Role::Service), user("bob"), user("eve"), Ok("bob"), Ok("bob"), false),
-            (Some(&Role::Admin), None, None, Err("admin_has_no_sessions"), Err("missing_user"), true),
-            (Some(&Role::Admin), None, user("bob"), Err("admin_has_no_sessions"), Ok("bob"), true),
-            (Some(&Role::Admin), user("bob"), user("eve"), Err("admin_has_no_sessions"), Ok("eve"), true),
-            (None, None, None, Err("missing_user"), Err("missing_user"), true),
-            (None, user("bob"), None, Ok("bob"), Ok("bob"), true),
-        ];
-        for (role, header, body, owner, subject, is_admin) in table {
-            let shown = format!("{role:?} {} {}", header.is_some(), body.is_some());
-            let caller = match role {
-                Some(role) => Caller::of_key(key(role.clone()), header),
-                None => Caller::trusted(true, header),
-            };
-            let told = |result: Result<UserId, ApiError>| match result {
-                Ok(user) => Ok(String::from_utf8(user.as_bytes().to_vec()).unwrap()),
-                Err(error) => Err(error.code()),
-            };
-            assert_eq!(told(caller.owner(body.clone())), owner.map(str::to_owned), "{shown}");
-            assert_eq!(told(caller.subject(body)), subject.map(str::to_owned), "{shown}");
-            assert_eq!(caller.is_admin(), is_admin, "{shown}");
-            assert_eq!(caller.sees(&user("eve").unwrap()), is_admin, "{shown}");
-        }
-        let default = Caller::trusted(true, None).or(user("me"));
-        assert_eq!(default.owner(None).unwrap(), user("me").unwrap());
-        assert_eq!(default.subject(None).unwrap(), user("me").unwrap());
-        assert_eq!(default.owner(user("bob")).unwrap(), user("bob").unwrap());
-        assert!(!Caller::trusted(false, None).is_admin());
-        assert!(Caller::trusted(true, None).is_known_by_credentials());
-        assert!(!Caller::trusted(true, user("a")).is_known_by_credentials());
-        assert!(!Caller::of_key(key(Role::Service), None).is_known_by_credentials());
-    }
-
-    #[test]
-    fn a_name_fits_into_a_header() {
-        assert_eq!(header_text("default"), "default");
-        assert_eq!(header_text("a\r\nb%ü"), "a%0D%0Ab%25%C3%BC");
-        for name in ["default", "a\r\nb%ü", "100%", "%zz"] {
-            assert_eq!(named_by_header(&header_text(name)).as_deref(), Some(name));
-        }
-        for wrong in ["%", "%1", "%zz", "%ff"] {
-            assert_eq!(named_by_header(&HeaderValue::from_static(wrong)), None);
-        }
-    }
-
-    #[test]
-    fn a_request_id_is_repeated_only_if_it_is_harmless() {
-        let with = |id: &[u8]| {
-            let mut headers = HeaderMap::new();
-            headers.insert(REQUEST_ID_HEADER, HeaderValue::from_bytes(id).unwrap());
-            request_id(&headers)
-        };
-        assert_eq!(with(b"req-1"), "req-1");
-        for id in [&b"a b"[..], b"", b"\xff", &[b'a'; 129]] {
-            assert_eq!(with(id).len(), 36);
-        }
-    }
-}
+mod tests;

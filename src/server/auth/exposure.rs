@@ -1,8 +1,8 @@
-//! Whether several users' children run side by side with tools and nothing between them. Pure.
+//! Whether tools of several users would run without isolation from each other. Pure.
 //!
-//! A child's tools can read what the server's user can read, other users' sessions included. That is harmless while
-//! there is one user, or while no tool runs; both together need the operator's word (`isolation.accept_none`). Here
-//! because only the service knows who its callers are: the crate's own handle takes any user its program names.
+//! A child's tools can read everything that the server's user can read, including sessions of other users. That is
+//! harmless with one user or without tools; both together require `isolation.accept_none`. The check belongs to the
+//! server, because only the server knows its callers.
 
 use std::fmt;
 
@@ -10,15 +10,15 @@ use crate::config::{Config, PermissionPolicy};
 use crate::server::ServeError;
 use crate::server::auth::keys::{Entry, Role};
 
-/// Why there is more than one user.
+/// Why there can be more than one user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Exposure {
-    /// Without keys a caller names any user.
+    /// Without keys, callers name any user.
     NoKeys,
-    /// A service key names the user of each request.
+    /// Service keys name the user of each request.
     Service,
-    /// So many users have keys.
+    /// Several users have keys.
     Users(usize),
 }
 
@@ -32,7 +32,7 @@ impl fmt::Display for Exposure {
     }
 }
 
-/// Who may call; `None` if there is one user at most.
+/// Why there can be several users; `None` with at most one.
 fn of<'a>(keys: Option<impl IntoIterator<Item = &'a Role>>) -> Option<Exposure> {
     let Some(keys) = keys else { return Some(Exposure::NoKeys) };
     let mut users = std::collections::HashSet::new();
@@ -40,19 +40,19 @@ fn of<'a>(keys: Option<impl IntoIterator<Item = &'a Role>>) -> Option<Exposure> 
         match role {
             Role::Service => return Some(Exposure::Service),
             Role::User(user) => drop(users.insert(user)),
-            // It has no sessions.
+            // Admin keys have no sessions.
             Role::Admin => {}
         }
     }
     (users.len() > 1).then_some(Exposure::Users(users.len()))
 }
 
-/// Whether the configuration allows any number of users.
+/// Whether the configuration accepts any number of users.
 pub(crate) fn is_accepted(config: &Config) -> bool {
     config.permissions.policy == PermissionPolicy::Deny || config.isolation.accept_none
 }
 
-/// Refuses several users whose tools may run. `keys` is what `auth.keys_file` holds, if it is set.
+/// Refuses several users with tools. `keys` are the entries of `auth.keys_file`, if set.
 ///
 /// # Errors
 /// [`ServeError::Exposed`].
@@ -70,9 +70,9 @@ pub(crate) fn check_roles<'a>(
     }
 }
 
-/// What may be in force of a changed file where one user is allowed: all of it if that is still one user. Otherwise
-/// nothing that was not in force already with the same role (`known`), admin keys aside, so that a revoked key is
-/// refused all the same. The number of keys left out is returned too.
+/// Selects the entries of a changed file where one user is allowed: all of them if there is still one user; else only
+/// those already in force with the same role (`known`) and admin keys, so that a revoked key is still refused. Also
+/// returns the number of omitted keys.
 pub(crate) fn narrow(entries: Vec<Entry>, known: impl Fn(&Entry) -> bool) -> (Vec<Entry>, usize) {
     if of(Some(entries.iter().map(Entry::role))).is_none() {
         return (entries, 0);

@@ -1,10 +1,9 @@
-//! Whose credentials are these? For callers that name no user but send OAuth credentials.
+//! Identifies the users of OAuth credentials, for callers that name no user.
 //!
-//! Tokens change: the access token every few hours, the refresh token when it is used. So a user is known by the digests
-//! of the last few tokens seen: a request is the user's whose access token, else whose refresh token it presents. Else
-//! it is a new user, whose id is made from the refresh token, so that two first requests at once agree. Only digests
-//! are kept, one small file per user, so that users are known again after a restart. Tokens that a CLI has renewed by itself
-//! are looked for where it wrote them (`rotated`).
+//! Tokens rotate: the access token every few hours, the refresh token when used. So each user is known by digests of
+//! recent tokens. A request belongs to the user with its access token, else with its refresh token; else to a new user,
+//! whose id derives from the refresh token, so that concurrent first requests agree. Digests are stored in one small
+//! file per user. Tokens that a CLI has renewed are found in its credentials file (`rotated`).
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -26,28 +25,28 @@ mod rotated;
 
 pub(crate) use rotated::Rotated;
 
-/// Tokens remembered per user: the present pair and the two before, for requests that were under way meanwhile.
+/// Tokens kept per user: the current pair and the two before, for requests in progress.
 const TOKENS_PER_USER: usize = 6;
-/// Users in memory, some 700 bytes each. Those beyond are known as long as their refresh token stays.
+/// Maximum users in memory, some 700 bytes each. Others are known as long as their refresh token is unchanged.
 const MAX_USERS: usize = 100_000;
-/// A record has at most 256 bytes of user and six digests, in hexadecimal.
+/// Maximum record size: 256 bytes of user and six digests, in hexadecimal.
 const MAX_RECORD_BYTES: u64 = 4096;
 
 pub(crate) type Digest = [u8; 32];
 
-/// Who presented which tokens.
+/// Users by the digests of their tokens.
 pub(crate) struct Identities {
     directory: PathBuf,
-    known: Mutex<Known>,
+    known: Mutex<TokenOwners>,
 }
 
 #[derive(Default)]
-struct Known {
+struct TokenOwners {
     owners: HashMap<Digest, UserId>,
     tokens: HashMap<UserId, VecDeque<Digest>>,
 }
 
-/// A user's file.
+/// Persisted record of a user.
 #[derive(Serialize, Deserialize)]
 struct Record {
     user: String,
@@ -61,15 +60,14 @@ impl fmt::Debug for Identities {
 }
 
 impl Identities {
-    /// Reads what a former instance knew. What cannot be read is as if it had not been known.
+    /// Loads the records. Unreadable ones are ignored.
     pub(crate) async fn load(directory: PathBuf) -> Self {
         let from = directory.clone();
         let known = tokio::task::spawn_blocking(move || load(&from)).await.unwrap_or_default();
         Self { directory, known: Mutex::new(known) }
     }
 
-    /// The user whom the credentials belong to. `elsewhere` looks where they may stand that were never presented before;
-    /// it may block.
+    /// The user of the credentials. `elsewhere` searches credentials files for unknown tokens; it may block.
     pub(crate) async fn owner(
         &self,
         credentials: &OauthCredentials,
@@ -92,7 +90,7 @@ impl Identities {
         Ok(user)
     }
 
-    /// Remembers that `user` presented these. A token that is another's stays the other's.
+    /// Records tokens of `user`. A token of another user stays with that user.
     pub(crate) async fn learn(&self, user: &UserId, credentials: &OauthCredentials) {
         let changed = {
             let mut known = self.known.lock_unpoisoned();
@@ -109,8 +107,8 @@ impl Identities {
     }
 }
 
-impl Known {
-    /// The record to save, if there is news.
+impl TokenOwners {
+    /// The record to save, if it has changed.
     fn learn(&mut self, user: &UserId, presented: [Digest; 2]) -> Option<Record> {
         if self.tokens.len() >= MAX_USERS && !self.tokens.contains_key(user) {
             return None;
@@ -147,12 +145,12 @@ impl Known {
     }
 }
 
-fn load(directory: &Path) -> Known {
-    let mut known = Known::default();
+fn load(directory: &Path) -> TokenOwners {
+    let mut known = TokenOwners::default();
     let Ok(entries) = std::fs::read_dir(directory) else { return known };
     for entry in entries.flatten().take(MAX_USERS) {
         if entry.path().extension().is_some() {
-            // Left by a writing that was cut short. If it cannot be removed, it will be tried again at the next start.
+            // Left by an interrupted write. If removal fails, the next start retries.
             std::fs::remove_file(entry.path()).ok();
             continue;
         }
@@ -181,7 +179,7 @@ fn digest(purpose: &str, bytes: &[u8]) -> Digest {
     Sha256::new().chain_update(purpose).chain_update([0]).chain_update(bytes).finalize().into()
 }
 
-/// 128 bits of the digest: no collision among any number of users.
+/// 128 bits of the digest rule out collisions.
 fn new_user(refresh: &Digest) -> Result<UserId, InvalidName> {
     let half: String = hex::encode(refresh).chars().take(32).collect();
     UserId::new(half)
@@ -197,13 +195,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_user_stays_the_same_over_refreshes_and_restarts() {
+    async fn user_is_stable_over_refreshes_and_restarts() {
         let directory = tempfile::tempdir().unwrap();
         let identities = Identities::load(directory.path().join("identities")).await;
         let alice = identities.owner(&tokens("a1", "r1"), |_| None).await.unwrap();
         let bob = identities.owner(&tokens("b1", "s1"), |_| None).await.unwrap();
         assert_ne!(alice, bob);
-        // The access token is new, then the refresh token is.
+        // First the access token is new, then the refresh token.
         assert_eq!(identities.owner(&tokens("a2", "r1"), |_| None).await.unwrap(), alice);
         assert_eq!(identities.owner(&tokens("a2", "r2"), |_| None).await.unwrap(), alice);
 
@@ -213,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tokens_that_were_never_presented_are_looked_for_elsewhere_and_then_known() {
+    async fn unknown_tokens_are_searched_elsewhere_once() {
         let directory = tempfile::tempdir().unwrap();
         let identities = Identities::load(directory.path().to_owned()).await;
         let alice = UserId::new("alice").unwrap();
@@ -225,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_access_token_and_a_refresh_token_are_never_confused() {
+    async fn access_and_refresh_tokens_are_not_confused() {
         let directory = tempfile::tempdir().unwrap();
         let identities = Identities::load(directory.path().to_owned()).await;
         let alice = identities.owner(&tokens("x", "y"), |_| None).await.unwrap();
@@ -233,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_named_user_owns_what_it_presents_unless_it_is_anothers() {
+    async fn named_user_owns_only_unclaimed_tokens() {
         let directory = tempfile::tempdir().unwrap();
         let identities = Identities::load(directory.path().to_owned()).await;
         let (alice, bob) = (UserId::new("alice").unwrap(), UserId::new("bob").unwrap());
@@ -243,7 +241,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_token_is_on_disk_and_torsos_are_swept() {
+    async fn no_token_is_on_disk_and_partial_files_go() {
         let directory = tempfile::tempdir().unwrap();
         let identities = Identities::load(directory.path().to_owned()).await;
         identities.owner(&tokens("secret-a", "secret-r"), |_| None).await.unwrap();
@@ -257,8 +255,8 @@ mod tests {
     }
 
     #[test]
-    fn only_the_latest_tokens_are_kept() {
-        let mut known = Known::default();
+    fn only_latest_tokens_are_kept() {
+        let mut known = TokenOwners::default();
         let user = UserId::new("u").unwrap();
         for number in 0..100 {
             known.learn(&user, digests(&tokens(&format!("a{number}"), &format!("r{number}"))));

@@ -1,8 +1,7 @@
-//! The keys in force, and how they follow their file.
+//! The keys in force, which follow their file.
 //!
-//! The file is read again when it has changed (looked at every second: it may be replaced by an editor, by `pilotlight
-//! keys` or by a mount, and a look is one system call) and when the process is told to. A file that cannot be used
-//! changes nothing but the log: better yesterday's keys than none.
+//! The file is checked every second, because editors, `pilotlight keys` and mounts replace it, and on request. An
+//! invalid file is logged and leaves the former keys in force.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,45 +20,45 @@ use crate::server::auth::keys::{Digest, Entry, KeyFileError, digest, load};
 use crate::support::lock::{MutexExt, RwLockExt};
 use crate::support::secret_file::FileId;
 
-/// How soon a revoked key is refused.
+/// Interval of checks, within which a revoked key is refused.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 type Keys = HashMap<Digest, Live>;
 
-/// A key in force.
+/// One key in force.
 #[derive(Clone)]
 struct Live {
     entry: Arc<Entry>,
-    /// Cancelled when it no longer is: requests that are being served end then.
+    /// Cancelled with the key; ends its requests in progress.
     revoked: CancellationToken,
 }
 
 impl Live {
-    /// The same key for the same role, in force before and after.
+    /// Whether the key stays in force with the same role.
     fn goes_on_as(&self, other: &Self) -> bool {
         self.entry.digest() == other.entry.digest() && self.entry.role() == other.entry.role()
     }
 }
 
-/// Whose keys may be in force together.
+/// Which keys may be in force together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Admits {
-    /// Those of anyone.
+    /// Keys of any users.
     Anyone,
-    /// Those of one user: see [`exposure`].
+    /// Keys of one user only: see [`exposure`].
     OneUser,
 }
 
-/// See the module.
+/// The keys in force and their file.
 pub(crate) struct Keyring {
     path: PathBuf,
     admits: Admits,
-    /// Random, and different in every process.
+    /// Random per process.
     blind: [u8; 32],
     keys: RwLock<Arc<Keys>>,
-    /// The file as it was when it was last tried.
+    /// State of the file at the last attempt.
     seen: Mutex<Option<FileId>>,
-    /// Asks for another look, whether the file has changed or not.
+    /// Requests a check, also of an unchanged file.
     again: Notify,
 }
 
@@ -70,7 +69,7 @@ impl fmt::Debug for Keyring {
 }
 
 impl Keyring {
-    /// Reads the file as it is. Blocking.
+    /// Loads the file. Blocking.
     pub(crate) fn open(path: &Path, admits: Admits) -> Result<Self, KeyFileError> {
         let mut blind = [0; 32];
         getrandom(&mut blind, GetRandomFlags::empty()).map_err(|error| KeyFileError::Random(error.into()))?;
@@ -84,36 +83,34 @@ impl Keyring {
         };
         let (entries, stamp) = ring.load()?;
         if entries.is_empty() {
-            tracing::warn!("the key file has no key: nobody is served until one is added");
+            tracing::warn!("the key file has no key: no caller is served until one is added");
         }
         ring.put(entries, stamp);
         Ok(ring)
     }
 
-    /// What is in force.
+    /// The keys in force.
     pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
         self.keys().values().map(|live| live.entry.clone()).collect()
     }
 
-    /// The entry of a key.
+    /// Finds the entry of a key in constant time.
     ///
-    /// A look-up in a map takes a time that depends on how much of the wanted is like something there, and a caller can
-    /// try what it likes. So keys are not looked up, nor their digests, but the digests' own digests together with
-    /// random bytes that only this process knows: a caller cannot aim at any of them, and what the time tells about
-    /// them tells nothing about a key. What is found is then compared with what was presented in constant time, and
-    /// when nothing is found the same is done with an entry that fits nothing. Thus the work is the same for a right and
-    /// a wrong key, and for one key and ten thousand.
+    /// A map lookup takes a time that depends on similar entries, and a caller may probe it. So keys are looked up by a
+    /// digest of their digest with random bytes of this process: a caller cannot choose it, and its timing reveals
+    /// nothing about a key. The found entry, or a dummy, is then compared with the presented key in constant time. The
+    /// work is the same for valid and invalid keys and for any number of keys.
     pub(crate) fn find(&self, key: &[u8]) -> Option<(Arc<Entry>, CancellationToken)> {
         let presented = digest(key);
         let keys = self.keys();
         let found = keys.get(&self.blinded(&presented));
-        // All ones and all zeros would be as good: nobody can present a key with a chosen digest.
+        // Any constant works: no key with a chosen digest can be presented.
         let expected = found.map_or(&self.blind, |live| live.entry.digest());
         let is_it: bool = presented.ct_eq(expected).into();
         found.filter(|_| is_it).map(|live| (live.entry.clone(), live.revoked.clone()))
     }
 
-    /// Asks the watcher to read the file now.
+    /// Requests a reload by the watcher.
     pub(crate) fn reload(&self) {
         self.again.notify_one();
     }
@@ -126,7 +123,7 @@ impl Keyring {
         Sha256::new().chain_update(self.blind).chain_update(digest).finalize().into()
     }
 
-    /// Puts what the changed file holds in force, as far as it may be; returns how many keys there are.
+    /// Puts the keys of the changed file in force, within [`Admits`]; returns their number.
     fn read(&self) -> Result<usize, KeyFileError> {
         let (mut entries, stamp) = self.load()?;
         if self.admits == Admits::OneUser {
@@ -184,7 +181,7 @@ impl Keyring {
         now != *self.seen.lock_unpoisoned()
     }
 
-    /// Reads the file if it has changed or `must` is set. Blocking.
+    /// Reloads a changed file, or any file with `must`. Blocking.
     fn look(&self, must: bool) {
         if !must && !self.has_changed() {
             return;
@@ -196,7 +193,7 @@ impl Keyring {
     }
 }
 
-/// Follows the file, for ever.
+/// Follows the file until cancelled.
 pub(crate) async fn watch(ring: Arc<Keyring>) {
     loop {
         let must = tokio::time::timeout(LOOK_EVERY, ring.again.notified()).await.is_ok();
@@ -229,12 +226,12 @@ mod tests {
         {
             assert!(ring.find(wrong.as_bytes()).is_none(), "{wrong}");
         }
-        // The digest, which is in the file, is not a key.
+        // The digest in the file is not a key.
         assert!(ring.find(made[0].1.digest()).is_none());
     }
 
     #[test]
-    fn the_file_is_followed_and_a_broken_one_changes_nothing() {
+    fn file_is_followed_and_invalid_one_ignored() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("keys");
         let (first, entry) = add(&file, Role::Admin, None, KeyLimits::default()).unwrap();
@@ -248,7 +245,7 @@ mod tests {
         let good = std::fs::read(&file).unwrap();
         std::fs::write(&file, "nonsense").unwrap();
         ring.look(false);
-        assert!(knows(&first) && !ring.has_changed(), "told once, not every second");
+        assert!(knows(&first) && !ring.has_changed(), "reported once, not every second");
         std::fs::remove_file(&file).unwrap();
         ring.look(false);
         assert!(knows(&first));

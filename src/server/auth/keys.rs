@@ -1,8 +1,8 @@
-//! The file of keys: who may call, known by the digests of their keys.
+//! The key file: API keys by their digests, with roles and limits.
 //!
-//! One JSON object per line, `#` begins a comment, so that adding and revoking a key changes that line alone and a
-//! person can read what is there. A key itself is made once, printed once and kept nowhere. Owned by the operator,
-//! who changes it with `pilotlight keys`; the server only reads it. Blocking. Must not know of requests.
+//! One JSON object per line, `#` begins a comment, so that a change touches one line and people can read the file. A
+//! key is generated once, printed once and stored nowhere. `pilotlight keys` writes the file; the server only reads it.
+//! Blocking.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -21,30 +21,31 @@ mod entry;
 pub use edit::{add, revoke};
 pub use entry::{Entry, KeyLimits, Role};
 
-/// What every key begins with, so that people and scanners of secrets recognise it.
+/// Prefix of every key, by which people and secret scanners recognise it.
 pub const PREFIX: &str = "plk_";
-/// As many random bits as the digest has: guessing is hopeless, so digests need neither salt nor stretching.
+/// Random bytes of a key: as many as its digest has, so that guessing is hopeless and digests need neither salt nor
+/// stretching.
 const RANDOM_BYTES: usize = 32;
-/// Some 60 000 keys. A longer file is not one of keys.
+/// Maximum file size: some 60 000 keys.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
-/// The SHA-256 digest of a key.
+/// SHA-256 digest of a key.
 pub(crate) type Digest = [u8; 32];
 
-/// A key in clear. Prints redacted; [`Key::expose`] is for the one moment in which it is handed over.
+/// A key in clear text. Debug output is redacted; [`Key::expose`] hands it over once.
 pub struct Key(String);
 
 impl Key {
-    /// A new one from the system's randomness.
+    /// Generates a key.
     fn generate() -> Result<Self, KeyFileError> {
         let mut random = [0; RANDOM_BYTES];
-        // Never short for so few bytes.
+        // Never short for a few bytes.
         getrandom(&mut random, GetRandomFlags::empty())
             .map_err(|error| KeyFileError::Random(error.into()))?;
         Ok(Self(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(random))))
     }
 
-    /// The text that callers send.
+    /// The text of the key, as callers send it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -57,11 +58,11 @@ impl fmt::Debug for Key {
     }
 }
 
-/// The key file cannot be used or changed.
+/// Failure to read or change the key file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyFileError {
-    /// It cannot be read, or others could have changed it.
+    /// Unreadable, or writable by other users.
     #[error("cannot use the key file {}: {problem}", .path.display())]
     Unfit {
         /// The file.
@@ -69,7 +70,7 @@ pub enum KeyFileError {
         /// What is wrong.
         problem: String,
     },
-    /// A line cannot be understood.
+    /// Invalid line.
     #[error("the key file {} is wrong in line {line}: {problem}", .path.display())]
     Line {
         /// The file.
@@ -79,7 +80,7 @@ pub enum KeyFileError {
         /// What is wrong.
         problem: String,
     },
-    /// It cannot be written.
+    /// Failure to write.
     #[error("cannot write the key file {}: {source}", .path.display())]
     Write {
         /// The file.
@@ -87,15 +88,15 @@ pub enum KeyFileError {
         /// The system's answer.
         source: std::io::Error,
     },
-    /// The user of a key cannot be a user.
+    /// Invalid user of a key.
     #[error(transparent)]
     User(#[from] InvalidName),
-    /// The system gives no random numbers.
+    /// No random numbers.
     #[error("the system gives no random numbers: {0}")]
     Random(std::io::Error),
 }
 
-/// The keys in a file, in its order.
+/// Lists the keys of a file, in order.
 ///
 /// # Errors
 /// [`KeyFileError`] if others may change it, or any line of it is wrong.
@@ -103,7 +104,7 @@ pub fn list(path: &Path) -> Result<Vec<Entry>, KeyFileError> {
     load(path).map(|(entries, _)| entries)
 }
 
-/// The same with what to know the file by.
+/// Loads the keys and the identity of the file.
 pub(crate) fn load(path: &Path) -> Result<(Vec<Entry>, FileId), KeyFileError> {
     let unfit =
         |error: InsecureFile| KeyFileError::Unfit { path: path.to_owned(), problem: error.to_string() };
@@ -111,13 +112,13 @@ pub(crate) fn load(path: &Path) -> Result<(Vec<Entry>, FileId), KeyFileError> {
     let text = std::str::from_utf8(&content)
         .map_err(|_| KeyFileError::Unfit { path: path.to_owned(), problem: "it is not text".to_owned() })?;
     let entries = parse(text).map_err(|(line, problem)| {
-        // What the line holds is not repeated: somebody may have pasted a key into it.
+        // The line is not repeated: it may hold a pasted key.
         KeyFileError::Line { path: path.to_owned(), line, problem }
     })?;
     Ok((entries, stamp))
 }
 
-/// Line by line; an error tells which line.
+/// Parses line by line; an error names the line.
 fn parse(text: &str) -> Result<Vec<Entry>, (usize, String)> {
     let mut entries: Vec<Entry> = Vec::new();
     let (mut ids, mut digests) = (std::collections::HashSet::new(), std::collections::HashSet::new());
@@ -131,7 +132,7 @@ fn parse(text: &str) -> Result<Vec<Entry>, (usize, String)> {
     Ok(entries)
 }
 
-/// What stands in the file for a key.
+/// The entry of a key.
 pub(crate) fn digest(key: &[u8]) -> Digest {
     Sha256::digest(key).into()
 }
@@ -149,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_line_is_named_and_not_repeated() {
+    fn invalid_line_is_named_but_not_repeated() {
         let good = format!(r#"{{"id":"a","sha256":"{}","role":"admin","created":"x"}}"#, "0".repeat(64));
         assert_eq!(parse(&format!("# keys\n\n{good}\n")).unwrap().len(), 1);
         let cases = [

@@ -1,7 +1,6 @@
-//! A caller's share: how many requests in a minute, how many turns at the same time.
+//! Limits per caller: requests per minute and concurrent turns.
 //!
-//! Both are checked before anything costs much and long before a child sees anything. Counted in memory only; what is
-//! remembered of callers that have gone quiet is forgotten. Owned by [`crate::server::app::App`].
+//! Both are checked early, before any cost. Counters live in memory only; idle callers are removed.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -18,35 +17,33 @@ use crate::server::api::error::ApiError;
 use crate::server::auth::caller::Caller;
 use crate::support::lock::{MutexExt, RwLockExt};
 
-/// Requests after which quiet callers are forgotten: between two sweeps no more new ones than this can be added, some
-/// hundred bytes each.
+/// Requests between two sweeps of idle callers, which bounds new entries of some hundred bytes each.
 const SWEEP_EVERY: u32 = 4096;
-/// When to try again after too many turns at once: one of them is likely to end by then.
+/// Retry delay after too many turns: one of them is likely to end by then.
 const TURN_PAUSE: Duration = Duration::from_secs(1);
 
-/// Callers are told apart by a hash of their key's id or their name, with a seed of this process: nobody can aim at
-/// another's.
+/// Keyed by a hash of key id or user, seeded per process, so that no caller can aim at another's entry.
 type Limiter = DefaultKeyedRateLimiter<u64>;
 
-/// Requests per caller.
-pub(crate) struct Rates {
-    /// For callers whose key says nothing else. None: no limit.
+/// Request rate limits per caller.
+pub(crate) struct RateLimits {
+    /// Default limit; `None` is unlimited.
     usual: Option<NonZeroU32>,
-    /// One for each limit in use; keys have few different ones.
+    /// One limiter per limit in use; keys have few different ones.
     limiters: RwLock<HashMap<NonZeroU32, Arc<Limiter>>>,
     requests: AtomicU32,
     seed: RandomState,
     clock: DefaultClock,
 }
 
-impl std::fmt::Debug for Rates {
+impl std::fmt::Debug for RateLimits {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Rates").field("usual", &self.usual).finish_non_exhaustive()
+        f.debug_struct("RateLimits").field("usual", &self.usual).finish_non_exhaustive()
     }
 }
 
-impl Rates {
-    /// At most `per_minute` requests of each caller; 0 is no limit.
+impl RateLimits {
+    /// At most `per_minute` requests per caller; 0 is unlimited.
     pub(crate) fn new(per_minute: u32) -> Self {
         Self {
             usual: NonZeroU32::new(per_minute),
@@ -57,8 +54,8 @@ impl Rates {
         }
     }
 
-    /// Counts a request by what is known of its caller from the headers: its key, else the user that it names. One of
-    /// whom neither is known is counted with [`Rates::count_user`] once it is known who it is.
+    /// Counts a request by key, else by the named user. Requests with neither are counted by [`RateLimits::count_user`]
+    /// once the user is known.
     pub(crate) fn count(&self, caller: &Caller) -> Result<(), ApiError> {
         match (caller.key_id(), caller.named()) {
             (Some(id), _) => {
@@ -99,7 +96,7 @@ impl Rates {
         })
     }
 
-    /// Forgets callers that have their full share again, and limits that no key has any more.
+    /// Removes callers with a full quota, and limits without callers.
     fn sweep(&self) {
         let mut limiters = self.limiters.write_unpoisoned();
         limiters.retain(|_, limiter| {
@@ -110,12 +107,12 @@ impl Rates {
     }
 }
 
-/// Turns that run or wait, by user.
+/// Running and queued turns per user.
 #[derive(Debug, Default)]
 pub(crate) struct Turns(Mutex<HashMap<UserId, u32>>);
 
 impl Turns {
-    /// One more turn of `user`, if it has fewer than `limit`.
+    /// A permit for one more turn, if the user has fewer than `limit`.
     pub(crate) fn permit(self: &Arc<Self>, user: &UserId, limit: u32) -> Result<TurnPermit, ApiError> {
         let mut running = self.0.lock_unpoisoned();
         let mine = running.entry(user.clone()).or_default();
@@ -129,7 +126,7 @@ impl Turns {
     }
 }
 
-/// One turn's place; free again when this is dropped.
+/// Permit of one turn, released on drop.
 #[derive(Debug)]
 pub(crate) struct TurnPermit {
     turns: Arc<Turns>,
@@ -164,9 +161,9 @@ mod tests {
     }
 
     #[test]
-    fn each_caller_has_its_own_share() {
-        let rates = Rates::new(2);
-        let error = |caller: &Caller| rates.count(caller).err().map(|error| error.code());
+    fn each_caller_has_its_own_quota() {
+        let rate_limits = RateLimits::new(2);
+        let error = |caller: &Caller| rate_limits.count(caller).err().map(|error| error.code());
         let (alice, bob) = (Caller::trusted(true, Some(user("a"))), Caller::trusted(true, Some(user("b"))));
         for caller in [&alice, &bob, &with_key("a", None)] {
             assert_eq!(
@@ -177,31 +174,31 @@ mod tests {
         let (small, large) = (with_key("s", Some(1)), with_key("l", Some(3)));
         assert_eq!([error(&small), error(&small)], [None, Some("too_many_requests")]);
         assert_eq!([error(&large), error(&large), error(&large)], [None; 3]);
-        // Nobody knows yet who this is.
+        // The user is not known yet.
         assert_eq!((0..9).find_map(|_| error(&Caller::trusted(true, None))), None);
-        let unlimited = Rates::new(0);
+        let unlimited = RateLimits::new(0);
         assert!((0..9).all(|_| unlimited.count(&alice).is_ok()));
     }
 
     #[test]
-    fn callers_that_went_quiet_are_forgotten() {
-        // So many that a request's share is back at once.
-        let rates = Rates::new(u32::MAX);
+    fn idle_callers_are_removed() {
+        // A limit so high that the quota is full at once.
+        let rate_limits = RateLimits::new(u32::MAX);
         for number in 0..3 * SWEEP_EVERY {
-            rates.count_user(&user(&format!("user {number}"))).unwrap();
+            rate_limits.count_user(&user(&format!("user {number}"))).unwrap();
         }
-        let limiters = rates.limiters.read().unwrap();
+        let limiters = rate_limits.limiters.read().unwrap();
         assert!(limiters.values().map(|limiter| limiter.len()).sum::<usize>() <= SWEEP_EVERY as usize);
     }
 
     #[test]
-    fn a_turns_place_is_free_again_when_it_ends() {
+    fn turn_permit_is_released_on_drop() {
         let turns = Arc::new(Turns::default());
         let (first, _second) = (turns.permit(&user("a"), 2).unwrap(), turns.permit(&user("a"), 2).unwrap());
         assert_eq!(turns.permit(&user("a"), 2).unwrap_err().code(), "too_many_turns");
         let other = turns.permit(&user("b"), 2).unwrap();
         drop((first, other));
         assert!(turns.permit(&user("a"), 2).is_ok());
-        assert_eq!(turns.0.lock().unwrap().len(), 1, "users without turns are forgotten");
+        assert_eq!(turns.0.lock().unwrap().len(), 1, "users without turns are removed");
     }
 }

@@ -1,5 +1,5 @@
-//! What becomes of requests whose key is revoked while they are served: 401 before the answer has begun, an error event
-//! of their dialect after it. The body is dropped, which is a caller that hangs up: its turn goes on or not, as usual.
+//! Ends requests whose key is revoked: with 401 before the response has begun, with an error event of their dialect
+//! after it. Dropping the body has the effect of a disconnected caller.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -14,13 +14,13 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use crate::server::api::error::{ApiError, ErrorForm};
 use crate::server::dialect::sse::{self, DONE};
 
-/// The error of a request whose key is revoked.
+/// Error of a revoked key.
 pub(crate) fn error() -> ApiError {
     let message = "the key was revoked while the request was being served";
     ApiError::new(StatusCode::UNAUTHORIZED, "key_revoked", message)
 }
 
-/// A stream of events that ends with its caller's key.
+/// Wraps an event stream, so that it ends when the key is revoked.
 pub(crate) fn watched(
     response: Response,
     revoked: CancellationToken,
@@ -36,7 +36,7 @@ pub(crate) fn watched(
     response.map(|body| Body::new(Watched { body: Some(body), revoked, last: Some(last) }))
 }
 
-/// The event in the form of its dialect, and the end of the stream.
+/// Error event and end of the stream, in the dialect's form.
 fn last_event(form: ErrorForm, is_turn: bool) -> Bytes {
     let (error, mut frames) = (error(), BytesMut::new());
     match form {
@@ -54,10 +54,10 @@ fn last_event(form: ErrorForm, is_turn: bool) -> Bytes {
 }
 
 struct Watched {
-    /// None once the key is revoked.
+    /// `None` once the key is revoked.
     body: Option<Body>,
     revoked: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// Said when that happens.
+    /// Frames sent at the revocation.
     last: Option<Bytes>,
 }
 

@@ -1,129 +1,125 @@
-//! The conversations of one user that were begun for clients that name none. Pure: no file, no clock, no chance.
+//! Cache of one user's unnamed conversations. Pure: no file, no clock, no randomness.
 //!
-//! Each has a place, which is also its place in the user's file; every change notes the place, so that it can be
-//! written. A conversation that is claimed, or whose child may know more than any client tells, has no digest here:
-//! nothing can be matched with it, now or after a crash.
+//! Each conversation has a slot, which is also its position in the user's file. Every change records its slot for the
+//! next write. Only free conversations have a digest; claimed and stale ones match nothing, also after a crash.
 
-use super::digest::{Digest, Told};
+use super::digest::{Digest, HistoryDigest};
 
-/// Places beyond the kept ones: for conversations that are about to be deleted, and for turns at the same time.
-pub(super) const SPARE_PLACES: usize = 64;
+/// Slots beyond the kept conversations: for pending deletions and concurrent turns.
+pub(super) const SPARE_SLOTS: usize = 64;
 
-/// What is known of one conversation.
+/// One cached conversation.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Conversation {
     pub(super) name: String,
     pub(super) system: Digest,
-    /// When it was used last, in milliseconds since 1970.
+    /// Last use, in milliseconds since 1970.
     pub(super) used: u64,
-    pub(super) state: State,
+    pub(super) state: SlotState,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum State {
-    /// Its child knows exactly this history.
+pub(super) enum SlotState {
+    /// Available: its child knows exactly this history.
     Free(Digest),
-    /// A request has it.
+    /// In use by a request.
     Claimed,
-    /// Nobody knows what its child knows.
-    Spent,
-    /// To be deleted; `queued`: somebody has been told to.
-    Doomed { queued: bool },
+    /// The history of its child is unknown.
+    Stale,
+    /// To be deleted; `queued` once handed to the deletion worker.
+    Deleting { queued: bool },
 }
 
+/// The conversations of one user, by slot.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Shelf {
+pub(super) struct ConversationCache {
     keep: usize,
-    places: Vec<Option<Conversation>>,
+    slots: Vec<Option<Conversation>>,
     changed: Vec<usize>,
 }
 
-/// A conversation that a request has got.
+/// A claimed slot.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Place {
+pub(super) struct Slot {
     pub(super) number: usize,
     pub(super) name: String,
-    /// What its child knows as long as it has not heard of the request.
+    /// History of the child before the request.
     pub(super) former: Digest,
 }
 
-impl Shelf {
-    /// At most `keep` conversations are kept. Places beyond all that there can be are not looked at.
-    pub(super) fn new(keep: usize, mut places: Vec<Option<Conversation>>) -> Self {
-        places.truncate(keep + SPARE_PLACES);
-        let mut shelf = Self { keep, places, changed: Vec::new() };
-        shelf.make_room(keep);
-        shelf
+impl ConversationCache {
+    /// Keeps at most `keep` conversations. Slots beyond the maximum are dropped.
+    pub(super) fn new(keep: usize, mut slots: Vec<Option<Conversation>>) -> Self {
+        slots.truncate(keep + SPARE_SLOTS);
+        let mut cache = Self { keep, slots, changed: Vec::new() };
+        cache.evict_to(keep);
+        cache
     }
 
-    /// The conversation that has this history, or one that knows nothing yet: `new_name`, unless there is one that was
-    /// begun and never used. `None`: there is no place.
-    pub(super) fn claim(&mut self, told: &Told, new_name: String, now: u64) -> Option<Place> {
-        if let Some(place) = [told.before, Digest::NOTHING].iter().find_map(|it| self.free(*it, told.system))
+    /// Claims the conversation with this history, else an unused one, else a new one named `new_name`. `None` if no slot
+    /// is free.
+    pub(super) fn claim(&mut self, digest: &HistoryDigest, new_name: String, now: u64) -> Option<Slot> {
+        if let Some(slot) = [digest.before, Digest::EMPTY].iter().find_map(|it| self.free(*it, digest.system))
         {
-            return Some(place);
+            return Some(slot);
         }
-        self.make_room(self.keep.saturating_sub(1));
-        let number = match self.places.iter().position(Option::is_none) {
+        self.evict_to(self.keep.saturating_sub(1));
+        let number = match self.slots.iter().position(Option::is_none) {
             Some(number) => number,
-            None if self.places.len() < self.keep + SPARE_PLACES => {
-                self.places.push(None);
-                self.places.len() - 1
+            None if self.slots.len() < self.keep + SPARE_SLOTS => {
+                self.slots.push(None);
+                self.slots.len() - 1
             }
             None => return None,
         };
-        let (name, system) = (new_name, told.system);
-        let place = self.places.get_mut(number)?;
-        *place = Some(Conversation { name: name.clone(), system, used: now, state: State::Claimed });
+        let (name, system) = (new_name, digest.system);
+        let slot = self.slots.get_mut(number)?;
+        *slot = Some(Conversation { name: name.clone(), system, used: now, state: SlotState::Claimed });
         self.changed.push(number);
-        Some(Place { number, name, former: Digest::NOTHING })
+        Some(Slot { number, name, former: Digest::EMPTY })
     }
 
-    /// Claims a conversation that knows exactly this; among equals one with the same system prompt, and the one that
-    /// was used last, for its child is the most likely to be warm.
-    fn free(&mut self, knows: Digest, system: Digest) -> Option<Place> {
-        let is_free = |it: &&mut Conversation| it.state == State::Free(knows);
-        let places = self.places.iter_mut().enumerate();
-        let matching = places.filter_map(|(number, place)| Some((number, place.as_mut().filter(is_free)?)));
+    /// Claims a conversation with exactly this history. Prefers the same system prompt, then the most recent use, because
+    /// its child is most likely warm.
+    fn free(&mut self, knows: Digest, system: Digest) -> Option<Slot> {
+        let is_free = |it: &&mut Conversation| it.state == SlotState::Free(knows);
+        let slots = self.slots.iter_mut().enumerate();
+        let matching = slots.filter_map(|(number, slot)| Some((number, slot.as_mut().filter(is_free)?)));
         let (number, found) = matching.max_by_key(|(_, it)| (it.system == system, it.used))?;
-        found.state = State::Claimed;
+        found.state = SlotState::Claimed;
         self.changed.push(number);
-        Some(Place { number, name: found.name.clone(), former: knows })
+        Some(Slot { number, name: found.name.clone(), former: knows })
     }
 
-    /// The request is done with it. `knows` is what its child knows now, if anybody can tell.
-    pub(super) fn give_back(
-        &mut self,
-        place: &Place,
-        knows: Option<Digest>,
-        system: Option<Digest>,
-        now: u64,
-    ) {
-        let slot = self.places.get_mut(place.number).and_then(Option::as_mut);
-        // It may have been taken off the shelf meanwhile, and another one stand in its place.
-        let Some(it) = slot.filter(|it| it.name == place.name && it.state == State::Claimed) else { return };
-        it.state = knows.map_or(State::Spent, State::Free);
+    /// Releases a claim. `knows` is the history of the child, if known.
+    pub(super) fn release(&mut self, claim: &Slot, knows: Option<Digest>, system: Option<Digest>, now: u64) {
+        let slot = self.slots.get_mut(claim.number).and_then(Option::as_mut);
+        // The conversation may have been removed meanwhile, and its slot reused.
+        let Some(it) = slot.filter(|it| it.name == claim.name && it.state == SlotState::Claimed) else {
+            return;
+        };
+        it.state = knows.map_or(SlotState::Stale, SlotState::Free);
         it.system = system.unwrap_or(it.system);
         it.used = it.used.max(now);
-        self.changed.push(place.number);
-        self.make_room(self.keep);
+        self.changed.push(claim.number);
+        self.evict_to(self.keep);
     }
 
-    /// It is nobody's business here any more: somebody uses it by its name, or has deleted it.
+    /// Removes a conversation, because it is used by name or has been deleted.
     pub(super) fn remove(&mut self, name: &str) -> bool {
-        let is_it = |place: &Option<Conversation>| place.as_ref().is_some_and(|it| it.name == name);
-        let Some(number) = self.places.iter().position(is_it) else { return false };
-        if let Some(place) = self.places.get_mut(number) {
-            *place = None;
+        let is_it = |slot: &Option<Conversation>| slot.as_ref().is_some_and(|it| it.name == name);
+        let Some(number) = self.slots.iter().position(is_it) else { return false };
+        if let Some(slot) = self.slots.get_mut(number) {
+            *slot = None;
         }
         self.changed.push(number);
         true
     }
 
-    /// Names to be deleted of which nobody has been told yet.
-    pub(super) fn doomed(&mut self) -> Vec<String> {
-        let waiting = self.places.iter_mut().flatten().filter_map(|it| match &mut it.state {
-            State::Doomed { queued } if !*queued => {
+    /// Deletions that are not queued yet; marks them as queued.
+    pub(super) fn take_deletions(&mut self) -> Vec<String> {
+        let waiting = self.slots.iter_mut().flatten().filter_map(|it| match &mut it.state {
+            SlotState::Deleting { queued } if !*queued => {
                 *queued = true;
                 Some(it.name.clone())
             }
@@ -132,42 +128,43 @@ impl Shelf {
         waiting.collect()
     }
 
-    /// It could not be deleted; it will be tried again.
-    pub(super) fn still_there(&mut self, name: &str) {
-        let found = self.places.iter_mut().flatten().find(|it| it.name == name);
-        if let Some(it) = found.filter(|it| matches!(it.state, State::Doomed { .. })) {
-            it.state = State::Doomed { queued: false };
+    /// Marks a failed deletion for another attempt.
+    pub(super) fn retry_deletion(&mut self, name: &str) {
+        let found = self.slots.iter_mut().flatten().find(|it| it.name == name);
+        if let Some(it) = found.filter(|it| matches!(it.state, SlotState::Deleting { .. })) {
+            it.state = SlotState::Deleting { queued: false };
         }
     }
 
-    /// Whether this is still to be deleted.
-    pub(super) fn is_doomed(&self, name: &str) -> bool {
-        let mut doomed = self.places.iter().flatten().filter(|it| matches!(it.state, State::Doomed { .. }));
-        doomed.any(|it| it.name == name)
+    /// Whether this conversation is to be deleted.
+    pub(super) fn is_deleting(&self, name: &str) -> bool {
+        let mut deleting =
+            self.slots.iter().flatten().filter(|it| matches!(it.state, SlotState::Deleting { .. }));
+        deleting.any(|it| it.name == name)
     }
 
-    pub(super) fn places(&self) -> &[Option<Conversation>] {
-        &self.places
+    pub(super) fn slots(&self) -> &[Option<Conversation>] {
+        &self.slots
     }
 
-    /// The places that have changed since this was asked last.
+    /// Slots changed since the last call.
     pub(super) fn take_changed(&mut self) -> Vec<usize> {
         std::mem::take(&mut self.changed)
     }
 
-    /// Dooms those that nobody can go on with, then those that were used least recently, until at most `kept` are left.
-    /// One that is claimed stays.
-    fn make_room(&mut self, kept: usize) {
-        let is_doomed = |it: &Conversation| matches!(it.state, State::Doomed { .. });
-        let mut count = self.places.iter().flatten().filter(|it| !is_doomed(it)).count();
+    /// Marks conversations for deletion, stale ones first, then by last use, until at most `kept` are left. Claimed ones
+    /// stay.
+    fn evict_to(&mut self, kept: usize) {
+        let is_deleting = |it: &Conversation| matches!(it.state, SlotState::Deleting { .. });
+        let mut count = self.slots.iter().flatten().filter(|it| !is_deleting(it)).count();
         while count > kept {
-            let places = self.places.iter_mut().enumerate();
-            let idle = places.filter_map(|(number, place)| {
-                let it = place.as_mut()?;
+            let slots = self.slots.iter_mut().enumerate();
+            let idle = slots.filter_map(|(number, slot)| {
+                let it = slot.as_mut()?;
                 let is_free = match it.state {
-                    State::Spent => false,
-                    State::Free(_) => true,
-                    State::Claimed | State::Doomed { .. } => return None,
+                    SlotState::Stale => false,
+                    SlotState::Free(_) => true,
+                    SlotState::Claimed | SlotState::Deleting { .. } => return None,
                 };
                 Some((is_free, it.used, number, it))
             });
@@ -175,7 +172,7 @@ impl Shelf {
             else {
                 return;
             };
-            victim.state = State::Doomed { queued: false };
+            victim.state = SlotState::Deleting { queued: false };
             self.changed.push(number);
             count -= 1;
         }

@@ -1,12 +1,12 @@
-//! Any order of requests, ends, crashes: one conversation for one request, and only where its child knows exactly what
-//! the client tells.
+//! Any order of requests, ends and crashes: one conversation per request, and only one whose child knows exactly the
+//! client's history.
 
 use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::cache::{SPARE_PLACES, State};
+use super::cache::{SPARE_SLOTS, SlotState};
 use super::*;
 use crate::server::dialect::message::Message;
 
@@ -14,7 +14,7 @@ fn user(text: &str) -> Message {
     serde_json::from_value(json!({ "role": "user", "content": text })).unwrap()
 }
 
-fn told(history: &[String], asked: &str) -> Told {
+fn digest(history: &[String], asked: &str) -> HistoryDigest {
     let history: Vec<Message> = history
         .iter()
         .enumerate()
@@ -23,13 +23,13 @@ fn told(history: &[String], asked: &str) -> Told {
             serde_json::from_value(json!({ "role": role, "content": text })).unwrap()
         })
         .collect();
-    Told::of(&history, &user(asked), None)
+    HistoryDigest::of(&history, &user(asked), None)
 }
 
-/// What happens next. Numbers choose among what there is.
+/// One step. Numbers select among the candidates.
 #[derive(Debug, Clone)]
 enum Step {
-    /// A client goes on with one of the histories it has seen, or begins one.
+    /// A client continues one of its histories, or begins one.
     Ask { history: usize, word: u8 },
     /// A request ends, before or after its message was sent, with an answer or without.
     End { claim: usize, how: End },
@@ -65,14 +65,14 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 0..120)
 }
 
-/// What is true of the world, whatever the shelf believes.
+/// The actual state, as a model for the cache.
 #[derive(Default)]
 struct World {
-    /// What each child knows; one that may know more than anybody can tell has none.
+    /// History of each child; `None` where it is unknown.
     knows: HashMap<String, Option<Vec<String>>>,
     histories: Vec<Vec<String>>,
-    /// Requests that run: their place, what they told, whether they were sent.
-    claims: Vec<(Place, Vec<String>, Told)>,
+    /// Running requests: slot, history, digest.
+    claims: Vec<(Slot, Vec<String>, HistoryDigest)>,
     deleting: Vec<String>,
     by_name: HashSet<String>,
     count: u64,
@@ -83,52 +83,52 @@ const KEEP: usize = 3;
 fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("user");
-    let mut shelf = Shelf::new(KEEP, Vec::new());
+    let mut cache = ConversationCache::new(KEEP, Vec::new());
     let mut world = World { histories: vec![Vec::new()], ..World::default() };
     for step in steps {
         world.count += 1;
         match step {
             Step::Ask { history, word } => {
                 let history = world.histories[history % world.histories.len()].clone();
-                world.ask(&mut shelf, history, format!("w{word}"))?;
+                world.ask(&mut cache, history, format!("w{word}"))?;
             }
             Step::End { claim, how } if !world.claims.is_empty() => {
                 let index = claim % world.claims.len();
-                world.end(&mut shelf, index, how);
+                world.end(&mut cache, index, how);
             }
             Step::Named { claim } if !world.claims.is_empty() => {
                 let name = world.claims[claim % world.claims.len()].0.name.clone();
-                shelf.remove(&name);
+                cache.remove(&name);
                 world.by_name.insert(name);
             }
             Step::Purged { ok } => {
                 if let Some(name) = world.deleting.pop() {
-                    prop_assert!(world.claims.iter().all(|(place, ..)| place.name != name));
+                    prop_assert!(world.claims.iter().all(|(slot, ..)| slot.name != name));
                     if ok {
-                        shelf.remove(&name);
+                        cache.remove(&name);
                     } else {
-                        shelf.still_there(&name);
+                        cache.retry_deletion(&name);
                     }
                 }
             }
             Step::Crash => {
-                shelf = Shelf::new(KEEP, file::read(&path));
+                cache = ConversationCache::new(KEEP, file::read(&path));
                 world.deleting.clear();
-                for (place, ..) in world.claims.drain(..) {
+                for (slot, ..) in world.claims.drain(..) {
                     // The child may have seen it, or not.
-                    world.knows.insert(place.name, None);
+                    world.knows.insert(slot.name, None);
                 }
             }
             Step::End { .. } | Step::Named { .. } => {}
         }
-        world.deleting.extend(shelf.doomed());
-        let changed = shelf.take_changed();
-        file::write(&path, shelf.places(), &changed);
-        world.is_as(&shelf)?;
-        let again = Shelf::new(KEEP, file::read(&path));
-        for (now, then) in shelf.places().iter().zip(again.places()) {
-            let state = |place: &Option<_>| place.as_ref().map(|it: &cache::Conversation| it.state);
-            if let Some(State::Free(_)) = state(then) {
+        world.deleting.extend(cache.take_deletions());
+        let changed = cache.take_changed();
+        file::write(&path, cache.slots(), &changed);
+        world.is_as(&cache)?;
+        let again = ConversationCache::new(KEEP, file::read(&path));
+        for (now, then) in cache.slots().iter().zip(again.slots()) {
+            let state = |slot: &Option<_>| slot.as_ref().map(|it: &cache::Conversation| it.state);
+            if let Some(SlotState::Free(_)) = state(then) {
                 prop_assert_eq!(state(now), state(then), "a crash makes nothing free that is not");
             }
         }
@@ -137,56 +137,61 @@ fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
 }
 
 impl World {
-    fn ask(&mut self, shelf: &mut Shelf, history: Vec<String>, asked: String) -> Result<(), TestCaseError> {
-        let told = told(&history, &asked);
+    fn ask(
+        &mut self,
+        cache: &mut ConversationCache,
+        history: Vec<String>,
+        asked: String,
+    ) -> Result<(), TestCaseError> {
+        let digest = digest(&history, &asked);
         let name = format!("auto-{}", self.count);
-        let Some(place) = shelf.claim(&told, name, self.count) else {
-            prop_assert_eq!(shelf.places().len(), KEEP + SPARE_PLACES);
+        let Some(slot) = cache.claim(&digest, name, self.count) else {
+            prop_assert_eq!(cache.slots().len(), KEEP + SPARE_SLOTS);
             return Ok(());
         };
-        prop_assert!(self.claims.iter().all(|(other, ..)| other.name != place.name), "two requests have it");
-        prop_assert!(!self.by_name.contains(&place.name) && !self.deleting.contains(&place.name));
-        let knows = self.knows.entry(place.name.clone()).or_insert_with(|| Some(Vec::new()));
+        prop_assert!(self.claims.iter().all(|(other, ..)| other.name != slot.name), "two requests have it");
+        prop_assert!(!self.by_name.contains(&slot.name) && !self.deleting.contains(&slot.name));
+        let knows = self.knows.entry(slot.name.clone()).or_insert_with(|| Some(Vec::new()));
         let knows = knows.clone();
-        // It knows what it is told, or nothing, and then it is told.
+        // The child knows exactly the history, or nothing.
         prop_assert!(
             knows == Some(history.clone()) || knows == Some(Vec::new()),
             "{knows:?} for {history:?}"
         );
-        prop_assert_eq!(place.former == Digest::NOTHING, knows == Some(Vec::new()));
+        prop_assert_eq!(slot.former == Digest::EMPTY, knows == Some(Vec::new()));
         let known = [history, vec![asked]].concat();
-        self.claims.push((place, known, told));
+        self.claims.push((slot, known, digest));
         Ok(())
     }
 
-    fn end(&mut self, shelf: &mut Shelf, index: usize, how: End) {
-        let (place, mut known, told) = self.claims.swap_remove(index);
+    fn end(&mut self, cache: &mut ConversationCache, index: usize, how: End) {
+        let (slot, mut known, digest) = self.claims.swap_remove(index);
         match how {
-            End::Refused => shelf.give_back(&place, Some(place.former), None, self.count),
+            End::Refused => cache.release(&slot, Some(slot.former), None, self.count),
             End::Lost => {
-                self.knows.insert(place.name.clone(), None);
-                shelf.give_back(&place, None, None, self.count);
+                self.knows.insert(slot.name.clone(), None);
+                cache.release(&slot, None, None, self.count);
             }
             End::Answered(word) => {
                 let answer = format!("a{word}");
-                let knows = told.asked.then_text(&answer);
+                let knows = digest.asked.append_text(&answer);
                 known.push(answer);
-                self.knows.insert(place.name.clone(), Some(known.clone()));
+                self.knows.insert(slot.name.clone(), Some(known.clone()));
                 self.histories.push(known);
-                shelf.give_back(&place, Some(knows), Some(told.system), self.count);
+                cache.release(&slot, Some(knows), Some(digest.system), self.count);
             }
         }
     }
 
-    fn is_as(&self, shelf: &Shelf) -> Result<(), TestCaseError> {
-        let is = |wanted: fn(&State) -> bool| {
-            shelf.places().iter().flatten().filter(move |it| wanted(&it.state)).count()
+    fn is_as(&self, cache: &ConversationCache) -> Result<(), TestCaseError> {
+        let is = |wanted: fn(&SlotState) -> bool| {
+            cache.slots().iter().flatten().filter(move |it| wanted(&it.state)).count()
         };
-        let claimed = is(|it| matches!(it, State::Claimed));
-        let kept = is(|it| matches!(it, State::Free(_) | State::Spent));
+        let claimed = is(|it| matches!(it, SlotState::Claimed));
+        let kept = is(|it| matches!(it, SlotState::Free(_) | SlotState::Stale));
         prop_assert!(kept + claimed <= KEEP.max(claimed), "{kept} kept, {claimed} claimed");
-        prop_assert!(shelf.places().len() <= KEEP + SPARE_PLACES);
-        let held = self.claims.iter().filter(|(place, ..)| !self.by_name.contains(&place.name)).count();
+        prop_assert!(cache.slots().len() <= KEEP + SPARE_SLOTS);
+        let held = self.claims.iter().filter(|(slot, ..)| !self.by_name.contains(&slot.name)).count();
         prop_assert_eq!(claimed, held);
         Ok(())
     }
@@ -194,24 +199,24 @@ impl World {
 
 proptest! {
     #[test]
-    fn one_conversation_for_one_request_and_only_with_exactly_its_history(steps in steps()) {
+    fn claim_is_exclusive_and_history_matches(steps in steps()) {
         play(steps)?;
     }
 }
 
 #[tokio::test]
-async fn a_history_is_found_again_by_its_user_alone_also_after_a_restart() {
+async fn history_matches_for_its_user_after_restart() {
     let directory = tempfile::tempdir().unwrap();
     let conversations = || Conversations::new(directory.path().join("c"), 4);
     let (alice, bob) = (UserId::new("alice").unwrap(), UserId::new("bob").unwrap());
-    let (first, next) = (told(&[], "u1"), told(&["u1".into(), "a1".into()], "u2"));
+    let (first, next) = (digest(&[], "u1"), digest(&["u1".into(), "a1".into()], "u2"));
 
     let before = conversations();
     let mut claim = before.claim(&alice, &first).await.unwrap();
     assert!(claim.is_new() && claim.conversation().starts_with(PREFIX));
     let name = claim.conversation().to_owned();
-    claim.reached();
-    claim.answered("a1");
+    claim.mark_sent();
+    claim.commit("a1");
     assert!(before.claim(&bob, &next).await.unwrap().is_new(), "another user has the same history");
     drop(before);
 
@@ -219,46 +224,49 @@ async fn a_history_is_found_again_by_its_user_alone_also_after_a_restart() {
     let claim = after.claim(&alice, &next).await.unwrap();
     assert_eq!((claim.conversation(), claim.is_new()), (name.as_str(), false));
     let other = after.claim(&alice, &next).await.unwrap();
-    assert!(other.is_new() && other.conversation() != name, "while one request has it no other does");
-    // Refused before the child saw it: as if nothing had been.
+    assert!(
+        other.is_new() && other.conversation() != name,
+        "a claimed conversation matches no other request"
+    );
+    // Refused before the child received it: released unchanged.
     drop(claim);
     let mut claim = after.claim(&alice, &next).await.unwrap();
     assert_eq!(claim.conversation(), name);
-    claim.reached();
+    claim.mark_sent();
 
-    // Killed now, whatever the child has seen: nobody knows.
+    // Killed now: the history of the child is unknown.
     let after = conversations();
     assert_ne!(after.claim(&alice, &next).await.unwrap().conversation(), name);
     drop(claim);
 }
 
 #[tokio::test]
-async fn what_is_used_by_its_name_is_not_matched_any_more() {
+async fn named_conversation_matches_no_longer() {
     let directory = tempfile::tempdir().unwrap();
     let conversations = Conversations::new(directory.path().to_owned(), 4);
     let alice = UserId::new("alice").unwrap();
-    let next = told(&["u1".into(), "a1".into()], "u2");
+    let next = digest(&["u1".into(), "a1".into()], "u2");
     for during in [false, true] {
-        let mut claim = conversations.claim(&alice, &told(&[], "u1")).await.unwrap();
+        let mut claim = conversations.claim(&alice, &digest(&[], "u1")).await.unwrap();
         let name = claim.conversation().to_owned();
-        claim.reached();
+        claim.mark_sent();
         if during {
-            conversations.named(&alice, &name).await;
+            conversations.exclude(&alice, &name).await;
         }
-        claim.answered("a1");
-        conversations.named(&alice, &name).await;
+        claim.commit("a1");
+        conversations.exclude(&alice, &name).await;
         assert_ne!(conversations.claim(&alice, &next).await.unwrap().conversation(), name);
     }
 }
 
 #[tokio::test]
-async fn an_equal_system_prompt_is_preferred_and_another_one_accepted() {
+async fn equal_system_prompt_is_preferred() {
     let directory = tempfile::tempdir().unwrap();
     let conversations = Conversations::new(directory.path().to_owned(), 4);
     let alice = UserId::new("alice").unwrap();
     let with = |history: &[String], asked: &str, system| {
-        let Told { before, asked, .. } = told(history, asked);
-        Told { before, asked, system: Told::of(&[], &user("x"), Some(system)).system }
+        let HistoryDigest { before, asked, .. } = digest(history, asked);
+        HistoryDigest { before, asked, system: HistoryDigest::of(&[], &user("x"), Some(system)).system }
     };
     let mut names = Vec::new();
     let claims = [
@@ -267,7 +275,7 @@ async fn an_equal_system_prompt_is_preferred_and_another_one_accepted() {
     ];
     for claim in claims {
         names.push(claim.conversation().to_owned());
-        claim.answered("a");
+        claim.commit("a");
     }
     let next = |system| with(&["u".into(), "a".into()], "v", system);
     let brief = conversations.claim(&alice, &next("brief")).await.unwrap();
@@ -277,19 +285,19 @@ async fn an_equal_system_prompt_is_preferred_and_another_one_accepted() {
 }
 
 #[tokio::test]
-async fn users_are_bounded_and_come_back_from_their_files() {
+async fn users_are_bounded_and_reloaded_from_files() {
     let directory = tempfile::tempdir().unwrap();
     let conversations = Conversations::new(directory.path().to_owned(), 4);
     let name = |number: usize| UserId::new(format!("user {number}")).unwrap();
-    let held = conversations.claim(&name(0), &told(&[], "u")).await.unwrap();
-    conversations.claim(&name(1), &told(&[], "u")).await.unwrap().answered("a");
+    let held = conversations.claim(&name(0), &digest(&[], "u")).await.unwrap();
+    conversations.claim(&name(1), &digest(&[], "u")).await.unwrap().commit("a");
     for number in 2..MAX_USERS + 10 {
         conversations.find(&name(number));
     }
-    let users = || conversations.users.lock_unpoisoned().shelves.len();
+    let users = || conversations.users.lock_unpoisoned().caches.len();
     assert!(users() <= MAX_USERS, "{}", users());
-    assert!(conversations.users.lock_unpoisoned().shelves.contains_key(&name(0)), "it is in use");
-    assert!(!conversations.users.lock_unpoisoned().shelves.contains_key(&name(1)));
-    assert!(!conversations.claim(&name(1), &told(&["u".into(), "a".into()], "v")).await.unwrap().is_new());
+    assert!(conversations.users.lock_unpoisoned().caches.contains_key(&name(0)), "it is in use");
+    assert!(!conversations.users.lock_unpoisoned().caches.contains_key(&name(1)));
+    assert!(!conversations.claim(&name(1), &digest(&["u".into(), "a".into()], "v")).await.unwrap().is_new());
     drop(held);
 }

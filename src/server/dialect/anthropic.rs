@@ -1,4 +1,4 @@
-//! The dialect of the Messages API, for its official SDKs as they are.
+//! The Messages API, for its unmodified official SDKs.
 
 use std::fmt::Write as _;
 
@@ -12,30 +12,30 @@ mod request;
 pub(crate) use events::Events;
 pub(crate) use request::{count, parse};
 
-use super::{Collected, Frame, new_id, stop_reason, tell_of_loss};
+use super::{AnswerContext, Collected, mark_context_lost, new_id, stop_reason};
 use crate::model::Usage;
 use crate::turn::Outcome;
 
-/// The answer to a request without a stream.
-pub(super) fn document(collected: Collected, outcome: &Outcome, frame: &Frame) -> Value {
+/// Renders the answer as one document.
+pub(super) fn document(collected: Collected, outcome: &Outcome, context: &AnswerContext) -> Value {
     let id = if collected.id.is_empty() { new_id("msg_") } else { collected.id.clone() };
     let mut document = json!({
         "id": id,
         "type": "message",
         "role": "assistant",
-        "model": collected.model_or(&frame.model),
+        "model": collected.model_or(&context.model),
         "content": collected.content,
         "stop_reason": stop_reason(outcome),
         "stop_sequence": null,
         "usage": usage(&outcome.usage),
-        "session_id": frame.session,
+        "session_id": context.session,
         "cost_usd": outcome.cost_usd,
     });
-    tell_of_loss(outcome, &mut document);
+    mark_context_lost(outcome, &mut document);
     document
 }
 
-/// Tokens in the words of the API.
+/// Token counts of the API.
 pub(super) fn usage(usage: &Usage) -> Value {
     json!({
         "input_tokens": usage.input_tokens,
@@ -45,8 +45,8 @@ pub(super) fn usage(usage: &Usage) -> Value {
     })
 }
 
-/// One event: its name and its data.
+/// Writes one event.
 fn event(frames: &mut BytesMut, name: &str, data: std::fmt::Arguments<'_>) {
-    // Memory is the only limit, and running out of it is no error that could be handled here.
+    // Writing to memory does not fail.
     write!(frames, "event: {name}\ndata: {data}\n\n").ok();
 }

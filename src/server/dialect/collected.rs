@@ -1,44 +1,44 @@
-//! A whole answer, gathered for callers who do not read events.
+//! A whole answer, collected for callers without streaming.
 
 use serde_json::{Value, json};
 
 use super::Reader;
 use crate::adapter::answer::{Block, Part};
 
-/// The blocks of an answer.
+/// Content blocks of an answer.
 #[derive(Debug, Default)]
 pub(crate) struct Collected {
-    /// The message's id at the model's API; empty where there was none.
+    /// Message id of the model's API; empty without one.
     pub(super) id: String,
     pub(super) model: String,
     pub(super) content: Vec<Value>,
 }
 
 impl Collected {
-    /// Takes in lines of the CLI, read block by block.
+    /// Collects CLI lines.
     pub(crate) fn lines(&mut self, reader: &mut Reader, lines: &[u8]) {
         for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             reader.read(line, &mut |part| self.take(part));
         }
     }
 
-    /// Takes in what is left at the end.
+    /// Collects the rest at the end of the turn.
     pub(crate) fn end(&mut self, reader: &mut Reader, text: &str) {
         reader.end(text, &mut |part| self.take(part));
     }
 
-    /// The model that answered; `asked` where none did.
-    pub(super) fn model_or<'a>(&'a self, asked: &'a str) -> &'a str {
-        if self.model.is_empty() { asked } else { &self.model }
+    /// The model that answered, else `request`.
+    pub(super) fn model_or<'a>(&'a self, request: &'a str) -> &'a str {
+        if self.model.is_empty() { request } else { &self.model }
     }
 
-    /// The text of all blocks.
+    /// Text of all blocks.
     pub(crate) fn text(&self) -> String {
         let texts = self.content.iter().filter_map(|block| block.get("text")?.as_str());
         texts.collect()
     }
 
-    /// The thoughts of all blocks.
+    /// Thinking of all blocks.
     pub(super) fn thoughts(&self) -> String {
         let thoughts = self.content.iter().filter_map(|block| block.get("thinking")?.as_str());
         thoughts.collect()

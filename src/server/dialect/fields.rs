@@ -1,7 +1,7 @@
-//! What becomes of each field of a request: one table per dialect, after the current reference of its API. Pure.
+//! Handling of each field of a request: one table per dialect, after the current API reference. Pure.
 //!
-//! The tables decide what `x-pilotlight-ignored` names and what is refused, and tests hold `openapi.json` and
-//! `docs/http-api.md` against them. Fields that no table knows are named as ignored.
+//! The tables determine `x-pilotlight-ignored` and refusals; tests compare `openapi.json` and `docs/http-api.md` with
+//! them. Unknown fields are reported as ignored.
 
 use std::collections::BTreeMap;
 
@@ -14,47 +14,47 @@ use crate::server::api::error::ApiError;
 
 mod tables;
 
-/// Fields named in one answer: they are a header's value.
+/// Maximum fields named in one header value.
 const MAX_NAMES: usize = 32;
-/// Longest name of a field that the caller chose.
+/// Longest field name repeated from the caller.
 const MAX_NAME: usize = 64;
 
-/// What becomes of a field.
+/// Handling of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It has its effect.
+    /// Has its effect.
     Used,
-    /// It has none, and is named.
+    /// Has no effect and is named.
     Ignored,
-    /// It has none and is named, but the API requires it: `http.strict` does not refuse it.
+    /// Has no effect and is named, but the API requires it: `http.strict` does not refuse it.
     Unheeded,
-    /// It promises something that cannot be done: 400.
+    /// Asks for something unsupported: 400.
     Refused,
 }
 
-/// One field, with dots between its levels.
+/// One field, with dots between levels.
 pub(super) struct Field {
     pub(super) name: &'static str,
     pub(super) fate: Fate,
-    /// Values, as JSON, that ask for nothing that does not happen anyway.
+    /// JSON values that ask for the default behaviour.
     pub(super) harmless: &'static [&'static str],
     pub(super) why: &'static str,
 }
 
-/// The fields of a request without effect.
+/// Fields of a request without effect.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Ignored {
-    /// All that are named.
+    /// Names for the header.
     pub(crate) names: Vec<String>,
     /// Whether `http.strict` refuses them.
     pub(crate) is_refused_by_strict: bool,
 }
 
-/// Judges the fields of a body that its dialect's parser has read.
+/// Classifies the fields of a body that its dialect's parser has accepted.
 pub(crate) fn judge(dialect: Dialect, body: &[u8]) -> Result<Ignored, ApiError> {
     let table = tables::of(dialect);
-    let mut found = Found::default();
-    // Read by the dialect's parser before: nothing is wrong with it.
+    let mut found = Findings::default();
+    // The dialect's parser has accepted the body.
     let fields: Fields<'_> = serde_json::from_slice(body).unwrap_or_default();
     for (name, value) in &fields {
         found.judge(table, name, value)?;
@@ -72,24 +72,24 @@ pub(crate) fn judge(dialect: Dialect, body: &[u8]) -> Result<Ignored, ApiError> 
 
 type Fields<'a> = BTreeMap<std::borrow::Cow<'a, str>, &'a RawValue>;
 
-/// What a message of every dialect may hold that is read.
+/// Fields of a message read in every dialect.
 const MESSAGE: [&str; 2] = ["role", "content"];
-/// What one of the Chat Completions API may hold besides.
+/// Further fields read in the Chat Completions API.
 const OPENAI_MESSAGE: [&str; 7] =
     ["tool_calls", "tool_call_id", "function_call", "refusal", "audio", "reasoning_content", "annotations"];
 
 /// Whether the dialect reads this field of a message.
 fn is_read(dialect: Dialect, message: &Fields<'_>, name: &str) -> bool {
-    // The result of a call names its function; elsewhere a name has no effect.
+    // The result of a function call names its function; elsewhere `name` has no effect.
     let is_result = || message.get("role").is_some_and(|role| role.get() == "\"function\"");
     let is_openai = matches!(dialect, Dialect::OpenAi);
     MESSAGE.contains(&name) || is_openai && (OPENAI_MESSAGE.contains(&name) || name == "name" && is_result())
 }
 
 #[derive(Default)]
-struct Found(Ignored);
+struct Findings(Ignored);
 
-impl Found {
+impl Findings {
     fn judge(&mut self, table: &[Field], name: &str, value: &RawValue) -> Result<(), ApiError> {
         if value.get() == "null" {
             return Ok(());
@@ -101,7 +101,7 @@ impl Found {
         let inner =
             || table.iter().any(|other| other.name.strip_prefix(name).is_some_and(|it| it.starts_with('.')));
         if inner() && value.get().starts_with('{') {
-            // Judged one by one.
+            // Inner fields are classified one by one.
             let fields: BTreeMap<String, &RawValue> = serde_json::from_str(value.get()).unwrap_or_default();
             for (inner, value) in fields {
                 self.judge(table, &format!("{name}.{inner}"), value)?;
@@ -120,7 +120,7 @@ impl Found {
         Ok(())
     }
 
-    /// Names a field, as far as there is room and once.
+    /// Records a field once, within the maximum.
     fn note(&mut self, name: &str, refused_by_strict: bool) {
         self.0.is_refused_by_strict |= refused_by_strict;
         let plain = |letter: char| {

@@ -1,6 +1,6 @@
-//! The messages before the last one: from a dialect's content blocks to a [`History`]. Pure.
+//! The earlier messages: from a dialect's content blocks to a [`History`]. Pure.
 //!
-//! What a conversation of the CLI cannot hold is left out and named, never dropped in silence.
+//! Unsupported parts are left out and named, never dropped silently.
 
 use std::collections::BTreeSet;
 
@@ -11,30 +11,30 @@ use super::message::{Content, Message, Role};
 use crate::model::{self, Block, History};
 use crate::server::api::error::ApiError;
 
-/// The CLI itself drops the oldest of more than 100 images and documents in a request, down to 80, and says nothing.
+/// Maximum images and documents. The CLI drops the oldest of more than 100 down to 80, silently.
 const MAX_MEDIA: usize = 80;
-/// Longest data of an image, in base64: the CLI refuses every turn of a conversation with a longer one.
+/// Longest base64 data of an image: the CLI refuses every turn of a conversation with a longer one.
 const MAX_IMAGE: usize = 5 << 20;
-/// Names of what was left out are a header's value: at most so many.
+/// Maximum names of omitted parts in a header value.
 const MAX_NAMES: usize = 16;
-/// Longest part of such a name that the caller chooses.
+/// Longest caller-chosen part of such a name.
 const MAX_NAME: usize = 40;
 
-/// A history, and the names of what it cannot hold.
+/// A history and the names of its omitted parts.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct BroughtIn {
     pub(super) history: Option<History>,
     pub(super) left_out: Vec<String>,
 }
 
-/// Takes over all messages. Refuses an image or document that no turn of the conversation could survive.
+/// Converts all messages. Refuses an image or document with which every turn would fail.
 pub(super) fn bring_in(messages: Vec<Message>) -> Result<BroughtIn, ApiError> {
     let mut left_out = LeftOut::default();
     let mut taken = Vec::with_capacity(messages.len());
     for (index, message) in messages.into_iter().enumerate() {
         let role = match message.role {
             Role::Assistant => model::Role::Assistant,
-            // The model hears a former instruction where it was given.
+            // Earlier instructions stay where they were given.
             Role::User | Role::System => model::Role::User,
         };
         let content = match message.content {
@@ -58,7 +58,7 @@ pub(super) fn bring_in(messages: Vec<Message>) -> Result<BroughtIn, ApiError> {
     Ok(BroughtIn { history, left_out: left_out.names() })
 }
 
-/// What was left out, by kind.
+/// Omitted parts, by kind.
 #[derive(Default)]
 struct LeftOut(BTreeSet<String>);
 
@@ -76,14 +76,14 @@ impl LeftOut {
     }
 }
 
-/// One block; `None` if it was left out.
+/// Converts one block; `None` if omitted.
 fn take(block: Value, role: model::Role, left_out: &mut LeftOut) -> Result<Option<Block>, &'static str> {
     let Value::Object(mut block) = block else { return Err("must be an object with a `type`") };
     let kind = match block.get("type") {
         Some(Value::String(kind)) => kind.clone(),
         _ => return Err("must be an object with a `type`"),
     };
-    // Where the API's cache ends is the CLI's to say.
+    // Cache control is up to the CLI.
     block.remove("cache_control");
     let taken = match (kind.as_str(), role) {
         ("text", _) => {
@@ -122,7 +122,7 @@ fn is_signed(block: &Map<String, Value>, key: &str) -> bool {
     block.get(key).and_then(Value::as_str).is_some_and(|signature| !signature.is_empty())
 }
 
-/// `None`: the API could not read it without what only the caller has.
+/// `None` if the API could not read the block without data of the caller's.
 fn media(
     kind: &str,
     block: Map<String, Value>,
@@ -197,7 +197,7 @@ fn tool_result(mut block: Map<String, Value>, left_out: &mut LeftOut) -> Result<
     Ok(Block::ToolResult { id, content, is_error })
 }
 
-/// The API refuses thoughts that nothing follows.
+/// The API refuses trailing thinking.
 fn without_last_thoughts(mut content: Vec<Block>, left_out: &mut LeftOut) -> Vec<Block> {
     let is_blank = |block: &Block| matches!(block, Block::Text(text) if text.trim().is_empty());
     content.retain(|block| !is_blank(block));

@@ -1,10 +1,10 @@
-//! Is this a picture? The CLI replaces what it cannot read by a note and answers all the same; a caller wants to know.
+//! Image checks. The CLI replaces unreadable images by a note and answers anyway, so callers would not notice.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-/// So much of a picture tells what it is: 16 characters of base64 are 12 bytes.
+/// Characters of base64 that reveal the format: 16 characters are 12 bytes.
 const BEGINNING: usize = 16;
 
 /// Checks an image block of the Messages API.
@@ -12,7 +12,7 @@ pub(super) fn check(block: &Value) -> Result<(), &'static str> {
     check_source(&block["source"])
 }
 
-/// Checks the source of one.
+/// Checks the source of an image block.
 pub(super) fn check_source(source: &Value) -> Result<(), &'static str> {
     let text = |field: &str| source.get(field).and_then(Value::as_str);
     match text("type") {
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_are_told_from_other_things() {
+    fn images_are_recognised() {
         assert_eq!(check(&image("image/png", b"\x89PNG\r\n\x1a\n....")), Ok(()));
         assert_eq!(check(&image("image/webp", b"RIFF\0\0\0\0WEBPVP8 ")), Ok(()));
         assert_eq!(check(&json!({ "source": { "type": "url", "url": "https://h/a.png" } })), Ok(()));

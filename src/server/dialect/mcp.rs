@@ -1,6 +1,6 @@
-//! MCP servers as requests name or define them: read into names and definitions in the CLI's own form.
+//! MCP servers named or defined by requests, in the CLI's own form.
 //!
-//! Whether the caller may send definitions at all is decided elsewhere ([`crate::server::turns::mcp`]), before they are looked at.
+//! [`crate::server::turns::mcp`] decides first whether the caller may send definitions.
 
 use std::collections::BTreeMap;
 
@@ -12,24 +12,24 @@ use super::message::Object;
 use crate::config::{EXPANSION, Mcp, has_expansion, is_server_name};
 use crate::server::api::error::ApiError;
 
-/// Where a body names or defines servers.
+/// Field with names or definitions.
 pub(crate) const FIELD: &str = "mcp_servers";
-/// Servers per session: each is a process or a connection of the child.
+/// Maximum servers per session: each is a process or connection of the child.
 const MAX_SERVERS: usize = 64;
 
-/// The field `mcp_servers` of a body, not yet looked at closely.
+/// The field `mcp_servers` of a body, not validated yet.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct AskedServers {
-    /// Servers of the configuration.
+pub(crate) struct RequestedServers {
+    /// Names of configured servers.
     pub(crate) names: Vec<String>,
-    /// Where in the body, under which name if that is said outside, and what.
+    /// Definitions: position in the body, name outside the definition if any, content.
     definitions: Vec<(String, Option<String>, Value)>,
 }
 
-/// A server as a caller describes it: a command or a URL.
+/// Definition of a server: a command or a URL.
 #[derive(Deserialize)]
 struct Server {
-    /// In lists, as the Messages API has them.
+    /// Name within the definition, in lists of the Messages API.
     name: Option<String>,
     r#type: Option<Kind>,
     command: Option<String>,
@@ -43,7 +43,7 @@ struct Server {
     tool_configuration: Option<Value>,
 }
 
-/// The Messages API's own list has one kind.
+/// The Messages API has one type.
 #[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 enum Kind {
@@ -61,7 +61,7 @@ enum Transport {
     StreamableHttp,
 }
 
-/// All of them are a bearer token on the wire.
+/// All types are a bearer token on the wire.
 #[derive(Deserialize, Clone, Copy)]
 #[serde(rename_all = "lowercase")]
 enum AuthType {
@@ -70,15 +70,14 @@ enum AuthType {
     Bearer,
 }
 
-impl AskedServers {
-    /// Reads the field: a list of names and definitions, or an object of definitions by name. Nothing if it is absent or
-    /// null.
+impl RequestedServers {
+    /// Parses the field: a list of names and definitions, or an object of definitions by name. Empty if absent or null.
     pub(crate) fn read(field: Option<Value>) -> Result<Option<Self>, ApiError> {
-        let mut asked = Self::default();
+        let mut request = Self::default();
         match field {
             None | Some(Value::Null) => return Ok(None),
             Some(Value::Object(all)) => {
-                asked.definitions.extend(
+                request.definitions.extend(
                     all.into_iter().map(|(name, definition)| {
                         (format!("{FIELD}.{}", shown(&name)), Some(name), definition)
                     }),
@@ -87,9 +86,9 @@ impl AskedServers {
             Some(Value::Array(all)) => {
                 for (index, one) in all.into_iter().enumerate() {
                     match one {
-                        Value::String(name) => asked.names.push(name),
+                        Value::String(name) => request.names.push(name),
                         definition => {
-                            asked.definitions.push((format!("{FIELD}[{index}]"), None, definition));
+                            request.definitions.push((format!("{FIELD}[{index}]"), None, definition));
                         }
                     }
                 }
@@ -99,14 +98,14 @@ impl AskedServers {
                 return Err(ApiError::field(FIELD, problem));
             }
         }
-        Ok(Some(asked))
+        Ok(Some(request))
     }
 
     pub(crate) fn has_definitions(&self) -> bool {
         !self.definitions.is_empty()
     }
 
-    /// The definitions in the CLI's own form.
+    /// Definitions in the CLI's own form.
     pub(crate) fn definitions(self, mcp: &Mcp) -> Result<Map<String, Value>, ApiError> {
         if self.definitions.len() > MAX_SERVERS {
             let problem = format_args!("at most {MAX_SERVERS} servers are accepted");
@@ -136,11 +135,11 @@ impl AskedServers {
     }
 }
 
-/// What is wrong with a definition.
+/// Error in a definition.
 enum Problem {
-    /// In which field, and what.
+    /// Field and problem.
     Field(&'static str, &'static str),
-    /// The host of its address is not allowed.
+    /// Host not allowed.
     Host,
 }
 
@@ -193,11 +192,11 @@ fn one(server: Server, mcp: &Mcp) -> Result<Value, Problem> {
                     return wrong(".type", "must be url, http or sse for a server with a url");
                 }
                 (Some(Kind::Http), None) | (_, Some(Transport::StreamableHttp)) => "http",
-                // The Messages API finds out by itself; the newer form is the one that its servers speak.
+                // The Messages API detects the transport; its servers use the newer one.
                 (Some(Kind::Url), None) => "http",
                 (Some(Kind::Sse) | None, None) | (_, Some(Transport::Sse)) => "sse",
             };
-            // As it was read here, so that the CLI reads nothing else in it.
+            // Normalised, so that the CLI reads the same URL.
             let mut translated = json!({ "type": kind, "url": url.as_str() });
             match (server.auth_type, token) {
                 (None | Some(AuthType::Jwt | AuthType::Oauth | AuthType::Bearer), Some(token)) => {
@@ -230,103 +229,11 @@ fn address(text: &str) -> Result<Url, Problem> {
     Ok(url)
 }
 
-/// A name as it may stand in a refusal.
+/// A name, safe to repeat in a refusal.
 fn shown(name: &str) -> String {
     const LONGEST: usize = 64;
     name.chars().take(LONGEST).map(|letter| if letter.is_control() { '?' } else { letter }).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn mcp() -> Mcp {
-        toml::from_str("allow_hosts = [\"h\", \"x\", \"127.0.0.1:9\"]").unwrap()
-    }
-
-    fn definitions(field: Value) -> Result<Value, String> {
-        let shown = |error| format!("{error:?}");
-        let asked = AskedServers::read(Some(field)).map_err(shown)?.unwrap();
-        asked.definitions(&mcp()).map(Value::Object).map_err(shown)
-    }
-
-    #[test]
-    fn commands_and_urls_become_what_the_cli_reads() {
-        let given = json!({
-            "files": { "command": "npx", "args": ["-y", "files"], "env": { "A": "b" }, "unknown": 1 },
-            "far": { "url": "https://h/sse", "transport": "sse", "auth_type": "jwt", "auth_token": "t" },
-            "near": { "url": "http://H", "transport": "streamableHttp", "auth_type": null },
-        });
-        let expected = json!({
-            "files": { "type": "stdio", "command": "npx", "args": ["-y", "files"], "env": { "A": "b" } },
-            "far": { "type": "sse", "url": "https://h/sse", "headers": { "Authorization": "Bearer t" } },
-            "near": { "type": "http", "url": "http://h/" },
-        });
-        assert_eq!(definitions(given), Ok(expected));
-        assert_eq!(definitions(json!({})), Ok(json!({})));
-        let of_the_api = json!([
-            { "type": "url", "url": "https://h/mcp", "name": "far", "authorization_token": "t" },
-        ]);
-        let expected = json!({
-            "far": { "type": "http", "url": "https://h/mcp", "headers": { "Authorization": "Bearer t" } },
-        });
-        assert_eq!(definitions(of_the_api), Ok(expected));
-    }
-
-    #[test]
-    fn list_of_names_defines_nothing() {
-        let asked = AskedServers::read(Some(json!(["a", "b"]))).unwrap().unwrap();
-        assert!(asked.names == ["a", "b"] && !asked.has_definitions());
-        assert_eq!(AskedServers::read(Some(Value::Null)).unwrap(), None);
-        assert_eq!(AskedServers::read(None).unwrap(), None);
-        assert!(AskedServers::read(Some(json!("a"))).is_err());
-    }
-
-    #[test]
-    fn wrong_ones_are_named() {
-        let cases = [
-            (json!({ "a": {} }), "mcp_servers.a: has neither"),
-            (json!({ "a": { "url": "http://x", "command": "y" } }), "mcp_servers.a: has a command and a url"),
-            (json!({ "a": { "url": "file:///etc" } }), "mcp_servers.a.url"),
-            (json!({ "a": { "url": "http://u:p@x" } }), "mcp_servers.a.url"),
-            (json!({ "a": { "url": "http://x", "auth_type": "bearer" } }), "mcp_servers.a.auth_token"),
-            (json!({ "a": { "url": "http://x", "auth_token": "a\r\nb: c" } }), "mcp_servers.a.auth_token"),
-            (json!({ "a": { "command": "" } }), "mcp_servers.a.command"),
-            (json!({ "a": { "command": "a\0b" } }), "mcp_servers.a"),
-            (json!({ "a": { "args": [1] } }), "mcp_servers.a.args[0]"),
-            (json!({ "a": ["x"] }), "mcp_servers.a"),
-            (json!({ "a": { "url": "http://x", "transport": "carrier pigeon" } }), "streamableHttp"),
-            (json!({ "a b": { "command": "y" } }), "mcp_servers.a b"),
-            (json!({ "__proto__": { "command": "y" } }), "name must be"),
-            (json!([{ "command": "y" }]), "mcp_servers[0]: needs a `name`"),
-            (json!([{ "name": "a", "command": "y" }, { "name": "a", "command": "z" }]), "mcp_servers[1]"),
-            (json!([7]), "mcp_servers[0]"),
-            (json!({ "a": { "url": "http://x", "tool_configuration": { "enabled": false } } }), "tool_conf"),
-            (json!({ "a": { "url": "http://y" } }), "mcp_host_not_allowed"),
-            (json!({ "a": { "url": "http://127.0.0.1" } }), "mcp_host_not_allowed"),
-        ];
-        for (given, named) in cases {
-            let error = definitions(given.clone()).unwrap_err();
-            assert!(error.contains(named), "{given} gave {error}");
-        }
-    }
-
-    #[test]
-    fn expansion_is_refused_wherever_it_hides() {
-        for hiding in [
-            json!({ "${A}": { "command": "y" } }),
-            json!({ "a": { "command": "${A}" } }),
-            json!({ "a": { "command": "y", "args": ["${A}"] } }),
-            json!({ "a": { "command": "y", "env": { "${A}": "b" } } }),
-            json!({ "a": { "command": "y", "env": { "B": "${A}" } } }),
-            json!({ "a": { "url": "http://x/${A}" } }),
-            json!({ "a": { "url": "http://x", "auth_token": "${A}" } }),
-            json!({ "a": { "url": "http://x", "headers": { "B": "${A}" } } }),
-            json!([{ "name": "${A}", "command": "y" }]),
-            json!([{ "type": "url", "name": "a", "url": "http://x", "authorization_token": "${A}" }]),
-        ] {
-            let error = definitions(hiding.clone()).unwrap_err();
-            assert!(error.contains("nothing is expanded"), "{hiding} gave {error}");
-        }
-    }
-}
+mod tests;

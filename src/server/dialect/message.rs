@@ -1,4 +1,4 @@
-//! What all dialects have in common in a request: messages, each with a role and content.
+//! Messages, common to all dialects.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -33,7 +33,7 @@ pub(crate) enum Content {
 }
 
 impl Content {
-    /// As a list of blocks.
+    /// Converts to a list of blocks.
     pub(super) fn into_blocks(self) -> Vec<Value> {
         match self {
             Self::Text(text) => vec![serde_json::json!({ "type": "text", "text": text })],
@@ -41,7 +41,7 @@ impl Content {
         }
     }
 
-    /// The texts in it, one after the other with `between`.
+    /// Joins the texts with `between`.
     pub(super) fn texts(&self, between: &str) -> String {
         match self {
             Self::Text(text) => text.clone(),
@@ -53,7 +53,7 @@ impl Content {
     }
 }
 
-// By hand and not `untagged`: an untagged enum forgets where in the body the fault was.
+// By hand: an `untagged` enum loses the position of an error.
 impl<'de> Deserialize<'de> for Content {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct TextOrBlocks;
@@ -84,7 +84,7 @@ impl<'de> Deserialize<'de> for Content {
     }
 }
 
-/// A content block: an object that says of what type it is, and a text block with its text.
+/// A content block: an object with a `type`; a text block also needs its text.
 struct Block(Value);
 
 impl<'de> Deserialize<'de> for Block {
@@ -100,8 +100,7 @@ impl<'de> Deserialize<'de> for Block {
     }
 }
 
-/// What must be written as an object. Without this a list would do as well, its values taken in the order of the
-/// fields.
+/// A value that must be an object. Derived structs also accept lists of their fields in order.
 pub(super) struct Object<T>(pub(super) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
@@ -122,7 +121,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// Reads a whole body. A refusal names the field and never repeats a value: it may be a credential.
+/// Parses a whole body. An error names the field and repeats no value, which may be a credential.
 pub(super) fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let Object(body): Object<T> = serde_path_to_error::deserialize(&mut json).map_err(|error| {
@@ -133,7 +132,7 @@ pub(super) fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, ApiE
     Ok(body)
 }
 
-/// Takes the last message, which must be the user's, off the history.
+/// Removes the last message, which must be the user's.
 pub(super) fn take_last(history: &mut Vec<Message>) -> Result<(Content, String), ApiError> {
     let Some(last) = history.pop() else {
         return Err(ApiError::field("messages", "must not be empty"));
@@ -145,7 +144,7 @@ pub(super) fn take_last(history: &mut Vec<Message>) -> Result<(Content, String),
     Ok((last.content, at))
 }
 
-/// What is said to the child.
+/// The prompt for the child.
 pub(super) fn prompt(content: Content, at: &str) -> Result<Prompt, ApiError> {
     match content {
         Content::Text(text) if text.trim().is_empty() => {
@@ -161,7 +160,7 @@ pub(super) fn prompt(content: Content, at: &str) -> Result<Prompt, ApiError> {
     }
 }
 
-/// A model's name that can be passed on.
+/// Checks a model name.
 pub(super) fn checked_model(field: &str, model: String) -> Result<String, ApiError> {
     if is_model_name(&model) {
         return Ok(model);
@@ -169,7 +168,7 @@ pub(super) fn checked_model(field: &str, model: String) -> Result<String, ApiErr
     Err(ApiError::field(field, "must be a model's name such as \"sonnet\" or a full id"))
 }
 
-/// The refusal of a part of the body that is read by itself. `at` is where it stands.
+/// Error of a part of the body at `at` that is parsed separately.
 pub(super) fn wrong_part(at: &str, error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
     let within = error.path().to_string();
     let text = without_value(&error.inner().to_string());
@@ -182,7 +181,7 @@ fn explain(path: &str, error: &serde_json::Error) -> ApiError {
     if path == "." { ApiError::invalid("invalid_body", text) } else { ApiError::field(path, text) }
 }
 
-/// The parser's text without the value that it was given.
+/// The parser's message without the value.
 fn without_value(text: &str) -> String {
     for (before, after) in [(": string \"", "\", expected"), ("unknown variant `", "`, expected")] {
         if let Some(((left, _), (_, right))) = text.split_once(before).zip(text.rsplit_once(after)) {

@@ -1,4 +1,4 @@
-//! The dialect of the Chat Completions API, for its official SDKs as they are.
+//! The Chat Completions API, for its unmodified official SDKs.
 
 use serde_json::{Value, json};
 
@@ -9,12 +9,12 @@ mod request;
 pub(crate) use chunks::Chunks;
 pub(crate) use request::parse;
 
-use super::{Collected, Frame, new_id, stop_reason, tell_of_loss};
+use super::{AnswerContext, Collected, mark_context_lost, new_id, stop_reason};
 use crate::model::Usage;
 use crate::turn::Outcome;
 
-/// The answer to a request without a stream.
-pub(super) fn document(collected: Collected, outcome: &Outcome, frame: &Frame) -> Value {
+/// Renders the answer as one document.
+pub(super) fn document(collected: Collected, outcome: &Outcome, context: &AnswerContext) -> Value {
     let mut message = json!({ "role": "assistant", "content": collected.text(), "refusal": null });
     let thoughts = collected.thoughts();
     if !thoughts.is_empty() {
@@ -23,18 +23,18 @@ pub(super) fn document(collected: Collected, outcome: &Outcome, frame: &Frame) -
     let mut document = json!({
         "id": new_id("chatcmpl-"),
         "object": "chat.completion",
-        "created": frame.created,
-        "model": collected.model_or(&frame.model),
+        "created": context.created,
+        "model": collected.model_or(&context.model),
         "choices": [{ "index": 0, "message": message, "finish_reason": finish_reason(outcome), "logprobs": null }],
         "usage": usage(&outcome.usage),
-        "session_id": frame.session,
+        "session_id": context.session,
         "cost_usd": outcome.cost_usd,
     });
-    tell_of_loss(outcome, &mut document);
+    mark_context_lost(outcome, &mut document);
     document
 }
 
-/// Why the model stopped, in the words of this API.
+/// Finish reason of this API.
 fn finish_reason(outcome: &Outcome) -> &'static str {
     match stop_reason(outcome) {
         "max_tokens" | "model_context_window_exceeded" => "length",
@@ -43,7 +43,7 @@ fn finish_reason(outcome: &Outcome) -> &'static str {
     }
 }
 
-/// Tokens in the words of this API, which counts what came from a cache as part of the prompt.
+/// Token counts of this API, which include cached tokens in the prompt.
 fn usage(usage: &Usage) -> Value {
     let cached = usage.cache_read_input_tokens;
     let prompt = usage.input_tokens + usage.cache_creation_input_tokens + cached;

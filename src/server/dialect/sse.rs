@@ -1,24 +1,23 @@
-//! The frames of `text/event-stream`, by hand: the lines go out as they came, without a parse and with one allocation
-//! for a whole read. Pure.
+//! Frames of `text/event-stream`: CLI lines are forwarded unparsed, with one allocation per read. Pure.
 
 use bytes::{BufMut, BytesMut};
 use serde_json::{Value, json};
 
 use crate::error::TurnError;
 use crate::model::Failure;
+use crate::server::api::error::failure_text;
 use crate::server::api::error::redact;
-use crate::server::api::error::said;
 
-/// The end of every stream.
+/// End of every stream.
 pub(crate) const DONE: &[u8] = b"data: [DONE]\n\n";
-/// A comment: keeps proxies from closing a silent stream.
+/// Heartbeat comment: keeps proxies from closing a silent stream.
 pub(crate) const PING: &[u8] = b": ping\n\n";
 
 const BEFORE: &[u8] = b"data: ";
 const AFTER: &[u8] = b"\n\n";
 
-/// One event per line. Empty lines are left out, CR becomes a blank (between the tokens of JSON it means the same, and
-/// it would end the line here), and what is not UTF-8 is replaced.
+/// One event per line. Empty lines are omitted; CR, which would end the line, becomes a space (equivalent between JSON
+/// tokens); invalid UTF-8 is replaced.
 pub(crate) fn frames(lines: &[u8], frames: &mut BytesMut) {
     if std::str::from_utf8(lines).is_err() {
         return self::frames(String::from_utf8_lossy(lines).as_bytes(), frames);
@@ -41,7 +40,7 @@ pub(crate) fn frames(lines: &[u8], frames: &mut BytesMut) {
     }
 }
 
-/// What stands between the line ends, empty lines left out. Searched in whole vectors of bytes: all that the CLI says passes here.
+/// Non-empty lines. Vectorised search, because all CLI output passes here.
 pub(crate) fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
@@ -57,27 +56,26 @@ pub(crate) fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// A tool that waits for permission, as a comment: SDKs pass over it, whoever reads the stream itself may answer. CR
-/// would end it.
+/// Pending permission as a comment: SDKs skip it, direct readers of the stream may answer. CR is removed.
 pub(crate) fn permission(request: &str, frames: &mut BytesMut) {
     frames.put_slice(b": permission ");
     frames.extend(request.bytes().map(|byte| if byte == b'\r' { b' ' } else { byte }));
     frames.put_slice(AFTER);
 }
 
-/// One event.
+/// Writes one event.
 pub(crate) fn event(value: &Value, frames: &mut BytesMut) {
     self::frames(value.to_string().as_bytes(), frames);
 }
 
-/// The event of a turn that ended without an answer.
+/// Event of a turn without an answer.
 pub(crate) fn aborted(error: &TurnError, frames: &mut BytesMut) {
     error_event(error.code(), &redact::text_of(error), frames);
 }
 
-/// The event of a turn that the CLI ended with an error; its last line came before.
+/// Event of a turn that the CLI ended with an error, after its last line.
 pub(crate) fn failed(failure: &Failure, frames: &mut BytesMut) {
-    error_event(&failure.kind, &said(failure), frames);
+    error_event(&failure.kind, &failure_text(failure), frames);
 }
 
 fn error_event(code: &str, message: &str, frames: &mut BytesMut) {
@@ -103,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_in_a_line_can_end_it() {
+    fn line_content_cannot_end_the_event() {
         assert_eq!(&framed(b"{\r\"a\":1}\r\n")[..], b"data: { \"a\":1}\n\n");
         assert_eq!(framed(b"\xff{}\n"), "data: \u{fffd}{}\n\n".as_bytes());
     }
@@ -118,7 +116,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_become_well_formed_events(lines: Vec<u8>) {
+        fn arbitrary_bytes_give_well_formed_events(lines: Vec<u8>) {
             let frames = framed(&lines);
             let text = std::str::from_utf8(&frames).unwrap();
             proptest::prop_assert!(!text.contains('\r'));

@@ -1,10 +1,10 @@
-//! What a request and its answer count as. Pure.
+//! Metric labels of requests and responses. Pure.
 
 use axum::http::StatusCode;
 
 use crate::telemetry::metrics::{AuthFailure, HttpLimit, Route, StatusClass};
 
-/// What was asked for, by the pattern of the path; a path itself is the caller's text.
+/// Route label by path pattern; a path itself is arbitrary text.
 pub(crate) fn route(pattern: Option<&str>) -> Route {
     let Some(pattern) = pattern else { return Route::Unknown };
     let parts: Vec<&str> = pattern.trim_start_matches('/').split('/').collect();
@@ -23,7 +23,7 @@ pub(crate) fn route(pattern: Option<&str>) -> Route {
     }
 }
 
-/// The class of an answer.
+/// Status class label.
 pub(crate) fn class(status: StatusCode) -> StatusClass {
     match status.as_u16() {
         ..400 => StatusClass::Served,
@@ -32,13 +32,13 @@ pub(crate) fn class(status: StatusCode) -> StatusClass {
     }
 }
 
-/// Whether the caller was refused for being who it is; by the code and the status of the answer.
+/// Authentication failure label, by code and status.
 pub(crate) fn auth_failure(code: &str, status: StatusCode) -> Option<AuthFailure> {
     let is_about_the_caller = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
     is_about_the_caller.then(|| AuthFailure::named(code).unwrap_or(AuthFailure::NotAllowed))
 }
 
-/// What the caller had had enough of.
+/// Limit label, by code.
 pub(crate) fn limit(code: &str) -> Option<HttpLimit> {
     match code {
         "too_many_requests" => Some(HttpLimit::Requests),
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_path_is_of_one_kind() {
+    fn every_path_has_one_route() {
         let kinds = [
             ("/", Route::Page),
             ("/openapi.json", Route::Page),
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_told_apart() {
+    fn refusals_are_distinguished() {
         let forbidden = StatusCode::FORBIDDEN;
         assert_eq!(auth_failure("invalid_key", StatusCode::UNAUTHORIZED), Some(AuthFailure::InvalidKey));
         assert_eq!(auth_failure("another_user", forbidden), Some(AuthFailure::NotAllowed));

@@ -1,13 +1,12 @@
-//! What every exporter tells of its own process, under the names that everybody knows. Only the server tells it: an
-//! embedding program has these figures already, or wants them for itself. Written as text, for the recorder's counters
-//! are whole numbers and processor time is not.
+//! Standard process metrics under their usual names. Only the server exports them: an embedding program may have its
+//! own. Rendered as text, because the recorder's counters are integers and CPU time is not.
 
 use std::fmt::Write as _;
 use std::time::SystemTime;
 
 use procfs::process::Process;
 
-/// When the server began.
+/// Start time of the server.
 #[derive(Clone)]
 pub(crate) struct Started(SystemTime);
 
@@ -16,7 +15,7 @@ impl Started {
         Self(SystemTime::now())
     }
 
-    /// Adds the figures to a text; those that cannot be had are left out.
+    /// Appends the metrics to a text; unavailable ones are omitted.
     pub(crate) fn render(&self, text: &mut String) {
         let since = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let begin = ("process_start_time_seconds", "gauge", "When this server began, in Unix time.");
@@ -45,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_process_is_described() {
+    fn process_metrics_are_rendered() {
         let mut text = String::new();
         Started::now().render(&mut text);
         for name in

@@ -1,7 +1,6 @@
-//! A workspace's files, seen without ever following a symbolic link.
+//! Snapshot of a workspace's files, taken without following symbolic links.
 //!
-//! The tools of a child write here while we look: see [`crate::workspace::beneath`]. Blocking; called on threads for
-//! blocking work.
+//! Tools of a child write concurrently: see [`crate::workspace::beneath`]. Blocking.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, OsStr};
@@ -14,25 +13,25 @@ use rustix::fs::{AtFlags, FileType, statat};
 
 use crate::workspace::beneath::Beneath;
 
-/// Files looked at. A larger workspace is watched in part, and the answer says so.
+/// Maximum files in a snapshot. A larger workspace is partial, and the answer says so.
 const MAX_FILES: usize = 20_000;
-/// Names looked at, of whatever kind: a directory may hold millions of links, pipes or directories.
+/// Maximum directory entries of any kind: a directory may hold millions of links, pipes or directories.
 const MAX_ENTRIES: usize = 200_000;
-/// Directories within directories; each holds a descriptor during the walk.
+/// Maximum depth; each level holds a descriptor during the walk.
 const MAX_DEPTH: usize = 32;
-/// Directories that are never looked into: what package managers put there is not the turn's work.
-const PASSED_OVER: [&[u8]; 1] = [b"node_modules"];
+/// Directories that are skipped: installed packages are not the turn's work.
+const SKIPPED: [&[u8]; 1] = [b"node_modules"];
 
-/// What tells that a file was written: the change time cannot be set back by whoever owns the file.
+/// Identity of a file's content: the owner cannot set back the change time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stamp {
+pub(crate) struct FileVersion {
     pub(crate) size: u64,
     inode: u64,
     changed: (i64, i64),
 }
 
-impl Stamp {
-    /// Whether it was written before `moment`.
+impl FileVersion {
+    /// Whether the file was written before `moment`.
     pub(crate) fn is_before(&self, moment: SystemTime) -> bool {
         let moment = moment.duration_since(UNIX_EPOCH).unwrap_or_default();
         let seconds = i64::try_from(moment.as_secs()).unwrap_or(i64::MAX);
@@ -40,15 +39,15 @@ impl Stamp {
     }
 }
 
-/// The files of a workspace at one moment, by their path within it.
+/// Files of a workspace at one moment, by relative path.
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
-    pub(crate) files: BTreeMap<PathBuf, Stamp>,
-    /// There were more than can be watched.
+    pub(crate) files: BTreeMap<PathBuf, FileVersion>,
+    /// Whether a limit was reached.
     pub(crate) partial: bool,
 }
 
-/// Looks at everything but dotfiles and what is passed over.
+/// Takes a snapshot without dotfiles and skipped directories.
 pub(crate) fn look(work: &Beneath) -> io::Result<Snapshot> {
     let mut walk = Walk { snapshot: Snapshot::default(), entries: 0 };
     walk.directory(work, Path::new(""), 0)?;
@@ -68,7 +67,7 @@ impl Walk {
                 self.snapshot.partial = true;
                 break;
             }
-            // Gone, or swapped for something else, since we saw its name: not there.
+            // Removed or replaced since its name was read.
             let Ok(entry) = entry else { continue };
             let name = entry.file_name();
             if is_passed_over(name) {
@@ -84,7 +83,7 @@ impl Walk {
                 FileType::RegularFile => {
                     let size = u64::try_from(stat.st_size).unwrap_or(0);
                     let changed = (stat.st_ctime, stat.st_ctime_nsec.cast_signed());
-                    self.snapshot.files.insert(path, Stamp { size, inode: stat.st_ino, changed });
+                    self.snapshot.files.insert(path, FileVersion { size, inode: stat.st_ino, changed });
                 }
                 FileType::Directory if depth >= MAX_DEPTH => self.snapshot.partial = true,
                 FileType::Directory => {
@@ -101,8 +100,8 @@ impl Walk {
 
 fn is_passed_over(name: &CStr) -> bool {
     let name = name.to_bytes();
-    // Also "." and "..", `.git`, and where credentials are kept.
-    name.starts_with(b".") || PASSED_OVER.contains(&name)
+    // Includes ".", "..", `.git` and credentials.
+    name.starts_with(b".") || SKIPPED.contains(&name)
 }
 
 #[cfg(test)]
@@ -120,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn hidden_files_links_and_packages_are_not_seen() {
+    fn hidden_files_links_and_packages_are_skipped() {
         let outside = tempfile::tempdir().unwrap();
         std::fs::write(outside.path().join("secret"), "s").unwrap();
         let root = tempfile::tempdir().unwrap();
@@ -141,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_written_file_has_another_stamp() {
+    fn written_file_has_another_version() {
         let root = tempfile::tempdir().unwrap();
         std::fs::write(root.path().join("f"), "one").unwrap();
         let before = look(&root);

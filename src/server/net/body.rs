@@ -1,5 +1,4 @@
-//! Reading request bodies: one at most so long, all together at most so long, none slower than so, and no caller so many
-//! that others find no room.
+//! Reads request bodies within limits on size, total memory, time and share per caller.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,19 +11,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::server::api::error::ApiError;
-use crate::server::auth::caller::{Caller, Name};
+use crate::server::auth::caller::{Caller, CallerId};
 use crate::support::lock::MutexExt;
 use crate::turn::Hold;
 
-/// What all bodies in memory may have together, with those of turns that have not begun to answer. Nearly all are a few
-/// KiB; this is for those that are not.
-const TOTAL: usize = 256 << 20;
-/// The unit of that account: a semaphore counts in 32 bits when it takes several.
+/// Maximum memory of all bodies, including those of turns that have not begun to answer. Nearly all are a few KiB.
+const MAX_MEMORY: usize = 256 << 20;
+/// Unit of the account: a semaphore acquires at most 32 bits of permits.
 const UNIT: usize = 1 << 10;
-/// How long a body may wait for room before its caller is told to come again.
-const ROOM_WITHIN: Duration = Duration::from_secs(5);
+/// Maximum wait of a body for memory.
+const MEMORY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The account of all bodies in memory.
+/// Limits and account of all bodies in memory.
 #[derive(Debug)]
 pub(crate) struct BodyBudget {
     limit: usize,
@@ -34,35 +32,36 @@ pub(crate) struct BodyBudget {
 
 #[derive(Debug)]
 struct Account {
-    room: Arc<Semaphore>,
-    /// Units of each caller that has any.
-    held: Mutex<HashMap<Name, usize>>,
+    permits: Arc<Semaphore>,
+    /// Units held per caller.
+    held: Mutex<HashMap<CallerId, usize>>,
 }
 
-/// A body and its share of the account; the share is free again when this is dropped.
+/// A body with its share of the account, freed on drop.
 pub(crate) struct Received {
     pub(crate) bytes: Bytes,
-    share: Share,
+    share: BodyShare,
 }
 
 impl Received {
-    /// The share, to be kept as long as what was read from the body.
+    /// The share, kept until the turn begins to answer.
     pub(crate) fn into_hold(self) -> Hold {
         Arc::new(self.share)
     }
 }
 
 impl BodyBudget {
-    /// For bodies of at most `limit` bytes, sent `within` some time.
+    /// For bodies of at most `limit` bytes, received `within` a time.
     pub(crate) fn new(limit: usize, within: Duration) -> Self {
         // The longest accepted body always fits.
-        let room = Arc::new(Semaphore::new(TOTAL.max(2 * limit).div_ceil(UNIT)));
-        Self { limit, within, account: Arc::new(Account { room, held: Mutex::default() }) }
+        let permits = Arc::new(Semaphore::new(MAX_MEMORY.max(2 * limit).div_ceil(UNIT)));
+        Self { limit, within, account: Arc::new(Account { permits, held: Mutex::default() }) }
     }
 
-    /// Reads a body to its end.
+    /// Reads a whole body.
     pub(crate) async fn receive(&self, caller: &Caller, body: Body) -> Result<Received, ApiError> {
-        let mut share = Share { account: self.account.clone(), caller: caller.name(), units: 0, room: None };
+        let mut share =
+            BodyShare { account: self.account.clone(), caller: caller.name(), units: 0, permits: None };
         let bytes = timeout(self.within, self.read(&mut share, body)).await.map_err(|_| {
             let seconds = self.within.as_secs_f32();
             let message = format!("the request body did not arrive within {seconds} s (http.body_timeout)");
@@ -71,12 +70,12 @@ impl BodyBudget {
         Ok(Received { bytes, share })
     }
 
-    /// What has come is what counts: a caller that announces much and sends nothing takes nothing from others.
-    async fn read(&self, share: &mut Share, mut body: Body) -> Result<Bytes, ApiError> {
+    /// Counts received bytes only: announcing a long body reserves nothing.
+    async fn read(&self, share: &mut BodyShare, mut body: Body) -> Result<Bytes, ApiError> {
         let mut bytes = BytesMut::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| self.failed(&error))?;
-            // Trailers say nothing to us.
+            // Trailers are ignored.
             let Ok(data) = frame.into_data() else { continue };
             let length = bytes.len() + data.len();
             if length > self.limit {
@@ -100,17 +99,16 @@ impl BodyBudget {
 }
 
 impl Account {
-    fn held(&self) -> MutexGuard<'_, HashMap<Name, usize>> {
-        // Only counted up and down under the lock: a panic elsewhere leaves it usable.
+    fn held(&self) -> MutexGuard<'_, HashMap<CallerId, usize>> {
         self.held.lock_unpoisoned()
     }
 
-    /// Counts `more` units as the caller's, if it may have them. Nobody gets more than is left for all others: so one
-    /// caller ends at half of the room, two at a third each, and there is always some for the next.
-    fn count(&self, caller: &Name, more: usize) -> Result<(), ApiError> {
+    /// Adds `more` units to the caller's share. A caller holds at most as much as is left for all others: one caller
+    /// ends at half of the memory, two at a third each, so that the next always gets some.
+    fn count(&self, caller: &CallerId, more: usize) -> Result<(), ApiError> {
         let mut held = self.held();
         let own = held.get(caller).copied().unwrap_or_default();
-        if own > 0 && own + more > self.room.available_permits() {
+        if own > 0 && own + more > self.permits.available_permits() {
             return Err(full("too many long requests of this caller are being read"));
         }
         held.insert(caller.clone(), own + more);
@@ -118,17 +116,17 @@ impl Account {
     }
 }
 
-/// What one body has of the account.
-struct Share {
+/// Share of one body in the account.
+struct BodyShare {
     account: Arc<Account>,
-    caller: Name,
-    /// Counted as its caller's.
+    caller: CallerId,
+    /// Units counted for its caller.
     units: usize,
-    room: Option<OwnedSemaphorePermit>,
+    permits: Option<OwnedSemaphorePermit>,
 }
 
-impl Share {
-    /// Waits until it has `units`.
+impl BodyShare {
+    /// Waits until the share has `units`.
     async fn grow(&mut self, units: usize) -> Result<(), ApiError> {
         let more = units.saturating_sub(self.units);
         if more == 0 {
@@ -137,18 +135,18 @@ impl Share {
         self.account.count(&self.caller, more)?;
         self.units += more;
         let more = u32::try_from(more).unwrap_or(u32::MAX);
-        let room = timeout(ROOM_WITHIN, self.account.room.clone().acquire_many_owned(more)).await;
+        let permits = timeout(MEMORY_TIMEOUT, self.account.permits.clone().acquire_many_owned(more)).await;
         let all_full = || full("too many long requests are being read");
-        let room = room.map_err(|_| all_full())?.map_err(|_| all_full())?;
-        match &mut self.room {
-            Some(former) => former.merge(room),
-            none => *none = Some(room),
+        let permits = permits.map_err(|_| all_full())?.map_err(|_| all_full())?;
+        match &mut self.permits {
+            Some(former) => former.merge(permits),
+            none => *none = Some(permits),
         }
         Ok(())
     }
 }
 
-impl Drop for Share {
+impl Drop for BodyShare {
     fn drop(&mut self) {
         let mut held = self.account.held();
         if let Some(own) = held.get_mut(&self.caller) {
@@ -174,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_caller_does_not_take_all_the_room() {
+    async fn one_caller_cannot_take_all_memory() {
         let length = 16 << 20;
         let budget = BodyBudget::new(length, Duration::from_secs(30));
         let receive = async |name: &str| {
@@ -184,11 +182,11 @@ mod tests {
         for _ in 0..16 {
             held.extend(receive("mallory").await);
         }
-        assert_eq!(held.len(), 8, "half of the room");
+        assert_eq!(held.len(), 8, "half of the memory");
         assert_eq!(receive("mallory").await.err().map(|error| error.code()), Some("overloaded"));
         assert!(receive("alice").await.is_ok());
         drop(held);
         assert!(receive("mallory").await.is_ok());
-        assert!(budget.account.held().is_empty(), "callers without bodies are forgotten");
+        assert!(budget.account.held().is_empty(), "callers without bodies are removed");
     }
 }

@@ -1,20 +1,20 @@
-//! How many connections the limit on open files leaves room for. Pure.
+//! Maximum connections within the limit on open files. Pure.
 
-/// Files that are neither callers' connections nor children's: 64 connections of the operator's listener, 64 of callers
-/// who are told that there is no room, and 128 for listeners, the log, the key file, transcripts and starts under way.
+/// Reserved files: 64 admin connections, 64 refused connections, and 128 for listeners, log, key file, transcripts and
+/// starts in progress.
 const RESERVE: u64 = 256;
-/// Files of this process for each child: its three pipes, the lifeline and a handle on the shim.
+/// Files per child: its three pipes, the lifeline and a pidfd of the shim.
 const FILES_PER_CHILD: u64 = 5;
-/// Connections that are served in any case: with so few files nothing works well, and refusing everybody helps nobody.
-const LEAST: u64 = 8;
+/// Minimum connections: with so few files little works, but refusing everything helps nobody.
+const MIN_CONNECTIONS: u64 = 8;
 
-/// Connections at once, of at most `wanted`, in a process that may open `files` and have `children`. Children and callers
-/// share what is left beside the reserve: neither gets more than half while the other may want it.
+/// Connections, at most `wanted`, in a process that may open `files` and have `children`. Children and connections
+/// share the files beside the reserve: neither gets more than half while the other may need it.
 pub(crate) fn connections(files: Option<u64>, wanted: usize, children: usize) -> usize {
     let Some(files) = files else { return wanted };
     let shared = files.saturating_sub(RESERVE);
     let of_children = (children as u64).saturating_mul(FILES_PER_CHILD).min(shared / 2);
-    let left = (shared - of_children).max(LEAST);
+    let left = (shared - of_children).max(MIN_CONNECTIONS);
     usize::try_from(left).unwrap_or(usize::MAX).min(wanted)
 }
 
@@ -24,7 +24,7 @@ mod tests {
 
     #[test]
     fn files_are_shared_with_children() {
-        // Files, connections wanted, children; then the connections.
+        // Files, wanted connections, children; then the result.
         let table = [
             (None, 1024, 256, 1024),
             (Some(1 << 20), 1024, 256, 1024),
@@ -40,7 +40,7 @@ mod tests {
         ];
         for (files, wanted, children, expected) in table {
             let found = connections(files, wanted, children);
-            // The last row is about overflow alone.
+            // The last row only checks overflow.
             assert!(found == expected || expected > 1 << 40, "{files:?} {wanted} {children}: {found}");
         }
     }

@@ -1,7 +1,6 @@
-//! Connections: served up to a number with limits on headers and on waiting; beyond it the idlest makes way for a new
-//! one, which is refused only while all are in use; closed in two steps.
+//! Accept loop and connections: a maximum count, limits on headers and waiting, shutdown in two steps.
 //!
-//! Owned by [`crate::server::Server`]; knows nothing of what the router does.
+//! Beyond the maximum, the connection idle longest is evicted. A new one is refused only while all are in use.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -21,35 +20,35 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::server::net::idle_timeout::StallGuard;
+use crate::server::net::idle_timeout::IdleTimeoutIo;
 
-use super::slots::{Place, Room, Served};
+use super::slots::{ConnectionSlot, ConnectionSlots, TrackedBody};
 
-/// Header lines per request. Callers send ten; proxies add as many.
+/// Maximum header lines per request. Clients send ten; proxies add as many.
 const MAX_HEADERS: usize = 64;
-/// Bytes of a request's head (and of one read of its body); the last read may go beyond by as much again. Room for a few
-/// long cookies.
+/// Maximum size of a request's head, and of one read of its body; the last read may exceed it by the same amount. Fits
+/// a few long cookies.
 const MAX_HEAD_BYTES: usize = 64 << 10;
-/// Connections beyond the limit that are told so at the same time. Those beyond this wait with the kernel.
+/// Maximum connections that wait for a slot or are being refused. Further ones wait in the kernel's backlog.
 const MAX_REFUSALS: usize = 64;
-/// How long one of them may take to ask.
+/// Maximum time to receive the request of a refused connection.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
-/// Pause after a failed accept: without descriptors the next one fails as well, and a busy loop helps nobody.
+/// Pause after a failed accept: without file descriptors the next one fails too, and retrying at once wastes CPU.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// How often failed accepts are logged.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+/// Minimum interval between log lines about failed accepts.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The two steps of closing.
+/// Shutdown in two steps.
 #[derive(Debug, Clone)]
 pub(crate) struct Closing {
-    /// Accept nothing more; answers under way are sent to their end.
+    /// First step: accept no more connections, finish responses in progress.
     pub(crate) gracefully: CancellationToken,
-    /// Drop everything.
+    /// Second step: drop all connections.
     pub(crate) now: CancellationToken,
 }
 
 impl Closing {
-    /// Runs `task` until it ends or the first step of closing.
+    /// Runs `task` until it ends or shutdown begins.
     pub(crate) async fn or(self, task: impl Future<Output = ()>) {
         tokio::select! {
             () = task => {}
@@ -58,55 +57,54 @@ impl Closing {
     }
 }
 
-/// One listener with its limits.
+/// Accept loop of one listener.
 pub(crate) struct Acceptor {
     pub(crate) listener: TcpListener,
-    pub(crate) entrance: Entrance,
-    /// Connections at once.
+    pub(crate) handler: ConnectionHandler,
+    /// Maximum concurrent connections.
     pub(crate) most: usize,
     pub(crate) tasks: TaskTracker,
 }
 
-/// What a connection meets.
+/// Router and limits for connections.
 #[derive(Clone)]
-pub(crate) struct Entrance {
+pub(crate) struct ConnectionHandler {
     pub(crate) router: Router,
-    /// For connections that find every place in use.
-    pub(crate) crowded: Router,
-    /// How long a caller may take to send the headers of a request; also how long an idle connection is kept open for
-    /// the next one.
+    /// Router for connections that get no slot.
+    pub(crate) overloaded: Router,
+    /// Maximum time to receive the headers of a request; also the keep-alive timeout of an idle connection.
     pub(crate) header_timeout: Duration,
-    /// A caller that takes nothing at all of a waiting answer for so long is gone, whatever its TCP says.
+    /// Maximum time without progress of a write. Such a client is gone, whatever its TCP stack reports.
     pub(crate) write_timeout: Duration,
     pub(crate) closing: Closing,
 }
 
 impl Acceptor {
-    /// Accepts until closing begins.
+    /// Accepts connections until shutdown begins.
     pub(crate) async fn run(self) {
-        let closing = self.entrance.closing.clone();
+        let closing = self.handler.closing.clone();
         closing.or(self.accept_all()).await;
     }
 
     async fn accept_all(self) {
-        let room = Room::new(self.most);
-        let newcomers = Arc::new(Semaphore::new(MAX_REFUSALS));
-        let mut complained: Option<Instant> = None;
-        // Closed never: an error here cannot happen, and would only end the loop.
-        while let Ok(newcomer) = newcomers.clone().acquire_owned().await {
+        let slots = ConnectionSlots::new(self.most);
+        let admissions = Arc::new(Semaphore::new(MAX_REFUSALS));
+        let mut logged: Option<Instant> = None;
+        // The semaphore is never closed, so this never fails.
+        while let Ok(admission) = admissions.clone().acquire_owned().await {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
                     if let Err(error) = stream.set_nodelay(true) {
-                        tracing::debug!(%error, "small writes to this connection will be late");
+                        tracing::debug!(%error, "cannot set TCP_NODELAY: small writes will be delayed");
                     }
-                    self.tasks.spawn(self.entrance.clone().admit(stream, room.clone(), newcomer));
+                    self.tasks.spawn(self.handler.clone().admit(stream, slots.clone(), admission));
                 }
                 Err(error) => {
-                    // Its cause may be that no descriptor is left, and one that is idle can be had back.
-                    let made_room = room.ask_idlest_to_leave();
-                    if complained.is_none_or(|last| last.elapsed() >= COMPLAIN_EVERY) {
-                        complained = Some(Instant::now());
-                        tracing::warn!(%error, made_room, "a connection could not be accepted");
+                    // File descriptors may be exhausted; evicting an idle connection frees one.
+                    let evicted = slots.evict_idlest();
+                    if logged.is_none_or(|last| last.elapsed() >= LOG_INTERVAL) {
+                        logged = Some(Instant::now());
+                        tracing::warn!(%error, evicted, "cannot accept a connection");
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
@@ -115,25 +113,25 @@ impl Acceptor {
     }
 }
 
-impl Entrance {
-    /// Finds the connection a place, or tells it that there is none. So many wait for that at a time.
-    async fn admit(self, stream: TcpStream, room: Arc<Room>, newcomer: OwnedSemaphorePermit) {
-        let stream = StallGuard::new(stream, self.write_timeout);
-        match room.enter().await {
-            Some(place) => {
-                drop(newcomer);
-                self.serve(stream, place).await;
+impl ConnectionHandler {
+    /// Acquires a slot and serves the connection, or refuses it.
+    async fn admit(self, stream: TcpStream, slots: Arc<ConnectionSlots>, admission: OwnedSemaphorePermit) {
+        let stream = IdleTimeoutIo::new(stream, self.write_timeout);
+        match slots.acquire().await {
+            Some(slot) => {
+                drop(admission);
+                self.serve(stream, slot).await;
             }
             None => self.refuse(stream).await,
         }
     }
 
-    /// Serves one connection to its end, or until it makes way.
-    async fn serve(self, stream: StallGuard<TcpStream>, place: Arc<Place>) {
-        let (router, serving) = (TowerToHyperService::new(self.router), place.clone());
+    /// Serves one connection until it ends or is evicted.
+    async fn serve(self, stream: IdleTimeoutIo<TcpStream>, slot: Arc<ConnectionSlot>) {
+        let (router, serving) = (TowerToHyperService::new(self.router), slot.clone());
         let service = service_fn(move |request: Request<Incoming>| {
             let (in_use, answering) = (serving.serve(), router.call(request));
-            async move { Ok::<_, Infallible>(answering.await?.map(|body| Served::new(body, in_use))) }
+            async move { Ok::<_, Infallible>(answering.await?.map(|body| TrackedBody::new(body, in_use))) }
         });
         let is_waiting = stream.is_waiting();
         let mut connection =
@@ -141,12 +139,12 @@ impl Entrance {
         let closing = self.closing;
         let ended = loop {
             tokio::select! {
-                // First: a request that has just come is served.
+                // Biased, so that a request that has just arrived is served.
                 biased;
                 ended = connection.as_mut() => break ended,
                 () = closing.now.cancelled() => return,
-                () = place.asked_to_leave() => {
-                    if !place.is_in_use() && !is_waiting.load(Ordering::Acquire) {
+                () = slot.evicted() => {
+                    if !slot.is_in_use() && !is_waiting.load(Ordering::Acquire) {
                         return;
                     }
                     connection.as_mut().graceful_shutdown();
@@ -163,9 +161,9 @@ impl Entrance {
         log(ended);
     }
 
-    /// Tells one connection that there is no room.
-    async fn refuse(self, stream: StallGuard<TcpStream>) {
-        let service = TowerToHyperService::new(self.crowded);
+    /// Answers one request with a refusal.
+    async fn refuse(self, stream: IdleTimeoutIo<TcpStream>) {
+        let service = TowerToHyperService::new(self.overloaded);
         let connection = builder(REFUSAL_TIMEOUT).serve_connection(TokioIo::new(stream), service);
         tokio::select! {
             ended = connection => log(ended),
@@ -184,7 +182,7 @@ fn builder(header_timeout: Duration) -> http1::Builder {
     builder
 }
 
-/// A connection's failures are the caller's doing and not worth a line above `debug`.
+/// Connection failures are the client's doing, so they are logged at `debug` only.
 fn log(ended: hyper::Result<()>) {
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");

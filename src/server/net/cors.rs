@@ -1,5 +1,5 @@
-//! Web pages of other origins that may call, as `http.cors_origins` names them. A preflight is answered before a key is
-//! looked at: a browser sends none with it.
+//! CORS: origins allowed to call, from `http.cors_origins`. A preflight is answered before authentication, because
+//! browsers send it without a key.
 
 use std::time::Duration;
 
@@ -11,12 +11,11 @@ use crate::server::auth::caller::REQUEST_ID_HEADER;
 use crate::server::turns::idempotency::REPLAYED_HEADER;
 use crate::server::turns::{IGNORED_HEADER, SESSION_HEADER};
 
-/// How long a browser may remember the answer to a preflight. Browsers allow hours; an origin that is taken out should not
-/// keep its pages that long.
+/// Maximum age of a cached preflight. Browsers allow hours, but a removed origin should lose access sooner.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
-/// The layer around all routes; none where no page may call. Origins are exact, so a page of another one gets an answer
-/// that its browser does not hand out. Keys are in headers, never in cookies: credentials are not allowed.
+/// Layer around all routes; `None` without origins. Origins match exactly. Keys travel in headers, never in cookies, so
+/// credentials are not allowed.
 pub(crate) fn layer(origins: &[String]) -> Option<CorsLayer> {
     let origins: Vec<_> = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
     if origins.is_empty() {
@@ -34,7 +33,7 @@ pub(crate) fn layer(origins: &[String]) -> Option<CorsLayer> {
     let layer = CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
-        // SDKs send a dozen of their own, others in each version; a header alone opens nothing.
+        // SDKs send a dozen headers that change with versions; a header alone grants nothing.
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(exposed)
         .max_age(REMEMBERED);

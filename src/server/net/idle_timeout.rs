@@ -1,9 +1,8 @@
-//! A connection with patience of both kinds: it fails when its reader takes nothing for too long, and it does not close
-//! in the face of a caller that is still sending.
+//! I/O with an idle timeout on writes and a lingering close.
 //!
-//! A stream of events waits for its reader without a clock of its own: the turn, and with it the session, would be held
-//! by a caller that keeps the connection open and reads nothing. And a request that is refused before its body was read
-//! would lose the refusal: closing with unread bytes resets the connection. Knows nothing of HTTP.
+//! A client that keeps the connection open and reads nothing would hold its turn and session; a write without progress
+//! times out. A request refused before its body was read would lose the refusal, because closing with unread bytes
+//! resets the connection; so the rest is read for a while.
 
 use std::io;
 use std::pin::Pin;
@@ -15,20 +14,20 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// How long a caller that is still sending is listened to after the end of our answer: in silence, and in all.
+/// Maximum time to read from a client that still sends after the response: without data, and in total.
 const LINGER: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
-/// What is thrown away at a time meanwhile.
+/// Size of the buffer for discarded bytes.
 const THROWN_AWAY: usize = 8 << 10;
 
-/// Reads as the inner stream does; a write that makes no progress within `limit` is an error.
-pub(crate) struct StallGuard<S> {
+/// A stream whose writes fail after `limit` without progress.
+pub(crate) struct IdleTimeoutIo<S> {
     inner: S,
     limit: Duration,
-    /// A write waits for its reader.
+    /// Whether a write is pending.
     is_waiting: Arc<AtomicBool>,
-    /// Runs only while a write waits.
+    /// Runs only while a write is pending.
     deadline: Option<Pin<Box<Sleep>>>,
-    /// Runs from the end of our side until the caller ends its own.
+    /// Runs from our shutdown until the client ends its side.
     linger: Option<Linger>,
 }
 
@@ -37,12 +36,12 @@ struct Linger {
     until: Instant,
 }
 
-impl<S> StallGuard<S> {
+impl<S> IdleTimeoutIo<S> {
     pub(crate) fn new(inner: S, limit: Duration) -> Self {
         Self { inner, limit, is_waiting: Arc::default(), deadline: None, linger: None }
     }
 
-    /// Whether something that was written has not gone out yet.
+    /// Whether written bytes are still pending.
     pub(crate) fn is_waiting(&self) -> Arc<AtomicBool> {
         self.is_waiting.clone()
     }
@@ -58,14 +57,14 @@ impl<S> StallGuard<S> {
         if deadline.as_mut().poll(context).is_pending() {
             return Poll::Pending;
         }
-        // Polled again after the error it would complete twice.
+        // The timer would complete again after the error.
         deadline.as_mut().reset(Instant::now() + limit);
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the reader takes nothing")))
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client reads nothing")))
     }
 }
 
-impl<S: AsyncRead + Unpin> StallGuard<S> {
-    /// Throws away what still comes, until the caller has ended or patience has.
+impl<S: AsyncRead + Unpin> IdleTimeoutIo<S> {
+    /// Discards input until the client ends its side or a limit expires.
     fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let (silence, total) = LINGER;
         let linger = self.linger.get_or_insert_with(|| Linger {
@@ -86,7 +85,7 @@ impl<S: AsyncRead + Unpin> StallGuard<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for StallGuard<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for IdleTimeoutIo<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -96,7 +95,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for StallGuard<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for IdleTimeoutIo<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.inner).poll_write(context, bytes);
@@ -141,17 +140,17 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_reader_that_takes_nothing_is_cut_off() {
+    async fn stalled_reader_is_cut_off() {
         let (ours, _theirs) = duplex(8);
-        let mut ours = StallGuard::new(ours, Duration::from_secs(60));
+        let mut ours = IdleTimeoutIo::new(ours, Duration::from_secs(60));
         let error = ours.write_all(&[0; 64]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_reader_is_served() {
+    async fn slow_reader_is_served() {
         let (ours, mut theirs) = duplex(8);
-        let mut ours = StallGuard::new(ours, Duration::from_secs(60));
+        let mut ours = IdleTimeoutIo::new(ours, Duration::from_secs(60));
         let reading = async {
             for _ in 0..64 {
                 tokio::time::sleep(Duration::from_secs(50)).await;
@@ -163,9 +162,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_caller_that_still_sends_is_listened_to_for_a_while() {
+    async fn sending_client_is_drained_for_a_while() {
         let (ours, mut theirs) = duplex(8);
-        let mut ours = StallGuard::new(ours, Duration::from_secs(60));
+        let mut ours = IdleTimeoutIo::new(ours, Duration::from_secs(60));
         let begin = Instant::now();
         let sending = async {
             theirs.write_all(&[0; 1000]).await.unwrap();
@@ -174,13 +173,13 @@ mod tests {
         let (shut, sent_after) = tokio::join!(ours.shutdown(), sending);
         shut.unwrap();
         assert_eq!(sent_after, Duration::ZERO);
-        assert_eq!(begin.elapsed(), LINGER.0, "then silence ends it");
+        assert_eq!(begin.elapsed(), LINGER.0, "then the silence limit ends it");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_endless_caller_is_not_listened_to_for_ever() {
+    async fn endless_client_is_cut_off() {
         let (ours, mut theirs) = duplex(8);
-        let mut ours = StallGuard::new(ours, Duration::from_secs(60));
+        let mut ours = IdleTimeoutIo::new(ours, Duration::from_secs(60));
         let begin = Instant::now();
         let sending = async {
             loop {

@@ -1,7 +1,7 @@
-//! Room for so many connections, and who makes way when it is taken: the connection that has been idle longest.
+//! Connection slots: a maximum of concurrent connections, with eviction of the one idle longest.
 //!
-//! A connection is idle while no request is being served on it: before its first request, between two, and also while
-//! the head of one is still on its way, however slowly. One whose answer has not gone out yet is asked to leave after it.
+//! A connection is idle while no request is being served: before its first request, between two, and while a request
+//! head is arriving. A busy connection is closed after its response.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -16,15 +16,15 @@ use tokio::time::{Instant, timeout};
 
 use crate::support::lock::MutexExt;
 
-/// A connection is left alone for so long after it was opened or answered: its next request is likely to be on its way.
-const GRACE: Duration = Duration::from_millis(100);
-/// How long a connection that was asked to leave may take before the next one is asked. It has nothing to do but to close.
-const LEAVES_WITHIN: Duration = Duration::from_millis(200);
-/// How long a newcomer waits before it is refused. Each that is asked to leave may just have got a request.
-const ENTERS_WITHIN: Duration = Duration::from_secs(1);
+/// Minimum idle time before eviction: after opening or a response the next request is likely to be on its way.
+const MIN_IDLE: Duration = Duration::from_millis(100);
+/// Maximum time for an evicted connection to close before the next one is evicted.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
+/// Maximum wait for a slot. Each evicted connection may just have received a request.
+const SLOT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// See the module.
-pub(super) struct Room {
+/// The slots of one listener.
+pub(super) struct ConnectionSlots {
     permits: Arc<Semaphore>,
     idle: Mutex<Idle>,
 }
@@ -32,44 +32,44 @@ pub(super) struct Room {
 #[derive(Default)]
 struct Idle {
     next: u64,
-    /// By number, which grows: the first has been idle longest.
+    /// By increasing number: the first has been idle longest.
     waiting: BTreeMap<u64, (Instant, Arc<Notify>)>,
 }
 
-impl Room {
+impl ConnectionSlots {
     pub(super) fn new(most: usize) -> Arc<Self> {
         let permits = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
         Arc::new(Self { permits, idle: Mutex::default() })
     }
 
-    /// A place for one more connection; none if every place is in use.
-    pub(super) async fn enter(self: &Arc<Self>) -> Option<Arc<Place>> {
+    /// Acquires a slot; `None` if all are in use.
+    pub(super) async fn acquire(self: &Arc<Self>) -> Option<Arc<ConnectionSlot>> {
         if let Ok(permit) = self.permits.clone().try_acquire_owned() {
-            return Some(Place::new(self, permit));
+            return Some(ConnectionSlot::new(self, permit));
         }
-        let until = Instant::now() + ENTERS_WITHIN;
+        let until = Instant::now() + SLOT_TIMEOUT;
         while Instant::now() < until {
             let patience = match self.idlest_for()? {
-                so_long if so_long < GRACE => GRACE - so_long,
+                idle_for if idle_for < MIN_IDLE => MIN_IDLE - idle_for,
                 _ => {
-                    self.ask_idlest_to_leave();
-                    LEAVES_WITHIN
+                    self.evict_idlest();
+                    CLOSE_TIMEOUT
                 }
             };
             if let Ok(Ok(permit)) = timeout(patience, self.permits.clone().acquire_owned()).await {
-                return Some(Place::new(self, permit));
+                return Some(ConnectionSlot::new(self, permit));
             }
         }
         None
     }
 
-    /// How long the idlest has been idle, if there is one.
+    /// Idle time of the connection idle longest, if any.
     fn idlest_for(&self) -> Option<Duration> {
         self.idle().waiting.first_key_value().map(|(_, (since, _))| since.elapsed())
     }
 
-    /// Whether there was one.
-    pub(super) fn ask_idlest_to_leave(&self) -> bool {
+    /// Asks the connection idle longest to close; returns whether there was one.
+    pub(super) fn evict_idlest(&self) -> bool {
         let idlest = self.idle().waiting.pop_first();
         let is_there = idlest.is_some();
         if let Some((_, (_, leave))) = idlest {
@@ -79,36 +79,35 @@ impl Room {
     }
 
     fn idle(&self) -> MutexGuard<'_, Idle> {
-        // Whole between two statements: a panic elsewhere leaves it usable.
         self.idle.lock_unpoisoned()
     }
 }
 
-/// One connection's place; free again when this is dropped.
-pub(super) struct Place {
-    room: Arc<Room>,
+/// Slot of one connection, freed on drop.
+pub(super) struct ConnectionSlot {
+    slots: Arc<ConnectionSlots>,
     leave: Arc<Notify>,
-    /// Its number among the idle; meaningless while a request is served.
+    /// Number among the idle connections; meaningless while a request is served.
     number: Mutex<u64>,
     in_use: AtomicBool,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Place {
-    fn new(room: &Arc<Room>, permit: OwnedSemaphorePermit) -> Arc<Self> {
-        let place = Arc::new(Self {
-            room: room.clone(),
+impl ConnectionSlot {
+    fn new(slots: &Arc<ConnectionSlots>, permit: OwnedSemaphorePermit) -> Arc<Self> {
+        let slot = Arc::new(Self {
+            slots: slots.clone(),
             leave: Arc::default(),
             number: Mutex::new(0),
             in_use: AtomicBool::new(true),
             _permit: permit,
         });
-        place.rest();
-        place
+        slot.rest();
+        slot
     }
 
-    /// Ready when the connection is asked to make way.
-    pub(super) async fn asked_to_leave(&self) {
+    /// Completes when the connection is evicted.
+    pub(super) async fn evicted(&self) {
         self.leave.notified().await;
     }
 
@@ -117,7 +116,7 @@ impl Place {
         self.in_use.load(Ordering::Acquire)
     }
 
-    /// A request is served until what is returned is dropped.
+    /// Marks a request as being served until the returned guard is dropped.
     pub(super) fn serve(self: &Arc<Self>) -> InUse {
         self.in_use.store(true, Ordering::Release);
         self.forget();
@@ -125,7 +124,7 @@ impl Place {
     }
 
     fn rest(&self) {
-        let mut idle = self.room.idle();
+        let mut idle = self.slots.idle();
         let number = idle.next;
         idle.next += 1;
         idle.waiting.insert(number, (Instant::now(), self.leave.clone()));
@@ -136,7 +135,7 @@ impl Place {
 
     fn forget(&self) {
         let number = *self.number();
-        self.room.idle().waiting.remove(&number);
+        self.slots.idle().waiting.remove(&number);
     }
 
     fn number(&self) -> MutexGuard<'_, u64> {
@@ -144,14 +143,14 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.forget();
     }
 }
 
-/// A request on a connection.
-pub(super) struct InUse(Arc<Place>);
+/// Guard of a request being served.
+pub(super) struct InUse(Arc<ConnectionSlot>);
 
 impl Drop for InUse {
     fn drop(&mut self) {
@@ -159,19 +158,19 @@ impl Drop for InUse {
     }
 }
 
-/// The body of an answer, which keeps its connection in use to its end.
-pub(super) struct Served<B> {
+/// Response body that keeps its connection in use until its end.
+pub(super) struct TrackedBody<B> {
     body: B,
     _in_use: InUse,
 }
 
-impl<B> Served<B> {
+impl<B> TrackedBody<B> {
     pub(super) fn new(body: B, in_use: InUse) -> Self {
         Self { body, _in_use: in_use }
     }
 }
 
-impl<B: Body + Unpin> Body for Served<B> {
+impl<B: Body + Unpin> Body for TrackedBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -195,24 +194,24 @@ impl<B: Body + Unpin> Body for Served<B> {
 mod tests {
     use super::*;
 
-    /// Whether a connection has been asked to leave; asked once.
-    async fn is_asked(place: &Place) -> bool {
-        timeout(Duration::ZERO, place.asked_to_leave()).await.is_ok()
+    /// Whether the connection has been evicted.
+    async fn is_asked(slot: &ConnectionSlot) -> bool {
+        timeout(Duration::ZERO, slot.evicted()).await.is_ok()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_idlest_makes_way_and_one_in_use_never() {
-        let room = Room::new(3);
-        let [first, second, third] = [room.enter().await, room.enter().await, room.enter().await];
+    async fn longest_idle_is_evicted_and_busy_never() {
+        let slots = ConnectionSlots::new(3);
+        let [first, second, third] = [slots.acquire().await, slots.acquire().await, slots.acquire().await];
         let (first, second, third) = (first.unwrap(), second.unwrap(), third.unwrap());
-        // The first is the last to have become idle.
+        // The first connection became idle last.
         drop(first.serve());
         let serving = second.serve();
         let leaving = async {
-            third.asked_to_leave().await;
+            third.evicted().await;
             drop(third);
         };
-        let (entered, ()) = tokio::join!(room.enter(), leaving);
+        let (entered, ()) = tokio::join!(slots.acquire(), leaving);
         assert!(entered.is_some());
         assert!(!is_asked(&first).await && !is_asked(&second).await);
         assert!(second.is_in_use());
@@ -221,31 +220,31 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_has_just_come_is_left_alone_for_a_moment() {
-        let room = Room::new(1);
-        let place = room.enter().await.unwrap();
+    async fn new_connection_is_not_evicted_at_once() {
+        let slots = ConnectionSlots::new(1);
+        let slot = slots.acquire().await.unwrap();
         let begin = Instant::now();
         let leaving = async {
-            place.asked_to_leave().await;
-            assert_eq!(begin.elapsed(), GRACE);
-            drop(place);
+            slot.evicted().await;
+            assert_eq!(begin.elapsed(), MIN_IDLE);
+            drop(slot);
         };
-        let (entered, ()) = tokio::join!(room.enter(), leaving);
+        let (entered, ()) = tokio::join!(slots.acquire(), leaving);
         assert!(entered.is_some());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_newcomer_is_refused_while_all_are_in_use() {
-        let room = Room::new(2);
-        let places = [room.enter().await.unwrap(), room.enter().await.unwrap()];
-        let serving = places.each_ref().map(Place::serve);
-        assert!(room.enter().await.is_none());
-        // Asked once their grace is over, and they do not leave: their next request came first.
+    async fn connection_is_refused_while_all_are_busy() {
+        let slots = ConnectionSlots::new(2);
+        let places = [slots.acquire().await.unwrap(), slots.acquire().await.unwrap()];
+        let serving = places.each_ref().map(ConnectionSlot::serve);
+        assert!(slots.acquire().await.is_none());
+        // Evicted after their minimum idle time, but their next request came first.
         drop(serving);
-        assert!(room.enter().await.is_none());
+        assert!(slots.acquire().await.is_none());
         assert!(is_asked(&places[0]).await && is_asked(&places[1]).await);
         drop(places);
-        assert!(room.enter().await.is_some());
-        assert!(room.idle().waiting.is_empty(), "who has left is forgotten");
+        assert!(slots.acquire().await.is_some());
+        assert!(slots.idle().waiting.is_empty(), "closed connections are removed");
     }
 }

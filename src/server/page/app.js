@@ -1,15 +1,15 @@
-// The page as a whole: the key, the one stream that says when to look again, and what is shown when it breaks.
+// The page as a whole: key, event stream, refresh, and the states of the connection.
 
-import * as happenings from "/page/events.js";
+import * as log from "/page/events.js";
 import * as message from "/page/message.js";
-import { Refusal, ask, byId, credentials, events, tell, write } from "/page/service.js";
+import { Refusal, ask, byId, credentials, events, notify, write } from "/page/service.js";
 import * as sessions from "/page/sessions.js";
 
-/** Sessions are asked for when something has happened, but not more often than this, */
+/** Sessions are requested after events, at most this often, */
 const LEAST_PAUSE = 700;
-/** and when nothing has, at least so often: memory grows silently. */
+/** and without events at least this often, because memory grows silently. */
 const LONGEST_PAUSE = 5000;
-/** Pauses before another try to connect. */
+/** Pauses before reconnecting. */
 const RETRIES = [1000, 2000, 4000, 8000];
 
 let connection = null;
@@ -29,7 +29,7 @@ function connect() {
   connection?.abort();
   const mine = (connection = new AbortController());
   listen(mine).then(
-    // It ends by itself every few minutes.
+    // The stream ends by itself every few minutes.
     () => mine === connection && again(200),
     (error) => mine === connection && broken(error),
   );
@@ -49,14 +49,14 @@ async function listen(mine) {
   };
   try {
     alive();
-    const response = await ask("/v1/happenings", { signal: mine.signal });
+    const response = await ask("/v1/events/stream", { signal: mine.signal });
     for await (const data of events(response, alive)) {
-      const happening = JSON.parse(data);
-      if (happening.type === "hello") {
-        patience = Math.max(5000, happening.heartbeat_seconds * 3000);
-        welcome(happening);
+      const item = JSON.parse(data);
+      if (item.type === "hello") {
+        patience = Math.max(5000, item.heartbeat_seconds * 3000);
+        welcome(item);
       } else {
-        happenings.add(happening);
+        log.add(item);
         soon();
       }
     }
@@ -66,7 +66,7 @@ async function listen(mine) {
 }
 
 function welcome({ version, speaks_for: speaksFor, sees }) {
-  if (tries && byId("notice").dataset.is === "bad") tell("");
+  if (tries && byId("notice").dataset.is === "bad") notify("");
   tries = 0;
   link("live", "Live");
   write(byId("version"), version);
@@ -74,7 +74,7 @@ function welcome({ version, speaks_for: speaksFor, sees }) {
   byId("key-open").hidden = !credentials.key && speaksFor === "anybody";
   write(byId("sessions-title"), sees === "all" ? "Sessions" : "Your sessions");
   if (!byId("key").contains(document.activeElement) || byId("key").dataset.sent) openKey(false);
-  happenings.begin();
+  log.begin();
   message.fit(speaksFor);
   look();
 }
@@ -82,7 +82,7 @@ function welcome({ version, speaks_for: speaksFor, sees }) {
 function broken(error) {
   if (error instanceof Refusal && [400, 401, 403].includes(error.status)) {
     sessions.forget();
-    happenings.begin();
+    log.begin();
     link("closed", error.code.startsWith("missing_") ? "Waiting for a key" : "Not connected");
     byId("key-open").hidden = true;
     const why = {
@@ -97,7 +97,7 @@ function broken(error) {
   again(pause);
 }
 
-/** Looks again soon, once for all that happens until then. */
+/** Refreshes soon, once for all events until then. */
 function soon() {
   lookAgain ??= setTimeout(look, LEAST_PAUSE);
 }
@@ -111,8 +111,8 @@ async function look() {
   try {
     await sessions.refresh();
   } catch (error) {
-    // What is wrong with the connection, the stream tells.
-    if (error instanceof Refusal && error.status !== 401) tell(`The sessions cannot be shown: ${error.message}`, "bad");
+    // Connection failures are reported by the stream.
+    if (error instanceof Refusal && error.status !== 401) notify(`The sessions cannot be shown: ${error.message}`, "bad");
   }
   looking = false;
 }

@@ -1,15 +1,15 @@
-// What happened lately: a list with the latest first, and the latencies of starts and turns that follow from it.
+// Recent events, latest first, and the latencies of starts and turns.
 
-import { byId, clock, element, span, tell, userName, write } from "/page/service.js";
+import { byId, clock, element, span, notify, userName, write } from "/page/service.js";
 
-/** Lines that are kept. */
+/** Maximum lines. */
 const MOST = 150;
 /** Bars of a sparkline. */
 const BARS = 60;
 const [WIDTH, HEIGHT] = [240, 36];
 const SVG = "http://www.w3.org/2000/svg";
 
-/** Each in words, and how serious it is. */
+/** Description and severity of each event. */
 const WORDS = {
   started: ({ generation }) => [`child ${generation} started`, ""],
   ready: ({ took_seconds }) => [`ready after ${span(took_seconds)}`, "good"],
@@ -21,23 +21,23 @@ const WORDS = {
   own_turn: ({ cost_usd }) => [`the CLI ran a turn of its own, $${Number(cost_usd).toFixed(4)}`, ""],
   refused: ({ reason }) => [`turn refused: ${plain(reason)}`, "odd"],
   crashed: ({ detail }) => [`crashed: ${detail}`, "bad"],
-  restarted: ({ cause }) => [`started again after a ${plain(cause)}`, "odd"],
+  restarted: ({ cause }) => [`restarted after a ${plain(cause)}`, "odd"],
   paused: () => ["failed too often and pauses", "bad"],
   evicted: ({ reason }) => [reason === "admin" ? "evicted on request" : `evicted: ${plain(reason)}`, ""],
   context_lost: ({ kind }) => [kind === "conversation" ? "lost its conversation" : "lost its latest turns", "bad"],
-  missed: () => ["Some happenings were too fast for this page.", "odd"],
+  missed: () => ["Some events were too fast for this page.", "odd"],
 };
 const plain = (word) => String(word ?? "").replaceAll("_", " ");
 
 const latencies = { starts: [], turns: [] };
-/** Lines and bars wait for the next picture: a burst is drawn once. */
+/** Lines and bars wait for the next frame, so that a burst is drawn once. */
 let waiting = [];
-/** What is told at once on connecting is history; nobody needs to hear it. */
+/** Events right after connecting are history and are not announced. */
 let listening = false;
 
-/** A stream begins: it tells everything that is still known. */
+/** A new stream begins with all recent events. */
 export function begin() {
-  byId("happenings").replaceChildren();
+  byId("events").replaceChildren();
   Object.assign(latencies, { starts: [], turns: [] });
   waiting = [];
   listening = false;
@@ -45,17 +45,17 @@ export function begin() {
   draw();
 }
 
-export function add(happening) {
+export function add(event) {
   if (!waiting.length) requestAnimationFrame(draw);
-  waiting.push(happening);
+  waiting.push(event);
   if (waiting.length > 4 * MOST) waiting.shift();
-  if (happening.type === "ready") note("starts", { took: happening.took_seconds });
-  if (happening.type === "turn_ended") {
-    note("turns", { took: happening.took_seconds, bad: !["ok", "cancelled"].includes(happening.outcome) });
+  if (event.type === "ready") note("starts", { took: event.took_seconds });
+  if (event.type === "turn_ended") {
+    note("turns", { took: event.took_seconds, bad: !["ok", "cancelled"].includes(event.outcome) });
   }
-  // The list itself is silent for screen readers: a busy service would never let them finish.
-  if (listening && ["crashed", "paused"].includes(happening.type)) {
-    tell(`${who(happening)} ${WORDS[happening.type](happening)[0]}.`, "bad");
+  // Screen readers do not read the list, because a busy service would never let them finish.
+  if (listening && ["crashed", "paused"].includes(event.type)) {
+    notify(`${who(event)} ${WORDS[event.type](event)[0]}.`, "bad");
   }
 }
 
@@ -67,23 +67,23 @@ function note(name, bar) {
 const who = ({ user, session }) => [user === undefined ? "" : userName(user), session === "default" && user ? "" : session].filter(Boolean).join(", ");
 
 function draw() {
-  const list = byId("happenings");
-  for (const happening of waiting) {
-    const [text, kind] = WORDS[happening.type]?.(happening) ?? [plain(happening.type), ""];
+  const list = byId("events");
+  for (const event of waiting) {
+    const [text, kind] = WORDS[event.type]?.(event) ?? [plain(event.type), ""];
     const line = element("li", "", kind);
-    const time = element("time", happening.at ? clock(happening.at) : "");
-    line.append(time, element("b", happening.session === undefined ? "" : who(happening)), element("span", text));
+    const time = element("time", event.at ? clock(event.at) : "");
+    line.append(time, element("b", event.session === undefined ? "" : who(event)), element("span", text));
     list.prepend(line);
   }
   waiting = [];
   while (list.childElementCount > MOST) list.lastChild.remove();
-  byId("happenings-empty").hidden = list.childElementCount > 0;
+  byId("events-empty").hidden = list.childElementCount > 0;
   list.hidden = !list.childElementCount;
   sparkline("starts");
   sparkline("turns");
 }
 
-/** One bar each, on a logarithmic scale: a millisecond and a minute are both seen. */
+/** One bar each, on a logarithmic scale from a millisecond to a minute. */
 function sparkline(name) {
   const bars = latencies[name];
   const step = WIDTH / BARS;

@@ -1,8 +1,8 @@
-// The box to try a message as a user, and the answer as it streams.
+// The form to try a message as a user, with its streamed answer.
 
-import { ask, byId, element, events, span, tell, write } from "/page/service.js";
+import { ask, byId, element, events, span, notify, write } from "/page/service.js";
 
-/** Characters of an answer that are shown; more is cut, for the page has to stay quick. */
+/** Maximum characters shown of an answer, so that the page stays fast. */
 const MOST = 200_000;
 
 let running = null;
@@ -30,7 +30,7 @@ async function send() {
   running = {
     async stop() {
       stopped = true;
-      // Hanging up is enough where the service takes it for an interrupt; where it does not, it has to be told.
+      // Disconnecting interrupts only if the service is configured so; the request always does.
       const session = encodeURIComponent(body.session_id);
       await ask(`/v1/sessions/${session}/interrupt`, { method: "POST", user }).catch(() => {});
       hangUp.abort();
@@ -59,7 +59,7 @@ async function send() {
       write(byId("answer-facts"), "Stopped. The session keeps its child.");
     } else {
       write(byId("answer-facts"), "");
-      tell(`The message got no answer: ${error.message}`, "bad");
+      notify(`The message got no answer: ${error.message}`, "bad");
       if (!answer.hidden) answer.append(element("em", ` [${error.message}]`));
     }
   }
@@ -74,7 +74,7 @@ function working(is) {
   byId("answer").ariaBusy = String(is);
 }
 
-/** Says the answer's text as it comes; gives the line that ended the turn. */
+/** Shows the answer's text as it arrives; returns the line that ended the turn. */
 async function follow(response, say) {
   let end;
   let spoken = false;
@@ -95,7 +95,7 @@ async function follow(response, say) {
   return end;
 }
 
-/** Shows the box as far as the caller may use it. */
+/** Shows the form as far as the caller may use it. */
 export function fit(speaksFor) {
   const may = speaksFor !== "nobody";
   byId("message").hidden = !may;

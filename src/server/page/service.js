@@ -1,11 +1,11 @@
-// Asking the service: the key and the user, requests, streams of events, and the small things that all parts use.
+// Requests to the service with key and user, event streams, and helpers shared by all parts.
 
 const KEY = "pilotlight.key";
 const USER = "pilotlight.user";
 
 export const byId = (id) => document.getElementById(id);
 
-/** An element with text in it. Text is never read as HTML here. */
+/** Creates an element with text, which is never parsed as HTML. */
 export function element(name, text = "", kind = "") {
   const made = document.createElement(name);
   made.textContent = text;
@@ -13,15 +13,15 @@ export function element(name, text = "", kind = "") {
   return made;
 }
 
-/** Writes only what has changed: screen readers and selections are left in peace. */
+/** Writes changed text only, so that screen readers and selections are not disturbed. */
 export function write(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
 let clearing;
 
-/** Tells the outcome of what somebody did, or something bad that happened, for a while. */
-export function tell(text, kind = "") {
+/** Shows the outcome of an action, or a failure, for a while. */
+export function notify(text, kind = "") {
   const notice = byId("notice");
   notice.dataset.is = kind;
   write(notice, text);
@@ -30,14 +30,14 @@ export function tell(text, kind = "") {
 }
 
 export const credentials = {
-  // In memory where the browser keeps nothing.
+  // In memory where the browser stores nothing.
   key: "",
   user: "",
   load() {
     try {
       this.key = sessionStorage.getItem(KEY) ?? "";
       this.user = sessionStorage.getItem(USER) ?? "";
-    } catch { /* then they last as long as the page */ }
+    } catch { /* kept until the page is closed */ }
   },
   set(key, user) {
     [this.key, this.user] = [key, user];
@@ -50,7 +50,7 @@ export const credentials = {
   },
 };
 
-/** A refusal or failure of the service, in its own words. */
+/** A refusal or failure of the service, with its message. */
 export class Refusal extends Error {
   constructor(status, code, message) {
     super(message);
@@ -58,10 +58,10 @@ export class Refusal extends Error {
   }
 }
 
-/** Any text as the bytes of a header. */
+/** Encodes text as the bytes of a header. */
 const headerText = (text) => String.fromCharCode(...new TextEncoder().encode(text));
 
-/** Sends a request; a refusal is thrown. `user` is who is meant, where the key speaks for several. */
+/** Sends a request and throws a refusal. `user` is the user of the request, if the key acts for several. */
 export async function ask(path, { method = "GET", body, user = credentials.user, signal } = {}) {
   const headers = {};
   if (credentials.key) headers["x-api-key"] = headerText(credentials.key);
@@ -70,11 +70,11 @@ export async function ask(path, { method = "GET", body, user = credentials.user,
   const options = { method, headers, signal, cache: "no-store", credentials: "omit" };
   const response = await fetch(path, body ? { ...options, body: JSON.stringify(body) } : options);
   if (response.ok) return response;
-  const told = await response.json().catch(() => ({}));
-  throw new Refusal(response.status, told.error?.code ?? "", told.error?.message ?? `status ${response.status}`);
+  const error = await response.json().catch(() => ({}));
+  throw new Refusal(response.status, error.error?.code ?? "", error.error?.message ?? `status ${response.status}`);
 }
 
-/** The data of each event of a stream, as it comes. `alive` is called for every sign of life. */
+/** Yields the data of each event of a stream. `alive` is called for all received data. */
 export async function* events(response, alive = () => {}) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";

@@ -1,6 +1,6 @@
 // The sessions: how many are at what, a row for each, and the buttons that warm, interrupt and evict.
 
-import { age, ask, byId, bytes, clock, credentials, element, tell, userName, write } from "/page/service.js";
+import { age, ask, byId, bytes, clock, credentials, element, notify, userName, write } from "/page/service.js";
 
 /** In the order in which they matter. */
 const STATES = ["busy", "idle", "starting", "stopping", "backoff", "failed", "dormant"];
@@ -8,37 +8,37 @@ const WITH_CHILD = ["busy", "idle", "starting", "stopping"];
 /** Rows that are shown; a longer list is said to be one. */
 const MOST = 200;
 const COLUMNS = ["Session", "State", "Age", "Idle", "Memory", "Turns", "Restarts", "Last exit"];
-/** How long a question stays on a button. */
+/** How long a confirmation stays on a button. */
 const ASKED_FOR = 4000;
 
 const rows = new Map();
-/** What was told last, and when: ages go on between two answers. */
-let told = { sessions: [], at: 0, serverTime: 0 };
+/** The last answer and its time: ages advance between two answers. */
+let latest = { sessions: [], at: 0, serverTime: 0 };
 
 export async function refresh() {
   const response = await ask(`/v1/sessions?limit=${MOST}`);
   const serverTime = Date.parse(response.headers.get("date")) / 1000 || Date.now() / 1000;
   const { sessions, truncated } = await response.json();
-  told = { sessions, at: performance.now(), serverTime };
+  latest = { sessions, at: performance.now(), serverTime };
   sessions.sort(inOrder);
   count(sessions);
   fill(sessions);
   showAges();
   byId("sessions-empty").hidden = sessions.length > 0;
-  write(byId("sessions-empty"), "No sessions yet. The first message of a user begins one: try it below.");
+  write(byId("sessions-empty"), "No sessions yet. A user's first message creates one: try it below.");
   byId("sessions-more").hidden = !truncated;
   write(byId("sessions-more"), `Only the ${sessions.length} used last are shown; there are more.`);
 }
 
-/** Nothing may be shown any more. */
+/** Clears everything shown. */
 export function forget() {
-  told = { sessions: [], at: 0, serverTime: 0 };
+  latest = { sessions: [], at: 0, serverTime: 0 };
   count([]);
   fill([]);
   byId("sessions-empty").hidden = byId("sessions-more").hidden = true;
 }
 
-/** Those with a child first, then by name: rows do not jump while somebody reaches for a button. */
+/** Sessions with a child first, then by name, so that rows do not move under the pointer. */
 function inOrder(one, other) {
   const rank = (session) => (session.state === "failed" || session.state === "backoff" ? 0 : WITH_CHILD.includes(session.state) ? 1 : 2);
   return rank(one) - rank(other) || key(one).localeCompare(key(other));
@@ -142,13 +142,13 @@ function show({ session, cells, buttons, node }) {
   }
 }
 
-/** Ages go on without asking. */
+/** Advances ages without a request. */
 export function showAges() {
-  const since = (performance.now() - told.at) / 1000;
+  const since = (performance.now() - latest.at) / 1000;
   for (const { session, cells } of rows.values()) {
     const idle = session.state === "busy" ? 0 : session.idle_seconds + since;
-    // The service's clock is told in whole seconds.
-    write(cells[2], age(Math.max(idle, told.serverTime + since - session.created_at)));
+    // The service's clock is known in whole seconds.
+    write(cells[2], age(Math.max(idle, latest.serverTime + since - session.created_at)));
     write(cells[3], session.state === "busy" ? "–" : age(idle));
   }
 }
@@ -157,7 +157,7 @@ const path = (session, rest) => {
   const user = session.user === undefined ? "" : `?user=${session.user}`;
   return `/v1/sessions/${encodeURIComponent(session.id)}${rest}${user}`;
 };
-/** The user of a row is named in the path, as it was told; a user's own key needs no name. */
+/** Requests name the user of a row in the path; a user's own key needs none. */
 const of = (session, method) => ({ method, user: session.user === undefined ? credentials.user : "" });
 
 const ACTIONS = {
@@ -171,7 +171,7 @@ const ACTIONS = {
   },
   async Evict(session) {
     await ask(path(session, ""), of(session, "DELETE"));
-    return "is evicted; its next message goes on where it was";
+    return "is evicted; its next message continues the conversation";
   },
 };
 
@@ -189,9 +189,9 @@ async function press(row, name, button, act) {
   show(row);
   const who = [session.user === undefined ? "" : userName(session.user), session.id].filter(Boolean).join(", ");
   try {
-    tell(`${who} ${await act(session)}.`, "good");
+    notify(`${who} ${await act(session)}.`, "good");
   } catch (error) {
-    tell(`${name} ${who}: ${error.message}`, "bad");
+    notify(`${name} ${who}: ${error.message}`, "bad");
   }
   delete button.dataset.works;
   await refresh().catch(() => {});

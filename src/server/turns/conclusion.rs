@@ -1,35 +1,35 @@
-//! What the end of a turn means for its caller, for the history of its conversation, for readiness and for the log. One
-//! policy for streams and documents. Pure, but for [`Conclusion::settle`], which carries it out on the claim.
+//! The end-of-turn policy for streams and documents: error, log, readiness, history of the conversation.
+//!
+//! Pure, except for [`Conclusion::settle`], which applies the policy to the claim.
 
 use crate::error::TurnError;
 use crate::server::api::error::ApiError;
 use crate::server::conversations::Claim;
-use crate::server::dialect::{Dialect, Ending, is_answer};
+use crate::server::dialect::{Dialect, TurnEnd, is_answer};
 use crate::turn::{Outcome, Status};
 
-/// See the module.
+/// Consequences of the end of a turn.
 #[derive(Debug)]
 pub(super) struct Conclusion {
-    /// The word for the log.
+    /// Outcome in the log.
     pub(super) word: &'static str,
-    /// What the caller gets in place of an answer.
+    /// The error sent instead of an answer.
     pub(super) error: Option<ApiError>,
-    /// The child has seen nothing of the message: the request was refused, there was no turn.
+    /// The child received nothing: the request was refused.
     pub(super) is_refusal: bool,
-    /// The CLI itself ended the turn, so one has really started.
+    /// The CLI itself ended the turn, which proves a working start.
     pub(super) has_started: bool,
-    /// The answer belongs to the history of the conversation. Of one that has lost something nobody knows what its child
-    /// remembers.
+    /// The answer extends the known history. After a loss of context the history of the child is unknown.
     is_remembered: bool,
 }
 
 impl Conclusion {
-    /// What this end means to a caller of this dialect.
-    pub(super) fn of(dialect: Dialect, ending: Ending<'_>) -> Self {
+    /// Evaluates the end of a turn in this dialect.
+    pub(super) fn of(dialect: Dialect, ending: TurnEnd<'_>) -> Self {
         match ending {
-            Ending::Lost(error) => Self::aborted(error),
-            Ending::Told(Outcome { status: Status::Aborted(error), .. }) => Self::aborted(error),
-            Ending::Told(outcome) => {
+            TurnEnd::Failed(error) => Self::aborted(error),
+            TurnEnd::Finished(Outcome { status: Status::Aborted(error), .. }) => Self::aborted(error),
+            TurnEnd::Finished(outcome) => {
                 let is_answer = is_answer(dialect, outcome);
                 Self {
                     word: if outcome.is_ok() { "completed" } else { "failed" },
@@ -52,13 +52,13 @@ impl Conclusion {
         }
     }
 
-    /// Gives the claim back: with the answer, as it was, or (dropped) as a conversation that nothing matches any more.
+    /// Releases the claim: with the answer, unchanged, or (dropped) as stale.
     pub(super) fn settle(&self, claim: Option<Claim>, text: impl FnOnce() -> String) {
         let Some(mut claim) = claim else { return };
         if self.is_remembered {
-            claim.answered(&text());
+            claim.commit(&text());
         } else if self.is_refusal {
-            claim.not_reached();
+            claim.mark_unsent();
         }
     }
 }
@@ -92,13 +92,13 @@ mod tests {
 
     #[test]
     fn only_an_end_by_the_cli_proves_a_start() {
-        let (original, anthropic) = (Dialect::Original, Dialect::Anthropic);
+        let (legacy, anthropic) = (Dialect::Legacy, Dialect::Anthropic);
         // Dialect, end, context lost; then word, code of the error, refusal, started, remembered.
         let table = [
             (anthropic, Status::Completed, false, ("completed", None, false, true, true)),
             (anthropic, Status::Completed, true, ("completed", None, false, true, false)),
             (anthropic, failed("refusal"), false, ("failed", None, false, true, true)),
-            (original, failed("refusal"), false, ("failed", Some("refusal"), false, true, false)),
+            (legacy, failed("refusal"), false, ("failed", Some("refusal"), false, true, false)),
             (anthropic, failed("rate_limit"), false, ("failed", Some("rate_limit"), false, true, false)),
             (anthropic, aborted(TurnError::Draining), false, refusal("draining")),
             (anthropic, aborted(TurnError::Storage("x".into())), false, refusal("storage")),
@@ -111,20 +111,24 @@ mod tests {
         ];
         for (dialect, status, lost, expected) in table {
             let outcome = outcome(status, lost);
-            let told = |it: &Conclusion| {
+            let meaning = |it: &Conclusion| {
                 let code = it.error.as_ref().map(ApiError::code);
                 (it.word, code, it.is_refusal, it.has_started, it.is_remembered)
             };
-            assert_eq!(told(&Conclusion::of(dialect, Ending::Told(&outcome))), expected, "{outcome:?}");
+            assert_eq!(
+                meaning(&Conclusion::of(dialect, TurnEnd::Finished(&outcome))),
+                expected,
+                "{outcome:?}"
+            );
             if let Status::Aborted(error) = &outcome.status {
-                assert_eq!(told(&Conclusion::of(dialect, Ending::Lost(error))), expected, "{error}");
+                assert_eq!(meaning(&Conclusion::of(dialect, TurnEnd::Failed(error))), expected, "{error}");
             }
         }
     }
 
-    type Told = (&'static str, Option<&'static str>, bool, bool, bool);
+    type Meaning = (&'static str, Option<&'static str>, bool, bool, bool);
 
-    fn refusal(code: &'static str) -> Told {
+    fn refusal(code: &'static str) -> Meaning {
         (code, Some(code), true, false, false)
     }
 

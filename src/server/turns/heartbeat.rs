@@ -1,7 +1,7 @@
-//! When a caller has heard nothing for so long that it wants a sign of life.
+//! Timer for heartbeats on a silent stream.
 //!
-//! Events come by the thousand, so that one of them costs no look at the clock: time is cut into quarters, and only the
-//! end of a quarter asks whether anything was said in it.
+//! Streams have thousands of events, so an event must not read the clock. The interval is divided into quarters; the end
+//! of each quarter checks whether anything was sent in it.
 
 use std::future::Future as _;
 use std::pin::Pin;
@@ -10,39 +10,38 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Quarters in which nothing was said, after which it is time: with the one in which it was said last, a silence of
-/// three quarters of the heartbeat to a whole one.
-const SILENT: u32 = 3;
+/// Silent quarters before a heartbeat: with the quarter of the last event, three quarters to one whole interval.
+const SILENT_QUARTERS: u32 = 3;
 
-/// The silence of one stream.
+/// The heartbeat timer of one stream.
 #[derive(Debug)]
-pub(super) struct Silence {
+pub(super) struct Heartbeat {
     quarter: Duration,
     end: Pin<Box<Sleep>>,
-    said: bool,
+    is_active: bool,
     silent: u32,
 }
 
-impl Silence {
-    /// Begins with something said now.
-    pub(super) fn new(heartbeat: Duration) -> Self {
-        let quarter = heartbeat / (SILENT + 1);
-        Self { quarter, end: Box::pin(sleep(quarter)), said: true, silent: 0 }
+impl Heartbeat {
+    /// Starts with activity now.
+    pub(super) fn new(interval: Duration) -> Self {
+        let quarter = interval / (SILENT_QUARTERS + 1);
+        Self { quarter, end: Box::pin(sleep(quarter)), is_active: true, silent: 0 }
     }
 
-    /// Something was said.
-    pub(super) fn broken(&mut self) {
-        self.said = true;
+    /// Records that something was sent.
+    pub(super) fn reset(&mut self) {
+        self.is_active = true;
     }
 
-    /// Ready when a sign of life is due; it counts as said.
+    /// Ready when a heartbeat is due, which counts as sent.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         loop {
             ready!(self.end.as_mut().poll(context));
             self.end.as_mut().reset(Instant::now() + self.quarter);
-            self.silent = if std::mem::take(&mut self.said) { 0 } else { self.silent + 1 };
-            if self.silent >= SILENT {
-                self.said = true;
+            self.silent = if std::mem::take(&mut self.is_active) { 0 } else { self.silent + 1 };
+            if self.silent >= SILENT_QUARTERS {
+                self.is_active = true;
                 return Poll::Ready(());
             }
         }
@@ -56,20 +55,20 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_sign_is_due_after_silence_alone() {
-        let heartbeat = Duration::from_secs(8);
-        let mut silence = Silence::new(heartbeat);
+    async fn heartbeat_is_due_only_after_silence() {
+        let interval = Duration::from_secs(8);
+        let mut heartbeat = Heartbeat::new(interval);
         let begin = Instant::now();
-        poll_fn(|context| silence.poll(context)).await;
-        assert_eq!(begin.elapsed(), heartbeat);
+        poll_fn(|context| heartbeat.poll(context)).await;
+        assert_eq!(begin.elapsed(), interval);
         for _ in 0..100 {
-            let talking =
-                tokio::time::timeout(Duration::from_secs(1), poll_fn(|context| silence.poll(context)));
-            assert!(talking.await.is_err());
-            silence.broken();
+            let active =
+                tokio::time::timeout(Duration::from_secs(1), poll_fn(|context| heartbeat.poll(context)));
+            assert!(active.await.is_err());
+            heartbeat.reset();
         }
         let last = Instant::now();
-        poll_fn(|context| silence.poll(context)).await;
-        assert!((heartbeat * 3 / 4..=heartbeat).contains(&last.elapsed()), "{:?}", last.elapsed());
+        poll_fn(|context| heartbeat.poll(context)).await;
+        assert!((interval * 3 / 4..=interval).contains(&last.elapsed()), "{:?}", last.elapsed());
     }
 }

@@ -1,5 +1,5 @@
-//! Which MCP servers a request gets: those of the configuration that it names, and definitions of its own where the
-//! operator lets callers of its kind send some. Pure.
+//! Selects the MCP servers of a request: configured ones by name, and its own definitions where the operator allows
+//! them for this kind of caller. Pure.
 
 use std::collections::BTreeSet;
 
@@ -8,40 +8,40 @@ use axum::http::{HeaderMap, StatusCode};
 use crate::config::Mcp;
 use crate::server::api::error::ApiError;
 use crate::server::auth::caller::Caller;
-use crate::server::dialect::{AskedServers, MCP_FIELD};
+use crate::server::dialect::{MCP_FIELD, RequestedServers};
 use crate::turn::McpServers;
 
-/// The header that chooses servers of the configuration, in all dialects.
+/// Header with names of configured servers, in all dialects.
 pub(crate) const MCP_HEADER: &str = "x-pilotlight-mcp";
 
-/// What body and header ask for; `None` if neither says anything.
+/// Servers of body and header; `None` if neither names any.
 pub(crate) fn choose(
-    asked: Option<AskedServers>,
+    requested: Option<RequestedServers>,
     headers: &HeaderMap,
     caller: &Caller,
     mcp: &Mcp,
 ) -> Result<Option<McpServers>, ApiError> {
     let of_header = named(headers)?;
-    if asked.is_none() && of_header.is_none() {
+    if requested.is_none() && of_header.is_none() {
         return Ok(None);
     }
-    let mut asked = asked.unwrap_or_default();
+    let mut requested = requested.unwrap_or_default();
     let sender = caller.sender();
-    if asked.has_definitions() && !sender.may_define(mcp.callers) {
+    if requested.has_definitions() && !sender.may_define(mcp.callers) {
         return Err(not_allowed());
     }
-    let of_body = std::mem::take(&mut asked.names).into_iter().map(|name| (MCP_FIELD, name));
+    let of_body = std::mem::take(&mut requested.names).into_iter().map(|name| (MCP_FIELD, name));
     let of_header = of_header.unwrap_or_default().into_iter().map(|name| (MCP_HEADER, name));
     let mut names = BTreeSet::new();
-    for (place, name) in of_body.chain(of_header) {
+    for (source, name) in of_body.chain(of_header) {
         if !mcp.servers.contains_key(&name) {
-            // Neither the name, which may be anything, nor those that there are.
-            let message = format!("{place}: names a server that is not configured ([mcp.servers])");
+            // The message reveals neither the name, which may be anything, nor the configured ones.
+            let message = format!("{source}: names a server that is not configured ([mcp.servers])");
             return Err(ApiError::invalid("unknown_mcp_server", message));
         }
         names.insert(name);
     }
-    let definitions = asked.definitions(mcp)?;
+    let definitions = requested.definitions(mcp)?;
     if let Some(name) = names.iter().find(|name| definitions.contains_key(*name)) {
         return Err(ApiError::field(MCP_FIELD, format_args!("{name} is named and defined as well")));
     }
@@ -57,7 +57,7 @@ fn not_allowed() -> ApiError {
     ApiError::new(StatusCode::FORBIDDEN, "mcp_not_allowed", message)
 }
 
-/// The names in the header, which may be given more than once; an empty one chooses none.
+/// Names in the header, which may repeat; an empty value selects none.
 fn named(headers: &HeaderMap) -> Result<Option<Vec<String>>, ApiError> {
     let mut names = None;
     for value in headers.get_all(MCP_HEADER) {
@@ -107,7 +107,7 @@ mod tests {
         for value in header {
             headers.append(MCP_HEADER, value.parse().unwrap());
         }
-        let asked = AskedServers::read(Some(field)).unwrap();
+        let asked = RequestedServers::read(Some(field)).unwrap();
         match choose(asked, &headers, &caller(role), &mcp(callers)) {
             Ok(None) => Ok(None),
             Ok(Some(servers)) => {
@@ -130,7 +130,7 @@ mod tests {
                 } else {
                     Err("mcp_not_allowed")
                 };
-                // In every form, however wrong it is.
+                // In every form, valid or not.
                 let by_name = json!({ "c": { "command": "x" } });
                 let listed = json!([{ "name": "c", "command": "x" }]);
                 for field in [by_name, listed] {

@@ -1,10 +1,9 @@
-//! Turns that go on without their caller, and callers who come back.
+//! Detached turns, and callers that reattach.
 //!
-//! With `on_disconnect = "detach"` a turn is read by a task of its own, from its acceptance on, into a ring of its latest
-//! events, each with an id; the response reads from the ring. Whoever comes back with the id of the last event that was
-//! seen (`Last-Event-ID`) gets the next one first: nothing is lost or told twice. While somebody is attached the ring does
-//! not run over: the turn waits for a slow reader as it would without a ring. While nobody is, the oldest events are
-//! given up for new ones. Whoever attaches last has it; the connection before is ended.
+//! With `on_disconnect = "detach"`, a task reads the turn into a ring of its latest events, each with an id; the
+//! response reads from the ring. A caller that reattaches with `Last-Event-ID` gets the next event first, without loss
+//! or repetition. While a caller is attached, the turn waits for a slow reader; otherwise the ring drops its oldest
+//! events. The latest caller to attach supersedes the earlier one.
 
 use std::future::poll_fn;
 use std::sync::atomic::AtomicUsize;
@@ -22,13 +21,13 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
-use super::body::Answer;
-use super::events;
+use super::body::TurnBody;
+use super::pending::event_stream;
 use crate::error::TurnError;
 use crate::model::ids::UserId;
 use crate::server::api::error::{ApiError, ErrorForm};
-use crate::server::api::query::Inquiry;
-use crate::server::api::sessions::Name;
+use crate::server::api::query::SessionQuery;
+use crate::server::api::sessions::SessionName;
 use crate::server::app::App;
 use crate::server::net::connection::Closing;
 
@@ -36,22 +35,22 @@ mod ring;
 
 use ring::{Attached, Ring};
 
-/// How long the events of a turn that has ended are kept for a caller who comes back.
+/// Retention of events after the end of a turn.
 const KEPT_FOR: Duration = Duration::from_secs(60);
-/// Sessions whose events are kept at once. Beyond it turns that have ended are given up at once; running ones are
-/// bounded by the children there may be.
+/// Maximum sessions with events. Beyond it, ended turns are dropped at once; running ones are bounded by the number of
+/// children.
 const MOST_KEPT: usize = 1024;
-/// Bytes of all events that are kept. Beyond it turns that have ended are given up at once, too: a document with files
-/// may be a hundred times as long as a ring is meant to be.
+/// Maximum bytes of all events. Beyond it, ended turns are dropped at once: a document with files may exceed a ring a
+/// hundredfold.
 const MOST_BYTES: usize = 256 << 20;
 
 type Key = (UserId, String);
 
-/// The turns that go on without their callers.
+/// All detached turns.
 pub(crate) struct Replays {
-    /// The turns of each session that have not ended, and the one that ended last, in the order of their acceptance.
+    /// Running turns of each session and the last ended one, in order of acceptance.
     kept: Arc<DashMap<Key, Vec<Arc<Ring>>>>,
-    /// Bytes of events per turn.
+    /// Maximum bytes of events per turn.
     capacity: usize,
     /// Bytes of all events.
     held: Arc<AtomicUsize>,
@@ -71,14 +70,13 @@ impl Replays {
         Self { kept: Arc::default(), capacity, held: Arc::default(), heartbeat, tasks, closing }
     }
 
-    /// Has the answer begun and read by a task of its own, so that it goes on if its caller leaves before its first
-    /// event; what is returned is attached to it.
+    /// Streams the turn in a task, so that it survives its caller; returns the attached reader.
     pub(super) async fn detach(
         &self,
         user: &UserId,
         session: &str,
         form: ErrorForm,
-        begin: impl Future<Output = Result<Answer, ApiError>> + Send + 'static,
+        begin: impl Future<Output = Result<TurnBody, ApiError>> + Send + 'static,
     ) -> Result<Attached, ApiError> {
         let (ring, attached) = self.keep(user, session, form);
         let (done, begun) = oneshot::channel();
@@ -92,7 +90,7 @@ impl Replays {
                     return;
                 }
             };
-            // Nobody waits: the caller comes back for it.
+            // An error means that the caller has disconnected; it reattaches.
             done.send(Ok(())).ok();
             while let Some(frames) = poll_fn(|context| answer.poll_frames(context)).await {
                 for event in split(&frames) {
@@ -104,7 +102,7 @@ impl Replays {
         Ok(attached)
     }
 
-    /// Has the document made by a task of its own; it is kept as the one event of its turn.
+    /// Collects the document in a task and keeps it as the only event of the turn.
     pub(super) async fn collect(
         &self,
         user: &UserId,
@@ -129,7 +127,7 @@ impl Replays {
         Ok(Json(document).into_response())
     }
 
-    /// Gives up what is kept of a session that is deleted.
+    /// Drops the events of a deleted session.
     pub(crate) fn forget(&self, user: &UserId, session: &str) {
         self.kept.remove(&(user.clone(), session.to_owned()));
     }
@@ -162,7 +160,7 @@ impl Replays {
                 () = closing.now.cancelled() => {}
             }
             let is_room = kept.len() <= MOST_KEPT && ring.0.all_held() <= MOST_BYTES;
-            // Its events are the list's from here on: a later turn of the session may have them given up.
+            // From here on the list owns the events: a later turn may drop them.
             let ended = Arc::downgrade(&ring.0);
             drop(ring);
             if is_room {
@@ -182,7 +180,7 @@ impl Replays {
             let message = "no turn of this session is kept: none ran lately with on_disconnect = \"detach\"";
             ApiError::new(StatusCode::NOT_FOUND, "no_kept_turn", message)
         })?;
-        // Without an id: the turn that runs, else the one that has just ended.
+        // Without an id: the running turn, else the last ended one.
         let found = match last {
             Some(last) => rings.iter().find(|ring| ring.is_of(last)),
             None => rings.iter().find(|ring| !ring.has_ended()),
@@ -191,7 +189,7 @@ impl Replays {
     }
 }
 
-/// A ring that ends with the task that fills it, however that ends: its reader must not wait for ever.
+/// Ends the ring when its task ends in any way, so that readers never wait forever.
 struct Ends(Arc<Ring>);
 
 impl Drop for Ends {
@@ -200,26 +198,26 @@ impl Drop for Ends {
     }
 }
 
-/// `GET /v1/sessions/{id}/events`: the running turn, or the one that has just ended, from where the caller left it.
+/// `GET /v1/sessions/{id}/events`: reattaches to the running or last ended turn.
 pub(crate) async fn attach(
     State(app): State<Arc<App>>,
-    inquiry: Inquiry,
-    Name(session): Name,
+    query: SessionQuery,
+    SessionName(session): SessionName,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let user = inquiry.subject()?;
+    let user = query.subject()?;
     let last = match headers.get("last-event-id") {
         Some(value) => Some(value.to_str().map_err(|_| ring::unreadable())?),
         None => None,
     };
     let attached = app.replays().attach(&user, &session, last)?;
     let form = attached.form();
-    let mut response = events(Body::from_stream(attached));
+    let mut response = event_stream(Body::from_stream(attached));
     response.extensions_mut().insert(form);
     Ok(response)
 }
 
-/// Events in whole, each with its blank line.
+/// Splits frames into events, each with its blank line.
 fn split(frames: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = frames;
     std::iter::from_fn(move || {
@@ -231,77 +229,4 @@ fn split(frames: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio_util::sync::CancellationToken;
-
-    use super::*;
-
-    fn replays() -> Replays {
-        let closing = Closing { gracefully: CancellationToken::new(), now: CancellationToken::new() };
-        Replays::new(1 << 20, Duration::from_secs(10), TaskTracker::new(), closing)
-    }
-
-    async fn read(mut attached: Attached) -> String {
-        let mut all = String::new();
-        while let Some(events) = poll_fn(|context| attached.poll_events(context)).await {
-            all.push_str(std::str::from_utf8(&events).unwrap());
-        }
-        all
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_turn_that_waits_does_not_hide_the_one_that_runs() {
-        let (replays, alice) = (replays(), UserId::new("alice").unwrap());
-        let begin = async |name: &'static str| {
-            let (ring, attached) = replays.keep(&alice, "s", ErrorForm::Own);
-            let (end, ended) = oneshot::channel::<()>();
-            let filling = ring.clone();
-            replays.run(&alice, "s", ring, async move {
-                filling.push(format!("data: {name}\n\n").as_bytes()).await;
-                ended.await.ok();
-            });
-            drop(attached);
-            tokio::task::yield_now().await;
-            end
-        };
-        let attach = |last: Option<&str>| replays.attach(&alice, "s", last);
-        let first = begin("first").await;
-        let second = begin("second").await;
-        let mut running = attach(None).unwrap();
-        let seen = poll_fn(|context| running.poll_events(context)).await.unwrap();
-        assert!(seen.ends_with(b"data: first\n\n"), "{seen:?}");
-        let seen = String::from_utf8(seen.to_vec()).unwrap();
-        let id = seen.lines().find_map(|line| line.strip_prefix("id: ")).unwrap().to_owned();
-        drop(running);
-        drop(first);
-        tokio::task::yield_now().await;
-        // It has just ended, while the other one runs.
-        assert_eq!(read(attach(Some(&id)).unwrap()).await, "");
-        drop(second);
-        assert!(read(attach(None).unwrap()).await.ends_with("data: second\n\n"));
-        let third = begin("third").await;
-        assert_eq!(replays.kept.iter().map(|rings| rings.len()).sum::<usize>(), 2, "one of the ended");
-        assert_eq!(attach(Some(&id)).err().unwrap().status(), StatusCode::GONE);
-        drop(third);
-        tokio::time::sleep(KEPT_FOR * 2).await;
-        assert!(replays.kept.is_empty());
-        assert_eq!(attach(None).err().unwrap().status(), StatusCode::NOT_FOUND);
-        assert_eq!(replays.held.load(std::sync::atomic::Ordering::Relaxed), 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_reader_does_not_wait_for_a_task_that_failed() {
-        let (replays, alice) = (replays(), UserId::new("alice").unwrap());
-        let (ring, attached) = replays.keep(&alice, "s", ErrorForm::Own);
-        replays.run(&alice, "s", ring, async { panic!("as a test") });
-        let read = tokio::time::timeout(KEPT_FOR, read(attached)).await;
-        assert_eq!(read.expect("the end"), "");
-    }
-
-    #[test]
-    fn frames_are_split_into_events() {
-        let events: Vec<_> = split(b"event: a\ndata: 1\n\n: c\n\ndata: 2\n\n").collect();
-        assert_eq!(events, [&b"event: a\ndata: 1\n\n"[..], b": c\n\n", b"data: 2\n\n"]);
-        assert_eq!(split(b"").count(), 0);
-    }
-}
+mod tests;

@@ -9,7 +9,7 @@ use crate::model::ids::Generation;
 use crate::session::child_events::LifecycleEvent;
 use crate::session::conclude::Conclusion;
 use crate::session::state::Input;
-use crate::telemetry::events::EventKind;
+use crate::telemetry::emit::{ContextLoss, Evicted};
 use crate::telemetry::metrics::ContextLost;
 
 impl SessionActorState {
@@ -38,11 +38,9 @@ impl SessionActorState {
     }
 
     fn context_lost(&mut self, loss: ContextLost, gap: Option<String>) {
-        tracing::warn!(session = %self.entry.hash, loss = loss.as_str(), "part of a conversation is lost");
         if self.record.unreported_context_loss != Some(loss) {
             // Each start finds it until a turn reports it; it is one loss.
-            self.sessions.env.metrics.context_lost(loss);
-            self.record(EventKind::ContextLost { kind: loss.as_str() });
+            ContextLoss { extent: loss }.emit(self.telemetry(), &self.entry.key);
         }
         self.record.unreported_context_loss = Some(loss);
         self.record.known_gap = gap;
@@ -64,7 +62,7 @@ impl SessionActorState {
         match event {
             ChildEvent::Ready => {
                 if let Some(crashed_at) = self.crashed_at.take() {
-                    self.sessions.env.metrics.recovered(crashed_at.elapsed());
+                    self.sessions.env.telemetry.metrics.recovery_duration.record(crashed_at.elapsed());
                 }
                 if !self.warm_waiters.is_empty() {
                     self.touch();
@@ -132,14 +130,12 @@ impl SessionActorState {
         if ended.was_ready
             && let Some(link) = link
         {
-            self.sessions.env.metrics.session_ended(link.since.elapsed());
+            self.sessions.env.telemetry.metrics.session_lifetime.record(link.since.elapsed());
         }
         let eviction = self.eviction.take();
         if ended.was_requested() {
             if let Some(reason) = eviction {
-                self.sessions.env.metrics.evicted(reason);
-                self.record(EventKind::Evicted { reason: reason.as_str() });
-                tracing::info!(session = %self.entry.hash, reason = reason.as_str(), "evicted");
+                Evicted { reason }.emit(self.telemetry(), &self.entry.key);
             }
         } else {
             self.crashed_at.get_or_insert_with(Instant::now);

@@ -12,7 +12,7 @@ use crate::session::child_events::{Mailbox, Started};
 use crate::session::import::Offered;
 use crate::session::lifecycle::{self, Plan};
 use crate::session::state::SettingsHash;
-use crate::telemetry::events::EventKind;
+use crate::telemetry::emit::Restarted;
 
 /// The link to the child of one generation.
 pub(super) struct ChildLink {
@@ -38,8 +38,7 @@ impl SessionActorState {
         self.settings_by_hash.retain(|_, _| !self.waiting.is_empty());
         if restart {
             self.record.restarts = self.record.restarts.saturating_add(1);
-            self.sessions.env.metrics.restarted(self.restart_cause);
-            self.record(EventKind::Restarted { cause: self.restart_cause.as_str() });
+            Restarted { cause: self.restart_cause }.emit(self.telemetry(), &self.entry.key);
         }
         self.record.generation = generation.0;
         self.first = None;

@@ -4,6 +4,7 @@ use tokio::time::{Duration, Instant};
 use super::*;
 
 mod evictions;
+mod reachable;
 
 /// A machine and the clock of its test.
 struct Bench {

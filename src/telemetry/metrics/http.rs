@@ -1,71 +1,40 @@
-//! The figures of the HTTP server. Registered with the same recorder and under the same prefix as those of the core it
-//! serves; an embedding program without the server has none of them.
+//! Metrics of the HTTP server, under the same prefix and in the same recorder as those of its core.
 
 use std::time::Duration;
 
-use ::metrics::{Counter, Histogram, Recorder};
+use ::metrics::{Counter, Histogram};
 
-use super::catalogue::list;
-use super::handles::{By, ByBoth, Registrar};
+use super::catalogue::{Metric, Unit, declare};
 use super::labels::{AuthFailure, Dialect, HttpKind, HttpLimit, Route, StatusClass};
+use super::series::{By, ByBoth, Family, Registrar};
 
-/// The handles of one server.
-pub(crate) struct HttpMetrics {
-    requests: ByBoth<Route, StatusClass, Counter>,
-    turns: By<Dialect, Counter>,
-    auth_failures: By<AuthFailure, Counter>,
-    limited: By<HttpLimit, Counter>,
-    response: By<HttpKind, Histogram>,
-    render: Histogram,
+declare! {
+    /// Metrics of one server.
+    HttpMetrics:
+
+    requests: ByBoth<Route, StatusClass, Counter> = "http_requests_total", Count,
+        "HTTP requests answered, by route and class of the status.";
+    turns: By<Dialect, Counter> = "http_turns_total", Count,
+        "Requests for a turn whose body was read, by dialect.";
+    auth_failures: By<AuthFailure, Counter> = "auth_failures_total", Count,
+        "Requests refused because of their credentials or origin, by reason.";
+    limited: By<HttpLimit, Counter> = "http_limited_total", Count,
+        "Requests refused by a rate limit or the connection limit, by limit.";
+    response: By<HttpKind, Histogram> = "http_response_seconds", Seconds,
+        "Time from the head of a request to the head of its response; for turns, to the first event.",
+        &[0.0005, 0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+    render: Histogram = "metrics_render_seconds", Seconds, "Time to render a scrape.",
+        &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0];
 }
 
 impl HttpMetrics {
-    /// Registers and describes everything with this recorder.
-    pub(crate) fn register(recorder: &dyn Recorder, prefix: &str) -> Self {
-        let registrar = Registrar::new(recorder, prefix);
-        Self {
-            requests: registrar.counters_by_both(&list::HTTP_REQUESTS),
-            turns: registrar.counters(&list::HTTP_TURNS),
-            auth_failures: registrar.counters(&list::AUTH_FAILURES),
-            limited: registrar.counters(&list::HTTP_LIMITED),
-            response: registrar.histograms(&list::HTTP_RESPONSE),
-            render: registrar.histogram(&list::RENDER),
-        }
-    }
-
-    /// The head of an answer goes out, so long after the request's came.
+    /// Counts a response when its head is sent, `took` after the head of the request.
     pub(crate) fn answered(&self, route: Route, status: StatusClass, took: Duration) {
-        self.requests.of(route, status, |requests| requests.increment(1));
+        self.requests.increment(route, status);
         let kind = match route {
             Route::Messages | Route::Keepalive | Route::Chat => HttpKind::Turn,
             _ => HttpKind::Other,
         };
-        self.response.of(kind, |responses| responses.record(took));
-    }
-
-    /// A turn was asked for.
-    pub(crate) fn turn_asked(&self, dialect: Dialect) {
-        self.turns.of(dialect, |turns| turns.increment(1));
-    }
-
-    /// A caller was not let in.
-    pub(crate) fn auth_failed(&self, why: AuthFailure) {
-        self.auth_failures.of(why, |failures| failures.increment(1));
-    }
-
-    /// A caller has had its share.
-    pub(crate) fn limited(&self, what: HttpLimit) {
-        self.limited.of(what, |limited| limited.increment(1));
-    }
-
-    /// All figures were written down.
-    pub(crate) fn rendered(&self, took: Duration) {
-        self.render.record(took);
-    }
-}
-
-impl std::fmt::Debug for HttpMetrics {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("HttpMetrics")
+        self.response.record(kind, took);
     }
 }

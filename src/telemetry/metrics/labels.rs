@@ -1,11 +1,12 @@
-//! The values of every label. An enum each, so that no other value can be counted.
+//! Labels: one enum per label, whose variants are its values.
 
-use crate::error::TurnError;
+use pilotlight_shim::report::KillMethod;
+
+use crate::error::{StartFailure, TurnError};
 use crate::model::SessionState;
-use crate::turn::Status;
 
-/// A label: its name, and all the values that it can have, in the order of the variants.
-pub(super) trait Label: Copy {
+/// Label: its name, and its values in the order of the variants.
+pub(crate) trait Label: Copy {
     const KEY: &'static str;
     const VALUES: &'static [&'static str];
     fn index(self) -> usize;
@@ -26,14 +27,14 @@ macro_rules! labels {
         }
 
         impl $name {
-            /// The label's value.
-            #[allow(dead_code, reason = "not every label is logged as well")]
+            /// Value of the label.
+            #[allow(dead_code, reason = "some labels appear in metrics only")]
             pub(crate) const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $value),+ }
             }
 
-            /// The variant of this value.
-            #[allow(dead_code, reason = "not every label comes by its name")]
+            /// Variant of a value.
+            #[allow(dead_code, reason = "few labels are looked up by value")]
             pub(crate) fn named(value: &str) -> Option<Self> {
                 match value { $($value => Some(Self::$variant),)+ _ => None }
             }
@@ -42,80 +43,78 @@ macro_rules! labels {
 }
 
 labels! {
-    /// Why a child could not be started.
+    /// Reason why a child did not start.
     SpawnReason, "reason": None = "none", NotFound = "not_found", UnjudgedVersion = "unjudged_version", Eacces = "eacces", Enoexec = "enoexec",
         Eagain = "eagain", Enomem = "enomem", Emfile = "emfile", StartTimeout = "start_timeout",
         Handshake = "handshake", ExitedEarly = "exited_early", Other = "other";
-    /// What took its time in a start.
+    /// Phase of a start.
     SpawnPhase, "phase": Exec = "exec", Ready = "ready";
-    /// Why a child is gone.
+    /// Reason for the end of a child.
     ExitReason, "reason": Clean = "clean", Crash = "crash", Signal = "signal", Oom = "oom", Hang = "hang",
         Protocol = "protocol", MemoryLimit = "memory_limit", Evicted = "evicted", Drain = "drain", StatusUnknown = "status_unknown";
-    /// Why a child is started again.
+    /// Cause of a restart.
     RestartCause, "cause": Crash = "crash", Hang = "hang", Protocol = "protocol", NotStarted = "not_started";
-    /// Why a session gave up its child.
+    /// Reason for an eviction.
     EvictionReason, "reason": Idle = "idle", Memory = "memory", Capacity = "capacity", Admin = "admin";
-    /// What a conversation came back without.
+    /// Extent of a loss of context.
     #[derive(serde::Serialize, serde::Deserialize)]
     #[serde(rename_all = "snake_case")]
     ContextLost, "kind": Conversation = "conversation", LatestTurns = "latest_turns";
-    /// How a turn ended.
+    /// Outcome of a turn.
     TurnOutcome, "outcome": Ok = "ok", Error = "error", Timeout = "timeout", Cancelled = "cancelled",
         SessionLost = "session_lost", MemoryLimit = "memory_limit", Rejected = "rejected";
-    /// Whether the child was there already.
+    /// State of the child when a turn was accepted.
     FirstOutput, "start": Warm = "warm", Cold = "cold";
-    /// What there was no room for.
+    /// Exhausted resource.
     AdmissionRejected, "reason": QueueFull = "queue_full", Deadline = "deadline", Memory = "memory", Fds = "fds",
         Processes = "processes",
         Draining = "draining", PerUser = "per_user";
-    /// How a hang was found.
+    /// Detector of a hang.
     HangDetector, "detector": Ping = "ping", Stopped = "stopped", StdinStall = "stdin_stall",
         NoProgress = "no_progress";
-    /// A step of the stop sequence.
+    /// Step of the stop sequence.
     StopStep, "step": Interrupt = "interrupt", StdinClose = "stdin_close", Term = "term", TreeKill = "tree_kill";
-    /// Whether a child left when it was asked to.
+    /// Manner in which a child stopped.
     StopHow, "how": Orderly = "orderly", Killed = "killed";
-    /// The means by which a tree is ended, strongest first.
-    Rung, "rung": Cgroup = "cgroup", Walk = "walk", Marker = "marker";
-    /// How the protocol was broken.
+    /// Kind of a protocol violation.
     ProtocolError, "kind": BadJson = "bad_json", LineTooLong = "line_too_long", UnknownId = "unknown_id",
         PartialEof = "partial_eof";
-    /// A child's stream.
+    /// Stream of a child.
     Stream, "stream": Stdin = "stdin", Stdout = "stdout", Stderr = "stderr";
-    /// A kind of actor.
+    /// Kind of an actor.
     ActorKind, "actor": Supervisor = "supervisor", Session = "session", Idle = "idle", Sampler = "sampler";
-    /// What could not be measured.
+    /// Source of a measurement.
     SampleSource, "source": Process = "process", Host = "host";
-    /// A kind of memory. Pages of files are shared by all children and counted once per host.
+    /// Kind of memory. File pages are shared by all children and counted once per host.
     MemoryKind, "kind": Anon = "anon", Shmem = "shmem", Swap = "swap", SharedFile = "shared_file";
-    /// A kind of process.
+    /// Kind of a process.
     ProcessKind, "kind": Cli = "cli", Shim = "shim", Descendant = "descendant";
-    /// A kind of token.
+    /// Kind of a token.
     TokenKind, "kind": Input = "input", Output = "output", CacheRead = "cache_read",
         CacheCreation = "cache_creation";
-    /// A family of models. Their names are many and callers choose them: they can be no label.
+    /// Model family. Model names are chosen by callers and too many for a label.
     ModelClass, "model": Opus = "opus", Sonnet = "sonnet", Haiku = "haiku", Default = "default", Other = "other";
-    /// What the kernel tells the pressure on.
+    /// Resource whose pressure the kernel reports.
     Resource, "resource": Cpu = "cpu", Memory = "memory", Io = "io";
 }
 
 #[cfg(feature = "server")]
 labels! {
-    /// What a request asks for.
+    /// Route of a request.
     Route, "route": Messages = "messages", Keepalive = "keepalive", Chat = "chat", CountTokens = "count_tokens",
         Models = "models", Sessions = "sessions", Workspace = "workspace", Stats = "stats", Health = "health",
         Metrics = "metrics", Page = "page", Unknown = "unknown";
-    /// A class of answers.
+    /// Class of a response status.
     StatusClass, "status": Served = "2xx", Refused = "4xx", Failed = "5xx";
-    /// The dialect of a request for a turn.
+    /// Dialect of a request for a turn.
     Dialect, "dialect": Anthropic = "anthropic", OpenAi = "openai", Original = "original";
-    /// Why a caller was not let in.
+    /// Reason for a refusal of a caller.
     AuthFailure, "reason": MissingKey = "missing_key", InvalidKey = "invalid_key", AmbiguousKey = "ambiguous_key",
         AdminOnly = "admin_only", BrowserRefused = "browser_refused", HostRefused = "host_refused",
         NotAllowed = "not_allowed";
-    /// What a caller has had enough of.
+    /// Limit that refused a request.
     HttpLimit, "limit": Requests = "requests", Turns = "turns", Connections = "connections";
-    /// A kind of request.
+    /// Kind of a request.
     HttpKind, "kind": Turn = "turn", Other = "other";
 }
 
@@ -128,8 +127,17 @@ impl Label for SessionState {
     }
 }
 
+impl Label for KillMethod {
+    const KEY: &'static str = "rung";
+    const VALUES: &'static [&'static str] =
+        &[Self::Cgroup.as_str(), Self::Walk.as_str(), Self::Marker.as_str()];
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
 impl ModelClass {
-    /// The family of a model that was asked for by this name; none was: the CLI's own default.
+    /// Family of a requested model. No name stands for the default of the CLI.
     pub(crate) fn of(model: Option<&str>) -> Self {
         let Some(name) = model else { return Self::Default };
         let families = [Self::Opus, Self::Sonnet, Self::Haiku, Self::Default];
@@ -137,35 +145,35 @@ impl ModelClass {
     }
 }
 
-impl TurnOutcome {
-    /// The word for a turn's status.
-    pub(crate) fn of(status: &Status) -> Self {
-        match status {
-            Status::Completed => Self::Ok,
-            Status::Failed(failure) if failure.interrupted => Self::Cancelled,
-            Status::Failed(_) => Self::Error,
-            Status::Aborted(error) => match error {
-                TurnError::TimedOut { .. } => Self::Timeout,
-                TurnError::Cancelled => Self::Cancelled,
-                TurnError::SessionLost(_) => Self::SessionLost,
-                TurnError::MemoryLimit { .. } => Self::MemoryLimit,
-                TurnError::LineTooLong { .. }
-                | TurnError::NotStarted(_)
-                | TurnError::CircuitOpen { .. }
-                | TurnError::Storage(_)
-                | TurnError::Internal(_) => Self::Error,
-                TurnError::InvalidName(_)
-                | TurnError::InvalidPrompt(_)
-                | TurnError::InvalidModel { .. }
-                | TurnError::InvalidMcpServers(_)
-                | TurnError::PromptTooLarge { .. }
-                | TurnError::SystemPromptTooLarge { .. }
-                | TurnError::HistoryTooLarge { .. }
-                | TurnError::QueueFull { .. }
-                | TurnError::TooManySessions { .. }
-                | TurnError::Overloaded { .. }
-                | TurnError::Draining => Self::Rejected,
-            },
+impl From<&TurnError> for TurnOutcome {
+    fn from(error: &TurnError) -> Self {
+        match error {
+            TurnError::TimedOut { .. } => Self::Timeout,
+            TurnError::Cancelled => Self::Cancelled,
+            TurnError::SessionLost(_) => Self::SessionLost,
+            TurnError::MemoryLimit { .. } => Self::MemoryLimit,
+            TurnError::LineTooLong { .. }
+            | TurnError::NotStarted(_)
+            | TurnError::CircuitOpen { .. }
+            | TurnError::Storage(_)
+            | TurnError::Internal(_) => Self::Error,
+            TurnError::InvalidName(_)
+            | TurnError::InvalidPrompt(_)
+            | TurnError::InvalidModel { .. }
+            | TurnError::InvalidMcpServers(_)
+            | TurnError::PromptTooLarge { .. }
+            | TurnError::SystemPromptTooLarge { .. }
+            | TurnError::HistoryTooLarge { .. }
+            | TurnError::QueueFull { .. }
+            | TurnError::TooManySessions { .. }
+            | TurnError::Overloaded { .. }
+            | TurnError::Draining => Self::Rejected,
         }
+    }
+}
+
+impl From<&StartFailure> for SpawnReason {
+    fn from(failure: &StartFailure) -> Self {
+        Self::named(failure.reason()).unwrap_or(Self::Other)
     }
 }

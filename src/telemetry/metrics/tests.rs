@@ -1,27 +1,28 @@
-//! What a recorder sees.
+//! Series in a recorder.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use ::metrics::with_local_recorder;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshot};
 
+use pilotlight_shim::report::KillMethod;
+
 use super::*;
-use crate::error::TurnError;
-use crate::model::Failure;
+use crate::error::StartFailure;
+use crate::model::{SessionState, Usage};
 use crate::telemetry::metrics::labels::Label;
-use crate::turn::Status;
+use crate::telemetry::metrics::series::COMMIT;
 
 fn record(act: impl FnOnce(&Metrics)) -> Snapshot {
     let recorder = DebuggingRecorder::new();
-    let metrics = with_local_recorder(&recorder, || Metrics::register("pilotlight_"));
-    // From here on the handles alone know the recorder.
+    let metrics = Metrics::register(&recorder, "pilotlight_");
     act(&metrics);
     recorder.snapshotter().snapshot()
 }
 
 /// The metrics of the core: those of the server are registered where there is one.
 fn core() -> impl Iterator<Item = &'static Metric> {
-    list::CORE.iter()
+    Metrics::ALL.iter()
 }
 
 /// `name{label=value}` and its value; a histogram's is how many samples it has.
@@ -40,7 +41,7 @@ fn series(snapshot: Snapshot) -> Vec<(String, f64)> {
 }
 
 #[test]
-fn every_series_is_there_at_zero_from_the_start() {
+fn series_exist_at_zero_from_the_start() {
     let snapshot = record(|_| {});
     let all = series(snapshot);
     let mut expected: BTreeSet<String> = BTreeSet::new();
@@ -82,7 +83,7 @@ fn every_series_is_there_at_zero_from_the_start() {
 }
 
 #[test]
-fn every_metric_is_described_with_its_unit() {
+fn metrics_are_described_with_unit() {
     let snapshot = record(|_| {});
     for (key, unit, help, _) in snapshot.into_vec() {
         let name = key.key().name();
@@ -98,7 +99,7 @@ fn every_metric_is_described_with_its_unit() {
 }
 
 #[test]
-fn names_say_kind_and_unit() {
+fn names_state_kind_and_unit() {
     let names: BTreeSet<&str> = catalogue().map(|metric| metric.name).collect();
     assert_eq!(names.len(), catalogue().count(), "a name is there twice");
     for metric in catalogue() {
@@ -119,67 +120,74 @@ fn names_say_kind_and_unit() {
 }
 
 #[test]
-fn each_happening_is_counted_where_it_belongs() {
+fn each_handle_changes_its_own_series() {
     let second = Duration::from_secs(1);
     let snapshot = record(|metrics| {
-        metrics.spawned(None);
-        metrics.spawned(Some("enomem"));
-        metrics.spawned(Some("never heard of"));
-        metrics.spawn_exec(second);
-        metrics.spawn_ready(second);
-        metrics.exited(ExitReason::StatusUnknown);
-        metrics.session_ended(second);
-        metrics.restarted(RestartCause::Crash);
-        metrics.recovered(second);
-        metrics.crash_loop();
-        metrics.evicted(EvictionReason::Idle);
-        metrics.context_lost(ContextLost::LatestTurns);
-        metrics.turn_ended(TurnOutcome::Ok, second);
+        let enomem = StartFailure::Spawn { reason: "enomem", message: String::new() };
+        let unknown = StartFailure::Spawn { reason: "never heard of", message: String::new() };
+        metrics.spawns.increment(SpawnReason::None);
+        metrics.spawns.increment((&enomem).into());
+        metrics.spawns.increment((&unknown).into());
+        metrics.spawn_duration.record(SpawnPhase::Exec, second);
+        metrics.spawn_duration.record(SpawnPhase::Ready, second);
+        metrics.exits.increment(ExitReason::StatusUnknown);
+        metrics.session_lifetime.record(second);
+        metrics.restarts.increment(RestartCause::Crash);
+        metrics.recovery_duration.record(second);
+        metrics.crash_loops.increment(1);
+        metrics.evictions.increment(EvictionReason::Idle);
+        metrics.contexts_lost.increment(ContextLost::LatestTurns);
+        metrics.turns.increment(TurnOutcome::Ok);
+        metrics.turn_duration.record(TurnOutcome::Ok, second);
         let usage = Usage { input_tokens: 5, cache_read_input_tokens: 7, ..Usage::default() };
-        metrics.spent(ModelClass::of(Some("claude-sonnet-9")), &usage, 0.25);
-        metrics.set_memory_approximate(true);
-        metrics.set_open_fds(11, 12);
-        metrics.set_pressure(Resource::Io, 0.5);
-        metrics.set_pressure_known(true);
-        metrics.runtime_lagged(second);
-        metrics.first_output(FirstOutput::Warm, second);
-        metrics.admission_rejected(AdmissionRejected::PerUser);
-        metrics.queue_waited(second);
-        metrics.hang(HangDetector::NoProgress);
-        metrics.ping(second);
-        metrics.stop_step(StopStep::TreeKill);
-        metrics.stopped(StopHow::Killed, second);
-        metrics.leftovers_killed("walk", 3);
-        metrics.leftovers_killed("no such rung", 3);
-        metrics.tree_kill("marker", second);
-        metrics.swept_at_start(2);
-        metrics.record_broken();
-        metrics.set_data_dir_writable(true);
-        metrics.cli_version(true, true);
-        metrics.protocol_error(ProtocolError::PartialEof);
-        metrics.stream_bytes(Stream::Stdout, 1000);
-        metrics.truncated(Stream::Stderr);
-        metrics.actor_panicked(ActorKind::Sampler);
-        metrics.sample_error(SampleSource::Process);
+        metrics.count_usage(ModelClass::of(Some("claude-sonnet-9")), &usage, 0.25);
+        metrics.memory_approximate.set(flag(true));
+        metrics.open_fds.set(11);
+        metrics.open_fds_limit.set(12);
+        metrics.pressure.set(Resource::Io, 0.5);
+        metrics.pressure_known.set(flag(true));
+        metrics.runtime_lag.record(second);
+        metrics.first_output.record(FirstOutput::Warm, second);
+        metrics.admission_rejected.increment(AdmissionRejected::PerUser);
+        metrics.queue_wait.record(second);
+        metrics.hangs.increment(HangDetector::NoProgress);
+        metrics.ping.record(second);
+        metrics.stop_steps.increment(StopStep::TreeKill);
+        metrics.stop_duration.record(StopHow::Killed, second);
+        metrics.leftovers_killed.add(KillMethod::Walk, 3);
+        metrics.tree_kill.record(KillMethod::Marker, second);
+        metrics.swept_at_start.increment(2);
+        metrics.records_broken.increment(1);
+        metrics.data_dir_writable.set(flag(true));
+        metrics.cli_unjudged.set(flag(true));
+        metrics.cli_fallback.set(flag(true));
+        metrics.protocol_errors.increment(ProtocolError::PartialEof);
+        metrics.stream_bytes.add(Stream::Stdout, 1000);
+        metrics.truncations.increment(Stream::Stderr);
+        metrics.actor_panics.increment(ActorKind::Sampler);
+        metrics.sample_errors.increment(SampleSource::Process);
         metrics.session_moved(None, Some(SessionState::Dormant));
         metrics.session_moved(None, Some(SessionState::Dormant));
         metrics.session_moved(Some(SessionState::Dormant), Some(SessionState::Failed));
-        metrics.set_session_limits(10, 20);
-        metrics.set_starts_limit(30);
-        metrics.set_starts_in_flight(40);
-        metrics.set_admission_queue_length(50);
-        metrics.set_admission_state(3);
-        metrics.set_memory_budget(60);
-        metrics.set_session_memory_limit(61);
-        metrics.set_memory_available(1 << 30);
-        metrics.set_zombies(2);
-        metrics.set_oldest(Duration::from_secs(3), Duration::from_secs(4));
-        metrics.set_memory(MemoryKind::SharedFile, 70);
-        metrics.set_processes(ProcessKind::Descendant, 80);
-        metrics.session_memory(1 << 20);
-        metrics.sampled(second, Duration::from_secs(1_700_000_000));
-        metrics.containment("walk");
-        metrics.containment("cgroup");
+        metrics.sessions_limit.set(10);
+        metrics.children_limit.set(20);
+        metrics.starts_limit.set(30);
+        metrics.starts_in_flight.set(40);
+        metrics.admission_queue_length.set(50);
+        metrics.admission_state.set(3);
+        metrics.memory_budget.set(60);
+        metrics.session_memory_limit.set(61);
+        metrics.memory_available.set(f64::from(1 << 30));
+        metrics.zombies.set(2);
+        metrics.oldest_idle.set(3);
+        metrics.oldest_turn.set(4);
+        metrics.memory.set(MemoryKind::SharedFile, 70.0);
+        metrics.processes.set(ProcessKind::Descendant, 80.0);
+        metrics.session_memory.record(1 << 20);
+        metrics.sample_duration.record(second);
+        metrics.last_sample.set(Duration::from_secs(1_700_000_000));
+        metrics.containment.select(KillMethod::Walk);
+        metrics.containment.select(KillMethod::Cgroup);
     });
     let changed: BTreeSet<String> = series(snapshot)
         .into_iter()
@@ -272,21 +280,21 @@ fn models_are_counted_by_family() {
 
 #[cfg(feature = "server")]
 #[test]
-fn the_server_counts_for_itself_under_the_same_prefix() {
+fn server_metrics_share_the_prefix() {
     let recorder = DebuggingRecorder::new();
-    let figures = HttpMetrics::register(&recorder, "pilotlight_");
+    let metrics = HttpMetrics::register(&recorder, "pilotlight_");
     let all = series(recorder.snapshotter().snapshot());
     let names: BTreeSet<&str> = all.iter().map(|(name, _)| name.split('{').next().unwrap()).collect();
     let expected: BTreeSet<String> =
-        list::SERVER.iter().map(|metric| format!("pilotlight_{}", metric.name)).collect();
+        HttpMetrics::ALL.iter().map(|metric| format!("pilotlight_{}", metric.name)).collect();
     assert_eq!(names, expected.iter().map(String::as_str).collect());
     assert!(all.iter().all(|(_, value)| *value == 0.0) && all.len() < 100, "{}", all.len());
 
-    figures.answered(Route::Chat, StatusClass::Failed, Duration::from_secs(1));
-    figures.turn_asked(Dialect::OpenAi);
-    figures.auth_failed(AuthFailure::InvalidKey);
-    figures.limited(HttpLimit::Turns);
-    figures.rendered(Duration::from_secs(1));
+    metrics.answered(Route::Chat, StatusClass::Failed, Duration::from_secs(1));
+    metrics.turns.increment(Dialect::OpenAi);
+    metrics.auth_failures.increment(AuthFailure::InvalidKey);
+    metrics.limited.increment(HttpLimit::Turns);
+    metrics.render.record(Duration::from_secs(1));
     let changed: BTreeSet<String> = series(recorder.snapshotter().snapshot())
         .into_iter()
         .filter(|(_, value)| *value != 0.0)
@@ -304,7 +312,7 @@ fn the_server_counts_for_itself_under_the_same_prefix() {
 }
 
 #[test]
-fn states_are_called_as_they_are_shown() {
+fn state_labels_equal_their_display() {
     use SessionState::{Backoff, Busy, Dormant, Failed, Idle, Starting, Stopping};
     for state in [Dormant, Starting, Idle, Busy, Stopping, Backoff, Failed] {
         assert_eq!(SessionState::VALUES[state.index()], state.to_string());
@@ -312,33 +320,20 @@ fn states_are_called_as_they_are_shown() {
 }
 
 #[test]
-fn outcomes_have_their_words() {
-    let failed = |interrupted| {
-        let failure = Failure { kind: String::new(), api_status: None, message: String::new(), interrupted };
-        TurnOutcome::of(&Status::Failed(failure))
-    };
-    assert_eq!(TurnOutcome::of(&Status::Completed), TurnOutcome::Ok);
-    assert_eq!((failed(false), failed(true)), (TurnOutcome::Error, TurnOutcome::Cancelled));
-    assert_eq!(TurnOutcome::of(&Status::Aborted(TurnError::Draining)), TurnOutcome::Rejected);
-    let timed_out = TurnError::TimedOut { limit: Duration::ZERO };
-    assert_eq!(TurnOutcome::of(&Status::Aborted(timed_out)), TurnOutcome::Timeout);
-}
-
-#[test]
-fn counting_without_a_recorder_does_nothing() {
-    Metrics::register("x_").crash_loop();
+fn counting_without_recorder_does_nothing() {
+    Metrics::register_current("x_").crash_loops.increment(1);
 }
 
 #[cfg(feature = "server")]
 #[test]
-fn the_exporter_shows_everything_before_anything_has_happened() {
+fn exporter_shows_all_metrics_at_once() {
     use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
     let mut builder = PrometheusBuilder::new();
     for (name, buckets) in buckets("my_") {
         builder = builder.set_buckets_for_metric(Matcher::Full(name), buckets).unwrap();
     }
     let recorder = builder.build_recorder();
-    let metrics = with_local_recorder(&recorder, || Metrics::register("my_"));
+    let metrics = Metrics::register(&recorder, "my_");
     let text = recorder.handle().render();
     for metric in core() {
         let name = metric.full_name("my_");
@@ -352,7 +347,7 @@ fn the_exporter_shows_everything_before_anything_has_happened() {
         let sample = if metric.kind == Kind::Histogram { format!("{name}_count") } else { name };
         assert!(text.lines().any(|line| line.starts_with(&sample)), "{sample} in {text}");
     }
-    metrics.ping(Duration::from_millis(2));
+    metrics.ping.record(Duration::from_millis(2));
     let text = recorder.handle().render();
     assert!(text.contains("my_ping_seconds_bucket{le=\"0.0025\"} 1"), "{text}");
     assert!(text.contains("my_ping_seconds_bucket{le=\"0.001\"} 0"), "{text}");

@@ -100,12 +100,12 @@ impl Run {
         if !left.is_empty() {
             return Err(format!("left at the end: {left:?}"));
         }
-        let (clis, looks, leftover) = self.table.figures();
+        let (clis, looks, leftover) = self.table.totals();
         let summary = &mut self.summary;
         (summary.clis, summary.looks, summary.leftover) = (clis, looks, leftover);
         summary.took = self.begun.elapsed();
         summary.turns = std::mem::take(&mut self.model.tally);
-        (summary.recalled, summary.losses_told) = (self.model.recalled, self.model.losses_told);
+        (summary.recalled, summary.losses_reported) = (self.model.recalled, self.model.losses_reported);
         Ok(())
     }
 }

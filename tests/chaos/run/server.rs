@@ -48,7 +48,7 @@ impl Run {
         self.start_server()
     }
 
-    /// The server was told to stop: it ends well, all its turns have ended, and nothing is left.
+    /// The server received a request to stop: it ends well, all its turns have ended, and nothing is left.
     pub(super) fn stopped(&mut self, begun: Instant) -> Result<(), Broken> {
         loop {
             match self.link.hear(STOPS_WITHIN.saturating_sub(begun.elapsed())) {
@@ -66,7 +66,7 @@ impl Run {
         }
         if let Some(number) = self.model.under_way().first() {
             return Err(format!(
-                "the server stopped and never told the end of {}",
+                "the server stopped and never reported the end of {}",
                 self.model.describe(*number)
             ));
         }

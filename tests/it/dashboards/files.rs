@@ -15,7 +15,7 @@ use crate::common::program::{Program, place};
 
 /// Metrics that are on no panel, each with its reason. None today.
 const ON_NO_PANEL: [(&str, &str); 0] = [];
-/// Told by the server about itself, outside of the catalogue; each is on a panel.
+/// Metrics of the server itself, outside of the catalogue; each is on a panel.
 const OF_THE_PROCESS: [&str; 3] =
     ["process_start_time_seconds", "process_cpu_seconds_total", "process_resident_memory_bytes"];
 const SERIES_KINDS: [&str; 5] = ["timeseries", "stat", "heatmap", "table", "state-timeline"];
@@ -111,8 +111,9 @@ fn every_alert_says_what_to_do() {
         let firing = format!("alertname=\"{name}\"");
         assert!(tested().contains(&firing), "{name} is never seen firing in dashboards/tests");
     }
-    let told: Vec<&str> = readme.lines().filter_map(|line| line.strip_prefix("### Pilotlight")).collect();
-    assert_eq!(told.len(), names.len(), "README.md tells of alerts that are not there");
+    let described: Vec<&str> =
+        readme.lines().filter_map(|line| line.strip_prefix("### Pilotlight")).collect();
+    assert_eq!(described.len(), names.len(), "README.md describes alerts that are not there");
 }
 
 #[test]
@@ -131,7 +132,7 @@ fn promtool_accepts_rules_configuration_and_tests() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn promtool_accepts_the_figures_and_each_is_known() {
+async fn promtool_accepts_metrics_and_each_is_known() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     site.turn("alice", "hello").await.text();

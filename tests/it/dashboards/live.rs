@@ -24,13 +24,13 @@ async fn panels_and_rules_show_the_known_load() {
     let prometheus = Prometheus::start(&program, &place, &site.admin).await;
     // Increases are seen from what was there before.
     let turns = "sum(pilotlight_turns_total)";
-    eventually_some("the first figures", FETCHED_WITHIN, async || {
+    eventually_some("the first metrics", FETCHED_WITHIN, async || {
         prometheus.ask(turns).await.ok().filter(|answer| !answer.is_empty())
     })
     .await;
 
     let done = traffic::run(&site).await;
-    let ended = site.figure("turns_total", &[]).await;
+    let ended = site.metric("turns_total", &[]).await;
     eventually_some("everything is fetched", FETCHED_WITHIN, async || {
         (prometheus.number(turns).await == ended && prometheus.number("sum(pilotlight_sessions)").await > 0.0)
             .then_some(())
@@ -46,7 +46,7 @@ async fn panels_and_rules_show_the_known_load() {
         .await;
     }
 
-    let mut wrong = figures_that_differ(&prometheus, &done).await;
+    let mut wrong = metrics_that_differ(&prometheus, &done).await;
     let questions = all();
     for question in &questions {
         wrong.extend(faults(&prometheus, question).await);
@@ -69,7 +69,7 @@ async fn panels_and_rules_show_the_known_load() {
 }
 
 /// What was done against what Prometheus says.
-async fn figures_that_differ(prometheus: &Prometheus, done: &traffic::Ledger) -> Vec<String> {
+async fn metrics_that_differ(prometheus: &Prometheus, done: &traffic::Ledger) -> Vec<String> {
     let mut differ = Vec::new();
     for (series, expected) in &done.0 {
         let found = prometheus.number(&format!("sum({series})")).await;

@@ -41,7 +41,7 @@ pub(crate) struct Prometheus {
 }
 
 impl Prometheus {
-    /// Fetches the figures of `admin` every second, with our rules.
+    /// Fetches the metrics of `admin` every second, with our rules.
     pub(crate) async fn start(program: &Path, place: &Arc<Place>, admin: &str) -> Self {
         let target = admin.trim_start_matches("http://");
         let rules = directory();

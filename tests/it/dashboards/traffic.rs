@@ -1,5 +1,5 @@
 //! A busy hour in less than a minute: turns in every dialect, failures of the API, crashes, a hang, a crash loop, refusals,
-//! evictions, leftovers. What is done is written down, for the figures to be held against.
+//! evictions, leftovers. What is done is written down, to compare the metrics with.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ pub(crate) fn configuration(place: &Place) -> String {
     )
 }
 
-/// How often what was done, by the expression that tells it.
+/// How often what was done, by the expression that counts it.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger(pub(crate) BTreeMap<String, f64>);
 
@@ -89,8 +89,8 @@ impl Script {
         done.dialect("anthropic", 5);
         done.dialect("openai", 5);
         let output = ["model=\"sonnet\"", "kind=\"output\""];
-        assert_eq!(self.site.figure("tokens_total", &output).await, 5.0 * 2.0 * 20.0);
-        assert!(self.site.figure("cost_micro_usd_total", &["model=\"sonnet\""]).await > 0.0);
+        assert_eq!(self.site.metric("tokens_total", &output).await, 5.0 * 2.0 * 20.0);
+        assert!(self.site.metric("cost_micro_usd_total", &["model=\"sonnet\""]).await > 0.0);
     }
 
     /// Turns that end badly while the child lives on, or by the caller's wish.
@@ -111,7 +111,7 @@ impl Script {
             .send();
         drop(asked.await.expect("the head of an answer"));
         done.turns("cancelled", 1);
-        self.figure("turns_total", "outcome=\"cancelled\"", 1.0).await;
+        self.metric("turns_total", "outcome=\"cancelled\"", 1.0).await;
         done.dialect("original", 6);
     }
 
@@ -194,8 +194,8 @@ impl Script {
         self.site.turn(user, text).await;
     }
 
-    async fn figure(&self, name: &str, label: &str, wanted: f64) {
-        let is_there = async || (self.site.figure(name, &[label]).await == wanted).then_some(());
+    async fn metric(&self, name: &str, label: &str, wanted: f64) {
+        let is_there = async || (self.site.metric(name, &[label]).await == wanted).then_some(());
         eventually_some(&format!("{name}{{{label}}} is {wanted}"), SOON, is_there).await;
     }
 }

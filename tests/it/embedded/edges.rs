@@ -56,7 +56,7 @@ async fn unreported_loss_survives_unload_reported_once() {
     let alice = bench.pilot.session("alice");
     say(&alice, "first").await;
     written_down(&alice, "first").await;
-    // Answered, but never written down; the child that follows finds it out, and there is nobody to be told.
+    // Answered, but never written down; the child that follows finds it out, without a caller to report to.
     say(&alice, "second [[fault:crash-after]]").await;
     eventually("a new child", || {
         alice.status().is_some_and(|s| s.generation == 2 && state(&alice) == SessionState::Idle)
@@ -70,7 +70,7 @@ async fn unreported_loss_survives_unload_reported_once() {
     let alice = bench.pilot.session("alice");
     let outcome = ask(&alice, "[[recall]]").await;
     assert_eq!((outcome.text.as_str(), outcome.context_lost), ("first", true));
-    assert!(!ask(&alice, "third").await.context_lost, "told twice");
+    assert!(!ask(&alice, "third").await.context_lost, "reported twice");
     bench.end().await;
 }
 
@@ -99,7 +99,7 @@ async fn record_exists_before_first_child() {
         })
         .collect();
     for known in asked {
-        assert!(known.await.unwrap(), "a child ran, and no record told of it");
+        assert!(known.await.unwrap(), "a child ran, and no record has it");
     }
     bench.end().await;
 }

@@ -63,7 +63,7 @@ async fn cancelled_wait_loses_no_event() {
     let mut turn = alice.send("[[deltas:60]][[delay:10]]").await.unwrap();
     let mut text = String::new();
     loop {
-        // A few of these end in the middle of a wait; whoever waits next is another task.
+        // A few of these end in the middle of a wait; the next one to wait is another task.
         let waited = tokio::spawn(async move {
             let event = tokio::time::timeout(Duration::from_millis(3), turn.next()).await;
             (turn, event)
@@ -151,7 +151,7 @@ struct AtOnce {
 
 impl std::task::Wake for AtOnce {
     fn wake(self: std::sync::Arc<Self>) {
-        // Whoever is at it already looks again by itself.
+        // A reader that waits already looks again by itself.
         let Ok(mut turn) = self.turn.try_lock() else { return };
         let waker = std::task::Waker::from(self.clone());
         let mut context = std::task::Context::from_waker(&waker);

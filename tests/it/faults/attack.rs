@@ -31,13 +31,13 @@ pub(crate) struct Attack {
     /// The script that stands for the CLI; it may be broken.
     pub(crate) cli: PathBuf,
     sent: AtomicU64,
-    before: Figures,
+    before: Resources,
     witness: Witness,
 }
 
 /// How large the server is.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Figures {
+pub(crate) struct Resources {
     pub(crate) fds: usize,
     pub(crate) memory: u64,
 }
@@ -55,7 +55,7 @@ impl Attack {
 
     /// The same by a command that becomes the server.
     pub(crate) async fn by(place: Arc<Place>, mut command: Command, config: &str) -> Self {
-        // The allocator of the C library keeps large blocks that were freed for the next ones. Told not to, it shows
+        // The allocator of the C library keeps large blocks that were freed for the next ones. Without them, it shows
         // what we ourselves keep.
         command
             .env("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=262144:glibc.malloc.trim_threshold=262144");
@@ -75,10 +75,10 @@ impl Attack {
             site.turn("warm-up", text).await.text();
             warm_up += 1;
         }
-        let gone = async || (site.figure("sessions", &["state=\"idle\""]).await == 0.0).then_some(());
+        let gone = async || (site.metric("sessions", &["state=\"idle\""]).await == 0.0).then_some(());
         eventually_some("the warm-up is over", SOON, gone).await;
         let witness = Witness::start(site.clone()).await;
-        let before = Figures::of(program.process());
+        let before = Resources::of(program.process());
         Self { place, program, site, cli, sent: AtomicU64::new(warm_up), before, witness }
     }
 
@@ -98,13 +98,13 @@ impl Attack {
     }
 
     /// A whole turn of mallory's.
-    pub(crate) async fn turn(&self, text: &str) -> Told {
+    pub(crate) async fn turn(&self, text: &str) -> Reply {
         self.turn_of(MALLORY, text).await
     }
 
-    pub(crate) async fn turn_of(&self, user: &str, text: &str) -> Told {
+    pub(crate) async fn turn_of(&self, user: &str, text: &str) -> Reply {
         self.note_turn();
-        Told::of(&self.site.turn(user, text).await)
+        Reply::of(&self.site.turn(user, text).await)
     }
 
     /// An answer that must come.
@@ -146,11 +146,11 @@ impl Attack {
         self.place.processes().into_iter().filter(|process| process.was_given(&entry)).collect()
     }
 
-    pub(crate) fn figures(&self) -> Figures {
-        Figures::of(self.program.process())
+    pub(crate) fn resources(&self) -> Resources {
+        Resources::of(self.program.process())
     }
 
-    pub(crate) fn before(&self) -> Figures {
+    pub(crate) fn before(&self) -> Resources {
         self.before
     }
 
@@ -171,19 +171,19 @@ impl Attack {
         let left = tokio::time::timeout(SOON, eventually_some("nothing is left", SOON * 2, nobody)).await;
         assert!(left.is_ok(), "left: {:?}", stranger().map(Process::describe));
 
-        let small = |now: Figures| {
+        let small = |now: Resources| {
             now.fds <= self.before.fds + self.before.fds / 20 + FD_SLACK
                 && now.memory <= self.before.memory + self.before.memory / 20 + MEMORY_SLACK
         };
-        let shrunk = async || small(self.figures()).then_some(());
+        let shrunk = async || small(self.resources()).then_some(());
         let shrunk = tokio::time::timeout(SOON, eventually_some("small", SOON * 2, shrunk)).await;
-        assert!(shrunk.is_ok(), "grown: {:?}, was {:?}", self.figures(), self.before);
+        assert!(shrunk.is_ok(), "grown: {:?}, was {:?}", self.resources(), self.before);
 
-        let ended = async || (self.site.figure("turns_total", &[]).await == sent as f64).then_some(());
+        let ended = async || (self.site.metric("turns_total", &[]).await == sent as f64).then_some(());
         let ended = tokio::time::timeout(SOON, eventually_some("all ended", SOON * 2, ended)).await;
-        let told = self.site.figure("turns_total", &[]).await;
-        assert!(ended.is_ok(), "{sent} turns have {told} ends");
-        assert_eq!(self.site.figure("actor_panics_total", &[]).await, 0.0);
+        let counted = self.site.metric("turns_total", &[]).await;
+        assert!(ended.is_ok(), "{sent} turns have {counted} ends");
+        assert_eq!(self.site.metric("actor_panics_total", &[]).await, 0.0);
     }
 }
 
@@ -200,14 +200,14 @@ pub(crate) fn write_cli(path: &std::path::Path) {
     std::fs::rename(next, path).unwrap();
 }
 
-impl Figures {
+impl Resources {
     pub(crate) fn of(process: Process) -> Self {
         let fds = std::fs::read_dir(format!("/proc/{}/fd", process.pid)).expect("the server runs").count();
         Self { fds, memory: status_bytes(process, "RssAnon:") }
     }
 }
 
-/// A figure of `/proc/PID/status` that is given in kB.
+/// A value of `/proc/PID/status` that is given in kB.
 pub(crate) fn status_bytes(process: Process, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid)).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
@@ -256,16 +256,16 @@ impl Witness {
     }
 }
 
-/// What a caller was told of a turn. It has one end, or the test fails.
+/// Reply to a turn. It has one end, or the test fails.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) events: Vec<Value>,
     /// The error's code and message, in the stream or instead of it.
     pub(crate) error: Option<(String, String)>,
 }
 
-impl Told {
+impl Reply {
     pub(crate) fn of(answer: &Answer) -> Self {
         let text = |error: &Value, key: &str| error[key].as_str().expect("text").to_owned();
         if answer.status != 200 {

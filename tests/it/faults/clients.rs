@@ -26,7 +26,7 @@ async fn fault_38_hang_up_ends_turn_keeps_child() {
         assert!(next.text().ends_with("next"), "{}", next.text());
         assert_eq!(attack.child().await, old);
     }
-    assert_eq!(attack.site.figure("turns_total", &["outcome=\"cancelled\""]).await, 3.0);
+    assert_eq!(attack.site.metric("turns_total", &["outcome=\"cancelled\""]).await, 3.0);
     attack.over().await;
 }
 
@@ -50,10 +50,10 @@ async fn fault_39_slow_reader_is_bounded_and_cut_off() {
         pause.tick().await;
         // What the kernel holds for it is read a byte at a time; the answer is 40 MB.
         connection.read_exact(&mut [0]).await.unwrap();
-        let grown = attack.figures().memory.saturating_sub(attack.before().memory);
+        let grown = attack.resources().memory.saturating_sub(attack.before().memory);
         assert!(grown < 16 << 20, "{grown} bytes are held for it");
         // Only bob may be at work then.
-        if attack.site.figure("turns_total", &["outcome=\"cancelled\""]).await == 1.0 {
+        if attack.site.metric("turns_total", &["outcome=\"cancelled\""]).await == 1.0 {
             break;
         }
         assert!(begin.elapsed() < SOON, "it may hold its session for ever");
@@ -103,7 +103,7 @@ async fn fault_41_many_connections_share_one_child() {
         .collect();
     for turn in turns {
         let (number, answer) = turn.await.unwrap();
-        let text = Told::of(&answer).text();
+        let text = Reply::of(&answer).text();
         assert!(text.ends_with(&format!("message {number}")), "{number} got {text}");
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);

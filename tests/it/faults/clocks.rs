@@ -1,4 +1,4 @@
-//! Time that jumps, stands still, or is somebody else's.
+//! Time that jumps, stands still, or belongs to another process.
 
 use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
@@ -67,12 +67,12 @@ async fn fault_32_clock_jump_evicts_and_hangs_none() {
         pids
     };
     let before = pids().await;
-    let shown = async || attack.site.figure("last_sample_timestamp_seconds", &[]).await;
+    let shown = async || attack.site.metric("last_sample_timestamp_seconds", &[]).await;
     let real = shown().await;
     for hours in [1, -1, 24, 0] {
         attack.note_turn();
         let request = attack.site.asking(MALLORY, &message("[[deltas:20]][[delay:50]]"));
-        let turn = tokio::spawn(async move { Told::of(&Answer::of(request).await) });
+        let turn = tokio::spawn(async move { Reply::of(&Answer::of(request).await) });
         attack.state("busy").await;
         let jump = hours * 3600_i64;
         clock.write_all_at(&jump.to_ne_bytes(), 0).unwrap();
@@ -81,8 +81,8 @@ async fn fault_32_clock_jump_evicts_and_hangs_none() {
         assert_eq!(turn.await.unwrap().text().len(), 80);
     }
     assert_eq!(pids().await, before, "everybody still has the same child");
-    assert_eq!(attack.site.figure("evictions_total", &[]).await, 1.0, "only the one of the warm-up");
-    assert_eq!(attack.site.figure("hangs_total", &[]).await, 0.0);
+    assert_eq!(attack.site.metric("evictions_total", &[]).await, 1.0, "only the one of the warm-up");
+    assert_eq!(attack.site.metric("hangs_total", &[]).await, 0.0);
     attack.over().await;
 }
 
@@ -120,10 +120,10 @@ async fn fault_33_suspend_kills_no_child() {
         let ask = |user: &str, text: &str| {
             attack.note_turn();
             let request = attack.site.asking(user, &message(text));
-            tokio::spawn(async move { Told::of(&Answer::of(request).await) })
+            tokio::spawn(async move { Reply::of(&Answer::of(request).await) })
         };
         let mut turns: Vec<_> = users.iter().map(|user| ask(user, "[[sleep:3500]]done")).collect();
-        let busy = async || (attack.site.figure("sessions", &["state=\"busy\""]).await >= 4.0).then_some(());
+        let busy = async || (attack.site.metric("sessions", &["state=\"busy\""]).await >= 4.0).then_some(());
         eventually_some("all are at work", SOON, busy).await;
         turns.push(ask(&newcomer, "done"));
         // Another moment each time between a question and its answer.
@@ -135,8 +135,8 @@ async fn fault_33_suspend_kills_no_child() {
             assert!(turn.await.unwrap().text().ends_with(": done"));
         }
     }
-    assert_eq!(attack.site.figure("hangs_total", &[]).await, 0.0);
-    assert_eq!(attack.site.figure("restarts_total", &[]).await, 0.0);
+    assert_eq!(attack.site.metric("hangs_total", &[]).await, 0.0);
+    assert_eq!(attack.site.metric("restarts_total", &[]).await, 0.0);
     attack.over().await;
 }
 
@@ -196,7 +196,7 @@ async fn fault_36_starved_host_widens_deadlines() {
             .map(|user| {
                 attack.note_turn();
                 let request = attack.site.asking(user, &message("[[sleep:2500]]done"));
-                tokio::spawn(async move { Told::of(&Answer::of(request).await) })
+                tokio::spawn(async move { Reply::of(&Answer::of(request).await) })
             })
             .collect();
         for turn in running {
@@ -207,7 +207,7 @@ async fn fault_36_starved_host_widens_deadlines() {
     drop(hog);
     assert!(turns >= 8, "{turns}");
     let (hangs, restarts) =
-        (attack.site.figure("hangs_total", &[]).await, attack.site.figure("restarts_total", &[]).await);
+        (attack.site.metric("hangs_total", &[]).await, attack.site.metric("restarts_total", &[]).await);
     assert_eq!((hangs, restarts), (0.0, 0.0), "in {turns} turns");
     attack.over().await;
 }

@@ -18,7 +18,7 @@ async fn fault_15_child_ignoring_stops_dies_with_tree() {
     gone(&attack).await;
     assert!(family.iter().all(|process| !process.is_alive()));
     for step in ["stdin_close", "term", "tree_kill"] {
-        let taken = attack.site.figure("stop_steps_total", &[&format!("step=\"{step}\"")]).await;
+        let taken = attack.site.metric("stop_steps_total", &[&format!("step=\"{step}\"")]).await;
         assert!(taken >= 1.0, "{step}");
     }
     attack.over().await;
@@ -31,9 +31,10 @@ async fn fault_20_daemons_and_fork_races_are_killed() {
     let attack =
         Attack::with("permissions = { policy = \"allow\" }\nsession = { idle_timeout = \"5s\" }").await;
     // Two in sessions of their own, the second without environment, and a daemon.
-    let told = attack.say("[[fault:outlive]]").await;
-    let mut left: Vec<Process> = told.split(' ').filter_map(|word| Process::of(word.parse().ok()?)).collect();
-    assert_eq!(left.len(), 3, "{told}");
+    let reply = attack.say("[[fault:outlive]]").await;
+    let mut left: Vec<Process> =
+        reply.split(' ').filter_map(|word| Process::of(word.parse().ok()?)).collect();
+    assert_eq!(left.len(), 3, "{reply}");
     let name = format!("racer-{}", uuid::Uuid::new_v4());
     let racers = || {
         crate::common::process::all().into_iter().filter(|it| it.arguments().first() == Some(&name)).count()
@@ -59,7 +60,7 @@ async fn fault_20_daemons_and_fork_races_are_killed() {
     let before = hops();
     attack.state("idle").await;
     attack.say("[[sleep:300]]hello").await;
-    assert_eq!((hops(), racers()), (before, 0), "somebody still hops");
+    assert_eq!((hops(), racers()), (before, 0), "a process still hops");
     gone(&attack).await;
     attack.over().await;
 }
@@ -93,7 +94,7 @@ async fn fault_34_a_lost_group_is_said_once_and_survived() {
     let attack = Attack::with("metrics = { sample_interval = \"100ms\" }").await;
     let rung = async |rung: &str| {
         let label = format!("rung=\"{rung}\"");
-        let is_it = async || (attack.site.figure("containment_info", &[&label]).await == 1.0).then_some(());
+        let is_it = async || (attack.site.metric("containment_info", &[&label]).await == 1.0).then_some(());
         eventually_some(&format!("the rung is {rung}"), SOON, is_it).await;
     };
     attack.say("hello").await;
@@ -114,7 +115,7 @@ async fn fault_34_a_lost_group_is_said_once_and_survived() {
     let base = std::path::PathBuf::from(format!("{mount}{above}{base}"));
     rung("cgroup").await;
 
-    // Whoever keeps the host takes it away, in the moment in which no child is in it.
+    // The operator of the host takes it away, in the moment in which no child is in it.
     let lost = || attack.program.err().matches("cannot be put into cgroups any more").count();
     let removed = || {
         let groups = std::fs::read_dir(&base).into_iter().flatten().flatten();

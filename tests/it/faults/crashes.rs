@@ -3,13 +3,13 @@
 use super::*;
 
 /// A stream that has brought its first text, read to its end in the background.
-async fn at_work(attack: &Attack, text: &str) -> tokio::task::JoinHandle<Told> {
+async fn at_work(attack: &Attack, text: &str) -> tokio::task::JoinHandle<Reply> {
     attack.note_turn();
     let answer = attack.site.asking(MALLORY, &message(text)).send().await.unwrap();
     assert_eq!(answer.status(), 200);
     tokio::spawn(async move {
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-        Told::of(&Answer { status, headers, body: answer.text().await.expect("a whole body") })
+        Reply::of(&Answer { status, headers, body: answer.text().await.expect("a whole body") })
     })
 }
 
@@ -49,10 +49,10 @@ async fn fault_08_kill_in_turn_is_reported_not_replayed() {
     attack.written_down("long [[deltas").await;
     let (old, began) = (attack.child().await, Instant::now());
     old.kill();
-    let told = turn.await.unwrap();
+    let reply = turn.await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
-    assert_eq!(told.code(), "session_lost");
-    assert!(told.message().contains("signal 9"), "{}", told.message());
+    assert_eq!(reply.code(), "session_lost");
+    assert!(reply.message().contains("signal 9"), "{}", reply.message());
     assert_eq!(attack.say("[[recall]]").await, "before | long [[deltas:1000]][[delay:20]]", "said once");
     let arguments = attack.child().await.arguments();
     assert!(arguments.contains(&"--resume".to_owned()), "{arguments:?}");
@@ -64,10 +64,10 @@ async fn fault_09_exit_0_in_a_turn_is_a_crash() {
     let attack = Attack::begin().await;
     attack.say("before").await;
     attack.written_down("echo 1: before").await;
-    let told = attack.turn("[[fault:exit0-mid]][[say:a long enough answer]]").await;
-    assert_eq!(told.code(), "session_lost");
-    assert!(told.message().contains("exit code 0"), "{}", told.message());
-    assert_eq!(attack.site.figure("restarts_total", &["cause=\"crash\""]).await, 1.0);
+    let reply = attack.turn("[[fault:exit0-mid]][[say:a long enough answer]]").await;
+    assert_eq!(reply.code(), "session_lost");
+    assert!(reply.message().contains("exit code 0"), "{}", reply.message());
+    assert_eq!(attack.site.metric("restarts_total", &["cause=\"crash\""]).await, 1.0);
     assert!(attack.say("[[recall]]").await.starts_with("before"));
     attack.over().await;
 }
@@ -78,9 +78,9 @@ async fn fault_18_half_a_line_is_discarded_and_counted() {
     attack.say("before").await;
     attack.written_down("echo 1: before").await;
     // Every event is checked to be a whole line.
-    let told = attack.turn("[[fault:half-line]][[say:a long enough answer]]").await;
-    assert_eq!(told.code(), "session_lost");
-    assert_eq!(attack.site.figure("protocol_errors_total", &["kind=\"partial_eof\""]).await, 1.0);
+    let reply = attack.turn("[[fault:half-line]][[say:a long enough answer]]").await;
+    assert_eq!(reply.code(), "session_lost");
+    assert_eq!(attack.site.metric("protocol_errors_total", &["kind=\"partial_eof\""]).await, 1.0);
     assert!(attack.say("[[recall]]").await.starts_with("before"));
     attack.over().await;
 }
@@ -92,9 +92,9 @@ async fn fault_21_tool_killing_its_cli_is_a_crash() {
     attack.say("before").await;
     attack.written_down("echo 1: before").await;
     let old = attack.child().await;
-    let told = attack.turn("[[tool:Bash {\"command\":\"kill -9 $PPID; sleep 60\"}]]").await;
-    assert_eq!(told.code(), "session_lost");
-    assert!(told.message().contains("signal 9"), "{}", told.message());
+    let reply = attack.turn("[[tool:Bash {\"command\":\"kill -9 $PPID; sleep 60\"}]]").await;
+    assert_eq!(reply.code(), "session_lost");
+    assert!(reply.message().contains("signal 9"), "{}", reply.message());
     assert!(!old.is_alive());
     assert!(attack.say("[[recall]]").await.starts_with("before"));
     attack.over().await;

@@ -91,7 +91,7 @@ async fn first_process_reaps_orphans_and_counts_zombies() {
     // One whose parent lives and does not reap is nobody else's to reap, and is counted.
     if std::path::Path::new("/usr/bin/perl").exists() {
         container.exec("setsid perl -e 'fork or exit; sleep 2' >/dev/null 2>&1 &");
-        let counted = async |count| (container.site.figure("zombies", &[]).await == count).then_some(());
+        let counted = async |count| (container.site.metric("zombies", &[]).await == count).then_some(());
         eventually_some("the zombie is counted", SOON, async || counted(1.0).await).await;
         assert_eq!(container.zombies().len(), 1);
         eventually_some("it is reaped with its parent's end", SOON, async || counted(0.0).await).await;
@@ -133,7 +133,7 @@ async fn first_process_drains_on_sigterm_and_a_second_ends() {
     let init = container.init();
     let site = container.site.clone();
     let running = tokio::spawn(async move { site.turn("alice", "[[sleep:1500]]done").await.text() });
-    let busy = async || (container.site.figure("sessions", &["state=\"busy\""]).await == 1.0).then_some(());
+    let busy = async || (container.site.metric("sessions", &["state=\"busy\""]).await == 1.0).then_some(());
     eventually_some("the turn runs", SOON, busy).await;
     init.signal(Signal::TERM);
     assert_eq!(running.await.unwrap(), "echo 1: done", "a running turn may end");
@@ -146,7 +146,7 @@ async fn first_process_drains_on_sigterm_and_a_second_ends() {
     let running = tokio::spawn(async move {
         site.asking("alice", &message("[[sleep:60000]]x")).send().await?.bytes().await
     });
-    let busy = async || (container.site.figure("sessions", &["state=\"busy\""]).await == 1.0).then_some(());
+    let busy = async || (container.site.metric("sessions", &["state=\"busy\""]).await == 1.0).then_some(());
     eventually_some("the turn runs", SOON, busy).await;
     init.signal(Signal::TERM);
     eventually("it drains", SOON, || container.program.err().contains("draining")).await;

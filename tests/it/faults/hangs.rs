@@ -22,10 +22,10 @@ async fn fault_11_stopped_child_is_killed_and_replaced() {
     assert!(!old.is_alive());
     // Stopped at work, after its first words.
     let began = Instant::now();
-    let told = attack.turn("[[fault:stop-self]]").await;
-    assert_eq!(told.code(), "session_lost");
+    let reply = attack.turn("[[fault:stop-self]]").await;
+    assert_eq!(reply.code(), "session_lost");
     assert!(began.elapsed() < 2 * FOUND_WITHIN, "tried once more and found twice: {:?}", began.elapsed());
-    assert!(attack.site.figure("hangs_total", &["detector=\"stopped\""]).await >= 2.0);
+    assert!(attack.site.metric("hangs_total", &["detector=\"stopped\""]).await >= 2.0);
     assert!(attack.say("[[recall]]").await.starts_with("before"));
     attack.over().await;
 }
@@ -38,14 +38,14 @@ async fn fault_12_busy_loop_without_output_is_detected() {
     attack.written_down("echo 1: before").await;
     for fault in ["spin", "hang"] {
         let began = Instant::now();
-        let told = attack.turn(&format!("[[fault:{fault}]]")).await;
-        assert_eq!(told.code(), "session_lost", "{fault}");
-        assert!(told.message().contains("no longer answered"), "{}", told.message());
+        let reply = attack.turn(&format!("[[fault:{fault}]]")).await;
+        assert_eq!(reply.code(), "session_lost", "{fault}");
+        assert!(reply.message().contains("no longer answered"), "{}", reply.message());
         // Twice, for it is tried once more. A child that computes is given one question more, and more time while it
         // has to share the processor.
         assert!(began.elapsed() < 5 * FOUND_WITHIN, "{fault}: {:?}", began.elapsed());
     }
-    assert!(attack.site.figure("hangs_total", &["detector=\"no_progress\""]).await >= 1.0);
+    assert!(attack.site.metric("hangs_total", &["detector=\"no_progress\""]).await >= 1.0);
     assert!(attack.say("[[recall]]").await.starts_with("before"));
     attack.over().await;
 }
@@ -64,8 +64,8 @@ async fn fault_19_a_child_that_reads_nothing_is_given_up() {
     let took = began.elapsed();
     // Not by the default, which is 10 s; the rest is the next child's start, which takes what the machine gives it.
     assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(10), "{took:?}");
-    assert_eq!(attack.site.figure("hangs_total", &["detector=\"stdin_stall\""]).await, 1.0);
-    assert_eq!(attack.site.figure("hangs_total", &[]).await, 1.0);
+    assert_eq!(attack.site.metric("hangs_total", &["detector=\"stdin_stall\""]).await, 1.0);
+    assert_eq!(attack.site.metric("hangs_total", &[]).await, 1.0);
     attack.over().await;
 }
 
@@ -78,12 +78,12 @@ async fn fault_37_dead_api_ends_turn_keeps_session() {
     // Silent, or trying again and again: the child lives and says so.
     for text in ["[[sleep:600000]]", "[[api_retry:10,200]][[sleep:600000]]"] {
         let began = Instant::now();
-        let told = attack.turn(text).await;
-        assert_eq!(told.code(), "timeout", "{told:?}");
+        let reply = attack.turn(text).await;
+        assert_eq!(reply.code(), "timeout", "{reply:?}");
         let took = began.elapsed();
         assert!(took >= Duration::from_millis(1500) && took < Duration::from_secs(4), "{took:?}");
     }
-    assert_eq!(attack.site.figure("hangs_total", &[]).await, 0.0);
+    assert_eq!(attack.site.metric("hangs_total", &[]).await, 0.0);
     assert!(attack.say("[[recall]]").await.starts_with("before"));
     assert_eq!(attack.child().await, old);
     attack.over().await;

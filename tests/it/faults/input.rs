@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What tells whether mallory's child was touched.
+/// State that shows whether mallory's child was touched.
 async fn touched(attack: &Attack) -> (Value, Value) {
     let entry = attack.entry().await;
     (entry["generation"].clone(), entry["turns"].clone())
@@ -66,8 +66,8 @@ async fn fault_02_huge_prompt_passes_up_to_limit() {
         if code == "prompt_too_large" {
             attack.note_turn();
         }
-        let (status, told, _) = attack.site.turn(MALLORY, &"x".repeat(length)).await.error();
-        assert_eq!((status, told.as_str()), (413, code));
+        let (status, reply, _) = attack.site.turn(MALLORY, &"x".repeat(length)).await.error();
+        assert_eq!((status, reply.as_str()), (413, code));
     }
     assert_eq!(attack.say("short").await, "echo 4: short");
     attack.over().await;

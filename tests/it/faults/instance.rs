@@ -8,8 +8,8 @@ use crate::common::bench;
 async fn fault_42_turns_racing_eviction_are_served() {
     const USERS: usize = 3;
     const TURNS: u64 = 70;
-    // The 10 000 interleavings of the state machine are in `session::state`; these are the real ones. Whoever is
-    // quiet for as long as the pause lasts is evicted, just now.
+    // The 10 000 interleavings of the state machine are in `session::state`; these are the real ones. A session
+    // that is idle for the whole timeout is evicted, just now.
     let attack = Attack::with("session = { idle_timeout = \"20ms\" }").await;
     let users: Vec<_> = (0..USERS)
         .map(|user| {
@@ -19,8 +19,8 @@ async fn fault_42_turns_racing_eviction_are_served() {
             }
             tokio::spawn(async move {
                 for round in 1..=TURNS {
-                    let told = Told::of(&site.turn(&format!("user {user}"), "x").await);
-                    assert_eq!(told.text(), format!("echo {round}: x"), "user {user}");
+                    let reply = Reply::of(&site.turn(&format!("user {user}"), "x").await);
+                    assert_eq!(reply.text(), format!("echo {round}: x"), "user {user}");
                     tokio::time::sleep(Duration::from_millis(10 + round % 15)).await;
                 }
             })
@@ -29,9 +29,9 @@ async fn fault_42_turns_racing_eviction_are_served() {
     for user in users {
         user.await.unwrap();
     }
-    let evicted = attack.site.figure("evictions_total", &["reason=\"idle\""]).await;
+    let evicted = attack.site.metric("evictions_total", &["reason=\"idle\""]).await;
     assert!(evicted >= 50.0, "hardly anything was tried: {evicted} evictions");
-    assert_eq!(attack.site.figure("contexts_lost_total", &[]).await, 0.0);
+    assert_eq!(attack.site.metric("contexts_lost_total", &[]).await, 0.0);
     attack.over().await;
 }
 
@@ -56,7 +56,7 @@ async fn fault_43_killed_server_leaves_no_process() {
     }
     assert!(answers.iter().all(|answer| answer.status() == 200));
     let all_there = async || {
-        let busy = site.figure("sessions", &["state=\"busy\""]).await as usize;
+        let busy = site.metric("sessions", &["state=\"busy\""]).await as usize;
         let family = crate::common::process::descendants(program.process().pid);
         (busy == SESSIONS && family.len() >= 2 * SESSIONS + 3 * SESSIONS / 5).then_some(family)
     };
@@ -70,7 +70,7 @@ async fn fault_43_killed_server_leaves_no_process() {
     assert_eq!(program.code().await, None);
 
     let (_program, site) = Program::ready(&place, "").await;
-    assert_eq!(site.figure("swept_at_start_total", &[]).await, 0.0, "there was nothing to sweep");
+    assert_eq!(site.metric("swept_at_start_total", &[]).await, 0.0, "there was nothing to sweep");
     assert!(site.turn("user 0", "[[recall]]").await.text().starts_with("remember me"));
     assert!(!site.turn("user 49", "next").await.text().is_empty());
 }
@@ -87,10 +87,10 @@ async fn fault_45_sigterm_under_load_drains_and_ends_well() {
         .map(|user| {
             let text = if user == 5 { "[[deltas:100000]][[delay:20]]" } else { "[[deltas:20]][[delay:50]]" };
             let request = site.asking(&format!("user {user}"), &message(text));
-            tokio::spawn(async move { Told::of(&Answer::of(request).await) })
+            tokio::spawn(async move { Reply::of(&Answer::of(request).await) })
         })
         .collect();
-    let busy = async || (site.figure("sessions", &["state=\"busy\""]).await == 6.0).then_some(());
+    let busy = async || (site.metric("sessions", &["state=\"busy\""]).await == 6.0).then_some(());
     eventually_some("all are at work", SOON, busy).await;
     let began = Instant::now();
     program.signal(Signal::TERM);
@@ -98,10 +98,10 @@ async fn fault_45_sigterm_under_load_drains_and_ends_well() {
     eventually_some("/readyz says 503", Duration::from_secs(1), not_ready).await;
     assert_eq!(site.turn("new", "too late").await.error().1, "draining");
     for (user, turn) in turns.into_iter().enumerate() {
-        let told = turn.await.unwrap();
+        let reply = turn.await.unwrap();
         match user {
-            5 => assert_ne!(told.code(), "ok"),
-            _ => assert_eq!(told.text().len(), 80, "whole: {told:?}"),
+            5 => assert_ne!(reply.code(), "ok"),
+            _ => assert_eq!(reply.text().len(), 80, "whole: {reply:?}"),
         }
     }
     assert_eq!(program.code().await, Some(0));

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A tool that holds so many MiB and then waits, in the words of the simulation.
+/// A tool that holds this number of MiB and then waits, in the words of the simulation.
 fn hog(mebibytes: u32) -> String {
     let command = format!("head -c {mebibytes}m /dev/zero | tail -c {mebibytes}m | sleep 60");
     format!("[[tool:Bash {}]]", json!({ "command": command }))
@@ -21,7 +21,7 @@ async fn fault_24_memory_hog_ends_alone_and_goes_on() {
     let attack = Attack::with(&config("memory_budget = \"1600MiB\"")).await;
     attack.say("hello").await;
     let site = attack.site.clone();
-    let hogging = tokio::spawn(async move { Told::of(&site.turn(MALLORY, &hog(1500)).await) });
+    let hogging = tokio::spawn(async move { Reply::of(&site.turn(MALLORY, &hog(1500)).await) });
     attack.note_turn();
     let mut newcomers = 0;
     while !hogging.is_finished() {
@@ -29,12 +29,12 @@ async fn fault_24_memory_hog_ends_alone_and_goes_on() {
         let answer = attack.turn_of(&format!("newcomer {newcomers}"), "hello").await;
         assert_eq!(answer.text(), "echo 1: hello", "after {newcomers}");
     }
-    let told = hogging.await.unwrap();
-    assert_eq!(told.code(), "memory_limit", "{told:?}");
-    assert!(told.message().contains("limits.memory_per_session"), "{}", told.message());
+    let reply = hogging.await.unwrap();
+    assert_eq!(reply.code(), "memory_limit", "{reply:?}");
+    assert!(reply.message().contains("limits.memory_per_session"), "{}", reply.message());
     assert!(newcomers > 0);
-    assert_eq!(attack.site.figure("exits_total", &["reason=\"memory_limit\""]).await, 1.0);
-    assert_eq!(attack.site.figure("turns_total", &["outcome=\"memory_limit\""]).await, 1.0);
+    assert_eq!(attack.site.metric("exits_total", &["reason=\"memory_limit\""]).await, 1.0);
+    assert_eq!(attack.site.metric("turns_total", &["outcome=\"memory_limit\""]).await, 1.0);
     let entry = Answer::of(attack.site.session("GET", "default", MALLORY)).await.json();
     assert_eq!(entry["last_exit"]["reason"], "memory_limit", "{entry}");
     let next = attack.turn("again").await;
@@ -50,8 +50,8 @@ async fn memory_repeated_hogs_open_no_circuit() {
         assert_eq!(attack.turn(&hog(300)).await.code(), "memory_limit", "{round}");
     }
     attack.say("again").await;
-    assert_eq!(attack.site.figure("restarts_total", &[]).await, 0.0);
-    assert_eq!(attack.site.figure("crash_loops_total", &[]).await, 0.0);
+    assert_eq!(attack.site.metric("restarts_total", &[]).await, 0.0);
+    assert_eq!(attack.site.metric("crash_loops_total", &[]).await, 0.0);
 
     // The same in the documents of the SDKs.
     let body = json!({ "model": "sonnet", "max_tokens": 100, "messages": [{ "role": "user", "content": hog(300) }] });
@@ -70,10 +70,10 @@ async fn memory_hog_between_turns_ends_the_idle_child() {
     let attack = Attack::with(&config("memory_per_session = \"200MiB\"")).await;
     let command = "(sleep 0.5; head -c 300m /dev/zero | tail -c 300m | sleep 60) >/dev/null 2>&1 &";
     attack.say(&format!("[[tool:Bash {}]]", json!({ "command": command }))).await;
-    let count = async || attack.site.figure("exits_total", &["reason=\"memory_limit\""]).await;
+    let count = async || attack.site.metric("exits_total", &["reason=\"memory_limit\""]).await;
     let ended = async || (count().await == 1.0).then_some(());
     eventually_some("the child is ended", SOON, ended).await;
-    assert_eq!(attack.site.figure("restarts_total", &[]).await, 0.0);
+    assert_eq!(attack.site.metric("restarts_total", &[]).await, 0.0);
     attack.say("again").await;
     attack.over().await;
 }
@@ -88,6 +88,6 @@ async fn memory_pages_shared_by_forks_count_once() {
     let script = "my $x = 'x' x (75 << 20); my $y = $x; for (1..4) { last unless fork } sleep 4";
     let command = format!("perl -e \"{script}\"").replace('$', "\\$");
     assert!(attack.turn(&format!("[[tool:Bash {}]]", json!({ "command": command }))).await.error.is_none());
-    assert_eq!(attack.site.figure("exits_total", &["reason=\"memory_limit\""]).await, 0.0);
+    assert_eq!(attack.site.metric("exits_total", &["reason=\"memory_limit\""]).await, 0.0);
     attack.over().await;
 }

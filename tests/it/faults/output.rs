@@ -11,8 +11,8 @@ async fn fault_14_child_closing_output_is_gone_in_5_s() {
     attack.written_down("echo 1: before").await;
     let (old, began) = (attack.child().await, Instant::now());
     let used = processor_time(attack.program.process());
-    let told = attack.turn("[[fault:close-stdout]][[deltas:10000]][[delay:50]]").await;
-    assert_eq!(told.code(), "session_lost");
+    let reply = attack.turn("[[fault:close-stdout]][[deltas:10000]][[delay:50]]").await;
+    assert_eq!(reply.code(), "session_lost");
     assert!(!old.is_alive() && began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     // It takes a second to be sure, which is slept through.
     let used = processor_time(attack.program.process()) - used;
@@ -31,7 +31,7 @@ async fn fault_16_stderr_flood_costs_no_memory_or_delay() {
     assert_eq!(attack.say("[[fault:stderr-flood=300000000]]through").await, "echo 2: through");
     let grown = status_bytes(attack.program.process(), "VmHWM:") - peak;
     assert!(grown < 8 << 20, "{grown} bytes");
-    assert!(attack.site.figure("stream_bytes_total", &["stream=\"stderr\""]).await >= 3e8);
+    assert!(attack.site.metric("stream_bytes_total", &["stream=\"stderr\""]).await >= 3e8);
     attack.say("still the same").await;
     assert_eq!(attack.child().await, old);
     attack.over().await;
@@ -44,12 +44,12 @@ async fn fault_17_line_of_100_mb_is_refused_in_limit() {
     attack.say("hello").await;
     let old = attack.child().await;
     let peak = status_bytes(attack.program.process(), "VmHWM:");
-    let told = attack.turn("[[fault:long-line=100000000]]").await;
-    assert_eq!(told.code(), "line_too_long");
+    let reply = attack.turn("[[fault:long-line=100000000]]").await;
+    assert_eq!(reply.code(), "line_too_long");
     let grown = status_bytes(attack.program.process(), "VmHWM:").saturating_sub(peak);
     // The limit of 32 MiB, and what a buffer that grows has beside it for a moment.
     assert!(grown < 72 << 20, "{grown} bytes");
-    assert_eq!(attack.site.figure("protocol_errors_total", &["kind=\"line_too_long\""]).await, 1.0);
+    assert_eq!(attack.site.metric("protocol_errors_total", &["kind=\"line_too_long\""]).await, 1.0);
     attack.say("in step again").await;
     assert_eq!(attack.child().await, old);
     attack.over().await;

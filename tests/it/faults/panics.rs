@@ -97,8 +97,8 @@ async fn fault_44_turn_during_panic_is_counted_once() {
         drop(alice.send("hello").await);
     }
     pilot.shutdown(Duration::from_secs(5)).await;
-    let figures = recorder.snapshotter().snapshot().into_vec();
-    let turns = figures.into_iter().filter(|(key, ..)| key.key().name() == "pilotlight_turns_total");
+    let metrics = recorder.snapshotter().snapshot().into_vec();
+    let turns = metrics.into_iter().filter(|(key, ..)| key.key().name() == "pilotlight_turns_total");
     let counted: u64 = turns
         .map(|(_, _, _, value)| match value {
             metrics_util::debugging::DebugValue::Counter(count) => count,

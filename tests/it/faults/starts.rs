@@ -11,21 +11,21 @@ async fn fault_10_six_start_crashes_open_the_circuit() {
     let starts = attack.place.path().join("starts");
     attack.start_args(&format!("--fault crash-starts=6:{}", starts.display()));
     let count = || std::fs::metadata(&starts).map_or(0, |it| it.len());
-    let told = attack.turn("hello").await;
-    assert_eq!((told.status, told.code()), (503, "circuit_open"), "{told:?}");
+    let reply = attack.turn("hello").await;
+    assert_eq!((reply.status, reply.code()), (503, "circuit_open"), "{reply:?}");
     assert_eq!(count(), 6, "five restarts are allowed in a minute");
     attack.state("failed").await;
     let began = Instant::now();
     while began.elapsed() < Duration::from_millis(700) {
-        let told = attack.turn("hello").await;
-        assert_eq!((told.status, told.code()), (503, "circuit_open"));
+        let reply = attack.turn("hello").await;
+        assert_eq!((reply.status, reply.code()), (503, "circuit_open"));
     }
     assert_eq!(count(), 6, "nothing is started while the circuit is open");
-    assert_eq!(attack.site.figure("crash_loops_total", &[]).await, 1.0);
+    assert_eq!(attack.site.metric("crash_loops_total", &[]).await, 1.0);
     // The seventh start works: half open, one turn is tried, and the circuit is closed.
     let answered = async || {
-        let told = attack.turn("hello").await;
-        (told.error.is_none()).then(|| told.text())
+        let reply = attack.turn("hello").await;
+        (reply.error.is_none()).then(|| reply.text())
     };
     assert_eq!(eventually_some("the circuit closes", SOON, answered).await, "echo 1: hello");
     assert_eq!(count(), 7);
@@ -45,12 +45,12 @@ async fn fault_13_slow_start_is_awaited_up_to_limit() {
     eventually_some("evicted", SOON, gone).await;
     attack.start_args("--fault slow-start=60000");
     let began = Instant::now();
-    let told = attack.turn("too slow").await;
-    assert_eq!((told.status, told.code()), (503, "cli_not_started"), "{told:?}");
-    assert!(told.message().contains("spawn_timeout"), "{}", told.message());
+    let reply = attack.turn("too slow").await;
+    assert_eq!((reply.status, reply.code()), (503, "cli_not_started"), "{reply:?}");
+    assert!(reply.message().contains("spawn_timeout"), "{}", reply.message());
     let took = began.elapsed();
     assert!(took >= Duration::from_secs(3) && took < Duration::from_secs(6), "{took:?}");
-    assert_eq!(attack.site.figure("spawns_total", &["reason=\"start_timeout\""]).await, 1.0);
+    assert_eq!(attack.site.metric("spawns_total", &["reason=\"start_timeout\""]).await, 1.0);
     attack.start_args("");
     let answered = async || attack.turn("well again").await.error.is_none().then_some(());
     eventually_some("the next start works", SOON, answered).await;
@@ -80,14 +80,14 @@ async fn fault_26_missing_cli_is_named_fix_suffices() {
     for (number, (reason, content, mode)) in cases.into_iter().enumerate() {
         replace(content, mode);
         let label = format!("reason=\"{reason}\"");
-        let before = attack.site.figure("spawns_total", &[&label]).await;
+        let before = attack.site.metric("spawns_total", &[&label]).await;
         // Each of another user, for a session pauses after such a failure.
         for _ in 0..5 {
-            let told = attack.turn_of(&format!("user {number}"), "hello").await;
-            assert_eq!(told.status, 503, "{told:?}");
-            assert!(matches!(told.code(), "cli_not_started" | "circuit_open"), "{told:?}");
+            let reply = attack.turn_of(&format!("user {number}"), "hello").await;
+            assert_eq!(reply.status, 503, "{reply:?}");
+            assert!(matches!(reply.code(), "cli_not_started" | "circuit_open"), "{reply:?}");
         }
-        let tried = attack.site.figure("spawns_total", &[&label]).await - before;
+        let tried = attack.site.metric("spawns_total", &[&label]).await - before;
         assert!((1.0..=2.0).contains(&tried), "{reason}: {tried} starts for five turns");
     }
     attack::write_cli(&attack.cli);

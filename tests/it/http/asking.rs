@@ -154,9 +154,9 @@ pub(crate) fn judge(answer: &Answer, what: &str) -> bool {
 pub(crate) async fn nobody_was_harmed(site: &Site) {
     for reason in DEATHS {
         let label = format!("reason=\"{reason}\"");
-        assert_eq!(site.figure("exits_total", &[&label]).await, 0.0, "children have died: {reason}");
+        assert_eq!(site.metric("exits_total", &[&label]).await, 0.0, "children have died: {reason}");
     }
-    assert_eq!(site.figure("actor_panics_total", &[]).await, 0.0);
+    assert_eq!(site.metric("actor_panics_total", &[]).await, 0.0);
     let next = site.turn("bob", "still").await.text();
     assert!(next.ends_with("still"), "{next}");
 }

@@ -47,7 +47,7 @@ async fn invalid_key_gets_only_service_state() {
     assert_eq!(refused(turn(&site, &format!("{key}x"))).await, is(401, "invalid_key"));
     let two = turn(&site, &key).header("authorization", "Bearer plk_another");
     assert_eq!(refused(two).await, is(401, "ambiguous_key"));
-    // Which paths there are is told to nobody either, and a long body is not waited for.
+    // Which paths exist is not disclosed either, and a long body is not waited for.
     assert_eq!(site.get("/v1/pool/stats").await.status, 401);
     assert_eq!(site.get("/v1/nothing").await.status, 401);
     let long = site.post().header("x-api-key", "plk_wrong").body(vec![b' '; 20_000_000]);
@@ -94,7 +94,7 @@ async fn a_role_decides_whose_sessions_are_meant() {
     assert_eq!(stats(&service, Some("bob")).await, (200, "\"bob...\"".to_owned()));
     assert_eq!(stats(&service, None).await.0, 400);
     assert_eq!(stats(&admin, None).await, (200, "\"alice...\" \"bob...\"".to_owned()));
-    // Credentials tell who it is only where there are no keys.
+    // Credentials identify the user only where there are no keys.
     let mut body = message("hello");
     body["oauth_credentials"] =
         serde_json::json!({ "access_token": "a", "refresh_token": "r", "expires_at": 1 });
@@ -128,13 +128,13 @@ async fn the_file_is_followed_by_itself_and_on_sighup() {
     let is_refused = async || (status(&second).await == 401).then_some(());
     eventually_some("a file renamed into place is read", SOON, is_refused).await;
 
-    // A broken file changes nothing and is told.
+    // A broken file changes nothing and is logged.
     let third = ring.user("alice");
     let served = async || (status(&third).await == 200).then_some(());
     eventually_some("the third is served", SOON, served).await;
     std::fs::write(&ring.0, "nonsense\n").unwrap();
     program.signal(Signal::HUP);
-    eventually("the log tells", SOON, || program.err().contains("the keys stay as they were")).await;
+    eventually("the log has it", SOON, || program.err().contains("the keys stay as they were")).await;
     assert_eq!(status(&third).await, 200);
     assert!(program.is_running());
 }
@@ -158,8 +158,8 @@ async fn sighup_reloads_keys_and_keeps_server() {
     let (mut program, site) = Program::ready(&place, "").await;
     for count in 1..=3 {
         program.signal(Signal::HUP);
-        let told = || program.err().matches("SIGHUP").count() >= count;
-        eventually("the signal is handled", SOON, told).await;
+        let handled = || program.err().matches("SIGHUP").count() >= count;
+        eventually("the signal is handled", SOON, handled).await;
     }
     assert_eq!(site.turn("bob", "still here").await.text(), "echo 1: still here");
     assert!(program.is_running());
@@ -201,7 +201,7 @@ async fn untrusted_key_file_is_refused_at_start() {
     for (file, named) in [(&ring.0, "0600"), (&secret, "line 1"), (&nowhere, "nowhere")] {
         let mut program = start(&place, &["--listen", "127.0.0.1:0", "--keys", &file.display().to_string()]);
         assert_eq!(program.code().await, Some(2), "{named}");
-        eventually("it is told", SOON, || program.err().contains(named)).await;
+        eventually("it is logged", SOON, || program.err().contains(named)).await;
         assert!(program.err().contains("auth.keys_file") && !program.err().contains("s3cret"));
     }
     assert!(!place.data_dir().exists());

@@ -1,4 +1,4 @@
-//! Whatever a client sends, it is told what is wrong, and the child never sees it.
+//! Whatever a client sends, the answer says what is wrong, and the child never sees it.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

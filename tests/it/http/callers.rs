@@ -40,7 +40,7 @@ async fn pages_of_named_origins_alone_may_call() {
         let answer = preflight(&site, origin, "/v1/messages").await;
         assert!(!answer.headers.contains_key("access-control-allow-origin"), "{origin}: {answer:?}");
     }
-    let answered = site.figure("http_requests_total", &["route=\"chat\"", "status=\"2xx\""]).await;
+    let answered = site.metric("http_requests_total", &["route=\"chat\"", "status=\"2xx\""]).await;
     assert_eq!(answered, 2.0, "preflights are counted");
     let turn = site.post().bearer_auth(&key).header("origin", PAGE).json(&message("hello"));
     let answer = Answer::of(turn).await;

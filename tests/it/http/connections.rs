@@ -14,7 +14,7 @@ use crate::common::{SOON, eventually_some};
 
 const LIVEZ: &[u8] = b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n";
 
-/// A server with so many open files, soft and hard.
+/// A server with this limit of open files, soft and hard.
 async fn with_files(place: &Arc<Place>, soft_and_hard: &str, config: &str) -> (Program, Site) {
     let mut limited = Command::new("prlimit");
     limited.args([&format!("--nofile={soft_and_hard}"), env!("CARGO_BIN_EXE_pilotlight")]);
@@ -107,7 +107,7 @@ async fn the_idlest_connection_makes_way() {
     assert_eq!(site.turn("alice", "hello").await.text(), "echo 1: hello");
     is_closed(&mut second).await;
     asked_on(&mut first).await;
-    assert_eq!(site.figure("http_limited_total", &["limit=\"connections\""]).await, 0.0);
+    assert_eq!(site.metric("http_limited_total", &["limit=\"connections\""]).await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,7 +117,7 @@ async fn a_connection_in_use_never_makes_way() {
     let streaming = site.asking("alice", &message("[[deltas:60]] [[delay:20]]")).send().await.unwrap();
     // Its turn has ended long before its answer is out.
     let unread = site.asking("bob", &message("[[bytes:30000000]]")).send().await.unwrap();
-    let turns_ended = async || (site.figure("turns_total", &[]).await >= 1.0).then_some(());
+    let turns_ended = async || (site.metric("turns_total", &[]).await >= 1.0).then_some(());
     for _ in 0..20 {
         assert_eq!(site.get("/livez").await.status, 200);
         drop(connect(&site.http).await);

@@ -40,7 +40,7 @@ fn events(body: &str) -> Vec<(String, String)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_lost_or_told_twice_at_the_seam() {
+async fn nothing_is_lost_or_sent_twice_at_the_seam() {
     let place = place();
     let (_program, site) = Program::ready(&place, DETACH).await;
     let body = message("[[deltas:60]][[delay:20]]");
@@ -93,10 +93,10 @@ async fn detached_document_is_fetched_on_return() {
     let gone = tokio::time::timeout(Duration::from_millis(300), request.send()).await;
     assert!(gone.is_err(), "it was to take longer");
     let whole = Answer::of(back(&site, "mine", None)).await;
-    let told = events(&whole.body);
-    let message: Value = serde_json::from_str(&told[0].1).unwrap();
+    let reply = events(&whole.body);
+    let message: Value = serde_json::from_str(&reply[0].1).unwrap();
     assert_eq!(message["content"][0]["text"], "echo 1: late", "{message}");
-    assert_eq!(site.figure("turns_total", &["outcome=\"ok\""]).await, 1.0);
+    assert_eq!(site.metric("turns_total", &["outcome=\"ok\""]).await, 1.0);
 }
 
 /// A caller that leaves before the first event comes back for all of it.
@@ -111,7 +111,7 @@ async fn detached_stream_is_replayed_on_return() {
     assert!(gone.is_err(), "there was to be nothing yet");
     let whole = Answer::of(back(&site, "mine", None)).await;
     assert!(whole.body.contains("late") && whole.body.contains("message_stop"), "{whole:?}");
-    assert_eq!(site.figure("turns_total", &["outcome=\"ok\""]).await, 1.0);
+    assert_eq!(site.metric("turns_total", &["outcome=\"ok\""]).await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,7 +125,7 @@ async fn a_purge_takes_the_kept_turn_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_kept_is_told_so() {
+async fn unkept_turn_is_reported_as_such() {
     let place = place();
     let (_program, site) =
         Program::ready(&place, "[http]\non_disconnect = \"detach\"\nreplay_bytes = 4096").await;
@@ -141,7 +141,7 @@ async fn what_is_not_kept_is_told_so() {
     drop(running);
     // Without a reader the ring runs over.
     eventually_some("the turn ends", SOON, async || {
-        (site.figure("turns_total", &["outcome=\"ok\""]).await == 1.0).then_some(())
+        (site.metric("turns_total", &["outcome=\"ok\""]).await == 1.0).then_some(())
     })
     .await;
     let (status, code, text) = error("default", Some(&first)).await;
@@ -161,7 +161,7 @@ async fn without_detaching_hanging_up_interrupts() {
     read_until(&mut running, "data").await;
     drop(running);
     eventually_some("the turn is cancelled", SOON, async || {
-        (site.figure("turns_total", &["outcome=\"cancelled\""]).await == 1.0).then_some(())
+        (site.metric("turns_total", &["outcome=\"cancelled\""]).await == 1.0).then_some(())
     })
     .await;
     let wrong = site.asking("alice", &message("a")).header("x-pilotlight-on-disconnect", "maybe");

@@ -32,7 +32,7 @@ fn named(answer: &Answer) -> Vec<(String, Value)> {
 }
 
 /// The text of such a stream, after checking the order of its events.
-fn told(events: &[(String, Value)]) -> String {
+fn text_of(events: &[(String, Value)]) -> String {
     let (mut text, mut open, mut next) = (String::new(), None, 0);
     for (at, (name, data)) in events.iter().enumerate() {
         match name.as_str() {
@@ -76,7 +76,7 @@ async fn the_messages_api_answers_as_a_whole_and_as_events() {
         send(&site, "/v1/messages", &anthropic("[[think:hm]][[deltas:5]][[usage:7,9]]", true)).await;
     assert_eq!(streamed.header("content-type"), "text/event-stream");
     let events = named(&streamed);
-    let text = told(&events);
+    let text = text_of(&events);
     assert_eq!(text.split_whitespace().count(), 5, "{text}");
     let (_, delta) = &events[events.len() - 2];
     assert_eq!(
@@ -96,7 +96,7 @@ async fn tools_are_hidden_and_broken_streams_made_up_for() {
         let blocks = whole["content"].as_array().unwrap();
         assert!(blocks.iter().all(|block| block["type"] == "text"), "{whole}");
         let whole: String = blocks.iter().map(|block| block["text"].as_str().unwrap()).collect();
-        assert_eq!(told(&named(&streamed)), whole, "{text}");
+        assert_eq!(text_of(&named(&streamed)), whole, "{text}");
         assert!(!streamed.body.contains("tool_use"), "{}", streamed.body);
         let chat = send(&site, "/v1/chat/completions", &openai(text, false)).await.json();
         assert_eq!(chat["choices"][0]["message"]["content"], whole.as_str());
@@ -221,13 +221,13 @@ async fn the_original_dialect_answers_as_a_whole_too() {
         "include_files": true,
     });
     let answer = send(&site, "/v1/messages", &body).await;
-    let told = answer.json();
+    let reply = answer.json();
     assert_eq!(answer.header("x-pilotlight-session"), "default");
-    let text = told["content"].as_array().unwrap().last().unwrap()["text"].as_str().unwrap().to_owned();
-    assert!(text.contains("written") || text.contains("TOOLS:ok"), "{told}");
-    assert_eq!((&told["role"], &told["stop_reason"]), (&json!("assistant"), &json!("end_turn")));
+    let text = reply["content"].as_array().unwrap().last().unwrap()["text"].as_str().unwrap().to_owned();
+    assert!(text.contains("written") || text.contains("TOOLS:ok"), "{reply}");
+    assert_eq!((&reply["role"], &reply["stop_reason"]), (&json!("assistant"), &json!("end_turn")));
     let file = json!({ "path": "made.txt", "content": "hi", "encoding": "text", "size": 2 });
-    assert_eq!((&told["files"], &told["files_summary"]["total"]), (&json!([file]), &json!(1)), "{told}");
+    assert_eq!((&reply["files"], &reply["files_summary"]["total"]), (&json!([file]), &json!(1)), "{reply}");
     let mut streamed = body.clone();
     streamed["stream"] = json!(true);
     let events = send(&site, "/v1/messages", &streamed).await.events();
@@ -259,13 +259,13 @@ async fn silence_and_retries_are_signs_of_life() {
     let streamed =
         send(&site, "/v1/messages", &anthropic("[[sleep:1000]][[api_retry:1,100]]late", true)).await;
     assert!(streamed.body.matches("ping").count() >= 3, "{}", streamed.body);
-    assert_eq!(told(&named(&streamed)), "echo 1: late");
+    assert_eq!(text_of(&named(&streamed)), "echo 1: late");
     // A failure after the first sign of life can no longer be a status.
     let failed =
         named(&send(&site, "/v1/messages", &anthropic("[[sleep:500]][[api_error:429]]", true)).await);
     let (name, last) = failed.last().unwrap();
     assert_eq!((name.as_str(), &last["error"]["type"]), ("error", &json!("rate_limit_error")));
-    assert_eq!(site.figure("turns_total", &["outcome=\"error\""]).await, 1.0);
+    assert_eq!(site.metric("turns_total", &["outcome=\"error\""]).await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

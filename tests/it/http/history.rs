@@ -240,7 +240,7 @@ async fn histories_survive_restart_running_turn_does_not() {
     let next = rests.say(&site, "again").await;
     assert_eq!((next.text.as_str(), &next.conversation), ("echo 2: again", &rested.conversation));
     let next = runs.say(&site, "[[recall]]").await;
-    assert_ne!(next.conversation, ran.conversation, "the child may have heard more than the client tells");
+    assert_ne!(next.conversation, ran.conversation, "the child may have heard more than the client sends");
     assert_eq!(next.text, "busy");
 }
 

@@ -20,7 +20,7 @@ fn keyed(site: &Site, path: &str, user: &str, key: &str, body: &Value) -> Reques
 }
 
 async fn turns(site: &Site) -> f64 {
-    site.figure("turns_total", &[]).await
+    site.metric("turns_total", &[]).await
 }
 
 /// A repeated request gets the same answer in each dialect.
@@ -115,7 +115,7 @@ async fn disconnected_caller_gets_answer_on_retry() {
         assert_eq!(again.header("idempotent-replayed"), "true");
         assert!(stream || again.body.contains("kept"), "{again:?}");
         assert_eq!(turns(&site).await, before + 1.0);
-        assert_eq!(site.figure("turns_total", &["outcome=\"interrupted\""]).await, 0.0);
+        assert_eq!(site.metric("turns_total", &["outcome=\"interrupted\""]).await, 0.0);
     }
 }
 

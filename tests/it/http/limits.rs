@@ -54,7 +54,7 @@ async fn request_limit_is_per_caller() {
     }
     is_limited(&Answer::of(site.post().json(&body)).await, "too_many_requests");
     // None of the refused came to the CLI.
-    assert_eq!(site.figure("turns_total", &[]).await as u64, 7);
+    assert_eq!(site.metric("turns_total", &[]).await as u64, 7);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,7 +155,7 @@ async fn body_of_100_mb_is_refused_unread() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_beyond_the_limit_are_told_so() {
+async fn connections_over_limit_are_refused() {
     let place = place();
     let (_program, site) = Program::ready(&place, "[http]\nmax_connections = 2").await;
     let mut held = Vec::new();
@@ -253,7 +253,7 @@ async fn exhausted_descriptors_are_logged_and_counted() {
     }
     let (status, kind, text) = refused.expect("60 files are not enough for 20 children");
     assert_eq!((status, kind.as_str()), (503, "overloaded"), "{text}");
-    assert_eq!(site.figure("admission_rejected_total", &["reason=\"fds\""]).await, 1.0);
+    assert_eq!(site.metric("admission_rejected_total", &["reason=\"fds\""]).await, 1.0);
     assert_eq!(site.turn("user-0", "again").await.text(), "echo 2: again", "who is warm is served");
 }
 

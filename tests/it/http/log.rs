@@ -66,6 +66,6 @@ async fn another_form_of_log_is_refused() {
     let arguments = ["serve", "--cli", "sim", "--data-dir", &data];
     let mut program = Program::start(&place, &arguments, &[("PILOTLIGHT_LOG_FORMAT", "xml")]);
     assert_eq!(program.code().await, Some(2));
-    let is_told = async || program.err().contains("PILOTLIGHT_LOG_FORMAT").then_some(());
-    eventually_some("the variable is named", SOON, is_told).await;
+    let is_logged = async || program.err().contains("PILOTLIGHT_LOG_FORMAT").then_some(());
+    eventually_some("the variable is named", SOON, is_logged).await;
 }

@@ -177,8 +177,8 @@ async fn allowed_definition_expands_nothing() {
         for (definitions, status, code) in &cases {
             let mut body = plain(dialect, "hello");
             body["mcp_servers"] = definitions.clone();
-            let told = send(&site, dialect, &body, None).await.error();
-            assert_eq!((told.0, told.1.as_str()), (*status, *code), "{} {definitions}", dialect.path);
+            let reply = send(&site, dialect, &body, None).await.error();
+            assert_eq!((reply.0, reply.1.as_str()), (*status, *code), "{} {definitions}", dialect.path);
         }
     }
     assert_eq!(site.get("/v1/sessions").await.json()["sessions"], json!([]), "no session was made");

@@ -34,7 +34,7 @@ async fn the_pool_has_the_shape_that_existing_clients_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_is_told_on_both_listeners() {
+async fn health_is_served_on_both_listeners() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     for path in ["/livez", "/readyz", "/health"] {

@@ -40,7 +40,7 @@ async fn page_may_only_call_this_service() {
     }
     assert_eq!(site.get("/").await.json()["service"], "pilotlight", "programs get the document");
     assert_eq!(site.get("/page/none.js").await.status, 401);
-    assert_eq!(site.get("/v1/happenings").await.status, 401);
+    assert_eq!(site.get("/v1/events/stream").await.status, 401);
     assert_eq!(site.get("/page/app.js").await.header("content-type"), "text/javascript; charset=utf-8");
 }
 
@@ -72,7 +72,7 @@ async fn without_keys_the_own_page_may_ask_and_no_other() {
     }
     // A picture or a frame: browsers send no Origin with it, but say where it is.
     let picture =
-        site.web().get(format!("{}/v1/happenings", site.http)).header("sec-fetch-site", "cross-site");
+        site.web().get(format!("{}/v1/events/stream", site.http)).header("sec-fetch-site", "cross-site");
     assert_eq!(Answer::of(picture).await.status, 403);
     // Its own name resolves to us: the origin is the host, but neither is this machine.
     let rebound = format!("evil.example:{port}");

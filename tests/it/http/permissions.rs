@@ -121,8 +121,8 @@ async fn denial_reaches_model_changed_input_reaches_tool() {
     let denied =
         decide(&site, "alice", id, json!({ "behavior": "deny", "message": "not on a Monday" })).await;
     assert_eq!(denied.status, 204);
-    let told = |event: &Value| event["type"] == "user" && event.to_string().contains("not on a Monday");
-    turn.until("the reason", told).await;
+    let reason = |event: &Value| event["type"] == "user" && event.to_string().contains("not on a Monday");
+    turn.until("the reason", reason).await;
     turn.result().await;
     assert!(files(&site, "alice").await.is_empty());
 

@@ -121,19 +121,19 @@ async fn directories_replaced_by_links_lead_nowhere() {
         let mut body = message("[[recall]]");
         body["oauth_credentials"] = credentials;
         body["include_files"] = json!(true);
-        let told = answer(site.asking("mallory", &body)).await;
-        let events = told.events();
+        let reply = answer(site.asking("mallory", &body)).await;
+        let events = reply.events();
         assert_eq!(result(&events)["is_error"], false, "{replaced}: {events:#?}");
         assert!(
-            !told.body.contains("bobs-secret") && !told.body.contains("bob's"),
+            !reply.body.contains("bobs-secret") && !reply.body.contains("bob's"),
             "{replaced}: {events:#?}"
         );
         assert!(!bobs.join("home/.claude/.credentials.json").exists(), "{replaced}: written through a link");
         // While a child runs: it may do so at any time.
         std::fs::rename(own.join("work"), own.join("was")).unwrap();
         symlink(bobs.join("work"), own.join("work")).unwrap();
-        let told = turn(&site, "mallory", "again").await;
-        assert!(!json!(told).to_string().contains("bobs-secret"), "{replaced}");
+        let reply = turn(&site, "mallory", "again").await;
+        assert!(!json!(reply).to_string().contains("bobs-secret"), "{replaced}");
         assert_eq!(answer(site.session("DELETE", "default?purge=true", "mallory")).await.status, 200);
         assert!(!own.exists() && bobs.join("work/bobs-secret").exists(), "{replaced}");
     }
@@ -183,14 +183,14 @@ async fn planted_files_are_named_and_not_read() {
         let mut body = message("hello");
         body["oauth_credentials"] =
             json!({ "access_token": what, "refresh_token": "r", "expires_at": 4_102_444_800_000_i64 });
-        let told = answer(site.asking("mallory", &body)).await;
+        let reply = answer(site.asking("mallory", &body)).await;
         if what == "directory" {
             // Not to be replaced by a file: a typed error, and the server's path is not in it.
-            assert_eq!(told.error().1, "storage");
-            assert!(!told.body.contains(data.to_str().unwrap()), "{}", told.body);
+            assert_eq!(reply.error().1, "storage");
+            assert!(!reply.body.contains(data.to_str().unwrap()), "{}", reply.body);
             std::fs::remove_dir(&held).unwrap();
         } else {
-            assert_eq!(result(&told.events())["is_error"], false, "{what}");
+            assert_eq!(result(&reply.events())["is_error"], false, "{what}");
             assert!(std::fs::read_to_string(&held).unwrap().contains(what));
         }
     }

@@ -66,11 +66,11 @@ async fn a_refused_request_is_logged_as_refused() {
     let codes = ["invalid_body", "queue_full", "overloaded", "not_found"];
     let log = eventually_some("all refusals are logged", SOON, async || {
         let log = program.err();
-        let is_told = |code: &&str| {
+        let is_logged = |code: &&str| {
             let code = format!("code=\"{code}\"");
             log.lines().any(|line| line.contains("request refused") && line.contains(&code))
         };
-        codes.iter().all(is_told).then_some(log)
+        codes.iter().all(is_logged).then_some(log)
     })
     .await;
     assert!(!log.contains("turn answered"), "no turn has ended: {log}");

@@ -49,7 +49,7 @@ async fn running_streams_end_with_an_error_of_their_dialect() {
     for path in PATHS {
         streams.push(streaming(&site, &key, path, &[]).await);
     }
-    let page = site.web().get(format!("{}/v1/happenings", site.http)).bearer_auth(&key);
+    let page = site.web().get(format!("{}/v1/events/stream", site.http)).bearer_auth(&key);
     let page = page.send().await.unwrap();
     let of_bob = streaming(&site, &other, PATHS[0], &[]).await;
     let mut waiting = tokio::task::JoinSet::new();
@@ -60,7 +60,7 @@ async fn running_streams_end_with_an_error_of_their_dialect() {
         body["oauth_credentials"] = serde_json::json!({ "access_token": "a", "refresh_token": "r", "expires_at": 4_102_444_800_000_i64 });
         waiting.spawn(Answer::of(request.json(&body)));
     }
-    let all_run = async || (site.figure("sessions", &["state=\"busy\""]).await >= 5.0).then_some(());
+    let all_run = async || (site.metric("sessions", &["state=\"busy\""]).await >= 5.0).then_some(());
     eventually_some("all turns run", SOON, all_run).await;
 
     assert!(ring.run("revoke", &[&id]).status.success());
@@ -76,7 +76,7 @@ async fn running_streams_end_with_an_error_of_their_dialect() {
     let document = waiting.join_next().await.unwrap().unwrap();
     assert_eq!((document.status, document.error().1.as_str()), (401, "key_revoked"));
     // Their turns were interrupted, those of others go on.
-    let only_bobs = async || (site.figure("sessions", &["state=\"busy\""]).await == 1.0).then_some(());
+    let only_bobs = async || (site.metric("sessions", &["state=\"busy\""]).await == 1.0).then_some(());
     eventually_some("one turn runs", SOON, only_bobs).await;
     let bobs = site.web().get(format!("{}/v1/pool/stats", site.http)).bearer_auth(&admin);
     assert_eq!(Answer::of(bobs).await.status, 200);
@@ -95,7 +95,7 @@ async fn detached_readers_end_and_their_turn_goes_on() {
         let url = format!("{}/v1/sessions/_v1_messages/events", site.http);
         site.web().get(url).bearer_auth(key).send().await.unwrap()
     };
-    // Whoever attaches last has it.
+    // The last one to attach has it.
     drop(detached);
     let attached = attach(&key).await;
     assert_eq!(attached.status(), 200);
@@ -106,7 +106,7 @@ async fn detached_readers_end_and_their_turn_goes_on() {
     let again = attach(&second).await;
     assert_eq!(again.status(), 200, "the user's other key finds the turn");
     assert!(again.bytes_stream().next().await.unwrap().is_ok());
-    let runs = async || (site.figure("sessions", &["state=\"busy\""]).await == 1.0).then_some(());
+    let runs = async || (site.metric("sessions", &["state=\"busy\""]).await == 1.0).then_some(());
     eventually_some("the turn runs on", SOON, runs).await;
 }
 

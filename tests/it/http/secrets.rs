@@ -1,4 +1,4 @@
-//! Secrets go where they must and nowhere else: not into logs, answers, figures, command lines, other users' children,
+//! Secrets go where they must and nowhere else: not into logs, answers, metrics, command lines, other users' children,
 //! nor into files other than those that are for them.
 
 use std::os::unix::fs::PermissionsExt;
@@ -99,10 +99,10 @@ async fn a_whole_run_leaves_no_secret_anywhere() {
     let log = place.path().join("the.log");
     let (mut program, site) = Program::ready_by(&place, logging_to(&log), &config).await;
     let wrong = format!("plk_wrong-{MARK}");
-    let mut told = String::new();
+    let mut answers = String::new();
     let mut note = |answer: Answer, status: u16| {
         assert_eq!(answer.status, status, "{answer:?}");
-        told.push_str(&format!("{:?}\n{}\n", answer.headers, answer.body));
+        answers.push_str(&format!("{:?}\n{}\n", answer.headers, answer.body));
     };
     let post = |key: &str, body: String| {
         site.post().header("x-api-key", key).header("content-type", "application/json").body(body)
@@ -148,7 +148,7 @@ async fn a_whole_run_leaves_no_secret_anywhere() {
             assert!(!text.contains(secret), "{secret} is in {what}: {}", around(text, secret));
         }
     };
-    no_secret("the answers", &told);
+    no_secret("the answers", &answers);
     for process in place.processes() {
         no_secret("a command line", &process.arguments().join(" "));
     }
@@ -290,6 +290,6 @@ async fn secrets_in_cli_error_output_are_redacted() {
         let body = site.get("/readyz").await.body;
         body.contains("[redacted] in eu-west-1").then_some(body)
     };
-    let body = crate::common::eventually_some("/readyz tells the fault", SOON, ready).await;
+    let body = crate::common::eventually_some("/readyz names the fault", SOON, ready).await;
     assert!(!body.contains(MARK) && !answer.body.contains(MARK) && !program.err().contains(MARK));
 }

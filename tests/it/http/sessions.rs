@@ -153,7 +153,7 @@ async fn a_purge_leaves_nothing_of_a_session() {
         assert_eq!(Answer::of(site.of("GET", path, "alice")).await.status, 404, "{path}");
     }
     assert_eq!(ids(&list(&site, "", Some("alice")).await), ["other"]);
-    assert_eq!(site.turn("alice", "anew").await.text(), "echo 1: anew");
+    assert_eq!(site.turn("alice", "again").await.text(), "echo 1: again");
 
     let purged = Answer::of(site.session("DELETE", "other?purge=true", "alice")).await;
     assert_eq!(purged.json(), json!({ "id": "other", "stopped": true, "purged": true }));

@@ -112,7 +112,7 @@ async fn check_tells_what_it_found_and_leaves_nothing() {
 
     let mut check = Program::start(&place, &["check", "--cli", "/nowhere/at/all"], &variables);
     assert_eq!(check.code().await, Some(1));
-    let told = || check.err().contains("/nowhere/at/all") && check.err().contains("cli_not_started");
-    crate::common::eventually("the fault is told", crate::common::SOON, told).await;
+    let named = || check.err().contains("/nowhere/at/all") && check.err().contains("cli_not_started");
+    crate::common::eventually("the fault is named", crate::common::SOON, named).await;
     assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0, "the temporary directory is empty again");
 }

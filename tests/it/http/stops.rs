@@ -36,7 +36,7 @@ async fn the_first_signal_drains() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_turn_that_outlasts_the_drain_is_told_its_end() {
+async fn turn_outlasting_the_drain_gets_its_end() {
     let place = place();
     let (mut program, site) = Program::ready(&place, "drain_timeout = \"300ms\"").await;
     let running = site.asking("alice", &message("[[deltas:1000]] [[delay:100]]")).send().await.unwrap();

@@ -61,7 +61,7 @@ async fn full_disk_is_said_at_the_start_and_recovers() {
         assert!(!answer.body.contains(mine.to_str().unwrap()), "{reasons}");
         assert_eq!(site.get("/health").await.status, 503);
         assert_eq!(site.get("/livez").await.status, 200);
-        assert_eq!(site.figure("data_dir_writable", &[]).await, 0.0, "{round}");
+        assert_eq!(site.metric("data_dir_writable", &[]).await, 0.0, "{round}");
         // A session that cannot be kept is not begun.
         let refused = site.turn(&format!("user {round}"), "hello").await;
         let (_, code, text) = refused.error();
@@ -69,7 +69,7 @@ async fn full_disk_is_said_at_the_start_and_recovers() {
         assert!(!text.contains('/'), "{text}");
         std::fs::remove_file(seen.join("ballast")).unwrap();
         readiness(&site, 200).await;
-        assert_eq!(site.figure("data_dir_writable", &[]).await, 1.0);
+        assert_eq!(site.metric("data_dir_writable", &[]).await, 1.0);
         assert_eq!(site.turn("alice", "hello").await.text(), format!("echo {}: hello", round + 1));
         // The transcript is there before the disk is full again.
         assert_eq!(Answer::of(site.session("DELETE", "default", "alice")).await.status, 200);
@@ -94,12 +94,12 @@ async fn broken_record_is_counted_and_its_session_works() {
     let (program, site) = Program::ready(&place, "").await;
     let looked = Answer::of(site.session("GET", "default", "alice")).await;
     assert_eq!(looked.status, 200, "{looked:?}");
-    assert_eq!(site.figure("records_broken_total", &[]).await, 1.0);
-    assert_eq!(site.figure("contexts_lost_total", &["kind=\"conversation\""]).await, 1.0);
+    assert_eq!(site.metric("records_broken_total", &[]).await, 1.0);
+    assert_eq!(site.metric("contexts_lost_total", &["kind=\"conversation\""]).await, 1.0);
     let events = site.turn("alice", "[[recall]]").await.events();
     assert_eq!(events[0]["subtype"], "context_lost");
     assert_eq!(site.turn("alice", "on").await.text(), "echo 2: on");
-    assert_eq!(site.figure("contexts_lost_total", &["kind=\"conversation\""]).await, 1.0, "one loss");
+    assert_eq!(site.metric("contexts_lost_total", &["kind=\"conversation\""]).await, 1.0, "one loss");
     assert!(program.err().contains("moved aside"));
 }
 
@@ -109,7 +109,7 @@ async fn no_answer_names_a_path_of_the_server() {
     let missing = place.path().join("no-such/claude");
     let config = format!("[cli]\nprogram = \"{}\"\n", missing.display());
     let (program, site) = Program::serve(&place, &config).await;
-    let tried = async || (site.figure("spawns_total", &["reason=\"not_found\""]).await > 0.0).then_some(());
+    let tried = async || (site.metric("spawns_total", &["reason=\"not_found\""]).await > 0.0).then_some(());
     let (status, code, text) = site.turn("alice", "hello").await.error();
     assert_eq!((status, code.as_str()), (503, "cli_not_started"));
     assert!(text.contains("`claude`") && text.contains("cli.program"), "{text}");

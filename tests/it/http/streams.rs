@@ -31,18 +31,18 @@ async fn three_messages_share_process_lines_pass_through() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_history_is_told_once_and_never_replayed() {
+async fn history_is_sent_once_and_never_replayed() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     let body = |last: &str| {
-        json!({ "session_id": "told", "messages": [
+        json!({ "session_id": "history", "messages": [
             { "role": "user", "content": "my cat is Mo" },
             { "role": "assistant", "content": [{ "type": "text", "text": "hello Mo" }] },
             { "role": "user", "content": last },
         ] })
     };
     let first = Answer::of(site.asking("alice", &body("[[context]]"))).await;
-    assert_eq!(first.header("x-pilotlight-session"), "told");
+    assert_eq!(first.header("x-pilotlight-session"), "history");
     let known: Value = serde_json::from_str(&first.text()).unwrap();
     let text = |text: &str| json!([{ "type": "text", "text": text }]);
     let expected = json!([

@@ -1,5 +1,5 @@
 //! Clients that read hardly anything or are gone in mid-turn, in every dialect: their own turn ends, nothing is kept for
-//! them, no child dies, and whoever stands beside them is served.
+//! them, no child dies, and other clients are served.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -53,7 +53,7 @@ async fn a_reader_of_a_byte_per_second_is_left_in_the_end() {
     let begin = Instant::now();
     let mut pause = interval(Duration::from_secs(1));
     let all = connections.len() as f64;
-    while site.figure("turns_total", &["outcome=\"cancelled\""]).await < all {
+    while site.metric("turns_total", &["outcome=\"cancelled\""]).await < all {
         pause.tick().await;
         for connection in &mut connections {
             connection.read_exact(&mut [0]).await.expect("what the kernel holds can be read");
@@ -75,7 +75,7 @@ async fn whole(site: &Site, user: &str, text: &str) -> Answer {
     Answer::of(site.asking(user, &body)).await
 }
 
-/// Bob's turns, one after the other, until he is told to stop: how long each took.
+/// Bob's turns, one after the other, until the signal to stop: how long each took.
 async fn witness(site: Site, stop: Arc<AtomicBool>) -> Vec<Duration> {
     let mut took = Vec::new();
     while !stop.load(Ordering::Relaxed) {
@@ -97,7 +97,7 @@ fn shown(took: &[Duration]) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn thousand_vanishing_clients_harm_no_other() {
     const CLIENTS: u64 = 1000;
-    /// At once, each a user of its own: so many children that two cores are not busy with their starts alone.
+    /// At once, each a user of its own: few enough children that two cores are not busy with their starts alone.
     const USERS: u64 = 20;
     let place = place();
     let (program, site) = Program::ready(&place, "").await;
@@ -111,7 +111,7 @@ async fn thousand_vanishing_clients_harm_no_other() {
         });
         alone
     };
-    // Every user's first turn starts a child; the figures are those of warm ones.
+    // Every user's first turn starts a child; the numbers are those of warm ones.
     for user in 0..USERS {
         assert_eq!(whole(&site, &format!("gone-{user}"), "hello").await.text(), "echo 1: hello");
     }
@@ -139,7 +139,7 @@ async fn thousand_vanishing_clients_harm_no_other() {
     }
     clients.join_all().await;
     let over = async || {
-        let busy = site.figure("sessions", &["state=\"busy\""]).await;
+        let busy = site.metric("sessions", &["state=\"busy\""]).await;
         // Bob may be at work.
         (busy <= 1.0).then_some(())
     };
@@ -150,7 +150,7 @@ async fn thousand_vanishing_clients_harm_no_other() {
     let grown = memory(&program).saturating_sub(before);
     assert!(grown < SLACK, "{grown} bytes are kept for clients that are gone");
     // Bob's child and the first of each of the others.
-    assert_eq!(site.figure("spawns_total", &[]).await, USERS as f64 + 1.0, "a child was replaced");
+    assert_eq!(site.metric("spawns_total", &[]).await, USERS as f64 + 1.0, "a child was replaced");
     for user in 0..USERS {
         let answer = whole(&site, &format!("gone-{user}"), "back").await.text();
         assert!(answer.ends_with("back"), "{answer}");

@@ -34,7 +34,7 @@ async fn a_key_is_asked_for_and_decides_what_is_seen() {
     browser.until_text("#key-why", "this key is not known here").await;
     assert!(!browser.text("body").await.contains("alice"));
 
-    // A user sees its own, and cannot say that it is somebody else.
+    // A user sees its own, and cannot act as another user.
     use_key(&mut browser, &alice).await;
     browser.until_text("#sessions-title", "Your sessions").await;
     browser.until("one row", "document.querySelectorAll('#rows tr').length === 1").await;

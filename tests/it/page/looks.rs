@@ -55,7 +55,7 @@ async fn contrast(browser: &mut Browser, selector: &str) -> f64 {
 async fn it_is_readable_on_any_screen() {
     let Some((mut browser, _program, site, _place)) = open("").await else { return };
     populate(&site).await;
-    browser.until_text("#happenings", "crashed: exit code 1").await;
+    browser.until_text("#events", "crashed: exit code 1").await;
     browser.until("memory is measured", "document.querySelector('#states').innerText.includes('MiB')").await;
     for dark in [false, true] {
         browser.darken(dark).await;
@@ -63,7 +63,7 @@ async fn it_is_readable_on_any_screen() {
         let is_dark = ground.as_str().unwrap().contains("22,");
         assert_eq!(is_dark, dark, "{ground}");
         for selector in
-            ["#rows b", ".quiet", ".happenings .bad span", "#rows tr[data-state=dormant] .state", "thead th"]
+            ["#rows b", ".quiet", ".events .bad span", "#rows tr[data-state=dormant] .state", "thead th"]
         {
             let contrast = contrast(&mut browser, selector).await;
             assert!(contrast >= 4.5, "{selector} has a contrast of {contrast:.1}, dark: {dark}");

@@ -23,7 +23,7 @@ async fn another_page_gets_nothing_and_changes_nothing() {
         let attack = format!(
             "(async () => {{ const site = {}; const outcomes = []; \
              const tries = [ \
-               ['/v1/sessions', {{}}], ['/v1/happenings', {{}}], \
+               ['/v1/sessions', {{}}], ['/v1/events/stream', {{}}], \
                ['/v1/sessions/default?user=alice', {{ method: 'DELETE' }}], \
                ['/v1/sessions/default/warm?user=mallory', {{ method: 'POST' }}], \
                ['/v1/sessions/default/warm?user=mallory', {{ method: 'POST', mode: 'no-cors' }}], \

@@ -18,7 +18,7 @@ async fn sessions_appear_and_their_life_is_shown() {
     }
     browser.until("three rows", "document.querySelectorAll('#rows tr').length === 3").await;
     browser.until_text("#states [data-state=idle]", "3").await;
-    browser.until_text("#happenings", "turn answered in").await;
+    browser.until_text("#events", "turn answered in").await;
     browser.until("three bars", "document.querySelectorAll('#turns rect').length === 3").await;
     assert!(browser.text("#starts-text").await.starts_with("last 3: median "));
 
@@ -26,7 +26,7 @@ async fn sessions_appear_and_their_life_is_shown() {
     browser.click(&in_row("alice@example.org", "button:last-child")).await;
     browser.until_text("#notice", "alice@example.org, default is evicted").await;
     browser.until_text(&in_row("alice@example.org", ".state"), "dormant").await;
-    browser.until_text("#happenings", "evicted on request").await;
+    browser.until_text("#events", "evicted on request").await;
     let entry = Answer::of(site.session("GET", "default", "alice@example.org")).await.json();
     assert_eq!((&entry["state"], &entry["pid"]), (&json!("dormant"), &json!(null)));
     browser.click(&in_row("alice@example.org", "button:first-child")).await;
@@ -36,8 +36,8 @@ async fn sessions_appear_and_their_life_is_shown() {
     // A crash: in the list, aloud, and in the session's row.
     let pid = site.pid("bob").await;
     Process::of(pid.try_into().unwrap()).unwrap().signal(Signal::KILL);
-    browser.until_text("#happenings", "crashed: signal 9").await;
-    browser.until_text("#happenings", "started again after a crash").await;
+    browser.until_text("#events", "crashed: signal 9").await;
+    browser.until_text("#events", "restarted after a crash").await;
     browser.until_text(&in_row("bob", "td[data-bad=true]"), "signal 9").await;
     browser.until_text(&in_row("bob", "td[data-label=Restarts]"), "1").await;
     browser.until("memory is measured", "document.querySelector('#states').innerText.includes('MiB')").await;
@@ -53,7 +53,7 @@ async fn sessions_appear_and_their_life_is_shown() {
     browser.until_text("#notice", "carol, default was interrupted").await;
     browser.until_text(&in_row("carol", ".state"), "idle").await;
     drop(running);
-    browser.until_text("#happenings", "cancelled").await;
+    browser.until_text("#events", "cancelled").await;
     browser.was_good(&site.http).await;
 }
 

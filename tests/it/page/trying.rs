@@ -62,7 +62,7 @@ async fn nothing_that_anybody_says_becomes_part_of_the_page() {
     browser.click("#message-send").await;
     browser.until_text("#answer", evil).await;
     browser.until_text("#rows", evil).await;
-    browser.until_text("#happenings", "<img").await;
+    browser.until_text("#events", "<img").await;
     let inside = "document.querySelectorAll('main img, main script, main iframe').length";
     assert_eq!(browser.eval(inside).await, 0);
     assert_eq!(browser.eval("document.title").await, "pilotlight");
@@ -96,8 +96,8 @@ async fn the_keyboard_is_enough() {
     let stays = "document.activeElement.matches('#rows button:last-child')";
     assert_eq!(browser.eval(stays).await, true, "the focus stays where it was");
     browser.picture("keyboard").await;
-    let told = "document.querySelector('#notice').ariaLive === 'polite'";
-    assert_eq!(browser.eval(told).await, true);
+    let polite = "document.querySelector('#notice').ariaLive === 'polite'";
+    assert_eq!(browser.eval(polite).await, true);
     let unnamed = "[...document.querySelectorAll('input, textarea, button')].filter((it) => \
                    !it.labels?.length && !it.ariaLabel && !it.innerText.trim() && it.checkVisibility()).length";
     assert_eq!(browser.eval(unnamed).await, 0, "everything that can be used has a name");

@@ -139,7 +139,7 @@ fn sigkill_right_after_the_result_loses_the_turn() {
         let lost = !home.transcript(ID).exists();
         if lost {
             // Thus the id is still free.
-            assert_eq!(home.start(&["--session-id", ID]).ask("anew"), "echo 1: anew");
+            assert_eq!(home.start(&["--session-id", ID]).ask("again"), "echo 1: again");
         }
         lost
     });
@@ -277,7 +277,7 @@ fn all_the_usual_flags_are_accepted() {
 }
 
 #[test]
-fn version_and_help_are_told() {
+fn version_and_help_are_printed() {
     let home = Home::new();
     assert_eq!(home.run(&["--version"]), (0, "2.1.197 (pilotlight sim)\n".into(), String::new()));
     let (code, help, _) = home.run(&["--help"]);

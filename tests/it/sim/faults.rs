@@ -25,7 +25,7 @@ fn kinds(lines: &[Value]) -> Vec<&str> {
 }
 
 #[test]
-fn crashes_strike_where_they_are_told_to() {
+fn crashes_strike_at_the_configured_point() {
     let home = Home::new();
     let mut sim = home.start(&[]);
     sim.user("[[fault:crash-before]]");

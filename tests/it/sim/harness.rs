@@ -105,7 +105,7 @@ impl Sim {
     }
 
     pub(crate) fn raw(&mut self, bytes: &[u8]) {
-        // The child may be dead already; its output tells.
+        // The child may be dead already; its output shows it.
         self.stdin.as_mut().unwrap().write_all(bytes).ok();
     }
 

@@ -22,13 +22,13 @@ const AVOID: &[(&str, &str)] = &[
 
 /// How often the words may still occur in each place: these numbers go down only.
 const STILL: &[(&str, usize)] = &[
-    ("src", 533),
-    ("crates", 21),
-    ("tests", 305),
-    ("docs", 3),
+    ("src", 419),
+    ("crates", 0),
+    ("tests", 19),
+    ("docs", 0),
     ("dashboards", 0),
     ("examples", 0),
-    ("benches", 7),
+    ("benches", 0),
     ("fuzz", 0),
     ("README.md", 0),
     ("ARCHITECTURE.md", 0),

@@ -152,7 +152,7 @@ async fn trap_12_overload_without_status_is_overload() {
     let alice = bench.pilot.session("alice");
     let outcome = ask(&alice, "[[api_error:529]]").await;
     let failure = failure(&outcome);
-    // Its text tells.
+    // Its text shows it.
     assert_eq!((failure.kind.as_str(), failure.api_status), ("server_error", Some(529)));
     say(&alice, "fine").await;
     bench.end().await;

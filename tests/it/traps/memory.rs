@@ -34,16 +34,16 @@ async fn trap_05_readiness_is_free_refused_resume_seen() {
     let bench = Bench::with(refusing).await;
     let alice = bench.pilot.session("alice");
     assert_eq!(alice.warm().await.unwrap().turns, 0);
-    assert_eq!(transcript(&alice).await, "", "readiness is told without a message");
+    assert_eq!(transcript(&alice).await, "", "readiness is reported without a message");
     let before = ask(&alice, "before").await;
     alice.evict().await.unwrap();
     let began = Instant::now();
     let outcome = ask(&alice, "after").await;
     assert!(outcome.is_ok() && outcome.context_lost, "the loss is said: {outcome:?}");
-    assert_ne!(outcome.cli_session_id, before.cli_session_id, "the old id cannot be begun anew");
+    assert_ne!(outcome.cli_session_id, before.cli_session_id, "the old id cannot begin again");
     assert!(began.elapsed() < Duration::from_secs(10), "nobody waits for an answer that never comes");
     let next = ask(&alice, "next").await;
-    assert!(!next.context_lost, "a loss is told once");
+    assert!(!next.context_lost, "a loss is reported once");
     bench.end().await;
 }
 

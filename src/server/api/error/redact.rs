@@ -1,13 +1,12 @@
-//! Paths of the server in what a child says: the end of its standard error is for the caller, to whom it says what is
-//! wrong, but where things lie on the server is nobody's business but the operator's.
+//! Removes server paths from the CLI's standard error, which callers see. File locations are for the operator only.
 
 use crate::error::TurnError;
 
-/// The error's text as callers get it.
+/// Error text for callers.
 pub(crate) fn text_of(error: &TurnError) -> String {
     let text = error.to_string();
     match error {
-        // Those that repeat what the child has said.
+        // Errors that repeat the child's output.
         TurnError::NotStarted(_) | TurnError::CircuitOpen { .. } | TurnError::SessionLost(_) => {
             without(&text)
         }
@@ -15,7 +14,7 @@ pub(crate) fn text_of(error: &TurnError) -> String {
     }
 }
 
-/// The text with of every path its last part alone: `…/cli.js:12:5`.
+/// The text with only the last component of each path: `…/cli.js:12:5`.
 pub(crate) fn without(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for piece in text.split_inclusive(ends_path) {
@@ -36,8 +35,7 @@ fn ends_path(character: char) -> bool {
     character.is_whitespace() || "\"'`()[]{}<>,;=|".contains(character)
 }
 
-/// Whether this, before a slash, is a directory: of `stdin/stdout` or an address it is not. The front of a path may be
-/// cut off.
+/// Whether the text before a slash is a directory, unlike `stdin/stdout` or a URL. Its front may be cut off.
 fn is_path(directory: &str) -> bool {
     let is_address = directory.starts_with("http://") || directory.starts_with("https://");
     !is_address && (directory.is_empty() || directory.contains('/') || directory.ends_with(['~', ':']))
@@ -49,8 +47,8 @@ mod tests {
     use crate::error::{Loss, StartFailure};
 
     #[test]
-    fn paths_in_what_a_child_says_are_cut() {
-        for (said, shown) in [
+    fn paths_in_child_output_are_cut() {
+        for (failure_text, shown) in [
             (
                 "Error: ENOENT: no such file, open '/srv/data/sessions/ab/home/.x'",
                 "Error: ENOENT: no such file, open '…/.x'",
@@ -67,12 +65,12 @@ mod tests {
             ("ü/ü/ü \"/ü/ö\"", "…/ü \"…/ö\""),
             ("", ""),
         ] {
-            assert_eq!(without(said), shown);
+            assert_eq!(without(failure_text), shown);
         }
     }
 
     #[test]
-    fn errors_with_a_tail_name_no_path() {
+    fn errors_with_stderr_name_no_path() {
         let (stderr, exit) = ("at /srv/data/x".to_owned(), "exit code 1".to_owned());
         let failure = StartFailure::ExitedEarly { exit: exit.clone(), stderr: stderr.clone() };
         let open = TurnError::CircuitOpen { last: failure.clone(), retry_after: std::time::Duration::ZERO };

@@ -1,5 +1,4 @@
-//! What a request's span says to a collector beyond what it says in the log. It must not know whether there is one: where
-//! nobody exports, all of this does nothing.
+//! Span attributes for the collector, beyond those in the log. Does nothing without an exporter.
 
 use axum::http::{HeaderMap, Method, StatusCode};
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
@@ -8,12 +7,12 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// Makes the span a part of the caller's trace, if it names a valid one, and says what is asked for. `pattern` is that of
-/// the route: a path is the caller's text.
+/// Sets the caller's trace as parent, if valid, and the attributes of the request. `pattern` is that of the route,
+/// because a path is arbitrary text.
 pub(crate) fn begin(span: &Span, headers: &HeaderMap, method: &Method, pattern: Option<&str>) {
-    // Before the span is entered for the first time; later its place is fixed. It fails only where nobody exports.
+    // Must come before the span is entered. Fails only without an exporter.
     span.set_parent(TraceContextPropagator::new().extract(&Headers(headers))).ok();
-    // Other methods are the caller's text, too.
+    // Other methods are arbitrary text.
     let known = [
         Method::GET,
         Method::POST,
@@ -30,7 +29,7 @@ pub(crate) fn begin(span: &Span, headers: &HeaderMap, method: &Method, pattern: 
     }
 }
 
-/// The answer's head is there; a turn may go on in its body, and the span with it.
+/// Records the status; a turn may continue in the body, and its span with it.
 pub(crate) fn answered(span: &Span, status: StatusCode) {
     span.set_attribute("http.response.status_code", i64::from(status.as_u16()));
     if status.is_server_error() {

@@ -1,4 +1,4 @@
-//! Without the feature `otel` a request's span is for the log alone, which has the rest in a line of its own.
+//! Stand-in without feature `otel`: the log line of the request holds everything.
 
 use axum::http::{HeaderMap, Method, StatusCode};
 use tracing::Span;

@@ -1,7 +1,6 @@
-//! Tokens that a session's CLI has renewed by itself: they stand in its credentials file, and nobody has told us.
+//! Tokens renewed by a session's CLI, found in its credentials file.
 //!
-//! Looked at only when somebody presents tokens that were never seen here, which is when a user is new, too. Files that
-//! have not changed since are not read again. Blocking.
+//! Searched only for unknown tokens, which includes new users. Unchanged files are not read again. Blocking.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,10 +13,10 @@ use crate::support::secret_file::FileId;
 use crate::system::Pilotlight;
 use crate::workspace::Workspace;
 
-/// Files remembered, some 200 bytes each. Those beyond are read each time.
+/// Maximum files cached, some 200 bytes each. Others are read each time.
 const MAX_FILES: usize = 100_000;
 
-/// What was found in which file.
+/// Tokens found, by file.
 #[derive(Default)]
 pub(crate) struct Rotated {
     seen: Mutex<HashMap<SessionHash, (FileId, [Digest; 2])>>,
@@ -30,8 +29,8 @@ impl fmt::Debug for Rotated {
 }
 
 impl Rotated {
-    /// The user one of whose sessions holds the presented access token, else the refresh token. One search at a time:
-    /// strangers that come in crowds wait for each other.
+    /// The user with a session that holds the presented access token, else the refresh token. One search at a time, so
+    /// that a crowd of strangers queues.
     pub(crate) fn owner(&self, pilot: &Pilotlight, presented: &[Digest; 2]) -> Option<UserId> {
         let mut before = self.seen.lock_unpoisoned();
         let mut now = HashMap::new();
@@ -53,7 +52,7 @@ impl Rotated {
     }
 }
 
-/// The tokens in a session's credentials file; those that were found before if it has not changed since.
+/// Tokens of a session's credentials file; cached while the file is unchanged.
 fn look(
     pilot: &Pilotlight,
     workspace: &Workspace,

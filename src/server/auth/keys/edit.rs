@@ -1,4 +1,4 @@
-//! Adding and revoking: the file is replaced as a whole, one change after the other.
+//! Adds and revokes keys. The file is replaced as a whole, one change at a time.
 
 use std::fs::File;
 use std::io;
@@ -11,14 +11,14 @@ use super::{Entry, Key, KeyFileError, KeyLimits, MAX_FILE_BYTES, Role, digest, e
 use crate::support::atomic_file::{self, Durability};
 use crate::support::secret_file;
 
-/// Digits of an id: unique among the keys of one file, and short enough to be typed.
+/// Digits of an id: unique within one file, and short enough to type.
 const ID_DIGITS: usize = 10;
 
-/// Makes a key and adds its digest to the file, which is created (mode 0600) if it is not there. The key is returned
-/// here and never again.
+/// Generates a key and adds its digest to the file, which is created with mode 0600 if missing. The key is returned
+/// only here.
 ///
 /// # Errors
-/// [`KeyFileError`]; the file is then as it was.
+/// [`KeyFileError`]; the file is unchanged.
 pub fn add(
     file: &Path,
     role: Role,
@@ -40,7 +40,7 @@ pub fn add(
     Ok((key, entry))
 }
 
-/// Takes a key out of the file. Returns whether it was there.
+/// Removes a key from the file. Returns whether it existed.
 ///
 /// # Errors
 /// [`KeyFileError`]; the file is then as it was.
@@ -53,16 +53,16 @@ pub fn revoke(file: &Path, id: &str) -> Result<bool, KeyFileError> {
     })
 }
 
-/// Puts another text in the place of the file's; `None` leaves it. Returns whether it was changed.
+/// Replaces the text of the file; `None` leaves it. Returns whether it has changed.
 fn change(
     file: &Path,
     may_create: bool,
     edit: impl FnOnce(String) -> Option<String>,
 ) -> Result<bool, KeyFileError> {
-    // A file is replaced through any symbolic link, not the link.
+    // Resolves symbolic links: the target is replaced, not the link.
     let path = file.canonicalize().or_else(|_| std::path::absolute(file)).map_err(failed(file))?;
     let directory = path.parent().ok_or_else(|| failed(file)(io::ErrorKind::IsADirectory.into()))?;
-    // Two commands at once: the directory is what both have in common, for the file itself is replaced.
+    // Serialises concurrent commands by a lock on the directory, because the file itself is replaced.
     let lock = File::open(directory).map_err(failed(file))?;
     flock(&lock, FlockOperation::LockExclusive).map_err(|errno| failed(file)(errno.into()))?;
     let text = if may_create && !path.exists() { String::new() } else { text_of(&path)? };
@@ -71,7 +71,7 @@ fn change(
     Ok(true)
 }
 
-/// Replaces the key file. Owner and mode stay: the operator may not be the user that the server runs as.
+/// Replaces the key file and keeps owner and mode: the operator may not be the server's user.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let before = path.metadata().ok();
     atomic_file::replace_with(path, text.as_bytes(), Durability::Disk, |file| {
@@ -81,7 +81,7 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     })
 }
 
-/// The file's text, once all of it is known to be right.
+/// The text of the file, if all of it is valid.
 fn text_of(file: &Path) -> Result<String, KeyFileError> {
     load(file)?;
     let unfit = |problem: String| KeyFileError::Unfit { path: file.to_owned(), problem };
@@ -103,7 +103,7 @@ mod tests {
     use crate::model::ids::UserId;
 
     #[test]
-    fn a_key_is_added_listed_and_revoked_and_comments_stay() {
+    fn key_is_added_and_revoked_and_comments_stay() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("keys");
         let alice = Role::User(UserId::new("alice").unwrap());
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn additions_at_the_same_time_all_stay() {
+    fn concurrent_additions_all_stay() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("keys");
         std::thread::scope(|scope| {
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_wrong_is_not_changed() {
+    fn invalid_file_is_not_changed() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("keys");
         assert!(revoke(&file, "x").is_err() && !file.exists());

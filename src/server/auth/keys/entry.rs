@@ -1,4 +1,4 @@
-//! One key as it stands in the file. Pure.
+//! One key in the file: digest, role, limits. Pure.
 
 use std::num::NonZeroU32;
 
@@ -8,29 +8,29 @@ use super::Digest;
 use crate::model::ids::UserId;
 use crate::support::hex;
 
-/// Whom a key is for.
+/// Role of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Role {
-    /// One user: whoever has the key is that user.
+    /// One user.
     User(UserId),
-    /// A trusted backend, which names the user of each request.
+    /// A trusted backend that names the user of each request.
     Service,
-    /// The operator: sees and stops every session, has none.
+    /// The operator, who sees and stops every session and has none.
     Admin,
 }
 
-/// Limits of one key in the place of the configured ones.
+/// Limits of one key that override the configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyLimits {
-    /// In the place of `http.requests_per_minute`.
+    /// Overrides `http.requests_per_minute`.
     pub requests_per_minute: Option<NonZeroU32>,
-    /// In the place of `http.turns_per_user`.
+    /// Overrides `http.turns_per_user`.
     pub concurrent_turns: Option<NonZeroU32>,
 }
 
-/// A key without the key.
+/// A key without its secret.
 #[derive(Clone, Debug)]
 pub struct Entry {
     id: String,
@@ -42,7 +42,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// A key that is new.
+    /// A new entry, created now.
     pub(crate) fn new(
         id: String,
         digest: Digest,
@@ -54,31 +54,31 @@ impl Entry {
         Self { id, digest, role, label, created, limits }
     }
 
-    /// What it is called by, to revoke it. No secret.
+    /// Id for listing and revoking. No secret.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Whom it is for.
+    /// Role.
     #[must_use]
     pub fn role(&self) -> &Role {
         &self.role
     }
 
-    /// The operator's note.
+    /// Label.
     #[must_use]
     pub fn label(&self) -> Option<&str> {
         self.label.as_deref()
     }
 
-    /// When it was made.
+    /// Time of creation.
     #[must_use]
     pub fn created(&self) -> &str {
         &self.created
     }
 
-    /// Its own limits.
+    /// Limits of this key.
     #[must_use]
     pub fn limits(&self) -> KeyLimits {
         self.limits
@@ -88,10 +88,11 @@ impl Entry {
         &self.digest
     }
 
-    /// Reads a line. The error tells what is wrong without repeating what is there.
+    /// Parses a line. The error does not repeat its content.
     pub(super) fn parse(line: &str) -> Result<Self, String> {
-        let line: Line = serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(line))
-            .map_err(|error| problem(&error.path().to_string(), error.inner()))?;
+        let line: EntryRecord =
+            serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(line))
+                .map_err(|error| problem(&error.path().to_string(), error.inner()))?;
         let digest = hex::decode_array(&line.sha256).ok_or("sha256: 64 hexadecimal digits are expected")?;
         let role = match (line.role, line.user) {
             (RoleName::User, Some(user)) => {
@@ -109,15 +110,15 @@ impl Entry {
         Ok(Self { id: line.id, digest, role, label: line.label, created: line.created, limits })
     }
 
-    /// The line.
+    /// Renders the line.
     pub(super) fn render(&self) -> Result<String, serde_json::Error> {
         let (role, user) = match &self.role {
-            // Made from text, or it could not have been asked for.
+            // Checked when created.
             Role::User(user) => (RoleName::User, Some(String::from_utf8_lossy(user.as_bytes()).into_owned())),
             Role::Service => (RoleName::Service, None),
             Role::Admin => (RoleName::Admin, None),
         };
-        serde_json::to_string(&Line {
+        serde_json::to_string(&EntryRecord {
             id: self.id.clone(),
             role,
             user,
@@ -130,16 +131,16 @@ impl Entry {
     }
 }
 
-/// Whether a line of the file is one of a key, and not a comment or empty.
+/// Whether a line is an entry, not a comment or empty.
 pub(super) fn is_entry(line: &str) -> bool {
     let line = line.trim();
     !line.is_empty() && !line.starts_with('#')
 }
 
-/// As it is written.
+/// Serialized form.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
+struct EntryRecord {
     id: String,
     role: RoleName,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -162,7 +163,7 @@ enum RoleName {
     Admin,
 }
 
-/// Where and which kind of fault; the parser's own words may repeat a value.
+/// Position and kind of the error; the parser's own message may repeat a value.
 fn problem(path: &str, error: &serde_json::Error) -> String {
     let text = error.to_string();
     let harmless =

@@ -1,16 +1,15 @@
-//! Who is meant by the `metadata.user_id` that `claude` and the Agent SDKs send. Pure.
+//! The user in the `metadata.user_id` that `claude` and the Agent SDKs send. Pure.
 //!
-//! It names a device, an account if there is one, and the client's session, which is another one with each start. Nobody
-//! can set it. So it names no user of ours: a key's user stays who it is, and without one the account or the device is
-//! the user, whatever the session.
+//! It holds a device, an account if there is one, and a client session that changes with each start. Users cannot set
+//! it. So a key's user takes precedence; without one, the account or the device is the user.
 
 use serde::Deserialize;
 
 use crate::server::dialect::message::Object;
 
-/// As 2.1 writes it: JSON in a string.
+/// Form of 2.1: JSON in a string.
 #[derive(Deserialize)]
-struct Written {
+struct ChangedFiles {
     device_id: String,
     #[serde(default)]
     account_uuid: String,
@@ -18,11 +17,11 @@ struct Written {
     _session: String,
 }
 
-/// The user by the id that such a client sends; `None` if it is somebody's own.
+/// The user of such an id; `None` for ids of other clients.
 pub(super) fn of(user_id: &str) -> Option<String> {
-    let (device, account) = match serde_json::from_str::<Object<Written>>(user_id) {
-        Ok(Object(Written { device_id, account_uuid, .. })) => (device_id, account_uuid),
-        // As earlier versions do: `user_DEVICE_account_ACCOUNT_session_SESSION`.
+    let (device, account) = match serde_json::from_str::<Object<ChangedFiles>>(user_id) {
+        Ok(Object(ChangedFiles { device_id, account_uuid, .. })) => (device_id, account_uuid),
+        // Form of earlier versions: `user_DEVICE_account_ACCOUNT_session_SESSION`.
         Err(_) => {
             let (rest, _) = user_id.strip_prefix("user_")?.split_once("_session_")?;
             let (device, account) = rest.split_once("_account_")?;
@@ -41,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn account_or_device_is_the_user_whatever_the_session() {
+    fn account_or_device_is_the_user() {
         let written = |account: &str, session: &str| {
             format!("{{\"device_id\":\"d\",\"account_uuid\":\"{account}\",\"session_id\":\"{session}\"}}")
         };

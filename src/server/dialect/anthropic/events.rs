@@ -1,4 +1,4 @@
-//! An answer as the events of the Messages API: `message_start`, blocks, `message_delta`, `message_stop`.
+//! Renders the events of the Messages API: `message_start`, blocks, `message_delta`, `message_stop`.
 
 use bytes::{BufMut, BytesMut};
 use serde_json::{Value, json};
@@ -8,28 +8,29 @@ use crate::adapter::answer::{Block, Part};
 use crate::server::api::error::ApiError;
 use crate::server::dialect::sse::{lines as lines_of, permission};
 use crate::server::dialect::{
-    Dialect, Ending, Frame, KeptText, Reader, Render, is_answer, new_id, stop_reason, tell_of_loss,
+    AnswerContext, Dialect, KeptText, Reader, Render, TurnEnd, is_answer, mark_context_lost, new_id,
+    stop_reason,
 };
-use crate::server::files::Written;
+use crate::server::files::ChangedFiles;
 
-/// SDKs pass over `ping` events; before the first of an answer a comment does no harm to anybody.
+/// SDKs skip `ping` events; before `message_start` a comment is safer.
 const PING: &[u8] = b"event: ping\ndata: {\"type\":\"ping\"}\n\n";
 const EARLY_PING: &[u8] = b": ping\n\n";
 
-/// Writes the events of one turn.
+/// The renderer of one turn.
 pub(crate) struct Events {
     reader: Reader,
     session: String,
-    /// The model that was asked for: what is said where none is told.
+    /// Model as named by the caller, used if none is reported.
     model: String,
     begun: bool,
     text: KeptText,
 }
 
 impl Events {
-    pub(in crate::server::dialect) fn new(reader: Reader, frame: &Frame, keep_text: bool) -> Self {
+    pub(in crate::server::dialect) fn new(reader: Reader, context: &AnswerContext, keep_text: bool) -> Self {
         let text = KeptText::new(keep_text);
-        Self { reader, session: frame.session.clone(), model: frame.model.clone(), begun: false, text }
+        Self { reader, session: context.session.clone(), model: context.model.clone(), begun: false, text }
     }
 }
 
@@ -50,11 +51,11 @@ impl Render for Events {
         if self.begun { PING } else { EARLY_PING }
     }
 
-    fn end(&mut self, ending: Ending<'_>, _files: Option<&Written>, frames: &mut BytesMut) {
+    fn end(&mut self, ending: TurnEnd<'_>, _files: Option<&ChangedFiles>, frames: &mut BytesMut) {
         let outcome = match ending {
-            Ending::Told(outcome) if is_answer(Dialect::Anthropic, outcome) => outcome,
-            Ending::Told(outcome) => return error(&ApiError::from(&outcome.status), frames),
-            Ending::Lost(lost) => return error(&ApiError::from(lost.clone()), frames),
+            TurnEnd::Finished(outcome) if is_answer(Dialect::Anthropic, outcome) => outcome,
+            TurnEnd::Finished(outcome) => return error(&ApiError::from(&outcome.status), frames),
+            TurnEnd::Failed(lost) => return error(&ApiError::from(lost.clone()), frames),
         };
         let Self { reader, begun, text, session, model } = self;
         let said = if outcome.is_ok() { outcome.text.as_str() } else { "" };
@@ -73,7 +74,7 @@ impl Render for Events {
             "session_id": session,
             "cost_usd": outcome.cost_usd,
         });
-        tell_of_loss(outcome, &mut delta);
+        mark_context_lost(outcome, &mut delta);
         event(frames, "message_delta", format_args!("{delta}"));
         event(frames, "message_stop", format_args!(r#"{{"type":"message_stop"}}"#));
     }
@@ -83,14 +84,14 @@ impl Render for Events {
     }
 }
 
-/// Without a value in between, so that a part costs little more than its bytes.
-fn write(part: Part<'_>, asked: &str, begun: bool, frames: &mut BytesMut) {
+/// Written directly, so that a part costs little more than its bytes.
+fn write(part: Part<'_>, request: &str, begun: bool, frames: &mut BytesMut) {
     match part {
         Part::Begin { id, model, usage } => {
-            let model = if model.is_empty() { asked } else { model };
+            let model = if model.is_empty() { request } else { model };
             let id = if id.is_empty() { new_id("msg_") } else { id.to_owned() };
             let mut usage: Value = serde_json::from_str(usage).unwrap_or_default();
-            // SDKs hold these to be there.
+            // SDKs require these fields.
             if !usage.is_object() {
                 usage = json!({});
             }

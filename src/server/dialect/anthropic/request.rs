@@ -1,4 +1,4 @@
-//! A request of the Messages API: read, checked, translated. Pure.
+//! Parser of the Messages API. Pure.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -6,15 +6,15 @@ use serde_json::{Map, Value};
 
 use super::client;
 use crate::server::api::error::ApiError;
-use crate::server::conversations::Told;
+use crate::server::conversations::HistoryDigest;
 use crate::server::dialect::history::bring_in;
 use crate::server::dialect::message::{
     Content, Message, Object, Role, checked_model, prompt, read, take_last,
 };
-use crate::server::dialect::{Asked, AskedServers, Dialect, image, is_text};
+use crate::server::dialect::{Dialect, RequestedServers, TurnRequest, image, is_text};
 use crate::turn::TurnOptions;
 
-/// What is read of a body; the rest is judged by the table of the dialect.
+/// Fields read from a body; the table of the dialect classifies the rest.
 #[derive(Deserialize)]
 struct Body {
     model: String,
@@ -31,8 +31,8 @@ struct Metadata {
     user_id: Option<String>,
 }
 
-/// Reads a body.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
+/// Parses a body.
+pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
     let body: Body = read(bytes)?;
     if body.max_tokens == 0 {
         return Err(ApiError::field("max_tokens", "must be at least 1"));
@@ -53,34 +53,34 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
     let last = Message { role: Role::User, content: last };
     let user = body.metadata.and_then(|Object(metadata)| metadata.user_id);
     let client = user.as_deref().and_then(client::of);
-    let told = Told::of(&history, &last, Some(&system));
+    let history_digest = HistoryDigest::of(&history, &last, Some(&system));
     let earlier = bring_in(history)?;
-    Ok(Asked {
+    Ok(TurnRequest {
         dialect: Dialect::Anthropic,
         stream: body.stream.unwrap_or(false),
         prompt: prompt(last.content, &at)?,
         options: TurnOptions {
             model: Some(checked_model("model", body.model.clone())?),
-            // Each request says all of it: none is said as well.
+            // Each request states the whole prompt: absent means none.
             system_prompt: Some(system),
             history: earlier.history,
             ..TurnOptions::default()
         },
         user: user.filter(|_| client.is_none()),
         client,
-        mcp_servers: AskedServers::read(body.mcp_servers)?,
+        mcp_servers: RequestedServers::read(body.mcp_servers)?,
         model: body.model,
         left_out: earlier.left_out,
-        told: Some(told),
-        ..Asked::default()
+        history_digest: Some(history_digest),
+        ..TurnRequest::default()
     })
 }
 
-/// What `claude` puts first into its system prompt for the API's accounting. It is no part of the prompt, and the session's
-/// own CLI says the same of itself.
+/// Prefix that `claude` puts first into its system prompt for the API's accounting. The session's own CLI sends its
+/// own.
 const BILLING: &str = "x-anthropic-billing-header:";
 
-/// The texts of the field `system`.
+/// Texts of the field `system`.
 fn system(content: Content) -> Result<Vec<String>, ApiError> {
     if !is_text(&content) {
         return Err(ApiError::field("system", "must be text or a list of text blocks"));
@@ -99,8 +99,8 @@ fn texts(content: Content) -> Vec<String> {
     all.into_iter().filter(|text| !text.is_empty()).collect()
 }
 
-/// The messages of the conversation, and where the last of them stands. What the system says among them goes to its prompt,
-/// in order: clients repeat it with each request.
+/// Messages of the conversation, and the position of the last. System messages extend the system prompt in order:
+/// clients repeat them with each request.
 fn messages(all: Vec<Object<Message>>, system: &mut Vec<String>) -> Result<(Vec<Message>, String), ApiError> {
     let (mut messages, mut last) = (Vec::with_capacity(all.len()), 0);
     for (index, Object(message)) in all.into_iter().enumerate() {
@@ -120,7 +120,7 @@ fn messages(all: Vec<Object<Message>>, system: &mut Vec<String>) -> Result<(Vec<
     Ok((messages, format!("messages[{last}]")))
 }
 
-/// What the CLI takes from a user.
+/// Checks the blocks that the CLI accepts from a user.
 fn check_block(block: &Value) -> Result<(), &'static str> {
     match block.get("type").and_then(Value::as_str) {
         Some("text") => match block.get("text") {
@@ -140,7 +140,7 @@ fn check_block(block: &Value) -> Result<(), &'static str> {
     }
 }
 
-/// An estimate of the tokens of a request: four characters of text each, and a fixed number for a picture.
+/// Estimates the tokens of a request: four characters of text per token, and a fixed number per image.
 pub(crate) fn count(bytes: &[u8]) -> Result<u64, ApiError> {
     #[derive(Deserialize)]
     struct Counted {
@@ -151,7 +151,7 @@ pub(crate) fn count(bytes: &[u8]) -> Result<u64, ApiError> {
         #[serde(rename = "tool_choice")]
         _tool_choice: Option<IgnoredAny>,
     }
-    /// The API's own estimate for a picture of a megapixel.
+    /// The API's estimate for an image of a megapixel.
     const PICTURE: usize = 1600;
     const CHARACTERS_PER_TOKEN: usize = 4;
     /// Role and separators.
@@ -191,13 +191,13 @@ mod tests {
 
     use super::*;
 
-    fn asked(system: Value, messages: Value) -> Result<Asked, String> {
+    fn request(system: Value, messages: Value) -> Result<TurnRequest, String> {
         let body = json!({ "model": "sonnet", "max_tokens": 9, "system": system, "messages": messages });
         parse(body.to_string().as_bytes()).map_err(|error| format!("{error:?}"))
     }
 
     #[test]
-    fn system_among_messages_is_part_of_the_prompt() {
+    fn system_message_extends_the_system_prompt() {
         let billing =
             json!({ "type": "text", "text": "x-anthropic-billing-header: cc_version=2.1.332.bd3;" });
         let cached = json!({ "type": "ephemeral" });
@@ -205,22 +205,23 @@ mod tests {
         let first = json!({ "role": "user", "content": "a" });
         let said = json!({ "role": "system", "output_config": { "effort": "high" },
             "content": [{ "type": "text", "text": "two", "cache_control": cached }] });
-        let begun = asked(system.clone(), json!([first, said])).unwrap();
+        let begun = request(system.clone(), json!([first, said])).unwrap();
         assert_eq!(begun.options.system_prompt.as_deref(), Some("one\n\ntwo"));
         assert!(begun.prompt == crate::model::Prompt::Text("a".into()) && begun.options.history.is_none());
 
         let answer = json!({ "role": "assistant", "content": "b" });
         let next = json!({ "role": "user", "content": "c" });
-        let gone_on = asked(system, json!([first, said, answer, next])).unwrap();
-        assert_eq!(gone_on.options.system_prompt, begun.options.system_prompt);
-        let history = serde_json::to_string(&gone_on.options.history.unwrap().messages()[0].content).unwrap();
+        let continued = request(system, json!([first, said, answer, next])).unwrap();
+        assert_eq!(continued.options.system_prompt, begun.options.system_prompt);
+        let history =
+            serde_json::to_string(&continued.options.history.unwrap().messages()[0].content).unwrap();
         assert!(!history.contains("two"), "it is no part of the history");
-        let plain = asked(json!("one\n\ntwo"), json!([first, answer, next])).unwrap();
-        assert_eq!(format!("{:?}", plain.told), format!("{:?}", gone_on.told));
+        let plain = request(json!("one\n\ntwo"), json!([first, answer, next])).unwrap();
+        assert_eq!(format!("{:?}", plain.history_digest), format!("{:?}", continued.history_digest));
     }
 
     #[test]
-    fn wrong_system_among_messages_is_named() {
+    fn invalid_system_message_is_named() {
         let image = json!({ "type": "image", "source": { "type": "url", "url": "https://h" } });
         let user = json!({ "role": "user", "content": "a" });
         let system = |content: Value| json!({ "role": "system", "content": content });
@@ -230,7 +231,7 @@ mod tests {
             (json!([system(json!("s")), user, { "role": "assistant", "content": "b" }]), "messages[2].role"),
             (json!([system(json!("s")), { "role": "user", "content": " " }]), "messages[1].content"),
         ] {
-            let error = asked(json!(null), messages.clone()).err().unwrap();
+            let error = request(json!(null), messages.clone()).err().unwrap();
             assert!(error.contains(named), "{messages} gave {error}");
         }
     }

@@ -1,4 +1,4 @@
-//! The tables.
+//! The tables, one per dialect.
 
 use super::Fate::{Ignored, Refused, Unheeded, Used};
 use super::{Fate, Field};
@@ -7,7 +7,7 @@ use crate::server::dialect::Dialect;
 /// The table of a dialect.
 pub(super) fn of(dialect: Dialect) -> &'static [Field] {
     match dialect {
-        Dialect::Original => ORIGINAL,
+        Dialect::Legacy => LEGACY,
         Dialect::Anthropic => ANTHROPIC,
         Dialect::OpenAi => OPENAI,
     }
@@ -28,53 +28,51 @@ const OWN_REQUESTS: &str = "the CLI makes its own requests to the model's API";
 const NO_FORCED_CALL: &str = "a call of the caller's tools cannot be forced: the CLI runs its own tools";
 const NO_FORMAT: &str = "structured output is not there yet: the answer would be plain text";
 
-static ORIGINAL: &[Field] = &[
-    field(
-        "messages",
-        Used,
-        &[],
-        "the last one goes to the child, earlier ones to a conversation without context",
-    ),
+// Rows of several tables.
+const MODEL: Field = field("model", Used, &[], "passed on to the CLI");
+const MESSAGES: Field = field(
+    "messages",
+    Used,
+    &[],
+    "the last one goes to the child, earlier ones to a conversation without context",
+);
+const MCP_SERVERS: Field = field(
+    "mcp_servers",
+    Used,
+    &[],
+    "names of configured servers; definitions where `mcp.callers` allows them",
+);
+const TEMPERATURE: Field = field("temperature", Ignored, &[], NO_SAMPLING);
+const TOP_P: Field = field("top_p", Ignored, &[], NO_SAMPLING);
+const TOOLS: Field = field("tools", Ignored, &["[]"], OWN_TOOLS);
+
+static LEGACY: &[Field] = &[
+    MESSAGES,
     field("oauth_credentials", Used, &[], "written where the CLI reads them"),
     field("session_id", Used, &[], "names the conversation"),
-    field("model", Used, &[], "passed on to the CLI"),
+    MODEL,
     field("fallback_model", Used, &[], "passed on to the CLI"),
-    field(
-        "mcp_servers",
-        Used,
-        &[],
-        "names of configured servers; definitions where `mcp.callers` allows them",
-    ),
+    MCP_SERVERS,
     field("stream", Used, &[], "on `/v1/messages`; the other paths always stream"),
     field("include_files", Used, &[], "adds the files that the turn wrote"),
     field("thinking", Ignored, &["false"], "the CLI decides"),
 ];
 
 static ANTHROPIC: &[Field] = &[
-    field("model", Used, &[], "passed on to the CLI"),
-    field(
-        "messages",
-        Used,
-        &[],
-        "the last one goes to the child, earlier ones to a conversation without context",
-    ),
+    MODEL,
+    MESSAGES,
     field("system", Used, &[], "the session's system prompt, with `role: system` among the messages"),
     field("stream", Used, &[], "events instead of a document"),
     field("metadata", Used, &[], "see its fields"),
     field("metadata.user_id", Used, &[], "the user, where the key names none"),
-    field(
-        "mcp_servers",
-        Used,
-        &[],
-        "names of configured servers; definitions where `mcp.callers` allows them",
-    ),
+    MCP_SERVERS,
     field("max_tokens", Unheeded, &[], "the CLI has no limit per request"),
-    field("temperature", Ignored, &[], NO_SAMPLING),
-    field("top_p", Ignored, &[], NO_SAMPLING),
+    TEMPERATURE,
+    TOP_P,
     field("top_k", Ignored, &[], NO_SAMPLING),
     field("stop_sequences", Ignored, &["[]"], NO_SAMPLING),
     field("thinking", Ignored, &[], "the CLI decides"),
-    field("tools", Ignored, &["[]"], OWN_TOOLS),
+    TOOLS,
     field("tool_choice", Refused, &[], NO_FORCED_CALL),
     field("tool_choice.type", Refused, &["\"auto\"", "\"none\""], NO_FORCED_CALL),
     field("tool_choice.disable_parallel_tool_use", Ignored, &["false"], OWN_TOOLS),
@@ -113,13 +111,8 @@ static ANTHROPIC: &[Field] = &[
 ];
 
 static OPENAI: &[Field] = &[
-    field("model", Used, &[], "passed on to the CLI"),
-    field(
-        "messages",
-        Used,
-        &[],
-        "the last one goes to the child, earlier ones to a conversation without context",
-    ),
+    MODEL,
+    MESSAGES,
     field("stream", Used, &[], "chunks instead of a document"),
     field("stream_options", Used, &[], "see its fields"),
     field("stream_options.include_usage", Used, &[], "one more chunk with the tokens"),
@@ -128,8 +121,8 @@ static OPENAI: &[Field] = &[
     field("n", Used, &[], "must be 1"),
     field("max_tokens", Ignored, &[], "the CLI has no limit per request"),
     field("max_completion_tokens", Ignored, &[], "the CLI has no limit per request"),
-    field("temperature", Ignored, &[], NO_SAMPLING),
-    field("top_p", Ignored, &[], NO_SAMPLING),
+    TEMPERATURE,
+    TOP_P,
     field("stop", Ignored, &["[]"], NO_SAMPLING),
     field("seed", Ignored, &[], NO_SAMPLING),
     field("presence_penalty", Ignored, &[], NO_SAMPLING),
@@ -140,7 +133,7 @@ static OPENAI: &[Field] = &[
     field("reasoning_effort", Ignored, &[], NO_SAMPLING),
     field("verbosity", Ignored, &[], NO_SAMPLING),
     field("prediction", Ignored, &[], NO_SAMPLING),
-    field("tools", Ignored, &["[]"], OWN_TOOLS),
+    TOOLS,
     field("tool_choice", Refused, &["\"auto\"", "\"none\""], NO_FORCED_CALL),
     field("parallel_tool_calls", Ignored, &[], OWN_TOOLS),
     field("functions", Ignored, &["[]"], OWN_TOOLS),

@@ -3,7 +3,7 @@ use serde_json::{Map, json};
 use super::*;
 
 const DIALECTS: [(Dialect, &str, &[&str]); 3] = [
-    (Dialect::Original, "The original dialect", &["OriginalRequest", "OriginalMessageRequest"]),
+    (Dialect::Legacy, "The original dialect", &["OriginalRequest", "OriginalMessageRequest"]),
     (Dialect::Anthropic, "The Anthropic dialect", &["AnthropicRequest"]),
     (Dialect::OpenAi, "The OpenAI dialect", &["ChatCompletionRequest"]),
 ];
@@ -29,11 +29,11 @@ fn unknown_fields_are_named_in_every_dialect() {
 
 #[test]
 fn fields_of_a_message_are_those_of_its_dialect() {
-    use Dialect::{Anthropic, OpenAi, Original};
+    use Dialect::{Anthropic, Legacy, OpenAi};
     let other = json!([{ "role": "assistant", "content": "a", "tool_calls": [], "function_call": {}, "audio": {},
         "refusal": "no", "tool_call_id": "t", "reasoning_content": "r", "annotations": [], "name": "n" }]);
     let body = json!({ "messages": other });
-    for dialect in [Original, Anthropic] {
+    for dialect in [Legacy, Anthropic] {
         let named = names(dialect, &body);
         for field in OPENAI_MESSAGE.iter().chain(&["name"]) {
             assert!(named.contains(&format!("messages.{field}")), "{field} in {named:?}");
@@ -48,9 +48,9 @@ fn fields_of_a_message_are_those_of_its_dialect() {
 
 #[test]
 fn fields_of_the_api_are_used_named_or_refused() {
-    use Dialect::{Anthropic, OpenAi, Original};
+    use Dialect::{Anthropic, Legacy, OpenAi};
     let named = [
-        (Original, json!({ "thinking": true }), "thinking"),
+        (Legacy, json!({ "thinking": true }), "thinking"),
         (Anthropic, json!({ "max_tokens": 1 }), "max_tokens"),
         (Anthropic, json!({ "service_tier": "standard_only" }), "service_tier"),
         (Anthropic, json!({ "context_management": { "edits": [] } }), "context_management"),
@@ -96,7 +96,7 @@ fn fields_of_the_api_are_used_named_or_refused() {
         assert_eq!(refused.code(), "unsupported_field", "{body}");
     }
     for (dialect, body) in [
-        (Original, json!({ "thinking": false, "stream": true })),
+        (Legacy, json!({ "thinking": false, "stream": true })),
         (
             Anthropic,
             json!({ "tools": [], "tool_choice": { "type": "auto" }, "service_tier": "auto", "system": "s",
@@ -124,19 +124,19 @@ fn openapi_knows_the_same_fields() {
             let table = tables::of(dialect).iter().filter(|field| !field.name.contains('.'));
             for field in table.clone() {
                 let described = &properties.get(field.name).unwrap_or(&Value::Null)["description"];
-                let told = described.as_str().unwrap_or_default();
+                let text = described.as_str().unwrap_or_default();
                 let right = match field.fate {
                     Fate::Used => properties.contains_key(field.name),
                     Fate::Ignored | Fate::Unheeded => {
-                        told.starts_with("Ignored:") && told.contains(field.why)
+                        text.starts_with("Ignored:") && text.contains(field.why)
                     }
-                    Fate::Refused => told.starts_with("Refused:") && told.contains(field.why),
+                    Fate::Refused => text.starts_with("Refused:") && text.contains(field.why),
                 };
                 if !right {
                     wrong.push(format!("{schema}.{}: {:?}: {}", field.name, field.fate, field.why));
                 }
             }
-            // A body with credentials is one of the original dialect.
+            // A body with credentials is in the legacy dialect.
             let others = properties.keys().filter(|name| *name != "oauth_credentials");
             for name in others.filter(|name| !table.clone().any(|field| field.name == **name)) {
                 wrong.push(format!("{schema}.{name} is in no table"));
@@ -146,7 +146,7 @@ fn openapi_knows_the_same_fields() {
     assert!(wrong.is_empty(), "openapi.json differs: {wrong:#?}");
 }
 
-/// The tables as the documentation has them.
+/// The tables as in the documentation.
 fn documented() -> String {
     let mut text = String::new();
     for (dialect, title, _) in DIALECTS {

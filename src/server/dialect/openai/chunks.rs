@@ -1,4 +1,4 @@
-//! An answer as chunks of a chat completion.
+//! Renders the chunks of a chat completion.
 
 use bytes::{BufMut, BytesMut};
 use serde_json::{Value, json};
@@ -7,56 +7,58 @@ use super::{finish_reason, usage};
 use crate::adapter::answer::Part;
 use crate::server::api::error::ApiError;
 use crate::server::dialect::sse::{DONE, PING, lines as lines_of, permission};
-use crate::server::dialect::{Asked, Dialect, Ending, Frame, KeptText, Reader, Render, is_answer, new_id};
-use crate::server::files::Written;
+use crate::server::dialect::{
+    AnswerContext, Dialect, KeptText, Reader, Render, TurnEnd, TurnRequest, is_answer, new_id,
+};
+use crate::server::files::ChangedFiles;
 use crate::turn::Outcome;
 
-/// That the conversation has lost something; a comment, for chunks have no room for it.
+/// Marks a loss of context: a comment, because chunks have no field for it.
 const CONTEXT_LOST: &[u8] = b": context_lost\n\n";
 
-/// Writes the chunks of one turn.
+/// The renderer of one turn.
 pub(crate) struct Chunks {
     reader: Reader,
-    writer: Writer,
+    writer: ChunkWriter,
     text: KeptText,
     session: String,
 }
 
-/// What is the same in each chunk, written once.
-struct Writer {
+/// The constant part of each chunk, rendered once.
+struct ChunkWriter {
     id: String,
     created: u64,
     model: String,
-    /// Up to the delta.
+    /// Everything before the delta.
     before: String,
     begun: bool,
-    /// Clients that asked for the tokens expect the field in every chunk.
+    /// Clients that ask for token counts expect the field in every chunk.
     with_usage: bool,
 }
 
 impl Chunks {
     pub(in crate::server::dialect) fn new(
         reader: Reader,
-        frame: &Frame,
-        asked: &Asked,
+        context: &AnswerContext,
+        request: &TurnRequest,
         keep_text: bool,
     ) -> Self {
-        let mut writer = Writer {
+        let mut writer = ChunkWriter {
             id: new_id("chatcmpl-"),
-            created: frame.created,
-            model: asked.model.clone(),
+            created: context.created,
+            model: request.model.clone(),
             before: String::new(),
             begun: false,
-            with_usage: asked.include_usage,
+            with_usage: request.include_usage,
         };
         writer.prepare();
-        Self { reader, writer, text: KeptText::new(keep_text), session: frame.session.clone() }
+        Self { reader, writer, text: KeptText::new(keep_text), session: context.session.clone() }
     }
 }
 
-impl Writer {
+impl ChunkWriter {
     fn prepare(&mut self) {
-        // A text can always be written.
+        // Writing to memory does not fail.
         let model = serde_json::to_string(&self.model).unwrap_or_default();
         let (id, created) = (&self.id, self.created);
         self.before = format!(
@@ -121,11 +123,13 @@ impl Render for Chunks {
         PING
     }
 
-    fn end(&mut self, ending: Ending<'_>, _files: Option<&Written>, frames: &mut BytesMut) {
+    fn end(&mut self, ending: TurnEnd<'_>, _files: Option<&ChangedFiles>, frames: &mut BytesMut) {
         match ending {
-            Ending::Told(outcome) if is_answer(Dialect::OpenAi, outcome) => self.answered(outcome, frames),
-            Ending::Told(outcome) => error(&ApiError::from(&outcome.status), frames),
-            Ending::Lost(lost) => error(&ApiError::from(lost.clone()), frames),
+            TurnEnd::Finished(outcome) if is_answer(Dialect::OpenAi, outcome) => {
+                self.answered(outcome, frames)
+            }
+            TurnEnd::Finished(outcome) => error(&ApiError::from(&outcome.status), frames),
+            TurnEnd::Failed(lost) => error(&ApiError::from(lost.clone()), frames),
         }
         frames.put_slice(DONE);
     }

@@ -1,4 +1,4 @@
-//! A message of the Chat Completions API as one of the Messages API. Pure.
+//! Converts messages of the Chat Completions API to the Messages API. Pure.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -7,7 +7,7 @@ use crate::server::api::error::ApiError;
 use crate::server::dialect::image;
 use crate::server::dialect::message::{Content, Message, Role};
 
-/// A message as it is sent.
+/// A message as sent.
 #[derive(Deserialize)]
 pub(super) struct Sent {
     pub(super) role: SentRole,
@@ -88,7 +88,7 @@ pub(super) fn assistant(sent: Sent, at: &str) -> Result<Message, ApiError> {
     Ok(Message { role: Role::Assistant, content: Content::Blocks(all) })
 }
 
-/// The result of a call.
+/// Converts the result of a call.
 pub(super) fn tool(sent: Sent, at: &str) -> Result<Message, ApiError> {
     let content = sent.content.ok_or_else(|| ApiError::field(format_args!("{at}.content"), "is missing"))?;
     let content = translate(content, at, false)?.into_blocks();
@@ -104,14 +104,13 @@ fn tool_use(id: String, function: Function) -> Value {
     let input = match serde_json::from_str(&function.arguments) {
         Ok(Value::Object(input)) => Value::Object(input),
         _ if function.arguments.trim().is_empty() => json!({}),
-        // The model may have written no JSON: the API accepts nothing but an object.
+        // The model may have written invalid JSON, but the API accepts only an object.
         _ => json!({ "arguments": function.arguments }),
     };
     json!({ "type": "tool_use", "id": id, "name": function.name, "input": input })
 }
 
-/// Content parts as blocks of the Messages API. Parts without a counterpart are refused in the message that is asked
-/// now, and kept as they are in the history, which names them.
+/// Converts content parts. Unsupported parts are refused in the last message and kept in the history, which names them.
 pub(super) fn translate(content: Content, at: &str, asked_now: bool) -> Result<Content, ApiError> {
     let Content::Blocks(parts) = content else { return Ok(content) };
     let blocks = parts.into_iter().enumerate().map(|(index, part)| {
@@ -149,7 +148,7 @@ fn block(mut part: Value, asked_now: bool) -> Result<Value, &'static str> {
     }
 }
 
-/// A document. One that was uploaded to another API is known there alone.
+/// Converts a document. A document uploaded to another API is unavailable here.
 fn file(file: &Value, asked_now: bool) -> Result<Value, &'static str> {
     let text = |key: &str| file.get(key).and_then(Value::as_str);
     let Some((media_type, data)) = text("file_data").and_then(data_url) else {

@@ -1,17 +1,17 @@
-//! A request of the Chat Completions API: read, checked, translated. Pure.
+//! Parser of the Chat Completions API. Pure.
 
 use serde::Deserialize;
 
 use super::message::{Sent, SentRole, assistant, tool, translate};
 
 use crate::server::api::error::ApiError;
-use crate::server::conversations::Told;
+use crate::server::conversations::HistoryDigest;
 use crate::server::dialect::history::bring_in;
 use crate::server::dialect::message::{Message, Object, Role, checked_model, prompt, read, take_last};
-use crate::server::dialect::{Asked, Dialect};
+use crate::server::dialect::{Dialect, TurnRequest};
 use crate::turn::TurnOptions;
 
-/// What is read of a body; the rest is judged by the table of the dialect.
+/// Fields read from a body; the table of the dialect classifies the rest.
 #[derive(Deserialize)]
 struct Body {
     model: String,
@@ -27,8 +27,8 @@ struct StreamOptions {
     include_usage: Option<bool>,
 }
 
-/// Reads a body.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
+/// Parses a body.
+pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
     let body: Body = read(bytes)?;
     if body.n.is_some_and(|n| n != 1) {
         return Err(ApiError::field("n", "must be 1"));
@@ -36,9 +36,9 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
     let (system, mut history) = messages(body.messages)?;
     let (last, at) = take_last(&mut history)?;
     let last = Message { role: Role::User, content: last };
-    let told = Told::of(&history, &last, Some(&system));
+    let history_digest = HistoryDigest::of(&history, &last, Some(&system));
     let earlier = bring_in(history)?;
-    Ok(Asked {
+    Ok(TurnRequest {
         dialect: Dialect::OpenAi,
         stream: body.stream.unwrap_or(false),
         prompt: prompt(last.content, &at)?,
@@ -52,12 +52,12 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Asked, ApiError> {
         model: body.model,
         include_usage: body.stream_options.is_some_and(|Object(options)| options.include_usage == Some(true)),
         left_out: earlier.left_out,
-        told: Some(told),
-        ..Asked::default()
+        history_digest: Some(history_digest),
+        ..TurnRequest::default()
     })
 }
 
-/// The system prompt, and the messages of the conversation.
+/// Splits the system prompt from the messages of the conversation.
 fn messages(all: Vec<Object<Sent>>) -> Result<(String, Vec<Message>), ApiError> {
     let (mut system, mut messages) = (Vec::new(), Vec::new());
     let last = all.len().saturating_sub(1);

@@ -1,8 +1,7 @@
-//! What is remembered of requests with an `Idempotency-Key`: which there were, and what they were answered.
+//! Records of requests with an `Idempotency-Key` and their answers.
 //!
-//! Answers are bounded in bytes; the memory that there was a request is kept for its whole time, so that an answer that
-//! had to be given up is never worked for a second time. Pure: the time is given. What is over is removed when the next
-//! request with a key begins.
+//! Answers are bounded in bytes. The key stays for its whole time, so that a dropped answer is never computed again.
+//! Pure: the time is an argument. Expired records are removed when the next request with a key begins.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -11,20 +10,20 @@ use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-/// How long an answer is remembered after the end of its turn.
+/// Retention after the end of the turn.
 const KEPT_FOR: Duration = Duration::from_secs(600);
-/// Requests remembered of one user, and of all: some 200 bytes each.
+/// Maximum keys of one user, and of all users: some 200 bytes each.
 const MOST_OF_ONE: usize = 10_000;
 const MOST: usize = 100_000;
-/// Longest answer kept. A long text has some 100 KiB, as a stream of events ten times as many.
+/// Longest answer kept. A long text has some 100 KiB, as a stream ten times as much.
 pub(super) const LONGEST: usize = 1 << 20;
-/// Bytes of all answers of one user, and of all users: beyond it the oldest are given up.
+/// Maximum bytes of all answers of one user, and of all users: the oldest are dropped beyond it.
 const BYTES_OF_ONE: usize = 8 << 20;
 const BYTES: usize = 64 << 20;
 
 pub(super) type Digest = [u8; 32];
 
-/// An answer as it went out.
+/// A recorded answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Recorded {
     pub(super) status: StatusCode,
@@ -33,26 +32,26 @@ pub(super) struct Recorded {
 }
 
 impl Recorded {
-    /// What it takes in memory, headers included.
+    /// Memory of the answer, including headers.
     pub(super) fn bytes(&self) -> usize {
         let headers = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
         self.body.iter().map(Bytes::len).chain(headers).sum()
     }
 }
 
-/// What is known of a key that comes again.
+/// Lookup result of a key.
 #[derive(Debug, PartialEq)]
-pub(super) enum Known {
-    /// It was not known, and is from now on.
+pub(super) enum Lookup {
+    /// New, and recorded from now on.
     New,
-    /// With another request.
+    /// Used with another request.
     Other,
-    /// Its turn runs.
+    /// The turn runs.
     Running,
-    /// Its turn has ended; the answer is not there any more.
+    /// The turn has ended; its answer is not available.
     NotKept,
     Answered(Recorded),
-    /// It is not known, and cannot be remembered: the user has as many keys as may be remembered, or all users have.
+    /// New, but the maximum of keys of this user, or of all users, is reached.
     Full {
         of_one: bool,
     },
@@ -62,69 +61,69 @@ pub(super) enum Known {
 struct Entry {
     owner: Digest,
     request: Digest,
-    state: State,
+    state: TurnState,
 }
 
 #[derive(Debug)]
-enum State {
+enum TurnState {
     Running,
     NotKept,
     Answered(Recorded),
 }
 
 #[derive(Debug, Default)]
-struct Share {
+struct UserRecords {
     entries: usize,
     bytes: usize,
-    /// Those with an answer, the oldest first; some of them may be gone.
+    /// Keys with an answer, oldest first; some may be outdated.
     answered: VecDeque<Digest>,
 }
 
-/// See the module. Keys and owners are digests.
+/// All records. Keys and owners are digests.
 #[derive(Debug, Default)]
 pub(super) struct Records {
     entries: HashMap<Digest, Entry>,
-    shares: HashMap<Digest, Share>,
+    shares: HashMap<Digest, UserRecords>,
     answered: VecDeque<Digest>,
-    /// When the keys whose turn has ended are over, the earliest first.
+    /// Expiry of keys of ended turns, earliest first.
     ends: VecDeque<(Instant, Digest)>,
     bytes: usize,
 }
 
 impl Records {
-    /// Looks a key up, and remembers it if it is new.
-    pub(super) fn begin(&mut self, key: Digest, owner: Digest, request: Digest, now: Instant) -> Known {
+    /// Looks up a key and records a new one.
+    pub(super) fn begin(&mut self, key: Digest, owner: Digest, request: Digest, now: Instant) -> Lookup {
         while let Some((_, over)) = self.ends.front().filter(|(end, _)| *end <= now).copied() {
             self.ends.pop_front();
             self.forget(over);
         }
         if let Some(entry) = self.entries.get(&key) {
             return match &entry.state {
-                _ if entry.request != request => Known::Other,
-                State::Running => Known::Running,
-                State::NotKept => Known::NotKept,
-                State::Answered(recorded) => Known::Answered(recorded.clone()),
+                _ if entry.request != request => Lookup::Other,
+                TurnState::Running => Lookup::Running,
+                TurnState::NotKept => Lookup::NotKept,
+                TurnState::Answered(recorded) => Lookup::Answered(recorded.clone()),
             };
         }
         let own = self.shares.get(&owner).map_or(0, |share| share.entries);
         if own >= MOST_OF_ONE || self.entries.len() >= MOST {
-            return Known::Full { of_one: own >= MOST_OF_ONE };
+            return Lookup::Full { of_one: own >= MOST_OF_ONE };
         }
         self.shares.entry(owner).or_default().entries += 1;
-        self.entries.insert(key, Entry { owner, request, state: State::Running });
-        Known::New
+        self.entries.insert(key, Entry { owner, request, state: TurnState::Running });
+        Lookup::New
     }
 
-    /// The turn has ended: with an answer that may be kept, or without.
+    /// Records the end of the turn, with or without an answer.
     pub(super) fn end(&mut self, key: Digest, recorded: Option<Recorded>, now: Instant) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
         self.ends.push_back((now + KEPT_FOR, key));
         let Some(recorded) = recorded.filter(|recorded| recorded.bytes() <= LONGEST) else {
-            entry.state = State::NotKept;
+            entry.state = TurnState::NotKept;
             return;
         };
         let (owner, bytes) = (entry.owner, recorded.bytes());
-        entry.state = State::Answered(recorded);
+        entry.state = TurnState::Answered(recorded);
         self.bytes += bytes;
         self.answered.push_back(key);
         let share = self.shares.entry(owner).or_default();
@@ -140,16 +139,16 @@ impl Records {
         }
     }
 
-    /// The next answer of a user that must go.
+    /// The next answer to drop.
     fn oldest_of(&mut self, owner: &Digest) -> Option<Digest> {
         let share = self.shares.get_mut(owner)?;
         if share.bytes > BYTES_OF_ONE { share.answered.pop_front() } else { None }
     }
 
-    /// Forgets the answer, and not that there was one.
+    /// Drops the answer and keeps the key.
     fn give_up(&mut self, key: Digest) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
-        if let State::Answered(recorded) = std::mem::replace(&mut entry.state, State::NotKept) {
+        if let TurnState::Answered(recorded) = std::mem::replace(&mut entry.state, TurnState::NotKept) {
             let bytes = recorded.bytes();
             self.bytes -= bytes;
             if let Some(share) = self.shares.get_mut(&entry.owner) {
@@ -158,7 +157,7 @@ impl Records {
         }
     }
 
-    /// Forgets the key: its time is over, or no turn was accepted.
+    /// Removes a key that has expired or has no turn.
     pub(super) fn forget(&mut self, key: Digest) {
         self.give_up(key);
         let Some(entry) = self.entries.remove(&key) else { return };
@@ -193,20 +192,20 @@ mod tests {
     }
 
     #[test]
-    fn a_key_runs_once_whatever_becomes_of_its_answer() {
+    fn key_runs_once_even_without_answer() {
         let (mut records, now) = (Records::default(), Instant::now());
         let (key, alice, request) = (digest(1), digest(2), digest(3));
-        assert_eq!(records.begin(key, alice, request, now), Known::New);
-        assert_eq!(records.begin(key, alice, request, now), Known::Running);
-        assert_eq!(records.begin(key, alice, digest(4), now), Known::Other);
+        assert_eq!(records.begin(key, alice, request, now), Lookup::New);
+        assert_eq!(records.begin(key, alice, request, now), Lookup::Running);
+        assert_eq!(records.begin(key, alice, digest(4), now), Lookup::Other);
         records.end(key, answer(5), now);
-        assert_eq!(records.begin(key, alice, request, now), Known::Answered(answer(5).unwrap()));
-        assert_eq!(records.begin(key, alice, digest(4), now), Known::Other);
+        assert_eq!(records.begin(key, alice, request, now), Lookup::Answered(answer(5).unwrap()));
+        assert_eq!(records.begin(key, alice, digest(4), now), Lookup::Other);
         records.forget(key);
-        assert_eq!(records.begin(key, alice, digest(4), now), Known::New);
+        assert_eq!(records.begin(key, alice, digest(4), now), Lookup::New);
         for gone in [None, answer(LONGEST + 1)] {
             records.end(key, gone, now);
-            assert_eq!(records.begin(key, alice, digest(4), now), Known::NotKept);
+            assert_eq!(records.begin(key, alice, digest(4), now), Lookup::NotKept);
         }
         records.forget(key);
         assert!(records.entries.is_empty() && records.shares.is_empty() && records.answered.is_empty());
@@ -214,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_answers_go_first_and_their_keys_stay() {
+    fn oldest_answers_go_first_and_keys_stay() {
         let (mut records, now) = (Records::default(), Instant::now());
         let (alice, bob) = (digest(1), digest(2));
         records.begin(digest(1000), bob, bob, now);
@@ -224,40 +223,40 @@ mod tests {
             records.end(digest(number), answer(LONGEST), now);
         }
         let kept = |records: &mut Records, number| {
-            matches!(records.begin(digest(number), alice, alice, now), Known::Answered(_))
+            matches!(records.begin(digest(number), alice, alice, now), Lookup::Answered(_))
         };
         assert_eq!(
             (0..20).filter(|number| kept(&mut records, *number)).collect::<Vec<_>>(),
             [12, 13, 14, 15, 16, 17, 18, 19]
         );
-        assert_eq!(records.begin(digest(0), alice, alice, now), Known::NotKept);
+        assert_eq!(records.begin(digest(0), alice, alice, now), Lookup::NotKept);
         assert!(
-            matches!(records.begin(digest(1000), bob, bob, now), Known::Answered(_)),
+            matches!(records.begin(digest(1000), bob, bob, now), Lookup::Answered(_)),
             "not at the cost of others"
         );
-        // Of all users together there are only so many, too.
+        // The total of all users is limited too.
         for number in 0..100 {
             let user = digest(5000 + number);
             records.begin(digest(2000 + number), user, user, now);
             records.end(digest(2000 + number), answer(LONGEST), now);
         }
         assert!(records.bytes <= BYTES);
-        assert_eq!(records.begin(digest(1000), bob, bob, now), Known::NotKept);
+        assert_eq!(records.begin(digest(1000), bob, bob, now), Lookup::NotKept);
     }
 
     #[test]
-    fn a_user_has_so_many_keys_and_takes_none_of_others() {
+    fn keys_are_limited_per_user() {
         let (mut records, now) = (Records::default(), Instant::now());
         let (alice, bob) = (digest(1), digest(2));
         for number in 0..MOST_OF_ONE {
-            assert_eq!(records.begin(digest(number), alice, alice, now), Known::New);
+            assert_eq!(records.begin(digest(number), alice, alice, now), Lookup::New);
         }
-        assert_eq!(records.begin(digest(MOST_OF_ONE), alice, alice, now), Known::Full { of_one: true });
-        assert_eq!(records.begin(digest(MOST_OF_ONE), bob, bob, now), Known::New);
+        assert_eq!(records.begin(digest(MOST_OF_ONE), alice, alice, now), Lookup::Full { of_one: true });
+        assert_eq!(records.begin(digest(MOST_OF_ONE), bob, bob, now), Lookup::New);
     }
 
     #[test]
-    fn keys_are_forgotten_after_their_time() {
+    fn keys_expire() {
         let (mut records, start) = (Records::default(), Instant::now());
         let (alice, request) = (digest(1), digest(2));
         for number in 0..3 {
@@ -268,16 +267,16 @@ mod tests {
         let just_before = start + KEPT_FOR - Duration::from_millis(1);
         assert_eq!(
             records.begin(digest(0), alice, request, just_before),
-            Known::Answered(answer(5).unwrap())
+            Lookup::Answered(answer(5).unwrap())
         );
-        assert_eq!(records.begin(digest(0), alice, digest(9), start + KEPT_FOR), Known::New);
-        assert_eq!(records.begin(digest(1), alice, request, start + KEPT_FOR), Known::NotKept);
+        assert_eq!(records.begin(digest(0), alice, digest(9), start + KEPT_FOR), Lookup::New);
+        assert_eq!(records.begin(digest(1), alice, request, start + KEPT_FOR), Lookup::NotKept);
         assert_eq!(records.bytes, 0);
         let later = start + KEPT_FOR * 2;
-        assert_eq!(records.begin(digest(1), alice, request, later), Known::New);
+        assert_eq!(records.begin(digest(1), alice, request, later), Lookup::New);
         assert_eq!(
             records.begin(digest(2), alice, request, later),
-            Known::Running,
+            Lookup::Running,
             "a running turn has no time limit"
         );
         assert!(records.ends.is_empty());

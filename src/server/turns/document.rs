@@ -1,31 +1,21 @@
-//! A turn answered by one document.
+//! A turn answered by one JSON document.
 
 use std::sync::Arc;
 
-use axum::Json;
-use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
+use super::PendingTurn;
 use super::conclusion::Conclusion;
-use super::{Work, gathering};
+use super::pending::gather;
 use crate::error::TurnError;
 use crate::server::api::error::ApiError;
-use crate::server::dialect::{Collected, Ending, Frame, document};
+use crate::server::dialect::{AnswerContext, Collected, TurnEnd, document};
 use crate::turn::Outcome;
 
-impl Work {
-    /// Reads the turn to its end.
-    pub(super) async fn collect(self, frame: &Frame) -> Result<Response, ApiError> {
-        Ok(Json(self.read_all(frame).await?).into_response())
-    }
-
-    /// The same as a future that holds all it needs.
-    pub(super) async fn collect_owned(self, frame: Frame) -> Result<Value, ApiError> {
-        self.read_all(&frame).await
-    }
-
-    async fn read_all(mut self, frame: &Frame) -> Result<Value, ApiError> {
-        // Wholes, not deltas: what was said in part and then again as a whole is in the answer once.
+impl PendingTurn {
+    /// Reads the turn to its end and renders the document.
+    pub(super) async fn collect(mut self, context: &AnswerContext) -> Result<Value, ApiError> {
+        // Whole messages without deltas, so that no text is collected twice.
         let mut reader = self.turn.answer_reader(false);
         let mut collected = Collected::default();
         let ended = loop {
@@ -34,18 +24,18 @@ impl Work {
                 Some(Err(error)) => break Err(error),
                 None => break self.outcome(),
             }
-            if std::mem::take(&mut self.waits)
+            if std::mem::take(&mut self.is_queued)
                 && let Some(files) = &mut self.files
             {
-                // Other turns have written since.
+                // Earlier turns have written since the first snapshot.
                 files.look_again();
             }
         };
-        let ending = match &ended {
-            Ok(outcome) => Ending::Told(outcome),
-            Err(error) => Ending::Lost(error),
+        let end = match &ended {
+            Ok(outcome) => TurnEnd::Finished(outcome),
+            Err(error) => TurnEnd::Failed(error),
         };
-        let conclusion = Conclusion::of(self.asked.dialect, ending);
+        let conclusion = Conclusion::of(self.request.dialect, end);
         self.log.ended(&conclusion);
         if conclusion.has_started {
             self.app.started_once().open();
@@ -58,10 +48,10 @@ impl Work {
             return Err(error);
         }
         let files = match self.files.take() {
-            Some(files) => Some(gathering(Arc::clone(&self.app), files).await),
+            Some(files) => Some(gather(Arc::clone(&self.app), files).await),
             None => None,
         };
-        Ok(document(self.asked.dialect, collected, &ended?, frame, files))
+        Ok(document(self.request.dialect, collected, &ended?, context, files))
     }
 
     fn outcome(&self) -> Result<Outcome, TurnError> {

@@ -1,4 +1,4 @@
-//! What happens is told as it does, and to nobody whom it does not concern.
+//! Session events reach the callers that may see the session, and no others.
 
 use futures_util::StreamExt;
 use reqwest::{RequestBuilder, StatusCode};
@@ -11,7 +11,7 @@ use crate::common::keyring::Keyring;
 use crate::common::program::{Answer, Program, Site, message, place};
 use crate::common::sse::{Frame, Reader};
 
-/// A stream of happenings.
+/// An event stream.
 struct Watching {
     answer: futures_util::stream::BoxStream<'static, Vec<u8>>,
     reader: Reader,
@@ -30,7 +30,7 @@ impl Watching {
     }
 
     async fn all(site: &Site) -> Self {
-        Self::of(site.web().get(format!("{}/v1/happenings", site.http))).await
+        Self::of(site.web().get(format!("{}/v1/events/stream", site.http))).await
     }
 
     /// The next; nothing at the end.
@@ -55,7 +55,7 @@ impl Watching {
             match frame {
                 Frame::Event(event) => self.ready.push(event),
                 Frame::Comment(_) => self.comments += 1,
-                Frame::Done => panic!("a stream of happenings has no [DONE]"),
+                Frame::Done => panic!("an event stream has no [DONE]"),
             }
         }
         Some(())
@@ -65,20 +65,20 @@ impl Watching {
     async fn until(&mut self, kind: &str) -> (Vec<String>, Value) {
         let mut kinds = Vec::new();
         loop {
-            let happening = self.next().await.unwrap_or_else(|| panic!("no {kind} after {kinds:?}"));
+            let event = self.next().await.unwrap_or_else(|| panic!("no {kind} after {kinds:?}"));
             // A child that is killed at once may not have written all of its conversation yet.
-            if happening["type"] != "context_lost" {
-                kinds.push(happening["type"].as_str().unwrap().to_owned());
+            if event["type"] != "context_lost" {
+                kinds.push(event["type"].as_str().unwrap().to_owned());
             }
-            if happening["type"] == kind {
-                return (kinds, happening);
+            if event["type"] == kind {
+                return (kinds, event);
             }
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sessions_life_is_told_as_it_happens() {
+async fn events_follow_a_sessions_life() {
     let place = place();
     let (_program, site) = Program::ready(&place, "[restart]\nretry_turn = false").await;
     let mut watching = Watching::all(&site).await;
@@ -118,7 +118,7 @@ async fn a_sessions_life_is_told_as_it_happens() {
     let entry = Answer::of(site.session("GET", "default", "al ice")).await.json();
     assert_eq!(entry["last_exit"]["reason"], "evicted");
 
-    // Whoever comes later hears the same again.
+    // A later stream repeats the same events.
     let (kinds, _) = Watching::all(&site).await.until("evicted").await;
     let expected =
         ["hello", "started", "ready", "turn_ended", "crashed", "restarted", "started", "ready", "evicted"];
@@ -126,14 +126,14 @@ async fn a_sessions_life_is_told_as_it_happens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_hears_of_others() {
+async fn events_of_other_users_are_hidden() {
     let place = place();
     let ring = Keyring::new(&place);
     let (alice, bob) = (ring.user("alice"), ring.user("bob"));
     let (service, admin) = (ring.key(&["--service"]).0, ring.key(&["--admin"]).0);
     let (_program, site) = Program::ready(&place, &ring.config()).await;
     let watch = |key: &str, query: &str| {
-        site.web().get(format!("{}/v1/happenings{query}", site.http)).header("x-api-key", key.to_owned())
+        site.web().get(format!("{}/v1/events/stream{query}", site.http)).header("x-api-key", key.to_owned())
     };
     let turn = |key: &str, session: &str| {
         let mut body = message("hello");
@@ -150,12 +150,9 @@ async fn nobody_hears_of_others() {
     while own.len() < 3 {
         own.push(alices.next().await.unwrap());
     }
-    // Neither who else there is, nor how much else happens.
+    // Neither other users nor their activity are visible.
     assert_eq!(own[2]["type"], "turn_ended");
-    assert!(
-        own.iter().all(|happening| happening["user"].is_null() && happening["session"] == "own"),
-        "{own:?}"
-    );
+    assert!(own.iter().all(|event| event["user"].is_null() && event["session"] == "own"), "{own:?}");
     for (request, expected) in [
         (watch(&alice, "?user=bob"), (403, "other_user")),
         (watch(&service, ""), (400, "missing_user")),
@@ -169,7 +166,7 @@ async fn nobody_hears_of_others() {
     let (_, first) = all.until("turn_ended").await;
     let (_, second) = all.until("turn_ended").await;
     assert_eq!((&first["user"], &second["user"]), (&"bob".into(), &"alice".into()));
-    // Windows that nobody closes take none of the connections of others.
+    // Streams that stay open take no connections of other users.
     let mut open = Vec::new();
     let refused = loop {
         let answer = watch(&alice, "").send().await.unwrap();
@@ -186,7 +183,27 @@ async fn nobody_hears_of_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_stream_beats_and_ends_with_the_service() {
+async fn old_path_is_a_deprecated_alias() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "").await;
+    site.turn("alice", "hello").await.text();
+    let alias = || site.web().get(format!("{}/v1/happenings", site.http));
+    let answer = alias().send().await.unwrap();
+    assert_eq!(answer.headers()["deprecation"], "@1795824000");
+    assert_eq!(answer.headers()["link"], "</v1/events/stream>; rel=\"successor-version\"");
+    drop(answer);
+    let (old, _) = Watching::of(alias()).await.until("turn_ended").await;
+    let (new, _) = Watching::all(&site).await.until("turn_ended").await;
+    assert_eq!((old.first().map(String::as_str), &old), (Some("hello"), &new));
+    let current = site.web().get(format!("{}/v1/events/stream", site.http)).send().await.unwrap();
+    assert!(!current.headers().contains_key("deprecation"));
+    let paths = &site.get("/openapi.json").await.json()["paths"];
+    assert_eq!(paths["/v1/happenings"]["get"]["deprecated"], true);
+    assert!(paths["/v1/events/stream"]["get"]["deprecated"].is_null());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_stream_has_heartbeats_and_ends_with_service() {
     let place = place();
     let config = "[http]\nheartbeat = \"50ms\"\n[session]\nturn_queue = 0";
     let (mut program, site) = Program::ready(&place, config).await;

@@ -1,0 +1,188 @@
+//! From a received body to an accepted turn.
+
+use std::sync::Arc;
+
+use axum::http::HeaderValue;
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::idempotency::{Begin, IdempotencyKey};
+use super::log::TurnLog;
+use super::{ON_DISCONNECT_HEADER, PendingTurn, SESSION_HEADER, mcp};
+use crate::config::OnDisconnect;
+use crate::error::TurnError;
+use crate::model::SessionState;
+use crate::model::ids::UserId;
+use crate::server::api::error::{ApiError, ErrorForm};
+use crate::server::api::router::OfTurn;
+use crate::server::app::App;
+use crate::server::auth::caller::{self, Caller};
+use crate::server::dialect::{self, Dialect, TurnRequest};
+use crate::server::files::WorkspaceWatch;
+use crate::server::net::body::Received;
+use crate::system::Session;
+use crate::turn::Hold;
+
+/// Longest body parsed on the runtime; longer ones go to a blocking thread. A megabyte takes some milliseconds.
+const PARSE_INLINE: usize = 256 << 10;
+
+/// Parser of one dialect.
+pub(super) type Parse = fn(&[u8]) -> Result<TurnRequest, ApiError>;
+
+/// A request whose body has been received.
+pub(super) struct TurnHandler {
+    pub(super) app: Arc<App>,
+    pub(super) caller: Caller,
+    pub(super) parts: Parts,
+    pub(super) request_id: String,
+    pub(super) begin: Instant,
+}
+
+impl TurnHandler {
+    /// Parses the body, runs the turn, and marks the response with the error form of its dialect.
+    pub(super) async fn run(self, received: Received, parse: Parse) -> Response {
+        let (request, key) = match self.parse(received.bytes.clone(), parse).await {
+            Ok(parsed) => parsed,
+            Err(error) => return error.into_response(),
+        };
+        let hold = received.into_hold();
+        // The path does not determine the dialect.
+        let form = match request.dialect {
+            Dialect::Legacy => ErrorForm::Own,
+            Dialect::Anthropic => ErrorForm::Messages,
+            Dialect::OpenAi => ErrorForm::ChatCompletions,
+        };
+        let mut response = self.submit(request, key, hold, form).await.into_response();
+        response.extensions_mut().insert(form);
+        response
+    }
+
+    /// Parses the body and the idempotency key, and collects fields without effect.
+    async fn parse(
+        &self,
+        bytes: Bytes,
+        parse: Parse,
+    ) -> Result<(TurnRequest, Option<IdempotencyKey>), ApiError> {
+        let headers = self.parts.headers.clone();
+        let length = bytes.len();
+        let parse = move || {
+            let key = IdempotencyKey::of(&headers, &bytes)?;
+            let mut request = parse(&bytes)?;
+            request.ignored = dialect::judge(request.dialect, &bytes)?;
+            Ok((request, key))
+        };
+        if length <= PARSE_INLINE {
+            return parse();
+        }
+        let parsed = tokio::task::spawn_blocking(parse).await;
+        parsed.map_err(|_| TurnError::Internal("a request could not be read"))?
+    }
+
+    /// Checks the request, sends its prompt to the session of its user, and responds.
+    async fn submit(
+        self,
+        mut request: TurnRequest,
+        key: Option<IdempotencyKey>,
+        hold: Hold,
+        form: ErrorForm,
+    ) -> Result<Response, ApiError> {
+        self.app.exporter().metrics().turns.increment(request.dialect.metric_label());
+        self.refuse_ignored_fields(&request)?;
+        self.choose_mcp_servers(&mut request)?;
+        let is_detached = self.on_disconnect()? == OnDisconnect::Detach;
+        let user = self.user(&mut request).await?;
+        let reservation = match key {
+            None => None,
+            Some(key) => {
+                match self.app.idempotency().begin(&key, &self.caller, &user, self.parts.uri.path())? {
+                    Begin::New(reservation) => Some(reservation),
+                    Begin::Replay(response) => return Ok(response),
+                }
+            }
+        };
+        let permit = self.app.turn_permit(&user, &self.caller)?;
+        let mut conversation = self.conversation(&user, &request).await?;
+        let session = self.app.pilot().conversation(user.as_bytes(), &conversation.name);
+        if let Some(credentials) = &request.credentials {
+            session.write_credentials(credentials).await?;
+        }
+        let files = if request.include_files { Some(watch(&session).await?) } else { None };
+        let is_queued =
+            session.status().is_some_and(|now| now.state == SessionState::Busy || now.queue_depth > 0);
+        let (prompt, options) = (std::mem::take(&mut request.prompt), std::mem::take(&mut request.options));
+        conversation.mark_sent();
+        let turn = match session.send_held(prompt, options, Some(hold)).await {
+            Ok(turn) => turn,
+            Err(error) => {
+                conversation.mark_unsent();
+                return Err(error.into());
+            }
+        };
+        let name = caller::header_text(&conversation.name);
+        let (app, request_id) = (self.app.clone(), self.request_id.clone());
+        let log = TurnLog::new(self.request_id, self.begin);
+        let turn = PendingTurn { app: self.app, request, conversation, turn, files, is_queued, permit, log };
+        let responding = async move {
+            let mut response = turn.respond(user, is_detached, form).await.into_response();
+            response.headers_mut().insert(SESSION_HEADER, name);
+            response.extensions_mut().insert(OfTurn);
+            response
+        };
+        match reservation {
+            None => Ok(responding.await),
+            Some(reservation) => app.idempotency().record(reservation, (form, request_id), responding).await,
+        }
+    }
+
+    /// With `http.strict`, refuses a request with fields or history parts that have no effect.
+    fn refuse_ignored_fields(&self, request: &TurnRequest) -> Result<(), ApiError> {
+        let is_refusable = request.ignored.is_refused_by_strict || !request.left_out.is_empty();
+        if !(is_refusable && self.app.pilot().config().http.strict) {
+            return Ok(());
+        }
+        let fields = request.without_effect().join(", ");
+        let message = format!("without effect here, and refused by configuration (http.strict): {fields}");
+        Err(ApiError::invalid("ignored_field", message))
+    }
+
+    fn choose_mcp_servers(&self, request: &mut TurnRequest) -> Result<(), ApiError> {
+        let config = &self.app.pilot().config().mcp;
+        let requested = request.mcp_servers.take();
+        let servers = mcp::choose(requested, &self.parts.headers, &self.caller, config)?;
+        // SDK clients state everything with each request: no servers means none, not the former ones.
+        request.options.mcp_servers = match request.dialect {
+            Dialect::Legacy => servers,
+            Dialect::Anthropic | Dialect::OpenAi => Some(servers.unwrap_or_default()),
+        };
+        Ok(())
+    }
+
+    /// The user whose session runs the turn.
+    async fn user(&self, request: &mut TurnRequest) -> Result<UserId, ApiError> {
+        let client = request.client.take().filter(|_| !self.caller.is_user());
+        let named = match request.user.as_ref().or(client.as_ref()) {
+            Some(name) => Some(UserId::new(name).map_err(|error| ApiError::field("user", error))?),
+            None => None,
+        };
+        self.app.owner(&self.caller, named, request.credentials.as_ref()).await
+    }
+
+    fn on_disconnect(&self) -> Result<OnDisconnect, ApiError> {
+        match self.parts.headers.get(ON_DISCONNECT_HEADER).map(HeaderValue::as_bytes) {
+            None => Ok(self.app.pilot().config().http.on_disconnect),
+            Some(b"interrupt") => Ok(OnDisconnect::Interrupt),
+            Some(b"detach") => Ok(OnDisconnect::Detach),
+            Some(_) => {
+                let message = format!("{ON_DISCONNECT_HEADER} must be interrupt or detach");
+                Err(ApiError::invalid("invalid_header", message))
+            }
+        }
+    }
+}
+
+async fn watch(session: &Session) -> Result<WorkspaceWatch, ApiError> {
+    let watch = WorkspaceWatch::start(session.work().await?).await;
+    watch.map_err(|error| TurnError::Storage(error.to_string()).into())
+}

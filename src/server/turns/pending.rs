@@ -1,0 +1,127 @@
+//! An accepted turn and its response: a stream of events or one document, attached to its caller or detached.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::Json;
+use axum::body::Body;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+
+use super::body::{Gathering, TurnFiles};
+use super::conversation::Conversation;
+use super::log::TurnLog;
+use super::{IGNORED_HEADER, TurnBody};
+use crate::model::ids::UserId;
+use crate::server::api::error::{ApiError, ErrorForm};
+use crate::server::app::App;
+use crate::server::auth::caller;
+use crate::server::auth::limits::TurnPermit;
+use crate::server::dialect::{AnswerContext, TurnRequest, renderer};
+use crate::server::files::WorkspaceWatch;
+use crate::turn::Turn;
+
+/// An accepted turn without a response.
+pub(super) struct PendingTurn {
+    pub(super) app: Arc<App>,
+    pub(super) request: TurnRequest,
+    pub(super) conversation: Conversation,
+    pub(super) turn: Turn,
+    pub(super) files: Option<WorkspaceWatch>,
+    /// Other turns of the session run before this one.
+    pub(super) is_queued: bool,
+    pub(super) permit: TurnPermit,
+    pub(super) log: TurnLog,
+}
+
+impl PendingTurn {
+    /// Streams or collects the answer. A detached turn continues without its caller.
+    pub(super) async fn respond(
+        self,
+        user: UserId,
+        is_detached: bool,
+        form: ErrorForm,
+    ) -> Result<Response, ApiError> {
+        let name = self.conversation.name.clone();
+        let ignored = self.request.without_effect().join(",");
+        let context =
+            AnswerContext { session: name.clone(), created: now(), model: self.request.model.clone() };
+        let app = self.app.clone();
+        let mut response = match (self.request.stream, is_detached) {
+            (true, false) => event_stream(Body::from_stream(self.stream(&context).await?)),
+            (true, true) => {
+                let begin = async move { self.stream(&context).await };
+                event_stream(Body::from_stream(app.replays().detach(&user, &name, form, begin).await?))
+            }
+            (false, false) => Json(self.collect(&context).await?).into_response(),
+            (false, true) => {
+                let collect = async move { self.collect(&context).await };
+                app.replays().collect(&user, &name, form, collect).await?
+            }
+        };
+        if !ignored.is_empty() {
+            response.headers_mut().insert(IGNORED_HEADER, caller::header_text(&ignored));
+        }
+        Ok(response)
+    }
+
+    /// Starts the event stream. A failure before its first event is a status.
+    async fn stream(mut self, context: &AnswerContext) -> Result<TurnBody, ApiError> {
+        let config = self.app.pilot().config();
+        let heartbeat = config.http.heartbeat;
+        let reader = self.turn.answer_reader(config.cli.partial_messages);
+        let render = renderer(&self.request, context, reader, self.conversation.claim.is_some());
+        let render = (self.request.dialect, render);
+        let (started_once, claim) = (self.app.started_once().clone(), self.conversation.claim);
+        let mut body =
+            TurnBody::new(self.turn, render, started_once, claim, self.permit, heartbeat, self.log);
+        if let Some(watch) = self.files.take() {
+            body.send_files(Box::new(Watched { app: self.app.clone(), watch, is_queued: self.is_queued }));
+        }
+        body.begin().await?;
+        Ok(body)
+    }
+}
+
+/// Files of a streamed turn.
+struct Watched {
+    app: Arc<App>,
+    watch: WorkspaceWatch,
+    is_queued: bool,
+}
+
+impl TurnFiles for Watched {
+    fn turn_begins(&mut self) {
+        if std::mem::take(&mut self.is_queued) {
+            self.watch.look_again();
+        }
+    }
+
+    fn gather(self: Box<Self>) -> Gathering {
+        gather(self.app, self.watch)
+    }
+}
+
+/// Collects the files that the turn wrote; few answers do that at a time.
+pub(super) fn gather(app: Arc<App>, watch: WorkspaceWatch) -> Gathering {
+    Box::pin(async move {
+        // The semaphore is never closed.
+        let _permit = app.gathering().acquire().await;
+        watch.written().await
+    })
+}
+
+/// A response with an event stream.
+pub(super) fn event_stream(body: Body) -> Response {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // Without this, nginx buffers events.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

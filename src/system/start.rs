@@ -1,0 +1,138 @@
+//! The start of a system: the data directory, the leftovers of a former system, the actors.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use pilotlight_shim::report::KillMethod;
+use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
+use tokio::sync::{OnceCell, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::System;
+use crate::adapter::Adapter;
+use crate::adapter::claude::CLAUDE;
+use crate::admission::Admission;
+use crate::child::{CgroupBase, ShimProgram, sweep_marked};
+use crate::config::Config;
+use crate::error::StartError;
+use crate::installation::program::Program;
+use crate::installation::versions::Installed;
+use crate::session::env::{Cgroups, Env, Marker, TrialStart};
+use crate::session::sessions::Sessions;
+use crate::session::{ImportAbility, storage};
+use crate::supervisor;
+use crate::support::take_once::TakeOnce;
+use crate::telemetry::Telemetry;
+use crate::telemetry::metrics::Metrics;
+use crate::workspace::user_env::UserEnv;
+use crate::workspace::{self, DataDirLock};
+
+/// Environment variable of all descendants of a system; its value identifies the data directory.
+const MARKER: &str = "PILOTLIGHT_INSTANCE";
+
+/// Starts a system. `trial`: how its sessions make trial starts; `None` in the system of one.
+pub(super) async fn start(
+    config: Config,
+    metrics: Metrics,
+    installed: Option<Arc<Installed>>,
+    trial: Option<TrialStart>,
+) -> Result<System, StartError> {
+    let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
+    let program = Program::of(&config.cli);
+    program.check_is_built()?;
+    let shim = ShimProgram::locate(config.cli.shim.as_deref())
+        .map_err(|error| StartError::Shim(error.to_string()))?;
+    let metrics = Arc::new(metrics);
+    let data_dir = config.data_dir.clone();
+    let users = config.cli.user_env_file.clone();
+    let prepare = move || {
+        let user_env = UserEnv::open(users.as_deref(), CLAUDE.fixed_variables())?;
+        let prepared = Prepared::prepare(&data_dir)?;
+        let installed = installed.unwrap_or_else(|| Arc::new(Installed::open(&prepared.data_dir)));
+        Ok::<_, StartError>((user_env, prepared, installed))
+    };
+    let task = runtime.spawn_blocking(prepare).await;
+    let (user_env, prepared, installed) =
+        task.map_err(|_| StartError::Supervisor("the preparing task failed".to_owned()))??;
+    ROOT_WARNING.call_once(warn_of_root);
+    metrics.swept_at_start.increment(prepared.swept as u64);
+    if prepared.swept > 0 {
+        tracing::warn!(processes = prepared.swept, "ended what a former instance had left");
+    }
+    let containment = if prepared.cgroups.is_some() { KillMethod::Cgroup } else { KillMethod::Walk };
+    metrics.containment.select(containment);
+    let config = Config { data_dir: prepared.data_dir, ..config };
+    metrics.sessions_limit.set(config.limits.max_sessions as f64);
+    metrics.children_limit.set(config.limits.max_children as f64);
+    let admission = Admission::new(&config.limits, metrics.clone());
+    let marker = Marker { name: MARKER, value: prepared.marker };
+    let env = Arc::new(Env {
+        config: Arc::new(config),
+        adapter: &CLAUDE,
+        telemetry: Telemetry::new(metrics),
+        shim,
+        program,
+        installed,
+        import_ability: ImportAbility::default(),
+        cgroups: Cgroups::new(prepared.cgroups),
+        user_env,
+        marker,
+        trial,
+        tasks: TaskTracker::new(),
+        ended: CancellationToken::new(),
+    });
+    let sessions = Arc::new(Sessions::new(env.clone(), admission));
+    // If it panics, the watch says so.
+    storage::check(&sessions).await;
+    env.spawn_until_end(storage::watch(sessions.clone()));
+    let (ready, started) = oneshot::channel();
+    env.tasks.spawn(supervisor::run(sessions.clone(), ready));
+    match started.await {
+        Ok(Ok(())) => {}
+        Ok(Err(problem)) => return Err(StartError::Supervisor(problem)),
+        Err(_) => return Err(StartError::Supervisor("it failed at once".to_owned())),
+    }
+    Ok(System { sessions, shut_down: OnceCell::new(), data_dir: Arc::new(TakeOnce::new(prepared.lock)) })
+}
+
+/// Once in a process: trial starts are instances too.
+static ROOT_WARNING: std::sync::Once = std::sync::Once::new();
+
+fn warn_of_root() {
+    if rustix::process::geteuid().is_root() {
+        tracing::warn!(
+            "running as root: children get no capabilities, but they own all that root owns; give the server a user \
+             of its own"
+        );
+    }
+}
+
+/// What is found and done before there can be sessions.
+struct Prepared {
+    data_dir: PathBuf,
+    lock: DataDirLock,
+    cgroups: Option<CgroupBase>,
+    marker: String,
+    swept: usize,
+}
+
+impl Prepared {
+    /// Locks the data directory and ends what a former system left. Blocks.
+    fn prepare(data_dir: &Path) -> Result<Self, StartError> {
+        let lock = workspace::open(data_dir)?;
+        // One name for one directory, however it was written: children are found again by it.
+        let data_dir = data_dir
+            .canonicalize()
+            .map_err(|source| StartError::DataDir { path: data_dir.to_owned(), source })?;
+        let digest = Sha256::digest(data_dir.as_os_str().as_encoded_bytes());
+        let marker: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        // We hold the lock: whatever bears the marker belongs to an instance that is no more.
+        let cgroups = CgroupBase::detect(&format!("pilotlight-{marker}"));
+        let in_groups = cgroups.as_ref().map_or(0, CgroupBase::sweep);
+        let swept = in_groups + sweep_marked(&format!("{MARKER}={marker}"), &[]);
+        workspace::finish_deletions(&data_dir);
+        Ok(Self { data_dir, lock, cgroups, marker, swept })
+    }
+}

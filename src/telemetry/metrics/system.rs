@@ -1,0 +1,165 @@
+//! Metrics of a system. One entry is the handle, the name, the unit, the help and the buckets of a metric.
+
+use ::metrics::{Counter, Gauge, Histogram};
+use pilotlight_shim::report::KillMethod;
+
+use super::catalogue::{Metric, Unit, declare};
+use super::labels::{
+    ActorKind, AdmissionRejected, ContextLost, EvictionReason, ExitReason, FirstOutput, HangDetector,
+    MemoryKind, ModelClass, ProcessKind, ProtocolError, Resource, RestartCause, SampleSource, SpawnPhase,
+    StopHow, StopStep, Stream, TokenKind, TurnOutcome,
+};
+use super::series::{BuildInfo, By, ByBoth, Family, Registrar, Starts};
+use crate::model::{SessionState, Usage};
+
+const MIB: f64 = 1_048_576.0;
+
+declare! {
+    /// Metrics of one system.
+    Metrics:
+
+    spawns: Starts = "spawns_total", Count, "Starts of children, by outcome and reason of failure.";
+    exits: By<ExitReason, Counter> = "exits_total", Count, "Children that ended, by reason.";
+    restarts: By<RestartCause, Counter> = "restarts_total", Count,
+        "Restarts of children that failed or had to be replaced, by cause.";
+    crash_loops: Counter = "crash_loops_total", Count,
+        "Circuits that opened: sessions that pause after repeated failures.";
+    evictions: By<EvictionReason, Counter> = "evictions_total", Count,
+        "Children stopped while their session is kept, by reason.";
+    contexts_lost: By<ContextLost, Counter> = "contexts_lost_total", Count,
+        "Conversations resumed without some or all of their turns, by extent.";
+    records_broken: Counter = "records_broken_total", Count,
+        "Session records that could not be parsed and were moved aside, with the loss of their conversation.";
+    turns: By<TurnOutcome, Counter> = "turns_total", Count, "Turns that ended, by outcome.";
+    tokens: ByBoth<ModelClass, TokenKind, Counter> = "tokens_total", Count,
+        "Tokens of turns as counted by the model's API, by model family and kind.";
+    cost: By<ModelClass, Counter> = "cost_micro_usd_total", Count,
+        "Cost of turns as computed by the CLI, in millionths of a US dollar, by model family.";
+    admission_rejected: By<AdmissionRejected, Counter> = "admission_rejected_total", Count,
+        "Turns and starts refused for lack of capacity, by exhausted resource.";
+    hangs: By<HangDetector, Counter> = "hangs_total", Count, "Hung children, by detector.";
+    stop_steps: By<StopStep, Counter> = "stop_steps_total", Count, "Steps taken to stop children, by step.";
+    leftovers_killed: By<KillMethod, Counter> = "leftovers_killed_total", Count,
+        "Processes that outlived their child and were killed, by method.";
+    swept_at_start: Counter = "swept_at_start_total", Count,
+        "Processes of a former instance that were killed at startup.";
+    protocol_errors: By<ProtocolError, Counter> = "protocol_errors_total", Count,
+        "Violations of the stream protocol by children, by kind.";
+    stream_bytes: By<Stream, Counter> = "stream_bytes_total", Bytes,
+        "Bytes written to and read from children, by stream.";
+    truncations: By<Stream, Counter> = "truncations_total", Count,
+        "Times that a stream's data was cut off at a limit, by stream.";
+    actor_panics: By<ActorKind, Counter> = "actor_panics_total", Count,
+        "Panics of actors, by actor. Each is a defect of this program.";
+    sample_errors: By<SampleSource, Counter> = "sample_errors_total", Count,
+        "Measurements that failed, by source.";
+
+    data_dir_writable: Gauge = "data_dir_writable", Count,
+        "1 if the data directory is writable, 0 if not (no space, read-only).";
+    sessions: By<SessionState, Gauge> = "sessions", Count, "Sessions in memory, by state.";
+    sessions_limit: Gauge = "sessions_limit", Count, "Maximum number of sessions in memory.";
+    children_limit: Gauge = "children_limit", Count, "Maximum number of running children.";
+    starts_in_flight: Gauge = "starts_in_flight", Count, "Children that are starting.";
+    starts_limit: Gauge = "starts_limit", Count, "Maximum number of children that start at the same time.";
+    admission_queue_length: Gauge = "admission_queue_length", Count, "Starts that wait for a slot.";
+    admission_state: Gauge = "admission_state", Count,
+        "0 open, 1 evicting idle sessions, 2 no new children, 3 no new turns for sessions without a child.";
+    memory: By<MemoryKind, Gauge> = "memory_bytes", Bytes,
+        "Memory of all children and their descendants at the last measurement, by kind.";
+    memory_budget: Gauge = "memory_budget_bytes", Bytes, "Maximum memory of all children together.";
+    session_memory_limit: Gauge = "session_memory_limit_bytes", Bytes,
+        "Maximum memory of one child and its descendants.";
+    memory_available: Gauge = "memory_available_bytes", Bytes, "Available memory of the host.";
+    memory_approximate: Gauge = "memory_is_approximate", Count,
+        "1 if the kernel does not report memory by kind, so that the values are too high.";
+    open_fds: Gauge = "open_fds", Count, "Open file descriptors of this process at the last measurement.";
+    open_fds_limit: Gauge = "open_fds_limit", Count, "Maximum number of open file descriptors of this process.";
+    pressure: By<Resource, Gauge> = "pressure_ratio", Count,
+        "Share of the last ten seconds in which a task on this host waited for the resource (PSI).";
+    pressure_known: Gauge = "pressure_is_known", Count,
+        "1 if the kernel reports pressure (PSI); otherwise pressure_ratio is meaningless.";
+    zombies: Gauge = "zombies", Count, "Zombie processes visible to this process.";
+    oldest_idle: Gauge = "oldest_idle_seconds", Seconds,
+        "Idle time of the warm session that has been idle longest.";
+    oldest_turn: Gauge = "oldest_turn_seconds", Seconds, "Age of the oldest running turn.";
+    processes: By<ProcessKind, Gauge> = "processes", Count,
+        "Processes of all children at the last measurement, by kind.";
+    containment: By<KillMethod, Gauge> = "containment_info", Count,
+        "1 for the strongest available method of killing a process tree.";
+    cli_unjudged: Gauge = "cli_version_unjudged", Count, "1 if the version of the CLI in use was not reviewed.";
+    cli_fallback: Gauge = "cli_fallback", Count,
+        "1 if the configured CLI does not start and the last working version is used.";
+    _build_info: BuildInfo = "build_info", Count, "Always 1; the labels are the version and the commit.";
+    last_sample: Gauge = "last_sample_timestamp_seconds", Seconds, "Unix time of the last memory measurement.";
+
+    spawn_duration: By<SpawnPhase, Histogram> = "spawn_duration_seconds", Seconds,
+        "Time to start a child: until its process runs, and until it is ready.",
+        &[0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 20.0, 30.0];
+    queue_wait: Histogram = "queue_wait_seconds", Seconds, "Time a start waited for a slot.",
+        &[0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+    turn_duration: By<TurnOutcome, Histogram> = "turn_duration_seconds", Seconds,
+        "Time from accepting a turn to its end, by outcome.",
+        &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+    first_output: By<FirstOutput, Histogram> = "first_output_seconds", Seconds,
+        "Time from accepting a turn to its first output, for warm and cold children.",
+        &[0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0];
+    recovery_duration: Histogram = "recovery_duration_seconds", Seconds,
+        "Time from the crash of a child until the next one is ready.",
+        &[0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0];
+    stop_duration: By<StopHow, Histogram> = "stop_duration_seconds", Seconds,
+        "Time from the request to stop a child to its end.",
+        &[0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0];
+    tree_kill: By<KillMethod, Histogram> = "tree_kill_seconds", Seconds,
+        "Time to kill the remaining processes of a child, by method.",
+        &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
+    ping: Histogram = "ping_seconds", Seconds, "Time until a child answered a liveness check.",
+        &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
+    session_memory: Histogram = "session_memory_bytes", Bytes,
+        "Memory of one child with its descendants, at each measurement.",
+        &[64.0 * MIB, 96.0 * MIB, 128.0 * MIB, 160.0 * MIB, 192.0 * MIB, 256.0 * MIB, 384.0 * MIB, 512.0 * MIB,
+            768.0 * MIB, 1024.0 * MIB, 2048.0 * MIB, 4096.0 * MIB];
+    session_lifetime: Histogram = "session_lifetime_seconds", Seconds,
+        "Lifetime of a child from being ready to its end.",
+        &[1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0];
+    sample_duration: Histogram = "sample_duration_seconds", Seconds,
+        "Duration of one round of measurements, without its pauses.",
+        &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0];
+    runtime_lag: Histogram = "runtime_lag_seconds", Seconds, "Delay of a timer of the async runtime.",
+        &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
+}
+
+impl Metrics {
+    /// Registers with the recorder that is current here and now. Without one, every operation is a no-op.
+    pub(crate) fn register_current(prefix: &str) -> Self {
+        ::metrics::with_recorder(|recorder| Self::register(recorder, prefix))
+    }
+
+    /// Counts the tokens and the cost of a turn.
+    pub(crate) fn count_usage(&self, model: ModelClass, usage: &Usage, cost_usd: f64) {
+        for (kind, count) in [
+            (TokenKind::Input, usage.input_tokens),
+            (TokenKind::Output, usage.output_tokens),
+            (TokenKind::CacheRead, usage.cache_read_input_tokens),
+            (TokenKind::CacheCreation, usage.cache_creation_input_tokens),
+        ] {
+            self.tokens.add(model, kind, count);
+        }
+        // Counters are integers in every recorder; only the text format has fractions.
+        self.cost.add(model, (cost_usd * 1e6).round() as u64);
+    }
+
+    /// Moves a session between states. `None` is a session that is not in memory.
+    pub(crate) fn session_moved(&self, from: Option<SessionState>, to: Option<SessionState>) {
+        if let Some(state) = from {
+            self.sessions.add(state, -1.0);
+        }
+        if let Some(state) = to {
+            self.sessions.add(state, 1.0);
+        }
+    }
+}
+
+/// Value of a gauge that is a flag.
+pub(crate) fn flag(is_set: bool) -> f64 {
+    f64::from(u8::from(is_set))
+}
