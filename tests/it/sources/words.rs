@@ -25,7 +25,7 @@ const STILL: &[(&str, usize)] = &[
     ("src", 42),
     ("crates", 0),
     ("tests", 0),
-    ("docs", 1),
+    ("docs", 0),
     ("dashboards", 0),
     ("examples", 0),
     ("benches", 0),
