@@ -54,6 +54,8 @@ struct Connection {
     channel: Arc<Mutex<Channel>>,
     kept: Vec<u32>,
     ended: bool,
+    /// The session has something for the task.
+    signal: bool,
 }
 
 impl HandsOff for Connection {
@@ -176,6 +178,7 @@ impl Bench {
             channel: channel.clone(),
             kept: Vec::new(),
             ended: false,
+            signal: false,
         };
         Self { shared: Arc::new(Shared::new(connection)), pipe, channel, start }
     }
@@ -239,16 +242,16 @@ impl Bench {
     }
 }
 
-fn check(model: impl Fn() + Send + Sync + 'static) {
+/// Runs every interleaving with at most `preemptions`: more take minutes.
+fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
-    // More changes of the thread than these against its will find nothing more, and take minutes.
-    builder.preemption_bound = Some(3);
+    builder.preemption_bound = Some(preemptions);
     builder.check(model);
 }
 
 #[test]
 fn reader_with_the_lease_gets_every_line() {
-    check(|| {
+    check(3, || {
         let bench = Bench::new();
         let child = thread::spawn({
             let bench = bench.clone();
@@ -261,11 +264,40 @@ fn reader_with_the_lease_gets_every_line() {
 
 #[test]
 fn reader_and_task_share_the_lines_in_order() {
-    check(|| {
+    check(2, || {
         let bench = Bench::new();
         let task = thread::spawn({
             let bench = bench.clone();
             // The lease has always expired: both may read.
+            move || bench.run_task(bench.start + 2 * LEASE)
+        });
+        let reader = thread::spawn({
+            let bench = bench.clone();
+            move || {
+                let mut got = Vec::new();
+                while got.len() < 2 {
+                    got.extend(block_on(poll_fn(|context| bench.poll_reader(context))).unwrap());
+                }
+                assert_eq!(got, [1, 2]);
+                bench.shared.with(|connection| {
+                    connection.ended = true;
+                    connection.handoff.call_task();
+                });
+            }
+        });
+        bench.write(1);
+        bench.write(2);
+        reader.join().unwrap();
+        task.join().unwrap();
+    });
+}
+
+#[test]
+fn reader_and_task_race_for_the_end() {
+    check(2, || {
+        let bench = Bench::new();
+        let task = thread::spawn({
+            let bench = bench.clone();
             move || bench.run_task(bench.start + 2 * LEASE)
         });
         let reader = thread::spawn({
@@ -281,7 +313,7 @@ fn reader_and_task_share_the_lines_in_order() {
 
 #[test]
 fn task_reads_on_when_the_reader_is_dropped() {
-    check(|| {
+    check(3, || {
         let bench = Bench::new();
         let task = thread::spawn({
             let bench = bench.clone();
@@ -310,7 +342,7 @@ fn task_reads_on_when_the_reader_is_dropped() {
 
 #[test]
 fn close_ends_the_reader_that_waits() {
-    check(|| {
+    check(3, || {
         let bench = Bench::new();
         let reader = thread::spawn({
             let bench = bench.clone();
@@ -320,5 +352,30 @@ fn close_ends_the_reader_that_waits() {
         drop(bench.shared.close());
         let got = reader.join().unwrap();
         assert!(got.is_empty() || got == [1], "{got:?}");
+    });
+}
+
+#[test]
+fn called_task_looks_for_its_signal() {
+    check(3, || {
+        let bench = Bench::new();
+        let session = thread::spawn({
+            let bench = bench.clone();
+            move || {
+                bench.shared.with(|connection| {
+                    connection.signal = true;
+                    connection.handoff.call_task();
+                })
+            }
+        });
+        // The task looks for signals after each poll that is ready, as it does for its timer.
+        let taken = || bench.shared.with(|connection| std::mem::take(&mut connection.signal)).unwrap();
+        while !taken() {
+            block_on(poll_fn(|context| {
+                let poll = |connection: &mut Connection| connection.poll_for_task(bench.start, context);
+                bench.shared.with(poll).unwrap()
+            }));
+        }
+        session.join().unwrap();
     });
 }

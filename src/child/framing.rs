@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_line_is_reported_once_and_takes_no_memory() {
+    fn endless_line_is_reported_once_without_memory() {
         let mut framer = Framer::new(200_000);
         let mut reports = 0;
         let mut largest = 0;

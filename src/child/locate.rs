@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_binary_is_used_and_the_program_itself_only_if_it_can() {
+    fn nearest_binary_is_used_before_the_program_itself() {
         let binary = |path: &str| ShimProgram { path: path.into(), args: &[] };
         let (beside, above) = ("/opt/app/bin/pilotlight-shim", "/opt/app/pilotlight-shim");
         assert_eq!(chosen(None, true, &[beside, above]).unwrap(), binary(beside));
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_shim_is_an_error_that_says_where_it_should_be() {
+    fn missing_shim_is_an_error_with_its_places() {
         let error = chosen(None, false, &[]).unwrap_err().to_string();
         assert!(error.contains("/opt/app/bin/pilotlight-shim") && error.contains("run_if_asked"), "{error}");
         // What is configured is not quietly replaced by something else.

@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn trees_are_summed_without_their_root_and_circles_end() {
+    fn trees_are_summed_without_root_and_circles() {
         let row = |parent, pid| Row { parent, pid, anon: 1, ..Row::default() };
         let table = ProcessTable {
             rows: vec![row(1, 10), row(10, 11), row(10, 12), row(12, 13)],
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_taken_in_parts_is_the_same_without_the_roots() {
+    fn table_read_in_parts_is_the_same_without_roots() {
         let mut child = Command::new("sleep").arg("600").spawn().unwrap();
         let (own, root) = (std::process::id(), child.id());
         let mut table = ProcessTable::default();

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn patience_does_not_run_while_the_child_is_not_let_run() {
+    fn starved_child_gets_more_time() {
         let (mut watch, sent, before) = pinged(7 * SECOND);
         // A tenth of the processor: nine of ten seconds are spent waiting for it.
         let mut looks = 0;

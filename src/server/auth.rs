@@ -106,7 +106,7 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 }
 
 fn wrong_key() -> ApiError {
-    unauthenticated("invalid_key", "this key is unknown")
+    unauthenticated("invalid_key", "this key is not known here")
 }
 
 fn unauthenticated(code: &'static str, message: &str) -> ApiError {

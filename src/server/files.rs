@@ -51,7 +51,7 @@ impl ChangedFiles {
 }
 
 /// A changed file.
-struct Found {
+struct ChangedFile {
     path: PathBuf,
     size: u64,
     is_new: bool,
@@ -98,11 +98,11 @@ impl WorkspaceWatch {
 
 fn written(work: &Beneath, before: &Snapshot) -> ChangedFiles {
     let after = look(work).unwrap_or_default();
-    let mut found: Vec<Found> = after
+    let mut found: Vec<ChangedFile> = after
         .files
         .iter()
         .filter(|(path, stamp)| before.files.get(*path) != Some(stamp))
-        .map(|(path, stamp)| Found {
+        .map(|(path, stamp)| ChangedFile {
             path: path.clone(),
             size: stamp.size,
             is_new: !before.files.contains_key(path),

@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_in_the_channel_comes_before_what_the_source_has_and_the_end_last() {
+    async fn channel_comes_before_source_and_the_end_last() {
         let (sender, mut turn, ends) = channel(8, 1000);
         sender.attach(Arc::new(Script(Mutex::new([lines("2\n"), lines("3\n")].into()))));
         drop(sender.put(lines("1\n")));

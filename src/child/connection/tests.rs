@@ -290,7 +290,7 @@ async fn last_output_is_part_of_the_unfinished_turn() {
 }
 
 #[tokio::test]
-async fn flood_of_requests_that_reads_nothing_breaks_the_protocol() {
+async fn flood_of_requests_breaks_the_protocol() {
     let bench = Bench::serving().await;
     let request = r#"{"type":"control_request","request_id":"h","request":{"subtype":"hook_callback"}}"#;
     // More answers than the socket and the outbox hold.

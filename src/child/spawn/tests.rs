@@ -218,7 +218,7 @@ async fn a_dropped_handle_leaves_neither_process_nor_zombie() {
 }
 
 #[test]
-fn a_dropped_runtime_leaves_neither_processes_nor_zombies() {
+fn dropped_runtime_leaves_no_process_and_no_zombie() {
     const CHILDREN: usize = 20;
     let token = token();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

@@ -15,7 +15,7 @@ use crate::model::{PendingPermission, PermissionError};
 use crate::server::api::error::ApiError;
 use crate::server::api::query::SessionQuery;
 use crate::server::api::router::BodyRead;
-use crate::server::api::sessions::{Name, existing, seconds};
+use crate::server::api::sessions::{SessionName, existing, seconds};
 use crate::server::app::App;
 
 /// Reason sent to the model for a denial without one.
@@ -38,7 +38,7 @@ struct Shown {
 
 /// Body of an answer; unknown fields are ignored.
 #[derive(Deserialize)]
-struct Answer {
+struct AnswerBody {
     behavior: Behavior,
     message: Option<String>,
     updated_input: Option<Map<String, Value>>,
@@ -65,7 +65,7 @@ impl From<PendingPermission> for Shown {
 
 pub(crate) async fn list(
     State(app): State<Arc<App>>,
-    Name(name): Name,
+    SessionName(name): SessionName,
     query: SessionQuery,
 ) -> Result<Json<Pending>, ApiError> {
     let (session, _) = existing(&app, &query.subject()?, &name).await?;
@@ -75,7 +75,7 @@ pub(crate) async fn list(
 
 pub(crate) async fn answer(
     State(app): State<Arc<App>>,
-    Name(name): Name,
+    SessionName(name): SessionName,
     path: Result<Path<(String, String)>, PathRejection>,
     query: SessionQuery,
     request: Request,
@@ -110,7 +110,7 @@ fn decision(body: &[u8]) -> Result<Decision, ApiError> {
     if !body.is_object() {
         return Err(invalid("must be an object".to_owned()));
     }
-    let answer: Answer = serde_path_to_error::deserialize(body).map_err(|error| {
+    let answer: AnswerBody = serde_path_to_error::deserialize(body).map_err(|error| {
         let path = error.path().to_string();
         let problem = error.into_inner().to_string();
         if path == "." { invalid(problem) } else { ApiError::field(path, problem) }

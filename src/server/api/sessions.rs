@@ -50,9 +50,12 @@ pub(crate) struct SessionView {
     /// Owner, in lists of all users; percent-encoded, as `?user=` takes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<String>,
+    pid: Option<u32>,
+    created_at: f64,
+    last_used: f64,
+    idle_seconds: f64,
     #[serde(flatten)]
     status: StatusView,
-    idle_seconds: f64,
     last_exit: Option<ExitView>,
 }
 
@@ -60,11 +63,8 @@ pub(crate) struct SessionView {
 #[derive(Serialize)]
 pub(crate) struct StatusView {
     state: String,
-    pub(crate) pid: Option<u32>,
     generation: u64,
     model: Option<String>,
-    pub(crate) created_at: f64,
-    last_used: f64,
     turns: u64,
     restarts: u64,
     memory_bytes: u64,
@@ -76,11 +76,8 @@ impl StatusView {
     pub(crate) fn of(status: &SessionStatus) -> Self {
         Self {
             state: status.state.to_string(),
-            pid: status.pid,
             generation: status.generation,
             model: status.model.clone(),
-            created_at: seconds(status.created),
-            last_used: seconds(status.last_used),
             turns: status.turns,
             restarts: status.restarts,
             memory_bytes: status.memory_bytes,
@@ -111,8 +108,11 @@ impl SessionView {
         Self {
             id: conversation.to_owned(),
             user: None,
-            status: StatusView::of(&status),
+            pid: status.pid,
+            created_at: seconds(status.created),
+            last_used: seconds(status.last_used),
             idle_seconds: status.idle.as_secs_f64(),
+            status: StatusView::of(&status),
             last_exit: status.last_exit.map(|Exit { reason, detail, at }| ExitView {
                 reason,
                 detail,
@@ -123,9 +123,9 @@ impl SessionView {
 }
 
 /// Name of a conversation in the path.
-pub(crate) struct Name(pub(crate) String);
+pub(crate) struct SessionName(pub(crate) String);
 
-impl<S: Sync + Send> FromRequestParts<S> for Name {
+impl<S: Sync + Send> FromRequestParts<S> for SessionName {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
@@ -178,7 +178,7 @@ async fn list(State(app): State<Arc<App>>, query: SessionQuery) -> Result<Json<L
 
 async fn inspect(
     State(app): State<Arc<App>>,
-    Name(name): Name,
+    SessionName(name): SessionName,
     query: SessionQuery,
 ) -> Result<Json<SessionView>, ApiError> {
     let (_, status) = existing(&app, &query.subject()?, &name).await?;
@@ -188,7 +188,7 @@ async fn inspect(
 /// Starts the child; creates the session if needed.
 async fn warm(
     State(app): State<Arc<App>>,
-    Name(name): Name,
+    SessionName(name): SessionName,
     query: SessionQuery,
 ) -> Result<Json<SessionView>, ApiError> {
     app.refuse_when_draining()?;
@@ -202,7 +202,7 @@ async fn warm(
 
 async fn interrupt(
     State(app): State<Arc<App>>,
-    Name(name): Name,
+    SessionName(name): SessionName,
     query: SessionQuery,
 ) -> Result<Json<Value>, ApiError> {
     let (session, _) = existing(&app, &query.subject()?, &name).await?;
@@ -212,7 +212,7 @@ async fn interrupt(
 
 async fn delete(
     State(app): State<Arc<App>>,
-    Name(name): Name,
+    SessionName(name): SessionName,
     query: SessionQuery,
 ) -> Result<Json<Value>, ApiError> {
     let (user, purge) = (query.subject()?, query.fields.flag("purge")?);

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::model::ids::{SessionKey, UserId};
 use crate::server::api::error::ApiError;
-use crate::server::api::sessions::StatusView;
+use crate::server::api::sessions::{StatusView, seconds};
 use crate::server::app::App;
 use crate::server::auth::caller::Caller;
 use crate::session::SessionStatus;
@@ -27,12 +27,16 @@ pub(crate) struct Pool {
     active_users: Vec<Entry>,
 }
 
-/// One session: its status, and fields of the service that this one replaces. Durations are in seconds.
+/// One session. The first seven fields, in this order, are those of the service that this one replaces; durations are
+/// in seconds, times in seconds since 1970.
 #[derive(Serialize)]
 struct Entry {
     user_id: String,
     idle_time: f64,
     uptime: f64,
+    created_at: f64,
+    last_used: f64,
+    pid: Option<u32>,
     alive: bool,
     session: String,
     #[serde(flatten)]
@@ -51,7 +55,7 @@ pub(crate) async fn pool(
     }
     let sessions = app.pilot().sessions().into_iter().filter(|(key, _)| caller.sees(key.user()));
     let mut active_users: Vec<Entry> = sessions.map(|(key, status)| entry(&key, &status)).collect();
-    active_users.sort_by(|a, b| a.status.created_at.total_cmp(&b.status.created_at));
+    active_users.sort_by(|a, b| a.created_at.total_cmp(&b.created_at));
     Ok(Json(Pool {
         pool_size: active_users.iter().filter(|entry| entry.alive).count(),
         max_idle_time: config.session.idle_timeout.as_secs_f64(),
@@ -65,6 +69,9 @@ fn entry(key: &SessionKey, status: &SessionStatus) -> Entry {
         user_id: shown(key.user()),
         idle_time: status.idle.as_secs_f64(),
         uptime: status.uptime.as_secs_f64(),
+        created_at: seconds(status.created),
+        last_used: seconds(status.last_used),
+        pid: status.pid,
         alive: status.pid.is_some(),
         session: key.conversation().to_owned(),
         status: StatusView::of(status),

@@ -19,7 +19,7 @@ pub(crate) const REQUEST_ID_HEADER: &str = "x-request-id";
 const MAX_REQUEST_ID: usize = 128;
 
 /// Identity of a caller for shared limits: id of its key, user named by the header.
-pub(crate) type Name = (Option<String>, Option<UserId>);
+pub(crate) type CallerId = (Option<String>, Option<UserId>);
 
 /// The sender of a request, in the extensions of every request to a protected path.
 #[derive(Debug, Clone)]
@@ -145,7 +145,7 @@ impl Caller {
     }
 
     /// Identity for shared limits.
-    pub(crate) fn name(&self) -> Name {
+    pub(crate) fn name(&self) -> CallerId {
         (self.key_id().map(str::to_owned), self.named.clone())
     }
 

@@ -37,11 +37,11 @@ pub(crate) type Digest = [u8; 32];
 /// Users by the digests of their tokens.
 pub(crate) struct Identities {
     directory: PathBuf,
-    known: Mutex<Known>,
+    known: Mutex<TokenOwners>,
 }
 
 #[derive(Default)]
-struct Known {
+struct TokenOwners {
     owners: HashMap<Digest, UserId>,
     tokens: HashMap<UserId, VecDeque<Digest>>,
 }
@@ -107,7 +107,7 @@ impl Identities {
     }
 }
 
-impl Known {
+impl TokenOwners {
     /// The record to save, if it has changed.
     fn learn(&mut self, user: &UserId, presented: [Digest; 2]) -> Option<Record> {
         if self.tokens.len() >= MAX_USERS && !self.tokens.contains_key(user) {
@@ -145,8 +145,8 @@ impl Known {
     }
 }
 
-fn load(directory: &Path) -> Known {
-    let mut known = Known::default();
+fn load(directory: &Path) -> TokenOwners {
+    let mut known = TokenOwners::default();
     let Ok(entries) = std::fs::read_dir(directory) else { return known };
     for entry in entries.flatten().take(MAX_USERS) {
         if entry.path().extension().is_some() {
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn only_latest_tokens_are_kept() {
-        let mut known = Known::default();
+        let mut known = TokenOwners::default();
         let user = UserId::new("u").unwrap();
         for number in 0..100 {
             known.learn(&user, digests(&tokens(&format!("a{number}"), &format!("r{number}"))));

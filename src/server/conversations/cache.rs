@@ -15,11 +15,11 @@ pub(super) struct Conversation {
     pub(super) system: Digest,
     /// Last use, in milliseconds since 1970.
     pub(super) used: u64,
-    pub(super) state: State,
+    pub(super) state: SlotState,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum State {
+pub(super) enum SlotState {
     /// Available: its child knows exactly this history.
     Free(Digest),
     /// In use by a request.
@@ -74,7 +74,7 @@ impl ConversationCache {
         };
         let (name, system) = (new_name, digest.system);
         let slot = self.slots.get_mut(number)?;
-        *slot = Some(Conversation { name: name.clone(), system, used: now, state: State::Claimed });
+        *slot = Some(Conversation { name: name.clone(), system, used: now, state: SlotState::Claimed });
         self.changed.push(number);
         Some(Slot { number, name, former: Digest::EMPTY })
     }
@@ -82,11 +82,11 @@ impl ConversationCache {
     /// Claims a conversation with exactly this history. Prefers the same system prompt, then the most recent use, because
     /// its child is most likely warm.
     fn free(&mut self, knows: Digest, system: Digest) -> Option<Slot> {
-        let is_free = |it: &&mut Conversation| it.state == State::Free(knows);
+        let is_free = |it: &&mut Conversation| it.state == SlotState::Free(knows);
         let slots = self.slots.iter_mut().enumerate();
         let matching = slots.filter_map(|(number, slot)| Some((number, slot.as_mut().filter(is_free)?)));
         let (number, found) = matching.max_by_key(|(_, it)| (it.system == system, it.used))?;
-        found.state = State::Claimed;
+        found.state = SlotState::Claimed;
         self.changed.push(number);
         Some(Slot { number, name: found.name.clone(), former: knows })
     }
@@ -95,8 +95,10 @@ impl ConversationCache {
     pub(super) fn release(&mut self, claim: &Slot, knows: Option<Digest>, system: Option<Digest>, now: u64) {
         let slot = self.slots.get_mut(claim.number).and_then(Option::as_mut);
         // The conversation may have been removed meanwhile, and its slot reused.
-        let Some(it) = slot.filter(|it| it.name == claim.name && it.state == State::Claimed) else { return };
-        it.state = knows.map_or(State::Stale, State::Free);
+        let Some(it) = slot.filter(|it| it.name == claim.name && it.state == SlotState::Claimed) else {
+            return;
+        };
+        it.state = knows.map_or(SlotState::Stale, SlotState::Free);
         it.system = system.unwrap_or(it.system);
         it.used = it.used.max(now);
         self.changed.push(claim.number);
@@ -117,7 +119,7 @@ impl ConversationCache {
     /// Deletions that are not queued yet; marks them as queued.
     pub(super) fn take_deletions(&mut self) -> Vec<String> {
         let waiting = self.slots.iter_mut().flatten().filter_map(|it| match &mut it.state {
-            State::Deleting { queued } if !*queued => {
+            SlotState::Deleting { queued } if !*queued => {
                 *queued = true;
                 Some(it.name.clone())
             }
@@ -129,15 +131,15 @@ impl ConversationCache {
     /// Marks a failed deletion for another attempt.
     pub(super) fn retry_deletion(&mut self, name: &str) {
         let found = self.slots.iter_mut().flatten().find(|it| it.name == name);
-        if let Some(it) = found.filter(|it| matches!(it.state, State::Deleting { .. })) {
-            it.state = State::Deleting { queued: false };
+        if let Some(it) = found.filter(|it| matches!(it.state, SlotState::Deleting { .. })) {
+            it.state = SlotState::Deleting { queued: false };
         }
     }
 
     /// Whether this conversation is to be deleted.
     pub(super) fn is_deleting(&self, name: &str) -> bool {
         let mut deleting =
-            self.slots.iter().flatten().filter(|it| matches!(it.state, State::Deleting { .. }));
+            self.slots.iter().flatten().filter(|it| matches!(it.state, SlotState::Deleting { .. }));
         deleting.any(|it| it.name == name)
     }
 
@@ -153,16 +155,16 @@ impl ConversationCache {
     /// Marks conversations for deletion, stale ones first, then by last use, until at most `kept` are left. Claimed ones
     /// stay.
     fn evict_to(&mut self, kept: usize) {
-        let is_deleting = |it: &Conversation| matches!(it.state, State::Deleting { .. });
+        let is_deleting = |it: &Conversation| matches!(it.state, SlotState::Deleting { .. });
         let mut count = self.slots.iter().flatten().filter(|it| !is_deleting(it)).count();
         while count > kept {
             let slots = self.slots.iter_mut().enumerate();
             let idle = slots.filter_map(|(number, slot)| {
                 let it = slot.as_mut()?;
                 let is_free = match it.state {
-                    State::Stale => false,
-                    State::Free(_) => true,
-                    State::Claimed | State::Deleting { .. } => return None,
+                    SlotState::Stale => false,
+                    SlotState::Free(_) => true,
+                    SlotState::Claimed | SlotState::Deleting { .. } => return None,
                 };
                 Some((is_free, it.used, number, it))
             });
@@ -170,7 +172,7 @@ impl ConversationCache {
             else {
                 return;
             };
-            victim.state = State::Deleting { queued: false };
+            victim.state = SlotState::Deleting { queued: false };
             self.changed.push(number);
             count -= 1;
         }

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::cache::{Conversation, State};
+use super::cache::{Conversation, SlotState};
 use super::digest::Digest;
 use crate::support::hex;
 use crate::workspace::{open_own, read_own};
@@ -43,9 +43,9 @@ pub(super) fn read(path: &Path) -> Vec<Option<Conversation>> {
 fn parse(slot: &[u8]) -> Option<Conversation> {
     let record: Record = serde_json::from_slice(slot).ok()?;
     let state = match record.history {
-        _ if record.deleting => State::Deleting { queued: false },
-        Some(history) => State::Free(parse_digest(&history)?),
-        None => State::Stale,
+        _ if record.deleting => SlotState::Deleting { queued: false },
+        Some(history) => SlotState::Free(parse_digest(&history)?),
+        None => SlotState::Stale,
     };
     Some(Conversation { name: record.name, system: parse_digest(&record.system)?, used: record.used, state })
 }
@@ -86,10 +86,10 @@ fn render(slot: Option<&Conversation>) -> io::Result<Vec<u8>> {
             used: it.used,
             system: hex::encode(&it.system.0),
             history: match &it.state {
-                State::Free(history) => Some(hex::encode(&history.0)),
-                State::Claimed | State::Stale | State::Deleting { .. } => None,
+                SlotState::Free(history) => Some(hex::encode(&history.0)),
+                SlotState::Claimed | SlotState::Stale | SlotState::Deleting { .. } => None,
             },
-            deleting: matches!(it.state, State::Deleting { .. }),
+            deleting: matches!(it.state, SlotState::Deleting { .. }),
         })?,
     };
     if content.len() >= SLOT_BYTES {
@@ -110,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    fn conversation(state: State) -> Option<Conversation> {
+    fn conversation(state: SlotState) -> Option<Conversation> {
         let name = format!("auto-{}", uuid::Uuid::new_v4().simple());
         Some(Conversation { name, system: Digest([0xab; 32]), used: u64::MAX >> 8, state })
     }
@@ -120,17 +120,17 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("new/file");
         let mut slots = vec![
-            conversation(State::Free(Digest([1; 32]))),
+            conversation(SlotState::Free(Digest([1; 32]))),
             None,
-            conversation(State::Claimed),
-            conversation(State::Deleting { queued: true }),
+            conversation(SlotState::Claimed),
+            conversation(SlotState::Deleting { queued: true }),
         ];
         write(&path, &slots, &[0, 2, 3]);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let again = read(&path);
         assert_eq!((&again[0], &again[1]), (&slots[0], &None));
-        assert_eq!(again[2].as_ref().unwrap().state, State::Stale, "it was claimed when we were killed");
-        assert_eq!(again[3].as_ref().unwrap().state, State::Deleting { queued: false });
+        assert_eq!(again[2].as_ref().unwrap().state, SlotState::Stale, "it was claimed when we were killed");
+        assert_eq!(again[3].as_ref().unwrap().state, SlotState::Deleting { queued: false });
 
         slots[0] = None;
         write(&path, &slots, &[0]);
@@ -142,7 +142,7 @@ mod tests {
     fn damaged_slot_is_empty() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
-        let slots = [conversation(State::Free(Digest([1; 32]))), conversation(State::Stale)];
+        let slots = [conversation(SlotState::Free(Digest([1; 32]))), conversation(SlotState::Stale)];
         write(&path, &slots, &[0, 1]);
         let good = std::fs::read(&path).unwrap();
         for (at, byte) in [(0, b'x'), (100, 0xff), (3, 0)] {
@@ -160,8 +160,8 @@ mod tests {
     fn file_is_removed_when_a_write_fails() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
-        let long = Conversation { name: "n".repeat(300), ..conversation(State::Stale).unwrap() };
-        write(&path, &[conversation(State::Free(Digest([1; 32])))], &[0]);
+        let long = Conversation { name: "n".repeat(300), ..conversation(SlotState::Stale).unwrap() };
+        write(&path, &[conversation(SlotState::Free(Digest([1; 32])))], &[0]);
         write(&path, &[Some(long)], &[0]);
         assert!(!path.exists());
     }

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::cache::{SPARE_SLOTS, State};
+use super::cache::{SPARE_SLOTS, SlotState};
 use super::*;
 use crate::server::dialect::message::Message;
 
@@ -128,7 +128,7 @@ fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
         let again = ConversationCache::new(KEEP, file::read(&path));
         for (now, then) in cache.slots().iter().zip(again.slots()) {
             let state = |slot: &Option<_>| slot.as_ref().map(|it: &cache::Conversation| it.state);
-            if let Some(State::Free(_)) = state(then) {
+            if let Some(SlotState::Free(_)) = state(then) {
                 prop_assert_eq!(state(now), state(then), "a crash makes nothing free that is not");
             }
         }
@@ -184,11 +184,11 @@ impl World {
     }
 
     fn is_as(&self, cache: &ConversationCache) -> Result<(), TestCaseError> {
-        let is = |wanted: fn(&State) -> bool| {
+        let is = |wanted: fn(&SlotState) -> bool| {
             cache.slots().iter().flatten().filter(move |it| wanted(&it.state)).count()
         };
-        let claimed = is(|it| matches!(it, State::Claimed));
-        let kept = is(|it| matches!(it, State::Free(_) | State::Stale));
+        let claimed = is(|it| matches!(it, SlotState::Claimed));
+        let kept = is(|it| matches!(it, SlotState::Free(_) | SlotState::Stale));
         prop_assert!(kept + claimed <= KEEP.max(claimed), "{kept} kept, {claimed} claimed");
         prop_assert!(cache.slots().len() <= KEEP + SPARE_SLOTS);
         let held = self.claims.iter().filter(|(slot, ..)| !self.by_name.contains(&slot.name)).count();

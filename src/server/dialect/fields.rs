@@ -53,7 +53,7 @@ pub(crate) struct Ignored {
 /// Classifies the fields of a body that its dialect's parser has accepted.
 pub(crate) fn judge(dialect: Dialect, body: &[u8]) -> Result<Ignored, ApiError> {
     let table = tables::of(dialect);
-    let mut found = Found::default();
+    let mut found = Findings::default();
     // The dialect's parser has accepted the body.
     let fields: Fields<'_> = serde_json::from_slice(body).unwrap_or_default();
     for (name, value) in &fields {
@@ -87,9 +87,9 @@ fn is_read(dialect: Dialect, message: &Fields<'_>, name: &str) -> bool {
 }
 
 #[derive(Default)]
-struct Found(Ignored);
+struct Findings(Ignored);
 
-impl Found {
+impl Findings {
     fn judge(&mut self, table: &[Field], name: &str, value: &RawValue) -> Result<(), ApiError> {
         if value.get() == "null" {
             return Ok(());

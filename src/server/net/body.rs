@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::server::api::error::ApiError;
-use crate::server::auth::caller::{Caller, Name};
+use crate::server::auth::caller::{Caller, CallerId};
 use crate::support::lock::MutexExt;
 use crate::turn::Hold;
 
@@ -34,13 +34,13 @@ pub(crate) struct BodyBudget {
 struct Account {
     permits: Arc<Semaphore>,
     /// Units held per caller.
-    held: Mutex<HashMap<Name, usize>>,
+    held: Mutex<HashMap<CallerId, usize>>,
 }
 
 /// A body with its share of the account, freed on drop.
 pub(crate) struct Received {
     pub(crate) bytes: Bytes,
-    share: Share,
+    share: BodyShare,
 }
 
 impl Received {
@@ -61,7 +61,7 @@ impl BodyBudget {
     /// Reads a whole body.
     pub(crate) async fn receive(&self, caller: &Caller, body: Body) -> Result<Received, ApiError> {
         let mut share =
-            Share { account: self.account.clone(), caller: caller.name(), units: 0, permits: None };
+            BodyShare { account: self.account.clone(), caller: caller.name(), units: 0, permits: None };
         let bytes = timeout(self.within, self.read(&mut share, body)).await.map_err(|_| {
             let seconds = self.within.as_secs_f32();
             let message = format!("the request body did not arrive within {seconds} s (http.body_timeout)");
@@ -71,7 +71,7 @@ impl BodyBudget {
     }
 
     /// Counts received bytes only: announcing a long body reserves nothing.
-    async fn read(&self, share: &mut Share, mut body: Body) -> Result<Bytes, ApiError> {
+    async fn read(&self, share: &mut BodyShare, mut body: Body) -> Result<Bytes, ApiError> {
         let mut bytes = BytesMut::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| self.failed(&error))?;
@@ -99,13 +99,13 @@ impl BodyBudget {
 }
 
 impl Account {
-    fn held(&self) -> MutexGuard<'_, HashMap<Name, usize>> {
+    fn held(&self) -> MutexGuard<'_, HashMap<CallerId, usize>> {
         self.held.lock_unpoisoned()
     }
 
     /// Adds `more` units to the caller's share. A caller holds at most as much as is left for all others: one caller
     /// ends at half of the memory, two at a third each, so that the next always gets some.
-    fn count(&self, caller: &Name, more: usize) -> Result<(), ApiError> {
+    fn count(&self, caller: &CallerId, more: usize) -> Result<(), ApiError> {
         let mut held = self.held();
         let own = held.get(caller).copied().unwrap_or_default();
         if own > 0 && own + more > self.permits.available_permits() {
@@ -117,15 +117,15 @@ impl Account {
 }
 
 /// Share of one body in the account.
-struct Share {
+struct BodyShare {
     account: Arc<Account>,
-    caller: Name,
+    caller: CallerId,
     /// Units counted for its caller.
     units: usize,
     permits: Option<OwnedSemaphorePermit>,
 }
 
-impl Share {
+impl BodyShare {
     /// Waits until the share has `units`.
     async fn grow(&mut self, units: usize) -> Result<(), ApiError> {
         let more = units.saturating_sub(self.units);
@@ -146,7 +146,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for BodyShare {
     fn drop(&mut self) {
         let mut held = self.account.held();
         if let Some(own) = held.get_mut(&self.caller) {

@@ -28,7 +28,7 @@ use crate::support::lock::MutexExt;
 mod records;
 mod reservation;
 
-use records::{Digest, Known, Recorded, Records};
+use records::{Digest, Lookup, Recorded, Records};
 pub(super) use reservation::Reservation;
 
 /// Header with the key.
@@ -107,30 +107,30 @@ impl Idempotency {
         let key = digest(&[&owner, route.as_bytes(), &request.id]);
         let known = self.records.lock_unpoisoned().begin(key, owner, request.request, Instant::now());
         match known {
-            Known::New => {
+            Lookup::New => {
                 let records = self.records.clone();
                 Ok(Begin::New(Reservation::new(records, key, request.continues)))
             }
-            Known::Answered(recorded) => Ok(Begin::Replay(again(recorded))),
-            Known::Other => {
+            Lookup::Answered(recorded) => Ok(Begin::Replay(again(recorded))),
+            Lookup::Other => {
                 let message = "this Idempotency-Key came with another request before; use a new key";
                 Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", message))
             }
-            Known::Running => {
+            Lookup::Running => {
                 let message =
                     "the turn of this Idempotency-Key still runs; the same request gets its answer later";
                 Err(ApiError::conflict("idempotency_running", message, Some(RUNNING_PAUSE)))
             }
-            Known::NotKept => {
+            Lookup::NotKept => {
                 let message = "the turn of this Idempotency-Key has run; its answer was cut off or too long to be kept. \
                                Ask for a new turn with a new key, or look at the session";
                 Err(ApiError::conflict("idempotency_not_kept", message, None))
             }
-            Known::Full { of_one: true } => {
+            Lookup::Full { of_one: true } => {
                 let message = "too many Idempotency-Keys of this user are remembered";
                 Err(ApiError::limited("too_many_idempotency_keys", message, RUNNING_PAUSE))
             }
-            Known::Full { of_one: false } => {
+            Lookup::Full { of_one: false } => {
                 Err(ApiError::overloaded("too many Idempotency-Keys are remembered", RUNNING_PAUSE))
             }
         }

@@ -27,7 +27,7 @@ use crate::error::TurnError;
 use crate::model::ids::UserId;
 use crate::server::api::error::{ApiError, ErrorForm};
 use crate::server::api::query::SessionQuery;
-use crate::server::api::sessions::Name;
+use crate::server::api::sessions::SessionName;
 use crate::server::app::App;
 use crate::server::net::connection::Closing;
 
@@ -202,7 +202,7 @@ impl Drop for Ends {
 pub(crate) async fn attach(
     State(app): State<Arc<App>>,
     query: SessionQuery,
-    Name(session): Name,
+    SessionName(session): SessionName,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let user = query.subject()?;

@@ -25,7 +25,7 @@ const STILL: &[(&str, usize)] = &[
     ("src", 419),
     ("crates", 0),
     ("tests", 19),
-    ("docs", 3),
+    ("docs", 0),
     ("dashboards", 0),
     ("examples", 0),
     ("benches", 0),

@@ -360,7 +360,7 @@ fn task_is_a_part_of_its_turn_where_switched_off() {
 }
 
 #[test]
-fn withheld_lines_belong_to_the_turn_once_it_is_echoed() {
+fn withheld_lines_belong_to_an_echoed_turn() {
     let mut bench = shared();
     bench.line(&line::task_started("t"));
     bench.line(&line::task_ended("t"));

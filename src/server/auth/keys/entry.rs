@@ -90,8 +90,9 @@ impl Entry {
 
     /// Parses a line. The error does not repeat its content.
     pub(super) fn parse(line: &str) -> Result<Self, String> {
-        let line: Line = serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(line))
-            .map_err(|error| problem(&error.path().to_string(), error.inner()))?;
+        let line: EntryRecord =
+            serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(line))
+                .map_err(|error| problem(&error.path().to_string(), error.inner()))?;
         let digest = hex::decode_array(&line.sha256).ok_or("sha256: 64 hexadecimal digits are expected")?;
         let role = match (line.role, line.user) {
             (RoleName::User, Some(user)) => {
@@ -117,7 +118,7 @@ impl Entry {
             Role::Service => (RoleName::Service, None),
             Role::Admin => (RoleName::Admin, None),
         };
-        serde_json::to_string(&Line {
+        serde_json::to_string(&EntryRecord {
             id: self.id.clone(),
             role,
             user,
@@ -139,7 +140,7 @@ pub(super) fn is_entry(line: &str) -> bool {
 /// Serialized form.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
+struct EntryRecord {
     id: String,
     role: RoleName,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -88,7 +88,7 @@ fn newest_media_are_kept() {
 }
 
 #[test]
-fn what_would_spoil_every_turn_is_refused_by_its_place() {
+fn block_that_spoils_every_turn_is_refused() {
     let large = "A".repeat(MAX_IMAGE + 4);
     for (block, problem) in [
         (

@@ -19,13 +19,13 @@ const CONTEXT_LOST: &[u8] = b": context_lost\n\n";
 /// The renderer of one turn.
 pub(crate) struct Chunks {
     reader: Reader,
-    writer: Writer,
+    writer: ChunkWriter,
     text: KeptText,
     session: String,
 }
 
 /// The constant part of each chunk, rendered once.
-struct Writer {
+struct ChunkWriter {
     id: String,
     created: u64,
     model: String,
@@ -43,7 +43,7 @@ impl Chunks {
         request: &TurnRequest,
         keep_text: bool,
     ) -> Self {
-        let mut writer = Writer {
+        let mut writer = ChunkWriter {
             id: new_id("chatcmpl-"),
             created: context.created,
             model: request.model.clone(),
@@ -56,7 +56,7 @@ impl Chunks {
     }
 }
 
-impl Writer {
+impl ChunkWriter {
     fn prepare(&mut self) {
         // Writing to memory does not fail.
         let model = serde_json::to_string(&self.model).unwrap_or_default();

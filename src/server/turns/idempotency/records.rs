@@ -41,7 +41,7 @@ impl Recorded {
 
 /// Lookup result of a key.
 #[derive(Debug, PartialEq)]
-pub(super) enum Known {
+pub(super) enum Lookup {
     /// New, and recorded from now on.
     New,
     /// Used with another request.
@@ -61,18 +61,18 @@ pub(super) enum Known {
 struct Entry {
     owner: Digest,
     request: Digest,
-    state: State,
+    state: TurnState,
 }
 
 #[derive(Debug)]
-enum State {
+enum TurnState {
     Running,
     NotKept,
     Answered(Recorded),
 }
 
 #[derive(Debug, Default)]
-struct Share {
+struct UserRecords {
     entries: usize,
     bytes: usize,
     /// Keys with an answer, oldest first; some may be outdated.
@@ -83,7 +83,7 @@ struct Share {
 #[derive(Debug, Default)]
 pub(super) struct Records {
     entries: HashMap<Digest, Entry>,
-    shares: HashMap<Digest, Share>,
+    shares: HashMap<Digest, UserRecords>,
     answered: VecDeque<Digest>,
     /// Expiry of keys of ended turns, earliest first.
     ends: VecDeque<(Instant, Digest)>,
@@ -92,26 +92,26 @@ pub(super) struct Records {
 
 impl Records {
     /// Looks up a key and records a new one.
-    pub(super) fn begin(&mut self, key: Digest, owner: Digest, request: Digest, now: Instant) -> Known {
+    pub(super) fn begin(&mut self, key: Digest, owner: Digest, request: Digest, now: Instant) -> Lookup {
         while let Some((_, over)) = self.ends.front().filter(|(end, _)| *end <= now).copied() {
             self.ends.pop_front();
             self.forget(over);
         }
         if let Some(entry) = self.entries.get(&key) {
             return match &entry.state {
-                _ if entry.request != request => Known::Other,
-                State::Running => Known::Running,
-                State::NotKept => Known::NotKept,
-                State::Answered(recorded) => Known::Answered(recorded.clone()),
+                _ if entry.request != request => Lookup::Other,
+                TurnState::Running => Lookup::Running,
+                TurnState::NotKept => Lookup::NotKept,
+                TurnState::Answered(recorded) => Lookup::Answered(recorded.clone()),
             };
         }
         let own = self.shares.get(&owner).map_or(0, |share| share.entries);
         if own >= MOST_OF_ONE || self.entries.len() >= MOST {
-            return Known::Full { of_one: own >= MOST_OF_ONE };
+            return Lookup::Full { of_one: own >= MOST_OF_ONE };
         }
         self.shares.entry(owner).or_default().entries += 1;
-        self.entries.insert(key, Entry { owner, request, state: State::Running });
-        Known::New
+        self.entries.insert(key, Entry { owner, request, state: TurnState::Running });
+        Lookup::New
     }
 
     /// Records the end of the turn, with or without an answer.
@@ -119,11 +119,11 @@ impl Records {
         let Some(entry) = self.entries.get_mut(&key) else { return };
         self.ends.push_back((now + KEPT_FOR, key));
         let Some(recorded) = recorded.filter(|recorded| recorded.bytes() <= LONGEST) else {
-            entry.state = State::NotKept;
+            entry.state = TurnState::NotKept;
             return;
         };
         let (owner, bytes) = (entry.owner, recorded.bytes());
-        entry.state = State::Answered(recorded);
+        entry.state = TurnState::Answered(recorded);
         self.bytes += bytes;
         self.answered.push_back(key);
         let share = self.shares.entry(owner).or_default();
@@ -148,7 +148,7 @@ impl Records {
     /// Drops the answer and keeps the key.
     fn give_up(&mut self, key: Digest) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
-        if let State::Answered(recorded) = std::mem::replace(&mut entry.state, State::NotKept) {
+        if let TurnState::Answered(recorded) = std::mem::replace(&mut entry.state, TurnState::NotKept) {
             let bytes = recorded.bytes();
             self.bytes -= bytes;
             if let Some(share) = self.shares.get_mut(&entry.owner) {
@@ -195,17 +195,17 @@ mod tests {
     fn key_runs_once_even_without_answer() {
         let (mut records, now) = (Records::default(), Instant::now());
         let (key, alice, request) = (digest(1), digest(2), digest(3));
-        assert_eq!(records.begin(key, alice, request, now), Known::New);
-        assert_eq!(records.begin(key, alice, request, now), Known::Running);
-        assert_eq!(records.begin(key, alice, digest(4), now), Known::Other);
+        assert_eq!(records.begin(key, alice, request, now), Lookup::New);
+        assert_eq!(records.begin(key, alice, request, now), Lookup::Running);
+        assert_eq!(records.begin(key, alice, digest(4), now), Lookup::Other);
         records.end(key, answer(5), now);
-        assert_eq!(records.begin(key, alice, request, now), Known::Answered(answer(5).unwrap()));
-        assert_eq!(records.begin(key, alice, digest(4), now), Known::Other);
+        assert_eq!(records.begin(key, alice, request, now), Lookup::Answered(answer(5).unwrap()));
+        assert_eq!(records.begin(key, alice, digest(4), now), Lookup::Other);
         records.forget(key);
-        assert_eq!(records.begin(key, alice, digest(4), now), Known::New);
+        assert_eq!(records.begin(key, alice, digest(4), now), Lookup::New);
         for gone in [None, answer(LONGEST + 1)] {
             records.end(key, gone, now);
-            assert_eq!(records.begin(key, alice, digest(4), now), Known::NotKept);
+            assert_eq!(records.begin(key, alice, digest(4), now), Lookup::NotKept);
         }
         records.forget(key);
         assert!(records.entries.is_empty() && records.shares.is_empty() && records.answered.is_empty());
@@ -223,15 +223,15 @@ mod tests {
             records.end(digest(number), answer(LONGEST), now);
         }
         let kept = |records: &mut Records, number| {
-            matches!(records.begin(digest(number), alice, alice, now), Known::Answered(_))
+            matches!(records.begin(digest(number), alice, alice, now), Lookup::Answered(_))
         };
         assert_eq!(
             (0..20).filter(|number| kept(&mut records, *number)).collect::<Vec<_>>(),
             [12, 13, 14, 15, 16, 17, 18, 19]
         );
-        assert_eq!(records.begin(digest(0), alice, alice, now), Known::NotKept);
+        assert_eq!(records.begin(digest(0), alice, alice, now), Lookup::NotKept);
         assert!(
-            matches!(records.begin(digest(1000), bob, bob, now), Known::Answered(_)),
+            matches!(records.begin(digest(1000), bob, bob, now), Lookup::Answered(_)),
             "not at the cost of others"
         );
         // The total of all users is limited too.
@@ -241,7 +241,7 @@ mod tests {
             records.end(digest(2000 + number), answer(LONGEST), now);
         }
         assert!(records.bytes <= BYTES);
-        assert_eq!(records.begin(digest(1000), bob, bob, now), Known::NotKept);
+        assert_eq!(records.begin(digest(1000), bob, bob, now), Lookup::NotKept);
     }
 
     #[test]
@@ -249,10 +249,10 @@ mod tests {
         let (mut records, now) = (Records::default(), Instant::now());
         let (alice, bob) = (digest(1), digest(2));
         for number in 0..MOST_OF_ONE {
-            assert_eq!(records.begin(digest(number), alice, alice, now), Known::New);
+            assert_eq!(records.begin(digest(number), alice, alice, now), Lookup::New);
         }
-        assert_eq!(records.begin(digest(MOST_OF_ONE), alice, alice, now), Known::Full { of_one: true });
-        assert_eq!(records.begin(digest(MOST_OF_ONE), bob, bob, now), Known::New);
+        assert_eq!(records.begin(digest(MOST_OF_ONE), alice, alice, now), Lookup::Full { of_one: true });
+        assert_eq!(records.begin(digest(MOST_OF_ONE), bob, bob, now), Lookup::New);
     }
 
     #[test]
@@ -267,16 +267,16 @@ mod tests {
         let just_before = start + KEPT_FOR - Duration::from_millis(1);
         assert_eq!(
             records.begin(digest(0), alice, request, just_before),
-            Known::Answered(answer(5).unwrap())
+            Lookup::Answered(answer(5).unwrap())
         );
-        assert_eq!(records.begin(digest(0), alice, digest(9), start + KEPT_FOR), Known::New);
-        assert_eq!(records.begin(digest(1), alice, request, start + KEPT_FOR), Known::NotKept);
+        assert_eq!(records.begin(digest(0), alice, digest(9), start + KEPT_FOR), Lookup::New);
+        assert_eq!(records.begin(digest(1), alice, request, start + KEPT_FOR), Lookup::NotKept);
         assert_eq!(records.bytes, 0);
         let later = start + KEPT_FOR * 2;
-        assert_eq!(records.begin(digest(1), alice, request, later), Known::New);
+        assert_eq!(records.begin(digest(1), alice, request, later), Lookup::New);
         assert_eq!(
             records.begin(digest(2), alice, request, later),
-            Known::Running,
+            Lookup::Running,
             "a running turn has no time limit"
         );
         assert!(records.ends.is_empty());

@@ -13,9 +13,9 @@ const TIMES: Columns = Columns(&[40, 8, 10, 12]);
 const MEASURED_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// A shown metric: description, name, labels.
-type Line = (&'static str, &'static str, &'static [&'static str]);
+type Row = (&'static str, &'static str, &'static [&'static str]);
 
-const COUNTED: [Line; 8] = [
+const COUNTED: [Row; 8] = [
     ("turns answered", "turns_total", &["outcome=\"ok\""]),
     ("turns lost, and reported as lost", "turns_total", &["outcome=\"session_lost\""]),
     ("children started", "spawns_total", &["outcome=\"ok\""]),
@@ -26,7 +26,7 @@ const COUNTED: [Line; 8] = [
     ("panics", "actor_panics_total", &[]),
 ];
 
-const TIMED: [Line; 6] = [
+const TIMED: [Row; 6] = [
     ("first output of a warm child", "first_output_seconds", &["start=\"warm\""]),
     ("first output of a cold child", "first_output_seconds", &["start=\"cold\""]),
     ("a whole turn that was answered", "turn_duration_seconds", &["outcome=\"ok\""]),

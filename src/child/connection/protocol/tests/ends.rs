@@ -38,7 +38,7 @@ fn disobeyed_interrupts_stop_the_child() {
 }
 
 #[test]
-fn slow_reader_is_ended_when_an_interrupt_is_due_again() {
+fn slow_reader_is_ended_by_the_next_interrupt() {
     let mut bench = Bench::busy();
     bench.act(|protocol, now| protocol.interrupt_turn(TurnId(1), now));
     let pause = bench.protocol.config.session.stop_interrupt;
@@ -47,7 +47,7 @@ fn slow_reader_is_ended_when_an_interrupt_is_due_again() {
 }
 
 #[test]
-fn turn_timeout_ends_the_turn_and_interrupts_the_child() {
+fn turn_timeout_interrupts_the_child() {
     let mut bench = Bench::busy();
     let limit = bench.protocol.config.session.turn_timeout;
     assert_eq!(bench.after(limit), ["end reader", "discard", "revoke reader", "write interrupt"]);

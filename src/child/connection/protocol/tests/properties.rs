@@ -46,7 +46,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 proptest! {
     #[test]
-    fn every_turn_ends_once_and_nobody_gets_a_strangers_line(steps in steps(), is_shared: bool) {
+    fn any_sequence_ends_each_turn_once(steps in steps(), is_shared: bool) {
         let mut config = config();
         config.cli.background_tasks = is_shared;
         let mut bench = Bench::opening(config, &LaunchSettings::default());
