@@ -58,7 +58,7 @@ pub(crate) fn for_starts(
     chosen
 }
 
-/// Those that go so that at least so many bytes are free.
+/// Children that go so that at least `wanted` bytes are free.
 pub(crate) fn for_bytes(wanted: u64, mut held: Held, idle: &[Idle]) -> Vec<usize> {
     let (mut chosen, mut freed) = (Vec::new(), 0_u64);
     while freed < wanted {

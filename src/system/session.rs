@@ -114,7 +114,7 @@ impl Session {
 
     async fn purge_now(&self) -> Result<(), TurnError> {
         let (key, sessions) = (self.key()?, self.sessions());
-        // Refuses turns from here on; one that comes before is told that the session was stopped.
+        // Refuses turns from here on; one that comes before ends with the stop of the session.
         let stopped = self.ask(SessionMessage::ShutDown, false, longest_stop(&sessions.env.config)).await;
         let entry = sessions.registry.get(key);
         let deleted =
