@@ -101,11 +101,13 @@
 //! streams the events of all sessions. `examples/` has a minimal program, one inside an axum service and one with a
 //! recorder of its own.
 
-pub mod adapter;
+mod adapter;
 mod admission;
 mod child;
 pub mod config;
 pub mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod installation;
 pub mod model;
 #[cfg(feature = "server")]
