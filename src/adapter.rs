@@ -10,36 +10,38 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-pub use answer::AnswerReader;
-pub use launch::{CommandLine, Dirs, HomeCleanup, LaunchMode, LaunchPlan, LaunchRefusal, LaunchSettings};
-pub use line::{ControlResponse, HostRequest, LineKind, Task, Terminal};
+#[cfg(feature = "server")]
+pub(crate) use answer::AnswerReader;
+pub(crate) use launch::{CommandLine, HomeCleanup, LaunchMode, LaunchPlan, LaunchRefusal, LaunchSettings};
+pub(crate) use line::{ControlResponse, HostRequest, LineKind, Task, Terminal};
 
 use crate::config::CliConfig;
-use crate::model::{Decision, History, OauthCredentials, PermissionRequest, Prompt, PromptRefused};
+use crate::model::{Decision, Dirs, History, OauthCredentials, PermissionRequest, Prompt, PromptRefused};
 
-pub mod answer;
-pub mod claude;
+#[cfg(feature = "server")]
+pub(crate) mod answer;
+pub(crate) mod claude;
 mod launch;
 mod line;
 
 /// Transcript of an imported conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Import {
+pub(crate) struct Import {
     /// Content of the file.
-    pub transcript: Vec<u8>,
+    pub(crate) transcript: Vec<u8>,
     /// [`Adapter::checkpoint`] of its last line.
-    pub last: String,
+    pub(crate) last: String,
 }
 
 /// OAuth credentials as the CLI stores them; any field may be missing.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct StoredCredentials {
+pub(crate) struct StoredCredentials {
     /// The bearer token.
-    pub access_token: Option<String>,
+    pub(crate) access_token: Option<String>,
     /// Renews the bearer token.
-    pub refresh_token: Option<String>,
+    pub(crate) refresh_token: Option<String>,
     /// Expiry of the bearer token, in milliseconds since 1970.
-    pub expires_at: Option<i64>,
+    pub(crate) expires_at: Option<i64>,
 }
 
 impl Debug for StoredCredentials {
@@ -49,10 +51,7 @@ impl Debug for StoredCredentials {
 }
 
 /// Protocol of one CLI. All methods are pure, except for those that read the transcript.
-pub trait Adapter: Debug + Send + Sync + 'static {
-    /// Name of the CLI, for messages.
-    fn name(&self) -> &'static str;
-
+pub(crate) trait Adapter: Debug + Send + Sync + 'static {
     /// Whether this version was reviewed for what it does by itself. `version` is the output of `--version`.
     fn is_judged(&self, version: &str) -> bool;
 
@@ -137,6 +136,7 @@ pub trait Adapter: Debug + Send + Sync + 'static {
     fn text_delta(&self, line: &[u8]) -> Option<String>;
 
     /// Reader of a turn's answer: by deltas, or by complete blocks.
+    #[cfg(feature = "server")]
     fn answer_reader(&self, by_deltas: bool) -> Box<dyn AnswerReader>;
 
     // --- Transcript
@@ -153,14 +153,6 @@ pub trait Adapter: Debug + Send + Sync + 'static {
     /// # Errors
     /// If the file cannot be read.
     fn transcript_gap(&self, transcript: &File, checkpoint: &str) -> std::io::Result<Option<String>>;
-
-    /// Whether the transcript has the line and everything before it.
-    ///
-    /// # Errors
-    /// If the file cannot be read.
-    fn transcript_holds(&self, transcript: &File, checkpoint: &str) -> std::io::Result<bool> {
-        Ok(self.transcript_gap(transcript, checkpoint)?.is_none())
-    }
 
     /// Transcript of an imported history, for [`LaunchMode::Resume`] under this id; `None` if the first prompt carries
     /// all of it. Takes long for megabytes of text: use a thread for blocking work.

@@ -1,13 +1,12 @@
 //! One warm, supervised, resumable CLI process per user.
 //!
-//! A program that talks to a command-line agent such as `claude` either starts it anew for every message, which costs half
-//! a second and half a CPU second each time, or keeps a process by hand. pilotlight keeps it: each user's process is
-//! started with the first message, answers the next ones at once, is stopped when it has been idle for long, and is
-//! started again, with the conversation, when there is something to say or when it has died. Nothing that it starts
-//! outlives it.
+//! Starting a command-line agent such as `claude` for every message costs half a second and half a CPU second each
+//! time. pilotlight keeps one process per user warm: the first message starts it, later messages reuse it, and an idle
+//! timeout stops it. After a stop or a crash, the next message starts a process that resumes the conversation. No
+//! process outlives the system.
 //!
-//! This crate is the library; the same package builds a server (`pilotlight serve`) on top of it, and `pilotlight demo`
-//! shows all of it in some seconds, offline.
+//! This crate is the library. The same package builds a server (`pilotlight serve`); `pilotlight demo` shows both
+//! offline.
 //!
 //! # Embedding
 //!
@@ -49,67 +48,66 @@
 //! With the feature `sim`, `config.cli.program = "sim"` and `sim::run_if_asked` beside the other call in `main`, the same
 //! program runs offline on a simulated CLI, which is also what tests of an embedding program may use.
 //!
-//! # Words
+//! # Terms
 //!
 //! | word | meaning |
 //! |---|---|
-//! | user | who owns sessions: 1 to 256 bytes of any kind; never a path, never a label, never in a log |
-//! | session | one conversation of one user; it survives crashes, evictions and restarts ([`Session`]) |
-//! | child | the CLI process, with all that it has started, that serves a session now |
-//! | turn | one message and everything up to its one [`Outcome`] ([`Turn`]) |
-//! | event | one line of the CLI, passed on byte for byte ([`Event`]) |
-//! | evict | stop the child and keep the session: its next message starts a child that resumes the conversation |
-//! | restart | start a child again because it died unasked |
-//! | shim | the small process between this one and each child; it kills the child's whole tree when either is gone |
+//! | user | owner of sessions: 1 to 256 bytes of any kind; never part of a path, a label or a log line |
+//! | session | conversation of a user ([`Session`]); survives crashes, evictions and restarts |
+//! | child | CLI process of a session, with its descendants |
+//! | turn | one message and its answer, up to the [`Outcome`] ([`Turn`]) |
+//! | event | line of the CLI, passed on byte for byte ([`Event`]) |
+//! | evict | stop the child and keep the session; the next message resumes the conversation |
+//! | restart | start a child again after a failure |
+//! | shim | parent process of a child; kills the child's whole tree when the child or this process ends |
 //!
-//! # What holds, and where it ends
+//! # Guarantees and limits
 //!
-//! * **At most one child per session.** Also while an actor fails and is replaced.
-//! * **Each accepted turn has exactly one outcome**, and its events reach the one who asked. An error of
-//!   [`Session::send`] means that the child has seen nothing; later ones say by [`TurnError::reached_child`] whether
-//!   asking again could do the work twice.
-//! * **A child may die at any time.** The next message finds the conversation again. What the CLI has not written to its
-//!   transcript is lost with it (`claude` writes some 100 ms after an answer); then the next turn begins with a notice
-//!   (`"type":"pilotlight","subtype":"context_lost"`), [`Outcome::context_lost`] is set and a counter grows. A turn that
-//!   is cut short ends with [`TurnError::SessionLost`]; one of which nothing had come yet is given to the next child,
-//!   once (`restart.retry_turn`).
+//! * **At most one child per session**, also while a failed actor is replaced.
+//! * **Exactly one outcome per accepted turn.** An error of [`Session::send`] means that the child has not seen the
+//!   message. For a later error, [`TurnError::reached_child`] says whether a retry may repeat the work.
+//! * **A child may die at any time.** The next message resumes the conversation. Output that the CLI had not written to
+//!   its transcript is lost. The next turn then begins with a notice (`"subtype":"context_lost"`) and sets
+//!   [`Outcome::context_lost`]. An interrupted turn ends with [`TurnError::SessionLost`]; a turn without any output is
+//!   retried once with the next child (`restart.retry_turn`).
 //! * **Eviction and memory pressure never end a running turn.**
-//! * **Nothing is left** after a shutdown, a crash or SIGKILL of this process or of a child: the shim ends the whole
-//!   tree, by its cgroup where one can be made (Linux 5.14, cgroup v2, write access), else by walking its descendants,
-//!   which even daemons do not escape. If a shim is killed together with everything above it, the rest is found at the
-//!   next start by a mark in its environment; a process that has cleared its environment by then is not.
-//! * **Everything is bounded**: queues, lines, buffers, waits, restarts, starts in flight. A slow reader slows its own
-//!   child and nobody else.
-//! * **Dropping is safe.** A dropped [`Turn`] is interrupted and its child stays warm; after the last handle, or the
-//!   runtime, has been dropped the children end.
+//! * **No process is left** after a shutdown, a crash or SIGKILL of this process or of a child. The shim kills the whole
+//!   tree: by its cgroup if possible (Linux 5.14, cgroup v2, write access), otherwise by a walk over its descendants,
+//!   daemons included. If a shim is killed together with this process, the next start finds the rest by a marker in
+//!   their environment. A process that cleared its environment escapes that search.
+//! * **Everything is bounded**: queues, lines, buffers, waits, restarts, starts in flight. A slow reader slows only its
+//!   own child.
+//! * **Dropping is safe.** Dropping a [`Turn`] interrupts it and keeps its child warm. Dropping the last handle or the
+//!   runtime ends the children.
 //!
-//! Not there yet: children run as the user of this process and are not isolated from each other by the system. A tool
-//! that one user's CLI runs can read the files of another user's session. Tools are denied unless
-//! [`config::Permissions`] says otherwise; allow them only where all users may see each other's data. Linux only.
+//! Children run as the user of this process and are not isolated from each other. A tool of one user's CLI can read the
+//! files of another user's session. Tools are denied by default ([`config::Permissions`]); allow them only if all users
+//! may see each other's data. Linux only.
 //!
 //! # Features
 //!
-//! | feature | default | what it adds |
+//! | feature | default | adds |
 //! |---|---|---|
-//! | `server` | yes | `http` and the `pilotlight` program; implies `sim`. An embedding program turns it off and compiles no HTTP stack |
+//! | `server` | yes | the HTTP server, its configuration and the `pilotlight` program; implies `sim`. Without it no HTTP stack is compiled |
 //! | `sim` | yes | the simulated CLI: `program = "sim"` and `sim::run_if_asked` |
-//! | `otel` | no | the program exports its spans to an OpenTelemetry collector; implies `server` |
+//! | `otel` | no | export of spans to an OpenTelemetry collector; implies `server` |
 //! | `failpoints` | no | points where tests make actors panic; never in production |
 //!
-//! # Where to look next
+//! # Overview of the API
 //!
-//! [`Pilotlight`] and [`Session`] are the two handles, both cheap to clone. [`Config`] is one tree with a default for
-//! everything. [`error`] splits failures by who can do something about them. [`telemetry::metrics::catalogue`] lists every figure;
-//! they go to the `metrics` recorder of the host, or with [`Pilotlight::start_with`] to one of its choice.
-//! [`Pilotlight::events`] streams the events of all sessions. [`adapter`] is the only place that knows one CLI's
-//! protocol. `examples/` has a minimal program, one inside an axum service and one with
-//! a recorder of its own.
+//! [`Pilotlight`] and [`Session`] are handles that are cheap to clone. [`Config`] has a default for every key. [`error`]
+//! separates failures of the operator from those of a caller. [`telemetry::metrics::catalogue`] lists all metrics; they
+//! go to the installed `metrics` recorder, or to the one given to [`Pilotlight::start_with`]. [`Pilotlight::events`]
+//! streams the events of all sessions. `examples/` has a minimal program, one inside an axum service and one with a
+//! recorder of its own.
 
-pub mod adapter;
+mod adapter;
 mod admission;
 mod child;
 pub mod config;
 pub mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod installation;
 pub mod model;
 #[cfg(feature = "server")]

@@ -23,8 +23,6 @@ use crate::system::Pilotlight;
 mod api;
 mod app;
 mod auth;
-#[doc(hidden)]
-pub mod bench;
 mod conversations;
 mod dialect;
 mod exporter;

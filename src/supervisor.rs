@@ -37,7 +37,7 @@ struct SupervisorState {
     sampler: ActorCell,
 }
 
-/// Runs a supervisor, and a new one whenever it fails, until it is told to stop. `ready` is told once, when the first
+/// Runs a supervisor, and a new one after each failure, until the stop. `ready` is answered once, when the first
 /// one can be reached.
 pub(crate) async fn run(sessions: Arc<Sessions>, ready: oneshot::Sender<Result<(), String>>) {
     let _ended = sessions.env.ended.clone().drop_guard();
@@ -67,7 +67,7 @@ pub(crate) async fn run(sessions: Arc<Sessions>, ready: oneshot::Sender<Result<(
             return;
         }
         sessions.env.telemetry.metrics.actor_panics.increment(ActorKind::Supervisor);
-        tracing::error!("the supervisor failed and is started anew; sessions resume with their next turn");
+        tracing::error!("the supervisor failed and is started again; sessions resume with their next turn");
     }
 }
 

@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::adapter::Dirs;
+use crate::model::Dirs;
 use crate::model::ids::SessionHash;
 
 pub(crate) mod beneath;

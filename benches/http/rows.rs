@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use pilotlight::server::bench::Matching;
-
 use crate::client::{Client, Seen, keepalive, messages};
 use crate::pipe::Pipe;
 use crate::server::Server;
@@ -22,9 +20,6 @@ pub(crate) async fn run(wanted: &[String]) -> bool {
     }
     if on("first") {
         rows.extend(first_byte().await);
-    }
-    if on("matching") {
-        rows.extend(matching().await);
     }
     if on("memory") {
         rows.extend(memory().await);
@@ -173,34 +168,6 @@ async fn first_byte() -> Vec<Row> {
         1.0,
         1.0,
         format!("{byte:.0} µs − {line:.0} µs"),
-    )]
-}
-
-/// A client that sends a long history with each message: which conversation is it?
-async fn matching() -> Vec<Row> {
-    const MESSAGES: usize = 1000;
-    const BYTES: usize = 5 << 20;
-    let text = "What was said, and said again. ".repeat(BYTES / MESSAGES / 31);
-    let message = |number: usize| {
-        let role = if number.is_multiple_of(2) { "user" } else { "assistant" };
-        serde_json::json!({ "role": role, "content": [{ "type": "text", "text": format!("{number} {text}") }] })
-    };
-    let messages: Vec<_> = (0..=MESSAGES).map(message).collect();
-    let messages = serde_json::to_vec(&messages).unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let matching = Matching::new(directory.path().to_owned(), &messages).unwrap();
-    let mut times = Vec::new();
-    for _ in 0..50 {
-        let begin = std::time::Instant::now();
-        assert!(matching.find().await);
-        times.push(begin.elapsed().as_secs_f64() * 1e3);
-    }
-    vec![row(
-        "prefix matching of 1000 messages, 5 MB, ms",
-        median(times),
-        10.0,
-        10.0,
-        format!("{} bytes", messages.len()),
     )]
 }
 

@@ -6,12 +6,8 @@
 
 #![no_main]
 
-use std::path::Path;
-
 use libfuzzer_sys::fuzz_target;
-use pilotlight::adapter::claude::CLAUDE;
-use pilotlight::adapter::{Adapter, HostRequest};
-use pilotlight::model::Decision;
+use pilotlight::fuzzing::read_every_way;
 
 /// The framing is private to the crate; it needs nothing of it.
 #[path = "../../src/child/framing.rs"]
@@ -33,7 +29,7 @@ fuzz_target!(|input: &[u8]| {
         while let Some(framed) = framer.next_line() {
             match framed {
                 Framed::Line(line) => {
-                    read(line);
+                    read_every_way(line);
                     found.push(Some(line.to_vec()));
                     if line.first().is_some_and(|first| first >= keep) {
                         expected.extend_from_slice(line);
@@ -66,22 +62,4 @@ fn naive(input: &[u8]) -> Vec<Option<Vec<u8>>> {
     let lines = lines.filter(|line| line.len() > LIMIT || !line.trim_ascii().is_empty());
     let lines = lines.map(|line| (line.len() <= LIMIT).then(|| line.to_vec()));
     lines.chain((half.len() > LIMIT + 1).then_some(None)).collect()
-}
-
-/// Everything that is ever asked of a line.
-fn read(line: &[u8]) {
-    CLAUDE.classify(line);
-    let terminal = CLAUDE.terminal(line);
-    if let Some(id) = terminal.as_ref().and_then(|terminal| terminal.session_id.as_deref()) {
-        assert!(Path::new(id).file_name().is_some_and(|name| name == id));
-    }
-    drop(CLAUDE.launch_refusal(terminal.as_ref(), &String::from_utf8_lossy(line)));
-    drop(CLAUDE.control_response(line));
-    drop(CLAUDE.cancelled_request(line));
-    drop(CLAUDE.checkpoint(line));
-    drop(CLAUDE.text_delta(line));
-    if let Some(HostRequest::Permission(request)) = CLAUDE.host_request(line) {
-        let answer = CLAUDE.permission_response(&request, &Decision::Allow { updated_input: None });
-        assert_eq!(answer.iter().filter(|&&byte| byte == b'\n').count(), 1);
-    }
 }

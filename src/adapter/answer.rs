@@ -2,7 +2,7 @@
 
 /// Part of an answer. Texts are JSON string literals with quotes and escapes, forwarded without parsing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part<'a> {
+pub(crate) enum Part<'a> {
     /// Begin of the answer: once, before all blocks. Missing if there are no blocks.
     Begin {
         /// Message id at the model's API.
@@ -48,7 +48,7 @@ pub enum Part<'a> {
 
 /// Initial content of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Block<'a> {
+pub(crate) enum Block<'a> {
     /// Empty text.
     Text,
     /// Empty thinking.
@@ -58,7 +58,7 @@ pub enum Block<'a> {
 }
 
 /// Reader of the lines of one turn.
-pub trait AnswerReader: Send {
+pub(crate) trait AnswerReader: Send {
     /// Emits the parts that a line (without its LF) adds to the answer.
     fn read(&mut self, line: &[u8], emit: &mut dyn FnMut(Part<'_>));
 

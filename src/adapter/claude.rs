@@ -10,13 +10,17 @@ use std::io;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+#[cfg(feature = "server")]
+use super::AnswerReader;
 use super::{
-    Adapter, AnswerReader, CommandLine, ControlResponse, Dirs, HomeCleanup, HostRequest, Import, LaunchPlan,
-    LaunchRefusal, LaunchSettings, LineKind, StoredCredentials, Task, Terminal,
+    Adapter, CommandLine, ControlResponse, HomeCleanup, HostRequest, Import, LaunchPlan, LaunchRefusal,
+    LaunchSettings, LineKind, StoredCredentials, Task, Terminal,
 };
 use crate::config::CliConfig;
+use crate::model::Dirs;
 use crate::model::{Decision, History, OauthCredentials, PermissionRequest, Prompt, PromptRefused};
 
+#[cfg(feature = "server")]
 mod answer;
 mod classify;
 mod control;
@@ -28,23 +32,19 @@ mod judged;
 mod launch;
 mod prompt;
 mod read;
+#[cfg(test)]
+mod recordings;
 mod terminal;
 mod transcript;
 
-pub use judged::JUDGED_VERSIONS;
-
 /// The `claude` command-line agent, 1.0 and later.
 #[derive(Debug, Clone, Copy)]
-pub struct Claude;
+pub(crate) struct Claude;
 
 /// The stateless adapter.
-pub static CLAUDE: Claude = Claude;
+pub(crate) static CLAUDE: Claude = Claude;
 
 impl Adapter for Claude {
-    fn name(&self) -> &'static str {
-        "claude"
-    }
-
     fn is_judged(&self, version: &str) -> bool {
         judged::is_judged(version)
     }
@@ -137,6 +137,7 @@ impl Adapter for Claude {
         read::text_delta(line)
     }
 
+    #[cfg(feature = "server")]
     fn answer_reader(&self, by_deltas: bool) -> Box<dyn AnswerReader> {
         Box::new(answer::Reader::new(by_deltas))
     }

@@ -1,25 +1,14 @@
 //! Types of a launch: what a child is started with, and why it may refuse.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::CliConfig;
-
-/// Directories of a child.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dirs {
-    /// Working directory.
-    pub work: PathBuf,
-    /// `HOME`, with the CLI's own files.
-    pub home: PathBuf,
-    /// `TMPDIR`.
-    pub tmp: PathBuf,
-}
+use crate::model::Dirs;
 
 /// Whether a child begins a conversation or resumes one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LaunchMode {
+pub(crate) enum LaunchMode {
     /// Begins a conversation under the given id.
     New,
     /// Resumes the conversation of the given id.
@@ -28,62 +17,62 @@ pub enum LaunchMode {
 
 /// Settings that hold for the life of a child. A change of any of them needs a restart between turns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LaunchSettings {
+pub(crate) struct LaunchSettings {
     /// Replaces the CLI's system prompt; empty is the same as none.
-    pub system_prompt: Option<String>,
+    pub(crate) system_prompt: Option<String>,
     /// MCP servers by name, in the CLI's format. May contain secrets.
-    pub mcp_servers: serde_json::Map<String, serde_json::Value>,
+    pub(crate) mcp_servers: serde_json::Map<String, serde_json::Value>,
     /// Model that serves while the first is overloaded.
-    pub fallback_model: Option<String>,
+    pub(crate) fallback_model: Option<String>,
 }
 
 /// Cleanup of HOME before each start. Tools can write the CLI's files there, and the next child would obey some of them:
 /// programs to start, permissions, the address of the API.
 #[derive(Debug, PartialEq, Eq)]
-pub struct HomeCleanup {
+pub(crate) struct HomeCleanup {
     /// Entries of HOME with this prefix are removed.
-    pub removed_prefix: &'static str,
+    pub(crate) removed_prefix: &'static str,
     /// Directory in HOME that is cleared.
-    pub cleared_directory: &'static str,
+    pub(crate) cleared_directory: &'static str,
     /// Entries of that directory that stay.
-    pub kept: Vec<&'static str>,
+    pub(crate) kept: Vec<&'static str>,
 }
 
 /// Input of a command line.
 #[derive(Debug)]
-pub struct LaunchPlan<'a> {
+pub(crate) struct LaunchPlan<'a> {
     /// Configured flags and switches.
-    pub cli: &'a CliConfig,
+    pub(crate) cli: &'a CliConfig,
     /// Directories of the child.
-    pub dirs: &'a Dirs,
+    pub(crate) dirs: &'a Dirs,
     /// Conversation id of the CLI.
-    pub session_id: &'a str,
+    pub(crate) session_id: &'a str,
     /// New or resumed conversation.
-    pub mode: LaunchMode,
+    pub(crate) mode: LaunchMode,
     /// Requested model.
-    pub model: Option<&'a str>,
+    pub(crate) model: Option<&'a str>,
     /// Settings for the life of the child.
-    pub settings: &'a LaunchSettings,
+    pub(crate) settings: &'a LaunchSettings,
     /// Maximum time for an MCP server to connect.
-    pub mcp_timeout: Duration,
+    pub(crate) mcp_timeout: Duration,
     /// Whether the CLI requests tool permissions over the protocol (policies `allow` and `ask`).
-    pub asks_permission: bool,
+    pub(crate) asks_permission: bool,
 }
 
 /// Arguments and environment of a child. Arguments contain no secrets: every user of the machine can read them.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct CommandLine {
+pub(crate) struct CommandLine {
     /// Arguments without the program name.
-    pub args: Vec<OsString>,
+    pub(crate) args: Vec<OsString>,
     /// Additions to the clean environment. The caller sets HOME, TMPDIR and the configured variables.
-    pub env: Vec<(OsString, OsString)>,
+    pub(crate) env: Vec<(OsString, OsString)>,
     /// Variables that follow from a configuration key. They override configured ones: no user variable can undo the key.
-    pub enforced_env: Vec<(OsString, OsString)>,
+    pub(crate) enforced_env: Vec<(OsString, OsString)>,
 }
 
 /// Why a child exited before it was ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LaunchRefusal {
+pub(crate) enum LaunchRefusal {
     /// No conversation of this id exists.
     NoConversation,
     /// A conversation of this id exists already.

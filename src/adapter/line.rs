@@ -6,7 +6,7 @@ use crate::model::{Failure, PermissionRequest, Usage};
 
 /// Kind of an output line, found from its first bytes. The line itself is forwarded unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LineKind {
+pub(crate) enum LineKind {
     /// Message of the running turn, for its reader.
     Message {
         /// Whether the model works on the prompt. `false` for messages before that: a turn that ends with them may be
@@ -39,39 +39,39 @@ pub enum LineKind {
 
 /// Content of the last line of a turn.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Terminal {
+pub(crate) struct Terminal {
     /// The CLI began this turn by itself: no user message asked for it.
-    pub unsolicited: bool,
+    pub(crate) unsolicited: bool,
     /// Conversation id from now on: a command in the text may change it.
-    pub session_id: Option<String>,
+    pub(crate) session_id: Option<String>,
     /// Final text.
-    pub text: String,
+    pub(crate) text: String,
     /// Why the turn failed.
-    pub failure: Option<Failure>,
+    pub(crate) failure: Option<Failure>,
     /// Why the model stopped.
-    pub stop_reason: Option<String>,
+    pub(crate) stop_reason: Option<String>,
     /// Tokens of this turn.
-    pub usage: Usage,
+    pub(crate) usage: Usage,
     /// Cost in US dollars of all turns of this process; some versions include earlier processes.
-    pub cumulative_cost_usd: f64,
+    pub(crate) cumulative_cost_usd: f64,
     /// Cost in US dollars since the last such line, if the CLI reports it.
-    pub cost_usd: Option<f64>,
+    pub(crate) cost_usd: Option<f64>,
     /// No later turn of this process can succeed; it needs a restart.
-    pub process_exhausted: bool,
+    pub(crate) process_exhausted: bool,
 }
 
 /// Response to a control request of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ControlResponse {
+pub(crate) struct ControlResponse {
     /// Id of the request.
-    pub request_id: String,
+    pub(crate) request_id: String,
     /// Error text, if the CLI refused.
-    pub error: Option<String>,
+    pub(crate) error: Option<String>,
 }
 
 /// Control request of the CLI, which waits for the response.
 #[derive(Debug, Clone, PartialEq)]
-pub enum HostRequest {
+pub(crate) enum HostRequest {
     /// Asks for permission to use a tool.
     Permission(PermissionRequest),
     /// Asks for a feature that this host lacks. The response is an error: without a response the turn hangs.
@@ -85,7 +85,7 @@ pub enum HostRequest {
 
 /// Background task, which may outlast its turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Task {
+pub(crate) enum Task {
     /// The task of this id began.
     Began(String),
     /// The task of this id ended.

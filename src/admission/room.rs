@@ -58,7 +58,7 @@ pub(crate) fn for_starts(
     chosen
 }
 
-/// Those that go so that at least so many bytes are free.
+/// Children that go so that at least `wanted` bytes are free.
 pub(crate) fn for_bytes(wanted: u64, mut held: Held, idle: &[Idle]) -> Vec<usize> {
     let (mut chosen, mut freed) = (Vec::new(), 0_u64);
     while freed < wanted {
@@ -153,6 +153,14 @@ mod tests {
         assert_eq!(for_starts(&[user("b")], held(&[("a", 8)]), &[user("a")], &children), [] as [usize; 0]);
     }
 
+    /// A user that lost its only child in this round counts as new for its own start.
+    #[test]
+    fn room_displaced_user_takes_a_young_child() {
+        let children = idle(&[("a", false, 1), ("b", true, 1)]);
+        let counts = held(&[("a", 1), ("b", 1)]);
+        assert_eq!(for_starts(&[user("b"), user("a")], counts, &[], &children), [0, 1]);
+    }
+
     proptest! {
         #[test]
         fn room_never_leaves_a_user_poorer_than_who_takes(
@@ -179,8 +187,10 @@ mod tests {
                 let lost = chosen.iter().filter(|at| all[**at].user == *user).count();
                 prop_assert!(lost <= *had);
                 let most_young = all.iter().filter(|it| it.user == *user && it.young).count();
-                if waiting.iter().all(|other| counts.contains_key(other)) && most_young == *had {
-                    // Nobody is new, so nothing young goes.
+                // A user without children takes a young one: a new user, and one that lost its last in this round.
+                let has_lost = |other: &UserId| chosen.iter().any(|at| all[*at].user == *other);
+                let all_keep = waiting.iter().all(|other| counts.contains_key(other) && !has_lost(other));
+                if all_keep && most_young == *had {
                     prop_assert_eq!(lost, 0);
                 }
             }

@@ -28,8 +28,13 @@ const SECTIONS: [&str; 11] = [
     "metrics",
 ];
 
-/// A configuration that cannot be used. The message names the key and what is allowed.
+/// Sections of the server.
+#[cfg(not(feature = "server"))]
+const SERVER_SECTIONS: [&str; 3] = ["http", "auth", "admin"];
+
+/// Error in a configuration. The message names the key and the allowed values.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read the configuration {}: {problem}", .path.display())]
@@ -72,6 +77,9 @@ pub(super) fn load(
             set(&mut table, &key, value)?;
         }
     }
+    // A configuration file may be shared with a server, whose sections the library alone does not know.
+    #[cfg(not(feature = "server"))]
+    table.retain(|section, _| !SERVER_SECTIONS.contains(&section));
     let config: Config = serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
         let key = error.path().to_string();
         // The values of these may be secrets, and the parser repeats what it does not like.
@@ -220,6 +228,16 @@ mod tests {
         assert_eq!(config.cli.args, ["--a", "b"]);
     }
 
+    #[cfg(not(feature = "server"))]
+    #[test]
+    fn server_sections_are_ignored_without_server() {
+        let config = from_toml(
+            "[http]\nlisten = \"x\"\n[auth]\nkeys_file = \"k\"\n[admin]\nany = 1\n[cli]\nprogram = \"sim\"",
+        );
+        assert_eq!(config.unwrap().cli.program, "sim");
+    }
+
+    #[cfg(feature = "server")]
     #[test]
     fn a_listener_may_be_a_port_alone() {
         let config = from_env(&[

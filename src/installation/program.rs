@@ -1,4 +1,4 @@
-//! Which program is the CLI. Found anew for every start, so that one which was installed or mended since is used
+//! Which program is the CLI. Looked up for every start, so that one which was installed or repaired since is used
 //! without a restart of the service.
 
 use std::ffi::OsString;

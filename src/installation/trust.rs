@@ -1,7 +1,7 @@
 //! Whether others could put another program in the place of the CLI.
 //!
 //! Looked at: every file on the way to it (links, what they lead to, the interpreter of a script) and every directory on
-//! the way to each of those. Whoever may write one of them decides what runs with the users' conversations and keys.
+//! the way to each of those. A user who may write one of them decides what runs with the users' conversations and keys.
 //! Blocking. It only tells; nothing is refused.
 
 use std::fs::{self, File};

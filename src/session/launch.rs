@@ -64,7 +64,7 @@ fn limits_of(config: &crate::config::Limits) -> ChildLimits {
 fn environment(
     env: &Env,
     entry: &Entry,
-    dirs: &crate::adapter::Dirs,
+    dirs: &crate::model::Dirs,
     of_adapter: Vec<(OsString, OsString)>,
     decided: Vec<(OsString, OsString)>,
     prepared: &Prepared,

@@ -1,4 +1,4 @@
-//! What passes the mailbox of a session's actor. A handful per turn; no line of output.
+//! Messages of a session's mailbox. A handful per turn; no line of output.
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -10,7 +10,7 @@ use crate::error::TurnError;
 use crate::model::ids::{Generation, TurnId};
 use crate::telemetry::metrics::EvictionReason;
 
-/// What a session is told.
+/// Message to a session's actor.
 #[derive(Debug)]
 pub(crate) enum SessionMessage {
     /// A turn that was let in.

@@ -20,7 +20,7 @@ pub(super) fn has_room(config: &Config, key: &SessionKey) -> io::Result<bool> {
         return Ok(true);
     }
     let count = known::count(&config.data_dir, key.user())?.and(key.conversation());
-    let free = config.http.conversations_per_user * UNNAMED_ROOM;
+    let free = config.unnamed_conversations() * UNNAMED_ROOM;
     Ok(count.named + count.unnamed.saturating_sub(free) <= config.limits.sessions_per_user)
 }
 

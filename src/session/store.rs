@@ -347,7 +347,7 @@ impl RecordWriter {
         *self.written.lock().await = u64::MAX;
     }
 
-    /// Writes the `number`th state, unless a later one was written before. Failing to is told and survived: the
+    /// Writes the `number`th state, unless a later one was written before. A failure is logged and survived: the
     /// session goes on in memory.
     pub(crate) async fn save(
         self: Arc<Self>,

@@ -108,7 +108,7 @@ fn look_again(myself: &ActorRef<IdleMessage>, after: Duration) {
     drop(myself.send_after(after, || IdleMessage::Look));
 }
 
-/// Who is due and what it is told, and how long until the next one may be.
+/// Sessions that are due, each with its message, and the time until the next one may be.
 fn look(
     entries: &[Arc<Entry>],
     now: Instant,

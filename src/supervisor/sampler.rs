@@ -200,7 +200,7 @@ impl Round {
     }
 }
 
-/// In how many parts so many processes are looked at, and how many are in each.
+/// Number of parts that the processes are looked at in, and number of processes in each.
 fn divided(processes: usize) -> (usize, usize) {
     let parts = processes.div_ceil(PART).clamp(1, MOST_PARTS);
     (parts, processes.div_ceil(parts))

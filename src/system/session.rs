@@ -11,9 +11,9 @@ use tokio::time::timeout;
 
 use super::System;
 use super::shutdown::longest_stop;
-use crate::adapter::Dirs;
 use crate::child::Answer;
 use crate::error::TurnError;
+use crate::model::Dirs;
 use crate::model::ids::{InvalidName, SessionKey};
 use crate::model::{Decision, OauthCredentials, PendingPermission, PermissionError, Prompt};
 use crate::session::actor_refs::SupervisorMessage;
@@ -114,7 +114,7 @@ impl Session {
 
     async fn purge_now(&self) -> Result<(), TurnError> {
         let (key, sessions) = (self.key()?, self.sessions());
-        // Refuses turns from here on; one that comes before is told that the session was stopped.
+        // Refuses turns from here on; one that comes before ends with the stop of the session.
         let stopped = self.ask(SessionMessage::ShutDown, false, longest_stop(&sessions.env.config)).await;
         let entry = sessions.registry.get(key);
         let deleted =

@@ -13,7 +13,6 @@
 use pilotlight_test_support as common;
 
 mod catalogues;
-mod claude_adapter;
 mod dashboards;
 mod demo;
 mod deploy;

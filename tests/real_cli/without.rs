@@ -1,8 +1,6 @@
 //! What pilotlight relies on in the CLI itself, without pilotlight: if a new version breaks one of these, the tests
 //! here say which. They also show that the other tests can fail.
 
-use pilotlight::adapter::Adapter;
-use pilotlight::adapter::claude::CLAUDE;
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -175,8 +173,8 @@ async fn trap_16_a_request_that_is_refused_hangs_nothing() {
         }
         asked += 1;
         let id = last["request_id"].as_str().expect("an id");
-        let refusal = CLAUDE.unsupported_response(id, "mcp_message");
-        cli.send(serde_json::from_slice(&refusal).expect("JSON")).await;
+        let refusal = json!({"subtype": "error", "request_id": id, "error": "not supported"});
+        cli.send(json!({"type": "control_response", "response": refusal})).await;
     }
     assert!(asked > 0, "it asked for nothing");
 }

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::adapter::{Dirs, Import};
+use crate::adapter::Import;
+use crate::model::Dirs;
 use crate::model::Prompt;
 use crate::model::{Block, History, Role};
 use valid::{Piece, Spoken, valid};

@@ -2,7 +2,7 @@
 //! `tests/inventory/claude.json`, the switches in docs/security.md.
 
 /// Versions that pass the whole test suite with the real CLI.
-pub const JUDGED_VERSIONS: [&str; 2] = ["2.1.197", "2.1.332"];
+const JUDGED_VERSIONS: [&str; 2] = ["2.1.197", "2.1.332"];
 
 /// Whether the output of `--version`, such as `2.1.332 (Claude Code)`, names a judged version.
 pub(super) fn is_judged(version: &str) -> bool {

@@ -146,8 +146,9 @@ mod tests {
 
     use super::super::terminal::terminal;
     use super::*;
-    use crate::adapter::{Dirs, LaunchSettings};
+    use crate::adapter::LaunchSettings;
     use crate::config::CliConfig;
+    use crate::model::Dirs;
 
     fn lines(
         cli: &CliConfig,

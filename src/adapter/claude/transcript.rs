@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
-use crate::adapter::Dirs;
 use crate::config::CliConfig;
+use crate::model::Dirs;
 
 mod gap;
 

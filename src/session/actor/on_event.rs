@@ -93,7 +93,7 @@ impl SessionActorState {
     fn turn_ended(&mut self, generation: Generation, ended: TurnReport) {
         self.touch();
         let mut save_at_once = self.record.turns == 0;
-        if self.reported_in.take_if(|told| *told == ended.turn).is_some() {
+        if self.reported_in.take_if(|turn| *turn == ended.turn).is_some() {
             self.record.unreported_context_loss = None;
             save_at_once = true;
         }

@@ -30,7 +30,7 @@ declare! {
 impl HttpMetrics {
     /// Counts a response when its head is sent, `took` after the head of the request.
     pub(crate) fn answered(&self, route: Route, status: StatusClass, took: Duration) {
-        self.requests.increment(route, status);
+        self.requests.add(route, status, 1);
         let kind = match route {
             Route::Messages | Route::Keepalive | Route::Chat => HttpKind::Turn,
             _ => HttpKind::Other,

@@ -138,10 +138,6 @@ impl<A: Label, B: Label, H: Handle> Family for ByBoth<A, B, H> {
 }
 
 impl<A: Label, B: Label> ByBoth<A, B, Counter> {
-    pub(crate) fn increment(&self, first: A, second: B) {
-        self.add(first, second, 1);
-    }
-
     pub(crate) fn add(&self, first: A, second: B, count: u64) {
         if let Some(row) = self.rows.get(first.index()) {
             row.add(second, count);

@@ -7,10 +7,11 @@ use pilotlight::config::UnknownVersion;
 use pilotlight::system::probe::probe;
 
 use super::*;
+use crate::common::installed::VERSIONS;
 use crate::common::place::Place;
 use crate::common::server::Server;
 
-const JUDGED: &str = pilotlight::adapter::claude::JUDGED_VERSIONS[0];
+const JUDGED: &str = VERSIONS[0];
 const UNJUDGED: &str = "9.9.9";
 
 /// Versions side by side, and a link to the one that is used, as the CLI's own updater has them.

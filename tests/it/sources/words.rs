@@ -22,9 +22,9 @@ const AVOID: &[(&str, &str)] = &[
 
 /// How often the words may still occur in each place: these numbers go down only.
 const STILL: &[(&str, usize)] = &[
-    ("src", 419),
+    ("src", 42),
     ("crates", 0),
-    ("tests", 19),
+    ("tests", 0),
     ("docs", 0),
     ("dashboards", 0),
     ("examples", 0),

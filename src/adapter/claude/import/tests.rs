@@ -58,7 +58,7 @@ fn transcript_is_a_chain_of_lines() {
 }
 
 fn holds(file: &std::path::Path, last: &str) -> std::io::Result<bool> {
-    CLAUDE.transcript_holds(&std::fs::File::open(file).unwrap(), last)
+    CLAUDE.transcript_gap(&std::fs::File::open(file).unwrap(), last).map(|gap| gap.is_none())
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The baseline for the warm process: the same CLI, started once per message.
 //!
-//! Command line, environment and conversation (by `--resume`) are the same; only the process is new each time.
+//! The command line is the plainest one that speaks the same protocol and, by `--resume`, keeps the conversation.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,8 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use pilotlight::Config;
-use pilotlight::adapter::claude::CLAUDE;
-use pilotlight::adapter::{Adapter, Dirs, LaunchMode, LaunchPlan, LaunchSettings, LineKind};
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, timeout};
@@ -20,6 +19,23 @@ use super::show::Problem;
 
 /// Maximum lifetime of one process, including a real model's answer.
 const ENDED_WITHIN: Duration = Duration::from_secs(120);
+
+/// Flags without a value of their own.
+const FLAGS: [&str; 6] = [
+    "--print",
+    "--verbose",
+    "--include-partial-messages",
+    "--input-format=stream-json",
+    "--output-format=stream-json",
+    "--setting-sources=",
+];
+
+/// Directories of the process.
+pub(super) struct Dirs {
+    pub(super) work: PathBuf,
+    pub(super) home: PathBuf,
+    pub(super) tmp: PathBuf,
+}
 
 /// A CLI without the server, and its conversation.
 pub(super) struct OneShotCli<'a> {
@@ -41,46 +57,39 @@ pub(super) struct Answered {
 
 impl OneShotCli<'_> {
     /// Starts the CLI, sends one message and end of input, and waits for its exit.
-    pub(super) async fn ask(&self, message: &Message, mode: LaunchMode) -> Result<Answered, Problem> {
-        let answered = timeout(ENDED_WITHIN, self.run(message, mode)).await;
+    pub(super) async fn ask(&self, message: &Message, resumes: bool) -> Result<Answered, Problem> {
+        let answered = timeout(ENDED_WITHIN, self.run(message, resumes)).await;
         answered.map_err(|_| Problem::seen("a process did not end in time"))?
     }
 
-    async fn run(&self, message: &Message, mode: LaunchMode) -> Result<Answered, Problem> {
+    async fn run(&self, message: &Message, resumes: bool) -> Result<Answered, Problem> {
         let begin = Instant::now();
-        let mut child = self.command(mode).spawn()?;
+        let mut child = self.command(resumes).spawn()?;
         let pid = child.id().unwrap_or_default();
-        let line = CLAUDE.encode_turn(&message.sent.as_str().into(), &self.config.cli);
-        let line = line.map_err(|error| Problem::seen(error.to_string()))?;
-        let mut answered = read(&mut child, &line, begin).await?;
+        let content = json!({ "role": "user", "content": message.sent });
+        let line = format!("{}\n", json!({ "type": "user", "message": content }));
+        let mut answered = read(&mut child, line.as_bytes(), begin).await?;
         answered.pid = pid;
         child.wait().await?;
         Ok(answered)
     }
 
-    fn command(&self, mode: LaunchMode) -> Command {
-        let plan = LaunchPlan {
-            cli: &self.config.cli,
-            dirs: &self.dirs,
-            session_id: &self.session_id,
-            mode,
-            model: self.config.cli.model.as_deref(),
-            settings: &LaunchSettings::default(),
-            mcp_timeout: self.config.mcp.connect_timeout,
-            asks_permission: false,
-        };
-        let line = CLAUDE.command(&plan);
+    fn command(&self, resumes: bool) -> Command {
         let mut command = Command::new(&self.program);
         if self.config.cli.program == "sim" {
             command.arg(pilotlight_sim::SIM_ARG);
         }
+        if let Some(model) = &self.config.cli.model {
+            command.args(["--model", model]);
+        }
         let passed = self.config.cli.env_pass.iter();
         let passed = passed.filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)));
         command
-            .args(line.args)
+            .args(FLAGS)
+            .args([if resumes { "--resume" } else { "--session-id" }, &self.session_id])
             .env_clear()
             .envs(passed)
-            .envs(line.env)
+            .env("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
             .env("HOME", &self.dirs.home)
             .env("TMPDIR", &self.dirs.tmp)
             .envs(&self.config.cli.env)
@@ -109,18 +118,21 @@ async fn read(child: &mut Child, line: &[u8], begin: Instant) -> Result<Answered
     let mut lines = BufReader::new(stdout).split(b'\n');
     let (mut first, mut end) = (None, None);
     while let Some(line) = lines.next_segment().await? {
-        if first.is_none() && CLAUDE.text_delta(&line).is_some() {
+        let Ok(line) = serde_json::from_slice::<Value>(&line) else { continue };
+        let delta = line.pointer("/event/delta/type");
+        if first.is_none() && delta.is_some_and(|kind| kind == "text_delta") {
             first = Some(begin.elapsed());
         }
-        if CLAUDE.classify(&line) == LineKind::Terminal {
-            end = CLAUDE.terminal(&line).map(|terminal| (terminal, begin.elapsed()));
+        if line.get("type").is_some_and(|kind| kind == "result") {
+            end = Some((line, begin.elapsed()));
         }
     }
-    let Some((terminal, whole)) = end else {
+    let Some((result, whole)) = end else {
         return Err(Problem::seen("a process ended without an answer"));
     };
-    if let Some(failure) = terminal.failure {
-        return Err(Problem::seen(format!("a process answered with an error: {}", failure.message)));
+    let text = result.get("result").and_then(Value::as_str).unwrap_or_default().to_owned();
+    if result.get("is_error").is_some_and(|is_error| *is_error != false) {
+        return Err(Problem::seen(format!("a process answered with an error: {text}")));
     }
-    Ok(Answered { pid: 0, text: terminal.text, first: first.unwrap_or(whole), whole })
+    Ok(Answered { pid: 0, text, first: first.unwrap_or(whole), whole })
 }

@@ -5,13 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pilotlight::Config;
-use pilotlight::adapter::Dirs;
 use pilotlight::server::{ServeError, Server};
 use pilotlight::system::probe::{ProbeError, Probed, probe, version};
 use tokio::time::{Instant, sleep};
 
 use super::client::Client;
-use super::one_shot::OneShotCli;
+use super::one_shot::{Dirs, OneShotCli};
 use super::process::{MARK, Process, started_here};
 use super::show::Problem;
 use crate::temp_dir::{TempDir, private_directory};

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use pilotlight::adapter::LaunchMode;
 use tokio::time::sleep;
 
 use super::super::client::Message;
@@ -86,8 +85,7 @@ async fn one_shot(stage: &Stage, show: &Show, messages: &[Message]) -> Result<Ve
         if index > 0 {
             sleep(PAUSE).await;
         }
-        let mode = if index == 0 { LaunchMode::New } else { LaunchMode::Resume };
-        let answered = one_shot.ask(message, mode).await?;
+        let answered = one_shot.ask(message, index > 0).await?;
         let pid = answered.pid.cast_signed();
         let given = Given { first: answered.first, whole: answered.whole, pid, text: answered.text };
         row(show, message, &given)?;

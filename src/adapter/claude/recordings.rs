@@ -1,10 +1,10 @@
-//! The adapter against streams recorded from the real CLI.
+//! Tests of the adapter against streams recorded from the real CLI.
 
 use std::fs;
 use std::path::Path;
 
-use pilotlight::adapter::claude::CLAUDE;
-use pilotlight::adapter::{Adapter, HostRequest, LineKind, Terminal};
+use super::CLAUDE;
+use crate::adapter::{Adapter, HostRequest, LaunchRefusal, LineKind, Terminal};
 
 /// What the CLI said, line by line.
 fn recorded(name: &str) -> Vec<Vec<u8>> {
@@ -148,10 +148,7 @@ fn a_turn_of_the_cli_s_own_answers_nobody() {
 #[test]
 fn refused_resume_shows_in_terminal_line() {
     let end = terminals("resume-unknown").remove(0);
-    assert_eq!(
-        CLAUDE.launch_refusal(Some(&end), ""),
-        Some(pilotlight::adapter::LaunchRefusal::NoConversation)
-    );
+    assert_eq!(CLAUDE.launch_refusal(Some(&end), ""), Some(LaunchRefusal::NoConversation));
     let ordinary = terminals("turns-basic").remove(0);
     assert_eq!(CLAUDE.launch_refusal(Some(&ordinary), ""), None);
 }

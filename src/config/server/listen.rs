@@ -1,19 +1,19 @@
-//! Addresses to listen on, as people write them.
+//! Addresses of listeners, in every form that a configuration may use.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 
 use serde::de::{self, Deserializer, Visitor};
 
-/// What an address may be.
+/// Allowed forms of an address.
 const ALLOWED: &str =
     "a socket address such as \"127.0.0.1:8480\" or \"[::1]:8480\", localhost:PORT, or a port alone";
 
-/// Reads `ADDRESS:PORT`, `localhost:PORT` or `PORT`; the last two are of this machine alone. Other names are refused: where
-/// they lead to is not this machine's to say.
+/// Parses `ADDRESS:PORT`, `localhost:PORT` or `PORT`; the last two are loopback. Other host names are refused, because
+/// their addresses are not under the control of this machine.
 ///
 /// # Errors
-/// What is allowed.
+/// A message that names the allowed forms.
 pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let wrong = || format!("must be {ALLOWED}");
     if let Ok(address) = text.parse::<SocketAddr>() {
@@ -34,14 +34,16 @@ fn of_this_machine(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
-/// Where `localhost` leads on this machine, IPv4 first, as clients try it in the end; never anywhere but to itself.
+/// Address of `localhost` on this machine, IPv4 first. Never an address that is not loopback.
 fn localhost(port: u16) -> SocketAddr {
     let found = ("localhost", port).to_socket_addrs().into_iter().flatten();
     let own = found.filter(|address| address.ip().is_loopback());
     own.min_by_key(|address| matches!(address.ip(), IpAddr::V6(_))).unwrap_or_else(|| of_this_machine(port))
 }
 
-pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<SocketAddr, D::Error> {
     deserializer.deserialize_any(Address)
 }
 
@@ -69,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_ports_and_localhost_are_read() {
+    fn addresses_ports_localhost_are_parsed() {
         for (text, address) in [
             ("127.0.0.1:8480", "127.0.0.1:8480"),
             ("[::1]:0", "[::1]:0"),
@@ -86,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_refused_with_what_is_allowed() {
+    fn other_text_is_refused_with_allowed_forms() {
         for text in [
             "",
             "here",
