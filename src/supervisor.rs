@@ -12,12 +12,11 @@ use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, Supervisio
 use tokio::sync::oneshot;
 
 use crate::error::TurnError;
-use crate::model::SessionState;
-use crate::model::ids::SessionKey;
-use crate::session::actor_refs::SupervisorMessage;
-use crate::session::registry::Entry;
-use crate::session::sessions::Sessions;
-use crate::session::{Record, SessionActor, SessionArgs, SessionMessage};
+use crate::model::{SessionState, ids::SessionKey};
+use crate::session::{
+    Record, SessionActor, SessionArgs, SessionMessage, actor_refs::SupervisorMessage, registry::Entry,
+    sessions::Sessions,
+};
 use crate::telemetry::metrics::{ActorKind, AdmissionRejected};
 
 /// When to try again where nothing rests: a turn is likely to have ended by then.

@@ -21,11 +21,9 @@ use crate::installation::versions::Installed;
 use crate::model::ids::SessionHash;
 use crate::model::ids::{DEFAULT_CONVERSATION, InvalidName, SessionKey, UserId};
 use crate::session::env::{Env, TrialStart};
-use crate::session::sessions::Sessions;
-use crate::session::{OnDisk, SessionStatus, executable, on_disk};
+use crate::session::{OnDisk, SessionStatus, executable, on_disk, sessions::Sessions};
 use crate::support::take_once::TakeOnce;
-use crate::telemetry::events::EventStream;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::{events::EventStream, metrics::Metrics};
 use crate::workspace::DataDirLock;
 #[cfg(feature = "server")]
 use crate::workspace::{CredentialsFile, Workspace};

@@ -22,9 +22,8 @@ use tokio::time::Instant;
 
 use crate::adapter::Adapter;
 use crate::child::ShimProgram;
-use crate::installation::program::Found;
-use crate::installation::trust;
 use crate::installation::version_query::{Answer, ask};
+use crate::installation::{program::Found, trust};
 use crate::support::atomic_file::{self, Durability};
 use crate::support::lock::MutexExt;
 use crate::telemetry::metrics::{Metrics, flag};

@@ -22,21 +22,17 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use self::start::ChildLink;
-use super::import::First;
 use super::message::{SessionMessage, TurnSubmission};
-use super::registry::Entry;
-use super::sessions::Sessions;
 use super::state::{Effect, Input, Machine, SettingsHash};
-use super::status::ActorView;
 use super::store::{Record, SettingsRecord};
+use super::{import::First, registry::Entry, sessions::Sessions, status::ActorView};
 use crate::child::{Answer, Job};
 use crate::error::TurnError;
 use crate::model::ids::{SessionKey, TurnId};
 use crate::model::{PermissionError, SessionState};
 use crate::support::atomic_file::Durability;
-use crate::telemetry::Telemetry;
-use crate::telemetry::emit::CircuitOpened;
 use crate::telemetry::metrics::{EvictionReason, RestartCause};
+use crate::telemetry::{Telemetry, emit::CircuitOpened};
 use crate::workspace::Workspace;
 
 pub(crate) struct SessionActor;

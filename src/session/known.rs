@@ -12,8 +12,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::SessionStatus;
-use super::store::Record;
+use super::{SessionStatus, store::Record};
 use crate::model::ids::{DEFAULT_CONVERSATION, SessionHash, SessionKey, UserId};
 use crate::workspace::{open_own, records_dir, users_dir};
 

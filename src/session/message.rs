@@ -3,8 +3,7 @@
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::child_events::LifecycleEvent;
-use super::store::SettingsRecord;
+use super::{child_events::LifecycleEvent, store::SettingsRecord};
 use crate::child::{Answer, ChildEvent, Job};
 use crate::error::TurnError;
 use crate::model::ids::{Generation, TurnId};

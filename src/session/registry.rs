@@ -6,9 +6,8 @@ use dashmap::DashMap;
 use ractor::{ActorId, ActorRef};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::{Record, RecordWriter, SessionMessage, status::StatusCell};
 use crate::model::ids::{SessionHash, SessionKey};
-use crate::session::status::StatusCell;
-use crate::session::{Record, RecordWriter, SessionMessage};
 use crate::workspace::Workspace;
 
 /// All sessions that have an actor.

@@ -5,13 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use tokio_util::task::TaskTracker;
 
+use super::{actor_refs::ActorRefs, env::Env, registry::Registry, slots::Slots, storage::Storage};
 use crate::admission::Admission;
 use crate::model::ids::{SessionHash, TurnId, UserId};
-use crate::session::actor_refs::ActorRefs;
-use crate::session::env::Env;
-use crate::session::registry::Registry;
-use crate::session::slots::Slots;
-use crate::session::storage::Storage;
 use crate::support::keyed_locks::Locks;
 
 /// The shared state of all sessions.

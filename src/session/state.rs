@@ -27,12 +27,12 @@ use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
+use super::conclude::ExitKind;
+use super::restart::{Failures, RestartDecision};
 use crate::config::RestartConfig;
 use crate::error::{StartFailure, TurnError};
 use crate::model::SessionState;
 use crate::model::ids::{Generation, TurnId};
-use crate::session::conclude::ExitKind;
-use crate::session::restart::{Failures, RestartDecision};
 
 /// Pause after a start that cannot succeed before the CLI is repaired (missing, not executable). Only a turn repeats
 /// such a start: no storm, and a repaired CLI is found within a second.

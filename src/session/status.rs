@@ -9,8 +9,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::store::Record;
-use crate::model::ids::TurnId;
-use crate::model::{PendingPermission, SessionState};
+use crate::model::{PendingPermission, SessionState, ids::TurnId};
 use crate::support::lock::MutexExt;
 use crate::telemetry::events::Exit;
 

@@ -16,12 +16,12 @@ use uuid::Uuid;
 use crate::config::CliConfig;
 use crate::model::ids::{Generation, SessionHash, SessionKey, UserId};
 use crate::support::atomic_file::{self, Durability};
-use crate::support::hex;
-use crate::support::lock::MutexExt;
+use crate::support::{hex, lock::MutexExt};
 use crate::telemetry::metrics::ContextLost;
 use crate::turn::McpServers;
-use crate::workspace::beneath::ReadError;
-use crate::workspace::{DirectoryName, MAX_RECORD_BYTES, RecordDir, Workspace, open_own, read_own};
+use crate::workspace::{
+    DirectoryName, MAX_RECORD_BYTES, RecordDir, Workspace, beneath::ReadError, open_own, read_own,
+};
 
 /// The form of the file. Raised when an older program could misread it.
 const VERSION: u32 = 1;

@@ -6,12 +6,10 @@
 use std::io;
 
 use super::store::{Record, Unreadable};
-use super::{known, quota};
+use super::{known, quota, sessions::Sessions};
 use crate::model::ids::SessionKey;
-use crate::session::sessions::Sessions;
 use crate::support::atomic_file::Durability;
-use crate::telemetry::emit::ContextLoss;
-use crate::telemetry::metrics::ContextLost;
+use crate::telemetry::{emit::ContextLoss, metrics::ContextLost};
 use crate::workspace::{RecordDir, Workspace, remove_any};
 
 /// The session's record, if there is such a session.

@@ -10,11 +10,8 @@ use tokio::time::Instant;
 
 use crate::admission::room::{self, Idle};
 use crate::model::SessionState;
-use crate::session::SessionMessage;
 use crate::session::actor_refs::{IdleMessage, Room};
-use crate::session::registry::Entry;
-use crate::session::sessions::Sessions;
-use crate::session::status::Visible;
+use crate::session::{SessionMessage, registry::Entry, sessions::Sessions, status::Visible};
 use crate::telemetry::metrics::EvictionReason;
 
 /// Sessions are looked at this often even if none is due, so that one which became quiet by other ways than a turn is

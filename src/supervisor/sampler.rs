@@ -18,10 +18,8 @@ use crate::child::{
     ProcessTable, TreeMemory, available_memory, memory_limit, open_files, pressure, single_tree,
 };
 use crate::model::SessionState;
-use crate::session::SessionMessage;
 use crate::session::actor_refs::{IdleMessage, Room, SamplerMessage};
-use crate::session::registry::Entry;
-use crate::session::sessions::Sessions;
+use crate::session::{SessionMessage, registry::Entry, sessions::Sessions};
 use crate::telemetry::metrics::{MemoryKind, ProcessKind, Resource, SampleSource, flag};
 
 /// Processes looked at in one go: some four milliseconds of one core.

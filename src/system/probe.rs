@@ -13,14 +13,9 @@ use tokio::time::Instant;
 use crate::child::{ShimProgram, SpawnError};
 use crate::config::Config;
 use crate::error::{StartError, StartFailure, TurnError};
-use crate::installation::program::Program;
-use crate::installation::trust;
-use crate::installation::version_query;
-use crate::installation::versions::Installed;
-use crate::session::SessionStatus;
-use crate::session::env::Env;
-use crate::system::Pilotlight;
-use crate::system::Session;
+use crate::installation::{program::Program, trust, version_query, versions::Installed};
+use crate::session::{SessionStatus, env::Env};
+use crate::system::{Pilotlight, Session};
 
 /// Where the trials of an instance run, below its data directory. Always the same, so that leftovers of a killed trial
 /// are found by the next.

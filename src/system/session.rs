@@ -9,19 +9,15 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::System;
-use super::shutdown::longest_stop;
+use super::{System, shutdown::longest_stop};
 use crate::child::Answer;
 use crate::error::TurnError;
-use crate::model::Dirs;
 use crate::model::ids::{InvalidName, SessionKey};
-use crate::model::{Decision, OauthCredentials, PendingPermission, PermissionError, Prompt};
-use crate::session::actor_refs::SupervisorMessage;
-use crate::session::env::Env;
-use crate::session::registry::Entry;
-use crate::session::sessions::Sessions;
-use crate::session::store::Record;
-use crate::session::{SessionMessage, SessionStatus, known, take_up};
+use crate::model::{Decision, Dirs, OauthCredentials, PendingPermission, PermissionError, Prompt};
+use crate::session::{
+    SessionMessage, SessionStatus, actor_refs::SupervisorMessage, env::Env, known, registry::Entry,
+    sessions::Sessions, store::Record, take_up,
+};
 use crate::support::lock::MutexExt;
 use crate::turn::{Turn, TurnOptions};
 use crate::workspace::Workspace;

@@ -10,9 +10,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::System;
 use crate::child::UNKILLABLE;
 use crate::config::Config;
-use crate::session::SessionMessage;
-use crate::session::actor_refs::SupervisorMessage;
-use crate::session::sessions::Sessions;
+use crate::session::{SessionMessage, actor_refs::SupervisorMessage, sessions::Sessions};
 use crate::support::take_once::TakeOnce;
 use crate::workspace::DataDirLock;
 

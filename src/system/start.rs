@@ -11,23 +11,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::System;
-use crate::adapter::Adapter;
-use crate::adapter::claude::CLAUDE;
+use crate::adapter::{Adapter, claude::CLAUDE};
 use crate::admission::Admission;
 use crate::child::{CgroupBase, ShimProgram, sweep_marked};
 use crate::config::Config;
 use crate::error::StartError;
-use crate::installation::program::Program;
-use crate::installation::versions::Installed;
+use crate::installation::{program::Program, versions::Installed};
 use crate::session::env::{Cgroups, Env, Marker, TrialStart};
-use crate::session::sessions::Sessions;
-use crate::session::{ImportAbility, storage};
+use crate::session::{ImportAbility, sessions::Sessions, storage};
 use crate::supervisor;
 use crate::support::take_once::TakeOnce;
-use crate::telemetry::Telemetry;
-use crate::telemetry::metrics::Metrics;
-use crate::workspace::user_env::UserEnv;
-use crate::workspace::{self, DataDirLock};
+use crate::telemetry::{Telemetry, metrics::Metrics};
+use crate::workspace::{self, DataDirLock, user_env::UserEnv};
 
 /// Environment variable of all descendants of a system; its value identifies the data directory.
 const MARKER: &str = "PILOTLIGHT_INSTANCE";

@@ -4,11 +4,8 @@ use tokio::time::Instant;
 
 use super::SessionActorState;
 use crate::child::{ChildEvent, TurnReport};
-use crate::model::SessionState;
-use crate::model::ids::Generation;
-use crate::session::child_events::LifecycleEvent;
-use crate::session::conclude::Conclusion;
-use crate::session::state::Input;
+use crate::model::{SessionState, ids::Generation};
+use crate::session::{child_events::LifecycleEvent, conclude::Conclusion, state::Input};
 use crate::telemetry::emit::{ContextLoss, Evicted};
 use crate::telemetry::metrics::ContextLost;
 

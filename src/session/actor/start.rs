@@ -9,9 +9,8 @@ use super::SessionActorState;
 use crate::child::ConnectionHandle;
 use crate::model::ids::Generation;
 use crate::session::child_events::{Mailbox, Started};
-use crate::session::import::Offered;
 use crate::session::lifecycle::{self, Plan};
-use crate::session::state::SettingsHash;
+use crate::session::{import::Offered, state::SettingsHash};
 use crate::telemetry::emit::Restarted;
 
 /// The link to the child of one generation.

@@ -4,9 +4,8 @@ use super::SessionActorState;
 use crate::child::Job;
 use crate::error::TurnError;
 use crate::model::ids::{Generation, TurnId};
-use crate::session::message::TurnSubmission;
 use crate::session::state::{Input, QueuedTurn, SettingsHash};
-use crate::session::store::SettingsRecord;
+use crate::session::{message::TurnSubmission, store::SettingsRecord};
 use crate::telemetry::metrics::ContextLost;
 use crate::turn::{Earlier, FirstLine, TurnSender, wake};
 

@@ -6,9 +6,8 @@ use bytes::Bytes;
 
 use crate::error::TurnError;
 use crate::model::{History, Prompt, Role, is_model_name};
-use crate::session::env::Env;
 use crate::session::import::{first_line, within};
-use crate::session::store::SettingsRecord;
+use crate::session::{env::Env, store::SettingsRecord};
 use crate::turn::{Conversation, Earlier, Hold, TurnOptions};
 
 /// A longer history is encoded on a thread for blocking work: a megabyte takes some milliseconds.
