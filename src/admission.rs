@@ -9,7 +9,6 @@ mod queue;
 pub(crate) mod room;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -27,11 +26,14 @@ use crate::telemetry::metrics::{AdmissionRejected, Metrics};
 /// When to try again after a refusal: about as long as one start takes.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// Why nothing starts under memory pressure.
+pub(crate) const NO_MEMORY: &str = "no memory is left for another child (limits.memory_budget)";
+
 /// Admission of every start.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    queue: Mutex<StartQueue<oneshot::Sender<Permits>>>,
-    pressure: AtomicU8,
+    queue: Mutex<Queue>,
+    pressure: Mutex<Pressure>,
     deadline: Duration,
     metrics: Arc<Metrics>,
 }
@@ -52,6 +54,7 @@ pub(crate) struct Wishes {
 }
 
 type Permits = (StartPermit, ChildPermit);
+type Queue = StartQueue<oneshot::Sender<Permits>>;
 
 impl Admission {
     pub(crate) fn new(limits: &Limits, metrics: Arc<Metrics>) -> Arc<Self> {
@@ -59,7 +62,7 @@ impl Admission {
         let queue = StartQueue::new(limits.max_children, limits.starts_in_flight, limits.queue);
         Arc::new(Self {
             queue: Mutex::new(queue),
-            pressure: AtomicU8::new(Pressure::Open as u8),
+            pressure: Mutex::new(Pressure::Open),
             deadline: limits.queue_deadline,
             metrics,
         })
@@ -68,7 +71,7 @@ impl Admission {
     /// Waits for the right to start a child. May be cancelled at any time.
     ///
     /// # Errors
-    /// [`TurnError::Overloaded`] at once if too many wait, or at the deadqueue.
+    /// [`TurnError::Overloaded`] at once if too many wait, or at the deadline.
     pub(crate) async fn admit(self: &Arc<Self>, user: &UserId) -> Result<Permits, TurnError> {
         let (ticket, granted) = {
             let mut queue = self.lock();
@@ -96,10 +99,9 @@ impl Admission {
                 Ok(permits)
             }
             Ok(Err(_)) => Err(TurnError::Draining),
-            Err(_) if self.pressure() >= Pressure::NoNewChildren => Err(self.refuse(
-                AdmissionRejected::Memory,
-                "no memory is left for another child (limits.memory_budget)",
-            )),
+            Err(_) if self.pressure() >= Pressure::NoNewChildren => {
+                Err(self.refuse(AdmissionRejected::Memory, NO_MEMORY))
+            }
             Err(_) => Err(self.refuse(
                 AdmissionRejected::Deadline,
                 "no child could be started in time (limits.max_children, limits.queue_deadline)",
@@ -113,10 +115,7 @@ impl Admission {
     /// [`TurnError::Overloaded`].
     pub(crate) fn check_memory(&self) -> Result<(), TurnError> {
         if self.pressure() == Pressure::NoNewTurns {
-            return Err(self.refuse(
-                AdmissionRejected::Memory,
-                "no memory is left for another child (limits.memory_budget)",
-            ));
+            return Err(self.refuse(AdmissionRejected::Memory, NO_MEMORY));
         }
         Ok(())
     }
@@ -145,35 +144,29 @@ impl Admission {
 
     /// Whether a new user would have to wait until another user's child is gone.
     pub(crate) fn is_full(&self) -> bool {
-        let queue = self.lock();
-        queue.is_full()
+        self.lock().is_full()
     }
 
     pub(crate) fn pressure(&self) -> Pressure {
-        self.pressure.load(Ordering::Relaxed).into()
+        *self.pressure.lock_unpoisoned()
     }
 
     pub(crate) fn set_pressure(self: &Arc<Self>, pressure: Pressure) {
-        self.pressure.store(pressure as u8, Ordering::Relaxed);
+        *self.pressure.lock_unpoisoned() = pressure;
         self.metrics.admission_state.set(pressure as u8);
         self.lock().closed = pressure >= Pressure::NoNewChildren;
         self.grant();
     }
 
-    /// Lets in all starts that there is room for. The permits are sent outside the lock: dropping one that is no longer waited for
-    /// comes back here.
+    /// Lets in all starts that there is room for. The permits are sent outside the lock: dropping one that is no longer
+    /// waited for comes back here.
     fn grant(self: &Arc<Self>) {
         loop {
-            let next = {
-                let mut queue = self.lock();
-                if !queue.has_room() {
-                    return self.publish(&queue);
-                }
-                let Some((user, next)) = queue.dequeue() else { return self.publish(&queue) };
-                queue.acquire(&user);
-                (user, next)
-            };
-            let (user, next) = next;
+            let mut queue = self.lock();
+            let next = if queue.has_room() { queue.dequeue() } else { None };
+            let Some((user, next)) = next else { return self.publish(&queue) };
+            queue.acquire(&user);
+            drop(queue);
             drop(next.send(self.permits(&user)));
         }
     }
@@ -187,12 +180,12 @@ impl Admission {
         TurnError::Overloaded { reason, retry_after: RETRY_AFTER }
     }
 
-    fn publish(&self, queue: &StartQueue<oneshot::Sender<Permits>>) {
+    fn publish(&self, queue: &Queue) {
         self.metrics.starts_in_flight.set(queue.starting as f64);
         self.metrics.admission_queue_length.set(queue.length as f64);
     }
 
-    fn lock(&self) -> MutexGuard<'_, StartQueue<oneshot::Sender<Permits>>> {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
         // The queue is only counted up and down under the lock: a panic elsewhere leaves it usable.
         self.queue.lock_unpoisoned()
     }
@@ -241,7 +234,7 @@ mod tests {
             queue_deadline: Duration::from_secs(30),
             ..Limits::default()
         };
-        Admission::new(&limits, Arc::new(Metrics::register_current("pilotlight_")))
+        Admission::new(&limits, Arc::new(Metrics::register(&::metrics::NoopRecorder, "pilotlight_")))
     }
 
     fn user(name: &str) -> UserId {

@@ -16,7 +16,6 @@ mod launch;
 mod lifecycle;
 pub(crate) mod message;
 mod opening;
-mod quota;
 pub(crate) mod registry;
 mod restart;
 pub(crate) mod sessions;
@@ -29,9 +28,7 @@ pub(crate) mod take_up;
 
 pub(crate) use actor::{SessionActor, SessionArgs};
 pub(crate) use import::Ability as ImportAbility;
-pub(crate) use known::{OnDisk, on_disk};
+pub(crate) use known::on_disk;
 pub(crate) use message::SessionMessage;
 pub use status::SessionStatus;
-#[cfg(feature = "server")]
-pub(crate) use store::owner_on_disk;
 pub(crate) use store::{Record, RecordWriter};

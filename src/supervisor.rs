@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 use tokio::sync::oneshot;
 
 use crate::error::TurnError;
@@ -32,8 +32,8 @@ struct Supervisor;
 
 struct SupervisorState {
     sessions: Arc<Sessions>,
-    evictor: ActorCell,
-    sampler: ActorCell,
+    evictor: Option<ActorId>,
+    sampler: Option<ActorId>,
 }
 
 /// Runs a supervisor, and a new one after each failure, until the stop. `ready` is answered once, when the first
@@ -80,9 +80,10 @@ impl Actor for Supervisor {
         myself: ActorRef<SupervisorMessage>,
         sessions: Arc<Sessions>,
     ) -> Result<SupervisorState, ActorProcessingErr> {
-        let evictor = start_evictor(&myself, &sessions).await?;
-        let sampler = start_sampler(&myself, &sessions).await?;
-        Ok(SupervisorState { sessions, evictor, sampler })
+        let mut state = SupervisorState { sessions, evictor: None, sampler: None };
+        state.start_evictor(&myself).await?;
+        state.start_sampler(&myself).await?;
+        Ok(state)
     }
 
     async fn handle(
@@ -115,7 +116,15 @@ impl Actor for Supervisor {
                 let kind = state.kind_of(actor.get_id());
                 state.sessions.env.telemetry.metrics.actor_panics.increment(kind);
                 tracing::error!(actor = kind.as_str(), "an actor failed and is replaced");
-                state.replace(&myself, actor.get_id(), kind).await?;
+                match kind {
+                    ActorKind::Idle => state.start_evictor(&myself).await?,
+                    ActorKind::Sampler => state.start_sampler(&myself).await?,
+                    // Its child's task finds that no actor gives orders any more and stops the child; the next turn
+                    // gets a new actor, which waits for the child's slot.
+                    ActorKind::Session | ActorKind::Supervisor => {
+                        drop(state.sessions.registry.forget_actor(actor.get_id()));
+                    }
+                }
             }
             // A session that was killed from outside has the same consequences as one that failed.
             SupervisionEvent::ActorTerminated(actor, _, _) => {
@@ -129,28 +138,28 @@ impl Actor for Supervisor {
 
 impl SupervisorState {
     fn kind_of(&self, actor: ActorId) -> ActorKind {
-        if actor == self.evictor.get_id() {
+        if Some(actor) == self.evictor {
             ActorKind::Idle
-        } else if actor == self.sampler.get_id() {
+        } else if Some(actor) == self.sampler {
             ActorKind::Sampler
         } else {
             ActorKind::Session
         }
     }
 
-    async fn replace(
-        &mut self,
-        myself: &ActorRef<SupervisorMessage>,
-        actor: ActorId,
-        kind: ActorKind,
-    ) -> Result<(), ActorProcessingErr> {
-        match kind {
-            ActorKind::Idle => self.evictor = start_evictor(myself, &self.sessions).await?,
-            ActorKind::Sampler => self.sampler = start_sampler(myself, &self.sessions).await?,
-            // Its child's task finds that nobody gives orders any more and stops the child; the next turn gets a new
-            // actor, which waits for the child's slot.
-            ActorKind::Session | ActorKind::Supervisor => drop(self.sessions.registry.forget_actor(actor)),
-        }
+    async fn start_evictor(&mut self, myself: &ActorRef<SupervisorMessage>) -> Result<(), SpawnErr> {
+        let (evictor, _) =
+            Actor::spawn_linked(None, IdleEvictor, self.sessions.clone(), myself.get_cell()).await?;
+        self.evictor = Some(evictor.get_id());
+        self.sessions.actor_refs.set_evictor(evictor);
+        Ok(())
+    }
+
+    async fn start_sampler(&mut self, myself: &ActorRef<SupervisorMessage>) -> Result<(), SpawnErr> {
+        let (sampler, _) =
+            Actor::spawn_linked(None, MetricsSampler, self.sessions.clone(), myself.get_cell()).await?;
+        self.sampler = Some(sampler.get_id());
+        self.sessions.actor_refs.set_sampler(sampler);
         Ok(())
     }
 }
@@ -186,29 +195,13 @@ async fn start_session(
 /// that are on their way out.
 fn make_way(sessions: &Sessions) -> bool {
     let resting = |entry: &Arc<Entry>| {
-        entry.status.read(|visible| (visible.state == SessionState::Dormant).then_some(visible.quiet_since))
+        entry
+            .status
+            .read(|visible| (visible.status.state == SessionState::Dormant).then_some(visible.quiet_since))
     };
     let resting = sessions.registry.entries().into_iter().filter_map(|entry| Some((resting(&entry)?, entry)));
     match resting.min_by_key(|(since, _)| *since) {
         Some((_, entry)) => entry.actor.cast(SessionMessage::Retire).is_ok(),
         None => false,
     }
-}
-
-async fn start_evictor(
-    myself: &ActorRef<SupervisorMessage>,
-    sessions: &Arc<Sessions>,
-) -> Result<ActorCell, ActorProcessingErr> {
-    let (address, _) = Actor::spawn_linked(None, IdleEvictor, sessions.clone(), myself.get_cell()).await?;
-    sessions.actor_refs.set_evictor(address.clone());
-    Ok(address.get_cell())
-}
-
-async fn start_sampler(
-    myself: &ActorRef<SupervisorMessage>,
-    sessions: &Arc<Sessions>,
-) -> Result<ActorCell, ActorProcessingErr> {
-    let (address, _) = Actor::spawn_linked(None, MetricsSampler, sessions.clone(), myself.get_cell()).await?;
-    sessions.actor_refs.set_sampler(address.clone());
-    Ok(address.get_cell())
 }

@@ -1,7 +1,6 @@
 //! The system and its public handles: start, readiness, drain, shutdown and trial starts.
 
 pub mod probe;
-mod readiness;
 mod session;
 mod shutdown;
 mod start;
@@ -12,16 +11,18 @@ use std::time::Duration;
 
 use tokio::sync::OnceCell;
 
-pub use self::readiness::Readiness;
 pub use self::session::Session;
+use crate::admission::{NO_MEMORY, Pressure};
 use crate::config::Config;
 use crate::error::{StartError, TurnError};
 use crate::installation::versions::Installed;
 #[cfg(feature = "server")]
 use crate::model::ids::SessionHash;
 use crate::model::ids::{DEFAULT_CONVERSATION, InvalidName, SessionKey, UserId};
+#[cfg(feature = "server")]
+use crate::session::Record;
 use crate::session::env::{Env, TrialStart};
-use crate::session::{OnDisk, SessionStatus, executable, on_disk, sessions::Sessions};
+use crate::session::{SessionStatus, on_disk, sessions::Sessions};
 use crate::support::take_once::TakeOnce;
 use crate::telemetry::{events::EventStream, metrics::Metrics};
 use crate::workspace::DataDirLock;
@@ -46,6 +47,15 @@ pub(crate) struct System {
     data_dir: Arc<TakeOnce<DataDirLock>>,
 }
 
+/// Whether turns can be taken, and if not, why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Readiness {
+    /// All is well.
+    pub ready: bool,
+    /// What is not, in words; empty when ready.
+    pub reasons: Vec<String>,
+}
+
 impl Pilotlight {
     /// Starts the system: locks the data directory, ends what a former instance left, starts the actors. No child
     /// is started before the first turn. Metrics go to the recorder that is installed now.
@@ -53,9 +63,7 @@ impl Pilotlight {
     /// # Errors
     /// [`StartError`].
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        config.validate()?;
-        let metrics = Metrics::register_current(&config.metrics.prefix);
-        Self::of(config, metrics, None, Some(probe::beside_sessions)).await
+        metrics::with_recorder(|recorder| Self::start_with(config, recorder)).await
     }
 
     /// As [`Pilotlight::start`], without metrics; what it learns of the CLI is shared with `installed`.
@@ -87,11 +95,6 @@ impl Pilotlight {
         trial: Option<TrialStart>,
     ) -> Result<Self, StartError> {
         Ok(Self { system: Arc::new(start::start(config, metrics, installed, trial).await?) })
-    }
-
-    /// Waits until the version of the CLI that was started is known.
-    pub(crate) async fn look_at_version(&self) {
-        executable::learn_version(self.env()).await;
     }
 
     /// What a trial start shares with this instance.
@@ -152,7 +155,7 @@ impl Pilotlight {
         let (data_dir, owner) = (self.config().data_dir.clone(), user.cloned());
         let found = tokio::task::spawn_blocking(move || on_disk(&data_dir, owner.as_ref())).await;
         let found = found.map_err(|_| TurnError::Internal("the list of sessions could not be made"))?;
-        let OnDisk { sessions, truncated } = found.map_err(|error| TurnError::Storage(error.to_string()))?;
+        let (sessions, truncated) = found.map_err(|error| TurnError::Storage(error.to_string()))?;
         let mut known: HashMap<SessionKey, SessionStatus> = sessions.into_iter().collect();
         // What is in memory is newer, and may not be on disk yet.
         known.extend(
@@ -172,7 +175,21 @@ impl Pilotlight {
     /// Whether a turn of a new user would be taken now.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
-        Readiness::of(self.shared())
+        let sessions = self.shared();
+        let mut reasons = Vec::new();
+        if sessions.is_draining() {
+            reasons.push("stopping".to_owned());
+        }
+        if sessions.admission.pressure() >= Pressure::NoNewChildren {
+            reasons.push(NO_MEMORY.to_owned());
+        }
+        if sessions.admission.is_full() && sessions.admission.wants_room() {
+            reasons.push("as many children live as may (limits.max_children)".to_owned());
+        }
+        if let Some(problem) = sessions.storage.problem() {
+            reasons.push(format!("nothing can be written to the data directory (data_dir): {problem}"));
+        }
+        Readiness { ready: reasons.is_empty(), reasons }
     }
 
     /// By what everything that a child started is found when it is stopped: `cgroup`, or `walk` (by ancestry) where no
@@ -203,7 +220,7 @@ impl Pilotlight {
     /// Whose session it is. Blocking.
     #[cfg(feature = "server")]
     pub(crate) fn owner(&self, session: &SessionHash) -> Option<UserId> {
-        crate::session::owner_on_disk(&self.config().data_dir, session)
+        Record::read(&self.config().data_dir, session).map(|(key, _)| key.user().clone())
     }
 
     /// The credentials file of a session; `None` if sessions share one file.

@@ -37,17 +37,6 @@ impl Pressure {
     }
 }
 
-impl From<u8> for Pressure {
-    fn from(level: u8) -> Self {
-        match level {
-            0 => Self::Open,
-            1 => Self::Evicting,
-            2 => Self::NoNewChildren,
-            _ => Self::NoNewTurns,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,29 +15,14 @@ const VERSION_CHARS: usize = 100;
 /// Bytes read for it: the version is in the first line.
 const VERSION_BYTES: u64 = 16 << 10;
 
-/// Answer to the question for the version.
-pub(super) enum Answer {
-    /// The program ended by itself; with its version, if it printed one.
-    Said(Option<String>),
-    /// The program was not started, did not end in time or was killed.
-    None,
-}
-
 /// The version that a program prints. It runs in `home`, through the shim as every child does, and gets nothing of this
-/// program's environment but the path to its own interpreter.
+/// program's environment but the path to its own interpreter. `None`: it did not end by itself in time. Inside: what it
+/// printed, if anything.
 pub(crate) async fn version(
     found: &Found,
     shim: &ShimProgram,
     home: &Path,
-) -> Result<Option<String>, SpawnError> {
-    Ok(match ask(found, shim, home).await? {
-        Answer::Said(version) => version,
-        Answer::None => None,
-    })
-}
-
-/// Asks a program for its version.
-pub(super) async fn ask(found: &Found, shim: &ShimProgram, home: &Path) -> Result<Answer, SpawnError> {
+) -> Result<Option<Option<String>>, SpawnError> {
     let mut args = found.first_args.clone();
     args.push("--version".into());
     let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
@@ -51,12 +36,11 @@ pub(super) async fn ask(found: &Found, shim: &ShimProgram, home: &Path) -> Resul
         cgroup: None,
     };
     let child = spawn(shim, &launch)?;
-    let answer = tokio::time::timeout(VERSION_WITHIN, answer_of(child)).await.ok().flatten();
-    Ok(answer.unwrap_or(Answer::None))
+    Ok(tokio::time::timeout(VERSION_WITHIN, answer_of(child)).await.ok().flatten())
 }
 
 /// The answer of a child that ends by itself. Dropped, the child is ended.
-async fn answer_of(child: Box<Contained>) -> Option<Answer> {
+async fn answer_of(child: Box<Contained>) -> Option<Option<String>> {
     let Contained { input, output, mut stderr, mut shim, .. } = *child;
     drop(input);
     let (mut kept, mut nowhere) = (Vec::new(), tokio::io::sink());
@@ -65,8 +49,8 @@ async fn answer_of(child: Box<Contained>) -> Option<Answer> {
     let (read, _) = tokio::join!(output.read_to_end(&mut kept), tokio::io::copy(&mut stderr, &mut nowhere));
     read.ok()?;
     match shim.exited().await {
-        Exit::Code(0) => Some(Answer::Said(first_line(&kept))),
-        Exit::Code(_) => Some(Answer::Said(None)),
+        Exit::Code(0) => Some(first_line(&kept)),
+        Exit::Code(_) => Some(None),
         _ => None,
     }
 }

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::adapter::Adapter;
 use crate::child::ShimProgram;
-use crate::installation::version_query::{Answer, ask};
+use crate::installation::version_query::version;
 use crate::installation::{program::Found, trust};
 use crate::support::atomic_file::{self, Durability};
 use crate::support::lock::MutexExt;
@@ -258,16 +258,14 @@ impl Installed {
         }
         let found = Found { path: executable.path.clone(), first_args: Vec::new() };
         // Why it does not start is found out when it is started.
-        let answer = ask(&found, shim, home).await.unwrap_or(Answer::None);
+        let answer = version(&found, shim, home).await.ok().flatten();
         let mut state = self.lock();
         match answer {
             // Another may have been chosen meanwhile.
-            Answer::Said(version) if state.current.as_ref() == Some(&executable) => {
-                state.version = Some((executable, version));
-            }
-            Answer::Said(_) => {}
+            Some(_) if state.current.as_ref() != Some(&executable) => {}
+            Some(version) => state.version = Some((executable, version)),
             // The next start asks again: it may have had no time.
-            Answer::None => drop(state.asked.take_if(|asked| *asked == executable)),
+            None => drop(state.asked.take_if(|asked| *asked == executable)),
         }
     }
 

@@ -200,52 +200,43 @@ impl SessionActorState {
         // A caller that an effect answers may read the status at once.
         self.publish();
         for effect in effects {
-            self.carry_out(effect);
-        }
-    }
-
-    fn carry_out(&mut self, effect: Effect) {
-        match effect {
-            Effect::Start { generation, settings_hash, restart } => {
-                self.start(generation, settings_hash, restart)
-            }
-            Effect::Deliver { generation, turn } => self.deliver(generation, turn),
-            Effect::CancelRunning { generation, turn } => {
-                if let Some(connection) = self.connection(generation) {
-                    connection.cancel(turn);
+            match effect {
+                Effect::Start { generation, settings_hash, restart } => {
+                    self.start(generation, settings_hash, restart)
                 }
-            }
-            Effect::InterruptRunning { generation, turn } => {
-                if let Some(connection) = self.connection(generation) {
-                    connection.interrupt(turn);
+                Effect::Deliver { generation, turn } => self.deliver(generation, turn),
+                Effect::CancelRunning { generation, turn } => {
+                    if let Some(connection) = self.connection(generation) {
+                        connection.cancel(turn);
+                    }
                 }
-            }
-            Effect::Stop { generation } => self.stop(generation),
-            Effect::Abort { turn, error } => {
-                if let Some(submission) = self.waiting.remove(&turn) {
-                    submission.job.abort(error);
+                Effect::InterruptRunning { generation, turn } => {
+                    if let Some(connection) = self.connection(generation) {
+                        connection.interrupt(turn);
+                    }
                 }
-            }
-            Effect::WakeAt(at) => {
-                // A wake-up that is no longer wanted changes nothing: the machine looks at the time.
-                drop(
-                    self.entry
-                        .actor
-                        .send_after(at.saturating_duration_since(Instant::now()), || SessionMessage::Wake),
-                );
-            }
-            Effect::AnswerWarm(result) => {
-                for waiter in self.warm_waiters.drain(..) {
-                    drop(waiter.send(result.clone()));
+                Effect::Stop { generation } => self.stop(generation),
+                Effect::Abort { turn, error } => {
+                    if let Some(submission) = self.waiting.remove(&turn) {
+                        submission.job.abort(error);
+                    }
                 }
-            }
-            Effect::AnswerGone => {
-                for waiter in self.gone_waiters.drain(..) {
-                    waiter.send(()).ok();
+                Effect::WakeAt(at) => {
+                    let pause = at.saturating_duration_since(Instant::now());
+                    // A wake-up that is no longer wanted changes nothing: the machine looks at the time.
+                    drop(self.entry.actor.send_after(pause, || SessionMessage::Wake));
                 }
-            }
-            Effect::CircuitOpened => {
-                CircuitOpened.emit(self.telemetry(), &self.entry.key);
+                Effect::AnswerWarm(result) => {
+                    for waiter in self.warm_waiters.drain(..) {
+                        drop(waiter.send(result.clone()));
+                    }
+                }
+                Effect::AnswerGone => {
+                    for waiter in self.gone_waiters.drain(..) {
+                        waiter.send(()).ok();
+                    }
+                }
+                Effect::CircuitOpened => CircuitOpened.emit(self.telemetry(), &self.entry.key),
             }
         }
     }

@@ -1,16 +1,13 @@
 //! A history that a turn brings with it, and its way into the conversation of a session that has none.
 
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::SystemTime;
 
 use bytes::Bytes;
 
 use crate::error::TurnError;
 use crate::model::ids::{TurnId, UserId};
 use crate::session::env::Env;
-use crate::support::lock::MutexExt;
+use crate::support::{lock::MutexExt, secret_file::FileId};
 use crate::turn::{Conversation, FirstLine};
 
 /// What a child is started with, if its conversation turns out to have no context.
@@ -34,7 +31,7 @@ pub(crate) struct Imported {
     /// The checkpoint of its last line.
     pub(crate) last: String,
     /// The CLI that it was written for.
-    pub(crate) program: Option<ProgramFile>,
+    pub(crate) program: Option<FileId>,
 }
 
 /// Refusals of different users that make a CLI one that takes no imports. A single user's processes can remove what was
@@ -50,44 +47,28 @@ pub(crate) struct Ability(Mutex<Evidence>);
 #[derive(Debug, Default)]
 struct Evidence {
     /// The program that all of it is about.
-    program: Option<ProgramFile>,
+    program: Option<FileId>,
     /// An import was taken: refusals have other reasons than the program, for good.
     accepted: bool,
     /// Whose imports were refused; bounded by both limits.
     refused: Vec<UserId>,
 }
 
-/// A program, as long as nobody replaces it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ProgramFile {
-    device: u64,
-    inode: u64,
-    modified: Option<SystemTime>,
-}
-
-impl ProgramFile {
-    /// The file itself, behind all links: an update often changes a link.
-    pub(crate) fn of(path: &Path) -> Option<Self> {
-        let file = std::fs::metadata(path).ok()?;
-        Some(Self { device: file.dev(), inode: file.ino(), modified: file.modified().ok() })
-    }
-}
-
 impl Ability {
     /// Whether an import is worth writing for this user.
-    pub(crate) fn is_worth_trying(&self, program: &ProgramFile, user: &UserId) -> bool {
+    pub(crate) fn is_worth_trying(&self, program: &FileId, user: &UserId) -> bool {
         let evidence = self.evidence();
         evidence.program.as_ref() != Some(program) || !evidence.is_unable_for(user)
     }
 
-    pub(crate) fn accepted(&self, program: ProgramFile) {
+    pub(crate) fn accepted(&self, program: FileId) {
         let mut evidence = self.evidence();
         evidence.about(program);
         evidence.accepted = true;
         evidence.refused.clear();
     }
 
-    pub(crate) fn refused(&self, program: ProgramFile, user: &UserId) {
+    pub(crate) fn refused(&self, program: FileId, user: &UserId) {
         let mut evidence = self.evidence();
         evidence.about(program);
         if !evidence.accepted && !evidence.is_unable_for(user) {
@@ -102,7 +83,7 @@ impl Ability {
 
 impl Evidence {
     /// Forgets what was known of another program.
-    fn about(&mut self, program: ProgramFile) {
+    fn about(&mut self, program: FileId) {
         if self.program.as_ref() != Some(&program) {
             *self = Self { program: Some(program), ..Self::default() };
         }
@@ -138,8 +119,9 @@ mod tests {
         UserId::new(name).unwrap()
     }
 
-    fn program(inode: u64) -> ProgramFile {
-        ProgramFile { device: 1, inode, modified: None }
+    /// One of two files that no test changes.
+    fn program(number: usize) -> FileId {
+        FileId::at(std::path::Path::new(["Cargo.toml", "Cargo.lock"][number - 1])).unwrap()
     }
 
     #[test]

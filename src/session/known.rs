@@ -5,6 +5,7 @@
 //! looking at what others have. The file is empty, or one byte for a conversation that the service began for a client
 //! without a name for it. Everything here blocks.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
 use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::{SessionStatus, store::Record};
+use crate::config::Config;
 use crate::model::ids::{DEFAULT_CONVERSATION, SessionHash, SessionKey, UserId};
 use crate::workspace::{open_own, records_dir, users_dir};
 
@@ -22,13 +24,12 @@ const MOST: usize = 1000;
 /// What the names of conversations begin with that the service begins for clients without a name for them.
 const UNNAMED: &str = "auto-";
 
-/// Sessions on disk, in no order.
-#[derive(Debug, Default)]
-pub(crate) struct OnDisk {
-    pub(crate) sessions: Vec<(SessionKey, SessionStatus)>,
-    /// There are more than were looked at.
-    pub(crate) truncated: bool,
-}
+/// Unnamed conversations have a limit of their own (`http.conversations_per_user`): as many are free, and again as many
+/// while old ones are deleted. A caller that chooses such names gets no more by it.
+const UNNAMED_ROOM: usize = 2;
+
+/// Sessions on disk, in no order, and whether there are more than were looked at.
+pub(crate) type OnDisk = (Vec<(SessionKey, SessionStatus)>, bool);
 
 /// Notes that the user has this session.
 pub(crate) fn note(data_dir: &Path, key: &SessionKey) -> io::Result<()> {
@@ -46,42 +47,37 @@ pub(crate) fn note(data_dir: &Path, key: &SessionKey) -> io::Result<()> {
     write().or_else(|_| write())
 }
 
-/// How many sessions a user has, by whether they have a name; the default conversation not counted. Costs a few
-/// microseconds for each.
-pub(crate) fn count(data_dir: &Path, user: &UserId) -> io::Result<Count> {
-    let marks = match fs::read_dir(user_dir(data_dir, user)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Count::default()),
-        marks => marks?,
-    };
-    let default = SessionKey::new(user.clone(), DEFAULT_CONVERSATION).map(|key| key.hash());
-    let mut count = Count::default();
-    for mark in marks {
+/// Whether the session may begin: those of its user are counted, the default conversation aside. Sessions outlive
+/// everything but their deletion, so a caller that names a new one with each request would fill disk and lists. The
+/// caller sees to it that no other one begins meanwhile.
+pub(super) fn has_room(config: &Config, key: &SessionKey) -> io::Result<bool> {
+    if key.conversation() == DEFAULT_CONVERSATION {
+        return Ok(true);
+    }
+    let default = SessionKey::new(key.user().clone(), DEFAULT_CONVERSATION).map(|key| key.hash());
+    let is_default = |name: &OsStr| default.as_ref().is_ok_and(|default| name == default.as_str());
+    // This one counts already.
+    let mut unnamed = usize::from(key.conversation().starts_with(UNNAMED));
+    let mut named = 1 - unnamed;
+    for mark in entries(&user_dir(&config.data_dir, key.user()))?.into_iter().flatten() {
         let mark = mark?;
-        if default.as_ref().is_ok_and(|default| mark.file_name() == *default.as_str()) {
-            continue;
-        }
+        // Without metadata it was deleted meanwhile.
         match mark.metadata() {
-            Ok(metadata) if metadata.len() > 0 => count.unnamed += 1,
-            Ok(_) => count.named += 1,
-            // Deleted meanwhile.
+            _ if is_default(&mark.file_name()) => {}
+            Ok(metadata) if metadata.len() > 0 => unnamed += 1,
+            Ok(_) => named += 1,
             Err(_) => {}
         }
     }
-    Ok(count)
+    let free = config.unnamed_conversations() * UNNAMED_ROOM;
+    Ok(named + unnamed.saturating_sub(free) <= config.limits.sessions_per_user)
 }
 
-/// Sessions of a user.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Count {
-    pub(crate) named: usize,
-    pub(crate) unnamed: usize,
-}
-
-impl Count {
-    /// With one more, of this name.
-    pub(crate) fn and(self, conversation: &str) -> Self {
-        let unnamed = usize::from(conversation.starts_with(UNNAMED));
-        Self { named: self.named + 1 - unnamed, unnamed: self.unnamed + unnamed }
+/// The entries of a directory; `None` if there is none.
+fn entries(directory: &Path) -> io::Result<Option<fs::ReadDir>> {
+    match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        entries => entries.map(Some),
     }
 }
 
@@ -100,22 +96,17 @@ pub(crate) fn forget(data_dir: &Path, key: &SessionKey) -> io::Result<()> {
 /// What is on disk: of this user, or of all.
 pub(crate) fn on_disk(data_dir: &Path, user: Option<&UserId>) -> io::Result<OnDisk> {
     let directory = user.map_or_else(|| records_dir(data_dir), |user| user_dir(data_dir, user));
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(OnDisk::default()),
-        entries => entries?,
-    };
-    let mut found = OnDisk::default();
-    for (count, entry) in entries.enumerate() {
+    let mut sessions = Vec::new();
+    for (count, entry) in entries(&directory)?.into_iter().flatten().enumerate() {
         if count == MOST {
-            found.truncated = true;
-            break;
+            return Ok((sessions, true));
         }
         let name = entry?.file_name();
         // One that has no record yet, or a broken one, is found out when it is asked for.
         let known = name.to_str().and_then(SessionHash::parse).and_then(|hash| Record::read(data_dir, &hash));
-        found.sessions.extend(known.map(|(key, record)| (key, SessionStatus::on_disk(&record))));
+        sessions.extend(known.map(|(key, record)| (key, SessionStatus::on_disk(&record))));
     }
-    Ok(found)
+    Ok((sessions, false))
 }
 
 fn user_dir(data_dir: &Path, user: &UserId) -> PathBuf {
@@ -141,7 +132,7 @@ mod tests {
     fn conversations(data_dir: &Path, user: Option<&str>) -> Vec<String> {
         let user = user.map(|user| UserId::new(user).unwrap());
         let found = on_disk(data_dir, user.as_ref()).unwrap();
-        let mut names: Vec<_> = found.sessions.iter().map(|(key, _)| key.conversation().to_owned()).collect();
+        let mut names: Vec<_> = found.0.iter().map(|(key, _)| key.conversation().to_owned()).collect();
         names.sort();
         names
     }
@@ -167,5 +158,47 @@ mod tests {
         }
         fs::write(user_dir(data.path(), key.user()).join("..name"), "").unwrap();
         assert!(conversations(data.path(), Some("alice")).is_empty());
+    }
+
+    fn config(data_dir: &Path, limit: usize) -> Config {
+        let mut config = Config::new(data_dir);
+        config.limits.sessions_per_user = limit;
+        config.http.conversations_per_user = 1;
+        config
+    }
+
+    fn key(user: &str, conversation: &str) -> SessionKey {
+        SessionKey::new(UserId::new(user).unwrap(), conversation).unwrap()
+    }
+
+    fn begin(config: &Config, user: &str, conversation: &str) -> bool {
+        let key = key(user, conversation);
+        let may = has_room(config, &key).unwrap();
+        if may {
+            note(&config.data_dir, &key).unwrap();
+        }
+        may
+    }
+
+    #[test]
+    fn quota_named_sessions_of_each_user_count() {
+        let data = tempfile::tempdir().unwrap();
+        let config = config(data.path(), 2);
+        assert!(begin(&config, "alice", DEFAULT_CONVERSATION));
+        assert!(begin(&config, "alice", "a") && begin(&config, "alice", "b"));
+        assert!(!begin(&config, "alice", "c"));
+        assert!(begin(&config, "bob", "c"), "of another user");
+        forget(data.path(), &key("alice", "a")).unwrap();
+        assert!(begin(&config, "alice", "c") && !begin(&config, "alice", "d"));
+    }
+
+    #[test]
+    fn quota_unnamed_sessions_have_their_own_room() {
+        let data = tempfile::tempdir().unwrap();
+        let config = config(data.path(), 1);
+        assert!(begin(&config, "alice", "a"));
+        assert!(begin(&config, "alice", "auto-1") && begin(&config, "alice", "auto-2"));
+        assert!(!begin(&config, "alice", "auto-3"), "a name alone makes no room");
+        assert!(!begin(&config, "alice", "b"));
     }
 }

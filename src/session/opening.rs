@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::child_events::{LifecycleEvent, Mailbox};
-use super::import::{First, Imported, Offered, ProgramFile, first_line};
+use super::import::{First, Imported, Offered, first_line};
 use super::known;
 use super::lifecycle::Plan;
 use super::store::{ProgressFile, Record, new_cli_session_id};
@@ -21,6 +21,7 @@ use crate::child::Secrets;
 use crate::config::CliConfig;
 use crate::model::ids::{SessionKey, UserId};
 use crate::session::env::Env;
+use crate::support::secret_file::FileId;
 use crate::telemetry::metrics::ContextLost;
 use crate::workspace::beneath::ReadError;
 use crate::workspace::user_env::Variables;
@@ -214,7 +215,7 @@ fn import(
     env: &Env,
 ) -> io::Result<Option<Imported>> {
     let (adapter, cli) = (env.adapter, &env.config.cli);
-    let program = env.program.find().ok().and_then(|found| ProgramFile::of(&found.path));
+    let program = env.program.find().ok().and_then(|found| FileId::at(&found.path).ok());
     if program.as_ref().is_some_and(|program| !env.import_ability.is_worth_trying(program, user)) {
         return Ok(None);
     }

@@ -7,6 +7,7 @@ use ractor::{ActorId, ActorRef};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Record, RecordWriter, SessionMessage, status::StatusCell};
+use crate::error::TurnError;
 use crate::model::ids::{SessionHash, SessionKey};
 use crate::workspace::Workspace;
 
@@ -17,6 +18,9 @@ pub(crate) struct Registry {
     /// The sessions by actor: an ended actor is known by its id alone.
     keys: DashMap<ActorId, SessionKey>,
 }
+
+/// A session and a place in its queue.
+pub(crate) type Admitted = (Arc<Entry>, OwnedSemaphorePermit);
 
 /// One session in memory.
 #[derive(Debug)]
@@ -58,22 +62,14 @@ impl Entry {
     }
 }
 
-/// Why a turn was not let in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NotAdmitted {
-    /// The session is not in memory.
-    Absent,
-    /// Its queue is full.
-    Full { limit: usize },
-}
-
 impl Registry {
-    /// Takes a place in the session's queue. Done under the session's lock, so that it cannot be forgotten in between.
-    pub(crate) fn admit(&self, key: &SessionKey) -> Result<(Arc<Entry>, OwnedSemaphorePermit), NotAdmitted> {
-        let entry = self.sessions.get(key).ok_or(NotAdmitted::Absent)?;
+    /// Takes a place in the session's queue; `None` if the session is not in memory. Done under the session's lock, so
+    /// that it cannot be forgotten in between.
+    pub(crate) fn admit(&self, key: &SessionKey) -> Result<Option<Admitted>, TurnError> {
+        let Some(entry) = self.sessions.get(key) else { return Ok(None) };
         let permit = entry.turns.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| NotAdmitted::Full { limit: entry.turn_limit })?;
-        Ok((entry.clone(), permit))
+        let permit = permit.map_err(|_| TurnError::QueueFull { limit: entry.turn_limit })?;
+        Ok(Some((entry.clone(), permit)))
     }
 
     pub(crate) fn get(&self, key: &SessionKey) -> Option<Arc<Entry>> {

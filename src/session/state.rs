@@ -51,15 +51,30 @@ pub(crate) struct QueuedTurn {
     pub(crate) brings_history: bool,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 enum Phase {
+    #[default]
     Dormant,
-    Starting { generation: Generation },
-    Idle { generation: Generation },
-    Busy { generation: Generation, turn: TurnId },
-    Stopping { generation: Generation },
-    Backoff { until: Instant },
-    Failed { last: StartFailure, retry_at: Instant },
+    Starting {
+        generation: Generation,
+    },
+    Idle {
+        generation: Generation,
+    },
+    Busy {
+        generation: Generation,
+        turn: TurnId,
+    },
+    Stopping {
+        generation: Generation,
+    },
+    Backoff {
+        until: Instant,
+    },
+    Failed {
+        last: StartFailure,
+        retry_at: Instant,
+    },
 }
 
 /// Input of the machine.
@@ -117,7 +132,7 @@ pub(crate) enum Effect {
 }
 
 /// The state of one session.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[cfg_attr(test, derive(Clone))]
 pub(crate) struct Machine {
     phase: Phase,
@@ -139,18 +154,7 @@ pub(crate) struct Machine {
 impl Machine {
     /// A session without a child, whose last child was of `generation` and was started with `settings_hash`.
     pub(crate) fn new(generation: Generation, settings_hash: SettingsHash, has_context: bool) -> Self {
-        Self {
-            phase: Phase::Dormant,
-            queue: VecDeque::new(),
-            generation,
-            settings_hash,
-            has_context,
-            offered: None,
-            active: false,
-            warm_wanted: false,
-            shutting_down: false,
-            failures: Failures::default(),
-        }
+        Self { generation, settings_hash, has_context, ..Self::default() }
     }
 
     /// The conversation has gained context, or lost it.
@@ -226,7 +230,11 @@ impl Machine {
                 }
             }
             Input::Evict => self.stop(&mut effects),
-            Input::ShutDown => self.shut_down(&mut effects),
+            Input::ShutDown => {
+                self.shutting_down = true;
+                self.give_up(&TurnError::Draining, &mut effects);
+                self.stop(&mut effects);
+            }
             Input::Ready(generation) if generation == self.generation => {
                 if matches!(self.phase, Phase::Starting { .. }) {
                     self.phase = Phase::Idle { generation };
@@ -317,18 +325,10 @@ impl Machine {
             Phase::Backoff { .. } => {
                 self.phase = Phase::Dormant;
                 effects.push(Effect::AnswerGone);
-                if self.is_wanted() {
-                    self.start(false, effects);
-                }
+                self.start_if_wanted(effects);
             }
             Phase::Dormant | Phase::Failed { .. } => effects.push(Effect::AnswerGone),
         }
-    }
-
-    fn shut_down(&mut self, effects: &mut Vec<Effect>) {
-        self.shutting_down = true;
-        self.abort_queue(&TurnError::Draining, effects);
-        self.stop(effects);
     }
 
     fn exited(
@@ -348,7 +348,7 @@ impl Machine {
         self.queue.rotate_right(usize::from(retry.is_some()));
         effects.push(Effect::AnswerGone);
         if self.shutting_down {
-            return self.abort_queue(&TurnError::Draining, effects);
+            return self.give_up(&TurnError::Draining, effects);
         }
         match kind {
             ExitKind::NotAdmitted(error) => self.give_up(&error, effects),
@@ -399,12 +399,8 @@ impl Machine {
         self.queue.iter().rev().find_map(|queued| queued.settings_hash)
     }
 
-    fn is_wanted(&self) -> bool {
-        !self.shutting_down && (self.warm_wanted || !self.queue.is_empty())
-    }
-
     fn start_if_wanted(&mut self, effects: &mut Vec<Effect>) {
-        if self.is_wanted() {
+        if !self.shutting_down && (self.warm_wanted || !self.queue.is_empty()) {
             self.start(false, effects);
         }
     }
@@ -437,16 +433,12 @@ impl Machine {
         effects.push(Effect::Deliver { generation, turn: queued.turn });
     }
 
+    /// Refuses everybody who waits for a child.
     fn give_up(&mut self, error: &TurnError, effects: &mut Vec<Effect>) {
-        self.abort_queue(error, effects);
+        let abort = |queued: QueuedTurn| Effect::Abort { turn: queued.turn, error: error.clone() };
+        effects.extend(self.queue.drain(..).map(abort));
         self.warm_wanted = false;
         effects.push(Effect::AnswerWarm(Err(error.clone())));
-    }
-
-    fn abort_queue(&mut self, error: &TurnError, effects: &mut Vec<Effect>) {
-        effects.extend(
-            self.queue.drain(..).map(|queued| Effect::Abort { turn: queued.turn, error: error.clone() }),
-        );
     }
 }
 

@@ -57,31 +57,20 @@ impl SessionStatus {
 /// Everything that is visible at one moment.
 #[derive(Debug, Clone)]
 pub(crate) struct Visible {
-    pub(crate) state: SessionState,
-    pid: Option<u32>,
+    /// As of the last change: the ages are filled in when it is read.
+    pub(crate) status: SessionStatus,
     /// The root of the child's process tree.
     pub(crate) shim: Option<u32>,
     /// When the start of the child was requested; `None` without a process.
     pub(crate) child_since: Option<Instant>,
-    /// Memory of the child's tree when it was last measured.
-    pub(crate) memory_bytes: u64,
-    generation: u64,
-    model: Option<String>,
-    created: SystemTime,
-    last_used: SystemTime,
     /// Monotonic twin of `last_used`: a change of the clock evicts no session.
     pub(crate) quiet_since: Instant,
-    turns: u64,
-    restarts: u64,
-    pub(crate) queue_depth: usize,
-    cost_usd: f64,
     /// Tools that wait for permission.
     pub(crate) permissions: Vec<PendingPermission>,
-    /// Turns of its own keep the child busy.
+    /// The CLI works of its own accord.
     pub(crate) active: bool,
-    /// The turn that ended last; the actor may not have heard of it yet.
+    /// The actor may not know of its end yet.
     last_ended: Option<TurnId>,
-    last_exit: Option<Exit>,
 }
 
 /// What the actor knows after each message.
@@ -95,55 +84,53 @@ pub(super) struct ActorView<'a> {
 
 impl Visible {
     fn new(record: &Record) -> Self {
-        Self {
+        let status = SessionStatus {
             state: SessionState::Dormant,
             pid: None,
-            shim: None,
-            child_since: None,
-            memory_bytes: 0,
             generation: record.generation,
             model: record.settings.model.clone(),
             created: record.created,
             last_used: record.last_used,
-            quiet_since: Instant::now(),
+            idle: Duration::ZERO,
+            uptime: Duration::ZERO,
             turns: record.turns,
             restarts: record.restarts,
+            memory_bytes: 0,
             queue_depth: 0,
-            cost_usd: record.cost_usd,
+            total_cost_usd: record.cost_usd,
+            last_exit: None,
+        };
+        Self {
+            status,
+            shim: None,
+            child_since: None,
+            quiet_since: Instant::now(),
             permissions: Vec::new(),
             active: false,
             last_ended: None,
-            last_exit: None,
         }
     }
 
     /// Whether the child may go: it runs no turn, none waits, and it does not work of its own accord.
     pub(crate) fn is_idle(&self) -> bool {
-        self.state == SessionState::Idle && !self.active
+        self.status.state == SessionState::Idle && !self.active
     }
 
     /// Whether a turn finds a child that is ready.
     pub(crate) fn is_warm(&self) -> bool {
-        matches!(self.state, SessionState::Idle | SessionState::Busy)
+        matches!(self.status.state, SessionState::Idle | SessionState::Busy)
     }
 
     fn status(&self, now: Instant) -> SessionStatus {
         let age = |since: Instant| now.saturating_duration_since(since);
         SessionStatus {
-            state: self.state,
-            pid: self.pid,
-            generation: self.generation,
-            model: self.model.clone(),
-            created: self.created,
-            last_used: self.last_used,
-            idle: if self.state == SessionState::Busy { Duration::ZERO } else { age(self.quiet_since) },
+            idle: if self.status.state == SessionState::Busy {
+                Duration::ZERO
+            } else {
+                age(self.quiet_since)
+            },
             uptime: self.child_since.map_or(Duration::ZERO, age),
-            turns: self.turns,
-            restarts: self.restarts,
-            memory_bytes: self.memory_bytes,
-            queue_depth: self.queue_depth,
-            total_cost_usd: self.cost_usd,
-            last_exit: self.last_exit.clone(),
+            ..self.status.clone()
         }
     }
 }
@@ -177,13 +164,13 @@ impl StatusCell {
             // The end of a turn is visible before the actor hears of it.
             let is_over =
                 view.running.is_some() && view.running == visible.last_ended && view.queue_depth == 0;
-            visible.state = if is_over { SessionState::Idle } else { view.state };
-            visible.queue_depth = view.queue_depth;
-            visible.generation = view.record.generation;
-            visible.restarts = view.record.restarts;
-            visible.last_used = view.record.last_used;
-            if visible.model != view.record.settings.model {
-                visible.model.clone_from(&view.record.settings.model);
+            visible.status.state = if is_over { SessionState::Idle } else { view.state };
+            visible.status.queue_depth = view.queue_depth;
+            visible.status.generation = view.record.generation;
+            visible.status.restarts = view.record.restarts;
+            visible.status.last_used = view.record.last_used;
+            if visible.status.model != view.record.settings.model {
+                visible.status.model.clone_from(&view.record.settings.model);
             }
         });
     }
@@ -191,15 +178,15 @@ impl StatusCell {
     /// A process runs; its start was requested at `since`.
     pub(super) fn child_started(&self, pid: u32, shim: u32, since: Instant) {
         self.change(|visible| {
-            (visible.pid, visible.shim, visible.child_since) = (Some(pid), Some(shim), Some(since));
+            (visible.status.pid, visible.shim, visible.child_since) = (Some(pid), Some(shim), Some(since));
         });
     }
 
     /// Nothing of the child is left.
     pub(super) fn child_ended(&self) {
         self.change(|visible| {
-            (visible.pid, visible.shim, visible.child_since) = (None, None, None);
-            visible.memory_bytes = 0;
+            (visible.status.pid, visible.shim, visible.child_since) = (None, None, None);
+            visible.status.memory_bytes = 0;
             visible.permissions.clear();
             visible.active = false;
         });
@@ -209,19 +196,19 @@ impl StatusCell {
     pub(super) fn turn_ended(&self, turn: TurnId, cost_usd: f64) -> u64 {
         self.change(|visible| {
             visible.last_ended = Some(turn);
-            visible.turns = visible.turns.saturating_add(1);
-            visible.cost_usd += cost_usd;
+            visible.status.turns = visible.status.turns.saturating_add(1);
+            visible.status.total_cost_usd += cost_usd;
             visible.quiet_since = Instant::now();
-            if visible.state == SessionState::Busy && visible.queue_depth == 0 {
-                visible.state = SessionState::Idle;
+            if visible.status.state == SessionState::Busy && visible.status.queue_depth == 0 {
+                visible.status.state = SessionState::Idle;
             }
-            visible.turns
+            visible.status.turns
         })
     }
 
     /// The CLI has run a turn of its own accord.
     pub(super) fn own_turn_ended(&self, cost_usd: f64) {
-        self.change(|visible| visible.cost_usd += cost_usd);
+        self.change(|visible| visible.status.total_cost_usd += cost_usd);
     }
 
     /// The CLI works of its own accord, or has stopped doing so.
@@ -234,14 +221,14 @@ impl StatusCell {
     }
 
     pub(super) fn exited(&self, exit: Exit) {
-        self.change(|visible| visible.last_exit = Some(exit));
+        self.change(|visible| visible.status.last_exit = Some(exit));
     }
 
     /// The tree of `shim` was measured. A tree that is gone meanwhile uses nothing.
     pub(crate) fn measured(&self, shim: u32, memory_bytes: u64) {
         self.change(|visible| {
             if visible.shim == Some(shim) {
-                visible.memory_bytes = memory_bytes;
+                visible.status.memory_bytes = memory_bytes;
             }
         });
     }

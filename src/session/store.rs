@@ -203,9 +203,10 @@ impl Record {
 /// The content of a session's file; `None` if there is none. A disk may fail, an operator err, a child of the server's
 /// own user plant something: what is there need be neither a file nor a short one.
 fn read(files: &RecordDir) -> Result<Option<Vec<u8>>, Unreadable> {
+    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
     let read = || read_own(&files.session_file(), MAX_RECORD_BYTES);
     let content = read().or_else(|refused| match refused {
-        ReadError::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+        ReadError::Io(error) if error.kind() == PermissionDenied => {
             files.restore_access()?;
             read()
         }
@@ -213,25 +214,14 @@ fn read(files: &RecordDir) -> Result<Option<Vec<u8>>, Unreadable> {
     });
     match content {
         Ok(content) => Ok(Some(content)),
-        Err(ReadError::Io(error)) => absent_or_broken(error).map(|()| None),
+        Err(ReadError::Io(error)) => match error.kind() {
+            NotFound => Ok(None),
+            IsADirectory | NotADirectory | PermissionDenied => Err(Unreadable::Broken(error.to_string())),
+            _ if error.raw_os_error() == Some(libc::ELOOP) => Err(Unreadable::Broken(error.to_string())),
+            _ => Err(Unreadable::System(error)),
+        },
         Err(refused) => Err(Unreadable::Broken(refused.to_string())),
     }
-}
-
-fn absent_or_broken(error: io::Error) -> Result<(), Unreadable> {
-    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
-    match error.kind() {
-        NotFound => Ok(()),
-        IsADirectory | NotADirectory | PermissionDenied => Err(Unreadable::Broken(error.to_string())),
-        _ if error.raw_os_error() == Some(libc::ELOOP) => Err(Unreadable::Broken(error.to_string())),
-        _ => Err(Unreadable::System(error)),
-    }
-}
-
-/// Whose session lies under this hash.
-#[cfg(feature = "server")]
-pub(crate) fn owner_on_disk(data_dir: &Path, session: &SessionHash) -> Option<UserId> {
-    Record::read(data_dir, session).map(|(key, _)| key.user().clone())
 }
 
 /// Longest file of progress that is read: it has 128 bytes, and more only with a long checkpoint.
@@ -361,10 +351,9 @@ impl RecordWriter {
             return;
         }
         *written = number;
-        match tokio::task::spawn_blocking(move || record.save(&workspace, durability)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "a session's record was not written"),
-            Err(error) => tracing::warn!(%error, "a session's record was not written"),
+        let saved = tokio::task::spawn_blocking(move || record.save(&workspace, durability)).await;
+        if let Err(error) = saved.map_err(io::Error::other).flatten() {
+            tracing::warn!(%error, "a session's record was not written");
         }
     }
 }

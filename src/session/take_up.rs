@@ -6,7 +6,7 @@
 use std::io;
 
 use super::store::{Record, Unreadable};
-use super::{known, quota, sessions::Sessions};
+use super::{known, sessions::Sessions};
 use crate::model::ids::SessionKey;
 use crate::support::atomic_file::Durability;
 use crate::telemetry::{emit::ContextLoss, metrics::ContextLost};
@@ -35,7 +35,7 @@ pub(crate) fn known_or_begun(sessions: &Sessions, key: &SessionKey) -> io::Resul
         }
         // Sessions of one user are counted one after the other. Always the inner lock of the two.
         sessions.beginnings.with(key.user(), || {
-            quota::has_room(&sessions.env.config, key)?.then(|| begin(sessions, key)).transpose()
+            known::has_room(&sessions.env.config, key)?.then(|| begin(sessions, key)).transpose()
         })
     })
 }

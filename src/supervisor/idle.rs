@@ -135,7 +135,7 @@ enum Wish {
 
 fn wish(visible: &Visible, now: Instant, timeout: Duration) -> Wish {
     let quiet = now.saturating_duration_since(visible.quiet_since);
-    match visible.state {
+    match visible.status.state {
         _ if quiet < timeout => Wish::Later(timeout - quiet),
         SessionState::Idle if !visible.active => Wish::Evict { quiet_since: visible.quiet_since },
         SessionState::Dormant | SessionState::Failed => Wish::Retire,
@@ -163,22 +163,23 @@ fn victims<'a>(
 ) -> Vec<(&'a Arc<Entry>, Instant)> {
     let candidate = |entry: &Arc<Entry>| {
         let (since, quiet_since) = entry.status.read(|visible| {
-            let idle = visible.is_idle() && visible.queue_depth == 0;
+            let idle = visible.is_idle() && visible.status.queue_depth == 0;
             Some((visible.child_since.filter(|_| idle)?, visible.quiet_since))
         })?;
         Some(Idle {
             user: entry.key.user().clone(),
             quiet_since,
             young: now.saturating_duration_since(since) < TOO_YOUNG,
-            bytes: entry.status.read(|visible| visible.memory_bytes),
+            bytes: entry.status.read(|visible| visible.status.memory_bytes),
         })
     };
     let (of, idle): (Vec<_>, Vec<_>) =
         entries.iter().filter_map(|entry| Some((entry, candidate(entry)?))).unzip();
     let chosen = match room {
         Room::Children(wishes) => {
-            let is_leaving =
-                |entry: &&Arc<Entry>| entry.status.read(|visible| visible.state == SessionState::Stopping);
+            let is_leaving = |entry: &&Arc<Entry>| {
+                entry.status.read(|visible| visible.status.state == SessionState::Stopping)
+            };
             let leaving: Vec<_> =
                 entries.iter().filter(is_leaving).map(|entry| entry.key.user().clone()).collect();
             room::for_starts(&wishes.waiting, wishes.held.clone(), &leaving, &idle)

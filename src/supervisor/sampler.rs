@@ -205,7 +205,7 @@ fn divided(processes: usize) -> (usize, usize) {
 }
 
 fn is_near(entry: &Entry, limit: u64) -> bool {
-    entry.status.read(|visible| visible.memory_bytes) > limit / 100 * NEAR_PERCENT
+    entry.status.read(|visible| visible.status.memory_bytes) > limit / 100 * NEAR_PERCENT
 }
 
 /// The root of the session's process tree, if it has one.
@@ -238,7 +238,9 @@ fn sample(sessions: &Sessions, table: &ProcessTable, now: Instant, session_limit
     let (mut total, mut counted, mut shims, mut clis) = (TreeMemory::default(), 0_u64, 0, 0);
     let (mut oldest_idle, mut oldest_turn) = (Duration::ZERO, Duration::ZERO);
     for entry in sessions.registry.entries() {
-        match entry.status.read(|visible| (visible.state, now.saturating_duration_since(visible.quiet_since)))
+        match entry
+            .status
+            .read(|visible| (visible.status.state, now.saturating_duration_since(visible.quiet_since)))
         {
             (SessionState::Idle, age) => oldest_idle = oldest_idle.max(age),
             (SessionState::Busy, age) => oldest_turn = oldest_turn.max(age),

@@ -126,7 +126,7 @@ pub async fn version(config: &Config, home: &Path) -> Result<(PathBuf, Option<St
     };
     let shim = ShimProgram::locate(config.cli.shim.as_deref()).map_err(not_started)?;
     let version = version_query::version(&found, &shim, home).await.map_err(not_started)?;
-    Ok((found.path, version))
+    Ok((found.path, version.flatten()))
 }
 
 /// Who but us and root could put another program in the place of the CLI of `config`: a sentence for each file and
@@ -141,7 +141,7 @@ async fn try_start(pilot: &Pilotlight, session: &Session) -> Result<Probed, Turn
     let ready = session.warm().await?;
     let ready_after = begin.elapsed();
     let memory_bytes = measured(session, ready).await;
-    pilot.look_at_version().await;
+    crate::session::executable::learn_version(pilot.env()).await;
     Ok(Probed { ready_after, memory_bytes, containment: pilot.containment(), warning: pilot.cli_warning() })
 }
 

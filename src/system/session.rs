@@ -1,6 +1,5 @@
 //! The handle of one session.
 
-mod encode;
 mod submit;
 
 use std::sync::Arc;
@@ -50,7 +49,7 @@ impl Session {
     /// [`TurnError`]s of which [`TurnError::reached_child`] is false: the child has seen nothing. Everything later
     /// comes out of the [`Turn`].
     pub async fn send(&self, prompt: impl Into<Prompt>) -> Result<Turn, TurnError> {
-        self.send_with(prompt, TurnOptions::default()).await
+        self.send_held(prompt.into(), TurnOptions::default(), None).await
     }
 
     /// As [`Session::send`], with options.
@@ -195,12 +194,10 @@ impl Session {
         let (workspace, sessions, credentials) =
             (self.files().await?, self.sessions().clone(), credentials.clone());
         blocking(move || {
-            workspace.create()?;
             // Compared and written by one request after the other, or the older token could win.
             let _one_at_a_time = sessions.credentials.lock_unpoisoned();
-            workspace
-                .write_credentials(sessions.env.adapter, &sessions.env.config.cli, &credentials)
-                .map(drop)
+            let (adapter, cli) = (sessions.env.adapter, &sessions.env.config.cli);
+            workspace.write_credentials(adapter, cli, &credentials).map(drop)
         })
         .await?;
         self.ask(SessionMessage::OwnCredentials, true, ACTOR_ANSWERS_WITHIN).await?;
@@ -212,19 +209,13 @@ impl Session {
     /// # Errors
     /// [`TurnError::Storage`], [`TurnError::TooManySessions`].
     pub async fn workspace(&self) -> Result<Dirs, TurnError> {
-        let workspace = self.files().await?;
-        let dirs = workspace.dirs().clone();
-        blocking(move || workspace.create()).await?;
-        Ok(dirs)
+        Ok(self.files().await?.dirs().clone())
     }
 
     /// The session's working directory, to look into it.
     #[cfg(feature = "server")]
     pub(crate) async fn work(&self) -> Result<ChildDir, TurnError> {
-        let workspace = self.files().await?;
-        let work = workspace.work();
-        blocking(move || workspace.create()).await?;
-        Ok(work)
+        Ok(self.files().await?.work())
     }
 
     fn sessions(&self) -> &Arc<Sessions> {
@@ -243,14 +234,15 @@ impl Session {
         self.sessions().registry.get(self.key.as_ref().ok()?)
     }
 
-    /// The session's files; a session that does not exist begins.
+    /// The session's directories, created if they are not there yet; a session that does not exist begins.
     async fn files(&self) -> Result<Workspace, TurnError> {
+        let create = |workspace: Workspace| workspace.create().map(|()| workspace);
         if let Some(entry) = self.entry() {
-            return Ok(entry.workspace.clone());
+            return blocking(move || create(entry.workspace.clone())).await;
         }
-        let (record, key) = (self.known_or_begun().await?, self.key()?);
-        let (data_dir, hash) = (self.env().config.data_dir.clone(), key.hash());
-        blocking(move || Ok(record.workspace(&data_dir, &hash))).await
+        let (record, hash) = (self.known_or_begun().await?, self.key()?.hash());
+        let data_dir = self.env().config.data_dir.clone();
+        blocking(move || create(record.workspace(&data_dir, &hash))).await
     }
 
     /// Asks the session's actor; `None` if the session is not in memory and `start` is false.

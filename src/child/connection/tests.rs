@@ -57,7 +57,7 @@ impl Bench {
         let context = ChildContext {
             adapter: &CLAUDE,
             config: Arc::new(config),
-            metrics: Arc::new(Metrics::register_current("t")),
+            metrics: Arc::new(Metrics::register(&::metrics::NoopRecorder, "t")),
             secrets: Secrets::default(),
             events: events.clone(),
         };

@@ -1,21 +1,25 @@
-//! The way of a turn from the handle into the mailbox of its session.
+//! The way of a turn from the handle, encoded and within all limits, into the mailbox of its session.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use ractor::MessagingErr;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::encode::{self, EncodedTurn};
 use super::{LOOKUPS, Session};
 use crate::child::Job;
 use crate::error::TurnError;
-use crate::model::Prompt;
-use crate::session::registry::{Entry, NotAdmitted};
-use crate::session::{SessionMessage, message::TurnSubmission, status::Visible};
+use crate::model::{History, Prompt, Role, is_model_name};
+use crate::session::import::{first_line, within};
+use crate::session::{SessionMessage, env::Env, message::TurnSubmission, registry::Entry};
+use crate::session::{status::Visible, store::SettingsRecord};
 use crate::telemetry::emit::TurnEnded;
 use crate::telemetry::metrics::{AdmissionRejected, FirstOutput};
-use crate::turn::{Hold, Outcome, Turn, TurnOptions, TurnTrace, turn_channel};
+use crate::turn::{Conversation, Earlier, Hold, Outcome, Turn, TurnOptions, TurnTrace, turn_channel};
+
+/// A longer history is encoded on a thread for blocking work: a megabyte takes some milliseconds.
+const ENCODE_INLINE_BYTES: usize = 256 << 10;
 
 impl Session {
     /// As [`Session::send_with`]. `hold` is kept as long as what the caller sent.
@@ -45,32 +49,31 @@ impl Session {
         accepted: Instant,
     ) -> Result<Turn, TurnError> {
         let key = self.key()?;
-        let mut encoded = encode::encode(self.env(), prompt, options, hold).await?;
+        let encoded = encode(self.env(), prompt, options, hold).await?;
         for _ in 0..LOOKUPS {
             if self.sessions().is_draining() {
                 self.env().telemetry.metrics.admission_rejected.increment(AdmissionRejected::Draining);
                 return Err(TurnError::Draining);
             }
-            match self.sessions().registry.admit(key) {
-                Ok((entry, permit)) => match self.post(&entry, permit, encoded, accepted)? {
-                    Ok(turn) => return Ok(turn),
-                    Err(unsent) => encoded = unsent,
-                },
-                Err(NotAdmitted::Full { limit }) => return Err(TurnError::QueueFull { limit }),
-                Err(NotAdmitted::Absent) => self.bring_into_memory(key).await?,
+            let Some((entry, permit)) = self.sessions().registry.admit(key)? else {
+                self.bring_into_memory(key).await?;
+                continue;
+            };
+            if let Some(turn) = self.post(&entry, permit, encoded.clone(), accepted)? {
+                return Ok(turn);
             }
         }
         Err(TurnError::Internal("the session's actor keeps failing"))
     }
 
-    /// Sends the turn to the session's actor; returns it if the actor has ended.
+    /// Sends the turn to the session's actor; `None` if the actor has ended.
     fn post(
         &self,
-        entry: &Arc<Entry>,
+        entry: &Entry,
         permit: OwnedSemaphorePermit,
         encoded: EncodedTurn,
         accepted: Instant,
-    ) -> Result<Result<Turn, EncodedTurn>, TurnError> {
+    ) -> Result<Option<Turn>, TurnError> {
         let sessions = self.sessions();
         let is_warm = entry.status.read(Visible::is_warm);
         if !is_warm {
@@ -91,16 +94,8 @@ impl Session {
         });
         let actor = entry.actor.clone();
         let cancel = Box::new(move || drop(actor.cast(SessionMessage::Cancel(id))));
-        let channel = turn_channel(
-            id,
-            sessions.env.adapter,
-            limits.event_buffer,
-            limits.event_buffer_bytes,
-            cancel,
-            on_end,
-        );
-        let (sender, turn) = channel;
-        let kept = encoded.clone();
+        let (events, bytes) = (limits.event_buffer, limits.event_buffer_bytes);
+        let (sender, turn) = turn_channel(id, sessions.env.adapter, events, bytes, cancel, on_end);
         let job = Box::new(Job {
             turn: id,
             sender: Some(sender),
@@ -114,18 +109,93 @@ impl Session {
             trace,
         });
         let submission = Box::new(TurnSubmission { job, settings: encoded.settings });
-        Ok(match entry.actor.cast(SessionMessage::Submit(submission)) {
-            Ok(()) => Ok(turn),
-            Err(refused) => {
-                // This turn goes to the next actor as a new one: here it has had no end.
-                if let MessagingErr::SendErr(SessionMessage::Submit(mut unsent)) = refused
-                    && let Some(sender) = unsent.job.sender.take()
-                {
-                    sender.disown();
-                }
-                drop(sessions.registry.forget_actor(entry.actor.get_id()));
-                Err(kept)
+        let Err(refused) = entry.actor.cast(SessionMessage::Submit(submission)) else {
+            return Ok(Some(turn));
+        };
+        // This turn goes to the next actor as a new one: here it has had no end.
+        if let MessagingErr::SendErr(SessionMessage::Submit(mut unsent)) = refused
+            && let Some(sender) = unsent.job.sender.take()
+        {
+            sender.disown();
+        }
+        drop(sessions.registry.forget_actor(entry.actor.get_id()));
+        Ok(None)
+    }
+}
+
+/// Checks and encodes a turn.
+async fn encode(
+    env: &Arc<Env>,
+    prompt: Prompt,
+    options: TurnOptions,
+    hold: Option<Hold>,
+) -> Result<EncodedTurn, TurnError> {
+    let is_long = options.history.as_ref().is_some_and(|history| history.bytes() > ENCODE_INLINE_BYTES);
+    if !is_long {
+        return EncodedTurn::encode(env, prompt, options, hold);
+    }
+    let env = env.clone();
+    let encoded = tokio::task::spawn_blocking(move || EncodedTurn::encode(&env, prompt, options, hold));
+    encoded.await.map_err(|_| TurnError::Internal("a turn could not be written"))?
+}
+
+/// A turn as it was asked for, serialised and checked.
+#[derive(Clone)]
+struct EncodedTurn {
+    line: Bytes,
+    /// For a conversation without context.
+    earlier: Option<Earlier>,
+    hold: Option<Hold>,
+    settings: SettingsRecord,
+}
+
+impl EncodedTurn {
+    fn encode(
+        env: &Env,
+        prompt: Prompt,
+        options: TurnOptions,
+        hold: Option<Hold>,
+    ) -> Result<Self, TurnError> {
+        let config = &env.config;
+        let limit = config.session.history_limit;
+        let bytes = options.history.as_ref().map_or(0, History::bytes);
+        if bytes > limit {
+            return Err(TurnError::HistoryTooLarge { bytes, limit });
+        }
+        let limit = config.session.system_prompt_limit;
+        let bytes = options.system_prompt.as_ref().map_or(0, String::len);
+        if bytes > limit {
+            return Err(TurnError::SystemPromptTooLarge { bytes, limit });
+        }
+        let line = within(env.adapter.encode_turn(&prompt, &config.cli)?, config.session.prompt_limit)?;
+        for (option, name) in [("model", &options.model), ("fallback_model", &options.fallback_model)] {
+            // The empty name takes a former fallback back.
+            let is_name = |name: &str| is_model_name(name) || (option == "fallback_model" && name.is_empty());
+            if name.as_deref().is_some_and(|name| !is_name(name)) {
+                return Err(TurnError::InvalidModel { option });
             }
-        })
+        }
+        let servers = options.mcp_servers.as_ref();
+        if let Some(problem) = servers.and_then(|servers| servers.problem(&config.mcp)) {
+            return Err(TurnError::InvalidMcpServers(problem));
+        }
+        let settings = SettingsRecord {
+            model: options.model,
+            system_prompt: options.system_prompt,
+            fallback_model: options.fallback_model,
+            mcp_servers: options.mcp_servers,
+            // The session's actor knows.
+            own_credentials: false,
+        };
+        let history = options.history.filter(|history| !history.is_empty());
+        let earlier = history.map(|history| {
+            let conversation = Conversation { history, prompt };
+            if conversation.history.messages().iter().any(|message| message.role == Role::Assistant) {
+                Earlier::Conversation(Arc::new(conversation))
+            } else {
+                Earlier::Unanswered(first_line(env, &conversation, false))
+            }
+        });
+        Ok(Self { line, earlier, hold, settings })
     }
 }

@@ -129,11 +129,6 @@ declare! {
 }
 
 impl Metrics {
-    /// Registers with the recorder that is current here and now. Without one, every operation is a no-op.
-    pub(crate) fn register_current(prefix: &str) -> Self {
-        ::metrics::with_recorder(|recorder| Self::register(recorder, prefix))
-    }
-
     /// Counts the tokens and the cost of a turn.
     pub(crate) fn count_usage(&self, model: ModelClass, usage: &Usage, cost_usd: f64) {
         for (kind, count) in [
