@@ -38,7 +38,7 @@ struct SupervisorState {
 
 /// Runs a supervisor, and a new one after each failure, until the stop. `ready` is answered once, when the first
 /// one can be reached.
-pub(crate) async fn run(sessions: Arc<Sessions>, ready: oneshot::Sender<Result<(), String>>) {
+pub(crate) async fn run(sessions: Arc<Sessions>, ready: oneshot::Sender<Result<(), SpawnErr>>) {
     let _ended = sessions.env.ended.clone().drop_guard();
     let mut ready = Some(ready);
     loop {
@@ -46,7 +46,7 @@ pub(crate) async fn run(sessions: Arc<Sessions>, ready: oneshot::Sender<Result<(
             Ok(started) => started,
             Err(error) => {
                 if let Some(ready) = ready.take() {
-                    drop(ready.send(Err(error.to_string())));
+                    drop(ready.send(Err(error)));
                 }
                 return;
             }

@@ -49,6 +49,7 @@ pub(crate) struct System {
 
 /// Whether turns can be taken, and if not, why.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Readiness {
     /// All is well.
     pub ready: bool,
@@ -155,7 +156,7 @@ impl Pilotlight {
         let (data_dir, owner) = (self.config().data_dir.clone(), user.cloned());
         let found = tokio::task::spawn_blocking(move || on_disk(&data_dir, owner.as_ref())).await;
         let found = found.map_err(|_| TurnError::Internal("the list of sessions could not be made"))?;
-        let (sessions, truncated) = found.map_err(|error| TurnError::Storage(error.to_string()))?;
+        let (sessions, truncated) = found.map_err(|error| TurnError::Storage(error.into()))?;
         let mut known: HashMap<SessionKey, SessionStatus> = sessions.into_iter().collect();
         // What is in memory is newer, and may not be on disk yet.
         known.extend(

@@ -437,8 +437,9 @@ impl Machine {
     fn give_up(&mut self, error: &TurnError, effects: &mut Vec<Effect>) {
         let abort = |queued: QueuedTurn| Effect::Abort { turn: queued.turn, error: error.clone() };
         effects.extend(self.queue.drain(..).map(abort));
-        self.warm_wanted = false;
-        effects.push(Effect::AnswerWarm(Err(error.clone())));
+        if std::mem::take(&mut self.warm_wanted) || !self.shutting_down {
+            effects.push(Effect::AnswerWarm(Err(error.clone())));
+        }
     }
 }
 

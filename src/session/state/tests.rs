@@ -79,7 +79,7 @@ fn crash() -> ExitKind {
 }
 
 fn missing() -> ExitKind {
-    ExitKind::NotStarted(StartFailure::Spawn { reason: "not_found", message: "gone".into() })
+    ExitKind::NotStarted(StartFailure::Spawn { reason: "not_found", message: "gone".into(), source: None })
 }
 
 #[test]
@@ -274,6 +274,15 @@ fn shutting_down_refuses_everything_and_starts_nothing() {
     assert_eq!(bench.feed(Input::ShutDown), []);
     assert_eq!(bench.feed(gone(1, crash())), [Effect::AnswerGone]);
     assert_eq!(bench.feed(Input::Warm), [Effect::AnswerWarm(Err(TurnError::Draining))]);
+}
+
+#[test]
+fn shutting_down_answers_a_waiting_warm() {
+    let mut bench = Bench::new();
+    bench.feed(Input::Warm);
+    let refused = Effect::AnswerWarm(Err(TurnError::Draining));
+    assert_eq!(bench.feed(Input::ShutDown), [refused, Effect::Stop { generation: Generation(1) }]);
+    assert_eq!(bench.feed(gone(1, ExitKind::Requested)), [Effect::AnswerGone]);
 }
 
 #[test]
