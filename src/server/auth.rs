@@ -34,7 +34,7 @@ const FETCH_SITE: &str = "sec-fetch-site";
 const OPEN_PATHS: [&str; 5] = ["/", "/health", "/livez", "/openapi.json", "/readyz"];
 
 /// Access rules of one listener.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct AuthPolicy {
     /// `None` trusts every caller.
     pub(super) keys: Option<Arc<Keyring>>,

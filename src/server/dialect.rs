@@ -29,7 +29,8 @@ pub(super) mod message;
 pub(super) mod openai;
 pub(crate) mod sse;
 
-use message::Content;
+use history::{BroughtIn, bring_in};
+use message::{Content, Message, Role};
 
 pub(super) use collected::Collected;
 pub(super) use fields::{Ignored, judge};
@@ -89,6 +90,27 @@ pub(super) struct TurnRequest {
 }
 
 impl TurnRequest {
+    /// A request of an SDK, which states the whole conversation and system prompt each time.
+    fn of_history(
+        model: String,
+        system: String,
+        history: Vec<Message>,
+        last: Content,
+        at: &str,
+    ) -> Result<Self, ApiError> {
+        let last = Message { role: Role::User, content: last };
+        let history_digest = Some(HistoryDigest::of(&history, &last, Some(&system)));
+        let BroughtIn { history, left_out } = bring_in(history)?;
+        let prompt = message::prompt(last.content, at)?;
+        let options = TurnOptions {
+            model: Some(message::checked_model("model", model.clone())?),
+            system_prompt: Some(system),
+            history,
+            ..TurnOptions::default()
+        };
+        Ok(Self { prompt, options, model, left_out, history_digest, ..Self::default() })
+    }
+
     /// Names of fields, and of parts of the history, without effect.
     pub(super) fn without_effect(&self) -> Vec<&str> {
         self.ignored.names.iter().chain(&self.left_out).map(String::as_str).collect()

@@ -25,14 +25,8 @@ pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8"
 #[derive(Clone)]
 pub(super) struct Exporter {
     recorded: PrometheusHandle,
-    metrics: Arc<HttpMetrics>,
+    pub(super) metrics: Arc<HttpMetrics>,
     started: Started,
-}
-
-impl std::fmt::Debug for Exporter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Exporter")
-    }
 }
 
 impl Exporter {
@@ -43,11 +37,6 @@ impl Exporter {
         self.started.render(&mut text);
         self.metrics.render.record(begun.elapsed());
         text
-    }
-
-    /// HTTP metrics.
-    pub(super) fn metrics(&self) -> &Arc<HttpMetrics> {
-        &self.metrics
     }
 }
 

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::workspace::beneath::{Beneath, ChildDir};
-use snapshot::{Snapshot, look};
+use snapshot::{FileVersion, Snapshot, look};
 
 pub(crate) mod snapshot;
 
@@ -48,13 +48,6 @@ impl ChangedFiles {
         };
         self.each.iter().cloned().chain([batch]).collect()
     }
-}
-
-/// A changed file.
-struct ChangedFile {
-    path: PathBuf,
-    size: u64,
-    is_new: bool,
 }
 
 impl WorkspaceWatch {
@@ -98,38 +91,25 @@ impl WorkspaceWatch {
 
 fn written(work: &Beneath, before: &Snapshot) -> ChangedFiles {
     let after = look(work).unwrap_or_default();
-    let mut found: Vec<ChangedFile> = after
-        .files
-        .iter()
-        .filter(|(path, stamp)| before.files.get(*path) != Some(stamp))
-        .map(|(path, stamp)| ChangedFile {
-            path: path.clone(),
-            size: stamp.size,
-            is_new: !before.files.contains_key(path),
-        })
-        .collect();
-    let total = found.len();
-    let total_size: u64 = found.iter().map(|file| file.size).sum();
-    found.truncate(MAX_FILES);
-
-    let mut each = Vec::with_capacity(found.len());
-    let mut room = ALL_BYTES;
-    let mut files = Vec::with_capacity(found.len());
-    for file in found {
-        let path = file.path.to_string_lossy().into_owned();
-        let change = if file.is_new { "created" } else { "changed" };
-        each.push(json!({ "type": "file_created", "path": path, "size": file.size, "change": change }));
+    let is_changed = |(path, stamp): &(&PathBuf, &FileVersion)| before.files.get(*path) != Some(*stamp);
+    let found: Vec<_> = after.files.iter().filter(is_changed).collect();
+    let total_size: u64 = found.iter().map(|(_, stamp)| stamp.size).sum();
+    let (mut each, mut files, mut room) = (Vec::new(), Vec::new(), ALL_BYTES);
+    for (file, FileVersion { size, .. }) in found.iter().take(MAX_FILES) {
+        let path = file.to_string_lossy().into_owned();
+        let change = if before.files.contains_key(*file) { "changed" } else { "created" };
+        each.push(json!({ "type": "file_created", "path": path, "size": size, "change": change }));
         // Removed or unreadable: listed without content.
-        if let Ok(content) = work.beginning(&file.path, FILE_BYTES.min(room) as u64) {
+        if let Ok(content) = work.beginning(file, FILE_BYTES.min(room) as u64) {
             room -= content.len();
-            files.push(entry(path, file.size, content));
+            files.push(entry(path, *size, content));
         }
     }
     let summary = json!({
-        "total": total,
+        "total": found.len(),
         "total_size": total_size,
         "truncated": files.iter().filter(|file| file["truncated"] == true).count(),
-        "left_out": total - files.len(),
+        "left_out": found.len() - files.len(),
         "partial": before.partial || after.partial,
     });
     ChangedFiles { each, files: files.into(), summary }

@@ -96,7 +96,7 @@ impl Drop for StreamSlot {
 /// `GET /v1/events/stream`.
 pub(crate) async fn stream(State(app): State<Arc<App>>, query: SessionQuery) -> Result<Response, ApiError> {
     let user = if query.is_about_all() { None } else { Some(query.subject()?) };
-    let EventStreams { heartbeat, closing, streams } = app.event_streams();
+    let EventStreams { heartbeat, closing, streams } = &app.event_streams;
     let hello = json!({
         "type": "hello",
         "version": env!("CARGO_PKG_VERSION"),
@@ -105,7 +105,7 @@ pub(crate) async fn stream(State(app): State<Arc<App>>, query: SessionQuery) -> 
         "heartbeat_seconds": heartbeat.as_secs_f64(),
     });
     let reader = Reader {
-        events: app.pilot().events(),
+        events: app.pilot.events(),
         slot: streams.open(user)?,
         last: None,
         heartbeat: *heartbeat,

@@ -22,7 +22,7 @@ use crate::server::auth::caller::{Caller, REQUEST_ID_HEADER, request_id};
 use crate::server::auth::revoked;
 use crate::server::exporter::labels;
 use crate::server::net::cors;
-use crate::server::{page, turns};
+use crate::server::{dialect, page, turns};
 use crate::telemetry::metrics::{HttpLimit, HttpMetrics};
 
 /// Paths of the streams that do not belong to a turn.
@@ -52,18 +52,18 @@ pub(crate) fn public(app: Arc<App>, policy: AuthPolicy) -> Router {
         .route("/", get(page::root))
         .route("/page/{file}", get(page::file))
         .route("/openapi.json", get(openapi::serve))
-        .route("/v1/messages", post(turns::messages))
-        .route("/v1/messages/keepalive", post(turns::keepalive))
-        .route("/v1/messages/pooled", post(turns::keepalive))
+        .route("/v1/messages", turns::route(dialect::messages))
+        .route("/v1/messages/keepalive", turns::route(dialect::legacy::parse_stream))
+        .route("/v1/messages/pooled", turns::route(dialect::legacy::parse_stream))
         .route("/v1/messages/count_tokens", post(models::count_tokens))
-        .route("/v1/chat/completions", post(turns::chat))
+        .route("/v1/chat/completions", turns::route(dialect::openai::parse))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{id}", get(models::one))
         .route("/v1/pool/stats", get(stats::pool))
         .route("/v1/events/stream", get(events::stream))
         .route("/v1/happenings", get(events::deprecated))
         .merge(sessions::routes());
-    let cors = cors::layer(&app.pilot().config().http.cors_origins);
+    let cors = cors::layer(&app.pilot.config().http.cors_origins);
     let counted = app.clone();
     let router = finish(router, app, policy);
     match cors {
@@ -81,7 +81,7 @@ async fn count_preflight(State(app): State<Arc<App>>, request: Request, next: Ne
     let begin = Instant::now();
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let response = next.run(request).await;
-    count(app.exporter().metrics(), path.as_deref(), response.status(), None, begin.elapsed());
+    count(&app.exporter.metrics, path.as_deref(), response.status(), None, begin.elapsed());
     response
 }
 
@@ -117,7 +117,7 @@ pub(crate) fn overloaded(metrics: Arc<HttpMetrics>) -> Router {
 
 /// Adds routes and layers of both listeners.
 fn finish(router: Router<Arc<App>>, app: Arc<App>, policy: AuthPolicy) -> Router {
-    let limit = app.pilot().config().http.body_limit;
+    let limit = app.pilot.config().http.body_limit;
     router
         .route("/health", get(health::health))
         .route("/livez", get(health::livez))
@@ -186,7 +186,7 @@ async fn handle_request(
         response = revoked::watched(response, revoked, form, is_turn_stream);
     }
     let code = response.extensions().get::<ApiError>().map(ApiError::code);
-    count(app.exporter().metrics(), path.as_deref(), response.status(), code, begin.elapsed());
+    count(&app.exporter.metrics, path.as_deref(), response.status(), code, begin.elapsed());
     if let (Some(code), true, false) = (code, is_admitted, is_of_turn) {
         // Unauthenticated requests are counted but not logged: a stranger must not fill the log.
         tracing::info!(request_id = id, code, status = response.status().as_u16(), "request refused");
@@ -241,7 +241,7 @@ pub(crate) fn error_form(path: &str, headers: &HeaderMap) -> ErrorForm {
 fn admit(app: &App, policy: &AuthPolicy, request: &Request) -> Result<Option<Caller>, ApiError> {
     let caller = policy.admit(request.uri(), request.headers())?;
     if let Some(caller) = caller.as_ref().filter(|_| policy.counts(request.uri())) {
-        app.rate_limits().count(caller)?;
+        app.rate_limits.count(caller)?;
     }
     Ok(caller)
 }

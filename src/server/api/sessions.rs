@@ -154,7 +154,7 @@ pub(crate) async fn existing(
     user: &UserId,
     name: &str,
 ) -> Result<(Session, SessionStatus), ApiError> {
-    let session = app.pilot().conversation(user.as_bytes(), name);
+    let session = app.pilot.conversation(user.as_bytes(), name);
     match session.known().await? {
         Some(status) => Ok((session, status)),
         None => Err(ApiError::new(StatusCode::NOT_FOUND, "session_not_found", "there is no such session")),
@@ -166,8 +166,8 @@ async fn list(State(app): State<Arc<App>>, query: SessionQuery) -> Result<Json<L
     let all_users = query.is_about_all();
     let user = if all_users { None } else { Some(query.subject()?) };
     // The semaphore is never closed. Records are read from disk, so concurrent lists are limited.
-    let _room = app.gathering().acquire().await;
-    let (found, more) = app.pilot().known_sessions(user.as_ref()).await?;
+    let _room = app.gathering.acquire().await;
+    let (found, more) = app.pilot.known_sessions(user.as_ref()).await?;
     let truncated = more || found.len() > limit;
     let show = |(key, status): (SessionKey, SessionStatus)| SessionView {
         user: all_users.then(|| encode(key.user().as_bytes())),
@@ -195,8 +195,8 @@ async fn warm(
     let user = query.owner()?;
     // A start costs as much as a turn, so it takes a turn permit.
     let _permit = app.turn_permit(&user, &query.caller)?;
-    let status = app.pilot().conversation(user.as_bytes(), &name).warm().await?;
-    app.started_once().open();
+    let status = app.pilot.conversation(user.as_bytes(), &name).warm().await?;
+    app.started_once.open();
     Ok(Json(SessionView::of(&name, status)))
 }
 
@@ -233,10 +233,10 @@ pub(crate) async fn purge_session(
     session: &Session,
 ) -> Result<(), TurnError> {
     // First: no request may match a conversation that is being deleted.
-    app.conversations().exclude(user, name).await;
+    app.conversations.exclude(user, name).await;
     let purged = session.purge().await;
     // Last: the last turn has ended by then.
-    app.replays().forget(user, name);
+    app.replays.forget(user, name);
     purged
 }
 

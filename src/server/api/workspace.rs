@@ -52,7 +52,7 @@ pub(crate) async fn look(
     let (session, _) = existing(&app, &user, name).await?;
     let work = session.work().await?;
     // The semaphore is never closed.
-    let _room = app.gathering().acquire().await;
+    let _room = app.gathering.acquire().await;
     let looked = tokio::task::spawn_blocking(move || snapshot::look(&work.open()?)).await;
     let looked = looked.map_err(|_| TurnError::Internal("a workspace could not be looked at"))?;
     let snapshot = looked.map_err(|error| TurnError::Storage(error.to_string()))?;

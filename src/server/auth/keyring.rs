@@ -4,7 +4,6 @@
 //! invalid file is logged and leaves the former keys in force.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
@@ -60,12 +59,6 @@ pub(crate) struct Keyring {
     seen: Mutex<Option<FileId>>,
     /// Requests a check, also of an unchanged file.
     again: Notify,
-}
-
-impl fmt::Debug for Keyring {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Keyring({})", self.path.display())
-    }
 }
 
 impl Keyring {

@@ -36,12 +36,6 @@ pub(crate) struct RateLimits {
     clock: DefaultClock,
 }
 
-impl std::fmt::Debug for RateLimits {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RateLimits").field("usual", &self.usual).finish_non_exhaustive()
-    }
-}
-
 impl RateLimits {
     /// At most `per_minute` requests per caller; 0 is unlimited.
     pub(crate) fn new(per_minute: u32) -> Self {

@@ -7,13 +7,8 @@ use serde_json::Value;
 /// Characters of base64 that reveal the format: 16 characters are 12 bytes.
 const BEGINNING: usize = 16;
 
-/// Checks an image block of the Messages API.
-pub(super) fn check(block: &Value) -> Result<(), &'static str> {
-    check_source(&block["source"])
-}
-
-/// Checks the source of an image block.
-pub(super) fn check_source(source: &Value) -> Result<(), &'static str> {
+/// Checks the source of an image block of the Messages API.
+pub(super) fn check(source: &Value) -> Result<(), &'static str> {
     let text = |field: &str| source.get(field).and_then(Value::as_str);
     match text("type") {
         Some("base64") => {

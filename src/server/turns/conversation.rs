@@ -51,12 +51,12 @@ impl TurnHandler {
             checked(name).map_err(|error| ApiError::field("session_id", error.message()))?;
         }
         if let Some(name) = request.conversation.clone().or(header) {
-            self.app.conversations().exclude(user, &name).await;
+            self.app.conversations.exclude(user, &name).await;
             return Ok(Conversation { name, claim: None });
         }
         match &request.history_digest {
             Some(digest) => {
-                let claim = self.app.conversations().claim(user, digest).await?;
+                let claim = self.app.conversations.claim(user, digest).await?;
                 Ok(Conversation { name: claim.conversation().to_owned(), claim: Some(claim) })
             }
             None => Ok(Conversation { name: DEFAULT_CONVERSATION.to_owned(), claim: None }),

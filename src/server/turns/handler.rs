@@ -88,7 +88,7 @@ impl TurnHandler {
         hold: Hold,
         form: ErrorForm,
     ) -> Result<Response, ApiError> {
-        self.app.exporter().metrics().turns.increment(request.dialect.metric_label());
+        self.app.exporter.metrics.turns.increment(request.dialect.metric_label());
         self.refuse_ignored_fields(&request)?;
         self.choose_mcp_servers(&mut request)?;
         let is_detached = self.on_disconnect()? == OnDisconnect::Detach;
@@ -96,7 +96,7 @@ impl TurnHandler {
         let reservation = match key {
             None => None,
             Some(key) => {
-                match self.app.idempotency().begin(&key, &self.caller, &user, self.parts.uri.path())? {
+                match self.app.idempotency.begin(&key, &self.caller, &user, self.parts.uri.path())? {
                     Begin::New(reservation) => Some(reservation),
                     Begin::Replay(response) => return Ok(response),
                 }
@@ -104,7 +104,7 @@ impl TurnHandler {
         };
         let permit = self.app.turn_permit(&user, &self.caller)?;
         let mut conversation = self.conversation(&user, &request).await?;
-        let session = self.app.pilot().conversation(user.as_bytes(), &conversation.name);
+        let session = self.app.pilot.conversation(user.as_bytes(), &conversation.name);
         if let Some(credentials) = &request.credentials {
             session.write_credentials(credentials).await?;
         }
@@ -132,14 +132,14 @@ impl TurnHandler {
         };
         match reservation {
             None => Ok(responding.await),
-            Some(reservation) => app.idempotency().record(reservation, (form, request_id), responding).await,
+            Some(reservation) => app.idempotency.record(reservation, (form, request_id), responding).await,
         }
     }
 
     /// With `http.strict`, refuses a request with fields or history parts that have no effect.
     fn refuse_ignored_fields(&self, request: &TurnRequest) -> Result<(), ApiError> {
         let is_refusable = request.ignored.is_refused_by_strict || !request.left_out.is_empty();
-        if !(is_refusable && self.app.pilot().config().http.strict) {
+        if !(is_refusable && self.app.pilot.config().http.strict) {
             return Ok(());
         }
         let fields = request.without_effect().join(", ");
@@ -148,7 +148,7 @@ impl TurnHandler {
     }
 
     fn choose_mcp_servers(&self, request: &mut TurnRequest) -> Result<(), ApiError> {
-        let config = &self.app.pilot().config().mcp;
+        let config = &self.app.pilot.config().mcp;
         let requested = request.mcp_servers.take();
         let servers = mcp::choose(requested, &self.parts.headers, &self.caller, config)?;
         // SDK clients state everything with each request: no servers means none, not the former ones.
@@ -171,7 +171,7 @@ impl TurnHandler {
 
     fn on_disconnect(&self) -> Result<OnDisconnect, ApiError> {
         match self.parts.headers.get(ON_DISCONNECT_HEADER).map(HeaderValue::as_bytes) {
-            None => Ok(self.app.pilot().config().http.on_disconnect),
+            None => Ok(self.app.pilot.config().http.on_disconnect),
             Some(b"interrupt") => Ok(OnDisconnect::Interrupt),
             Some(b"detach") => Ok(OnDisconnect::Detach),
             Some(_) => {

@@ -76,12 +76,6 @@ pub(crate) struct Idempotency {
     closing: Closing,
 }
 
-impl std::fmt::Debug for Idempotency {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Idempotency(redacted)")
-    }
-}
-
 /// Result of a request with a key.
 pub(super) enum Begin {
     /// The key is new: run the turn.

@@ -59,12 +59,6 @@ pub(crate) struct Replays {
     closing: Closing,
 }
 
-impl std::fmt::Debug for Replays {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Replays({})", self.kept.len())
-    }
-}
-
 impl Replays {
     pub(crate) fn new(capacity: usize, heartbeat: Duration, tasks: TaskTracker, closing: Closing) -> Self {
         Self { kept: Arc::default(), capacity, held: Arc::default(), heartbeat, tasks, closing }
@@ -210,7 +204,7 @@ pub(crate) async fn attach(
         Some(value) => Some(value.to_str().map_err(|_| ring::unreadable())?),
         None => None,
     };
-    let attached = app.replays().attach(&user, &session, last)?;
+    let attached = app.replays.attach(&user, &session, last)?;
     let form = attached.form();
     let mut response = event_stream(Body::from_stream(attached));
     response.extensions_mut().insert(form);

@@ -138,7 +138,7 @@ fn block(mut part: Value, asked_now: bool) -> Result<Value, &'static str> {
                 |(media_type, data)| json!({ "type": "base64", "media_type": media_type, "data": data }),
             );
             let block = json!({ "type": "image", "source": source });
-            image::check(&block)?;
+            image::check(&block["source"])?;
             Ok(block)
         }
         Some("file") => file(&part["file"], asked_now),
