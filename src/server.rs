@@ -29,6 +29,7 @@ mod exporter;
 mod files;
 mod net;
 mod page;
+mod percent;
 mod serve_error;
 mod turns;
 

@@ -11,7 +11,6 @@ use serde_json::Value;
 use super::api::error::ApiError;
 use super::conversations::HistoryDigest;
 use super::files::ChangedFiles;
-use crate::adapter::answer::Part;
 use crate::error::TurnError;
 use crate::model::OauthCredentials;
 use crate::model::Prompt;
@@ -28,9 +27,11 @@ mod mcp;
 pub(super) mod message;
 pub(super) mod openai;
 pub(crate) mod sse;
+mod streamed;
 
 use history::{BroughtIn, bring_in};
 use message::{Content, Message, Role};
+use streamed::Streamed;
 
 pub(super) use collected::Collected;
 pub(super) use fields::{Ignored, judge};
@@ -165,28 +166,6 @@ pub(super) struct AnswerContext {
     pub(super) model: String,
 }
 
-/// Text of a streamed answer, if it is needed at the end.
-#[derive(Debug)]
-struct KeptText(Option<String>);
-
-impl KeptText {
-    fn new(is_kept: bool) -> Self {
-        Self(is_kept.then(String::new))
-    }
-
-    /// Kept as the inside of a JSON string, which is decoded once at the end.
-    fn keep(&mut self, part: Part<'_>) {
-        if let (Some(kept), Part::Text { text, .. }) = (&mut self.0, part) {
-            kept.push_str(text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or_default());
-        }
-    }
-
-    fn text(&self) -> String {
-        let kept = self.0.as_deref().unwrap_or_default();
-        serde_json::from_str(&format!("\"{kept}\"")).unwrap_or_default()
-    }
-}
-
 /// Creates the renderer of a stream. `keep_text` enables [`Render::text`].
 pub(super) fn renderer(
     request: &TurnRequest,
@@ -196,8 +175,12 @@ pub(super) fn renderer(
 ) -> Box<dyn Render> {
     match request.dialect {
         Dialect::Legacy => Box::new(legacy::Lines),
-        Dialect::Anthropic => Box::new(anthropic::Events::new(reader, context, keep_text)),
-        Dialect::OpenAi => Box::new(openai::Chunks::new(reader, context, request, keep_text)),
+        Dialect::Anthropic => {
+            Box::new(Streamed::new(reader, anthropic::EventWriter::new(context), keep_text))
+        }
+        Dialect::OpenAi => {
+            Box::new(Streamed::new(reader, openai::ChunkWriter::new(context, request), keep_text))
+        }
     }
 }
 
@@ -222,7 +205,11 @@ pub(super) type Reader = Box<dyn crate::adapter::AnswerReader>;
 /// Whether the outcome is an answer. In the dialects of the SDKs a refusal by the model is one, although the CLI
 /// reports an error.
 pub(super) fn is_answer(dialect: Dialect, outcome: &Outcome) -> bool {
-    outcome.is_ok() || (dialect != Dialect::Legacy && refused(outcome))
+    outcome.is_ok() || (dialect != Dialect::Legacy && is_sdk_answer(outcome))
+}
+
+fn is_sdk_answer(outcome: &Outcome) -> bool {
+    outcome.is_ok() || refused(outcome)
 }
 
 fn refused(outcome: &Outcome) -> bool {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use axum::extract::{Extension, Request, State};
 use axum::http::HeaderName;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, post};
+use axum::routing::{self, MethodRouter};
 use tokio::time::Instant;
 
 use super::api::router::{BodyRead, RequestId};
@@ -40,8 +40,8 @@ pub(super) const IGNORED_HEADER: &str = "x-pilotlight-ignored";
 const ON_DISCONNECT_HEADER: &str = "x-pilotlight-on-disconnect";
 
 /// Route of a dialect: turns in requests that `parse` reads.
-pub(super) fn route(parse: Parse) -> MethodRouter<Arc<App>> {
-    post(move |app, id, caller, request| handle(app, id, caller, request, parse))
+pub(super) fn post(parse: Parse) -> MethodRouter<Arc<App>> {
+    routing::post(move |app, id, caller, request| handle(app, id, caller, request, parse))
 }
 
 async fn handle(

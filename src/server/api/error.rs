@@ -179,6 +179,13 @@ impl ApiError {
         })
     }
 
+    pub(crate) fn body_in(&self, form: ErrorForm, request_id: Option<&str>) -> Value {
+        match form {
+            ErrorForm::Messages | ErrorForm::Own => self.body(request_id),
+            ErrorForm::ChatCompletions => self.openai_body(),
+        }
+    }
+
     /// Status in this form: the Messages API has its own for overload.
     fn status_in(&self, form: ErrorForm) -> StatusCode {
         let is_crowd = self.code == OVERLOADED_CODE && self.status == StatusCode::SERVICE_UNAVAILABLE;
@@ -190,11 +197,8 @@ impl ApiError {
 
     /// Renders headers and body.
     pub(crate) fn render(&self, form: ErrorForm, request_id: &str) -> Response {
-        let body = match form {
-            ErrorForm::Messages | ErrorForm::Own => self.body(Some(request_id)),
-            ErrorForm::ChatCompletions => self.openai_body(),
-        };
-        let mut response = (self.status_in(form), axum::Json(body)).into_response();
+        let body = axum::Json(self.body_in(form, Some(request_id)));
+        let mut response = (self.status_in(form), body).into_response();
         let headers = response.headers_mut();
         if let Some(pause) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(pause)));

@@ -193,7 +193,7 @@ fn render(event: &SessionEvent, with_user: bool) -> Value {
     shown["at"] = seconds(event.at).into();
     shown["session"] = event.session.conversation().into();
     if with_user {
-        shown["user"] = encode(event.session.user().as_bytes()).into();
+        shown["user"] = encode(event.session.user()).into();
     }
     shown
 }

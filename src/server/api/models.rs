@@ -58,16 +58,13 @@ pub(crate) async fn count_tokens(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
     request: Request,
-) -> Response {
-    let received = match app.bodies.receive(&caller, request.into_body()).await {
-        Ok(received) => received,
-        Err(error) => return error.into_response(),
-    };
+) -> Result<Response, ApiError> {
+    let received = app.bodies.receive(&caller, request.into_body()).await?;
     let bytes = received.bytes.clone();
     let counted = tokio::task::spawn_blocking(move || anthropic::count(&bytes)).await;
     let counted = counted.unwrap_or_else(|_| Err(TurnError::Internal("a request could not be read").into()));
     let answer = counted.map(|tokens| Json(json!({ "input_tokens": tokens, "estimate": true })));
     let mut response = answer.into_response();
     response.extensions_mut().insert(BodyRead);
-    response
+    Ok(response)
 }

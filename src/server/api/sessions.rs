@@ -20,6 +20,7 @@ use crate::model::ids::{MAX_NAME_BYTES, SessionKey, UserId};
 use crate::server::api::error::ApiError;
 use crate::server::api::query::SessionQuery;
 use crate::server::app::App;
+use crate::server::percent;
 use crate::server::turns;
 use crate::session::SessionStatus;
 use crate::system::Session;
@@ -170,7 +171,7 @@ async fn list(State(app): State<Arc<App>>, query: SessionQuery) -> Result<Json<L
     let (found, more) = app.pilot.known_sessions(user.as_ref()).await?;
     let truncated = more || found.len() > limit;
     let show = |(key, status): (SessionKey, SessionStatus)| SessionView {
-        user: all_users.then(|| encode(key.user().as_bytes())),
+        user: all_users.then(|| encode(key.user())),
         ..SessionView::of(key.conversation(), status)
     };
     Ok(Json(Listed { sessions: found.into_iter().take(limit).map(show).collect(), limit, truncated }))
@@ -244,16 +245,7 @@ pub(crate) fn seconds(moment: SystemTime) -> f64 {
     moment.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// Percent-encodes any bytes reversibly.
-pub(crate) fn encode(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for byte in bytes {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'@' => {
-                text.push(char::from(*byte));
-            }
-            _ => text.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    text
+/// A user as `?user=` takes it.
+pub(crate) fn encode(user: &UserId) -> String {
+    percent::encode(user.as_bytes(), |byte| byte.is_ascii_alphanumeric() || b"-._~@".contains(&byte))
 }

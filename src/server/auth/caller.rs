@@ -1,5 +1,4 @@
 //! The authenticated caller of a request, and the users whose sessions it may use. Pure.
-//!
 
 use std::sync::Arc;
 
@@ -9,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::model::ids::UserId;
 use crate::server::api::error::ApiError;
 use crate::server::auth::keys::{Entry, KeyLimits, Role};
+use crate::server::percent;
 use crate::turn::Sender;
 
 /// Header with the user.
@@ -207,34 +207,12 @@ pub(crate) fn request_id(headers: &HeaderMap) -> String {
 
 /// Encodes a conversation's name as a header value, percent-encoding other bytes.
 pub(crate) fn header_text(name: &str) -> HeaderValue {
-    let mut text = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        match byte {
-            b'%' => text.push_str("%25"),
-            b' '..=b'~' => text.push(char::from(byte)),
-            _ => text.push_str(&format!("%{byte:02X}")),
-        }
-    }
+    let text = percent::encode(name.as_bytes(), |byte| (b' '..=b'~').contains(&byte));
     HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-/// Decodes a name from a header value.
 pub(crate) fn named_by_header(value: &HeaderValue) -> Option<String> {
-    let mut bytes = Vec::with_capacity(value.len());
-    let mut rest = value.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        rest = after;
-        if *first != b'%' {
-            bytes.push(*first);
-            continue;
-        }
-        let (digits, after) = rest.split_at_checked(2)?;
-        // `from_str_radix` would accept a sign.
-        let digits = std::str::from_utf8(digits).ok().filter(|it| !it.starts_with('+'))?;
-        bytes.push(u8::from_str_radix(digits, 16).ok()?);
-        rest = after;
-    }
-    String::from_utf8(bytes).ok()
+    String::from_utf8(percent::decode(value.as_bytes())?).ok()
 }
 
 #[cfg(test)]

@@ -170,8 +170,7 @@ impl Keyring {
     }
 
     fn has_changed(&self) -> bool {
-        let now = FileId::at(&self.path).ok();
-        now != *self.seen.lock_unpoisoned()
+        FileId::at(&self.path).ok() != *self.seen.lock_unpoisoned()
     }
 
     /// Reloads a changed file, or any file with `must`. Blocking.

@@ -38,15 +38,11 @@ pub(crate) fn watched(
 
 /// Error event and end of the stream, in the dialect's form.
 fn last_event(form: ErrorForm, is_turn: bool) -> Bytes {
-    let (error, mut frames) = (error(), BytesMut::new());
-    match form {
-        ErrorForm::Messages => {
-            frames.put_slice(b"event: error\n");
-            sse::event(&error.body(None), &mut frames);
-        }
-        ErrorForm::ChatCompletions => sse::event(&error.openai_body(), &mut frames),
-        ErrorForm::Own => sse::event(&error.body(None), &mut frames),
+    let mut frames = BytesMut::new();
+    if form == ErrorForm::Messages {
+        frames.put_slice(b"event: error\n");
     }
+    sse::event(&error().body_in(form, None), &mut frames);
     if is_turn && form != ErrorForm::Messages {
         frames.put_slice(DONE);
     }

@@ -9,7 +9,7 @@ mod client;
 mod events;
 mod request;
 
-pub(crate) use events::Events;
+pub(crate) use events::EventWriter;
 pub(crate) use request::{count, parse};
 
 use super::{AnswerContext, Collected, mark_context_lost, new_id, stop_reason};

@@ -108,11 +108,9 @@ impl Findings {
             }
             return Ok(());
         }
-        if field.fate == Fate::Used || field.is_harmless(value) {
-            return Ok(());
-        }
         match field.fate {
             Fate::Used => {}
+            _ if field.is_harmless(value) => {}
             Fate::Ignored => self.note(name, true),
             Fate::Unheeded => self.note(name, false),
             Fate::Refused => return Err(ApiError::unsupported(name, field.why)),

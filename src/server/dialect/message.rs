@@ -147,16 +147,9 @@ pub(super) fn take_last(history: &mut Vec<Message>) -> Result<(Content, String),
 /// The prompt for the child.
 pub(super) fn prompt(content: Content, at: &str) -> Result<Prompt, ApiError> {
     match content {
-        Content::Text(text) if text.trim().is_empty() => {
-            Err(ApiError::field(format_args!("{at}.content"), "must not be empty"))
-        }
-        Content::Text(text) => Ok(Prompt::Text(text)),
-        Content::Blocks(blocks) => {
-            if blocks.is_empty() {
-                return Err(ApiError::field(format_args!("{at}.content"), "must not be empty"));
-            }
-            Ok(Prompt::Blocks(blocks))
-        }
+        Content::Text(text) if !text.trim().is_empty() => Ok(Prompt::Text(text)),
+        Content::Blocks(blocks) if !blocks.is_empty() => Ok(Prompt::Blocks(blocks)),
+        _ => Err(ApiError::field(format_args!("{at}.content"), "must not be empty")),
     }
 }
 

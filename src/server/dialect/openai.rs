@@ -6,7 +6,7 @@ mod chunks;
 mod message;
 mod request;
 
-pub(crate) use chunks::Chunks;
+pub(crate) use chunks::ChunkWriter;
 pub(crate) use request::parse;
 
 use super::{AnswerContext, Collected, mark_context_lost, new_id, stop_reason};

@@ -1,7 +1,7 @@
 //! Reads request bodies within limits on size, total memory, time and share per caller.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -99,14 +99,10 @@ impl BodyBudget {
 }
 
 impl Account {
-    fn held(&self) -> MutexGuard<'_, HashMap<CallerId, usize>> {
-        self.held.lock_unpoisoned()
-    }
-
     /// Adds `more` units to the caller's share. A caller holds at most as much as is left for all others: one caller
     /// ends at half of the memory, two at a third each, so that the next always gets some.
     fn count(&self, caller: &CallerId, more: usize) -> Result<(), ApiError> {
-        let mut held = self.held();
+        let mut held = self.held.lock_unpoisoned();
         let own = held.get(caller).copied().unwrap_or_default();
         if own > 0 && own + more > self.permits.available_permits() {
             return Err(full("too many long requests of this caller are being read"));
@@ -148,7 +144,7 @@ impl BodyShare {
 
 impl Drop for BodyShare {
     fn drop(&mut self) {
-        let mut held = self.account.held();
+        let mut held = self.account.held.lock_unpoisoned();
         if let Some(own) = held.get_mut(&self.caller) {
             *own = own.saturating_sub(self.units);
             if *own == 0 {
@@ -187,6 +183,6 @@ mod tests {
         assert!(receive("alice").await.is_ok());
         drop(held);
         assert!(receive("mallory").await.is_ok());
-        assert!(budget.account.held().is_empty(), "callers without bodies are removed");
+        assert!(budget.account.held.lock_unpoisoned().is_empty(), "callers without bodies are removed");
     }
 }

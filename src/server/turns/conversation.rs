@@ -15,22 +15,6 @@ pub(super) struct Conversation {
     pub(super) claim: Option<Claim>,
 }
 
-impl Conversation {
-    /// See [`Claim::mark_sent`].
-    pub(super) fn mark_sent(&mut self) {
-        if let Some(claim) = &mut self.claim {
-            claim.mark_sent();
-        }
-    }
-
-    /// See [`Claim::mark_unsent`].
-    pub(super) fn mark_unsent(&mut self) {
-        if let Some(claim) = &mut self.claim {
-            claim.mark_unsent();
-        }
-    }
-}
-
 impl TurnHandler {
     /// The named conversation, else the one with the history of the request, else the default one.
     pub(super) async fn conversation(

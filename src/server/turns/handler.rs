@@ -19,6 +19,7 @@ use crate::server::api::error::{ApiError, ErrorForm};
 use crate::server::api::router::OfTurn;
 use crate::server::app::App;
 use crate::server::auth::caller::{self, Caller};
+use crate::server::conversations::Claim;
 use crate::server::dialect::{self, Dialect, TurnRequest};
 use crate::server::files::WorkspaceWatch;
 use crate::server::net::body::Received;
@@ -112,11 +113,11 @@ impl TurnHandler {
         let is_queued =
             session.status().is_some_and(|now| now.state == SessionState::Busy || now.queue_depth > 0);
         let (prompt, options) = (std::mem::take(&mut request.prompt), std::mem::take(&mut request.options));
-        conversation.mark_sent();
+        conversation.claim.as_mut().map(Claim::mark_sent);
         let turn = match session.send_held(prompt, options, Some(hold)).await {
             Ok(turn) => turn,
             Err(error) => {
-                conversation.mark_unsent();
+                conversation.claim.as_mut().map(Claim::mark_unsent);
                 return Err(error.into());
             }
         };

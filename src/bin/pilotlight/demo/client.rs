@@ -51,7 +51,6 @@ pub(super) struct Answer {
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct SessionStats {
     pub(super) pid: Option<i32>,
-    pub(super) generation: u64,
     pub(super) restarts: u64,
     pub(super) memory_bytes: f64,
 }
@@ -159,7 +158,6 @@ fn session_stats(entry: &Value) -> SessionStats {
     let number = |name| entry.get(name).and_then(Value::as_u64).unwrap_or(0);
     SessionStats {
         pid: entry.get("pid").and_then(Value::as_i64).and_then(|pid| pid.try_into().ok()),
-        generation: number("generation"),
         restarts: number("restarts"),
         memory_bytes: number("memory_bytes") as f64,
     }

@@ -24,7 +24,7 @@ pub(super) fn width(terminal: Option<u16>, columns: Option<&str>) -> usize {
 }
 
 /// Width and styles in use; the styles are empty without a terminal.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Layout {
     width: usize,
     strong: Style,
@@ -36,8 +36,7 @@ pub(super) struct Layout {
 impl Layout {
     /// A layout without colours.
     pub(super) fn plain(width: usize) -> Self {
-        let none = Style::new();
-        Self { width, strong: none, faint: none, good: none, bad: none }
+        Self { width, ..Self::default() }
     }
 
     /// A layout with colours.
@@ -155,13 +154,11 @@ impl Layout {
 
     /// Last line.
     pub(super) fn verdict(&self, claims: usize, failed: usize, took: Duration) -> String {
-        let took = took.as_secs_f64();
-        if failed == 0 {
-            let all = format!("All {claims} claims hold.");
-            return format!("\n{} {took:.1} s in all.\n", paint(self.good, all));
-        }
-        let some = format!("{failed} of {claims} claims do not hold.");
-        format!("\n{} {took:.1} s in all.\n", paint(self.bad, some))
+        let (style, text) = match failed {
+            0 => (self.good, format!("All {claims} claims hold.")),
+            _ => (self.bad, format!("{failed} of {claims} claims do not hold.")),
+        };
+        format!("\n{} {:.1} s in all.\n", paint(style, text), took.as_secs_f64())
     }
 }
 
