@@ -26,7 +26,6 @@ use crate::workspace::{conversations_dir, identities_dir};
 /// Maximum concurrent collections of workspace files: each may hold some 50 MB.
 const GATHERING: usize = 4;
 
-/// State of both routers.
 pub(super) struct App {
     pub(super) pilot: Pilotlight,
     pub(super) exporter: Exporter,

@@ -37,15 +37,12 @@ pub(super) use collected::Collected;
 pub(super) use fields::{Ignored, judge};
 pub(super) use mcp::{FIELD as MCP_FIELD, RequestedServers};
 
-/// The dialect of a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Dialect {
     /// The API of the service that this one replaces.
     #[default]
     Legacy,
-    /// The Messages API.
     Anthropic,
-    /// The Chat Completions API.
     OpenAi,
 }
 
@@ -60,7 +57,6 @@ impl Dialect {
     }
 }
 
-/// A request for a turn, in any dialect.
 #[derive(Default)]
 pub(super) struct TurnRequest {
     pub(super) dialect: Dialect,
@@ -68,21 +64,16 @@ pub(super) struct TurnRequest {
     pub(super) stream: bool,
     pub(super) prompt: Prompt,
     pub(super) options: TurnOptions,
-    /// Conversation named in the body.
     pub(super) conversation: Option<String>,
-    /// User named in the body.
     pub(super) user: Option<String>,
     /// User id that a client sends by itself. It counts only without any other user, and never against a key.
     pub(super) client: Option<String>,
     pub(super) credentials: Option<OauthCredentials>,
-    /// Field `mcp_servers`, if present.
     pub(super) mcp_servers: Option<RequestedServers>,
     pub(super) include_files: bool,
-    /// Model as named by the caller.
     pub(super) model: String,
     /// Whether a stream of the OpenAI dialect ends with token counts.
     pub(super) include_usage: bool,
-    /// Fields without effect.
     pub(super) ignored: Ignored,
     /// Parts of the history that a conversation of the CLI cannot hold.
     pub(super) left_out: Vec<String>,
@@ -130,7 +121,6 @@ pub(super) fn messages(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
     }
 }
 
-/// The end of a turn.
 #[derive(Clone, Copy)]
 pub(super) enum TurnEnd<'a> {
     /// The CLI ended the turn.
@@ -144,10 +134,8 @@ pub(super) trait Render: Send {
     /// Renders CLI lines, each with its LF.
     fn lines(&mut self, lines: &[u8], frames: &mut BytesMut);
 
-    /// Heartbeat.
     fn ping(&self) -> &'static [u8];
 
-    /// Renders the last events.
     fn end(&mut self, ending: TurnEnd<'_>, files: Option<&ChangedFiles>, frames: &mut BytesMut);
 
     /// Text of the answer so far, if kept.
@@ -158,11 +146,9 @@ pub(super) trait Render: Send {
 
 /// Fields of an answer that do not come from the turn.
 pub(super) struct AnswerContext {
-    /// Name of the conversation.
     pub(super) session: String,
     /// Seconds since 1970.
     pub(super) created: u64,
-    /// The model, in the caller's words.
     pub(super) model: String,
 }
 
@@ -184,7 +170,6 @@ pub(super) fn renderer(
     }
 }
 
-/// Renders the whole answer as one document.
 pub(super) fn document(
     dialect: Dialect,
     collected: Collected,
@@ -199,7 +184,6 @@ pub(super) fn document(
     }
 }
 
-/// Reader of the parts of an answer.
 pub(super) type Reader = Box<dyn crate::adapter::AnswerReader>;
 
 /// Whether the outcome is an answer. In the dialects of the SDKs a refusal by the model is one, although the CLI
@@ -216,7 +200,6 @@ fn refused(outcome: &Outcome) -> bool {
     matches!(&outcome.status, crate::turn::Status::Failed(failure) if failure.kind == "refusal")
 }
 
-/// Stop reason of the Messages API.
 fn stop_reason(outcome: &Outcome) -> &str {
     match outcome.stop_reason.as_deref() {
         _ if refused(outcome) => "refusal",
@@ -238,7 +221,6 @@ fn new_id(prefix: &str) -> String {
     format!("{prefix}{}", uuid::Uuid::new_v4().simple())
 }
 
-/// Whether all parts of the content are text.
 fn is_text(content: &Content) -> bool {
     match content {
         Content::Text(_) => true,

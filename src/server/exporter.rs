@@ -18,10 +18,8 @@ mod process;
 /// Interval of histogram upkeep: samples are queued until they are sorted into buckets.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Content type of the text format.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Recorder handle and HTTP metrics.
 #[derive(Clone)]
 pub(super) struct Exporter {
     recorded: PrometheusHandle,
@@ -30,7 +28,6 @@ pub(super) struct Exporter {
 }
 
 impl Exporter {
-    /// Renders all metrics.
     pub(super) fn render(&self) -> String {
         let begun = Instant::now();
         let mut text = self.recorded.render();

@@ -13,14 +13,11 @@ use snapshot::{FileVersion, Snapshot, look};
 
 pub(crate) mod snapshot;
 
-/// Maximum bytes sent of one file.
 const FILE_BYTES: usize = 10 << 20;
 /// Maximum bytes sent of all files of a turn, which are in memory together.
 const ALL_BYTES: usize = 20 << 20;
-/// Maximum files listed.
 const MAX_FILES: usize = 1000;
 
-/// A workspace and its snapshot before the turn.
 pub(super) struct WorkspaceWatch {
     work: ChildDir,
     before: Snapshot,
@@ -31,9 +28,7 @@ pub(super) struct WorkspaceWatch {
 /// Files changed by a turn, as JSON.
 #[derive(Debug, Default)]
 pub(super) struct ChangedFiles {
-    /// One `file_created` event per file.
     each: Vec<Value>,
-    /// Files with their content.
     pub(super) files: Value,
     /// Count, size and omissions.
     pub(super) summary: Value,
@@ -51,7 +46,6 @@ impl ChangedFiles {
 }
 
 impl WorkspaceWatch {
-    /// Takes the snapshot before the turn.
     pub(super) async fn start(work: ChildDir) -> io::Result<Self> {
         off_runtime(move || {
             let before = look(&work.open()?)?;

@@ -128,7 +128,6 @@ pub(crate) fn start_log_with(export: Option<ExportLayer>) -> Result<(), ConfigEr
     Ok(())
 }
 
-/// Layer that writes log lines.
 fn lines<S>(is_json: bool) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,

@@ -77,7 +77,6 @@ pub(crate) fn run(options: &DemoOptions) -> ExitCode {
     })
 }
 
-/// Runs the demo from start to shutdown.
 async fn play(config: Config, keep: bool, interrupts: &mut Signals) -> ExitCode {
     let begin = Instant::now();
     let set = async { Stage::set(Setup::prepare(config, keep).await?).await };

@@ -42,7 +42,6 @@ const RETRY_AFTER: Duration = Duration::from_secs(10);
 /// Date since which `/v1/happenings` is deprecated (RFC 9745): 28 November 2026.
 const DEPRECATED_SINCE: &str = "@1795824000";
 
-/// State shared by all streams.
 #[derive(Debug)]
 pub(crate) struct EventStreams {
     heartbeat: Duration,
@@ -74,7 +73,6 @@ impl Streams {
     }
 }
 
-/// One open stream, until dropped.
 struct StreamSlot {
     streams: Arc<Streams>,
     /// Owner of the shown sessions; all sessions without one.
@@ -132,7 +130,6 @@ pub(crate) async fn deprecated(app: State<Arc<App>>, query: SessionQuery) -> Res
 struct Reader {
     events: EventStream,
     slot: StreamSlot,
-    /// Number of the last event read.
     last: Option<u64>,
     heartbeat: Duration,
     closing: CancellationToken,
@@ -198,10 +195,8 @@ fn render(event: &SessionEvent, with_user: bool) -> Value {
     shown
 }
 
-/// The next frames and the reader after them.
 type Step = Option<(Bytes, Reader)>;
 
-/// The frames of a reader as a stream.
 struct Frames {
     step: Pin<Box<dyn Future<Output = Step> + Send>>,
 }

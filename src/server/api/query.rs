@@ -14,7 +14,6 @@ use crate::server::percent;
 /// Maximum fields; more are refused.
 const MAX_FIELDS: usize = 32;
 
-/// Caller, named user and fields of a request.
 pub(crate) struct SessionQuery {
     pub(crate) caller: Caller,
     /// The user in `?user=`. The caller holds the user of the header.
@@ -56,7 +55,6 @@ impl<S: Sync> FromRequestParts<S> for SessionQuery {
     }
 }
 
-/// The decoded fields of a query string.
 #[derive(Debug)]
 pub(crate) struct Query(Vec<(Vec<u8>, Vec<u8>)>);
 

@@ -46,7 +46,6 @@ pub(crate) struct Replayed;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BodyRead;
 
-/// Routes of the public listener.
 pub(crate) fn public(app: Arc<App>, policy: AuthPolicy) -> Router {
     let router = Router::new()
         .route("/", get(page::root))
@@ -85,7 +84,6 @@ async fn count_preflight(State(app): State<Arc<App>>, request: Request, next: Ne
     response
 }
 
-/// Routes of the admin listener.
 pub(crate) fn admin(app: Arc<App>, policy: AuthPolicy) -> Router {
     finish(Router::new().route("/metrics", get(health::metrics)), app, policy)
 }
@@ -132,7 +130,6 @@ fn finish(router: Router<Arc<App>>, app: Arc<App>, policy: AuthPolicy) -> Router
         .with_state(app)
 }
 
-/// The outermost layer.
 async fn handle_request(
     State((app, policy)): State<(Arc<App>, AuthPolicy)>,
     mut request: Request,
@@ -198,7 +195,6 @@ async fn handle_request(
     response
 }
 
-/// Adds the request id to the headers.
 pub(crate) fn with_request_id(headers: &mut HeaderMap, id: &str) {
     if let Ok(value) = HeaderValue::from_str(id) {
         headers.insert(REQUEST_ID_HEADER, value.clone());
@@ -206,7 +202,6 @@ pub(crate) fn with_request_id(headers: &mut HeaderMap, id: &str) {
     }
 }
 
-/// Counts a response.
 fn count(
     counted: &HttpMetrics,
     path: Option<&str>,
@@ -227,7 +222,6 @@ fn count(
 /// Header in which SDKs of the Messages API expect the request id.
 pub(crate) const MESSAGES_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 
-/// Error form of a path.
 pub(crate) fn error_form(path: &str, headers: &HeaderMap) -> ErrorForm {
     let is_shared = path.starts_with("/v1/models") && !headers.contains_key(models::ANTHROPIC_VERSION);
     match path {

@@ -26,7 +26,6 @@ use crate::session::SessionStatus;
 use crate::system::Session;
 use crate::telemetry::events::Exit;
 
-/// Default length of a list.
 const LISTED: usize = 100;
 /// Maximum length of a list: some 300 bytes per session.
 const MOST_LISTED: usize = 1000;
@@ -46,7 +45,6 @@ pub(crate) fn routes() -> Router<Arc<App>> {
 /// A session as JSON. Durations are in seconds, times in seconds since 1970.
 #[derive(Serialize)]
 pub(crate) struct SessionView {
-    /// Name of the conversation.
     id: String,
     /// Owner, in lists of all users; percent-encoded, as `?user=` takes it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,7 +86,6 @@ impl StatusView {
     }
 }
 
-/// Exit of a child.
 #[derive(Serialize)]
 struct ExitView {
     reason: &'static str,
@@ -123,7 +120,6 @@ impl SessionView {
     }
 }
 
-/// Name of a conversation in the path.
 pub(crate) struct SessionName(pub(crate) String);
 
 impl<S: Sync + Send> FromRequestParts<S> for SessionName {
@@ -140,7 +136,6 @@ impl<S: Sync + Send> FromRequestParts<S> for SessionName {
     }
 }
 
-/// Checks the name of a conversation.
 pub(crate) fn checked(name: &str) -> Result<(), ApiError> {
     if (1..=MAX_NAME_BYTES).contains(&name.len()) {
         return Ok(());
@@ -149,7 +144,6 @@ pub(crate) fn checked(name: &str) -> Result<(), ApiError> {
     Err(ApiError::invalid("invalid_session", problem))
 }
 
-/// An existing session and its status.
 pub(crate) async fn existing(
     app: &App,
     user: &UserId,
@@ -226,7 +220,6 @@ async fn delete(
     Ok(Json(json!({ "id": name, "stopped": true, "purged": purge })))
 }
 
-/// Deletes conversation and workspace.
 pub(crate) async fn purge_session(
     app: &App,
     user: &UserId,

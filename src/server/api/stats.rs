@@ -13,12 +13,10 @@ use crate::server::app::App;
 use crate::server::auth::caller::Caller;
 use crate::session::SessionStatus;
 
-/// Characters shown of a user id.
 const SHOWN_CHARACTERS: usize = 8;
 
 #[derive(Serialize)]
 pub(crate) struct Pool {
-    /// Running children.
     pool_size: usize,
     /// Seconds after which an idle child is stopped.
     max_idle_time: f64,

@@ -15,7 +15,6 @@ use crate::server::api::sessions::{checked, existing, purge_session};
 use crate::server::app::App;
 use crate::server::files::snapshot;
 
-/// Default length of a list.
 const LISTED: usize = 1000;
 /// Maximum length of a list. All files are counted within the limits of a snapshot.
 const MOST_LISTED: usize = 10_000;

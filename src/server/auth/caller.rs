@@ -11,7 +11,6 @@ use crate::server::auth::keys::{Entry, KeyLimits, Role};
 use crate::server::percent;
 use crate::turn::Sender;
 
-/// Header with the user.
 pub(crate) const USER_HEADER: &str = "x-pilotlight-user";
 /// Header with the request id, in requests and responses.
 pub(crate) const REQUEST_ID_HEADER: &str = "x-request-id";
@@ -25,11 +24,9 @@ pub(crate) type CallerId = (Option<String>, Option<UserId>);
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     who: Who,
-    /// User named by the header.
     named: Option<UserId>,
     /// User of requests that name none; only without keys.
     default: Option<UserId>,
-    /// Cancelled when its key is revoked.
     revoked: Option<CancellationToken>,
 }
 
@@ -43,12 +40,10 @@ enum Who {
 }
 
 impl Caller {
-    /// A caller of a listener without keys.
     pub(crate) fn trusted(is_local: bool, named: Option<UserId>) -> Self {
         Self { who: Who::Trusted { is_local }, named, default: None, revoked: None }
     }
 
-    /// A caller with a key.
     pub(crate) fn of_key(key: Arc<Entry>, named: Option<UserId>) -> Self {
         Self { who: Who::Key(key), named, default: None, revoked: None }
     }
@@ -108,7 +103,6 @@ impl Caller {
         }
     }
 
-    /// Whether the key belongs to one user.
     pub(crate) fn is_user(&self) -> bool {
         matches!(self.key().map(|key| key.role()), Some(Role::User(_)))
     }
@@ -139,7 +133,6 @@ impl Caller {
         }
     }
 
-    /// Id of the caller's key, which is no secret.
     pub(crate) fn key_id(&self) -> Option<&str> {
         self.key().map(|key| key.id())
     }
@@ -149,17 +142,14 @@ impl Caller {
         (self.key_id().map(str::to_owned), self.named.clone())
     }
 
-    /// Limits of the caller's key.
     pub(crate) fn limits(&self) -> KeyLimits {
         self.key().map(|key| key.limits()).unwrap_or_default()
     }
 
-    /// Default user.
     pub(crate) fn default_user(&self) -> Option<&UserId> {
         self.default.as_ref()
     }
 
-    /// User named by the header.
     pub(crate) fn named(&self) -> Option<&UserId> {
         self.named.as_ref()
     }
@@ -176,7 +166,6 @@ fn forbidden(code: &'static str, message: &str) -> ApiError {
     ApiError::new(StatusCode::FORBIDDEN, code, message)
 }
 
-/// Parses the user header.
 pub(crate) fn named_user(headers: &HeaderMap) -> Result<Option<UserId>, ApiError> {
     let mut values = headers.get_all(USER_HEADER).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -187,7 +176,6 @@ pub(crate) fn named_user(headers: &HeaderMap) -> Result<Option<UserId>, ApiError
     user.map(Some).map_err(|error| ApiError::invalid("invalid_user", format!("{USER_HEADER}: {error}")))
 }
 
-/// 400 for a request without a user.
 fn missing_user(way_out: &str) -> ApiError {
     ApiError::invalid("missing_user", way_out)
 }

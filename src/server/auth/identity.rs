@@ -45,7 +45,6 @@ struct TokenOwners {
     tokens: HashMap<UserId, VecDeque<Digest>>,
 }
 
-/// Persisted record of a user.
 #[derive(Serialize, Deserialize)]
 struct Record {
     user: String,

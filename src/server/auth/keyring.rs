@@ -24,7 +24,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 type Keys = HashMap<Digest, Live>;
 
-/// One key in force.
 #[derive(Clone)]
 struct Live {
     entry: Arc<Entry>,
@@ -42,7 +41,6 @@ impl Live {
 /// Which keys may be in force together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Admits {
-    /// Keys of any users.
     Anyone,
     /// Keys of one user only: see [`exposure`].
     OneUser,
@@ -52,7 +50,6 @@ pub(crate) enum Admits {
 pub(crate) struct Keyring {
     path: PathBuf,
     admits: Admits,
-    /// Random per process.
     blind: [u8; 32],
     keys: RwLock<Arc<Keys>>,
     /// State of the file at the last attempt.
@@ -82,7 +79,6 @@ impl Keyring {
         Ok(ring)
     }
 
-    /// The keys in force.
     pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
         self.keys().values().map(|live| live.entry.clone()).collect()
     }

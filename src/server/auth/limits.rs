@@ -25,7 +25,6 @@ const TURN_PAUSE: Duration = Duration::from_secs(1);
 /// Keyed by a hash of key id or user, seeded per process, so that no caller can aim at another's entry.
 type Limiter = DefaultKeyedRateLimiter<u64>;
 
-/// Request rate limits per caller.
 pub(crate) struct RateLimits {
     /// Default limit; `None` is unlimited.
     usual: Option<NonZeroU32>,

@@ -14,7 +14,6 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use crate::server::api::error::{ApiError, ErrorForm};
 use crate::server::dialect::sse::{self, DONE};
 
-/// Error of a revoked key.
 pub(crate) fn error() -> ApiError {
     let message = "the key was revoked while the request was being served";
     ApiError::new(StatusCode::UNAUTHORIZED, "key_revoked", message)
@@ -53,7 +52,6 @@ struct Watched {
     /// `None` once the key is revoked.
     body: Option<Body>,
     revoked: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// Frames sent at the revocation.
     last: Option<Bytes>,
 }
 

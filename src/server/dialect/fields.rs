@@ -14,15 +14,11 @@ use crate::server::api::error::ApiError;
 
 mod tables;
 
-/// Maximum fields named in one header value.
 const MAX_NAMES: usize = 32;
-/// Longest field name repeated from the caller.
 const MAX_NAME: usize = 64;
 
-/// Handling of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// Has its effect.
     Used,
     /// Has no effect and is named.
     Ignored,
@@ -44,7 +40,6 @@ pub(super) struct Field {
 /// Fields of a request without effect.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Ignored {
-    /// Names for the header.
     pub(crate) names: Vec<String>,
     /// Whether `http.strict` refuses them.
     pub(crate) is_refused_by_strict: bool,
@@ -118,7 +113,6 @@ impl Findings {
         Ok(())
     }
 
-    /// Records a field once, within the maximum.
     fn note(&mut self, name: &str, refused_by_strict: bool) {
         self.0.is_refused_by_strict |= refused_by_strict;
         let plain = |letter: char| {

@@ -34,7 +34,6 @@ pub(crate) fn parse_stream(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
     parse(bytes).map(|request| TurnRequest { stream: true, ..request })
 }
 
-/// Parses a body.
 pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
     check(read(bytes)?)
 }

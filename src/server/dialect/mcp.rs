@@ -21,13 +21,11 @@ const MAX_SERVERS: usize = 64;
 /// The field `mcp_servers` of a body, not validated yet.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct RequestedServers {
-    /// Names of configured servers.
     pub(crate) names: Vec<String>,
     /// Definitions: position in the body, name outside the definition if any, content.
     definitions: Vec<(String, Option<String>, Value)>,
 }
 
-/// Definition of a server: a command or a URL.
 #[derive(Deserialize)]
 struct Server {
     /// Name within the definition, in lists of the Messages API.

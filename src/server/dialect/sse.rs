@@ -58,7 +58,6 @@ pub(crate) fn permission(request: &str, frames: &mut BytesMut) {
     frames.put_slice(AFTER);
 }
 
-/// Writes one event.
 pub(crate) fn event(value: &Value, frames: &mut BytesMut) {
     self::frames(value.to_string().as_bytes(), frames);
 }

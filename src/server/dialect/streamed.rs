@@ -24,7 +24,6 @@ pub(super) trait PartWriter: Send {
     fn error(&self, error: &ApiError, frames: &mut BytesMut);
 }
 
-/// The renderer of one turn.
 pub(super) struct Streamed<W> {
     reader: Reader,
     writer: W,

@@ -6,7 +6,6 @@ use std::time::SystemTime;
 
 use procfs::process::Process;
 
-/// Start time of the server.
 #[derive(Clone)]
 pub(crate) struct Started(SystemTime);
 

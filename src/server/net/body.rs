@@ -22,7 +22,6 @@ const UNIT: usize = 1 << 10;
 /// Maximum wait of a body for memory.
 const MEMORY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Limits and account of all bodies in memory.
 #[derive(Debug)]
 pub(crate) struct BodyBudget {
     limit: usize,
@@ -33,7 +32,6 @@ pub(crate) struct BodyBudget {
 #[derive(Debug)]
 struct Account {
     permits: Arc<Semaphore>,
-    /// Units held per caller.
     held: Mutex<HashMap<CallerId, usize>>,
 }
 
@@ -58,7 +56,6 @@ impl BodyBudget {
         Self { limit, within, account: Arc::new(Account { permits, held: Mutex::default() }) }
     }
 
-    /// Reads a whole body.
     pub(crate) async fn receive(&self, caller: &Caller, body: Body) -> Result<Received, ApiError> {
         let mut share =
             BodyShare { account: self.account.clone(), caller: caller.name(), units: 0, permits: None };
@@ -112,17 +109,14 @@ impl Account {
     }
 }
 
-/// Share of one body in the account.
 struct BodyShare {
     account: Arc<Account>,
     caller: CallerId,
-    /// Units counted for its caller.
     units: usize,
     permits: Option<OwnedSemaphorePermit>,
 }
 
 impl BodyShare {
-    /// Waits until the share has `units`.
     async fn grow(&mut self, units: usize) -> Result<(), ApiError> {
         let more = units.saturating_sub(self.units);
         if more == 0 {

@@ -23,7 +23,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
 /// Maximum wait for a slot. Each evicted connection may just have received a request.
 const SLOT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The slots of one listener.
 pub(super) struct ConnectionSlots {
     permits: Arc<Semaphore>,
     idle: Mutex<Idle>,
@@ -102,12 +101,10 @@ impl ConnectionSlot {
         slot
     }
 
-    /// Completes when the connection is evicted.
     pub(super) async fn evicted(&self) {
         self.leave.notified().await;
     }
 
-    /// Whether a request is being served.
     pub(super) fn is_in_use(&self) -> bool {
         self.in_use.load(Ordering::Acquire)
     }

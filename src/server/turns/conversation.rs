@@ -8,7 +8,6 @@ use crate::server::auth::caller;
 use crate::server::conversations::Claim;
 use crate::server::dialect::TurnRequest;
 
-/// The conversation of a request.
 pub(super) struct Conversation {
     pub(super) name: String,
     /// Held when the conversation was found by its history.

@@ -29,10 +29,8 @@ use crate::turn::Hold;
 /// Longest body parsed on the runtime; longer ones go to a blocking thread. A megabyte takes some milliseconds.
 const PARSE_INLINE: usize = 256 << 10;
 
-/// Parser of one dialect.
 pub(super) type Parse = fn(&[u8]) -> Result<TurnRequest, ApiError>;
 
-/// A request whose body has been received.
 pub(super) struct TurnHandler {
     pub(super) app: Arc<App>,
     pub(super) caller: Caller,
@@ -160,7 +158,6 @@ impl TurnHandler {
         Ok(())
     }
 
-    /// The user whose session runs the turn.
     async fn user(&self, request: &mut TurnRequest) -> Result<UserId, ApiError> {
         let client = request.client.take().filter(|_| !self.caller.is_user());
         let named = match request.user.as_ref().or(client.as_ref()) {

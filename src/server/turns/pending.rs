@@ -21,7 +21,6 @@ use crate::server::dialect::{AnswerContext, TurnRequest, renderer};
 use crate::server::files::WorkspaceWatch;
 use crate::turn::Turn;
 
-/// An accepted turn without a response.
 pub(super) struct PendingTurn {
     pub(super) app: Arc<App>,
     pub(super) request: TurnRequest,
@@ -83,7 +82,6 @@ impl PendingTurn {
     }
 }
 
-/// Files of a streamed turn.
 struct Watched {
     app: Arc<App>,
     watch: WorkspaceWatch,
@@ -111,7 +109,6 @@ pub(super) fn gather(app: Arc<App>, watch: WorkspaceWatch) -> Gathering {
     })
 }
 
-/// A response with an event stream.
 pub(super) fn event_stream(body: Body) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();

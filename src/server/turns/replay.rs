@@ -46,13 +46,10 @@ const MOST_BYTES: usize = 256 << 20;
 
 type Key = (UserId, String);
 
-/// All detached turns.
 pub(crate) struct Replays {
     /// Running turns of each session and the last ended one, in order of acceptance.
     kept: Arc<DashMap<Key, Vec<Arc<Ring>>>>,
-    /// Maximum bytes of events per turn.
     capacity: usize,
-    /// Bytes of all events.
     held: Arc<AtomicUsize>,
     heartbeat: Duration,
     tasks: TaskTracker,

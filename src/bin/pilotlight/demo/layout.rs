@@ -11,9 +11,7 @@ use super::text::wrapped;
 const WIDEST: usize = 92;
 /// Minimum line width, which tables need.
 const NARROWEST: usize = 60;
-/// Maximum lines of a shown answer.
 const ANSWER_LINES: usize = 2;
-/// Indentation below a heading.
 const INDENT: &str = "  ";
 
 /// Line width: the terminal's, else that of the variable `COLUMNS`, within bounds.
@@ -34,12 +32,10 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// A layout without colours.
     pub(super) fn plain(width: usize) -> Self {
         Self { width, ..Self::default() }
     }
 
-    /// A layout with colours.
     pub(super) fn colours(width: usize) -> Self {
         Self {
             width,
@@ -50,7 +46,6 @@ impl Layout {
         }
     }
 
-    /// Title line.
     pub(super) fn title(&self, name: &str, rest: &str) -> String {
         let text = self.indented(&format!("{name} {rest}"), "", "");
         text.replacen(name, &paint(self.strong, name), 1)
@@ -67,12 +62,10 @@ impl Layout {
         )
     }
 
-    /// Paragraph.
     pub(super) fn text(&self, text: &str) -> String {
         self.indented(text, INDENT, INDENT)
     }
 
-    /// Faint paragraph.
     pub(super) fn note(&self, text: &str) -> String {
         self.indented(text, INDENT, INDENT)
             .lines()
@@ -104,13 +97,11 @@ impl Layout {
         line
     }
 
-    /// Table header.
     pub(super) fn header(&self, columns: &Columns, names: &[&str]) -> String {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         format!("{}\n", paint(self.faint, columns.line(&names, self.width)))
     }
 
-    /// Table row.
     pub(super) fn row(&self, columns: &Columns, cells: &[String]) -> String {
         format!("{}\n", columns.line(cells, self.width))
     }
@@ -144,7 +135,6 @@ impl Layout {
         all
     }
 
-    /// Wraps a text with indentation.
     fn indented(&self, text: &str, first: &str, rest: &str) -> String {
         let indent = first.chars().count().max(rest.chars().count());
         let lines = wrapped(text, self.width.saturating_sub(indent));
@@ -152,7 +142,6 @@ impl Layout {
         indents.zip(lines).map(|(indent, line)| format!("{indent}{line}\n")).collect()
     }
 
-    /// Last line.
     pub(super) fn verdict(&self, claims: usize, failed: usize, took: Duration) -> String {
         let (style, text) = match failed {
             0 => (self.good, format!("All {claims} claims hold.")),

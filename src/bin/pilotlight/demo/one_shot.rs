@@ -20,7 +20,6 @@ use super::show::Problem;
 /// Maximum lifetime of one process, including a real model's answer.
 const ENDED_WITHIN: Duration = Duration::from_secs(120);
 
-/// Flags without a value of their own.
 const FLAGS: [&str; 6] = [
     "--print",
     "--verbose",
@@ -40,7 +39,6 @@ pub(super) struct OneShotCli<'a> {
     pub(super) mark: &'a str,
 }
 
-/// Answer of one process.
 #[derive(Debug, Clone)]
 pub(super) struct Answered {
     pub(super) pid: i32,

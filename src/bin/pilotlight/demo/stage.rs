@@ -30,7 +30,6 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// Maximum time from the shutdown until no process is left.
 const GONE_WITHIN: Duration = Duration::from_secs(2);
 
-/// Failure to start the demo.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DemoStartError {
     #[error("cannot make a temporary directory: {0}")]
@@ -53,7 +52,6 @@ pub(super) struct Setup {
     mark: String,
 }
 
-/// The running server and its client.
 pub(super) struct Stage {
     pub(super) setup: Setup,
     pub(super) client: Client,
@@ -95,7 +93,6 @@ impl Setup {
 }
 
 impl Stage {
-    /// Starts the server.
     pub(super) async fn set(setup: Setup) -> Result<Self, DemoStartError> {
         let server = Server::start(setup.config.clone()).await?;
         let client = Client::new(server.http(), server.admin(), &setup.config.metrics.prefix);
@@ -160,7 +157,6 @@ pub(super) async fn until<T>(
     }
 }
 
-/// Program name of the built-in simulation.
 pub(super) const SIMULATION: &str = "sim";
 
 /// The given configuration with the settings that the demo needs.

@@ -15,7 +15,6 @@ use crate::workspace::Workspace;
 /// Maximum files cached, some 200 bytes each. Others are read each time.
 const MAX_FILES: usize = 100_000;
 
-/// Tokens found, by file.
 #[derive(Default)]
 pub(crate) struct Rotated {
     seen: Mutex<HashMap<SessionHash, (FileId, [Digest; 2])>>,

@@ -26,7 +26,6 @@ struct Metadata {
     user_id: Option<String>,
 }
 
-/// Parses a body.
 pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
     let body: Body = read(bytes)?;
     if body.max_tokens == 0 {
@@ -61,7 +60,6 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
 /// own.
 const BILLING: &str = "x-anthropic-billing-header:";
 
-/// Texts of the field `system`.
 fn system(content: Content) -> Result<Vec<String>, ApiError> {
     if !is_text(&content) {
         return Err(ApiError::field("system", "must be text or a list of text blocks"));

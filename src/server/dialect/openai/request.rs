@@ -23,7 +23,6 @@ struct StreamOptions {
     include_usage: Option<bool>,
 }
 
-/// Parses a body.
 pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
     let body: Body = read(bytes)?;
     if body.n.is_some_and(|n| n != 1) {

@@ -13,7 +13,6 @@ use super::super::stage::{SIMULATED_START, Stage};
 use super::super::text::took;
 use super::{ALICE, Plot};
 
-/// Pause between two messages.
 const PAUSE: Duration = Duration::from_millis(400);
 /// Message, first piece of the answer, whole answer, process.
 const COLUMNS: Columns = Columns(&[46, 12, 14, 12]);
