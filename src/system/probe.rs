@@ -1,7 +1,7 @@
 //! A trial start of the CLI: the real path, from directories to handshake, without spending a token.
 //!
 //! Used by `pilotlight check` and by the server before it calls itself ready. An instance of its own, in a directory
-//! of its own, so that it touches neither the sessions nor the figures of a running one.
+//! of its own, so that it touches neither the sessions nor the metrics of a running one.
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
