@@ -158,7 +158,7 @@ impl Admission {
         self.grant();
     }
 
-    /// Lets in all starts that there is room for. The permits are sent outside the lock: dropping one that is no longer
+    /// Admits all starts that there is room for. The permits are sent outside the lock: dropping one that is no longer
     /// waited for comes back here.
     fn grant(self: &Arc<Self>) {
         loop {

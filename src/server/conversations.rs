@@ -9,7 +9,6 @@
 //! `digest` hashes, `cache` decides, `file` persists, this file locks.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -27,6 +26,7 @@ pub(crate) use digest::HistoryDigest;
 
 use crate::model::ids::UserId;
 use crate::server::api::error::ApiError;
+use crate::support::hex;
 use crate::support::lock::MutexExt;
 use crate::system::Pilotlight;
 use cache::{ConversationCache, Slot};
@@ -85,18 +85,6 @@ pub(crate) struct Claim {
     system: Digest,
     is_sent: bool,
     is_released: bool,
-}
-
-impl fmt::Debug for Conversations {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Conversations(redacted)")
-    }
-}
-
-impl fmt::Debug for Claim {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Claim").field("conversation", &self.slot.name).finish_non_exhaustive()
-    }
 }
 
 impl Conversations {
@@ -179,7 +167,7 @@ impl Conversations {
         }
         users.evict();
         let digest = Sha256::new().chain_update("user\0").chain_update(user.as_bytes()).finalize();
-        let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = hex::encode(&digest);
         let cache = Arc::new(UserCache {
             user: user.clone(),
             path: self.directory.join(name),
@@ -217,8 +205,8 @@ impl UserCache {
         let cache = cache.get_or_insert_with(|| ConversationCache::new(self.keep, file::read(&self.path)));
         let result = change(cache);
         for name in cache.take_deletions() {
-            let deletion_receiver = Deletion { cache: self.clone(), name };
-            if let Err(unsent) = self.deletion_sender.try_send(deletion_receiver) {
+            let deletion = Deletion { cache: self.clone(), name };
+            if let Err(unsent) = self.deletion_sender.try_send(deletion) {
                 cache.retry_deletion(&unsent.into_inner().name);
                 break;
             }

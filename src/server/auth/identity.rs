@@ -6,7 +6,6 @@
 //! file per user. Tokens that a CLI has renewed are found in its credentials file (`rotated`).
 
 use std::collections::{HashMap, VecDeque};
-use std::fmt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -46,17 +45,10 @@ struct TokenOwners {
     tokens: HashMap<UserId, VecDeque<Digest>>,
 }
 
-/// Persisted record of a user.
 #[derive(Serialize, Deserialize)]
 struct Record {
     user: String,
     tokens: Vec<String>,
-}
-
-impl fmt::Debug for Identities {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Identities(redacted)")
-    }
 }
 
 impl Identities {
@@ -245,10 +237,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let identities = Identities::load(directory.path().to_owned()).await;
         identities.owner(&tokens("secret-a", "secret-r"), |_| None).await.unwrap();
-        std::fs::write(directory.path().join("torso.tmp"), "{").unwrap();
+        std::fs::write(directory.path().join("partial.tmp"), "{").unwrap();
         std::fs::write(directory.path().join("nonsense"), "{").unwrap();
         Identities::load(directory.path().to_owned()).await;
-        assert!(!directory.path().join("torso.tmp").exists());
+        assert!(!directory.path().join("partial.tmp").exists());
         for entry in std::fs::read_dir(directory.path()).unwrap() {
             assert!(!std::fs::read_to_string(entry.unwrap().path()).unwrap().contains("secret"));
         }
