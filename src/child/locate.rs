@@ -5,10 +5,8 @@ use std::path::{Path, PathBuf};
 use super::SpawnError;
 use pilotlight_shim::SHIM_ARG;
 
-/// The name of the binary that ships with pilotlight.
 const BINARY: &str = "pilotlight-shim";
 
-/// How to start a shim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ShimProgram {
     pub(super) path: PathBuf,

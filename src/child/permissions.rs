@@ -18,7 +18,6 @@ const REMEMBERED: usize = 64;
 /// Maximum number of tools of one turn that wait at once. More than a person can answer are denied.
 const MOST_OPEN: usize = 64;
 
-/// The requests of one child.
 #[derive(Debug)]
 pub(crate) struct Permissions {
     limit: Duration,
@@ -26,7 +25,6 @@ pub(crate) struct Permissions {
     over: VecDeque<String>,
 }
 
-/// An answer on its way to the child.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) request_id: String,

@@ -1,10 +1,8 @@
 //! Why a child could not be started, worded so that the reader knows what to do. Callers are readers, too: paths of the
 //! server are in none but the error of a missing shim, which ends the server's start.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::io;
+use std::path::{Path, PathBuf};
 
 /// Nothing runs after any of these.
 #[derive(Debug, thiserror::Error)]

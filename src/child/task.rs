@@ -30,7 +30,6 @@ const LAST_OUTPUT: Duration = Duration::from_secs(1);
 /// Maximum wait for a killed tree. One that survives waits for its hardware and cannot be helped.
 pub(crate) const UNKILLABLE: Duration = Duration::from_secs(30);
 
-/// The task of one child.
 pub(crate) struct ChildTask {
     context: ChildContext,
     shim: ShimHandle,
@@ -79,13 +78,12 @@ impl ChildTask {
             stderr: Some(stderr),
             shim,
             timer: Box::pin(sleep_until(connection.armed())),
-            open: Open(ConnectionHandle::new(connection)),
+            open: Open(Arc::new(ConnectionHandle::new(connection))),
             oom_kills,
             context,
         })
     }
 
-    /// The handle on the child while the task runs.
     pub(crate) fn handle(&self) -> Arc<ConnectionHandle> {
         self.open.0.clone()
     }

@@ -24,7 +24,6 @@ const MOST_WIDENING: u32 = 20;
 /// Patience that was used up but for so much (as a divisor of it) is used up.
 const NEARLY: u32 = 10;
 
-/// Watches one turn.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     stall_timeout: Duration,
@@ -35,12 +34,10 @@ pub(crate) struct Watchdog {
     ping: Option<Ping>,
 }
 
-/// The ping that is out.
 #[derive(Debug, Clone, Copy)]
 struct Ping {
     sent: Instant,
     until: Instant,
-    /// How many went unanswered before it.
     missed: u32,
 }
 
@@ -55,21 +52,17 @@ pub(crate) struct Vitals {
     pub(crate) starved: Duration,
 }
 
-/// What to do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Advice {
     /// Nothing before [`Watchdog::deadline`].
     Wait,
-    /// Send a ping.
     Ping,
-    /// It is hung.
     DeclareDead(Finding),
 }
 
 /// How a hung child was recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Finding {
-    /// It was stopped.
     Stopped,
     /// It neither answered nor used the processor.
     Ping,

@@ -25,7 +25,6 @@ use crate::telemetry::metrics::ContextLost;
 /// An event in the life of a child that its task reports, not its connection.
 #[derive(Debug)]
 pub(crate) enum LifecycleEvent {
-    /// A process runs.
     Started(Started, Arc<ConnectionHandle>),
     /// Part of the conversation is not on disk; which, where that is known ([`crate::adapter::Adapter::transcript_gap`]).
     ContextLost(ContextLost, Option<String>),
@@ -39,7 +38,6 @@ pub(crate) enum LifecycleEvent {
     Ended(Box<Conclusion>),
 }
 
-/// The process ids of a child.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Started {
     pub(crate) pid: u32,
@@ -68,7 +66,6 @@ impl Mailbox {
     }
 }
 
-/// Receives the events of one process.
 pub(super) struct ChildEvents {
     plan: Plan,
     mailbox: Mailbox,

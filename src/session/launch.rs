@@ -12,7 +12,6 @@ use crate::installation::versions::Chosen;
 use crate::session::env::Env;
 use crate::session::registry::Entry;
 
-/// Starts a child of the `chosen` version.
 pub(super) fn start(
     plan: &Plan,
     prepared: &Prepared,

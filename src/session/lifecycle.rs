@@ -36,7 +36,6 @@ use crate::telemetry::metrics::{AdmissionRejected, StopHow};
 use crate::turn::wake;
 use crate::workspace::Workspace;
 
-/// What is wanted.
 #[derive(Clone)]
 pub(crate) struct Plan {
     pub(crate) sessions: Arc<Sessions>,
@@ -228,7 +227,6 @@ fn shortage(failure: &StartFailure) -> Option<AdmissionRejected> {
 /// When to try again after the host was short of processes, memory or files.
 const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Records the end of the tree and the duration of the stop.
 fn record_stop(plan: &Plan, exit: &ChildExit) {
     let metrics = &plan.env().telemetry.metrics;
     match exit.sweep {
@@ -245,7 +243,6 @@ fn record_stop(plan: &Plan, exit: &ChildExit) {
     }
 }
 
-/// Concludes from the end, records it and ends a turn that is lost.
 fn conclude_and_record(plan: &Plan, exit: ChildExit) -> Conclusion {
     let config = &plan.env().config;
     let rules = Rules {

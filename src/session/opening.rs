@@ -26,7 +26,6 @@ use crate::workspace::beneath::ReadError;
 use crate::workspace::user_env::Variables;
 use crate::workspace::{RemovalLimit, Workspace};
 
-/// Everything about a start that is known before it.
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) cli_session_id: String,
@@ -42,9 +41,7 @@ pub(super) struct Prepared {
     pub(super) attempt: u32,
     /// Variables that only this user's children get.
     pub(super) variables: Variables,
-    /// The session's own credentials are used instead of the operator's.
     pub(super) own_credentials: bool,
-    /// Not to be shown when the child writes them.
     pub(super) secrets: Secrets,
     /// What the child is started with; `None` leaves it to the CLI.
     pub(super) model: Option<String>,

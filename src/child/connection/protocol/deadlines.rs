@@ -35,7 +35,7 @@ impl Protocol {
         running.is_some_and(|running| running.watchdog.deadline() <= now) && !self.is_killed()
     }
 
-    fn is_killed(&self) -> bool {
+    pub(in crate::child::connection) fn is_killed(&self) -> bool {
         matches!(self.phase, Phase::Killed { .. })
     }
 

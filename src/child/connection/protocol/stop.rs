@@ -11,7 +11,6 @@ use crate::telemetry::metrics::StopStep;
 const KILL_GRACE: Duration = Duration::from_secs(1);
 
 impl Protocol {
-    /// The session requests the stop.
     pub(in crate::child::connection) fn stop(&mut self, now: Instant) {
         if self.is_stopping() {
             return;
@@ -52,14 +51,12 @@ impl Protocol {
         self.kill(now);
     }
 
-    /// The turn that delayed a stop is over.
     pub(super) fn on_turn_over(&mut self, now: Instant) {
         if matches!(self.phase, Phase::Interrupted { .. }) {
             self.close_input(now);
         }
     }
 
-    /// The child takes no more input.
     pub(in crate::child::connection) fn is_ending(&self) -> bool {
         !matches!(self.phase, Phase::Opening { .. } | Phase::Serving | Phase::Interrupted { .. })
     }
