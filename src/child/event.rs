@@ -12,7 +12,9 @@ pub(crate) enum ChildEvent {
     Model(String),
     TurnEnded(TurnReport),
     /// A turn is over that the child ran of its own accord.
-    OwnTurn { cost_usd: f64 },
+    OwnTurn {
+        cost_usd: f64,
+    },
     /// The child works of its own accord, or no longer.
     Active(bool),
     /// The tools that wait for permission have changed.

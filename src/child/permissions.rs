@@ -8,9 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::config::PermissionPolicy;
-use crate::model::Decision;
-use crate::model::PermissionRequest;
-use crate::model::{PendingPermission, PermissionError};
+use crate::model::{Decision, PendingPermission, PermissionError, PermissionRequest};
 
 /// Remembered requests that are over: a late answer differs from a wrong one.
 const REMEMBERED: usize = 64;

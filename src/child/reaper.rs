@@ -49,11 +49,8 @@ enum Stage {
     Killed,
 }
 
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Aftermath {
-    /// Kill in place of the shim: the method, and the number of processes.
-    pub(super) swept: Option<(KillMethod, usize)>,
-}
+/// Kill in place of a shim that died: the method, and the number of processes.
+pub(super) type Aftermath = Option<(KillMethod, usize)>;
 
 impl Ward {
     pub(super) fn new(child: Child, cgroup: Option<PathBuf>, marker: String) -> Self {
@@ -89,7 +86,7 @@ impl Ward {
         let swept = if orderly { None } else { Some(self.sweep_in_its_place()) };
         if let Some(reply) = self.reply.take() {
             // A dropped handle has no receiver.
-            let _dropped = reply.send(Aftermath { swept });
+            let _dropped = reply.send(swept);
         }
         true
     }

@@ -236,14 +236,14 @@ impl ShimHandle {
         loop {
             let Some(aftermath) = &mut self.aftermath else { return self.swept_by(None) };
             match timeout(REAPER_CHECK, aftermath).await {
-                Ok(aftermath) => return self.swept_by(aftermath.ok()),
+                Ok(aftermath) => return self.swept_by(aftermath.ok().flatten()),
                 Err(_) => reaper::ensure_running(),
             }
         }
     }
 
-    fn swept_by(&mut self, aftermath: Option<Aftermath>) -> Sweep {
-        let sweep = match (self.reported.swept, aftermath.and_then(|aftermath| aftermath.swept)) {
+    fn swept_by(&mut self, aftermath: Aftermath) -> Sweep {
+        let sweep = match (self.reported.swept, aftermath) {
             (Some(swept), _) => Sweep::Done(swept),
             (None, _) if self.reported.failed.is_some() => Sweep::NothingStarted,
             (None, Some((method, killed))) => Sweep::ShimDied { method, killed },

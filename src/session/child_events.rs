@@ -12,7 +12,6 @@ use super::conclude::Conclusion;
 use super::import::{First, Imported};
 use super::lifecycle::Plan;
 use super::message::SessionMessage;
-use super::opening::Prepared;
 use super::store::ProgressFile;
 use crate::admission::StartPermit;
 use crate::child::{ChildEvent, ConnectionHandle, OnChildEvent};
@@ -67,35 +66,16 @@ impl Mailbox {
 }
 
 pub(super) struct ChildEvents {
-    plan: Plan,
-    mailbox: Mailbox,
-    chosen: Chosen,
-    begun: Instant,
-    start_permit: Arc<TakeOnce<StartPermit>>,
-    progress: Option<Arc<ProgressFile>>,
-    imported: Option<Imported>,
+    pub(super) plan: Plan,
+    pub(super) mailbox: Mailbox,
+    pub(super) chosen: Chosen,
+    pub(super) begun: Instant,
+    pub(super) start_permit: Arc<TakeOnce<StartPermit>>,
+    pub(super) progress: Option<Arc<ProgressFile>>,
+    pub(super) imported: Option<Imported>,
 }
 
 impl ChildEvents {
-    pub(super) fn new(
-        plan: &Plan,
-        prepared: &Prepared,
-        chosen: &Chosen,
-        mailbox: &Mailbox,
-        start_permit: &Arc<TakeOnce<StartPermit>>,
-        begun: Instant,
-    ) -> Arc<Self> {
-        Arc::new(Self {
-            plan: plan.clone(),
-            mailbox: mailbox.clone(),
-            chosen: chosen.clone(),
-            begun,
-            start_permit: start_permit.clone(),
-            progress: prepared.progress.clone(),
-            imported: prepared.imported.clone(),
-        })
-    }
-
     fn ready(&self) {
         let env = self.plan.env();
         Ready { took: self.begun.elapsed() }.emit(&env.telemetry, &self.plan.entry.key);

@@ -39,30 +39,18 @@ pub(super) const SERVERS: &str = "servers";
 /// The prefix of a ping's id.
 pub(super) const PING: &str = "ping-";
 
-/// The phase of a child's life. See the diagram in [`super`].
+/// The phase of a child's life. See the diagram in [`super`]. Each but `Serving` has a deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    Opening {
-        until: Instant,
-    },
+    Opening,
     Serving,
     /// The child closed its output unasked. Normally its exit follows at once.
-    Closed {
-        until: Instant,
-    },
+    Closed,
     /// A stop was requested; the running turn was interrupted.
-    Interrupted {
-        until: Instant,
-    },
-    InputClosed {
-        until: Instant,
-    },
-    Terminated {
-        until: Instant,
-    },
-    Killed {
-        until: Instant,
-    },
+    Interrupted,
+    InputClosed,
+    Terminated,
+    Killed,
 }
 
 /// A signal for the child's task to send.
@@ -114,6 +102,8 @@ pub(super) struct Protocol {
     wall_clock: fn() -> SystemTime,
     pub(super) actions: VecDeque<Action>,
     phase: Phase,
+    /// The deadline of the phase.
+    until: Option<Instant>,
     pub(super) handshake: Handshake,
     pub(super) stop_began: Option<Instant>,
     pub(super) kill_reason: Option<KillReason>,
@@ -181,7 +171,8 @@ impl Protocol {
             adapter,
             wall_clock,
             actions: VecDeque::new(),
-            phase: Phase::Opening { until: started + session.spawn_timeout },
+            phase: Phase::Opening,
+            until: Some(started + session.spawn_timeout),
             handshake: Handshake { connecting, ..Handshake::default() },
             stop_began: None,
             kill_reason: None,
@@ -217,8 +208,8 @@ impl Protocol {
         self.act(Action::Measure(measurement));
     }
 
-    fn enter(&mut self, phase: Phase) {
-        self.phase = phase;
+    fn enter(&mut self, phase: Phase, until: Option<Instant>) {
+        (self.phase, self.until) = (phase, until);
         self.act(Action::Rearm);
     }
 
@@ -237,6 +228,6 @@ impl Protocol {
 
     /// Whether a kill of the tree was ordered and came to nothing.
     pub(super) fn is_given_up(&self, now: Instant) -> bool {
-        matches!(self.phase, Phase::Killed { until } if until <= now)
+        self.is_killed() && self.until <= Some(now)
     }
 }

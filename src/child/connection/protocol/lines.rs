@@ -113,8 +113,8 @@ impl Protocol {
         if partial {
             self.measure(Measurement::ProtocolError(ProtocolError::PartialEof));
         }
-        if matches!(self.phase, Phase::Opening { .. } | Phase::Serving | Phase::Interrupted { .. }) {
-            self.enter(Phase::Closed { until: now + CLOSE_GRACE });
+        if !self.is_ending() {
+            self.enter(Phase::Closed, Some(now + CLOSE_GRACE));
         }
     }
 
@@ -233,7 +233,7 @@ impl Protocol {
 
     fn answered(&mut self, answer: &ControlResponse, now: Instant) {
         let id = answer.request_id.as_str();
-        if matches!(self.phase, Phase::Opening { .. }) {
+        if self.phase == Phase::Opening {
             match id {
                 HANDSHAKE => {
                     self.handshake.answered = true;
@@ -260,10 +260,10 @@ impl Protocol {
         }
         if self.handshake.connecting {
             let tries = CONNECT_TRIES * self.config.mcp.connect_timeout;
-            self.enter(Phase::Opening { until: now + tries + self.config.session.spawn_timeout });
+            self.enter(Phase::Opening, Some(now + tries + self.config.session.spawn_timeout));
         } else {
             self.handshake.complete = true;
-            self.enter(Phase::Serving);
+            self.enter(Phase::Serving, None);
             self.emit(ChildEvent::Ready);
         }
     }

@@ -179,8 +179,8 @@ fn each_phase_has_its_next_step() {
             bench.protocol.on_output(bench.now + pause);
             assert_eq!(bench.after(pause), **step);
         }
-        assert!(bench.protocol.kill_deadline().is_some());
-        assert!(bench.protocol.is_killed());
+        assert!(bench.protocol.is_killed() && !bench.protocol.is_given_up(bench.now));
+        assert!(bench.protocol.is_given_up(bench.now + SECOND));
     }
 }
 

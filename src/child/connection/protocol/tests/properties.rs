@@ -103,6 +103,6 @@ proptest! {
         }
         let open = given - ended.len();
         let protocol = bench.protocol;
-        prop_assert_eq!(open, usize::from(protocol.running.is_some()) + usize::from(protocol.held.map(|held| held.job).is_some()));
+        prop_assert_eq!(open, usize::from(protocol.running.is_some()) + usize::from(protocol.held.is_some()));
     }
 }
