@@ -27,7 +27,7 @@ pub(crate) enum LineKind {
     Cancelled,
     /// Message of the running turn about a background task, for its reader. [`Adapter::task`] reads it.
     Task,
-    /// Repeats a user message that the CLI takes up. [`Adapter::echo`] reads it.
+    /// Repeats a user message when the CLI begins it. [`Adapter::echo`] reads it.
     Echo,
     /// The CLI is busy. Not forwarded.
     Working,

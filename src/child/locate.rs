@@ -1,4 +1,4 @@
-//! Where the shim is: a binary beside ours, or our own program acting as one.
+//! Location of the shim: a binary beside the server's, or the server's program itself.
 
 use std::path::{Path, PathBuf};
 
@@ -10,12 +10,12 @@ const BINARY: &str = "pilotlight-shim";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ShimProgram {
     pub(super) path: PathBuf,
-    /// What comes before the shim's own arguments.
+    /// Arguments before the shim's own.
     pub(super) args: &'static [&'static str],
 }
 
 impl ShimProgram {
-    /// Finds it once, at start-up: a path that is configured is the only one that counts.
+    /// Locates the shim, once at start-up. A configured path has no fallback.
     pub(crate) fn locate(configured: Option<&Path>) -> Result<Self, SpawnError> {
         let this_program = std::env::current_exe().ok();
         choose(configured, this_program.as_deref(), pilotlight_shim::can_be_shim(), Path::is_file)
@@ -31,7 +31,7 @@ fn choose(
     let looked: Vec<PathBuf> = match configured {
         // Absolute, because children start in other directories.
         Some(path) => std::path::absolute(path).into_iter().collect(),
-        // The parent directory too: tests and examples are built one level below the programs.
+        // The parent directory too: cargo builds tests and examples one level below the programs.
         None => this_program
             .iter()
             .flat_map(|exe| exe.ancestors().skip(1).take(2))
@@ -81,7 +81,7 @@ mod tests {
     fn missing_shim_is_an_error_with_its_places() {
         let error = chosen(None, false, &[]).unwrap_err().to_string();
         assert!(error.contains("/opt/app/bin/pilotlight-shim") && error.contains("run_if_asked"), "{error}");
-        // What is configured is not quietly replaced by something else.
+        // A configured path has no silent fallback.
         let error = chosen(Some("/x/shim"), true, &["/opt/app/bin/pilotlight-shim"]).unwrap_err();
         assert!(
             matches!(&error, SpawnError::ShimMissing { looked } if looked == &[PathBuf::from("/x/shim")])

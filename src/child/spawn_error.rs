@@ -1,10 +1,12 @@
-//! Why a child could not be started, worded so that the reader knows what to do. Callers are readers, too: paths of the
-//! server are in none but the error of a missing shim, which ends the server's start.
+//! Errors of starting a child, with advice for the reader. Clients read them too: they contain no server paths, except for
+//! the error of a missing shim, which ends the server's start.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Nothing runs after any of these.
+use crate::error::StartFailure;
+
+/// Why a child did not start. No process is left.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SpawnError {
     #[error("`{}` does not exist, or it is a script whose interpreter does not: check cli.program", name(.program))]
@@ -39,7 +41,7 @@ pub(crate) enum SpawnError {
 }
 
 impl SpawnError {
-    /// What the system said when `program` should have started.
+    /// The error for a system error at the start of `program`.
     pub(super) fn from_io(source: io::Error, program: &Path) -> Self {
         let program = program.to_owned();
         match source.raw_os_error() {
@@ -53,7 +55,7 @@ impl SpawnError {
         }
     }
 
-    /// The metric label.
+    /// Metric label.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::NotFound { .. }
@@ -70,7 +72,13 @@ impl SpawnError {
     }
 }
 
-/// Callers read it too: what the program is called, and not where it is.
+impl From<SpawnError> for StartFailure {
+    fn from(error: SpawnError) -> Self {
+        Self::Spawn { reason: error.reason(), message: error.to_string(), source: Some(error.into()) }
+    }
+}
+
+/// File name of the program without its path, for errors that clients read.
 fn name(program: &Path) -> std::path::Display<'_> {
     Path::new(program.file_name().unwrap_or_default()).display()
 }

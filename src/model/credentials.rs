@@ -2,6 +2,7 @@
 
 /// A user's OAuth credentials, in the form in which clients send them.
 #[derive(Clone, PartialEq, serde::Deserialize, serde::Serialize)]
+#[non_exhaustive]
 pub struct OauthCredentials {
     /// The bearer token.
     pub access_token: String,
@@ -15,6 +16,20 @@ pub struct OauthCredentials {
     /// The plan.
     #[serde(default = "default_subscription")]
     pub subscription_type: String,
+}
+
+impl OauthCredentials {
+    /// Credentials with the scopes and the plan that clients omit.
+    #[must_use]
+    pub fn new(access_token: impl Into<String>, refresh_token: impl Into<String>, expires_at: i64) -> Self {
+        Self {
+            access_token: access_token.into(),
+            refresh_token: refresh_token.into(),
+            expires_at,
+            scopes: default_scopes(),
+            subscription_type: default_subscription(),
+        }
+    }
 }
 
 fn default_scopes() -> Vec<String> {

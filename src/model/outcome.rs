@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Tokens of a turn, as the model's API counted them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Usage {
     /// Read, not from the cache.
     pub input_tokens: u64,
@@ -18,6 +19,7 @@ pub struct Usage {
 
 /// A turn that the CLI ended with an error while it lives on.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Failure {
     /// A short machine-readable kind, in the CLI's own words (`rate_limit`, `max_turns`, …).
     pub kind: String,

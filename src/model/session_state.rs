@@ -2,6 +2,7 @@
 
 /// What a session does now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum SessionState {
     /// No child; the next message starts one.
     Dormant,

@@ -79,7 +79,7 @@ pub(crate) async fn run(plan: Plan, record: Box<Record>, stop: CancellationToken
 
 async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, mailbox: &Mailbox) -> Conclusion {
     let unusable = |error: std::io::Error| {
-        Conclusion::without_child(ExitKind::NotAdmitted(TurnError::Storage(error.to_string())))
+        Conclusion::without_child(ExitKind::NotAdmitted(TurnError::Storage(error.into())))
     };
     if let Err(error) = opening::clear(plan).await {
         return unusable(error);
@@ -157,9 +157,8 @@ async fn one_child(
     let pid = match timeout(limit, child.shim.started()).await {
         Ok(Ok(pid)) => pid,
         Ok(Err(error)) => {
-            let failure = StartFailure::Spawn { reason: error.reason(), message: error.to_string() };
             child.shim.gone().await;
-            return Ok(not_started(plan, failure));
+            return Ok(not_started(plan, error.into()));
         }
         Err(_) => {
             child.shim.kill_tree();

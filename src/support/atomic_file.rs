@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replaced_file_is_private_and_no_link_is_followed() {
+    fn replace_is_private_and_follows_no_link() {
         let data = tempfile::tempdir().unwrap();
         let file = data.path().join("a.json");
         let elsewhere = data.path().join("elsewhere");

@@ -195,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hostile_tree_goes_and_nothing_beside_it() {
+    fn hostile_tree_is_removed_and_nothing_else() {
         let data = tempfile::tempdir().unwrap();
         let root = data.path().join("tree");
         fs::create_dir_all(root.join("a/b")).unwrap();

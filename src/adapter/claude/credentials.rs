@@ -91,6 +91,8 @@ pub(super) fn variable_beside_oauth(name: &OsStr, value: OsString) -> Option<OsS
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -141,6 +143,27 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(left(HEADERS, given).as_deref(), Some(kept), "{given:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_content_is_read_without_panic(content: Vec<u8>) {
+            stored(&content);
+        }
+
+        #[test]
+        fn cut_content_holds_no_credentials(access: String, refresh: String, cut: prop::sample::Index) {
+            let given = OauthCredentials {
+                access_token: access,
+                refresh_token: refresh,
+                expires_at: 7,
+                scopes: Vec::new(),
+                subscription_type: String::new(),
+            };
+            let content = encode(&given);
+            prop_assert_eq!(stored(&content).and_then(|stored| stored.access_token), Some(given.access_token));
+            prop_assert_eq!(stored(content.get(..cut.index(content.len())).unwrap()), None);
         }
     }
 }

@@ -79,7 +79,7 @@ fn crash() -> ExitKind {
 }
 
 fn missing() -> ExitKind {
-    ExitKind::NotStarted(StartFailure::Spawn { reason: "not_found", message: "gone".into() })
+    ExitKind::NotStarted(StartFailure::Spawn { reason: "not_found", message: "gone".into(), source: None })
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn holds(file: &std::path::Path, last: &str) -> std::io::Result<bool> {
 }
 
 #[test]
-fn checkpoint_of_an_import_is_held() {
+fn import_holds_its_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("t.jsonl");
     let import = CLAUDE.import(&history(), "id-1", &dirs(), SystemTime::now()).unwrap();
@@ -81,7 +81,7 @@ fn first(imported: bool, prompt: Prompt) -> Option<Vec<String>> {
 }
 
 #[test]
-fn prompt_after_an_import_has_the_tail_alone() {
+fn prompt_after_an_import_has_only_the_tail() {
     assert_eq!(first(true, "and?".into()).unwrap(), ["thanks", "and?"]);
     let nothing = History::new(Vec::new());
     let line = CLAUDE.encode_first_turn(&nothing, true, &"and?".into(), &CliConfig::default()).unwrap();
@@ -89,7 +89,7 @@ fn prompt_after_an_import_has_the_tail_alone() {
 }
 
 #[test]
-fn prompt_without_an_import_says_who_said_what() {
+fn prompt_without_an_import_has_labelled_roles() {
     let own = || Prompt::Blocks(vec![text("and?"), text("/x")]);
     let expected = [
         INTRODUCTION,

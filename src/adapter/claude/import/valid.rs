@@ -8,7 +8,6 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use serde::Serialize;
-use serde::ser::{SerializeMap, Serializer};
 use serde_json::{Map, Value};
 
 use crate::model::{Block, History, Role};
@@ -37,12 +36,24 @@ pub(super) struct Spoken<'a> {
 }
 
 /// Original or changed block. Serialises as a content block of the Messages API.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "type")]
 pub(super) enum Piece<'a> {
-    Whole(&'a Block),
-    Note(&'static str),
+    #[serde(rename = "text")]
+    Note { text: &'static str },
+    #[serde(rename = "tool_use")]
     Call { id: String, name: Cow<'a, str>, input: &'a Map<String, Value> },
-    Result { id: String, content: Vec<&'a Block>, is_error: bool },
+    #[serde(rename = "tool_result")]
+    Result {
+        #[serde(rename = "tool_use_id")]
+        id: String,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        content: Vec<&'a Block>,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        is_error: bool,
+    },
+    #[serde(untagged)]
+    Whole(&'a Block),
 }
 
 /// Converts a history.
@@ -51,7 +62,7 @@ pub(super) fn valid(history: &History) -> Valid<'_> {
     let (mut ids, mut open) = (Ids::default(), Vec::new());
     let mut messages = Vec::new();
     if merged.first().is_some_and(|(role, _)| *role == Role::Assistant) {
-        messages.push(Spoken { role: Role::User, content: vec![Piece::Note(NO_CONTENT)] });
+        messages.push(Spoken { role: Role::User, content: vec![Piece::Note { text: NO_CONTENT }] });
     }
     for (role, blocks) in merged {
         let content = match role {
@@ -78,7 +89,7 @@ impl<'a> Valid<'a> {
         if !results.is_empty() {
             // Results must directly follow their calls, so they cannot move to the prompt.
             self.messages.push(Spoken { role: Role::User, content: results });
-            let answer = vec![Piece::Note(NOT_ANSWERED)];
+            let answer = vec![Piece::Note { text: NOT_ANSWERED }];
             self.messages.push(Spoken { role: Role::Assistant, content: answer });
         }
     }
@@ -156,7 +167,7 @@ fn user<'a>(blocks: Vec<&'a Block>, open: Vec<Open<'a>>) -> Vec<Piece<'a>> {
     }
     results.append(&mut others);
     if results.is_empty() {
-        results.push(Piece::Note(NO_CONTENT));
+        results.push(Piece::Note { text: NO_CONTENT });
     }
     results
 }
@@ -198,39 +209,6 @@ fn tool_name(name: &str) -> Cow<'_, str> {
             let plain = |character: char| if character.is_ascii_alphanumeric() { character } else { '_' };
             name.chars().map(plain).take(MAX_TOOL_NAME).collect::<String>().into()
         }
-    }
-}
-
-impl Serialize for Piece<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = match self {
-            Self::Whole(block) => return block.serialize(serializer),
-            _ => serializer.serialize_map(None)?,
-        };
-        match self {
-            Self::Whole(_) => {}
-            Self::Note(text) => {
-                map.serialize_entry("type", "text")?;
-                map.serialize_entry("text", text)?;
-            }
-            Self::Call { id, name, input } => {
-                map.serialize_entry("type", "tool_use")?;
-                map.serialize_entry("id", id)?;
-                map.serialize_entry("name", name)?;
-                map.serialize_entry("input", input)?;
-            }
-            Self::Result { id, content, is_error } => {
-                map.serialize_entry("type", "tool_result")?;
-                map.serialize_entry("tool_use_id", id)?;
-                if !content.is_empty() {
-                    map.serialize_entry("content", content)?;
-                }
-                if *is_error {
-                    map.serialize_entry("is_error", is_error)?;
-                }
-            }
-        }
-        map.end()
     }
 }
 

@@ -253,7 +253,7 @@ fn weight(blocks: &[Block]) -> usize {
 
 proptest! {
     #[test]
-    fn any_history_becomes_valid_and_nothing_is_dropped(messages in prop::collection::vec(any_message(), 0..8)) {
+    fn any_history_becomes_valid_and_complete(messages in prop::collection::vec(any_message(), 0..8)) {
         let before: usize = messages.iter().map(|message| weight(&message.content)).sum();
         let history = History::new(messages);
         let valid = valid(&history);
@@ -285,12 +285,17 @@ proptest! {
                         prop_assert!(!is_blank(block));
                         after += 1;
                     }
-                    Piece::Note(_) => {}
+                    Piece::Note { .. } => {}
                 }
             }
         }
         prop_assert!(open.is_empty() && valid.messages.len().is_multiple_of(2));
-        prop_assert!(valid.tail.iter().all(|piece| matches!(piece, Piece::Whole(block) if !is_blank(block)) || matches!(piece, Piece::Note(_))));
+        let is_tail = |piece: &Piece<'_>| match piece {
+            Piece::Whole(block) => !is_blank(block),
+            Piece::Note { .. } => true,
+            Piece::Call { .. } | Piece::Result { .. } => false,
+        };
+        prop_assert!(valid.tail.iter().all(is_tail));
         after += valid.tail.iter().filter(|piece| matches!(piece, Piece::Whole(_))).count();
         prop_assert_eq!(after, before);
     }
