@@ -58,7 +58,7 @@ async fn long_line_is_written_in_parts_as_it_is_read() {
     }
     assert!(parts > 1, "it did not fit at once");
     write_rest(&mut io, now).await;
-    assert_eq!((got, (!io.outbox.lines.is_empty()), io.outbox.deadline), (length, false, None));
+    assert_eq!((got, !io.outbox.lines.is_empty(), io.outbox.deadline), (length, false, None));
 }
 
 async fn write_rest(io: &mut PipeIo, now: Instant) {
@@ -74,7 +74,7 @@ async fn closed_reader_empties_the_outbox() {
     drop(ends);
     assert!(io.outbox.push(Bytes::from_static(b"a\n"), now));
     write(&mut io, now).await;
-    assert!(!(!io.outbox.lines.is_empty()) && io.outbox.deadline.is_none());
+    assert!(io.outbox.lines.is_empty() && io.outbox.deadline.is_none());
     let mut context = Context::from_waker(Waker::noop());
     assert!(io.poll_write(now, &mut context).is_pending(), "nothing to write");
 }
@@ -84,7 +84,7 @@ async fn closing_the_input_drops_what_waits() {
     let (mut io, mut ends) = pipes();
     assert!(io.outbox.push(Bytes::from_static(b"a\n"), Instant::now()));
     io.close_input().unwrap();
-    assert!(!(!io.outbox.lines.is_empty()));
+    assert!(io.outbox.lines.is_empty());
     assert_eq!(ends.read(), 0, "the end of the input");
 }
 
