@@ -34,8 +34,8 @@ const STILL: &[(&str, usize)] = &[
     ("ARCHITECTURE.md", 0),
 ];
 
-/// The deprecated path of the event stream is part of the interface.
-const DEPRECATED_PATH: &str = "/v1/happenings";
+/// The deprecated path of the event stream and the id of its operation are part of the interface.
+const DEPRECATED: [&str; 2] = ["/v1/happenings", "followHappenings"];
 
 /// The words of a text in lower case; identifiers fall into their parts.
 fn words(line: &str) -> Vec<String> {
@@ -57,7 +57,10 @@ fn words(line: &str) -> Vec<String> {
 
 /// The words to avoid that a line has.
 fn avoided(line: &str) -> Vec<&'static str> {
-    let text = format!(" {} ", words(&line.replace(DEPRECATED_PATH, "")).join(" "));
+    let text = format!(
+        " {} ",
+        words(&DEPRECATED.iter().fold(line.to_owned(), |line, name| line.replace(name, ""))).join(" ")
+    );
     let found = AVOID.iter().filter(|(word, _)| text.contains(&format!(" {word} ")));
     found.map(|(word, _)| *word).collect()
 }
