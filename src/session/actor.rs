@@ -35,7 +35,6 @@ use crate::model::ids::{SessionKey, TurnId};
 use crate::model::{PermissionError, SessionState};
 use crate::support::atomic_file::Durability;
 use crate::telemetry::Telemetry;
-use crate::telemetry::emit::CircuitOpened;
 use crate::telemetry::metrics::{EvictionReason, RestartCause};
 use crate::workspace::Workspace;
 
@@ -249,7 +248,7 @@ impl SessionActorState {
                 }
             }
             Effect::CircuitOpened => {
-                CircuitOpened.emit(self.telemetry(), &self.entry.key);
+                self.telemetry().circuit_opened(&self.entry.key);
             }
         }
     }

@@ -10,7 +10,6 @@ use super::{known, quota};
 use crate::model::ids::SessionKey;
 use crate::session::sessions::Sessions;
 use crate::support::atomic_file::Durability;
-use crate::telemetry::emit::ContextLoss;
 use crate::telemetry::metrics::ContextLost;
 use crate::workspace::{RecordDir, Workspace, remove_any};
 
@@ -67,7 +66,7 @@ fn begin_again(sessions: &Sessions, key: &SessionKey, problem: &str) -> io::Resu
     remove_any(&files.broken_file())?;
     std::fs::rename(files.session_file(), files.broken_file())?;
     let record = begin(sessions, key)?;
-    ContextLoss { extent: loss }.emit(&sessions.env.telemetry, key);
+    sessions.env.telemetry.context_lost(key, loss);
     Ok(record)
 }
 

@@ -15,7 +15,6 @@ use crate::session::SessionMessage;
 use crate::session::message::TurnSubmission;
 use crate::session::registry::{Entry, NotAdmitted};
 use crate::session::status::Visible;
-use crate::telemetry::emit::TurnEnded;
 use crate::telemetry::metrics::{AdmissionRejected, FirstOutput};
 use crate::turn::{Hold, Outcome, Turn, TurnOptions, TurnTrace, turn_channel};
 
@@ -34,7 +33,7 @@ impl Session {
             if matches!(error, TurnError::QueueFull { .. } | TurnError::TooManySessions { .. }) {
                 telemetry.metrics.admission_rejected.increment(AdmissionRejected::PerUser);
             }
-            TurnEnded::refused(error, accepted.elapsed()).emit(telemetry, self.key.as_ref().ok());
+            telemetry.turn_refused(self.key.as_ref().ok(), error, accepted.elapsed());
         }
         result
     }
@@ -87,8 +86,7 @@ impl Session {
         let on_end = Box::new(move |outcome: &Outcome| {
             traced.ended(outcome);
             let status = &outcome.status;
-            let ended = TurnEnded { outcome: status.into(), took: accepted.elapsed(), error: status.error() };
-            ended.emit(&telemetry, Some(&key));
+            telemetry.turn_ended(&key, status.into(), status.error(), accepted.elapsed());
             drop((permit, running));
         });
         let actor = entry.actor.clone();
