@@ -162,7 +162,7 @@ pub(super) fn duration(key: &str, value: Duration) -> Result<(), ConfigError> {
     Ok(())
 }
 
-pub(super) fn bounded<T: Display + PartialOrd>(
+pub(super) fn bounded<T: Copy + Display + PartialOrd>(
     key: &str,
     value: T,
     smallest: T,

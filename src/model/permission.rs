@@ -45,7 +45,7 @@ pub enum Decision {
     },
     /// It may not.
     Deny {
-        /// What the model is told.
+        /// Explanation for the model.
         message: String,
     },
 }
