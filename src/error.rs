@@ -8,9 +8,11 @@ use std::time::Duration;
 use crate::config::ConfigError;
 use crate::model::PromptRefused;
 use crate::model::ids::InvalidName;
+pub use crate::support::cause::Cause;
 
 /// pilotlight could not be started.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
     /// The configuration is wrong.
     #[error(transparent)]
@@ -40,8 +42,8 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// The shim, the program that every child is started through, is not there.
-    #[error("{0}")]
-    Shim(String),
+    #[error(transparent)]
+    Shim(Cause),
     /// The configuration asks for the simulated CLI, which this program was built without.
     #[error(
         "`cli.program = \"sim\"` needs the feature `sim` of the crate `pilotlight`, which this program was built without"
@@ -51,12 +53,18 @@ pub enum StartError {
     #[error("pilotlight must be started inside a tokio runtime")]
     NoRuntime,
     /// An actor did not start.
-    #[error("cannot start the supervisor: {0}")]
-    Supervisor(String),
+    #[error("cannot start the supervisor: {message}")]
+    Supervisor {
+        /// Reason.
+        message: String,
+        /// Cause, if it is an error of its own.
+        source: Option<Cause>,
+    },
 }
 
 /// A turn was refused or ended without an answer.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum TurnError {
     /// The user id or the conversation's name cannot be used.
     #[error(transparent)]
@@ -130,18 +138,19 @@ pub enum TurnError {
     Draining,
     /// The child could not be started, or was not ready in time.
     #[error("the CLI did not start: {0}")]
-    NotStarted(StartFailure),
+    NotStarted(#[source] StartFailure),
     /// The child failed so often that the session pauses before the next try.
     #[error("the CLI failed repeatedly ({last}); the next try is in {} s", .retry_after.as_secs_f32().ceil())]
     CircuitOpen {
         /// The last failure.
+        #[source]
         last: StartFailure,
         /// When a turn will be tried again.
         retry_after: Duration,
     },
     /// The child died, or had to be killed, before the turn ended. The conversation goes on with the next turn.
     #[error("the CLI ended in the middle of the turn: {0}")]
-    SessionLost(Loss),
+    SessionLost(#[source] Loss),
     /// The child and what it had started used more memory than one session may, and were ended. The conversation goes
     /// on with the next turn.
     #[error(
@@ -169,7 +178,7 @@ pub enum TurnError {
     Cancelled,
     /// Session files could not be read or written.
     #[error("cannot keep the session on disk: {0}")]
-    Storage(String),
+    Storage(#[source] Cause),
     /// A defect of pilotlight; the next turn starts the session again.
     #[error("internal failure: {0}")]
     Internal(&'static str),
@@ -177,6 +186,7 @@ pub enum TurnError {
 
 /// Why there is no child.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartFailure {
     /// The system refused to start it.
     #[error("{message}")]
@@ -185,6 +195,8 @@ pub enum StartFailure {
         reason: &'static str,
         /// What to do.
         message: String,
+        /// Cause, if the system gave one.
+        source: Option<Cause>,
     },
     /// It ended before it was ready.
     #[error("it ended at once ({exit}){}", tail(.stderr))]
@@ -208,6 +220,7 @@ pub enum StartFailure {
 /// How a turn's child was lost.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{cause}{}", tail(.stderr))]
+#[non_exhaustive]
 pub struct Loss {
     /// In words: `signal 9`, `exit code 1`, `hung`, `line too long`, …
     pub cause: String,
@@ -285,5 +298,23 @@ impl TurnError {
                 | Self::Cancelled
                 | Self::Internal(_)
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn causes_stay_reachable_through_clones() {
+        let storage = |kind| TurnError::Storage(io::Error::from(kind).into());
+        let error = storage(io::ErrorKind::StorageFull).clone();
+        let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<io::Error>());
+        assert_eq!(cause.map(io::Error::kind), Some(io::ErrorKind::StorageFull));
+        assert_eq!(error.to_string(), "cannot keep the session on disk: no storage space");
+        assert_eq!(error, storage(io::ErrorKind::StorageFull));
+        assert_ne!(error, storage(io::ErrorKind::PermissionDenied));
     }
 }

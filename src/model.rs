@@ -27,6 +27,7 @@ pub struct Dirs {
 
 /// What a session does now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum SessionState {
     /// No child; the next message starts one.
     Dormant,
@@ -61,6 +62,7 @@ impl fmt::Display for SessionState {
 /// Tokens of a turn, as the model's API counted them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Usage {
     /// Read, not from the cache.
     pub input_tokens: u64,
@@ -74,6 +76,7 @@ pub struct Usage {
 
 /// A turn that the CLI ended with an error while it lives on.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Failure {
     /// A short machine-readable kind, in the CLI's own words (`rate_limit`, `max_turns`, …).
     pub kind: String,
@@ -87,6 +90,7 @@ pub struct Failure {
 
 /// A user's OAuth credentials, in the form in which clients send them.
 #[derive(Clone, PartialEq, Deserialize, Serialize)]
+#[non_exhaustive]
 pub struct OauthCredentials {
     /// The bearer token.
     pub access_token: String,
@@ -100,6 +104,20 @@ pub struct OauthCredentials {
     /// The plan.
     #[serde(default = "default_subscription")]
     pub subscription_type: String,
+}
+
+impl OauthCredentials {
+    /// Credentials with the scopes and the plan that clients omit.
+    #[must_use]
+    pub fn new(access_token: impl Into<String>, refresh_token: impl Into<String>, expires_at: i64) -> Self {
+        Self {
+            access_token: access_token.into(),
+            refresh_token: refresh_token.into(),
+            expires_at,
+            scopes: default_scopes(),
+            subscription_type: default_subscription(),
+        }
+    }
 }
 
 fn default_scopes() -> Vec<String> {

@@ -204,7 +204,10 @@ async fn keyring(config: &Config) -> Result<Option<Arc<Keyring>>, ServeError> {
     };
     let admits = if exposure::is_accepted(config) { Admits::Anyone } else { Admits::OneUser };
     let opened = tokio::task::spawn_blocking(move || Keyring::open(&file, admits)).await;
-    let opened = opened.map_err(|_| StartError::Supervisor("reading the keys failed".to_owned()))??;
+    let opened = opened.map_err(|error| StartError::Supervisor {
+        message: "reading the keys failed".to_owned(),
+        source: Some(error.into()),
+    })??;
     let entries = opened.entries();
     exposure::check_roles(config, Some(entries.iter().map(|entry| entry.role())))?;
     Ok(Some(Arc::new(opened)))

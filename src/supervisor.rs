@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 use tokio::sync::oneshot;
 
 use crate::error::TurnError;
@@ -39,7 +39,7 @@ struct SupervisorState {
 
 /// Runs a supervisor, and a new one after each failure, until the stop. `ready` is answered once, when the first
 /// one can be reached.
-pub(crate) async fn run(sessions: Arc<Sessions>, ready: oneshot::Sender<Result<(), String>>) {
+pub(crate) async fn run(sessions: Arc<Sessions>, ready: oneshot::Sender<Result<(), SpawnErr>>) {
     let _ended = sessions.env.ended.clone().drop_guard();
     let mut ready = Some(ready);
     loop {
@@ -47,7 +47,7 @@ pub(crate) async fn run(sessions: Arc<Sessions>, ready: oneshot::Sender<Result<(
             Ok(started) => started,
             Err(error) => {
                 if let Some(ready) = ready.take() {
-                    drop(ready.send(Err(error.to_string())));
+                    drop(ready.send(Err(error)));
                 }
                 return;
             }

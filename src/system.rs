@@ -154,7 +154,7 @@ impl Pilotlight {
         let (data_dir, owner) = (self.config().data_dir.clone(), user.cloned());
         let found = tokio::task::spawn_blocking(move || on_disk(&data_dir, owner.as_ref())).await;
         let found = found.map_err(|_| TurnError::Internal("the list of sessions could not be made"))?;
-        let OnDisk { sessions, truncated } = found.map_err(|error| TurnError::Storage(error.to_string()))?;
+        let OnDisk { sessions, truncated } = found.map_err(|error| TurnError::Storage(error.into()))?;
         let mut known: HashMap<SessionKey, SessionStatus> = sessions.into_iter().collect();
         // What is in memory is newer, and may not be on disk yet.
         known.extend(

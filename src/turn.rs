@@ -32,6 +32,7 @@ pub(crate) type Hold = std::sync::Arc<dyn std::any::Any + Send + Sync>;
 
 /// What a turn may ask for beside its text. The default asks for nothing.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
 pub struct TurnOptions {
     /// The model from this turn on. Bound at start: another than the child's own makes it restart between turns with its
     /// context.
@@ -48,8 +49,42 @@ pub struct TurnOptions {
     pub history: Option<History>,
 }
 
+/// Setters for a chain after `default()`.
+impl TurnOptions {
+    /// Sets [`TurnOptions::model`].
+    #[must_use]
+    pub fn model(self, model: impl Into<String>) -> Self {
+        Self { model: Some(model.into()), ..self }
+    }
+
+    /// Sets [`TurnOptions::system_prompt`].
+    #[must_use]
+    pub fn system_prompt(self, prompt: impl Into<String>) -> Self {
+        Self { system_prompt: Some(prompt.into()), ..self }
+    }
+
+    /// Sets [`TurnOptions::fallback_model`].
+    #[must_use]
+    pub fn fallback_model(self, model: impl Into<String>) -> Self {
+        Self { fallback_model: Some(model.into()), ..self }
+    }
+
+    /// Sets [`TurnOptions::mcp_servers`].
+    #[must_use]
+    pub fn mcp_servers(self, servers: McpServers) -> Self {
+        Self { mcp_servers: Some(servers), ..self }
+    }
+
+    /// Sets [`TurnOptions::history`].
+    #[must_use]
+    pub fn history(self, history: History) -> Self {
+        Self { history: Some(history), ..self }
+    }
+}
+
 /// How a turn ended. Every accepted turn has exactly one.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Outcome {
     /// In one word.
     pub status: Status,
@@ -73,6 +108,7 @@ pub struct Outcome {
 
 /// How a turn ended, in one word.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Status {
     /// The CLI answered.
     Completed,

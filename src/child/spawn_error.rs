@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::error::StartFailure;
+
 /// Why a child did not start. No process is left.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SpawnError {
@@ -69,6 +71,12 @@ impl SpawnError {
             Self::TooManyFiles { .. } => "emfile",
             Self::ShimFailed { .. } | Self::Io { .. } => "exited_early",
         }
+    }
+}
+
+impl From<SpawnError> for StartFailure {
+    fn from(error: SpawnError) -> Self {
+        Self::Spawn { reason: error.reason(), message: error.to_string(), source: Some(error.into()) }
     }
 }
 

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::Config;
+use crate::support::cause::Cause;
 
 const PREFIX: &str = "PILOTLIGHT_";
 /// Stands between the levels of a key in a variable's name.
@@ -28,8 +29,7 @@ const SECTIONS: [&str; 11] = [
     "metrics",
 ];
 
-/// Sections of the server.
-#[cfg(not(feature = "server"))]
+/// Sections of the server. A configuration file may be shared with a server, so the library alone ignores them.
 const SERVER_SECTIONS: [&str; 3] = ["http", "auth", "admin"];
 
 /// Error in a configuration. The message names the key and the allowed values.
@@ -37,12 +37,12 @@ const SERVER_SECTIONS: [&str; 3] = ["http", "auth", "admin"];
 #[non_exhaustive]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the configuration {}: {problem}", .path.display())]
+    #[error("cannot read the configuration {}: {source}", .path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
         /// The system's answer.
-        problem: String,
+        source: Cause,
     },
     /// The file is no TOML.
     #[error("the configuration {} is not valid TOML: {problem}", .path.display())]
@@ -77,9 +77,11 @@ pub(super) fn load(
             set(&mut table, &key, value)?;
         }
     }
-    // A configuration file may be shared with a server, whose sections the library alone does not know.
-    #[cfg(not(feature = "server"))]
-    table.retain(|section, _| !SERVER_SECTIONS.contains(&section));
+    config_of(table, if cfg!(feature = "server") { &[] } else { &SERVER_SECTIONS })
+}
+
+fn config_of(mut table: Table, ignored: &[&str]) -> Result<Config, ConfigError> {
+    table.retain(|section, _| !ignored.contains(&section));
     let config: Config = serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
         let key = error.path().to_string();
         // The values of these may be secrets, and the parser repeats what it does not like.
@@ -101,7 +103,7 @@ pub(super) fn load(
 
 fn read(path: &Path) -> Result<Table, ConfigError> {
     let text = std::fs::read_to_string(path)
-        .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), problem: error.to_string() })?;
+        .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), source: error.into() })?;
     text.parse::<Table>().map_err(|error| {
         // Not the error as it prints itself: that shows the line, which may hold a secret.
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
@@ -228,13 +230,12 @@ mod tests {
         assert_eq!(config.cli.args, ["--a", "b"]);
     }
 
-    #[cfg(not(feature = "server"))]
     #[test]
     fn server_sections_are_ignored_without_server() {
-        let config = from_toml(
-            "[http]\nlisten = \"x\"\n[auth]\nkeys_file = \"k\"\n[admin]\nany = 1\n[cli]\nprogram = \"sim\"",
-        );
-        assert_eq!(config.unwrap().cli.program, "sim");
+        let text = "[http]\nlisten = \"x\"\n[auth]\nany = 1\n[admin]\nany = 1\n[cli]\nprogram = \"sim\"";
+        let config = |ignored| config_of(text.parse().unwrap(), ignored);
+        assert_eq!(config(&SERVER_SECTIONS).unwrap().cli.program, "sim");
+        assert!(config(&[]).is_err(), "they are invalid");
     }
 
     #[cfg(feature = "server")]
@@ -328,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn text_in_a_variable_stays_text_and_a_missing_underscore_is_told() {
+    fn text_variable_stays_text_missing_underscore_fails() {
         let config = from_env(&[
             ("PILOTLIGHT_CLI__ENV__FLAG", "1"),
             ("PILOTLIGHT_CLI__ENV__QUOTED", "\"q\""),

@@ -37,6 +37,7 @@ pub struct Mcp {
 /// Who may send definitions of MCP servers of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum McpCallers {
     /// Nobody.
     #[default]
@@ -69,6 +70,7 @@ pub struct McpServerConfig {
 /// How a server is spoken with that has an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum McpTransport {
     /// Streamable HTTP.
     #[default]

@@ -8,6 +8,7 @@ use toml::Value;
 
 /// What all children together may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum MemoryBudget {
     /// Of the memory of the container or the host, whichever is smaller.
     Percent(u8),

@@ -82,7 +82,7 @@ impl Program {
 }
 
 fn missing(message: String) -> StartFailure {
-    StartFailure::Spawn { reason: "not_found", message }
+    StartFailure::Spawn { reason: "not_found", message, source: None }
 }
 
 fn is_program(path: &Path) -> bool {

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 /// A tool that waits for permission.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct PermissionRequest {
     /// The CLI's id of the request.
     pub request_id: String,
@@ -17,6 +18,7 @@ pub struct PermissionRequest {
 
 /// A tool that waits for permission.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct PendingPermission {
     /// What is asked.
     pub request: PermissionRequest,
@@ -26,6 +28,7 @@ pub struct PendingPermission {
 
 /// An answer that came for nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PermissionError {
     /// There is no such request.
     #[error("no such permission request in this session")]
@@ -37,6 +40,7 @@ pub enum PermissionError {
 
 /// The answer to a tool that waits for permission.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Decision {
     /// It may run, with other input if given.
     Allow {

@@ -39,6 +39,7 @@ impl fmt::Debug for Prompt {
 
 /// Why a prompt was not sent. The child has seen nothing of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PromptRefused {
     /// See [`crate::config::SlashCommands::Refuse`].
     #[error("text that begins with \"/\" is a command of the CLI and is refused here (cli.slash_commands)")]

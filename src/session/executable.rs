@@ -35,6 +35,7 @@ pub(crate) async fn choose(env: &Arc<Env>) -> Result<Chosen, StartFailure> {
         Some(message) => Err(StartFailure::Spawn {
             reason: UNJUDGED,
             message: format!("{message}; cli.unknown_version = \"warn\" starts it all the same"),
+            source: None,
         }),
     }
 }

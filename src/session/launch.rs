@@ -45,8 +45,7 @@ pub(super) fn start(
         limits: &limits_of(&env.config.limits),
         cgroup: env.cgroups.base().map(|base| base.child_dir(&format!("{name}-{}", prepared.attempt))),
     };
-    child::spawn(&env.shim, &launch)
-        .map_err(|error| StartFailure::Spawn { reason: error.reason(), message: error.to_string() })
+    child::spawn(&env.shim, &launch).map_err(StartFailure::from)
 }
 
 fn limits_of(config: &crate::config::Limits) -> ChildLimits {

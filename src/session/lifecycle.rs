@@ -85,7 +85,7 @@ pub(crate) async fn run(plan: Plan, record: Box<Record>, stop: CancellationToken
 
 async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, mailbox: &Mailbox) -> Conclusion {
     if let Err(error) = opening::clear(plan).await {
-        return Conclusion::without_child(ExitKind::NotAdmitted(TurnError::Storage(error.to_string())));
+        return Conclusion::without_child(ExitKind::NotAdmitted(TurnError::Storage(error.into())));
     }
     let admission = &plan.sessions.admission;
     if admission.is_full() {
@@ -105,7 +105,7 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, mailbo
     let mut prepared = match opening::prepare(plan, record).await {
         Ok(prepared) => prepared,
         Err(error) => {
-            return Conclusion::without_child(ExitKind::NotAdmitted(TurnError::Storage(error.to_string())));
+            return Conclusion::without_child(ExitKind::NotAdmitted(TurnError::Storage(error.into())));
         }
     };
     // The CLI may disagree about the conversation: then the other way once, then a new conversation.
@@ -162,9 +162,8 @@ async fn one_child(
     let pid = match timeout(limit, child.shim.started()).await {
         Ok(Ok(pid)) => pid,
         Ok(Err(error)) => {
-            let failure = StartFailure::Spawn { reason: error.reason(), message: error.to_string() };
             child.shim.gone().await;
-            return Ok(not_started(plan, failure));
+            return Ok(not_started(plan, error.into()));
         }
         Err(_) => {
             child.shim.kill_tree();

@@ -16,6 +16,7 @@ use crate::telemetry::events::Exit;
 
 /// A session as an operator sees it.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct SessionStatus {
     /// What the session does.
     pub state: SessionState,

@@ -1,7 +1,7 @@
 //! A trial start of the CLI: the real path, from directories to handshake, without spending a token.
 //!
 //! Used by `pilotlight check` and by the server before it calls itself ready. An instance of its own, in a directory
-//! of its own, so that it touches neither the sessions nor the figures of a running one.
+//! of its own, so that it touches neither the sessions nor the metrics of a running one.
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::child::{ShimProgram, SpawnError};
 use crate::config::Config;
-use crate::error::{StartError, StartFailure, TurnError};
+use crate::error::{StartError, TurnError};
 use crate::installation::program::Program;
 use crate::installation::trust;
 use crate::installation::version_query;
@@ -36,6 +36,7 @@ const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// A CLI that started.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Probed {
     /// From the decision to start it until it was ready.
     pub ready_after: Duration,
@@ -49,6 +50,7 @@ pub struct Probed {
 
 /// A CLI that did not start, or an instance that could not try.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ProbeError {
     /// There is something wrong with the configuration, the directory or the shim.
     #[error(transparent)]
@@ -126,9 +128,7 @@ async fn probe_with(
 /// [`TurnError::NotStarted`] if it is not found.
 pub async fn version(config: &Config, home: &Path) -> Result<(PathBuf, Option<String>), TurnError> {
     let found = Program::of(&config.cli).find().map_err(TurnError::NotStarted)?;
-    let not_started = |error: SpawnError| {
-        TurnError::NotStarted(StartFailure::Spawn { reason: error.reason(), message: error.to_string() })
-    };
+    let not_started = |error: SpawnError| TurnError::NotStarted(error.into());
     let shim = ShimProgram::locate(config.cli.shim.as_deref()).map_err(not_started)?;
     let version = version_query::version(&found, &shim, home).await.map_err(not_started)?;
     Ok((found.path, version))

@@ -5,6 +5,7 @@ use crate::session::sessions::Sessions;
 
 /// Whether turns can be taken, and if not, why.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Readiness {
     /// All is well.
     pub ready: bool,

@@ -321,7 +321,7 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, TurnError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(TurnError::Storage(error.to_string())),
+        Ok(Err(error)) => Err(TurnError::Storage(error.into())),
         Err(_) => Err(TurnError::Internal("a task that works on files failed")),
     }
 }

@@ -16,7 +16,7 @@ use crate::adapter::claude::CLAUDE;
 use crate::admission::Admission;
 use crate::child::{CgroupBase, ShimProgram, sweep_marked};
 use crate::config::Config;
-use crate::error::StartError;
+use crate::error::{Cause, StartError};
 use crate::installation::program::Program;
 use crate::installation::versions::Installed;
 use crate::session::env::{Cgroups, Env, Marker, TrialStart};
@@ -42,8 +42,8 @@ pub(super) async fn start(
     let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
     let program = Program::of(&config.cli);
     program.check_is_built()?;
-    let shim = ShimProgram::locate(config.cli.shim.as_deref())
-        .map_err(|error| StartError::Shim(error.to_string()))?;
+    let shim =
+        ShimProgram::locate(config.cli.shim.as_deref()).map_err(|error| StartError::Shim(error.into()))?;
     let metrics = Arc::new(metrics);
     let data_dir = config.data_dir.clone();
     let users = config.cli.user_env_file.clone();
@@ -55,7 +55,7 @@ pub(super) async fn start(
     };
     let task = runtime.spawn_blocking(prepare).await;
     let (user_env, prepared, installed) =
-        task.map_err(|_| StartError::Supervisor("the preparing task failed".to_owned()))??;
+        task.map_err(|error| not_supervised("the preparing task failed", Some(error.into())))??;
     ROOT_WARNING.call_once(warn_of_root);
     metrics.swept_at_start.increment(prepared.swept as u64);
     if prepared.swept > 0 {
@@ -91,10 +91,14 @@ pub(super) async fn start(
     env.tasks.spawn(supervisor::run(sessions.clone(), ready));
     match started.await {
         Ok(Ok(())) => {}
-        Ok(Err(problem)) => return Err(StartError::Supervisor(problem)),
-        Err(_) => return Err(StartError::Supervisor("it failed at once".to_owned())),
+        Ok(Err(error)) => return Err(not_supervised(&error.to_string(), Some(error.into()))),
+        Err(_) => return Err(not_supervised("it failed at once", None)),
     }
     Ok(System { sessions, shut_down: OnceCell::new(), data_dir: Arc::new(TakeOnce::new(prepared.lock)) })
+}
+
+fn not_supervised(message: &str, source: Option<Cause>) -> StartError {
+    StartError::Supervisor { message: message.to_owned(), source }
 }
 
 /// Once in a process: trial starts are instances too.

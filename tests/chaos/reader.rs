@@ -89,6 +89,7 @@ fn conclude(ended: &mut Ended, outcome: &Outcome) {
             code: error.code().to_owned(),
             why: error.to_string().chars().take(200).collect(),
         },
+        other => panic!("unknown status: {other:?}"),
     };
     // Of a large answer only what names turns counts.
     ended.text = nonces(&outcome.text).iter().map(Nonce::to_string).collect();

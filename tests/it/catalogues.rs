@@ -1,8 +1,10 @@
-//! `docs/traps.md` and `docs/faults.md` explain the numbers in test names: every number has an entry, and every entry names the
+//! `docs/metrics.md` lists the metrics of the code. `docs/traps.md` and `docs/faults.md` explain the numbers in test names: every number has an entry, and every entry names the
 //! files of its tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+
+use pilotlight::telemetry::metrics::{Kind, Metric, Unit, catalogue};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -65,4 +67,35 @@ fn fault_catalogue_matches_tests() {
     // Their tests have names of their own.
     let unnumbered = ["fault_06", "fault_27", "fault_30", "fault_40"];
     catalogue_matches("fault", include_str!("../../docs/faults.md"), &unnumbered);
+}
+
+/// The row of a metric in `docs/metrics.md`.
+fn metric_row(metric: &Metric) -> String {
+    let kind = match metric.kind {
+        Kind::Counter => "counter",
+        Kind::Gauge => "gauge",
+        Kind::Histogram => "histogram",
+        other => panic!("{other:?} has no word"),
+    };
+    let unit = match metric.unit {
+        Unit::Count => "",
+        Unit::Seconds => "seconds",
+        Unit::Bytes => "bytes",
+        other => panic!("{other:?} has no word"),
+    };
+    let labels = metric.labels.iter().map(|label| {
+        let values = label.values.iter().map(|value| format!("`{value}`")).collect::<Vec<_>>().join(" ");
+        format!("{}: {values}", label.name).trim_end_matches(": ").to_owned()
+    });
+    let labels = labels.collect::<Vec<_>>().join("; ");
+    assert!(!metric.help.contains('|'), "the help of {} breaks the table", metric.name);
+    format!("| `pilotlight_{}` | {kind} | {labels} | {unit} | {} |\n", metric.name, metric.help)
+}
+
+#[test]
+fn metric_page_matches_the_catalogue() {
+    let rows: String = catalogue().map(metric_row).collect();
+    let table = format!("| metric | type | labels | unit | meaning |\n|---|---|---|---|---|\n{rows}");
+    let (_, page) = include_str!("../../docs/metrics.md").split_once("\n\n|").expect("a table");
+    assert!(format!("|{page}") == table, "docs/metrics.md must end with this table:\n\n{table}");
 }

@@ -163,7 +163,7 @@ async fn nothing_in_a_definition_is_expanded() {
     let with = |token: &str| {
         let definition = json!({ "type": "http", "url": lamp.url, "headers": { "Authorization": token } });
         let servers = McpServers::defined([("lamp".to_owned(), definition)].into_iter().collect());
-        TurnOptions { mcp_servers: Some(servers), ..TurnOptions::default() }
+        TurnOptions::default().mcp_servers(servers)
     };
     let refused = system.alice().send_with("hello", with("${ANTHROPIC_API_KEY}")).await;
     assert!(matches!(refused, Err(TurnError::InvalidMcpServers(_))), "{refused:?}");

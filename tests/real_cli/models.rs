@@ -52,7 +52,7 @@ fn last_since(bench: &Bench, before: usize) -> Request {
 /// The request for a turn.
 async fn asked(bench: &Bench, session: &Session, model: Option<&str>, text: &str) -> Request {
     let before = bench.api.requests().len();
-    let options = TurnOptions { model: model.map(str::to_owned), ..TurnOptions::default() };
+    let options = model.map_or_else(TurnOptions::default, |model| TurnOptions::default().model(model));
     let outcome = finish(session.send_with(text, options).await.expect("it is accepted")).await;
     assert!(outcome.is_ok(), "{outcome:?}");
     last_since(bench, before)
@@ -117,7 +117,7 @@ async fn model_change_restarts_with_the_context_alone() {
         "one conversation, besides those on a command line"
     );
     // Turns that wait keep to their own models.
-    let options = |model: &str| TurnOptions { model: Some(model.to_owned()), ..TurnOptions::default() };
+    let options = |model: &str| TurnOptions::default().model(model);
     let turns = [
         alice.send_with("[[delay:200]] one", options("sonnet")).await.expect("accepted"),
         alice.send_with("two", options("claude-haiku-4-5")).await.expect("accepted"),
@@ -168,7 +168,7 @@ async fn system_prompt_counts_when_it_changes_and_goes() {
     let alice = system.alice();
     let own = asked(&bench, &system.pilot.session("bob"), None, "hello").await.system;
     for prompt in ["be brief", "be verbose", "", "be brief"] {
-        let options = TurnOptions { system_prompt: Some(prompt.to_owned()), ..TurnOptions::default() };
+        let options = TurnOptions::default().system_prompt(prompt);
         for text in ["first", "second"] {
             let before = bench.api.requests().len();
             let outcome = finish(alice.send_with(text, options.clone()).await.expect("accepted")).await;

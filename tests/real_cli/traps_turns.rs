@@ -179,7 +179,7 @@ async fn trap_23_unknown_model_fails_its_turns_only() {
     let system = bench.embed(|_| {}).await;
     let alice = system.alice();
     say(&alice, "hello").await;
-    let with = |model: &str| TurnOptions { model: Some(model.into()), ..TurnOptions::default() };
+    let with = |model: &str| TurnOptions::default().model(model);
     let turn = alice.send_with("[[error:404]]", with("no-such-model")).await.expect("accepted");
     assert_eq!(failure(&finish(turn).await).kind, "model_not_found");
     let turn = alice.send_with("[[say:fine]]", with("claude-haiku-4-5")).await.expect("accepted");

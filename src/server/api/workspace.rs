@@ -55,7 +55,7 @@ pub(crate) async fn look(
     let _room = app.gathering().acquire().await;
     let looked = tokio::task::spawn_blocking(move || snapshot::look(&work.open()?)).await;
     let looked = looked.map_err(|_| TurnError::Internal("a workspace could not be looked at"))?;
-    let snapshot = looked.map_err(|error| TurnError::Storage(error.to_string()))?;
+    let snapshot = looked.map_err(|error| TurnError::Storage(error.into()))?;
     let total = snapshot.files.len();
     let total_size = snapshot.files.values().map(|stamp| stamp.size).fold(0, u64::saturating_add);
     let files = snapshot.files.into_iter().take(limit);

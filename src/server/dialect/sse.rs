@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn a_failure_is_one_event() {
         let mut frame = BytesMut::new();
-        aborted(&TurnError::Storage("a\nb".into()), &mut frame);
+        aborted(&TurnError::Storage(std::io::Error::other("a\nb").into()), &mut frame);
         let expected = "data: {\"error\":{\"code\":\"storage\",\"message\":\"cannot keep the session on disk: a\\nb\"},\"type\":\"error\"}\n\n";
         assert_eq!(frame, expected.as_bytes());
     }

@@ -101,7 +101,12 @@ mod tests {
             (legacy, failed("refusal"), false, ("failed", Some("refusal"), false, true, false)),
             (anthropic, failed("rate_limit"), false, ("failed", Some("rate_limit"), false, true, false)),
             (anthropic, aborted(TurnError::Draining), false, refusal("draining")),
-            (anthropic, aborted(TurnError::Storage("x".into())), false, refusal("storage")),
+            (
+                anthropic,
+                aborted(TurnError::Storage(std::io::Error::other("x").into())),
+                false,
+                refusal("storage"),
+            ),
             (
                 anthropic,
                 aborted(TurnError::Cancelled),

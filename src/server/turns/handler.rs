@@ -184,5 +184,5 @@ impl TurnHandler {
 
 async fn watch(session: &Session) -> Result<WorkspaceWatch, ApiError> {
     let watch = WorkspaceWatch::start(session.work().await?).await;
-    watch.map_err(|error| TurnError::Storage(error.to_string()).into())
+    watch.map_err(|error| TurnError::Storage(error.into()).into())
 }

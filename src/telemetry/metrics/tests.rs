@@ -123,8 +123,8 @@ fn names_state_kind_and_unit() {
 fn each_handle_changes_its_own_series() {
     let second = Duration::from_secs(1);
     let snapshot = record(|metrics| {
-        let enomem = StartFailure::Spawn { reason: "enomem", message: String::new() };
-        let unknown = StartFailure::Spawn { reason: "never heard of", message: String::new() };
+        let enomem = StartFailure::Spawn { reason: "enomem", message: String::new(), source: None };
+        let unknown = StartFailure::Spawn { reason: "never heard of", message: String::new(), source: None };
         metrics.spawns.increment(SpawnReason::None);
         metrics.spawns.increment((&enomem).into());
         metrics.spawns.increment((&unknown).into());

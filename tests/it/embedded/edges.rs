@@ -10,13 +10,7 @@ async fn concurrent_credentials_newest_is_written_whole() {
     let writers: Vec<_> = (1..=40)
         .map(|number| {
             let alice = alice.clone();
-            let credentials = OauthCredentials {
-                access_token: format!("access-{number}"),
-                refresh_token: "refresh".into(),
-                expires_at: number,
-                scopes: Vec::new(),
-                subscription_type: "max".into(),
-            };
+            let credentials = OauthCredentials::new(format!("access-{number}"), "refresh", number);
             tokio::spawn(async move { alice.write_credentials(&credentials).await })
         })
         .collect();

@@ -82,7 +82,7 @@ async fn the_way_back_restores_the_old_layout_with_all() {
     say(&pilot.session("alice"), "the tree is rowan").await;
     // A session that the first release has never seen.
     say(&pilot.session("dora"), "the bird is wren").await;
-    let haiku = TurnOptions { model: Some("haiku".into()), ..TurnOptions::default() };
+    let haiku = TurnOptions::default().model("haiku");
     let turn = pilot.session("dora").send_with("the herb is marjoram", haiku).await.unwrap();
     assert!(turn.finish().await.is_ok());
     // A deletion that was not finished.

@@ -126,8 +126,7 @@ async fn limits_connecting_servers_hold_no_start_permit() {
     })
     .await;
     let alice = bench.pilot.session("alice");
-    let servers = Some(McpServers::configured(["slow"]));
-    let options = TurnOptions { mcp_servers: servers, ..TurnOptions::default() };
+    let options = TurnOptions::default().mcp_servers(McpServers::configured(["slow"]));
     let waiting = alice.send_with("hello", options).await.unwrap();
     eventually("alice's child is there", || alice.status().is_some_and(|it| it.pid.is_some())).await;
     say(&bench.pilot.session("bob"), "hello").await;

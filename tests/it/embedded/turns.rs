@@ -135,7 +135,7 @@ async fn changed_launch_settings_restart_with_context() {
     let alice = bench.pilot.session("alice");
     say(&alice, "before").await;
     let old = pid(&alice);
-    let options = || TurnOptions { system_prompt: Some("be brief".into()), ..TurnOptions::default() };
+    let options = || TurnOptions::default().system_prompt("be brief");
     let turn = alice.send_with("[[recall]]", options()).await.unwrap();
     assert_eq!(turn.finish().await.text, "before");
     let new = pid(&alice);
@@ -145,7 +145,7 @@ async fn changed_launch_settings_restart_with_context() {
     assert_eq!(pid(&alice), new);
     let status = alice.status().unwrap();
     assert_eq!((status.restarts, status.generation), (0, 2), "nothing crashed");
-    let other = TurnOptions { model: Some("haiku".into()), ..TurnOptions::default() };
+    let other = TurnOptions::default().model("haiku");
     let turn = alice.send_with("[[recall]]", other).await.unwrap().finish().await;
     assert!(turn.text.contains("before"), "{turn:?}");
     assert_ne!(pid(&alice), new, "a model is bound at the start as well");
@@ -168,7 +168,7 @@ async fn asking_for_the_model_at_work_restarts_nothing() {
         let child = pid(&alice);
         let model = configured.map(str::to_owned).or(announced).unwrap();
         for _ in 0..2 {
-            let options = TurnOptions { model: Some(model.clone()), ..TurnOptions::default() };
+            let options = TurnOptions::default().model(&model);
             let turn = alice.send_with("again", options).await.unwrap().finish().await;
             assert!(turn.is_ok(), "{turn:?}");
             assert_eq!(pid(&alice), child, "{model} was at work already");
@@ -184,7 +184,7 @@ async fn history_is_brought_in_where_there_is_no_context() {
     let said = |role, text: &str| Message { role, content: vec![Block::Text(text.into())] };
     let options = |text: &str| {
         let history = History::new(vec![said(Role::User, text), said(Role::Assistant, "yes")]);
-        TurnOptions { history: Some(history), ..TurnOptions::default() }
+        TurnOptions::default().history(history)
     };
     let first = alice.send_with("[[recall]]", options("EARLIER")).await.unwrap().finish().await;
     assert_eq!(first.text, "EARLIER");

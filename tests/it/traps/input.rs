@@ -89,7 +89,7 @@ async fn trap_23_invalid_model_is_refused_before_cli() {
     let alice = bench.pilot.session("alice");
     say(&alice, "hello").await;
     let old = pid(&alice);
-    let with = |model: &str| TurnOptions { model: Some(model.to_owned()), ..TurnOptions::default() };
+    let with = |model: &str| TurnOptions::default().model(model);
     for model in ["", " ", "--resume", "-p", "two words", "line\nbreak", "nul\0", &"x".repeat(1000)] {
         let error = alice.send_with("x", with(model)).await.unwrap_err();
         assert!(!error.reached_child(), "{model:?}: {error}");

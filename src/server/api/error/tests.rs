@@ -18,7 +18,7 @@ fn refusals_are_retryable_and_losses_are_not() {
     assert_eq!(response.headers()["x-should-retry"], "false");
     assert!(!response.headers().contains_key(header::RETRY_AFTER));
 
-    for before in [TurnError::Draining, TurnError::Storage("full".into())] {
+    for before in [TurnError::Draining, TurnError::Storage(std::io::Error::other("full").into())] {
         let response = ApiError::from(before).render(ErrorForm::Messages, "id");
         assert_eq!(response.headers()[header::RETRY_AFTER], "1");
     }
