@@ -68,7 +68,7 @@ impl Admission {
     /// Waits for the right to start a child. May be cancelled at any time.
     ///
     /// # Errors
-    /// [`TurnError::Overloaded`] at once if too many wait, or at the deadqueue.
+    /// [`TurnError::Overloaded`] at once if too many wait, or at the deadline.
     pub(crate) async fn admit(self: &Arc<Self>, user: &UserId) -> Result<Permits, TurnError> {
         let (ticket, granted) = {
             let mut queue = self.lock();
@@ -160,7 +160,7 @@ impl Admission {
         self.grant();
     }
 
-    /// Lets in all starts that there is room for. The permits are sent outside the lock: dropping one that is no longer waited for
+    /// Admits all starts that there is room for. Permits are sent outside the lock: dropping one that is no longer waited for
     /// comes back here.
     fn grant(self: &Arc<Self>) {
         loop {

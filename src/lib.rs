@@ -95,11 +95,21 @@
 //!
 //! # Overview of the API
 //!
-//! [`Pilotlight`] and [`Session`] are handles that are cheap to clone. [`Config`] has a default for every key. [`error`]
-//! separates failures of the operator from those of a caller. [`telemetry::metrics::catalogue`] lists all metrics; they
-//! go to the installed `metrics` recorder, or to the one given to [`Pilotlight::start_with`]. [`Pilotlight::events`]
-//! streams the events of all sessions. `examples/` has a minimal program, one inside an axum service and one with a
-//! recorder of its own.
+//! The names at the root suffice for most programs. [`Pilotlight`] and [`Session`] are handles that are cheap to clone.
+//!
+//! | module | content |
+//! |---|---|
+//! | [`config`] | the sections of [`Config`], with a default for every key |
+//! | [`error`] | failures of the operator ([`StartError`]) and of a caller ([`TurnError`]), with their causes |
+//! | [`model`] | ids, histories, permissions, credentials, the states of a session |
+//! | [`turn`] | the rest of a turn: [`turn::Status`], [`turn::McpServers`] |
+//! | [`telemetry`] | session events ([`Pilotlight::events`]) and the catalogue of metrics |
+//! | [`probe`] | a trial start of the CLI |
+//! | `server` | the HTTP server, behind its feature |
+//!
+//! Metrics go to the installed `metrics` recorder, or to the one given to [`Pilotlight::start_with`]. Types that may
+//! grow are `#[non_exhaustive]`. `examples/` has a minimal program, one inside an axum service and one with a recorder
+//! of its own.
 
 mod adapter;
 mod admission;
@@ -115,7 +125,7 @@ pub mod server;
 mod session;
 mod supervisor;
 mod support;
-pub mod system;
+mod system;
 pub mod telemetry;
 pub mod turn;
 mod workspace;
@@ -133,7 +143,7 @@ pub mod sim {
 
 pub use config::Config;
 pub use error::{StartError, TurnError};
-pub use model::{OauthCredentials, PendingPermission, PermissionError, Prompt, SessionState};
+pub use model::Prompt;
 pub use session::SessionStatus;
-pub use system::{Pilotlight, Readiness, Session};
+pub use system::{Pilotlight, Readiness, Session, probe};
 pub use turn::{Event, Outcome, Turn, TurnOptions};

@@ -1,4 +1,5 @@
-//! Model check of the handoff between a turn's reader and the child's task: loom runs every interleaving.
+//! Model check of the handoff between a turn's reader and the child's task: loom runs every interleaving
+//! with up to three preemptions.
 //!
 //! The handoff itself is the one of the library (`src/child/connection/handoff.rs`), with loom's primitives. Pipe,
 //! channel and protocol are the smallest ones that behave as the real ones do towards it: the pipe wakes the task that asked

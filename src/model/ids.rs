@@ -126,7 +126,7 @@ impl fmt::Display for SessionHash {
 
 /// Which start of the child a message belongs to. Messages of earlier generations are late and ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct Generation(pub u64);
+pub(crate) struct Generation(pub u64);
 
 impl Generation {
     pub(crate) fn next(self) -> Self {

@@ -27,6 +27,7 @@ pub(crate) use digest::HistoryDigest;
 
 use crate::model::ids::UserId;
 use crate::server::api::error::ApiError;
+use crate::support::hex;
 use crate::support::lock::MutexExt;
 use crate::system::Pilotlight;
 use cache::{ConversationCache, Slot};
@@ -179,7 +180,7 @@ impl Conversations {
         }
         users.evict();
         let digest = Sha256::new().chain_update("user\0").chain_update(user.as_bytes()).finalize();
-        let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = hex::encode(&digest);
         let cache = Arc::new(UserCache {
             user: user.clone(),
             path: self.directory.join(name),
@@ -217,8 +218,8 @@ impl UserCache {
         let cache = cache.get_or_insert_with(|| ConversationCache::new(self.keep, file::read(&self.path)));
         let result = change(cache);
         for name in cache.take_deletions() {
-            let deletion_receiver = Deletion { cache: self.clone(), name };
-            if let Err(unsent) = self.deletion_sender.try_send(deletion_receiver) {
+            let deletion = Deletion { cache: self.clone(), name };
+            if let Err(unsent) = self.deletion_sender.try_send(deletion) {
                 cache.retry_deletion(&unsent.into_inner().name);
                 break;
             }

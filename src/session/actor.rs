@@ -64,7 +64,7 @@ pub(crate) struct SessionActorState {
     retiring: bool,
 
     waiting: HashMap<TurnId, Box<TurnSubmission>>,
-    /// Settings that turns asked for, by settings_hash.
+    /// Settings that turns asked for, by their hash.
     settings_by_hash: HashMap<SettingsHash, SettingsRecord>,
     /// How the turn whose history the child was started with is sent.
     first: Option<First>,

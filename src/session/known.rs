@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use super::SessionStatus;
 use super::store::Record;
 use crate::model::ids::{DEFAULT_CONVERSATION, SessionHash, SessionKey, UserId};
+use crate::support::hex;
 use crate::workspace::{open_own, records_dir, users_dir};
 
 /// Sessions on disk that are looked at for one list. Reading a record takes some 30 µs.
@@ -121,8 +122,7 @@ pub(crate) fn on_disk(data_dir: &Path, user: Option<&UserId>) -> io::Result<OnDi
 
 fn user_dir(data_dir: &Path, user: &UserId) -> PathBuf {
     let digest = Sha256::new().chain_update("user\0").chain_update(user.as_bytes()).finalize();
-    let name: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    users_dir(data_dir).join(name)
+    users_dir(data_dir).join(hex::encode(digest.get(..16).unwrap_or_default()))
 }
 
 #[cfg(test)]

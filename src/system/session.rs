@@ -303,7 +303,7 @@ impl Session {
         let record = self.known_or_begun().await?;
         let supervisor = timeout(ACTOR_ANSWERS_WITHIN, self.sessions().actor_refs.supervisor()).await;
         let supervisor = supervisor.map_err(|_| TurnError::Internal("the supervisor cannot be reached"))?;
-        // Nobody starts sessions any more: the sessions has stopped since we looked.
+        // Without a supervisor the system has stopped since the check.
         let supervisor = supervisor.ok_or(TurnError::Draining)?;
         let (reply, started) = oneshot::channel();
         let message = SupervisorMessage::StartSession { key: key.clone(), record: Box::new(record), reply };

@@ -22,7 +22,7 @@ const LAST_TASKS: Duration = Duration::from_secs(5);
 /// Upper bound of an orderly stop of a child.
 pub(super) fn longest_stop(config: &Config) -> Duration {
     let limits = &config.session;
-    // The steps, then a tree that does not die (waited for twice, see the driver), then the answer.
+    // The steps, then a tree that does not die (waited for twice, see the child task), then the answer.
     limits.stop_interrupt + limits.stop_eof + limits.stop_term + 2 * UNKILLABLE + Duration::from_secs(5)
 }
 

@@ -23,6 +23,7 @@ use crate::session::env::{Cgroups, Env, Marker, TrialStart};
 use crate::session::sessions::Sessions;
 use crate::session::{ImportAbility, storage};
 use crate::supervisor;
+use crate::support::hex;
 use crate::support::take_once::TakeOnce;
 use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::Metrics;
@@ -131,7 +132,7 @@ impl Prepared {
             .canonicalize()
             .map_err(|source| StartError::DataDir { path: data_dir.to_owned(), source })?;
         let digest = Sha256::digest(data_dir.as_os_str().as_encoded_bytes());
-        let marker: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let marker = hex::encode(digest.get(..16).unwrap_or_default());
         // We hold the lock: whatever bears the marker belongs to an instance that is no more.
         let cgroups = CgroupBase::detect(&format!("pilotlight-{marker}"));
         let in_groups = cgroups.as_ref().map_or(0, CgroupBase::sweep);

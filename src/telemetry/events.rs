@@ -93,7 +93,7 @@ pub enum EventKind {
 pub struct Exit {
     /// Reason, as the label of `exits_total`.
     pub reason: &'static str,
-    /// The same for people: an exit code, a signal, a verdict. No output of the child.
+    /// The same for people: an exit code, a signal, a reason to kill it. No output of the child.
     pub detail: String,
     /// Time of the end.
     pub at: SystemTime,

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pilotlight::config::PermissionPolicy;
-use pilotlight::{Config, Pilotlight, SessionState};
+use pilotlight::model::SessionState;
+use pilotlight::{Config, Pilotlight};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};

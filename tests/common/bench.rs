@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
+use pilotlight::model::SessionState;
 use pilotlight::model::ids::{SessionKey, UserId};
-use pilotlight::{Config, Outcome, Pilotlight, Session, SessionState};
+use pilotlight::{Config, Outcome, Pilotlight, Session};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::SOON;

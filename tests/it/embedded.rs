@@ -4,10 +4,10 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use pilotlight::config::{McpServerConfig, PermissionPolicy};
-use pilotlight::model::Decision;
 use pilotlight::model::ids::{SessionKey, UserId};
+use pilotlight::model::{Decision, OauthCredentials, SessionState};
 use pilotlight::turn::{McpServers, Status};
-use pilotlight::{Config, OauthCredentials, Pilotlight, Session, SessionState, TurnError, TurnOptions};
+use pilotlight::{Config, Pilotlight, Session, TurnError, TurnOptions};
 
 mod crashes;
 mod edges;

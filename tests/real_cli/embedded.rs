@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pilotlight::model::SessionState;
 use pilotlight::turn::Status;
-use pilotlight::{Config, Event, Outcome, Pilotlight, Session, SessionState, Turn, TurnError};
+use pilotlight::{Config, Event, Outcome, Pilotlight, Session, Turn, TurnError};
 use serde_json::Value;
 use tokio::time::timeout;
 

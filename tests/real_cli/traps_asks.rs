@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use pilotlight::config::PermissionPolicy;
-use pilotlight::model::Decision;
 use pilotlight::model::PermissionRequest;
-use pilotlight::{Config, PermissionError, Session};
+use pilotlight::model::{Decision, PermissionError};
+use pilotlight::{Config, Session};
 use serde_json::json;
 
 use super::bench::Bench;

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use pilotlight::Config;
 use pilotlight::config::PermissionPolicy;
-use pilotlight::{Config, SessionState};
+use pilotlight::model::SessionState;
 use tokio::time::{Instant, sleep};
 
 use super::bench::Bench;

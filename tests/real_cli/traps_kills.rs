@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pilotlight::{Session, SessionState, TurnError};
+use pilotlight::model::SessionState;
+use pilotlight::{Session, TurnError};
 use rustix::process::Signal;
 use serde_json::Value;
 use tokio::time::sleep;

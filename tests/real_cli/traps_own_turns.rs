@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use pilotlight::config::PermissionPolicy;
+use pilotlight::model::SessionState;
 use pilotlight::telemetry::events::EventKind;
-use pilotlight::{Config, Pilotlight, SessionState};
+use pilotlight::{Config, Pilotlight};
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
 

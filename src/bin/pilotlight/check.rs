@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use pilotlight::Config;
 use pilotlight::error::StartError;
+use pilotlight::probe::{ProbeError, Probed, doubts, probe, version};
 use pilotlight::server::{exposure, keys};
-use pilotlight::system::probe::{ProbeError, Probed, doubts, probe, version};
 
 use crate::args::{FAILED, MISUSED, Options, complain, runtime, start_log};
 use crate::temp_dir::TempDir;

@@ -2,7 +2,7 @@
 //!
 //! A reader that waits reads from the pipe itself, so that a line passes no other task on its way. The holder of the
 //! lock does what is due, and calls the task for what only a task can do: signals, and deadlines that are earlier than
-//! the task's timer. `tests/handoff.rs` checks all interleavings of reader, task and close with loom; for that this
+//! the task's timer. `tests/handoff.rs` checks the interleavings of reader, task and close with loom, up to three preemptions; for that this
 //! file depends on nothing but its `sync`.
 
 use std::sync::PoisonError;

@@ -245,10 +245,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let identities = Identities::load(directory.path().to_owned()).await;
         identities.owner(&tokens("secret-a", "secret-r"), |_| None).await.unwrap();
-        std::fs::write(directory.path().join("torso.tmp"), "{").unwrap();
+        std::fs::write(directory.path().join("partial.tmp"), "{").unwrap();
         std::fs::write(directory.path().join("nonsense"), "{").unwrap();
         Identities::load(directory.path().to_owned()).await;
-        assert!(!directory.path().join("torso.tmp").exists());
+        assert!(!directory.path().join("partial.tmp").exists());
         for entry in std::fs::read_dir(directory.path()).unwrap() {
             assert!(!std::fs::read_to_string(entry.unwrap().path()).unwrap().contains("secret"));
         }

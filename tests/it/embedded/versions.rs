@@ -4,7 +4,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use pilotlight::config::UnknownVersion;
-use pilotlight::system::probe::probe;
+use pilotlight::probe::probe;
 
 use super::*;
 use crate::common::installed::VERSIONS;

@@ -31,7 +31,7 @@ async fn a_key_is_asked_for_and_decides_what_is_seen() {
     browser.until("the cursor is there", "document.activeElement.id === 'key-value'").await;
     browser.picture("key").await;
     use_key(&mut browser, "plk_wrong").await;
-    browser.until_text("#key-why", "this key is unknown").await;
+    browser.until_text("#key-why", "this key is not known here").await;
     assert!(!browser.text("body").await.contains("alice"));
 
     // A user sees its own, and cannot act as another user.

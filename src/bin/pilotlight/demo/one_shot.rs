@@ -87,6 +87,7 @@ impl OneShotCli<'_> {
         command
             .args(FLAGS)
             .args([if resumes { "--resume" } else { "--session-id" }, &self.session_id])
+            .args(&self.config.cli.args)
             .env_clear()
             .envs(passed)
             .env("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pilotlight::Config;
+use pilotlight::probe::{ProbeError, Probed, probe, version};
 use pilotlight::server::{ServeError, Server};
-use pilotlight::system::probe::{ProbeError, Probed, probe, version};
 use tokio::time::{Instant, sleep};
 
 use super::client::Client;

@@ -126,7 +126,7 @@ impl Entry {
             created: self.created.clone(),
             requests_per_minute: self.limits.requests_per_minute,
             concurrent_turns: self.limits.concurrent_turns,
-            sha256: self.digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+            sha256: hex::encode(&self.digest),
         })
     }
 }
