@@ -29,6 +29,7 @@ mod exporter;
 mod files;
 mod net;
 mod page;
+mod percent;
 mod serve_error;
 mod turns;
 
@@ -49,7 +50,6 @@ const ADMIN_CONNECTIONS: usize = 64;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A running service. Dropping stops it at once; [`Server::shutdown`] stops it in order.
-#[derive(Debug)]
 pub struct Server {
     app: Arc<App>,
     http: SocketAddr,
@@ -59,6 +59,12 @@ pub struct Server {
     keys: Option<Arc<Keyring>>,
     /// Cancels the remaining tasks on drop.
     _end: DropGuard,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("http", &self.http).field("admin", &self.admin).finish_non_exhaustive()
+    }
 }
 
 impl Server {
@@ -90,7 +96,7 @@ impl Server {
         let event_streams = events::EventStreams::new(limits.heartbeat, closing.gracefully.clone());
         let idempotency = Idempotency::new(tasks.clone(), closing.clone());
         let app = Arc::new(App::new(pilot, exporter.clone(), replays, idempotency, event_streams).await);
-        let overloaded = router::overloaded(exporter.metrics().clone());
+        let overloaded = router::overloaded(exporter.metrics.clone());
         let accept = |listener, router, most| {
             let handler = ConnectionHandler {
                 router,
@@ -117,7 +123,7 @@ impl Server {
         tasks.spawn(closing.clone().or(ready::watch(app.clone())));
         for _ in 0..conversations::PURGES {
             let app = app.clone();
-            tasks.spawn(closing.clone().or(async move { app.conversations().purge(app.pilot()).await }));
+            tasks.spawn(closing.clone().or(async move { app.conversations.purge(&app.pilot).await }));
         }
         Ok(Self { app, http, admin, tasks, closing, keys, _end: now.drop_guard() })
     }
@@ -137,7 +143,7 @@ impl Server {
     /// The core.
     #[must_use]
     pub fn pilot(&self) -> &Pilotlight {
-        self.app.pilot()
+        &self.app.pilot
     }
 
     /// Reloads the key file. An invalid file is logged and the keys stay in force.

@@ -26,24 +26,22 @@ use crate::workspace::{conversations_dir, identities_dir};
 /// Maximum concurrent collections of workspace files: each may hold some 50 MB.
 const GATHERING: usize = 4;
 
-/// State of both routers.
-#[derive(Debug)]
 pub(super) struct App {
-    pilot: Pilotlight,
-    exporter: Exporter,
+    pub(super) pilot: Pilotlight,
+    pub(super) exporter: Exporter,
     identities: Identities,
-    conversations: Conversations,
+    pub(super) conversations: Conversations,
     rotated: Arc<Rotated>,
-    bodies: BodyBudget,
-    rate_limits: RateLimits,
+    pub(super) bodies: BodyBudget,
+    pub(super) rate_limits: RateLimits,
     turns: Arc<Turns>,
-    gathering: Semaphore,
-    started_once: Arc<StartedOnce>,
-    replays: Replays,
-    idempotency: Idempotency,
-    event_streams: EventStreams,
+    pub(super) gathering: Semaphore,
+    pub(super) started_once: Arc<StartedOnce>,
+    pub(super) replays: Replays,
+    pub(super) idempotency: Idempotency,
+    pub(super) event_streams: EventStreams,
     draining: AtomicBool,
-    since: Instant,
+    pub(super) since: Instant,
 }
 
 impl App {
@@ -79,18 +77,6 @@ impl App {
         }
     }
 
-    pub(super) fn pilot(&self) -> &Pilotlight {
-        &self.pilot
-    }
-
-    pub(super) fn exporter(&self) -> &Exporter {
-        &self.exporter
-    }
-
-    pub(super) fn rate_limits(&self) -> &RateLimits {
-        &self.rate_limits
-    }
-
     /// A permit for one more turn of `user`, held while it runs or waits.
     pub(super) fn turn_permit(&self, user: &UserId, caller: &Caller) -> Result<TurnPermit, ApiError> {
         let own = caller.limits().concurrent_turns.map(std::num::NonZeroU32::get);
@@ -118,38 +104,6 @@ impl App {
         let user = caller.owner(named)?;
         self.identities.learn(&user, credentials).await;
         Ok(user)
-    }
-
-    pub(super) fn conversations(&self) -> &Conversations {
-        &self.conversations
-    }
-
-    pub(super) fn bodies(&self) -> &BodyBudget {
-        &self.bodies
-    }
-
-    pub(super) fn gathering(&self) -> &Semaphore {
-        &self.gathering
-    }
-
-    pub(super) fn started_once(&self) -> &Arc<StartedOnce> {
-        &self.started_once
-    }
-
-    pub(super) fn replays(&self) -> &Replays {
-        &self.replays
-    }
-
-    pub(super) fn idempotency(&self) -> &Idempotency {
-        &self.idempotency
-    }
-
-    pub(super) fn event_streams(&self) -> &EventStreams {
-        &self.event_streams
-    }
-
-    pub(super) fn uptime(&self) -> std::time::Duration {
-        self.since.elapsed()
     }
 
     pub(super) fn drain(&self) {

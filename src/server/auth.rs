@@ -33,8 +33,7 @@ const FETCH_SITE: &str = "sec-fetch-site";
 /// Paths open without a key, beside the files of the page. They reveal only liveness and the service document.
 const OPEN_PATHS: [&str; 5] = ["/", "/health", "/livez", "/openapi.json", "/readyz"];
 
-/// Access rules of one listener.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct AuthPolicy {
     /// `None` trusts every caller.
     pub(super) keys: Option<Arc<Keyring>>,
@@ -84,7 +83,6 @@ fn is_open(uri: &Uri) -> bool {
     OPEN_PATHS.contains(&uri.path()) || page::has(uri.path())
 }
 
-/// The presented key, from either header.
 fn presented(headers: &HeaderMap) -> Result<&[u8], ApiError> {
     let plain = headers.get_all(KEY_HEADER).iter().map(|value| value.as_bytes());
     let bearer = headers.get_all(AUTHORIZATION).iter().filter_map(|value| bearer(value.as_bytes()));

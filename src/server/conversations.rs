@@ -9,7 +9,6 @@
 //! `digest` hashes, `cache` decides, `file` persists, this file locks.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -86,18 +85,6 @@ pub(crate) struct Claim {
     system: Digest,
     is_sent: bool,
     is_released: bool,
-}
-
-impl fmt::Debug for Conversations {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Conversations(redacted)")
-    }
-}
-
-impl fmt::Debug for Claim {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Claim").field("conversation", &self.slot.name).finish_non_exhaustive()
-    }
 }
 
 impl Conversations {

@@ -11,7 +11,6 @@ use serde_json::Value;
 use super::api::error::ApiError;
 use super::conversations::HistoryDigest;
 use super::files::ChangedFiles;
-use crate::adapter::answer::Part;
 use crate::error::TurnError;
 use crate::model::OauthCredentials;
 use crate::model::Prompt;
@@ -28,22 +27,22 @@ mod mcp;
 pub(super) mod message;
 pub(super) mod openai;
 pub(crate) mod sse;
+mod streamed;
 
-use message::Content;
+use history::{BroughtIn, bring_in};
+use message::{Content, Message, Role};
+use streamed::Streamed;
 
 pub(super) use collected::Collected;
 pub(super) use fields::{Ignored, judge};
 pub(super) use mcp::{FIELD as MCP_FIELD, RequestedServers};
 
-/// The dialect of a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Dialect {
     /// The API of the service that this one replaces.
     #[default]
     Legacy,
-    /// The Messages API.
     Anthropic,
-    /// The Chat Completions API.
     OpenAi,
 }
 
@@ -58,7 +57,6 @@ impl Dialect {
     }
 }
 
-/// A request for a turn, in any dialect.
 #[derive(Default)]
 pub(super) struct TurnRequest {
     pub(super) dialect: Dialect,
@@ -66,21 +64,16 @@ pub(super) struct TurnRequest {
     pub(super) stream: bool,
     pub(super) prompt: Prompt,
     pub(super) options: TurnOptions,
-    /// Conversation named in the body.
     pub(super) conversation: Option<String>,
-    /// User named in the body.
     pub(super) user: Option<String>,
     /// User id that a client sends by itself. It counts only without any other user, and never against a key.
     pub(super) client: Option<String>,
     pub(super) credentials: Option<OauthCredentials>,
-    /// Field `mcp_servers`, if present.
     pub(super) mcp_servers: Option<RequestedServers>,
     pub(super) include_files: bool,
-    /// Model as named by the caller.
     pub(super) model: String,
     /// Whether a stream of the OpenAI dialect ends with token counts.
     pub(super) include_usage: bool,
-    /// Fields without effect.
     pub(super) ignored: Ignored,
     /// Parts of the history that a conversation of the CLI cannot hold.
     pub(super) left_out: Vec<String>,
@@ -89,6 +82,27 @@ pub(super) struct TurnRequest {
 }
 
 impl TurnRequest {
+    /// A request of an SDK, which states the whole conversation and system prompt each time.
+    fn of_history(
+        model: String,
+        system: String,
+        history: Vec<Message>,
+        last: Content,
+        at: &str,
+    ) -> Result<Self, ApiError> {
+        let last = Message { role: Role::User, content: last };
+        let history_digest = Some(HistoryDigest::of(&history, &last, Some(&system)));
+        let BroughtIn { history, left_out } = bring_in(history)?;
+        let prompt = message::prompt(last.content, at)?;
+        let options = TurnOptions {
+            model: Some(message::checked_model("model", model.clone())?),
+            system_prompt: Some(system),
+            history,
+            ..TurnOptions::default()
+        };
+        Ok(Self { prompt, options, model, left_out, history_digest, ..Self::default() })
+    }
+
     /// Names of fields, and of parts of the history, without effect.
     pub(super) fn without_effect(&self) -> Vec<&str> {
         self.ignored.names.iter().chain(&self.left_out).map(String::as_str).collect()
@@ -107,7 +121,6 @@ pub(super) fn messages(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
     }
 }
 
-/// The end of a turn.
 #[derive(Clone, Copy)]
 pub(super) enum TurnEnd<'a> {
     /// The CLI ended the turn.
@@ -121,10 +134,8 @@ pub(super) trait Render: Send {
     /// Renders CLI lines, each with its LF.
     fn lines(&mut self, lines: &[u8], frames: &mut BytesMut);
 
-    /// Heartbeat.
     fn ping(&self) -> &'static [u8];
 
-    /// Renders the last events.
     fn end(&mut self, ending: TurnEnd<'_>, files: Option<&ChangedFiles>, frames: &mut BytesMut);
 
     /// Text of the answer so far, if kept.
@@ -135,34 +146,10 @@ pub(super) trait Render: Send {
 
 /// Fields of an answer that do not come from the turn.
 pub(super) struct AnswerContext {
-    /// Name of the conversation.
     pub(super) session: String,
     /// Seconds since 1970.
     pub(super) created: u64,
-    /// The model, in the caller's words.
     pub(super) model: String,
-}
-
-/// Text of a streamed answer, if it is needed at the end.
-#[derive(Debug)]
-struct KeptText(Option<String>);
-
-impl KeptText {
-    fn new(is_kept: bool) -> Self {
-        Self(is_kept.then(String::new))
-    }
-
-    /// Kept as the inside of a JSON string, which is decoded once at the end.
-    fn keep(&mut self, part: Part<'_>) {
-        if let (Some(kept), Part::Text { text, .. }) = (&mut self.0, part) {
-            kept.push_str(text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or_default());
-        }
-    }
-
-    fn text(&self) -> String {
-        let kept = self.0.as_deref().unwrap_or_default();
-        serde_json::from_str(&format!("\"{kept}\"")).unwrap_or_default()
-    }
 }
 
 /// Creates the renderer of a stream. `keep_text` enables [`Render::text`].
@@ -174,12 +161,15 @@ pub(super) fn renderer(
 ) -> Box<dyn Render> {
     match request.dialect {
         Dialect::Legacy => Box::new(legacy::Lines),
-        Dialect::Anthropic => Box::new(anthropic::Events::new(reader, context, keep_text)),
-        Dialect::OpenAi => Box::new(openai::Chunks::new(reader, context, request, keep_text)),
+        Dialect::Anthropic => {
+            Box::new(Streamed::new(reader, anthropic::EventWriter::new(context), keep_text))
+        }
+        Dialect::OpenAi => {
+            Box::new(Streamed::new(reader, openai::ChunkWriter::new(context, request), keep_text))
+        }
     }
 }
 
-/// Renders the whole answer as one document.
 pub(super) fn document(
     dialect: Dialect,
     collected: Collected,
@@ -194,20 +184,22 @@ pub(super) fn document(
     }
 }
 
-/// Reader of the parts of an answer.
 pub(super) type Reader = Box<dyn crate::adapter::AnswerReader>;
 
 /// Whether the outcome is an answer. In the dialects of the SDKs a refusal by the model is one, although the CLI
 /// reports an error.
 pub(super) fn is_answer(dialect: Dialect, outcome: &Outcome) -> bool {
-    outcome.is_ok() || (dialect != Dialect::Legacy && refused(outcome))
+    outcome.is_ok() || (dialect != Dialect::Legacy && is_sdk_answer(outcome))
+}
+
+fn is_sdk_answer(outcome: &Outcome) -> bool {
+    outcome.is_ok() || refused(outcome)
 }
 
 fn refused(outcome: &Outcome) -> bool {
     matches!(&outcome.status, crate::turn::Status::Failed(failure) if failure.kind == "refusal")
 }
 
-/// Stop reason of the Messages API.
 fn stop_reason(outcome: &Outcome) -> &str {
     match outcome.stop_reason.as_deref() {
         _ if refused(outcome) => "refusal",
@@ -229,7 +221,6 @@ fn new_id(prefix: &str) -> String {
     format!("{prefix}{}", uuid::Uuid::new_v4().simple())
 }
 
-/// Whether all parts of the content are text.
 fn is_text(content: &Content) -> bool {
     match content {
         Content::Text(_) => true,

@@ -18,36 +18,22 @@ mod process;
 /// Interval of histogram upkeep: samples are queued until they are sorted into buckets.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Content type of the text format.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Recorder handle and HTTP metrics.
 #[derive(Clone)]
 pub(super) struct Exporter {
     recorded: PrometheusHandle,
-    metrics: Arc<HttpMetrics>,
+    pub(super) metrics: Arc<HttpMetrics>,
     started: Started,
 }
 
-impl std::fmt::Debug for Exporter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Exporter")
-    }
-}
-
 impl Exporter {
-    /// Renders all metrics.
     pub(super) fn render(&self) -> String {
         let begun = Instant::now();
         let mut text = self.recorded.render();
         self.started.render(&mut text);
         self.metrics.render.record(begun.elapsed());
         text
-    }
-
-    /// HTTP metrics.
-    pub(super) fn metrics(&self) -> &Arc<HttpMetrics> {
-        &self.metrics
     }
 }
 

@@ -9,18 +9,15 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::workspace::beneath::{Beneath, ChildDir};
-use snapshot::{Snapshot, look};
+use snapshot::{FileVersion, Snapshot, look};
 
 pub(crate) mod snapshot;
 
-/// Maximum bytes sent of one file.
 const FILE_BYTES: usize = 10 << 20;
 /// Maximum bytes sent of all files of a turn, which are in memory together.
 const ALL_BYTES: usize = 20 << 20;
-/// Maximum files listed.
 const MAX_FILES: usize = 1000;
 
-/// A workspace and its snapshot before the turn.
 pub(super) struct WorkspaceWatch {
     work: ChildDir,
     before: Snapshot,
@@ -31,9 +28,7 @@ pub(super) struct WorkspaceWatch {
 /// Files changed by a turn, as JSON.
 #[derive(Debug, Default)]
 pub(super) struct ChangedFiles {
-    /// One `file_created` event per file.
     each: Vec<Value>,
-    /// Files with their content.
     pub(super) files: Value,
     /// Count, size and omissions.
     pub(super) summary: Value,
@@ -50,15 +45,7 @@ impl ChangedFiles {
     }
 }
 
-/// A changed file.
-struct ChangedFile {
-    path: PathBuf,
-    size: u64,
-    is_new: bool,
-}
-
 impl WorkspaceWatch {
-    /// Takes the snapshot before the turn.
     pub(super) async fn start(work: ChildDir) -> io::Result<Self> {
         off_runtime(move || {
             let before = look(&work.open()?)?;
@@ -98,38 +85,25 @@ impl WorkspaceWatch {
 
 fn written(work: &Beneath, before: &Snapshot) -> ChangedFiles {
     let after = look(work).unwrap_or_default();
-    let mut found: Vec<ChangedFile> = after
-        .files
-        .iter()
-        .filter(|(path, stamp)| before.files.get(*path) != Some(stamp))
-        .map(|(path, stamp)| ChangedFile {
-            path: path.clone(),
-            size: stamp.size,
-            is_new: !before.files.contains_key(path),
-        })
-        .collect();
-    let total = found.len();
-    let total_size: u64 = found.iter().map(|file| file.size).sum();
-    found.truncate(MAX_FILES);
-
-    let mut each = Vec::with_capacity(found.len());
-    let mut room = ALL_BYTES;
-    let mut files = Vec::with_capacity(found.len());
-    for file in found {
-        let path = file.path.to_string_lossy().into_owned();
-        let change = if file.is_new { "created" } else { "changed" };
-        each.push(json!({ "type": "file_created", "path": path, "size": file.size, "change": change }));
+    let is_changed = |(path, stamp): &(&PathBuf, &FileVersion)| before.files.get(*path) != Some(*stamp);
+    let found: Vec<_> = after.files.iter().filter(is_changed).collect();
+    let total_size: u64 = found.iter().map(|(_, stamp)| stamp.size).sum();
+    let (mut each, mut files, mut room) = (Vec::new(), Vec::new(), ALL_BYTES);
+    for (file, FileVersion { size, .. }) in found.iter().take(MAX_FILES) {
+        let path = file.to_string_lossy().into_owned();
+        let change = if before.files.contains_key(*file) { "changed" } else { "created" };
+        each.push(json!({ "type": "file_created", "path": path, "size": size, "change": change }));
         // Removed or unreadable: listed without content.
-        if let Ok(content) = work.beginning(&file.path, FILE_BYTES.min(room) as u64) {
+        if let Ok(content) = work.beginning(file, FILE_BYTES.min(room) as u64) {
             room -= content.len();
-            files.push(entry(path, file.size, content));
+            files.push(entry(path, *size, content));
         }
     }
     let summary = json!({
-        "total": total,
+        "total": found.len(),
         "total_size": total_size,
         "truncated": files.iter().filter(|file| file["truncated"] == true).count(),
-        "left_out": total - files.len(),
+        "left_out": found.len() - files.len(),
         "partial": before.partial || after.partial,
     });
     ChangedFiles { each, files: files.into(), summary }

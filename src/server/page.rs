@@ -15,14 +15,12 @@ use axum::response::{IntoResponse, Response};
 use super::api::error::ApiError;
 use super::api::health;
 
-/// Path prefix of the files.
 const FOLDER: &str = "/page/";
 const HTML: &str = "text/html; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
 const INDEX: &str = include_str!("page/index.html");
 
-/// Name, content type and content.
 const FILES: [(&str, &str, &str); 7] = [
     ("app.js", JAVASCRIPT, include_str!("page/app.js")),
     ("service.js", JAVASCRIPT, include_str!("page/service.js")),
@@ -38,7 +36,6 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
                       require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// Whether a path is a file of the page.
 pub(super) fn has(path: &str) -> bool {
     path.strip_prefix(FOLDER).is_some_and(|name| find(name).is_some())
 }

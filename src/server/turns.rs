@@ -9,12 +9,12 @@ use std::sync::Arc;
 use axum::extract::{Extension, Request, State};
 use axum::http::HeaderName;
 use axum::response::{IntoResponse, Response};
+use axum::routing::{self, MethodRouter};
 use tokio::time::Instant;
 
 use super::api::router::{BodyRead, RequestId};
 use super::app::App;
 use super::auth::caller::Caller;
-use super::dialect;
 
 mod body;
 mod conclusion;
@@ -39,34 +39,9 @@ pub(super) const IGNORED_HEADER: &str = "x-pilotlight-ignored";
 /// Header that selects what happens to the turn when its caller disconnects.
 const ON_DISCONNECT_HEADER: &str = "x-pilotlight-on-disconnect";
 
-/// `POST /v1/messages`, in the Anthropic or the legacy dialect.
-pub(super) async fn messages(
-    app: State<Arc<App>>,
-    id: Extension<RequestId>,
-    caller: Extension<Caller>,
-    request: Request,
-) -> Response {
-    handle(app, id, caller, request, dialect::messages).await
-}
-
-/// `POST /v1/messages/keepalive`: the CLI's own events.
-pub(super) async fn keepalive(
-    app: State<Arc<App>>,
-    id: Extension<RequestId>,
-    caller: Extension<Caller>,
-    request: Request,
-) -> Response {
-    handle(app, id, caller, request, dialect::legacy::parse_stream).await
-}
-
-/// `POST /v1/chat/completions`.
-pub(super) async fn chat(
-    app: State<Arc<App>>,
-    id: Extension<RequestId>,
-    caller: Extension<Caller>,
-    request: Request,
-) -> Response {
-    handle(app, id, caller, request, dialect::openai::parse).await
+/// Route of a dialect: turns in requests that `parse` reads.
+pub(super) fn post(parse: Parse) -> MethodRouter<Arc<App>> {
+    routing::post(move |app, id, caller, request| handle(app, id, caller, request, parse))
 }
 
 async fn handle(
@@ -80,7 +55,7 @@ async fn handle(
     let (parts, body) = request.into_parts();
     let received = async {
         app.refuse_when_draining()?;
-        app.bodies().receive(&caller, body).await
+        app.bodies.receive(&caller, body).await
     };
     let received = match received.await {
         Ok(received) => received,

@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 use pilotlight::Config;
@@ -17,8 +18,10 @@ pub(crate) const FAILED: u8 = 1;
 /// Exit code of invalid arguments or configuration.
 pub(crate) const MISUSED: u8 = 2;
 
+/// Maximum wait for blocking work (a file being read) after everything else has stopped.
+const RUNTIME_STOP: Duration = Duration::from_secs(1);
 /// Environment variable with the log filter.
-const LOG_VARIABLE: &str = "PILOTLIGHT_LOG";
+pub(crate) const LOG_VARIABLE: &str = "PILOTLIGHT_LOG";
 const DEFAULT_LOG: &str = "info";
 /// Environment variable with the log format.
 const LOG_FORMAT_VARIABLE: &str = "PILOTLIGHT_LOG_FORMAT";
@@ -125,7 +128,6 @@ pub(crate) fn start_log_with(export: Option<ExportLayer>) -> Result<(), ConfigEr
     Ok(())
 }
 
-/// Layer that writes log lines.
 fn lines<S>(is_json: bool) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
@@ -137,10 +139,15 @@ where
     if is_json { lines.json().flatten_event(true).with_current_span(false).boxed() } else { lines.boxed() }
 }
 
-/// Builds the runtime of a subcommand.
-pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, ExitCode> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.map_err(|error| complain(&format!("cannot start the runtime: {error}"), FAILED))
+/// Runs the asynchronous part of a subcommand.
+pub(crate) fn block_on(work: impl Future<Output = ExitCode>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&format!("cannot start the runtime: {error}"), FAILED),
+    };
+    let code = runtime.block_on(work);
+    runtime.shutdown_timeout(RUNTIME_STOP);
+    code
 }
 
 /// Prints a problem to standard error and returns the exit code.

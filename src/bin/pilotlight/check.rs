@@ -9,7 +9,7 @@ use pilotlight::error::StartError;
 use pilotlight::probe::{ProbeError, Probed, doubts, probe, version};
 use pilotlight::server::{exposure, keys};
 
-use crate::args::{FAILED, MISUSED, Options, complain, runtime, start_log};
+use crate::args::{FAILED, MISUSED, Options, block_on, complain, start_log};
 use crate::temp_dir::TempDir;
 
 pub(crate) fn run(options: &Options) -> ExitCode {
@@ -20,10 +20,6 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     let temp = match TempDir::new("check", false) {
         Ok(temp) => temp,
         Err(error) => return complain(&format!("cannot make a temporary directory: {error}"), FAILED),
-    };
-    let runtime = match runtime() {
-        Ok(runtime) => runtime,
-        Err(code) => return code,
     };
     say(
         "configuration",
@@ -45,7 +41,11 @@ pub(crate) fn run(options: &Options) -> ExitCode {
             &format!("other users can change the CLI, and so read every conversation and key: {doubt}"),
         );
     }
-    match runtime.block_on(look(&config, temp.path())) {
+    block_on(async { report_failure(look(&config, temp.path()).await, &config) })
+}
+
+fn report_failure(looked: Result<(), ProbeError>, config: &Config) -> ExitCode {
+    match looked {
         Ok(()) => ExitCode::SUCCESS,
         Err(ProbeError::Start(StartError::Config(error))) => complain(&error.to_string(), MISUSED),
         Err(error @ ProbeError::Start(_)) => complain(&format!("{error} [{}]", error.code()), FAILED),

@@ -11,10 +11,11 @@ use std::process::ExitCode;
 use clap::Args;
 use pilotlight::Config;
 use pilotlight::config::ConfigError;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
-use crate::args::{FAILED, MISUSED, Options, complain, runtime, start_log};
+use crate::args::{FAILED, LOG_VARIABLE, MISUSED, Options, block_on, complain, start_log};
+use crate::serve;
+use crate::signals::Signals;
 
 mod acts;
 mod client;
@@ -34,12 +35,8 @@ use stage::{DemoStartError, Ended, SIMULATION, Setup, Stage};
 
 /// Exit code after a signal, as shells encode SIGINT.
 const INTERRUPTED: u8 = 130;
-/// Environment variable that enables the log. By default there is none: the demo's kills would fill it with warnings.
-const LOG_VARIABLE: &str = "PILOTLIGHT_LOG";
 /// Maximum characters shown of the CLI's path and version, which is free text.
 const CLI_SHOWN: usize = 200;
-/// Maximum wait for blocking work after everything else has stopped.
-const RUNTIME_STOP: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Arguments of `pilotlight demo`.
 #[derive(Args, Debug, Clone)]
@@ -65,47 +62,42 @@ impl DemoOptions {
 }
 
 pub(crate) fn run(options: &DemoOptions) -> ExitCode {
+    // By default there is no log: the demo's kills would fill it with warnings.
     let wants_log = std::env::var_os(LOG_VARIABLE).is_some();
     let log = if wants_log { start_log() } else { Ok(()) };
     let config = match log.and_then(|()| options.configuration()) {
         Ok(config) => config,
         Err(error) => return complain(&error.to_string(), MISUSED),
     };
-    let runtime = match runtime() {
-        Ok(runtime) => runtime,
-        Err(code) => return code,
-    };
-    let code = runtime.block_on(async {
-        match Interrupts::new() {
+    block_on(async {
+        match Signals::new() {
             Ok(mut interrupts) => play(config, options.keep, &mut interrupts).await,
             Err(error) => complain(&format!("cannot listen for signals: {error}"), FAILED),
         }
-    });
-    runtime.shutdown_timeout(RUNTIME_STOP);
-    code
+    })
 }
 
-/// Runs the demo from start to shutdown.
-async fn play(config: Config, keep: bool, interrupts: &mut Interrupts) -> ExitCode {
+async fn play(config: Config, keep: bool, interrupts: &mut Signals) -> ExitCode {
     let begin = Instant::now();
     let set = async { Stage::set(Setup::prepare(config, keep).await?).await };
     let stage = tokio::select! {
         stage = set => stage,
-        () = interrupts.next() => return ExitCode::from(INTERRUPTED),
+        _ = interrupts.next() => return ExitCode::from(INTERRUPTED),
     };
     let stage = match stage {
         Ok(stage) => stage,
-        Err(error) => return refuse(&error),
+        Err(DemoStartError::Serve(error)) => return serve::refuse(&error),
+        Err(error) => return complain(&error.to_string(), FAILED),
     };
     let mut show = Show::new();
     let shown = tokio::select! {
         shown = all_parts(&stage, &mut show) => Some(shown),
-        () = interrupts.next() => None,
+        _ = interrupts.next() => None,
     };
     // Always, except after a second signal: each child has a shim that kills it when this process exits.
     let (setup, ended) = tokio::select! {
         ended = stage.strike() => ended,
-        () = interrupts.next() => return ExitCode::from(INTERRUPTED),
+        _ = interrupts.next() => return ExitCode::from(INTERRUPTED),
     };
     match shown {
         Some(shown) => {
@@ -120,38 +112,28 @@ async fn play(config: Config, keep: bool, interrupts: &mut Interrupts) -> ExitCo
     }
 }
 
-fn refuse(error: &DemoStartError) -> ExitCode {
-    let is_usage = matches!(error, DemoStartError::Serve(error) if error.is_usage());
-    complain(&error.to_string(), if is_usage { MISUSED } else { FAILED })
-}
-
 /// Runs all parts. Fails only if the output is closed.
 async fn all_parts(stage: &Stage, show: &mut Show) -> Result<(), Problem> {
     introduction(stage, show)?;
-    let mut plot = Plot::new(Script { is_simulated: stage.setup.is_simulated() });
-    show.heading("Three messages, one process")?;
-    let shown = acts::keep_alive(stage, show, &mut plot).await;
-    count_failure(show, shown)?;
-    show.heading("Two users side by side")?;
-    let shown = acts::users(stage, show, &mut plot).await;
-    count_failure(show, shown)?;
-    show.heading("A process is killed, the conversation goes on")?;
-    let shown = acts::kills(stage, show, &mut plot).await;
-    count_failure(show, shown)?;
-    show.heading("An idle process gives its memory back")?;
-    let shown = acts::idle(stage, show, &mut plot).await;
-    count_failure(show, shown)?;
-    show.heading("What the server says of it")?;
-    let shown = acts::metrics(stage, show, &mut plot).await;
-    count_failure(show, shown)?;
-    show.heading("The end")?;
-    let shown = acts::goodbye(stage, show, &mut plot).await;
-    count_failure(show, shown)
+    let plot = &mut Plot::new(Script { is_simulated: stage.setup.is_simulated() });
+    part(stage, show, plot, "Three messages, one process", acts::keep_alive).await?;
+    part(stage, show, plot, "Two users side by side", acts::users).await?;
+    part(stage, show, plot, "A process is killed, the conversation goes on", acts::kills).await?;
+    part(stage, show, plot, "An idle process gives its memory back", acts::idle).await?;
+    part(stage, show, plot, "What the server says of it", acts::metrics).await?;
+    part(stage, show, plot, "The end", acts::goodbye).await
 }
 
-/// Counts a part that was not completed as a failed claim; the next part runs all the same.
-fn count_failure(show: &mut Show, shown: Result<(), Problem>) -> Result<(), Problem> {
-    match shown {
+/// Runs one part. An incomplete one counts as a failed claim; the next part runs all the same.
+async fn part(
+    stage: &Stage,
+    show: &mut Show,
+    plot: &mut Plot,
+    title: &str,
+    act: impl AsyncFnOnce(&Stage, &mut Show, &mut Plot) -> Result<(), Problem>,
+) -> Result<(), Problem> {
+    show.heading(title)?;
+    match act(stage, show, plot).await {
         Err(Problem::Seen(what)) => show.claim(false, "this part completes", what),
         other => other,
     }
@@ -175,7 +157,7 @@ fn introduction(stage: &Stage, show: &Show) -> Result<(), Problem> {
     show.field("start", format_args!("{} until it is ready{memory}", text::took(setup.probed.ready_after)))?;
     show.field(
         "server",
-        format_args!("http://{}, metrics at http://{}/metrics", stage.http(), stage.admin()),
+        format_args!("http://{}, metrics at http://{}/metrics", stage.server.http(), stage.server.admin()),
     )?;
     show.field("directory", setup.directory.path().display())
 }
@@ -193,23 +175,4 @@ fn last_part(show: &mut Show, setup: &Setup, ended: &Ended, keep: bool) -> Resul
         show.note(&format!("The sessions are kept in {}", setup.directory.path().display()))?;
     }
     Ok(())
-}
-
-/// Signals that stop the demo.
-struct Interrupts {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Interrupts {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }

@@ -23,11 +23,9 @@ use crate::args::ExportLayer;
 
 /// Environment variables that name a collector, by precedence.
 const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
-/// Service name, unless the environment sets one.
 const NAME: &str = "pilotlight";
 /// Maximum spans in the queue: about a megabyte, several seconds of a busy service.
 const QUEUE: usize = 2048;
-/// Maximum spans per request.
 const BATCH: usize = 512;
 /// Maximum delay of a span in the queue.
 const DELAY: Duration = Duration::from_secs(1);
@@ -96,7 +94,6 @@ fn is_exported(metadata: &Metadata<'_>) -> bool {
     }
 }
 
-/// Resource attributes of the service.
 fn resource() -> Resource {
     let is_named = Resource::builder()
         .build()

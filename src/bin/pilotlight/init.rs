@@ -16,7 +16,6 @@ use crate::args::{FAILED, complain};
 /// Maximum wait for remaining children (shims that flush and kill their trees) after the server has died.
 const LAST_CHILDREN: Duration = Duration::from_secs(1);
 
-/// Signals forwarded to the server.
 const FORWARDED: [Number; 6] =
     [Number::TERM, Number::INT, Number::HUP, Number::QUIT, Number::USR1, Number::USR2];
 
@@ -72,7 +71,6 @@ struct Reaped {
     any_left: bool,
 }
 
-/// Reaps all exited children.
 fn reap(server: Pid) -> Reaped {
     let mut ended = None;
     loop {

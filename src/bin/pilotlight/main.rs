@@ -14,6 +14,7 @@ mod export;
 mod init;
 mod keys;
 mod serve;
+mod signals;
 mod temp_dir;
 
 use args::Options;

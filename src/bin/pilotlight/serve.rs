@@ -5,19 +5,16 @@
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use pilotlight::Config;
 use pilotlight::config::ConfigError;
 use pilotlight::server::{ServeError, Server, raise_open_files};
 use rustix::process::{Resource, Rlimit, setrlimit};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 
-use crate::args::{FAILED, MISUSED, Options, complain, runtime, start_log_with};
+use crate::args::{FAILED, MISUSED, Options, block_on, complain, start_log_with};
 use crate::export::Export;
-
-/// Maximum wait for blocking work (a file being read) after everything else has stopped.
-const RUNTIME_STOP: Duration = Duration::from_secs(1);
+use crate::signals::Signals;
 
 pub(crate) fn run(options: &Options) -> ExitCode {
     let (config, export) = match prepare(options) {
@@ -32,13 +29,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     if let Err(error) = raise_open_files() {
         tracing::warn!(%error, "cannot raise the limit on open files");
     }
-    let runtime = match runtime() {
-        Ok(runtime) => runtime,
-        Err(code) => return code,
-    };
-    let code = runtime.block_on(serve(config, export)).unwrap_or_else(|failure| failure.report());
-    runtime.shutdown_timeout(RUNTIME_STOP);
-    code
+    block_on(async { serve(config, export).await.unwrap_or_else(|code| code) })
 }
 
 /// Starts the log and the span export, and loads the configuration.
@@ -48,30 +39,19 @@ fn prepare(options: &Options) -> Result<(Config, Export), ConfigError> {
     Ok((options.configuration()?, export))
 }
 
-/// Failure to start the service.
-enum Failure {
-    Signals(std::io::Error),
-    Start(ServeError),
+/// Exit code of a service that could not start.
+pub(crate) fn refuse(error: &ServeError) -> ExitCode {
+    complain(&error.to_string(), if error.is_usage() { MISUSED } else { FAILED })
 }
 
-impl Failure {
-    fn report(self) -> ExitCode {
-        match self {
-            Self::Signals(error) => complain(&format!("cannot listen for signals: {error}"), FAILED),
-            Self::Start(error) => {
-                complain(&error.to_string(), if error.is_usage() { MISUSED } else { FAILED })
-            }
-        }
-    }
-}
-
-async fn serve(config: Config, export: Export) -> Result<ExitCode, Failure> {
+async fn serve(config: Config, export: Export) -> Result<ExitCode, ExitCode> {
+    let no_signals = |error| complain(&format!("cannot listen for signals: {error}"), FAILED);
     let grace = config.drain_timeout;
-    let mut signals = Signals::new().map_err(Failure::Signals)?;
+    let mut signals = Signals::new().map_err(no_signals)?;
     // Once registered, SIGHUP no longer terminates the process, also when nothing waits for it.
-    let mut hangup = signal(SignalKind::hangup()).map_err(Failure::Signals)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
     let server = tokio::select! {
-        server = Server::start(config) => server.map_err(Failure::Start)?,
+        server = Server::start(config) => server.map_err(|error| refuse(&error))?,
         name = signals.next() => {
             tracing::info!(signal = name, "stopped before the service started");
             return Ok(ExitCode::SUCCESS);
@@ -111,24 +91,5 @@ fn announce(server: &Server) {
     let mut out = std::io::stdout().lock();
     if let Err(error) = out.write_all(line.as_bytes()).and_then(|()| out.flush()) {
         tracing::warn!(%error, "cannot write to standard output");
-    }
-}
-
-/// Signals that stop the service.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
     }
 }

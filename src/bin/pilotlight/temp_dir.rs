@@ -4,7 +4,6 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-/// The directory of one run of a subcommand.
 pub(crate) struct TempDir {
     path: PathBuf,
     keep: bool,

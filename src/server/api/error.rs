@@ -17,7 +17,6 @@ pub(crate) use of_turn::failure_text;
 /// Longest error text sent. Parsers repeat their input.
 const MAX_MESSAGE_CHARS: usize = 500;
 
-/// Default retry delay.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// An error response. The router's outermost layer writes its body, because only that layer knows the request id.
@@ -43,7 +42,6 @@ impl ApiError {
         Self { status, code, message, retry_after: None, not_again: false, field: None }
     }
 
-    /// 400: invalid request.
     pub(crate) fn invalid(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, message)
     }
@@ -179,6 +177,13 @@ impl ApiError {
         })
     }
 
+    pub(crate) fn body_in(&self, form: ErrorForm, request_id: Option<&str>) -> Value {
+        match form {
+            ErrorForm::Messages | ErrorForm::Own => self.body(request_id),
+            ErrorForm::ChatCompletions => self.openai_body(),
+        }
+    }
+
     /// Status in this form: the Messages API has its own for overload.
     fn status_in(&self, form: ErrorForm) -> StatusCode {
         let is_crowd = self.code == OVERLOADED_CODE && self.status == StatusCode::SERVICE_UNAVAILABLE;
@@ -188,13 +193,9 @@ impl ApiError {
         }
     }
 
-    /// Renders headers and body.
     pub(crate) fn render(&self, form: ErrorForm, request_id: &str) -> Response {
-        let body = match form {
-            ErrorForm::Messages | ErrorForm::Own => self.body(Some(request_id)),
-            ErrorForm::ChatCompletions => self.openai_body(),
-        };
-        let mut response = (self.status_in(form), axum::Json(body)).into_response();
+        let body = axum::Json(self.body_in(form, Some(request_id)));
+        let mut response = (self.status_in(form), body).into_response();
         let headers = response.headers_mut();
         if let Some(pause) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(pause)));
@@ -209,14 +210,11 @@ impl ApiError {
     }
 }
 
-/// Form of an error body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ErrorForm {
-    /// The Messages API.
     Messages,
     /// Our own API: the same body with standard statuses.
     Own,
-    /// The Chat Completions API.
     ChatCompletions,
 }
 

@@ -42,7 +42,6 @@ const RETRY_AFTER: Duration = Duration::from_secs(10);
 /// Date since which `/v1/happenings` is deprecated (RFC 9745): 28 November 2026.
 const DEPRECATED_SINCE: &str = "@1795824000";
 
-/// State shared by all streams.
 #[derive(Debug)]
 pub(crate) struct EventStreams {
     heartbeat: Duration,
@@ -74,7 +73,6 @@ impl Streams {
     }
 }
 
-/// One open stream, until dropped.
 struct StreamSlot {
     streams: Arc<Streams>,
     /// Owner of the shown sessions; all sessions without one.
@@ -96,7 +94,7 @@ impl Drop for StreamSlot {
 /// `GET /v1/events/stream`.
 pub(crate) async fn stream(State(app): State<Arc<App>>, query: SessionQuery) -> Result<Response, ApiError> {
     let user = if query.is_about_all() { None } else { Some(query.subject()?) };
-    let EventStreams { heartbeat, closing, streams } = app.event_streams();
+    let EventStreams { heartbeat, closing, streams } = &app.event_streams;
     let hello = json!({
         "type": "hello",
         "version": env!("CARGO_PKG_VERSION"),
@@ -105,7 +103,7 @@ pub(crate) async fn stream(State(app): State<Arc<App>>, query: SessionQuery) -> 
         "heartbeat_seconds": heartbeat.as_secs_f64(),
     });
     let reader = Reader {
-        events: app.pilot().events(),
+        events: app.pilot.events(),
         slot: streams.open(user)?,
         last: None,
         heartbeat: *heartbeat,
@@ -132,7 +130,6 @@ pub(crate) async fn deprecated(app: State<Arc<App>>, query: SessionQuery) -> Res
 struct Reader {
     events: EventStream,
     slot: StreamSlot,
-    /// Number of the last event read.
     last: Option<u64>,
     heartbeat: Duration,
     closing: CancellationToken,
@@ -193,15 +190,13 @@ fn render(event: &SessionEvent, with_user: bool) -> Value {
     shown["at"] = seconds(event.at).into();
     shown["session"] = event.session.conversation().into();
     if with_user {
-        shown["user"] = encode(event.session.user().as_bytes()).into();
+        shown["user"] = encode(event.session.user()).into();
     }
     shown
 }
 
-/// The next frames and the reader after them.
 type Step = Option<(Bytes, Reader)>;
 
-/// The frames of a reader as a stream.
 struct Frames {
     step: Pin<Box<dyn Future<Output = Step> + Send>>,
 }

@@ -40,7 +40,7 @@ pub(crate) async fn health(
         "status": if reasons.is_empty() { "healthy" } else { "unhealthy" },
         "version": VERSION,
         "service": "pilotlight",
-        "uptime": app.uptime().as_secs_f64(),
+        "uptime": app.since.elapsed().as_secs_f64(),
         "reasons": reasons,
         "warnings": warnings(&app),
     });
@@ -52,11 +52,11 @@ pub(crate) async fn health(
 
 /// Warnings for the operator while turns are accepted.
 fn warnings(app: &App) -> Vec<String> {
-    app.pilot().cli_warning().into_iter().collect()
+    app.pilot.cli_warning().into_iter().collect()
 }
 
 fn sessions(app: &App) -> Value {
-    let sessions = app.pilot().sessions();
+    let sessions = app.pilot.sessions();
     let count = |state| sessions.iter().filter(|(_, now)| now.state == state).count();
     json!({
         "known": sessions.len(),
@@ -79,7 +79,7 @@ pub(crate) async fn document() -> Json<Value> {
 
 /// `GET /metrics`: Prometheus text format.
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, CONTENT_TYPE)], app.exporter().render())
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], app.exporter.render())
 }
 
 fn status(reasons: &[String]) -> StatusCode {

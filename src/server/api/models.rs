@@ -22,7 +22,7 @@ const CREATED: (u64, &str) = (0, "1970-01-01T00:00:00Z");
 
 /// `GET /v1/models`, in the form of the caller's API.
 pub(crate) async fn list(State(app): State<Arc<App>>, headers: HeaderMap) -> Json<Value> {
-    let models = &app.pilot().config().http.models;
+    let models = &app.pilot.config().http.models;
     let is_messages = headers.contains_key(ANTHROPIC_VERSION);
     let all: Vec<Value> = models.iter().map(|model| entry(model, is_messages)).collect();
     Json(if is_messages {
@@ -38,7 +38,7 @@ pub(crate) async fn one(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
-    if !app.pilot().config().http.models.contains(&id) {
+    if !app.pilot.config().http.models.contains(&id) {
         let message = "no such model is listed (http.models); it may be asked for all the same";
         return Err(ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message));
     }
@@ -58,16 +58,13 @@ pub(crate) async fn count_tokens(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
     request: Request,
-) -> Response {
-    let received = match app.bodies().receive(&caller, request.into_body()).await {
-        Ok(received) => received,
-        Err(error) => return error.into_response(),
-    };
+) -> Result<Response, ApiError> {
+    let received = app.bodies.receive(&caller, request.into_body()).await?;
     let bytes = received.bytes.clone();
     let counted = tokio::task::spawn_blocking(move || anthropic::count(&bytes)).await;
     let counted = counted.unwrap_or_else(|_| Err(TurnError::Internal("a request could not be read").into()));
     let answer = counted.map(|tokens| Json(json!({ "input_tokens": tokens, "estimate": true })));
     let mut response = answer.into_response();
     response.extensions_mut().insert(BodyRead);
-    response
+    Ok(response)
 }

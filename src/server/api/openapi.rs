@@ -21,11 +21,9 @@ static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
     FILE.replacen(VERSION_IN_FILE, version, 1)
 });
 
-/// Endpoints by path.
 // An invalid file would give none; a test parses it.
 static ENDPOINTS: LazyLock<Vec<Endpoint>> = LazyLock::new(|| read(FILE).unwrap_or_default());
 
-/// One method of one path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Endpoint {
     method: String,
@@ -48,7 +46,6 @@ pub(crate) async fn serve() -> impl IntoResponse {
     ([(CONTENT_TYPE, "application/json")], DOCUMENT.as_str())
 }
 
-/// All endpoints for callers.
 pub(crate) fn endpoints() -> &'static [Endpoint] {
     &ENDPOINTS
 }

@@ -84,7 +84,7 @@ pub(crate) async fn answer(
     let unknown =
         || ApiError::new(StatusCode::NOT_FOUND, "permission_not_found", PermissionError::Unknown.to_string());
     let Path((_, request_id)) = path.map_err(|_| unknown())?;
-    let received = app.bodies().receive(&query.caller, request.into_body()).await?;
+    let received = app.bodies.receive(&query.caller, request.into_body()).await?;
     let answered = async {
         let decision = decision(&received.bytes)?;
         let (session, _) = existing(&app, &user, &name).await?;

@@ -9,11 +9,11 @@ use crate::error::TurnError;
 use crate::model::ids::UserId;
 use crate::server::api::error::ApiError;
 use crate::server::auth::caller::Caller;
+use crate::server::percent;
 
 /// Maximum fields; more are refused.
 const MAX_FIELDS: usize = 32;
 
-/// Caller, named user and fields of a request.
 pub(crate) struct SessionQuery {
     pub(crate) caller: Caller,
     /// The user in `?user=`. The caller holds the user of the header.
@@ -55,7 +55,6 @@ impl<S: Sync> FromRequestParts<S> for SessionQuery {
     }
 }
 
-/// The decoded fields of a query string.
 #[derive(Debug)]
 pub(crate) struct Query(Vec<(Vec<u8>, Vec<u8>)>);
 
@@ -111,23 +110,9 @@ fn invalid(problem: String) -> ApiError {
 
 /// Decodes percent-encoding, and `+` as a space.
 fn decode(text: &str) -> Result<Vec<u8>, ApiError> {
-    let mut bytes = text.bytes();
-    let mut decoded = Vec::with_capacity(text.len());
-    while let Some(byte) = bytes.next() {
-        decoded.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
-                let value = digit(bytes.next()).zip(digit(bytes.next())).map(|(high, low)| high * 16 + low);
-                let value = value.and_then(|value| u8::try_from(value).ok());
-                value.ok_or_else(|| {
-                    invalid("a percent sign must be followed by two hexadecimal digits".into())
-                })?
-            }
-            other => other,
-        });
-    }
-    Ok(decoded)
+    let text = text.replace('+', " ");
+    let unreadable = || invalid("a percent sign must be followed by two hexadecimal digits".to_owned());
+    percent::decode(text.as_bytes()).ok_or_else(unreadable)
 }
 
 #[cfg(test)]

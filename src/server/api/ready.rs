@@ -47,12 +47,12 @@ impl StartedOnce {
 /// Starts the CLI until the latch is open.
 pub(crate) async fn watch(app: Arc<App>) {
     let (mut pause, longest) = PAUSES;
-    while app.started_once().missing().is_some() {
-        match probe::trial(app.pilot().config(), &app.pilot().installed()).await {
+    while app.started_once.missing().is_some() {
+        match probe::trial(app.pilot.config(), &app.pilot.installed()).await {
             Ok(probed) => {
-                app.pilot().publish_version();
+                app.pilot.publish_version();
                 tracing::info!(ready_after = ?probed.ready_after, "the CLI has started; ready for turns");
-                app.started_once().open();
+                app.started_once.open();
             }
             Err(error) => {
                 // Standard error may hold secrets: the log gets the code, callers of /readyz the redacted text. Paths
@@ -63,12 +63,12 @@ pub(crate) async fn watch(app: Arc<App>) {
                         "a trial start of the CLI cannot be prepared; the log says why".to_owned()
                     }
                     ProbeError::Cli(_) => {
-                        let program = &app.pilot().config().cli.program;
+                        let program = &app.pilot.config().cli.program;
                         tracing::warn!(code = error.code(), program, again_in = ?pause, "the CLI does not start");
                         redact::without(&error.to_string())
                     }
                 };
-                app.started_once().failed(why);
+                app.started_once.failed(why);
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(longest);
             }

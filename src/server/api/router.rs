@@ -22,7 +22,7 @@ use crate::server::auth::caller::{Caller, REQUEST_ID_HEADER, request_id};
 use crate::server::auth::revoked;
 use crate::server::exporter::labels;
 use crate::server::net::cors;
-use crate::server::{page, turns};
+use crate::server::{dialect, page, turns};
 use crate::telemetry::metrics::{HttpLimit, HttpMetrics};
 
 /// Paths of the streams that do not belong to a turn.
@@ -46,24 +46,23 @@ pub(crate) struct Replayed;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BodyRead;
 
-/// Routes of the public listener.
 pub(crate) fn public(app: Arc<App>, policy: AuthPolicy) -> Router {
     let router = Router::new()
         .route("/", get(page::root))
         .route("/page/{file}", get(page::file))
         .route("/openapi.json", get(openapi::serve))
-        .route("/v1/messages", post(turns::messages))
-        .route("/v1/messages/keepalive", post(turns::keepalive))
-        .route("/v1/messages/pooled", post(turns::keepalive))
+        .route("/v1/messages", turns::post(dialect::messages))
+        .route("/v1/messages/keepalive", turns::post(dialect::legacy::parse_stream))
+        .route("/v1/messages/pooled", turns::post(dialect::legacy::parse_stream))
         .route("/v1/messages/count_tokens", post(models::count_tokens))
-        .route("/v1/chat/completions", post(turns::chat))
+        .route("/v1/chat/completions", turns::post(dialect::openai::parse))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{id}", get(models::one))
         .route("/v1/pool/stats", get(stats::pool))
         .route("/v1/events/stream", get(events::stream))
         .route("/v1/happenings", get(events::deprecated))
         .merge(sessions::routes());
-    let cors = cors::layer(&app.pilot().config().http.cors_origins);
+    let cors = cors::layer(&app.pilot.config().http.cors_origins);
     let counted = app.clone();
     let router = finish(router, app, policy);
     match cors {
@@ -81,11 +80,10 @@ async fn count_preflight(State(app): State<Arc<App>>, request: Request, next: Ne
     let begin = Instant::now();
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let response = next.run(request).await;
-    count(app.exporter().metrics(), path.as_deref(), response.status(), None, begin.elapsed());
+    count(&app.exporter.metrics, path.as_deref(), response.status(), None, begin.elapsed());
     response
 }
 
-/// Routes of the admin listener.
 pub(crate) fn admin(app: Arc<App>, policy: AuthPolicy) -> Router {
     finish(Router::new().route("/metrics", get(health::metrics)), app, policy)
 }
@@ -117,7 +115,7 @@ pub(crate) fn overloaded(metrics: Arc<HttpMetrics>) -> Router {
 
 /// Adds routes and layers of both listeners.
 fn finish(router: Router<Arc<App>>, app: Arc<App>, policy: AuthPolicy) -> Router {
-    let limit = app.pilot().config().http.body_limit;
+    let limit = app.pilot.config().http.body_limit;
     router
         .route("/health", get(health::health))
         .route("/livez", get(health::livez))
@@ -132,7 +130,6 @@ fn finish(router: Router<Arc<App>>, app: Arc<App>, policy: AuthPolicy) -> Router
         .with_state(app)
 }
 
-/// The outermost layer.
 async fn handle_request(
     State((app, policy)): State<(Arc<App>, AuthPolicy)>,
     mut request: Request,
@@ -186,7 +183,7 @@ async fn handle_request(
         response = revoked::watched(response, revoked, form, is_turn_stream);
     }
     let code = response.extensions().get::<ApiError>().map(ApiError::code);
-    count(app.exporter().metrics(), path.as_deref(), response.status(), code, begin.elapsed());
+    count(&app.exporter.metrics, path.as_deref(), response.status(), code, begin.elapsed());
     if let (Some(code), true, false) = (code, is_admitted, is_of_turn) {
         // Unauthenticated requests are counted but not logged: a stranger must not fill the log.
         tracing::info!(request_id = id, code, status = response.status().as_u16(), "request refused");
@@ -198,7 +195,6 @@ async fn handle_request(
     response
 }
 
-/// Adds the request id to the headers.
 pub(crate) fn with_request_id(headers: &mut HeaderMap, id: &str) {
     if let Ok(value) = HeaderValue::from_str(id) {
         headers.insert(REQUEST_ID_HEADER, value.clone());
@@ -206,7 +202,6 @@ pub(crate) fn with_request_id(headers: &mut HeaderMap, id: &str) {
     }
 }
 
-/// Counts a response.
 fn count(
     counted: &HttpMetrics,
     path: Option<&str>,
@@ -227,7 +222,6 @@ fn count(
 /// Header in which SDKs of the Messages API expect the request id.
 pub(crate) const MESSAGES_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 
-/// Error form of a path.
 pub(crate) fn error_form(path: &str, headers: &HeaderMap) -> ErrorForm {
     let is_shared = path.starts_with("/v1/models") && !headers.contains_key(models::ANTHROPIC_VERSION);
     match path {
@@ -241,7 +235,7 @@ pub(crate) fn error_form(path: &str, headers: &HeaderMap) -> ErrorForm {
 fn admit(app: &App, policy: &AuthPolicy, request: &Request) -> Result<Option<Caller>, ApiError> {
     let caller = policy.admit(request.uri(), request.headers())?;
     if let Some(caller) = caller.as_ref().filter(|_| policy.counts(request.uri())) {
-        app.rate_limits().count(caller)?;
+        app.rate_limits.count(caller)?;
     }
     Ok(caller)
 }

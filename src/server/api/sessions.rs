@@ -20,12 +20,12 @@ use crate::model::ids::{MAX_NAME_BYTES, SessionKey, UserId};
 use crate::server::api::error::ApiError;
 use crate::server::api::query::SessionQuery;
 use crate::server::app::App;
+use crate::server::percent;
 use crate::server::turns;
 use crate::session::SessionStatus;
 use crate::system::Session;
 use crate::telemetry::events::Exit;
 
-/// Default length of a list.
 const LISTED: usize = 100;
 /// Maximum length of a list: some 300 bytes per session.
 const MOST_LISTED: usize = 1000;
@@ -45,7 +45,6 @@ pub(crate) fn routes() -> Router<Arc<App>> {
 /// A session as JSON. Durations are in seconds, times in seconds since 1970.
 #[derive(Serialize)]
 pub(crate) struct SessionView {
-    /// Name of the conversation.
     id: String,
     /// Owner, in lists of all users; percent-encoded, as `?user=` takes it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -87,7 +86,6 @@ impl StatusView {
     }
 }
 
-/// Exit of a child.
 #[derive(Serialize)]
 struct ExitView {
     reason: &'static str,
@@ -122,7 +120,6 @@ impl SessionView {
     }
 }
 
-/// Name of a conversation in the path.
 pub(crate) struct SessionName(pub(crate) String);
 
 impl<S: Sync + Send> FromRequestParts<S> for SessionName {
@@ -139,7 +136,6 @@ impl<S: Sync + Send> FromRequestParts<S> for SessionName {
     }
 }
 
-/// Checks the name of a conversation.
 pub(crate) fn checked(name: &str) -> Result<(), ApiError> {
     if (1..=MAX_NAME_BYTES).contains(&name.len()) {
         return Ok(());
@@ -148,13 +144,12 @@ pub(crate) fn checked(name: &str) -> Result<(), ApiError> {
     Err(ApiError::invalid("invalid_session", problem))
 }
 
-/// An existing session and its status.
 pub(crate) async fn existing(
     app: &App,
     user: &UserId,
     name: &str,
 ) -> Result<(Session, SessionStatus), ApiError> {
-    let session = app.pilot().conversation(user.as_bytes(), name);
+    let session = app.pilot.conversation(user.as_bytes(), name);
     match session.known().await? {
         Some(status) => Ok((session, status)),
         None => Err(ApiError::new(StatusCode::NOT_FOUND, "session_not_found", "there is no such session")),
@@ -166,11 +161,11 @@ async fn list(State(app): State<Arc<App>>, query: SessionQuery) -> Result<Json<L
     let all_users = query.is_about_all();
     let user = if all_users { None } else { Some(query.subject()?) };
     // The semaphore is never closed. Records are read from disk, so concurrent lists are limited.
-    let _room = app.gathering().acquire().await;
-    let (found, more) = app.pilot().known_sessions(user.as_ref()).await?;
+    let _room = app.gathering.acquire().await;
+    let (found, more) = app.pilot.known_sessions(user.as_ref()).await?;
     let truncated = more || found.len() > limit;
     let show = |(key, status): (SessionKey, SessionStatus)| SessionView {
-        user: all_users.then(|| encode(key.user().as_bytes())),
+        user: all_users.then(|| encode(key.user())),
         ..SessionView::of(key.conversation(), status)
     };
     Ok(Json(Listed { sessions: found.into_iter().take(limit).map(show).collect(), limit, truncated }))
@@ -195,8 +190,8 @@ async fn warm(
     let user = query.owner()?;
     // A start costs as much as a turn, so it takes a turn permit.
     let _permit = app.turn_permit(&user, &query.caller)?;
-    let status = app.pilot().conversation(user.as_bytes(), &name).warm().await?;
-    app.started_once().open();
+    let status = app.pilot.conversation(user.as_bytes(), &name).warm().await?;
+    app.started_once.open();
     Ok(Json(SessionView::of(&name, status)))
 }
 
@@ -225,7 +220,6 @@ async fn delete(
     Ok(Json(json!({ "id": name, "stopped": true, "purged": purge })))
 }
 
-/// Deletes conversation and workspace.
 pub(crate) async fn purge_session(
     app: &App,
     user: &UserId,
@@ -233,10 +227,10 @@ pub(crate) async fn purge_session(
     session: &Session,
 ) -> Result<(), TurnError> {
     // First: no request may match a conversation that is being deleted.
-    app.conversations().exclude(user, name).await;
+    app.conversations.exclude(user, name).await;
     let purged = session.purge().await;
     // Last: the last turn has ended by then.
-    app.replays().forget(user, name);
+    app.replays.forget(user, name);
     purged
 }
 
@@ -244,16 +238,7 @@ pub(crate) fn seconds(moment: SystemTime) -> f64 {
     moment.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// Percent-encodes any bytes reversibly.
-pub(crate) fn encode(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for byte in bytes {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'@' => {
-                text.push(char::from(*byte));
-            }
-            _ => text.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    text
+/// A user as `?user=` takes it.
+pub(crate) fn encode(user: &UserId) -> String {
+    percent::encode(user.as_bytes(), |byte| byte.is_ascii_alphanumeric() || b"-._~@".contains(&byte))
 }

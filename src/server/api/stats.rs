@@ -13,12 +13,10 @@ use crate::server::app::App;
 use crate::server::auth::caller::Caller;
 use crate::session::SessionStatus;
 
-/// Characters shown of a user id.
 const SHOWN_CHARACTERS: usize = 8;
 
 #[derive(Serialize)]
 pub(crate) struct Pool {
-    /// Running children.
     pool_size: usize,
     /// Seconds after which an idle child is stopped.
     max_idle_time: f64,
@@ -48,12 +46,12 @@ pub(crate) async fn pool(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<Pool>, ApiError> {
-    let config = app.pilot().config();
+    let config = app.pilot.config();
     if !caller.is_admin() {
         // A request without a user is an error, not an empty list.
         caller.subject(None)?;
     }
-    let sessions = app.pilot().sessions().into_iter().filter(|(key, _)| caller.sees(key.user()));
+    let sessions = app.pilot.sessions().into_iter().filter(|(key, _)| caller.sees(key.user()));
     let mut active_users: Vec<Entry> = sessions.map(|(key, status)| entry(&key, &status)).collect();
     active_users.sort_by(|a, b| a.created_at.total_cmp(&b.created_at));
     Ok(Json(Pool {

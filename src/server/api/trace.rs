@@ -12,7 +12,6 @@ mod export;
 mod otel_disabled;
 
 const TRACEPARENT: &str = "traceparent";
-/// Hexadecimal digits of a trace id.
 const ID_DIGITS: usize = 32;
 
 /// The trace id, if well-formed.

@@ -15,7 +15,6 @@ use crate::server::api::sessions::{checked, existing, purge_session};
 use crate::server::app::App;
 use crate::server::files::snapshot;
 
-/// Default length of a list.
 const LISTED: usize = 1000;
 /// Maximum length of a list. All files are counted within the limits of a snapshot.
 const MOST_LISTED: usize = 10_000;
@@ -52,7 +51,7 @@ pub(crate) async fn look(
     let (session, _) = existing(&app, &user, name).await?;
     let work = session.work().await?;
     // The semaphore is never closed.
-    let _room = app.gathering().acquire().await;
+    let _room = app.gathering.acquire().await;
     let looked = tokio::task::spawn_blocking(move || snapshot::look(&work.open()?)).await;
     let looked = looked.map_err(|_| TurnError::Internal("a workspace could not be looked at"))?;
     let snapshot = looked.map_err(|error| TurnError::Storage(error.into()))?;

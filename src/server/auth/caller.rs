@@ -1,5 +1,4 @@
 //! The authenticated caller of a request, and the users whose sessions it may use. Pure.
-//!
 
 use std::sync::Arc;
 
@@ -9,9 +8,9 @@ use tokio_util::sync::CancellationToken;
 use crate::model::ids::UserId;
 use crate::server::api::error::ApiError;
 use crate::server::auth::keys::{Entry, KeyLimits, Role};
+use crate::server::percent;
 use crate::turn::Sender;
 
-/// Header with the user.
 pub(crate) const USER_HEADER: &str = "x-pilotlight-user";
 /// Header with the request id, in requests and responses.
 pub(crate) const REQUEST_ID_HEADER: &str = "x-request-id";
@@ -25,11 +24,9 @@ pub(crate) type CallerId = (Option<String>, Option<UserId>);
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     who: Who,
-    /// User named by the header.
     named: Option<UserId>,
     /// User of requests that name none; only without keys.
     default: Option<UserId>,
-    /// Cancelled when its key is revoked.
     revoked: Option<CancellationToken>,
 }
 
@@ -43,12 +40,10 @@ enum Who {
 }
 
 impl Caller {
-    /// A caller of a listener without keys.
     pub(crate) fn trusted(is_local: bool, named: Option<UserId>) -> Self {
         Self { who: Who::Trusted { is_local }, named, default: None, revoked: None }
     }
 
-    /// A caller with a key.
     pub(crate) fn of_key(key: Arc<Entry>, named: Option<UserId>) -> Self {
         Self { who: Who::Key(key), named, default: None, revoked: None }
     }
@@ -108,7 +103,6 @@ impl Caller {
         }
     }
 
-    /// Whether the key belongs to one user.
     pub(crate) fn is_user(&self) -> bool {
         matches!(self.key().map(|key| key.role()), Some(Role::User(_)))
     }
@@ -139,7 +133,6 @@ impl Caller {
         }
     }
 
-    /// Id of the caller's key, which is no secret.
     pub(crate) fn key_id(&self) -> Option<&str> {
         self.key().map(|key| key.id())
     }
@@ -149,17 +142,14 @@ impl Caller {
         (self.key_id().map(str::to_owned), self.named.clone())
     }
 
-    /// Limits of the caller's key.
     pub(crate) fn limits(&self) -> KeyLimits {
         self.key().map(|key| key.limits()).unwrap_or_default()
     }
 
-    /// Default user.
     pub(crate) fn default_user(&self) -> Option<&UserId> {
         self.default.as_ref()
     }
 
-    /// User named by the header.
     pub(crate) fn named(&self) -> Option<&UserId> {
         self.named.as_ref()
     }
@@ -176,7 +166,6 @@ fn forbidden(code: &'static str, message: &str) -> ApiError {
     ApiError::new(StatusCode::FORBIDDEN, code, message)
 }
 
-/// Parses the user header.
 pub(crate) fn named_user(headers: &HeaderMap) -> Result<Option<UserId>, ApiError> {
     let mut values = headers.get_all(USER_HEADER).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -187,7 +176,6 @@ pub(crate) fn named_user(headers: &HeaderMap) -> Result<Option<UserId>, ApiError
     user.map(Some).map_err(|error| ApiError::invalid("invalid_user", format!("{USER_HEADER}: {error}")))
 }
 
-/// 400 for a request without a user.
 fn missing_user(way_out: &str) -> ApiError {
     ApiError::invalid("missing_user", way_out)
 }
@@ -207,34 +195,12 @@ pub(crate) fn request_id(headers: &HeaderMap) -> String {
 
 /// Encodes a conversation's name as a header value, percent-encoding other bytes.
 pub(crate) fn header_text(name: &str) -> HeaderValue {
-    let mut text = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        match byte {
-            b'%' => text.push_str("%25"),
-            b' '..=b'~' => text.push(char::from(byte)),
-            _ => text.push_str(&format!("%{byte:02X}")),
-        }
-    }
+    let text = percent::encode(name.as_bytes(), |byte| (b' '..=b'~').contains(&byte));
     HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-/// Decodes a name from a header value.
 pub(crate) fn named_by_header(value: &HeaderValue) -> Option<String> {
-    let mut bytes = Vec::with_capacity(value.len());
-    let mut rest = value.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        rest = after;
-        if *first != b'%' {
-            bytes.push(*first);
-            continue;
-        }
-        let (digits, after) = rest.split_at_checked(2)?;
-        // `from_str_radix` would accept a sign.
-        let digits = std::str::from_utf8(digits).ok().filter(|it| !it.starts_with('+'))?;
-        bytes.push(u8::from_str_radix(digits, 16).ok()?);
-        rest = after;
-    }
-    String::from_utf8(bytes).ok()
+    String::from_utf8(percent::decode(value.as_bytes())?).ok()
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@
 //! file per user. Tokens that a CLI has renewed are found in its credentials file (`rotated`).
 
 use std::collections::{HashMap, VecDeque};
-use std::fmt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -46,17 +45,10 @@ struct TokenOwners {
     tokens: HashMap<UserId, VecDeque<Digest>>,
 }
 
-/// Persisted record of a user.
 #[derive(Serialize, Deserialize)]
 struct Record {
     user: String,
     tokens: Vec<String>,
-}
-
-impl fmt::Debug for Identities {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Identities(redacted)")
-    }
 }
 
 impl Identities {

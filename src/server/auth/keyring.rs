@@ -4,7 +4,6 @@
 //! invalid file is logged and leaves the former keys in force.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
@@ -25,7 +24,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 type Keys = HashMap<Digest, Live>;
 
-/// One key in force.
 #[derive(Clone)]
 struct Live {
     entry: Arc<Entry>,
@@ -43,7 +41,6 @@ impl Live {
 /// Which keys may be in force together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Admits {
-    /// Keys of any users.
     Anyone,
     /// Keys of one user only: see [`exposure`].
     OneUser,
@@ -53,19 +50,12 @@ pub(crate) enum Admits {
 pub(crate) struct Keyring {
     path: PathBuf,
     admits: Admits,
-    /// Random per process.
     blind: [u8; 32],
     keys: RwLock<Arc<Keys>>,
     /// State of the file at the last attempt.
     seen: Mutex<Option<FileId>>,
     /// Requests a check, also of an unchanged file.
     again: Notify,
-}
-
-impl fmt::Debug for Keyring {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Keyring({})", self.path.display())
-    }
 }
 
 impl Keyring {
@@ -89,7 +79,6 @@ impl Keyring {
         Ok(ring)
     }
 
-    /// The keys in force.
     pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
         self.keys().values().map(|live| live.entry.clone()).collect()
     }
@@ -177,8 +166,7 @@ impl Keyring {
     }
 
     fn has_changed(&self) -> bool {
-        let now = FileId::at(&self.path).ok();
-        now != *self.seen.lock_unpoisoned()
+        FileId::at(&self.path).ok() != *self.seen.lock_unpoisoned()
     }
 
     /// Reloads a changed file, or any file with `must`. Blocking.

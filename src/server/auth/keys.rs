@@ -29,14 +29,12 @@ const RANDOM_BYTES: usize = 32;
 /// Maximum file size: some 60 000 keys.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
-/// SHA-256 digest of a key.
 pub(crate) type Digest = [u8; 32];
 
 /// A key in clear text. Debug output is redacted; [`Key::expose`] hands it over once.
 pub struct Key(String);
 
 impl Key {
-    /// Generates a key.
     fn generate() -> Result<Self, KeyFileError> {
         let mut random = [0; RANDOM_BYTES];
         // Never short for a few bytes.

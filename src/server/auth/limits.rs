@@ -25,7 +25,6 @@ const TURN_PAUSE: Duration = Duration::from_secs(1);
 /// Keyed by a hash of key id or user, seeded per process, so that no caller can aim at another's entry.
 type Limiter = DefaultKeyedRateLimiter<u64>;
 
-/// Request rate limits per caller.
 pub(crate) struct RateLimits {
     /// Default limit; `None` is unlimited.
     usual: Option<NonZeroU32>,
@@ -34,12 +33,6 @@ pub(crate) struct RateLimits {
     requests: AtomicU32,
     seed: RandomState,
     clock: DefaultClock,
-}
-
-impl std::fmt::Debug for RateLimits {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RateLimits").field("usual", &self.usual).finish_non_exhaustive()
-    }
 }
 
 impl RateLimits {

@@ -14,7 +14,6 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use crate::server::api::error::{ApiError, ErrorForm};
 use crate::server::dialect::sse::{self, DONE};
 
-/// Error of a revoked key.
 pub(crate) fn error() -> ApiError {
     let message = "the key was revoked while the request was being served";
     ApiError::new(StatusCode::UNAUTHORIZED, "key_revoked", message)
@@ -38,15 +37,11 @@ pub(crate) fn watched(
 
 /// Error event and end of the stream, in the dialect's form.
 fn last_event(form: ErrorForm, is_turn: bool) -> Bytes {
-    let (error, mut frames) = (error(), BytesMut::new());
-    match form {
-        ErrorForm::Messages => {
-            frames.put_slice(b"event: error\n");
-            sse::event(&error.body(None), &mut frames);
-        }
-        ErrorForm::ChatCompletions => sse::event(&error.openai_body(), &mut frames),
-        ErrorForm::Own => sse::event(&error.body(None), &mut frames),
+    let mut frames = BytesMut::new();
+    if form == ErrorForm::Messages {
+        frames.put_slice(b"event: error\n");
     }
+    sse::event(&error().body_in(form, None), &mut frames);
     if is_turn && form != ErrorForm::Messages {
         frames.put_slice(DONE);
     }
@@ -57,7 +52,6 @@ struct Watched {
     /// `None` once the key is revoked.
     body: Option<Body>,
     revoked: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// Frames sent at the revocation.
     last: Option<Bytes>,
 }
 

@@ -8,7 +8,6 @@ use super::digest::{Digest, HistoryDigest};
 /// Slots beyond the kept conversations: for pending deletions and concurrent turns.
 pub(super) const SPARE_SLOTS: usize = 64;
 
-/// One cached conversation.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Conversation {
     pub(super) name: String,
@@ -22,12 +21,13 @@ pub(super) struct Conversation {
 pub(super) enum SlotState {
     /// Available: its child knows exactly this history.
     Free(Digest),
-    /// In use by a request.
     Claimed,
     /// The history of its child is unknown.
     Stale,
     /// To be deleted; `queued` once handed to the deletion worker.
-    Deleting { queued: bool },
+    Deleting {
+        queued: bool,
+    },
 }
 
 /// The conversations of one user, by slot.
@@ -38,7 +38,6 @@ pub(super) struct ConversationCache {
     changed: Vec<usize>,
 }
 
-/// A claimed slot.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Slot {
     pub(super) number: usize,

@@ -9,11 +9,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::server::dialect::message::{Content, Message, Role};
 
-/// SHA-256 of a history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Digest(pub(super) [u8; 32]);
 
-/// The digests of one request's history.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HistoryDigest {
     /// Everything before the last message.
@@ -32,10 +30,8 @@ impl HistoryDigest {
 }
 
 impl Digest {
-    /// Digest of the empty history.
     pub(super) const EMPTY: Self = Self([0; 32]);
 
-    /// Digest after one more message.
     pub(super) fn append(self, message: &Message) -> Self {
         let blocks = match (&message.role, &message.content) {
             (Role::Assistant, content) => return self.append_answer(content),
@@ -59,7 +55,6 @@ impl Digest {
         hash.done()
     }
 
-    /// Digest after an answer with this text.
     pub(super) fn append_text(self, answer: &str) -> Self {
         self.append_texts(&[answer], &[])
     }
@@ -103,7 +98,6 @@ impl Digest {
         hash.done()
     }
 
-    /// Starts the hash of the next message.
     fn next(self, role: Role) -> Hash {
         let role = match role {
             Role::User => b'u',
@@ -161,7 +155,6 @@ impl Hash {
     }
 }
 
-/// Text of a text block.
 fn text_of(block: &Value) -> Option<&str> {
     let is_text = block.get("type").and_then(Value::as_str) == Some("text");
     block.get("text").and_then(Value::as_str).filter(|_| is_text)

@@ -9,14 +9,13 @@ mod client;
 mod events;
 mod request;
 
-pub(crate) use events::Events;
+pub(crate) use events::EventWriter;
 pub(crate) use request::{count, parse};
 
 use super::{AnswerContext, Collected, mark_context_lost, new_id, stop_reason};
 use crate::model::Usage;
 use crate::turn::Outcome;
 
-/// Renders the answer as one document.
 pub(super) fn document(collected: Collected, outcome: &Outcome, context: &AnswerContext) -> Value {
     let id = if collected.id.is_empty() { new_id("msg_") } else { collected.id.clone() };
     let mut document = json!({
@@ -35,7 +34,6 @@ pub(super) fn document(collected: Collected, outcome: &Outcome, context: &Answer
     document
 }
 
-/// Token counts of the API.
 pub(super) fn usage(usage: &Usage) -> Value {
     json!({
         "input_tokens": usage.input_tokens,
@@ -45,7 +43,6 @@ pub(super) fn usage(usage: &Usage) -> Value {
     })
 }
 
-/// Writes one event.
 fn event(frames: &mut BytesMut, name: &str, data: std::fmt::Arguments<'_>) {
     // Writing to memory does not fail.
     write!(frames, "event: {name}\ndata: {data}\n\n").ok();

@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use super::Reader;
 use crate::adapter::answer::{Block, Part};
 
-/// Content blocks of an answer.
 #[derive(Debug, Default)]
 pub(crate) struct Collected {
     /// Message id of the model's API; empty without one.
@@ -15,7 +14,6 @@ pub(crate) struct Collected {
 }
 
 impl Collected {
-    /// Collects CLI lines.
     pub(crate) fn lines(&mut self, reader: &mut Reader, lines: &[u8]) {
         for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             reader.read(line, &mut |part| self.take(part));
@@ -32,13 +30,11 @@ impl Collected {
         if self.model.is_empty() { request } else { &self.model }
     }
 
-    /// Text of all blocks.
     pub(crate) fn text(&self) -> String {
         let texts = self.content.iter().filter_map(|block| block.get("text")?.as_str());
         texts.collect()
     }
 
-    /// Thinking of all blocks.
     pub(super) fn thoughts(&self) -> String {
         let thoughts = self.content.iter().filter_map(|block| block.get("thinking")?.as_str());
         thoughts.collect()

@@ -14,15 +14,11 @@ use crate::server::api::error::ApiError;
 
 mod tables;
 
-/// Maximum fields named in one header value.
 const MAX_NAMES: usize = 32;
-/// Longest field name repeated from the caller.
 const MAX_NAME: usize = 64;
 
-/// Handling of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// Has its effect.
     Used,
     /// Has no effect and is named.
     Ignored,
@@ -44,7 +40,6 @@ pub(super) struct Field {
 /// Fields of a request without effect.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Ignored {
-    /// Names for the header.
     pub(crate) names: Vec<String>,
     /// Whether `http.strict` refuses them.
     pub(crate) is_refused_by_strict: bool,
@@ -108,11 +103,9 @@ impl Findings {
             }
             return Ok(());
         }
-        if field.fate == Fate::Used || field.is_harmless(value) {
-            return Ok(());
-        }
         match field.fate {
             Fate::Used => {}
+            _ if field.is_harmless(value) => {}
             Fate::Ignored => self.note(name, true),
             Fate::Unheeded => self.note(name, false),
             Fate::Refused => return Err(ApiError::unsupported(name, field.why)),
@@ -120,7 +113,6 @@ impl Findings {
         Ok(())
     }
 
-    /// Records a field once, within the maximum.
     fn note(&mut self, name: &str, refused_by_strict: bool) {
         self.0.is_refused_by_strict |= refused_by_strict;
         let plain = |letter: char| {

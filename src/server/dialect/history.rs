@@ -139,7 +139,7 @@ fn media(
             if text("data").is_some_and(|data| data.len() > MAX_IMAGE) {
                 return Err("an image's `data` must not be longer than 5 MiB in base64");
             }
-            image::check_source(source)?;
+            image::check(source)?;
         }
         "document" => {
             let complete = match text("type") {

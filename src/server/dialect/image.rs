@@ -7,13 +7,8 @@ use serde_json::Value;
 /// Characters of base64 that reveal the format: 16 characters are 12 bytes.
 const BEGINNING: usize = 16;
 
-/// Checks an image block of the Messages API.
-pub(super) fn check(block: &Value) -> Result<(), &'static str> {
-    check_source(&block["source"])
-}
-
-/// Checks the source of an image block.
-pub(super) fn check_source(source: &Value) -> Result<(), &'static str> {
+/// Checks the source of an image block of the Messages API.
+pub(super) fn check(source: &Value) -> Result<(), &'static str> {
     let text = |field: &str| source.get(field).and_then(Value::as_str);
     match text("type") {
         Some("base64") => {
@@ -61,9 +56,9 @@ mod tests {
 
     #[test]
     fn images_are_recognised() {
-        assert_eq!(check(&image("image/png", b"\x89PNG\r\n\x1a\n....")), Ok(()));
-        assert_eq!(check(&image("image/webp", b"RIFF\0\0\0\0WEBPVP8 ")), Ok(()));
-        assert_eq!(check(&json!({ "source": { "type": "url", "url": "https://h/a.png" } })), Ok(()));
+        assert_eq!(check(&image("image/png", b"\x89PNG\r\n\x1a\n....")["source"]), Ok(()));
+        assert_eq!(check(&image("image/webp", b"RIFF\0\0\0\0WEBPVP8 ")["source"]), Ok(()));
+        assert_eq!(check(&json!({ "type": "url", "url": "https://h/a.png" })), Ok(()));
         for (wrong, named) in [
             (image("image/png", b"GIF89a"), "not of its"),
             (image("image/bmp", b"BM"), "media_type"),
@@ -78,7 +73,7 @@ mod tests {
             (json!({ "source": 7 }), "source"),
             (json!({}), "source"),
         ] {
-            assert!(check(&wrong).unwrap_err().contains(named), "{wrong}");
+            assert!(check(&wrong["source"]).unwrap_err().contains(named), "{wrong}");
         }
     }
 }

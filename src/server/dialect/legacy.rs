@@ -11,8 +11,8 @@ use super::mcp::RequestedServers;
 use super::message::{Message, Object, checked_model, prompt, read, take_last};
 use super::{AnswerContext, Collected, Render, TurnEnd, TurnRequest, anthropic};
 use crate::model::OauthCredentials;
-use crate::server::api::error::ApiError;
-use crate::server::dialect::sse::{DONE, PING, aborted, event, failed, frames as write};
+use crate::server::api::error::{ApiError, failure_text, redact};
+use crate::server::dialect::sse::{DONE, PING, error_event, event, frames as write};
 use crate::server::files::ChangedFiles;
 use crate::turn::{Outcome, Status, TurnOptions};
 
@@ -34,7 +34,6 @@ pub(crate) fn parse_stream(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
     parse(bytes).map(|request| TurnRequest { stream: true, ..request })
 }
 
-/// Parses a body.
 pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
     check(read(bytes)?)
 }
@@ -93,9 +92,11 @@ impl Render for Lines {
             files.events().iter().for_each(|one| event(one, frames));
         }
         match ending {
-            TurnEnd::Finished(Outcome { status: Status::Failed(failure), .. }) => failed(failure, frames),
+            TurnEnd::Finished(Outcome { status: Status::Failed(failure), .. }) => {
+                error_event(&failure.kind, &failure_text(failure), frames);
+            }
             TurnEnd::Finished(Outcome { status: Status::Aborted(error), .. }) | TurnEnd::Failed(error) => {
-                aborted(error, frames);
+                error_event(error.code(), &redact::text_of(error), frames);
             }
             TurnEnd::Finished(_) => {}
         }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use url::Url;
@@ -20,13 +21,11 @@ const MAX_SERVERS: usize = 64;
 /// The field `mcp_servers` of a body, not validated yet.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct RequestedServers {
-    /// Names of configured servers.
     pub(crate) names: Vec<String>,
     /// Definitions: position in the body, name outside the definition if any, content.
     definitions: Vec<(String, Option<String>, Value)>,
 }
 
-/// Definition of a server: a command or a URL.
 #[derive(Deserialize)]
 struct Server {
     /// Name within the definition, in lists of the Messages API.
@@ -126,7 +125,7 @@ impl RequestedServers {
                 let problem = "a server's name must be 1 to 64 letters, digits, \"-\" and \"_\"";
                 return Err(ApiError::field(at, problem));
             }
-            let definition = one(server, mcp).map_err(|problem| problem.at(&at))?;
+            let definition = one(server, &at, mcp)?;
             if all.insert(name, definition).is_some() {
                 return Err(ApiError::field(at, "has the name of another server"));
             }
@@ -135,31 +134,9 @@ impl RequestedServers {
     }
 }
 
-/// Error in a definition.
-enum Problem {
-    /// Field and problem.
-    Field(&'static str, &'static str),
-    /// Host not allowed.
-    Host,
-}
-
-impl Problem {
-    fn at(self, at: &str) -> ApiError {
-        match self {
-            Self::Field(field, problem) => ApiError::field(format_args!("{at}{field}"), problem),
-            Self::Host => {
-                let message = format!(
-                    "{at}.url: its host and port are not among those that the operator allows \
-                     (mcp.allow_hosts)"
-                );
-                ApiError::new(axum::http::StatusCode::FORBIDDEN, "mcp_host_not_allowed", message)
-            }
-        }
-    }
-}
-
-fn one(server: Server, mcp: &Mcp) -> Result<Value, Problem> {
-    let wrong = |field, problem| Err(Problem::Field(field, problem));
+/// The definition in the CLI's own form; `at` is its position in the body.
+fn one(server: Server, at: &str, mcp: &Mcp) -> Result<Value, ApiError> {
+    let wrong = |field: &str, problem: &str| Err(ApiError::field(format_args!("{at}{field}"), problem));
     if server.tool_configuration.is_some_and(|restriction| !restriction.is_null()) {
         return wrong(".tool_configuration", "has no counterpart here; leave it out");
     }
@@ -183,9 +160,18 @@ fn one(server: Server, mcp: &Mcp) -> Result<Value, Problem> {
             Ok(json!({ "type": "stdio", "command": command, "args": args, "env": env }))
         }
         (None, Some(url)) => {
-            let url = address(&url)?;
+            let Some(url) = Url::parse(&url).ok().filter(|url| matches!(url.scheme(), "http" | "https"))
+            else {
+                return wrong(".url", "must be an address that begins with http:// or https://");
+            };
+            if !url.username().is_empty() || url.password().is_some() {
+                return wrong(".url", "must not hold a user name or password; give a token in auth_token");
+            }
             if !mcp.allows_host(&url) {
-                return Err(Problem::Host);
+                let problem =
+                    "its host and port are not among those that the operator allows (mcp.allow_hosts)";
+                let message = format!("{at}.url: {problem}");
+                return Err(ApiError::new(StatusCode::FORBIDDEN, "mcp_host_not_allowed", message));
             }
             let kind = match (server.r#type, server.transport) {
                 (Some(Kind::Stdio), _) => {
@@ -213,20 +199,6 @@ fn one(server: Server, mcp: &Mcp) -> Result<Value, Problem> {
         (Some(_), Some(_)) => wrong("", "has a command and a url; give one of them"),
         (None, None) => wrong("", "has neither a command nor a url"),
     }
-}
-
-fn address(text: &str) -> Result<Url, Problem> {
-    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-    let Some(url) = url else {
-        return Err(Problem::Field(".url", "must be an address that begins with http:// or https://"));
-    };
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(Problem::Field(
-            ".url",
-            "must not hold a user name or password; give a token in auth_token",
-        ));
-    }
-    Ok(url)
 }
 
 /// A name, safe to repeat in a refusal.

@@ -11,7 +11,6 @@ use serde_json::Value;
 use crate::model::{Prompt, is_model_name};
 use crate::server::api::error::ApiError;
 
-/// One message of the history.
 #[derive(Deserialize)]
 pub(crate) struct Message {
     pub(crate) role: Role,
@@ -26,14 +25,12 @@ pub(crate) enum Role {
     System,
 }
 
-/// Text or content blocks.
 pub(crate) enum Content {
     Text(String),
     Blocks(Vec<Value>),
 }
 
 impl Content {
-    /// Converts to a list of blocks.
     pub(super) fn into_blocks(self) -> Vec<Value> {
         match self {
             Self::Text(text) => vec![serde_json::json!({ "type": "text", "text": text })],
@@ -41,7 +38,6 @@ impl Content {
         }
     }
 
-    /// Joins the texts with `between`.
     pub(super) fn texts(&self, between: &str) -> String {
         match self {
             Self::Text(text) => text.clone(),
@@ -144,23 +140,14 @@ pub(super) fn take_last(history: &mut Vec<Message>) -> Result<(Content, String),
     Ok((last.content, at))
 }
 
-/// The prompt for the child.
 pub(super) fn prompt(content: Content, at: &str) -> Result<Prompt, ApiError> {
     match content {
-        Content::Text(text) if text.trim().is_empty() => {
-            Err(ApiError::field(format_args!("{at}.content"), "must not be empty"))
-        }
-        Content::Text(text) => Ok(Prompt::Text(text)),
-        Content::Blocks(blocks) => {
-            if blocks.is_empty() {
-                return Err(ApiError::field(format_args!("{at}.content"), "must not be empty"));
-            }
-            Ok(Prompt::Blocks(blocks))
-        }
+        Content::Text(text) if !text.trim().is_empty() => Ok(Prompt::Text(text)),
+        Content::Blocks(blocks) if !blocks.is_empty() => Ok(Prompt::Blocks(blocks)),
+        _ => Err(ApiError::field(format_args!("{at}.content"), "must not be empty")),
     }
 }
 
-/// Checks a model name.
 pub(super) fn checked_model(field: &str, model: String) -> Result<String, ApiError> {
     if is_model_name(&model) {
         return Ok(model);

@@ -6,14 +6,13 @@ mod chunks;
 mod message;
 mod request;
 
-pub(crate) use chunks::Chunks;
+pub(crate) use chunks::ChunkWriter;
 pub(crate) use request::parse;
 
 use super::{AnswerContext, Collected, mark_context_lost, new_id, stop_reason};
 use crate::model::Usage;
 use crate::turn::Outcome;
 
-/// Renders the answer as one document.
 pub(super) fn document(collected: Collected, outcome: &Outcome, context: &AnswerContext) -> Value {
     let mut message = json!({ "role": "assistant", "content": collected.text(), "refusal": null });
     let thoughts = collected.thoughts();
@@ -34,7 +33,6 @@ pub(super) fn document(collected: Collected, outcome: &Outcome, context: &Answer
     document
 }
 
-/// Finish reason of this API.
 fn finish_reason(outcome: &Outcome) -> &'static str {
     match stop_reason(outcome) {
         "max_tokens" | "model_context_window_exceeded" => "length",

@@ -3,11 +3,6 @@
 use bytes::{BufMut, BytesMut};
 use serde_json::{Value, json};
 
-use crate::error::TurnError;
-use crate::model::Failure;
-use crate::server::api::error::failure_text;
-use crate::server::api::error::redact;
-
 /// End of every stream.
 pub(crate) const DONE: &[u8] = b"data: [DONE]\n\n";
 /// Heartbeat comment: keeps proxies from closing a silent stream.
@@ -63,22 +58,11 @@ pub(crate) fn permission(request: &str, frames: &mut BytesMut) {
     frames.put_slice(AFTER);
 }
 
-/// Writes one event.
 pub(crate) fn event(value: &Value, frames: &mut BytesMut) {
     self::frames(value.to_string().as_bytes(), frames);
 }
 
-/// Event of a turn without an answer.
-pub(crate) fn aborted(error: &TurnError, frames: &mut BytesMut) {
-    error_event(error.code(), &redact::text_of(error), frames);
-}
-
-/// Event of a turn that the CLI ended with an error, after its last line.
-pub(crate) fn failed(failure: &Failure, frames: &mut BytesMut) {
-    error_event(&failure.kind, &failure_text(failure), frames);
-}
-
-fn error_event(code: &str, message: &str, frames: &mut BytesMut) {
+pub(crate) fn error_event(code: &str, message: &str, frames: &mut BytesMut) {
     event(&json!({ "type": "error", "error": { "message": message, "code": code } }), frames);
 }
 
@@ -109,8 +93,9 @@ mod tests {
     #[test]
     fn a_failure_is_one_event() {
         let mut frame = BytesMut::new();
-        aborted(&TurnError::Storage(std::io::Error::other("a\nb").into()), &mut frame);
-        let expected = "data: {\"error\":{\"code\":\"storage\",\"message\":\"cannot keep the session on disk: a\\nb\"},\"type\":\"error\"}\n\n";
+        error_event("storage", "a\nb", &mut frame);
+        let expected =
+            "data: {\"error\":{\"code\":\"storage\",\"message\":\"a\\nb\"},\"type\":\"error\"}\n\n";
         assert_eq!(frame, expected.as_bytes());
     }
 

@@ -23,7 +23,6 @@ pub(crate) fn route(pattern: Option<&str>) -> Route {
     }
 }
 
-/// Status class label.
 pub(crate) fn class(status: StatusCode) -> StatusClass {
     match status.as_u16() {
         ..400 => StatusClass::Served,
@@ -38,7 +37,6 @@ pub(crate) fn auth_failure(code: &str, status: StatusCode) -> Option<AuthFailure
     is_about_the_caller.then(|| AuthFailure::named(code).unwrap_or(AuthFailure::NotAllowed))
 }
 
-/// Limit label, by code.
 pub(crate) fn limit(code: &str) -> Option<HttpLimit> {
     match code {
         "too_many_requests" => Some(HttpLimit::Requests),

@@ -43,7 +43,6 @@ impl FileVersion {
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
     pub(crate) files: BTreeMap<PathBuf, FileVersion>,
-    /// Whether a limit was reached.
     pub(crate) partial: bool,
 }
 

@@ -1,7 +1,7 @@
 //! Reads request bodies within limits on size, total memory, time and share per caller.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -22,7 +22,6 @@ const UNIT: usize = 1 << 10;
 /// Maximum wait of a body for memory.
 const MEMORY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Limits and account of all bodies in memory.
 #[derive(Debug)]
 pub(crate) struct BodyBudget {
     limit: usize,
@@ -33,7 +32,6 @@ pub(crate) struct BodyBudget {
 #[derive(Debug)]
 struct Account {
     permits: Arc<Semaphore>,
-    /// Units held per caller.
     held: Mutex<HashMap<CallerId, usize>>,
 }
 
@@ -58,7 +56,6 @@ impl BodyBudget {
         Self { limit, within, account: Arc::new(Account { permits, held: Mutex::default() }) }
     }
 
-    /// Reads a whole body.
     pub(crate) async fn receive(&self, caller: &Caller, body: Body) -> Result<Received, ApiError> {
         let mut share =
             BodyShare { account: self.account.clone(), caller: caller.name(), units: 0, permits: None };
@@ -99,14 +96,10 @@ impl BodyBudget {
 }
 
 impl Account {
-    fn held(&self) -> MutexGuard<'_, HashMap<CallerId, usize>> {
-        self.held.lock_unpoisoned()
-    }
-
     /// Adds `more` units to the caller's share. A caller holds at most as much as is left for all others: one caller
     /// ends at half of the memory, two at a third each, so that the next always gets some.
     fn count(&self, caller: &CallerId, more: usize) -> Result<(), ApiError> {
-        let mut held = self.held();
+        let mut held = self.held.lock_unpoisoned();
         let own = held.get(caller).copied().unwrap_or_default();
         if own > 0 && own + more > self.permits.available_permits() {
             return Err(full("too many long requests of this caller are being read"));
@@ -116,17 +109,14 @@ impl Account {
     }
 }
 
-/// Share of one body in the account.
 struct BodyShare {
     account: Arc<Account>,
     caller: CallerId,
-    /// Units counted for its caller.
     units: usize,
     permits: Option<OwnedSemaphorePermit>,
 }
 
 impl BodyShare {
-    /// Waits until the share has `units`.
     async fn grow(&mut self, units: usize) -> Result<(), ApiError> {
         let more = units.saturating_sub(self.units);
         if more == 0 {
@@ -148,7 +138,7 @@ impl BodyShare {
 
 impl Drop for BodyShare {
     fn drop(&mut self) {
-        let mut held = self.account.held();
+        let mut held = self.account.held.lock_unpoisoned();
         if let Some(own) = held.get_mut(&self.caller) {
             *own = own.saturating_sub(self.units);
             if *own == 0 {
@@ -187,6 +177,6 @@ mod tests {
         assert!(receive("alice").await.is_ok());
         drop(held);
         assert!(receive("mallory").await.is_ok());
-        assert!(budget.account.held().is_empty(), "callers without bodies are removed");
+        assert!(budget.account.held.lock_unpoisoned().is_empty(), "callers without bodies are removed");
     }
 }

@@ -38,7 +38,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Minimum interval between log lines about failed accepts.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Shutdown in two steps.
 #[derive(Debug, Clone)]
 pub(crate) struct Closing {
     /// First step: accept no more connections, finish responses in progress.
@@ -57,16 +56,13 @@ impl Closing {
     }
 }
 
-/// Accept loop of one listener.
 pub(crate) struct Acceptor {
     pub(crate) listener: TcpListener,
     pub(crate) handler: ConnectionHandler,
-    /// Maximum concurrent connections.
     pub(crate) most: usize,
     pub(crate) tasks: TaskTracker,
 }
 
-/// Router and limits for connections.
 #[derive(Clone)]
 pub(crate) struct ConnectionHandler {
     pub(crate) router: Router,
@@ -80,7 +76,6 @@ pub(crate) struct ConnectionHandler {
 }
 
 impl Acceptor {
-    /// Accepts connections until shutdown begins.
     pub(crate) async fn run(self) {
         let closing = self.handler.closing.clone();
         closing.or(self.accept_all()).await;
@@ -161,7 +156,6 @@ impl ConnectionHandler {
         log(ended);
     }
 
-    /// Answers one request with a refusal.
     async fn refuse(self, stream: IdleTimeoutIo<TcpStream>) {
         let service = TowerToHyperService::new(self.overloaded);
         let connection = builder(REFUSAL_TIMEOUT).serve_connection(TokioIo::new(stream), service);

@@ -16,14 +16,12 @@ use tokio::time::{Instant, Sleep, sleep};
 
 /// Maximum time to read from a client that still sends after the response: without data, and in total.
 const LINGER: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
-/// Size of the buffer for discarded bytes.
 const THROWN_AWAY: usize = 8 << 10;
 
 /// A stream whose writes fail after `limit` without progress.
 pub(crate) struct IdleTimeoutIo<S> {
     inner: S,
     limit: Duration,
-    /// Whether a write is pending.
     is_waiting: Arc<AtomicBool>,
     /// Runs only while a write is pending.
     deadline: Option<Pin<Box<Sleep>>>,

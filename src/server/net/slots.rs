@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,7 +23,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
 /// Maximum wait for a slot. Each evicted connection may just have received a request.
 const SLOT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The slots of one listener.
 pub(super) struct ConnectionSlots {
     permits: Arc<Semaphore>,
     idle: Mutex<Idle>,
@@ -65,21 +64,17 @@ impl ConnectionSlots {
 
     /// Idle time of the connection idle longest, if any.
     fn idlest_for(&self) -> Option<Duration> {
-        self.idle().waiting.first_key_value().map(|(_, (since, _))| since.elapsed())
+        self.idle.lock_unpoisoned().waiting.first_key_value().map(|(_, (since, _))| since.elapsed())
     }
 
     /// Asks the connection idle longest to close; returns whether there was one.
     pub(super) fn evict_idlest(&self) -> bool {
-        let idlest = self.idle().waiting.pop_first();
+        let idlest = self.idle.lock_unpoisoned().waiting.pop_first();
         let is_there = idlest.is_some();
         if let Some((_, (_, leave))) = idlest {
             leave.notify_one();
         }
         is_there
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Idle> {
-        self.idle.lock_unpoisoned()
     }
 }
 
@@ -106,12 +101,10 @@ impl ConnectionSlot {
         slot
     }
 
-    /// Completes when the connection is evicted.
     pub(super) async fn evicted(&self) {
         self.leave.notified().await;
     }
 
-    /// Whether a request is being served.
     pub(super) fn is_in_use(&self) -> bool {
         self.in_use.load(Ordering::Acquire)
     }
@@ -124,22 +117,18 @@ impl ConnectionSlot {
     }
 
     fn rest(&self) {
-        let mut idle = self.slots.idle();
+        let mut idle = self.slots.idle.lock_unpoisoned();
         let number = idle.next;
         idle.next += 1;
         idle.waiting.insert(number, (Instant::now(), self.leave.clone()));
-        *self.number() = number;
+        *self.number.lock_unpoisoned() = number;
         drop(idle);
         self.in_use.store(false, Ordering::Release);
     }
 
     fn forget(&self) {
-        let number = *self.number();
-        self.slots.idle().waiting.remove(&number);
-    }
-
-    fn number(&self) -> MutexGuard<'_, u64> {
-        self.number.lock_unpoisoned()
+        let number = *self.number.lock_unpoisoned();
+        self.slots.idle.lock_unpoisoned().waiting.remove(&number);
     }
 }
 
@@ -245,6 +234,6 @@ mod tests {
         assert!(is_asked(&places[0]).await && is_asked(&places[1]).await);
         drop(places);
         assert!(slots.acquire().await.is_some());
-        assert!(slots.idle().waiting.is_empty(), "closed connections are removed");
+        assert!(slots.idle.lock_unpoisoned().waiting.is_empty(), "closed connections are removed");
     }
 }

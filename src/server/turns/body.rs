@@ -28,7 +28,6 @@ use crate::turn::{Outcome, Turn};
 /// Collects the files that a turn wrote, once polled.
 pub(super) type Gathering = Pin<Box<dyn Future<Output = ChangedFiles> + Send>>;
 
-/// Files written by a turn.
 pub(super) trait TurnFiles: Send {
     /// Called with each batch of lines: files written before the first one belong to earlier turns.
     fn turn_begins(&mut self);
@@ -37,7 +36,6 @@ pub(super) trait TurnFiles: Send {
     fn gather(self: Box<Self>) -> Gathering;
 }
 
-/// The response body of a streamed turn.
 pub(super) struct TurnBody {
     stage: Stage,
     dialect: Dialect,

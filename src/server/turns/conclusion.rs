@@ -8,10 +8,8 @@ use crate::server::conversations::Claim;
 use crate::server::dialect::{Dialect, TurnEnd, is_answer};
 use crate::turn::{Outcome, Status};
 
-/// Consequences of the end of a turn.
 #[derive(Debug)]
 pub(super) struct Conclusion {
-    /// Outcome in the log.
     pub(super) word: &'static str,
     /// The error sent instead of an answer.
     pub(super) error: Option<ApiError>,

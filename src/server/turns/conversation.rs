@@ -8,27 +8,10 @@ use crate::server::auth::caller;
 use crate::server::conversations::Claim;
 use crate::server::dialect::TurnRequest;
 
-/// The conversation of a request.
 pub(super) struct Conversation {
     pub(super) name: String,
     /// Held when the conversation was found by its history.
     pub(super) claim: Option<Claim>,
-}
-
-impl Conversation {
-    /// See [`Claim::mark_sent`].
-    pub(super) fn mark_sent(&mut self) {
-        if let Some(claim) = &mut self.claim {
-            claim.mark_sent();
-        }
-    }
-
-    /// See [`Claim::mark_unsent`].
-    pub(super) fn mark_unsent(&mut self) {
-        if let Some(claim) = &mut self.claim {
-            claim.mark_unsent();
-        }
-    }
 }
 
 impl TurnHandler {
@@ -51,12 +34,12 @@ impl TurnHandler {
             checked(name).map_err(|error| ApiError::field("session_id", error.message()))?;
         }
         if let Some(name) = request.conversation.clone().or(header) {
-            self.app.conversations().exclude(user, &name).await;
+            self.app.conversations.exclude(user, &name).await;
             return Ok(Conversation { name, claim: None });
         }
         match &request.history_digest {
             Some(digest) => {
-                let claim = self.app.conversations().claim(user, digest).await?;
+                let claim = self.app.conversations.claim(user, digest).await?;
                 Ok(Conversation { name: claim.conversation().to_owned(), claim: Some(claim) })
             }
             None => Ok(Conversation { name: DEFAULT_CONVERSATION.to_owned(), claim: None }),

@@ -38,7 +38,7 @@ impl PendingTurn {
         let conclusion = Conclusion::of(self.request.dialect, end);
         self.log.ended(&conclusion);
         if conclusion.has_started {
-            self.app.started_once().open();
+            self.app.started_once.open();
         }
         if let Ok(outcome) = &ended {
             collected.end(&mut reader, if outcome.is_ok() { &outcome.text } else { "" });

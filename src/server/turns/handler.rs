@@ -19,6 +19,7 @@ use crate::server::api::error::{ApiError, ErrorForm};
 use crate::server::api::router::OfTurn;
 use crate::server::app::App;
 use crate::server::auth::caller::{self, Caller};
+use crate::server::conversations::Claim;
 use crate::server::dialect::{self, Dialect, TurnRequest};
 use crate::server::files::WorkspaceWatch;
 use crate::server::net::body::Received;
@@ -28,10 +29,8 @@ use crate::turn::Hold;
 /// Longest body parsed on the runtime; longer ones go to a blocking thread. A megabyte takes some milliseconds.
 const PARSE_INLINE: usize = 256 << 10;
 
-/// Parser of one dialect.
 pub(super) type Parse = fn(&[u8]) -> Result<TurnRequest, ApiError>;
 
-/// A request whose body has been received.
 pub(super) struct TurnHandler {
     pub(super) app: Arc<App>,
     pub(super) caller: Caller,
@@ -88,7 +87,7 @@ impl TurnHandler {
         hold: Hold,
         form: ErrorForm,
     ) -> Result<Response, ApiError> {
-        self.app.exporter().metrics().turns.increment(request.dialect.metric_label());
+        self.app.exporter.metrics.turns.increment(request.dialect.metric_label());
         self.refuse_ignored_fields(&request)?;
         self.choose_mcp_servers(&mut request)?;
         let is_detached = self.on_disconnect()? == OnDisconnect::Detach;
@@ -96,7 +95,7 @@ impl TurnHandler {
         let reservation = match key {
             None => None,
             Some(key) => {
-                match self.app.idempotency().begin(&key, &self.caller, &user, self.parts.uri.path())? {
+                match self.app.idempotency.begin(&key, &self.caller, &user, self.parts.uri.path())? {
                     Begin::New(reservation) => Some(reservation),
                     Begin::Replay(response) => return Ok(response),
                 }
@@ -104,7 +103,7 @@ impl TurnHandler {
         };
         let permit = self.app.turn_permit(&user, &self.caller)?;
         let mut conversation = self.conversation(&user, &request).await?;
-        let session = self.app.pilot().conversation(user.as_bytes(), &conversation.name);
+        let session = self.app.pilot.conversation(user.as_bytes(), &conversation.name);
         if let Some(credentials) = &request.credentials {
             session.write_credentials(credentials).await?;
         }
@@ -112,11 +111,11 @@ impl TurnHandler {
         let is_queued =
             session.status().is_some_and(|now| now.state == SessionState::Busy || now.queue_depth > 0);
         let (prompt, options) = (std::mem::take(&mut request.prompt), std::mem::take(&mut request.options));
-        conversation.mark_sent();
+        conversation.claim.as_mut().map(Claim::mark_sent);
         let turn = match session.send_held(prompt, options, Some(hold)).await {
             Ok(turn) => turn,
             Err(error) => {
-                conversation.mark_unsent();
+                conversation.claim.as_mut().map(Claim::mark_unsent);
                 return Err(error.into());
             }
         };
@@ -132,14 +131,14 @@ impl TurnHandler {
         };
         match reservation {
             None => Ok(responding.await),
-            Some(reservation) => app.idempotency().record(reservation, (form, request_id), responding).await,
+            Some(reservation) => app.idempotency.record(reservation, (form, request_id), responding).await,
         }
     }
 
     /// With `http.strict`, refuses a request with fields or history parts that have no effect.
     fn refuse_ignored_fields(&self, request: &TurnRequest) -> Result<(), ApiError> {
         let is_refusable = request.ignored.is_refused_by_strict || !request.left_out.is_empty();
-        if !(is_refusable && self.app.pilot().config().http.strict) {
+        if !(is_refusable && self.app.pilot.config().http.strict) {
             return Ok(());
         }
         let fields = request.without_effect().join(", ");
@@ -148,7 +147,7 @@ impl TurnHandler {
     }
 
     fn choose_mcp_servers(&self, request: &mut TurnRequest) -> Result<(), ApiError> {
-        let config = &self.app.pilot().config().mcp;
+        let config = &self.app.pilot.config().mcp;
         let requested = request.mcp_servers.take();
         let servers = mcp::choose(requested, &self.parts.headers, &self.caller, config)?;
         // SDK clients state everything with each request: no servers means none, not the former ones.
@@ -159,7 +158,6 @@ impl TurnHandler {
         Ok(())
     }
 
-    /// The user whose session runs the turn.
     async fn user(&self, request: &mut TurnRequest) -> Result<UserId, ApiError> {
         let client = request.client.take().filter(|_| !self.caller.is_user());
         let named = match request.user.as_ref().or(client.as_ref()) {
@@ -171,7 +169,7 @@ impl TurnHandler {
 
     fn on_disconnect(&self) -> Result<OnDisconnect, ApiError> {
         match self.parts.headers.get(ON_DISCONNECT_HEADER).map(HeaderValue::as_bytes) {
-            None => Ok(self.app.pilot().config().http.on_disconnect),
+            None => Ok(self.app.pilot.config().http.on_disconnect),
             Some(b"interrupt") => Ok(OnDisconnect::Interrupt),
             Some(b"detach") => Ok(OnDisconnect::Detach),
             Some(_) => {

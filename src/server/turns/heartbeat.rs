@@ -13,7 +13,6 @@ use tokio::time::{Instant, Sleep, sleep};
 /// Silent quarters before a heartbeat: with the quarter of the last event, three quarters to one whole interval.
 const SILENT_QUARTERS: u32 = 3;
 
-/// The heartbeat timer of one stream.
 #[derive(Debug)]
 pub(super) struct Heartbeat {
     quarter: Duration,

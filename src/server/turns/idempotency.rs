@@ -31,16 +31,12 @@ mod reservation;
 use records::{Digest, Lookup, Recorded, Records};
 pub(super) use reservation::Reservation;
 
-/// Header with the key.
 const KEY_HEADER: &str = "idempotency-key";
 /// Header that marks a replayed answer.
 pub(crate) const REPLAYED_HEADER: HeaderName = HeaderName::from_static("idempotent-replayed");
-/// Longest key.
 const MAX_KEY_BYTES: usize = 255;
-/// Retry delay while the turn runs.
 const RUNNING_PAUSE: Duration = Duration::from_secs(1);
 
-/// A key and the digest of its request.
 pub(super) struct IdempotencyKey {
     id: Vec<u8>,
     request: Digest,
@@ -69,24 +65,16 @@ impl IdempotencyKey {
     }
 }
 
-/// All records.
 pub(crate) struct Idempotency {
     records: Arc<Mutex<Records>>,
     tasks: TaskTracker,
     closing: Closing,
 }
 
-impl std::fmt::Debug for Idempotency {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Idempotency(redacted)")
-    }
-}
-
 /// Result of a request with a key.
 pub(super) enum Begin {
     /// The key is new: run the turn.
     New(Reservation),
-    /// The recorded answer.
     Replay(Response),
 }
 

@@ -19,7 +19,6 @@ impl TurnLog {
         Self { request_id, begin, outcome: "client_gone", is_refusal: false }
     }
 
-    /// Records the end of the turn.
     pub(super) fn ended(&mut self, conclusion: &Conclusion) {
         (self.outcome, self.is_refusal) = (conclusion.word, conclusion.is_refusal);
     }

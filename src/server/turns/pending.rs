@@ -21,7 +21,6 @@ use crate::server::dialect::{AnswerContext, TurnRequest, renderer};
 use crate::server::files::WorkspaceWatch;
 use crate::turn::Turn;
 
-/// An accepted turn without a response.
 pub(super) struct PendingTurn {
     pub(super) app: Arc<App>,
     pub(super) request: TurnRequest,
@@ -51,12 +50,12 @@ impl PendingTurn {
             (true, false) => event_stream(Body::from_stream(self.stream(&context).await?)),
             (true, true) => {
                 let begin = async move { self.stream(&context).await };
-                event_stream(Body::from_stream(app.replays().detach(&user, &name, form, begin).await?))
+                event_stream(Body::from_stream(app.replays.detach(&user, &name, form, begin).await?))
             }
             (false, false) => Json(self.collect(&context).await?).into_response(),
             (false, true) => {
                 let collect = async move { self.collect(&context).await };
-                app.replays().collect(&user, &name, form, collect).await?
+                app.replays.collect(&user, &name, form, collect).await?
             }
         };
         if !ignored.is_empty() {
@@ -67,12 +66,12 @@ impl PendingTurn {
 
     /// Starts the event stream. A failure before its first event is a status.
     async fn stream(mut self, context: &AnswerContext) -> Result<TurnBody, ApiError> {
-        let config = self.app.pilot().config();
+        let config = self.app.pilot.config();
         let heartbeat = config.http.heartbeat;
         let reader = self.turn.answer_reader(config.cli.partial_messages);
         let render = renderer(&self.request, context, reader, self.conversation.claim.is_some());
         let render = (self.request.dialect, render);
-        let (started_once, claim) = (self.app.started_once().clone(), self.conversation.claim);
+        let (started_once, claim) = (self.app.started_once.clone(), self.conversation.claim);
         let mut body =
             TurnBody::new(self.turn, render, started_once, claim, self.permit, heartbeat, self.log);
         if let Some(watch) = self.files.take() {
@@ -83,7 +82,6 @@ impl PendingTurn {
     }
 }
 
-/// Files of a streamed turn.
 struct Watched {
     app: Arc<App>,
     watch: WorkspaceWatch,
@@ -106,12 +104,11 @@ impl TurnFiles for Watched {
 pub(super) fn gather(app: Arc<App>, watch: WorkspaceWatch) -> Gathering {
     Box::pin(async move {
         // The semaphore is never closed.
-        let _permit = app.gathering().acquire().await;
+        let _permit = app.gathering.acquire().await;
         watch.written().await
     })
 }
 
-/// A response with an event stream.
 pub(super) fn event_stream(body: Body) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();

@@ -46,23 +46,14 @@ const MOST_BYTES: usize = 256 << 20;
 
 type Key = (UserId, String);
 
-/// All detached turns.
 pub(crate) struct Replays {
     /// Running turns of each session and the last ended one, in order of acceptance.
     kept: Arc<DashMap<Key, Vec<Arc<Ring>>>>,
-    /// Maximum bytes of events per turn.
     capacity: usize,
-    /// Bytes of all events.
     held: Arc<AtomicUsize>,
     heartbeat: Duration,
     tasks: TaskTracker,
     closing: Closing,
-}
-
-impl std::fmt::Debug for Replays {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Replays({})", self.kept.len())
-    }
 }
 
 impl Replays {
@@ -210,7 +201,7 @@ pub(crate) async fn attach(
         Some(value) => Some(value.to_str().map_err(|_| ring::unreadable())?),
         None => None,
     };
-    let attached = app.replays().attach(&user, &session, last)?;
+    let attached = app.replays.attach(&user, &session, last)?;
     let form = attached.form();
     let mut response = event_stream(Body::from_stream(attached));
     response.extensions_mut().insert(form);

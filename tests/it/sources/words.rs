@@ -36,7 +36,7 @@ const STILL: &[(&str, usize)] = &[
     ("SECURITY.md", 0),
 ];
 
-/// The deprecated path of the event stream, and the id of its operation, are part of the interface.
+/// The deprecated path of the event stream and the id of its operation are part of the interface.
 const DEPRECATED: [&str; 2] = ["/v1/happenings", "followHappenings"];
 
 /// The words of a text in lower case; identifiers fall into their parts.

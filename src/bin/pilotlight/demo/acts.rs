@@ -18,21 +18,16 @@ use super::script::{CodeWord, Script};
 use super::show::{Problem, Show};
 use super::stage::Stage;
 
-/// The first user.
 const ALICE: &str = "alice";
-/// The second.
 const BOB: &str = "bob";
 
-/// State shared by the parts.
 pub(super) struct Plot {
     script: Script,
     alice: CodeWord,
     bob: CodeWord,
     /// Answered turns, compared with the server's count.
     answered: u32,
-    /// Turns lost by a kill.
     lost: u32,
-    /// Kills by the demo.
     kills: u32,
 }
 

@@ -30,7 +30,6 @@ pub(super) struct Message {
     pub(super) sent: String,
 }
 
-/// Answer to a message.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Answer {
     /// Final text, or the received part of a lost turn.
@@ -51,7 +50,6 @@ pub(super) struct Answer {
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct SessionStats {
     pub(super) pid: Option<i32>,
-    pub(super) generation: u64,
     pub(super) restarts: u64,
     pub(super) memory_bytes: f64,
 }
@@ -126,13 +124,11 @@ impl Client {
         Ok(users.iter().find(is_theirs).map(session_stats))
     }
 
-    /// Pid of a user's running process.
     pub(super) async fn pid(&self, user: &str) -> Result<i32, Problem> {
         let pid = self.session_stats(user).await?.and_then(|session_stats| session_stats.pid);
         pid.ok_or_else(|| Problem::seen(format!("the server has no process for {user}")))
     }
 
-    /// Scrapes the server's metrics.
     pub(super) async fn metrics(&self) -> Result<Metrics, Problem> {
         Ok(Metrics::read(&self.get(self.admin, "/metrics").await?, &self.prefix))
     }
@@ -159,7 +155,6 @@ fn session_stats(entry: &Value) -> SessionStats {
     let number = |name| entry.get(name).and_then(Value::as_u64).unwrap_or(0);
     SessionStats {
         pid: entry.get("pid").and_then(Value::as_i64).and_then(|pid| pid.try_into().ok()),
-        generation: number("generation"),
         restarts: number("restarts"),
         memory_bytes: number("memory_bytes") as f64,
     }
@@ -175,7 +170,6 @@ fn broken(error: &reqwest::Error) -> Problem {
     Problem::Seen(text)
 }
 
-/// Incremental reader of an event stream.
 #[derive(Default)]
 struct Reading {
     /// Bytes after the last line end.

@@ -11,9 +11,7 @@ use super::text::wrapped;
 const WIDEST: usize = 92;
 /// Minimum line width, which tables need.
 const NARROWEST: usize = 60;
-/// Maximum lines of a shown answer.
 const ANSWER_LINES: usize = 2;
-/// Indentation below a heading.
 const INDENT: &str = "  ";
 
 /// Line width: the terminal's, else that of the variable `COLUMNS`, within bounds.
@@ -24,7 +22,7 @@ pub(super) fn width(terminal: Option<u16>, columns: Option<&str>) -> usize {
 }
 
 /// Width and styles in use; the styles are empty without a terminal.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Layout {
     width: usize,
     strong: Style,
@@ -34,13 +32,10 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// A layout without colours.
     pub(super) fn plain(width: usize) -> Self {
-        let none = Style::new();
-        Self { width, strong: none, faint: none, good: none, bad: none }
+        Self { width, ..Self::default() }
     }
 
-    /// A layout with colours.
     pub(super) fn colours(width: usize) -> Self {
         Self {
             width,
@@ -51,7 +46,6 @@ impl Layout {
         }
     }
 
-    /// Title line.
     pub(super) fn title(&self, name: &str, rest: &str) -> String {
         let text = self.indented(&format!("{name} {rest}"), "", "");
         text.replacen(name, &paint(self.strong, name), 1)
@@ -68,12 +62,10 @@ impl Layout {
         )
     }
 
-    /// Paragraph.
     pub(super) fn text(&self, text: &str) -> String {
         self.indented(text, INDENT, INDENT)
     }
 
-    /// Faint paragraph.
     pub(super) fn note(&self, text: &str) -> String {
         self.indented(text, INDENT, INDENT)
             .lines()
@@ -105,13 +97,11 @@ impl Layout {
         line
     }
 
-    /// Table header.
     pub(super) fn header(&self, columns: &Columns, names: &[&str]) -> String {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         format!("{}\n", paint(self.faint, columns.line(&names, self.width)))
     }
 
-    /// Table row.
     pub(super) fn row(&self, columns: &Columns, cells: &[String]) -> String {
         format!("{}\n", columns.line(cells, self.width))
     }
@@ -145,7 +135,6 @@ impl Layout {
         all
     }
 
-    /// Wraps a text with indentation.
     fn indented(&self, text: &str, first: &str, rest: &str) -> String {
         let indent = first.chars().count().max(rest.chars().count());
         let lines = wrapped(text, self.width.saturating_sub(indent));
@@ -153,15 +142,12 @@ impl Layout {
         indents.zip(lines).map(|(indent, line)| format!("{indent}{line}\n")).collect()
     }
 
-    /// Last line.
     pub(super) fn verdict(&self, claims: usize, failed: usize, took: Duration) -> String {
-        let took = took.as_secs_f64();
-        if failed == 0 {
-            let all = format!("All {claims} claims hold.");
-            return format!("\n{} {took:.1} s in all.\n", paint(self.good, all));
-        }
-        let some = format!("{failed} of {claims} claims do not hold.");
-        format!("\n{} {took:.1} s in all.\n", paint(self.bad, some))
+        let (style, text) = match failed {
+            0 => (self.good, format!("All {claims} claims hold.")),
+            _ => (self.bad, format!("{failed} of {claims} claims do not hold.")),
+        };
+        format!("\n{} {:.1} s in all.\n", paint(style, text), took.as_secs_f64())
     }
 }
 

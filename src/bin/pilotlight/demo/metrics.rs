@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-/// The samples of one scrape.
 #[derive(Debug, Default)]
 pub(super) struct Metrics {
     prefix: String,
-    /// Series (name and labels) and value.
     samples: Vec<(String, f64)>,
 }
 
@@ -72,7 +70,6 @@ impl Metrics {
     }
 }
 
-/// Upper bound of a bucket.
 fn bound(series: &str) -> Option<f64> {
     let (_, after) = series.split_once("le=\"")?;
     match after.split_once('"')?.0 {

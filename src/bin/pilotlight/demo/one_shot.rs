@@ -20,7 +20,6 @@ use super::show::Problem;
 /// Maximum lifetime of one process, including a real model's answer.
 const ENDED_WITHIN: Duration = Duration::from_secs(120);
 
-/// Flags without a value of their own.
 const FLAGS: [&str; 6] = [
     "--print",
     "--verbose",
@@ -30,26 +29,19 @@ const FLAGS: [&str; 6] = [
     "--setting-sources=",
 ];
 
-/// Directories of the process.
-pub(super) struct Dirs {
-    pub(super) work: PathBuf,
-    pub(super) home: PathBuf,
-    pub(super) tmp: PathBuf,
-}
-
 /// A CLI without the server, and its conversation.
 pub(super) struct OneShotCli<'a> {
     pub(super) config: &'a Config,
     pub(super) program: PathBuf,
-    pub(super) dirs: Dirs,
+    /// Parent of its directories.
+    pub(super) root: PathBuf,
     pub(super) session_id: String,
     pub(super) mark: &'a str,
 }
 
-/// Answer of one process.
 #[derive(Debug, Clone)]
 pub(super) struct Answered {
-    pub(super) pid: u32,
+    pub(super) pid: i32,
     pub(super) text: String,
     pub(super) first: Duration,
     pub(super) whole: Duration,
@@ -65,7 +57,7 @@ impl OneShotCli<'_> {
     async fn run(&self, message: &Message, resumes: bool) -> Result<Answered, Problem> {
         let begin = Instant::now();
         let mut child = self.command(resumes).spawn()?;
-        let pid = child.id().unwrap_or_default();
+        let pid = child.id().unwrap_or_default().cast_signed();
         let content = json!({ "role": "user", "content": message.sent });
         let line = format!("{}\n", json!({ "type": "user", "message": content }));
         let mut answered = read(&mut child, line.as_bytes(), begin).await?;
@@ -91,11 +83,11 @@ impl OneShotCli<'_> {
             .env_clear()
             .envs(passed)
             .env("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
-            .env("HOME", &self.dirs.home)
-            .env("TMPDIR", &self.dirs.tmp)
+            .env("HOME", self.root.join("home"))
+            .env("TMPDIR", self.root.join("tmp"))
             .envs(&self.config.cli.env)
             .env(MARK, self.mark)
-            .current_dir(&self.dirs.work)
+            .current_dir(self.root.join("work"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

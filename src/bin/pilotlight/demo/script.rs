@@ -20,7 +20,6 @@ impl CodeWord {
         &self.0
     }
 
-    /// Whether an answer contains the word.
     pub(super) fn is_in(&self, answer: &str) -> bool {
         answer.to_lowercase().contains(&self.0)
     }
@@ -34,7 +33,6 @@ pub(super) struct Script {
 }
 
 impl Script {
-    /// Gives the code word.
     pub(super) fn introduce(self, word: &CodeWord) -> Message {
         let word = word.as_str();
         let shown = format!("My code word is {word}. Please say it back.");
@@ -46,7 +44,6 @@ impl Script {
         self.message("What is my code word?".to_owned(), " Answer with that word alone.", "[[recall]]")
     }
 
-    /// Asks for some words to be repeated.
     pub(super) fn repeat(self, words: &str) -> Message {
         self.message(
             format!("Please say: {words}"),

@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use super::layout::{Columns, Layout, width};
 
-/// Failure of a part of the demo.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Problem {
-    /// The output is closed.
     #[error("cannot write: {0}")]
     Output(#[from] std::io::Error),
     /// A required step failed.
@@ -22,7 +20,6 @@ impl Problem {
     }
 }
 
-/// The printer and its counters.
 pub(super) struct Show {
     layout: Layout,
     parts: usize,

@@ -10,7 +10,7 @@ use pilotlight::server::{ServeError, Server};
 use tokio::time::{Instant, sleep};
 
 use super::client::Client;
-use super::one_shot::{Dirs, OneShotCli};
+use super::one_shot::OneShotCli;
 use super::process::{MARK, Process, started_here};
 use super::show::Problem;
 use crate::temp_dir::{TempDir, private_directory};
@@ -30,7 +30,6 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// Maximum time from the shutdown until no process is left.
 const GONE_WITHIN: Duration = Duration::from_secs(2);
 
-/// Failure to start the demo.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DemoStartError {
     #[error("cannot make a temporary directory: {0}")]
@@ -53,11 +52,10 @@ pub(super) struct Setup {
     mark: String,
 }
 
-/// The running server and its client.
 pub(super) struct Stage {
     pub(super) setup: Setup,
     pub(super) client: Client,
-    server: Server,
+    pub(super) server: Server,
 }
 
 /// Processes before and after the shutdown.
@@ -85,18 +83,16 @@ impl Setup {
     /// The CLI without the server, in its own directories.
     pub(super) fn one_shot(&self) -> std::io::Result<OneShotCli<'_>> {
         let root = self.directory.path().join("one-shot");
-        let dirs = Dirs { work: root.join("work"), home: root.join("home"), tmp: root.join("tmp") };
-        for dir in [&dirs.work, &dirs.home, &dirs.tmp] {
-            private_directory(dir)?;
+        for name in ["work", "home", "tmp"] {
+            private_directory(&root.join(name))?;
         }
         let session_id = uuid::Uuid::new_v4().to_string();
         let program = self.program.clone();
-        Ok(OneShotCli { config: &self.config, program, dirs, session_id, mark: &self.mark })
+        Ok(OneShotCli { config: &self.config, program, root, session_id, mark: &self.mark })
     }
 }
 
 impl Stage {
-    /// Starts the server.
     pub(super) async fn set(setup: Setup) -> Result<Self, DemoStartError> {
         let server = Server::start(setup.config.clone()).await?;
         let client = Client::new(server.http(), server.admin(), &setup.config.metrics.prefix);
@@ -110,14 +106,6 @@ impl Stage {
                 Ok(Some(_)) => sleep(LOOK_EVERY).await,
             }
         }
-    }
-
-    pub(super) fn http(&self) -> SocketAddr {
-        self.server.http()
-    }
-
-    pub(super) fn admin(&self) -> SocketAddr {
-        self.server.admin()
     }
 
     /// Kills the process of a user without warning, as the kernel's OOM killer does.
@@ -141,13 +129,8 @@ impl Stage {
         loop {
             let mut left = started_here(&mark);
             // Includes processes that are no longer descendants and have cleared their environment.
-            left.extend(
-                before
-                    .iter()
-                    .filter(|process| process.is_alive())
-                    .filter(|process| !left.contains(process))
-                    .collect::<Vec<_>>(),
-            );
+            let hidden = before.iter().filter(|process| process.is_alive() && !left.contains(process));
+            left.extend(hidden.copied().collect::<Vec<_>>());
             if left.is_empty() || Instant::now() >= deadline {
                 return (self.setup, Ended { before: before.len(), left, took });
             }
@@ -174,7 +157,6 @@ pub(super) async fn until<T>(
     }
 }
 
-/// Program name of the built-in simulation.
 pub(super) const SIMULATION: &str = "sim";
 
 /// The given configuration with the settings that the demo needs.

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-/// A duration in three digits.
 pub(super) fn took(time: Duration) -> String {
     let milliseconds = time.as_secs_f64() * 1e3;
     match milliseconds {
@@ -12,7 +11,6 @@ pub(super) fn took(time: Duration) -> String {
     }
 }
 
-/// A size in MiB or GiB.
 pub(super) fn size(bytes: f64) -> String {
     let mebibytes = bytes / 1_048_576.0;
     if mebibytes < 1024.0 { format!("{mebibytes:.1} MiB") } else { format!("{:.1} GiB", mebibytes / 1024.0) }

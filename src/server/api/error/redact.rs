@@ -2,7 +2,6 @@
 
 use crate::error::TurnError;
 
-/// Error text for callers.
 pub(crate) fn text_of(error: &TurnError) -> String {
     let text = error.to_string();
     match error {

@@ -3,8 +3,6 @@
 use axum::http::{HeaderMap, Method, StatusCode};
 use tracing::Span;
 
-/// Nothing to add.
 pub(crate) fn begin(_: &Span, _: &HeaderMap, _: &Method, _: Option<&str>) {}
 
-/// Nothing to add.
 pub(crate) fn answered(_: &Span, _: StatusCode) {}

@@ -3,7 +3,6 @@
 //! Searched only for unknown tokens, which includes new users. Unchanged files are not read again. Blocking.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Mutex;
 
 use super::{Digest, digest};
@@ -16,16 +15,9 @@ use crate::workspace::Workspace;
 /// Maximum files cached, some 200 bytes each. Others are read each time.
 const MAX_FILES: usize = 100_000;
 
-/// Tokens found, by file.
 #[derive(Default)]
 pub(crate) struct Rotated {
     seen: Mutex<HashMap<SessionHash, (FileId, [Digest; 2])>>,
-}
-
-impl fmt::Debug for Rotated {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Rotated(redacted)")
-    }
 }
 
 impl Rotated {

@@ -42,7 +42,6 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// A new entry, created now.
     pub(crate) fn new(
         id: String,
         digest: Digest,
@@ -110,7 +109,6 @@ impl Entry {
         Ok(Self { id: line.id, digest, role, label: line.label, created: line.created, limits })
     }
 
-    /// Renders the line.
     pub(super) fn render(&self) -> Result<String, serde_json::Error> {
         let (role, user) = match &self.role {
             // Checked when created.
@@ -137,7 +135,6 @@ pub(super) fn is_entry(line: &str) -> bool {
     !line.is_empty() && !line.starts_with('#')
 }
 
-/// Serialized form.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EntryRecord {

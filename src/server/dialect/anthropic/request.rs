@@ -6,13 +6,8 @@ use serde_json::{Map, Value};
 
 use super::client;
 use crate::server::api::error::ApiError;
-use crate::server::conversations::HistoryDigest;
-use crate::server::dialect::history::bring_in;
-use crate::server::dialect::message::{
-    Content, Message, Object, Role, checked_model, prompt, read, take_last,
-};
+use crate::server::dialect::message::{Content, Message, Object, Role, checked_model, read, take_last};
 use crate::server::dialect::{Dialect, RequestedServers, TurnRequest, image, is_text};
-use crate::turn::TurnOptions;
 
 /// Fields read from a body; the table of the dialect classifies the rest.
 #[derive(Deserialize)]
@@ -31,7 +26,6 @@ struct Metadata {
     user_id: Option<String>,
 }
 
-/// Parses a body.
 pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
     let body: Body = read(bytes)?;
     if body.max_tokens == 0 {
@@ -50,29 +44,15 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
                 .map_err(|problem| ApiError::field(format_args!("{at}.content[{index}]"), problem))
         })?;
     }
-    let last = Message { role: Role::User, content: last };
     let user = body.metadata.and_then(|Object(metadata)| metadata.user_id);
     let client = user.as_deref().and_then(client::of);
-    let history_digest = HistoryDigest::of(&history, &last, Some(&system));
-    let earlier = bring_in(history)?;
     Ok(TurnRequest {
         dialect: Dialect::Anthropic,
         stream: body.stream.unwrap_or(false),
-        prompt: prompt(last.content, &at)?,
-        options: TurnOptions {
-            model: Some(checked_model("model", body.model.clone())?),
-            // Each request states the whole prompt: absent means none.
-            system_prompt: Some(system),
-            history: earlier.history,
-            ..TurnOptions::default()
-        },
         user: user.filter(|_| client.is_none()),
         client,
         mcp_servers: RequestedServers::read(body.mcp_servers)?,
-        model: body.model,
-        left_out: earlier.left_out,
-        history_digest: Some(history_digest),
-        ..TurnRequest::default()
+        ..TurnRequest::of_history(body.model, system, history, last, &at)?
     })
 }
 
@@ -80,7 +60,6 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
 /// own.
 const BILLING: &str = "x-anthropic-billing-header:";
 
-/// Texts of the field `system`.
 fn system(content: Content) -> Result<Vec<String>, ApiError> {
     if !is_text(&content) {
         return Err(ApiError::field("system", "must be text or a list of text blocks"));
@@ -127,7 +106,7 @@ fn check_block(block: &Value) -> Result<(), &'static str> {
             Some(Value::String(_)) => Ok(()),
             _ => Err("a text block needs a `text`, which must be a string"),
         },
-        Some("image") => image::check(block),
+        Some("image") => image::check(&block["source"]),
         Some("document") => match block.get("source") {
             Some(Value::Object(source)) if source.get("type").is_some_and(Value::is_string) => Ok(()),
             _ => Err("a document block needs a `source` with a `type`"),

@@ -4,7 +4,6 @@ use super::Fate::{Ignored, Refused, Unheeded, Used};
 use super::{Fate, Field};
 use crate::server::dialect::Dialect;
 
-/// The table of a dialect.
 pub(super) fn of(dialect: Dialect) -> &'static [Field] {
     match dialect {
         Dialect::Legacy => LEGACY,

@@ -1,49 +1,35 @@
 //! Renders the chunks of a chat completion.
 
 use bytes::{BufMut, BytesMut};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{finish_reason, usage};
 use crate::adapter::answer::Part;
 use crate::server::api::error::ApiError;
-use crate::server::dialect::sse::{DONE, PING, lines as lines_of, permission};
-use crate::server::dialect::{
-    AnswerContext, Dialect, KeptText, Reader, Render, TurnEnd, TurnRequest, is_answer, new_id,
-};
-use crate::server::files::ChangedFiles;
+use crate::server::dialect::sse::{DONE, PING, event, permission};
+use crate::server::dialect::streamed::PartWriter;
+use crate::server::dialect::{AnswerContext, TurnRequest, new_id};
 use crate::turn::Outcome;
 
 /// Marks a loss of context: a comment, because chunks have no field for it.
 const CONTEXT_LOST: &[u8] = b": context_lost\n\n";
 
-/// The renderer of one turn.
-pub(crate) struct Chunks {
-    reader: Reader,
-    writer: ChunkWriter,
-    text: KeptText,
+pub(crate) struct ChunkWriter {
     session: String,
-}
-
-/// The constant part of each chunk, rendered once.
-struct ChunkWriter {
     id: String,
     created: u64,
     model: String,
-    /// Everything before the delta.
+    /// Everything before the delta: constant, so rendered once.
     before: String,
     begun: bool,
     /// Clients that ask for token counts expect the field in every chunk.
     with_usage: bool,
 }
 
-impl Chunks {
-    pub(in crate::server::dialect) fn new(
-        reader: Reader,
-        context: &AnswerContext,
-        request: &TurnRequest,
-        keep_text: bool,
-    ) -> Self {
-        let mut writer = ChunkWriter {
+impl ChunkWriter {
+    pub(in crate::server::dialect) fn new(context: &AnswerContext, request: &TurnRequest) -> Self {
+        let mut writer = Self {
+            session: context.session.clone(),
             id: new_id("chatcmpl-"),
             created: context.created,
             model: request.model.clone(),
@@ -52,11 +38,9 @@ impl Chunks {
             with_usage: request.include_usage,
         };
         writer.prepare();
-        Self { reader, writer, text: KeptText::new(keep_text), session: context.session.clone() }
+        writer
     }
-}
 
-impl ChunkWriter {
     fn prepare(&mut self) {
         // Writing to memory does not fail.
         let model = serde_json::to_string(&self.model).unwrap_or_default();
@@ -86,8 +70,12 @@ impl ChunkWriter {
             self.delta(&[r#"{"role":"assistant","content":""}"#], "null", frames);
         }
     }
+}
 
-    fn write(&mut self, part: Part<'_>, frames: &mut BytesMut) {
+impl PartWriter for ChunkWriter {
+    const DONE: &[u8] = DONE;
+
+    fn part(&mut self, part: Part<'_>, frames: &mut BytesMut) {
         match part {
             Part::Begin { model, .. } => {
                 if !model.is_empty() {
@@ -105,75 +93,33 @@ impl ChunkWriter {
             Part::Permission(request) => permission(request, frames),
         }
     }
-}
-
-impl Render for Chunks {
-    fn lines(&mut self, lines: &[u8], frames: &mut BytesMut) {
-        let Self { reader, writer, text, .. } = self;
-        frames.reserve(lines.len());
-        for line in lines_of(lines) {
-            reader.read(line, &mut |part| {
-                writer.write(part, frames);
-                text.keep(part);
-            });
-        }
-    }
 
     fn ping(&self) -> &'static [u8] {
         PING
     }
 
-    fn end(&mut self, ending: TurnEnd<'_>, _files: Option<&ChangedFiles>, frames: &mut BytesMut) {
-        match ending {
-            TurnEnd::Finished(outcome) if is_answer(Dialect::OpenAi, outcome) => {
-                self.answered(outcome, frames)
-            }
-            TurnEnd::Finished(outcome) => error(&ApiError::from(&outcome.status), frames),
-            TurnEnd::Failed(lost) => error(&ApiError::from(lost.clone()), frames),
-        }
-        frames.put_slice(DONE);
-    }
-
-    fn text(&self) -> String {
-        self.text.text()
-    }
-}
-
-impl Chunks {
-    fn answered(&mut self, outcome: &Outcome, frames: &mut BytesMut) {
-        let Self { reader, writer, text, .. } = self;
-        let said = if outcome.is_ok() { outcome.text.as_str() } else { "" };
-        reader.end(said, &mut |part| {
-            writer.write(part, frames);
-            text.keep(part);
-        });
-        writer.begin(frames);
+    fn end(&mut self, outcome: &Outcome, frames: &mut BytesMut) {
+        self.begin(frames);
         if outcome.context_lost {
             frames.put_slice(CONTEXT_LOST);
         }
-        writer.delta(&["{}"], &format!("\"{}\"", finish_reason(outcome)), frames);
-        if writer.with_usage {
+        self.delta(&["{}"], &format!("\"{}\"", finish_reason(outcome)), frames);
+        if self.with_usage {
             let last = json!({
-                "id": writer.id,
+                "id": self.id,
                 "object": "chat.completion.chunk",
-                "created": writer.created,
-                "model": writer.model,
+                "created": self.created,
+                "model": self.model,
                 "choices": [],
                 "usage": usage(&outcome.usage),
                 "session_id": self.session,
                 "cost_usd": outcome.cost_usd,
             });
-            data(&last, frames);
+            event(&last, frames);
         }
     }
-}
 
-fn data(value: &Value, frames: &mut BytesMut) {
-    frames.put_slice(b"data: ");
-    frames.put_slice(value.to_string().as_bytes());
-    frames.put_slice(b"\n\n");
-}
-
-fn error(error: &ApiError, frames: &mut BytesMut) {
-    data(&error.openai_body(), frames);
+    fn error(&self, error: &ApiError, frames: &mut BytesMut) {
+        event(&error.openai_body(), frames);
+    }
 }

@@ -7,7 +7,6 @@ use crate::server::api::error::ApiError;
 use crate::server::dialect::image;
 use crate::server::dialect::message::{Content, Message, Role};
 
-/// A message as sent.
 #[derive(Deserialize)]
 pub(super) struct Sent {
     pub(super) role: SentRole,
@@ -88,7 +87,6 @@ pub(super) fn assistant(sent: Sent, at: &str) -> Result<Message, ApiError> {
     Ok(Message { role: Role::Assistant, content: Content::Blocks(all) })
 }
 
-/// Converts the result of a call.
 pub(super) fn tool(sent: Sent, at: &str) -> Result<Message, ApiError> {
     let content = sent.content.ok_or_else(|| ApiError::field(format_args!("{at}.content"), "is missing"))?;
     let content = translate(content, at, false)?.into_blocks();
@@ -138,7 +136,7 @@ fn block(mut part: Value, asked_now: bool) -> Result<Value, &'static str> {
                 |(media_type, data)| json!({ "type": "base64", "media_type": media_type, "data": data }),
             );
             let block = json!({ "type": "image", "source": source });
-            image::check(&block)?;
+            image::check(&block["source"])?;
             Ok(block)
         }
         Some("file") => file(&part["file"], asked_now),

@@ -3,13 +3,9 @@
 use serde::Deserialize;
 
 use super::message::{Sent, SentRole, assistant, tool, translate};
-
 use crate::server::api::error::ApiError;
-use crate::server::conversations::HistoryDigest;
-use crate::server::dialect::history::bring_in;
-use crate::server::dialect::message::{Message, Object, Role, checked_model, prompt, read, take_last};
+use crate::server::dialect::message::{Message, Object, Role, read, take_last};
 use crate::server::dialect::{Dialect, TurnRequest};
-use crate::turn::TurnOptions;
 
 /// Fields read from a body; the table of the dialect classifies the rest.
 #[derive(Deserialize)]
@@ -27,7 +23,6 @@ struct StreamOptions {
     include_usage: Option<bool>,
 }
 
-/// Parses a body.
 pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
     let body: Body = read(bytes)?;
     if body.n.is_some_and(|n| n != 1) {
@@ -35,25 +30,12 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
     }
     let (system, mut history) = messages(body.messages)?;
     let (last, at) = take_last(&mut history)?;
-    let last = Message { role: Role::User, content: last };
-    let history_digest = HistoryDigest::of(&history, &last, Some(&system));
-    let earlier = bring_in(history)?;
     Ok(TurnRequest {
         dialect: Dialect::OpenAi,
         stream: body.stream.unwrap_or(false),
-        prompt: prompt(last.content, &at)?,
-        options: TurnOptions {
-            model: Some(checked_model("model", body.model.clone())?),
-            system_prompt: Some(system),
-            history: earlier.history,
-            ..TurnOptions::default()
-        },
         user: body.user,
-        model: body.model,
         include_usage: body.stream_options.is_some_and(|Object(options)| options.include_usage == Some(true)),
-        left_out: earlier.left_out,
-        history_digest: Some(history_digest),
-        ..TurnRequest::default()
+        ..TurnRequest::of_history(body.model, system, history, last, &at)?
     })
 }
 

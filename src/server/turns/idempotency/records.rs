@@ -23,7 +23,6 @@ const BYTES: usize = 64 << 20;
 
 pub(super) type Digest = [u8; 32];
 
-/// A recorded answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Recorded {
     pub(super) status: StatusCode,
@@ -39,14 +38,12 @@ impl Recorded {
     }
 }
 
-/// Lookup result of a key.
 #[derive(Debug, PartialEq)]
 pub(super) enum Lookup {
     /// New, and recorded from now on.
     New,
     /// Used with another request.
     Other,
-    /// The turn runs.
     Running,
     /// The turn has ended; its answer is not available.
     NotKept,
@@ -139,7 +136,6 @@ impl Records {
         }
     }
 
-    /// The next answer to drop.
     fn oldest_of(&mut self, owner: &Digest) -> Option<Digest> {
         let share = self.shares.get_mut(owner)?;
         if share.bytes > BYTES_OF_ONE { share.answered.pop_front() } else { None }

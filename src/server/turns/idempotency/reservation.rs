@@ -23,14 +23,10 @@ use crate::support::lock::MutexExt;
 /// Maximum buffered pieces for the caller; a slow caller slows its own CLI, as without a key.
 const WAITING_PIECES: usize = 4;
 
-/// State of a reserved key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
-    /// No turn accepted yet.
     Reserved,
-    /// The turn runs.
     Running,
-    /// The turn has ended.
     Ended,
     /// Removed; the key may belong to another request by now.
     Removed,
@@ -50,7 +46,6 @@ impl Reservation {
         Self { records, key, continues, progress: Progress::Reserved }
     }
 
-    /// Records that the turn was accepted.
     pub(super) fn start(&mut self) {
         self.progress = Progress::Running;
     }

@@ -22,7 +22,6 @@ use crate::server::dialect::sse::{DONE, PING, event as frame};
 use crate::server::turns::heartbeat::Heartbeat;
 use crate::support::lock::MutexExt;
 
-/// Maximum bytes per read.
 const AT_A_TIME: usize = 64 << 10;
 
 /// Maximum size of an event's id line.
@@ -32,14 +31,10 @@ pub(super) fn unreadable() -> ApiError {
     ApiError::invalid("invalid_header", "Last-Event-ID must be the id of an event of this session")
 }
 
-/// Latest events of one turn.
 pub(super) struct Ring {
-    /// Random id of the turn.
     turn: String,
     capacity: usize,
-    /// Error form of the dialect.
     form: ErrorForm,
-    /// Bytes of all rings.
     held: Arc<AtomicUsize>,
     state: Mutex<RingState>,
 }
@@ -125,12 +120,10 @@ impl Ring {
         self.lock().ended
     }
 
-    /// Bytes of all rings.
     pub(super) fn all_held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Whether this event id belongs to this turn.
     pub(super) fn is_of(&self, id: &str) -> bool {
         id.rsplit_once('-').is_some_and(|(turn, _)| turn == self.turn)
     }
@@ -166,7 +159,6 @@ fn wake(waker: Option<Waker>) {
     }
 }
 
-/// Reader of a ring.
 pub(in crate::server::turns) struct Attached {
     ring: Arc<Ring>,
     number: u64,
@@ -176,7 +168,6 @@ pub(in crate::server::turns) struct Attached {
 }
 
 impl Attached {
-    /// Of what dialect the events are.
     pub(super) fn form(&self) -> ErrorForm {
         self.ring.form
     }

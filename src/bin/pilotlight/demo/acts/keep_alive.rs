@@ -6,25 +6,17 @@ use tokio::time::sleep;
 
 use super::super::client::Message;
 use super::super::layout::Columns;
+use super::super::one_shot::Answered;
 use super::super::process::Process;
 use super::super::show::{Problem, Show};
 use super::super::stage::{SIMULATED_START, Stage};
 use super::super::text::took;
 use super::{ALICE, Plot};
 
-/// Pause between two messages.
 const PAUSE: Duration = Duration::from_millis(400);
 /// Message, first piece of the answer, whole answer, process.
 const COLUMNS: Columns = Columns(&[46, 12, 14, 12]);
 const NAMES: [&str; 4] = ["", "first word", "whole answer", "process"];
-
-/// An answer with its times and process.
-struct Given {
-    first: Duration,
-    whole: Duration,
-    pid: i32,
-    text: String,
-}
 
 pub(in crate::demo) async fn keep_alive(
     stage: &Stage,
@@ -36,11 +28,18 @@ pub(in crate::demo) async fn keep_alive(
         "The same conversation twice: three messages, with pauses. First each message starts its own CLI process.",
     )?;
     show.gap()?;
-    let apart = one_shot(stage, show, &messages).await?;
+    let cli = stage.setup.one_shot()?;
+    let apart = ask_all(show, &messages, async |message, resumes| cli.ask(message, resumes).await).await?;
     show.gap()?;
     show.text("Then they go to pilotlight, which keeps the process.")?;
     show.gap()?;
-    let together = warm(stage, show, plot, &messages).await?;
+    let warm = async |message: &Message, _| {
+        let answer = stage.client.ask(ALICE, message).await?;
+        plot.answered(&answer)?;
+        let (pid, first) = (stage.client.pid(ALICE).await?, answer.first.unwrap_or(answer.whole));
+        Ok(Answered { pid, text: answer.text, first, whole: answer.whole })
+    };
+    let together = ask_all(show, &messages, warm).await?;
     show.gap()?;
 
     let pids = || together.iter().map(|given| given.pid.to_string()).collect::<Vec<_>>().join(", ");
@@ -77,52 +76,27 @@ pub(in crate::demo) async fn keep_alive(
     ))
 }
 
-async fn one_shot(stage: &Stage, show: &Show, messages: &[Message]) -> Result<Vec<Given>, Problem> {
-    let one_shot = stage.setup.one_shot()?;
-    show.header(&COLUMNS, &NAMES)?;
-    let mut all = Vec::new();
-    for (index, message) in messages.iter().enumerate() {
-        if index > 0 {
-            sleep(PAUSE).await;
-        }
-        let answered = one_shot.ask(message, index > 0).await?;
-        let pid = answered.pid.cast_signed();
-        let given = Given { first: answered.first, whole: answered.whole, pid, text: answered.text };
-        row(show, message, &given)?;
-        all.push(given);
-    }
-    Ok(all)
-}
-
-async fn warm(
-    stage: &Stage,
+/// Sends all messages by `ask`, whose argument says whether a message resumes the conversation, and shows the answers.
+async fn ask_all(
     show: &Show,
-    plot: &mut Plot,
     messages: &[Message],
-) -> Result<Vec<Given>, Problem> {
+    mut ask: impl AsyncFnMut(&Message, bool) -> Result<Answered, Problem>,
+) -> Result<Vec<Answered>, Problem> {
     show.header(&COLUMNS, &NAMES)?;
     let mut all = Vec::new();
     for (index, message) in messages.iter().enumerate() {
         if index > 0 {
             sleep(PAUSE).await;
         }
-        let answer = stage.client.ask(ALICE, message).await?;
-        plot.answered(&answer)?;
-        let pid = stage.client.pid(ALICE).await?;
-        let first = answer.first.unwrap_or(answer.whole);
-        let given = Given { first, whole: answer.whole, pid, text: answer.text };
-        row(show, message, &given)?;
+        let given = ask(message, index > 0).await?;
+        let cells = [message.shown.clone(), took(given.first), took(given.whole), given.pid.to_string()];
+        show.row(&COLUMNS, &cells)?;
         all.push(given);
     }
     Ok(all)
 }
 
-fn row(show: &Show, message: &Message, given: &Given) -> Result<(), Problem> {
-    let cells = [message.shown.clone(), took(given.first), took(given.whole), given.pid.to_string()];
-    show.row(&COLUMNS, &cells)
-}
-
-fn median<'a>(given: impl Iterator<Item = &'a Given>) -> Duration {
+fn median<'a>(given: impl Iterator<Item = &'a Answered>) -> Duration {
     let mut times: Vec<Duration> = given.map(|given| given.first).collect();
     times.sort_unstable();
     times.get(times.len() / 2).copied().unwrap_or_default()

@@ -5,7 +5,6 @@ use super::super::show::{Problem, Show};
 use super::super::stage::Stage;
 use super::{ALICE, BOB, Plot, exchange};
 
-/// Concurrent messages per user.
 const ROUNDS: usize = 10;
 
 pub(in crate::demo) async fn users(stage: &Stage, show: &mut Show, plot: &mut Plot) -> Result<(), Problem> {
