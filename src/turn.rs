@@ -7,8 +7,7 @@
 use std::time::Duration;
 
 use crate::error::TurnError;
-use crate::model::Failure;
-use crate::model::{History, Usage};
+use crate::model::{Failure, History, Usage};
 use crate::telemetry::metrics::TurnOutcome;
 
 mod channel;

@@ -136,7 +136,7 @@ impl Connection {
             break;
         }
         self.handoff.end_poll();
-        if self.handoff.take_changed() && self.handoff.deadline() < Some(self.handoff.armed()) {
+        if std::mem::take(&mut self.handoff.changed) && self.handoff.lease < Some(self.handoff.armed) {
             self.handoff.call_task();
         }
         pulled

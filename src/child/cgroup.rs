@@ -3,11 +3,9 @@
 //! Detected and tested once at start. Without cgroups the shims use the next kill method. The shim creates, joins, kills
 //! and removes the group of its child; this module handles children of former runs and of killed shims.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::host;
 use pilotlight_shim::cgroup::Group;
@@ -17,7 +15,6 @@ const LEAVE_LIMIT: Duration = Duration::from_millis(500);
 /// Pause between two checks of a group that is being killed.
 const LEAVE_PAUSE: Duration = Duration::from_millis(2);
 
-/// Parent cgroup of the children's groups.
 #[derive(Debug, Clone)]
 pub(crate) struct CgroupBase {
     dir: PathBuf,

@@ -60,7 +60,6 @@ use crate::telemetry::metrics::Metrics;
 /// The task's timer when nothing is due.
 const REST: Duration = Duration::from_secs(3600);
 
-/// The surroundings of a connection.
 #[derive(Clone)]
 pub(crate) struct ChildContext {
     pub(crate) adapter: &'static dyn Adapter,
@@ -71,8 +70,7 @@ pub(crate) struct ChildContext {
     pub(crate) events: Arc<dyn OnChildEvent>,
 }
 
-/// The connection to one child.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     context: ChildContext,
     protocol: Protocol,
     pipes: PipeIo,
@@ -114,7 +112,6 @@ impl Connection {
 
     // ---- Orders ----
 
-    /// Gives the protocol an order and carries out what follows.
     fn order<T>(&mut self, now: Instant, order: impl FnOnce(&mut Protocol, Instant) -> T) -> T {
         let result = order(&mut self.protocol, now);
         self.carry_out_all(now);
@@ -124,7 +121,7 @@ impl Connection {
     /// Gives the child a turn. What came since the last one is read first: whether the child is at a turn of its own
     /// decides what happens to this one.
     fn take_turn(&mut self, job: Box<Job>, now: Instant) -> Result<(), Box<Job>> {
-        if !self.protocol.is_over() && !self.protocol.is_stopping() {
+        if !self.protocol.over && !self.protocol.is_stopping() {
             self.catch_up(now);
         }
         // The CLI drops a message whose id it has seen, also in a process before this one: each attempt has its own.
@@ -133,20 +130,19 @@ impl Connection {
         self.order(now, |protocol, now| protocol.take_turn(job, mark, now))
     }
 
-    /// The session requests the stop.
     pub(super) fn stop(&mut self) {
         self.order(Instant::now(), Protocol::stop);
     }
 
     /// The child has exited: no order is taken any more, and only the task reads.
     pub(super) fn set_over(&mut self) {
-        self.protocol.close();
+        self.protocol.over = true;
     }
 
     fn carry_out_all(&mut self, now: Instant) {
         // An action may lead to others.
         while let Some(action) = self.protocol.actions.pop_front() {
-            self.handoff.change();
+            self.handoff.changed = true;
             self.carry_out(action, now);
         }
     }
@@ -154,7 +150,7 @@ impl Connection {
     fn carry_out(&mut self, action: Action, now: Instant) {
         match action {
             Action::Write(line) => {
-                if !self.pipes.push(line, now) {
+                if !self.pipes.outbox.push(line, now) {
                     let reason = KillReason::Protocol("it asked much and read nothing");
                     self.protocol.declare_dead(reason, now);
                 }
@@ -162,7 +158,7 @@ impl Connection {
             Action::Emit(event) => self.context.events.on_child_event(event),
             Action::GrantReader => {
                 self.handoff.grant(now);
-                let sender = self.protocol.running().and_then(|running| running.job.sender.as_ref());
+                let sender = self.protocol.running.as_ref().and_then(|running| running.job.sender.as_ref());
                 let waiting = sender.and_then(|sender| sender.waiting());
                 self.handoff.wake(waiting);
             }
@@ -227,7 +223,6 @@ impl Connection {
         }
     }
 
-    /// Acts on the deadlines that are due.
     pub(super) fn on_time(&mut self) {
         let now = Instant::now();
         let reader_is_slow = self.for_reader() > 0;
@@ -236,7 +231,7 @@ impl Connection {
             seen.unread = self.pipes.has_unread();
             seen.vitals = if seen.unread { None } else { self.pid.and_then(vitals::read) };
         }
-        let stalled = self.pipes.is_stalled(now);
+        let stalled = self.pipes.outbox.is_stalled(now);
         self.order(now, |protocol, now| protocol.on_time(now, stalled, seen));
     }
 
@@ -248,7 +243,7 @@ impl Connection {
     }
 
     pub(super) fn armed(&self) -> Instant {
-        self.handoff.armed()
+        self.handoff.armed
     }
 
     pub(super) fn take_signal(&mut self) -> Option<Signal> {
@@ -256,24 +251,24 @@ impl Connection {
     }
 
     pub(super) fn is_given_up(&self) -> bool {
-        self.protocol.kill_deadline().is_some_and(|until| until <= Instant::now())
+        self.protocol.is_given_up(Instant::now())
     }
 
     /// After a change by a reader or the session: calls the task if there is something that only a task can do.
     fn settle(&mut self, now: Instant) {
-        if !self.handoff.take_changed() {
+        if !std::mem::take(&mut self.handoff.changed) {
             return;
         }
         self.pipes.flush(now);
-        let is_due_earlier = self.next_deadline().is_some_and(|next| next < self.handoff.armed());
-        if self.signal.is_some() || self.pipes.has_unwritten() || is_due_earlier {
+        let is_due_earlier = self.next_deadline().is_some_and(|next| next < self.handoff.armed);
+        if self.signal.is_some() || !self.pipes.outbox.lines.is_empty() || is_due_earlier {
             self.handoff.call_task();
         }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let write = self.pipes.write_deadline().filter(|_| !self.protocol.is_ending());
-        [self.protocol.next_deadline(), write, self.handoff.deadline()].into_iter().flatten().min()
+        let write = self.pipes.outbox.deadline.filter(|_| !self.protocol.is_ending());
+        [self.protocol.next_deadline(), write, self.handoff.lease].into_iter().flatten().min()
     }
 
     /// The end of the child, apart from the end of its tree.
@@ -281,29 +276,29 @@ impl Connection {
         self.pipes.count();
         let kept = self.pipes.framer.take();
         let tail = if self.protocol.is_withheld() { Bytes::new() } else { kept };
-        let remains = self.protocol.into_remains();
-        let forced = remains.forced;
-        let cause = remains.kill_reason.map_or_else(
+        let protocol = self.protocol;
+        let (ready, forced) = (protocol.handshake.complete, protocol.is_killed());
+        let cause = protocol.kill_reason.map_or_else(
             || ExitCause::classify(exit.unwrap_or(Exit::Unknown), forced, oom_kills, OomKills::now()),
             ExitCause::Killed,
         );
-        let refusal = match remains.ready {
+        let refusal = match ready {
             true => None,
-            false => self.context.adapter.launch_refusal(remains.handshake_terminal.as_deref(), &stderr),
+            false => self.context.adapter.launch_refusal(protocol.handshake.terminal.as_deref(), &stderr),
         };
         ChildExit {
             cause,
-            ready: remains.ready,
-            requested: remains.stop_began.is_some(),
+            ready,
+            requested: protocol.stop_began.is_some(),
             forced,
-            stop_began: remains.stop_began,
+            stop_began: protocol.stop_began,
             refusal,
             stderr,
-            unfinished: remains.unfinished.map(|mut turn| {
+            unfinished: protocol.running.map(|mut turn| {
                 turn.rest = tail;
                 turn
             }),
-            unseen: remains.unseen,
+            unseen: protocol.held.map(|held| held.job),
             sweep: None,
         }
     }

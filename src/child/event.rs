@@ -3,19 +3,18 @@
 use crate::child::running_turn::TurnReport;
 use crate::model::PendingPermission;
 
-/// An event of a child that lives.
 #[derive(Debug)]
 pub(crate) enum ChildEvent {
     /// The child runs and answers; it may still connect to its MCP servers.
     Greeted,
-    /// Turns can be taken.
     Ready,
     /// The model that the child works with, from its first turn on.
     Model(String),
-    /// A turn is over.
     TurnEnded(TurnReport),
     /// A turn is over that the child ran of its own accord.
-    OwnTurn { cost_usd: f64 },
+    OwnTurn {
+        cost_usd: f64,
+    },
     /// The child works of its own accord, or no longer.
     Active(bool),
     /// The tools that wait for permission have changed.

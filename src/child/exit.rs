@@ -20,17 +20,13 @@ const SIGKILL: i32 = 9;
 #[derive(Debug, Default)]
 pub(crate) struct ChildExit {
     pub(crate) cause: ExitCause,
-    /// The child had become ready.
     pub(crate) ready: bool,
-    /// The session had requested the stop.
     pub(crate) requested: bool,
     /// The child's tree was killed by us.
     pub(crate) forced: bool,
-    /// Start of the requested stop.
     pub(crate) stop_began: Option<Instant>,
     /// Why the CLI did not open the conversation.
     pub(crate) refusal: Option<LaunchRefusal>,
-    /// The end of its standard error.
     pub(crate) stderr: String,
     /// The turn without an answer.
     pub(crate) unfinished: Option<Box<RunningTurn>>,
@@ -40,14 +36,10 @@ pub(crate) struct ChildExit {
     pub(crate) sweep: Option<Sweep>,
 }
 
-/// Why a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum ExitCause {
-    /// We killed it.
     Killed(KillReason),
-    /// It returned this code.
     Code(i32),
-    /// A signal ended it.
     Signal(i32),
     /// The kernel killed it because memory was out.
     OutOfMemory,
@@ -56,16 +48,13 @@ pub(crate) enum ExitCause {
     Unknown,
 }
 
-/// Why a child had to be killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KillReason {
-    /// It was not ready in time.
     NeverReady,
     /// It no longer answered.
     Hung,
     /// Its tree used more memory than this limit in bytes.
     MemoryLimit(u64),
-    /// It broke the protocol.
     Protocol(&'static str),
 }
 

@@ -6,23 +6,6 @@
 //! Every byte is looked at once (by a vectorised search) and normally copied never: lines are judged where they were
 //! read, those to be handed on gather at the front of the buffer, and all of them leave as one slice.
 //!
-//! ```text
-//! loop {
-//!     while let Some(framed) = framer.next_line() {
-//!         match framed {
-//!             Framed::Line(line) => match adapter.classify(line) {
-//!                 Event { .. } => framer.keep(),          // joins the batch
-//!                 ControlResponse => answers.push(adapter.control_response(line)), // not kept: left out
-//!                 Terminal => { let end = adapter.terminal(line); framer.keep(); send(framer.take()); .. }
-//!             },
-//!             Framed::TooLong { .. } => ..                 // reported once; what follows is in step again
-//!         }
-//!     }
-//!     if framer.kept() > 0 { turn.put(framer.take()); }
-//!     if stdout.read_buf(framer.buffer()).await? == 0 { half_a_line = framer.finish(); break }
-//! }
-//! ```
-//!
 //! Memory: nothing until the first read; then blocks of about [`READ_ROOM`], each shared by the slices cut from it
 //! and freed with the last of them. So a reader who holds one small event holds such a block (at most twice
 //! `READ_ROOM`). A line longer than that grows its block, at most to twice the limit; as soon as the line is taken,
@@ -41,7 +24,6 @@ const LEAST_ROOM: usize = 4 << 10;
 /// A block that is larger than this has grown for a long line.
 const ORDINARY_BLOCK: usize = 2 * READ_ROOM;
 
-/// Cuts a stream of bytes into lines. See the module for how it is used.
 #[derive(Debug)]
 pub(crate) struct Framer {
     /// `[0, kept)` the batch · `[kept, read)` left out, and at its end the line last returned · `[read, scanned)`
@@ -57,7 +39,6 @@ pub(crate) struct Framer {
     skipping: bool,
 }
 
-/// What [`Framer::next_line`] found.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Framed<'a> {
     /// A whole line without its line end (LF or CR LF).

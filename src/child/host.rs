@@ -1,10 +1,8 @@
 //! What the machine, or the container that we run in, gives us: memory and our place among the cgroups.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::{Duration, Instant},
-};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::exit::count_in;
 
@@ -64,7 +62,6 @@ fn share_of_ten_seconds(text: &str) -> Option<f64> {
     Some(percent / 100.0)
 }
 
-/// Our open files.
 pub(crate) fn open_files() -> Option<u64> {
     let dir = Path::new("/proc/self/fd");
     // Since Linux 6.2 the directory's size is their number; to list thousands takes milliseconds.
@@ -80,7 +77,6 @@ pub(super) fn group_oom_kills() -> Option<u64> {
     count_in(&fs::read_to_string(dir.join(files.kills)).ok()?)
 }
 
-/// Our own group in the version 2 hierarchy.
 pub(super) fn own_cgroup_v2() -> Option<PathBuf> {
     let (mountinfo, own) = place()?;
     group_dir(&mountinfo, &own, "cgroup2", "").map(|(dir, _)| dir).filter(|dir| dir.is_dir())
@@ -92,7 +88,6 @@ pub(super) fn now() -> Instant {
     Instant::now()
 }
 
-/// Waits on a blocking thread.
 pub(super) fn pause(duration: Duration) {
     let duration = rustix::event::Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
@@ -202,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_figures_are_plausible() {
+    fn host_memory_is_plausible() {
         let (limit, available) = (memory_limit().unwrap(), available_memory().unwrap());
         assert!(limit > 64 << 20, "{limit}");
         assert!(limit <= meminfo("MemTotal:").unwrap());

@@ -5,10 +5,8 @@ use std::path::{Path, PathBuf};
 use super::SpawnError;
 use pilotlight_shim::SHIM_ARG;
 
-/// File name of the shim binary.
 const BINARY: &str = "pilotlight-shim";
 
-/// Program that acts as a shim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ShimProgram {
     pub(super) path: PathBuf,

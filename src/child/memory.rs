@@ -11,17 +11,14 @@ use std::{collections::HashSet, ffi::CStr, io, mem::MaybeUninit};
 
 use pilotlight_shim::descendants;
 
-use rustix::{
-    fd::OwnedFd,
-    fs::{CWD, Mode, OFlags, RawDir, openat},
-};
+use rustix::fd::OwnedFd;
+use rustix::fs::{CWD, Mode, OFlags, RawDir, openat};
 
 /// One batch of directory entries: some 250 pids.
 const DIR_BUFFER: usize = 8 * 1024;
 /// Buffer for a `status` file, which has about 1.5 KiB.
 const STATUS_BUFFER: usize = 8 * 1024;
 
-/// Memory use of a tree.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct TreeMemory {
     pub(crate) anon_bytes: u64,
@@ -35,18 +32,9 @@ pub(crate) struct TreeMemory {
 }
 
 impl TreeMemory {
-    /// The figure that budgets are about.
+    /// What budgets are about.
     pub(crate) fn private_bytes(&self) -> u64 {
         self.anon_bytes + self.shmem_bytes + self.swap_bytes
-    }
-
-    fn add_row(&mut self, row: &Row) {
-        self.anon_bytes += row.anon;
-        self.shmem_bytes += row.shmem;
-        self.swap_bytes += row.swap;
-        self.file_bytes += row.file;
-        self.processes += 1;
-        self.approximate |= row.approximate;
     }
 }
 
@@ -75,18 +63,9 @@ pub(crate) struct ProcessTable {
 struct Row {
     parent: i32,
     pid: i32,
-    anon: u64,
-    shmem: u64,
-    swap: u64,
-    file: u64,
+    /// Of this one process.
+    memory: TreeMemory,
     zombie: bool,
-    approximate: bool,
-}
-
-impl Row {
-    fn private_bytes(&self) -> u64 {
-        self.anon + self.shmem + self.swap
-    }
 }
 
 impl ProcessTable {
@@ -122,7 +101,6 @@ impl ProcessTable {
         Ok(self.is_complete())
     }
 
-    /// Whether the table is complete.
     pub(crate) fn is_complete(&self) -> bool {
         self.pids.is_empty()
     }
@@ -130,7 +108,7 @@ impl ProcessTable {
     /// Sum over the descendants of `root`, without `root` itself: it is the shim.
     pub(crate) fn tree(&self, root: u32) -> TreeMemory {
         let mut sum = TreeMemory::default();
-        self.rows_below(root).iter().for_each(|row| sum.add_row(row));
+        self.rows_below(root).iter().for_each(|row| sum += row.memory);
         sum
     }
 
@@ -174,12 +152,11 @@ pub(crate) fn single_tree(root: u32) -> io::Result<SingleTree> {
     Ok(SingleTree(rows.collect()))
 }
 
-/// Result of [`single_tree`].
 pub(crate) struct SingleTree(Vec<Row>);
 
 impl SingleTree {
     pub(crate) fn private_bytes(&self) -> u64 {
-        self.0.iter().map(Row::private_bytes).sum()
+        self.0.iter().map(|row| row.memory.private_bytes()).sum()
     }
 
     /// Whether it is more than this with each page counted once, however many processes of the tree share it: one that
@@ -194,8 +171,9 @@ const MOST_FAIR: usize = 64;
 
 fn exceeds(rows: &[Row], limit: u64, mut fair: impl FnMut(&Row) -> u64) -> bool {
     let mut rows: Vec<&Row> = rows.iter().collect();
-    rows.sort_unstable_by_key(|row| std::cmp::Reverse(row.private_bytes()));
-    let mut used = |number, row: &Row| if number < MOST_FAIR { fair(row) } else { row.private_bytes() };
+    rows.sort_unstable_by_key(|row| std::cmp::Reverse(row.memory.private_bytes()));
+    let mut used =
+        |number, row: &Row| if number < MOST_FAIR { fair(row) } else { row.memory.private_bytes() };
     let mut left = limit;
     rows.into_iter().enumerate().map(|(number, row)| used(number, row)).any(|used| {
         let fits = left.checked_sub(used);
@@ -212,7 +190,7 @@ fn fair_bytes(row: &Row) -> u64 {
         Ok(rollup) => fair_share(&rollup),
         Err(_) => is_gone().then_some(0),
     }
-    .unwrap_or(row.private_bytes())
+    .unwrap_or(row.memory.private_bytes())
 }
 
 /// The proportional share of what is not a file's; `None` where the kernel does not say (before 5.4, or gone).
@@ -222,23 +200,6 @@ fn fair_share(rollup: &[u8]) -> Option<u64> {
         Some(decimal(line) * 1024)
     };
     Some(field(b"Pss_Anon:")? + field(b"Pss_Shmem:")? + field(b"SwapPss:").unwrap_or(0))
-}
-
-/// The memory of a single tree.
-#[cfg(test)]
-pub(crate) fn tree_memory(root: u32) -> io::Result<TreeMemory> {
-    let mut table = ProcessTable::default();
-    table.refresh()?;
-    Ok(table.tree(root))
-}
-
-#[cfg(test)]
-impl ProcessTable {
-    /// Reads a complete new table.
-    fn refresh(&mut self) -> io::Result<()> {
-        self.begin(&HashSet::new())?;
-        self.read(usize::MAX).map(drop)
-    }
 }
 
 fn proc_dir() -> io::Result<OwnedFd> {
@@ -268,6 +229,8 @@ fn read_status<'b>(proc: &OwnedFd, pid: i32, buffer: &'b mut [u8]) -> io::Result
 
 fn parse(pid: i32, status: &[u8]) -> Row {
     let mut row = Row { pid, ..Row::default() };
+    let memory = &mut row.memory;
+    memory.processes = 1;
     let (mut resident, mut parts) = (0, false);
     for line in status.split(|byte| *byte == b'\n') {
         let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
@@ -276,11 +239,11 @@ fn parse(pid: i32, status: &[u8]) -> Row {
             b"State" => row.zombie = value.contains(&b'Z'),
             b"PPid" => row.parent = i32::try_from(decimal(value)).unwrap_or(0),
             b"VmRSS" => resident = decimal(value) * 1024,
-            b"RssAnon" => (row.anon, parts) = (decimal(value) * 1024, true),
-            b"RssFile" => row.file = decimal(value) * 1024,
-            b"RssShmem" => row.shmem = decimal(value) * 1024,
+            b"RssAnon" => (memory.anon_bytes, parts) = (decimal(value) * 1024, true),
+            b"RssFile" => memory.file_bytes = decimal(value) * 1024,
+            b"RssShmem" => memory.shmem_bytes = decimal(value) * 1024,
             b"VmSwap" => {
-                row.swap = decimal(value) * 1024;
+                memory.swap_bytes = decimal(value) * 1024;
                 // The last one that matters.
                 break;
             }
@@ -288,7 +251,7 @@ fn parse(pid: i32, status: &[u8]) -> Row {
         }
     }
     if !parts && resident > 0 {
-        (row.anon, row.approximate) = (resident, true);
+        (memory.anon_bytes, memory.approximate) = (resident, true);
     }
     row
 }
@@ -305,18 +268,37 @@ mod tests {
     use super::*;
     use std::process::{Command, Stdio};
 
+    /// The memory of a single tree.
+    fn tree_memory(root: u32) -> io::Result<TreeMemory> {
+        let mut table = ProcessTable::default();
+        table.refresh()?;
+        Ok(table.tree(root))
+    }
+
+    impl ProcessTable {
+        /// Reads a complete new table.
+        fn refresh(&mut self) -> io::Result<()> {
+            self.begin(&HashSet::new())?;
+            self.read(usize::MAX).map(drop)
+        }
+    }
+
     #[test]
-    fn the_parts_are_read_and_their_lack_is_told() {
+    fn memory_parts_are_read_or_marked_approximate() {
         let status = b"Name:\tnode: 1\nState:\tS (sleeping)\nPid:\t12\nPPid:\t7\nVmRSS:\t  900 kB\n\
             RssAnon:\t  500 kB\nRssFile:\t  300 kB\nRssShmem:\t  100 kB\nVmSwap:\t   20 kB\nThreads:\t9\n";
         let row = parse(12, status);
-        assert_eq!((row.parent, row.anon, row.file, row.shmem), (7, 500 << 10, 300 << 10, 100 << 10));
-        assert_eq!((row.swap, row.zombie, row.approximate), (20 << 10, false, false));
+        let found = row.memory;
+        assert_eq!(
+            (row.parent, found.anon_bytes, found.file_bytes, found.shmem_bytes),
+            (7, 500 << 10, 300 << 10, 100 << 10)
+        );
+        assert_eq!((found.swap_bytes, row.zombie, found.approximate), (20 << 10, false, false));
 
-        let coarse = parse(12, b"State:\tS\nPPid:\t7\nVmRSS:\t900 kB\n");
-        assert_eq!((coarse.anon, coarse.approximate), (900 << 10, true));
+        let coarse = parse(12, b"State:\tS\nPPid:\t7\nVmRSS:\t900 kB\n").memory;
+        assert_eq!((coarse.anon_bytes, coarse.approximate), (900 << 10, true));
         let zombie = parse(12, b"State:\tZ (zombie)\nPPid:\t7\n");
-        assert_eq!((zombie.zombie, zombie.anon, zombie.approximate), (true, 0, false));
+        assert_eq!((zombie.zombie, zombie.memory.anon_bytes, zombie.memory.approximate), (true, 0, false));
     }
 
     #[test]
@@ -331,13 +313,14 @@ mod tests {
 
     #[test]
     fn memory_huge_tree_is_looked_at_in_part() {
-        let row = |pid, anon| Row { pid, anon, ..Row::default() };
+        let memory = |anon_bytes| TreeMemory { anon_bytes, ..TreeMemory::default() };
+        let row = |pid, anon| Row { pid, memory: memory(anon), ..Row::default() };
         let mut looked = Vec::new();
         let mut exceeds = |rows: &[Row], limit, share: u64| {
             looked.clear();
             let exceeds = exceeds(rows, limit, |row| {
                 looked.push(row.pid);
-                row.anon / share
+                row.memory.anon_bytes / share
             });
             (exceeds, looked.clone())
         };
@@ -382,7 +365,8 @@ mod tests {
 
     #[test]
     fn trees_are_summed_without_root_and_circles() {
-        let row = |parent, pid| Row { parent, pid, anon: 1, ..Row::default() };
+        let memory = TreeMemory { anon_bytes: 1, processes: 1, ..TreeMemory::default() };
+        let row = |parent, pid| Row { parent, pid, memory, ..Row::default() };
         let table = ProcessTable {
             rows: vec![row(1, 10), row(10, 11), row(10, 12), row(12, 13)],
             ..ProcessTable::default()

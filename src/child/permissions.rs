@@ -8,9 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::config::PermissionPolicy;
-use crate::model::Decision;
-use crate::model::PermissionRequest;
-use crate::model::{PendingPermission, PermissionError};
+use crate::model::{Decision, PendingPermission, PermissionError, PermissionRequest};
 
 /// Remembered requests that are over: a late answer differs from a wrong one.
 const REMEMBERED: usize = 64;
@@ -18,7 +16,6 @@ const REMEMBERED: usize = 64;
 /// Maximum number of tools of one turn that wait at once. More than a person can answer are denied.
 const MOST_OPEN: usize = 64;
 
-/// The requests of one child.
 #[derive(Debug)]
 pub(crate) struct Permissions {
     limit: Duration,
@@ -26,7 +23,6 @@ pub(crate) struct Permissions {
     over: VecDeque<String>,
 }
 
-/// An answer on its way to the child.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) request_id: String,

@@ -5,12 +5,10 @@
 //! for given children only, never for any child. It starts on demand and ends when idle. It is global to the process,
 //! because children belong to the process.
 
-use std::{
-    path::PathBuf,
-    process::Child,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::path::PathBuf;
+use std::process::Child;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::oneshot;
@@ -51,12 +49,8 @@ enum Stage {
     Killed,
 }
 
-/// Result of reaping a shim.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Aftermath {
-    /// Kill in place of the shim: the method, and the number of processes.
-    pub(super) swept: Option<(KillMethod, usize)>,
-}
+/// Kill in place of a shim that died: the method, and the number of processes.
+pub(super) type Aftermath = Option<(KillMethod, usize)>;
 
 impl Ward {
     pub(super) fn new(child: Child, cgroup: Option<PathBuf>, marker: String) -> Self {
@@ -77,7 +71,6 @@ impl Ward {
         receiver
     }
 
-    /// Checks once; true when the shim is reaped.
     fn look(&mut self) -> bool {
         let status = match self.child.try_wait() {
             Ok(None) => {
@@ -93,7 +86,7 @@ impl Ward {
         let swept = if orderly { None } else { Some(self.sweep_in_its_place()) };
         if let Some(reply) = self.reply.take() {
             // A dropped handle has no receiver.
-            let _dropped = reply.send(Aftermath { swept });
+            let _dropped = reply.send(swept);
         }
         true
     }

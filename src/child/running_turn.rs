@@ -20,7 +20,6 @@ pub(crate) struct Job {
     pub(crate) turn: TurnId,
     /// `None` once its reader has heard the end.
     pub(crate) sender: Option<TurnSender>,
-    /// The message, serialised.
     pub(crate) line: Bytes,
     /// What was said before, for a conversation that does not know it. Kept until the child has begun to answer: until
     /// then another child may get the turn.
@@ -34,7 +33,6 @@ pub(crate) struct Job {
     pub(crate) trace: TurnTrace,
 }
 
-/// A turn that the child has been given.
 #[derive(Debug)]
 pub(crate) struct RunningTurn {
     pub(crate) job: Job,
@@ -59,7 +57,6 @@ pub(crate) struct RunningTurn {
     withheld: Option<Withheld>,
 }
 
-/// What the lines say that are kept back.
 #[derive(Debug, Default)]
 struct Withheld {
     substantial: bool,
@@ -67,7 +64,7 @@ struct Withheld {
 }
 
 /// What the session needs to know of a turn that is over.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct TurnReport {
     pub(crate) turn: TurnId,
     /// The CLI answered without an error.
@@ -81,7 +78,6 @@ pub(crate) struct TurnReport {
     pub(crate) last: Option<Box<TurnEnd>>,
 }
 
-/// The end of a turn on its way to its reader.
 pub(crate) struct TurnEnd {
     sender: TurnSender,
     tail: Bytes,
@@ -196,16 +192,15 @@ impl RunningTurn {
         is_read && self.job.retries == 0 && !self.produced && self.interrupted_until.is_none()
     }
 
-    /// The turn for another child.
     pub(crate) fn into_retry(self) -> Box<Job> {
         Box::new(Job { retries: self.job.retries + 1, start: FirstOutput::Cold, ..self.job })
     }
 
-    /// Ends the turn for its reader while the child still works on it.
-    pub(crate) fn abandon(&mut self, error: TurnError, now: Instant) -> Option<TurnEnd> {
+    /// Ends the turn for its reader without an answer, perhaps while the child still works on it.
+    pub(crate) fn abandon(&mut self, tail: Bytes, error: TurnError, now: Instant) -> Option<Box<TurnEnd>> {
         let sender = self.job.sender.take()?;
         let outcome = self.outcome(Status::Aborted(error), now);
-        Some(TurnEnd { sender, tail: Bytes::new(), outcome })
+        Some(Box::new(TurnEnd { sender, tail, outcome }))
     }
 
     /// The CLI has ended the turn. `tail`: the last lines.
@@ -240,21 +235,9 @@ impl RunningTurn {
         }
     }
 
-    /// The turn is over without an answer.
     pub(crate) fn lose(mut self, tail: Bytes, error: TurnError, now: Instant) -> TurnReport {
-        let last = self.job.sender.take().map(|sender| {
-            let outcome = self.outcome(Status::Aborted(error), now);
-            Box::new(TurnEnd { sender, tail, outcome })
-        });
-        TurnReport {
-            turn: self.job.turn,
-            answered: false,
-            exhausted: false,
-            cli_session_id: None,
-            checkpoint: self.checkpoint,
-            cost_usd: 0.0,
-            last,
-        }
+        let last = self.abandon(tail, error, now);
+        TurnReport { turn: self.job.turn, checkpoint: self.checkpoint, last, ..TurnReport::default() }
     }
 
     fn outcome(&self, status: Status, now: Instant) -> Outcome {

@@ -19,17 +19,14 @@ use crate::support::hex;
 const SECRET_NAMES: [&str; 7] = ["KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL", "AUTH", "HEADERS"];
 /// Shortest redacted value: shorter ones are common words such as `true`.
 const SHORTEST: usize = 6;
-/// Replacement of a secret.
 const BLACK: &str = "[redacted]";
 
 /// Length from which a segment of a URL path counts as a secret: some services have keys there.
 const KEY_IN_PATH: usize = 16;
 
-/// Secret values. `Debug` is redacted.
 #[derive(Clone, Default)]
 pub(crate) struct Secrets(Arc<Vec<Forms>>);
 
-/// Encoded forms of one secret.
 struct Forms {
     plain: String,
     /// In lower case.
@@ -80,7 +77,6 @@ impl Secrets {
         Self(Arc::new(values.into_iter().map(Forms::of).collect()))
     }
 
-    /// Repositions all secrets in a text.
     pub(super) fn redact(&self, text: &str) -> String {
         let lower = text.to_ascii_lowercase();
         let decoded = [Decoded::of(text, percent), Decoded::of(text, backslash)];
@@ -107,7 +103,6 @@ impl Forms {
         Self { hex: hex::encode(plain.as_bytes()), plain, base64 }
     }
 
-    /// Spans of the text with any form of the secret.
     fn spans(&self, text: &str, lower: &str, decoded: &[Decoded]) -> Vec<Range<usize>> {
         let found = |text: &str, form: &str| -> Vec<Range<usize>> {
             text.match_indices(form).map(|(at, form)| at..at + form.len()).collect()
@@ -181,7 +176,6 @@ fn percent(text: &str) -> Option<(Vec<u8>, usize)> {
     Some((vec![byte], 3))
 }
 
-/// Escapes of JSON and most programming languages.
 fn backslash(text: &str) -> Option<(Vec<u8>, usize)> {
     let escaped = text.strip_prefix('\\')?;
     let short = match escaped.bytes().next()? {

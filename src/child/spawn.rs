@@ -7,41 +7,31 @@
 //! The handle is the lifeline. However it goes (dropped by a cancelled task, with the runtime, with the process),
 //! the shim sees the end of the control socket and kills the tree; the reaper's thread collects the shim.
 
-use std::{
-    ffi::OsString,
-    future::poll_fn,
-    io,
-    os::{
-        fd::{AsFd as _, OwnedFd},
-        unix::net::UnixStream as StdStream,
-    },
-    path::{Path, PathBuf},
-    pin::Pin,
-    process::Command,
-    sync::OnceLock,
-    task::{Poll, ready},
-    time::Duration,
-};
+use std::ffi::OsString;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::task::{Poll, ready};
+use std::time::Duration;
 
 use rustix::net::{SendFlags, send};
-use tokio::{
-    io::{AsyncRead as _, ReadBuf},
-    net::{UnixStream, unix::pipe},
-    sync::oneshot,
-    time::{Instant, sleep_until, timeout},
-};
+use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::net::{UnixStream, unix::pipe};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{
-    SpawnError,
-    exit::{Exit, OomKills},
-    locate::ShimProgram,
-    reaper::{self, Aftermath, Ward},
-};
-use pilotlight_shim::{
-    args::{self, ChildLimits},
-    fd_passing,
-    report::{self, KillMethod, MAX_LINE, Report, SweepReport},
-};
+use super::SpawnError;
+use super::exit::{Exit, OomKills};
+use super::locate::ShimProgram;
+use super::reaper::{self, Aftermath, Ward};
+use pilotlight_shim::args::{self, ChildLimits};
+use pilotlight_shim::fd_passing;
+use pilotlight_shim::report::{self, KillMethod, MAX_LINE, Report, SweepReport};
 
 /// In every child's environment, with a value of its own: by it the tree is found if its shim is killed.
 const CHILD_MARKER: &str = "PILOTLIGHT_CHILD";
@@ -50,7 +40,6 @@ const SHIM_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 /// How often a wait for the reaper makes sure that it has its thread, which the system may have refused.
 const REAPER_CHECK: Duration = Duration::from_secs(1);
 
-/// What to start.
 pub(crate) struct Launch<'a> {
     /// An absolute path.
     pub(crate) program: &'a Path,
@@ -66,9 +55,7 @@ pub(crate) struct Launch<'a> {
 /// A requested child. [`ShimHandle::started`] returns once it runs.
 #[derive(Debug)]
 pub(crate) struct Contained {
-    /// Its stdin.
     pub(crate) input: UnixStream,
-    /// Its stdout.
     pub(crate) output: pipe::Receiver,
     pub(crate) stderr: pipe::Receiver,
     pub(crate) shim: ShimHandle,
@@ -76,7 +63,6 @@ pub(crate) struct Contained {
     pub(crate) oom_kills: OomKills,
 }
 
-/// How a child's tree ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sweep {
     /// The shim; with `stuck > 0` it is still at it.
@@ -149,7 +135,6 @@ fn not_spawned(error: io::Error, shim: &ShimProgram, launch: &Launch<'_>) -> Spa
     }
 }
 
-/// What the shim has reported so far.
 #[derive(Debug, Default)]
 struct Reported {
     ungrouped: bool,
@@ -208,12 +193,10 @@ impl ShimHandle {
         self.reported.ungrouped
     }
 
-    /// Asks for SIGTERM to the child.
     pub(crate) fn terminate(&self) {
         self.order(report::TERMINATE);
     }
 
-    /// Asks for the end of the whole tree, now.
     pub(crate) fn kill_tree(&self) {
         self.killed_at.get_or_init(Instant::now);
         self.order(report::KILL);
@@ -253,14 +236,14 @@ impl ShimHandle {
         loop {
             let Some(aftermath) = &mut self.aftermath else { return self.swept_by(None) };
             match timeout(REAPER_CHECK, aftermath).await {
-                Ok(aftermath) => return self.swept_by(aftermath.ok()),
+                Ok(aftermath) => return self.swept_by(aftermath.ok().flatten()),
                 Err(_) => reaper::ensure_running(),
             }
         }
     }
 
-    fn swept_by(&mut self, aftermath: Option<Aftermath>) -> Sweep {
-        let sweep = match (self.reported.swept, aftermath.and_then(|aftermath| aftermath.swept)) {
+    fn swept_by(&mut self, aftermath: Aftermath) -> Sweep {
+        let sweep = match (self.reported.swept, aftermath) {
             (Some(swept), _) => Sweep::Done(swept),
             (None, _) if self.reported.failed.is_some() => Sweep::NothingStarted,
             (None, Some((method, killed))) => Sweep::ShimDied { method, killed },

@@ -1,10 +1,8 @@
 //! Errors of starting a child, with advice for the reader. Clients read them too: they contain no server paths, except for
 //! the error of a missing shim, which ends the server's start.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::io;
+use std::path::{Path, PathBuf};
 
 use crate::error::StartFailure;
 

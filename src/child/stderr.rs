@@ -17,10 +17,8 @@ const READ: usize = 4096;
 /// Maximum number of reads per wake-up: a flood on standard error must not delay standard output.
 const READS_PER_WAKE: usize = 16;
 
-/// Prefixes of words that count as tokens.
 const TOKEN_PREFIXES: [&str; 4] = ["sk-", "eyJ", "Bearer", "ghp_"];
 
-/// The last bytes of a stream.
 #[derive(Debug)]
 pub(crate) struct Tail {
     bytes: VecDeque<u8>,
@@ -71,14 +69,12 @@ impl Tail {
         self.bytes.extend(kept);
     }
 
-    /// Number of bytes since the last call.
     pub(crate) fn take_new(&mut self) -> u64 {
         let new = self.total - self.reported;
         self.reported = self.total;
         new
     }
 
-    /// Whether earlier bytes were dropped.
     pub(crate) fn is_cut(&self) -> bool {
         self.total > self.bytes.len() as u64
     }

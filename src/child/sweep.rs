@@ -3,18 +3,14 @@
 //! Best effort: misses processes that cleared their environment, and without privilege those of other users. Blocks for
 //! some milliseconds; never called on the runtime.
 
-use std::{
-    collections::HashSet,
-    fs::{self, File},
-    io::Read as _,
-    os::fd::OwnedFd,
-    time::Duration,
-};
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
 
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
-};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// Bytes of an environment that are read. The kernel usually allows 2 MiB, but the marker is near the beginning.
 const MAX_ENVIRON: u64 = 1024 * 1024;

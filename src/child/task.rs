@@ -30,7 +30,6 @@ const LAST_OUTPUT: Duration = Duration::from_secs(1);
 /// Maximum wait for a killed tree. One that survives waits for its hardware and cannot be helped.
 pub(crate) const UNKILLABLE: Duration = Duration::from_secs(30);
 
-/// The task of one child.
 pub(crate) struct ChildTask {
     context: ChildContext,
     shim: ShimHandle,
@@ -79,13 +78,12 @@ impl ChildTask {
             stderr: Some(stderr),
             shim,
             timer: Box::pin(sleep_until(connection.armed())),
-            open: Open(ConnectionHandle::new(connection)),
+            open: Open(Arc::new(ConnectionHandle::new(connection))),
             oom_kills,
             context,
         })
     }
 
-    /// The handle on the child while the task runs.
     pub(crate) fn handle(&self) -> Arc<ConnectionHandle> {
         self.open.0.clone()
     }
@@ -126,9 +124,12 @@ impl ChildTask {
             self.timer.as_mut().reset(next);
         }
         let Self { open, stderr, tail, shim, timer, .. } = self;
-        let handle = &open.0;
+        // Without a connection there is nothing to wait for but the exit.
+        let poll = |context: &mut Context<'_>| {
+            open.0.with(|connection| connection.poll_for_task(context)).unwrap_or(Poll::Pending)
+        };
         tokio::select! {
-            () = poll_fn(|context| poll_connection(handle, context)) => Wake::Connection,
+            () = poll_fn(poll) => Wake::Connection,
             () = stop.as_mut(), if takes_stop => Wake::Stop,
             open = read_stderr(tail, stderr.as_mut()), if stderr.is_some() => Wake::Stderr { open },
             exit = shim.exited() => Wake::Exited(exit),
@@ -177,12 +178,6 @@ impl ChildTask {
         while let Ok(true) = timeout_at(deadline, read_on()).await {}
         self.with(Connection::close_output);
     }
-}
-
-/// The task's part of the connection. Ready when something was done, or the task was called.
-fn poll_connection(handle: &ConnectionHandle, context: &mut Context<'_>) -> Poll<()> {
-    // Without a connection there is nothing to wait for but the exit.
-    handle.with(|connection| connection.poll_for_task(context)).unwrap_or(Poll::Pending)
 }
 
 async fn read_stderr(tail: &mut Tail, pipe: Option<&mut pipe::Receiver>) -> bool {

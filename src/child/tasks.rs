@@ -18,7 +18,6 @@ const MOST_TASKS: usize = 64;
 /// all. This leaves room for a busy machine.
 const SETTLES: Duration = Duration::from_secs(2);
 
-/// The tasks of one child.
 #[derive(Debug)]
 pub(crate) struct Tasks {
     limit: Duration,
@@ -65,7 +64,6 @@ impl Tasks {
         !self.owed.is_empty() || self.owes_more
     }
 
-    /// The child is at work.
     pub(crate) fn works(&mut self) {
         self.waits = None;
     }
@@ -87,7 +85,6 @@ impl Tasks {
         !self.open.is_empty() || self.owes()
     }
 
-    /// When [`Tasks::expire`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let owed = self.owed.iter().map(|(_, ended)| ends(*ended, self.limit, self.waits));
         self.open.iter().map(|(_, until)| *until).chain(owed).min()

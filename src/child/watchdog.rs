@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::telemetry::metrics::HangDetector;
+
 /// Unanswered pings that declare dead a child which does nothing.
 const MISSES: u32 = 2;
 
@@ -24,7 +26,6 @@ const MOST_WIDENING: u32 = 20;
 /// Patience that was used up but for so much (as a divisor of it) is used up.
 const NEARLY: u32 = 10;
 
-/// Watches one turn.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     stall_timeout: Duration,
@@ -35,12 +36,10 @@ pub(crate) struct Watchdog {
     ping: Option<Ping>,
 }
 
-/// The ping that is out.
 #[derive(Debug, Clone, Copy)]
 struct Ping {
     sent: Instant,
     until: Instant,
-    /// How many went unanswered before it.
     missed: u32,
 }
 
@@ -55,26 +54,12 @@ pub(crate) struct Vitals {
     pub(crate) starved: Duration,
 }
 
-/// What to do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Advice {
     /// Nothing before [`Watchdog::deadline`].
     Wait,
-    /// Send a ping.
     Ping,
-    /// It is hung.
-    DeclareDead(Finding),
-}
-
-/// How a hung child was recognised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Finding {
-    /// It was stopped.
-    Stopped,
-    /// It neither answered nor used the processor.
-    Ping,
-    /// It used the processor but answered nothing.
-    NoProgress,
+    DeclareDead(HangDetector),
 }
 
 impl Watchdog {
@@ -122,12 +107,13 @@ impl Watchdog {
         let stopped = vitals.is_some_and(|vitals| vitals.stopped);
         let allowed = if progress { MISSES_WHEN_RUNNING } else { MISSES };
         if missed >= allowed {
-            let finding = match (stopped, progress) {
-                (true, _) => Finding::Stopped,
-                (false, true) => Finding::NoProgress,
-                (false, false) => Finding::Ping,
+            let detector = match (stopped, progress) {
+                (true, _) => HangDetector::Stopped,
+                (false, true) => HangDetector::NoProgress,
+                // It used no processor either.
+                (false, false) => HangDetector::Ping,
             };
-            return Advice::DeclareDead(finding);
+            return Advice::DeclareDead(detector);
         }
         self.ping = Some(Ping { sent: now, until: now + self.ping_timeout, missed });
         Advice::Ping
@@ -156,7 +142,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// Drives a watch whose child stays silent; returns when it was dead and how many pings went out.
-    fn silence(after_first_sign: bool, stopped: bool, busy: bool) -> (Duration, u32, Finding) {
+    fn silence(after_first_sign: bool, stopped: bool, busy: bool) -> (Duration, u32, HangDetector) {
         let start = Instant::now();
         let mut watch = Watchdog::new(start, 10 * SECOND, 5 * SECOND);
         if after_first_sign {
@@ -178,10 +164,10 @@ mod tests {
 
     #[test]
     fn a_hung_child_is_found_within_25_seconds() {
-        assert_eq!(silence(true, true, false), (20 * SECOND, 2, Finding::Stopped));
-        assert_eq!(silence(true, false, false), (20 * SECOND, 2, Finding::Ping));
-        assert_eq!(silence(true, false, true), (25 * SECOND, 3, Finding::NoProgress));
-        assert_eq!(silence(false, true, false), (15 * SECOND, 2, Finding::Stopped));
+        assert_eq!(silence(true, true, false), (20 * SECOND, 2, HangDetector::Stopped));
+        assert_eq!(silence(true, false, false), (20 * SECOND, 2, HangDetector::Ping));
+        assert_eq!(silence(true, false, true), (25 * SECOND, 3, HangDetector::NoProgress));
+        assert_eq!(silence(false, true, false), (15 * SECOND, 2, HangDetector::Stopped));
     }
 
     #[test]
@@ -237,7 +223,7 @@ mod tests {
                 Advice::DeclareDead(finding) => dead = Some((finding, now - sent)),
             }
         }
-        assert_eq!((dead, pings), (Some((Finding::Ping, 200 * SECOND)), 2));
+        assert_eq!((dead, pings), (Some((HangDetector::Ping, 200 * SECOND)), 2));
     }
 
     #[test]
@@ -254,7 +240,7 @@ mod tests {
         assert_eq!(watch.advice(now, Some(before), Some(before)), Advice::Ping);
         assert_eq!(
             watch.advice(watch.deadline(), Some(before), Some(before)),
-            Advice::DeclareDead(Finding::Ping)
+            Advice::DeclareDead(HangDetector::Ping)
         );
         assert_eq!(watch.deadline() - now, 5 * SECOND);
     }

@@ -135,7 +135,7 @@ impl Generation {
 }
 
 /// A turn within one instance of pilotlight; counted up, never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct TurnId(pub u64);
 
 fn checked<'a>(what: &'static str, bytes: &'a [u8]) -> Result<&'a [u8], InvalidName> {

@@ -12,7 +12,6 @@ use super::conclude::Conclusion;
 use super::import::{First, Imported};
 use super::lifecycle::Plan;
 use super::message::SessionMessage;
-use super::opening::Prepared;
 use super::store::ProgressFile;
 use crate::admission::StartPermit;
 use crate::child::{ChildEvent, ConnectionHandle, OnChildEvent};
@@ -24,7 +23,6 @@ use crate::telemetry::metrics::ContextLost;
 /// An event in the life of a child that its task reports, not its connection.
 #[derive(Debug)]
 pub(crate) enum LifecycleEvent {
-    /// A process runs.
     Started(Started, Arc<ConnectionHandle>),
     /// Part of the conversation is not on disk; which, where that is known ([`crate::adapter::Adapter::transcript_gap`]).
     ContextLost(ContextLost, Option<String>),
@@ -38,7 +36,6 @@ pub(crate) enum LifecycleEvent {
     Ended(Box<Conclusion>),
 }
 
-/// The process ids of a child.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Started {
     pub(crate) pid: u32,
@@ -67,37 +64,17 @@ impl Mailbox {
     }
 }
 
-/// Receives the events of one process.
 pub(super) struct ChildEvents {
-    plan: Plan,
-    mailbox: Mailbox,
-    chosen: Chosen,
-    begun: Instant,
-    start_permit: Arc<TakeOnce<StartPermit>>,
-    progress: Option<Arc<ProgressFile>>,
-    imported: Option<Imported>,
+    pub(super) plan: Plan,
+    pub(super) mailbox: Mailbox,
+    pub(super) chosen: Chosen,
+    pub(super) begun: Instant,
+    pub(super) start_permit: Arc<TakeOnce<StartPermit>>,
+    pub(super) progress: Option<Arc<ProgressFile>>,
+    pub(super) imported: Option<Imported>,
 }
 
 impl ChildEvents {
-    pub(super) fn new(
-        plan: &Plan,
-        prepared: &Prepared,
-        chosen: &Chosen,
-        mailbox: &Mailbox,
-        start_permit: &Arc<TakeOnce<StartPermit>>,
-        begun: Instant,
-    ) -> Arc<Self> {
-        Arc::new(Self {
-            plan: plan.clone(),
-            mailbox: mailbox.clone(),
-            chosen: chosen.clone(),
-            begun,
-            start_permit: start_permit.clone(),
-            progress: prepared.progress.clone(),
-            imported: prepared.imported.clone(),
-        })
-    }
-
     fn ready(&self) {
         let env = self.plan.env();
         env.telemetry.ready(&self.plan.entry.key, self.begun.elapsed());

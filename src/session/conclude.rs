@@ -6,50 +6,40 @@ use crate::child::{ChildExit, ExitCause, Job, KillReason, RunningTurn};
 use crate::error::{Loss, StartFailure, TurnError};
 use crate::telemetry::metrics::{ExitReason, RestartCause};
 
-/// The settings and the state that a conclusion depends on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rules {
     /// The whole instance is stopping.
     pub(super) draining: bool,
-    /// `restart.retry_turn`.
     pub(super) retry_turn: bool,
-    /// `session.spawn_timeout`.
     pub(super) spawn_timeout: Duration,
 }
 
-/// What follows from the end of a child.
 #[derive(Debug)]
 pub(crate) struct Conclusion {
     pub(crate) kind: ExitKind,
-    /// The child had become ready.
     pub(crate) was_ready: bool,
     pub(crate) reason: ExitReason,
     /// The reason for people. Nothing that the child wrote.
     pub(crate) detail: String,
     /// The cause of a start that follows.
     pub(crate) restart: RestartCause,
-    /// The turn that the next child gets.
     pub(crate) retry: Option<Box<Job>>,
-    /// The turn that ends with this error.
     pub(crate) lost: Option<(Box<RunningTurn>, TurnError)>,
 }
 
 /// The kinds of ends that the session's state machine knows.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum ExitKind {
-    /// The session had requested the stop.
     Requested,
     /// The tree exceeded the memory limit of a session. No failure of the CLI: the next child begins small.
     MemoryLimit,
     /// The child ended, or had to be killed, unasked.
     Crashed(StartFailure),
-    /// The child did not start.
     NotStarted(StartFailure),
     /// There was no room for the child. Not a failure of the session.
     NotAdmitted(TurnError),
 }
 
-/// Concludes from the end of a child.
 pub(super) fn conclude(exit: ChildExit, rules: Rules) -> Conclusion {
     let restart = RestartCause::from(&exit);
     let detail = match exit.cause {

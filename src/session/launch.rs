@@ -9,10 +9,7 @@ use crate::child::{self, ChildLimits, Contained, Launch};
 use crate::config::PermissionPolicy;
 use crate::error::StartFailure;
 use crate::installation::versions::Chosen;
-use crate::session::env::Env;
-use crate::session::registry::Entry;
 
-/// Starts a child of the `chosen` version.
 pub(super) fn start(
     plan: &Plan,
     prepared: &Prepared,
@@ -34,7 +31,7 @@ pub(super) fn start(
     let program = &chosen.found;
     let mut args = program.first_args.clone();
     args.extend(command.args);
-    let variables = environment(env, entry, dirs, command.env, command.enforced_env, prepared);
+    let variables = environment(plan, prepared, command.env, command.enforced_env);
     let again = if chosen.is_fallback { "-again" } else { "" };
     let name = format!("{}-{}{again}", entry.key.hash(), generation.0);
     let launch = Launch {
@@ -61,13 +58,12 @@ fn limits_of(config: &crate::config::Limits) -> ChildLimits {
 
 /// The child's whole environment. Later entries win.
 fn environment(
-    env: &Env,
-    entry: &Entry,
-    dirs: &crate::model::Dirs,
+    plan: &Plan,
+    prepared: &Prepared,
     of_adapter: Vec<(OsString, OsString)>,
     decided: Vec<(OsString, OsString)>,
-    prepared: &Prepared,
 ) -> Vec<(OsString, OsString)> {
+    let (env, dirs) = (plan.env(), plan.workspace.dirs());
     let cli = &env.config.cli;
     let passed = cli.env_pass.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
     let configured = cli.env.iter().map(|(name, value)| (name.into(), value.into()));
@@ -75,7 +71,7 @@ fn environment(
         ("HOME".into(), dirs.home.clone().into_os_string()),
         ("TMPDIR".into(), dirs.tmp.clone().into_os_string()),
         (env.marker.name.into(), env.marker.value.clone().into()),
-        ("PILOTLIGHT_SESSION".into(), entry.key.hash().as_str().into()),
+        ("PILOTLIGHT_SESSION".into(), plan.entry.key.hash().as_str().into()),
     ];
     let given = passed.chain(of_adapter).chain(configured).chain(prepared.variables.iter());
     let given = given.filter_map(|(name, value)| {

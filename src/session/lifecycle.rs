@@ -35,7 +35,6 @@ use crate::telemetry::metrics::{AdmissionRejected, StopHow};
 use crate::turn::wake;
 use crate::workspace::Workspace;
 
-/// What is wanted.
 #[derive(Clone)]
 pub(crate) struct Plan {
     pub(crate) sessions: Arc<Sessions>,
@@ -55,37 +54,34 @@ impl Plan {
 /// Sends the last event, even if the task panics or is dropped.
 struct ExitGuard {
     mailbox: Mailbox,
-    sent: bool,
-}
-
-impl ExitGuard {
-    fn send(mut self, conclusion: Conclusion) {
-        self.sent = true;
-        self.mailbox.send(LifecycleEvent::Ended(Box::new(conclusion)));
-    }
+    conclusion: Option<Conclusion>,
 }
 
 impl Drop for ExitGuard {
     fn drop(&mut self) {
-        if !self.sent {
+        let conclusion = self.conclusion.take().unwrap_or_else(|| {
             let failure = StartFailure::Handshake("the task of the child failed".to_owned());
-            let conclusion = Conclusion::without_child(ExitKind::Crashed(failure));
-            self.mailbox.send(LifecycleEvent::Ended(Box::new(conclusion)));
-        }
+            Conclusion::without_child(ExitKind::Crashed(failure))
+        });
+        self.mailbox.send(LifecycleEvent::Ended(Box::new(conclusion)));
     }
 }
 
 /// See the module. `stop` asks the child to go. Dropping the future kills the child's tree.
 pub(crate) async fn run(plan: Plan, record: Box<Record>, stop: CancellationToken, mailbox: Mailbox) {
-    let guard = ExitGuard { mailbox, sent: false };
+    let mut guard = ExitGuard { mailbox, conclusion: None };
     let _slot = plan.sessions.slots.acquire(&plan.entry.hash).await;
-    let conclusion = live(&plan, record, &stop, &guard.mailbox).await;
-    guard.send(conclusion);
+    guard.conclusion = Some(live(&plan, record, &stop, &guard.mailbox).await);
+    // Before the slot is free.
+    drop(guard);
 }
 
 async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, mailbox: &Mailbox) -> Conclusion {
+    let unusable = |error: std::io::Error| {
+        Conclusion::without_child(ExitKind::NotAdmitted(TurnError::Storage(error.into())))
+    };
     if let Err(error) = opening::clear(plan).await {
-        return Conclusion::without_child(ExitKind::NotAdmitted(TurnError::Storage(error.into())));
+        return unusable(error);
     }
     let admission = &plan.sessions.admission;
     if admission.is_full() {
@@ -104,9 +100,7 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, mailbo
     let start_permit = Arc::new(TakeOnce::new(start_permit));
     let mut prepared = match opening::prepare(plan, record).await {
         Ok(prepared) => prepared,
-        Err(error) => {
-            return Conclusion::without_child(ExitKind::NotAdmitted(TurnError::Storage(error.into())));
-        }
+        Err(error) => return unusable(error),
     };
     // The CLI may disagree about the conversation: then the other way once, then a new conversation.
     while prepared.attempt < opening::MOST_ATTEMPTS {
@@ -180,7 +174,15 @@ async fn one_child(
         config: plan.env().config.clone(),
         metrics: metrics.clone(),
         secrets: prepared.secrets.clone(),
-        events: ChildEvents::new(plan, prepared, chosen, mailbox, start_permit, begun),
+        events: Arc::new(ChildEvents {
+            plan: plan.clone(),
+            mailbox: mailbox.clone(),
+            chosen: chosen.clone(),
+            begun,
+            start_permit: start_permit.clone(),
+            progress: prepared.progress.clone(),
+            imported: prepared.imported.clone(),
+        }),
     };
     let task = ChildTask::new(context, child, prepared.model.clone(), begun, &prepared.settings);
     plan.env().telemetry.started(&plan.entry.key, plan.generation.0, took);
@@ -226,7 +228,6 @@ fn shortage(failure: &StartFailure) -> Option<AdmissionRejected> {
 /// When to try again after the host was short of processes, memory or files.
 const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Records the end of the tree and the duration of the stop.
 fn record_stop(plan: &Plan, exit: &ChildExit) {
     let metrics = &plan.env().telemetry.metrics;
     match exit.sweep {
@@ -243,7 +244,6 @@ fn record_stop(plan: &Plan, exit: &ChildExit) {
     }
 }
 
-/// Concludes from the end, records it and ends a turn that is lost.
 fn conclude_and_record(plan: &Plan, exit: ChildExit) -> Conclusion {
     let config = &plan.env().config;
     let rules = Rules {

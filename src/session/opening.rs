@@ -19,14 +19,12 @@ use super::store::{ProgressFile, Record, new_cli_session_id};
 use crate::adapter::{Adapter, Import, LaunchMode, LaunchRefusal, LaunchSettings};
 use crate::child::Secrets;
 use crate::config::CliConfig;
-use crate::model::ids::{SessionKey, UserId};
 use crate::session::env::Env;
 use crate::telemetry::metrics::ContextLost;
 use crate::workspace::beneath::ReadError;
 use crate::workspace::user_env::Variables;
 use crate::workspace::{RemovalLimit, Workspace};
 
-/// Everything about a start that is known before it.
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) cli_session_id: String,
@@ -42,9 +40,7 @@ pub(super) struct Prepared {
     pub(super) attempt: u32,
     /// Variables that only this user's children get.
     pub(super) variables: Variables,
-    /// The session's own credentials are used instead of the operator's.
     pub(super) own_credentials: bool,
-    /// Not to be shown when the child writes them.
     pub(super) secrets: Secrets,
     /// What the child is started with; `None` leaves it to the CLI.
     pub(super) model: Option<String>,
@@ -79,29 +75,18 @@ pub(super) async fn clear(plan: &Plan) -> io::Result<()> {
 
 /// Creates the directories, writes what the child reads at its start and looks at the transcript.
 pub(super) async fn prepare(plan: &Plan, record: Box<Record>) -> io::Result<Prepared> {
-    let workspace = plan.workspace.clone();
-    let env = plan.env().clone();
-    let key = plan.entry.key.clone();
-    let offered = plan.offered.clone();
-    let prepare = move || {
-        // For lists only.
-        if let Err(error) = known::note(&env.config.data_dir, &key) {
-            tracing::warn!(%error, "a session will not be listed while it is not in memory");
-        }
-        prepare_now(&workspace, *record, &key, &env, offered.as_ref())
-    };
-    let prepared = tokio::task::spawn_blocking(prepare).await;
+    let plan = plan.clone();
+    let prepared = tokio::task::spawn_blocking(move || prepare_now(&plan, *record)).await;
     prepared.map_err(io::Error::other)?
 }
 
-fn prepare_now(
-    workspace: &Workspace,
-    mut record: Record,
-    key: &SessionKey,
-    env: &Env,
-    offered: Option<&Offered>,
-) -> io::Result<Prepared> {
+fn prepare_now(plan: &Plan, mut record: Record) -> io::Result<Prepared> {
+    let (env, workspace, key) = (plan.env(), &plan.workspace, &plan.entry.key);
     let (adapter, cli) = (env.adapter, &env.config.cli);
+    // For lists only.
+    if let Err(error) = known::note(&env.config.data_dir, key) {
+        tracing::warn!(%error, "a session will not be listed while it is not in memory");
+    }
     workspace.create()?;
     workspace.remove_abandoned_files(adapter, cli);
     workspace.clear_home(adapter, cli, CLEARED_AGAIN)?;
@@ -137,9 +122,9 @@ fn prepare_now(
     };
     let cli_session_id = if is_usable { record.cli_session_id.clone() } else { new_cli_session_id() };
     let has_context = record.context_turns > 0 && loss != Some(ContextLost::Conversation);
-    let offered = offered.filter(|_| !has_context);
+    let offered = plan.offered.as_ref().filter(|_| !has_context);
     let imported = offered.and_then(|offered| {
-        let imported = import(offered, &cli_session_id, workspace, key.user(), env);
+        let imported = import(offered, &cli_session_id, plan);
         imported.unwrap_or_else(|error| {
             tracing::warn!(%error, "a history was not written; it goes into the first message");
             None
@@ -206,13 +191,8 @@ fn found(
 
 /// Writes the history as the transcript of the conversation of this id. `None`: nothing in it needs one, or the CLI is
 /// known to refuse it.
-fn import(
-    offered: &Offered,
-    cli_session_id: &str,
-    workspace: &Workspace,
-    user: &UserId,
-    env: &Env,
-) -> io::Result<Option<Imported>> {
+fn import(offered: &Offered, cli_session_id: &str, plan: &Plan) -> io::Result<Option<Imported>> {
+    let (env, workspace, user) = (plan.env(), &plan.workspace, plan.entry.key.user());
     let (adapter, cli) = (env.adapter, &env.config.cli);
     let program = env.program.find().ok().and_then(|found| ProgramFile::of(&found.path));
     if program.as_ref().is_some_and(|program| !env.import_ability.is_worth_trying(program, user)) {

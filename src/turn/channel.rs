@@ -33,9 +33,7 @@ pub(crate) trait Source: Send + Sync {
     fn poll_lines(&self, turn: TurnId, context: &mut Context<'_>) -> Poll<Pulled>;
 }
 
-/// What a [`Source`] has.
 pub(crate) enum Pulled {
-    /// Whole lines, each with its LF.
     Lines(Bytes),
     /// Something has been put into the channel.
     Channel,
@@ -47,9 +45,7 @@ pub(super) struct End {
     pub(super) outcome: Outcome,
 }
 
-/// What a reader gets.
 pub(super) enum Item {
-    /// Whole lines, each with its LF.
     Lines(Bytes),
     End(Box<End>),
 }
@@ -94,7 +90,6 @@ pub(crate) struct TurnSender {
     on_end: Option<OnEnd>,
 }
 
-/// The reader's side.
 pub(super) struct TurnReceiver(Arc<Shared>);
 
 /// The two ends of a turn's channel. `reads` and `bytes` bound what waits for the reader.
@@ -112,7 +107,6 @@ pub(crate) fn turn_channel(
 }
 
 impl TurnSender {
-    /// Whether the reader is gone.
     pub(crate) fn is_closed(&self) -> bool {
         self.shared.lock().reader_gone
     }
@@ -128,7 +122,6 @@ impl TurnSender {
         self.shared.update(|_| {})
     }
 
-    /// Whether `length` more bytes may be put.
     pub(crate) fn has_room(&self, length: usize) -> bool {
         let state = self.shared.lock();
         // A read longer than the whole budget waits alone: it can wait, but never for ever.
@@ -209,10 +202,7 @@ impl TurnReceiver {
             }
         }
     }
-}
 
-impl TurnReceiver {
-    /// Ends the reading side.
     pub(super) fn close(&self) {
         let (lines, source) = {
             let mut state = self.0.lock();

@@ -12,7 +12,6 @@ use crate::model::Prompt;
 /// What a turn that begins a conversation is sent as; `None`: as any other.
 pub(crate) type FirstLine = Result<Option<Bytes>, TurnError>;
 
-/// What was said before a turn.
 #[derive(Clone)]
 pub(crate) enum Earlier {
     /// Nothing but the user's own words: they go with the prompt.
@@ -21,7 +20,6 @@ pub(crate) enum Earlier {
     Conversation(Arc<Conversation>),
 }
 
-/// A history and the prompt that follows it.
 pub(crate) struct Conversation {
     pub(crate) history: History,
     pub(crate) prompt: Prompt,

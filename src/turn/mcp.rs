@@ -24,9 +24,7 @@ pub struct McpServers {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Sender {
-    /// With a service key.
     Service,
-    /// Any other.
     Other,
 }
 
@@ -77,14 +75,12 @@ impl McpServers {
         expands.then_some("\"${\" must not stand in a definition: nothing is expanded")
     }
 
-    /// How many were asked for.
     pub(crate) fn len(&self) -> usize {
         self.configured.len() + self.defined.len()
     }
 }
 
 impl Sender {
-    /// Whether definitions of such a caller are taken.
     pub(crate) fn may_define(self, callers: McpCallers) -> bool {
         match callers {
             McpCallers::None => false,

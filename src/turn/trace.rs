@@ -17,7 +17,6 @@ pub(crate) struct TurnTrace {
 }
 
 impl TurnTrace {
-    /// A turn was accepted.
     pub(crate) fn begin(session: &SessionHash, turn: TurnId, is_warm: bool, accepted: Instant) -> Self {
         let span = tracing::info_span!(
             "turn",
@@ -37,13 +36,11 @@ impl TurnTrace {
         self.span.in_scope(|| tracing::debug!(waited_ms, "the turn is given to its child"));
     }
 
-    /// The first sign of work on it.
     pub(crate) fn first_output(&self) {
         let after_ms = self.millis();
         self.span.in_scope(|| tracing::debug!(after_ms, "first output"));
     }
 
-    /// It is over.
     pub(crate) fn ended(&self, outcome: &Outcome) {
         let word = match &outcome.status {
             Status::Completed => "completed",

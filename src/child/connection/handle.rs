@@ -16,26 +16,12 @@ use crate::model::ids::TurnId;
 use crate::turn::{Pulled, Source};
 
 /// See the module. Refuses everything once the child is gone.
-pub(crate) struct ConnectionHandle(Shared<Connection>);
+pub(crate) type ConnectionHandle = Shared<Connection>;
 
 impl ConnectionHandle {
-    pub(in crate::child) fn new(connection: Connection) -> Arc<Self> {
-        Arc::new(Self(Shared::new(connection)))
-    }
-
-    /// For the child's task, which looks after what follows itself. `None` once the connection is closed.
-    pub(in crate::child) fn with<T>(&self, act: impl FnOnce(&mut Connection) -> T) -> Option<T> {
-        self.0.with(act)
-    }
-
-    /// Takes the connection out. To be dropped without the lock: that ends its turn.
-    pub(in crate::child) fn close(&self) -> Option<Connection> {
-        self.0.close()
-    }
-
     /// An order of the session. The child's task is called if it has something to do.
     fn order<T>(&self, order: impl FnOnce(&mut Protocol, Instant) -> T) -> Option<T> {
-        self.0.with(|connection| {
+        self.with(|connection| {
             let now = Instant::now();
             let result = connection.order(now, order);
             connection.settle(now);
@@ -49,7 +35,7 @@ impl ConnectionHandle {
             sender.attach(self.clone());
         }
         let mut job = Some(job);
-        let taken = self.0.with(|connection| {
+        let taken = self.with(|connection| {
             let now = Instant::now();
             let taken = job.take().map_or(Ok(()), |job| connection.take_turn(job, now));
             connection.settle(now);
@@ -68,12 +54,10 @@ impl ConnectionHandle {
         self.order(|protocol, now| protocol.cancel_turn(turn, now));
     }
 
-    /// Kills the tree for exceeding the memory limit.
     pub(crate) fn kill_for_memory(&self, limit: u64) {
         self.order(|protocol, now| protocol.declare_dead(KillReason::MemoryLimit(limit), now));
     }
 
-    /// Answers a request for permission.
     pub(crate) fn answer(&self, answer: Answer) {
         // Without a connection the answer is dropped, which its sender notices.
         self.order(|protocol, _| protocol.answer(answer));
@@ -82,7 +66,7 @@ impl ConnectionHandle {
 
 impl Source for ConnectionHandle {
     fn poll_lines(&self, turn: TurnId, context: &mut Context<'_>) -> Poll<Pulled> {
-        self.0.with(|connection| connection.poll_for_reader(turn, context)).unwrap_or(Poll::Pending)
+        self.with(|connection| connection.poll_for_reader(turn, context)).unwrap_or(Poll::Pending)
     }
 }
 

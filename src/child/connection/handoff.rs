@@ -19,34 +19,32 @@ use super::sync::{Mutex, MutexGuard};
 pub(super) const LEASE: Duration = Duration::from_millis(250);
 
 /// A value that the child's task, its session and a reader share, until it is closed.
-pub(super) struct Shared<T>(Mutex<Option<T>>);
+pub(crate) struct Shared<T>(Mutex<Option<T>>);
 
 /// What [`Shared`] needs to know of its value.
-pub(super) trait HandsOff {
+pub(crate) trait HandsOff {
     fn handoff(&mut self) -> &mut Handoff;
 }
 
-/// The state of the handoff between reader and task.
-pub(super) struct Handoff {
-    /// Until then the output is for the reader to read.
-    lease: Option<Instant>,
-    /// The reader polls right now.
+pub(crate) struct Handoff {
+    /// Until then the output is for the reader to read. The task has to look whether it has expired.
+    pub(super) lease: Option<Instant>,
     reader_polls: bool,
     /// Lines were put into the reader's channel since its last poll.
     has_put: bool,
     /// When the task's timer rings.
-    armed: Instant,
+    pub(super) armed: Instant,
     task: Option<Waker>,
     /// The task has to look.
     called: bool,
     /// Something changed that may be for the task.
-    changed: bool,
+    pub(super) changed: bool,
     /// Readers to be woken once the lock is free: a waker may run the reader at once, and that takes the lock.
     wakes: Vec<Waker>,
 }
 
 impl<T: HandsOff> Shared<T> {
-    pub(super) fn new(value: T) -> Self {
+    pub(crate) fn new(value: T) -> Self {
         Self(Mutex::new(Some(value)))
     }
 
@@ -56,7 +54,7 @@ impl<T: HandsOff> Shared<T> {
     }
 
     /// Acts on the value, then wakes readers. `None` once it is closed.
-    pub(super) fn with<R>(&self, act: impl FnOnce(&mut T) -> R) -> Option<R> {
+    pub(crate) fn with<R>(&self, act: impl FnOnce(&mut T) -> R) -> Option<R> {
         let (result, wakes) = {
             let mut value = self.lock();
             let value = value.as_mut()?;
@@ -69,7 +67,7 @@ impl<T: HandsOff> Shared<T> {
     }
 
     /// Takes the value out. To be dropped without the lock: that ends its turn.
-    pub(super) fn close(&self) -> Option<T> {
+    pub(crate) fn close(&self) -> Option<T> {
         self.lock().take()
     }
 }
@@ -109,7 +107,6 @@ impl Handoff {
         std::mem::take(&mut self.has_put)
     }
 
-    /// The reader begins to poll, and has the lease from now on.
     pub(super) fn begin_poll(&mut self, now: Instant) {
         let lease = now + LEASE;
         // The task may have read meanwhile; then its timer is set for much later.
@@ -144,20 +141,6 @@ impl Handoff {
         true
     }
 
-    /// When the task has to look whether the lease has expired.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.lease
-    }
-
-    /// Something changed that may be for the task.
-    pub(super) fn change(&mut self) {
-        self.changed = true;
-    }
-
-    pub(super) fn take_changed(&mut self) -> bool {
-        std::mem::take(&mut self.changed)
-    }
-
     /// The task has to look: it sleeps until its timer rings or it is called.
     pub(super) fn call_task(&mut self) {
         self.called = true;
@@ -173,10 +156,6 @@ impl Handoff {
             none => *none = Some(context.waker().clone()),
         }
         std::mem::take(&mut self.called)
-    }
-
-    pub(super) fn armed(&self) -> Instant {
-        self.armed
     }
 
     /// When the task's timer has to ring, if it has to be moved. Moving it is not free, and most deadlines only move

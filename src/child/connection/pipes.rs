@@ -26,29 +26,25 @@ const COUNTED_AT_ONCE: u64 = 256 << 10;
 /// breaks the protocol.
 const MAX_UNWRITTEN: usize = 256;
 
-/// The pipes of one child.
 pub(super) struct PipeIo {
     input: UnixStream,
     output: pipe::Receiver,
     pub(super) framer: Framer,
-    outbox: Outbox,
+    pub(super) outbox: Outbox,
     metrics: Arc<Metrics>,
-    /// The output has ended.
-    ended: bool,
+    pub(super) ended: bool,
     /// Bytes that came and were not counted yet.
     uncounted: u64,
 }
 
-/// Lines that wait to be written.
 #[derive(Debug)]
-struct Outbox {
-    lines: VecDeque<Bytes>,
+pub(super) struct Outbox {
+    pub(super) lines: VecDeque<Bytes>,
     /// When the next byte has to be taken.
-    deadline: Option<Instant>,
+    pub(super) deadline: Option<Instant>,
     timeout: Duration,
 }
 
-/// What a read brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Read {
     Bytes,
@@ -68,12 +64,6 @@ impl PipeIo {
 
     // ---- Output ----
 
-    /// Whether the output has ended.
-    pub(super) fn has_ended(&self) -> bool {
-        self.ended
-    }
-
-    /// One read, in the middle of a turn or not.
     pub(super) fn poll_read(&mut self, in_turn: bool, context: &mut Context<'_>) -> Poll<Read> {
         let read = if in_turn {
             poll_read_buf(Pin::new(&mut self.output), context, self.framer.buffer())
@@ -114,7 +104,6 @@ impl PipeIo {
         }
     }
 
-    /// Whether the pipe holds output that was not read yet.
     pub(super) fn has_unread(&self) -> bool {
         rustix::io::ioctl_fionread(&self.output).is_ok_and(|unread| unread > 0)
     }
@@ -140,25 +129,6 @@ impl PipeIo {
     }
 
     // ---- Input ----
-
-    /// Queues a line; false if too many wait already.
-    pub(super) fn push(&mut self, line: Bytes, now: Instant) -> bool {
-        self.outbox.push(line, now)
-    }
-
-    pub(super) fn has_unwritten(&self) -> bool {
-        !self.outbox.lines.is_empty()
-    }
-
-    /// When a write counts as stalled.
-    pub(super) fn write_deadline(&self) -> Option<Instant> {
-        self.outbox.deadline
-    }
-
-    /// Whether the child takes nothing.
-    pub(super) fn is_stalled(&mut self, now: Instant) -> bool {
-        self.outbox.is_stalled(now)
-    }
 
     /// Writes what the pipe takes at once.
     pub(super) fn flush(&mut self, now: Instant) {
@@ -198,7 +168,8 @@ impl PipeIo {
 }
 
 impl Outbox {
-    fn push(&mut self, line: Bytes, now: Instant) -> bool {
+    /// Queues a line; false if too many wait already.
+    pub(super) fn push(&mut self, line: Bytes, now: Instant) -> bool {
         if self.lines.is_empty() {
             self.deadline = Some(now + self.timeout);
         }
@@ -224,8 +195,8 @@ impl Outbox {
         self.deadline = None;
     }
 
-    /// A deadline that was noticed late is no evidence: it begins again.
-    fn is_stalled(&mut self, now: Instant) -> bool {
+    /// Whether the child takes nothing. A deadline that was noticed late is no evidence: it begins again.
+    pub(super) fn is_stalled(&mut self, now: Instant) -> bool {
         match self.deadline {
             Some(deadline) if deadline + ABSENT <= now => {
                 self.deadline = Some(now + self.timeout);

@@ -33,30 +33,24 @@ use crate::model::Usage;
 use crate::telemetry::metrics::{FirstOutput, HangDetector, ModelClass, ProtocolError, StopStep, Stream};
 use crate::turn::TurnTrace;
 
-/// The id of the handshake's request.
 pub(super) const HANDSHAKE: &str = "handshake";
 /// The id of the request that gives the child its MCP servers.
 pub(super) const SERVERS: &str = "servers";
 /// The prefix of a ping's id.
 pub(super) const PING: &str = "ping-";
 
-/// The phase of a child's life. See the diagram in [`super`].
+/// The phase of a child's life. See the diagram in [`super`]. Each but `Serving` has a deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// The handshake is out.
-    Opening { until: Instant },
-    /// Turns are taken.
+    Opening,
     Serving,
     /// The child closed its output unasked. Normally its exit follows at once.
-    Closed { until: Instant },
+    Closed,
     /// A stop was requested; the running turn was interrupted.
-    Interrupted { until: Instant },
-    /// Its input was closed.
-    InputClosed { until: Instant },
-    /// SIGTERM was sent.
-    Terminated { until: Instant },
-    /// Its tree is being killed.
-    Killed { until: Instant },
+    Interrupted,
+    InputClosed,
+    Terminated,
+    Killed,
 }
 
 /// A signal for the child's task to send.
@@ -69,7 +63,6 @@ pub(in crate::child) enum Signal {
 /// An effect that the protocol asks for.
 #[derive(Debug)]
 pub(super) enum Action {
-    /// Write a line to the child.
     Write(Bytes),
     /// Report to the session.
     Emit(ChildEvent),
@@ -91,7 +84,6 @@ pub(super) enum Action {
     Rearm,
 }
 
-/// An entry for the metrics.
 #[derive(Debug)]
 pub(super) enum Measurement {
     /// The first output of a turn, and its age then.
@@ -104,50 +96,48 @@ pub(super) enum Measurement {
     StopStep(StopStep),
 }
 
-/// The state of the protocol.
 pub(super) struct Protocol {
     adapter: &'static dyn Adapter,
     config: Arc<Config>,
     wall_clock: fn() -> SystemTime,
     pub(super) actions: VecDeque<Action>,
     phase: Phase,
-    handshake: Handshake,
-    /// Start of the requested stop.
-    stop_began: Option<Instant>,
-    kill_reason: Option<KillReason>,
-    running: Option<Box<RunningTurn>>,
-    held: Option<HeldTurn>,
+    /// The deadline of the phase.
+    until: Option<Instant>,
+    pub(super) handshake: Handshake,
+    pub(super) stop_began: Option<Instant>,
+    pub(super) kill_reason: Option<KillReason>,
+    pub(super) running: Option<Box<RunningTurn>>,
+    pub(super) held: Option<HeldTurn>,
     own_work: OwnWork,
     permissions: Permissions,
     spending: Spending,
     requests_sent: u64,
     /// The child is gone; nothing is taken any more.
-    over: bool,
+    pub(super) over: bool,
 }
 
-/// The progress of the handshake.
 #[derive(Debug, Default)]
-struct Handshake {
+pub(super) struct Handshake {
     answered: bool,
     /// The MCP servers are being connected: the child answers nothing else before.
     connecting: bool,
     /// Its deadline was extended, because we had not kept it ourselves.
     extended: bool,
     /// The child had become ready.
-    complete: bool,
+    pub(super) complete: bool,
     /// The end of a turn before that: the reason of a refusal.
-    terminal: Option<Box<Terminal>>,
+    pub(super) terminal: Option<Box<Terminal>>,
 }
 
 /// A turn that waits until the child has finished work of its own accord.
 #[derive(Debug)]
-struct HeldTurn {
-    job: Box<Job>,
+pub(super) struct HeldTurn {
+    pub(super) job: Box<Job>,
     mark: Option<String>,
     since: Instant,
 }
 
-/// Work of the child's own accord.
 #[derive(Debug)]
 struct OwnWork {
     /// A turn of its own runs.
@@ -157,24 +147,12 @@ struct OwnWork {
     reported: bool,
 }
 
-/// The cost of the child so far.
 #[derive(Debug)]
 struct Spending {
     model: Option<String>,
     /// The first announcement was read.
     announced: bool,
     cumulative_usd: f64,
-}
-
-/// The end of the protocol, for the child's exit.
-pub(super) struct Remains {
-    pub(super) ready: bool,
-    pub(super) forced: bool,
-    pub(super) stop_began: Option<Instant>,
-    pub(super) kill_reason: Option<KillReason>,
-    pub(super) handshake_terminal: Option<Box<Terminal>>,
-    pub(super) unfinished: Option<Box<RunningTurn>>,
-    pub(super) unseen: Option<Box<Job>>,
 }
 
 impl Protocol {
@@ -193,7 +171,8 @@ impl Protocol {
             adapter,
             wall_clock,
             actions: VecDeque::new(),
-            phase: Phase::Opening { until: started + session.spawn_timeout },
+            phase: Phase::Opening,
+            until: Some(started + session.spawn_timeout),
             handshake: Handshake { connecting, ..Handshake::default() },
             stop_began: None,
             kill_reason: None,
@@ -229,8 +208,8 @@ impl Protocol {
         self.act(Action::Measure(measurement));
     }
 
-    fn enter(&mut self, phase: Phase) {
-        self.phase = phase;
+    fn enter(&mut self, phase: Phase, until: Option<Instant>) {
+        (self.phase, self.until) = (phase, until);
         self.act(Action::Rearm);
     }
 
@@ -243,41 +222,12 @@ impl Protocol {
         format!("{prefix}{}", self.requests_sent)
     }
 
-    /// Whether the session has requested a stop.
     pub(super) fn is_stopping(&self) -> bool {
         self.stop_began.is_some()
     }
 
-    /// When a kill of the tree has failed, if one was ordered.
-    pub(super) fn kill_deadline(&self) -> Option<Instant> {
-        match self.phase {
-            Phase::Killed { until } => Some(until),
-            _ => None,
-        }
-    }
-
-    /// The child has exited: no order is taken any more.
-    pub(super) fn close(&mut self) {
-        self.over = true;
-    }
-
-    pub(super) fn is_over(&self) -> bool {
-        self.over
-    }
-
-    pub(super) fn running(&self) -> Option<&RunningTurn> {
-        self.running.as_deref()
-    }
-
-    pub(super) fn into_remains(self) -> Remains {
-        Remains {
-            ready: self.handshake.complete,
-            forced: matches!(self.phase, Phase::Killed { .. }),
-            stop_began: self.stop_began,
-            kill_reason: self.kill_reason,
-            handshake_terminal: self.handshake.terminal,
-            unfinished: self.running,
-            unseen: self.held.map(|held| held.job),
-        }
+    /// Whether a kill of the tree was ordered and came to nothing.
+    pub(super) fn is_given_up(&self, now: Instant) -> bool {
+        self.is_killed() && self.until <= Some(now)
     }
 }

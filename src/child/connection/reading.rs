@@ -21,7 +21,7 @@ impl Connection {
 
     /// Reads for the reader of `turn`, if that turn runs.
     pub(super) fn poll_for_reader(&mut self, turn: TurnId, context: &mut Context<'_>) -> Poll<Pulled> {
-        if self.protocol.is_over() || !self.protocol.is_read_by(turn) {
+        if self.protocol.over || !self.protocol.is_read_by(turn) {
             return Poll::Pending;
         }
         if self.handoff.take_put() {
@@ -45,7 +45,7 @@ impl Connection {
                 // It has ended just now.
                 return Poll::Ready(Pulled::Channel);
             }
-            if self.pipes.has_ended() {
+            if self.pipes.ended {
                 return Poll::Pending;
             }
             if !has_read {
@@ -58,14 +58,12 @@ impl Connection {
         later.poll(context).map(|()| Pulled::Channel)
     }
 
-    /// The length of the lines that are for the reader.
     pub(super) fn for_reader(&self) -> usize {
         if self.protocol.is_withheld() { 0 } else { self.pipes.framer.kept() }
     }
 
-    /// One read and its lines.
     fn poll_read(&mut self, now: Instant, context: &mut Context<'_>) -> Poll<()> {
-        let in_turn = self.protocol.running().is_some();
+        let in_turn = self.protocol.running.is_some();
         match ready!(self.pipes.poll_read(in_turn, context)) {
             Read::Bytes => self.take_lines(now),
             Read::End => self.end_output(now),
@@ -76,7 +74,7 @@ impl Connection {
     /// Takes in what has come while no turn ran.
     pub(super) fn catch_up(&mut self, now: Instant) {
         for _ in 0..READS_TO_CATCH_UP {
-            if self.pipes.has_ended() {
+            if self.pipes.ended {
                 return;
             }
             match self.pipes.try_read() {
@@ -87,29 +85,24 @@ impl Connection {
         }
     }
 
-    /// Takes in every whole line that has come.
     fn take_lines(&mut self, now: Instant) {
+        let limit = self.context.config.session.line_limit;
         self.protocol.on_output(now);
         while let Some(framed) = self.pipes.framer.next_line() {
             match framed {
                 Framed::Line(line) => {
                     if self.protocol.on_line(line, now) == Fate::Keep {
                         self.pipes.framer.keep();
-                        self.limit_withheld(now);
+                        if self.protocol.is_withheld() && self.pipes.framer.kept() > limit {
+                            self.protocol.on_withheld_overflow(now);
+                        }
                     }
                 }
                 Framed::TooLong { .. } => self.protocol.on_oversized_line(now),
             }
             self.carry_out_all(now);
         }
-        self.pipes.settle_read(self.protocol.running().is_some());
-    }
-
-    fn limit_withheld(&mut self, now: Instant) {
-        let limit = self.context.config.session.line_limit;
-        if self.protocol.is_withheld() && self.pipes.framer.kept() > limit {
-            self.protocol.on_withheld_overflow(now);
-        }
+        self.pipes.settle_read(self.protocol.running.is_some());
     }
 
     fn end_output(&mut self, now: Instant) {
@@ -121,7 +114,7 @@ impl Connection {
 
     /// Reads, and puts what is the reader's into its channel. Pending while the reader reads itself, or has no room.
     pub(super) fn poll_read_for_task(&mut self, now: Instant, context: &mut Context<'_>) -> Poll<()> {
-        if !self.handoff.task_may_read(now) || self.pipes.has_ended() || self.for_reader() > 0 {
+        if !self.handoff.task_may_read(now) || self.pipes.ended || self.for_reader() > 0 {
             return Poll::Pending;
         }
         ready!(self.poll_read(now, context));
@@ -135,7 +128,7 @@ impl Connection {
         if kept == 0 {
             return;
         }
-        match self.protocol.running().and_then(|running| running.job.sender.as_ref()) {
+        match self.protocol.running.as_ref().and_then(|running| running.job.sender.as_ref()) {
             Some(sender) if sender.has_room(kept) => {
                 let waiting = sender.put(self.pipes.framer.take());
                 self.handoff.put(waiting);
@@ -152,10 +145,10 @@ impl Connection {
         if self.pipes.framer.kept() > session.event_buffer_bytes.saturating_add(session.line_limit) {
             return Poll::Ready(false);
         }
-        if !self.pipes.has_ended() {
+        if !self.pipes.ended {
             ready!(self.poll_read(Instant::now(), context));
         }
-        Poll::Ready(!self.pipes.has_ended())
+        Poll::Ready(!self.pipes.ended)
     }
 
     /// Nothing more is read. A part of a line is not kept.

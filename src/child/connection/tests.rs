@@ -65,7 +65,7 @@ impl Bench {
             (UnixStream::from_std(input).unwrap(), pipe::Receiver::from_owned_fd(output.into()).unwrap());
         let connection =
             Connection::open(context, pipes, None, None, Instant::now(), &LaunchSettings::default());
-        let handle = ConnectionHandle::new(connection);
+        let handle = Arc::new(ConnectionHandle::new(connection));
         Self { handle, events, input: their_input, output: Some(their_output.into()) }
     }
 

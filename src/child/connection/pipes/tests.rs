@@ -46,7 +46,7 @@ async fn long_line_is_written_in_parts_as_it_is_read() {
     let (mut io, mut ends) = pipes();
     let now = Instant::now();
     let length = 3 << 20;
-    assert!(io.push(Bytes::from(vec![b'x'; length]), now));
+    assert!(io.outbox.push(Bytes::from(vec![b'x'; length]), now));
     let (mut got, mut parts) = (0, 0);
     while got < length {
         io.flush(now);
@@ -58,11 +58,11 @@ async fn long_line_is_written_in_parts_as_it_is_read() {
     }
     assert!(parts > 1, "it did not fit at once");
     write_rest(&mut io, now).await;
-    assert_eq!((got, io.has_unwritten(), io.write_deadline()), (length, false, None));
+    assert_eq!((got, !io.outbox.lines.is_empty(), io.outbox.deadline), (length, false, None));
 }
 
 async fn write_rest(io: &mut PipeIo, now: Instant) {
-    if io.has_unwritten() {
+    if !io.outbox.lines.is_empty() {
         write(io, now).await;
     }
 }
@@ -72,9 +72,9 @@ async fn closed_reader_empties_the_outbox() {
     let (mut io, ends) = pipes();
     let now = Instant::now();
     drop(ends);
-    assert!(io.push(Bytes::from_static(b"a\n"), now));
+    assert!(io.outbox.push(Bytes::from_static(b"a\n"), now));
     write(&mut io, now).await;
-    assert!(!io.has_unwritten() && io.write_deadline().is_none());
+    assert!(io.outbox.lines.is_empty() && io.outbox.deadline.is_none());
     let mut context = Context::from_waker(Waker::noop());
     assert!(io.poll_write(now, &mut context).is_pending(), "nothing to write");
 }
@@ -82,9 +82,9 @@ async fn closed_reader_empties_the_outbox() {
 #[tokio::test]
 async fn closing_the_input_drops_what_waits() {
     let (mut io, mut ends) = pipes();
-    assert!(io.push(Bytes::from_static(b"a\n"), Instant::now()));
+    assert!(io.outbox.push(Bytes::from_static(b"a\n"), Instant::now()));
     io.close_input().unwrap();
-    assert!(!io.has_unwritten());
+    assert!(io.outbox.lines.is_empty());
     assert_eq!(ends.read(), 0, "the end of the input");
 }
 
@@ -110,7 +110,7 @@ async fn reads_come_in_a_turn_between_turns_and_at_once() {
     assert_eq!(io.try_read(), Some(Read::End));
     let end = std::future::poll_fn(|context| io.poll_read(true, context)).await;
     assert_eq!(end, Read::End);
-    assert!(io.end_output() && io.has_ended());
+    assert!(io.end_output() && io.ended);
     assert!(!io.end_output(), "counted once");
 }
 

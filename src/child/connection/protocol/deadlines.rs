@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{Measurement, PING, Phase, Protocol};
 use crate::child::exit::KillReason;
-use crate::child::watchdog::{Advice, Finding, Vitals};
+use crate::child::watchdog::{Advice, Vitals};
 use crate::error::TurnError;
 use crate::telemetry::metrics::HangDetector;
 
@@ -35,29 +35,28 @@ impl Protocol {
         running.is_some_and(|running| running.watchdog.deadline() <= now) && !self.is_killed()
     }
 
-    fn is_killed(&self) -> bool {
-        matches!(self.phase, Phase::Killed { .. })
+    pub(in crate::child::connection) fn is_killed(&self) -> bool {
+        self.phase == Phase::Killed
     }
 
     /// Acts on the deadlines that are due, and on a write that stalls.
     pub(in crate::child::connection) fn on_time(&mut self, now: Instant, stalled: bool, seen: Observation) {
-        match self.phase {
-            Phase::Opening { until }
-                if until + ABSENT <= now && !std::mem::replace(&mut self.handshake.extended, true) =>
+        let late = self.until.and_then(|until| now.checked_duration_since(until));
+        match (self.phase, late) {
+            (_, None) | (Phase::Serving | Phase::Killed, _) => {}
+            (Phase::Opening, Some(late))
+                if late >= ABSENT && !std::mem::replace(&mut self.handshake.extended, true) =>
             {
-                self.phase = Phase::Opening { until: now + self.config.session.spawn_timeout };
+                self.until = Some(now + self.config.session.spawn_timeout);
             }
-            Phase::Opening { until } if until <= now => {
-                return self.declare_dead(KillReason::NeverReady, now);
-            }
-            Phase::Closed { until } if until <= now => {
-                // A child without output cannot serve.
+            (Phase::Opening, _) => return self.declare_dead(KillReason::NeverReady, now),
+            // A child without output cannot serve.
+            (Phase::Closed, _) => {
                 return self.declare_dead(KillReason::Protocol("it closed its output"), now);
             }
-            Phase::Interrupted { until } if until <= now => self.close_input(now),
-            Phase::InputClosed { until } if until <= now => self.terminate(now),
-            Phase::Terminated { until } if until <= now => self.kill(now),
-            _ => {}
+            (Phase::Interrupted, _) => self.close_input(now),
+            (Phase::InputClosed, _) => self.terminate(now),
+            (Phase::Terminated, _) => self.kill(now),
         }
         if stalled && !self.is_ending() {
             self.measure(Measurement::Hang(HangDetector::StdinStall));
@@ -104,12 +103,8 @@ impl Protocol {
                 let id = self.request_id(PING);
                 self.write(self.adapter.ping(&id));
             }
-            Advice::DeclareDead(finding) => {
-                self.measure(Measurement::Hang(match finding {
-                    Finding::Stopped => HangDetector::Stopped,
-                    Finding::Ping => HangDetector::Ping,
-                    Finding::NoProgress => HangDetector::NoProgress,
-                }));
+            Advice::DeclareDead(detector) => {
+                self.measure(Measurement::Hang(detector));
                 self.declare_dead(KillReason::Hung, now);
             }
         }
@@ -135,15 +130,6 @@ impl Protocol {
 
     /// The next deadline; `None`: nothing is due.
     pub(in crate::child::connection) fn next_deadline(&self) -> Option<Instant> {
-        let phase = match self.phase {
-            Phase::Serving => None,
-            Phase::Opening { until }
-            | Phase::Closed { until }
-            | Phase::Interrupted { until }
-            | Phase::InputClosed { until }
-            | Phase::Terminated { until }
-            | Phase::Killed { until } => Some(until),
-        };
         let turn = self.running.as_ref().and_then(|running| {
             let watchdog = (!self.is_killed()).then(|| running.watchdog.deadline());
             let turn = running.job.sender.is_some().then_some(running.deadline);
@@ -152,6 +138,6 @@ impl Protocol {
         });
         let held = self.held.as_ref().map(|held| held.since + self.config.session.turn_timeout);
         let others = [self.permissions.deadline(), self.own_work.tasks.deadline()];
-        [phase, turn, held].into_iter().chain(others).flatten().min()
+        [self.until, turn, held].into_iter().chain(others).flatten().min()
     }
 }

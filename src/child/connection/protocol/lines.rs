@@ -17,7 +17,6 @@ const CONNECT_TRIES: u32 = 2;
 /// Time for a child that closed its output to exit.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
-/// What becomes of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::child::connection) enum Fate {
     /// The turn's reader gets the line.
@@ -26,7 +25,6 @@ pub(in crate::child::connection) enum Fate {
 }
 
 impl Protocol {
-    /// Output of the child has come.
     pub(in crate::child::connection) fn on_output(&mut self, now: Instant) {
         if let Some(running) = &mut self.running {
             running.watchdog.sign_of_life(now);
@@ -35,6 +33,14 @@ impl Protocol {
 
     /// Takes in one line, without its line end.
     pub(in crate::child::connection) fn on_line(&mut self, line: &[u8], now: Instant) -> Fate {
+        self.take_line(line, now).unwrap_or_else(|| {
+            self.measure(Measurement::ProtocolError(ProtocolError::BadJson));
+            Fate::Drop
+        })
+    }
+
+    /// `None`: it is malformed.
+    fn take_line(&mut self, line: &[u8], now: Instant) -> Option<Fate> {
         let adapter = self.adapter;
         // Without a turn a line goes to nobody: never to the next one.
         let fate = if self.has_reader() { Fate::Keep } else { Fate::Drop };
@@ -44,29 +50,17 @@ impl Protocol {
                 self.saw(substantial, checkpoint, now);
             }
             LineKind::Announcement => self.announced(line),
-            LineKind::Terminal => match adapter.terminal(line) {
-                Some(terminal) => return self.terminal(Box::new(terminal), fate, now),
-                None => return self.malformed(),
-            },
-            LineKind::ControlResponse => match adapter.control_response(line) {
-                Some(answer) => {
-                    self.answered(&answer, now);
-                    return Fate::Drop;
+            LineKind::Terminal => return Some(self.terminal(Box::new(adapter.terminal(line)?), fate, now)),
+            LineKind::ControlResponse => {
+                self.answered(&adapter.control_response(line)?, now);
+                return Some(Fate::Drop);
+            }
+            LineKind::HostRequest => return Some(self.host_request(adapter.host_request(line)?, fate, now)),
+            LineKind::Cancelled => {
+                if self.permissions.withdraw(&adapter.cancelled_request(line)?) {
+                    self.emit_permissions();
                 }
-                None => return self.malformed(),
-            },
-            LineKind::HostRequest => match adapter.host_request(line) {
-                Some(request) => return self.host_request(request, fate, now),
-                None => return self.malformed(),
-            },
-            LineKind::Cancelled => match adapter.cancelled_request(line) {
-                Some(id) => {
-                    if self.permissions.withdraw(&id) {
-                        self.emit_permissions();
-                    }
-                }
-                None => return self.malformed(),
-            },
+            }
             LineKind::Task => {
                 self.saw(true, None, now);
                 // Switched off, a task is a tool that takes long: its turn is what counts.
@@ -82,23 +76,22 @@ impl Protocol {
                 let mark = self.running.as_ref().and_then(|running| running.mark.as_deref());
                 if mark.is_some() && mark == adapter.echo(line).as_deref() {
                     self.claim(now);
-                    return Fate::Drop;
+                    return Some(Fate::Drop);
                 }
             }
             LineKind::Working => {
                 self.working();
-                return Fate::Drop;
+                return Some(Fate::Drop);
             }
             LineKind::Waiting => {
                 self.waiting(now);
-                return Fate::Drop;
+                return Some(Fate::Drop);
             }
-            LineKind::Malformed => return self.malformed(),
+            LineKind::Malformed => return None,
         }
-        fate
+        Some(fate)
     }
 
-    /// A line exceeded the limit and was discarded.
     pub(in crate::child::connection) fn on_oversized_line(&mut self, now: Instant) {
         self.measure(Measurement::ProtocolError(ProtocolError::LineTooLong));
         self.measure(Measurement::Truncated(Stream::Stdout));
@@ -120,17 +113,11 @@ impl Protocol {
         if partial {
             self.measure(Measurement::ProtocolError(ProtocolError::PartialEof));
         }
-        if matches!(self.phase, Phase::Opening { .. } | Phase::Serving | Phase::Interrupted { .. }) {
-            self.enter(Phase::Closed { until: now + CLOSE_GRACE });
+        if !self.is_ending() {
+            self.enter(Phase::Closed, Some(now + CLOSE_GRACE));
         }
     }
 
-    fn malformed(&mut self) -> Fate {
-        self.measure(Measurement::ProtocolError(ProtocolError::BadJson));
-        Fate::Drop
-    }
-
-    /// Records an event of the running turn.
     fn saw(&mut self, substantial: bool, checkpoint: Option<String>, now: Instant) {
         if let Some(running) = &mut self.running
             && running.saw(substantial, checkpoint)
@@ -246,7 +233,7 @@ impl Protocol {
 
     fn answered(&mut self, answer: &ControlResponse, now: Instant) {
         let id = answer.request_id.as_str();
-        if matches!(self.phase, Phase::Opening { .. }) {
+        if self.phase == Phase::Opening {
             match id {
                 HANDSHAKE => {
                     self.handshake.answered = true;
@@ -273,10 +260,10 @@ impl Protocol {
         }
         if self.handshake.connecting {
             let tries = CONNECT_TRIES * self.config.mcp.connect_timeout;
-            self.enter(Phase::Opening { until: now + tries + self.config.session.spawn_timeout });
+            self.enter(Phase::Opening, Some(now + tries + self.config.session.spawn_timeout));
         } else {
             self.handshake.complete = true;
-            self.enter(Phase::Serving);
+            self.enter(Phase::Serving, None);
             self.emit(ChildEvent::Ready);
         }
     }

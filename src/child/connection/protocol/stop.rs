@@ -11,7 +11,6 @@ use crate::telemetry::metrics::StopStep;
 const KILL_GRACE: Duration = Duration::from_secs(1);
 
 impl Protocol {
-    /// The session requests the stop.
     pub(in crate::child::connection) fn stop(&mut self, now: Instant) {
         if self.is_stopping() {
             return;
@@ -20,30 +19,30 @@ impl Protocol {
         match self.phase {
             Phase::Serving if self.running.is_some() => {
                 self.measure(Measurement::StopStep(StopStep::Interrupt));
-                self.enter(Phase::Interrupted { until: now + self.config.session.stop_interrupt });
+                self.enter(Phase::Interrupted, Some(now + self.config.session.stop_interrupt));
                 self.interrupt(now);
             }
-            Phase::Opening { .. } | Phase::Serving => self.close_input(now),
+            Phase::Opening | Phase::Serving => self.close_input(now),
             _ => {}
         }
     }
 
     pub(super) fn close_input(&mut self, now: Instant) {
         self.measure(Measurement::StopStep(StopStep::StdinClose));
-        self.enter(Phase::InputClosed { until: now + self.config.session.stop_eof });
+        self.enter(Phase::InputClosed, Some(now + self.config.session.stop_eof));
         self.act(Action::CloseInput);
     }
 
     pub(in crate::child::connection) fn terminate(&mut self, now: Instant) {
         self.measure(Measurement::StopStep(StopStep::Term));
         self.act(Action::Send(Signal::Terminate));
-        self.enter(Phase::Terminated { until: now + self.config.session.stop_term });
+        self.enter(Phase::Terminated, Some(now + self.config.session.stop_term));
     }
 
     pub(super) fn kill(&mut self, now: Instant) {
         self.measure(Measurement::StopStep(StopStep::TreeKill));
         self.act(Action::Send(Signal::KillTree));
-        self.enter(Phase::Killed { until: now + KILL_GRACE });
+        self.enter(Phase::Killed, Some(now + KILL_GRACE));
     }
 
     /// Kills the child for `reason`; the first reason counts.
@@ -52,15 +51,13 @@ impl Protocol {
         self.kill(now);
     }
 
-    /// The turn that delayed a stop is over.
     pub(super) fn on_turn_over(&mut self, now: Instant) {
-        if matches!(self.phase, Phase::Interrupted { .. }) {
+        if self.phase == Phase::Interrupted {
             self.close_input(now);
         }
     }
 
-    /// The child takes no more input.
     pub(in crate::child::connection) fn is_ending(&self) -> bool {
-        !matches!(self.phase, Phase::Opening { .. } | Phase::Serving | Phase::Interrupted { .. })
+        !matches!(self.phase, Phase::Opening | Phase::Serving | Phase::Interrupted)
     }
 }

@@ -191,7 +191,7 @@ fn refused_servers_kill_the_child() {
     bench.drain();
     let refused = r#"{"type":"control_response","response":{"subtype":"error","request_id":"servers"}}"#;
     assert_eq!(bench.line(refused), ["kill tree"]);
-    let reason = bench.protocol.into_remains().kill_reason;
+    let reason = bench.protocol.kill_reason;
     assert_eq!(reason, Some(KillReason::Protocol("it did not take its MCP servers")));
 }
 
@@ -200,8 +200,8 @@ fn unanswered_handshake_kills_the_child() {
     let mut bench = Bench::opening(config(), &LaunchSettings::default());
     bench.drain();
     assert_eq!(bench.next(None), ["kill tree"]);
-    let remains = bench.protocol.into_remains();
-    assert_eq!((remains.kill_reason, remains.ready), (Some(KillReason::NeverReady), false));
+    let protocol = bench.protocol;
+    assert_eq!((protocol.kill_reason, protocol.handshake.complete), (Some(KillReason::NeverReady), false));
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn turn_end_before_ready_is_a_reason_for_refusal() {
     let mut bench = Bench::opening(config(), &LaunchSettings::default());
     bench.drain();
     assert!(bench.line(line::RESULT).is_empty());
-    let text = bench.protocol.into_remains().handshake_terminal.map(|terminal| terminal.text);
+    let text = bench.protocol.handshake.terminal.map(|terminal| terminal.text);
     assert_eq!(text.as_deref(), Some("hi"));
 }
 
@@ -310,7 +310,7 @@ fn stopping_child_gives_a_turn_back() {
     let (job, _reader) = job(1);
     assert!(bench.protocol.take_turn(job, None, bench.now).is_err());
     let mut bench = Bench::serving();
-    bench.protocol.close();
+    bench.protocol.over = true;
     let (job, _reader) = self::job(1);
     assert!(bench.protocol.take_turn(job, None, bench.now).is_err());
 }
@@ -322,7 +322,7 @@ fn held_turn_of_a_stopping_child_is_unseen() {
     bench.turn(1);
     bench.act(Protocol::stop);
     assert_eq!(bench.line(line::WAITING), ["emit active false"]);
-    let unseen = bench.protocol.into_remains().unseen;
+    let unseen = bench.protocol.held.map(|held| held.job);
     assert_eq!(unseen.map(|job| job.turn), Some(TurnId(1)));
 }
 

@@ -1,5 +1,6 @@
 //! Turns, interrupts and answers: the orders of the session.
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{Action, HeldTurn, Protocol};
@@ -10,12 +11,10 @@ use crate::error::TurnError;
 use crate::model::PermissionError;
 use crate::model::ids::TurnId;
 
-/// How a turn ends.
 #[derive(Debug)]
 pub(in crate::child::connection) enum Ending {
     /// The CLI ended the turn; it cost this much in US dollars.
     Answered(Box<Terminal>, f64),
-    /// There is no answer.
     Lost(TurnError),
 }
 
@@ -58,7 +57,6 @@ impl Protocol {
         }
     }
 
-    /// Answers a request for permission.
     pub(in crate::child::connection) fn answer(&mut self, answer: Answer) {
         if self.over || self.is_stopping() {
             // The caller may have stopped waiting.
@@ -135,11 +133,10 @@ impl Protocol {
         }
     }
 
-    /// Ends the running turn for its reader.
     pub(super) fn abandon(&mut self, error: TurnError, now: Instant) {
         let Some(running) = &mut self.running else { return };
-        let last = running.abandon(error, now);
-        self.actions.extend(last.map(|last| Action::EndReader(Box::new(last))));
+        let last = running.abandon(Bytes::new(), error, now);
+        self.actions.extend(last.map(Action::EndReader));
         self.act(Action::Discard);
     }
 

@@ -33,8 +33,8 @@ fn disobeyed_interrupts_stop_the_child() {
         assert_eq!(bench.after(pause), ["write interrupt"]);
     }
     assert_eq!(bench.after(pause), ["hang no_progress", "terminate"]);
-    let remains = bench.protocol.into_remains();
-    assert_eq!((remains.kill_reason, remains.forced), (Some(KillReason::Hung), false));
+    let protocol = bench.protocol;
+    assert_eq!((protocol.kill_reason, protocol.is_killed()), (Some(KillReason::Hung), false));
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn silent_child_is_pinged_and_declared_dead() {
         }
         ticks += u64::from(busy);
         assert_eq!(bench.next(vitals(stopped, ticks)), [detector, "kill tree"]);
-        assert_eq!(bench.protocol.into_remains().kill_reason, Some(KillReason::Hung));
+        assert_eq!(bench.protocol.kill_reason, Some(KillReason::Hung));
     }
 }
 
@@ -179,8 +179,8 @@ fn each_phase_has_its_next_step() {
             bench.protocol.on_output(bench.now + pause);
             assert_eq!(bench.after(pause), **step);
         }
-        assert!(bench.protocol.kill_deadline().is_some());
-        assert!(bench.protocol.into_remains().forced);
+        assert!(bench.protocol.is_killed() && !bench.protocol.is_given_up(bench.now));
+        assert!(bench.protocol.is_given_up(bench.now + SECOND));
     }
 }
 
@@ -189,8 +189,8 @@ fn end_of_the_interrupted_turn_closes_the_input() {
     let mut bench = Bench::busy();
     bench.act(Protocol::stop);
     assert_eq!(bench.line(line::RESULT), ["end turn 1 answered 0.5", "close input", "keep"]);
-    let remains = bench.protocol.into_remains();
-    assert!(remains.stop_began.is_some() && !remains.forced && remains.unfinished.is_none());
+    let protocol = bench.protocol;
+    assert!(protocol.stop_began.is_some() && !protocol.is_killed() && protocol.running.is_none());
 }
 
 #[test]
@@ -198,9 +198,9 @@ fn closed_output_kills_the_child_after_a_grace() {
     let mut bench = Bench::busy();
     assert_eq!(bench.act(|protocol, now| protocol.on_output_end(true, now)), ["error partial_eof"]);
     assert_eq!(bench.next(None), ["kill tree"]);
-    let remains = bench.protocol.into_remains();
-    assert_eq!(remains.kill_reason, Some(KillReason::Protocol("it closed its output")));
-    assert_eq!(remains.unfinished.map(|turn| turn.job.turn), Some(TurnId(1)));
+    let protocol = bench.protocol;
+    assert_eq!(protocol.kill_reason, Some(KillReason::Protocol("it closed its output")));
+    assert_eq!(protocol.running.map(|turn| turn.job.turn), Some(TurnId(1)));
     // One that is ending has its own deadline.
     let mut ending = Bench::serving();
     ending.act(Protocol::stop);
@@ -214,5 +214,5 @@ fn first_reason_to_kill_counts() {
     let mut bench = Bench::serving();
     bench.act(|protocol, now| protocol.declare_dead(KillReason::MemoryLimit(1), now));
     bench.act(|protocol, now| protocol.declare_dead(KillReason::Hung, now));
-    assert_eq!(bench.protocol.into_remains().kill_reason, Some(KillReason::MemoryLimit(1)));
+    assert_eq!(bench.protocol.kill_reason, Some(KillReason::MemoryLimit(1)));
 }
