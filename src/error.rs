@@ -173,13 +173,13 @@ pub enum TurnError {
         /// The limit.
         limit: Duration,
     },
-    /// The reader dropped the turn, or somebody interrupted it before it had begun.
+    /// The reader dropped the turn, or a caller interrupted it before it began.
     #[error("the turn was cancelled")]
     Cancelled,
     /// Session files could not be read or written.
     #[error("cannot keep the session on disk: {0}")]
     Storage(#[source] Cause),
-    /// Something inside pilotlight failed; the session is started anew with the next turn.
+    /// A defect of pilotlight; the next turn starts the session again.
     #[error("internal failure: {0}")]
     Internal(&'static str),
 }

@@ -17,8 +17,7 @@ use super::{
     LaunchSettings, LineKind, StoredCredentials, Task, Terminal,
 };
 use crate::config::CliConfig;
-use crate::model::Dirs;
-use crate::model::{Decision, History, OauthCredentials, PermissionRequest, Prompt, PromptRefused};
+use crate::model::{Decision, Dirs, History, OauthCredentials, PermissionRequest, Prompt, PromptRefused};
 
 #[cfg(feature = "server")]
 mod answer;

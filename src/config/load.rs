@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn text_in_a_variable_stays_text_and_a_missing_underscore_is_told() {
+    fn text_variable_stays_text_missing_underscore_fails() {
         let config = from_env(&[
             ("PILOTLIGHT_CLI__ENV__FLAG", "1"),
             ("PILOTLIGHT_CLI__ENV__QUOTED", "\"q\""),

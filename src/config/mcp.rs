@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Config, ConfigError, value};
+use super::{Config, ConfigError, validate::invalid, value};
 
 /// Longest name of a server: it is part of the names of its tools, which the API limits to 128 characters.
 const LONGEST_NAME: usize = 64;
@@ -217,7 +217,7 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
     if config.mcp.callers == McpCallers::All && !config.isolation.accept_none {
         let problem = "\"all\" lets every caller start programs with the rights of this server; it needs \
                        isolation.accept_none = true";
-        return Err(wrong("mcp.callers", problem));
+        return Err(invalid("mcp.callers", problem));
     }
     for (name, server) in &config.mcp.servers {
         let key = |field: &str| format!("mcp.servers.{name}{field}");
@@ -226,10 +226,10 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
                 "a server's name must be letters, digits, \"-\" and \"_\", begin with a letter or digit and have \
                  at most {LONGEST_NAME} characters"
             );
-            return Err(wrong(key(""), problem));
+            return Err(invalid(key(""), problem));
         }
         if let Some((field, problem)) = problem_of(server) {
-            return Err(wrong(key(field), problem));
+            return Err(invalid(key(field), problem));
         }
     }
     Ok(())
@@ -260,10 +260,6 @@ fn problem_of(server: &McpServerConfig) -> Option<(&'static str, &'static str)> 
 
 fn is_http(url: &str) -> bool {
     url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
-}
-
-fn wrong(key: impl Into<String>, problem: impl Into<String>) -> ConfigError {
-    ConfigError::Key { key: key.into(), problem: problem.into() }
 }
 
 #[cfg(test)]

@@ -147,7 +147,7 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
         ("http.max_connections", http.max_connections, 1, 1 << 20),
         ("http.turns_per_user", http.turns_per_user as usize, 1, 1 << 20),
     ] {
-        super::validate::size(key, value, smallest, largest)?;
+        super::validate::bounded(key, value, smallest, largest)?;
     }
     if auth.keys_file.as_deref().is_some_and(|file| file.as_os_str().is_empty()) {
         return Err(invalid("auth.keys_file", "must be the path of a file"));

@@ -1,5 +1,6 @@
 //! Validation of values that parse.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use super::{CliConfig, Config, ConfigError};
@@ -10,9 +11,7 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
     if config.cli.program.is_empty() {
         return Err(invalid("cli.program", "must be \"claude\", \"sim\" or a path"));
     }
-    if let Some(name) = config.cli.env.keys().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
-        return Err(invalid("cli.env", format!("{name:?} cannot be the name of an environment variable")));
-    }
+    variable_names("cli.env", config.cli.env.keys())?;
     if config.cli.env.values().chain(&config.cli.args).any(|value| value.contains('\0')) {
         return Err(invalid("cli.env, cli.args", "must not hold a NUL byte"));
     }
@@ -26,10 +25,8 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
     let prefix = &config.metrics.prefix;
     let valid = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if !prefix.starts_with(|c: char| c.is_ascii_alphabetic()) || !prefix.chars().all(valid) {
-        return Err(invalid(
-            "metrics.prefix",
-            "must begin with a letter and hold only letters, digits and \"_\"",
-        ));
+        let problem = "must begin with a letter and hold only letters, digits and \"_\"";
+        return Err(invalid("metrics.prefix", problem));
     }
     Ok(())
 }
@@ -71,18 +68,17 @@ fn cli(cli: &CliConfig) -> Result<(), ConfigError> {
         return Err(invalid("cli.disallowed_tools", format!("{tool:?} cannot be the name of a tool")));
     }
     if cli.api_retries > MOST_RETRIES {
-        return Err(invalid(
-            "cli.api_retries",
-            format!("must be at most {MOST_RETRIES}, which takes three minutes"),
-        ));
+        let problem = format!("must be at most {MOST_RETRIES}, which takes three minutes");
+        return Err(invalid("cli.api_retries", problem));
     }
-    if let Some(name) = cli.env_pass.iter().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
-        return Err(invalid(
-            "cli.env_pass",
-            format!("{name:?} cannot be the name of an environment variable"),
-        ));
+    variable_names("cli.env_pass", &cli.env_pass)
+}
+
+fn variable_names<'a>(key: &str, names: impl IntoIterator<Item = &'a String>) -> Result<(), ConfigError> {
+    match names.into_iter().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
+        Some(name) => Err(invalid(key, format!("{name:?} cannot be the name of an environment variable"))),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn durations(config: &Config) -> Result<(), ConfigError> {
@@ -146,18 +142,12 @@ fn sizes(config: &Config) -> Result<(), ConfigError> {
         ("limits.queue", limits.queue, 0, 1 << 20),
         ("restart.intensity", config.restart.intensity as usize, 0, 1 << 16),
     ];
-    let score = limits.child_oom_score;
-    if !(0..=1000).contains(&score) {
-        return Err(invalid(
-            "limits.child_oom_score",
-            format!("must be at least 0 and at most 1000, not {score}"),
-        ));
-    }
+    bounded("limits.child_oom_score", limits.child_oom_score, 0, 1000)?;
     if limits.child_open_files.is_some_and(|files| files < 32) {
         return Err(invalid("limits.child_open_files", "must be at least 32: the CLI breaks with fewer"));
     }
     for (key, value, smallest, largest) in checked {
-        size(key, value, smallest, largest)?;
+        bounded(key, value, smallest, largest)?;
     }
     Ok(())
 }
@@ -172,13 +162,18 @@ pub(super) fn duration(key: &str, value: Duration) -> Result<(), ConfigError> {
     Ok(())
 }
 
-pub(super) fn size(key: &str, value: usize, smallest: usize, largest: usize) -> Result<(), ConfigError> {
+pub(super) fn bounded<T: Copy + Display + PartialOrd>(
+    key: &str,
+    value: T,
+    smallest: T,
+    largest: T,
+) -> Result<(), ConfigError> {
     if !(smallest..=largest).contains(&value) {
         return Err(invalid(key, format!("must be at least {smallest} and at most {largest}, not {value}")));
     }
     Ok(())
 }
 
-pub(super) fn invalid(key: &str, problem: impl Into<String>) -> ConfigError {
-    ConfigError::Key { key: key.to_owned(), problem: problem.into() }
+pub(super) fn invalid(key: impl Into<String>, problem: impl Into<String>) -> ConfigError {
+    ConfigError::Key { key: key.into(), problem: problem.into() }
 }

@@ -1,10 +1,10 @@
 //! How single values are written: durations, memory budgets, the default directory.
 
-use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use serde::Deserialize;
-use serde::de::{self, Deserializer, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, Unexpected};
+use toml::Value;
 
 /// What all children together may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,67 +42,48 @@ impl MemoryBudget {
 
 impl<'de> Deserialize<'de> for MemoryBudget {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Budget;
-        impl Visitor<'_> for Budget {
-            type Value = MemoryBudget;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a share such as \"80%\", a size such as \"8GiB\", or a number of bytes")
-            }
-
-            fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<MemoryBudget, E> {
-                u64::try_from(bytes)
-                    .ok()
-                    .filter(|bytes| *bytes > 0)
-                    .map(MemoryBudget::Bytes)
-                    .ok_or_else(|| E::invalid_value(de::Unexpected::Signed(bytes), &self))
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<MemoryBudget, E> {
-                MemoryBudget::parse(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
-            }
-        }
-        deserializer.deserialize_any(Budget)
+        let expected = "a share such as \"80%\", a size such as \"8GiB\", or a number of bytes";
+        read(deserializer, expected, |value| match value {
+            Value::Integer(bytes) => u64::try_from(*bytes).ok().filter(|bytes| *bytes > 0).map(Self::Bytes),
+            Value::String(text) => Self::parse(text),
+            _ => None,
+        })
     }
 }
 
 /// Durations as seconds (`300`, `0.5`) or text (`"5m"`, `"250ms"`).
 pub(super) mod duration {
-    use std::fmt;
-    use std::time::Duration;
-
-    use serde::de::{self, Deserializer, Visitor};
+    use super::*;
 
     pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Duration, D::Error> {
-        deserializer.deserialize_any(Seconds)
+        let expected = "a duration such as \"300s\", \"5m\" or \"250ms\", or a number of seconds";
+        read(deserializer, expected, |value| match value {
+            Value::Integer(seconds) => u64::try_from(*seconds).ok().map(Duration::from_secs),
+            Value::Float(seconds) => Duration::try_from_secs_f64(*seconds).ok(),
+            Value::String(text) => humantime::parse_duration(text).ok(),
+            _ => None,
+        })
     }
+}
 
-    struct Seconds;
-
-    impl Visitor<'_> for Seconds {
-        type Value = Duration;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a duration such as \"300s\", \"5m\" or \"250ms\", or a number of seconds")
-        }
-
-        fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<Duration, E> {
-            let valid = u64::try_from(seconds).map(Duration::from_secs);
-            valid.map_err(|_| E::invalid_value(de::Unexpected::Signed(seconds), &self))
-        }
-
-        fn visit_f64<E: de::Error>(self, seconds: f64) -> Result<Duration, E> {
-            let valid = Duration::try_from_secs_f64(seconds);
-            valid.map_err(|_| E::invalid_value(de::Unexpected::Float(seconds), &self))
-        }
-
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
-            let valid = humantime::parse_duration(text);
-            valid.map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
-        }
-    }
+/// Reads a value that may be written as a number or as text.
+pub(super) fn read<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    expected: &'static str,
+    parse: impl FnOnce(&Value) -> Option<T>,
+) -> Result<T, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    parse(&value).ok_or_else(|| {
+        let given = match &value {
+            Value::Integer(number) => Unexpected::Signed(*number),
+            Value::Float(number) => Unexpected::Float(*number),
+            Value::String(text) => Unexpected::Str(text),
+            other => return D::Error::invalid_type(Unexpected::Other(other.type_str()), &expected),
+        };
+        D::Error::invalid_value(given, &expected)
+    })
 }
 
 /// `$XDG_DATA_HOME/pilotlight`, else `~/.local/share/pilotlight`, else a directory beside us.

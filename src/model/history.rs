@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 /// Bytes that a message takes on disk beside its content.
@@ -36,13 +36,13 @@ pub enum Role {
 }
 
 /// A part of a [`Message`]. Serialises as a content block of the Messages API.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Block {
     /// Text.
+    #[serde(serialize_with = "text_field")]
     Text(String),
-    /// An image, a document or a search result, as a block of the Messages API. Users and tools only.
-    Media(Map<String, Value>),
     /// A tool call of the model.
     ToolUse {
         /// Pairs the call with its result.
@@ -55,14 +55,25 @@ pub enum Block {
     /// The answer to a tool call. Users only.
     ToolResult {
         /// The id of the call.
+        #[serde(rename = "tool_use_id")]
         id: String,
         /// Texts and media.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
         content: Vec<Block>,
         /// Whether the tool failed.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
         is_error: bool,
     },
+    /// An image, a document or a search result, as a block of the Messages API. Users and tools only.
+    #[serde(untagged)]
+    Media(Map<String, Value>),
     /// A `thinking` or `redacted_thinking` block of the Messages API, with its signature. Assistants only.
+    #[serde(untagged)]
     Thinking(Map<String, Value>),
+}
+
+fn text_field<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map([("text", text)])
 }
 
 impl History {
@@ -122,40 +133,6 @@ fn value_bytes(value: &Value) -> usize {
             Value::Object(map) => bytes_of(map),
             Value::Null | Value::Bool(_) | Value::Number(_) => 0,
         }
-}
-
-impl Serialize for Block {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Media(block) | Self::Thinking(block) => block.serialize(serializer),
-            Self::Text(text) => {
-                let mut map = serializer.serialize_map(Some(2))?;
-                map.serialize_entry("type", "text")?;
-                map.serialize_entry("text", text)?;
-                map.end()
-            }
-            Self::ToolUse { id, name, input } => {
-                let mut map = serializer.serialize_map(Some(4))?;
-                map.serialize_entry("type", "tool_use")?;
-                map.serialize_entry("id", id)?;
-                map.serialize_entry("name", name)?;
-                map.serialize_entry("input", input)?;
-                map.end()
-            }
-            Self::ToolResult { id, content, is_error } => {
-                let mut map = serializer.serialize_map(None)?;
-                map.serialize_entry("type", "tool_result")?;
-                map.serialize_entry("tool_use_id", id)?;
-                if !content.is_empty() {
-                    map.serialize_entry("content", content)?;
-                }
-                if *is_error {
-                    map.serialize_entry("is_error", is_error)?;
-                }
-                map.end()
-            }
-        }
-    }
 }
 
 impl fmt::Debug for History {

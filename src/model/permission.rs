@@ -49,7 +49,7 @@ pub enum Decision {
     },
     /// It may not.
     Deny {
-        /// What the model is told.
+        /// Explanation for the model.
         message: String,
     },
 }

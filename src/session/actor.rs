@@ -31,8 +31,8 @@ use crate::error::TurnError;
 use crate::model::ids::{SessionKey, TurnId};
 use crate::model::{PermissionError, SessionState};
 use crate::support::atomic_file::Durability;
+use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::{EvictionReason, RestartCause};
-use crate::telemetry::{Telemetry, emit::CircuitOpened};
 use crate::workspace::Workspace;
 
 pub(crate) struct SessionActor;
@@ -236,7 +236,7 @@ impl SessionActorState {
                         waiter.send(()).ok();
                     }
                 }
-                Effect::CircuitOpened => CircuitOpened.emit(self.telemetry(), &self.entry.key),
+                Effect::CircuitOpened => self.telemetry().circuit_opened(&self.entry.key),
             }
         }
     }

@@ -18,7 +18,6 @@ use crate::child::{ChildEvent, ConnectionHandle, OnChildEvent};
 use crate::installation::versions::Chosen;
 use crate::model::ids::Generation;
 use crate::support::take_once::TakeOnce;
-use crate::telemetry::emit::{OwnTurn, Ready};
 use crate::telemetry::metrics::ContextLost;
 
 /// An event in the life of a child that its task reports, not its connection.
@@ -78,7 +77,7 @@ pub(super) struct ChildEvents {
 impl ChildEvents {
     fn ready(&self) {
         let env = self.plan.env();
-        Ready { took: self.begun.elapsed() }.emit(&env.telemetry, &self.plan.entry.key);
+        env.telemetry.ready(&self.plan.entry.key, self.begun.elapsed());
         // Writes when it is another than before.
         let (installed, chosen) = (env.installed.clone(), self.chosen.clone());
         tokio::task::spawn_blocking(move || installed.worked(&chosen));
@@ -103,7 +102,7 @@ impl OnChildEvent for ChildEvents {
             ChildEvent::Ready => self.ready(),
             ChildEvent::OwnTurn { cost_usd } => {
                 entry.status.own_turn_ended(*cost_usd);
-                OwnTurn { cost_usd: *cost_usd }.emit(&self.plan.env().telemetry, &entry.key);
+                self.plan.env().telemetry.own_turn(&entry.key, *cost_usd);
             }
             ChildEvent::Model(_) => {}
             // A reader that hears of the end may look before the session's actor does.

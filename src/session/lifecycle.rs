@@ -30,7 +30,6 @@ use crate::session::executable;
 use crate::session::registry::Entry;
 use crate::session::sessions::Sessions;
 use crate::support::take_once::TakeOnce;
-use crate::telemetry::emit;
 use crate::telemetry::events::Exit;
 use crate::telemetry::metrics::{AdmissionRejected, StopHow};
 use crate::turn::wake;
@@ -186,7 +185,7 @@ async fn one_child(
         }),
     };
     let task = ChildTask::new(context, child, prepared.model.clone(), begun, &prepared.settings);
-    emit::Started { generation: plan.generation.0, took }.emit(&plan.env().telemetry, &plan.entry.key);
+    plan.env().telemetry.started(&plan.entry.key, plan.generation.0, took);
     if let Some(shim) = shim {
         mailbox.send(LifecycleEvent::Started(Started { pid, shim }, task.handle()));
     }
@@ -199,7 +198,7 @@ async fn one_child(
 }
 
 fn not_started(plan: &Plan, failure: StartFailure) -> Conclusion {
-    emit::NotStarted { failure: &failure }.emit(&plan.env().telemetry, &plan.entry.key);
+    plan.env().telemetry.not_started(&plan.entry.key, &failure);
     let why = match shortage(&failure) {
         // No fault of the CLI, and a pause of this session would not help.
         Some(short_of) => {
@@ -258,10 +257,9 @@ fn conclude_and_record(plan: &Plan, exit: ChildExit) -> Conclusion {
     let (telemetry, reason) = (&plan.env().telemetry, conclusion.reason);
     let exit = Exit { reason: reason.as_str(), detail: conclusion.detail.clone(), at: SystemTime::now() };
     plan.entry.status.exited(exit.clone());
-    let (generation, requested) = (plan.generation.0, conclusion.was_requested());
-    emit::Exited { generation, reason, exit: &exit, requested }.emit(telemetry, &plan.entry.key);
+    telemetry.exited(&plan.entry.key, plan.generation.0, reason, &exit, conclusion.was_requested());
     if let ExitKind::NotStarted(failure) = &conclusion.kind {
-        emit::NotStarted { failure }.emit(telemetry, &plan.entry.key);
+        telemetry.not_started(&plan.entry.key, failure);
         // It has seen no prompt yet, and callers get this without the paths in it.
         if !stderr.is_empty() {
             tracing::warn!(%session, %stderr, "what the CLI said before it ended");

@@ -228,7 +228,7 @@ fn read(files: &RecordDir) -> Result<Option<Vec<u8>>, Unreadable> {
 const MAX_PROGRESS_BYTES: u64 = 64 << 10;
 
 /// How far the conversation has come, written after every turn and therefore as cheaply as can be: in place, a few
-/// bytes, with the kernel. Whoever kills this program together with the CLI takes the last answers away before the CLI
+/// bytes, with the kernel. Who kills this program together with the CLI takes the last answers away before the CLI
 /// has written them down; by this it is known, and said.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Progress {
@@ -271,7 +271,7 @@ impl ProgressFile {
         Ok(Self { file, checkpoint: Mutex::new(record.checkpoint.clone()) })
     }
 
-    /// Notes that the session has had so many turns, before anybody hears of the last one: who kills this program in the
+    /// Stores the number of turns before any reader gets the end of the last one: who kills this program in the
     /// instant after must not make it forgotten in silence. A few bytes for the kernel: microseconds, unless the machine
     /// drowns in writing.
     pub(crate) fn note(&self, turns: u64, checkpoint: Option<&String>) {
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn progress_is_read_with_the_record_and_only_if_it_is_ahead() {
+    fn progress_is_read_only_if_ahead_of_the_record() {
         let data = tempfile::tempdir().unwrap();
         let (key, workspace) = session(data.path());
         let mut record = Record::new(&key, &workspace);

@@ -9,7 +9,7 @@ use super::store::{Record, Unreadable};
 use super::{known, sessions::Sessions};
 use crate::model::ids::SessionKey;
 use crate::support::atomic_file::Durability;
-use crate::telemetry::{emit::ContextLoss, metrics::ContextLost};
+use crate::telemetry::metrics::ContextLost;
 use crate::workspace::{RecordDir, Workspace, remove_any};
 
 /// The session's record, if there is such a session.
@@ -65,7 +65,7 @@ fn begin_again(sessions: &Sessions, key: &SessionKey, problem: &str) -> io::Resu
     remove_any(&files.broken_file())?;
     std::fs::rename(files.session_file(), files.broken_file())?;
     let record = begin(sessions, key)?;
-    ContextLoss { extent: loss }.emit(&sessions.env.telemetry, key);
+    sessions.env.telemetry.context_lost(key, loss);
     Ok(record)
 }
 

@@ -297,7 +297,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn small_machines_are_measured_in_one_go_and_large_ones_in_bounded_parts() {
+    fn large_machine_is_measured_in_bounded_parts() {
         assert_eq!(divided(0), (1, 0));
         assert_eq!(divided(200), (1, 200));
         assert_eq!(divided(4000), (16, 250));

@@ -1,17 +1,18 @@
-//! Session events as they are reported: `emit` writes log line, metrics and event stream together.
+//! Session events as they are reported: each method of [`Telemetry`] writes log line, metrics and event stream together.
 //!
 //! | event | log | metrics | stream |
 //! |---|---|---|---|
-//! | [`Started`] | - | `spawn_duration{exec}` | `started` |
-//! | [`Ready`] | - | `spawns{ok}`, `spawn_duration{ready}` | `ready` |
-//! | [`NotStarted`] | WARN | `spawns{failed}` | `not_started` |
-//! | [`Exited`] | WARN if unexpected | `exits` | `crashed` if unexpected |
-//! | [`Restarted`] | INFO | `restarts` | `restarted` |
-//! | [`CircuitOpened`] | WARN | `crash_loops` | `paused` |
-//! | [`Evicted`] | INFO | `evictions` | `evicted` |
-//! | [`ContextLoss`] | WARN | `contexts_lost` | `context_lost` |
-//! | [`OwnTurn`] | - | - | `own_turn` |
-//! | [`TurnEnded`] | - | `turns`, `turn_duration` | `turn_ended`, or `refused` if no child saw the turn |
+//! | `started` | - | `spawn_duration{exec}` | `started` |
+//! | `ready` | - | `spawns{ok}`, `spawn_duration{ready}` | `ready` |
+//! | `not_started` | WARN | `spawns{failed}` | `not_started` |
+//! | `exited` | WARN if unexpected | `exits` | `crashed` if unexpected |
+//! | `restarted` | INFO | `restarts` | `restarted` |
+//! | `circuit_opened` | WARN | `crash_loops` | `paused` |
+//! | `evicted` | INFO | `evictions` | `evicted` |
+//! | `context_lost` | WARN | `contexts_lost` | `context_lost` |
+//! | `own_turn` | - | - | `own_turn` |
+//! | `turn_ended` | - | `turns`, `turn_duration` | `turn_ended` |
+//! | `turn_refused` | - | `turns`, `turn_duration` | `refused` |
 
 use std::time::Duration;
 
@@ -23,160 +24,109 @@ use super::metrics::{
 use crate::error::{StartFailure, TurnError};
 use crate::model::ids::SessionKey;
 
-/// The process of a child runs.
-pub(crate) struct Started {
-    pub(crate) generation: u64,
-    /// Time to start the process.
-    pub(crate) took: Duration,
-}
-
-impl Started {
-    pub(crate) fn emit(self, telemetry: &Telemetry, session: &SessionKey) {
-        telemetry.metrics.spawn_duration.record(SpawnPhase::Exec, self.took);
-        telemetry.events.record(session, EventKind::Started { generation: self.generation });
+impl Telemetry {
+    /// The process of a child runs; `took` is the time to start it.
+    pub(crate) fn started(&self, session: &SessionKey, generation: u64, took: Duration) {
+        self.metrics.spawn_duration.record(SpawnPhase::Exec, took);
+        self.events.record(session, EventKind::Started { generation });
     }
-}
 
-/// A child accepts turns.
-pub(crate) struct Ready {
-    /// Time since the start began.
-    pub(crate) took: Duration,
-}
-
-impl Ready {
-    pub(crate) fn emit(self, telemetry: &Telemetry, session: &SessionKey) {
-        let metrics = &telemetry.metrics;
-        metrics.spawns.increment(SpawnReason::None);
-        metrics.spawn_duration.record(SpawnPhase::Ready, self.took);
-        telemetry.events.record(session, EventKind::Ready { took: self.took });
+    /// A child accepts turns; `took` is the time since the start began.
+    pub(crate) fn ready(&self, session: &SessionKey, took: Duration) {
+        self.metrics.spawns.increment(SpawnReason::None);
+        self.metrics.spawn_duration.record(SpawnPhase::Ready, took);
+        self.events.record(session, EventKind::Ready { took });
     }
-}
 
-/// A child did not become ready.
-pub(crate) struct NotStarted<'a> {
-    pub(crate) failure: &'a StartFailure,
-}
-
-impl NotStarted<'_> {
-    pub(crate) fn emit(self, telemetry: &Telemetry, session: &SessionKey) {
-        let reason = self.failure.reason();
+    /// A child did not become ready.
+    pub(crate) fn not_started(&self, session: &SessionKey, failure: &StartFailure) {
+        let reason = failure.reason();
         tracing::warn!(session = %session.hash(), reason, "the CLI did not start");
-        telemetry.metrics.spawns.increment(self.failure.into());
-        telemetry.events.record(session, EventKind::NotStarted { reason });
+        self.metrics.spawns.increment(failure.into());
+        self.events.record(session, EventKind::NotStarted { reason });
     }
-}
 
-/// A child ended.
-pub(crate) struct Exited<'a> {
-    pub(crate) generation: u64,
-    pub(crate) reason: ExitReason,
-    pub(crate) exit: &'a Exit,
-    /// Whether pilotlight had requested the end.
-    pub(crate) requested: bool,
-}
-
-impl Exited<'_> {
-    pub(crate) fn emit(self, telemetry: &Telemetry, session: &SessionKey) {
-        telemetry.metrics.exits.increment(self.reason);
-        if !self.requested {
-            let (session_hash, generation, cause) = (session.hash(), self.generation, &self.exit.detail);
-            tracing::warn!(session = %session_hash, generation, %cause, "the CLI ended unexpectedly");
-            telemetry.events.record(session, EventKind::Crashed(self.exit.clone()));
+    /// A child ended; `requested` by pilotlight or not.
+    pub(crate) fn exited(
+        &self,
+        session: &SessionKey,
+        generation: u64,
+        reason: ExitReason,
+        exit: &Exit,
+        requested: bool,
+    ) {
+        self.metrics.exits.increment(reason);
+        if !requested {
+            let cause = &exit.detail;
+            tracing::warn!(session = %session.hash(), generation, %cause, "the CLI ended unexpectedly");
+            self.events.record(session, EventKind::Crashed(exit.clone()));
         }
     }
-}
 
-/// A child is started again after the previous one failed.
-pub(crate) struct Restarted {
-    pub(crate) cause: RestartCause,
-}
-
-impl Restarted {
-    pub(crate) fn emit(self, telemetry: &Telemetry, session: &SessionKey) {
-        let cause = self.cause.as_str();
+    /// A child is started again after the previous one failed.
+    pub(crate) fn restarted(&self, session: &SessionKey, cause: RestartCause) {
+        self.metrics.restarts.increment(cause);
+        let cause = cause.as_str();
         tracing::info!(session = %session.hash(), cause, "the CLI is restarted");
-        telemetry.metrics.restarts.increment(self.cause);
-        telemetry.events.record(session, EventKind::Restarted { cause });
+        self.events.record(session, EventKind::Restarted { cause });
     }
-}
 
-/// A session pauses after repeated failures.
-pub(crate) struct CircuitOpened;
-
-impl CircuitOpened {
-    pub(crate) fn emit(self, telemetry: &Telemetry, session: &SessionKey) {
+    /// A session pauses after repeated failures.
+    pub(crate) fn circuit_opened(&self, session: &SessionKey) {
         tracing::warn!(session = %session.hash(), "the CLI failed repeatedly; the session pauses");
-        telemetry.metrics.crash_loops.increment(1);
-        telemetry.events.record(session, EventKind::Paused);
+        self.metrics.crash_loops.increment(1);
+        self.events.record(session, EventKind::Paused);
     }
-}
 
-/// A child was stopped and its session kept.
-pub(crate) struct Evicted {
-    pub(crate) reason: EvictionReason,
-}
-
-impl Evicted {
-    pub(crate) fn emit(self, telemetry: &Telemetry, session: &SessionKey) {
-        let reason = self.reason.as_str();
+    /// A child was stopped and its session kept.
+    pub(crate) fn evicted(&self, session: &SessionKey, reason: EvictionReason) {
+        self.metrics.evictions.increment(reason);
+        let reason = reason.as_str();
         tracing::info!(session = %session.hash(), reason, "evicted");
-        telemetry.metrics.evictions.increment(self.reason);
-        telemetry.events.record(session, EventKind::Evicted { reason });
+        self.events.record(session, EventKind::Evicted { reason });
     }
-}
 
-/// A conversation lost some or all of its turns. One event per loss, however often a start finds it.
-pub(crate) struct ContextLoss {
-    pub(crate) extent: ContextLost,
-}
-
-impl ContextLoss {
-    pub(crate) fn emit(self, telemetry: &Telemetry, session: &SessionKey) {
-        let kind = self.extent.as_str();
+    /// A conversation lost some or all of its turns. One event per loss, however often a start finds it.
+    pub(crate) fn context_lost(&self, session: &SessionKey, extent: ContextLost) {
+        self.metrics.contexts_lost.increment(extent);
+        let kind = extent.as_str();
         tracing::warn!(session = %session.hash(), loss = kind, "part of a conversation is lost");
-        telemetry.metrics.contexts_lost.increment(self.extent);
-        telemetry.events.record(session, EventKind::ContextLost { kind });
-    }
-}
-
-/// The CLI ran a turn on its own.
-pub(crate) struct OwnTurn {
-    pub(crate) cost_usd: f64,
-}
-
-impl OwnTurn {
-    pub(crate) fn emit(self, telemetry: &Telemetry, session: &SessionKey) {
-        telemetry.events.record(session, EventKind::OwnTurn { cost_usd: self.cost_usd });
-    }
-}
-
-/// A turn ended, or was refused.
-pub(crate) struct TurnEnded<'a> {
-    pub(crate) outcome: TurnOutcome,
-    /// Time since the turn was accepted.
-    pub(crate) took: Duration,
-    /// Error of a turn without an answer.
-    pub(crate) error: Option<&'a TurnError>,
-}
-
-impl<'a> TurnEnded<'a> {
-    /// A turn that was refused before it reached a session.
-    pub(crate) fn refused(error: &'a TurnError, took: Duration) -> Self {
-        Self { outcome: TurnOutcome::Rejected, took, error: Some(error) }
+        self.events.record(session, EventKind::ContextLost { kind });
     }
 
-    /// `session` is missing if its name was invalid; then the stream has no event.
-    pub(crate) fn emit(self, telemetry: &Telemetry, session: Option<&SessionKey>) {
-        let Self { outcome, took, error } = self;
-        telemetry.metrics.turns.increment(outcome);
-        telemetry.metrics.turn_duration.record(outcome, took);
-        let kind = match (outcome, error) {
-            (TurnOutcome::Rejected, Some(error)) => EventKind::Refused { reason: error.code() },
-            _ => EventKind::TurnEnded { outcome: outcome.as_str(), took },
-        };
-        if let Some(session) = session {
-            telemetry.events.record(session, kind);
+    /// The CLI ran a turn on its own.
+    pub(crate) fn own_turn(&self, session: &SessionKey, cost_usd: f64) {
+        self.events.record(session, EventKind::OwnTurn { cost_usd });
+    }
+
+    /// A turn ended, `took` after it was accepted; `error` if it has no answer.
+    pub(crate) fn turn_ended(
+        &self,
+        session: &SessionKey,
+        outcome: TurnOutcome,
+        error: Option<&TurnError>,
+        took: Duration,
+    ) {
+        match (outcome, error) {
+            (TurnOutcome::Rejected, Some(error)) => self.turn_refused(Some(session), error, took),
+            _ => {
+                self.count_turn(outcome, took);
+                self.events.record(session, EventKind::TurnEnded { outcome: outcome.as_str(), took });
+            }
         }
+    }
+
+    /// A turn was refused before a child saw it. `session` is missing if its name was invalid.
+    pub(crate) fn turn_refused(&self, session: Option<&SessionKey>, error: &TurnError, took: Duration) {
+        self.count_turn(TurnOutcome::Rejected, took);
+        if let Some(session) = session {
+            self.events.record(session, EventKind::Refused { reason: error.code() });
+        }
+    }
+
+    fn count_turn(&self, outcome: TurnOutcome, took: Duration) {
+        self.metrics.turns.increment(outcome);
+        self.metrics.turn_duration.record(outcome, took);
     }
 }
 

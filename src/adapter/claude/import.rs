@@ -11,9 +11,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::adapter::Import;
-use crate::model::Dirs;
-use crate::model::Prompt;
-use crate::model::{Block, History, Role};
+use crate::model::{Block, Dirs, History, Prompt, Role};
 use valid::{Piece, Spoken, valid};
 
 mod valid;

@@ -1,9 +1,11 @@
 //! Addresses of listeners, in every form that a configuration may use.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 
-use serde::de::{self, Deserializer, Visitor};
+use serde::de::Deserializer;
+use toml::Value;
+
+use crate::config::value;
 
 /// Allowed forms of an address.
 const ALLOWED: &str =
@@ -44,26 +46,11 @@ fn localhost(port: u16) -> SocketAddr {
 pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<SocketAddr, D::Error> {
-    deserializer.deserialize_any(Address)
-}
-
-struct Address;
-
-impl Visitor<'_> for Address {
-    type Value = SocketAddr;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(ALLOWED)
-    }
-
-    fn visit_i64<E: de::Error>(self, port: i64) -> Result<SocketAddr, E> {
-        let port = u16::try_from(port).map_err(|_| E::invalid_value(de::Unexpected::Signed(port), &self))?;
-        Ok(of_this_machine(port))
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<SocketAddr, E> {
-        listen_address(text).map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
-    }
+    value::read(deserializer, ALLOWED, |value| match value {
+        Value::Integer(port) => u16::try_from(*port).ok().map(of_this_machine),
+        Value::String(text) => listen_address(text).ok(),
+        _ => None,
+    })
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@ use super::SessionActorState;
 use crate::child::{ChildEvent, TurnReport};
 use crate::model::{SessionState, ids::Generation};
 use crate::session::{child_events::LifecycleEvent, conclude::Conclusion, state::Input};
-use crate::telemetry::emit::{ContextLoss, Evicted};
 use crate::telemetry::metrics::ContextLost;
 
 impl SessionActorState {
@@ -37,7 +36,7 @@ impl SessionActorState {
     fn context_lost(&mut self, loss: ContextLost, gap: Option<String>) {
         if self.record.unreported_context_loss != Some(loss) {
             // Each start finds it until a turn reports it; it is one loss.
-            ContextLoss { extent: loss }.emit(self.telemetry(), &self.entry.key);
+            self.telemetry().context_lost(&self.entry.key, loss);
         }
         self.record.unreported_context_loss = Some(loss);
         self.record.known_gap = gap;
@@ -132,7 +131,7 @@ impl SessionActorState {
         let eviction = self.eviction.take();
         if ended.was_requested() {
             if let Some(reason) = eviction {
-                Evicted { reason }.emit(self.telemetry(), &self.entry.key);
+                self.telemetry().evicted(&self.entry.key, reason);
             }
         } else {
             self.crashed_at.get_or_insert_with(Instant::now);

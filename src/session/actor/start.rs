@@ -11,7 +11,6 @@ use crate::model::ids::Generation;
 use crate::session::child_events::{Mailbox, Started};
 use crate::session::lifecycle::{self, Plan};
 use crate::session::{import::Offered, state::SettingsHash};
-use crate::telemetry::emit::Restarted;
 
 /// The link to the child of one generation.
 pub(super) struct ChildLink {
@@ -37,7 +36,7 @@ impl SessionActorState {
         self.settings_by_hash.retain(|_, _| !self.waiting.is_empty());
         if restart {
             self.record.restarts = self.record.restarts.saturating_add(1);
-            Restarted { cause: self.restart_cause }.emit(self.telemetry(), &self.entry.key);
+            self.telemetry().restarted(&self.entry.key, self.restart_cause);
         }
         self.record.generation = generation.0;
         self.first = None;

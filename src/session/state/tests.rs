@@ -83,7 +83,7 @@ fn missing() -> ExitKind {
 }
 
 #[test]
-fn the_first_turn_starts_a_child_and_the_next_finds_it_warm() {
+fn first_turn_starts_a_child_next_finds_it_warm() {
     let mut bench = Bench::new();
     assert_eq!(bench.feed(submit(1)), [start(1, false)]);
     assert_eq!(bench.feed(Input::Ready(Generation(1))), [Effect::AnswerWarm(Ok(())), deliver(1, 1)]);
@@ -107,7 +107,7 @@ fn a_busy_session_is_not_evicted_and_an_idle_one_is() {
 }
 
 #[test]
-fn a_turn_in_the_instant_of_eviction_is_served_by_the_next_child() {
+fn turn_during_eviction_is_served_by_the_next_child() {
     let mut bench = Bench::idle();
     bench.feed(Input::EvictIfIdle);
     assert_eq!(bench.feed(submit(1)), []);
@@ -128,7 +128,7 @@ fn late_news_of_a_former_child_changes_nothing() {
 }
 
 #[test]
-fn a_crashed_child_is_started_again_with_growing_pauses_until_the_circuit_opens() {
+fn crashed_child_restarts_until_the_circuit_opens() {
     let mut bench = Bench::idle();
     assert_eq!(bench.feed(gone(1, crash())), [Effect::AnswerGone, start(2, true)]);
     for generation in 2..=5 {
@@ -150,7 +150,7 @@ fn a_crashed_child_is_started_again_with_growing_pauses_until_the_circuit_opens(
 }
 
 #[test]
-fn an_open_circuit_refuses_at_once_and_lets_one_try_after_the_pause() {
+fn open_circuit_refuses_until_one_try_after_the_pause() {
     let mut bench = Bench::idle();
     bench.config.intensity = 0;
     bench.feed(gone(1, crash()));
@@ -169,7 +169,7 @@ fn an_open_circuit_refuses_at_once_and_lets_one_try_after_the_pause() {
 }
 
 #[test]
-fn a_missing_cli_fails_the_turn_at_once_and_is_tried_again_soon() {
+fn missing_cli_fails_the_turn_and_is_retried_soon() {
     let mut bench = Bench::new();
     bench.feed(submit(1));
     let effects = bench.feed(gone(1, missing()));
@@ -180,7 +180,7 @@ fn a_missing_cli_fails_the_turn_at_once_and_is_tried_again_soon() {
 }
 
 #[test]
-fn a_turn_of_which_nothing_came_out_goes_before_those_behind_it() {
+fn turn_without_output_is_retried_before_later_turns() {
     let mut bench = Bench::busy();
     bench.feed(submit(2));
     let input = Input::Exited { generation: Generation(1), kind: crash(), retry: Some(queued(1)) };
@@ -189,7 +189,7 @@ fn a_turn_of_which_nothing_came_out_goes_before_those_behind_it() {
 }
 
 #[test]
-fn a_turn_that_needs_another_child_restarts_it_between_turns() {
+fn turn_for_another_child_restarts_between_turns() {
     let mut bench = Bench::busy();
     bench.feed(Input::Submit(QueuedTurn { turn: TurnId(2), settings_hash: Some(8), brings_history: false }));
     assert_eq!(bench.feed(ended(1, 1)), [Effect::Stop { generation: Generation(1) }]);
@@ -237,7 +237,7 @@ fn child_of_a_cancelled_history_is_not_anothers() {
 }
 
 #[test]
-fn a_cancelled_turn_that_waits_never_reaches_the_child() {
+fn cancelled_waiting_turn_never_reaches_the_child() {
     let mut bench = Bench::busy();
     bench.feed(submit(2));
     bench.feed(submit(3));
@@ -259,7 +259,7 @@ fn an_exhausted_child_is_replaced() {
 }
 
 #[test]
-fn shutting_down_refuses_everything_and_starts_nothing() {
+fn shutdown_refuses_all_turns_and_starts_nothing() {
     let mut bench = Bench::busy();
     bench.feed(submit(2));
     let effects = bench.feed(Input::ShutDown);

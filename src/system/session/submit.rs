@@ -14,7 +14,6 @@ use crate::model::{History, Prompt, Role, is_model_name};
 use crate::session::import::{first_line, within};
 use crate::session::{SessionMessage, env::Env, message::TurnSubmission, registry::Entry};
 use crate::session::{status::Visible, store::SettingsRecord};
-use crate::telemetry::emit::TurnEnded;
 use crate::telemetry::metrics::{AdmissionRejected, FirstOutput};
 use crate::turn::{Conversation, Earlier, Hold, Outcome, Turn, TurnOptions, TurnTrace, turn_channel};
 
@@ -36,7 +35,7 @@ impl Session {
             if matches!(error, TurnError::QueueFull { .. } | TurnError::TooManySessions { .. }) {
                 telemetry.metrics.admission_rejected.increment(AdmissionRejected::PerUser);
             }
-            TurnEnded::refused(error, accepted.elapsed()).emit(telemetry, self.key.as_ref().ok());
+            telemetry.turn_refused(self.key.as_ref().ok(), error, accepted.elapsed());
         }
         result
     }
@@ -88,8 +87,7 @@ impl Session {
         let on_end = Box::new(move |outcome: &Outcome| {
             traced.ended(outcome);
             let status = &outcome.status;
-            let ended = TurnEnded { outcome: status.into(), took: accepted.elapsed(), error: status.error() };
-            ended.emit(&telemetry, Some(&key));
+            telemetry.turn_ended(&key, status.into(), status.error(), accepted.elapsed());
             drop((permit, running));
         });
         let actor = entry.actor.clone();

@@ -70,56 +70,59 @@ fn written(emit: impl FnOnce(&Telemetry, &SessionKey)) -> String {
 fn each_event_writes_log_metric_and_stream() {
     let early = StartFailure::ExitedEarly { exit: "exit code 1".to_owned(), stderr: String::new() };
     let exit = Exit { reason: "signal", detail: "signal 9".to_owned(), at: SystemTime::UNIX_EPOCH };
-    let exited = |requested| Exited { generation: 2, reason: ExitReason::Signal, exit: &exit, requested };
-    let ended = |outcome, error| TurnEnded { outcome, took: SECOND, error };
+    let signal = ExitReason::Signal;
     let (draining, timed_out) = (TurnError::Draining, TurnError::TimedOut { limit: SECOND });
     let table = [
         (
-            written(|to, key| Started { generation: 2, took: SECOND }.emit(to, key)),
+            written(|to, key| to.started(key, 2, SECOND)),
             "-: spawn_duration_seconds{exec}: Started { generation: 2 }",
         ),
         (
-            written(|to, key| Ready { took: SECOND }.emit(to, key)),
+            written(|to, key| to.ready(key, SECOND)),
             "-: spawn_duration_seconds{ready} spawns_total{ok,none}: Ready { took: 1s }",
         ),
         (
-            written(|to, key| NotStarted { failure: &early }.emit(to, key)),
+            written(|to, key| to.not_started(key, &early)),
             "WARN: spawns_total{failed,exited_early}: NotStarted { reason: \"exited_early\" }",
         ),
         (
-            written(|to, key| exited(false).emit(to, key)),
+            written(|to, key| to.exited(key, 2, signal, &exit, false)),
             "WARN: exits_total{signal}: Crashed(Exit { reason: \"signal\", detail: \"signal 9\", at: SystemTime { \
              tv_sec: 0, tv_nsec: 0 } })",
         ),
-        (written(|to, key| exited(true).emit(to, key)), "-: exits_total{signal}:"),
+        (written(|to, key| to.exited(key, 2, signal, &exit, true)), "-: exits_total{signal}:"),
         (
-            written(|to, key| Restarted { cause: RestartCause::Crash }.emit(to, key)),
+            written(|to, key| to.restarted(key, RestartCause::Crash)),
             "INFO: restarts_total{crash}: Restarted { cause: \"crash\" }",
         ),
-        (written(|to, key| CircuitOpened.emit(to, key)), "WARN: crash_loops_total{}: Paused"),
+        (written(|to, key| to.circuit_opened(key)), "WARN: crash_loops_total{}: Paused"),
         (
-            written(|to, key| Evicted { reason: EvictionReason::Idle }.emit(to, key)),
+            written(|to, key| to.evicted(key, EvictionReason::Idle)),
             "INFO: evictions_total{idle}: Evicted { reason: \"idle\" }",
         ),
         (
-            written(|to, key| ContextLoss { extent: ContextLost::LatestTurns }.emit(to, key)),
+            written(|to, key| to.context_lost(key, ContextLost::LatestTurns)),
             "WARN: contexts_lost_total{latest_turns}: ContextLost { kind: \"latest_turns\" }",
         ),
-        (written(|to, key| OwnTurn { cost_usd: 0.5 }.emit(to, key)), "-: : OwnTurn { cost_usd: 0.5 }"),
+        (written(|to, key| to.own_turn(key, 0.5)), "-: : OwnTurn { cost_usd: 0.5 }"),
         (
-            written(|to, key| ended(TurnOutcome::Ok, None).emit(to, Some(key))),
+            written(|to, key| to.turn_ended(key, TurnOutcome::Ok, None, SECOND)),
             "-: turn_duration_seconds{ok} turns_total{ok}: TurnEnded { outcome: \"ok\", took: 1s }",
         ),
         (
-            written(|to, key| ended(TurnOutcome::Timeout, Some(&timed_out)).emit(to, Some(key))),
+            written(|to, key| to.turn_ended(key, TurnOutcome::Timeout, Some(&timed_out), SECOND)),
             "-: turn_duration_seconds{timeout} turns_total{timeout}: TurnEnded { outcome: \"timeout\", took: 1s }",
         ),
         (
-            written(|to, key| TurnEnded::refused(&draining, SECOND).emit(to, Some(key))),
+            written(|to, key| to.turn_refused(Some(key), &draining, SECOND)),
             "-: turn_duration_seconds{rejected} turns_total{rejected}: Refused { reason: \"draining\" }",
         ),
         (
-            written(|to, _| TurnEnded::refused(&draining, SECOND).emit(to, None)),
+            written(|to, key| to.turn_ended(key, TurnOutcome::Rejected, Some(&draining), SECOND)),
+            "-: turn_duration_seconds{rejected} turns_total{rejected}: Refused { reason: \"draining\" }",
+        ),
+        (
+            written(|to, _| to.turn_refused(None, &draining, SECOND)),
             "-: turn_duration_seconds{rejected} turns_total{rejected}:",
         ),
     ];

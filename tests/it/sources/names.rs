@@ -32,8 +32,5 @@ fn test_names_are_short() {
         let names = tests_of(&read(file)).into_iter().filter(|name| name.len() > LONGEST);
         long.extend(names.map(|name| format!("{file}: {name} has {} characters", name.len())));
     }
-    assert!(long.len() <= STILL, "names of tests with more than {LONGEST} characters: {long:#?}");
+    assert!(long.is_empty(), "names of tests with more than {LONGEST} characters: {long:#?}");
 }
-
-/// Long names that are still there: this number goes down only.
-const STILL: usize = 60;

@@ -22,7 +22,7 @@ const AVOID: &[(&str, &str)] = &[
 
 /// How often the words may still occur in each place: these numbers go down only.
 const STILL: &[(&str, usize)] = &[
-    ("src", 42),
+    ("src", 0),
     ("crates", 0),
     ("tests", 0),
     ("docs", 0),
@@ -32,6 +32,8 @@ const STILL: &[(&str, usize)] = &[
     ("fuzz", 0),
     ("README.md", 0),
     ("ARCHITECTURE.md", 0),
+    ("CONTRIBUTING.md", 0),
+    ("SECURITY.md", 0),
 ];
 
 /// The deprecated path of the event stream and the id of its operation are part of the interface.
@@ -57,10 +59,8 @@ fn words(line: &str) -> Vec<String> {
 
 /// The words to avoid that a line has.
 fn avoided(line: &str) -> Vec<&'static str> {
-    let text = format!(
-        " {} ",
-        words(&DEPRECATED.iter().fold(line.to_owned(), |line, name| line.replace(name, ""))).join(" ")
-    );
+    let line = DEPRECATED.iter().fold(line.to_owned(), |line, name| line.replace(name, ""));
+    let text = format!(" {} ", words(&line).join(" "));
     let found = AVOID.iter().filter(|(word, _)| text.contains(&format!(" {word} ")));
     found.map(|(word, _)| *word).collect()
 }

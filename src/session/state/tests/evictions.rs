@@ -16,7 +16,7 @@ enum Step {
     ChildGoesOn,
 }
 
-/// A child that does what it is told, one step at a time.
+/// A child that follows each request, one step at a time.
 #[derive(Debug, Clone, Copy)]
 enum Child {
     None,
@@ -82,7 +82,7 @@ impl Play {
 }
 
 #[test]
-fn fault_42_a_turn_in_the_instant_of_eviction_is_always_served() {
+fn fault_42_turn_during_eviction_is_always_served() {
     let orders = STEPS.len().pow(LENGTH);
     assert!(orders > 10_000);
     for order in 0..orders {
