@@ -12,8 +12,8 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
 /// The reader is private to the crate; it needs nothing of it.
-#[path = "../../src/adapter/claude/transcript/kept.rs"]
-mod kept;
+#[path = "../../src/adapter/claude/transcript/gap.rs"]
+mod gap;
 
 /// Ids that the input may use, so that chance finds chains.
 const IDS: [&str; 4] = ["u-0", "u-1", "u-2", "u-3"];
@@ -36,10 +36,10 @@ fuzz_target!(|input: &[u8]| {
     }
     text.extend(rest);
     for id in IDS {
-        let held = kept::gap(text.as_slice(), false, id).expect("a slice is read").is_none();
+        let held = gap::gap(text.as_slice(), false, id).expect("a slice is read").is_none();
         assert_eq!(held, plainly(&text, id), "{}", String::from_utf8_lossy(&text));
         // A transcript that begins earlier can only hold more.
-        assert!(!held || kept::gap(text.as_slice(), true, id).expect("a slice is read").is_none());
+        assert!(!held || gap::gap(text.as_slice(), true, id).expect("a slice is read").is_none());
     }
 });
 
