@@ -2,6 +2,7 @@
 
 mod submit;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,9 @@ use crate::workspace::beneath::ChildDir;
 /// How often a call looks for the session again when its actor ended in between. Each time a new actor is started, so
 /// more than one retry is needed only if actors keep failing.
 const LOOKUPS: usize = 4;
+
+/// How often credentials are written while starts of a child clear their directory; a start clears it once.
+const CREDENTIALS_ATTEMPTS: usize = 3;
 
 /// An actor answers at once unless something is badly wrong.
 const ACTOR_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
@@ -197,7 +201,19 @@ impl Session {
             // Compared and written by one request after the other, or the older token could win.
             let _one_at_a_time = sessions.credentials.lock_unpoisoned();
             let (adapter, cli) = (sessions.env.adapter, &sessions.env.config.cli);
-            workspace.write_credentials(adapter, cli, &credentials).map(drop)
+            let write = || workspace.write_credentials(adapter, cli, &credentials).map(drop);
+            // A child that starts meanwhile clears the CLI's directory, and with it a file that is not renamed yet.
+            let mut written = write();
+            for _ in 1..CREDENTIALS_ATTEMPTS {
+                match &written {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        workspace.create()?;
+                        written = write();
+                    }
+                    _ => break,
+                }
+            }
+            written
         })
         .await?;
         self.ask(SessionMessage::OwnCredentials, true, ACTOR_ANSWERS_WITHIN).await?;

@@ -24,6 +24,25 @@ async fn concurrent_credentials_newest_is_written_whole() {
     bench.end().await;
 }
 
+/// A start clears the CLI's directory while credentials are written into it.
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_are_written_while_a_child_starts() {
+    let bench = Bench::new().await;
+    let alice = bench.pilot.session("alice");
+    for number in 1..=3 {
+        let outcome = ask(&alice, "[[deltas:3]][[fault:crash-mid]]").await;
+        assert!(!outcome.is_ok(), "{outcome:?}");
+        // The next child starts by now, or a moment later.
+        for write in 0..20 {
+            let access = format!("access-{number}-{write}");
+            let credentials = OauthCredentials::new(access, "refresh", i64::from(number * 100 + write));
+            alice.write_credentials(&credentials).await.unwrap();
+        }
+        assert!(ask(&alice, "hello").await.is_ok());
+    }
+    bench.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_purge_that_is_given_up_locks_nobody_out() {
     let bench = Bench::new().await;
