@@ -15,9 +15,9 @@ $| = 1;
 my $machine = (POSIX::uname())[4];
 my %numbers = $machine eq 'aarch64'
     ? (ptrace => 117, vm_read => 270, unshare => 97, mount => 40, add_key => 217, keyctl => 219, prlimit => 261,
-       pidfd_open => 434, pidfd_getfd => 438, affinity => 122, rename => 276)
+       pidfd_open => 434, pidfd_getfd => 438, affinity => 122, rename => 276, notify => 26, watch => 27)
     : (ptrace => 101, vm_read => 310, unshare => 272, mount => 165, add_key => 248, keyctl => 250, prlimit => 302,
-       pidfd_open => 434, pidfd_getfd => 438, affinity => 203, rename => 316);
+       pidfd_open => 434, pidfd_getfd => 438, affinity => 203, rename => 316, notify => 294, watch => 254);
 
 # perl's syscall returns -1 for an error, and passes strings as addresses: the caller's own, which the kernel writes to.
 sub call { my $name = shift; my $given = syscall($numbers{$name}, @_); $given == -1 ? undef : $given }
@@ -100,7 +100,40 @@ my %attempts = (
         link $path, $name or refused("link: $!");
         print contents($name) // "refused: $!";
     },
-    chmod => sub { chmod(0777, $_[0]) or refused("chmod: $!"); print "changed\n" },
+    chmod => sub { chmod(0705, $_[0]) or refused("chmod: $!"); print "changed\n" },
+    # Names of files that others create in a directory.
+    watch => sub {
+        my ($directory) = @_;
+        my $descriptor = need(call('notify', O_NONBLOCK), 'inotify_init1');
+        need(call('watch', $descriptor, $directory, 0x100), 'inotify_add_watch');
+        hold();
+        open(my $events, '<&=', $descriptor) or refused("events: $!");
+        my $bytes = '';
+        sysread($events, $bytes, 4096);
+        $bytes =~ s/[^ -~]+/ /g;
+        print "$bytes\n";
+    },
+    # Keeps a text where others may find it.
+    share => sub {
+        my ($directory, $name, $secret) = @_;
+        sysopen(my $file, "$directory/$name", O_WRONLY | O_CREAT | O_EXCL, 0600) or refused("open: $!");
+        syswrite($file, $secret);
+        print "shared\n";
+    },
+    # The same in System V shared memory.
+    'keep-segment' => sub {
+        my ($key, $secret) = @_;
+        my $id = shmget($key + 0, 4096, 01600) // refused("shmget: $!");
+        shmwrite($id, $secret, 0, length $secret) or refused("shmwrite: $!");
+        print "kept\n";
+    },
+    'find-segment' => sub {
+        my $id = shmget($_[0] + 0, 0, 0) // refused("shmget: $!");
+        my $text = '';
+        shmread($id, $text, 0, 64) or refused("shmread: $!");
+        print "$text\n";
+    },
+    'drop-segment' => sub { my $id = shmget($_[0] + 0, 0, 0) // refused("shmget: $!"); shmctl($id, 0, 0) },
 
     # Processes.
     link => sub { print readlink("/proc/$_[0]/$_[1]") // "refused: $!", "\n" },
@@ -305,8 +338,9 @@ my %attempts = (
         open STDIN, '<', '/dev/null';
         open STDOUT, '>', '/dev/null';
         open STDERR, '>', '/dev/null';
-        kill 'KILL', $shim + 0 if $shim > 1;
-        exec {'/usr/bin/env'} '/usr/bin/env', '-i', 'perl', '-e', 'sleep 60', $name;
+        # The environment goes first: a dead shim's processes are looked for by it.
+        my $rest = 'kill "KILL", $ARGV[1] + 0 if $ARGV[1] > 1; sleep 60';
+        exec {'/usr/bin/env'} '/usr/bin/env', '-i', 'perl', '-e', $rest, $name, $shim;
     },
     # Runs ahead of whoever lists processes: each process forks and ends at once.
     hop => sub {

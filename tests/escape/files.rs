@@ -1,14 +1,19 @@
 //! Files: other sessions, records, credentials.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::findings::{self, Findings};
-use crate::scene::{Scene, read};
+use crate::scene::{ALICE, Scene, read, secret};
 
 /// The files of the victim's record.
 fn record_files(record: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(record).unwrap().map(|entry| entry.unwrap().path());
     entries.filter(|path| path.is_file()).collect()
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
 }
 
 async fn attack(scene: &Scene, findings: &mut Findings) {
@@ -31,6 +36,25 @@ async fn attack(scene: &Scene, findings: &mut Findings) {
     judge("session-write", planted.exists(), &printed);
     let printed = scene.attempt(&["remove", &shown(&private[0])]).await;
     judge("session-write", !private[0].exists(), &printed);
+    let made = victim.dir.join("work/made-meanwhile");
+    let look = async || std::fs::write(&made, "").is_ok();
+    let (_, printed) = scene.holding(&["watch", &shown(&victim.dir.join("work"))], look).await;
+    judge("session-watch", printed.contains("made-meanwhile"), &printed);
+    for path in [&victim.dir, &victim.record, &scene.keys.0] {
+        let before = mode(path);
+        let printed = scene.attempt(&["chmod", &shown(path)]).await;
+        judge("file-modes", mode(path) != before, &printed);
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(before)).unwrap();
+    }
+    for directory in ["/tmp", "/dev/shm"] {
+        let (name, kept) = (format!("escape-{}", uuid::Uuid::new_v4()), secret());
+        let path = Path::new(directory).join(name);
+        let words = ["share", directory, path.file_name().unwrap().to_str().unwrap(), &kept];
+        scene.attempt_by(ALICE, &words).await;
+        let printed = scene.attempt(&["read", &shown(&path)]).await;
+        judge("shared-directory", printed.contains(&kept), &printed);
+        std::fs::remove_file(path).ok();
+    }
     let sessions = victim.dir.parent().unwrap();
     let name = victim.dir.file_name().unwrap().to_str().unwrap();
     let printed = scene.attempt(&["list", &shown(sessions)]).await;

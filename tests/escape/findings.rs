@@ -44,7 +44,8 @@ impl Findings {
         if gained == holds {
             let (what, wanted) = if gained { ("was broken", "held") } else { ("held", "broken") };
             let seen: String = seen.chars().take(200).collect();
-            self.wrong.push(format!("{name} {what} with {walls}, the table has it {wanted}; printed: {seen:?}"));
+            self.wrong
+                .push(format!("{name} {what} with {walls}, the table has it {wanted}; printed: {seen:?}"));
         }
     }
 

@@ -11,7 +11,7 @@ use crate::common::process::{Process, descendants};
 use crate::findings::{self, Findings};
 use crate::observers::link;
 use crate::rungs::Term;
-use crate::scene::{ALICE, MALLORY, PERL, Scene, command, read, run_as, secret};
+use crate::scene::{ALICE, MALLORY, PERL, Scene, command, read, run_as, secret, unique_number};
 
 /// One attempt at a time changes the host; it is undone at once.
 static HOST: Mutex<()> = Mutex::const_new(());
@@ -23,13 +23,14 @@ fn attacker(scene: &Scene, name: &str) -> Option<Process> {
     let all = descendants(scene.program.process().pid).into_iter();
     let is_it = |process: &Process| {
         let arguments = process.arguments();
-        arguments.first().is_some_and(|program| program == PERL) && arguments.get(2).is_some_and(|it| it == name)
+        arguments.first().is_some_and(|program| program == PERL)
+            && arguments.get(2).is_some_and(|it| it == name)
     };
     all.into_iter().find(is_it)
 }
 
 /// Mount points of cgroup hierarchies, each with the name of its line in `/proc/PID/cgroup`.
-fn hierarchies() -> Vec<(PathBuf, String)> {
+pub(crate) fn hierarchies() -> Vec<(PathBuf, String)> {
     let mounts = read(Path::new("/proc/self/mounts"));
     let of = |line: &str| {
         let fields: Vec<_> = line.split(' ').collect();
@@ -47,7 +48,8 @@ fn hierarchies() -> Vec<(PathBuf, String)> {
 /// The group of a process in one hierarchy.
 fn group(process: Process, hierarchy: &str) -> Option<String> {
     let groups = read(Path::new(&format!("/proc/{}/cgroup", process.pid)));
-    let mut lines = groups.lines().filter_map(|line| line.split_once(':').map(|(_, rest)| rest.split_once(':')));
+    let mut lines =
+        groups.lines().filter_map(|line| line.split_once(':').map(|(_, rest)| rest.split_once(':')));
     lines.find_map(|line| line.filter(|(name, _)| *name == hierarchy).map(|(_, path)| path.to_owned()))
 }
 
@@ -92,7 +94,9 @@ async fn attack(scene: &Scene, findings: &mut Findings) {
     judge("user-namespace", gained, &printed);
     let look = async || {
         let mounts = attacker(scene, "mount").map(|it| read(Path::new(&format!("/proc/{}/mounts", it.pid))));
-        mounts.is_some_and(|mounts| mounts.lines().any(|line| line.starts_with("none ") && line.contains("/mounted tmpfs")))
+        mounts.is_some_and(|mounts| {
+            mounts.lines().any(|line| line.starts_with("none ") && line.contains("/mounted tmpfs"))
+        })
     };
     let target = scene.work.join("mounted").display().to_string();
     let (gained, printed) = scene.holding(&["mount", &target], look).await;
@@ -106,6 +110,12 @@ async fn attack(scene: &Scene, findings: &mut Findings) {
     }
 
     host(scene, &mut judge).await;
+
+    let (number, kept) = (unique_number().to_string(), secret());
+    scene.attempt_by(ALICE, &["keep-segment", &number, &kept]).await;
+    let printed = scene.attempt(&["find-segment", &number]).await;
+    judge("shared-memory", printed.contains(&kept), &printed);
+    scene.attempt_by(ALICE, &["drop-segment", &number]).await;
 
     let (name, kept) = (format!("escape-{}", uuid::Uuid::new_v4()), secret());
     scene.attempt_by(ALICE, &["keep-key", &name, &kept]).await;

@@ -18,12 +18,17 @@
 
 use pilotlight_test_support as common;
 
+mod exhaustion;
 mod files;
 mod findings;
 mod kernel;
+mod load;
 mod network;
 mod observers;
+mod planted;
 mod processes;
+mod races;
 mod rungs;
 mod scene;
+mod survival;
 mod table;

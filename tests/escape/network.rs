@@ -22,7 +22,8 @@ async fn attack(scene: &Scene, findings: &mut Findings) {
     let mut judge = |name: &str, gained: bool, seen: &str| findings.judge(&scene.walls, name, gained, seen);
 
     let (public, admin) = (port_of(&scene.site.http), port_of(&scene.site.admin));
-    for (kind, name) in [("tcp", "public-listener"), ("multipath", "other-ways"), ("fastopen", "other-ways")] {
+    for (kind, name) in [("tcp", "public-listener"), ("multipath", "other-ways"), ("fastopen", "other-ways")]
+    {
         let printed = scene.attempt(&[kind, "127.0.0.1", &public, &request("/livez")]).await;
         judge(name, printed.contains("HTTP/1.1 200"), &printed);
     }

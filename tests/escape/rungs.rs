@@ -84,9 +84,6 @@ fn section(rungs: &[Term], require: &[Term]) -> String {
         let names: Vec<_> = terms.iter().map(|term| format!("\"{}\"", term.name())).collect();
         format!("[{}]", names.join(", "))
     };
-    if rungs.is_empty() {
-        return "[isolation]\naccept_none = true\n".to_owned();
-    }
     format!("[isolation]\nrungs = {}\nrequire = {}\naccept_none = true\n", list(rungs), list(require))
 }
 

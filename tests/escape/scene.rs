@@ -1,6 +1,6 @@
 //! A server with one set of walls, a victim (`alice`) and an attacker (`mallory`), both with tools.
 
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -51,6 +51,12 @@ pub(crate) fn give(user: Term, path: &Path) {
     if is_nobody(user) {
         chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
     }
+}
+
+/// Gives a file, not what it links to, the owner of a session's directory.
+pub(crate) fn own_like(directory: &Path, path: &Path) {
+    let of = std::fs::metadata(directory).unwrap();
+    lchown(path, Some(of.uid()), Some(of.gid())).unwrap();
 }
 
 /// The program, as this user.
@@ -121,6 +127,11 @@ impl Scene {
 
     /// The same with more configuration; the tables `cli`, `auth`, `isolation`, `metrics` and `permissions` are taken.
     pub(crate) async fn with(cli: &Cli, walls: &Walls, config: &str) -> Self {
+        Self::prepared(cli, walls, config, "").await
+    }
+
+    /// The same with more keys of the table `cli`.
+    pub(crate) async fn prepared(cli: &Cli, walls: &Walls, config: &str, keys_of_cli: &str) -> Self {
         let user = if walls.has(Term::Root) { Term::Root } else { Term::Unprivileged };
         let place = place_for(user);
         let secrets = Secrets {
@@ -145,7 +156,7 @@ impl Scene {
         let config = format!(
             "{config}\n{}{}[permissions]\npolicy = \"allow\"\n[metrics]\nprefix = \"{}\"\n\
              [cli]\nprogram = \"{program}\"\nuser_env_file = {users_file:?}\nenv_pass = [\"PATH\"]\n\
-             env.ANTHROPIC_BASE_URL = \"{}\"\nenv.ANTHROPIC_API_KEY = \"{}\"\n",
+             env.ANTHROPIC_BASE_URL = \"{}\"\nenv.ANTHROPIC_API_KEY = \"{}\"\n{keys_of_cli}",
             keys.config(),
             walls.config(),
             secrets.metrics,
@@ -223,7 +234,11 @@ impl Scene {
 
     /// Starts an attempt that lasts. While it holds, `look` decides what it gained; an attempt that was refused gained
     /// nothing.
-    pub(crate) async fn holding(&self, words: &[&str], mut look: impl AsyncFnMut() -> bool) -> (bool, String) {
+    pub(crate) async fn holding(
+        &self,
+        words: &[&str],
+        mut look: impl AsyncFnMut() -> bool,
+    ) -> (bool, String) {
         let (loot, seen) = (self.work.join("loot"), self.work.join("seen"));
         for file in [&loot, &seen] {
             std::fs::remove_file(file).ok();
@@ -284,8 +299,9 @@ impl Victim {
 }
 
 /// A number that no other process of this machine has as an argument.
-fn unique_number() -> u64 {
-    u64::from(uuid::Uuid::new_v4().as_fields().0)
+pub(crate) fn unique_number() -> u32 {
+    // Positive also where a number is signed.
+    uuid::Uuid::new_v4().as_fields().0 >> 1
 }
 
 /// The marker of a call of Bash, as both CLIs understand it.
