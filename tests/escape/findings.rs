@@ -49,11 +49,6 @@ impl Findings {
         }
     }
 
-    /// Adds a fault that is no row of the table.
-    pub(crate) fn fault(&mut self, walls: &Walls, what: &str) {
-        self.wrong.push(format!("with {walls}: {what}"));
-    }
-
     /// The end of every test.
     pub(crate) fn report(self) {
         assert!(self.judged > 0, "nothing was attempted");

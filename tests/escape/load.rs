@@ -151,15 +151,13 @@ async fn killed(walls: &Walls, with_shims: bool) {
     assert_eq!(Holdings::mounts(scene.place.path()), Vec::<String>::new(), "{walls}");
     assert_eq!(holdings.interfaces, before);
     assert_eq!(interfaces(), before, "{walls}");
-    // Empty groups of a killed shim are removed by the next start.
-    if with_shims {
-        let user = if walls.has(Term::Root) { Term::Root } else { Term::Unprivileged };
-        let config = read(&scene.place.path().join("served.toml"));
-        let (mut program, site) = Program::serve_by(&scene.place, as_user(user), &config).await;
-        site.ready().await;
-        program.signal(rustix::process::Signal::TERM);
-        assert_eq!(program.code().await, Some(0));
-    }
+    // The groups of a killed server are empty now; its next start removes them.
+    let user = if walls.has(Term::Root) { Term::Root } else { Term::Unprivileged };
+    let config = read(&scene.place.path().join("served.toml"));
+    let (mut program, site) = Program::serve_by(&scene.place, as_user(user), &config).await;
+    site.ready().await;
+    program.signal(rustix::process::Signal::TERM);
+    assert_eq!(program.code().await, Some(0));
     eventually(&format!("no cgroup is left with {walls}"), SOON, || holdings.groups().is_empty()).await;
 }
 
