@@ -19,7 +19,6 @@ mod opening;
 pub(crate) mod registry;
 mod restart;
 pub(crate) mod sessions;
-pub(crate) mod slots;
 mod state;
 pub(crate) mod status;
 pub(crate) mod storage;

@@ -7,4 +7,3 @@ pub(crate) mod keyed_locks;
 pub(crate) mod lock;
 pub(crate) mod open_files;
 pub(crate) mod secret_file;
-pub(crate) mod take_once;

@@ -6,7 +6,7 @@ mod shutdown;
 mod start;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
@@ -23,7 +23,6 @@ use crate::model::ids::{DEFAULT_CONVERSATION, InvalidName, SessionKey, UserId};
 use crate::session::Record;
 use crate::session::env::{Env, TrialStart};
 use crate::session::{SessionStatus, on_disk, sessions::Sessions};
-use crate::support::take_once::TakeOnce;
 use crate::telemetry::{events::EventStream, metrics::Metrics};
 use crate::workspace::DataDirLock;
 #[cfg(feature = "server")]
@@ -44,7 +43,7 @@ pub(crate) struct System {
     pub(crate) sessions: Arc<Sessions>,
     shut_down: OnceCell<()>,
     /// Held until nothing of this system runs any more.
-    data_dir: Arc<TakeOnce<DataDirLock>>,
+    data_dir: Arc<Mutex<Option<DataDirLock>>>,
 }
 
 /// Whether turns can be taken, and if not, why.
@@ -227,7 +226,7 @@ impl Pilotlight {
     /// The credentials file of a session; `None` if sessions share one file.
     #[cfg(feature = "server")]
     pub(crate) fn credentials_file(&self, workspace: &Workspace) -> Option<CredentialsFile> {
-        workspace.credentials_file(self.env().adapter, &self.config().cli)
+        workspace.credentials_file(&self.config().cli)
     }
 
     fn shared(&self) -> &Arc<Sessions> {

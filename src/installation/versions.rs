@@ -20,7 +20,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::adapter::Adapter;
+use crate::adapter;
 use crate::child::ShimProgram;
 use crate::installation::version_query::version;
 use crate::installation::{program::Found, trust};
@@ -157,11 +157,10 @@ impl Installed {
     }
 
     /// Takes in what is known of what is started now.
-    pub(crate) fn judge(&self, adapter: &dyn Adapter) {
+    pub(crate) fn judge(&self) {
         let version = self.known_version();
         let mut state = self.lock();
-        let judged =
-            version.as_ref().map(|version| version.as_deref().is_some_and(|it| adapter.is_judged(it)));
+        let judged = version.as_ref().map(|version| version.as_deref().is_some_and(adapter::is_judged));
         // Unknown until it has been asked, and the simulation is never asked.
         state.is_unjudged = judged == Some(false);
         let warning = warning(version.flatten().as_deref(), state.is_unjudged, state.is_fallback);

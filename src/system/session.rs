@@ -200,8 +200,8 @@ impl Session {
         blocking(move || {
             // Compared and written by one request after the other, or the older token could win.
             let _one_at_a_time = sessions.credentials.lock_unpoisoned();
-            let (adapter, cli) = (sessions.env.adapter, &sessions.env.config.cli);
-            let write = || workspace.write_credentials(adapter, cli, &credentials).map(drop);
+            let cli = &sessions.env.config.cli;
+            let write = || workspace.write_credentials(cli, &credentials).map(drop);
             // A child that starts meanwhile clears the CLI's directory, and with it a file that is not renamed yet.
             let mut written = write();
             for _ in 1..CREDENTIALS_ATTEMPTS {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Measurement, PING, Phase, Protocol};
+use crate::adapter;
 use crate::child::exit::KillReason;
 use crate::child::watchdog::{Advice, Vitals};
 use crate::error::TurnError;
@@ -65,7 +66,7 @@ impl Protocol {
         let overdue = self.permissions.overdue(now);
         if !overdue.is_empty() {
             for (request, decision) in overdue {
-                self.write(self.adapter.permission_response(&request, &decision));
+                self.write(adapter::permission_response(&request, &decision));
             }
             self.emit_permissions();
         }
@@ -101,7 +102,7 @@ impl Protocol {
                 running.vitals = seen.vitals;
                 running.pinged = Some(now);
                 let id = self.request_id(PING);
-                self.write(self.adapter.ping(&id));
+                self.write(adapter::ping(&id));
             }
             Advice::DeclareDead(detector) => {
                 self.measure(Measurement::Hang(detector));
@@ -125,7 +126,7 @@ impl Protocol {
             return self.terminate(now);
         }
         let id = self.request_id("interrupt-");
-        self.write(self.adapter.interrupt(&id));
+        self.write(adapter::interrupt(&id));
     }
 
     /// The next deadline; `None`: nothing is due.
