@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 
 pub use self::session::Session;
+pub(crate) use self::session::blocking;
 use crate::admission::{NO_MEMORY, Pressure};
 use crate::config::Config;
 use crate::error::{StartError, TurnError};
@@ -153,9 +154,7 @@ impl Pilotlight {
         user: Option<&UserId>,
     ) -> Result<(Vec<(SessionKey, SessionStatus)>, bool), TurnError> {
         let (data_dir, owner) = (self.config().data_dir.clone(), user.cloned());
-        let found = tokio::task::spawn_blocking(move || on_disk(&data_dir, owner.as_ref())).await;
-        let found = found.map_err(|_| TurnError::Internal("the list of sessions could not be made"))?;
-        let (sessions, truncated) = found.map_err(|error| TurnError::Storage(error.into()))?;
+        let (sessions, truncated) = blocking(move || on_disk(&data_dir, owner.as_ref())).await?;
         let mut known: HashMap<SessionKey, SessionStatus> = sessions.into_iter().collect();
         // What is in memory is newer, and may not be on disk yet.
         known.extend(

@@ -20,6 +20,7 @@ use crate::adapter::{self, Import, LaunchMode, LaunchRefusal, LaunchSettings};
 use crate::child::Secrets;
 use crate::config::CliConfig;
 use crate::session::env::Env;
+use crate::support::blocking::blocking;
 use crate::support::secret_file::FileId;
 use crate::telemetry::metrics::ContextLost;
 use crate::workspace::beneath::ReadError;
@@ -67,7 +68,7 @@ const CLEARED_AGAIN: RemovalLimit = RemovalLimit { entries: 500_000, time: Durat
 pub(super) async fn clear(plan: &Plan) -> io::Result<()> {
     let (workspace, env) = (plan.workspace.clone(), plan.env().clone());
     let clear = move || workspace.clear_home(&env.config.cli, CLEARED);
-    match tokio::task::spawn_blocking(clear).await.map_err(io::Error::other)? {
+    match blocking(clear).await {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error),
         // Whatever else there is shows itself in the preparation, which makes directories that are missing first.
         _ => Ok(()),
@@ -77,8 +78,7 @@ pub(super) async fn clear(plan: &Plan) -> io::Result<()> {
 /// Creates the directories, writes what the child reads at its start and looks at the transcript.
 pub(super) async fn prepare(plan: &Plan, record: Box<Record>) -> io::Result<Prepared> {
     let plan = plan.clone();
-    let prepared = tokio::task::spawn_blocking(move || prepare_now(&plan, *record)).await;
-    prepared.map_err(io::Error::other)?
+    blocking(move || prepare_now(&plan, *record)).await
 }
 
 fn prepare_now(plan: &Plan, mut record: Record) -> io::Result<Prepared> {

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::config::CliConfig;
 use crate::model::ids::{Generation, SessionHash, SessionKey, UserId};
 use crate::support::atomic_file::{self, Durability};
+use crate::support::blocking::blocking;
 use crate::support::{hex, lock::MutexExt};
 use crate::telemetry::metrics::ContextLost;
 use crate::turn::McpServers;
@@ -351,8 +352,7 @@ impl RecordWriter {
             return;
         }
         *written = number;
-        let saved = tokio::task::spawn_blocking(move || record.save(&workspace, durability)).await;
-        if let Err(error) = saved.map_err(io::Error::other).flatten() {
+        if let Err(error) = blocking(move || record.save(&workspace, durability)).await {
             tracing::warn!(%error, "a session's record was not written");
         }
     }

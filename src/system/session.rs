@@ -320,7 +320,8 @@ impl Session {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+/// Runs work on files on a thread for blocking work.
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, TurnError> {
     match tokio::task::spawn_blocking(work).await {
