@@ -145,7 +145,7 @@ impl Pilotlight {
     }
 
     /// The sessions of `user`, or of all users: those in memory, and those that are only on disk as far as they are
-    /// looked at (a thousand). Those used last come first. Whether there are more is said beside.
+    /// looked at (a thousand). Those used last come first. The second value is whether there are more.
     ///
     /// # Errors
     /// [`TurnError::Storage`] if the data directory cannot be read.

@@ -2,7 +2,7 @@
 //! together. Nothing in it waits.
 //!
 //! Shared behind a [`ConnectionHandle`] by the child's task, the session's actor and the reader of the running turn.
-//! The holder of the lock does what is due. It knows turns and lines, and no actors.
+//! The holder of the lock does what is due. It handles turns and lines, and no actors.
 //!
 //! ```text
 //!            handshake and MCP servers answered

@@ -37,7 +37,7 @@ use pilotlight_shim::report::{self, KillMethod, MAX_LINE, Report, SweepReport};
 const CHILD_MARKER: &str = "PILOTLIGHT_CHILD";
 /// Maximum time for a shim to obey an order to kill: it sweeps within 3 s or reports stuck processes.
 const SHIM_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
-/// How often a wait for the reaper makes sure that it has its thread, which the system may have refused.
+/// How often a wait for the reaper checks that it has its thread, which the system may have refused.
 const REAPER_CHECK: Duration = Duration::from_secs(1);
 
 pub(crate) struct Launch<'a> {
@@ -178,7 +178,7 @@ impl ShimHandle {
         }
     }
 
-    /// The child's pid, once it is known. Only to be shown and measured: it is not ours to signal.
+    /// The child's pid, once it is known. Only to be shown and measured: only the shim may signal it.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.reported.pid
     }
@@ -279,7 +279,7 @@ impl ShimHandle {
                 Poll::Ready(read.map(|()| buffer.filled().to_vec()))
             });
             match read.await {
-                // More than a line without an end is not our shim.
+                // The shim never writes more than a line without an end.
                 Ok(bytes) if !bytes.is_empty() && self.unread.len() <= MAX_LINE => self.unread.extend(bytes),
                 _ => self.control = None,
             }

@@ -1,6 +1,6 @@
 //! The way of a child's events into the mailbox of its session.
 //!
-//! The connection calls [`ChildEvents`] at once and in order. What a reader may look at when it hears of an event is
+//! The connection calls [`ChildEvents`] at once and in order. What a reader may look at when it receives an event is
 //! updated first; then the event goes into the mailbox.
 
 use std::sync::{Arc, Mutex};
@@ -106,7 +106,7 @@ impl OnChildEvent for ChildEvents {
                 self.plan.env().telemetry.own_turn(&entry.key, *cost_usd);
             }
             ChildEvent::Model(_) => {}
-            // A reader that hears of the end may look before the session's actor does.
+            // A reader may receive the end before the session's actor does.
             ChildEvent::TurnEnded(ended) => {
                 let turns = entry.status.turn_ended(ended.turn, ended.cost_usd);
                 if let Some(progress) = &self.progress {

@@ -66,7 +66,7 @@ impl Drop for ExitGuard {
     }
 }
 
-/// See the module. `stop` asks the child to go. Dropping the future kills the child's tree.
+/// See the module. `stop` starts an orderly stop of the child. Dropping the future kills the child's tree.
 pub(crate) async fn run(plan: Plan, record: Box<Record>, stop: CancellationToken, mailbox: Mailbox) {
     let mut guard = ExitGuard { mailbox, conclusion: None };
     let _slot = plan.sessions.slots.acquire(&plan.entry.hash).await;

@@ -1,7 +1,7 @@
 //! How a conversation is taken up by a new child: begun, resumed, or given up for lost.
 //!
 //! The transcript on disk decides: there → resume; not there → begin under the same id. Only what the transcript holds
-//! is really remembered, so it is also looked at for the last thing that was said ([`adapter::checkpoint`]).
+//! is remembered, so it is also searched for the last message of the record ([`adapter::checkpoint`]).
 //!
 //! [`adapter::checkpoint`]: crate::adapter::checkpoint
 
@@ -64,7 +64,7 @@ const CLEARED: RemovalLimit = RemovalLimit { entries: 2_000_000, time: Duration:
 /// The same while others wait for the permit to start: normally nothing is left to be removed.
 const CLEARED_AGAIN: RemovalLimit = RemovalLimit { entries: 500_000, time: Duration::from_secs(1) };
 
-/// Removes what the child before left that the next one would obey. Before the session asks for the permit to start.
+/// Removes what the child before left that the next one would obey. Runs before the session requests the permit to start.
 pub(super) async fn clear(plan: &Plan) -> io::Result<()> {
     let (workspace, env) = (plan.workspace.clone(), plan.env().clone());
     let clear = move || workspace.clear_home(&env.config.cli, CLEARED);
@@ -106,7 +106,7 @@ fn prepare_now(plan: &Plan, mut record: Record) -> io::Result<Prepared> {
         Ok(file) => (Some(file), true),
         Err(refused) if refused.is_shortage() => return Err(refused.into()),
         Err(refused) if refused.is_absent() => (None, true),
-        // It would delay or bloat its reader; what the CLI says must not decide about it.
+        // It would delay or bloat its reader; the CLI's reaction must not decide about it.
         Err(refused) => {
             tracing::warn!(session = %key.hash(), %refused, "a transcript is not used");
             (None, false)
@@ -240,7 +240,7 @@ impl Prepared {
                 LaunchRefusal::NoConversation => LaunchMode::New,
                 LaunchRefusal::IdInUse => LaunchMode::Resume,
             };
-            // Started again under the old id: what was said before is gone.
+            // Started again under the old id: the earlier messages are gone.
             let lost = refusal == LaunchRefusal::NoConversation && self.has_turns;
             self.loss = lost.then_some(ContextLost::Conversation);
         } else {

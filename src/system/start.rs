@@ -78,7 +78,7 @@ pub(super) async fn start(
         ended: CancellationToken::new(),
     });
     let sessions = Arc::new(Sessions::new(env.clone(), admission));
-    // If it panics, the watch says so.
+    // If it panics, the watch reports it.
     storage::check(&sessions).await;
     env.spawn_until_end(storage::watch(sessions.clone()));
     let (ready, started) = oneshot::channel();
@@ -126,7 +126,7 @@ impl Prepared {
             .map_err(|source| StartError::DataDir { path: data_dir.to_owned(), source })?;
         let digest = Sha256::digest(data_dir.as_os_str().as_encoded_bytes());
         let marker = hex::encode(digest.get(..16).unwrap_or_default());
-        // We hold the lock: whatever bears the marker belongs to an instance that is no more.
+        // The lock is held: a process with the marker belongs to an instance that has ended.
         let cgroups = CgroupBase::detect(&format!("pilotlight-{marker}"));
         let in_groups = cgroups.as_ref().map_or(0, CgroupBase::sweep);
         let swept = in_groups + sweep_marked(&format!("{MARKER}={marker}"), &[]);

@@ -3,7 +3,7 @@
 //! Bounded twice: by reads and by bytes. A reader that does not keep up makes the child's task stop reading: the pipe
 //! fills and the CLI waits.
 //!
-//! A reader that finds nothing here asks the [`Source`], the child's connection, so that a line goes from the pipe to
+//! A reader that finds nothing here polls the [`Source`], the child's connection, so that a line goes from the pipe to
 //! the reader without a task in between. What is queued here came before what the source
 //! has: once a source is attached, lines are put under its lock alone, under which it is asked too.
 

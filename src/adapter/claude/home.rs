@@ -1,6 +1,6 @@
 //! The CLI's files in HOME that outlive a child.
 //!
-//! `.claude.json` has caches, but also environment variables and MCP servers that apply whatever `--setting-sources` says.
+//! `.claude.json` has caches, but also environment variables and MCP servers that apply regardless of `--setting-sources`.
 //! `.claude/remote-settings.json` applies as the organisation's settings. The CLI recreates the files that it needs.
 
 use super::transcript::CONFIG_DIR;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::adapter::{self, HostRequest, LaunchRefusal, LineKind, Terminal};
 
-/// What the CLI said, line by line.
+/// Recorded output of the CLI, line by line.
 fn recorded(name: &str) -> Vec<Vec<u8>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/samples/{name}.out.jsonl"));
     let text = fs::read(path).expect("the recording is part of the repository");

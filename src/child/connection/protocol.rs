@@ -60,7 +60,7 @@ pub(in crate::child) enum Signal {
     KillTree,
 }
 
-/// An effect that the protocol asks for.
+/// An effect of the protocol.
 #[derive(Debug)]
 pub(super) enum Action {
     Write(Bytes),
@@ -121,7 +121,7 @@ pub(super) struct Handshake {
     answered: bool,
     /// The MCP servers are being connected: the child answers nothing else before.
     connecting: bool,
-    /// Its deadline was extended, because we had not kept it ourselves.
+    /// Its deadline was extended, because this process met it late.
     extended: bool,
     /// The child had become ready.
     pub(super) complete: bool,

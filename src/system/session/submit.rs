@@ -184,7 +184,7 @@ impl EncodedTurn {
             system_prompt: options.system_prompt,
             fallback_model: options.fallback_model,
             mcp_servers: options.mcp_servers,
-            // The session's actor knows.
+            // Set by the session's actor.
             own_credentials: false,
         };
         let history = options.history.filter(|history| !history.is_empty());

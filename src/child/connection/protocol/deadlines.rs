@@ -14,8 +14,8 @@ use crate::telemetry::metrics::HangDetector;
 /// Interrupts of one turn, `stop_interrupt` apart, before its child is stopped.
 const MAX_INTERRUPTS: u32 = 5;
 
-/// A deadline that is noticed this late was not kept by us (starved, or suspended with the whole machine): what came
-/// in time may still be unread, and the child gets its time once more.
+/// Lateness from which this process counts as absent at a deadline (starved, or suspended with the whole machine). Output
+/// that came in time may still be unread: the child gets its time once more.
 pub(in crate::child::connection) const ABSENT: Duration = Duration::from_millis(500);
 
 /// The state of the child beside its lines, when a deadline is due.
@@ -93,7 +93,7 @@ impl Protocol {
             return self.interrupt_again(now, seen.reader_is_slow);
         }
         if seen.reader_is_slow || seen.unread {
-            // The silence is ours.
+            // The reader is silent, not the child.
             return running.watchdog.sign_of_life(now);
         }
         match running.watchdog.advice(now, running.vitals, seen.vitals) {

@@ -188,9 +188,9 @@ impl Protocol {
         fate
     }
 
-    /// The cost since the turn before: as the CLI says, else what the process has spent more.
+    /// The cost since the turn before: as the CLI reports it, else the growth of the process's total.
     fn cost_of(&mut self, terminal: &Terminal) -> f64 {
-        // A turn that could not even begin says 0.
+        // A turn that could not even begin has 0.
         let cumulative = terminal.cumulative_cost_usd.max(self.spending.cumulative_usd);
         let more = cumulative - std::mem::replace(&mut self.spending.cumulative_usd, cumulative);
         terminal.cost_usd.unwrap_or(more)
