@@ -37,6 +37,7 @@ pub(crate) use locate::ShimProgram;
 pub(crate) use memory::{ProcessTable, TreeMemory, single_tree};
 pub(crate) use permissions::Answer;
 pub(crate) use pilotlight_shim::args::ChildLimits;
+pub(crate) use pilotlight_shim::isolation::Isolation;
 pub(crate) use running_turn::{Job, RunningTurn, TurnReport};
 pub(crate) use secrets::Secrets;
 pub(crate) use spawn::{Contained, Launch, Sweep, spawn};

@@ -29,6 +29,7 @@ macro_rules! section {
 }
 
 mod cli;
+mod isolation;
 mod limits;
 mod load;
 mod mcp;
@@ -42,6 +43,7 @@ mod validate;
 mod value;
 
 pub use cli::{CliConfig, SlashCommands, UnknownVersion};
+pub use isolation::{Isolation, IsolationMount, Rung, UidRange};
 pub use limits::Limits;
 pub use load::ConfigError;
 #[cfg(feature = "server")]
@@ -49,7 +51,7 @@ pub(crate) use mcp::is_server_name;
 pub(crate) use mcp::{EXPANSION, has_expansion};
 pub use mcp::{Mcp, McpCallers, McpHost, McpServerConfig, McpTransport};
 pub use metrics::MetricsConfig;
-pub use permissions::{Isolation, PermissionPolicy, Permissions};
+pub use permissions::{PermissionPolicy, Permissions};
 pub use restart::RestartConfig;
 #[cfg(feature = "server")]
 pub use server::{Admin, Auth, Http, OnDisconnect, listen_address};

@@ -33,8 +33,11 @@ section! {
         /// Maximum number of open files of a child (`RLIMIT_NOFILE`, inherited by its tools), at least 32. Default: the limit of
         /// this process.
         pub child_open_files: Option<u64> = None,
-        /// Maximum number of processes of the child's user id, over all sessions (`RLIMIT_NPROC`).
+        /// Maximum number of processes of the child's user id, over all sessions (`RLIMIT_NPROC`). With the rung `cgroup` also
+        /// the maximum number of tasks of one session; 2048 if unset.
         pub child_processes: Option<u64> = None,
+        /// Maximum number of cores that one child and its descendants use on average. Needs the rung `cgroup`.
+        pub cpu_per_session: Option<f64> = None,
         /// Maximum size of a file that a child writes, in bytes (`RLIMIT_FSIZE`).
         pub child_file_size: Option<u64> = None,
         /// Adjustment of a child's OOM score, so that the kernel kills a child before this process. Default 500.

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use super::lifecycle::Plan;
 use super::opening::Prepared;
 use crate::adapter::{self, LaunchPlan};
-use crate::child::{self, ChildLimits, Contained, Launch};
+use crate::child::{self, ChildLimits, Contained, Isolation, Launch};
 use crate::config::PermissionPolicy;
 use crate::error::StartFailure;
 use crate::installation::versions::Chosen;
@@ -40,6 +40,7 @@ pub(super) fn start(
         env: &variables,
         cwd: &dirs.work,
         limits: &limits_of(&env.config.limits),
+        isolation: &Isolation::default(),
         cgroup: env.cgroups.base().map(|base| base.child_dir(&format!("{name}-{}", prepared.attempt))),
     };
     child::spawn(&env.shim, &launch).map_err(StartFailure::from)

@@ -51,6 +51,10 @@ pub(crate) fn run(line: impl Iterator<Item = OsString>) -> i32 {
             return failed(errno(&error));
         }
     };
+    if let Some(rung) = args.isolation.first_rung() {
+        send_report(Report::Unisolated(rung, libc::ENOSYS));
+        return failed(libc::ENOSYS);
+    }
     let term_grace = args.limits.term_grace;
     let wanted_group = args.cgroup.is_some();
     let (cli, group) =

@@ -33,6 +33,7 @@ mod contain;
 pub mod descendants;
 pub mod fd_passing;
 mod isolate;
+pub mod isolation;
 mod kill;
 mod privilege;
 pub mod report;
