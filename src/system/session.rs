@@ -346,7 +346,11 @@ mod tests {
                 writes.set(writes.get() + 1);
                 if writes.get() <= failures { Err(kind.into()) } else { Ok(()) }
             };
-            let written = repeated(write, || Ok(creations.set(creations.get() + 1)));
+            let create = || {
+                creations.set(creations.get() + 1);
+                Ok(())
+            };
+            let written = repeated(write, create);
             (written.is_ok(), writes.get(), creations.get())
         };
         assert_eq!(attempts(io::ErrorKind::NotFound, 0), (true, 1, 0));
