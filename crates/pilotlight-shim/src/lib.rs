@@ -8,7 +8,7 @@
 //! A separate process makes this safe. The multi-threaded server never forks, the parent-death signal refers to a
 //! process with one thread, and the kernel reparents every orphan of the tree to the shim.
 //!
-//! The shim knows neither an async runtime, nor sessions, nor the CLI's protocol: it copies no data and parses no output.
+//! The shim has neither an async runtime, nor sessions, nor the CLI's protocol: it copies no data and parses no output.
 //! It has one thread, allocates almost nothing and wakes only on events.
 //!
 //! # Protocol
