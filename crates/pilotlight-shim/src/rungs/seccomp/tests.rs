@@ -25,7 +25,8 @@ fn word(call: Call, offset: u32) -> u32 {
         4 => MACHINE,
         16.. => {
             let argument = call.arguments[(offset as usize - 16) / 8].cast_unsigned();
-            u32::try_from(if offset.is_multiple_of(8) { argument & 0xffff_ffff } else { argument >> 32 }).unwrap()
+            u32::try_from(if offset.is_multiple_of(8) { argument & 0xffff_ffff } else { argument >> 32 })
+                .unwrap()
         }
         _ => panic!("reads the instruction pointer"),
     }
