@@ -1,7 +1,7 @@
 //! One child process: how it is started and contained, spoken with, watched, measured and ended.
 //!
 //! The [`ChildTask`] runs while the child lives; everything else here serves it or the sampler. Knows processes
-//! and turns, and of a CLI only what its adapter says. It must not know actors, sessions or HTTP. Processes are always
+//! and turns, and of a CLI only its adapter. It must not import actors, sessions or HTTP. Processes are always
 //! reached through the shim or through pidfds; nothing here waits for "any child", because the process may be a host
 //! with children of its own.
 

@@ -7,6 +7,27 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+/// Defines a section with the default of each key beside it.
+macro_rules! section {
+    ($(#[$of_struct:meta])* pub struct $name:ident {
+        $($(#[$of_key:meta])* pub $key:ident: $type:ty = $default:expr,)*
+    }) => {
+        $(#[$of_struct])*
+        #[derive(Clone, PartialEq, serde::Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        #[non_exhaustive]
+        pub struct $name {
+            $($(#[$of_key])* pub $key: $type,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($key: $default,)* }
+            }
+        }
+    };
+}
+
 mod cli;
 mod isolation;
 mod limits;

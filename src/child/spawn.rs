@@ -38,7 +38,7 @@ use pilotlight_shim::report::{self, KillMethod, MAX_LINE, Report, SweepReport};
 const CHILD_MARKER: &str = "PILOTLIGHT_CHILD";
 /// Maximum time for a shim to obey an order to kill: it sweeps within 3 s or reports stuck processes.
 const SHIM_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
-/// How often a wait for the reaper makes sure that it has its thread, which the system may have refused.
+/// How often a wait for the reaper checks that it has its thread, which the system may have refused.
 const REAPER_CHECK: Duration = Duration::from_secs(1);
 
 pub(crate) struct Launch<'a> {
@@ -195,7 +195,7 @@ impl ShimHandle {
         }
     }
 
-    /// The child's pid, once it is known. Only to be shown and measured: it is not ours to signal.
+    /// The child's pid, once it is known. Only to be shown and measured: only the shim may signal it.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.reported.pid
     }
@@ -301,7 +301,7 @@ impl ShimHandle {
             // Polled by hand, for this wait starts again with every line of the CLI, and has to be cheap.
             let read = poll_fn(|context| poll_received(control, context));
             match read.await {
-                // More than a line without an end is not our shim.
+                // The shim never writes more than a line without an end.
                 Ok((bytes, passed)) if !bytes.is_empty() && self.unread.len() <= MAX_LINE => {
                     self.unread.extend(bytes);
                     self.passed = passed.or(self.passed.take());

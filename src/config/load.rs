@@ -112,8 +112,8 @@ fn read(path: &Path) -> Result<Table, ConfigError> {
     })
 }
 
-/// The levels of the key that a variable names, or `None` if it is no variable of ours. Other variables with our prefix
-/// (markers of children, switches of tests) have no separator and are left alone.
+/// The levels of the key that a variable names, or `None` if it names none. Other variables with the prefix (markers of
+/// children, switches of tests) have no separator and are ignored.
 fn key_of(name: &str) -> Option<Vec<String>> {
     let rest = name.strip_prefix(PREFIX)?;
     let lower = rest.to_ascii_lowercase();
