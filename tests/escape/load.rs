@@ -158,7 +158,7 @@ async fn killed(walls: &Walls, with_shims: bool) {
     site.ready().await;
     program.signal(rustix::process::Signal::TERM);
     assert_eq!(program.code().await, Some(0));
-    eventually(&format!("no cgroup is left with {walls}"), SOON, || holdings.groups().is_empty()).await;
+    assert_eq!(holdings.groups(), Vec::<PathBuf>::new(), "groups are left with {walls}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
