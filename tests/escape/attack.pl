@@ -172,7 +172,13 @@ my %attempts = (
     ptrace => sub { need(call('ptrace', 0x4206, $_[0] + 0, 0, 0), 'ptrace'); hold() },
     # SIGSTOP: the observer sees the state and continues the process.
     stop => sub { kill('STOP', $_[0] + 0) or refused("kill: $!"); hold() },
-    slow => sub { setpriority(0, $_[0] + 0, 7) or refused("setpriority: $!"); hold() },
+    # One processor only.
+    slow => sub {
+        my ($pid, $processor) = @_;
+        my $set = pack('Q', 1 << $processor);
+        need(call('affinity', $pid + 0, length $set, $set), 'sched_setaffinity');
+        hold();
+    },
     # The limit on message queues, which nothing here needs.
     limit => sub {
         my $new = pack('QQ', 4096, 4096);

@@ -35,13 +35,6 @@ pub(crate) fn is_traced(process: Process) -> bool {
     status(process, "TracerPid") != "0"
 }
 
-/// The nice value.
-pub(crate) fn nice(process: Process) -> i32 {
-    let stat = read(Path::new(&format!("/proc/{}/stat", process.pid)));
-    let (_, fields) = stat.rsplit_once(") ").unwrap_or_default();
-    fields.split(' ').nth(16).and_then(|nice| nice.parse().ok()).unwrap_or_default()
-}
-
 /// The line of `/proc/PID/limits` about message queues.
 pub(crate) fn queue_limit(process: Process) -> String {
     let limits = read(Path::new(&format!("/proc/{}/limits", process.pid)));

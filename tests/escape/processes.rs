@@ -1,8 +1,9 @@
 //! Processes: the server, shims, and the children and tools of others.
 
+use crate::common::installed::left_out;
 use crate::common::process::Process;
 use crate::findings::{self, Findings};
-use crate::observers::{descriptors, is_traced, link, nice, queue_limit, was_stopped};
+use crate::observers::{descriptors, is_traced, link, queue_limit, status, was_stopped};
 use crate::scene::Scene;
 
 /// Reads all that `/proc` has about a process. Gives what was printed where something was gained.
@@ -23,6 +24,15 @@ async fn peek(scene: &Scene, process: Process, secret: &str) -> Vec<(bool, Strin
     let printed = scene.attempt(&["link", &pid, "cwd"]).await;
     seen.push((printed.trim() == directory, printed));
     seen
+}
+
+/// Leaves a process one processor; nothing where it has but one.
+async fn slow(scene: &Scene, process: Process) -> Option<(bool, String)> {
+    let before = status(process, "Cpus_allowed");
+    let first = status(process, "Cpus_allowed_list").split([',', '-']).next()?.to_owned();
+    let is_one = status(process, "Cpus_allowed_list") == first;
+    let look = async || status(process, "Cpus_allowed") != before;
+    if is_one { None } else { Some(scene.holding(&["slow", &process.pid.to_string(), &first], look).await) }
 }
 
 async fn attack(scene: &Scene, findings: &mut Findings) {
@@ -60,8 +70,10 @@ async fn attack(scene: &Scene, findings: &mut Findings) {
         judge("child-trace", gained, &printed);
         let (gained, printed) = scene.holding(&["stop", &pid(target)], async || was_stopped(target)).await;
         judge("child-stop", gained, &printed);
-        let (gained, printed) = scene.holding(&["slow", &pid(target)], async || nice(target) == 7).await;
-        judge("child-limit", gained, &printed);
+        match slow(scene, target).await {
+            Some((gained, printed)) => judge("child-slow", gained, &printed),
+            None => left_out("one processor for others: there is one only"),
+        }
         let before = queue_limit(target);
         let look = async || queue_limit(target) != before;
         let (gained, printed) = scene.holding(&["limit", &pid(target)], look).await;

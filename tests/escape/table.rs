@@ -75,11 +75,8 @@ pub(crate) const TABLE: &[Group] = &[
             promise("child-vm", "read memory of another session's processes by process_vm_readv", TRACED),
             promise("child-trace", "trace processes of another session", TRACED),
             promise("child-stop", "signal processes of another session", WALLED),
-            promise(
-                "child-limit",
-                "change priority and resource limits of another session's processes",
-                OTHER_WORLD,
-            ),
+            promise("child-limit", "change resource limits of another session's processes", OTHER_WORLD),
+            promise("child-slow", "leave one processor to another session's processes", SEPARATED),
             promise("others-visible", "see command lines of others in /proc", &[&[Namespaces]]),
         ],
     },
