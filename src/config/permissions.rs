@@ -1,4 +1,4 @@
-//! Sections `permissions` and `isolation`.
+//! Section `permissions`.
 
 use serde::Deserialize;
 
@@ -23,15 +23,4 @@ pub enum PermissionPolicy {
     Allow,
     /// The caller decides; see [`crate::Session::answer_permission`].
     Ask,
-}
-
-/// Isolation between the children of different users.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct Isolation {
-    /// Accepts that tools of one user can read the files of another (`permissions.policy` other than `deny` with several
-    /// users). Default false: the server then serves one user, or no tools. No effect in an embedding program, which
-    /// decides itself whom it serves.
-    pub accept_none: bool,
 }
