@@ -104,16 +104,6 @@ impl Mount {
 }
 
 impl Isolation {
-    /// The first requested rung.
-    pub(crate) fn first_rung(&self) -> Option<Rung> {
-        let requested = [
-            (self.landlock, Rung::Landlock),
-            (self.seccomp, Rung::Seccomp),
-            (self.namespaces, Rung::Namespaces),
-        ];
-        requested.into_iter().find_map(|(on, rung)| on.then_some(rung))
-    }
-
     /// Appends the options of the shim's command line.
     pub(crate) fn encode(&self, mut option: impl FnMut(&str, OsString)) {
         for (on, rung) in [
