@@ -11,7 +11,10 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -204,9 +207,24 @@ pub(crate) fn cgroup_dir() -> Option<PathBuf> {
     usable.then_some(dir)
 }
 
+/// Options for a CLI in namespaces that sees the programs of the system, if this machine lets us make them.
+pub(crate) fn in_namespaces() -> Option<Vec<&'static str>> {
+    static USABLE: OnceLock<bool> = OnceLock::new();
+    let system =
+        ["/usr", "/lib", "/lib64", "/bin", "/etc"].into_iter().filter(|path| Path::new(path).exists());
+    let options: Vec<_> =
+        ["--rung", "namespaces"].into_iter().chain(system.flat_map(|path| ["--read-only", path])).collect();
+    let usable = || Shim::start(&options, "/bin/true", &[]).line().starts_with("started ");
+    USABLE.get_or_init(usable).then_some(options)
+}
+
 /// Runs a check on every rung that this machine has.
 pub(crate) fn on_each_rung(check: impl Fn(&'static str, &[&str])) {
     check("walk", &[]);
+    match in_namespaces() {
+        Some(options) => check("namespace", &options),
+        None => left_out("no namespaces can be made here"),
+    }
     match cgroup_dir() {
         Some(dir) => {
             check("cgroup", &["--cgroup", dir.to_str().unwrap()]);
