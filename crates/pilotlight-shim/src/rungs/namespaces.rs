@@ -1,8 +1,8 @@
 //! Namespaces: the CLI sees its own processes, files and network only, and nothing of it outlives its init process.
 //!
-//! The shim stays outside, invisible to the CLI. It forks a process that enters the namespaces, builds the root, forks two
-//! siblings, hence children of the shim, and exits. The first is the init process of the PID namespace, the second becomes
-//! the CLI. When the init process ends, the kernel kills every process of the namespace.
+//! The shim stays outside, invisible to the CLI. It forks a builder, which enters the namespaces, forks two siblings,
+//! hence children of the shim, and exits. The first is the init process of the PID namespace. The second becomes the CLI,
+//! when the root and the network are ready. When the init process ends, the kernel kills every process of the namespace.
 //!
 //! The init process reaps orphans and ends with the shim. In its namespace it has no visible parent, so the usual check of
 //! the parent-death signal is not possible. It therefore waits on a pipe whose other end only the shim keeps: however
@@ -17,8 +17,8 @@ use rustix::{
     io::Errno,
     pipe::{PipeFlags, pipe_with},
     process::{
-        DumpableBehavior, Pid, Signal, WaitOptions, getgid, getpid, getuid, set_dumpable_behavior, umask,
-        wait, waitpid,
+        DumpableBehavior, Pid, Signal, WaitOptions, chdir, getgid, getpid, getuid, set_dumpable_behavior,
+        umask, wait, waitpid,
     },
     stdio,
     thread::{CapabilitySet, UnshareFlags, capabilities},
@@ -105,6 +105,14 @@ fn kill_all_children() {
 fn build(start: &Start<'_>, work: &Path, report: &OwnedFd, alive: OwnedFd) -> Result<(), Refusal> {
     let namespaces = Refusal::of(Rung::Namespaces);
     enter(start)?;
+    // The change of the root moves both, but a working directory only if it is the root.
+    chdir("/").map_err(io::Error::from).map_err(&namespaces)?;
+    // First: it keeps a copy of this process's memory, which grows with the root.
+    match sys::fork_sibling().map_err(&namespaces)? {
+        Forked::Child => become_init(start, report, alive),
+        Forked::Parent(init) => Progress::Init(init).send(report),
+    }
+    drop(alive);
     // The directories of the new root are for everybody in it.
     let restrictive = umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
     root::build(start.before.isolation).map_err(&namespaces)?;
@@ -112,10 +120,6 @@ fn build(start: &Start<'_>, work: &Path, report: &OwnedFd, alive: OwnedFd) -> Re
     rustix::system::sethostname(HOST_NAME).map_err(io::Error::from).map_err(&namespaces)?;
     if let Network::Private { port } = start.before.isolation.network {
         network::open(port).map_err(&namespaces)?;
-    }
-    match sys::fork_sibling().map_err(&namespaces)? {
-        Forked::Child => become_init(start, report, alive),
-        Forked::Parent(init) => Progress::Init(init).send(report),
     }
     match sys::fork_sibling().map_err(&namespaces)? {
         Forked::Child => {
@@ -157,7 +161,7 @@ fn flags(isolation: &Isolation, is_privileged: bool) -> UnshareFlags {
     flags
 }
 
-/// The init process. It is the CLI's user without capabilities, and ends when the shim or the server does.
+/// The init process. It is the CLI's user without capabilities, and ends with the shim.
 fn become_init(start: &Start<'_>, report: &OwnedFd, alive: OwnedFd) -> ! {
     if let Err(refusal) = start.before.as_init() {
         Progress::Refused(refusal).send(report);
