@@ -209,13 +209,18 @@ pub(crate) fn cgroup_dir() -> Option<PathBuf> {
 
 /// Options for a CLI in namespaces that sees the programs of the system, if this machine lets us make them.
 pub(crate) fn in_namespaces() -> Option<Vec<&'static str>> {
-    static USABLE: OnceLock<bool> = OnceLock::new();
-    let system =
-        ["/usr", "/lib", "/lib64", "/bin", "/etc"].into_iter().filter(|path| Path::new(path).exists());
-    let options: Vec<_> =
-        ["--rung", "namespaces"].into_iter().chain(system.flat_map(|path| ["--read-only", path])).collect();
-    let usable = || Shim::start(&options, "/bin/true", &[]).line().starts_with("started ");
-    USABLE.get_or_init(usable).then_some(options)
+    static OPTIONS: OnceLock<(Vec<String>, bool)> = OnceLock::new();
+    let (options, usable) = OPTIONS.get_or_init(|| {
+        let work = std::env::current_dir().unwrap().to_str().unwrap().to_owned();
+        let system = ["/usr", "/lib", "/lib64", "/bin", "/etc", &work];
+        let mounts = system.into_iter().filter(|path| Path::new(path).exists());
+        let words = ["--rung", "namespaces"].into_iter().chain(mounts.flat_map(|path| ["--read-only", path]));
+        let options: Vec<_> = words.map(str::to_owned).collect();
+        let plain: Vec<_> = options.iter().map(String::as_str).collect();
+        let usable = Shim::start(&plain, "/bin/true", &[]).line().starts_with("started ");
+        (options, usable)
+    });
+    usable.then(|| options.iter().map(String::as_str).collect())
 }
 
 /// Runs a check on every rung that this machine has.
