@@ -7,7 +7,7 @@ use super::*;
 #[derive(Clone, Copy)]
 struct Call {
     number: i64,
-    arguments: [i64; 3],
+    arguments: [i64; 6],
 }
 
 const ALLOWED: u32 = libc::SECCOMP_RET_ALLOW;
@@ -54,7 +54,8 @@ fn verdict(program: &[sock_filter], call: Call) -> u32 {
 fn verdicts(network: &Network, calls: &[(i64, [i64; 3], u32)]) {
     let program = program(network).unwrap();
     for &(number, arguments, expected) in calls {
-        let found = verdict(&program, Call { number, arguments });
+        let [first, second, third] = arguments;
+        let found = verdict(&program, Call { number, arguments: [first, second, third, 0, 0, 0] });
         assert_eq!(found, expected, "call {number} with {arguments:x?} and {network:?}");
     }
 }
@@ -128,6 +129,29 @@ fn clone3_and_other_tables_do_not_exist() {
             (0x4000_0000 + 521, [0; 3], ENOSYS),
         ],
     );
+}
+
+#[test]
+fn limits_of_others_are_out_of_reach() {
+    let own = (libc::SYS_prlimit64, [0, 7, -1], ALLOWED);
+    verdicts(
+        &Network::Open,
+        &[own, (libc::SYS_prlimit64, [1, 7, -1], EPERM), (libc::SYS_setrlimit, [7, 1, 0], ALLOWED)],
+    );
+}
+
+#[test]
+fn fast_open_is_refused_where_ports_are_ruled() {
+    let flag = i64::from(libc::MSG_FASTOPEN);
+    for (network, expected) in [(Network::Ports(vec![443]), EPERM), (Network::Open, ALLOWED)] {
+        let program = program(&network).unwrap();
+        for (number, index) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
+            let mut arguments = [0; 6];
+            assert_eq!(verdict(&program, Call { number, arguments }), ALLOWED);
+            arguments[index] = flag | i64::from(libc::MSG_NOSIGNAL);
+            assert_eq!(verdict(&program, Call { number, arguments }), expected, "{number} {network:?}");
+        }
+    }
 }
 
 #[test]
