@@ -28,11 +28,11 @@ pub(super) fn restrict(options: &mut TurnOptions, limits: &KeyLimits) -> Result<
         options.model = options.model.take().or_else(|| models.first().cloned());
         options.fallback_model.get_or_insert_default();
     }
-    let mut restrictions = Restrictions::default();
-    restrictions.policy = limits.policy;
-    restrictions.tools = limits.tools.as_ref().map(|tools| tools.iter().cloned().collect());
-    restrictions.usd_per_day = limits.usd_per_day;
-    options.restrictions = Some(restrictions);
+    options.restrictions = Some(Restrictions {
+        policy: limits.policy,
+        tools: limits.tools.as_ref().map(|tools| tools.iter().cloned().collect()),
+        usd_per_day: limits.usd_per_day,
+    });
     Ok(())
 }
 
@@ -88,9 +88,11 @@ mod tests {
             (Some("opus"), None, Err("model_not_allowed")),
             (Some("haiku"), Some("opus"), Err("model_not_allowed")),
         ] {
-            let mut options = TurnOptions::default();
-            options.model = model.map(str::to_owned);
-            options.fallback_model = fallback.map(str::to_owned);
+            let mut options = TurnOptions {
+                model: model.map(str::to_owned),
+                fallback_model: fallback.map(str::to_owned),
+                ..TurnOptions::default()
+            };
             let restricted = restrict(&mut options, &of_key).map_err(|error| error.code());
             let chosen = restricted.map(|()| (options.model.as_deref(), options.fallback_model.as_deref()));
             assert_eq!(chosen, expected, "{model:?} {fallback:?}");

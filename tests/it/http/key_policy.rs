@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::asking::DIALECTS;
+use super::asking::{DIALECTS, Dialect};
 use crate::common::keyring::Keyring;
 use crate::common::place::Place;
 use crate::common::program::{Answer, Program, Site, place};
@@ -11,8 +11,7 @@ use crate::common::{SOON, eventually_some};
 const TOUCH: &str = "[[tool:Bash {\"command\":\"touch made\"}]]";
 
 /// A turn in a dialect with the fields that it needs and `fields`; null takes a field out.
-async fn turn(site: &Site, key: &str, number: usize, text: &str, fields: &[(&str, Value)]) -> Answer {
-    let dialect = &DIALECTS[number];
+async fn turn(site: &Site, key: &str, dialect: &Dialect, text: &str, fields: &[(&str, Value)]) -> Answer {
     let messages = json!([{ "role": "user", "content": text }]);
     let mut body = json!({ "model": "sonnet", "max_tokens": 9, "messages": messages });
     if let Some(credentials) = (dialect.good)().get("oauth_credentials") {
@@ -56,19 +55,19 @@ async fn key_uses_its_models_alone() {
     let narrow = ring.key(&["--user", "alice", "--models", "sonnet,haiku"]).0;
     let wide = ring.user("alice");
     let (_program, site) = Program::ready(&place, &ring.config()).await;
-    for number in 0..DIALECTS.len() {
-        let path = DIALECTS[number].path;
-        let other = turn(&site, &narrow, number, "hello", &[("model", json!("opus"))]).await;
+    for dialect in &DIALECTS {
+        let path = dialect.path;
+        let other = turn(&site, &narrow, dialect, "hello", &[("model", json!("opus"))]).await;
         assert_eq!(refusal(&other), (403, "model_not_allowed".to_owned()), "{path}");
         assert!(other.body.contains("sonnet, haiku"), "{other:?}");
         assert_eq!(
-            turn(&site, &wide, number, "hello", &[("model", json!("opus"))]).await.status,
+            turn(&site, &wide, dialect, "hello", &[("model", json!("opus"))]).await.status,
             200,
             "{path}"
         );
         assert_eq!(flag(&place, "--model").as_deref(), Some("opus"), "{path}");
         assert_eq!(
-            turn(&site, &narrow, number, "hello", &[("model", json!("haiku"))]).await.status,
+            turn(&site, &narrow, dialect, "hello", &[("model", json!("haiku"))]).await.status,
             200,
             "{path}"
         );
@@ -77,15 +76,15 @@ async fn key_uses_its_models_alone() {
     // The original dialect has fields that others have not, and needs no model.
     let fallback = [("fallback_model", json!("opus"))];
     assert_eq!(
-        refusal(&turn(&site, &narrow, 0, "a", &fallback).await),
+        refusal(&turn(&site, &narrow, &DIALECTS[0], "a", &fallback).await),
         (403, "model_not_allowed".to_owned())
     );
     assert_eq!(
-        turn(&site, &wide, 0, "a", &[("model", json!("opus")), fallback[0].clone()]).await.status,
+        turn(&site, &wide, &DIALECTS[0], "a", &[("model", json!("opus")), fallback[0].clone()]).await.status,
         200
     );
     assert_eq!(flag(&place, "--fallback-model").as_deref(), Some("opus"));
-    assert_eq!(turn(&site, &narrow, 0, "a", &[("model", Value::Null)]).await.status, 200);
+    assert_eq!(turn(&site, &narrow, &DIALECTS[0], "a", &[("model", Value::Null)]).await.status, 200);
     assert_eq!(flag(&place, "--model").as_deref(), Some("sonnet"), "not the model of a former turn");
     assert_eq!(flag(&place, "--fallback-model"), None);
 
@@ -105,19 +104,19 @@ async fn key_decides_policy_and_tools_of_its_turns() {
         let wide = ring.key(&["--user", "alice", "--policy", "allow"]).0;
         let config = format!("{}[permissions]\npolicy = \"allow\"\n", ring.config());
         let (_program, site) = Program::ready(&place, &config).await;
-        for number in 0..DIALECTS.len() {
-            let what = format!("{restriction:?} {}", DIALECTS[number].path);
-            assert_eq!(turn(&site, &narrow, number, TOUCH, &[]).await.status, 200, "{what}");
+        for dialect in &DIALECTS {
+            let what = format!("{restriction:?} {}", dialect.path);
+            assert_eq!(turn(&site, &narrow, dialect, TOUCH, &[]).await.status, 200, "{what}");
             assert!(!is_made(&site, &narrow).await, "{what}");
             if restriction[0] == "--tools" {
                 assert!(flag(&place, "--tools").is_some_and(|it| !it.contains("Bash")), "{what}");
             }
         }
         // The restriction is the key's, not the session's.
-        assert_eq!(turn(&site, &wide, 0, TOUCH, &[]).await.status, 200);
+        assert_eq!(turn(&site, &wide, &DIALECTS[0], TOUCH, &[]).await.status, 200);
         assert!(is_made(&site, &wide).await, "{restriction:?}");
         let remove = "[[tool:Bash {\"command\":\"rm made\"}]]";
-        assert_eq!(turn(&site, &narrow, 0, remove, &[]).await.status, 200);
+        assert_eq!(turn(&site, &narrow, &DIALECTS[0], remove, &[]).await.status, 200);
         assert!(is_made(&site, &wide).await, "{restriction:?} after a turn without it");
     }
 }
@@ -129,9 +128,9 @@ async fn key_with_allow_permits_nothing_where_denied() {
     let ring = Keyring::new(&place);
     let key = ring.key(&["--user", "alice", "--policy", "allow"]).0;
     let (_program, site) = Program::ready(&place, &ring.config()).await;
-    for number in 0..DIALECTS.len() {
-        assert_eq!(turn(&site, &key, number, TOUCH, &[]).await.status, 200);
-        assert!(!is_made(&site, &key).await, "{}", DIALECTS[number].path);
+    for dialect in &DIALECTS {
+        assert_eq!(turn(&site, &key, dialect, TOUCH, &[]).await.status, 200);
+        assert!(!is_made(&site, &key).await, "{}", dialect.path);
     }
 }
 
@@ -144,7 +143,7 @@ async fn denying_key_answers_no_permission_of_another() {
     let reading = ring.key(&["--user", "alice", "--tools", "Read"]).0;
     let config = format!("{}[permissions]\npolicy = \"ask\"\n", ring.config());
     let (_program, site) = Program::ready(&place, &config).await;
-    let running = turn(&site, &asking, 2, TOUCH, &[("stream", json!(true))]);
+    let running = turn(&site, &asking, &DIALECTS[2], TOUCH, &[("stream", json!(true))]);
     let path = "/v1/sessions/work/permissions";
     let answering = async {
         let id = eventually_some("a question", SOON, async || {
@@ -211,7 +210,8 @@ async fn restricted_turn_runs_no_command() {
     let wide = ring.user("alice");
     let config = format!("{}[cli]\nslash_commands = \"pass\"\n", ring.config());
     let (_program, site) = Program::ready(&place, &config).await;
-    let answer = async |key: &str| turn(&site, key, 2, "/nonsense x", &[]).await.json().to_string();
+    let answer =
+        async |key: &str| turn(&site, key, &DIALECTS[2], "/nonsense x", &[]).await.json().to_string();
     assert!(!answer(&wide).await.contains("echo"), "the CLI takes it as a command");
     assert!(answer(&narrow).await.contains("echo"));
 }
