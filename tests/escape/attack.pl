@@ -345,7 +345,8 @@ my %attempts = (
         open STDOUT, '>', '/dev/null';
         open STDERR, '>', '/dev/null';
         # The environment goes first: a dead shim's processes are looked for by it.
-        my $rest = 'kill "KILL", $ARGV[1] + 0 if $ARGV[1] > 1; sleep 60';
+        # The new name shows an observer that all is done.
+        my $rest = 'kill "KILL", $ARGV[1] + 0 if $ARGV[1] > 1; $0 = "$ARGV[0]-done"; sleep 60';
         exec {'/usr/bin/env'} '/usr/bin/env', '-i', 'perl', '-e', $rest, $name, $shim;
     },
     # Runs ahead of whoever lists processes: each process forks and ends at once.

@@ -70,12 +70,13 @@ async fn by_desertion(walls: &Walls, findings: &mut Findings) {
     words.extend(groups.iter().map(String::as_str));
     // The turn may end with the shim.
     let attempt = scene.attempt(&words);
-    let runs = eventually_some("the deserter runs", SOON, async || {
-        (!scene.with_argument(&name).is_empty()).then_some(())
+    let done = format!("{name}-done");
+    let runs = eventually_some("the deserter has done its part", SOON, async || {
+        (!scene.with_argument(&done).is_empty()).then_some(())
     });
     tokio::join!(attempt, runs);
     scene.program.process().kill();
-    findings.judge(walls, "desert", outlives(&scene, &name).await, "");
+    findings.judge(walls, "desert", outlives(&scene, &done).await, "");
 }
 
 #[tokio::test(flavor = "multi_thread")]
