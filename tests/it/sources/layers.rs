@@ -11,7 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["system"],
     &["supervisor"],
     &["session"],
-    &["admission", "installation"],
+    &["admission", "installation", "isolation"],
     &["child", "workspace"],
     &["turn"],
     &["telemetry", "adapter"],
