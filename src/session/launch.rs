@@ -31,7 +31,8 @@ pub(super) fn start(
         model: prepared.model.as_deref(),
         settings: &prepared.settings,
         mcp_timeout: env.config.mcp.connect_timeout,
-        asks_permission: env.config.permissions.policy != PermissionPolicy::Deny,
+        asks_permission: env.config.permissions.policy.stricter(prepared.settings.policy)
+            != PermissionPolicy::Deny,
     });
     let program = &chosen.found;
     let mut args = program.first_args.clone();

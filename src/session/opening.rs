@@ -159,6 +159,8 @@ fn prepare_now(plan: &Plan, mut record: Record) -> io::Result<Prepared> {
             system_prompt: record.settings.system_prompt.clone(),
             mcp_servers,
             fallback_model: record.settings.fallback_model.clone(),
+            policy: record.settings.restrictions.policy,
+            tools: record.settings.restrictions.tools.clone(),
         },
         loss,
         gap,

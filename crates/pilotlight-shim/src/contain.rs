@@ -11,7 +11,7 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
-    net::{SendFlags, send},
+    net::{RecvFlags, SendFlags, recv, send},
     process::{Signal, setpriority_process},
     stdio,
 };
@@ -60,10 +60,12 @@ pub(crate) fn run(line: impl Iterator<Item = OsString>) -> i32 {
         Ok(joined) => joined,
         Err(error) => return refused(&Refusal::of(Rung::Cgroup)(error)),
     };
-    let (started, group) = match fd_passing::receive_output(stdio::stdout())
-        .map_err(Refusal::from)
-        .and_then(|output| start(args, &joined, &output))
-    {
+    let output = fd_passing::receive_output(stdio::stdout()).map_err(Refusal::from);
+    if server_is_gone() {
+        joined.remove(true);
+        return NOT_STARTED;
+    }
+    let (started, group) = match output.and_then(|output| start(args, &joined, &output)) {
         Ok(started) => started,
         Err(refusal) => {
             joined.remove(false);
@@ -90,6 +92,12 @@ pub(crate) fn run(line: impl Iterator<Item = OsString>) -> i32 {
         let _inhabited = fs::remove_dir(base);
     }
     0
+}
+
+/// Whether the lifeline broke before the start: a CLI would only run to be killed.
+fn server_is_gone() -> bool {
+    let peeked = recv(stdio::stdout(), &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    matches!(peeked, Ok((_, 0)))
 }
 
 /// Starts the CLI, in its cgroup if the group can be created.
