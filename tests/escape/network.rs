@@ -4,10 +4,12 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use serde_json::json;
+
 use crate::findings::{self, Findings};
 use crate::observers::{Datagrams, Port, UnixPort, free_port, outside_address};
 use crate::rungs::Term;
-use crate::scene::{Scene, give};
+use crate::scene::{ALICE, MALLORY, Scene, give};
 
 /// The port at the end of a URL.
 fn port_of(url: &str) -> String {
@@ -31,6 +33,8 @@ async fn attack(scene: &Scene, findings: &mut Findings) {
         let printed = scene.attempt(&[kind, "127.0.0.1", &admin, &request("/metrics")]).await;
         judge(name, printed.contains(&scene.secrets.metrics), &printed);
     }
+
+    model(scene, &mut judge).await;
 
     let outside = outside_address().to_string();
     for (kind, host) in [("tcp", "127.0.0.1"), ("tcp", outside.as_str()), ("tcp6", "::1")] {
@@ -58,6 +62,28 @@ async fn attack(scene: &Scene, findings: &mut Findings) {
     own(scene, &path);
     let printed = scene.attempt(&["unix", &path_text, "x"]).await;
     judge("path-socket", socket.accepted() > 0, &printed);
+}
+
+/// The way to the model's API: the operator's key, and the endpoint of another session.
+async fn model(scene: &Scene, judge: &mut impl FnMut(&str, bool, &str)) {
+    let printed = scene.attempt(&["search"]).await;
+    judge("operators-key", printed.contains(&scene.secrets.operator), &printed);
+    // Without a broker these are the API and the operator's key themselves.
+    let url = scene.variable(ALICE, "ANTHROPIC_BASE_URL").await;
+    let port = port_of(url.trim_end_matches('/'));
+    for (owner, name) in [(ALICE, "model-of-others"), (MALLORY, "model-of-others-own-token")] {
+        let token = scene.variable(owner, "ANTHROPIC_API_KEY").await;
+        let marker = uuid::Uuid::new_v4().to_string();
+        let body =
+            json!({ "model": "m", "max_tokens": 1, "messages": [{ "role": "user", "content": marker }] });
+        let head = format!(
+            r"POST /v1/messages HTTP/1.1\r\nhost: 127.0.0.1\r\nx-api-key: {token}\r\ncontent-type: application/json\r\n"
+        );
+        let request =
+            format!(r"{head}content-length: {}\r\nconnection: close\r\n\r\n{body}", body.to_string().len());
+        let printed = scene.attempt(&["tcp", "127.0.0.1", &port, &request]).await;
+        judge(name, scene.api.count(&marker) > 0, &printed);
+    }
 }
 
 /// For the server's user alone.

@@ -101,9 +101,6 @@ pub(crate) fn available(user: Term) -> Vec<Term> {
     for rung in RUNGS.into_iter().filter(|rung| !found.contains(rung)) {
         left_out(&format!("the rung {} as {}: this machine cannot build it", rung.name(), user.name()));
     }
-    if std::env::var_os("ESC_NONE").is_some() {
-        return Vec::new();
-    }
     found.clone()
 }
 

@@ -22,6 +22,8 @@ use crate::rungs::{Term, Walls};
 pub(crate) const ALICE: &str = "alice";
 pub(crate) const MALLORY: &str = "mallory";
 
+/// Maximum time for a killed server's trees to be gone, on a machine that runs other attacks beside.
+const GONE_WITHIN: Duration = Duration::from_secs(10);
 const NOBODY: u32 = 65534;
 const ATTACK: &str = include_str!("attack.pl");
 /// The only place that every distribution has it in, and that every wall leaves readable.
@@ -101,6 +103,8 @@ pub(crate) struct Secrets {
     pub(crate) child: String,
     /// In the environment of the server.
     pub(crate) server: String,
+    /// The operator's key for the model's API.
+    pub(crate) operator: String,
     /// In the prefix of metric names.
     pub(crate) metrics: String,
 }
@@ -138,6 +142,7 @@ impl Scene {
             file: secret(),
             child: secret(),
             server: secret(),
+            operator: secret(),
             metrics: format!("secret_{}_", uuid::Uuid::new_v4().simple()),
         };
         let keys = Keyring::new(&place);
@@ -161,7 +166,7 @@ impl Scene {
             walls.config(),
             secrets.metrics,
             api.url(),
-            secret(),
+            secrets.operator,
         );
         let mut command = as_user(user);
         command.env("ESCAPE_SECRET", &secrets.server);
@@ -204,11 +209,22 @@ impl Scene {
         assert!(self.program.process().is_alive(), "the server is gone");
         let answer = tokio::time::timeout(SOON, self.turn("bob", "[[say:served]]")).await;
         assert_eq!(answer.expect("others are served in time").text(), "served");
+        self.program.process().kill();
+        eventually("nothing is left of a killed server", GONE_WITHIN, || self.place.processes().is_empty())
+            .await;
     }
 
     /// The session's child.
     pub(crate) async fn child(&self, user: &str) -> Process {
         child(&self.site, &self.key, user).await
+    }
+
+    /// A variable of the child of this user, as it was started.
+    pub(crate) async fn variable(&self, user: &str, name: &str) -> String {
+        let environ = read(Path::new(&format!("/proc/{}/environ", self.child(user).await.pid)));
+        let entries = environ.split('\0').filter_map(|entry| entry.split_once('='));
+        let mut values = entries.filter(|(given, _)| *given == name).map(|(_, value)| value.to_owned());
+        values.next().unwrap_or_default()
     }
 
     /// A request with the service's key, for this user's session.

@@ -83,6 +83,17 @@ pub(crate) const TABLE: &[Group] = &[
     Group {
         tests: &["escape_network_is_out_of_reach", "escape_network_by_the_real_cli"],
         promises: &[
+            promise(
+                "operators-key",
+                "find the operator's API key in environments, in HOME and in the workspace",
+                NETWORK,
+            ),
+            promise(
+                "model-of-others",
+                "call the model at the endpoint of another session, with that session's token",
+                NETWORK,
+            ),
+            promise("model-of-others-own-token", "the same with its own token", NETWORK),
             promise("public-listener", "connect to the public listener", NETWORK),
             promise("admin-listener", "connect to the admin listener", NETWORK),
             promise("other-address", "connect to another address and another port", NETWORK),
