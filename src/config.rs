@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+mod broker;
 mod cli;
+mod egress;
 mod limits;
 mod load;
 mod mcp;
@@ -20,7 +22,9 @@ mod session;
 mod validate;
 mod value;
 
+pub use broker::{Broker, Credentials};
 pub use cli::{CliConfig, SlashCommands, UnknownVersion};
+pub use egress::{Egress, EgressHost};
 pub use limits::Limits;
 pub use load::ConfigError;
 #[cfg(feature = "server")]
@@ -69,6 +73,8 @@ pub struct Config {
     pub permissions: Permissions,
     /// Isolation between the children of different users.
     pub isolation: Isolation,
+    /// The way of children to the model's API.
+    pub broker: Broker,
     /// MCP servers of sessions.
     pub mcp: Mcp,
     /// Limits of the whole instance.
@@ -139,6 +145,7 @@ impl Default for Config {
             restart: RestartConfig::default(),
             permissions: Permissions::default(),
             isolation: Isolation::default(),
+            broker: Broker::default(),
             mcp: Mcp::default(),
             limits: Limits::default(),
             metrics: MetricsConfig::default(),

@@ -40,6 +40,9 @@ pub struct Limits {
     pub child_processes: Option<u64>,
     /// Maximum size of a file that a child writes, in bytes (`RLIMIT_FSIZE`).
     pub child_file_size: Option<u64>,
+    /// Maximum cost of one user's turns in a day (UTC), in US dollars. Beyond it turns and requests to the model's API are
+    /// refused with `spend_limit` until the day ends; a running request may exceed it. Default: no limit.
+    pub usd_per_user_day: Option<f64>,
     /// Adjustment of a child's OOM score, so that the kernel kills a child before this process. Default 500.
     pub child_oom_score: i32,
 }
@@ -68,6 +71,7 @@ impl Default for Limits {
             child_open_files: None,
             child_processes: None,
             child_file_size: None,
+            usd_per_user_day: None,
             child_oom_score: 500,
         }
     }

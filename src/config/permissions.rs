@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use super::Egress;
+
 /// Permission of tools.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -34,4 +36,6 @@ pub struct Isolation {
     /// users). Default false: the server then serves one user, or no tools. No effect in an embedding program, which
     /// decides itself whom it serves.
     pub accept_none: bool,
+    /// Hosts that children reach. Default: `api` where the host can restrict the network of a child, else `open`.
+    pub egress: Option<Egress>,
 }
