@@ -20,6 +20,8 @@ use crate::model::{Decision, Dirs, History, OauthCredentials, PermissionRequest,
 
 #[cfg(feature = "server")]
 pub(crate) mod answer;
+#[cfg(feature = "broker")]
+pub(crate) mod broker;
 pub(crate) mod claude;
 mod launch;
 mod line;
@@ -172,6 +174,10 @@ pub(crate) trait Adapter: Debug + Send + Sync + 'static {
     ) -> Result<Option<Vec<u8>>, PromptRefused>;
 
     // --- Credentials
+
+    /// Protocol between the CLI and its model's API.
+    #[cfg(feature = "broker")]
+    fn broker(&self) -> &'static dyn broker::BrokerProtocol;
 
     /// File from which the CLI reads a user's OAuth credentials.
     fn credentials_file(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf;

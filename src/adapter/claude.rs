@@ -21,6 +21,8 @@ use crate::model::{Decision, Dirs, History, OauthCredentials, PermissionRequest,
 
 #[cfg(feature = "server")]
 mod answer;
+#[cfg(feature = "broker")]
+mod broker;
 mod classify;
 mod control;
 mod credentials;
@@ -166,6 +168,11 @@ impl Adapter for Claude {
     ) -> Result<Option<Vec<u8>>, PromptRefused> {
         let first = import::first_prompt(history, imported, prompt);
         first.map(|prompt| self.encode_turn(&prompt, cli)).transpose()
+    }
+
+    #[cfg(feature = "broker")]
+    fn broker(&self) -> &'static dyn super::broker::BrokerProtocol {
+        &CLAUDE
     }
 
     fn credentials_file(&self, dirs: &Dirs, cli: &CliConfig) -> PathBuf {

@@ -82,7 +82,8 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
     if let Some(most) = broker.upstream_concurrency {
         bounded("broker.upstream_concurrency", most, 1, 1 << 16)?;
     }
-    let is_http = |url: &String| url::Url::parse(url).is_ok_and(|url| url.scheme() == "https" || is_local(&url));
+    let is_http =
+        |url: &String| url::Url::parse(url).is_ok_and(|url| url.scheme() == "https" || is_local(&url));
     if broker.token_url.as_ref().is_some_and(|url| !is_http(url)) {
         let problem = "must be an https address, or an http address of this machine";
         return Err(invalid("broker.token_url", problem));

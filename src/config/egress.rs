@@ -31,7 +31,9 @@ impl TryFrom<String> for EgressHost {
     fn try_from(text: String) -> Result<Self, String> {
         let host = McpHost::try_from(text.clone()).ok().filter(|host| host.port().is_some());
         host.map(Self).ok_or_else(|| {
-            format!("{text:?} must be a host with its port, such as \"github.com:443\" or \"*.example.com:443\"")
+            format!(
+                "{text:?} must be a host with its port, such as \"github.com:443\" or \"*.example.com:443\""
+            )
         })
     }
 }
@@ -82,7 +84,8 @@ mod tests {
         assert_eq!(egress("\"open\""), Ok(Egress::Open));
         assert_eq!(egress("\"api\""), Ok(Egress::Api));
         assert_eq!(egress("{ allow = [] }"), Ok(Egress::Allow(Vec::new())));
-        let Ok(Egress::Allow(hosts)) = egress("{ allow = [\"GitHub.com:443\", \"[::1]:8\", \"*.a.example:443\"] }")
+        let Ok(Egress::Allow(hosts)) =
+            egress("{ allow = [\"GitHub.com:443\", \"[::1]:8\", \"*.a.example:443\"] }")
         else {
             panic!("a list")
         };
