@@ -123,6 +123,7 @@ pub mod model;
 #[cfg(feature = "server")]
 pub mod server;
 mod session;
+mod spend;
 mod supervisor;
 mod support;
 mod system;

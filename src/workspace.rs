@@ -29,7 +29,7 @@ use beneath::ChildDir;
 #[cfg(feature = "server")]
 pub(crate) use credentials::CredentialsFile;
 use data_dir::sessions_dir;
-pub(crate) use data_dir::{DataDirLock, open, records_dir, try_writing, users_dir};
+pub(crate) use data_dir::{DataDirLock, open, records_dir, try_writing, usage_dir, users_dir};
 #[cfg(feature = "server")]
 pub(crate) use data_dir::{conversations_dir, identities_dir};
 pub(crate) use delete::finish_deletions;

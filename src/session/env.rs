@@ -13,6 +13,7 @@ use crate::child::{CgroupBase, ShimProgram};
 use crate::config::Config;
 use crate::installation::{program::Program, versions::Installed};
 use crate::session::ImportAbility;
+use crate::spend::Spend;
 use crate::telemetry::Telemetry;
 use crate::workspace::user_env::UserEnv;
 
@@ -30,6 +31,8 @@ pub(crate) struct Env {
     pub(crate) import_ability: ImportAbility,
     pub(crate) cgroups: Cgroups,
     pub(crate) user_env: UserEnv,
+    /// What users spend.
+    pub(crate) spend: Arc<Spend>,
     /// `NAME=value` in the environment of everything that this data directory's systems start.
     pub(crate) marker: Marker,
     /// How a trial start is made; `None` in the system of a trial start itself.

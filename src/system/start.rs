@@ -19,6 +19,7 @@ use crate::error::{Cause, StartError};
 use crate::installation::{program::Program, versions::Installed};
 use crate::session::env::{Cgroups, Env, Marker, TrialStart};
 use crate::session::{ImportAbility, sessions::Sessions, storage};
+use crate::spend::Spend;
 use crate::supervisor;
 use crate::support::hex;
 use crate::support::take_once::TakeOnce;
@@ -64,6 +65,8 @@ pub(super) async fn start(
     metrics.children_limit.set(config.limits.max_children as f64);
     let admission = Admission::new(&config.limits, metrics.clone());
     let marker = Marker { name: MARKER, value: prepared.marker };
+    let tasks = TaskTracker::new();
+    let spend = Spend::new(&config.data_dir, config.limits.usd_per_user_day, tasks.clone());
     let env = Arc::new(Env {
         config: Arc::new(config),
         adapter: &CLAUDE,
@@ -74,9 +77,10 @@ pub(super) async fn start(
         import_ability: ImportAbility::default(),
         cgroups: Cgroups::new(prepared.cgroups),
         user_env,
+        spend: Arc::new(spend),
         marker,
         trial,
-        tasks: TaskTracker::new(),
+        tasks,
         ended: CancellationToken::new(),
     });
     let sessions = Arc::new(Sessions::new(env.clone(), admission));

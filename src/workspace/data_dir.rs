@@ -37,6 +37,11 @@ pub(crate) fn users_dir(data_dir: &Path) -> PathBuf {
     records_dir(data_dir).join("users")
 }
 
+/// What users have spent, one file per user.
+pub(crate) fn usage_dir(data_dir: &Path) -> PathBuf {
+    records_dir(data_dir).join("usage")
+}
+
 /// Digests of OAuth tokens.
 #[cfg(feature = "server")]
 pub(crate) fn identities_dir(data_dir: &Path) -> PathBuf {
