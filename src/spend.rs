@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest, Sha256};
 use tokio_util::task::TaskTracker;
 
+#[cfg(feature = "server")]
 pub(crate) use account::Day;
 use account::{Account, DayNumber};
 
@@ -47,13 +48,16 @@ pub(crate) struct SpentOut {
 }
 
 /// Days of a user, the latest first, with the limit.
+#[cfg(feature = "server")]
 #[derive(Debug)]
 pub(crate) struct Statement {
     /// The limit in US dollars.
     pub(crate) limit_usd: Option<f64>,
     /// Time until the day ends.
     pub(crate) resets_in: Duration,
-    /// Date (`2026-01-31`) and sums, the present day first.
+    /// The present day, if anything was spent.
+    pub(crate) today: Option<Day>,
+    /// Date (`2026-01-31`) and sums, the latest day first.
     pub(crate) days: Vec<(String, Day)>,
 }
 
@@ -102,6 +106,7 @@ impl Spend {
     }
 
     /// The days of a user.
+    #[cfg(feature = "server")]
     ///
     /// # Errors
     /// The account cannot be read.
@@ -111,6 +116,7 @@ impl Spend {
         Ok(Statement {
             limit_usd: self.limit.map(dollars),
             resets_in: DayNumber::time_left(now),
+            today: account.today(DayNumber::at(now)),
             days: account.days(DayNumber::at(now)),
         })
     }
@@ -175,6 +181,7 @@ fn dollars(micro_usd: u64) -> f64 {
     micro_usd as f64 / 1e6
 }
 
+#[cfg(feature = "server")]
 #[cfg(test)]
 mod tests {
     use super::*;

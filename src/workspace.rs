@@ -28,6 +28,9 @@ use beneath::Beneath;
 use beneath::ChildDir;
 #[cfg(feature = "server")]
 pub(crate) use credentials::CredentialsFile;
+pub(crate) use credentials::CredentialsPlace;
+#[cfg(feature = "broker")]
+pub(crate) use credentials::OauthStore;
 use data_dir::sessions_dir;
 pub(crate) use data_dir::{DataDirLock, open, records_dir, try_writing, usage_dir, users_dir};
 #[cfg(feature = "server")]

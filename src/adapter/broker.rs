@@ -130,6 +130,11 @@ const NO_PROXY: [&str; 2] = ["NO_PROXY", "no_proxy"];
 const LOCAL: &str = "127.0.0.1,localhost,::1";
 
 impl Brokered {
+    /// The environment of a child that keeps its credentials.
+    pub(crate) fn without_upstream(env: Vec<(OsString, OsString)>) -> Self {
+        Self { env, upstream: None, base_variable: "", token_variable: "" }
+    }
+
     /// The whole environment of a child that reaches the broker at `authority` (`127.0.0.1:PORT`) with `token`.
     pub(crate) fn environment(
         self,

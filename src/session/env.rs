@@ -9,13 +9,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::adapter::Adapter;
+#[cfg(feature = "broker")]
+use crate::broker::Broker;
 use crate::child::{CgroupBase, ShimProgram};
 use crate::config::Config;
 use crate::installation::{program::Program, versions::Installed};
 use crate::session::ImportAbility;
 use crate::spend::Spend;
 use crate::telemetry::Telemetry;
-use crate::workspace::user_env::UserEnv;
+use crate::workspace::{CredentialsPlace, user_env::UserEnv};
 
 /// The environment of all sessions of one system: configuration, telemetry and the means to start a child.
 #[derive(Debug)]
@@ -31,6 +33,12 @@ pub(crate) struct Env {
     pub(crate) import_ability: ImportAbility,
     pub(crate) cgroups: Cgroups,
     pub(crate) user_env: UserEnv,
+    /// The way of children to the model's API and to other hosts; `None` where they have their own.
+    #[cfg(feature = "broker")]
+    #[allow(dead_code, reason = "the start of a child takes it up next")]
+    pub(crate) broker: Option<Broker>,
+    /// The credentials of the model's API are at the broker, not in the children.
+    pub(crate) is_brokered: bool,
     /// What users spend.
     pub(crate) spend: Arc<Spend>,
     /// `NAME=value` in the environment of everything that this data directory's systems start.
@@ -57,6 +65,11 @@ impl Env {
     /// Whether this system exists for one trial start. It has no user's settings and decides whether a version starts.
     pub(crate) fn is_trial(&self) -> bool {
         self.trial.is_none()
+    }
+
+    /// Where the OAuth credentials of sessions are.
+    pub(crate) fn credentials_place(&self) -> CredentialsPlace {
+        if self.is_brokered { CredentialsPlace::Record } else { CredentialsPlace::Cli }
     }
 
     /// Spawns a task that is dropped when the system ends.

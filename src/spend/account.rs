@@ -40,6 +40,7 @@ impl DayNumber {
     }
 
     /// Year, month and day of the Gregorian calendar.
+    #[cfg(feature = "server")]
     fn date(self) -> String {
         // Counted in years that begin in March, so that the leap day is the last one.
         let days = self.0 + 719_468;
@@ -76,6 +77,7 @@ pub(crate) struct Day {
 }
 
 impl Day {
+    #[cfg(feature = "server")]
     pub(crate) fn cost_usd(&self) -> f64 {
         super::dollars(self.micro_usd)
     }
@@ -180,7 +182,13 @@ impl Account {
         true
     }
 
+    #[cfg(feature = "server")]
+    pub(super) fn today(&self, today: DayNumber) -> Option<Day> {
+        self.sums.lock_unpoisoned().with_open(today).remove(&today)
+    }
+
     /// The days, the latest first. The requests of running turns count for `today`.
+    #[cfg(feature = "server")]
     pub(super) fn days(&self, today: DayNumber) -> Vec<(String, Day)> {
         let days = self.sums.lock_unpoisoned().with_open(today);
         days.into_iter().rev().map(|(number, day)| (number.date(), day)).collect()
@@ -230,6 +238,7 @@ impl Sums {
     }
 }
 
+#[cfg(feature = "server")]
 #[cfg(test)]
 mod tests {
     use super::*;

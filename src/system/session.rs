@@ -188,7 +188,7 @@ impl Session {
         }
     }
 
-    /// Writes the user's credentials where the CLI reads them (mode 0600), unless those there are newer. From the next
+    /// Writes the user's credentials where the CLI or the broker reads them (mode 0600), unless those there are newer. From the next
     /// turn on the session uses them and no credential of the operator's, until it is purged: a child that was started
     /// with one is restarted first.
     ///
@@ -201,7 +201,8 @@ impl Session {
             // Compared and written by one request after the other, or the older token could win.
             let _one_at_a_time = sessions.credentials.lock_unpoisoned();
             let (adapter, cli) = (sessions.env.adapter, &sessions.env.config.cli);
-            let write = || workspace.write_credentials(adapter, cli, &credentials).map(drop);
+            let place = sessions.env.credentials_place();
+            let write = || workspace.write_credentials(adapter, cli, place, &credentials).map(drop);
             // A child that starts meanwhile clears the CLI's directory, and with it a file that is not renamed yet.
             let mut written = write();
             for _ in 1..CREDENTIALS_ATTEMPTS {

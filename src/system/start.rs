@@ -13,8 +13,12 @@ use tokio_util::task::TaskTracker;
 use super::System;
 use crate::adapter::{Adapter, claude::CLAUDE};
 use crate::admission::Admission;
+#[cfg(feature = "broker")]
+use crate::broker::{Broker, BrokerParts};
 use crate::child::{CgroupBase, ShimProgram, sweep_marked};
 use crate::config::Config;
+#[cfg(feature = "broker")]
+use crate::config::Credentials;
 use crate::error::{Cause, StartError};
 use crate::installation::{program::Program, versions::Installed};
 use crate::session::env::{Cgroups, Env, Marker, TrialStart};
@@ -67,6 +71,28 @@ pub(super) async fn start(
     let marker = Marker { name: MARKER, value: prepared.marker };
     let tasks = TaskTracker::new();
     let spend = Spend::new(&config.data_dir, config.limits.usd_per_user_day, tasks.clone());
+    let spend = Arc::new(spend);
+    let ended = CancellationToken::new();
+    #[cfg(feature = "broker")]
+    let broker = {
+        let parts = BrokerParts {
+            protocol: CLAUDE.broker(),
+            config: config.broker.clone(),
+            spend: spend.clone(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+            ended: ended.clone(),
+        };
+        // A trial start has no user and sends nothing to the API.
+        let is_needed = trial.is_some() && config.broker.credentials != Credentials::Child;
+        let begun = is_needed.then(|| runtime.spawn_blocking(|| Broker::new(parts)));
+        match begun {
+            Some(begun) => Some(
+                begun.await.map_err(|error| not_supervised("the broker failed", Some(error.into())))??,
+            ),
+            None => None,
+        }
+    };
     let env = Arc::new(Env {
         config: Arc::new(config),
         adapter: &CLAUDE,
@@ -77,11 +103,14 @@ pub(super) async fn start(
         import_ability: ImportAbility::default(),
         cgroups: Cgroups::new(prepared.cgroups),
         user_env,
-        spend: Arc::new(spend),
+        #[cfg(feature = "broker")]
+        broker,
+        is_brokered: false,
+        spend,
         marker,
         trial,
         tasks,
-        ended: CancellationToken::new(),
+        ended,
     });
     let sessions = Arc::new(Sessions::new(env.clone(), admission));
     // If it panics, the watch says so.

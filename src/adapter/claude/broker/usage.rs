@@ -63,9 +63,9 @@ impl Reported {
         let Ok(event) = serde_json::from_slice::<Event>(data.trim_ascii()) else { return };
         if let Some(message) = event.message {
             self.model = message.model.or(self.model.take());
-            message.usage.map(|tokens| self.add(tokens));
+            self.add(message.usage.unwrap_or_default());
         }
-        event.usage.map(|tokens| self.add(tokens));
+        self.add(event.usage.unwrap_or_default());
     }
 }
 
