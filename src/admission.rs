@@ -1,4 +1,4 @@
-//! Admission of starts: a bounded queue in front of three limits.
+//! Admission of starts: a bounded queue before three limits.
 //!
 //! Living children and simultaneous starts have limits, and none starts under memory pressure. The order is
 //! [`StartQueue`], the pressure [`Pressure`], the choice of children that make room [`room`], all pure; [`Admission`]

@@ -48,7 +48,6 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::adapter::broker::BrokerProtocol;
 use crate::config;
 use crate::config::{ConfigError, Egress};
 use crate::error::StartError;
@@ -85,7 +84,6 @@ pub(crate) struct EndpointPlan {
 /// What all endpoints share.
 #[derive(Debug)]
 struct Shared {
-    protocol: &'static dyn BrokerProtocol,
     config: config::Broker,
     client: Client,
     /// Connections beyond those that each endpoint has of its own.
@@ -103,7 +101,6 @@ struct Shared {
 /// What a broker needs of its system.
 #[derive(Debug)]
 pub(crate) struct BrokerParts {
-    pub(crate) protocol: &'static dyn BrokerProtocol,
     pub(crate) config: config::Broker,
     pub(crate) spend: Arc<Spend>,
     pub(crate) metrics: Arc<Metrics>,
@@ -150,13 +147,12 @@ impl Broker {
     /// # Errors
     /// [`BrokerError`].
     pub(crate) fn new(parts: BrokerParts) -> Result<Self, BrokerError> {
-        let BrokerParts { protocol, config, spend, metrics, tasks, ended } = parts;
+        let BrokerParts { config, spend, metrics, tasks, ended } = parts;
         let client = Client::new(&config)?;
         let connections = Arc::new(Semaphore::new(config.max_connections));
         let upstream = config.upstream_concurrency.map(|most| Arc::new(Semaphore::new(most)));
         let renewals = Renewals::default();
         Ok(Self(Arc::new(Shared {
-            protocol,
             config,
             client,
             connections,

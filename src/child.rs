@@ -1,7 +1,7 @@
 //! One child process: how it is started and contained, spoken with, watched, measured and ended.
 //!
 //! The [`ChildTask`] runs while the child lives; everything else here serves it or the sampler. Knows processes
-//! and turns, and of a CLI only what its adapter says. It must not know actors, sessions or HTTP. Processes are always
+//! and turns, and of a CLI only its adapter. It must not import actors, sessions or HTTP. Processes are always
 //! reached through the shim or through pidfds; nothing here waits for "any child", because the process may be a host
 //! with children of its own.
 
@@ -37,6 +37,7 @@ pub(crate) use locate::ShimProgram;
 pub(crate) use memory::{ProcessTable, TreeMemory, single_tree};
 pub(crate) use permissions::Answer;
 pub(crate) use pilotlight_shim::args::ChildLimits;
+pub(crate) use pilotlight_shim::isolation::Isolation;
 pub(crate) use running_turn::{Job, RunningTurn, TurnReport};
 pub(crate) use secrets::Secrets;
 pub(crate) use spawn::{Contained, Launch, Sweep, spawn};

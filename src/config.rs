@@ -7,9 +7,31 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+/// Defines a section with the default of each key beside it.
+macro_rules! section {
+    ($(#[$of_struct:meta])* pub struct $name:ident {
+        $($(#[$of_key:meta])* pub $key:ident: $type:ty = $default:expr,)*
+    }) => {
+        $(#[$of_struct])*
+        #[derive(Clone, PartialEq, serde::Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        #[non_exhaustive]
+        pub struct $name {
+            $($(#[$of_key])* pub $key: $type,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($key: $default,)* }
+            }
+        }
+    };
+}
+
 mod broker;
 mod cli;
 mod egress;
+mod isolation;
 mod limits;
 mod load;
 mod mcp;
@@ -25,6 +47,7 @@ mod value;
 pub use broker::{Broker, Credentials};
 pub use cli::{CliConfig, SlashCommands, UnknownVersion};
 pub use egress::{Egress, EgressHost};
+pub use isolation::{Isolation, IsolationMount, Rung, UidRange};
 pub use limits::Limits;
 pub use load::ConfigError;
 #[cfg(feature = "server")]
@@ -32,7 +55,7 @@ pub(crate) use mcp::is_server_name;
 pub(crate) use mcp::{EXPANSION, has_expansion};
 pub use mcp::{Mcp, McpCallers, McpHost, McpServerConfig, McpTransport};
 pub use metrics::MetricsConfig;
-pub use permissions::{Isolation, PermissionPolicy, Permissions};
+pub use permissions::{PermissionPolicy, Permissions};
 pub use restart::RestartConfig;
 #[cfg(feature = "server")]
 pub use server::{Admin, Auth, Http, OnDisconnect, listen_address};

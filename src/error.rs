@@ -44,7 +44,7 @@ pub enum StartError {
     /// The shim, the program that every child is started through, is not there.
     #[error(transparent)]
     Shim(Cause),
-    /// The configuration asks for the simulated CLI, which this program was built without.
+    /// The configuration names the simulated CLI, which this program was built without.
     #[error(
         "`cli.program = \"sim\"` needs the feature `sim` of the crate `pilotlight`, which this program was built without"
     )]

@@ -65,7 +65,7 @@
 //!
 //! * **At most one child per session**, also while a failed actor is replaced.
 //! * **Exactly one outcome per accepted turn.** An error of [`Session::send`] means that the child has not seen the
-//!   message. For a later error, [`TurnError::reached_child`] says whether a retry may repeat the work.
+//!   message. For a later error, [`TurnError::reached_child`] returns whether a retry may repeat the work.
 //! * **A child may die at any time.** The next message resumes the conversation. Output that the CLI had not written to
 //!   its transcript is lost. The next turn then begins with a notice (`"subtype":"context_lost"`) and sets
 //!   [`Outcome::context_lost`]. An interrupted turn ends with [`TurnError::SessionLost`]; a turn without any output is

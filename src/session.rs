@@ -1,7 +1,7 @@
 //! One conversation of one user: what it is to the outside, and its parts.
 //!
 //! [`Session`] is the handle that others hold; it looks the session up for every call and is never stale. Behind it
-//! stands one actor (`actor`), which asks the pure state machine (`state`) what to do and leaves the child to a task
+//! stands one actor (`actor`), which follows the pure state machine (`state`) and leaves the child to a task
 //! (`lifecycle`). What outlives all of them is on disk (`store`).
 
 mod actor;
@@ -19,7 +19,6 @@ mod opening;
 pub(crate) mod registry;
 mod restart;
 pub(crate) mod sessions;
-pub(crate) mod slots;
 mod state;
 pub(crate) mod status;
 pub(crate) mod storage;

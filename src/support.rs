@@ -1,6 +1,7 @@
 //! Small utilities without a layer of their own. They import nothing from the rest of the crate.
 
 pub(crate) mod atomic_file;
+pub(crate) mod blocking;
 pub(crate) mod cause;
 pub(crate) mod hex;
 #[cfg(feature = "broker")]
@@ -9,4 +10,3 @@ pub(crate) mod keyed_locks;
 pub(crate) mod lock;
 pub(crate) mod open_files;
 pub(crate) mod secret_file;
-pub(crate) mod take_once;

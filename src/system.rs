@@ -6,12 +6,13 @@ mod shutdown;
 mod start;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
 
 pub use self::session::Session;
+pub(crate) use self::session::blocking;
 use crate::admission::{NO_MEMORY, Pressure};
 use crate::config::Config;
 use crate::error::{StartError, TurnError};
@@ -25,7 +26,6 @@ use crate::session::env::{Env, TrialStart};
 use crate::session::{SessionStatus, on_disk, sessions::Sessions};
 #[cfg(feature = "server")]
 use crate::spend::Spend;
-use crate::support::take_once::TakeOnce;
 use crate::telemetry::{events::EventStream, metrics::Metrics};
 use crate::workspace::DataDirLock;
 #[cfg(feature = "server")]
@@ -46,7 +46,7 @@ pub(crate) struct System {
     pub(crate) sessions: Arc<Sessions>,
     shut_down: OnceCell<()>,
     /// Held until nothing of this system runs any more.
-    data_dir: Arc<TakeOnce<DataDirLock>>,
+    data_dir: Arc<Mutex<Option<DataDirLock>>>,
 }
 
 /// Whether turns can be taken, and if not, why.
@@ -147,7 +147,7 @@ impl Pilotlight {
     }
 
     /// The sessions of `user`, or of all users: those in memory, and those that are only on disk as far as they are
-    /// looked at (a thousand). Those used last come first. Whether there are more is said beside.
+    /// looked at (a thousand). Those used last come first. The second value is whether there are more.
     ///
     /// # Errors
     /// [`TurnError::Storage`] if the data directory cannot be read.
@@ -156,9 +156,7 @@ impl Pilotlight {
         user: Option<&UserId>,
     ) -> Result<(Vec<(SessionKey, SessionStatus)>, bool), TurnError> {
         let (data_dir, owner) = (self.config().data_dir.clone(), user.cloned());
-        let found = tokio::task::spawn_blocking(move || on_disk(&data_dir, owner.as_ref())).await;
-        let found = found.map_err(|_| TurnError::Internal("the list of sessions could not be made"))?;
-        let (sessions, truncated) = found.map_err(|error| TurnError::Storage(error.into()))?;
+        let (sessions, truncated) = blocking(move || on_disk(&data_dir, owner.as_ref())).await?;
         let mut known: HashMap<SessionKey, SessionStatus> = sessions.into_iter().collect();
         // What is in memory is newer, and may not be on disk yet.
         known.extend(
@@ -229,8 +227,7 @@ impl Pilotlight {
     /// The credentials file of a session; `None` if sessions share one file.
     #[cfg(feature = "server")]
     pub(crate) fn credentials_file(&self, workspace: &Workspace) -> Option<CredentialsFile> {
-        let env = self.env();
-        workspace.credentials_file(env.adapter, &env.config.cli, env.credentials_place())
+        workspace.credentials_file(&self.config().cli, self.env().credentials_place())
     }
 
     /// What users spend.

@@ -29,7 +29,7 @@ pub(crate) use trace::TurnTrace;
 /// A share of something bounded, given back when it is dropped.
 pub(crate) type Hold = std::sync::Arc<dyn std::any::Any + Send + Sync>;
 
-/// What a turn may ask for beside its text. The default asks for nothing.
+/// Options of a turn beside its text. By default there are none.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct TurnOptions {

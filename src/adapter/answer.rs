@@ -56,12 +56,3 @@ pub(crate) enum Block<'a> {
     /// Complete block without deltas, as a JSON object.
     Whole(&'a str),
 }
-
-/// Reader of the lines of one turn.
-pub(crate) trait AnswerReader: Send {
-    /// Emits the parts that a line (without its LF) adds to the answer.
-    fn read(&mut self, line: &[u8], emit: &mut dyn FnMut(Part<'_>));
-
-    /// Emits the parts that are missing at the end of the turn. `text` is the final text, emitted if no text was before.
-    fn end(&mut self, text: &str, emit: &mut dyn FnMut(Part<'_>));
-}

@@ -5,45 +5,7 @@ use std::fmt::{self, Debug};
 
 use url::Url;
 
-use crate::model::{OauthCredentials, Usage};
-
-/// Protocol between a CLI and its model's API, as far as a proxy in the middle needs it.
-pub(crate) trait BrokerProtocol: Debug + Send + Sync + 'static {
-    /// Separates the credentials from the environment of a child. `own_credentials`: the session has OAuth credentials of
-    /// its own, which replace those of the environment.
-    ///
-    /// # Errors
-    /// [`NotBrokered`] if the environment selects an API that cannot be reached through the broker.
-    fn brokered(
-        &self,
-        env: Vec<(OsString, OsString)>,
-        own_credentials: bool,
-    ) -> Result<Brokered, NotBrokered>;
-
-    /// Kind of a request, by its method and its path below the base address; `None` if the CLI has no need of it.
-    fn api_call(&self, method: &str, path: &str) -> Option<ApiCall>;
-
-    /// Body of an error response, in the form of the API.
-    fn error_body(&self, status: u16, code: &str, message: &str) -> Vec<u8>;
-
-    /// Reader of the tokens that a response reports.
-    fn usage_reader(&self, is_stream: bool) -> Box<dyn UsageReader>;
-
-    /// Lowest cost of these tokens by list price, in millionths of a US dollar.
-    fn list_price(&self, model: Option<&str>, usage: &Usage) -> u64;
-
-    /// Address that renews OAuth tokens.
-    fn token_url(&self) -> &'static str;
-
-    /// Body (JSON) of the request for new OAuth tokens.
-    fn refresh_request(&self, credentials: &OauthCredentials) -> Vec<u8>;
-
-    /// New OAuth credentials from the response; `None` if it has none. `now`: milliseconds since 1970.
-    fn refreshed(&self, response: &[u8], before: &OauthCredentials, now: i64) -> Option<OauthCredentials>;
-
-    /// Reads the content of a credentials file; `None` if a token is missing.
-    fn stored_oauth(&self, content: &[u8]) -> Option<OauthCredentials>;
-}
+use crate::model::Usage;
 
 /// Kind of a request to the model's API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,5 @@
 //! Types of output lines.
 
-#[cfg(doc)]
-use super::Adapter;
 use crate::model::{Failure, PermissionRequest, Usage};
 
 /// Kind of an output line, found from its first bytes. The line itself is forwarded unchanged.
@@ -12,22 +10,22 @@ pub(crate) enum LineKind {
         /// Whether the model works on the prompt. `false` for messages before that: a turn that ends with them may be
         /// retried with another child.
         substantial: bool,
-        /// Whether the transcript keeps this message ([`Adapter::checkpoint`]).
+        /// Whether the transcript keeps this message ([`super::checkpoint`]).
         checkpoint: bool,
     },
-    /// First message of a turn, for its reader. [`Adapter::announced_model`] reads it.
+    /// First message of a turn, for its reader. [`super::announced_model`] reads it.
     Announcement,
-    /// Last line of a turn. [`Adapter::terminal`] reads it.
+    /// Last line of a turn. [`super::terminal`] reads it.
     Terminal,
-    /// Response to a control request of the host. [`Adapter::control_response`] reads it.
+    /// Response to a control request of the host. [`super::control_response`] reads it.
     ControlResponse,
-    /// Control request of the CLI. [`Adapter::host_request`] reads it.
+    /// Control request of the CLI. [`super::host_request`] reads it.
     HostRequest,
-    /// Cancels a control request of the CLI. [`Adapter::cancelled_request`] reads it.
+    /// Cancels a control request of the CLI. [`super::cancelled_request`] reads it.
     Cancelled,
-    /// Message of the running turn about a background task, for its reader. [`Adapter::task`] reads it.
+    /// Message of the running turn about a background task, for its reader. [`super::task`] reads it.
     Task,
-    /// Repeats a user message when the CLI begins it. [`Adapter::echo`] reads it.
+    /// Repeats a user message when the CLI begins it. [`super::echo`] reads it.
     Echo,
     /// The CLI is busy. Not forwarded.
     Working,

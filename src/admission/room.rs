@@ -182,7 +182,7 @@ mod tests {
             once.dedup();
             prop_assert_eq!(once.len(), chosen.len());
             prop_assert!(chosen.len() <= waiting.len());
-            // A user that wants nothing keeps a child as long as anybody who took one had as many before.
+            // A user without a waiting start keeps a child as long as anybody who took one had as many before.
             for (user, had) in &counts {
                 let lost = chosen.iter().filter(|at| all[**at].user == *user).count();
                 prop_assert!(lost <= *had);

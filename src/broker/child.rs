@@ -5,6 +5,7 @@ use std::io;
 use std::net::TcpListener;
 
 use super::{Broker, BrokerError, Endpoint, EndpointGuard, EndpointPlan, Upstream};
+use crate::adapter;
 use crate::adapter::broker::{Brokered, ChildProxy, NotBrokered};
 use crate::config::Egress;
 use crate::model::ids::{SessionHash, UserId};
@@ -56,7 +57,7 @@ impl Broker {
     pub(crate) fn child(&self, plan: ChildPlan) -> Result<BrokeredChild, NotAdmitted> {
         let ChildPlan { variables, takes_credentials, oauth, egress, user, session } = plan;
         let brokered = if takes_credentials {
-            self.0.protocol.brokered(variables, oauth.is_some())?
+            adapter::brokered(variables, oauth.is_some())?
         } else {
             Brokered::without_upstream(variables)
         };

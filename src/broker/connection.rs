@@ -77,7 +77,7 @@ async fn handle(
         Ok(response) => (response, false),
         Err(refusal) => {
             state.shared.metrics.broker_refusals.increment(refusal.reason);
-            (refusal.into_response(state.shared.protocol), true)
+            (refusal.into_response(), true)
         }
     };
     if is_coded || (is_refused && has_body) {

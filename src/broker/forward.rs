@@ -15,6 +15,7 @@ use super::headers;
 use super::refusal::Refusal;
 use super::request;
 use super::tap::{Meter, Tap};
+use crate::adapter;
 use crate::adapter::broker::{ApiCall, UsageReader};
 use crate::telemetry::metrics::UpstreamStatus;
 
@@ -29,7 +30,7 @@ pub(super) async fn forward(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Refusal> {
     let shared = &endpoint.shared;
-    let (call, path) = request::api_call(shared.protocol, request.method(), request.uri())?;
+    let (call, path) = request::api_call(request.method(), request.uri())?;
     let Some(upstream) = &endpoint.plan.upstream else {
         let message =
             "there are no credentials of the model's API for this user (cli.env, cli.user_env_file)";
@@ -104,20 +105,20 @@ fn answer(
         parts.headers.insert(LOCATION, location.ok_or_else(Refusal::redirect)?);
     }
     let is_counted = call == ApiCall::Inference && parts.status.is_success();
-    let reader = if is_counted { reader(endpoint, &parts.headers) } else { None };
+    let reader = if is_counted { reader(&parts.headers) } else { None };
     parts.headers = headers::to_child(parts.headers);
     parts.extensions = Default::default();
     Ok(Response::from_parts(parts, Tap::new(body, reader, meter).boxed_unsync()))
 }
 
 /// Reader of the tokens; `None` for a response in a form that was not asked for.
-fn reader(endpoint: &EndpointState, headers: &HeaderMap) -> Option<Box<dyn UsageReader>> {
+fn reader(headers: &HeaderMap) -> Option<Box<dyn UsageReader>> {
     if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
         tracing::debug!("the model's API compresses although it should not: the tokens are not counted");
         return None;
     }
     let kind = headers.get(CONTENT_TYPE).map(|kind| kind.as_bytes().to_ascii_lowercase()).unwrap_or_default();
-    Some(endpoint.shared.protocol.usage_reader(kind.starts_with(b"text/event-stream")))
+    Some(adapter::usage_reader(kind.starts_with(b"text/event-stream")))
 }
 
 fn status_label(status: StatusCode) -> UpstreamStatus {

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 use super::Shared;
 use super::body::full;
 use super::refusal::Refusal;
+use crate::adapter;
 use crate::model::OauthCredentials;
 use crate::support::lock::MutexExt;
 use crate::telemetry::metrics::RefreshOutcome;
@@ -235,14 +236,14 @@ impl OauthSource {
 
 /// Requests new tokens of the provider.
 async fn request(shared: &Shared, before: &OauthCredentials) -> Result<OauthCredentials, RefreshOutcome> {
-    let address = shared.config.token_url.as_deref().unwrap_or(shared.protocol.token_url());
+    let address = shared.config.token_url.as_deref().unwrap_or(adapter::TOKEN_URL);
     let json = HeaderValue::from_static("application/json");
     let request = Request::builder()
         .method(Method::POST)
         .uri(address)
         .header(CONTENT_TYPE, &json)
         .header(ACCEPT, &json)
-        .body(full(shared.protocol.refresh_request(before)))
+        .body(full(adapter::refresh_request(before)))
         .map_err(|_| RefreshOutcome::Failed)?;
     let exchange = async {
         let response = shared.client.send(request).await.map_err(|error| error.to_string())?;
@@ -252,7 +253,7 @@ async fn request(shared: &Shared, before: &OauthCredentials) -> Result<OauthCred
     };
     match timeout(RENEWAL_TIMEOUT, exchange).await {
         Ok(Ok((StatusCode::OK, body))) => {
-            shared.protocol.refreshed(&body, before, now()).ok_or(RefreshOutcome::Failed)
+            adapter::refreshed(&body, before, now()).ok_or(RefreshOutcome::Failed)
         }
         Ok(Ok((status, _))) => {
             tracing::warn!(status = status.as_u16(), "OAuth tokens of a session could not be renewed");

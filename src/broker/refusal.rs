@@ -7,7 +7,7 @@ use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, PROXY_AUTHENTICATE, R
 use hyper::{Response, StatusCode};
 
 use super::body::{Body, full};
-use crate::adapter::broker::BrokerProtocol;
+use crate::adapter;
 use crate::spend::SpentOut;
 use crate::telemetry::metrics::BrokerRefusal;
 
@@ -140,8 +140,8 @@ impl Refusal {
         Self::new(BrokerRefusal::Unreachable, 502, "egress_unreachable", message)
     }
 
-    pub(super) fn into_response(self, protocol: &dyn BrokerProtocol) -> Response<Body> {
-        let body = protocol.error_body(self.status, self.code, &self.message);
+    pub(super) fn into_response(self) -> Response<Body> {
+        let body = adapter::error_body(self.status, self.code, &self.message);
         let mut response = Response::new(full(Bytes::from(body)));
         *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::BAD_GATEWAY);
         let headers = response.headers_mut();

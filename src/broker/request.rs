@@ -5,7 +5,7 @@ use hyper::{HeaderMap, Method, Uri, Version};
 
 use super::headers;
 use super::refusal::Refusal;
-use crate::adapter::broker::{ApiCall, BrokerProtocol};
+use crate::adapter::{self, broker::ApiCall};
 
 /// Longest path with its query: those of the API have some fifty bytes.
 const MAX_TARGET_BYTES: usize = 2048;
@@ -92,21 +92,16 @@ fn host_and_port(authority: &str, default: Option<u16>) -> Result<(String, u16),
 ///
 /// # Errors
 /// The path is not one that the CLI needs, in its only spelling.
-pub(super) fn api_call(
-    protocol: &dyn BrokerProtocol,
-    method: &Method,
-    uri: &Uri,
-) -> Result<(ApiCall, PathAndQuery), Refusal> {
+pub(super) fn api_call(method: &Method, uri: &Uri) -> Result<(ApiCall, PathAndQuery), Refusal> {
     let target = uri.path_and_query().filter(|target| target.as_str().len() <= MAX_TARGET_BYTES);
     let target = target.ok_or_else(Refusal::path)?;
-    let call = protocol.api_call(method.as_str(), target.path()).ok_or_else(Refusal::path)?;
+    let call = adapter::api_call(method.as_str(), target.path()).ok_or_else(Refusal::path)?;
     Ok((call, target.clone()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapter::claude::CLAUDE;
 
     fn of(method: Method, uri: &str) -> Result<Target, u16> {
         let uri: Uri = uri.parse().unwrap();
@@ -140,7 +135,7 @@ mod tests {
 
     #[test]
     fn only_paths_of_the_api_are_calls() {
-        let call = |method: Method, uri: &str| api_call(&CLAUDE, &method, &uri.parse().unwrap());
+        let call = |method: Method, uri: &str| api_call(&method, &uri.parse().unwrap());
         let (kind, path) = call(Method::POST, "/v1/messages?beta=true").unwrap();
         assert_eq!((kind, path.as_str()), (ApiCall::Inference, "/v1/messages?beta=true"));
         for wrong in ["/v1/files", "/v1/messages/../files", "//v1/messages", "/v1/messages%2f..", "*"] {

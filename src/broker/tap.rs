@@ -10,7 +10,7 @@ use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use super::Shared;
 use super::body::{BodyError, IdleTimer};
 use super::slots::UpstreamSlot;
-use crate::adapter::broker::UsageReader;
+use crate::adapter::{self, broker::UsageReader};
 use crate::model::Usage;
 use crate::model::ids::{SessionHash, UserId};
 use crate::telemetry::metrics::ModelClass;
@@ -42,7 +42,7 @@ impl Meter {
             return;
         }
         self.shared.metrics.count_upstream(ModelClass::of(model), usage);
-        let price = self.shared.protocol.list_price(model, usage);
+        let price = adapter::list_price(model, usage);
         self.shared.spend.requested(&self.user, &self.session, price);
     }
 }

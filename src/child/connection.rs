@@ -2,7 +2,7 @@
 //! together. Nothing in it waits.
 //!
 //! Shared behind a [`ConnectionHandle`] by the child's task, the session's actor and the reader of the running turn.
-//! The holder of the lock does what is due. It knows turns and lines, and no actors.
+//! The holder of the lock does what is due. It handles turns and lines, and no actors.
 //!
 //! ```text
 //!            handshake and MCP servers answered
@@ -52,7 +52,7 @@ use super::exit::{ChildExit, Exit, ExitCause, KillReason, OomKills};
 use super::running_turn::{Job, RunningTurn};
 use super::secrets::Secrets;
 use super::vitals;
-use crate::adapter::{Adapter, LaunchSettings};
+use crate::adapter::{self, LaunchSettings};
 use crate::child::event::ChildEvent;
 use crate::config::Config;
 use crate::telemetry::metrics::Metrics;
@@ -62,7 +62,6 @@ const REST: Duration = Duration::from_secs(3600);
 
 #[derive(Clone)]
 pub(crate) struct ChildContext {
-    pub(crate) adapter: &'static dyn Adapter,
     pub(crate) config: Arc<Config>,
     pub(crate) metrics: Arc<Metrics>,
     /// Never to be shown, whatever the child writes.
@@ -99,7 +98,7 @@ impl Connection {
         let session = &context.config.session;
         let config = context.config.clone();
         let mut connection = Self {
-            protocol: Protocol::new(context.adapter, config, SystemTime::now, model, started, settings),
+            protocol: Protocol::new(config, SystemTime::now, model, started, settings),
             pipes: PipeIo::new(pipes, session.line_limit, session.write_timeout, context.metrics.clone()),
             handoff: Handoff::new(started + session.spawn_timeout),
             context,
@@ -284,7 +283,7 @@ impl Connection {
         );
         let refusal = match ready {
             true => None,
-            false => self.context.adapter.launch_refusal(protocol.handshake.terminal.as_deref(), &stderr),
+            false => adapter::launch_refusal(protocol.handshake.terminal.as_deref(), &stderr),
         };
         ChildExit {
             cause,

@@ -22,7 +22,7 @@ pub(crate) struct ChildExit {
     pub(crate) cause: ExitCause,
     pub(crate) ready: bool,
     pub(crate) requested: bool,
-    /// The child's tree was killed by us.
+    /// This process had the child's tree killed.
     pub(crate) forced: bool,
     pub(crate) stop_began: Option<Instant>,
     /// Why the CLI did not open the conversation.
@@ -59,8 +59,8 @@ pub(crate) enum KillReason {
 }
 
 impl ExitCause {
-    /// Blames memory only for a SIGKILL that we did not send, while the kernel's count of such kills went up.
-    /// Another process may have been meant by that count: a strong hint and no proof.
+    /// Blames memory only for a SIGKILL that this process did not send, while the kernel's count of such kills went up.
+    /// The count may be of another process: a strong hint and no proof.
     pub(super) fn classify(exit: Exit, forced: bool, kills: OomKills, kills_now: OomKills) -> Self {
         match exit {
             Exit::Signal(SIGKILL) if !forced && kills.grew_to(kills_now) => Self::OutOfMemory,
@@ -119,7 +119,7 @@ impl From<&ChildExit> for RestartCause {
 pub(crate) struct OomKills(Option<u64>);
 
 impl OomKills {
-    /// The count of our memory group if there is one, else of the whole machine. Costs a read of a small file.
+    /// The count of this process's memory group if there is one, else of the whole machine. Costs a read of a small file.
     pub(crate) fn now() -> Self {
         Self(host::group_oom_kills().or_else(|| count_in(&fs::read_to_string("/proc/vmstat").ok()?)))
     }

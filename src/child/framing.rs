@@ -225,7 +225,7 @@ mod tests {
         (found, (!half.trim_ascii().is_empty()).then_some(half.len()))
     }
 
-    /// Feeds the pieces; keeps every line for which `keep` says so; takes after every read if `take_often`.
+    /// Feeds the pieces; keeps every line for which `keep` is true; takes after every read if `take_often`.
     fn drive(
         framer: &mut Framer,
         pieces: &[&[u8]],

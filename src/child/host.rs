@@ -1,4 +1,4 @@
-//! What the machine, or the container that we run in, gives us: memory and our place among the cgroups.
+//! Memory and cgroups of this process, as the machine or the container grants them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::exit::count_in;
 
-/// Version 1 says "no limit" by a number near the largest one; nobody has a quarter of an exabyte.
+/// Version 1 states "no limit" as a number near the largest one; nobody has a quarter of an exabyte.
 const UNLIMITED: u64 = 1 << 58;
 
 /// The files of one version of the memory controller.
@@ -30,7 +30,7 @@ const V1: Files = Files {
     inactive: "total_inactive_file ",
 };
 
-/// The smaller of the host's memory and the limits of all groups that we are in, in bytes.
+/// The smaller of the host's memory and the limits of all groups of this process, in bytes.
 pub(crate) fn memory_limit() -> Option<u64> {
     let groups = limited_groups().into_iter().map(|(limit, _, _)| limit);
     meminfo("MemTotal:").into_iter().chain(groups).min()
@@ -71,7 +71,7 @@ pub(crate) fn open_files() -> Option<u64> {
     }
 }
 
-/// The count of kills in our own memory group; `None` at the root, which does not keep it.
+/// The count of kills in this process's own memory group; `None` at the root, which does not keep it.
 pub(super) fn group_oom_kills() -> Option<u64> {
     let (dir, _, files) = memory_group()?;
     count_in(&fs::read_to_string(dir.join(files.kills)).ok()?)
@@ -96,7 +96,7 @@ pub(super) fn pause(duration: Duration) {
     let _interrupted = rustix::event::poll(&mut [], Some(&duration));
 }
 
-/// Every group from ours up to the mount that has a limit.
+/// Every group with a limit, from this process's own up to the mount.
 fn limited_groups() -> Vec<(u64, PathBuf, &'static Files)> {
     let Some((own, mount, files)) = memory_group() else { return Vec::new() };
     own.ancestors()
@@ -106,7 +106,7 @@ fn limited_groups() -> Vec<(u64, PathBuf, &'static Files)> {
         .collect()
 }
 
-/// Our group where memory is accounted: its directory, the mount it is in, the names of its files.
+/// The group where the memory of this process is accounted: its directory, the mount it is in, the names of its files.
 fn memory_group() -> Option<(PathBuf, PathBuf, &'static Files)> {
     let (mountinfo, own) = place()?;
     let v1 = group_dir(&mountinfo, &own, "cgroup", "memory").map(|(dir, mount)| (dir, mount, &V1));
@@ -117,7 +117,7 @@ fn place() -> Option<(String, String)> {
     Some((fs::read_to_string("/proc/self/mountinfo").ok()?, fs::read_to_string("/proc/self/cgroup").ok()?))
 }
 
-/// Our directory in one hierarchy and the mount it is found under, from the texts of `mountinfo` and `cgroup`.
+/// The directory of this process in one hierarchy and its mount, from the texts of `mountinfo` and `cgroup`.
 fn group_dir(mountinfo: &str, own: &str, kind: &str, controller: &str) -> Option<(PathBuf, PathBuf)> {
     let (root, mount) = mountinfo.lines().find_map(|line| {
         let (place, what) = line.split_once(" - ")?;

@@ -74,7 +74,7 @@ impl Permissions {
         taken.map(|request| (request, answer.decision))
     }
 
-    /// The CLI no longer wants to know. Whether it was open.
+    /// Withdraws a request that the CLI cancelled. Returns whether it was open.
     pub(crate) fn withdraw(&mut self, request_id: &str) -> bool {
         self.take(request_id).is_some()
     }

@@ -21,7 +21,7 @@ pub(crate) struct Job {
     /// `None` once its reader has heard the end.
     pub(crate) sender: Option<TurnSender>,
     pub(crate) line: Bytes,
-    /// What was said before, for a conversation that does not know it. Kept until the child has begun to answer: until
+    /// The earlier messages, for a conversation that does not have them. Kept until the child has begun to answer: until
     /// then another child may get the turn.
     pub(crate) earlier: Option<Earlier>,
     /// Kept as long as the turn may be given to another child, and so what its caller sent is in memory.
@@ -41,7 +41,7 @@ pub(crate) struct RunningTurn {
     /// When the ping that is out was sent, and the process then.
     pub(crate) pinged: Option<Instant>,
     pub(crate) vitals: Option<Vitals>,
-    /// The child has said that it began.
+    /// The child has reported that it began.
     pub(crate) working: bool,
     /// More than announcements has come: giving it to another child could do the work twice.
     pub(crate) produced: bool,

@@ -10,17 +10,17 @@
 use std::ffi::OsString;
 use std::future::poll_fn;
 use std::io;
+use std::net::TcpListener;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::process::Command;
 use std::sync::OnceLock;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::net::{SendFlags, send};
-use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::io::Interest;
 use tokio::net::{UnixStream, unix::pipe};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -31,13 +31,14 @@ use super::locate::ShimProgram;
 use super::reaper::{self, Aftermath, Ward};
 use pilotlight_shim::args::{self, ChildLimits};
 use pilotlight_shim::fd_passing;
+use pilotlight_shim::isolation::{Isolation, Rung};
 use pilotlight_shim::report::{self, KillMethod, MAX_LINE, Report, SweepReport};
 
 /// In every child's environment, with a value of its own: by it the tree is found if its shim is killed.
 const CHILD_MARKER: &str = "PILOTLIGHT_CHILD";
 /// Maximum time for a shim to obey an order to kill: it sweeps within 3 s or reports stuck processes.
 const SHIM_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
-/// How often a wait for the reaper makes sure that it has its thread, which the system may have refused.
+/// How often a wait for the reaper checks that it has its thread, which the system may have refused.
 const REAPER_CHECK: Duration = Duration::from_secs(1);
 
 pub(crate) struct Launch<'a> {
@@ -48,6 +49,7 @@ pub(crate) struct Launch<'a> {
     pub(crate) env: &'a [(OsString, OsString)],
     pub(crate) cwd: &'a Path,
     pub(crate) limits: &'a ChildLimits,
+    pub(crate) isolation: &'a Isolation,
     /// Where its group shall be made, from `CgroupBase::child_dir`.
     pub(crate) cgroup: Option<PathBuf>,
 }
@@ -95,7 +97,13 @@ pub(crate) fn spawn(shim: &ShimProgram, launch: &Launch<'_>) -> Result<Box<Conta
     let mut command = Command::new(&shim.path);
     command
         .args(shim.args)
-        .args(args::encode(launch.cgroup.as_deref(), launch.limits, launch.program, launch.args))
+        .args(args::encode(
+            launch.cgroup.as_deref(),
+            launch.limits,
+            launch.isolation,
+            launch.program,
+            launch.args,
+        ))
         .env_clear()
         .envs(launch.env.iter().map(|(key, value)| (key, value)))
         .env(CHILD_MARKER, &marker)
@@ -110,6 +118,7 @@ pub(crate) fn spawn(shim: &ShimProgram, launch: &Launch<'_>) -> Result<Box<Conta
         term_grace: launch.limits.term_grace,
         control: Some(control),
         unread: Vec::new(),
+        passed: None,
         reported: Reported::default(),
         killed_at: OnceLock::new(),
         ward: Some(ward),
@@ -138,6 +147,8 @@ fn not_spawned(error: io::Error, shim: &ShimProgram, launch: &Launch<'_>) -> Spa
 #[derive(Debug, Default)]
 struct Reported {
     ungrouped: bool,
+    listener: Option<TcpListener>,
+    unisolated: Option<(Rung, i32)>,
     pid: Option<u32>,
     failed: Option<i32>,
     exit: Option<Exit>,
@@ -154,6 +165,8 @@ pub(crate) struct ShimHandle {
     /// `None` once the shim has closed it, by ending.
     control: Option<UnixStream>,
     unread: Vec<u8>,
+    /// A descriptor that came with the unread bytes.
+    passed: Option<OwnedFd>,
     reported: Reported,
     killed_at: OnceLock<Instant>,
     /// Until it is with the reaper.
@@ -169,6 +182,10 @@ impl ShimHandle {
             if let Some(pid) = self.reported.pid {
                 return Ok(pid);
             }
+            if let (Some((rung, errno)), Some(_)) = (self.reported.unisolated, self.reported.failed) {
+                let source = io::Error::from_raw_os_error(errno);
+                return Err(SpawnError::Unisolated { program: self.program.clone(), rung, source });
+            }
             if let Some(errno) = self.reported.failed {
                 return Err(SpawnError::from_io(io::Error::from_raw_os_error(errno), &self.program));
             }
@@ -178,7 +195,7 @@ impl ShimHandle {
         }
     }
 
-    /// The child's pid, once it is known. Only to be shown and measured: it is not ours to signal.
+    /// The child's pid, once it is known. Only to be shown and measured: only the shim may signal it.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.reported.pid
     }
@@ -191,6 +208,12 @@ impl ShimHandle {
     /// Whether the child was to be in a group and is not, once it has started.
     pub(crate) fn is_ungrouped(&self) -> bool {
         self.reported.ungrouped
+    }
+
+    /// The socket that listens in the child's private network, once it has started. Non-blocking.
+    #[allow(dead_code, reason = "no session has a private network yet")]
+    pub(crate) fn take_listener(&mut self) -> Option<TcpListener> {
+        self.reported.listener.take()
     }
 
     pub(crate) fn terminate(&self) {
@@ -265,22 +288,24 @@ impl ShimHandle {
         loop {
             if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.unread.drain(..=end).collect();
-                if let Some(report) = line.strip_suffix(b"\n").and_then(Report::parse) {
-                    self.reported.note(report);
+                match line.strip_suffix(b"\n").and_then(Report::parse) {
+                    Some(Report::Listening) => {
+                        self.reported.listener = self.passed.take().map(TcpListener::from)
+                    }
+                    Some(report) => self.reported.note(report),
+                    None => {}
                 }
                 return true;
             }
             let Some(control) = &mut self.control else { return false };
             // Polled by hand, for this wait starts again with every line of the CLI, and has to be cheap.
-            let read = poll_fn(|context| {
-                let mut bytes = [0_u8; MAX_LINE];
-                let mut buffer = ReadBuf::new(&mut bytes);
-                let read = ready!(Pin::new(&mut *control).poll_read(context, &mut buffer));
-                Poll::Ready(read.map(|()| buffer.filled().to_vec()))
-            });
+            let read = poll_fn(|context| poll_received(control, context));
             match read.await {
-                // More than a line without an end is not our shim.
-                Ok(bytes) if !bytes.is_empty() && self.unread.len() <= MAX_LINE => self.unread.extend(bytes),
+                // The shim never writes more than a line without an end.
+                Ok((bytes, passed)) if !bytes.is_empty() && self.unread.len() <= MAX_LINE => {
+                    self.unread.extend(bytes);
+                    self.passed = passed.or(self.passed.take());
+                }
                 _ => self.control = None,
             }
         }
@@ -305,10 +330,30 @@ impl Reported {
     fn note(&mut self, report: Report) {
         match report {
             Report::Ungrouped => self.ungrouped = true,
+            // Noted with its descriptor.
+            Report::Listening => {}
+            Report::Unisolated(rung, errno) => self.unisolated = Some((rung, errno)),
             Report::Started(pid) => self.pid = Some(pid),
             Report::Failed(errno) => self.failed = Some(errno),
             Report::Exited(exit) => self.exit = Some(exit),
             Report::Swept(swept) => self.swept = Some(swept),
+        }
+    }
+}
+
+type Received = (Vec<u8>, Option<OwnedFd>);
+
+/// The next bytes of the shim and the descriptor that came with them.
+fn poll_received(control: &UnixStream, context: &mut Context<'_>) -> Poll<io::Result<Received>> {
+    loop {
+        ready!(control.poll_read_ready(context))?;
+        let mut bytes = [0_u8; MAX_LINE];
+        match control.try_io(Interest::READABLE, || fd_passing::receive(control, &mut bytes)) {
+            Ok((length, passed)) => {
+                return Poll::Ready(Ok((bytes.get(..length).unwrap_or_default().to_vec(), passed)));
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) => return Poll::Ready(Err(error)),
         }
     }
 }

@@ -4,6 +4,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use pilotlight_shim::isolation::Rung;
+
 use crate::error::StartFailure;
 
 /// Why a child did not start. No process is left.
@@ -32,6 +34,16 @@ pub(crate) enum SpawnError {
     ShimGone,
     #[error("the shim ended before it could start `{}`; its standard error says why", name(.program))]
     ShimFailed { program: PathBuf },
+    #[error(
+        "`{}` was not started, because the isolation rung `{}` failed ({source}): {}; or take it out of isolation.rungs",
+        name(.program), .rung.as_str(), advice(*.rung)
+    )]
+    Unisolated {
+        program: PathBuf,
+        rung: Rung,
+        #[source]
+        source: io::Error,
+    },
     #[error("failed to start `{}`", name(.program))]
     Io {
         program: PathBuf,
@@ -67,6 +79,7 @@ impl SpawnError {
             Self::WouldBlock { .. } => "eagain",
             Self::OutOfMemory { .. } => "enomem",
             Self::TooManyFiles { .. } => "emfile",
+            Self::Unisolated { .. } => "isolation",
             Self::ShimFailed { .. } | Self::Io { .. } => "exited_early",
         }
     }
@@ -75,6 +88,22 @@ impl SpawnError {
 impl From<SpawnError> for StartFailure {
     fn from(error: SpawnError) -> Self {
         Self::Spawn { reason: error.reason(), message: error.to_string(), source: Some(error.into()) }
+    }
+}
+
+/// What an operator can do about a rung that could not be applied.
+fn advice(rung: Rung) -> &'static str {
+    match rung {
+        Rung::Landlock => {
+            "it needs Linux 5.13 with Landlock enabled, and a container runtime that permits its calls"
+        }
+        Rung::Seccomp => "it needs a kernel with seccomp filters",
+        Rung::Namespaces => {
+            "it needs root or unprivileged user namespaces, a container profile that permits them and mounts, and every \
+             configured mount"
+        }
+        Rung::Uid => "it needs root or CAP_SETUID and CAP_SETGID",
+        Rung::Cgroup => "it needs a delegated cgroup v2 group or writable v1 hierarchies",
     }
 }
 
@@ -91,6 +120,18 @@ fn list(paths: &[PathBuf]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn failed_rung_is_named_with_advice() {
+        for rung in Rung::ALL {
+            let source = io::Error::from_raw_os_error(libc::EPERM);
+            let error = SpawnError::Unisolated { program: "/opt/cli".into(), rung, source };
+            assert_eq!(error.reason(), "isolation");
+            let text = error.to_string();
+            assert!(text.contains(&format!("`{}`", rung.as_str())) && text.contains(advice(rung)), "{text}");
+            assert!(text.contains("not permitted") && !text.contains("/opt"), "{text}");
+        }
+    }
 
     #[test]
     fn every_errno_has_its_reason_and_names_no_path() {

@@ -1,12 +1,12 @@
 //! The watchdog of a silent child. Pure: the protocol passes observations in and acts on the advice.
 //!
-//! The child is asked, not the clock: after some silence it gets a ping, which a living one answers within
-//! milliseconds even while a tool or the model's API keeps it waiting. Only unanswered pings declare dead it, and one that
-//! still uses the processor gets one more.
+//! Silence alone proves nothing: after some silence the child gets a ping, which a living one answers within milliseconds
+//! even while it waits for a tool or the model's API. Only after unanswered pings is it declared dead. A child that still
+//! uses the processor gets one ping more.
 //!
-//! Patience is counted in time in which the child could have answered. Time in which it wanted to run and was not let
-//! (a starved machine) does not count, up to a bound; nor does a moment at which we ourselves come too late to have
-//! heard the answer (we were starved, or the machine was suspended): then the ping starts again.
+//! Only time in which the child could have answered counts. Time in which it was ready to run but not scheduled (a starved
+//! machine) does not count, up to a bound. Nor does a deadline that this process itself met too late to have read the
+//! answer (starved, or suspended with the machine): then the ping starts again.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub(crate) struct Watchdog {
     stall_timeout: Duration,
     ping_timeout: Duration,
     last_sign: Instant,
-    /// Nothing has come since the turn was written: a living child says something at once.
+    /// Nothing has come since the turn was written: a living child writes something at once.
     expects_first_sign: bool,
     ping: Option<Ping>,
 }
@@ -43,7 +43,7 @@ struct Ping {
     missed: u32,
 }
 
-/// What a look at the process itself says.
+/// State of the process itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Vitals {
     /// It is stopped (SIGSTOP, a debugger).
@@ -67,7 +67,7 @@ impl Watchdog {
         Self { stall_timeout, ping_timeout, last_sign: now, expects_first_sign: true, ping: None }
     }
 
-    /// The child said something, or we were not listening.
+    /// The child wrote something, or its output was not read.
     pub(crate) fn sign_of_life(&mut self, now: Instant) {
         self.last_sign = now;
         self.expects_first_sign = false;
@@ -90,7 +90,7 @@ impl Watchdog {
         }
         let missed = match self.ping {
             None => 0,
-            // We were not there when it was due: whether it was answered in time is unknown.
+            // The deadline was met late: whether the ping was answered in time is unknown.
             Some(ping) if now - ping.until >= self.ping_timeout => ping.missed,
             Some(ping) => {
                 if let Some(until) = self.widened(ping, now, before, vitals) {

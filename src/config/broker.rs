@@ -8,32 +8,32 @@ use serde::Deserialize;
 use super::validate::{bounded, duration, invalid};
 use super::{Config, ConfigError, value};
 
-/// The credential broker: a proxy between a child and the model's API that puts the real credential in.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct Broker {
-    /// Where the credentials of the model's API are. Default `auto`.
-    pub credentials: Credentials,
-    /// Maximum number of requests to the model's API at the same time, over all sessions. Others wait up to 30 s, then the
-    /// answer is 529. One session gets half of it at most. Default: no limit.
-    pub upstream_concurrency: Option<usize>,
-    /// File with certificates (PEM) of an own certificate authority. They are trusted beside those of the host.
-    pub ca_file: Option<PathBuf>,
-    /// Maximum number of connections of all children to the broker. Each session has eight of its own and at most 128.
-    /// Default 4096.
-    pub max_connections: usize,
-    /// Maximum time to connect to the model's API, or to a host of the allow list. Default 10 s.
-    #[serde(with = "value::duration")]
-    pub connect_timeout: Duration,
-    /// Maximum time from a request to the head of its response. Default 10 min, as of the API itself.
-    #[serde(with = "value::duration")]
-    pub first_byte_timeout: Duration,
-    /// Maximum time without a byte in either direction of a request, a response or a tunnel. Default 5 min.
-    #[serde(with = "value::duration")]
-    pub idle_timeout: Duration,
-    /// Address that renews OAuth tokens. Default: that of the CLI's provider.
-    pub token_url: Option<String>,
+section! {
+    /// The credential broker: a proxy between a child and the model's API that puts the real credential in.
+    #[derive(Debug)]
+    pub struct Broker {
+        /// Where the credentials of the model's API are. Default `auto`.
+        pub credentials: Credentials = Credentials::default(),
+        /// Maximum number of requests to the model's API at the same time, over all sessions. Others wait up to 30 s, then
+        /// the answer is 529. One session gets half of it at most. Default: no limit.
+        pub upstream_concurrency: Option<usize> = None,
+        /// File with certificates (PEM) of an own certificate authority. They are trusted beside those of the host.
+        pub ca_file: Option<PathBuf> = None,
+        /// Maximum number of connections of all children to the broker. Each session has eight of its own and at most 128.
+        /// Default 4096.
+        pub max_connections: usize = 4096,
+        /// Maximum time to connect to the model's API, or to a host of the allow list. Default 10 s.
+        #[serde(with = "value::duration")]
+        pub connect_timeout: Duration = Duration::from_secs(10),
+        /// Maximum time from a request to the head of its response. Default 10 min, as of the API itself.
+        #[serde(with = "value::duration")]
+        pub first_byte_timeout: Duration = Duration::from_secs(600),
+        /// Maximum time without a byte in either direction of a request, a response or a tunnel. Default 5 min.
+        #[serde(with = "value::duration")]
+        pub idle_timeout: Duration = Duration::from_secs(300),
+        /// Address that renews OAuth tokens. Default: that of the CLI's provider.
+        pub token_url: Option<String> = None,
+    }
 }
 
 /// Where the credentials of the model's API are.
@@ -48,21 +48,6 @@ pub enum Credentials {
     Broker,
     /// In the environment and the files of each child.
     Child,
-}
-
-impl Default for Broker {
-    fn default() -> Self {
-        Self {
-            credentials: Credentials::default(),
-            upstream_concurrency: None,
-            ca_file: None,
-            max_connections: 4096,
-            connect_timeout: Duration::from_secs(10),
-            first_byte_timeout: Duration::from_secs(600),
-            idle_timeout: Duration::from_secs(300),
-            token_url: None,
-        }
-    }
 }
 
 pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {

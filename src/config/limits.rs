@@ -2,49 +2,50 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
-
 use super::value::{self, MemoryBudget};
 
-/// Limits of the whole instance.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct Limits {
-    /// Maximum number of running children. Default 256.
-    pub max_children: usize,
-    /// Maximum number of children that start at the same time. Default: the number of cores, because a start costs half a
-    /// CPU second.
-    pub starts_in_flight: usize,
-    /// Maximum memory of all children together: bytes, or a percentage of the memory of the container or host.
-    /// Default `"80%"`.
-    pub memory_budget: MemoryBudget,
-    /// Maximum memory of one child and its descendants: bytes, or a percentage of the memory of the container or host.
-    /// A tree above the limit is killed with [`crate::TurnError::MemoryLimit`]. Default: a quarter of
-    /// [`Limits::memory_budget`], at least 768 MiB.
-    pub memory_per_session: Option<MemoryBudget>,
-    /// Maximum number of sessions in memory, with or without a child. Default 10 000.
-    pub max_sessions: usize,
-    /// Maximum number of named sessions of one user, including those on disk. The default conversation does not count,
-    /// nor do those that the server begins for clients that name none (`http.conversations_per_user`). Default 256.
-    pub sessions_per_user: usize,
-    /// Maximum number of starts that wait for a slot. Default 1024.
-    pub queue: usize,
-    /// Maximum time a start waits for a slot. Default 30 s.
-    #[serde(with = "value::duration")]
-    pub queue_deadline: Duration,
-    /// Maximum number of open files of a child (`RLIMIT_NOFILE`, inherited by its tools), at least 32. Default: the limit of
-    /// this process.
-    pub child_open_files: Option<u64>,
-    /// Maximum number of processes of the child's user id, over all sessions (`RLIMIT_NPROC`).
-    pub child_processes: Option<u64>,
-    /// Maximum size of a file that a child writes, in bytes (`RLIMIT_FSIZE`).
-    pub child_file_size: Option<u64>,
-    /// Maximum cost of one user's turns in a day (UTC), in US dollars. Beyond it turns and requests to the model's API are
-    /// refused with `spend_limit` until the day ends; a running request may exceed it. Default: no limit.
-    pub usd_per_user_day: Option<f64>,
-    /// Adjustment of a child's OOM score, so that the kernel kills a child before this process. Default 500.
-    pub child_oom_score: i32,
+section! {
+    /// Limits of the whole instance.
+    #[derive(Debug)]
+    pub struct Limits {
+        /// Maximum number of running children. Default 256.
+        pub max_children: usize = 256,
+        /// Maximum number of children that start at the same time. Default: the number of cores, because a start costs half a
+        /// CPU second.
+        pub starts_in_flight: usize = std::thread::available_parallelism().map_or(2, Into::into),
+        /// Maximum memory of all children together: bytes, or a percentage of the memory of the container or host.
+        /// Default `"80%"`.
+        pub memory_budget: MemoryBudget = MemoryBudget::Percent(80),
+        /// Maximum memory of one child and its descendants: bytes, or a percentage of the memory of the container or host.
+        /// A tree above the limit is killed with [`crate::TurnError::MemoryLimit`]. Default: a quarter of
+        /// [`Limits::memory_budget`], at least 768 MiB.
+        pub memory_per_session: Option<MemoryBudget> = None,
+        /// Maximum number of sessions in memory, with or without a child. Default 10 000.
+        pub max_sessions: usize = 10_000,
+        /// Maximum number of named sessions of one user, including those on disk. The default conversation does not count,
+        /// nor do those that the server begins for clients that name none (`http.conversations_per_user`). Default 256.
+        pub sessions_per_user: usize = 256,
+        /// Maximum number of starts that wait for a slot. Default 1024.
+        pub queue: usize = 1024,
+        /// Maximum time a start waits for a slot. Default 30 s.
+        #[serde(with = "value::duration")]
+        pub queue_deadline: Duration = Duration::from_secs(30),
+        /// Maximum number of open files of a child (`RLIMIT_NOFILE`, inherited by its tools), at least 32. Default: the limit of
+        /// this process.
+        pub child_open_files: Option<u64> = None,
+        /// Maximum number of processes of the child's user id, over all sessions (`RLIMIT_NPROC`). With the rung `cgroup` also
+        /// the maximum number of tasks of one session; 2048 if unset.
+        pub child_processes: Option<u64> = None,
+        /// Maximum number of cores that one child and its descendants use on average. Needs the rung `cgroup`.
+        pub cpu_per_session: Option<f64> = None,
+        /// Maximum size of a file that a child writes, in bytes (`RLIMIT_FSIZE`).
+        pub child_file_size: Option<u64> = None,
+        /// Maximum cost of one user's turns in a day (UTC), in US dollars. Beyond it turns and requests to the model's API are
+        /// refused with `spend_limit` until the day ends; a running request may exceed it. Default: no limit.
+        pub usd_per_user_day: Option<f64> = None,
+        /// Adjustment of a child's OOM score, so that the kernel kills a child before this process. Default 500.
+        pub child_oom_score: i32 = 500,
+    }
 }
 
 impl Limits {
@@ -54,26 +55,6 @@ impl Limits {
         const MINIMUM: u64 = 768 << 20;
         self.memory_per_session
             .map_or_else(|| (self.memory_budget.of(available) / 4).max(MINIMUM), |limit| limit.of(available))
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_children: 256,
-            starts_in_flight: std::thread::available_parallelism().map_or(2, Into::into),
-            memory_budget: MemoryBudget::Percent(80),
-            memory_per_session: None,
-            max_sessions: 10_000,
-            sessions_per_user: 256,
-            queue: 1024,
-            queue_deadline: Duration::from_secs(30),
-            child_open_files: None,
-            child_processes: None,
-            child_file_size: None,
-            usd_per_user_day: None,
-            child_oom_score: 500,
-        }
     }
 }
 

@@ -113,8 +113,8 @@ fn read(path: &Path) -> Result<Table, ConfigError> {
     })
 }
 
-/// The levels of the key that a variable names, or `None` if it is no variable of ours. Other variables with our prefix
-/// (markers of children, switches of tests) have no separator and are left alone.
+/// The levels of the key that a variable names, or `None` if it names none. Other variables with the prefix (markers of
+/// children, switches of tests) have no separator and are ignored.
 fn key_of(name: &str) -> Option<Vec<String>> {
     let rest = name.strip_prefix(PREFIX)?;
     let lower = rest.to_ascii_lowercase();
@@ -169,6 +169,7 @@ fn is_text(key: &[String]) -> bool {
         ["data_dir"]
             | ["auth", "keys_file"]
             | ["http", "default_user"]
+            | ["isolation", "uids"]
             | ["broker", "credentials" | "ca_file" | "token_url"]
             | ["cli", "env", _]
             | ["mcp", "servers", _, "command" | "url" | "transport"]
@@ -309,6 +310,24 @@ mod tests {
             ("[cli]\napi_retries = 11", "cli.api_retries", "at most 10"),
             ("[cli]\nenv_pass = [\"A=B\"]", "cli.env_pass", "name"),
             ("[cli]\nenv = { HOME = \"/x\" }", "cli.env", "HOME"),
+            ("[limits]\ncpu_per_session = 0.0", "limits.cpu_per_session", "1.5"),
+            ("[isolation]\nrungs = [\"moat\"]", "isolation.rungs", "namespaces"),
+            (
+                "[isolation]\nrungs = [\"seccomp\"]\nrequire = [\"uid\"]",
+                "isolation.require",
+                "isolation.rungs",
+            ),
+            ("[isolation]\nuids = \"5\"", "isolation.uids", "200000-265535"),
+            ("[isolation]\nuids = \"0-9\"", "isolation.uids", "200000-265535"),
+            ("[isolation]\nuids = \"9-8\"", "isolation.uids", "200000-265535"),
+            ("[[isolation.mounts]]\npath = \"here\"", "isolation.mounts[0].path", "absolute"),
+            ("[[isolation.mounts]]\npath = \"/a/../b\"", "isolation.mounts[0].path", "absolute"),
+            ("[[isolation.mounts]]\npath = \"/a\"\nto = \"/proc/1\"", "isolation.mounts[0].to", "/proc"),
+            (
+                "data_dir = \"/a/b\"\n[[isolation.mounts]]\npath = \"/a\"",
+                "isolation.mounts[0].path",
+                "data_dir",
+            ),
             ("[mcp]\ncallers = \"some\"", "mcp.callers", "service"),
             ("[mcp]\ncallers = \"all\"", "mcp.callers", "isolation.accept_none"),
             ("[mcp]\nallow_hosts = [\"https://a.example\"]", "mcp.allow_hosts", "*.example.com"),

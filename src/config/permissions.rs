@@ -1,8 +1,6 @@
-//! Sections `permissions` and `isolation`.
+//! Section `permissions`.
 
 use serde::Deserialize;
-
-use super::Egress;
 
 /// Permission of tools.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -25,17 +23,4 @@ pub enum PermissionPolicy {
     Allow,
     /// The caller decides; see [`crate::Session::answer_permission`].
     Ask,
-}
-
-/// Isolation between the children of different users.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct Isolation {
-    /// Accepts that tools of one user can read the files of another (`permissions.policy` other than `deny` with several
-    /// users). Default false: the server then serves one user, or no tools. No effect in an embedding program, which
-    /// decides itself whom it serves.
-    pub accept_none: bool,
-    /// Hosts that children reach. Default: `api` where the host can restrict the network of a child, else `open`.
-    pub egress: Option<Egress>,
 }

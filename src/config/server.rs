@@ -13,58 +13,58 @@ mod listen;
 
 pub use listen::listen_address;
 
-/// Public listener.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct Http {
-    /// Address and port, `localhost:PORT`, or a port alone (of this machine). Port 0 selects a free port. Loopback only,
-    /// unless there are keys ([`Auth`]).
-    #[serde(deserialize_with = "listen::deserialize")]
-    pub listen: SocketAddr,
-    /// Maximum size of a request body, in bytes. Default 16 MiB: the longest prompt with its escapes.
-    pub body_limit: usize,
-    /// Silence in a stream after which a comment is sent, so that proxies keep the stream open. Default 15 s.
-    #[serde(with = "value::duration")]
-    pub heartbeat: Duration,
-    /// Maximum time a caller may read nothing of a waiting response before the connection is closed. Default 60 s.
-    #[serde(with = "value::duration")]
-    pub write_timeout: Duration,
-    /// Maximum number of conversations per user for clients that name none and send the whole history each time. The
-    /// least recently used one is deleted for a new one. Default 16.
-    pub conversations_per_user: usize,
-    /// Behaviour of a turn whose caller disconnects. Default: the turn is interrupted.
-    pub on_disconnect: OnDisconnect,
-    /// Bytes of events kept per turn for a caller that returns (`on_disconnect = "detach"`). Default 256 KiB.
-    pub replay_bytes: usize,
-    /// Refuses request fields without effect with 400, instead of naming them in a header. Default false.
-    pub strict: bool,
-    /// Models in the list of `GET /v1/models`. Other models may be requested as well: the CLI decides. Default: its
-    /// aliases `opus`, `sonnet`, `haiku`.
-    pub models: Vec<String>,
-    /// User of requests that name none, for clients that cannot set headers. Only without keys and on loopback, where
-    /// any caller may act as any user. Default none: such a request is refused with 400.
-    pub default_user: Option<String>,
-    /// Origins of web pages that may call, each exactly as a browser sends it (`https://chat.example.org`). Only with
-    /// keys. Default none.
-    pub cors_origins: Vec<String>,
-    /// Maximum time to send the headers of a request, and maximum idle time of a connection between requests.
-    /// Default 30 s, longer than the pools of common clients keep a connection.
-    #[serde(with = "value::duration")]
-    pub header_timeout: Duration,
-    /// Maximum time to send a body. Default 30 s, enough for the longest body over 5 Mbit/s.
-    #[serde(with = "value::duration")]
-    pub body_timeout: Duration,
-    /// Maximum number of connections; a stream holds one for its whole turn. At the limit a new connection replaces the
-    /// one that has been idle longest, or is answered with 503 if all are in use. Lower if the limit on open files
-    /// requires it. Default 1024.
-    pub max_connections: usize,
-    /// Maximum number of requests per minute and caller: per key, or without keys per user. 0 is no limit.
-    /// Default 6000: above any person and most backends; it stops a runaway loop.
-    pub requests_per_minute: u32,
-    /// Maximum number of running and waiting turns of one user, over all its conversations. Default 64: enough for a
-    /// handful of busy conversations, too few to occupy the machine.
-    pub turns_per_user: u32,
+section! {
+    /// Public listener.
+    #[derive(Debug)]
+    pub struct Http {
+        /// Address and port, `localhost:PORT`, or a port alone (of this machine). Port 0 selects a free port. Loopback only,
+        /// unless there are keys ([`Auth`]).
+        #[serde(deserialize_with = "listen::deserialize")]
+        pub listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 8480)),
+        /// Maximum size of a request body, in bytes. Default 16 MiB: the longest prompt with its escapes.
+        pub body_limit: usize = 16 << 20,
+        /// Silence in a stream after which a comment is sent, so that proxies keep the stream open. Default 15 s.
+        #[serde(with = "value::duration")]
+        pub heartbeat: Duration = Duration::from_secs(15),
+        /// Maximum time a caller may read nothing of a waiting response before the connection is closed. Default 60 s.
+        #[serde(with = "value::duration")]
+        pub write_timeout: Duration = Duration::from_secs(60),
+        /// Maximum number of conversations per user for clients that name none and send the whole history each time. The
+        /// least recently used one is deleted for a new one. Default 16.
+        pub conversations_per_user: usize = 16,
+        /// Behaviour of a turn whose caller disconnects. Default: the turn is interrupted.
+        pub on_disconnect: OnDisconnect = OnDisconnect::default(),
+        /// Bytes of events kept per turn for a caller that returns (`on_disconnect = "detach"`). Default 256 KiB.
+        pub replay_bytes: usize = 256 << 10,
+        /// Refuses request fields without effect with 400, instead of naming them in a header. Default false.
+        pub strict: bool = false,
+        /// Models in the list of `GET /v1/models`. Other models may be requested as well: the CLI decides. Default: its
+        /// aliases `opus`, `sonnet`, `haiku`.
+        pub models: Vec<String> = ["opus", "sonnet", "haiku"].map(str::to_owned).to_vec(),
+        /// User of requests that name none, for clients that cannot set headers. Only without keys and on loopback, where
+        /// any caller may act as any user. Default none: such a request is refused with 400.
+        pub default_user: Option<String> = None,
+        /// Origins of web pages that may call, each exactly as a browser sends it (`https://chat.example.org`). Only with
+        /// keys. Default none.
+        pub cors_origins: Vec<String> = Vec::new(),
+        /// Maximum time to send the headers of a request, and maximum idle time of a connection between requests.
+        /// Default 30 s, longer than the pools of common clients keep a connection.
+        #[serde(with = "value::duration")]
+        pub header_timeout: Duration = Duration::from_secs(30),
+        /// Maximum time to send a body. Default 30 s, enough for the longest body over 5 Mbit/s.
+        #[serde(with = "value::duration")]
+        pub body_timeout: Duration = Duration::from_secs(30),
+        /// Maximum number of connections; a stream holds one for its whole turn. At the limit a new connection replaces the
+        /// one that has been idle longest, or is answered with 503 if all are in use. Lower if the limit on open files
+        /// requires it. Default 1024.
+        pub max_connections: usize = 1024,
+        /// Maximum number of requests per minute and caller: per key, or without keys per user. 0 is no limit.
+        /// Default 6000: above any person and most backends; it stops a runaway loop.
+        pub requests_per_minute: u32 = 6000,
+        /// Maximum number of running and waiting turns of one user, over all its conversations. Default 64: enough for a
+        /// handful of busy conversations, too few to occupy the machine.
+        pub turns_per_user: u32 = 64,
+    }
 }
 
 /// Behaviour of a turn whose caller disconnects.
@@ -91,42 +91,13 @@ pub struct Auth {
     pub allow_unauthenticated: bool,
 }
 
-/// Listener of the operator: metrics.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct Admin {
-    /// Address, as [`Http::listen`].
-    #[serde(deserialize_with = "listen::deserialize")]
-    pub listen: SocketAddr,
-}
-
-impl Default for Http {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8480)),
-            body_limit: 16 << 20,
-            heartbeat: Duration::from_secs(15),
-            write_timeout: Duration::from_secs(60),
-            conversations_per_user: 16,
-            on_disconnect: OnDisconnect::default(),
-            replay_bytes: 256 << 10,
-            strict: false,
-            models: ["opus", "sonnet", "haiku"].map(str::to_owned).to_vec(),
-            default_user: None,
-            cors_origins: Vec::new(),
-            header_timeout: Duration::from_secs(30),
-            body_timeout: Duration::from_secs(30),
-            max_connections: 1024,
-            requests_per_minute: 6000,
-            turns_per_user: 64,
-        }
-    }
-}
-
-impl Default for Admin {
-    fn default() -> Self {
-        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8481)) }
+section! {
+    /// Listener of the operator: metrics.
+    #[derive(Debug)]
+    pub struct Admin {
+        /// Address, as [`Http::listen`].
+        #[serde(deserialize_with = "listen::deserialize")]
+        pub listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 8481)),
     }
 }
 

@@ -22,6 +22,7 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
     super::server::validate(config)?;
     cli(&config.cli)?;
     super::mcp::validate(config)?;
+    super::isolation::validate(config)?;
     super::broker::validate(config)?;
     let prefix = &config.metrics.prefix;
     let valid = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -147,11 +148,20 @@ fn sizes(config: &Config) -> Result<(), ConfigError> {
     if limits.child_open_files.is_some_and(|files| files < 32) {
         return Err(invalid("limits.child_open_files", "must be at least 32: the CLI breaks with fewer"));
     }
+    if limits.cpu_per_session.is_some_and(|cores| !(LEAST_CORES..=MOST_CORES).contains(&cores)) {
+        let problem = format!("must be a number of cores from {LEAST_CORES} to {MOST_CORES}, such as 1.5");
+        return Err(invalid("limits.cpu_per_session", problem));
+    }
     for (key, value, smallest, largest) in checked {
         bounded(key, value, smallest, largest)?;
     }
     Ok(())
 }
+
+/// With less the CLI is not ready in time.
+const LEAST_CORES: f64 = 0.1;
+/// More than any machine has.
+const MOST_CORES: f64 = 4096.0;
 
 /// Maximum duration: beyond a year arithmetic on deadlines is unsafe.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);

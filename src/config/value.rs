@@ -86,7 +86,7 @@ pub(super) fn read<'de, D: Deserializer<'de>, T>(
     })
 }
 
-/// `$XDG_DATA_HOME/pilotlight`, else `~/.local/share/pilotlight`, else a directory beside us.
+/// `$XDG_DATA_HOME/pilotlight`, else `~/.local/share/pilotlight`, else `pilotlight-data` in the working directory.
 pub(super) fn default_data_dir() -> PathBuf {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     absolute("XDG_DATA_HOME")

@@ -13,7 +13,7 @@ const SIM: &str = "sim";
 /// How to find the CLI.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Program {
-    /// The simulated CLI: a program of ours with an argument before all others.
+    /// The simulated CLI: an executable of pilotlight with an argument before all others.
     Sim,
     /// A name to be looked up in PATH.
     Name(String),

@@ -2,7 +2,7 @@
 //!
 //! Looked at: every file on the way to it (links, what they lead to, the interpreter of a script) and every directory on
 //! the way to each of those. A user who may write one of them decides what runs with the users' conversations and keys.
-//! Blocking. It only tells; nothing is refused.
+//! Blocking. It only reports; nothing is refused.
 
 use std::fs::{self, File};
 use std::io::Read as _;

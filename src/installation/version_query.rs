@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 
 use super::program::Found;
-use crate::child::{ChildLimits, Contained, Exit, Launch, ShimProgram, SpawnError, spawn};
+use crate::child::{ChildLimits, Contained, Exit, Isolation, Launch, ShimProgram, SpawnError, spawn};
 
 /// How long `--version` may take. The slowest known CLI needs a second and a half from a cold disk.
 const VERSION_WITHIN: Duration = Duration::from_secs(20);
@@ -33,6 +33,7 @@ pub(crate) async fn version(
         env: &env,
         cwd: home,
         limits: &ChildLimits::default(),
+        isolation: &Isolation::default(),
         cgroup: None,
     };
     let child = spawn(shim, &launch)?;

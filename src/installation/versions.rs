@@ -1,7 +1,7 @@
 //! The installed CLI: which executable a start uses, which version that is, whether it is judged, and whether it has
 //! ever worked.
 //!
-//! An executable is known by its path without links and by what the file system says of it, so one that was replaced is
+//! An executable is identified by its path without links and by its metadata: one that was replaced is
 //! looked at again and one that was not costs a `stat`. The last that became ready is recorded among the server's own
 //! records. One that fails before it was ever ready gives way to that one, as long as that is still there unchanged: a
 //! version that was installed beside the old one, as the CLI's own updater does. A package manager that replaces the
@@ -20,7 +20,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::adapter::Adapter;
+use crate::adapter;
 use crate::child::ShimProgram;
 use crate::installation::version_query::version;
 use crate::installation::{program::Found, trust};
@@ -38,7 +38,7 @@ const TRY_AGAIN: Duration = Duration::from_secs(300);
 /// Why an unjudged version is not started, in [`crate::error::StartFailure::Spawn`].
 pub(crate) const UNJUDGED: &str = "unjudged_version";
 
-/// Identity of an executable: its path and what the file system says of it.
+/// Identity of an executable: its path and its metadata.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Executable {
     /// Without symbolic links.
@@ -136,7 +136,7 @@ impl Installed {
         chosen
     }
 
-    /// The version of what is started now, if it was asked for. Inside: what it said, if it said anything.
+    /// The version of the executable that is started now, if it was queried. Inside: its output, if any.
     fn known_version(&self) -> Option<Option<String>> {
         let state = self.lock();
         let known = state.version.as_ref().filter(|(asked, _)| Some(asked) == state.current.as_ref());
@@ -157,11 +157,10 @@ impl Installed {
     }
 
     /// Takes in what is known of what is started now.
-    pub(crate) fn judge(&self, adapter: &dyn Adapter) {
+    pub(crate) fn judge(&self) {
         let version = self.known_version();
         let mut state = self.lock();
-        let judged =
-            version.as_ref().map(|version| version.as_deref().is_some_and(|it| adapter.is_judged(it)));
+        let judged = version.as_ref().map(|version| version.as_deref().is_some_and(adapter::is_judged));
         // Unknown until it has been asked, and the simulation is never asked.
         state.is_unjudged = judged == Some(false);
         let warning = warning(version.flatten().as_deref(), state.is_unjudged, state.is_fallback);
@@ -264,7 +263,7 @@ impl Installed {
             // Another may have been chosen meanwhile.
             Some(_) if state.current.as_ref() != Some(&executable) => {}
             Some(version) => state.version = Some((executable, version)),
-            // The next start asks again: it may have had no time.
+            // The next start queries it again: it may have had no time.
             None => drop(state.asked.take_if(|asked| *asked == executable)),
         }
     }

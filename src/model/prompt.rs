@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What a user says.
+/// A user's message.
 #[derive(Clone, PartialEq)]
 pub enum Prompt {
     /// Plain text.

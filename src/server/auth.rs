@@ -136,8 +136,8 @@ fn refuse_browsers(headers: &HeaderMap, is_open: bool) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Refuses requests meant for another host. A page may have its own name resolve to our address; then the browser takes
-/// us for the page's origin and sends no Origin header with a GET, but it does say whom it means.
+/// Refuses requests meant for another host. A page may have its own name resolve to this address. The browser then
+/// treats this server as the page's origin and sends no Origin header with a GET, but the Host header has that name.
 fn refuse_strange_hosts(uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
     let in_headers = headers.get_all(HOST).iter().map(|value| value.to_str().ok());
     let in_uri = uri.authority().map(|authority| Some(authority.as_str()));

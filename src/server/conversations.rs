@@ -1,6 +1,6 @@
 //! Prefix matching: finds the conversation of a client that names none and sends the whole history each time.
 //!
-//! The cache holds a digest of each such conversation's history, as its child knows it. A request continues the
+//! The cache holds a digest of each such conversation's history, as its child has it. A request continues the
 //! conversation whose digest equals that of its messages before the last; otherwise a new conversation begins, with the
 //! history in its first prompt. A request [claims](Conversations::claim) its conversation before the turn and
 //! [commits](Claim::commit) the answer afterwards; a claimed conversation matches no other request. If the child may

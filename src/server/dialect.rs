@@ -184,7 +184,7 @@ pub(super) fn document(
     }
 }
 
-pub(super) type Reader = Box<dyn crate::adapter::AnswerReader>;
+pub(super) use crate::adapter::AnswerReader as Reader;
 
 /// Whether the outcome is an answer. In the dialects of the SDKs a refusal by the model is one, although the CLI
 /// reports an error.

@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use crate::support::blocking::blocking;
 use crate::workspace::beneath::{Beneath, ChildDir};
 use snapshot::{FileVersion, Snapshot, look};
 
@@ -47,7 +48,7 @@ impl ChangedFiles {
 
 impl WorkspaceWatch {
     pub(super) async fn start(work: ChildDir) -> io::Result<Self> {
-        off_runtime(move || {
+        blocking(move || {
             let before = look(&work.open()?)?;
             Ok(Self { work, before, newer: None })
         })
@@ -74,7 +75,7 @@ impl WorkspaceWatch {
         {
             self.before = newer;
         }
-        let written = off_runtime(move || Ok(written(&self.work.open()?, &self.before))).await;
+        let written = blocking(move || Ok(written(&self.work.open()?, &self.before))).await;
         written.unwrap_or_else(|_| {
             let message = "the files of this turn could not be read";
             let summary = json!({ "type": "pilotlight", "subtype": "files_unavailable", "message": message });
@@ -131,12 +132,6 @@ fn entry(path: String, size: u64, content: Vec<u8>) -> Value {
         entry["truncated"] = true.into();
     }
     entry
-}
-
-async fn off_runtime<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
 #[cfg(test)]

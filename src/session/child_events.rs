@@ -1,9 +1,9 @@
 //! The way of a child's events into the mailbox of its session.
 //!
-//! The connection calls [`ChildEvents`] at once and in order. What a reader may look at when it hears of an event is
+//! The connection calls [`ChildEvents`] at once and in order. What a reader may look at when it receives an event is
 //! updated first; then the event goes into the mailbox.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use ractor::ActorRef;
 use tokio::time::Instant;
@@ -17,14 +17,14 @@ use crate::admission::StartPermit;
 use crate::child::{ChildEvent, ConnectionHandle, OnChildEvent};
 use crate::installation::versions::Chosen;
 use crate::model::ids::Generation;
-use crate::support::take_once::TakeOnce;
+use crate::support::lock::MutexExt;
 use crate::telemetry::metrics::ContextLost;
 
 /// An event in the life of a child that its task reports, not its connection.
 #[derive(Debug)]
 pub(crate) enum LifecycleEvent {
     Started(Started, Arc<ConnectionHandle>),
-    /// Part of the conversation is not on disk; which, where that is known ([`crate::adapter::Adapter::transcript_gap`]).
+    /// Part of the conversation is not on disk; which, where that is known ([`crate::adapter::transcript_gap`]).
     ContextLost(ContextLost, Option<String>),
     /// How the turn that follows a history is sent, before the child is ready.
     First(First),
@@ -69,7 +69,8 @@ pub(super) struct ChildEvents {
     pub(super) mailbox: Mailbox,
     pub(super) chosen: Chosen,
     pub(super) begun: Instant,
-    pub(super) start_permit: Arc<TakeOnce<StartPermit>>,
+    /// Taken at the greeting, or dropped with the child.
+    pub(super) start_permit: Arc<Mutex<Option<StartPermit>>>,
     pub(super) progress: Option<Arc<ProgressFile>>,
     pub(super) imported: Option<Imported>,
 }
@@ -98,14 +99,14 @@ impl OnChildEvent for ChildEvents {
             ChildEvent::Active(active) => entry.status.activity_changed(*active),
             // The work of a start is done. How long servers take to connect, which a caller may have chosen, holds up
             // their own session alone.
-            ChildEvent::Greeted => return drop(self.start_permit.take()),
+            ChildEvent::Greeted => return drop(self.start_permit.lock_unpoisoned().take()),
             ChildEvent::Ready => self.ready(),
             ChildEvent::OwnTurn { cost_usd } => {
                 entry.status.own_turn_ended(*cost_usd);
                 self.plan.env().telemetry.own_turn(&entry.key, *cost_usd);
             }
             ChildEvent::Model(_) => {}
-            // A reader that hears of the end may look before the session's actor does.
+            // A reader may receive the end before the session's actor does.
             ChildEvent::TurnEnded(ended) => {
                 let turns = entry.status.turn_ended(ended.turn, ended.cost_usd);
                 if let Some(progress) = &self.progress {

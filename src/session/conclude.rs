@@ -27,7 +27,7 @@ pub(crate) struct Conclusion {
     pub(crate) lost: Option<(Box<RunningTurn>, TurnError)>,
 }
 
-/// The kinds of ends that the session's state machine knows.
+/// The kinds of ends that the session's state machine distinguishes.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum ExitKind {
     Requested,

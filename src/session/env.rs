@@ -8,7 +8,6 @@ use pilotlight_shim::report::KillMethod;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::adapter::Adapter;
 #[cfg(feature = "broker")]
 use crate::broker::Broker;
 use crate::child::{CgroupBase, ShimProgram};
@@ -23,7 +22,6 @@ use crate::workspace::{CredentialsPlace, user_env::UserEnv};
 #[derive(Debug)]
 pub(crate) struct Env {
     pub(crate) config: Arc<Config>,
-    pub(crate) adapter: &'static dyn Adapter,
     pub(crate) telemetry: Telemetry,
     pub(crate) shim: ShimProgram,
     pub(crate) program: Program,

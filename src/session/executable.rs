@@ -28,7 +28,7 @@ pub(crate) async fn choose(env: &Arc<Env>) -> Result<Chosen, StartFailure> {
         let asking = env.clone();
         env.spawn_until_end(async move { learn_version(&asking).await });
     }
-    installed.judge(env.adapter);
+    installed.judge();
     installed.publish(&env.telemetry.metrics);
     match installed.refusal(&chosen).filter(|_| refuses_unjudged) {
         None => Ok(chosen),
@@ -67,6 +67,6 @@ fn start_trial(env: &Arc<Env>) -> oneshot::Receiver<()> {
 /// Asks the current executable for its version, unless that is known, and judges it.
 pub(crate) async fn learn_version(env: &Env) {
     env.installed.ask_version(&env.shim, &env.config.data_dir).await;
-    env.installed.judge(env.adapter);
+    env.installed.judge();
     env.installed.publish(&env.telemetry.metrics);
 }

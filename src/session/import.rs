@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 
+use crate::adapter;
 use crate::error::TurnError;
 use crate::model::ids::{TurnId, UserId};
 use crate::session::env::Env;
@@ -99,7 +100,7 @@ impl Evidence {
 /// The line of the prompt that follows a history, within the limit of all prompts. Blocks for megabytes.
 pub(crate) fn first_line(env: &Env, conversation: &Conversation, imported: bool) -> FirstLine {
     let Conversation { history, prompt } = conversation;
-    let line = env.adapter.encode_first_turn(history, imported, prompt, &env.config.cli)?;
+    let line = adapter::encode_first_turn(history, imported, prompt, env.config.cli.slash_commands)?;
     line.map(|line| within(line, env.config.session.prompt_limit)).transpose()
 }
 

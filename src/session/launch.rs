@@ -4,8 +4,8 @@ use std::ffi::OsString;
 
 use super::lifecycle::Plan;
 use super::opening::Prepared;
-use crate::adapter::LaunchPlan;
-use crate::child::{self, ChildLimits, Contained, Launch};
+use crate::adapter::{self, LaunchPlan};
+use crate::child::{self, ChildLimits, Contained, Isolation, Launch};
 use crate::config::PermissionPolicy;
 use crate::error::StartFailure;
 use crate::installation::versions::Chosen;
@@ -18,7 +18,7 @@ pub(super) fn start(
     let Plan { workspace, generation, entry, .. } = plan;
     let env = plan.env();
     let dirs = workspace.dirs();
-    let command = env.adapter.command(&LaunchPlan {
+    let command = adapter::command(&LaunchPlan {
         cli: &env.config.cli,
         dirs,
         session_id: &prepared.cli_session_id,
@@ -40,6 +40,7 @@ pub(super) fn start(
         env: &variables,
         cwd: &dirs.work,
         limits: &limits_of(&env.config.limits),
+        isolation: &Isolation::default(),
         cgroup: env.cgroups.base().map(|base| base.child_dir(&format!("{name}-{}", prepared.attempt))),
     };
     child::spawn(&env.shim, &launch).map_err(StartFailure::from)
@@ -76,7 +77,7 @@ fn environment(
     let given = passed.chain(of_adapter).chain(configured).chain(prepared.variables.iter());
     let given = given.filter_map(|(name, value)| {
         let value = match prepared.own_credentials {
-            true => env.adapter.variable_beside_oauth(&name, value)?,
+            true => adapter::variable_beside_oauth(&name, value)?,
             false => value,
         };
         Some((name, value))

@@ -6,7 +6,7 @@
 //! Whatever happens, the session gets [`LifecycleEvent::Ended`] exactly once, last, and by then nothing of the
 //! child is left.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, timeout};
@@ -29,7 +29,6 @@ use crate::session::env::Env;
 use crate::session::executable;
 use crate::session::registry::Entry;
 use crate::session::sessions::Sessions;
-use crate::support::take_once::TakeOnce;
 use crate::telemetry::events::Exit;
 use crate::telemetry::metrics::{AdmissionRejected, StopHow};
 use crate::turn::wake;
@@ -67,7 +66,7 @@ impl Drop for ExitGuard {
     }
 }
 
-/// See the module. `stop` asks the child to go. Dropping the future kills the child's tree.
+/// See the module. `stop` starts an orderly stop of the child. Dropping the future kills the child's tree.
 pub(crate) async fn run(plan: Plan, record: Box<Record>, stop: CancellationToken, mailbox: Mailbox) {
     let mut guard = ExitGuard { mailbox, conclusion: None };
     let _slot = plan.sessions.slots.acquire(&plan.entry.hash).await;
@@ -97,7 +96,7 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, mailbo
         Ok(permits) => permits,
         Err(error) => return Conclusion::without_child(ExitKind::NotAdmitted(error)),
     };
-    let start_permit = Arc::new(TakeOnce::new(start_permit));
+    let start_permit = Arc::new(Mutex::new(Some(start_permit)));
     let mut prepared = match opening::prepare(plan, record).await {
         Ok(prepared) => prepared,
         Err(error) => return unusable(error),
@@ -144,7 +143,7 @@ async fn one_child(
     chosen: &Chosen,
     stop: &CancellationToken,
     mailbox: &Mailbox,
-    start_permit: &Arc<TakeOnce<StartPermit>>,
+    start_permit: &Arc<Mutex<Option<StartPermit>>>,
 ) -> Result<Conclusion, LaunchRefusal> {
     let metrics = &plan.env().telemetry.metrics;
     let begun = Instant::now();
@@ -170,7 +169,6 @@ async fn one_child(
     metrics.containment.select(plan.env().cgroups.containment());
     let shim = child.shim.shim_pid();
     let context = ChildContext {
-        adapter: plan.env().adapter,
         config: plan.env().config.clone(),
         metrics: metrics.clone(),
         secrets: prepared.secrets.clone(),

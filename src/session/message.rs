@@ -52,7 +52,7 @@ pub(crate) enum SessionMessage {
 /// A turn on its way to the session.
 pub(crate) struct TurnSubmission {
     pub(crate) job: Box<Job>,
-    /// Launch settings that the turn asks for; each `None` keeps the present one.
+    /// Launch settings that the turn requires; each `None` keeps the present one.
     pub(crate) settings: SettingsRecord,
 }
 

@@ -1,9 +1,9 @@
 //! How a conversation is taken up by a new child: begun, resumed, or given up for lost.
 //!
 //! The transcript on disk decides: there → resume; not there → begin under the same id. Only what the transcript holds
-//! is really remembered, so it is also looked at for the last thing that was said ([`Adapter::checkpoint`]).
+//! is remembered, so it is also searched for the last message of the record ([`adapter::checkpoint`]).
 //!
-//! [`Adapter::checkpoint`]: crate::adapter::Adapter::checkpoint
+//! [`adapter::checkpoint`]: crate::adapter::checkpoint
 
 use std::fs::File;
 use std::io;
@@ -16,10 +16,11 @@ use super::import::{First, Imported, Offered, first_line};
 use super::known;
 use super::lifecycle::Plan;
 use super::store::{ProgressFile, Record, new_cli_session_id};
-use crate::adapter::{Adapter, Import, LaunchMode, LaunchRefusal, LaunchSettings};
+use crate::adapter::{self, Import, LaunchMode, LaunchRefusal, LaunchSettings};
 use crate::child::Secrets;
 use crate::config::CliConfig;
 use crate::session::env::Env;
+use crate::support::blocking::blocking;
 use crate::support::secret_file::FileId;
 use crate::telemetry::metrics::ContextLost;
 use crate::workspace::beneath::ReadError;
@@ -63,11 +64,11 @@ const CLEARED: RemovalLimit = RemovalLimit { entries: 2_000_000, time: Duration:
 /// The same while others wait for the permit to start: normally nothing is left to be removed.
 const CLEARED_AGAIN: RemovalLimit = RemovalLimit { entries: 500_000, time: Duration::from_secs(1) };
 
-/// Removes what the child before left that the next one would obey. Before the session asks for the permit to start.
+/// Removes what the child before left that the next one would obey. Runs before the session requests the permit to start.
 pub(super) async fn clear(plan: &Plan) -> io::Result<()> {
     let (workspace, env) = (plan.workspace.clone(), plan.env().clone());
-    let clear = move || workspace.clear_home(env.adapter, &env.config.cli, CLEARED);
-    match tokio::task::spawn_blocking(clear).await.map_err(io::Error::other)? {
+    let clear = move || workspace.clear_home(&env.config.cli, CLEARED);
+    match blocking(clear).await {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error),
         // Whatever else there is shows itself in the preparation, which makes directories that are missing first.
         _ => Ok(()),
@@ -77,20 +78,19 @@ pub(super) async fn clear(plan: &Plan) -> io::Result<()> {
 /// Creates the directories, writes what the child reads at its start and looks at the transcript.
 pub(super) async fn prepare(plan: &Plan, record: Box<Record>) -> io::Result<Prepared> {
     let plan = plan.clone();
-    let prepared = tokio::task::spawn_blocking(move || prepare_now(&plan, *record)).await;
-    prepared.map_err(io::Error::other)?
+    blocking(move || prepare_now(&plan, *record)).await
 }
 
 fn prepare_now(plan: &Plan, mut record: Record) -> io::Result<Prepared> {
     let (env, workspace, key) = (plan.env(), &plan.workspace, &plan.entry.key);
-    let (adapter, cli) = (env.adapter, &env.config.cli);
+    let cli = &env.config.cli;
     // For lists only.
     if let Err(error) = known::note(&env.config.data_dir, key) {
         tracing::warn!(%error, "a session will not be listed while it is not in memory");
     }
     workspace.create()?;
-    workspace.remove_abandoned_files(adapter, cli);
-    workspace.clear_home(adapter, cli, CLEARED_AGAIN)?;
+    workspace.remove_abandoned_files(cli);
+    workspace.clear_home(cli, CLEARED_AGAIN)?;
     let mcp_servers = match &record.settings.mcp_servers {
         Some(servers) => {
             let found = servers.resolve(&env.config.mcp);
@@ -101,19 +101,19 @@ fn prepare_now(plan: &Plan, mut record: Record) -> io::Result<Prepared> {
         }
         None => serde_json::Map::new(),
     };
-    let transcript = adapter.transcript(workspace.dirs(), cli, &record.cli_session_id);
-    let (transcript, is_usable) = match found(workspace, adapter, cli, &transcript) {
+    let transcript = adapter::transcript_path(workspace.dirs(), cli, &record.cli_session_id);
+    let (transcript, is_usable) = match found(workspace, cli, &transcript) {
         Ok(file) => (Some(file), true),
         Err(refused) if refused.is_shortage() => return Err(refused.into()),
         Err(refused) if refused.is_absent() => (None, true),
-        // It would delay or bloat its reader; what the CLI says must not decide about it.
+        // It would delay or bloat its reader; the CLI's reaction must not decide about it.
         Err(refused) => {
             tracing::warn!(session = %key.hash(), %refused, "a transcript is not used");
             (None, false)
         }
     };
     let gap = match (&transcript, &record.checkpoint) {
-        (Some(file), Some(checkpoint)) => adapter.transcript_gap(file, checkpoint)?,
+        (Some(file), Some(checkpoint)) => adapter::transcript_gap(file, checkpoint)?,
         _ => None,
     };
     let loss = match &transcript {
@@ -136,7 +136,7 @@ fn prepare_now(plan: &Plan, mut record: Record) -> io::Result<Prepared> {
     }
     let variables = env.user_env.of(key.user());
     let tokens = if record.settings.own_credentials {
-        workspace.tokens(adapter, cli, env.credentials_place())
+        workspace.tokens(cli, env.credentials_place())
     } else {
         Vec::new()
     };
@@ -182,13 +182,8 @@ fn model(record: &Record, cli: &CliConfig, resumes: bool) -> Option<String> {
 const MAX_TRANSCRIPT_BYTES: u64 = 1 << 30;
 
 /// The transcript, opened as what lies in a child's reach is.
-fn found(
-    workspace: &Workspace,
-    adapter: &dyn Adapter,
-    cli: &CliConfig,
-    transcript: &Path,
-) -> Result<File, ReadError> {
-    let (own, path) = workspace.cli_file(adapter, cli, transcript)?;
+fn found(workspace: &Workspace, cli: &CliConfig, transcript: &Path) -> Result<File, ReadError> {
+    let (own, path) = workspace.cli_file(cli, transcript)?;
     let file = own.file(&path)?;
     let (size, limit) = (file.metadata()?.len(), MAX_TRANSCRIPT_BYTES);
     if size > limit { Err(ReadError::TooLarge { size, limit }) } else { Ok(file) }
@@ -198,15 +193,15 @@ fn found(
 /// known to refuse it.
 fn import(offered: &Offered, cli_session_id: &str, plan: &Plan) -> io::Result<Option<Imported>> {
     let (env, workspace, user) = (plan.env(), &plan.workspace, plan.entry.key.user());
-    let (adapter, cli) = (env.adapter, &env.config.cli);
+    let cli = &env.config.cli;
     let program = env.program.find().ok().and_then(|found| FileId::at(&found.path).ok());
     if program.as_ref().is_some_and(|program| !env.import_ability.is_worth_trying(program, user)) {
         return Ok(None);
     }
     let dirs = workspace.dirs();
-    let import = adapter.import(&offered.conversation.history, cli_session_id, dirs, SystemTime::now());
+    let import = adapter::import(&offered.conversation.history, cli_session_id, dirs, SystemTime::now());
     let Some(Import { transcript, last }) = import else { return Ok(None) };
-    workspace.write_cli_file(adapter, cli, &adapter.transcript(dirs, cli, cli_session_id), &transcript)?;
+    workspace.write_cli_file(cli, &adapter::transcript_path(dirs, cli, cli_session_id), &transcript)?;
     Ok(Some(Imported { last, program }))
 }
 
@@ -235,9 +230,9 @@ impl Prepared {
             if let Some(program) = imported.program {
                 plan.env().import_ability.refused(program, plan.entry.key.user());
             }
-            let (adapter, cli) = (plan.env().adapter, &plan.env().config.cli);
-            let written = adapter.transcript(plan.workspace.dirs(), cli, &self.cli_session_id);
-            if let Err(error) = plan.workspace.remove_cli_file(adapter, cli, &written) {
+            let cli = &plan.env().config.cli;
+            let written = adapter::transcript_path(plan.workspace.dirs(), cli, &self.cli_session_id);
+            if let Err(error) = plan.workspace.remove_cli_file(cli, &written) {
                 tracing::warn!(%error, "a transcript that is of no use is left behind");
             }
             self.mode = LaunchMode::New;
@@ -249,7 +244,7 @@ impl Prepared {
                 LaunchRefusal::NoConversation => LaunchMode::New,
                 LaunchRefusal::IdInUse => LaunchMode::Resume,
             };
-            // Started again under the old id: what was said before is gone.
+            // Started again under the old id: the earlier messages are gone.
             let lost = refusal == LaunchRefusal::NoConversation && self.has_turns;
             self.loss = lost.then_some(ContextLost::Conversation);
         } else {

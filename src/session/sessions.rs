@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio_util::task::TaskTracker;
 
-use super::{actor_refs::ActorRefs, env::Env, registry::Registry, slots::Slots, storage::Storage};
+use super::{actor_refs::ActorRefs, env::Env, registry::Registry, storage::Storage};
 use crate::admission::Admission;
 use crate::model::ids::{SessionHash, TurnId, UserId};
 use crate::support::keyed_locks::Locks;
@@ -16,7 +16,9 @@ pub(crate) struct Sessions {
     pub(crate) env: Arc<Env>,
     pub(crate) registry: Registry,
     pub(crate) actor_refs: ActorRefs,
-    pub(crate) slots: Slots,
+    /// Held from before the start of a session's child until nothing of it is left: at most one live child per session,
+    /// also across a failed actor and its successor.
+    pub(crate) slots: Locks<SessionHash>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) storage: Storage,
     /// Held while the record of a session that is not in memory is read, begun or moved aside.
@@ -36,7 +38,7 @@ impl Sessions {
         Self {
             registry: Registry::default(),
             actor_refs: ActorRefs::new(env.ended.clone()),
-            slots: Slots::default(),
+            slots: Locks::default(),
             admission,
             storage: Storage::default(),
             records: Locks::default(),

@@ -1,6 +1,6 @@
 //! The state machine of a session: a pure function of (state, input, now) to the next state and its effects.
 //!
-//! The machine knows turns by number and children by generation. It starts nothing, ends nothing and reads no clock:
+//! The machine identifies turns by number and children by generation. It starts nothing, ends nothing and reads no clock:
 //! the actor carries out its [`Effect`]s. A message of a former generation changes nothing.
 //!
 //! ```text
@@ -84,7 +84,7 @@ pub(crate) enum Input {
     Submit(QueuedTurn),
     /// The reader of a turn is gone.
     Cancel(TurnId),
-    /// A caller wants a child that is ready.
+    /// A caller requests a child that is ready.
     Warm,
     /// Interrupt the running turn; its child stays.
     Interrupt,
@@ -394,7 +394,7 @@ impl Machine {
         }
     }
 
-    /// The settings of the last waiting turn that asks for any.
+    /// The settings of the last waiting turn that brings any.
     pub(super) fn last_wanted(&self) -> Option<SettingsHash> {
         self.queue.iter().rev().find_map(|queued| queued.settings_hash)
     }

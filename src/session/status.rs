@@ -1,7 +1,7 @@
 //! The visible status of a session: what any reader may know without asking its actor.
 //!
 //! [`StatusCell`] is its one owner. Each change is a named transition. What changes within a turn, and the end of a
-//! turn, is set by the child's connection, before a reader hears of it; all else by the session's actor.
+//! turn, is set by the child's connection, before a reader receives it; all else by the session's actor.
 
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
@@ -74,7 +74,7 @@ pub(crate) struct Visible {
     last_ended: Option<TurnId>,
 }
 
-/// What the actor knows after each message.
+/// The actor's state after each message.
 #[derive(Debug)]
 pub(super) struct ActorView<'a> {
     pub(super) state: SessionState,
@@ -162,7 +162,7 @@ impl StatusCell {
     /// The actor has handled a message. Turns and cost are counted where turns end.
     pub(super) fn actor_moved(&self, view: &ActorView<'_>) {
         self.change(|visible| {
-            // The end of a turn is visible before the actor hears of it.
+            // The end of a turn is visible before the actor receives it.
             let is_over =
                 view.running.is_some() && view.running == visible.last_ended && view.queue_depth == 0;
             visible.status.state = if is_over { SessionState::Idle } else { view.state };
@@ -265,7 +265,7 @@ mod tests {
         let (record, cell) = (record(), StatusCell::new(&record()));
         busy(&cell, &record, 1, 0);
         assert_eq!(cell.turn_ended(TurnId(1), 0.5), 5);
-        // The actor handles another message first, and knows the turn as running.
+        // The actor handles another message first, and still has the turn as running.
         busy(&cell, &record, 1, 0);
         let status = cell.status();
         assert_eq!((status.state, status.turns, status.total_cost_usd), (SessionState::Idle, 5, 1.5));

@@ -1,4 +1,4 @@
-//! Whether the data directory can be written, tried again and again: a full disk is said aloud, and so is its end.
+//! Whether the data directory can be written, tried again and again: a full disk is reported, and so is its end.
 
 use std::io;
 use std::path::Path;

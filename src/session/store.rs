@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::config::CliConfig;
 use crate::model::ids::{Generation, SessionHash, SessionKey, UserId};
 use crate::support::atomic_file::{self, Durability};
+use crate::support::blocking::blocking;
 use crate::support::{hex, lock::MutexExt};
 use crate::telemetry::metrics::ContextLost;
 use crate::turn::McpServers;
@@ -38,7 +39,7 @@ pub(crate) struct Record {
     /// Where the session's files are; not there in a record of the first release.
     #[serde(default)]
     directory: Option<DirectoryName>,
-    /// The paths that the CLI was given. Not read here: the first release wants them.
+    /// The paths that the CLI was given. Not read here: the first release requires them.
     work: std::path::PathBuf,
     home: std::path::PathBuf,
     pub(crate) generation: u64,
@@ -50,7 +51,7 @@ pub(crate) struct Record {
     pub(crate) cost_usd: f64,
     pub(crate) created: SystemTime,
     pub(crate) last_used: SystemTime,
-    /// The last thing said that must be in the transcript, if nothing was lost.
+    /// The last message that must be in the transcript, if nothing was lost.
     pub(crate) checkpoint: Option<String>,
     /// A gap in the transcript that has been found before: it stays there.
     #[serde(default)]
@@ -229,7 +230,7 @@ const MAX_PROGRESS_BYTES: u64 = 64 << 10;
 
 /// How far the conversation has come, written after every turn and therefore as cheaply as can be: in place, a few
 /// bytes, with the kernel. Who kills this program together with the CLI takes the last answers away before the CLI
-/// has written them down; by this it is known, and said.
+/// has written them down; this file reveals that loss.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Progress {
     pub(crate) turns: u64,
@@ -241,7 +242,7 @@ impl Progress {
     const LENGTH: usize = 128;
 
     fn load(files: &RecordDir) -> Option<Self> {
-        // One that cannot be read says nothing more than the record.
+        // Without a readable one only the record counts.
         let content = read_own(&files.progress_file(), MAX_PROGRESS_BYTES).ok()?;
         serde_json::from_slice(&content).ok()
     }
@@ -299,7 +300,7 @@ impl SettingsRecord {
         digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
 
-    /// These settings, changed by what a turn asks for. `model_without` is what a child works with that is bound to no
+    /// These settings, changed by those of a turn. `model_without` is what a child works with that is bound to no
     /// model: to ask for that one changes nothing.
     pub(crate) fn with(&self, wanted: &Self, model_without: Option<&str>) -> Self {
         let text = |wanted: &Option<String>, own: &Option<String>| match wanted.as_deref() {
@@ -351,8 +352,7 @@ impl RecordWriter {
             return;
         }
         *written = number;
-        let saved = tokio::task::spawn_blocking(move || record.save(&workspace, durability)).await;
-        if let Err(error) = saved.map_err(io::Error::other).flatten() {
+        if let Err(error) = blocking(move || record.save(&workspace, durability)).await {
             tracing::warn!(%error, "a session's record was not written");
         }
     }

@@ -1,5 +1,5 @@
-//! The idle-timeout actor: sleeps until the next session may have been quiet for too long, then asks it to stop its
-//! child. It only asks: whether nothing needs the child any more is the session's own decision, made in its mailbox's
+//! The idle-timeout actor: sleeps until the next session may have been quiet for too long, then requests a stop of its
+//! child. It only requests: whether nothing needs the child any more is the session's own decision, made in its mailbox's
 //! order, so a turn that comes in the same instant is served.
 
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! The metrics actor: measures at an interval what cannot be counted as it happens (memory of every tree, ages, queue
-//! lengths) and turns memory into admission pressure. It asks for evictions; what it has ended is a tree that uses more
+//! lengths) and turns memory into admission pressure. It requests evictions; what it has ended is a tree that uses more
 //! than a session may.
 //!
 //! A look at intervals cannot stop what takes gigabytes in a second; it bounds for how long they are taken. A tree that
@@ -146,7 +146,7 @@ impl SamplerState {
         }
     }
 
-    /// Opens or closes the gate according to memory, and asks for an eviction where that helps.
+    /// Opens or closes the gate according to memory, and requests an eviction where that helps.
     fn press(&self, used: u64) {
         let admission = &self.sessions.admission;
         let pressure = Pressure::of(used, self.budget, admission.pressure());
@@ -213,7 +213,7 @@ fn shim_of(entry: &Entry) -> Option<u32> {
     entry.status.read(|visible| visible.shim)
 }
 
-/// Looks at each tree that is near its limit and asks for the end of those beyond; whether any is still near. Blocks.
+/// Measures each tree near its limit and requests the end of those beyond; returns whether any is still near. Blocks.
 fn look_at_near(sessions: &Sessions, limit: u64) -> bool {
     let mut any = false;
     for entry in sessions.registry.entries().iter().filter(|entry| is_near(entry, limit)) {

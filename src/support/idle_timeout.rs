@@ -25,7 +25,7 @@ pub(crate) struct IdleTimeoutIo<S> {
     is_waiting: Arc<AtomicBool>,
     /// Runs only while a write is pending.
     deadline: Option<Pin<Box<Sleep>>>,
-    /// Runs from our shutdown until the client ends its side.
+    /// Runs from the server's shutdown of the stream until the client ends its side.
     linger: Option<Linger>,
 }
 

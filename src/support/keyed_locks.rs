@@ -1,39 +1,58 @@
 //! One lock per key, created on demand.
 
 use std::hash::Hash;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use dashmap::DashMap;
-
-use crate::support::lock::MutexExt;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 /// A map of locks. Keeps only locks that are held or waited for.
 #[derive(Debug)]
-pub(crate) struct Locks<K: Eq + Hash>(DashMap<K, Arc<Mutex<()>>>);
+pub(crate) struct Locks<K: Eq + Hash>(Arc<DashMap<K, Arc<Mutex<()>>>>);
+
+/// The held lock of one key.
+pub(crate) struct Held<K: Eq + Hash> {
+    guard: Option<OwnedMutexGuard<()>>,
+    locks: Arc<DashMap<K, Arc<Mutex<()>>>>,
+    key: K,
+}
 
 impl<K: Eq + Hash> Default for Locks<K> {
     fn default() -> Self {
-        Self(DashMap::default())
+        Self(Arc::default())
     }
 }
 
 impl<K: Eq + Hash + Clone> Locks<K> {
-    /// Runs `action` under the lock of `key`. Blocking.
+    /// Waits for the lock of `key`.
+    pub(crate) async fn acquire(&self, key: &K) -> Held<K> {
+        let lock = self.0.entry(key.clone()).or_default().clone();
+        self.held(key, lock.lock_owned().await)
+    }
+
+    /// Runs `action` under the lock of `key`. Blocking: not in an asynchronous task.
     pub(crate) fn with<T>(&self, key: &K, action: impl FnOnce() -> T) -> T {
         let lock = self.0.entry(key.clone()).or_default().clone();
-        let held = lock.lock_unpoisoned();
-        let done = action();
-        drop(held);
-        drop(lock);
-        // Only the map refers to it, so no caller waits. The map's shard lock excludes new callers meanwhile.
-        self.0.remove_if(key, |_, lock| Arc::strong_count(lock) == 1);
-        done
+        let _held = self.held(key, lock.blocking_lock_owned());
+        action()
+    }
+
+    fn held(&self, key: &K, guard: OwnedMutexGuard<()>) -> Held<K> {
+        Held { guard: Some(guard), locks: self.0.clone(), key: key.clone() }
+    }
+}
+
+impl<K: Eq + Hash> Drop for Held<K> {
+    fn drop(&mut self) {
+        self.guard = None;
+        // Without waiters only the map holds the lock. Checked under the map's lock, which each new waiter passes.
+        self.locks.remove_if(&self.key, |_, lock| Arc::strong_count(lock) == 1);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::sync::{Mutex, mpsc};
 
     use super::*;
 

@@ -116,8 +116,8 @@ async fn probe_with(
     Ok(probed?)
 }
 
-/// Where the CLI of `config` is, and what it says of its version. It runs in `home`, through the shim as every child
-/// does, and gets nothing of our environment but the path to its own interpreter.
+/// Where the CLI of `config` is, and the version that it prints. It runs in `home`, through the shim as every child
+/// does. Of the environment of this process it gets only the path to its own interpreter.
 ///
 /// # Errors
 /// [`TurnError::NotStarted`] if it is not found.
@@ -129,7 +129,7 @@ pub async fn version(config: &Config, home: &Path) -> Result<(PathBuf, Option<St
     Ok((found.path, version.flatten()))
 }
 
-/// Who but us and root could put another program in the place of the CLI of `config`: a sentence for each file and
+/// Who, except this user and root, could replace the CLI of `config` by another program: a sentence for each file and
 /// directory on the way to it that others own or may write. Empty also if it is not found. Blocking.
 #[must_use]
 pub fn doubts(config: &Config) -> Vec<String> {

@@ -200,21 +200,9 @@ impl Session {
         blocking(move || {
             // Compared and written by one request after the other, or the older token could win.
             let _one_at_a_time = sessions.credentials.lock_unpoisoned();
-            let (adapter, cli) = (sessions.env.adapter, &sessions.env.config.cli);
-            let place = sessions.env.credentials_place();
-            let write = || workspace.write_credentials(adapter, cli, place, &credentials).map(drop);
-            // A child that starts meanwhile clears the CLI's directory, and with it a file that is not renamed yet.
-            let mut written = write();
-            for _ in 1..CREDENTIALS_ATTEMPTS {
-                match &written {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                        workspace.create()?;
-                        written = write();
-                    }
-                    _ => break,
-                }
-            }
-            written
+            let (cli, place) = (&sessions.env.config.cli, sessions.env.credentials_place());
+            let write = || workspace.write_credentials(cli, place, &credentials).map(drop);
+            repeated(write, || workspace.create())
         })
         .await?;
         self.ask(SessionMessage::OwnCredentials, true, ACTOR_ANSWERS_WITHIN).await?;
@@ -321,12 +309,56 @@ impl Session {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+/// Runs work on files on a thread for blocking work.
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, TurnError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(TurnError::Storage(error.into())),
         Err(_) => Err(TurnError::Internal("a task that works on files failed")),
+    }
+}
+
+/// Writes again while a child that starts clears the CLI's directory, and with it a file that is not renamed yet.
+/// `create` restores the directory.
+fn repeated(write: impl Fn() -> io::Result<()>, create: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    for _ in 1..CREDENTIALS_ATTEMPTS {
+        match write() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => create()?,
+            written => return written,
+        }
+    }
+    write()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn cleared_write_is_repeated_and_no_other() {
+        let attempts = |kind: io::ErrorKind, failures: usize| {
+            let (writes, creations) = (Cell::new(0), Cell::new(0));
+            let write = || {
+                writes.set(writes.get() + 1);
+                if writes.get() <= failures { Err(kind.into()) } else { Ok(()) }
+            };
+            let create = || {
+                creations.set(creations.get() + 1);
+                Ok(())
+            };
+            let written = repeated(write, create);
+            (written.is_ok(), writes.get(), creations.get())
+        };
+        assert_eq!(attempts(io::ErrorKind::NotFound, 0), (true, 1, 0));
+        assert_eq!(attempts(io::ErrorKind::NotFound, 1), (true, 2, 1));
+        assert_eq!(
+            attempts(io::ErrorKind::NotFound, 9),
+            (false, CREDENTIALS_ATTEMPTS, CREDENTIALS_ATTEMPTS - 1)
+        );
+        assert_eq!(attempts(io::ErrorKind::StorageFull, 1), (false, 1, 0));
     }
 }

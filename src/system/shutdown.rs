@@ -1,6 +1,6 @@
 //! The shutdown of a system: running turns end, children stop, nothing is left.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -11,7 +11,7 @@ use super::System;
 use crate::child::UNKILLABLE;
 use crate::config::Config;
 use crate::session::{SessionMessage, actor_refs::SupervisorMessage, sessions::Sessions};
-use crate::support::take_once::TakeOnce;
+use crate::support::lock::MutexExt;
 use crate::workspace::DataDirLock;
 
 /// Time that the last tasks get after all children are gone; then they are counted in the log and left.
@@ -25,7 +25,7 @@ pub(super) fn longest_stop(config: &Config) -> Duration {
 }
 
 /// Drains, stops every child and ends the actors.
-async fn shut_down(sessions: Arc<Sessions>, data_dir: Arc<TakeOnce<DataDirLock>>, grace: Duration) {
+async fn shut_down(sessions: Arc<Sessions>, data_dir: Arc<Mutex<Option<DataDirLock>>>, grace: Duration) {
     sessions.drain();
     sessions.open_turns.close();
     if timeout(grace, sessions.open_turns.wait()).await.is_err() {
@@ -61,7 +61,7 @@ async fn shut_down(sessions: Arc<Sessions>, data_dir: Arc<TakeOnce<DataDirLock>>
         drop(tokio::task::spawn_blocking(move || cgroups.remove()).await);
     }
     // Another instance may have the directory now.
-    drop(data_dir.take());
+    drop(data_dir.lock_unpoisoned().take());
 }
 
 impl System {

@@ -1,7 +1,7 @@
 //! The start of a system: the data directory, the leftovers of a former system, the actors.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use pilotlight_shim::report::KillMethod;
 use sha2::{Digest, Sha256};
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::System;
-use crate::adapter::{Adapter, claude::CLAUDE};
+use crate::adapter;
 use crate::admission::Admission;
 #[cfg(feature = "broker")]
 use crate::broker::{Broker, BrokerParts};
@@ -26,7 +26,6 @@ use crate::session::{ImportAbility, sessions::Sessions, storage};
 use crate::spend::Spend;
 use crate::supervisor;
 use crate::support::hex;
-use crate::support::take_once::TakeOnce;
 use crate::telemetry::{Telemetry, metrics::Metrics};
 use crate::workspace::{self, DataDirLock, user_env::UserEnv};
 
@@ -49,7 +48,7 @@ pub(super) async fn start(
     let data_dir = config.data_dir.clone();
     let users = config.cli.user_env_file.clone();
     let prepare = move || {
-        let user_env = UserEnv::open(users.as_deref(), CLAUDE.fixed_variables())?;
+        let user_env = UserEnv::open(users.as_deref(), adapter::FIXED_VARIABLES)?;
         let prepared = Prepared::prepare(&data_dir)?;
         let installed = installed.unwrap_or_else(|| Arc::new(Installed::open(&prepared.data_dir)));
         Ok::<_, StartError>((user_env, prepared, installed))
@@ -76,7 +75,6 @@ pub(super) async fn start(
     #[cfg(feature = "broker")]
     let broker = {
         let parts = BrokerParts {
-            protocol: CLAUDE.broker(),
             config: config.broker.clone(),
             spend: spend.clone(),
             metrics: metrics.clone(),
@@ -95,7 +93,6 @@ pub(super) async fn start(
     };
     let env = Arc::new(Env {
         config: Arc::new(config),
-        adapter: &CLAUDE,
         telemetry: Telemetry::new(metrics),
         shim,
         program,
@@ -113,7 +110,7 @@ pub(super) async fn start(
         ended,
     });
     let sessions = Arc::new(Sessions::new(env.clone(), admission));
-    // If it panics, the watch says so.
+    // If it panics, the watch reports it.
     storage::check(&sessions).await;
     env.spawn_until_end(storage::watch(sessions.clone()));
     let (ready, started) = oneshot::channel();
@@ -123,7 +120,7 @@ pub(super) async fn start(
         Ok(Err(error)) => return Err(not_supervised(&error.to_string(), Some(error.into()))),
         Err(_) => return Err(not_supervised("it failed at once", None)),
     }
-    Ok(System { sessions, shut_down: OnceCell::new(), data_dir: Arc::new(TakeOnce::new(prepared.lock)) })
+    Ok(System { sessions, shut_down: OnceCell::new(), data_dir: Arc::new(Mutex::new(Some(prepared.lock))) })
 }
 
 fn not_supervised(message: &str, source: Option<Cause>) -> StartError {
@@ -161,7 +158,7 @@ impl Prepared {
             .map_err(|source| StartError::DataDir { path: data_dir.to_owned(), source })?;
         let digest = Sha256::digest(data_dir.as_os_str().as_encoded_bytes());
         let marker = hex::encode(digest.get(..16).unwrap_or_default());
-        // We hold the lock: whatever bears the marker belongs to an instance that is no more.
+        // The lock is held: a process with the marker belongs to an instance that has ended.
         let cgroups = CgroupBase::detect(&format!("pilotlight-{marker}"));
         let in_groups = cgroups.as_ref().map_or(0, CgroupBase::sweep);
         let swept = in_groups + sweep_marked(&format!("{MARKER}={marker}"), &[]);

@@ -3,7 +3,7 @@
 //! Bounded twice: by reads and by bytes. A reader that does not keep up makes the child's task stop reading: the pipe
 //! fills and the CLI waits.
 //!
-//! A reader that finds nothing here asks the [`Source`], the child's connection, so that a line goes from the pipe to
+//! A reader that finds nothing here polls the [`Source`], the child's connection, so that a line goes from the pipe to
 //! the reader without a task in between. What is queued here came before what the source
 //! has: once a source is attached, lines are put under its lock alone, under which it is asked too.
 
@@ -16,7 +16,6 @@ use bytes::Bytes;
 
 use super::stream::Turn;
 use super::{Outcome, Status};
-use crate::adapter::Adapter;
 use crate::error::TurnError;
 use crate::model::Usage;
 use crate::model::ids::TurnId;
@@ -95,14 +94,13 @@ pub(super) struct TurnReceiver(Arc<Shared>);
 /// The two ends of a turn's channel. `reads` and `bytes` bound what waits for the reader.
 pub(crate) fn turn_channel(
     turn: TurnId,
-    adapter: &'static dyn Adapter,
     reads: usize,
     bytes: usize,
     cancel: Cancel,
     on_end: OnEnd,
 ) -> (TurnSender, Turn) {
     let shared = Arc::new(Shared { turn, reads: reads.max(1), bytes, state: Mutex::default() });
-    let reader = Turn::new(turn, adapter, TurnReceiver(shared.clone()), cancel);
+    let reader = Turn::new(turn, TurnReceiver(shared.clone()), cancel);
     (TurnSender { shared, on_end: Some(on_end) }, reader)
 }
 
@@ -249,7 +247,6 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::adapter::claude::CLAUDE;
 
     fn channel(reads: usize, bytes: usize) -> (TurnSender, Turn, Arc<AtomicUsize>) {
         let ends = Arc::new(AtomicUsize::new(0));
@@ -257,7 +254,7 @@ mod tests {
         let on_end = Box::new(move |_: &Outcome| {
             seen.fetch_add(1, Ordering::Relaxed);
         });
-        let (sender, turn) = turn_channel(TurnId(7), &CLAUDE, reads, bytes, Box::new(|| ()), on_end);
+        let (sender, turn) = turn_channel(TurnId(7), reads, bytes, Box::new(|| ()), on_end);
         (sender, turn, ends)
     }
 

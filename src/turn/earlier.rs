@@ -1,4 +1,4 @@
-//! What was said before a turn, on its way to a conversation that may not know it.
+//! The messages before a turn, on their way to a conversation that may not have them.
 
 use std::fmt;
 use std::sync::Arc;

@@ -2,19 +2,18 @@
 
 use bytes::Bytes;
 
-use crate::adapter::{Adapter, LineKind};
+use crate::adapter::{self, LineKind};
 
 /// One line of the CLI within a turn, byte for byte, without its line end. Cheap to clone. pilotlight's own notices
 /// have the same form: a JSON object whose `type` is `pilotlight`.
 #[derive(Clone, Debug)]
 pub struct Event {
     line: Bytes,
-    adapter: &'static dyn Adapter,
 }
 
 impl Event {
-    pub(crate) fn new(line: Bytes, adapter: &'static dyn Adapter) -> Self {
-        Self { line, adapter }
+    pub(crate) fn new(line: Bytes) -> Self {
+        Self { line }
     }
 
     /// The line. Nearly always a JSON object in UTF-8, but the CLI's bytes are passed on unchecked.
@@ -32,12 +31,12 @@ impl Event {
     /// The piece of the answer that this event brings, if it brings one. Needs `cli.partial_messages`.
     #[must_use]
     pub fn text_delta(&self) -> Option<String> {
-        self.adapter.text_delta(&self.line)
+        adapter::text_delta(&self.line)
     }
 
     /// Whether this is the last event of a turn that the CLI itself ended.
     #[must_use]
     pub fn is_terminal(&self) -> bool {
-        self.adapter.classify(&self.line) == LineKind::Terminal
+        adapter::classify(&self.line) == LineKind::Terminal
     }
 }

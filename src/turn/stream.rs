@@ -9,7 +9,6 @@ use futures_core::Stream;
 
 use super::channel::{Cancel, Item, TurnReceiver, aborted};
 use super::{Event, Outcome, Status};
-use crate::adapter::Adapter;
 use crate::error::TurnError;
 use crate::model::ids::TurnId;
 
@@ -19,7 +18,6 @@ use crate::model::ids::TurnId;
 /// child stays warm. [`Turn::next`] may be cancelled without losing an event.
 pub struct Turn {
     id: TurnId,
-    adapter: &'static dyn Adapter,
     receiver: TurnReceiver,
     /// Whole lines that were received and not read yet.
     lines: Bytes,
@@ -31,15 +29,9 @@ pub struct Turn {
 }
 
 impl Turn {
-    pub(super) fn new(
-        id: TurnId,
-        adapter: &'static dyn Adapter,
-        receiver: TurnReceiver,
-        cancel: Cancel,
-    ) -> Self {
+    pub(super) fn new(id: TurnId, receiver: TurnReceiver, cancel: Cancel) -> Self {
         Self {
             id,
-            adapter,
             receiver,
             lines: Bytes::new(),
             ending: None,
@@ -87,12 +79,6 @@ impl Turn {
         .await
     }
 
-    /// A reader for the lines of this turn: of its deltas, or of whole blocks alone.
-    #[cfg(feature = "server")]
-    pub(crate) fn answer_reader(&self, by_deltas: bool) -> Box<dyn crate::adapter::AnswerReader> {
-        self.adapter.answer_reader(by_deltas)
-    }
-
     fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Event, TurnError>>> {
         if !ready!(self.poll_lines(context)) {
             return Poll::Ready(self.last_item());
@@ -100,7 +86,7 @@ impl Turn {
         let end = memchr::memchr(b'\n', &self.lines).unwrap_or(self.lines.len());
         let line = self.lines.split_to(end);
         self.lines.advance(usize::from(!self.lines.is_empty()));
-        Poll::Ready(Some(Ok(Event::new(line, self.adapter))))
+        Poll::Ready(Some(Ok(Event::new(line))))
     }
 
     /// Whether there are lines to read; false at the end of the turn.

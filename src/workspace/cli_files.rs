@@ -9,23 +9,18 @@ use super::Workspace;
 use super::beneath::Beneath;
 use super::remove::{RemovalLimit, remove_where};
 use super::sweep;
-use crate::adapter::Adapter;
+use crate::adapter;
 use crate::config::CliConfig;
 use crate::support::atomic_file::Durability;
 
 impl Workspace {
     /// A file of the CLI: an open base directory, and the path below it. `[cli.env]` may move the CLI's files out of the
     /// session directory; that base directory is trusted, its content is not.
-    pub(crate) fn cli_file(
-        &self,
-        adapter: &dyn Adapter,
-        cli: &CliConfig,
-        file: &Path,
-    ) -> io::Result<(Beneath, PathBuf)> {
+    pub(crate) fn cli_file(&self, cli: &CliConfig, file: &Path) -> io::Result<(Beneath, PathBuf)> {
         if let Some(inner) = self.below_session(file) {
             return Ok((self.beneath()?, inner.to_owned()));
         }
-        let base = adapter.config_dir(&self.dirs, cli);
+        let base = adapter::config_dir(&self.dirs, cli);
         // The CLI creates it too.
         DirBuilder::new().recursive(true).mode(0o700).create(&base)?;
         let inner = file.strip_prefix(&base).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
@@ -33,32 +28,21 @@ impl Workspace {
     }
 
     /// Removes a file of the CLI.
-    pub(crate) fn remove_cli_file(
-        &self,
-        adapter: &dyn Adapter,
-        cli: &CliConfig,
-        file: &Path,
-    ) -> io::Result<()> {
-        let (own, path) = self.cli_file(adapter, cli, file)?;
+    pub(crate) fn remove_cli_file(&self, cli: &CliConfig, file: &Path) -> io::Result<()> {
+        let (own, path) = self.cli_file(cli, file)?;
         own.unlink(&path)
     }
 
     /// Replaces a file that the CLI reads at its start.
-    pub(crate) fn write_cli_file(
-        &self,
-        adapter: &dyn Adapter,
-        cli: &CliConfig,
-        file: &Path,
-        content: &[u8],
-    ) -> io::Result<()> {
-        let (own, path) = self.cli_file(adapter, cli, file)?;
+    pub(crate) fn write_cli_file(&self, cli: &CliConfig, file: &Path, content: &[u8]) -> io::Result<()> {
+        let (own, path) = self.cli_file(cli, file)?;
         replace(&own, &path, content, Durability::Kernel)
     }
 
     /// Removes temporary files that a killed process left.
-    pub(crate) fn remove_abandoned_files(&self, adapter: &dyn Adapter, cli: &CliConfig) {
-        let credentials = adapter.credentials_file(&self.dirs, cli);
-        let in_home = self.cli_file(adapter, cli, &credentials);
+    pub(crate) fn remove_abandoned_files(&self, cli: &CliConfig) {
+        let credentials = adapter::credentials_file(&self.dirs, cli);
+        let in_home = self.cli_file(cli, &credentials);
         let in_home = in_home.and_then(|(own, path)| own.dir(path.parent().unwrap_or(Path::new(""))));
         let in_record = Beneath::open(self.record.path(), Path::new(""));
         // A missing directory has no files.
@@ -71,13 +55,8 @@ impl Workspace {
     ///
     /// # Errors
     /// Of kind [`io::ErrorKind::TimedOut`] if there are more than `limit` allows; the next call continues.
-    pub(crate) fn clear_home(
-        &self,
-        adapter: &dyn Adapter,
-        cli: &CliConfig,
-        limit: RemovalLimit,
-    ) -> io::Result<()> {
-        let Some(cleanup) = adapter.home_cleanup(cli) else { return Ok(()) };
+    pub(crate) fn clear_home(&self, cli: &CliConfig, limit: RemovalLimit) -> io::Result<()> {
+        let Some(cleanup) = adapter::home_cleanup(cli) else { return Ok(()) };
         let mut budget = limit.budget();
         let home = self.beneath()?.dir(Path::new("home"))?;
         remove_where(&home, &mut budget, |name| name.starts_with(cleanup.removed_prefix.as_bytes()))?;
@@ -110,7 +89,6 @@ mod tests {
 
     use super::super::tests::workspace;
     use super::*;
-    use crate::adapter::claude::CLAUDE;
 
     /// A child may replace removed files by links to files outside of the session.
     #[test]
@@ -124,7 +102,7 @@ mod tests {
         let link = |to: &Path, from: PathBuf| std::os::unix::fs::symlink(to, from).unwrap();
         link(elsewhere.path(), own.clone());
         link(&theirs, home.join(".claude.json"));
-        let clear = || workspace.clear_home(&CLAUDE, &CliConfig::default(), RemovalLimit::TREE).unwrap();
+        let clear = || workspace.clear_home(&CliConfig::default(), RemovalLimit::TREE).unwrap();
         clear();
         assert!(theirs.exists());
         assert!(fs::symlink_metadata(&own).unwrap().is_dir());
@@ -158,7 +136,7 @@ mod tests {
         let workspace = workspace(data.path());
         let file = workspace.dirs.home.join(".claude.json");
         fs::write(&file, r#"{"mcpServers":{"x":{"comm"#).unwrap();
-        workspace.clear_home(&CLAUDE, &CliConfig::default(), RemovalLimit::TREE).unwrap();
+        workspace.clear_home(&CliConfig::default(), RemovalLimit::TREE).unwrap();
         assert!(!file.exists());
     }
 }

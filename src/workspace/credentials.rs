@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::Workspace;
 use super::beneath::Beneath;
 use super::cli_files::replace;
-use crate::adapter::{Adapter, StoredCredentials};
+use crate::adapter::{self, StoredCredentials};
 use crate::config::CliConfig;
 use crate::model::OauthCredentials;
 use crate::support::atomic_file::Durability;
@@ -30,29 +30,23 @@ impl Workspace {
     #[cfg(feature = "server")]
     pub(crate) fn credentials_file(
         &self,
-        adapter: &'static dyn Adapter,
         cli: &CliConfig,
         place: CredentialsPlace,
     ) -> Option<CredentialsFile> {
         let (directory, path) = match place {
             CredentialsPlace::Cli => {
-                let file = adapter.credentials_file(&self.dirs, cli);
+                let file = adapter::credentials_file(&self.dirs, cli);
                 (self.beneath().ok()?, self.below_session(&file)?.to_owned())
             }
             CredentialsPlace::Record => self.own_credentials_file().ok()?,
         };
-        Some(CredentialsFile { adapter, directory, path })
+        Some(CredentialsFile { directory, path })
     }
 
     /// The access and refresh token that are stored now; none if there is no such file.
-    pub(crate) fn tokens(
-        &self,
-        adapter: &dyn Adapter,
-        cli: &CliConfig,
-        place: CredentialsPlace,
-    ) -> Vec<String> {
-        let file = self.stored_credentials_file(adapter, cli, place);
-        let stored = file.ok().and_then(|(directory, path)| read(adapter, &directory, &path));
+    pub(crate) fn tokens(&self, cli: &CliConfig, place: CredentialsPlace) -> Vec<String> {
+        let file = self.stored_credentials_file(cli, place);
+        let stored = file.ok().and_then(|(directory, path)| read(&directory, &path));
         stored.into_iter().flat_map(|stored| [stored.access_token, stored.refresh_token]).flatten().collect()
     }
 
@@ -60,18 +54,17 @@ impl Workspace {
     /// Returns whether they were written.
     pub(crate) fn write_credentials(
         &self,
-        adapter: &dyn Adapter,
         cli: &CliConfig,
         place: CredentialsPlace,
         given: &OauthCredentials,
     ) -> io::Result<bool> {
-        let (directory, path) = self.stored_credentials_file(adapter, cli, place)?;
-        let stored = read(adapter, &directory, &path);
+        let (directory, path) = self.stored_credentials_file(cli, place)?;
+        let stored = read(&directory, &path);
         let expires_at = stored.and_then(|stored| stored.expires_at);
         if expires_at.is_some_and(|expires_at| expires_at > given.expires_at) {
             return Ok(false);
         }
-        replace(&directory, &path, &adapter.encode_credentials(given), Durability::Disk)?;
+        replace(&directory, &path, &adapter::encode_credentials(given), Durability::Disk)?;
         Ok(true)
     }
 
@@ -79,13 +72,13 @@ impl Workspace {
     /// record directory, unless there are some. Before each start of a child that uses the broker.
     #[cfg(feature = "broker")]
     #[allow(dead_code, reason = "the start of a child takes it up next")]
-    pub(crate) fn withdraw_credentials(&self, adapter: &dyn Adapter, cli: &CliConfig) -> io::Result<()> {
-        let file = adapter.credentials_file(&self.dirs, cli);
-        let (directory, path) = self.cli_file(adapter, cli, &file)?;
+    pub(crate) fn withdraw_credentials(&self, cli: &CliConfig) -> io::Result<()> {
+        let file = adapter::credentials_file(&self.dirs, cli);
+        let (directory, path) = self.cli_file(cli, &file)?;
         let (own, own_path) = self.own_credentials_file()?;
-        if read(adapter, &own, &own_path).is_none()
+        if read(&own, &own_path).is_none()
             && let Ok(content) = directory.read(&path, MAX_CREDENTIALS_BYTES)
-            && adapter.broker().stored_oauth(&content).is_some()
+            && adapter::oauth_credentials(&content).is_some()
         {
             replace(&own, &own_path, &content, Durability::Disk)?;
         }
@@ -98,18 +91,17 @@ impl Workspace {
     /// The OAuth credentials of [`CredentialsPlace::Record`].
     #[cfg(feature = "broker")]
     #[allow(dead_code, reason = "the start of a child takes it up next")]
-    pub(crate) fn oauth_store(&self, adapter: &'static dyn Adapter) -> OauthStore {
-        OauthStore { adapter, workspace: self.clone() }
+    pub(crate) fn oauth_store(&self) -> OauthStore {
+        OauthStore { workspace: self.clone() }
     }
 
     fn stored_credentials_file(
         &self,
-        adapter: &dyn Adapter,
         cli: &CliConfig,
         place: CredentialsPlace,
     ) -> io::Result<(Beneath, PathBuf)> {
         match place {
-            CredentialsPlace::Cli => self.cli_file(adapter, cli, &adapter.credentials_file(&self.dirs, cli)),
+            CredentialsPlace::Cli => self.cli_file(cli, &adapter::credentials_file(&self.dirs, cli)),
             CredentialsPlace::Record => self.own_credentials_file(),
         }
     }
@@ -125,7 +117,6 @@ impl Workspace {
 #[cfg(feature = "broker")]
 #[derive(Debug, Clone)]
 pub(crate) struct OauthStore {
-    adapter: &'static dyn Adapter,
     workspace: Workspace,
 }
 
@@ -134,13 +125,13 @@ impl OauthStore {
     /// The stored credentials; `None` if there are none.
     pub(crate) fn read(&self) -> Option<OauthCredentials> {
         let (directory, path) = self.workspace.own_credentials_file().ok()?;
-        self.adapter.broker().stored_oauth(&directory.read(&path, MAX_CREDENTIALS_BYTES).ok()?)
+        adapter::oauth_credentials(&directory.read(&path, MAX_CREDENTIALS_BYTES).ok()?)
     }
 
     /// As [`Workspace::write_credentials`].
     pub(crate) fn write(&self, credentials: &OauthCredentials) -> io::Result<bool> {
         let cli = CliConfig::default();
-        self.workspace.write_credentials(self.adapter, &cli, CredentialsPlace::Record, credentials)
+        self.workspace.write_credentials(&cli, CredentialsPlace::Record, credentials)
     }
 }
 
@@ -148,7 +139,6 @@ impl OauthStore {
 #[cfg(feature = "server")]
 #[derive(Debug)]
 pub(crate) struct CredentialsFile {
-    adapter: &'static dyn Adapter,
     directory: Beneath,
     path: PathBuf,
 }
@@ -161,13 +151,13 @@ impl CredentialsFile {
     }
 
     pub(crate) fn read(&self) -> Option<StoredCredentials> {
-        read(self.adapter, &self.directory, &self.path)
+        read(&self.directory, &self.path)
     }
 }
 
 /// The stored credentials; `None` if the file is missing or unreadable.
-fn read(adapter: &dyn Adapter, directory: &Beneath, path: &Path) -> Option<StoredCredentials> {
-    adapter.stored_credentials(&directory.read(path, MAX_CREDENTIALS_BYTES).ok()?)
+fn read(directory: &Beneath, path: &Path) -> Option<StoredCredentials> {
+    adapter::stored_credentials(&directory.read(path, MAX_CREDENTIALS_BYTES).ok()?)
 }
 
 #[cfg(test)]
@@ -177,7 +167,6 @@ mod tests {
 
     use super::super::tests::workspace;
     use super::*;
-    use crate::adapter::claude::CLAUDE;
 
     fn tokens(access: &str, expires_at: i64) -> OauthCredentials {
         OauthCredentials {
@@ -193,10 +182,9 @@ mod tests {
     fn only_later_expiring_tokens_are_written() {
         let data = tempfile::tempdir().unwrap();
         let (workspace, cli) = (workspace(data.path()), CliConfig::default());
-        let file = CLAUDE.credentials_file(workspace.dirs(), &cli);
-        let held = || workspace.tokens(&CLAUDE, &cli, CredentialsPlace::Cli).remove(0);
-        let write =
-            |given| workspace.write_credentials(&CLAUDE, &cli, CredentialsPlace::Cli, &given).unwrap();
+        let file = adapter::credentials_file(workspace.dirs(), &cli);
+        let held = || workspace.tokens(&cli, CredentialsPlace::Cli).remove(0);
+        let write = |given| workspace.write_credentials(&cli, CredentialsPlace::Cli, &given).unwrap();
         assert!(write(tokens("first", 1000)));
         // The CLI renews.
         let renewed = r#"{"claudeAiOauth":{"accessToken":"renewed","refreshToken":"r","expiresAt":3000}}"#;
@@ -207,7 +195,7 @@ mod tests {
         assert_eq!(held(), "third");
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         fs::write(&file, "nonsense").unwrap();
-        assert!(workspace.tokens(&CLAUDE, &cli, CredentialsPlace::Cli).is_empty());
+        assert!(workspace.tokens(&cli, CredentialsPlace::Cli).is_empty());
         assert!(write(tokens("fourth", 1)));
     }
 
@@ -215,10 +203,10 @@ mod tests {
     fn credentials_are_not_written_through_a_link() {
         let data = tempfile::tempdir().unwrap();
         let (workspace, cli) = (workspace(data.path()), CliConfig::default());
-        let file = CLAUDE.credentials_file(workspace.dirs(), &cli);
+        let file = adapter::credentials_file(workspace.dirs(), &cli);
         let elsewhere = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(elsewhere.path(), workspace.dirs.home.join(".claude")).unwrap();
-        assert!(workspace.write_credentials(&CLAUDE, &cli, CredentialsPlace::Cli, &tokens("a", 1)).unwrap());
+        assert!(workspace.write_credentials(&cli, CredentialsPlace::Cli, &tokens("a", 1)).unwrap());
         assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
         assert!(fs::symlink_metadata(&file).unwrap().is_file());
     }
@@ -229,22 +217,20 @@ mod tests {
     fn record_keeps_credentials_out_of_reach() {
         let data = tempfile::tempdir().unwrap();
         let (workspace, cli) = (workspace(data.path()), CliConfig::default());
-        let (store, file) = (workspace.oauth_store(&CLAUDE), CLAUDE.credentials_file(workspace.dirs(), &cli));
+        let (store, file) = (workspace.oauth_store(), adapter::credentials_file(workspace.dirs(), &cli));
         assert!(store.read().is_none());
-        workspace.withdraw_credentials(&CLAUDE, &cli).unwrap();
-        assert!(
-            workspace.write_credentials(&CLAUDE, &cli, CredentialsPlace::Cli, &tokens("old", 5)).unwrap()
-        );
-        workspace.withdraw_credentials(&CLAUDE, &cli).unwrap();
+        workspace.withdraw_credentials(&cli).unwrap();
+        assert!(workspace.write_credentials(&cli, CredentialsPlace::Cli, &tokens("old", 5)).unwrap());
+        workspace.withdraw_credentials(&cli).unwrap();
         assert!(!file.exists());
         assert_eq!(store.read().unwrap().access_token, "old");
         assert!(!store.write(&tokens("older", 4)).unwrap() && store.write(&tokens("new", 6)).unwrap());
         // What a child writes there counts no more.
         fs::write(&file, r#"{"claudeAiOauth":{"accessToken":"x","refreshToken":"y","expiresAt":9}}"#)
             .unwrap();
-        workspace.withdraw_credentials(&CLAUDE, &cli).unwrap();
+        workspace.withdraw_credentials(&cli).unwrap();
         assert!(!file.exists());
-        assert_eq!(workspace.tokens(&CLAUDE, &cli, CredentialsPlace::Record), ["new", "refresh new"]);
+        assert_eq!(workspace.tokens(&cli, CredentialsPlace::Record), ["new", "refresh new"]);
         let mode = fs::metadata(workspace.record.credentials_file()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }

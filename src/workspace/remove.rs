@@ -179,7 +179,7 @@ fn names_where(
 fn removed(result: rustix::io::Result<()>) -> io::Result<bool> {
     match result {
         Ok(()) | Err(Errno::NOENT) => Ok(true),
-        // What unlink says of a directory is EISDIR on Linux, EPERM by POSIX.
+        // For a directory unlink fails with EISDIR on Linux, with EPERM by POSIX.
         Err(Errno::ISDIR | Errno::PERM | Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => Ok(false),
         Err(errno) => Err(errno.into()),
     }

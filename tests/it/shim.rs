@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 
 mod harness;
+mod isolation;
 mod privilege;
 
 use crate::common::installed::left_out;

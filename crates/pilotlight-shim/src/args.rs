@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use super::isolation::Isolation;
+
 /// Resource limits and owner of a CLI process. `None` keeps the server's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChildLimits {
@@ -54,6 +56,7 @@ impl Default for ChildLimits {
 pub(crate) struct Args {
     pub(crate) cgroup: Option<PathBuf>,
     pub(crate) limits: ChildLimits,
+    pub(crate) isolation: Isolation,
     /// Program (an absolute path) and arguments. Never empty.
     pub(crate) argv: Vec<CString>,
 }
@@ -62,6 +65,7 @@ pub(crate) struct Args {
 pub fn encode(
     cgroup: Option<&Path>,
     limits: &ChildLimits,
+    isolation: &Isolation,
     program: &Path,
     args: &[OsString],
 ) -> Vec<OsString> {
@@ -84,6 +88,7 @@ pub fn encode(
     option("--gid", limits.owner.map(|(_, gid)| number(gid.into())));
     let grace = u64::try_from(limits.term_grace.as_millis()).unwrap_or(u64::MAX);
     option("--term-grace-ms", Some(number(grace)));
+    isolation.encode(|name, value| option(name, Some(value)));
     line.push(OsString::from("--"));
     line.push(program.as_os_str().to_owned());
     line.extend(args.iter().cloned());
@@ -93,6 +98,7 @@ pub fn encode(
 /// Parses arguments from [`encode`]; `Err` names the first mistake.
 pub(crate) fn parse(mut line: impl Iterator<Item = OsString>) -> Result<Args, &'static str> {
     let mut limits = ChildLimits { core: None, ..ChildLimits::default() };
+    let mut isolation = Isolation::default();
     let (mut cgroup, mut uid, mut gid) = (None, None, None);
     loop {
         let name = line.next().ok_or("`-- PROGRAM` is missing")?;
@@ -111,7 +117,7 @@ pub(crate) fn parse(mut line: impl Iterator<Item = OsString>) -> Result<Args, &'
             "--uid" => uid = Some(number(&value)?),
             "--gid" => gid = Some(number(&value)?),
             "--term-grace-ms" => limits.term_grace = Duration::from_millis(number(&value)?),
-            _ => return Err("an option is unknown"),
+            _ => isolation.decode(&name, &value).ok_or("an option is unknown")??,
         }
     }
     limits.owner = match (uid, gid) {
@@ -119,12 +125,13 @@ pub(crate) fn parse(mut line: impl Iterator<Item = OsString>) -> Result<Args, &'
         (None, None) => None,
         _ => return Err("--uid and --gid go together"),
     };
+    isolation.check()?;
     let argv = line.map(|arg| CString::new(arg.into_vec())).collect::<Result<Vec<_>, _>>();
     let argv = argv.map_err(|_| "an argument contains a NUL byte")?;
     if !argv.first().is_some_and(|program| program.as_bytes().starts_with(b"/")) {
         return Err("the program must be an absolute path");
     }
-    Ok(Args { cgroup, limits, argv })
+    Ok(Args { cgroup, limits, isolation, argv })
 }
 
 fn number<N: std::str::FromStr>(value: &OsStr) -> Result<N, &'static str> {
@@ -151,20 +158,25 @@ mod tests {
             owner: Some((1000, 1001)),
             term_grace: Duration::from_millis(50),
         };
+        let isolation = Isolation { seccomp: true, ..Isolation::default() };
         let line = encode(
             Some(Path::new("/cg/x")),
             &limits,
+            &isolation,
             Path::new("/bin/echo"),
             &["--cgroup".into(), "--".into()],
         );
         let args = parse(line.into_iter()).unwrap();
         assert_eq!(args.limits, limits);
+        assert_eq!(args.isolation, isolation);
         assert_eq!(args.cgroup.as_deref(), Some(Path::new("/cg/x")));
         assert_eq!(args.argv, [c"/bin/echo", c"--cgroup", c"--"].map(CString::from));
 
+        let (limits, isolation) = (ChildLimits::default(), Isolation::default());
         let plain =
-            parse(encode(None, &ChildLimits::default(), Path::new("/bin/true"), &[]).into_iter()).unwrap();
-        assert_eq!(plain.limits, ChildLimits::default());
+            parse(encode(None, &limits, &isolation, Path::new("/bin/true"), &[]).into_iter()).unwrap();
+        assert_eq!(plain.limits, limits);
+        assert_eq!(plain.isolation, isolation);
         assert_eq!(plain.cgroup, None);
     }
 

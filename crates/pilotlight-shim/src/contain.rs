@@ -21,9 +21,11 @@ use super::{
     cgroup::Group,
     fd_passing,
     isolate::{self, OomScore, PreExec},
+    isolation::Rung,
     kill::{Tree, drain_signals, now, timespec},
     privilege,
     report::{KILL, Report, TERMINATE},
+    rungs::Refusal,
     sys,
 };
 
@@ -51,13 +53,19 @@ pub(crate) fn run(line: impl Iterator<Item = OsString>) -> i32 {
             return failed(errno(&error));
         }
     };
+    if args.isolation.namespaces {
+        send_report(Report::Unisolated(Rung::Namespaces, libc::ENOSYS));
+        return failed(libc::ENOSYS);
+    }
     let term_grace = args.limits.term_grace;
     let wanted_group = args.cgroup.is_some();
-    let (cli, group) =
-        match fd_passing::receive_output(stdio::stdout()).and_then(|output| start(args, &output)) {
-            Ok(started) => started,
-            Err(error) => return failed(errno(&error)),
-        };
+    let (cli, group) = match fd_passing::receive_output(stdio::stdout())
+        .map_err(Refusal::from)
+        .and_then(|output| start(args, &output))
+    {
+        Ok(started) => started,
+        Err(refusal) => return refused(&refusal),
+    };
     if wanted_group && group.is_none() {
         send_report(Report::Ungrouped);
     }
@@ -80,11 +88,11 @@ pub(crate) fn run(line: impl Iterator<Item = OsString>) -> i32 {
 }
 
 /// Starts the CLI, in its cgroup if the group can be created.
-fn start(args: Args, output: &OwnedFd) -> io::Result<(Pid, Option<Group>)> {
+fn start(args: Args, output: &OwnedFd) -> Result<(Pid, Option<Group>), Refusal> {
     let group = args.cgroup.as_deref().and_then(|dir| Group::create(dir).ok());
     let group_dir: Option<OwnedFd> = group.as_ref().and_then(|group| group.open_dir().ok());
     let score = OomScore::set(args.limits.oom_score_adj);
-    let before = PreExec::new(&args.limits);
+    let before = PreExec::new(&args.limits, &args.isolation);
     let cli = sys::spawn(&args.argv, output.as_fd(), &before, group_dir.as_ref().map(OwnedFd::as_fd));
     drop(score);
     let (cli, is_member) = cli.map_or_else(|error| (Err(error), false), |(cli, member)| (Ok(cli), member));
@@ -180,6 +188,13 @@ fn terminate(tree: &Tree<'_>) {
 fn send_report(report: Report) {
     let line = report.encode();
     let _server_is_gone = send(stdio::stdout(), line.as_bytes(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+}
+
+fn refused(refusal: &Refusal) -> i32 {
+    if let Some(rung) = refusal.rung {
+        send_report(Report::Unisolated(rung, refusal.errno));
+    }
+    failed(refusal.errno)
 }
 
 fn failed(errno: i32) -> i32 {

@@ -22,24 +22,38 @@ const BYTE: [u8; 1] = [b'o'];
 /// # Errors
 /// The error of sendmsg(2).
 pub fn send_output(control: impl AsFd, output: BorrowedFd<'_>) -> io::Result<()> {
-    let (descriptors, mut space) = ([output], [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))]);
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-    sendmsg(control, &[IoSlice::new(&BYTE)], &mut ancillary, SendFlags::NOSIGNAL)?;
-    Ok(())
+    send(control, &BYTE, output)
 }
 
 /// Receives the descriptor. It was queued before the shim started, hence a non-blocking read.
 pub(crate) fn receive_output(control: impl AsFd) -> io::Result<OwnedFd> {
-    let (mut byte, mut space) = (BYTE, [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))]);
+    let (_byte, output) = receive(control, &mut { BYTE })?;
+    output.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+/// Sends bytes with a descriptor. A report is shorter than any socket's buffer, hence never split.
+pub(crate) fn send(control: impl AsFd, bytes: &[u8], descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    let (descriptors, mut space) = ([descriptor], [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))]);
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+    sendmsg(control, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Receives what has arrived, without waiting: the number of bytes, and the descriptor that came with them.
+///
+/// # Errors
+/// The error of recvmsg(2), `WouldBlock` if nothing has arrived.
+pub fn receive(control: impl AsFd, bytes: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    recvmsg(control, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, flags)?;
+    let received = recvmsg(control, &mut [IoSliceMut::new(bytes)], &mut ancillary, flags)?;
     let descriptors = ancillary.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
         _ => None,
     });
-    descriptors.flatten().next().ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    Ok((received.bytes, descriptors.flatten().next()))
 }
 
 #[cfg(test)]

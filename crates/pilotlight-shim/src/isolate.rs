@@ -7,6 +7,7 @@ use std::{fs, io};
 
 use rustix::{
     fs::Mode,
+    io::Errno,
     process::{
         Gid, Pid, Resource, Rlimit, Signal, Uid, geteuid, getpid, getppid, getrlimit, set_child_subreaper,
         set_parent_process_death_signal, setpgid, setrlimit, setsid, umask,
@@ -14,7 +15,12 @@ use rustix::{
     thread::{set_no_new_privs, set_thread_gid, set_thread_groups, set_thread_uid},
 };
 
-use super::{args::ChildLimits, privilege};
+use super::{
+    args::ChildLimits,
+    isolation::{Isolation, Rung},
+    privilege,
+    rungs::{Refusal, landlock, seccomp},
+};
 
 /// Makes this process a session leader and a subreaper without new privileges.
 ///
@@ -55,17 +61,19 @@ impl Drop for OomScore {
 }
 
 /// Attributes of the CLI, applied between fork and exec.
-pub(crate) struct PreExec {
+pub(crate) struct PreExec<'a> {
     shim: Pid,
+    isolation: &'a Isolation,
     owner: Option<(u32, u32)>,
     nofile_soft: Option<u64>,
     limits: [(Resource, Option<u64>); 4],
 }
 
-impl PreExec {
-    pub(crate) fn new(limits: &ChildLimits) -> Self {
+impl<'a> PreExec<'a> {
+    pub(crate) fn new(limits: &ChildLimits, isolation: &'a Isolation) -> Self {
         Self {
             shim: getpid(),
+            isolation,
             owner: limits.owner,
             nofile_soft: limits.nofile_soft,
             limits: [
@@ -78,24 +86,18 @@ impl PreExec {
     }
 
     /// Applies them. Runs in the forked child.
-    pub(crate) fn apply(&self) -> io::Result<()> {
+    pub(crate) fn apply(&self) -> Result<(), Refusal> {
         // A separate process group: a CLI that signals its group must not hit the shim.
         setpgid(None, None)?;
         privilege::empty_bounding_set()?;
-        if let Some((uid, gid)) = self.owner {
-            if geteuid().is_root() {
-                set_thread_groups(&[])?;
-            }
-            set_thread_gid(Gid::from_raw(gid))?;
-            set_thread_uid(Uid::from_raw(uid))?;
-        }
+        self.change_user().map_err(Refusal::of(Rung::Uid))?;
         // After the change of user, which needs capabilities.
         privilege::drop_all()?;
         // After the change of user, which clears it. The kernel kills the CLI when its parent thread exits; the shim has
         // only one thread.
         set_parent_process_death_signal(Some(Signal::KILL))?;
         if getppid() != Some(self.shim) {
-            return Err(io::ErrorKind::BrokenPipe.into());
+            return Err(Errno::PIPE.into());
         }
         if let Some(soft) = self.nofile_soft {
             setrlimit(Resource::Nofile, lower(soft, getrlimit(Resource::Nofile)))?;
@@ -105,7 +107,23 @@ impl PreExec {
                 setrlimit(*resource, clamp(*value, getrlimit(*resource)))?;
             }
         }
+        if self.isolation.landlock {
+            landlock::restrict(self.isolation, false).map_err(Refusal::of(Rung::Landlock))?;
+        }
+        // Last: it refuses calls of the steps above.
+        if self.isolation.seccomp {
+            seccomp::restrict(self.isolation).map_err(Refusal::of(Rung::Seccomp))?;
+        }
         Ok(())
+    }
+
+    fn change_user(&self) -> io::Result<()> {
+        let Some((uid, gid)) = self.owner else { return Ok(()) };
+        if geteuid().is_root() {
+            set_thread_groups(&[])?;
+        }
+        set_thread_gid(Gid::from_raw(gid))?;
+        Ok(set_thread_uid(Uid::from_raw(uid))?)
     }
 }
 

@@ -193,7 +193,7 @@ fn pause(signals: BorrowedFd<'_>, at_most: Duration) {
     drain_signals(signals);
 }
 
-/// Drains the signal descriptor, which only says that some child exited.
+/// Drains the signal descriptor, which only shows that some child exited.
 pub(crate) fn drain_signals(signals: impl AsFd) {
     // Larger than one signalfd_siginfo; SIGCHLD is never queued twice.
     let mut record = [0_u8; 256];

@@ -8,7 +8,7 @@
 //! A separate process makes this safe. The multi-threaded server never forks, the parent-death signal refers to a
 //! process with one thread, and the kernel reparents every orphan of the tree to the shim.
 //!
-//! The shim knows neither an async runtime, nor sessions, nor the CLI's protocol: it copies no data and parses no output.
+//! The shim has neither an async runtime, nor sessions, nor the CLI's protocol: it copies no data and parses no output.
 //! It has one thread, allocates almost nothing and wakes only on events.
 //!
 //! # Protocol
@@ -23,7 +23,7 @@
 //! writes [`report::TERMINATE`] or [`report::KILL`] to it. The CLI inherits the environment and the working directory.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -33,9 +33,13 @@ mod contain;
 pub mod descendants;
 pub mod fd_passing;
 mod isolate;
+pub mod isolation;
 mod kill;
 mod privilege;
+pub mod probe;
+mod progress;
 pub mod report;
+mod rungs;
 mod sys;
 
 /// First argument that makes an embedding program run as the shim, see [`run_if_asked`].
@@ -51,14 +55,22 @@ static CAN_BE_SHIM: AtomicBool = AtomicBool::new(false);
 pub fn run_if_asked() {
     let mut args = std::env::args_os().skip(1);
     if args.next().as_deref() == Some(OsStr::new(SHIM_ARG)) {
-        std::process::exit(contain::run(args));
+        std::process::exit(run(args));
     }
     CAN_BE_SHIM.store(true, Ordering::Relaxed);
 }
 
 /// Entry point of the `pilotlight-shim` binary.
 pub fn main() -> ! {
-    std::process::exit(contain::run(std::env::args_os().skip(1)))
+    std::process::exit(run(std::env::args_os().skip(1)))
+}
+
+fn run(args: impl Iterator<Item = OsString>) -> i32 {
+    let mut args = args.peekable();
+    match args.next_if(|first| first == probe::PROBE_ARG) {
+        Some(_) => probe::run(args),
+        None => contain::run(args),
+    }
 }
 
 /// Whether this process called [`run_if_asked`], which lets its executable serve as the shim.

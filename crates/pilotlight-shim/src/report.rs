@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! [ungrouped]                          only if the CLI did not get its cgroup
+//! [listening]                          only with a private network; carries the listening socket
+//! [unisolated RUNG ERRNO]              a rung of the isolation could not be applied; `failed` follows
 //! started PID   or   failed ERRNO      nothing follows `failed`
 //! exited code N   or   exited signal N    as soon as the CLI exits
 //! swept METHOD KILLED MICROS STUCK     as soon as its tree is gone
@@ -10,6 +12,8 @@
 //! The server sends [`TERMINATE`] and [`KILL`]; the end of file also makes the shim kill the tree.
 
 use std::{fmt::Write as _, time::Duration};
+
+use super::isolation::Rung;
 
 /// Makes the shim send SIGTERM to the CLI.
 pub const TERMINATE: u8 = b't';
@@ -33,6 +37,9 @@ pub enum ExitStatus {
 /// Method that killed a process tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KillMethod {
+    /// The kill of the init process of the CLI's PID namespace, in which the kernel includes every member: no process
+    /// escapes.
+    Namespace,
     /// `cgroup.kill`, then the walk: no process escapes.
     Cgroup,
     /// The walk over the shim's own children: a process that forks faster than the walk may escape.
@@ -45,6 +52,7 @@ impl KillMethod {
     /// Name in a line and in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Namespace => "namespace",
             Self::Cgroup => "cgroup",
             Self::Walk => "walk",
             Self::Marker => "marker",
@@ -70,6 +78,11 @@ pub struct SweepReport {
 pub enum Report {
     /// The CLI is not in its cgroup, hence its tree will be killed by the walk. Precedes `Started`.
     Ungrouped,
+    /// The socket that listens in the CLI's private network, as ancillary data of this line. Precedes `Started`.
+    Listening,
+    /// The rung could not be applied, with the raw errno of the call. `Failed` follows: a CLI never starts with less
+    /// isolation than requested.
+    Unisolated(Rung, i32),
     /// The CLI runs with this pid.
     Started(u32),
     /// The CLI did not start: raw errno.
@@ -87,6 +100,8 @@ impl Report {
         // Cannot fail: MAX_LINE fits the longest line, see the tests.
         let _fits = match self {
             Self::Ungrouped => writeln!(line, "ungrouped"),
+            Self::Listening => writeln!(line, "listening"),
+            Self::Unisolated(rung, errno) => writeln!(line, "unisolated {} {errno}", rung.as_str()),
             Self::Started(pid) => writeln!(line, "started {pid}"),
             Self::Failed(errno) => writeln!(line, "failed {errno}"),
             Self::Exited(ExitStatus::Code(code)) => writeln!(line, "exited code {code}"),
@@ -104,6 +119,8 @@ impl Report {
         let mut words = std::str::from_utf8(line).ok()?.split(' ');
         let report = match words.next()? {
             "ungrouped" => Self::Ungrouped,
+            "listening" => Self::Listening,
+            "unisolated" => Self::Unisolated(Rung::parse(words.next()?)?, words.next()?.parse().ok()?),
             "started" => Self::Started(words.next()?.parse().ok()?),
             "failed" => Self::Failed(words.next()?.parse().ok()?),
             "exited" => {
@@ -118,6 +135,7 @@ impl Report {
             }
             "swept" => Self::Swept(SweepReport {
                 method: match words.next()? {
+                    "namespace" => KillMethod::Namespace,
                     "cgroup" => KillMethod::Cgroup,
                     "walk" => KillMethod::Walk,
                     _ => return None,
@@ -160,13 +178,16 @@ mod tests {
     #[test]
     fn encoded_report_parses_to_itself() {
         let longest = SweepReport {
-            method: KillMethod::Cgroup,
+            method: KillMethod::Namespace,
             killed: u64::MAX,
             took: Duration::from_micros(u64::MAX),
             stuck: u64::MAX,
         };
         for report in [
             Report::Ungrouped,
+            Report::Listening,
+            Report::Unisolated(Rung::Namespaces, libc::ENOSYS),
+            Report::Unisolated(Rung::Landlock, -1),
             Report::Started(4_194_304),
             Report::Failed(libc::ENOEXEC),
             Report::Exited(ExitStatus::Code(255)),
@@ -189,9 +210,20 @@ mod tests {
 
     #[test]
     fn other_lines_parse_to_none() {
-        for line in
-            ["", "started", "started x", "exited code", "swept walk 1 2", "swept other 1 2 3", "failed 1 2"]
-        {
+        for line in [
+            "",
+            "started",
+            "started x",
+            "exited code",
+            "swept walk 1 2",
+            "swept other 1 2 3",
+            "failed 1 2",
+            "listening 3",
+            "unisolated",
+            "unisolated landlock",
+            "unisolated moat 1",
+            "unisolated uid 1 2",
+        ] {
             assert_eq!(Report::parse(line.as_bytes()), None, "accepted {line:?}");
         }
         assert_eq!(Report::parse(b"started \xff"), None);

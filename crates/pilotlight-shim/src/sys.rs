@@ -9,12 +9,12 @@ use std::{
 };
 
 use rustix::{
-    pipe::PipeFlags,
+    pipe::{PipeFlags, pipe_with},
     process::{Pid, WaitOptions, waitpid},
     stdio,
 };
 
-use super::isolate::PreExec;
+use super::{isolate::PreExec, progress::Progress, rungs::Refusal};
 
 /// Resets signal dispositions, blocks all signals and returns a descriptor that becomes readable when a child exits.
 ///
@@ -94,27 +94,23 @@ pub(crate) fn close_inherited() {
 pub(crate) fn spawn(
     argv: &[CString],
     output: BorrowedFd<'_>,
-    before: &PreExec,
+    before: &PreExec<'_>,
     group: Option<BorrowedFd<'_>>,
-) -> io::Result<(Pid, bool)> {
+) -> Result<(Pid, bool), Refusal> {
     let mut pointers: Vec<*const c_char> = argv.iter().map(|arg| arg.as_ptr()).collect();
     pointers.push(std::ptr::null());
-    // A successful exec closes it; else the child writes its errno.
-    let (failure, write_failure) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    // A successful exec closes it.
+    let (progress, report) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
     let (forked, is_member) = fork_into(group)?;
     let Some(cli) = forked else {
-        let error = become_cli(&pointers, output, before);
-        let errno = error.raw_os_error().unwrap_or(libc::EIO);
-        // On a failed write the parent still sees the exit.
-        let _written = rustix::io::write(write_failure, &errno.to_ne_bytes());
+        Progress::Refused(become_cli(&pointers, output, before)).send(report);
         exit_child();
     };
-    drop(write_failure);
-    let mut errno = [0; size_of::<i32>()];
-    match rustix::io::retry_on_intr(|| rustix::io::read(&failure, &mut errno)) {
-        Ok(length) if length == errno.len() => {
+    drop(report);
+    match Progress::receive(&progress) {
+        Ok(Some(Progress::Refused(refusal))) => {
             let _reaped = waitpid(Some(cli), WaitOptions::empty());
-            Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))
+            Err(refusal)
         }
         _ => Ok((cli, is_member)),
     }
@@ -151,16 +147,16 @@ fn fork_into(group: Option<BorrowedFd<'_>>) -> io::Result<(Option<Pid>, bool)> {
 
 /// Prepares the forked child and executes the CLI. Returns only on failure.
 #[expect(unsafe_code, reason = "there is no safe exec of a prepared argument list")]
-fn become_cli(argv: &[*const c_char], output: BorrowedFd<'_>, before: &PreExec) -> io::Error {
-    let prepared = stdio::dup2_stdout(output).map_err(io::Error::from).and_then(|()| before.apply());
-    if let Err(error) = prepared {
-        return error;
+fn become_cli(argv: &[*const c_char], output: BorrowedFd<'_>, before: &PreExec<'_>) -> Refusal {
+    let redirected = stdio::dup2_stdout(output).map_err(Refusal::from);
+    if let Err(refusal) = redirected.and_then(|()| before.apply()) {
+        return refusal;
     }
     unblock_signals();
     let program = argv.first().copied().unwrap_or(std::ptr::null());
     // SAFETY: `argv` is a null-terminated array of pointers to NUL-terminated strings that the caller owns.
     unsafe { libc::execv(program, argv.as_ptr()) };
-    io::Error::last_os_error()
+    io::Error::last_os_error().into()
 }
 
 /// Ends the forked child without running the shim's exit handlers.
@@ -168,4 +164,37 @@ fn become_cli(argv: &[*const c_char], output: BorrowedFd<'_>, before: &PreExec) 
 fn exit_child() -> ! {
     // SAFETY: _exit(2) only ends the process.
     unsafe { libc::_exit(127) }
+}
+
+/// Attaches to a process as its tracer, and detaches.
+#[expect(unsafe_code, reason = "rustix has no ptrace")]
+pub(crate) fn trace(pid: Pid) -> io::Result<()> {
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: neither request touches memory of this process.
+    let traced = unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid.as_raw_pid(), none, none) };
+    if traced != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: as above. It fails, because the process was not stopped; the exit of this process detaches it.
+    unsafe { libc::ptrace(libc::PTRACE_DETACH, pid.as_raw_pid(), none, none) };
+    Ok(())
+}
+
+/// Moves this process into a new user namespace.
+#[expect(unsafe_code, reason = "rustix has no safe unshare, because of shared descriptor tables")]
+pub(crate) fn unshare_user() -> io::Result<()> {
+    // SAFETY: the call changes credentials only.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWUSER) }.map_err(Into::into)
+}
+
+/// Looks up the session's keyring.
+#[expect(unsafe_code, reason = "rustix has no keyrings")]
+pub(crate) fn session_keyring() -> io::Result<()> {
+    const GET_KEYRING_ID: libc::c_long = 0;
+    const SESSION_KEYRING: libc::c_long = -3;
+    // SAFETY: this operation takes numbers only.
+    match unsafe { libc::syscall(libc::SYS_keyctl, GET_KEYRING_ID, SESSION_KEYRING, 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
 }

@@ -8,7 +8,7 @@ use crate::events::{ApiMessage, block};
 use crate::json::{self, Object, object};
 use crate::turn::Turn;
 
-/// Characters per delta, unless the message asks for a number of deltas.
+/// Characters per delta, unless the message sets a number of deltas.
 const PIECE: usize = 8;
 /// Approximate maximum number of deltas of a long answer.
 const MAX_PIECES: usize = 64;

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use super::fields::replace_lone_surrogates;
-use crate::adapter::answer::{AnswerReader, Block, Part};
+use crate::adapter::answer::{Block, Part};
 
 mod lines;
 #[cfg(test)]
@@ -18,9 +18,9 @@ mod tests;
 
 use lines::{ApiEvent, Line, Message, Piece, TextLine};
 
-/// Reader of one turn.
+/// Reader of the lines of one turn.
 #[derive(Debug, Default)]
-pub(super) struct Reader {
+pub(crate) struct AnswerReader {
     /// Emits deltas as they come; otherwise complete blocks only.
     by_deltas: bool,
     begun: bool,
@@ -65,36 +65,6 @@ impl Kind {
     }
 }
 
-impl AnswerReader for Reader {
-    fn read(&mut self, line: &[u8], emit: &mut dyn FnMut(Part<'_>)) {
-        // The common case is valid UTF-8 and needs no copy.
-        let text = std::str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line), Cow::Borrowed);
-        let text = replace_lone_surrogates(&text);
-        if self.by_deltas && self.text_delta(&text, emit).is_some() {
-            return;
-        }
-        let Ok(line) = serde_json::from_str::<Line<'_>>(&text) else { return };
-        if line.parent_tool_use_id.is_some() {
-            return;
-        }
-        match (&*line.r#type, line.subtype.map(RawValue::get)) {
-            ("system", Some(r#""api_retry""#)) => emit(Part::Waiting),
-            ("control_request", _) => emit(Part::Permission(&text)),
-            (kind, _) => {
-                // An unreadable message adds nothing.
-                self.message(kind, &line, emit);
-            }
-        }
-    }
-
-    fn end(&mut self, text: &str, emit: &mut dyn FnMut(Part<'_>)) {
-        if !self.text_emitted && !text.is_empty() {
-            self.whole_text(&literal(text), emit);
-        }
-        self.close(emit);
-    }
-}
-
 /// The text as a JSON string literal.
 fn literal(text: &str) -> String {
     // Strings always serialise.
@@ -115,9 +85,40 @@ fn rest<'a>(whole: &'a str, emitted: &str) -> Option<Cow<'a, str>> {
     begin.iter().zip(&emitted).all(is_same).then(|| Cow::Owned(String::from_utf16_lossy(rest)))
 }
 
-impl Reader {
-    pub(super) fn new(by_deltas: bool) -> Self {
+impl AnswerReader {
+    /// A reader by deltas, or by complete blocks.
+    pub(crate) fn new(by_deltas: bool) -> Self {
         Self { by_deltas, ..Self::default() }
+    }
+
+    /// Emits the parts that a line (without its LF) adds to the answer.
+    pub(crate) fn read(&mut self, line: &[u8], emit: &mut dyn FnMut(Part<'_>)) {
+        // The common case is valid UTF-8 and needs no copy.
+        let text = std::str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line), Cow::Borrowed);
+        let text = replace_lone_surrogates(&text);
+        if self.by_deltas && self.text_delta(&text, emit).is_some() {
+            return;
+        }
+        let Ok(line) = serde_json::from_str::<Line<'_>>(&text) else { return };
+        if line.parent_tool_use_id.is_some() {
+            return;
+        }
+        match (&*line.r#type, line.subtype.map(RawValue::get)) {
+            ("system", Some(r#""api_retry""#)) => emit(Part::Waiting),
+            ("control_request", _) => emit(Part::Permission(&text)),
+            (kind, _) => {
+                // An unreadable message adds nothing.
+                self.message(kind, &line, emit);
+            }
+        }
+    }
+
+    /// Emits the parts that are missing at the end of the turn. `text` is the final text, emitted if no text was before.
+    pub(crate) fn end(&mut self, text: &str, emit: &mut dyn FnMut(Part<'_>)) {
+        if !self.text_emitted && !text.is_empty() {
+            self.whole_text(&literal(text), emit);
+        }
+        self.close(emit);
     }
 
     fn message(&mut self, kind: &str, line: &Line<'_>, emit: &mut dyn FnMut(Part<'_>)) -> Option<()> {

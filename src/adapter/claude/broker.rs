@@ -4,60 +4,23 @@ mod environment;
 mod oauth;
 mod usage;
 
-use std::ffi::OsString;
-
 use serde_json::json;
 
-use super::{Claude, credentials};
-use crate::adapter::broker::{ApiCall, BrokerProtocol, Brokered, NotBrokered, UsageReader};
-use crate::model::{OauthCredentials, Usage};
+use crate::adapter::broker::ApiCall;
 
-impl BrokerProtocol for Claude {
-    fn brokered(
-        &self,
-        env: Vec<(OsString, OsString)>,
-        own_credentials: bool,
-    ) -> Result<Brokered, NotBrokered> {
-        environment::brokered(env, own_credentials)
-    }
+pub(crate) use environment::brokered;
+pub(crate) use oauth::{TOKEN_URL, refresh_request, refreshed};
+pub(crate) use usage::{list_price, usage_reader};
 
-    fn api_call(&self, method: &str, path: &str) -> Option<ApiCall> {
-        api_call(method, path)
-    }
-
-    fn error_body(&self, status: u16, code: &str, message: &str) -> Vec<u8> {
-        let error = json!({ "type": error_type(status), "message": message, "code": code });
-        json!({ "type": "error", "error": error }).to_string().into_bytes()
-    }
-
-    fn usage_reader(&self, is_stream: bool) -> Box<dyn UsageReader> {
-        usage::reader(is_stream)
-    }
-
-    fn list_price(&self, model: Option<&str>, usage: &Usage) -> u64 {
-        usage::list_price(model, usage)
-    }
-
-    fn token_url(&self) -> &'static str {
-        oauth::TOKEN_URL
-    }
-
-    fn refresh_request(&self, credentials: &OauthCredentials) -> Vec<u8> {
-        oauth::refresh_request(credentials)
-    }
-
-    fn refreshed(&self, response: &[u8], before: &OauthCredentials, now: i64) -> Option<OauthCredentials> {
-        oauth::refreshed(response, before, now)
-    }
-
-    fn stored_oauth(&self, content: &[u8]) -> Option<OauthCredentials> {
-        credentials::stored_oauth(content)
-    }
+/// Body of an error response, in the form of the API.
+pub(crate) fn error_body(status: u16, code: &str, message: &str) -> Vec<u8> {
+    let error = json!({ "type": error_type(status), "message": message, "code": code });
+    json!({ "type": "error", "error": error }).to_string().into_bytes()
 }
 
-/// What the CLI needs of the API. Other paths (files, batches, skills) belong to the account: with the operator's key a
+/// Kind of a request, by its method and its path below the base address; `None` if the CLI has no need of it. Other paths (files, batches, skills) belong to the account: with the operator's key a
 /// child would read what other users have left there.
-fn api_call(method: &str, path: &str) -> Option<ApiCall> {
+pub(crate) fn api_call(method: &str, path: &str) -> Option<ApiCall> {
     match (method, path) {
         ("POST", "/v1/messages") => Some(ApiCall::Inference),
         ("POST", "/v1/messages/count_tokens") | ("GET", "/v1/models") => Some(ApiCall::Other),
@@ -118,7 +81,7 @@ mod tests {
 
     #[test]
     fn errors_have_the_form_of_the_api() {
-        let body = super::super::CLAUDE.error_body(429, "spend_limit", "no more today");
+        let body = error_body(429, "spend_limit", "no more today");
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
         let error = json!({ "type": "rate_limit_error", "message": "no more today", "code": "spend_limit" });
         assert_eq!(body, json!({ "type": "error", "error": error }));

@@ -14,7 +14,7 @@ const STREAM_EVENT: &[u8] = br#"{"type":"stream_event","#;
 const MINOR: LineKind = LineKind::Message { substantial: false, checkpoint: false };
 const SUBSTANTIAL: LineKind = LineKind::Message { substantial: true, checkpoint: false };
 
-pub(super) fn classify(line: &[u8]) -> LineKind {
+pub(crate) fn classify(line: &[u8]) -> LineKind {
     let line = line.trim_ascii();
     if !line.ends_with(b"}") {
         return LineKind::Malformed;

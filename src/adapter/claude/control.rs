@@ -10,7 +10,7 @@ use crate::model::{Decision, PermissionRequest};
 
 /// The request `initialize`. Its response is the first output of a child and costs no tokens. The system prompt applies to
 /// this process only: a resumed conversation needs it again.
-pub(super) fn handshake(request_id: &str, settings: &LaunchSettings) -> Vec<u8> {
+pub(crate) fn handshake(request_id: &str, settings: &LaunchSettings) -> Vec<u8> {
     // The default of 2.1.332 keeps the first system prompt of a conversation.
     let mut request = json!({"subtype": "initialize", "systemPromptSnapshot": false});
     // An empty prompt would remove the default.
@@ -20,19 +20,31 @@ pub(super) fn handshake(request_id: &str, settings: &LaunchSettings) -> Vec<u8> 
     line(&json!({"type": "control_request", "request_id": request_id, "request": request}))
 }
 
-/// The request `mcp_set_servers`, which also works with `--strict-mcp-config`. Some versions (2.1.197) expand `${VARIABLE}`
+/// The request `mcp_set_servers`, sent after the handshake: a file would be writable for the child, and arguments are
+/// public. Its response comes when each server is connected or has failed; the CLI answers nothing else before. It also works with `--strict-mcp-config`. Some versions (2.1.197) expand `${VARIABLE}`
 /// in headers: callers must refuse it.
-pub(super) fn mcp_servers(request_id: &str, settings: &LaunchSettings) -> Vec<u8> {
+pub(crate) fn mcp_servers(request_id: &str, settings: &LaunchSettings) -> Vec<u8> {
     let request = json!({"subtype": "mcp_set_servers", "servers": settings.mcp_servers});
     line(&json!({"type": "control_request", "request_id": request_id, "request": request}))
 }
 
+/// Control request that interrupts the running turn.
+pub(crate) fn interrupt(request_id: &str) -> Vec<u8> {
+    request(request_id, "interrupt")
+}
+
+/// Control request that a living child answers at once, also during a turn.
+pub(crate) fn ping(request_id: &str) -> Vec<u8> {
+    request(request_id, "mcp_status")
+}
+
 /// A control request without fields.
-pub(super) fn request(request_id: &str, subtype: &str) -> Vec<u8> {
+fn request(request_id: &str, subtype: &str) -> Vec<u8> {
     line(&json!({"type": "control_request", "request_id": request_id, "request": {"subtype": subtype}}))
 }
 
-pub(super) fn permission_response(request: &PermissionRequest, decision: &Decision) -> Vec<u8> {
+/// Response to a permission request.
+pub(crate) fn permission_response(request: &PermissionRequest, decision: &Decision) -> Vec<u8> {
     let answer = match decision {
         // A permission requires the input, changed or not.
         Decision::Allow { updated_input } => {
@@ -44,7 +56,8 @@ pub(super) fn permission_response(request: &PermissionRequest, decision: &Decisi
     line(&json!({"type": "control_response", "response": response}))
 }
 
-pub(super) fn unsupported_response(request_id: &str, what: &str) -> Vec<u8> {
+/// Error response to an unsupported request.
+pub(crate) fn unsupported_response(request_id: &str, what: &str) -> Vec<u8> {
     let error = format!("this host does not support {what}");
     let response = json!({"subtype": "error", "request_id": request_id, "error": error});
     line(&json!({"type": "control_response", "response": response}))

@@ -2,11 +2,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use super::transcript::config_dir;
 use crate::adapter::StoredCredentials;
-use crate::model::OauthCredentials;
+use crate::config::CliConfig;
+use crate::model::{Dirs, OauthCredentials};
 
 /// The field of the file that holds OAuth credentials.
 const OAUTH: &str = "claudeAiOauth";
@@ -48,8 +51,13 @@ pub(super) const INSTEAD: [&str; 28] = [
 const HEADERS: &str = "ANTHROPIC_CUSTOM_HEADERS";
 const HEADERS_INSTEAD: [&str; 2] = ["authorization", "x-api-key"];
 
+/// File from which the CLI reads a user's OAuth credentials.
+pub(crate) fn credentials_file(dirs: &Dirs, cli: &CliConfig) -> PathBuf {
+    config_dir(dirs, cli).join(".credentials.json")
+}
+
 /// The content of the CLI's credentials file.
-pub(super) fn encode(credentials: &OauthCredentials) -> Vec<u8> {
+pub(crate) fn encode_credentials(credentials: &OauthCredentials) -> Vec<u8> {
     let content = json!({ OAUTH: {
         "accessToken": credentials.access_token,
         "refreshToken": credentials.refresh_token,
@@ -60,8 +68,8 @@ pub(super) fn encode(credentials: &OauthCredentials) -> Vec<u8> {
     content.to_string().into_bytes()
 }
 
-/// Reads the CLI's credentials file. A field of another type counts as missing.
-pub(super) fn stored(content: &[u8]) -> Option<StoredCredentials> {
+/// Reads the CLI's credentials file; `None` if it is unreadable. A field of another type counts as missing.
+pub(crate) fn stored_credentials(content: &[u8]) -> Option<StoredCredentials> {
     let content: Value = serde_json::from_slice(content).ok()?;
     let oauth = content.get(OAUTH)?;
     let text = |name: &str| Some(oauth.get(name)?.as_str()?.to_owned());
@@ -72,10 +80,10 @@ pub(super) fn stored(content: &[u8]) -> Option<StoredCredentials> {
     })
 }
 
-/// As [`stored`], with all fields; `None` if a token is missing.
+/// As [`stored_credentials`], with all fields; `None` if a token is missing.
 #[cfg(feature = "broker")]
-pub(super) fn stored_oauth(content: &[u8]) -> Option<OauthCredentials> {
-    let StoredCredentials { access_token, refresh_token, expires_at } = stored(content)?;
+pub(crate) fn oauth_credentials(content: &[u8]) -> Option<OauthCredentials> {
+    let StoredCredentials { access_token, refresh_token, expires_at } = stored_credentials(content)?;
     let mut credentials =
         OauthCredentials::new(access_token?, refresh_token?, expires_at.unwrap_or_default());
     let content: Value = serde_json::from_slice(content).ok()?;
@@ -89,8 +97,9 @@ pub(super) fn stored_oauth(content: &[u8]) -> Option<OauthCredentials> {
     Some(credentials)
 }
 
-/// The value that a session with OAuth credentials gets of an operator's variable.
-pub(super) fn variable_beside_oauth(name: &OsStr, value: OsString) -> Option<OsString> {
+/// The value that a session with OAuth credentials gets of an operator's variable; `None` if the CLI would prefer the
+/// variable to the credentials.
+pub(crate) fn variable_beside_oauth(name: &OsStr, value: OsString) -> Option<OsString> {
     if INSTEAD.iter().any(|instead| name == *instead) {
         return None;
     }
@@ -123,17 +132,18 @@ mod tests {
         };
         let (access_token, refresh_token) = (Some("a".to_owned()), Some("r".to_owned()));
         let expected = StoredCredentials { access_token, refresh_token, expires_at: Some(7) };
-        assert_eq!(stored(&encode(&given)), Some(expected));
+        assert_eq!(stored_credentials(&encode_credentials(&given)), Some(expected));
         #[cfg(feature = "broker")]
-        assert_eq!(stored_oauth(&encode(&given)), Some(given));
+        assert_eq!(oauth_credentials(&encode_credentials(&given)), Some(given));
     }
 
     #[test]
     fn cut_or_foreign_content_holds_no_credentials() {
         for content in ["", "{", "[]", "{}", r#"{"other":{}}"#] {
-            assert_eq!(stored(content.as_bytes()), None, "{content}");
+            assert_eq!(stored_credentials(content.as_bytes()), None, "{content}");
         }
-        let odd = stored(br#"{"claudeAiOauth":{"accessToken":5,"refreshToken":null,"expiresAt":"x"}}"#);
+        let odd =
+            stored_credentials(br#"{"claudeAiOauth":{"accessToken":5,"refreshToken":null,"expiresAt":"x"}}"#);
         assert_eq!(odd, Some(StoredCredentials::default()));
     }
 
@@ -168,7 +178,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_content_is_read_without_panic(content: Vec<u8>) {
-            stored(&content);
+            stored_credentials(&content);
         }
 
         #[test]
@@ -180,9 +190,9 @@ mod tests {
                 scopes: Vec::new(),
                 subscription_type: String::new(),
             };
-            let content = encode(&given);
-            prop_assert_eq!(stored(&content).and_then(|stored| stored.access_token), Some(given.access_token));
-            prop_assert_eq!(stored(content.get(..cut.index(content.len())).unwrap()), None);
+            let content = encode_credentials(&given);
+            prop_assert_eq!(stored_credentials(&content).and_then(|stored| stored.access_token), Some(given.access_token));
+            prop_assert_eq!(stored_credentials(content.get(..cut.index(content.len())).unwrap()), None);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The CLI's files in HOME that outlive a child.
 //!
-//! `.claude.json` has caches, but also environment variables and MCP servers that apply whatever `--setting-sources` says.
+//! `.claude.json` has caches, but also environment variables and MCP servers that apply regardless of `--setting-sources`.
 //! `.claude/remote-settings.json` applies as the organisation's settings. The CLI recreates the files that it needs.
 
 use super::transcript::CONFIG_DIR;
@@ -23,7 +23,8 @@ const KEPT_FOR_USER: [&str; 9] = [
     "hooks",
 ];
 
-pub(super) fn cleanup(cli: &CliConfig) -> Option<HomeCleanup> {
+/// Files in HOME to remove before each start; `None` if the configuration keeps the CLI's files elsewhere.
+pub(crate) fn home_cleanup(cli: &CliConfig) -> Option<HomeCleanup> {
     if cli.env.get(CONFIG_DIR).is_some_and(|directory| !directory.is_empty()) {
         return None;
     }
@@ -41,7 +42,7 @@ mod tests {
     fn settings_stay_for_the_user_source_only() {
         let kept = |sources: &str| {
             let cli = CliConfig { setting_sources: sources.to_owned(), ..CliConfig::default() };
-            cleanup(&cli).unwrap().kept
+            home_cleanup(&cli).unwrap().kept
         };
         assert_eq!(kept(""), KEPT);
         assert_eq!(kept("project"), KEPT);
@@ -53,6 +54,6 @@ mod tests {
     fn files_elsewhere_are_not_cleaned() {
         let mut cli = CliConfig::default();
         cli.env.insert(CONFIG_DIR.to_owned(), "/etc/claude".to_owned());
-        assert_eq!(cleanup(&cli), None);
+        assert_eq!(home_cleanup(&cli), None);
     }
 }

@@ -10,8 +10,12 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::prompt::encode_turn;
 use crate::adapter::Import;
-use crate::model::{Block, Dirs, History, Prompt, Role};
+#[cfg(doc)]
+use crate::adapter::LaunchMode;
+use crate::config::SlashCommands;
+use crate::model::{Block, Dirs, History, Prompt, PromptRefused, Role};
 use valid::{Piece, Spoken, valid};
 
 mod valid;
@@ -65,13 +69,9 @@ struct NoUsage {
     output_tokens: u64,
 }
 
-/// Transcript of a history; `None` if the prompt carries all of it.
-pub(super) fn transcript(
-    history: &History,
-    session_id: &str,
-    dirs: &Dirs,
-    now: SystemTime,
-) -> Option<Import> {
+/// Transcript of a history, for [`LaunchMode::Resume`] under this id; `None` if the first prompt carries all of it. Takes
+/// long for megabytes of text: use a thread for blocking work.
+pub(crate) fn import(history: &History, session_id: &str, dirs: &Dirs, now: SystemTime) -> Option<Import> {
     let messages = valid(history).messages;
     let cwd = dirs.work.to_string_lossy();
     let mut transcript = Vec::with_capacity(history.bytes());
@@ -97,8 +97,22 @@ pub(super) fn transcript(
     parent.map(|last| Import { transcript, last })
 }
 
+/// User message that follows a history: with all of it, or, if `imported`, with what a transcript cannot hold. `None` if
+/// the message is the prompt alone.
+///
+/// # Errors
+/// As [`encode_turn`].
+pub(crate) fn encode_first_turn(
+    history: &History,
+    imported: bool,
+    prompt: &Prompt,
+    commands: SlashCommands,
+) -> Result<Option<Vec<u8>>, PromptRefused> {
+    first_prompt(history, imported, prompt).map(|prompt| encode_turn(&prompt, commands)).transpose()
+}
+
 /// First message of a conversation with a history; `None` if it is the prompt alone.
-pub(super) fn first_prompt(history: &History, imported: bool, prompt: &Prompt) -> Option<Prompt> {
+fn first_prompt(history: &History, imported: bool, prompt: &Prompt) -> Option<Prompt> {
     let valid = valid(history);
     let mut blocks = Vec::new();
     if !imported && !valid.messages.is_empty() {

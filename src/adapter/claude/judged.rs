@@ -5,7 +5,7 @@
 const JUDGED_VERSIONS: [&str; 2] = ["2.1.197", "2.1.332"];
 
 /// Whether the output of `--version`, such as `2.1.332 (Claude Code)`, names a judged version.
-pub(super) fn is_judged(version: &str) -> bool {
+pub(crate) fn is_judged(version: &str) -> bool {
     let number =
         version.split_whitespace().find(|word| word.starts_with(|first: char| first.is_ascii_digit()));
     number.is_some_and(|number| JUDGED_VERSIONS.contains(&number))

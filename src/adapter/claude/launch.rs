@@ -10,7 +10,7 @@ const ALWAYS: [&str; 6] =
 
 /// The command line. The system prompt is a user's text and goes with the handshake: every user of the machine can read
 /// arguments.
-pub(super) fn command(plan: &LaunchPlan<'_>) -> CommandLine {
+pub(crate) fn command(plan: &LaunchPlan<'_>) -> CommandLine {
     let mut args: Vec<OsString> = ALWAYS.iter().map(OsString::from).collect();
     let mut flag = |name: &str, value: Option<OsString>| {
         args.push(name.into());
@@ -126,7 +126,7 @@ fn enforced(plan: &LaunchPlan<'_>) -> Vec<(OsString, OsString)> {
 }
 
 /// Why a child exited before it was ready.
-pub(super) fn refusal(terminal: Option<&Terminal>, stderr: &str) -> Option<LaunchRefusal> {
+pub(crate) fn launch_refusal(terminal: Option<&Terminal>, stderr: &str) -> Option<LaunchRefusal> {
     let failure = terminal.and_then(|terminal| terminal.failure.as_ref());
     let says =
         |text: &str| stderr.contains(text) || failure.is_some_and(|failure| failure.message.contains(text));
@@ -227,15 +227,18 @@ mod tests {
     #[test]
     fn launch_refusals_are_recognised() {
         assert_eq!(
-            refusal(None, "No conversation found with session ID: x\n"),
+            launch_refusal(None, "No conversation found with session ID: x\n"),
             Some(LaunchRefusal::NoConversation)
         );
         let unreadable = "Failed to resume session: EISDIR: illegal operation on a directory, read";
-        assert_eq!(refusal(None, unreadable), Some(LaunchRefusal::NoConversation));
-        assert_eq!(refusal(None, "Error: Session ID x is already in use."), Some(LaunchRefusal::IdInUse));
-        assert_eq!(refusal(None, "Error: Invalid session ID. Must be a valid UUID."), None);
+        assert_eq!(launch_refusal(None, unreadable), Some(LaunchRefusal::NoConversation));
+        assert_eq!(
+            launch_refusal(None, "Error: Session ID x is already in use."),
+            Some(LaunchRefusal::IdInUse)
+        );
+        assert_eq!(launch_refusal(None, "Error: Invalid session ID. Must be a valid UUID."), None);
         let line = br#"{"type":"result","subtype":"error_during_execution","is_error":true,
             "errors":["No conversation found with session ID: x"]}"#;
-        assert_eq!(refusal(terminal(line).as_ref(), ""), Some(LaunchRefusal::NoConversation));
+        assert_eq!(launch_refusal(terminal(line).as_ref(), ""), Some(LaunchRefusal::NoConversation));
     }
 }

@@ -6,6 +6,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::control::line;
+#[cfg(doc)]
+use crate::adapter::LineKind;
 use crate::config::SlashCommands;
 use crate::model::{Prompt, PromptRefused};
 
@@ -34,16 +36,19 @@ enum Content<'a> {
     Blocks(Vec<Cow<'a, Value>>),
 }
 
-/// Adds an id to a user message. With the priority `later`: otherwise the CLI adds it to a turn of its own that uses a tool,
+/// Adds an id to a user message, which the CLI repeats in a [`LineKind::Echo`] when it takes the message up. With the priority `later`: otherwise the CLI adds it to a turn of its own that uses a tool,
 /// and the message gets no turn.
-pub(super) fn with_id(line: &[u8], id: &str) -> Vec<u8> {
+pub(crate) fn with_message_id(line: &[u8], id: &str) -> Vec<u8> {
     let Some(rest) = line.strip_prefix(b"{") else { return line.to_vec() };
     let fields = format!("{{\"uuid\":{},\"priority\":\"later\",", Value::from(id));
     [fields.as_bytes(), rest].concat()
 }
 
 /// One user message. It has no `uuid`: the CLI silently drops a message with a known id.
-pub(super) fn encode(prompt: &Prompt, commands: SlashCommands) -> Result<Vec<u8>, PromptRefused> {
+///
+/// # Errors
+/// If the prompt may not be sent (see [`PromptRefused`]).
+pub(crate) fn encode_turn(prompt: &Prompt, commands: SlashCommands) -> Result<Vec<u8>, PromptRefused> {
     let content = match prompt {
         Prompt::Text(text) => Content::Text(as_text(text, commands)?),
         Prompt::Blocks(blocks) => Content::Blocks(as_blocks(blocks, commands)?),
@@ -119,12 +124,12 @@ mod tests {
     use super::*;
 
     fn content(prompt: Prompt, commands: SlashCommands) -> Result<Value, PromptRefused> {
-        encode(&prompt, commands).map(|line| parse(&line)["message"]["content"].clone())
+        encode_turn(&prompt, commands).map(|line| parse(&line)["message"]["content"].clone())
     }
 
     #[test]
     fn prompt_is_one_user_message_without_id() {
-        let line = encode(&"two\nlines \u{2028}\0".into(), SlashCommands::Text).unwrap();
+        let line = encode_turn(&"two\nlines \u{2028}\0".into(), SlashCommands::Text).unwrap();
         assert_eq!(
             parse(&line),
             json!({"type": "user", "message": {"role": "user", "content": "two\nlines \u{2028}\0"}})
@@ -133,8 +138,8 @@ mod tests {
 
     #[test]
     fn message_id_changes_nothing_else() {
-        let plain = encode(&"{\"uuid\"".into(), SlashCommands::Text).unwrap();
-        let mut marked = parse(&with_id(&plain, "an \"id\""));
+        let plain = encode_turn(&"{\"uuid\"".into(), SlashCommands::Text).unwrap();
+        let mut marked = parse(&with_message_id(&plain, "an \"id\""));
         let fields = marked.as_object_mut().unwrap();
         assert_eq!(fields.remove("uuid"), Some("an \"id\"".into()));
         assert_eq!(fields.remove("priority"), Some("later".into()));

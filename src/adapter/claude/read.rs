@@ -18,11 +18,11 @@ pub(super) fn is_plain(id: &str) -> bool {
 }
 
 /// Model name with its context window, such as `claude-opus-4-8[1m]`.
-pub(super) fn announced_model(line: &[u8]) -> Option<String> {
+pub(crate) fn announced_model(line: &[u8]) -> Option<String> {
     with_fields(line, |fields| fields.text("model").filter(|model| is_model_name(model)))
 }
 
-pub(super) fn control_response(line: &[u8]) -> Option<ControlResponse> {
+pub(crate) fn control_response(line: &[u8]) -> Option<ControlResponse> {
     with_fields(line, |fields| {
         let response = fields.object("response")?;
         let refused = response.text("subtype").as_deref() == Some("error");
@@ -31,7 +31,7 @@ pub(super) fn control_response(line: &[u8]) -> Option<ControlResponse> {
     })
 }
 
-pub(super) fn host_request(line: &[u8]) -> Option<HostRequest> {
+pub(crate) fn host_request(line: &[u8]) -> Option<HostRequest> {
     with_fields(line, |fields| {
         let request_id = fields.text("request_id")?;
         let request = fields.object("request");
@@ -53,17 +53,17 @@ pub(super) fn host_request(line: &[u8]) -> Option<HostRequest> {
     })
 }
 
-pub(super) fn cancelled_request(line: &[u8]) -> Option<String> {
+pub(crate) fn cancelled_request(line: &[u8]) -> Option<String> {
     with_fields(line, |fields| fields.text("request_id"))
 }
 
 /// Message id. Output of a CLI command is an echo too, with an id of its own.
-pub(super) fn echo(line: &[u8]) -> Option<String> {
+pub(crate) fn echo(line: &[u8]) -> Option<String> {
     with_fields(line, |fields| fields.text("uuid").filter(|id| is_plain(id)))
 }
 
 /// Begin or end of a task. The CLI reports an end twice; the second has no effect.
-pub(super) fn task(line: &[u8]) -> Option<Task> {
+pub(crate) fn task(line: &[u8]) -> Option<Task> {
     with_fields(line, |fields| {
         let id = fields.text("task_id").filter(|id| id.len() <= ID_LIMIT)?;
         match fields.text("subtype")?.as_str() {
@@ -79,7 +79,7 @@ pub(super) fn task(line: &[u8]) -> Option<Task> {
 }
 
 /// Id under which the transcript keeps this line. Subagents have transcripts of their own.
-pub(super) fn checkpoint(line: &[u8]) -> Option<String> {
+pub(crate) fn checkpoint(line: &[u8]) -> Option<String> {
     with_fields(line, |fields| {
         let kept = matches!(fields.text("type")?.as_str(), "assistant" | "user")
             && !fields.has("parent_tool_use_id")
@@ -111,7 +111,7 @@ struct Delta<'a> {
 }
 
 /// Text of a text delta. Embedders call it for every line: a search rejects other lines, and parsing copies only the text.
-pub(super) fn text_delta(line: &[u8]) -> Option<String> {
+pub(crate) fn text_delta(line: &[u8]) -> Option<String> {
     memchr::memmem::find(line, b"\"text_delta\"")?;
     let text = String::from_utf8_lossy(line);
     let text = replace_lone_surrogates(&text);

@@ -3,10 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use super::CLAUDE;
-use crate::adapter::{Adapter, HostRequest, LaunchRefusal, LineKind, Terminal};
+use crate::adapter::{self, HostRequest, LaunchRefusal, LineKind, Terminal};
 
-/// What the CLI said, line by line.
+/// Recorded output of the CLI, line by line.
 fn recorded(name: &str) -> Vec<Vec<u8>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/samples/{name}.out.jsonl"));
     let text = fs::read(path).expect("the recording is part of the repository");
@@ -14,12 +13,12 @@ fn recorded(name: &str) -> Vec<Vec<u8>> {
 }
 
 fn of_kind(name: &str, kind: LineKind) -> Vec<Vec<u8>> {
-    recorded(name).into_iter().filter(|line| CLAUDE.classify(line) == kind).collect()
+    recorded(name).into_iter().filter(|line| adapter::classify(line) == kind).collect()
 }
 
 fn terminals(name: &str) -> Vec<Terminal> {
     let lines = of_kind(name, LineKind::Terminal);
-    lines.iter().map(|line| CLAUDE.terminal(line).expect("readable")).collect()
+    lines.iter().map(|line| adapter::terminal(line).expect("readable")).collect()
 }
 
 fn failures(name: &str) -> Vec<Option<String>> {
@@ -35,7 +34,7 @@ fn every_recorded_line_is_known() {
         files += 1;
         for line in recorded(name) {
             let text = String::from_utf8_lossy(&line);
-            let kind = CLAUDE.classify(&line);
+            let kind = adapter::classify(&line);
             let value: serde_json::Value = serde_json::from_slice(&line).expect("JSON");
             let expected = match (value["type"].as_str(), value["subtype"].as_str()) {
                 (Some("result"), _) => LineKind::Terminal,
@@ -64,24 +63,24 @@ fn every_recorded_line_is_known() {
             // The CLI itself writes no blanks between tokens.
             let compact = serde_json::to_vec(&value).expect("JSON");
             assert_eq!(
-                CLAUDE.classify(&compact),
+                adapter::classify(&compact),
                 expected,
                 "{name}, fields sorted and without blanks: {text}"
             );
             match kind {
                 LineKind::Message { checkpoint, .. } => {
                     assert_eq!(
-                        CLAUDE.checkpoint(&line).as_deref(),
+                        adapter::checkpoint(&line).as_deref(),
                         value["uuid"].as_str().filter(|_| checkpoint)
                     );
                 }
                 LineKind::ControlResponse => {
-                    let answer = CLAUDE.control_response(&line).expect("readable");
+                    let answer = adapter::control_response(&line).expect("readable");
                     assert_eq!(Some(answer.request_id.as_str()), value["response"]["request_id"].as_str());
                     assert_eq!(answer.error.as_deref(), value["response"]["error"].as_str());
                 }
                 LineKind::Terminal => {
-                    let end = CLAUDE.terminal(&line).expect("readable");
+                    let end = adapter::terminal(&line).expect("readable");
                     assert_eq!(end.session_id.as_deref(), value["session_id"].as_str());
                     assert_eq!(end.failure.is_some(), value["is_error"] == true, "{name}: {text}");
                 }
@@ -148,9 +147,9 @@ fn a_turn_of_the_cli_s_own_answers_nobody() {
 #[test]
 fn refused_resume_shows_in_terminal_line() {
     let end = terminals("resume-unknown").remove(0);
-    assert_eq!(CLAUDE.launch_refusal(Some(&end), ""), Some(LaunchRefusal::NoConversation));
+    assert_eq!(adapter::launch_refusal(Some(&end), ""), Some(LaunchRefusal::NoConversation));
     let ordinary = terminals("turns-basic").remove(0);
-    assert_eq!(CLAUDE.launch_refusal(Some(&ordinary), ""), None);
+    assert_eq!(adapter::launch_refusal(Some(&ordinary), ""), None);
 }
 
 #[test]
@@ -158,7 +157,7 @@ fn tools_ask_for_permission_and_withdraw_the_question() {
     let name = "tools-permission-allow-deny-cancel";
     let asked: Vec<HostRequest> = of_kind(name, LineKind::HostRequest)
         .iter()
-        .map(|line| CLAUDE.host_request(line).expect("readable"))
+        .map(|line| adapter::host_request(line).expect("readable"))
         .collect();
     let ids: Vec<String> = asked
         .into_iter()
@@ -176,13 +175,13 @@ fn tools_ask_for_permission_and_withdraw_the_question() {
         .collect();
     assert_eq!(ids.len(), 3);
     let withdrawn: Vec<_> =
-        of_kind(name, LineKind::Cancelled).iter().map(|line| CLAUDE.cancelled_request(line)).collect();
+        of_kind(name, LineKind::Cancelled).iter().map(|line| adapter::cancelled_request(line)).collect();
     assert_eq!(withdrawn, [Some(ids[2].clone())]);
 }
 
 #[test]
 fn the_deltas_make_up_the_answer() {
     let name = "turn-partial-replay-thinking";
-    let text: String = recorded(name).iter().filter_map(|line| CLAUDE.text_delta(line)).collect();
+    let text: String = recorded(name).iter().filter_map(|line| adapter::text_delta(line)).collect();
     assert_eq!(text, terminals(name)[0].text);
 }

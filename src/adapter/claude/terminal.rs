@@ -10,7 +10,7 @@ use crate::adapter::Terminal;
 use crate::model::{Failure, Usage};
 
 /// Reads a `result` message.
-pub(super) fn terminal(line: &[u8]) -> Option<Terminal> {
+pub(crate) fn terminal(line: &[u8]) -> Option<Terminal> {
     with_fields(line, |fields| {
         if fields.text("type")? != "result" {
             return None;

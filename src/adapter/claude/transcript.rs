@@ -12,22 +12,25 @@ mod gap;
 /// Variable with the directory of the CLI's files; the default is below `HOME`.
 pub(super) const CONFIG_DIR: &str = "CLAUDE_CONFIG_DIR";
 
+/// Variables that must be the same for all users: they locate the CLI's files.
+pub(crate) const FIXED_VARIABLES: &[&str] = &[CONFIG_DIR];
+
 /// Longest folder name; a longer one is cut, and a hash is appended.
 const FOLDER_NAME_LIMIT: usize = 200;
 
 /// Bytes of a transcript that are read, from its end. An ordinary line has 2 KB; one with an image has some megabytes.
 const TAIL: u64 = 8 << 20;
 
-/// Directory of the CLI's files: below `HOME`, or as `[cli.env]` sets it.
-pub(super) fn config_dir(dirs: &Dirs, cli: &CliConfig) -> PathBuf {
+/// Directory of the CLI's own files, transcripts and credentials among them: below `HOME`, or as `[cli.env]` sets it.
+pub(crate) fn config_dir(dirs: &Dirs, cli: &CliConfig) -> PathBuf {
     match cli.env.get(CONFIG_DIR).filter(|dir| !dir.is_empty()) {
         Some(dir) => dirs.work.join(dir),
         None => dirs.home.join(".claude"),
     }
 }
 
-/// Path of a transcript.
-pub(super) fn path(dirs: &Dirs, cli: &CliConfig, session_id: &str) -> PathBuf {
+/// Path of a transcript. The working directory must exist: the CLI resolves its symbolic links.
+pub(crate) fn transcript_path(dirs: &Dirs, cli: &CliConfig, session_id: &str) -> PathBuf {
     // The CLI resolves all symbolic links of its working directory.
     let work = std::fs::canonicalize(&dirs.work).unwrap_or_else(|_| dirs.work.clone());
     let mut path = config_dir(dirs, cli).join("projects").join(folder_name(&work.to_string_lossy()));
@@ -69,7 +72,7 @@ fn base36(mut number: u32) -> String {
 }
 
 /// First missing entry on the way from `checkpoint` back to the first entry.
-pub(super) fn gap(mut file: &File, checkpoint: &str) -> io::Result<Option<String>> {
+pub(crate) fn transcript_gap(mut file: &File, checkpoint: &str) -> io::Result<Option<String>> {
     let length = file.seek(SeekFrom::End(0))?;
     let first = length.saturating_sub(TAIL);
     file.seek(SeekFrom::Start(first))?;
@@ -112,12 +115,15 @@ mod tests {
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&real, &link).unwrap();
         let mut cli = CliConfig::default();
-        assert_eq!(path(&dirs(&link), &cli, "id"), path(&dirs(&real), &cli, "id"));
+        assert_eq!(transcript_path(&dirs(&link), &cli, "id"), transcript_path(&dirs(&real), &cli, "id"));
         let missing = Path::new("/no/such.dir");
         let expected = "/s/home/.claude/projects/-no-such-dir/id.jsonl";
-        assert_eq!(path(&dirs(missing), &cli, "id"), Path::new(expected));
+        assert_eq!(transcript_path(&dirs(missing), &cli, "id"), Path::new(expected));
         cli.env.insert(CONFIG_DIR.to_owned(), "/conf".to_owned());
-        assert_eq!(path(&dirs(missing), &cli, "id"), Path::new("/conf/projects/-no-such-dir/id.jsonl"));
+        assert_eq!(
+            transcript_path(&dirs(missing), &cli, "id"),
+            Path::new("/conf/projects/-no-such-dir/id.jsonl")
+        );
         cli.env.insert(CONFIG_DIR.to_owned(), "conf".to_owned());
         assert_eq!(config_dir(&dirs(missing), &cli), Path::new("/no/such.dir/conf"));
     }
@@ -126,7 +132,7 @@ mod tests {
     fn entry_is_found_anywhere_in_the_tail() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("t.jsonl");
-        let holds = |id: &str| gap(&File::open(&file).unwrap(), id).map(|gap| gap.is_none());
+        let holds = |id: &str| transcript_gap(&File::open(&file).unwrap(), id).map(|gap| gap.is_none());
         let entry = r#"{"uuid":"u-1"}"#;
         let tail = usize::try_from(TAIL).unwrap();
         for behind in [0, 1, 2, 1000, tail - 14, tail - 13, tail * 2] {
@@ -140,7 +146,7 @@ mod tests {
             assert_eq!(holds("u-1").unwrap(), behind <= tail - entry.len(), "{behind}");
             assert!(!holds("u-2").unwrap());
         }
-        assert!(gap(&File::open(dir.path()).unwrap(), "u-1").is_err());
+        assert!(transcript_gap(&File::open(dir.path()).unwrap(), "u-1").is_err());
     }
 
     fn entry(id: &str, parent: Option<&str>) -> String {

@@ -82,18 +82,19 @@ impl Options {
     }
 }
 
-/// Environment variables with our prefix. Others need not be UTF-8.
+/// Environment variables with the prefix. Others need not be UTF-8.
 pub(crate) fn environment() -> Result<Vec<(String, String)>, ConfigError> {
-    let ours = std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(PREFIX));
-    ours.map(|(name, value)| {
-        let name = name.to_string_lossy().into_owned();
-        let problem = "the environment variable's value is not UTF-8".to_owned();
-        value
-            .into_string()
-            .map_err(|_| ConfigError::Key { key: name.clone(), problem })
-            .map(|value| (name, value))
-    })
-    .collect()
+    let prefixed = std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(PREFIX));
+    prefixed
+        .map(|(name, value)| {
+            let name = name.to_string_lossy().into_owned();
+            let problem = "the environment variable's value is not UTF-8".to_owned();
+            value
+                .into_string()
+                .map_err(|_| ConfigError::Key { key: name.clone(), problem })
+                .map(|value| (name, value))
+        })
+        .collect()
 }
 
 /// Starts the log on standard error. Standard output is for machine-readable lines.

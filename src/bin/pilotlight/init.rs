@@ -42,7 +42,7 @@ async fn serve_as_child() -> std::io::Result<ExitCode> {
     if let Some(name) = arguments.next() {
         command.arg0(name);
     }
-    // A process group of its own: Ctrl-C in the terminal reaches only us, and the server once.
+    // A process group of its own: Ctrl-C in the terminal reaches only this process, which passes it on once.
     let server = command.args(arguments).process_group(0).spawn()?;
     let Some(server) = Pid::from_raw(server.id().cast_signed()) else {
         return Err(std::io::ErrorKind::InvalidData.into());

@@ -139,7 +139,7 @@ impl PipeIo {
                     self.outbox.written(length, now);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // The exit, or the end of the output, says more.
+                // The exit, or the end of the output, reveals more.
                 _ => self.outbox.clear(),
             }
         }

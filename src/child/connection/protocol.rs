@@ -2,7 +2,7 @@
 //! out.
 //!
 //! It has no pipes, no locks and no clock. [`Connection`](super::Connection) carries its [`Action`]s out. Of the CLI it
-//! knows what the [`Adapter`] says.
+//! has the knowledge of [`adapter`].
 
 mod deadlines;
 mod lines;
@@ -22,7 +22,7 @@ pub(super) use deadlines::{ABSENT, Observation};
 pub(super) use lines::Fate;
 pub(super) use turns::Ending;
 
-use crate::adapter::{Adapter, LaunchSettings, Terminal};
+use crate::adapter::{self, LaunchSettings, Terminal};
 use crate::child::event::ChildEvent;
 use crate::child::exit::KillReason;
 use crate::child::permissions::Permissions;
@@ -60,7 +60,7 @@ pub(in crate::child) enum Signal {
     KillTree,
 }
 
-/// An effect that the protocol asks for.
+/// An effect of the protocol.
 #[derive(Debug)]
 pub(super) enum Action {
     Write(Bytes),
@@ -97,7 +97,6 @@ pub(super) enum Measurement {
 }
 
 pub(super) struct Protocol {
-    adapter: &'static dyn Adapter,
     config: Arc<Config>,
     wall_clock: fn() -> SystemTime,
     pub(super) actions: VecDeque<Action>,
@@ -122,7 +121,7 @@ pub(super) struct Handshake {
     answered: bool,
     /// The MCP servers are being connected: the child answers nothing else before.
     connecting: bool,
-    /// Its deadline was extended, because we had not kept it ourselves.
+    /// Its deadline was extended, because this process met it late.
     extended: bool,
     /// The child had become ready.
     pub(super) complete: bool,
@@ -158,7 +157,6 @@ struct Spending {
 impl Protocol {
     /// The protocol of a child that was started at `started` with `model`.
     pub(super) fn new(
-        adapter: &'static dyn Adapter,
         config: Arc<Config>,
         wall_clock: fn() -> SystemTime,
         model: Option<String>,
@@ -168,7 +166,6 @@ impl Protocol {
         let session = &config.session;
         let connecting = !settings.mcp_servers.is_empty();
         let mut protocol = Self {
-            adapter,
             wall_clock,
             actions: VecDeque::new(),
             phase: Phase::Opening,
@@ -185,9 +182,9 @@ impl Protocol {
             over: false,
             config,
         };
-        protocol.write(adapter.handshake(HANDSHAKE, settings));
+        protocol.write(adapter::handshake(HANDSHAKE, settings));
         if connecting {
-            protocol.write(adapter.mcp_servers(SERVERS, settings));
+            protocol.write(adapter::mcp_servers(SERVERS, settings));
         }
         protocol
     }

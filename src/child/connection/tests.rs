@@ -8,7 +8,6 @@ use std::task::Waker;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::adapter::claude::CLAUDE;
 use crate::child::permissions::Answer;
 use crate::child::testing::{job, line};
 use crate::error::TurnError;
@@ -55,7 +54,6 @@ impl Bench {
         change(&mut config);
         let events = Arc::new(Events::default());
         let context = ChildContext {
-            adapter: &CLAUDE,
             config: Arc::new(config),
             metrics: Arc::new(Metrics::register(&::metrics::NoopRecorder, "t")),
             secrets: Secrets::default(),

@@ -30,6 +30,7 @@ fn start_in(cgroup: Option<PathBuf>, program: &str, args: &[&str]) -> Result<Box
         env: &env(),
         cwd: Path::new("/"),
         limits: &ChildLimits::default(),
+        isolation: &Isolation::default(),
         cgroup,
     };
     spawn(&shim(), &launch)
@@ -164,6 +165,7 @@ async fn what_cannot_start_is_a_typed_error() {
         env: &[],
         cwd: Path::new("/nonexistent"),
         limits: &ChildLimits::default(),
+        isolation: &Isolation::default(),
         cgroup: None,
     };
     assert!(matches!(spawn(&shim(), &launch), Err(SpawnError::NoWorkingDirectory { .. })));

@@ -19,7 +19,7 @@ const MAX_MESSAGE_CHARS: usize = 500;
 
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// An error response. The router's outermost layer writes its body, because only that layer knows the request id.
+/// An error response. The router's outermost layer writes its body, because only that layer has the request id.
 #[derive(Debug, Clone)]
 pub(crate) struct ApiError {
     status: StatusCode,
@@ -59,7 +59,7 @@ impl ApiError {
         if self.field.is_some() { Self::field(path, problem) } else { self }
     }
 
-    /// 400: the field asks for something unsupported.
+    /// 400: the field requests something unsupported.
     pub(crate) fn unsupported(path: &str, why: &str) -> Self {
         let error = Self::invalid("unsupported_field", format!("{path}: {why}; leave it out"));
         Self { field: Some(path.to_owned()), ..error }
@@ -213,7 +213,7 @@ impl ApiError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ErrorForm {
     Messages,
-    /// Our own API: the same body with standard statuses.
+    /// pilotlight's own API: the same body with standard statuses.
     Own,
     ChatCompletions,
 }

@@ -7,13 +7,13 @@ use axum::extract::State;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::error::TurnError;
 use crate::model::ids::DEFAULT_CONVERSATION;
 use crate::server::api::error::ApiError;
 use crate::server::api::query::SessionQuery;
 use crate::server::api::sessions::{checked, existing, purge_session};
 use crate::server::app::App;
 use crate::server::files::snapshot;
+use crate::system::blocking;
 
 const LISTED: usize = 1000;
 /// Maximum length of a list. All files are counted within the limits of a snapshot.
@@ -52,9 +52,7 @@ pub(crate) async fn look(
     let work = session.work().await?;
     // The semaphore is never closed.
     let _room = app.gathering.acquire().await;
-    let looked = tokio::task::spawn_blocking(move || snapshot::look(&work.open()?)).await;
-    let looked = looked.map_err(|_| TurnError::Internal("a workspace could not be looked at"))?;
-    let snapshot = looked.map_err(|error| TurnError::Storage(error.into()))?;
+    let snapshot = blocking(move || snapshot::look(&work.open()?)).await?;
     let total = snapshot.files.len();
     let total_size = snapshot.files.values().map(|stamp| stamp.size).fold(0, u64::saturating_add);
     let files = snapshot.files.into_iter().take(limit);

@@ -2,7 +2,7 @@
 //!
 //! A child's tools can read everything that the server's user can read, including sessions of other users. That is
 //! harmless with one user or without tools; both together require `isolation.accept_none`. The check belongs to the
-//! server, because only the server knows its callers.
+//! server, because only the server has callers.
 
 use std::fmt;
 

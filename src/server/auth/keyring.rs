@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::server::auth::exposure;
 use crate::server::auth::keys::{Digest, Entry, KeyFileError, digest, load};
-use crate::support::lock::{MutexExt, RwLockExt};
+use crate::support::lock::MutexExt;
 use crate::support::secret_file::FileId;
 
 /// Interval of checks, within which a revoked key is refused.
@@ -51,7 +51,7 @@ pub(crate) struct Keyring {
     path: PathBuf,
     admits: Admits,
     blind: [u8; 32],
-    keys: RwLock<Arc<Keys>>,
+    keys: Mutex<Arc<Keys>>,
     /// State of the file at the last attempt.
     seen: Mutex<Option<FileId>>,
     /// Requests a check, also of an unchanged file.
@@ -67,7 +67,7 @@ impl Keyring {
             path: path.to_owned(),
             admits,
             blind,
-            keys: RwLock::default(),
+            keys: Mutex::default(),
             seen: Mutex::default(),
             again: Notify::new(),
         };
@@ -105,7 +105,7 @@ impl Keyring {
     }
 
     fn keys(&self) -> Arc<Keys> {
-        self.keys.read_unpoisoned().clone()
+        self.keys.lock_unpoisoned().clone()
     }
 
     fn blinded(&self, digest: &Digest) -> Digest {
@@ -152,7 +152,7 @@ impl Keyring {
             (name, live)
         };
         let keys: Arc<Keys> = Arc::new(entries.into_iter().map(live).collect());
-        *self.keys.write_unpoisoned() = keys.clone();
+        *self.keys.lock_unpoisoned() = keys.clone();
         self.saw(Some(stamp));
         for (name, former) in before.iter() {
             if !keys.get(name).is_some_and(|now| now.goes_on_as(former)) {

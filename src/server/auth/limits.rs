@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use governor::clock::{Clock as _, DefaultClock};
@@ -15,7 +15,7 @@ use governor::{DefaultKeyedRateLimiter, Quota};
 use crate::model::ids::UserId;
 use crate::server::api::error::ApiError;
 use crate::server::auth::caller::Caller;
-use crate::support::lock::{MutexExt, RwLockExt};
+use crate::support::lock::MutexExt;
 
 /// Requests between two sweeps of idle callers, which bounds new entries of some hundred bytes each.
 const SWEEP_EVERY: u32 = 4096;
@@ -29,7 +29,7 @@ pub(crate) struct RateLimits {
     /// Default limit; `None` is unlimited.
     usual: Option<NonZeroU32>,
     /// One limiter per limit in use; keys have few different ones.
-    limiters: RwLock<HashMap<NonZeroU32, Arc<Limiter>>>,
+    limiters: Mutex<HashMap<NonZeroU32, Arc<Limiter>>>,
     requests: AtomicU32,
     seed: RandomState,
     clock: DefaultClock,
@@ -40,7 +40,7 @@ impl RateLimits {
     pub(crate) fn new(per_minute: u32) -> Self {
         Self {
             usual: NonZeroU32::new(per_minute),
-            limiters: RwLock::default(),
+            limiters: Mutex::default(),
             requests: AtomicU32::new(0),
             seed: RandomState::new(),
             clock: DefaultClock::default(),
@@ -79,19 +79,14 @@ impl RateLimits {
     }
 
     fn limiter(&self, limit: NonZeroU32) -> Arc<Limiter> {
-        let known = self.limiters.read_unpoisoned().get(&limit).cloned();
-        known.unwrap_or_else(|| {
-            let mut limiters = self.limiters.write_unpoisoned();
-            limiters
-                .entry(limit)
-                .or_insert_with(|| Arc::new(Limiter::keyed(Quota::per_minute(limit))))
-                .clone()
-        })
+        let mut limiters = self.limiters.lock_unpoisoned();
+        let new = || Arc::new(Limiter::keyed(Quota::per_minute(limit)));
+        limiters.entry(limit).or_insert_with(new).clone()
     }
 
     /// Removes callers with a full quota, and limits without callers.
     fn sweep(&self) {
-        let mut limiters = self.limiters.write_unpoisoned();
+        let mut limiters = self.limiters.lock_unpoisoned();
         limiters.retain(|_, limiter| {
             limiter.retain_recent();
             limiter.shrink_to_fit();
@@ -180,7 +175,7 @@ mod tests {
         for number in 0..3 * SWEEP_EVERY {
             rate_limits.count_user(&user(&format!("user {number}"))).unwrap();
         }
-        let limiters = rate_limits.limiters.read().unwrap();
+        let limiters = rate_limits.limiters.lock().unwrap();
         assert!(limiters.values().map(|limiter| limiter.len()).sum::<usize>() <= SWEEP_EVERY as usize);
     }
 

@@ -19,7 +19,7 @@ pub(super) struct Conversation {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum SlotState {
-    /// Available: its child knows exactly this history.
+    /// Available: its child has exactly this history.
     Free(Digest),
     Claimed,
     /// The history of its child is unknown.

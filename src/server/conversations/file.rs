@@ -129,7 +129,11 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let again = read(&path);
         assert_eq!((&again[0], &again[1]), (&slots[0], &None));
-        assert_eq!(again[2].as_ref().unwrap().state, SlotState::Stale, "it was claimed when we were killed");
+        assert_eq!(
+            again[2].as_ref().unwrap().state,
+            SlotState::Stale,
+            "it was claimed when the server was killed"
+        );
         assert_eq!(again[3].as_ref().unwrap().state, SlotState::Deleting { queued: false });
 
         slots[0] = None;

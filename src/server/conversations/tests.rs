@@ -1,4 +1,4 @@
-//! Any order of requests, ends and crashes: one conversation per request, and only one whose child knows exactly the
+//! Any order of requests, ends and crashes: one conversation per request, and only one whose child has exactly the
 //! client's history.
 
 use std::collections::{HashMap, HashSet};
@@ -153,7 +153,7 @@ impl World {
         prop_assert!(!self.by_name.contains(&slot.name) && !self.deleting.contains(&slot.name));
         let knows = self.knows.entry(slot.name.clone()).or_insert_with(|| Some(Vec::new()));
         let knows = knows.clone();
-        // The child knows exactly the history, or nothing.
+        // The child has exactly the history, or nothing.
         prop_assert!(
             knows == Some(history.clone()) || knows == Some(Vec::new()),
             "{knows:?} for {history:?}"

@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, FileType, statat};
 
 use crate::workspace::beneath::Beneath;
 
-/// Maximum files in a snapshot. A larger workspace is partial, and the answer says so.
+/// Maximum files in a snapshot. A larger workspace is partial, and the answer reports that.
 const MAX_FILES: usize = 20_000;
 /// Maximum directory entries of any kind: a directory may hold millions of links, pipes or directories.
 const MAX_ENTRIES: usize = 200_000;

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::PendingTurn;
 use super::conclusion::Conclusion;
 use super::pending::gather;
+use crate::adapter::AnswerReader;
 use crate::error::TurnError;
 use crate::server::api::error::ApiError;
 use crate::server::dialect::{AnswerContext, Collected, TurnEnd, document};
@@ -16,7 +17,7 @@ impl PendingTurn {
     /// Reads the turn to its end and renders the document.
     pub(super) async fn collect(mut self, context: &AnswerContext) -> Result<Value, ApiError> {
         // Whole messages without deltas, so that no text is collected twice.
-        let mut reader = self.turn.answer_reader(false);
+        let mut reader = AnswerReader::new(false);
         let mut collected = Collected::default();
         let ended = loop {
             match self.turn.next_lines().await {

@@ -12,6 +12,7 @@ use super::body::{Gathering, TurnFiles};
 use super::conversation::Conversation;
 use super::log::TurnLog;
 use super::{IGNORED_HEADER, TurnBody};
+use crate::adapter::AnswerReader;
 use crate::model::ids::UserId;
 use crate::server::api::error::{ApiError, ErrorForm};
 use crate::server::app::App;
@@ -68,7 +69,7 @@ impl PendingTurn {
     async fn stream(mut self, context: &AnswerContext) -> Result<TurnBody, ApiError> {
         let config = self.app.pilot.config();
         let heartbeat = config.http.heartbeat;
-        let reader = self.turn.answer_reader(config.cli.partial_messages);
+        let reader = AnswerReader::new(config.cli.partial_messages);
         let render = renderer(&self.request, context, reader, self.conversation.claim.is_some());
         let render = (self.request.dialect, render);
         let (started_once, claim) = (self.app.started_once.clone(), self.conversation.claim);

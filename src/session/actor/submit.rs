@@ -23,7 +23,7 @@ impl SessionActorState {
         self.feed(Input::Submit(QueuedTurn { turn, settings_hash, brings_history }));
     }
 
-    /// Hash of the settings that a child needs for a turn that asks for `wanted`; `None`: any child will do.
+    /// Hash of the settings that a child needs for a turn that requests `wanted`; `None`: any child will do.
     fn settings_hash_for(&mut self, wanted: &SettingsRecord) -> Option<SettingsHash> {
         if *wanted == SettingsRecord::default() {
             return None;

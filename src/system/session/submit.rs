@@ -8,6 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::{LOOKUPS, Session};
+use crate::adapter;
 use crate::child::Job;
 use crate::error::TurnError;
 use crate::model::{History, Prompt, Role, is_model_name};
@@ -102,7 +103,7 @@ impl Session {
         let actor = entry.actor.clone();
         let cancel = Box::new(move || drop(actor.cast(SessionMessage::Cancel(id))));
         let (events, bytes) = (limits.event_buffer, limits.event_buffer_bytes);
-        let (sender, turn) = turn_channel(id, sessions.env.adapter, events, bytes, cancel, on_end);
+        let (sender, turn) = turn_channel(id, events, bytes, cancel, on_end);
         let job = Box::new(Job {
             turn: id,
             sender: Some(sender),
@@ -174,7 +175,8 @@ impl EncodedTurn {
         if bytes > limit {
             return Err(TurnError::SystemPromptTooLarge { bytes, limit });
         }
-        let line = within(env.adapter.encode_turn(&prompt, &config.cli)?, config.session.prompt_limit)?;
+        let line =
+            within(adapter::encode_turn(&prompt, config.cli.slash_commands)?, config.session.prompt_limit)?;
         for (option, name) in [("model", &options.model), ("fallback_model", &options.fallback_model)] {
             // The empty name takes a former fallback back.
             let is_name = |name: &str| is_model_name(name) || (option == "fallback_model" && name.is_empty());
@@ -191,7 +193,7 @@ impl EncodedTurn {
             system_prompt: options.system_prompt,
             fallback_model: options.fallback_model,
             mcp_servers: options.mcp_servers,
-            // The session's actor knows.
+            // Set by the session's actor.
             own_credentials: false,
         };
         let history = options.history.filter(|history| !history.is_empty());

@@ -45,7 +45,7 @@ macro_rules! labels {
 labels! {
     /// Reason why a child did not start.
     SpawnReason, "reason": None = "none", NotFound = "not_found", UnjudgedVersion = "unjudged_version", Eacces = "eacces", Enoexec = "enoexec",
-        Eagain = "eagain", Enomem = "enomem", Emfile = "emfile", StartTimeout = "start_timeout",
+        Eagain = "eagain", Enomem = "enomem", Emfile = "emfile", Isolation = "isolation", StartTimeout = "start_timeout",
         Handshake = "handshake", ExitedEarly = "exited_early", Other = "other";
     /// Phase of a start.
     SpawnPhase, "phase": Exec = "exec", Ready = "ready";
@@ -145,7 +145,7 @@ impl Label for SessionState {
 impl Label for KillMethod {
     const KEY: &'static str = "rung";
     const VALUES: &'static [&'static str] =
-        &[Self::Cgroup.as_str(), Self::Walk.as_str(), Self::Marker.as_str()];
+        &[Self::Namespace.as_str(), Self::Cgroup.as_str(), Self::Walk.as_str(), Self::Marker.as_str()];
     fn index(self) -> usize {
         self as usize
     }

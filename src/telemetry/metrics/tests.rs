@@ -113,7 +113,7 @@ fn names_state_kind_and_unit() {
         assert_eq!(metric.buckets.is_empty(), metric.kind != Kind::Histogram, "{name}");
         assert!(metric.buckets.windows(2).all(|pair| pair[0] < pair[1]), "{name}");
         for label in metric.labels {
-            assert!(label.values.len() <= 12, "{name}");
+            assert!(label.values.len() <= 16, "{name}");
             assert!(!["user", "session", "conversation"].contains(&label.name), "{name}");
         }
     }

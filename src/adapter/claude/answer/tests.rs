@@ -5,7 +5,7 @@ use super::*;
 
 /// The parts of these lines in short form: `B` begin, `[0` open, `]0` close, `"x"` text, `d` another delta.
 fn parts(by_deltas: bool, lines: &[Value], end: &str) -> String {
-    let mut reader = Reader::new(by_deltas);
+    let mut reader = AnswerReader::new(by_deltas);
     let mut emitted = String::new();
     let mut emit = |part: Part<'_>| {
         let short = match part {
@@ -120,7 +120,7 @@ fn cut_character_is_not_emitted_twice() {
             r#"{{"type":"stream_event","event":{{"type":"content_block_delta","index":0,"delta":{delta}}},"parent_tool_use_id":null}}"#
         )
     };
-    let mut reader = Reader::new(true);
+    let mut reader = AnswerReader::new(true);
     let mut count = 0;
     let mut emit = |part: Part<'_>| count += u32::from(matches!(part, Part::Text { .. }));
     reader.read(start("a").to_string().as_bytes(), &mut emit);
@@ -191,7 +191,7 @@ proptest! {
             4 => stop(*index),
             _ => whole_text(said, said),
         }).collect();
-        let mut reader = Reader::new(by_deltas);
+        let mut reader = AnswerReader::new(by_deltas);
         let (mut begun, mut open_now, mut next) = (false, None, 0);
         let mut emit = |part: Part<'_>| match part {
             Part::Begin { .. } => { assert!(!begun); begun = true; }
@@ -212,7 +212,7 @@ proptest! {
 
     #[test]
     fn any_line_is_read_without_panic(line: Vec<u8>) {
-        let mut reader = Reader::new(true);
+        let mut reader = AnswerReader::new(true);
         reader.read(&line, &mut |_| {});
     }
 }

@@ -72,7 +72,12 @@ const CONNECTION_HEADERS: [&str; 13] = [
     "upgrade",
 ];
 
-pub(super) fn brokered(
+/// Separates the credentials from the environment of a child. `own_credentials`: the session has OAuth credentials of
+/// its own, which replace those of the environment.
+///
+/// # Errors
+/// [`NotBrokered`] if the environment selects an API that cannot be reached through the broker.
+pub(crate) fn brokered(
     given: Vec<(OsString, OsString)>,
     own_credentials: bool,
 ) -> Result<Brokered, NotBrokered> {

@@ -6,11 +6,12 @@ use serde_json::json;
 use crate::model::OauthCredentials;
 
 /// The address that renews tokens.
-pub(super) const TOKEN_URL: &str = "https://platform.claude.com/v1/oauth/token";
+pub(crate) const TOKEN_URL: &str = "https://platform.claude.com/v1/oauth/token";
 /// The CLI's public identity. Tokens are bound to it.
 const CLIENT_ID: &str = "9d1c250a-e61b-44d9-88ed-5944d1962f5e";
 
-pub(super) fn refresh_request(credentials: &OauthCredentials) -> Vec<u8> {
+/// Body (JSON) of the request for new OAuth tokens.
+pub(crate) fn refresh_request(credentials: &OauthCredentials) -> Vec<u8> {
     let request = json!({
         "grant_type": "refresh_token",
         "refresh_token": credentials.refresh_token,
@@ -30,7 +31,8 @@ struct Response {
     scope: Option<String>,
 }
 
-pub(super) fn refreshed(response: &[u8], before: &OauthCredentials, now: i64) -> Option<OauthCredentials> {
+/// New OAuth credentials from the response; `None` if it has none. `now`: milliseconds since 1970.
+pub(crate) fn refreshed(response: &[u8], before: &OauthCredentials, now: i64) -> Option<OauthCredentials> {
     let response: Response = serde_json::from_slice(response).ok()?;
     if response.access_token.is_empty() || response.expires_in <= 0 {
         return None;

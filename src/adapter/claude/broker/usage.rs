@@ -9,7 +9,8 @@ use crate::model::Usage;
 /// Longest event, or value of a field, that is parsed: usage has some hundred bytes, the first event about a thousand.
 const MAX_KEPT: usize = 64 << 10;
 
-pub(super) fn reader(is_stream: bool) -> Box<dyn UsageReader> {
+/// Reader of the tokens that a response reports.
+pub(crate) fn usage_reader(is_stream: bool) -> Box<dyn UsageReader> {
     if is_stream { Box::<StreamReader>::default() } else { Box::<DocumentReader>::default() }
 }
 
@@ -205,7 +206,8 @@ const PRICES: [(&str, [f64; 4]); 3] =
 /// Of an unknown model.
 const OTHER: [f64; 4] = [3.0, 15.0, 3.75, 0.3];
 
-pub(super) fn list_price(model: Option<&str>, usage: &Usage) -> u64 {
+/// Lowest cost of these tokens by list price, in millionths of a US dollar.
+pub(crate) fn list_price(model: Option<&str>, usage: &Usage) -> u64 {
     let family = |(family, _): &&(&str, _)| model.is_some_and(|model| model.contains(family));
     let [input, output, cache_write, cache_read] =
         PRICES.iter().find(family).map_or(OTHER, |(_, price)| *price);
@@ -253,7 +255,7 @@ mod tests {
     fn tokens_are_read_in_pieces_of_any_size() {
         for (text, is_stream) in [(STREAM, true), (DOCUMENT, false)] {
             for size in 1..text.len() {
-                let mut reader = reader(is_stream);
+                let mut reader = usage_reader(is_stream);
                 text.as_bytes().chunks(size).for_each(|piece| reader.read(piece));
                 let expected = (Some("claude-opus-4-5"), usage(10, 40, 20, 30));
                 assert_eq!(reader.reported(), expected, "in pieces of {size}");
@@ -263,7 +265,7 @@ mod tests {
 
     #[test]
     fn cut_stream_reports_what_was_seen() {
-        let mut reader = reader(true);
+        let mut reader = usage_reader(true);
         reader.read(STREAM.split("event: message_delta").next().unwrap().as_bytes());
         assert_eq!(reader.reported().1, usage(10, 1, 20, 30));
     }
@@ -300,7 +302,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_response_is_read_without_panic(pieces: Vec<Vec<u8>>, is_stream: bool) {
-            let mut reader = reader(is_stream);
+            let mut reader = usage_reader(is_stream);
             pieces.iter().for_each(|piece| reader.read(piece));
             reader.reported();
         }

@@ -1,6 +1,6 @@
 use super::*;
-use crate::adapter::{Adapter, claude::CLAUDE};
-use crate::config::CliConfig;
+use crate::adapter;
+use crate::config::SlashCommands;
 use crate::model::Message;
 
 fn history() -> History {
@@ -29,7 +29,7 @@ fn lines(import: &Import) -> Vec<Value> {
 #[test]
 fn transcript_is_a_chain_of_lines() {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-    let import = CLAUDE.import(&history(), "id-1", &dirs(), now).unwrap();
+    let import = adapter::import(&history(), "id-1", &dirs(), now).unwrap();
     let lines = lines(&import);
     assert_eq!(lines.len(), 4, "the last message goes with the prompt");
     let mut parent = Value::Null;
@@ -51,21 +51,21 @@ fn transcript_is_a_chain_of_lines() {
         lines.iter().map(|line| line["message"]["id"].to_string()).collect();
     assert_eq!(ids.len(), 3, "two answers, and users have none");
     // The same again, and nothing in common with another conversation.
-    assert_eq!(CLAUDE.import(&history(), "id-1", &dirs(), now).unwrap(), import);
-    assert_ne!(CLAUDE.import(&history(), "id-2", &dirs(), now).unwrap().last, import.last);
+    assert_eq!(adapter::import(&history(), "id-1", &dirs(), now).unwrap(), import);
+    assert_ne!(adapter::import(&history(), "id-2", &dirs(), now).unwrap().last, import.last);
     let only_user = History::new(vec![Message { role: Role::User, content: vec![Block::Text("a".into())] }]);
-    assert_eq!(CLAUDE.import(&only_user, "id-1", &dirs(), now), None);
+    assert_eq!(adapter::import(&only_user, "id-1", &dirs(), now), None);
 }
 
 fn holds(file: &std::path::Path, last: &str) -> std::io::Result<bool> {
-    CLAUDE.transcript_gap(&std::fs::File::open(file).unwrap(), last).map(|gap| gap.is_none())
+    adapter::transcript_gap(&std::fs::File::open(file).unwrap(), last).map(|gap| gap.is_none())
 }
 
 #[test]
 fn import_holds_its_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("t.jsonl");
-    let import = CLAUDE.import(&history(), "id-1", &dirs(), SystemTime::now()).unwrap();
+    let import = adapter::import(&history(), "id-1", &dirs(), SystemTime::now()).unwrap();
     std::fs::write(&file, &import.transcript).unwrap();
     assert!(holds(&file, &import.last).unwrap());
     let cut = import.transcript.len() - 10;
@@ -74,7 +74,8 @@ fn import_holds_its_checkpoint() {
 }
 
 fn first(imported: bool, prompt: Prompt) -> Option<Vec<String>> {
-    let line = CLAUDE.encode_first_turn(&history(), imported, &prompt, &CliConfig::default()).unwrap()?;
+    let line =
+        adapter::encode_first_turn(&history(), imported, &prompt, SlashCommands::default()).unwrap()?;
     let line: Value = serde_json::from_slice(&line).unwrap();
     let blocks = line["message"]["content"].as_array().unwrap().clone();
     Some(blocks.iter().map(|block| block["text"].as_str().unwrap_or("?").to_owned()).collect())
@@ -84,7 +85,7 @@ fn first(imported: bool, prompt: Prompt) -> Option<Vec<String>> {
 fn prompt_after_an_import_has_only_the_tail() {
     assert_eq!(first(true, "and?".into()).unwrap(), ["thanks", "and?"]);
     let nothing = History::new(Vec::new());
-    let line = CLAUDE.encode_first_turn(&nothing, true, &"and?".into(), &CliConfig::default()).unwrap();
+    let line = adapter::encode_first_turn(&nothing, true, &"and?".into(), SlashCommands::default()).unwrap();
     assert_eq!(line, None);
 }
 

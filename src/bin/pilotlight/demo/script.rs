@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::client::Message;
 
-/// A word that only one user knows.
+/// A word of one user alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CodeWord(String);
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Measurement, PING, Phase, Protocol};
+use crate::adapter;
 use crate::child::exit::KillReason;
 use crate::child::watchdog::{Advice, Vitals};
 use crate::error::TurnError;
@@ -13,8 +14,8 @@ use crate::telemetry::metrics::HangDetector;
 /// Interrupts of one turn, `stop_interrupt` apart, before its child is stopped.
 const MAX_INTERRUPTS: u32 = 5;
 
-/// A deadline that is noticed this late was not kept by us (starved, or suspended with the whole machine): what came
-/// in time may still be unread, and the child gets its time once more.
+/// Lateness from which this process counts as absent at a deadline (starved, or suspended with the whole machine). Output
+/// that came in time may still be unread: the child gets its time once more.
 pub(in crate::child::connection) const ABSENT: Duration = Duration::from_millis(500);
 
 /// The state of the child beside its lines, when a deadline is due.
@@ -65,7 +66,7 @@ impl Protocol {
         let overdue = self.permissions.overdue(now);
         if !overdue.is_empty() {
             for (request, decision) in overdue {
-                self.write(self.adapter.permission_response(&request, &decision));
+                self.write(adapter::permission_response(&request, &decision));
             }
             self.emit_permissions();
         }
@@ -92,7 +93,7 @@ impl Protocol {
             return self.interrupt_again(now, seen.reader_is_slow);
         }
         if seen.reader_is_slow || seen.unread {
-            // The silence is ours.
+            // The reader is silent, not the child.
             return running.watchdog.sign_of_life(now);
         }
         match running.watchdog.advice(now, running.vitals, seen.vitals) {
@@ -101,7 +102,7 @@ impl Protocol {
                 running.vitals = seen.vitals;
                 running.pinged = Some(now);
                 let id = self.request_id(PING);
-                self.write(self.adapter.ping(&id));
+                self.write(adapter::ping(&id));
             }
             Advice::DeclareDead(detector) => {
                 self.measure(Measurement::Hang(detector));
@@ -125,7 +126,7 @@ impl Protocol {
             return self.terminate(now);
         }
         let id = self.request_id("interrupt-");
-        self.write(self.adapter.interrupt(&id));
+        self.write(adapter::interrupt(&id));
     }
 
     /// The next deadline; `None`: nothing is due.

@@ -3,7 +3,7 @@
 use tokio::time::{Duration, Instant};
 
 use super::{Action, Ending, HANDSHAKE, Measurement, PING, Phase, Protocol, SERVERS};
-use crate::adapter::{ControlResponse, HostRequest, LineKind, Terminal};
+use crate::adapter::{self, ControlResponse, HostRequest, LineKind, Terminal};
 use crate::child::event::ChildEvent;
 use crate::child::exit::KillReason;
 use crate::child::permissions::Permissions;
@@ -41,23 +41,22 @@ impl Protocol {
 
     /// `None`: it is malformed.
     fn take_line(&mut self, line: &[u8], now: Instant) -> Option<Fate> {
-        let adapter = self.adapter;
         // Without a turn a line goes to nobody: never to the next one.
         let fate = if self.has_reader() { Fate::Keep } else { Fate::Drop };
-        match adapter.classify(line) {
+        match adapter::classify(line) {
             LineKind::Message { substantial, checkpoint } => {
-                let checkpoint = if checkpoint { adapter.checkpoint(line) } else { None };
+                let checkpoint = if checkpoint { adapter::checkpoint(line) } else { None };
                 self.saw(substantial, checkpoint, now);
             }
             LineKind::Announcement => self.announced(line),
-            LineKind::Terminal => return Some(self.terminal(Box::new(adapter.terminal(line)?), fate, now)),
+            LineKind::Terminal => return Some(self.terminal(Box::new(adapter::terminal(line)?), fate, now)),
             LineKind::ControlResponse => {
-                self.answered(&adapter.control_response(line)?, now);
+                self.answered(&adapter::control_response(line)?, now);
                 return Some(Fate::Drop);
             }
-            LineKind::HostRequest => return Some(self.host_request(adapter.host_request(line)?, fate, now)),
+            LineKind::HostRequest => return Some(self.host_request(adapter::host_request(line)?, fate, now)),
             LineKind::Cancelled => {
-                if self.permissions.withdraw(&adapter.cancelled_request(line)?) {
+                if self.permissions.withdraw(&adapter::cancelled_request(line)?) {
                     self.emit_permissions();
                 }
             }
@@ -65,7 +64,7 @@ impl Protocol {
                 self.saw(true, None, now);
                 // Switched off, a task is a tool that takes long: its turn is what counts.
                 if self.config.cli.background_tasks
-                    && let Some(task) = adapter.task(line)
+                    && let Some(task) = adapter::task(line)
                 {
                     self.own_work.tasks.note(task, now);
                     self.act(Action::Rearm);
@@ -74,7 +73,7 @@ impl Protocol {
             }
             LineKind::Echo => {
                 let mark = self.running.as_ref().and_then(|running| running.mark.as_deref());
-                if mark.is_some() && mark == adapter.echo(line).as_deref() {
+                if mark.is_some() && mark == adapter::echo(line).as_deref() {
                     self.claim(now);
                     return Some(Fate::Drop);
                 }
@@ -136,7 +135,7 @@ impl Protocol {
 
     fn announced(&mut self, line: &[u8]) {
         if !std::mem::replace(&mut self.spending.announced, true)
-            && let Some(model) = self.adapter.announced_model(line)
+            && let Some(model) = adapter::announced_model(line)
         {
             self.emit(ChildEvent::Model(model));
         }
@@ -189,9 +188,9 @@ impl Protocol {
         fate
     }
 
-    /// The cost since the turn before: as the CLI says, else what the process has spent more.
+    /// The cost since the turn before: as the CLI reports it, else the growth of the process's total.
     fn cost_of(&mut self, terminal: &Terminal) -> f64 {
-        // A turn that could not even begin says 0.
+        // A turn that could not even begin has 0.
         let cumulative = terminal.cumulative_cost_usd.max(self.spending.cumulative_usd);
         let more = cumulative - std::mem::replace(&mut self.spending.cumulative_usd, cumulative);
         terminal.cost_usd.unwrap_or(more)
@@ -269,10 +268,9 @@ impl Protocol {
     }
 
     fn host_request(&mut self, request: HostRequest, fate: Fate, now: Instant) -> Fate {
-        let adapter = self.adapter;
         match request {
             HostRequest::Unsupported { request_id, what } => {
-                self.write(adapter.unsupported_response(&request_id, &what));
+                self.write(adapter::unsupported_response(&request_id, &what));
                 Fate::Drop
             }
             HostRequest::Permission(request) => match self.config.permissions.policy {
@@ -285,7 +283,7 @@ impl Protocol {
                 }
                 policy => {
                     let decision = Permissions::standing(policy);
-                    self.write(adapter.permission_response(&request, &decision));
+                    self.write(adapter::permission_response(&request, &decision));
                     Fate::Drop
                 }
             },

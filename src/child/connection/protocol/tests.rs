@@ -5,7 +5,6 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::adapter::claude::CLAUDE;
 use crate::child::permissions::Answer;
 use crate::child::testing::{job, line};
 use crate::child::watchdog::Vitals;
@@ -40,7 +39,7 @@ impl Bench {
     fn opening(config: Config, settings: &LaunchSettings) -> Self {
         let now = Instant::now();
         let wall_clock = || SystemTime::UNIX_EPOCH;
-        let protocol = Protocol::new(&CLAUDE, Arc::new(config), wall_clock, None, now, settings);
+        let protocol = Protocol::new(Arc::new(config), wall_clock, None, now, settings);
         Self { protocol, now, readers: Vec::new() }
     }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{Action, HeldTurn, Protocol};
-use crate::adapter::Terminal;
+use crate::adapter::{self, Terminal};
 use crate::child::permissions::Answer;
 use crate::child::running_turn::{Job, RunningTurn};
 use crate::error::TurnError;
@@ -62,7 +62,7 @@ impl Protocol {
             // The caller may have stopped waiting.
             answer.reply.send(Err(PermissionError::Late)).ok();
         } else if let Some((request, decision)) = self.permissions.answer(answer) {
-            self.write(self.adapter.permission_response(&request, &decision));
+            self.write(adapter::permission_response(&request, &decision));
             self.emit_permissions();
         }
     }
@@ -91,7 +91,7 @@ impl Protocol {
 
     fn begin(&mut self, job: Job, mark: Option<String>, now: Instant) {
         match &mark {
-            Some(mark) => self.write(self.adapter.with_message_id(&job.line, mark)),
+            Some(mark) => self.write(adapter::with_message_id(&job.line, mark)),
             None => self.write(job.line.clone()),
         }
         self.running = Some(Box::new(RunningTurn::new(job, mark, now, &self.config.session)));
@@ -120,7 +120,7 @@ impl Protocol {
         let Some(running) = &mut self.running else { return };
         if running.interrupted_until.is_none() {
             running.interrupted_until = Some(now + self.config.session.stop_interrupt);
-            self.write(self.adapter.interrupt(&id));
+            self.write(adapter::interrupt(&id));
         }
     }
 

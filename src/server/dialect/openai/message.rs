@@ -12,7 +12,7 @@ pub(super) struct Sent {
     pub(super) role: SentRole,
     pub(super) content: Option<Content>,
     refusal: Option<String>,
-    /// Earlier speech of the model, by an id that only its API knows.
+    /// Earlier speech of the model, by an id of its API.
     audio: Option<Map<String, Value>>,
     /// What answers of this service show of the model's thoughts.
     reasoning_content: Option<String>,
@@ -54,7 +54,7 @@ struct Custom {
     input: String,
 }
 
-/// What the model said and which tools it called. `tool_calls` may stand without a text.
+/// The model's text and its tool calls. `tool_calls` may stand without a text.
 pub(super) fn assistant(sent: Sent, at: &str) -> Result<Message, ApiError> {
     let content = sent.content.map(|content| translate(content, at, false)).transpose()?;
     let calls = sent.tool_calls.into_iter().flatten().map(|call| {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::{Instant, sleep};
 
 use super::*;
-use crate::adapter::claude::CLAUDE;
+use crate::adapter::AnswerReader;
 use crate::error::TurnError;
 use crate::model::ids::{TurnId, UserId};
 use crate::server::auth::limits::Turns;
@@ -27,10 +27,10 @@ fn answer() -> (TurnSender, TurnBody, Arc<AtomicBool>) {
     let cancelled = Arc::new(AtomicBool::new(false));
     let seen = cancelled.clone();
     let cancel = Box::new(move || seen.store(true, Ordering::Relaxed));
-    let (sender, turn) = turn_channel(TurnId(1), &CLAUDE, 8, 1 << 16, cancel, Box::new(|_| {}));
+    let (sender, turn) = turn_channel(TurnId(1), 8, 1 << 16, cancel, Box::new(|_| {}));
     let log = TurnLog::new("id".to_owned(), Instant::now());
     let frame = AnswerContext { session: "default".to_owned(), created: 0, model: String::new() };
-    let render = renderer(&TurnRequest::default(), &frame, turn.answer_reader(true), false);
+    let render = renderer(&TurnRequest::default(), &frame, AnswerReader::new(true), false);
     let permit = Arc::new(Turns::default()).permit(&UserId::new("u").unwrap(), 1).unwrap();
     let render = (Dialect::Legacy, render);
     let answer = TurnBody::new(turn, render, Arc::default(), None, permit, Duration::from_secs(10), log);
@@ -158,7 +158,7 @@ async fn answer_without_model_names_the_requested_one() {
         let (sender, mut answer, _) = answer();
         let asked = TurnRequest { dialect, model: "sonnet".to_owned(), ..TurnRequest::default() };
         let frame = AnswerContext { session: "s".to_owned(), created: 0, model: asked.model.clone() };
-        let reader = crate::adapter::Adapter::answer_reader(&CLAUDE, true);
+        let reader = AnswerReader::new(true);
         (answer.dialect, answer.render) = (dialect, renderer(&asked, &frame, reader, false));
         let outcome = crate::turn::Outcome {
             context_lost: true,

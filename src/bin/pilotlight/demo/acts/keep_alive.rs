@@ -76,7 +76,7 @@ pub(in crate::demo) async fn keep_alive(
     ))
 }
 
-/// Sends all messages by `ask`, whose argument says whether a message resumes the conversation, and shows the answers.
+/// Sends all messages by `ask`, whose argument is whether a message resumes the conversation, and shows the answers.
 async fn ask_all(
     show: &Show,
     messages: &[Message],

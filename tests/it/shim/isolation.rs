@@ -1,0 +1,255 @@
+//! Each rung of the isolation from outside: what a CLI can do without it and cannot do with it.
+
+use std::{
+    fs,
+    net::{TcpListener, UdpSocket},
+    os::{linux::net::SocketAddrExt as _, unix::fs::PermissionsExt as _},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use pilotlight_shim::{
+    args::{self, ChildLimits},
+    isolation::{Isolation, Mount, Network},
+};
+use rustix::process::geteuid;
+
+use super::harness::*;
+use crate::common::installed::left_out;
+
+const SHIM: &str = env!("CARGO_BIN_EXE_pilotlight-shim");
+/// What programs of the system need.
+const SYSTEM: [&str; 7] = ["/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc", "/proc"];
+
+/// The commands by which a shim starts: as this user, and as one without privilege.
+fn origins() -> Vec<&'static [&'static str]> {
+    let unprivileged: &[&str] = &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    if geteuid().is_root() && Command::new("setpriv").arg("--version").output().is_ok() {
+        return vec![&[], unprivileged];
+    }
+    left_out("only root with setpriv can start a shim as another user");
+    vec![&[]]
+}
+
+fn start(origin: &[&str], isolation: &Isolation, program: &str, args: &[&str]) -> Shim {
+    let line = args::encode(None, &ChildLimits::default(), isolation, Path::new("/"), &[]);
+    let options = line.iter().map(|word| word.to_str().unwrap()).take_while(|word| *word != "--");
+    let mut command = match origin {
+        [] => Command::new(SHIM),
+        [first, rest @ ..] => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(SHIM);
+            command
+        }
+    };
+    command.current_dir("/").env_clear().env("PATH", "/usr/bin:/bin");
+    Shim::start_by(command, &options.collect::<Vec<_>>(), program.as_ref(), args)
+}
+
+/// Two sessions below one directory, and what belongs to the server.
+struct Fixture {
+    _dir: tempfile::TempDir,
+    own: PathBuf,
+    others: PathBuf,
+    tcp: TcpListener,
+    udp: UdpSocket,
+    _named: std::os::unix::net::UnixListener,
+    _abstract: std::os::unix::net::UnixListener,
+    name: String,
+    victim: Shim,
+    victim_pid: i32,
+}
+
+impl Fixture {
+    fn new(origin: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(dir.path()).unwrap();
+        let [own, others] = ["own", "others"].map(|name| root.join(name));
+        for dir in [&root, &own, &others] {
+            fs::create_dir_all(dir).unwrap();
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap();
+        }
+        for file in [own.join("file"), others.join("secret")] {
+            fs::write(&file, "text").unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+        }
+        fs::copy("/bin/true", others.join("program")).unwrap();
+        let socket = others.join("socket");
+        let named = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        fs::set_permissions(&socket, fs::Permissions::from_mode(0o777)).unwrap();
+        let name = format!("pilotlight-test-{}", token());
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+        let mut victim = start(origin, &Isolation::default(), "/bin/sleep", &[&token()]);
+        let victim_pid = victim.started().as_raw_pid();
+        Self {
+            _dir: dir,
+            own,
+            others,
+            tcp: TcpListener::bind("127.0.0.1:0").unwrap(),
+            udp: UdpSocket::bind("127.0.0.1:0").unwrap(),
+            _named: named,
+            _abstract: std::os::unix::net::UnixListener::bind_addr(&address).unwrap(),
+            name,
+            victim,
+            victim_pid,
+        }
+    }
+
+    fn port(&self) -> u16 {
+        self.tcp.local_addr().unwrap().port()
+    }
+
+    /// A session's usual mounts.
+    fn isolation(&self) -> Isolation {
+        let mut mounts: Vec<_> =
+            SYSTEM.into_iter().filter(|path| Path::new(path).exists()).map(Mount::read).collect();
+        mounts.push(Mount::read(Path::new(SHIM).parent().unwrap()));
+        mounts.push(Mount::write(&self.own));
+        Isolation { mounts, ..Isolation::default() }
+    }
+}
+
+/// The attempts that succeed.
+fn succeeding(origin: &[&str], isolation: &Isolation, attempts: &[String]) -> Vec<String> {
+    let args: Vec<_> = ["probe"].into_iter().chain(attempts.iter().map(String::as_str)).collect();
+    let mut shim = start(origin, isolation, SHIM, &args);
+    let line = shim.line();
+    assert!(line.starts_with("started ") || line == "listening", "{line}: {isolation:?}");
+    let output = shim.output();
+    let lines: Vec<_> = output.lines().collect();
+    assert_eq!(lines.len(), attempts.len(), "{output}");
+    let outcomes = attempts.iter().zip(lines).filter_map(|(attempt, line)| {
+        let (word, outcome) = line.split_once(' ').unwrap();
+        assert_eq!(attempt.split('=').next().unwrap(), word);
+        assert!(["ok", "denied"].contains(&outcome), "{line}");
+        (outcome == "ok").then(|| attempt.clone())
+    });
+    outcomes.collect()
+}
+
+/// Each attempt succeeds without the isolation, and only those in `still` with it.
+fn check(origin: &[&str], isolation: &Isolation, allowed: &[String], refused: &[String]) {
+    let attempts = [allowed, refused].concat();
+    let without = succeeding(origin, &Isolation::default(), &attempts);
+    assert_eq!(without, attempts, "without isolation by {origin:?}");
+    let with = succeeding(origin, isolation, &attempts);
+    assert_eq!(with, allowed, "with {isolation:?} by {origin:?}");
+}
+
+#[test]
+fn landlock_leaves_the_sessions_own() {
+    for origin in origins() {
+        let fixture = Fixture::new(origin);
+        let Fixture { own, others, victim_pid: pid, name, .. } = &fixture;
+        let (own, others) = (own.display(), others.display());
+        let allowed = [
+            format!("read={own}/file"),
+            format!("write={own}/file"),
+            format!("list={own}"),
+            "read=/etc/passwd".to_owned(),
+            "execute=/bin/true".to_owned(),
+            "write=/dev/null".to_owned(),
+            "read=/dev/urandom".to_owned(),
+            "read=/proc/self/status".to_owned(),
+            format!("tcp={}", fixture.port()),
+        ];
+        let outside = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let other_port = TcpListener::bind("127.0.0.1:0").unwrap();
+        let refused = [
+            format!("read={others}/secret"),
+            format!("write={others}/secret"),
+            format!("list={others}"),
+            format!("execute={others}/program"),
+            format!("list={own}/.."),
+            "list=/".to_owned(),
+            "list=/tmp".to_owned(),
+            format!("signal={pid}"),
+            format!("environ={pid}"),
+            format!("memory={pid}"),
+            format!("maps={pid}"),
+            format!("trace={pid}"),
+            format!("abstract={name}"),
+            format!("tcp={}", other_port.local_addr().unwrap().port()),
+        ];
+        let isolation = Isolation {
+            landlock: true,
+            network: Network::Ports(vec![fixture.port()]),
+            ..fixture.isolation()
+        };
+        check(origin, &isolation, &allowed, &refused);
+        let closed = format!("tcp={outside}");
+        assert!(succeeding(origin, &isolation, &[closed]).is_empty(), "nothing listens there");
+    }
+}
+
+#[test]
+fn landlock_hides_below_a_mount() {
+    for origin in origins() {
+        let fixture = Fixture::new(origin);
+        let others = fixture.others.display();
+        let mut isolation = Isolation { landlock: true, ..fixture.isolation() };
+        isolation.mounts.push(Mount::read(&fixture.others));
+        isolation.hidden = vec![fixture.others.join("secret")];
+        let allowed = [format!("execute={others}/program")];
+        let refused = [format!("read={others}/secret"), format!("list={others}")];
+        check(origin, &isolation, &allowed, &refused);
+        // A new file at the hidden path stays hidden.
+        fs::remove_file(fixture.others.join("secret")).unwrap();
+        check(origin, &isolation, &allowed, &[format!("list={others}")]);
+        fs::write(fixture.others.join("secret"), "other text").unwrap();
+        fs::set_permissions(fixture.others.join("secret"), fs::Permissions::from_mode(0o666)).unwrap();
+        check(origin, &isolation, &allowed, &refused);
+    }
+}
+
+#[test]
+fn seccomp_refuses_what_no_cli_needs() {
+    for origin in origins() {
+        let mut fixture = Fixture::new(origin);
+        let pid = fixture.victim_pid;
+        let isolation = Isolation { seccomp: true, ..fixture.isolation() };
+        let allowed = [
+            "execute=/bin/true".to_owned(),
+            format!("read={}/file", fixture.own.display()),
+            format!("tcp={}", fixture.port()),
+            format!("udp={}", fixture.udp.local_addr().unwrap().port()),
+            format!("unix={}/socket", fixture.others.display()),
+        ];
+        let refused = [
+            format!("trace={pid}"),
+            "unfiltered".to_owned(),
+            "keyring".to_owned(),
+            "user_namespace".to_owned(),
+        ];
+        check(origin, &isolation, &allowed, &refused);
+        // With ports it closes what Landlock leaves open.
+        let ports = Isolation { landlock: true, network: Network::Ports(vec![fixture.port()]), ..isolation };
+        let [_, _, tcp, udp, _] = allowed;
+        check(origin, &ports, &[tcp], &[udp]);
+        fixture.victim.order(b"k");
+        assert_eq!(fixture.victim.line(), "exited signal 9");
+    }
+}
+
+/// A rung that cannot be applied is named, and nothing starts with less.
+#[test]
+fn missing_mount_prevents_the_start() {
+    for origin in origins() {
+        let fixture = Fixture::new(origin);
+        let planted = fixture.own.join("planted");
+        std::os::unix::fs::symlink(&fixture.others, &planted).unwrap();
+        for (mount, errno) in [
+            (Mount::read("/nonexistent/tools"), libc::ENOENT),
+            (Mount::write(fixture.own.join("missing")), libc::ENOENT),
+            (Mount::write(planted), libc::ELOOP),
+        ] {
+            let mut isolation = Isolation { landlock: true, ..fixture.isolation() };
+            isolation.mounts.push(mount);
+            let mut shim = start(origin, &isolation, "/bin/true", &[]);
+            assert_eq!(shim.line(), format!("unisolated landlock {errno}"));
+            assert_eq!(shim.line(), format!("failed {errno}"));
+            assert_eq!(shim.line(), "", "nothing follows");
+            assert_eq!(shim.ended(LONG).code(), Some(1));
+        }
+    }
+}
