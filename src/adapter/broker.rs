@@ -14,6 +14,8 @@ pub(crate) enum ApiCall {
     Inference,
     /// Lists and estimates, without cost.
     Other,
+    /// The CLI checks that the address answers, without a credential: nothing is forwarded.
+    Reachability,
 }
 
 /// Reads a response in pieces of any size and keeps a bounded part of it.

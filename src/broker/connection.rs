@@ -12,7 +12,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
-use super::body::Body;
+use super::body::{Body, full};
 use super::egress;
 use super::endpoint::EndpointState;
 use super::forward::forward;
@@ -70,7 +70,7 @@ async fn handle(
     held: Arc<Held>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    // A length beside a coding is left out by the parser, so nobody can say whether there was one (RFC 9112, 6.1).
+    // A length beside a coding may have been left out by the parser (RFC 9112, 6.1).
     let is_coded = request.headers().contains_key(TRANSFER_ENCODING);
     let has_body = !request.body().is_end_stream();
     let (mut response, is_refused) = match route(&state, held, request).await {
@@ -93,6 +93,7 @@ async fn route(
 ) -> Result<Response<Body>, Refusal> {
     let (method, uri, version) = (request.method(), request.uri(), request.version());
     match request::target(method, uri, version, request.headers())? {
+        Target::Api if request::is_reachability(method, uri) => Ok(Response::new(full(""))),
         Target::Api if state.is_alive() && state.token.authenticates(request.headers()) => {
             forward(state, request).await
         }

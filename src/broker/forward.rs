@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, LOCATION};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, LOCATION, TRANSFER_ENCODING};
 use hyper::http::uri::PathAndQuery;
 use hyper::{Request, Response, StatusCode};
 use tokio::time::{Instant, timeout};
@@ -31,6 +31,11 @@ pub(super) async fn forward(
 ) -> Result<Response<Body>, Refusal> {
     let shared = &endpoint.shared;
     let (call, path) = request::api_call(request.method(), request.uri())?;
+    // The CLI states the length of each body. Without codings there is one way to read where a request ends: the parser
+    // leaves a length beside a coding out, so the pair cannot be seen here.
+    if request.headers().contains_key(TRANSFER_ENCODING) {
+        return Err(Refusal::without_length());
+    }
     let Some(upstream) = &endpoint.plan.upstream else {
         let message =
             "there are no credentials of the model's API for this user (cli.env, cli.user_env_file)";

@@ -52,6 +52,12 @@ impl Refusal {
         Self::new(BrokerRefusal::Malformed, 400, "malformed_request", message)
     }
 
+    /// 411: a body in pieces.
+    pub(super) fn without_length() -> Self {
+        let message = "the length of the body must be stated (content-length)";
+        Self { status: 411, ..Self::malformed(message) }
+    }
+
     /// 413.
     pub(super) fn too_large(limit: u64) -> Self {
         let message = format!("the request body is longer than {limit} bytes");

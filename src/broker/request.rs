@@ -88,6 +88,11 @@ fn host_and_port(authority: &str, default: Option<u16>) -> Result<(String, u16),
     Ok((host.to_owned(), port))
 }
 
+/// Whether the CLI only checks that the address answers.
+pub(super) fn is_reachability(method: &Method, uri: &Uri) -> bool {
+    adapter::api_call(method.as_str(), uri.path()) == Some(ApiCall::Reachability)
+}
+
 /// The kind of a request to the API, and its path with the query.
 ///
 /// # Errors

@@ -23,6 +23,7 @@ pub(crate) fn error_body(status: u16, code: &str, message: &str) -> Vec<u8> {
 pub(crate) fn api_call(method: &str, path: &str) -> Option<ApiCall> {
     match (method, path) {
         ("POST", "/v1/messages") => Some(ApiCall::Inference),
+        ("HEAD", "/") => Some(ApiCall::Reachability),
         ("POST", "/v1/messages/count_tokens") | ("GET", "/v1/models") => Some(ApiCall::Other),
         ("GET", _) => {
             let model = path.strip_prefix("/v1/models/")?;
@@ -72,7 +73,8 @@ mod tests {
             ("POST", "//v1/messages", None),
             ("POST", "/v1/../v1/messages", None),
             ("post", "/v1/messages", None),
-            ("HEAD", "/", None),
+            ("HEAD", "/", Some(ApiCall::Reachability)),
+            ("GET", "/", None),
             ("POST", "", None),
         ] {
             assert_eq!(api_call(method, path), expected, "{method} {path}");

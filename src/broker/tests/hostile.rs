@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::site::{Child, SOON, Setup, Site, client, read_to_end};
+use super::site::{Child, SOON, Setup, Site, read_to_end};
 use super::standin::{StandIn, message};
 use crate::broker::forward::MAX_BODY_BYTES;
 use crate::config;
@@ -28,74 +28,58 @@ async fn no_request_is_smuggled() {
     const HIDDEN: &str = "GET /v1/files HTTP/1.1\r\nHost: a\r\nx-api-key: {}\r\n\r\n";
     let (api, site) = api().await;
     let child = site.child(&format!("http://{}", api.address));
-    // What is sent, the status of the first response, whether the API may have seen a request.
-    for (name, request, status, forwarded) in [
+    // What is sent, and the status of the only response.
+    for (name, request, status) in [
         (
             "length, then coding",
             "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n<HIDDEN>",
-            "400",
-            false,
+            "411",
         ),
-        // The parser leaves the length out, so this is a chunked request; the connection ends after it.
         (
             "coding, then length",
             "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n<HIDDEN>",
-            "200",
-            true,
+            "411",
         ),
-        ("two lengths", "Content-Length: 0\r\nContent-Length: 60\r\n\r\n<HIDDEN>", "400", false),
-        ("list of lengths", "Content-Length: 0, 60\r\n\r\n<HIDDEN>", "400", false),
-        ("signed length", "Content-Length: +5\r\n\r\nabcde", "400", false),
-        ("hexadecimal length", "Content-Length: 0x5\r\n\r\nabcde", "400", false),
-        ("huge length", "Content-Length: 99999999999999999999\r\n\r\n", "400", false),
-        ("other coding", "Transfer-Encoding: identity\r\n\r\n<HIDDEN>", "400", false),
-        (
-            "coding twice",
-            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-            "400",
-            false,
-        ),
-        ("coding not last", "Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n", "400", false),
-        ("hidden coding", "Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n", "400", false),
-        ("space before colon", "Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n", "400", false),
-        ("folded line", "X-A: b\r\n Transfer-Encoding: chunked\r\n\r\n", "400", false),
-        ("line without colon", "Transfer-Encoding\r\n\r\n", "400", false),
-        ("carriage return alone", "X-A: b\rTransfer-Encoding: chunked\r\n\r\n", "400", false),
-        ("NUL in a value", "X-A: b\0c\r\n\r\n", "400", false),
-        ("two hosts", "Host: b\r\n\r\n", "400", false),
-        ("upgrade", "Connection: upgrade\r\nUpgrade: websocket\r\n\r\n", "400", false),
+        ("coding alone", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n<HIDDEN>", "411"),
+        ("two lengths", "Content-Length: 0\r\nContent-Length: 60\r\n\r\n<HIDDEN>", "400"),
+        ("list of lengths", "Content-Length: 0, 60\r\n\r\n<HIDDEN>", "400"),
+        ("signed length", "Content-Length: +5\r\n\r\nabcde", "400"),
+        ("hexadecimal length", "Content-Length: 0x5\r\n\r\nabcde", "400"),
+        ("huge length", "Content-Length: 99999999999999999999\r\n\r\n", "400"),
+        ("other coding", "Transfer-Encoding: identity\r\n\r\n<HIDDEN>", "400"),
+        ("coding twice", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "400"),
+        ("coding not last", "Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n", "400"),
+        ("hidden coding", "Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n", "400"),
+        ("space before colon", "Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n", "400"),
+        ("folded line", "X-A: b\r\n Transfer-Encoding: chunked\r\n\r\n", "400"),
+        ("line without colon", "Transfer-Encoding\r\n\r\n", "400"),
+        ("carriage return alone", "X-A: b\rTransfer-Encoding: chunked\r\n\r\n", "400"),
+        ("NUL in a value", "X-A: b\0c\r\n\r\n", "400"),
+        ("two hosts", "Host: b\r\n\r\n", "400"),
+        ("upgrade", "Connection: upgrade\r\nUpgrade: websocket\r\n\r\n", "400"),
         (
             "HTTP/2 upgrade",
             "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n\r\n",
             "400",
-            false,
         ),
-        ("bad chunk", "Transfer-Encoding: chunked\r\n\r\nzz\r\n", "", false),
-        ("chunk with a sign", "Transfer-Encoding: chunked\r\n\r\n+1\r\na\r\n0\r\n\r\n", "", false),
-        ("endless chunk size", "Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n", "", false),
+        ("bad chunk", "Transfer-Encoding: chunked\r\n\r\nzz\r\n", "411"),
     ] {
-        let before = api.received().len();
         let text = format!("{POST}{}", request.replace("<HIDDEN>", HIDDEN));
         let mut stream = TcpStream::connect(child.address).await.unwrap();
         stream.write_all(&head(&child, &text)).await.unwrap();
         stream.shutdown().await.ok();
         let answer = read_to_end(&mut stream).await;
-        let first = answer.split(' ').nth(1).unwrap_or_default();
-        if !status.is_empty() {
-            assert_eq!(first, status, "{name}: {answer}");
-        }
-        assert_eq!(answer.matches("HTTP/1.1 ").count(), usize::from(!answer.is_empty()), "{name}: {answer}");
-        let received = api.received().split_off(before);
-        if status == "400" || status == "200" {
-            assert_eq!(received.len(), usize::from(forwarded), "{name}: {received:?}");
-        }
-        for received in received {
-            assert_eq!(received.target, "/v1/messages", "{name}");
-            let framings = [received.header("content-length"), received.header("transfer-encoding")];
-            assert!(framings.iter().flatten().count() <= 1, "{name}: {received:?}");
-            assert!(!received.body.windows(9).any(|part| part == b"/v1/files"), "{name}: {received:?}");
-        }
+        assert_eq!(answer.split(' ').nth(1), Some(status), "{name}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{name}: {answer}");
+        assert!(api.received().is_empty(), "{name}: {:?}", api.received());
     }
+    // Two requests in one piece are two requests.
+    let both =
+        format!("{POST}Content-Length: 2\r\n\r\nab{POST}Connection: close\r\nContent-Length: 2\r\n\r\ncd");
+    let answer = child.raw(&head(&child, &both)).await;
+    assert_eq!(answer.matches("HTTP/1.1 200").count(), 2, "{answer}");
+    let bodies: Vec<_> = api.received().into_iter().map(|received| received.body).collect();
+    assert_eq!(bodies, ["ab", "cd"]);
 }
 
 /// Lines that end in LF alone are two things to two programs. They are taken as lines, and written again with CR LF.
@@ -103,13 +87,13 @@ async fn no_request_is_smuggled() {
 async fn bare_line_feeds_reach_nobody() {
     let (api, site) = api().await;
     let child = site.child(&format!("http://{}", api.address));
-    let request = "POST /v1/messages HTTP/1.1\nHost: a\nx-api-key: {}\nx-a: b\nContent-Length: 2\nConnection: close\n\n{}";
-    let request = head(&child, request);
-    let answer = child.raw(&request[..request.len() - child.token.len()]).await;
-    // The body of two bytes never came.
-    assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
-    for received in api.received() {
-        assert_eq!(received.header("x-a"), Some("b"));
+    let request = "POST /v1/messages HTTP/1.1\nHost: a\nx-api-key: {}\nx-a: b\nContent-Length: 2\nConnection: close\n\nab";
+    let answer = child.raw(&head(&child, request)).await;
+    let received = api.received();
+    assert_eq!(received.len(), usize::from(answer.starts_with("HTTP/1.1 200")), "{answer}");
+    for received in received {
+        assert_eq!((received.header("x-a"), received.header("content-length")), (Some("b"), Some("2")));
+        assert_eq!(received.body, "ab");
     }
 }
 
@@ -127,7 +111,7 @@ async fn other_forms_of_targets_are_refused() {
         ("OPTIONS *".to_owned(), 404),
         ("GET *".to_owned(), 404),
         (format!("GET //{own}/v1/models"), 404),
-        (format!("GET /\\{own}/v1/models"), 400),
+        (format!("GET /\\{own}/v1/models"), 404),
         (format!("GET @{own}/v1/models"), 400),
         ("GET /v1/models/../../admin".to_owned(), 404),
         ("GET /v1/models/%2e%2e/%2e%2e/admin".to_owned(), 404),
@@ -173,15 +157,7 @@ async fn too_much_is_refused() {
         assert_eq!(found, status, "{name}: {answer}");
     }
     assert!(api.received().is_empty());
-    // A length is not needed to send too much.
-    let endless = futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b'a'; 1 << 20]));
-    let sent = child.message().body(reqwest::Body::wrap_stream(endless)).send();
-    match timeout(SOON, sent).await.expect("an end") {
-        Ok(answer) => assert_eq!(answer.status(), 413),
-        // The connection ended while more was sent.
-        Err(error) => assert!(error.is_request() || error.is_body(), "{error:?}"),
-    }
-    site.until("broker_refusals_total", "reason=too_large", 2.0).await;
+    site.until("broker_refusals_total", "reason=too_large", 1.0).await;
 }
 
 /// A child that sends one byte now and then gets no more time than one that sends nothing.
@@ -235,18 +211,4 @@ async fn many_connections_are_bounded() {
     // One more is the other child's.
     assert!(most > 100.0 && most <= 129.0, "{most} connections");
     assert_eq!(timeout(SOON, greedy.message().send()).await.expect("an answer").unwrap().status(), 200);
-}
-
-/// Trailers could bring back what was removed from the headers.
-#[tokio::test]
-async fn trailers_are_not_forwarded() {
-    let (api, site) = api().await;
-    let child = site.child(&format!("http://{}", api.address));
-    let request = "POST /v1/messages HTTP/1.1\r\nHost: a\r\nx-api-key: {}\r\nTransfer-Encoding: chunked\r\nTrailer: authorization\r\n\r\n\
-        2\r\nok\r\n0\r\nauthorization: Bearer x\r\n\r\n";
-    let answer = child.raw(&head(&child, request)).await;
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
-    let received = api.only();
-    assert_eq!((received.body.as_ref(), received.header("authorization")), (&b"ok"[..], None));
-    drop(client());
 }

@@ -1,7 +1,8 @@
 //! A broker with one endpoint, and clients of it.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
@@ -40,6 +41,7 @@ pub(super) struct Site {
     pub(super) spend: Arc<Spend>,
     pub(super) data: tempfile::TempDir,
     snapshotter: Snapshotter,
+    series: Mutex<BTreeMap<(String, String), f64>>,
     egress: Egress,
 }
 
@@ -83,7 +85,7 @@ impl Site {
             tasks,
             ended: CancellationToken::new(),
         })?;
-        Ok(Self { broker, spend, data, snapshotter, egress: setup.egress })
+        Ok(Self { broker, spend, data, snapshotter, series: Mutex::default(), egress: setup.egress })
     }
 
     /// A child of the user whose requests go to this address.
@@ -102,19 +104,21 @@ impl Site {
 
     /// Sum of a metric's series with this text among their labels.
     pub(super) fn metric(&self, name: &str, label: &str) -> f64 {
-        let series = self.snapshotter.snapshot().into_vec().into_iter();
-        let of_metric = series.filter(|(key, ..)| {
-            let labels: Vec<_> =
-                key.key().labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
-            key.key().name() == name && labels.join(",").contains(label)
-        });
-        of_metric
-            .map(|(_, _, _, value)| match value {
-                DebugValue::Counter(count) => count as f64,
-                DebugValue::Gauge(value) => value.into_inner(),
-                DebugValue::Histogram(samples) => samples.len() as f64,
-            })
-            .sum()
+        let mut series = self.series.lock().unwrap();
+        // A snapshot has the changes since the last one, also of gauges.
+        for (key, _, _, value) in self.snapshotter.snapshot().into_vec() {
+            let key = key.key();
+            let labels = key.labels().map(|label| format!("{}={}", label.key(), label.value()));
+            let labels = labels.collect::<Vec<_>>().join(",");
+            let sum = series.entry((key.name().to_owned(), labels)).or_default();
+            match value {
+                DebugValue::Counter(count) => *sum += count as f64,
+                DebugValue::Gauge(change) => *sum += change.into_inner(),
+                DebugValue::Histogram(samples) => *sum += samples.len() as f64,
+            }
+        }
+        let wanted = series.iter().filter(|((own, labels), _)| own == name && labels.contains(label));
+        wanted.map(|(_, value)| value).sum()
     }
 
     /// Waits until a metric has a value.
