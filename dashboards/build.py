@@ -168,8 +168,8 @@ OVERVIEW = ("overview", "pilotlight: overview", "Rate, errors and duration of tu
         Panel("Instances up", "Instances that Prometheus can scrape.",
               ("count(@up == 1) or vector(0)", "up"), kind="stat", base=RED, limits=((1, GREEN),), w=4, h=4),
         Panel("Containment",
-              "Method that kills the process tree of a child: cgroup (always complete), walk (complete unless a process "
-              "evades it deliberately).",
+              "Method that kills the process tree of a child: namespace or cgroup (always complete), walk (complete unless "
+              "a process evades it deliberately).",
               ("count by (rung) (@containment_info == 1)", "{{rung}}"), kind="stat", text="name", w=4, h=4),
         Panel("Version", "Version and commit of the running builds.", ("count by (version, commit) (@build_info)", "{{version}} {{commit}}"),
               kind="stat", text="name", base=BLUE, w=4, h=4),
@@ -292,6 +292,9 @@ CAPACITY = ("capacity", "pilotlight: capacity", "Utilisation, saturation and err
               "is in use.",
               ("max by (instance) (@cli_version_unjudged)", "{{instance}} not reviewed"),
               ("max by (instance) (@cli_fallback)", "{{instance}} fallback"), unit="none", limits=((1, RED),)),
+        Panel("Isolation", "Instances whose children get each rung of isolation, and those where a configured rung is missing.",
+              ("sum by (rung) (@isolation_info)", "{{rung}}"),
+              ("sum by (rung) (@isolation_missing)", "{{rung}} missing"), unit="none"),
         Panel("Open files", "Open descriptors of the server, as a share of its limit. At the limit starts are refused and connections wait.",
               ("max by (instance) (@open_fds / @open_fds_limit)", "{{instance}}"), unit="percentunit",
               limits=((0.8, RED),), max=1),

@@ -10,7 +10,7 @@
 use std::fmt::Debug;
 
 #[cfg(feature = "server")]
-pub(crate) use claude::AnswerReader;
+pub(crate) use claude::{AnswerReader, mcp_server_of};
 pub(crate) use claude::{
     FIXED_VARIABLES, announced_model, cancelled_request, checkpoint, classify, command, config_dir,
     control_response, credentials_file, echo, encode_credentials, encode_first_turn, encode_turn, handshake,

@@ -104,6 +104,20 @@ pub struct Config {
     pub limits: Limits,
     /// Metrics.
     pub metrics: MetricsConfig,
+    /// The file that was read.
+    #[serde(skip)]
+    pub(crate) source: SourceFile,
+}
+
+/// File of a configuration, which children must not read: it may hold secrets. Two configurations are the same wherever
+/// they come from.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SourceFile(pub(crate) Option<PathBuf>);
+
+impl PartialEq for SourceFile {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 impl Config {
@@ -172,6 +186,7 @@ impl Default for Config {
             mcp: Mcp::default(),
             limits: Limits::default(),
             metrics: MetricsConfig::default(),
+            source: SourceFile::default(),
         }
     }
 }

@@ -49,6 +49,14 @@ pub enum StartError {
         "`cli.program = \"sim\"` needs the feature `sim` of the crate `pilotlight`, which this program was built without"
     )]
     SimNotBuilt,
+    /// A rung of isolation that the configuration requires does not hold on this host.
+    #[error("configuration key `isolation.require`: \"{rung}\" is {state}")]
+    Isolation {
+        /// The rung.
+        rung: &'static str,
+        /// What is missing, and how to get it.
+        state: String,
+    },
     /// There is no tokio runtime with input, output and time enabled.
     #[error("pilotlight must be started inside a tokio runtime")]
     NoRuntime,

@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use sha2::{Digest, Sha256};
 use tokio_util::task::TaskTracker;
 
 #[cfg(feature = "server")]
@@ -21,9 +20,8 @@ use account::{Account, DayNumber};
 
 use crate::model::Usage;
 use crate::model::ids::{SessionHash, UserId};
-use crate::support::hex;
 use crate::support::lock::MutexExt;
-use crate::workspace::usage_dir;
+use crate::workspace::{usage_dir, user_digest};
 
 /// Accounts in memory, three kilobytes each at most. Those in use stay beyond it.
 const MAX_ACCOUNTS: usize = 10_000;
@@ -159,9 +157,7 @@ impl Spend {
     }
 
     fn file(&self, user: &UserId) -> PathBuf {
-        let digest = Sha256::new().chain_update(b"usage\0").chain_update(user.as_bytes()).finalize();
-        // 128 bits rule out collisions.
-        self.directory.join(hex::encode(digest.get(..16).unwrap_or_default()))
+        self.directory.join(user_digest(user))
     }
 
     /// Writes the account in the background. Changes meanwhile are written together.

@@ -1,8 +1,8 @@
 //! The adapter for `claude`, 1.0 and later (stream-json over stdin and stdout).
 //!
-//! Command line: `launch`, `home`, `judged`. Input lines: `control`, `prompt`. Output lines: `classify`, `fields`, `read`,
-//! `terminal`, `answer`. Files: `transcript`, `import`, `credentials`. The API: `broker`. No other module names a message, a flag or a file
-//! of this CLI.
+//! Command line: `launch`, `tools`, `home`, `judged`. Input lines: `control`, `prompt`. Output lines: `classify`, `fields`, `read`,
+//! `terminal`, `answer`. Files: `transcript`, `import`, `credentials`. The API: `broker`. No other module names a message, a flag
+//! or a file of this CLI.
 
 #[cfg(feature = "server")]
 pub(crate) use answer::AnswerReader;
@@ -28,6 +28,8 @@ pub(crate) use read::{
     announced_model, cancelled_request, checkpoint, control_response, echo, host_request, task, text_delta,
 };
 pub(crate) use terminal::terminal;
+#[cfg(feature = "server")]
+pub(crate) use tools::mcp_server_of;
 pub(crate) use transcript::{FIXED_VARIABLES, config_dir, transcript_gap, transcript_path};
 
 #[cfg(feature = "server")]
@@ -47,4 +49,5 @@ mod read;
 #[cfg(test)]
 mod recordings;
 mod terminal;
+mod tools;
 mod transcript;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::Config;
+use super::{Config, SourceFile};
 use crate::support::cause::Cause;
 
 const PREFIX: &str = "PILOTLIGHT_";
@@ -78,7 +78,9 @@ pub(super) fn load(
             set(&mut table, &key, value)?;
         }
     }
-    config_of(table, if cfg!(feature = "server") { &[] } else { &SERVER_SECTIONS })
+    let mut config = config_of(table, if cfg!(feature = "server") { &[] } else { &SERVER_SECTIONS })?;
+    config.source = SourceFile(path.map(Path::to_owned));
+    Ok(config)
 }
 
 fn config_of(mut table: Table, ignored: &[&str]) -> Result<Config, ConfigError> {
@@ -329,7 +331,6 @@ mod tests {
                 "data_dir",
             ),
             ("[mcp]\ncallers = \"some\"", "mcp.callers", "service"),
-            ("[mcp]\ncallers = \"all\"", "mcp.callers", "isolation.accept_none"),
             ("[mcp]\nallow_hosts = [\"https://a.example\"]", "mcp.allow_hosts", "*.example.com"),
             ("[mcp]\nconnect_timeout = 0", "mcp.connect_timeout", "longer than 0"),
             ("[mcp.servers.a]", "mcp.servers.a", "neither a command nor a url"),

@@ -44,7 +44,7 @@ pub enum McpCallers {
     None,
     /// Callers with a service key.
     Service,
-    /// Every caller. Needs [`crate::config::Isolation::accept_none`].
+    /// Every caller. Needs rungs that keep users apart, or [`crate::config::Isolation::accept_none`].
     All,
 }
 
@@ -223,11 +223,6 @@ fn table_has_expansion(table: &Map<String, Value>) -> bool {
 }
 
 pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
-    if config.mcp.callers == McpCallers::All && !config.isolation.accept_none {
-        let problem = "\"all\" lets every caller start programs with the rights of this server; it needs \
-                       isolation.accept_none = true";
-        return Err(invalid("mcp.callers", problem));
-    }
     for (name, server) in &config.mcp.servers {
         let key = |field: &str| format!("mcp.servers.{name}{field}");
         if !is_server_name(name) {

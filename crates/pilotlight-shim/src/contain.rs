@@ -11,8 +11,8 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
-    net::{SendFlags, send},
-    process::{Pid, Signal, setpriority_process},
+    net::{RecvFlags, SendFlags, recv, send},
+    process::{Signal, setpriority_process},
     stdio,
 };
 
@@ -21,11 +21,11 @@ use super::{
     cgroup::Group,
     fd_passing,
     isolate::{self, OomScore, PreExec},
-    isolation::Rung,
     kill::{Tree, drain_signals, now, timespec},
+    launch::{self, Argv, Start, Started},
     privilege,
     report::{KILL, Report, TERMINATE},
-    rungs::Refusal,
+    rungs::{Refusal, namespaces},
     sys,
 };
 
@@ -53,30 +53,27 @@ pub(crate) fn run(line: impl Iterator<Item = OsString>) -> i32 {
             return failed(errno(&error));
         }
     };
-    if args.isolation.namespaces {
-        send_report(Report::Unisolated(Rung::Namespaces, libc::ENOSYS));
-        return failed(libc::ENOSYS);
-    }
     let term_grace = args.limits.term_grace;
     let wanted_group = args.cgroup.is_some();
-    let (cli, group) = match fd_passing::receive_output(stdio::stdout())
-        .map_err(Refusal::from)
-        .and_then(|output| start(args, &output))
-    {
+    let output = fd_passing::receive_output(stdio::stdout()).map_err(Refusal::from);
+    if server_is_gone() {
+        return NOT_STARTED;
+    }
+    let (started, group) = match output.and_then(|output| start(args, &output)) {
         Ok(started) => started,
         Err(refusal) => return refused(&refusal),
     };
     if wanted_group && group.is_none() {
         send_report(Report::Ungrouped);
     }
-    send_report(Report::Started(cli.as_raw_pid().cast_unsigned()));
+    send_report(Report::Started(started.cli.as_raw_pid().cast_unsigned()));
     release_pipes();
     // The shim must get the processor next to a fork bomb. The CLI runs already and does not inherit it. Refused without
     // privilege.
     let _refused = setpriority_process(None, HIGHEST_PRIORITY);
     // Signals to the CLI need no other capability.
     let _kept = privilege::keep_cap_kill();
-    let mut tree = Tree::new(cli, signals.as_fd(), send_report);
+    let mut tree = Tree::new(started, signals.as_fd(), send_report);
     let orphaned = watch(&mut tree, term_grace);
     let base = group.as_ref().and_then(Group::parent);
     tree.sweep(group);
@@ -87,24 +84,34 @@ pub(crate) fn run(line: impl Iterator<Item = OsString>) -> i32 {
     0
 }
 
+/// Whether the lifeline broke before the start: a CLI would only run to be killed.
+fn server_is_gone() -> bool {
+    let peeked = recv(stdio::stdout(), &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    matches!(peeked, Ok((_, 0)))
+}
+
 /// Starts the CLI, in its cgroup if the group can be created.
-fn start(args: Args, output: &OwnedFd) -> Result<(Pid, Option<Group>), Refusal> {
+fn start(args: Args, output: &OwnedFd) -> Result<(Started, Option<Group>), Refusal> {
     let group = args.cgroup.as_deref().and_then(|dir| Group::create(dir).ok());
     let group_dir: Option<OwnedFd> = group.as_ref().and_then(|group| group.open_dir().ok());
     let score = OomScore::set(args.limits.oom_score_adj);
-    let before = PreExec::new(&args.limits, &args.isolation);
-    let cli = sys::spawn(&args.argv, output.as_fd(), &before, group_dir.as_ref().map(OwnedFd::as_fd));
+    let start = Start {
+        argv: Argv::new(&args.argv),
+        output: output.as_fd(),
+        before: PreExec::new(&args.limits, &args.isolation),
+        group: group_dir.as_ref().map(OwnedFd::as_fd),
+    };
+    let started = if args.isolation.namespaces { namespaces::spawn(&start) } else { launch::spawn(&start) };
     drop(score);
-    let (cli, is_member) = cli.map_or_else(|error| (Err(error), false), |(cli, member)| (Ok(cli), member));
     // The CLI is not in the group, so `cgroup.kill` would kill nothing.
     let group = match group {
-        Some(group) if !is_member => {
+        Some(group) if !started.as_ref().is_ok_and(|started| started.is_member) => {
             let _inhabited = group.remove();
             None
         }
         group => group,
     };
-    Ok((cli?, group))
+    Ok((started?, group))
 }
 
 /// Closes the shim's copies of the CLI's pipes: the server must see the CLI close them.

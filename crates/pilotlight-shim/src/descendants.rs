@@ -39,9 +39,14 @@ pub fn children(root: i32, into: &mut Vec<i32>) {
 
 /// Appends all descendants of the processes in `family`, nearest first.
 pub fn add_descendants(family: &mut Vec<i32>) {
+    add_up_to(MAX_FAMILY, family);
+}
+
+/// The same, until the family has this size.
+pub(crate) fn add_up_to(most: usize, family: &mut Vec<i32>) {
     let mut text = String::new();
     let mut next = 0;
-    while let Some(&pid) = family.get(next).filter(|_| family.len() < MAX_FAMILY) {
+    while let Some(&pid) = family.get(next).filter(|_| family.len() < most) {
         // If it has exited, its children were reparented to the subreaper; the next pass finds them there.
         let _gone = children_of(pid, &mut text, family);
         next += 1;

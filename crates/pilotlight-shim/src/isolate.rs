@@ -9,8 +9,9 @@ use rustix::{
     fs::Mode,
     io::Errno,
     process::{
-        Gid, Pid, Resource, Rlimit, Signal, Uid, geteuid, getpid, getppid, getrlimit, set_child_subreaper,
-        set_parent_process_death_signal, setpgid, setrlimit, setsid, umask,
+        DumpableBehavior, Gid, Pid, Resource, Rlimit, Signal, Uid, geteuid, getpid, getppid, getrlimit,
+        set_child_subreaper, set_dumpable_behavior, set_parent_process_death_signal, setpgid, setrlimit,
+        setsid, umask,
     },
     thread::{set_no_new_privs, set_thread_gid, set_thread_groups, set_thread_uid},
 };
@@ -20,6 +21,7 @@ use super::{
     isolation::{Isolation, Rung},
     privilege,
     rungs::{Refusal, landlock, seccomp},
+    sys,
 };
 
 /// Makes this process a session leader and a subreaper without new privileges.
@@ -63,7 +65,7 @@ impl Drop for OomScore {
 /// Attributes of the CLI, applied between fork and exec.
 pub(crate) struct PreExec<'a> {
     shim: Pid,
-    isolation: &'a Isolation,
+    pub(crate) isolation: &'a Isolation,
     owner: Option<(u32, u32)>,
     nofile_soft: Option<u64>,
     limits: [(Resource, Option<u64>); 4],
@@ -85,19 +87,16 @@ impl<'a> PreExec<'a> {
         }
     }
 
-    /// Applies them. Runs in the forked child.
-    pub(crate) fn apply(&self) -> Result<(), Refusal> {
+    /// Applies them. Runs in the forked child; `inside` says whether it is in namespaces.
+    pub(crate) fn apply(&self, inside: bool) -> Result<(), Refusal> {
         // A separate process group: a CLI that signals its group must not hit the shim.
         setpgid(None, None)?;
-        privilege::empty_bounding_set()?;
-        self.change_user().map_err(Refusal::of(Rung::Uid))?;
-        // After the change of user, which needs capabilities.
-        privilege::drop_all()?;
-        // After the change of user, which clears it. The kernel kills the CLI when its parent thread exits; the shim has
-        // only one thread.
-        set_parent_process_death_signal(Some(Signal::KILL))?;
-        if getppid() != Some(self.shim) {
-            return Err(Errno::PIPE.into());
+        self.become_owner()?;
+        if inside {
+            // Its parent is out of sight. The init process is not: it ends with the shim, and everything with it.
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+        } else {
+            self.die_with_shim()?;
         }
         if let Some(soft) = self.nofile_soft {
             setrlimit(Resource::Nofile, lower(soft, getrlimit(Resource::Nofile)))?;
@@ -108,7 +107,7 @@ impl<'a> PreExec<'a> {
             }
         }
         if self.isolation.landlock {
-            landlock::restrict(self.isolation, false).map_err(Refusal::of(Rung::Landlock))?;
+            landlock::restrict(self.isolation, inside).map_err(Refusal::of(Rung::Landlock))?;
         }
         // Last: it refuses calls of the steps above.
         if self.isolation.seccomp {
@@ -117,7 +116,31 @@ impl<'a> PreExec<'a> {
         Ok(())
     }
 
-    fn change_user(&self) -> io::Result<()> {
+    /// Attributes of the init process of namespaces.
+    pub(crate) fn as_init(&self) -> Result<(), Refusal> {
+        self.become_owner()?;
+        // The CLI is the same user, and must not see what this process has left of the shim.
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+        sys::ignore_children();
+        Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
+    }
+
+    /// Changes to the owner without capabilities.
+    fn become_owner(&self) -> Result<(), Refusal> {
+        privilege::empty_bounding_set()?;
+        self.change_user().map_err(Refusal::of(Rung::Uid))?;
+        // After the change of user, which needs capabilities.
+        Ok(privilege::drop_all()?)
+    }
+
+    /// Has the kernel kill this process when the shim ends, which has only one thread. After a change of user, which
+    /// clears it.
+    pub(crate) fn die_with_shim(&self) -> io::Result<()> {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        if getppid() == Some(self.shim) { Ok(()) } else { Err(Errno::PIPE.into()) }
+    }
+
+    pub(crate) fn change_user(&self) -> io::Result<()> {
         let Some((uid, gid)) = self.owner else { return Ok(()) };
         if geteuid().is_root() {
             set_thread_groups(&[])?;

@@ -19,7 +19,9 @@ use rustix::{
 use super::{
     cgroup::Group,
     descendants,
+    launch::Started,
     report::{ExitStatus, KillMethod, Report, SweepReport},
+    rungs::namespaces::Namespace,
     sys,
 };
 
@@ -30,6 +32,9 @@ const PASS_INTERVAL: Duration = Duration::from_millis(5);
 /// The same for stuck processes, which may wait for a dead file system for hours.
 const STUCK_INTERVAL: Duration = Duration::from_millis(250);
 
+/// Maximum number of processes of a namespace that are counted: it delays their end by a millisecond.
+const MOST_COUNTED: usize = 64;
+
 /// Default nice value of a process.
 const DEFAULT_PRIORITY: i32 = 0;
 
@@ -38,6 +43,9 @@ pub(crate) struct Tree<'a> {
     /// Readable when a child has exited.
     pub(crate) signals: BorrowedFd<'a>,
     pub(crate) cli: Pid,
+    namespace: Option<Namespace>,
+    /// Until the init process of the namespace is reaped; then nothing of it is left.
+    init: Option<Pid>,
     /// Set when the CLI is reaped; from then on its pid is invalid.
     pub(crate) exit: Option<ExitStatus>,
     killed: u64,
@@ -46,8 +54,10 @@ pub(crate) struct Tree<'a> {
 }
 
 impl<'a> Tree<'a> {
-    pub(crate) fn new(cli: Pid, signals: BorrowedFd<'a>, report: fn(Report)) -> Self {
-        Self { signals, cli, exit: None, killed: 0, sweeping: false, report }
+    pub(crate) fn new(started: Started, signals: BorrowedFd<'a>, report: fn(Report)) -> Self {
+        let Started { cli, namespace, .. } = started;
+        let init = namespace.as_ref().map(|namespace| namespace.init);
+        Self { signals, cli, namespace, init, exit: None, killed: 0, sweeping: false, report }
     }
 
     /// Reaps all exited children, the CLI and orphans alike. Returns false when no child is left.
@@ -59,6 +69,7 @@ impl<'a> Tree<'a> {
                     self.exit = Some(exit);
                     (self.report)(Report::Exited(exit));
                 }
+                Ok(Some((pid, _))) if Some(pid) == self.init => self.init = None,
                 Ok(Some((_, status))) => {
                     let was_killed = status.terminating_signal() == Some(Signal::KILL.as_raw());
                     self.killed += u64::from(self.sweeping && was_killed);
@@ -78,9 +89,23 @@ impl<'a> Tree<'a> {
         }
     }
 
+    /// Kills the init process, and with it the namespace. The kernel reaps there, so the processes are counted before.
+    fn kill_namespace(&mut self) {
+        let Some(init) = self.init else { return };
+        let mut family = Vec::new();
+        descendants::children(getpid().as_raw_pid(), &mut family);
+        descendants::add_up_to(MOST_COUNTED, &mut family);
+        let own = [init, self.cli].map(Pid::as_raw_pid);
+        let killed = family.iter().filter(|pid| !own.contains(pid)).count();
+        self.killed += u64::try_from(killed).unwrap_or(u64::MAX);
+        // The pid of an unreaped child is valid; the only error is that it has exited.
+        let _ended = kill_process(init, Signal::KILL);
+    }
+
     /// Kills the tree and reports the result. Returns when no descendant is left.
     pub(crate) fn sweep(&mut self, group: Option<Group>) {
         let started = now();
+        self.kill_namespace();
         if self.exit.is_none() {
             // First of all: next to many forking processes, the following calls may wait for the processor.
             kill_children(getpid(), &[self.cli.as_raw_pid()]);
@@ -88,8 +113,9 @@ impl<'a> Tree<'a> {
         // Processes that exited before this point do not count as killed.
         let mut any = self.reap();
         self.sweeping = true;
-        let method = match group.as_ref().map(Group::kill) {
-            Some(Ok(())) => KillMethod::Cgroup,
+        let method = match (&self.namespace, group.as_ref().map(Group::kill)) {
+            (Some(_), _) => KillMethod::Namespace,
+            (None, Some(Ok(()))) => KillMethod::Cgroup,
             _ => KillMethod::Walk,
         };
         let mut reported = false;

@@ -35,6 +35,7 @@ pub mod fd_passing;
 mod isolate;
 pub mod isolation;
 mod kill;
+mod launch;
 mod privilege;
 pub mod probe;
 mod progress;

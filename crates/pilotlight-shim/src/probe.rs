@@ -93,7 +93,7 @@ fn try_to(word: &str, target: &OsStr) -> Option<io::Result<()>> {
         "privileges" => is_zero("NoNewPrivs:"),
         "unfiltered" => is_zero("Seccomp:"),
         "mount" => rustix::mount::mount_bind("/", "/").map_err(Into::into),
-        "user_namespace" => sys::unshare_user(),
+        "user_namespace" => sys::unshare(rustix::thread::UnshareFlags::NEWUSER),
         "keyring" => sys::session_keyring(),
         "host_name" => {
             let name = rustix::system::uname();

@@ -65,7 +65,7 @@ impl KillMethod {
 pub struct SweepReport {
     /// Strongest method used.
     pub method: KillMethod,
-    /// Killed descendants, without the CLI.
+    /// Killed descendants, without the CLI. Of a namespace, some dozens are counted at most.
     pub killed: u64,
     /// Time until no descendant was left.
     pub took: Duration,

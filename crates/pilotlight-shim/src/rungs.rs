@@ -1,11 +1,14 @@
 //! The rungs of the isolation, one module each. Each applies to the calling process and everything that it starts.
 
-use std::io;
+use std::{io, path::Path};
 
 use super::isolation::Rung;
 
 pub(crate) mod landlock;
-pub(crate) mod reach;
+pub(crate) mod namespaces;
+mod network;
+mod reach;
+mod root;
 pub(crate) mod seccomp;
 
 /// Why the CLI was not started: a rung that could not be applied, or `None` for the start itself.
@@ -16,7 +19,7 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    pub(crate) fn of(rung: Rung) -> impl Fn(io::Error) -> Self {
+    pub(crate) fn of(rung: Rung) -> impl Fn(io::Error) -> Self + Copy {
         move |error| Self { rung: Some(rung), ..error.into() }
     }
 }
@@ -31,4 +34,9 @@ impl From<rustix::io::Errno> for Refusal {
     fn from(errno: rustix::io::Errno) -> Self {
         io::Error::from(errno).into()
     }
+}
+
+/// Names the path on stderr, which the server keeps: a report has room for the error only.
+fn at<T>(path: &Path, result: io::Result<T>) -> io::Result<T> {
+    result.inspect_err(|error| eprintln!("pilotlight-shim: {}: {error}", path.display()))
 }

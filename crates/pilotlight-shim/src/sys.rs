@@ -3,18 +3,18 @@
 //! The shim has a single thread: nothing else can hold a lock, own a descriptor or change a signal meanwhile.
 
 use std::{
-    ffi::{CString, c_char},
     io,
     os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
 use rustix::{
-    pipe::{PipeFlags, pipe_with},
-    process::{Pid, WaitOptions, waitpid},
-    stdio,
+    mount::MountAttrFlags,
+    net::{AddressFamily, SocketFlags, SocketType, socket_with},
+    process::Pid,
+    thread::UnshareFlags,
 };
 
-use super::{isolate::PreExec, progress::Progress, rungs::Refusal};
+use super::launch::Argv;
 
 /// Resets signal dispositions, blocks all signals and returns a descriptor that becomes readable when a child exits.
 ///
@@ -43,7 +43,7 @@ pub(crate) fn block_signals() -> io::Result<OwnedFd> {
 
 /// Unblocks all signals. Runs in the forked child, which inherits the mask and would never receive SIGTERM.
 #[expect(unsafe_code, reason = "rustix has no signal masks")]
-fn unblock_signals() {
+pub(crate) fn unblock_signals() {
     // SAFETY: sigemptyset initialises the set; all pointers are to locals that outlive the calls. The call cannot fail:
     // its only error is an unknown first argument.
     unsafe {
@@ -64,15 +64,20 @@ pub(crate) fn leads_session(me: Pid) -> bool {
 }
 
 /// Closes every descriptor from 3 up: neither the shim nor the CLI may keep inherited descriptors of the parent.
+pub(crate) fn close_inherited() {
+    const FIRST: libc::c_uint = 3;
+    close_from(FIRST);
+}
+
+/// Closes every descriptor from this one up. The caller owns none of them any more, or never returns.
 #[expect(
     unsafe_code,
     reason = "rustix has no close_range, and closing descriptors without an owner is unsafe"
 )]
-pub(crate) fn close_inherited() {
-    const FIRST: libc::c_uint = 3;
-    // SAFETY: runs before the shim opens anything, so no owner of such a descriptor exists in this process.
+pub(crate) fn close_from(first: libc::c_uint) {
+    // SAFETY: the shim calls this before it opens anything, its init process when it uses no other descriptor any more.
     // Called by number, because older C libraries lack the function. Older kernels return ENOSYS.
-    let closed = unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, 0) } == 0;
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) } == 0;
     if closed {
         return;
     }
@@ -81,48 +86,35 @@ pub(crate) fn close_inherited() {
         .flatten()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .collect();
-    for fd in open.into_iter().filter(|fd| *fd >= FIRST.cast_signed()) {
+    for fd in open.into_iter().filter(|fd| *fd >= first.cast_signed()) {
         // SAFETY: as above. The descriptor of the directory itself is already closed and gives EBADF.
         unsafe { libc::close(fd) };
     }
 }
 
-/// Starts the CLI with descriptors 0, `output` and 2. Returns its pid, and whether it was forked into `group`.
-///
-/// The standard library is not sufficient: its `execvp` runs files of unknown format with `/bin/sh`, and it cannot fork
-/// into a cgroup. A later move into the cgroup costs 10 to 20 ms, because the kernel waits for an RCU grace period.
-pub(crate) fn spawn(
-    argv: &[CString],
-    output: BorrowedFd<'_>,
-    before: &PreExec<'_>,
-    group: Option<BorrowedFd<'_>>,
-) -> Result<(Pid, bool), Refusal> {
-    let mut pointers: Vec<*const c_char> = argv.iter().map(|arg| arg.as_ptr()).collect();
-    pointers.push(std::ptr::null());
-    // A successful exec closes it.
-    let (progress, report) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
-    let (forked, is_member) = fork_into(group)?;
-    let Some(cli) = forked else {
-        Progress::Refused(become_cli(&pointers, output, before)).send(report);
-        exit_child();
-    };
-    drop(report);
-    match Progress::receive(&progress) {
-        Ok(Some(Progress::Refused(refusal))) => {
-            let _reaped = waitpid(Some(cli), WaitOptions::empty());
-            Err(refusal)
+/// The side of a fork on which it returns.
+pub(crate) enum Forked {
+    /// The process that forked, with the pid of the new one.
+    Parent(Pid),
+    /// The new process.
+    Child,
+}
+
+impl Forked {
+    fn new(result: i64) -> io::Result<Self> {
+        match result {
+            -1 => Err(io::Error::last_os_error()),
+            pid => Ok(i32::try_from(pid).ok().and_then(Pid::from_raw).map_or(Self::Child, Self::Parent)),
         }
-        _ => Ok((cli, is_member)),
     }
 }
 
 /// clone(2), from linux/sched.h; the constant of the libc crate does not fit into its type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// Forks; the pid is `None` in the child. Also returns whether the child is in the group: without a group, or without
-/// permission, this is a plain fork.
+/// Forks. Also returns whether the child is in the group: without a group, or without permission, this is a plain fork.
 #[expect(unsafe_code, reason = "rustix has no stable fork, and the standard library none into a cgroup")]
-fn fork_into(group: Option<BorrowedFd<'_>>) -> io::Result<(Option<Pid>, bool)> {
+pub(crate) fn fork_into(group: Option<BorrowedFd<'_>>) -> io::Result<(Forked, bool)> {
     if let Some(group) = group {
         // SAFETY: all zeros are valid values of this plain structure.
         let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -135,33 +127,34 @@ fn fork_into(group: Option<BorrowedFd<'_>>) -> io::Result<(Option<Pid>, bool)> {
         let forked =
             unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
         if forked >= 0 {
-            return Ok((i32::try_from(forked).ok().and_then(Pid::from_raw), true));
+            return Ok((Forked::new(forked)?, true));
         }
     }
     // SAFETY: as above: this process has one thread.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
-        pid => Ok((Pid::from_raw(pid), false)),
-    }
+    Ok((Forked::new(unsafe { libc::fork() }.into())?, false))
 }
 
-/// Prepares the forked child and executes the CLI. Returns only on failure.
+/// Forks a sibling: a child of this process's parent, which is sent its signal as of this process.
+#[expect(unsafe_code, reason = "neither rustix nor the C library forks for another parent")]
+pub(crate) fn fork_sibling() -> io::Result<Forked> {
+    let flags = libc::c_long::from(libc::CLONE_PARENT | libc::SIGCHLD);
+    // SAFETY: as in `fork_into`. The remaining arguments are unused with these flags; their order differs by machine.
+    Forked::new(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })
+}
+
+/// Executes the CLI. Returns only on failure.
 #[expect(unsafe_code, reason = "there is no safe exec of a prepared argument list")]
-fn become_cli(argv: &[*const c_char], output: BorrowedFd<'_>, before: &PreExec<'_>) -> Refusal {
-    let redirected = stdio::dup2_stdout(output).map_err(Refusal::from);
-    if let Err(refusal) = redirected.and_then(|()| before.apply()) {
-        return refusal;
-    }
-    unblock_signals();
-    let program = argv.first().copied().unwrap_or(std::ptr::null());
-    // SAFETY: `argv` is a null-terminated array of pointers to NUL-terminated strings that the caller owns.
-    unsafe { libc::execv(program, argv.as_ptr()) };
-    io::Error::last_os_error().into()
+pub(crate) fn execute(argv: &Argv<'_>) -> io::Error {
+    let pointers = argv.pointers();
+    let program = pointers.first().copied().unwrap_or(std::ptr::null());
+    // SAFETY: the array ends with a null pointer, the others point to NUL-terminated strings that it borrows.
+    unsafe { libc::execv(program, pointers.as_ptr()) };
+    io::Error::last_os_error()
 }
 
 /// Ends the forked child without running the shim's exit handlers.
 #[expect(unsafe_code, reason = "std::process::exit runs handlers that are not the child's")]
-fn exit_child() -> ! {
+pub(crate) fn exit_child() -> ! {
     // SAFETY: _exit(2) only ends the process.
     unsafe { libc::_exit(127) }
 }
@@ -180,11 +173,60 @@ pub(crate) fn trace(pid: Pid) -> io::Result<()> {
     Ok(())
 }
 
-/// Moves this process into a new user namespace.
+/// Moves this process into new namespaces.
 #[expect(unsafe_code, reason = "rustix has no safe unshare, because of shared descriptor tables")]
-pub(crate) fn unshare_user() -> io::Result<()> {
-    // SAFETY: the call changes credentials only.
-    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWUSER) }.map_err(Into::into)
+pub(crate) fn unshare(flags: UnshareFlags) -> io::Result<()> {
+    // SAFETY: this process has one thread, so no other one could miss descriptors.
+    unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(Into::into)
+}
+
+/// Adds attributes to a mount, with `below` also to those below it, and makes their events private.
+#[expect(unsafe_code, reason = "rustix has no mount_setattr")]
+pub(crate) fn restrict_mount(mount: &OwnedFd, attributes: MountAttrFlags, below: bool) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: attributes.bits().into(),
+        attr_clr: 0,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: 0,
+    };
+    let flags = libc::AT_EMPTY_PATH | if below { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path and the structure outlive the call, and the size of the structure is passed.
+    let set = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Brings the loopback interface of this network namespace up.
+#[expect(unsafe_code, reason = "rustix has no requests to interfaces")]
+pub(crate) fn loopback_up() -> io::Result<()> {
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    // SAFETY: all zeros are valid values of this plain structure.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = from.cast_signed();
+    }
+    let up = libc::IFF_UP | libc::IFF_RUNNING;
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(up).unwrap_or_default();
+    // SAFETY: the request reads the name and the flags from the structure, which outlives the call.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Has the kernel reap the children of this process.
+#[expect(unsafe_code, reason = "rustix has no signal dispositions")]
+pub(crate) fn ignore_children() {
+    // SAFETY: SIG_IGN installs no handler. The call cannot fail for this signal.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
 /// Looks up the session's keyring.

@@ -2,6 +2,7 @@
 
 use pilotlight_shim::report::KillMethod;
 
+use crate::config::Rung;
 use crate::error::{StartFailure, TurnError};
 use crate::model::SessionState;
 
@@ -146,6 +147,20 @@ impl Label for KillMethod {
     const KEY: &'static str = "rung";
     const VALUES: &'static [&'static str] =
         &[Self::Namespace.as_str(), Self::Cgroup.as_str(), Self::Walk.as_str(), Self::Marker.as_str()];
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl Label for Rung {
+    const KEY: &'static str = "rung";
+    const VALUES: &'static [&'static str] = &[
+        Self::Landlock.as_str(),
+        Self::Seccomp.as_str(),
+        Self::Namespaces.as_str(),
+        Self::Uid.as_str(),
+        Self::Cgroup.as_str(),
+    ];
     fn index(self) -> usize {
         self as usize
     }

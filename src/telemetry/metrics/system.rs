@@ -11,6 +11,7 @@ use super::labels::{
     TurnOutcome, UpstreamStatus,
 };
 use super::series::{BuildInfo, By, ByBoth, Family, Registrar, Starts};
+use crate::config::Rung;
 use crate::model::{SessionState, Usage};
 
 const MIB: f64 = 1_048_576.0;
@@ -107,6 +108,10 @@ declare! {
         "Processes of all children at the last measurement, by kind.";
     containment: By<KillMethod, Gauge> = "containment_info", Count,
         "1 for the strongest available method of killing a process tree.";
+    isolation: By<Rung, Gauge> = "isolation_info", Count,
+        "1 for each rung of isolation that was proven and that children get.";
+    isolation_missing: By<Rung, Gauge> = "isolation_missing", Count,
+        "1 for each rung that isolation.rungs expects and children do not get.";
     cli_unjudged: Gauge = "cli_version_unjudged", Count, "1 if the version of the CLI in use was not reviewed.";
     cli_fallback: Gauge = "cli_fallback", Count,
         "1 if the configured CLI does not start and the last working version is used.";

@@ -8,6 +8,7 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshot};
 use pilotlight_shim::report::KillMethod;
 
 use super::*;
+use crate::config::Rung;
 use crate::error::StartFailure;
 use crate::model::{SessionState, Usage};
 use crate::telemetry::metrics::labels::{Label, TokenKind};
@@ -198,6 +199,8 @@ fn each_handle_changes_its_own_series() {
         metrics.sample_duration.record(second);
         metrics.last_sample.set(Duration::from_secs(1_700_000_000));
         metrics.containment.select(KillMethod::Walk);
+        metrics.isolation.set(Rung::Seccomp, 1.0);
+        metrics.isolation_missing.set(Rung::Uid, 1.0);
         metrics.containment.select(KillMethod::Cgroup);
     });
     let changed: BTreeSet<String> = series(snapshot)
@@ -244,6 +247,8 @@ fn each_handle_changes_its_own_series() {
         "last_sample_timestamp_seconds{} 1700000000",
         "leftovers_killed_total{rung=walk} 3",
         "memory_available_bytes{} 1073741824",
+        "isolation_info{rung=seccomp} 1",
+        "isolation_missing{rung=uid} 1",
         "memory_budget_bytes{} 60",
         "memory_bytes{kind=shared_file} 70",
         "oldest_idle_seconds{} 3",

@@ -11,7 +11,10 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -204,9 +207,29 @@ pub(crate) fn cgroup_dir() -> Option<PathBuf> {
     usable.then_some(dir)
 }
 
+/// Options for a CLI in namespaces that sees the programs of the system, if this machine lets us make them.
+pub(crate) fn in_namespaces() -> Option<Vec<&'static str>> {
+    static OPTIONS: OnceLock<(Vec<String>, bool)> = OnceLock::new();
+    let (options, usable) = OPTIONS.get_or_init(|| {
+        let work = std::env::current_dir().unwrap().to_str().unwrap().to_owned();
+        let system = ["/usr", "/lib", "/lib64", "/bin", "/etc", &work];
+        let mounts = system.into_iter().filter(|path| Path::new(path).exists());
+        let words = ["--rung", "namespaces"].into_iter().chain(mounts.flat_map(|path| ["--read-only", path]));
+        let options: Vec<_> = words.map(str::to_owned).collect();
+        let plain: Vec<_> = options.iter().map(String::as_str).collect();
+        let usable = Shim::start(&plain, "/bin/true", &[]).line().starts_with("started ");
+        (options, usable)
+    });
+    usable.then(|| options.iter().map(String::as_str).collect())
+}
+
 /// Runs a check on every rung that this machine has.
 pub(crate) fn on_each_rung(check: impl Fn(&'static str, &[&str])) {
     check("walk", &[]);
+    match in_namespaces() {
+        Some(options) => check("namespace", &options),
+        None => left_out("no namespaces can be made here"),
+    }
     match cgroup_dir() {
         Some(dir) => {
             check("cgroup", &["--cgroup", dir.to_str().unwrap()]);

@@ -65,7 +65,7 @@ impl Fixture {
         let dir = tempfile::tempdir().unwrap();
         let root = fs::canonicalize(dir.path()).unwrap();
         let [own, others] = ["own", "others"].map(|name| root.join(name));
-        for dir in [&root, &own, &others] {
+        for dir in [&root, &own, &others, &own.join("tmp")] {
             fs::create_dir_all(dir).unwrap();
             fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap();
         }
@@ -74,6 +74,7 @@ impl Fixture {
             fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
         }
         fs::copy("/bin/true", others.join("program")).unwrap();
+        fs::set_permissions(others.join("program"), fs::Permissions::from_mode(0o777)).unwrap();
         let socket = others.join("socket");
         let named = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         fs::set_permissions(&socket, fs::Permissions::from_mode(0o777)).unwrap();
@@ -234,8 +235,9 @@ fn seccomp_refuses_what_no_cli_needs() {
 /// A rung that cannot be applied is named, and nothing starts with less.
 #[test]
 fn missing_mount_prevents_the_start() {
-    for origin in origins() {
+    for (origin, namespaces) in origins().into_iter().flat_map(|origin| [(origin, false), (origin, true)]) {
         let fixture = Fixture::new(origin);
+        let rung = if namespaces { "namespaces" } else { "landlock" };
         let planted = fixture.own.join("planted");
         std::os::unix::fs::symlink(&fixture.others, &planted).unwrap();
         for (mount, errno) in [
@@ -243,13 +245,139 @@ fn missing_mount_prevents_the_start() {
             (Mount::write(fixture.own.join("missing")), libc::ENOENT),
             (Mount::write(planted), libc::ELOOP),
         ] {
-            let mut isolation = Isolation { landlock: true, ..fixture.isolation() };
+            let mut isolation = Isolation { landlock: true, namespaces, ..fixture.isolation() };
             isolation.mounts.push(mount);
             let mut shim = start(origin, &isolation, "/bin/true", &[]);
-            assert_eq!(shim.line(), format!("unisolated landlock {errno}"));
+            assert_eq!(shim.line(), format!("unisolated {rung} {errno}"));
             assert_eq!(shim.line(), format!("failed {errno}"));
             assert_eq!(shim.line(), "", "nothing follows");
             assert_eq!(shim.ended(LONG).code(), Some(1));
         }
+    }
+}
+
+fn inside(fixture: &Fixture, network: Network) -> Isolation {
+    let tmp = Mount { path: fixture.own.join("tmp"), to: "/tmp".into(), write: true };
+    let mut isolation = Isolation { namespaces: true, network, ..fixture.isolation() };
+    isolation.mounts.push(tmp);
+    isolation
+}
+
+#[test]
+fn namespaces_show_the_sessions_own() {
+    for origin in origins() {
+        let fixture = Fixture::new(origin);
+        let Fixture { own, others, victim_pid: pid, name, .. } = &fixture;
+        let (own, others) = (own.display(), others.display());
+        let allowed = [
+            format!("read={own}/file"),
+            format!("write={own}/file"),
+            format!("list={own}"),
+            "list=/".to_owned(),
+            "list=/tmp".to_owned(),
+            "read=/etc/passwd".to_owned(),
+            "execute=/bin/true".to_owned(),
+            "write=/dev/null".to_owned(),
+            "read=/dev/urandom".to_owned(),
+            "read=/proc/self/status".to_owned(),
+        ];
+        let refused = [
+            format!("read={others}/secret"),
+            format!("write={others}/secret"),
+            format!("list={others}"),
+            format!("execute={others}/program"),
+            format!("signal={pid}"),
+            format!("environ={pid}"),
+            format!("memory={pid}"),
+            format!("maps={pid}"),
+            format!("trace={pid}"),
+            format!("unix={others}/socket"),
+            format!("abstract={name}"),
+            format!("tcp={}", fixture.port()),
+            format!("udp={}", fixture.udp.local_addr().unwrap().port()),
+            "processes".to_owned(),
+        ];
+        check(origin, &inside(&fixture, Network::Private { port: 8080 }), &allowed, &refused);
+    }
+}
+
+#[test]
+fn namespaces_hide_below_a_mount() {
+    for origin in origins() {
+        let fixture = Fixture::new(origin);
+        let others = fixture.others.display();
+        std::os::unix::fs::symlink("program", fixture.others.join("link")).unwrap();
+        let mut isolation = inside(&fixture, Network::Open);
+        isolation.mounts.push(Mount::read(&fixture.others));
+        isolation.hidden = vec![fixture.others.join("secret")];
+        let allowed =
+            [format!("execute={others}/program"), format!("execute={others}/link"), format!("list={others}")];
+        let refused = [format!("read={others}/secret"), format!("write={others}/program")];
+        check(origin, &isolation, &allowed, &refused);
+        // A file that replaces the hidden one while the CLI runs stays hidden.
+        let script = format!("echo ready; read line; cat {others}/secret; ls {others}");
+        let mut shim = start(origin, &isolation, "/bin/sh", &["-c", &script]);
+        shim.started();
+        assert_eq!(shim.output_line(), "ready");
+        fs::write(fixture.others.join("new"), "other text").unwrap();
+        fs::rename(fixture.others.join("new"), fixture.others.join("secret")).unwrap();
+        std::io::Write::write_all(&mut shim.input, b"go\n").unwrap();
+        assert_eq!(shim.output(), "link\nprogram\nsocket\n");
+    }
+}
+
+#[test]
+fn all_rungs_together() {
+    for origin in origins() {
+        let fixture = Fixture::new(origin);
+        let Fixture { own, others, .. } = &fixture;
+        let isolation =
+            Isolation { landlock: true, seccomp: true, ..inside(&fixture, Network::Private { port: 8080 }) };
+        let allowed = [
+            format!("write={}/file", own.display()),
+            "list=/tmp".to_owned(),
+            "write=/dev/null".to_owned(),
+            "execute=/bin/true".to_owned(),
+            "read=/proc/self/status".to_owned(),
+            "list=/dev/shm".to_owned(),
+        ];
+        let refused = [
+            format!("read={}/secret", others.display()),
+            format!("tcp={}", fixture.port()),
+            "processes".to_owned(),
+            "unfiltered".to_owned(),
+            "keyring".to_owned(),
+            "user_namespace".to_owned(),
+            "list=/".to_owned(),
+        ];
+        check(origin, &isolation, &allowed, &refused);
+    }
+}
+
+/// The socket listens inside: what connects there arrives outside, and nothing else does.
+#[test]
+fn listener_of_the_private_network_is_passed_on() {
+    use pilotlight_shim::fd_passing;
+    for origin in origins() {
+        let fixture = Fixture::new(origin);
+        let attempts = ["tcp=8080".to_owned(), "tcp=8081".to_owned()];
+        let isolation = inside(&fixture, Network::Private { port: 8080 });
+        assert!(succeeding(origin, &Isolation::default(), &attempts).is_empty(), "the ports are in use here");
+        let mut shim = start(origin, &isolation, SHIM, &["probe", &attempts[0], &attempts[1]]);
+        let control = shim.control.as_ref().unwrap().get_ref();
+        rustix::event::poll(
+            &mut [rustix::event::PollFd::new(control, rustix::event::PollFlags::IN)],
+            Some(&rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 }),
+        )
+        .unwrap();
+        let mut line = [0; 64];
+        let (length, listener) = fd_passing::receive(control, &mut line).unwrap();
+        assert_eq!(&line[..length], b"listening\n");
+        let listener = TcpListener::from(listener.expect("a descriptor comes with the line"));
+        assert_eq!(listener.local_addr().unwrap().to_string(), "127.0.0.1:8080");
+        assert_eq!(shim.output(), "tcp ok\ntcp denied\n");
+        let (_, from) = listener.accept().expect("the connection waits, and the socket does not block");
+        assert!(from.ip().is_loopback());
+        assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
     }
 }

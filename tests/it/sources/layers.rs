@@ -11,7 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["system"],
     &["supervisor"],
     &["session"],
-    &["admission", "installation", "broker"],
+    &["admission", "installation", "isolation", "broker"],
     &["spend"],
     &["child", "workspace"],
     &["turn"],

@@ -12,7 +12,10 @@ use ::landlock::{
 };
 use rustix::fs::{FileType, fstat};
 
-use super::reach;
+use super::{
+    at,
+    reach::{self, Kind},
+};
 use crate::isolation::{Isolation, Network};
 
 /// The newest version whose rights are used; older kernels restrict less.
@@ -24,6 +27,9 @@ const NETWORK: ABI = ABI::V4;
 pub(crate) const DEVICES: [&str; 6] =
     ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
 
+/// In a mount namespace it is the session's own.
+const SHARED_MEMORY: &str = "/dev/shm";
+
 /// Restricts this process for good.
 ///
 /// `inside` says whether the mounts are already in place at their targets and hidden paths covered.
@@ -31,17 +37,27 @@ pub(crate) fn restrict(isolation: &Isolation, inside: bool) -> io::Result<()> {
     let mut ruleset = ruleset(&isolation.network).map_err(|error| as_io(&error))?;
     let hidden = if inside { Vec::new() } else { reach::resolved(&isolation.hidden) };
     for mount in &isolation.mounts {
-        let trees =
-            if inside { vec![mount.to.clone()] } else { at(&mount.path, reach::trees(mount, &hidden))? };
-        for tree in trees {
-            // Inside, the mounts are the right ones already, whatever links lead to them.
-            let file = at(&tree, reach::open(&tree, mount.write && !inside))?;
-            ruleset = at(&tree, allow(ruleset, file, mount.write))?;
+        if inside {
+            // The mounts are the right ones already, whatever links lead to them.
+            ruleset = at(
+                &mount.to,
+                reach::open(&mount.to, false).and_then(|file| allow(ruleset, file, mount.write)),
+            )?;
+            continue;
+        }
+        for part in at(&mount.path, reach::parts(mount, &hidden))? {
+            if part.kind == Kind::Tree {
+                let file = at(&part.path, reach::open(&part.path, mount.write))?;
+                ruleset = at(&part.path, allow(ruleset, file, mount.write))?;
+            }
         }
     }
     // A container need not have all of them.
-    for device in DEVICES.iter().filter_map(|device| reach::open(Path::new(device), false).ok()) {
-        ruleset = allow(ruleset, device, true)?;
+    let shared_memory = inside.then_some(SHARED_MEMORY);
+    for device in DEVICES.into_iter().chain(shared_memory) {
+        if let Ok(file) = reach::open(Path::new(device), false) {
+            ruleset = allow(ruleset, file, true)?;
+        }
     }
     let status = ruleset.restrict_self().map_err(|error| as_io(&error))?;
     if status.ruleset == RulesetStatus::NotEnforced {
@@ -71,11 +87,6 @@ fn allow(ruleset: RulesetCreated, file: OwnedFd, write: bool) -> io::Result<Rule
         access &= AccessFs::from_file(NEWEST);
     }
     ruleset.add_rule(PathBeneath::new(file, access)).map_err(|error| as_io(&error))
-}
-
-/// Names the path on stderr, which the server keeps: a report has room for the error only.
-fn at<T>(path: &Path, result: io::Result<T>) -> io::Result<T> {
-    result.inspect_err(|error| eprintln!("pilotlight-shim: {}: {error}", path.display()))
 }
 
 /// The system error inside; without one, the kernel lacks what is required.

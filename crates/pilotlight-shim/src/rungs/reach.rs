@@ -13,9 +13,28 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 
 use super::super::isolation::Mount;
 
-/// Maximum number of entries that replace directories above hidden paths. Each costs a few microseconds at each start;
-/// a configuration file in a directory of packages or of home directories is a mistake.
-const MAX_ENTRIES: usize = 4096;
+/// Maximum number of entries that replace directories above hidden paths. Each costs a descriptor and some microseconds
+/// at each start; a configuration file beside hundreds of others belongs into a directory of its own.
+const MAX_ENTRIES: usize = 512;
+
+/// A part of a mount that can be shown.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Part {
+    pub(crate) path: PathBuf,
+    /// The path below the mount.
+    pub(crate) below: PathBuf,
+    pub(crate) kind: Kind,
+}
+
+#[derive(Debug, PartialEq)]
+pub(crate) enum Kind {
+    /// Everything at and below the path.
+    Tree,
+    /// A symbolic link. Its target is in reach by its own path, or not at all.
+    Link,
+    /// A directory above a hidden path; its entries follow.
+    Above,
+}
 
 /// Opens a mount's path as a mere reference. A path that the CLI may write is the session's own and must have no symbolic
 /// link: the CLI could have planted it.
@@ -24,31 +43,32 @@ pub(crate) fn open(path: &Path, write: bool) -> io::Result<OwnedFd> {
     Ok(openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?)
 }
 
-/// The trees that replace `mount`: itself, or entries of it that lead to no hidden path.
-pub(crate) fn trees(mount: &Mount, hidden: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
+/// The parts of a mount that lead to no hidden path: usually the whole.
+pub(crate) fn parts(mount: &Mount, hidden: &[PathBuf]) -> io::Result<Vec<Part>> {
     let root = if mount.write { mount.path.clone() } else { fs::canonicalize(&mount.path)? };
     let mut found = Vec::new();
-    collect(root, hidden, &mut found)?;
+    collect(root, PathBuf::new(), hidden, &mut found)?;
     Ok(found)
 }
 
-fn collect(tree: PathBuf, hidden: &[PathBuf], found: &mut Vec<PathBuf>) -> io::Result<()> {
-    if hidden.iter().any(|hidden| tree.starts_with(hidden)) {
+fn collect(path: PathBuf, below: PathBuf, hidden: &[PathBuf], found: &mut Vec<Part>) -> io::Result<()> {
+    if hidden.iter().any(|hidden| path.starts_with(hidden)) {
         return Ok(());
     }
-    if !hidden.iter().any(|hidden| hidden.starts_with(&tree)) {
-        if found.len() == MAX_ENTRIES {
-            return Err(io::Error::from_raw_os_error(libc::E2BIG));
-        }
-        found.push(tree);
+    if found.len() >= MAX_ENTRIES {
+        return Err(io::Error::from_raw_os_error(libc::E2BIG));
+    }
+    if !hidden.iter().any(|hidden| hidden.starts_with(&path)) {
+        // The mount itself is never a link: it is resolved, or refused when it is opened.
+        let is_link = !below.as_os_str().is_empty() && path.is_symlink();
+        let kind = if is_link { Kind::Link } else { Kind::Tree };
+        found.push(Part { path, below, kind });
         return Ok(());
     }
-    for entry in fs::read_dir(&tree)? {
+    found.push(Part { path: path.clone(), below: below.clone(), kind: Kind::Above });
+    for entry in fs::read_dir(&path)? {
         let entry = entry?;
-        // The target of a link is in reach by its own path, or not at all.
-        if !entry.file_type()?.is_symlink() {
-            collect(entry.path(), hidden, found)?;
-        }
+        collect(entry.path(), below.join(entry.file_name()), hidden, found)?;
     }
     Ok(())
 }
@@ -84,13 +104,17 @@ mod tests {
             files.iter().for_each(|file| fs::write(self.0.join(file), "x").unwrap());
         }
 
-        fn trees(&self, hidden: &[&str]) -> Vec<String> {
+        fn parts(&self, hidden: &[&str]) -> Vec<String> {
             let hidden: Vec<_> = hidden.iter().map(|path| self.0.join(path)).collect();
-            let found = trees(&Mount::read(&self.0), &resolved(&hidden)).unwrap();
-            let mut names: Vec<_> = found
-                .iter()
-                .map(|path| path.strip_prefix(&self.0).unwrap().to_str().unwrap().to_owned())
-                .collect();
+            let found = parts(&Mount::read(&self.0), &resolved(&hidden)).unwrap();
+            found.iter().for_each(|part| assert_eq!(part.path, self.0.join(&part.below)));
+            let sign = |kind: &Kind| match kind {
+                Kind::Tree => "",
+                Kind::Link => "@",
+                Kind::Above => "/",
+            };
+            let mut names: Vec<_> =
+                found.iter().map(|part| format!("{}{}", part.below.display(), sign(&part.kind))).collect();
             names.sort();
             names
         }
@@ -103,22 +127,22 @@ mod tests {
     }
 
     #[test]
-    fn trees_contain_no_hidden_path() {
-        let dir = Dir::new("trees");
+    fn parts_contain_no_hidden_path() {
+        let dir = Dir::new("parts");
         dir.make(&["a/b/c", "d"], &["a/keys", "a/b/x", "a/b/c/secret", "e"]);
         symlink(dir.0.join("a"), dir.0.join("link")).unwrap();
         for (hidden, expected) in [
             (&[][..], &[""][..]),
-            (&["elsewhere/x"], &["a", "d", "e"]),
-            (&["d"], &["a", "e"]),
-            (&["a/keys"], &["a/b", "d", "e"]),
-            (&["a/keys", "a/b/c/secret"], &["a/b/x", "d", "e"]),
-            (&["link/keys"], &["a/b", "d", "e"]),
-            (&["a/not-yet-there"], &["a/b", "a/keys", "d", "e"]),
+            (&["elsewhere/x"], &["/", "a", "d", "e", "link@"]),
+            (&["d"], &["/", "a", "e", "link@"]),
+            (&["a/keys"], &["/", "a/", "a/b", "d", "e", "link@"]),
+            (&["a/keys", "a/b/c/secret"], &["/", "a/", "a/b/", "a/b/c/", "a/b/x", "d", "e", "link@"]),
+            (&["link/keys"], &["/", "a/", "a/b", "d", "e", "link@"]),
+            (&["a/not-yet-there"], &["/", "a/", "a/b", "a/keys", "d", "e", "link@"]),
             (&["."], &[]),
-            (&["a/b/c", "a"], &["d", "e"]),
+            (&["a/b/c", "a"], &["/", "d", "e", "link@"]),
         ] {
-            assert_eq!(dir.trees(hidden), expected, "hidden {hidden:?}");
+            assert_eq!(dir.parts(hidden), expected, "hidden {hidden:?}");
         }
     }
 
