@@ -15,9 +15,9 @@ use crate::admission::Admission;
 #[cfg(feature = "broker")]
 use crate::broker::{Broker, BrokerParts};
 use crate::child::{CgroupBase, LimitBase, ShimProgram, memory_limit, sweep_marked};
-use crate::config::Config;
 #[cfg(feature = "broker")]
 use crate::config::Credentials;
+use crate::config::{Config, Rung};
 use crate::error::{Cause, StartError};
 use crate::installation::{program::Program, versions::Installed};
 use crate::isolation::{Cli, Isolator, Proven, RungState};
@@ -49,9 +49,10 @@ pub(super) async fn start(
     let metrics = Arc::new(metrics);
     let data_dir = config.data_dir.clone();
     let users = config.cli.user_env_file.clone();
+    let limits_wanted = config.isolation.rungs.contains(&Rung::Cgroup);
     let prepare = move || {
         let user_env = UserEnv::open(users.as_deref(), adapter::FIXED_VARIABLES)?;
-        let prepared = Prepared::prepare(&data_dir)?;
+        let prepared = Prepared::prepare(&data_dir, limits_wanted)?;
         let installed = parent.installed.unwrap_or_else(|| Arc::new(Installed::open(&prepared.data_dir)));
         Ok::<_, StartError>((user_env, prepared, installed))
     };
@@ -210,7 +211,7 @@ struct Prepared {
 
 impl Prepared {
     /// Locks the data directory and ends what a former system left. Blocks.
-    fn prepare(data_dir: &Path) -> Result<Self, StartError> {
+    fn prepare(data_dir: &Path, limits_wanted: bool) -> Result<Self, StartError> {
         let lock = workspace::open(data_dir)?;
         // One name for one directory, however it was written: children are found again by it.
         let data_dir = data_dir
@@ -221,7 +222,10 @@ impl Prepared {
         // The lock is held: a process with the marker belongs to an instance that has ended.
         let name = format!("pilotlight-{marker}");
         let cgroups = CgroupBase::detect(&name);
-        let limits = LimitBase::detect(cgroups.as_ref().map(CgroupBase::dir), &name);
+        let limits = match limits_wanted {
+            true => LimitBase::detect(cgroups.as_ref().map(CgroupBase::dir), &name),
+            false => Err("isolation.rungs leaves it out".to_owned()),
+        };
         let in_groups =
             cgroups.as_ref().map_or(0, CgroupBase::sweep) + limits.as_ref().map_or(0, LimitBase::sweep);
         let swept = in_groups + sweep_marked(&format!("{MARKER}={marker}"), &[]);
