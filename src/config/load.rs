@@ -15,7 +15,7 @@ const SEPARATOR: &str = "__";
 const TOP_LEVEL: [&str; 2] = ["data_dir", "drain_timeout"];
 /// Keys of the first level that are tables. (Variables for children begin with `PILOTLIGHT_SESSION` or
 /// `PILOTLIGHT_CHILD` alone.)
-const SECTIONS: [&str; 11] = [
+const SECTIONS: [&str; 12] = [
     "http",
     "auth",
     "admin",
@@ -24,6 +24,7 @@ const SECTIONS: [&str; 11] = [
     "restart",
     "permissions",
     "isolation",
+    "broker",
     "mcp",
     "limits",
     "metrics",
@@ -171,6 +172,7 @@ fn is_text(key: &[String]) -> bool {
             | ["auth", "keys_file"]
             | ["http", "default_user"]
             | ["isolation", "uids"]
+            | ["broker", "credentials" | "ca_file" | "token_url"]
             | ["cli", "env", _]
             | ["mcp", "servers", _, "command" | "url" | "transport"]
             | ["mcp", "servers", _, "env" | "headers", _]

@@ -12,7 +12,11 @@ use tokio_util::task::TaskTracker;
 use super::System;
 use crate::adapter;
 use crate::admission::Admission;
+#[cfg(feature = "broker")]
+use crate::broker::{Broker, BrokerParts};
 use crate::child::{CgroupBase, LimitBase, ShimProgram, memory_limit, sweep_marked};
+#[cfg(feature = "broker")]
+use crate::config::Credentials;
 use crate::config::{Config, Rung};
 use crate::error::{Cause, StartError};
 use crate::installation::{program::Program, versions::Installed};
@@ -20,6 +24,7 @@ use crate::isolation::{Cli, Isolator, Proven, RungState};
 use crate::session::cgroups::Cgroups;
 use crate::session::env::{Env, Marker, TrialStart};
 use crate::session::{ImportAbility, sessions::Sessions, shares_home, storage};
+use crate::spend::Spend;
 use crate::supervisor;
 use crate::support::hex;
 use crate::telemetry::Telemetry;
@@ -77,6 +82,29 @@ pub(super) async fn start(
     metrics.children_limit.set(config.limits.max_children as f64);
     let admission = Admission::new(&config.limits, metrics.clone());
     let marker = Marker { name: MARKER, value: prepared.marker };
+    let tasks = TaskTracker::new();
+    let spend = Spend::new(&config.data_dir, config.limits.usd_per_user_day, tasks.clone());
+    let spend = Arc::new(spend);
+    let ended = CancellationToken::new();
+    #[cfg(feature = "broker")]
+    let broker = {
+        let parts = BrokerParts {
+            config: config.broker.clone(),
+            spend: spend.clone(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+            ended: ended.clone(),
+        };
+        // A trial start has no user and sends nothing to the API.
+        let is_needed = trial.is_some() && config.broker.credentials != Credentials::Child;
+        let begun = is_needed.then(|| runtime.spawn_blocking(|| Broker::new(parts)));
+        match begun {
+            Some(begun) => Some(
+                begun.await.map_err(|error| not_supervised("the broker failed", Some(error.into())))??,
+            ),
+            None => None,
+        }
+    };
     let env = Arc::new(Env {
         config: Arc::new(config),
         telemetry: Telemetry::new(metrics),
@@ -87,10 +115,14 @@ pub(super) async fn start(
         cgroups,
         isolation,
         user_env,
+        #[cfg(feature = "broker")]
+        broker,
+        is_brokered: false,
+        spend,
         marker,
         trial,
-        tasks: TaskTracker::new(),
-        ended: CancellationToken::new(),
+        tasks,
+        ended,
     });
     let sessions = Arc::new(Sessions::new(env.clone(), admission));
     // If it panics, the watch reports it.
