@@ -1,6 +1,5 @@
 //! What is seen from outside: states of processes, accepted connections, received datagrams.
 
-use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixListener;
@@ -97,9 +96,9 @@ impl UnixPort {
         let accepted = Arc::new(AtomicUsize::new(0));
         let count = accepted.clone();
         std::thread::spawn(move || {
-            for mut connection in listener.incoming().flatten() {
+            for connection in listener.incoming().flatten() {
                 count.fetch_add(1, Ordering::SeqCst);
-                connection.read(&mut [0; 64]).ok();
+                drop(connection);
             }
         });
         Self(accepted)
