@@ -28,7 +28,9 @@ macro_rules! section {
     };
 }
 
+mod broker;
 mod cli;
+mod egress;
 mod isolation;
 mod limits;
 mod load;
@@ -42,7 +44,9 @@ mod session;
 mod validate;
 mod value;
 
+pub use broker::{Broker, Credentials};
 pub use cli::{CliConfig, SlashCommands, UnknownVersion};
+pub use egress::{Egress, EgressHost};
 pub use isolation::{Isolation, IsolationMount, Rung, UidRange};
 pub use limits::Limits;
 pub use load::ConfigError;
@@ -92,12 +96,28 @@ pub struct Config {
     pub permissions: Permissions,
     /// Isolation between the children of different users.
     pub isolation: Isolation,
+    /// The way of children to the model's API.
+    pub broker: Broker,
     /// MCP servers of sessions.
     pub mcp: Mcp,
     /// Limits of the whole instance.
     pub limits: Limits,
     /// Metrics.
     pub metrics: MetricsConfig,
+    /// The file that was read.
+    #[serde(skip)]
+    pub(crate) source: SourceFile,
+}
+
+/// File of a configuration, which children must not read: it may hold secrets. Two configurations are the same wherever
+/// they come from.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SourceFile(pub(crate) Option<PathBuf>);
+
+impl PartialEq for SourceFile {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 impl Config {
@@ -162,9 +182,11 @@ impl Default for Config {
             restart: RestartConfig::default(),
             permissions: Permissions::default(),
             isolation: Isolation::default(),
+            broker: Broker::default(),
             mcp: Mcp::default(),
             limits: Limits::default(),
             metrics: MetricsConfig::default(),
+            source: SourceFile::default(),
         }
     }
 }

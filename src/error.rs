@@ -49,6 +49,14 @@ pub enum StartError {
         "`cli.program = \"sim\"` needs the feature `sim` of the crate `pilotlight`, which this program was built without"
     )]
     SimNotBuilt,
+    /// A rung of isolation that the configuration requires does not hold on this host.
+    #[error("configuration key `isolation.require`: \"{rung}\" is {state}")]
+    Isolation {
+        /// The rung.
+        rung: &'static str,
+        /// What is missing, and how to get it.
+        state: String,
+    },
     /// There is no tokio runtime with input, output and time enabled.
     #[error("pilotlight must be started inside a tokio runtime")]
     NoRuntime,
@@ -124,6 +132,17 @@ pub enum TurnError {
     TooManySessions {
         /// How many may be.
         limit: usize,
+    },
+    /// The user has spent what one may in a day.
+    #[error(
+        "this user has spent the {limit_usd} US dollars that one may spend in a day (limits.usd_per_user_day); turns are \
+         accepted again after midnight UTC"
+    )]
+    SpendLimit {
+        /// What one may spend, in US dollars.
+        limit_usd: f64,
+        /// When the day ends.
+        retry_after: Duration,
     },
     /// The host as a whole has no room for another child, or none was free in time.
     #[error("overloaded: {reason}")]
@@ -259,6 +278,7 @@ impl TurnError {
             Self::HistoryTooLarge { .. } => "history_too_large",
             Self::QueueFull { .. } => "queue_full",
             Self::TooManySessions { .. } => "too_many_sessions",
+            Self::SpendLimit { .. } => "spend_limit",
             Self::Overloaded { .. } => "overloaded",
             Self::Draining => "draining",
             Self::NotStarted(_) => "cli_not_started",
@@ -277,9 +297,9 @@ impl TurnError {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Overloaded { retry_after, .. } | Self::CircuitOpen { retry_after, .. } => {
-                Some(*retry_after)
-            }
+            Self::Overloaded { retry_after, .. }
+            | Self::CircuitOpen { retry_after, .. }
+            | Self::SpendLimit { retry_after, .. } => Some(*retry_after),
             // One turn is likely to end by then.
             Self::QueueFull { .. } | Self::Draining => Some(Duration::from_secs(1)),
             _ => None,

@@ -80,9 +80,10 @@
 //! * **Dropping is safe.** Dropping a [`Turn`] interrupts it and keeps its child warm. Dropping the last handle or the
 //!   runtime ends the children.
 //!
-//! Children run as the user of this process and are not isolated from each other. A tool of one user's CLI can read the
-//! files of another user's session. Tools are denied by default ([`config::Permissions`]); allow them only if all users
-//! may see each other's data. Linux only.
+//! Children are isolated by every rung that the host offers ([`config::Isolation`], [`Pilotlight::isolation`]). Where
+//! [`Pilotlight::separates_users`] is false, a tool of one user's CLI can read the files of another user's session. Tools are
+//! denied by default ([`config::Permissions`]); without separation, allow them only if all users may see each other's data.
+//! Linux only.
 //!
 //! # Features
 //!
@@ -113,16 +114,21 @@
 
 mod adapter;
 mod admission;
+#[cfg(feature = "broker")]
+#[allow(dead_code, unused_imports, reason = "the start of a child takes it up next")]
+mod broker;
 mod child;
 pub mod config;
 pub mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod installation;
+mod isolation;
 pub mod model;
 #[cfg(feature = "server")]
 pub mod server;
 mod session;
+mod spend;
 mod supervisor;
 mod support;
 mod system;
@@ -143,6 +149,7 @@ pub mod sim {
 
 pub use config::Config;
 pub use error::{StartError, TurnError};
+pub use isolation::RungState;
 pub use model::Prompt;
 pub use session::SessionStatus;
 pub use system::{Pilotlight, Readiness, Session, probe};

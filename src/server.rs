@@ -80,10 +80,18 @@ impl Server {
                 return Err(ServeError::NotLoopback { key, address });
             }
         }
-        let keys = keyring(&config).await?;
         let public = listen("http.listen", config.http.listen).await?;
         let operator = listen("admin.listen", config.admin.listen).await?;
+        let keys = opened_keys(&config).await?;
         let (pilot, exporter) = exporter::start(config).await?;
+        // Only the started core has proven what keeps users apart.
+        let keys = match keyring(pilot.config(), keys, pilot.separates_users()) {
+            Ok(keys) => keys,
+            Err(error) => {
+                pilot.shutdown(Duration::ZERO).await;
+                return Err(error);
+            }
+        };
         let (http, admin) = (public.1, operator.1);
 
         let tasks = TaskTracker::new();
@@ -203,20 +211,27 @@ fn is_local(address: SocketAddr) -> bool {
 }
 
 /// Loads the keys, if configured.
-async fn keyring(config: &Config) -> Result<Option<Arc<Keyring>>, ServeError> {
-    let Some(file) = config.auth.keys_file.clone() else {
-        exposure::check(config, None)?;
-        return Ok(None);
-    };
-    let admits = if exposure::is_accepted(config) { Admits::Anyone } else { Admits::OneUser };
-    let opened = tokio::task::spawn_blocking(move || Keyring::open(&file, admits)).await;
+async fn opened_keys(config: &Config) -> Result<Option<Keyring>, ServeError> {
+    let Some(file) = config.auth.keys_file.clone() else { return Ok(None) };
+    let opened = tokio::task::spawn_blocking(move || Keyring::open(&file)).await;
     let opened = opened.map_err(|error| StartError::Supervisor {
         message: "reading the keys failed".to_owned(),
         source: Some(error.into()),
     })??;
-    let entries = opened.entries();
-    exposure::check_roles(config, Some(entries.iter().map(|entry| entry.role())))?;
-    Ok(Some(Arc::new(opened)))
+    Ok(Some(opened))
+}
+
+/// The keys, if they may be in force together.
+fn keyring(
+    config: &Config,
+    opened: Option<Keyring>,
+    separated: bool,
+) -> Result<Option<Arc<Keyring>>, ServeError> {
+    let entries = opened.as_ref().map(Keyring::entries);
+    let roles = entries.as_ref().map(|entries| entries.iter().map(|entry| entry.role()));
+    exposure::check_roles(config, roles, separated)?;
+    let admits = if exposure::is_accepted(config, separated) { Admits::Anyone } else { Admits::OneUser };
+    Ok(opened.map(|keys| Arc::new(keys.admitting(admits))))
 }
 
 /// Binds a listener and returns its address, which resolves port 0.

@@ -6,6 +6,7 @@
 
 mod actor;
 pub(crate) mod actor_refs;
+pub(crate) mod cgroups;
 mod child_events;
 mod conclude;
 pub(crate) mod env;
@@ -28,6 +29,7 @@ pub(crate) mod take_up;
 pub(crate) use actor::{SessionActor, SessionArgs};
 pub(crate) use import::Ability as ImportAbility;
 pub(crate) use known::on_disk;
+pub(crate) use launch::shares_home;
 pub(crate) use message::SessionMessage;
 pub use status::SessionStatus;
 pub(crate) use store::{Record, RecordWriter};

@@ -13,10 +13,11 @@ use tokio::sync::OnceCell;
 
 pub use self::session::Session;
 pub(crate) use self::session::blocking;
+pub(crate) use self::start::Parent;
 use crate::admission::{NO_MEMORY, Pressure};
-use crate::config::Config;
+use crate::config::{Config, Rung};
 use crate::error::{StartError, TurnError};
-use crate::installation::versions::Installed;
+use crate::isolation::RungState;
 #[cfg(feature = "server")]
 use crate::model::ids::SessionHash;
 use crate::model::ids::{DEFAULT_CONVERSATION, InvalidName, SessionKey, UserId};
@@ -24,6 +25,8 @@ use crate::model::ids::{DEFAULT_CONVERSATION, InvalidName, SessionKey, UserId};
 use crate::session::Record;
 use crate::session::env::{Env, TrialStart};
 use crate::session::{SessionStatus, on_disk, sessions::Sessions};
+#[cfg(feature = "server")]
+use crate::spend::Spend;
 use crate::telemetry::{events::EventStream, metrics::Metrics};
 use crate::workspace::DataDirLock;
 #[cfg(feature = "server")]
@@ -67,14 +70,12 @@ impl Pilotlight {
         metrics::with_recorder(|recorder| Self::start_with(config, recorder)).await
     }
 
-    /// As [`Pilotlight::start`], without metrics; what it learns of the CLI is shared with `installed`.
-    pub(crate) async fn start_trial(
-        config: Config,
-        installed: Option<Arc<Installed>>,
-    ) -> Result<Self, StartError> {
+    /// As [`Pilotlight::start`], without metrics; what it learns of the CLI is shared with `parent`, and what that has
+    /// proven of the isolation is used.
+    pub(crate) async fn start_trial(config: Config, parent: Parent) -> Result<Self, StartError> {
         config.validate()?;
         let metrics = Metrics::register(&metrics::NoopRecorder, &config.metrics.prefix);
-        Self::of(config, metrics, installed, None).await
+        Self::of(config, metrics, parent, None).await
     }
 
     /// As [`Pilotlight::start`], with metrics that go to `recorder` and not to the one that is installed.
@@ -86,22 +87,22 @@ impl Pilotlight {
         recorder: &dyn metrics::Recorder,
     ) -> impl Future<Output = Result<Self, StartError>> + Send + use<> {
         let registered = config.validate().map(|()| Metrics::register(recorder, &config.metrics.prefix));
-        async move { Self::of(config, registered?, None, Some(probe::beside_sessions)).await }
+        async move { Self::of(config, registered?, Parent::default(), Some(probe::beside_sessions)).await }
     }
 
     async fn of(
         config: Config,
         metrics: Metrics,
-        installed: Option<Arc<Installed>>,
+        parent: Parent,
         trial: Option<TrialStart>,
     ) -> Result<Self, StartError> {
-        Ok(Self { system: Arc::new(start::start(config, metrics, installed, trial).await?) })
+        Ok(Self { system: Arc::new(start::start(config, metrics, parent, trial).await?) })
     }
 
     /// What a trial start shares with this instance.
     #[cfg(feature = "server")]
-    pub(crate) fn installed(&self) -> Arc<Installed> {
-        self.env().installed.clone()
+    pub(crate) fn parent(&self) -> Parent {
+        Parent::of(self.env())
     }
 
     /// Shows in the metrics what a trial start has found out.
@@ -191,11 +192,31 @@ impl Pilotlight {
         Readiness { ready: reasons.is_empty(), reasons }
     }
 
-    /// By what everything that a child started is found when it is stopped: `cgroup`, or `walk` (by ancestry) where no
-    /// group can be made.
+    /// By what everything that a child started is found when it is stopped: `namespace` (nothing outlives it), `cgroup`, or
+    /// `walk` (by ancestry) where neither can be made.
     #[must_use]
     pub fn containment(&self) -> &'static str {
         self.env().cgroups.containment().as_str()
+    }
+
+    /// The rungs of isolation, each with its state: whether children of this instance get it, and if not, why.
+    #[must_use]
+    pub fn isolation(&self) -> Vec<(Rung, RungState)> {
+        self.env().isolation.proven().states().to_vec()
+    }
+
+    /// A sentence for each rung that the configuration expects and children do not get. Reasons are in the log.
+    #[cfg(feature = "server")]
+    pub(crate) fn isolation_warnings(&self) -> Vec<String> {
+        let expected = |rung: &Rung| self.config().isolation.expects(*rung);
+        let missing = self.env().isolation.proven().missing().map(|(rung, _)| rung).filter(expected);
+        missing.map(|rung| format!("children do not get the isolation rung {}", rung.as_str())).collect()
+    }
+
+    /// Whether proven rungs keep the tools of one user from the data and the processes of another.
+    #[must_use]
+    pub fn separates_users(&self) -> bool {
+        self.env().isolation.separates_users()
     }
 
     /// Refuses new turns from now on ([`crate::TurnError::Draining`]); running ones go on.
@@ -225,7 +246,13 @@ impl Pilotlight {
     /// The credentials file of a session; `None` if sessions share one file.
     #[cfg(feature = "server")]
     pub(crate) fn credentials_file(&self, workspace: &Workspace) -> Option<CredentialsFile> {
-        workspace.credentials_file(&self.config().cli)
+        workspace.credentials_file(&self.config().cli, self.env().credentials_place())
+    }
+
+    /// What users spend.
+    #[cfg(feature = "server")]
+    pub(crate) fn spend(&self) -> &Spend {
+        &self.env().spend
     }
 
     fn shared(&self) -> &Arc<Sessions> {

@@ -14,6 +14,7 @@ mod channel;
 mod earlier;
 mod event;
 mod mcp;
+mod restrictions;
 mod stream;
 mod trace;
 
@@ -23,6 +24,7 @@ pub use event::Event;
 pub use mcp::McpServers;
 #[cfg(feature = "server")]
 pub(crate) use mcp::Sender;
+pub use restrictions::Restrictions;
 pub use stream::Turn;
 pub(crate) use trace::TurnTrace;
 
@@ -43,6 +45,8 @@ pub struct TurnOptions {
     pub fallback_model: Option<String>,
     /// Bound at start: the session's MCP servers. None at all takes former ones back.
     pub mcp_servers: Option<McpServers>,
+    /// Restrictions of this turn beyond the configuration; `None`: there are none.
+    pub restrictions: Option<Restrictions>,
     /// Earlier messages, brought in if, and only if, the conversation has no context of its own (it is new, or was
     /// lost). For clients that send the whole history with every request.
     pub history: Option<History>,
@@ -72,6 +76,12 @@ impl TurnOptions {
     #[must_use]
     pub fn mcp_servers(self, servers: McpServers) -> Self {
         Self { mcp_servers: Some(servers), ..self }
+    }
+
+    /// Sets [`TurnOptions::restrictions`].
+    #[must_use]
+    pub fn restrictions(self, restrictions: Restrictions) -> Self {
+        Self { restrictions: Some(restrictions), ..self }
     }
 
     /// Sets [`TurnOptions::history`].

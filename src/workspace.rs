@@ -18,6 +18,7 @@ mod data_dir;
 mod delete;
 mod migration;
 mod own;
+mod ownership;
 mod record_dir;
 mod remove;
 mod sweep;
@@ -28,14 +29,20 @@ use beneath::Beneath;
 use beneath::ChildDir;
 #[cfg(feature = "server")]
 pub(crate) use credentials::CredentialsFile;
+pub(crate) use credentials::CredentialsPlace;
+#[cfg(feature = "broker")]
+pub(crate) use credentials::OauthStore;
 use data_dir::sessions_dir;
-pub(crate) use data_dir::{DataDirLock, open, records_dir, try_writing, users_dir};
+pub(crate) use data_dir::{
+    DataDirLock, let_users_pass, open, records_dir, try_writing, uids_file, usage_dir, user_digest, user_dir,
+};
 #[cfg(feature = "server")]
 pub(crate) use data_dir::{conversations_dir, identities_dir};
 pub(crate) use delete::finish_deletions;
 #[cfg(test)]
 pub(crate) use own::tests::TRAPS;
 pub(crate) use own::{open_own, read_own};
+pub(crate) use ownership::{Owner, make_passable};
 pub(crate) use record_dir::{DirectoryName, MAX_RECORD_BYTES, RecordDir};
 pub(crate) use remove::{RemovalLimit, remove_any};
 

@@ -1,9 +1,10 @@
 //! Types of a launch: what a child is started with, and why it may refuse.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::time::Duration;
 
-use crate::config::CliConfig;
+use crate::config::{CliConfig, PermissionPolicy};
 use crate::model::Dirs;
 
 /// Whether a child begins a conversation or resumes one.
@@ -24,6 +25,10 @@ pub(crate) struct LaunchSettings {
     pub(crate) mcp_servers: serde_json::Map<String, serde_json::Value>,
     /// Model that serves while the first is overloaded.
     pub(crate) fallback_model: Option<String>,
+    /// Policy for tools that need a permission, if stricter than the configured one.
+    pub(crate) policy: Option<PermissionPolicy>,
+    /// The CLI's own tools that exist; `None`: all that the configuration leaves.
+    pub(crate) tools: Option<BTreeSet<String>>,
 }
 
 /// Cleanup of HOME before each start. Tools can write the CLI's files there, and the next child would obey some of them:

@@ -7,8 +7,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
 use super::host;
 use pilotlight_shim::cgroup::Group;
+
+mod limits;
+
+pub(crate) use limits::{GroupLimits, LimitBase};
 
 /// Maximum time for killed processes to leave their group.
 const LEAVE_LIMIT: Duration = Duration::from_millis(500);
@@ -42,6 +48,11 @@ impl CgroupBase {
         self.dir.join("cgroup.kill").exists()
     }
 
+    /// The group of all children.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Path of a child's group. `name` must be new for each start.
     pub(crate) fn child_dir(&self, name: &str) -> PathBuf {
         self.dir.join(name)
@@ -73,6 +84,38 @@ pub(super) fn kill_and_remove(dir: &Path) -> usize {
     // A process that does not die keeps its group, and the next run finds it.
     let _still_inhabited = group.remove();
     inhabitants
+}
+
+/// Passes over the processes of a group of version 1, which has no call to kill all: each finds those forked meanwhile.
+const MAX_PASSES: usize = 20;
+
+/// Kills the processes of a group of version 1 and removes it; returns their number. Blocks up to a limit.
+pub(in crate::child) fn kill_v1(dir: &Path) -> usize {
+    let members = || {
+        let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+        text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect::<Vec<_>>()
+    };
+    let mut killed = std::collections::HashSet::new();
+    let begun = host::now();
+    for _ in 0..MAX_PASSES {
+        let found = members();
+        if found.is_empty() {
+            break;
+        }
+        for pid in found {
+            // Opened before the second look: then it belongs to a member, or that one is gone.
+            let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+            if members().contains(&pid) && pidfd_send_signal(&pidfd, Signal::KILL).is_ok() {
+                killed.insert(pid);
+            }
+        }
+        while members().iter().any(|pid| killed.contains(pid)) && begun.elapsed() < LEAVE_LIMIT {
+            host::pause(LEAVE_PAUSE);
+        }
+    }
+    // A process that does not die keeps its group, and the next run finds it.
+    let _still_inhabited = fs::remove_dir(dir);
+    killed.len()
 }
 
 #[cfg(test)]

@@ -82,6 +82,12 @@ pub(super) fn own_cgroup_v2() -> Option<PathBuf> {
     group_dir(&mountinfo, &own, "cgroup2", "").map(|(dir, _)| dir).filter(|dir| dir.is_dir())
 }
 
+/// The group of this process in the hierarchy of one controller (version 1).
+pub(super) fn own_cgroup_v1(controller: &str) -> Option<PathBuf> {
+    let (mountinfo, own) = place()?;
+    group_dir(&mountinfo, &own, "cgroup", controller).map(|(dir, _)| dir).filter(|dir| dir.is_dir())
+}
+
 /// The clock of the blocking threads here, which never run on a paused clock.
 #[expect(clippy::disallowed_methods, reason = "blocking threads have no runtime and no paused clock")]
 pub(super) fn now() -> Instant {

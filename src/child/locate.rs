@@ -15,6 +15,15 @@ pub(crate) struct ShimProgram {
 }
 
 impl ShimProgram {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Arguments before the shim's own.
+    pub(crate) fn args(&self) -> &'static [&'static str] {
+        self.args
+    }
+
     /// Locates the shim, once at start-up. A configured path has no fallback.
     pub(crate) fn locate(configured: Option<&Path>) -> Result<Self, SpawnError> {
         let this_program = std::env::current_exe().ok();

@@ -34,6 +34,8 @@ pub(super) struct Ward {
     /// Identifies the shim together with the pid, also when the host reaps all children itself.
     start_time: Option<u64>,
     cgroup: Option<PathBuf>,
+    /// Groups of version 1 that limit it.
+    limited_by: Vec<PathBuf>,
     /// `KEY=VALUE` in the environment of this tree only.
     marker: String,
     stage: Stage,
@@ -53,9 +55,14 @@ enum Stage {
 pub(super) type Aftermath = Option<(KillMethod, usize)>;
 
 impl Ward {
-    pub(super) fn new(child: Child, cgroup: Option<PathBuf>, marker: String) -> Self {
+    pub(super) fn new(
+        child: Child,
+        cgroup: Option<PathBuf>,
+        limited_by: Vec<PathBuf>,
+        marker: String,
+    ) -> Self {
         let start_time = descendants::start_time(child.id().cast_signed());
-        Self { child, start_time, cgroup, marker, stage: Stage::Trusted(None), reply: None }
+        Self { child, start_time, cgroup, limited_by, marker, stage: Stage::Trusted(None), reply: None }
     }
 
     pub(super) fn shim_pid(&self) -> u32 {
@@ -119,9 +126,10 @@ impl Ward {
     /// Kills the descendants of a CLI that died with its shim.
     fn sweep_in_its_place(&self) -> (KillMethod, usize) {
         let in_group = self.cgroup.as_deref().filter(|dir| dir.is_dir()).map(cgroup::kill_and_remove);
+        let in_limits: usize = self.limited_by.iter().map(|dir| cgroup::kill_v1(dir)).sum();
         let marked = sweep_marked(&self.marker, &[]);
-        match in_group {
-            Some(in_group) => (KillMethod::Cgroup, in_group + marked),
+        match in_group.or((in_limits > 0).then_some(0)) {
+            Some(in_group) => (KillMethod::Cgroup, in_group + in_limits + marked),
             None => (KillMethod::Marker, marked),
         }
     }

@@ -112,7 +112,12 @@ pub(crate) fn spawn(shim: &ShimProgram, launch: &Launch<'_>) -> Result<Box<Conta
         .stdout(OwnedFd::from(control_theirs))
         .stderr(stderr_theirs);
     let child = command.spawn().map_err(|error| not_spawned(error, shim, launch))?;
-    let ward = Ward::new(child, launch.cgroup.clone(), format!("{CHILD_MARKER}={marker}"));
+    let ward = Ward::new(
+        child,
+        launch.cgroup.clone(),
+        launch.limits.groups.clone(),
+        format!("{CHILD_MARKER}={marker}"),
+    );
     let shim = ShimHandle {
         program: launch.program.to_owned(),
         term_grace: launch.limits.term_grace,

@@ -5,7 +5,8 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Config, ConfigError, validate::invalid, value};
+use super::{Config, ConfigError, Egress, validate::invalid, value};
+pub use pilotlight_shim::isolation::Rung;
 
 /// Isolation between the children of different users. The default uses every rung that the host offers.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -23,10 +24,22 @@ pub struct Isolation {
     /// More of the host's files for tools, beside what every child sees. Without effect unless [`Rung::Landlock`] or
     /// [`Rung::Namespaces`] restricts what a child sees.
     pub mounts: Vec<IsolationMount>,
+    /// Hosts that children reach. Default: `api` where the host can restrict the network of a child, else `open`.
+    pub egress: Option<Egress>,
     /// Accepts that tools of one user can read the files of another (`permissions.policy` other than `deny` with several
     /// users and too few rungs). Default false: the server then serves one user, or no tools. No effect in an embedding
     /// program, which decides itself whom it serves.
     pub accept_none: bool,
+}
+
+impl Isolation {
+    /// Whether an operator should hear that this rung is missing: it is written in the configuration, or needs no
+    /// privilege on a usual host.
+    pub(crate) fn expects(&self, rung: Rung) -> bool {
+        let is_default = self.rungs == Rung::ALL;
+        let is_usual = matches!(rung, Rung::Landlock | Rung::Seccomp | Rung::Namespaces);
+        self.rungs.contains(&rung) && (!is_default || is_usual || self.require.contains(&rung))
+    }
 }
 
 impl Default for Isolation {
@@ -36,44 +49,9 @@ impl Default for Isolation {
             require: Vec::new(),
             uids: UidRange::default(),
             mounts: Vec::new(),
+            egress: None,
             accept_none: false,
         }
-    }
-}
-
-/// A means of isolation. Rungs add up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Rung {
-    /// Landlock: files, TCP ports, signals and abstract Unix sockets.
-    Landlock,
-    /// A seccomp filter: system calls that no CLI needs.
-    Seccomp,
-    /// Namespaces: processes, mounts, network, IPC and host name.
-    Namespaces,
-    /// A user id of its own.
-    Uid,
-    /// A cgroup with limits.
-    Cgroup,
-}
-
-impl Rung {
-    /// All rungs.
-    pub const ALL: [Self; 5] = [Self::Landlock, Self::Seccomp, Self::Namespaces, Self::Uid, Self::Cgroup];
-
-    /// Name in configuration, reports and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Landlock => "landlock",
-            Self::Seccomp => "seccomp",
-            Self::Namespaces => "namespaces",
-            Self::Uid => "uid",
-            Self::Cgroup => "cgroup",
-        }
-    }
-
-    /// The rung with this name.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|rung| rung.as_str() == name)
     }
 }
 
@@ -231,6 +209,17 @@ mod tests {
         {
             assert_eq!(UidRange::parse(unfit), None, "{unfit}");
         }
+    }
+
+    #[test]
+    fn rungs_that_are_written_are_expected() {
+        let mut isolation = Isolation::default();
+        let expected = |isolation: &Isolation| Rung::ALL.map(|rung| isolation.expects(rung));
+        assert_eq!(expected(&isolation), [true, true, true, false, false]);
+        isolation.require = vec![Rung::Cgroup];
+        assert_eq!(expected(&isolation), [true, true, true, false, true]);
+        isolation.rungs = vec![Rung::Landlock, Rung::Uid];
+        assert_eq!(expected(&isolation), [true, false, false, true, false]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::Config;
+use super::{Config, SourceFile};
 use crate::support::cause::Cause;
 
 const PREFIX: &str = "PILOTLIGHT_";
@@ -15,7 +15,7 @@ const SEPARATOR: &str = "__";
 const TOP_LEVEL: [&str; 2] = ["data_dir", "drain_timeout"];
 /// Keys of the first level that are tables. (Variables for children begin with `PILOTLIGHT_SESSION` or
 /// `PILOTLIGHT_CHILD` alone.)
-const SECTIONS: [&str; 11] = [
+const SECTIONS: [&str; 12] = [
     "http",
     "auth",
     "admin",
@@ -24,6 +24,7 @@ const SECTIONS: [&str; 11] = [
     "restart",
     "permissions",
     "isolation",
+    "broker",
     "mcp",
     "limits",
     "metrics",
@@ -77,7 +78,9 @@ pub(super) fn load(
             set(&mut table, &key, value)?;
         }
     }
-    config_of(table, if cfg!(feature = "server") { &[] } else { &SERVER_SECTIONS })
+    let mut config = config_of(table, if cfg!(feature = "server") { &[] } else { &SERVER_SECTIONS })?;
+    config.source = SourceFile(path.map(Path::to_owned));
+    Ok(config)
 }
 
 fn config_of(mut table: Table, ignored: &[&str]) -> Result<Config, ConfigError> {
@@ -169,6 +172,7 @@ fn is_text(key: &[String]) -> bool {
             | ["auth", "keys_file"]
             | ["http", "default_user"]
             | ["isolation", "uids"]
+            | ["broker", "credentials" | "ca_file" | "token_url"]
             | ["cli", "env", _]
             | ["mcp", "servers", _, "command" | "url" | "transport"]
             | ["mcp", "servers", _, "env" | "headers", _]
@@ -327,7 +331,6 @@ mod tests {
                 "data_dir",
             ),
             ("[mcp]\ncallers = \"some\"", "mcp.callers", "service"),
-            ("[mcp]\ncallers = \"all\"", "mcp.callers", "isolation.accept_none"),
             ("[mcp]\nallow_hosts = [\"https://a.example\"]", "mcp.allow_hosts", "*.example.com"),
             ("[mcp]\nconnect_timeout = 0", "mcp.connect_timeout", "longer than 0"),
             ("[mcp.servers.a]", "mcp.servers.a", "neither a command nor a url"),

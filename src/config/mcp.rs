@@ -44,7 +44,7 @@ pub enum McpCallers {
     None,
     /// Callers with a service key.
     Service,
-    /// Every caller. Needs [`crate::config::Isolation::accept_none`].
+    /// Every caller. Needs rungs that keep users apart, or [`crate::config::Isolation::accept_none`].
     All,
 }
 
@@ -142,17 +142,26 @@ impl Mcp {
     }
 }
 
-#[cfg(feature = "server")]
 impl McpHost {
-    fn matches(&self, url: &url::Url) -> bool {
-        let Some(host) = url.host() else { return false };
-        let fits = match (&self.host, &host) {
+    pub(super) fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// Whether this is the host.
+    #[cfg(feature = "broker")]
+    pub(super) fn names(&self, host: &url::Host<&str>) -> bool {
+        match (&self.host, host) {
             (HostPattern::Exactly(own), host) => own == host,
             (HostPattern::Below(end), url::Host::Domain(domain)) => {
                 domain.len() > end.len() && domain.ends_with(end.as_str())
             }
             (HostPattern::Below(_), _) => false,
-        };
+        }
+    }
+
+    #[cfg(feature = "server")]
+    fn matches(&self, url: &url::Url) -> bool {
+        let fits = url.host().is_some_and(|host| self.names(&host));
         let own_port = if url.scheme() == "https" { 443 } else { 80 };
         fits && url.port_or_known_default() == Some(self.port.unwrap_or(own_port))
     }
@@ -214,11 +223,6 @@ fn table_has_expansion(table: &Map<String, Value>) -> bool {
 }
 
 pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
-    if config.mcp.callers == McpCallers::All && !config.isolation.accept_none {
-        let problem = "\"all\" lets every caller start programs with the rights of this server; it needs \
-                       isolation.accept_none = true";
-        return Err(invalid("mcp.callers", problem));
-    }
     for (name, server) in &config.mcp.servers {
         let key = |field: &str| format!("mcp.servers.{name}{field}");
         if !is_server_name(name) {

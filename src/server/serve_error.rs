@@ -24,8 +24,9 @@ pub enum ServeError {
     /// Tools of several users would run without isolation.
     #[error(
         "configuration key `permissions.policy`: with {policy:?} tools run, there is more than one user ({exposure}), \
-         and nothing keeps the tools of one user from the data of another; set permissions.policy = \"deny\", give \
-         keys to one user only (`pilotlight keys`), or accept it with isolation.accept_none = true"
+         and nothing keeps the tools of one user from the data of another; `pilotlight check` names the missing rungs of \
+         isolation and how to get them; else set permissions.policy = \"deny\", give keys to one user only (`pilotlight \
+         keys`), or accept it with isolation.accept_none = true"
     )]
     Exposed {
         /// The policy.
@@ -33,6 +34,12 @@ pub enum ServeError {
         /// Why there can be more than one user.
         exposure: exposure::Exposure,
     },
+    /// MCP servers of every caller would run without isolation.
+    #[error(
+        "configuration key `mcp.callers`: \"all\" lets every caller start programs with the rights of this server; it \
+         needs rungs of isolation that keep users apart (`pilotlight check` names them), or isolation.accept_none = true"
+    )]
+    McpExposed,
     /// Failure to bind a listener.
     #[error("cannot listen on {address} (`{key}`): {source}")]
     Bind {
@@ -62,8 +69,9 @@ impl ServeError {
             self,
             Self::NotLoopback { .. }
                 | Self::Exposed { .. }
+                | Self::McpExposed
                 | Self::Keys(_)
-                | Self::Start(StartError::Config(_))
+                | Self::Start(StartError::Config(_) | StartError::Isolation { .. })
         )
     }
 }

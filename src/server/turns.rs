@@ -27,6 +27,7 @@ mod log;
 mod mcp;
 mod pending;
 pub(super) mod replay;
+pub(crate) mod restrict;
 
 use body::TurnBody;
 use handler::{Parse, TurnHandler};

@@ -2,18 +2,21 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use pilotlight_shim::report::KillMethod;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::child::{CgroupBase, ShimProgram};
+#[cfg(feature = "broker")]
+use crate::broker::Broker;
+use crate::child::ShimProgram;
 use crate::config::Config;
 use crate::installation::{program::Program, versions::Installed};
+use crate::isolation::Isolator;
 use crate::session::ImportAbility;
+use crate::session::cgroups::Cgroups;
+use crate::spend::Spend;
 use crate::telemetry::Telemetry;
-use crate::workspace::user_env::UserEnv;
+use crate::workspace::{CredentialsPlace, user_env::UserEnv};
 
 /// The environment of all sessions of one system: configuration, telemetry and the means to start a child.
 #[derive(Debug)]
@@ -27,7 +30,16 @@ pub(crate) struct Env {
     /// Whether the CLI resumes an imported conversation.
     pub(crate) import_ability: ImportAbility,
     pub(crate) cgroups: Cgroups,
+    pub(crate) isolation: Isolator,
     pub(crate) user_env: UserEnv,
+    /// The way of children to the model's API and to other hosts; `None` where they have their own.
+    #[cfg(feature = "broker")]
+    #[allow(dead_code, reason = "the start of a child takes it up next")]
+    pub(crate) broker: Option<Broker>,
+    /// The credentials of the model's API are at the broker, not in the children.
+    pub(crate) is_brokered: bool,
+    /// What users spend.
+    pub(crate) spend: Arc<Spend>,
     /// `NAME=value` in the environment of everything that this data directory's systems start.
     pub(crate) marker: Marker,
     /// How a trial start is made; `None` in the system of a trial start itself.
@@ -54,6 +66,11 @@ impl Env {
         self.trial.is_none()
     }
 
+    /// Where the OAuth credentials of sessions are.
+    pub(crate) fn credentials_place(&self) -> CredentialsPlace {
+        if self.is_brokered { CredentialsPlace::Record } else { CredentialsPlace::Cli }
+    }
+
     /// Spawns a task that is dropped when the system ends.
     pub(crate) fn spawn_until_end(&self, task: impl Future<Output = ()> + Send + 'static) {
         let ended = self.ended.clone();
@@ -63,47 +80,5 @@ impl Env {
                 () = ended.cancelled() => {}
             }
         });
-    }
-}
-
-/// The cgroup below which each child gets its own, where the host allows it.
-#[derive(Debug)]
-pub(crate) struct Cgroups {
-    base: Option<CgroupBase>,
-    /// The groups that were found at the start do not work.
-    lost: AtomicBool,
-}
-
-impl Cgroups {
-    pub(crate) fn new(base: Option<CgroupBase>) -> Self {
-        Self { base, lost: AtomicBool::new(false) }
-    }
-
-    pub(crate) fn base(&self) -> Option<&CgroupBase> {
-        self.base.as_ref()
-    }
-
-    /// The strongest available method of killing a tree: groups may be taken away while the system runs.
-    pub(crate) fn containment(&self) -> KillMethod {
-        if self.base.as_ref().is_some_and(|base| !base.is_there()) {
-            self.set_usable(false);
-        }
-        let usable = self.base.is_some() && !self.lost.load(Ordering::Relaxed);
-        if usable { KillMethod::Cgroup } else { KillMethod::Walk }
-    }
-
-    /// Records whether children can be put into groups, as the last start or check has shown. Logs each change once.
-    pub(crate) fn set_usable(&self, usable: bool) {
-        if self.base.is_none() || self.lost.swap(!usable, Ordering::Relaxed) != usable {
-            return;
-        }
-        if usable {
-            tracing::info!("children are in cgroups again: their trees end by cgroup.kill");
-        } else {
-            tracing::warn!(
-                "children cannot be put into cgroups any more: their trees are ended by walking the process table, which \
-                 a hostile one can escape; see that the group of this service is writable and still delegated to it"
-            );
-        }
     }
 }

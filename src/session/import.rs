@@ -99,8 +99,8 @@ impl Evidence {
 
 /// The line of the prompt that follows a history, within the limit of all prompts. Blocks for megabytes.
 pub(crate) fn first_line(env: &Env, conversation: &Conversation, imported: bool) -> FirstLine {
-    let Conversation { history, prompt } = conversation;
-    let line = adapter::encode_first_turn(history, imported, prompt, env.config.cli.slash_commands)?;
+    let Conversation { history, prompt, commands } = conversation;
+    let line = adapter::encode_first_turn(history, imported, prompt, *commands)?;
     line.map(|line| within(line, env.config.session.prompt_limit)).transpose()
 }
 

@@ -9,15 +9,12 @@ use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
 use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
-
-use sha2::{Digest, Sha256};
+use std::path::Path;
 
 use super::{SessionStatus, store::Record};
 use crate::config::Config;
 use crate::model::ids::{DEFAULT_CONVERSATION, SessionHash, SessionKey, UserId};
-use crate::support::hex;
-use crate::workspace::{open_own, records_dir, users_dir};
+use crate::workspace::{open_own, records_dir, user_dir};
 
 /// Sessions on disk that are looked at for one list. Reading a record takes some 30 µs.
 const MOST: usize = 1000;
@@ -108,11 +105,6 @@ pub(crate) fn on_disk(data_dir: &Path, user: Option<&UserId>) -> io::Result<OnDi
         sessions.extend(known.map(|(key, record)| (key, SessionStatus::on_disk(&record))));
     }
     Ok((sessions, false))
-}
-
-fn user_dir(data_dir: &Path, user: &UserId) -> PathBuf {
-    let digest = Sha256::new().chain_update("user\0").chain_update(user.as_bytes()).finalize();
-    users_dir(data_dir).join(hex::encode(digest.get(..16).unwrap_or_default()))
 }
 
 #[cfg(test)]

@@ -1,14 +1,19 @@
 //! The command line, environment and limits of a child, and its start.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
+
+use pilotlight_shim::isolation::Network;
 
 use super::lifecycle::Plan;
 use super::opening::Prepared;
 use crate::adapter::{self, LaunchPlan};
-use crate::child::{self, ChildLimits, Contained, Isolation, Launch};
-use crate::config::PermissionPolicy;
+use crate::child::{self, ChildLimits, Contained, Launch};
+use crate::config::{CliConfig, Limits, PermissionPolicy};
 use crate::error::StartFailure;
 use crate::installation::versions::Chosen;
+use crate::model::Dirs;
+use crate::workspace::Owner;
 
 pub(super) fn start(
     plan: &Plan,
@@ -26,28 +31,47 @@ pub(super) fn start(
         model: prepared.model.as_deref(),
         settings: &prepared.settings,
         mcp_timeout: env.config.mcp.connect_timeout,
-        asks_permission: env.config.permissions.policy != PermissionPolicy::Deny,
+        asks_permission: env.config.permissions.policy.stricter(prepared.settings.policy)
+            != PermissionPolicy::Deny,
     });
     let program = &chosen.found;
     let mut args = program.first_args.clone();
     args.extend(command.args);
     let variables = environment(plan, prepared, command.env, command.enforced_env);
+    let path = variables.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
+    let shared_home = shared_home(&env.config.cli, dirs);
+    let isolation = env.isolation.of_child(dirs, shared_home.as_deref(), &program.path, path, Network::Open);
     let again = if chosen.is_fallback { "-again" } else { "" };
     let name = format!("{}-{}{again}", entry.key.hash(), generation.0);
+    let groups = env.cgroups.of_start(&format!("{name}-{}", prepared.attempt))?;
     let launch = Launch {
         program: &program.path,
         args: &args,
         env: &variables,
         cwd: &dirs.work,
-        limits: &limits_of(&env.config.limits),
-        isolation: &Isolation::default(),
-        cgroup: env.cgroups.base().map(|base| base.child_dir(&format!("{name}-{}", prepared.attempt))),
+        limits: &limits_of(&env.config.limits, prepared.owner, groups.limits),
+        isolation: &isolation,
+        cgroup: groups.kill,
     };
     child::spawn(&env.shim, &launch).map_err(StartFailure::from)
 }
 
-fn limits_of(config: &crate::config::Limits) -> ChildLimits {
+/// The directory with the CLI's files, if the configuration moves it out of the sessions.
+fn shared_home(cli: &CliConfig, dirs: &Dirs) -> Option<PathBuf> {
+    let directory = adapter::config_dir(dirs, cli);
+    (!directory.starts_with(&dirs.home)).then_some(directory)
+}
+
+/// Whether all sessions have the CLI's files in one directory.
+pub(crate) fn shares_home(cli: &CliConfig) -> bool {
+    let own = |name: &str| PathBuf::from("/session").join(name);
+    shared_home(cli, &Dirs { work: own("work"), home: own("home"), tmp: own("tmp") }).is_some()
+}
+
+fn limits_of(config: &Limits, owner: Option<Owner>, groups: Vec<PathBuf>) -> ChildLimits {
     ChildLimits {
+        groups,
+        owner: owner.map(|owner| (owner.uid, owner.gid)),
         nofile: config.child_open_files,
         nofile_soft: crate::support::open_files::of_children(),
         nproc: config.child_processes,

@@ -25,7 +25,7 @@ use crate::support::secret_file::FileId;
 use crate::telemetry::metrics::ContextLost;
 use crate::workspace::beneath::ReadError;
 use crate::workspace::user_env::Variables;
-use crate::workspace::{RemovalLimit, Workspace};
+use crate::workspace::{Owner, RemovalLimit, Workspace};
 
 #[derive(Debug)]
 pub(super) struct Prepared {
@@ -44,6 +44,8 @@ pub(super) struct Prepared {
     pub(super) variables: Variables,
     pub(super) own_credentials: bool,
     pub(super) secrets: Secrets,
+    /// The user that the child runs as, if it is not this process's.
+    pub(super) owner: Option<Owner>,
     /// What the child is started with; `None` leaves it to the CLI.
     pub(super) model: Option<String>,
     /// The file that records its turns. Without one a loss may go unnoticed, which is logged.
@@ -66,8 +68,12 @@ const CLEARED_AGAIN: RemovalLimit = RemovalLimit { entries: 500_000, time: Durat
 
 /// Removes what the child before left that the next one would obey. Runs before the session requests the permit to start.
 pub(super) async fn clear(plan: &Plan) -> io::Result<()> {
-    let (workspace, env) = (plan.workspace.clone(), plan.env().clone());
-    let clear = move || workspace.clear_home(&env.config.cli, CLEARED);
+    let (workspace, env, user) = (plan.workspace.clone(), plan.env().clone(), plan.entry.key.user().clone());
+    let clear = move || {
+        let owner = env.isolation.owner(&user)?;
+        workspace.give_to(owner, env.isolation.range(), CLEARED)?;
+        workspace.clear_home(&env.config.cli, CLEARED)
+    };
     match blocking(clear).await {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error),
         // Whatever else there is shows itself in the preparation, which makes directories that are missing first.
@@ -89,6 +95,8 @@ fn prepare_now(plan: &Plan, mut record: Record) -> io::Result<Prepared> {
         tracing::warn!(%error, "a session will not be listed while it is not in memory");
     }
     workspace.create()?;
+    let owner = env.isolation.owner(key.user())?;
+    workspace.give_to(owner, env.isolation.range(), CLEARED_AGAIN)?;
     workspace.remove_abandoned_files(cli);
     workspace.clear_home(cli, CLEARED_AGAIN)?;
     let mcp_servers = match &record.settings.mcp_servers {
@@ -135,7 +143,11 @@ fn prepare_now(plan: &Plan, mut record: Record) -> io::Result<Prepared> {
         record.checkpoint = Some(imported.last.clone());
     }
     let variables = env.user_env.of(key.user());
-    let tokens = if record.settings.own_credentials { workspace.tokens(cli) } else { Vec::new() };
+    let tokens = if record.settings.own_credentials {
+        workspace.tokens(cli, env.credentials_place())
+    } else {
+        Vec::new()
+    };
     let progress = ProgressFile::open(workspace, &record)
         .inspect_err(|error| tracing::warn!(%error, "the progress of a session cannot be written"))
         .ok();
@@ -145,11 +157,14 @@ fn prepare_now(plan: &Plan, mut record: Record) -> io::Result<Prepared> {
         is_new_id: !is_usable,
         mode: if transcript.is_some() || imported.is_some() { LaunchMode::Resume } else { LaunchMode::New },
         own_credentials: record.settings.own_credentials,
+        owner,
         secrets: Secrets::of(cli.env.iter().chain(variables.pairs()), &mcp_servers, &tokens),
         settings: LaunchSettings {
             system_prompt: record.settings.system_prompt.clone(),
             mcp_servers,
             fallback_model: record.settings.fallback_model.clone(),
+            policy: record.settings.restrictions.policy,
+            tools: record.settings.restrictions.tools.clone(),
         },
         loss,
         gap,

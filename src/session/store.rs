@@ -19,7 +19,7 @@ use crate::support::atomic_file::{self, Durability};
 use crate::support::blocking::blocking;
 use crate::support::{hex, lock::MutexExt};
 use crate::telemetry::metrics::ContextLost;
-use crate::turn::McpServers;
+use crate::turn::{McpServers, Restrictions};
 use crate::workspace::{
     DirectoryName, MAX_RECORD_BYTES, RecordDir, Workspace, beneath::ReadError, open_own, read_own,
 };
@@ -87,6 +87,9 @@ pub(crate) struct SettingsRecord {
     /// The session's own OAuth credentials are used, and none of the operator's.
     #[serde(default)]
     pub(crate) own_credentials: bool,
+    /// Those of the turn that a child is started for.
+    #[serde(default, skip_serializing_if = "Restrictions::is_none")]
+    pub(crate) restrictions: Restrictions,
 }
 
 /// Why a record cannot be used.
@@ -322,6 +325,8 @@ impl SettingsRecord {
                 None => self.mcp_servers.clone(),
             },
             own_credentials: self.own_credentials || wanted.own_credentials,
+            // Never kept: they belong to the caller of each turn.
+            restrictions: wanted.restrictions.clone(),
         }
     }
 }

@@ -5,17 +5,17 @@
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::child::{ShimProgram, SpawnError};
-use crate::config::Config;
+use crate::config::{Config, Rung};
 use crate::error::{StartError, TurnError};
-use crate::installation::{program::Program, trust, version_query, versions::Installed};
+use crate::installation::{program::Program, trust, version_query};
+use crate::isolation::RungState;
 use crate::session::{SessionStatus, env::Env};
-use crate::system::{Pilotlight, Session};
+use crate::system::{Parent, Pilotlight, Session};
 
 /// Where the trials of an instance run, below its data directory. Always the same, so that leftovers of a killed trial
 /// are found by the next.
@@ -39,6 +39,10 @@ pub struct Probed {
     pub memory_bytes: u64,
     /// See [`Pilotlight::containment`].
     pub containment: &'static str,
+    /// See [`Pilotlight::isolation`].
+    pub isolation: Vec<(Rung, RungState)>,
+    /// See [`Pilotlight::separates_users`].
+    pub separates_users: bool,
     /// See [`Pilotlight::cli_warning`].
     pub warning: Option<String>,
 }
@@ -71,40 +75,41 @@ impl ProbeError {
 /// # Errors
 /// [`ProbeError`] with the reason; nothing is left running in any case.
 pub async fn probe(config: &Config, directory: &Path) -> Result<Probed, ProbeError> {
-    probe_with(config, directory, None).await
+    let data_dir = std::path::absolute(&config.data_dir).ok();
+    probe_with(config, directory, Parent { data_dir, ..Parent::default() }).await
 }
 
 /// A trial start for a running instance, one at a time. What it learns of the CLI is shared with `installed`.
-pub(crate) async fn trial(config: &Config, installed: &Arc<Installed>) -> Result<Probed, ProbeError> {
-    let _one_at_a_time = installed.trial().await;
+pub(crate) async fn trial(config: &Config, parent: Parent) -> Result<Probed, ProbeError> {
+    let installed = parent.installed.clone();
+    let _one_at_a_time = match &installed {
+        Some(installed) => Some(installed.trial().await),
+        None => None,
+    };
     let mut config = config.clone();
     // One failure decides: the sessions wait for it.
     config.restart.intensity = 0;
-    probe_with(&config, &config.data_dir.join(DIRECTORY), Some(installed.clone())).await
+    probe_with(&config, &config.data_dir.join(DIRECTORY), parent).await
 }
 
 /// The trial start that the sessions of a running system ask for.
 pub(super) fn beside_sessions(env: &Env) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    let (config, installed) = (env.config.clone(), env.installed.clone());
+    let (config, parent) = (env.config.clone(), Parent::of(env));
     Box::pin(async move {
-        if let Err(error) = trial(&config, &installed).await {
+        if let Err(error) = trial(&config, parent).await {
             tracing::warn!(code = error.code(), "a trial start of the CLI failed");
         }
     })
 }
 
-/// As [`probe`]; what it learns of the CLI is shared with `installed`.
-async fn probe_with(
-    config: &Config,
-    directory: &Path,
-    installed: Option<Arc<Installed>>,
-) -> Result<Probed, ProbeError> {
+/// As [`probe`], with what the system that makes the trial start knows.
+async fn probe_with(config: &Config, directory: &Path, parent: Parent) -> Result<Probed, ProbeError> {
     let mut config = config.clone();
     directory.clone_into(&mut config.data_dir);
     config.metrics.sample_interval = SAMPLE_INTERVAL;
     // No user's settings: what fails here fails for all.
     config.cli.user_env_file = None;
-    let pilot = Pilotlight::start_trial(config, installed).await?;
+    let pilot = Pilotlight::start_trial(config, parent).await?;
     let session = pilot.session(USER);
     let probed = try_start(&pilot, &session).await;
     pilot.shutdown(STOP_GRACE).await;
@@ -142,7 +147,14 @@ async fn try_start(pilot: &Pilotlight, session: &Session) -> Result<Probed, Turn
     let ready_after = begin.elapsed();
     let memory_bytes = measured(session, ready).await;
     crate::session::executable::learn_version(pilot.env()).await;
-    Ok(Probed { ready_after, memory_bytes, containment: pilot.containment(), warning: pilot.cli_warning() })
+    Ok(Probed {
+        ready_after,
+        memory_bytes,
+        containment: pilot.containment(),
+        isolation: pilot.isolation(),
+        separates_users: pilot.separates_users(),
+        warning: pilot.cli_warning(),
+    })
 }
 
 /// The first figure of the sampler, which looks at intervals.

@@ -57,9 +57,8 @@ async fn shut_down(sessions: Arc<Sessions>, data_dir: Arc<Mutex<Option<DataDirLo
     if timeout(LAST_TASKS, sessions.env.tasks.wait()).await.is_err() {
         tracing::error!(tasks = sessions.env.tasks.len(), "tasks are still running after the shutdown");
     }
-    if let Some(cgroups) = sessions.env.cgroups.base().cloned() {
-        drop(tokio::task::spawn_blocking(move || cgroups.remove()).await);
-    }
+    let env = sessions.env.clone();
+    drop(tokio::task::spawn_blocking(move || env.cgroups.remove()).await);
     // Another instance may have the directory now.
     drop(data_dir.lock_unpoisoned().take());
 }

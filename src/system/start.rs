@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use pilotlight_shim::report::KillMethod;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, oneshot};
@@ -13,15 +12,23 @@ use tokio_util::task::TaskTracker;
 use super::System;
 use crate::adapter;
 use crate::admission::Admission;
-use crate::child::{CgroupBase, ShimProgram, sweep_marked};
-use crate::config::Config;
+#[cfg(feature = "broker")]
+use crate::broker::{Broker, BrokerParts};
+use crate::child::{CgroupBase, LimitBase, ShimProgram, memory_limit, sweep_marked};
+#[cfg(feature = "broker")]
+use crate::config::Credentials;
+use crate::config::{Config, Rung};
 use crate::error::{Cause, StartError};
 use crate::installation::{program::Program, versions::Installed};
-use crate::session::env::{Cgroups, Env, Marker, TrialStart};
-use crate::session::{ImportAbility, sessions::Sessions, storage};
+use crate::isolation::{Cli, Isolator, Proven, RungState};
+use crate::session::cgroups::Cgroups;
+use crate::session::env::{Env, Marker, TrialStart};
+use crate::session::{ImportAbility, sessions::Sessions, shares_home, storage};
+use crate::spend::Spend;
 use crate::supervisor;
 use crate::support::hex;
-use crate::telemetry::{Telemetry, metrics::Metrics};
+use crate::telemetry::Telemetry;
+use crate::telemetry::metrics::{Metrics, flag};
 use crate::workspace::{self, DataDirLock, user_env::UserEnv};
 
 /// Environment variable of all descendants of a system; its value identifies the data directory.
@@ -31,7 +38,7 @@ const MARKER: &str = "PILOTLIGHT_INSTANCE";
 pub(super) async fn start(
     config: Config,
     metrics: Metrics,
-    installed: Option<Arc<Installed>>,
+    parent: Parent,
     trial: Option<TrialStart>,
 ) -> Result<System, StartError> {
     let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
@@ -42,10 +49,11 @@ pub(super) async fn start(
     let metrics = Arc::new(metrics);
     let data_dir = config.data_dir.clone();
     let users = config.cli.user_env_file.clone();
+    let limits_wanted = config.isolation.rungs.contains(&Rung::Cgroup);
     let prepare = move || {
         let user_env = UserEnv::open(users.as_deref(), adapter::FIXED_VARIABLES)?;
-        let prepared = Prepared::prepare(&data_dir)?;
-        let installed = installed.unwrap_or_else(|| Arc::new(Installed::open(&prepared.data_dir)));
+        let prepared = Prepared::prepare(&data_dir, limits_wanted)?;
+        let installed = parent.installed.unwrap_or_else(|| Arc::new(Installed::open(&prepared.data_dir)));
         Ok::<_, StartError>((user_env, prepared, installed))
     };
     let task = runtime.spawn_blocking(prepare).await;
@@ -56,13 +64,47 @@ pub(super) async fn start(
     if prepared.swept > 0 {
         tracing::warn!(processes = prepared.swept, "ended what a former instance had left");
     }
-    let containment = if prepared.cgroups.is_some() { KillMethod::Cgroup } else { KillMethod::Walk };
-    metrics.containment.select(containment);
     let config = Config { data_dir: prepared.data_dir, ..config };
+    let found = program.find().ok();
+    let cli = Cli {
+        data_dir: parent.data_dir.as_deref().unwrap_or(&config.data_dir),
+        program: found.as_ref().map(|found| found.path.as_path()),
+        shares_home: shares_home(&config.cli),
+    };
+    let limits = prepared.limits.as_ref();
+    let isolation = Isolator::start(&config, &config.data_dir, &shim, cli, limits, parent.proven).await?;
+    publish(isolation.proven(), &config, &metrics, trial.is_some());
+    let memory = config.limits.memory_of_session(memory_limit().unwrap_or(u64::MAX));
+    let limits = prepared.limits.ok();
+    let cgroups = Cgroups::new(prepared.cgroups, limits, isolation.proven(), &config, memory);
+    metrics.containment.select(cgroups.containment());
     metrics.sessions_limit.set(config.limits.max_sessions as f64);
     metrics.children_limit.set(config.limits.max_children as f64);
     let admission = Admission::new(&config.limits, metrics.clone());
     let marker = Marker { name: MARKER, value: prepared.marker };
+    let tasks = TaskTracker::new();
+    let spend = Spend::new(&config.data_dir, config.limits.usd_per_user_day, tasks.clone());
+    let spend = Arc::new(spend);
+    let ended = CancellationToken::new();
+    #[cfg(feature = "broker")]
+    let broker = {
+        let parts = BrokerParts {
+            config: config.broker.clone(),
+            spend: spend.clone(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+            ended: ended.clone(),
+        };
+        // A trial start has no user and sends nothing to the API.
+        let is_needed = trial.is_some() && config.broker.credentials != Credentials::Child;
+        let begun = is_needed.then(|| runtime.spawn_blocking(|| Broker::new(parts)));
+        match begun {
+            Some(begun) => Some(
+                begun.await.map_err(|error| not_supervised("the broker failed", Some(error.into())))??,
+            ),
+            None => None,
+        }
+    };
     let env = Arc::new(Env {
         config: Arc::new(config),
         telemetry: Telemetry::new(metrics),
@@ -70,12 +112,17 @@ pub(super) async fn start(
         program,
         installed,
         import_ability: ImportAbility::default(),
-        cgroups: Cgroups::new(prepared.cgroups),
+        cgroups,
+        isolation,
         user_env,
+        #[cfg(feature = "broker")]
+        broker,
+        is_brokered: false,
+        spend,
         marker,
         trial,
-        tasks: TaskTracker::new(),
-        ended: CancellationToken::new(),
+        tasks,
+        ended,
     });
     let sessions = Arc::new(Sessions::new(env.clone(), admission));
     // If it panics, the watch reports it.
@@ -89,6 +136,50 @@ pub(super) async fn start(
         Err(_) => return Err(not_supervised("it failed at once", None)),
     }
     Ok(System { sessions, shut_down: OnceCell::new(), data_dir: Arc::new(Mutex::new(Some(prepared.lock))) })
+}
+
+/// What a trial start shares with the system that makes it.
+#[derive(Debug, Default)]
+pub(crate) struct Parent {
+    pub(crate) installed: Option<Arc<Installed>>,
+    pub(crate) proven: Option<Arc<Proven>>,
+    /// The data directory that rungs are proven for, if it is another one.
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+impl Parent {
+    pub(crate) fn of(env: &Env) -> Self {
+        let proven = Some(env.isolation.proven().clone());
+        Self { installed: Some(env.installed.clone()), proven, data_dir: None }
+    }
+}
+
+/// Shows which rungs children get. A trial start has nothing new to say.
+fn publish(proven: &Proven, config: &Config, metrics: &Metrics, log: bool) {
+    let mut held = Vec::new();
+    for (rung, state) in proven.states() {
+        metrics.isolation.set(*rung, flag(*state == RungState::Held));
+        let is_missing = matches!(state, RungState::Unavailable { .. });
+        metrics.isolation_missing.set(*rung, flag(is_missing && config.isolation.expects(*rung)));
+        match state {
+            RungState::Held => held.push(rung.as_str()),
+            RungState::Unavailable { reason, remedy } if log && config.isolation.expects(*rung) => {
+                tracing::warn!(
+                    rung = rung.as_str(),
+                    reason,
+                    remedy,
+                    "children do not get a rung of isolation"
+                );
+            }
+            RungState::Unavailable { reason, .. } if log => {
+                tracing::info!(rung = rung.as_str(), reason, "a rung of isolation is not available");
+            }
+            _ => {}
+        }
+    }
+    if log {
+        tracing::info!(rungs = held.join(","), "isolation of children");
+    }
 }
 
 fn not_supervised(message: &str, source: Option<Cause>) -> StartError {
@@ -112,13 +203,15 @@ struct Prepared {
     data_dir: PathBuf,
     lock: DataDirLock,
     cgroups: Option<CgroupBase>,
+    /// Where groups with limits can be made, or what is missing.
+    limits: Result<LimitBase, String>,
     marker: String,
     swept: usize,
 }
 
 impl Prepared {
     /// Locks the data directory and ends what a former system left. Blocks.
-    fn prepare(data_dir: &Path) -> Result<Self, StartError> {
+    fn prepare(data_dir: &Path, limits_wanted: bool) -> Result<Self, StartError> {
         let lock = workspace::open(data_dir)?;
         // One name for one directory, however it was written: children are found again by it.
         let data_dir = data_dir
@@ -127,10 +220,16 @@ impl Prepared {
         let digest = Sha256::digest(data_dir.as_os_str().as_encoded_bytes());
         let marker = hex::encode(digest.get(..16).unwrap_or_default());
         // The lock is held: a process with the marker belongs to an instance that has ended.
-        let cgroups = CgroupBase::detect(&format!("pilotlight-{marker}"));
-        let in_groups = cgroups.as_ref().map_or(0, CgroupBase::sweep);
+        let name = format!("pilotlight-{marker}");
+        let cgroups = CgroupBase::detect(&name);
+        let limits = match limits_wanted {
+            true => LimitBase::detect(cgroups.as_ref().map(CgroupBase::dir), &name),
+            false => Err("isolation.rungs leaves it out".to_owned()),
+        };
+        let in_groups =
+            cgroups.as_ref().map_or(0, CgroupBase::sweep) + limits.as_ref().map_or(0, LimitBase::sweep);
         let swept = in_groups + sweep_marked(&format!("{MARKER}={marker}"), &[]);
         workspace::finish_deletions(&data_dir);
-        Ok(Self { data_dir, lock, cgroups, marker, swept })
+        Ok(Self { data_dir, lock, cgroups, limits, marker, swept })
     }
 }

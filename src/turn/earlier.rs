@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::config::SlashCommands;
 use crate::error::TurnError;
 use crate::model::History;
 use crate::model::Prompt;
@@ -23,6 +24,8 @@ pub(crate) enum Earlier {
 pub(crate) struct Conversation {
     pub(crate) history: History,
     pub(crate) prompt: Prompt,
+    /// Treatment of a prompt that begins with `/`.
+    pub(crate) commands: SlashCommands,
 }
 
 impl Earlier {

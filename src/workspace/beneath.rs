@@ -18,7 +18,9 @@ use rustix::fs::{
     statat, unlinkat,
 };
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
+use super::ownership::Owner;
 use crate::support::atomic_file::{Durability, temporary_name};
 
 const DIRECTORY: OFlags =
@@ -141,11 +143,30 @@ impl Beneath {
                 Err(errno) => return Err(errno.into()),
             }
             match mkdirat(&self.0, name, PRIVATE_DIRECTORY) {
-                Ok(()) | Err(Errno::EXIST) => {}
+                Ok(()) => self.give_new_directory(name)?,
+                Err(Errno::EXIST) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
         Ok(openat(&self.0, name, DIRECTORY, Mode::empty())?)
+    }
+
+    /// Gives a directory that was created here to the owner of this one.
+    fn give_new_directory(&self, name: &OsStr) -> io::Result<()> {
+        if let Some(owner) = self.foreign_owner()? {
+            let created = openat(&self.0, name, DIRECTORY, Mode::empty())?;
+            // Some file systems show one owner for everything and refuse a change: nothing is missing there.
+            owner.take(&created).ok();
+        }
+        Ok(())
+    }
+
+    /// The owner of this directory if it is not this process's user: a child runs as a user of its own, and needs what
+    /// is created for it.
+    fn foreign_owner(&self) -> io::Result<Option<Owner>> {
+        let stat = fstat(&self.0)?;
+        let is_foreign = stat.st_uid != geteuid().as_raw();
+        Ok(is_foreign.then_some(Owner { uid: stat.st_uid, gid: stat.st_gid }))
     }
 
     /// Restores the owner's access to a directory.
@@ -199,6 +220,10 @@ impl Beneath {
         let flags = OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::CLOEXEC);
         let written = (|| {
             let mut file = File::from(openat(&directory.0, &temporary, flags, PRIVATE_FILE)?);
+            if let Some(owner) = directory.foreign_owner()? {
+                // As for directories.
+                owner.take(&file).ok();
+            }
             file.write_all(content)?;
             if durability == Durability::Disk {
                 file.sync_all()?;

@@ -9,11 +9,15 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use sha2::{Digest, Sha256};
 
 use super::migration;
 use super::own::read_own;
+use super::ownership::make_passable;
 use crate::error::StartError;
+use crate::model::ids::UserId;
 use crate::support::atomic_file::{self, Durability};
+use crate::support::hex;
 
 /// Format of the data directory. Raised when an older program could misread it.
 pub(super) const FORMAT: u32 = 2;
@@ -35,6 +39,27 @@ pub(crate) fn records_dir(data_dir: &Path) -> PathBuf {
 /// Lists of the sessions of each user.
 pub(crate) fn users_dir(data_dir: &Path) -> PathBuf {
     records_dir(data_dir).join("users")
+}
+
+/// What users have spent, one file per user.
+pub(crate) fn usage_dir(data_dir: &Path) -> PathBuf {
+    records_dir(data_dir).join("usage")
+}
+
+/// Name of a user in files of the server's own: nobody can tell from it who it is.
+pub(crate) fn user_digest(user: &UserId) -> String {
+    let digest = Sha256::new().chain_update("user\0").chain_update(user.as_bytes()).finalize();
+    hex::encode(digest.get(..16).unwrap_or_default())
+}
+
+/// List of the sessions of one user.
+pub(crate) fn user_dir(data_dir: &Path, user: &UserId) -> PathBuf {
+    users_dir(data_dir).join(user_digest(user))
+}
+
+/// The user id of each user's children.
+pub(crate) fn uids_file(data_dir: &Path) -> PathBuf {
+    records_dir(data_dir).join("uids")
 }
 
 /// Digests of OAuth tokens.
@@ -106,6 +131,12 @@ pub(crate) fn open(data_dir: &Path) -> Result<DataDirLock, StartError> {
         // Created later, once the disk is writable.
         _ => Ok(lock),
     }
+}
+
+/// Lets the users of children pass to their session's directories, and see nothing on the way.
+pub(crate) fn let_users_pass(data_dir: &Path) -> io::Result<()> {
+    make_passable(data_dir)?;
+    make_passable(&sessions_dir(data_dir))
 }
 
 fn claim(file: &File, data_dir: &Path) -> Result<(), StartError> {

@@ -41,7 +41,7 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    fn spend(&mut self) -> io::Result<()> {
+    pub(super) fn spend(&mut self) -> io::Result<()> {
         match self.entries.checked_sub(1).filter(|_| Instant::now() < self.until) {
             Some(left) => {
                 self.entries = left;
@@ -49,7 +49,7 @@ impl Budget {
             }
             None => Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "too many files to remove in one call; the next call continues",
+                "too many files for one call; the next call continues",
             )),
         }
     }

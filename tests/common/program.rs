@@ -72,7 +72,11 @@ impl Program {
             arguments.extend(["--cli", "sim"]);
         }
         // The tests' users accept each other's tools; the check itself is tested with `start`.
-        let accepted = [("PILOTLIGHT_ISOLATION__ACCEPT_NONE", "true")];
+        let mut accepted = vec![("PILOTLIGHT_ISOLATION__ACCEPT_NONE", "true")];
+        // As in `server::program`.
+        if !config.contains("rungs") {
+            accepted.push(("PILOTLIGHT_ISOLATION__RUNGS", "[]"));
+        }
         let mut program = Self::start_by(place, command, &arguments, &accepted);
         let site = program.listening().await;
         (program, site)

@@ -15,6 +15,7 @@ mod hostile;
 mod idempotency;
 mod imports;
 mod interface;
+mod key_policy;
 mod limits;
 mod log;
 mod mcp;

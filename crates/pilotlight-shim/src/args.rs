@@ -29,6 +29,8 @@ pub struct ChildLimits {
     pub oom_score_adj: Option<i32>,
     /// User and group of the CLI; needs privilege.
     pub owner: Option<(u32, u32)>,
+    /// Cgroups of version 1 that limit the CLI. The shim removes them at its end.
+    pub groups: Vec<PathBuf>,
     /// Time between SIGTERM and SIGKILL after the lifeline broke.
     pub term_grace: Duration,
 }
@@ -46,6 +48,7 @@ impl Default for ChildLimits {
             fsize: None,
             oom_score_adj: None,
             owner: None,
+            groups: Vec::new(),
             term_grace: TERM_GRACE,
         }
     }
@@ -86,6 +89,9 @@ pub fn encode(
     option("--oom-score-adj", limits.oom_score_adj.map(|adj| OsString::from(adj.to_string())));
     option("--uid", limits.owner.map(|(uid, _)| number(uid.into())));
     option("--gid", limits.owner.map(|(_, gid)| number(gid.into())));
+    for group in &limits.groups {
+        option("--limited-by", Some(group.as_os_str().to_owned()));
+    }
     let grace = u64::try_from(limits.term_grace.as_millis()).unwrap_or(u64::MAX);
     option("--term-grace-ms", Some(number(grace)));
     isolation.encode(|name, value| option(name, Some(value)));
@@ -116,6 +122,7 @@ pub(crate) fn parse(mut line: impl Iterator<Item = OsString>) -> Result<Args, &'
             "--oom-score-adj" => limits.oom_score_adj = Some(number(&value)?),
             "--uid" => uid = Some(number(&value)?),
             "--gid" => gid = Some(number(&value)?),
+            "--limited-by" => limits.groups.push(PathBuf::from(value)),
             "--term-grace-ms" => limits.term_grace = Duration::from_millis(number(&value)?),
             _ => isolation.decode(&name, &value).ok_or("an option is unknown")??,
         }
@@ -156,6 +163,7 @@ mod tests {
             fsize: Some(1 << 30),
             oom_score_adj: Some(-5),
             owner: Some((1000, 1001)),
+            groups: vec!["/cg/memory/x".into(), "/cg/pids/x".into()],
             term_grace: Duration::from_millis(50),
         };
         let isolation = Isolation { seccomp: true, ..Isolation::default() };

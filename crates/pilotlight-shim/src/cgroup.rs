@@ -1,7 +1,8 @@
-//! The cgroup (v2) of one CLI process: created by the shim, joined before the CLI's first instruction, killed as a whole.
+//! The cgroups of one CLI process, joined before the CLI's first instruction and removed after its last.
 //!
-//! `cgroup.kill` is the only method that no process can escape. A CLI may create nested groups, hence the recursive
-//! removal.
+//! One of version 2 is created by the shim, if the server has not, and killed as a whole: `cgroup.kill` kills concurrent
+//! forks as well. A CLI may create nested groups, hence the recursive removal. Those of version 1 limit the CLI; the server
+//! has created them with their limits.
 
 use std::{
     fs::{self, File},
@@ -65,6 +66,37 @@ impl Group {
     /// The error of rmdir(2), also while the group has a process.
     pub fn remove(&self) -> io::Result<()> {
         remove_tree(&self.dir, MAX_DEPTH)
+    }
+}
+
+/// The groups of version 1, open for the CLI to join.
+pub(crate) struct Joined {
+    groups: Vec<(PathBuf, File)>,
+}
+
+impl Joined {
+    /// Opens the groups. The right to join goes with the open file, so that the CLI can join as any user.
+    pub(crate) fn open(dirs: &[PathBuf]) -> io::Result<Self> {
+        // Not `cgroup.procs`: a single thread that moves itself through `tasks` waits for no other process to fork or exit.
+        let open = |dir: &PathBuf| Ok((dir.clone(), File::options().write(true).open(dir.join("tasks"))?));
+        Ok(Self { groups: dirs.iter().map(open).collect::<io::Result<_>>()? })
+    }
+
+    /// Moves this process, which has one thread. Runs in the forked child.
+    pub(crate) fn join(&self) -> io::Result<()> {
+        self.groups.iter().try_for_each(|(_, tasks)| (&*tasks).write_all(b"0"))
+    }
+
+    /// Removes the groups, once no member is left, and their parents too if the server is gone.
+    pub(crate) fn remove(&self, with_parents: bool) {
+        for (dir, _) in &self.groups {
+            // Fails only if another program has put a process into it; the server's next start finds it.
+            let _inhabited = fs::remove_dir(dir);
+            if let Some(parent) = dir.parent().filter(|_| with_parents) {
+                // Fails while it has groups of other children.
+                let _inhabited = fs::remove_dir(parent);
+            }
+        }
     }
 }
 

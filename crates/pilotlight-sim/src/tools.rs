@@ -57,6 +57,10 @@ fn error_block(id: &str, text: &str) -> Vec<u8> {
 impl Engine {
     /// Runs one call, from its permission to its result line.
     pub(crate) fn run_call(&mut self, turn: &mut Turn, call: &Call, id: &str) -> Result<ToolOutcome, Stop> {
+        let is_left = |tools: &Vec<String>| tools.iter().any(|tool| *tool == call.name || tool == "default");
+        if !call.name.starts_with("mcp__") && !self.args.tools.as_ref().is_none_or(is_left) {
+            return Ok(self.no_such_tool(id, &call.name));
+        }
         let rules =
             Rules { allowed: &self.args.allowed, disallowed: &self.args.disallowed, mode: &self.mode };
         let permission = match permission::decide(&rules, &call.name, &call.input) {
@@ -81,14 +85,14 @@ impl Engine {
             "Bash" => self.bash(id, &input),
             "Write" => Ok(self.write_file(id, &input)),
             "Read" => Ok(self.read_file(id, &input)),
-            other => {
-                self.tool_error(
-                    id,
-                    &format!("<tool_use_error>Error: No such tool available: {other}</tool_use_error>"),
-                );
-                Ok(ToolOutcome::Failed)
-            }
+            other => Ok(self.no_such_tool(id, other)),
         }
+    }
+
+    fn no_such_tool(&mut self, id: &str, name: &str) -> ToolOutcome {
+        let text = format!("<tool_use_error>Error: No such tool available: {name}</tool_use_error>");
+        self.tool_error(id, &text);
+        ToolOutcome::Failed
     }
 
     pub(crate) fn tool_error(&mut self, id: &str, text: &str) {

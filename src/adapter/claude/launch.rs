@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use super::tools;
 use crate::adapter::{CommandLine, LaunchMode, LaunchPlan, LaunchRefusal, Terminal};
 
 /// Flags of every child. This output format requires `--verbose`.
@@ -40,12 +41,16 @@ pub(crate) fn command(plan: &LaunchPlan<'_>) -> CommandLine {
     if !plan.cli.disallowed_tools.is_empty() {
         flag("--disallowedTools", Some(plan.cli.disallowed_tools.join(",").into()));
     }
+    let mut configured = plan.cli.args.clone();
+    if let Some(tools) = &plan.settings.tools {
+        flag("--tools", Some(tools::restricted(tools, &mut configured).into()));
+    }
     let conversation = match plan.mode {
         LaunchMode::New => "--session-id",
         LaunchMode::Resume => "--resume",
     };
     flag(conversation, Some(plan.session_id.into()));
-    args.extend(plan.cli.args.iter().map(OsString::from));
+    args.extend(configured.into_iter().map(OsString::from));
     CommandLine { args, env: environment(plan), enforced_env: enforced(plan) }
 }
 
@@ -206,6 +211,7 @@ mod tests {
             system_prompt: Some("my secret".to_owned()),
             mcp_servers: serde_json::from_str(r#"{"m": {"env": {"A": "my secret"}}}"#).unwrap(),
             fallback_model: Some("small".to_owned()),
+            ..LaunchSettings::default()
         };
         let line = lines(&cli, &settings, LaunchMode::Resume, Some("large"), true);
         let expected = format!(

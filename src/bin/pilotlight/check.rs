@@ -17,7 +17,8 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         Ok(config) => config,
         Err(error) => return complain(&error.to_string(), MISUSED),
     };
-    let temp = match TempDir::new("check", false) {
+    // Children may run as users of their own.
+    let temp = match TempDir::new("check", false).and_then(|temp| temp.let_pass().map(|()| temp)) {
         Ok(temp) => temp,
         Err(error) => return complain(&format!("cannot make a temporary directory: {error}"), FAILED),
     };
@@ -32,37 +33,42 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     if let Some(entries) = &entries {
         say("keys", &entries.len().to_string());
     }
-    if let Err(error) = exposure::check(&config, entries.as_deref()) {
-        return complain(&error.to_string(), MISUSED);
-    }
     for doubt in doubts(&config) {
         say(
             "warning",
             &format!("other users can change the CLI, and so read every conversation and key: {doubt}"),
         );
     }
-    block_on(async { report_failure(look(&config, temp.path()).await, &config) })
+    block_on(async {
+        let separated = match look(&config, temp.path()).await {
+            Ok(separated) => separated,
+            Err(error) => return report_failure(&error, &config),
+        };
+        match exposure::check(&config, entries.as_deref(), separated) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => complain(&error.to_string(), MISUSED),
+        }
+    })
 }
 
-fn report_failure(looked: Result<(), ProbeError>, config: &Config) -> ExitCode {
-    match looked {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(ProbeError::Start(StartError::Config(error))) => complain(&error.to_string(), MISUSED),
-        Err(error @ ProbeError::Start(_)) => complain(&format!("{error} [{}]", error.code()), FAILED),
+fn report_failure(error: &ProbeError, config: &Config) -> ExitCode {
+    match error {
+        ProbeError::Start(StartError::Config(error)) => complain(&error.to_string(), MISUSED),
+        ProbeError::Start(error @ StartError::Isolation { .. }) => complain(&error.to_string(), MISUSED),
+        ProbeError::Start(_) => complain(&format!("{error} [{}]", error.code()), FAILED),
         // The error's text has no server paths, because callers see it; the operator needs the path.
-        Err(error) => {
-            complain(&format!("cli.program `{}`: {error} [{}]", config.cli.program, error.code()), FAILED)
-        }
+        _ => complain(&format!("cli.program `{}`: {error} [{}]", config.cli.program, error.code()), FAILED),
     }
 }
 
-/// Prints each fact as soon as it is known, so that a failure comes last.
-async fn look(config: &Config, directory: &Path) -> Result<(), ProbeError> {
+/// Prints each fact as soon as it is known, so that a failure comes last. Returns whether users are kept apart.
+async fn look(config: &Config, directory: &Path) -> Result<bool, ProbeError> {
     let (program, version) = version(config, directory).await?;
     say("program", &program.display().to_string());
     say("version", version.as_deref().unwrap_or("unknown"));
-    report(&probe(config, &directory.join("data")).await?);
-    Ok(())
+    let probed = probe(config, &directory.join("data")).await?;
+    report(&probed);
+    Ok(probed.separates_users)
 }
 
 fn report(probed: &Probed) {
@@ -73,6 +79,9 @@ fn report(probed: &Probed) {
     };
     say("memory", &memory);
     say("containment", probed.containment);
+    for (rung, state) in &probed.isolation {
+        say("isolation", &format!("{:<11} {state}", rung.as_str()));
+    }
     if let Some(warning) = &probed.warning {
         say("warning", warning);
     }

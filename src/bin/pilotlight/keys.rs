@@ -5,8 +5,9 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use pilotlight::Config;
+use pilotlight::config::PermissionPolicy;
 use pilotlight::model::ids::UserId;
 use pilotlight::server::keys::{self, Entry, KeyFileError, KeyLimits, Role};
 
@@ -50,6 +51,28 @@ struct New {
     /// Overrides http.turns_per_user
     #[arg(long, value_name = "N")]
     concurrent_turns: Option<NonZeroU32>,
+    /// Models that the key may use, separated by commas; the first serves requests that name none
+    #[arg(long, value_name = "MODELS", value_delimiter = ',')]
+    models: Option<Vec<String>>,
+    /// Policy for tools that need a permission, if stricter than permissions.policy
+    #[arg(long, value_enum)]
+    policy: Option<Policy>,
+    /// Tools of the CLI that the key may use, separated by commas; "" for none
+    #[arg(long, value_name = "TOOLS")]
+    tools: Option<String>,
+    /// Configured MCP servers that the key may use, separated by commas; "" for none
+    #[arg(long, value_name = "SERVERS")]
+    mcp: Option<String>,
+    /// Maximum cost per user and day in US dollars
+    #[arg(long, value_name = "USD")]
+    usd_per_day: Option<f64>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Policy {
+    Deny,
+    Ask,
+    Allow,
 }
 
 #[derive(Args)]
@@ -81,7 +104,9 @@ pub(crate) fn run(options: &KeysOptions) -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error @ KeyFileError::User(_)) => complain(&error.to_string(), MISUSED),
+        Err(error @ (KeyFileError::User(_) | KeyFileError::Limit(_))) => {
+            complain(&error.to_string(), MISUSED)
+        }
         Err(error) => complain(&error.to_string(), FAILED),
     }
 }
@@ -104,6 +129,15 @@ fn make(file: &std::path::Path, new: &New) -> Result<(), KeyFileError> {
     let mut limits = KeyLimits::default();
     limits.requests_per_minute = new.requests_per_minute;
     limits.concurrent_turns = new.concurrent_turns;
+    limits.models.clone_from(&new.models);
+    limits.policy = new.policy.map(|policy| match policy {
+        Policy::Deny => PermissionPolicy::Deny,
+        Policy::Ask => PermissionPolicy::Ask,
+        Policy::Allow => PermissionPolicy::Allow,
+    });
+    limits.tools = new.tools.as_deref().map(names);
+    limits.mcp = new.mcp.as_deref().map(names);
+    limits.usd_per_day = new.usd_per_day;
     let (key, entry) = keys::add(file, role, new.label.clone(), limits)?;
     let written = writeln!(std::io::stdout(), "{}", key.expose());
     if let Err(error) = written {
@@ -115,6 +149,11 @@ fn make(file: &std::path::Path, new: &New) -> Result<(), KeyFileError> {
     // A closed standard error leaves no place to report to.
     writeln!(std::io::stderr(), "{note}").ok();
     Ok(())
+}
+
+/// The names of a list with commas; an empty list has none.
+fn names(list: &str) -> Vec<String> {
+    list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
 fn show(entries: &[Entry]) {
@@ -129,7 +168,15 @@ fn show(entries: &[Entry]) {
         let limits = entry.limits();
         let requests = limits.requests_per_minute.map(|most| format!("{most}/min"));
         let turns = limits.concurrent_turns.map(|most| format!("{most} turns"));
-        let limits: Vec<String> = requests.into_iter().chain(turns).collect();
+        let usage = [
+            limits.models.as_ref().map(|names| format!("models={}", names.join(","))),
+            limits.policy.map(|policy| format!("policy={policy:?}").to_lowercase()),
+            limits.tools.as_ref().map(|names| format!("tools={}", names.join(","))),
+            limits.mcp.as_ref().map(|names| format!("mcp={}", names.join(","))),
+            limits.usd_per_day.map(|usd| format!("{usd} USD/day")),
+        ];
+        let limits: Vec<String> =
+            requests.into_iter().chain(turns).chain(usage.into_iter().flatten()).collect();
         let (limits, label) = (limits.join(" "), entry.label().unwrap_or_default());
         let line = format!("{:<12}{:<22}{role:<9}{limits:<20}{user} {label}", entry.id(), entry.created());
         // A label is arbitrary text, and the output goes to a terminal.

@@ -1,7 +1,7 @@
 //! A private temporary directory, removed when dropped.
 
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 pub(crate) struct TempDir {
@@ -16,6 +16,11 @@ impl TempDir {
         let path = std::env::temp_dir().join(format!("pilotlight-{name}-{unique}"));
         private_directory(&path)?;
         Ok(Self { path, keep })
+    }
+
+    /// Lets other users pass, and see nothing.
+    pub(crate) fn let_pass(&self) -> io::Result<()> {
+        std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o711))
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -28,7 +28,7 @@ use crate::child::exit::KillReason;
 use crate::child::permissions::Permissions;
 use crate::child::running_turn::{Job, RunningTurn, TurnEnd};
 use crate::child::tasks::Tasks;
-use crate::config::Config;
+use crate::config::{Config, PermissionPolicy};
 use crate::model::Usage;
 use crate::telemetry::metrics::{FirstOutput, HangDetector, ModelClass, ProtocolError, StopStep, Stream};
 use crate::turn::TurnTrace;
@@ -110,6 +110,7 @@ pub(super) struct Protocol {
     pub(super) held: Option<HeldTurn>,
     own_work: OwnWork,
     permissions: Permissions,
+    policy: PermissionPolicy,
     spending: Spending,
     requests_sent: u64,
     /// The child is gone; nothing is taken any more.
@@ -177,6 +178,7 @@ impl Protocol {
             held: None,
             own_work: OwnWork { active: false, tasks: Tasks::new(session.turn_timeout), reported: false },
             permissions: Permissions::new(session.permission_timeout),
+            policy: config.permissions.policy.stricter(settings.policy),
             spending: Spending { model, announced: false, cumulative_usd: 0.0 },
             requests_sent: 0,
             over: false,

@@ -52,7 +52,7 @@ pub(crate) async fn health(
 
 /// Warnings for the operator while turns are accepted.
 fn warnings(app: &App) -> Vec<String> {
-    app.pilot.cli_warning().into_iter().collect()
+    app.pilot.cli_warning().into_iter().chain(app.pilot.isolation_warnings()).collect()
 }
 
 fn sessions(app: &App) -> Value {

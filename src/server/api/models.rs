@@ -21,8 +21,12 @@ pub(crate) const ANTHROPIC_VERSION: &str = "anthropic-version";
 const CREATED: (u64, &str) = (0, "1970-01-01T00:00:00Z");
 
 /// `GET /v1/models`, in the form of the caller's API.
-pub(crate) async fn list(State(app): State<Arc<App>>, headers: HeaderMap) -> Json<Value> {
-    let models = &app.pilot.config().http.models;
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+) -> Json<Value> {
+    let models = listed(&app, &caller);
     let is_messages = headers.contains_key(ANTHROPIC_VERSION);
     let all: Vec<Value> = models.iter().map(|model| entry(model, is_messages)).collect();
     Json(if is_messages {
@@ -35,14 +39,20 @@ pub(crate) async fn list(State(app): State<Arc<App>>, headers: HeaderMap) -> Jso
 /// `GET /v1/models/{id}`.
 pub(crate) async fn one(
     State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
-    if !app.pilot.config().http.models.contains(&id) {
+    if !listed(&app, &caller).contains(&id) {
         let message = "no such model is listed (http.models); it may be asked for all the same";
         return Err(ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message));
     }
     Ok(Json(entry(&id, headers.contains_key(ANTHROPIC_VERSION))))
+}
+
+/// The models of the caller's key, else those of the configuration.
+fn listed<'a>(app: &'a App, caller: &'a Caller) -> &'a [String] {
+    caller.limits().models.as_ref().unwrap_or(&app.pilot.config().http.models)
 }
 
 fn entry(model: &str, is_messages: bool) -> Value {

@@ -17,6 +17,7 @@ use crate::server::api::query::SessionQuery;
 use crate::server::api::router::BodyRead;
 use crate::server::api::sessions::{SessionName, existing, seconds};
 use crate::server::app::App;
+use crate::server::turns::restrict;
 
 /// Reason sent to the model for a denial without one.
 const DENIED: &str = "the user denied it";
@@ -88,6 +89,9 @@ pub(crate) async fn answer(
     let answered = async {
         let decision = decision(&received.bytes)?;
         let (session, _) = existing(&app, &user, &name).await?;
+        let pending = session.permissions().into_iter().find(|it| it.request.request_id == request_id);
+        let tool = pending.as_ref().map(|pending| pending.request.tool_name.as_str());
+        restrict::check_answer(&decision, tool, query.caller.limits())?;
         let answered = session.answer_permission(&request_id, decision).await;
         answered.map_err(|error| match error {
             PermissionError::Unknown => unknown(),

@@ -48,7 +48,7 @@ impl StartedOnce {
 pub(crate) async fn watch(app: Arc<App>) {
     let (mut pause, longest) = PAUSES;
     while app.started_once.missing().is_some() {
-        match probe::trial(app.pilot.config(), &app.pilot.installed()).await {
+        match probe::trial(app.pilot.config(), app.pilot.parent()).await {
             Ok(probed) => {
                 app.pilot.publish_version();
                 tracing::info!(ready_after = ?probed.ready_after, "the CLI has started; ready for turns");

@@ -142,8 +142,8 @@ impl Caller {
         (self.key_id().map(str::to_owned), self.named.clone())
     }
 
-    pub(crate) fn limits(&self) -> KeyLimits {
-        self.key().map(|key| key.limits()).unwrap_or_default()
+    pub(crate) fn limits(&self) -> &KeyLimits {
+        self.key().map_or(&KeyLimits::NONE, |key| key.limits())
     }
 
     pub(crate) fn default_user(&self) -> Option<&UserId> {

@@ -1,12 +1,12 @@
 //! Whether tools of several users would run without isolation from each other. Pure.
 //!
-//! A child's tools can read everything that the server's user can read, including sessions of other users. That is
-//! harmless with one user or without tools; both together require `isolation.accept_none`. The check belongs to the
-//! server, because only the server has callers.
+//! Without isolation, a child's tools can read everything that the server's user can read, including sessions of other
+//! users. That is harmless with one user or without tools; both together need rungs that keep users apart, proven on this
+//! host, or `isolation.accept_none`. The check belongs to the server, because only the server has callers.
 
 use std::fmt;
 
-use crate::config::{Config, PermissionPolicy};
+use crate::config::{Config, McpCallers, PermissionPolicy};
 use crate::server::ServeError;
 use crate::server::auth::keys::{Entry, Role};
 
@@ -47,24 +47,30 @@ fn of<'a>(keys: Option<impl IntoIterator<Item = &'a Role>>) -> Option<Exposure> 
     (users.len() > 1).then_some(Exposure::Users(users.len()))
 }
 
-/// Whether the configuration accepts any number of users.
-pub(crate) fn is_accepted(config: &Config) -> bool {
-    config.permissions.policy == PermissionPolicy::Deny || config.isolation.accept_none
+/// Whether any number of users may be served. `separated`: proven rungs keep the users apart
+/// ([`crate::Pilotlight::separates_users`]).
+pub(crate) fn is_accepted(config: &Config, separated: bool) -> bool {
+    separated || config.permissions.policy == PermissionPolicy::Deny || config.isolation.accept_none
 }
 
-/// Refuses several users with tools. `keys` are the entries of `auth.keys_file`, if set.
+/// Refuses several users with tools, or with MCP servers of their own, unless they are `separated`
+/// ([`crate::Pilotlight::separates_users`]). `keys` are the entries of `auth.keys_file`, if set.
 ///
 /// # Errors
-/// [`ServeError::Exposed`].
-pub fn check(config: &Config, keys: Option<&[Entry]>) -> Result<(), ServeError> {
-    check_roles(config, keys.map(|keys| keys.iter().map(Entry::role)))
+/// [`ServeError::Exposed`], [`ServeError::McpExposed`].
+pub fn check(config: &Config, keys: Option<&[Entry]>, separated: bool) -> Result<(), ServeError> {
+    check_roles(config, keys.map(|keys| keys.iter().map(Entry::role)), separated)
 }
 
 pub(crate) fn check_roles<'a>(
     config: &Config,
     keys: Option<impl IntoIterator<Item = &'a Role>>,
+    separated: bool,
 ) -> Result<(), ServeError> {
-    match of(keys).filter(|_| !is_accepted(config)) {
+    if config.mcp.callers == McpCallers::All && !separated && !config.isolation.accept_none {
+        return Err(ServeError::McpExposed);
+    }
+    match of(keys).filter(|_| !is_accepted(config, separated)) {
         None => Ok(()),
         Some(exposure) => Err(ServeError::Exposed { policy: config.permissions.policy, exposure }),
     }
@@ -112,16 +118,29 @@ mod tests {
     #[test]
     fn exposure_policy_deny_or_word_accepts() {
         let mut config = Config::new("/d");
-        assert!(check(&config, None).is_ok());
+        assert!(check(&config, None, false).is_ok());
         for policy in [PermissionPolicy::Allow, PermissionPolicy::Ask] {
             config.permissions.policy = policy;
             config.isolation.accept_none = false;
-            let message = check(&config, None).unwrap_err().to_string();
-            for part in ["isolation.accept_none", "permissions.policy", "auth.keys_file"] {
+            let message = check(&config, None, false).unwrap_err().to_string();
+            for part in ["isolation.accept_none", "permissions.policy", "auth.keys_file", "pilotlight check"]
+            {
                 assert!(message.contains(part), "{message}");
             }
+            assert!(check(&config, None, true).is_ok());
             config.isolation.accept_none = true;
-            assert!(check(&config, None).is_ok());
+            assert!(check(&config, None, false).is_ok());
         }
+    }
+
+    #[test]
+    fn exposure_mcp_of_every_caller_needs_separation() {
+        let mut config = Config::new("/d");
+        config.mcp.callers = McpCallers::All;
+        let message = check(&config, Some(&[]), false).unwrap_err().to_string();
+        assert!(message.contains("mcp.callers") && message.contains("isolation.accept_none"), "{message}");
+        assert!(check(&config, Some(&[]), true).is_ok());
+        config.isolation.accept_none = true;
+        assert!(check(&config, Some(&[]), false).is_ok());
     }
 }

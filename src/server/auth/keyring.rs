@@ -60,12 +60,12 @@ pub(crate) struct Keyring {
 
 impl Keyring {
     /// Loads the file. Blocking.
-    pub(crate) fn open(path: &Path, admits: Admits) -> Result<Self, KeyFileError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, KeyFileError> {
         let mut blind = [0; 32];
         getrandom(&mut blind, GetRandomFlags::empty()).map_err(|error| KeyFileError::Random(error.into()))?;
         let ring = Self {
             path: path.to_owned(),
-            admits,
+            admits: Admits::OneUser,
             blind,
             keys: Mutex::default(),
             seen: Mutex::default(),
@@ -99,6 +99,11 @@ impl Keyring {
         found.filter(|_| is_it).map(|live| (live.entry.clone(), live.revoked.clone()))
     }
 
+    /// Which keys of a changed file are put in force. [`Admits::OneUser`] unless set.
+    pub(crate) fn admitting(self, admits: Admits) -> Self {
+        Self { admits, ..self }
+    }
+
     /// Requests a reload by the watcher.
     pub(crate) fn reload(&self) {
         self.again.notify_one();
@@ -127,8 +132,9 @@ impl Keyring {
                 tracing::warn!(
                     keys = left_out,
                     "new keys of the key file are refused: with them there would be more than one user whose tools \
-                     run, and nothing keeps the tools of one user from the data of another; set permissions.policy \
-                     = \"deny\" or isolation.accept_none = true and start the server again"
+                     run, and nothing keeps the tools of one user from the data of another; `pilotlight check` names \
+                     the missing rungs of isolation; else set permissions.policy = \"deny\" or \
+                     isolation.accept_none = true, and start the server again"
                 );
             }
         }
@@ -204,7 +210,7 @@ mod tests {
         let file = directory.path().join("keys");
         let made: Vec<_> =
             (0..3).map(|_| add(&file, Role::Service, None, KeyLimits::default()).unwrap()).collect();
-        let ring = Keyring::open(&file, Admits::Anyone).unwrap();
+        let ring = Keyring::open(&file).map(|ring| ring.admitting(Admits::Anyone)).unwrap();
         for (key, entry) in &made {
             assert_eq!(ring.find(key.expose().as_bytes()).unwrap().0.id(), entry.id());
         }
@@ -223,7 +229,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("keys");
         let (first, entry) = add(&file, Role::Admin, None, KeyLimits::default()).unwrap();
-        let ring = Keyring::open(&file, Admits::Anyone).unwrap();
+        let ring = Keyring::open(&file).map(|ring| ring.admitting(Admits::Anyone)).unwrap();
         let (second, _) = add(&file, Role::Admin, None, KeyLimits::default()).unwrap();
         let knows = |key: &crate::server::auth::keys::Key| ring.find(key.expose().as_bytes()).is_some();
         assert!(ring.has_changed() && !knows(&second));

@@ -86,6 +86,9 @@ pub enum KeyFileError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// Invalid limit of a key.
+    #[error("{0}")]
+    Limit(&'static str),
     /// Invalid user of a key.
     #[error(transparent)]
     User(#[from] InvalidName),
@@ -158,6 +161,11 @@ mod tests {
             (good.replace("\"created\"", "\"user\":\"alice\",\"created\""), 1, "user"),
             (good.replace("\"created\"", "\"key\":\"plk_secret\",\"created\""), 1, "key"),
             (good.replace(&"0".repeat(64), "plk_secret"), 1, "sha256"),
+            (good.replace("\"created\"", "\"tools\":[\"Read\"],\"created\""), 1, "admin"),
+            (good.replace("\"admin\"", "\"service\",\"models\":[]"), 1, "models"),
+            (good.replace("\"admin\"", "\"service\",\"policy\":\"secret\""), 1, "policy"),
+            (good.replace("\"admin\"", "\"service\",\"tools\":[\"secret(x)\"]"), 1, "tools"),
+            (good.replace("\"admin\"", "\"service\",\"usd_per_day\":-1"), 1, "usd_per_day"),
             ("plk_secret".to_owned(), 1, ""),
         ];
         for (text, line, problem) in cases {

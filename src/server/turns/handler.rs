@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::idempotency::{Begin, IdempotencyKey};
 use super::log::TurnLog;
+use super::restrict::restrict;
 use super::{ON_DISCONNECT_HEADER, PendingTurn, SESSION_HEADER, mcp};
 use crate::config::OnDisconnect;
 use crate::error::TurnError;
@@ -90,6 +91,7 @@ impl TurnHandler {
         self.app.exporter.metrics.turns.increment(request.dialect.metric_label());
         self.refuse_ignored_fields(&request)?;
         self.choose_mcp_servers(&mut request)?;
+        restrict(&mut request.options, self.caller.limits())?;
         let is_detached = self.on_disconnect()? == OnDisconnect::Detach;
         let user = self.user(&mut request).await?;
         let reservation = match key {

@@ -22,18 +22,24 @@ pub(crate) fn choose(
     mcp: &Mcp,
 ) -> Result<Option<McpServers>, ApiError> {
     let of_header = named(headers)?;
+    let of_key = caller.limits().mcp.as_ref();
     if requested.is_none() && of_header.is_none() {
-        return Ok(None);
+        // Servers of a former request may have been named with another key.
+        return Ok(of_key.map(|_| McpServers::default()));
     }
     let mut requested = requested.unwrap_or_default();
     let sender = caller.sender();
-    if requested.has_definitions() && !sender.may_define(mcp.callers) {
+    if requested.has_definitions() && (of_key.is_some() || !sender.may_define(mcp.callers)) {
         return Err(not_allowed());
     }
     let of_body = std::mem::take(&mut requested.names).into_iter().map(|name| (MCP_FIELD, name));
     let of_header = of_header.unwrap_or_default().into_iter().map(|name| (MCP_HEADER, name));
     let mut names = BTreeSet::new();
     for (source, name) in of_body.chain(of_header) {
+        if of_key.is_some_and(|allowed| !allowed.contains(&name)) {
+            let message = format!("{source}: names a server that this key may not use");
+            return Err(ApiError::new(StatusCode::FORBIDDEN, "mcp_server_not_allowed", message));
+        }
         if !mcp.servers.contains_key(&name) {
             // The message reveals neither the name, which may be anything, nor the configured ones.
             let message = format!("{source}: names a server that is not configured ([mcp.servers])");

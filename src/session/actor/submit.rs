@@ -25,14 +25,15 @@ impl SessionActorState {
 
     /// Hash of the settings that a child needs for a turn that requests `wanted`; `None`: any child will do.
     fn settings_hash_for(&mut self, wanted: &SettingsRecord) -> Option<SettingsHash> {
-        if *wanted == SettingsRecord::default() {
-            return None;
-        }
         // A turn before it that still waits may change them first.
         let before = self.machine.last_wanted();
         let before = before.and_then(|settings_hash| self.settings_by_hash.get(&settings_hash));
+        let before = before.unwrap_or(&self.record.settings);
+        if *wanted == SettingsRecord::default() && before.restrictions.is_none() {
+            return None;
+        }
         let model_without = self.record.model_without(&self.sessions.env.config.cli);
-        let settings = before.unwrap_or(&self.record.settings).with(wanted, model_without);
+        let settings = before.with(wanted, model_without);
         let settings_hash = settings.hash();
         self.settings_by_hash.insert(settings_hash, settings);
         Some(settings_hash)

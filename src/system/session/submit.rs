@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::{LOOKUPS, Session};
 use crate::adapter;
 use crate::child::Job;
+use crate::config::SlashCommands;
 use crate::error::TurnError;
 use crate::model::{History, Prompt, Role, is_model_name};
 use crate::session::import::{first_line, within};
@@ -33,7 +34,12 @@ impl Session {
         let result = self.submit(prompt, options, hold, accepted).await;
         if let Err(error) = &result {
             let telemetry = &self.env().telemetry;
-            if matches!(error, TurnError::QueueFull { .. } | TurnError::TooManySessions { .. }) {
+            if matches!(
+                error,
+                TurnError::QueueFull { .. }
+                    | TurnError::TooManySessions { .. }
+                    | TurnError::SpendLimit { .. }
+            ) {
                 telemetry.metrics.admission_rejected.increment(AdmissionRejected::PerUser);
             }
             telemetry.turn_refused(self.key.as_ref().ok(), error, accepted.elapsed());
@@ -49,6 +55,10 @@ impl Session {
         accepted: Instant,
     ) -> Result<Turn, TurnError> {
         let key = self.key()?;
+        let allowed = self.env().spend.check(key.user(), None).await;
+        if let Err(spent) = allowed.map_err(|error| TurnError::Storage(error.into()))? {
+            return Err(TurnError::SpendLimit { limit_usd: spent.limit_usd, retry_after: spent.resets_in });
+        }
         let encoded = encode(self.env(), prompt, options, hold).await?;
         for _ in 0..LOOKUPS {
             if self.sessions().is_draining() {
@@ -166,8 +176,12 @@ impl EncodedTurn {
         if bytes > limit {
             return Err(TurnError::SystemPromptTooLarge { bytes, limit });
         }
-        let line =
-            within(adapter::encode_turn(&prompt, config.cli.slash_commands)?, config.session.prompt_limit)?;
+        let commands = match (config.cli.slash_commands, &options.restrictions) {
+            // A command could choose another model.
+            (SlashCommands::Pass, Some(_)) => SlashCommands::Text,
+            (commands, _) => commands,
+        };
+        let line = within(adapter::encode_turn(&prompt, commands)?, config.session.prompt_limit)?;
         for (option, name) in [("model", &options.model), ("fallback_model", &options.fallback_model)] {
             // The empty name takes a former fallback back.
             let is_name = |name: &str| is_model_name(name) || (option == "fallback_model" && name.is_empty());
@@ -186,10 +200,11 @@ impl EncodedTurn {
             mcp_servers: options.mcp_servers,
             // Set by the session's actor.
             own_credentials: false,
+            restrictions: options.restrictions.unwrap_or_default(),
         };
         let history = options.history.filter(|history| !history.is_empty());
         let earlier = history.map(|history| {
-            let conversation = Conversation { history, prompt };
+            let conversation = Conversation { history, prompt, commands };
             if conversation.history.messages().iter().any(|message| message.role == Role::Assistant) {
                 Earlier::Conversation(Arc::new(conversation))
             } else {

@@ -180,9 +180,20 @@ async fn keys_are_made_listed_and_revoked() {
     assert!(!listed.contains(&key));
     assert!(ring.run("revoke", &[&id]).status.success());
     assert!(!String::from_utf8(ring.run("list", &[]).stdout).unwrap().contains(&id));
-    for wrong in
-        [&["--user", ""][..], &[], &["--service", "--admin"], &["--user", "a", "--concurrent-turns", "0"]]
-    {
+    for wrong in [
+        &["--user", ""][..],
+        &[],
+        &["--service", "--admin"],
+        &["--user", "a", "--concurrent-turns", "0"],
+        &["--user", "a", "--models", ""],
+        &["--user", "a", "--models", "-x"],
+        &["--user", "a", "--policy", "perhaps"],
+        &["--user", "a", "--tools", "Bash(git:*)"],
+        &["--user", "a", "--mcp", "a b"],
+        &["--user", "a", "--usd-per-day", "0"],
+        &["--user", "a", "--usd-per-day", "nan"],
+        &["--admin", "--policy", "deny"],
+    ] {
         assert_eq!(ring.run("new", wrong).status.code(), Some(2), "{wrong:?}");
     }
 }

@@ -273,7 +273,7 @@ impl Protocol {
                 self.write(adapter::unsupported_response(&request_id, &what));
                 Fate::Drop
             }
-            HostRequest::Permission(request) => match self.config.permissions.policy {
+            HostRequest::Permission(request) => match self.policy {
                 PermissionPolicy::Ask
                     if self.permissions.have_room() && self.has_reader() && !self.is_withheld() =>
                 {

@@ -25,6 +25,9 @@ pub fn add(
     label: Option<String>,
     limits: KeyLimits,
 ) -> Result<(Key, Entry), KeyFileError> {
+    if let Some(problem) = limits.problem(&role) {
+        return Err(KeyFileError::Limit(problem));
+    }
     let key = Key::generate()?;
     let id = uuid::Uuid::new_v4().simple().to_string().chars().take(ID_DIGITS).collect();
     let entry = Entry::new(id, digest(key.expose().as_bytes()), role, label, limits);

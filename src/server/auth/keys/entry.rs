@@ -5,7 +5,9 @@ use std::num::NonZeroU32;
 use serde::{Deserialize, Serialize};
 
 use super::Digest;
+use crate::config::{PermissionPolicy, is_server_name};
 use crate::model::ids::UserId;
+use crate::model::is_model_name;
 use crate::support::hex;
 
 /// Role of a key.
@@ -20,15 +22,74 @@ pub enum Role {
     Admin,
 }
 
-/// Limits of one key that override the configuration.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Limits of one key: numbers that override the configuration, and what its requests may use of what the configuration
+/// allows.
+#[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct KeyLimits {
     /// Overrides `http.requests_per_minute`.
     pub requests_per_minute: Option<NonZeroU32>,
     /// Overrides `http.turns_per_user`.
     pub concurrent_turns: Option<NonZeroU32>,
+    /// Models that requests may name; the first serves those that name none.
+    pub models: Option<Vec<String>>,
+    /// Policy for tools that need a permission, if stricter than `permissions.policy`.
+    pub policy: Option<PermissionPolicy>,
+    /// The CLI's own tools that exist, by name.
+    pub tools: Option<Vec<String>>,
+    /// Configured MCP servers that requests may name. Their own definitions are refused.
+    pub mcp: Option<Vec<String>>,
+    /// Maximum cost per user and day, in US dollars.
+    pub usd_per_day: Option<f64>,
 }
+
+impl KeyLimits {
+    pub(crate) const NONE: Self = Self {
+        requests_per_minute: None,
+        concurrent_turns: None,
+        models: None,
+        policy: None,
+        tools: None,
+        mcp: None,
+        usd_per_day: None,
+    };
+
+    /// Whether requests are restricted in what they may use.
+    pub(crate) fn restrict_use(&self) -> bool {
+        let numbers = (self.requests_per_minute, self.concurrent_turns);
+        *self != Self { requests_per_minute: numbers.0, concurrent_turns: numbers.1, ..Self::NONE }
+    }
+
+    /// The first invalid limit, with what is expected of it.
+    pub(crate) fn problem(&self, role: &Role) -> Option<&'static str> {
+        let is_tool = |name: &String| {
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+            (1..=LONGEST_TOOL).contains(&name.len()) && name.bytes().all(is_plain) && !name.starts_with('-')
+        };
+        if *role == Role::Admin && self.restrict_use() {
+            return Some("role: a key of the role \"admin\" has no turns that could be restricted");
+        }
+        if self.models.as_ref().is_some_and(|it| it.is_empty() || !it.iter().all(|name| is_model_name(name)))
+        {
+            return Some("models: a list of at least one model, such as [\"sonnet\"], is expected");
+        }
+        if !self.tools.iter().flatten().all(is_tool) {
+            return Some("tools: a list of names of tools, such as [\"Bash\", \"Read\"], is expected");
+        }
+        if !self.mcp.iter().flatten().all(|name| is_server_name(name)) {
+            return Some("mcp: a list of names of configured servers is expected");
+        }
+        if self.usd_per_day.is_some_and(|usd| !(usd > 0.0 && usd <= MOST_USD)) {
+            return Some("usd_per_day: an amount above 0 and up to a million, such as 2.5, is expected");
+        }
+        None
+    }
+}
+
+/// Longest name of a tool, as the model's API has it.
+const LONGEST_TOOL: usize = 128;
+/// More is a typing error.
+const MOST_USD: f64 = 1e6;
 
 /// A key without its secret.
 #[derive(Clone, Debug)]
@@ -79,8 +140,8 @@ impl Entry {
 
     /// Limits of this key.
     #[must_use]
-    pub fn limits(&self) -> KeyLimits {
-        self.limits
+    pub fn limits(&self) -> &KeyLimits {
+        &self.limits
     }
 
     pub(crate) fn digest(&self) -> &Digest {
@@ -105,7 +166,15 @@ impl Entry {
         let limits = KeyLimits {
             requests_per_minute: line.requests_per_minute,
             concurrent_turns: line.concurrent_turns,
+            models: line.models,
+            policy: line.policy,
+            tools: line.tools,
+            mcp: line.mcp,
+            usd_per_day: line.usd_per_day,
         };
+        if let Some(problem) = limits.problem(&role) {
+            return Err(problem.to_owned());
+        }
         Ok(Self { id: line.id, digest, role, label: line.label, created: line.created, limits })
     }
 
@@ -124,6 +193,11 @@ impl Entry {
             created: self.created.clone(),
             requests_per_minute: self.limits.requests_per_minute,
             concurrent_turns: self.limits.concurrent_turns,
+            models: self.limits.models.clone(),
+            policy: self.limits.policy,
+            tools: self.limits.tools.clone(),
+            mcp: self.limits.mcp.clone(),
+            usd_per_day: self.limits.usd_per_day,
             sha256: hex::encode(&self.digest),
         })
     }
@@ -149,6 +223,16 @@ struct EntryRecord {
     requests_per_minute: Option<NonZeroU32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     concurrent_turns: Option<NonZeroU32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    models: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    policy: Option<PermissionPolicy>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tools: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mcp: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    usd_per_day: Option<f64>,
     sha256: String,
 }
 

@@ -1,0 +1,176 @@
+//! What of the host every child sees, and what stays hidden. Reads the file system once at the start of the system.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use pilotlight_shim::isolation::Mount;
+
+use super::plan::Host;
+use crate::config::{Config, ConfigError, IsolationMount};
+
+/// Programs, libraries and settings that every program of the system expects, and what runtimes read to find the number
+/// of cores and the memory limit.
+const SYSTEM: [&str; 11] = [
+    "/usr",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/bin",
+    "/sbin",
+    "/etc",
+    "/nix/store",
+    "/proc",
+    "/sys/devices/system/cpu",
+    "/sys/fs/cgroup",
+];
+/// Settings that many systems keep elsewhere, behind a link in `/etc`.
+const LINKED: [&str; 2] = ["/etc/resolv.conf", "/etc/localtime"];
+/// Variables that name certificates, which may lie anywhere.
+const CERTIFICATES: [&str; 3] = ["SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS"];
+
+/// Secrets of the host in the directories above. Permissions protect them from every user but root.
+const SECRETS: [&str; 9] = [
+    "/etc/shadow",
+    "/etc/shadow-",
+    "/etc/gshadow",
+    "/etc/gshadow-",
+    "/etc/security/opasswd",
+    "/etc/ssl/private",
+    "/etc/krb5.keytab",
+    "/etc/kubernetes",
+    "/etc/rancher",
+];
+/// Directory of the host's keys, and their names.
+const SSH: (&str, &[u8], &[u8]) = ("/etc/ssh", b"ssh_host_", b"_key");
+
+/// Looks at the host. `as_root`: children run as root, whom permissions do not stop.
+pub(crate) fn look(config: &Config, data_dir: &Path, as_root: bool) -> Host {
+    let mut mounts: Vec<_> =
+        SYSTEM.iter().map(Path::new).filter(|path| path.exists()).map(Mount::read).collect();
+    // The same directory under two names is mounted twice, so that both names lead there.
+    mounts.extend(LINKED.iter().filter_map(|link| outside(Path::new(link), &SYSTEM)).map(Mount::read));
+    mounts.extend(certificates(config).filter(|path| path.exists()).map(Mount::read));
+    mounts.extend(config.isolation.mounts.iter().map(configured));
+    let mut hidden = own_secrets(config, data_dir);
+    if as_root {
+        hidden.extend(SECRETS.iter().map(PathBuf::from));
+        hidden.extend(host_keys());
+    }
+    hidden.retain(|path| path.exists());
+    Host { mounts, hidden }
+}
+
+/// Refuses mounts that do not exist, or that show the data directory by another name.
+pub(crate) fn check_mounts(config: &Config, data_dir: &Path) -> Result<(), ConfigError> {
+    for (number, mount) in config.isolation.mounts.iter().enumerate() {
+        let problem = match mount.path.canonicalize() {
+            Err(error) => format!("cannot be used: {error}"),
+            Ok(path) if data_dir.starts_with(&path) => {
+                "must not contain data_dir, which has the files of all users".to_owned()
+            }
+            Ok(_) => continue,
+        };
+        return Err(ConfigError::Key { key: format!("isolation.mounts[{number}].path"), problem });
+    }
+    Ok(())
+}
+
+/// The directory of the system in which the data directory lies, if it does: every child would see it.
+pub(crate) fn exposes(host: &Host, data_dir: &Path) -> Option<PathBuf> {
+    let seen = |mount: &&Mount| mount.path.canonicalize().is_ok_and(|path| data_dir.starts_with(path));
+    host.mounts.iter().find(seen).map(|mount| mount.path.clone())
+}
+
+fn configured(mount: &IsolationMount) -> Mount {
+    let to = mount.to.as_ref().unwrap_or(&mount.path).clone();
+    Mount { path: mount.path.clone(), to, write: mount.write }
+}
+
+/// The file behind a link, if it lies outside of the given directories.
+fn outside(link: &Path, of: &[&str]) -> Option<PathBuf> {
+    let file = link.canonicalize().ok()?;
+    (!of.iter().any(|directory| file.starts_with(directory))).then_some(file)
+}
+
+fn certificates(config: &Config) -> impl Iterator<Item = PathBuf> {
+    let cli = &config.cli;
+    let value = move |name: &&str| -> Option<PathBuf> {
+        let configured = cli.env.get(*name).map(PathBuf::from);
+        let passed =
+            || cli.env_pass.iter().any(|passed| passed == name).then(|| std::env::var_os(name)).flatten();
+        configured.or_else(|| passed().map(PathBuf::from)).filter(|path| path.is_absolute())
+    };
+    CERTIFICATES.iter().filter_map(value)
+}
+
+/// The server's own files. Mounts never contain the data directory.
+fn own_secrets(config: &Config, data_dir: &Path) -> Vec<PathBuf> {
+    let files = [config.source.0.as_ref(), config.cli.user_env_file.as_ref()];
+    let mut files: Vec<_> = files.into_iter().flatten().collect();
+    #[cfg(feature = "server")]
+    files.extend(&config.auth.keys_file);
+    // A link and what it leads to: a child would read it by either name.
+    let names = files.into_iter().flat_map(|file| [std::path::absolute(file).ok(), file.canonicalize().ok()]);
+    let mut hidden: Vec<_> = names.flatten().collect();
+    hidden.push(data_dir.to_owned());
+    hidden.sort();
+    hidden.dedup();
+    hidden
+}
+
+fn host_keys() -> Vec<PathBuf> {
+    let (directory, begin, end) = SSH;
+    let is_key = |name: &OsStr| name.as_bytes().starts_with(begin) && name.as_bytes().ends_with(end);
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter(|entry| is_key(&entry.file_name())).map(|entry| entry.path()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_of_the_server_are_hidden_by_all_names() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let (file, link) = (root.join("users.toml"), root.join("link"));
+        fs::write(&file, "").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let mut config = Config::new(root.join("data"));
+        config.cli.user_env_file = Some(link.clone());
+        fs::create_dir(root.join("data")).unwrap();
+        let host = look(&config, &root.join("data"), false);
+        assert_eq!(host.hidden, [root.join("data"), link, file]);
+        assert!(host.mounts.iter().all(|mount| !mount.write && mount.path.exists()));
+        assert!(host.mounts.contains(&Mount::read("/usr")));
+    }
+
+    #[test]
+    fn root_children_do_not_see_the_hosts_secrets() {
+        let config = Config::new("/nowhere");
+        let hidden = |as_root| look(&config, Path::new("/nowhere"), as_root).hidden;
+        assert!(hidden(false).is_empty());
+        let shadow = Path::new("/etc/shadow");
+        assert_eq!(hidden(true).contains(&shadow.to_owned()), shadow.exists());
+    }
+
+    #[test]
+    fn configured_mounts_are_shown_and_must_exist() {
+        let root = tempfile::tempdir().unwrap();
+        let mut config = Config::new("/nowhere");
+        let mount =
+            IsolationMount { to: Some("/opt/x".into()), write: true, ..IsolationMount::new(root.path()) };
+        config.isolation.mounts.push(mount);
+        check_mounts(&config, Path::new("/nowhere")).unwrap();
+        let expected = Mount { path: root.path().into(), to: "/opt/x".into(), write: true };
+        assert!(look(&config, Path::new("/nowhere"), false).mounts.contains(&expected));
+        let inner = root.path().canonicalize().unwrap().join("data");
+        let error = check_mounts(&config, &inner).unwrap_err().to_string();
+        assert!(error.contains("isolation.mounts[0].path") && error.contains("data_dir"), "{error}");
+        config.isolation.mounts.push(IsolationMount::new("/no/such/directory"));
+        let error = check_mounts(&config, Path::new("/nowhere")).unwrap_err().to_string();
+        assert!(error.contains("isolation.mounts[1].path"), "{error}");
+    }
+}

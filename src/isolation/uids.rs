@@ -1,0 +1,206 @@
+//! The user id of each user's children (rung `uid`): given once, never to a second user.
+//!
+//! A file of the server's own has a line per user: the id, and the digest of the user. A line is on the disk before its
+//! id is used, so that a crash never leads to a second owner. Ids are not reused: files that a deleted user left
+//! anywhere would belong to the next one. Blocking.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use crate::config::UidRange;
+use crate::support::lock::MutexExt;
+use crate::workspace::{Owner, open_own, read_own};
+
+/// A line has an id, a blank and a digest; a million users have half of this.
+const MAX_BYTES: u64 = 128 << 20;
+
+/// Why a user has no id.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UidError {
+    /// Each id of the range has its user.
+    #[error("all user ids of isolation.uids ({0}) have a user: make the range larger")]
+    Exhausted(UidRange),
+    /// The file contradicts itself.
+    #[error("line {0} of the list of user ids is damaged: restore it from a backup")]
+    Damaged(usize),
+    /// The file cannot be read or written.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl From<UidError> for io::Error {
+    fn from(error: UidError) -> Self {
+        match error {
+            UidError::Io(error) => error,
+            other => Self::other(other.to_string()),
+        }
+    }
+}
+
+/// The allocations, and the file that has them.
+#[derive(Debug)]
+pub(crate) struct Uids {
+    path: PathBuf,
+    range: UidRange,
+    given: Mutex<Given>,
+}
+
+impl Uids {
+    /// Reads the file, if there is one.
+    pub(crate) fn open(path: &Path, range: UidRange) -> Result<Self, UidError> {
+        let text = match read_own(path, MAX_BYTES) {
+            Err(error) if error.is_absent() => Vec::new(),
+            read => read.map_err(io::Error::from)?,
+        };
+        let (given, whole) = Given::parse(&text)?;
+        if whole < text.len() {
+            // A crash cut the last line short: its id was not used yet.
+            let file = open_own(path)?;
+            file.set_len(whole as u64)?;
+            file.sync_all()?;
+        }
+        Ok(Self { path: path.to_owned(), range, given: Mutex::new(given) })
+    }
+
+    /// The owner of the files and children of the user with this digest.
+    pub(crate) fn of(&self, user: &str) -> Result<Owner, UidError> {
+        let mut given = self.given.lock_unpoisoned();
+        let uid = match given.of(user, self.range) {
+            Some(uid) => uid,
+            None => {
+                let uid = given.free(self.range).ok_or(UidError::Exhausted(self.range))?;
+                // With the lock: each line is whole before the next one begins.
+                self.append(uid, user)?;
+                given.note(uid, user.to_owned());
+                uid
+            }
+        };
+        Ok(Owner { uid, gid: uid })
+    }
+
+    fn append(&self, uid: u32, user: &str) -> io::Result<()> {
+        let is_new = !self.path.exists();
+        let mut file: File = open_own(&self.path)?;
+        let begin = io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
+        let line = format!("{uid} {user}\n");
+        if let Err(error) = file.write_all(line.as_bytes()).and_then(|()| file.sync_all()) {
+            // Without its rest a part of a line would spoil the next one.
+            file.set_len(begin).ok();
+            return Err(error);
+        }
+        match self.path.parent().filter(|_| is_new) {
+            Some(directory) => File::open(directory)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The id of a probe, which no user gets: the last of the range.
+pub(crate) fn of_probe(range: UidRange) -> Owner {
+    Owner { uid: range.last(), gid: range.last() }
+}
+
+/// Users with their ids. Pure.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Given {
+    by_user: HashMap<String, u32>,
+    /// All ids that ever had a user.
+    used: HashSet<u32>,
+    /// No id below is free, in the range that it was found for.
+    next: u32,
+}
+
+impl Given {
+    /// Reads whole lines; returns their length too.
+    fn parse(text: &[u8]) -> Result<(Self, usize), UidError> {
+        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let lines = String::from_utf8_lossy(text.get(..whole).unwrap_or_default());
+        let mut given = Self::default();
+        for (number, line) in lines.lines().enumerate() {
+            let damaged = || UidError::Damaged(number + 1);
+            let (uid, user) = line.split_once(' ').ok_or_else(damaged)?;
+            let uid: u32 = uid.parse().map_err(|_| damaged())?;
+            let is_digest = !user.is_empty() && user.bytes().all(|byte| byte.is_ascii_hexdigit());
+            // Root is no child's, and an id with two users would be the worst damage.
+            if uid == 0 || !is_digest || !given.used.insert(uid) {
+                return Err(damaged());
+            }
+            // A user has a second id after a change of the range.
+            given.by_user.insert(user.to_owned(), uid);
+        }
+        Ok((given, whole))
+    }
+
+    fn of(&self, user: &str, range: UidRange) -> Option<u32> {
+        self.by_user.get(user).copied().filter(|uid| range.contains(*uid) && *uid != of_probe(range).uid)
+    }
+
+    fn free(&mut self, range: UidRange) -> Option<u32> {
+        let first = self.next.max(range.first());
+        let free = (first..range.last()).find(|uid| !self.used.contains(uid))?;
+        self.next = free;
+        Some(free)
+    }
+
+    fn note(&mut self, uid: u32, user: String) {
+        self.used.insert(uid);
+        self.by_user.insert(user, uid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn range(first: u32, last: u32) -> UidRange {
+        UidRange::new(first, last).unwrap()
+    }
+
+    #[test]
+    fn ids_are_stable_and_never_shared() {
+        let data = tempfile::tempdir().unwrap();
+        let file = data.path().join("uids");
+        let uids = Uids::open(&file, range(200, 210)).unwrap();
+        let of = |uids: &Uids, user: &str| uids.of(user).unwrap().uid;
+        assert_eq!([of(&uids, "aa"), of(&uids, "bb"), of(&uids, "aa")], [200, 201, 200]);
+        let again = Uids::open(&file, range(200, 210)).unwrap();
+        assert_eq!([of(&again, "cc"), of(&again, "bb")], [202, 201]);
+        // Another range gives other ids; those of before have had their users.
+        let moved = Uids::open(&file, range(202, 300)).unwrap();
+        assert_eq!([of(&moved, "aa"), of(&moved, "cc"), of(&moved, "dd")], [203, 202, 204]);
+        let back = Uids::open(&file, range(200, 210)).unwrap();
+        assert_eq!([of(&back, "aa"), of(&back, "ee")], [203, 205]);
+    }
+
+    #[test]
+    fn exhausted_range_is_a_clear_error() {
+        let data = tempfile::tempdir().unwrap();
+        let uids = Uids::open(&data.path().join("uids"), range(200, 202)).unwrap();
+        uids.of("aa").unwrap();
+        uids.of("bb").unwrap();
+        let error = uids.of("cc").unwrap_err();
+        assert!(matches!(error, UidError::Exhausted(_)), "the last id is the probe's");
+        assert!(error.to_string().contains("isolation.uids (200-202)"), "{error}");
+        assert_eq!(uids.of("aa").unwrap().uid, 200);
+    }
+
+    #[test]
+    fn damaged_list_is_refused_and_a_torn_line_dropped() {
+        let data = tempfile::tempdir().unwrap();
+        let file = data.path().join("uids");
+        for damage in ["200\n", "0 aa\n", "x aa\n", "200 \n", "200 xyz\n", "200 aa\n200 bb\n"] {
+            fs::write(&file, damage).unwrap();
+            assert!(matches!(Uids::open(&file, range(200, 210)), Err(UidError::Damaged(_))), "{damage:?}");
+        }
+        fs::write(&file, "200 aa\n201 b").unwrap();
+        let uids = Uids::open(&file, range(200, 210)).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "200 aa\n");
+        assert_eq!(uids.of("cc").unwrap().uid, 201);
+        assert_eq!(fs::read_to_string(&file).unwrap(), "200 aa\n201 cc\n");
+    }
+}
