@@ -136,6 +136,11 @@ pub mod telemetry;
 pub mod turn;
 mod workspace;
 
+/// An endpoint of the broker by itself.
+#[cfg(all(feature = "broker", feature = "failpoints"))]
+#[doc(hidden)]
+pub use broker::probe as broker_probe;
+
 /// The parent process of each CLI process, see [`pilotlight_shim`].
 pub mod shim {
     pub use pilotlight_shim::run_if_asked;
