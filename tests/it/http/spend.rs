@@ -1,7 +1,8 @@
 //! What users may spend in a day.
 
+use rustix::process::Signal;
+
 use crate::common::keyring::Keyring;
-use crate::common::process::Signal;
 use crate::common::program::{Answer, Program, Site, message, place};
 
 async fn usage(site: &Site, user: &str) -> serde_json::Value {
