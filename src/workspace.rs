@@ -22,6 +22,7 @@ mod ownership;
 mod record_dir;
 mod remove;
 mod sweep;
+mod usage;
 pub(crate) mod user_env;
 
 use beneath::Beneath;
@@ -42,6 +43,7 @@ pub(crate) use own::{open_own, read_own};
 pub(crate) use ownership::{Owner, make_passable};
 pub(crate) use record_dir::{DirectoryName, MAX_RECORD_BYTES, RecordDir};
 pub(crate) use remove::{RemovalLimit, remove_any};
+pub(crate) use usage::UsageLimits;
 
 /// The record and the directories of one session.
 #[derive(Debug, Clone, PartialEq, Eq)]

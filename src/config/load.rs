@@ -310,6 +310,8 @@ mod tests {
             ("[cli]\napi_retries = 11", "cli.api_retries", "at most 10"),
             ("[cli]\nenv_pass = [\"A=B\"]", "cli.env_pass", "name"),
             ("[cli]\nenv = { HOME = \"/x\" }", "cli.env", "HOME"),
+            ("[limits]\nworkspace_bytes = 5", "limits.workspace_bytes", "1048576"),
+            ("[limits]\nworkspace_files = 0", "limits.workspace_files", "100"),
             ("[limits]\ncpu_per_session = 0.0", "limits.cpu_per_session", "1.5"),
             ("[isolation]\nrungs = [\"moat\"]", "isolation.rungs", "namespaces"),
             (

@@ -95,6 +95,7 @@ pub(super) async fn start(
     // If it panics, the watch reports it.
     storage::check(&sessions).await;
     env.spawn_until_end(storage::watch(sessions.clone()));
+    env.spawn_until_end(quota::watch(sessions.clone()));
     let (ready, started) = oneshot::channel();
     env.tasks.spawn(supervisor::run(sessions.clone(), ready));
     match started.await {
