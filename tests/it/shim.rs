@@ -83,6 +83,21 @@ fn a_broken_lifeline_ends_the_whole_tree() {
     });
 }
 
+#[test]
+fn no_cli_is_started_for_a_server_that_is_gone() {
+    let (token, shim) = (token(), env!("CARGO_BIN_EXE_pilotlight-shim"));
+    let marker = std::env::temp_dir().join(format!("pilotlight-started-{token}"));
+    // The shim starts when its server has gone, not before.
+    let mut gate = Command::new("/bin/sh");
+    gate.args(["-c", r#"read _; exec "$0" "$@""#, shim]);
+    let script = format!("echo started > {}", marker.display());
+    let mut shim = Shim::start_by(gate, &[], "/bin/sh".as_ref(), &["-c", &script]);
+    shim.break_lifeline();
+    shim.input.write_all(b"\n").unwrap();
+    assert_eq!(shim.ended(LONG).code(), Some(1));
+    assert!(!marker.exists(), "a CLI was started");
+}
+
 /// A killed CLI leaves nothing and the rest is counted.
 #[test]
 fn killed_cli_leaves_nothing_rest_is_counted() {

@@ -11,7 +11,7 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
-    net::{SendFlags, send},
+    net::{RecvFlags, SendFlags, recv, send},
     process::{Signal, setpriority_process},
     stdio,
 };
@@ -55,10 +55,11 @@ pub(crate) fn run(line: impl Iterator<Item = OsString>) -> i32 {
     };
     let term_grace = args.limits.term_grace;
     let wanted_group = args.cgroup.is_some();
-    let (started, group) = match fd_passing::receive_output(stdio::stdout())
-        .map_err(Refusal::from)
-        .and_then(|output| start(args, &output))
-    {
+    let output = fd_passing::receive_output(stdio::stdout()).map_err(Refusal::from);
+    if server_is_gone() {
+        return NOT_STARTED;
+    }
+    let (started, group) = match output.and_then(|output| start(args, &output)) {
         Ok(started) => started,
         Err(refusal) => return refused(&refusal),
     };
@@ -81,6 +82,12 @@ pub(crate) fn run(line: impl Iterator<Item = OsString>) -> i32 {
         let _inhabited = fs::remove_dir(base);
     }
     0
+}
+
+/// Whether the lifeline broke before the start: a CLI would only run to be killed.
+fn server_is_gone() -> bool {
+    let peeked = recv(stdio::stdout(), &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    matches!(peeked, Ok((_, 0)))
 }
 
 /// Starts the CLI, in its cgroup if the group can be created.
