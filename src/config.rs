@@ -41,6 +41,7 @@ mod server;
 mod session;
 mod validate;
 mod value;
+mod workspace;
 
 pub use cli::{CliConfig, SlashCommands, UnknownVersion};
 pub use isolation::{Isolation, IsolationMount, Rung, UidRange};
@@ -58,6 +59,7 @@ pub use server::{Admin, Auth, Http, OnDisconnect, listen_address};
 pub use session::SessionConfig;
 pub(crate) use validate::OWN_VARIABLES;
 pub use value::MemoryBudget;
+pub use workspace::WorkspaceConfig;
 
 /// Configuration of a system. Durations are written as seconds or as text (`"5m"`, `"300s"`, `"250ms"`).
 ///
@@ -94,6 +96,8 @@ pub struct Config {
     pub isolation: Isolation,
     /// MCP servers of sessions.
     pub mcp: Mcp,
+    /// Working directories of sessions.
+    pub workspace: WorkspaceConfig,
     /// Limits of the whole instance.
     pub limits: Limits,
     /// Metrics.
@@ -177,6 +181,7 @@ impl Default for Config {
             permissions: Permissions::default(),
             isolation: Isolation::default(),
             mcp: Mcp::default(),
+            workspace: WorkspaceConfig::default(),
             limits: Limits::default(),
             metrics: MetricsConfig::default(),
             source: SourceFile::default(),

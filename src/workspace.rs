@@ -22,6 +22,7 @@ mod ownership;
 mod record_dir;
 mod remove;
 mod sweep;
+pub(crate) mod template;
 mod usage;
 pub(crate) mod user_env;
 

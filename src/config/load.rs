@@ -15,7 +15,7 @@ const SEPARATOR: &str = "__";
 const TOP_LEVEL: [&str; 2] = ["data_dir", "drain_timeout"];
 /// Keys of the first level that are tables. (Variables for children begin with `PILOTLIGHT_SESSION` or
 /// `PILOTLIGHT_CHILD` alone.)
-const SECTIONS: [&str; 11] = [
+const SECTIONS: [&str; 12] = [
     "http",
     "auth",
     "admin",
@@ -25,6 +25,7 @@ const SECTIONS: [&str; 11] = [
     "permissions",
     "isolation",
     "mcp",
+    "workspace",
     "limits",
     "metrics",
 ];
@@ -171,6 +172,7 @@ fn is_text(key: &[String]) -> bool {
             | ["auth", "keys_file"]
             | ["http", "default_user"]
             | ["isolation", "uids"]
+            | ["workspace", "template"]
             | ["cli", "env", _]
             | ["mcp", "servers", _, "command" | "url" | "transport"]
             | ["mcp", "servers", _, "env" | "headers", _]
@@ -310,6 +312,8 @@ mod tests {
             ("[cli]\napi_retries = 11", "cli.api_retries", "at most 10"),
             ("[cli]\nenv_pass = [\"A=B\"]", "cli.env_pass", "name"),
             ("[cli]\nenv = { HOME = \"/x\" }", "cli.env", "HOME"),
+            ("[workspace]\ntemplate = \"here\"", "workspace.template", "absolute"),
+            ("data_dir = \"/a\"\n[workspace]\ntemplate = \"/a/b\"", "workspace.template", "data_dir"),
             ("[limits]\nworkspace_bytes = 5", "limits.workspace_bytes", "1048576"),
             ("[limits]\nworkspace_files = 0", "limits.workspace_files", "100"),
             ("[limits]\ncpu_per_session = 0.0", "limits.cpu_per_session", "1.5"),

@@ -13,13 +13,13 @@ use super::System;
 use crate::adapter;
 use crate::admission::Admission;
 use crate::child::{CgroupBase, LimitBase, ShimProgram, memory_limit, sweep_marked};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::error::{Cause, StartError};
 use crate::installation::{program::Program, versions::Installed};
 use crate::isolation::{Cli, Isolator, Proven, RungState};
 use crate::session::cgroups::Cgroups;
 use crate::session::env::{Env, Marker, TrialStart};
-use crate::session::{ImportAbility, sessions::Sessions, shares_home, storage};
+use crate::session::{ImportAbility, quota, sessions::Sessions, shares_home, storage};
 use crate::supervisor;
 use crate::support::hex;
 use crate::telemetry::Telemetry;
@@ -44,7 +44,12 @@ pub(super) async fn start(
     let metrics = Arc::new(metrics);
     let data_dir = config.data_dir.clone();
     let users = config.cli.user_env_file.clone();
+    let template = config.workspace.template.clone();
     let prepare = move || {
+        if let Some(Err(error)) = template.as_deref().map(workspace::template::check) {
+            let (key, problem) = ("workspace.template".to_owned(), format!("cannot be copied: {error}"));
+            return Err(ConfigError::Key { key, problem }.into());
+        }
         let user_env = UserEnv::open(users.as_deref(), adapter::FIXED_VARIABLES)?;
         let prepared = Prepared::prepare(&data_dir)?;
         let installed = parent.installed.unwrap_or_else(|| Arc::new(Installed::open(&prepared.data_dir)));
