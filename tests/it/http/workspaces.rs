@@ -78,7 +78,8 @@ async fn session_above_limit_is_refused_until_below() {
 async fn running_turn_above_limit_ends() {
     let place = place();
     let (_program, site) = Program::ready(&place, &config("workspace_bytes = 4194304")).await;
-    let turn = site.turn("alice", &bash("head -c 8m /dev/zero > big; sleep 600"));
+    let text = bash("head -c 8m /dev/zero > big; sleep 600");
+    let turn = site.turn("alice", &text);
     let answer = tokio::time::timeout(COUNTED, turn).await.expect("the turn ends");
     assert_eq!(code(&answer), "workspace_limit");
     assert_eq!(site.metric("turns_total", &["outcome=\"workspace_limit\""]).await, 1.0);
