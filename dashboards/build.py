@@ -27,7 +27,7 @@ def expression(short):
     """Expands `@turns_total{outcome="ok"}` to the full metric name with the selected job and instance."""
     def whole(match):
         name, more = match.group(1), match.group(2)
-        own = "" if name.startswith(("process_", "ALERTS", "up")) else PREFIX
+        own = "" if name == "up" or name.startswith(("process_", "ALERTS")) else PREFIX
         return f"{own}{name}{{{SELECTED}{',' + more if more else ''}}}"
     return re.sub(r"@(\w+)(?:\{([^}]*)\})?", whole, short)
 
@@ -312,6 +312,28 @@ CAPACITY = ("capacity", "pilotlight: capacity", "Utilisation, saturation and err
               (quantile(0.99, "runtime_lag_seconds_bucket"), "p99"), unit="s", limits=((0.1, ORANGE),)),
         Panel("Traffic of children", "Bytes per second written to and read from children.",
               (rate("stream_bytes_total", "stream"), "{{stream}}"), unit="Bps", stack=True),
+    ]),
+    ("Model's API", [
+        Panel("Requests to the API", "Requests per second that the broker forwarded, by status of the response. none: no response.",
+              (rate("upstream_requests_total", "status"), "{{status}}"), unit="reqps", stack=True),
+        Panel("First byte of the API, p99", "Time from forwarding a request until its response began. No line: nothing was forwarded.",
+              (quantile(0.99, "upstream_first_byte_seconds_bucket"), "p99"), unit="s"),
+        Panel("Requests in flight", "Requests to the API without the end of their response, requests that wait for a slot, and "
+              "connections of children to the broker.",
+              ("sum(@upstream_in_flight)", "in flight"), ("sum(@upstream_waiting)", "waiting"),
+              ("sum(@broker_connections)", "connections")),
+        Panel("Tokens forwarded", "Tokens per second in responses that the broker forwarded, by model family and kind.",
+              (rate("upstream_tokens_total", "model, kind"), "{{model}} {{kind}}"), stack=True),
+        Panel("Refusals of the broker", "Requests of children per interval that the broker refused, by reason, and retries of the CLI.",
+              (increase("broker_refusals_total", "reason"), "{{reason}}"), (increase("upstream_retries_total"), "retries"),
+              stack=True),
+        Panel("Renewals of OAuth tokens", "Renewals per interval, by outcome. rejected: the user has to log in again.",
+              (increase("oauth_refreshes_total", "outcome"), "{{outcome}}"), stack=True),
+        Panel("Connections to other hosts", "Connections of children to hosts of the allow list per interval, by outcome. "
+              "not_allowed and address: a tool tried more than it may.",
+              (increase("egress_connections_total", "outcome"), "{{outcome}}"), stack=True),
+        Panel("Traffic to other hosts", "Bytes per second between children and hosts of the allow list.",
+              (rate("egress_bytes_total", "direction"), "{{direction}}"), unit="Bps", stack=True),
     ]),
     ("Self-monitoring", [
         Panel("Age of the last sample", "Age of the memory and process metrics.",

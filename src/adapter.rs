@@ -18,11 +18,18 @@ pub(crate) use claude::{
     permission_response, ping, stored_credentials, task, terminal, text_delta, transcript_gap,
     transcript_path, unsupported_response, variable_beside_oauth, with_message_id,
 };
+#[cfg(feature = "broker")]
+pub(crate) use claude::{
+    TOKEN_URL, api_call, brokered, error_body, list_price, oauth_credentials, refresh_request, refreshed,
+    usage_reader,
+};
 pub(crate) use launch::{CommandLine, HomeCleanup, LaunchMode, LaunchPlan, LaunchRefusal, LaunchSettings};
 pub(crate) use line::{ControlResponse, HostRequest, LineKind, Task, Terminal};
 
 #[cfg(feature = "server")]
 pub(crate) mod answer;
+#[cfg(feature = "broker")]
+pub(crate) mod broker;
 mod claude;
 mod launch;
 mod line;

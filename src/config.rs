@@ -28,7 +28,9 @@ macro_rules! section {
     };
 }
 
+mod broker;
 mod cli;
+mod egress;
 mod isolation;
 mod limits;
 mod load;
@@ -43,7 +45,9 @@ mod validate;
 mod value;
 mod workspace;
 
+pub use broker::{Broker, Credentials};
 pub use cli::{CliConfig, SlashCommands, UnknownVersion};
+pub use egress::{Egress, EgressHost};
 pub use isolation::{Isolation, IsolationMount, Rung, UidRange};
 pub use limits::Limits;
 pub use load::ConfigError;
@@ -94,6 +98,8 @@ pub struct Config {
     pub permissions: Permissions,
     /// Isolation between the children of different users.
     pub isolation: Isolation,
+    /// The way of children to the model's API.
+    pub broker: Broker,
     /// MCP servers of sessions.
     pub mcp: Mcp,
     /// Working directories of sessions.
@@ -180,6 +186,7 @@ impl Default for Config {
             restart: RestartConfig::default(),
             permissions: Permissions::default(),
             isolation: Isolation::default(),
+            broker: Broker::default(),
             mcp: Mcp::default(),
             workspace: WorkspaceConfig::default(),
             limits: Limits::default(),

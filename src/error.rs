@@ -133,6 +133,17 @@ pub enum TurnError {
         /// How many may be.
         limit: usize,
     },
+    /// The user has spent what one may in a day.
+    #[error(
+        "this user has spent the {limit_usd} US dollars that one may spend in a day (limits.usd_per_user_day); turns are \
+         accepted again after midnight UTC"
+    )]
+    SpendLimit {
+        /// What one may spend, in US dollars.
+        limit_usd: f64,
+        /// When the day ends.
+        retry_after: Duration,
+    },
     /// The host as a whole has no room for another child, or none was free in time.
     #[error("overloaded: {reason}")]
     Overloaded {
@@ -280,6 +291,7 @@ impl TurnError {
             Self::HistoryTooLarge { .. } => "history_too_large",
             Self::QueueFull { .. } => "queue_full",
             Self::TooManySessions { .. } => "too_many_sessions",
+            Self::SpendLimit { .. } => "spend_limit",
             Self::Overloaded { .. } => "overloaded",
             Self::Draining => "draining",
             Self::NotStarted(_) => "cli_not_started",
@@ -299,9 +311,9 @@ impl TurnError {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Overloaded { retry_after, .. } | Self::CircuitOpen { retry_after, .. } => {
-                Some(*retry_after)
-            }
+            Self::Overloaded { retry_after, .. }
+            | Self::CircuitOpen { retry_after, .. }
+            | Self::SpendLimit { retry_after, .. } => Some(*retry_after),
             // One turn is likely to end by then.
             Self::QueueFull { .. } | Self::Draining => Some(Duration::from_secs(1)),
             _ => None,

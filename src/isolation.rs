@@ -125,7 +125,11 @@ impl Isolator {
         match &self.owners {
             None => Ok(None),
             Some(Owners::Trial(owner)) => Ok(Some(*owner)),
-            Some(Owners::Users(uids)) => Ok(Some(uids.of(&user_digest(user))?)),
+            Some(Owners::Users(uids)) => {
+                let owner = uids.of(&user_digest(user));
+                let logged = owner.inspect_err(|error| tracing::error!(%error, "a user gets no user id"));
+                Ok(Some(logged?))
+            }
         }
     }
 

@@ -114,6 +114,9 @@
 
 mod adapter;
 mod admission;
+#[cfg(feature = "broker")]
+#[allow(dead_code, unused_imports, reason = "the start of a child takes it up next")]
+mod broker;
 mod child;
 pub mod config;
 pub mod error;
@@ -125,6 +128,7 @@ pub mod model;
 #[cfg(feature = "server")]
 pub mod server;
 mod session;
+mod spend;
 mod supervisor;
 mod support;
 mod system;

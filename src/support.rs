@@ -4,6 +4,8 @@ pub(crate) mod atomic_file;
 pub(crate) mod blocking;
 pub(crate) mod cause;
 pub(crate) mod hex;
+#[cfg(feature = "broker")]
+pub(crate) mod idle_timeout;
 pub(crate) mod keyed_locks;
 pub(crate) mod lock;
 pub(crate) mod open_files;

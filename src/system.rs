@@ -25,6 +25,8 @@ use crate::model::ids::{DEFAULT_CONVERSATION, InvalidName, SessionKey, UserId};
 use crate::session::Record;
 use crate::session::env::{Env, TrialStart};
 use crate::session::{SessionStatus, on_disk, sessions::Sessions};
+#[cfg(feature = "server")]
+use crate::spend::Spend;
 use crate::telemetry::{events::EventStream, metrics::Metrics};
 use crate::workspace::DataDirLock;
 #[cfg(feature = "server")]
@@ -244,7 +246,13 @@ impl Pilotlight {
     /// The credentials file of a session; `None` if sessions share one file.
     #[cfg(feature = "server")]
     pub(crate) fn credentials_file(&self, workspace: &Workspace) -> Option<CredentialsFile> {
-        workspace.credentials_file(&self.config().cli)
+        workspace.credentials_file(&self.config().cli, self.env().credentials_place())
+    }
+
+    /// What users spend.
+    #[cfg(feature = "server")]
+    pub(crate) fn spend(&self) -> &Spend {
+        &self.env().spend
     }
 
     fn shared(&self) -> &Arc<Sessions> {

@@ -31,9 +31,12 @@ use beneath::Beneath;
 use beneath::ChildDir;
 #[cfg(feature = "server")]
 pub(crate) use credentials::CredentialsFile;
+pub(crate) use credentials::CredentialsPlace;
+#[cfg(feature = "broker")]
+pub(crate) use credentials::OauthStore;
 use data_dir::sessions_dir;
 pub(crate) use data_dir::{
-    DataDirLock, let_users_pass, open, records_dir, try_writing, uids_file, user_digest, user_dir,
+    DataDirLock, let_users_pass, open, records_dir, try_writing, uids_file, usage_dir, user_digest, user_dir,
 };
 #[cfg(feature = "server")]
 pub(crate) use data_dir::{conversations_dir, identities_dir};

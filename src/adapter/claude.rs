@@ -1,15 +1,21 @@
 //! The adapter for `claude`, 1.0 and later (stream-json over stdin and stdout).
 //!
 //! Command line: `launch`, `tools`, `home`, `judged`. Input lines: `control`, `prompt`. Output lines: `classify`, `fields`, `read`,
-//! `terminal`, `answer`. Files: `transcript`, `import`, `credentials`. No other module names a message, a flag or a file
-//! of this CLI.
+//! `terminal`, `answer`. Files: `transcript`, `import`, `credentials`. The API: `broker`. No other module names a message, a flag
+//! or a file of this CLI.
 
 #[cfg(feature = "server")]
 pub(crate) use answer::AnswerReader;
+#[cfg(feature = "broker")]
+pub(crate) use broker::{
+    TOKEN_URL, api_call, brokered, error_body, list_price, refresh_request, refreshed, usage_reader,
+};
 pub(crate) use classify::classify;
 pub(crate) use control::{
     handshake, interrupt, mcp_servers, permission_response, ping, unsupported_response,
 };
+#[cfg(feature = "broker")]
+pub(crate) use credentials::oauth_credentials;
 pub(crate) use credentials::{
     credentials_file, encode_credentials, stored_credentials, variable_beside_oauth,
 };
@@ -28,6 +34,8 @@ pub(crate) use transcript::{FIXED_VARIABLES, config_dir, transcript_gap, transcr
 
 #[cfg(feature = "server")]
 mod answer;
+#[cfg(feature = "broker")]
+mod broker;
 mod classify;
 mod control;
 mod credentials;

@@ -74,6 +74,7 @@ pub(crate) struct TurnReport {
     pub(crate) cli_session_id: Option<String>,
     pub(crate) checkpoint: Option<String>,
     pub(crate) cost_usd: f64,
+    pub(crate) usage: Usage,
     /// Sent to the reader once the session has got the rest.
     pub(crate) last: Option<Box<TurnEnd>>,
 }
@@ -231,6 +232,7 @@ impl RunningTurn {
             cli_session_id: terminal.session_id,
             checkpoint: self.checkpoint,
             cost_usd,
+            usage: terminal.usage,
             last,
         }
     }

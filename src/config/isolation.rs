@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Config, ConfigError, validate::invalid, value};
+use super::{Config, ConfigError, Egress, validate::invalid, value};
 pub use pilotlight_shim::isolation::Rung;
 
 /// Isolation between the children of different users. The default uses every rung that the host offers.
@@ -24,6 +24,8 @@ pub struct Isolation {
     /// More of the host's files for tools, beside what every child sees. Without effect unless [`Rung::Landlock`] or
     /// [`Rung::Namespaces`] restricts what a child sees.
     pub mounts: Vec<IsolationMount>,
+    /// Hosts that children reach. Default: `api` where the host can restrict the network of a child, else `open`.
+    pub egress: Option<Egress>,
     /// Accepts that tools of one user can read the files of another (`permissions.policy` other than `deny` with several
     /// users and too few rungs). Default false: the server then serves one user, or no tools. No effect in an embedding
     /// program, which decides itself whom it serves.
@@ -47,6 +49,7 @@ impl Default for Isolation {
             require: Vec::new(),
             uids: UidRange::default(),
             mounts: Vec::new(),
+            egress: None,
             accept_none: false,
         }
     }

@@ -46,6 +46,9 @@ section! {
         /// Maximum number of files of one session, directories and links included, by counting. Default none; a million
         /// with [`Limits::workspace_bytes`].
         pub workspace_files: Option<u64> = None,
+        /// Maximum cost of one user's turns in a day (UTC), in US dollars. Beyond it turns and requests to the model's API are
+        /// refused with `spend_limit` until the day ends; a running request may exceed it. Default: no limit.
+        pub usd_per_user_day: Option<f64> = None,
         /// Adjustment of a child's OOM score, so that the kernel kills a child before this process. Default 500.
         pub child_oom_score: i32 = 500,
     }

@@ -15,7 +15,7 @@ const SEPARATOR: &str = "__";
 const TOP_LEVEL: [&str; 2] = ["data_dir", "drain_timeout"];
 /// Keys of the first level that are tables. (Variables for children begin with `PILOTLIGHT_SESSION` or
 /// `PILOTLIGHT_CHILD` alone.)
-const SECTIONS: [&str; 12] = [
+const SECTIONS: [&str; 13] = [
     "http",
     "auth",
     "admin",
@@ -24,6 +24,7 @@ const SECTIONS: [&str; 12] = [
     "restart",
     "permissions",
     "isolation",
+    "broker",
     "mcp",
     "workspace",
     "limits",
@@ -173,6 +174,7 @@ fn is_text(key: &[String]) -> bool {
             | ["http", "default_user"]
             | ["isolation", "uids"]
             | ["workspace", "template"]
+            | ["broker", "credentials" | "ca_file" | "token_url"]
             | ["cli", "env", _]
             | ["mcp", "servers", _, "command" | "url" | "transport"]
             | ["mcp", "servers", _, "env" | "headers", _]

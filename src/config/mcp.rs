@@ -142,17 +142,26 @@ impl Mcp {
     }
 }
 
-#[cfg(feature = "server")]
 impl McpHost {
-    fn matches(&self, url: &url::Url) -> bool {
-        let Some(host) = url.host() else { return false };
-        let fits = match (&self.host, &host) {
+    pub(super) fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// Whether this is the host.
+    #[cfg(feature = "broker")]
+    pub(super) fn names(&self, host: &url::Host<&str>) -> bool {
+        match (&self.host, host) {
             (HostPattern::Exactly(own), host) => own == host,
             (HostPattern::Below(end), url::Host::Domain(domain)) => {
                 domain.len() > end.len() && domain.ends_with(end.as_str())
             }
             (HostPattern::Below(_), _) => false,
-        };
+        }
+    }
+
+    #[cfg(feature = "server")]
+    fn matches(&self, url: &url::Url) -> bool {
+        let fits = url.host().is_some_and(|host| self.names(&host));
         let own_port = if url.scheme() == "https" { 443 } else { 80 };
         fits && url.port_or_known_default() == Some(self.port.unwrap_or(own_port))
     }

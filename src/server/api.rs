@@ -12,4 +12,5 @@ pub(crate) mod router;
 pub(crate) mod sessions;
 mod stats;
 mod trace;
+mod usage;
 mod workspace;

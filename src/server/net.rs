@@ -4,5 +4,4 @@ pub(crate) mod body;
 pub(crate) mod capacity;
 pub(crate) mod connection;
 pub(crate) mod cors;
-mod idle_timeout;
 mod slots;

@@ -50,9 +50,16 @@ impl Cgroups {
         config: &Config,
         memory: u64,
     ) -> Self {
+        let (limits, unproven) = match limits {
+            Some(limits) if proven.holds(Rung::Cgroup) => (Some(limits), None),
+            other => (None, other),
+        };
+        if let Some(unproven) = unproven {
+            unproven.remove();
+        }
         Self {
             base,
-            limits: limits.filter(|_| proven.holds(Rung::Cgroup)),
+            limits,
             of_child: limits_of(&config.limits, memory),
             is_required: config.isolation.require.contains(&Rung::Cgroup),
             namespaces: proven.holds(Rung::Namespaces),

@@ -6,14 +6,17 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+#[cfg(feature = "broker")]
+use crate::broker::Broker;
 use crate::child::ShimProgram;
 use crate::config::Config;
 use crate::installation::{program::Program, versions::Installed};
 use crate::isolation::Isolator;
 use crate::session::ImportAbility;
 use crate::session::cgroups::Cgroups;
+use crate::spend::Spend;
 use crate::telemetry::Telemetry;
-use crate::workspace::user_env::UserEnv;
+use crate::workspace::{CredentialsPlace, user_env::UserEnv};
 
 /// The environment of all sessions of one system: configuration, telemetry and the means to start a child.
 #[derive(Debug)]
@@ -29,6 +32,14 @@ pub(crate) struct Env {
     pub(crate) cgroups: Cgroups,
     pub(crate) isolation: Isolator,
     pub(crate) user_env: UserEnv,
+    /// The way of children to the model's API and to other hosts; `None` where they have their own.
+    #[cfg(feature = "broker")]
+    #[allow(dead_code, reason = "the start of a child takes it up next")]
+    pub(crate) broker: Option<Broker>,
+    /// The credentials of the model's API are at the broker, not in the children.
+    pub(crate) is_brokered: bool,
+    /// What users spend.
+    pub(crate) spend: Arc<Spend>,
     /// `NAME=value` in the environment of everything that this data directory's systems start.
     pub(crate) marker: Marker,
     /// How a trial start is made; `None` in the system of a trial start itself.
@@ -53,6 +64,11 @@ impl Env {
     /// Whether this system exists for one trial start. It has no user's settings and decides whether a version starts.
     pub(crate) fn is_trial(&self) -> bool {
         self.trial.is_none()
+    }
+
+    /// Where the OAuth credentials of sessions are.
+    pub(crate) fn credentials_place(&self) -> CredentialsPlace {
+        if self.is_brokered { CredentialsPlace::Record } else { CredentialsPlace::Cli }
     }
 
     /// Spawns a task that is dropped when the system ends.

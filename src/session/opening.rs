@@ -143,7 +143,11 @@ fn prepare_now(plan: &Plan, mut record: Record) -> io::Result<Prepared> {
         record.checkpoint = Some(imported.last.clone());
     }
     let variables = env.user_env.of(key.user());
-    let tokens = if record.settings.own_credentials { workspace.tokens(cli) } else { Vec::new() };
+    let tokens = if record.settings.own_credentials {
+        workspace.tokens(cli, env.credentials_place())
+    } else {
+        Vec::new()
+    };
     let progress = ProgressFile::open(workspace, &record)
         .inspect_err(|error| tracing::warn!(%error, "the progress of a session cannot be written"))
         .ok();

@@ -2,7 +2,6 @@
 //! the end of each turn and before each start. A session above a limit loses its child and gets no other until it is
 //! below.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -83,6 +82,6 @@ pub(super) async fn check(plan: &Plan) -> Result<(), TurnError> {
         Ok(Some(excess)) => {
             Err(TurnError::WorkspaceLimit { limit: excess.limit, what: excess.what, in_turn: false })
         }
-        Err(error) => Err(TurnError::Storage(io::Error::from(error).into())),
+        Err(error) => Err(TurnError::Storage(error.into())),
     }
 }

@@ -10,6 +10,9 @@ use std::path::Path;
 
 /// Mode bits that are refused: write access of the group, any access of others.
 const FORBIDDEN: u32 = 0o027;
+/// The same for a file without secrets: write access of others than the owner.
+#[cfg(feature = "broker")]
+const FORBIDDEN_IF_PUBLIC: u32 = 0o022;
 
 /// Why a file is refused.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +62,16 @@ impl FileId {
 
 /// Reads a file of at most `limit` bytes, with its id. Checks the open file, so a swapped path has no effect.
 pub(crate) fn read(path: &Path, limit: u64) -> Result<(Vec<u8>, FileId), InsecureFile> {
+    read_without(FORBIDDEN, path, limit)
+}
+
+/// Reads a file that everybody may read, and only its owner write.
+#[cfg(feature = "broker")]
+pub(crate) fn read_public(path: &Path, limit: u64) -> Result<Vec<u8>, InsecureFile> {
+    read_without(FORBIDDEN_IF_PUBLIC, path, limit).map(|(content, _)| content)
+}
+
+fn read_without(forbidden: u32, path: &Path, limit: u64) -> Result<(Vec<u8>, FileId), InsecureFile> {
     // Without NONBLOCK, opening a pipe waits for its other end.
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file = File::options().read(true).custom_flags(flags).open(path)?;
@@ -70,7 +83,7 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<(Vec<u8>, FileId), Insecur
     if owner != 0 && owner != rustix::process::geteuid().as_raw() {
         return Err(InsecureFile::ForeignOwner(owner));
     }
-    if mode & FORBIDDEN != 0 {
+    if mode & forbidden != 0 {
         return Err(InsecureFile::Mode(mode));
     }
     let mut content = Vec::new();

@@ -188,7 +188,7 @@ impl Session {
         }
     }
 
-    /// Writes the user's credentials where the CLI reads them (mode 0600), unless those there are newer. From the next
+    /// Writes the user's credentials where the CLI or the broker reads them (mode 0600), unless those there are newer. From the next
     /// turn on the session uses them and no credential of the operator's, until it is purged: a child that was started
     /// with one is restarted first.
     ///
@@ -200,8 +200,8 @@ impl Session {
         blocking(move || {
             // Compared and written by one request after the other, or the older token could win.
             let _one_at_a_time = sessions.credentials.lock_unpoisoned();
-            let cli = &sessions.env.config.cli;
-            let write = || workspace.write_credentials(cli, &credentials).map(drop);
+            let (cli, place) = (&sessions.env.config.cli, sessions.env.credentials_place());
+            let write = || workspace.write_credentials(cli, place, &credentials).map(drop);
             repeated(write, || workspace.create())
         })
         .await?;

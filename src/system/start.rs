@@ -12,14 +12,19 @@ use tokio_util::task::TaskTracker;
 use super::System;
 use crate::adapter;
 use crate::admission::Admission;
+#[cfg(feature = "broker")]
+use crate::broker::{Broker, BrokerParts};
 use crate::child::{CgroupBase, LimitBase, ShimProgram, memory_limit, sweep_marked};
-use crate::config::{Config, ConfigError};
+#[cfg(feature = "broker")]
+use crate::config::Credentials;
+use crate::config::{Config, ConfigError, Rung};
 use crate::error::{Cause, StartError};
 use crate::installation::{program::Program, versions::Installed};
 use crate::isolation::{Cli, Isolator, Proven, RungState};
 use crate::session::cgroups::Cgroups;
 use crate::session::env::{Env, Marker, TrialStart};
 use crate::session::{ImportAbility, quota, sessions::Sessions, shares_home, storage};
+use crate::spend::Spend;
 use crate::supervisor;
 use crate::support::hex;
 use crate::telemetry::Telemetry;
@@ -45,13 +50,14 @@ pub(super) async fn start(
     let data_dir = config.data_dir.clone();
     let users = config.cli.user_env_file.clone();
     let template = config.workspace.template.clone();
+    let limits_wanted = config.isolation.rungs.contains(&Rung::Cgroup);
     let prepare = move || {
         if let Some(Err(error)) = template.as_deref().map(workspace::template::check) {
             let (key, problem) = ("workspace.template".to_owned(), format!("cannot be copied: {error}"));
             return Err(ConfigError::Key { key, problem }.into());
         }
         let user_env = UserEnv::open(users.as_deref(), adapter::FIXED_VARIABLES)?;
-        let prepared = Prepared::prepare(&data_dir)?;
+        let prepared = Prepared::prepare(&data_dir, limits_wanted)?;
         let installed = parent.installed.unwrap_or_else(|| Arc::new(Installed::open(&prepared.data_dir)));
         Ok::<_, StartError>((user_env, prepared, installed))
     };
@@ -81,6 +87,29 @@ pub(super) async fn start(
     metrics.children_limit.set(config.limits.max_children as f64);
     let admission = Admission::new(&config.limits, metrics.clone());
     let marker = Marker { name: MARKER, value: prepared.marker };
+    let tasks = TaskTracker::new();
+    let spend = Spend::new(&config.data_dir, config.limits.usd_per_user_day, tasks.clone());
+    let spend = Arc::new(spend);
+    let ended = CancellationToken::new();
+    #[cfg(feature = "broker")]
+    let broker = {
+        let parts = BrokerParts {
+            config: config.broker.clone(),
+            spend: spend.clone(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+            ended: ended.clone(),
+        };
+        // A trial start has no user and sends nothing to the API.
+        let is_needed = trial.is_some() && config.broker.credentials != Credentials::Child;
+        let begun = is_needed.then(|| runtime.spawn_blocking(|| Broker::new(parts)));
+        match begun {
+            Some(begun) => Some(
+                begun.await.map_err(|error| not_supervised("the broker failed", Some(error.into())))??,
+            ),
+            None => None,
+        }
+    };
     let env = Arc::new(Env {
         config: Arc::new(config),
         telemetry: Telemetry::new(metrics),
@@ -91,10 +120,14 @@ pub(super) async fn start(
         cgroups,
         isolation,
         user_env,
+        #[cfg(feature = "broker")]
+        broker,
+        is_brokered: false,
+        spend,
         marker,
         trial,
-        tasks: TaskTracker::new(),
-        ended: CancellationToken::new(),
+        tasks,
+        ended,
     });
     let sessions = Arc::new(Sessions::new(env.clone(), admission));
     // If it panics, the watch reports it.
@@ -184,7 +217,7 @@ struct Prepared {
 
 impl Prepared {
     /// Locks the data directory and ends what a former system left. Blocks.
-    fn prepare(data_dir: &Path) -> Result<Self, StartError> {
+    fn prepare(data_dir: &Path, limits_wanted: bool) -> Result<Self, StartError> {
         let lock = workspace::open(data_dir)?;
         // One name for one directory, however it was written: children are found again by it.
         let data_dir = data_dir
@@ -195,7 +228,10 @@ impl Prepared {
         // The lock is held: a process with the marker belongs to an instance that has ended.
         let name = format!("pilotlight-{marker}");
         let cgroups = CgroupBase::detect(&name);
-        let limits = LimitBase::detect(cgroups.as_ref().map(CgroupBase::dir), &name);
+        let limits = match limits_wanted {
+            true => LimitBase::detect(cgroups.as_ref().map(CgroupBase::dir), &name),
+            false => Err("isolation.rungs leaves it out".to_owned()),
+        };
         let in_groups =
             cgroups.as_ref().map_or(0, CgroupBase::sweep) + limits.as_ref().map_or(0, LimitBase::sweep);
         let swept = in_groups + sweep_marked(&format!("{MARKER}={marker}"), &[]);

@@ -19,9 +19,10 @@ pub use catalogue::{Kind, LabelSet, Metric, Unit};
 #[cfg(feature = "server")]
 pub(crate) use http::HttpMetrics;
 pub(crate) use labels::{
-    ActorKind, AdmissionRejected, ContextLost, EvictionReason, ExitReason, FirstOutput, HangDetector,
-    MemoryKind, ModelClass, ProcessKind, ProtocolError, Resource, RestartCause, SampleSource, SpawnPhase,
-    SpawnReason, StopHow, StopStep, Stream, TurnOutcome,
+    ActorKind, AdmissionRejected, BrokerRefusal, ContextLost, EgressDirection, EgressOutcome, EvictionReason,
+    ExitReason, FirstOutput, HangDetector, MemoryKind, ModelClass, ProcessKind, ProtocolError,
+    RefreshOutcome, Resource, RestartCause, SampleSource, SpawnPhase, SpawnReason, StopHow, StopStep, Stream,
+    TurnOutcome, UpstreamStatus,
 };
 #[cfg(feature = "server")]
 pub(crate) use labels::{AuthFailure, Dialect, HttpLimit, Route, StatusClass};

@@ -41,6 +41,11 @@ pub(crate) fn users_dir(data_dir: &Path) -> PathBuf {
     records_dir(data_dir).join("users")
 }
 
+/// What users have spent, one file per user.
+pub(crate) fn usage_dir(data_dir: &Path) -> PathBuf {
+    records_dir(data_dir).join("usage")
+}
+
 /// Name of a user in files of the server's own: nobody can tell from it who it is.
 pub(crate) fn user_digest(user: &UserId) -> String {
     let digest = Sha256::new().chain_update("user\0").chain_update(user.as_bytes()).finalize();

@@ -82,6 +82,11 @@ impl RecordDir {
         self.0.join("progress")
     }
 
+    /// OAuth credentials that no child gets, in the form of the CLI's file.
+    pub(super) fn credentials_file(&self) -> PathBuf {
+        self.0.join("credentials.json")
+    }
+
     /// Copy of the last unreadable record, for the operator.
     pub(crate) fn broken_file(&self) -> PathBuf {
         self.0.join("session.json.broken")

@@ -21,6 +21,7 @@ mod examples;
 mod faults;
 mod harness;
 mod http;
+mod isolation;
 mod page;
 mod readme;
 mod security;

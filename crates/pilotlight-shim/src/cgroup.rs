@@ -70,12 +70,10 @@ impl Group {
 }
 
 /// The groups of version 1, open for the CLI to join.
-#[allow(dead_code, reason = "the start of the CLI does not join them yet")]
 pub(crate) struct Joined {
     groups: Vec<(PathBuf, File)>,
 }
 
-#[allow(dead_code, reason = "as above")]
 impl Joined {
     /// Opens the groups. The right to join goes with the open file, so that the CLI can join as any user.
     pub(crate) fn open(dirs: &[PathBuf]) -> io::Result<Self> {
@@ -89,11 +87,15 @@ impl Joined {
         self.groups.iter().try_for_each(|(_, tasks)| (&*tasks).write_all(b"0"))
     }
 
-    /// Removes the groups, once no member is left.
-    pub(crate) fn remove(&self) {
+    /// Removes the groups, once no member is left, and their parents too if the server is gone.
+    pub(crate) fn remove(&self, with_parents: bool) {
         for (dir, _) in &self.groups {
             // Fails only if another program has put a process into it; the server's next start finds it.
             let _inhabited = fs::remove_dir(dir);
+            if let Some(parent) = dir.parent().filter(|_| with_parents) {
+                // Fails while it has groups of other children.
+                let _inhabited = fs::remove_dir(parent);
+            }
         }
     }
 }

@@ -18,9 +18,10 @@ use rustix::{
 
 use super::{
     args::{self, Args},
-    cgroup::Group,
+    cgroup::{Group, Joined},
     fd_passing,
     isolate::{self, OomScore, PreExec},
+    isolation::Rung,
     kill::{Tree, drain_signals, now, timespec},
     launch::{self, Argv, Start, Started},
     privilege,
@@ -55,13 +56,21 @@ pub(crate) fn run(line: impl Iterator<Item = OsString>) -> i32 {
     };
     let term_grace = args.limits.term_grace;
     let wanted_group = args.cgroup.is_some();
+    let joined = match Joined::open(&args.limits.groups) {
+        Ok(joined) => joined,
+        Err(error) => return refused(&Refusal::of(Rung::Cgroup)(error)),
+    };
     let output = fd_passing::receive_output(stdio::stdout()).map_err(Refusal::from);
     if server_is_gone() {
+        joined.remove(true);
         return NOT_STARTED;
     }
-    let (started, group) = match output.and_then(|output| start(args, &output)) {
+    let (started, group) = match output.and_then(|output| start(args, &joined, &output)) {
         Ok(started) => started,
-        Err(refusal) => return refused(&refusal),
+        Err(refusal) => {
+            joined.remove(false);
+            return refused(&refusal);
+        }
     };
     if wanted_group && group.is_none() {
         send_report(Report::Ungrouped);
@@ -77,6 +86,7 @@ pub(crate) fn run(line: impl Iterator<Item = OsString>) -> i32 {
     let orphaned = watch(&mut tree, term_grace);
     let base = group.as_ref().and_then(Group::parent);
     tree.sweep(group);
+    joined.remove(orphaned);
     if let Some(base) = base.filter(|_| orphaned) {
         // The server is gone, so the last shim removes the parent group.
         let _inhabited = fs::remove_dir(base);
@@ -91,14 +101,14 @@ fn server_is_gone() -> bool {
 }
 
 /// Starts the CLI, in its cgroup if the group can be created.
-fn start(args: Args, output: &OwnedFd) -> Result<(Started, Option<Group>), Refusal> {
+fn start(args: Args, joined: &Joined, output: &OwnedFd) -> Result<(Started, Option<Group>), Refusal> {
     let group = args.cgroup.as_deref().and_then(|dir| Group::create(dir).ok());
     let group_dir: Option<OwnedFd> = group.as_ref().and_then(|group| group.open_dir().ok());
     let score = OomScore::set(args.limits.oom_score_adj);
     let start = Start {
         argv: Argv::new(&args.argv),
         output: output.as_fd(),
-        before: PreExec::new(&args.limits, &args.isolation),
+        before: PreExec::new(&args.limits, &args.isolation, joined),
         group: group_dir.as_ref().map(OwnedFd::as_fd),
     };
     let started = if args.isolation.namespaces { namespaces::spawn(&start) } else { launch::spawn(&start) };

@@ -18,6 +18,7 @@ use rustix::{
 
 use super::{
     args::ChildLimits,
+    cgroup::Joined,
     isolation::{Isolation, Rung},
     privilege,
     rungs::{Refusal, landlock, seccomp},
@@ -65,6 +66,7 @@ impl Drop for OomScore {
 /// Attributes of the CLI, applied between fork and exec.
 pub(crate) struct PreExec<'a> {
     shim: Pid,
+    groups: &'a Joined,
     pub(crate) isolation: &'a Isolation,
     owner: Option<(u32, u32)>,
     nofile_soft: Option<u64>,
@@ -72,9 +74,10 @@ pub(crate) struct PreExec<'a> {
 }
 
 impl<'a> PreExec<'a> {
-    pub(crate) fn new(limits: &ChildLimits, isolation: &'a Isolation) -> Self {
+    pub(crate) fn new(limits: &ChildLimits, isolation: &'a Isolation, groups: &'a Joined) -> Self {
         Self {
             shim: getpid(),
+            groups,
             isolation,
             owner: limits.owner,
             nofile_soft: limits.nofile_soft,
@@ -91,6 +94,7 @@ impl<'a> PreExec<'a> {
     pub(crate) fn apply(&self, inside: bool) -> Result<(), Refusal> {
         // A separate process group: a CLI that signals its group must not hit the shim.
         setpgid(None, None)?;
+        self.groups.join().map_err(Refusal::of(Rung::Cgroup))?;
         self.become_owner()?;
         if inside {
             // Its parent is out of sight. The init process is not: it ends with the shim, and everything with it.

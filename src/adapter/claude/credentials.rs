@@ -16,7 +16,7 @@ const OAUTH: &str = "claudeAiOauth";
 
 /// Variables that replace OAuth credentials: keys, tokens, files that hold one, and switches to a provider whose API
 /// takes no OAuth credentials.
-const INSTEAD: [&str; 28] = [
+pub(super) const INSTEAD: [&str; 28] = [
     "ANTHROPIC_API_KEY",
     "ANTHROPIC_AUTH_TOKEN",
     "ANTHROPIC_AWS_API_KEY",
@@ -80,6 +80,23 @@ pub(crate) fn stored_credentials(content: &[u8]) -> Option<StoredCredentials> {
     })
 }
 
+/// As [`stored_credentials`], with all fields; `None` if a token is missing.
+#[cfg(feature = "broker")]
+pub(crate) fn oauth_credentials(content: &[u8]) -> Option<OauthCredentials> {
+    let StoredCredentials { access_token, refresh_token, expires_at } = stored_credentials(content)?;
+    let mut credentials =
+        OauthCredentials::new(access_token?, refresh_token?, expires_at.unwrap_or_default());
+    let content: Value = serde_json::from_slice(content).ok()?;
+    let oauth = content.get(OAUTH)?;
+    if let Some(scopes) = oauth.get("scopes").and_then(Value::as_array) {
+        credentials.scopes = scopes.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+    }
+    if let Some(subscription) = oauth.get("subscriptionType").and_then(Value::as_str) {
+        credentials.subscription_type = subscription.to_owned();
+    }
+    Some(credentials)
+}
+
 /// The value that a session with OAuth credentials gets of an operator's variable; `None` if the CLI would prefer the
 /// variable to the credentials.
 pub(crate) fn variable_beside_oauth(name: &OsStr, value: OsString) -> Option<OsString> {
@@ -116,6 +133,8 @@ mod tests {
         let (access_token, refresh_token) = (Some("a".to_owned()), Some("r".to_owned()));
         let expected = StoredCredentials { access_token, refresh_token, expires_at: Some(7) };
         assert_eq!(stored_credentials(&encode_credentials(&given)), Some(expected));
+        #[cfg(feature = "broker")]
+        assert_eq!(oauth_credentials(&encode_credentials(&given)), Some(given));
     }
 
     #[test]

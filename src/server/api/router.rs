@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tower_http::limit::RequestBodyLimitLayer;
 use tracing::Instrument as _;
 
-use super::{events, health, models, openapi, sessions, stats, trace};
+use super::{events, health, models, openapi, sessions, stats, trace, usage};
 use crate::server::api::error::{ApiError, ErrorForm};
 use crate::server::app::App;
 use crate::server::auth::AuthPolicy;
@@ -59,6 +59,7 @@ pub(crate) fn public(app: Arc<App>, policy: AuthPolicy) -> Router {
         .route("/v1/models", get(models::list))
         .route("/v1/models/{id}", get(models::one))
         .route("/v1/pool/stats", get(stats::pool))
+        .route("/v1/usage", get(usage::report))
         .route("/v1/events/stream", get(events::stream))
         .route("/v1/happenings", get(events::deprecated))
         .merge(sessions::routes());

@@ -16,7 +16,7 @@ pub(crate) fn route(pattern: Option<&str>) -> Route {
         ["v1", "models", ..] => Route::Models,
         ["v1", "sessions", ..] => Route::Sessions,
         ["v1", "workspace", ..] => Route::Workspace,
-        ["v1", "pool", ..] => Route::Stats,
+        ["v1", "pool" | "usage", ..] => Route::Stats,
         ["health" | "livez" | "readyz"] => Route::Health,
         ["metrics"] => Route::Metrics,
         _ => Route::Page,

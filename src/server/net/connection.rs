@@ -20,9 +20,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::server::net::idle_timeout::IdleTimeoutIo;
-
 use super::slots::{ConnectionSlot, ConnectionSlots, TrackedBody};
+use crate::support::idle_timeout::IdleTimeoutIo;
 
 /// Maximum header lines per request. Clients send ten; proxies add as many.
 const MAX_HEADERS: usize = 64;

@@ -34,7 +34,12 @@ impl Session {
         let result = self.submit(prompt, options, hold, accepted).await;
         if let Err(error) = &result {
             let telemetry = &self.env().telemetry;
-            if matches!(error, TurnError::QueueFull { .. } | TurnError::TooManySessions { .. }) {
+            if matches!(
+                error,
+                TurnError::QueueFull { .. }
+                    | TurnError::TooManySessions { .. }
+                    | TurnError::SpendLimit { .. }
+            ) {
                 telemetry.metrics.admission_rejected.increment(AdmissionRejected::PerUser);
             }
             telemetry.turn_refused(self.key.as_ref().ok(), error, accepted.elapsed());
@@ -50,6 +55,11 @@ impl Session {
         accepted: Instant,
     ) -> Result<Turn, TurnError> {
         let key = self.key()?;
+        let of_caller = options.restrictions.as_ref().and_then(|restrictions| restrictions.usd_per_day);
+        let allowed = self.env().spend.check(key.user(), of_caller).await;
+        if let Err(spent) = allowed.map_err(|error| TurnError::Storage(error.into()))? {
+            return Err(TurnError::SpendLimit { limit_usd: spent.limit_usd, retry_after: spent.resets_in });
+        }
         let encoded = encode(self.env(), prompt, options, hold).await?;
         for _ in 0..LOOKUPS {
             if self.sessions().is_draining() {

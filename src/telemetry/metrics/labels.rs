@@ -95,6 +95,21 @@ labels! {
         CacheCreation = "cache_creation";
     /// Model family. Model names are chosen by callers and too many for a label.
     ModelClass, "model": Opus = "opus", Sonnet = "sonnet", Haiku = "haiku", Default = "default", Other = "other";
+    /// Status of a response of the model's API. `429` and `529` are limits of the account and of the API; `none` is a request
+    /// without a response.
+    UpstreamStatus, "status": Served = "2xx", Redirected = "3xx", Refused = "4xx", Limited = "429",
+        Failed = "5xx", Overloaded = "529", Missing = "none";
+    /// Reason why the broker refused a request of a child.
+    BrokerRefusal, "reason": Token = "token", Path = "path", Malformed = "malformed", TooLarge = "too_large",
+        Slow = "slow", SpendLimit = "spend_limit", Overloaded = "overloaded", Credentials = "credentials",
+        Unreachable = "unreachable", Redirect = "redirect", Egress = "egress", Address = "address";
+    /// Outcome of a connection through the egress proxy.
+    EgressOutcome, "outcome": Connected = "connected", NotAllowed = "not_allowed", Address = "address",
+        Failed = "failed";
+    /// Direction of a byte through the egress proxy, as seen by the child.
+    EgressDirection, "direction": Sent = "sent", Received = "received";
+    /// Outcome of the renewal of OAuth tokens.
+    RefreshOutcome, "outcome": Renewed = "renewed", Rejected = "rejected", Failed = "failed";
     /// Resource whose pressure the kernel reports.
     Resource, "resource": Cpu = "cpu", Memory = "memory", Io = "io";
 }
@@ -182,6 +197,7 @@ impl From<&TurnError> for TurnOutcome {
             | TurnError::HistoryTooLarge { .. }
             | TurnError::QueueFull { .. }
             | TurnError::TooManySessions { .. }
+            | TurnError::SpendLimit { .. }
             | TurnError::Overloaded { .. }
             | TurnError::Draining => Self::Rejected,
         }

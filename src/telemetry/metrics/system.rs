@@ -5,9 +5,10 @@ use pilotlight_shim::report::KillMethod;
 
 use super::catalogue::{Metric, Unit, declare};
 use super::labels::{
-    ActorKind, AdmissionRejected, ContextLost, EvictionReason, ExitReason, FirstOutput, HangDetector,
-    MemoryKind, ModelClass, ProcessKind, ProtocolError, Resource, RestartCause, SampleSource, SpawnPhase,
-    StopHow, StopStep, Stream, TokenKind, TurnOutcome,
+    ActorKind, AdmissionRejected, BrokerRefusal, ContextLost, EgressDirection, EgressOutcome, EvictionReason,
+    ExitReason, FirstOutput, HangDetector, MemoryKind, ModelClass, ProcessKind, ProtocolError,
+    RefreshOutcome, Resource, RestartCause, SampleSource, SpawnPhase, StopHow, StopStep, Stream, TokenKind,
+    TurnOutcome, UpstreamStatus,
 };
 use super::series::{BuildInfo, By, ByBoth, Family, Registrar, Starts};
 use crate::config::Rung;
@@ -55,6 +56,26 @@ declare! {
     sample_errors: By<SampleSource, Counter> = "sample_errors_total", Count,
         "Measurements that failed, by source.";
 
+    upstream_requests: By<UpstreamStatus, Counter> = "upstream_requests_total", Count,
+        "Requests that the broker forwarded to the model's API, by status of the response.";
+    upstream_tokens: ByBoth<ModelClass, TokenKind, Counter> = "upstream_tokens_total", Count,
+        "Tokens in responses that the broker forwarded, by model family and kind.";
+    upstream_retries: Counter = "upstream_retries_total", Count,
+        "Requests to the broker that the CLI marked as a retry.";
+    broker_refusals: By<BrokerRefusal, Counter> = "broker_refusals_total", Count,
+        "Requests of children that the broker refused, by reason.";
+    egress_connections: By<EgressOutcome, Counter> = "egress_connections_total", Count,
+        "Connections of children to hosts of the allow list, by outcome.";
+    egress_bytes: By<EgressDirection, Counter> = "egress_bytes_total", Bytes,
+        "Bytes between children and hosts of the allow list, by direction.";
+    oauth_refreshes: By<RefreshOutcome, Counter> = "oauth_refreshes_total", Count,
+        "Renewals of OAuth tokens by the broker, by outcome.";
+
+    upstream_in_flight: Gauge = "upstream_in_flight", Count,
+        "Requests to the model's API whose response has not ended.";
+    upstream_waiting: Gauge = "upstream_waiting", Count,
+        "Requests that wait for a slot of broker.upstream_concurrency.";
+    broker_connections: Gauge = "broker_connections", Count, "Connections of children to the broker.";
     data_dir_writable: Gauge = "data_dir_writable", Count,
         "1 if the data directory is writable, 0 if not (no space, read-only).";
     sessions: By<SessionState, Gauge> = "sessions", Count, "Sessions in memory, by state.";
@@ -97,6 +118,9 @@ declare! {
     _build_info: BuildInfo = "build_info", Count, "Always 1; the labels are the version and the commit.";
     last_sample: Gauge = "last_sample_timestamp_seconds", Seconds, "Unix time of the last memory measurement.";
 
+    upstream_first_byte: Histogram = "upstream_first_byte_seconds", Seconds,
+        "Time from forwarding a request to the model's API until the head of its response.",
+        &[0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0, 600.0];
     spawn_duration: By<SpawnPhase, Histogram> = "spawn_duration_seconds", Seconds,
         "Time to start a child: until its process runs, and until it is ready.",
         &[0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 20.0, 30.0];
@@ -136,16 +160,19 @@ declare! {
 impl Metrics {
     /// Counts the tokens and the cost of a turn.
     pub(crate) fn count_usage(&self, model: ModelClass, usage: &Usage, cost_usd: f64) {
-        for (kind, count) in [
-            (TokenKind::Input, usage.input_tokens),
-            (TokenKind::Output, usage.output_tokens),
-            (TokenKind::CacheRead, usage.cache_read_input_tokens),
-            (TokenKind::CacheCreation, usage.cache_creation_input_tokens),
-        ] {
+        for (kind, count) in by_kind(usage) {
             self.tokens.add(model, kind, count);
         }
         // Counters are integers in every recorder; only the text format has fractions.
         self.cost.add(model, (cost_usd * 1e6).round() as u64);
+    }
+
+    /// Counts the tokens of a forwarded response.
+    #[cfg(feature = "broker")]
+    pub(crate) fn count_upstream(&self, model: ModelClass, usage: &Usage) {
+        for (kind, count) in by_kind(usage) {
+            self.upstream_tokens.add(model, kind, count);
+        }
     }
 
     /// Moves a session between states. `None` is a session that is not in memory.
@@ -157,6 +184,15 @@ impl Metrics {
             self.sessions.add(state, 1.0);
         }
     }
+}
+
+fn by_kind(usage: &Usage) -> [(TokenKind, u64); 4] {
+    [
+        (TokenKind::Input, usage.input_tokens),
+        (TokenKind::Output, usage.output_tokens),
+        (TokenKind::CacheRead, usage.cache_read_input_tokens),
+        (TokenKind::CacheCreation, usage.cache_creation_input_tokens),
+    ]
 }
 
 /// Value of a gauge that is a flag.

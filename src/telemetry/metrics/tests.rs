@@ -11,7 +11,7 @@ use super::*;
 use crate::config::Rung;
 use crate::error::StartFailure;
 use crate::model::{SessionState, Usage};
-use crate::telemetry::metrics::labels::Label;
+use crate::telemetry::metrics::labels::{Label, TokenKind};
 use crate::telemetry::metrics::series::COMMIT;
 
 fn record(act: impl FnOnce(&Metrics)) -> Snapshot {
@@ -80,7 +80,7 @@ fn series_exist_at_zero_from_the_start() {
     for (name, value) in &all {
         assert_eq!(*value, if name.contains("build_info") { 1.0 } else { 0.0 }, "{name}");
     }
-    assert!(all.len() < 200, "{} series", all.len());
+    assert!(all.len() < 280, "{} series", all.len());
 }
 
 #[test]
@@ -142,6 +142,17 @@ fn each_handle_changes_its_own_series() {
         metrics.turn_duration.record(TurnOutcome::Ok, second);
         let usage = Usage { input_tokens: 5, cache_read_input_tokens: 7, ..Usage::default() };
         metrics.count_usage(ModelClass::of(Some("claude-sonnet-9")), &usage, 0.25);
+        metrics.upstream_requests.increment(UpstreamStatus::Limited);
+        metrics.upstream_tokens.add(ModelClass::Opus, TokenKind::Output, 9);
+        metrics.upstream_retries.increment(1);
+        metrics.broker_refusals.increment(BrokerRefusal::Token);
+        metrics.egress_connections.increment(EgressOutcome::NotAllowed);
+        metrics.egress_bytes.add(EgressDirection::Sent, 8);
+        metrics.oauth_refreshes.increment(RefreshOutcome::Rejected);
+        metrics.upstream_in_flight.set(13);
+        metrics.upstream_waiting.set(14);
+        metrics.broker_connections.set(15);
+        metrics.upstream_first_byte.record(second);
         metrics.memory_approximate.set(flag(true));
         metrics.open_fds.set(11);
         metrics.open_fds_limit.set(12);
@@ -205,6 +216,17 @@ fn each_handle_changes_its_own_series() {
         "children_limit{} 20",
         "containment_info{rung=cgroup} 1",
         "cost_micro_usd_total{model=sonnet} 250000",
+        "upstream_requests_total{status=429} 1",
+        "upstream_tokens_total{model=opus,kind=output} 9",
+        "upstream_retries_total{} 1",
+        "broker_refusals_total{reason=token} 1",
+        "egress_connections_total{outcome=not_allowed} 1",
+        "egress_bytes_total{direction=sent} 8",
+        "oauth_refreshes_total{outcome=rejected} 1",
+        "upstream_in_flight{} 13",
+        "upstream_waiting{} 14",
+        "broker_connections{} 15",
+        "upstream_first_byte_seconds{} 1",
         "memory_is_approximate{} 1",
         "open_fds{} 11",
         "open_fds_limit{} 12",

@@ -19,7 +19,9 @@ impl From<TurnError> for ApiError {
             TurnError::PromptTooLarge { .. }
             | TurnError::SystemPromptTooLarge { .. }
             | TurnError::HistoryTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            TurnError::QueueFull { .. } | TurnError::TooManySessions { .. } => StatusCode::TOO_MANY_REQUESTS,
+            TurnError::QueueFull { .. }
+            | TurnError::TooManySessions { .. }
+            | TurnError::SpendLimit { .. } => StatusCode::TOO_MANY_REQUESTS,
             TurnError::Overloaded { .. }
             | TurnError::Draining
             | TurnError::NotStarted(_)
@@ -35,7 +37,8 @@ impl From<TurnError> for ApiError {
         };
         // Refusals before the child received anything can be retried after a moment, unless the request itself is
         // invalid.
-        let not_again = error.reached_child() || matches!(error, TurnError::TooManySessions { .. });
+        let is_lasting = matches!(error, TurnError::TooManySessions { .. } | TurnError::SpendLimit { .. });
+        let not_again = error.reached_child() || is_lasting;
         let pause = (status.is_server_error() && !not_again).then_some(PAUSE);
         Self {
             retry_after: error.retry_after().or(pause),

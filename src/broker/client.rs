@@ -1,0 +1,114 @@
+//! The HTTP client of the broker: pooled connections, TLS with the host's certificate authorities.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::{Request, Response, body::Incoming};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::{self, connect::HttpConnector};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+
+use super::BrokerError;
+use super::body::Body;
+use crate::config;
+use crate::support::secret_file;
+
+/// Idle connections kept per host. More are opened under load and closed after it.
+const MAX_IDLE_CONNECTIONS: usize = 64;
+/// Time an idle connection is kept: below what load balancers allow, so that few are closed while a request is sent.
+const IDLE_CONNECTION: Duration = Duration::from_secs(50);
+/// TCP keep-alive: a response may be silent for minutes.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+/// Largest file of certificates: a bundle of all public authorities has 200 kB.
+const MAX_CA_FILE_BYTES: u64 = 4 << 20;
+
+/// Client of the model's API. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Client(legacy::Client<HttpsConnector<HttpConnector>, Body>);
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Client")
+    }
+}
+
+impl Client {
+    pub(super) fn new(config: &config::Broker) -> Result<Self, BrokerError> {
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(config.connect_timeout));
+        http.set_keepalive(Some(TCP_KEEPALIVE));
+        let https = HttpsConnectorBuilder::new()
+            .with_tls_config(tls(config.ca_file.as_deref())?)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(http);
+        let client = legacy::Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_CONNECTION)
+            .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
+            .build(https);
+        Ok(Self(client))
+    }
+
+    pub(super) async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, legacy::Error> {
+        self.0.request(request).await
+    }
+}
+
+/// TLS with the authorities of the host, or a copy of the public ones if it has none, and those of the file.
+fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, BrokerError> {
+    let mut roots = RootCertStore::empty();
+    // Single certificates of a host may be unusable; errors are about such or about places that do not exist.
+    let native = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(native.certs);
+    if roots.is_empty() {
+        tracing::debug!("the host has no certificate authorities; the built-in copy is used");
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    if let Some(path) = ca_file {
+        add(&mut roots, path)?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| BrokerError::Tls(error.into()))?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// Adds the certificates of a file. Only its owner may write it: a certificate in it opens all traffic.
+fn add(roots: &mut RootCertStore, path: &Path) -> Result<(), BrokerError> {
+    let wrong = |problem: String| BrokerError::CaFile { path: path.to_owned(), problem };
+    let content = secret_file::read_public(path, MAX_CA_FILE_BYTES);
+    let content = content.map_err(|error| wrong(error.to_string()))?;
+    let mut found = false;
+    for certificate in CertificateDer::pem_slice_iter(&content) {
+        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
+        roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
+        found = true;
+    }
+    if found { Ok(()) } else { Err(wrong("it holds no certificate in PEM form".to_owned())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_without_certificates_is_refused() {
+        let data = tempfile::tempdir().unwrap();
+        let file = data.path().join("ca.pem");
+        assert!(tls(None).is_ok());
+        for content in ["", "nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+            std::fs::write(&file, content).unwrap();
+            let error = tls(Some(&file)).unwrap_err().to_string();
+            assert!(error.starts_with("broker.ca_file: cannot use") && error.contains("ca.pem"), "{error}");
+        }
+        assert!(tls(Some(&data.path().join("missing"))).is_err());
+    }
+}

@@ -1,0 +1,259 @@
+//! What users spend: cost and tokens per user and day (UTC), and the limit on them.
+//!
+//! The CLI reports the cost of a turn at its end. The broker sees each request: until the turn ends, the list price of its
+//! tokens counts. The larger of both is charged, so that a tool that uses the session's token itself is charged too. One
+//! file per user, among the server's own files.
+
+mod account;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use tokio_util::task::TaskTracker;
+
+#[cfg(feature = "server")]
+pub(crate) use account::Day;
+use account::{Account, DayNumber};
+
+use crate::model::Usage;
+use crate::model::ids::{SessionHash, UserId};
+use crate::support::lock::MutexExt;
+use crate::workspace::{usage_dir, user_digest};
+
+/// Accounts in memory, three kilobytes each at most. Those in use stay beyond it.
+const MAX_ACCOUNTS: usize = 10_000;
+
+/// Accounts of all users of one data directory.
+#[derive(Debug)]
+pub(crate) struct Spend {
+    directory: PathBuf,
+    /// Millionths of a US dollar per user and day.
+    limit: Option<u64>,
+    accounts: Mutex<HashMap<UserId, Arc<Account>>>,
+    tasks: TaskTracker,
+}
+
+/// A user has spent what one may in a day.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct SpentOut {
+    /// The limit in US dollars.
+    pub(crate) limit_usd: f64,
+    /// Time until the day ends.
+    pub(crate) resets_in: Duration,
+}
+
+/// Days of a user, the latest first, with the limit.
+#[cfg(feature = "server")]
+#[derive(Debug)]
+pub(crate) struct Statement {
+    /// The limit in US dollars.
+    pub(crate) limit_usd: Option<f64>,
+    /// Time until the day ends.
+    pub(crate) resets_in: Duration,
+    /// The present day, if anything was spent.
+    pub(crate) today: Option<Day>,
+    /// Date (`2026-01-31`) and sums, the latest day first.
+    pub(crate) days: Vec<(String, Day)>,
+}
+
+impl Spend {
+    /// `limit`: US dollars per user and day. Files are written by `tasks`.
+    pub(crate) fn new(data_dir: &Path, limit: Option<f64>, tasks: TaskTracker) -> Self {
+        let limit = limit.map(micro);
+        Self { directory: usage_dir(data_dir), limit, accounts: Mutex::default(), tasks }
+    }
+
+    /// Checks that `user` may spend more. `own`: a lower limit for this caller, in US dollars.
+    ///
+    /// # Errors
+    /// The account cannot be read. `Ok(Err(…))`: the limit is reached.
+    pub(crate) async fn check(&self, user: &UserId, own: Option<f64>) -> io::Result<Result<(), SpentOut>> {
+        let Some(limit) = self.limit.into_iter().chain(own.map(micro)).min() else { return Ok(Ok(())) };
+        let account = self.account(user).await?;
+        let now = SystemTime::now();
+        let spent_out = SpentOut { limit_usd: dollars(limit), resets_in: DayNumber::time_left(now) };
+        Ok(if account.spent(DayNumber::at(now)) < limit { Ok(()) } else { Err(spent_out) })
+    }
+
+    /// Counts a request of a running turn by its list price, in millionths of a US dollar.
+    pub(crate) fn requested(self: &Arc<Self>, user: &UserId, session: &SessionHash, micro_usd: u64) {
+        let session = session.clone();
+        self.with_account(user, move |account| account.requested(session, micro_usd));
+    }
+
+    /// Counts a turn that has ended, with its cost as the CLI reports it.
+    pub(crate) fn turn_ended(
+        self: &Arc<Self>,
+        user: &UserId,
+        session: &SessionHash,
+        cost_usd: f64,
+        usage: Usage,
+    ) {
+        let session = session.clone();
+        let cost = micro(cost_usd);
+        self.with_account(user, move |account| account.turn_ended(DayNumber::now(), &session, cost, &usage));
+    }
+
+    /// Charges the requests of a child that has ended within a turn.
+    pub(crate) fn child_ended(self: &Arc<Self>, user: &UserId, session: &SessionHash) {
+        let session = session.clone();
+        self.with_account(user, move |account| account.child_ended(DayNumber::now(), &session));
+    }
+
+    /// The days of a user.
+    #[cfg(feature = "server")]
+    ///
+    /// # Errors
+    /// The account cannot be read.
+    pub(crate) async fn statement(&self, user: &UserId) -> io::Result<Statement> {
+        let account = self.account(user).await?;
+        let now = SystemTime::now();
+        Ok(Statement {
+            limit_usd: self.limit.map(dollars),
+            resets_in: DayNumber::time_left(now),
+            today: account.today(DayNumber::at(now)),
+            days: account.days(DayNumber::at(now)),
+        })
+    }
+
+    /// Applies a change at once if the account is in memory, else after reading it.
+    fn with_account(self: &Arc<Self>, user: &UserId, change: impl FnOnce(&Account) -> bool + Send + 'static) {
+        let known = self.accounts.lock_unpoisoned().get(user).cloned();
+        if let Some(account) = known {
+            if change(&account) {
+                self.save(account);
+            }
+            return;
+        }
+        let (spend, user) = (self.clone(), user.clone());
+        self.tasks.spawn(async move {
+            match spend.account(&user).await {
+                Ok(account) if change(&account) => spend.save(account),
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "the cost of a turn is not counted: its account is unreadable")
+                }
+            }
+        });
+    }
+
+    async fn account(&self, user: &UserId) -> io::Result<Arc<Account>> {
+        if let Some(account) = self.accounts.lock_unpoisoned().get(user) {
+            return Ok(account.clone());
+        }
+        let file = self.file(user);
+        let read = tokio::task::spawn_blocking(move || Account::read(file)).await;
+        let read = read.map_err(io::Error::other)??;
+        let mut accounts = self.accounts.lock_unpoisoned();
+        if accounts.len() >= MAX_ACCOUNTS {
+            // Of each user with a running turn something else holds or needs the account.
+            accounts.retain(|_, account| Arc::strong_count(account) > 1 || account.is_in_use());
+        }
+        // Another caller may have been faster.
+        Ok(accounts.entry(user.clone()).or_insert_with(|| Arc::new(read)).clone())
+    }
+
+    fn file(&self, user: &UserId) -> PathBuf {
+        self.directory.join(user_digest(user))
+    }
+
+    /// Writes the account in the background. Changes meanwhile are written together.
+    fn save(&self, account: Arc<Account>) {
+        if account.begin_saving() {
+            self.tasks.spawn_blocking(move || account.save());
+        }
+    }
+}
+
+/// Millionths of a US dollar; what is no amount counts as nothing.
+fn micro(usd: f64) -> u64 {
+    (usd * 1e6).round() as u64
+}
+
+fn dollars(micro_usd: u64) -> f64 {
+    micro_usd as f64 / 1e6
+}
+
+#[cfg(feature = "server")]
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(name: &str) -> UserId {
+        UserId::new(name).unwrap()
+    }
+
+    fn session(digit: char) -> SessionHash {
+        SessionHash::parse(&digit.to_string().repeat(32)).unwrap()
+    }
+
+    fn spend(data: &Path, limit: Option<f64>) -> Arc<Spend> {
+        Arc::new(Spend::new(data, limit, TaskTracker::new()))
+    }
+
+    async fn end(spend: Arc<Spend>) {
+        spend.tasks.close();
+        spend.tasks.wait().await;
+    }
+
+    #[tokio::test]
+    async fn limit_holds_over_a_restart() {
+        let data = tempfile::tempdir().unwrap();
+        let alice = user("alice");
+        let first = spend(data.path(), Some(1.0));
+        assert_eq!(first.check(&alice, None).await.unwrap(), Ok(()));
+        first.turn_ended(&alice, &session('a'), 0.6, Usage::default());
+        assert_eq!(first.check(&alice, None).await.unwrap(), Ok(()));
+        let own = first.check(&alice, Some(0.5)).await.unwrap().unwrap_err();
+        assert!(own.limit_usd == 0.5 && own.resets_in <= Duration::from_secs(86_400));
+        first.turn_ended(&alice, &session('b'), 0.4, Usage::default());
+        assert!(first.check(&alice, None).await.unwrap().is_err());
+        assert_eq!(first.check(&user("bob"), None).await.unwrap(), Ok(()));
+        end(first).await;
+        let second = spend(data.path(), Some(1.0));
+        assert!(second.check(&alice, None).await.unwrap().is_err());
+        let statement = second.statement(&alice).await.unwrap();
+        let (_, today) = &statement.days[0];
+        assert_eq!((today.turns, today.cost_usd()), (2, 1.0));
+        assert_eq!(spend(data.path(), Some(1.1)).check(&alice, None).await.unwrap(), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn requests_count_before_the_turn_ends() {
+        let data = tempfile::tempdir().unwrap();
+        let alice = user("alice");
+        let spend = spend(data.path(), Some(1.0));
+        spend.check(&alice, None).await.unwrap().unwrap();
+        spend.requested(&alice, &session('a'), 600_000);
+        spend.requested(&alice, &session('b'), 500_000);
+        assert!(spend.check(&alice, None).await.unwrap().is_err());
+        // Charged: 0.7 by the CLI, then 0.5 by list price.
+        spend.turn_ended(&alice, &session('a'), 0.7, Usage::default());
+        spend.child_ended(&alice, &session('b'));
+        spend.child_ended(&alice, &session('b'));
+        assert_eq!(spend.statement(&alice).await.unwrap().days[0].1.cost_usd(), 1.2);
+    }
+
+    #[tokio::test]
+    async fn turn_of_an_unknown_account_is_counted() {
+        let data = tempfile::tempdir().unwrap();
+        let spending = spend(data.path(), None);
+        let usage = Usage { input_tokens: 3, ..Usage::default() };
+        spending.turn_ended(&user("alice"), &session('a'), 0.25, usage);
+        end(spending).await;
+        let again = spend(data.path(), None);
+        assert_eq!(again.check(&user("alice"), None).await.unwrap(), Ok(()));
+        let statement = again.statement(&user("alice")).await.unwrap();
+        assert_eq!((statement.days[0].1.cost_usd(), statement.days[0].1.input_tokens), (0.25, 3));
+        assert_eq!(again.statement(&user("bob")).await.unwrap().days, []);
+    }
+
+    #[test]
+    fn odd_amounts_cost_nothing() {
+        assert_eq!([f64::NAN, -1.0, f64::NEG_INFINITY].map(micro), [0, 0, 0]);
+        assert_eq!((micro(0.000_001), dollars(1_500_000)), (1, 1.5));
+    }
+}
