@@ -144,6 +144,8 @@ mod tests {
     use super::super::tests::workspace;
     use super::*;
 
+    type Spoil = fn(&Path);
+
     fn template() -> tempfile::TempDir {
         let template = tempfile::tempdir().unwrap();
         fs::create_dir_all(template.path().join("src/.hidden")).unwrap();
@@ -189,7 +191,7 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let workspace = workspace(data.path());
         fs::remove_dir(&workspace.dirs.work).unwrap();
-        let cases: [(&str, fn(&Path)); 5] = [
+        let cases: [(&str, Spoil); 5] = [
             ("leads out", |root| symlink("/etc/passwd", root.join("src/out")).unwrap()),
             ("leads out", |root| symlink("../../run", root.join("src/out")).unwrap()),
             ("neither", |root| drop(std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap())),

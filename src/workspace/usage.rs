@@ -177,7 +177,7 @@ mod tests {
         let closed = workspace.dirs.work.join("closed");
         fs::create_dir(&closed).unwrap();
         fs::write(closed.join("file"), vec![1; 2 << 20]).unwrap();
-        fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
         assert_eq!(excess(&workspace, Some(1 << 20), None), Some("bytes (limits.workspace_bytes)"));
         fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
         fs::remove_dir_all(&closed).unwrap();
