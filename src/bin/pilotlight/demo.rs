@@ -120,6 +120,9 @@ async fn all_parts(stage: &Stage, show: &mut Show) -> Result<(), Problem> {
     part(stage, show, plot, "Two users side by side", acts::users).await?;
     part(stage, show, plot, "A process is killed, the conversation goes on", acts::kills).await?;
     part(stage, show, plot, "An idle process gives its memory back", acts::idle).await?;
+    if stage.setup.is_simulated() {
+        part(stage, show, plot, "A hostile tool stays in its session", acts::walls).await?;
+    }
     part(stage, show, plot, "What the server says of it", acts::metrics).await?;
     part(stage, show, plot, "The end", acts::goodbye).await
 }

@@ -10,6 +10,7 @@ use std::{
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 
 use super::super::CgroupBase;
+use pilotlight_shim::isolation::{Mount, Network};
 
 const LONG: Duration = Duration::from_secs(20);
 const PROMISE: Duration = Duration::from_secs(1);
@@ -34,6 +35,19 @@ fn start_in(cgroup: Option<PathBuf>, program: &str, args: &[&str]) -> Result<Box
         cgroup,
     };
     spawn(&shim(), &launch)
+}
+
+fn start_isolated(isolation: &Isolation, script: &str) -> Box<Contained> {
+    let launch = Launch {
+        program: Path::new("/bin/bash"),
+        args: &["-c".into(), script.into()],
+        env: &env(),
+        cwd: Path::new("/"),
+        limits: &ChildLimits::default(),
+        isolation,
+        cgroup: None,
+    };
+    spawn(&shim(), &launch).unwrap()
 }
 
 fn start(script: &str) -> Box<Contained> {
@@ -330,4 +344,45 @@ async fn lines_of_output_come_as_they_are_written() {
     assert_eq!(line, "two\n");
     child.shim.gone().await;
     assert_eq!(child.shim.exited().await, Exit::Code(0));
+}
+
+#[tokio::test]
+async fn a_private_network_ends_in_the_servers_socket() {
+    let system = ["/usr", "/bin", "/lib", "/lib64"].into_iter().filter(|path| Path::new(path).exists());
+    let isolation = Isolation {
+        namespaces: true,
+        network: Network::Private { port: 8080 },
+        mounts: system.map(Mount::read).collect(),
+        ..Isolation::default()
+    };
+    let mut child = start_isolated(&isolation, "echo hello > /dev/tcp/127.0.0.1/8080; read line");
+    if let Err(SpawnError::Unisolated { source, .. }) = child.shim.started().await {
+        pilotlight_test_support::installed::left_out(&format!("no namespaces can be made here: {source}"));
+        return;
+    }
+    let listener = child.shim.take_listener().expect("the socket comes before the child runs");
+    assert!(child.shim.take_listener().is_none(), "there is one");
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    let (mut connection, _) = listener.accept().await.unwrap();
+    let mut text = String::new();
+    connection.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "hello\n");
+    child.shim.kill_tree();
+    assert_eq!(done(child.shim.gone().await).method, KillMethod::Namespace);
+}
+
+#[tokio::test]
+async fn a_rung_that_fails_is_named() {
+    for rung in [Rung::Landlock, Rung::Namespaces] {
+        let isolation = Isolation {
+            landlock: rung == Rung::Landlock,
+            namespaces: rung == Rung::Namespaces,
+            mounts: vec![Mount::read("/nonexistent/tools")],
+            ..Isolation::default()
+        };
+        let mut child = start_isolated(&isolation, "true");
+        let error = child.shim.started().await.unwrap_err();
+        assert!(matches!(error, SpawnError::Unisolated { rung: named, .. } if named == rung), "{error:?}");
+        assert_eq!(child.shim.gone().await, Sweep::NothingStarted);
+    }
 }

@@ -12,7 +12,7 @@ use pilotlight_shim::{
     args::{self, ChildLimits},
     isolation::{Isolation, Mount, Network},
 };
-use rustix::process::geteuid;
+use rustix::process::{Signal, geteuid};
 
 use super::harness::*;
 use crate::common::installed::left_out;
@@ -32,6 +32,10 @@ fn origins() -> Vec<&'static [&'static str]> {
 }
 
 fn start(origin: &[&str], isolation: &Isolation, program: &str, args: &[&str]) -> Shim {
+    start_in(origin, Path::new("/"), isolation, program, args)
+}
+
+fn start_in(origin: &[&str], work: &Path, isolation: &Isolation, program: &str, args: &[&str]) -> Shim {
     let line = args::encode(None, &ChildLimits::default(), isolation, Path::new("/"), &[]);
     let options = line.iter().map(|word| word.to_str().unwrap()).take_while(|word| *word != "--");
     let mut command = match origin {
@@ -42,7 +46,7 @@ fn start(origin: &[&str], isolation: &Isolation, program: &str, args: &[&str]) -
             command
         }
     };
-    command.current_dir("/").env_clear().env("PATH", "/usr/bin:/bin");
+    command.current_dir(work).env_clear().env("PATH", "/usr/bin:/bin");
     Shim::start_by(command, &options.collect::<Vec<_>>(), program.as_ref(), args)
 }
 
@@ -351,6 +355,10 @@ fn all_rungs_together() {
             "list=/".to_owned(),
         ];
         check(origin, &isolation, &allowed, &refused);
+        // What is refused without the rungs too, at least in part.
+        let always = ["capabilities", "bounding", "privileges", "mount", "host_name", "memory=1", "trace=1"];
+        let always = always.map(str::to_owned);
+        assert!(succeeding(origin, &isolation, &always).is_empty(), "by {origin:?}");
     }
 }
 
@@ -379,5 +387,162 @@ fn listener_of_the_private_network_is_passed_on() {
         let (_, from) = listener.accept().expect("the connection waits, and the socket does not block");
         assert!(from.ip().is_loopback());
         assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    }
+}
+
+/// A tree that tries to survive: own sessions, no environment, and signals to the init process.
+fn survivors(token: &str) -> String {
+    format!(
+        "{} kill -KILL 1; kill -STOP 1; (env -i setsid /bin/sh -c 'kill -KILL 1; kill -STOP 1; exec sleep {token}' &); \
+         echo ready; while :; do sleep {token}; done",
+        escape_artists(token)
+    )
+}
+
+/// The processes that the shim has forked: with its own command line.
+fn with_arguments(path: &Path) -> Vec<i32> {
+    let path = path.to_str().unwrap();
+    processes()
+        .filter(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).any(|word| word == path.as_bytes())
+        })
+        .collect()
+}
+
+fn init_of(shim: &Shim, cli: rustix::process::Pid) -> rustix::process::Pid {
+    let mut children = Vec::new();
+    pilotlight_shim::descendants::children(shim.child.id().cast_signed(), &mut children);
+    children.retain(|child| *child != cli.as_raw_pid());
+    let [init] = children[..] else { panic!("besides the CLI: {children:?}") };
+    rustix::process::Pid::from_raw(init).unwrap()
+}
+
+#[test]
+fn nothing_outlives_a_killed_shim() {
+    nothing_outlives(|shim, _| rustix::process::kill_process(shim.pid(), Signal::KILL).unwrap());
+}
+
+#[test]
+fn nothing_outlives_a_killed_init_process() {
+    nothing_outlives(|shim, cli| {
+        rustix::process::kill_process(init_of(shim, cli), Signal::KILL).unwrap();
+        assert_eq!(shim.line(), "exited signal 9");
+        let (method, _, stuck) = shim.swept();
+        assert_eq!((method.as_str(), stuck), ("namespace", 0));
+    });
+}
+
+#[test]
+fn nothing_outlives_a_killed_cli() {
+    nothing_outlives(|shim, cli| {
+        rustix::process::kill_process(cli, Signal::KILL).unwrap();
+        assert_eq!(shim.line(), "exited signal 9");
+        let (method, killed, stuck) = shim.swept();
+        assert_eq!((method.as_str(), stuck), ("namespace", 0));
+        assert!(killed > 0);
+    });
+}
+
+#[test]
+fn nothing_outlives_a_killed_server() {
+    nothing_outlives(|shim, _| shim.break_lifeline());
+}
+
+fn nothing_outlives(end: impl Fn(&mut Shim, rustix::process::Pid)) {
+    for origin in origins() {
+        let fixture = Fixture::new(origin);
+        let token = token();
+        let isolation = inside(&fixture, Network::Private { port: 8080 });
+        let mut shim = start(origin, &isolation, "/bin/sh", &["-c", &survivors(&token)]);
+        assert_eq!(shim.line(), "listening");
+        let cli = shim.started();
+        assert_eq!(shim.output_line(), "ready");
+        eventually("some run", LONG, || (!sleepers(&token).is_empty()).then_some(()));
+        assert!(!is_gone(init_of(&shim, cli)), "the CLI has ended its init process");
+        end(&mut shim, cli);
+        shim.ended(PROMISE);
+        eventually("all are gone", PROMISE, || sleepers(&token).is_empty().then_some(()));
+        eventually("so is the init process", PROMISE, || {
+            with_arguments(&fixture.own).is_empty().then_some(())
+        });
+        eventually("so is the CLI", PROMISE, || is_gone(cli).then_some(()));
+    }
+}
+
+/// Whatever fails, and wherever, neither builder nor init process stays.
+#[test]
+fn failed_start_leaves_no_process() {
+    for origin in origins() {
+        let fixture = Fixture::new(origin);
+        let sound = Isolation { landlock: true, ..inside(&fixture, Network::Private { port: 8080 }) };
+        let with = |mount: Mount| {
+            let mut isolation = sound.clone();
+            isolation.mounts.push(mount);
+            isolation
+        };
+        let file = fixture.own.join("file");
+        let mut unsound = vec![
+            (with(Mount::read("/nonexistent")), "/bin/true", "unisolated namespaces 2"),
+            // A directory on a file, and below one that is not writable.
+            (
+                with(Mount { path: fixture.own.clone(), to: file, write: true }),
+                "/bin/true",
+                "unisolated namespaces 20",
+            ),
+            (
+                with(Mount { path: fixture.own.clone(), to: "/usr/none".into(), write: true }),
+                "/bin/true",
+                "unisolated namespaces 30",
+            ),
+            (sound.clone(), "/nonexistent", "failed 2"),
+            (sound.clone(), "/etc/passwd", "failed 13"),
+        ];
+        // The working directory of the shim, which is not in sight.
+        unsound.push((sound.clone(), "", "unisolated namespaces 2"));
+        for (isolation, program, report) in unsound {
+            let mut shim = match program {
+                "" => start_in(origin, &fixture.others, &isolation, "/bin/true", &[]),
+                program => start(origin, &isolation, program, &[]),
+            };
+            let mut line = shim.line();
+            if line == "listening" {
+                line = shim.line();
+            }
+            assert_eq!(line, report, "{program} by {origin:?}");
+            shim.ended(LONG);
+            assert_eq!(with_arguments(&fixture.own), [0; 0], "{report} by {origin:?}");
+        }
+    }
+}
+
+/// No descriptor of the shim, the builder or the init process reaches the CLI, and none of the CLI's stays with them.
+#[test]
+fn descriptors_stay_where_they_belong() {
+    for origin in origins() {
+        let fixture = Fixture::new(origin);
+        let isolation =
+            Isolation { landlock: true, seccomp: true, ..inside(&fixture, Network::Private { port: 8080 }) };
+        let mut shim = start(origin, &isolation, "/bin/sh", &["-c", "ls /proc/self/fd; echo end; exec cat"]);
+        assert_eq!(shim.line(), "listening");
+        let cli = shim.started();
+        for expected in ["0", "1", "2", "3", "end"] {
+            // 3 is the directory that `ls` reads.
+            assert_eq!(shim.output_line(), expected);
+        }
+        let open = |pid: rustix::process::Pid| -> Vec<String> {
+            let dir = fs::read_dir(format!("/proc/{}/fd", pid.as_raw_pid())).unwrap();
+            let links = dir.map(|entry| fs::read_link(entry.unwrap().path()).unwrap());
+            let mut open: Vec<_> =
+                links.map(|link| link.to_str().unwrap().split(':').next().unwrap().to_owned()).collect();
+            open.sort();
+            open
+        };
+        if geteuid().is_root() {
+            assert_eq!(open(init_of(&shim, cli)), ["pipe"]);
+        }
+        let held = || open(shim.pid());
+        let expected = ["/dev/null", "/dev/null", "anon_inode", "pipe", "socket"];
+        eventually("the shim lets the CLI's pipes go", LONG, || (held() == expected).then_some(()));
     }
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, FileType, Mode, OFlags, fstat, mkdirat, openat, symlinkat},
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, chmodat, fstat, mkdirat, openat, symlinkat},
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
@@ -30,8 +30,9 @@ use crate::{
 /// Where the new root is attached until it becomes the root: a directory that exists everywhere.
 const BASE: &str = "/proc";
 
-/// Size of `/dev/shm`: memory that no limit on processes counts. Browsers and databases need some.
-const SHARED_MEMORY: &str = "64m";
+/// Size of the root's file system, hence of `/dev/shm`, its only writable part. No limit on processes counts this
+/// memory; browsers and databases need some.
+const SIZE: &str = "64m";
 
 /// Links that programs expect below `/dev`.
 const LINKS: [(&str, &str); 4] = [
@@ -63,11 +64,12 @@ pub(crate) fn build(isolation: &Isolation) -> io::Result<()> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     let entries = entries(isolation)?;
     let devices = devices();
-    let root = memory("755", "64k", MountAttrFlags::MOUNT_ATTR_NOEXEC)?;
+    let root = memory()?;
     attach(&root, CWD, Path::new(BASE))?;
     for dir in ["proc", "dev", "dev/shm"] {
         mkdirat(&root, dir, Mode::from_raw_mode(0o755))?;
     }
+    share(&root, Path::new("dev/shm"))?;
     for entry in entries {
         at(&entry.to, show(&root, &entry))?;
     }
@@ -78,7 +80,6 @@ pub(crate) fn build(isolation: &Isolation) -> io::Result<()> {
     for (text, link) in LINKS {
         symlinkat(text, &root, link)?;
     }
-    attach(memory("1777", SHARED_MEMORY, MountAttrFlags::empty())?, &root, Path::new("dev/shm"))?;
     sys::restrict_mount(&root, MountAttrFlags::MOUNT_ATTR_RDONLY, false)?;
     fchdir(&root)?;
     // The old root is now mounted over the new one, at the working directory.
@@ -170,13 +171,20 @@ fn devices() -> Vec<(&'static str, OwnedFd)> {
 }
 
 /// A file system in memory, not yet attached.
-fn memory(mode: &str, size: &str, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
+fn memory() -> io::Result<OwnedFd> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&context, "mode", mode)?;
-    fsconfig_set_string(&context, "size", size)?;
+    fsconfig_set_string(&context, "mode", "755")?;
+    fsconfig_set_string(&context, "size", SIZE)?;
     fsconfig_create(&context)?;
-    let attributes = attributes | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+/// Keeps a directory of the root writable for everybody: a mount of its own does not become read-only with the root.
+fn share(root: &OwnedFd, path: &Path) -> io::Result<()> {
+    chmodat(root, path, Mode::from_raw_mode(0o1777), AtFlags::empty())?;
+    let dir = target(root, path, true)?;
+    attach(bound(&dir, MountAttrFlags::empty())?, dir, Path::new(""))
 }
 
 fn attach(tree: impl AsFd, dir: impl AsFd, path: &Path) -> io::Result<()> {

@@ -6,12 +6,14 @@ mod keep_alive;
 mod kills;
 mod metrics;
 mod users;
+mod walls;
 
 pub(super) use idle::idle;
 pub(super) use keep_alive::keep_alive;
 pub(super) use kills::kills;
 pub(super) use metrics::metrics;
 pub(super) use users::users;
+pub(super) use walls::walls;
 
 use super::client::{Answer, Message};
 use super::script::{CodeWord, Script};

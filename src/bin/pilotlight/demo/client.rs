@@ -34,6 +34,8 @@ pub(super) struct Message {
 pub(super) struct Answer {
     /// Final text, or the received part of a lost turn.
     pub(super) text: String,
+    /// What the last tool printed.
+    pub(super) tool: Option<String>,
     /// From sending to the first piece of the text.
     pub(super) first: Option<Duration>,
     /// From sending to the end.
@@ -201,6 +203,9 @@ impl Reading {
                 self.has_text = true;
                 self.answer.text.push_str(text("/event/delta/text").unwrap_or_default());
             }
+            Some("user") if text("/message/content/0/type") == Some("tool_result") => {
+                self.answer.tool = text("/message/content/0/content").map(str::to_owned);
+            }
             Some("result") => {
                 if let Some(result) = text("/result") {
                     self.answer.text = result.to_owned();
@@ -233,6 +238,15 @@ mod tests {
             assert_eq!(reading.answer.text, "grün");
             assert!(reading.answer.is_ok() && reading.has_text && !reading.answer.context_lost);
         }
+    }
+
+    #[test]
+    fn output_of_a_tool_is_kept() {
+        let mut reading = Reading::default();
+        reading.take(
+            b"data: {\"type\":\"user\",\"message\":{\"content\":[{\"type\":\"tool_result\",\"content\":\"printed\"}]}}\n\n",
+        );
+        assert_eq!(reading.answer.tool.as_deref(), Some("printed"));
     }
 
     #[test]

@@ -58,6 +58,12 @@ impl Script {
         self.message(shown, "", &format!("[[deltas:1]][[delay:{}]]", time.as_millis()))
     }
 
+    /// Makes the simulation's tool run a command of the shell. A model decides itself what it runs.
+    pub(super) fn run(self, command: &str) -> Message {
+        let input = serde_json::json!({ "command": command });
+        self.message(format!("Please run: {command}"), "", &format!("[[tool:Bash {input}]]"))
+    }
+
     fn message(self, shown: String, more: &str, marker: &str) -> Message {
         let marker = if self.is_simulated { format!(" {marker}") } else { String::new() };
         Message { sent: format!("{shown}{more}{marker}"), shown }
@@ -78,6 +84,7 @@ mod tests {
                 script.ask_back(),
                 script.repeat("hello"),
                 script.take(Duration::from_secs(1)),
+                script.run("pwd"),
             ];
             for message in messages {
                 assert!(message.sent.starts_with(&message.shown), "{message:?}");

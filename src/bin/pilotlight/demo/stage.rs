@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pilotlight::Config;
+use pilotlight::config::PermissionPolicy;
 use pilotlight::probe::{ProbeError, Probed, probe, version};
 use pilotlight::server::{ServeError, Server};
 use tokio::time::{Instant, sleep};
@@ -172,6 +173,9 @@ fn demo_config(mut config: Config, directory: &Path, mark: &str) -> Config {
     if config.cli.program == SIMULATION {
         let start = format!("slow-start={}", SIMULATED_START.as_millis());
         config.cli.args.extend(["--fault".to_owned(), start]);
+        // The tools of the demo's users are its own; on a host without walls it runs none.
+        config.permissions.policy = PermissionPolicy::Allow;
+        config.isolation.accept_none = true;
     }
     config
 }
