@@ -36,3 +36,4 @@ mod streams;
 mod trust;
 mod users;
 mod vanishing;
+mod workspaces;
