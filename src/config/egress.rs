@@ -128,9 +128,7 @@ mod tests {
         });
         let serde_json::Value::Object(servers) = servers else { panic!("an object") };
         let hosts = |list: &[&str]| {
-            Egress::Allow(
-                list.iter().map(|host| EgressHost::try_from((*host).to_owned()).unwrap()).collect(),
-            )
+            Egress::Allow(list.iter().map(|host| EgressHost::try_from((*host).to_owned()).unwrap()).collect())
         };
         assert_eq!(Egress::Open.with_servers(&servers), Egress::Open);
         assert_eq!(Egress::Api.with_servers(&servers), hosts(&["[fd00::1]:81", "mcp.example:443"]));
