@@ -22,7 +22,7 @@ async fn credential_stays_outside_of_the_child() {
         let Some((_program, site)) = served(&place, &[rung], &env).await else { continue };
         let output = tool(&site, "alice", &format!("{ASK} $ANTHROPIC_BASE_URL/v1/messages; echo; env")).await;
         assert!(output.contains("from the api"), "{rung}: {output}");
-        assert!(!output.contains(KEY) && !output.contains(&api.url()), "{rung}: {output}");
+        assert!(!output.contains(KEY) && !output.contains(api.url()), "{rung}: {output}");
         let seen = api.requests();
         assert!(
             !seen.is_empty() && seen.iter().all(|request| request.credential == KEY),
