@@ -43,6 +43,7 @@ mod server;
 mod session;
 mod validate;
 mod value;
+mod workspace;
 
 pub use broker::{Broker, Credentials};
 pub use cli::{CliConfig, SlashCommands, UnknownVersion};
@@ -62,6 +63,7 @@ pub use server::{Admin, Auth, Http, OnDisconnect, listen_address};
 pub use session::SessionConfig;
 pub(crate) use validate::OWN_VARIABLES;
 pub use value::MemoryBudget;
+pub use workspace::WorkspaceConfig;
 
 /// Configuration of a system. Durations are written as seconds or as text (`"5m"`, `"300s"`, `"250ms"`).
 ///
@@ -100,6 +102,8 @@ pub struct Config {
     pub broker: Broker,
     /// MCP servers of sessions.
     pub mcp: Mcp,
+    /// Working directories of sessions.
+    pub workspace: WorkspaceConfig,
     /// Limits of the whole instance.
     pub limits: Limits,
     /// Metrics.
@@ -184,6 +188,7 @@ impl Default for Config {
             isolation: Isolation::default(),
             broker: Broker::default(),
             mcp: Mcp::default(),
+            workspace: WorkspaceConfig::default(),
             limits: Limits::default(),
             metrics: MetricsConfig::default(),
             source: SourceFile::default(),

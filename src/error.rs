@@ -180,6 +180,19 @@ pub enum TurnError {
         /// What they may use.
         limit: u64,
     },
+    /// The files of the session exceed a limit. A running child was ended; turns are refused until files are deleted.
+    #[error(
+        "the session's files exceed {limit} {what}: delete its workspace (DELETE /v1/workspace?confirm=true) or the \
+         session with its conversation (DELETE /v1/sessions/NAME?purge=true)"
+    )]
+    WorkspaceLimit {
+        /// The limit.
+        limit: u64,
+        /// What is counted, and the key of the limit.
+        what: &'static str,
+        /// The turn was running and its child was ended; otherwise the turn was refused.
+        in_turn: bool,
+    },
     /// The CLI wrote a line that is longer than accepted, so that part of the answer is missing.
     #[error("the CLI wrote a line of more than {limit} bytes (session.line_limit)")]
     LineTooLong {
@@ -285,6 +298,7 @@ impl TurnError {
             Self::CircuitOpen { .. } => "circuit_open",
             Self::SessionLost(_) => "session_lost",
             Self::MemoryLimit { .. } => "memory_limit",
+            Self::WorkspaceLimit { .. } => "workspace_limit",
             Self::LineTooLong { .. } => "line_too_long",
             Self::TimedOut { .. } => "timeout",
             Self::Cancelled => "cancelled",
@@ -313,6 +327,7 @@ impl TurnError {
             self,
             Self::SessionLost(_)
                 | Self::MemoryLimit { .. }
+                | Self::WorkspaceLimit { in_turn: true, .. }
                 | Self::LineTooLong { .. }
                 | Self::TimedOut { .. }
                 | Self::Cancelled

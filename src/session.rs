@@ -18,6 +18,7 @@ mod launch;
 mod lifecycle;
 pub(crate) mod message;
 mod opening;
+pub(crate) mod quota;
 pub(crate) mod registry;
 mod restart;
 pub(crate) mod sessions;

@@ -22,6 +22,8 @@ mod ownership;
 mod record_dir;
 mod remove;
 mod sweep;
+pub(crate) mod template;
+mod usage;
 pub(crate) mod user_env;
 
 use beneath::Beneath;
@@ -45,6 +47,7 @@ pub(crate) use own::{open_own, read_own};
 pub(crate) use ownership::{Owner, make_passable};
 pub(crate) use record_dir::{DirectoryName, MAX_RECORD_BYTES, RecordDir};
 pub(crate) use remove::{RemovalLimit, remove_any};
+pub(crate) use usage::UsageLimits;
 
 /// The record and the directories of one session.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -55,6 +55,11 @@ pub(crate) enum KillReason {
     Hung,
     /// Its tree used more memory than this limit in bytes.
     MemoryLimit(u64),
+    /// The files of its session exceed this limit.
+    WorkspaceLimit {
+        limit: u64,
+        what: &'static str,
+    },
     Protocol(&'static str),
 }
 
@@ -80,6 +85,9 @@ impl fmt::Display for ExitCause {
             Self::Killed(KillReason::MemoryLimit(limit)) => {
                 write!(f, "its tree used more than {limit} bytes of memory (limits.memory_per_session)")
             }
+            Self::Killed(KillReason::WorkspaceLimit { limit, what }) => {
+                write!(f, "the files of its session exceed {limit} {what}")
+            }
             Self::Code(code) => write!(f, "exit code {code}"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
             Self::OutOfMemory => f.write_str("killed by the kernel: out of memory"),
@@ -94,6 +102,7 @@ impl From<ExitCause> for ExitReason {
             ExitCause::Killed(KillReason::Hung | KillReason::NeverReady) => Self::Hang,
             ExitCause::Killed(KillReason::Protocol(_)) => Self::Protocol,
             ExitCause::Killed(KillReason::MemoryLimit(_)) => Self::MemoryLimit,
+            ExitCause::Killed(KillReason::WorkspaceLimit { .. }) => Self::WorkspaceLimit,
             ExitCause::Code(0) => Self::Clean,
             ExitCause::Code(_) => Self::Crash,
             ExitCause::Signal(_) => Self::Signal,

@@ -40,6 +40,12 @@ section! {
         pub cpu_per_session: Option<f64> = None,
         /// Maximum size of a file that a child writes, in bytes (`RLIMIT_FSIZE`).
         pub child_file_size: Option<u64> = None,
+        /// Maximum size of all files of one session, in bytes, by counting: see the manual for how much it may be exceeded
+        /// meanwhile. Above it the child is ended with [`crate::TurnError::WorkspaceLimit`]. Default none.
+        pub workspace_bytes: Option<u64> = None,
+        /// Maximum number of files of one session, directories and links included, by counting. Default none; a million
+        /// with [`Limits::workspace_bytes`].
+        pub workspace_files: Option<u64> = None,
         /// Maximum cost of one user's turns in a day (UTC), in US dollars. Beyond it turns and requests to the model's API are
         /// refused with `spend_limit` until the day ends; a running request may exceed it. Default: no limit.
         pub usd_per_user_day: Option<f64> = None,

@@ -15,7 +15,7 @@ const SEPARATOR: &str = "__";
 const TOP_LEVEL: [&str; 2] = ["data_dir", "drain_timeout"];
 /// Keys of the first level that are tables. (Variables for children begin with `PILOTLIGHT_SESSION` or
 /// `PILOTLIGHT_CHILD` alone.)
-const SECTIONS: [&str; 12] = [
+const SECTIONS: [&str; 13] = [
     "http",
     "auth",
     "admin",
@@ -26,6 +26,7 @@ const SECTIONS: [&str; 12] = [
     "isolation",
     "broker",
     "mcp",
+    "workspace",
     "limits",
     "metrics",
 ];
@@ -172,6 +173,7 @@ fn is_text(key: &[String]) -> bool {
             | ["auth", "keys_file"]
             | ["http", "default_user"]
             | ["isolation", "uids"]
+            | ["workspace", "template"]
             | ["broker", "credentials" | "ca_file" | "token_url"]
             | ["cli", "env", _]
             | ["mcp", "servers", _, "command" | "url" | "transport"]
@@ -312,6 +314,10 @@ mod tests {
             ("[cli]\napi_retries = 11", "cli.api_retries", "at most 10"),
             ("[cli]\nenv_pass = [\"A=B\"]", "cli.env_pass", "name"),
             ("[cli]\nenv = { HOME = \"/x\" }", "cli.env", "HOME"),
+            ("[workspace]\ntemplate = \"here\"", "workspace.template", "absolute"),
+            ("data_dir = \"/a\"\n[workspace]\ntemplate = \"/a/b\"", "workspace.template", "data_dir"),
+            ("[limits]\nworkspace_bytes = 5", "limits.workspace_bytes", "1048576"),
+            ("[limits]\nworkspace_files = 0", "limits.workspace_files", "100"),
             ("[limits]\ncpu_per_session = 0.0", "limits.cpu_per_session", "1.5"),
             ("[isolation]\nrungs = [\"moat\"]", "isolation.rungs", "namespaces"),
             (

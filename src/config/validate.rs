@@ -23,6 +23,7 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
     cli(&config.cli)?;
     super::mcp::validate(config)?;
     super::isolation::validate(config)?;
+    super::workspace::validate(config)?;
     super::broker::validate(config)?;
     let prefix = &config.metrics.prefix;
     let valid = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -154,6 +155,15 @@ fn sizes(config: &Config) -> Result<(), ConfigError> {
     }
     for (key, value, smallest, largest) in checked {
         bounded(key, value, smallest, largest)?;
+    }
+    // With less the CLI's own files do not fit.
+    for (key, value, smallest) in [
+        ("limits.workspace_bytes", limits.workspace_bytes, 1 << 20),
+        ("limits.workspace_files", limits.workspace_files, 100),
+    ] {
+        if let Some(value) = value {
+            bounded(key, value, smallest, u64::MAX)?;
+        }
     }
     Ok(())
 }

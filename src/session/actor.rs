@@ -26,7 +26,7 @@ use super::message::{SessionMessage, TurnSubmission};
 use super::state::{Effect, Input, Machine, SettingsHash};
 use super::store::{Record, SettingsRecord};
 use super::{import::First, registry::Entry, sessions::Sessions, status::ActorView};
-use crate::child::{Answer, Job};
+use crate::child::{Answer, Job, KillReason};
 use crate::error::TurnError;
 use crate::model::ids::{SessionKey, TurnId};
 use crate::model::{PermissionError, SessionState};
@@ -159,7 +159,7 @@ impl SessionActorState {
                 self.gone_waiters.push(reply);
                 self.feed(Input::ShutDown);
             }
-            SessionMessage::Outgrown { shim, limit } => self.outgrown(shim, limit),
+            SessionMessage::Outgrown { shim, reason } => self.outgrown(shim, reason),
             SessionMessage::Retire => self.retire(),
             SessionMessage::Written(number) => self.leave(number),
             SessionMessage::OwnCredentials(reply) => {
@@ -249,10 +249,10 @@ impl SessionActorState {
     }
 
     /// Ends the child for its memory, if it is still the one that was measured.
-    fn outgrown(&self, shim: u32, limit: u64) {
+    fn outgrown(&self, shim: u32, reason: KillReason) {
         let is_it = self.entry.status.read(|visible| visible.shim) == Some(shim);
         if let Some(connection) = self.connection(self.machine.generation()).filter(|_| is_it) {
-            connection.kill_for_memory(limit);
+            connection.kill(reason);
         }
     }
 

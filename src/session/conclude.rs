@@ -31,8 +31,8 @@ pub(crate) struct Conclusion {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum ExitKind {
     Requested,
-    /// The tree exceeded the memory limit of a session. No failure of the CLI: the next child begins small.
-    MemoryLimit,
+    /// The tree exceeded the memory of a session, or the files their limits. No failure of the CLI.
+    Outgrown,
     /// The child ended, or had to be killed, unasked.
     Crashed(StartFailure),
     NotStarted(StartFailure),
@@ -58,7 +58,9 @@ pub(super) fn conclude(exit: ChildExit, rules: Rules) -> Conclusion {
         ExitCause::Killed(KillReason::NeverReady) => {
             ExitKind::NotStarted(StartFailure::NeverReady { limit: rules.spawn_timeout })
         }
-        ExitCause::Killed(KillReason::MemoryLimit(_)) if exit.ready => ExitKind::MemoryLimit,
+        ExitCause::Killed(KillReason::MemoryLimit(_) | KillReason::WorkspaceLimit { .. }) if exit.ready => {
+            ExitKind::Outgrown
+        }
         _ if exit.ready => ExitKind::Crashed(early()),
         _ => ExitKind::NotStarted(early()),
     };
@@ -68,6 +70,9 @@ pub(super) fn conclude(exit: ChildExit, rules: Rules) -> Conclusion {
         // Another child would exceed the limit again.
         (Some(running), ExitCause::Killed(KillReason::MemoryLimit(limit))) => {
             lost = Some((running, TurnError::MemoryLimit { limit }));
+        }
+        (Some(running), ExitCause::Killed(KillReason::WorkspaceLimit { limit, what })) => {
+            lost = Some((running, TurnError::WorkspaceLimit { limit, what, in_turn: true }));
         }
         (Some(running), _) if rules.retry_turn && !exit.requested && running.may_be_retried() => {
             retry = Some(running.into_retry());
@@ -195,7 +200,7 @@ mod tests {
             let concluded = conclude(exit, Rules { draining, ..RULES });
             let found = match &concluded.kind {
                 ExitKind::Requested => "requested",
-                ExitKind::MemoryLimit => "memory",
+                ExitKind::Outgrown => "memory",
                 ExitKind::Crashed(_) => "crashed",
                 ExitKind::NotStarted(failure) => failure.reason(),
                 ExitKind::NotAdmitted(_) => "not_admitted",

@@ -18,6 +18,7 @@ use super::conclude::{Conclusion, ExitKind, Rules, conclude};
 use super::import::Offered;
 use super::launch::{self, Launched};
 use super::opening::{self, Prepared};
+use super::quota;
 use super::store::Record;
 use crate::adapter::LaunchRefusal;
 use crate::admission::StartPermit;
@@ -82,6 +83,9 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, mailbo
     };
     if let Err(error) = opening::clear(plan).await {
         return unusable(error);
+    }
+    if let Err(error) = quota::check(plan).await {
+        return Conclusion::without_child(ExitKind::NotAdmitted(error));
     }
     let admission = &plan.sessions.admission;
     if admission.is_full() {

@@ -4,7 +4,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{child_events::LifecycleEvent, store::SettingsRecord};
-use crate::child::{Answer, ChildEvent, Job};
+use crate::child::{Answer, ChildEvent, Job, KillReason};
 use crate::error::TurnError;
 use crate::model::ids::{Generation, TurnId};
 use crate::telemetry::metrics::EvictionReason;
@@ -26,8 +26,8 @@ pub(crate) enum SessionMessage {
     Evict(oneshot::Sender<()>),
     /// Stop the child and take no more turns; answer when it is gone.
     ShutDown(oneshot::Sender<()>),
-    /// The tree of this shim uses more memory than a session may: end it.
-    Outgrown { shim: u32, limit: u64 },
+    /// The tree of this shim, or its files, exceed what a session may use: end it.
+    Outgrown { shim: u32, reason: KillReason },
     /// Leave memory, if at rest.
     Retire,
     /// The save of this number, made to leave memory, is done.

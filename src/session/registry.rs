@@ -1,6 +1,7 @@
 //! The sessions that are in memory. A turn finds its session here without passing an actor's mailbox.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use dashmap::DashMap;
 use ractor::{ActorId, ActorRef};
@@ -35,6 +36,8 @@ pub(crate) struct Entry {
     turn_limit: usize,
     pub(crate) status: StatusCell,
     pub(crate) writer: Arc<RecordWriter>,
+    /// A count of the session's files waits.
+    pub(super) counting: AtomicBool,
 }
 
 impl Entry {
@@ -54,6 +57,7 @@ impl Entry {
             turn_limit,
             status: StatusCell::new(record),
             writer: Arc::default(),
+            counting: AtomicBool::new(false),
         }
     }
 

@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use super::{actor_refs::ActorRefs, env::Env, registry::Registry, storage::Storage};
+use super::{actor_refs::ActorRefs, env::Env, quota, registry::Registry, storage::Storage};
 use crate::admission::Admission;
 use crate::model::ids::{SessionHash, TurnId, UserId};
 use crate::support::keyed_locks::Locks;
@@ -27,6 +28,8 @@ pub(crate) struct Sessions {
     pub(crate) beginnings: Locks<UserId>,
     /// Held while credentials are compared with those on disk and written. Not across a wait.
     pub(crate) credentials: Mutex<()>,
+    /// Counts of sessions' files at the ends of turns.
+    pub(super) counts: Semaphore,
     /// One token per turn that has no outcome yet.
     pub(crate) open_turns: TaskTracker,
     turns: AtomicU64,
@@ -44,6 +47,7 @@ impl Sessions {
             records: Locks::default(),
             beginnings: Locks::default(),
             credentials: Mutex::default(),
+            counts: Semaphore::new(quota::COUNTS),
             open_turns: TaskTracker::new(),
             turns: AtomicU64::new(0),
             draining: AtomicBool::new(false),

@@ -363,7 +363,7 @@ impl Machine {
             }
             // A crash during a stop is a stop.
             ExitKind::Crashed(_) if was_stopping => self.start_if_wanted(effects),
-            ExitKind::Requested | ExitKind::MemoryLimit => self.start_if_wanted(effects),
+            ExitKind::Requested | ExitKind::Outgrown => self.start_if_wanted(effects),
             ExitKind::Crashed(failure) | ExitKind::NotStarted(failure) => {
                 self.failed(failure, now, jitter, config, effects);
             }

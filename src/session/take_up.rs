@@ -49,6 +49,9 @@ fn begin(sessions: &Sessions, key: &SessionKey) -> io::Result<Record> {
     }
     workspace.record().create()?;
     workspace.record().write_directory(workspace.name())?;
+    if let Some(template) = &sessions.env.config.workspace.template {
+        workspace.fill(template)?;
+    }
     record.save(&workspace, Durability::Kernel)?;
     // Counted from now on, and never without a record.
     known::note(&sessions.env.config.data_dir, key)?;

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::admission::Pressure;
 use crate::child::{
-    ProcessTable, TreeMemory, available_memory, memory_limit, open_files, pressure, single_tree,
+    KillReason, ProcessTable, TreeMemory, available_memory, memory_limit, open_files, pressure, single_tree,
 };
 use crate::model::SessionState;
 use crate::session::actor_refs::{IdleMessage, Room, SamplerMessage};
@@ -225,7 +225,7 @@ fn look_at_near(sessions: &Sessions, limit: u64) -> bool {
         // The cheap figure counts shared pages more than once: nobody is ended for that.
         if used > limit && tree.exceeds(limit) {
             tracing::warn!(session = %entry.hash, used, limit, "a session uses more memory than it may: it is ended");
-            drop(entry.actor.cast(SessionMessage::Outgrown { shim, limit }));
+            drop(entry.actor.cast(SessionMessage::Outgrown { shim, reason: KillReason::MemoryLimit(limit) }));
         }
     }
     any

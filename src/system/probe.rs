@@ -105,6 +105,8 @@ pub(super) fn beside_sessions(env: &Env) -> Pin<Box<dyn Future<Output = ()> + Se
 /// As [`probe`], with what the system that makes the trial start knows.
 async fn probe_with(config: &Config, directory: &Path, parent: Parent) -> Result<Probed, ProbeError> {
     let mut config = config.clone();
+    // A trial has no use for files.
+    config.workspace.template = None;
     directory.clone_into(&mut config.data_dir);
     config.metrics.sample_interval = SAMPLE_INTERVAL;
     // No user's settings: what fails here fails for all.

@@ -15,14 +15,14 @@ use crate::admission::Admission;
 #[cfg(feature = "broker")]
 use crate::broker::{Broker, BrokerParts};
 use crate::child::{CgroupBase, LimitBase, ShimProgram, memory_limit, sweep_marked};
-use crate::config::{Config, Rung};
+use crate::config::{Config, ConfigError, Rung};
 use crate::error::{Cause, StartError};
 use crate::installation::{program::Program, versions::Installed};
 use crate::isolation::{Cli, Isolator, Proven, RungState};
 use crate::session::access;
 use crate::session::cgroups::Cgroups;
 use crate::session::env::{Env, Marker, TrialStart};
-use crate::session::{ImportAbility, sessions::Sessions, shares_home, storage};
+use crate::session::{ImportAbility, quota, sessions::Sessions, shares_home, storage};
 use crate::spend::Spend;
 use crate::supervisor;
 use crate::support::hex;
@@ -48,8 +48,13 @@ pub(super) async fn start(
     let metrics = Arc::new(metrics);
     let data_dir = config.data_dir.clone();
     let users = config.cli.user_env_file.clone();
+    let template = config.workspace.template.clone();
     let limits_wanted = config.isolation.rungs.contains(&Rung::Cgroup);
     let prepare = move || {
+        if let Some(Err(error)) = template.as_deref().map(workspace::template::check) {
+            let (key, problem) = ("workspace.template".to_owned(), format!("cannot be copied: {error}"));
+            return Err(ConfigError::Key { key, problem }.into());
+        }
         let user_env = UserEnv::open(users.as_deref(), adapter::FIXED_VARIABLES)?;
         let prepared = Prepared::prepare(&data_dir, limits_wanted)?;
         let installed = parent.installed.unwrap_or_else(|| Arc::new(Installed::open(&prepared.data_dir)));
@@ -128,6 +133,7 @@ pub(super) async fn start(
     // If it panics, the watch reports it.
     storage::check(&sessions).await;
     env.spawn_until_end(storage::watch(sessions.clone()));
+    env.spawn_until_end(quota::watch(sessions.clone()));
     let (ready, started) = oneshot::channel();
     env.tasks.spawn(supervisor::run(sessions.clone(), ready));
     match started.await {

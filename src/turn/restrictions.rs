@@ -16,7 +16,7 @@ pub struct Restrictions {
     pub policy: Option<PermissionPolicy>,
     /// The CLI's own tools that exist; `None`: all. Tools of MCP servers are not meant.
     pub tools: Option<BTreeSet<String>>,
-    /// Maximum cost per user and day, in US dollars.
+    /// Maximum cost of the user per day (UTC), in US dollars, if lower than [`crate::config::Limits::usd_per_user_day`].
     pub usd_per_day: Option<f64>,
 }
 

@@ -35,3 +35,4 @@ mod streams;
 mod trust;
 mod users;
 mod vanishing;
+mod workspaces;

@@ -54,8 +54,8 @@ impl ConnectionHandle {
         self.order(|protocol, now| protocol.cancel_turn(turn, now));
     }
 
-    pub(crate) fn kill_for_memory(&self, limit: u64) {
-        self.order(|protocol, now| protocol.declare_dead(KillReason::MemoryLimit(limit), now));
+    pub(crate) fn kill(&self, reason: KillReason) {
+        self.order(|protocol, now| protocol.declare_dead(reason, now));
     }
 
     pub(crate) fn answer(&self, answer: Answer) {

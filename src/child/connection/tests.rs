@@ -241,12 +241,12 @@ async fn stop_and_memory_limit_call_the_task() {
     let bench = Bench::serving().await;
     bench.handle.with(Connection::stop).unwrap();
     assert!(bench.handle.with(Connection::take_signal).unwrap().is_none(), "its input ends first");
-    bench.handle.kill_for_memory(7);
+    bench.handle.kill(KillReason::MemoryLimit(7));
     assert_eq!(bench.handle.with(Connection::take_signal), Some(Some(Signal::KillTree)));
     let exit = bench.handle.close().unwrap().into_exit(None, OomKills::default(), String::new());
     assert_eq!(exit.cause, ExitCause::Killed(KillReason::MemoryLimit(7)));
     assert!(exit.ready && exit.requested && exit.forced && exit.unfinished.is_none());
-    bench.handle.kill_for_memory(7);
+    bench.handle.kill(KillReason::MemoryLimit(7));
 }
 
 #[tokio::test]

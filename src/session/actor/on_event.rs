@@ -5,6 +5,7 @@ use tokio::time::Instant;
 use super::SessionActorState;
 use crate::child::{ChildEvent, TurnReport};
 use crate::model::{SessionState, Usage, ids::Generation};
+use crate::session::quota;
 use crate::session::{child_events::LifecycleEvent, conclude::Conclusion, state::Input};
 use crate::telemetry::metrics::ContextLost;
 
@@ -115,6 +116,7 @@ impl SessionActorState {
         } else {
             self.save_soon();
         }
+        quota::look_soon(&self.sessions, &self.entry);
         self.feed(Input::TurnEnded {
             generation,
             turn: ended.turn,

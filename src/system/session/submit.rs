@@ -55,7 +55,8 @@ impl Session {
         accepted: Instant,
     ) -> Result<Turn, TurnError> {
         let key = self.key()?;
-        let allowed = self.env().spend.check(key.user(), None).await;
+        let of_caller = options.restrictions.as_ref().and_then(|restrictions| restrictions.usd_per_day);
+        let allowed = self.env().spend.check(key.user(), of_caller).await;
         if let Err(spent) = allowed.map_err(|error| TurnError::Storage(error.into()))? {
             return Err(TurnError::SpendLimit { limit_usd: spent.limit_usd, retry_after: spent.resets_in });
         }

@@ -52,7 +52,7 @@ labels! {
     SpawnPhase, "phase": Exec = "exec", Ready = "ready";
     /// Reason for the end of a child.
     ExitReason, "reason": Clean = "clean", Crash = "crash", Signal = "signal", Oom = "oom", Hang = "hang",
-        Protocol = "protocol", MemoryLimit = "memory_limit", Evicted = "evicted", Drain = "drain", StatusUnknown = "status_unknown";
+        Protocol = "protocol", MemoryLimit = "memory_limit", WorkspaceLimit = "workspace_limit", Evicted = "evicted", Drain = "drain", StatusUnknown = "status_unknown";
     /// Cause of a restart.
     RestartCause, "cause": Crash = "crash", Hang = "hang", Protocol = "protocol", NotStarted = "not_started";
     /// Reason for an eviction.
@@ -63,7 +63,7 @@ labels! {
     ContextLost, "kind": Conversation = "conversation", LatestTurns = "latest_turns";
     /// Outcome of a turn.
     TurnOutcome, "outcome": Ok = "ok", Error = "error", Timeout = "timeout", Cancelled = "cancelled",
-        SessionLost = "session_lost", MemoryLimit = "memory_limit", Rejected = "rejected";
+        SessionLost = "session_lost", MemoryLimit = "memory_limit", WorkspaceLimit = "workspace_limit", Rejected = "rejected";
     /// State of the child when a turn was accepted.
     FirstOutput, "start": Warm = "warm", Cold = "cold";
     /// Exhausted resource.
@@ -182,6 +182,7 @@ impl From<&TurnError> for TurnOutcome {
             TurnError::Cancelled => Self::Cancelled,
             TurnError::SessionLost(_) => Self::SessionLost,
             TurnError::MemoryLimit { .. } => Self::MemoryLimit,
+            TurnError::WorkspaceLimit { .. } => Self::WorkspaceLimit,
             TurnError::LineTooLong { .. }
             | TurnError::NotStarted(_)
             | TurnError::CircuitOpen { .. }

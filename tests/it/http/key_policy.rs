@@ -215,3 +215,18 @@ async fn restricted_turn_runs_no_command() {
     assert!(!answer(&wide).await.contains("echo"), "the CLI takes it as a command");
     assert!(answer(&narrow).await.contains("echo"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn key_spends_no_more_than_its_limit() {
+    let place = place();
+    let ring = Keyring::new(&place);
+    let narrow = ring.key(&["--user", "alice", "--usd-per-day", "0.000001"]).0;
+    let wide = ring.user("alice");
+    let (_program, site) = Program::ready(&place, &ring.config()).await;
+    assert_eq!(turn(&site, &narrow, &DIALECTS[2], "hello", &[]).await.status, 200);
+    for dialect in &DIALECTS {
+        let refused = refusal(&turn(&site, &narrow, dialect, "hello", &[]).await);
+        assert_eq!(refused, (429, "spend_limit".to_owned()), "{}", dialect.path);
+        assert_eq!(turn(&site, &wide, dialect, "hello", &[]).await.status, 200, "{}", dialect.path);
+    }
+}

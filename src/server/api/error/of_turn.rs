@@ -27,7 +27,9 @@ impl From<TurnError> for ApiError {
             | TurnError::NotStarted(_)
             | TurnError::CircuitOpen { .. } => StatusCode::SERVICE_UNAVAILABLE,
             // The turn itself exceeded the limit; a retry would too.
-            TurnError::MemoryLimit { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            TurnError::MemoryLimit { .. } | TurnError::WorkspaceLimit { .. } => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
             TurnError::SessionLost(_) | TurnError::LineTooLong { .. } => StatusCode::BAD_GATEWAY,
             TurnError::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
             TurnError::Cancelled => StatusCode::CONFLICT,

@@ -162,7 +162,7 @@ impl World {
                 ]);
             }
             Child::Ready => {
-                ends.push(ExitKind::MemoryLimit);
+                ends.push(ExitKind::Outgrown);
                 steps.extend([true, false].map(|active| Step::Feed(Input::Active(generation, active))));
                 if self.running().is_some() {
                     for (answered, exhausted) in [(true, false), (false, false), (false, true)] {
