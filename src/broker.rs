@@ -33,6 +33,8 @@ mod endpoint;
 mod forward;
 mod headers;
 mod oauth;
+#[cfg(feature = "failpoints")]
+pub mod probe;
 mod refusal;
 mod request;
 mod slots;

@@ -90,6 +90,7 @@
 //! | feature | default | adds |
 //! |---|---|---|
 //! | `server` | yes | the HTTP server, its configuration and the `pilotlight` program; implies `sim`. Without it no HTTP stack is compiled |
+//! | `broker` | yes | the credential broker ([`config::Broker`]), with a TLS client; `server` implies it |
 //! | `sim` | yes | the simulated CLI: `program = "sim"` and `sim::run_if_asked` |
 //! | `otel` | no | export of spans to an OpenTelemetry collector; implies `server` |
 //! | `failpoints` | no | points where tests make actors panic; never in production |
@@ -134,6 +135,11 @@ mod system;
 pub mod telemetry;
 pub mod turn;
 mod workspace;
+
+/// An endpoint of the broker by itself.
+#[cfg(all(feature = "broker", feature = "failpoints"))]
+#[doc(hidden)]
+pub use broker::probe as broker_probe;
 
 /// The parent process of each CLI process, see [`pilotlight_shim`].
 pub mod shim {

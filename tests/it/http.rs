@@ -28,6 +28,7 @@ mod readiness;
 mod revoked;
 mod secrets;
 mod sessions;
+mod spend;
 mod starts;
 mod stops;
 mod storage;

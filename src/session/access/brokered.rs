@@ -43,7 +43,7 @@ impl Endpoint {
             variables,
             takes_credentials: env.access.is_brokered,
             oauth: prepared.own_credentials.then(|| plan.workspace.oauth_store()),
-            egress: env.access.egress.clone(),
+            egress: env.access.egress.with_servers(&prepared.settings.mcp_servers),
             user: key.user().clone(),
             session: key.hash(),
         });
