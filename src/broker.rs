@@ -60,7 +60,7 @@ use crate::support::cause::Cause;
 use crate::telemetry::metrics::Metrics;
 use crate::workspace::OauthStore;
 
-pub(crate) use child::{BrokeredChild, ChildPlan, NotAdmitted};
+pub(crate) use child::{BrokeredChild, ChildPlan};
 use client::Client;
 pub(crate) use endpoint::{Endpoint, EndpointGuard};
 pub(crate) use oauth::OauthSource;

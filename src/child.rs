@@ -40,7 +40,7 @@ pub(crate) use pilotlight_shim::args::ChildLimits;
 pub(crate) use pilotlight_shim::isolation::Isolation;
 pub(crate) use running_turn::{Job, RunningTurn, TurnReport};
 pub(crate) use secrets::Secrets;
-pub(crate) use spawn::{Contained, Launch, Sweep, spawn};
+pub(crate) use spawn::{Contained, Launch, ShimHandle, Sweep, spawn};
 pub(crate) use spawn_error::SpawnError;
 pub(crate) use sweep::sweep_marked;
 pub(crate) use task::{ChildTask, UNKILLABLE};

@@ -19,7 +19,7 @@ mod proven;
 mod remedy;
 mod uids;
 
-pub(crate) use plan::NetworkMeans;
+pub(crate) use plan::{NetworkMeans, PRIVATE_PORT};
 pub(crate) use proven::Proven;
 pub use proven::RungState;
 
@@ -134,7 +134,6 @@ impl Isolator {
     }
 
     /// How a child's connections are restricted.
-    #[allow(dead_code, reason = "children connect to the API themselves")]
     pub(crate) fn network_means(&self, unrestricted: bool) -> NetworkMeans {
         plan::network_means(&self.proven, unrestricted)
     }

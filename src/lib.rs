@@ -116,7 +116,6 @@
 mod adapter;
 mod admission;
 #[cfg(feature = "broker")]
-#[allow(dead_code, unused_imports, reason = "the start of a child takes it up next")]
 mod broker;
 mod child;
 pub mod config;

@@ -4,6 +4,7 @@
 //! stands one actor (`actor`), which follows the pure state machine (`state`) and leaves the child to a task
 //! (`lifecycle`). What outlives all of them is on disk (`store`).
 
+pub(crate) mod access;
 mod actor;
 pub(crate) mod actor_refs;
 pub(crate) mod cgroups;

@@ -27,6 +27,7 @@ const KEY_IN_PATH: usize = 16;
 #[derive(Clone, Default)]
 pub(crate) struct Secrets(Arc<Vec<Forms>>);
 
+#[derive(Clone)]
 struct Forms {
     plain: String,
     /// In lower case.
@@ -75,6 +76,11 @@ impl Secrets {
         values.sort();
         values.dedup();
         Self(Arc::new(values.into_iter().map(Forms::of).collect()))
+    }
+
+    /// These secrets and one more.
+    pub(crate) fn and(&self, secret: &str) -> Self {
+        Self(Arc::new(self.0.iter().cloned().chain([Forms::of(secret.to_owned())]).collect()))
     }
 
     pub(super) fn redact(&self, text: &str) -> String {

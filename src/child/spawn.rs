@@ -216,7 +216,7 @@ impl ShimHandle {
     }
 
     /// The socket that listens in the child's private network, once it has started. Non-blocking.
-    #[allow(dead_code, reason = "no session has a private network yet")]
+    #[cfg_attr(not(feature = "broker"), expect(dead_code, reason = "only the broker serves it"))]
     pub(crate) fn take_listener(&mut self) -> Option<TcpListener> {
         self.reported.listener.take()
     }

@@ -46,6 +46,30 @@ impl EgressHost {
     }
 }
 
+#[cfg(feature = "broker")]
+impl Egress {
+    /// As configured, and the hosts of a child's MCP servers: the operator lists each of them.
+    pub(crate) fn with_servers(&self, servers: &serde_json::Map<String, serde_json::Value>) -> Self {
+        let configured = match self {
+            Self::Open => return Self::Open,
+            Self::Api => &[][..],
+            Self::Allow(hosts) => hosts,
+        };
+        let found = servers.values().filter_map(|server| EgressHost::of_url(server.get("url")?.as_str()?));
+        let hosts: Vec<_> = configured.iter().cloned().chain(found).collect();
+        if hosts.is_empty() { self.clone() } else { Self::Allow(hosts) }
+    }
+}
+
+#[cfg(feature = "broker")]
+impl EgressHost {
+    fn of_url(url: &str) -> Option<Self> {
+        let url = url::Url::parse(url).ok()?;
+        let (host, port) = (url.host_str()?, url.port_or_known_default()?);
+        Self::try_from(format!("{host}:{port}")).ok()
+    }
+}
+
 impl<'de> Deserialize<'de> for Egress {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
@@ -90,6 +114,28 @@ mod tests {
             panic!("a list")
         };
         assert_eq!(hosts.len(), 3);
+    }
+
+    #[cfg(feature = "broker")]
+    #[test]
+    fn servers_of_a_child_are_added() {
+        let servers = serde_json::json!({
+            "web": { "type": "http", "url": "https://mcp.example/path?key=1" },
+            "near": { "type": "sse", "url": "http://[fd00::1]:81/" },
+            "program": { "command": "x" },
+            "odd": { "url": 5 },
+            "unreadable": { "url": "mcp.example" },
+        });
+        let serde_json::Value::Object(servers) = servers else { panic!("an object") };
+        let hosts = |list: &[&str]| {
+            Egress::Allow(list.iter().map(|host| EgressHost::try_from((*host).to_owned()).unwrap()).collect())
+        };
+        assert_eq!(Egress::Open.with_servers(&servers), Egress::Open);
+        assert_eq!(Egress::Api.with_servers(&servers), hosts(&["[fd00::1]:81", "mcp.example:443"]));
+        let configured = hosts(&["github.com:443"]);
+        let expected = hosts(&["github.com:443", "[fd00::1]:81", "mcp.example:443"]);
+        assert_eq!(configured.with_servers(&servers), expected);
+        assert_eq!(Egress::Api.with_servers(&serde_json::Map::new()), Egress::Api);
     }
 
     #[test]

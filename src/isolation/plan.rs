@@ -60,7 +60,9 @@ pub(crate) fn plan(proven: &Proven, host: &Host, needs: Needs<'_>) -> Isolation 
         return Isolation { seccomp, ..Isolation::default() };
     }
     let mut mounts = host.mounts.clone();
-    mounts.extend(needs.program);
+    // A second name below a mount, such as `/bin` or a link in it, is there already.
+    let is_there = |to: &Path| host.mounts.iter().any(|by| by.to == by.path && to.starts_with(&by.to));
+    mounts.extend(needs.program.into_iter().filter(|mount| !is_there(&mount.to)));
     // The session's own come last: they lie on what was mounted above them.
     mounts.extend(needs.shared_home.map(Mount::write));
     let Dirs { work, home, tmp } = needs.dirs;
@@ -134,6 +136,14 @@ mod tests {
         assert_eq!(read, [Path::new("/usr"), Path::new("/etc"), Path::new("/opt/cli")]);
         assert_eq!(isolation.hidden, [PathBuf::from("/etc/pilotlight/keys.jsonl")]);
         assert!(isolation.namespaces && isolation.landlock && isolation.seccomp);
+    }
+
+    #[test]
+    fn second_name_below_a_mount_is_not_mounted() {
+        let bin = Mount { path: "/opt/x".into(), to: "/usr/bin".into(), write: false };
+        let isolation = planned(&Rung::ALL, vec![bin, Mount::read("/opt/x")]);
+        assert!(isolation.mounts.iter().all(|mount| mount.to != Path::new("/usr/bin")));
+        assert!(isolation.mounts.contains(&Mount::read("/opt/x")));
     }
 
     #[test]

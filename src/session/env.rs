@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::installation::{program::Program, versions::Installed};
 use crate::isolation::Isolator;
 use crate::session::ImportAbility;
+use crate::session::access::AccessRules;
 use crate::session::cgroups::Cgroups;
 use crate::spend::Spend;
 use crate::telemetry::Telemetry;
@@ -34,10 +35,9 @@ pub(crate) struct Env {
     pub(crate) user_env: UserEnv,
     /// The way of children to the model's API and to other hosts; `None` where they have their own.
     #[cfg(feature = "broker")]
-    #[allow(dead_code, reason = "the start of a child takes it up next")]
     pub(crate) broker: Option<Broker>,
-    /// The credentials of the model's API are at the broker, not in the children.
-    pub(crate) is_brokered: bool,
+    /// The way of all children to the model's API and to other hosts.
+    pub(crate) access: AccessRules,
     /// What users spend.
     pub(crate) spend: Arc<Spend>,
     /// `NAME=value` in the environment of everything that this data directory's systems start.
@@ -68,7 +68,7 @@ impl Env {
 
     /// Where the OAuth credentials of sessions are.
     pub(crate) fn credentials_place(&self) -> CredentialsPlace {
-        if self.is_brokered { CredentialsPlace::Record } else { CredentialsPlace::Cli }
+        if self.access.is_brokered { CredentialsPlace::Record } else { CredentialsPlace::Cli }
     }
 
     /// Spawns a task that is dropped when the system ends.

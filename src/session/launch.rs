@@ -3,8 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use pilotlight_shim::isolation::Network;
-
+use super::access::{self, Access, Endpoint};
 use super::lifecycle::Plan;
 use super::opening::Prepared;
 use crate::adapter::{self, LaunchPlan};
@@ -15,11 +14,14 @@ use crate::installation::versions::Chosen;
 use crate::model::Dirs;
 use crate::workspace::Owner;
 
-pub(super) fn start(
-    plan: &Plan,
-    prepared: &Prepared,
-    chosen: &Chosen,
-) -> Result<Box<Contained>, StartFailure> {
+/// A requested child.
+pub(super) struct Launched {
+    pub(super) child: Box<Contained>,
+    /// Its endpoint at the broker, to be served once it has started.
+    pub(super) endpoint: Option<Endpoint>,
+}
+
+pub(super) fn start(plan: &Plan, prepared: &Prepared, chosen: &Chosen) -> Result<Launched, StartFailure> {
     let Plan { workspace, generation, entry, .. } = plan;
     let env = plan.env();
     let dirs = workspace.dirs();
@@ -38,9 +40,10 @@ pub(super) fn start(
     let mut args = program.first_args.clone();
     args.extend(command.args);
     let variables = environment(plan, prepared, command.env, command.enforced_env);
+    let Access { variables, network, endpoint } = access::of_start(plan, prepared, variables)?;
     let path = variables.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
     let shared_home = shared_home(&env.config.cli, dirs);
-    let isolation = env.isolation.of_child(dirs, shared_home.as_deref(), &program.path, path, Network::Open);
+    let isolation = env.isolation.of_child(dirs, shared_home.as_deref(), &program.path, path, network);
     let again = if chosen.is_fallback { "-again" } else { "" };
     let name = format!("{}-{}{again}", entry.key.hash(), generation.0);
     let groups = env.cgroups.of_start(&format!("{name}-{}", prepared.attempt))?;
@@ -53,7 +56,8 @@ pub(super) fn start(
         isolation: &isolation,
         cgroup: groups.kill,
     };
-    child::spawn(&env.shim, &launch).map_err(StartFailure::from)
+    let child = child::spawn(&env.shim, &launch)?;
+    Ok(Launched { child, endpoint })
 }
 
 /// The directory with the CLI's files, if the configuration moves it out of the sessions.

@@ -12,10 +12,11 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::access::Endpoint;
 use super::child_events::{ChildEvents, LifecycleEvent, Mailbox, Started};
 use super::conclude::{Conclusion, ExitKind, Rules, conclude};
 use super::import::Offered;
-use super::launch;
+use super::launch::{self, Launched};
 use super::opening::{self, Prepared};
 use super::quota;
 use super::store::Record;
@@ -151,8 +152,8 @@ async fn one_child(
 ) -> Result<Conclusion, LaunchRefusal> {
     let metrics = &plan.env().telemetry.metrics;
     let begun = Instant::now();
-    let mut child = match launch::start(plan, prepared, chosen) {
-        Ok(child) => child,
+    let Launched { mut child, endpoint } = match launch::start(plan, prepared, chosen) {
+        Ok(launched) => launched,
         Err(failure) => return Ok(not_started(plan, failure)),
     };
     let limit = plan.env().config.session.spawn_timeout;
@@ -168,6 +169,18 @@ async fn one_child(
             return Ok(not_started(plan, StartFailure::NeverReady { limit }));
         }
     };
+    let token = endpoint.as_ref().and_then(Endpoint::token);
+    let secrets = token.map_or_else(|| prepared.secrets.clone(), |token| prepared.secrets.and(token));
+    // Until the child has ended. Its token dies with it.
+    let _endpoint = match endpoint.map(|endpoint| endpoint.serve(&mut child.shim)).transpose() {
+        Ok(guard) => guard,
+        Err(error) => {
+            child.shim.kill_tree();
+            drop(timeout(UNKILLABLE, child.shim.gone()).await);
+            let message = format!("its way to the model's API cannot be served: {error}");
+            return Ok(not_started(plan, StartFailure::Spawn { reason: "broker", message, source: None }));
+        }
+    };
     let took = begun.elapsed();
     plan.env().cgroups.set_usable(!child.shim.is_ungrouped());
     metrics.containment.select(plan.env().cgroups.containment());
@@ -175,7 +188,7 @@ async fn one_child(
     let context = ChildContext {
         config: plan.env().config.clone(),
         metrics: metrics.clone(),
-        secrets: prepared.secrets.clone(),
+        secrets,
         events: Arc::new(ChildEvents {
             plan: plan.clone(),
             mailbox: mailbox.clone(),

@@ -97,6 +97,10 @@ fn prepare_now(plan: &Plan, mut record: Record) -> io::Result<Prepared> {
     workspace.create()?;
     let owner = env.isolation.owner(key.user())?;
     workspace.give_to(owner, env.isolation.range(), CLEARED_AGAIN)?;
+    #[cfg(feature = "broker")]
+    if env.access.is_brokered {
+        workspace.withdraw_credentials(cli)?;
+    }
     workspace.remove_abandoned_files(cli);
     workspace.clear_home(cli, CLEARED_AGAIN)?;
     let mcp_servers = match &record.settings.mcp_servers {

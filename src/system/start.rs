@@ -15,12 +15,11 @@ use crate::admission::Admission;
 #[cfg(feature = "broker")]
 use crate::broker::{Broker, BrokerParts};
 use crate::child::{CgroupBase, LimitBase, ShimProgram, memory_limit, sweep_marked};
-#[cfg(feature = "broker")]
-use crate::config::Credentials;
 use crate::config::{Config, ConfigError, Rung};
 use crate::error::{Cause, StartError};
 use crate::installation::{program::Program, versions::Installed};
 use crate::isolation::{Cli, Isolator, Proven, RungState};
+use crate::session::access;
 use crate::session::cgroups::Cgroups;
 use crate::session::env::{Env, Marker, TrialStart};
 use crate::session::{ImportAbility, quota, sessions::Sessions, shares_home, storage};
@@ -79,6 +78,7 @@ pub(super) async fn start(
     let limits = prepared.limits.as_ref();
     let isolation = Isolator::start(&config, &config.data_dir, &shim, cli, limits, parent.proven).await?;
     publish(isolation.proven(), &config, &metrics, trial.is_some());
+    let access = access::rules(&config, isolation.network_means(false))?;
     let memory = config.limits.memory_of_session(memory_limit().unwrap_or(u64::MAX));
     let limits = prepared.limits.ok();
     let cgroups = Cgroups::new(prepared.cgroups, limits, isolation.proven(), &config, memory);
@@ -101,7 +101,7 @@ pub(super) async fn start(
             ended: ended.clone(),
         };
         // A trial start has no user and sends nothing to the API.
-        let is_needed = trial.is_some() && config.broker.credentials != Credentials::Child;
+        let is_needed = trial.is_some() && access.has_endpoint;
         let begun = is_needed.then(|| runtime.spawn_blocking(|| Broker::new(parts)));
         match begun {
             Some(begun) => Some(
@@ -122,7 +122,7 @@ pub(super) async fn start(
         user_env,
         #[cfg(feature = "broker")]
         broker,
-        is_brokered: false,
+        access,
         spend,
         marker,
         trial,

@@ -71,7 +71,6 @@ impl Workspace {
     /// Takes OAuth credentials out of the CLI's file, where an earlier start without a broker has left them: into the
     /// record directory, unless there are some. Before each start of a child that uses the broker.
     #[cfg(feature = "broker")]
-    #[allow(dead_code, reason = "the start of a child takes it up next")]
     pub(crate) fn withdraw_credentials(&self, cli: &CliConfig) -> io::Result<()> {
         let file = adapter::credentials_file(&self.dirs, cli);
         let (directory, path) = self.cli_file(cli, &file)?;
@@ -90,7 +89,6 @@ impl Workspace {
 
     /// The OAuth credentials of [`CredentialsPlace::Record`].
     #[cfg(feature = "broker")]
-    #[allow(dead_code, reason = "the start of a child takes it up next")]
     pub(crate) fn oauth_store(&self) -> OauthStore {
         OauthStore { workspace: self.clone() }
     }

@@ -38,6 +38,8 @@ pub async fn start(data: &Path, change: impl FnOnce(&mut Config)) -> Pilotlight 
     let mut config = Config::new(data);
     config.cli.program = "sim".to_owned();
     config.cli.shim = Some(crate::built::shim());
+    // As in `server::program`.
+    config.isolation.rungs = Vec::new();
     change(&mut config);
     Pilotlight::start(config).await.unwrap()
 }

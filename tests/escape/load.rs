@@ -60,7 +60,7 @@ impl Holdings {
         let family = descendants(scene.program.process().pid);
         let server: BTreeSet<_> = namespaces_of(scene.program.process()).into_iter().collect();
         let namespaces = family.iter().flat_map(|process| namespaces_of(*process));
-        let uids = family.iter().filter_map(|process| uid_of(*process)).filter(|uid| *uid >= 200_000);
+        let uids = family.iter().filter_map(|process| uid_of(*process)).filter(|uid| *uid >= 1_000_000);
         let environ = read(Path::new(&format!("/proc/{}/environ", scene.victim.shim.pid)));
         let marker = environ.split('\0').find_map(|entry| entry.strip_prefix("PILOTLIGHT_INSTANCE="));
         Self {

@@ -71,7 +71,13 @@ async fn model(scene: &Scene, judge: &mut impl FnMut(&str, bool, &str)) {
     // Without a broker these are the API and the operator's key themselves.
     let url = scene.variable(ALICE, "ANTHROPIC_BASE_URL").await;
     let port = port_of(url.trim_end_matches('/'));
+    // In a network of its own, the same address leads to its own endpoint.
+    let is_own =
+        scene.walls.has(Term::Namespaces) && url == scene.variable(MALLORY, "ANTHROPIC_BASE_URL").await;
     for (owner, name) in [(ALICE, "model-of-others"), (MALLORY, "model-of-others-own-token")] {
+        if is_own && owner == MALLORY {
+            continue;
+        }
         let token = scene.variable(owner, "ANTHROPIC_API_KEY").await;
         let marker = uuid::Uuid::new_v4().to_string();
         let body =

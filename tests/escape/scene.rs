@@ -159,11 +159,12 @@ impl Scene {
             Cli::Real(path) => path.display().to_string(),
         };
         let config = format!(
-            "{config}\n{}{}[permissions]\npolicy = \"allow\"\n[metrics]\nprefix = \"{}\"\n\
+            "{config}\n{}{}uids = \"{}\"\n[permissions]\npolicy = \"allow\"\n[metrics]\nprefix = \"{}\"\n\
              [cli]\nprogram = \"{program}\"\nuser_env_file = {users_file:?}\nenv_pass = [\"PATH\"]\n\
              env.ANTHROPIC_BASE_URL = \"{}\"\nenv.ANTHROPIC_API_KEY = \"{}\"\n{keys_of_cli}",
             keys.config(),
             walls.config(),
+            user_ids(),
             secrets.metrics,
             api.url(),
             secrets.operator,
@@ -312,6 +313,13 @@ impl Victim {
         let record = record_dir(&data, ALICE, "default");
         Self { dir, record, child, shim, tool: of_tool()[0], tool_marker: marker }
     }
+}
+
+/// User ids that no other server of this host has, as long as each is given some by chance.
+fn user_ids() -> String {
+    const EACH: u32 = 1024;
+    let first = 1_000_000 + unique_number() % 100_000 * EACH;
+    format!("{first}-{}", first + EACH - 1)
 }
 
 /// A number that no other process of this machine has as an argument.

@@ -1,6 +1,7 @@
 //! Isolation of children as the server wires it: which rungs are proven and shown, and what a tool of a child sees through
 //! them. What each rung withstands is the subject of the escape suite.
 
+mod broker;
 mod cgroups;
 mod containment;
 mod mounts;

@@ -38,7 +38,8 @@ struct Seen {
 impl McpServer {
     /// Answers the first message after `pause`.
     async fn start(pause: Duration) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port on loopback");
+        // Not 127.0.0.1, which a child with a network of its own reaches without the proxy.
+        let listener = TcpListener::bind("127.0.0.2:0").await.expect("a port on loopback");
         let url = format!("http://{}/mcp", listener.local_addr().expect("the port just bound"));
         let seen = Arc::<Mutex<Vec<Seen>>>::default();
         let state = (seen.clone(), pause);

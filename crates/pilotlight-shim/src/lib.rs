@@ -11,6 +11,12 @@
 //! The shim has neither an async runtime, nor sessions, nor the CLI's protocol: it copies no data and parses no output.
 //! It has one thread, allocates almost nothing and wakes only on events.
 //!
+//! # Isolation
+//!
+//! The CLI never has a capability, an inherited descriptor or a way to gain privileges. On request ([`isolation`]) it also
+//! starts in namespaces, under Landlock and under a seccomp filter, in this order. The steps before
+//! the filter need calls that it refuses. The program contains a self-test of what remains possible ([`probe`]).
+//!
 //! # Protocol
 //!
 //! | descriptor at start | use |

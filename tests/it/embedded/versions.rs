@@ -206,6 +206,7 @@ async fn unjudged_version_is_refused_when_configured() {
     let program = versions.working("only", UNJUDGED).display().to_string();
     let data = tempfile::tempdir().unwrap();
     let mut config = Config::new(data.path());
+    config.isolation.rungs = Vec::new();
     config.cli.program = program;
     config.cli.shim = Some(env!("CARGO_BIN_EXE_pilotlight-shim").into());
     let directory = data.path().join("probe");

@@ -33,6 +33,8 @@ const BASE: &str = "/proc";
 /// Size of the root's file system, hence of `/dev/shm`, its only writable part. No limit on processes counts this
 /// memory; browsers and databases need some.
 const SIZE: &str = "64m";
+/// Files and directories in it. Each takes a kilobyte of the kernel's memory beside the size.
+const FILES: &str = "16k";
 
 /// Links that programs expect below `/dev`.
 const LINKS: [(&str, &str); 4] = [
@@ -175,6 +177,7 @@ fn memory() -> io::Result<OwnedFd> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "mode", "755")?;
     fsconfig_set_string(&context, "size", SIZE)?;
+    fsconfig_set_string(&context, "nr_inodes", FILES)?;
     fsconfig_create(&context)?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
