@@ -28,6 +28,7 @@ mod body;
 mod child;
 mod client;
 mod connection;
+mod connector;
 mod egress;
 mod endpoint;
 mod forward;

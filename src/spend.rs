@@ -79,6 +79,7 @@ impl Spend {
     }
 
     /// Counts a request of a running turn by its list price, in millionths of a US dollar.
+    #[cfg(feature = "broker")]
     pub(crate) fn requested(self: &Arc<Self>, user: &UserId, session: &SessionHash, micro_usd: u64) {
         let session = session.clone();
         self.with_account(user, move |account| account.requested(session, micro_usd));

@@ -15,6 +15,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::BrokerError;
 use super::body::Body;
+use super::connector::Connector;
 use crate::config;
 use crate::support::secret_file;
 
@@ -29,7 +30,7 @@ const MAX_CA_FILE_BYTES: u64 = 4 << 20;
 
 /// Client of the model's API. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Client(legacy::Client<HttpsConnector<HttpConnector>, Body>);
+pub(super) struct Client(legacy::Client<HttpsConnector<Connector>, Body>);
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -48,7 +49,7 @@ impl Client {
             .with_tls_config(tls(config.ca_file.as_deref())?)
             .https_or_http()
             .enable_http1()
-            .wrap_connector(http);
+            .wrap_connector(Connector::new(http, config));
         let client = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_CONNECTION)

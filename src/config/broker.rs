@@ -17,6 +17,9 @@ section! {
         /// Maximum number of requests to the model's API at the same time, over all sessions. Others wait up to 30 s, then
         /// the answer is 529. One session gets half of it at most. Default: no limit.
         pub upstream_concurrency: Option<usize> = None,
+        /// Proxy (CONNECT) for the way to the model's API, such as `http://proxy.example:3128`. Default: `HTTPS_PROXY` and
+        /// `NO_PROXY` of the environment, which may have a password.
+        pub proxy: Option<String> = None,
         /// File with certificates (PEM) of an own certificate authority. They are trusted beside those of the host.
         pub ca_file: Option<PathBuf> = None,
         /// Maximum number of connections of all children to the broker. Each session has eight of its own and at most 128.
@@ -73,11 +76,23 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
         let problem = "must be an https address, or an http address of this machine";
         return Err(invalid("broker.token_url", problem));
     }
+    if broker.proxy.as_ref().is_some_and(|proxy| !is_proxy(proxy)) {
+        let problem =
+            "must be an http address without user and path; with a password it belongs into HTTPS_PROXY";
+        return Err(invalid("broker.proxy", problem));
+    }
     let dollars = config.limits.usd_per_user_day;
     if dollars.is_some_and(|dollars| !dollars.is_finite() || dollars <= 0.0) {
         return Err(invalid("limits.usd_per_user_day", "must be an amount above 0, such as 2.5"));
     }
     Ok(())
+}
+
+fn is_proxy(text: &str) -> bool {
+    url::Url::parse(text).is_ok_and(|url| {
+        let is_bare = url.username().is_empty() && url.password().is_none() && url.query().is_none();
+        url.scheme() == "http" && url.has_host() && is_bare && url.path() == "/"
+    })
 }
 
 /// Refresh tokens never cross a network in clear text.
@@ -112,6 +127,8 @@ mod tests {
             ("[broker]\ncredentials = \"none\"", "credentials"),
             ("[broker]\ntoken_url = \"http://example.com/\"", "broker.token_url"),
             ("[broker]\ntoken_url = \"ftp://127.0.0.1/\"", "broker.token_url"),
+            ("[broker]\nproxy = \"http://user:secret@proxy:3128\"", "broker.proxy"),
+            ("[broker]\nproxy = \"proxy:3128\"", "broker.proxy"),
             ("[limits]\nusd_per_user_day = 0.0", "limits.usd_per_user_day"),
             ("[limits]\nusd_per_user_day = nan", "limits.usd_per_user_day"),
         ] {

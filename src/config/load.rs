@@ -174,7 +174,7 @@ fn is_text(key: &[String]) -> bool {
             | ["http", "default_user"]
             | ["isolation", "uids"]
             | ["workspace", "template"]
-            | ["broker", "credentials" | "ca_file" | "token_url"]
+            | ["broker", "credentials" | "ca_file" | "proxy" | "token_url"]
             | ["cli", "env", _]
             | ["mcp", "servers", _, "command" | "url" | "transport"]
             | ["mcp", "servers", _, "env" | "headers", _]

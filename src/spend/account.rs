@@ -143,6 +143,7 @@ impl Account {
     }
 
     /// Whether there is something to write.
+    #[cfg(feature = "broker")]
     pub(super) fn requested(&self, session: SessionHash, micro_usd: u64) -> bool {
         if micro_usd == 0 {
             return false;

@@ -40,6 +40,7 @@ impl<S> IdleTimeoutIo<S> {
     }
 
     /// Whether written bytes are still pending.
+    #[cfg(feature = "server")]
     pub(crate) fn is_waiting(&self) -> Arc<AtomicBool> {
         self.is_waiting.clone()
     }

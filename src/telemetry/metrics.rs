@@ -19,13 +19,14 @@ pub use catalogue::{Kind, LabelSet, Metric, Unit};
 #[cfg(feature = "server")]
 pub(crate) use http::HttpMetrics;
 pub(crate) use labels::{
-    ActorKind, AdmissionRejected, BrokerRefusal, ContextLost, EgressDirection, EgressOutcome, EvictionReason,
-    ExitReason, FirstOutput, HangDetector, MemoryKind, ModelClass, ProcessKind, ProtocolError,
-    RefreshOutcome, Resource, RestartCause, SampleSource, SpawnPhase, SpawnReason, StopHow, StopStep, Stream,
-    TurnOutcome, UpstreamStatus,
+    ActorKind, AdmissionRejected, ContextLost, EvictionReason, ExitReason, FirstOutput, HangDetector,
+    MemoryKind, ModelClass, ProcessKind, ProtocolError, Resource, RestartCause, SampleSource, SpawnPhase,
+    SpawnReason, StopHow, StopStep, Stream, TurnOutcome,
 };
 #[cfg(feature = "server")]
 pub(crate) use labels::{AuthFailure, Dialect, HttpLimit, Route, StatusClass};
+#[cfg(feature = "broker")]
+pub(crate) use labels::{BrokerRefusal, EgressDirection, EgressOutcome, RefreshOutcome, UpstreamStatus};
 pub(crate) use system::{Metrics, flag};
 
 /// All metrics: those of the core by kind, then those of the HTTP server if it is compiled in.

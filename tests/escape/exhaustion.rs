@@ -99,7 +99,7 @@ async fn attack(walls: &Walls, findings: &mut Findings) {
     };
     during(&scene, hog).await;
     let most = most.into_inner();
-    findings.judge(walls, "memory-hog", most > MEMORY_ALLOWED + MEMORY_ALLOWED / 20, &format!("{most} MiB"));
+    findings.judge(walls, "memory-hog", most > MEMORY_ALLOWED + MEMORY_ALLOWED / 4, &format!("{most} MiB"));
 
     let spun = median(during(&scene, async { drop(scene.attempt(&["spin", "4", "2"]).await) }).await);
     for words in

@@ -40,7 +40,7 @@ async fn attack(scene: &Scene, findings: &mut Findings) {
     for (kind, host) in [("tcp", "127.0.0.1"), ("tcp", outside.as_str()), ("tcp6", "::1")] {
         let port = Port::open();
         let printed = scene.attempt(&[kind, host, &port.number.to_string(), "x"]).await;
-        judge("other-address", port.accepted() > 0, &printed);
+        judge("other-address", port.accepted(&printed), &printed);
     }
     let datagrams = Datagrams::open();
     let printed = scene.attempt(&["udp", "127.0.0.1", &datagrams.port().to_string(), "question"]).await;
@@ -54,14 +54,14 @@ async fn attack(scene: &Scene, findings: &mut Findings) {
     let name = format!("@escape-{}", uuid::Uuid::new_v4());
     let socket = UnixPort::open(&name);
     let printed = scene.attempt(&["unix", &name, "x"]).await;
-    judge("abstract-socket", socket.accepted() > 0, &printed);
+    judge("abstract-socket", socket.accepted(&printed), &printed);
 
     let path = scene.place.path().join("docker.sock");
     let path_text = path.display().to_string();
     let socket = UnixPort::open(&path_text);
     own(scene, &path);
     let printed = scene.attempt(&["unix", &path_text, "x"]).await;
-    judge("path-socket", socket.accepted() > 0, &printed);
+    judge("path-socket", socket.accepted(&printed), &printed);
 }
 
 /// The way to the model's API: the operator's key, and the endpoint of another session.
@@ -88,7 +88,7 @@ async fn model(scene: &Scene, judge: &mut impl FnMut(&str, bool, &str)) {
         let request =
             format!(r"{head}content-length: {}\r\nconnection: close\r\n\r\n{body}", body.to_string().len());
         let printed = scene.attempt(&["tcp", "127.0.0.1", &port, &request]).await;
-        judge(name, scene.api.count(&marker) > 0, &printed);
+        judge(name, scene.api.requests().iter().any(|request| request.last() == marker), &printed);
     }
 }
 

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::common::SOON;
+use crate::common::place::wait_until;
 use crate::common::process::Process;
 use crate::scene::read;
 
@@ -54,6 +56,12 @@ pub(crate) fn descriptors(process: Process) -> Vec<String> {
     targets.filter(|target| target.starts_with("socket:") || target.starts_with("pipe:")).collect()
 }
 
+/// Whether there was a connection. One that the attacker claims to have may be accepted a moment later.
+fn has_counted(accepted: &AtomicUsize, printed: &str) -> bool {
+    let is_there = || accepted.load(Ordering::SeqCst) > 0;
+    if printed.contains("connected") { wait_until(SOON, is_there) } else { is_there() }
+}
+
 /// A listener that counts whom it accepted.
 pub(crate) struct Port {
     pub(crate) number: u16,
@@ -76,8 +84,8 @@ impl Port {
         Self { number, accepted }
     }
 
-    pub(crate) fn accepted(&self) -> usize {
-        self.accepted.load(Ordering::SeqCst)
+    pub(crate) fn accepted(&self, printed: &str) -> bool {
+        has_counted(&self.accepted, printed)
     }
 }
 
@@ -104,8 +112,8 @@ impl UnixPort {
         Self(accepted)
     }
 
-    pub(crate) fn accepted(&self) -> usize {
-        self.0.load(Ordering::SeqCst)
+    pub(crate) fn accepted(&self, printed: &str) -> bool {
+        has_counted(&self.0, printed)
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::process::geteuid;
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::common::api::Api;
 use crate::common::built;
@@ -24,6 +25,8 @@ pub(crate) const MALLORY: &str = "mallory";
 
 /// Maximum time for a killed server's trees to be gone, on a machine that runs other attacks beside.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
+/// Maximum time until the effect of an attempt that holds is seen.
+const SEEN_WITHIN: Duration = Duration::from_secs(1);
 const NOBODY: u32 = 65534;
 const ATTACK: &str = include_str!("attack.pl");
 /// The only place that every distribution has it in, and that every wall leaves readable.
@@ -276,7 +279,13 @@ impl Scene {
             // It ended, or was ended, before it held.
             _ = &mut turn => { ended = true; false }
         };
-        let gained = holds && look().await;
+        // An effect on a process that runs elsewhere, as a signal's, may come a moment later.
+        let deadline = Instant::now() + SEEN_WITHIN;
+        let mut gained = holds && look().await;
+        while holds && !gained && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            gained = look().await;
+        }
         std::fs::write(&seen, "").unwrap();
         if !ended {
             turn.await;

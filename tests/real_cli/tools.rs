@@ -3,7 +3,12 @@
 
 use std::time::Duration;
 
+use pilotlight::config::PermissionPolicy;
+use pilotlight::turn::Restrictions;
+use pilotlight::{Session, TurnOptions};
+
 use super::bench::Bench;
+use super::embedded::finish;
 use crate::common::{SOON, eventually};
 
 const ALLOWED: &str = "[permissions]\npolicy = \"allow\"\n";
@@ -109,4 +114,41 @@ async fn privilege_cli_and_tool_have_no_capability() {
         }
         drop(stream);
     }
+}
+
+/// Runs a turn that touches a file; the tools that the model was offered, and whether the file exists.
+async fn restricted(bench: &Bench, session: &Session, restrictions: Restrictions) -> (Vec<String>, bool) {
+    let made = session.workspace().await.expect("a workspace").work.join("made");
+    std::fs::remove_file(&made).ok();
+    let options = TurnOptions::default().restrictions(restrictions);
+    let turn = session.send_with(r#"[[tool:Bash {"command":"touch made"}]]"#, options).await;
+    finish(turn.expect("accepted")).await;
+    let requests = bench.api.requests();
+    let tools = requests.last().expect("a request").body["tools"].as_array().cloned().unwrap_or_default();
+    let names = tools.iter().map(|tool| tool["name"].as_str().expect("a name").to_owned()).collect();
+    (names, made.exists())
+}
+
+/// A restricted turn has its tools and its policy, and the next one its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restricted_turn_has_only_its_tools_and_policy() {
+    let Some(bench) = Bench::new().await else { return };
+    let system = bench.embed(|config| config.permissions.policy = PermissionPolicy::Allow).await;
+    let alice = system.alice();
+    let (all, made) = restricted(&bench, &alice, Restrictions::default()).await;
+    assert!(made && all.len() > 2 && all.contains(&"Bash".to_owned()), "{all:?}");
+    for names in [&["Read"][..], &[]] {
+        let mut only = Restrictions::default();
+        only.tools = Some(names.iter().map(|name| (*name).to_owned()).collect());
+        assert_eq!(
+            restricted(&bench, &alice, only).await,
+            (names.iter().map(|name| (*name).to_owned()).collect(), false)
+        );
+    }
+    let mut denied = Restrictions::default();
+    denied.policy = Some(PermissionPolicy::Deny);
+    let (offered, made) = restricted(&bench, &alice, denied).await;
+    assert!(!made && offered.contains(&"Bash".to_owned()), "{offered:?}");
+    assert_eq!(restricted(&bench, &alice, Restrictions::default()).await, (all, true));
+    system.end().await;
 }

@@ -128,7 +128,13 @@ fn read_some(mut file: File) -> io::Result<()> {
 }
 
 /// A refused datagram is answered at once on the loopback interface; silence means that it arrived.
+/// The refusal may be late on a busy machine, and the socket may have got the very port it sends to: one refusal counts.
 fn datagram(to: SocketAddr) -> io::Result<()> {
+    const TRIES: usize = 3;
+    (0..TRIES).try_for_each(|_| one_datagram(to))
+}
+
+fn one_datagram(to: SocketAddr) -> io::Result<()> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     socket.connect(to)?;
     socket.set_read_timeout(Some(ANSWERS_WITHIN))?;

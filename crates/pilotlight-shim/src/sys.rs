@@ -216,7 +216,10 @@ pub(crate) fn loopback_up() -> io::Result<()> {
     let up = libc::IFF_UP | libc::IFF_RUNNING;
     request.ifr_ifru.ifru_flags = libc::c_short::try_from(up).unwrap_or_default();
     // SAFETY: the request reads the name and the flags from the structure, which outlives the call.
-    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) } {
+    // Called by number, because C libraries differ in the type of the request.
+    match unsafe {
+        libc::syscall(libc::SYS_ioctl, socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)
+    } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

@@ -253,3 +253,43 @@ async fn spend_limit_counts_requests_of_the_turn() {
     let statement = site.spend.statement(&user()).await.unwrap();
     assert_eq!(statement.today.unwrap().cost_usd(), 0.5);
 }
+
+/// On a host without a direct way the API is reached through a proxy: another broker with an allow list.
+#[tokio::test]
+async fn api_is_reached_through_a_proxy() {
+    let authority = Authority::new(Ipv4Addr::LOCALHOST);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &authority.pem).unwrap();
+    let api = StandIn::with_tls(&authority, |_| message()).await;
+    let proxy =
+        StandIn::new(|received| json(if received.method == "CONNECT" { 403 } else { 200 }, "{}")).await;
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let (address, target) = (listener.local_addr().unwrap(), api.address);
+    let mut tunnels = tokio::task::JoinSet::new();
+    tunnels.spawn(async move {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (mut child, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(child.read_u8().await.unwrap());
+        }
+        assert!(head.starts_with(format!("CONNECT {target} ").as_bytes()));
+        child.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        let mut host = tokio::net::TcpStream::connect(target).await.unwrap();
+        tokio::io::copy_bidirectional(&mut child, &mut host).await.ok();
+    });
+    for (proxy, expected) in [(address, 200), (proxy.address, 502)] {
+        let config = config::Broker {
+            ca_file: Some(file.path().into()),
+            proxy: Some(format!("http://{proxy}")),
+            ..Default::default()
+        };
+        let site = Site::new(Setup { config, ..Setup::default() });
+        let child = site.child(&format!("https://{}", api.address));
+        assert_eq!(
+            timeout(SOON, child.message().send()).await.expect("an answer").unwrap().status(),
+            expected
+        );
+    }
+    assert_eq!(api.received().len(), 1);
+}

@@ -18,6 +18,7 @@ const MIB: f64 = 1_048_576.0;
 
 declare! {
     /// Metrics of one system.
+    #[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "those of the broker exist at zero without it"))]
     Metrics:
 
     spawns: Starts = "spawns_total", Count, "Starts of children, by outcome and reason of failure.";

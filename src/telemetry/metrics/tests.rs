@@ -11,7 +11,9 @@ use super::*;
 use crate::config::Rung;
 use crate::error::StartFailure;
 use crate::model::{SessionState, Usage};
-use crate::telemetry::metrics::labels::{Label, TokenKind};
+use crate::telemetry::metrics::labels::{
+    BrokerRefusal, EgressDirection, EgressOutcome, Label, RefreshOutcome, TokenKind, UpstreamStatus,
+};
 use crate::telemetry::metrics::series::COMMIT;
 
 fn record(act: impl FnOnce(&Metrics)) -> Snapshot {
