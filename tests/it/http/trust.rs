@@ -23,7 +23,7 @@ async fn trust_cli_writable_by_others_is_warned_of() {
     std::fs::write(&cli, format!("#!/bin/sh\nexec '{}' sim \"$@\"\n", sim.display())).unwrap();
     mode(&cli, 0o755);
     std::os::unix::fs::symlink(&cli, &link).unwrap();
-    let config = format!("[cli]\nprogram = {:?}\n", link.display().to_string());
+    let config = format!("[cli]\nprogram = {:?}\n[isolation]\nrungs = []\n", link.display().to_string());
     let file = place.path().join("check.toml");
     std::fs::write(&file, &config).unwrap();
     let file = file.display().to_string();
