@@ -19,7 +19,9 @@ mod proven;
 mod remedy;
 mod uids;
 
-pub(crate) use plan::{NetworkMeans, PRIVATE_PORT};
+pub(crate) use plan::NetworkMeans;
+#[cfg(feature = "broker")]
+pub(crate) use plan::PRIVATE_PORT;
 pub(crate) use proven::Proven;
 pub use proven::RungState;
 

@@ -15,6 +15,7 @@
 )]
 
 mod floor;
+mod isolation;
 mod measure;
 mod ours;
 mod rows;

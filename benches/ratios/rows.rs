@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::floor::{Floor, Look};
 use crate::measure::{Cost, Stopwatch, anonymous_kb, children, own_fds, own_status};
 use crate::table::{Row, median, print, row};
-use crate::{ours, watching};
+use crate::{isolation, ours, watching};
 
 pub(crate) const ROUNDS: usize = 7;
 
@@ -35,6 +35,9 @@ pub(crate) async fn run(wanted: &[String]) -> bool {
     if on("W6") {
         rows.extend(w6().await);
     }
+    if on("I1") {
+        rows.extend(isolation::cold_starts().await);
+    }
     if on("slow") {
         rows.extend(slow_reader().await);
     }
@@ -55,7 +58,7 @@ pub(crate) async fn end(pilot: Pilotlight) {
     pilot.shutdown(Duration::from_secs(10)).await;
 }
 
-async fn timed<T>(work: impl Future<Output = T>) -> (T, Cost) {
+pub(crate) async fn timed<T>(work: impl Future<Output = T>) -> (T, Cost) {
     let watch = Stopwatch::start();
     let value = work.await;
     (value, watch.stop())

@@ -107,12 +107,13 @@ fn certificates(config: &Config) -> impl Iterator<Item = PathBuf> {
 
 /// The server's own files. Mounts never contain the data directory.
 fn own_secrets(config: &Config, data_dir: &Path) -> Vec<PathBuf> {
-    let files = [config.source.0.as_ref(), config.cli.user_env_file.as_ref()];
-    let mut files: Vec<_> = files.into_iter().flatten().collect();
     #[cfg(feature = "server")]
-    files.extend(&config.auth.keys_file);
+    let keys = config.auth.keys_file.as_ref();
+    #[cfg(not(feature = "server"))]
+    let keys = None;
+    let files = [config.source.0.as_ref(), config.cli.user_env_file.as_ref(), keys].into_iter().flatten();
     // A link and what it leads to: a child would read it by either name.
-    let names = files.into_iter().flat_map(|file| [std::path::absolute(file).ok(), file.canonicalize().ok()]);
+    let names = files.flat_map(|file| [std::path::absolute(file).ok(), file.canonicalize().ok()]);
     let mut hidden: Vec<_> = names.flatten().collect();
     hidden.push(data_dir.to_owned());
     hidden.sort();

@@ -77,6 +77,7 @@ impl Proven {
     }
 
     /// Rungs that may be used and do not hold.
+    #[cfg(any(feature = "server", test))]
     pub(crate) fn missing(&self) -> impl Iterator<Item = (Rung, &RungState)> {
         let is_missing = |state: &RungState| matches!(state, RungState::Unavailable { .. });
         self.states.iter().filter(move |(_, state)| is_missing(state)).map(|(rung, state)| (*rung, state))

@@ -4,11 +4,9 @@
 //! endpoint with its token exists before the child; its listener is bound before, or comes from the child's own network.
 
 use std::ffi::OsString;
-use std::net::TcpListener;
 
 use pilotlight_shim::isolation::Network;
 
-use super::env::Env;
 use super::lifecycle::Plan;
 use super::opening::Prepared;
 use crate::config::{Config, ConfigError, Credentials, Egress};
@@ -102,29 +100,6 @@ pub(super) fn of_start(
         return Endpoint::prepare(plan, prepared, variables);
     }
     Ok(Access { variables, network: Network::Open, endpoint: None })
-}
-
-/// The listener that is bound here, and the network of the child.
-fn listener(env: &Env) -> std::io::Result<(Option<TcpListener>, Network, u16)> {
-    let bind = || {
-        let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
-        let port = listener.local_addr()?.port();
-        Ok::<_, std::io::Error>((listener, port))
-    };
-    Ok(match env.access.means {
-        NetworkMeans::Private => {
-            let port = crate::isolation::PRIVATE_PORT;
-            (None, Network::Private { port }, port)
-        }
-        NetworkMeans::Ports => {
-            let (listener, port) = bind()?;
-            (Some(listener), Network::Ports(vec![port]), port)
-        }
-        NetworkMeans::Open => {
-            let (listener, port) = bind()?;
-            (Some(listener), Network::Open, port)
-        }
-    })
 }
 
 #[cfg(test)]

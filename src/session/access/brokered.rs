@@ -5,12 +5,16 @@ use std::fmt::Display;
 use std::io;
 use std::net::TcpListener;
 
-use super::{Access, AccessRules, listener};
+use pilotlight_shim::isolation::Network;
+
+use super::{Access, AccessRules};
 use crate::adapter;
 use crate::adapter::broker::{Brokered, ChildProxy};
 use crate::broker::{BrokeredChild, ChildPlan, EndpointGuard};
 use crate::child::ShimHandle;
 use crate::error::StartFailure;
+use crate::isolation::{NetworkMeans, PRIVATE_PORT};
+use crate::session::env::Env;
 use crate::session::lifecycle::Plan;
 use crate::session::opening::Prepared;
 
@@ -67,6 +71,26 @@ impl Endpoint {
         let listener = listener.ok_or_else(|| io::Error::other("the child's network has no listener"))?;
         child.serve(listener).map(Some)
     }
+}
+
+/// The listener that is bound here, and the network of the child.
+fn listener(env: &Env) -> std::io::Result<(Option<TcpListener>, Network, u16)> {
+    let bind = || {
+        let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
+        let port = listener.local_addr()?.port();
+        Ok::<_, std::io::Error>((listener, port))
+    };
+    Ok(match env.access.means {
+        NetworkMeans::Private => (None, Network::Private { port: PRIVATE_PORT }, PRIVATE_PORT),
+        NetworkMeans::Ports => {
+            let (listener, port) = bind()?;
+            (Some(listener), Network::Ports(vec![port]), port)
+        }
+        NetworkMeans::Open => {
+            let (listener, port) = bind()?;
+            (Some(listener), Network::Open, port)
+        }
+    })
 }
 
 /// The environment of a trial start: as that of a session, with a token that nobody accepts.
