@@ -20,7 +20,8 @@ pub(super) fn of(rung: Rung) -> &'static str {
              and CAP_KILL"
         }
         Rung::Cgroup => {
-            "needs a writable cgroup: Delegate=yes in a systemd unit, or root with writable cgroup hierarchies"
+            "needs root with writable cgroup hierarchies of version 1, or a group of version 2 whose \
+             cgroup.subtree_control has memory, pids and cpu"
         }
     }
 }

@@ -201,8 +201,7 @@ fn has_controllers(base: &Path) -> bool {
         return true;
     }
     let request = CONTROLLERS.map(|name| format!("+{name}")).join(" ");
-    // The parent must hand the controllers down first. It refuses while it has processes of its own: systemd's
-    // DelegateSubgroup= gives the server a group beside those of its children.
+    // The parent must hand the controllers down first. It refuses while it has processes of its own.
     if let Some(parent) = base.parent() {
         fs::write(parent.join("cgroup.subtree_control"), &request).ok();
     }
