@@ -72,11 +72,13 @@ async fn the_snippet_of_the_readme() {
     let Some(program) = built("readme") else { return };
     let (place, path) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     // What is found in PATH as `claude` is the simulation.
-    let claude = path.path().join("claude");
-    std::fs::write(&claude, format!("#!/bin/sh\nexec '{}' sim \"$@\"\n", env!("CARGO_BIN_EXE_pilotlight")))
-        .unwrap();
+    let (claude, sim) = (path.path().join("claude"), path.path().join("sim"));
+    // Beside it, where its children may execute it.
+    std::fs::copy(env!("CARGO_BIN_EXE_pilotlight"), &sim).unwrap();
+    std::fs::write(&claude, format!("#!/bin/sh\nexec '{}' sim \"$@\"\n", sim.display())).unwrap();
     std::fs::set_permissions(&claude, std::fs::Permissions::from_mode(0o755)).unwrap();
     let paths = std::env::var("PATH").unwrap_or_default();
+    std::fs::set_permissions(path.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let mut command = command(&program, place.path());
     command.env("PATH", format!("{}:{paths}", path.path().display()));
     let output = timeout(ENDS_WITHIN, command.output()).await.expect("it ends in time").unwrap();

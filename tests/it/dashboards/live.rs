@@ -95,10 +95,11 @@ async fn faults(prometheus: &Prometheus, question: &Question) -> Vec<String> {
         Err(error) => return vec![format!("{place}: {error}")],
     };
     let mut faults = Vec::new();
-    if samples.is_empty() && !EMPTY_IN_PEACE.contains(&question.title.as_str()) {
+    let may_be_nothing = EMPTY_IN_PEACE.contains(&question.title.as_str());
+    if samples.is_empty() && !may_be_nothing {
         faults.push(format!("{place}: no answer: {expression}"));
     }
-    if !samples.is_empty() && samples.iter().all(|sample| sample.value.is_nan()) {
+    if !samples.is_empty() && !may_be_nothing && samples.iter().all(|sample| sample.value.is_nan()) {
         faults.push(format!("{place}: no number: {expression}"));
     }
     let shown = question.legend.split("{{").skip(1).filter_map(|rest| rest.split_once("}}"));

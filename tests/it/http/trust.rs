@@ -17,11 +17,13 @@ async fn trust_cli_writable_by_others_is_warned_of() {
         mode(directory, 0o755);
     }
     let (link, cli) = (bin.join("claude"), target.join("cli"));
-    std::fs::write(&cli, format!("#!/bin/sh\nexec '{}' sim \"$@\"\n", env!("CARGO_BIN_EXE_pilotlight")))
-        .unwrap();
+    // Beside it, where its children may execute it.
+    let sim = target.join("sim");
+    std::fs::copy(env!("CARGO_BIN_EXE_pilotlight"), &sim).unwrap();
+    std::fs::write(&cli, format!("#!/bin/sh\nexec '{}' sim \"$@\"\n", sim.display())).unwrap();
     mode(&cli, 0o755);
     std::os::unix::fs::symlink(&cli, &link).unwrap();
-    let config = format!("[cli]\nprogram = {:?}\n", link.display().to_string());
+    let config = format!("[cli]\nprogram = {:?}\n[isolation]\nrungs = []\n", link.display().to_string());
     let file = place.path().join("check.toml");
     std::fs::write(&file, &config).unwrap();
     let file = file.display().to_string();
