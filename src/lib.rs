@@ -72,9 +72,9 @@
 //!   retried once with the next child (`restart.retry_turn`).
 //! * **Eviction and memory pressure never end a running turn.**
 //! * **No process is left** after a shutdown, a crash or SIGKILL of this process or of a child. The shim kills the whole
-//!   tree: by its cgroup if possible (Linux 5.14, cgroup v2, write access), otherwise by a walk over its descendants,
-//!   daemons included. If a shim is killed together with this process, the next start finds the rest by a marker in
-//!   their environment. A process that cleared its environment escapes that search.
+//!   tree: by its PID namespace or its cgroup if possible ([`Pilotlight::containment`]), otherwise by a walk over its
+//!   descendants, daemons included. With a PID namespace the tree ends with its shim. Without one, if a shim is killed
+//!   together with this process, the next start finds the rest by its cgroups and by a marker in their environment.
 //! * **Everything is bounded**: queues, lines, buffers, waits, restarts, starts in flight. A slow reader slows only its
 //!   own child.
 //! * **Dropping is safe.** Dropping a [`Turn`] interrupts it and keeps its child warm. Dropping the last handle or the

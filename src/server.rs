@@ -85,7 +85,9 @@ impl Server {
         let keys = opened_keys(&config).await?;
         let (pilot, exporter) = exporter::start(config).await?;
         // Only the started core has proven what keeps users apart.
-        let keys = match keyring(pilot.config(), keys, pilot.separates_users()) {
+        let separated =
+            exposure::is_separated(pilot.config(), pilot.separates_users(), pilot.restricts_network());
+        let keys = match keyring(pilot.config(), keys, separated) {
             Ok(keys) => keys,
             Err(error) => {
                 pilot.shutdown(Duration::ZERO).await;

@@ -17,7 +17,7 @@ pub(crate) use self::start::Parent;
 use crate::admission::{NO_MEMORY, Pressure};
 use crate::config::{Config, Rung};
 use crate::error::{StartError, TurnError};
-use crate::isolation::RungState;
+use crate::isolation::{NetworkMeans, RungState};
 #[cfg(feature = "server")]
 use crate::model::ids::SessionHash;
 use crate::model::ids::{DEFAULT_CONVERSATION, InvalidName, SessionKey, UserId};
@@ -217,6 +217,12 @@ impl Pilotlight {
     #[must_use]
     pub fn separates_users(&self) -> bool {
         self.env().isolation.separates_users()
+    }
+
+    /// Whether a rung keeps tools from connecting to other programs of this host, such as a server without keys.
+    #[must_use]
+    pub fn restricts_network(&self) -> bool {
+        self.env().access.means != NetworkMeans::Open
     }
 
     /// Refuses new turns from now on ([`crate::TurnError::Draining`]); running ones go on.

@@ -54,6 +54,8 @@ pub(crate) fn look(config: &Config, data_dir: &Path, as_root: bool) -> Host {
     mounts.extend(certificates(config).filter(|path| path.exists()).map(Mount::read));
     mounts.extend(config.isolation.mounts.iter().map(configured));
     let mut hidden = own_secrets(config, data_dir);
+    let linked = below_links(&config.isolation.mounts, &hidden);
+    hidden.extend(linked);
     if as_root {
         hidden.extend(SECRETS.iter().map(PathBuf::from));
         hidden.extend(host_keys());
@@ -62,13 +64,16 @@ pub(crate) fn look(config: &Config, data_dir: &Path, as_root: bool) -> Host {
     Host { mounts, hidden }
 }
 
-/// Refuses mounts that do not exist, or that show the data directory by another name.
+/// Refuses mounts that do not exist, that show the data directory by another name, or that the shim would refuse.
 pub(crate) fn check_mounts(config: &Config, data_dir: &Path) -> Result<(), ConfigError> {
     for (number, mount) in config.isolation.mounts.iter().enumerate() {
         let problem = match mount.path.canonicalize() {
             Err(error) => format!("cannot be used: {error}"),
             Ok(path) if data_dir.starts_with(&path) => {
                 "must not contain data_dir, which has the files of all users".to_owned()
+            }
+            Ok(path) if mount.write && path != mount.path => {
+                format!("must have no symbolic link, because tools may write to it: use `{}`", path.display())
             }
             Ok(_) => continue,
         };
@@ -121,6 +126,17 @@ fn own_secrets(config: &Config, data_dir: &Path) -> Vec<PathBuf> {
     hidden
 }
 
+/// Hidden paths by their names below mounts whose own path leads through a link.
+fn below_links(mounts: &[IsolationMount], hidden: &[PathBuf]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for mount in mounts {
+        let Ok(real) = mount.path.canonicalize() else { continue };
+        let below = hidden.iter().filter_map(|path| path.strip_prefix(&real).ok());
+        found.extend(below.map(|below| mount.path.join(below)).filter(|name| !hidden.contains(name)));
+    }
+    found
+}
+
 fn host_keys() -> Vec<PathBuf> {
     let (directory, begin, end) = SSH;
     let is_key = |name: &OsStr| name.as_bytes().starts_with(begin) && name.as_bytes().ends_with(end);
@@ -146,6 +162,24 @@ mod tests {
         assert_eq!(host.hidden, [root.join("data"), link, file]);
         assert!(host.mounts.iter().all(|mount| !mount.write && mount.path.exists()));
         assert!(host.mounts.contains(&Mount::read("/usr")));
+    }
+
+    #[test]
+    fn secrets_below_a_mount_by_a_link_are_hidden() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let (real, link) = (root.join("real"), root.join("link"));
+        fs::create_dir(&real).unwrap();
+        fs::write(real.join("users.toml"), "").unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let mut config = Config::new("/nowhere");
+        config.cli.user_env_file = Some(real.join("users.toml"));
+        config.isolation.mounts.push(IsolationMount::new(&link));
+        let hidden = look(&config, Path::new("/nowhere"), false).hidden;
+        assert_eq!(hidden, [real.join("users.toml"), link.join("users.toml")]);
+        config.isolation.mounts.push(IsolationMount { write: true, ..IsolationMount::new(&link) });
+        let error = check_mounts(&config, Path::new("/nowhere")).unwrap_err().to_string();
+        assert!(error.contains("isolation.mounts[1].path") && error.contains("symbolic link"), "{error}");
     }
 
     #[test]

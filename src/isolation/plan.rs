@@ -70,7 +70,7 @@ pub(crate) fn plan(proven: &Proven, host: &Host, needs: Needs<'_>) -> Isolation 
     if namespaces {
         mounts.push(Mount { path: tmp.clone(), to: PathBuf::from("/tmp"), write: true });
     } else {
-        // Landlock knows files, not names: they are where they are.
+        // Landlock has rules for files, not for names.
         mounts.retain_mut(|mount| {
             mount.to.clone_from(&mount.path);
             true

@@ -56,7 +56,11 @@ pub(super) fn start(plan: &Plan, prepared: &Prepared, chosen: &Chosen) -> Result
         isolation: &isolation,
         cgroup: groups.kill,
     };
-    let child = child::spawn(&env.shim, &launch)?;
+    let child = child::spawn(&env.shim, &launch).inspect_err(|_| {
+        // No shim has them, so nobody else would remove them.
+        let groups = launch.limits.groups.iter().chain(&launch.cgroup);
+        groups.for_each(|group| drop(std::fs::remove_dir(group)));
+    })?;
     Ok(Launched { child, endpoint })
 }
 

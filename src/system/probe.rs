@@ -43,6 +43,8 @@ pub struct Probed {
     pub isolation: Vec<(Rung, RungState)>,
     /// See [`Pilotlight::separates_users`].
     pub separates_users: bool,
+    /// See [`Pilotlight::restricts_network`].
+    pub restricts_network: bool,
     /// See [`Pilotlight::cli_warning`].
     pub warning: Option<String>,
 }
@@ -155,6 +157,7 @@ async fn try_start(pilot: &Pilotlight, session: &Session) -> Result<Probed, Turn
         containment: pilot.containment(),
         isolation: pilot.isolation(),
         separates_users: pilot.separates_users(),
+        restricts_network: pilot.restricts_network(),
         warning: pilot.cli_warning(),
     })
 }

@@ -146,7 +146,8 @@ impl<'a> PreExec<'a> {
 
     pub(crate) fn change_user(&self) -> io::Result<()> {
         let Some((uid, gid)) = self.owner else { return Ok(()) };
-        if geteuid().is_root() {
+        // A server with capabilities in place of root has groups too. In a user namespace they are gone already.
+        if geteuid().is_root() || geteuid().as_raw() != uid {
             set_thread_groups(&[])?;
         }
         set_thread_gid(Gid::from_raw(gid))?;

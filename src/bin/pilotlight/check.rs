@@ -68,7 +68,7 @@ async fn look(config: &Config, directory: &Path) -> Result<bool, ProbeError> {
     say("version", version.as_deref().unwrap_or("unknown"));
     let probed = probe(config, &directory.join("data")).await?;
     report(&probed);
-    Ok(probed.separates_users)
+    Ok(exposure::is_separated(config, probed.separates_users, probed.restricts_network))
 }
 
 fn report(probed: &Probed) {

@@ -47,14 +47,20 @@ fn of<'a>(keys: Option<impl IntoIterator<Item = &'a Role>>) -> Option<Exposure> 
     (users.len() > 1).then_some(Exposure::Users(users.len()))
 }
 
-/// Whether any number of users may be served. `separated`: proven rungs keep the users apart
-/// ([`crate::Pilotlight::separates_users`]).
+/// Whether users are kept apart: by rungs ([`crate::Pilotlight::separates_users`]), and by keys or a restricted network
+/// ([`crate::Pilotlight::restricts_network`]). Without both of the latter a tool calls this server and names another user.
+#[must_use]
+pub fn is_separated(config: &Config, by_rungs: bool, restricts_network: bool) -> bool {
+    by_rungs && (config.auth.keys_file.is_some() || restricts_network)
+}
+
+/// Whether any number of users may be served. `separated`: see [`is_separated`].
 pub(crate) fn is_accepted(config: &Config, separated: bool) -> bool {
     separated || config.permissions.policy == PermissionPolicy::Deny || config.isolation.accept_none
 }
 
 /// Refuses several users with tools, or with MCP servers of their own, unless they are `separated`
-/// ([`crate::Pilotlight::separates_users`]). `keys` are the entries of `auth.keys_file`, if set.
+/// ([`is_separated`]). `keys` are the entries of `auth.keys_file`, if set.
 ///
 /// # Errors
 /// [`ServeError::Exposed`], [`ServeError::McpExposed`].
@@ -130,6 +136,21 @@ mod tests {
             assert!(check(&config, None, true).is_ok());
             config.isolation.accept_none = true;
             assert!(check(&config, None, false).is_ok());
+        }
+    }
+
+    #[test]
+    fn exposure_tools_must_not_reach_a_server_without_keys() {
+        let mut config = Config::new("/d");
+        for (keys, by_rungs, restricts_network, expected) in [
+            (false, true, false, false),
+            (false, true, true, true),
+            (false, false, true, false),
+            (true, true, false, true),
+            (true, false, true, false),
+        ] {
+            config.auth.keys_file = keys.then(|| "/keys".into());
+            assert_eq!(is_separated(&config, by_rungs, restricts_network), expected);
         }
     }
 

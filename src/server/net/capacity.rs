@@ -3,8 +3,9 @@
 /// Reserved files: 64 admin connections, 64 refused connections, and 128 for listeners, log, key file, transcripts and
 /// starts in progress.
 const RESERVE: u64 = 256;
-/// Files per child: its three pipes, the lifeline and a pidfd of the shim.
-const FILES_PER_CHILD: u64 = 5;
+/// Files per child: its three pipes, the lifeline, a pidfd of the shim, and at the broker a listener and two connections,
+/// each with one to the model's API.
+const FILES_PER_CHILD: u64 = 10;
 /// Minimum connections: with so few files little works, but refusing everything helps nobody.
 const MIN_CONNECTIONS: u64 = 8;
 
@@ -31,7 +32,7 @@ mod tests {
             (Some(4096), 1024, 256, 1024),
             (Some(2048), 1024, 256, 896),
             (Some(1024), 1024, 256, 384),
-            (Some(1024), 1024, 16, 688),
+            (Some(1024), 1024, 16, 608),
             (Some(1024), 100, 256, 100),
             (Some(256), 1024, 256, 8),
             (Some(0), 1024, 256, 8),
