@@ -33,6 +33,7 @@ mod egress;
 mod endpoint;
 mod forward;
 mod headers;
+mod lasting;
 mod oauth;
 #[cfg(feature = "failpoints")]
 pub mod probe;
@@ -65,6 +66,7 @@ use client::Client;
 pub(crate) use endpoint::{Endpoint, EndpointGuard};
 pub(crate) use oauth::OauthSource;
 use oauth::Renewals;
+use slots::UserSlots;
 pub(crate) use upstream::Upstream;
 
 /// The broker of one system.
@@ -93,6 +95,8 @@ struct Shared {
     connections: Arc<Semaphore>,
     /// `broker.upstream_concurrency`.
     upstream: Option<Arc<Semaphore>>,
+    /// Of users with a spending limit.
+    user_slots: UserSlots,
     renewals: Renewals,
     spend: Arc<Spend>,
     metrics: Arc<Metrics>,
@@ -160,6 +164,7 @@ impl Broker {
             client,
             connections,
             upstream,
+            user_slots: UserSlots::default(),
             renewals,
             spend,
             metrics,

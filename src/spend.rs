@@ -78,6 +78,12 @@ impl Spend {
         Ok(if account.spent(DayNumber::at(now)) < limit { Ok(()) } else { Err(spent_out) })
     }
 
+    /// Whether each user has a limit.
+    #[cfg(feature = "broker")]
+    pub(crate) fn has_limit(&self) -> bool {
+        self.limit.is_some()
+    }
+
     /// Counts a request of a running turn by its list price, in millionths of a US dollar.
     #[cfg(feature = "broker")]
     pub(crate) fn requested(self: &Arc<Self>, user: &UserId, session: &SessionHash, micro_usd: u64) {

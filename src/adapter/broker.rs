@@ -24,6 +24,8 @@ pub(crate) trait UsageReader: Send {
     fn read(&mut self, bytes: &[u8]);
     /// Model and tokens that were reported up to now.
     fn reported(&self) -> (Option<&str>, Usage);
+    /// Whether the tokens of the whole answer were reported.
+    fn is_final(&self) -> bool;
 }
 
 /// The real destination of a child's requests. `Debug` is redacted.

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, LOCATION, TRANSFER_ENCODING};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, TRANSFER_ENCODING};
 use hyper::http::uri::PathAndQuery;
 use hyper::{Request, Response, StatusCode};
 use tokio::time::{Instant, timeout};
 
-use super::body::{Body, BodyEnd, Limited};
+use super::body::{Body, BodyEnd, BodyState, Limited};
 use super::endpoint::EndpointState;
 use super::headers;
+use super::lasting::Lasting;
 use super::refusal::Refusal;
 use super::request;
 use super::tap::{Meter, Tap};
@@ -45,6 +46,9 @@ pub(super) async fn forward(
         return Err(Refusal::too_large(MAX_BODY_BYTES));
     }
     let user = &endpoint.plan.user;
+    let is_limited = call == ApiCall::Inference && shared.spend.has_limit();
+    // Before the check: what runs is charged before its slot is free.
+    let user_slot = if is_limited { Some(shared.user_slots.acquire(user).await?) } else { None };
     if call == ApiCall::Inference {
         match shared.spend.check(user, None).await {
             Ok(Ok(())) => {}
@@ -55,6 +59,7 @@ pub(super) async fn forward(
     if request.headers().get(RETRY_COUNT).is_some_and(|count| count != "0") {
         shared.metrics.upstream_retries.increment(1);
     }
+    let request_bytes = request.body().size_hint().lower();
     let slot = endpoint.upstream_slots.acquire().await?;
     let (parts, body) = request.into_parts();
     let mut headers = headers::to_upstream(parts.headers);
@@ -65,7 +70,26 @@ pub(super) async fn forward(
     *forwarded.uri_mut() = upstream.address(&path).ok_or_else(Refusal::path)?;
     *forwarded.headers_mut() = headers;
 
-    let meter = Meter::new(shared.clone(), user.clone(), endpoint.plan.session.clone(), slot);
+    let session = endpoint.plan.session.clone();
+    let meter = Meter::new(shared.clone(), user.clone(), session, (slot, user_slot), request_bytes);
+    let exchange = exchange(endpoint.clone(), forwarded, state, path, call, token, meter);
+    match call {
+        ApiCall::Inference => Lasting::new(shared.clone(), exchange).await,
+        _ => exchange.await,
+    }
+}
+
+/// Sends a request and receives the head of its response.
+async fn exchange(
+    endpoint: Arc<EndpointState>,
+    forwarded: Request<Body>,
+    state: Arc<BodyState>,
+    path: PathAndQuery,
+    call: ApiCall,
+    token: Option<HeaderValue>,
+    meter: Meter,
+) -> Result<Response<Body>, Refusal> {
+    let shared = &endpoint.shared;
     let begun = Instant::now();
     let sent = timeout(shared.config.first_byte_timeout, shared.client.send(forwarded)).await;
     let response = match (sent, state.end()) {
@@ -78,16 +102,21 @@ pub(super) async fn forward(
             return Err(Refusal::unreachable());
         }
         (Err(_), BodyEnd::Fine) => {
+            if call == ApiCall::Inference {
+                meter.count_unanswered();
+            }
             shared.metrics.upstream_requests.increment(UpstreamStatus::Missing);
             return Err(Refusal::slow_upstream());
         }
     };
     shared.metrics.upstream_first_byte.record(begun.elapsed());
     shared.metrics.upstream_requests.increment(status_label(response.status()));
-    if let Some(token) = token.filter(|_| response.status() == StatusCode::UNAUTHORIZED) {
+    if let (Some(token), Some(upstream)) = (token, &endpoint.plan.upstream)
+        && response.status() == StatusCode::UNAUTHORIZED
+    {
         upstream.rejected(token);
     }
-    answer(endpoint, &path, call, response, meter)
+    answer(&endpoint, &path, call, response, meter)
 }
 
 /// The response for the child.

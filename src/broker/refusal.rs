@@ -88,7 +88,7 @@ impl Refusal {
 
     /// 529: no slot in time.
     pub(super) fn overloaded() -> Self {
-        let message = "too many requests to the model's API at the same time (broker.upstream_concurrency)";
+        let message = "too many requests to the model's API at the same time (broker.upstream_concurrency, limits.usd_per_user_day)";
         let refusal = Self::new(BrokerRefusal::Overloaded, 529, "overloaded", message);
         Self { retry_after: Some(PAUSE), ..refusal }
     }

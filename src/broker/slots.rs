@@ -1,11 +1,14 @@
 //! Limits on what happens at the same time: connections of children, and requests to the model's API.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::refusal::Refusal;
+use crate::model::ids::UserId;
+use crate::support::lock::MutexExt;
 use crate::telemetry::metrics::Metrics;
 
 /// Connections that each endpoint has, whatever others use: a CLI with a tool or two.
@@ -16,6 +19,61 @@ const MAX_CONNECTIONS: usize = 128;
 const MAX_WAIT: Duration = Duration::from_secs(30);
 /// Maximum requests of one endpoint that wait for a slot.
 const MAX_WAITING: usize = 16;
+
+/// Maximum requests of one user at the same time where users have a spending limit: these may exceed it, and no more.
+pub(super) const MAX_LIMITED: usize = 8;
+
+/// Requests of each user with a spending limit, over all of the user's endpoints.
+#[derive(Debug, Default)]
+pub(super) struct UserSlots(Mutex<HashMap<UserId, Weak<UserLimit>>>);
+
+#[derive(Debug)]
+struct UserLimit {
+    running: Arc<Semaphore>,
+    waiting: Semaphore,
+}
+
+/// A slot for one request of a user, until it is charged.
+#[derive(Debug)]
+pub(super) struct UserSlot {
+    _permit: OwnedSemaphorePermit,
+    /// Keeps the user's entry.
+    _limit: Arc<UserLimit>,
+}
+
+impl UserSlots {
+    /// Waits for a slot.
+    ///
+    /// # Errors
+    /// There was none in time, or too many wait already.
+    pub(super) async fn acquire(&self, user: &UserId) -> Result<UserSlot, Refusal> {
+        let limit = self.of(user);
+        let permit = match limit.running.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                let _waits = limit.waiting.try_acquire().map_err(|_| Refusal::overloaded())?;
+                let wait = tokio::time::timeout(MAX_WAIT, limit.running.clone().acquire_owned()).await;
+                wait.ok().and_then(Result::ok).ok_or_else(Refusal::overloaded)?
+            }
+        };
+        Ok(UserSlot { _permit: permit, _limit: limit })
+    }
+
+    fn of(&self, user: &UserId) -> Arc<UserLimit> {
+        let mut users = self.0.lock_unpoisoned();
+        if let Some(limit) = users.get(user).and_then(Weak::upgrade) {
+            return limit;
+        }
+        // Only users with a request have an entry that counts.
+        users.retain(|_, limit| limit.strong_count() > 0);
+        let limit = Arc::new(UserLimit {
+            running: Arc::new(Semaphore::new(MAX_LIMITED)),
+            waiting: Semaphore::new(MAX_WAITING),
+        });
+        users.insert(user.clone(), Arc::downgrade(&limit));
+        limit
+    }
+}
 
 /// Connections of one endpoint.
 #[derive(Debug)]

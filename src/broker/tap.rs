@@ -3,23 +3,38 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
+use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
 use super::Shared;
 use super::body::{BodyError, IdleTimer};
-use super::slots::UpstreamSlot;
+use super::lasting;
+use super::slots::{UpstreamSlot, UserSlot};
 use crate::adapter::{self, broker::UsageReader};
 use crate::model::Usage;
 use crate::model::ids::{SessionHash, UserId};
 use crate::telemetry::metrics::ModelClass;
 
-/// A forwarded response, until its end or until the child gives up.
-pub(super) struct Tap {
+/// Longest time that the rest of a response is read without the child: the API ends an answer within ten minutes.
+const MAX_REST_TIME: Duration = Duration::from_secs(600);
+/// Most bytes that are read so: the longest answers have some megabytes.
+const MAX_REST_BYTES: u64 = 32 << 20;
+/// Bytes per token where none are reported. Events are longer than their text, so this is not too few tokens.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// A forwarded response. If the child gives up, the rest is read for its tokens.
+pub(super) struct Tap(Option<Counted>);
+
+/// A response whose tokens are counted when it is dropped.
+struct Counted {
     inner: Incoming,
     idle: IdleTimer,
     reader: Option<Box<dyn UsageReader>>,
+    bytes: u64,
+    is_over: bool,
     meter: Meter,
 }
 
@@ -28,13 +43,34 @@ pub(super) struct Meter {
     shared: Arc<Shared>,
     user: UserId,
     session: SessionHash,
-    _slot: UpstreamSlot,
+    request_bytes: u64,
+    _slots: (UpstreamSlot, Option<UserSlot>),
 }
 
 impl Meter {
-    pub(super) fn new(shared: Arc<Shared>, user: UserId, session: SessionHash, slot: UpstreamSlot) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        user: UserId,
+        session: SessionHash,
+        slots: (UpstreamSlot, Option<UserSlot>),
+        request_bytes: u64,
+    ) -> Self {
         shared.metrics.upstream_in_flight.increment(1.0);
-        Self { shared, user, session, _slot: slot }
+        Self { shared, user, session, request_bytes, _slots: slots }
+    }
+
+    /// Counts a request without a response: its input, by its size.
+    pub(super) fn count_unanswered(&self) {
+        self.count(None, &self.estimate(Usage::default(), 0));
+    }
+
+    /// At least what the bytes in both directions stand for.
+    fn estimate(&self, mut usage: Usage, bytes: u64) -> Usage {
+        if usage.input_tokens + usage.cache_creation_input_tokens + usage.cache_read_input_tokens == 0 {
+            usage.input_tokens = self.request_bytes / BYTES_PER_TOKEN;
+        }
+        usage.output_tokens = usage.output_tokens.max(bytes / BYTES_PER_TOKEN);
+        usage
     }
 
     fn count(&self, model: Option<&str>, usage: &Usage) {
@@ -56,7 +92,53 @@ impl Drop for Meter {
 impl Tap {
     pub(super) fn new(inner: Incoming, reader: Option<Box<dyn UsageReader>>, meter: Meter) -> Self {
         let idle = IdleTimer::new(meter.shared.config.idle_timeout);
-        Self { inner, idle, reader, meter }
+        Self(Some(Counted { inner, idle, reader, bytes: 0, is_over: false, meter }))
+    }
+}
+
+impl Counted {
+    /// Whether the tokens of the answer are still to come.
+    fn is_open(&self) -> bool {
+        !self.is_over && self.reader.as_ref().is_some_and(|reader| !reader.is_final())
+    }
+
+    async fn read_rest(mut self) {
+        let until = self.bytes.saturating_add(MAX_REST_BYTES);
+        let rest = async {
+            while self.is_open() && self.bytes < until && matches!(self.frame().await, Some(Ok(_))) {}
+        };
+        tokio::time::timeout(MAX_REST_TIME, rest).await.ok();
+    }
+}
+
+impl HttpBody for Counted {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(context) else {
+            ready!(self.idle.poll(context));
+            self.is_over = true;
+            return Poll::Ready(Some(Err("the model's API was silent for too long".into())));
+        };
+        self.idle.stop();
+        self.is_over |= !matches!(frame, Some(Ok(_)));
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.bytes = self.bytes.saturating_add(data.len() as u64);
+                    if let Some(reader) = &mut self.reader {
+                        reader.read(data);
+                    }
+                }
+                Some(Ok(frame))
+            }
+            Some(Err(error)) => Some(Err(error.into())),
+            None => None,
+        })
     }
 }
 
@@ -68,37 +150,37 @@ impl HttpBody for Tap {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(context) else {
-            ready!(self.idle.poll(context));
-            return Poll::Ready(Some(Err("the model's API was silent for too long".into())));
-        };
-        self.idle.stop();
-        Poll::Ready(match frame {
-            Some(Ok(frame)) => {
-                if let (Some(data), Some(reader)) = (frame.data_ref(), &mut self.reader) {
-                    reader.read(data);
-                }
-                Some(Ok(frame))
-            }
-            Some(Err(error)) => Some(Err(error.into())),
-            None => None,
-        })
+        match &mut self.0 {
+            Some(counted) => Pin::new(counted).poll_frame(context),
+            None => Poll::Ready(None),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.0.as_ref().is_none_or(|counted| counted.inner.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.0.as_ref().map(|counted| counted.inner.size_hint()).unwrap_or_default()
     }
 }
 
 impl Drop for Tap {
     fn drop(&mut self) {
+        if let Some(counted) = self.0.take().filter(Counted::is_open) {
+            let shared = counted.meter.shared.clone();
+            lasting::spawn(&shared, counted.read_rest());
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
         // Also of a response that was cut: its tokens are paid.
         if let Some(reader) = &self.reader {
             let (model, usage) = reader.reported();
+            let is_final = reader.is_final();
+            let usage = if is_final { usage } else { self.meter.estimate(usage, self.bytes) };
             self.meter.count(model, &usage);
         }
     }

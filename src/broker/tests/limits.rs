@@ -3,11 +3,13 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::site::{SOON, Setup, Site, session, upstream};
+use super::site::{SOON, Setup, Site, session, upstream, user};
 use super::standin::{StandIn, streamed};
+use crate::broker::slots::MAX_LIMITED;
 use crate::config;
 
 /// One session gets half of the slots: the others of a second session are free at once.
@@ -45,7 +47,6 @@ async fn slots_at_the_api_are_shared() {
 /// A child that reads nothing holds its own response up, and not for ever.
 #[tokio::test]
 async fn reader_that_stops_is_given_up() {
-    use tokio::io::AsyncWriteExt;
     let api = StandIn::new(|_| {
         let endless = futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b'a'; 64 << 10]));
         axum::response::Response::new(axum::body::Body::from_stream(endless))
@@ -63,4 +64,85 @@ async fn reader_that_stops_is_given_up() {
     site.until("upstream_first_byte_seconds", "", 1.0).await;
     site.until("broker_connections", "", 0.0).await;
     site.until("upstream_in_flight", "", 0.0).await;
+}
+
+const BEGIN: &str = "data: {\"message\":{\"model\":\"claude-opus-4-5\",\"usage\":{\"input_tokens\":10,\"output_tokens\":1}}}\n\n";
+const END: &str = "data: {\"usage\":{\"output_tokens\":1000000}}\n\n";
+
+/// A child that ends a response early pays for what the API reports at its end.
+#[tokio::test]
+async fn cut_response_is_charged_by_its_final_usage() {
+    let (send, receive) = mpsc::channel(4);
+    let receive = Mutex::new(Some(receive));
+    let api = StandIn::new(move |_| streamed(receive.lock().unwrap().take().unwrap())).await;
+    let site = Site::new(Setup { usd_per_user_day: Some(20.0), ..Setup::default() });
+    let child = site.child(&format!("http://{}", api.address));
+    send.send(BEGIN.into()).await.unwrap();
+    let mut response = child.message().send().await.unwrap();
+    response.chunk().await.unwrap();
+    drop(response);
+    site.until("broker_connections", "", 0.0).await;
+    assert_eq!(site.metric("upstream_in_flight", ""), 1.0);
+    send.send(END.into()).await.unwrap();
+    site.until("upstream_in_flight", "", 0.0).await;
+    assert_eq!(child.message().send().await.unwrap().status(), 429);
+}
+
+/// Nor does it help to be gone before the response begins, or that no usage ever comes.
+#[tokio::test]
+async fn child_that_leaves_before_the_response_is_charged() {
+    for (pieces, limit) in [([BEGIN, END], 20.0), ([BEGIN, ": no usage\n\n"], 0.000_2)] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let site = Site::new(Setup { usd_per_user_day: Some(limit), ..Setup::default() });
+        let child = site.child(&format!("http://{address}"));
+        let request = tokio::spawn(child.message().send());
+        site.until("upstream_in_flight", "", 1.0).await;
+        request.abort();
+        site.until("broker_connections", "", 0.0).await;
+        assert_eq!(site.metric("upstream_in_flight", ""), 1.0);
+        let (mut api, _) = listener.accept().await.unwrap();
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+        let answer = [head, pieces[0], pieces[1]].concat();
+        api.write_all(answer.as_bytes()).await.unwrap();
+        api.shutdown().await.unwrap();
+        site.until("upstream_in_flight", "", 0.0).await;
+        assert!(site.spend.check(&user(), None).await.unwrap().is_err());
+    }
+}
+
+/// Requests beyond a few wait, and are refused once those that ran are charged.
+#[tokio::test]
+async fn user_with_a_limit_has_few_requests_at_once() {
+    let ends = std::sync::Arc::new(Mutex::new(Vec::new()));
+    let kept = ends.clone();
+    let api = StandIn::new(move |_| {
+        let (send, receive) = mpsc::channel(4);
+        send.try_send(BEGIN.into()).unwrap();
+        kept.lock().unwrap().push(send);
+        streamed(receive)
+    })
+    .await;
+    let site = Site::new(Setup { usd_per_user_day: Some(20.0), ..Setup::default() });
+    let base = format!("http://{}", api.address);
+    let children = [site.child(&base), site.child_of(Some(upstream(&base)), session('b'))];
+    let mut requests = tokio::task::JoinSet::new();
+    for number in 0..MAX_LIMITED + 4 {
+        requests.spawn(children[number % 2].message().send());
+    }
+    site.until("upstream_in_flight", "", MAX_LIMITED as f64).await;
+    let mut held = Vec::new();
+    for _ in 0..MAX_LIMITED {
+        held.push(timeout(SOON, requests.join_next()).await.unwrap().unwrap().unwrap().unwrap());
+    }
+    assert!(timeout(Duration::from_millis(50), requests.join_next()).await.is_err());
+    assert_eq!(api.received().len(), MAX_LIMITED);
+    for end in ends.lock().unwrap().drain(..) {
+        end.try_send(END.into()).unwrap();
+    }
+    drop(held);
+    while let Some(response) = timeout(SOON, requests.join_next()).await.unwrap() {
+        assert_eq!(response.unwrap().unwrap().status(), 429);
+    }
+    assert_eq!(api.received().len(), MAX_LIMITED);
 }

@@ -19,6 +19,7 @@ pub(crate) fn usage_reader(is_stream: bool) -> Box<dyn UsageReader> {
 struct Reported {
     model: Option<String>,
     usage: Usage,
+    is_final: bool,
 }
 
 /// Later reports of a stream are totals, and may omit fields.
@@ -66,6 +67,7 @@ impl Reported {
             self.model = message.model.or(self.model.take());
             self.add(message.usage.unwrap_or_default());
         }
+        self.is_final |= event.usage.is_some();
         self.add(event.usage.unwrap_or_default());
     }
 }
@@ -113,6 +115,10 @@ impl UsageReader for StreamReader {
 
     fn reported(&self) -> (Option<&str>, Usage) {
         (self.reported.model.as_deref(), self.reported.usage)
+    }
+
+    fn is_final(&self) -> bool {
+        self.reported.is_final
     }
 }
 
@@ -180,6 +186,7 @@ impl DocumentReader {
             Some(Field::Model) => self.reported.model = serde_json::from_slice(&value).ok(),
             Some(Field::Usage) => {
                 let tokens = serde_json::from_slice::<Tokens>(&value).unwrap_or_default();
+                self.reported.is_final = tokens.output_tokens.is_some();
                 self.reported.add(tokens);
             }
             _ => {}
@@ -196,6 +203,10 @@ impl UsageReader for DocumentReader {
 
     fn reported(&self) -> (Option<&str>, Usage) {
         (self.reported.model.as_deref(), self.reported.usage)
+    }
+
+    fn is_final(&self) -> bool {
+        self.reported.is_final
     }
 }
 
