@@ -93,6 +93,8 @@ struct Shared {
     connections: Arc<Semaphore>,
     /// `broker.upstream_concurrency`.
     upstream: Option<Arc<Semaphore>>,
+    /// Lookups of names, see [`MAX_LOOKUPS`].
+    lookups: Arc<Semaphore>,
     renewals: Renewals,
     spend: Arc<Spend>,
     metrics: Arc<Metrics>,
@@ -100,6 +102,10 @@ struct Shared {
     /// Cancelled when the system has ended.
     ended: CancellationToken,
 }
+
+/// Maximum number of names that are looked up at the same time: each occupies a thread of the runtime's pool, of which
+/// work on files needs the rest.
+const MAX_LOOKUPS: usize = 16;
 
 /// What a broker needs of its system.
 #[derive(Debug)]
@@ -160,6 +166,7 @@ impl Broker {
             client,
             connections,
             upstream,
+            lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
             renewals,
             spend,
             metrics,
