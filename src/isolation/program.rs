@@ -17,7 +17,7 @@ const MAX_FIRST_LINE: u64 = 256;
 /// Directory of the modules of a JavaScript program.
 const MODULES: &str = "node_modules";
 
-/// Files by which somebody's home directory is recognised: keys and settings lie there.
+/// Files by which a home directory is recognised: keys and settings lie there.
 const OF_A_HOME: [&str; 12] = [
     ".ssh",
     ".gnupg",
