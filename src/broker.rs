@@ -97,6 +97,8 @@ struct Shared {
     upstream: Option<Arc<Semaphore>>,
     /// Of users with a spending limit.
     user_slots: UserSlots,
+    /// Lookups of names, see [`MAX_LOOKUPS`].
+    lookups: Arc<Semaphore>,
     renewals: Renewals,
     spend: Arc<Spend>,
     metrics: Arc<Metrics>,
@@ -104,6 +106,10 @@ struct Shared {
     /// Cancelled when the system has ended.
     ended: CancellationToken,
 }
+
+/// Maximum number of names that are looked up at the same time: each occupies a thread of the runtime's pool, of which
+/// work on files needs the rest.
+const MAX_LOOKUPS: usize = 16;
 
 /// What a broker needs of its system.
 #[derive(Debug)]
@@ -165,6 +171,7 @@ impl Broker {
             connections,
             upstream,
             user_slots: UserSlots::default(),
+            lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
             renewals,
             spend,
             metrics,

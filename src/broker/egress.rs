@@ -125,10 +125,8 @@ async fn connect(state: &EndpointState, host: &str, port: u16) -> Result<TcpStre
     let addresses = match allowed(hosts, host, port)? {
         Allowed::Address(address) => vec![SocketAddr::new(address, port)],
         Allowed::Name(name) => {
-            let found = timeout(limit, lookup_host((name.as_str(), port))).await;
-            let found =
-                found.map_err(|_| Refusal::host_unreachable())?.map_err(|_| Refusal::host_unreachable())?;
-            checked(found.take(MAX_ADDRESSES).collect())?
+            let found = timeout(limit, resolve(state, name, port)).await;
+            checked(found.map_err(|_| Refusal::host_unreachable())??)?
         }
     };
     let connect = async {
@@ -140,6 +138,19 @@ async fn connect(state: &EndpointState, host: &str, port: u16) -> Result<TcpStre
         Err(Refusal::host_unreachable())
     };
     timeout(limit, connect).await.unwrap_or_else(|_| Err(Refusal::host_unreachable()))
+}
+
+/// The addresses of a name. A lookup occupies a thread until the resolver answers, even if nobody waits any more, so its
+/// permit is held as long.
+async fn resolve(state: &EndpointState, name: String, port: u16) -> Result<Vec<SocketAddr>, Refusal> {
+    let acquired = state.shared.lookups.clone().acquire_owned().await;
+    let permit = acquired.map_err(|_| Refusal::host_unreachable())?;
+    let lookup = async move {
+        let _permit = permit;
+        lookup_host((name.as_str(), port)).await.ok().map(|found| found.take(MAX_ADDRESSES).collect())
+    };
+    let lookup = state.shared.tasks.spawn(state.shared.ended.clone().run_until_cancelled_owned(lookup));
+    lookup.await.ok().flatten().flatten().ok_or_else(Refusal::host_unreachable)
 }
 
 /// Looks a target up in the list. Every spelling of an address is that address.

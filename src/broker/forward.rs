@@ -73,10 +73,7 @@ pub(super) async fn forward(
     let session = endpoint.plan.session.clone();
     let meter = Meter::new(shared.clone(), user.clone(), session, (slot, user_slot), request_bytes);
     let exchange = exchange(endpoint.clone(), forwarded, state, path, call, token, meter);
-    match call {
-        ApiCall::Inference => Lasting::new(shared.clone(), exchange).await,
-        _ => exchange.await,
-    }
+    if is_limited { Lasting::new(shared.clone(), exchange).await } else { exchange.await }
 }
 
 /// Sends a request and receives the head of its response.
@@ -102,9 +99,7 @@ async fn exchange(
             return Err(Refusal::unreachable());
         }
         (Err(_), BodyEnd::Fine) => {
-            if call == ApiCall::Inference {
-                meter.count_unanswered();
-            }
+            meter.count_unanswered();
             shared.metrics.upstream_requests.increment(UpstreamStatus::Missing);
             return Err(Refusal::slow_upstream());
         }

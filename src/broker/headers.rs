@@ -17,21 +17,19 @@ const OF_CONNECTION: [HeaderName; 10] = [
 ];
 const OF_CONNECTION_TOO: [&str; 3] = ["keep-alive", "proxy-connection", "http2-settings"];
 
-/// What a child may not add to a request to the API: credentials, and statements about where it comes from.
-const OF_BROKER: [&str; 12] = [
-    "authorization",
-    "x-api-key",
-    "cookie",
-    "accept-encoding",
-    "forwarded",
-    "via",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-real-ip",
-    "x-original-url",
-    "x-http-method-override",
+/// What a child may say to the API: of a request's body, and about itself. Anything else could be a credential, or a
+/// statement about the caller, the method or the path that a proxy on the way believes.
+const TO_API: [&str; 8] = [
+    "accept",
+    "content-type",
+    "idempotency-key",
+    "traceparent",
+    "tracestate",
+    "user-agent",
+    "x-app",
+    "x-client-request-id",
 ];
+const TO_API_BEGIN: [&str; 3] = ["anthropic-", "x-claude-", "x-stainless-"];
 
 /// What a child has no use for: they are about the connection of the broker.
 const OF_UPSTREAM: [&str; 3] = ["set-cookie", "alt-svc", "proxy-status"];
@@ -57,9 +55,14 @@ fn end_to_end(headers: HeaderMap) -> HeaderMap {
 
 /// Headers of a request to the model's API, still without its credential.
 pub(super) fn to_upstream(headers: HeaderMap) -> HeaderMap {
-    let mut headers = end_to_end(headers);
-    for name in OF_BROKER {
-        headers.remove(name);
+    let is_passed = |name: &HeaderName| {
+        let name = name.as_str();
+        TO_API.contains(&name) || TO_API_BEGIN.iter().any(|begin| name.starts_with(begin))
+    };
+    let given = end_to_end(headers);
+    let mut headers = HeaderMap::new();
+    for (name, value) in given.iter().filter(|(name, _)| is_passed(name)) {
+        headers.append(name, value.clone());
     }
     // Tokens are counted in the response as it passes.
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -146,6 +149,11 @@ mod tests {
             ("x-api-key", "token"),
             ("cookie", "a=b"),
             ("x-forwarded-for", "1.2.3.4"),
+            ("x-rewrite-url", "/v1/files"),
+            ("x-goog-api-key", "key"),
+            ("range", "bytes=0-1"),
+            ("content-encoding", "gzip"),
+            ("x-stainless-lang", "js"),
             ("accept-encoding", "gzip, br"),
             ("content-type", "application/json"),
         ]);
@@ -154,6 +162,7 @@ mod tests {
             "anthropic-beta: a",
             "anthropic-beta: b",
             "content-type: application/json",
+            "x-stainless-lang: js",
         ];
         assert_eq!(shown(&to_upstream(given.clone())), expected);
         let to_host = shown(&to_host(given));

@@ -52,6 +52,6 @@ impl Drop for Lasting {
 pub(super) fn spawn(shared: &Shared, work: impl Future<Output = ()> + Send + 'static) {
     if let Ok(runtime) = Handle::try_current() {
         let work = shared.ended.clone().run_until_cancelled_owned(work);
-        shared.tasks.spawn_on(async { drop(work.await) }, &runtime);
+        shared.tasks.spawn_on(work, &runtime);
     }
 }

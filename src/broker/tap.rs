@@ -25,7 +25,8 @@ const MAX_REST_BYTES: u64 = 32 << 20;
 /// Bytes per token where none are reported. Events are longer than their text, so this is not too few tokens.
 const BYTES_PER_TOKEN: u64 = 4;
 
-/// A forwarded response. If the child gives up, the rest is read for its tokens.
+/// A forwarded response. A user with a spending limit who gives up before its first byte pays for what the API reports;
+/// who gives up later, for an estimate: to read on would have the API go on, and cost more than what was stopped.
 pub(super) struct Tap(Option<Counted>);
 
 /// A response whose tokens are counted when it is dropped.
@@ -44,7 +45,7 @@ pub(super) struct Meter {
     user: UserId,
     session: SessionHash,
     request_bytes: u64,
-    _slots: (UpstreamSlot, Option<UserSlot>),
+    slots: (UpstreamSlot, Option<UserSlot>),
 }
 
 impl Meter {
@@ -56,12 +57,19 @@ impl Meter {
         request_bytes: u64,
     ) -> Self {
         shared.metrics.upstream_in_flight.increment(1.0);
-        Self { shared, user, session, request_bytes, _slots: slots }
+        Self { shared, user, session, request_bytes, slots }
     }
 
-    /// Counts a request without a response: its input, by its size.
+    /// Whether the user has a spending limit, which giving up must not evade.
+    fn is_limited(&self) -> bool {
+        self.slots.1.is_some()
+    }
+
+    /// Counts a request without a response, of a user with a limit: its input, by its size.
     pub(super) fn count_unanswered(&self) {
-        self.count(None, &self.estimate(Usage::default(), 0));
+        if self.is_limited() {
+            self.count(None, &self.estimate(Usage::default(), 0));
+        }
     }
 
     /// At least what the bytes in both directions stand for.
@@ -97,6 +105,11 @@ impl Tap {
 }
 
 impl Counted {
+    /// Whether the rest is read if the child gives up now.
+    fn is_read_on(&self) -> bool {
+        self.meter.is_limited() && self.bytes == 0 && self.is_open()
+    }
+
     /// Whether the tokens of the answer are still to come.
     fn is_open(&self) -> bool {
         !self.is_over && self.reader.as_ref().is_some_and(|reader| !reader.is_final())
@@ -167,7 +180,7 @@ impl HttpBody for Tap {
 
 impl Drop for Tap {
     fn drop(&mut self) {
-        if let Some(counted) = self.0.take().filter(Counted::is_open) {
+        if let Some(counted) = self.0.take().filter(Counted::is_read_on) {
             let shared = counted.meter.shared.clone();
             lasting::spawn(&shared, counted.read_rest());
         }
@@ -179,8 +192,8 @@ impl Drop for Counted {
         // Also of a response that was cut: its tokens are paid.
         if let Some(reader) = &self.reader {
             let (model, usage) = reader.reported();
-            let is_final = reader.is_final();
-            let usage = if is_final { usage } else { self.meter.estimate(usage, self.bytes) };
+            let is_known = reader.is_final() || !self.meter.is_limited();
+            let usage = if is_known { usage } else { self.meter.estimate(usage, self.bytes) };
             self.meter.count(model, &usage);
         }
     }

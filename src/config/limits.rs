@@ -30,8 +30,8 @@ section! {
         /// Maximum time a start waits for a slot. Default 30 s.
         #[serde(with = "value::duration")]
         pub queue_deadline: Duration = Duration::from_secs(30),
-        /// Maximum number of open files of a child (`RLIMIT_NOFILE`, inherited by its tools), at least 32. Default: the limit of
-        /// this process.
+        /// Maximum number of open files of a child (`RLIMIT_NOFILE`, inherited by its tools), at least 32. Default
+        /// and maximum: half of the limit of this process.
         pub child_open_files: Option<u64> = None,
         /// Maximum number of processes of the child's user id, over all sessions (`RLIMIT_NPROC`). With the rung `cgroup` also
         /// the maximum number of tasks of one session; 2048 if unset.

@@ -17,6 +17,22 @@ const MAX_FIRST_LINE: u64 = 256;
 /// Directory of the modules of a JavaScript program.
 const MODULES: &str = "node_modules";
 
+/// Files by which a home directory is recognised: keys and settings lie there.
+const OF_A_HOME: [&str; 12] = [
+    ".ssh",
+    ".gnupg",
+    ".aws",
+    ".azure",
+    ".kube",
+    ".docker",
+    ".config",
+    ".netrc",
+    ".npmrc",
+    ".profile",
+    ".bashrc",
+    ".claude.json",
+];
+
 /// The mounts of a program. `path` is the `PATH` of the child, `guarded` what no directory among them may contain: the
 /// file alone is mounted then.
 pub(crate) fn mounts(program: &Path, path: Option<&OsStr>, guarded: &[PathBuf]) -> Vec<Mount> {
@@ -44,7 +60,7 @@ fn on_the_way(program: &Path, guarded: &[PathBuf], found: &mut Vec<Mount>) -> Op
         next += 1;
         let (Some(parent), Some(name)) = (at.parent(), at.file_name()) else { continue };
         let Ok(directory) = parent.canonicalize() else { continue };
-        if guarded.iter().any(|inner| inner.starts_with(&directory)) || is_taken(&directory) {
+        if guarded.iter().any(|inner| inner.starts_with(&directory)) || is_private(&directory) {
             // The file alone.
             let file = real.clone()?;
             push(found, Mount { path: file, to: at.clone(), write: false });
@@ -88,8 +104,9 @@ fn without_dots(path: &Path) -> PathBuf {
 }
 
 /// Whether the directory is one that each child has of its own.
-fn is_taken(directory: &Path) -> bool {
-    ["/", "/tmp", "/dev", "/home", "/root"].iter().any(|taken| directory == Path::new(taken))
+fn is_private(directory: &Path) -> bool {
+    let is_taken = ["/", "/tmp", "/dev", "/home", "/root"].iter().any(|taken| directory == Path::new(taken));
+    is_taken || OF_A_HOME.iter().any(|name| directory.join(name).symlink_metadata().is_ok())
 }
 
 fn push(found: &mut Vec<Mount>, mount: Mount) {

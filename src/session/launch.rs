@@ -12,6 +12,7 @@ use crate::config::{CliConfig, Limits, PermissionPolicy};
 use crate::error::StartFailure;
 use crate::installation::versions::Chosen;
 use crate::model::Dirs;
+use crate::support::open_files;
 use crate::workspace::Owner;
 
 /// A requested child.
@@ -77,11 +78,12 @@ pub(crate) fn shares_home(cli: &CliConfig) -> bool {
 }
 
 fn limits_of(config: &Limits, owner: Option<Owner>, groups: Vec<PathBuf>) -> ChildLimits {
+    let most_files = open_files::most_of_children();
     ChildLimits {
         groups,
         owner: owner.map(|owner| (owner.uid, owner.gid)),
-        nofile: config.child_open_files,
-        nofile_soft: crate::support::open_files::of_children(),
+        nofile: Some(config.child_open_files.map_or(most_files, |configured| configured.min(most_files))),
+        nofile_soft: open_files::of_children().filter(|_| config.child_open_files.is_none()),
         nproc: config.child_processes,
         fsize: config.child_file_size,
         oom_score_adj: Some(config.child_oom_score),

@@ -5,8 +5,9 @@
 
 use std::sync::OnceLock;
 
+use rustix::process::{Resource, getrlimit};
 #[cfg(feature = "server")]
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Rlimit, setrlimit};
 
 /// Soft limit before it was raised.
 static INHERITED: OnceLock<u64> = OnceLock::new();
@@ -27,6 +28,20 @@ pub fn raise() -> std::io::Result<()> {
     // Set once: a second call has nothing to raise.
     INHERITED.get_or_init(|| current);
     Ok(())
+}
+
+/// Smallest hard limit of children: below it, programs break.
+const LEAST_OF_CHILDREN: u64 = 64;
+/// Hard limit of children beside a process without one.
+const MOST_OF_CHILDREN: u64 = 1 << 16;
+
+/// Hard limit for children: half of this process's limit.
+///
+/// The kernel counts descriptors that are in flight between processes for each user, and holds them against the limit of
+/// the process that sends another one. With equal limits a tool could keep this process from starting children.
+pub(crate) fn most_of_children() -> u64 {
+    let own = getrlimit(Resource::Nofile).current;
+    own.map_or(MOST_OF_CHILDREN, |own| (own / 2).clamp(LEAST_OF_CHILDREN, MOST_OF_CHILDREN))
 }
 
 /// Soft limit for children, if it differs from this process's limit.

@@ -102,13 +102,14 @@ impl<'a> PreExec<'a> {
         } else {
             self.die_with_shim()?;
         }
-        if let Some(soft) = self.nofile_soft {
-            setrlimit(Resource::Nofile, lower(soft, getrlimit(Resource::Nofile)))?;
-        }
         for (resource, value) in &self.limits {
             if let Some(value) = value {
                 setrlimit(*resource, clamp(*value, getrlimit(*resource)))?;
             }
+        }
+        // After the hard limit, which comes with a soft one.
+        if let Some(soft) = self.nofile_soft {
+            setrlimit(Resource::Nofile, lower(soft, getrlimit(Resource::Nofile)))?;
         }
         if self.isolation.landlock {
             landlock::restrict(self.isolation, inside).map_err(Refusal::of(Rung::Landlock))?;

@@ -126,7 +126,7 @@ async fn own_authority_is_trusted_and_no_other() {
 #[tokio::test]
 async fn answers_pass_with_their_status_and_headers() {
     let answers = |received: &super::standin::Received| {
-        let status = received.header("x-status").unwrap().parse().unwrap();
+        let status = received.header("anthropic-status").unwrap().parse().unwrap();
         let mut response = json(status, r#"{"type":"error","error":{"type":"x","message":"y"}}"#);
         let headers = response.headers_mut();
         headers.insert("retry-after", "7".parse().unwrap());
@@ -143,8 +143,10 @@ async fn answers_pass_with_their_status_and_headers() {
         [(200, "2xx"), (400, "4xx"), (401, "4xx"), (429, "429"), (500, "5xx"), (529, "529")]
     {
         let before = site.metric("upstream_requests_total", &format!("status={label}"));
-        let sent =
-            child.message().header("x-status", status.to_string()).header("x-stainless-retry-count", "1");
+        let sent = child
+            .message()
+            .header("anthropic-status", status.to_string())
+            .header("x-stainless-retry-count", "1");
         let answer = sent.send().await.unwrap();
         assert_eq!(answer.status(), status);
         let header = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
@@ -164,7 +166,8 @@ async fn redirection_stays_at_the_origin() {
     let secret = format!("http://{}/latest/meta-data", inside.address);
     let to = secret.clone();
     let api = StandIn::new(move |received| {
-        let location = if received.header("x-there").is_some() { to.as_str() } else { "/base/v1/models?a=b" };
+        let location =
+            if received.header("anthropic-there").is_some() { to.as_str() } else { "/base/v1/models?a=b" };
         let mut response = json(307, "{}");
         response.headers_mut().insert("location", location.parse().unwrap());
         response
@@ -177,7 +180,7 @@ async fn redirection_stays_at_the_origin() {
         (answer.status().as_u16(), answer.headers()["location"].to_str().unwrap()),
         (307, "/v1/models?a=b")
     );
-    let answer = child.message().header("x-there", "1").send().await.unwrap();
+    let answer = child.message().header("anthropic-there", "1").send().await.unwrap();
     assert_eq!(answer.status(), 502);
     assert!(!answer.headers().contains_key("location"));
     let body = answer.text().await.unwrap();

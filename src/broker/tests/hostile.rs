@@ -87,12 +87,12 @@ async fn no_request_is_smuggled() {
 async fn bare_line_feeds_reach_nobody() {
     let (api, site) = api().await;
     let child = site.child(&format!("http://{}", api.address));
-    let request = "POST /v1/messages HTTP/1.1\nHost: a\nx-api-key: {}\nx-a: b\nContent-Length: 2\nConnection: close\n\nab";
+    let request = "POST /v1/messages HTTP/1.1\nHost: a\nx-api-key: {}\nx-app: b\nContent-Length: 2\nConnection: close\n\nab";
     let answer = child.raw(&head(&child, request)).await;
     let received = api.received();
     assert_eq!(received.len(), usize::from(answer.starts_with("HTTP/1.1 200")), "{answer}");
     for received in received {
-        assert_eq!((received.header("x-a"), received.header("content-length")), (Some("b"), Some("2")));
+        assert_eq!((received.header("x-app"), received.header("content-length")), (Some("b"), Some("2")));
         assert_eq!(received.body, "ab");
     }
 }

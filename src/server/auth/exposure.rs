@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn exposure_tools_must_not_reach_a_server_without_keys() {
+    fn exposure_tools_reach_no_server_without_keys() {
         let mut config = Config::new("/d");
         for (keys, by_rungs, restricts_network, expected) in [
             (false, true, false, false),

@@ -134,7 +134,7 @@ async fn a_connection_in_use_never_makes_way() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn children_keep_the_limit_the_server_was_given() {
-    for (config, expected) in [("", (512, 4096)), ("[limits]\nchild_open_files = 100", (100, 100))] {
+    for (config, expected) in [("", (512, 2048)), ("[limits]\nchild_open_files = 100", (100, 100))] {
         let place = place();
         let (program, site) = with_files(&place, "512:4096", config).await;
         site.turn("alice", "hello").await.text();
