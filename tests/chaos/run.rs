@@ -198,8 +198,8 @@ impl Run {
         }
         let number = self.model.send(user, kind, reader, self.is_shaky(user));
         let nonce = crate::wire::Nonce { user, number }.to_string();
-        let scratch = self.place.path().join(format!("died-{number}"));
-        let text = kind.text(&nonce, &scratch.display().to_string());
+        // In the session's workspace: a child reaches no other place.
+        let text = kind.text(&nonce, &format!("died-{number}"));
         self.link.order(&Order::Turn { number, user, text, reader });
     }
 
