@@ -27,7 +27,13 @@ pub(crate) fn status(process: Process, field: &str) -> String {
 
 /// Whether the process is stopped. If so, it goes on.
 pub(crate) fn was_stopped(process: Process) -> bool {
-    let is_stopped = status(process, "State").starts_with('T');
+    // The signal takes effect when the process gets a processor, at the latest within this time.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(2);
+    let stops = || status(process, "State").starts_with('T');
+    while !stops() && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let is_stopped = stops();
     process.signal(Signal::CONT);
     is_stopped
 }
