@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 #[cfg(feature = "server")]
@@ -20,11 +21,16 @@ use account::{Account, DayNumber};
 
 use crate::model::Usage;
 use crate::model::ids::{SessionHash, UserId};
+use crate::support::blocking::blocking;
 use crate::support::lock::MutexExt;
 use crate::workspace::{usage_dir, user_digest};
 
 /// Accounts in memory, three kilobytes each at most. Those in use stay beyond it.
 const MAX_ACCOUNTS: usize = 10_000;
+
+/// Least time between two writes of an account: a write costs more than a short turn. A killed server forgets what was
+/// spent within it.
+const WRITE_EVERY: Duration = Duration::from_secs(1);
 
 /// Accounts of all users of one data directory.
 #[derive(Debug)]
@@ -34,6 +40,8 @@ pub(crate) struct Spend {
     limit: Option<u64>,
     accounts: Mutex<HashMap<UserId, Arc<Account>>>,
     tasks: TaskTracker,
+    /// Cancelled when the system has ended: accounts are then written at once.
+    ended: CancellationToken,
 }
 
 /// A user has spent what one may in a day.
@@ -60,10 +68,16 @@ pub(crate) struct Statement {
 }
 
 impl Spend {
-    /// `limit`: US dollars per user and day. Files are written by `tasks`.
-    pub(crate) fn new(data_dir: &Path, limit: Option<f64>, tasks: TaskTracker) -> Self {
+    /// `limit`: US dollars per user and day. Files are written by `tasks`, at once when
+    /// `ended` is cancelled.
+    pub(crate) fn new(
+        data_dir: &Path,
+        limit: Option<f64>,
+        tasks: TaskTracker,
+        ended: CancellationToken,
+    ) -> Self {
         let limit = limit.map(micro);
-        Self { directory: usage_dir(data_dir), limit, accounts: Mutex::default(), tasks }
+        Self { directory: usage_dir(data_dir), limit, accounts: Mutex::default(), tasks, ended }
     }
 
     /// Checks that `user` may spend more. `own`: a lower limit for this caller, in US dollars.
@@ -169,9 +183,16 @@ impl Spend {
 
     /// Writes the account in the background. Changes meanwhile are written together.
     fn save(&self, account: Arc<Account>) {
-        if account.begin_saving() {
-            self.tasks.spawn_blocking(move || account.save());
+        if !account.begin_saving() {
+            return;
         }
+        let (ended, pause) = (self.ended.clone(), account.pause(WRITE_EVERY));
+        self.tasks.spawn(async move {
+            ended.run_until_cancelled(tokio::time::sleep(pause)).await;
+            if let Err(error) = blocking(move || account.save()).await {
+                tracing::warn!(%error, "what a user has spent could not be written; a restart would forget it");
+            }
+        });
     }
 }
 
@@ -198,10 +219,11 @@ mod tests {
     }
 
     fn spend(data: &Path, limit: Option<f64>) -> Arc<Spend> {
-        Arc::new(Spend::new(data, limit, TaskTracker::new()))
+        Arc::new(Spend::new(data, limit, TaskTracker::new(), CancellationToken::new()))
     }
 
     async fn end(spend: Arc<Spend>) {
+        spend.ended.cancel();
         spend.tasks.close();
         spend.tasks.wait().await;
     }
@@ -256,6 +278,26 @@ mod tests {
         let statement = again.statement(&user("alice")).await.unwrap();
         assert_eq!((statement.days[0].1.cost_usd(), statement.days[0].1.input_tokens), (0.25, 3));
         assert_eq!(again.statement(&user("bob")).await.unwrap().days, []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn turns_in_quick_succession_are_written_together() {
+        let data = tempfile::tempdir().unwrap();
+        let alice = user("alice");
+        let spending = spend(data.path(), None);
+        let written = || async { spend(data.path(), None).statement(&alice).await.unwrap().today };
+        let turns = async || written().await.map(|day| day.turns);
+        spending.account(&alice).await.unwrap();
+        for _ in 0..3 {
+            spending.turn_ended(&alice, &session('a'), 0.1, Usage::default());
+            while turns().await.is_none() {
+                tokio::task::yield_now().await;
+            }
+        }
+        // The first is written at once, the others after the pause.
+        assert_eq!(turns().await, Some(1));
+        end(spending).await;
+        assert_eq!(turns().await, Some(3));
     }
 
     #[test]

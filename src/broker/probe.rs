@@ -28,13 +28,13 @@ impl Probe {
     /// # Errors
     /// The address or the listener cannot be used.
     pub fn serve(base_url: &str, data_dir: &std::path::Path, listener: TcpListener) -> io::Result<Self> {
-        let tasks = TaskTracker::new();
+        let (tasks, ended) = (TaskTracker::new(), CancellationToken::new());
         let broker = Broker::new(BrokerParts {
             config: config::Broker::default(),
-            spend: Arc::new(Spend::new(data_dir, Some(1e6), tasks.clone())),
+            spend: Arc::new(Spend::new(data_dir, Some(1e6), tasks.clone(), ended.clone())),
             metrics: Arc::new(Metrics::register(&::metrics::NoopRecorder, "pilotlight_")),
             tasks,
-            ended: CancellationToken::new(),
+            ended,
         });
         let plan = UpstreamPlan {
             base_url: base_url.parse().map_err(io::Error::other)?,

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::model::Usage;
 use crate::model::ids::SessionHash;
@@ -101,8 +102,8 @@ pub(super) struct Account {
     file: PathBuf,
     sums: Mutex<Sums>,
     is_saving: AtomicBool,
-    /// Held while the file is written.
-    writing: Mutex<()>,
+    /// When the file was written last. Held while it is written.
+    written: Mutex<Option<Instant>>,
 }
 
 impl Account {
@@ -127,7 +128,7 @@ impl Account {
         });
         let days = stored.map(|stored| stored.days.into_iter().collect()).unwrap_or_default();
         let sums = Mutex::new(Sums { days, open: HashMap::new() });
-        Ok(Self { file, sums, is_saving: AtomicBool::new(false), writing: Mutex::new(()) })
+        Ok(Self { file, sums, is_saving: AtomicBool::new(false), written: Mutex::default() })
     }
 
     /// What was spent on a day, with the requests of running turns.
@@ -200,24 +201,27 @@ impl Account {
         !self.is_saving.swap(true, Ordering::AcqRel)
     }
 
+    /// Time until the file may be written again, if `every` lies between two writes.
+    pub(super) fn pause(&self, every: Duration) -> Duration {
+        // While it is written, the last time is not known yet.
+        let written = self.written.try_lock().map_or(Some(Instant::now()), |written| *written);
+        written.map_or(Duration::ZERO, |at| every.saturating_sub(at.elapsed()))
+    }
+
     /// Writes the file. Blocking.
-    pub(super) fn save(&self) {
-        let _one_at_a_time = self.writing.lock_unpoisoned();
+    pub(super) fn save(&self) -> io::Result<()> {
+        let mut written = self.written.lock_unpoisoned();
         // Before the sums are read: a later change is written again.
         self.is_saving.store(false, Ordering::Release);
         let days = self.sums.lock_unpoisoned().with_open(DayNumber::now()).into_iter().collect();
-        let write = || {
-            if let Some(directory) = self.file.parent() {
-                use std::os::unix::fs::DirBuilderExt;
-                std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-            }
-            let content = serde_json::to_vec(&Stored { days })?;
-            // Survives this process. After a crash of the machine the last seconds may be missing.
-            atomic_file::replace(&self.file, &content, Durability::Kernel)
-        };
-        if let Err(error) = write() {
-            tracing::warn!(%error, "what a user has spent could not be written; a restart would forget it");
+        *written = Some(Instant::now());
+        if let Some(directory) = self.file.parent() {
+            use std::os::unix::fs::DirBuilderExt;
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         }
+        let content = serde_json::to_vec(&Stored { days })?;
+        // Survives this process. After a crash of the machine the last seconds may be missing.
+        atomic_file::replace(&self.file, &content, Durability::Kernel)
     }
 }
 
@@ -280,7 +284,7 @@ mod tests {
         }
         let days = account.days(DayNumber(39));
         assert_eq!((days.len(), days[0].0.as_str()), (MAX_DAYS, "1970-02-09"));
-        account.save();
+        account.save().unwrap();
         let again = Account::read(data.path().join("a")).unwrap();
         assert_eq!(again.days(DayNumber(39)), days);
     }
@@ -299,7 +303,7 @@ mod tests {
             let account = Account::read(file).unwrap();
             assert_eq!(account.days(DayNumber(0)), [], "{content}");
             account.turn_ended(DayNumber(1), &session(), 1, &Usage::default());
-            account.save();
+            account.save().unwrap();
         }
         assert_eq!(Account::read(data.path().join("broken")).unwrap().spent(DayNumber(1)), 1);
     }

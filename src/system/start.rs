@@ -88,9 +88,9 @@ pub(super) async fn start(
     let admission = Admission::new(&config.limits, metrics.clone());
     let marker = Marker { name: MARKER, value: prepared.marker };
     let tasks = TaskTracker::new();
-    let spend = Spend::new(&config.data_dir, config.limits.usd_per_user_day, tasks.clone());
-    let spend = Arc::new(spend);
     let ended = CancellationToken::new();
+    let limit = config.limits.usd_per_user_day;
+    let spend = Arc::new(Spend::new(&config.data_dir, limit, tasks.clone(), ended.clone()));
     #[cfg(feature = "broker")]
     let broker = {
         let parts = BrokerParts {

@@ -77,14 +77,10 @@ impl Site {
         let snapshotter = recorder.snapshotter();
         let metrics = Arc::new(Metrics::register(&recorder, ""));
         let tasks = TaskTracker::new();
-        let spend = Arc::new(Spend::new(data.path(), setup.usd_per_user_day, tasks.clone()));
-        let broker = Broker::new(BrokerParts {
-            config: setup.config,
-            spend: spend.clone(),
-            metrics,
-            tasks,
-            ended: CancellationToken::new(),
-        })?;
+        let ended = CancellationToken::new();
+        let spend = Arc::new(Spend::new(data.path(), setup.usd_per_user_day, tasks.clone(), ended.clone()));
+        let broker =
+            Broker::new(BrokerParts { config: setup.config, spend: spend.clone(), metrics, tasks, ended })?;
         Ok(Self { broker, spend, data, snapshotter, series: Mutex::default(), egress: setup.egress })
     }
 
