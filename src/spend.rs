@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -40,6 +41,8 @@ pub(crate) struct Spend {
     limit: Option<u64>,
     accounts: Mutex<HashMap<UserId, Arc<Account>>>,
     tasks: TaskTracker,
+    /// Turns may be read, and so end, outside of it.
+    runtime: Handle,
     /// Cancelled when the system has ended: accounts are then written at once.
     ended: CancellationToken,
 }
@@ -49,6 +52,9 @@ pub(crate) struct Spend {
 pub(crate) struct SpentOut {
     /// The limit in US dollars.
     pub(crate) limit_usd: f64,
+    /// It is the caller's own, not that of all users.
+    #[cfg(feature = "broker")]
+    pub(crate) is_of_key: bool,
     /// Time until the day ends.
     pub(crate) resets_in: Duration,
 }
@@ -68,8 +74,8 @@ pub(crate) struct Statement {
 }
 
 impl Spend {
-    /// `limit`: US dollars per user and day. Files are written by `tasks`, at once when
-    /// `ended` is cancelled.
+    /// `limit`: US dollars per user and day. Files are written by `tasks` in the runtime of the caller, at once when `ended` is
+    /// cancelled.
     pub(crate) fn new(
         data_dir: &Path,
         limit: Option<f64>,
@@ -77,7 +83,8 @@ impl Spend {
         ended: CancellationToken,
     ) -> Self {
         let limit = limit.map(micro);
-        Self { directory: usage_dir(data_dir), limit, accounts: Mutex::default(), tasks, ended }
+        let runtime = Handle::current();
+        Self { directory: usage_dir(data_dir), limit, accounts: Mutex::default(), tasks, runtime, ended }
     }
 
     /// Checks that `user` may spend more. `own`: a lower limit for this caller, in US dollars.
@@ -88,7 +95,12 @@ impl Spend {
         let Some(limit) = self.limit.into_iter().chain(own.map(micro)).min() else { return Ok(Ok(())) };
         let account = self.account(user).await?;
         let now = SystemTime::now();
-        let spent_out = SpentOut { limit_usd: dollars(limit), resets_in: DayNumber::time_left(now) };
+        let spent_out = SpentOut {
+            limit_usd: dollars(limit),
+            #[cfg(feature = "broker")]
+            is_of_key: self.limit != Some(limit),
+            resets_in: DayNumber::time_left(now),
+        };
         Ok(if account.spent(DayNumber::at(now)) < limit { Ok(()) } else { Err(spent_out) })
     }
 
@@ -102,10 +114,11 @@ impl Spend {
     #[cfg(feature = "broker")]
     pub(crate) fn requested(self: &Arc<Self>, user: &UserId, session: &SessionHash, micro_usd: u64) {
         let session = session.clone();
-        self.with_account(user, move |account| account.requested(session, micro_usd));
+        self.with_account(user, move |account| account.requested(DayNumber::now(), session, micro_usd));
     }
 
-    /// Counts a turn that has ended, with its cost as the CLI reports it.
+    /// Counts a turn that has ended, with its cost as the CLI reports it. What the broker has seen on a day before counts
+    /// for that day.
     pub(crate) fn turn_ended(
         self: &Arc<Self>,
         user: &UserId,
@@ -121,7 +134,7 @@ impl Spend {
     /// Charges the requests of a child that has ended within a turn.
     pub(crate) fn child_ended(self: &Arc<Self>, user: &UserId, session: &SessionHash) {
         let session = session.clone();
-        self.with_account(user, move |account| account.child_ended(DayNumber::now(), &session));
+        self.with_account(user, move |account| account.child_ended(&session));
     }
 
     /// The days of a user.
@@ -136,7 +149,7 @@ impl Spend {
             limit_usd: self.limit.map(dollars),
             resets_in: DayNumber::time_left(now),
             today: account.today(DayNumber::at(now)),
-            days: account.days(DayNumber::at(now)),
+            days: account.days(),
         })
     }
 
@@ -150,7 +163,7 @@ impl Spend {
             return;
         }
         let (spend, user) = (self.clone(), user.clone());
-        self.tasks.spawn(async move {
+        let charge = async move {
             match spend.account(&user).await {
                 Ok(account) if change(&account) => spend.save(account),
                 Ok(_) => {}
@@ -158,7 +171,8 @@ impl Spend {
                     tracing::warn!(%error, "the cost of a turn is not counted: its account is unreadable")
                 }
             }
-        });
+        };
+        self.tasks.spawn_on(charge, &self.runtime);
     }
 
     async fn account(&self, user: &UserId) -> io::Result<Arc<Account>> {
@@ -187,12 +201,13 @@ impl Spend {
             return;
         }
         let (ended, pause) = (self.ended.clone(), account.pause(WRITE_EVERY));
-        self.tasks.spawn(async move {
+        let save = async move {
             ended.run_until_cancelled(tokio::time::sleep(pause)).await;
             if let Err(error) = blocking(move || account.save()).await {
                 tracing::warn!(%error, "what a user has spent could not be written; a restart would forget it");
             }
-        });
+        };
+        self.tasks.spawn_on(save, &self.runtime);
     }
 }
 

@@ -16,7 +16,7 @@ use super::store::ProgressFile;
 use crate::admission::StartPermit;
 use crate::child::{ChildEvent, ConnectionHandle, OnChildEvent};
 use crate::installation::versions::Chosen;
-use crate::model::ids::Generation;
+use crate::model::{Usage, ids::Generation};
 use crate::support::lock::MutexExt;
 use crate::telemetry::metrics::ContextLost;
 
@@ -89,6 +89,14 @@ impl ChildEvents {
     }
 }
 
+impl ChildEvents {
+    /// Charges the user for a turn.
+    fn charge(&self, cost_usd: f64, usage: Usage) {
+        let key = &self.plan.entry.key;
+        self.plan.env().spend.turn_ended(key.user(), &key.hash(), cost_usd, usage);
+    }
+}
+
 impl OnChildEvent for ChildEvents {
     fn on_child_event(&self, event: ChildEvent) {
         let entry = &self.plan.entry;
@@ -103,12 +111,15 @@ impl OnChildEvent for ChildEvents {
             ChildEvent::Ready => self.ready(),
             ChildEvent::OwnTurn { cost_usd } => {
                 entry.status.own_turn_ended(*cost_usd);
+                self.charge(*cost_usd, Usage::default());
                 self.plan.env().telemetry.own_turn(&entry.key, *cost_usd);
             }
             ChildEvent::Model(_) => {}
             // A reader may receive the end before the session's actor does.
             ChildEvent::TurnEnded(ended) => {
                 let turns = entry.status.turn_ended(ended.turn, ended.cost_usd);
+                // Also before the reader's next turn is checked.
+                self.charge(ended.cost_usd, ended.usage);
                 if let Some(progress) = &self.progress {
                     progress.note(turns, ended.checkpoint.as_ref());
                 }

@@ -87,8 +87,8 @@ impl Day {
 #[derive(Debug, Default)]
 struct Sums {
     days: BTreeMap<DayNumber, Day>,
-    /// List price of the requests of running turns.
-    open: HashMap<SessionHash, u64>,
+    /// List price of the requests of running turns, by the day on which each ended.
+    open: HashMap<SessionHash, BTreeMap<DayNumber, u64>>,
 }
 
 /// The file: the sums, with what was open as if it were charged.
@@ -135,7 +135,8 @@ impl Account {
     pub(super) fn spent(&self, day: DayNumber) -> u64 {
         let sums = self.sums.lock_unpoisoned();
         let charged = sums.days.get(&day).map_or(0, |day| day.micro_usd);
-        sums.open.values().fold(charged, |sum, open| sum.saturating_add(*open))
+        let open = sums.open.values().filter_map(|days| days.get(&day));
+        open.fold(charged, |sum, open| sum.saturating_add(*open))
     }
 
     /// Whether requests are not charged yet, or sums not written.
@@ -145,12 +146,12 @@ impl Account {
 
     /// Whether there is something to write.
     #[cfg(feature = "broker")]
-    pub(super) fn requested(&self, session: SessionHash, micro_usd: u64) -> bool {
+    pub(super) fn requested(&self, day: DayNumber, session: SessionHash, micro_usd: u64) -> bool {
         if micro_usd == 0 {
             return false;
         }
         let mut sums = self.sums.lock_unpoisoned();
-        let open = sums.open.entry(session).or_default();
+        let open = sums.open.entry(session).or_default().entry(day).or_default();
         *open = open.saturating_add(micro_usd);
         true
     }
@@ -158,11 +159,13 @@ impl Account {
     /// As [`Account::requested`].
     pub(super) fn turn_ended(&self, day: DayNumber, session: &SessionHash, cost: u64, usage: &Usage) -> bool {
         let mut sums = self.sums.lock_unpoisoned();
-        let requested = sums.open.remove(session).unwrap_or_default();
+        let mut requested = sums.open.remove(session).unwrap_or_default();
+        let of_day = requested.remove(&day).unwrap_or_default();
+        let before = sums.charge(requested);
         let sum = sums.days.entry(day).or_default();
         sum.turns += 1;
         for (total, added) in [
-            (&mut sum.micro_usd, cost.max(requested)),
+            (&mut sum.micro_usd, cost.saturating_sub(before).max(of_day)),
             (&mut sum.input_tokens, usage.input_tokens),
             (&mut sum.output_tokens, usage.output_tokens),
             (&mut sum.cache_creation_input_tokens, usage.cache_creation_input_tokens),
@@ -175,24 +178,23 @@ impl Account {
     }
 
     /// As [`Account::requested`].
-    pub(super) fn child_ended(&self, day: DayNumber, session: &SessionHash) -> bool {
+    pub(super) fn child_ended(&self, session: &SessionHash) -> bool {
         let mut sums = self.sums.lock_unpoisoned();
         let Some(requested) = sums.open.remove(session) else { return false };
-        let sum = sums.days.entry(day).or_default();
-        sum.micro_usd = sum.micro_usd.saturating_add(requested);
+        sums.charge(requested);
         sums.forget_old_days();
         true
     }
 
     #[cfg(feature = "server")]
     pub(super) fn today(&self, today: DayNumber) -> Option<Day> {
-        self.sums.lock_unpoisoned().with_open(today).remove(&today)
+        self.sums.lock_unpoisoned().with_open().remove(&today)
     }
 
-    /// The days, the latest first. The requests of running turns count for `today`.
+    /// The days, the latest first, with the requests of running turns.
     #[cfg(feature = "server")]
-    pub(super) fn days(&self, today: DayNumber) -> Vec<(String, Day)> {
-        let days = self.sums.lock_unpoisoned().with_open(today);
+    pub(super) fn days(&self) -> Vec<(String, Day)> {
+        let days = self.sums.lock_unpoisoned().with_open();
         days.into_iter().rev().map(|(number, day)| (number.date(), day)).collect()
     }
 
@@ -213,7 +215,7 @@ impl Account {
         let mut written = self.written.lock_unpoisoned();
         // Before the sums are read: a later change is written again.
         self.is_saving.store(false, Ordering::Release);
-        let days = self.sums.lock_unpoisoned().with_open(DayNumber::now()).into_iter().collect();
+        let days = self.sums.lock_unpoisoned().with_open().into_iter().collect();
         *written = Some(Instant::now());
         if let Some(directory) = self.file.parent() {
             use std::os::unix::fs::DirBuilderExt;
@@ -226,14 +228,21 @@ impl Account {
 }
 
 impl Sums {
-    fn with_open(&self, today: DayNumber) -> BTreeMap<DayNumber, Day> {
-        let mut days = self.days.clone();
-        let open = self.open.values().fold(0, |sum: u64, open| sum.saturating_add(*open));
-        if open > 0 {
-            let day = days.entry(today).or_default();
-            day.micro_usd = day.micro_usd.saturating_add(open);
+    fn with_open(&self) -> BTreeMap<DayNumber, Day> {
+        let mut all = Self { days: self.days.clone(), open: HashMap::new() };
+        for requested in self.open.values() {
+            all.charge(requested.clone());
         }
-        days
+        all.days
+    }
+
+    /// Charges requests to the days on which they ended; gives their sum.
+    fn charge(&mut self, requested: BTreeMap<DayNumber, u64>) -> u64 {
+        requested.into_iter().fold(0, |total: u64, (day, added)| {
+            let sum = self.days.entry(day).or_default();
+            sum.micro_usd = sum.micro_usd.saturating_add(added);
+            total.saturating_add(added)
+        })
     }
 
     fn forget_old_days(&mut self) {
@@ -282,11 +291,28 @@ mod tests {
             account.turn_ended(DayNumber(day), &session(), 5, &Usage::default());
             assert_eq!(account.spent(DayNumber(day)), 5);
         }
-        let days = account.days(DayNumber(39));
+        let days = account.days();
         assert_eq!((days.len(), days[0].0.as_str()), (MAX_DAYS, "1970-02-09"));
         account.save().unwrap();
         let again = Account::read(data.path().join("a")).unwrap();
-        assert_eq!(again.days(DayNumber(39)), days);
+        assert_eq!(again.days(), days);
+    }
+
+    /// A turn over midnight: each day gets what was spent on it, and the rest counts for the day of the end.
+    #[test]
+    fn request_counts_for_the_day_on_which_it_ended() {
+        let data = tempfile::tempdir().unwrap();
+        for (cost, second) in [(100, 70), (40, 20), (0, 20)] {
+            let account = Account::read(data.path().join("a")).unwrap();
+            account.requested(DayNumber(1), session(), 30);
+            account.requested(DayNumber(2), session(), 20);
+            assert_eq!([1, 2, 3].map(|day| account.spent(DayNumber(day))), [30, 20, 0]);
+            account.turn_ended(DayNumber(2), &session(), cost, &Usage::default());
+            assert_eq!([1, 2, 3].map(|day| account.spent(DayNumber(day))), [30, second, 0], "{cost}");
+            account.requested(DayNumber(2), session(), 5);
+            account.child_ended(&session());
+            assert_eq!(account.spent(DayNumber(2)), second + 5);
+        }
     }
 
     #[test]
@@ -295,13 +321,13 @@ mod tests {
         for (number, set) in TRAPS.iter().enumerate() {
             let file = data.path().join(number.to_string());
             set(&file);
-            assert_eq!(Account::read(file).unwrap().days(DayNumber(0)), []);
+            assert_eq!(Account::read(file).unwrap().days(), []);
         }
         for content in ["", "{", "[]", r#"{"days":[[1]]}"#] {
             let file = data.path().join("broken");
             std::fs::write(&file, content).unwrap();
             let account = Account::read(file).unwrap();
-            assert_eq!(account.days(DayNumber(0)), [], "{content}");
+            assert_eq!(account.days(), [], "{content}");
             account.turn_ended(DayNumber(1), &session(), 1, &Usage::default());
             account.save().unwrap();
         }

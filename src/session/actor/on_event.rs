@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::SessionActorState;
 use crate::child::{ChildEvent, TurnReport};
-use crate::model::{SessionState, Usage, ids::Generation};
+use crate::model::{SessionState, ids::Generation};
 use crate::session::quota;
 use crate::session::{child_events::LifecycleEvent, conclude::Conclusion, state::Input};
 use crate::telemetry::metrics::ContextLost;
@@ -69,7 +69,6 @@ impl SessionActorState {
             ChildEvent::TurnEnded(ended) => self.turn_ended(generation, ended),
             ChildEvent::OwnTurn { cost_usd } => {
                 self.record.cost_usd += cost_usd;
-                self.spent(cost_usd, Usage::default());
                 self.save_soon();
             }
             ChildEvent::Active(active) => {
@@ -100,8 +99,6 @@ impl SessionActorState {
         record.context_turns = record.context_turns.saturating_add(1);
         self.machine.set_context(true);
         record.cost_usd += ended.cost_usd;
-        self.spent(ended.cost_usd, ended.usage);
-        let record = &mut self.record;
         if let Some(id) = ended.cli_session_id.filter(|id| *id != record.cli_session_id) {
             // A command in the text began another conversation: that is the one to resume.
             record.cli_session_id = id;
@@ -123,11 +120,6 @@ impl SessionActorState {
             answered: ended.answered,
             exhausted: ended.exhausted,
         });
-    }
-
-    /// Charges the user for a turn.
-    fn spent(&self, cost_usd: f64, usage: Usage) {
-        self.sessions.env.spend.turn_ended(self.entry.key.user(), &self.entry.hash, cost_usd, usage);
     }
 
     fn child_ended(&mut self, generation: Generation, ended: Conclusion) {

@@ -214,8 +214,8 @@ impl UsageReader for DocumentReader {
 /// the API serves: the CLI's own figure, which is known at the end of a turn, is never below.
 const PRICES: [(&str, [f64; 4]); 3] =
     [("haiku", [0.8, 4.0, 1.0, 0.08]), ("sonnet", [3.0, 15.0, 3.75, 0.3]), ("opus", [5.0, 25.0, 6.25, 0.5])];
-/// Of an unknown model.
-const OTHER: [f64; 4] = [3.0, 15.0, 3.75, 0.3];
+/// Of an unknown model: the dearest family, so that no other name for a model is cheaper.
+const OTHER: [f64; 4] = [5.0, 25.0, 6.25, 0.5];
 
 /// Lowest cost of these tokens by list price, in millionths of a US dollar.
 pub(crate) fn list_price(model: Option<&str>, usage: &Usage) -> u64 {
@@ -306,7 +306,10 @@ mod tests {
         let million = usage(1_000_000, 1_000_000, 1_000_000, 1_000_000);
         assert_eq!(list_price(Some("claude-haiku-4-5"), &million), 5_880_000);
         assert_eq!(list_price(Some("claude-opus-4-5"), &million), 36_750_000);
-        assert_eq!(list_price(None, &million), list_price(Some("claude-sonnet-5"), &million));
+        let dearest = PRICES.iter().map(|(family, _)| list_price(Some(family), &million)).max().unwrap();
+        for unknown in [None, Some("claude-next-1"), Some("own-model")] {
+            assert_eq!(list_price(unknown, &million), dearest, "{unknown:?}");
+        }
         assert_eq!(list_price(Some("opus"), &Usage::default()), 0);
     }
 
