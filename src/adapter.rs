@@ -20,8 +20,8 @@ pub(crate) use claude::{
 };
 #[cfg(feature = "broker")]
 pub(crate) use claude::{
-    TOKEN_URL, api_call, brokered, error_body, list_price, oauth_credentials, refresh_request, refreshed,
-    usage_reader,
+    ModelList, TOKEN_URL, api_call, brokered, error_body, list_price, oauth_credentials, refresh_request,
+    refreshed, usage_reader,
 };
 pub(crate) use launch::{CommandLine, HomeCleanup, LaunchMode, LaunchPlan, LaunchRefusal, LaunchSettings};
 pub(crate) use line::{ControlResponse, HostRequest, LineKind, Task, Terminal};

@@ -10,7 +10,7 @@
 //!
 //! ```ignore
 //! // The credentials leave the environment. An error refuses the start, or is the reason to start without a broker.
-//! let child = broker.child(ChildPlan { variables, takes_credentials: true, oauth, egress, user, session })?;
+//! let child = broker.child(ChildPlan { variables, takes_credentials: true, oauth, egress, user, session, restrictions })?;
 //! // The address in the child's network namespace, or that of a listener on loopback.
 //! let variables = child.environment("127.0.0.1:4180");
 //! // The listener, bound here or received from the shim. The guard lives as long as the child.
@@ -39,6 +39,7 @@ mod oauth;
 pub mod probe;
 mod refusal;
 mod request;
+mod shares;
 mod slots;
 mod tap;
 mod token;
@@ -52,6 +53,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::adapter::ModelList;
 use crate::config;
 use crate::config::{ConfigError, Egress};
 use crate::error::StartError;
@@ -66,6 +68,7 @@ use client::Client;
 pub(crate) use endpoint::{Endpoint, EndpointGuard};
 pub(crate) use oauth::OauthSource;
 use oauth::Renewals;
+use shares::Shares;
 use slots::UserSlots;
 pub(crate) use upstream::Upstream;
 
@@ -84,6 +87,17 @@ pub(crate) struct EndpointPlan {
     pub(crate) user: UserId,
     /// The session of the child.
     pub(crate) session: SessionHash,
+    /// What the key of the child's turns may use.
+    pub(crate) policy: Policy,
+}
+
+/// What the key of a child's turns may use. A child is started for one set of restrictions, so this never changes.
+#[derive(Debug, Default)]
+pub(crate) struct Policy {
+    /// `None`: all models.
+    pub(crate) models: Option<ModelList>,
+    /// Maximum cost of the user per day.
+    pub(crate) usd_per_day: Option<f64>,
 }
 
 /// What all endpoints share.
@@ -94,7 +108,9 @@ struct Shared {
     /// Connections beyond those that each endpoint has of its own.
     connections: Arc<Semaphore>,
     /// `broker.upstream_concurrency`.
-    upstream: Option<Arc<Semaphore>>,
+    upstream: Option<Arc<Shares>>,
+    /// Memory for bodies of requests, see [`MAX_BODIES`].
+    bodies: Arc<Shares>,
     /// Of users with a spending limit.
     user_slots: UserSlots,
     /// Lookups of names, see [`MAX_LOOKUPS`].
@@ -106,6 +122,10 @@ struct Shared {
     /// Cancelled when the system has ended.
     ended: CancellationToken,
 }
+
+/// Maximum memory for bodies of requests that have not been sent yet, in units of a kilobyte: those of some hundred long
+/// conversations, or of six requests of maximum size.
+const MAX_BODIES: usize = 256 << 10;
 
 /// Maximum number of names that are looked up at the same time: each occupies a thread of the runtime's pool, of which
 /// work on files needs the rest.
@@ -163,13 +183,15 @@ impl Broker {
         let BrokerParts { config, spend, metrics, tasks, ended } = parts;
         let client = Client::new(&config)?;
         let connections = Arc::new(Semaphore::new(config.max_connections));
-        let upstream = config.upstream_concurrency.map(|most| Arc::new(Semaphore::new(most)));
+        let upstream = config.upstream_concurrency.map(|most| Shares::new(most, metrics.clone()));
+        let bodies = Shares::new(MAX_BODIES, metrics.clone());
         let renewals = Renewals::default();
         Ok(Self(Arc::new(Shared {
             config,
             client,
             connections,
             upstream,
+            bodies,
             user_slots: UserSlots::default(),
             lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
             renewals,

@@ -18,6 +18,15 @@ pub(crate) enum ApiCall {
     Reachability,
 }
 
+/// A request names a model that its key may not use, or none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ModelNotAllowed {
+    /// The model; `None` if the body names none that can be read.
+    pub(crate) named: Option<String>,
+    /// The names that the key may use.
+    pub(crate) allowed: String,
+}
+
 /// Reads a response in pieces of any size and keeps a bounded part of it.
 pub(crate) trait UsageReader: Send {
     /// Reads the next piece.

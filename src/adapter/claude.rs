@@ -8,7 +8,8 @@
 pub(crate) use answer::AnswerReader;
 #[cfg(feature = "broker")]
 pub(crate) use broker::{
-    TOKEN_URL, api_call, brokered, error_body, list_price, refresh_request, refreshed, usage_reader,
+    ModelList, TOKEN_URL, api_call, brokered, error_body, list_price, refresh_request, refreshed,
+    usage_reader,
 };
 pub(crate) use classify::classify;
 pub(crate) use control::{

@@ -1,6 +1,9 @@
-//! Which addresses a name may have. Pure.
+//! Which addresses a name may have.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+
+use rustix::io::Errno;
 
 /// Networks (address, prefix length) that are not hosts of the internet: this machine, its networks, cloud metadata,
 /// translations of IPv4 into other forms, tests, groups.
@@ -52,6 +55,17 @@ pub(super) fn is_public(address: IpAddr) -> bool {
             };
             is_global && !SPECIAL_V6.iter().any(is_special)
         }
+    }
+}
+
+/// Whether this machine has the address, at this moment: the kernel binds to no other. What cannot be tried counts as own,
+/// and so does everything where the kernel binds to any address (`ip_nonlocal_bind`).
+pub(super) fn is_own(address: IpAddr) -> bool {
+    match UdpSocket::bind((address, 0)) {
+        Ok(_) => true,
+        Err(error) if error.kind() == ErrorKind::AddrNotAvailable => false,
+        // Without IPv6 there is no such address either.
+        Err(error) => Errno::from_io_error(&error) != Some(Errno::AFNOSUPPORT),
     }
 }
 
@@ -112,6 +126,16 @@ mod tests {
             "4000::1",
         ] {
             assert!(!is_public(special.parse().unwrap()), "{special}");
+        }
+    }
+
+    #[test]
+    fn own_addresses_are_known() {
+        for own in ["127.0.0.1", "127.0.0.2"] {
+            assert!(is_own(own.parse().unwrap()), "{own}");
+        }
+        for other in ["1.1.1.1", "192.0.2.1", "2606:4700::1111"] {
+            assert!(!is_own(other.parse().unwrap()), "{other}");
         }
     }
 

@@ -1,126 +1,129 @@
 //! Bodies: a request's with limits, and the type that both directions share.
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 pub(super) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 pub(super) type Body = UnsyncBoxBody<Bytes, BodyError>;
+
+/// Maximum time in which a whole body is received: it comes over loopback, and has room in memory meanwhile.
+const MAX_BODY_TIME: Duration = Duration::from_secs(60);
+/// Memory for a body before its first byte: the stated length is only a promise.
+const FIRST_BYTES: u64 = 64 << 10;
 
 /// A body that is in memory.
 pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// Ends a wait for the next piece of a body that lasts too long. The timer is set only while there is a wait.
+/// Why a body ended early.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BodyFault {
+    #[error("the body is too long")]
+    TooLarge,
+    #[error("the body was silent for too long")]
+    Silent,
+    #[error(transparent)]
+    Broken(#[from] hyper::Error),
+}
+
+/// A body that may be silent for a limited time. The timer is set only while there is a wait.
 #[derive(Debug)]
-pub(super) struct IdleTimer {
+pub(super) struct Watched {
+    inner: Incoming,
     limit: Duration,
     sleep: Pin<Box<Sleep>>,
-    is_running: bool,
+    is_waiting: bool,
 }
 
-impl IdleTimer {
-    pub(super) fn new(limit: Duration) -> Self {
-        Self { limit, sleep: Box::pin(sleep_until(Instant::now() + limit)), is_running: false }
+impl Watched {
+    pub(super) fn new(inner: Incoming, limit: Duration) -> Self {
+        Self { inner, limit, sleep: Box::pin(sleep_until(Instant::now() + limit)), is_waiting: false }
     }
+}
 
-    /// There was progress.
-    pub(super) fn stop(&mut self) {
-        self.is_running = false;
-    }
+impl HttpBody for Watched {
+    type Data = Bytes;
+    type Error = BodyFault;
 
-    /// Ready if there was no progress for too long.
-    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if !std::mem::replace(&mut self.is_running, true) {
-            self.sleep.as_mut().reset(Instant::now() + self.limit);
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(context) {
+            self.is_waiting = false;
+            return Poll::Ready(frame.map(|frame| frame.map_err(BodyFault::from)));
         }
-        self.sleep.as_mut().poll(context)
-    }
-}
-
-/// How the body of a request ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum BodyEnd {
-    /// Well, or not yet.
-    Fine = 0,
-    /// Longer than allowed.
-    TooLarge = 1,
-    /// Too slow.
-    Slow = 2,
-}
-
-/// Shared with the request that the body belongs to.
-#[derive(Debug, Default)]
-pub(super) struct BodyState(AtomicU8);
-
-impl BodyState {
-    pub(super) fn end(&self) -> BodyEnd {
-        match self.0.load(Ordering::Relaxed) {
-            1 => BodyEnd::TooLarge,
-            2 => BodyEnd::Slow,
-            _ => BodyEnd::Fine,
+        if !std::mem::replace(&mut self.is_waiting, true) {
+            let until = Instant::now() + self.limit;
+            self.sleep.as_mut().reset(until);
         }
+        ready!(self.sleep.as_mut().poll(context));
+        Poll::Ready(Some(Err(BodyFault::Silent)))
     }
 
-    fn set(&self, end: BodyEnd) -> BodyError {
-        self.0.store(end as u8, Ordering::Relaxed);
-        match end {
-            BodyEnd::TooLarge => "the body is too long",
-            _ => "the body is too slow",
-        }
-        .into()
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
     }
 }
 
-/// Body of a child's request: limited in size and in waiting.
+/// A body that is limited in size and in waiting.
 #[derive(Debug)]
 pub(super) struct Limited {
-    inner: Incoming,
+    inner: Watched,
     left: u64,
-    idle: IdleTimer,
-    state: Arc<BodyState>,
 }
 
 impl Limited {
-    pub(super) fn new(inner: Incoming, limit: u64, idle: Duration) -> (Self, Arc<BodyState>) {
-        let state = Arc::<BodyState>::default();
-        (Self { inner, left: limit, idle: IdleTimer::new(idle), state: state.clone() }, state)
+    pub(super) fn new(inner: Incoming, limit: u64, idle: Duration) -> Self {
+        Self { inner: Watched::new(inner, idle), left: limit }
+    }
+
+    /// The whole body.
+    ///
+    /// # Errors
+    /// [`BodyFault`], also if it takes too long.
+    pub(super) async fn receive(mut self) -> Result<Bytes, BodyFault> {
+        let expected = self.size_hint().lower().min(FIRST_BYTES);
+        let mut received = BytesMut::with_capacity(usize::try_from(expected).unwrap_or_default());
+        let receive = async {
+            while let Some(frame) = self.frame().await {
+                received.extend(frame?.into_data());
+            }
+            Ok(received.freeze())
+        };
+        timeout(MAX_BODY_TIME, receive).await.unwrap_or(Err(BodyFault::Silent))
     }
 }
 
 impl HttpBody for Limited {
     type Data = Bytes;
-    type Error = BodyError;
+    type Error = BodyFault;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(context) else {
-            ready!(self.idle.poll(context));
-            return Poll::Ready(Some(Err(self.state.set(BodyEnd::Slow))));
-        };
-        self.idle.stop();
-        let frame = match frame {
-            Some(Ok(frame)) => frame,
-            Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
-            None => return Poll::Ready(None),
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let Some(frame) = ready!(Pin::new(&mut self.inner).poll_frame(context)?) else {
+            return Poll::Ready(None);
         };
         // Trailers could hold what was removed from the headers.
         let Ok(data) = frame.into_data() else { return Poll::Ready(None) };
-        match self.left.checked_sub(data.remaining() as u64) {
-            Some(left) => self.left = left,
-            None => return Poll::Ready(Some(Err(self.state.set(BodyEnd::TooLarge)))),
-        }
+        let Some(left) = self.left.checked_sub(data.remaining() as u64) else {
+            return Poll::Ready(Some(Err(BodyFault::TooLarge)));
+        };
+        self.left = left;
         Poll::Ready(Some(Ok(Frame::data(data))))
     }
 

@@ -4,11 +4,12 @@ use std::ffi::OsString;
 use std::io;
 use std::net::TcpListener;
 
-use super::{Broker, BrokerError, Endpoint, EndpointGuard, EndpointPlan, Upstream};
-use crate::adapter;
+use super::{Broker, BrokerError, Endpoint, EndpointGuard, EndpointPlan, Policy, Upstream};
 use crate::adapter::broker::{Brokered, ChildProxy, NotBrokered};
+use crate::adapter::{self, ModelList};
 use crate::config::Egress;
 use crate::model::ids::{SessionHash, UserId};
+use crate::turn::Restrictions;
 use crate::workspace::OauthStore;
 
 /// Start of a child, as far as the broker is concerned.
@@ -25,6 +26,8 @@ pub(crate) struct ChildPlan {
     pub(crate) user: UserId,
     /// The session of the child.
     pub(crate) session: SessionHash,
+    /// Those of the turns that the child is started for.
+    pub(crate) restrictions: Restrictions,
 }
 
 /// An endpoint, and the environment that belongs to it.
@@ -55,7 +58,9 @@ impl Broker {
     /// # Errors
     /// [`NotAdmitted`]: the child is not to start, or starts without a broker (`broker.credentials`).
     pub(crate) fn child(&self, plan: ChildPlan) -> Result<BrokeredChild, NotAdmitted> {
-        let ChildPlan { variables, takes_credentials, oauth, egress, user, session } = plan;
+        let ChildPlan { variables, takes_credentials, oauth, egress, user, session, restrictions } = plan;
+        let models = restrictions.models.map(|names| ModelList::new(&names, &variables));
+        let policy = Policy { models, usd_per_day: restrictions.usd_per_day };
         let brokered = if takes_credentials {
             adapter::brokered(variables, oauth.is_some())?
         } else {
@@ -68,7 +73,7 @@ impl Broker {
             Egress::Api => ChildProxy::None,
             Egress::Allow(_) => ChildProxy::Broker,
         };
-        let endpoint = self.endpoint(EndpointPlan { upstream, egress, user, session })?;
+        let endpoint = self.endpoint(EndpointPlan { upstream, egress, user, session, policy })?;
         Ok(BrokeredChild { endpoint, brokered, proxy })
     }
 }

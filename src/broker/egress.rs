@@ -15,8 +15,8 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use url::Host;
 
-use super::address::is_public;
-use super::body::{Body, Limited, full};
+use super::address::{is_own, is_public};
+use super::body::{Body, BodyError, Limited, full};
 use super::connection::Held;
 use super::endpoint::EndpointState;
 use super::forward::MAX_BODY_BYTES;
@@ -81,8 +81,8 @@ pub(super) async fn plain(
         parts.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
     let target = parts.uri.path_and_query().cloned().map(Uri::from).unwrap_or_default();
     let idle = state.shared.config.idle_timeout;
-    let (body, _) = Limited::new(body, MAX_BODY_BYTES, idle);
-    let mut forwarded = Request::new(body.boxed_unsync());
+    let body = Limited::new(body, MAX_BODY_BYTES, idle);
+    let mut forwarded = Request::new(body.map_err(BodyError::from).boxed_unsync());
     *forwarded.method_mut() = parts.method;
     *forwarded.uri_mut() = target;
     *forwarded.headers_mut() = headers::to_host(parts.headers);
@@ -98,8 +98,8 @@ pub(super) async fn plain(
     parts.headers = headers::from_host(parts.headers);
     parts.extensions = Default::default();
     // Downloads have no limit; their connection does.
-    let (body, _) = Limited::new(body, u64::MAX, idle);
-    Ok(Response::from_parts(parts, body.boxed_unsync()))
+    let body = Limited::new(body, u64::MAX, idle);
+    Ok(Response::from_parts(parts, body.map_err(BodyError::from).boxed_unsync()))
 }
 
 /// Connects to a host of the allow list.
@@ -126,7 +126,7 @@ async fn connect(state: &EndpointState, host: &str, port: u16) -> Result<TcpStre
         Allowed::Address(address) => vec![SocketAddr::new(address, port)],
         Allowed::Name(name) => {
             let found = timeout(limit, resolve(state, name, port)).await;
-            checked(found.map_err(|_| Refusal::host_unreachable())??)?
+            checked(found.map_err(|_| Refusal::host_unreachable())??, is_own)?
         }
     };
     let connect = async {
@@ -166,13 +166,18 @@ fn allowed(hosts: &[EgressHost], host: &str, port: u16) -> Result<Allowed, Refus
     if is_listed { Ok(allowed) } else { Err(Refusal::not_allowed()) }
 }
 
-/// The addresses of a name, if every one is on the internet: a name with one other address is not trusted at all.
-fn checked(addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Refusal> {
+/// The addresses of a name, if every one is on the internet and none is this machine's: a name with one other address is not
+/// trusted at all. The server's own listener may have a public address.
+fn checked(addresses: Vec<SocketAddr>, is_own: impl Fn(IpAddr) -> bool) -> Result<Vec<SocketAddr>, Refusal> {
     if addresses.is_empty() {
         return Err(Refusal::host_unreachable());
     }
     let all_public = addresses.iter().all(|address| is_public(address.ip()));
-    if all_public { Ok(addresses) } else { Err(Refusal::address()) }
+    if all_public && !addresses.iter().any(|address| is_own(address.ip())) {
+        Ok(addresses)
+    } else {
+        Err(Refusal::address())
+    }
 }
 
 #[cfg(test)]
@@ -219,7 +224,10 @@ mod tests {
 
     #[test]
     fn one_private_address_refuses_the_name() {
-        let of = |list: &[&str]| checked(list.iter().map(|address| address.parse().unwrap()).collect());
+        let own: IpAddr = "9.9.9.9".parse().unwrap();
+        let of = |list: &[&str]| {
+            checked(list.iter().map(|address| address.parse().unwrap()).collect(), |address| address == own)
+        };
         assert_eq!(of(&["1.1.1.1:443", "[2606:4700::1]:443"]).unwrap().len(), 2);
         for list in [
             &["127.0.0.1:443"][..],
@@ -227,6 +235,8 @@ mod tests {
             &["[::ffff:1.1.1.1]:443"],
             &["[64:ff9b::7f00:1]:443"],
             &["169.254.169.254:80"],
+            // An address of this machine.
+            &["1.1.1.1:443", "9.9.9.9:443"],
         ] {
             assert_eq!(of(list), Err(Refusal::address()), "{list:?}");
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::slots::{ConnectionSlots, UpstreamSlots};
+use super::slots::ConnectionSlots;
 use super::token::Token;
 use super::{EndpointPlan, Shared, connection};
 
@@ -21,7 +21,6 @@ pub(super) struct EndpointState {
     pub(super) plan: EndpointPlan,
     pub(super) token: Token,
     pub(super) connection_slots: ConnectionSlots,
-    pub(super) upstream_slots: UpstreamSlots,
     /// Cancelled with the guard.
     pub(super) ended: CancellationToken,
 }
@@ -39,11 +38,9 @@ pub(crate) struct EndpointGuard {
 
 impl Endpoint {
     pub(super) fn new(shared: Arc<Shared>, plan: EndpointPlan) -> io::Result<Self> {
-        let upstream = shared.upstream.clone().zip(shared.config.upstream_concurrency);
         Ok(Self(Arc::new(EndpointState {
             token: Token::random()?,
             connection_slots: ConnectionSlots::new(shared.connections.clone()),
-            upstream_slots: UpstreamSlots::new(upstream, shared.metrics.clone()),
             ended: shared.ended.child_token(),
             shared,
             plan,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, TRANSFER_ENCODING};
@@ -9,12 +10,14 @@ use hyper::http::uri::PathAndQuery;
 use hyper::{Request, Response, StatusCode};
 use tokio::time::{Instant, timeout};
 
-use super::body::{Body, BodyEnd, BodyState, Limited};
+use super::Policy;
+use super::body::{Body, BodyFault, Limited, full};
 use super::endpoint::EndpointState;
 use super::headers;
 use super::lasting::Lasting;
 use super::refusal::Refusal;
 use super::request;
+use super::shares::Share;
 use super::tap::{Meter, Tap};
 use crate::adapter;
 use crate::adapter::broker::{ApiCall, UsageReader};
@@ -22,6 +25,8 @@ use crate::telemetry::metrics::UpstreamStatus;
 
 /// Longest request body: the API accepts 32 MB.
 pub(super) const MAX_BODY_BYTES: u64 = 40 << 20;
+/// A longer body is read for its models elsewhere: a megabyte takes a millisecond or two.
+const CHECK_INLINE_BYTES: usize = 256 << 10;
 /// Set by the CLI's HTTP library on each attempt but the first.
 const RETRY_COUNT: &str = "x-stainless-retry-count";
 
@@ -42,45 +47,87 @@ pub(super) async fn forward(
             "there are no credentials of the model's API for this user (cli.env, cli.user_env_file)";
         return Err(Refusal::no_credentials(message));
     };
-    if request.body().size_hint().lower() > MAX_BODY_BYTES {
+    let stated = request.body().size_hint().lower();
+    if stated > MAX_BODY_BYTES {
         return Err(Refusal::too_large(MAX_BODY_BYTES));
     }
     let user = &endpoint.plan.user;
-    let is_limited = call == ApiCall::Inference && shared.spend.has_limit();
-    // Before the check: what runs is charged before its slot is free.
-    let user_slot = if is_limited { Some(shared.user_slots.acquire(user).await?) } else { None };
+    // The whole body is here before the request gets a slot at the API: a child that sends slowly holds none.
+    let kilobytes = usize::try_from(stated.div_ceil(1 << 10)).unwrap_or(usize::MAX);
+    let room = shared.bodies.acquire(user, kilobytes).await?;
+    let (parts, body) = request.into_parts();
+    let body =
+        Limited::new(body, MAX_BODY_BYTES, shared.config.idle_timeout).receive().await.map_err(unreceived)?;
+    let policy = &endpoint.plan.policy;
+    let is_limited = call == ApiCall::Inference && (shared.spend.has_limit() || policy.usd_per_day.is_some());
+    let mut user_slot = None;
     if call == ApiCall::Inference {
-        match shared.spend.check(user, None).await {
+        check_models(policy, &body).await?;
+        if is_limited {
+            // Before the check: what runs is charged before its slot is free.
+            user_slot = Some(shared.user_slots.acquire(user).await?);
+        }
+        match shared.spend.check(user, policy.usd_per_day).await {
             Ok(Ok(())) => {}
             Ok(Err(spent)) => return Err(Refusal::spent(spent)),
             Err(_) => return Err(Refusal::no_account()),
         }
     }
-    if request.headers().get(RETRY_COUNT).is_some_and(|count| count != "0") {
+    if parts.headers.get(RETRY_COUNT).is_some_and(|count| count != "0") {
         shared.metrics.upstream_retries.increment(1);
     }
-    let request_bytes = request.body().size_hint().lower();
-    let slot = endpoint.upstream_slots.acquire().await?;
-    let (parts, body) = request.into_parts();
+    let slot = match &shared.upstream {
+        Some(slots) => Some(slots.acquire(user, 1).await?),
+        None => None,
+    };
     let mut headers = headers::to_upstream(parts.headers);
     let token = upstream.authenticate(&mut headers).await?;
-    let (body, state) = Limited::new(body, MAX_BODY_BYTES, shared.config.idle_timeout);
-    let mut forwarded = Request::new(body.boxed_unsync());
+    let session = endpoint.plan.session.clone();
+    let meter = Meter::new(shared.clone(), user.clone(), session, (slot, user_slot), body.len() as u64);
+    let mut forwarded = Request::new(full(Bytes::from_owner(Stored { bytes: body, _room: room })));
     *forwarded.method_mut() = parts.method;
     *forwarded.uri_mut() = upstream.address(&path).ok_or_else(Refusal::path)?;
     *forwarded.headers_mut() = headers;
 
-    let session = endpoint.plan.session.clone();
-    let meter = Meter::new(shared.clone(), user.clone(), session, (slot, user_slot), request_bytes);
-    let exchange = exchange(endpoint.clone(), forwarded, state, path, call, token, meter);
+    let exchange = exchange(endpoint.clone(), forwarded, path, call, token, meter);
     if is_limited { Lasting::new(shared.clone(), exchange).await } else { exchange.await }
+}
+
+/// A body with its share of memory, which is free once it has been sent.
+struct Stored {
+    bytes: Bytes,
+    _room: Share,
+}
+
+impl AsRef<[u8]> for Stored {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+fn unreceived(fault: BodyFault) -> Refusal {
+    match fault {
+        BodyFault::TooLarge => Refusal::too_large(MAX_BODY_BYTES),
+        BodyFault::Silent => Refusal::slow_body(),
+        BodyFault::Broken(_) => Refusal::broken_body(),
+    }
+}
+
+/// Checks the models that a request names. A long body is read on a thread for blocking work.
+async fn check_models(policy: &Policy, body: &Bytes) -> Result<(), Refusal> {
+    let Some(models) = &policy.models else { return Ok(()) };
+    if body.len() <= CHECK_INLINE_BYTES {
+        return models.check(body).map_err(|refused| Refusal::model(&refused));
+    }
+    let (models, body) = (models.clone(), body.clone());
+    let checked = tokio::task::spawn_blocking(move || models.check(&body)).await;
+    checked.map_err(|_| Refusal::broken_body())?.map_err(|refused| Refusal::model(&refused))
 }
 
 /// Sends a request and receives the head of its response.
 async fn exchange(
     endpoint: Arc<EndpointState>,
     forwarded: Request<Body>,
-    state: Arc<BodyState>,
     path: PathAndQuery,
     call: ApiCall,
     token: Option<HeaderValue>,
@@ -89,16 +136,14 @@ async fn exchange(
     let shared = &endpoint.shared;
     let begun = Instant::now();
     let sent = timeout(shared.config.first_byte_timeout, shared.client.send(forwarded)).await;
-    let response = match (sent, state.end()) {
-        (Ok(Ok(response)), _) => response,
-        (_, BodyEnd::TooLarge) => return Err(Refusal::too_large(MAX_BODY_BYTES)),
-        (_, BodyEnd::Slow) => return Err(Refusal::slow_body()),
-        (Ok(Err(error)), BodyEnd::Fine) => {
+    let response = match sent {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => {
             shared.metrics.upstream_requests.increment(UpstreamStatus::Missing);
             tracing::debug!(%error, "a request to the model's API failed");
             return Err(Refusal::unreachable());
         }
-        (Err(_), BodyEnd::Fine) => {
+        Err(_) => {
             meter.count_unanswered();
             shared.metrics.upstream_requests.increment(UpstreamStatus::Missing);
             return Err(Refusal::slow_upstream());

@@ -28,6 +28,9 @@ const MARGIN: Duration = Duration::from_secs(300);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum time of a renewal.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time of a renewal that runs while the system ends: its answer may hold the only valid refresh token, and is stored. Less
+/// than the shutdown waits for its last tasks.
+const LAST_RENEWAL: Duration = Duration::from_secs(3);
 /// Pause after a renewal that failed for a passing reason.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(10);
 /// Longest response of a renewal: it has some hundred bytes.
@@ -194,6 +197,8 @@ impl OauthSource {
             Renewal::Failed(at) | Renewal::Done(_, at) if at.elapsed() < RENEWAL_PAUSE => {
                 return Err(Refusal::not_renewed());
             }
+            // None begins while the system ends.
+            _ if shared.ended.is_cancelled() => return Err(Refusal::not_renewed()),
             Renewal::Open | Renewal::Failed(_) | Renewal::Done(..) => {}
         }
         let (outcome, result) = match request(&shared, credentials).await {
@@ -251,7 +256,17 @@ async fn request(shared: &Shared, before: &OauthCredentials) -> Result<OauthCred
         let body = Limited::new(response.into_body(), MAX_RESPONSE_BYTES).collect().await;
         Ok::<_, String>((status, body.map_err(|error| error.to_string())?.to_bytes()))
     };
-    match timeout(RENEWAL_TIMEOUT, exchange).await {
+    let limit = async {
+        let until_end = timeout(RENEWAL_TIMEOUT, shared.ended.cancelled()).await;
+        if until_end.is_ok() {
+            tokio::time::sleep(LAST_RENEWAL).await;
+        }
+    };
+    let answered = tokio::select! {
+        answer = exchange => Ok(answer),
+        () = limit => Err(()),
+    };
+    match answered {
         Ok(Ok((StatusCode::OK, body))) => {
             adapter::refreshed(&body, before, now()).ok_or(RefreshOutcome::Failed)
         }
@@ -264,7 +279,7 @@ async fn request(shared: &Shared, before: &OauthCredentials) -> Result<OauthCred
             tracing::warn!(error, "the address that renews OAuth tokens could not be reached");
             Err(RefreshOutcome::Failed)
         }
-        Err(_) => {
+        Err(()) => {
             tracing::warn!("the address that renews OAuth tokens did not answer in time");
             Err(RefreshOutcome::Failed)
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Broker, BrokerParts, EndpointGuard, EndpointPlan, Upstream};
+use super::{Broker, BrokerParts, EndpointGuard, EndpointPlan, Policy, Upstream};
 use crate::adapter::broker::{CredentialPlan, UpstreamPlan};
 use crate::config::{self, Egress};
 use crate::model::ids::{SessionHash, UserId};
@@ -47,6 +47,7 @@ impl Probe {
             egress: Egress::Api,
             user: UserId::new("user").map_err(io::Error::other)?,
             session,
+            policy: Policy::default(),
         };
         let endpoint = broker.map_err(io::Error::other)?.endpoint(plan)?;
         Ok(Self { token: endpoint.token().to_owned(), _guard: endpoint.serve(listener)? })

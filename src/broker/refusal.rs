@@ -8,6 +8,7 @@ use hyper::{Response, StatusCode};
 
 use super::body::{Body, full};
 use crate::adapter;
+use crate::adapter::broker::ModelNotAllowed;
 use crate::spend::SpentOut;
 use crate::telemetry::metrics::BrokerRefusal;
 
@@ -76,10 +77,29 @@ impl Refusal {
         Self::new(BrokerRefusal::Slow, 504, "upstream_timeout", message)
     }
 
+    /// 403: a model that the key of the turn may not use.
+    pub(super) fn model(refused: &ModelNotAllowed) -> Self {
+        let named = match &refused.named {
+            Some(model) => format!("the model {model}"),
+            None => "a request that names no model".to_owned(),
+        };
+        let message = format!(
+            "the policy of this key (models) does not allow {named}: name one of {}, or have the operator issue another key",
+            refused.allowed
+        );
+        Self::new(BrokerRefusal::Model, 403, "model_not_allowed", message)
+    }
+
+    /// 400: the body broke off.
+    pub(super) fn broken_body() -> Self {
+        Self::malformed("the request body ended early")
+    }
+
     /// 429.
     pub(super) fn spent(spent: SpentOut) -> Self {
+        let limit = if spent.is_of_key { "usd_per_day of this key" } else { "limits.usd_per_user_day" };
         let message = format!(
-            "this user has spent the {} US dollars that one may spend in a day (limits.usd_per_user_day)",
+            "this user has spent the {} US dollars that one may spend in a day ({limit})",
             spent.limit_usd
         );
         let refusal = Self::new(BrokerRefusal::SpendLimit, 429, "spend_limit", message);

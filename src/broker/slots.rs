@@ -1,25 +1,19 @@
-//! Limits on what happens at the same time: connections of children, and requests to the model's API.
+//! Limits on what happens at the same time: connections of children, and requests of users with a spending limit.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::refusal::Refusal;
+use super::shares::{MAX_WAIT, MAX_WAITING};
 use crate::model::ids::UserId;
 use crate::support::lock::MutexExt;
-use crate::telemetry::metrics::Metrics;
 
 /// Connections that each endpoint has, whatever others use: a CLI with a tool or two.
 const OWN_CONNECTIONS: usize = 8;
 /// Maximum connections of one endpoint: a CLI with many subagents, and tools that download.
 const MAX_CONNECTIONS: usize = 128;
-/// Maximum time that a request waits for a slot at the API.
-const MAX_WAIT: Duration = Duration::from_secs(30);
-/// Maximum requests of one endpoint that wait for a slot.
-const MAX_WAITING: usize = 16;
-
 /// Maximum requests of one user at the same time where users have a spending limit: these may exceed it, and no more.
 pub(super) const MAX_LIMITED: usize = 8;
 
@@ -114,83 +108,10 @@ impl ConnectionSlots {
     }
 }
 
-/// Slots of one endpoint at the model's API.
-#[derive(Debug)]
-pub(super) struct UpstreamSlots {
-    limits: Option<Limits>,
-    metrics: Arc<Metrics>,
-}
-
-#[derive(Debug)]
-struct Limits {
-    /// Half of all: one session cannot hold up the others.
-    own: Arc<Semaphore>,
-    shared: Arc<Semaphore>,
-    waiting: Semaphore,
-}
-
-/// A slot for one request, until its response has ended.
-#[derive(Debug)]
-pub(super) struct UpstreamSlot {
-    _permits: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
-}
-
-impl UpstreamSlots {
-    /// `shared`: `most` slots of all endpoints together; `None` is no limit.
-    pub(super) fn new(shared: Option<(Arc<Semaphore>, usize)>, metrics: Arc<Metrics>) -> Self {
-        let limits = shared.map(|(shared, most)| Limits {
-            own: Arc::new(Semaphore::new(most.div_ceil(2))),
-            shared,
-            waiting: Semaphore::new(MAX_WAITING),
-        });
-        Self { limits, metrics }
-    }
-
-    /// Waits for a slot.
-    ///
-    /// # Errors
-    /// There was none in time, or too many wait already.
-    pub(super) async fn acquire(&self) -> Result<UpstreamSlot, Refusal> {
-        let Some(limits) = &self.limits else { return Ok(UpstreamSlot { _permits: None }) };
-        let both = || {
-            let own = limits.own.clone().try_acquire_owned().ok()?;
-            Some((own, limits.shared.clone().try_acquire_owned().ok()?))
-        };
-        if let Some(permits) = both() {
-            return Ok(UpstreamSlot { _permits: Some(permits) });
-        }
-        let Ok(_waits) = limits.waiting.try_acquire() else { return Err(Refusal::overloaded()) };
-        let _counted = Waiting::new(&self.metrics);
-        let wait = async {
-            let own = limits.own.clone().acquire_owned().await.ok()?;
-            Some((own, limits.shared.clone().acquire_owned().await.ok()?))
-        };
-        match tokio::time::timeout(MAX_WAIT, wait).await {
-            Ok(Some(permits)) => Ok(UpstreamSlot { _permits: Some(permits) }),
-            _ => Err(Refusal::overloaded()),
-        }
-    }
-}
-
-/// Counts a waiting request.
-struct Waiting<'a>(&'a Metrics);
-
-impl<'a> Waiting<'a> {
-    fn new(metrics: &'a Metrics) -> Self {
-        metrics.upstream_waiting.increment(1.0);
-        Self(metrics)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.upstream_waiting.decrement(1.0);
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::tests::metrics;
+    use std::time::Duration;
+
     use super::*;
 
     async fn soon<T>(wait: impl Future<Output = T>) -> Option<T> {
@@ -222,31 +143,5 @@ mod tests {
             held.push(slot);
         }
         assert_eq!(held.len(), MAX_CONNECTIONS);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn session_gets_half_of_the_slots_and_waits() {
-        let shared = Arc::new(Semaphore::new(4));
-        let slots = || Arc::new(UpstreamSlots::new(Some((shared.clone(), 4)), metrics()));
-        let (greedy, modest) = (slots(), slots());
-        let first = greedy.acquire().await.unwrap();
-        let _second = greedy.acquire().await.unwrap();
-        let mut waiting = tokio::task::JoinSet::new();
-        for _ in 0..MAX_WAITING {
-            let greedy = greedy.clone();
-            waiting.spawn(async move { greedy.acquire().await.is_ok() });
-        }
-        tokio::task::yield_now().await;
-        assert_eq!(greedy.acquire().await.unwrap_err(), Refusal::overloaded());
-        let _others = (modest.acquire().await.unwrap(), modest.acquire().await.unwrap());
-        drop(first);
-        let results = waiting.join_all().await;
-        // Each one ends at once and gives the slot on.
-        assert_eq!(results, [true; MAX_WAITING]);
-        let third = greedy.acquire().await.unwrap();
-        let begun = tokio::time::Instant::now();
-        assert_eq!(greedy.acquire().await.unwrap_err(), Refusal::overloaded());
-        assert_eq!(begun.elapsed(), MAX_WAIT);
-        drop(third);
     }
 }

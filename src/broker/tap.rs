@@ -10,9 +10,10 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
 use super::Shared;
-use super::body::{BodyError, IdleTimer};
+use super::body::{BodyError, Watched};
 use super::lasting;
-use super::slots::{UpstreamSlot, UserSlot};
+use super::shares::Share;
+use super::slots::UserSlot;
 use crate::adapter::{self, broker::UsageReader};
 use crate::model::Usage;
 use crate::model::ids::{SessionHash, UserId};
@@ -31,8 +32,7 @@ pub(super) struct Tap(Option<Counted>);
 
 /// A response whose tokens are counted when it is dropped.
 struct Counted {
-    inner: Incoming,
-    idle: IdleTimer,
+    inner: Watched,
     reader: Option<Box<dyn UsageReader>>,
     bytes: u64,
     is_over: bool,
@@ -45,7 +45,7 @@ pub(super) struct Meter {
     user: UserId,
     session: SessionHash,
     request_bytes: u64,
-    slots: (UpstreamSlot, Option<UserSlot>),
+    slots: (Option<Share>, Option<UserSlot>),
 }
 
 impl Meter {
@@ -53,7 +53,7 @@ impl Meter {
         shared: Arc<Shared>,
         user: UserId,
         session: SessionHash,
-        slots: (UpstreamSlot, Option<UserSlot>),
+        slots: (Option<Share>, Option<UserSlot>),
         request_bytes: u64,
     ) -> Self {
         shared.metrics.upstream_in_flight.increment(1.0);
@@ -99,8 +99,8 @@ impl Drop for Meter {
 
 impl Tap {
     pub(super) fn new(inner: Incoming, reader: Option<Box<dyn UsageReader>>, meter: Meter) -> Self {
-        let idle = IdleTimer::new(meter.shared.config.idle_timeout);
-        Self(Some(Counted { inner, idle, reader, bytes: 0, is_over: false, meter }))
+        let inner = Watched::new(inner, meter.shared.config.idle_timeout);
+        Self(Some(Counted { inner, reader, bytes: 0, is_over: false, meter }))
     }
 }
 
@@ -132,12 +132,7 @@ impl HttpBody for Counted {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(context) else {
-            ready!(self.idle.poll(context));
-            self.is_over = true;
-            return Poll::Ready(Some(Err("the model's API was silent for too long".into())));
-        };
-        self.idle.stop();
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
         self.is_over |= !matches!(frame, Some(Ok(_)));
         Poll::Ready(match frame {
             Some(Ok(frame)) => {

@@ -5,6 +5,7 @@ mod forwarding;
 mod hostile;
 mod limits;
 mod oauth;
+mod policy;
 mod programs;
 mod site;
 mod standin;

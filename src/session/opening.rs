@@ -23,6 +23,8 @@ use crate::session::env::Env;
 use crate::support::blocking::blocking;
 use crate::support::secret_file::FileId;
 use crate::telemetry::metrics::ContextLost;
+#[cfg(feature = "broker")]
+use crate::turn::Restrictions;
 use crate::workspace::beneath::ReadError;
 use crate::workspace::user_env::Variables;
 use crate::workspace::{Owner, RemovalLimit, Workspace};
@@ -34,6 +36,9 @@ pub(super) struct Prepared {
     is_new_id: bool,
     pub(super) mode: LaunchMode,
     pub(super) settings: LaunchSettings,
+    /// What its requests to the model's API may use.
+    #[cfg(feature = "broker")]
+    pub(super) restrictions: Restrictions,
     /// What is missing of the conversation.
     pub(super) loss: Option<ContextLost>,
     /// Where, in a transcript that is there.
@@ -170,6 +175,8 @@ fn prepare_now(plan: &Plan, mut record: Record) -> io::Result<Prepared> {
             policy: record.settings.restrictions.policy,
             tools: record.settings.restrictions.tools.clone(),
         },
+        #[cfg(feature = "broker")]
+        restrictions: record.settings.restrictions.clone(),
         loss,
         gap,
         attempt: 0,

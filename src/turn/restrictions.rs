@@ -14,9 +14,12 @@ use crate::config::PermissionPolicy;
 pub struct Restrictions {
     /// Policy for tools that need a permission, if stricter than [`crate::config::Permissions::policy`].
     pub policy: Option<PermissionPolicy>,
+    /// Models that requests of the child may name, as the CLI's names (`sonnet`) or ids; `None`: all. Held by the broker.
+    pub models: Option<BTreeSet<String>>,
     /// The CLI's own tools that exist; `None`: all. Tools of MCP servers are not meant.
     pub tools: Option<BTreeSet<String>>,
     /// Maximum cost of the user per day (UTC), in US dollars, if lower than [`crate::config::Limits::usd_per_user_day`].
+    /// Checked before a turn, and by the broker before each request of the child.
     pub usd_per_day: Option<f64>,
 }
 

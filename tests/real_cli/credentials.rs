@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::bench::Bench;
 use crate::common::client::Client;
+use crate::common::keyring::Keyring;
 use crate::common::request::{Auth, Request};
 
 /// A header of the operator's goes with every request. One that is a credential would win over the caller's.
@@ -86,4 +87,34 @@ async fn own_credentials_win_over_the_operators() {
     assert_eq!(resumed.user_texts.first().map(String::as_str), Some("the word is heliotrope"));
     let bob = asked(&bench, &client, "bob", "hello again", None).await;
     assert_eq!((bob.auth, bob.credential.as_str()), (Auth::ApiKey, "dummy"));
+}
+
+/// The models of a key, by alias and by id, are those that the CLI requests; a tool gets no other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn models_of_a_key_hold_at_the_broker() {
+    let Some(bench) = Bench::new().await else { return };
+    let ring = Keyring::new(&bench.place);
+    let config = format!(
+        "[auth]\nkeys_file = {:?}\n[broker]\ncredentials = \"broker\"\n[permissions]\npolicy = \"allow\"\n",
+        ring.0
+    );
+    const NAMES: [&str; 4] = ["sonnet", "haiku", "opus[1m]", "claude-haiku-4-5"];
+    let keys = NAMES.map(|model| ring.key(&["--user", model, "--models", model]).0);
+    let server = bench.serve(&config).await;
+    let url = format!("{}/v1/messages/keepalive", server.client().http());
+    let command = "curl -sS -m 10 -H \"x-api-key: $ANTHROPIC_API_KEY\" -H 'content-type: application/json' \
+                   -d '{\"model\":\"other\"}' $ANTHROPIC_BASE_URL/v1/messages > refused.txt";
+    for (model, key) in NAMES.into_iter().zip(keys) {
+        let before = bench.api.requests().len();
+        let text = format!("[[tool:Bash {}]]", json!({ "command": command }));
+        let body = json!({ "messages": [{ "role": "user", "content": text }], "include_files": true });
+        let request = reqwest::Client::new().post(&url).bearer_auth(key).json(&body);
+        let answer = request.send().await.unwrap().text().await.unwrap();
+        assert!(!answer.contains(r#""is_error":true"#), "{model}: {answer}");
+        assert!(answer.contains("model_not_allowed") && answer.contains("TOOLS:ok"), "{model}: {answer}");
+        let requests = bench.api.requests();
+        let named: Vec<_> = requests.iter().skip(before).map(|request| request.model.as_str()).collect();
+        let family = if model.contains("haiku") { "haiku" } else { model.trim_end_matches("[1m]") };
+        assert!(!named.is_empty() && named.iter().all(|name| name.contains(family)), "{model}: {named:?}");
+    }
 }

@@ -1,6 +1,7 @@
 //! The way of the CLI to the Messages API, for a proxy in the middle. Pure.
 
 mod environment;
+mod models;
 mod oauth;
 mod usage;
 
@@ -9,6 +10,7 @@ use serde_json::json;
 use crate::adapter::broker::ApiCall;
 
 pub(crate) use environment::brokered;
+pub(crate) use models::ModelList;
 pub(crate) use oauth::{TOKEN_URL, refresh_request, refreshed};
 pub(crate) use usage::{list_price, usage_reader};
 

@@ -3,16 +3,18 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::site::{SOON, Setup, Site, session, upstream, user};
-use super::standin::{StandIn, streamed};
+use super::standin::{StandIn, message, streamed};
+use crate::broker::Policy;
 use crate::broker::slots::MAX_LIMITED;
 use crate::config;
+use crate::model::ids::UserId;
 
-/// One session gets half of the slots: the others of a second session are free at once.
+/// One user gets half of the slots over all sessions: the others of a second user are free at once.
 #[tokio::test]
 async fn slots_at_the_api_are_shared() {
     let streams = Mutex::new(Vec::new());
@@ -28,9 +30,11 @@ async fn slots_at_the_api_are_shared() {
     let config = config::Broker { upstream_concurrency: Some(4), ..Default::default() };
     let site = Site::new(Setup { config, ..Setup::default() });
     let base = format!("http://{}", api.address);
-    let (greedy, modest) = (site.child(&base), site.child_of(Some(upstream(&base)), session('b')));
+    let (greedy, second) = (site.child(&base), site.child_of(Some(upstream(&base)), session('b')));
+    let bob = UserId::new("bob").unwrap();
+    let modest = site.child_with(Some(upstream(&base)), session('c'), bob, Policy::default());
     let mut held = Vec::new();
-    for child in [&greedy, &greedy, &modest, &modest] {
+    for child in [&greedy, &second, &modest, &modest] {
         held.push(timeout(SOON, child.message().send()).await.expect("a slot").unwrap());
     }
     assert_eq!(site.metric("upstream_in_flight", ""), 4.0);
@@ -42,6 +46,31 @@ async fn slots_at_the_api_are_shared() {
     drop(ends.lock().unwrap().remove(0));
     assert_eq!(timeout(SOON, waiting).await.expect("a slot").unwrap().status(), 200);
     site.until("upstream_waiting", "", 0.0).await;
+}
+
+/// A request whose body is still on its way holds no slot.
+#[tokio::test]
+async fn slow_body_holds_no_slot() {
+    let api = StandIn::new(|_| message()).await;
+    let config = config::Broker { upstream_concurrency: Some(1), ..Default::default() };
+    let site = Site::new(Setup { config, ..Setup::default() });
+    let child = site.child(&format!("http://{}", api.address));
+    let mut slow = tokio::net::TcpStream::connect(child.address).await.unwrap();
+    let head = format!(
+        "POST /v1/messages HTTP/1.1\r\nHost: a\r\nx-api-key: {}\r\nContent-Length: 2\r\n\r\n",
+        child.token
+    );
+    slow.write_all(head.as_bytes()).await.unwrap();
+    slow.write_all(b"{").await.unwrap();
+    site.until("broker_connections", "", 1.0).await;
+    let answer = timeout(SOON, child.message().send()).await.expect("a slot").unwrap();
+    assert_eq!(answer.status(), 200);
+    drop(answer);
+    slow.write_all(b"}").await.unwrap();
+    let mut status = [0; 12];
+    timeout(SOON, slow.read_exact(&mut status)).await.expect("an answer").unwrap();
+    assert_eq!(&status, b"HTTP/1.1 200");
+    assert_eq!(api.received()[1].body, "{}");
 }
 
 /// A child that reads nothing holds its own response up, and not for ever.

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use super::site::{Child, Setup, Site, session, user};
+use super::site::{Child, SOON, Setup, Site, session, user};
 use super::standin::{self, StandIn, message};
 use crate::adapter::broker::{CredentialPlan, UpstreamPlan};
 use crate::broker::Upstream;
@@ -156,4 +158,41 @@ async fn token_that_the_api_rejects_is_renewed() {
     let child = child(&site, &api, &store);
     assert_eq!((status(&child).await, status(&child).await), (401, 200));
     assert_eq!(store.read().unwrap().access_token, "new-access");
+}
+
+/// A provider that takes one request and answers when the test says so.
+async fn renewing(answers: bool) {
+    let provider = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let token_url = Some(format!("http://{}/token", provider.local_addr().unwrap()));
+    let site =
+        Site::new(Setup { config: config::Broker { token_url, ..Default::default() }, ..Setup::default() });
+    let (api, store) = (api().await, store(&site, "a"));
+    store.write(&expired()).unwrap();
+    let child = child(&site, &api, &store);
+    let mut request = JoinSet::new();
+    request.spawn(child.message().send());
+    let (mut asked, _) = timeout(SOON, provider.accept()).await.expect("a renewal").unwrap();
+    site.ended.cancel();
+    site.tasks.close();
+    if answers {
+        let body = r#"{"access_token":"new-access","refresh_token":"new-refresh","expires_in":3600}"#;
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n";
+        let answer = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+        asked.write_all(answer.as_bytes()).await.unwrap();
+    }
+    // As long as a shutdown waits for its last tasks.
+    timeout(Duration::from_secs(5), site.tasks.wait()).await.expect("nothing runs on");
+    let expected = if answers { "new-refresh" } else { "old-refresh" };
+    assert_eq!(store.read().unwrap().refresh_token, expected);
+}
+
+/// The old token is used up once the provider has answered.
+#[tokio::test]
+async fn renewal_is_stored_while_the_system_ends() {
+    renewing(true).await;
+}
+
+#[tokio::test]
+async fn silent_renewal_does_not_hold_up_the_end() {
+    renewing(false).await;
 }

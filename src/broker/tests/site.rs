@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::adapter::broker::{CredentialPlan, UpstreamPlan};
-use crate::broker::{Broker, BrokerError, BrokerParts, EndpointGuard, EndpointPlan, Upstream};
+use crate::broker::{Broker, BrokerError, BrokerParts, EndpointGuard, EndpointPlan, Policy, Upstream};
 use crate::config;
 use crate::config::Egress;
 use crate::model::ids::{SessionHash, UserId};
@@ -40,6 +40,8 @@ pub(super) struct Site {
     pub(super) broker: Broker,
     pub(super) spend: Arc<Spend>,
     pub(super) data: tempfile::TempDir,
+    pub(super) tasks: TaskTracker,
+    pub(super) ended: CancellationToken,
     snapshotter: Snapshotter,
     series: Mutex<BTreeMap<(String, String), f64>>,
     egress: Egress,
@@ -79,9 +81,24 @@ impl Site {
         let tasks = TaskTracker::new();
         let ended = CancellationToken::new();
         let spend = Arc::new(Spend::new(data.path(), setup.usd_per_user_day, tasks.clone(), ended.clone()));
-        let broker =
-            Broker::new(BrokerParts { config: setup.config, spend: spend.clone(), metrics, tasks, ended })?;
-        Ok(Self { broker, spend, data, snapshotter, series: Mutex::default(), egress: setup.egress })
+        let parts = BrokerParts {
+            config: setup.config,
+            spend: spend.clone(),
+            metrics,
+            tasks: tasks.clone(),
+            ended: ended.clone(),
+        };
+        let broker = Broker::new(parts)?;
+        Ok(Self {
+            broker,
+            spend,
+            data,
+            tasks,
+            ended,
+            snapshotter,
+            series: Mutex::default(),
+            egress: setup.egress,
+        })
     }
 
     /// A child of the user whose requests go to this address.
@@ -90,7 +107,17 @@ impl Site {
     }
 
     pub(super) fn child_of(&self, upstream: Option<Upstream>, session: SessionHash) -> Child {
-        let plan = EndpointPlan { upstream, egress: self.egress.clone(), user: user(), session };
+        self.child_with(upstream, session, user(), Policy::default())
+    }
+
+    pub(super) fn child_with(
+        &self,
+        upstream: Option<Upstream>,
+        session: SessionHash,
+        user: UserId,
+        policy: Policy,
+    ) -> Child {
+        let plan = EndpointPlan { upstream, egress: self.egress.clone(), user, session, policy };
         let endpoint = self.broker.endpoint(plan).unwrap();
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = listener.local_addr().unwrap();
@@ -139,6 +166,11 @@ impl Child {
     /// A request for a message, with the token.
     pub(super) fn message(&self) -> reqwest::RequestBuilder {
         client().post(self.url("/v1/messages")).header("x-api-key", &self.token).body("{}")
+    }
+
+    /// The same with this body.
+    pub(super) fn asking(&self, body: &str) -> reqwest::RequestBuilder {
+        self.message().body(body.to_owned())
     }
 
     /// Sends bytes and reads the answer until the connection ends.

@@ -58,6 +58,7 @@ async fn nothing_of_an_endpoint_outlives_its_guard() {
         egress: crate::config::Egress::Api,
         user: super::site::user(),
         session: session('b'),
+        policy: crate::broker::Policy::default(),
     };
     let endpoint = site.broker.endpoint(plan).unwrap();
     let _guard = endpoint.serve(std::net::TcpListener::bind(address).unwrap()).unwrap();

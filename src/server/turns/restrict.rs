@@ -30,6 +30,7 @@ pub(super) fn restrict(options: &mut TurnOptions, limits: &KeyLimits) -> Result<
     }
     options.restrictions = Some(Restrictions {
         policy: limits.policy,
+        models: limits.models.as_ref().map(|models| models.iter().cloned().collect()),
         tools: limits.tools.as_ref().map(|tools| tools.iter().cloned().collect()),
         usd_per_day: limits.usd_per_day,
     });

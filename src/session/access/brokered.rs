@@ -50,6 +50,7 @@ impl Endpoint {
             egress: env.access.egress.with_servers(&prepared.settings.mcp_servers),
             user: key.user().clone(),
             session: key.hash(),
+            restrictions: prepared.restrictions.clone(),
         });
         let child = child.map_err(|error| failed(&error))?;
         let variables = child.environment(&authority);

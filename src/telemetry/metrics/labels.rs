@@ -101,7 +101,7 @@ labels! {
         Failed = "5xx", Overloaded = "529", Missing = "none";
     /// Reason why the broker refused a request of a child.
     BrokerRefusal, "reason": Token = "token", Path = "path", Malformed = "malformed", TooLarge = "too_large",
-        Slow = "slow", SpendLimit = "spend_limit", Overloaded = "overloaded", Credentials = "credentials",
+        Slow = "slow", SpendLimit = "spend_limit", Model = "model", Overloaded = "overloaded", Credentials = "credentials",
         Unreachable = "unreachable", Redirect = "redirect", Egress = "egress", Address = "address";
     /// Outcome of a connection through the egress proxy.
     EgressOutcome, "outcome": Connected = "connected", NotAllowed = "not_allowed", Address = "address",

@@ -75,7 +75,7 @@ declare! {
     upstream_in_flight: Gauge = "upstream_in_flight", Count,
         "Requests to the model's API whose response has not ended.";
     upstream_waiting: Gauge = "upstream_waiting", Count,
-        "Requests that wait for a slot of broker.upstream_concurrency.";
+        "Requests that wait for a slot of broker.upstream_concurrency, or for memory for their body.";
     broker_connections: Gauge = "broker_connections", Count, "Connections of children to the broker.";
     data_dir_writable: Gauge = "data_dir_writable", Count,
         "1 if the data directory is writable, 0 if not (no space, read-only).";
