@@ -33,6 +33,10 @@ const MAX_ACCOUNTS: usize = 10_000;
 /// spent within it.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 
+/// Highest cost of metered requests, in list prices. These are the lowest of a family; its dearest model costs three times
+/// as much, fast modes and long caches up to three times that.
+const MAX_OF_LIST_PRICE: u64 = 10;
+
 /// Accounts of all users of one data directory.
 #[derive(Debug)]
 pub(crate) struct Spend {
@@ -57,6 +61,26 @@ pub(crate) struct SpentOut {
     pub(crate) is_of_key: bool,
     /// Time until the day ends.
     pub(crate) resets_in: Duration,
+}
+
+/// A turn as the CLI reports it. A tool can write to its CLI's output, so this may be forged.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EndedTurn {
+    /// Cost in US dollars.
+    pub(crate) cost_usd: f64,
+    /// Tokens.
+    pub(crate) usage: Usage,
+    /// All requests of the turn passed the broker, which counted them.
+    pub(crate) is_metered: bool,
+}
+
+impl EndedTurn {
+    /// What the user is charged, if the broker counted requests of `requested`. Both in millionths of a US dollar.
+    fn charge(&self, requested: u64) -> u64 {
+        let reported = micro(self.cost_usd);
+        let most = if self.is_metered { requested.saturating_mul(MAX_OF_LIST_PRICE) } else { u64::MAX };
+        reported.clamp(requested, most)
+    }
 }
 
 /// Days of a user, the latest first, with the limit.
@@ -117,18 +141,10 @@ impl Spend {
         self.with_account(user, move |account| account.requested(DayNumber::now(), session, micro_usd));
     }
 
-    /// Counts a turn that has ended, with its cost as the CLI reports it. What the broker has seen on a day before counts
-    /// for that day.
-    pub(crate) fn turn_ended(
-        self: &Arc<Self>,
-        user: &UserId,
-        session: &SessionHash,
-        cost_usd: f64,
-        usage: Usage,
-    ) {
+    /// Counts a turn that has ended. What the broker has seen on a day before counts for that day.
+    pub(crate) fn turn_ended(self: &Arc<Self>, user: &UserId, session: &SessionHash, turn: EndedTurn) {
         let session = session.clone();
-        let cost = micro(cost_usd);
-        self.with_account(user, move |account| account.turn_ended(DayNumber::now(), &session, cost, &usage));
+        self.with_account(user, move |account| account.turn_ended(DayNumber::now(), &session, &turn));
     }
 
     /// Charges the requests of a child that has ended within a turn.
@@ -233,6 +249,10 @@ mod tests {
         SessionHash::parse(&digit.to_string().repeat(32)).unwrap()
     }
 
+    fn turn(cost_usd: f64) -> EndedTurn {
+        EndedTurn { cost_usd, usage: Usage::default(), is_metered: false }
+    }
+
     fn spend(data: &Path, limit: Option<f64>) -> Arc<Spend> {
         Arc::new(Spend::new(data, limit, TaskTracker::new(), CancellationToken::new()))
     }
@@ -249,11 +269,11 @@ mod tests {
         let alice = user("alice");
         let first = spend(data.path(), Some(1.0));
         assert_eq!(first.check(&alice, None).await.unwrap(), Ok(()));
-        first.turn_ended(&alice, &session('a'), 0.6, Usage::default());
+        first.turn_ended(&alice, &session('a'), turn(0.6));
         assert_eq!(first.check(&alice, None).await.unwrap(), Ok(()));
         let own = first.check(&alice, Some(0.5)).await.unwrap().unwrap_err();
         assert!(own.limit_usd == 0.5 && own.resets_in <= Duration::from_secs(86_400));
-        first.turn_ended(&alice, &session('b'), 0.4, Usage::default());
+        first.turn_ended(&alice, &session('b'), turn(0.4));
         assert!(first.check(&alice, None).await.unwrap().is_err());
         assert_eq!(first.check(&user("bob"), None).await.unwrap(), Ok(()));
         end(first).await;
@@ -275,7 +295,7 @@ mod tests {
         spend.requested(&alice, &session('b'), 500_000);
         assert!(spend.check(&alice, None).await.unwrap().is_err());
         // Charged: 0.7 by the CLI, then 0.5 by list price.
-        spend.turn_ended(&alice, &session('a'), 0.7, Usage::default());
+        spend.turn_ended(&alice, &session('a'), turn(0.7));
         spend.child_ended(&alice, &session('b'));
         spend.child_ended(&alice, &session('b'));
         assert_eq!(spend.statement(&alice).await.unwrap().days[0].1.cost_usd(), 1.2);
@@ -286,7 +306,7 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let spending = spend(data.path(), None);
         let usage = Usage { input_tokens: 3, ..Usage::default() };
-        spending.turn_ended(&user("alice"), &session('a'), 0.25, usage);
+        spending.turn_ended(&user("alice"), &session('a'), EndedTurn { usage, ..turn(0.25) });
         end(spending).await;
         let again = spend(data.path(), None);
         assert_eq!(again.check(&user("alice"), None).await.unwrap(), Ok(()));
@@ -304,7 +324,7 @@ mod tests {
         let turns = async || written().await.map(|day| day.turns);
         spending.account(&alice).await.unwrap();
         for _ in 0..3 {
-            spending.turn_ended(&alice, &session('a'), 0.1, Usage::default());
+            spending.turn_ended(&alice, &session('a'), turn(0.1));
             while turns().await.is_none() {
                 tokio::task::yield_now().await;
             }
@@ -313,6 +333,17 @@ mod tests {
         assert_eq!(turns().await, Some(1));
         end(spending).await;
         assert_eq!(turns().await, Some(3));
+    }
+
+    #[test]
+    fn metered_turn_is_charged_by_what_was_counted() {
+        let metered = |cost_usd| EndedTurn { is_metered: true, ..turn(cost_usd) };
+        let forged = [f64::NAN, f64::INFINITY, 1e18, -1.0, 0.0];
+        assert_eq!(forged.map(|cost| metered(cost).charge(7)), [7, 70, 70, 7, 7]);
+        assert_eq!(forged.map(|cost| metered(cost).charge(0)), [0; 5], "nothing was requested");
+        assert_eq!((metered(0.000_02).charge(7), metered(1.0).charge(u64::MAX)), (20, u64::MAX));
+        // Without a broker nobody else counts.
+        assert_eq!((turn(1.0).charge(0), turn(1e18).charge(0)), (1_000_000, u64::MAX));
     }
 
     #[test]

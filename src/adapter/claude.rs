@@ -33,6 +33,7 @@ pub(crate) use terminal::terminal;
 pub(crate) use tools::mcp_server_of;
 pub(crate) use transcript::{FIXED_VARIABLES, config_dir, transcript_gap, transcript_path};
 
+mod amounts;
 #[cfg(feature = "server")]
 mod answer;
 #[cfg(feature = "broker")]

@@ -54,6 +54,8 @@ pub(crate) struct Terminal {
     pub(crate) cumulative_cost_usd: f64,
     /// Cost in US dollars since the last such line, if the CLI reports it.
     pub(crate) cost_usd: Option<f64>,
+    /// Tokens or a cost were implausible, and count as 0.
+    pub(crate) implausible: bool,
     /// No later turn of this process can succeed; it needs a restart.
     pub(crate) process_exhausted: bool,
 }

@@ -17,6 +17,7 @@ use crate::admission::StartPermit;
 use crate::child::{ChildEvent, ConnectionHandle, OnChildEvent};
 use crate::installation::versions::Chosen;
 use crate::model::{Usage, ids::Generation};
+use crate::spend::EndedTurn;
 use crate::support::lock::MutexExt;
 use crate::telemetry::metrics::ContextLost;
 
@@ -93,7 +94,9 @@ impl ChildEvents {
     /// Charges the user for a turn.
     fn charge(&self, cost_usd: f64, usage: Usage) {
         let key = &self.plan.entry.key;
-        self.plan.env().spend.turn_ended(key.user(), &key.hash(), cost_usd, usage);
+        let env = self.plan.env();
+        let turn = EndedTurn { cost_usd, usage, is_metered: env.is_metered() };
+        env.spend.turn_ended(key.user(), &key.hash(), turn);
     }
 }
 

@@ -61,6 +61,11 @@ pub(crate) struct Marker {
 }
 
 impl Env {
+    /// Whether the broker counts what children request. The simulated CLI requests nothing, and has a cost.
+    pub(crate) fn is_metered(&self) -> bool {
+        self.access.is_brokered && self.program != Program::Sim
+    }
+
     /// Whether this system exists for one trial start. It has no user's settings and decides whether a version starts.
     pub(crate) fn is_trial(&self) -> bool {
         self.trial.is_none()

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::model::Usage;
+use super::EndedTurn;
 use crate::model::ids::SessionHash;
 use crate::support::atomic_file::{self, Durability};
 use crate::support::lock::MutexExt;
@@ -157,15 +157,16 @@ impl Account {
     }
 
     /// As [`Account::requested`].
-    pub(super) fn turn_ended(&self, day: DayNumber, session: &SessionHash, cost: u64, usage: &Usage) -> bool {
+    pub(super) fn turn_ended(&self, day: DayNumber, session: &SessionHash, turn: &EndedTurn) -> bool {
+        let usage = &turn.usage;
         let mut sums = self.sums.lock_unpoisoned();
         let mut requested = sums.open.remove(session).unwrap_or_default();
         let of_day = requested.remove(&day).unwrap_or_default();
         let before = sums.charge(requested);
         let sum = sums.days.entry(day).or_default();
-        sum.turns += 1;
+        sum.turns = sum.turns.saturating_add(1);
         for (total, added) in [
-            (&mut sum.micro_usd, cost.saturating_sub(before).max(of_day)),
+            (&mut sum.micro_usd, turn.charge(before.saturating_add(of_day)).saturating_sub(before)),
             (&mut sum.input_tokens, usage.input_tokens),
             (&mut sum.output_tokens, usage.output_tokens),
             (&mut sum.cache_creation_input_tokens, usage.cache_creation_input_tokens),
@@ -256,7 +257,19 @@ impl Sums {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Usage;
     use crate::workspace::TRAPS;
+
+    const TURN: EndedTurn = EndedTurn {
+        cost_usd: 0.5,
+        usage: Usage {
+            input_tokens: 1,
+            output_tokens: 1,
+            cache_creation_input_tokens: 0,
+            cache_read_input_tokens: 0,
+        },
+        is_metered: false,
+    };
 
     fn session() -> SessionHash {
         SessionHash::parse(&"0".repeat(32)).unwrap()
@@ -288,8 +301,8 @@ mod tests {
         let account = Account::read(data.path().join("a")).unwrap();
         for day in 0..40 {
             assert_eq!(account.spent(DayNumber(day)), 0);
-            account.turn_ended(DayNumber(day), &session(), 5, &Usage::default());
-            assert_eq!(account.spent(DayNumber(day)), 5);
+            account.turn_ended(DayNumber(day), &session(), &TURN);
+            assert_eq!(account.spent(DayNumber(day)), 500_000);
         }
         let days = account.days();
         assert_eq!((days.len(), days[0].0.as_str()), (MAX_DAYS, "1970-02-09"));
@@ -307,7 +320,11 @@ mod tests {
             account.requested(DayNumber(1), session(), 30);
             account.requested(DayNumber(2), session(), 20);
             assert_eq!([1, 2, 3].map(|day| account.spent(DayNumber(day))), [30, 20, 0]);
-            account.turn_ended(DayNumber(2), &session(), cost, &Usage::default());
+            account.turn_ended(
+                DayNumber(2),
+                &session(),
+                &EndedTurn { cost_usd: f64::from(cost) / 1e6, ..TURN },
+            );
             assert_eq!([1, 2, 3].map(|day| account.spent(DayNumber(day))), [30, second, 0], "{cost}");
             account.requested(DayNumber(2), session(), 5);
             account.child_ended(&session());
@@ -328,9 +345,9 @@ mod tests {
             std::fs::write(&file, content).unwrap();
             let account = Account::read(file).unwrap();
             assert_eq!(account.days(), [], "{content}");
-            account.turn_ended(DayNumber(1), &session(), 1, &Usage::default());
+            account.turn_ended(DayNumber(1), &session(), &TURN);
             account.save().unwrap();
         }
-        assert_eq!(Account::read(data.path().join("broken")).unwrap().spent(DayNumber(1)), 1);
+        assert_eq!(Account::read(data.path().join("broken")).unwrap().spent(DayNumber(1)), 500_000);
     }
 }

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use super::amounts::Amounts;
 use super::fields::{Fields, with_fields};
 use super::read::is_plain;
 use crate::adapter::Terminal;
-use crate::model::{Failure, Usage};
+use crate::model::Failure;
 
 /// Reads a `result` message.
 pub(crate) fn terminal(line: &[u8]) -> Option<Terminal> {
@@ -16,28 +17,42 @@ pub(crate) fn terminal(line: &[u8]) -> Option<Terminal> {
             return None;
         }
         let subtype = fields.text("subtype").unwrap_or_default();
+        let mut amounts = Amounts::default();
+        let usage = fields.object("usage").map(|usage| amounts.usage(&usage)).unwrap_or_default();
+        let total = fields.has("total_cost_usd").then(|| fields.get("total_cost_usd"));
+        let cumulative_cost_usd = amounts.cost(total);
+        let cost_usd = fields.has(SINCE_LAST).then(|| amounts.cost(Some(cost_of_models(fields))));
         Some(Terminal {
             unsolicited: fields.has("origin"),
             session_id: fields.text("session_id").filter(|id| is_plain(id)),
             text: fields.text("result").unwrap_or_default(),
             failure: failure(fields, &subtype),
             stop_reason: fields.text("stop_reason"),
-            usage: fields.object("usage").map(|usage| tokens(&usage)).unwrap_or_default(),
-            cumulative_cost_usd: fields.get("total_cost_usd").unwrap_or_default(),
-            cost_usd: fields
-                .get("model_usage_since_last_result")
-                .map(|usage: BTreeMap<String, ModelCost>| usage.values().map(|model| model.cost_usd).sum()),
+            usage,
+            cumulative_cost_usd,
+            cost_usd,
+            implausible: amounts.implausible,
             // A process over its budget refuses all further turns.
             process_exhausted: subtype == "error_max_budget_usd",
         })
     })
 }
 
+/// Field with what each model has cost since the last such line.
+const SINCE_LAST: &str = "model_usage_since_last_result";
+
 /// Cost of one model.
 #[derive(Deserialize)]
 struct ModelCost {
     #[serde(rename = "costUSD")]
     cost_usd: f64,
+}
+
+/// Sum over all models. `None` if a cost is missing, negative or no number.
+fn cost_of_models(fields: &Fields<'_>) -> Option<f64> {
+    let models: BTreeMap<String, ModelCost> = fields.get(SINCE_LAST)?;
+    let costs = models.values().map(|model| model.cost_usd);
+    costs.map(|usd| (usd >= 0.0).then_some(usd)).sum()
 }
 
 /// The failure, if any. Failures of the API have the subtype `success` and `is_error`.
@@ -103,22 +118,13 @@ fn api_kind(status: Option<u16>, message: &str, name: Option<&str>) -> &'static 
     }
 }
 
-fn tokens(usage: &Fields<'_>) -> Usage {
-    let count = |name| usage.get(name).unwrap_or_default();
-    Usage {
-        input_tokens: count("input_tokens"),
-        output_tokens: count("output_tokens"),
-        cache_creation_input_tokens: count("cache_creation_input_tokens"),
-        cache_read_input_tokens: count("cache_read_input_tokens"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+    use crate::model::Usage;
 
     fn read(line: &serde_json::Value) -> Terminal {
         terminal(line.to_string().as_bytes()).unwrap()
@@ -135,6 +141,31 @@ mod tests {
         assert_eq!((odd.failure, odd.usage.output_tokens, odd.session_id), (None, 3, None));
         assert_eq!(terminal(br#"{"type":"assistant","result":"x"}"#), None);
         assert_eq!(terminal(br#"{"type":"result","#), None);
+    }
+
+    #[test]
+    fn implausible_amounts_count_as_zero() {
+        let line = |tokens: &str, total: &str, models: &str| {
+            let line = format!(
+                r#"{{"type":"result","subtype":"success","usage":{{"input_tokens":{tokens},"output_tokens":3}},
+                "total_cost_usd":{total},"model_usage_since_last_result":{models}}}"#
+            );
+            let read = terminal(line.as_bytes()).unwrap();
+            assert_eq!(read.usage.output_tokens, 3, "one amount affects no other");
+            (read.usage.input_tokens, read.cumulative_cost_usd, read.cost_usd, read.implausible)
+        };
+        let model = |cost: &str| format!(r#"{{"a":{{"costUSD":1}},"b":{{"costUSD":{cost}}}}}"#);
+        assert_eq!(line("7", "0.5", "null"), (7, 0.5, None, false));
+        assert_eq!(line("null", "null", &model("0.25")), (0, 0.0, Some(1.25), false));
+        for tokens in ["18446744073709551615", "1e30", "-1", "0.5", "\"7\"", "[]", "10000000001"] {
+            assert_eq!(line(tokens, "0", "null"), (0, 0.0, None, true), "{tokens}");
+        }
+        for cost in ["1e999", "-1e999", "1.7e308", "-0.01", "10000.01", "\"1\"", "{}"] {
+            assert_eq!(line("7", cost, "null"), (7, 0.0, None, true), "{cost}");
+            assert_eq!(line("7", "0", &model(cost)), (7, 0.0, Some(0.0), true), "{cost}");
+        }
+        assert_eq!(line("7", "0", r#"{"a":{}}"#), (7, 0.0, Some(0.0), true));
+        assert_eq!(terminal(br#"{"type":"result","total_cost_usd":NaN}"#), None, "no JSON");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::site::{SOON, Setup, Site, client, session, upstream, user};
 use super::standin::{Authority, StandIn, json, message, streamed};
 use crate::config;
 use crate::model::Usage;
+use crate::spend::EndedTurn;
 
 #[tokio::test]
 async fn real_key_replaces_the_token() {
@@ -252,7 +253,8 @@ async fn spend_limit_counts_requests_of_the_turn() {
     assert_eq!(other.message().send().await.unwrap().status(), 429);
     let models = client().get(other.url("/v1/models")).bearer_auth(&other.token).send().await.unwrap();
     assert_eq!(models.status(), 200);
-    site.spend.turn_ended(&user(), &session('a'), 0.5, Usage::default());
+    let turn = EndedTurn { cost_usd: 0.5, usage: Usage::default(), is_metered: false };
+    site.spend.turn_ended(&user(), &session('a'), turn);
     let statement = site.spend.statement(&user()).await.unwrap();
     assert_eq!(statement.today.unwrap().cost_usd(), 0.5);
 }

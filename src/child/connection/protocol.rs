@@ -6,6 +6,7 @@
 
 mod deadlines;
 mod lines;
+mod spending;
 mod stop;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use tokio::time::Instant;
 
 pub(super) use deadlines::{ABSENT, Observation};
 pub(super) use lines::Fate;
+use spending::Spending;
 pub(super) use turns::Ending;
 
 use crate::adapter::{self, LaunchSettings, Terminal};
@@ -147,14 +149,6 @@ struct OwnWork {
     reported: bool,
 }
 
-#[derive(Debug)]
-struct Spending {
-    model: Option<String>,
-    /// The first announcement was read.
-    announced: bool,
-    cumulative_usd: f64,
-}
-
 impl Protocol {
     /// The protocol of a child that was started at `started` with `model`.
     pub(super) fn new(
@@ -179,7 +173,7 @@ impl Protocol {
             own_work: OwnWork { active: false, tasks: Tasks::new(session.turn_timeout), reported: false },
             permissions: Permissions::new(session.permission_timeout),
             policy: config.permissions.policy.stricter(settings.policy),
-            spending: Spending { model, announced: false, cumulative_usd: 0.0 },
+            spending: Spending::new(model),
             requests_sent: 0,
             over: false,
             config,

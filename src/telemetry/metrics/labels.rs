@@ -79,7 +79,7 @@ labels! {
     StopHow, "how": Orderly = "orderly", Killed = "killed";
     /// Kind of a protocol violation.
     ProtocolError, "kind": BadJson = "bad_json", LineTooLong = "line_too_long", UnknownId = "unknown_id",
-        PartialEof = "partial_eof";
+        PartialEof = "partial_eof", ImplausibleUsage = "implausible_usage";
     /// Stream of a child.
     Stream, "stream": Stdin = "stdin", Stdout = "stdout", Stderr = "stderr";
     /// Kind of an actor.

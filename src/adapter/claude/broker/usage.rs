@@ -4,6 +4,7 @@ use memchr::memmem;
 use serde::Deserialize;
 
 use crate::adapter::broker::UsageReader;
+use crate::adapter::claude::amounts::plausible_tokens;
 use crate::model::Usage;
 
 /// Longest event, or value of a field, that is parsed: usage has some hundred bytes, the first event about a thousand.
@@ -52,7 +53,7 @@ impl Reported {
             (&mut usage.cache_creation_input_tokens, tokens.cache_creation_input_tokens),
             (&mut usage.cache_read_input_tokens, tokens.cache_read_input_tokens),
         ] {
-            *total = reported.unwrap_or(*total);
+            *total = reported.and_then(plausible_tokens).unwrap_or(*total);
         }
     }
 

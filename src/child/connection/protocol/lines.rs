@@ -169,7 +169,10 @@ impl Protocol {
             self.handshake.terminal = Some(terminal);
             return Fate::Drop;
         }
-        let cost_usd = self.cost_of(&terminal);
+        let (cost_usd, is_plausible) = self.spending.cost_of(&terminal);
+        if !is_plausible {
+            self.measure(Measurement::ProtocolError(ProtocolError::ImplausibleUsage));
+        }
         let model = ModelClass::of(self.spending.model.as_deref());
         self.measure(Measurement::Spent(model, terminal.usage, cost_usd));
         if terminal.unsolicited {
@@ -186,14 +189,6 @@ impl Protocol {
             self.turn_over(running, Ending::Answered(terminal, cost_usd), now);
         }
         fate
-    }
-
-    /// The cost since the turn before: as the CLI reports it, else the growth of the process's total.
-    fn cost_of(&mut self, terminal: &Terminal) -> f64 {
-        // A turn that could not even begin has 0.
-        let cumulative = terminal.cumulative_cost_usd.max(self.spending.cumulative_usd);
-        let more = cumulative - std::mem::replace(&mut self.spending.cumulative_usd, cumulative);
-        terminal.cost_usd.unwrap_or(more)
     }
 
     fn working(&mut self) {

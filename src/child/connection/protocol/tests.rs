@@ -238,6 +238,25 @@ fn turn_lines_go_to_its_reader_and_its_end_ends_it() {
     assert_eq!(bench.line(&more), ["end turn 2 answered 0.25", "keep"]);
 }
 
+/// A tool writes ends of turns to the output of its CLI.
+#[test]
+fn forged_costs_are_counted_and_cost_nothing() {
+    let mut bench = Bench::busy();
+    let forged = |cost: &str| line::RESULT.replace("0.5", cost);
+    let implausible = "error implausible_usage";
+    assert_eq!(bench.line(&forged("1e308")), [implausible, "end turn 1 answered 0", "keep"]);
+    bench.turn(2);
+    assert_eq!(bench.line(&forged("-1e308")), [implausible, "end turn 2 answered 0", "keep"]);
+    bench.turn(3);
+    assert_eq!(bench.line(line::RESULT), ["end turn 3 answered 0.5", "keep"]);
+    bench.turn(4);
+    assert_eq!(bench.line(&forged("0.25")), [implausible, "end turn 4 answered 0", "keep"], "it shrinks");
+    bench.turn(5);
+    assert_eq!(bench.line(&forged("0")), ["end turn 5 answered 0", "keep"], "it could not begin");
+    bench.turn(6);
+    assert_eq!(bench.line(&forged("0.75")), ["end turn 6 answered 0.25", "keep"]);
+}
+
 #[test]
 fn line_without_a_turn_reaches_nobody() {
     let mut bench = Bench::serving();
@@ -278,7 +297,8 @@ fn own_turn_right_after_a_turn_holds_the_next_turn() {
     assert!(bench.line(line::DELTA).is_empty());
     assert_eq!(bench.line(line::OWN_RESULT), ["emit own turn 0.25"]);
     assert_eq!(bench.line(line::WAITING), ["emit active false", "write user", "grant reader"]);
-    assert_eq!(bench.line(line::RESULT), ["end turn 2 answered 0", "keep"]);
+    let same = line::RESULT.replace("0.5", "0.75");
+    assert_eq!(bench.line(&same), ["end turn 2 answered 0", "keep"]);
 }
 
 #[test]
