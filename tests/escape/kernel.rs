@@ -15,8 +15,8 @@ use crate::scene::{ALICE, MALLORY, PERL, Scene, command, read, run_as, secret, u
 
 /// One attempt at a time changes the host; it is undone at once.
 static HOST: Mutex<()> = Mutex::const_new(());
-/// A setting without effect where no core file is written. Its file has the owner and mode of `core_pattern`.
-const SETTING: &str = "/proc/sys/kernel/core_uses_pid";
+/// A setting without effect where no core file is written, and one that names a program of root.
+const SETTINGS: [&str; 2] = ["/proc/sys/kernel/core_uses_pid", "/proc/sys/kernel/core_pattern"];
 
 /// The process of the attempt with this name, from outside.
 fn attacker(scene: &Scene, name: &str) -> Option<Process> {
@@ -126,18 +126,25 @@ async fn attack(scene: &Scene, findings: &mut Findings) {
 /// Attempts on the settings of the host.
 async fn host(scene: &Scene, judge: &mut impl FnMut(&str, bool, &str)) {
     let _alone = HOST.lock().await;
-    let setting = || read(Path::new(SETTING)).trim().to_owned();
-    let before = setting();
-    let other = if before == "0" { "1" } else { "0" };
-    let look = async || {
-        let changed = setting() != before;
-        if changed {
-            std::fs::write(SETTING, &before).unwrap();
-        }
-        changed
-    };
-    let (gained, printed) = scene.holding(&["setting", SETTING, other], look).await;
-    judge("host-setting", gained, &printed);
+    for path in SETTINGS {
+        let setting = || read(Path::new(path)).trim_end_matches('\n').to_owned();
+        let before = setting();
+        let other = match before.as_str() {
+            "0" => "1".to_owned(),
+            "1" => "0".to_owned(),
+            // A blank at the end changes nothing.
+            text => format!("{text} "),
+        };
+        let look = async || {
+            let changed = setting() != before;
+            if changed {
+                std::fs::write(path, &before).unwrap();
+            }
+            changed
+        };
+        let (gained, printed) = scene.holding(&["setting", path, &other], look).await;
+        judge("host-setting", gained, &printed);
+    }
 
     // The letter for help only writes a line to the kernel's log.
     let trigger = "/proc/sysrq-trigger";

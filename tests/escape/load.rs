@@ -83,6 +83,35 @@ impl Holdings {
         all().into_iter().filter(is_ours).map(Process::describe).collect()
     }
 
+    /// Namespaces that something keeps without a process in them: a mount or a descriptor.
+    fn kept_namespaces(&self) -> Vec<String> {
+        let mounts = read(Path::new("/proc/self/mountinfo"));
+        let mounted = mounts.lines().filter(|line| line.contains("nsfs")).map(str::to_owned);
+        let held = all().into_iter().flat_map(|process| {
+            let entries =
+                std::fs::read_dir(format!("/proc/{}/fd", process.pid)).into_iter().flatten().flatten();
+            entries.filter_map(|entry| std::fs::read_link(entry.path()).ok())
+        });
+        let held = held.map(|target| target.display().to_string());
+        mounted
+            .chain(held)
+            .filter(|text| self.namespaces.iter().any(|it| text.contains(it.as_str())))
+            .collect()
+    }
+
+    /// What the user ids still have: shared memory of System V, and files where all may write.
+    fn of_uids(&self) -> Vec<String> {
+        let segments = read(Path::new("/proc/sysvipc/shm"));
+        let uid = |line: &&str| line.split_whitespace().nth(7).and_then(|uid| uid.parse().ok());
+        let segments = segments.lines().filter(|line| uid(line).is_some_and(|uid| self.uids.contains(&uid)));
+        let shared =
+            ["/tmp", "/dev/shm", "/var/tmp"].map(|path| std::fs::read_dir(path).into_iter().flatten());
+        let files = shared.into_iter().flatten().flatten().filter(|entry| {
+            std::fs::symlink_metadata(entry.path()).is_ok_and(|of| self.uids.contains(&of.uid()))
+        });
+        segments.map(str::to_owned).chain(files.map(|entry| entry.path().display().to_string())).collect()
+    }
+
     fn groups(&self) -> Vec<PathBuf> {
         hierarchies().into_iter().flat_map(|(mount, _)| groups_below(&mount, &self.marker, 6)).collect()
     }
@@ -148,7 +177,9 @@ async fn killed(walls: &Walls, with_shims: bool) {
     let left = || holdings.processes();
     let gone = tokio::time::timeout(GONE_WITHIN, eventually("gone", SOON, || left().is_empty())).await;
     assert!(gone.is_ok(), "left with {walls}: {:#?}", left());
-    assert_eq!(Holdings::mounts(scene.place.path()), Vec::<String>::new(), "{walls}");
+    assert_eq!(Holdings::mounts(scene.place.path()), Vec::<String>::new(), "mounts with {walls}");
+    assert_eq!(holdings.kept_namespaces(), Vec::<String>::new(), "namespaces with {walls}");
+    assert_eq!(holdings.of_uids(), Vec::<String>::new(), "of the user ids with {walls}");
     assert_eq!(holdings.interfaces, before);
     assert_eq!(interfaces(), before, "{walls}");
     // The groups of a killed server are empty now; its next start removes them.

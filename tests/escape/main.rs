@@ -18,6 +18,7 @@
 
 use pilotlight_test_support as common;
 
+mod credentials;
 mod exhaustion;
 mod files;
 mod findings;
@@ -30,5 +31,6 @@ mod processes;
 mod races;
 mod rungs;
 mod scene;
+mod shares;
 mod survival;
 mod table;

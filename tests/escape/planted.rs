@@ -7,8 +7,10 @@ use serde_json::json;
 use crate::common::{SOON, eventually, installed};
 use crate::findings::Findings;
 use crate::rungs::{Walls, extreme_walls};
-use crate::scene::{Cli, MALLORY, Scene, own_like};
+use crate::scene::{Cli, MALLORY, Scene, own_like, unique_number};
 
+/// Tools of the CLI may go on in the background.
+const BACKGROUND: &str = "background_tasks = true\n";
 /// All that keeps the CLI from obeying files, off.
 const OPEN: &str = "setting_sources = \"user,project,local\"\nstrict_mcp_config = false\n";
 const PROGRAMS: [&str; 3] = ["hook", "user-hook", "server"];
@@ -41,14 +43,19 @@ fn plant(work: &Path) {
 
 /// The planted programs that ran with the next child.
 async fn ran(cli: &Cli, walls: &Walls, keys: &str) -> Vec<PathBuf> {
-    let scene = Scene::prepared(cli, walls, "", keys).await;
+    let scene = Scene::prepared(cli, walls, "", &format!("{BACKGROUND}{keys}")).await;
     plant(&scene.work);
+    let marker = format!("6{}.5", unique_number());
+    let task = json!({ "command": format!("sleep {marker}"), "run_in_background": true });
+    scene.turn(MALLORY, &format!("[[tool:Bash {task}]]")).await;
+    eventually("the task runs", SOON, || !scene.with_argument(&marker).is_empty()).await;
     let child = scene.child(MALLORY).await;
     child.kill();
     eventually("the child is gone", SOON, || !child.is_alive()).await;
     assert_eq!(scene.turn(MALLORY, "[[say:again]]").await.text(), "again");
     let files = PROGRAMS.iter().map(|name| scene.work.join(format!("ran-{name}")));
-    let files = files.filter(|path| path.exists()).collect();
+    let mut files: Vec<_> = files.filter(|path| path.exists()).collect();
+    files.extend((!scene.with_argument(&marker).is_empty()).then(|| "the task of the former child".into()));
     scene.end().await;
     files
 }

@@ -254,8 +254,14 @@ impl Scene {
 
     /// Starts an attempt that lasts. While it holds, `look` decides what it gained; an attempt that was refused gained
     /// nothing.
-    pub(crate) async fn holding(
+    pub(crate) async fn holding(&self, words: &[&str], look: impl AsyncFnMut() -> bool) -> (bool, String) {
+        self.holding_for(SEEN_WITHIN, words, look).await
+    }
+
+    /// The same with another time for the effect to be seen.
+    pub(crate) async fn holding_for(
         &self,
+        within: Duration,
         words: &[&str],
         mut look: impl AsyncFnMut() -> bool,
     ) -> (bool, String) {
@@ -280,7 +286,7 @@ impl Scene {
             _ = &mut turn => { ended = true; false }
         };
         // An effect on a process that runs elsewhere, as a signal's, may come a moment later.
-        let deadline = Instant::now() + SEEN_WITHIN;
+        let deadline = Instant::now() + within;
         let mut gained = holds && look().await;
         while holds && !gained && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(5)).await;

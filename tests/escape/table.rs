@@ -109,13 +109,21 @@ pub(crate) const TABLE: &[Group] = &[
         ],
     },
     Group {
+        tests: &["escape_real_credentials_are_nowhere_inside", "escape_real_credentials_by_the_real_cli"],
+        promises: &[promise(
+            "real-credentials",
+            "have the operator's key, or a user's OAuth tokens, in environment, memory, arguments or files",
+            NETWORK,
+        )],
+    },
+    Group {
         tests: &["escape_kernel_is_out_of_reach", "escape_kernel_by_the_real_cli"],
         promises: &[
             promise("set-uid", "gain rights by a set-uid program", &[&[]]),
             promise("user-namespace", "create a user namespace", &[&[Seccomp]]),
             promise("mount", "mount a file system", &[&[Seccomp], &[Landlock]]),
             promise("leave-group", "move itself to another cgroup", HOST),
-            promise("host-setting", "change settings of the kernel (sysctl, as core_pattern)", HOST),
+            promise("host-setting", "change settings of the kernel (sysctl), among them core_pattern", HOST),
             promise("sysrq", "write to /proc/sysrq-trigger", HOST),
             promise("shared-memory", "read System V shared memory of another session", SEPARATED),
             promise(
@@ -143,12 +151,22 @@ pub(crate) const TABLE: &[Group] = &[
         promises: &[
             promise("fork-bomb", "start more processes than a session may have", &[&[Cgroup]]),
             promise("memory-hog", "hold more memory than a session may have, for a moment", &[&[Cgroup]]),
+            promise("disk-fill", "go on with more bytes or more files than a session may have", &[&[]]),
+            promise("forged-cost", "forge ends of turns, with costs and tokens, on its CLI's output", &[&[]]),
             promise(
                 "others-served",
                 "keep others from being served by forks, memory, processors, disk, files, descriptors and output",
                 &[&[]],
             ),
         ],
+    },
+    Group {
+        tests: &["escape_processors_are_shared_by_session"],
+        promises: &[promise(
+            "processor-share",
+            "take a larger share of a processor than another session, by more processes",
+            &[&[Cgroup]],
+        )],
     },
     Group {
         tests: &["escape_races_lead_nowhere"],
@@ -165,7 +183,7 @@ pub(crate) const TABLE: &[Group] = &[
         tests: &["escape_poisoned_workspace_is_not_obeyed"],
         promises: &[promise(
             "poisoned-workspace",
-            "plant hooks, settings and MCP servers for the next start of the CLI",
+            "plant hooks, settings, MCP servers and background tasks for the next start of the CLI",
             &[&[]],
         )],
     },
