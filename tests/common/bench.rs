@@ -39,7 +39,9 @@ pub async fn start(data: &Path, change: impl FnOnce(&mut Config)) -> Pilotlight 
     config.cli.program = "sim".to_owned();
     config.cli.shim = Some(crate::built::shim());
     // As in `server::program`.
-    config.isolation.rungs = Vec::new();
+    if !crate::installed::has_walls() {
+        config.isolation.rungs = Vec::new();
+    }
     change(&mut config);
     Pilotlight::start(config).await.unwrap()
 }

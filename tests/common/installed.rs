@@ -40,6 +40,12 @@ pub fn is_long() -> bool {
     is_set("PILOTLIGHT_LONG")
 }
 
+/// Whether servers of tests get every rung of isolation that the machine has, where a test names none. Otherwise such
+/// servers have none: their children's programs read and write anywhere.
+pub fn has_walls() -> bool {
+    is_set("PILOTLIGHT_WALLS")
+}
+
 fn test_name() -> String {
     std::thread::current().name().unwrap_or("a test").to_owned()
 }

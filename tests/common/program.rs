@@ -74,7 +74,7 @@ impl Program {
         // The tests' users accept each other's tools; the check itself is tested with `start`.
         let mut accepted = vec![("PILOTLIGHT_ISOLATION__ACCEPT_NONE", "true")];
         // As in `server::program`.
-        if !config.contains("rungs") {
+        if !config.contains("rungs") && !crate::installed::has_walls() {
             accepted.push(("PILOTLIGHT_ISOLATION__RUNGS", "[]"));
         }
         let mut program = Self::start_by(place, command, &arguments, &accepted);

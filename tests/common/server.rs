@@ -140,7 +140,9 @@ fn completed(config: &str, place: &Place) -> Table {
     // The tests' users accept each other's tools.
     section(&mut table, "isolation").entry("accept_none").or_insert(true.into());
     // Their programs read and write anywhere. What isolation does to a child is the subject of tests of its own.
-    section(&mut table, "isolation").entry("rungs").or_insert(Value::Array(Vec::new()));
+    if !crate::installed::has_walls() {
+        section(&mut table, "isolation").entry("rungs").or_insert(Value::Array(Vec::new()));
+    }
     section(section(&mut table, "cli"), "env").insert(MARK.into(), place.id().into());
     table
 }
