@@ -1,4 +1,4 @@
-//! What each rung of isolation adds to a cold start, alone and with the others.
+//! What each rung of isolation adds to a cold start, alone and with the others, and what a hog takes from others.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -50,6 +50,51 @@ pub(crate) async fn cold_starts() -> Vec<Row> {
         end(isolated).await;
         let (without, with) = (median(without), median(with));
         rows.push(row(name, with - without, MUST, AIM, format!("{with:.1} ms / {without:.1} ms")));
+    }
+    rows
+}
+
+/// Pairs of turns, without and beside the hog.
+const TURNS: usize = 25;
+/// A turn that works now and then for about a second, as one with a model does.
+const TURN: &str = "[[deltas:50]][[delay:20]]";
+/// Sixteen processes that want a processor until their session ends. Each has a scheduling group of its own.
+const HOG: &str =
+    r#"[[tool:Bash {"command":"for i in $(seq 16); do setsid sh -c 'while :; do :; done' & done"}]]"#;
+
+/// Latency of a turn beside another user's busy processes, relative to that without them.
+pub(crate) async fn beside_a_hog() -> Vec<Row> {
+    let cases: [(&'static str, &[Rung], f64, f64); 2] = [
+        ("I2 a turn beside a hog of processors / without, with cgroup", &[Rung::Cgroup], 1.25, 1.1),
+        ("I2 without any rung", &[], f64::INFINITY, 1.25),
+    ];
+    let mut rows = Vec::new();
+    for (name, rungs, must, aim) in cases {
+        let data = directory();
+        let mut config = ours::config(data.path());
+        config.isolation.rungs = rungs.to_vec();
+        config.isolation.require = rungs.to_vec();
+        config.permissions.policy = pilotlight::config::PermissionPolicy::Allow;
+        let pilot = match Pilotlight::start(config).await {
+            Ok(pilot) => pilot,
+            Err(error) => {
+                println!("left out: {name}: {error}");
+                continue;
+            }
+        };
+        let (other, hog) = (pilot.session("other"), pilot.session("hog"));
+        ours::turn(&other, TURN).await;
+        let (mut quiet, mut beside) = (Vec::new(), Vec::new());
+        for _ in 0..TURNS {
+            quiet.push(timed(ours::turn(&other, TURN)).await.1.wall.as_secs_f64() * 1e3);
+            ours::turn(&hog, HOG).await;
+            beside.push(timed(ours::turn(&other, TURN)).await.1.wall.as_secs_f64() * 1e3);
+            // Its processes end with it.
+            hog.evict().await.unwrap();
+        }
+        end(pilot).await;
+        let (quiet, beside) = (median(quiet), median(beside));
+        rows.push(row(name, beside / quiet, must, aim, format!("{beside:.0} ms / {quiet:.0} ms")));
     }
     rows
 }

@@ -38,6 +38,9 @@ pub(crate) async fn run(wanted: &[String]) -> bool {
     if on("I1") {
         rows.extend(isolation::cold_starts().await);
     }
+    if on("I2") {
+        rows.extend(isolation::beside_a_hog().await);
+    }
     if on("slow") {
         rows.extend(slow_reader().await);
     }
