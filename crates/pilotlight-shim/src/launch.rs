@@ -7,8 +7,9 @@ use std::{
 };
 
 use rustix::{
+    io::{Errno, retry_on_intr},
     pipe::{PipeFlags, pipe_with},
-    process::{Pid, WaitOptions, waitpid},
+    process::{Pid, Signal, WaitOptions, kill_process, waitpid},
     stdio,
 };
 
@@ -68,12 +69,23 @@ pub(crate) fn spawn(start: &Start<'_>) -> Result<Started, Refusal> {
         sys::exit_child();
     };
     drop(report);
-    match Progress::receive(&progress) {
-        Ok(Some(Progress::Refused(refusal))) => {
-            let _reaped = waitpid(Some(cli), WaitOptions::empty());
+    match executed(Progress::receive(&progress)) {
+        Ok(()) => Ok(Started { cli, is_member, namespace: None }),
+        Err(refusal) => {
+            // After a record it ends by itself. Without a readable one it may run.
+            let _ended = kill_process(cli, Signal::KILL);
+            let _reaped = retry_on_intr(|| waitpid(Some(cli), WaitOptions::empty()));
             Err(refusal)
         }
-        _ => Ok(Started { cli, is_member, namespace: None }),
+    }
+}
+
+/// Whether the child became the CLI: nothing but the end of the pipe says so.
+fn executed(progress: io::Result<Option<Progress>>) -> Result<(), Refusal> {
+    match progress? {
+        None => Ok(()),
+        Some(Progress::Refused(refusal)) => Err(refusal),
+        Some(Progress::Init(_) | Progress::Cli(_)) => Err(Errno::BADMSG.into()),
     }
 }
 
@@ -85,4 +97,23 @@ pub(crate) fn become_cli(start: &Start<'_>, inside: bool) -> Refusal {
     }
     sys::unblock_signals();
     sys::execute(&start.argv).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isolation::Rung;
+
+    #[test]
+    fn only_the_end_of_the_pipe_is_a_start() {
+        assert_eq!(executed(Ok(None)), Ok(()));
+        let refusal = Refusal { rung: Some(Rung::Landlock), errno: libc::EPERM };
+        assert_eq!(executed(Ok(Some(Progress::Refused(refusal)))), Err(refusal));
+        let unread = executed(Err(Errno::BADMSG.into()));
+        assert_eq!(unread, Err(Refusal { rung: None, errno: libc::EBADMSG }));
+        let pid = rustix::process::getpid();
+        for record in [Progress::Init(pid), Progress::Cli(pid)] {
+            assert_eq!(executed(Ok(Some(record))), Err(Refusal { rung: None, errno: libc::EBADMSG }));
+        }
+    }
 }
