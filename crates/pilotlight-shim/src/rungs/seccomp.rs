@@ -19,6 +19,7 @@ const REFUSED: &[c_long] = &[
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
+    libc::SYS_process_madvise,
     libc::SYS_pidfd_getfd,
     libc::SYS_kcmp,
     libc::SYS_move_pages,
@@ -35,6 +36,7 @@ const REFUSED: &[c_long] = &[
     libc::SYS_io_uring_enter,
     libc::SYS_io_uring_register,
     libc::SYS_fanotify_init,
+    libc::SYS_lookup_dcookie,
     // Mounts and roots.
     libc::SYS_mount,
     libc::SYS_umount2,
@@ -58,6 +60,10 @@ const REFUSED: &[c_long] = &[
     libc::SYS_delete_module,
     libc::SYS_clock_settime,
     libc::SYS_settimeofday,
+    libc::SYS_clock_adjtime,
+    libc::SYS_adjtimex,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
     libc::SYS_quotactl,
     libc::SYS_quotactl_fd,
     libc::SYS_swapon,
@@ -75,11 +81,23 @@ const KEXEC_FILE_LOAD: c_long = 320;
 #[cfg(not(target_arch = "x86_64"))]
 const KEXEC_FILE_LOAD: c_long = 294;
 
-/// Direct access to devices.
+/// Direct access to devices, and calls that nothing has used for decades.
 #[cfg(target_arch = "x86_64")]
-const REFUSED_HERE: &[c_long] = &[libc::SYS_iopl, libc::SYS_ioperm];
+const REFUSED_HERE: &[c_long] = &[
+    libc::SYS_iopl,
+    libc::SYS_ioperm,
+    libc::SYS_uselib,
+    libc::SYS_ustat,
+    libc::SYS_sysfs,
+    libc::SYS__sysctl,
+    libc::SYS_nfsservctl,
+];
 #[cfg(not(target_arch = "x86_64"))]
-const REFUSED_HERE: &[c_long] = &[];
+const REFUSED_HERE: &[c_long] = &[libc::SYS_nfsservctl];
+
+/// Ways of execution that programs ask for: the usual one, that of 32 bits, each with the old kernel's version number, and
+/// the question which one it is. The others switch off what makes exploits harder, or lead to rarely used code.
+const PERSONALITIES: [i32; 5] = [0, 8, 0x0002_0000, 0x0002_0008, -1];
 
 /// New namespaces: in a user namespace a process has capabilities, hence reaches far more of the kernel.
 const NEW_NAMESPACES: [i32; 7] = [
@@ -132,6 +150,9 @@ fn rules(network: &Network) -> Result<Rules, seccompiler::BackendError> {
 
     // Limits of another process: with none on open files, a server stops serving. Landlock has no rule for it.
     rules.insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![not(0, 0)?])?]);
+
+    let other = PERSONALITIES.into_iter().map(|usual| not(0, usual)).collect::<Result<_, _>>()?;
+    rules.insert(libc::SYS_personality, vec![SeccompRule::new(other)?]);
 
     let mut sockets = vec![
         SeccompRule::new(FAMILIES.into_iter().map(|family| not(0, family)).collect::<Result<_, _>>()?)?,

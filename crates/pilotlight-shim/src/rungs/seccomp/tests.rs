@@ -67,6 +67,83 @@ fn listed_calls_are_refused_whatever_their_arguments() {
     }
 }
 
+/// What Docker's default profile keeps from a container without capabilities, as far as no rule on arguments decides. It
+/// also refuses policies for a process's own memory (mbind, set_mempolicy), which reach nothing else.
+#[test]
+fn calls_that_docker_refuses_are_refused() {
+    for call in [
+        libc::SYS_acct,
+        libc::SYS_add_key,
+        libc::SYS_adjtimex,
+        libc::SYS_bpf,
+        libc::SYS_chroot,
+        libc::SYS_clock_adjtime,
+        libc::SYS_clock_settime,
+        libc::SYS_delete_module,
+        libc::SYS_fanotify_init,
+        libc::SYS_finit_module,
+        libc::SYS_fsconfig,
+        libc::SYS_fsmount,
+        libc::SYS_fsopen,
+        libc::SYS_fspick,
+        libc::SYS_init_module,
+        libc::SYS_io_uring_enter,
+        libc::SYS_io_uring_register,
+        libc::SYS_io_uring_setup,
+        libc::SYS_kcmp,
+        KEXEC_FILE_LOAD,
+        libc::SYS_kexec_load,
+        libc::SYS_keyctl,
+        libc::SYS_lookup_dcookie,
+        libc::SYS_mount,
+        libc::SYS_mount_setattr,
+        libc::SYS_move_mount,
+        libc::SYS_move_pages,
+        libc::SYS_open_by_handle_at,
+        libc::SYS_open_tree,
+        libc::SYS_perf_event_open,
+        libc::SYS_pidfd_getfd,
+        libc::SYS_pivot_root,
+        libc::SYS_process_madvise,
+        libc::SYS_process_vm_readv,
+        libc::SYS_process_vm_writev,
+        libc::SYS_ptrace,
+        libc::SYS_quotactl,
+        libc::SYS_quotactl_fd,
+        libc::SYS_reboot,
+        libc::SYS_request_key,
+        libc::SYS_setdomainname,
+        libc::SYS_sethostname,
+        libc::SYS_setns,
+        libc::SYS_settimeofday,
+        libc::SYS_swapoff,
+        libc::SYS_swapon,
+        libc::SYS_syslog,
+        libc::SYS_umount2,
+        libc::SYS_userfaultfd,
+        libc::SYS_vhangup,
+    ] {
+        verdicts(&Network::Open, &[(call, [0; 3], EPERM)]);
+    }
+}
+
+#[test]
+fn only_usual_personalities_can_be_set() {
+    let set = |personality, verdict| (libc::SYS_personality, [personality, 0, 0], verdict);
+    let no_randomisation = 0x0004_0000;
+    verdicts(
+        &Network::Open,
+        &[
+            set(0, ALLOWED),
+            set(0xffff_ffff, ALLOWED),
+            set(8, ALLOWED),
+            set(no_randomisation, EPERM),
+            set(0x0040_0000, EPERM),
+            set(1, EPERM),
+        ],
+    );
+}
+
 #[test]
 fn ordinary_calls_pass() {
     for call in [
