@@ -225,6 +225,28 @@ pub(crate) fn loopback_up() -> io::Result<()> {
     }
 }
 
+/// Empties the arguments of this process, as `/proc/PID/cmdline` shows them to everybody who sees the process.
+#[expect(unsafe_code, reason = "the kernel shows the memory of the arguments itself")]
+pub(crate) fn forget_arguments() -> io::Result<()> {
+    // Fields of proc(5), from the state on: it follows the name, which may contain anything.
+    const ARG_START: usize = 48 - 3;
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let fields = stat.rsplit_once(") ").map(|(_, fields)| fields.split(' '));
+    let mut ends = fields.into_iter().flatten().skip(ARG_START).map(|field| field.trim().parse::<usize>());
+    let (Some(Ok(start)), Some(Ok(end))) = (ends.next(), ends.next()) else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    // A kernel that does not tell where they are says 0; then they stay.
+    if start == 0 {
+        return Ok(());
+    }
+    let bytes = std::ptr::with_exposed_provenance_mut::<u8>(start);
+    // SAFETY: the kernel has put the argument strings there, on the writable stack. No reference to them exists: the
+    // standard library copies arguments, and this process reads them no more.
+    unsafe { std::ptr::write_bytes(bytes, 0, end.saturating_sub(start)) };
+    Ok(())
+}
+
 /// Has the kernel reap the children of this process.
 #[expect(unsafe_code, reason = "rustix has no signal dispositions")]
 pub(crate) fn ignore_children() {

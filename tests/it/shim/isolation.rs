@@ -18,6 +18,8 @@ use super::harness::*;
 use crate::common::installed::left_out;
 
 const SHIM: &str = env!("CARGO_BIN_EXE_pilotlight-shim");
+/// Variable with the session's directory: it marks the processes of a shim.
+const OWN: &str = "PILOTLIGHT_TEST_OWN";
 /// What programs of the system need.
 const SYSTEM: [&str; 7] = ["/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc", "/proc"];
 
@@ -47,6 +49,8 @@ fn start_in(origin: &[&str], work: &Path, isolation: &Isolation, program: &str, 
         }
     };
     command.current_dir(work).env_clear().env("PATH", "/usr/bin:/bin");
+    let own = isolation.mounts.iter().find(|mount| mount.write);
+    command.envs(own.map(|mount| (OWN, &mount.path)));
     Shim::start_by(command, &options.collect::<Vec<_>>(), program.as_ref(), args)
 }
 
@@ -399,13 +403,13 @@ fn survivors(token: &str) -> String {
     )
 }
 
-/// The processes that the shim has forked: with its own command line.
-fn with_arguments(path: &Path) -> Vec<i32> {
-    let path = path.to_str().unwrap();
+/// The shim with this directory, and what it has forked: by the environment that it was started with.
+fn of_shim(own: &Path) -> Vec<i32> {
+    let entry = format!("{OWN}={}", own.display());
     processes()
         .filter(|pid| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.split(|byte| *byte == 0).any(|word| word == path.as_bytes())
+            let variables = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            variables.split(|byte| *byte == 0).any(|variable| variable == entry.as_bytes())
         })
         .collect()
 }
@@ -459,12 +463,14 @@ fn nothing_outlives(end: impl Fn(&mut Shim, rustix::process::Pid)) {
         let cli = shim.started();
         assert_eq!(shim.output_line(), "ready");
         eventually("some run", LONG, || (!sleepers(&token).is_empty()).then_some(()));
-        assert!(!is_gone(init_of(&shim, cli)), "the CLI has ended its init process");
+        let init = init_of(&shim, cli);
+        assert!(!is_gone(init), "the CLI has ended its init process");
         end(&mut shim, cli);
         shim.ended(PROMISE);
         eventually("all are gone", PROMISE, || sleepers(&token).is_empty().then_some(()));
+        // It has no memory any more; its entry stays until the CLI, an orphan now, is reaped.
         eventually("so is the init process", PROMISE, || {
-            with_arguments(&fixture.own).is_empty().then_some(())
+            status_field(init, "VmSize").is_none().then_some(())
         });
         eventually("so is the CLI", PROMISE, || is_gone(cli).then_some(()));
     }
@@ -511,7 +517,7 @@ fn failed_start_leaves_no_process() {
             }
             assert_eq!(line, report, "{program} by {origin:?}");
             shim.ended(LONG);
-            assert_eq!(with_arguments(&fixture.own), [0; 0], "{report} by {origin:?}");
+            assert_eq!(of_shim(&fixture.own), [0; 0], "{report} by {origin:?}");
         }
     }
 }
@@ -544,5 +550,41 @@ fn descriptors_stay_where_they_belong() {
         let held = || open(shim.pid());
         let expected = ["/dev/null", "/dev/null", "anon_inode", "pipe", "socket"];
         eventually("the shim lets the CLI's pipes go", LONG, || (held() == expected).then_some(()));
+    }
+}
+
+#[test]
+fn init_process_shows_no_arguments() {
+    for origin in origins() {
+        let fixture = Fixture::new(origin);
+        let hidden = vec![fixture.others.join("secret")];
+        let isolation = Isolation { namespaces: true, hidden, ..fixture.isolation() };
+        let script = "tr -d '\\0' < /proc/1/cmdline | wc -c; echo end";
+        let mut shim = start(origin, &isolation, "/bin/sh", &["-c", script]);
+        shim.started();
+        let output = shim.output();
+        assert_eq!(output.split_whitespace().collect::<Vec<_>>(), ["0", "end"], "{origin:?}");
+    }
+}
+
+#[test]
+fn hidden_directory_is_empty_inside() {
+    for origin in origins() {
+        let fixture = Fixture::new(origin);
+        let mut isolation = Isolation { namespaces: true, ..fixture.isolation() };
+        isolation.mounts.push(Mount::read(fixture.others.parent().unwrap()));
+        let read = |isolation: &Isolation| {
+            let script = format!(
+                "cat {0}/secret; ls {0}; cat {1}/file",
+                fixture.others.display(),
+                fixture.own.display()
+            );
+            let mut shim = start(origin, isolation, "/bin/sh", &["-c", &script]);
+            shim.started();
+            shim.output()
+        };
+        assert!(read(&isolation).contains("program"), "{origin:?}: nothing is hidden");
+        isolation.hidden = vec![fixture.others.clone()];
+        assert_eq!(read(&isolation), "text", "{origin:?}");
     }
 }

@@ -104,6 +104,8 @@ fn kill_all_children() {
 /// Enters the namespaces and starts both processes in them. Runs in a child of the shim.
 fn build(start: &Start<'_>, work: &Path, report: &OwnedFd, alive: OwnedFd) -> Result<(), Refusal> {
     let namespaces = Refusal::of(Rung::Namespaces);
+    // They name paths of the host, and the CLI sees the init process. Later `/proc` is no longer in its place.
+    sys::forget_arguments().map_err(&namespaces)?;
     enter(start)?;
     // The change of the root moves both, but a working directory only if it is the root.
     chdir("/").map_err(io::Error::from).map_err(&namespaces)?;

@@ -11,13 +11,16 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, FileType, Mode, OFlags, chmodat, fstat, mkdirat, openat, symlinkat},
+    fs::{
+        AtFlags, CWD, FileType, Mode, OFlags, chmodat, fstat, linkat, mkdirat, openat, symlinkat, unlinkat,
+    },
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
         OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount,
         mount_change, move_mount, open_tree, unmount,
     },
+    path::Arg,
     process::{chdir, fchdir, pivot_root},
 };
 
@@ -35,6 +38,12 @@ const BASE: &str = "/proc";
 const SIZE: &str = "64m";
 /// Files and directories in it. Each takes a kilobyte of the kernel's memory beside the size.
 const FILES: &str = "16k";
+
+/// A file that all places of mounted files are links to, while the root is made: an inode costs the kernel a kilobyte, a
+/// name a fifth of it.
+const PLACE: &str = "place";
+/// An empty directory, which lies over hidden ones. Its name goes when the root is made.
+const EMPTY: &str = "empty";
 
 /// Links that programs expect below `/dev`.
 const LINKS: [(&str, &str); 4] = [
@@ -58,6 +67,8 @@ enum What {
     Link(PathBuf),
     /// A directory whose entries are shown one by one.
     Dir,
+    /// Nothing, in the place of a directory that is there already.
+    Cover,
 }
 
 /// Makes the new root and moves this process into it. The old one stays attached until [`settle`]: the kernel allows a
@@ -72,6 +83,8 @@ pub(crate) fn build(isolation: &Isolation) -> io::Result<()> {
         mkdirat(&root, dir, Mode::from_raw_mode(0o755))?;
     }
     share(&root, Path::new("dev/shm"))?;
+    create(&root, PLACE)?;
+    mkdirat(&root, EMPTY, Mode::from_raw_mode(0o755))?;
     for entry in entries {
         at(&entry.to, show(&root, &entry))?;
     }
@@ -82,6 +95,8 @@ pub(crate) fn build(isolation: &Isolation) -> io::Result<()> {
     for (text, link) in LINKS {
         symlinkat(text, &root, link)?;
     }
+    unlinkat(&root, PLACE, AtFlags::empty())?;
+    unlinkat(&root, EMPTY, AtFlags::REMOVEDIR)?;
     sys::restrict_mount(&root, MountAttrFlags::MOUNT_ATTR_RDONLY, false)?;
     fchdir(&root)?;
     // The old root is now mounted over the new one, at the working directory.
@@ -101,7 +116,7 @@ pub(crate) fn settle(work: &Path) -> io::Result<()> {
 
 /// What the root shows, the mounts above others first.
 fn entries(isolation: &Isolation) -> io::Result<Vec<Entry>> {
-    let hidden = reach::resolved(&isolation.hidden);
+    let hidden = Hidden::of(reach::resolved(&isolation.hidden));
     let mut mounts: Vec<_> = isolation.mounts.iter().filter(|mount| !mount.to.starts_with("/proc")).collect();
     // A stable sort: of two mounts at one path, the later covers the earlier.
     mounts.sort_by(|one, other| above(&one.to, &other.to));
@@ -130,12 +145,36 @@ fn link(mount: &Mount, all: &[Mount]) -> Option<PathBuf> {
     all.iter().any(is_shown).then_some(text)
 }
 
-fn trees(mount: &Mount, hidden: &[PathBuf], entries: &mut Vec<Entry>) -> io::Result<()> {
+/// Hidden paths by the way in which they are hidden.
+struct Hidden {
+    /// Covered by a mount, which costs a tenth of leaving them out. A rename on the host would take the cover away.
+    directories: Vec<PathBuf>,
+    /// Left out, since programs replace files by rename(2).
+    files: Vec<PathBuf>,
+}
+
+impl Hidden {
+    fn of(paths: Vec<PathBuf>) -> Self {
+        let is_dir = |path: &PathBuf| path.symlink_metadata().is_ok_and(|of| of.is_dir());
+        let (mut directories, mut files): (Vec<_>, Vec<_>) = paths.into_iter().partition(is_dir);
+        // Sorted, what lies below a directory follows it. A path has two names where it is its own real one.
+        directories.sort();
+        directories.dedup_by(|below, above| below.starts_with(above));
+        files.retain(|file| !directories.iter().any(|directory| file.starts_with(directory)));
+        Self { directories, files }
+    }
+}
+
+fn trees(mount: &Mount, hidden: &Hidden, entries: &mut Vec<Entry>) -> io::Result<()> {
+    let real = if mount.write { mount.path.clone() } else { fs::canonicalize(&mount.path)? };
+    if hidden.directories.iter().any(|directory| real.starts_with(directory)) {
+        return Ok(());
+    }
     let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     if !mount.write {
         attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
     }
-    for part in reach::parts(mount, hidden)? {
+    for part in reach::parts(mount, &hidden.files)? {
         let to = relative(&mount.to.join(&part.below));
         let what = match part.kind {
             reach::Kind::Tree => {
@@ -147,6 +186,9 @@ fn trees(mount: &Mount, hidden: &[PathBuf], entries: &mut Vec<Entry>) -> io::Res
             reach::Kind::Above => What::Dir,
         };
         entries.push(Entry { to, what });
+    }
+    for below in hidden.directories.iter().filter_map(|directory| directory.strip_prefix(&real).ok()) {
+        entries.push(Entry { to: relative(&mount.to.join(below)), what: What::Cover });
     }
     Ok(())
 }
@@ -202,6 +244,10 @@ fn show(root: &OwnedFd, entry: &Entry) -> io::Result<()> {
     match &entry.what {
         What::Tree { tree, is_dir } => attach(tree, target(root, &entry.to, *is_dir)?, Path::new("")),
         What::Dir => target(root, &entry.to, true).map(drop),
+        What::Cover => {
+            let empty = bound(&target(root, Path::new(EMPTY), true)?, MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+            attach(empty, target(root, &entry.to, true)?, Path::new(""))
+        }
         What::Link(text) => {
             let (parent, name) = (entry.to.parent(), entry.to.file_name());
             let (Some(parent), Some(name)) = (parent, name) else { return Err(Errno::INVAL.into()) };
@@ -228,9 +274,9 @@ fn target(root: &OwnedFd, path: &Path, is_dir: bool) -> io::Result<OwnedFd> {
             Err(Errno::NOENT) => {
                 if is_dir {
                     mkdirat(&at, name, Mode::from_raw_mode(0o755))?;
-                } else {
-                    let new = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-                    openat(&at, name, new, Mode::from_raw_mode(0o444))?;
+                } else if linkat(root, PLACE, &at, name, AtFlags::empty()).is_err() {
+                    // In another file system: below a mount.
+                    create(&at, name)?;
                 }
                 open()?
             }
@@ -238,6 +284,11 @@ fn target(root: &OwnedFd, path: &Path, is_dir: bool) -> io::Result<OwnedFd> {
         };
     }
     Ok(at)
+}
+
+fn create(directory: &OwnedFd, name: impl Arg) -> io::Result<()> {
+    let new = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    Ok(openat(directory, name, new, Mode::from_raw_mode(0o444)).map(drop)?)
 }
 
 fn is_dir(file: &OwnedFd) -> io::Result<bool> {
