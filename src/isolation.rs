@@ -70,7 +70,7 @@ impl Isolator {
     /// Proves the rungs, unless that was done by the system of this trial start, and prepares what they need.
     ///
     /// # Errors
-    /// [`StartError::Isolation`] if a required rung does not hold.
+    /// [`StartError::Isolation`] if a required rung does not hold, [`StartError::Config`] if a mount cannot be shown.
     pub(crate) async fn start(
         config: &Config,
         data_dir: &Path,
@@ -89,7 +89,7 @@ impl Isolator {
         let host = looked.await.map_err(|error| failed("the look at the host failed", error))??;
         let proven = match known {
             Some(proven) => proven,
-            None => Arc::new(probe::prove(config, data_dir, shim, cli, limits, &host).await),
+            None => Arc::new(probe::prove(config, data_dir, shim, cli, limits, &host).await?),
         };
         if let Some((rung, state)) = proven.lacks(&config.isolation.require) {
             return Err(StartError::Isolation { rung: rung.as_str(), state: state.to_string() });
@@ -157,7 +157,7 @@ impl Isolator {
     /// What no directory of the CLI may contain to be shown as a whole.
     fn guarded(&self) -> Vec<PathBuf> {
         let home = std::env::var_os("HOME").map(PathBuf::from);
-        self.host.hidden.iter().cloned().chain(home).collect()
+        self.host.hidden.iter().chain(&self.host.of_root).cloned().chain(home).collect()
     }
 }
 

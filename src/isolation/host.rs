@@ -56,12 +56,10 @@ pub(crate) fn look(config: &Config, data_dir: &Path, as_root: bool) -> Host {
     let mut hidden = own_secrets(config, data_dir);
     let linked = below_links(&config.isolation.mounts, &hidden);
     hidden.extend(linked);
-    if as_root {
-        hidden.extend(SECRETS.iter().map(PathBuf::from));
-        hidden.extend(host_keys());
-    }
     hidden.retain(|path| path.exists());
-    Host { mounts, hidden }
+    let mut of_root: Vec<_> = SECRETS.iter().map(PathBuf::from).chain(host_keys()).collect();
+    of_root.retain(|path| as_root && path.exists());
+    Host { mounts, hidden, of_root }
 }
 
 /// Refuses mounts that do not exist, that show the data directory by another name, or that the shim would refuse.
@@ -88,6 +86,17 @@ pub(crate) fn exposes(host: &Host, data_dir: &Path) -> Option<PathBuf> {
     host.mounts.iter().find(seen).map(|mount| mount.path.clone())
 }
 
+impl Host {
+    /// The same with only `some` of the configured mounts.
+    pub(super) fn with_mounts_of(&self, configured: &[IsolationMount], some: &[&IsolationMount]) -> Self {
+        let mut host = self.clone();
+        // They come last; one may repeat a mount of the system.
+        host.mounts.truncate(host.mounts.len().saturating_sub(configured.len()));
+        host.mounts.extend(some.iter().copied().map(self::configured));
+        host
+    }
+}
+
 fn configured(mount: &IsolationMount) -> Mount {
     let to = mount.to.as_ref().unwrap_or(&mount.path).clone();
     Mount { path: mount.path.clone(), to, write: mount.write }
@@ -110,6 +119,27 @@ fn certificates(config: &Config) -> impl Iterator<Item = PathBuf> {
     CERTIFICATES.iter().filter_map(value)
 }
 
+/// Where the examples keep the files of the server, also those that only systemd reads for it.
+const OWN: &str = "/etc/pilotlight";
+/// Where a directory of a configuration file may be the server's alone.
+const ETC: &str = "/etc";
+
+/// `/etc/pilotlight`, and the directory of the configuration file below `/etc` or a configured mount: there lie files that
+/// the server does not know of, as the environment that systemd gives it. What a mount of its own shows stays.
+fn own_directories(config: &Config) -> Vec<PathBuf> {
+    let mounts: Vec<_> =
+        config.isolation.mounts.iter().filter_map(|mount| mount.path.canonicalize().ok()).collect();
+    let is_seen = |directory: &Path| {
+        let is_below = |above: &Path| directory.starts_with(above) && directory != above;
+        is_below(Path::new(ETC)) || mounts.iter().any(|mount| is_below(mount))
+    };
+    let file = config.source.0.as_ref().and_then(|file| file.canonicalize().ok());
+    let mut found = vec![PathBuf::from(OWN)];
+    found.extend(file.as_deref().and_then(Path::parent).filter(|it| is_seen(it)).map(Path::to_owned));
+    found.retain(|directory| !mounts.iter().any(|mount| mount.starts_with(directory)));
+    found
+}
+
 /// The server's own files. Mounts never contain the data directory.
 fn own_secrets(config: &Config, data_dir: &Path) -> Vec<PathBuf> {
     #[cfg(feature = "server")]
@@ -121,6 +151,7 @@ fn own_secrets(config: &Config, data_dir: &Path) -> Vec<PathBuf> {
     let names = files.flat_map(|file| [std::path::absolute(file).ok(), file.canonicalize().ok()]);
     let mut hidden: Vec<_> = names.flatten().collect();
     hidden.push(data_dir.to_owned());
+    hidden.extend(own_directories(config));
     hidden.sort();
     hidden.dedup();
     hidden
@@ -158,7 +189,8 @@ mod tests {
         let mut config = Config::new(root.join("data"));
         config.cli.user_env_file = Some(link.clone());
         fs::create_dir(root.join("data")).unwrap();
-        let host = look(&config, &root.join("data"), false);
+        let mut host = look(&config, &root.join("data"), false);
+        host.hidden.retain(|path| path != Path::new(OWN));
         assert_eq!(host.hidden, [root.join("data"), link, file]);
         assert!(host.mounts.iter().all(|mount| !mount.write && mount.path.exists()));
         assert!(host.mounts.contains(&Mount::read("/usr")));
@@ -175,7 +207,8 @@ mod tests {
         let mut config = Config::new("/nowhere");
         config.cli.user_env_file = Some(real.join("users.toml"));
         config.isolation.mounts.push(IsolationMount::new(&link));
-        let hidden = look(&config, Path::new("/nowhere"), false).hidden;
+        let mut hidden = look(&config, Path::new("/nowhere"), false).hidden;
+        hidden.retain(|path| path != Path::new(OWN));
         assert_eq!(hidden, [real.join("users.toml"), link.join("users.toml")]);
         config.isolation.mounts.push(IsolationMount { write: true, ..IsolationMount::new(&link) });
         let error = check_mounts(&config, Path::new("/nowhere")).unwrap_err().to_string();
@@ -183,9 +216,28 @@ mod tests {
     }
 
     #[test]
+    fn directory_of_the_configuration_is_hidden() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        fs::create_dir_all(root.join("shared/conf/tools")).unwrap();
+        let conf = root.join("shared/conf");
+        fs::write(conf.join("pilotlight.toml"), "").unwrap();
+        let hidden = |mounts: &[&Path]| {
+            let mut config = Config::new("/nowhere");
+            config.source.0 = Some(conf.join("pilotlight.toml"));
+            config.isolation.mounts = mounts.iter().map(IsolationMount::new).collect();
+            look(&config, Path::new("/nowhere"), false).hidden.contains(&conf)
+        };
+        assert!(hidden(&[&root.join("shared")]));
+        // Where no child sees it, nothing is to be hidden; what is mounted by itself is to be seen.
+        assert!(!hidden(&[]));
+        assert!(!hidden(&[&conf]) && !hidden(&[&root.join("shared"), &conf.join("tools")]));
+    }
+
+    #[test]
     fn root_children_do_not_see_the_hosts_secrets() {
         let config = Config::new("/nowhere");
-        let hidden = |as_root| look(&config, Path::new("/nowhere"), as_root).hidden;
+        let hidden = |as_root| look(&config, Path::new("/nowhere"), as_root).of_root;
         assert!(hidden(false).is_empty());
         let shadow = Path::new("/etc/shadow");
         assert_eq!(hidden(true).contains(&shadow.to_owned()), shadow.exists());

@@ -16,8 +16,10 @@ pub(crate) const PRIVATE_PORT: u16 = 8479;
 pub(crate) struct Host {
     /// Of the operating system, and as configured.
     pub(crate) mounts: Vec<Mount>,
-    /// Files of the server and secrets of the host.
+    /// Files of the server.
     pub(crate) hidden: Vec<PathBuf>,
+    /// Secrets of the host, which permissions keep from every child but root's.
+    pub(crate) of_root: Vec<PathBuf>,
 }
 
 /// What one child needs.
@@ -78,7 +80,9 @@ pub(crate) fn plan(proven: &Proven, host: &Host, needs: Needs<'_>) -> Isolation 
     }
     let mounts = without_repetitions(mounts);
     let is_below = |path: &PathBuf| mounts.iter().any(|mount| path.starts_with(&mount.path));
-    let hidden = host.hidden.iter().filter(|path| is_below(path)).cloned().collect();
+    // Each hidden file costs a child some hundred mounts, one for each entry beside it.
+    let of_root = host.of_root.iter().filter(|_| !proven.holds(Rung::Uid));
+    let hidden = host.hidden.iter().chain(of_root).filter(|path| is_below(path)).cloned().collect();
     Isolation { landlock, seccomp, namespaces, network: needs.network, mounts, hidden }
 }
 
@@ -108,7 +112,8 @@ mod tests {
 
     fn host() -> Host {
         let hidden = ["/data", "/etc/pilotlight/keys.jsonl", "/srv/users.toml"].map(PathBuf::from);
-        Host { mounts: ["/usr", "/etc"].map(Mount::read).to_vec(), hidden: hidden.to_vec() }
+        let of_root = vec![PathBuf::from("/etc/shadow")];
+        Host { mounts: ["/usr", "/etc"].map(Mount::read).to_vec(), hidden: hidden.to_vec(), of_root }
     }
 
     fn planned(rungs: &[Rung], program: Vec<Mount>) -> Isolation {
@@ -136,6 +141,14 @@ mod tests {
         assert_eq!(read, [Path::new("/usr"), Path::new("/etc"), Path::new("/opt/cli")]);
         assert_eq!(isolation.hidden, [PathBuf::from("/etc/pilotlight/keys.jsonl")]);
         assert!(isolation.namespaces && isolation.landlock && isolation.seccomp);
+    }
+
+    #[test]
+    fn secrets_of_root_are_hidden_from_children_of_root() {
+        let shadow = PathBuf::from("/etc/shadow");
+        for (rungs, expected) in [(&[Rung::Namespaces][..], true), (&[Rung::Namespaces, Rung::Uid], false)] {
+            assert_eq!(planned(rungs, vec![]).hidden.contains(&shadow), expected, "{rungs:?}");
+        }
     }
 
     #[test]

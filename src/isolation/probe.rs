@@ -12,16 +12,22 @@ use super::plan::{self, Host, Needs, PRIVATE_PORT};
 use super::proven::{Proven, RungState};
 use super::{Cli, host, privilege, program, remedy, uids};
 use crate::child::{GroupLimits, LimitBase, ShimProgram};
-use crate::config::{Config, Rung};
+use crate::config::{Config, ConfigError, Rung};
 use crate::model::Dirs;
 use crate::workspace::Owner;
 use targets::Targets;
 
 mod attempt;
 mod judge;
+mod mounts;
 mod targets;
 
+const PRIVATE: Network = Network::Private { port: PRIVATE_PORT };
+
 /// Proves the rungs that may be used. A rung that cannot be proven is not used, and its state has the reason.
+///
+/// # Errors
+/// A rung works, but not with a configured mount.
 pub(crate) async fn prove(
     config: &Config,
     data_dir: &Path,
@@ -29,11 +35,11 @@ pub(crate) async fn prove(
     cli: Cli<'_>,
     limits: Result<&LimitBase, &String>,
     host: &Host,
-) -> Proven {
+) -> Result<Proven, ConfigError> {
     let mut proven = Proven::none();
     let wanted = |rung: Rung| config.isolation.rungs.contains(&rung);
     if Rung::ALL.into_iter().all(|rung| !wanted(rung)) {
-        return proven;
+        return Ok(proven);
     }
     let dir = data_dir.to_owned();
     let targets = match blocking(move || Targets::make(&dir)).await {
@@ -42,32 +48,15 @@ pub(crate) async fn prove(
             for rung in Rung::ALL.into_iter().filter(|rung| wanted(*rung)) {
                 proven.set(rung, unavailable(rung, format!("no probe could be made: {error}")));
             }
-            return proven;
+            return Ok(proven);
         }
     };
     let prober = Prober { config, data_dir, shim, cli, limits, host, targets };
-    let (landlock, seccomp, namespaces) =
-        tokio::join!(prober.landlock(), prober.alone(Rung::Seccomp), prober.alone(Rung::Namespaces));
-    if wanted(Rung::Landlock) {
-        (proven.tcp, proven.scopes) = (landlock.tcp, landlock.scopes);
-        proven.set(Rung::Landlock, landlock.state);
-    }
-    for (rung, state) in [(Rung::Seccomp, seccomp), (Rung::Namespaces, namespaces)] {
-        if wanted(rung) {
-            proven.set(rung, state);
-        }
-    }
-    if wanted(Rung::Uid) {
-        proven.set(Rung::Uid, prober.uid(proven.holds(Rung::Namespaces)).await);
-    }
-    if wanted(Rung::Cgroup) {
-        proven.set(Rung::Cgroup, prober.cgroup().await);
-    }
-    prober.together(&mut proven).await;
+    let result = prober.all(&mut proven).await;
     let targets = prober.targets;
     // The next start removes what stays.
     blocking(move || targets.remove()).await.ok();
-    proven
+    result.map(|()| proven)
 }
 
 /// Landlock with what its version restricts.
@@ -88,6 +77,34 @@ struct Prober<'a> {
 }
 
 impl Prober<'_> {
+    /// Sets the states of the rungs that may be used.
+    async fn all(&self, proven: &mut Proven) -> Result<(), ConfigError> {
+        let wanted = |rung: Rung| self.config.isolation.rungs.contains(&rung);
+        let (landlock, seccomp, namespaces) =
+            tokio::join!(self.landlock(), self.alone(Rung::Seccomp), self.alone(Rung::Namespaces));
+        if wanted(Rung::Landlock) {
+            (proven.tcp, proven.scopes) = (landlock.tcp, landlock.scopes);
+            proven.set(Rung::Landlock, landlock.state);
+        }
+        for (rung, state) in [(Rung::Seccomp, seccomp), (Rung::Namespaces, namespaces)] {
+            if wanted(rung) {
+                proven.set(rung, state);
+            }
+        }
+        for (rung, network) in [(Rung::Landlock, Network::Open), (Rung::Namespaces, PRIVATE)] {
+            if wanted(rung) && !proven.holds(rung) && self.exposed(rung).is_none() {
+                self.blame_mounts(&Proven::only(rung), &network, false).await?;
+            }
+        }
+        if wanted(Rung::Uid) {
+            proven.set(Rung::Uid, self.uid(proven.holds(Rung::Namespaces)).await);
+        }
+        if wanted(Rung::Cgroup) {
+            proven.set(Rung::Cgroup, self.cgroup().await);
+        }
+        self.together(proven).await
+    }
+
     async fn landlock(&self) -> Landlock {
         let without = |state| Landlock { state, tcp: false, scopes: false };
         if let Some(state) = self.exposed(Rung::Landlock) {
@@ -115,7 +132,7 @@ impl Prober<'_> {
             return state;
         }
         let (words, network): (&[&str], _) = match rung {
-            Rung::Namespaces => (&judge::NAMESPACES, Network::Private { port: PRIVATE_PORT }),
+            Rung::Namespaces => (&judge::NAMESPACES, PRIVATE),
             _ => (&judge::SECCOMP, Network::Open),
         };
         let isolation = self.isolation(&Proven::only(rung), network);
@@ -135,7 +152,7 @@ impl Prober<'_> {
             return unavailable(reason);
         }
         let rungs = if in_namespaces { Proven::only(Rung::Namespaces) } else { Proven::none() };
-        let network = if in_namespaces { Network::Private { port: PRIVATE_PORT } } else { Network::Open };
+        let network = if in_namespaces { PRIVATE } else { Network::Open };
         let mut isolation = self.isolation(&rungs, network);
         if in_namespaces {
             isolation.mounts.push(Mount::read(&self.targets.outside));
@@ -168,29 +185,32 @@ impl Prober<'_> {
     }
 
     /// All proven rungs at once, as children get them. A rung that does not work beside the others is left out.
-    async fn together(&self, proven: &mut Proven) {
+    async fn together(&self, proven: &mut Proven) -> Result<(), ConfigError> {
         for _ in Rung::ALL {
             let held: Vec<_> = Rung::ALL.into_iter().filter(|rung| proven.holds(*rung)).collect();
-            let Some(last) = held.last().copied() else { return };
+            let Some(last) = held.last().copied() else { return Ok(()) };
             let network = match plan::network_means(proven, false) {
-                plan::NetworkMeans::Private => Network::Private { port: PRIVATE_PORT },
+                plan::NetworkMeans::Private => PRIVATE,
                 plan::NetworkMeans::Ports => Network::Ports(Vec::new()),
                 plan::NetworkMeans::Open => Network::Open,
             };
-            let isolation = self.isolation(proven, network);
+            let isolation = self.isolation(proven, network.clone());
             let words = self.attempts(&judge::BASE);
-            let failed = match self.report_of(isolation, proven.holds(Rung::Uid), &words).await {
+            let as_user = proven.holds(Rung::Uid);
+            let failed = match self.report_of(isolation, as_user, &words).await {
                 Ok(seen) => match judge::failed(&judge::BASE, &seen) {
-                    None => return,
+                    None => return Ok(()),
                     Some(failed) => (last, failed),
                 },
                 Err(failure) => {
+                    self.blame_mounts(proven, &network, as_user).await?;
                     (failure.rung.filter(|rung| held.contains(rung)).unwrap_or(last), failure.reason)
                 }
             };
             let (rung, reason) = failed;
             proven.set(rung, unavailable(rung, format!("it does not work beside the other rungs: {reason}")));
         }
+        Ok(())
     }
 
     /// What keeps other users from the data directory or from the CLI.
@@ -229,10 +249,14 @@ impl Prober<'_> {
     }
 
     fn isolation(&self, rungs: &Proven, network: Network) -> Isolation {
+        self.isolation_on(self.host, rungs, network)
+    }
+
+    fn isolation_on(&self, host: &Host, rungs: &Proven, network: Network) -> Isolation {
         let own = &self.targets.own;
         let dirs = Dirs { work: own.join("work"), home: own.join("home"), tmp: own.join("tmp") };
         let program = program::mounts(self.shim.path(), None, &[self.data_dir.to_owned()]);
-        plan::plan(rungs, self.host, Needs { dirs: &dirs, shared_home: None, program, network })
+        plan::plan(rungs, host, Needs { dirs: &dirs, shared_home: None, program, network })
     }
 
     async fn report(
