@@ -19,7 +19,8 @@ pub struct Isolation {
     /// Rungs without which the system does not start. Default: none.
     #[serde(deserialize_with = "rungs")]
     pub require: Vec<Rung>,
-    /// User ids for [`Rung::Uid`], one per user. Nothing else on the host may use them. Default `200000-265535`.
+    /// User ids for [`Rung::Uid`], one per user. Nothing else on the host may use them. Default
+    /// `1900000000-1900065535`.
     pub uids: UidRange,
     /// More of the host's files for tools, beside what every child sees. Without effect unless [`Rung::Landlock`] or
     /// [`Rung::Namespaces`] restricts what a child sees.
@@ -78,7 +79,7 @@ impl IsolationMount {
     }
 }
 
-/// Inclusive range of user ids, written as `"200000-265535"`.
+/// Inclusive range of user ids, written as `"1900000000-1900065535"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UidRange {
     first: u32,
@@ -125,9 +126,10 @@ impl UidRange {
 }
 
 impl Default for UidRange {
-    /// As many as there are 16-bit ids, above what distributions give to people, services and containers of one user.
+    /// As many as there are 16-bit ids. They lie above what useradd gives to the containers of users (`SUB_UID_MAX`,
+    /// 600100000) and systemd to those of systemd-nspawn (up to 1879048191), and below what systemd reserves further up.
     fn default() -> Self {
-        Self { first: 200_000, last: 265_535 }
+        Self { first: 1_900_000_000, last: 1_900_065_535 }
     }
 }
 
@@ -139,8 +141,7 @@ impl fmt::Display for UidRange {
 
 impl<'de> Deserialize<'de> for UidRange {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let expected =
-            "a range of user ids such as \"200000-265535\", at most a million, without 0, 65534 and 65535";
+        let expected = "a range of user ids such as \"1900000000-1900065535\", at most a million, without 0, 65534 and 65535";
         value::read(deserializer, expected, |value| Self::parse(value.as_str()?))
     }
 }
@@ -202,7 +203,7 @@ mod tests {
 
     #[test]
     fn uid_ranges_leave_out_root_and_reserved_ids() {
-        assert_eq!(UidRange::parse("200000-265535"), Some(UidRange::default()));
+        assert_eq!(UidRange::parse("1900000000-1900065535"), Some(UidRange::default()));
         assert_eq!(UidRange::parse(" 7 - 7 ").map(|range| range.to_string()).as_deref(), Some("7-7"));
         for unfit in
             ["", "7", "-7", "8-7", "0-7", "60000-70000", "1-4294967294", "4294967295-4294967295", "1-9999999"]

@@ -21,11 +21,36 @@ const NEEDED: [(CapabilitySet, &str); 6] = [
 /// What this process lacks to run children as users of the range.
 pub(super) fn lacking(range: UidRange) -> Option<String> {
     let Ok(sets) = capabilities(None) else { return Some("its capabilities cannot be read".to_owned()) };
-    missing(sets.effective).or_else(|| {
-        let own = geteuid().as_raw();
-        range
-            .contains(own)
-            .then(|| format!("isolation.uids ({range}) contains the server's own user id {own}"))
+    missing(sets.effective)
+        .or_else(|| {
+            let own = geteuid().as_raw();
+            range
+                .contains(own)
+                .then(|| format!("isolation.uids ({range}) contains the server's own user id {own}"))
+        })
+        .or_else(|| SUBORDINATE.into_iter().find_map(|file| shared(range, file)))
+}
+
+/// Ids that users of this host give to their containers, by which they could reach the files of sessions.
+const SUBORDINATE: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
+
+fn shared(range: UidRange, file: &str) -> Option<String> {
+    // Without the file nobody has such ids.
+    let text = std::fs::read_to_string(file).ok()?;
+    let owner = owner_of_a_part(range, &text)?;
+    Some(format!(
+        "isolation.uids ({range}) overlaps the ids that {file} gives to {owner}: choose another range"
+    ))
+}
+
+/// Who has an id of the range, by lines `OWNER:FIRST:COUNT`.
+fn owner_of_a_part(range: UidRange, text: &str) -> Option<&str> {
+    text.lines().find_map(|line| {
+        let mut fields = line.trim().split(':');
+        let owner = fields.next()?;
+        let (first, count): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        let end = first.saturating_add(count);
+        (first <= range.last().into() && end > range.first().into() && count > 0).then_some(owner)
     })
 }
 
@@ -70,6 +95,21 @@ mod tests {
         if let Some(range) = UidRange::new(own, own) {
             assert!(lacking(range).is_some());
         }
+    }
+
+    #[test]
+    fn ids_of_containers_of_users_are_not_used() {
+        let text =
+            "# ids\nalice:100000:65536\nbob:165536:65536\n\nbroken:x:1\ncarol:300000:0\n1005:400000:10\n";
+        let owner = |first, last| owner_of_a_part(UidRange::new(first, last).unwrap(), text);
+        assert_eq!(owner(200_000, 265_535), Some("bob"));
+        assert_eq!(owner(231_071, 231_071), Some("bob"));
+        assert_eq!(owner(231_072, 399_999), None);
+        assert_eq!(owner(99_000, 99_999), None);
+        assert_eq!(owner(99_000, 100_000), Some("alice"));
+        assert_eq!(owner(400_009, 400_009), Some("1005"));
+        let default = UidRange::default();
+        assert_eq!(owner_of_a_part(default, "last:600034464:65536\nnspawn:524288:1878523904\n"), None);
     }
 
     #[test]

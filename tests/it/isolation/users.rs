@@ -24,14 +24,17 @@ async fn each_user_has_an_id_of_its_own() {
         tool(site, user, "id -u; id -g").await.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
     };
     let (alice, bob) = (id(&site, "alice").await, id(&site, "bob").await);
-    assert_eq!((alice.clone(), bob.clone()), (vec!["200000".to_owned(); 2], vec!["200001".to_owned(); 2]));
-    assert_eq!(owners(&place), [200_000, 200_001]);
+    assert_eq!(
+        (alice.clone(), bob.clone()),
+        (vec!["1900000000".to_owned(); 2], vec!["1900000001".to_owned(); 2])
+    );
+    assert_eq!(owners(&place), [1_900_000_000, 1_900_000_001]);
     let status = std::fs::read_to_string(format!("/proc/{}/status", site.pid("bob").await)).unwrap();
-    assert!(status.contains("Uid:\t200001\t200001"), "{status}");
+    assert!(status.contains("Uid:\t1900000001\t1900000001"), "{status}");
     // The server reads, writes and removes what belongs to its users.
     tool(&site, "alice", "mkdir -p d/e && chmod 0 d/e && echo x > f && chmod 0 f").await;
     assert_eq!(Answer::of(site.session("DELETE", "default?purge=true", "alice")).await.status, 200);
-    assert_eq!(owners(&place), [200_001]);
+    assert_eq!(owners(&place), [1_900_000_001]);
     // Another start gives the same ids.
     drop((site, program));
     let Some((_program, site)) = served(&place, &["uid"], config).await else { return };
@@ -44,7 +47,7 @@ async fn files_follow_the_rung_and_return() {
     let place = place();
     std::fs::set_permissions(place.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
     let own = rustix::process::geteuid().as_raw();
-    for (rungs, expected) in [(&[][..], own), (&["uid"][..], 200_000), (&[], own)] {
+    for (rungs, expected) in [(&[][..], own), (&["uid"][..], 1_900_000_000), (&[], own)] {
         let Some((_program, site)) = served(&place, rungs, "").await else { return };
         let output = tool(&site, "alice", "cat kept 2>/dev/null; echo again >> kept && id -u").await;
         assert!(output.contains(&expected.to_string()), "{rungs:?}: {output}");
