@@ -205,12 +205,20 @@ impl Pilotlight {
         self.env().isolation.proven().states().to_vec()
     }
 
-    /// A sentence for each rung that the configuration expects and children do not get. Reasons are in the log.
+    /// What of `isolation.egress` is not held, though a rung restricts the network of children; `None` if all of it is.
+    #[must_use]
+    pub fn egress_warning(&self) -> Option<&'static str> {
+        self.env().access.warning()
+    }
+
+    /// A sentence for each rung that the configuration expects and children do not get, and for a part of
+    /// `isolation.egress` that is not held. Reasons are in the log.
     #[cfg(feature = "server")]
     pub(crate) fn isolation_warnings(&self) -> Vec<String> {
         let expected = |rung: &Rung| self.config().isolation.expects(*rung);
         let missing = self.env().isolation.proven().missing().map(|(rung, _)| rung).filter(expected);
-        missing.map(|rung| format!("children do not get the isolation rung {}", rung.as_str())).collect()
+        let rungs = missing.map(|rung| format!("children do not get the isolation rung {}", rung.as_str()));
+        rungs.chain(self.egress_warning().map(str::to_owned)).collect()
     }
 
     /// Whether proven rungs keep the tools of one user from the data and the processes of another.

@@ -35,6 +35,17 @@ pub(crate) struct AccessRules {
     pub(crate) egress: Egress,
 }
 
+/// What Landlock leaves open of a list of hosts: its rules know ports, and no addresses.
+const PORT_ONLY: &str = "isolation.egress rests on landlock, which holds a port and no address: a tool reaches every host that \
+                         listens on the port of its own listener; the rung namespaces holds addresses";
+
+impl AccessRules {
+    /// Whether what is configured or in force is held in part only.
+    pub(crate) fn warning(&self) -> Option<&'static str> {
+        (self.means == NetworkMeans::Ports && self.egress != Egress::Open).then_some(PORT_ONLY)
+    }
+}
+
 /// Decides it. `restricted` is the strongest means that the host gives.
 ///
 /// # Errors

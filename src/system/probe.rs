@@ -45,6 +45,8 @@ pub struct Probed {
     pub separates_users: bool,
     /// See [`Pilotlight::restricts_network`].
     pub restricts_network: bool,
+    /// See [`Pilotlight::egress_warning`].
+    pub egress_warning: Option<&'static str>,
     /// See [`Pilotlight::cli_warning`].
     pub warning: Option<String>,
 }
@@ -158,6 +160,7 @@ async fn try_start(pilot: &Pilotlight, session: &Session) -> Result<Probed, Turn
         isolation: pilot.isolation(),
         separates_users: pilot.separates_users(),
         restricts_network: pilot.restricts_network(),
+        egress_warning: pilot.egress_warning(),
         warning: pilot.cli_warning(),
     })
 }

@@ -79,6 +79,9 @@ pub(super) async fn start(
     let isolation = Isolator::start(&config, &config.data_dir, &shim, cli, limits, parent.proven).await?;
     publish(isolation.proven(), &config, &metrics, trial.is_some());
     let access = access::rules(&config, isolation.network_means(false))?;
+    if let Some(warning) = access.warning().filter(|_| trial.is_some()) {
+        tracing::warn!("{warning}");
+    }
     let memory = config.limits.memory_of_session(memory_limit().unwrap_or(u64::MAX));
     let limits = prepared.limits.ok();
     let cgroups = Cgroups::new(prepared.cgroups, limits, isolation.proven(), &config, memory);

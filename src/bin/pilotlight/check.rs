@@ -82,7 +82,7 @@ fn report(probed: &Probed) {
     for (rung, state) in &probed.isolation {
         say("isolation", &format!("{:<11} {state}", rung.as_str()));
     }
-    if let Some(warning) = &probed.warning {
+    for warning in probed.egress_warning.into_iter().chain(probed.warning.as_deref()) {
         say("warning", warning);
     }
 }

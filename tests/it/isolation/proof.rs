@@ -110,3 +110,36 @@ async fn probes_leave_nothing_behind() {
             .await;
     assert!(!place.data_dir().join("isolation").exists());
 }
+
+/// Landlock knows no addresses, so what it holds of `isolation.egress` is less than what is written.
+#[tokio::test(flavor = "multi_thread")]
+async fn egress_by_port_only_is_said_everywhere() {
+    const SAID: &str = "holds a port and no address";
+    for (rungs, egress, expected) in [
+        ("\"landlock\"", "\"api\"", true),
+        ("\"landlock\"", "{ allow = [\"example.com:443\"] }", true),
+        ("\"landlock\"", "\"open\"", false),
+        ("\"landlock\", \"namespaces\"", "\"api\"", false),
+    ] {
+        let place = place();
+        let config = format!(
+            "[isolation]\nrungs = [{rungs}]\nrequire = [{rungs}]\negress = {egress}\naccept_none = true\n"
+        );
+        let check = Command::new(env!("CARGO_BIN_EXE_pilotlight"))
+            .args(arguments(&place, "check", &config))
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&check.stdout).into_owned();
+        if !check.status.success() {
+            left_out(&format!("{rungs} with egress {egress} cannot be built here: {check:?}"));
+            continue;
+        }
+        assert_eq!(text.contains(SAID), expected, "{config} {text}");
+        let (program, site) = Program::ready(&place, &config).await;
+        assert_eq!(program.err().contains(SAID), expected, "{config} {}", program.err());
+        for path in ["/readyz", "/health"] {
+            let warnings = site.get(path).await.json()["warnings"].to_string();
+            assert_eq!(warnings.contains(SAID), expected, "{config} {path}: {warnings}");
+        }
+    }
+}
