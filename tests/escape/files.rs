@@ -73,6 +73,10 @@ async fn attack(scene: &Scene, findings: &mut Findings) {
         let printed = scene.attempt(&["append", &shown(&path), "\n"]).await;
         judge(write_name, read(&path) != before, &printed);
     }
+    if let Some(environment) = &scene.environment {
+        let printed = scene.attempt(&["read", &shown(&environment.0)]).await;
+        judge("environment-read", printed.contains(&scene.secrets.server), &printed);
+    }
     let planted = victim.record.join("planted");
     let printed = scene.attempt(&["create", &shown(&planted), "x"]).await;
     judge("record-write", planted.exists(), &printed);

@@ -19,6 +19,7 @@
 use pilotlight_test_support as common;
 
 mod credentials;
+mod etc;
 mod exhaustion;
 mod files;
 mod findings;

@@ -1,6 +1,6 @@
 //! Network: the server's listeners, other addresses, other protocols, Unix sockets.
 
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::findings::{self, Findings};
 use crate::observers::{Datagrams, Port, UnixPort, free_port, outside_address};
 use crate::rungs::Term;
-use crate::scene::{ALICE, MALLORY, Scene, give};
+use crate::scene::{ALICE, MALLORY, Scene, give, unique_number};
 
 /// The port at the end of a URL.
 fn port_of(url: &str) -> String {
@@ -42,6 +42,14 @@ async fn attack(scene: &Scene, findings: &mut Findings) {
         let printed = scene.attempt(&[kind, host, &port.number.to_string(), "x"]).await;
         judge("other-address", port.accepted(&printed), &printed);
     }
+    // The port that the child may use, at an address that nothing else of this host has.
+    let url = scene.variable(MALLORY, "ANTHROPIC_BASE_URL").await;
+    let number = port_of(url.trim_end_matches('/')).parse().expect("a number");
+    let [_, second, third, fourth] = unique_number().to_be_bytes();
+    let address = Ipv4Addr::new(127, second | 1, third, fourth | 1);
+    let port = Port::at(address, number);
+    let printed = scene.attempt(&["tcp", &address.to_string(), &number.to_string(), "x"]).await;
+    judge("own-port-elsewhere", port.accepted(&printed), &printed);
     let datagrams = Datagrams::open();
     let printed = scene.attempt(&["udp", "127.0.0.1", &datagrams.port().to_string(), "question"]).await;
     judge("udp", datagrams.received("question"), &printed);

@@ -77,7 +77,15 @@ pub(crate) struct Port {
 impl Port {
     /// On every address of this host, of both families.
     pub(crate) fn open() -> Self {
-        let listener = TcpListener::bind("[::]:0").or_else(|_| TcpListener::bind("0.0.0.0:0")).unwrap();
+        Self::of(TcpListener::bind("[::]:0").or_else(|_| TcpListener::bind("0.0.0.0:0")).unwrap())
+    }
+
+    /// On one address.
+    pub(crate) fn at(address: Ipv4Addr, port: u16) -> Self {
+        Self::of(TcpListener::bind((address, port)).unwrap())
+    }
+
+    fn of(listener: TcpListener) -> Self {
         let number = listener.local_addr().unwrap().port();
         let accepted = Arc::new(AtomicUsize::new(0));
         let count = accepted.clone();

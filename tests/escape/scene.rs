@@ -18,6 +18,7 @@ use crate::common::place::Place;
 use crate::common::process::Process;
 use crate::common::program::{Answer, Program, Site, message};
 use crate::common::{SOON, eventually, eventually_some};
+use crate::etc::Environment;
 use crate::rungs::{Term, Walls};
 
 pub(crate) const ALICE: &str = "alice";
@@ -119,6 +120,7 @@ pub(crate) struct Scene {
     pub(crate) site: Site,
     pub(crate) keys: Keyring,
     pub(crate) users_file: PathBuf,
+    pub(crate) environment: Option<Environment>,
     pub(crate) secrets: Secrets,
     pub(crate) victim: Victim,
     pub(crate) api: Api,
@@ -156,6 +158,7 @@ impl Scene {
         std::fs::set_permissions(&users_file, std::fs::Permissions::from_mode(0o600)).unwrap();
         give(user, &users_file);
 
+        let environment = Environment::write(user, &secrets.server);
         let api = Api::start().await;
         let program = match cli {
             Cli::Simulated => "sim".to_owned(),
@@ -185,6 +188,7 @@ impl Scene {
             site,
             keys,
             users_file,
+            environment,
             secrets,
             victim,
             api,

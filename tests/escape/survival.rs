@@ -59,8 +59,15 @@ async fn by_every_end(walls: &Walls, findings: &mut Findings) {
     findings.judge(walls, "outlive-server", outlives(&scene, &name).await, "");
 }
 
+/// How the session of a deserter ends.
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    Stop,
+    Server,
+}
+
 /// Out of its cgroups, without environment, and with its shim killed.
-async fn by_desertion(walls: &Walls, findings: &mut Findings) {
+async fn by_desertion(walls: &Walls, end: End, findings: &mut Findings) {
     let scene = Scene::open(&Cli::Simulated, walls).await;
     let name = format!("desert-{}", uuid::Uuid::new_v4());
     let child = scene.child(MALLORY).await;
@@ -75,8 +82,16 @@ async fn by_desertion(walls: &Walls, findings: &mut Findings) {
         (!scene.with_argument(&done).is_empty()).then_some(())
     });
     tokio::join!(attempt, runs);
-    scene.program.process().kill();
-    findings.judge(walls, "desert", outlives(&scene, &done).await, "");
+    let promise = if end == End::Stop {
+        let answer =
+            scene.request("DELETE", "/v1/sessions/default", MALLORY).send().await.expect("an answer");
+        assert!(answer.status().is_success(), "{answer:?}");
+        "desert-stop"
+    } else {
+        scene.program.process().kill();
+        "desert-server"
+    };
+    findings.judge(walls, promise, outlives(&scene, &done).await, "");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,7 +99,9 @@ async fn escape_nothing_outlives_its_session() {
     let mut findings = Findings::default();
     for walls in all_walls() {
         by_every_end(&walls, &mut findings).await;
-        by_desertion(&walls, &mut findings).await;
+        for end in [End::Stop, End::Server] {
+            by_desertion(&walls, end, &mut findings).await;
+        }
     }
     findings.report();
 }

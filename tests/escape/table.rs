@@ -52,6 +52,11 @@ pub(crate) const TABLE: &[Group] = &[
             promise("record-read", "read records of the server", WALLED),
             promise("record-write", "change records of the server", WALLED),
             promise("keys-read", "read the key file and the file of user credentials", WALLED),
+            promise(
+                "environment-read",
+                "read the file of the server's environment in /etc/pilotlight",
+                WALLED,
+            ),
             promise("keys-write", "change the key file and the file of user credentials", WALLED),
         ],
     },
@@ -97,6 +102,11 @@ pub(crate) const TABLE: &[Group] = &[
             promise("public-listener", "connect to the public listener", NETWORK),
             promise("admin-listener", "connect to the admin listener", NETWORK),
             promise("other-address", "connect to another address and another port", NETWORK),
+            promise(
+                "own-port-elsewhere",
+                "connect to another address on the port of its own listener",
+                &[&[Namespaces]],
+            ),
             promise("other-ways", "the same by MPTCP and TCP Fast Open", OTHER_WAYS),
             promise("offered-port", "offer a port on loopback", NETWORK),
             promise("udp", "send UDP, as DNS does", OTHER_WAYS),
@@ -138,12 +148,17 @@ pub(crate) const TABLE: &[Group] = &[
         promises: &[
             promise(
                 "outlive-stop",
-                "outlive the stop of the session: in a session of its own, without environment, forking ahead",
+                "outlive the stop of the session below its shim: in a session of its own, without environment, forking ahead",
                 &[&[]],
             ),
             promise("outlive-eviction", "the same at an eviction", &[&[]]),
             promise("outlive-server", "the same at SIGKILL of the server", &[&[]]),
-            promise("desert", "leave its cgroups, kill its shim and outlive the server", WALLED),
+            promise(
+                "desert-stop",
+                "leave its cgroups, kill its shim, then outlive the stop of the session",
+                WALLED,
+            ),
+            promise("desert-server", "the same, and outlive SIGKILL of the server", WALLED),
         ],
     },
     Group {
