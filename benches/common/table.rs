@@ -2,15 +2,15 @@
 
 /// Bound of a measured value.
 pub(crate) struct Row {
-    name: &'static str,
+    name: String,
     value: f64,
     must: f64,
     aim: f64,
     note: String,
 }
 
-pub(crate) fn row(name: &'static str, value: f64, must: f64, aim: f64, note: String) -> Row {
-    Row { name, value, must, aim, note }
+pub(crate) fn row(name: impl Into<String>, value: f64, must: f64, aim: f64, note: String) -> Row {
+    Row { name: name.into(), value, must, aim, note }
 }
 
 /// Prints the rows; whether one misses what must hold.

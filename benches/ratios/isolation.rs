@@ -1,6 +1,7 @@
 //! What each rung of isolation adds to a cold start, alone and with the others, and what a hog takes from others.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use pilotlight::Pilotlight;
 use pilotlight::config::Rung;
@@ -8,6 +9,16 @@ use pilotlight::config::Rung;
 use crate::ours;
 use crate::rows::{directory, end, timed};
 use crate::table::{Row, median, row};
+
+/// Each rung alone, and all. The rung `uid` is of use only where others show it files.
+pub(crate) const CASES: [(&str, &[Rung]); 6] = [
+    ("landlock", &[Rung::Landlock]),
+    ("seccomp", &[Rung::Seccomp]),
+    ("namespaces", &[Rung::Namespaces]),
+    ("uid beside namespaces", &[Rung::Namespaces, Rung::Uid]),
+    ("cgroup", &[Rung::Cgroup]),
+    ("all rungs", &Rung::ALL),
+];
 
 /// Pairs of starts, without and with the rungs.
 const STARTS: usize = 20;
@@ -17,29 +28,11 @@ const AIM: f64 = 5.0;
 
 /// Cold start to the first result: difference to that without isolation, in milliseconds.
 pub(crate) async fn cold_starts() -> Vec<Row> {
-    let cases: [(&'static str, &[Rung]); 6] = [
-        ("I1 cold start with landlock, more than without, ms", &[Rung::Landlock]),
-        ("I1 with seccomp, ms", &[Rung::Seccomp]),
-        ("I1 with namespaces, ms", &[Rung::Namespaces]),
-        ("I1 with uid (beside namespaces), ms", &[Rung::Namespaces, Rung::Uid]),
-        ("I1 with cgroup, ms", &[Rung::Cgroup]),
-        ("I1 with all rungs, ms", &Rung::ALL),
-    ];
     let mut rows = Vec::new();
-    for (name, rungs) in cases {
+    for (name, rungs) in CASES {
+        let name = format!("I1 cold start with {name}, more than without, ms");
         let (bare_data, data) = (directory(), directory());
-        // The rung `uid` needs a way to the data directory.
-        std::fs::set_permissions(data.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
-        let mut config = ours::config(data.path());
-        config.isolation.rungs = rungs.to_vec();
-        config.isolation.require = rungs.to_vec();
-        let isolated = match Pilotlight::start(config).await {
-            Ok(isolated) => isolated,
-            Err(error) => {
-                println!("left out: {name}: {error}");
-                continue;
-            }
-        };
+        let Some(isolated) = start(&name, data.path(), rungs).await else { continue };
         let bare = ours::start(bare_data.path()).await;
         let (mut without, mut with) = (Vec::new(), Vec::new());
         for number in 0..STARTS {
@@ -97,6 +90,17 @@ pub(crate) async fn beside_a_hog() -> Vec<Row> {
         rows.push(row(name, beside / quiet, must, aim, format!("{beside:.0} ms / {quiet:.0} ms")));
     }
     rows
+}
+
+/// A system with these rungs; `None` where one of them cannot be built.
+pub(crate) async fn start(row: &str, data: &Path, rungs: &[Rung]) -> Option<Pilotlight> {
+    // The rung `uid` needs a way to the data directory.
+    std::fs::set_permissions(data, std::fs::Permissions::from_mode(0o711)).unwrap();
+    let mut config = ours::config(data);
+    config.isolation.rungs = rungs.to_vec();
+    config.isolation.require = rungs.to_vec();
+    let started = Pilotlight::start(config).await;
+    started.inspect_err(|error| println!("left out: {row}: {error}")).ok()
 }
 
 /// Milliseconds of the first turn of a new user.

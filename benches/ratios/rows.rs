@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::floor::{Floor, Look};
 use crate::measure::{Cost, Stopwatch, anonymous_kb, children, own_fds, own_status};
 use crate::table::{Row, median, print, row};
-use crate::{isolation, ours, watching};
+use crate::{isolation, kernel_memory, ours, watching};
 
 pub(crate) const ROUNDS: usize = 7;
 
@@ -40,6 +40,9 @@ pub(crate) async fn run(wanted: &[String]) -> bool {
     }
     if on("I2") {
         rows.extend(isolation::beside_a_hog().await);
+    }
+    if on("I3") {
+        rows.extend(kernel_memory::idle_sessions().await);
     }
     if on("slow") {
         rows.extend(slow_reader().await);
