@@ -86,7 +86,9 @@ impl WorkspaceWatch {
 
 fn written(work: &Beneath, before: &Snapshot) -> ChangedFiles {
     let after = look(work).unwrap_or_default();
-    let is_changed = |(path, stamp): &(&PathBuf, &FileVersion)| before.files.get(*path) != Some(*stamp);
+    let is_changed = |(path, stamp): &(&PathBuf, &FileVersion)| {
+        !before.files.get(*path).is_some_and(|before| before.is_same(stamp))
+    };
     let found: Vec<_> = after.files.iter().filter(is_changed).collect();
     let total_size: u64 = found.iter().map(|(_, stamp)| stamp.size).sum();
     let (mut each, mut files, mut room) = (Vec::new(), Vec::new(), ALL_BYTES);

@@ -27,10 +27,20 @@ const SKIPPED: [&[u8]; 1] = [b"node_modules"];
 pub(crate) struct FileVersion {
     pub(crate) size: u64,
     inode: u64,
+    owner: u32,
     changed: (i64, i64),
+    modified: (i64, i64),
 }
 
 impl FileVersion {
+    /// Whether the content is that of the later version.
+    pub(crate) fn is_same(&self, later: &Self) -> bool {
+        let is_same_file = (self.size, self.inode) == (later.size, later.inode);
+        // The server gives files to the user id of a child when it starts, which sets the change time. No child can.
+        let is_given = self.owner != later.owner;
+        is_same_file && if is_given { self.modified == later.modified } else { self.changed == later.changed }
+    }
+
     /// Whether the file was written before `moment`.
     pub(crate) fn is_before(&self, moment: SystemTime) -> bool {
         let moment = moment.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -81,8 +91,14 @@ impl Walk {
                 }
                 FileType::RegularFile => {
                     let size = u64::try_from(stat.st_size).unwrap_or(0);
-                    let changed = (stat.st_ctime, stat.st_ctime_nsec.cast_signed());
-                    self.snapshot.files.insert(path, FileVersion { size, inode: stat.st_ino, changed });
+                    let version = FileVersion {
+                        size,
+                        inode: stat.st_ino,
+                        owner: stat.st_uid,
+                        changed: (stat.st_ctime, stat.st_ctime_nsec.cast_signed()),
+                        modified: (stat.st_mtime, stat.st_mtime_nsec.cast_signed()),
+                    };
+                    self.snapshot.files.insert(path, version);
                 }
                 FileType::Directory if depth >= MAX_DEPTH => self.snapshot.partial = true,
                 FileType::Directory => {
@@ -136,6 +152,16 @@ mod tests {
             assert!(open(&root).beginning(Path::new(file), 10).is_err(), "{file}");
         }
         assert_eq!(open(&root).beginning(Path::new("a/b/deep"), 10).unwrap(), b"1");
+    }
+
+    #[test]
+    fn file_given_to_a_child_is_the_same() {
+        let kept = FileVersion { size: 3, inode: 7, owner: 0, changed: (5, 0), modified: (4, 0) };
+        let given = FileVersion { owner: 1_000_000, changed: (6, 0), ..kept };
+        assert!(kept.is_same(&kept) && kept.is_same(&given));
+        assert!(!kept.is_same(&FileVersion { modified: (6, 0), ..given }), "given and written");
+        assert!(!kept.is_same(&FileVersion { changed: (6, 0), ..kept }), "written with its old time");
+        assert!(!kept.is_same(&FileVersion { inode: 8, ..given }));
     }
 
     #[test]

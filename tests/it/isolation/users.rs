@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use super::{served, session_directories, tool};
-use crate::common::program::{Answer, Program, place};
+use crate::common::program::{Answer, Program, message, place};
 use crate::common::{SOON, eventually_some};
 
 /// The owners of the working directories of all sessions, in order.
@@ -57,6 +57,22 @@ async fn files_follow_the_rung_and_return() {
     }
     let kept = session_directories(&place).remove(0).join("work/kept");
     assert_eq!(std::fs::read_to_string(kept).unwrap(), "again\n".repeat(3));
+}
+
+/// The files of a new session are given to its user when the child starts: the turn has not written them.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_given_to_a_user_are_not_of_the_turn() {
+    let (place, template) = (place(), tempfile::tempdir().unwrap());
+    std::fs::set_permissions(place.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
+    std::fs::write(template.path().join("given"), "int main;").unwrap();
+    let config = format!("[workspace]\ntemplate = \"{}\"\n", template.path().display());
+    let Some((_program, site)) = served(&place, &["uid"], &config).await else { return };
+    let mut body = message(r#"[[tool:Bash {"command":"echo 1 > made"}]]"#);
+    body["include_files"] = true.into();
+    let events = Answer::of(site.asking("alice", &body)).await.events();
+    let written = events.iter().filter(|event| event["type"] == "file_created");
+    assert_eq!(written.map(|event| &event["path"]).collect::<Vec<_>>(), ["made"], "{events:#?}");
+    assert_eq!(owners(&place), [1_900_000_000]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
