@@ -28,7 +28,7 @@ pub(crate) mod testing;
 mod vitals;
 mod watchdog;
 
-pub(crate) use cgroup::{CgroupBase, GroupLimits, LimitBase};
+pub(crate) use cgroup::{CgroupBase, GroupLimits, Groups, Held, LimitBase};
 pub(crate) use connection::{ChildContext, ConnectionHandle};
 pub(crate) use event::{ChildEvent, OnChildEvent};
 pub(crate) use exit::{ChildExit, Exit, ExitCause, KillReason};

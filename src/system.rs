@@ -217,8 +217,10 @@ impl Pilotlight {
     pub(crate) fn isolation_warnings(&self) -> Vec<String> {
         let expected = |rung: &Rung| self.config().isolation.expects(*rung);
         let missing = self.env().isolation.proven().missing().map(|(rung, _)| rung).filter(expected);
-        let rungs = missing.map(|rung| format!("children do not get the isolation rung {}", rung.as_str()));
-        rungs.chain(self.egress_warning().map(str::to_owned)).collect()
+        // One that was proven may be lost since.
+        let lost = self.env().cgroups.are_limits_lost().then_some(Rung::Cgroup);
+        let named = |rung: Rung| format!("children do not get the isolation rung {}", rung.as_str());
+        missing.chain(lost).map(named).chain(self.egress_warning().map(str::to_owned)).collect()
     }
 
     /// Whether proven rungs keep the tools of one user from the data and the processes of another.

@@ -12,8 +12,12 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::host;
 use pilotlight_shim::cgroup::Group;
 
+mod held;
 mod limits;
+mod place;
+mod tree;
 
+pub(crate) use held::Held;
 pub(crate) use limits::{GroupLimits, LimitBase};
 
 /// Maximum time for killed processes to leave their group.
@@ -21,25 +25,63 @@ const LEAVE_LIMIT: Duration = Duration::from_millis(500);
 /// Pause between two checks of a group that is being killed.
 const LEAVE_PAUSE: Duration = Duration::from_millis(2);
 
+/// What of cgroups this process can use.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    /// By which trees are killed; `None` without a usable group of version 2.
+    pub(crate) base: Option<CgroupBase>,
+    /// Where groups with limits can be made, or what is missing.
+    pub(crate) limits: Result<LimitBase, String>,
+    /// The directories of this server, while it lives.
+    pub(crate) held: Vec<Held>,
+}
+
+impl Groups {
+    /// Creates `prefix` in the groups for children. The prefix must be unique per data directory: [`Self::sweep`] kills
+    /// everything that a former run left under it.
+    pub(crate) fn detect(prefix: &str, limits_wanted: bool) -> Self {
+        let mut held = Vec::new();
+        let home = tree::home(limits_wanted);
+        let base = home.as_ref().and_then(|home| CgroupBase::make(&home.dir, prefix, &mut held));
+        let reason = home.and_then(|home| home.unlimited);
+        let limits = match (&base, reason) {
+            _ if !limits_wanted => Err("isolation.rungs leaves it out".to_owned()),
+            (Some(base), None) => tree::enable(&base.dir).map(|()| LimitBase::V2(base.dir.clone())),
+            (_, reason) => Err(reason.unwrap_or_else(|| "no cgroup of version 2 can be made".to_owned())),
+        };
+        let limits =
+            limits.or_else(|reason| match limits_wanted && host::own_cgroup_v1("memory").is_some() {
+                true => LimitBase::in_v1(prefix, &mut held),
+                false => Err(reason),
+            });
+        Self { base, limits, held }
+    }
+
+    /// Kills and removes all children's groups; returns the number of processes. Only while no child may be alive.
+    pub(crate) fn sweep(&self) -> usize {
+        self.base.as_ref().map_or(0, CgroupBase::sweep) + self.limits.as_ref().map_or(0, LimitBase::sweep)
+    }
+}
+
+/// The group of all children.
 #[derive(Debug, Clone)]
 pub(crate) struct CgroupBase {
     dir: PathBuf,
 }
 
 impl CgroupBase {
-    /// Creates `prefix` below this process's group; `None` if cgroups are unusable. The prefix must be unique per data
-    /// directory: [`Self::sweep`] kills everything that a former run left under it.
-    pub(crate) fn detect(prefix: &str) -> Option<Self> {
-        let own = host::own_cgroup_v2()?;
+    fn make(home: &Path, prefix: &str, held: &mut Vec<Held>) -> Option<Self> {
         // Moving a process requires write access to the nearest common ancestor, which is this group.
-        fs::File::options().write(true).open(own.join("cgroup.procs")).ok()?;
-        let base = Self { dir: own.join(prefix) };
-        Group::create(&base.dir).ok()?;
+        fs::File::options().write(true).open(home.join("cgroup.procs")).ok()?;
+        held::remove_dead(home);
+        let base = Self { dir: home.join(prefix) };
+        let hold = Held::make(&base.dir).ok()?;
         // Kernels before 5.14 have no cgroup.kill.
         if !base.dir.join("cgroup.kill").exists() {
             base.remove();
             return None;
         }
+        held.push(hold);
         Some(base)
     }
 
@@ -48,18 +90,12 @@ impl CgroupBase {
         self.dir.join("cgroup.kill").exists()
     }
 
-    /// The group of all children.
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// Path of a child's group. `name` must be new for each start.
     pub(crate) fn child_dir(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
-    /// Kills and removes all children's groups; returns the number of processes. Only while no child may be alive.
-    pub(crate) fn sweep(&self) -> usize {
+    fn sweep(&self) -> usize {
         let entries = fs::read_dir(&self.dir).into_iter().flatten();
         let groups = entries.filter_map(|entry| entry.ok().filter(|e| e.path().is_dir()));
         groups.map(|group| kill_and_remove(&group.path())).sum()
@@ -126,7 +162,7 @@ mod tests {
     #[test]
     fn groups_of_a_former_run_are_removed() {
         let prefix = format!("pilotlight-test-{}", std::process::id());
-        let Some(base) = CgroupBase::detect(&prefix) else {
+        let Some(base) = Groups::detect(&prefix, false).base else {
             pilotlight_test_support::installed::left_out("no writable cgroup v2 here");
             return;
         };
@@ -134,7 +170,7 @@ mod tests {
         fs::create_dir(&left).unwrap();
         let mut child = Command::new("sleep").arg("600").spawn().unwrap();
         fs::write(left.join("cgroup.procs"), child.id().to_string()).unwrap();
-        let again = CgroupBase::detect(&prefix).unwrap();
+        let again = Groups::detect(&prefix, false);
         assert_eq!(again.sweep(), 1);
         assert!(!child.wait().unwrap().success());
         // A dead process counts until it is reaped, and may have prevented the removal.

@@ -271,14 +271,14 @@ impl Connection {
     }
 
     /// The end of the child, apart from the end of its tree.
-    pub(super) fn into_exit(mut self, exit: Option<Exit>, oom_kills: OomKills, stderr: String) -> ChildExit {
+    pub(super) fn into_exit(mut self, exit: Option<Exit>, oom_kills: &OomKills, stderr: String) -> ChildExit {
         self.pipes.count();
         let kept = self.pipes.framer.take();
         let tail = if self.protocol.is_withheld() { Bytes::new() } else { kept };
         let protocol = self.protocol;
         let (ready, forced) = (protocol.handshake.complete, protocol.is_killed());
         let cause = protocol.kill_reason.map_or_else(
-            || ExitCause::classify(exit.unwrap_or(Exit::Unknown), forced, oom_kills, OomKills::now()),
+            || ExitCause::classify(exit.unwrap_or(Exit::Unknown), forced, oom_kills),
             ExitCause::Killed,
         );
         let refusal = match ready {

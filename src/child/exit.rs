@@ -2,6 +2,7 @@
 //!
 //! Decisions only. The one effect is the reading of the kernel's counter of out-of-memory kills.
 
+use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
 use tokio::time::Instant;
@@ -66,9 +67,9 @@ pub(crate) enum KillReason {
 impl ExitCause {
     /// Blames memory only for a SIGKILL that this process did not send, while the kernel's count of such kills went up.
     /// The count may be of another process: a strong hint and no proof.
-    pub(super) fn classify(exit: Exit, forced: bool, kills: OomKills, kills_now: OomKills) -> Self {
+    pub(super) fn classify(exit: Exit, forced: bool, kills: &OomKills) -> Self {
         match exit {
-            Exit::Signal(SIGKILL) if !forced && kills.grew_to(kills_now) => Self::OutOfMemory,
+            Exit::Signal(SIGKILL) if !forced && kills.grew() => Self::OutOfMemory,
             Exit::Signal(signal) => Self::Signal(signal),
             Exit::Code(code) => Self::Code(code),
             Exit::Unknown => Self::Unknown,
@@ -123,18 +124,34 @@ impl From<&ChildExit> for RestartCause {
     }
 }
 
-/// Processes that the kernel has killed for want of memory so far; `None` where it does not say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct OomKills(Option<u64>);
+/// Processes that the kernel has killed for want of memory, since a child was started.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct OomKills {
+    /// Of the group of all children, if it counts them.
+    events: Option<PathBuf>,
+    /// The count at the start; `None` where the kernel does not say.
+    before: Option<u64>,
+}
 
 impl OomKills {
-    /// The count of this process's memory group if there is one, else of the whole machine. Costs a read of a small file.
-    pub(crate) fn now() -> Self {
-        Self(host::group_oom_kills().or_else(|| count_in(&fs::read_to_string("/proc/vmstat").ok()?)))
+    /// Begins to count. `group`: that of the child. It is removed before its count is read, so that above it is used.
+    pub(super) fn begin(group: Option<&Path>) -> Self {
+        let events = group.and_then(Path::parent).map(|base| base.join("memory.events"));
+        let events = events.filter(|events| events.exists());
+        Self { before: count(events.as_deref()), events }
     }
 
-    fn grew_to(self, later: Self) -> bool {
-        matches!((self.0, later.0), (Some(before), Some(after)) if after > before)
+    /// Whether there were any. Costs a read of a small file.
+    pub(super) fn grew(&self) -> bool {
+        matches!((self.before, count(self.events.as_deref())), (Some(before), Some(after)) if after > before)
+    }
+}
+
+/// The count of this group, else of this process's memory group if there is one, else of the whole machine.
+fn count(events: Option<&Path>) -> Option<u64> {
+    match events {
+        Some(events) => count_in(&fs::read_to_string(events).ok()?),
+        None => host::group_oom_kills().or_else(|| count_in(&fs::read_to_string("/proc/vmstat").ok()?)),
     }
 }
 
@@ -149,15 +166,23 @@ mod tests {
 
     #[test]
     fn memory_is_blamed_only_when_everything_points_to_it() {
-        let (three, four, silent) = (OomKills(Some(3)), OomKills(Some(4)), OomKills(None));
-        let killed = Exit::Signal(9);
-        assert_eq!(ExitCause::classify(killed, false, three, four), ExitCause::OutOfMemory);
-        assert_eq!(ExitCause::classify(killed, true, three, four), ExitCause::Signal(9));
-        assert_eq!(ExitCause::classify(killed, false, three, three), ExitCause::Signal(9));
-        assert_eq!(ExitCause::classify(killed, false, silent, four), ExitCause::Signal(9));
-        assert_eq!(ExitCause::classify(Exit::Signal(11), false, three, four), ExitCause::Signal(11));
-        assert_eq!(ExitCause::classify(Exit::Code(137), false, three, four), ExitCause::Code(137));
-        assert_eq!(ExitCause::classify(Exit::Unknown, false, three, four), ExitCause::Unknown);
+        let base = tempfile::tempdir().unwrap();
+        let events = base.path().join("memory.events");
+        let set = |count: u32| fs::write(&events, format!("oom 9\noom_kill {count}\n")).unwrap();
+        set(3);
+        let kills = OomKills::begin(Some(&base.path().join("child")));
+        let of = |exit, forced| ExitCause::classify(exit, forced, &kills);
+        assert_eq!(of(Exit::Signal(9), false), ExitCause::Signal(9));
+        set(4);
+        assert_eq!(of(Exit::Signal(9), false), ExitCause::OutOfMemory);
+        assert_eq!(of(Exit::Signal(9), true), ExitCause::Signal(9));
+        assert_eq!(of(Exit::Signal(11), false), ExitCause::Signal(11));
+        assert_eq!(of(Exit::Code(137), false), ExitCause::Code(137));
+        assert_eq!(of(Exit::Unknown, false), ExitCause::Unknown);
+        let silent = OomKills { before: None, ..kills.clone() };
+        assert_eq!(ExitCause::classify(Exit::Signal(9), false, &silent), ExitCause::Signal(9));
+        fs::remove_file(&events).unwrap();
+        assert_eq!(of(Exit::Signal(9), false), ExitCause::Signal(9));
     }
 
     #[test]

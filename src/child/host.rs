@@ -77,9 +77,13 @@ pub(super) fn group_oom_kills() -> Option<u64> {
     count_in(&fs::read_to_string(dir.join(files.kills)).ok()?)
 }
 
-pub(super) fn own_cgroup_v2() -> Option<PathBuf> {
+/// The group of this process in version 2, and the mount of the hierarchy.
+pub(super) fn own_cgroup_v2() -> Option<(PathBuf, PathBuf)> {
     let (mountinfo, own) = place()?;
-    group_dir(&mountinfo, &own, "cgroup2", "").map(|(dir, _)| dir).filter(|dir| dir.is_dir())
+    let (dir, mount) = group_dir(&mountinfo, &own, "cgroup2", "")?;
+    // At the root of a mount the path has a slash at its end.
+    let dir: PathBuf = dir.components().collect();
+    dir.is_dir().then_some((dir, mount))
 }
 
 /// The group of this process in the hierarchy of one controller (version 1).

@@ -78,7 +78,7 @@ pub(crate) enum Sweep {
 /// Starts the shim, which starts the child. Inside a runtime; takes well under a millisecond.
 pub(crate) fn spawn(shim: &ShimProgram, launch: &Launch<'_>) -> Result<Box<Contained>, SpawnError> {
     let failed = |error| SpawnError::from_io(error, launch.program);
-    let oom_kills = OomKills::now();
+    let oom_kills = OomKills::begin(launch.cgroup.as_deref());
     // The output is a pipe: many small writes cost its reader a third of what they cost on a socket. The others carry
     // little, and the kernel limits the number of full-size pipes of an unprivileged user.
     let (input, input_theirs) = StdStream::pair().map_err(failed)?;

@@ -164,7 +164,7 @@ impl ChildTask {
             .open
             .0
             .close()
-            .map(|connection| connection.into_exit(exit, self.oom_kills, self.tail.text()));
+            .map(|connection| connection.into_exit(exit, &self.oom_kills, self.tail.text()));
         ChildExit { sweep, ..ended.unwrap_or_default() }
     }
 

@@ -20,8 +20,9 @@ pub(super) fn of(rung: Rung) -> &'static str {
              and CAP_KILL"
         }
         Rung::Cgroup => {
-            "needs root with writable cgroup hierarchies of version 1, or a group of version 2 whose \
-             cgroup.subtree_control has memory, pids and cpu"
+            "needs a cgroup of version 2 that is delegated to this service and holds no processes of others (in a systemd unit \
+             Delegate=yes and DelegateSubgroup=server; in containers a writable /sys/fs/cgroup), or root with writable \
+             hierarchies of version 1"
         }
     }
 }

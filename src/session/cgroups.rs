@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pilotlight_shim::report::KillMethod;
 
-use crate::child::{CgroupBase, GroupLimits, LimitBase};
+use crate::child::{CgroupBase, GroupLimits, Groups, Held, LimitBase};
 use crate::config::{Config, Limits, Rung};
 use crate::error::StartFailure;
 use crate::isolation::Proven;
@@ -30,6 +30,8 @@ pub(crate) struct Cgroups {
     lost: AtomicBool,
     /// The last limits could not be set.
     unlimited: AtomicBool,
+    /// The directories of the groups, so that no other server removes them.
+    _held: Vec<Held>,
 }
 
 /// The groups of one child.
@@ -43,16 +45,11 @@ pub(crate) struct ChildGroups {
 
 impl Cgroups {
     /// `memory`: the limit of one session, in bytes.
-    pub(crate) fn new(
-        base: Option<CgroupBase>,
-        limits: Option<LimitBase>,
-        proven: &Proven,
-        config: &Config,
-        memory: u64,
-    ) -> Self {
+    pub(crate) fn new(groups: Groups, proven: &Proven, config: &Config, memory: u64) -> Self {
+        let Groups { base, limits, held } = groups;
         let (limits, unproven) = match limits {
-            Some(limits) if proven.holds(Rung::Cgroup) => (Some(limits), None),
-            other => (None, other),
+            Ok(limits) if proven.holds(Rung::Cgroup) => (Some(limits), None),
+            other => (None, other.ok()),
         };
         if let Some(unproven) = unproven {
             unproven.remove();
@@ -65,10 +62,16 @@ impl Cgroups {
             namespaces: proven.holds(Rung::Namespaces),
             lost: AtomicBool::new(false),
             unlimited: AtomicBool::new(false),
+            _held: held,
         }
     }
 
-    /// The groups for a start; `name` must be new for each. Those that limit the child exist afterwards.
+    /// Whether children have lost the limits that they had: groups may be taken away while the system runs.
+    pub(crate) fn are_limits_lost(&self) -> bool {
+        self.unlimited.load(Ordering::Relaxed)
+    }
+
+    /// The groups for a start; `name` must be new for each. Those that limit the child exist afterwards. Blocking.
     ///
     /// # Errors
     /// If a required limit cannot be set.
@@ -77,10 +80,13 @@ impl Cgroups {
         let limits = match self.limits.as_ref().map(|base| base.create(name, self.of_child)) {
             None => Vec::new(),
             Some(Ok(limits)) => {
-                self.unlimited.store(false, Ordering::Relaxed);
+                if self.unlimited.swap(false, Ordering::Relaxed) {
+                    tracing::info!("children have the limits of their cgroups again");
+                }
                 limits
             }
             Some(Err(error)) if self.is_required => {
+                self.unlimited.store(true, Ordering::Relaxed);
                 return Err(StartFailure::Spawn {
                     reason: "isolation",
                     message: format!(
@@ -166,8 +172,33 @@ mod tests {
     #[test]
     fn containment_prefers_the_namespace() {
         let config = Config::new("/d");
-        let of = |proven: &Proven| Cgroups::new(None, None, proven, &config, 1).containment();
+        let of = |proven: &Proven| Cgroups::new(groups(Err(String::new())), proven, &config, 1).containment();
         assert_eq!(of(&Proven::of(&[Rung::Namespaces])), KillMethod::Namespace);
         assert_eq!(of(&Proven::of(&[Rung::Cgroup])), KillMethod::Walk);
+    }
+
+    fn groups(limits: Result<LimitBase, String>) -> Groups {
+        Groups { base: None, limits, held: Vec::new() }
+    }
+
+    #[test]
+    fn lost_limits_are_known_until_they_are_back() {
+        let root = tempfile::tempdir().unwrap();
+        let base = root.path().join("base");
+        let limits = || Ok(LimitBase::V2(base.clone()));
+        let proven = Proven::of(&[Rung::Cgroup]);
+        let mut config = Config::new("/d");
+        let cgroups = Cgroups::new(groups(limits()), &proven, &config, 1);
+        assert!(!cgroups.are_limits_lost());
+        cgroups.of_start("one").unwrap();
+        assert!(cgroups.are_limits_lost(), "the directory is missing");
+        std::fs::create_dir(&base).unwrap();
+        cgroups.of_start("two").unwrap();
+        assert!(!cgroups.are_limits_lost() && base.join("two/pids.max").exists());
+        config.isolation.require = vec![Rung::Cgroup];
+        let required = Cgroups::new(groups(limits()), &proven, &config, 1);
+        std::fs::remove_dir_all(&base).unwrap();
+        assert!(required.of_start("three").is_err());
+        assert!(required.are_limits_lost(), "no child starts, which is known too");
     }
 }

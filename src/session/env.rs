@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 #[cfg(feature = "broker")]
 use crate::broker::Broker;
 use crate::child::ShimProgram;
-use crate::config::Config;
+use crate::config::{Config, Rung};
 use crate::installation::{program::Program, versions::Installed};
 use crate::isolation::Isolator;
 use crate::session::ImportAbility;
@@ -17,6 +17,7 @@ use crate::session::access::AccessRules;
 use crate::session::cgroups::Cgroups;
 use crate::spend::Spend;
 use crate::telemetry::Telemetry;
+use crate::telemetry::metrics::flag;
 use crate::workspace::{CredentialsPlace, user_env::UserEnv};
 
 /// The environment of all sessions of one system: configuration, telemetry and the means to start a child.
@@ -69,6 +70,15 @@ impl Env {
     /// Whether this system exists for one trial start. It has no user's settings and decides whether a version starts.
     pub(crate) fn is_trial(&self) -> bool {
         self.trial.is_none()
+    }
+
+    /// Shows whether children have the limits of their cgroups: they can be lost and come back while the system runs.
+    pub(crate) fn publish_limits(&self) {
+        if self.isolation.proven().holds(Rung::Cgroup) {
+            let (metrics, is_lost) = (&self.telemetry.metrics, self.cgroups.are_limits_lost());
+            metrics.isolation.set(Rung::Cgroup, flag(!is_lost));
+            metrics.isolation_missing.set(Rung::Cgroup, flag(is_lost));
+        }
     }
 
     /// Where the OAuth credentials of sessions are.

@@ -20,7 +20,7 @@ pub(crate) struct Offered {
 }
 
 /// The line of a turn that is to follow a history: encoded where the child is prepared, off the actor's thread.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct First {
     pub(crate) turn: TurnId,
     pub(crate) line: FirstLine,

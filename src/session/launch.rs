@@ -22,6 +22,7 @@ pub(super) struct Launched {
     pub(super) endpoint: Option<Endpoint>,
 }
 
+/// Blocking, inside a runtime.
 pub(super) fn start(plan: &Plan, prepared: &Prepared, chosen: &Chosen) -> Result<Launched, StartFailure> {
     let Plan { workspace, generation, entry, .. } = plan;
     let env = plan.env();

@@ -152,9 +152,17 @@ async fn one_child(
 ) -> Result<Conclusion, LaunchRefusal> {
     let metrics = &plan.env().telemetry.metrics;
     let begun = Instant::now();
-    let Launched { mut child, endpoint } = match launch::start(plan, prepared, chosen) {
-        Ok(launched) => launched,
-        Err(failure) => return Ok(not_started(plan, failure)),
+    let (owned, ready, program) = (plan.clone(), prepared.clone(), chosen.clone());
+    // It looks at files and writes to cgroups. If nobody waits for it any more, the child ends with its handle.
+    let launched = tokio::task::spawn_blocking(move || launch::start(&owned, &ready, &program)).await;
+    plan.env().publish_limits();
+    let Launched { mut child, endpoint } = match launched {
+        Ok(Ok(launched)) => launched,
+        Ok(Err(failure)) => return Ok(not_started(plan, failure)),
+        Err(_) => {
+            let failure = StartFailure::Handshake("the task that starts the child failed".to_owned());
+            return Ok(not_started(plan, failure));
+        }
     };
     let limit = plan.env().config.session.spawn_timeout;
     let pid = match timeout(limit, child.shim.started()).await {

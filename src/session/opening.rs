@@ -29,7 +29,7 @@ use crate::workspace::beneath::ReadError;
 use crate::workspace::user_env::Variables;
 use crate::workspace::{Owner, RemovalLimit, Workspace};
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Prepared {
     pub(super) cli_session_id: String,
     /// The session does not know it yet.

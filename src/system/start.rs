@@ -14,7 +14,7 @@ use crate::adapter;
 use crate::admission::Admission;
 #[cfg(feature = "broker")]
 use crate::broker::{Broker, BrokerParts};
-use crate::child::{CgroupBase, LimitBase, ShimProgram, memory_limit, sweep_marked};
+use crate::child::{Groups, ShimProgram, memory_limit, sweep_marked};
 use crate::config::{Config, ConfigError, Rung};
 use crate::error::{Cause, StartError};
 use crate::installation::{program::Program, versions::Installed};
@@ -75,7 +75,7 @@ pub(super) async fn start(
         program: found.as_ref().map(|found| found.path.as_path()),
         shares_home: shares_home(&config.cli),
     };
-    let limits = prepared.limits.as_ref();
+    let limits = prepared.groups.limits.as_ref();
     let isolation = Isolator::start(&config, &config.data_dir, &shim, cli, limits, parent.proven).await?;
     publish(isolation.proven(), &config, &metrics, trial.is_some());
     let access = access::rules(&config, isolation.network_means(false))?;
@@ -83,8 +83,7 @@ pub(super) async fn start(
         tracing::warn!("{warning}");
     }
     let memory = config.limits.memory_of_session(memory_limit().unwrap_or(u64::MAX));
-    let limits = prepared.limits.ok();
-    let cgroups = Cgroups::new(prepared.cgroups, limits, isolation.proven(), &config, memory);
+    let cgroups = Cgroups::new(prepared.groups, isolation.proven(), &config, memory);
     metrics.containment.select(cgroups.containment());
     metrics.sessions_limit.set(config.limits.max_sessions as f64);
     metrics.children_limit.set(config.limits.max_children as f64);
@@ -211,9 +210,7 @@ fn warn_of_root() {
 struct Prepared {
     data_dir: PathBuf,
     lock: DataDirLock,
-    cgroups: Option<CgroupBase>,
-    /// Where groups with limits can be made, or what is missing.
-    limits: Result<LimitBase, String>,
+    groups: Groups,
     marker: String,
     swept: usize,
 }
@@ -230,15 +227,9 @@ impl Prepared {
         let marker = hex::encode(digest.get(..16).unwrap_or_default());
         // The lock is held: a process with the marker belongs to an instance that has ended.
         let name = format!("pilotlight-{marker}");
-        let cgroups = CgroupBase::detect(&name);
-        let limits = match limits_wanted {
-            true => LimitBase::detect(cgroups.as_ref().map(CgroupBase::dir), &name),
-            false => Err("isolation.rungs leaves it out".to_owned()),
-        };
-        let in_groups =
-            cgroups.as_ref().map_or(0, CgroupBase::sweep) + limits.as_ref().map_or(0, LimitBase::sweep);
-        let swept = in_groups + sweep_marked(&format!("{MARKER}={marker}"), &[]);
+        let groups = Groups::detect(&name, limits_wanted);
+        let swept = groups.sweep() + sweep_marked(&format!("{MARKER}={marker}"), &[]);
         workspace::finish_deletions(&data_dir);
-        Ok(Self { data_dir, lock, cgroups, limits, marker, swept })
+        Ok(Self { data_dir, lock, groups, marker, swept })
     }
 }

@@ -76,10 +76,15 @@ pub(crate) struct Joined {
 
 impl Joined {
     /// Opens the groups. The right to join goes with the open file, so that the CLI can join as any user.
+    ///
+    /// # Errors
+    /// If one cannot be opened. All are removed then.
     pub(crate) fn open(dirs: &[PathBuf]) -> io::Result<Self> {
         // Not `cgroup.procs`: a single thread that moves itself through `tasks` waits for no other process to fork or exit.
         let open = |dir: &PathBuf| Ok((dir.clone(), File::options().write(true).open(dir.join("tasks"))?));
-        Ok(Self { groups: dirs.iter().map(open).collect::<io::Result<_>>()? })
+        let groups = dirs.iter().map(open).collect::<io::Result<_>>();
+        let groups = groups.inspect_err(|_| dirs.iter().for_each(|dir| drop(fs::remove_dir(dir))))?;
+        Ok(Self { groups })
     }
 
     /// Moves this process, which has one thread. Runs in the forked child.
@@ -113,4 +118,19 @@ fn remove_tree(dir: &Path, depth: usize) -> io::Result<()> {
         }
     }
     fs::remove_dir(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_that_cannot_all_be_joined_are_removed() {
+        let root = std::env::temp_dir().join(format!("pilotlight-joined-{}", std::process::id()));
+        let dirs = ["memory", "pids"].map(|name| root.join(name));
+        dirs.iter().for_each(|dir| fs::create_dir_all(dir).unwrap());
+        assert!(Joined::open(&dirs).is_err(), "they have no file to join by");
+        assert!(dirs.iter().all(|dir| !dir.exists()));
+        fs::remove_dir(&root).unwrap();
+    }
 }

@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::held::{Held, remove_dead};
 use super::kill_v1;
 use crate::child::host;
 
@@ -39,33 +40,31 @@ pub(crate) enum LimitBase {
     V1 { memory: PathBuf, tasks: PathBuf, cpu: PathBuf },
 }
 
-/// The controllers of the rung, by their names in version 1 and 2.
-const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
-
 impl LimitBase {
-    /// Finds controllers that can be used, and creates `prefix` below this process's groups. `v2` is the group of all
-    /// children.
+    /// Finds hierarchies of version 1 that can be used, and creates `prefix` below this process's groups in them.
     ///
     /// # Errors
-    /// What is missing.
-    pub(crate) fn detect(v2: Option<&Path>, prefix: &str) -> Result<Self, String> {
-        if let Some(base) = v2.filter(|base| has_controllers(base)) {
-            return Ok(Self::V2(base.to_owned()));
-        }
-        let make = |controller: &str| {
-            let own = host::own_cgroup_v1(controller).ok_or_else(|| {
-                format!("this process has no controller `{controller}` to limit children with")
-            })?;
-            let dir = own.join(prefix);
-            match fs::create_dir(&dir) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    Err(format!("no group can be made for the controller `{controller}` ({error})"))
-                }
-                _ => Ok(dir),
-            }
+    /// What is missing. Nothing is left then.
+    pub(super) fn in_v1(prefix: &str, held: &mut Vec<Held>) -> Result<Self, String> {
+        let own = |controller: &str| {
+            let own = host::own_cgroup_v1(controller).map(|own| own.join(prefix));
+            own.ok_or_else(|| format!("this process has no controller `{controller}` to limit children with"))
         };
-        let base = Self::V1 { memory: make("memory")?, tasks: make("pids")?, cpu: make("cpu")? };
-        base.try_limits().map(|()| base)
+        let base = Self::V1 { memory: own("memory")?, tasks: own("pids")?, cpu: own("cpu")? };
+        held.extend(base.make()?);
+        Ok(base)
+    }
+
+    /// Makes the groups of all children in version 1, and tries them.
+    fn make(&self) -> Result<Vec<Held>, String> {
+        let Self::V1 { memory, tasks, cpu } = self else { return Ok(Vec::new()) };
+        let make = |dir: &PathBuf| {
+            dir.parent().map(remove_dead);
+            Held::make(dir).map_err(|error| format!("no group can be made at `{}` ({error})", dir.display()))
+        };
+        let made: Result<Vec<_>, _> = [memory, tasks, cpu].into_iter().map(make).collect();
+        // Without members they can be removed.
+        made.and_then(|made| self.try_limits().map(|()| made)).inspect_err(|_| self.remove())
     }
 
     /// Whether limits can be written: a group may be writable and its files not.
@@ -191,23 +190,6 @@ struct Setting {
     is_needed: bool,
 }
 
-/// Whether children of this group can have limits; enables the controllers if they are delegated.
-fn has_controllers(base: &Path) -> bool {
-    let enabled = |file: &str| {
-        let text = fs::read_to_string(base.join(file)).unwrap_or_default();
-        CONTROLLERS.iter().all(|name| text.split_ascii_whitespace().any(|word| word == *name))
-    };
-    if enabled("cgroup.subtree_control") {
-        return true;
-    }
-    let request = CONTROLLERS.map(|name| format!("+{name}")).join(" ");
-    // The parent must hand the controllers down first. It refuses while it has processes of its own.
-    if let Some(parent) = base.parent() {
-        fs::write(parent.join("cgroup.subtree_control"), &request).ok();
-    }
-    fs::write(base.join("cgroup.subtree_control"), &request).is_ok() && enabled("cgroup.subtree_control")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,22 +231,29 @@ mod tests {
     }
 
     #[test]
-    fn groups_of_version_2_need_enabled_controllers() {
+    fn groups_of_version_2_have_their_limits() {
         let root = tempfile::tempdir().unwrap();
-        let base = root.path();
-        assert!(!has_controllers(base), "the file is a plain one, and names nothing that is there");
-        fs::write(base.join("cgroup.subtree_control"), "cpu io memory pids\n").unwrap();
-        let detected = LimitBase::detect(Some(base), "prefix").unwrap();
-        assert_eq!(detected, LimitBase::V2(base.to_owned()));
-        assert!(detected.create("x", LIMITS).unwrap().is_empty());
-        assert_eq!(fs::read_to_string(base.join("x/pids.max")).unwrap(), "100");
-        assert_eq!(detected.sweep(), 0);
+        let base = LimitBase::V2(root.path().to_owned());
+        assert!(base.create("x", LIMITS).unwrap().is_empty());
+        assert_eq!(fs::read_to_string(root.path().join("x/pids.max")).unwrap(), "100");
+        assert_eq!(base.sweep(), 0);
+    }
+
+    #[test]
+    fn controller_that_fails_leaves_no_group() {
+        let root = tempfile::tempdir().unwrap();
+        let of = |name: &str| root.path().join(name).join("prefix");
+        fs::create_dir(root.path().join("memory")).unwrap();
+        let base = LimitBase::V1 { memory: of("memory"), tasks: of("missing"), cpu: of("missing") };
+        assert!(base.make().unwrap_err().contains("missing"));
+        assert!(!of("memory").exists());
     }
 
     #[test]
     fn limits_hold_and_groups_are_removed() {
         let prefix = format!("pilotlight-test-limits-{}", std::process::id());
-        let base = match LimitBase::detect(None, &prefix) {
+        let mut held = Vec::new();
+        let base = match LimitBase::in_v1(&prefix, &mut held) {
             Ok(base) => base,
             Err(reason) => return pilotlight_test_support::installed::left_out(&reason),
         };

@@ -243,7 +243,7 @@ async fn stop_and_memory_limit_call_the_task() {
     assert!(bench.handle.with(Connection::take_signal).unwrap().is_none(), "its input ends first");
     bench.handle.kill(KillReason::MemoryLimit(7));
     assert_eq!(bench.handle.with(Connection::take_signal), Some(Some(Signal::KillTree)));
-    let exit = bench.handle.close().unwrap().into_exit(None, OomKills::default(), String::new());
+    let exit = bench.handle.close().unwrap().into_exit(None, &OomKills::default(), String::new());
     assert_eq!(exit.cause, ExitCause::Killed(KillReason::MemoryLimit(7)));
     assert!(exit.ready && exit.requested && exit.forced && exit.unfinished.is_none());
     bench.handle.kill(KillReason::MemoryLimit(7));
@@ -278,7 +278,7 @@ async fn last_output_is_part_of_the_unfinished_turn() {
     while read_on().await {}
     bench.handle.with(Connection::close_output).unwrap();
     let exit =
-        bench.handle.close().unwrap().into_exit(Some(Exit::Code(3)), OomKills::default(), String::new());
+        bench.handle.close().unwrap().into_exit(Some(Exit::Code(3)), &OomKills::default(), String::new());
     assert_eq!(exit.cause, ExitCause::Code(3));
     let unfinished = exit.unfinished.unwrap();
     assert_eq!(unfinished.rest, format!("{}\n", line::DELTA));

@@ -9,7 +9,7 @@ use std::{
 };
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 
-use super::super::CgroupBase;
+use super::super::Groups;
 use pilotlight_shim::isolation::{Mount, Network};
 
 const LONG: Duration = Duration::from_secs(20);
@@ -284,7 +284,8 @@ async fn a_killed_shim_is_made_good_by_the_marker() {
 
 #[tokio::test]
 async fn a_killed_shim_is_made_good_by_the_cgroup() {
-    let Some(base) = CgroupBase::detect(&format!("pilotlight-spawn-test-{}", std::process::id())) else {
+    let Some(base) = Groups::detect(&format!("pilotlight-spawn-test-{}", std::process::id()), false).base
+    else {
         pilotlight_test_support::installed::left_out("no writable cgroup v2 here");
         return;
     };
