@@ -36,7 +36,7 @@ mod turns;
 pub use crate::support::open_files::raise as raise_open_files;
 use api::{events, ready, router};
 use app::App;
-use auth::{Admits, AuthPolicy, Keyring};
+use auth::{Admits, AuthPolicy, Keyring, identity};
 pub use auth::{exposure, keys};
 use net::capacity;
 use net::connection::{Acceptor, Closing, ConnectionHandler};
@@ -105,7 +105,7 @@ impl Server {
         let replays = Replays::new(limits.replay_bytes, limits.heartbeat, tasks.clone(), closing.clone());
         let event_streams = events::EventStreams::new(limits.heartbeat, closing.gracefully.clone());
         let idempotency = Idempotency::new(tasks.clone(), closing.clone());
-        let app = Arc::new(App::new(pilot, exporter.clone(), replays, idempotency, event_streams).await);
+        let app = Arc::new(App::new(pilot, exporter.clone(), replays, idempotency, event_streams));
         let overloaded = router::overloaded(exporter.metrics.clone());
         let accept = |listener, router, most| {
             let handler = ConnectionHandler {
@@ -131,6 +131,7 @@ impl Server {
         }
         tasks.spawn(closing.clone().or(exporter::upkeep(exporter)));
         tasks.spawn(closing.clone().or(ready::watch(app.clone())));
+        tasks.spawn(closing.clone().or(identity::settle(app.clone())));
         for _ in 0..conversations::PURGES {
             let app = app.clone();
             tasks.spawn(closing.clone().or(async move { app.conversations.purge(&app.pilot).await }));

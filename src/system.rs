@@ -247,10 +247,16 @@ impl Pilotlight {
         self.system.shut_down(grace).await;
     }
 
-    /// The sessions on disk, by the hashes of their keys. Blocking.
+    /// The workspace of a session on disk. Blocking.
     #[cfg(feature = "server")]
-    pub(crate) fn workspaces(&self) -> impl Iterator<Item = (SessionHash, Workspace)> {
-        Workspace::all(&self.config().data_dir)
+    pub(crate) fn workspace(&self, session: &SessionHash) -> Option<Workspace> {
+        Workspace::known(&self.config().data_dir, session)
+    }
+
+    /// Runs `action` if the session has no child; none starts meanwhile. Blocking.
+    #[cfg(feature = "server")]
+    pub(crate) fn without_child<T>(&self, session: &SessionHash, action: impl FnOnce() -> T) -> Option<T> {
+        self.shared().slots.try_with(session, action)
     }
 
     /// Whose session it is. Blocking.

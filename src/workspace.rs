@@ -3,8 +3,6 @@
 //! All paths of a child come from [`Workspace`]: the CLI names its transcripts by its working directory. Everything here
 //! blocks; async callers use [`tokio::task::spawn_blocking`].
 
-#[cfg(feature = "server")]
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +21,7 @@ mod record_dir;
 mod remove;
 mod sweep;
 pub(crate) mod template;
+mod token_index;
 mod usage;
 pub(crate) mod user_env;
 
@@ -39,7 +38,7 @@ pub(crate) use data_dir::{
     DataDirLock, let_users_pass, open, records_dir, try_writing, uids_file, usage_dir, user_digest, user_dir,
 };
 #[cfg(feature = "server")]
-pub(crate) use data_dir::{conversations_dir, identities_dir};
+pub(crate) use data_dir::{conversations_dir, user_digest_long};
 pub(crate) use delete::finish_deletions;
 #[cfg(test)]
 pub(crate) use own::tests::TRAPS;
@@ -47,6 +46,7 @@ pub(crate) use own::{open_own, read_own};
 pub(crate) use ownership::{Owner, make_passable};
 pub(crate) use record_dir::{DirectoryName, MAX_RECORD_BYTES, RecordDir};
 pub(crate) use remove::{RemovalLimit, remove_any};
+pub(crate) use token_index::TokenIndex;
 pub(crate) use usage::UsageLimits;
 
 /// The record and the directories of one session.
@@ -67,17 +67,11 @@ impl Workspace {
         Self { record: RecordDir::of(data_dir, session), sessions, name: directory.clone(), dirs }
     }
 
-    /// The workspaces of all sessions on disk, with the hash of each session key.
+    /// The workspace of a session on disk.
     #[cfg(feature = "server")]
-    pub(crate) fn all(data_dir: &Path) -> impl Iterator<Item = (SessionHash, Self)> {
-        let data_dir = data_dir.to_owned();
-        let entries = fs::read_dir(records_dir(&data_dir)).into_iter().flatten().flatten();
-        entries.filter_map(move |entry| {
-            let session = SessionHash::parse(entry.file_name().to_str()?)?;
-            let directory = RecordDir::at(entry.path()).directory()?;
-            let workspace = Self::of(&data_dir, &session, &directory);
-            Some((session, workspace))
-        })
+    pub(crate) fn known(data_dir: &Path, session: &SessionHash) -> Option<Self> {
+        let directory = RecordDir::of(data_dir, session).directory()?;
+        Some(Self::of(data_dir, session, &directory))
     }
 
     /// The workspace of a session without a record: reuses an existing session directory.

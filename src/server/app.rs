@@ -10,7 +10,7 @@ use super::api::error::ApiError;
 use super::api::events::EventStreams;
 use super::api::ready::StartedOnce;
 use super::auth::caller::Caller;
-use super::auth::identity::{Identities, Rotated};
+use super::auth::identity::{Identities, Renewed};
 use super::auth::limits::{RateLimits, TurnPermit, Turns};
 use super::conversations::Conversations;
 use super::exporter::Exporter;
@@ -21,7 +21,7 @@ use crate::error::TurnError;
 use crate::model::OauthCredentials;
 use crate::model::ids::UserId;
 use crate::system::Pilotlight;
-use crate::workspace::{conversations_dir, identities_dir};
+use crate::workspace::conversations_dir;
 
 /// Maximum concurrent collections of workspace files: each may hold some 50 MB.
 const GATHERING: usize = 4;
@@ -29,9 +29,9 @@ const GATHERING: usize = 4;
 pub(super) struct App {
     pub(super) pilot: Pilotlight,
     pub(super) exporter: Exporter,
-    identities: Identities,
+    pub(super) identities: Identities,
     pub(super) conversations: Conversations,
-    rotated: Arc<Rotated>,
+    renewed: Arc<Renewed>,
     pub(super) bodies: BodyBudget,
     pub(super) rate_limits: RateLimits,
     turns: Arc<Turns>,
@@ -45,7 +45,7 @@ pub(super) struct App {
 }
 
 impl App {
-    pub(super) async fn new(
+    pub(super) fn new(
         pilot: Pilotlight,
         exporter: Exporter,
         replays: Replays,
@@ -53,7 +53,7 @@ impl App {
         event_streams: EventStreams,
     ) -> Self {
         let data_dir = &pilot.config().data_dir;
-        let identities = Identities::load(identities_dir(data_dir)).await;
+        let identities = Identities::new(data_dir);
         let http = &pilot.config().http;
         let conversations = Conversations::new(conversations_dir(data_dir), http.conversations_per_user);
         let bodies = BodyBudget::new(http.body_limit, http.body_timeout);
@@ -63,7 +63,7 @@ impl App {
             exporter,
             identities,
             conversations,
-            rotated: Arc::default(),
+            renewed: Arc::default(),
             bodies,
             rate_limits,
             turns: Arc::default(),
@@ -95,9 +95,11 @@ impl App {
             return caller.owner(named);
         };
         if named.is_none() && caller.is_known_by_credentials() {
-            let (rotated, pilot) = (self.rotated.clone(), self.pilot.clone());
-            let elsewhere = move |presented| rotated.owner(&pilot, &presented);
+            let (renewed, pilot, identities) =
+                (self.renewed.clone(), self.pilot.clone(), self.identities.clone());
+            let elsewhere = move |presented| renewed.owner(&pilot, &identities, &presented);
             let user = self.identities.owner(credentials, elsewhere).await.map_err(TurnError::from)?;
+            self.identities.learn(&user, credentials).await;
             self.rate_limits.count_user(&user)?;
             return Ok(user);
         }

@@ -14,7 +14,7 @@ use std::path::Path;
 use super::{SessionStatus, store::Record};
 use crate::config::Config;
 use crate::model::ids::{DEFAULT_CONVERSATION, SessionHash, SessionKey, UserId};
-use crate::workspace::{open_own, records_dir, user_dir};
+use crate::workspace::{TokenIndex, open_own, records_dir, user_dir};
 
 /// Sessions on disk that are looked at for one list. Reading a record takes some 30 µs.
 const MOST: usize = 1000;
@@ -86,6 +86,7 @@ pub(crate) fn forget(data_dir: &Path, key: &SessionKey) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
+    TokenIndex::of(data_dir).settle(&key.hash())?;
     // Not if the user has others.
     fs::remove_dir(directory).ok();
     Ok(())

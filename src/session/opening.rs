@@ -106,6 +106,10 @@ fn prepare_now(plan: &Plan, mut record: Record) -> io::Result<Prepared> {
     if env.access.is_brokered {
         workspace.withdraw_credentials(cli)?;
     }
+    #[cfg(feature = "server")]
+    if record.own_credentials {
+        crate::workspace::TokenIndex::of(&env.config.data_dir).mark_renewing(&plan.entry.hash)?;
+    }
     workspace.remove_abandoned_files(cli);
     workspace.clear_home(cli, CLEARED_AGAIN)?;
     let mcp_servers = match &record.settings.mcp_servers {

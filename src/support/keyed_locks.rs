@@ -37,6 +37,14 @@ impl<K: Eq + Hash + Clone> Locks<K> {
         action()
     }
 
+    /// As [`Locks::with`]; `None` if the lock is held.
+    #[cfg(feature = "server")]
+    pub(crate) fn try_with<T>(&self, key: &K, action: impl FnOnce() -> T) -> Option<T> {
+        let lock = self.0.entry(key.clone()).or_default().clone();
+        let _held = self.held(key, lock.try_lock_owned().ok()?);
+        Some(action())
+    }
+
     fn held(&self, key: &K, guard: OwnedMutexGuard<()>) -> Held<K> {
         Held { guard: Some(guard), locks: self.0.clone(), key: key.clone() }
     }
@@ -73,6 +81,8 @@ mod tests {
             });
             entered.1.recv().unwrap();
             assert_eq!(locks.with(&"other", || *counted.lock().unwrap()), 0);
+            #[cfg(feature = "server")]
+            assert_eq!((locks.try_with(&"slow", || 1), locks.try_with(&"other", || 1)), (None, Some(1)));
             let after = scope.spawn(move || locks.with(&"slow", || *counted.lock().unwrap()));
             leave.0.send(()).unwrap();
             assert_eq!(after.join().unwrap(), 1, "one at a time");

@@ -23,6 +23,8 @@ use crate::support::hex;
 pub(super) const FORMAT: u32 = 2;
 /// Longest format file read: it has some bytes.
 const MAX_FORMAT_BYTES: u64 = 64;
+/// Digits of the short digest of a user: 128 bits.
+pub(super) const SHORT_DIGEST: usize = 32;
 /// Content of a trial write: about as much as the first turn of a session writes.
 static TRIAL: [u8; 64 << 10] = [b'.'; 64 << 10];
 
@@ -48,8 +50,14 @@ pub(crate) fn usage_dir(data_dir: &Path) -> PathBuf {
 
 /// Name of a user in files of the server's own: nobody can tell from it who it is.
 pub(crate) fn user_digest(user: &UserId) -> String {
-    let digest = Sha256::new().chain_update("user\0").chain_update(user.as_bytes()).finalize();
-    hex::encode(digest.get(..16).unwrap_or_default())
+    let mut digest = user_digest_long(user);
+    digest.truncate(SHORT_DIGEST);
+    digest
+}
+
+/// As [`user_digest`], whose digits it begins with.
+pub(crate) fn user_digest_long(user: &UserId) -> String {
+    hex::encode(&Sha256::new().chain_update("user\0").chain_update(user.as_bytes()).finalize())
 }
 
 /// List of the sessions of one user.
@@ -63,7 +71,6 @@ pub(crate) fn uids_file(data_dir: &Path) -> PathBuf {
 }
 
 /// Digests of OAuth tokens.
-#[cfg(feature = "server")]
 pub(crate) fn identities_dir(data_dir: &Path) -> PathBuf {
     records_dir(data_dir).join("identities")
 }

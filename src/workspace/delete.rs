@@ -1,41 +1,41 @@
 //! Deletion of sessions. A deletion that was interrupted is finished at the next start. Blocking.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 
 use super::data_dir::{is_full, records_dir, sessions_dir};
-use super::remove::remove_tree;
+use super::remove::{remove_any, remove_tree};
 use super::{DirectoryName, RecordDir, Workspace};
 
-/// Prefix of the name of a record directory whose session is being deleted.
-const DELETED: &str = ".deleted-";
+/// Record directories whose sessions are being deleted: apart from the others, so that a start looks at these alone.
+fn deleted_dir(data_dir: &Path) -> PathBuf {
+    records_dir(data_dir).join(".deleted")
+}
 
 impl Workspace {
     /// Deletes record and directories. The session is gone at once; the next start retries what could not be removed.
     pub(crate) fn delete(&self) -> io::Result<()> {
-        let records = self.record.path().parent().unwrap_or(Path::new("/"));
-        let renamed = format!("{DELETED}{}", uuid::Uuid::new_v4().simple());
-        let record = match fs::rename(self.record.path(), records.join(&renamed)) {
-            Ok(()) => OsStr::new(&renamed),
+        let deleted = deleted_dir(self.sessions.parent().unwrap_or(Path::new("/")));
+        let renamed = deleted.join(uuid::Uuid::new_v4().simple().to_string());
+        let created = DirBuilder::new().recursive(true).mode(0o700).create(&deleted);
+        let record = match created.and_then(|()| fs::rename(self.record.path(), &renamed)) {
+            Ok(()) => &renamed,
             // A full disk may have no room for a new name; the directories are removed first and make room.
-            Err(error) if error.kind() == io::ErrorKind::NotFound || is_full(&error) => {
-                self.record.path().file_name().unwrap_or_default()
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound || is_full(&error) => self.record.path(),
             Err(error) => return Err(error),
         };
         remove_tree(&self.sessions, OsStr::new(self.name.as_str()))?;
-        remove_tree(records, record)
+        remove_any(record)
     }
 }
 
 /// Unfinished deletions: the name of each record directory, and the session directory.
 fn unfinished(data_dir: &Path) -> impl Iterator<Item = (OsString, Option<DirectoryName>)> {
-    let entries = fs::read_dir(records_dir(data_dir)).into_iter().flatten().flatten();
-    let deleted =
-        entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(DELETED.as_bytes()));
-    deleted.map(|entry| (entry.file_name(), RecordDir::at(entry.path()).directory()))
+    let entries = fs::read_dir(deleted_dir(data_dir)).into_iter().flatten().flatten();
+    entries.map(|entry| (entry.file_name(), RecordDir::at(entry.path()).directory()))
 }
 
 /// Whether the deletion of this session directory is unfinished.
@@ -45,11 +45,11 @@ pub(super) fn is_being_deleted(data_dir: &Path, directory: &DirectoryName) -> bo
 
 /// Finishes deletions. No process of a former instance may be left: it could refill the directories.
 pub(crate) fn finish_deletions(data_dir: &Path) {
-    let records = records_dir(data_dir);
+    let deleted = deleted_dir(data_dir);
     for (name, directory) in unfinished(data_dir) {
         let files =
             directory.map_or(Ok(()), |it| remove_tree(&sessions_dir(data_dir), OsStr::new(it.as_str())));
-        if let Err(error) = files.and_then(|()| remove_tree(&records, &name)) {
+        if let Err(error) = files.and_then(|()| remove_tree(&deleted, &name)) {
             tracing::warn!(%error, "cannot remove the files of a deleted session");
         }
     }
@@ -60,6 +60,12 @@ mod tests {
     use super::super::tests::workspace;
     use super::*;
     use crate::model::ids::{SessionKey, UserId};
+
+    /// A deletion that got as far as its first step.
+    fn cut_short(data_dir: &Path, session: &Workspace) {
+        fs::create_dir_all(deleted_dir(data_dir)).unwrap();
+        fs::rename(session.record.path(), deleted_dir(data_dir).join("1")).unwrap();
+    }
 
     #[test]
     fn deletion_follows_no_link() {
@@ -84,7 +90,7 @@ mod tests {
         old.create().unwrap();
         assert_eq!(Workspace::begin(data.path(), &hash), old, "its files are found again");
         cut.record.write_directory(&old.name).unwrap();
-        fs::rename(cut.record.path(), records_dir(data.path()).join(".deleted-1")).unwrap();
+        cut_short(data.path(), &cut);
         // The user comes back before the next start.
         let begun = Workspace::begin(data.path(), &hash);
         begun.create().unwrap();
@@ -97,9 +103,10 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let (cut, other) = (workspace(data.path()), workspace(data.path()));
         cut.record.write_directory(&cut.name).unwrap();
-        fs::rename(cut.record.path(), records_dir(data.path()).join(".deleted-1")).unwrap();
+        cut_short(data.path(), &cut);
         finish_deletions(data.path());
         assert!(!cut.dirs.work.exists() && other.dirs.work.exists());
-        assert_eq!(fs::read_dir(records_dir(data.path())).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(records_dir(data.path())).unwrap().count(), 1);
+        assert_eq!(unfinished(data.path()).count(), 0);
     }
 }

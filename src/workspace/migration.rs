@@ -10,16 +10,21 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::beneath::Beneath;
-use super::data_dir::{bar, records_dir, sessions_dir};
+use super::data_dir::{bar, identities_dir, records_dir, sessions_dir};
 use super::own::read_own;
 use super::record_dir::{DirectoryName, MAX_RECORD_BYTES, RecordDir};
-use crate::model::ids::SessionHash;
+use super::token_index::TokenIndex;
+use crate::model::ids::{SessionHash, UserId};
 use crate::model::is_model_name;
 use crate::support::atomic_file::{self, Durability};
+use crate::support::hex;
 
+/// Longest file of a user's tokens in format 1.
+const MAX_TOKENS_BYTES: u64 = 4096;
 /// The server's other directories in format 1.
 const BESIDE: [&str; 3] = ["users", "identities", "conversations"];
 
@@ -30,6 +35,8 @@ enum Step {
     Bar,
     /// Moves one of the server's directories below `records/`.
     Rename(PathBuf, PathBuf),
+    /// Enters the tokens of each user in the index.
+    Tokens,
     /// Copies a session's record from its session directory.
     Record(SessionHash),
     /// Syncs all copies to the disk, before any original is removed.
@@ -59,6 +66,7 @@ fn plan(data_dir: &Path) -> io::Result<Vec<Step>> {
             steps.push(Step::Rename(from, to));
         }
     }
+    steps.push(Step::Tokens);
     let entries = match fs::read_dir(sessions_dir(data_dir)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(steps),
         entries => entries?,
@@ -96,6 +104,7 @@ fn apply(data_dir: &Path, step: &Step) -> io::Result<()> {
             made.or_else(|error| if data_dir.join("sessions").exists() { Err(error) } else { Ok(()) })
         }
         Step::Rename(from, to) => fs::rename(from, to),
+        Step::Tokens => enter_tokens(data_dir),
         Step::Record(hash) => copy_record(data_dir, hash),
         Step::Sync => Ok(rustix::fs::syncfs(fs::File::open(data_dir)?)?),
         Step::Clean(hash) => {
@@ -111,6 +120,31 @@ fn apply(data_dir: &Path, step: &Step) -> io::Result<()> {
             Ok(())
         }
     }
+}
+
+/// The tokens of a user in format 1: digests in hexadecimal, as the user.
+#[derive(Deserialize)]
+struct Tokens {
+    user: String,
+    tokens: Vec<String>,
+}
+
+/// Enters the tokens of all users in the index, and removes their old files. Damaged files are left out.
+fn enter_tokens(data_dir: &Path) -> io::Result<()> {
+    let index = TokenIndex::of(data_dir);
+    let entries = fs::read_dir(identities_dir(data_dir)).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file())) {
+        let content = read_own(&entry.path(), MAX_TOKENS_BYTES).unwrap_or_default();
+        let is_digest = |token: &String| token.len() == 64 && token.bytes().all(|it| it.is_ascii_hexdigit());
+        if let Ok(mut old) = serde_json::from_slice::<Tokens>(&content)
+            && let Some(Ok(user)) = hex::decode(&old.user).map(UserId::new)
+        {
+            old.tokens.retain(is_digest);
+            index.learn(&user, &old.tokens)?;
+        }
+        fs::remove_file(entry.path())?;
+    }
+    Ok(())
 }
 
 /// Copies a session's record and progress. A child could write the originals: anything else becomes an unreadable record,
@@ -264,6 +298,23 @@ mod tests {
     }
 
     #[test]
+    fn tokens_of_format_1_are_indexed() {
+        let data = first_release();
+        let old = data.path().join("identities");
+        fs::create_dir(&old).unwrap();
+        let (user, token) = (UserId::new("alice").unwrap(), "ab".repeat(32));
+        let text = json!({ "user": hex::encode(user.as_bytes()), "tokens": [token, "../x"] }).to_string();
+        fs::write(old.join("cd".repeat(32)), text).unwrap();
+        fs::write(old.join("damaged"), "{").unwrap();
+        drop(open(data.path()).unwrap());
+        assert_eq!(TokenIndex::of(data.path()).owner(&token), Some(user));
+        let left = fs::read_dir(identities_dir(data.path())).unwrap().flatten();
+        let mut left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["tokens", "users"]);
+    }
+
+    #[test]
     fn migration_killed_after_any_step_continues() {
         let whole = first_release();
         drop(open(whole.path()).unwrap());
@@ -278,7 +329,7 @@ mod tests {
             }
             drop(open(data.path()).unwrap());
             assert_eq!(tree(data.path()), expected, "killed after {killed_after}");
-            assert_eq!(plan(data.path()).unwrap(), [Step::Bar, Step::Sync], "the migration is complete");
+            assert_eq!(plan(data.path()).unwrap(), [Step::Bar, Step::Tokens, Step::Sync], "the migration is complete");
         }
     }
 

@@ -2,162 +2,105 @@
 //!
 //! Tokens rotate: the access token every few hours, the refresh token when used. So each user is known by digests of
 //! recent tokens. A request belongs to the user with its access token, else with its refresh token; else to a new user,
-//! whose id derives from the refresh token, so that concurrent first requests agree. Digests are stored in one small
-//! file per user. Tokens that a CLI has renewed are found in its credentials file (`rotated`).
+//! whose id derives from the refresh token, so that concurrent first requests agree. Digests are in an index on the disk
+//! ([`TokenIndex`]), of which the memory holds what was used lately. Tokens that a CLI has renewed are found in its
+//! credentials file (`renewed`).
 
-use std::collections::{HashMap, VecDeque};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::model::OauthCredentials;
 use crate::model::ids::{InvalidName, UserId};
-use crate::support::atomic_file::{self, Durability};
+use crate::support::blocking::blocking;
 use crate::support::hex;
 use crate::support::lock::MutexExt;
-use crate::workspace::read_own;
+use crate::workspace::TokenIndex;
 
-mod rotated;
+mod renewed;
 
-pub(crate) use rotated::Rotated;
+pub(crate) use renewed::{Renewed, settle};
 
-/// Tokens kept per user: the current pair and the two before, for requests in progress.
-const TOKENS_PER_USER: usize = 6;
-/// Maximum users in memory, some 700 bytes each. Others are known as long as their refresh token is unchanged.
-const MAX_USERS: usize = 100_000;
-/// Maximum record size: 256 bytes of user and six digests, in hexadecimal.
-const MAX_RECORD_BYTES: u64 = 4096;
+/// Tokens in memory, some 150 bytes each. Beyond it all are dropped: each is read again in some 20 µs.
+const MAX_CACHED: usize = 10_000;
 
 pub(crate) type Digest = [u8; 32];
 
 /// Users by the digests of their tokens.
+#[derive(Clone)]
 pub(crate) struct Identities {
-    directory: PathBuf,
-    known: Mutex<TokenOwners>,
-}
-
-#[derive(Default)]
-struct TokenOwners {
-    owners: HashMap<Digest, UserId>,
-    tokens: HashMap<UserId, VecDeque<Digest>>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Record {
-    user: String,
-    tokens: Vec<String>,
+    index: TokenIndex,
+    /// Held while the index changes.
+    changes: Arc<Mutex<()>>,
+    cached: Arc<Mutex<HashMap<Digest, UserId>>>,
 }
 
 impl Identities {
-    /// Loads the records. Unreadable ones are ignored.
-    pub(crate) async fn load(directory: PathBuf) -> Self {
-        let from = directory.clone();
-        let known = tokio::task::spawn_blocking(move || load(&from)).await.unwrap_or_default();
-        Self { directory, known: Mutex::new(known) }
+    pub(crate) fn new(data_dir: &Path) -> Self {
+        Self { index: TokenIndex::of(data_dir), changes: Arc::default(), cached: Arc::default() }
     }
 
-    /// The user of the credentials. `elsewhere` searches credentials files for unknown tokens; it may block.
+    /// The user of the credentials; a new one if both tokens are unknown. `elsewhere` searches credentials files for
+    /// unknown tokens; it may block.
     pub(crate) async fn owner(
         &self,
         credentials: &OauthCredentials,
         elsewhere: impl FnOnce([Digest; 2]) -> Option<UserId> + Send + 'static,
     ) -> Result<UserId, InvalidName> {
-        let [access, refresh] = digests(credentials);
-        let found = {
-            let known = self.known.lock_unpoisoned();
-            known.owners.get(&access).or_else(|| known.owners.get(&refresh)).cloned()
+        let presented = digests(credentials);
+        if let Some(user) = presented.iter().find_map(|token| self.cached(token)) {
+            return Ok(user);
+        }
+        let identities = self.clone();
+        let search = move || {
+            let found = presented.iter().find_map(|token| identities.indexed(token));
+            found.or_else(|| elsewhere(presented))
         };
-        let found = match found {
-            Some(user) => Some(user),
-            None => {
-                let looking = tokio::task::spawn_blocking(move || elsewhere([access, refresh]));
-                looking.await.unwrap_or_default()
-            }
-        };
-        let user = found.map_or_else(|| new_user(&refresh), Ok)?;
-        self.learn(&user, credentials).await;
-        Ok(user)
+        // A failed search is that of an unknown token.
+        let found = tokio::task::spawn_blocking(search).await.unwrap_or_default();
+        found.map_or_else(|| new_user(&digest("refresh", credentials.refresh_token.as_bytes())), Ok)
     }
 
     /// Records tokens of `user`. A token of another user stays with that user.
     pub(crate) async fn learn(&self, user: &UserId, credentials: &OauthCredentials) {
-        let changed = {
-            let mut known = self.known.lock_unpoisoned();
-            known.learn(user, digests(credentials))
-        };
-        let Some(record) = changed else { return };
-        let (directory, name) = (self.directory.clone(), hex::encode(&digest("user", user.as_bytes())));
-        let saved = tokio::task::spawn_blocking(move || save(&directory, &name, &record)).await;
-        if !matches!(saved, Ok(Ok(()))) {
-            tracing::warn!(
-                "a user's tokens will not be known after a restart: their digests could not be saved"
-            );
+        let presented = digests(credentials);
+        if presented.iter().all(|token| self.cached(token).is_some()) {
+            return;
+        }
+        let (identities, user) = (self.clone(), user.clone());
+        let learned = blocking(move || identities.learn_now(&user, presented)).await;
+        if let Err(error) = learned {
+            tracing::warn!(%error, "the digests of a user's tokens could not be saved: they will not be known");
         }
     }
-}
 
-impl TokenOwners {
-    /// The record to save, if it has changed.
-    fn learn(&mut self, user: &UserId, presented: [Digest; 2]) -> Option<Record> {
-        if self.tokens.len() >= MAX_USERS && !self.tokens.contains_key(user) {
-            return None;
+    /// As [`Identities::learn`]. Blocking.
+    fn learn_now(&self, user: &UserId, presented: [Digest; 2]) -> std::io::Result<()> {
+        let _one_at_a_time = self.changes.lock_unpoisoned();
+        let dropped = self.index.learn(user, &presented.map(|token| hex::encode(&token)))?;
+        for token in dropped.iter().filter_map(|token| hex::decode_array(token)) {
+            self.cached.lock_unpoisoned().remove(&token);
         }
-        let news: Vec<Digest> =
-            presented.into_iter().filter(|token| !self.owners.contains_key(token)).collect();
-        if news.is_empty() {
-            return None;
-        }
-        let tokens = self.tokens.entry(user.clone()).or_default();
-        for token in news {
-            self.owners.insert(token, user.clone());
-            tokens.push_back(token);
-        }
-        while tokens.len() > TOKENS_PER_USER {
-            if let Some(old) = tokens.pop_front() {
-                self.owners.remove(&old);
-            }
-        }
-        Some(Record {
-            user: hex::encode(user.as_bytes()),
-            tokens: tokens.iter().map(|token| hex::encode(token)).collect(),
-        })
+        presented.iter().for_each(|token| drop(self.indexed(token)));
+        Ok(())
     }
 
-    fn restore(&mut self, record: &Record) -> Option<()> {
-        let user = UserId::new(hex::decode(&record.user)?).ok()?;
-        for token in record.tokens.iter().take(TOKENS_PER_USER) {
-            let token: Digest = hex::decode_array(token)?;
-            self.owners.insert(token, user.clone());
-            self.tokens.entry(user.clone()).or_default().push_back(token);
-        }
-        Some(())
+    fn cached(&self, token: &Digest) -> Option<UserId> {
+        self.cached.lock_unpoisoned().get(token).cloned()
     }
-}
 
-fn load(directory: &Path) -> TokenOwners {
-    let mut known = TokenOwners::default();
-    let Ok(entries) = std::fs::read_dir(directory) else { return known };
-    for entry in entries.flatten().take(MAX_USERS) {
-        if entry.path().extension().is_some() {
-            // Left by an interrupted write. If removal fails, the next start retries.
-            std::fs::remove_file(entry.path()).ok();
-            continue;
+    /// The owner by the index. Blocking.
+    fn indexed(&self, token: &Digest) -> Option<UserId> {
+        let user = self.index.owner(&hex::encode(token))?;
+        let mut cached = self.cached.lock_unpoisoned();
+        if cached.len() >= MAX_CACHED {
+            cached.clear();
         }
-        let text = read_own(&entry.path(), MAX_RECORD_BYTES).ok();
-        let record = text.and_then(|text| serde_json::from_slice::<Record>(&text).ok());
-        if record.and_then(|record| known.restore(&record)).is_none() {
-            tracing::warn!(path = %entry.path().display(), "a file that is no record of a user's tokens is passed over");
-        }
+        cached.insert(*token, user.clone());
+        Some(user)
     }
-    known
-}
-
-fn save(directory: &Path, name: &str, record: &Record) -> std::io::Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    atomic_file::replace(&directory.join(name), &serde_json::to_vec(record)?, Durability::Disk)
 }
 
 fn digests(credentials: &OauthCredentials) -> [Digest; 2] {
@@ -186,73 +129,84 @@ mod tests {
         serde_json::from_str(&text).unwrap()
     }
 
+    /// The owner of the credentials, whose tokens are learned.
+    async fn owner(
+        identities: &Identities,
+        credentials: &OauthCredentials,
+        elsewhere: impl FnOnce([Digest; 2]) -> Option<UserId> + Send + 'static,
+    ) -> UserId {
+        let user = identities.owner(credentials, elsewhere).await.unwrap();
+        identities.learn(&user, credentials).await;
+        user
+    }
+
     #[tokio::test]
     async fn user_is_stable_over_refreshes_and_restarts() {
         let directory = tempfile::tempdir().unwrap();
-        let identities = Identities::load(directory.path().join("identities")).await;
-        let alice = identities.owner(&tokens("a1", "r1"), |_| None).await.unwrap();
-        let bob = identities.owner(&tokens("b1", "s1"), |_| None).await.unwrap();
+        let identities = Identities::new(directory.path());
+        let alice = owner(&identities, &tokens("a1", "r1"), |_| None).await;
+        let bob = owner(&identities, &tokens("b1", "s1"), |_| None).await;
         assert_ne!(alice, bob);
         // First the access token is new, then the refresh token.
-        assert_eq!(identities.owner(&tokens("a2", "r1"), |_| None).await.unwrap(), alice);
-        assert_eq!(identities.owner(&tokens("a2", "r2"), |_| None).await.unwrap(), alice);
+        assert_eq!(owner(&identities, &tokens("a2", "r1"), |_| None).await, alice);
+        assert_eq!(owner(&identities, &tokens("a2", "r2"), |_| None).await, alice);
 
-        let again = Identities::load(directory.path().join("identities")).await;
-        assert_eq!(again.owner(&tokens("a3", "r2"), |_| None).await.unwrap(), alice);
-        assert_eq!(again.owner(&tokens("b1", "s2"), |_| None).await.unwrap(), bob);
+        let again = Identities::new(directory.path());
+        assert_eq!(owner(&again, &tokens("a3", "r2"), |_| None).await, alice);
+        assert_eq!(owner(&again, &tokens("b1", "s2"), |_| None).await, bob);
     }
 
     #[tokio::test]
     async fn unknown_tokens_are_searched_elsewhere_once() {
         let directory = tempfile::tempdir().unwrap();
-        let identities = Identities::load(directory.path().to_owned()).await;
+        let identities = Identities::new(directory.path());
         let alice = UserId::new("alice").unwrap();
         let (expected, theirs) = (digests(&tokens("a2", "r2")), alice.clone());
         let elsewhere = move |presented| (presented == expected).then_some(theirs);
-        assert_eq!(identities.owner(&tokens("a2", "r2"), elsewhere).await.unwrap(), alice);
+        assert_eq!(owner(&identities, &tokens("a2", "r2"), elsewhere).await, alice);
         let never = |_| -> Option<UserId> { panic!("it is known by now") };
-        assert_eq!(identities.owner(&tokens("a2", "r9"), never).await.unwrap(), alice);
+        assert_eq!(owner(&identities, &tokens("a2", "r9"), never).await, alice);
     }
 
     #[tokio::test]
     async fn access_and_refresh_tokens_are_not_confused() {
         let directory = tempfile::tempdir().unwrap();
-        let identities = Identities::load(directory.path().to_owned()).await;
-        let alice = identities.owner(&tokens("x", "y"), |_| None).await.unwrap();
-        assert_ne!(identities.owner(&tokens("y", "x"), |_| None).await.unwrap(), alice);
+        let identities = Identities::new(directory.path());
+        let alice = owner(&identities, &tokens("x", "y"), |_| None).await;
+        assert_ne!(owner(&identities, &tokens("y", "x"), |_| None).await, alice);
     }
 
     #[tokio::test]
     async fn named_user_owns_only_unclaimed_tokens() {
         let directory = tempfile::tempdir().unwrap();
-        let identities = Identities::load(directory.path().to_owned()).await;
+        let identities = Identities::new(directory.path());
         let (alice, bob) = (UserId::new("alice").unwrap(), UserId::new("bob").unwrap());
         identities.learn(&alice, &tokens("a", "r")).await;
         identities.learn(&bob, &tokens("a", "r")).await;
-        assert_eq!(identities.owner(&tokens("a", "r"), |_| None).await.unwrap(), alice);
+        assert_eq!(owner(&identities, &tokens("a", "r"), |_| None).await, alice);
     }
 
     #[tokio::test]
-    async fn no_token_is_on_disk_and_partial_files_go() {
-        let directory = tempfile::tempdir().unwrap();
-        let identities = Identities::load(directory.path().to_owned()).await;
-        identities.owner(&tokens("secret-a", "secret-r"), |_| None).await.unwrap();
-        std::fs::write(directory.path().join("partial.tmp"), "{").unwrap();
-        std::fs::write(directory.path().join("nonsense"), "{").unwrap();
-        Identities::load(directory.path().to_owned()).await;
-        assert!(!directory.path().join("partial.tmp").exists());
-        for entry in std::fs::read_dir(directory.path()).unwrap() {
-            assert!(!std::fs::read_to_string(entry.unwrap().path()).unwrap().contains("secret"));
-        }
+    async fn no_token_is_on_disk() {
+        let data = tempfile::tempdir().unwrap();
+        owner(&Identities::new(data.path()), &tokens("secret-a", "secret-r"), |_| None).await;
+        let found = pilotlight_test_support::program::holding(data.path(), "secret");
+        assert!(found.is_empty(), "{found:?}");
+        assert_eq!(pilotlight_test_support::program::holding(data.path(), "").len(), 4);
     }
 
-    #[test]
-    fn only_latest_tokens_are_kept() {
-        let mut known = TokenOwners::default();
-        let user = UserId::new("u").unwrap();
-        for number in 0..100 {
-            known.learn(&user, digests(&tokens(&format!("a{number}"), &format!("r{number}"))));
-        }
-        assert_eq!((known.owners.len(), known.tokens[&user].len()), (TOKENS_PER_USER, TOKENS_PER_USER));
+    #[tokio::test]
+    async fn full_cache_forgets_and_reads_again() {
+        let data = tempfile::tempdir().unwrap();
+        let identities = Identities::new(data.path());
+        let alice = owner(&identities, &tokens("a", "r"), |_| None).await;
+        let mut cached = identities.cached.lock_unpoisoned();
+        cached.clear();
+        let fill = |number: usize| (digest("x", &number.to_le_bytes()), alice.clone());
+        cached.extend((0..MAX_CACHED).map(fill));
+        drop(cached);
+        let never = |_| -> Option<UserId> { panic!("it is in the index") };
+        assert_eq!(owner(&identities, &tokens("a", "other"), never).await, alice);
+        assert!(identities.cached.lock_unpoisoned().len() < 4);
     }
 }

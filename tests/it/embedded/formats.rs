@@ -90,7 +90,8 @@ async fn the_way_back_restores_the_old_layout_with_all() {
     let (unfinished, files) = (record_dir(&data, "emil", "default"), session_dir(&data, "emil", "default"));
     pilot.session("dora").evict().await.unwrap();
     pilot.shutdown(Duration::from_secs(5)).await;
-    std::fs::rename(unfinished, data.join("records/.deleted-1")).unwrap();
+    std::fs::create_dir_all(data.join("records/.deleted")).unwrap();
+    std::fs::rename(unfinished, data.join("records/.deleted/1")).unwrap();
     let status = std::process::Command::new("sh")
         .args(["-eu", "-c", &way_back()])
         .env("DATA_DIR", &data)
