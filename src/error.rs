@@ -133,6 +133,9 @@ pub enum TurnError {
         /// How many may be.
         limit: usize,
     },
+    /// The user is being deleted.
+    #[error("this user is being deleted with all data; a turn that comes afterwards begins a new session")]
+    UserDeleted,
     /// The user has spent what one may in a day.
     #[error(
         "this user has spent the {limit_usd} US dollars that one may spend in a day (limits.usd_per_user_day); turns are \
@@ -291,6 +294,7 @@ impl TurnError {
             Self::HistoryTooLarge { .. } => "history_too_large",
             Self::QueueFull { .. } => "queue_full",
             Self::TooManySessions { .. } => "too_many_sessions",
+            Self::UserDeleted => "user_deleted",
             Self::SpendLimit { .. } => "spend_limit",
             Self::Overloaded { .. } => "overloaded",
             Self::Draining => "draining",
@@ -315,7 +319,7 @@ impl TurnError {
             | Self::CircuitOpen { retry_after, .. }
             | Self::SpendLimit { retry_after, .. } => Some(*retry_after),
             // One turn is likely to end by then.
-            Self::QueueFull { .. } | Self::Draining => Some(Duration::from_secs(1)),
+            Self::QueueFull { .. } | Self::Draining | Self::UserDeleted => Some(Duration::from_secs(1)),
             _ => None,
         }
     }

@@ -66,6 +66,11 @@ enum Owners {
     Trial(Owner),
 }
 
+/// As [`Isolator::retire`], while no system runs.
+pub(crate) fn retire_user_id(data_dir: &Path, user: &str) -> io::Result<()> {
+    Ok(uids::retire(&uids_file(data_dir), user)?)
+}
+
 impl Isolator {
     /// Proves the rungs, unless that was done by the system of this trial start, and prepares what they need.
     ///
@@ -132,6 +137,15 @@ impl Isolator {
                 let logged = owner.inspect_err(|error| tracing::error!(%error, "a user gets no user id"));
                 Ok(Some(logged?))
             }
+        }
+    }
+
+    /// Forgets the user with this digest; its user id is given to no other. Blocking.
+    pub(crate) fn retire(&self, data_dir: &Path, user: &str) -> io::Result<()> {
+        match &self.owners {
+            Some(Owners::Users(uids)) => Ok(uids.retire(user)?),
+            // An earlier start may have had the rung.
+            _ => retire_user_id(data_dir, user),
         }
     }
 

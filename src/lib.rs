@@ -108,6 +108,7 @@
 //! | [`telemetry`] | session events ([`Pilotlight::events`]) and the catalogue of metrics |
 //! | [`probe`] | a trial start of the CLI |
 //! | `server` | the HTTP server, behind its feature |
+//! | `at_rest` | backup, restore, export and deletion of a user without a running server, behind the feature `server` |
 //!
 //! Metrics go to the installed `metrics` recorder, or to the one given to [`Pilotlight::start_with`]. Types that may
 //! grow are `#[non_exhaustive]`. `examples/` has a minimal program, one inside an axum service and one with a recorder
@@ -157,5 +158,7 @@ pub use error::{StartError, TurnError};
 pub use isolation::RungState;
 pub use model::Prompt;
 pub use session::SessionStatus;
+#[cfg(feature = "server")]
+pub use system::at_rest;
 pub use system::{Pilotlight, Readiness, Session, probe};
 pub use turn::{Event, Outcome, Turn, TurnOptions};

@@ -121,10 +121,12 @@ impl Server {
         let policy =
             AuthPolicy { keys: keys.clone(), is_local: is_local(http), for_admins: false, default_user };
         accept(public.0, router::public(app.clone(), policy), most);
-        // On loopback, every local process may read the metrics, as a scraper does.
-        let admin_keys = keys.clone().filter(|_| !is_local(admin));
-        let policy =
-            AuthPolicy { keys: admin_keys, is_local: is_local(admin), for_admins: true, default_user: None };
+        let policy = AuthPolicy {
+            keys: keys.clone(),
+            is_local: is_local(admin),
+            for_admins: true,
+            default_user: None,
+        };
         accept(operator.0, router::admin(app.clone(), policy), ADMIN_CONNECTIONS);
         if let Some(keys) = keys.clone() {
             tasks.spawn(closing.clone().or(auth::watch(keys)));

@@ -23,8 +23,9 @@ use account::{Account, DayNumber};
 use crate::model::Usage;
 use crate::model::ids::{SessionHash, UserId};
 use crate::support::blocking::blocking;
+use crate::support::keyed_locks::Locks;
 use crate::support::lock::MutexExt;
-use crate::workspace::{usage_dir, user_digest};
+use crate::workspace::{remove_any, usage_dir, user_digest};
 
 /// Accounts in memory, three kilobytes each at most. Those in use stay beyond it.
 const MAX_ACCOUNTS: usize = 10_000;
@@ -44,6 +45,8 @@ pub(crate) struct Spend {
     /// Millionths of a US dollar per user and day.
     limit: Option<u64>,
     accounts: Mutex<HashMap<UserId, Arc<Account>>>,
+    /// Held while an account is read, changed by what waited for it, or forgotten.
+    reading: Locks<UserId>,
     tasks: TaskTracker,
     /// Turns may be read, and so end, outside of it.
     runtime: Handle,
@@ -107,8 +110,15 @@ impl Spend {
         ended: CancellationToken,
     ) -> Self {
         let limit = limit.map(micro);
-        let runtime = Handle::current();
-        Self { directory: usage_dir(data_dir), limit, accounts: Mutex::default(), tasks, runtime, ended }
+        Self {
+            directory: usage_dir(data_dir),
+            limit,
+            accounts: Mutex::default(),
+            reading: Locks::default(),
+            tasks,
+            runtime: Handle::current(),
+            ended,
+        }
     }
 
     /// Checks that `user` may spend more. `own`: a lower limit for this caller, in US dollars.
@@ -180,7 +190,8 @@ impl Spend {
         }
         let (spend, user) = (self.clone(), user.clone());
         let charge = async move {
-            match spend.account(&user).await {
+            let _held = spend.reading.acquire(&user).await;
+            match spend.read_account(&user).await {
                 Ok(account) if change(&account) => spend.save(account),
                 Ok(_) => {}
                 Err(error) => {
@@ -191,7 +202,35 @@ impl Spend {
         self.tasks.spawn_on(charge, &self.runtime);
     }
 
+    /// Deletes the account of a user without sessions.
+    ///
+    /// # Errors
+    /// Its file cannot be removed.
+    pub(crate) async fn forget(&self, user: &UserId) -> io::Result<()> {
+        let _held = self.reading.acquire(user).await;
+        let account = self.accounts.lock_unpoisoned().remove(user);
+        let file = self.file(user);
+        blocking(move || {
+            if let Some(account) = account {
+                account.forget();
+            }
+            remove_any(&file)
+        })
+        .await
+    }
+
     async fn account(&self, user: &UserId) -> io::Result<Arc<Account>> {
+        let known = self.accounts.lock_unpoisoned().get(user).cloned();
+        match known {
+            Some(account) => Ok(account),
+            None => {
+                let _held = self.reading.acquire(user).await;
+                self.read_account(user).await
+            }
+        }
+    }
+
+    async fn read_account(&self, user: &UserId) -> io::Result<Arc<Account>> {
         if let Some(account) = self.accounts.lock_unpoisoned().get(user) {
             return Ok(account.clone());
         }
@@ -313,6 +352,26 @@ mod tests {
         let statement = again.statement(&user("alice")).await.unwrap();
         assert_eq!((statement.days[0].1.cost_usd(), statement.days[0].1.input_tokens), (0.25, 3));
         assert_eq!(again.statement(&user("bob")).await.unwrap().days, []);
+    }
+
+    #[tokio::test]
+    async fn forgotten_account_is_not_written_again() {
+        let data = tempfile::tempdir().unwrap();
+        let (alice, bob) = (user("alice"), user("bob"));
+        let spending = spend(data.path(), None);
+        for user in [&alice, &bob] {
+            spending.account(user).await.unwrap();
+            spending.turn_ended(user, &session('a'), turn(0.25));
+        }
+        // A write waits while the account is forgotten.
+        spending.turn_ended(&alice, &session('a'), turn(0.25));
+        spending.forget(&alice).await.unwrap();
+        spending.forget(&alice).await.unwrap();
+        assert_eq!(spending.statement(&alice).await.unwrap().days, []);
+        end(spending).await;
+        let files = std::fs::read_dir(usage_dir(data.path())).unwrap().flatten();
+        let names: Vec<_> = files.map(|file| file.file_name()).collect();
+        assert_eq!(names, [user_digest(&bob).as_str()]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -93,8 +93,9 @@ impl Actor for Supervisor {
         state: &mut SupervisorState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            SupervisorMessage::StartSession { key, record, reply } => {
+            SupervisorMessage::StartSession { key, record, inside, reply } => {
                 let result = start_session(&myself, state, key, *record).await;
+                drop(inside);
                 drop(reply.send(result));
             }
             SupervisorMessage::Stop => myself.stop(None),

@@ -6,6 +6,7 @@ pub(crate) mod cause;
 pub(crate) mod hex;
 #[cfg(feature = "broker")]
 pub(crate) mod idle_timeout;
+pub(crate) mod keyed_gates;
 pub(crate) mod keyed_locks;
 pub(crate) mod lock;
 pub(crate) mod open_files;

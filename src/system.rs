@@ -1,9 +1,12 @@
 //! The system and its public handles: start, readiness, drain, shutdown and trial starts.
 
+#[cfg(feature = "server")]
+pub mod at_rest;
 pub mod probe;
 mod session;
 mod shutdown;
 mod start;
+mod user;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -27,6 +30,8 @@ use crate::session::env::{Env, TrialStart};
 use crate::session::{SessionStatus, on_disk, sessions::Sessions};
 #[cfg(feature = "server")]
 use crate::spend::Spend;
+#[cfg(feature = "server")]
+use crate::support::keyed_gates::Inside;
 use crate::telemetry::{events::EventStream, metrics::Metrics};
 use crate::workspace::DataDirLock;
 #[cfg(feature = "server")]
@@ -245,6 +250,12 @@ impl Pilotlight {
     /// the first; a call that is dropped before its end leaves the rest to the next one.
     pub async fn shutdown(&self, grace: Duration) {
         self.system.shut_down(grace).await;
+    }
+
+    /// Keeps a user from being deleted until the result is dropped.
+    #[cfg(feature = "server")]
+    pub(crate) fn enter(&self, user: &UserId) -> Result<Inside<UserId>, TurnError> {
+        self.shared().users.enter(user).ok_or(TurnError::UserDeleted)
     }
 
     /// The workspace of a session on disk. Blocking.

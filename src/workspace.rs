@@ -11,6 +11,8 @@ use crate::model::ids::SessionHash;
 
 pub(crate) mod beneath;
 mod cli_files;
+#[cfg(feature = "server")]
+mod copy;
 mod credentials;
 mod data_dir;
 mod delete;
@@ -24,10 +26,15 @@ pub(crate) mod template;
 mod token_index;
 mod usage;
 pub(crate) mod user_env;
+mod user_files;
 
 use beneath::Beneath;
 #[cfg(feature = "server")]
 use beneath::ChildDir;
+#[cfg(feature = "server")]
+pub use copy::Copied;
+#[cfg(feature = "server")]
+pub(crate) use copy::{Links, TreeCopy};
 #[cfg(feature = "server")]
 pub(crate) use credentials::CredentialsFile;
 pub(crate) use credentials::CredentialsPlace;
@@ -38,7 +45,7 @@ pub(crate) use data_dir::{
     DataDirLock, let_users_pass, open, records_dir, try_writing, uids_file, usage_dir, user_digest, user_dir,
 };
 #[cfg(feature = "server")]
-pub(crate) use data_dir::{conversations_dir, user_digest_long};
+pub(crate) use data_dir::{conversations_dir, format_file, format_of, lock, user_digest_long};
 pub(crate) use delete::finish_deletions;
 #[cfg(test)]
 pub(crate) use own::tests::TRAPS;
@@ -48,6 +55,7 @@ pub(crate) use record_dir::{DirectoryName, MAX_RECORD_BYTES, RecordDir};
 pub(crate) use remove::{RemovalLimit, remove_any};
 pub(crate) use token_index::TokenIndex;
 pub(crate) use usage::UsageLimits;
+pub(crate) use user_files::UserFiles;
 
 /// The record and the directories of one session.
 #[derive(Debug, Clone, PartialEq, Eq)]

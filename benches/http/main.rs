@@ -18,6 +18,7 @@
 mod client;
 mod floor;
 mod pipe;
+mod rest;
 mod rows;
 mod server;
 #[path = "../common/table.rs"]

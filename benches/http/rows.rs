@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::client::{Client, Seen, keepalive, messages};
 use crate::pipe::Pipe;
+use crate::rest;
 use crate::server::Server;
 use crate::table::{Row, median, print, row};
 
@@ -23,6 +24,10 @@ pub(crate) async fn run(wanted: &[String]) -> bool {
     }
     if on("memory") {
         rows.extend(memory().await);
+    }
+    // Takes minutes, most of them to create the sessions.
+    if on("R1") {
+        rows.extend(rest::rows().await);
     }
     print(&rows)
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ pub(crate) struct Server {
     child: Child,
     is_ours: bool,
     pub(crate) address: SocketAddr,
-    _data: tempfile::TempDir,
+    _data: Option<tempfile::TempDir>,
 }
 
 /// Processor time of a process by thread, in nanoseconds.
@@ -22,25 +23,35 @@ impl Server {
     pub(crate) fn floor(children: usize) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args([crate::FLOOR, &children.to_string()]);
-        Self::start(&mut command, tempfile::tempdir().unwrap(), false)
+        Self::start(&mut command, None, false)
     }
 
     /// `pilotlight serve` with the simulated CLI and this configuration.
     pub(crate) async fn ours(config: &str) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let file = data.path().join("config.toml");
-        std::fs::write(&file, config).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
-        command.args(["serve", "--cli", "sim", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
-        command.arg("--data-dir").arg(data.path().join("data")).arg("--config").arg(file);
-        let server = Self::start(&mut command, data, true);
+        let directory = data.path().to_owned();
+        let server = Self::started(&directory, config, Some(data));
         while !server.is_ready().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         server
     }
 
-    fn start(command: &mut Command, data: tempfile::TempDir, is_ours: bool) -> Self {
+    /// The same in this directory. Returns when it listens.
+    pub(crate) fn at(directory: &Path, config: &str) -> Self {
+        Self::started(directory, config, None)
+    }
+
+    fn started(directory: &Path, config: &str, data: Option<tempfile::TempDir>) -> Self {
+        let file = directory.join("config.toml");
+        std::fs::write(&file, config).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
+        command.args(["serve", "--cli", "sim", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+        command.arg("--data-dir").arg(directory.join("data")).arg("--config").arg(file);
+        Self::start(&mut command, data, true)
+    }
+
+    fn start(command: &mut Command, data: Option<tempfile::TempDir>, is_ours: bool) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
         let mut line = String::new();

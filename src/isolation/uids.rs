@@ -11,9 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use crate::config::UidRange;
+use crate::support::atomic_file::{self, Durability};
 use crate::support::lock::MutexExt;
 use crate::workspace::{Owner, open_own, read_own};
 
+/// Stands for a user that was deleted.
+const RETIRED: &str = "0";
 /// A line has an id, a blank and a digest; a million users have half of this.
 const MAX_BYTES: u64 = 128 << 20;
 
@@ -81,6 +84,14 @@ impl Uids {
         Ok(Owner { uid, gid: uid })
     }
 
+    /// Removes the user with this digest. The id stays used.
+    pub(crate) fn retire(&self, user: &str) -> Result<(), UidError> {
+        let mut given = self.given.lock_unpoisoned();
+        retire(&self.path, user)?;
+        given.by_user.remove(user);
+        Ok(())
+    }
+
     fn append(&self, uid: u32, user: &str) -> io::Result<()> {
         let is_new = !self.path.exists();
         let mut file: File = open_own(&self.path)?;
@@ -96,6 +107,25 @@ impl Uids {
             None => Ok(()),
         }
     }
+}
+
+/// Removes a user from the file: the digit 0 takes the place of the digest.
+pub(crate) fn retire(path: &Path, user: &str) -> Result<(), UidError> {
+    let text = match read_own(path, MAX_BYTES) {
+        Err(error) if error.is_absent() => return Ok(()),
+        read => read.map_err(io::Error::from)?,
+    };
+    let text = String::from_utf8_lossy(&text);
+    let is_theirs = |line: &str| line.trim_end().rsplit_once(' ').is_some_and(|(_, digest)| digest == user);
+    if !text.lines().any(is_theirs) {
+        return Ok(());
+    }
+    let retired = |line: &str| match line.split_once(' ') {
+        Some((uid, _)) if is_theirs(line) => format!("{uid} {RETIRED}\n"),
+        _ => line.to_owned(),
+    };
+    let kept: String = text.split_inclusive('\n').map(retired).collect();
+    Ok(atomic_file::replace(path, kept.as_bytes(), Durability::Disk)?)
 }
 
 /// The id of a probe, which no user gets: the last of the range.
@@ -175,6 +205,22 @@ mod tests {
         assert_eq!([of(&moved, "aa"), of(&moved, "cc"), of(&moved, "dd")], [203, 202, 204]);
         let back = Uids::open(&file, range(200, 210)).unwrap();
         assert_eq!([of(&back, "aa"), of(&back, "ee")], [203, 205]);
+    }
+
+    #[test]
+    fn retired_user_gets_a_new_id_and_others_keep_theirs() {
+        let data = tempfile::tempdir().unwrap();
+        let file = data.path().join("uids");
+        retire(&file, "aa").unwrap();
+        let uids = Uids::open(&file, range(200, 210)).unwrap();
+        let of = |uids: &Uids, user: &str| uids.of(user).unwrap().uid;
+        assert_eq!([of(&uids, "aa"), of(&uids, "bb"), of(&uids, "cc")], [200, 201, 202]);
+        uids.retire("aa").unwrap();
+        uids.retire("cc").unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "200 0\n201 bb\n202 0\n");
+        assert_eq!([of(&uids, "bb"), of(&uids, "aa")], [201, 203]);
+        let again = Uids::open(&file, range(200, 210)).unwrap();
+        assert_eq!([of(&again, "cc"), of(&again, "aa"), of(&again, "bb")], [204, 203, 201]);
     }
 
     #[test]

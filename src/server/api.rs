@@ -13,4 +13,5 @@ pub(crate) mod sessions;
 mod stats;
 mod trace;
 mod usage;
+pub(crate) mod users;
 mod workspace;

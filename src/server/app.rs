@@ -20,6 +20,7 @@ use super::turns::replay::Replays;
 use crate::error::TurnError;
 use crate::model::OauthCredentials;
 use crate::model::ids::UserId;
+use crate::support::keyed_gates::Inside;
 use crate::system::Pilotlight;
 use crate::workspace::conversations_dir;
 
@@ -83,29 +84,45 @@ impl App {
         self.turns.permit(user, own.unwrap_or(self.pilot.config().http.turns_per_user))
     }
 
-    /// The user whose session runs a turn. `named` is the user in the body. Without a named user and without keys, the
-    /// credentials identify the user.
+    /// The user whose session runs a turn, kept from being deleted until the second value is dropped. `named` is the user
+    /// in the body. Without a named user and without keys, the credentials identify the user.
     pub(super) async fn owner(
         &self,
         caller: &Caller,
         named: Option<UserId>,
         credentials: Option<&OauthCredentials>,
-    ) -> Result<UserId, ApiError> {
+    ) -> Result<(UserId, Inside<UserId>), ApiError> {
         let Some(credentials) = credentials.filter(|_| caller.key_id().is_none()) else {
-            return caller.owner(named);
+            let user = caller.owner(named)?;
+            let inside = self.pilot.enter(&user)?;
+            return Ok((user, inside));
         };
         if named.is_none() && caller.is_known_by_credentials() {
             let (renewed, pilot, identities) =
                 (self.renewed.clone(), self.pilot.clone(), self.identities.clone());
             let elsewhere = move |presented| renewed.owner(&pilot, &identities, &presented);
             let user = self.identities.owner(credentials, elsewhere).await.map_err(TurnError::from)?;
+            let inside = self.pilot.enter(&user)?;
             self.identities.learn(&user, credentials).await;
             self.rate_limits.count_user(&user)?;
-            return Ok(user);
+            return Ok((user, inside));
         }
         let user = caller.owner(named)?;
+        let inside = self.pilot.enter(&user)?;
         self.identities.learn(&user, credentials).await;
-        Ok(user)
+        Ok((user, inside))
+    }
+
+    /// Deletes a user with all data, also that in memory. Returns the number of sessions.
+    pub(super) async fn delete_user(self: &Arc<Self>, user: &UserId) -> Result<usize, TurnError> {
+        let (app, owner) = (self.clone(), user.clone());
+        let deleted = self.pilot.delete_user_and(user, move || {
+            app.conversations.forget(&owner);
+            app.identities.forget(&owner);
+            app.idempotency.forget(&owner);
+            app.replays.forget_user(&owner);
+        });
+        deleted.await
     }
 
     pub(super) fn drain(&self) {

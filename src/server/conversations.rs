@@ -10,10 +10,10 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 mod cache;
@@ -26,9 +26,9 @@ pub(crate) use digest::HistoryDigest;
 
 use crate::model::ids::UserId;
 use crate::server::api::error::ApiError;
-use crate::support::hex;
 use crate::support::lock::MutexExt;
 use crate::system::Pilotlight;
+use crate::workspace::user_digest_long;
 use cache::{ConversationCache, Slot};
 use digest::Digest;
 
@@ -68,6 +68,8 @@ struct UserCache {
     deletion_sender: mpsc::Sender<Deletion>,
     /// `None` until the file is read.
     cache: Mutex<Option<ConversationCache>>,
+    /// The user was deleted: nothing is written any more.
+    is_forgotten: AtomicBool,
 }
 
 /// A queued deletion of a conversation.
@@ -122,6 +124,15 @@ impl Conversations {
         }
     }
 
+    /// Drops the conversations of a deleted user. Claims that are still held write nothing any more. The file is removed
+    /// with the user's other files.
+    pub(crate) fn forget(&self, user: &UserId) {
+        let Some((cache, _)) = self.users.lock_unpoisoned().caches.remove(user) else { return };
+        // A write that has begun ends first.
+        let _idle = cache.cache.lock_unpoisoned();
+        cache.is_forgotten.store(true, Ordering::Release);
+    }
+
     /// Worker that deletes evicted conversations, one at a time.
     pub(crate) async fn purge(&self, pilot: &Pilotlight) {
         loop {
@@ -166,14 +177,14 @@ impl Conversations {
             return cache.clone();
         }
         users.evict();
-        let digest = Sha256::new().chain_update("user\0").chain_update(user.as_bytes()).finalize();
-        let name = hex::encode(&digest);
+        let name = user_digest_long(user);
         let cache = Arc::new(UserCache {
             user: user.clone(),
             path: self.directory.join(name),
             keep: self.keep,
             deletion_sender: self.deletion_sender.clone(),
             cache: Mutex::new(None),
+            is_forgotten: AtomicBool::new(false),
         });
         users.caches.insert(user.clone(), (cache.clone(), now));
         cache
@@ -212,7 +223,9 @@ impl UserCache {
             }
         }
         let changed = cache.take_changed();
-        file::write(&self.path, cache.slots(), &changed);
+        if !self.is_forgotten.load(Ordering::Acquire) {
+            file::write(&self.path, cache.slots(), &changed);
+        }
         result
     }
 }

@@ -8,15 +8,22 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admission::Wishes;
 use crate::error::TurnError;
-use crate::model::ids::SessionKey;
+use crate::model::ids::{SessionKey, UserId};
 use crate::session::Record;
+use crate::support::keyed_gates::Inside;
 use crate::support::lock::MutexExt;
 
 /// Message to the supervisor.
 #[derive(Debug)]
 pub(crate) enum SupervisorMessage {
     /// Give a session an actor, unless it has one.
-    StartSession { key: SessionKey, record: Box<Record>, reply: oneshot::Sender<Result<(), TurnError>> },
+    StartSession {
+        key: SessionKey,
+        record: Box<Record>,
+        /// Until the actor is there its user is not deleted.
+        inside: Inside<UserId>,
+        reply: oneshot::Sender<Result<(), TurnError>>,
+    },
     /// End the actors; their children are gone already.
     Stop,
     /// Fail, to prove that nothing is lost by it.

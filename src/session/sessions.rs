@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use super::{actor_refs::ActorRefs, env::Env, quota, registry::Registry, storage::Storage};
 use crate::admission::Admission;
 use crate::model::ids::{SessionHash, TurnId, UserId};
+use crate::support::keyed_gates::Gates;
 use crate::support::keyed_locks::Locks;
 
 /// The shared state of all sessions.
@@ -26,6 +27,8 @@ pub(crate) struct Sessions {
     pub(crate) records: Locks<SessionHash>,
     /// Held while a user's sessions are counted and one more begins.
     pub(crate) beginnings: Locks<UserId>,
+    /// Closed while a user is deleted. Who may create something of a user is inside.
+    pub(crate) users: Gates<UserId>,
     /// Held while credentials are compared with those on disk and written. Not across a wait.
     pub(crate) credentials: Mutex<()>,
     /// Counts of sessions' files at the ends of turns.
@@ -46,6 +49,7 @@ impl Sessions {
             storage: Storage::default(),
             records: Locks::default(),
             beginnings: Locks::default(),
+            users: Gates::default(),
             credentials: Mutex::default(),
             counts: Semaphore::new(quota::COUNTS),
             open_turns: TaskTracker::new(),

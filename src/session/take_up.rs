@@ -41,8 +41,20 @@ pub(crate) fn known_or_begun(sessions: &Sessions, key: &SessionKey) -> io::Resul
 }
 
 fn begin(sessions: &Sessions, key: &SessionKey) -> io::Result<Record> {
-    let workspace = Workspace::begin(&sessions.env.config.data_dir, &key.hash());
-    let mut record = Record::new(key, &workspace);
+    let data_dir = &sessions.env.config.data_dir;
+    let workspace = Workspace::begin(data_dir, &key.hash());
+    // First: a deletion of the user finds all of it.
+    known::note(data_dir, key)?;
+    let begun = begin_in(sessions, key, &workspace);
+    if begun.is_err() {
+        // Not counted. If this fails as well, a later attempt begins the session.
+        known::forget(data_dir, key).ok();
+    }
+    begun
+}
+
+fn begin_in(sessions: &Sessions, key: &SessionKey, workspace: &Workspace) -> io::Result<Record> {
+    let mut record = Record::new(key, workspace);
     // Also if this program was killed after it had moved a broken record aside.
     if workspace.record().broken_file().symlink_metadata().is_ok() {
         record.unreported_context_loss = Some(ContextLost::Conversation);
@@ -52,9 +64,7 @@ fn begin(sessions: &Sessions, key: &SessionKey) -> io::Result<Record> {
     if let Some(template) = &sessions.env.config.workspace.template {
         workspace.fill(template)?;
     }
-    record.save(&workspace, Durability::Kernel)?;
-    // Counted from now on, and never without a record.
-    known::note(&sessions.env.config.data_dir, key)?;
+    record.save(workspace, Durability::Kernel)?;
     Ok(record)
 }
 
@@ -67,7 +77,9 @@ fn begin_again(sessions: &Sessions, key: &SessionKey, problem: &str) -> io::Resu
     remove_any(&files.progress_file())?;
     remove_any(&files.broken_file())?;
     std::fs::rename(files.session_file(), files.broken_file())?;
-    let record = begin(sessions, key)?;
+    let data_dir = &sessions.env.config.data_dir;
+    known::note(data_dir, key)?;
+    let record = begin_in(sessions, key, &Workspace::begin(data_dir, &hash))?;
     sessions.env.telemetry.context_lost(key, loss);
     Ok(record)
 }

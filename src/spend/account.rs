@@ -102,6 +102,8 @@ pub(super) struct Account {
     file: PathBuf,
     sums: Mutex<Sums>,
     is_saving: AtomicBool,
+    /// Its user was deleted: nothing is written any more.
+    is_forgotten: AtomicBool,
     /// When the file was written last. Held while it is written.
     written: Mutex<Option<Instant>>,
 }
@@ -128,7 +130,13 @@ impl Account {
         });
         let days = stored.map(|stored| stored.days.into_iter().collect()).unwrap_or_default();
         let sums = Mutex::new(Sums { days, open: HashMap::new() });
-        Ok(Self { file, sums, is_saving: AtomicBool::new(false), written: Mutex::default() })
+        Ok(Self {
+            file,
+            sums,
+            is_saving: AtomicBool::new(false),
+            is_forgotten: AtomicBool::new(false),
+            written: Mutex::default(),
+        })
     }
 
     /// What was spent on a day, with the requests of running turns.
@@ -211,6 +219,13 @@ impl Account {
         written.map_or(Duration::ZERO, |at| every.saturating_sub(at.elapsed()))
     }
 
+    /// Writes nothing from now on. Blocking.
+    pub(super) fn forget(&self) {
+        // A write that has begun ends first.
+        let _written = self.written.lock_unpoisoned();
+        self.is_forgotten.store(true, Ordering::Release);
+    }
+
     /// Writes the file. Blocking.
     pub(super) fn save(&self) -> io::Result<()> {
         let mut written = self.written.lock_unpoisoned();
@@ -218,6 +233,9 @@ impl Account {
         self.is_saving.store(false, Ordering::Release);
         let days = self.sums.lock_unpoisoned().with_open().into_iter().collect();
         *written = Some(Instant::now());
+        if self.is_forgotten.load(Ordering::Acquire) {
+            return Ok(());
+        }
         if let Some(directory) = self.file.parent() {
             use std::os::unix::fs::DirBuilderExt;
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;

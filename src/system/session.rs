@@ -12,12 +12,13 @@ use tokio::time::timeout;
 use super::{System, shutdown::longest_stop};
 use crate::child::Answer;
 use crate::error::TurnError;
-use crate::model::ids::{InvalidName, SessionKey};
+use crate::model::ids::{InvalidName, SessionKey, UserId};
 use crate::model::{Decision, Dirs, OauthCredentials, PendingPermission, PermissionError, Prompt};
 use crate::session::{
     SessionMessage, SessionStatus, actor_refs::SupervisorMessage, env::Env, known, registry::Entry,
     sessions::Sessions, store::Record, take_up,
 };
+use crate::support::keyed_gates::Inside;
 use crate::support::lock::MutexExt;
 use crate::turn::{Turn, TurnOptions};
 use crate::workspace::Workspace;
@@ -195,6 +196,7 @@ impl Session {
     /// # Errors
     /// [`TurnError::Storage`], [`TurnError::TooManySessions`].
     pub async fn write_credentials(&self, credentials: &OauthCredentials) -> Result<(), TurnError> {
+        let inside = self.enter()?;
         let (workspace, sessions, credentials) =
             (self.files().await?, self.sessions().clone(), credentials.clone());
         blocking(move || {
@@ -205,6 +207,7 @@ impl Session {
             repeated(write, || workspace.create())
         })
         .await?;
+        drop(inside);
         self.ask(SessionMessage::OwnCredentials, true, ACTOR_ANSWERS_WITHIN).await?;
         Ok(())
     }
@@ -241,6 +244,7 @@ impl Session {
 
     /// The session's directories, created if they are not there yet; a session that does not exist begins.
     async fn files(&self) -> Result<Workspace, TurnError> {
+        let _inside = self.enter()?;
         let create = |workspace: Workspace| workspace.create().map(|()| workspace);
         if let Some(entry) = self.entry() {
             return blocking(move || create(entry.workspace.clone())).await;
@@ -291,15 +295,22 @@ impl Session {
         record.ok_or(TurnError::TooManySessions { limit })
     }
 
+    /// Keeps the user from being deleted until the result is dropped.
+    fn enter(&self) -> Result<Inside<UserId>, TurnError> {
+        self.sessions().users.enter(self.key()?.user()).ok_or(TurnError::UserDeleted)
+    }
+
     /// Reads the session's record, or begins one, and has the supervisor start its actor.
     async fn bring_into_memory(&self, key: &SessionKey) -> Result<(), TurnError> {
+        let inside = self.enter()?;
         let record = self.known_or_begun().await?;
         let supervisor = timeout(ACTOR_ANSWERS_WITHIN, self.sessions().actor_refs.supervisor()).await;
         let supervisor = supervisor.map_err(|_| TurnError::Internal("the supervisor cannot be reached"))?;
         // Without a supervisor the system has stopped since the check.
         let supervisor = supervisor.ok_or(TurnError::Draining)?;
         let (reply, started) = oneshot::channel();
-        let message = SupervisorMessage::StartSession { key: key.clone(), record: Box::new(record), reply };
+        let message =
+            SupervisorMessage::StartSession { key: key.clone(), record: Box::new(record), inside, reply };
         // If the supervisor fails now, its successor is asked in the next round.
         drop(supervisor.cast(message));
         match timeout(ACTOR_ANSWERS_WITHIN, started).await {

@@ -9,7 +9,7 @@ use tokio::sync::{OnceCell, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::System;
+use super::{System, user};
 use crate::adapter;
 use crate::admission::Admission;
 #[cfg(feature = "broker")]
@@ -230,6 +230,7 @@ impl Prepared {
         let groups = Groups::detect(&name, limits_wanted);
         let swept = groups.sweep() + sweep_marked(&format!("{MARKER}={marker}"), &[]);
         workspace::finish_deletions(&data_dir);
+        user::finish_deletions(&data_dir);
         Ok(Self { data_dir, lock, groups, marker, swept })
     }
 }

@@ -181,6 +181,11 @@ impl Beneath {
         self.file_if(path, |stat| if stat.st_nlink > 1 { Err(ReadError::HardLinked) } else { Ok(()) })
     }
 
+    /// As [`Self::file`], also if it has several names.
+    pub(super) fn file_linked(&self, path: &Path) -> Result<File, ReadError> {
+        self.file_if(path, |_| Ok(()))
+    }
+
     fn file_if(&self, path: &Path, fits: impl Fn(&Stat) -> Result<(), ReadError>) -> Result<File, ReadError> {
         let check = |stat: &Stat| match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => fits(stat),
@@ -201,7 +206,7 @@ impl Beneath {
 
     /// As [`Self::read`], for a file that may have several names.
     pub(super) fn read_linked(&self, path: &Path, limit: u64) -> Result<Vec<u8>, ReadError> {
-        read_up_to(&self.file_if(path, |_| Ok(()))?, limit)
+        read_up_to(&self.file_linked(path)?, limit)
     }
 
     /// Reads the first `limit` bytes of a file.

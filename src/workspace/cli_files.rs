@@ -72,7 +72,7 @@ impl Workspace {
     }
 
     /// The path of `file` below the session directory, if it lies there.
-    pub(super) fn below_session<'a>(&self, file: &'a Path) -> Option<&'a Path> {
+    pub(crate) fn below_session<'a>(&self, file: &'a Path) -> Option<&'a Path> {
         file.strip_prefix(self.sessions.join(self.name.as_str())).ok()
     }
 }

@@ -76,12 +76,11 @@ pub(crate) fn identities_dir(data_dir: &Path) -> PathBuf {
 }
 
 /// Digests of the histories of conversations without a name.
-#[cfg(feature = "server")]
 pub(crate) fn conversations_dir(data_dir: &Path) -> PathBuf {
     records_dir(data_dir).join("conversations")
 }
 
-pub(super) fn format_file(data_dir: &Path) -> PathBuf {
+pub(crate) fn format_file(data_dir: &Path) -> PathBuf {
     data_dir.join("format")
 }
 
@@ -116,8 +115,7 @@ pub(crate) fn open(data_dir: &Path) -> Result<DataDirLock, StartError> {
         move |source| StartError::DataDir { path, source }
     };
     create(data_dir).map_err(failed(data_dir))?;
-    let directory = File::open(data_dir).map_err(failed(data_dir))?;
-    claim(&directory, data_dir)?;
+    let directory = lock(data_dir)?;
     let path = data_dir.join("lock");
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = match file {
@@ -126,7 +124,7 @@ pub(crate) fn open(data_dir: &Path) -> Result<DataDirLock, StartError> {
     };
     file.as_ref().map_or(Ok(()), |file| claim(file, data_dir))?;
     let lock = DataDirLock { directory, file };
-    match format(data_dir)? {
+    match format_of(data_dir)? {
         Some(FORMAT) => {}
         Some(found) => {
             return Err(StartError::DataDirFormat { path: data_dir.to_owned(), found, known: FORMAT });
@@ -146,6 +144,14 @@ pub(crate) fn let_users_pass(data_dir: &Path) -> io::Result<()> {
     make_passable(&sessions_dir(data_dir))
 }
 
+/// Locks a directory against servers, until the result is dropped.
+pub(crate) fn lock(data_dir: &Path) -> Result<File, StartError> {
+    let failed = |source| StartError::DataDir { path: data_dir.to_owned(), source };
+    let directory = File::open(data_dir).map_err(failed)?;
+    claim(&directory, data_dir)?;
+    Ok(directory)
+}
+
 fn claim(file: &File, data_dir: &Path) -> Result<(), StartError> {
     match flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(()),
@@ -155,7 +161,7 @@ fn claim(file: &File, data_dir: &Path) -> Result<(), StartError> {
 }
 
 /// Format of a data directory; `None` for format 1 and an empty directory.
-fn format(data_dir: &Path) -> Result<Option<u32>, StartError> {
+pub(crate) fn format_of(data_dir: &Path) -> Result<Option<u32>, StartError> {
     let path = format_file(data_dir);
     let failed = |source| StartError::DataDir { path: path.clone(), source };
     let content = match read_own(&path, MAX_FORMAT_BYTES) {

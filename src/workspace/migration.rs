@@ -329,7 +329,11 @@ mod tests {
             }
             drop(open(data.path()).unwrap());
             assert_eq!(tree(data.path()), expected, "killed after {killed_after}");
-            assert_eq!(plan(data.path()).unwrap(), [Step::Bar, Step::Tokens, Step::Sync], "the migration is complete");
+            assert_eq!(
+                plan(data.path()).unwrap(),
+                [Step::Bar, Step::Tokens, Step::Sync],
+                "the migration is complete"
+            );
         }
     }
 

@@ -37,7 +37,7 @@ impl DirectoryName {
         Self(hash.clone())
     }
 
-    pub(super) fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         self.0.as_str()
     }
 }

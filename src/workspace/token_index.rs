@@ -56,10 +56,9 @@ impl TokenIndex {
             DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         }
         let mut listed = listed(&list)?;
-        let mut next = listed.last().map_or(0, |last| last.number + 1);
-        for token in news {
-            let entry = Listed { number: next, token: token.clone() };
-            next += 1;
+        let next = listed.last().map_or(0, |last| last.number + 1);
+        for (number, token) in (next..).zip(news) {
+            let entry = Listed { number, token: token.clone() };
             open_own(&list.join(entry.name()))?;
             File::open(&list)?.sync_all()?;
             let content = hex::encode(user.as_bytes());
@@ -97,6 +96,7 @@ impl TokenIndex {
     }
 
     /// Marks a session whose child may renew its tokens. Before the child starts.
+    #[cfg(feature = "server")]
     pub(crate) fn mark_renewing(&self, session: &SessionHash) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(self.renewing())?;
         open_own(&self.renewing().join(session.as_str())).map(drop)
@@ -108,6 +108,7 @@ impl TokenIndex {
     }
 
     /// The marked sessions.
+    #[cfg(feature = "server")]
     pub(crate) fn marked(&self) -> impl Iterator<Item = SessionHash> + use<> {
         let entries = fs::read_dir(self.renewing()).into_iter().flatten().flatten();
         entries.filter_map(|entry| SessionHash::parse(entry.file_name().to_str()?))
@@ -240,7 +241,7 @@ mod tests {
         for _ in 0..2 {
             index.mark_renewing(&session).unwrap();
         }
-        assert_eq!(index.marked().collect::<Vec<_>>(), [session.clone()]);
+        assert!(index.marked().eq([&session].map(Clone::clone)));
         index.settle(&session).unwrap();
         assert_eq!(index.marked().count(), 0);
     }

@@ -2,9 +2,11 @@
 
 mod asking;
 mod auth;
+mod backup;
 mod bad_input;
 mod callers;
 mod connections;
+mod deletion;
 mod detached;
 mod dialects;
 mod events;
@@ -18,6 +20,7 @@ mod interface;
 mod key_policy;
 mod limits;
 mod log;
+mod many;
 mod mcp;
 mod operator;
 mod page;

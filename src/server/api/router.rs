@@ -9,12 +9,12 @@ use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use tokio::time::Instant;
 use tower_http::limit::RequestBodyLimitLayer;
 use tracing::Instrument as _;
 
-use super::{events, health, models, openapi, sessions, stats, trace, usage};
+use super::{events, health, models, openapi, sessions, stats, trace, usage, users};
 use crate::server::api::error::{ApiError, ErrorForm};
 use crate::server::app::App;
 use crate::server::auth::AuthPolicy;
@@ -86,7 +86,9 @@ async fn count_preflight(State(app): State<Arc<App>>, request: Request, next: Ne
 }
 
 pub(crate) fn admin(app: Arc<App>, policy: AuthPolicy) -> Router {
-    finish(Router::new().route("/metrics", get(health::metrics)), app, policy)
+    let router =
+        Router::new().route("/metrics", get(health::metrics)).route("/v1/users/{id}", delete(users::delete));
+    finish(router, app, policy)
 }
 
 /// Router of connections beyond the limit: refuses all but `/livez`, because a prober must not mistake overload for a

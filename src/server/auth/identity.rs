@@ -87,6 +87,11 @@ impl Identities {
         Ok(())
     }
 
+    /// Drops the tokens of a user from memory. The index forgets them with the user's files.
+    pub(crate) fn forget(&self, user: &UserId) {
+        self.cached.lock_unpoisoned().retain(|_, owner| owner != user);
+    }
+
     fn cached(&self, token: &Digest) -> Option<UserId> {
         self.cached.lock_unpoisoned().get(token).cloned()
     }
@@ -196,15 +201,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn deleted_user_is_unknown() {
+        let data = tempfile::tempdir().unwrap();
+        let identities = Identities::new(data.path());
+        let alice = owner(&identities, &tokens("a", "r"), |_| None).await;
+        let bob = owner(&identities, &tokens("b", "s"), |_| None).await;
+        identities.forget(&alice);
+        identities.index.forget(&crate::workspace::user_digest_long(&alice)).unwrap();
+        let other = UserId::new("other").unwrap();
+        let found = other.clone();
+        assert_eq!(owner(&identities, &tokens("a", "x"), move |_| Some(found)).await, other);
+        assert_eq!(owner(&identities, &tokens("b", "x"), |_| None).await, bob);
+    }
+
+    #[tokio::test]
     async fn full_cache_forgets_and_reads_again() {
         let data = tempfile::tempdir().unwrap();
         let identities = Identities::new(data.path());
         let alice = owner(&identities, &tokens("a", "r"), |_| None).await;
-        let mut cached = identities.cached.lock_unpoisoned();
-        cached.clear();
-        let fill = |number: usize| (digest("x", &number.to_le_bytes()), alice.clone());
-        cached.extend((0..MAX_CACHED).map(fill));
-        drop(cached);
+        let other = |number: usize| (digest("x", &number.to_le_bytes()), alice.clone());
+        *identities.cached.lock_unpoisoned() = (0..MAX_CACHED).map(other).collect();
         let never = |_| -> Option<UserId> { panic!("it is in the index") };
         assert_eq!(owner(&identities, &tokens("a", "other"), never).await, alice);
         assert!(identities.cached.lock_unpoisoned().len() < 4);

@@ -301,3 +301,21 @@ async fn users_are_bounded_and_reloaded_from_files() {
     assert!(!conversations.claim(&name(1), &digest(&["u".into(), "a".into()], "v")).await.unwrap().is_new());
     drop(held);
 }
+
+#[tokio::test]
+async fn claim_of_a_deleted_user_writes_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    let directory = data.path().join("conversations");
+    let conversations = Conversations::new(directory.clone(), 4);
+    let (alice, bob) = (UserId::new("alice").unwrap(), UserId::new("bob").unwrap());
+    let history = digest(&[], "hello");
+    let claim = conversations.claim(&alice, &history).await.unwrap();
+    conversations.claim(&bob, &history).await.unwrap().commit("answer");
+    let files = || std::fs::read_dir(&directory).unwrap().flatten().map(|file| file.path());
+    assert_eq!(files().count(), 2);
+    conversations.forget(&alice);
+    std::fs::remove_file(directory.join(user_digest_long(&alice))).unwrap();
+    claim.commit("late");
+    assert_eq!(files().collect::<Vec<_>>(), [directory.join(user_digest_long(&bob))]);
+    assert!(conversations.claim(&alice, &history).await.unwrap().is_new());
+}

@@ -14,7 +14,7 @@ pub(crate) fn route(pattern: Option<&str>) -> Route {
         ["v1", "messages", "count_tokens"] => Route::CountTokens,
         ["v1", "chat", ..] => Route::Chat,
         ["v1", "models", ..] => Route::Models,
-        ["v1", "sessions", ..] => Route::Sessions,
+        ["v1", "sessions" | "users", ..] => Route::Sessions,
         ["v1", "workspace", ..] => Route::Workspace,
         ["v1", "pool" | "usage", ..] => Route::Stats,
         ["health" | "livez" | "readyz"] => Route::Health,

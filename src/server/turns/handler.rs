@@ -24,6 +24,7 @@ use crate::server::conversations::Claim;
 use crate::server::dialect::{self, Dialect, TurnRequest};
 use crate::server::files::WorkspaceWatch;
 use crate::server::net::body::Received;
+use crate::support::keyed_gates::Inside;
 use crate::system::Session;
 use crate::turn::Hold;
 
@@ -93,7 +94,7 @@ impl TurnHandler {
         self.choose_mcp_servers(&mut request)?;
         restrict(&mut request.options, self.caller.limits())?;
         let is_detached = self.on_disconnect()? == OnDisconnect::Detach;
-        let user = self.user(&mut request).await?;
+        let (user, inside) = self.user(&mut request).await?;
         let reservation = match key {
             None => None,
             Some(key) => {
@@ -121,6 +122,8 @@ impl TurnHandler {
                 return Err(error.into());
             }
         };
+        // The turn is the session's now, and ends with it.
+        drop(inside);
         let name = caller::header_text(&conversation.name);
         let (app, request_id) = (self.app.clone(), self.request_id.clone());
         let log = TurnLog::new(self.request_id, self.begin);
@@ -160,7 +163,7 @@ impl TurnHandler {
         Ok(())
     }
 
-    async fn user(&self, request: &mut TurnRequest) -> Result<UserId, ApiError> {
+    async fn user(&self, request: &mut TurnRequest) -> Result<(UserId, Inside<UserId>), ApiError> {
         let client = request.client.take().filter(|_| !self.caller.is_user());
         let named = match request.user.as_ref().or(client.as_ref()) {
             Some(name) => Some(UserId::new(name).map_err(|error| ApiError::field("user", error))?),

@@ -28,7 +28,7 @@ use crate::support::lock::MutexExt;
 mod records;
 mod reservation;
 
-use records::{Digest, Lookup, Recorded, Records};
+use records::{Digest, Lookup, Named, Recorded, Records};
 pub(super) use reservation::Reservation;
 
 const KEY_HEADER: &str = "idempotency-key";
@@ -93,7 +93,8 @@ impl Idempotency {
     ) -> Result<Begin, ApiError> {
         let owner = digest(&[caller.key_id().unwrap_or_default().as_bytes(), user.as_bytes()]);
         let key = digest(&[&owner, route.as_bytes(), &request.id]);
-        let known = self.records.lock_unpoisoned().begin(key, owner, request.request, Instant::now());
+        let named = Named { owner, user: digest(&[user.as_bytes()]), request: request.request };
+        let known = self.records.lock_unpoisoned().begin(key, named, Instant::now());
         match known {
             Lookup::New => {
                 let records = self.records.clone();
@@ -122,6 +123,11 @@ impl Idempotency {
                 Err(ApiError::overloaded("too many Idempotency-Keys are remembered", RUNNING_PAUSE))
             }
         }
+    }
+
+    /// Drops the keys and the answers of a deleted user.
+    pub(crate) fn forget(&self, user: &UserId) {
+        self.records.lock_unpoisoned().forget_user(digest(&[user.as_bytes()]));
     }
 
     /// Runs an accepted turn in a task that records the answer. The returned response reads along.

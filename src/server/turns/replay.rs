@@ -123,6 +123,11 @@ impl Replays {
         self.kept.remove(&(user.clone(), session.to_owned()));
     }
 
+    /// Drops the events of a deleted user.
+    pub(crate) fn forget_user(&self, user: &UserId) {
+        self.kept.retain(|(owner, _), _| owner != user);
+    }
+
     fn keep(&self, user: &UserId, session: &str, form: ErrorForm) -> (Arc<Ring>, Attached) {
         let ring = Arc::new(Ring::new(self.capacity, form, self.held.clone()));
         let mut kept = self.kept.entry((user.clone(), session.to_owned())).or_default();

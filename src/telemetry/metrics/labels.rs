@@ -198,6 +198,7 @@ impl From<&TurnError> for TurnOutcome {
             | TurnError::QueueFull { .. }
             | TurnError::TooManySessions { .. }
             | TurnError::SpendLimit { .. }
+            | TurnError::UserDeleted
             | TurnError::Overloaded { .. }
             | TurnError::Draining => Self::Rejected,
         }

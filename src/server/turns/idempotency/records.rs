@@ -54,10 +54,18 @@ pub(super) enum Lookup {
     },
 }
 
+/// Whose key it is, and of which request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Named {
+    /// The user together with the caller's API key.
+    pub(super) owner: Digest,
+    pub(super) user: Digest,
+    pub(super) request: Digest,
+}
+
 #[derive(Debug)]
 struct Entry {
-    owner: Digest,
-    request: Digest,
+    named: Named,
     state: TurnState,
 }
 
@@ -89,14 +97,15 @@ pub(super) struct Records {
 
 impl Records {
     /// Looks up a key and records a new one.
-    pub(super) fn begin(&mut self, key: Digest, owner: Digest, request: Digest, now: Instant) -> Lookup {
+    pub(super) fn begin(&mut self, key: Digest, named: Named, now: Instant) -> Lookup {
+        let owner = named.owner;
         while let Some((_, over)) = self.ends.front().filter(|(end, _)| *end <= now).copied() {
             self.ends.pop_front();
             self.forget(over);
         }
         if let Some(entry) = self.entries.get(&key) {
             return match &entry.state {
-                _ if entry.request != request => Lookup::Other,
+                _ if entry.named.request != named.request => Lookup::Other,
                 TurnState::Running => Lookup::Running,
                 TurnState::NotKept => Lookup::NotKept,
                 TurnState::Answered(recorded) => Lookup::Answered(recorded.clone()),
@@ -107,7 +116,7 @@ impl Records {
             return Lookup::Full { of_one: own >= MOST_OF_ONE };
         }
         self.shares.entry(owner).or_default().entries += 1;
-        self.entries.insert(key, Entry { owner, request, state: TurnState::Running });
+        self.entries.insert(key, Entry { named, state: TurnState::Running });
         Lookup::New
     }
 
@@ -119,7 +128,7 @@ impl Records {
             entry.state = TurnState::NotKept;
             return;
         };
-        let (owner, bytes) = (entry.owner, recorded.bytes());
+        let (owner, bytes) = (entry.named.owner, recorded.bytes());
         entry.state = TurnState::Answered(recorded);
         self.bytes += bytes;
         self.answered.push_back(key);
@@ -147,21 +156,28 @@ impl Records {
         if let TurnState::Answered(recorded) = std::mem::replace(&mut entry.state, TurnState::NotKept) {
             let bytes = recorded.bytes();
             self.bytes -= bytes;
-            if let Some(share) = self.shares.get_mut(&entry.owner) {
+            if let Some(share) = self.shares.get_mut(&entry.named.owner) {
                 share.bytes -= bytes;
             }
         }
+    }
+
+    /// Removes all keys of a user.
+    pub(super) fn forget_user(&mut self, user: Digest) {
+        let of_user = self.entries.iter().filter(|(_, entry)| entry.named.user == user);
+        let keys: Vec<_> = of_user.map(|(key, _)| *key).collect();
+        keys.into_iter().for_each(|key| self.forget(key));
     }
 
     /// Removes a key that has expired or has no turn.
     pub(super) fn forget(&mut self, key: Digest) {
         self.give_up(key);
         let Some(entry) = self.entries.remove(&key) else { return };
-        if let Some(share) = self.shares.get_mut(&entry.owner) {
+        if let Some(share) = self.shares.get_mut(&entry.named.owner) {
             share.entries -= 1;
             share.answered.retain(|other| *other != key);
             if share.entries == 0 {
-                self.shares.remove(&entry.owner);
+                self.shares.remove(&entry.named.owner);
             }
         }
         if self.answered.front() == Some(&key) {
@@ -182,6 +198,29 @@ mod tests {
         digest
     }
 
+    fn of(owner: Digest, request: Digest) -> Named {
+        Named { owner, user: owner, request }
+    }
+
+    #[test]
+    fn deleted_user_is_forgotten_and_no_other() {
+        let (mut records, now) = (Records::default(), Instant::now());
+        let (alice, bob) = (digest(1), digest(2));
+        for (number, user) in [(10, alice), (11, alice), (12, bob)] {
+            records.begin(digest(number), of(user, digest(3)), now);
+            records.end(digest(number), answer(7), now);
+        }
+        // Another API key of the same user.
+        let other_key = Named { owner: digest(4), user: alice, request: digest(3) };
+        records.begin(digest(13), other_key, now);
+        records.forget_user(alice);
+        assert_eq!((records.entries.len(), records.bytes, records.shares.len()), (1, 7, 1));
+        assert_eq!(records.begin(digest(10), of(alice, digest(3)), now), Lookup::New);
+        // The turn of a forgotten key ends.
+        records.end(digest(13), answer(5), now);
+        assert_eq!(records.bytes, 7);
+    }
+
     fn answer(length: usize) -> Option<Recorded> {
         let body = vec![Bytes::from(vec![b'x'; length])];
         Some(Recorded { status: StatusCode::OK, headers: HeaderMap::new(), body })
@@ -191,17 +230,17 @@ mod tests {
     fn key_runs_once_even_without_answer() {
         let (mut records, now) = (Records::default(), Instant::now());
         let (key, alice, request) = (digest(1), digest(2), digest(3));
-        assert_eq!(records.begin(key, alice, request, now), Lookup::New);
-        assert_eq!(records.begin(key, alice, request, now), Lookup::Running);
-        assert_eq!(records.begin(key, alice, digest(4), now), Lookup::Other);
+        assert_eq!(records.begin(key, of(alice, request), now), Lookup::New);
+        assert_eq!(records.begin(key, of(alice, request), now), Lookup::Running);
+        assert_eq!(records.begin(key, of(alice, digest(4)), now), Lookup::Other);
         records.end(key, answer(5), now);
-        assert_eq!(records.begin(key, alice, request, now), Lookup::Answered(answer(5).unwrap()));
-        assert_eq!(records.begin(key, alice, digest(4), now), Lookup::Other);
+        assert_eq!(records.begin(key, of(alice, request), now), Lookup::Answered(answer(5).unwrap()));
+        assert_eq!(records.begin(key, of(alice, digest(4)), now), Lookup::Other);
         records.forget(key);
-        assert_eq!(records.begin(key, alice, digest(4), now), Lookup::New);
+        assert_eq!(records.begin(key, of(alice, digest(4)), now), Lookup::New);
         for gone in [None, answer(LONGEST + 1)] {
             records.end(key, gone, now);
-            assert_eq!(records.begin(key, alice, digest(4), now), Lookup::NotKept);
+            assert_eq!(records.begin(key, of(alice, digest(4)), now), Lookup::NotKept);
         }
         records.forget(key);
         assert!(records.entries.is_empty() && records.shares.is_empty() && records.answered.is_empty());
@@ -212,32 +251,32 @@ mod tests {
     fn oldest_answers_go_first_and_keys_stay() {
         let (mut records, now) = (Records::default(), Instant::now());
         let (alice, bob) = (digest(1), digest(2));
-        records.begin(digest(1000), bob, bob, now);
+        records.begin(digest(1000), of(bob, bob), now);
         records.end(digest(1000), answer(LONGEST), now);
         for number in 0..20 {
-            records.begin(digest(number), alice, alice, now);
+            records.begin(digest(number), of(alice, alice), now);
             records.end(digest(number), answer(LONGEST), now);
         }
         let kept = |records: &mut Records, number| {
-            matches!(records.begin(digest(number), alice, alice, now), Lookup::Answered(_))
+            matches!(records.begin(digest(number), of(alice, alice), now), Lookup::Answered(_))
         };
         assert_eq!(
             (0..20).filter(|number| kept(&mut records, *number)).collect::<Vec<_>>(),
             [12, 13, 14, 15, 16, 17, 18, 19]
         );
-        assert_eq!(records.begin(digest(0), alice, alice, now), Lookup::NotKept);
+        assert_eq!(records.begin(digest(0), of(alice, alice), now), Lookup::NotKept);
         assert!(
-            matches!(records.begin(digest(1000), bob, bob, now), Lookup::Answered(_)),
+            matches!(records.begin(digest(1000), of(bob, bob), now), Lookup::Answered(_)),
             "not at the cost of others"
         );
         // The total of all users is limited too.
         for number in 0..100 {
             let user = digest(5000 + number);
-            records.begin(digest(2000 + number), user, user, now);
+            records.begin(digest(2000 + number), of(user, user), now);
             records.end(digest(2000 + number), answer(LONGEST), now);
         }
         assert!(records.bytes <= BYTES);
-        assert_eq!(records.begin(digest(1000), bob, bob, now), Lookup::NotKept);
+        assert_eq!(records.begin(digest(1000), of(bob, bob), now), Lookup::NotKept);
     }
 
     #[test]
@@ -245,10 +284,10 @@ mod tests {
         let (mut records, now) = (Records::default(), Instant::now());
         let (alice, bob) = (digest(1), digest(2));
         for number in 0..MOST_OF_ONE {
-            assert_eq!(records.begin(digest(number), alice, alice, now), Lookup::New);
+            assert_eq!(records.begin(digest(number), of(alice, alice), now), Lookup::New);
         }
-        assert_eq!(records.begin(digest(MOST_OF_ONE), alice, alice, now), Lookup::Full { of_one: true });
-        assert_eq!(records.begin(digest(MOST_OF_ONE), bob, bob, now), Lookup::New);
+        assert_eq!(records.begin(digest(MOST_OF_ONE), of(alice, alice), now), Lookup::Full { of_one: true });
+        assert_eq!(records.begin(digest(MOST_OF_ONE), of(bob, bob), now), Lookup::New);
     }
 
     #[test]
@@ -256,22 +295,22 @@ mod tests {
         let (mut records, start) = (Records::default(), Instant::now());
         let (alice, request) = (digest(1), digest(2));
         for number in 0..3 {
-            records.begin(digest(number), alice, request, start);
+            records.begin(digest(number), of(alice, request), start);
         }
         records.end(digest(0), answer(5), start);
         records.end(digest(1), None, start + KEPT_FOR / 2);
         let just_before = start + KEPT_FOR - Duration::from_millis(1);
         assert_eq!(
-            records.begin(digest(0), alice, request, just_before),
+            records.begin(digest(0), of(alice, request), just_before),
             Lookup::Answered(answer(5).unwrap())
         );
-        assert_eq!(records.begin(digest(0), alice, digest(9), start + KEPT_FOR), Lookup::New);
-        assert_eq!(records.begin(digest(1), alice, request, start + KEPT_FOR), Lookup::NotKept);
+        assert_eq!(records.begin(digest(0), of(alice, digest(9)), start + KEPT_FOR), Lookup::New);
+        assert_eq!(records.begin(digest(1), of(alice, request), start + KEPT_FOR), Lookup::NotKept);
         assert_eq!(records.bytes, 0);
         let later = start + KEPT_FOR * 2;
-        assert_eq!(records.begin(digest(1), alice, request, later), Lookup::New);
+        assert_eq!(records.begin(digest(1), of(alice, request), later), Lookup::New);
         assert_eq!(
-            records.begin(digest(2), alice, request, later),
+            records.begin(digest(2), of(alice, request), later),
             Lookup::Running,
             "a running turn has no time limit"
         );
