@@ -57,14 +57,21 @@ impl TokenIndex {
         }
         let mut listed = listed(&list)?;
         let next = listed.last().map_or(0, |last| last.number + 1);
-        for (number, token) in (next..).zip(news) {
-            let entry = Listed { number, token: token.clone() };
+        let news: Vec<_> =
+            (next..).zip(news).map(|(number, token)| Listed { number, token: token.clone() }).collect();
+        for entry in &news {
             open_own(&list.join(entry.name()))?;
-            File::open(&list)?.sync_all()?;
-            let content = hex::encode(user.as_bytes());
-            atomic_file::replace(&self.tokens().join(token), content.as_bytes(), Durability::Disk)?;
-            listed.push(entry);
         }
+        File::open(&list)?.sync_all()?;
+        let content = hex::encode(user.as_bytes());
+        for entry in &news {
+            let file = self.tokens().join(&entry.token);
+            atomic_file::replace(&file, content.as_bytes(), Durability::Kernel)?;
+            // After the rename: a file without content is that of an unknown token.
+            File::open(file)?.sync_all()?;
+        }
+        File::open(self.tokens())?.sync_all()?;
+        listed.extend(news);
         let old = listed.len().saturating_sub(TOKENS_PER_USER);
         let old: Vec<_> = listed.drain(..old).collect();
         for entry in &old {
