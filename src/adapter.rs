@@ -15,8 +15,9 @@ pub(crate) use claude::{
     FIXED_VARIABLES, announced_model, cancelled_request, checkpoint, classify, command, config_dir,
     control_response, credentials_file, echo, encode_credentials, encode_first_turn, encode_turn, handshake,
     home_cleanup, host_request, import, interrupt, is_judged, launch_refusal, mcp_servers,
-    permission_response, ping, stored_credentials, task, terminal, text_delta, transcript_gap,
-    transcript_path, unsupported_response, variable_beside_oauth, with_message_id,
+    mirrors_conversation, permission_response, ping, restore, snapshot, stored_credentials, task, terminal,
+    text_delta, transcript_gap, transcript_path, unsupported_response, variable_beside_oauth,
+    with_message_id,
 };
 #[cfg(feature = "broker")]
 pub(crate) use claude::{
@@ -24,7 +25,7 @@ pub(crate) use claude::{
     refreshed, usage_reader,
 };
 pub(crate) use launch::{CommandLine, HomeCleanup, LaunchMode, LaunchPlan, LaunchRefusal, LaunchSettings};
-pub(crate) use line::{ControlResponse, HostRequest, LineKind, Task, Terminal};
+pub(crate) use line::{ControlResponse, HostRequest, LineKind, Notice, Task, Terminal};
 
 #[cfg(feature = "server")]
 pub(crate) mod answer;
@@ -34,7 +35,22 @@ mod claude;
 mod launch;
 mod line;
 
-/// Transcript of an imported conversation.
+/// A piece of a conversation that a journal keeps. Pieces are in the order in which they came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept<'a> {
+    /// A line of a transcript.
+    Entry(&'a [u8]),
+    /// A [`LineKind::Mirror`].
+    Mirrored(&'a [u8]),
+    /// The message of a turn, as it was sent.
+    Prompt(&'a [u8]),
+    /// A line of a turn that the transcript keeps ([`checkpoint`]).
+    Line(&'a [u8]),
+    /// A turn ended; with this checkpoint, if there is one.
+    Checkpoint(Option<&'a str>),
+}
+
+/// Transcript of an imported or restored conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Import {
     /// Content of the file.

@@ -38,7 +38,7 @@ pub(crate) use memory::{ProcessTable, TreeMemory, single_tree};
 pub(crate) use permissions::Answer;
 pub(crate) use pilotlight_shim::args::ChildLimits;
 pub(crate) use pilotlight_shim::isolation::Isolation;
-pub(crate) use running_turn::{Job, RunningTurn, TurnReport};
+pub(crate) use running_turn::{Job, RunningTurn, TurnEnd, TurnReport};
 pub(crate) use secrets::Secrets;
 pub(crate) use spawn::{Contained, Launch, ShimHandle, Sweep, spawn};
 pub(crate) use spawn_error::SpawnError;

@@ -60,7 +60,7 @@ pub use permissions::{PermissionPolicy, Permissions};
 pub use restart::RestartConfig;
 #[cfg(feature = "server")]
 pub use server::{Admin, Auth, Http, OnDisconnect, listen_address};
-pub use session::SessionConfig;
+pub use session::{JournalMode, SessionConfig};
 pub(crate) use validate::OWN_VARIABLES;
 pub use value::MemoryBudget;
 pub use workspace::WorkspaceConfig;

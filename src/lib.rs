@@ -125,6 +125,7 @@ pub mod error;
 pub mod fuzzing;
 mod installation;
 mod isolation;
+mod journal;
 pub mod model;
 #[cfg(feature = "server")]
 pub mod server;

@@ -49,7 +49,7 @@ pub(crate) use data_dir::{conversations_dir, format_file, format_of, lock, user_
 pub(crate) use delete::finish_deletions;
 #[cfg(test)]
 pub(crate) use own::tests::TRAPS;
-pub(crate) use own::{open_own, read_own};
+pub(crate) use own::{open_own, open_to_read, read_own};
 pub(crate) use ownership::{Owner, make_passable};
 pub(crate) use record_dir::{DirectoryName, MAX_RECORD_BYTES, RecordDir};
 pub(crate) use remove::{RemovalLimit, remove_any};

@@ -11,7 +11,7 @@ pub(crate) use broker::{
     ModelList, TOKEN_URL, api_call, brokered, error_body, list_price, refresh_request, refreshed,
     usage_reader,
 };
-pub(crate) use classify::classify;
+pub(crate) use classify::{classify, mirrors_conversation};
 pub(crate) use control::{
     handshake, interrupt, mcp_servers, permission_response, ping, unsupported_response,
 };
@@ -31,7 +31,9 @@ pub(crate) use read::{
 pub(crate) use terminal::terminal;
 #[cfg(feature = "server")]
 pub(crate) use tools::mcp_server_of;
-pub(crate) use transcript::{FIXED_VARIABLES, config_dir, transcript_gap, transcript_path};
+pub(crate) use transcript::{
+    FIXED_VARIABLES, config_dir, restore, snapshot, transcript_gap, transcript_path,
+};
 
 mod amounts;
 #[cfg(feature = "server")]

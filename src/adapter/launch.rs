@@ -60,6 +60,8 @@ pub(crate) struct LaunchPlan<'a> {
     pub(crate) settings: &'a LaunchSettings,
     /// Maximum time for an MCP server to connect.
     pub(crate) mcp_timeout: Duration,
+    /// Whether the CLI repeats on its output what it writes to its transcript.
+    pub(crate) mirrors: bool,
     /// Whether the CLI requests tool permissions over the protocol (policies `allow` and `ask`).
     pub(crate) asks_permission: bool,
 }
@@ -82,4 +84,6 @@ pub(crate) enum LaunchRefusal {
     NoConversation,
     /// A conversation of this id exists already.
     IdInUse,
+    /// This version cannot repeat its transcript ([`LaunchPlan::mirrors`]).
+    NoMirror,
 }

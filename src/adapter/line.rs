@@ -31,8 +31,27 @@ pub(crate) enum LineKind {
     Working,
     /// The CLI waits for input. Not forwarded.
     Waiting,
+    /// Repeats what the CLI has written to a transcript. Not forwarded.
+    Mirror,
+    /// A note of the CLI about itself.
+    Notice(Notice),
     /// Not a line of the protocol.
     Malformed,
+}
+
+/// What the CLI says about itself; each is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// It could not write all of its transcript.
+    WritesLost,
+    /// It is about to end: it takes no turn any more.
+    ShuttingDown,
+    /// It ended the running turn for a message that follows.
+    TurnPreempted,
+    /// A permission came too late for the tool that asked.
+    LateAllow,
+    /// A control request is being worked on.
+    RequestProgress,
 }
 
 /// Content of the last line of a turn.

@@ -52,10 +52,10 @@ use super::exit::{ChildExit, Exit, ExitCause, KillReason, OomKills};
 use super::running_turn::{Job, RunningTurn};
 use super::secrets::Secrets;
 use super::vitals;
-use crate::adapter::{self, LaunchSettings};
+use crate::adapter::{self, LaunchSettings, Notice};
 use crate::child::event::ChildEvent;
 use crate::config::Config;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{CliNotice, Metrics};
 
 /// The task's timer when nothing is due.
 const REST: Duration = Duration::from_secs(3600);
@@ -186,8 +186,10 @@ impl Connection {
             Ending::Answered(terminal, cost_usd) => turn.finish(tail, *terminal, cost_usd, now),
             Ending::Lost(error) => turn.lose(tail, error, now),
         };
+        report.journal = self.protocol.journal.take();
         let last = report.last.take();
-        self.context.events.on_child_event(ChildEvent::TurnEnded(report));
+        // The events may send the end later: once the journal is on the disk.
+        let last = self.context.events.on_turn_ended(report, last);
         self.handoff.wake(last.and_then(|last| last.send()));
     }
 
@@ -203,6 +205,8 @@ impl Connection {
             Measurement::Truncated(stream) => metrics.truncations.increment(stream),
             Measurement::Hang(detector) => metrics.hangs.increment(detector),
             Measurement::Ping(took) => metrics.ping.record(took),
+            Measurement::Mirrored => metrics.mirrored_lines.increment(1),
+            Measurement::Notice(notice) => metrics.cli_notices.increment(label(notice)),
             Measurement::StopStep(step) => metrics.stop_steps.increment(step),
         }
     }
@@ -275,7 +279,10 @@ impl Connection {
         self.pipes.count();
         let kept = self.pipes.framer.take();
         let tail = if self.protocol.is_withheld() { Bytes::new() } else { kept };
-        let protocol = self.protocol;
+        let mut protocol = self.protocol;
+        if protocol.journal.is_on() {
+            self.context.events.on_child_event(ChildEvent::Journal(protocol.journal.take()));
+        }
         let (ready, forced) = (protocol.handshake.complete, protocol.is_killed());
         let cause = protocol.kill_reason.map_or_else(
             || ExitCause::classify(exit.unwrap_or(Exit::Unknown), forced, oom_kills),
@@ -300,5 +307,15 @@ impl Connection {
             unseen: protocol.held.map(|held| held.job),
             sweep: None,
         }
+    }
+}
+
+fn label(notice: Notice) -> CliNotice {
+    match notice {
+        Notice::WritesLost => CliNotice::WritesLost,
+        Notice::ShuttingDown => CliNotice::ShuttingDown,
+        Notice::TurnPreempted => CliNotice::TurnPreempted,
+        Notice::LateAllow => CliNotice::LateAllow,
+        Notice::RequestProgress => CliNotice::RequestProgress,
     }
 }

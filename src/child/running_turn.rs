@@ -75,6 +75,8 @@ pub(crate) struct TurnReport {
     pub(crate) checkpoint: Option<String>,
     pub(crate) cost_usd: f64,
     pub(crate) usage: Usage,
+    /// What the journal keeps of the turn.
+    pub(crate) journal: Vec<u8>,
     /// Sent to the reader once the session has got the rest.
     pub(crate) last: Option<Box<TurnEnd>>,
 }
@@ -233,6 +235,7 @@ impl RunningTurn {
             checkpoint: self.checkpoint,
             cost_usd,
             usage: terminal.usage,
+            journal: Vec::new(),
             last,
         }
     }

@@ -173,6 +173,7 @@ fn is_text(key: &[String]) -> bool {
             | ["auth", "keys_file"]
             | ["http", "default_user"]
             | ["isolation", "uids"]
+            | ["session", "journal"]
             | ["workspace", "template"]
             | ["broker", "credentials" | "ca_file" | "proxy" | "token_url"]
             | ["cli", "env", _]

@@ -2,7 +2,22 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::value;
+
+/// When the journal of a conversation has a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum JournalMode {
+    /// The kernel has it before the end of the turn is shown: it survives the death of every process.
+    Written,
+    /// The disk has it before the end of the turn is shown: it survives a loss of power.
+    Synced,
+    /// Never: what the CLI has not written to its transcript when it dies is lost.
+    Off,
+}
 
 section! {
     /// Limits of one session.
@@ -40,6 +55,11 @@ section! {
         /// Maximum size of the history of earlier messages that a turn brings, in bytes of its content. Default 32 MiB, the
         /// largest request of the model's API.
         pub history_limit: usize = 32 << 20,
+        /// What survives of answered turns besides the CLI's transcript: `written` any kill, `synced` a loss of power, `off`
+        /// nothing. Default `written`.
+        pub journal: JournalMode = JournalMode::Written,
+        /// Maximum size of the journal of one session, in bytes. Default 64 MiB.
+        pub journal_bytes: u64 = 64 << 20,
         /// Maximum length of a system prompt, in bytes. Default 1 MiB: some copies stay in memory with the session.
         pub system_prompt_limit: usize = 1 << 20,
         /// Bytes kept of the end of the child's standard error. Default 16 KiB.

@@ -137,6 +137,12 @@ fn sizes(config: &Config) -> Result<(), ConfigError> {
         ("session.prompt_limit", session.prompt_limit, 1 << 10, 1 << 30),
         ("session.history_limit", session.history_limit, 1 << 10, 1 << 30),
         ("session.system_prompt_limit", session.system_prompt_limit, 1 << 10, 1 << 30),
+        (
+            "session.journal_bytes",
+            usize::try_from(session.journal_bytes).unwrap_or(usize::MAX),
+            1 << 20,
+            1 << 30,
+        ),
         ("session.stderr_tail", session.stderr_tail, 0, 1 << 20),
         ("limits.max_children", limits.max_children, 1, 1 << 20),
         ("limits.starts_in_flight", limits.starts_in_flight, 1, 1 << 16),

@@ -101,6 +101,8 @@ struct Knowledge {
     asked: Option<Executable>,
     /// What is started now.
     current: Option<Executable>,
+    /// One that cannot repeat its transcript.
+    mirrorless: Option<Executable>,
     is_fallback: bool,
     is_unjudged: bool,
     /// What an operator should know.
@@ -266,6 +268,16 @@ impl Installed {
             // The next start queries it again: it may have had no time.
             None => drop(state.asked.take_if(|asked| *asked == executable)),
         }
+    }
+
+    /// Whether `chosen` may be able to repeat its transcript. Found out by starting it: no help names the flag.
+    pub(crate) fn mirrors(&self, chosen: &Chosen) -> bool {
+        chosen.executable.is_none() || self.lock().mirrorless != chosen.executable
+    }
+
+    /// `chosen` cannot repeat its transcript.
+    pub(crate) fn mirrors_not(&self, chosen: &Chosen) {
+        self.lock().mirrorless.clone_from(&chosen.executable);
     }
 
     /// Whether the version that failed has not been tried for some time.

@@ -10,12 +10,14 @@ use tokio::time::Instant;
 
 use super::conclude::Conclusion;
 use super::import::{First, Imported};
+use super::journaling;
 use super::lifecycle::Plan;
 use super::message::SessionMessage;
-use super::store::ProgressFile;
 use crate::admission::StartPermit;
-use crate::child::{ChildEvent, ConnectionHandle, OnChildEvent};
+use crate::child::{ChildEvent, ConnectionHandle, OnChildEvent, TurnEnd, TurnReport};
+use crate::config::JournalMode;
 use crate::installation::versions::Chosen;
+use crate::journal::{Journal, Noted};
 use crate::model::{Usage, ids::Generation};
 use crate::spend::EndedTurn;
 use crate::support::lock::MutexExt;
@@ -72,7 +74,7 @@ pub(super) struct ChildEvents {
     pub(super) begun: Instant,
     /// Taken at the greeting, or dropped with the child.
     pub(super) start_permit: Arc<Mutex<Option<StartPermit>>>,
-    pub(super) progress: Option<Arc<ProgressFile>>,
+    pub(super) journal: Option<Arc<Journal>>,
     pub(super) imported: Option<Imported>,
 }
 
@@ -88,9 +90,7 @@ impl ChildEvents {
             self.mailbox.send(LifecycleEvent::Imported(imported));
         }
     }
-}
 
-impl ChildEvents {
     /// Charges the user for a turn.
     fn charge(&self, cost_usd: f64, usage: Usage) {
         let key = &self.plan.entry.key;
@@ -117,17 +117,38 @@ impl OnChildEvent for ChildEvents {
                 self.charge(*cost_usd, Usage::default());
                 self.plan.env().telemetry.own_turn(&entry.key, *cost_usd);
             }
-            ChildEvent::Model(_) => {}
-            // A reader may receive the end before the session's actor does.
-            ChildEvent::TurnEnded(ended) => {
-                let turns = entry.status.turn_ended(ended.turn, ended.cost_usd);
-                // Also before the reader's next turn is checked.
-                self.charge(ended.cost_usd, ended.usage);
-                if let Some(progress) = &self.progress {
-                    progress.note(turns, ended.checkpoint.as_ref());
+            ChildEvent::Model(_) | ChildEvent::TurnEnded(_) => {}
+            ChildEvent::Journal(records) => {
+                if let Some(journal) = self.journal.as_ref().filter(|_| !records.is_empty()) {
+                    journaling::count(&self.plan, journal.add(records));
                 }
+                return;
             }
         }
         self.mailbox.cast(SessionMessage::Child(self.mailbox.generation, event));
+    }
+
+    /// A reader may receive the end before the session's actor does. The journal has the turn before: who kills all
+    /// processes in the instant after must not take the answer away.
+    fn on_turn_ended(&self, mut ended: TurnReport, last: Option<Box<TurnEnd>>) -> Option<Box<TurnEnd>> {
+        let turns = self.plan.entry.status.turn_ended(ended.turn, ended.cost_usd);
+        // Also before the reader's next turn is checked.
+        self.charge(ended.cost_usd, ended.usage);
+        let records = std::mem::take(&mut ended.journal);
+        let noted = self.journal.as_ref().map(|journal| {
+            let conversation = ended.cli_session_id.as_deref();
+            let noted = journal.end_turn(turns, ended.checkpoint.as_ref(), conversation, &records);
+            journaling::count(&self.plan, noted);
+            (journal, noted)
+        });
+        self.on_child_event(ChildEvent::TurnEnded(ended));
+        let is_synced = self.plan.env().config.session.journal == JournalMode::Synced;
+        match (noted, last) {
+            (Some((journal, Noted::Written | Noted::WrittenAgain)), Some(last)) if is_synced => {
+                journaling::send_synced(&self.plan, journal, last);
+                None
+            }
+            (_, last) => last,
+        }
     }
 }

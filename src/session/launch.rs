@@ -8,7 +8,7 @@ use super::lifecycle::Plan;
 use super::opening::Prepared;
 use crate::adapter::{self, LaunchPlan};
 use crate::child::{self, ChildLimits, Contained, Launch};
-use crate::config::{CliConfig, Limits, PermissionPolicy};
+use crate::config::{CliConfig, JournalMode, Limits, PermissionPolicy};
 use crate::error::StartFailure;
 use crate::installation::versions::Chosen;
 use crate::model::Dirs;
@@ -35,6 +35,7 @@ pub(super) fn start(plan: &Plan, prepared: &Prepared, chosen: &Chosen) -> Result
         model: prepared.model.as_deref(),
         settings: &prepared.settings,
         mcp_timeout: env.config.mcp.connect_timeout,
+        mirrors: env.config.session.journal != JournalMode::Off && env.installed.mirrors(chosen),
         asks_permission: env.config.permissions.policy.stricter(prepared.settings.policy)
             != PermissionPolicy::Deny,
     });

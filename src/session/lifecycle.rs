@@ -16,6 +16,7 @@ use super::access::Endpoint;
 use super::child_events::{ChildEvents, LifecycleEvent, Mailbox, Started};
 use super::conclude::{Conclusion, ExitKind, Rules, conclude};
 use super::import::Offered;
+use super::journaling;
 use super::launch::{self, Launched};
 use super::opening::{self, Prepared};
 use super::quota;
@@ -115,6 +116,9 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, mailbo
         };
         match one_child(plan, &prepared, &chosen, stop, mailbox, &start_permit).await {
             Err(refusal) => {
+                if refusal == LaunchRefusal::NoMirror {
+                    plan.env().installed.mirrors_not(&chosen);
+                }
                 let plan = plan.clone();
                 let next = move || prepared.after_refusal(refusal, &plan);
                 match tokio::task::spawn_blocking(next).await {
@@ -203,7 +207,7 @@ async fn one_child(
             chosen: chosen.clone(),
             begun,
             start_permit: start_permit.clone(),
-            progress: prepared.progress.clone(),
+            journal: prepared.journal.clone(),
             imported: prepared.imported.clone(),
         }),
     };
@@ -213,6 +217,7 @@ async fn one_child(
         mailbox.send(LifecycleEvent::Started(Started { pid, shim }, task.handle()));
     }
     let exit = task.run(stop.clone()).await;
+    journaling::close(plan);
     record_stop(plan, &exit);
     match exit.refusal {
         Some(refusal) if !exit.requested => Err(refusal),

@@ -13,12 +13,15 @@ use std::time::{Duration, SystemTime};
 
 use super::child_events::{LifecycleEvent, Mailbox};
 use super::import::{First, Imported, Offered, first_line};
+use super::journaling::{self, Begin};
 use super::known;
 use super::lifecycle::Plan;
-use super::store::{ProgressFile, Record, new_cli_session_id};
+use super::recovery::{self, Lost};
+use super::store::{Record, new_cli_session_id};
 use crate::adapter::{self, Import, LaunchMode, LaunchRefusal, LaunchSettings};
 use crate::child::Secrets;
 use crate::config::CliConfig;
+use crate::journal::Journal;
 use crate::session::env::Env;
 use crate::support::blocking::blocking;
 use crate::support::secret_file::FileId;
@@ -45,6 +48,8 @@ pub(super) struct Prepared {
     gap: Option<String>,
     /// Counts the processes of this start.
     pub(super) attempt: u32,
+    /// Counts those that would not open the conversation.
+    refusals: u32,
     /// Variables that only this user's children get.
     pub(super) variables: Variables,
     pub(super) own_credentials: bool,
@@ -53,8 +58,8 @@ pub(super) struct Prepared {
     pub(super) owner: Option<Owner>,
     /// What the child is started with; `None` leaves it to the CLI.
     pub(super) model: Option<String>,
-    /// The file that records its turns. Without one a loss may go unnoticed, which is logged.
-    pub(super) progress: Option<Arc<ProgressFile>>,
+    /// The journal of its turns. Without one a loss may go unnoticed, which is logged.
+    pub(super) journal: Option<Arc<Journal>>,
     /// The history that its transcript was written from.
     pub(super) imported: Option<Imported>,
     /// What the conversation begins with, if it has no context.
@@ -63,13 +68,20 @@ pub(super) struct Prepared {
     first: Option<First>,
     /// The conversation is more than its beginning.
     has_turns: bool,
+    /// Its last message.
+    checkpoint: Option<String>,
+    /// Turns of the session.
+    turns: u64,
+    /// The transcript was restored from the journal alone.
+    is_from_journal: bool,
 }
 
 /// What is removed, or looked at, before a start: a plugin cache has some ten thousand files. A child can leave
 /// millions, and what it left running can refill them.
 const CLEARED: RemovalLimit = RemovalLimit { entries: 2_000_000, time: Duration::from_secs(5) };
 /// The same while others wait for the permit to start: normally nothing is left to be removed.
-const CLEARED_AGAIN: RemovalLimit = RemovalLimit { entries: 500_000, time: Duration::from_secs(1) };
+pub(super) const CLEARED_AGAIN: RemovalLimit =
+    RemovalLimit { entries: 500_000, time: Duration::from_secs(1) };
 
 /// Removes what the child before left that the next one would obey. Runs before the session requests the permit to start.
 pub(super) async fn clear(plan: &Plan) -> io::Result<()> {
@@ -123,7 +135,7 @@ fn prepare_now(plan: &Plan, mut record: Record) -> io::Result<Prepared> {
         None => serde_json::Map::new(),
     };
     let transcript = adapter::transcript_path(workspace.dirs(), cli, &record.cli_session_id);
-    let (transcript, is_usable) = match found(workspace, cli, &transcript) {
+    let (transcript, mut is_usable) = match found(workspace, cli, &transcript) {
         Ok(file) => (Some(file), true),
         Err(refused) if refused.is_shortage() => return Err(refused.into()),
         Err(refused) if refused.is_absent() => (None, true),
@@ -133,15 +145,28 @@ fn prepare_now(plan: &Plan, mut record: Record) -> io::Result<Prepared> {
             (None, false)
         }
     };
-    let gap = match (&transcript, &record.checkpoint) {
+    let mut gap = match (&transcript, &record.checkpoint) {
         (Some(file), Some(checkpoint)) => adapter::transcript_gap(file, checkpoint)?,
         _ => None,
     };
-    let loss = match &transcript {
+    let mut loss = match &transcript {
         None => (record.context_turns > 0).then_some(ContextLost::Conversation),
         // The same gap stays in the transcript for good; it is one loss.
         Some(_) => (gap.is_some() && gap != record.known_gap).then_some(ContextLost::LatestTurns),
     };
+    let restored = if loss.is_some() || !is_usable {
+        let lost = Lost {
+            conversation: &record.cli_session_id,
+            checkpoint: record.checkpoint.as_deref(),
+            left: transcript.as_ref(),
+        };
+        recovery::restore(plan, &lost)?
+    } else {
+        None
+    };
+    if restored.is_some() {
+        (loss, gap, is_usable) = (None, None, true);
+    }
     let cli_session_id = if is_usable { record.cli_session_id.clone() } else { new_cli_session_id() };
     let has_context = record.context_turns > 0 && loss != Some(ContextLost::Conversation);
     let offered = plan.offered.as_ref().filter(|_| !has_context);
@@ -152,23 +177,38 @@ fn prepare_now(plan: &Plan, mut record: Record) -> io::Result<Prepared> {
             None
         })
     });
+    let (imported, written) = match imported {
+        Some((imported, written)) => (Some(imported), Some(written)),
+        None => (None, restored.as_ref().map(|restored| restored.transcript.clone())),
+    };
     if let Some(imported) = &imported {
         record.checkpoint = Some(imported.last.clone());
     }
+    let resumes = transcript.is_some() || written.is_some();
     let variables = env.user_env.of(key.user());
     let tokens = if record.settings.own_credentials {
         workspace.tokens(cli, env.credentials_place())
     } else {
         Vec::new()
     };
-    let progress = ProgressFile::open(workspace, &record)
-        .inspect_err(|error| tracing::warn!(%error, "the progress of a session cannot be written"))
+    let begin = Begin {
+        turns: record.turns,
+        conversation: &cli_session_id,
+        checkpoint: record.checkpoint.clone().filter(|_| loss.is_none()),
+        written: written.as_deref(),
+        transcript: transcript.as_ref(),
+    };
+    let journal = journaling::open(plan, &begin)
+        .inspect_err(|error| tracing::warn!(%error, "the journal of a session cannot be written"))
         .ok();
     Ok(Prepared {
-        progress: progress.map(Arc::new),
+        journal,
+        checkpoint: record.checkpoint.clone(),
+        turns: record.turns,
+        is_from_journal: false,
         cli_session_id,
         is_new_id: !is_usable,
-        mode: if transcript.is_some() || imported.is_some() { LaunchMode::Resume } else { LaunchMode::New },
+        mode: if resumes { LaunchMode::Resume } else { LaunchMode::New },
         own_credentials: record.settings.own_credentials,
         owner,
         secrets: Secrets::of(cli.env.iter().chain(variables.pairs()), &mcp_servers, &tokens),
@@ -184,8 +224,9 @@ fn prepare_now(plan: &Plan, mut record: Record) -> io::Result<Prepared> {
         loss,
         gap,
         attempt: 0,
+        refusals: 0,
         variables,
-        model: model(&record, cli, transcript.is_some()),
+        model: model(&record, cli, resumes && imported.is_none()),
         has_turns: record.context_turns > 0,
         first: offered.map(|offered| first(offered, imported.is_some(), env)),
         offered: offered.cloned(),
@@ -217,7 +258,7 @@ fn found(workspace: &Workspace, cli: &CliConfig, transcript: &Path) -> Result<Fi
 
 /// Writes the history as the transcript of the conversation of this id. `None`: nothing in it needs one, or the CLI is
 /// known to refuse it.
-fn import(offered: &Offered, cli_session_id: &str, plan: &Plan) -> io::Result<Option<Imported>> {
+fn import(offered: &Offered, cli_session_id: &str, plan: &Plan) -> io::Result<Option<(Imported, Vec<u8>)>> {
     let (env, workspace, user) = (plan.env(), &plan.workspace, plan.entry.key.user());
     let cli = &env.config.cli;
     let program = env.program.find().ok().and_then(|found| FileId::at(&found.path).ok());
@@ -228,7 +269,7 @@ fn import(offered: &Offered, cli_session_id: &str, plan: &Plan) -> io::Result<Op
     let import = adapter::import(&offered.conversation.history, cli_session_id, dirs, SystemTime::now());
     let Some(Import { transcript, last }) = import else { return Ok(None) };
     workspace.write_cli_file(cli, &adapter::transcript_path(dirs, cli, cli_session_id), &transcript)?;
-    Ok(Some(Imported { last, program }))
+    Ok(Some((Imported { last, program }, transcript)))
 }
 
 impl Prepared {
@@ -250,6 +291,11 @@ impl Prepared {
     /// Blocks.
     pub(super) fn after_refusal(mut self, refusal: LaunchRefusal, plan: &Plan) -> Self {
         self.attempt += 1;
+        if refusal == LaunchRefusal::NoMirror {
+            // Its turns are kept as their lines have come.
+            return self;
+        }
+        self.refusals += 1;
         if let Some(imported) = self.imported.take() {
             // The history goes into the first message.
             tracing::warn!(session = %plan.entry.key.hash(), "the CLI does not resume an imported conversation");
@@ -261,21 +307,27 @@ impl Prepared {
             if let Err(error) = plan.workspace.remove_cli_file(cli, &written) {
                 tracing::warn!(%error, "a transcript that is of no use is left behind");
             }
-            self.mode = LaunchMode::New;
             self.first = self.offered.as_ref().map(|offered| first(offered, false, plan.env()));
+            self.begin_again(plan);
             return self;
         }
-        if self.attempt == 1 {
+        if refusal == LaunchRefusal::NoConversation && self.restore_from_journal(plan) {
+            return self;
+        }
+        if self.refusals == 1 {
             self.mode = match refusal {
                 LaunchRefusal::NoConversation => LaunchMode::New,
-                LaunchRefusal::IdInUse => LaunchMode::Resume,
+                LaunchRefusal::IdInUse | LaunchRefusal::NoMirror => LaunchMode::Resume,
             };
             // Started again under the old id: the earlier messages are gone.
             let lost = refusal == LaunchRefusal::NoConversation && self.has_turns;
             self.loss = lost.then_some(ContextLost::Conversation);
+            if self.mode == LaunchMode::New {
+                self.begin_again(plan);
+            }
         } else {
             self.cli_session_id = new_cli_session_id();
-            self.mode = LaunchMode::New;
+            self.begin_again(plan);
             self.loss = self.has_turns.then_some(ContextLost::Conversation);
             self.is_new_id = true;
         }
@@ -283,5 +335,42 @@ impl Prepared {
     }
 }
 
+impl Prepared {
+    /// A conversation begins, with a journal of its own.
+    fn begin_again(&mut self, plan: &Plan) {
+        self.mode = LaunchMode::New;
+        let begin = Begin {
+            turns: self.turns,
+            conversation: &self.cli_session_id,
+            checkpoint: None,
+            written: None,
+            transcript: None,
+        };
+        self.journal = journaling::open(plan, &begin)
+            .inspect_err(|error| tracing::warn!(%error, "the journal of a session cannot be written"))
+            .ok();
+    }
+
+    /// The CLI finds nothing in the transcript: once more with the journal alone.
+    fn restore_from_journal(&mut self, plan: &Plan) -> bool {
+        if !self.has_turns || std::mem::replace(&mut self.is_from_journal, true) {
+            return false;
+        }
+        let lost =
+            Lost { conversation: &self.cli_session_id, checkpoint: self.checkpoint.as_deref(), left: None };
+        match recovery::restore(plan, &lost) {
+            Ok(Some(_)) => {
+                self.mode = LaunchMode::Resume;
+                true
+            }
+            Ok(None) => false,
+            Err(error) => {
+                tracing::warn!(%error, "a conversation was not restored");
+                false
+            }
+        }
+    }
+}
+
 /// Maximum number of attempts in one start. More refusals mean that the CLI contradicts itself.
-pub(super) const MOST_ATTEMPTS: u32 = 3;
+pub(super) const MOST_ATTEMPTS: u32 = 5;

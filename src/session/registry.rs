@@ -1,7 +1,7 @@
 //! The sessions that are in memory. A turn finds its session here without passing an actor's mailbox.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use dashmap::DashMap;
 use ractor::{ActorId, ActorRef};
@@ -9,7 +9,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Record, RecordWriter, SessionMessage, status::StatusCell};
 use crate::error::TurnError;
+use crate::journal::Journal;
 use crate::model::ids::{SessionHash, SessionKey};
+use crate::support::lock::MutexExt as _;
 use crate::workspace::Workspace;
 
 /// All sessions that have an actor.
@@ -36,6 +38,8 @@ pub(crate) struct Entry {
     turn_limit: usize,
     pub(crate) status: StatusCell,
     pub(crate) writer: Arc<RecordWriter>,
+    /// The journal of the last child.
+    pub(super) journal: Mutex<Option<Arc<Journal>>>,
     /// A count of the session's files waits.
     pub(super) counting: AtomicBool,
 }
@@ -57,8 +61,15 @@ impl Entry {
             turn_limit,
             status: StatusCell::new(record),
             writer: Arc::default(),
+            journal: Mutex::default(),
             counting: AtomicBool::new(false),
         }
+    }
+
+    /// Whether nothing of the journal waits in memory. Tries to write it.
+    pub(super) fn has_written_journal(&self) -> bool {
+        let journal = self.journal.lock_unpoisoned().clone();
+        journal.is_none_or(|journal| journal.is_written())
     }
 
     fn is_unused(&self) -> bool {

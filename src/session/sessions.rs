@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use super::{actor_refs::ActorRefs, env::Env, quota, registry::Registry, storage::Storage};
+use super::{actor_refs::ActorRefs, env::Env, quota, registry::Registry, storage::Storage, sync::Syncer};
 use crate::admission::Admission;
 use crate::model::ids::{SessionHash, TurnId, UserId};
 use crate::support::keyed_gates::Gates;
@@ -23,6 +23,8 @@ pub(crate) struct Sessions {
     pub(crate) slots: Locks<SessionHash>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) storage: Storage,
+    /// Brings journals to the disk.
+    pub(super) syncer: Arc<Syncer>,
     /// Held while the record of a session that is not in memory is read, begun or moved aside.
     pub(crate) records: Locks<SessionHash>,
     /// Held while a user's sessions are counted and one more begins.
@@ -47,6 +49,7 @@ impl Sessions {
             slots: Locks::default(),
             admission,
             storage: Storage::default(),
+            syncer: Arc::default(),
             records: Locks::default(),
             beginnings: Locks::default(),
             users: Gates::default(),

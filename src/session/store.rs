@@ -2,11 +2,9 @@
 //!
 //! Everything here blocks; async callers go through [`tokio::task::spawn_blocking`].
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -14,14 +12,15 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::config::CliConfig;
+use crate::journal::{self, Mark};
 use crate::model::ids::{Generation, SessionHash, SessionKey, UserId};
 use crate::support::atomic_file::{self, Durability};
 use crate::support::blocking::blocking;
-use crate::support::{hex, lock::MutexExt};
+use crate::support::hex;
 use crate::telemetry::metrics::ContextLost;
 use crate::turn::{McpServers, Restrictions};
 use crate::workspace::{
-    DirectoryName, MAX_RECORD_BYTES, RecordDir, Workspace, beneath::ReadError, open_own, read_own,
+    DirectoryName, MAX_RECORD_BYTES, RecordDir, Workspace, beneath::ReadError, open_to_read, read_own,
 };
 
 /// The form of the file. Raised when an older program could misread it.
@@ -177,10 +176,13 @@ impl Record {
 
     /// With the turns that were noted after it was saved.
     fn with_progress(mut self, files: &RecordDir) -> Self {
-        if let Some(progress) = Progress::load(files).filter(|progress| progress.turns > self.turns) {
-            self.context_turns = self.context_turns.saturating_add(progress.turns - self.turns);
-            self.turns = progress.turns;
-            self.checkpoint = progress.checkpoint;
+        if let Some(mark) = last_mark(files).filter(|mark| mark.turns > self.turns) {
+            self.context_turns = self.context_turns.saturating_add(mark.turns - self.turns);
+            self.turns = mark.turns;
+            self.checkpoint = mark.checkpoint;
+            if Uuid::try_parse(&mark.conversation).is_ok() {
+                self.cli_session_id = mark.conversation;
+            }
         }
         self
     }
@@ -231,63 +233,23 @@ fn read(files: &RecordDir) -> Result<Option<Vec<u8>>, Unreadable> {
 /// Longest file of progress that is read: it has 128 bytes, and more only with a long checkpoint.
 const MAX_PROGRESS_BYTES: u64 = 64 << 10;
 
-/// How far the conversation has come, written after every turn and therefore as cheaply as can be: in place, a few
-/// bytes, with the kernel. Who kills this program together with the CLI takes the last answers away before the CLI
-/// has written them down; this file reveals that loss.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Progress {
-    pub(crate) turns: u64,
-    pub(crate) checkpoint: Option<String>,
+/// What an earlier program noted of the last turn.
+#[derive(Deserialize)]
+struct Progress {
+    turns: u64,
+    checkpoint: Option<String>,
 }
 
-impl Progress {
-    /// Longer than any content, so that a shorter one leaves nothing of a longer one behind.
-    const LENGTH: usize = 128;
-
-    fn load(files: &RecordDir) -> Option<Self> {
+/// How far the conversation has come: the last mark of its journal.
+fn last_mark(files: &RecordDir) -> Option<Mark> {
+    let journal = open_to_read(&files.journal_file()).ok().and_then(|file| journal::load(&file).ok());
+    let (mark, _) = journal.flatten().or_else(|| {
         // Without a readable one only the record counts.
         let content = read_own(&files.progress_file(), MAX_PROGRESS_BYTES).ok()?;
-        serde_json::from_slice(&content).ok()
-    }
-
-    fn content(&self) -> io::Result<Vec<u8>> {
-        let mut content = serde_json::to_vec(self).map_err(io::Error::other)?;
-        content.resize(content.len().max(Self::LENGTH), b' ');
-        Ok(content)
-    }
-}
-
-/// Where the turns of a child are noted as they end. Open as long as there is the child.
-#[derive(Debug)]
-pub(crate) struct ProgressFile {
-    file: File,
-    checkpoint: Mutex<Option<String>>,
-}
-
-impl ProgressFile {
-    /// Blocks.
-    pub(crate) fn open(workspace: &Workspace, record: &Record) -> io::Result<Self> {
-        let file = open_own(&workspace.record().progress_file())?;
-        // Else what is written now would not be read.
-        if file.metadata()?.len() > MAX_PROGRESS_BYTES {
-            file.set_len(0)?;
-        }
-        Ok(Self { file, checkpoint: Mutex::new(record.checkpoint.clone()) })
-    }
-
-    /// Stores the number of turns before any reader gets the end of the last one: who kills this program in the
-    /// instant after must not make it forgotten in silence. A few bytes for the kernel: microseconds, unless the machine
-    /// drowns in writing.
-    pub(crate) fn note(&self, turns: u64, checkpoint: Option<&String>) {
-        let mut last = self.checkpoint.lock_unpoisoned();
-        if checkpoint.is_some() {
-            last.clone_from(&checkpoint.cloned());
-        }
-        let progress = Progress { turns, checkpoint: last.clone() };
-        if let Err(error) = progress.content().and_then(|content| self.file.write_all_at(&content, 0)) {
-            tracing::warn!(%error, "the progress of a session was not written");
-        }
-    }
+        let Progress { turns, checkpoint } = serde_json::from_slice(&content).ok()?;
+        Some((Mark { turns, checkpoint, ..Mark::default() }, false))
+    })?;
+    Some(mark)
 }
 
 pub(crate) fn new_cli_session_id() -> String {
@@ -428,14 +390,22 @@ mod tests {
         record.checkpoint = Some("third".into());
         record.save(&workspace, Durability::Disk).unwrap();
         for (turns, checkpoint) in [(100, "a long one that a short one follows"), (5, "fifth")] {
-            let file = ProgressFile::open(&workspace, &record).unwrap();
-            file.note(turns, Some(&checkpoint.to_owned()));
-            file.note(turns, None);
+            mark(&workspace, turns, Some(checkpoint));
         }
         let loaded = Record::load(data.path(), &key).unwrap().unwrap();
         assert_eq!((loaded.turns, loaded.context_turns, loaded.checkpoint.as_deref()), (5, 4, Some("fifth")));
-        ProgressFile::open(&workspace, &record).unwrap().note(2, None);
-        assert_eq!(Record::load(data.path(), &key).unwrap(), Some(record));
+        mark(&workspace, 2, None);
+        assert_eq!(Record::load(data.path(), &key).unwrap(), Some(record.clone()));
+        // What an earlier program has noted counts until there is a journal.
+        remove_any(&workspace.record().journal_file()).unwrap();
+        std::fs::write(workspace.record().progress_file(), r#"{"turns":4,"checkpoint":"fourth"} "#).unwrap();
+        let loaded = Record::load(data.path(), &key).unwrap().unwrap();
+        assert_eq!((loaded.turns, loaded.checkpoint.as_deref()), (4, Some("fourth")));
+    }
+
+    fn mark(workspace: &Workspace, turns: u64, checkpoint: Option<&str>) {
+        let mark = Mark { turns, checkpoint: checkpoint.map(str::to_owned), ..Mark::default() };
+        journal::write(&workspace.record().journal_file(), &mark, &[], Durability::Kernel).unwrap();
     }
 
     fn is_broken(data_dir: &Path, key: &SessionKey) -> bool {
@@ -488,6 +458,7 @@ mod tests {
                 .unwrap();
             record.save(&workspace, Durability::Kernel).unwrap();
             for path in [
+                files.journal_file(),
                 files.progress_file(),
                 data.path().join("records").join(key.hash().as_str()).join("directory"),
             ] {
@@ -496,7 +467,8 @@ mod tests {
             }
             let loaded = Record::load(data.path(), &key).unwrap().unwrap();
             assert_eq!(loaded.workspace(data.path(), &key.hash()), workspace);
-            ProgressFile::open(&workspace, &record).unwrap().note(7, None);
+            remove_any(&files.journal_file()).unwrap();
+            mark(&workspace, 7, None);
             assert_eq!(Record::load(data.path(), &key).unwrap().unwrap().turns, 7);
         }
     }

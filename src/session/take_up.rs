@@ -75,6 +75,7 @@ fn begin_again(sessions: &Sessions, key: &SessionKey, problem: &str) -> io::Resu
     let files = RecordDir::of(&sessions.env.config.data_dir, &hash);
     // It is about the lost conversation. Of broken records the last one is kept.
     remove_any(&files.progress_file())?;
+    remove_any(&files.journal_file())?;
     remove_any(&files.broken_file())?;
     std::fs::rename(files.session_file(), files.broken_file())?;
     let data_dir = &sessions.env.config.data_dir;

@@ -10,6 +10,7 @@
 //! | `circuit_opened` | WARN | `crash_loops` | `paused` |
 //! | `evicted` | INFO | `evictions` | `evicted` |
 //! | `context_lost` | WARN | `contexts_lost` | `context_lost` |
+//! | `recovered` | WARN | `conversations_recovered` | `recovered` |
 //! | `own_turn` | - | - | `own_turn` |
 //! | `turn_ended` | - | `turns`, `turn_duration` | `turn_ended` |
 //! | `turn_refused` | - | `turns`, `turn_duration` | `refused` |
@@ -19,7 +20,8 @@ use std::time::Duration;
 use super::Telemetry;
 use super::events::{EventKind, Exit};
 use super::metrics::{
-    ContextLost, EvictionReason, ExitReason, RestartCause, SpawnPhase, SpawnReason, TurnOutcome,
+    ContextLost, EvictionReason, ExitReason, RecoverySource, RestartCause, SpawnPhase, SpawnReason,
+    TurnOutcome,
 };
 use crate::error::{StartFailure, TurnError};
 use crate::model::ids::SessionKey;
@@ -92,6 +94,14 @@ impl Telemetry {
         let kind = extent.as_str();
         tracing::warn!(session = %session.hash(), loss = kind, "part of a conversation is lost");
         self.events.record(session, EventKind::ContextLost { kind });
+    }
+
+    /// A damaged or missing transcript was restored, with every turn.
+    pub(crate) fn recovered(&self, session: &SessionKey, source: RecoverySource) {
+        self.metrics.conversations_recovered.increment(source);
+        let source = source.as_str();
+        tracing::warn!(session = %session.hash(), source, "a conversation was restored");
+        self.events.record(session, EventKind::Recovered { source });
     }
 
     /// The CLI ran a turn on its own.

@@ -85,6 +85,11 @@ pub enum EventKind {
         /// Extent, as the label of `contexts_lost_total`.
         kind: &'static str,
     },
+    /// A damaged or missing transcript was restored without a loss.
+    Recovered {
+        /// Source, as the label of `conversations_recovered_total`.
+        source: &'static str,
+    },
 }
 
 /// End of a child.

@@ -19,9 +19,9 @@ pub use catalogue::{Kind, LabelSet, Metric, Unit};
 #[cfg(feature = "server")]
 pub(crate) use http::HttpMetrics;
 pub(crate) use labels::{
-    ActorKind, AdmissionRejected, ContextLost, EvictionReason, ExitReason, FirstOutput, HangDetector,
-    MemoryKind, ModelClass, ProcessKind, ProtocolError, Resource, RestartCause, SampleSource, SpawnPhase,
-    SpawnReason, StopHow, StopStep, Stream, TurnOutcome,
+    ActorKind, AdmissionRejected, CliNotice, ContextLost, EvictionReason, ExitReason, FirstOutput,
+    HangDetector, JournalError, MemoryKind, ModelClass, ProcessKind, ProtocolError, RecoverySource, Resource,
+    RestartCause, SampleSource, SpawnPhase, SpawnReason, StopHow, StopStep, Stream, TurnOutcome,
 };
 #[cfg(feature = "server")]
 pub(crate) use labels::{AuthFailure, Dialect, HttpLimit, Route, StatusClass};

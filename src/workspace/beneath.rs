@@ -272,7 +272,8 @@ impl AsFd for Beneath {
     }
 }
 
-fn read_up_to(file: &File, limit: u64) -> Result<Vec<u8>, ReadError> {
+/// The content of a file of at most `limit` bytes.
+pub(crate) fn read_up_to(file: &File, limit: u64) -> Result<Vec<u8>, ReadError> {
     let size = file.metadata()?.len();
     if size > limit {
         return Err(ReadError::TooLarge { size, limit });

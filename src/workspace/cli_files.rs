@@ -39,6 +39,14 @@ impl Workspace {
         replace(&own, &path, content, Durability::Kernel)
     }
 
+    /// Removes whatever lies in the place of a file of the CLI, also a directory.
+    pub(crate) fn clear_cli_file(&self, cli: &CliConfig, file: &Path, limit: RemovalLimit) -> io::Result<()> {
+        let (own, path) = self.cli_file(cli, file)?;
+        let directory = own.make_dir(path.parent().unwrap_or(Path::new("")))?;
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        remove_where(&directory, &mut limit.budget(), |found| found == name)
+    }
+
     /// Removes temporary files that a killed process left.
     pub(crate) fn remove_abandoned_files(&self, cli: &CliConfig) {
         let credentials = adapter::credentials_file(&self.dirs, cli);

@@ -22,6 +22,13 @@ pub(crate) fn read_own(path: &Path, limit: u64) -> Result<Vec<u8>, ReadError> {
     Beneath::open(directory, Path::new(""))?.read_linked(Path::new(name.unwrap_or_default()), limit)
 }
 
+/// Opens a file for reading.
+pub(crate) fn open_to_read(path: &Path) -> Result<File, ReadError> {
+    let (directory, name) = (path.parent(), path.file_name());
+    let directory = directory.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    Beneath::open(directory, Path::new(""))?.file_linked(Path::new(name.unwrap_or_default()))
+}
+
 /// Opens a file to be written in place; creates it with mode 0600. Removes anything but a regular file in its place.
 pub(crate) fn open_own(path: &Path) -> io::Result<File> {
     if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {

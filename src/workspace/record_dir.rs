@@ -78,8 +78,14 @@ impl RecordDir {
         self.0.join("session.json")
     }
 
+    /// Where an earlier program noted the last turn, instead of in the journal.
     pub(crate) fn progress_file(&self) -> PathBuf {
         self.0.join("progress")
+    }
+
+    /// What the CLI's transcript holds, once more.
+    pub(crate) fn journal_file(&self) -> PathBuf {
+        self.0.join("journal")
     }
 
     /// OAuth credentials that no child gets, in the form of the CLI's file.

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use pilotlight::config::{McpServerConfig, PermissionPolicy};
+use pilotlight::config::{JournalMode, McpServerConfig, PermissionPolicy};
 use pilotlight::model::ids::{SessionKey, UserId};
 use pilotlight::model::{Decision, OauthCredentials, SessionState};
 use pilotlight::turn::{McpServers, Status};

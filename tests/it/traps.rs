@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use pilotlight::config::JournalMode;
 use pilotlight::model::Decision;
 use pilotlight::turn::Status;
 use pilotlight::{Config, Outcome, TurnError, TurnOptions};

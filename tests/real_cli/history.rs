@@ -265,7 +265,7 @@ async fn imported_history_outlives_kills_and_evictions() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lost_conversation_is_reported_and_imported() {
     let Some(bench) = Bench::new().await else { return };
-    let server = bench.serve("").await;
+    let server = bench.serve("[session]\njournal = \"off\"\n").await;
     let caller = Caller::new(&server);
     caller.ask("/v1/messages/keepalive", Some("work"), Vec::new(), "one").await;
     bench.on_disk_of("one").await;

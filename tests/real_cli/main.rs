@@ -56,6 +56,14 @@ async fn history_arrives_in_an_older_version() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_version_without_a_mirror_loses_nothing() {
+    for version in installed::OLDER {
+        let Some(cli) = cli(version) else { return };
+        v2_1_332::journal::at_the_answer(&v2_1_332::bench::Bench::on(cli).await).await;
+    }
+}
+
 /// An older version that does not report its state works.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn older_version_without_state_events_works() {

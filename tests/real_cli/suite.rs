@@ -14,6 +14,7 @@ mod evictions;
 pub(crate) mod history;
 mod interrupts;
 mod inventory;
+pub(crate) mod journal;
 mod mcp;
 mod models;
 mod restarts;

@@ -11,15 +11,17 @@ use serde_json::json;
 
 use super::bench::{Bench, transcripts};
 use super::embedded::{ask, failure, say};
+use crate::common::SOON;
 use crate::common::installed::left_out;
+use crate::common::place::wait_until;
 use crate::common::request::Auth;
 
 /// A file system of its own on a directory, as long as this lives.
-struct Mount(PathBuf);
+pub(crate) struct Mount(PathBuf);
 
 impl Mount {
     /// Nothing, if this machine does not let us, after having said which test is left out.
-    fn on(directory: &Path, options: &str) -> Option<Self> {
+    pub(crate) fn on(directory: &Path, options: &str) -> Option<Self> {
         let mount =
             Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(directory).output();
         match mount {
@@ -31,17 +33,18 @@ impl Mount {
         }
     }
 
-    fn read_only(&self) {
+    pub(crate) fn read_only(&self) {
         self.remount("remount,ro");
     }
 
-    fn writable(&self) {
+    pub(crate) fn writable(&self) {
         self.remount("remount,rw");
     }
 
     fn remount(&self, options: &str) {
-        let status = Command::new("mount").args(["-o", options]).arg(&self.0).status();
-        assert!(status.expect("mount runs").success());
+        // Busy while a process has a file there open for writing.
+        let is_done = || Command::new("mount").args(["-o", options]).arg(&self.0).status();
+        assert!(wait_until(SOON, || is_done().expect("mount runs").success()), "{options}");
     }
 }
 
@@ -53,7 +56,7 @@ impl Drop for Mount {
     }
 }
 
-async fn home(session: &Session) -> PathBuf {
+pub(crate) async fn home(session: &Session) -> PathBuf {
     session.workspace().await.expect("directories").home
 }
 
@@ -124,7 +127,7 @@ async fn removed_workspace_is_recreated() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trap_20_a_full_disk_loses_nothing_in_silence() {
     let Some(bench) = Bench::new().await else { return };
-    let system = bench.embed(|_| {}).await;
+    let system = bench.embed(without_journal).await;
     let alice = system.alice();
     let home = home(&alice).await;
     let Some(_disk) = Mount::on(&home, "size=1m") else { return system.end().await };
@@ -158,7 +161,7 @@ async fn trap_20_a_full_disk_loses_nothing_in_silence() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trap_20_glued_lines_after_full_disk_are_lost() {
     let Some(bench) = Bench::new().await else { return };
-    let system = bench.embed(|_| {}).await;
+    let system = bench.embed(without_journal).await;
     for (number, length) in [10, 300, 1000].into_iter().enumerate() {
         let user = system.pilot.session(format!("user {number}"));
         let home = home(&user).await;
@@ -185,8 +188,13 @@ async fn trap_20_glued_lines_after_full_disk_are_lost() {
     system.end().await;
 }
 
+/// What the CLI does by itself.
+fn without_journal(config: &mut pilotlight::Config) {
+    config.session.journal = pilotlight::config::JournalMode::Off;
+}
+
 /// Takes what room is left.
-fn fill(directory: &Path) {
+pub(crate) fn fill(directory: &Path) {
     use std::io::Write;
     let mut filler = std::fs::File::create(directory.join("filler")).expect("a file");
     while filler.write_all(&[0; 512]).is_ok() {}
@@ -197,7 +205,12 @@ fn fill(directory: &Path) {
 async fn trap_20_unwritable_home_loses_nothing_silently() {
     let Some(bench) = Bench::new().await else { return };
     // Files on such a disk cannot be given to another user.
-    let system = bench.embed(|config| config.isolation.rungs.retain(|rung| *rung != Rung::Uid)).await;
+    let system = bench
+        .embed(|config| {
+            without_journal(config);
+            config.isolation.rungs.retain(|rung| *rung != Rung::Uid);
+        })
+        .await;
     let alice = system.alice();
     let home = home(&alice).await;
     let Some(disk) = Mount::on(&home, "size=8m") else { return system.end().await };

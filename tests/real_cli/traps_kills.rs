@@ -29,11 +29,11 @@ fn tells_a_loss(event: &Value) -> bool {
     event["type"] == "pilotlight" && event["subtype"] == "context_lost"
 }
 
-/// Killed right after the very first answer the loss is said.
+/// Without a journal the loss is said when the CLI is killed right after the very first answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trap_07_kill_after_first_answer_reports_loss() {
     let Some(bench) = Bench::new().await else { return };
-    let system = bench.embed(|_| {}).await;
+    let system = bench.embed(without_journal).await;
     let mut losses = 0;
     for delay in [0, 5, 10, 20, 30, 50] {
         let user = system.pilot.session(format!("user {delay}"));
@@ -77,11 +77,16 @@ async fn trap_07_kill_before_first_turn_loses_nothing() {
     system.end().await;
 }
 
-/// A conversation that the CLI refuses to resume starts again and reports the loss.
+/// What the CLI does by itself.
+fn without_journal(config: &mut pilotlight::Config) {
+    config.session.journal = pilotlight::config::JournalMode::Off;
+}
+
+/// Without a journal a conversation that the CLI refuses to resume starts again and reports the loss.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trap_05_refused_resume_starts_new_and_reports() {
     let Some(bench) = Bench::new().await else { return };
-    let system = bench.embed(|_| {}).await;
+    let system = bench.embed(without_journal).await;
     let alice = system.alice();
     say(&alice, "the word is heliotrope").await;
     alice.evict().await.expect("it is stopped");
@@ -104,7 +109,7 @@ async fn trap_05_refused_resume_starts_new_and_reports() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trap_07_a_session_id_that_is_in_use_is_no_end() {
     let Some(bench) = Bench::new().await else { return };
-    let system = bench.embed(|_| {}).await;
+    let system = bench.embed(without_journal).await;
     let alice = system.alice();
     say(&alice, "the word is heliotrope").await;
     alice.evict().await.expect("it is stopped");

@@ -32,6 +32,8 @@ pub(crate) struct Conversation {
     pub(crate) resumed_model: Option<String>,
     seen: HashSet<String>,
     leaf: Option<String>,
+    /// Entries that are to be repeated on the output, as a JSON list without brackets; `None` without a mirror.
+    mirror: Option<Vec<u8>>,
 }
 
 impl Conversation {
@@ -49,6 +51,7 @@ impl Conversation {
             resumed_model: None,
             seen: HashSet::new(),
             leaf: None,
+            mirror: args.mirror.then(Vec::new),
         };
         let old = match &args.resume {
             Some(wanted) => Some(conversation.find(wanted, deny_resume)?),
@@ -141,8 +144,7 @@ impl Conversation {
                     o.str("content", content);
                 }
             });
-            line.push(b'\n');
-            self.writer.append(&line);
+            self.append(line);
         }
         self.entry(&id, |o| {
             o.str("type", "user").object("message", |o| {
@@ -205,9 +207,25 @@ impl Conversation {
             o.str("userType", "external").str("entrypoint", "sdk-cli").str("cwd", &self.cwd);
             o.str("sessionId", &self.session_id).str("version", VERSION).str("gitBranch", "HEAD");
         });
-        line.push(b'\n');
         self.leaf = Some(uuid.to_owned());
+        self.append(line);
+    }
+
+    fn append(&mut self, mut line: Vec<u8>) {
+        if let Some(mirror) = &mut self.mirror {
+            if !mirror.is_empty() {
+                mirror.push(b',');
+            }
+            mirror.extend_from_slice(&line);
+        }
+        line.push(b'\n');
         self.writer.append(&line);
+    }
+
+    /// The entries since the last call, in brackets. As in claude, none once the file could not be written.
+    pub(crate) fn take_mirrored(&mut self) -> Option<Vec<u8>> {
+        let entries = self.mirror.as_mut().map(std::mem::take).filter(|entries| !entries.is_empty())?;
+        (!self.writer.has_failed()).then(|| [b"[", entries.as_slice(), b"]"].concat())
     }
 }
 

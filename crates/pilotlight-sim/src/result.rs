@@ -47,9 +47,21 @@ impl Usage {
 }
 
 impl Engine {
+    /// Repeats the transcript entries of the turn, as claude does before the end of a turn. Its file has them by then;
+    /// here they are written later, so that a host cannot rely on the file.
+    pub(crate) fn emit_mirrored(&mut self) {
+        if let Some(entries) = self.conversation.take_mirrored() {
+            let file = self.conversation.file_name();
+            self.out.line(|o| {
+                o.str("type", "transcript_mirror").str("filePath", &file).raw("entries", &entries);
+            });
+        }
+    }
+
     /// Writes the last line of a turn.
     pub(crate) fn emit_result(&mut self, turn: &Turn, outcome: &Outcome) {
         self.last_failed = outcome.is_error;
+        self.emit_mirrored();
         let ms = clock::ms_since(turn.started);
         let success = outcome.text.is_ok();
         let api_ms = self.totals.api_ms;

@@ -18,6 +18,8 @@ struct Pending {
     lines: Vec<u8>,
     due: Option<Instant>,
     has_thread: bool,
+    /// The last lines were not written.
+    has_failed: bool,
 }
 
 #[derive(Default)]
@@ -63,6 +65,11 @@ impl Writer {
         }
     }
 
+    /// Whether the last lines could not be written.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.0.lock().has_failed
+    }
+
     /// Writes pending lines at once.
     pub(crate) fn flush(&self) {
         self.0.lock().write();
@@ -96,13 +103,11 @@ impl Pending {
         if lines.is_empty() {
             return;
         }
-        if let Some(dir) = file.parent()
-            && std::fs::create_dir_all(dir).is_err()
-        {
-            return;
-        }
-        if let Ok(mut file) = OpenOptions::new().append(true).create(true).mode(0o600).open(file) {
-            drop(file.write_all(&lines));
-        }
+        let made = file.parent().map_or(Ok(()), std::fs::create_dir_all);
+        let written = made.and_then(|()| {
+            let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(file)?;
+            file.write_all(&lines)
+        });
+        self.has_failed = written.is_err();
     }
 }

@@ -6,7 +6,7 @@
 use memchr::memmem;
 
 use super::fields::with_fields;
-use crate::adapter::LineKind;
+use crate::adapter::{LineKind, Notice};
 
 /// Beginning of most lines of a turn.
 const STREAM_EVENT: &[u8] = br#"{"type":"stream_event","#;
@@ -48,6 +48,7 @@ fn typed(kind: &[u8], line: &[u8]) -> LineKind {
         b"control_response" => LineKind::ControlResponse,
         b"control_request" => LineKind::HostRequest,
         b"control_cancel_request" => LineKind::Cancelled,
+        b"transcript_mirror" => LineKind::Mirror,
         b"tool_progress" | b"tool_use_summary" => SUBSTANTIAL,
         // `rate_limit_event`, `keep_alive` and types of later versions.
         _ => MINOR,
@@ -74,9 +75,26 @@ fn system(subtype: &[u8], state: impl FnOnce() -> Option<Vec<u8>>) -> LineKind {
             Some(b"running" | b"requires_action") => LineKind::Working,
             _ => MINOR,
         },
+        b"session_writes_lost" => LineKind::Notice(Notice::WritesLost),
+        b"worker_shutting_down" => LineKind::Notice(Notice::ShuttingDown),
+        b"turn_preempted" => LineKind::Notice(Notice::TurnPreempted),
+        b"late_allow_not_run" => LineKind::Notice(Notice::LateAllow),
+        b"control_request_progress" => LineKind::Notice(Notice::RequestProgress),
         b"task_started" | b"task_updated" | b"task_notification" => LineKind::Task,
         _ => SUBSTANTIAL,
     }
+}
+
+/// Whether a mirrored line is of a conversation's own transcript. Those of subagents have other names.
+pub(crate) fn mirrors_conversation(line: &[u8]) -> bool {
+    let file = line.trim_ascii().strip_prefix(b"{").and_then(|rest| {
+        let (_, rest) = member(rest, b"type")?;
+        Some(member(rest.strip_prefix(b",")?, b"filePath")?.0.to_vec())
+    });
+    // Escapes, or another order of fields.
+    let Some(file) = file.or_else(|| slowly(line, "filePath")) else { return false };
+    let name = file.rsplit(|byte| *byte == b'/').next().and_then(|name| name.strip_suffix(b".jsonl"));
+    name.is_some_and(|name| uuid::Uuid::try_parse_ascii(name).is_ok())
 }
 
 /// The kind of a line with another order of fields, or with escapes.
@@ -136,6 +154,28 @@ mod tests {
             (r#"{"type":"user","message":{},"parent_tool_use_id":null,"isReplay":true}"#, LineKind::Echo),
             (r#"{"type":"user","message":{},"parent_tool_use_id":null,"isSynthetic":true}"#, SUBSTANTIAL),
             (r#"{"type":"result","subtype":"success"}"#, LineKind::Terminal),
+            (r#"{"type":"transcript_mirror","filePath":"/a/b.jsonl","entries":[]}"#, LineKind::Mirror),
+            (r#"{"entries":[],"type":"transcript_mirror"}"#, LineKind::Mirror),
+            (
+                r#"{"type":"system","subtype":"session_writes_lost","error_code":"ENOSPC","lost":["transcript"]}"#,
+                LineKind::Notice(Notice::WritesLost),
+            ),
+            (
+                r#"{"type":"system","subtype":"worker_shutting_down","reason":"host_exit","session_id":"s"}"#,
+                LineKind::Notice(Notice::ShuttingDown),
+            ),
+            (
+                r#"{"type":"system","subtype":"turn_preempted","reason":"rapid_followup"}"#,
+                LineKind::Notice(Notice::TurnPreempted),
+            ),
+            (
+                r#"{"type":"system","subtype":"late_allow_not_run","request_id":"r","reason":"expired"}"#,
+                LineKind::Notice(Notice::LateAllow),
+            ),
+            (
+                r#"{"type":"system","subtype":"control_request_progress","request_id":"r","status":"started"}"#,
+                LineKind::Notice(Notice::RequestProgress),
+            ),
             (r#"{"type":"control_response","response":{}}"#, LineKind::ControlResponse),
             (r#"{"type":"control_request","request_id":"1"}"#, LineKind::HostRequest),
             (r#"{"type":"control_cancel_request","request_id":"1"}"#, LineKind::Cancelled),

@@ -3,14 +3,13 @@
 //! The CLI resumes a transcript with one line per message as its own (verified with 2.0.76, 2.1.197 and 2.1.332): the API
 //! gets the original roles, images, documents, tool calls and results.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
-use uuid::Uuid;
 
 use super::prompt::encode_turn;
+use super::transcript::entry::{Content, Writer, line_id, timestamp};
 use crate::adapter::Import;
 #[cfg(doc)]
 use crate::adapter::LaunchMode;
@@ -20,28 +19,11 @@ use valid::{Piece, Spoken, valid};
 
 mod valid;
 
-/// Version in the lines. Other versions read them as well.
-const WRITTEN_AS: &str = "2.1.197";
 /// The CLI's model name for messages without a model. Any other name would become the conversation's model.
 const NO_MODEL: &str = "<synthetic>";
 
 const INTRODUCTION: &str = "What was said before in this conversation:";
 const CONTINUATION: &str = "The conversation goes on with this message:";
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Entry<'a> {
-    parent_uuid: Option<String>,
-    is_sidechain: bool,
-    user_type: &'static str,
-    cwd: &'a str,
-    session_id: &'a str,
-    version: &'static str,
-    r#type: &'static str,
-    message: Message<'a>,
-    uuid: String,
-    timestamp: String,
-}
 
 #[derive(Serialize)]
 #[serde(untagged)]
@@ -73,28 +55,18 @@ struct NoUsage {
 /// long for megabytes of text: use a thread for blocking work.
 pub(crate) fn import(history: &History, session_id: &str, dirs: &Dirs, now: SystemTime) -> Option<Import> {
     let messages = valid(history).messages;
-    let cwd = dirs.work.to_string_lossy();
-    let mut transcript = Vec::with_capacity(history.bytes());
-    let mut parent = None;
+    let mut writer = Writer::new(session_id, dirs);
     for (number, spoken) in messages.iter().enumerate() {
-        let uuid = line_id(session_id, number).hyphenated().to_string();
-        let line = Entry {
-            parent_uuid: parent.replace(uuid.clone()),
-            is_sidechain: false,
-            user_type: "external",
-            cwd: &cwd,
-            session_id,
-            version: WRITTEN_AS,
+        let uuid = line_id(session_id, number);
+        let entry = Content {
             r#type: role(spoken.role),
             message: message(spoken, &uuid),
             timestamp: timestamp(now, messages.len() - number),
-            uuid,
+            api_error: false,
         };
-        // Values with text keys always serialise into memory.
-        serde_json::to_writer(&mut transcript, &line).ok()?;
-        transcript.push(b'\n');
+        writer.push(&uuid, &entry)?;
     }
-    parent.map(|last| Import { transcript, last })
+    writer.finish()
 }
 
 /// User message that follows a history: with all of it, or, if `imported`, with what a transcript cannot hold. `None` if
@@ -154,20 +126,6 @@ fn role(role: Role) -> &'static str {
         Role::User => "user",
         Role::Assistant => "assistant",
     }
-}
-
-/// Id of a line: a function of conversation and line number.
-fn line_id(session_id: &str, number: usize) -> Uuid {
-    let digest = Sha256::new().chain_update(session_id).chain_update(number.to_le_bytes()).finalize();
-    let mut bytes = [0; 16];
-    bytes.iter_mut().zip(digest).for_each(|(byte, digest)| *byte = digest);
-    uuid::Builder::from_random_bytes(bytes).into_uuid()
-}
-
-/// Time of a line: `before` milliseconds ago.
-fn timestamp(now: SystemTime, before: usize) -> String {
-    let before = Duration::from_millis(before.try_into().unwrap_or(u64::MAX));
-    humantime::format_rfc3339_millis(now.checked_sub(before).unwrap_or(now)).to_string()
 }
 
 /// A message as blocks of another message, with its role in front.

@@ -9,6 +9,9 @@ use crate::adapter::{CommandLine, LaunchMode, LaunchPlan, LaunchRefusal, Termina
 const ALWAYS: [&str; 6] =
     ["--print", "--verbose", "--input-format", "stream-json", "--output-format", "stream-json"];
 
+/// Flag for [`LaunchPlan::mirrors`].
+const MIRROR: &str = "--session-mirror";
+
 /// The command line. The system prompt is a user's text and goes with the handshake: every user of the machine can read
 /// arguments.
 pub(crate) fn command(plan: &LaunchPlan<'_>) -> CommandLine {
@@ -23,6 +26,10 @@ pub(crate) fn command(plan: &LaunchPlan<'_>) -> CommandLine {
     if plan.cli.background_tasks {
         // Names the message that a turn answers: the CLI also begins turns by itself.
         flag("--replay-user-messages", None);
+    }
+    if plan.mirrors {
+        // Hidden; since 2.1.197.
+        flag(MIRROR, None);
     }
     flag("--setting-sources", Some(plan.cli.setting_sources.as_str().into()));
     if plan.cli.strict_mcp_config {
@@ -140,6 +147,8 @@ pub(crate) fn launch_refusal(terminal: Option<&Terminal>, stderr: &str) -> Optio
         Some(LaunchRefusal::NoConversation)
     } else if says("Session ID") && says("is already in use") {
         Some(LaunchRefusal::IdInUse)
+    } else if stderr.lines().next().is_some_and(|line| line == format!("error: unknown option '{MIRROR}'")) {
+        Some(LaunchRefusal::NoMirror)
     } else {
         None
     }
@@ -171,6 +180,7 @@ mod tests {
             model,
             settings,
             mcp_timeout: Duration::from_secs(7),
+            mirrors: false,
             asks_permission: asks,
         })
     }

@@ -7,7 +7,11 @@ use std::path::PathBuf;
 use crate::config::CliConfig;
 use crate::model::Dirs;
 
+pub(super) mod entry;
 mod gap;
+mod restore;
+
+pub(crate) use restore::{restore, snapshot};
 
 /// Variable with the directory of the CLI's files; the default is below `HOME`.
 pub(super) const CONFIG_DIR: &str = "CLAUDE_CONFIG_DIR";

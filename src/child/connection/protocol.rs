@@ -24,13 +24,14 @@ pub(super) use lines::Fate;
 use spending::Spending;
 pub(super) use turns::Ending;
 
-use crate::adapter::{self, LaunchSettings, Terminal};
+use crate::adapter::{self, LaunchSettings, Notice, Terminal};
 use crate::child::event::ChildEvent;
 use crate::child::exit::KillReason;
 use crate::child::permissions::Permissions;
 use crate::child::running_turn::{Job, RunningTurn, TurnEnd};
 use crate::child::tasks::Tasks;
-use crate::config::{Config, PermissionPolicy};
+use crate::config::{Config, JournalMode, PermissionPolicy};
+use crate::journal::Lines;
 use crate::model::Usage;
 use crate::telemetry::metrics::{FirstOutput, HangDetector, ModelClass, ProtocolError, StopStep, Stream};
 use crate::turn::TurnTrace;
@@ -96,6 +97,9 @@ pub(super) enum Measurement {
     Hang(HangDetector),
     Ping(Duration),
     StopStep(StopStep),
+    /// A mirrored line.
+    Mirrored,
+    Notice(Notice),
 }
 
 pub(super) struct Protocol {
@@ -115,6 +119,10 @@ pub(super) struct Protocol {
     policy: PermissionPolicy,
     spending: Spending,
     requests_sent: u64,
+    /// What the journal keeps of the running turn.
+    pub(super) journal: Lines,
+    /// The child has said that it is about to end.
+    leaves: bool,
     /// The child is gone; nothing is taken any more.
     pub(super) over: bool,
 }
@@ -175,6 +183,8 @@ impl Protocol {
             policy: config.permissions.policy.stricter(settings.policy),
             spending: Spending::new(model),
             requests_sent: 0,
+            journal: Lines::new(config.session.journal != JournalMode::Off),
+            leaves: false,
             over: false,
             config,
         };

@@ -29,6 +29,8 @@ impl OnChildEvent for Events {
             ChildEvent::OwnTurn { .. } => "own turn".to_owned(),
             ChildEvent::Greeted => "greeted".to_owned(),
             ChildEvent::Ready => "ready".to_owned(),
+            // Always the last, with or without records.
+            ChildEvent::Journal(_) => return,
         };
         self.0.lock().unwrap().push(text);
     }

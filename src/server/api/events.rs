@@ -186,6 +186,7 @@ fn render(event: &SessionEvent, with_user: bool) -> Value {
         EventKind::Paused => json!({ "type": "paused" }),
         EventKind::Evicted { reason } => json!({ "type": "evicted", "reason": reason }),
         EventKind::ContextLost { kind } => json!({ "type": "context_lost", "kind": kind }),
+        EventKind::Recovered { source } => json!({ "type": "recovered", "source": source }),
     };
     shown["at"] = seconds(event.at).into();
     shown["session"] = event.session.conversation().into();

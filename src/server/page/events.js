@@ -25,6 +25,7 @@ const WORDS = {
   paused: () => ["failed too often and pauses", "bad"],
   evicted: ({ reason }) => [reason === "admin" ? "evicted on request" : `evicted: ${plain(reason)}`, ""],
   context_lost: ({ kind }) => [kind === "conversation" ? "lost its conversation" : "lost its latest turns", "bad"],
+  recovered: () => ["restored its conversation from the journal", "odd"],
   missed: () => ["Some events were too fast for this page.", "odd"],
 };
 const plain = (word) => String(word ?? "").replaceAll("_", " ");

@@ -83,7 +83,7 @@ impl SessionActorState {
                 }
             }
             // Shown already, and nothing that changes what happens next.
-            ChildEvent::Greeted | ChildEvent::Permissions(_) => {}
+            ChildEvent::Greeted | ChildEvent::Permissions(_) | ChildEvent::Journal(_) => {}
         }
     }
 

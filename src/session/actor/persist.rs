@@ -40,6 +40,10 @@ impl SessionActorState {
         if self.retiring || !self.machine.is_at_rest(Instant::now()) {
             return;
         }
+        if !self.entry.has_written_journal() {
+            // What waits for room on the disk is nowhere else.
+            return;
+        }
         self.retiring = true;
         let (save, myself) = (self.next_save(Durability::Disk), self.entry.actor.clone());
         let number = self.saves;

@@ -61,6 +61,13 @@ labels! {
     #[derive(serde::Serialize, serde::Deserialize)]
     #[serde(rename_all = "snake_case")]
     ContextLost, "kind": Conversation = "conversation", LatestTurns = "latest_turns";
+    /// What a conversation was restored from: the rest of the transcript with the journal, or the journal alone.
+    RecoverySource, "source": Merged = "merged", Journal = "journal";
+    /// Why a journal did not keep a turn at once.
+    JournalError, "reason": Write = "write", Sync = "sync", Full = "full";
+    /// What the CLI says about itself.
+    CliNotice, "kind": WritesLost = "session_writes_lost", ShuttingDown = "worker_shutting_down",
+        TurnPreempted = "turn_preempted", LateAllow = "late_allow_not_run", RequestProgress = "control_request_progress";
     /// Outcome of a turn.
     TurnOutcome, "outcome": Ok = "ok", Error = "error", Timeout = "timeout", Cancelled = "cancelled",
         SessionLost = "session_lost", MemoryLimit = "memory_limit", WorkspaceLimit = "workspace_limit", Rejected = "rejected";

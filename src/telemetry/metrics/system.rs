@@ -5,10 +5,10 @@ use pilotlight_shim::report::KillMethod;
 
 use super::catalogue::{Metric, Unit, declare};
 use super::labels::{
-    ActorKind, AdmissionRejected, BrokerRefusal, ContextLost, EgressDirection, EgressOutcome, EvictionReason,
-    ExitReason, FirstOutput, HangDetector, MemoryKind, ModelClass, ProcessKind, ProtocolError,
-    RefreshOutcome, Resource, RestartCause, SampleSource, SpawnPhase, StopHow, StopStep, Stream, TokenKind,
-    TurnOutcome, UpstreamStatus,
+    ActorKind, AdmissionRejected, BrokerRefusal, CliNotice, ContextLost, EgressDirection, EgressOutcome,
+    EvictionReason, ExitReason, FirstOutput, HangDetector, JournalError, MemoryKind, ModelClass, ProcessKind,
+    ProtocolError, RecoverySource, RefreshOutcome, Resource, RestartCause, SampleSource, SpawnPhase, StopHow,
+    StopStep, Stream, TokenKind, TurnOutcome, UpstreamStatus,
 };
 use super::series::{BuildInfo, By, ByBoth, Family, Registrar, Starts};
 use crate::config::Rung;
@@ -31,6 +31,13 @@ declare! {
         "Children stopped while their session is kept, by reason.";
     contexts_lost: By<ContextLost, Counter> = "contexts_lost_total", Count,
         "Conversations resumed without some or all of their turns, by extent.";
+    conversations_recovered: By<RecoverySource, Counter> = "conversations_recovered_total", Count,
+        "Conversations whose transcript was damaged or missing and was restored without a loss, by source.";
+    mirrored_lines: Counter = "mirrored_lines_total", Count,
+        "Lines in which the CLI repeated what it had written to a transcript.";
+    journal_errors: By<JournalError, Counter> = "journal_errors_total", Count,
+        "Turns that a journal did not keep at once, by reason.";
+    cli_notices: By<CliNotice, Counter> = "cli_notices_total", Count, "Notices of the CLI about itself, by kind.";
     records_broken: Counter = "records_broken_total", Count,
         "Session records that could not be parsed and were moved aside, with the loss of their conversation.";
     turns: By<TurnOutcome, Counter> = "turns_total", Count, "Turns that ended, by outcome.";

@@ -65,7 +65,9 @@ async fn a_purge_that_is_given_up_locks_nobody_out() {
 /// A context loss that no turn reported yet survives the session's removal from memory and is reported once.
 #[tokio::test(flavor = "multi_thread")]
 async fn unreported_loss_survives_unload_reported_once() {
-    let bench = Bench::new().await;
+    // Without a journal a loss is possible.
+    let off = |config: &mut Config| config.session.journal = JournalMode::Off;
+    let bench = Bench::with(off).await;
     let alice = bench.pilot.session("alice");
     say(&alice, "first").await;
     written_down(&alice, "first").await;
@@ -79,7 +81,7 @@ async fn unreported_loss_survives_unload_reported_once() {
     drop(alice);
     pilot.shutdown(Duration::from_secs(5)).await;
 
-    let bench = Bench { pilot: start(data.path(), |_| {}).await, data };
+    let bench = Bench { pilot: start(data.path(), off).await, data };
     let alice = bench.pilot.session("alice");
     let outcome = ask(&alice, "[[recall]]").await;
     assert_eq!((outcome.text.as_str(), outcome.context_lost), ("first", true));

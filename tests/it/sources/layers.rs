@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["admission", "installation", "isolation", "broker"],
     &["spend"],
     &["child", "workspace"],
-    &["turn"],
+    &["turn", "journal"],
     &["telemetry", "adapter"],
     &["error"],
     &["config"],

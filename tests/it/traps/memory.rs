@@ -86,10 +86,26 @@ async fn trap_07_stop_after_answer_loses_nothing() {
     bench.end().await;
 }
 
-/// A turn that was lost before it was written down is said to be lost.
+/// A turn that the CLI had not written down when it died is brought back.
+#[tokio::test(flavor = "multi_thread")]
+async fn trap_07_unwritten_turn_is_restored() {
+    let bench = Bench::new().await;
+    let alice = bench.pilot.session("alice");
+    // Nothing of the first is on disk, of the others the beginning.
+    let mut said = Vec::new();
+    for text in ["first [[fault:crash-after]]", "second", "third [[fault:crash-after=kill]]", "fourth"] {
+        let outcome = ask(&alice, text).await;
+        assert!(outcome.is_ok() && !outcome.context_lost, "{outcome:?}");
+        said.push(text);
+    }
+    assert_eq!(say(&alice, "[[recall]]").await, said.join(" | "));
+    bench.end().await;
+}
+
+/// Without a journal a turn that was lost before it was written down is said to be lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn trap_07_unwritten_turn_is_reported_lost() {
-    let bench = Bench::new().await;
+    let bench = Bench::with(|config| config.session.journal = JournalMode::Off).await;
     let alice = bench.pilot.session("alice");
     // Dies right after the answer, before the transcript has it: nothing to resume.
     let first = ask(&alice, "first [[fault:crash-after]]").await;

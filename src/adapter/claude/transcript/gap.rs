@@ -27,7 +27,7 @@ struct Entry<'a> {
 }
 
 /// Digest of an entry's id: of fixed size, and equal in every run.
-type Id = u128;
+pub(super) type Id = u128;
 
 /// First missing entry on the way from `checkpoint` back to the first entry, as a text that identifies the gap; `None` if
 /// there is no gap. With `is_cut` the transcript begins before `tail`: a missing parent may be there. Reads line by line.
@@ -59,13 +59,13 @@ pub(super) fn gap(tail: impl Read, mut is_cut: bool, checkpoint: &str) -> io::Re
     Ok((!found || !is_cut).then(|| format!("{wanted:032x}")))
 }
 
-fn digest(id: &str) -> Id {
+pub(super) fn digest(id: &str) -> Id {
     let digest = Sha256::digest(id);
     digest.iter().take(16).fold(0, |number, byte| number << 8 | Id::from(*byte))
 }
 
 /// The entry of a line and its parent.
-fn entry(line: &[u8]) -> Option<(Id, Option<Id>)> {
+pub(super) fn entry(line: &[u8]) -> Option<(Id, Option<Id>)> {
     memchr::memmem::find(line, MARK)?;
     // A list of two texts would deserialise as well.
     line.trim_ascii_start().first().filter(|first| **first == b'{')?;

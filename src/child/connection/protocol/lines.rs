@@ -3,10 +3,11 @@
 use tokio::time::{Duration, Instant};
 
 use super::{Action, Ending, HANDSHAKE, Measurement, PING, Phase, Protocol, SERVERS};
-use crate::adapter::{self, ControlResponse, HostRequest, LineKind, Terminal};
+use crate::adapter::{self, ControlResponse, HostRequest, LineKind, Notice, Terminal};
 use crate::child::event::ChildEvent;
 use crate::child::exit::KillReason;
 use crate::child::permissions::Permissions;
+use crate::child::running_turn::RunningTurn;
 use crate::config::PermissionPolicy;
 use crate::error::{Loss, TurnError};
 use crate::telemetry::metrics::{ModelClass, ProtocolError, Stream};
@@ -46,7 +47,26 @@ impl Protocol {
         match adapter::classify(line) {
             LineKind::Message { substantial, checkpoint } => {
                 let checkpoint = if checkpoint { adapter::checkpoint(line) } else { None };
-                self.saw(substantial, checkpoint, now);
+                self.saw(substantial, checkpoint.clone(), now);
+                if let Some(id) = checkpoint {
+                    self.journal.own(&id, line);
+                    self.keep_early();
+                }
+            }
+            LineKind::Mirror => {
+                if adapter::mirrors_conversation(line) {
+                    self.measure(Measurement::Mirrored);
+                    self.journal.mirrored(line);
+                    self.keep_early();
+                }
+                return Some(Fate::Drop);
+            }
+            LineKind::Notice(notice) => {
+                self.measure(Measurement::Notice(notice));
+                self.saw(notice != Notice::ShuttingDown, None, now);
+                if notice == Notice::ShuttingDown {
+                    self.leave(now);
+                }
             }
             LineKind::Announcement => self.announced(line),
             LineKind::Terminal => return Some(self.terminal(Box::new(adapter::terminal(line)?), fate, now)),
@@ -118,10 +138,30 @@ impl Protocol {
     }
 
     fn saw(&mut self, substantial: bool, checkpoint: Option<String>, now: Instant) {
-        if let Some(running) = &mut self.running
-            && running.saw(substantial, checkpoint)
-        {
-            self.first_output(now);
+        self.act_on_turn(now, |running| running.saw(substantial, checkpoint));
+    }
+
+    /// Changes the running turn. If that brings its first output, its message is of no more use but for the journal.
+    fn act_on_turn(&mut self, now: Instant, change: impl FnOnce(&mut RunningTurn) -> bool) {
+        let Some(running) = &mut self.running else { return };
+        let prompt = (self.journal.is_on() && !running.produced)
+            .then(|| (running.job.line.clone(), running.mark.clone()));
+        if !change(running) {
+            return;
+        }
+        match prompt {
+            Some((line, Some(mark))) => self.journal.prompt(&adapter::with_message_id(&line, &mark)),
+            Some((line, None)) => self.journal.prompt(&line),
+            None => {}
+        }
+        self.first_output(now);
+    }
+
+    /// Hands over what the journal is to keep, if it has become much.
+    fn keep_early(&mut self) {
+        if self.journal.are_many() {
+            let records = self.journal.take();
+            self.emit(ChildEvent::Journal(records));
         }
     }
 
@@ -149,11 +189,7 @@ impl Protocol {
 
     /// The withheld lines belong to the running turn.
     fn claim(&mut self, now: Instant) {
-        if let Some(running) = &mut self.running
-            && running.claim()
-        {
-            self.first_output(now);
-        }
+        self.act_on_turn(now, RunningTurn::claim);
     }
 
     /// The withheld lines do not belong to the running turn.
@@ -180,6 +216,8 @@ impl Protocol {
             self.disclaim();
             self.own_work.tasks.served();
             self.act(Action::Rearm);
+            let records = self.journal.take();
+            self.emit(ChildEvent::Journal(records));
             self.emit(ChildEvent::OwnTurn { cost_usd });
             self.emit_activity();
             return Fate::Drop;

@@ -54,6 +54,16 @@ impl Protocol {
     pub(super) fn on_turn_over(&mut self, now: Instant) {
         if self.phase == Phase::Interrupted {
             self.close_input(now);
+        } else if self.leaves {
+            self.stop(now);
+        }
+    }
+
+    /// The child is about to end by itself: the running turn is its last, and the next child gets those that follow.
+    pub(super) fn leave(&mut self, now: Instant) {
+        self.leaves = true;
+        if self.running.is_none() {
+            self.stop(now);
         }
     }
 

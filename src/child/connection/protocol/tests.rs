@@ -129,6 +129,8 @@ fn describe(action: Action) -> Option<String> {
         Action::Emit(ChildEvent::Greeted) => "emit greeted".into(),
         Action::Emit(ChildEvent::Ready) => "emit ready".into(),
         Action::Emit(ChildEvent::Model(model)) => format!("emit model {model}"),
+        Action::Emit(ChildEvent::Journal(_)) | Action::Measure(Measurement::Mirrored) => return None,
+        Action::Measure(Measurement::Notice(notice)) => format!("notice {notice:?}"),
         Action::Emit(ChildEvent::TurnEnded(_)) => "emit turn ended".into(),
         Action::Emit(ChildEvent::OwnTurn { cost_usd }) => format!("emit own turn {cost_usd}"),
         Action::Emit(ChildEvent::Active(active)) => format!("emit active {active}"),

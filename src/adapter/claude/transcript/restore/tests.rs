@@ -1,0 +1,180 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+const ID: &str = "7b0f9d1e-0d4c-4f7e-9f0e-0d1c2b3a4f5e";
+
+fn dirs() -> Dirs {
+    Dirs { work: "/s/work".into(), home: "/s/home".into(), tmp: "/s/tmp".into() }
+}
+
+fn entry(kind: &str, uuid: &str, parent: Option<&str>) -> String {
+    json!({ "parentUuid": parent, "isSidechain": false, "type": kind,
+        "message": { "role": kind, "content": uuid }, "uuid": uuid })
+    .to_string()
+}
+
+/// A conversation of prompts `p-N` and answers `a-N`.
+fn conversation(turns: usize) -> Vec<String> {
+    let of = |number: usize| {
+        let parent = number.checked_sub(1).map(|before| format!("a-{before}"));
+        let prompt = format!("p-{number}");
+        [entry("user", &prompt, parent.as_deref()), entry("assistant", &format!("a-{number}"), Some(&prompt))]
+    };
+    (0..turns).flat_map(of).collect()
+}
+
+fn mirror(entries: &[String]) -> String {
+    let entries: Vec<Value> = entries.iter().map(|entry| serde_json::from_str(entry).unwrap()).collect();
+    json!({ "type": "transcript_mirror", "filePath": format!("/h/{ID}.jsonl"), "entries": entries })
+        .to_string()
+}
+
+fn own(number: usize) -> (String, String) {
+    let prompt = json!({ "type": "user", "message": { "role": "user", "content": format!("p-{number}") } });
+    let line = json!({ "type": "assistant", "message": { "role": "assistant", "content": format!("a-{number}") },
+        "uuid": format!("a-{number}"), "timestamp": "2026-01-01T00:00:00.000Z" });
+    (prompt.to_string(), line.to_string())
+}
+
+fn restored(file: &str, kept: &[Kept<'_>], checkpoint: &str) -> Option<Vec<String>> {
+    let import = restore(file.as_bytes(), kept, Some(checkpoint), ID, &dirs(), SystemTime::UNIX_EPOCH)?;
+    Some(said(std::str::from_utf8(&import.transcript).unwrap(), checkpoint))
+}
+
+/// What was said on the way from the first entry to this one.
+fn said(text: &str, last: &str) -> Vec<String> {
+    let entries: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut next = Some(last.to_owned());
+    let mut said = Vec::new();
+    while let Some(id) = next {
+        let entry = entries.iter().find(|entry| entry["uuid"] == id.as_str()).expect("no gap");
+        said.push(entry["message"]["content"].as_str().unwrap().to_owned());
+        next = entry["parentUuid"].as_str().map(str::to_owned);
+    }
+    said.reverse();
+    said
+}
+
+fn words(turns: usize) -> Vec<String> {
+    (0..turns).flat_map(|number| [format!("p-{number}"), format!("a-{number}")]).collect()
+}
+
+#[test]
+fn missing_turns_come_from_the_mirror() {
+    let all = conversation(3);
+    let mirrored: Vec<String> = all.chunks(2).map(mirror).collect();
+    let kept: Vec<_> = mirrored.iter().map(|line| Kept::Mirrored(line.as_bytes())).collect();
+    for file in [
+        String::new(),
+        all[..2].join("\n"),
+        all[4..].join("\n"),
+        // Half a line, glued to the next.
+        format!("{}\n{}{}\n{}", all[0], all[1].get(..20).unwrap(), all[2], all[3..].join("\n")),
+        "no transcript".to_owned(),
+    ] {
+        assert_eq!(restored(&file, &kept, "a-2"), Some(words(3)), "{file}");
+    }
+    assert_eq!(restored("", &kept[1..], "a-2"), None, "the beginning is lost");
+    // A subagent's transcript, or another conversation's.
+    let other = mirrored[0].replace(ID, "agent-1");
+    assert_eq!(restored("", &[Kept::Mirrored(other.as_bytes())], "a-0"), None);
+}
+
+#[test]
+fn unmirrored_turns_are_written_again() {
+    let all = conversation(3);
+    let (two, three) = (own(1), own(2));
+    let (first, id) = (mirror(&all[..2]), ["a-0", "a-1"]);
+    let kept = [
+        Kept::Mirrored(first.as_bytes()),
+        Kept::Checkpoint(Some(id[0])),
+        Kept::Prompt(two.0.as_bytes()),
+        Kept::Line(two.1.as_bytes()),
+        Kept::Checkpoint(Some(id[1])),
+        Kept::Prompt(three.0.as_bytes()),
+        Kept::Line(three.1.as_bytes()),
+    ];
+    for file in [String::new(), all[..2].join("\n"), all[..4].join("\n"), all[..5].join("\n"), all.join("\n")]
+    {
+        assert_eq!(restored(&file, &kept, "a-2"), Some(words(3)), "{file}");
+    }
+    // A mirror that fell silent within a turn has its prompt already.
+    let prompt = mirror(&all[2..3]);
+    let kept = [
+        Kept::Mirrored(first.as_bytes()),
+        Kept::Checkpoint(Some(id[0])),
+        Kept::Mirrored(prompt.as_bytes()),
+        Kept::Prompt(two.0.as_bytes()),
+        Kept::Line(two.1.as_bytes()),
+    ];
+    assert_eq!(restored("", &kept, "a-1"), Some(words(2)));
+    // Turns that nobody has kept leave a gap: it is not bridged.
+    let kept = [
+        Kept::Mirrored(first.as_bytes()),
+        Kept::Checkpoint(Some(id[1])),
+        Kept::Prompt(three.0.as_bytes()),
+        Kept::Line(three.1.as_bytes()),
+    ];
+    assert_eq!(restored("", &kept, "a-2"), None);
+    assert_eq!(restored(&all[..4].join("\n"), &kept, "a-2"), Some(words(3)));
+}
+
+#[test]
+fn failures_of_the_api_stay_failures() {
+    let line =
+        json!({ "type": "assistant", "message": { "content": "a" }, "uuid": "a", "error": "rate_limit" });
+    let line = line.to_string();
+    let import =
+        restore(b"", &[Kept::Line(line.as_bytes())], Some("a"), ID, &dirs(), SystemTime::UNIX_EPOCH).unwrap();
+    assert!(String::from_utf8(import.transcript).unwrap().contains(r#""isApiErrorMessage":true"#));
+}
+
+#[test]
+fn snapshot_has_what_leads_to_the_end() {
+    let mut all = conversation(3);
+    all.insert(2, entry("user", "aside", Some("p-0")));
+    all.insert(3, entry("user", "further aside", Some("aside")));
+    all.insert(0, json!({ "type": "queue-operation" }).to_string());
+    let text = all.join("\n");
+    let ids = |limit: usize| {
+        let lines = snapshot(text.as_bytes(), limit)?;
+        let id = |line: &&[u8]| {
+            serde_json::from_slice::<Value>(line).unwrap()["uuid"].as_str().unwrap().to_owned()
+        };
+        Some(lines.iter().map(id).collect::<Vec<_>>())
+    };
+    assert_eq!(ids(text.len()).unwrap().len(), 8);
+    let whole: usize = all[1..].iter().map(String::len).sum();
+    let reached = ids(whole - 1).unwrap();
+    assert_eq!(reached, ["p-0", "a-0", "aside", "p-1", "a-1", "p-2", "a-2"]);
+    assert_eq!(ids(10), None);
+}
+
+proptest! {
+    /// Whatever is damaged in the file, the mirror has it; whatever the journal lacks, nothing is invented.
+    #[test]
+    fn damaged_files_are_restored(cuts in prop::collection::vec((0..3_u8, any::<prop::sample::Index>()), 8)) {
+        let all = conversation(4);
+        let mirrored = mirror(&all);
+        let mut file = Vec::new();
+        for (line, (damage, at)) in all.iter().zip(cuts) {
+            match damage {
+                0 => file.extend_from_slice(&line.as_bytes()[..at.index(line.len())]),
+                1 => {}
+                _ => file.extend_from_slice(format!("{line}\n").as_bytes()),
+            }
+        }
+        let kept = [Kept::Mirrored(mirrored.as_bytes())];
+        let file = String::from_utf8(file).unwrap();
+        prop_assert_eq!(restored(&file, &kept, "a-3"), Some(words(4)));
+    }
+
+    #[test]
+    fn any_kept_bytes_are_read(file: Vec<u8>, one: Vec<u8>, two in r#"[\{\}":,\[\]a-z]{0,60}"#) {
+        let kept = [Kept::Entry(&one), Kept::Mirrored(two.as_bytes()), Kept::Prompt(&one), Kept::Line(two.as_bytes())];
+        restore(&file, &kept, None, ID, &dirs(), SystemTime::UNIX_EPOCH);
+        snapshot(&file, 100);
+    }
+}

@@ -1,0 +1,72 @@
+//! What the lines of one child add to the journal, until its turn is over.
+
+use memchr::memmem;
+
+use super::frame::push_record;
+use crate::adapter::Kept;
+
+/// Bytes that are kept in memory; more go to the file before the turn is over. Ordinary turns have some kilobytes.
+const MOST_KEPT: usize = 1 << 20;
+
+/// Mirrored lines, and the turn's own lines for the case that the CLI mirrors nothing: it mirrors only what it could
+/// write, so a full disk silences the mirror.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    is_on: bool,
+    mirrored: Vec<u8>,
+    own: Vec<u8>,
+    /// The ids of the own lines.
+    ids: Vec<String>,
+}
+
+impl Lines {
+    pub(crate) fn new(is_on: bool) -> Self {
+        Self { is_on, mirrored: Vec::new(), own: Vec::new(), ids: Vec::new() }
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        self.is_on
+    }
+
+    /// A line in which the CLI repeats what it has written to its transcript.
+    pub(crate) fn mirrored(&mut self, line: &[u8]) {
+        if self.is_on {
+            push_record(&mut self.mirrored, Kept::Mirrored(line));
+        }
+    }
+
+    /// The message of the turn that runs.
+    pub(crate) fn prompt(&mut self, line: &[u8]) {
+        if self.is_on {
+            push_record(&mut self.own, Kept::Prompt(line));
+        }
+    }
+
+    /// A line of the turn that the transcript will hold under this id.
+    pub(crate) fn own(&mut self, id: &str, line: &[u8]) {
+        if self.is_on {
+            push_record(&mut self.own, Kept::Line(line));
+            self.ids.push(id.to_owned());
+        }
+    }
+
+    /// More is kept than should be: [`Lines::take`] before the turn is over.
+    pub(crate) fn are_many(&self) -> bool {
+        self.mirrored.len() + self.own.len() > MOST_KEPT
+    }
+
+    /// The records since the last call: the mirrored lines, and the own lines unless all of them were mirrored.
+    pub(crate) fn take(&mut self) -> Vec<u8> {
+        let mut records = std::mem::take(&mut self.mirrored);
+        let own = std::mem::take(&mut self.own);
+        let are_mirrored = std::mem::take(&mut self.ids).iter().all(|id| is_mirrored(&records, id));
+        if !are_mirrored {
+            records.extend(own);
+        }
+        records
+    }
+}
+
+fn is_mirrored(records: &[u8], id: &str) -> bool {
+    memmem::find(records, format!(r#""uuid":"{id}""#).as_bytes()).is_some()
+}

@@ -1,0 +1,52 @@
+//! The mark of a journal: how far the conversation has come. Pure.
+
+use serde::{Deserialize, Serialize};
+
+use super::frame::{self, HEADER, Kind};
+
+/// Size of every mark. Ids of a CLI have at most 128 bytes, so that the text always fits.
+pub(super) const SIZE: usize = 512;
+
+/// How far a conversation has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mark {
+    /// Turns of the session.
+    pub(crate) turns: u64,
+    /// The last message that must be in the transcript.
+    pub(crate) checkpoint: Option<String>,
+    /// The CLI's id of the conversation.
+    pub(crate) conversation: String,
+    /// The records reach back to the beginning of what was known of the conversation.
+    pub(crate) is_whole: bool,
+}
+
+/// What a record needs of a mark, without a copy.
+#[derive(Deserialize)]
+struct Checkpoint<'a> {
+    // Ids have no characters that need an escape.
+    checkpoint: Option<&'a str>,
+}
+
+impl Mark {
+    /// The mark as a frame of [`SIZE`] bytes. `None`: an id in it is longer than any CLI's.
+    pub(super) fn frame(&self) -> Option<Vec<u8>> {
+        let mut body = serde_json::to_vec(self).ok()?;
+        (body.len() <= SIZE - HEADER).then(|| body.resize(SIZE - HEADER, b' '))?;
+        let mut bytes = Vec::with_capacity(SIZE);
+        frame::push(&mut bytes, Kind::Mark, &body)?;
+        Some(bytes)
+    }
+
+    /// The mark that is a whole frame.
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        match frame::first(bytes)? {
+            (Kind::Mark, body, []) if bytes.len() == SIZE => serde_json::from_slice(body).ok(),
+            _ => None,
+        }
+    }
+}
+
+/// The checkpoint in the body of a mark.
+pub(super) fn checkpoint(body: &[u8]) -> Option<&str> {
+    serde_json::from_slice::<Checkpoint<'_>>(body).ok()?.checkpoint
+}

@@ -1,0 +1,143 @@
+//! Any bytes are a journal, and damage costs what follows it alone.
+
+use std::fs::File;
+
+use proptest::prelude::*;
+
+use super::file::{load, write};
+use super::*;
+use crate::adapter::Kept;
+use crate::support::atomic_file::Durability;
+
+fn begin(path: &std::path::Path, limit: u64) -> Journal {
+    let mark = Mark { conversation: "c".into(), is_whole: true, ..Mark::default() };
+    write(path, &mark, &[], Durability::Kernel).unwrap();
+    let file = File::options().write(true).open(path).unwrap();
+    Journal::open(file, mark, true, limit).unwrap()
+}
+
+fn turn(number: u64) -> Vec<u8> {
+    let mut lines = Lines::new(true);
+    lines.prompt(format!("prompt {number}").as_bytes());
+    lines.own(&format!("u-{number}"), format!("line {number}").as_bytes());
+    lines.take()
+}
+
+fn add(journal: &Journal, number: u64) -> Noted {
+    journal.end_turn(number, Some(&format!("u-{number}")), Some("c"), &turn(number))
+}
+
+fn mark_of(path: &std::path::Path) -> Option<(Mark, bool)> {
+    load(&File::open(path).unwrap()).unwrap()
+}
+
+#[test]
+fn turns_are_read_as_they_were_kept() {
+    let data = tempfile::tempdir().unwrap();
+    let path = data.path().join("journal");
+    let journal = begin(&path, 1 << 20);
+    for number in 1..=3 {
+        assert_eq!(add(&journal, number), Noted::Written);
+    }
+    let (mark, is_at_end) = mark_of(&path).unwrap();
+    assert_eq!((mark.turns, mark.checkpoint.as_deref(), is_at_end), (3, Some("u-3"), true));
+    assert!(journal.goes_on(&mark) && mark.is_whole);
+    let content = std::fs::read(&path).unwrap();
+    let found = records(&content);
+    assert_eq!(found.len(), 10);
+    assert_eq!(found[0], Kept::Checkpoint(None));
+    assert_eq!(
+        found[1..4],
+        [Kept::Prompt(b"prompt 1"), Kept::Line(b"line 1"), Kept::Checkpoint(Some("u-1"))]
+    );
+}
+
+#[test]
+fn mirrored_lines_replace_the_turns_own() {
+    let mut lines = Lines::new(true);
+    lines.prompt(b"p");
+    lines.own("u-1", b"own 1");
+    lines.mirrored(br#"{"entries":[{"parentUuid":null,"uuid":"u-1"}]}"#);
+    lines.own("u-2", b"own 2");
+    assert!(memchr::memmem::find(&lines.take(), b"own 1").is_some(), "the second is not mirrored");
+    lines.own("u-3", b"own 3");
+    lines.mirrored(br#"{"entries":[{"parentUuid":null,"uuid":"u-3"}]}"#);
+    let taken = lines.take();
+    assert!(memchr::memmem::find(&taken, b"own 3").is_none() && !taken.is_empty());
+    assert!(lines.take().is_empty());
+    let mut off = Lines::new(false);
+    off.own("u-1", b"own");
+    assert!(off.take().is_empty());
+}
+
+#[test]
+fn full_journal_keeps_the_number_of_turns() {
+    let data = tempfile::tempdir().unwrap();
+    let path = data.path().join("journal");
+    let journal = begin(&path, 3000);
+    let noted: Vec<_> = (1..=8).map(|number| add(&journal, number)).collect();
+    assert_eq!(noted.iter().filter(|noted| **noted == Noted::GivenUp).count(), 1, "{noted:?}");
+    let (mark, _) = mark_of(&path).unwrap();
+    assert_eq!((mark.turns, mark.is_whole), (8, false));
+    assert!(std::fs::metadata(&path).unwrap().len() <= 3000);
+}
+
+#[test]
+fn another_conversation_begins_the_journal_again() {
+    let data = tempfile::tempdir().unwrap();
+    let path = data.path().join("journal");
+    let journal = begin(&path, 1 << 20);
+    add(&journal, 1);
+    journal.end_turn(2, Some(&"u-2".to_owned()), Some("other"), &turn(2));
+    let (mark, _) = mark_of(&path).unwrap();
+    assert_eq!((mark.turns, mark.conversation.as_str(), mark.checkpoint), (2, "other", None));
+    assert_eq!(records(&std::fs::read(&path).unwrap()), [Kept::Checkpoint(None)]);
+}
+
+/// What cannot be written waits, and the number of turns is on disk all the same.
+#[test]
+fn turns_wait_in_memory_for_room() {
+    let data = tempfile::tempdir().unwrap();
+    let path = data.path().join("journal");
+    let mark = begin(&path, 1 << 20).goes_on(&Mark::default());
+    assert!(!mark);
+    // Opened for reading: no write succeeds.
+    let mark = mark_of(&path).unwrap().0;
+    let journal = Journal::open(File::open(&path).unwrap(), mark, true, 1 << 20).unwrap();
+    assert_eq!(add(&journal, 1), Noted::Failed { is_first: true });
+    assert_eq!(add(&journal, 2), Noted::Failed { is_first: false });
+    assert!(!journal.is_written());
+    assert_eq!(records(&journal.unwritten()).len(), 4);
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_a_journal(bytes: Vec<u8>, cut: prop::sample::Index, flip: prop::sample::Index) {
+        records(&bytes);
+        let data = tempfile::tempdir().unwrap();
+        let path = data.path().join("journal");
+        std::fs::write(&path, &bytes).unwrap();
+        mark_of(&path);
+        std::fs::remove_file(&path).unwrap();
+        let journal = begin(&path, 1 << 20);
+        for number in 1..=4 {
+            add(&journal, number);
+        }
+        let whole = std::fs::read(&path).unwrap();
+        let all = records(&whole);
+        // A cut journal holds a beginning of what it held.
+        let cut = &whole[..cut.index(whole.len())];
+        prop_assert!(all.starts_with(&records(cut)));
+        std::fs::write(&path, cut).unwrap();
+        prop_assert!(mark_of(&path).is_none_or(|(mark, _)| mark.turns <= 4));
+        // A flipped bit costs what follows it, at most.
+        let mut flipped = whole.clone();
+        let bit = flip.index(whole.len() * 8);
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        let before = records(&whole[..bit / 8]).len();
+        let left = records(&flipped);
+        prop_assert!(left.len() >= before && all.starts_with(&left));
+        std::fs::write(&path, &flipped).unwrap();
+        prop_assert!(mark_of(&path).is_some_and(|(mark, _)| mark.turns <= 4));
+    }
+}

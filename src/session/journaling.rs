@@ -1,0 +1,174 @@
+//! The journal of a session's next child: the one before goes on, or a new one begins with the conversation so far.
+//! Blocking, except for the notes of a running child.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::lifecycle::Plan;
+use crate::adapter;
+use crate::child::TurnEnd;
+use crate::config::JournalMode;
+use crate::journal::{self, Journal, Mark, Noted};
+use crate::support::atomic_file::Durability;
+use crate::support::lock::MutexExt as _;
+use crate::telemetry::metrics::JournalError;
+use crate::turn::wake;
+use crate::workspace::beneath::read_up_to;
+use crate::workspace::{open_own, open_to_read, remove_any};
+
+/// Longest transcript that is read as a whole. The CLI needs some gigabytes for such a one.
+pub(super) const MOST_TRANSCRIPT: u64 = 256 << 20;
+
+/// Maximum time that the end of a turn waits for the disk (`journal = "synced"`). A disk that takes longer is broken.
+const SYNC_WITHIN: Duration = Duration::from_secs(10);
+
+/// Where the conversation of the next child stands.
+pub(super) struct Begin<'a> {
+    pub(super) turns: u64,
+    pub(super) conversation: &'a str,
+    /// The last message, unless it is lost.
+    pub(super) checkpoint: Option<String>,
+    /// The transcript was written again, from this text.
+    pub(super) written: Option<&'a [u8]>,
+    /// The transcript that the CLI has left.
+    pub(super) transcript: Option<&'a File>,
+}
+
+/// The journal of the next child.
+///
+/// # Errors
+/// If there can be none.
+pub(super) fn open(plan: &Plan, begin: &Begin<'_>) -> io::Result<Arc<Journal>> {
+    let config = &plan.env().config.session;
+    let files = plan.workspace.record();
+    let path = files.journal_file();
+    let mark = Mark {
+        turns: begin.turns,
+        checkpoint: begin.checkpoint.clone(),
+        conversation: begin.conversation.to_owned(),
+        is_whole: true,
+    };
+    let is_on = config.journal != JournalMode::Off;
+    let mut slot = plan.entry.journal.lock_unpoisoned();
+    if is_on && begin.written.is_none() {
+        // Frames that could not be written stay with the journal that has them.
+        if let Some(open) = slot.as_ref().filter(|it| it.goes_on(&mark)) {
+            open.add(&[]);
+            return Ok(open.clone());
+        }
+        if let Some(journal) = going_on(plan, &mark) {
+            return Ok(slot.insert(Arc::new(journal)).clone());
+        }
+    }
+    *slot = None;
+    let records = if is_on { records(begin, config.journal_bytes)? } else { Some(Vec::new()) };
+    if records.is_none() {
+        given_up(plan);
+    }
+    let is_on = is_on && records.is_some();
+    let durability =
+        if config.journal == JournalMode::Synced { Durability::Disk } else { Durability::Kernel };
+    let mark = Mark { is_whole: is_on, ..mark };
+    remove_any_but_file(&path)?;
+    let written = journal::write(&path, &mark, &records.unwrap_or_default(), durability);
+    let journal = match written {
+        Ok(()) => Journal::open(open_own(&path)?, mark, is_on, config.journal_bytes)?,
+        Err(error) => {
+            // No room: the number of turns is kept in place, if there was a journal.
+            tracing::warn!(%error, "the journal of a session cannot be begun; it keeps the number of turns alone");
+            let mark = Mark { is_whole: false, ..mark };
+            Journal::open(open_own(&path)?, mark, false, config.journal_bytes)?
+        }
+    };
+    // The journal has all that it had.
+    if let Err(error) = remove_any(&files.progress_file()) {
+        tracing::warn!(%error, "an old note of a session's last turn cannot be removed");
+    }
+    Ok(slot.insert(Arc::new(journal)).clone())
+}
+
+/// The journal on disk, if it ends where the conversation does and has room for more than it holds.
+fn going_on(plan: &Plan, mark: &Mark) -> Option<Journal> {
+    let path = plan.workspace.record().journal_file();
+    let found = open_to_read(&path).ok()?;
+    let (last, is_at_end) = journal::load(&found).ok()??;
+    let limit = plan.env().config.session.journal_bytes;
+    let has_room = found.metadata().ok()?.len() <= limit / 2;
+    if !is_at_end || !has_room || last != *mark {
+        return None;
+    }
+    Journal::open(open_own(&path).ok()?, last, true, limit).ok()
+}
+
+/// What the journal begins with; `None`: it would be too long.
+fn records(begin: &Begin<'_>, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let read = match (begin.written, begin.transcript) {
+        (Some(_), _) | (None, None) => Vec::new(),
+        (None, Some(file)) => {
+            let mut file = file.try_clone()?;
+            io::Seek::rewind(&mut file)?;
+            match read_up_to(&file, MOST_TRANSCRIPT) {
+                Ok(content) => content,
+                Err(refused) if refused.is_shortage() => return Err(refused.into()),
+                Err(_) => return Ok(None),
+            }
+        }
+    };
+    let text = begin.written.unwrap_or(&read);
+    // Half of the limit is for the turns to come.
+    let entries = adapter::snapshot(text, usize::try_from(limit / 2).unwrap_or(usize::MAX));
+    Ok(entries.map(|entries| journal::entries(&entries)))
+}
+
+/// Replacing a file does not replace a directory in its place.
+fn remove_any_but_file(path: &std::path::Path) -> io::Result<()> {
+    if path.symlink_metadata().is_ok_and(|found| found.is_dir()) { remove_any(path) } else { Ok(()) }
+}
+
+fn given_up(plan: &Plan) {
+    plan.env().telemetry.metrics.journal_errors.increment(JournalError::Full);
+    tracing::warn!(
+        session = %plan.entry.key.hash(),
+        "the journal of a session is full (session.journal_bytes): the CLI's transcript alone holds what follows"
+    );
+}
+
+/// The child has ended: what it has noted is on disk, or waits for the next child.
+pub(super) fn close(plan: &Plan) {
+    let mut slot = plan.entry.journal.lock_unpoisoned();
+    slot.take_if(|journal| journal.is_written());
+}
+
+/// Counts and logs what became of a write.
+pub(super) fn count(plan: &Plan, noted: Noted) {
+    let session = plan.entry.key.hash();
+    match noted {
+        Noted::Written => {}
+        Noted::WrittenAgain => tracing::warn!(%session, "the journal of a session is written again"),
+        Noted::GivenUp => given_up(plan),
+        Noted::Failed { is_first } => {
+            plan.env().telemetry.metrics.journal_errors.increment(JournalError::Write);
+            if is_first {
+                tracing::warn!(%session, "the journal of a session cannot be written; it waits in memory");
+            }
+        }
+    }
+}
+
+/// Sends the end of a turn once its journal is on the disk.
+pub(super) fn send_synced(plan: &Plan, journal: &Journal, last: Box<TurnEnd>) {
+    let synced = plan.sessions.syncer.sync(journal.file());
+    let metrics = plan.env().telemetry.metrics.clone();
+    let session = plan.entry.hash.clone();
+    plan.env().tasks.spawn(async move {
+        if !matches!(timeout(SYNC_WITHIN, synced).await, Ok(Ok(true))) {
+            metrics.journal_errors.increment(JournalError::Sync);
+            tracing::warn!(%session, "the journal of a session was not brought to the disk");
+        }
+        wake(last.send());
+    });
+}

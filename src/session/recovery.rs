@@ -1,0 +1,90 @@
+//! A conversation whose transcript is damaged or missing, restored from what is left of it and from the journal.
+//! Blocking.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::time::SystemTime;
+
+use super::journaling::MOST_TRANSCRIPT;
+use super::lifecycle::Plan;
+use super::opening::CLEARED_AGAIN;
+use crate::adapter::{self, Import};
+use crate::journal;
+use crate::support::lock::MutexExt as _;
+use crate::telemetry::metrics::RecoverySource;
+use crate::workspace::beneath::read_up_to;
+use crate::workspace::open_to_read;
+
+/// A conversation to be restored.
+pub(super) struct Lost<'a> {
+    pub(super) conversation: &'a str,
+    /// The last message that must be in it.
+    pub(super) checkpoint: Option<&'a str>,
+    /// What is left of the transcript.
+    pub(super) left: Option<&'a File>,
+}
+
+/// Writes the transcript of a conversation again, if nothing of it is missing then. Gives its text.
+///
+/// # Errors
+/// If the host lacks something, such as room on the disk: nothing is lost, and the next start tries it again.
+pub(super) fn restore(plan: &Plan, lost: &Lost<'_>) -> io::Result<Option<Import>> {
+    let kept = kept(plan)?;
+    if kept.is_empty() {
+        return Ok(None);
+    }
+    let left = left(lost.left)?;
+    let records = journal::records(&kept);
+    let restored = |file: &[u8]| {
+        let (id, dirs) = (lost.conversation, plan.workspace.dirs());
+        adapter::restore(file, &records, lost.checkpoint, id, dirs, SystemTime::now())
+    };
+    let merged = if left.is_empty() { None } else { restored(&left) };
+    let source = if merged.is_some() { RecoverySource::Merged } else { RecoverySource::Journal };
+    let Some(import) = merged.or_else(|| restored(&[])) else { return Ok(None) };
+    let cli = &plan.env().config.cli;
+    let path = adapter::transcript_path(plan.workspace.dirs(), cli, lost.conversation);
+    make_way(plan, &path)?;
+    plan.workspace.write_cli_file(cli, &path, &import.transcript)?;
+    plan.env().telemetry.recovered(&plan.entry.key, source);
+    Ok(Some(import))
+}
+
+/// The journal on disk, and what of it waits in memory.
+fn kept(plan: &Plan) -> io::Result<Vec<u8>> {
+    // More than the limit is not written.
+    let limit = plan.env().config.session.journal_bytes;
+    let path = plan.workspace.record().journal_file();
+    let read = open_to_read(&path).and_then(|file| read_up_to(&file, limit));
+    let mut kept = match read {
+        Ok(kept) => kept,
+        Err(refused) if refused.is_shortage() => return Err(refused.into()),
+        // A broken journal is no journal.
+        Err(_) => Vec::new(),
+    };
+    let open = plan.entry.journal.lock_unpoisoned().clone();
+    kept.extend(open.map(|open| open.unwritten()).unwrap_or_default());
+    Ok(kept)
+}
+
+fn left(file: Option<&File>) -> io::Result<Vec<u8>> {
+    let Some(file) = file else { return Ok(Vec::new()) };
+    let mut file = file.try_clone()?;
+    io::Seek::rewind(&mut file)?;
+    match read_up_to(&file, MOST_TRANSCRIPT) {
+        Ok(left) => Ok(left),
+        Err(refused) if refused.is_shortage() => Err(refused.into()),
+        Err(_) => Ok(Vec::new()),
+    }
+}
+
+/// Removes what is no file from the place of the transcript: only the child can have put it there.
+fn make_way(plan: &Plan, transcript: &Path) -> io::Result<()> {
+    let is_dir = transcript.symlink_metadata().is_ok_and(|found| found.is_dir());
+    if is_dir {
+        plan.workspace.clear_cli_file(&plan.env().config.cli, transcript, CLEARED_AGAIN)
+    } else {
+        Ok(())
+    }
+}
