@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use crate::adapter;
 use crate::adapter::{self, HostRequest};
-use crate::model::Decision;
+use crate::journal;
+use crate::model::{Decision, Dirs};
 
 /// Reads a line of a child in every way that a connection does.
 ///
@@ -25,4 +25,25 @@ pub fn read_every_way(line: &[u8]) {
         let answer = adapter::permission_response(&request, &Decision::Allow { updated_input: None });
         assert_eq!(answer.iter().filter(|&&byte| byte == b'\n').count(), 1);
     }
+}
+
+/// Restores a conversation from any bytes as a journal and as what is left of a transcript.
+///
+/// # Panics
+/// If what is restored has a gap, or cannot be restored from itself.
+pub fn restore(left: &[u8], kept: &[u8]) {
+    const ID: &str = "7b0f9d1e-0d4c-4f7e-9f0e-0d1c2b3a4f5e";
+    let dirs = Dirs { work: "/w".into(), home: "/h".into(), tmp: "/t".into() };
+    let records = journal::records(kept);
+    let now = std::time::SystemTime::UNIX_EPOCH;
+    let Some(restored) = adapter::restore(left, &records, None, ID, &dirs, now) else { return };
+    let again = adapter::restore(&restored.transcript, &records, Some(&restored.last), ID, &dirs, now);
+    assert!(again.is_some());
+    adapter::snapshot(&restored.transcript, left.len());
+}
+
+/// A journal with these lines, each as a record of a kind that its first byte chooses.
+#[must_use]
+pub fn journal_of(lines: &[&[u8]]) -> Vec<u8> {
+    journal::of_records(lines)
 }
