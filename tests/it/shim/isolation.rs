@@ -588,3 +588,26 @@ fn hidden_directory_is_empty_inside() {
         assert_eq!(read(&isolation), "text", "{origin:?}");
     }
 }
+
+/// What is renamed there is not where the next session hides it.
+#[test]
+fn nothing_above_a_hidden_directory_is_renamed() {
+    for origin in origins() {
+        let fixture = Fixture::new(origin);
+        let shared = fixture.others.join("shared");
+        for dir in [shared.clone(), shared.join("above"), shared.join("above/hidden")] {
+            fs::create_dir(&dir).unwrap();
+            fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
+        }
+        fs::write(shared.join("above/hidden/secret"), "text").unwrap();
+        let mut isolation = Isolation { namespaces: true, ..fixture.isolation() };
+        isolation.mounts.push(Mount { write: true, ..Mount::read(&shared) });
+        isolation.hidden = vec![shared.join("above/hidden")];
+        let script =
+            format!("mv {0}/above {0}/elsewhere; cat {0}/*/*/secret; ls {0}/*/; echo end", shared.display());
+        let mut shim = start(origin, &isolation, "/bin/sh", &["-c", &script]);
+        shim.started();
+        assert_eq!(shim.output().trim(), "end", "{origin:?}");
+        assert!(shared.join("above/hidden/secret").exists(), "{origin:?}");
+    }
+}

@@ -167,6 +167,11 @@ impl Hidden {
 
 fn trees(mount: &Mount, hidden: &Hidden, entries: &mut Vec<Entry>) -> io::Result<()> {
     let real = if mount.write { mount.path.clone() } else { fs::canonicalize(&mount.path)? };
+    // A tool may rename what lies above a cover that it can write, and the next session would see the rest elsewhere.
+    let left_out: Vec<_> = match mount.write {
+        true => hidden.directories.iter().chain(&hidden.files).cloned().collect(),
+        false => hidden.files.clone(),
+    };
     if hidden.directories.iter().any(|directory| real.starts_with(directory)) {
         return Ok(());
     }
@@ -174,7 +179,7 @@ fn trees(mount: &Mount, hidden: &Hidden, entries: &mut Vec<Entry>) -> io::Result
     if !mount.write {
         attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
     }
-    for part in reach::parts(mount, &hidden.files)? {
+    for part in reach::parts(mount, &left_out)? {
         let to = relative(&mount.to.join(&part.below));
         let what = match part.kind {
             reach::Kind::Tree => {
@@ -187,7 +192,8 @@ fn trees(mount: &Mount, hidden: &Hidden, entries: &mut Vec<Entry>) -> io::Result
         };
         entries.push(Entry { to, what });
     }
-    for below in hidden.directories.iter().filter_map(|directory| directory.strip_prefix(&real).ok()) {
+    let covered = hidden.directories.iter().filter(|_| !mount.write);
+    for below in covered.filter_map(|directory| directory.strip_prefix(&real).ok()) {
         entries.push(Entry { to: relative(&mount.to.join(below)), what: What::Cover });
     }
     Ok(())
