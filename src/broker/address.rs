@@ -58,9 +58,56 @@ pub(super) fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// Whether this machine has the address, at this moment: the kernel binds to no other. What cannot be tried counts as own,
-/// and so does everything where the kernel binds to any address (`ip_nonlocal_bind`).
+/// Addresses of documentation: no machine has them.
+const OF_NOBODY: (IpAddr, IpAddr) =
+    (IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)));
+
+/// Whether this machine has the address, at this moment: the kernel binds to no other, unless it binds to any
+/// (`ip_nonlocal_bind`). What cannot be tried counts as own.
 pub(super) fn is_own(address: IpAddr) -> bool {
+    let of_nobody = if address.is_ipv4() { OF_NOBODY.0 } else { OF_NOBODY.1 };
+    can_bind(address) && (!can_bind(of_nobody) || is_local(address))
+}
+
+/// Whether the kernel takes packets to the address for its own, by its tables of routes. What cannot be read counts as own.
+fn is_local(address: IpAddr) -> bool {
+    let tables = match address {
+        IpAddr::V4(_) => "/proc/self/net/fib_trie",
+        IpAddr::V6(_) => "/proc/self/net/if_inet6",
+    };
+    std::fs::read_to_string(tables).map_or(true, |text| match address {
+        IpAddr::V4(address) => is_local_v4(&text, address),
+        IpAddr::V6(address) => is_local_v6(&text, address),
+    })
+}
+
+/// Networks are lines `|-- ADDRESS`, each followed by lines `/PREFIX SCOPE TYPE`.
+fn is_local_v4(text: &str, address: Ipv4Addr) -> bool {
+    let mut network = None;
+    text.lines().any(|line| {
+        let words: Vec<_> = line.split_ascii_whitespace().collect();
+        match words[..] {
+            ["|--", found] => network = found.parse().ok(),
+            [prefix, _, "LOCAL", ..] => {
+                let prefix = prefix.strip_prefix('/').and_then(|it| it.parse().ok()).filter(|it| *it <= 32);
+                return network.zip(prefix).is_some_and(|(network, prefix)| match prefix {
+                    0 => true,
+                    prefix => shares(address, network, prefix),
+                });
+            }
+            _ => {}
+        }
+        false
+    })
+}
+
+/// Each line begins with the digits of an address.
+fn is_local_v6(text: &str, address: Ipv6Addr) -> bool {
+    let digits = format!("{:032x}", address.to_bits());
+    text.lines().any(|line| line.split_ascii_whitespace().next() == Some(&digits))
+}
+
+fn can_bind(address: IpAddr) -> bool {
     match UdpSocket::bind((address, 0)) {
         Ok(_) => true,
         Err(error) if error.kind() == ErrorKind::AddrNotAvailable => false,
@@ -137,6 +184,46 @@ mod tests {
         for other in ["1.1.1.1", "192.0.2.1", "2606:4700::1111"] {
             assert!(!is_own(other.parse().unwrap()), "{other}");
         }
+    }
+
+    /// The test runs itself in a network of its own, where the kernel binds to any address.
+    #[test]
+    fn own_addresses_are_known_with_nonlocal_bind() {
+        const INSIDE: &str = "PILOTLIGHT_TEST_NONLOCAL";
+        if std::env::var_os(INSIDE).is_none() {
+            let test = "broker::address::tests::own_addresses_are_known_with_nonlocal_bind";
+            let script = "echo 1 >/proc/sys/net/ipv4/ip_nonlocal_bind && exec \"$@\"";
+            let mut command = std::process::Command::new("unshare");
+            command.args(["--map-root-user", "--net", "sh", "-c", script, "sh"]);
+            command.arg(std::env::current_exe().unwrap()).args(["--exact", test]).env(INSIDE, "1");
+            let output = command.output().unwrap();
+            if String::from_utf8_lossy(&output.stderr).starts_with("unshare") {
+                eprintln!("left out: no network of its own here: {output:?}");
+                return;
+            }
+            assert!(output.status.success(), "{output:?}");
+            assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
+            return;
+        }
+        assert!(can_bind(OF_NOBODY.0), "the network is another");
+        for other in ["1.1.1.1", "9.9.9.9"] {
+            let other = other.parse().unwrap();
+            assert!(can_bind(other) && !is_own(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn local_addresses_are_those_of_the_kernel() {
+        assert!(is_local(Ipv4Addr::LOCALHOST.into()) && !is_local(OF_NOBODY.0) && !is_local(OF_NOBODY.1));
+        let text = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n     |-- 9.9.9.0\n        \
+                    /24 link UNICAST\nLocal:\n     |-- 9.9.9.9\n        /32 host LOCAL\n     |-- 9.9.9.255\n        \
+                    /32 link BROADCAST\n     |-- 8.8.0.0\n        /16 host LOCAL\n     |-- x\n        /33 host LOCAL\n";
+        let of = |address: &str| is_local_v4(text, address.parse().unwrap());
+        assert_eq!(["9.9.9.9", "8.8.4.4"].map(of), [true; 2]);
+        assert_eq!(["9.9.9.8", "9.9.9.255", "8.9.0.1", "1.1.1.1"].map(of), [false; 4]);
+        let text = "26064700000000000000000000001111 02 40 00 80 eth0\n\n";
+        let of = |address: &str| is_local_v6(text, address.parse().unwrap());
+        assert!(of("2606:4700::1111") && !of("2606:4700::1112"));
     }
 
     #[test]
