@@ -68,7 +68,7 @@ use client::Client;
 pub(crate) use endpoint::{Endpoint, EndpointGuard};
 pub(crate) use oauth::OauthSource;
 use oauth::Renewals;
-use shares::Shares;
+use shares::{Seen, Shares};
 use slots::UserSlots;
 pub(crate) use upstream::Upstream;
 
@@ -183,8 +183,9 @@ impl Broker {
         let BrokerParts { config, spend, metrics, tasks, ended } = parts;
         let client = Client::new(&config)?;
         let connections = Arc::new(Semaphore::new(config.max_connections));
-        let upstream = config.upstream_concurrency.map(|most| Shares::new(most, metrics.clone()));
-        let bodies = Shares::new(MAX_BODIES, metrics.clone());
+        let seen = if spend.has_several_accounts() { || Seen::Several } else { Seen::default };
+        let upstream = config.upstream_concurrency.map(|most| Shares::new(most, seen(), metrics.clone()));
+        let bodies = Shares::new(MAX_BODIES, seen(), metrics.clone());
         let renewals = Renewals::default();
         Ok(Self(Arc::new(Shared {
             config,
@@ -207,7 +208,11 @@ impl Broker {
     /// # Errors
     /// The system has no randomness.
     pub(crate) fn endpoint(&self, plan: EndpointPlan) -> io::Result<Endpoint> {
-        Endpoint::new(self.0.clone(), plan)
+        let shared = &self.0;
+        for shares in shared.upstream.iter().chain([&shared.bodies]) {
+            shares.meet(&plan.user);
+        }
+        Endpoint::new(shared.clone(), plan)
     }
 
     /// The OAuth credentials of a session, renewed here.

@@ -7,6 +7,8 @@
 mod account;
 
 use std::collections::HashMap;
+#[cfg(feature = "broker")]
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -22,6 +24,8 @@ use account::{Account, DayNumber};
 
 use crate::model::Usage;
 use crate::model::ids::{SessionHash, UserId};
+#[cfg(feature = "broker")]
+use crate::support::atomic_file::is_temporary_name;
 use crate::support::blocking::blocking;
 use crate::support::keyed_locks::Locks;
 use crate::support::lock::MutexExt;
@@ -142,6 +146,15 @@ impl Spend {
     #[cfg(feature = "broker")]
     pub(crate) fn has_limit(&self) -> bool {
         self.limit.is_some()
+    }
+
+    /// Whether more than one user has ever spent anything. Blocking.
+    #[cfg(feature = "broker")]
+    pub(crate) fn has_several_accounts(&self) -> bool {
+        let is_account = |name: OsString| name.to_str().is_some_and(|name| !is_temporary_name(name));
+        // Without the directory nobody has.
+        let files = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        files.filter(|file| is_account(file.file_name())).take(2).count() > 1
     }
 
     /// Counts a request of a running turn by its list price, in millionths of a US dollar.
@@ -279,6 +292,8 @@ fn dollars(micro_usd: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(feature = "broker")]
+    use crate::support::atomic_file::temporary_name;
 
     fn user(name: &str) -> UserId {
         UserId::new(name).unwrap()
@@ -300,6 +315,21 @@ mod tests {
         spend.ended.cancel();
         spend.tasks.close();
         spend.tasks.wait().await;
+    }
+
+    #[cfg(feature = "broker")]
+    #[tokio::test]
+    async fn several_accounts_are_known_at_the_start() {
+        let data = tempfile::tempdir().unwrap();
+        for (name, expected) in [("alice", false), ("alice", false), ("bob", true)] {
+            let spending = spend(data.path(), None);
+            assert!(!spending.has_several_accounts(), "before {name}");
+            spending.turn_ended(&user(name), &session('a'), turn(0.1));
+            end(spending).await;
+            assert_eq!(spend(data.path(), None).has_several_accounts(), expected, "{name}");
+            // Left by a server that was killed while it wrote.
+            std::fs::write(usage_dir(data.path()).join(temporary_name()), "").unwrap();
+        }
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! Something bounded that users share: slots at the model's API, memory for bodies.
 //!
-//! One user has at most half, over all sessions. What is free goes to the waiting user who has least; among equals they take
+//! One user has at most half, over all sessions, unless no other has been here. What is free goes to the waiting user who has least; among equals they take
 //! turns: requests of one user delay no other.
 
 use std::collections::HashMap;
@@ -21,7 +21,7 @@ pub(super) const MAX_WAITING: usize = 32;
 
 #[derive(Debug)]
 pub(super) struct Shares {
-    most_of_one: usize,
+    units: usize,
     state: Mutex<State>,
     metrics: Arc<Metrics>,
 }
@@ -29,12 +29,22 @@ pub(super) struct Shares {
 #[derive(Debug)]
 struct State {
     free: usize,
+    seen: Seen,
     /// Those who have units or wait.
     users: HashMap<UserId, User>,
     /// In the order of their arrival.
     waiting: Vec<Waiting>,
     /// Number of the next request, and of the next grant.
     next: u64,
+}
+
+/// Who has ever had a child. A request lasts as long as its child wants, so half is kept before others need it.
+#[derive(Debug, Default)]
+pub(super) enum Seen {
+    #[default]
+    Nobody,
+    One(UserId),
+    Several,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -62,9 +72,27 @@ pub(super) struct Share {
 }
 
 impl Shares {
-    pub(super) fn new(units: usize, metrics: Arc<Metrics>) -> Arc<Self> {
-        let state = State { free: units, users: HashMap::new(), waiting: Vec::new(), next: 1 };
-        Arc::new(Self { most_of_one: units.div_ceil(2), state: Mutex::new(state), metrics })
+    pub(super) fn new(units: usize, seen: Seen, metrics: Arc<Metrics>) -> Arc<Self> {
+        let state = State { free: units, seen, users: HashMap::new(), waiting: Vec::new(), next: 1 };
+        Arc::new(Self { units, state: Mutex::new(state), metrics })
+    }
+
+    /// A child of the user begins: it may have requests.
+    pub(super) fn meet(&self, user: &UserId) {
+        let seen = &mut self.state.lock_unpoisoned().seen;
+        match seen {
+            Seen::Nobody => *seen = Seen::One(user.clone()),
+            Seen::One(known) if known != user => *seen = Seen::Several,
+            Seen::One(_) | Seen::Several => {}
+        }
+    }
+
+    fn half(&self) -> usize {
+        self.units.div_ceil(2)
+    }
+
+    fn grant(&self, state: &mut State) {
+        state.grant(if matches!(state.seen, Seen::Several) { self.half() } else { self.units });
     }
 
     /// Waits for a share.
@@ -82,7 +110,7 @@ impl Shares {
     }
 
     fn enter(self: &Arc<Self>, user: &UserId, units: usize) -> Option<(Share, oneshot::Receiver<()>)> {
-        let units = units.min(self.most_of_one);
+        let units = units.min(self.half());
         let (granted, receiver) = oneshot::channel();
         let mut state = self.state.lock_unpoisoned();
         if state.waiting.iter().filter(|waiting| waiting.user == *user).count() >= MAX_WAITING {
@@ -91,7 +119,7 @@ impl Shares {
         let number = state.next;
         state.next += 1;
         state.waiting.push(Waiting { number, user: user.clone(), units, granted });
-        state.grant(self.most_of_one);
+        self.grant(&mut state);
         Some((Share { shares: self.clone(), number, user: user.clone(), units }, receiver))
     }
 }
@@ -147,7 +175,7 @@ impl Drop for Share {
         if has_left {
             state.users.remove(&self.user);
         }
-        state.grant(self.shares.most_of_one);
+        self.shares.grant(&mut state);
     }
 }
 
@@ -185,7 +213,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_user_has_half_and_waits() {
-        let shares = Shares::new(5, metrics());
+        let shares = Shares::new(5, Seen::Several, metrics());
         let mut held: Vec<_> = (0..3).map(|_| now(&shares, "greedy", 1).unwrap()).collect();
         assert!(now(&shares, "greedy", 1).is_none());
         let others = [now(&shares, "modest", 1).unwrap(), now(&shares, "third", 1).unwrap()];
@@ -210,8 +238,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn lone_user_has_all_until_another_comes() {
+        let shares = Shares::new(4, Seen::Nobody, metrics());
+        shares.meet(&user("alice"));
+        let mut held: Vec<_> = (0..4).map(|_| now(&shares, "alice", 1).unwrap()).collect();
+        assert!(now(&shares, "alice", 1).is_none());
+        shares.meet(&user("alice"));
+        drop(held.pop());
+        held.push(now(&shares, "alice", 1).unwrap());
+        shares.meet(&user("bob"));
+        held.truncate(2);
+        assert!(now(&shares, "alice", 1).is_none());
+        let others = [now(&shares, "bob", 1).unwrap(), now(&shares, "bob", 1).unwrap()];
+        // Nor does the first get more when the other is gone: the other may come again.
+        drop(others);
+        assert!(now(&shares, "alice", 1).is_none());
+    }
+
+    #[tokio::test]
     async fn waiting_users_take_turns() {
-        let shares = Shares::new(2, metrics());
+        let shares = Shares::new(2, Seen::Several, metrics());
         let mut held = vec![now(&shares, "a", 1).unwrap(), now(&shares, "b", 1).unwrap()];
         let (order, mut ended) = tokio::sync::mpsc::channel(8);
         let mut waiting = JoinSet::new();
@@ -236,7 +282,7 @@ mod tests {
 
     #[tokio::test]
     async fn large_share_is_not_passed_for_ever() {
-        let shares = Shares::new(8, metrics());
+        let shares = Shares::new(8, Seen::Several, metrics());
         let (small, other) = (now(&shares, "a", 3).unwrap(), now(&shares, "b", 3).unwrap());
         let (_place, mut large) = shares.enter(&user("c"), 4).unwrap();
         assert!(now(&shares, "d", 1).is_none(), "the large one waits longer");

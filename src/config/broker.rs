@@ -15,7 +15,7 @@ section! {
         /// Where the credentials of the model's API are. Default `auto`.
         pub credentials: Credentials = Credentials::default(),
         /// Maximum number of requests to the model's API at the same time, over all sessions. Others wait up to 30 s, then
-        /// the answer is 529. One user gets half of it at most. Default: no limit.
+        /// the answer is 529. One user gets half of it at most, once there has been a second one. Default: no limit.
         pub upstream_concurrency: Option<usize> = None,
         /// Proxy (CONNECT) for the way to the model's API, such as `http://proxy.example:3128`. Default: `HTTPS_PROXY` and
         /// `NO_PROXY` of the environment, which may have a password.

@@ -48,6 +48,36 @@ async fn slots_at_the_api_are_shared() {
     site.until("upstream_waiting", "", 0.0).await;
 }
 
+/// One user alone gets all of them, until a child of another begins; a start beside the accounts of two knows that.
+#[tokio::test]
+async fn lone_user_gets_all_slots() {
+    let ends = std::sync::Arc::new(Mutex::new(Vec::new()));
+    let kept = ends.clone();
+    let api = StandIn::new(move |_| {
+        let (send, receive) = mpsc::channel(1);
+        kept.lock().unwrap().push(send);
+        streamed(receive)
+    })
+    .await;
+    let base = format!("http://{}", api.address);
+    let config = || config::Broker { upstream_concurrency: Some(2), ..Default::default() };
+    let site = Site::new(Setup { config: config(), ..Setup::default() });
+    let children = [site.child(&base), site.child_of(Some(upstream(&base)), session('b'))];
+    let mut held = Vec::new();
+    for child in &children {
+        held.push(timeout(SOON, child.message().send()).await.expect("a slot").unwrap());
+    }
+    let bob = UserId::new("bob").unwrap();
+    let other = site.child_with(Some(upstream(&base)), session('c'), bob, Policy::default());
+    ends.lock().unwrap().remove(0);
+    held.remove(0).bytes().await.unwrap();
+    let waiting = children[0].message().send();
+    let mut waiting = std::pin::pin!(waiting);
+    assert!(timeout(Duration::from_millis(50), waiting.as_mut()).await.is_err());
+    let answer = timeout(SOON, other.message().send()).await.expect("a slot").unwrap();
+    assert_eq!(answer.status(), 200);
+}
+
 /// A request whose body is still on its way holds no slot.
 #[tokio::test]
 async fn slow_body_holds_no_slot() {
