@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::etc::ENVIRONMENT;
 use crate::findings::{self, Findings};
 use crate::scene::{ALICE, Scene, read, secret};
 
@@ -73,8 +74,8 @@ async fn attack(scene: &Scene, findings: &mut Findings) {
         let printed = scene.attempt(&["append", &shown(&path), "\n"]).await;
         judge(write_name, read(&path) != before, &printed);
     }
-    if let Some(environment) = &scene.environment {
-        let printed = scene.attempt(&["read", &shown(&environment.0)]).await;
+    if scene.has_environment {
+        let printed = scene.attempt(&["read", ENVIRONMENT]).await;
         judge("environment-read", printed.contains(&scene.secrets.server), &printed);
     }
     let planted = victim.record.join("planted");

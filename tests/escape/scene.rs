@@ -18,7 +18,7 @@ use crate::common::place::Place;
 use crate::common::process::Process;
 use crate::common::program::{Answer, Program, Site, message};
 use crate::common::{SOON, eventually, eventually_some};
-use crate::etc::Environment;
+use crate::etc::with_environment;
 use crate::rungs::{Term, Walls};
 
 pub(crate) const ALICE: &str = "alice";
@@ -120,7 +120,8 @@ pub(crate) struct Scene {
     pub(crate) site: Site,
     pub(crate) keys: Keyring,
     pub(crate) users_file: PathBuf,
-    pub(crate) environment: Option<Environment>,
+    /// The server has the file of its environment in `/etc`.
+    pub(crate) has_environment: bool,
     pub(crate) secrets: Secrets,
     pub(crate) victim: Victim,
     pub(crate) api: Api,
@@ -158,7 +159,6 @@ impl Scene {
         std::fs::set_permissions(&users_file, std::fs::Permissions::from_mode(0o600)).unwrap();
         give(user, &users_file);
 
-        let environment = Environment::write(user, &secrets.server);
         let api = Api::start().await;
         let program = match cli {
             Cli::Simulated => "sim".to_owned(),
@@ -175,7 +175,7 @@ impl Scene {
             api.url(),
             secrets.operator,
         );
-        let mut command = as_user(user);
+        let (mut command, has_environment) = with_environment(user, place.path());
         command.env("ESCAPE_SECRET", &secrets.server);
         let (program, site) = Program::ready_by(&place, command, &config).await;
         let victim = Victim::prepare(&place, &site, &key, &secrets).await;
@@ -188,7 +188,7 @@ impl Scene {
             site,
             keys,
             users_file,
-            environment,
+            has_environment,
             secrets,
             victim,
             api,
