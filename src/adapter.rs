@@ -16,7 +16,7 @@ pub(crate) use claude::{
     control_response, credentials_file, echo, encode_credentials, encode_first_turn, encode_turn, handshake,
     home_cleanup, host_request, import, interrupt, is_judged, launch_refusal, mcp_servers,
     mirrors_conversation, permission_response, ping, restore, snapshot, stored_credentials, task, terminal,
-    text_delta, transcript_gap, transcript_path, unsupported_response, variable_beside_oauth,
+    text_delta, tmp_cleanup, transcript_gap, transcript_path, unsupported_response, variable_beside_oauth,
     with_message_id,
 };
 #[cfg(feature = "broker")]
@@ -24,7 +24,9 @@ pub(crate) use claude::{
     ModelList, TOKEN_URL, api_call, brokered, error_body, list_price, oauth_credentials, refresh_request,
     refreshed, usage_reader,
 };
-pub(crate) use launch::{CommandLine, HomeCleanup, LaunchMode, LaunchPlan, LaunchRefusal, LaunchSettings};
+pub(crate) use launch::{
+    CommandLine, HomeCleanup, LaunchMode, LaunchPlan, LaunchRefusal, LaunchSettings, TmpCleanup,
+};
 pub(crate) use line::{ControlResponse, HostRequest, LineKind, Notice, Task, Terminal};
 
 #[cfg(feature = "server")]

@@ -16,6 +16,7 @@ mod copy;
 mod credentials;
 mod data_dir;
 mod delete;
+mod leftovers;
 mod migration;
 mod own;
 mod ownership;

@@ -20,7 +20,7 @@ pub(crate) use credentials::oauth_credentials;
 pub(crate) use credentials::{
     credentials_file, encode_credentials, stored_credentials, variable_beside_oauth,
 };
-pub(crate) use home::home_cleanup;
+pub(crate) use home::{home_cleanup, tmp_cleanup};
 pub(crate) use import::{encode_first_turn, import};
 pub(crate) use judged::is_judged;
 pub(crate) use launch::{command, launch_refusal};

@@ -43,6 +43,19 @@ pub(crate) struct HomeCleanup {
     pub(crate) kept: Vec<&'static str>,
 }
 
+/// Cleanup of TMPDIR before each start and at rest. What tools keep there stays.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TmpCleanup {
+    /// Entry of TMPDIR that is removed.
+    pub(crate) removed: &'static str,
+    /// Prefix of the CLI's own directories in TMPDIR.
+    pub(crate) own_prefix: &'static str,
+    /// Entries of these with this prefix are removed.
+    pub(crate) removed_prefix: &'static str,
+    /// Directory of each conversation, two levels deeper, that is removed.
+    pub(crate) removed_of_conversation: Option<&'static str>,
+}
+
 /// Input of a command line.
 #[derive(Debug)]
 pub(crate) struct LaunchPlan<'a> {

@@ -49,7 +49,7 @@ impl ChangedFiles {
 impl WorkspaceWatch {
     pub(super) async fn start(work: ChildDir) -> io::Result<Self> {
         blocking(move || {
-            let before = look(&work.open()?)?;
+            let before = snapshot::of(&work)?;
             Ok(Self { work, before, newer: None })
         })
         .await
@@ -61,7 +61,7 @@ impl WorkspaceWatch {
         let work = self.work.clone();
         let since = SystemTime::now();
         self.newer = Some(tokio::task::spawn_blocking(move || {
-            let mut newer = look(&work.open()?)?;
+            let mut newer = snapshot::of(&work)?;
             // The turn may have written before the snapshot.
             newer.files.retain(|_, stamp| stamp.is_before(since));
             Ok(newer)

@@ -73,7 +73,11 @@ impl Drop for ExitGuard {
 pub(crate) async fn run(plan: Plan, record: Box<Record>, stop: CancellationToken, mailbox: Mailbox) {
     let mut guard = ExitGuard { mailbox, conclusion: None };
     let _slot = plan.sessions.slots.acquire(&plan.entry.hash).await;
-    guard.conclusion = Some(live(&plan, record, &stop, &guard.mailbox).await);
+    let conclusion = live(&plan, record, &stop, &guard.mailbox).await;
+    if conclusion.was_requested() {
+        opening::tidy(&plan).await;
+    }
+    guard.conclusion = Some(conclusion);
     // Before the slot is free.
     drop(guard);
 }

@@ -98,6 +98,15 @@ pub(super) async fn clear(plan: &Plan) -> io::Result<()> {
     }
 }
 
+/// Removes what the conversation does not need while no child runs. What cannot be removed now is before the next start.
+pub(super) async fn tidy(plan: &Plan) {
+    let (workspace, env) = (plan.workspace.clone(), plan.env().clone());
+    let tidied = blocking(move || workspace.tidy(&env.config.cli, CLEARED_AGAIN)).await;
+    if let Err(error) = tidied {
+        tracing::debug!(session = %plan.entry.hash, %error, "a session at rest is not tidied");
+    }
+}
+
 /// Creates the directories, writes what the child reads at its start and looks at the transcript.
 pub(super) async fn prepare(plan: &Plan, record: Box<Record>) -> io::Result<Prepared> {
     let plan = plan.clone();

@@ -1,4 +1,4 @@
-//! The CLI's own files of a session: reached without following links, cleared before each start. Blocking.
+//! The CLI's own files of a session, reached without following links. Blocking.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -59,26 +59,6 @@ impl Workspace {
         }
     }
 
-    /// Removes the files in HOME that earlier children left and the next child would obey.
-    ///
-    /// # Errors
-    /// Of kind [`io::ErrorKind::TimedOut`] if there are more than `limit` allows; the next call continues.
-    pub(crate) fn clear_home(&self, cli: &CliConfig, limit: RemovalLimit) -> io::Result<()> {
-        let Some(cleanup) = adapter::home_cleanup(cli) else { return Ok(()) };
-        let mut budget = limit.budget();
-        let home = self.beneath()?.dir(Path::new("home"))?;
-        remove_where(&home, &mut budget, |name| name.starts_with(cleanup.removed_prefix.as_bytes()))?;
-        let directory = Path::new(cleanup.cleared_directory);
-        let own = match home.dir(directory) {
-            // There is nothing to clear.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            // Replaces a link in its place.
-            Err(_) => home.make_dir(directory)?,
-            Ok(own) => own,
-        };
-        remove_where(&own, &mut budget, |name| !cleanup.kept.iter().any(|kept| kept.as_bytes() == name))
-    }
-
     /// The path of `file` below the session directory, if it lies there.
     pub(crate) fn below_session<'a>(&self, file: &'a Path) -> Option<&'a Path> {
         file.strip_prefix(self.sessions.join(self.name.as_str())).ok()
@@ -89,62 +69,4 @@ impl Workspace {
 pub(super) fn replace(own: &Beneath, path: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
     let directory = own.make_dir(path.parent().unwrap_or(Path::new("")))?;
     directory.replace(Path::new(path.file_name().unwrap_or_default()), content, durability)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::super::tests::workspace;
-    use super::*;
-
-    /// A child may replace removed files by links to files outside of the session.
-    #[test]
-    fn home_cleanup_follows_no_link() {
-        let data = tempfile::tempdir().unwrap();
-        let workspace = workspace(data.path());
-        let (home, own) = (&workspace.dirs.home, workspace.dirs.home.join(".claude"));
-        let elsewhere = tempfile::tempdir().unwrap();
-        let theirs = elsewhere.path().join("remote-settings.json");
-        fs::write(&theirs, "{}").unwrap();
-        let link = |to: &Path, from: PathBuf| std::os::unix::fs::symlink(to, from).unwrap();
-        link(elsewhere.path(), own.clone());
-        link(&theirs, home.join(".claude.json"));
-        let clear = || workspace.clear_home(&CliConfig::default(), RemovalLimit::TREE).unwrap();
-        clear();
-        assert!(theirs.exists());
-        assert!(fs::symlink_metadata(&own).unwrap().is_dir());
-        assert!(fs::symlink_metadata(home.join(".claude.json")).is_err());
-        link(elsewhere.path(), own.join("plugins"));
-        fs::create_dir_all(own.join("projects/p")).unwrap();
-        fs::create_dir_all(own.join("skills/s")).unwrap();
-        for file in [".credentials.json", "remote-settings.json", "projects/p/transcript.jsonl"] {
-            fs::write(own.join(file), "{}").unwrap();
-        }
-        fs::create_dir(home.join(".claude.json")).unwrap();
-        fs::write(home.join(".claude.json.backup"), "{}").unwrap();
-        fs::write(home.join("notes"), "kept").unwrap();
-        clear();
-        assert!(theirs.exists());
-        let names = |directory: &Path| {
-            let entries = fs::read_dir(directory).unwrap();
-            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
-            names.sort();
-            names
-        };
-        assert_eq!(names(&own), [".credentials.json", "projects"]);
-        assert_eq!(names(home), [".claude", "notes"]);
-        assert!(own.join("projects/p/transcript.jsonl").exists());
-    }
-
-    /// A killed CLI leaves the beginning of its file; the next child must not read it.
-    #[test]
-    fn home_cleanup_removes_a_cut_off_file() {
-        let data = tempfile::tempdir().unwrap();
-        let workspace = workspace(data.path());
-        let file = workspace.dirs.home.join(".claude.json");
-        fs::write(&file, r#"{"mcpServers":{"x":{"comm"#).unwrap();
-        workspace.clear_home(&CliConfig::default(), RemovalLimit::TREE).unwrap();
-        assert!(!file.exists());
-    }
 }

@@ -94,8 +94,11 @@ impl Walk {
     /// Gives a directory to the owner, its content first: a walk that was cut short is found by its top and continues.
     fn top(&mut self, session: &Beneath, name: &CStr) -> io::Result<()> {
         // Anything but a directory was put there meanwhile.
-        let directory = session.dir(Path::new(OsStr::from_bytes(name.to_bytes())))?;
-        self.directory(&directory, DEEPEST)
+        match session.dir(Path::new(OsStr::from_bytes(name.to_bytes()))) {
+            // Removed at rest; made again before a child starts.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            directory => self.directory(&directory?, DEEPEST),
+        }
     }
 
     fn directory(&mut self, directory: &Beneath, levels: usize) -> io::Result<()> {

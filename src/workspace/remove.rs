@@ -156,7 +156,7 @@ fn names(directory: &Beneath, budget: &mut Budget) -> io::Result<Vec<CString>> {
     names_where(directory, budget, |_| true)
 }
 
-fn names_where(
+pub(super) fn names_where(
     directory: &Beneath,
     budget: &mut Budget,
     wanted: impl Fn(&[u8]) -> bool,

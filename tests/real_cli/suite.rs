@@ -15,6 +15,7 @@ pub(crate) mod history;
 mod interrupts;
 mod inventory;
 pub(crate) mod journal;
+mod leftovers;
 mod mcp;
 mod models;
 mod restarts;

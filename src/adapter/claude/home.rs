@@ -1,10 +1,10 @@
-//! The CLI's files in HOME that outlive a child.
+//! The CLI's files in HOME and TMPDIR that outlive a child.
 //!
 //! `.claude.json` has caches, but also environment variables and MCP servers that apply regardless of `--setting-sources`.
 //! `.claude/remote-settings.json` applies as the organisation's settings. The CLI recreates the files that it needs.
 
 use super::transcript::CONFIG_DIR;
-use crate::adapter::HomeCleanup;
+use crate::adapter::{HomeCleanup, TmpCleanup};
 use crate::config::CliConfig;
 
 /// Transcripts, credentials, and files that tools use across turns. The CLI obeys nothing in them.
@@ -32,6 +32,18 @@ pub(crate) fn home_cleanup(cli: &CliConfig) -> Option<HomeCleanup> {
     let for_user = KEPT_FOR_USER.into_iter().filter(|_| obeys_user);
     let kept = KEPT.into_iter().chain(for_user).collect();
     Some(HomeCleanup { removed_prefix: ".claude.json", cleared_directory: ".claude", kept })
+}
+
+/// Files in TMPDIR that a killed CLI leaves: a socket for messages of other processes (from 2.1.332, one per process), and
+/// a probe of the kernel's file notifications (one per process that was killed in its first seconds), and the output of a
+/// command that was cut off. The output of commands in the background stays: the conversation names these files.
+pub(crate) fn tmp_cleanup(cli: &CliConfig) -> TmpCleanup {
+    TmpCleanup {
+        removed: "cc-socks",
+        own_prefix: "claude-",
+        removed_prefix: "fswatch-probe-",
+        removed_of_conversation: (!cli.background_tasks).then_some("tasks"),
+    }
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ pub(crate) async fn look(
     let work = session.work().await?;
     // The semaphore is never closed.
     let _room = app.gathering.acquire().await;
-    let snapshot = blocking(move || snapshot::look(&work.open()?)).await?;
+    let snapshot = blocking(move || snapshot::of(&work)).await?;
     let total = snapshot.files.len();
     let total_size = snapshot.files.values().map(|stamp| stamp.size).fold(0, u64::saturating_add);
     let files = snapshot.files.into_iter().take(limit);

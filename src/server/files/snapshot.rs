@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, FileType, statat};
 
-use crate::workspace::beneath::Beneath;
+use crate::workspace::beneath::{Beneath, ChildDir};
 
 /// Maximum files in a snapshot. A larger workspace is partial, and the answer reports that.
 const MAX_FILES: usize = 20_000;
@@ -56,8 +56,16 @@ pub(crate) struct Snapshot {
     pub(crate) partial: bool,
 }
 
+/// Takes a snapshot of a working directory. One that was removed is empty: a session at rest needs none.
+pub(crate) fn of(work: &ChildDir) -> io::Result<Snapshot> {
+    match work.open() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Snapshot::default()),
+        opened => look(&opened?),
+    }
+}
+
 /// Takes a snapshot without dotfiles and skipped directories.
-pub(crate) fn look(work: &Beneath) -> io::Result<Snapshot> {
+pub(super) fn look(work: &Beneath) -> io::Result<Snapshot> {
     let mut walk = Walk { snapshot: Snapshot::default(), entries: 0 };
     walk.directory(work, Path::new(""), 0)?;
     Ok(walk.snapshot)
