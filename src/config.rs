@@ -38,6 +38,7 @@ mod mcp;
 mod metrics;
 mod permissions;
 mod restart;
+mod retention;
 #[cfg(feature = "server")]
 mod server;
 mod session;
@@ -58,6 +59,7 @@ pub use mcp::{Mcp, McpCallers, McpHost, McpServerConfig, McpTransport};
 pub use metrics::MetricsConfig;
 pub use permissions::{PermissionPolicy, Permissions};
 pub use restart::RestartConfig;
+pub use retention::Retention;
 #[cfg(feature = "server")]
 pub use server::{Admin, Auth, Http, OnDisconnect, listen_address};
 pub use session::{JournalMode, SessionConfig};
@@ -106,6 +108,8 @@ pub struct Config {
     pub workspace: WorkspaceConfig,
     /// Limits of the whole instance.
     pub limits: Limits,
+    /// When sessions are deleted.
+    pub retention: Retention,
     /// Metrics.
     pub metrics: MetricsConfig,
     /// The file that was read.
@@ -190,6 +194,7 @@ impl Default for Config {
             mcp: Mcp::default(),
             workspace: WorkspaceConfig::default(),
             limits: Limits::default(),
+            retention: Retention::default(),
             metrics: MetricsConfig::default(),
             source: SourceFile::default(),
         }

@@ -12,6 +12,7 @@ mod child_events;
 mod conclude;
 pub(crate) mod env;
 pub(crate) mod executable;
+pub(crate) mod expiry;
 pub(crate) mod import;
 mod journaling;
 pub(crate) mod known;

@@ -23,6 +23,7 @@ use crate::telemetry::metrics::{ActorKind, AdmissionRejected};
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 mod idle;
+pub(crate) mod retention;
 mod sampler;
 
 use idle::IdleEvictor;

@@ -44,10 +44,11 @@ pub(crate) use credentials::OauthStore;
 use data_dir::sessions_dir;
 pub(crate) use data_dir::{
     DataDirLock, let_users_pass, open, records_dir, try_writing, uids_file, usage_dir, user_digest, user_dir,
+    users_dir,
 };
 #[cfg(feature = "server")]
 pub(crate) use data_dir::{conversations_dir, format_file, format_of, lock, user_digest_long};
-pub(crate) use delete::finish_deletions;
+pub(crate) use delete::{Deleted, finish_deletions};
 #[cfg(test)]
 pub(crate) use own::tests::TRAPS;
 pub(crate) use own::{open_own, open_to_read, read_own};
@@ -55,7 +56,7 @@ pub(crate) use ownership::{Owner, make_passable};
 pub(crate) use record_dir::{DirectoryName, MAX_RECORD_BYTES, RecordDir};
 pub(crate) use remove::{RemovalLimit, remove_any};
 pub(crate) use token_index::TokenIndex;
-pub(crate) use usage::UsageLimits;
+pub(crate) use usage::{Usage, UsageLimits};
 pub(crate) use user_files::UserFiles;
 
 /// The record and the directories of one session.

@@ -36,13 +36,38 @@ pub(crate) fn note(data_dir: &Path, key: &SessionKey) -> io::Result<()> {
     let write = || {
         DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
         let mut file = open_own(&file)?;
-        if key.conversation().starts_with(UNNAMED) && file.metadata()?.len() == 0 {
+        if is_unnamed(key) && file.metadata()?.len() == 0 {
             file.write_all(b"-")?;
         }
         Ok(())
     };
     // The directory may be removed between the two steps, because another session of the user is deleted.
     write().or_else(|_| write())
+}
+
+/// Whether the service began the conversation for a client without a name for it.
+pub(super) fn is_unnamed(key: &SessionKey) -> bool {
+    key.conversation().starts_with(UNNAMED)
+}
+
+/// Whether the session counts for `sessions_per_user`.
+pub(crate) fn is_counted(key: &SessionKey) -> bool {
+    !is_unnamed(key) && key.conversation() != DEFAULT_CONVERSATION
+}
+
+/// Notes the session of a record that its user's list lacks.
+pub(crate) fn repair(data_dir: &Path, hash: &SessionHash) {
+    let read = || Record::read(data_dir, hash);
+    let Some((key, _)) = read() else { return };
+    if user_dir(data_dir, key.user()).join(hash.as_str()).symlink_metadata().is_ok() {
+        return;
+    }
+    let noted = note(data_dir, &key);
+    // Deleted meanwhile.
+    let noted = if read().is_none() { forget(data_dir, &key) } else { noted };
+    if let Err(error) = noted {
+        tracing::warn!(session = %hash, %error, "a session is not in the list of its user");
+    }
 }
 
 /// Whether the session may begin: those of its user are counted, the default conversation aside. Sessions outlive
@@ -55,7 +80,7 @@ pub(super) fn has_room(config: &Config, key: &SessionKey) -> io::Result<bool> {
     let default = SessionKey::new(key.user().clone(), DEFAULT_CONVERSATION).map(|key| key.hash());
     let is_default = |name: &OsStr| default.as_ref().is_ok_and(|default| name == default.as_str());
     // This one counts already.
-    let mut unnamed = usize::from(key.conversation().starts_with(UNNAMED));
+    let mut unnamed = usize::from(is_unnamed(key));
     let mut named = 1 - unnamed;
     for mark in entries(&user_dir(&config.data_dir, key.user()))?.into_iter().flatten() {
         let mark = mark?;
@@ -151,6 +176,20 @@ mod tests {
         }
         fs::write(user_dir(data.path(), key.user()).join("..name"), "").unwrap();
         assert!(conversations(data.path(), Some("alice")).is_empty());
+    }
+
+    /// A killed program had begun the session and not listed it.
+    #[test]
+    fn unlisted_session_is_listed_again() {
+        let data = tempfile::tempdir().unwrap();
+        let key = session(data.path(), "alice", "a");
+        forget(data.path(), &key).unwrap();
+        assert!(conversations(data.path(), Some("alice")).is_empty());
+        repair(data.path(), &key.hash());
+        assert_eq!(conversations(data.path(), Some("alice")), ["a"]);
+        let gone = self::key("bob", "gone");
+        repair(data.path(), &gone.hash());
+        assert!(!user_dir(data.path(), gone.user()).exists());
     }
 
     fn config(data_dir: &Path, limit: usize) -> Config {

@@ -6,7 +6,10 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use super::{actor_refs::ActorRefs, env::Env, quota, registry::Registry, storage::Storage, sync::Syncer};
+use super::{
+    actor_refs::ActorRefs, env::Env, expiry::Expired, quota, registry::Registry, storage::Storage,
+    sync::Syncer,
+};
 use crate::admission::Admission;
 use crate::model::ids::{SessionHash, TurnId, UserId};
 use crate::support::keyed_gates::Gates;
@@ -27,6 +30,9 @@ pub(crate) struct Sessions {
     pub(super) syncer: Arc<Syncer>,
     /// Held while the record of a session that is not in memory is read, begun or moved aside.
     pub(crate) records: Locks<SessionHash>,
+    /// Held while a session is brought into memory or its directories are made, and while it is deleted because it rests.
+    pub(crate) arrivals: Locks<SessionHash>,
+    pub(crate) expired: Expired,
     /// Held while a user's sessions are counted and one more begins.
     pub(crate) beginnings: Locks<UserId>,
     /// Closed while a user is deleted. Who may create something of a user is inside.
@@ -51,6 +57,8 @@ impl Sessions {
             storage: Storage::default(),
             syncer: Arc::default(),
             records: Locks::default(),
+            arrivals: Locks::default(),
+            expired: Expired::default(),
             beginnings: Locks::default(),
             users: Gates::default(),
             credentials: Mutex::default(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::session::sessions::Sessions;
 use crate::support::lock::MutexExt;
-use crate::telemetry::metrics::{Metrics, flag};
+use crate::telemetry::metrics::{DiskSpace, Metrics, flag};
 use crate::workspace::try_writing;
 
 /// Pauses between two tries while all is well, and while it is not. A try costs two files of 64 KiB, without a wait for
@@ -28,6 +28,7 @@ impl Storage {
 
     /// Blocks.
     fn check(&self, data_dir: &Path, metrics: &Metrics) {
+        measure(data_dir, metrics);
         self.found(try_writing(data_dir), metrics);
     }
 
@@ -44,6 +45,17 @@ impl Storage {
             _ => {}
         }
     }
+}
+
+/// What is used and free of the file system.
+fn measure(data_dir: &Path, metrics: &Metrics) {
+    // The trial write says what is wrong.
+    let Ok(found) = rustix::fs::statvfs(data_dir) else { return };
+    let bytes = |blocks: u64| blocks as f64 * found.f_frsize as f64;
+    metrics.data_dir_bytes.set(DiskSpace::Used, bytes(found.f_blocks.saturating_sub(found.f_bfree)));
+    metrics.data_dir_bytes.set(DiskSpace::Free, bytes(found.f_bavail));
+    metrics.data_dir_inodes.set(DiskSpace::Used, found.f_files.saturating_sub(found.f_ffree) as f64);
+    metrics.data_dir_inodes.set(DiskSpace::Free, found.f_favail as f64);
 }
 
 /// Checks at intervals, until the task is dropped.

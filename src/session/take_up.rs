@@ -59,6 +59,10 @@ fn begin_in(sessions: &Sessions, key: &SessionKey, workspace: &Workspace) -> io:
     if workspace.record().broken_file().symlink_metadata().is_ok() {
         record.unreported_context_loss = Some(ContextLost::Conversation);
     }
+    // A client without a name for its conversation sends the whole history again.
+    if sessions.expired.take(&key.hash()) && !known::is_unnamed(key) {
+        record.unreported_context_loss = Some(ContextLost::Conversation);
+    }
     workspace.record().create()?;
     workspace.record().write_directory(workspace.name())?;
     if let Some(template) = &sessions.env.config.workspace.template {

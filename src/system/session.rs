@@ -12,13 +12,14 @@ use tokio::time::timeout;
 use super::{System, shutdown::longest_stop};
 use crate::child::Answer;
 use crate::error::TurnError;
-use crate::model::ids::{InvalidName, SessionKey, UserId};
+use crate::model::ids::{InvalidName, SessionHash, SessionKey, UserId};
 use crate::model::{Decision, Dirs, OauthCredentials, PendingPermission, PermissionError, Prompt};
 use crate::session::{
     SessionMessage, SessionStatus, actor_refs::SupervisorMessage, env::Env, known, registry::Entry,
     sessions::Sessions, store::Record, take_up,
 };
 use crate::support::keyed_gates::Inside;
+use crate::support::keyed_locks::Held;
 use crate::support::lock::MutexExt;
 use crate::turn::{Turn, TurnOptions};
 use crate::workspace::Workspace;
@@ -249,7 +250,9 @@ impl Session {
         if let Some(entry) = self.entry() {
             return blocking(move || create(entry.workspace.clone())).await;
         }
-        let (record, hash) = (self.known_or_begun().await?, self.key()?.hash());
+        let hash = self.key()?.hash();
+        let _arrival = self.arrive(&hash).await?;
+        let record = self.known_or_begun().await?;
         let data_dir = self.env().config.data_dir.clone();
         blocking(move || create(record.workspace(&data_dir, &hash))).await
     }
@@ -288,6 +291,12 @@ impl Session {
         Err(TurnError::Internal("the session's actor keeps failing"))
     }
 
+    /// Keeps the retention sweep from deleting the session meanwhile.
+    async fn arrive(&self, hash: &SessionHash) -> Result<Held<SessionHash>, TurnError> {
+        let arrival = timeout(ACTOR_ANSWERS_WITHIN, self.sessions().arrivals.acquire(hash)).await;
+        arrival.map_err(|_| TurnError::Internal("other requests that start the session do not end"))
+    }
+
     async fn known_or_begun(&self) -> Result<Record, TurnError> {
         let (sessions, owner) = (self.sessions().clone(), self.key()?.clone());
         let limit = sessions.env.config.limits.sessions_per_user;
@@ -302,6 +311,11 @@ impl Session {
 
     /// Reads the session's record, or begins one, and has the supervisor start its actor.
     async fn bring_into_memory(&self, key: &SessionKey) -> Result<(), TurnError> {
+        let _arrival = self.arrive(&key.hash()).await?;
+        // Another request was faster.
+        if self.sessions().registry.get(key).is_some() {
+            return Ok(());
+        }
         let inside = self.enter()?;
         let record = self.known_or_begun().await?;
         let supervisor = timeout(ACTOR_ANSWERS_WITHIN, self.sessions().actor_refs.supervisor()).await;

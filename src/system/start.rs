@@ -24,7 +24,7 @@ use crate::session::cgroups::Cgroups;
 use crate::session::env::{Env, Marker, TrialStart};
 use crate::session::{ImportAbility, quota, sessions::Sessions, shares_home, storage};
 use crate::spend::Spend;
-use crate::supervisor;
+use crate::supervisor::{self, retention};
 use crate::support::hex;
 use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::{Metrics, flag};
@@ -136,6 +136,10 @@ pub(super) async fn start(
     storage::check(&sessions).await;
     env.spawn_until_end(storage::watch(sessions.clone()));
     env.spawn_until_end(quota::watch(sessions.clone()));
+    // A trial start has no sessions to keep.
+    if !env.is_trial() {
+        env.spawn_until_end(retention::watch(sessions.clone()));
+    }
     let (ready, started) = oneshot::channel();
     env.tasks.spawn(supervisor::run(sessions.clone(), ready));
     match started.await {

@@ -9,6 +9,7 @@
 //! | `restarted` | INFO | `restarts` | `restarted` |
 //! | `circuit_opened` | WARN | `crash_loops` | `paused` |
 //! | `evicted` | INFO | `evictions` | `evicted` |
+//! | `expired` | INFO | `retention_deleted`, `retention_freed_bytes` | `expired` |
 //! | `context_lost` | WARN | `contexts_lost` | `context_lost` |
 //! | `recovered` | WARN | `conversations_recovered` | `recovered` |
 //! | `own_turn` | - | - | `own_turn` |
@@ -20,8 +21,8 @@ use std::time::Duration;
 use super::Telemetry;
 use super::events::{EventKind, Exit};
 use super::metrics::{
-    ContextLost, EvictionReason, ExitReason, RecoverySource, RestartCause, SpawnPhase, SpawnReason,
-    TurnOutcome,
+    ContextLost, EvictionReason, ExitReason, RecoverySource, RestartCause, RetentionReason, SpawnPhase,
+    SpawnReason, TurnOutcome,
 };
 use crate::error::{StartFailure, TurnError};
 use crate::model::ids::SessionKey;
@@ -86,6 +87,15 @@ impl Telemetry {
         let reason = reason.as_str();
         tracing::info!(session = %session.hash(), reason, "evicted");
         self.events.record(session, EventKind::Evicted { reason });
+    }
+
+    /// A session was deleted by the retention rules; it had `bytes`.
+    pub(crate) fn expired(&self, session: &SessionKey, reason: RetentionReason, bytes: u64) {
+        self.metrics.retention_deleted.increment(reason);
+        self.metrics.retention_freed_bytes.increment(bytes);
+        let reason = reason.as_str();
+        tracing::info!(session = %session.hash(), reason, bytes, "deleted by the retention rules");
+        self.events.record(session, EventKind::Expired { reason, bytes });
     }
 
     /// A conversation lost some or all of its turns. One event per loss, however often a start finds it.

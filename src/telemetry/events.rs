@@ -80,6 +80,13 @@ pub enum EventKind {
         /// Reason, as the label of `evictions_total`.
         reason: &'static str,
     },
+    /// A session was deleted by the retention rules: its conversation and its files are gone.
+    Expired {
+        /// Reason, as the label of `retention_deleted_total`.
+        reason: &'static str,
+        /// Bytes that it occupied.
+        bytes: u64,
+    },
     /// A conversation was resumed without some or all of its turns.
     ContextLost {
         /// Extent, as the label of `contexts_lost_total`.

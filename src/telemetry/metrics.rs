@@ -19,9 +19,10 @@ pub use catalogue::{Kind, LabelSet, Metric, Unit};
 #[cfg(feature = "server")]
 pub(crate) use http::HttpMetrics;
 pub(crate) use labels::{
-    ActorKind, AdmissionRejected, CliNotice, ContextLost, EvictionReason, ExitReason, FirstOutput,
+    ActorKind, AdmissionRejected, CliNotice, ContextLost, DiskSpace, EvictionReason, ExitReason, FirstOutput,
     HangDetector, JournalError, MemoryKind, ModelClass, ProcessKind, ProtocolError, RecoverySource, Resource,
-    RestartCause, SampleSource, SpawnPhase, SpawnReason, StopHow, StopStep, Stream, TurnOutcome,
+    RestartCause, RetentionReason, SampleSource, SpawnPhase, SpawnReason, StopHow, StopStep, Stream,
+    TurnOutcome,
 };
 #[cfg(feature = "server")]
 pub(crate) use labels::{AuthFailure, Dialect, HttpLimit, Route, StatusClass};

@@ -15,20 +15,43 @@ fn deleted_dir(data_dir: &Path) -> PathBuf {
     records_dir(data_dir).join(".deleted")
 }
 
+/// A session that is gone, and whose files are not yet removed.
+#[derive(Debug)]
+#[must_use = "its files stay until the next start"]
+pub(crate) struct Deleted {
+    record: PathBuf,
+    sessions: PathBuf,
+    directory: DirectoryName,
+}
+
+impl Deleted {
+    /// Removes the files; the next start retries what could not be removed.
+    pub(crate) fn remove(self) -> io::Result<()> {
+        remove_tree(&self.sessions, OsStr::new(self.directory.as_str()))?;
+        remove_any(&self.record)
+    }
+}
+
 impl Workspace {
-    /// Deletes record and directories. The session is gone at once; the next start retries what could not be removed.
+    /// Deletes record and directories.
     pub(crate) fn delete(&self) -> io::Result<()> {
+        self.begin_deletion()?.remove()
+    }
+
+    /// First step of a deletion: the session is gone at once.
+    pub(crate) fn begin_deletion(&self) -> io::Result<Deleted> {
         let deleted = deleted_dir(self.sessions.parent().unwrap_or(Path::new("/")));
         let renamed = deleted.join(uuid::Uuid::new_v4().simple().to_string());
         let created = DirBuilder::new().recursive(true).mode(0o700).create(&deleted);
         let record = match created.and_then(|()| fs::rename(self.record.path(), &renamed)) {
-            Ok(()) => &renamed,
+            Ok(()) => renamed,
             // A full disk may have no room for a new name; the directories are removed first and make room.
-            Err(error) if error.kind() == io::ErrorKind::NotFound || is_full(&error) => self.record.path(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound || is_full(&error) => {
+                self.record.path().to_owned()
+            }
             Err(error) => return Err(error),
         };
-        remove_tree(&self.sessions, OsStr::new(self.name.as_str()))?;
-        remove_any(record)
+        Ok(Deleted { record, sessions: self.sessions.clone(), directory: self.name.clone() })
     }
 }
 

@@ -25,6 +25,13 @@ pub(crate) struct UsageLimits {
     files: u64,
 }
 
+/// What the files of a session occupy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub(crate) bytes: u64,
+    pub(crate) files: u64,
+}
+
 /// A limit that the files of a session exceed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Excess {
@@ -47,6 +54,26 @@ impl UsageLimits {
 }
 
 impl Workspace {
+    /// What record and directories occupy: at least this much, if there are too many files to be counted.
+    pub(crate) fn usage(&self) -> io::Result<Usage> {
+        let limits = UsageLimits { bytes: u64::MAX, files: USUAL_FILES };
+        let mut count = Count { limits, bytes: 0, files: 0 };
+        for root in [self.beneath(), Beneath::open(self.record().path(), Path::new(""))] {
+            let root = match root {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                opened => opened?,
+            };
+            // The directory itself. An error ends the count of a directory that is being removed.
+            count.files += 1;
+            if let Err(Stopped::Io(error)) = count.directory(&root, 0)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                return Err(error);
+            }
+        }
+        Ok(Usage { bytes: count.bytes, files: count.files })
+    }
+
     /// The first limit that the session's files exceed, if any; the count ends there.
     pub(crate) fn excess(&self, limits: UsageLimits) -> io::Result<Option<Excess>> {
         let root = match self.beneath() {
@@ -184,6 +211,21 @@ mod tests {
         let deep = std::iter::repeat_n("d", MAX_DEPTH + 1).collect::<std::path::PathBuf>();
         fs::create_dir_all(workspace.dirs.work.join(deep)).unwrap();
         assert_eq!(excess(&workspace, Some(1 << 20), None), Some("levels of directories"));
+    }
+
+    #[test]
+    fn usage_has_directories_and_record() {
+        let data = tempfile::tempdir().unwrap();
+        let workspace = workspace(data.path());
+        let before = workspace.usage().unwrap();
+        assert_eq!(before.files, 5, "session directory, three in it, record directory");
+        fs::write(workspace.record().session_file(), vec![1; 1 << 20]).unwrap();
+        fs::write(workspace.dirs.work.join("file"), vec![1; 2 << 20]).unwrap();
+        let after = workspace.usage().unwrap();
+        assert_eq!(after.files, 7);
+        assert!((3 << 20..4 << 20).contains(&(after.bytes - before.bytes)), "{after:?}");
+        workspace.delete().unwrap();
+        assert_eq!(workspace.usage().unwrap(), Usage::default());
     }
 
     #[test]

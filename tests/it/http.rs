@@ -28,6 +28,7 @@ mod permissions;
 mod planted;
 mod privilege;
 mod readiness;
+mod retention;
 mod revoked;
 mod secrets;
 mod sessions;

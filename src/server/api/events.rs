@@ -185,6 +185,9 @@ fn render(event: &SessionEvent, with_user: bool) -> Value {
         EventKind::Restarted { cause } => json!({ "type": "restarted", "cause": cause }),
         EventKind::Paused => json!({ "type": "paused" }),
         EventKind::Evicted { reason } => json!({ "type": "evicted", "reason": reason }),
+        EventKind::Expired { reason, bytes } => {
+            json!({ "type": "expired", "reason": reason, "bytes": bytes })
+        }
         EventKind::ContextLost { kind } => json!({ "type": "context_lost", "kind": kind }),
         EventKind::Recovered { source } => json!({ "type": "recovered", "source": source }),
     };

@@ -24,7 +24,7 @@ use crate::server::percent;
 use crate::server::turns;
 use crate::session::SessionStatus;
 use crate::system::Session;
-use crate::telemetry::events::Exit;
+use crate::telemetry::events::{EventKind, Exit};
 
 const LISTED: usize = 100;
 /// Maximum length of a list: some 300 bytes per session.
@@ -232,6 +232,18 @@ pub(crate) async fn purge_session(
     // Last: the last turn has ended by then.
     app.replays.forget(user, name);
     purged
+}
+
+/// Forgets the digests of conversations that the retention rules delete. One that is missed here only begins again, with
+/// the history that its client sends.
+pub(crate) async fn forget_expired(app: Arc<App>) {
+    let mut events = app.pilot.events();
+    loop {
+        let event = events.next().await;
+        if matches!(event.kind, EventKind::Expired { .. }) {
+            app.conversations.exclude(event.session.user(), event.session.conversation()).await;
+        }
+    }
 }
 
 pub(crate) fn seconds(moment: SystemTime) -> f64 {

@@ -24,6 +24,7 @@ const WORDS = {
   restarted: ({ cause }) => [`restarted after a ${plain(cause)}`, "odd"],
   paused: () => ["failed too often and pauses", "bad"],
   evicted: ({ reason }) => [reason === "admin" ? "evicted on request" : `evicted: ${plain(reason)}`, ""],
+  expired: ({ reason }) => [`deleted by the retention rules: ${plain(reason)}`, "odd"],
   context_lost: ({ kind }) => [kind === "conversation" ? "lost its conversation" : "lost its latest turns", "bad"],
   recovered: () => ["restored its conversation from the journal", "odd"],
   missed: () => ["Some events were too fast for this page.", "odd"],

@@ -57,6 +57,10 @@ labels! {
     RestartCause, "cause": Crash = "crash", Hang = "hang", Protocol = "protocol", NotStarted = "not_started";
     /// Reason for an eviction.
     EvictionReason, "reason": Idle = "idle", Memory = "memory", Capacity = "capacity", Admin = "admin";
+    /// Reason for a deletion by the retention rules.
+    RetentionReason, "reason": Idle = "idle", Sessions = "sessions", Bytes = "bytes";
+    /// Part of the file system of the data directory.
+    DiskSpace, "space": Used = "used", Free = "free";
     /// Extent of a loss of context.
     #[derive(serde::Serialize, serde::Deserialize)]
     #[serde(rename_all = "snake_case")]

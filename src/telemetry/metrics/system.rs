@@ -5,10 +5,11 @@ use pilotlight_shim::report::KillMethod;
 
 use super::catalogue::{Metric, Unit, declare};
 use super::labels::{
-    ActorKind, AdmissionRejected, BrokerRefusal, CliNotice, ContextLost, EgressDirection, EgressOutcome,
-    EvictionReason, ExitReason, FirstOutput, HangDetector, JournalError, MemoryKind, ModelClass, ProcessKind,
-    ProtocolError, RecoverySource, RefreshOutcome, Resource, RestartCause, SampleSource, SpawnPhase, StopHow,
-    StopStep, Stream, TokenKind, TurnOutcome, UpstreamStatus,
+    ActorKind, AdmissionRejected, BrokerRefusal, CliNotice, ContextLost, DiskSpace, EgressDirection,
+    EgressOutcome, EvictionReason, ExitReason, FirstOutput, HangDetector, JournalError, MemoryKind,
+    ModelClass, ProcessKind, ProtocolError, RecoverySource, RefreshOutcome, Resource, RestartCause,
+    RetentionReason, SampleSource, SpawnPhase, StopHow, StopStep, Stream, TokenKind, TurnOutcome,
+    UpstreamStatus,
 };
 use super::series::{BuildInfo, By, ByBoth, Family, Registrar, Starts};
 use crate::config::Rung;
@@ -29,6 +30,12 @@ declare! {
         "Circuits that opened: sessions that pause after repeated failures.";
     evictions: By<EvictionReason, Counter> = "evictions_total", Count,
         "Children stopped while their session is kept, by reason.";
+    retention_deleted: By<RetentionReason, Counter> = "retention_deleted_total", Count,
+        "Sessions deleted by the retention rules, by reason.";
+    retention_freed_bytes: Counter = "retention_freed_bytes_total", Bytes,
+        "Bytes of sessions deleted by the retention rules.";
+    retention_failures: Counter = "retention_failures_total", Count,
+        "Deletions and rounds of the retention sweep that failed and are repeated.";
     contexts_lost: By<ContextLost, Counter> = "contexts_lost_total", Count,
         "Conversations resumed without some or all of their turns, by extent.";
     conversations_recovered: By<RecoverySource, Counter> = "conversations_recovered_total", Count,
@@ -86,6 +93,17 @@ declare! {
     broker_connections: Gauge = "broker_connections", Count, "Connections of children to the broker.";
     data_dir_writable: Gauge = "data_dir_writable", Count,
         "1 if the data directory is writable, 0 if not (no space, read-only).";
+    data_dir_bytes: By<DiskSpace, Gauge> = "data_dir_bytes", Bytes,
+        "Bytes of the file system that holds the data directory, by whether they are free for this process.";
+    data_dir_inodes: By<DiskSpace, Gauge> = "data_dir_inodes", Count,
+        "Inodes of the file system that holds the data directory; 0 where it has no fixed number of them.";
+    sessions_on_disk: Gauge = "sessions_on_disk", Count, "Sessions on disk at the last round of the retention sweep.";
+    sessions_on_disk_bytes: Gauge = "sessions_on_disk_bytes", Bytes,
+        "Bytes of all sessions on disk at the last round of the retention sweep.";
+    sessions_on_disk_files: Gauge = "sessions_on_disk_files", Count,
+        "Files and directories of all sessions on disk at the last round of the retention sweep.";
+    retention_last_round: Gauge = "retention_last_round_timestamp_seconds", Seconds,
+        "Unix time of the end of the last round of the retention sweep, or of the start of this process.";
     sessions: By<SessionState, Gauge> = "sessions", Count, "Sessions in memory, by state.";
     sessions_limit: Gauge = "sessions_limit", Count, "Maximum number of sessions in memory.";
     children_limit: Gauge = "children_limit", Count, "Maximum number of running children.";

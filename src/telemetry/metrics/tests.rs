@@ -173,6 +173,15 @@ fn each_handle_changes_its_own_series() {
         metrics.swept_at_start.increment(2);
         metrics.records_broken.increment(1);
         metrics.data_dir_writable.set(flag(true));
+        metrics.data_dir_bytes.set(DiskSpace::Used, 16.0);
+        metrics.data_dir_inodes.set(DiskSpace::Free, 17.0);
+        metrics.sessions_on_disk.set(18);
+        metrics.sessions_on_disk_bytes.set(19);
+        metrics.sessions_on_disk_files.set(20);
+        metrics.retention_last_round.set(21);
+        metrics.retention_deleted.increment(RetentionReason::Bytes);
+        metrics.retention_freed_bytes.increment(22);
+        metrics.retention_failures.increment(1);
         metrics.cli_unjudged.set(flag(true));
         metrics.cli_fallback.set(flag(true));
         metrics.protocol_errors.increment(ProtocolError::PartialEof);
@@ -239,6 +248,8 @@ fn each_handle_changes_its_own_series() {
         "tokens_total{model=sonnet,kind=input} 5",
         "contexts_lost_total{kind=latest_turns} 1",
         "crash_loops_total{} 1",
+        "data_dir_bytes{space=used} 16",
+        "data_dir_inodes{space=free} 17",
         "data_dir_writable{} 1",
         "cli_version_unjudged{} 1",
         "cli_fallback{} 1",
@@ -262,12 +273,19 @@ fn each_handle_changes_its_own_series() {
         "records_broken_total{} 1",
         "recovery_duration_seconds{} 1",
         "restarts_total{cause=crash} 1",
+        "retention_deleted_total{reason=bytes} 1",
+        "retention_failures_total{} 1",
+        "retention_freed_bytes_total{} 22",
+        "retention_last_round_timestamp_seconds{} 21",
         "sample_duration_seconds{} 1",
         "sample_errors_total{source=process} 1",
         "session_lifetime_seconds{} 1",
         "session_memory_bytes{} 1",
         "session_memory_limit_bytes{} 61",
         "sessions_limit{} 10",
+        "sessions_on_disk_bytes{} 19",
+        "sessions_on_disk_files{} 20",
+        "sessions_on_disk{} 18",
         "sessions{state=dormant} 1",
         "sessions{state=failed} 1",
         "spawn_duration_seconds{phase=exec} 1",

@@ -12,7 +12,7 @@ use crate::common::program::{Answer, Program, Site, message, place};
 use crate::common::sse::{Frame, Reader};
 
 /// An event stream.
-struct Watching {
+pub(super) struct Watching {
     answer: futures_util::stream::BoxStream<'static, Vec<u8>>,
     reader: Reader,
     ready: Vec<Value>,
@@ -29,7 +29,7 @@ impl Watching {
         Self { answer, reader: Reader::default(), ready: Vec::new(), comments: 0 }
     }
 
-    async fn all(site: &Site) -> Self {
+    pub(super) async fn all(site: &Site) -> Self {
         Self::of(site.web().get(format!("{}/v1/events/stream", site.http))).await
     }
 
@@ -62,7 +62,7 @@ impl Watching {
     }
 
     /// The kinds up to the first of this kind, and that one itself.
-    async fn until(&mut self, kind: &str) -> (Vec<String>, Value) {
+    pub(super) async fn until(&mut self, kind: &str) -> (Vec<String>, Value) {
         let mut kinds = Vec::new();
         loop {
             let event = self.next().await.unwrap_or_else(|| panic!("no {kind} after {kinds:?}"));
