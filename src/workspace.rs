@@ -35,7 +35,7 @@ use beneath::ChildDir;
 #[cfg(feature = "server")]
 pub use copy::Copied;
 #[cfg(feature = "server")]
-pub(crate) use copy::{Links, TreeCopy};
+pub(crate) use copy::{Links, TreeCopy, is_left_out};
 #[cfg(feature = "server")]
 pub(crate) use credentials::CredentialsFile;
 pub(crate) use credentials::CredentialsPlace;

@@ -141,11 +141,10 @@ impl Journal {
         let mut state = self.state.lock_unpoisoned();
         state.mark.turns = turns;
         if let Some(id) = conversation.filter(|id| *id != state.mark.conversation) {
-            // A command in the text began another conversation: nothing here belongs to it.
+            // A command in the text began another conversation: of all that was kept, only this turn belongs to it.
             state.mark = Mark { conversation: id.to_owned(), is_whole: false, checkpoint: None, turns };
             self.file.set_len(0).ok();
-            state.length = 0;
-            return self.append(&mut state, &[]);
+            (state.length, state.unwritten) = (0, Vec::new());
         }
         if checkpoint.is_some() {
             state.mark.checkpoint = checkpoint.cloned();

@@ -188,7 +188,7 @@ fn prepare_now(plan: &Plan, mut record: Record) -> io::Result<Prepared> {
     });
     let (imported, written) = match imported {
         Some((imported, written)) => (Some(imported), Some(written)),
-        None => (None, restored.as_ref().map(|restored| restored.transcript.clone())),
+        None => (None, restored.map(|restored| restored.transcript)),
     };
     if let Some(imported) = &imported {
         record.checkpoint = Some(imported.last.clone());

@@ -120,8 +120,10 @@ impl TreeCopy {
                 return Err(io::Error::other(format!("more than {MAX_ENTRIES} files")));
             }
             match self.entry(from, name, to, levels, wanted) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => self.copied.left_out += 1,
+                // A directory that changes may list a name twice.
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => {}
+                Err(error) if is_left_out(&error) => self.copied.left_out += 1,
                 copied => copied?,
             }
         }
@@ -192,6 +194,14 @@ impl TreeCopy {
         }
         Ok(fchmod(&target, Mode::from_raw_mode(stat.st_mode & MODE))?)
     }
+}
+
+/// Whether the child has caused this: it took the access away, holds a lease, changed what the name stands for, or made a
+/// file longer than the copy's file system can have. It must not stop a copy that has the files of others too.
+pub(crate) fn is_left_out(error: &io::Error) -> bool {
+    let caused =
+        [Errno::ACCESS, Errno::PERM, Errno::AGAIN, Errno::NOTDIR, Errno::ISDIR, Errno::LOOP, Errno::FBIG];
+    Errno::from_io_error(error).is_some_and(|errno| caused.contains(&errno))
 }
 
 fn owner(stat: &Stat) -> (Uid, Gid) {
@@ -280,6 +290,26 @@ mod tests {
         assert_eq!(fs::read_to_string(new.join("hard")).unwrap(), "secret");
         fs::set_permissions(own.join("inner"), fs::Permissions::from_mode(0o750)).unwrap();
         fs::set_permissions(new.join("inner"), fs::Permissions::from_mode(0o750)).unwrap();
+    }
+
+    /// The holder of a lease, a name that is listed twice, a name whose file is exchanged.
+    #[test]
+    fn child_cannot_stop_a_copy() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for name in ["a", "b"] {
+            fs::write(from.path().join(name), name).unwrap();
+        }
+        fs::create_dir(from.path().join("d")).unwrap();
+        fs::write(from.path().join("d/inner"), "").unwrap();
+        let mut copy = TreeCopy::new(Links::Copied);
+        for _ in 0..2 {
+            copy.fill(&open(from.path()), &open(to.path()), 1, &|_| true).unwrap();
+        }
+        assert_eq!((copy.copied.files, copy.copied.left_out), (3, 0));
+        for errno in [Errno::AGAIN, Errno::LOOP, Errno::NOTDIR] {
+            assert!(is_left_out(&errno.into()) && is_left_out(&ReadError::Io(errno.into()).into()));
+        }
+        assert!(!is_left_out(&Errno::NOSPC.into()) && !is_left_out(&Errno::IO.into()));
     }
 
     #[test]

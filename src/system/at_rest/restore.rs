@@ -15,7 +15,9 @@ use crate::config::CliConfig;
 use crate::model::ids::SessionHash;
 use crate::support::atomic_file::{self, Durability};
 use crate::workspace::beneath::Beneath;
-use crate::workspace::{Copied, Links, TreeCopy, Workspace, format_file, lock, read_own, records_dir};
+use crate::workspace::{
+    Copied, Links, TreeCopy, Workspace, format_file, is_left_out, lock, read_own, records_dir,
+};
 
 /// Longest `backup.json`.
 const MAX_MANIFEST_BYTES: u64 = 64 << 10;
@@ -72,6 +74,8 @@ fn copy(from: &Path, to: &Path, manifest: &Manifest, cli: &CliConfig) -> io::Res
         match move_transcripts(&workspace, &manifest.data_dir, &session, cli) {
             // Without a transcript there is nothing to move.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // The child has put something else there.
+            Err(error) if is_left_out(&error) => copy.copied.left_out += 1,
             moved => moved?,
         }
     }

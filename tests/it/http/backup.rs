@@ -72,6 +72,34 @@ fn assert_files(there: &Arc<Place>) {
     assert!(!work.join("pipe").exists());
 }
 
+/// What one child has put in the place of its transcripts costs no other session its restore.
+#[tokio::test(flavor = "multi_thread")]
+async fn planted_transcripts_do_not_stop_a_restore() {
+    let (here, there) = (place(), place());
+    let (program, site) = Program::ready(&here, "").await;
+    for user in ["alice", "bob", "carol"] {
+        assert_eq!(site.turn(user, "hello").await.status, 200);
+    }
+    let backup = here.path().join("backup");
+    let to = backup.display().to_string();
+    done(&["backup", &to], &here.data_dir());
+    drop((site, program));
+    for (user, is_link) in [("bob", true), ("carol", false)] {
+        let home = session_dir(&backup.join("data"), user, "default").join("home/.claude");
+        let projects = home.join("projects");
+        std::fs::remove_dir_all(&projects).unwrap();
+        if is_link {
+            std::os::unix::fs::symlink("/etc", &projects).unwrap();
+        } else {
+            std::fs::write(&projects, "").unwrap();
+        }
+    }
+    let said = done(&["restore", &to], &there.data_dir());
+    assert!(said.contains("3 sessions") && said.contains("2 files left out"), "{said}");
+    let (_program, site) = Program::ready(&there, "").await;
+    assert!(site.turn("alice", "[[recall]]").await.text().contains("hello"));
+}
+
 /// Neither overwrites anything, and half of one is not taken for a whole.
 #[tokio::test(flavor = "multi_thread")]
 async fn backup_and_restore_refuse_what_is_not_empty() {

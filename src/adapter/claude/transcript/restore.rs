@@ -15,6 +15,10 @@ use super::gap::{Id, digest, gap};
 use crate::adapter::{Import, Kept};
 use crate::model::Dirs;
 
+/// Entries of one conversation, some 250 bytes of memory each: as many as a gap is looked for in. A child may write millions
+/// of short ones; ordinary ones have some kilobytes.
+const MOST_ENTRIES: usize = 200_000;
+
 /// What matters of a line of a transcript.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -92,9 +96,12 @@ pub(crate) fn restore(
     dirs: &Dirs,
     now: SystemTime,
 ) -> Option<Import> {
-    let mut restored = Restored::new(file, session_id, dirs, now);
+    let mut restored = Restored::new(file, session_id, dirs, now)?;
     for piece in kept {
         restored.add(*piece);
+    }
+    if restored.is_too_long() {
+        return None;
     }
     let last = match checkpoint {
         Some(checkpoint) => checkpoint.to_owned(),
@@ -104,11 +111,14 @@ pub(crate) fn restore(
     gap(transcript.as_slice(), false, &last).ok()?.is_none().then_some(Import { transcript, last })
 }
 
-/// The lines of a transcript that a journal begins with, in their order; `None` if they are more than `limit` bytes. Up to
-/// the limit all entries, else those that lead back from the last one, and what hangs on them.
+/// The lines of a transcript that a journal begins with, in their order; `None` if they are more than `limit` bytes or
+/// too many. Up to the limit all entries, else those that lead back from the last one, and what hangs on them.
 pub(crate) fn snapshot(transcript: &[u8], limit: usize) -> Option<Vec<&[u8]>> {
     let own = |line| parse(line).filter(|(entry, _)| !entry.is_sidechain && entry.uuid.is_some());
-    let lines: Vec<_> = lines(transcript).filter_map(own).collect();
+    let lines: Vec<_> = lines(transcript).filter_map(own).take(MOST_ENTRIES + 1).collect();
+    if lines.len() > MOST_ENTRIES {
+        return None;
+    }
     let size = |lines: &[&[u8]]| lines.iter().map(|line| line.len()).sum::<usize>() <= limit;
     let all: Vec<_> = lines.iter().map(|(_, text)| *text).collect();
     if size(&all) {
@@ -163,17 +173,20 @@ struct Restored<'a> {
 }
 
 impl<'a> Restored<'a> {
-    fn new(file: &'a [u8], session_id: &'a str, dirs: &'a Dirs, now: SystemTime) -> Self {
+    fn new(file: &'a [u8], session_id: &'a str, dirs: &'a Dirs, now: SystemTime) -> Option<Self> {
         let mut places = HashMap::new();
         let mut kept = Vec::new();
         for (entry, text) in lines(file).filter_map(parse) {
+            if kept.len() == MOST_ENTRIES {
+                return None;
+            }
             let line = Line::new(Cow::Borrowed(text), &entry);
             if let Some(id) = line.id {
                 places.insert(id, kept.len());
             }
             kept.push((Vec::new(), line));
         }
-        Self {
+        Some(Self {
             writer: Writer::new(session_id, dirs),
             session_id,
             now,
@@ -185,10 +198,17 @@ impl<'a> Restored<'a> {
             seen: HashSet::new(),
             prompt: None,
             has_prompt: false,
-        }
+        })
+    }
+
+    fn is_too_long(&self) -> bool {
+        self.known.len() > MOST_ENTRIES
     }
 
     fn add(&mut self, piece: Kept<'a>) {
+        if self.is_too_long() {
+            return;
+        }
         match piece {
             Kept::Entry(line) => self.entry(line),
             Kept::Mirrored(line) => {
@@ -219,7 +239,7 @@ impl<'a> Restored<'a> {
 
     fn entry(&mut self, text: &'a [u8]) {
         let Some((entry, text)) = parse(text).filter(|(entry, _)| !entry.is_sidechain) else { return };
-        let Some(uuid) = entry.uuid.as_deref() else { return };
+        let Some(uuid) = entry.uuid.as_deref().filter(|_| !self.is_too_long()) else { return };
         let id = digest(uuid);
         self.seen.insert(id);
         // A line of a transcript has no line end within.

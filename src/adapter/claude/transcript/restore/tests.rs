@@ -61,6 +61,25 @@ fn words(turns: usize) -> Vec<String> {
     (0..turns).flat_map(|number| [format!("p-{number}"), format!("a-{number}")]).collect()
 }
 
+/// A child writes as many short lines as it likes; each costs the server ten times its length.
+#[test]
+fn too_many_entries_are_not_read() {
+    let entry = |number: usize| format!("{{\"uuid\":\"{number}\"}}");
+    let many = |entries: usize| (0..entries).map(|number| entry(number) + "\n").collect::<String>();
+    let (fits, too_many) = (many(MOST_ENTRIES), many(MOST_ENTRIES + 1));
+    assert_eq!(snapshot(fits.as_bytes(), usize::MAX).unwrap().len(), MOST_ENTRIES);
+    assert!(snapshot(too_many.as_bytes(), usize::MAX).is_none());
+    let last = MOST_ENTRIES.to_string();
+    assert!(restored_raw(&too_many, &[], &last).is_none());
+    let next = entry(MOST_ENTRIES);
+    assert!(restored_raw(&fits, &[Kept::Entry(next.as_bytes())], &last).is_none());
+    assert!(restored_raw(&fits, &[], &(MOST_ENTRIES - 1).to_string()).is_some());
+}
+
+fn restored_raw(file: &str, kept: &[Kept<'_>], checkpoint: &str) -> Option<Import> {
+    restore(file.as_bytes(), kept, Some(checkpoint), ID, &dirs(), SystemTime::UNIX_EPOCH)
+}
+
 #[test]
 fn missing_turns_come_from_the_mirror() {
     let all = conversation(3);
