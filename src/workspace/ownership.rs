@@ -176,7 +176,7 @@ mod tests {
     use super::super::tests::workspace;
     use super::*;
 
-    const USER: Owner = Owner { uid: 212_345, gid: 212_345 };
+    const USER: Owner = Owner { uid: 1_900_012_345, gid: 1_900_012_345 };
     const LIMIT: RemovalLimit = RemovalLimit { entries: 1000, time: std::time::Duration::from_secs(60) };
 
     fn give(workspace: &Workspace, owner: Option<Owner>, limit: RemovalLimit) -> io::Result<()> {

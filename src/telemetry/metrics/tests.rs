@@ -140,6 +140,10 @@ fn each_handle_changes_its_own_series() {
         metrics.crash_loops.increment(1);
         metrics.evictions.increment(EvictionReason::Idle);
         metrics.contexts_lost.increment(ContextLost::LatestTurns);
+        metrics.conversations_recovered.increment(RecoverySource::Journal);
+        metrics.mirrored_lines.increment(23);
+        metrics.journal_errors.increment(JournalError::Sync);
+        metrics.cli_notices.increment(CliNotice::LateAllow);
         metrics.turns.increment(TurnOutcome::Ok);
         metrics.turn_duration.record(TurnOutcome::Ok, second);
         let usage = Usage { input_tokens: 5, cache_read_input_tokens: 7, ..Usage::default() };
@@ -247,6 +251,10 @@ fn each_handle_changes_its_own_series() {
         "tokens_total{model=sonnet,kind=cache_read} 7",
         "tokens_total{model=sonnet,kind=input} 5",
         "contexts_lost_total{kind=latest_turns} 1",
+        "conversations_recovered_total{source=journal} 1",
+        "mirrored_lines_total{} 23",
+        "journal_errors_total{reason=sync} 1",
+        "cli_notices_total{kind=late_allow_not_run} 1",
         "crash_loops_total{} 1",
         "data_dir_bytes{space=used} 16",
         "data_dir_inodes{space=free} 17",
