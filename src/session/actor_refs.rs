@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use ractor::ActorRef;
+use ractor::{ActorId, ActorRef};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -104,6 +104,18 @@ impl ActorRefs {
         tokio::select! {
             address = address.wait_for(Option::is_some) => address.ok()?.clone(),
             () = self.ended.cancelled() => None,
+        }
+    }
+
+    /// Waits until this supervisor, which has failed, is not the current one.
+    pub(crate) async fn replaced(&self, failed: ActorId) {
+        let mut address = self.supervisor.subscribe();
+        let is_other = |address: &Option<ActorRef<SupervisorMessage>>| {
+            address.as_ref().is_none_or(|address| address.get_id() != failed)
+        };
+        tokio::select! {
+            _ = address.wait_for(is_other) => {}
+            () = self.ended.cancelled() => {}
         }
     }
 

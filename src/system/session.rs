@@ -325,10 +325,15 @@ impl Session {
         let (reply, started) = oneshot::channel();
         let message =
             SupervisorMessage::StartSession { key: key.clone(), record: Box::new(record), inside, reply };
-        // If the supervisor fails now, its successor is asked in the next round.
+        let asked = supervisor.get_id();
         drop(supervisor.cast(message));
         match timeout(ACTOR_ANSWERS_WITHIN, started).await {
             Ok(Ok(Err(error))) => Err(error),
+            // It has failed. Its successor is asked in the next round, not this one again.
+            Ok(Err(_)) => {
+                timeout(ACTOR_ANSWERS_WITHIN, self.sessions().actor_refs.replaced(asked)).await.ok();
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
