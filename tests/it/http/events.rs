@@ -67,7 +67,7 @@ impl Watching {
         loop {
             let event = self.next().await.unwrap_or_else(|| panic!("no {kind} after {kinds:?}"));
             // A child that is killed at once may not have written all of its conversation yet.
-            if event["type"] != "context_lost" {
+            if event["type"] != "recovered" {
                 kinds.push(event["type"].as_str().unwrap().to_owned());
             }
             if event["type"] == kind {
