@@ -23,6 +23,9 @@ use crate::workspace::{open_own, open_to_read, remove_any};
 /// Longest transcript that is read as a whole. The CLI needs some gigabytes for such a one.
 pub(super) const MOST_TRANSCRIPT: u64 = 256 << 20;
 
+/// End of a transcript in which the last turn is looked for. More has only who sent images that were never answered.
+const MOST_UNANSWERED: u64 = 8 << 20;
+
 /// Maximum time that the end of a turn waits for the disk (`journal = "synced"`). A disk that takes longer is broken.
 const SYNC_WITHIN: Duration = Duration::from_secs(10);
 
@@ -56,12 +59,13 @@ pub(super) fn open(plan: &Plan, begin: &Begin<'_>) -> io::Result<Arc<Journal>> {
     let mut slot = plan.entry.journal.lock_unpoisoned();
     if is_on && begin.written.is_none() {
         // Frames that could not be written stay with the journal that has them.
-        if let Some(open) = slot.as_ref().filter(|it| it.goes_on(&mark)) {
-            open.add(&[]);
-            return Ok(open.clone());
-        }
-        if let Some(journal) = going_on(plan, &mark) {
-            return Ok(slot.insert(Arc::new(journal)).clone());
+        let open = slot.as_ref().filter(|it| it.goes_on(&mark)).cloned();
+        let open = open.or_else(|| going_on(plan, &mark).map(Arc::new));
+        if let Some((open, unanswered)) = open.zip(unanswered(begin)?) {
+            if !unanswered.is_empty() || !open.is_written() {
+                count(plan, open.add(&unanswered));
+            }
+            return Ok(slot.insert(open).clone());
         }
     }
     *slot = None;
@@ -102,6 +106,19 @@ fn going_on(plan: &Plan, mark: &Mark) -> Option<Journal> {
         return None;
     }
     Journal::open(open_own(&path).ok()?, last, true, limit).ok()
+}
+
+/// What the transcript holds after the last turn: a message that no child has answered, on which later ones hang. `None`: it
+/// does not hold that turn, or too much after it.
+fn unanswered(begin: &Begin<'_>) -> io::Result<Option<Vec<u8>>> {
+    let Some(mut file) = begin.transcript else { return Ok(Some(Vec::new())) };
+    let length = file.metadata()?.len();
+    io::Seek::seek(&mut file, io::SeekFrom::Start(length.saturating_sub(MOST_UNANSWERED)))?;
+    let mut tail = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(file, MOST_UNANSWERED), &mut tail)?;
+    let entries = adapter::entries_after(&tail, begin.checkpoint.as_deref());
+    let is_all = begin.checkpoint.is_some() || length <= MOST_UNANSWERED;
+    Ok(entries.filter(|_| is_all).map(|entries| journal::entries(&entries)))
 }
 
 /// What the journal begins with; `None`: it would be too long.

@@ -11,7 +11,7 @@ pub(super) mod entry;
 mod gap;
 mod restore;
 
-pub(crate) use restore::{restore, snapshot};
+pub(crate) use restore::{entries_after, restore, snapshot};
 
 /// Variable with the directory of the CLI's files; the default is below `HOME`.
 pub(super) const CONFIG_DIR: &str = "CLAUDE_CONFIG_DIR";

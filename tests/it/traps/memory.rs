@@ -1,6 +1,7 @@
 //! What the CLI keeps of a conversation, when, and under which name.
 
 use super::*;
+use crate::common::{SOON, eventually_some};
 
 /// The `--resume` or `--session-id` of a process, with its value.
 fn opening(pid: u32) -> (String, String) {
@@ -99,6 +100,28 @@ async fn trap_07_unwritten_turn_is_restored() {
         said.push(text);
     }
     assert_eq!(say(&alice, "[[recall]]").await, said.join(" | "));
+    bench.end().await;
+}
+
+/// Later turns hang on a message that a child had written down when it died.
+#[tokio::test(flavor = "multi_thread")]
+async fn trap_07_message_without_an_answer_is_kept() {
+    let bench = Bench::new().await;
+    let alice = bench.pilot.session("alice");
+    assert_eq!(say(&alice, "first").await, "echo 1: first");
+    let second = alice.send("second [[sleep:60000]]").await.unwrap();
+    eventually_some("the message is written down", SOON, async || {
+        transcript(&alice).await.contains("second").then_some(())
+    })
+    .await;
+    drop(second);
+    killed_idle(&alice).await;
+    let before = say(&alice, "[[recall]]").await;
+    alice.evict().await.unwrap();
+    std::fs::remove_dir_all(alice.workspace().await.unwrap().home.join(".claude/projects")).unwrap();
+    let outcome = ask(&alice, "[[recall]]").await;
+    assert!(outcome.is_ok() && !outcome.context_lost, "{outcome:?}");
+    assert!(outcome.text.starts_with(&before), "{before} became {}", outcome.text);
     bench.end().await;
 }
 

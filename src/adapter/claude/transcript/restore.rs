@@ -141,6 +141,25 @@ pub(crate) fn snapshot(transcript: &[u8], limit: usize) -> Option<Vec<&[u8]>> {
     size(&reached).then_some(reached)
 }
 
+/// The entries that the end of a transcript has after `checkpoint`, or all without one; `None` if it is not there.
+pub(crate) fn entries_after<'a>(tail: &'a [u8], checkpoint: Option<&str>) -> Option<Vec<&'a [u8]>> {
+    let from = match checkpoint {
+        Some(checkpoint) => {
+            let named = memchr::memmem::find(tail, checkpoint.as_bytes())?;
+            tail.get(..named)?.iter().rposition(|byte| *byte == b'\n').unwrap_or(0)
+        }
+        None => 0,
+    };
+    let entries: Vec<_> = lines(tail.get(from..)?).filter_map(parse).collect();
+    let is_checkpoint = |(entry, _): &(Entry<'_>, _)| entry.uuid.as_deref() == checkpoint;
+    let first = match checkpoint {
+        Some(_) => entries.iter().rposition(is_checkpoint)? + 1,
+        None => 0,
+    };
+    let own = entries.iter().skip(first).filter(|(entry, _)| !entry.is_sidechain && entry.uuid.is_some());
+    Some(own.map(|(_, text)| *text).collect())
+}
+
 fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii)
 }
