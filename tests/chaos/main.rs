@@ -24,6 +24,7 @@
 
 use pilotlight_test_support as common;
 mod conversation;
+mod damage;
 mod disk;
 mod host;
 mod link;

@@ -20,6 +20,8 @@ struct Sent {
     calm: bool,
     /// As many as may were under way already.
     crowded: bool,
+    /// The journal was damaged, and this is not the first turn since: a kill may have cost the one before.
+    may_lose: bool,
     /// On disk when the turn was sent: whatever happens, the conversation has them.
     durable: BTreeSet<u64>,
 }
@@ -75,6 +77,7 @@ impl Model {
             reader,
             calm: calm && !matches!(kind, Kind::Breaks(_)),
             crowded: talk.under_way > PLACES,
+            may_lose: talk.may_lose(number),
             durable: talk.durable.clone(),
         };
         self.asked.turns += 1;
@@ -93,7 +96,38 @@ impl Model {
 
     /// These turns of the user are in the transcript.
     pub fn written_down(&mut self, user: usize, numbers: impl IntoIterator<Item = u64>) {
-        self.conversations[user].durable.extend(numbers);
+        let talk = &mut self.conversations[user];
+        let counts = |it: &u64| *it > talk.transcript_damaged_at || talk.answered.contains(it);
+        talk.durable.extend(numbers.into_iter().filter(counts));
+    }
+
+    /// One of the two files of a conversation was damaged, while none of its turns was under way.
+    pub fn damaged(&mut self, user: usize, is_journal: bool) {
+        let talk = &mut self.conversations[user];
+        if is_journal {
+            talk.journal_damaged_at = Some(self.next);
+        } else {
+            talk.transcript_damaged_at = self.next;
+            talk.durable = &talk.durable & &talk.answered;
+        }
+    }
+
+    /// The journal holds all that it has to.
+    pub fn has_journal(&self, user: usize) -> bool {
+        self.conversations[user].journal_damaged_at.is_none()
+    }
+
+    /// The journal has been begun again. It counts from the next answer on: until then only the transcript knows how far
+    /// the conversation has come.
+    pub fn journal_is_whole(&mut self, user: usize) {
+        let talk = &mut self.conversations[user];
+        let is_confirmed = talk.answered.last() > talk.journal_damaged_at.as_ref();
+        talk.journal_damaged_at.take_if(|_| is_confirmed && talk.under_way == 0);
+    }
+
+    /// Whether all answered turns are among these.
+    pub fn has_all_of(&self, user: usize, written: &BTreeSet<u64>) -> bool {
+        self.conversations[user].answered.is_subset(written)
     }
 
     /// The user was forgotten. Only when none of its turns is under way.
@@ -125,7 +159,7 @@ impl Model {
         for (number, sent) in &cut {
             let talk = &mut self.conversations[sent.user];
             talk.under_way -= 1;
-            talk.reported.insert(*number);
+            talk.reported.extend(Some(*number).filter(|_| sent.may_lose));
         }
         *self.tally.entry("cut off by the server's death".into()).or_default() += cut.len() as u64;
         cut.len() as u64
@@ -164,7 +198,10 @@ impl Model {
         self.asked.dropped += u64::from(ended.fate == Fate::Dropped);
         self.losses_reported += u64::from(ended.loss_reported);
         let talk = &mut self.conversations[sent.user];
-        if ended.loss_reported || (ended.fate == Fate::Dropped && ended.events == 0) {
+        if ended.loss_reported && !sent.may_lose {
+            return wrong("a loss is reported, and at most one of transcript and journal was damaged");
+        }
+        if sent.may_lose && (ended.loss_reported || (ended.fate == Fate::Dropped && ended.events == 0)) {
             // Who drops a turn unread hears nothing; the loss was said all the same.
             talk.reported.insert(ended.number);
         }
@@ -174,7 +211,7 @@ impl Model {
             return wrong(&format!("it was shown {stranger}"));
         }
         if sent.calm {
-            // A child that dies takes along what it has not written down yet.
+            // Without a journal a child that dies takes along what it has not written down yet.
             if ended.loss_reported && sent.kind != Kind::DiesOnce {
                 return wrong("a loss is reported without a cause");
             }

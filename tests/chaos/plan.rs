@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::damage::{DAMAGES, Damage};
+
 /// Users of a run. Fewer than the limit on children, so that room is scarce now and then but never for long.
 pub const USERS: usize = 20;
 
@@ -50,6 +52,12 @@ pub enum Step {
     Panic {
         actor: &'static str,
         user: usize,
+    },
+    /// Damage a file while no child runs; `seed` decides where.
+    Damage {
+        user: usize,
+        damage: Damage,
+        seed: u64,
     },
     KillServer,
     DrainServer,
@@ -174,7 +182,11 @@ impl Plan {
         let user = self.random.usize(0..USERS);
         let lasts = self.made / PHASE % 2 == 1;
         match self.random.u32(0..1000) {
-            0..600 => self.turn(user),
+            0..550 => self.turn(user),
+            550..600 => {
+                let damage = *self.random.choice(DAMAGES).expect("not empty");
+                Step::Damage { user, damage, seed: self.random.u64(..) }
+            }
             600..650 => {
                 // Several at once, behind each other.
                 for _ in 0..self.random.usize(2..7) {
@@ -264,6 +276,8 @@ impl Step {
             Self::ContinueChild { .. } => "SIGCONT to a child",
             Self::KillShim { .. } => "SIGKILL to a shim",
             Self::Panic { .. } => "panics in actors",
+            Self::Damage { damage, .. } if damage.is_to_journal() => "damages to a journal",
+            Self::Damage { .. } => "damages to a transcript",
             Self::KillServer => "SIGKILL to the server",
             Self::DrainServer => "SIGTERM to the server",
             Self::Rest => "rests with all metrics compared",

@@ -19,6 +19,7 @@ use crate::summary::Summary;
 use crate::table::Table;
 use crate::wire::{News, Order};
 
+mod damage;
 mod rest;
 mod server;
 
@@ -51,6 +52,8 @@ pub struct Run {
     struck: HashMap<usize, Id>,
     /// Until when an order to an actor may still be on its way.
     ordered: HashMap<usize, Instant>,
+    /// When a start was ordered last.
+    warmed: HashMap<usize, Instant>,
     shim_killed: Option<Instant>,
     /// Descriptors and memory of this server at its rests.
     rests: Vec<(usize, u64)>,
@@ -113,6 +116,7 @@ impl Run {
             stopped: HashMap::new(),
             struck: HashMap::new(),
             ordered: HashMap::new(),
+            warmed: HashMap::new(),
             shim_killed: None,
             rests: Vec::new(),
             latest: VecDeque::new(),
@@ -163,7 +167,10 @@ impl Run {
                 self.model.asked.evictions += 1;
                 self.link.order(&Order::Evict { user });
             }
-            Step::Warm { user } => self.link.order(&Order::Warm { user }),
+            Step::Warm { user } => {
+                self.warmed.insert(user, Instant::now());
+                self.link.order(&Order::Warm { user });
+            }
             Step::Purge { user } => return self.purge(user),
             Step::KillChild { user } => return Ok(self.strike(user, Signal::KILL, false)),
             Step::StopChild { user } => return Ok(self.strike(user, Signal::STOP, false)),
@@ -184,6 +191,7 @@ impl Run {
                 }
                 self.link.order(&Order::Panic { actor: actor.to_owned(), user });
             }
+            Step::Damage { user, damage, seed } => return self.damage(user, damage, seed),
             Step::KillServer => self.kill_server()?,
             Step::DrainServer => self.drain_server()?,
             Step::Rest => self.rest()?,
@@ -196,6 +204,7 @@ impl Run {
             let written = self.transcripts.new_in(&self.sessions[user].home(&self.place.data_dir()));
             self.model.written_down(user, written);
         }
+        self.see_journal(user);
         let number = self.model.send(user, kind, reader, self.is_shaky(user));
         let nonce = crate::wire::Nonce { user, number }.to_string();
         // In the session's workspace: a child reaches no other place.

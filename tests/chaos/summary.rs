@@ -12,6 +12,8 @@ pub struct Summary {
     pub steps: BTreeMap<&'static str, u64>,
     /// Steps that found nobody to be done to.
     pub in_vain: u64,
+    /// Transcripts and journals that were damaged.
+    pub damaged: (u64, u64),
     pub turns: Tally,
     pub took: Duration,
     pub clis: u64,
@@ -45,6 +47,8 @@ impl fmt::Display for Summary {
             writeln!(f, "  {name:<44} {count:>8}")?;
         }
         writeln!(f, "  {:<44} {:>8}", "(of these in vain: nobody was there)", self.in_vain)?;
+        writeln!(f, "  {:<44} {:>8}", "(transcripts that were damaged)", self.damaged.0)?;
+        writeln!(f, "  {:<44} {:>8}", "(journals that were damaged)", self.damaged.1)?;
         writeln!(f, "what became of the turns")?;
         for (name, count) in &self.turns {
             writeln!(f, "  {name:<44} {count:>8}")?;

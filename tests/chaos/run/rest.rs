@@ -19,7 +19,7 @@ const MORE_FDS: usize = 4;
 const MORE_MEMORY: u64 = 32 * 1024;
 
 impl Run {
-    fn report(&mut self) -> Result<Report, Broken> {
+    pub(super) fn report(&mut self) -> Result<Report, Broken> {
         self.link.order(&Order::Report);
         let deadline = Instant::now() + SOON;
         loop {
