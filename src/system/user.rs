@@ -27,7 +27,7 @@ impl Pilotlight {
     /// refused with [`TurnError::UserDeleted`]; later ones begin a new session. Returns the number of sessions.
     ///
     /// # Errors
-    /// [`TurnError`] if a child does not end or a file cannot be removed. A repetition, or the next start, continues.
+    /// [`TurnError`] if a child does not end or a file cannot be removed. A repetition continues.
     pub async fn delete_user(&self, user: &UserId) -> Result<usize, TurnError> {
         self.delete_user_and(user, || ()).await
     }
@@ -72,6 +72,21 @@ async fn delete(
     let files = UserFiles::of(&sessions.env.config.data_dir, user);
     let begun = files.clone();
     blocking(move || begun.begin_deletion()).await?;
+    let deleted = delete_noted(system, user, &files, forget).await;
+    if deleted.is_err() {
+        // The user may come back now: the next start must not delete what is new.
+        blocking(move || files.end_deletion()).await?;
+    }
+    deleted
+}
+
+async fn delete_noted(
+    system: &Arc<System>,
+    user: &UserId,
+    files: &UserFiles,
+    forget: impl FnOnce() + Send,
+) -> Result<usize, TurnError> {
+    let sessions = &system.sessions;
     let in_memory = sessions.registry.entries().into_iter().filter(|entry| entry.key.user() == user);
     let mut count = end(system, in_memory.map(|entry| entry.key.clone()).collect()).await?;
     loop {
@@ -81,13 +96,13 @@ async fn delete(
             break;
         }
         for session in listed {
-            remove(system, &files, session).await?;
+            remove(system, files, session).await?;
             count += 1;
         }
     }
     forget();
     sessions.env.spend.forget(user).await.map_err(|error| TurnError::Storage(error.into()))?;
-    let (env, rest) = (sessions.env.clone(), files);
+    let (env, rest) = (sessions.env.clone(), files.clone());
     blocking(move || {
         rest.delete_rest()?;
         // After the files: an id without its user says that none is left.

@@ -182,6 +182,29 @@ async fn interrupted_deletion_of_a_user_is_finished() {
     assert!(site.turn(BOB, "[[recall]]").await.text().contains("prompt of bob-0815"));
 }
 
+/// A user who comes back after a deletion that has failed keeps what is new at the next start.
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_deletion_takes_nothing_that_is_new() {
+    let place = place();
+    {
+        let (_program, site) = Program::ready(&place, CONFIG).await;
+        assert_eq!(site.turn(ALICE, "before").await.status, 200);
+        let lists = place.data_dir().join("records/users");
+        let list = std::fs::read_dir(&lists).unwrap().next().unwrap().unwrap().path();
+        let aside = lists.with_file_name("aside");
+        std::fs::rename(&list, &aside).unwrap();
+        // No list of sessions can be read there.
+        std::fs::write(&list, "").unwrap();
+        assert_eq!(Answer::of(delete(&site, ALICE)).await.status, 500);
+        std::fs::remove_file(&list).unwrap();
+        std::fs::rename(&aside, &list).unwrap();
+        assert_eq!(site.turn(ALICE, "back again").await.status, 200);
+    }
+    let (_program, site) = Program::ready(&place, CONFIG).await;
+    assert!(site.turn(ALICE, "[[recall]]").await.text().contains("back again"));
+    assert_eq!(Answer::of(delete(&site, ALICE)).await.status, 200);
+}
+
 /// Turns of the user that arrive during the deletion are refused or begin again; none leaves half a session.
 #[tokio::test(flavor = "multi_thread")]
 async fn turns_during_a_deletion_leave_no_half_session() {
