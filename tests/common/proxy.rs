@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -23,6 +23,8 @@ pub struct Proxy {
     way: Arc<watch::Sender<Way>>,
     tasks: JoinSet<()>,
     listening: Option<AbortHandle>,
+    /// Keeps the port while connections are refused: another test's listener would answer there.
+    held: Option<TcpSocket>,
 }
 
 impl Proxy {
@@ -32,7 +34,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port on loopback");
         let address = listener.local_addr().expect("the port just bound");
         let way = Arc::new(watch::Sender::new(Way::Open));
-        let mut proxy = Self { address, target, way, tasks: JoinSet::new(), listening: None };
+        let mut proxy = Self { address, target, way, tasks: JoinSet::new(), listening: None, held: None };
         proxy.listen(listener);
         proxy
     }
@@ -52,17 +54,20 @@ impl Proxy {
         if let Some(listening) = self.listening.take() {
             listening.abort();
         }
-        while TcpStream::connect(self.address).await.is_ok() {
+        // The port is free once the listener has been dropped.
+        while self.held.is_none() {
+            let socket = TcpSocket::new_v4().expect("a socket");
+            socket.set_reuseaddr(true).expect("an option of each socket");
+            self.held = socket.bind(self.address).is_ok().then_some(socket);
             tokio::task::yield_now().await;
         }
     }
 
     /// All is well again.
-    pub async fn restore(&mut self) {
+    pub fn restore(&mut self) {
         self.way.send_replace(Way::Open);
-        if self.listening.is_none() {
-            let listener = TcpListener::bind(self.address).await.expect("the port is still free");
-            self.listen(listener);
+        if let Some(held) = self.held.take() {
+            self.listen(held.listen(128).expect("the port is held"));
         }
     }
 

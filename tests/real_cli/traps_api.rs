@@ -185,11 +185,11 @@ async fn unreachable_api_is_error_until_back() {
         ["API Error: Unable to connect to API"; 2]
     };
     judge_unreachable(&client, dropped).await;
-    way.restore().await;
+    way.restore();
     assert_eq!(client.turn("alice", "[[say:back]]").await.text(), "back");
     way.refuse().await;
     judge_unreachable(&client, refused).await;
-    way.restore().await;
+    way.restore();
     assert_eq!(client.turn("alice", "[[say:back again]]").await.text(), "back again");
     assert_eq!(client.pid().await, pid);
 }
