@@ -129,7 +129,14 @@ async fn fault_34_a_lost_group_is_said_once_and_survived() {
     }
     assert_eq!(lost(), 1, "{}", attack.program.err());
 
-    std::fs::create_dir(&base).unwrap();
+    // A server that starts meanwhile, as those of other tests, removes a directory that no server holds.
+    let made_and_held = async || {
+        std::fs::create_dir_all(&base).ok()?;
+        let directory = std::fs::File::open(&base).ok()?;
+        rustix::fs::flock(&directory, rustix::fs::FlockOperation::NonBlockingLockShared).ok()?;
+        base.is_dir().then_some(directory)
+    };
+    let _held = eventually_some("the group is there again", SOON, made_and_held).await;
     attack.turn_of("four", "hello").await.text();
     rung("cgroup").await;
     let back = || attack.program.err().matches("are in cgroups again").count() == 1;
