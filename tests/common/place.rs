@@ -12,7 +12,7 @@ use crate::process::{Process, all};
 pub const MARK: &str = "PILOTLIGHT_TEST_ID";
 
 /// How long after the end of a server, even by SIGKILL, anything of it may still be there.
-const GONE_WITHIN: Duration = Duration::from_secs(1);
+pub(crate) const GONE_WITHIN: Duration = Duration::from_secs(1);
 
 /// A directory and a mark. At its end nothing with the mark may be left.
 pub struct Place {

@@ -9,7 +9,7 @@ use toml::{Table, Value};
 
 use crate::client::Client;
 use crate::output::Output;
-use crate::place::{MARK, Place, wait_until};
+use crate::place::{GONE_WITHIN, MARK, Place, wait_until};
 use crate::process::{Process, descendants};
 use crate::{SOON, eventually_some};
 
@@ -109,7 +109,8 @@ impl Drop for Server {
         self.process.kill();
         self.child.wait().ok();
         let mut left = self.place.leftovers();
-        // Also what lost the mark from its environment.
+        // Also what lost the mark from its environment. A process that is ending loses it a moment before.
+        wait_until(GONE_WITHIN, || !self.family.iter().any(|process| process.is_alive()));
         let unmarked: Vec<_> = self.family.iter().filter(|process| process.is_alive()).collect();
         left.extend(unmarked.iter().map(|process| process.describe()));
         unmarked.iter().for_each(|process| process.kill());
