@@ -1,7 +1,7 @@
 //! Something bounded that users share: slots at the model's API, memory for bodies.
 //!
-//! One user has at most half, over all sessions, unless no other has been here. What is free goes to the waiting user who has least; among equals they take
-//! turns: requests of one user delay no other.
+//! One user has at most half, over all sessions, unless no other has been here. What is free goes to the waiting user who
+//! has least; among equals they take turns: requests of one user delay no other.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

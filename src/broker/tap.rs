@@ -1,12 +1,12 @@
 //! Body of a response: passes each piece on at once and reads the tokens that it reports.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
 use super::Shared;
@@ -118,35 +118,27 @@ impl Counted {
     async fn read_rest(mut self) {
         let until = self.bytes.saturating_add(MAX_REST_BYTES);
         let rest = async {
-            while self.is_open() && self.bytes < until && matches!(self.frame().await, Some(Ok(_))) {}
+            while self.is_open()
+                && self.bytes < until
+                && matches!(poll_fn(|context| self.poll_frame(context)).await, Some(Ok(_)))
+            {}
         };
         tokio::time::timeout(MAX_REST_TIME, rest).await.ok();
     }
-}
 
-impl HttpBody for Counted {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    /// The next piece, counted.
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
         self.is_over |= !matches!(frame, Some(Ok(_)));
-        Poll::Ready(match frame {
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    self.bytes = self.bytes.saturating_add(data.len() as u64);
-                    if let Some(reader) = &mut self.reader {
-                        reader.read(data);
-                    }
-                }
-                Some(Ok(frame))
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            self.bytes = self.bytes.saturating_add(data.len() as u64);
+            if let Some(reader) = &mut self.reader {
+                reader.read(data);
             }
-            Some(Err(error)) => Some(Err(error.into())),
-            None => None,
-        })
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
     }
 }
 
@@ -159,7 +151,7 @@ impl HttpBody for Tap {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.0 {
-            Some(counted) => Pin::new(counted).poll_frame(context),
+            Some(counted) => counted.poll_frame(context),
             None => Poll::Ready(None),
         }
     }

@@ -72,8 +72,10 @@ pub(crate) async fn settle(app: std::sync::Arc<App>) {
     }
 }
 
+/// # Errors
+/// The first one. A session that fails is tried again in the next round and holds up no other.
 fn settle_some(pilot: &Pilotlight, identities: &Identities) -> std::io::Result<()> {
-    let mut settled = 0;
+    let (mut settled, mut result) = (0, Ok(()));
     for session in identities.index.marked() {
         let done = pilot.without_child(&session, || {
             if let (Some((_, held)), Some(user)) = (look(pilot, &session, None), pilot.owner(&session)) {
@@ -81,12 +83,13 @@ fn settle_some(pilot: &Pilotlight, identities: &Identities) -> std::io::Result<(
             }
             identities.index.settle(&session)
         });
-        settled += usize::from(done.transpose()?.is_some());
+        settled += usize::from(done.is_some());
+        result = result.and(done.unwrap_or(Ok(())));
         if settled == SETTLED_AT_ONCE {
             break;
         }
     }
-    Ok(())
+    result
 }
 
 /// Tokens of a session's credentials file; cached while the file is unchanged.
