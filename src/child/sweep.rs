@@ -9,39 +9,45 @@ use std::io::Read as _;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use procfs::process::{Process, StatFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::host::now;
 
 /// Bytes of an environment that are read. The kernel usually allows 2 MiB, but the marker is near the beginning.
 const MAX_ENVIRON: u64 = 1024 * 1024;
 /// Maximum number of passes: each one finds processes forked during the previous one.
 const MAX_PASSES: usize = 20;
-/// Maximum wait for a killed process to exit before the next pass.
+/// Maximum wait for killed processes to exit before the next pass.
 const DEATH_WAIT: Duration = Duration::from_millis(200);
+/// First pause before another look at processes without memory; most have ended, or run their new program, by then.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+/// Last pause before another look; all together take 2 s. The end of a namespace takes milliseconds.
+const LAST_PAUSE: Duration = Duration::from_millis(1024);
 
 /// Kills every process with exactly `entry` (`KEY=VALUE`) in its environment, except this one and `except`, until none is
-/// found. Returns the number of killed processes.
+/// found. Returns the number of killed processes, which have ended then.
+///
+/// A process that is just ending or executes a program has no memory, hence no environment. It is waited for: it may be
+/// one of them.
 pub(crate) fn sweep_marked(entry: &str, except: &[u32]) -> usize {
-    let mut killed = HashSet::new();
-    let mut environ = Vec::new();
+    let mut sweep = Sweep { entry, except, killed: HashSet::new(), environ: Vec::new() };
     for _ in 0..MAX_PASSES {
-        let mut dying = Vec::new();
-        for pid in all_pids() {
-            let spared = pid.as_raw_pid().cast_unsigned();
-            if spared == std::process::id() || except.contains(&spared) {
-                continue;
-            }
-            if let Some(pidfd) = kill_if_marked(pid, entry, &mut environ) {
-                killed.insert(pid);
-                dying.push(pidfd);
-            }
+        let Found { mut dying, mut bare } = sweep.look(all_pids());
+        let mut pause = FIRST_PAUSE;
+        while dying.is_empty() && !bare.is_empty() && pause <= LAST_PAUSE {
+            wait_for_deaths(bare.iter().map(|(_, pidfd)| pidfd), pause);
+            pause *= 2;
+            let pids: Vec<_> = bare.iter().map(|(pid, _)| *pid).collect();
+            Found { dying, bare } = sweep.look(pids.into_iter());
         }
         if dying.is_empty() {
             break;
         }
-        dying.iter().for_each(wait_for_death);
+        wait_for_deaths(dying.iter(), DEATH_WAIT);
     }
-    killed.len()
+    sweep.killed.len()
 }
 
 fn all_pids() -> impl Iterator<Item = Pid> {
@@ -49,29 +55,95 @@ fn all_pids() -> impl Iterator<Item = Pid> {
     entries.filter_map(|entry| Pid::from_raw(entry.ok()?.file_name().to_str()?.parse().ok()?))
 }
 
-/// The marker is checked again after opening the pidfd: then the pidfd belongs to a marked process, or that process is gone.
-/// A process with a reused pid is never killed.
-fn kill_if_marked(pid: Pid, entry: &str, environ: &mut Vec<u8>) -> Option<OwnedFd> {
-    if !is_marked(pid, entry, environ) {
-        return None;
-    }
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-    if !is_marked(pid, entry, environ) {
-        return None;
-    }
-    pidfd_send_signal(&pidfd, Signal::KILL).ok().map(|()| pidfd)
+struct Sweep<'a> {
+    entry: &'a str,
+    except: &'a [u32],
+    killed: HashSet<Pid>,
+    environ: Vec<u8>,
 }
 
-fn is_marked(pid: Pid, entry: &str, environ: &mut Vec<u8>) -> bool {
-    environ.clear();
-    let path = format!("/proc/{}/environ", pid.as_raw_pid());
-    File::open(path).and_then(|file| file.take(MAX_ENVIRON).read_to_end(environ)).is_ok()
-        && environ.split(|byte| *byte == 0).any(|have| have == entry.as_bytes())
+/// What one pass has found.
+struct Found {
+    dying: Vec<OwnedFd>,
+    /// Without memory.
+    bare: Vec<(Pid, OwnedFd)>,
 }
 
-fn wait_for_death(pidfd: &OwnedFd) {
-    let limit = Timespec { tv_sec: 0, tv_nsec: i64::from(DEATH_WAIT.subsec_nanos()) };
-    let _too_slow = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&limit));
+enum Mark {
+    Marked,
+    Unmarked,
+    /// Not to be known now.
+    Bare,
+}
+
+impl Sweep<'_> {
+    /// Kills the marked ones of `pids`.
+    fn look(&mut self, pids: impl Iterator<Item = Pid>) -> Found {
+        let mut found = Found { dying: Vec::new(), bare: Vec::new() };
+        for pid in pids {
+            let spared = pid.as_raw_pid().cast_unsigned();
+            if spared == std::process::id() || self.except.contains(&spared) {
+                continue;
+            }
+            self.look_at(pid, &mut found);
+        }
+        found
+    }
+
+    /// The marker is read again after opening the pidfd: then the pidfd belongs to a marked process, or that process is
+    /// gone. A process with a reused pid is never killed.
+    fn look_at(&mut self, pid: Pid, found: &mut Found) {
+        if matches!(self.mark(pid), Mark::Unmarked) {
+            return;
+        }
+        let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return };
+        match self.mark(pid) {
+            Mark::Marked => {
+                if pidfd_send_signal(&pidfd, Signal::KILL).is_ok() {
+                    self.killed.insert(pid);
+                    found.dying.push(pidfd);
+                }
+            }
+            Mark::Bare => found.bare.push((pid, pidfd)),
+            Mark::Unmarked => {}
+        }
+    }
+
+    fn mark(&mut self, pid: Pid) -> Mark {
+        self.environ.clear();
+        let path = format!("/proc/{}/environ", pid.as_raw_pid());
+        let read = File::open(path).and_then(|file| file.take(MAX_ENVIRON).read_to_end(&mut self.environ));
+        match read {
+            Ok(0) if is_bare(pid) => Mark::Bare,
+            // How kernels since 6.16 say so.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) && is_bare(pid) => Mark::Bare,
+            Ok(_) if self.environ.split(|byte| *byte == 0).any(|have| have == self.entry.as_bytes()) => {
+                Mark::Marked
+            }
+            _ => Mark::Unmarked,
+        }
+    }
+}
+
+/// Whether a process with an empty environment is between two programs, or before its end. A program that was started
+/// without an environment is neither.
+fn is_bare(pid: Pid) -> bool {
+    let stat = Process::new(pid.as_raw_pid()).and_then(|process| process.stat());
+    stat.is_ok_and(|stat| {
+        let is_kernels = StatFlags::from_bits_truncate(stat.flags).contains(StatFlags::PF_KTHREAD);
+        let has_ended = matches!(stat.state, 'Z' | 'X');
+        !is_kernels && !has_ended && stat.env_start.is_none_or(|start| start == 0)
+    })
+}
+
+/// Waits until all have ended, up to a limit.
+fn wait_for_deaths<'a>(pidfds: impl Iterator<Item = &'a OwnedFd>, limit: Duration) {
+    let until = now() + limit;
+    for pidfd in pidfds {
+        let left = until.saturating_duration_since(now());
+        let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+        let _too_slow = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&left));
+    }
 }
 
 #[cfg(test)]
@@ -100,5 +172,57 @@ mod tests {
             child.wait().unwrap();
         }
         assert_eq!(sweep_marked(&mark, &[]), 0);
+    }
+
+    /// The init process of a namespace has no memory any more while it waits for the end of all others in it.
+    #[test]
+    fn an_end_without_memory_is_waited_for() {
+        let probe = Command::new("unshare").args(["--pid", "--fork", "true"]).status();
+        if !probe.is_ok_and(|status| status.success()) {
+            pilotlight_test_support::installed::left_out("no namespace of processes can be made here");
+            return;
+        }
+        let mark = format!("PILOTLIGHT_SWEEP_TEST=bare-{}", std::process::id());
+        let (key, value) = mark.split_once('=').unwrap();
+        let mut outside = Command::new("unshare")
+            .args(["--pid", "--fork", "sleep", "600"])
+            .env(key, value)
+            .spawn()
+            .unwrap();
+        let init = child_of(&outside, "sleep");
+        let mut entered =
+            Command::new("nsenter").args(["--target", &init, "--pid", "sleep", "600"]).spawn().unwrap();
+        child_of(&entered, "sleep");
+        // Stopped, it does not reap its child, which the end of the namespace waits for.
+        let parent = Pid::from_raw(entered.id().cast_signed()).unwrap();
+        rustix::process::kill_process(parent, Signal::STOP).unwrap();
+        let sweep = std::thread::spawn(move || sweep_marked(&mark, &[]));
+        let environ = format!("/proc/{init}/environ");
+        while std::fs::read(&environ).is_ok_and(|environ| !environ.is_empty()) {
+            std::thread::yield_now();
+        }
+        // Longer than the wait for a death: only the wait for processes without memory is left.
+        super::super::host::pause(2 * DEATH_WAIT);
+        rustix::process::kill_process(parent, Signal::CONT).unwrap();
+        assert_eq!(sweep.join().unwrap(), 2);
+        let state = Process::new(init.parse().unwrap()).and_then(|init| init.stat()).map(|stat| stat.state);
+        assert!(state.is_err() || state.is_ok_and(|state| state == 'Z'), "the init process is left");
+        outside.wait().unwrap();
+        entered.wait().unwrap();
+    }
+
+    /// The only child, once it executes `program`.
+    fn child_of(parent: &Child, program: &str) -> String {
+        let mut children = Vec::new();
+        loop {
+            pilotlight_shim::descendants::children(parent.id().cast_signed(), &mut children);
+            if let [child] = children[..]
+                && std::fs::read_to_string(format!("/proc/{child}/comm"))
+                    .is_ok_and(|comm| comm.trim() == program)
+            {
+                return child.to_string();
+            }
+            std::thread::yield_now();
+        }
     }
 }

@@ -213,7 +213,12 @@ impl Plan {
             910..945 => Step::KillShim { user },
             945..980 => Step::Panic { actor: self.choose(ACTORS), user },
             980..992 if !lasts => Step::KillServer,
-            992.. if !lasts => Step::DrainServer,
+            992..996 if !lasts => {
+                // What the shim leaves is for the server that stops.
+                self.next.push((Step::DrainServer, Duration::ZERO));
+                Step::KillShim { user }
+            }
+            996.. if !lasts => Step::DrainServer,
             _ => Step::KillChild { user },
         }
     }
