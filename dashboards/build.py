@@ -287,6 +287,8 @@ CAPACITY = ("capacity", "pilotlight: capacity", "Utilisation, saturation and err
               "Idle time of the longest idle child (limit: session.idle_timeout), and duration of the longest running turn "
               "(limit: session.turn_timeout).",
               ("max(@oldest_idle_seconds)", "idle"), ("max(@oldest_turn_seconds)", "turn"), unit="s"),
+        Panel("Hibernation", "Idle children that are frozen (session.hibernate_after), and children frozen per interval.",
+              ("sum(@sessions_frozen)", "frozen"), (increase("hibernations_total"), "per interval")),
         Panel("Zombies", "Unreaped processes among all that the server can see. A few short-lived ones are normal.",
               ("sum(@zombies)", "zombies"), limits=((20, RED),)),
         Panel("Lifetime of children", "Ended children per interval, by lifetime.",

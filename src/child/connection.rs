@@ -170,9 +170,7 @@ impl Connection {
                     self.protocol.terminate(now);
                 }
             }
-            // A kill replaces any other signal.
-            Action::Send(Signal::KillTree) => self.signal = Some(Signal::KillTree),
-            Action::Send(signal) => self.signal = self.signal.or(Some(signal)),
+            Action::Send(signal) => self.signal = self.signal.max(Some(signal)),
             Action::Measure(measurement) => self.measure(measurement),
             Action::Rearm => {}
         }
@@ -208,6 +206,7 @@ impl Connection {
             Measurement::Mirrored => metrics.mirrored_lines.increment(1),
             Measurement::Notice(notice) => metrics.cli_notices.increment(label(notice)),
             Measurement::StopStep(step) => metrics.stop_steps.increment(step),
+            Measurement::Hibernated => metrics.hibernations.increment(1),
         }
     }
 

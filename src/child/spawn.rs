@@ -221,6 +221,15 @@ impl ShimHandle {
         self.reported.listener.take()
     }
 
+    /// Stops the whole tree from running, until [`Self::thaw`] or [`Self::terminate`].
+    pub(crate) fn freeze(&self) {
+        self.order(report::FREEZE);
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.order(report::THAW);
+    }
+
     pub(crate) fn terminate(&self) {
         self.order(report::TERMINATE);
     }

@@ -104,6 +104,8 @@ impl ChildTask {
                 Wake::Exited(exit) => return self.conclude(Some(exit)).await,
             }
             match self.with(Connection::take_signal) {
+                Some(Signal::Freeze) => self.shim.freeze(),
+                Some(Signal::Thaw) => self.shim.thaw(),
                 Some(Signal::Terminate) => self.shim.terminate(),
                 Some(Signal::KillTree) => self.shim.kill_tree(),
                 None => {}

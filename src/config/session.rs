@@ -26,6 +26,10 @@ section! {
         /// Idle time after which a child is stopped; the next message resumes the conversation. Default 300 s.
         #[serde(with = "value::duration")]
         pub idle_timeout: Duration = Duration::from_secs(300),
+        /// Idle time after which a child is frozen: it uses no processor time, and the next message thaws it. Its memory stays. 0:
+        /// never. Default 0.
+        #[serde(with = "value::duration")]
+        pub hibernate_after: Duration = Duration::ZERO,
         /// Maximum time from the start of a child until it is ready. Default 30 s.
         #[serde(with = "value::duration")]
         pub spawn_timeout: Duration = Duration::from_secs(30),

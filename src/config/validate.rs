@@ -121,6 +121,10 @@ fn durations(config: &Config) -> Result<(), ConfigError> {
     for (key, value) in checked {
         duration(key, value)?;
     }
+    // 0 switches it off.
+    if !session.hibernate_after.is_zero() {
+        duration("session.hibernate_after", session.hibernate_after)?;
+    }
     if restart.backoff > restart.backoff_max {
         return Err(invalid("restart.backoff", "must not be longer than restart.backoff_max"));
     }

@@ -107,6 +107,7 @@ impl OnChildEvent for ChildEvents {
             ChildEvent::Permissions(pending) => {
                 return entry.status.permissions_changed(pending);
             }
+            ChildEvent::Frozen(frozen) => return entry.status.frozen_changed(*frozen),
             ChildEvent::Active(active) => entry.status.activity_changed(*active),
             // The work of a start is done. How long servers take to connect, which a caller may have chosen, holds up
             // their own session alone.

@@ -43,6 +43,8 @@ pub struct SessionStatus {
     pub queue_depth: usize,
     /// Cost of the conversation so far, in US dollars.
     pub total_cost_usd: f64,
+    /// Whether the child is frozen because it has been idle for `session.hibernate_after`.
+    pub frozen: bool,
     /// How the last child ended, if one has since the session came into memory.
     pub last_exit: Option<Exit>,
 }
@@ -99,6 +101,7 @@ impl Visible {
             memory_bytes: 0,
             queue_depth: 0,
             total_cost_usd: record.cost_usd,
+            frozen: false,
             last_exit: None,
         };
         Self {
@@ -190,6 +193,7 @@ impl StatusCell {
             visible.status.memory_bytes = 0;
             visible.permissions.clear();
             visible.active = false;
+            visible.status.frozen = false;
         });
     }
 
@@ -215,6 +219,11 @@ impl StatusCell {
     /// The CLI works of its own accord, or has stopped doing so.
     pub(super) fn activity_changed(&self, active: bool) {
         self.change(|visible| visible.active = active);
+    }
+
+    /// The child was frozen, or thawed.
+    pub(super) fn frozen_changed(&self, frozen: bool) {
+        self.change(|visible| visible.status.frozen = frozen);
     }
 
     pub(super) fn permissions_changed(&self, pending: &[PendingPermission]) {

@@ -237,11 +237,13 @@ fn sample(sessions: &Sessions, table: &ProcessTable, now: Instant, session_limit
     let metrics = &sessions.env.telemetry.metrics;
     let (mut total, mut counted, mut shims, mut clis) = (TreeMemory::default(), 0_u64, 0, 0);
     let (mut oldest_idle, mut oldest_turn) = (Duration::ZERO, Duration::ZERO);
+    let mut frozen = 0_u32;
     for entry in sessions.registry.entries() {
-        match entry
-            .status
-            .read(|visible| (visible.status.state, now.saturating_duration_since(visible.quiet_since)))
-        {
+        let (state, age) = entry.status.read(|visible| {
+            frozen += u32::from(visible.status.frozen);
+            (visible.status.state, now.saturating_duration_since(visible.quiet_since))
+        });
+        match (state, age) {
             (SessionState::Idle, age) => oldest_idle = oldest_idle.max(age),
             (SessionState::Busy, age) => oldest_turn = oldest_turn.max(age),
             _ => {}
@@ -264,6 +266,7 @@ fn sample(sessions: &Sessions, table: &ProcessTable, now: Instant, session_limit
     metrics.processes.set(ProcessKind::Cli, clis as f64);
     metrics.processes.set(ProcessKind::Descendant, (total.processes as usize).saturating_sub(clis) as f64);
     metrics.zombies.set(table.zombies() as f64);
+    metrics.sessions_frozen.set(frozen);
     metrics.oldest_idle.set(oldest_idle);
     metrics.oldest_turn.set(oldest_turn);
     sample_host(sessions);

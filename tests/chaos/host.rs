@@ -55,6 +55,7 @@ fn settle(config: &mut Config) {
     config.cli.env.insert(MARK.to_owned(), mark);
     config.permissions.policy = PermissionPolicy::Allow;
     let session = &mut config.session;
+    session.hibernate_after = Duration::from_millis(150);
     // What finds a child that was stopped while it started.
     session.spawn_timeout = Duration::from_secs(6);
     session.idle_timeout = Duration::from_secs(1);

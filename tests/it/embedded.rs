@@ -13,6 +13,7 @@ mod crashes;
 mod edges;
 mod evictions;
 mod formats;
+mod hibernation;
 mod limits;
 mod permissions;
 mod readers;

@@ -24,6 +24,7 @@ use crate::common::process::Process;
 use crate::common::program;
 use crate::common::program::{Answer, Program, message, place};
 use crate::common::{SOON, eventually, eventually_some};
+pub(crate) use attack::processor_time;
 use attack::{Attack, Reply};
 
 /// The user whose child suffers.

@@ -11,6 +11,7 @@ mod crashes;
 mod credentials;
 mod embedded;
 mod evictions;
+mod hibernation;
 pub(crate) mod history;
 mod interrupts;
 mod inventory;

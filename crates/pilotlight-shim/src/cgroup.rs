@@ -60,6 +60,15 @@ impl Group {
         File::options().write(true).open(self.dir.join("cgroup.kill"))?.write_all(b"1")
     }
 
+    /// Freezes every process of the group and its nested groups, or thaws them. A frozen process can be killed.
+    ///
+    /// # Errors
+    /// The error of the write to `cgroup.freeze`, which kernels before 5.2 do not have.
+    pub(crate) fn freeze(&self, frozen: bool) -> io::Result<()> {
+        let text = if frozen { b"1" } else { b"0" };
+        File::options().write(true).open(self.dir.join("cgroup.freeze"))?.write_all(text)
+    }
+
     /// Removes the group and its nested groups.
     ///
     /// # Errors

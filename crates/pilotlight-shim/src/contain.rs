@@ -19,13 +19,13 @@ use rustix::{
 use super::{
     args::{self, Args},
     cgroup::{Group, Joined},
-    fd_passing,
+    fd_passing, freeze,
     isolate::{self, OomScore, PreExec},
     isolation::Rung,
     kill::{Tree, drain_signals, now, timespec},
     launch::{self, Argv, Start, Started},
     privilege,
-    report::{KILL, Report, TERMINATE},
+    report::{FREEZE, KILL, Report, TERMINATE, THAW},
     rungs::{Refusal, namespaces},
     sys,
 };
@@ -83,7 +83,7 @@ pub(crate) fn run(line: impl Iterator<Item = OsString>) -> i32 {
     // Signals to the CLI need no other capability.
     let _kept = privilege::keep_cap_kill();
     let mut tree = Tree::new(started, signals.as_fd(), send_report);
-    let orphaned = watch(&mut tree, term_grace);
+    let orphaned = watch(&mut tree, group.as_ref(), term_grace);
     let base = group.as_ref().and_then(Group::parent);
     tree.sweep(group);
     joined.remove(orphaned);
@@ -133,7 +133,7 @@ fn release_pipes() {
 
 /// Waits until the CLI exits, the server orders the kill, or the grace time after a broken lifeline is over. Returns
 /// whether the lifeline broke.
-fn watch(tree: &mut Tree<'_>, term_grace: Duration) -> bool {
+fn watch(tree: &mut Tree<'_>, group: Option<&Group>, term_grace: Duration) -> bool {
     let control = stdio::stdout();
     // Set when the lifeline breaks; from then on the control socket is not polled.
     let mut deadline: Option<Instant> = None;
@@ -157,10 +157,12 @@ fn watch(tree: &mut Tree<'_>, term_grace: Duration) -> bool {
         }
         if control_ready {
             match read_order() {
-                Order::Terminate => terminate(tree),
+                Order::Freeze => freeze::freeze(group),
+                Order::Thaw => freeze::thaw(group),
+                Order::Terminate => terminate(tree, group),
                 Order::Kill => return deadline.is_some(),
                 Order::LifelineBroken => {
-                    terminate(tree);
+                    terminate(tree, group);
                     deadline = Some(now() + term_grace);
                 }
                 Order::None => {}
@@ -169,8 +171,11 @@ fn watch(tree: &mut Tree<'_>, term_grace: Duration) -> bool {
     }
 }
 
+#[derive(Debug, PartialEq, Eq)]
 enum Order {
     None,
+    Freeze,
+    Thaw,
     Terminate,
     Kill,
     LifelineBroken,
@@ -180,25 +185,31 @@ fn read_order() -> Order {
     let mut bytes = [0_u8; 16];
     match rustix::io::read(stdio::stdout(), &mut bytes) {
         Ok(0) => Order::LifelineBroken,
-        Ok(len) => {
-            let bytes = bytes.get(..len).unwrap_or_default();
-            if bytes.contains(&KILL) {
-                Order::Kill
-            } else if bytes.contains(&TERMINATE) {
-                Order::Terminate
-            } else {
-                Order::None
-            }
-        }
+        Ok(len) => order_of(bytes.get(..len).unwrap_or_default()),
         Err(Errno::INTR | Errno::AGAIN) => Order::None,
         Err(_) => Order::LifelineBroken,
     }
 }
 
-/// Sends SIGTERM, and SIGCONT for a stopped CLI.
-fn terminate(tree: &Tree<'_>) {
+/// The order of bytes that arrived together: a kill makes all others pointless, and the end of the CLI needs no freeze.
+fn order_of(bytes: &[u8]) -> Order {
+    if bytes.contains(&KILL) {
+        return Order::Kill;
+    }
+    if bytes.contains(&TERMINATE) {
+        return Order::Terminate;
+    }
+    match bytes.iter().rev().find(|byte| matches!(**byte, FREEZE | THAW)) {
+        Some(&FREEZE) => Order::Freeze,
+        Some(_) => Order::Thaw,
+        None => Order::None,
+    }
+}
+
+/// Sends SIGTERM, and lets a frozen or stopped tree run, so that the CLI can act on it.
+fn terminate(tree: &Tree<'_>, group: Option<&Group>) {
     tree.signal_cli(Signal::TERM);
-    tree.signal_cli(Signal::CONT);
+    freeze::thaw(group);
 }
 
 /// Sends a line to the server. It never blocks, and a missing server is no error.
@@ -221,4 +232,26 @@ fn failed(errno: i32) -> i32 {
 
 fn errno(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_that_arrive_together_are_one() {
+        for (bytes, order) in [
+            (&b""[..], Order::None),
+            (b"x", Order::None),
+            (b"f", Order::Freeze),
+            (b"c", Order::Thaw),
+            (b"fc", Order::Thaw),
+            (b"cf", Order::Freeze),
+            (b"ft", Order::Terminate),
+            (b"tf", Order::Terminate),
+            (b"tkf", Order::Kill),
+        ] {
+            assert_eq!(order_of(bytes), order, "{bytes:?}");
+        }
+    }
 }

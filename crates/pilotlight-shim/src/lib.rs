@@ -26,7 +26,7 @@
 //! | 2 | stderr of the shim and of the CLI |
 //!
 //! The server encodes the command line with [`args::encode`], reads [`report::Report`] lines from the control socket and
-//! writes [`report::TERMINATE`] or [`report::KILL`] to it. The CLI inherits the environment and the working directory.
+//! writes [`report::FREEZE`], [`report::THAW`], [`report::TERMINATE`] or [`report::KILL`] to it. The CLI inherits the environment and the working directory.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -38,6 +38,7 @@ pub mod cgroup;
 mod contain;
 pub mod descendants;
 pub mod fd_passing;
+mod freeze;
 mod isolate;
 pub mod isolation;
 mod kill;

@@ -9,13 +9,17 @@
 //! swept METHOD KILLED MICROS STUCK     as soon as its tree is gone
 //! ```
 //!
-//! The server sends [`TERMINATE`] and [`KILL`]; the end of file also makes the shim kill the tree.
+//! The server sends [`FREEZE`], [`THAW`], [`TERMINATE`] and [`KILL`]; the end of file also makes the shim kill the tree.
 
 use std::{fmt::Write as _, time::Duration};
 
 use super::isolation::Rung;
 
-/// Makes the shim send SIGTERM to the CLI.
+/// Makes the shim freeze the whole tree. Of orders that arrive together, the later of freeze and thaw counts.
+pub const FREEZE: u8 = b'f';
+/// Makes the shim thaw the whole tree.
+pub const THAW: u8 = b'c';
+/// Makes the shim send SIGTERM to the CLI, after it has thawed the tree.
 pub const TERMINATE: u8 = b't';
 /// Makes the shim kill the whole tree at once.
 pub const KILL: u8 = b'k';

@@ -5,6 +5,7 @@
 //! has the knowledge of [`adapter`].
 
 mod deadlines;
+mod hibernation;
 mod lines;
 mod spending;
 mod stop;
@@ -20,6 +21,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 pub(super) use deadlines::{ABSENT, Observation};
+use hibernation::Hibernation;
 pub(super) use lines::Fate;
 use spending::Spending;
 pub(super) use turns::Ending;
@@ -56,9 +58,12 @@ pub(super) enum Phase {
     Killed,
 }
 
-/// A signal for the child's task to send.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A signal for the child's task to send. Of several, the last of this order is sent: a child that is to end needs to run
+/// first, which [`Signal::Terminate`] includes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::child) enum Signal {
+    Freeze,
+    Thaw,
     Terminate,
     KillTree,
 }
@@ -100,6 +105,8 @@ pub(super) enum Measurement {
     /// A mirrored line.
     Mirrored,
     Notice(Notice),
+    /// The idle child was frozen.
+    Hibernated,
 }
 
 pub(super) struct Protocol {
@@ -118,6 +125,7 @@ pub(super) struct Protocol {
     permissions: Permissions,
     policy: PermissionPolicy,
     spending: Spending,
+    hibernation: Hibernation,
     requests_sent: u64,
     /// What the journal keeps of the running turn.
     pub(super) journal: Lines,
@@ -182,6 +190,7 @@ impl Protocol {
             permissions: Permissions::new(session.permission_timeout),
             policy: config.permissions.policy.stricter(settings.policy),
             spending: Spending::new(model),
+            hibernation: Hibernation::new(session.hibernate_after, started),
             requests_sent: 0,
             journal: Lines::new(config.session.journal != JournalMode::Off),
             leaves: false,
@@ -196,6 +205,9 @@ impl Protocol {
     }
 
     fn act(&mut self, action: Action) {
+        if hibernation::needs_a_running_child(&action) {
+            self.thaw();
+        }
         self.actions.push_back(action);
     }
 

@@ -69,6 +69,7 @@ pub(crate) struct StatusView {
     memory_bytes: u64,
     queue_depth: usize,
     total_cost_usd: f64,
+    frozen: bool,
 }
 
 impl StatusView {
@@ -82,6 +83,7 @@ impl StatusView {
             memory_bytes: status.memory_bytes,
             queue_depth: status.queue_depth,
             total_cost_usd: status.total_cost_usd,
+            frozen: status.frozen,
         }
     }
 }

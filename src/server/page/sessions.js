@@ -124,7 +124,7 @@ function show({ session, cells, buttons, node }) {
   // Long names are cut to two lines.
   name.title = [user, session.id].filter(Boolean).join(", ");
   if (!at.childElementCount) at.append(element("span", "", "state"), element("span", "", "quiet"));
-  write(at.firstChild, state);
+  write(at.firstChild, session.frozen ? `${state}, frozen` : state);
   write(at.lastChild, session.queue_depth ? `+${session.queue_depth} waiting` : "");
   write(memory, bytes(session.memory_bytes));
   write(turns, String(session.turns));

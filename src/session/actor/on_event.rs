@@ -83,7 +83,10 @@ impl SessionActorState {
                 }
             }
             // Shown already, and nothing that changes what happens next.
-            ChildEvent::Greeted | ChildEvent::Permissions(_) | ChildEvent::Journal(_) => {}
+            ChildEvent::Greeted
+            | ChildEvent::Frozen(_)
+            | ChildEvent::Permissions(_)
+            | ChildEvent::Journal(_) => {}
         }
     }
 

@@ -30,6 +30,7 @@ declare! {
         "Circuits that opened: sessions that pause after repeated failures.";
     evictions: By<EvictionReason, Counter> = "evictions_total", Count,
         "Children stopped while their session is kept, by reason.";
+    hibernations: Counter = "hibernations_total", Count, "Times that an idle child was frozen.";
     retention_deleted: By<RetentionReason, Counter> = "retention_deleted_total", Count,
         "Sessions deleted by the retention rules, by reason.";
     retention_freed_bytes: Counter = "retention_freed_bytes_total", Bytes,
@@ -105,6 +106,7 @@ declare! {
     retention_last_round: Gauge = "retention_last_round_timestamp_seconds", Seconds,
         "Unix time of the end of the last round of the retention sweep, or of the start of this process.";
     sessions: By<SessionState, Gauge> = "sessions", Count, "Sessions in memory, by state.";
+    sessions_frozen: Gauge = "sessions_frozen", Count, "Sessions whose idle child is frozen, at the last measurement.";
     sessions_limit: Gauge = "sessions_limit", Count, "Maximum number of sessions in memory.";
     children_limit: Gauge = "children_limit", Count, "Maximum number of running children.";
     starts_in_flight: Gauge = "starts_in_flight", Count, "Children that are starting.";

@@ -139,6 +139,7 @@ fn each_handle_changes_its_own_series() {
         metrics.recovery_duration.record(second);
         metrics.crash_loops.increment(1);
         metrics.evictions.increment(EvictionReason::Idle);
+        metrics.hibernations.increment(1);
         metrics.contexts_lost.increment(ContextLost::LatestTurns);
         metrics.conversations_recovered.increment(RecoverySource::Journal);
         metrics.mirrored_lines.increment(23);
@@ -206,6 +207,7 @@ fn each_handle_changes_its_own_series() {
         metrics.session_memory_limit.set(61);
         metrics.memory_available.set(f64::from(1 << 30));
         metrics.zombies.set(2);
+        metrics.sessions_frozen.set(2);
         metrics.oldest_idle.set(3);
         metrics.oldest_turn.set(4);
         metrics.memory.set(MemoryKind::SharedFile, 70.0);
@@ -272,6 +274,8 @@ fn each_handle_changes_its_own_series() {
         "isolation_missing{rung=uid} 1",
         "memory_budget_bytes{} 60",
         "memory_bytes{kind=shared_file} 70",
+        "hibernations_total{} 1",
+        "sessions_frozen{} 2",
         "oldest_idle_seconds{} 3",
         "oldest_turn_seconds{} 4",
         "ping_seconds{} 1",

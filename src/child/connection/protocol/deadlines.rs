@@ -77,6 +77,7 @@ impl Protocol {
         self.own_work.tasks.expire(now);
         self.emit_activity();
         self.watch_turn(now, seen);
+        self.freeze_if_due(now);
     }
 
     fn watch_turn(&mut self, now: Instant, seen: Observation) {
@@ -138,7 +139,7 @@ impl Protocol {
             [watchdog, turn, interrupt].into_iter().flatten().min()
         });
         let held = self.held.as_ref().map(|held| held.since + self.config.session.turn_timeout);
-        let others = [self.permissions.deadline(), self.own_work.tasks.deadline()];
+        let others = [self.permissions.deadline(), self.own_work.tasks.deadline(), self.freezes_at()];
         [self.until, turn, held].into_iter().chain(others).flatten().min()
     }
 }

@@ -27,6 +27,7 @@ pub(in crate::child::connection) enum Fate {
 
 impl Protocol {
     pub(in crate::child::connection) fn on_output(&mut self, now: Instant) {
+        self.hears(now);
         if let Some(running) = &mut self.running {
             running.watchdog.sign_of_life(now);
         }

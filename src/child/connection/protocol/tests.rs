@@ -15,6 +15,7 @@ use crate::model::{Decision, PermissionError};
 use crate::turn::Turn;
 
 mod ends;
+mod hibernation;
 mod permissions;
 mod properties;
 
@@ -134,6 +135,8 @@ fn describe(action: Action) -> Option<String> {
         Action::Emit(ChildEvent::TurnEnded(_)) => "emit turn ended".into(),
         Action::Emit(ChildEvent::OwnTurn { cost_usd }) => format!("emit own turn {cost_usd}"),
         Action::Emit(ChildEvent::Active(active)) => format!("emit active {active}"),
+        // The signal says so.
+        Action::Emit(ChildEvent::Frozen(_)) => return None,
         Action::Emit(ChildEvent::Permissions(pending)) => format!("emit permissions {}", pending.len()),
         Action::GrantReader => "grant reader".into(),
         Action::RevokeReader => "revoke reader".into(),
@@ -146,6 +149,8 @@ fn describe(action: Action) -> Option<String> {
         }
         Action::EndReader(_) => "end reader".into(),
         Action::CloseInput => "close input".into(),
+        Action::Send(Signal::Freeze) => "freeze".into(),
+        Action::Send(Signal::Thaw) => "thaw".into(),
         Action::Send(Signal::Terminate) => "terminate".into(),
         Action::Send(Signal::KillTree) => "kill tree".into(),
         Action::Measure(Measurement::FirstOutput(..)) => "first output".into(),
@@ -154,7 +159,7 @@ fn describe(action: Action) -> Option<String> {
         Action::Measure(Measurement::Truncated(_)) => "truncated".into(),
         Action::Measure(Measurement::Hang(detector)) => format!("hang {}", detector.as_str()),
         Action::Measure(Measurement::Ping(took)) => format!("ping took {}", took.as_secs()),
-        Action::Measure(Measurement::StopStep(_)) => return None,
+        Action::Measure(Measurement::StopStep(_) | Measurement::Hibernated) => return None,
     })
 }
 
