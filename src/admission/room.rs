@@ -16,7 +16,7 @@ use crate::model::ids::UserId;
 pub(crate) struct Idle {
     pub(crate) user: UserId,
     pub(crate) quiet_since: Instant,
-    /// Starting it cost more than its going would give back.
+    /// Starting it cost more than its memory is worth. It goes for a start that waits, after the others of its rank.
     pub(crate) young: bool,
     pub(crate) bytes: u64,
 }
@@ -42,12 +42,7 @@ pub(crate) fn for_starts(
     let mut chosen = Vec::new();
     for user in unserved {
         let own = count(&held, user);
-        let may_go = |it: &Idle| {
-            let theirs = count(&held, &it.user);
-            // A newcomer does not wait for the youth of a child whose user has others.
-            let old_enough = !it.young || (own == 0 && theirs > 1);
-            old_enough && (it.user == *user || theirs >= own)
-        };
+        let may_go = |it: &Idle| it.user == *user || count(&held, &it.user) >= own;
         let Some(at) = next(idle, &held, &chosen, may_go) else { continue };
         if let Some(it) = idle.get(at) {
             give_up(&mut held, &it.user);
@@ -144,18 +139,26 @@ mod tests {
     }
 
     #[test]
-    fn room_newcomer_takes_a_young_child_of_many() {
+    fn room_waiting_start_takes_a_young_child() {
         let children = idle(&[("a", true, 1), ("a", true, 2)]);
-        assert_eq!(for_starts(&[user("b")], held(&[("a", 8)]), &[], &children), [1]);
-        assert_eq!(for_starts(&[user("a")], held(&[("a", 8)]), &[], &children), [] as [usize; 0]);
-        assert_eq!(for_starts(&[user("b")], held(&[("a", 1)]), &[], &children), [] as [usize; 0]);
+        for (waiting, has) in [("b", 8), ("a", 8), ("b", 1)] {
+            assert_eq!(
+                for_starts(&[user(waiting)], held(&[("a", has)]), &[], &children),
+                [1],
+                "{waiting} {has}"
+            );
+        }
         // Its room is on its way already.
         assert_eq!(for_starts(&[user("b")], held(&[("a", 8)]), &[user("a")], &children), [] as [usize; 0]);
+        // Of two users alike the child goes that has lived longer, also if it rests for less long.
+        let children = idle(&[("a", true, 5), ("c", false, 1)]);
+        assert_eq!(for_starts(&[user("b")], held(&[("a", 1), ("c", 1)]), &[], &children), [1]);
+        assert_eq!(for_bytes(11, held(&[("a", 1), ("c", 1)]), &children), [1], "not for memory alone");
     }
 
     /// A user that lost its only child in this round counts as new for its own start.
     #[test]
-    fn room_displaced_user_takes_a_young_child() {
+    fn room_displaced_user_takes_another_child() {
         let children = idle(&[("a", false, 1), ("b", true, 1)]);
         let counts = held(&[("a", 1), ("b", 1)]);
         assert_eq!(for_starts(&[user("b"), user("a")], counts, &[], &children), [0, 1]);
@@ -182,17 +185,12 @@ mod tests {
             once.dedup();
             prop_assert_eq!(once.len(), chosen.len());
             prop_assert!(chosen.len() <= waiting.len());
-            // A user without a waiting start keeps a child as long as anybody who took one had as many before.
-            for (user, had) in &counts {
-                let lost = chosen.iter().filter(|at| all[**at].user == *user).count();
-                prop_assert!(lost <= *had);
-                let most_young = all.iter().filter(|it| it.user == *user && it.young).count();
-                // A user without children takes a young one: a new user, and one that lost its last in this round.
-                let has_lost = |other: &UserId| chosen.iter().any(|at| all[*at].user == *other);
-                let all_keep = waiting.iter().all(|other| counts.contains_key(other) && !has_lost(other));
-                if all_keep && most_young == *had {
-                    prop_assert_eq!(lost, 0);
-                }
+            let mut left = counts.clone();
+            for (at, taker) in chosen.iter().zip(waiting.iter().filter(|_| chosen.len() == waiting.len())) {
+                let giver = &all[*at].user;
+                prop_assert!(giver == taker || count(&left, giver) >= count(&left, taker));
+                give_up(&mut left, giver);
+                *left.entry(taker.clone()).or_default() += 1;
             }
         }
     }

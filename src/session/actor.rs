@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use self::start::ChildLink;
+use super::actor_refs::IdleMessage;
 use super::message::{SessionMessage, TurnSubmission};
 use super::state::{Effect, Input, Machine, SettingsHash};
 use super::store::{Record, SettingsRecord};
@@ -268,6 +269,7 @@ impl SessionActorState {
 
     fn publish(&mut self) {
         let state = self.machine.public_state();
+        let comes_to_rest = state == SessionState::Idle && state != self.counted;
         if state != self.counted {
             self.sessions.env.telemetry.metrics.session_moved(Some(self.counted), Some(state));
             self.counted = state;
@@ -278,6 +280,9 @@ impl SessionActorState {
             queue_depth: self.machine.queue_depth(),
             record: &self.record,
         });
+        if comes_to_rest && self.sessions.admission.wants_room() {
+            self.sessions.actor_refs.cast_evictor(IdleMessage::CameToRest);
+        }
     }
 }
 

@@ -38,8 +38,8 @@ pub(crate) enum IdleMessage {
     Look,
     /// Stop idle children, see [`crate::admission::room`].
     MakeRoom(Room),
-    /// A child is old enough now: make room for those who still wait.
-    Again,
+    /// A child has nothing to do any more: make room for those who still wait.
+    CameToRest,
     /// Fail, to prove that nothing is lost by it.
     #[cfg(feature = "failpoints")]
     Panic,

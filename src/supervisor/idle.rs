@@ -19,15 +19,13 @@ use crate::telemetry::metrics::EvictionReason;
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 const SHORTEST_SLEEP: Duration = Duration::from_millis(10);
 
-/// A child younger than this is not stopped to make room: starting it cost more than it gives back.
+/// A child younger than this is not stopped for its memory: starting it cost more than it gives back.
 const TOO_YOUNG: Duration = Duration::from_secs(10);
 
 pub(crate) struct IdleEvictor;
 
 pub(crate) struct EvictorState {
     sessions: Arc<Sessions>,
-    /// [`IdleMessage::Again`] is on its way.
-    again: bool,
 }
 
 impl Actor for IdleEvictor {
@@ -41,7 +39,7 @@ impl Actor for IdleEvictor {
         sessions: Arc<Sessions>,
     ) -> Result<EvictorState, ActorProcessingErr> {
         look_again(&myself, sessions.env.config.session.idle_timeout);
-        Ok(EvictorState { sessions, again: false })
+        Ok(EvictorState { sessions })
     }
 
     async fn handle(
@@ -61,12 +59,11 @@ impl Actor for IdleEvictor {
                 }
                 look_again(&myself, next);
             }
-            IdleMessage::MakeRoom(room) => state.make_room(&myself, &room),
-            IdleMessage::Again => {
-                state.again = false;
+            IdleMessage::MakeRoom(room) => state.make_room(&room),
+            IdleMessage::CameToRest => {
                 if state.sessions.admission.wants_room() {
                     let wishes = state.sessions.admission.wishes(None);
-                    state.make_room(&myself, &Room::Children(wishes));
+                    state.make_room(&Room::Children(wishes));
                 }
             }
             #[cfg(feature = "failpoints")]
@@ -78,18 +75,9 @@ impl Actor for IdleEvictor {
 }
 
 impl EvictorState {
-    fn make_room(&mut self, myself: &ActorRef<IdleMessage>, room: &Room) {
+    fn make_room(&self, room: &Room) {
         let (entries, now) = (self.sessions.registry.entries(), Instant::now());
         let victims = victims(&entries, now, room, &self.sessions);
-        if let Room::Children(wishes) = room
-            && victims.len() < wishes.waiting.len()
-            && !self.again
-            && let Some(wait) = next_old_enough(&entries, now)
-        {
-            // Who waits now may be served as soon as the next one may be stopped.
-            self.again = true;
-            drop(myself.send_after(wait, || IdleMessage::Again));
-        }
         let reason = match room {
             Room::Children(_) => EvictionReason::Capacity,
             Room::Bytes(_) => EvictionReason::Memory,
@@ -141,17 +129,6 @@ fn wish(visible: &Visible, now: Instant, timeout: Duration) -> Wish {
         SessionState::Dormant | SessionState::Failed => Wish::Retire,
         _ => Wish::Leave,
     }
-}
-
-/// How long until the next idle child may be stopped to make room; `None` if there is none that is too young.
-fn next_old_enough(entries: &[Arc<Entry>], now: Instant) -> Option<Duration> {
-    let remaining = |visible: &Visible| {
-        let age = now.saturating_duration_since(visible.child_since?);
-        let idle = visible.is_idle();
-        TOO_YOUNG.checked_sub(age).filter(|remaining| idle && !remaining.is_zero())
-    };
-    let next = entries.iter().filter_map(|entry| entry.status.read(remaining)).min()?;
-    Some(next.max(SHORTEST_SLEEP))
 }
 
 /// The idle sessions whose children go.

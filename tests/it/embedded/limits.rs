@@ -11,11 +11,33 @@ async fn child_limit_queues_starts_and_evicts_idle() {
     };
     let bench = Bench::with(one).await;
     let (alice, bob) = (bench.pilot.session("alice"), bench.pilot.session("bob"));
-    say(&alice, "mine").await;
+    let busy = alice.send("[[sleep:60000]]").await.unwrap();
+    eventually("alice's turn runs", || state(&alice) == SessionState::Busy).await;
     let outcome = ask(&bob, "and me?").await;
     assert!(matches!(outcome.status, Status::Aborted(TurnError::Overloaded { .. })), "{outcome:?}");
+    drop(busy);
     alice.evict().await.unwrap();
     say(&bob, "now").await;
+    bench.end().await;
+}
+
+/// A waiting start gets the place of a child that was started a moment ago, as soon as that one has nothing to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_young_idle_child_makes_room() {
+    let bench = Bench::with(|config| {
+        config.limits.max_children = 1;
+        // Less than the pause between two samples, which look for waiting starts too.
+        config.metrics.sample_interval = Duration::from_secs(60);
+        config.limits.queue_deadline = Duration::from_secs(9);
+    })
+    .await;
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| bench.pilot.session(name));
+    say(&alice, "hello").await;
+    say(&bob, "at once").await;
+    let busy = carol.send("[[sleep:1500]]").await.unwrap();
+    eventually("carol's turn runs", || state(&carol) == SessionState::Busy).await;
+    say(&alice, "when carol's turn has ended").await;
+    assert!(busy.finish().await.is_ok());
     bench.end().await;
 }
 
@@ -24,13 +46,12 @@ async fn many_newcomers_find_room_where_others_idle() {
     let bench = Bench::with(|config| {
         config.limits.max_children = 4;
         config.limits.starts_in_flight = 4;
+        config.limits.queue_deadline = Duration::from_secs(9);
     })
     .await;
     for number in 0..4 {
         say(&bench.pilot.session(format!("old {number}")), "hello").await;
     }
-    // Children are not stopped for others before they are ten seconds old; then all four newcomers get in.
-    let began = Instant::now();
     let turns: Vec<_> = (0..4)
         .map(|number| {
             let session = bench.pilot.session(format!("new {number}"));
@@ -41,7 +62,6 @@ async fn many_newcomers_find_room_where_others_idle() {
         let outcome = turn.await.unwrap();
         assert!(outcome.is_ok(), "{outcome:?}");
     }
-    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     bench.end().await;
 }
 
@@ -65,7 +85,6 @@ async fn limits_newcomer_passes_a_user_with_many_sessions() {
     let bench = Bench::with(|config| {
         config.limits.max_children = 4;
         config.limits.starts_in_flight = 1;
-        // Less than the age at which a child goes to make room for one more of the same user.
         config.limits.queue_deadline = Duration::from_secs(6);
     })
     .await;
