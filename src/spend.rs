@@ -248,8 +248,7 @@ impl Spend {
             return Ok(account.clone());
         }
         let file = self.file(user);
-        let read = tokio::task::spawn_blocking(move || Account::read(file)).await;
-        let read = read.map_err(io::Error::other)??;
+        let read = blocking(move || Account::read(file)).await?;
         let mut accounts = self.accounts.lock_unpoisoned();
         if accounts.len() >= MAX_ACCOUNTS {
             // Of each user with a running turn something else holds or needs the account.

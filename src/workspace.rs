@@ -4,7 +4,9 @@
 //! blocks; async callers use [`tokio::task::spawn_blocking`].
 
 use std::io;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::model::Dirs;
 use crate::model::ids::SessionHash;
@@ -59,13 +61,25 @@ pub(crate) use token_index::TokenIndex;
 pub(crate) use usage::{Usage, UsageLimits};
 pub(crate) use user_files::UserFiles;
 
-/// The record and the directories of one session.
+/// The record and the directories of one session. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Workspace {
+pub(crate) struct Workspace(Arc<Paths>);
+
+/// The paths of a [`Workspace`]: once for all that refer to them.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Paths {
     record: RecordDir,
     sessions: PathBuf,
     name: DirectoryName,
     dirs: Dirs,
+}
+
+impl Deref for Workspace {
+    type Target = Paths;
+
+    fn deref(&self) -> &Paths {
+        &self.0
+    }
 }
 
 impl Workspace {
@@ -74,7 +88,8 @@ impl Workspace {
         let sessions = sessions_dir(data_dir);
         let root = sessions.join(directory.as_str());
         let dirs = Dirs { work: root.join("work"), home: root.join("home"), tmp: root.join("tmp") };
-        Self { record: RecordDir::of(data_dir, session), sessions, name: directory.clone(), dirs }
+        let record = RecordDir::of(data_dir, session);
+        Self(Arc::new(Paths { record, sessions, name: directory.clone(), dirs }))
     }
 
     /// The workspace of a session on disk.
@@ -98,7 +113,7 @@ impl Workspace {
     }
 
     pub(crate) fn dirs(&self) -> &Dirs {
-        &self.dirs
+        &self.0.dirs
     }
 
     pub(crate) fn name(&self) -> &DirectoryName {

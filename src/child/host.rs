@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::exit::count_in;
+use crate::support::lock::MutexExt as _;
 
 /// Version 1 states "no limit" as a number near the largest one; nobody has a quarter of an exabyte.
 const UNLIMITED: u64 = 1 << 58;
@@ -73,9 +75,18 @@ pub(crate) fn open_files() -> Option<u64> {
 
 /// The count of kills in this process's own memory group; `None` at the root, which does not keep it.
 pub(super) fn group_oom_kills() -> Option<u64> {
-    let (dir, _, files) = memory_group()?;
-    count_in(&fs::read_to_string(dir.join(files.kills)).ok()?)
+    let own = own_groups()?;
+    let mut known = KILLS.lock_unpoisoned();
+    if known.as_ref().is_none_or(|(groups, _)| *groups != own) {
+        let (dir, _, files) = memory_group()?;
+        *known = Some((own, dir.join(files.kills)));
+    }
+    let (_, kills) = known.as_ref()?;
+    count_in(&fs::read_to_string(kills).ok()?)
 }
+
+/// The file of [`group_oom_kills`] for these groups: each start reads it, and the mounts are long.
+static KILLS: Mutex<Option<(String, PathBuf)>> = Mutex::new(None);
 
 /// The group of this process in version 2, and the mount of the hierarchy.
 pub(super) fn own_cgroup_v2() -> Option<(PathBuf, PathBuf)> {
@@ -124,7 +135,11 @@ fn memory_group() -> Option<(PathBuf, PathBuf, &'static Files)> {
 }
 
 fn place() -> Option<(String, String)> {
-    Some((fs::read_to_string("/proc/self/mountinfo").ok()?, fs::read_to_string("/proc/self/cgroup").ok()?))
+    Some((fs::read_to_string("/proc/self/mountinfo").ok()?, own_groups()?))
+}
+
+fn own_groups() -> Option<String> {
+    fs::read_to_string("/proc/self/cgroup").ok()
 }
 
 /// The directory of this process in one hierarchy and its mount, from the texts of `mountinfo` and `cgroup`.

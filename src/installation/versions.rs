@@ -186,6 +186,14 @@ impl Installed {
         self.lock().warning.clone()
     }
 
+    /// Whether nothing is to be recorded when it becomes ready.
+    pub(crate) fn is_proven(&self, chosen: &Chosen) -> bool {
+        let state = self.lock();
+        let has_failed =
+            state.failed.as_ref().is_some_and(|(failed, _)| chosen.executable.as_ref() == Some(failed));
+        chosen.executable.is_none() || (state.worked == chosen.executable && !has_failed)
+    }
+
     /// It became ready. Blocking when it is another than before.
     pub(crate) fn worked(&self, chosen: &Chosen) {
         let Some(executable) = &chosen.executable else { return };

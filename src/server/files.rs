@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::support::blocking::blocking;
+use crate::support::blocking::blocking_long;
 use crate::workspace::beneath::{Beneath, ChildDir};
 use snapshot::{FileVersion, Snapshot, look};
 
@@ -48,7 +48,7 @@ impl ChangedFiles {
 
 impl WorkspaceWatch {
     pub(super) async fn start(work: ChildDir) -> io::Result<Self> {
-        blocking(move || {
+        blocking_long(move || {
             let before = snapshot::of(&work)?;
             Ok(Self { work, before, newer: None })
         })
@@ -75,7 +75,7 @@ impl WorkspaceWatch {
         {
             self.before = newer;
         }
-        let written = blocking(move || Ok(written(&self.work.open()?, &self.before))).await;
+        let written = blocking_long(move || Ok(written(&self.work.open()?, &self.before))).await;
         written.unwrap_or_else(|_| {
             let message = "the files of this turn could not be read";
             let summary = json!({ "type": "pilotlight", "subtype": "files_unavailable", "message": message });

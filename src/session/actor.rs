@@ -21,6 +21,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use self::persist::Due;
 use self::start::ChildLink;
 use super::actor_refs::IdleMessage;
 use super::message::{SessionMessage, TurnSubmission};
@@ -31,7 +32,6 @@ use crate::child::{Answer, Job, KillReason};
 use crate::error::TurnError;
 use crate::model::ids::{SessionKey, TurnId};
 use crate::model::{PermissionError, SessionState};
-use crate::support::atomic_file::Durability;
 use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::{EvictionReason, RestartCause};
 use crate::workspace::Workspace;
@@ -57,7 +57,8 @@ pub(crate) struct SessionActorState {
     record: Record,
     /// Number of the last save.
     saves: u64,
-    save_scheduled: bool,
+    /// When the record is saved next, if it has changed.
+    due: Option<Due>,
     /// The record is being written before the session leaves memory.
     retiring: bool,
 
@@ -104,7 +105,7 @@ impl Actor for SessionActor {
             entry,
             record: args.record,
             saves: 0,
-            save_scheduled: false,
+            due: None,
             retiring: false,
             waiting: HashMap::new(),
             settings_by_hash: HashMap::new(),
@@ -158,6 +159,7 @@ impl SessionActorState {
             }
             SessionMessage::ShutDown(reply) => {
                 self.gone_waiters.push(reply);
+                self.save_last();
                 self.feed(Input::ShutDown);
             }
             SessionMessage::Outgrown { shim, reason } => self.outgrown(shim, reason),
@@ -173,11 +175,7 @@ impl SessionActorState {
             SessionMessage::Child(generation, event) => self.on_child_event(generation, event),
             SessionMessage::Lifecycle(generation, event) => self.on_lifecycle_event(generation, event),
             SessionMessage::Wake => self.feed(Input::Woken),
-            SessionMessage::Save => {
-                self.save_scheduled = false;
-                // Counters and the checkpoint of the last turns: they outlive this process, but not a power cut.
-                self.save(Durability::Kernel);
-            }
+            SessionMessage::Save => self.save_due(),
             #[cfg(feature = "failpoints")]
             #[expect(clippy::panic, reason = "that is what it is for")]
             SessionMessage::Panic => panic!("a test asked for it"),

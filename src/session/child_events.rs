@@ -82,9 +82,10 @@ impl ChildEvents {
     fn ready(&self) {
         let env = self.plan.env();
         env.telemetry.ready(&self.plan.entry.key, self.begun.elapsed());
-        // Writes when it is another than before.
-        let (installed, chosen) = (env.installed.clone(), self.chosen.clone());
-        tokio::task::spawn_blocking(move || installed.worked(&chosen));
+        if !env.installed.is_proven(&self.chosen) {
+            let (installed, chosen) = (env.installed.clone(), self.chosen.clone());
+            tokio::task::spawn_blocking(move || installed.worked(&chosen));
+        }
         if let Some(mut imported) = self.imported.clone() {
             imported.program.take().into_iter().for_each(|it| env.import_ability.accepted(it));
             self.mailbox.send(LifecycleEvent::Imported(imported));

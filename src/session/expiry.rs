@@ -12,7 +12,7 @@ use super::known;
 use super::sessions::Sessions;
 use super::store::Record;
 use crate::model::ids::{SessionHash, SessionKey};
-use crate::support::blocking::blocking;
+use crate::support::blocking::{blocking, blocking_long};
 use crate::support::lock::MutexExt;
 use crate::telemetry::metrics::RetentionReason;
 use crate::workspace::Deleted;
@@ -67,7 +67,7 @@ pub(crate) async fn expire(sessions: &Arc<Sessions>, key: &SessionKey, verdict: 
     let Some(deleted) = deleted else { return Ok(false) };
     // At once: what cannot be removed now is removed at the next start.
     sessions.env.telemetry.expired(key, verdict.reason, verdict.bytes);
-    blocking(move || deleted.remove()).await.map(|()| true)
+    blocking_long(move || deleted.remove()).await.map(|()| true)
 }
 
 /// The session is gone from here on; its files are removed afterwards.

@@ -33,6 +33,11 @@ pub(crate) type OnDisk = (Vec<(SessionKey, SessionStatus)>, bool);
 pub(crate) fn note(data_dir: &Path, key: &SessionKey) -> io::Result<()> {
     let directory = user_dir(data_dir, key.user());
     let file = directory.join(key.hash().as_str());
+    // At every start but the first it is there.
+    let is_marked = |found: fs::Metadata| found.is_file() && (found.len() > 0 || !is_unnamed(key));
+    if file.symlink_metadata().is_ok_and(is_marked) {
+        return Ok(());
+    }
     let write = || {
         DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
         let mut file = open_own(&file)?;

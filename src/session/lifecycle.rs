@@ -86,7 +86,10 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, mailbo
     let unusable = |error: std::io::Error| {
         Conclusion::without_child(ExitKind::NotAdmitted(TurnError::Storage(error.into())))
     };
-    if let Err(error) = opening::clear(plan).await {
+    // A session that begins has nothing to be cleared, as a rule; the preparation sees to the exceptions.
+    if plan.generation > Generation(1)
+        && let Err(error) = opening::clear(plan).await
+    {
         return unusable(error);
     }
     if let Err(error) = quota::check(plan).await {

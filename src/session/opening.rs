@@ -23,7 +23,7 @@ use crate::child::Secrets;
 use crate::config::CliConfig;
 use crate::journal::Journal;
 use crate::session::env::Env;
-use crate::support::blocking::blocking;
+use crate::support::blocking::{blocking, blocking_long};
 use crate::support::secret_file::FileId;
 use crate::telemetry::metrics::ContextLost;
 #[cfg(feature = "broker")]
@@ -79,6 +79,8 @@ pub(super) struct Prepared {
 /// What is removed, or looked at, before a start: a plugin cache has some ten thousand files. A child can leave
 /// millions, and what it left running can refill them.
 const CLEARED: RemovalLimit = RemovalLimit { entries: 2_000_000, time: Duration::from_secs(5) };
+/// The same on a thread that others need: what an ordinary CLI leaves.
+const CLEARED_BRIEFLY: RemovalLimit = RemovalLimit { entries: 5_000, time: Duration::from_millis(100) };
 /// The same while others wait for the permit to start: normally nothing is left to be removed.
 pub(super) const CLEARED_AGAIN: RemovalLimit =
     RemovalLimit { entries: 500_000, time: Duration::from_secs(1) };
@@ -86,12 +88,17 @@ pub(super) const CLEARED_AGAIN: RemovalLimit =
 /// Removes what the child before left that the next one would obey. Runs before the session requests the permit to start.
 pub(super) async fn clear(plan: &Plan) -> io::Result<()> {
     let (workspace, env, user) = (plan.workspace.clone(), plan.env().clone(), plan.entry.key.user().clone());
-    let clear = move || {
+    let clear = move |limit| {
         let owner = env.isolation.owner(&user)?;
-        workspace.give_to(owner, env.isolation.range(), CLEARED)?;
-        workspace.clear_home(&env.config.cli, CLEARED)
+        workspace.give_to(owner, env.isolation.range(), limit)?;
+        workspace.clear_home(&env.config.cli, limit)
     };
-    match blocking(clear).await {
+    let briefly = clear.clone();
+    let cleared = match blocking(move || briefly(CLEARED_BRIEFLY)).await {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => blocking_long(move || clear(CLEARED)).await,
+        cleared => cleared,
+    };
+    match cleared {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error),
         // Whatever else there is shows itself in the preparation, which makes directories that are missing first.
         _ => Ok(()),
@@ -101,7 +108,7 @@ pub(super) async fn clear(plan: &Plan) -> io::Result<()> {
 /// Removes what the conversation does not need while no child runs. What cannot be removed now is before the next start.
 pub(super) async fn tidy(plan: &Plan) {
     let (workspace, env) = (plan.workspace.clone(), plan.env().clone());
-    let tidied = blocking(move || workspace.tidy(&env.config.cli, CLEARED_AGAIN)).await;
+    let tidied = blocking_long(move || workspace.tidy(&env.config.cli, CLEARED_AGAIN)).await;
     if let Err(error) = tidied {
         tracing::debug!(session = %plan.entry.hash, %error, "a session at rest is not tidied");
     }
@@ -110,7 +117,8 @@ pub(super) async fn tidy(plan: &Plan) {
 /// Creates the directories, writes what the child reads at its start and looks at the transcript.
 pub(super) async fn prepare(plan: &Plan, record: Box<Record>) -> io::Result<Prepared> {
     let plan = plan.clone();
-    blocking(move || prepare_now(&plan, *record)).await
+    // Under the permit to start.
+    tokio::task::spawn_blocking(move || prepare_now(&plan, *record)).await.map_err(io::Error::other)?
 }
 
 fn prepare_now(plan: &Plan, mut record: Record) -> io::Result<Prepared> {

@@ -14,7 +14,7 @@ use super::registry::Entry;
 use super::sessions::Sessions;
 use crate::child::KillReason;
 use crate::error::TurnError;
-use crate::support::blocking::blocking;
+use crate::support::blocking::blocking_long;
 use crate::workspace::UsageLimits;
 
 /// Pause between two counts of all sessions with a child.
@@ -59,7 +59,7 @@ pub(super) fn look_soon(sessions: &Arc<Sessions>, entry: &Arc<Entry>) {
 async fn look(entry: Arc<Entry>, limits: UsageLimits) {
     let Some(shim) = entry.status.read(|visible| visible.shim) else { return };
     let workspace = entry.workspace.clone();
-    match blocking(move || workspace.excess(limits)).await {
+    match blocking_long(move || workspace.excess(limits)).await {
         Ok(None) => {}
         Ok(Some(excess)) => {
             let (limit, what) = (excess.limit, excess.what);
@@ -77,7 +77,7 @@ async fn look(entry: Arc<Entry>, limits: UsageLimits) {
 pub(super) async fn check(plan: &Plan) -> Result<(), TurnError> {
     let Some(limits) = UsageLimits::of(&plan.env().config.limits) else { return Ok(()) };
     let workspace = plan.workspace.clone();
-    match blocking(move || workspace.excess(limits)).await {
+    match blocking_long(move || workspace.excess(limits)).await {
         Ok(None) => Ok(()),
         Ok(Some(excess)) => {
             Err(TurnError::WorkspaceLimit { limit: excess.limit, what: excess.what, in_turn: false })

@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::sync::Syncer;
 use crate::config::CliConfig;
 use crate::journal::{self, Mark};
 use crate::model::ids::{Generation, SessionHash, SessionKey, UserId};
-use crate::support::atomic_file::{self, Durability};
-use crate::support::blocking::blocking;
+use crate::support::atomic_file::{Durability, Staged, put_in_place};
 use crate::support::hex;
 use crate::telemetry::metrics::ContextLost;
 use crate::turn::{McpServers, Restrictions};
@@ -158,7 +158,7 @@ impl Record {
 
     /// The session's files.
     pub(crate) fn workspace(&self, data_dir: &Path, hash: &SessionHash) -> Workspace {
-        let named = RecordDir::of(data_dir, hash).directory().or_else(|| self.directory.clone());
+        let named = self.directory.clone().or_else(|| RecordDir::of(data_dir, hash).directory());
         Workspace::of(data_dir, hash, &named.unwrap_or_else(|| DirectoryName::of_hash(hash)))
     }
 
@@ -189,10 +189,22 @@ impl Record {
 
     /// Writes the session's file, whole or not at all.
     pub(crate) fn save(&self, workspace: &Workspace, durability: Durability) -> io::Result<()> {
+        put_in_place(&mut [self.stage(workspace, durability)?]).pop().unwrap_or(Ok(()))
+    }
+
+    /// Writes what is to be the session's file.
+    pub(super) fn stage(&self, workspace: &Workspace, durability: Durability) -> io::Result<Staged> {
         let kept = Self { model: self.settings.model.clone(), ..self.clone() };
         let content = serde_json::to_vec_pretty(&kept).map_err(io::Error::other)?;
-        workspace.record().create()?;
-        atomic_file::replace(&workspace.record().session_file(), &content, durability)
+        let file = workspace.record().session_file();
+        let stage = || Staged::write(&file, &content, durability, |_| Ok(()));
+        match stage() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                workspace.record().create()?;
+                stage()
+            }
+            staged => staged,
+        }
     }
 
     pub(crate) fn generation(&self) -> Generation {
@@ -313,13 +325,14 @@ impl RecordWriter {
         record: Record,
         workspace: Workspace,
         durability: Durability,
+        syncer: Arc<Syncer>,
     ) {
         let mut written = self.written.lock().await;
         if *written > number {
             return;
         }
         *written = number;
-        if let Err(error) = blocking(move || record.save(&workspace, durability)).await {
+        if let Err(error) = syncer.save(record, workspace, durability).await {
             tracing::warn!(%error, "a session's record was not written");
         }
     }

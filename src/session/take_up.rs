@@ -7,6 +7,7 @@ use std::io;
 
 use super::store::{Record, Unreadable};
 use super::{known, sessions::Sessions};
+use crate::config::JournalMode;
 use crate::model::ids::SessionKey;
 use crate::support::atomic_file::Durability;
 use crate::telemetry::metrics::ContextLost;
@@ -68,7 +69,10 @@ fn begin_in(sessions: &Sessions, key: &SessionKey, workspace: &Workspace) -> io:
     if let Some(template) = &sessions.env.config.workspace.template {
         workspace.fill(template)?;
     }
-    record.save(workspace, Durability::Kernel)?;
+    // Turns that are shown once they are on the disk need a record there. Otherwise the first save after the start is early
+    // enough.
+    let is_synced = sessions.env.config.session.journal == JournalMode::Synced;
+    record.save(workspace, if is_synced { Durability::Disk } else { Durability::Kernel })?;
     Ok(record)
 }
 

@@ -18,6 +18,7 @@ use crate::session::{
     SessionMessage, SessionStatus, actor_refs::SupervisorMessage, env::Env, known, registry::Entry,
     sessions::Sessions, store::Record, take_up,
 };
+use crate::support::blocking as files;
 use crate::support::keyed_gates::Inside;
 use crate::support::keyed_locks::Held;
 use crate::support::lock::MutexExt;
@@ -300,7 +301,9 @@ impl Session {
     async fn known_or_begun(&self) -> Result<Record, TurnError> {
         let (sessions, owner) = (self.sessions().clone(), self.key()?.clone());
         let limit = sessions.env.config.limits.sessions_per_user;
-        let record = blocking(move || take_up::known_or_begun(&sessions, &owner)).await?;
+        // Many users may come at once.
+        let record = files::blocking(move || take_up::known_or_begun(&sessions, &owner)).await;
+        let record = record.map_err(|error| TurnError::Storage(error.into()))?;
         record.ok_or(TurnError::TooManySessions { limit })
     }
 

@@ -106,27 +106,36 @@ pub(crate) struct Beneath(OwnedFd);
 impl Beneath {
     /// Opens `inner` below `trusted`. Follows links in `trusted`, which are the operator's, but none in `inner`.
     pub(crate) fn open(trusted: &Path, inner: &Path) -> io::Result<Self> {
-        let trusted = openat(CWD, trusted, DIRECTORY.difference(OFlags::NOFOLLOW), Mode::empty())?;
-        Self(trusted).dir(inner)
+        let trusted = Self(openat(CWD, trusted, DIRECTORY.difference(OFlags::NOFOLLOW), Mode::empty())?);
+        Ok(trusted.walk(inner, Self::enter)?.unwrap_or(trusted))
     }
 
     /// Opens the directory at `path`.
     pub(crate) fn dir(&self, path: &Path) -> io::Result<Self> {
-        let mut directory = Self(self.0.try_clone()?);
+        self.walk(path, Self::enter)?.map_or_else(|| self.again(), Ok)
+    }
+
+    /// Goes from directory to directory by `step`; `None` if there is no way to go.
+    fn walk(&self, path: &Path, step: fn(&Self, &OsStr) -> io::Result<OwnedFd>) -> io::Result<Option<Self>> {
+        let mut reached = None;
         for name in names(path) {
-            directory = Self(openat(&directory.0, name?, DIRECTORY, Mode::empty())?);
+            reached = Some(Self(step(reached.as_ref().unwrap_or(self), name?)?));
         }
-        Ok(directory)
+        Ok(reached)
+    }
+
+    fn enter(&self, name: &OsStr) -> io::Result<OwnedFd> {
+        Ok(openat(&self.0, name, DIRECTORY, Mode::empty())?)
+    }
+
+    fn again(&self) -> io::Result<Self> {
+        Ok(Self(self.0.try_clone()?))
     }
 
     /// Opens the directory at `path` and creates missing ones, mode 0700. Removes other files in their place: only the child
     /// can have created them.
     pub(crate) fn make_dir(&self, path: &Path) -> io::Result<Self> {
-        let mut directory = Self(self.0.try_clone()?);
-        for name in names(path) {
-            directory = Self(directory.make_one(name?)?);
-        }
-        Ok(directory)
+        self.walk(path, Self::make_one)?.map_or_else(|| self.again(), Ok)
     }
 
     fn make_one(&self, name: &OsStr) -> io::Result<OwnedFd> {
@@ -191,7 +200,8 @@ impl Beneath {
             FileType::RegularFile => fits(stat),
             _ => Err(ReadError::NotRegular),
         };
-        let (directory, name) = self.parent(path)?;
+        let (parent, name) = self.parent(path)?;
+        let directory = parent.as_ref().unwrap_or(self);
         // Checked before opening: opening a device may have side effects.
         check(&statat(&directory.0, name, AtFlags::SYMLINK_NOFOLLOW)?)?;
         let opened = openat(&directory.0, name, FILE, Mode::empty())?;
@@ -220,7 +230,8 @@ impl Beneath {
     /// Replaces a file atomically, mode 0600, as [`atomic_file`](crate::support::atomic_file) does for trusted directories.
     /// Its directory must exist.
     pub(crate) fn replace(&self, path: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
-        let (directory, name) = self.parent(path)?;
+        let (parent, name) = self.parent(path)?;
+        let directory = parent.as_ref().unwrap_or(self);
         let temporary = temporary_name();
         let flags = OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::CLOEXEC);
         let written = (|| {
@@ -249,7 +260,8 @@ impl Beneath {
 
     /// Removes a file.
     pub(crate) fn unlink(&self, path: &Path) -> io::Result<()> {
-        let (directory, name) = self.parent(path)?;
+        let (parent, name) = self.parent(path)?;
+        let directory = parent.as_ref().unwrap_or(self);
         Ok(unlinkat(&directory.0, name, AtFlags::empty())?)
     }
 
@@ -258,11 +270,10 @@ impl Beneath {
         Ok(Dir::read_from(&self.0)?)
     }
 
-    /// Open directory and file name of a path.
-    fn parent<'a>(&self, path: &'a Path) -> io::Result<(Self, &'a OsStr)> {
+    /// Open directory and file name of a path; no directory if it is this one.
+    fn parent<'a>(&self, path: &'a Path) -> io::Result<(Option<Self>, &'a OsStr)> {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-        let directory = self.dir(path.parent().unwrap_or(Path::new("")))?;
-        Ok((directory, name))
+        Ok((self.walk(path.parent().unwrap_or(Path::new("")), Self::enter)?, name))
     }
 }
 

@@ -104,7 +104,13 @@ impl RecordDir {
     }
 
     pub(crate) fn create(&self) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)
+        let mut builder = DirBuilder::new();
+        match builder.mode(0o700).create(&self.0) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => builder.recursive(true).create(&self.0),
+            // What else may lie there fails whatever it is needed for.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            created => created,
+        }
     }
 
     pub(crate) fn write_directory(&self, name: &DirectoryName) -> io::Result<()> {

@@ -69,7 +69,7 @@ impl SessionActorState {
             ChildEvent::TurnEnded(ended) => self.turn_ended(generation, ended),
             ChildEvent::OwnTurn { cost_usd } => {
                 self.record.cost_usd += cost_usd;
-                self.save_soon();
+                self.save_counters();
             }
             ChildEvent::Active(active) => {
                 self.touch();
@@ -79,7 +79,7 @@ impl SessionActorState {
                 // The first one counts: a conversation is to end as it began.
                 if self.record.chosen_model.is_none() {
                     self.record.chosen_model = Some(model);
-                    self.save_now();
+                    self.save_start();
                 }
             }
             // Shown already, and nothing that changes what happens next.
@@ -92,7 +92,9 @@ impl SessionActorState {
 
     fn turn_ended(&mut self, generation: Generation, ended: TurnReport) {
         self.touch();
-        let mut save_at_once = self.record.turns == 0;
+        // A transcript that is lost later is missed.
+        let is_first = self.record.turns == 0;
+        let mut save_at_once = false;
         if self.reported_in.take_if(|turn| *turn == ended.turn).is_some() {
             self.record.unreported_context_loss = None;
             save_at_once = true;
@@ -111,10 +113,10 @@ impl SessionActorState {
         if ended.checkpoint.is_some() {
             self.record.checkpoint = ended.checkpoint;
         }
-        if save_at_once {
-            self.save_now();
-        } else {
-            self.save_soon();
+        match (save_at_once, is_first) {
+            (true, _) => self.save_now(),
+            (false, true) => self.save_start(),
+            (false, false) => self.save_counters(),
         }
         quota::look_soon(&self.sessions, &self.entry);
         self.feed(Input::TurnEnded {
@@ -143,12 +145,18 @@ impl SessionActorState {
             self.crashed_at.get_or_insert_with(Instant::now);
             self.restart_cause = ended.restart;
         }
+        let is_at_rest = ended.was_requested() || self.sessions.is_draining();
         let retry = ended.retry.or(self.undelivered.take()).and_then(|job| self.requeue(job));
         if self.reported_in.take().is_some() && retry.is_none() {
             // The turn that reported the loss is lost with the child.
             self.record.unreported_context_loss = None;
         }
-        self.save_now();
+        if is_at_rest {
+            self.save_now();
+        } else {
+            // With the start that follows.
+            self.save_start();
+        }
         self.feed(Input::Exited { generation, kind: ended.kind, retry });
         if matches!(self.machine.public_state(), SessionState::Dormant | SessionState::Failed) {
             // Nothing is being recovered.

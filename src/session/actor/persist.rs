@@ -8,30 +8,71 @@ use super::SessionActorState;
 use crate::session::message::SessionMessage;
 use crate::support::atomic_file::Durability;
 
-/// Interval of writing counters; what matters for resuming is written at once.
-const SAVE_INTERVAL: Duration = Duration::from_secs(10);
+/// Interval of writing counters. A power cut may take them.
+const COUNTERS_WITHIN: Duration = Duration::from_secs(10);
+
+/// Time in which the changes of a start are gathered: generation, model and first turn are one write, and none before
+/// the child is ready. The journal has each turn before that.
+const START_WITHIN: Duration = Duration::from_secs(1);
+
+/// A write that is to come.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Due {
+    at: Instant,
+    durability: Durability,
+}
 
 impl SessionActorState {
-    pub(super) fn save_soon(&mut self) {
-        if !std::mem::replace(&mut self.save_scheduled, true) {
-            drop(self.entry.actor.send_after(SAVE_INTERVAL, || SessionMessage::Save));
-        }
+    /// Counters and the checkpoint of the last turns: they outlive this process, but not a power cut.
+    pub(super) fn save_counters(&mut self) {
+        self.save_within(COUNTERS_WITHIN, Durability::Kernel);
     }
 
-    pub(super) fn save_now(&mut self) {
-        self.save(Durability::Disk);
+    /// What changes with each start.
+    pub(super) fn save_start(&mut self) {
+        self.save_within(START_WITHIN, Durability::Disk);
     }
 
     /// Writes the record in the background.
-    pub(super) fn save(&mut self, durability: Durability) {
-        let save = self.next_save(durability);
+    pub(super) fn save_now(&mut self) {
+        let save = self.next_save(Durability::Disk);
         self.sessions.env.tasks.spawn(save);
+    }
+
+    /// Writes what waits to be written, if its time has come.
+    pub(super) fn save_due(&mut self) {
+        if let Some(due) = self.due.filter(|due| due.at <= Instant::now()) {
+            let save = self.next_save(due.durability);
+            self.sessions.env.tasks.spawn(save);
+        }
+    }
+
+    /// Writes what waits to be written: nothing wakes the session any more.
+    pub(super) fn save_last(&mut self) {
+        if self.due.is_some() {
+            self.save_now();
+        }
+    }
+
+    fn save_within(&mut self, delay: Duration, durability: Durability) {
+        let at = Instant::now() + delay;
+        if let Some(due) = &mut self.due {
+            due.durability = due.durability.max(durability);
+            if due.at <= at {
+                return;
+            }
+        }
+        let durability = self.due.map_or(durability, |due| due.durability);
+        self.due = Some(Due { at, durability });
+        drop(self.entry.actor.send_after(delay, || SessionMessage::Save));
     }
 
     fn next_save(&mut self, durability: Durability) -> impl Future<Output = ()> + Send + use<> {
         self.saves += 1;
+        self.due = None;
         let (record, workspace) = (self.record.clone(), self.workspace.clone());
-        self.entry.writer.clone().save(self.saves, record, workspace, durability)
+        let syncer = self.sessions.syncer.clone();
+        self.entry.writer.clone().save(self.saves, record, workspace, durability, syncer)
     }
 
     /// First step out of memory: the record is written. The next actor of the session, or its deletion, must find the

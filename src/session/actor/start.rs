@@ -53,7 +53,7 @@ impl SessionActorState {
         let mailbox = Mailbox::new(self.entry.actor.clone(), generation);
         let task = lifecycle::run(plan, Box::new(self.record.clone()), stop, mailbox);
         self.sessions.env.tasks.spawn(task);
-        self.save_now();
+        self.save_start();
     }
 
     /// The history of the turn that the next child is started for.
