@@ -14,6 +14,7 @@ pub(crate) struct Floor {
     buffer: BytesMut,
     home: PathBuf,
     session: String,
+    mirrors: bool,
 }
 
 /// How a line is looked at.
@@ -27,10 +28,15 @@ pub(crate) enum Look {
 
 impl Floor {
     pub(crate) fn start(home: &Path) -> Self {
-        Self::spawn(home.to_owned(), uuid::Uuid::new_v4().to_string(), "--session-id")
+        Self::spawn(home.to_owned(), uuid::Uuid::new_v4().to_string(), "--session-id", false)
     }
 
-    fn spawn(home: PathBuf, session: String, opening: &str) -> Self {
+    /// The CLI repeats its transcript on its output, as it does for a journal.
+    pub(crate) fn mirroring(home: &Path) -> Self {
+        Self::spawn(home.to_owned(), uuid::Uuid::new_v4().to_string(), "--session-id", true)
+    }
+
+    fn spawn(home: PathBuf, session: String, opening: &str, mirrors: bool) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_pilotlight"))
             .args([
                 "sim",
@@ -42,6 +48,7 @@ impl Floor {
                 "stream-json",
             ])
             .args(["--include-partial-messages", opening, &session])
+            .args(mirrors.then_some("--session-mirror"))
             .env("HOME", &home)
             .env("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "1")
             .current_dir(&home)
@@ -52,7 +59,7 @@ impl Floor {
             .spawn()
             .unwrap();
         let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        Self { child, stdin, stdout, buffer: BytesMut::new(), home, session }
+        Self { child, stdin, stdout, buffer: BytesMut::new(), home, session, mirrors }
     }
 
     /// Sends a message and reads to its `result`; returns the number of lines.
@@ -80,10 +87,10 @@ impl Floor {
 
     /// Kills the child and starts one that goes on with the conversation.
     pub(crate) async fn respawn(self) -> Self {
-        let Self { mut child, home, session, .. } = self;
+        let Self { mut child, home, session, mirrors, .. } = self;
         child.start_kill().unwrap();
         child.wait().await.unwrap();
-        Self::spawn(home, session, "--resume")
+        Self::spawn(home, session, "--resume", mirrors)
     }
 
     pub(crate) async fn end(mut self) {

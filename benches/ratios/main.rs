@@ -16,6 +16,7 @@
 
 mod floor;
 mod isolation;
+mod journal;
 mod kernel_memory;
 mod measure;
 mod ours;

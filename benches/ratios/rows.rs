@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::floor::{Floor, Look};
 use crate::measure::{Cost, Stopwatch, anonymous_kb, children, own_fds, own_status};
 use crate::table::{Row, median, print, row};
-use crate::{isolation, kernel_memory, ours, watching};
+use crate::{isolation, journal, kernel_memory, ours, watching};
 
 pub(crate) const ROUNDS: usize = 7;
 
@@ -34,6 +34,9 @@ pub(crate) async fn run(wanted: &[String]) -> bool {
     }
     if on("W6") {
         rows.extend(w6().await);
+    }
+    if on("J1") {
+        rows.extend(journal::shares().await);
     }
     if on("I1") {
         rows.extend(isolation::cold_starts().await);
@@ -70,7 +73,7 @@ pub(crate) async fn timed<T>(work: impl Future<Output = T>) -> (T, Cost) {
     (value, watch.stop())
 }
 
-fn micros(values: &[f64]) -> f64 {
+pub(crate) fn micros(values: &[f64]) -> f64 {
     median(values.to_vec()) * 1e6
 }
 
