@@ -292,7 +292,14 @@ impl<'a> Restored<'a> {
         let mut parent = self.last.take();
         if let Some(prompt) = prompt.and_then(|prompt| serde_json::from_slice::<Spoken<'a>>(prompt).ok()) {
             let own = prompt.uuid.as_deref().map_or_else(|| line_id(&uuid, 0), str::to_owned);
-            self.write(parent.replace(own.clone()).as_deref(), &own, &prompt)?;
+            let before = parent.replace(own.clone());
+            let id = digest(&own);
+            if self.known.contains(&id) {
+                // The CLI had written it down when it died. Two entries of one id would part the conversation.
+                self.found(id);
+            } else {
+                self.write(before.as_deref(), &own, &prompt)?;
+            }
         }
         self.write(parent.as_deref(), &uuid, &spoken)?;
         self.last = Some(uuid);

@@ -61,6 +61,29 @@ fn words(turns: usize) -> Vec<String> {
     (0..turns).flat_map(|number| [format!("p-{number}"), format!("a-{number}")]).collect()
 }
 
+/// Found by the fuzz target: a prompt that is there is not written again, by the id that it came with.
+#[test]
+fn prompt_of_a_known_id_is_written_once() {
+    let prompt =
+        json!({ "type": "user", "message": { "role": "user", "content": "p-0" }, "uuid": "p-0" }).to_string();
+    let lines: Vec<_> = (0..3).map(|number| own(number).1).collect();
+    let root = entry("user", "root", None);
+    let mut kept =
+        vec![Kept::Prompt(prompt.as_bytes()), Kept::Line(lines[0].as_bytes()), Kept::Entry(root.as_bytes())];
+    for line in &lines[1..] {
+        kept.extend([Kept::Prompt(prompt.as_bytes()), Kept::Line(line.as_bytes())]);
+    }
+    let once = restore(b"", &kept, None, ID, &dirs(), SystemTime::UNIX_EPOCH).unwrap();
+    let again = restore(&once.transcript, &kept, Some("a-2"), ID, &dirs(), SystemTime::UNIX_EPOCH).unwrap();
+    assert_eq!(again.transcript, once.transcript);
+    // The file has it, and lacks the answer.
+    let file = conversation(1).swap_remove(0);
+    assert_eq!(restored(&file, &kept[..2], "a-0").unwrap(), ["p-0", "a-0"]);
+    let text =
+        restore(file.as_bytes(), &kept[..2], Some("a-0"), ID, &dirs(), SystemTime::UNIX_EPOCH).unwrap();
+    assert_eq!(memchr::memmem::find_iter(&text.transcript, br#""uuid":"p-0""#).count(), 1);
+}
+
 /// A child writes as many short lines as it likes; each costs the server ten times its length.
 #[test]
 fn too_many_entries_are_not_read() {
