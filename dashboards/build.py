@@ -242,13 +242,13 @@ OVERVIEW = ("overview", "pilotlight: overview", "Rate, errors and duration of tu
         Panel("Conversations restored", "Transcripts that were damaged or missing and were restored without a loss, per interval.",
               (increase("conversations_recovered_total", "source"), "{{source}}"), stack=True),
         Panel("Journal errors", "Turns that a journal did not keep at once, per interval: write and sync point to the disk, "
-              "full to session.journal_bytes.", (increase("journal_errors_total", "reason"), "{{reason}}"), stack=True),
+              "full to session.journal_bytes, memory to a disk that stays full, broken to damaged files.", (increase("journal_errors_total", "reason"), "{{reason}}"), stack=True),
         Panel("Mirrored lines", "Lines in which the CLI repeated its transcript, per interval. None while turns run: the "
               "version has no mirror, or its disk is full.", (increase("mirrored_lines_total"), "lines")),
         Panel("Notices of the CLI", "What the CLI says about itself, per interval, by kind. session_writes_lost: the disk of its "
               "transcript was full.", (increase("cli_notices_total", "kind"), "{{kind}}"), stack=True),
-        Panel("Broken records", "Session records that could not be parsed and were renamed, per interval. Each is a lost "
-              "conversation.", (increase("records_broken_total"), "broken records"), limits=((1, RED),)),
+        Panel("Broken records", "Session records that could not be parsed and were renamed, per interval. Each lost its "
+              "settings; without a journal also its conversation.", (increase("records_broken_total"), "broken records"), limits=((1, RED),)),
     ]),
 ])
 

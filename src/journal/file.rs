@@ -1,18 +1,16 @@
 //! The file of a journal: begun as a whole, then appended to. Blocking.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use super::frame::{self, HEADER, Kind};
 use super::mark::{Mark, SIZE};
+use super::unwritten::{Unwritten, Waiting};
 use crate::support::atomic_file::{self, Durability};
 use crate::support::lock::MutexExt as _;
-
-/// Bytes that wait in memory while the file cannot be written. Some hundred ordinary turns.
-const MOST_UNWRITTEN: usize = 8 << 20;
 
 /// The open journal of a session.
 #[derive(Debug)]
@@ -30,7 +28,7 @@ struct State {
     /// Records are kept, not the mark alone.
     is_on: bool,
     /// Frames that could not be written.
-    unwritten: Vec<u8>,
+    unwritten: Unwritten,
     is_failing: bool,
 }
 
@@ -45,6 +43,8 @@ pub(crate) enum Noted {
     Failed { is_first: bool },
     /// The journal has reached its limit and keeps its mark alone from now on.
     GivenUp,
+    /// So does one that would wait with more than there is room for in memory.
+    Crowded,
 }
 
 /// Begins a journal, or begins it again, with these records.
@@ -71,7 +71,7 @@ pub(crate) fn load(mut file: &File) -> io::Result<Option<(Mark, bool)>> {
         Some(last) => Some(last),
         None => {
             let mut content = Vec::new();
-            io::Read::read_to_end(&mut io::Read::take(&mut file, MOST_READ), &mut content)?;
+            file.by_ref().take(MOST_READ).read_to_end(&mut content)?;
             last_mark(&content).map(|mark| (mark, false))
         }
     };
@@ -86,6 +86,18 @@ pub(crate) fn load(mut file: &File) -> io::Result<Option<(Mark, bool)>> {
 /// More than a journal can have (`session.journal_bytes`).
 const MOST_READ: u64 = 2 << 30;
 
+/// Whether a journal consists of undamaged frames alone. Reads it once, in pieces.
+pub(crate) fn is_intact(file: &File) -> io::Result<bool> {
+    let mut reader = BufReader::with_capacity(64 << 10, file.take(MOST_READ));
+    loop {
+        match frame::check(&mut reader)? {
+            Some(true) => {}
+            Some(false) => return Ok(false),
+            None => return Ok(true),
+        }
+    }
+}
+
 fn last_mark(mut journal: &[u8]) -> Option<Mark> {
     let mut last = None;
     while let Some((kind, body, rest)) = frame::first(journal) {
@@ -99,10 +111,44 @@ fn last_mark(mut journal: &[u8]) -> Option<Mark> {
 
 impl Journal {
     /// A journal that ends with `mark`.
-    pub(crate) fn open(file: File, mark: Mark, is_on: bool, limit: u64) -> io::Result<Self> {
+    pub(crate) fn open(
+        file: File,
+        mark: Mark,
+        is_on: bool,
+        limit: u64,
+        waiting: &Arc<Waiting>,
+    ) -> io::Result<Self> {
         let length = file.metadata()?.len();
-        let state = State { mark, length, is_on, unwritten: Vec::new(), is_failing: false };
+        let unwritten = Unwritten::new(waiting.clone());
+        let state = State { mark, length, is_on, unwritten, is_failing: false };
         Ok(Self { file: Arc::new(file), limit, state: Mutex::new(state) })
+    }
+
+    /// A journal that could not be begun, for want of room on the disk: these first records are written with the next
+    /// turn for which there is room.
+    pub(crate) fn open_later(
+        file: File,
+        mark: Mark,
+        records: &[u8],
+        limit: u64,
+        waiting: &Arc<Waiting>,
+    ) -> io::Result<Self> {
+        // What it held is of no use any more. The first mark stays where it is: to replace it takes no room.
+        let length = file.metadata()?.len().min(SIZE as u64);
+        file.set_len(length)?;
+        let journal = Self::open(file, mark, true, limit, waiting)?;
+        let mut state = journal.state.lock_unpoisoned();
+        if !matches!(journal.mark_alone(&mut state), Noted::Written) {
+            journal.file.set_len(0)?;
+            state.length = 0;
+        }
+        let mut frames = Vec::new();
+        let is_framed = records.is_empty() || frame::push(&mut frames, Kind::Records, records).is_some();
+        if !is_framed || !state.unwritten.keep(frames) {
+            journal.give_up(&mut state, Noted::Crowded);
+        }
+        drop(state);
+        Ok(journal)
     }
 
     /// The file, to be synchronised.
@@ -118,16 +164,16 @@ impl Journal {
 
     /// The frames that wait in memory.
     pub(crate) fn unwritten(&self) -> Vec<u8> {
-        self.state.lock_unpoisoned().unwritten.clone()
+        self.state.lock_unpoisoned().unwritten.frames().to_vec()
     }
 
     /// Whether nothing waits in memory. Tries to write it.
     pub(crate) fn is_written(&self) -> bool {
         let mut state = self.state.lock_unpoisoned();
-        if !state.unwritten.is_empty() {
+        if !state.unwritten.frames().is_empty() {
             self.append(&mut state, &[]);
         }
-        state.unwritten.is_empty()
+        state.unwritten.frames().is_empty()
     }
 
     /// Adds the records of a turn that has ended and the number of turns, by one write.
@@ -144,7 +190,8 @@ impl Journal {
             // A command in the text began another conversation: of all that was kept, only this turn belongs to it.
             state.mark = Mark { conversation: id.to_owned(), is_whole: false, checkpoint: None, turns };
             self.file.set_len(0).ok();
-            (state.length, state.unwritten) = (0, Vec::new());
+            state.length = 0;
+            drop(state.unwritten.take());
         }
         if checkpoint.is_some() {
             state.mark.checkpoint = checkpoint.cloned();
@@ -161,14 +208,16 @@ impl Journal {
         if !state.is_on {
             return self.mark_alone(state);
         }
-        let mut frames = std::mem::take(&mut state.unwritten);
+        let mut frames = state.unwritten.take();
         let is_framed = records.is_empty() || frame::push(&mut frames, Kind::Records, records).is_some();
         let unmarked = frames.len();
-        let Some(mark) = state.mark.frame().filter(|_| is_framed) else { return self.give_up(state) };
+        let Some(mark) = state.mark.frame().filter(|_| is_framed) else {
+            return self.give_up(state, Noted::GivenUp);
+        };
         frames.extend(mark);
         let length = state.length.saturating_add(frames.len() as u64);
         if length > self.limit {
-            return self.give_up(state);
+            return self.give_up(state, Noted::GivenUp);
         }
         if self.file.write_all_at(&frames, state.length).is_ok() {
             state.length = length;
@@ -178,10 +227,9 @@ impl Journal {
         // The last mark stays the end of the file.
         self.file.set_len(state.length).ok();
         frames.truncate(unmarked);
-        if frames.len() > MOST_UNWRITTEN {
-            return self.give_up(state);
+        if !state.unwritten.keep(frames) {
+            return self.give_up(state, Noted::Crowded);
         }
-        state.unwritten = frames;
         let is_first = !state.is_failing;
         self.mark_alone(state);
         // That mark has no records before it.
@@ -189,17 +237,19 @@ impl Journal {
         Noted::Failed { is_first }
     }
 
-    fn give_up(&self, state: &mut State) -> Noted {
-        (state.is_on, state.mark.is_whole, state.unwritten) = (false, false, Vec::new());
+    fn give_up(&self, state: &mut State, why: Noted) -> Noted {
+        (state.is_on, state.mark.is_whole) = (false, false);
+        drop(state.unwritten.take());
         self.mark_alone(state);
-        Noted::GivenUp
+        why
     }
 
-    /// Replaces the first mark: in place, so that it needs no room on the disk.
+    /// Replaces the first mark: in place, so that it needs no room on the disk. It promises no records.
     fn mark_alone(&self, state: &mut State) -> Noted {
-        let written = state.mark.frame().is_some_and(|mark| self.file.write_all_at(&mark, 0).is_ok());
-        state.length = state.length.max(SIZE as u64);
+        let mark = Mark { is_whole: false, ..state.mark.clone() };
+        let written = mark.frame().is_some_and(|mark| self.file.write_all_at(&mark, 0).is_ok());
         if written {
+            state.length = state.length.max(SIZE as u64);
             let failed = std::mem::take(&mut state.is_failing);
             return if failed { Noted::WrittenAgain } else { Noted::Written };
         }

@@ -5,6 +5,8 @@
 //!  record: kind (1) │ length (4) │ bytes
 //! ```
 
+use std::io::{self, BufRead, Read as _};
+
 use crate::adapter::Kept;
 
 const MAGIC: [u8; 4] = *b"PLJ1";
@@ -37,23 +39,67 @@ pub(super) fn push(into: &mut Vec<u8>, kind: Kind, body: &[u8]) -> Option<()> {
     Some(())
 }
 
+/// What the header of a frame says of it.
+struct Header {
+    kind: Kind,
+    length: [u8; 4],
+    sum: u32,
+}
+
+impl Header {
+    fn parse(header: &[u8; HEADER]) -> Option<Self> {
+        let [m0, m1, m2, m3, kind, 0, 0, 0, l0, l1, l2, l3, c0, c1, c2, c3] = *header else { return None };
+        let kind = [Kind::Records, Kind::Mark].into_iter().find(|named| *named as u8 == kind)?;
+        let (length, sum) = ([l0, l1, l2, l3], u32::from_le_bytes([c0, c1, c2, c3]));
+        ([m0, m1, m2, m3] == MAGIC).then_some(Self { kind, length, sum })
+    }
+
+    fn length(&self) -> u32 {
+        u32::from_le_bytes(self.length)
+    }
+}
+
 /// The frame at the beginning of `bytes`, and what follows it. `None`: it is not whole, or damaged.
 pub(super) fn first(bytes: &[u8]) -> Option<(Kind, &[u8], &[u8])> {
     let (header, rest) = bytes.split_first_chunk::<HEADER>()?;
-    let [m0, m1, m2, m3, kind, 0, 0, 0, l0, l1, l2, l3, c0, c1, c2, c3] = *header else { return None };
-    let (length, sum) = ([l0, l1, l2, l3], u32::from_le_bytes([c0, c1, c2, c3]));
-    if [m0, m1, m2, m3] != MAGIC {
-        return None;
-    }
-    let (body, rest) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(length)).ok()?)?;
-    let named = [Kind::Records, Kind::Mark].into_iter().find(|named| *named as u8 == kind)?;
-    (checksum(kind, length, body) == sum).then_some((named, body, rest))
+    let header = Header::parse(header)?;
+    let (body, rest) = rest.split_at_checked(usize::try_from(header.length()).ok()?)?;
+    (checksum(header.kind as u8, header.length, body) == header.sum).then_some((header.kind, body, rest))
 }
 
-fn checksum(kind: u8, length: [u8; 4], body: &[u8]) -> u32 {
+/// Whether the next frame is undamaged, without a copy of it. `None`: there is none.
+pub(super) fn check(reader: &mut impl BufRead) -> io::Result<Option<bool>> {
+    if reader.fill_buf()?.is_empty() {
+        return Ok(None);
+    }
+    let mut header = [0; HEADER];
+    match reader.read_exact(&mut header) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Some(false)),
+        read => read?,
+    }
+    let Some(header) = Header::parse(&header) else { return Ok(Some(false)) };
+    let mut sum = begun_checksum(header.kind as u8, header.length);
+    let mut body = reader.take(header.length().into());
+    loop {
+        let piece = body.fill_buf()?;
+        let read = piece.len();
+        if read == 0 {
+            return Ok(Some(body.limit() == 0 && sum.finalize() == header.sum));
+        }
+        sum.update(piece);
+        body.consume(read);
+    }
+}
+
+fn begun_checksum(kind: u8, length: [u8; 4]) -> crc32fast::Hasher {
     let mut sum = crc32fast::Hasher::new();
     sum.update(&[kind]);
     sum.update(&length);
+    sum
+}
+
+fn checksum(kind: u8, length: [u8; 4], body: &[u8]) -> u32 {
+    let mut sum = begun_checksum(kind, length);
     sum.update(body);
     sum.finalize()
 }
@@ -97,7 +143,7 @@ pub(crate) fn of_records(lines: &[&[u8]]) -> Vec<u8> {
             },
         );
     }
-    drop(push(&mut journal, Kind::Records, &body));
+    push(&mut journal, Kind::Records, &body);
     journal
 }
 

@@ -1,10 +1,12 @@
 //! Any bytes are a journal, and damage costs what follows it alone.
 
 use std::fs::File;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::file::{load, write};
+use super::unwritten::{MOST, MOST_OF_ALL, Unwritten};
 use super::*;
 use crate::adapter::Kept;
 use crate::support::atomic_file::Durability;
@@ -13,7 +15,7 @@ fn begin(path: &std::path::Path, limit: u64) -> Journal {
     let mark = Mark { conversation: "c".into(), is_whole: true, ..Mark::default() };
     write(path, &mark, &[], Durability::Kernel).unwrap();
     let file = File::options().write(true).open(path).unwrap();
-    Journal::open(file, mark, true, limit).unwrap()
+    Journal::open(file, mark, true, limit, &Arc::default()).unwrap()
 }
 
 fn turn(number: u64) -> Vec<u8> {
@@ -105,11 +107,68 @@ fn turns_wait_in_memory_for_room() {
     assert!(!mark);
     // Opened for reading: no write succeeds.
     let mark = mark_of(&path).unwrap().0;
-    let journal = Journal::open(File::open(&path).unwrap(), mark, true, 1 << 20).unwrap();
+    let journal = Journal::open(File::open(&path).unwrap(), mark, true, 1 << 20, &Arc::default()).unwrap();
     assert_eq!(add(&journal, 1), Noted::Failed { is_first: true });
     assert_eq!(add(&journal, 2), Noted::Failed { is_first: false });
     assert!(!journal.is_written());
     assert_eq!(records(&journal.unwritten()).len(), 4);
+}
+
+/// It goes on where the disk refused its beginning.
+#[test]
+fn journal_begun_later_has_its_first_records() {
+    let data = tempfile::tempdir().unwrap();
+    let path = data.path().join("journal");
+    let mark = Mark { turns: 1, conversation: "c".into(), is_whole: true, ..Mark::default() };
+    for before in [0, 100, 512, 5000] {
+        std::fs::write(&path, vec![7; before]).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        let journal = Journal::open_later(file, mark.clone(), &turn(1), 1 << 20, &Arc::default()).unwrap();
+        let (first, _) = mark_of(&path).unwrap();
+        assert_eq!((first.turns, first.is_whole), (1, false), "no records yet");
+        assert_eq!(add(&journal, 2), Noted::Written);
+        let (last, is_at_end) = mark_of(&path).unwrap();
+        assert_eq!((last.turns, last.is_whole, is_at_end), (2, true, true));
+        let kept: Vec<_> = records(&std::fs::read(&path).unwrap())
+            .into_iter()
+            .filter_map(|kept| match kept {
+                Kept::Line(line) => Some(String::from_utf8_lossy(line).into_owned()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(kept, ["line 1", "line 2"]);
+        assert!(is_intact(&File::open(&path).unwrap()).unwrap());
+    }
+}
+
+#[test]
+fn what_waits_for_all_files_is_bounded() {
+    let waiting = Arc::<Waiting>::default();
+    let mut files: Vec<_> = (0..=MOST_OF_ALL / MOST).map(|_| Unwritten::new(waiting.clone())).collect();
+    let mut last = files.pop().unwrap();
+    assert!(files.iter_mut().all(|file| file.keep(vec![0; MOST])));
+    assert!(!last.keep(vec![0]), "all together");
+    assert!(!files[0].keep(vec![0; MOST + 1]), "one alone");
+    assert!(last.keep(vec![0; MOST]), "in the place of the one before");
+    drop(files.pop());
+    assert!(files[0].keep(vec![0; MOST]) && !files[0].take().is_empty());
+    drop((files, last));
+    assert!(Unwritten::new(waiting).keep(vec![0; MOST]));
+}
+
+/// A journal that finds no room in memory keeps its mark alone.
+#[test]
+fn crowded_journal_keeps_the_number_of_turns() {
+    let data = tempfile::tempdir().unwrap();
+    let path = data.path().join("journal");
+    begin(&path, 1 << 20);
+    let mark = mark_of(&path).unwrap().0;
+    let waiting = Arc::<Waiting>::default();
+    let mut others: Vec<_> = (0..MOST_OF_ALL / MOST).map(|_| Unwritten::new(waiting.clone())).collect();
+    assert!(others.iter_mut().all(|file| file.keep(vec![0; MOST])));
+    let journal = Journal::open(File::open(&path).unwrap(), mark, true, 1 << 20, &waiting).unwrap();
+    assert_eq!(add(&journal, 1), Noted::Crowded);
+    assert!(journal.is_written() && matches!(add(&journal, 2), Noted::Failed { .. }));
 }
 
 proptest! {
@@ -126,6 +185,7 @@ proptest! {
             add(&journal, number);
         }
         let whole = std::fs::read(&path).unwrap();
+        prop_assert!(is_intact(&File::open(&path).unwrap()).unwrap());
         let all = records(&whole);
         // A cut journal holds a beginning of what it held.
         let cut = &whole[..cut.index(whole.len())];
@@ -140,6 +200,7 @@ proptest! {
         let left = records(&flipped);
         prop_assert!(left.len() >= before && all.starts_with(&left));
         std::fs::write(&path, &flipped).unwrap();
+        prop_assert!(!is_intact(&File::open(&path).unwrap()).unwrap());
         prop_assert!(mark_of(&path).is_some_and(|(mark, _)| mark.turns <= 4));
     }
 }

@@ -78,14 +78,21 @@ pub(super) fn open(plan: &Plan, begin: &Begin<'_>) -> io::Result<Arc<Journal>> {
         if config.journal == JournalMode::Synced { Durability::Disk } else { Durability::Kernel };
     let mark = Mark { is_whole: is_on, ..mark };
     remove_any_but_file(&path)?;
-    let written = journal::write(&path, &mark, &records.unwrap_or_default(), durability);
+    let (records, waiting) = (records.unwrap_or_default(), &plan.sessions.waiting);
+    let written = journal::write(&path, &mark, &records, durability);
     let journal = match written {
-        Ok(()) => Journal::open(open_own(&path)?, mark, is_on, config.journal_bytes)?,
+        Ok(()) => Journal::open(open_own(&path)?, mark, is_on, config.journal_bytes, waiting)?,
+        Err(error) if is_on => {
+            tracing::warn!(%error, "the journal of a session cannot be begun; it begins when there is room");
+            let file = open_own(&path)?;
+            let journal = Journal::open_later(file, mark, &records, config.journal_bytes, waiting)?;
+            count(plan, journal.add(&[]));
+            journal
+        }
         Err(error) => {
-            // No room: the number of turns is kept in place, if there was a journal.
-            tracing::warn!(%error, "the journal of a session cannot be begun; it keeps the number of turns alone");
-            let mark = Mark { is_whole: false, ..mark };
-            Journal::open(open_own(&path)?, mark, false, config.journal_bytes)?
+            // The number of turns is kept in place, if there was a journal.
+            tracing::warn!(%error, "the number of turns of a session cannot be written");
+            Journal::open(open_own(&path)?, mark, false, config.journal_bytes, waiting)?
         }
     };
     // The journal has all that it had.
@@ -95,7 +102,8 @@ pub(super) fn open(plan: &Plan, begin: &Begin<'_>) -> io::Result<Arc<Journal>> {
     Ok(slot.insert(Arc::new(journal)).clone())
 }
 
-/// The journal on disk, if it ends where the conversation does and has room for more than it holds.
+/// The journal on disk, if it ends where the conversation does and has room for more than it holds. Damage in the middle
+/// is found here, while the transcript has what it cost.
 fn going_on(plan: &Plan, mark: &Mark) -> Option<Journal> {
     let path = plan.workspace.record().journal_file();
     let found = open_to_read(&path).ok()?;
@@ -105,7 +113,12 @@ fn going_on(plan: &Plan, mark: &Mark) -> Option<Journal> {
     if !is_at_end || !has_room || last != *mark {
         return None;
     }
-    Journal::open(open_own(&path).ok()?, last, true, limit).ok()
+    if !journal::is_intact(&found).ok()? {
+        plan.env().telemetry.metrics.journal_errors.increment(JournalError::Broken);
+        tracing::warn!(session = %plan.entry.key.hash(), "the journal of a session is damaged and begins again");
+        return None;
+    }
+    Journal::open(open_own(&path).ok()?, last, true, limit, &plan.sessions.waiting).ok()
 }
 
 /// What the transcript holds after the last turn: a message that no child has answered, on which later ones hang. `None`: it
@@ -167,6 +180,13 @@ pub(super) fn count(plan: &Plan, noted: Noted) {
         Noted::Written => {}
         Noted::WrittenAgain => tracing::warn!(%session, "the journal of a session is written again"),
         Noted::GivenUp => given_up(plan),
+        Noted::Crowded => {
+            plan.env().telemetry.metrics.journal_errors.increment(JournalError::Memory);
+            tracing::warn!(
+                %session,
+                "too much waits for the disk: the CLI's transcript alone holds what follows, until the next child"
+            );
+        }
         Noted::Failed { is_first } => {
             plan.env().telemetry.metrics.journal_errors.increment(JournalError::Write);
             if is_first {

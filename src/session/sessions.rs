@@ -11,6 +11,7 @@ use super::{
     sync::Syncer,
 };
 use crate::admission::Admission;
+use crate::journal::Waiting;
 use crate::model::ids::{SessionHash, TurnId, UserId};
 use crate::support::keyed_gates::Gates;
 use crate::support::keyed_locks::Locks;
@@ -28,6 +29,8 @@ pub(crate) struct Sessions {
     pub(crate) storage: Storage,
     /// Brings journals to the disk.
     pub(super) syncer: Arc<Syncer>,
+    /// Bounds what journals keep in memory.
+    pub(super) waiting: Arc<Waiting>,
     /// Held while the record of a session that is not in memory is read, begun or moved aside.
     pub(crate) records: Locks<SessionHash>,
     /// Held while a session is brought into memory or its directories are made, and while it is deleted because it rests.
@@ -56,6 +59,7 @@ impl Sessions {
             admission,
             storage: Storage::default(),
             syncer: Arc::default(),
+            waiting: Arc::default(),
             records: Locks::default(),
             arrivals: Locks::default(),
             expired: Expired::default(),

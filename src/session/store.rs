@@ -187,6 +187,15 @@ impl Record {
         self
     }
 
+    /// Goes on with the conversation that the session's journal names; whether it names one. The record itself is lost.
+    pub(crate) fn take_from_journal(&mut self, files: &RecordDir) -> bool {
+        let named = last_mark(files).filter(|mark| Uuid::try_parse(&mark.conversation).is_ok());
+        let Some(Mark { turns, checkpoint, conversation, .. }) = named else { return false };
+        (self.turns, self.context_turns) = (turns, turns);
+        (self.checkpoint, self.cli_session_id) = (checkpoint, conversation);
+        true
+    }
+
     /// Writes the session's file, whole or not at all.
     pub(crate) fn save(&self, workspace: &Workspace, durability: Durability) -> io::Result<()> {
         put_in_place(&mut [self.stage(workspace, durability)?]).pop().unwrap_or(Ok(()))

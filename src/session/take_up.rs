@@ -1,7 +1,8 @@
 //! The record of a session that is not in memory: read, begun, or begun again after a damage. Blocking.
 //!
-//! A record that cannot be understood costs its conversation and nothing else: it is moved aside, a new conversation
-//! begins in the same directory, and the loss is an event, a metric and the first thing in the next turn.
+//! A record that cannot be understood is moved aside. Its conversation goes on, for the journal names it; the settings of
+//! earlier turns are lost. Without a readable journal a new conversation begins in the same directory, and the loss is an
+//! event, a metric and the first thing in the next turn.
 
 use std::io;
 
@@ -57,7 +58,8 @@ fn begin(sessions: &Sessions, key: &SessionKey) -> io::Result<Record> {
 fn begin_in(sessions: &Sessions, key: &SessionKey, workspace: &Workspace) -> io::Result<Record> {
     let mut record = Record::new(key, workspace);
     // Also if this program was killed after it had moved a broken record aside.
-    if workspace.record().broken_file().symlink_metadata().is_ok() {
+    let is_broken = workspace.record().broken_file().symlink_metadata().is_ok();
+    if is_broken && !record.take_from_journal(workspace.record()) {
         record.unreported_context_loss = Some(ContextLost::Conversation);
     }
     // A client without a name for its conversation sends the whole history again.
@@ -77,19 +79,25 @@ fn begin_in(sessions: &Sessions, key: &SessionKey, workspace: &Workspace) -> io:
 }
 
 fn begin_again(sessions: &Sessions, key: &SessionKey, problem: &str) -> io::Result<Record> {
-    let (hash, loss) = (key.hash(), ContextLost::Conversation);
-    tracing::error!(session = %hash, problem, "the record of a session is broken and is moved aside");
+    let hash = key.hash();
+    tracing::error!(
+        session = %hash, problem,
+        "the record of a session is broken and is moved aside, with the settings of its turns"
+    );
     sessions.env.telemetry.metrics.records_broken.increment(1);
     let files = RecordDir::of(&sessions.env.config.data_dir, &hash);
-    // It is about the lost conversation. Of broken records the last one is kept.
-    remove_any(&files.progress_file())?;
-    remove_any(&files.journal_file())?;
+    // Of broken records the last one is kept.
     remove_any(&files.broken_file())?;
     std::fs::rename(files.session_file(), files.broken_file())?;
     let data_dir = &sessions.env.config.data_dir;
     known::note(data_dir, key)?;
     let record = begin_in(sessions, key, &Workspace::begin(data_dir, &hash))?;
-    sessions.env.telemetry.context_lost(key, loss);
+    if let Some(loss) = record.unreported_context_loss {
+        // What is left is about the lost conversation.
+        remove_any(&files.progress_file())?;
+        remove_any(&files.journal_file())?;
+        sessions.env.telemetry.context_lost(key, loss);
+    }
     Ok(record)
 }
 

@@ -67,8 +67,8 @@ labels! {
     ContextLost, "kind": Conversation = "conversation", LatestTurns = "latest_turns";
     /// What a conversation was restored from: the rest of the transcript with the journal, or the journal alone.
     RecoverySource, "source": Merged = "merged", Journal = "journal";
-    /// Why a journal did not keep a turn at once.
-    JournalError, "reason": Write = "write", Sync = "sync", Full = "full";
+    /// Why a journal did not keep a turn at once, or begins again.
+    JournalError, "reason": Write = "write", Sync = "sync", Full = "full", Memory = "memory", Broken = "broken";
     /// What the CLI says about itself.
     CliNotice, "kind": WritesLost = "session_writes_lost", ShuttingDown = "worker_shutting_down",
         TurnPreempted = "turn_preempted", LateAllow = "late_allow_not_run", RequestProgress = "control_request_progress";

@@ -44,10 +44,10 @@ declare! {
     mirrored_lines: Counter = "mirrored_lines_total", Count,
         "Lines in which the CLI repeated what it had written to a transcript.";
     journal_errors: By<JournalError, Counter> = "journal_errors_total", Count,
-        "Turns that a journal did not keep at once, by reason.";
+        "Turns that a journal did not keep at once, and damaged journals that began again, by reason.";
     cli_notices: By<CliNotice, Counter> = "cli_notices_total", Count, "Notices of the CLI about itself, by kind.";
     records_broken: Counter = "records_broken_total", Count,
-        "Session records that could not be parsed and were moved aside, with the loss of their conversation.";
+        "Session records that could not be parsed and were moved aside.";
     turns: By<TurnOutcome, Counter> = "turns_total", Count, "Turns that ended, by outcome.";
     tokens: ByBoth<ModelClass, TokenKind, Counter> = "tokens_total", Count,
         "Tokens of turns as counted by the model's API, by model family and kind.";

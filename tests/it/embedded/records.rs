@@ -1,4 +1,4 @@
-//! Records that are damaged: they cost their conversation, aloud, and nothing else.
+//! Records that are damaged: the journal has the conversation; without one it is lost, aloud, and nothing else is.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -38,7 +38,7 @@ fn damages() -> [Damage; 8] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn broken_record_costs_its_conversation_only() {
+async fn broken_record_without_journal_loses_one() {
     for (what, damage) in damages() {
         let data = tempfile::tempdir().unwrap();
         let pilot = start(data.path(), |_| {}).await;
@@ -48,6 +48,10 @@ async fn broken_record_costs_its_conversation_only() {
         std::fs::write(work.join("kept"), "").unwrap();
         pilot.shutdown(Duration::from_secs(5)).await;
         let record = record_dir(data.path(), "alice", "default");
+        let damage = |file: &Path| {
+            damage(file);
+            std::fs::remove_file(record.join("journal")).unwrap();
+        };
         damage(&record.join("session.json"));
 
         let pilot = start(data.path(), |_| {}).await;
@@ -71,6 +75,113 @@ async fn broken_record_costs_its_conversation_only() {
         assert!(!work.exists() && !record.exists(), "{what}");
         pilot.shutdown(Duration::from_secs(5)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broken_record_goes_on_by_its_journal() {
+    for (what, damage) in damages() {
+        let data = tempfile::tempdir().unwrap();
+        let pilot = start(data.path(), |_| {}).await;
+        say(&pilot.session("bob"), "the fruit is quince").await;
+        say(&pilot.session("alice"), "the word is heliotrope").await;
+        pilot.shutdown(Duration::from_secs(5)).await;
+        let record = record_dir(data.path(), "alice", "default");
+        damage(&record.join("session.json"));
+        let pilot = start(data.path(), |_| {}).await;
+        let alice = pilot.session("alice");
+        let outcome = ask(&alice, "[[recall]]").await;
+        assert_eq!(
+            (outcome.text.as_str(), outcome.context_lost),
+            ("the word is heliotrope", false),
+            "{what}"
+        );
+        say(&alice, "the tree is rowan").await;
+        pilot.shutdown(Duration::from_secs(5)).await;
+        // And with the transcript.
+        damage(&record.join("session.json"));
+        std::fs::remove_dir_all(session_dir(data.path(), "alice", "default").join("home/.claude/projects"))
+            .unwrap();
+        let pilot = start(data.path(), |_| {}).await;
+        let outcome = ask(&pilot.session("alice"), "[[recall]]").await;
+        assert!(
+            outcome.text.starts_with("the word is heliotrope") && !outcome.context_lost,
+            "{what}: {outcome:?}"
+        );
+        assert!(outcome.text.ends_with("the tree is rowan"), "{what}: {outcome:?}");
+        assert_eq!(pilot.session("alice").status().unwrap().turns, 4, "{what}");
+        pilot.shutdown(Duration::from_secs(5)).await;
+    }
+}
+
+/// A name, and what it does to the bytes of a journal.
+type Harm = (&'static str, fn(&mut Vec<u8>));
+
+/// What may have become of a journal.
+const JOURNAL_DAMAGES: [Harm; 12] = [
+    ("empty", |journal| journal.clear()),
+    ("cut", |journal| journal.truncate(journal.len() / 2)),
+    ("without its last byte", |journal| journal.truncate(journal.len() - 1)),
+    ("a bit of the first mark", |journal| journal[40] ^= 4),
+    ("a bit in the middle", |journal| {
+        let middle = journal.len() / 2;
+        journal[middle] ^= 1;
+    }),
+    ("a bit of the last mark", |journal| {
+        let last = journal.len() - 500;
+        journal[last] ^= 16;
+    }),
+    ("zeros", |journal| journal.fill(0)),
+    ("garbage", |journal| {
+        let mut random = fastrand::Rng::with_seed(12);
+        journal.iter_mut().for_each(|byte| *byte = random.u8(..));
+    }),
+    ("of another version", |journal| {
+        let at: Vec<_> = memchr::memmem::find_iter(journal, b"PLJ1").collect();
+        at.into_iter().for_each(|at| journal[at + 3] = b'2');
+    }),
+    ("a huge length", |journal| journal[8..12].fill(0xff)),
+    ("huge lengths", |journal| {
+        let at: Vec<_> = memchr::memmem::find_iter(journal, b"PLJ1").collect();
+        at.into_iter().for_each(|at| journal[at + 8..at + 12].fill(0xff));
+    }),
+    ("with something behind it", |journal| journal.extend([7; 1000])),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broken_journal_costs_no_more_than_none() {
+    let data = tempfile::tempdir().unwrap();
+    let users = || JOURNAL_DAMAGES.map(|(what, _)| what).into_iter().chain(["missing"]);
+    let pilot = start(data.path(), |_| {}).await;
+    for user in users() {
+        say(&pilot.session(user), "first").await;
+        say(&pilot.session(user), "second").await;
+    }
+    pilot.shutdown(Duration::from_secs(5)).await;
+    let file = |user: &str| record_dir(data.path(), user, "default").join("journal");
+    for (what, damage) in JOURNAL_DAMAGES {
+        let mut journal = std::fs::read(file(what)).unwrap();
+        damage(&mut journal);
+        std::fs::write(file(what), journal).unwrap();
+    }
+    std::fs::remove_file(file("missing")).unwrap();
+    let pilot = start(data.path(), |_| {}).await;
+    for user in users() {
+        let outcome = ask(&pilot.session(user), "third").await;
+        assert_eq!((outcome.text.as_str(), outcome.context_lost), ("echo 3: third", false), "{user}");
+    }
+    pilot.shutdown(Duration::from_secs(5)).await;
+    // It has begun again with all that the transcript had.
+    for user in users() {
+        let home = session_dir(data.path(), user, "default").join("home/.claude/projects");
+        std::fs::remove_dir_all(home).unwrap();
+    }
+    let pilot = start(data.path(), |_| {}).await;
+    for user in users() {
+        let outcome = ask(&pilot.session(user), "[[recall]]").await;
+        let text = outcome.text.as_str();
+        assert_eq!((text, outcome.context_lost), ("first | second | third", false), "{user}");
+    }
+    pilot.shutdown(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

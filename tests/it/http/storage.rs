@@ -91,10 +91,21 @@ async fn broken_record_is_counted_and_its_session_works() {
     assert_eq!(program.code().await, Some(0));
     let record = record_dir(&place.data_dir(), "alice", "default").join("session.json");
     std::fs::write(&record, "{\"version\": 1, \"user\"").unwrap();
-    let (program, site) = Program::ready(&place, "").await;
+    let (mut program, site) = Program::ready(&place, "").await;
     let looked = Answer::of(site.session("GET", "default", "alice")).await;
     assert_eq!(looked.status, 200, "{looked:?}");
     assert_eq!(site.metric("records_broken_total", &[]).await, 1.0);
+    assert_eq!(site.metric("contexts_lost_total", &[]).await, 0.0, "the journal names the conversation");
+    assert_eq!(site.turn("alice", "[[recall]]").await.text(), "hello");
+    assert!(program.err().contains("moved aside"));
+    program.signal(rustix::process::Signal::TERM);
+    assert_eq!(program.code().await, Some(0));
+    // Now both are broken.
+    std::fs::write(&record, "{\"version\": 1, \"user\"").unwrap();
+    std::fs::write(record.with_file_name("journal"), "PLJ1").unwrap();
+    let (program, site) = Program::ready(&place, "").await;
+    let looked = Answer::of(site.session("GET", "default", "alice")).await;
+    assert_eq!(looked.status, 200, "{looked:?}");
     assert_eq!(site.metric("contexts_lost_total", &["kind=\"conversation\""]).await, 1.0);
     let events = site.turn("alice", "[[recall]]").await.events();
     assert_eq!(events[0]["subtype"], "context_lost");
@@ -161,4 +172,68 @@ async fn stderr_of_a_dead_cli_names_no_path() {
     }
     let logged = format!("{}:7:3", cli.display());
     eventually("the log has it whole", SOON, || program.err().contains(&logged)).await;
+}
+
+/// A journal that could not be begun has the whole conversation once there is room.
+#[tokio::test(flavor = "multi_thread")]
+async fn journal_of_a_full_disk_is_whole_later() {
+    let place = place();
+    let Some((program, site, seen)) = on_a_full_disk(&place).await else { return };
+    std::fs::remove_file(seen.join("ballast")).unwrap();
+    readiness(&site, 200).await;
+    assert_eq!(site.turn("alice", "first").await.text(), "echo 1: first");
+    assert_eq!(Answer::of(site.session("DELETE", "default", "alice")).await.status, 200);
+    // Damaged in the middle, it begins again with the next child.
+    let record = record_dir(&seen, "alice", "default");
+    let mut journal = std::fs::read(record.join("journal")).unwrap();
+    let middle = journal.len() / 2;
+    journal[middle] ^= 1;
+    std::fs::write(record.join("journal"), &journal).unwrap();
+    fill(&seen);
+    assert_eq!(site.turn("alice", "second").await.text(), "echo 2: second");
+    assert_eq!(site.metric("journal_errors_total", &["reason=\"broken\""]).await, 1.0);
+    assert!(site.metric("journal_errors_total", &["reason=\"write\""]).await > 0.0);
+    std::fs::remove_file(seen.join("ballast")).unwrap();
+    assert_eq!(site.turn("alice", "third").await.text(), "echo 3: third");
+    assert!(program.err().contains("is written again"), "{}", program.err());
+    assert_eq!(Answer::of(site.session("DELETE", "default", "alice")).await.status, 200);
+    let projects =
+        crate::common::layout::session_dir(&seen, "alice", "default").join("home/.claude/projects");
+    std::fs::remove_dir_all(projects).unwrap();
+    assert_eq!(site.turn("alice", "[[recall]]").await.text(), "first | second | third");
+    assert_eq!(site.metric("contexts_lost_total", &[]).await, 0.0);
+}
+
+/// The end of a turn is shown when the kernel has brought the journal to the disk, and without `synced` it does not wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn synced_turn_is_on_disk_before_its_end() {
+    for (mode, synced) in [("synced", 1), ("written", 0)] {
+        let place = place();
+        let (program, site) = Program::ready(&place, &format!("[session]\njournal = \"{mode}\"\n")).await;
+        site.turn("alice", "hello").await.text();
+        let (log, said) = (place.path().join("trace"), place.path().join("said"));
+        let mut command = Command::new("strace");
+        command.args(["-f", "-y", "-e", "trace=fdatasync", "-e", "signal=none", "-o"]).arg(&log);
+        command
+            .args(["-p", &program.process().pid.to_string()])
+            .stderr(std::fs::File::create(&said).unwrap());
+        let Ok(mut strace) = command.spawn() else {
+            return crate::common::installed::left_out("strace is missing");
+        };
+        let attached = || std::fs::read_to_string(&said).unwrap_or_default();
+        eventually("strace answers", SOON, || attached().contains("attach")).await;
+        if !attached().contains("attached") {
+            strace.wait().unwrap();
+            return crate::common::installed::left_out("strace may not trace here");
+        }
+        for turn in 1..=3 {
+            site.turn("alice", "again").await.text();
+            let trace = std::fs::read_to_string(&log).unwrap();
+            let count = trace.lines().filter(|line| line.contains("/journal>")).count();
+            assert!(count >= turn * synced && (synced > 0 || count == 0), "{mode} {turn}: {trace}");
+        }
+        let pid = rustix::process::Pid::from_raw(strace.id().cast_signed()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        strace.wait().unwrap();
+    }
 }
