@@ -7,6 +7,8 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
+use crate::instant;
+
 pub(crate) struct Floor {
     child: Child,
     stdin: ChildStdin,
@@ -37,7 +39,7 @@ impl Floor {
     }
 
     fn spawn(home: PathBuf, session: String, opening: &str, mirrors: bool) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_pilotlight"))
+        let mut child = Command::new(std::env::current_exe().unwrap())
             .args([
                 "sim",
                 "--print",
@@ -50,6 +52,7 @@ impl Floor {
             .args(["--include-partial-messages", opening, &session])
             .args(mirrors.then_some("--session-mirror"))
             .env("HOME", &home)
+            .env(instant::SWITCH, "1")
             .env("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "1")
             .current_dir(&home)
             .stdin(Stdio::piped())

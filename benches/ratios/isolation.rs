@@ -65,6 +65,8 @@ pub(crate) async fn beside_a_hog() -> Vec<Row> {
     for (name, rungs, must, aim) in cases {
         let data = directory();
         let mut config = ours::config(data.path());
+        // The hog is a tool.
+        config.cli.env.clear();
         config.isolation.rungs = rungs.to_vec();
         config.isolation.require = rungs.to_vec();
         config.permissions.policy = pilotlight::config::PermissionPolicy::Allow;

@@ -1,6 +1,7 @@
 //! What supervision costs, as ratios to a floor that is measured in the same run.
 //!
-//! The child is the simulated CLI for both sides, with the same command line. The floor is what one would write by hand
+//! The child is the same for both sides ([`instant`]): it answers at once with prepared bytes, so that its own cost hides
+//! nothing. Rows that need tools have the simulated CLI. The floor is what one would write by hand
 //! and no less: tokio pipes, lines split, an eye on the `result` line; no restart, no limits, no isolation. Rounds of
 //! floor and pilotlight alternate, medians are compared, processor time is that of this process alone.
 //!
@@ -15,6 +16,8 @@
 )]
 
 mod floor;
+#[path = "../common/instant.rs"]
+mod instant;
 mod isolation;
 mod journal;
 mod kernel_memory;
@@ -27,6 +30,7 @@ mod watching;
 
 fn main() {
     pilotlight::shim::run_if_asked();
+    instant::run_if_asked();
     pilotlight::sim::run_if_asked();
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();

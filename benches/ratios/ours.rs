@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use pilotlight::{Config, Pilotlight, Session};
 
+use crate::instant;
+
 pub(crate) async fn start(data: &Path) -> Pilotlight {
     Pilotlight::start(config(data)).await.unwrap()
 }
@@ -12,6 +14,7 @@ pub(crate) async fn start(data: &Path) -> Pilotlight {
 pub(crate) fn config(data: &Path) -> Config {
     let mut config = Config::new(data);
     config.cli.program = "sim".to_owned();
+    config.cli.env.insert(instant::SWITCH.to_owned(), "1".to_owned());
     config.cli.shim = Some(env!("CARGO_BIN_EXE_pilotlight-shim").into());
     // As the floor. What isolation adds is measured by rows of its own.
     config.isolation.rungs.clear();

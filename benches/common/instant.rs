@@ -1,0 +1,95 @@
+//! A child that costs next to nothing: it answers each message at once, with bytes that were prepared before.
+//!
+//! It speaks for both sides of a comparison. The lines are those of the simulated CLI (`turn.ndjson`), mirrored lines
+//! included where they are asked for. Of a message it reads how many deltas to answer with (`[[deltas:50]]`) and the
+//! milliseconds before each (`[[delay:10]]`). Each line is a write of its own, as the CLI's are.
+
+use std::collections::HashMap;
+use std::io::{BufRead as _, Write};
+use std::time::Duration;
+
+/// The variable that makes a program that serves as the simulated CLI this child.
+pub(crate) const SWITCH: &str = "PILOTLIGHT_BENCH_INSTANT";
+
+const TURN: &str = include_str!("turn.ndjson");
+
+/// Runs as this child and never returns, if asked. To be called before `pilotlight::sim::run_if_asked`.
+pub(crate) fn run_if_asked() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let is_child = arguments.get(1).is_some_and(|first| first.ends_with("sim"));
+    if is_child && std::env::var_os(SWITCH).is_some() {
+        // The end of the pipe is the end of the child.
+        serve(&arguments).ok();
+        std::process::exit(0);
+    }
+}
+
+fn serve(arguments: &[String]) -> std::io::Result<()> {
+    let session =
+        arguments.iter().skip_while(|flag| !matches!(flag.as_str(), "--session-id" | "--resume")).nth(1);
+    let session = session.cloned().unwrap_or_default();
+    let mirrors = arguments.iter().any(|flag| flag == "--session-mirror");
+    let mut prepared: HashMap<usize, Answer> = HashMap::new();
+    let mut out = std::io::stdout().lock();
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        if let Some(id) =
+            line.contains("\"control_request\"").then(|| text_behind(&line, "\"request_id\":\""))
+        {
+            let response = format!(
+                "{{\"type\":\"control_response\",\"response\":{{\"subtype\":\"success\",\"request_id\":\"{id}\",\"response\":{{}}}}}}\n"
+            );
+            out.write_all(response.as_bytes())?;
+            continue;
+        }
+        let deltas = number_behind(&line, "[[deltas:").unwrap_or(1);
+        let answer = prepared.entry(deltas).or_insert_with(|| Answer::prepare(&session, deltas, mirrors));
+        let delay = number_behind(&line, "[[delay:").unwrap_or(0);
+        answer.write(&mut out, Duration::from_millis(delay as u64))?;
+    }
+    Ok(())
+}
+
+struct Answer {
+    /// Whole lines, and whether each is a delta.
+    lines: Vec<(String, bool)>,
+}
+
+impl Answer {
+    fn prepare(session: &str, deltas: usize, mirrors: bool) -> Self {
+        let pieces: Vec<String> = (0..deltas).map(|number| format!("{:03} ", number % 1000)).collect();
+        let whole = pieces.concat();
+        let mut lines = Vec::new();
+        for line in TURN.split_inclusive('\n') {
+            if line.contains("\"transcript_mirror\"") && !mirrors {
+                continue;
+            }
+            let line =
+                line.replace("$SESSION", session).replace("$ANSWER", &whole).replace("$PROMPT", "hello");
+            if !line.contains("$PIECE") {
+                lines.push((line, false));
+                continue;
+            }
+            lines.extend(pieces.iter().map(|piece| (line.replace("$PIECE", piece), true)));
+        }
+        Self { lines }
+    }
+
+    fn write(&self, out: &mut impl Write, delay: Duration) -> std::io::Result<()> {
+        for (line, is_delta) in &self.lines {
+            if *is_delta && !delay.is_zero() {
+                std::thread::sleep(delay);
+            }
+            out.write_all(line.as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+fn text_behind<'a>(line: &'a str, mark: &str) -> &'a str {
+    line.split_once(mark).and_then(|(_, rest)| rest.split('"').next()).unwrap_or_default()
+}
+
+fn number_behind(line: &str, mark: &str) -> Option<usize> {
+    line.split_once(mark)?.1.split(']').next()?.parse().ok()
+}
