@@ -14,10 +14,10 @@ pub(crate) use claude::{AnswerReader, mcp_server_of};
 pub(crate) use claude::{
     FIXED_VARIABLES, announced_model, cancelled_request, checkpoint, classify, command, config_dir,
     control_response, credentials_file, echo, encode_credentials, encode_first_turn, encode_turn,
-    entries_after, handshake, home_cleanup, host_request, import, interrupt, is_judged, launch_refusal,
-    mcp_servers, mirrors_conversation, permission_response, ping, restore, snapshot, stored_credentials,
-    task, terminal, text_delta, tmp_cleanup, transcript_gap, transcript_path, unsupported_response,
-    variable_beside_oauth, with_message_id,
+    entries_after, handshake, home_cleanup, host_request, import, interrupt, is_judged, is_streamed,
+    launch_refusal, mcp_servers, mirrors_conversation, permission_response, ping, restore, snapshot,
+    stored_credentials, task, terminal, text_delta, tmp_cleanup, transcript_gap, transcript_path,
+    unsupported_response, variable_beside_oauth, with_message_id,
 };
 #[cfg(feature = "broker")]
 pub(crate) use claude::{

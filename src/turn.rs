@@ -13,6 +13,7 @@ use crate::telemetry::metrics::TurnOutcome;
 mod channel;
 mod earlier;
 mod event;
+mod lines;
 mod mcp;
 mod restrictions;
 mod stream;
@@ -21,6 +22,7 @@ mod trace;
 pub(crate) use channel::{Pulled, Source, TurnSender, aborted, turn_channel, wake};
 pub(crate) use earlier::{Conversation, Earlier, FirstLine};
 pub use event::Event;
+pub(crate) use lines::Lines;
 pub use mcp::McpServers;
 #[cfg(feature = "server")]
 pub(crate) use mcp::Sender;

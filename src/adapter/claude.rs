@@ -1,6 +1,6 @@
 //! The adapter for `claude`, 1.0 and later (stream-json over stdin and stdout).
 //!
-//! Command line: `launch`, `tools`, `home`, `judged`. Input lines: `control`, `prompt`. Output lines: `classify`, `fields`, `read`,
+//! Command line: `launch`, `tools`, `home`, `judged`. Input lines: `control`, `prompt`. Output lines: `classify`, `fields`, `tail`, `read`,
 //! `terminal`, `answer`. Files: `transcript`, `import`, `credentials`. The API: `broker`. No other module names a message, a flag
 //! or a file of this CLI.
 
@@ -11,7 +11,7 @@ pub(crate) use broker::{
     ModelList, TOKEN_URL, api_call, brokered, error_body, list_price, refresh_request, refreshed,
     usage_reader,
 };
-pub(crate) use classify::{classify, mirrors_conversation};
+pub(crate) use classify::{classify, is_streamed, mirrors_conversation};
 pub(crate) use control::{
     handshake, interrupt, mcp_servers, permission_response, ping, unsupported_response,
 };
@@ -52,6 +52,7 @@ mod prompt;
 mod read;
 #[cfg(test)]
 mod recordings;
+mod tail;
 mod terminal;
 mod tools;
 mod transcript;

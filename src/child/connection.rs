@@ -37,7 +37,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use tokio::net::{UnixStream, unix::pipe};
 use tokio::time::{Duration, Instant};
 
@@ -56,6 +55,7 @@ use crate::adapter::{self, LaunchSettings, Notice};
 use crate::child::event::ChildEvent;
 use crate::config::Config;
 use crate::telemetry::metrics::{CliNotice, Metrics};
+use crate::turn::Lines;
 
 /// The task's timer when nothing is due.
 const REST: Duration = Duration::from_secs(3600);
@@ -179,7 +179,7 @@ impl Connection {
     fn end_turn(&mut self, turn: Box<RunningTurn>, ending: Ending, now: Instant) {
         let kept = self.pipes.framer.take();
         // Withheld lines may belong to a turn of the CLI's own.
-        let tail = if turn.is_withheld() { Bytes::new() } else { kept };
+        let tail = if turn.is_withheld() { Lines::default() } else { kept };
         let mut report = match ending {
             Ending::Answered(terminal, cost_usd) => turn.finish(tail, *terminal, cost_usd, now),
             Ending::Lost(error) => turn.lose(tail, error, now),
@@ -277,7 +277,7 @@ impl Connection {
     pub(super) fn into_exit(mut self, exit: Option<Exit>, oom_kills: &OomKills, stderr: String) -> ChildExit {
         self.pipes.count();
         let kept = self.pipes.framer.take();
-        let tail = if self.protocol.is_withheld() { Bytes::new() } else { kept };
+        let tail = if self.protocol.is_withheld() { Lines::default() } else { kept };
         let mut protocol = self.protocol;
         if protocol.journal.is_on() {
             self.context.events.on_child_event(ChildEvent::Journal(protocol.journal.take()));

@@ -12,11 +12,16 @@
 //! what was read behind it moves to a fresh block, so only the long line itself and what was taken together with it
 //! keep the memory.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use memchr::memchr;
+
+use crate::turn::Lines;
 
 /// Room for one read, and the size of a block. A pipe holds 64 KiB: more would seldom be filled by one read.
 const READ_ROOM: usize = 64 << 10;
+
+/// Lines of a batch that their places are first reserved for. Their places take less memory than the lines.
+const USUAL_LINES: usize = 64;
 
 /// A block with less room left is not read into any more: reads of a few bytes would cost a system call each.
 const LEAST_ROOM: usize = 4 << 10;
@@ -30,6 +35,8 @@ pub(crate) struct Framer {
     /// searched, no line end · the rest not yet searched.
     buffer: BytesMut,
     kept: usize,
+    /// Where the lines of the batch begin, except for the first. A line that comes alone needs no memory for it.
+    begins: Vec<usize>,
     read: usize,
     scanned: usize,
     /// The line last returned: where it begins and how long it is without its line end.
@@ -54,7 +61,16 @@ pub(crate) enum Framed<'a> {
 impl Framer {
     /// `limit` is the longest line, without its line end. Allocates nothing.
     pub(crate) fn new(limit: usize) -> Self {
-        Self { buffer: BytesMut::new(), kept: 0, read: 0, scanned: 0, current: None, limit, skipping: false }
+        Self {
+            buffer: BytesMut::new(),
+            kept: 0,
+            begins: Vec::new(),
+            read: 0,
+            scanned: 0,
+            current: None,
+            limit,
+            skipping: false,
+        }
     }
 
     /// Where the next bytes are to be read to; appending is all that may be done with it. Has at least
@@ -91,11 +107,12 @@ impl Framer {
                 continue;
             }
             let line = self.buffer.get(start..end)?;
-            let length = line.strip_suffix(b"\r").unwrap_or(line).len();
+            let length = line.len() - usize::from(line.last() == Some(&b'\r'));
             if length > self.limit {
                 return Some(Framed::TooLong { bytes_so_far: length });
             }
-            if line.trim_ascii().is_empty() {
+            let may_be_blank = line.first().is_none_or(u8::is_ascii_whitespace);
+            if may_be_blank && line.trim_ascii().is_empty() {
                 continue;
             }
             self.current = Some((start, length));
@@ -116,6 +133,12 @@ impl Framer {
         if start != self.kept {
             self.buffer.copy_within(start..start + length, self.kept);
         }
+        if self.kept > 0 {
+            if self.begins.is_empty() {
+                self.begins.reserve(USUAL_LINES);
+            }
+            self.begins.push(self.kept);
+        }
         self.kept += length;
         // In the place of the line's own LF, or of the CR before it.
         if let Some(end) = self.buffer.get_mut(self.kept) {
@@ -130,7 +153,7 @@ impl Framer {
     }
 
     /// The batch: all kept lines in their order, each with its LF. Empty if there are none. No copy.
-    pub(crate) fn take(&mut self) -> Bytes {
+    pub(crate) fn take(&mut self) -> Lines {
         self.current = None;
         let batch = self.buffer.split_to(self.kept);
         self.read -= self.kept;
@@ -138,7 +161,7 @@ impl Framer {
         self.kept = 0;
         self.drop_gap();
         self.leave_long_block();
-        batch.freeze()
+        Lines::cut(batch.freeze(), std::mem::take(&mut self.begins))
     }
 
     /// The end of the stream, once [`Framer::next_line`] has nothing more: the length of half a line that was left,
@@ -225,6 +248,20 @@ mod tests {
         (found, (!half.trim_ascii().is_empty()).then_some(half.len()))
     }
 
+    /// The batch, with its lines as the places say.
+    fn taken(framer: &mut Framer) -> Vec<u8> {
+        let mut lines = framer.take();
+        let batch = lines.to_vec();
+        let mut again = Vec::new();
+        while let Some(line) = lines.next() {
+            again.extend_from_slice(&line);
+            again.push(b'\n');
+            assert!(!line.contains(&b'\n'));
+        }
+        assert_eq!(again, batch);
+        batch
+    }
+
     /// Feeds the pieces; keeps every line for which `keep` is true; takes after every read if `take_often`.
     fn drive(
         framer: &mut Framer,
@@ -248,12 +285,12 @@ mod tests {
                 }
             }
             if take_often {
-                batches.extend_from_slice(&framer.take());
+                batches.extend_from_slice(&taken(framer));
                 framer.release();
             }
         }
         let half = framer.finish();
-        batches.extend_from_slice(&framer.take());
+        batches.extend_from_slice(&taken(framer));
         (found, batches, half)
     }
 

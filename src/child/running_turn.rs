@@ -13,7 +13,7 @@ use crate::error::{Loss, TurnError};
 use crate::model::Usage;
 use crate::model::ids::TurnId;
 use crate::telemetry::metrics::FirstOutput;
-use crate::turn::{Earlier, Hold, Outcome, Status, TurnSender, TurnTrace, aborted, wake};
+use crate::turn::{Earlier, Hold, Lines, Outcome, Status, TurnSender, TurnTrace, aborted, wake};
 
 /// A turn on its way to a child, and what is needed to give it to another one.
 pub(crate) struct Job {
@@ -49,7 +49,7 @@ pub(crate) struct RunningTurn {
     /// How often the interrupt had to be repeated.
     pub(crate) interrupts: u32,
     /// Lines that were not handed over when the child ended.
-    pub(crate) rest: Bytes,
+    pub(crate) rest: Lines,
     checkpoint: Option<String>,
     /// The message's id, where the CLI is asked to repeat it when it takes the message up.
     pub(crate) mark: Option<String>,
@@ -83,7 +83,7 @@ pub(crate) struct TurnReport {
 
 pub(crate) struct TurnEnd {
     sender: TurnSender,
-    tail: Bytes,
+    tail: Lines,
     outcome: Outcome,
 }
 
@@ -142,7 +142,7 @@ impl RunningTurn {
             produced: false,
             interrupted_until: None,
             interrupts: 0,
-            rest: Bytes::new(),
+            rest: Lines::default(),
             checkpoint: None,
             withheld: mark.is_some().then(Withheld::default),
             mark,
@@ -200,7 +200,7 @@ impl RunningTurn {
     }
 
     /// Ends the turn for its reader without an answer, perhaps while the child still works on it.
-    pub(crate) fn abandon(&mut self, tail: Bytes, error: TurnError, now: Instant) -> Option<Box<TurnEnd>> {
+    pub(crate) fn abandon(&mut self, tail: Lines, error: TurnError, now: Instant) -> Option<Box<TurnEnd>> {
         let sender = self.job.sender.take()?;
         let outcome = self.outcome(Status::Aborted(error), now);
         Some(Box::new(TurnEnd { sender, tail, outcome }))
@@ -209,7 +209,7 @@ impl RunningTurn {
     /// The CLI has ended the turn. `tail`: the last lines.
     pub(crate) fn finish(
         mut self,
-        tail: Bytes,
+        tail: Lines,
         terminal: Terminal,
         cost_usd: f64,
         now: Instant,
@@ -240,7 +240,7 @@ impl RunningTurn {
         }
     }
 
-    pub(crate) fn lose(mut self, tail: Bytes, error: TurnError, now: Instant) -> TurnReport {
+    pub(crate) fn lose(mut self, tail: Lines, error: TurnError, now: Instant) -> TurnReport {
         let last = self.abandon(tail, error, now);
         TurnReport { turn: self.job.turn, checkpoint: self.checkpoint, last, ..TurnReport::default() }
     }

@@ -209,6 +209,7 @@ impl Journal {
             return self.mark_alone(state);
         }
         let mut frames = state.unwritten.take();
+        frames.reserve(HEADER + records.len() + SIZE);
         let is_framed = records.is_empty() || frame::push(&mut frames, Kind::Records, records).is_some();
         let unmarked = frames.len();
         let Some(mark) = state.mark.frame().filter(|_| is_framed) else {

@@ -20,6 +20,9 @@ pub(super) enum Kind {
     Mark = b'M' as isize,
 }
 
+/// Kind and length.
+const RECORD_HEADER: usize = 5;
+
 /// Kinds of a record.
 const ENTRY: u8 = b'E';
 const MIRRORED: u8 = b'T';
@@ -115,6 +118,7 @@ pub(super) fn push_record(into: &mut Vec<u8>, record: Kept<'_>) {
         Kept::Checkpoint(_) => return,
     };
     let Ok(length) = u32::try_from(bytes.len()) else { return };
+    into.reserve(RECORD_HEADER + bytes.len());
     into.push(kind);
     into.extend_from_slice(&length.to_le_bytes());
     into.extend_from_slice(bytes);

@@ -1,8 +1,9 @@
 //! What the lines of one child add to the journal, until its turn is over.
 
-use std::collections::HashSet;
+use std::sync::LazyLock;
 
-use memchr::memmem;
+use memchr::memchr;
+use memchr::memmem::Finder;
 
 use super::frame::push_record;
 use crate::adapter::Kept;
@@ -61,18 +62,28 @@ impl Lines {
     pub(crate) fn take(&mut self) -> Vec<u8> {
         let mut records = std::mem::take(&mut self.mirrored);
         let own = std::mem::take(&mut self.own);
-        let ids = std::mem::take(&mut self.ids);
-        let mirrored = if ids.is_empty() { HashSet::new() } else { mirrored_ids(&records) };
-        if !ids.iter().all(|id| mirrored.contains(id.as_bytes())) {
+        if !are_mirrored(std::mem::take(&mut self.ids), &records) {
             records.extend(own);
         }
         records
     }
 }
 
-/// The ids of mirrored entries. Found in one pass: a child may write ten thousand short lines.
-fn mirrored_ids(records: &[u8]) -> HashSet<&[u8]> {
-    const FIELD: &[u8] = br#""uuid":""#;
-    let id = |at: usize| records.get(at + FIELD.len()..)?.split(|byte| *byte == b'"').next();
-    memmem::find_iter(records, FIELD).filter_map(id).collect()
+static ID: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(r#""uuid":""#));
+
+/// Whether all entries with these ids were mirrored. One pass over the records: a child may write ten thousand short lines.
+fn are_mirrored(mut missing: Vec<String>, records: &[u8]) -> bool {
+    missing.sort_unstable();
+    missing.dedup();
+    let mut found = vec![false; missing.len()];
+    for at in ID.find_iter(records) {
+        let rest = records.get(at + ID.needle().len()..).unwrap_or_default();
+        let mirrored = memchr(b'"', rest).and_then(|end| rest.get(..end)).unwrap_or(rest);
+        if let Ok(place) = missing.binary_search_by(|id| id.as_bytes().cmp(mirrored))
+            && let Some(found) = found.get_mut(place)
+        {
+            *found = true;
+        }
+    }
+    found.into_iter().all(|found| found)
 }

@@ -30,7 +30,8 @@ struct Checkpoint<'a> {
 impl Mark {
     /// The mark as a frame of [`SIZE`] bytes. `None`: an id in it is longer than any CLI's.
     pub(super) fn frame(&self) -> Option<Vec<u8>> {
-        let mut body = serde_json::to_vec(self).ok()?;
+        let mut body = Vec::with_capacity(SIZE);
+        serde_json::to_writer(&mut body, self).ok()?;
         (body.len() <= SIZE - HEADER).then(|| body.resize(SIZE - HEADER, b' '))?;
         let mut bytes = Vec::with_capacity(SIZE);
         frame::push(&mut bytes, Kind::Mark, &body)?;

@@ -94,10 +94,9 @@ impl ChildEvents {
 
     /// Charges the user for a turn.
     fn charge(&self, cost_usd: f64, usage: Usage) {
-        let key = &self.plan.entry.key;
-        let env = self.plan.env();
+        let (entry, env) = (&self.plan.entry, self.plan.env());
         let turn = EndedTurn { cost_usd, usage, is_metered: env.is_metered() };
-        env.spend.turn_ended(key.user(), &key.hash(), turn);
+        env.spend.turn_ended(entry.key.user(), &entry.hash, turn);
     }
 }
 

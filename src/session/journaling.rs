@@ -162,7 +162,7 @@ fn remove_any_but_file(path: &std::path::Path) -> io::Result<()> {
 fn given_up(plan: &Plan) {
     plan.env().telemetry.metrics.journal_errors.increment(JournalError::Full);
     tracing::warn!(
-        session = %plan.entry.key.hash(),
+        session = %plan.entry.hash,
         "the journal of a session is full (session.journal_bytes): the CLI's transcript alone holds what follows"
     );
 }
@@ -175,7 +175,7 @@ pub(super) fn close(plan: &Plan) {
 
 /// Counts and logs what became of a write.
 pub(super) fn count(plan: &Plan, noted: Noted) {
-    let session = plan.entry.key.hash();
+    let session = &plan.entry.hash;
     match noted {
         Noted::Written => {}
         Noted::WrittenAgain => tracing::warn!(%session, "the journal of a session is written again"),

@@ -12,10 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::stream::Turn;
-use super::{Outcome, Status};
+use super::{Lines, Outcome, Status};
 use crate::error::TurnError;
 use crate::model::Usage;
 use crate::model::ids::TurnId;
@@ -33,19 +31,19 @@ pub(crate) trait Source: Send + Sync {
 }
 
 pub(crate) enum Pulled {
-    Lines(Bytes),
+    Lines(Lines),
     /// Something has been put into the channel.
     Channel,
 }
 
 /// The last lines, which need no room in the channel, and the outcome.
 pub(super) struct End {
-    pub(super) tail: Bytes,
+    pub(super) tail: Lines,
     pub(super) outcome: Outcome,
 }
 
 pub(super) enum Item {
-    Lines(Bytes),
+    Lines(Lines),
     End(Box<End>),
 }
 
@@ -60,7 +58,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    lines: VecDeque<Bytes>,
+    lines: VecDeque<Lines>,
     bytes: usize,
     end: Option<Box<End>>,
     source: Option<Arc<dyn Source>>,
@@ -130,7 +128,8 @@ impl TurnSender {
 
     /// Hands lines over; to be asked first: [`TurnSender::has_room`]. Gives whom to wake.
     #[must_use = "it is to be woken"]
-    pub(crate) fn put(&self, lines: Bytes) -> Option<Waker> {
+    pub(crate) fn put(&self, lines: impl Into<Lines>) -> Option<Waker> {
+        let lines = lines.into();
         self.shared.update(|state| {
             if !state.reader_gone {
                 state.bytes += lines.len();
@@ -142,8 +141,8 @@ impl TurnSender {
     /// Ends the turn. What was put before is still read first, then `tail` (whole lines, or nothing): the last lines
     /// of a turn never wait for a slow reader, so that its child is free for the next turn. Gives whom to wake.
     #[must_use = "it is to be woken"]
-    pub(crate) fn finish(mut self, tail: Bytes, outcome: Outcome) -> Option<Waker> {
-        let end = self.end(tail, outcome)?;
+    pub(crate) fn finish(mut self, tail: impl Into<Lines>, outcome: Outcome) -> Option<Waker> {
+        let end = self.end(tail.into(), outcome)?;
         self.shared.update(|state| state.end = Some(end))
     }
 
@@ -152,7 +151,7 @@ impl TurnSender {
         self.on_end = None;
     }
 
-    fn end(&mut self, tail: Bytes, outcome: Outcome) -> Option<Box<End>> {
+    fn end(&mut self, tail: Lines, outcome: Outcome) -> Option<Box<End>> {
         self.on_end.take()?(&outcome);
         Some(Box::new(End { tail, outcome }))
     }
@@ -167,7 +166,7 @@ impl Drop for TurnSender {
                 retry_after: Duration::ZERO,
             },
         };
-        if let Some(end) = self.end(Bytes::new(), aborted(error)) {
+        if let Some(end) = self.end(Lines::default(), aborted(error)) {
             wake(self.shared.update(|state| state.end = Some(end)));
         }
     }
@@ -246,6 +245,8 @@ pub(crate) fn aborted(error: TurnError) -> Outcome {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use bytes::Bytes;
+
     use super::*;
 
     fn channel(reads: usize, bytes: usize) -> (TurnSender, Turn, Arc<AtomicUsize>) {
@@ -269,7 +270,7 @@ mod tests {
         fn poll_lines(&self, turn: TurnId, _: &mut Context<'_>) -> Poll<Pulled> {
             assert_eq!(turn, TurnId(7));
             match self.0.lock().unwrap().pop_front() {
-                Some(lines) => Poll::Ready(Pulled::Lines(lines)),
+                Some(lines) => Poll::Ready(Pulled::Lines(lines.into())),
                 None => Poll::Pending,
             }
         }

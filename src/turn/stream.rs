@@ -4,11 +4,11 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use futures_core::Stream;
 
 use super::channel::{Cancel, Item, TurnReceiver, aborted};
-use super::{Event, Outcome, Status};
+use super::{Event, Lines, Outcome, Status};
 use crate::error::TurnError;
 use crate::model::ids::TurnId;
 
@@ -20,7 +20,7 @@ pub struct Turn {
     id: TurnId,
     receiver: TurnReceiver,
     /// Whole lines that were received and not read yet.
-    lines: Bytes,
+    lines: Lines,
     /// The outcome, while the last lines are still being read.
     ending: Option<Outcome>,
     outcome: Option<Outcome>,
@@ -33,7 +33,7 @@ impl Turn {
         Self {
             id,
             receiver,
-            lines: Bytes::new(),
+            lines: Lines::default(),
             ending: None,
             outcome: None,
             error_reported: false,
@@ -74,7 +74,11 @@ impl Turn {
     pub async fn next_lines(&mut self) -> Option<Result<Bytes, TurnError>> {
         poll_fn(|context| {
             let more = ready!(self.poll_lines(context));
-            Poll::Ready(if more { Some(Ok(std::mem::take(&mut self.lines))) } else { self.last_item() })
+            Poll::Ready(if more {
+                Some(Ok(std::mem::take(&mut self.lines).into_bytes()))
+            } else {
+                self.last_item()
+            })
         })
         .await
     }
@@ -83,10 +87,7 @@ impl Turn {
         if !ready!(self.poll_lines(context)) {
             return Poll::Ready(self.last_item());
         }
-        let end = memchr::memchr(b'\n', &self.lines).unwrap_or(self.lines.len());
-        let line = self.lines.split_to(end);
-        self.lines.advance(usize::from(!self.lines.is_empty()));
-        Poll::Ready(Some(Ok(Event::new(line))))
+        Poll::Ready(self.lines.next().map(|line| Ok(Event::new(line))))
     }
 
     /// Whether there are lines to read; false at the end of the turn.

@@ -3,9 +3,13 @@
 //! The CLI writes `type` first and `subtype` second: some twenty bytes suffice for nearly every line. Any other order is
 //! parsed, with the same result but slower. The line is not validated.
 
-use memchr::memmem;
+use std::sync::LazyLock;
+
+use memchr::memchr2;
+use memchr::memmem::Finder;
 
 use super::fields::with_fields;
+use super::tail::Tail;
 use crate::adapter::{LineKind, Notice};
 
 /// Beginning of most lines of a turn.
@@ -13,6 +17,11 @@ const STREAM_EVENT: &[u8] = br#"{"type":"stream_event","#;
 
 const MINOR: LineKind = LineKind::Message { substantial: false, checkpoint: false };
 const SUBSTANTIAL: LineKind = LineKind::Message { substantial: true, checkpoint: false };
+
+/// Whether this is the most frequent kind of line, of a model's answer: [`classify`] without a look at anything else.
+pub(crate) fn is_streamed(line: &[u8]) -> bool {
+    line.starts_with(STREAM_EVENT) && line.ends_with(b"}")
+}
 
 pub(crate) fn classify(line: &[u8]) -> LineKind {
     let line = line.trim_ascii();
@@ -40,9 +49,7 @@ pub(crate) fn classify(line: &[u8]) -> LineKind {
 fn typed(kind: &[u8], line: &[u8]) -> LineKind {
     match kind {
         b"stream_event" => SUBSTANTIAL,
-        b"assistant" => {
-            LineKind::Message { substantial: true, checkpoint: has(line, "parent_tool_use_id", b"null") }
-        }
+        b"assistant" => LineKind::Message { substantial: true, checkpoint: has(line, &PARENT, b"null") },
         b"user" => user(line),
         b"result" => LineKind::Terminal,
         b"control_response" => LineKind::ControlResponse,
@@ -57,10 +64,10 @@ fn typed(kind: &[u8], line: &[u8]) -> LineKind {
 
 /// The transcript keeps tool results and notes of interrupts, but no echoes of the host's messages.
 fn user(line: &[u8]) -> LineKind {
-    if has(line, "isReplay", b"true") {
+    if has(line, &REPLAY, b"true") {
         return LineKind::Echo;
     }
-    let own = has(line, "parent_tool_use_id", b"null") && !has(line, "isSynthetic", b"true");
+    let own = has(line, &PARENT, b"null") && !has(line, &SYNTHETIC, b"true");
     LineKind::Message { substantial: true, checkpoint: own }
 }
 
@@ -89,10 +96,16 @@ fn system(subtype: &[u8], state: impl FnOnce() -> Option<Vec<u8>>) -> LineKind {
 pub(crate) fn mirrors_conversation(line: &[u8]) -> bool {
     let file = line.trim_ascii().strip_prefix(b"{").and_then(|rest| {
         let (_, rest) = member(rest, b"type")?;
-        Some(member(rest.strip_prefix(b",")?, b"filePath")?.0.to_vec())
+        Some(member(rest.strip_prefix(b",")?, b"filePath")?.0)
     });
-    // Escapes, or another order of fields.
-    let Some(file) = file.or_else(|| slowly(line, "filePath")) else { return false };
+    match file {
+        Some(file) => is_conversation(file),
+        // Escapes, or another order of fields.
+        None => slowly(line, "filePath").is_some_and(|file| is_conversation(&file)),
+    }
+}
+
+fn is_conversation(file: &[u8]) -> bool {
     let name = file.rsplit(|byte| *byte == b'/').next().and_then(|name| name.strip_suffix(b".jsonl"));
     name.is_some_and(|name| uuid::Uuid::try_parse_ascii(name).is_ok())
 }
@@ -117,21 +130,34 @@ fn slowly(line: &[u8], name: &str) -> Option<Vec<u8>> {
 fn member<'a>(rest: &'a [u8], name: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
     let rest = rest.trim_ascii_start().strip_prefix(b"\"")?.strip_prefix(name)?.strip_prefix(b"\"")?;
     let rest = rest.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start().strip_prefix(b"\"")?;
-    let end = rest.iter().position(|&byte| byte == b'"' || byte == b'\\')?;
+    let end = memchr2(b'"', b'\\', rest)?;
     match rest.split_at_checked(end)? {
         (value, [b'"', rest @ ..]) => Some((value, rest.trim_ascii_start())),
         _ => None,
     }
 }
 
+/// Fields whose name is searched for. Built once: building a search takes longer than most searches.
+type Field = LazyLock<Finder<'static>>;
+static PARENT: Field = LazyLock::new(|| Finder::new(r#""parent_tool_use_id""#));
+pub(super) static REPLAY: Field = LazyLock::new(|| Finder::new(r#""isReplay""#));
+pub(super) static SYNTHETIC: Field = LazyLock::new(|| Finder::new(r#""isSynthetic""#));
+
+pub(super) fn holds(line: &[u8], field: &Field) -> bool {
+    field.find(line).is_some()
+}
+
 /// Whether the last field of this name, at any depth, has this value. Text cannot imitate a field: its quotes are escaped.
-fn has(line: &[u8], name: &str, value: &[u8]) -> bool {
+fn has(line: &[u8], field: &Field, value: &[u8]) -> bool {
+    let name = field.needle();
+    let at_end = std::str::from_utf8(name).ok().and_then(|name| Tail::find(line, name.trim_matches('"')));
+    if let Some(found) = at_end {
+        return found.starts_with(value);
+    }
     // Searches forwards, although the fields are at the end: only this direction is vectorised.
-    let fields = memmem::find_iter(line, name).filter_map(|at| {
-        let before = line.get(..at)?;
-        let after =
-            line.get(at + name.len()..)?.strip_prefix(b"\"")?.trim_ascii_start().strip_prefix(b":")?;
-        before.ends_with(b"\"").then_some(after.trim_ascii_start())
+    let fields = field.find_iter(line).filter_map(|at| {
+        let after = line.get(at + name.len()..)?.trim_ascii_start().strip_prefix(b":")?;
+        Some(after.trim_ascii_start())
     });
     fields.last().is_some_and(|field| field.starts_with(value))
 }
@@ -224,6 +250,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn streamed_line_is_substantial(rest in r#"[\{\}":,\\a-z]{0,30}"#) {
+            let line = format!(r#"{{"type":"stream_event",{rest}}}"#);
+            prop_assert!(is_streamed(line.as_bytes()));
+            prop_assert_eq!(classify(line.as_bytes()), SUBSTANTIAL);
+        }
+
         #[test]
         fn kind_ignores_outer_white_space(line: Vec<u8>, inner in r#"[\{\}":,\\a-z]{0,60}"#) {
             classify(&line);

@@ -4,23 +4,58 @@
 //! parsed, however deep they are.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// Unparsed fields of a JSON object.
-pub(super) struct Fields<'a>(BTreeMap<String, &'a RawValue>);
+/// Unparsed fields of a JSON object, in their order: a few dozen at most, so that a search is faster than a map.
+pub(super) struct Fields<'a>(Vec<(Name<'a>, &'a RawValue)>);
+
+/// Copied only if it has an escape.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// Room for the fields of nearly every line.
+const MANY: usize = 32;
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Vec::with_capacity(MANY);
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(InOrder)
+    }
+}
 
 impl<'a> Fields<'a> {
     /// `None` if this is not a JSON object.
     fn parse(json: &'a str) -> Option<Self> {
-        serde_json::from_str(json).ok().map(Self)
+        serde_json::from_str(json).ok()
+    }
+
+    /// Of fields with the same name the last one counts.
+    fn raw(&self, name: &str) -> Option<&'a str> {
+        self.0.iter().rev().find_map(|(found, value)| (found.0 == name).then(|| value.get()))
     }
 
     /// The value of a field, if it has this type.
     pub(super) fn get<T: Deserialize<'a>>(&self, name: &str) -> Option<T> {
-        serde_json::from_str(self.0.get(name)?.get()).ok()
+        serde_json::from_str(self.raw(name)?).ok()
     }
 
     pub(super) fn text(&self, name: &str) -> Option<String> {
@@ -28,12 +63,12 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn object(&self, name: &str) -> Option<Self> {
-        Self::parse(self.0.get(name)?.get())
+        Self::parse(self.raw(name)?)
     }
 
     /// Whether the field is present and not null.
     pub(super) fn has(&self, name: &str) -> bool {
-        self.0.get(name).is_some_and(|value| value.get() != "null")
+        self.raw(name).is_some_and(|value| value != "null")
     }
 }
 
@@ -41,8 +76,13 @@ impl<'a> Fields<'a> {
 ///
 /// Invalid UTF-8 and lone surrogates become U+FFFD: the CLI may cut a text within a character.
 pub(super) fn with_fields<T>(line: &[u8], read: impl FnOnce(&Fields<'_>) -> Option<T>) -> Option<T> {
-    let text = String::from_utf8_lossy(line);
+    let text = text(line);
     read(&Fields::parse(&replace_lone_surrogates(&text))?)
+}
+
+/// A line as text. The check is much faster than the replacement, which nearly no line needs.
+pub(super) fn text(line: &[u8]) -> Cow<'_, str> {
+    std::str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line), Cow::Borrowed)
 }
 
 /// JSON with each lone surrogate escape replaced by U+FFFD. Copies only if there is one.

@@ -1,10 +1,14 @@
 //! Fields of output lines, except for the last line of a turn. Tolerant: see [`super::fields`].
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
+use memchr::memmem::Finder;
 use serde::Deserialize;
 
-use super::fields::{replace_lone_surrogates, with_fields};
+use super::classify::{REPLAY, SYNTHETIC, holds};
+use super::fields::{replace_lone_surrogates, text, with_fields};
+use super::tail::Tail;
 use crate::adapter::{ControlResponse, HostRequest, Task};
 use crate::model::{PermissionRequest, is_model_name};
 
@@ -80,6 +84,29 @@ pub(crate) fn task(line: &[u8]) -> Option<Task> {
 
 /// Id under which the transcript keeps this line. Subagents have transcripts of their own.
 pub(crate) fn checkpoint(line: &[u8]) -> Option<String> {
+    checkpoint_at_end(line).unwrap_or_else(|| parsed_checkpoint(line))
+}
+
+/// As [`parsed_checkpoint`], for a line in the order of the CLI: its type first, what counts last. `None`: it is not.
+fn checkpoint_at_end(line: &[u8]) -> Option<Option<String>> {
+    let is_kept = line.starts_with(br#"{"type":"assistant","#) || line.starts_with(br#"{"type":"user","#);
+    let (mut parent, mut id) = (None, None);
+    for (name, value) in Tail::of(line) {
+        match name {
+            b"parent_tool_use_id" => parent = parent.or(Some(value)),
+            b"uuid" => id = id.or(Some(value)),
+            _ => {}
+        }
+    }
+    let (parent, id) = (parent?, id?);
+    if !is_kept || holds(line, &REPLAY) || holds(line, &SYNTHETIC) {
+        return None;
+    }
+    let id = std::str::from_utf8(id).ok()?.strip_prefix('"')?.strip_suffix('"').filter(|id| is_plain(id))?;
+    Some((parent == b"null").then(|| id.to_owned()))
+}
+
+fn parsed_checkpoint(line: &[u8]) -> Option<String> {
     with_fields(line, |fields| {
         let kept = matches!(fields.text("type")?.as_str(), "assistant" | "user")
             && !fields.has("parent_tool_use_id")
@@ -110,10 +137,14 @@ struct Delta<'a> {
     text: Cow<'a, str>,
 }
 
+static TEXT_DELTA: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new("\"text_delta\""));
+
 /// Text of a text delta. Embedders call it for every line: a search rejects other lines, and parsing copies only the text.
 pub(crate) fn text_delta(line: &[u8]) -> Option<String> {
-    memchr::memmem::find(line, b"\"text_delta\"")?;
-    let text = String::from_utf8_lossy(line);
+    if !holds(line, &TEXT_DELTA) {
+        return None;
+    }
+    let text = text(line);
     let text = replace_lone_surrogates(&text);
     let event: StreamEvent<'_> = serde_json::from_str(&text).ok()?;
     let own = event.parent_tool_use_id.is_none() && event.event.delta.r#type == "text_delta";
@@ -168,6 +199,43 @@ mod tests {
         assert_eq!(checkpoint(br#"{"type":"assistant","parent_tool_use_id":"toolu_1","uuid":"u-1"}"#), None);
     }
 
+    /// Fields in any order, of which some decide. The first value of each is the usual one.
+    const FIELDS: [(&str, &[&str]); 7] = [
+        (
+            "message",
+            &[r#"{"content":"a"}"#, r#"{"uuid":"x","isReplay":true}"#, r#""\",\"uuid\":\"x\"""#, "[null]"],
+        ),
+        ("parent_tool_use_id", &["null", r#""toolu_1""#, "7"]),
+        ("session_id", &[r#""s-1""#, "[]"]),
+        ("uuid", &[r#""u-1""#, r#""u 1""#, r#""-u""#, r#""u\u0031""#, "null", "5", "{}"]),
+        ("isReplay", &["true", "false", "null"]),
+        ("isSynthetic", &["true", "false"]),
+        ("request_id", &[r#""r""#, r#""r\n""#, "1.5"]),
+    ];
+
+    fn conversation_line() -> impl Strategy<Value = String> {
+        let choices = [0.9, 0.9, 0.5, 0.9, 0.2, 0.2, 0.5]
+            .map(|given| prop::option::weighted(given, any::<prop::sample::Index>()));
+        let fields = choices.prop_map(|choices| {
+            let chosen = FIELDS
+                .iter()
+                .zip(choices)
+                .filter_map(|((name, values), choice)| Some(format!(r#""{name}":{}"#, choice?.get(values))));
+            chosen.collect::<Vec<_>>()
+        });
+        let kinds = [r#""assistant""#, r#""user""#, r#""result""#, r#""us\u0065r""#];
+        (
+            fields.prop_flat_map(|fields| (Just(fields.clone()), Just(fields).prop_shuffle())),
+            prop::sample::select(kinds.to_vec()),
+            0..4,
+        )
+            .prop_map(|((in_order, mixed), kind, order)| {
+                let mut fields = if order > 1 { in_order } else { mixed };
+                fields.insert(if order > 0 { 0 } else { fields.len() }, format!(r#""type":{kind}"#));
+                format!("{{{}}}", fields.join(","))
+            })
+    }
+
     #[test]
     fn tasks_begin_and_end() {
         let read = |rest: &str| task(format!(r#"{{"type":"system",{rest},"task_id":"b1"}}"#).as_bytes());
@@ -181,6 +249,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn both_ways_find_the_same_checkpoint(line in conversation_line()) {
+            serde_json::from_str::<serde_json::Value>(&line).unwrap();
+            prop_assert_eq!(checkpoint(line.as_bytes()), parsed_checkpoint(line.as_bytes()), "{}", line);
+        }
+
         #[test]
         fn any_line_is_read_without_panic(line: Vec<u8>) {
             control_response(&line);

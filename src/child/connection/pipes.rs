@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -82,8 +83,8 @@ impl PipeIo {
 
     /// One read when nothing is expected: an idle session holds no buffer while it waits.
     fn poll_read_idle(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut block = [0; IDLE_READ];
-        let mut read = ReadBuf::new(&mut block);
+        let mut block = [MaybeUninit::<u8>::uninit(); IDLE_READ];
+        let mut read = ReadBuf::uninit(&mut block);
         ready!(Pin::new(&mut self.output).poll_read(context, &mut read))?;
         self.framer.buffer().extend_from_slice(read.filled());
         Poll::Ready(Ok(read.filled().len()))
@@ -91,12 +92,12 @@ impl PipeIo {
 
     /// One read of what the pipe holds now. The pipe itself is asked: the runtime may not have noticed it yet.
     pub(super) fn try_read(&mut self) -> Option<Read> {
-        let mut block = [0; IDLE_READ];
+        let mut block = [MaybeUninit::<u8>::uninit(); IDLE_READ];
         match rustix::io::read(&self.output, &mut block) {
-            Ok(0) => Some(Read::End),
-            Ok(length) => {
-                self.uncounted += length as u64;
-                self.framer.buffer().extend_from_slice(block.get(..length).unwrap_or_default());
+            Ok(([], _)) => Some(Read::End),
+            Ok((read, _)) => {
+                self.uncounted += read.len() as u64;
+                self.framer.buffer().extend_from_slice(read);
                 Some(Read::Bytes)
             }
             // Nothing more. Any error shows itself to the next read.

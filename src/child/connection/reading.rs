@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::Connection;
 use super::pipes::Read;
 use super::protocol::Fate;
+use crate::adapter;
 use crate::child::framing::Framed;
 use crate::model::ids::TurnId;
 use crate::telemetry::metrics::ProtocolError;
@@ -88,7 +89,13 @@ impl Connection {
     fn take_lines(&mut self, now: Instant) {
         let limit = self.context.config.session.line_limit;
         self.protocol.on_output(now);
+        let mut is_streaming = self.protocol.is_streaming();
         while let Some(framed) = self.pipes.framer.next_line() {
+            // Most lines: nothing follows from them but that the reader gets them.
+            if is_streaming && matches!(framed, Framed::Line(line) if adapter::is_streamed(line)) {
+                self.pipes.framer.keep();
+                continue;
+            }
             match framed {
                 Framed::Line(line) => {
                     if self.protocol.on_line(line, now) == Fate::Keep {
@@ -101,6 +108,7 @@ impl Connection {
                 Framed::TooLong { .. } => self.protocol.on_oversized_line(now),
             }
             self.carry_out_all(now);
+            is_streaming = self.protocol.is_streaming();
         }
         self.pipes.settle_read(self.protocol.running.is_some());
     }

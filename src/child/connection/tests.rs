@@ -284,7 +284,7 @@ async fn last_output_is_part_of_the_unfinished_turn() {
         bench.handle.close().unwrap().into_exit(Some(Exit::Code(3)), &OomKills::default(), String::new());
     assert_eq!(exit.cause, ExitCause::Code(3));
     let unfinished = exit.unfinished.unwrap();
-    assert_eq!(unfinished.rest, format!("{}\n", line::DELTA));
+    assert_eq!(*unfinished.rest, format!("{}\n", line::DELTA));
     let (job, _reader) = job(2);
     assert!(bench.handle.take_turn(job).is_err(), "it is closed");
     assert!(bench.handle.with(Connection::stop).is_none());

@@ -33,6 +33,13 @@ impl Protocol {
         }
     }
 
+    /// Whether a line of the model's answer ([`adapter::is_streamed`]) is for the reader and has no other effect: the turn
+    /// has brought output before. [`Protocol::on_line`] comes to the same.
+    pub(in crate::child::connection) fn is_streaming(&self) -> bool {
+        let running = self.running.as_ref();
+        running.is_some_and(|it| it.produced && it.job.sender.is_some() && !it.is_withheld())
+    }
+
     /// Takes in one line, without its line end.
     pub(in crate::child::connection) fn on_line(&mut self, line: &[u8], now: Instant) -> Fate {
         self.take_line(line, now).unwrap_or_else(|| {

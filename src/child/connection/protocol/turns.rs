@@ -1,6 +1,5 @@
 //! Turns, interrupts and answers: the orders of the session.
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{Action, HeldTurn, Protocol};
@@ -10,6 +9,7 @@ use crate::child::running_turn::{Job, RunningTurn};
 use crate::error::TurnError;
 use crate::model::PermissionError;
 use crate::model::ids::TurnId;
+use crate::turn::Lines;
 
 #[derive(Debug)]
 pub(in crate::child::connection) enum Ending {
@@ -135,7 +135,7 @@ impl Protocol {
 
     pub(super) fn abandon(&mut self, error: TurnError, now: Instant) {
         let Some(running) = &mut self.running else { return };
-        let last = running.abandon(Bytes::new(), error, now);
+        let last = running.abandon(Lines::default(), error, now);
         self.actions.extend(last.map(Action::EndReader));
         self.act(Action::Discard);
     }

@@ -57,9 +57,14 @@ proptest! {
             match step {
                 Step::Line(line) => {
                     let had_reader = bench.protocol.has_reader();
+                    let is_passed_on = bench.protocol.is_streaming() && adapter::is_streamed(line.as_bytes());
                     bench.protocol.on_output(bench.now);
                     let fate = bench.protocol.on_line(line.as_bytes(), bench.now);
                     prop_assert!(fate == Fate::Drop || had_reader, "a line without a reader is kept: {line}");
+                    if is_passed_on {
+                        // The connection does not ask.
+                        prop_assert_eq!((fate, bench.protocol.actions.len()), (Fate::Keep, 0));
+                    }
                 }
                 Step::Turn if may_give => {
                     let (job, reader) = job(given as u64);
