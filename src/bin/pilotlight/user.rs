@@ -96,10 +96,11 @@ async fn request(config: &Config, user: &UserId, key: Option<&Path>) -> Result<u
     if address.ip().is_unspecified() {
         address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
-    let path: String = user.as_bytes().iter().map(|byte| format!("%{byte:02X}")).collect();
+    // In the query: clients resolve `.` and `..` in a path.
+    let user: String = user.as_bytes().iter().map(|byte| format!("%{byte:02X}")).collect();
     let client = reqwest::Client::builder().no_proxy().timeout(ANSWERS_WITHIN).build();
     let client = client.map_err(|error| error.to_string())?;
-    let mut request = client.delete(format!("http://{address}/v1/users/{path}"));
+    let mut request = client.delete(format!("http://{address}/v1/users?user={user}"));
     if let Some(file) = key {
         let key = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
         request = request.bearer_auth(key.trim());

@@ -3,6 +3,7 @@
 //! Parsed by hand, because a user name may be any bytes. Unknown fields are ignored.
 
 use axum::extract::FromRequestParts;
+use axum::http::Uri;
 use axum::http::request::Parts;
 
 use crate::error::TurnError;
@@ -44,7 +45,7 @@ impl<S: Sync> FromRequestParts<S> for SessionQuery {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let caller = parts.extensions.get::<Caller>().cloned();
         let caller = caller.ok_or(TurnError::Internal("a request came without its caller"))?;
-        let fields = Query::parse(parts.uri.query().unwrap_or_default())?;
+        let fields = Query::of(&parts.uri)?;
         let user = fields.get("user")?.map(UserId::new).transpose();
         let user = user.map_err(|error| ApiError::invalid("invalid_user", format!("user: {error}")))?;
         if user.as_ref().zip(caller.named()).is_some_and(|(one, other)| one != other) {
@@ -59,6 +60,10 @@ impl<S: Sync> FromRequestParts<S> for SessionQuery {
 pub(crate) struct Query(Vec<(Vec<u8>, Vec<u8>)>);
 
 impl Query {
+    pub(crate) fn of(uri: &Uri) -> Result<Self, ApiError> {
+        Self::parse(uri.query().unwrap_or_default())
+    }
+
     fn parse(text: &str) -> Result<Self, ApiError> {
         let fields = text.split('&').filter(|field| !field.is_empty());
         let fields = fields.map(|field| {

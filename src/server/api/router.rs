@@ -86,8 +86,10 @@ async fn count_preflight(State(app): State<Arc<App>>, request: Request, next: Ne
 }
 
 pub(crate) fn admin(app: Arc<App>, policy: AuthPolicy) -> Router {
-    let router =
-        Router::new().route("/metrics", get(health::metrics)).route("/v1/users/{id}", delete(users::delete));
+    let router = Router::new()
+        .route("/metrics", get(health::metrics))
+        .route("/v1/users", delete(users::delete))
+        .route("/v1/users/{id}", delete(users::delete));
     finish(router, app, policy)
 }
 

@@ -255,6 +255,10 @@ async fn only_an_admin_key_deletes_a_user() {
     assert_eq!(code(delete(&site, ALICE)).await, refused(401, "missing_key"));
     assert_eq!(code(delete(&site, ALICE).bearer_auth(&user)).await, refused(403, "admin_only"));
     assert_eq!(code(delete(&site, "%").bearer_auth(&admin)).await, refused(400, "invalid_user"));
+    let by_query = || site.web().delete(format!("{}/v1/users?user={ALICE}", site.admin));
+    assert_eq!(code(by_query()).await, refused(401, "missing_key"));
+    assert_eq!(code(by_query().bearer_auth(&user)).await, refused(403, "admin_only"));
+    assert_eq!(Answer::of(by_query().bearer_auth(&admin)).await.status, 200);
     assert_eq!(Answer::of(delete(&site, ALICE).bearer_auth(&admin)).await.status, 200);
     // On loopback a scraper needs none.
     assert_eq!(site.get_admin("/metrics").await.status, 200);
@@ -312,4 +316,61 @@ async fn user_command_exports_and_deletes() {
     assert_gone(&place, BOB, &bob);
     let (done, said) = run(&place, &["user", "export", BOB, "--to", &format!("{to}-2")], None);
     assert!(!done && said.contains("no data"), "{said}");
+}
+
+/// Ids that are special in a URL, in a file system or on a command line, by the command and by the listener.
+#[tokio::test(flavor = "multi_thread")]
+async fn user_with_any_id_is_exported_and_deleted() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, CONFIG).await;
+    let long = "x".repeat(256);
+    let ids: [&[u8]; 13] = [
+        b"..",
+        b".",
+        b"%2E%2E",
+        b"%",
+        b"../../etc/passwd",
+        b"/",
+        b"a/b",
+        b"?user=b",
+        b"a b+c&user=d#e",
+        "\u{fc}n\u{ef}c\u{f6}de \u{1f525}".as_bytes(),
+        b"\xff\xfe",
+        b"\"quoted\"",
+        long.as_bytes(),
+    ];
+    for (number, id) in ids.into_iter().enumerate() {
+        let name = format!("{id:?}");
+        let header = || reqwest::header::HeaderValue::from_bytes(id).unwrap();
+        let query: String = id.iter().map(|byte| format!("%{byte:02X}")).collect();
+        let say = async || {
+            let asked = Answer::of(site.post().header("x-pilotlight-user", header()).json(&message("hello")));
+            assert_eq!(asked.await.status, 200, "{name}");
+        };
+        say().await;
+        // An operator's view of the user, by the same query.
+        let listed = site.get(&format!("/v1/sessions?user={query}")).await.json();
+        assert_eq!(listed["sessions"].as_array().unwrap().len(), 1, "{name}: {listed}");
+        let to = place.path().join(format!("export-{number}"));
+        let user = |command: &str, more: &[&std::ffi::OsStr]| {
+            let mut run = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
+            run.args(["user", command, "--data-dir"]).arg(place.data_dir()).args(more);
+            run.env("PILOTLIGHT_ADMIN__LISTEN", site.admin.trim_start_matches("http://"));
+            let output = run.arg("--").arg(std::ffi::OsStr::from_bytes(id)).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success() && said.contains("1 sessions"), "{name}: {said}");
+        };
+        user("export", &["--to".as_ref(), to.as_os_str()]);
+        assert!(to.join("export.json").exists(), "{name}");
+        user("delete", &[]);
+        say().await;
+        let by_query = site.web().delete(format!("{}/v1/users?user={query}", site.admin));
+        assert_eq!(Answer::of(by_query).await.json(), json!({ "deleted": true, "sessions": 1 }), "{name}");
+    }
+    let left = everything(&place.data_dir());
+    assert!(left.keys().all(|path| !path.ends_with("session.json")), "{:?}", left.keys());
+    let none = Command::new(env!("CARGO_BIN_EXE_pilotlight")).args(["user", "delete", ""]).output().unwrap();
+    assert_eq!(none.status.code(), Some(2), "{none:?}");
+    let unnamed = site.web().delete(format!("{}/v1/users", site.admin));
+    assert_eq!(Answer::of(unnamed).await.error().1, "invalid_user");
 }
