@@ -56,15 +56,22 @@ pub(crate) struct Verdict {
 pub(crate) async fn expire(sessions: &Arc<Sessions>, key: &SessionKey, verdict: Verdict) -> io::Result<bool> {
     let hash = key.hash();
     let Ok(_slot) = timeout(SLOT_WITHIN, sessions.slots.acquire(&hash)).await else { return Ok(false) };
+    // Who brings the session into memory has done so, or waits until it is gone.
+    let arrival = sessions.arrivals.acquire(&hash).await;
     let deleted = {
-        // Who brings the session into memory has done so, or waits until it is gone.
-        let _arrival = sessions.arrivals.acquire(&hash).await;
         let (sessions, key) = (sessions.clone(), key.clone());
         let take =
             move || sessions.records.with(&key.hash(), || take_away(&sessions, &key, verdict.last_used));
         blocking(take).await?
     };
     let Some(deleted) = deleted else { return Ok(false) };
+    // A record that is still in its place would bring back the session whose files are being removed.
+    let _arrival = if deleted.is_hidden {
+        drop(arrival);
+        None
+    } else {
+        Some(arrival)
+    };
     // At once: what cannot be removed now is removed at the next start.
     sessions.env.telemetry.expired(key, verdict.reason, verdict.bytes);
     blocking_long(move || deleted.remove()).await.map(|()| true)

@@ -22,6 +22,8 @@ pub(crate) struct Deleted {
     record: PathBuf,
     sessions: PathBuf,
     directory: DirectoryName,
+    /// The record is where no request finds it. On a full disk it may have to stay in its place.
+    pub(crate) is_hidden: bool,
 }
 
 impl Deleted {
@@ -43,15 +45,15 @@ impl Workspace {
         let deleted = deleted_dir(self.sessions.parent().unwrap_or(Path::new("/")));
         let renamed = deleted.join(uuid::Uuid::new_v4().simple().to_string());
         let created = DirBuilder::new().recursive(true).mode(0o700).create(&deleted);
-        let record = match created.and_then(|()| fs::rename(self.record.path(), &renamed)) {
-            Ok(()) => renamed,
+        let (record, is_hidden) = match created.and_then(|()| fs::rename(self.record.path(), &renamed)) {
+            Ok(()) => (renamed, true),
             // A full disk may have no room for a new name; the directories are removed first and make room.
             Err(error) if error.kind() == io::ErrorKind::NotFound || is_full(&error) => {
-                self.record.path().to_owned()
+                (self.record.path().to_owned(), false)
             }
             Err(error) => return Err(error),
         };
-        Ok(Deleted { record, sessions: self.sessions.clone(), directory: self.name.clone() })
+        Ok(Deleted { record, sessions: self.sessions.clone(), directory: self.name.clone(), is_hidden })
     }
 }
 

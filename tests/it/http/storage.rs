@@ -14,6 +14,7 @@ use crate::common::{SOON, eventually, eventually_some};
 /// A server whose data directory is a disk of its own, full from the beginning; nothing, if none can be mounted.
 async fn on_a_full_disk(
     place: &std::sync::Arc<crate::common::place::Place>,
+    config: &str,
 ) -> Option<(Program, Site, PathBuf)> {
     let mut try_it = Command::new("unshare");
     try_it.args(["-m", "mount", "-t", "tmpfs", "none", "/mnt"]);
@@ -29,7 +30,7 @@ async fn on_a_full_disk(
         data.display()
     );
     command.args(["-m", "/bin/sh", "-c", &full, env!("CARGO_BIN_EXE_pilotlight")]);
-    let (program, site) = Program::serve_by(place, command, "").await;
+    let (program, site) = Program::serve_by(place, command, config).await;
     let seen = PathBuf::from(format!("/proc/{}/root{}", program.process().pid, data.display()));
     Some((program, site, seen))
 }
@@ -52,7 +53,7 @@ async fn readiness(site: &Site, wanted: u16) -> Answer {
 #[tokio::test(flavor = "multi_thread")]
 async fn full_disk_is_said_at_the_start_and_recovers() {
     let place = place();
-    let Some((program, site, seen)) = on_a_full_disk(&place).await else { return };
+    let Some((program, site, seen)) = on_a_full_disk(&place, "").await else { return };
     let mine = place.data_dir();
     for round in 0..2 {
         let answer = readiness(&site, 503).await;
@@ -80,6 +81,42 @@ async fn full_disk_is_said_at_the_start_and_recovers() {
     assert!(
         program.err().contains("nothing can be written") && program.err().contains("can be written again")
     );
+}
+
+/// A sweep deletes on a full disk as on any other, and so makes room.
+#[tokio::test(flavor = "multi_thread")]
+async fn full_disk_does_not_stop_retention() {
+    let place = place();
+    let config = "[session]\nidle_timeout = \"1s\"\n[retention]\nidle_days = 30\nsweep_interval = \"100ms\"";
+    let Some((program, site, seen)) = on_a_full_disk(&place, config).await else { return };
+    std::fs::remove_file(seen.join("ballast")).unwrap();
+    readiness(&site, 200).await;
+    for user in ["alice", "bob"] {
+        site.turn(user, "hello").await.text();
+    }
+    eventually_some("both rest", SOON, async || {
+        let stats = site.get("/v1/pool/stats").await.json();
+        stats["active_users"].as_array().unwrap().is_empty().then_some(())
+    })
+    .await;
+    fill(&seen);
+    readiness(&site, 503).await;
+    // In place: there is no room for another file. Blanks at the end of a record mean nothing.
+    let file = record_dir(&seen, "alice", "default").join("session.json");
+    let before = std::fs::read(&file).unwrap();
+    let mut record: serde_json::Value = serde_json::from_slice(&before).unwrap();
+    record["last_used"] = json!({ "secs_since_epoch": 1_000_000_000, "nanos_since_epoch": 0 });
+    let text = format!("{:1$}", record.to_string(), before.len());
+    std::fs::OpenOptions::new().write(true).open(&file).unwrap().write_all(text.as_bytes()).unwrap();
+    let deleted = async || (site.metric("retention_deleted_total", &[]).await == 1.0).then_some(());
+    eventually_some("the idle session is deleted", SOON, deleted).await;
+    eventually("its files are gone", SOON, || !record_dir(&seen, "alice", "default").exists()).await;
+    assert_eq!(site.metric("retention_failures_total", &[]).await, 0.0, "{}", program.err());
+    std::fs::remove_file(seen.join("ballast")).unwrap();
+    readiness(&site, 200).await;
+    assert_eq!(site.turn("bob", "again").await.text(), "echo 2: again");
+    let back = site.turn("alice", "again").await;
+    assert_eq!(back.events()[0]["subtype"], "context_lost", "{back:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
