@@ -134,6 +134,7 @@ impl Server {
         tasks.spawn(closing.clone().or(exporter::upkeep(exporter)));
         tasks.spawn(closing.clone().or(ready::watch(app.clone())));
         tasks.spawn(closing.clone().or(identity::settle(app.clone())));
+        tasks.spawn(closing.clone().or(identity::reclaim(app.clone())));
         tasks.spawn(closing.clone().or(api::sessions::forget_expired(app.clone())));
         for _ in 0..conversations::PURGES {
             let app = app.clone();

@@ -29,6 +29,10 @@ pub(crate) async fn run(wanted: &[String]) -> bool {
     if on("R1") {
         rows.extend(rest::rows().await);
     }
+    // Not by default: the sweep takes its time.
+    if wanted.iter().any(|wanted| wanted == "R2") {
+        rows.extend(rest::sweep().await);
+    }
     print(&rows)
 }
 

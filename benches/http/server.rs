@@ -13,6 +13,7 @@ pub(crate) struct Server {
     child: Child,
     is_ours: bool,
     pub(crate) address: SocketAddr,
+    admin: Option<String>,
     _data: Option<tempfile::TempDir>,
 }
 
@@ -57,7 +58,16 @@ impl Server {
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.split_once("http=http://").unwrap().1.split(' ').next().unwrap();
-        Self { child, is_ours, address: address.parse().unwrap(), _data: data }
+        let admin = line.split_once("admin=").map(|(_, admin)| admin.trim().to_owned());
+        Self { child, is_ours, address: address.parse().unwrap(), admin, _data: data }
+    }
+
+    /// The value of a metric without labels; 0 before it has one.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let text = reqwest::get(format!("{}/metrics", self.admin.as_ref().unwrap())).await.unwrap();
+        let text = text.text().await.unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        value.unwrap_or_default()
     }
 
     async fn is_ready(&self) -> bool {

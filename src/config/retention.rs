@@ -29,6 +29,13 @@ const MOST_DAYS: u32 = 36_500;
 /// Shorter pauses would only keep the disk busy; longer ones would let sessions live for days more.
 const INTERVALS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(24 * 3600));
 
+impl Retention {
+    /// `idle_days` as a duration.
+    pub(crate) fn idle(&self) -> Option<Duration> {
+        self.idle_days.map(|days| Duration::from_secs(24 * 3600) * days)
+    }
+}
+
 pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
     let (retention, limits) = (&config.retention, &config.limits);
     if let Some(days) = retention.idle_days {

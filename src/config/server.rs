@@ -61,6 +61,9 @@ section! {
         /// Maximum number of requests per minute and caller: per key, or without keys per user. 0 is no limit.
         /// Default 6000: above any person and most backends; it stops a runaway loop.
         pub requests_per_minute: u32 = 6000,
+        /// Maximum number of users per minute whom unknown OAuth tokens begin, over all callers without keys. 0 is no limit.
+        /// Default 120: each is stored, and one without an answer is deleted after ten minutes.
+        pub new_users_per_minute: u32 = 120,
         /// Maximum number of running and waiting turns of one user, over all its conversations. Default 64: enough for a
         /// handful of busy conversations, too few to occupy the machine.
         pub turns_per_user: u32 = 64,

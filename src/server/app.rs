@@ -10,7 +10,7 @@ use super::api::error::ApiError;
 use super::api::events::EventStreams;
 use super::api::ready::StartedOnce;
 use super::auth::caller::Caller;
-use super::auth::identity::{Identities, Renewed};
+use super::auth::identity::{Identities, Owner, Renewed};
 use super::auth::limits::{RateLimits, TurnPermit, Turns};
 use super::conversations::Conversations;
 use super::exporter::Exporter;
@@ -32,7 +32,7 @@ pub(super) struct App {
     pub(super) exporter: Exporter,
     pub(super) identities: Identities,
     pub(super) conversations: Conversations,
-    renewed: Arc<Renewed>,
+    renewed: Renewed,
     pub(super) bodies: BodyBudget,
     pub(super) rate_limits: RateLimits,
     turns: Arc<Turns>,
@@ -58,13 +58,13 @@ impl App {
         let http = &pilot.config().http;
         let conversations = Conversations::new(conversations_dir(data_dir), http.conversations_per_user);
         let bodies = BodyBudget::new(http.body_limit, http.body_timeout);
-        let rate_limits = RateLimits::new(http.requests_per_minute);
+        let rate_limits = RateLimits::new(http.requests_per_minute, http.new_users_per_minute);
         Self {
             pilot,
             exporter,
             identities,
             conversations,
-            renewed: Arc::default(),
+            renewed: Renewed::default(),
             bodies,
             rate_limits,
             turns: Arc::default(),
@@ -98,14 +98,22 @@ impl App {
             return Ok((user, inside));
         };
         if named.is_none() && caller.is_known_by_credentials() {
-            let (renewed, pilot, identities) =
-                (self.renewed.clone(), self.pilot.clone(), self.identities.clone());
-            let elsewhere = move |presented| renewed.owner(&pilot, &identities, &presented);
-            let user = self.identities.owner(credentials, elsewhere).await.map_err(TurnError::from)?;
-            let inside = self.pilot.enter(&user)?;
-            self.identities.learn(&user, credentials).await;
-            self.rate_limits.count_user(&user)?;
-            return Ok((user, inside));
+            let elsewhere = |presented| self.renewed.owner(&self.pilot, &self.identities, presented);
+            let owner = self.identities.owner(credentials, elsewhere).await.map_err(TurnError::from)?;
+            let (Owner::Known(user) | Owner::New(user)) = &owner;
+            self.rate_limits.count_user(user)?;
+            let inside = self.pilot.enter(user)?;
+            return match owner {
+                Owner::Known(user) => {
+                    self.identities.learn(&user, credentials).await;
+                    Ok((user, inside))
+                }
+                Owner::New(user) => {
+                    self.rate_limits.count_new_user()?;
+                    self.identities.learn_new(&user, credentials).await;
+                    Ok((user, inside))
+                }
+            };
         }
         let user = caller.owner(named)?;
         let inside = self.pilot.enter(&user)?;
@@ -116,13 +124,22 @@ impl App {
     /// Deletes a user with all data, also that in memory. Returns the number of sessions.
     pub(super) async fn delete_user(self: &Arc<Self>, user: &UserId) -> Result<usize, TurnError> {
         let (app, owner) = (self.clone(), user.clone());
-        let deleted = self.pilot.delete_user_and(user, move || {
-            app.conversations.forget(&owner);
-            app.identities.forget(&owner);
-            app.idempotency.forget(&owner);
-            app.replays.forget_user(&owner);
-        });
-        deleted.await
+        self.pilot.delete_user_and(user, move || app.forget(&owner)).await
+    }
+
+    /// Deletes a user who is new and rests, unless a turn was answered; then the user is no longer new. Returns whether the
+    /// user is gone.
+    pub(super) async fn delete_unanswered(self: &Arc<Self>, user: &UserId) -> Result<bool, TurnError> {
+        let (app, owner) = (self.clone(), user.clone());
+        self.pilot.delete_unanswered(user, move || app.forget(&owner)).await
+    }
+
+    /// Forgets what the memory has of a user.
+    fn forget(&self, user: &UserId) {
+        self.conversations.forget(user);
+        self.identities.forget(user);
+        self.idempotency.forget(user);
+        self.replays.forget_user(user);
     }
 
     pub(super) fn drain(&self) {

@@ -14,6 +14,8 @@ use std::path::Path;
 use super::{SessionStatus, store::Record};
 use crate::config::Config;
 use crate::model::ids::{DEFAULT_CONVERSATION, SessionHash, SessionKey, UserId};
+#[cfg(feature = "server")]
+use crate::workspace::RecordDir;
 use crate::workspace::{TokenIndex, open_own, records_dir, user_dir};
 
 /// Sessions on disk that are looked at for one list. Reading a record takes some 30 µs.
@@ -99,6 +101,24 @@ pub(super) fn has_room(config: &Config, key: &SessionKey) -> io::Result<bool> {
     }
     let free = config.unnamed_conversations() * UNNAMED_ROOM;
     Ok(named + unnamed.saturating_sub(free) <= config.limits.sessions_per_user)
+}
+
+/// Whether a session of the user holds an answer, or may hold one.
+#[cfg(feature = "server")]
+pub(crate) fn has_answer(data_dir: &Path, user: &UserId) -> io::Result<bool> {
+    for mark in entries(&user_dir(data_dir, user))?.into_iter().flatten() {
+        let Some(hash) = mark?.file_name().to_str().and_then(SessionHash::parse) else { continue };
+        let is_unanswered = match Record::read(data_dir, &hash) {
+            Some((_, record)) => !record.answered,
+            // One without a record has not begun; one that cannot be read may hold anything.
+            None => !RecordDir::of(data_dir, &hash).session_file().exists(),
+        };
+        let is_unanswered = is_unanswered && !RecordDir::of(data_dir, &hash).broken_file().exists();
+        if !is_unanswered {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The entries of a directory; `None` if there is none.

@@ -1,7 +1,7 @@
 //! What all sessions of one system share, above the environment of a single child.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -40,8 +40,8 @@ pub(crate) struct Sessions {
     pub(crate) beginnings: Locks<UserId>,
     /// Closed while a user is deleted. Who may create something of a user is inside.
     pub(crate) users: Gates<UserId>,
-    /// Held while credentials are compared with those on disk and written. Not across a wait.
-    pub(crate) credentials: Mutex<()>,
+    /// Held while credentials of a session are compared with those on disk and written.
+    pub(crate) credentials: Locks<SessionHash>,
     /// Counts of sessions' files at the ends of turns.
     pub(super) counts: Semaphore,
     /// One token per turn that has no outcome yet.
@@ -65,7 +65,7 @@ impl Sessions {
             expired: Expired::default(),
             beginnings: Locks::default(),
             users: Gates::default(),
-            credentials: Mutex::default(),
+            credentials: Locks::default(),
             counts: Semaphore::new(quota::COUNTS),
             open_turns: TaskTracker::new(),
             turns: AtomicU64::new(0),

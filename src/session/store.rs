@@ -46,6 +46,9 @@ pub(crate) struct Record {
     /// Turns that the CLI's conversation should hold: all of them, or those since it was lost.
     #[serde(default)]
     pub(crate) context_turns: u64,
+    /// A turn was answered without an error.
+    #[serde(default)]
+    pub(crate) answered: bool,
     pub(crate) restarts: u64,
     pub(crate) cost_usd: f64,
     pub(crate) created: SystemTime,
@@ -117,6 +120,7 @@ impl Record {
             generation: 0,
             turns: 0,
             context_turns: 0,
+            answered: false,
             restarts: 0,
             cost_usd: 0.0,
             created: now,
@@ -179,6 +183,8 @@ impl Record {
         if let Some(mark) = last_mark(files).filter(|mark| mark.turns > self.turns) {
             self.context_turns = self.context_turns.saturating_add(mark.turns - self.turns);
             self.turns = mark.turns;
+            // The journal does not say. A killed server had no time to save the record.
+            self.answered = true;
             self.checkpoint = mark.checkpoint;
             if Uuid::try_parse(&mark.conversation).is_ok() {
                 self.cli_session_id = mark.conversation;

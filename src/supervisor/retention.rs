@@ -2,7 +2,7 @@
 //! lets go of.
 //!
 //! A round holds the facts of one user at a time and takes its time: pauses follow what the disk did. What it decides is
-//! in `choice`; a session that is used meanwhile stays.
+//! in `choice`; a session that is used meanwhile stays. What users without sessions have left goes last (`rest`).
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, sleep, timeout};
 
 mod choice;
+mod rest;
 
 use self::choice::{Fact, choose};
 use crate::model::ids::{SessionHash, SessionKey};
@@ -78,7 +79,7 @@ fn unix_time() -> Duration {
 async fn repair(sessions: &Arc<Sessions>) -> io::Result<()> {
     let mut records = open(records_dir(&sessions.env.config.data_dir)).await?;
     loop {
-        let (names, begun) = (next_part(&mut records).await?, Instant::now());
+        let (begun, names) = (Instant::now(), next_part(&mut records).await?);
         let Some(count) = names.as_ref().map(Vec::len) else { return Ok(()) };
         let data_dir = sessions.env.config.data_dir.clone();
         for hash in names.iter().flatten().filter_map(|name| SessionHash::parse(name.to_str()?)) {
@@ -106,7 +107,8 @@ fn repair_one(sessions: &Sessions, data_dir: &Path, hash: &SessionHash) -> io::R
 async fn round(sessions: &Arc<Sessions>) -> io::Result<()> {
     let mut users = open(users_dir(&sessions.env.config.data_dir)).await?;
     let (mut count, mut total) = (0, Usage::default());
-    while let Some(names) = next_part(&mut users).await? {
+    while let (begun, Some(names)) = (Instant::now(), next_part(&mut users).await?) {
+        pause(begun, Duration::ZERO).await;
         for name in names {
             let directory = users_dir(&sessions.env.config.data_dir).join(name);
             // One list that cannot be read does not keep the others.
@@ -126,22 +128,26 @@ async fn round(sessions: &Arc<Sessions>) -> io::Result<()> {
     metrics.sessions_on_disk.set(count as f64);
     metrics.sessions_on_disk_bytes.set(total.bytes as f64);
     metrics.sessions_on_disk_files.set(total.files as f64);
-    Ok(())
+    rest::expire(sessions).await
 }
 
 /// Looks at the sessions of one user and deletes those that are due. Returns the others.
 async fn user(sessions: &Arc<Sessions>, directory: &Path) -> io::Result<Vec<Candidate>> {
+    let mut begun = Instant::now();
     let mut list = open(directory.to_owned()).await?;
     let mut candidates: Vec<Candidate> = Vec::new();
-    while candidates.len() < MOST_OF_USER
-        && let Some(names) = next_part(&mut list).await?
-    {
-        let (begun, count, looking) = (Instant::now(), names.len(), sessions.clone());
+    let mut is_complete = false;
+    while !is_complete && candidates.len() < MOST_OF_USER {
+        let names = next_part(&mut list).await?.unwrap_or_default();
+        let (count, looking) = (names.len(), sessions.clone());
+        is_complete = count < PART;
         candidates.extend(
             blocking(move || Ok(names.iter().filter_map(|name| look(&looking, name)).collect::<Vec<_>>()))
                 .await?,
         );
-        pause(begun, looked(count)).await;
+        // An empty list costs as much as a session.
+        pause(begun, looked(count.max(1))).await;
+        begun = Instant::now();
     }
     let facts: Vec<Fact> = candidates.iter().map(|candidate| candidate.fact).collect();
     let chosen = choose(&facts, &sessions.env.config.retention, SystemTime::now());

@@ -42,6 +42,13 @@ impl<K: Eq + Hash + Clone> Gates<K> {
         Passage { guard: Some(guard), gates: self.0.clone(), key: key.clone() }
     }
 
+    /// Closes the gate if nothing is inside.
+    #[cfg(feature = "server")]
+    pub(crate) fn try_close(&self, key: &K) -> Option<Closed<K>> {
+        let gate = self.gate(key);
+        self.passage(key, gate.try_write_owned().ok())
+    }
+
     fn gate(&self, key: &K) -> Arc<RwLock<()>> {
         self.0.entry(key.clone()).or_default().clone()
     }
@@ -80,6 +87,14 @@ mod tests {
         assert!(gates.enter(&"a").is_none());
         drop(closed);
         assert!(gates.enter(&"a").is_some());
+        #[cfg(feature = "server")]
+        {
+            let inside = gates.enter(&"a");
+            assert!(gates.try_close(&"a").is_none());
+            drop(inside);
+            let closed = gates.try_close(&"a");
+            assert!(closed.is_some() && gates.enter(&"a").is_none());
+        }
         assert!(gates.0.is_empty());
     }
 }

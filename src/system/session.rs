@@ -21,7 +21,6 @@ use crate::session::{
 use crate::support::blocking as files;
 use crate::support::keyed_gates::Inside;
 use crate::support::keyed_locks::Held;
-use crate::support::lock::MutexExt;
 use crate::turn::{Turn, TurnOptions};
 use crate::workspace::Workspace;
 #[cfg(feature = "server")]
@@ -201,9 +200,10 @@ impl Session {
         let inside = self.enter()?;
         let (workspace, sessions, credentials) =
             (self.files().await?, self.sessions().clone(), credentials.clone());
+        // Compared and written by one request after the other, or the older token could win.
+        let one_at_a_time = sessions.credentials.acquire(&self.key()?.hash()).await;
         blocking(move || {
-            // Compared and written by one request after the other, or the older token could win.
-            let _one_at_a_time = sessions.credentials.lock_unpoisoned();
+            let _held = one_at_a_time;
             let (cli, place) = (&sessions.env.config.cli, sessions.env.credentials_place());
             let write = || workspace.write_credentials(cli, place, &credentials).map(drop);
             repeated(write, || workspace.create())

@@ -17,6 +17,10 @@ use crate::error::TurnError;
 use crate::isolation::retire_user_id;
 use crate::model::ids::{SessionHash, SessionKey, UserId};
 use crate::session::known;
+#[cfg(feature = "server")]
+use crate::support::keyed_gates::Closed;
+#[cfg(feature = "server")]
+use crate::workspace::TokenIndex;
 use crate::workspace::UserFiles;
 
 /// Sessions that are ended at the same time: each stop may take its steps' whole time.
@@ -45,6 +49,51 @@ impl Pilotlight {
     }
 }
 
+#[cfg(feature = "server")]
+impl Pilotlight {
+    /// Deletes a user of whom nothing is in memory and no turn was ever answered. Otherwise nothing is deleted, and a user
+    /// with an answer is no longer new. Returns whether the user is gone.
+    pub(crate) async fn delete_unanswered(
+        &self,
+        user: &UserId,
+        forget: impl FnOnce() + Send + 'static,
+    ) -> Result<bool, TurnError> {
+        let (system, user, (done, deleted)) = (self.system.clone(), user.clone(), oneshot::channel());
+        self.env().tasks.spawn(async move { done.send(unanswered(&system, &user, forget).await).ok() });
+        deleted.await.unwrap_or(Err(TurnError::Internal("the deletion failed")))
+    }
+
+    /// Refuses requests of the user until the result is dropped; `None` while one is in progress.
+    pub(crate) fn try_close(&self, user: &UserId) -> Option<Closed<UserId>> {
+        self.system.sessions.users.try_close(user)
+    }
+}
+
+#[cfg(feature = "server")]
+async fn unanswered(
+    system: &Arc<System>,
+    user: &UserId,
+    forget: impl FnOnce() + Send,
+) -> Result<bool, TurnError> {
+    let sessions = &system.sessions;
+    let Some(_closed) = sessions.users.try_close(user) else { return Ok(false) };
+    if sessions.registry.entries().iter().any(|entry| entry.key.user() == user) {
+        return Ok(false);
+    }
+    let (data_dir, owner) = (sessions.env.config.data_dir.clone(), user.clone());
+    let has_answer = blocking(move || {
+        let has_answer = known::has_answer(&data_dir, &owner)?;
+        if has_answer {
+            TokenIndex::of(&data_dir).settle_new(&owner)?;
+        }
+        Ok(has_answer)
+    });
+    if has_answer.await? {
+        return Ok(false);
+    }
+    delete_closed(system, user, forget).await.map(|_| true)
+}
+
 /// Finishes deletions that were interrupted. No process of a former system may be left.
 pub(super) fn finish_deletions(data_dir: &Path) {
     for files in UserFiles::unfinished(data_dir) {
@@ -67,9 +116,17 @@ async fn delete(
     user: &UserId,
     forget: impl FnOnce() + Send,
 ) -> Result<usize, TurnError> {
-    let sessions = &system.sessions;
-    let _closed = sessions.users.close(user).await;
-    let files = UserFiles::of(&sessions.env.config.data_dir, user);
+    let _closed = system.sessions.users.close(user).await;
+    delete_closed(system, user, forget).await
+}
+
+/// Under the user's closed gate.
+async fn delete_closed(
+    system: &Arc<System>,
+    user: &UserId,
+    forget: impl FnOnce() + Send,
+) -> Result<usize, TurnError> {
+    let files = UserFiles::of(&system.sessions.env.config.data_dir, user);
     let begun = files.clone();
     blocking(move || begun.begin_deletion()).await?;
     let deleted = delete_noted(system, user, &files, forget).await;

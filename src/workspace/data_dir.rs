@@ -65,6 +65,12 @@ pub(crate) fn user_dir(data_dir: &Path, user: &UserId) -> PathBuf {
     users_dir(data_dir).join(user_digest(user))
 }
 
+/// List of the sessions of the user with this digest, short or long; `None` if it is no digest.
+pub(crate) fn user_of_digest(data_dir: &Path, digest: &str) -> Option<PathBuf> {
+    let is_digest = digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    Some(users_dir(data_dir).join(digest.get(..SHORT_DIGEST).filter(|_| is_digest)?))
+}
+
 /// The user id of each user's children.
 pub(crate) fn uids_file(data_dir: &Path) -> PathBuf {
     records_dir(data_dir).join("uids")

@@ -140,7 +140,7 @@ fn enter_tokens(data_dir: &Path) -> io::Result<()> {
             && let Some(Ok(user)) = hex::decode(&old.user).map(UserId::new)
         {
             old.tokens.retain(is_digest);
-            index.learn(&user, &old.tokens)?;
+            index.learn(&user, &old.tokens, Durability::Disk)?;
         }
         fs::remove_file(entry.path())?;
     }

@@ -3,12 +3,14 @@
 //! `tokens/<digest>` holds the user. `users/<digest of the user>/` lists the tokens of a user, each name with a number, so
 //! that the oldest are known. A token is listed before it is found, and removed before its name: none is left when a
 //! user is forgotten, also after a crash. `renewing/<session>` marks sessions whose child may have renewed its tokens.
-//! Blocking.
+//! `new/<digest of the user>` holds a user who came with unknown tokens and has no answer yet. Blocking.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+#[cfg(feature = "server")]
+use std::time::SystemTime;
 
 use super::data_dir::{identities_dir, user_digest_long};
 use super::own::{open_own, read_own};
@@ -40,12 +42,16 @@ impl TokenIndex {
 
     /// Whose token it is.
     pub(crate) fn owner(&self, token: &str) -> Option<UserId> {
-        let content = read_own(&self.tokens().join(token), MAX_FILE_BYTES).ok()?;
-        UserId::new(hex::decode(std::str::from_utf8(&content).ok()?)?).ok()
+        user_in(&self.tokens().join(token))
     }
 
     /// Records tokens of `user`, except those of other users. Returns the tokens that became too many.
-    pub(crate) fn learn(&self, user: &UserId, tokens: &[TokenName]) -> io::Result<Vec<TokenName>> {
+    pub(crate) fn learn(
+        &self,
+        user: &UserId,
+        tokens: &[TokenName],
+        durability: Durability,
+    ) -> io::Result<Vec<TokenName>> {
         let news: Vec<_> = tokens.iter().filter(|token| self.owner(token).is_none()).collect();
         if news.is_empty() {
             return Ok(Vec::new());
@@ -62,15 +68,17 @@ impl TokenIndex {
         for entry in &news {
             open_own(&list.join(entry.name()))?;
         }
-        File::open(&list)?.sync_all()?;
+        let sync =
+            |path: &Path| if durability == Durability::Disk { File::open(path)?.sync_all() } else { Ok(()) };
+        sync(&list)?;
         let content = hex::encode(user.as_bytes());
         for entry in &news {
             let file = self.tokens().join(&entry.token);
             atomic_file::replace(&file, content.as_bytes(), Durability::Kernel)?;
             // After the rename: a file without content is that of an unknown token.
-            File::open(file)?.sync_all()?;
+            sync(&file)?;
         }
-        File::open(self.tokens())?.sync_all()?;
+        sync(&self.tokens())?;
         listed.extend(news);
         let old = listed.len().saturating_sub(TOKENS_PER_USER);
         let old: Vec<_> = listed.drain(..old).collect();
@@ -86,7 +94,9 @@ impl TokenIndex {
         loop {
             let found = listed(&list)?;
             if found.is_empty() {
-                return remove_any(&list);
+                remove_any(&list)?;
+                // Last: until then the user is found again after a crash.
+                return remove_any(&self.new_users().join(user));
             }
             for entry in &found {
                 self.remove(&list, entry, user)?;
@@ -100,6 +110,48 @@ impl TokenIndex {
             remove_any(&self.tokens().join(&entry.token))?;
         }
         remove_any(&list.join(entry.name()))
+    }
+
+    /// Notes a user who came with unknown tokens. Before anything else is stored of the user.
+    #[cfg(feature = "server")]
+    pub(crate) fn mark_new(&self, user: &UserId) -> io::Result<()> {
+        let file = self.new_users().join(user_digest_long(user));
+        if user_in(&file).is_some() {
+            // The first request counts.
+            return Ok(());
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(self.new_users())?;
+        atomic_file::replace(&file, hex::encode(user.as_bytes()).as_bytes(), Durability::Kernel)
+    }
+
+    /// The user is not new any more.
+    #[cfg(feature = "server")]
+    pub(crate) fn settle_new(&self, user: &UserId) -> io::Result<()> {
+        remove_any(&self.new_users().join(user_digest_long(user)))
+    }
+
+    /// Users without an answer who came before this moment.
+    #[cfg(feature = "server")]
+    pub(crate) fn new_before(&self, moment: SystemTime) -> impl Iterator<Item = UserId> + use<> {
+        let entries = fs::read_dir(self.new_users()).into_iter().flatten().flatten();
+        entries.filter_map(move |entry| {
+            let modified = entry.metadata().and_then(|metadata| metadata.modified());
+            modified.is_ok_and(|modified| modified < moment).then(|| user_in(&entry.path())).flatten()
+        })
+    }
+
+    /// Users whose last token came before this moment, each by one of the tokens.
+    #[cfg(feature = "server")]
+    pub(crate) fn known_before(&self, moment: SystemTime) -> impl Iterator<Item = UserId> + use<> {
+        let (index, entries) = (self.clone(), fs::read_dir(self.directory.join("users")));
+        entries.into_iter().flatten().flatten().filter_map(move |entry| {
+            let modified = entry.metadata().and_then(|metadata| metadata.modified());
+            let tokens = modified.is_ok_and(|modified| modified < moment).then(|| listed(&entry.path()));
+            let owners = tokens?.ok()?.into_iter().filter_map(|listed| index.owner(&listed.token));
+            let name = entry.file_name();
+            let mut own = owners.filter(|owner| name.to_str() == Some(&user_digest_long(owner)));
+            own.next()
+        })
     }
 
     /// Marks a session whose child may renew its tokens. Before the child starts.
@@ -132,6 +184,16 @@ impl TokenIndex {
     fn renewing(&self) -> PathBuf {
         self.directory.join("renewing")
     }
+
+    fn new_users(&self) -> PathBuf {
+        self.directory.join("new")
+    }
+}
+
+/// The user in a file.
+fn user_in(path: &Path) -> Option<UserId> {
+    let content = read_own(path, MAX_FILE_BYTES).ok()?;
+    UserId::new(hex::decode(std::str::from_utf8(&content).ok()?)?).ok()
 }
 
 /// An entry of a user's list.
@@ -192,12 +254,12 @@ mod tests {
         let index = TokenIndex::of(data.path());
         let (alice, bob) = (user("alice"), user("bob"));
         assert_eq!(index.owner(&token(1)), None);
-        assert!(index.learn(&alice, &[token(1), token(2)]).unwrap().is_empty());
-        index.learn(&bob, &[token(1), token(3)]).unwrap();
+        assert!(index.learn(&alice, &[token(1), token(2)], Durability::Disk).unwrap().is_empty());
+        index.learn(&bob, &[token(1), token(3)], Durability::Disk).unwrap();
         assert_eq!(index.owner(&token(1)), Some(alice.clone()), "a token stays with its first user");
         assert_eq!(index.owner(&token(3)), Some(bob.clone()));
         for number in 10..100 {
-            let dropped = index.learn(&alice, &[token(number)]).unwrap();
+            let dropped = index.learn(&alice, &[token(number)], Durability::Disk).unwrap();
             assert_eq!(dropped.len(), usize::from(number > 13), "{number}");
         }
         let kept = (0..100).filter(|number| index.owner(&token(*number)) == Some(alice.clone()));
@@ -210,8 +272,8 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let index = TokenIndex::of(data.path());
         let (alice, bob) = (user("alice"), user("bob"));
-        index.learn(&alice, &[token(1), token(2)]).unwrap();
-        index.learn(&bob, &[token(3)]).unwrap();
+        index.learn(&alice, &[token(1), token(2)], Durability::Disk).unwrap();
+        index.learn(&bob, &[token(3)], Durability::Disk).unwrap();
         // A crash listed a token that was not written; it became another user's.
         let list = index.list_of(&user_digest_long(&alice));
         fs::write(list.join(Listed { number: 0, token: token(3) }.name()), "").unwrap();
@@ -234,7 +296,7 @@ mod tests {
         }
         fs::write(index.tokens().join(token(9)), "xyz").unwrap();
         assert_eq!(index.owner(&token(9)), None);
-        index.learn(&user("alice"), &[token(9)]).unwrap();
+        index.learn(&user("alice"), &[token(9)], Durability::Disk).unwrap();
         assert_eq!(index.owner(&token(9)), Some(user("alice")));
     }
 

@@ -137,6 +137,7 @@ mod tests {
     use super::super::data_dir::create_layout;
     use super::*;
     use crate::model::ids::SessionKey;
+    use crate::support::atomic_file::Durability;
     use crate::workspace::DirectoryName;
 
     /// A user with a session and everything else.
@@ -157,7 +158,7 @@ mod tests {
             fs::write(file, name).unwrap();
         }
         let index = TokenIndex::of(data_dir);
-        index.learn(&user, std::slice::from_ref(&files.digest)).unwrap();
+        index.learn(&user, std::slice::from_ref(&files.digest), Durability::Kernel).unwrap();
         index.mark_renewing(&session).unwrap();
         (files, workspace)
     }

@@ -4,7 +4,7 @@
 //! recent tokens. A request belongs to the user with its access token, else with its refresh token; else to a new user,
 //! whose id derives from the refresh token, so that concurrent first requests agree. Digests are in an index on the disk
 //! ([`TokenIndex`]), of which the memory holds what was used lately. Tokens that a CLI has renewed are found in its
-//! credentials file (`renewed`).
+//! credentials file (`renewed`). A new user is marked, and deleted again if no answer comes (`unanswered`).
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,26 +14,37 @@ use sha2::{Digest as _, Sha256};
 
 use crate::model::OauthCredentials;
 use crate::model::ids::{InvalidName, UserId};
+use crate::support::atomic_file::Durability;
 use crate::support::blocking::blocking;
 use crate::support::hex;
 use crate::support::lock::MutexExt;
-use crate::workspace::TokenIndex;
+use crate::workspace::{TokenIndex, user_digest_long};
 
 mod renewed;
+mod unanswered;
 
 pub(crate) use renewed::{Renewed, settle};
+pub(crate) use unanswered::reclaim;
 
 /// Tokens in memory, some 150 bytes each. Beyond it all are dropped: each is read again in some 20 µs.
 const MAX_CACHED: usize = 10_000;
 
 pub(crate) type Digest = [u8; 32];
 
+/// The user of credentials.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    Known(UserId),
+    /// Both tokens are unknown.
+    New(UserId),
+}
+
 /// Users by the digests of their tokens.
 #[derive(Clone)]
 pub(crate) struct Identities {
     index: TokenIndex,
-    /// Held while the index changes.
-    changes: Arc<Mutex<()>>,
+    /// Held while the index changes, across waits for the disk: requests wait for it without a thread.
+    changes: Arc<tokio::sync::Mutex<()>>,
     cached: Arc<Mutex<HashMap<Digest, UserId>>>,
 }
 
@@ -43,47 +54,84 @@ impl Identities {
     }
 
     /// The user of the credentials; a new one if both tokens are unknown. `elsewhere` searches credentials files for
-    /// unknown tokens; it may block.
-    pub(crate) async fn owner(
+    /// unknown tokens.
+    pub(crate) async fn owner<S: Future<Output = Option<UserId>>>(
         &self,
         credentials: &OauthCredentials,
-        elsewhere: impl FnOnce([Digest; 2]) -> Option<UserId> + Send + 'static,
-    ) -> Result<UserId, InvalidName> {
+        elsewhere: impl FnOnce([Digest; 2]) -> S,
+    ) -> Result<Owner, InvalidName> {
         let presented = digests(credentials);
         if let Some(user) = presented.iter().find_map(|token| self.cached(token)) {
-            return Ok(user);
+            return Ok(Owner::Known(user));
         }
         let identities = self.clone();
-        let search = move || {
-            let found = presented.iter().find_map(|token| identities.indexed(token));
-            found.or_else(|| elsewhere(presented))
-        };
+        let search = move || presented.iter().find_map(|token| identities.indexed(token));
         // A failed search is that of an unknown token.
-        let found = tokio::task::spawn_blocking(search).await.unwrap_or_default();
-        found.map_or_else(|| new_user(&digest("refresh", credentials.refresh_token.as_bytes())), Ok)
+        let found = match tokio::task::spawn_blocking(search).await.unwrap_or_default() {
+            None => elsewhere(presented).await,
+            found => found,
+        };
+        let new = || new_user(&digest("refresh", credentials.refresh_token.as_bytes())).map(Owner::New);
+        found.map_or_else(new, |user| Ok(Owner::Known(user)))
     }
 
     /// Records tokens of `user`. A token of another user stays with that user.
     pub(crate) async fn learn(&self, user: &UserId, credentials: &OauthCredentials) {
+        self.learn_as(user, credentials, false).await;
+    }
+
+    /// As [`Identities::learn`], of a user who is new.
+    pub(crate) async fn learn_new(&self, user: &UserId, credentials: &OauthCredentials) {
+        self.learn_as(user, credentials, true).await;
+    }
+
+    async fn learn_as(&self, user: &UserId, credentials: &OauthCredentials, is_new: bool) {
         let presented = digests(credentials);
-        if presented.iter().all(|token| self.cached(token).is_some()) {
+        let is_known = || presented.iter().all(|token| self.cached(token).is_some());
+        if is_known() {
+            return;
+        }
+        let one_at_a_time = self.changes.clone().lock_owned().await;
+        // Concurrent requests have the same tokens.
+        if is_known() {
             return;
         }
         let (identities, user) = (self.clone(), user.clone());
-        let learned = blocking(move || identities.learn_now(&user, presented)).await;
-        if let Err(error) = learned {
+        let learned = blocking(move || {
+            let _held = one_at_a_time;
+            if is_new {
+                identities.index.mark_new(&user)?;
+            }
+            // The id of a new user follows from the refresh token: a lost entry is made again by the next request.
+            let durability = if is_new { Durability::Kernel } else { Durability::Disk };
+            identities.enter(&user, presented, durability)
+        });
+        if let Err(error) = learned.await {
             tracing::warn!(%error, "the digests of a user's tokens could not be saved: they will not be known");
         }
     }
 
     /// As [`Identities::learn`]. Blocking.
     fn learn_now(&self, user: &UserId, presented: [Digest; 2]) -> std::io::Result<()> {
-        let _one_at_a_time = self.changes.lock_unpoisoned();
-        let dropped = self.index.learn(user, &presented.map(|token| hex::encode(&token)))?;
+        let _one_at_a_time = self.changes.blocking_lock();
+        self.enter(user, presented, Durability::Disk)
+    }
+
+    /// Under the lock of the changes.
+    fn enter(&self, user: &UserId, presented: [Digest; 2], durability: Durability) -> std::io::Result<()> {
+        let dropped = self.index.learn(user, &presented.map(|token| hex::encode(&token)), durability)?;
         for token in dropped.iter().filter_map(|token| hex::decode_array(token)) {
             self.cached.lock_unpoisoned().remove(&token);
         }
         presented.iter().for_each(|token| drop(self.indexed(token)));
+        Ok(())
+    }
+
+    /// Drops the tokens of a user from the index and from memory. Blocking.
+    fn forget_now(&self, user: &UserId) -> std::io::Result<()> {
+        let _one_at_a_time = self.changes.blocking_lock();
+        self.index.forget(&user_digest_long(user))?;
+        self.forget(user);
         Ok(())
     }
 
@@ -138,11 +186,14 @@ mod tests {
     async fn owner(
         identities: &Identities,
         credentials: &OauthCredentials,
-        elsewhere: impl FnOnce([Digest; 2]) -> Option<UserId> + Send + 'static,
+        elsewhere: impl FnOnce([Digest; 2]) -> Option<UserId>,
     ) -> UserId {
-        let user = identities.owner(credentials, elsewhere).await.unwrap();
-        identities.learn(&user, credentials).await;
-        user
+        match identities.owner(credentials, async |presented| elsewhere(presented)).await.unwrap() {
+            Owner::Known(user) | Owner::New(user) => {
+                identities.learn(&user, credentials).await;
+                user
+            }
+        }
     }
 
     #[tokio::test]
@@ -207,7 +258,7 @@ mod tests {
         let alice = owner(&identities, &tokens("a", "r"), |_| None).await;
         let bob = owner(&identities, &tokens("b", "s"), |_| None).await;
         identities.forget(&alice);
-        identities.index.forget(&crate::workspace::user_digest_long(&alice)).unwrap();
+        identities.index.forget(&user_digest_long(&alice)).unwrap();
         let other = UserId::new("other").unwrap();
         let found = other.clone();
         assert_eq!(owner(&identities, &tokens("a", "x"), move |_| Some(found)).await, other);

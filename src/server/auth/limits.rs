@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use governor::clock::{Clock as _, DefaultClock};
-use governor::{DefaultKeyedRateLimiter, Quota};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, NotUntil, Quota};
 
 use crate::model::ids::UserId;
 use crate::server::api::error::ApiError;
@@ -30,17 +30,21 @@ pub(crate) struct RateLimits {
     usual: Option<NonZeroU32>,
     /// One limiter per limit in use; keys have few different ones.
     limiters: Mutex<HashMap<NonZeroU32, Arc<Limiter>>>,
+    /// Of users that unknown OAuth tokens begin; `None` is unlimited.
+    new_users: Option<DefaultDirectRateLimiter>,
     requests: AtomicU32,
     seed: RandomState,
     clock: DefaultClock,
 }
 
 impl RateLimits {
-    /// At most `per_minute` requests per caller; 0 is unlimited.
-    pub(crate) fn new(per_minute: u32) -> Self {
+    /// At most `per_minute` requests per caller, and `new_users` that unknown tokens begin in a minute; 0 is unlimited.
+    pub(crate) fn new(per_minute: u32, new_users: u32) -> Self {
         Self {
             usual: NonZeroU32::new(per_minute),
             limiters: Mutex::default(),
+            new_users: NonZeroU32::new(new_users)
+                .map(|most| DefaultDirectRateLimiter::direct(Quota::per_minute(most))),
             requests: AtomicU32::new(0),
             seed: RandomState::new(),
             clock: DefaultClock::default(),
@@ -65,6 +69,20 @@ impl RateLimits {
         self.check(self.usual, self.seed.hash_one(("user", user.as_bytes())))
     }
 
+    /// Counts a user whom unknown OAuth tokens begin: any text is a token, and each user is stored.
+    pub(crate) fn count_new_user(&self) -> Result<(), ApiError> {
+        let counted = self.new_users.as_ref().map_or(Ok(()), |new_users| new_users.check());
+        counted.map_err(|until| {
+            let message = "too many requests with unknown OAuth tokens in a minute (http.new_users_per_minute); users whose \
+                           tokens are known are served";
+            ApiError::limited("too_many_new_users", message, self.wait(&until))
+        })
+    }
+
+    fn wait(&self, until: &NotUntil<<DefaultClock as governor::clock::Clock>::Instant>) -> Duration {
+        until.wait_time_from(self.clock.now())
+    }
+
     fn check(&self, limit: Option<NonZeroU32>, caller: u64) -> Result<(), ApiError> {
         let Some(limit) = limit else { return Ok(()) };
         if self.requests.fetch_add(1, Ordering::Relaxed) % SWEEP_EVERY == SWEEP_EVERY - 1 {
@@ -74,7 +92,7 @@ impl RateLimits {
             let message = format!(
                 "more than {limit} requests in a minute (http.requests_per_minute, or the key's own)"
             );
-            ApiError::limited("too_many_requests", message, until.wait_time_from(self.clock.now()))
+            ApiError::limited("too_many_requests", message, self.wait(&until))
         })
     }
 
@@ -150,7 +168,7 @@ mod tests {
 
     #[test]
     fn each_caller_has_its_own_quota() {
-        let rate_limits = RateLimits::new(2);
+        let rate_limits = RateLimits::new(2, 0);
         let error = |caller: &Caller| rate_limits.count(caller).err().map(|error| error.code());
         let (alice, bob) = (Caller::trusted(true, Some(user("a"))), Caller::trusted(true, Some(user("b"))));
         for caller in [&alice, &bob, &with_key("a", None)] {
@@ -164,14 +182,22 @@ mod tests {
         assert_eq!([error(&large), error(&large), error(&large)], [None; 3]);
         // The user is not known yet.
         assert_eq!((0..9).find_map(|_| error(&Caller::trusted(true, None))), None);
-        let unlimited = RateLimits::new(0);
+        let unlimited = RateLimits::new(0, 0);
         assert!((0..9).all(|_| unlimited.count(&alice).is_ok()));
+    }
+
+    #[test]
+    fn new_users_have_one_quota() {
+        let rate_limits = RateLimits::new(0, 2);
+        let refused = || rate_limits.count_new_user().err().map(|error| error.code());
+        assert_eq!([refused(), refused(), refused()], [None, None, Some("too_many_new_users")]);
+        assert!((0..9).all(|_| RateLimits::new(1, 0).count_new_user().is_ok()));
     }
 
     #[test]
     fn idle_callers_are_removed() {
         // A limit so high that the quota is full at once.
-        let rate_limits = RateLimits::new(u32::MAX);
+        let rate_limits = RateLimits::new(u32::MAX, 0);
         for number in 0..3 * SWEEP_EVERY {
             rate_limits.count_user(&user(&format!("user {number}"))).unwrap();
         }

@@ -40,6 +40,7 @@ pub(crate) fn auth_failure(code: &str, status: StatusCode) -> Option<AuthFailure
 pub(crate) fn limit(code: &str) -> Option<HttpLimit> {
     match code {
         "too_many_requests" => Some(HttpLimit::Requests),
+        "too_many_new_users" => Some(HttpLimit::NewUsers),
         "too_many_turns" => Some(HttpLimit::Turns),
         _ => None,
     }

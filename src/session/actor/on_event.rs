@@ -92,14 +92,15 @@ impl SessionActorState {
 
     fn turn_ended(&mut self, generation: Generation, ended: TurnReport) {
         self.touch();
-        // A transcript that is lost later is missed.
-        let is_first = self.record.turns == 0;
+        // A transcript that is lost later is missed, and a user with an answer is kept.
+        let is_first = self.record.turns == 0 || (ended.answered && !self.record.answered);
         let mut save_at_once = false;
         if self.reported_in.take_if(|turn| *turn == ended.turn).is_some() {
             self.record.unreported_context_loss = None;
             save_at_once = true;
         }
         let record = &mut self.record;
+        record.answered |= ended.answered;
         record.turns = record.turns.saturating_add(1);
         record.context_turns = record.context_turns.saturating_add(1);
         self.machine.set_context(true);

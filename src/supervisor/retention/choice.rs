@@ -1,11 +1,9 @@
 //! Which sessions of a user are deleted: pure.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use crate::config::Retention;
 use crate::telemetry::metrics::RetentionReason;
-
-const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// What is known of one session of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,14 +56,18 @@ pub(super) fn choose(
 /// A clock that was set back makes no session idle.
 fn is_idle(fact: &Fact, retention: &Retention, now: SystemTime) -> bool {
     let unused = now.duration_since(fact.last_used).unwrap_or_default();
-    retention.idle_days.is_some_and(|days| unused >= DAY * days)
+    retention.idle().is_some_and(|idle| unused >= idle)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
 
     const IDLE: RetentionReason = RetentionReason::Idle;
     const SESSIONS: RetentionReason = RetentionReason::Sessions;

@@ -140,7 +140,8 @@ labels! {
         AdminOnly = "admin_only", BrowserRefused = "browser_refused", HostRefused = "host_refused",
         NotAllowed = "not_allowed";
     /// Limit that refused a request.
-    HttpLimit, "limit": Requests = "requests", Turns = "turns", Connections = "connections";
+    HttpLimit, "limit": Requests = "requests", NewUsers = "new_users", Turns = "turns",
+        Connections = "connections";
     /// Kind of a request.
     HttpKind, "kind": Turn = "turn", Other = "other";
 }

@@ -76,3 +76,33 @@ async fn start_and_unknown_token_read_no_session_at_rest() {
     assert_eq!(Answer::of(site.post().json(&body("known"))).await.text(), "echo 2: hello");
     assert_eq!(opened.count(), 0, "sessions at rest were read");
 }
+
+/// Saving tokens waits for the disk, one user after the other; a crowd of them occupies no thread that others need.
+#[tokio::test(flavor = "multi_thread")]
+async fn crowd_of_strangers_holds_up_no_other() {
+    const CROWD: usize = 400;
+    let place = place();
+    let config = "[http]\nnew_users_per_minute = 0\nmax_connections = 1000";
+    let (program, site) = Program::ready(&place, config).await;
+    assert_eq!(site.turn("alice", "hello").await.text(), "echo 1: hello");
+    let threads = || below(Path::new(&format!("/proc/{}/task", program.process().pid))).len();
+    let before = threads();
+    let crowd: Vec<_> = (0..CROWD)
+        .map(|number| {
+            let mut body = message("hello");
+            body["oauth_credentials"] = json!({ "access_token": format!("a-{number}"),
+                "refresh_token": format!("r-{number}"), "expires_at": 4_102_444_800_000_i64 });
+            let request = site.post().header("x-pilotlight-session", "%").json(&body);
+            tokio::spawn(async move { Answer::of(request).await.status })
+        })
+        .collect();
+    let mut most = 0;
+    while crowd.iter().any(|request| !request.is_finished()) {
+        most = most.max(threads());
+        assert_eq!(site.get("/livez").await.status, 200);
+    }
+    for request in crowd {
+        assert_eq!(request.await.unwrap(), 400);
+    }
+    assert!(most < before + CROWD / 2, "{before} threads, {most} with the crowd");
+}

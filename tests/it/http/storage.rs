@@ -215,7 +215,7 @@ async fn stderr_of_a_dead_cli_names_no_path() {
 #[tokio::test(flavor = "multi_thread")]
 async fn journal_of_a_full_disk_is_whole_later() {
     let place = place();
-    let Some((program, site, seen)) = on_a_full_disk(&place).await else { return };
+    let Some((program, site, seen)) = on_a_full_disk(&place, "").await else { return };
     std::fs::remove_file(seen.join("ballast")).unwrap();
     readiness(&site, 200).await;
     assert_eq!(site.turn("alice", "first").await.text(), "echo 1: first");

@@ -2,16 +2,17 @@
 //!
 //! A session is marked before its child starts ([`TokenIndex::mark_renewing`]). Only marked sessions are searched for an
 //! unknown token: those with a child, and those whose child ended lately. Once a child has ended its tokens are entered
-//! in the index, and the mark is removed: at most [`SETTLED_AT_ONCE`] in a round. Blocking, except for [`settle`].
+//! in the index, and the mark is removed: at most [`SETTLED_AT_ONCE`] in a round.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::Mutex;
 
 use super::{Digest, Identities, digest};
 use crate::model::ids::{SessionHash, UserId};
 use crate::server::app::App;
-use crate::support::lock::MutexExt;
 use crate::support::secret_file::FileId;
 use crate::system::Pilotlight;
 
@@ -26,40 +27,52 @@ type Held = (FileId, [Digest; 2]);
 
 #[derive(Default)]
 pub(crate) struct Renewed {
-    seen: Mutex<HashMap<SessionHash, Held>>,
+    seen: Arc<Mutex<HashMap<SessionHash, Held>>>,
 }
 
 impl Renewed {
-    /// The user with a session that holds the presented access token, else the refresh token. One search at a time, so
-    /// that a crowd of strangers queues.
-    pub(crate) fn owner(
+    /// The user with a session that holds the presented access token, else the refresh token. One search at a time: a
+    /// crowd of strangers queues, and occupies one thread for blocking work.
+    pub(crate) async fn owner(
         &self,
         pilot: &Pilotlight,
         identities: &Identities,
-        presented: &[Digest; 2],
+        presented: [Digest; 2],
     ) -> Option<UserId> {
-        let mut before = self.seen.lock_unpoisoned();
-        let mut now = HashMap::new();
-        let mut matching = [None, None];
-        for session in identities.index.marked() {
-            let Some((stamp, held)) = look(pilot, &session, before.remove(&session)) else { continue };
-            for (kind, found) in matching.iter_mut().enumerate() {
-                if found.is_none() && held.get(kind) == presented.get(kind) {
-                    *found = pilot.owner(&session);
-                }
-            }
-            if now.len() < MAX_FILES {
-                now.insert(session, (stamp, held));
-            }
-        }
-        *before = now;
-        let [by_access, by_refresh] = matching;
-        by_access.or(by_refresh)
+        let mut seen = self.seen.clone().lock_owned().await;
+        let (pilot, identities) = (pilot.clone(), identities.clone());
+        let search = move || search(&pilot, &identities, &presented, &mut seen);
+        // A failed search is that of an unknown token.
+        tokio::task::spawn_blocking(search).await.unwrap_or_default()
     }
 }
 
+fn search(
+    pilot: &Pilotlight,
+    identities: &Identities,
+    presented: &[Digest; 2],
+    before: &mut HashMap<SessionHash, Held>,
+) -> Option<UserId> {
+    let mut now = HashMap::new();
+    let mut matching = [None, None];
+    for session in identities.index.marked() {
+        let Some((stamp, held)) = look(pilot, &session, before.remove(&session)) else { continue };
+        for (kind, found) in matching.iter_mut().enumerate() {
+            if found.is_none() && held.get(kind) == presented.get(kind) {
+                *found = pilot.owner(&session);
+            }
+        }
+        if now.len() < MAX_FILES {
+            now.insert(session, (stamp, held));
+        }
+    }
+    *before = now;
+    let [by_access, by_refresh] = matching;
+    by_access.or(by_refresh)
+}
+
 /// Enters the tokens of ended children in the index, until the task is dropped.
-pub(crate) async fn settle(app: std::sync::Arc<App>) {
+pub(crate) async fn settle(app: Arc<App>) {
     loop {
         let (pilot, identities) = (app.pilot.clone(), app.identities.clone());
         let round = tokio::task::spawn_blocking(move || settle_some(&pilot, &identities)).await;
