@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::oneshot;
 
-use super::{cgroup, host::now, sweep::sweep_marked};
+use super::{cgroup, host::now, sweep::Sweep};
 use pilotlight_shim::{descendants, report::KillMethod};
 
 use crate::support::lock::MutexExt;
@@ -42,13 +42,15 @@ pub(super) struct Ward {
     reply: Option<oneshot::Sender<Aftermath>>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 enum Stage {
     /// Works; left alone until this moment.
     Trusted(Option<Instant>),
     /// Woken; killed at this moment.
     Nudged(Instant),
     Killed,
+    /// Reaped; what it has left is killed. The number of processes that its groups had.
+    Sweeping(Box<Sweep>, Option<usize>),
 }
 
 /// Kill in place of a shim that died: the method, and the number of processes.
@@ -78,7 +80,17 @@ impl Ward {
         receiver
     }
 
+    /// Does what is due, without a wait: others are to be reaped. Whether nothing is left to do.
     fn look(&mut self) -> bool {
+        if let Stage::Sweeping(sweep, in_groups) = &mut self.stage {
+            if !sweep.go_on() {
+                return false;
+            }
+            let killed = in_groups.unwrap_or_default() + sweep.killed();
+            let method = if in_groups.is_some() { KillMethod::Cgroup } else { KillMethod::Marker };
+            self.reply(Some((method, killed)));
+            return true;
+        }
         let status = match self.child.try_wait() {
             Ok(None) => {
                 self.press();
@@ -90,26 +102,34 @@ impl Ward {
         };
         // Exit codes of a shim: 0 = swept, 1 = nothing was started.
         let orderly = matches!(status.and_then(|status| status.code()), Some(0 | 1));
-        let swept = if orderly { None } else { Some(self.sweep_in_its_place()) };
+        if orderly {
+            self.reply(None);
+        } else {
+            let in_groups = self.kill_groups();
+            self.stage = Stage::Sweeping(Box::new(Sweep::new(&self.marker, &[])), in_groups);
+        }
+        orderly
+    }
+
+    fn reply(&mut self, aftermath: Aftermath) {
         if let Some(reply) = self.reply.take() {
             // A dropped handle has no receiver.
-            let _dropped = reply.send(swept);
+            let _dropped = reply.send(aftermath);
         }
-        true
     }
 
     fn press(&mut self) {
-        self.stage = match self.stage {
+        match self.stage {
             Stage::Trusted(Some(until)) if now() >= until => {
                 self.signal(Signal::CONT);
-                Stage::Nudged(now() + AFTER_NUDGE)
+                self.stage = Stage::Nudged(now() + AFTER_NUDGE);
             }
             Stage::Nudged(until) if now() >= until => {
                 self.signal(Signal::KILL);
-                Stage::Killed
+                self.stage = Stage::Killed;
             }
-            stage => stage,
-        };
+            _ => {}
+        }
     }
 
     /// Only if the pid still belongs to the shim: the host may reap children itself.
@@ -123,15 +143,12 @@ impl Ward {
         }
     }
 
-    /// Kills the descendants of a CLI that died with its shim.
-    fn sweep_in_its_place(&self) -> (KillMethod, usize) {
+    /// Kills the groups of a CLI that died with its shim; returns the number of processes, if it had any.
+    fn kill_groups(&self) -> Option<usize> {
         let in_group = self.cgroup.as_deref().filter(|dir| dir.is_dir()).map(cgroup::kill_and_remove);
         let in_limits: usize = self.limited_by.iter().map(|dir| cgroup::kill_v1(dir)).sum();
-        let marked = sweep_marked(&self.marker, &[]);
-        match in_group.or((in_limits > 0).then_some(0)) {
-            Some(in_group) => (KillMethod::Cgroup, in_group + in_limits + marked),
-            None => (KillMethod::Marker, marked),
-        }
+        let any = in_group.or((in_limits > 0).then_some(0));
+        any.map(|in_group| in_group + in_limits)
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use procfs::process::{Process, StatFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,14 +17,12 @@ use super::host::now;
 
 /// Bytes of an environment that are read. The kernel usually allows 2 MiB, but the marker is near the beginning.
 const MAX_ENVIRON: u64 = 1024 * 1024;
-/// Maximum number of passes: each one finds processes forked during the previous one.
-const MAX_PASSES: usize = 20;
-/// Maximum wait for killed processes to exit before the next pass.
-const DEATH_WAIT: Duration = Duration::from_millis(200);
-/// First pause before another look at processes without memory; most have ended, or run their new program, by then.
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
-/// Last pause before another look; all together take 2 s. The end of a namespace takes milliseconds.
-const LAST_PAUSE: Duration = Duration::from_millis(1024);
+/// Maximum time of a sweep: each pass finds processes forked during the previous one.
+const MOST: Duration = Duration::from_secs(4);
+/// Maximum wait for processes without memory. The end of a namespace takes milliseconds.
+const MOST_BARE: Duration = Duration::from_secs(2);
+/// First and longest pause between two passes.
+const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(200)];
 
 /// Kills every process with exactly `entry` (`KEY=VALUE`) in its environment, except this one and `except`, until none is
 /// found. Returns the number of killed processes, which have ended then.
@@ -32,22 +30,13 @@ const LAST_PAUSE: Duration = Duration::from_millis(1024);
 /// A process that is just ending or executes a program has no memory, hence no environment. It is waited for: it may be
 /// one of them.
 pub(crate) fn sweep_marked(entry: &str, except: &[u32]) -> usize {
-    let mut sweep = Sweep { entry, except, killed: HashSet::new(), environ: Vec::new() };
-    for _ in 0..MAX_PASSES {
-        let Found { mut dying, mut bare } = sweep.look(all_pids());
-        let mut pause = FIRST_PAUSE;
-        while dying.is_empty() && !bare.is_empty() && pause <= LAST_PAUSE {
-            wait_for_deaths(bare.iter().map(|(_, pidfd)| pidfd), pause);
-            pause *= 2;
-            let pids: Vec<_> = bare.iter().map(|(pid, _)| *pid).collect();
-            Found { dying, bare } = sweep.look(pids.into_iter());
-        }
-        if dying.is_empty() {
-            break;
-        }
-        wait_for_deaths(dying.iter(), DEATH_WAIT);
+    let mut sweep = Sweep::new(entry, except);
+    let [mut pause, longest] = PAUSES;
+    while !sweep.go_on() {
+        sweep.wait(pause);
+        pause = (pause * 2).min(longest);
     }
-    sweep.killed.len()
+    sweep.killed()
 }
 
 fn all_pids() -> impl Iterator<Item = Pid> {
@@ -55,14 +44,20 @@ fn all_pids() -> impl Iterator<Item = Pid> {
     entries.filter_map(|entry| Pid::from_raw(entry.ok()?.file_name().to_str()?.parse().ok()?))
 }
 
-struct Sweep<'a> {
-    entry: &'a str,
-    except: &'a [u32],
+/// A sweep that is done in passes. None of them waits.
+#[derive(Debug)]
+pub(super) struct Sweep {
+    entry: Vec<u8>,
+    except: Vec<u32>,
     killed: HashSet<Pid>,
-    environ: Vec<u8>,
+    found: Found,
+    began: Instant,
+    /// Since when nothing but processes without memory is left.
+    bare_since: Option<Instant>,
 }
 
 /// What one pass has found.
+#[derive(Debug, Default)]
 struct Found {
     dying: Vec<OwnedFd>,
     /// Without memory.
@@ -76,10 +71,47 @@ enum Mark {
     Bare,
 }
 
-impl Sweep<'_> {
+impl Sweep {
+    pub(super) fn new(entry: &str, except: &[u32]) -> Self {
+        Self {
+            entry: entry.as_bytes().to_vec(),
+            except: except.to_vec(),
+            killed: HashSet::new(),
+            found: Found::default(),
+            began: now(),
+            bare_since: None,
+        }
+    }
+
+    /// The number of killed processes.
+    pub(super) fn killed(&self) -> usize {
+        self.killed.len()
+    }
+
+    /// Makes a pass. Whether the sweep is over: nothing is left, or its time is up.
+    pub(super) fn go_on(&mut self) -> bool {
+        let bare: Vec<_> = self.found.bare.iter().map(|(pid, _)| *pid).collect();
+        self.found = match bare.is_empty() || !self.found.dying.is_empty() {
+            true => self.look(all_pids()),
+            false => self.look(bare.into_iter()),
+        };
+        if !self.found.dying.is_empty() {
+            self.bare_since = None;
+            return self.began.elapsed() >= MOST;
+        }
+        let is_late = |since: Instant| since.elapsed() >= MOST_BARE;
+        self.found.bare.is_empty() || is_late(*self.bare_since.get_or_insert_with(now))
+    }
+
+    /// Waits until all that the last pass has found have ended, up to a limit.
+    fn wait(&self, limit: Duration) {
+        let bare = self.found.bare.iter().map(|(_, pidfd)| pidfd);
+        wait_for_deaths(self.found.dying.iter().chain(bare), limit);
+    }
+
     /// Kills the marked ones of `pids`.
     fn look(&mut self, pids: impl Iterator<Item = Pid>) -> Found {
-        let mut found = Found { dying: Vec::new(), bare: Vec::new() };
+        let mut found = Found::default();
         for pid in pids {
             let spared = pid.as_raw_pid().cast_unsigned();
             if spared == std::process::id() || self.except.contains(&spared) {
@@ -109,17 +141,15 @@ impl Sweep<'_> {
         }
     }
 
-    fn mark(&mut self, pid: Pid) -> Mark {
-        self.environ.clear();
+    fn mark(&self, pid: Pid) -> Mark {
+        let mut environ = Vec::new();
         let path = format!("/proc/{}/environ", pid.as_raw_pid());
-        let read = File::open(path).and_then(|file| file.take(MAX_ENVIRON).read_to_end(&mut self.environ));
+        let read = File::open(path).and_then(|file| file.take(MAX_ENVIRON).read_to_end(&mut environ));
         match read {
             Ok(0) if is_bare(pid) => Mark::Bare,
             // How kernels since 6.16 say so.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) && is_bare(pid) => Mark::Bare,
-            Ok(_) if self.environ.split(|byte| *byte == 0).any(|have| have == self.entry.as_bytes()) => {
-                Mark::Marked
-            }
+            Ok(_) if environ.split(|byte| *byte == 0).any(|have| have == self.entry) => Mark::Marked,
             _ => Mark::Unmarked,
         }
     }
@@ -201,8 +231,8 @@ mod tests {
         while std::fs::read(&environ).is_ok_and(|environ| !environ.is_empty()) {
             std::thread::yield_now();
         }
-        // Longer than the wait for a death: only the wait for processes without memory is left.
-        super::super::host::pause(2 * DEATH_WAIT);
+        // Longer than every pause: only the wait for processes without memory is left.
+        super::super::host::pause(2 * PAUSES[1]);
         rustix::process::kill_process(parent, Signal::CONT).unwrap();
         assert_eq!(sweep.join().unwrap(), 2);
         let state = Process::new(init.parse().unwrap()).and_then(|init| init.stat()).map(|stat| stat.state);
