@@ -281,6 +281,12 @@ CAPACITY = ("capacity", "pilotlight: capacity", "Utilisation, saturation and err
               ("sum by (state) (@sessions)", "{{state}}"), ("sum(@sessions_limit)", "limit")),
         Panel("Children", "Live children, and their limit.",
               ('sum(@processes{kind="cli"})', "alive"), ("sum(@children_limit)", "limit")),
+        Panel("Spares", "Children started ahead for new users, by state, and how many should be ready.",
+              ("sum by (state) (@spares)", "{{state}}"), ("sum(@spares_wanted)", "wanted")),
+        Panel("New users and spares", "Sessions of new users per interval. claimed: served by a spare. missed: none of the kind was "
+              "ready. unfit: it no longer answered.", (increase("spare_claims_total", "result"), "{{result}}"), stack=True),
+        Panel("Ends of spares", "Spares that ended without having served a session, per interval, by reason. not_started, died and "
+              "hung are failures.", (increase("spare_ends_total", "reason"), "{{reason}}"), stack=True),
         Panel("Processes by kind", "cli: children. shim: their parents. descendant: tools, MCP servers and their "
               "descendants.", ("sum by (kind) (@processes)", "{{kind}}"), stack=True),
         Panel("Oldest idle and oldest turn",

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
 pub(crate) use self::pressure::Pressure;
@@ -36,11 +36,28 @@ pub(crate) struct Admission {
     pressure: Mutex<Pressure>,
     deadline: Duration,
     metrics: Arc<Metrics>,
+    /// Called when a start begins to wait.
+    pub(crate) waits: Notify,
 }
 
 /// The right to have a child. Given back when dropped: when the child and its tree are gone.
 #[derive(Debug)]
 pub(crate) struct ChildPermit(Arc<Admission>, UserId);
+
+/// The right of a child without a user. Given back when dropped: when the child and its tree are gone.
+#[derive(Debug)]
+pub(crate) struct SparePermit(Option<Arc<Admission>>);
+
+/// What spares must know of the starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Demand {
+    /// Starts that wait.
+    pub(crate) waiting: usize,
+    /// As many children live as may.
+    pub(crate) is_full: bool,
+    /// As many children start as may.
+    pub(crate) is_starting_most: bool,
+}
 
 /// The right to be starting. Given back when dropped: when the child is ready, or is not going to be.
 #[derive(Debug)]
@@ -65,6 +82,7 @@ impl Admission {
             pressure: Mutex::new(Pressure::Open),
             deadline: limits.queue_deadline,
             metrics,
+            waits: Notify::new(),
         })
     }
 
@@ -89,6 +107,7 @@ impl Admission {
                 );
             };
             self.publish(&queue);
+            self.waits.notify_one();
             (ticket, granted)
         };
         let _waiting = Waiting { admission: self, user, ticket };
@@ -109,6 +128,28 @@ impl Admission {
         }
     }
 
+    /// The right to start a child without a user, while no start is in flight or waits.
+    pub(crate) fn admit_spare(self: &Arc<Self>) -> Option<(StartPermit, SparePermit)> {
+        let mut queue = self.lock();
+        let is_quiet = queue.length == 0 && queue.starting == 0 && queue.has_room();
+        is_quiet.then(|| {
+            queue.acquire_spare();
+            self.publish(&queue);
+            (StartPermit(self.clone()), SparePermit(Some(self.clone())))
+        })
+    }
+
+    pub(crate) fn demand(&self) -> Demand {
+        let queue = self.lock();
+        Demand { waiting: queue.length, is_full: queue.is_full(), is_starting_most: queue.is_starting_most() }
+    }
+
+    /// Whether the user has a child, or waits for one.
+    pub(crate) fn knows(&self, user: &UserId) -> bool {
+        let queue = self.lock();
+        queue.held.contains_key(user) || queue.users.contains(user)
+    }
+
     /// Refuses what would need a child while there is no memory for one.
     ///
     /// # Errors
@@ -123,7 +164,7 @@ impl Admission {
     /// Whether a start waits only because of the limit on living children.
     pub(crate) fn wants_room(&self) -> bool {
         let queue = self.lock();
-        queue.length > 0 && queue.is_full()
+        queue.length > 0 && queue.is_full_of_users(queue.length)
     }
 
     /// Users for whom room is to be made: those who wait, and `also`, who is about to.
@@ -134,6 +175,8 @@ impl Admission {
             let is_new = !queue.held.contains_key(user) && !waiting.contains(user);
             waiting.insert(if is_new { 0 } else { waiting.len() }, user.clone());
         }
+        // Spares go for the first of them.
+        waiting.drain(..queue.spares.min(waiting.len()));
         Wishes { waiting, held: queue.held.clone() }
     }
 
@@ -144,7 +187,8 @@ impl Admission {
 
     /// Whether a new user would have to wait until another user's child is gone.
     pub(crate) fn is_full(&self) -> bool {
-        self.lock().is_full()
+        let queue = self.lock();
+        queue.is_full_of_users(queue.length + 1)
     }
 
     pub(crate) fn pressure(&self) -> Pressure {
@@ -220,6 +264,24 @@ impl Drop for ChildPermit {
     }
 }
 
+impl SparePermit {
+    /// The spare is now the child of this user.
+    pub(crate) fn give(mut self, user: &UserId) -> Option<ChildPermit> {
+        let admission = self.0.take()?;
+        admission.lock().give_spare(user);
+        Some(ChildPermit(admission, user.clone()))
+    }
+}
+
+impl Drop for SparePermit {
+    fn drop(&mut self) {
+        if let Some(admission) = self.0.take() {
+            admission.lock().release_spare();
+            admission.grant();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -277,6 +339,40 @@ mod tests {
         gate.admit(&user("c")).await.unwrap();
         let queue = gate.lock();
         assert_eq!((queue.length, queue.children, queue.starting, queue.users.len()), (0, 0, 0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn spare_gives_way_to_a_start() {
+        let gate = admission(2, 2, 10);
+        let held = gate.admit(&user("a")).await.unwrap();
+        assert!(gate.admit_spare().is_none(), "a start is in flight");
+        drop(held.0);
+        let (starting, spare) = gate.admit_spare().unwrap();
+        drop(starting);
+        assert!(gate.admit_spare().is_none(), "no child may be added");
+        assert!(!gate.is_full(), "a newcomer waits for no user's child");
+        let other = user("b");
+        let mut waiting = Box::pin(gate.admit(&other));
+        assert!(timeout(Duration::from_secs(1), &mut waiting).await.is_err());
+        gate.waits.notified().await;
+        assert_eq!(gate.demand(), Demand { waiting: 1, is_full: true, is_starting_most: false });
+        assert!(!gate.wants_room() && gate.wishes(None).waiting.is_empty(), "the spare goes, and no session");
+        drop(spare);
+        waiting.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn given_spare_counts_for_its_user() {
+        let gate = admission(1, 1, 10);
+        let (starting, spare) = gate.admit_spare().unwrap();
+        drop(starting);
+        assert!(!gate.knows(&user("a")));
+        let permit = spare.give(&user("a")).unwrap();
+        assert!(gate.knows(&user("a")) && gate.is_full());
+        assert_eq!(gate.lock().spares, 0);
+        drop(permit);
+        let queue = gate.lock();
+        assert_eq!((queue.children, queue.held.len()), (0, 0));
     }
 
     proptest! {

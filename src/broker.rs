@@ -10,7 +10,7 @@
 //!
 //! ```ignore
 //! // The credentials leave the environment. An error refuses the start, or is the reason to start without a broker.
-//! let child = broker.child(ChildPlan { variables, takes_credentials: true, oauth, egress, user, session, restrictions })?;
+//! let child = broker.child(ChildPlan { variables, takes_credentials: true, oauth, egress, user, session, restrictions, token: None })?;
 //! // The address in the child's network namespace, or that of a listener on loopback.
 //! let variables = child.environment("127.0.0.1:4180");
 //! // The listener, bound here or received from the shim. The guard lives as long as the child.
@@ -63,13 +63,14 @@ use crate::support::cause::Cause;
 use crate::telemetry::metrics::Metrics;
 use crate::workspace::OauthStore;
 
-pub(crate) use child::{BrokeredChild, ChildPlan};
+pub(crate) use child::{BrokeredChild, ChildPlan, proxy};
 use client::Client;
 pub(crate) use endpoint::{Endpoint, EndpointGuard};
 pub(crate) use oauth::OauthSource;
 use oauth::Renewals;
 use shares::{Seen, Shares};
 use slots::UserSlots;
+pub(crate) use token::Token;
 pub(crate) use upstream::Upstream;
 
 /// The broker of one system.
@@ -203,16 +204,16 @@ impl Broker {
         })))
     }
 
-    /// An endpoint with a new token.
+    /// An endpoint. `token`: of a child that was started before its user was known; otherwise new.
     ///
     /// # Errors
     /// The system has no randomness.
-    pub(crate) fn endpoint(&self, plan: EndpointPlan) -> io::Result<Endpoint> {
+    pub(crate) fn endpoint(&self, plan: EndpointPlan, token: Option<Token>) -> io::Result<Endpoint> {
         let shared = &self.0;
         for shares in shared.upstream.iter().chain([&shared.bodies]) {
             shares.meet(&plan.user);
         }
-        Endpoint::new(shared.clone(), plan)
+        Ok(Endpoint::new(shared.clone(), plan, token.map_or_else(Token::random, Ok)?))
     }
 
     /// The OAuth credentials of a session, renewed here.

@@ -26,6 +26,7 @@ mod tasks;
 #[cfg(test)]
 pub(crate) mod testing;
 mod vitals;
+mod waiting;
 mod watchdog;
 
 pub(crate) use cgroup::{CgroupBase, GroupLimits, Groups, Held, LimitBase};
@@ -44,3 +45,4 @@ pub(crate) use spawn::{Contained, Launch, ShimHandle, Sweep, spawn};
 pub(crate) use spawn_error::SpawnError;
 pub(crate) use sweep::sweep_marked;
 pub(crate) use task::{ChildTask, UNKILLABLE};
+pub(crate) use waiting::{Unfit, WaitingChild};

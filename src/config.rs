@@ -42,6 +42,7 @@ mod retention;
 #[cfg(feature = "server")]
 mod server;
 mod session;
+mod spares;
 mod validate;
 mod value;
 mod workspace;
@@ -63,6 +64,7 @@ pub use retention::Retention;
 #[cfg(feature = "server")]
 pub use server::{Admin, Auth, Http, OnDisconnect, listen_address};
 pub use session::{JournalMode, SessionConfig};
+pub use spares::Spares;
 pub(crate) use validate::OWN_VARIABLES;
 pub use value::MemoryBudget;
 pub use workspace::WorkspaceConfig;
@@ -108,6 +110,8 @@ pub struct Config {
     pub workspace: WorkspaceConfig,
     /// Limits of the whole instance.
     pub limits: Limits,
+    /// Children started ahead for new users.
+    pub spares: Spares,
     /// When sessions are deleted.
     pub retention: Retention,
     /// Metrics.
@@ -194,6 +198,7 @@ impl Default for Config {
             mcp: Mcp::default(),
             workspace: WorkspaceConfig::default(),
             limits: Limits::default(),
+            spares: Spares::default(),
             retention: Retention::default(),
             metrics: MetricsConfig::default(),
             source: SourceFile::default(),

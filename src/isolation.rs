@@ -140,6 +140,41 @@ impl Isolator {
         }
     }
 
+    /// Whose a child is that has no user yet; `None`: this process's.
+    ///
+    /// # Errors
+    /// If no id is left.
+    pub(crate) fn owner_of_spare(&self) -> io::Result<Option<Owner>> {
+        match &self.owners {
+            Some(Owners::Users(uids)) => Ok(Some(uids.reserve()?)),
+            Some(Owners::Trial(owner)) => Ok(Some(*owner)),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether the user may get a child of [`Isolator::owner_of_spare`]: one with a user id keeps that.
+    pub(crate) fn may_adopt(&self, user: &UserId) -> bool {
+        !matches!(&self.owners, Some(Owners::Users(uids)) if uids.knows(&user_digest(user)))
+    }
+
+    /// Gives the user the id of such a child; false if the user has got another meanwhile. Blocking.
+    ///
+    /// # Errors
+    /// If the id cannot be stored.
+    pub(crate) fn adopt(&self, user: &UserId, owner: Option<Owner>) -> io::Result<bool> {
+        match (&self.owners, owner) {
+            (Some(Owners::Users(uids)), Some(owner)) => Ok(uids.adopt(&user_digest(user), owner)?),
+            _ => Ok(true),
+        }
+    }
+
+    /// Takes back the id of such a child that no user got, once nothing of it is left.
+    pub(crate) fn release(&self, owner: Option<Owner>) {
+        if let (Some(Owners::Users(uids)), Some(owner)) = (&self.owners, owner) {
+            uids.release(owner);
+        }
+    }
+
     /// Forgets the user with this digest; its user id is given to no other. Blocking.
     pub(crate) fn retire(&self, data_dir: &Path, user: &str) -> io::Result<()> {
         match &self.owners {

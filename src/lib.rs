@@ -130,6 +130,7 @@ pub mod model;
 #[cfg(feature = "server")]
 pub mod server;
 mod session;
+mod spares;
 mod spend;
 mod supervisor;
 mod support;

@@ -25,6 +25,8 @@ mod recovery;
 pub(crate) mod registry;
 mod restart;
 pub(crate) mod sessions;
+pub(crate) mod shelf;
+pub(crate) mod spare;
 mod state;
 pub(crate) mod status;
 pub(crate) mod storage;

@@ -15,7 +15,7 @@ use crate::error::TurnError;
 use crate::model::{SessionState, ids::SessionKey};
 use crate::session::{
     Record, SessionActor, SessionArgs, SessionMessage, actor_refs::SupervisorMessage, registry::Entry,
-    sessions::Sessions,
+    sessions::Sessions, shelf::Reserved,
 };
 use crate::telemetry::metrics::{ActorKind, AdmissionRejected};
 
@@ -94,8 +94,8 @@ impl Actor for Supervisor {
         state: &mut SupervisorState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            SupervisorMessage::StartSession { key, record, inside, reply } => {
-                let result = start_session(&myself, state, key, *record).await;
+            SupervisorMessage::StartSession { key, record, spare, inside, reply } => {
+                let result = start_session(&myself, state, key, *record, spare.map(|it| *it)).await;
                 drop(inside);
                 drop(reply.send(result));
             }
@@ -171,6 +171,7 @@ async fn start_session(
     state: &SupervisorState,
     key: SessionKey,
     record: Record,
+    spare: Option<Reserved>,
 ) -> Result<(), TurnError> {
     let sessions = &state.sessions;
     if sessions.registry.get(&key).is_some() {
@@ -185,7 +186,7 @@ async fn start_session(
         return Err(TurnError::Overloaded { reason, retry_after: RETRY_AFTER });
     }
     let workspace = record.workspace(&sessions.env.config.data_dir, &key.hash());
-    let args = SessionArgs { sessions: sessions.clone(), workspace, record, key };
+    let args = SessionArgs { sessions: sessions.clone(), workspace, record, spare, key };
     let started = Actor::spawn_linked(None, SessionActor, args, myself.get_cell()).await;
     started.map(drop).map_err(|problem| {
         tracing::error!(%problem, "a session's actor did not start");

@@ -27,7 +27,7 @@ use crate::model::ids::{DEFAULT_CONVERSATION, InvalidName, SessionKey, UserId};
 #[cfg(feature = "server")]
 use crate::session::Record;
 use crate::session::env::{Env, TrialStart};
-use crate::session::{SessionStatus, on_disk, sessions::Sessions};
+use crate::session::{SessionStatus, on_disk, sessions::Sessions, shelf::SparePhase};
 #[cfg(feature = "server")]
 use crate::spend::Spend;
 #[cfg(feature = "server")]
@@ -214,6 +214,18 @@ impl Pilotlight {
     #[must_use]
     pub fn egress_warning(&self) -> Option<&'static str> {
         self.env().access.warning()
+    }
+
+    /// Number of children that are ready for users who are not known yet (`spares.min`).
+    #[must_use]
+    pub fn spares_ready(&self) -> usize {
+        self.system.sessions.shelf.count(SparePhase::Ready)
+    }
+
+    /// Number of spares that start.
+    #[cfg(feature = "server")]
+    pub(crate) fn spares_warming(&self) -> usize {
+        self.system.sessions.shelf.count(SparePhase::Warming)
     }
 
     /// A sentence for each rung that the configuration expects and children do not get, and for a part of

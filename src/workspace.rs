@@ -24,6 +24,7 @@ mod own;
 mod ownership;
 mod record_dir;
 mod remove;
+mod spare_dirs;
 mod sweep;
 pub(crate) mod template;
 mod token_index;
@@ -57,6 +58,7 @@ pub(crate) use own::{open_own, open_to_read, read_own};
 pub(crate) use ownership::{Owner, make_passable};
 pub(crate) use record_dir::{DirectoryName, MAX_RECORD_BYTES, RecordDir};
 pub(crate) use remove::{RemovalLimit, remove_any};
+pub(crate) use spare_dirs::{forget_spare, remove_spare, sweep_spares};
 pub(crate) use token_index::TokenIndex;
 pub(crate) use usage::{Usage, UsageLimits};
 pub(crate) use user_files::UserFiles;
@@ -101,6 +103,12 @@ impl Workspace {
 
     /// The workspace of a session without a record: reuses an existing session directory.
     pub(crate) fn begin(data_dir: &Path, session: &SessionHash) -> Self {
+        let name = Self::begun(data_dir, session).unwrap_or_else(DirectoryName::random);
+        Self::of(data_dir, session, &name)
+    }
+
+    /// The directory of a session without a record, if it has one.
+    pub(crate) fn begun(data_dir: &Path, session: &SessionHash) -> Option<DirectoryName> {
         let named = RecordDir::of(data_dir, session).directory();
         // Format 1 named the directory by the session, also before it wrote a record.
         let old = || {
@@ -108,8 +116,7 @@ impl Workspace {
             let exists = sessions_dir(data_dir).join(name.as_str()).is_dir();
             (exists && !delete::is_being_deleted(data_dir, &name)).then_some(name)
         };
-        let name = named.or_else(old).unwrap_or_else(DirectoryName::random);
-        Self::of(data_dir, session, &name)
+        named.or_else(old)
     }
 
     pub(crate) fn dirs(&self) -> &Dirs {
@@ -127,6 +134,11 @@ impl Workspace {
     /// Creates missing directories, mode 0700. Replaces anything else that a child put in their place.
     pub(crate) fn create(&self) -> io::Result<()> {
         self.record.create()?;
+        self.create_dirs()
+    }
+
+    /// As [`Workspace::create`], without the record.
+    fn create_dirs(&self) -> io::Result<()> {
         let own = Beneath::open(&self.sessions, Path::new(""))?.make_dir(Path::new(self.name.as_str()))?;
         for name in ["work", "home", "tmp"] {
             own.make_dir(Path::new(name))?;

@@ -20,6 +20,8 @@ pub(super) struct StartQueue<W> {
     /// Children by user; without users that have none.
     pub(super) held: HashMap<UserId, usize>,
     pub(super) starting: usize,
+    /// Children that have no user yet; they go for the starts that wait.
+    pub(super) spares: usize,
     max_children: usize,
     max_starting: usize,
     max_waiting: usize,
@@ -38,6 +40,7 @@ impl<W> StartQueue<W> {
             children: 0,
             held: HashMap::new(),
             starting: 0,
+            spares: 0,
             max_children,
             max_starting,
             max_waiting,
@@ -54,9 +57,19 @@ impl<W> StartQueue<W> {
         self.children >= self.max_children
     }
 
+    /// Whether as many children live as may, and the spares among them are too few for the starts that wait.
+    pub(super) fn is_full_of_users(&self, waiting: usize) -> bool {
+        self.is_full() && self.children - self.spares + waiting > self.max_children
+    }
+
+    /// Whether as many children start as may.
+    pub(super) fn is_starting_most(&self) -> bool {
+        self.starting >= self.max_starting
+    }
+
     /// Whether another child may start now.
     pub(super) fn has_room(&self) -> bool {
-        !self.closed && !self.is_full() && self.starting < self.max_starting
+        !self.closed && !self.is_full() && !self.is_starting_most()
     }
 
     /// Counts a start that is let in.
@@ -64,6 +77,25 @@ impl<W> StartQueue<W> {
         self.children += 1;
         self.starting += 1;
         *self.held.entry(user.clone()).or_default() += 1;
+    }
+
+    /// Counts a child without a user, which starts.
+    pub(super) fn acquire_spare(&mut self) {
+        self.children += 1;
+        self.starting += 1;
+        self.spares += 1;
+    }
+
+    /// Counts a spare for a user.
+    pub(super) fn give_spare(&mut self, user: &UserId) {
+        self.spares -= 1;
+        *self.held.entry(user.clone()).or_default() += 1;
+    }
+
+    /// Counts a spare that is gone.
+    pub(super) fn release_spare(&mut self) {
+        self.spares -= 1;
+        self.children -= 1;
     }
 
     /// Counts a child that is gone.

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::net::TcpListener;
 
-use super::{Broker, BrokerError, Endpoint, EndpointGuard, EndpointPlan, Policy, Upstream};
+use super::{Broker, BrokerError, Endpoint, EndpointGuard, EndpointPlan, Policy, Token, Upstream};
 use crate::adapter::broker::{Brokered, ChildProxy, NotBrokered};
 use crate::adapter::{self, ModelList};
 use crate::config::Egress;
@@ -28,6 +28,8 @@ pub(crate) struct ChildPlan {
     pub(crate) session: SessionHash,
     /// Those of the turns that the child is started for.
     pub(crate) restrictions: Restrictions,
+    /// The token of a child that was started before its user was known.
+    pub(crate) token: Option<Token>,
 }
 
 /// An endpoint, and the environment that belongs to it.
@@ -58,7 +60,8 @@ impl Broker {
     /// # Errors
     /// [`NotAdmitted`]: the child is not to start, or starts without a broker (`broker.credentials`).
     pub(crate) fn child(&self, plan: ChildPlan) -> Result<BrokeredChild, NotAdmitted> {
-        let ChildPlan { variables, takes_credentials, oauth, egress, user, session, restrictions } = plan;
+        let ChildPlan { variables, takes_credentials, oauth, egress, user, session, restrictions, token } =
+            plan;
         let models = restrictions.models.map(|names| ModelList::new(&names, &variables));
         let policy = Policy { models, usd_per_day: restrictions.usd_per_day };
         let brokered = if takes_credentials {
@@ -68,13 +71,18 @@ impl Broker {
         };
         let oauth = oauth.map(|store| self.oauth(store));
         let upstream = brokered.upstream.clone().map(|plan| Upstream::new(plan, oauth)).transpose()?;
-        let proxy = match egress {
-            Egress::Open => ChildProxy::Environment,
-            Egress::Api => ChildProxy::None,
-            Egress::Allow(_) => ChildProxy::Broker,
-        };
-        let endpoint = self.endpoint(EndpointPlan { upstream, egress, user, session, policy })?;
+        let proxy = proxy(&egress);
+        let endpoint = self.endpoint(EndpointPlan { upstream, egress, user, session, policy }, token)?;
         Ok(BrokeredChild { endpoint, brokered, proxy })
+    }
+}
+
+/// The way to other hosts with `egress`.
+pub(crate) fn proxy(egress: &Egress) -> ChildProxy {
+    match egress {
+        Egress::Open => ChildProxy::Environment,
+        Egress::Api => ChildProxy::None,
+        Egress::Allow(_) => ChildProxy::Broker,
     }
 }
 

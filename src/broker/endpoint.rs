@@ -37,14 +37,14 @@ pub(crate) struct EndpointGuard {
 }
 
 impl Endpoint {
-    pub(super) fn new(shared: Arc<Shared>, plan: EndpointPlan) -> io::Result<Self> {
-        Ok(Self(Arc::new(EndpointState {
-            token: Token::random()?,
+    pub(super) fn new(shared: Arc<Shared>, plan: EndpointPlan, token: Token) -> Self {
+        Self(Arc::new(EndpointState {
+            token,
             connection_slots: ConnectionSlots::new(shared.connections.clone()),
             ended: shared.ended.child_token(),
             shared,
             plan,
-        })))
+        }))
     }
 
     /// The token: random, for this start of the child.

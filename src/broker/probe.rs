@@ -49,7 +49,7 @@ impl Probe {
             session,
             policy: Policy::default(),
         };
-        let endpoint = broker.map_err(io::Error::other)?.endpoint(plan)?;
+        let endpoint = broker.map_err(io::Error::other)?.endpoint(plan, None)?;
         Ok(Self { token: endpoint.token().to_owned(), _guard: endpoint.serve(listener)? })
     }
 }

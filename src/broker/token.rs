@@ -14,7 +14,7 @@ use crate::support::hex;
 const RANDOM_BYTES: usize = 32;
 
 /// Random text, compared in constant time. `Debug` is redacted.
-pub(super) struct Token(String);
+pub(crate) struct Token(String);
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -23,7 +23,7 @@ impl fmt::Debug for Token {
 }
 
 impl Token {
-    pub(super) fn random() -> std::io::Result<Self> {
+    pub(crate) fn random() -> std::io::Result<Self> {
         let mut bytes = [0; RANDOM_BYTES];
         let mut filled = 0;
         while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
@@ -32,7 +32,7 @@ impl Token {
         Ok(Self(hex::encode(&bytes)))
     }
 
-    pub(super) fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 

@@ -15,7 +15,7 @@ const SEPARATOR: &str = "__";
 const TOP_LEVEL: [&str; 2] = ["data_dir", "drain_timeout"];
 /// Keys of the first level that are tables. (Variables for children begin with `PILOTLIGHT_SESSION` or
 /// `PILOTLIGHT_CHILD` alone.)
-const SECTIONS: [&str; 14] = [
+const SECTIONS: [&str; 15] = [
     "http",
     "auth",
     "admin",
@@ -28,6 +28,7 @@ const SECTIONS: [&str; 14] = [
     "mcp",
     "workspace",
     "limits",
+    "spares",
     "retention",
     "metrics",
 ];

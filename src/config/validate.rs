@@ -25,6 +25,7 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
     super::isolation::validate(config)?;
     super::workspace::validate(config)?;
     super::retention::validate(config)?;
+    super::spares::validate(config)?;
     super::broker::validate(config)?;
     let prefix = &config.metrics.prefix;
     let valid = |c: char| c.is_ascii_alphanumeric() || c == '_';

@@ -23,7 +23,10 @@ use tokio::time::Instant;
 use crate::adapter;
 use crate::child::ShimProgram;
 use crate::installation::version_query::version;
-use crate::installation::{program::Found, trust};
+use crate::installation::{
+    program::{Found, Program},
+    trust,
+};
 use crate::support::atomic_file::{self, Durability};
 use crate::support::lock::MutexExt;
 use crate::telemetry::metrics::{Metrics, flag};
@@ -70,13 +73,22 @@ impl Executable {
 }
 
 /// A program that a start uses.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Chosen {
     pub(crate) found: Found,
     /// Not the configured one, which has failed, but the last that worked.
     pub(crate) is_fallback: bool,
     /// `None` for one that is not looked at: the simulation is part of this program.
     executable: Option<Executable>,
+}
+
+impl Chosen {
+    /// Whether the program is still there unchanged, and the configured one unless it had failed. Blocking.
+    pub(crate) fn is_current(&self, program: &Program) -> bool {
+        let is_configured = || program.find().is_ok_and(|found| found == self.found);
+        let is_unchanged = self.executable.as_ref().is_none_or(Executable::is_unchanged);
+        is_unchanged && (self.is_fallback || is_configured())
+    }
 }
 
 /// Knowledge about the installed executables of the CLI.

@@ -84,6 +84,38 @@ impl Uids {
         Ok(Owner { uid, gid: uid })
     }
 
+    /// An id for a child whose user is not known yet. Kept in memory alone: nothing of a user is ever its, so that another
+    /// run of the server may give it to any user.
+    pub(crate) fn reserve(&self) -> Result<Owner, UidError> {
+        let mut given = self.given.lock_unpoisoned();
+        let uid = given.free(self.range).ok_or(UidError::Exhausted(self.range))?;
+        given.used.insert(uid);
+        Ok(Owner { uid, gid: uid })
+    }
+
+    /// Gives a reserved id to the user with this digest; false if the user has one already.
+    pub(crate) fn adopt(&self, user: &str, reserved: Owner) -> Result<bool, UidError> {
+        let mut given = self.given.lock_unpoisoned();
+        if given.of(user, self.range).is_some() {
+            return Ok(false);
+        }
+        self.append(reserved.uid, user)?;
+        given.note(reserved.uid, user.to_owned());
+        Ok(true)
+    }
+
+    /// Gives back a reserved id that no user got, and of which no process is left.
+    pub(crate) fn release(&self, reserved: Owner) {
+        let mut given = self.given.lock_unpoisoned();
+        given.used.remove(&reserved.uid);
+        given.next = given.next.min(reserved.uid);
+    }
+
+    /// Whether the user with this digest has an id.
+    pub(crate) fn knows(&self, user: &str) -> bool {
+        self.given.lock_unpoisoned().of(user, self.range).is_some()
+    }
+
     /// Removes the user with this digest. The id stays used.
     pub(crate) fn retire(&self, user: &str) -> Result<(), UidError> {
         let mut given = self.given.lock_unpoisoned();
@@ -221,6 +253,21 @@ mod tests {
         assert_eq!([of(&uids, "bb"), of(&uids, "aa")], [201, 203]);
         let again = Uids::open(&file, range(200, 210)).unwrap();
         assert_eq!([of(&again, "cc"), of(&again, "aa"), of(&again, "bb")], [204, 203, 201]);
+    }
+
+    #[test]
+    fn reserved_id_serves_one_user_without_an_id() {
+        let data = tempfile::tempdir().unwrap();
+        let file = data.path().join("uids");
+        let uids = Uids::open(&file, range(200, 210)).unwrap();
+        let of = |uids: &Uids, user: &str| uids.of(user).unwrap().uid;
+        let (first, second) = (uids.reserve().unwrap(), uids.reserve().unwrap());
+        assert_eq!([first.uid, second.uid, of(&uids, "aa")], [200, 201, 202]);
+        assert!(!uids.adopt("aa", first).unwrap() && uids.knows("aa") && !uids.knows("bb"));
+        assert!(uids.adopt("bb", first).unwrap());
+        uids.release(second);
+        assert_eq!([of(&uids, "bb"), of(&uids, "cc"), of(&uids, "dd")], [200, 201, 203]);
+        assert_eq!(fs::read_to_string(&file).unwrap(), "202 aa\n200 bb\n201 cc\n203 dd\n");
     }
 
     #[test]

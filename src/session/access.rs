@@ -7,6 +7,7 @@ use std::ffi::OsString;
 
 use pilotlight_shim::isolation::Network;
 
+use super::env::Env;
 use super::lifecycle::Plan;
 use super::opening::Prepared;
 use crate::config::{Config, ConfigError, Credentials, Egress};
@@ -110,7 +111,35 @@ pub(super) fn of_start(
     if env.access.has_endpoint {
         return Endpoint::prepare(plan, prepared, variables);
     }
-    Ok(Access { variables, network: Network::Open, endpoint: None })
+    Ok(open(variables))
+}
+
+/// Prepares the start of a spare: its endpoint has no user yet and is not served.
+///
+/// # Errors
+/// As [`of_start`].
+pub(super) fn of_spare(env: &Env, variables: Vec<(OsString, OsString)>) -> Result<Access, StartFailure> {
+    if env.access.has_endpoint { Endpoint::of_spare(env, variables) } else { Ok(open(variables)) }
+}
+
+/// The way of a spare that gets a session: its endpoint is from now on that of the session's user.
+///
+/// # Errors
+/// As [`of_start`].
+pub(super) fn of_claim(
+    plan: &Plan,
+    prepared: &Prepared,
+    variables: Vec<(OsString, OsString)>,
+    of_spare: Option<Endpoint>,
+) -> Result<Access, StartFailure> {
+    match of_spare {
+        Some(endpoint) => endpoint.claim(plan, prepared, variables),
+        None => Ok(open(variables)),
+    }
+}
+
+fn open(variables: Vec<(OsString, OsString)>) -> Access {
+    Access { variables, network: Network::Open, endpoint: None }
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use super::actor_refs::IdleMessage;
 use super::message::{SessionMessage, TurnSubmission};
 use super::state::{Effect, Input, Machine, SettingsHash};
 use super::store::{Record, SettingsRecord};
-use super::{import::First, registry::Entry, sessions::Sessions, status::ActorView};
+use super::{import::First, registry::Entry, sessions::Sessions, shelf::Reserved, status::ActorView};
 use crate::child::{Answer, Job, KillReason};
 use crate::error::TurnError;
 use crate::model::ids::{SessionKey, TurnId};
@@ -42,6 +42,8 @@ pub(crate) struct SessionArgs {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) workspace: Workspace,
     pub(crate) record: Record,
+    /// Of a session that has just begun.
+    pub(crate) spare: Option<Reserved>,
     pub(crate) key: SessionKey,
 }
 
@@ -73,6 +75,8 @@ pub(crate) struct SessionActorState {
     undelivered: Option<Box<Job>>,
 
     child: Option<ChildLink>,
+    /// For the first child.
+    spare: Option<Reserved>,
     warm_waiters: Vec<oneshot::Sender<Result<(), TurnError>>>,
     gone_waiters: Vec<oneshot::Sender<()>>,
     eviction: Option<EvictionReason>,
@@ -113,6 +117,7 @@ impl Actor for SessionActor {
             reported_in: None,
             undelivered: None,
             child: None,
+            spare: args.spare,
             warm_waiters: Vec::new(),
             gone_waiters: Vec::new(),
             eviction: None,

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::Wishes;
 use crate::error::TurnError;
 use crate::model::ids::{SessionKey, UserId};
-use crate::session::Record;
+use crate::session::{Record, shelf::Reserved};
 use crate::support::keyed_gates::Inside;
 use crate::support::lock::MutexExt;
 
@@ -20,6 +20,8 @@ pub(crate) enum SupervisorMessage {
     StartSession {
         key: SessionKey,
         record: Box<Record>,
+        /// Of a session that has just begun.
+        spare: Option<Box<Reserved>>,
         /// Until the actor is there its user is not deleted.
         inside: Inside<UserId>,
         reply: oneshot::Sender<Result<(), TurnError>>,

@@ -2,6 +2,7 @@
 //!
 //! Slot (the session's last child is gone) → clearing of what it left → admission (there is room for another) →
 //! preparation (directories, how the conversation is to be opened) → the shim is spawned → the [`ChildTask`] takes over.
+//! With a spare only the preparation is left: its child runs, and its permit is given to the user.
 //! All sessions share the few permits to start: nothing that a child or a caller can make long is done under one.
 //! Whatever happens, the session gets [`LifecycleEvent::Ended`] exactly once, last, and by then nothing of the
 //! child is left.
@@ -18,12 +19,14 @@ use super::conclude::{Conclusion, ExitKind, Rules, conclude};
 use super::import::Offered;
 use super::journaling;
 use super::launch::{self, Launched};
-use super::opening::{self, Prepared};
+use super::opening::{self, Opening, Prepared};
 use super::quota;
+use super::shelf::Reserved;
+use super::spare::{Claimed, Spare};
 use super::store::Record;
 use crate::adapter::LaunchRefusal;
 use crate::admission::StartPermit;
-use crate::child::{ChildContext, ChildExit, ChildTask, Sweep, UNKILLABLE};
+use crate::child::{ChildContext, ChildExit, ChildTask, Contained, Sweep, UNKILLABLE};
 use crate::error::{StartFailure, TurnError};
 use crate::installation::versions::{Chosen, UNJUDGED};
 use crate::model::ids::Generation;
@@ -33,7 +36,7 @@ use crate::session::executable;
 use crate::session::registry::Entry;
 use crate::session::sessions::Sessions;
 use crate::telemetry::events::Exit;
-use crate::telemetry::metrics::{AdmissionRejected, StopHow};
+use crate::telemetry::metrics::{AdmissionRejected, SpareClaim, StopHow};
 use crate::turn::wake;
 use crate::workspace::Workspace;
 
@@ -70,16 +73,81 @@ impl Drop for ExitGuard {
 }
 
 /// See the module. `stop` starts an orderly stop of the child. Dropping the future kills the child's tree.
-pub(crate) async fn run(plan: Plan, record: Box<Record>, stop: CancellationToken, mailbox: Mailbox) {
+pub(crate) async fn run(
+    plan: Plan,
+    record: Box<Record>,
+    reserved: Option<Reserved>,
+    stop: CancellationToken,
+    mailbox: Mailbox,
+) {
     let mut guard = ExitGuard { mailbox, conclusion: None };
-    let _slot = plan.sessions.slots.acquire(&plan.entry.hash).await;
-    let conclusion = live(&plan, record, &stop, &guard.mailbox).await;
+    let is_reserved = reserved.is_some();
+    let given = match reserved {
+        Some(reserved) => reserved.child().await,
+        None => None,
+    };
+    let (spare, _slot) = match given {
+        Some(given) => given,
+        None => (None, plan.sessions.slots.acquire(&plan.entry.hash).await),
+    };
+    if is_reserved && spare.is_none() {
+        plan.env().telemetry.metrics.spare_claims.increment(SpareClaim::Unfit);
+    }
+    let served = match spare {
+        Some(spare) => on_spare(&plan, &record, spare, &stop, &guard.mailbox).await,
+        None => None,
+    };
+    let conclusion = match served {
+        Some(conclusion) => conclusion,
+        None => live(&plan, record, &stop, &guard.mailbox).await,
+    };
     if conclusion.was_requested() {
         opening::tidy(&plan).await;
     }
     guard.conclusion = Some(conclusion);
     // Before the slot is free.
     drop(guard);
+}
+
+/// The child is a spare. `None`: it does not fit or has failed before it was ready, and nothing is left of it; then a
+/// child is started.
+async fn on_spare(
+    plan: &Plan,
+    record: &Record,
+    spare: Spare,
+    stop: &CancellationToken,
+    mailbox: &Mailbox,
+) -> Option<Conclusion> {
+    let (env, begun) = (plan.env(), Instant::now());
+    let claims = &env.telemetry.metrics.spare_claims;
+    let (mut prepared, claimed) = match claim(plan, record, spare).await {
+        Ok(claimed) => claimed,
+        Err(spare) => {
+            claims.increment(SpareClaim::Unfit);
+            spare.end(env).await;
+            return None;
+        }
+    };
+    claims.increment(SpareClaim::Claimed);
+    prepared.send_news(mailbox);
+    let Claimed { child, pid, endpoint, chosen, permit } = claimed;
+    // Its start is done.
+    let start_permit = Arc::default();
+    let links = Links { stop, mailbox, start_permit: &start_permit };
+    let served = serve(plan, &prepared, &chosen, links, (child, endpoint), pid, begun).await;
+    drop(permit);
+    let conclusion = served.ok().filter(|conclusion| !conclusion.never_started());
+    plan.sessions.shelf.served(conclusion.is_some());
+    conclusion
+}
+
+/// Binds the spare to the session, unless a start would use anything else.
+async fn claim(plan: &Plan, record: &Record, spare: Spare) -> Result<(Prepared, Claimed), Box<Spare>> {
+    let prepared = opening::prepare(plan, Box::new(record.clone()), Opening::OfSpare).await;
+    let chosen = executable::choose(plan.env()).await;
+    let (Ok(prepared), Ok(chosen)) = (prepared, chosen) else { return Err(Box::new(spare)) };
+    let claimed = spare.claim(plan, &prepared, &chosen)?;
+    Ok((prepared, claimed))
 }
 
 async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, mailbox: &Mailbox) -> Conclusion {
@@ -110,7 +178,7 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, mailbo
         Err(error) => return Conclusion::without_child(ExitKind::NotAdmitted(error)),
     };
     let start_permit = Arc::new(Mutex::new(Some(start_permit)));
-    let mut prepared = match opening::prepare(plan, record).await {
+    let mut prepared = match opening::prepare(plan, record, Opening::OfStart).await {
         Ok(prepared) => prepared,
         Err(error) => return unusable(error),
     };
@@ -121,7 +189,8 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, mailbo
             Ok(chosen) => chosen,
             Err(failure) => return not_started(plan, failure),
         };
-        match one_child(plan, &prepared, &chosen, stop, mailbox, &start_permit).await {
+        let links = Links { stop, mailbox, start_permit: &start_permit };
+        match one_child(plan, &prepared, &chosen, links).await {
             Err(refusal) => {
                 if refusal == LaunchRefusal::NoMirror {
                     plan.env().installed.mirrors_not(&chosen);
@@ -152,16 +221,21 @@ async fn give_way(plan: &Plan, chosen: &Chosen, stop: &CancellationToken) -> boo
     }
 }
 
+/// What binds a child to its session.
+#[derive(Clone, Copy)]
+struct Links<'a> {
+    stop: &'a CancellationToken,
+    mailbox: &'a Mailbox,
+    start_permit: &'a Arc<Mutex<Option<StartPermit>>>,
+}
+
 /// One process. `Err`: it would not open the conversation in this way.
 async fn one_child(
     plan: &Plan,
     prepared: &Prepared,
     chosen: &Chosen,
-    stop: &CancellationToken,
-    mailbox: &Mailbox,
-    start_permit: &Arc<Mutex<Option<StartPermit>>>,
+    links: Links<'_>,
 ) -> Result<Conclusion, LaunchRefusal> {
-    let metrics = &plan.env().telemetry.metrics;
     let begun = Instant::now();
     let (owned, ready, program) = (plan.clone(), prepared.clone(), chosen.clone());
     // It looks at files and writes to cgroups. If nobody waits for it any more, the child ends with its handle.
@@ -188,6 +262,21 @@ async fn one_child(
             return Ok(not_started(plan, StartFailure::NeverReady { limit }));
         }
     };
+    serve(plan, prepared, chosen, links, (child, endpoint), pid, begun).await
+}
+
+/// A process that runs, until nothing is left of it. `begun`: when it began to be the session's.
+async fn serve(
+    plan: &Plan,
+    prepared: &Prepared,
+    chosen: &Chosen,
+    links: Links<'_>,
+    (mut child, endpoint): (Box<Contained>, Option<Endpoint>),
+    pid: u32,
+    begun: Instant,
+) -> Result<Conclusion, LaunchRefusal> {
+    let Links { stop, mailbox, start_permit } = links;
+    let metrics = &plan.env().telemetry.metrics;
     let token = endpoint.as_ref().and_then(Endpoint::token);
     let secrets = token.map_or_else(|| prepared.secrets.clone(), |token| prepared.secrets.and(token));
     // Until the child has ended. Its token dies with it.

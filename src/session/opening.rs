@@ -114,14 +114,24 @@ pub(super) async fn tidy(plan: &Plan) {
     }
 }
 
-/// Creates the directories, writes what the child reads at its start and looks at the transcript.
-pub(super) async fn prepare(plan: &Plan, record: Box<Record>) -> io::Result<Prepared> {
-    let plan = plan.clone();
-    // Under the permit to start.
-    tokio::task::spawn_blocking(move || prepare_now(&plan, *record)).await.map_err(io::Error::other)?
+/// What is prepared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Opening {
+    /// A child is about to start.
+    OfStart,
+    /// One runs, and has served no session: there is nothing to clear, and its files are in use.
+    OfSpare,
 }
 
-fn prepare_now(plan: &Plan, mut record: Record) -> io::Result<Prepared> {
+/// Creates the directories, writes what the child reads at its start and looks at the transcript.
+pub(super) async fn prepare(plan: &Plan, record: Box<Record>, opening: Opening) -> io::Result<Prepared> {
+    let plan = plan.clone();
+    // Under the permit to start.
+    let prepare = move || prepare_now(&plan, *record, opening);
+    tokio::task::spawn_blocking(prepare).await.map_err(io::Error::other)?
+}
+
+fn prepare_now(plan: &Plan, mut record: Record, opening: Opening) -> io::Result<Prepared> {
     let (env, workspace, key) = (plan.env(), &plan.workspace, &plan.entry.key);
     let cli = &env.config.cli;
     // For lists only.
@@ -140,7 +150,9 @@ fn prepare_now(plan: &Plan, mut record: Record) -> io::Result<Prepared> {
         crate::workspace::TokenIndex::of(&env.config.data_dir).mark_renewing(&plan.entry.hash)?;
     }
     workspace.remove_abandoned_files(cli);
-    workspace.clear_home(cli, CLEARED_AGAIN)?;
+    if opening == Opening::OfStart {
+        workspace.clear_home(cli, CLEARED_AGAIN)?;
+    }
     let mcp_servers = match &record.settings.mcp_servers {
         Some(servers) => {
             let found = servers.resolve(&env.config.mcp);

@@ -7,8 +7,8 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    actor_refs::ActorRefs, env::Env, expiry::Expired, quota, registry::Registry, storage::Storage,
-    sync::Syncer,
+    actor_refs::ActorRefs, env::Env, expiry::Expired, quota, registry::Registry, shelf::Shelf,
+    storage::Storage, sync::Syncer,
 };
 use crate::admission::Admission;
 use crate::journal::Waiting;
@@ -27,6 +27,8 @@ pub(crate) struct Sessions {
     pub(crate) slots: Locks<SessionHash>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) storage: Storage,
+    /// Children that have no session yet.
+    pub(crate) shelf: Shelf,
     /// Brings journals to the disk.
     pub(super) syncer: Arc<Syncer>,
     /// Bounds what journals keep in memory.
@@ -58,6 +60,7 @@ impl Sessions {
             slots: Locks::default(),
             admission,
             storage: Storage::default(),
+            shelf: Shelf::default(),
             syncer: Arc::default(),
             waiting: Arc::default(),
             records: Locks::default(),

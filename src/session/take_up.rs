@@ -6,13 +6,14 @@
 
 use std::io;
 
+use super::shelf::{Reserved, SpareKind};
 use super::store::{Record, Unreadable};
 use super::{known, sessions::Sessions};
 use crate::config::JournalMode;
 use crate::model::ids::SessionKey;
 use crate::support::atomic_file::Durability;
 use crate::telemetry::metrics::ContextLost;
-use crate::workspace::{RecordDir, Workspace, remove_any};
+use crate::workspace::{RecordDir, Workspace, forget_spare, remove_any};
 
 /// The session's record, if there is such a session.
 pub(crate) fn known(sessions: &Sessions, key: &SessionKey) -> io::Result<Option<Record>> {
@@ -28,35 +29,61 @@ fn read(sessions: &Sessions, key: &SessionKey) -> io::Result<Option<Record>> {
     }
 }
 
+/// A record, and the spare in whose directory its session has just begun.
+pub(crate) type Begun = (Record, Option<Reserved>);
+
 /// The session's record; a session that does not exist begins, and is on disk before anything of it is. `None`: its user
-/// has as many sessions as one may have.
-pub(crate) fn known_or_begun(sessions: &Sessions, key: &SessionKey) -> io::Result<Option<Record>> {
+/// has as many sessions as one may have. `wish`: the child that the session is about to want, if it is.
+pub(crate) fn known_or_begun(
+    sessions: &Sessions,
+    key: &SessionKey,
+    wish: Option<&SpareKind>,
+) -> io::Result<Option<Begun>> {
     sessions.records.with(&key.hash(), || {
         if let Some(record) = read(sessions, key)? {
-            return Ok(Some(record));
+            return Ok(Some((record, None)));
         }
         // Sessions of one user are counted one after the other. Always the inner lock of the two.
         sessions.beginnings.with(key.user(), || {
-            known::has_room(&sessions.env.config, key)?.then(|| begin(sessions, key)).transpose()
+            known::has_room(&sessions.env.config, key)?.then(|| begin(sessions, key, wish)).transpose()
         })
     })
 }
 
-fn begin(sessions: &Sessions, key: &SessionKey) -> io::Result<Record> {
+fn begin(sessions: &Sessions, key: &SessionKey, wish: Option<&SpareKind>) -> io::Result<Begun> {
     let data_dir = &sessions.env.config.data_dir;
-    let workspace = Workspace::begin(data_dir, &key.hash());
+    let is_fresh = Workspace::begun(data_dir, &key.hash()).is_none();
     // First: a deletion of the user finds all of it.
     known::note(data_dir, key)?;
-    let begun = begin_in(sessions, key, &workspace);
+    let spare = wish.filter(|_| is_fresh).and_then(|wish| sessions.shelf.reserve(sessions, key, wish));
+    let workspace = match &spare {
+        Some(spare) => Workspace::of(data_dir, &key.hash(), &spare.place.directory),
+        None => Workspace::begin(data_dir, &key.hash()),
+    };
+    let begun = begin_in(sessions, key, &workspace, spare.as_ref());
+    if let (Some(spare), Ok(_)) = (&spare, &begun)
+        && let Err(error) = forget_spare(data_dir, &spare.place.directory)
+    {
+        // The next start finds that a record names the directory.
+        tracing::debug!(%error, "the mark of a spare stays");
+    }
     if begun.is_err() {
         // Not counted. If this fails as well, a later attempt begins the session.
         known::forget(data_dir, key).ok();
     }
-    begun
+    begun.map(|record| (record, spare))
 }
 
-fn begin_in(sessions: &Sessions, key: &SessionKey, workspace: &Workspace) -> io::Result<Record> {
+fn begin_in(
+    sessions: &Sessions,
+    key: &SessionKey,
+    workspace: &Workspace,
+    spare: Option<&Reserved>,
+) -> io::Result<Record> {
     let mut record = Record::new(key, workspace);
+    if let Some(spare) = spare {
+        record.cli_session_id.clone_from(&spare.place.conversation);
+    }
     // Also if this program was killed after it had moved a broken record aside.
     let is_broken = workspace.record().broken_file().symlink_metadata().is_ok();
     if is_broken && !record.take_from_journal(workspace.record()) {
@@ -91,7 +118,7 @@ fn begin_again(sessions: &Sessions, key: &SessionKey, problem: &str) -> io::Resu
     std::fs::rename(files.session_file(), files.broken_file())?;
     let data_dir = &sessions.env.config.data_dir;
     known::note(data_dir, key)?;
-    let record = begin_in(sessions, key, &Workspace::begin(data_dir, &hash))?;
+    let record = begin_in(sessions, key, &Workspace::begin(data_dir, &hash), None)?;
     if let Some(loss) = record.unreported_context_loss {
         // What is left is about the lost conversation.
         remove_any(&files.progress_file())?;

@@ -151,8 +151,14 @@ impl SamplerState {
         let admission = &self.sessions.admission;
         let pressure = Pressure::of(used, self.budget, admission.pressure());
         admission.set_pressure(pressure);
+        let relaxed = self.budget / 100 * Pressure::RELAXED_PERCENT;
+        // Under pressure all spares end, before any session gives up its child.
+        let of_spares = self.sessions.shelf.set_headroom(relaxed.saturating_sub(used));
         let room = if pressure >= Pressure::Evicting {
-            Room::Bytes(used.saturating_sub(self.budget / 100 * Pressure::RELAXED_PERCENT))
+            match used.saturating_sub(relaxed).saturating_sub(of_spares) {
+                0 if of_spares > 0 => return,
+                wanted => Room::Bytes(wanted),
+            }
         } else if admission.wants_room() {
             Room::Children(admission.wishes(None))
         } else {
@@ -191,7 +197,8 @@ impl Round {
 
     fn begin(&mut self, sessions: &Sessions) -> std::io::Result<()> {
         let entries = sessions.registry.entries();
-        let shims: HashSet<u32> = entries.iter().filter_map(|entry| shim_of(entry)).collect();
+        let of_sessions = entries.iter().filter_map(|entry| shim_of(entry));
+        let shims: HashSet<u32> = of_sessions.chain(sessions.shelf.shims()).collect();
         let processes = self.table.begin(&shims)?;
         (self.parts, self.part) = divided(processes);
         Ok(())
@@ -252,6 +259,14 @@ fn sample(sessions: &Sessions, table: &ProcessTable, now: Instant, session_limit
         let tree = table.tree(shim);
         entry.status.measured(shim, tree.private_bytes());
         metrics.session_memory.record(tree.private_bytes() as f64);
+        shims += 1;
+        clis += usize::from(tree.processes > 0);
+        total += tree;
+        counted = counted.saturating_add(tree.private_bytes().min(session_limit));
+    }
+    for shim in sessions.shelf.shims() {
+        let tree = table.tree(shim);
+        sessions.shelf.measured(shim, tree.private_bytes());
         shims += 1;
         clis += usize::from(tree.processes > 0);
         total += tree;

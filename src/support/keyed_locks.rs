@@ -17,6 +17,12 @@ pub(crate) struct Held<K: Eq + Hash> {
     key: K,
 }
 
+impl<K: Eq + Hash> std::fmt::Debug for Held<K> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Held")
+    }
+}
+
 impl<K: Eq + Hash> Default for Locks<K> {
     fn default() -> Self {
         Self(Arc::default())
@@ -28,6 +34,12 @@ impl<K: Eq + Hash + Clone> Locks<K> {
     pub(crate) async fn acquire(&self, key: &K) -> Held<K> {
         let lock = self.0.entry(key.clone()).or_default().clone();
         self.held(key, lock.lock_owned().await)
+    }
+
+    /// The lock of `key`, unless it is held.
+    pub(crate) fn try_acquire(&self, key: &K) -> Option<Held<K>> {
+        let lock = self.0.entry(key.clone()).or_default().clone();
+        Some(self.held(key, lock.try_lock_owned().ok()?))
     }
 
     /// Runs `action` under the lock of `key`. Blocking: not in an asynchronous task.

@@ -16,7 +16,7 @@ use crate::model::ids::{InvalidName, SessionHash, SessionKey, UserId};
 use crate::model::{Decision, Dirs, OauthCredentials, PendingPermission, PermissionError, Prompt};
 use crate::session::{
     SessionMessage, SessionStatus, actor_refs::SupervisorMessage, env::Env, known, registry::Entry,
-    sessions::Sessions, store::Record, take_up,
+    sessions::Sessions, shelf::SpareKind, store::SettingsRecord, take_up,
 };
 use crate::support::blocking as files;
 use crate::support::keyed_gates::Inside;
@@ -253,7 +253,8 @@ impl Session {
         }
         let hash = self.key()?.hash();
         let _arrival = self.arrive(&hash).await?;
-        let record = self.known_or_begun().await?;
+        // Not for a turn: no child is wanted.
+        let (record, _) = self.known_or_begun(None).await?;
         let data_dir = self.env().config.data_dir.clone();
         blocking(move || create(record.workspace(&data_dir, &hash))).await
     }
@@ -274,7 +275,8 @@ impl Session {
                 if !start {
                     return Ok(None);
                 }
-                self.bring_into_memory(key).await?;
+                let (cli, settings) = (&self.env().config.cli, SettingsRecord::default());
+                self.bring_into_memory(key, SpareKind::wanted(cli, &settings, false)).await?;
                 continue;
             };
             let (reply, answer) = oneshot::channel();
@@ -298,12 +300,12 @@ impl Session {
         arrival.map_err(|_| TurnError::Internal("other requests that start the session do not end"))
     }
 
-    async fn known_or_begun(&self) -> Result<Record, TurnError> {
+    async fn known_or_begun(&self, wish: Option<SpareKind>) -> Result<take_up::Begun, TurnError> {
         let (sessions, owner) = (self.sessions().clone(), self.key()?.clone());
         let limit = sessions.env.config.limits.sessions_per_user;
         // Many users may come at once.
-        let record = files::blocking(move || take_up::known_or_begun(&sessions, &owner)).await;
-        let record = record.map_err(|error| TurnError::Storage(error.into()))?;
+        let begin = move || take_up::known_or_begun(&sessions, &owner, wish.as_ref());
+        let record = files::blocking(begin).await.map_err(|error| TurnError::Storage(error.into()))?;
         record.ok_or(TurnError::TooManySessions { limit })
     }
 
@@ -312,22 +314,23 @@ impl Session {
         self.sessions().users.enter(self.key()?.user()).ok_or(TurnError::UserDeleted)
     }
 
-    /// Reads the session's record, or begins one, and has the supervisor start its actor.
-    async fn bring_into_memory(&self, key: &SessionKey) -> Result<(), TurnError> {
+    /// Reads the session's record, or begins one, and has the supervisor start its actor. `wish`: the child that a new
+    /// session will want.
+    async fn bring_into_memory(&self, key: &SessionKey, wish: Option<SpareKind>) -> Result<(), TurnError> {
         let _arrival = self.arrive(&key.hash()).await?;
         // Another request was faster.
         if self.sessions().registry.get(key).is_some() {
             return Ok(());
         }
         let inside = self.enter()?;
-        let record = self.known_or_begun().await?;
+        let (record, spare) = self.known_or_begun(wish).await?;
         let supervisor = timeout(ACTOR_ANSWERS_WITHIN, self.sessions().actor_refs.supervisor()).await;
         let supervisor = supervisor.map_err(|_| TurnError::Internal("the supervisor cannot be reached"))?;
         // Without a supervisor the system has stopped since the check.
         let supervisor = supervisor.ok_or(TurnError::Draining)?;
         let (reply, started) = oneshot::channel();
-        let message =
-            SupervisorMessage::StartSession { key: key.clone(), record: Box::new(record), inside, reply };
+        let (key, record, spare) = (key.clone(), Box::new(record), spare.map(Box::new));
+        let message = SupervisorMessage::StartSession { key, record, spare, inside, reply };
         let asked = supervisor.get_id();
         drop(supervisor.cast(message));
         match timeout(ACTOR_ANSWERS_WITHIN, started).await {

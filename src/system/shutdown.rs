@@ -27,6 +27,7 @@ pub(super) fn longest_stop(config: &Config) -> Duration {
 /// Drains, stops every child and ends the actors.
 async fn shut_down(sessions: Arc<Sessions>, data_dir: Arc<Mutex<Option<DataDirLock>>>, grace: Duration) {
     sessions.drain();
+    sessions.shelf.close();
     sessions.open_turns.close();
     if timeout(grace, sessions.open_turns.wait()).await.is_err() {
         tracing::warn!(turns = sessions.open_turns.len(), "turns are interrupted: they did not end in time");
@@ -48,6 +49,9 @@ async fn shut_down(sessions: Arc<Sessions>, data_dir: Arc<Mutex<Option<DataDirLo
         }
         sessions.registry.forget_actor(entry.actor.get_id());
         entry.actor.stop(None);
+    }
+    if timeout_at(deadline, sessions.shelf.keepers.wait()).await.is_err() {
+        tracing::error!("a spare could not be stopped");
     }
     // A former try may have stopped it.
     if let Ok(Some(supervisor)) = timeout(LAST_TASKS, sessions.actor_refs.supervisor()).await {

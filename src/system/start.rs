@@ -23,6 +23,7 @@ use crate::session::access;
 use crate::session::cgroups::Cgroups;
 use crate::session::env::{Env, Marker, TrialStart};
 use crate::session::{ImportAbility, quota, sessions::Sessions, shares_home, storage};
+use crate::spares;
 use crate::spend::Spend;
 use crate::supervisor::{self, retention};
 use crate::support::hex;
@@ -139,6 +140,7 @@ pub(super) async fn start(
     // A trial start has no sessions to keep.
     if !env.is_trial() {
         env.spawn_until_end(retention::watch(sessions.clone()));
+        env.spawn_until_end(spares::run(sessions.clone()));
     }
     let (ready, started) = oneshot::channel();
     env.tasks.spawn(supervisor::run(sessions.clone(), ready));
@@ -233,6 +235,7 @@ impl Prepared {
         let name = format!("pilotlight-{marker}");
         let groups = Groups::detect(&name, limits_wanted);
         let swept = groups.sweep() + sweep_marked(&format!("{MARKER}={marker}"), &[]);
+        spares::sweep(&data_dir);
         workspace::finish_deletions(&data_dir);
         user::finish_deletions(&data_dir);
         Ok(Self { data_dir, lock, groups, marker, swept })

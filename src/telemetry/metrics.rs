@@ -21,8 +21,8 @@ pub(crate) use http::HttpMetrics;
 pub(crate) use labels::{
     ActorKind, AdmissionRejected, CliNotice, ContextLost, DiskSpace, EvictionReason, ExitReason, FirstOutput,
     HangDetector, JournalError, MemoryKind, ModelClass, ProcessKind, ProtocolError, RecoverySource, Resource,
-    RestartCause, RetentionReason, SampleSource, SpawnPhase, SpawnReason, StopHow, StopStep, Stream,
-    TurnOutcome,
+    RestartCause, RetentionReason, SampleSource, SpareClaim, SpareEnd, SpareState, SpawnPhase, SpawnReason,
+    StopHow, StopStep, Stream, TurnOutcome,
 };
 #[cfg(feature = "server")]
 pub(crate) use labels::{AuthFailure, Dialect, HttpLimit, Route, StatusClass};

@@ -21,7 +21,7 @@ pub(crate) const MAX_RECORD_BYTES: u64 = 64 << 20;
 
 /// Name of a session directory below `sessions/`: 32 random hexadecimal digits. Fixed for the life of the session: a
 /// child may start in the directory before the session is known.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub(crate) struct DirectoryName(SessionHash);
 
@@ -39,6 +39,10 @@ impl DirectoryName {
 
     pub(crate) fn as_str(&self) -> &str {
         self.0.as_str()
+    }
+
+    pub(super) fn as_hash(&self) -> &SessionHash {
+        &self.0
     }
 }
 

@@ -24,6 +24,10 @@ const KEY: &str = "cli.user_env_file";
 pub(crate) struct Variables(Arc<BTreeMap<String, String>>);
 
 impl Variables {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(crate) fn pairs(&self) -> impl Iterator<Item = (&String, &String)> {
         self.0.iter()
     }

@@ -63,11 +63,21 @@ pub struct Run {
 }
 
 struct Session {
-    hash: String,
     record: PathBuf,
 }
 
 impl Session {
+    /// The hash of its key.
+    fn hash(&self) -> std::borrow::Cow<'_, str> {
+        self.record.file_name().unwrap().to_string_lossy()
+    }
+
+    /// The name of its directory: what its processes are known by.
+    fn directory(&self, data: &Path) -> String {
+        let directory = crate::common::layout::directory_of(data, &self.record);
+        directory.file_name().unwrap().to_string_lossy().into_owned()
+    }
+
     /// The HOME of its children, as long as it is there.
     fn home(&self, data: &Path) -> PathBuf {
         crate::common::layout::directory_of(data, &self.record).join("home")
@@ -103,8 +113,7 @@ impl Run {
         table.set_host(link.process.pid);
         let session = |user: usize| {
             let key = SessionKey::new(UserId::new(name(user)).unwrap(), "default").unwrap();
-            let hash = key.hash().as_str().to_owned();
-            Session { record: place.data_dir().join("records").join(&hash), hash }
+            Session { record: place.data_dir().join("records").join(key.hash().as_str()) }
         };
         Self {
             sessions: (0..USERS).map(session).collect(),
@@ -223,8 +232,14 @@ impl Run {
             || self.struck.get(&user).is_some_and(|child| process::is_alive(*child))
     }
 
+    /// The directories of children that no session has yet.
+    fn spares(&self) -> Vec<String> {
+        let marks = std::fs::read_dir(self.place.data_dir().join("records/.spares")).into_iter().flatten();
+        marks.flatten().map(|mark| mark.file_name().to_string_lossy().into_owned()).collect()
+    }
+
     fn strike(&mut self, user: usize, signal: Signal, shim: bool) -> bool {
-        let session = &self.sessions[user].hash;
+        let session = &self.sessions[user].directory(&self.place.data_dir());
         let target = if shim { self.table.shim(session) } else { self.table.cli(session) };
         let Some(target) = target else { return false };
         self.model.disturb(user);

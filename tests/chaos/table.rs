@@ -27,7 +27,7 @@ const REAPED_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Default)]
 struct Tree {
-    /// The hash of the session that it serves.
+    /// The directory of the session that it serves.
     session: String,
     cli: Option<Id>,
     /// Alive when last looked at.
@@ -84,10 +84,16 @@ impl Table {
 
     /// Looks now, and counts how many processes of all trees are alive.
     pub fn alive(&self) -> Vec<Id> {
+        self.alive_except(&[])
+    }
+
+    /// The same without the trees in these directories.
+    pub fn alive_except(&self, directories: &[String]) -> Vec<Id> {
         look(&self.seen, self.host.load(Ordering::Relaxed));
         let seen = self.seen.lock().unwrap();
-        let shims = seen.trees.iter().filter(|(_, tree)| tree.shim_alive).map(|(shim, _)| *shim);
-        shims.chain(seen.trees.values().flat_map(|tree| tree.members.iter().copied())).collect()
+        let counted = || seen.trees.iter().filter(|(_, tree)| !directories.contains(&tree.session));
+        let shims = counted().filter(|(_, tree)| tree.shim_alive).map(|(shim, _)| *shim);
+        shims.chain(counted().flat_map(|(_, tree)| tree.members.iter().copied())).collect()
     }
 
     /// The CLI that serves a session now.

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use pilotlight::model::SessionState;
-use pilotlight::model::ids::{SessionKey, UserId};
 use pilotlight::{Config, Outcome, Pilotlight, Session};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
@@ -62,8 +61,7 @@ pub fn processes_in(data: &Path) -> Vec<u32> {
 
 /// CLIs (not shims, nor what the simulation starts) of a user's default conversation.
 pub fn clis_of(data: &Path, user: &str) -> Vec<u32> {
-    let key = SessionKey::new(UserId::new(user).unwrap(), "default").unwrap();
-    let session = format!("PILOTLIGHT_SESSION={}", key.hash());
+    let session = crate::layout::variable(data, user);
     let contains = |bytes: &[u8], text: &str| String::from_utf8_lossy(bytes).contains(text);
     let is_cli = |pid: &u32| {
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();

@@ -15,6 +15,12 @@ pub fn session_dir(data: &Path, user: &str, conversation: &str) -> PathBuf {
     directory_of(data, &record_dir(data, user, conversation))
 }
 
+/// The variable by which the processes of a user's default conversation are known.
+pub fn variable(data: &Path, user: &str) -> String {
+    let directory = session_dir(data, user, "default");
+    format!("PILOTLIGHT_SESSION={}", directory.file_name().unwrap().to_str().unwrap())
+}
+
 /// The same by the record's directory.
 pub fn directory_of(data: &Path, record: &Path) -> PathBuf {
     let named = std::fs::read_to_string(record.join("directory")).ok();

@@ -18,6 +18,7 @@ mod limits;
 mod permissions;
 mod readers;
 mod records;
+mod spares;
 mod stops;
 mod turns;
 mod versions;

@@ -32,6 +32,7 @@ mod retention;
 mod revoked;
 mod secrets;
 mod sessions;
+mod spares;
 mod spend;
 mod starts;
 mod stops;

@@ -22,6 +22,7 @@ mod models;
 mod restarts;
 mod retries;
 pub(crate) mod smoke;
+mod spares;
 mod tools;
 mod traps_api;
 mod traps_asks;

@@ -118,7 +118,7 @@ impl Site {
         policy: Policy,
     ) -> Child {
         let plan = EndpointPlan { upstream, egress: self.egress.clone(), user, session, policy };
-        let endpoint = self.broker.endpoint(plan).unwrap();
+        let endpoint = self.broker.endpoint(plan, None).unwrap();
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let token = endpoint.token().to_owned();

@@ -60,7 +60,7 @@ async fn nothing_of_an_endpoint_outlives_its_guard() {
         session: session('b'),
         policy: crate::broker::Policy::default(),
     };
-    let endpoint = site.broker.endpoint(plan).unwrap();
+    let endpoint = site.broker.endpoint(plan, None).unwrap();
     let _guard = endpoint.serve(std::net::TcpListener::bind(address).unwrap()).unwrap();
     let again = client().post(format!("http://{address}/v1/messages")).header("x-api-key", token).send();
     assert_eq!(again.await.unwrap().status(), 401);

@@ -46,6 +46,8 @@ pub(crate) async fn health(
     });
     if let (true, Some(body)) = (caller.is_some_and(|caller| caller.is_admin()), body.as_object_mut()) {
         body.insert("sessions".to_owned(), sessions(&app));
+        let (warming, ready) = (app.pilot.spares_warming(), app.pilot.spares_ready());
+        body.insert("spares".to_owned(), json!({ "warming": warming, "ready": ready }));
     }
     (status(&reasons), Json(body))
 }

@@ -4,11 +4,12 @@ use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io;
 
-use super::{Access, Plan, Prepared};
+use super::{Access, Env, Plan, Prepared};
 use crate::child::ShimHandle;
 use crate::error::StartFailure;
 
 /// There is none.
+#[derive(Debug)]
 pub(in crate::session) struct Endpoint(Infallible);
 
 impl Endpoint {
@@ -17,7 +18,20 @@ impl Endpoint {
         _: &Prepared,
         variables: Vec<(OsString, OsString)>,
     ) -> Result<Access, StartFailure> {
-        Ok(Access { variables, network: pilotlight_shim::isolation::Network::Open, endpoint: None })
+        Ok(super::open(variables))
+    }
+
+    pub(super) fn of_spare(_: &Env, variables: Vec<(OsString, OsString)>) -> Result<Access, StartFailure> {
+        Ok(super::open(variables))
+    }
+
+    pub(super) fn claim(
+        self,
+        _: &Plan,
+        _: &Prepared,
+        _: Vec<(OsString, OsString)>,
+    ) -> Result<Access, StartFailure> {
+        match self.0 {}
     }
 
     pub(in crate::session) fn token(&self) -> Option<&str> {

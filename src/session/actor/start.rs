@@ -51,7 +51,7 @@ impl SessionActorState {
             offered: self.offered(),
         };
         let mailbox = Mailbox::new(self.entry.actor.clone(), generation);
-        let task = lifecycle::run(plan, Box::new(self.record.clone()), stop, mailbox);
+        let task = lifecycle::run(plan, Box::new(self.record.clone()), self.spare.take(), stop, mailbox);
         self.sessions.env.tasks.spawn(task);
         self.save_start();
     }

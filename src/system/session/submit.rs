@@ -15,7 +15,7 @@ use crate::error::TurnError;
 use crate::model::{History, Prompt, Role, is_model_name};
 use crate::session::import::{first_line, within};
 use crate::session::{SessionMessage, env::Env, message::TurnSubmission, registry::Entry};
-use crate::session::{status::Visible, store::SettingsRecord};
+use crate::session::{shelf::SpareKind, status::Visible, store::SettingsRecord};
 use crate::telemetry::metrics::{AdmissionRejected, FirstOutput};
 use crate::turn::{Conversation, Earlier, Hold, Outcome, Turn, TurnOptions, TurnTrace, turn_channel};
 
@@ -67,7 +67,9 @@ impl Session {
                 return Err(TurnError::Draining);
             }
             let Some((entry, permit)) = self.sessions().registry.admit(key)? else {
-                self.bring_into_memory(key).await?;
+                let brings_history = matches!(encoded.earlier, Some(Earlier::Conversation(_)));
+                let wish = SpareKind::wanted(&self.env().config.cli, &encoded.settings, brings_history);
+                self.bring_into_memory(key, wish).await?;
                 continue;
             };
             if let Some(turn) = self.post(&entry, permit, encoded.clone(), accepted)? {

@@ -61,6 +61,13 @@ labels! {
     RetentionReason, "reason": Idle = "idle", Sessions = "sessions", Bytes = "bytes";
     /// Part of the file system of the data directory.
     DiskSpace, "space": Used = "used", Free = "free";
+    /// Phase of a spare.
+    SpareState, "state": Warming = "warming", Ready = "ready";
+    /// What a session that begins got of the spares.
+    SpareClaim, "result": Claimed = "claimed", Missed = "missed", Unfit = "unfit";
+    /// Reason for the end of a spare that served no session.
+    SpareEnd, "reason": Room = "room", Memory = "memory", Surplus = "surplus", Age = "age", Outdated = "outdated",
+        Unclaimed = "unclaimed", NotStarted = "not_started", Died = "died", Hung = "hung", Drain = "drain";
     /// Extent of a loss of context.
     #[derive(serde::Serialize, serde::Deserialize)]
     #[serde(rename_all = "snake_case")]

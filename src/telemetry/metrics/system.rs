@@ -8,8 +8,8 @@ use super::labels::{
     ActorKind, AdmissionRejected, BrokerRefusal, CliNotice, ContextLost, DiskSpace, EgressDirection,
     EgressOutcome, EvictionReason, ExitReason, FirstOutput, HangDetector, JournalError, MemoryKind,
     ModelClass, ProcessKind, ProtocolError, RecoverySource, RefreshOutcome, Resource, RestartCause,
-    RetentionReason, SampleSource, SpawnPhase, StopHow, StopStep, Stream, TokenKind, TurnOutcome,
-    UpstreamStatus,
+    RetentionReason, SampleSource, SpareClaim, SpareEnd, SpareState, SpawnPhase, StopHow, StopStep, Stream,
+    TokenKind, TurnOutcome, UpstreamStatus,
 };
 use super::series::{BuildInfo, By, ByBoth, Family, Registrar, Starts};
 use crate::config::Rung;
@@ -37,6 +37,10 @@ declare! {
         "Bytes of sessions deleted by the retention rules.";
     retention_failures: Counter = "retention_failures_total", Count,
         "Deletions and rounds of the retention sweep that failed and are repeated.";
+    spare_claims: By<SpareClaim, Counter> = "spare_claims_total", Count,
+        "New users' sessions that got a spare (claimed), found none of their kind (missed) or one that did not fit (unfit).";
+    spare_ends: By<SpareEnd, Counter> = "spare_ends_total", Count,
+        "Spares that ended without having served a session, by reason.";
     contexts_lost: By<ContextLost, Counter> = "contexts_lost_total", Count,
         "Conversations resumed without some or all of their turns, by extent.";
     conversations_recovered: By<RecoverySource, Counter> = "conversations_recovered_total", Count,
@@ -109,6 +113,9 @@ declare! {
     sessions_frozen: Gauge = "sessions_frozen", Count, "Sessions whose idle child is frozen, at the last measurement.";
     sessions_limit: Gauge = "sessions_limit", Count, "Maximum number of sessions in memory.";
     children_limit: Gauge = "children_limit", Count, "Maximum number of running children.";
+    spares: By<SpareState, Gauge> = "spares", Count, "Children started ahead for new users, by state.";
+    spares_wanted: Gauge = "spares_wanted", Count,
+        "Children that should be ready for new users: between spares.min and spares.max, 0 under memory pressure.";
     starts_in_flight: Gauge = "starts_in_flight", Count, "Children that are starting.";
     starts_limit: Gauge = "starts_limit", Count, "Maximum number of children that start at the same time.";
     admission_queue_length: Gauge = "admission_queue_length", Count, "Starts that wait for a slot.";

@@ -140,6 +140,8 @@ fn each_handle_changes_its_own_series() {
         metrics.crash_loops.increment(1);
         metrics.evictions.increment(EvictionReason::Idle);
         metrics.hibernations.increment(1);
+        metrics.spare_claims.increment(SpareClaim::Missed);
+        metrics.spare_ends.increment(SpareEnd::Outdated);
         metrics.contexts_lost.increment(ContextLost::LatestTurns);
         metrics.conversations_recovered.increment(RecoverySource::Journal);
         metrics.mirrored_lines.increment(23);
@@ -208,6 +210,8 @@ fn each_handle_changes_its_own_series() {
         metrics.memory_available.set(f64::from(1 << 30));
         metrics.zombies.set(2);
         metrics.sessions_frozen.set(2);
+        metrics.spares.set(SpareState::Ready, 5.0);
+        metrics.spares_wanted.set(6);
         metrics.oldest_idle.set(3);
         metrics.oldest_turn.set(4);
         metrics.memory.set(MemoryKind::SharedFile, 70.0);
@@ -276,6 +280,10 @@ fn each_handle_changes_its_own_series() {
         "memory_bytes{kind=shared_file} 70",
         "hibernations_total{} 1",
         "sessions_frozen{} 2",
+        "spare_claims_total{result=missed} 1",
+        "spare_ends_total{reason=outdated} 1",
+        "spares{state=ready} 5",
+        "spares_wanted{} 6",
         "oldest_idle_seconds{} 3",
         "oldest_turn_seconds{} 4",
         "ping_seconds{} 1",

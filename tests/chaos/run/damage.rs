@@ -23,7 +23,7 @@ impl Run {
         self.disturb_by_order(user);
         self.model.asked.evictions += 1;
         self.link.order(&Order::Evict { user });
-        while self.report()?.unsettled.iter().any(|it| it.starts_with(&self.sessions[user].hash)) {
+        while self.report()?.unsettled.iter().any(|it| it.starts_with(&*self.sessions[user].hash())) {
             if begun.elapsed() >= SOON {
                 return Err(format!("the child of user {user} is not evicted within {SOON:?}"));
             }

@@ -46,8 +46,11 @@ impl Run {
         let deadline = Instant::now() + SOON;
         let report = loop {
             let report = self.report()?;
-            let left = self.table.alive();
-            if report.unsettled.is_empty() && left.is_empty() {
+            // Read first: a spare that a session gets meanwhile has its mark until then.
+            let spares = self.spares();
+            let left = self.table.alive_except(&spares);
+            let starts = report.gauge("starts_in_flight");
+            if report.unsettled.is_empty() && left.is_empty() && starts == 0.0 {
                 break report;
             }
             if Instant::now() >= deadline {

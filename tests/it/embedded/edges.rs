@@ -95,7 +95,11 @@ async fn record_exists_before_first_child() {
     use std::os::unix::fs::PermissionsExt;
     let scripts = tempfile::tempdir().unwrap();
     let script = scripts.path().join("cli");
-    std::fs::write(&script, "#!/bin/sh\nls ../../../records/*/session.json > all && grep -l $PILOTLIGHT_SESSION all && : > known\n").unwrap();
+    std::fs::write(
+        &script,
+        "#!/bin/sh\ngrep -l $PILOTLIGHT_SESSION ../../../records/*/session.json && : > known\n",
+    )
+    .unwrap();
     std::fs::set_permissions(&script, PermissionsExt::from_mode(0o700)).unwrap();
     let bench = Bench::with(|config| {
         config.cli.program = script.display().to_string();

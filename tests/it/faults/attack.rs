@@ -8,7 +8,6 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use pilotlight::model::ids::{SessionKey, UserId};
 use toml::Table;
 
 use super::*;
@@ -141,8 +140,7 @@ impl Attack {
 
     /// Everything alive that belongs to mallory.
     pub(crate) fn mallorys(&self) -> Vec<Process> {
-        let key = SessionKey::new(UserId::new(MALLORY).unwrap(), "default").unwrap();
-        let entry = format!("PILOTLIGHT_SESSION={}", key.hash().as_str());
+        let entry = crate::common::layout::variable(&self.place.data_dir(), MALLORY);
         self.place.processes().into_iter().filter(|process| process.was_given(&entry)).collect()
     }
 
@@ -161,8 +159,7 @@ impl Attack {
         let server = self.program.process();
 
         let stranger = || {
-            let bob = SessionKey::new(UserId::new("bob").unwrap(), "default").unwrap();
-            let bob = format!("PILOTLIGHT_SESSION={}", bob.hash().as_str());
+            let bob = crate::common::layout::variable(&self.place.data_dir(), "bob");
             let mut all = descendants(server.pid);
             all.extend(self.place.processes());
             all.into_iter().find(|process| *process != server && !process.was_given(&bob))

@@ -1,7 +1,6 @@
 //! Clients that hang up, hardly read, or come twice.
 
 use futures_util::StreamExt;
-use pilotlight::model::ids::{SessionKey, UserId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
@@ -75,11 +74,11 @@ async fn fault_41_many_connections_share_one_child() {
     let server = attack.program.process();
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let stopped = stop.clone();
-    let key = SessionKey::new(UserId::new(MALLORY).unwrap(), "default").unwrap();
+    let data = attack.place.data_dir();
     let watch = std::thread::spawn(move || {
-        let session = format!("PILOTLIGHT_SESSION={}", key.hash());
         let mut most = 0;
         while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            let session = crate::common::layout::variable(&data, MALLORY);
             let is_cli = |it: &&Process| {
                 let arguments = it.arguments();
                 it.was_given(&session)

@@ -9,7 +9,7 @@ const LAYERS: &[&[&str]] = &[
     &["bin", "fuzzing"],
     &["server"],
     &["system"],
-    &["supervisor"],
+    &["supervisor", "spares"],
     &["session"],
     &["admission", "installation", "isolation", "broker"],
     &["spend"],

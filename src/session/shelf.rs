@@ -1,0 +1,399 @@
+//! The spares of a system: which there are, and the way of one to its session.
+//!
+//! Each spare has a task that owns its child (`spares`). The shelf knows all of them, and gives one away at most once.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard};
+
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Duration, Instant};
+use tokio_util::task::TaskTracker;
+
+use super::sessions::Sessions;
+use super::spare::Spare;
+use super::store::SettingsRecord;
+use crate::adapter::LaunchSettings;
+use crate::config::CliConfig;
+use crate::model::ids::{SessionHash, SessionKey};
+use crate::support::keyed_locks::Held;
+use crate::support::lock::MutexExt;
+use crate::telemetry::metrics::{SpareClaim, SpareEnd};
+use crate::workspace::{DirectoryName, Owner};
+
+/// New users whose wishes are remembered: what a minute brings at some starts in a second.
+const MOST_NEWCOMERS: usize = 256;
+
+/// What a spare is started with: all that decides about command line and environment, as long as its user has no variables
+/// of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct SpareKind {
+    pub(crate) model: Option<String>,
+    /// Without what the handshake brings.
+    pub(crate) settings: LaunchSettings,
+}
+
+impl SpareKind {
+    /// What a new session with these settings wants; `None`: no spare fits.
+    pub(crate) fn wanted(cli: &CliConfig, settings: &SettingsRecord, brings_history: bool) -> Option<Self> {
+        if brings_history || settings.own_credentials || settings.mcp_servers.is_some() {
+            return None;
+        }
+        let bound = SettingsRecord::default().with(settings, cli.model.as_deref());
+        Some(Self {
+            model: bound.model.or_else(|| cli.model.clone()),
+            settings: LaunchSettings {
+                fallback_model: bound.fallback_model,
+                policy: bound.restrictions.policy,
+                tools: bound.restrictions.tools,
+                ..LaunchSettings::default()
+            },
+        })
+    }
+}
+
+/// Phase of a spare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SparePhase {
+    /// It starts.
+    Warming,
+    /// It answers, and waits for a session.
+    Ready,
+}
+
+/// A spare on the shelf.
+#[derive(Debug)]
+pub(crate) struct Shelved {
+    pub(crate) id: u64,
+    pub(crate) kind: SpareKind,
+    pub(crate) phase: SparePhase,
+    /// When it became what it is.
+    pub(crate) since: Instant,
+    /// The root of its process tree, once it has one.
+    pub(crate) shim: Option<u32>,
+    /// Of its tree, when it was last measured.
+    memory: u64,
+    place: Option<SparePlace>,
+    order: oneshot::Sender<SpareOrder>,
+}
+
+/// What a spare brings to its session besides the child.
+#[derive(Debug, Clone)]
+pub(crate) struct SparePlace {
+    pub(crate) directory: DirectoryName,
+    /// The CLI's id of the conversation.
+    pub(crate) conversation: String,
+    pub(crate) owner: Option<Owner>,
+}
+
+/// The one order that the task of a spare gets.
+#[derive(Debug)]
+pub(crate) enum SpareOrder {
+    End(SpareEnd),
+    /// A session has its directory, and will ask for the child. It has no other child while the slot is held.
+    Reserve(oneshot::Receiver<SpareRequest>, Slot),
+}
+
+/// That of a session, see [`Sessions::slots`].
+pub(crate) type Slot = Held<SessionHash>;
+
+/// How the session gets the child and its slot; `None`: nothing is left of the child.
+pub(crate) type SpareRequest = oneshot::Sender<(Option<Spare>, Slot)>;
+
+/// A spare whose directory is that of a session. Dropping it ends the child, and keeps the directory.
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    pub(crate) place: SparePlace,
+    request: oneshot::Sender<SpareRequest>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Shelf {
+    state: Mutex<State>,
+    /// Called when the spares or what is wanted of them may have changed.
+    pub(crate) changed: Notify,
+    /// The tasks of all spares.
+    pub(crate) keepers: TaskTracker,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    spares: Vec<Shelved>,
+    next: u64,
+    newcomers: VecDeque<(Instant, SpareKind)>,
+    retry: Retry,
+    /// Bytes that may be used before memory is scarce.
+    headroom: Option<u64>,
+    closed: bool,
+}
+
+/// Pauses after failures: each one that follows another soon doubles it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Retry {
+    failures: u32,
+    pub(crate) not_before: Option<Instant>,
+}
+
+/// The first pause after a failure, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+/// A spare that lived this long has not failed because of what the next one would meet at once.
+const LIVED: Duration = Duration::from_secs(60);
+
+impl Retry {
+    /// A spare that lived for `lived` has failed.
+    pub(crate) fn failed(&mut self, lived: Duration, now: Instant) {
+        self.failures = if lived < LIVED { self.failures.saturating_add(1) } else { 1 };
+        let pause = PAUSES.0.saturating_mul(1 << (self.failures - 1).min(16)).min(PAUSES.1);
+        self.not_before = Some(now + pause);
+    }
+
+    /// A spare serves a session.
+    pub(crate) fn worked(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// Everything that the decision about spares looks at.
+#[derive(Debug)]
+pub(crate) struct OnShelf<'a> {
+    pub(crate) spares: &'a [Shelved],
+    pub(crate) newcomers: &'a VecDeque<(Instant, SpareKind)>,
+    pub(crate) not_before: Option<Instant>,
+    /// Memory for another one is left, as far as is known.
+    pub(crate) has_headroom: bool,
+    pub(crate) closed: bool,
+}
+
+impl Shelf {
+    /// Reads all of it at one moment.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&OnShelf<'_>) -> T) -> T {
+        let state = self.lock();
+        let largest = state.spares.iter().map(|spare| spare.memory).max().unwrap_or_default();
+        read(&OnShelf {
+            spares: &state.spares,
+            newcomers: &state.newcomers,
+            not_before: state.retry.not_before,
+            has_headroom: state.headroom.is_none_or(|headroom| headroom > largest),
+            closed: state.closed,
+        })
+    }
+
+    /// Number of spares in a phase.
+    pub(crate) fn count(&self, phase: SparePhase) -> usize {
+        self.lock().spares.iter().filter(|spare| spare.phase == phase).count()
+    }
+
+    /// Adds a spare that is about to start; `None`: no more are started.
+    pub(crate) fn add(&self, kind: SpareKind) -> Option<(u64, oneshot::Receiver<SpareOrder>)> {
+        let mut state = self.lock();
+        if state.closed {
+            return None;
+        }
+        let (order, orders) = oneshot::channel();
+        state.next += 1;
+        let id = state.next;
+        state.spares.push(Shelved {
+            id,
+            kind,
+            phase: SparePhase::Warming,
+            since: Instant::now(),
+            shim: None,
+            memory: 0,
+            place: None,
+            order,
+        });
+        Some((id, orders))
+    }
+
+    /// The process of a spare runs.
+    pub(crate) fn started(&self, id: u64, shim: Option<u32>) {
+        self.with(id, |spare| spare.shim = shim);
+    }
+
+    /// A spare answers.
+    pub(crate) fn ready(&self, id: u64, place: SparePlace) {
+        self.with(id, |spare| {
+            (spare.phase, spare.since, spare.place) = (SparePhase::Ready, Instant::now(), Some(place));
+        });
+        self.changed.notify_one();
+    }
+
+    /// A spare is gone without a session. `failed`: for a reason that the next one may meet as well.
+    pub(crate) fn ended(&self, id: u64, lived: Duration, failed: bool) {
+        let mut state = self.lock();
+        state.spares.retain(|spare| spare.id != id);
+        if failed {
+            state.retry.failed(lived, Instant::now());
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Orders the end of a spare, unless it was given away.
+    pub(crate) fn end(&self, id: u64, why: SpareEnd) {
+        let mut state = self.lock();
+        if let Some(at) = state.spares.iter().position(|spare| spare.id == id) {
+            // A task that has ended needs no order.
+            drop(state.spares.swap_remove(at).order.send(SpareOrder::End(why)));
+        }
+    }
+
+    /// Ends all spares; no other one starts. Those whose sessions are about to ask for them stay.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        for spare in state.spares.drain(..) {
+            drop(spare.order.send(SpareOrder::End(SpareEnd::Drain)));
+        }
+        drop(state);
+        self.keepers.close();
+        self.changed.notify_one();
+    }
+
+    /// Gives the directory of a spare of this kind to a session that begins. Blocking.
+    pub(crate) fn reserve(
+        &self,
+        sessions: &Sessions,
+        key: &SessionKey,
+        kind: &SpareKind,
+    ) -> Option<Reserved> {
+        let (env, user) = (&sessions.env, key.user());
+        if env.config.spares.min == 0 || sessions.admission.knows(user) {
+            return None;
+        }
+        let is_plain = env.user_env.of(user).is_empty();
+        if !is_plain || !env.isolation.may_adopt(user) {
+            return None;
+        }
+        let slot = sessions.slots.try_acquire(&key.hash())?;
+        let reserved = self.take(kind).and_then(|spare| {
+            let place = spare.place?;
+            // Otherwise its task sees that the shelf has dropped it.
+            let adopted = env.isolation.adopt(user, place.owner).ok()?;
+            let (request, requests) = oneshot::channel();
+            let sent = adopted.then(|| spare.order.send(SpareOrder::Reserve(requests, slot)))?;
+            sent.is_ok().then_some(Reserved { place, request })
+        });
+        if reserved.is_none() {
+            env.telemetry.metrics.spare_claims.increment(SpareClaim::Missed);
+        }
+        self.changed.notify_one();
+        reserved
+    }
+
+    /// The spare of this kind that has waited longest, and no longer on the shelf.
+    fn take(&self, kind: &SpareKind) -> Option<Shelved> {
+        let mut state = self.lock();
+        if state.newcomers.len() == MOST_NEWCOMERS {
+            state.newcomers.pop_front();
+        }
+        state.newcomers.push_back((Instant::now(), kind.clone()));
+        let ready = |spare: &Shelved| spare.phase == SparePhase::Ready && spare.kind == *kind;
+        let at = state.spares.iter().position(ready)?;
+        Some(state.spares.remove(at))
+    }
+
+    /// A spare that a session got has become its child, or has failed.
+    pub(super) fn served(&self, served: bool) {
+        let mut state = self.lock();
+        if served {
+            state.retry.worked();
+        } else {
+            state.retry.failed(Duration::ZERO, Instant::now());
+        }
+    }
+
+    /// The roots of the process trees of all spares.
+    pub(crate) fn shims(&self) -> Vec<u32> {
+        self.lock().spares.iter().filter_map(|spare| spare.shim).collect()
+    }
+
+    /// Notes what a tree uses.
+    pub(crate) fn measured(&self, shim: u32, bytes: u64) {
+        let mut state = self.lock();
+        if let Some(spare) = state.spares.iter_mut().find(|spare| spare.shim == Some(shim)) {
+            spare.memory = bytes;
+        }
+    }
+
+    /// Notes how much may be used before memory is scarce. What all spares use together.
+    pub(crate) fn set_headroom(&self, bytes: u64) -> u64 {
+        let mut state = self.lock();
+        state.headroom = Some(bytes);
+        let used = state.spares.iter().map(|spare| spare.memory).sum();
+        drop(state);
+        self.changed.notify_one();
+        used
+    }
+
+    fn with(&self, id: u64, change: impl FnOnce(&mut Shelved)) {
+        if let Some(spare) = self.lock().spares.iter_mut().find(|spare| spare.id == id) {
+            change(spare);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock_unpoisoned()
+    }
+}
+
+impl Reserved {
+    /// Asks for the child and the slot of the session; `None`: neither is given, and the slot will be free.
+    pub(super) async fn child(self) -> Option<(Option<Spare>, Slot)> {
+        let (request, given) = oneshot::channel();
+        self.request.send(request).ok()?;
+        given.await.ok()
+    }
+}
+
+#[cfg(test)]
+impl Shelved {
+    /// A spare without a task.
+    pub(crate) fn of_test(id: u64, kind: SpareKind, phase: SparePhase, since: Instant) -> Self {
+        Self { id, kind, phase, since, shim: None, memory: 0, place: None, order: oneshot::channel().0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::PermissionPolicy;
+
+    fn settings() -> SettingsRecord {
+        SettingsRecord::default()
+    }
+
+    #[test]
+    fn kind_has_what_the_command_line_has() {
+        let mut cli = CliConfig::default();
+        let kind = |cli: &CliConfig, settings: &SettingsRecord| SpareKind::wanted(cli, settings, false);
+        assert_eq!(kind(&cli, &settings()), Some(SpareKind::default()));
+        let prompted = SettingsRecord { system_prompt: Some("brief".into()), ..settings() };
+        assert_eq!(kind(&cli, &prompted), Some(SpareKind::default()));
+        let haiku = SettingsRecord { model: Some("haiku".into()), ..settings() };
+        let expected = SpareKind { model: Some("haiku".into()), ..SpareKind::default() };
+        assert_eq!(kind(&cli, &haiku), Some(expected.clone()));
+        cli.model = Some("haiku".into());
+        assert_eq!(kind(&cli, &haiku), Some(expected.clone()));
+        assert_eq!(kind(&cli, &settings()), Some(expected));
+        let mut denied = settings();
+        denied.restrictions.policy = Some(PermissionPolicy::Deny);
+        assert_ne!(kind(&cli, &denied), kind(&cli, &settings()));
+        let own = SettingsRecord { own_credentials: true, ..settings() };
+        assert_eq!((kind(&cli, &own), SpareKind::wanted(&cli, &settings(), true)), (None, None));
+    }
+
+    #[test]
+    fn pauses_double_until_one_serves() {
+        let (mut retry, now) = (Retry::default(), Instant::now());
+        let mut pause = |lived: u64| {
+            retry.failed(Duration::from_secs(lived), now);
+            (retry.not_before.unwrap() - now).as_secs()
+        };
+        assert_eq!([0, 0, 0].map(&mut pause), [1, 2, 4]);
+        assert_eq!([61, 0].map(&mut pause), [1, 2]);
+        assert_eq!((0..100).map(|_| pause(0)).last(), Some(300));
+        retry.worked();
+        assert!(retry.not_before.is_none());
+    }
+}

@@ -1,0 +1,224 @@
+//! The life of one spare: started, asked at intervals whether it lives, and given to a session or ended.
+//!
+//! The task owns the child. Whatever ends it, the directory is removed unless a session has it, and the permit is given
+//! back last, when nothing of the child is left.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio::time::{Duration, Instant, sleep, timeout};
+
+use crate::admission::{SparePermit, StartPermit};
+use crate::child::Unfit;
+use crate::session::sessions::Sessions;
+use crate::session::shelf::{Slot, SpareKind, SpareOrder, SparePlace, SpareRequest};
+use crate::session::spare::{Spare, SpareGround};
+use crate::session::store::new_cli_session_id;
+use crate::support::blocking::blocking_long;
+use crate::telemetry::metrics::SpareEnd;
+use crate::workspace::{RemovalLimit, Workspace, remove_spare};
+
+/// How often a spare is asked whether it lives, and whether the CLI was replaced.
+const CHECK: Duration = Duration::from_secs(15);
+/// Maximum time for the answer, on a busy host.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+/// The same while a session waits for it: it answers within milliseconds, and a start takes half a second.
+const PROVEN_WITHIN: Duration = Duration::from_secs(1);
+/// Maximum time from taking the directory to asking for the child: the session's record is written in between.
+const ASKED_WITHIN: Duration = Duration::from_secs(30);
+/// A new directory has the files of the template: at most 20 000 change their owner.
+const GIVEN: RemovalLimit = RemovalLimit { entries: 100_000, time: Duration::from_secs(30) };
+
+pub(super) struct Keeper {
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) id: u64,
+    pub(super) kind: SpareKind,
+}
+
+/// How it ends.
+enum Fate {
+    Ended(SpareEnd),
+    /// A session has the directory, and gets the child if it asks for it.
+    Reserved(oneshot::Receiver<SpareRequest>, Slot),
+}
+
+impl Keeper {
+    pub(super) async fn keep(
+        self,
+        permits: (StartPermit, SparePermit),
+        mut orders: oneshot::Receiver<SpareOrder>,
+    ) {
+        let born = Instant::now();
+        let (starting, permit) = permits;
+        let ground = match self.ground().await {
+            Ok(ground) => ground,
+            Err(error) => {
+                tracing::warn!(%error, "a spare has no directory");
+                return self.ended(SpareEnd::NotStarted, born);
+            }
+        };
+        let started = Spare::start(&self.sessions.env, ground.clone(), self.kind.clone(), permit).await;
+        let mut spare = match started {
+            Ok(spare) => spare,
+            Err(failure) => {
+                tracing::warn!(reason = failure.reason(), "a spare did not start");
+                self.clear(&ground, true).await;
+                return self.ended(SpareEnd::NotStarted, born);
+            }
+        };
+        self.sessions.shelf.started(self.id, spare.shim());
+        let fate = match self.warm(&mut spare, &mut orders).await {
+            Some(fate) => fate,
+            None => {
+                drop(starting);
+                let SpareGround { workspace, conversation, owner } = ground.clone();
+                let place = SparePlace { directory: workspace.name().clone(), conversation, owner };
+                self.sessions.shelf.ready(self.id, place);
+                self.wait(&mut spare, &mut orders).await
+            }
+        };
+        match fate {
+            Fate::Ended(why) => self.end(spare, &ground, why, born).await,
+            Fate::Reserved(requests, slot) => self.give(spare, requests, slot, born).await,
+        }
+    }
+
+    /// The directories, and the user id.
+    async fn ground(&self) -> io::Result<SpareGround> {
+        let env = self.sessions.env.clone();
+        blocking_long(move || {
+            let workspace =
+                Workspace::for_spare(&env.config.data_dir, env.config.workspace.template.as_deref())?;
+            let owner = env.isolation.owner_of_spare();
+            let given = owner.and_then(|owner| {
+                let given = workspace.give_to(owner, env.isolation.range(), GIVEN);
+                given.inspect_err(|_| env.isolation.release(owner)).map(|()| owner)
+            });
+            match given {
+                Ok(owner) => Ok(SpareGround { workspace, conversation: new_cli_session_id(), owner }),
+                Err(error) => {
+                    remove_spare(&env.config.data_dir, workspace.name()).ok();
+                    Err(error)
+                }
+            }
+        })
+        .await
+    }
+
+    /// Waits until the child answers; else how it ends.
+    async fn warm(&self, spare: &mut Spare, orders: &mut oneshot::Receiver<SpareOrder>) -> Option<Fate> {
+        let limit = self.sessions.env.config.session.spawn_timeout;
+        tokio::select! {
+            biased;
+            order = orders => Some(fate(order.ok())),
+            answered = spare.ping(limit) => match answered {
+                Ok(()) => None,
+                Err(unfit) => {
+                    tracing::warn!(%unfit, "a spare is not ready");
+                    Some(Fate::Ended(SpareEnd::NotStarted))
+                }
+            },
+        }
+    }
+
+    /// Waits for an order, and sees to it that the child lives meanwhile.
+    async fn wait(&self, spare: &mut Spare, orders: &mut oneshot::Receiver<SpareOrder>) -> Fate {
+        loop {
+            let answered = tokio::select! {
+                biased;
+                order = &mut *orders => return fate(order.ok()),
+                unfit = spare.rest() => Err(unfit),
+                () = sleep(CHECK) => Ok(()),
+            };
+            let answered = match answered {
+                Ok(()) => tokio::select! {
+                    biased;
+                    order = &mut *orders => return fate(order.ok()),
+                    answered = spare.ping(ANSWERS_WITHIN) => answered,
+                },
+                unfit => unfit,
+            };
+            if let Err(unfit) = answered {
+                tracing::warn!(%unfit, "a spare is of no more use");
+                return Fate::Ended(reason(&unfit));
+            }
+            let (env, chosen) = (self.sessions.env.clone(), spare.chosen().clone());
+            let is_current = tokio::task::spawn_blocking(move || chosen.is_current(&env.program)).await;
+            if !is_current.unwrap_or_default() {
+                return Fate::Ended(SpareEnd::Outdated);
+            }
+        }
+    }
+
+    async fn end(&self, spare: Spare, ground: &SpareGround, why: SpareEnd, born: Instant) {
+        let (is_gone, stderr) = spare.end(&self.sessions.env).await;
+        if matches!(why, SpareEnd::Died | SpareEnd::NotStarted) && !stderr.is_empty() {
+            tracing::warn!(%stderr, "what the CLI said before it ended");
+        }
+        self.clear(ground, is_gone).await;
+        self.ended(why, born);
+    }
+
+    /// Removes what no session has. A user id of which a process may be left is not used again.
+    async fn clear(&self, ground: &SpareGround, is_gone: bool) {
+        let (env, ground) = (self.sessions.env.clone(), ground.clone());
+        let cleared = blocking_long(move || {
+            if is_gone {
+                env.isolation.release(ground.owner);
+            }
+            remove_spare(&env.config.data_dir, ground.workspace.name())
+        });
+        if let Err(error) = cleared.await {
+            tracing::warn!(%error, "the directory of a spare is removed at the next start");
+        }
+    }
+
+    /// Gives the child to the session that has its directory, once it has proven that it lives.
+    async fn give(
+        &self,
+        mut spare: Spare,
+        requests: oneshot::Receiver<SpareRequest>,
+        slot: Slot,
+        born: Instant,
+    ) {
+        let asked = tokio::select! {
+            asked = timeout(ASKED_WITHIN, requests) => {
+                asked.ok().and_then(Result::ok).ok_or(SpareEnd::Unclaimed)
+            }
+            unfit = spare.rest() => Err(reason(&unfit)),
+        };
+        let (why, refused) = match asked {
+            Err(why) => (why, None),
+            Ok(request) => match spare.ping(PROVEN_WITHIN).await {
+                // A session that is gone meanwhile drops the child, which kills it.
+                Ok(()) => return drop(request.send((Some(spare), slot))),
+                Err(unfit) => (reason(&unfit), Some(request)),
+            },
+        };
+        spare.end(&self.sessions.env).await;
+        self.ended(why, born);
+        if let Some(request) = refused {
+            drop(request.send((None, slot)));
+        }
+    }
+
+    fn ended(&self, why: SpareEnd, born: Instant) {
+        self.sessions.env.telemetry.metrics.spare_ends.increment(why);
+        let failed = matches!(why, SpareEnd::Died | SpareEnd::Hung | SpareEnd::NotStarted);
+        self.sessions.shelf.ended(self.id, born.elapsed(), failed);
+    }
+}
+
+fn reason(unfit: &Unfit) -> SpareEnd {
+    if matches!(unfit, Unfit::Silent(_)) { SpareEnd::Hung } else { SpareEnd::Died }
+}
+
+/// Without an order the shelf has dropped the spare.
+fn fate(order: Option<SpareOrder>) -> Fate {
+    match order {
+        Some(SpareOrder::End(why)) => Fate::Ended(why),
+        Some(SpareOrder::Reserve(requests, slot)) => Fate::Reserved(requests, slot),
+        None => Fate::Ended(SpareEnd::Unclaimed),
+    }
+}
