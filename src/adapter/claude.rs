@@ -1,7 +1,7 @@
 //! The adapter for `claude`, 1.0 and later (stream-json over stdin and stdout).
 //!
 //! Command line: `launch`, `tools`, `home`, `judged`. Input lines: `control`, `prompt`. Output lines: `classify`, `fields`, `tail`, `read`,
-//! `terminal`, `answer`. Files: `transcript`, `import`, `credentials`. The API: `broker`. No other module names a message, a flag
+//! `delta`, `terminal`, `answer`. Files: `transcript`, `import`, `credentials`. The API: `broker`. No other module names a message, a flag
 //! or a file of this CLI.
 
 #[cfg(feature = "server")]
@@ -43,6 +43,7 @@ mod broker;
 mod classify;
 mod control;
 mod credentials;
+mod delta;
 mod fields;
 mod home;
 mod import;

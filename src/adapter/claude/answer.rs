@@ -9,6 +9,7 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
+use super::delta::TextDelta;
 use super::fields::replace_lone_surrogates;
 use crate::adapter::answer::{Block, Part};
 
@@ -16,7 +17,7 @@ mod lines;
 #[cfg(test)]
 mod tests;
 
-use lines::{ApiEvent, Line, Message, Piece, TextLine};
+use lines::{ApiEvent, Line, Message, Piece, adds_nothing};
 
 /// Reader of the lines of one turn.
 #[derive(Debug, Default)]
@@ -93,12 +94,17 @@ impl AnswerReader {
 
     /// Emits the parts that a line (without its LF) adds to the answer.
     pub(crate) fn read(&mut self, line: &[u8], emit: &mut dyn FnMut(Part<'_>)) {
+        let delta = if self.by_deltas { TextDelta::of(line) } else { None };
+        let is_done = delta.and_then(|delta| self.text_delta(delta, emit)).is_some();
+        if !is_done && !adds_nothing(line, self.by_deltas) {
+            self.parse(line, emit);
+        }
+    }
+
+    fn parse(&mut self, line: &[u8], emit: &mut dyn FnMut(Part<'_>)) {
         // The common case is valid UTF-8 and needs no copy.
         let text = std::str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line), Cow::Borrowed);
         let text = replace_lone_surrogates(&text);
-        if self.by_deltas && self.text_delta(&text, emit).is_some() {
-            return;
-        }
         let Ok(line) = serde_json::from_str::<Line<'_>>(&text) else { return };
         if line.parent_tool_use_id.is_some() {
             return;
@@ -129,21 +135,14 @@ impl AnswerReader {
         }
     }
 
-    /// Reads a text delta of the open block; `None` for any other line.
-    fn text_delta(&mut self, line: &str, emit: &mut dyn FnMut(Part<'_>)) -> Option<()> {
-        memchr::memmem::find(line.as_bytes(), b"\"text_delta\"")?;
-        let line: TextLine<'_> = serde_json::from_str(line).ok()?;
-        let event = line.event;
-        let is_own = line.parent_tool_use_id.is_none() && line.r#type == "stream_event";
-        if !is_own || event.r#type != "content_block_delta" || event.delta.r#type != "text_delta" {
-            return None;
-        }
-        let at = self.streamed.iter().rposition(|block| block.inner == event.index)?;
+    /// Emits a text delta of the open block; `None` for one of another block.
+    fn text_delta(&mut self, delta: TextDelta<'_>, emit: &mut dyn FnMut(Part<'_>)) -> Option<()> {
+        let at = self.streamed.iter().rposition(|block| block.inner == delta.index)?;
         let block = self.streamed.get(at)?;
         if block.complete || self.open != Some(block.index) {
             return None;
         }
-        self.more(at, event.delta.text.get(), emit)
+        self.more(at, delta.text, emit)
     }
 
     fn event(&mut self, event: &RawValue, emit: &mut dyn FnMut(Part<'_>)) -> Option<()> {

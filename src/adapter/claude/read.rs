@@ -7,6 +7,7 @@ use memchr::memmem::Finder;
 use serde::Deserialize;
 
 use super::classify::{REPLAY, SYNTHETIC, holds};
+use super::delta::TextDelta;
 use super::fields::{replace_lone_surrogates, text, with_fields};
 use super::tail::Tail;
 use crate::adapter::{ControlResponse, HostRequest, Task};
@@ -141,6 +142,13 @@ static TEXT_DELTA: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new("\"text_d
 
 /// Text of a text delta. Embedders call it for every line: a search rejects other lines, and parsing copies only the text.
 pub(crate) fn text_delta(line: &[u8]) -> Option<String> {
+    if let Some(delta) = TextDelta::of(line) {
+        return serde_json::from_str(delta.text).ok();
+    }
+    parsed_text_delta(line)
+}
+
+fn parsed_text_delta(line: &[u8]) -> Option<String> {
     if !holds(line, &TEXT_DELTA) {
         return None;
     }
@@ -154,6 +162,7 @@ pub(crate) fn text_delta(line: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapter::claude::delta::tests::lines as delta_lines;
     use proptest::prelude::*;
 
     #[test]
@@ -253,6 +262,11 @@ mod tests {
         fn both_ways_find_the_same_checkpoint(line in conversation_line()) {
             serde_json::from_str::<serde_json::Value>(&line).unwrap();
             prop_assert_eq!(checkpoint(line.as_bytes()), parsed_checkpoint(line.as_bytes()), "{}", line);
+        }
+
+        #[test]
+        fn delta_without_parser_is_the_parsed_one(line in delta_lines()) {
+            prop_assert_eq!(text_delta(&line), parsed_text_delta(&line));
         }
 
         #[test]

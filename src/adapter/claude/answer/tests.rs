@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::adapter::claude::delta::tests::lines as delta_lines;
 
 /// The parts of these lines in short form: `B` begin, `[0` open, `]0` close, `"x"` text, `d` another delta.
 fn parts(by_deltas: bool, lines: &[Value], end: &str) -> String {
@@ -214,5 +215,84 @@ proptest! {
     fn any_line_is_read_without_panic(line: Vec<u8>) {
         let mut reader = AnswerReader::new(true);
         reader.read(&line, &mut |_| {});
+    }
+}
+
+/// Lines whose beginning decides, and lines that nearly begin so.
+fn other_lines() -> impl Strategy<Value = Vec<u8>> {
+    let begins = [
+        r#"{"type":"system","subtype":"init""#,
+        r#"{"type":"system","subtype":"api_retry""#,
+        r#"{"type":"system","subtype":"api\u005fretry""#,
+        r#"{"type":"system","x":1"#,
+        r#"{"type":"result""#,
+        r#"{"type":"res\u0075lt""#,
+        r#"{"type":"assist\u0061nt""#,
+        r#"{"type":"assistant""#,
+        r#"{"type":"control_request""#,
+        r#"{"type":"user""#,
+        r#"{"type":"stream_event","event":{"type":"message_delta"}"#,
+        r#"{"type":"stream_event","event":{"type":"message_delta","type":"content_block_stop","index":0}"#,
+        r#"{"type":"stream_event","event":{"type":"content_block_stop","index":0}"#,
+        r#"{"type":"stream_event","event":{"type":"message_start","message":{"id":"b"}}"#,
+        r#"{"type":"stream_event","event":{"index":0,"type":"content_block_stop"}"#,
+        r#"{ "type":"assistant""#,
+        r#"{"type":7"#,
+    ];
+    let members = [
+        r#","message":{"id":"c","content":[{"type":"text","text":"abc"}]}"#,
+        r#","type":"assistant""#,
+        r#","type":"control_request""#,
+        r#","subtype":"api_retry""#,
+        r#","event":{"type":"content_block_stop","index":0}"#,
+        r#","parent_tool_use_id":null"#,
+        r#","parent_tool_use_id":"t""#,
+        r#","error":"x""#,
+    ];
+    let members = proptest::collection::vec(proptest::sample::select(members.to_vec()), 0..4);
+    let last = proptest::sample::select(vec!["}", "}", "}", "", "}}", "\u{1}}"]);
+    (proptest::sample::select(begins.to_vec()), members, last)
+        .prop_map(|(begin, members, last)| [begin, &members.concat(), last].concat().into_bytes())
+}
+
+/// A reader that uses only the parser.
+fn parsed(reader: &mut AnswerReader, line: &[u8], emit: &mut dyn FnMut(Part<'_>)) {
+    reader.parse(line, emit);
+}
+
+/// One of the two ways to read a line.
+type Read = fn(&mut AnswerReader, &[u8], &mut dyn FnMut(Part<'_>));
+
+fn emitted(read: Read, lines: &[Vec<u8>], by_deltas: bool) -> Vec<String> {
+    let mut reader = AnswerReader::new(by_deltas);
+    let mut emitted = Vec::new();
+    let mut emit = |part: Part<'_>| emitted.push(format!("{part:?}"));
+    for line in lines {
+        read(&mut reader, line, &mut emit);
+    }
+    reader.end("end", &mut emit);
+    emitted
+}
+
+proptest! {
+    #[test]
+    fn parts_without_parser_are_the_parsed_ones(
+        deltas in proptest::collection::vec(prop_oneof![3 => delta_lines(), 1 => other_lines()], 1..6),
+        opened: bool,
+        complete in proptest::option::of("[a-z]{0,3}"),
+        by_deltas: bool,
+    ) {
+        let line = |value: Value| value.to_string().into_bytes();
+        let mut lines = vec![line(start("a"))];
+        if opened {
+            lines.push(line(open(0, "text")));
+        }
+        let half = deltas.len() / 2;
+        lines.extend(deltas[..half].iter().cloned());
+        lines.extend(complete.map(|text| line(whole_text("a", &text))));
+        lines.extend(deltas[half..].iter().cloned());
+        lines.push(line(stop(0)));
+        let (fast, slow) = (emitted(AnswerReader::read, &lines, by_deltas), emitted(parsed, &lines, by_deltas));
+        prop_assert_eq!(fast, slow);
     }
 }

@@ -20,12 +20,25 @@ pub(crate) struct EventWriter {
     /// Model as named by the caller, used if none is reported.
     model: String,
     begun: bool,
+    /// The event of a text delta up to its text, rendered once per block.
+    before_text: (u32, String),
 }
 
 impl EventWriter {
     pub(in crate::server::dialect) fn new(context: &AnswerContext) -> Self {
-        Self { session: context.session.clone(), model: context.model.clone(), begun: false }
+        Self {
+            session: context.session.clone(),
+            model: context.model.clone(),
+            begun: false,
+            before_text: (0, before_text(0)),
+        }
     }
+}
+
+fn before_text(index: u32) -> String {
+    format!(
+        "event: content_block_delta\ndata: {{\"type\":\"content_block_delta\",\"index\":{index},\"delta\":{{\"type\":\"text_delta\",\"text\":"
+    )
 }
 
 impl PartWriter for EventWriter {
@@ -92,10 +105,12 @@ impl PartWriter for EventWriter {
                 event(frames, "content_block_start", data);
             }
             Part::Text { index, text } => {
-                let data = format_args!(
-                    r#"{{"type":"content_block_delta","index":{index},"delta":{{"type":"text_delta","text":{text}}}}}"#
-                );
-                event(frames, "content_block_delta", data);
+                if self.before_text.0 != index {
+                    self.before_text = (index, before_text(index));
+                }
+                frames.put_slice(self.before_text.1.as_bytes());
+                frames.put_slice(text.as_bytes());
+                frames.put_slice(b"}}\n\n");
             }
             Part::Delta { index, delta, .. } => {
                 let data =
