@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::HttpBody;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, post};
 use tokio::time::Instant;
-use tower_http::limit::RequestBodyLimitLayer;
 use tracing::Instrument as _;
 
 use super::{events, health, models, openapi, sessions, stats, trace, usage, users};
@@ -118,9 +117,9 @@ pub(crate) fn overloaded(metrics: Arc<HttpMetrics>) -> Router {
         .with_state(metrics)
 }
 
-/// Adds routes and layers of both listeners.
+/// Adds routes and the outermost layer of both listeners. One layer, because each allocates its future and moves the
+/// request once more. Bodies are limited where they are read.
 fn finish(router: Router<Arc<App>>, app: Arc<App>, policy: AuthPolicy) -> Router {
-    let limit = app.pilot.config().http.body_limit;
     router
         .route("/health", get(health::health))
         .route("/livez", get(health::livez))
@@ -129,8 +128,6 @@ fn finish(router: Router<Arc<App>>, app: Arc<App>, policy: AuthPolicy) -> Router
         .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
             ApiError::no_such_method(&method, &uri)
         })
-        .layer(DefaultBodyLimit::disable())
-        .layer(RequestBodyLimitLayer::new(limit))
         .layer(from_fn_with_state((app.clone(), policy), handle_request))
         .with_state(app)
 }

@@ -17,17 +17,19 @@ pub(crate) fn frames(lines: &[u8], frames: &mut BytesMut) {
     if std::str::from_utf8(lines).is_err() {
         return self::frames(String::from_utf8_lossy(lines).as_bytes(), frames);
     }
+    // JSON lines have none; one search over all of them is cheaper than one in each.
+    let has_cr = memchr::memchr(b'\r', lines).is_some();
     let count = memchr::memchr_iter(b'\n', lines).count() + 1;
     frames.reserve(lines.len() + count * (BEFORE.len() + AFTER.len()));
     for line in self::lines(lines) {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let line = if has_cr { line.strip_suffix(b"\r").unwrap_or(line) } else { line };
         if line.is_empty() {
             continue;
         }
         frames.put_slice(BEFORE);
         let begin = frames.len();
         frames.put_slice(line);
-        if memchr::memchr(b'\r', line).is_some() {
+        if has_cr {
             let written = frames.get_mut(begin..).unwrap_or_default();
             written.iter_mut().filter(|byte| **byte == b'\r').for_each(|byte| *byte = b' ');
         }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt, LengthLimitError};
+use http_body_util::BodyExt as _;
+use hyper::body::Body as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -56,7 +57,11 @@ impl BodyBudget {
         Self { limit, within, account: Arc::new(Account { permits, held: Mutex::default() }) }
     }
 
+    /// Reads a body. One that is announced as too long is refused unread.
     pub(crate) async fn receive(&self, caller: &Caller, body: Body) -> Result<Received, ApiError> {
+        if body.size_hint().lower() > self.limit as u64 {
+            return Err(ApiError::body_too_large(self.limit));
+        }
         let mut share =
             BodyShare { account: self.account.clone(), caller: caller.name(), units: 0, permits: None };
         let bytes = timeout(self.within, self.read(&mut share, body)).await.map_err(|_| {
@@ -71,7 +76,8 @@ impl BodyBudget {
     async fn read(&self, share: &mut BodyShare, mut body: Body) -> Result<Bytes, ApiError> {
         let mut bytes = BytesMut::new();
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| self.failed(&error))?;
+            let frame =
+                frame.map_err(|_| ApiError::invalid("body_incomplete", "the request body ended early"))?;
             // Trailers are ignored.
             let Ok(data) = frame.into_data() else { continue };
             let length = bytes.len() + data.len();
@@ -82,16 +88,6 @@ impl BodyBudget {
             bytes.extend_from_slice(&data);
         }
         Ok(bytes.freeze())
-    }
-
-    fn failed(&self, error: &axum::Error) -> ApiError {
-        let first = error as &(dyn std::error::Error + 'static);
-        let mut causes = std::iter::successors(Some(first), |error| error.source());
-        if causes.any(|cause| cause.is::<LengthLimitError>()) {
-            ApiError::body_too_large(self.limit)
-        } else {
-            ApiError::invalid("body_incomplete", "the request body ended early")
-        }
     }
 }
 

@@ -136,13 +136,13 @@ impl ConnectionHandler {
                 // Biased, so that a request that has just arrived is served.
                 biased;
                 ended = connection.as_mut() => break ended,
-                () = closing.now.cancelled() => return,
                 () = slot.evicted() => {
                     if !slot.is_in_use() && !is_waiting.load(Ordering::Acquire) {
                         return;
                     }
                     connection.as_mut().graceful_shutdown();
                 }
+                // Also cancelled with `now`: each wait here is polled with every piece of every response.
                 () = closing.gracefully.cancelled() => {
                     connection.as_mut().graceful_shutdown();
                     tokio::select! {

@@ -15,7 +15,7 @@ use crate::turn::Outcome;
 
 impl PendingTurn {
     /// Reads the turn to its end and renders the document.
-    pub(super) async fn collect(mut self, context: &AnswerContext) -> Result<Value, ApiError> {
+    pub(super) async fn collect(mut self: Box<Self>, context: &AnswerContext) -> Result<Value, ApiError> {
         // Whole messages without deltas, so that no text is collected twice.
         let mut reader = AnswerReader::new(false);
         let mut collected = Collected::default();

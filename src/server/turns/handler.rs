@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::http::HeaderValue;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -43,8 +43,8 @@ pub(super) struct TurnHandler {
 
 impl TurnHandler {
     /// Parses the body, runs the turn, and marks the response with the error form of its dialect.
-    pub(super) async fn run(self, received: Received, parse: Parse) -> Response {
-        let (request, key) = match self.parse(received.bytes.clone(), parse).await {
+    pub(super) async fn run(&self, received: Received, parse: Parse) -> Response {
+        let (request, key) = match self.parse(&received.bytes, parse).await {
             Ok(parsed) => parsed,
             Err(error) => return error.into_response(),
         };
@@ -60,31 +60,19 @@ impl TurnHandler {
         response
     }
 
-    /// Parses the body and the idempotency key, and collects fields without effect.
-    async fn parse(
-        &self,
-        bytes: Bytes,
-        parse: Parse,
-    ) -> Result<(TurnRequest, Option<IdempotencyKey>), ApiError> {
-        let headers = self.parts.headers.clone();
-        let length = bytes.len();
-        let parse = move || {
-            let key = IdempotencyKey::of(&headers, &bytes)?;
-            let mut request = parse(&bytes)?;
-            request.ignored = dialect::judge(request.dialect, &bytes)?;
-            Ok((request, key))
-        };
-        if length <= PARSE_INLINE {
-            return parse();
+    async fn parse(&self, bytes: &Bytes, parse: Parse) -> Result<Parsed, ApiError> {
+        if bytes.len() <= PARSE_INLINE {
+            return parsed(&self.parts.headers, bytes, parse);
         }
-        let parsed = tokio::task::spawn_blocking(parse).await;
+        let (headers, bytes) = (self.parts.headers.clone(), bytes.clone());
+        let parsed = tokio::task::spawn_blocking(move || parsed(&headers, &bytes, parse)).await;
         parsed.map_err(|_| TurnError::Internal("a request could not be read"))?
     }
 
     /// Checks the request, sends its prompt to the session of its user, and responds.
     async fn submit(
-        self,
-        mut request: TurnRequest,
+        &self,
+        mut request: Box<TurnRequest>,
         key: Option<IdempotencyKey>,
         hold: Hold,
         form: ErrorForm,
@@ -124,19 +112,16 @@ impl TurnHandler {
         };
         // The turn is the session's now, and ends with it.
         drop(inside);
-        let name = caller::header_text(&conversation.name);
-        let (app, request_id) = (self.app.clone(), self.request_id.clone());
-        let log = TurnLog::new(self.request_id, self.begin);
-        let turn = PendingTurn { app: self.app, request, conversation, turn, files, is_queued, permit, log };
-        let responding = async move {
-            let mut response = turn.respond(user, is_detached, form).await.into_response();
-            response.headers_mut().insert(SESSION_HEADER, name);
-            response.extensions_mut().insert(OfTurn);
-            response
-        };
+        let log = TurnLog::new(self.request_id.clone(), self.begin);
+        let app = self.app.clone();
+        let turn = PendingTurn { app, request, conversation, turn, files, is_queued, permit, log };
+        let responding = respond(Box::new(turn), user, is_detached, form);
         match reservation {
             None => Ok(responding.await),
-            Some(reservation) => app.idempotency.record(reservation, (form, request_id), responding).await,
+            Some(reservation) => {
+                let form = (form, self.request_id.clone());
+                self.app.idempotency.record(reservation, form, responding).await
+            }
         }
     }
 
@@ -183,6 +168,26 @@ impl TurnHandler {
             }
         }
     }
+}
+
+/// A request, and its idempotency key.
+type Parsed = (Box<TurnRequest>, Option<IdempotencyKey>);
+
+/// Parses the body and the idempotency key, and collects fields without effect.
+fn parsed(headers: &HeaderMap, bytes: &[u8], parse: Parse) -> Result<Parsed, ApiError> {
+    let key = IdempotencyKey::of(headers, bytes)?;
+    // On the heap: it passes several futures, each of which would move its hundreds of bytes.
+    let mut request = Box::new(parse(bytes)?);
+    request.ignored = dialect::judge(request.dialect, bytes)?;
+    Ok((request, key))
+}
+
+async fn respond(turn: Box<PendingTurn>, user: UserId, is_detached: bool, form: ErrorForm) -> Response {
+    let name = caller::header_text(&turn.conversation.name);
+    let mut response = turn.respond(user, is_detached, form).await.into_response();
+    response.headers_mut().insert(SESSION_HEADER, name);
+    response.extensions_mut().insert(OfTurn);
+    response
 }
 
 async fn watch(session: &Session) -> Result<WorkspaceWatch, ApiError> {

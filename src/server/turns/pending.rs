@@ -22,9 +22,10 @@ use crate::server::dialect::{AnswerContext, TurnRequest, renderer};
 use crate::server::files::WorkspaceWatch;
 use crate::turn::Turn;
 
+/// Always on the heap: the futures that respond hold it in several places, and would be as large as all together.
 pub(super) struct PendingTurn {
     pub(super) app: Arc<App>,
-    pub(super) request: TurnRequest,
+    pub(super) request: Box<TurnRequest>,
     pub(super) conversation: Conversation,
     pub(super) turn: Turn,
     pub(super) files: Option<WorkspaceWatch>,
@@ -37,7 +38,7 @@ pub(super) struct PendingTurn {
 impl PendingTurn {
     /// Streams or collects the answer. A detached turn continues without its caller.
     pub(super) async fn respond(
-        self,
+        self: Box<Self>,
         user: UserId,
         is_detached: bool,
         form: ErrorForm,
@@ -49,14 +50,16 @@ impl PendingTurn {
         let app = self.app.clone();
         let mut response = match (self.request.stream, is_detached) {
             (true, false) => event_stream(Body::from_stream(self.stream(&context).await?)),
+            // The rarer ways allocate their futures, so that the usual one stays small.
             (true, true) => {
                 let begin = async move { self.stream(&context).await };
-                event_stream(Body::from_stream(app.replays.detach(&user, &name, form, begin).await?))
+                let attached = Box::pin(app.replays.detach(&user, &name, form, begin)).await?;
+                event_stream(Body::from_stream(attached))
             }
-            (false, false) => Json(self.collect(&context).await?).into_response(),
+            (false, false) => Json(Box::pin(self.collect(&context)).await?).into_response(),
             (false, true) => {
                 let collect = async move { self.collect(&context).await };
-                app.replays.collect(&user, &name, form, collect).await?
+                Box::pin(app.replays.collect(&user, &name, form, collect)).await?
             }
         };
         if !ignored.is_empty() {
@@ -66,7 +69,7 @@ impl PendingTurn {
     }
 
     /// Starts the event stream. A failure before its first event is a status.
-    async fn stream(mut self, context: &AnswerContext) -> Result<TurnBody, ApiError> {
+    async fn stream(mut self: Box<Self>, context: &AnswerContext) -> Result<TurnBody, ApiError> {
         let config = self.app.pilot.config();
         let heartbeat = config.http.heartbeat;
         let reader = AnswerReader::new(config.cli.partial_messages);
