@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::io::{BufRead as _, Write};
 use std::time::Duration;
 
-/// The variable that makes a program that serves as the simulated CLI this child.
+/// The variable that makes a program that is started as the CLI this child.
 pub(crate) const SWITCH: &str = "PILOTLIGHT_BENCH_INSTANT";
 
 const TURN: &str = include_str!("turn.ndjson");
@@ -16,8 +16,13 @@ const TURN: &str = include_str!("turn.ndjson");
 /// Runs as this child and never returns, if asked. To be called before `pilotlight::sim::run_if_asked`.
 pub(crate) fn run_if_asked() {
     let arguments: Vec<String> = std::env::args().collect();
-    let is_child = arguments.get(1).is_some_and(|first| first.ends_with("sim"));
-    if is_child && std::env::var_os(SWITCH).is_some() {
+    // Asked without the variable, once, by a server that has this program as its CLI.
+    if arguments.iter().any(|argument| argument == "--version") {
+        println!("2.1.197 (Claude Code)");
+        std::process::exit(0);
+    }
+    let is_cli = arguments.iter().any(|argument| argument == "--input-format");
+    if is_cli && std::env::var_os(SWITCH).is_some() {
         // The end of the pipe is the end of the child.
         serve(&arguments).ok();
         std::process::exit(0);

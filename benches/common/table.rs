@@ -6,7 +6,7 @@ pub(crate) struct Row {
     value: f64,
     must: f64,
     aim: f64,
-    note: String,
+    pub(crate) note: String,
 }
 
 pub(crate) fn row(name: impl Into<String>, value: f64, must: f64, aim: f64, note: String) -> Row {

@@ -1,4 +1,4 @@
-//! One simulated CLI on tokio pipes, driven by hand.
+//! One child on tokio pipes, driven by hand.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -6,6 +6,8 @@ use std::process::Stdio;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+use crate::instant;
 
 pub(crate) struct Pipe {
     _child: Child,
@@ -18,11 +20,12 @@ impl Pipe {
     /// Starts it with the command line and the environment that pilotlight gives it.
     pub(crate) fn start(home: &Path) -> Self {
         std::fs::create_dir_all(home).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_pilotlight"))
-            .args(["sim", "--print", "--verbose"])
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--print", "--verbose"])
             .args(["--input-format", "stream-json", "--output-format", "stream-json"])
             .args(["--include-partial-messages", "--session-id", &uuid::Uuid::new_v4().to_string()])
             .env("HOME", home)
+            .env(instant::SWITCH, "1")
             .env("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "1")
             .current_dir(home)
             .stdin(Stdio::piped())

@@ -1,6 +1,6 @@
 //! The rows of the table.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::client::{Client, Seen, keepalive, messages};
 use crate::pipe::Pipe;
@@ -8,16 +8,22 @@ use crate::rest;
 use crate::server::Server;
 use crate::table::{Row, median, print, row};
 
-const ROUNDS: usize = 15;
+/// Sessions that start at the same time, before the first round.
+const STARTS_AT_ONCE: usize = 8;
 
-pub(crate) async fn run(wanted: &[String]) -> bool {
+pub(crate) async fn run(wanted: &[String], is_quick: bool) -> bool {
     let on = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
+    let rounds = if is_quick { 5 } else { 15 };
     let mut rows = Vec::new();
     if on("W1") {
-        rows.extend(w1().await);
+        rows.extend(w1(rounds).await);
     }
     if on("W6") {
-        rows.extend(w6().await);
+        // A round takes two seconds for each side.
+        rows.extend(w6(if is_quick { 2 } else { rounds }).await);
+    }
+    if on("users") {
+        rows.extend(users(if is_quick { 3 } else { rounds }).await);
     }
     if on("first") {
         rows.extend(first_byte().await);
@@ -26,7 +32,7 @@ pub(crate) async fn run(wanted: &[String]) -> bool {
         rows.extend(memory().await);
     }
     // Takes minutes, most of them to create the sessions.
-    if on("R1") {
+    if on("R1") && !is_quick {
         rows.extend(rest::rows().await);
     }
     // Not by default: the sweep takes its time.
@@ -41,8 +47,10 @@ struct Side {
     server: Server,
     /// A client for each session, with its request.
     clients: Vec<(Client, Vec<u8>)>,
+    /// By round: median of a turn, processor time of a turn, time of the round by turns.
     latency: Vec<f64>,
     cpu: Vec<f64>,
+    wall: Vec<f64>,
     events: usize,
 }
 
@@ -52,17 +60,26 @@ impl Side {
     /// With a warm session for each client.
     async fn warm(server: Server, sessions: usize, ask: Ask, text: &str) -> Self {
         let mut clients = Vec::new();
-        for user in 0..sessions {
-            let mut client = Client::connect(server.address).await;
-            client.turn(&ask(user, "warm")).await;
-            clients.push((client, ask(user, text)));
+        for users in (0..sessions).collect::<Vec<_>>().chunks(STARTS_AT_ONCE) {
+            let start = |user: &usize| {
+                let (address, warm, request) = (server.address, ask(*user, "warm"), ask(*user, text));
+                tokio::spawn(async move {
+                    let mut client = Client::connect(address).await;
+                    client.turn(&warm).await;
+                    (client, request)
+                })
+            };
+            let starting: Vec<_> = users.iter().map(start).collect();
+            for started in starting {
+                clients.push(started.await.unwrap());
+            }
         }
-        Self { server, clients, latency: Vec::new(), cpu: Vec::new(), events: 0 }
+        Self { server, clients, latency: Vec::new(), cpu: Vec::new(), wall: Vec::new(), events: 0 }
     }
 
     /// All clients take `turns` turns at the same time.
     async fn round(&mut self, turns: usize) {
-        let before = self.server.cpu();
+        let (before, begin) = (self.server.cpu(), Instant::now());
         let tasks: Vec<_> = std::mem::take(&mut self.clients)
             .into_iter()
             .map(|(mut client, request)| {
@@ -83,62 +100,103 @@ impl Side {
         }
         self.cpu.push(self.server.cpu_since(&before) / all.len() as f64);
         self.latency.push(median(all.iter().map(|seen| seen.whole.as_secs_f64())));
+        self.wall.push(begin.elapsed().as_secs_f64() / all.len() as f64);
         self.events = all[0].events;
-    }
-
-    /// Microseconds of a turn and of processor time for each of the floor's events: a dialect that sends less than the
-    /// child does has not less to do.
-    fn micros(&self, events: usize) -> (f64, f64) {
-        (median(self.latency.clone()) * 1e6, median(self.cpu.clone()) * 1e6 / events as f64)
     }
 }
 
-/// The floor and the dialects with this number of warm sessions, in turn.
-async fn compare(sessions: usize, turns: usize, text: &str) -> [(f64, f64); 3] {
-    const CONFIG: &str = "[session]\nidle_timeout = \"1h\"\n[http]\nrequests_per_minute = 0";
-    let mut sides = [
-        Side::warm(Server::floor(sessions), sessions, keepalive, text).await,
-        Side::warm(Server::ours(CONFIG).await, sessions, keepalive, text).await,
-        Side::warm(Server::ours(CONFIG).await, sessions, messages, text).await,
-    ];
-    for _ in 0..ROUNDS {
-        for side in &mut sides {
+/// A value by round.
+type Rounds = fn(&Side) -> &[f64];
+
+const LATENCY: Rounds = |side| &side.latency;
+const CPU: Rounds = |side| &side.cpu;
+
+/// The floor and the dialects with warm sessions, in turn.
+struct Compared {
+    floor: Side,
+    keepalive: Side,
+    anthropic: Side,
+}
+
+/// Runs the rounds with this number of sessions.
+async fn compare(rounds: usize, sessions: usize, turns: usize, text: &str) -> Compared {
+    let config = format!(
+        "[session]\nidle_timeout = \"1h\"\n[http]\nrequests_per_minute = 0\nheader_timeout = \"1h\"\n[limits]\nmax_children = {sessions}"
+    );
+    let mut sides = Compared {
+        floor: Side::warm(Server::floor(sessions), sessions, keepalive, text).await,
+        keepalive: Side::warm(Server::ours(&config).await, sessions, keepalive, text).await,
+        anthropic: Side::warm(Server::ours(&config).await, sessions, messages, text).await,
+    };
+    for _ in 0..rounds {
+        for side in [&mut sides.floor, &mut sides.keepalive, &mut sides.anthropic] {
             side.round(turns).await;
         }
     }
     // Ours keeps to itself that the child is busy and idle.
-    assert_eq!(sides[0].events, sides[1].events + 2, "both children send the same");
-    sides.each_ref().map(|side| side.micros(sides[0].events))
+    assert_eq!(sides.floor.events, sides.keepalive.events + 2, "both children send the same");
+    sides
+}
+
+impl Compared {
+    /// A ratio to the floor, in microseconds by `parts` of a turn. A dialect that sends fewer events than the child does
+    /// not have less to do: all are divided by the same number.
+    fn row(&self, name: &str, ours: &Side, of: Rounds, parts: usize, (must, aim): (f64, f64)) -> Row {
+        let ratios = of(ours).iter().zip(of(&self.floor)).map(|(ours, floor)| ours / floor);
+        let (least, most) =
+            ratios.fold((f64::MAX, 0.0_f64), |(least, most), ratio| (least.min(ratio), most.max(ratio)));
+        let micros = |side: &Side| median(of(side).iter().copied()) * 1e6 / parts as f64;
+        let (ours, floor) = (micros(ours), micros(&self.floor));
+        row(
+            name,
+            ours / floor,
+            must,
+            aim,
+            format!("{ours:.2} µs / {floor:.2} µs; rounds {least:.2}–{most:.2}"),
+        )
+    }
 }
 
 /// One warm session, turns of 50 deltas.
-async fn w1() -> Vec<Row> {
-    let [floor, original, anthropic] = compare(1, 300, "[[deltas:50]]").await;
-    let rows = |ours: (f64, f64), latency, cpu| {
-        [
-            row(latency, ours.0 / floor.0, 1.5, 1.25, format!("{:.0} µs / {:.0} µs a turn", ours.0, floor.0)),
-            row(cpu, ours.1 / floor.1, 2.0, 1.5, format!("{:.2} µs / {:.2} µs", ours.1, floor.1)),
-        ]
-    };
-    let mut all = Vec::new();
-    all.extend(rows(original, "W1 one warm session, 50 deltas: latency / floor", "W1 CPU per event / floor"));
-    all.extend(rows(
-        anthropic,
-        "W1 Anthropic dialect: latency / floor",
-        "W1 Anthropic dialect: CPU per event / floor",
-    ));
-    all
+async fn w1(rounds: usize) -> Vec<Row> {
+    let all = compare(rounds, 1, 300, "[[deltas:50]]").await;
+    let (keepalive, anthropic, events) = (&all.keepalive, &all.anthropic, all.floor.events);
+    vec![
+        all.row("W1 one warm session, 50 deltas: latency / floor", keepalive, LATENCY, 1, (1.3, 1.2)),
+        all.row("W1 CPU per event / floor", keepalive, CPU, events, (1.8, 1.5)),
+        all.row("W1 Anthropic dialect: latency / floor", anthropic, LATENCY, 1, (1.3, 1.2)),
+        all.row("W1 Anthropic dialect: CPU per event / floor", anthropic, CPU, events, (1.8, 1.5)),
+    ]
 }
 
 /// 64 sessions at 100 deltas a second each.
-async fn w6() -> Vec<Row> {
-    let [floor, original, anthropic] = compare(64, 1, "[[deltas:200]][[delay:10]]").await;
-    let row = |name, ours: (f64, f64)| {
-        row(name, ours.1 / floor.1, 1.3, 1.0, format!("{:.2} µs / {:.2} µs", ours.1, floor.1))
+async fn w6(rounds: usize) -> Vec<Row> {
+    let all = compare(rounds, 64, 1, "[[deltas:200]][[delay:10]]").await;
+    let events = all.floor.events;
+    vec![
+        all.row(
+            "W6 64 sessions at 100 deltas/s: CPU per event / floor",
+            &all.keepalive,
+            CPU,
+            events,
+            (1.2, 0.9),
+        ),
+        all.row("W6 Anthropic dialect: CPU per event / floor", &all.anthropic, CPU, events, (1.2, 0.9)),
+    ]
+}
+
+/// 200 users at once, each as fast as it is answered; the client and the children have the same processors.
+async fn users(rounds: usize) -> Vec<Row> {
+    let all = compare(rounds, 200, 20, "[[deltas:50]]").await;
+    let row = |name, ours: &Side| {
+        let per_second = |side: &Side| 1.0 / median(side.wall.iter().copied());
+        let (turns, floor) = (per_second(ours), per_second(&all.floor));
+        let cpu = all.row("", ours, CPU, 1, (0.0, 0.0)).note;
+        row(name, floor / turns, 1.5, 1.2, format!("{turns:.0} turns/s / {floor:.0} turns/s; CPU {cpu}"))
     };
     vec![
-        row("W6 64 sessions at 100 deltas/s: CPU per event / floor", original),
-        row("W6 Anthropic dialect: CPU per event / floor", anthropic),
+        row("200 users, 50 deltas: turns/s of the floor / turns/s", &all.keepalive),
+        row("200 users, Anthropic dialect: turns/s of the floor / turns/s", &all.anthropic),
     ]
 }
 
@@ -155,7 +213,7 @@ async fn first_byte() -> Vec<Row> {
     client.turn(&request).await;
     let (mut lines, mut bytes) = (Vec::new(), Vec::new());
     for turn in 0..TURNS + 1 {
-        let begin = std::time::Instant::now();
+        let begin = Instant::now();
         pipe.send(TEXT).await;
         // What is read before it is the end of the turn before.
         while !pipe.line().await.0.starts_with(b"{\"type\":\"system\",\"subtype\":\"init\"") {}
@@ -185,7 +243,7 @@ async fn memory() -> Vec<Row> {
     const USERS: usize = 50;
     const EACH: usize = 20;
     let config = format!("[http]\nheartbeat = 1\nrequests_per_minute = 0\n[session]\nturn_queue = {EACH}");
-    let server = Server::ours(&config).await;
+    let server = Server::with_sim(&config).await;
     let mut open = Vec::new();
     // What the sessions themselves need, and what the first connections need for all, is not counted.
     for user in 0..USERS {

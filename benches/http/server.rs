@@ -27,11 +27,21 @@ impl Server {
         Self::start(&mut command, None, false)
     }
 
-    /// `pilotlight serve` with the simulated CLI and this configuration.
+    /// `pilotlight serve` with the child that answers at once, and this configuration.
     pub(crate) async fn ours(config: &str) -> Self {
+        let config = format!("{config}\n[cli.env]\n{} = \"1\"\n", crate::instant::SWITCH);
+        Self::ready(&config, &std::env::current_exe().unwrap()).await
+    }
+
+    /// The same with the simulated CLI, whose turns can be silent.
+    pub(crate) async fn with_sim(config: &str) -> Self {
+        Self::ready(config, Path::new("sim")).await
+    }
+
+    async fn ready(config: &str, cli: &Path) -> Self {
         let data = tempfile::tempdir().unwrap();
         let directory = data.path().to_owned();
-        let server = Self::started(&directory, config, Some(data));
+        let server = Self::started(&directory, config, cli, Some(data));
         while !server.is_ready().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -40,14 +50,14 @@ impl Server {
 
     /// The same in this directory. Returns when it listens.
     pub(crate) fn at(directory: &Path, config: &str) -> Self {
-        Self::started(directory, config, None)
+        Self::started(directory, config, Path::new("sim"), None)
     }
 
-    fn started(directory: &Path, config: &str, data: Option<tempfile::TempDir>) -> Self {
+    fn started(directory: &Path, config: &str, cli: &Path, data: Option<tempfile::TempDir>) -> Self {
         let file = directory.join("config.toml");
         std::fs::write(&file, config).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
-        command.args(["serve", "--cli", "sim", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--cli"]).arg(cli);
         command.arg("--data-dir").arg(directory.join("data")).arg("--config").arg(file);
         Self::start(&mut command, data, true)
     }
