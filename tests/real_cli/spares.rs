@@ -38,7 +38,7 @@ async fn spare_serves_a_newcomer_without_a_start() {
     assert_eq!(say(&alice, "[[recall]]").await, "the word is heliotrope");
     assert_eq!(child(&alice), spare);
     alice.evict().await.unwrap();
-    assert_eq!(say(&alice, "[[recall]]").await, "the word is heliotrope");
+    assert!(say(&alice, "[[recall]]").await.starts_with("the word is heliotrope"));
     assert_ne!(child(&alice), spare, "resumed in the directory of the spare");
     running.end().await;
 }
