@@ -24,6 +24,7 @@ mod kernel_memory;
 mod measure;
 mod ours;
 mod rows;
+mod starts;
 #[path = "../common/table.rs"]
 mod table;
 mod watching;

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::floor::{Floor, Look};
 use crate::measure::{Cost, Stopwatch, anonymous_kb, children, own_fds, own_status};
 use crate::table::{Row, median, print, row};
-use crate::{isolation, journal, kernel_memory, ours, watching};
+use crate::{isolation, journal, kernel_memory, ours, starts, watching};
 
 pub(crate) const ROUNDS: usize = 7;
 
@@ -37,6 +37,12 @@ pub(crate) async fn run(wanted: &[String]) -> bool {
     }
     if on("J1") {
         rows.extend(journal::shares().await);
+    }
+    if on("S1") {
+        rows.extend(starts::together().await);
+    }
+    if on("S2") {
+        rows.extend(starts::storm().await);
     }
     if on("I1") {
         rows.extend(isolation::cold_starts().await);
