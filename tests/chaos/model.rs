@@ -1,7 +1,7 @@
 //! What the clients know: every turn they sent and what became of it, and the rules that follow. Pure: its input is what
 //! happened and says which rule was broken.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use crate::conversation::Conversation;
 use crate::plan::{Kind, Reader, USERS};
@@ -9,6 +9,9 @@ use crate::wire::{Ended, Fate, Nonce, Report, nonces};
 
 /// Turns of one user that are accepted at once: one runs, eight wait.
 const PLACES: usize = 9;
+
+/// Turns of one user that a failure shows.
+const SHOWN: usize = 20;
 
 /// One turn that was sent and has not ended.
 #[derive(Debug)]
@@ -44,6 +47,8 @@ pub struct Asked {
 pub struct Model {
     under_way: HashMap<u64, Sent>,
     conversations: Vec<Conversation>,
+    /// How the latest turns of each user ended.
+    latest: HashMap<usize, VecDeque<String>>,
     next: u64,
     pub tally: Tally,
     /// Of the server that runs now.
@@ -133,6 +138,7 @@ impl Model {
     /// The user was forgotten. Only when none of its turns is under way.
     pub fn forget(&mut self, user: usize) {
         self.conversations[user] = Conversation::default();
+        self.latest.remove(&user);
     }
 
     pub fn is_quiet(&self, user: usize) -> bool {
@@ -155,18 +161,21 @@ impl Model {
 
     /// The server was killed: the ends of these turns will not be seen.
     pub fn cut(&mut self) -> u64 {
-        let cut: Vec<_> = self.under_way.drain().collect();
+        let mut cut: Vec<_> = self.under_way.drain().collect();
+        cut.sort_unstable_by_key(|(number, _)| *number);
         for (number, sent) in &cut {
             let talk = &mut self.conversations[sent.user];
             talk.under_way -= 1;
             talk.reported.extend(Some(*number).filter(|_| sent.may_lose));
         }
+        cut.iter().for_each(|(number, sent)| self.note(sent, *number, "cut off by the server's death"));
         *self.tally.entry("cut off by the server's death".into()).or_default() += cut.len() as u64;
         cut.len() as u64
     }
 
     pub fn refused(&mut self, number: u64, code: &str) -> Result<(), String> {
         let sent = self.end(number)?;
+        self.note(&sent, number, &format!("refused: {code}"));
         *self.tally.entry(format!("refused: {code}")).or_default() += 1;
         let allowed = match code {
             "queue_full" => sent.crowded,
@@ -182,9 +191,24 @@ impl Model {
     pub fn ended(&mut self, ended: &Ended) -> Result<(), String> {
         let sent = self.end(ended.number)?;
         let user = sent.user;
-        self.judge(sent, ended)?;
+        self.note(&sent, ended.number, &fate_name(ended));
+        self.judge(sent, ended).and_then(|()| self.are_reported(user)).map_err(|what| {
+            let latest = self.latest.entry(user).or_default().make_contiguous().join("\n  ");
+            format!("{what}\nthe last turns of user {user}:\n  {latest}")
+        })
+    }
+
+    fn are_reported(&mut self, user: usize) -> Result<(), String> {
         let awaited = self.under_way.iter().filter(|(_, sent)| sent.user == user).map(|(number, _)| *number);
         self.conversations[user].losses_were_reported(awaited).map_err(|what| format!("user {user}: {what}"))
+    }
+
+    fn note(&mut self, sent: &Sent, number: u64, end: &str) {
+        let latest = self.latest.entry(sent.user).or_default();
+        if latest.len() >= SHOWN {
+            latest.pop_front();
+        }
+        latest.push_back(format!("{number}: {:?} {:?}: {end}", sent.kind, sent.reader));
     }
 
     fn judge(&mut self, sent: Sent, ended: &Ended) -> Result<(), String> {

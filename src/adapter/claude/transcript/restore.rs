@@ -1,7 +1,8 @@
 //! A transcript restored from what is left of the file and from what a journal has kept. Pure.
 //!
-//! Entries of the file stay, in their order. Kept entries that are missing come before the next one that is there. A turn
-//! that was never mirrored has only the lines of its stream: its entries are written again, each after the one before.
+//! Entries of the file stay, in their order. Kept entries that are missing come before the next one that is there, unless
+//! they are of a turn that the conversation has forgotten ([`order`]). A turn that was never mirrored has only the lines of
+//! its stream: its entries are written again, each after the one before.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -14,6 +15,8 @@ use super::entry::{Content, Writer, line_id, timestamp};
 use super::gap::{Id, digest, gap};
 use crate::adapter::{Import, Kept};
 use crate::model::Dirs;
+
+mod order;
 
 /// Entries of one conversation, some 250 bytes of memory each: as many as a gap is looked for in. A child may write millions
 /// of short ones; ordinary ones have some kilobytes.
@@ -84,6 +87,18 @@ struct Line<'a> {
     text: Cow<'a, [u8]>,
     id: Option<Id>,
     parent: Option<Id>,
+    is_sidechain: bool,
+    origin: Origin,
+}
+
+/// Where a line comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    File,
+    /// A child has found it in the file.
+    EarlierFile,
+    /// A child has said it.
+    Stream,
 }
 
 /// The transcript of the conversation of this id that leads from `checkpoint`, or from the last entry without one, back to
@@ -107,7 +122,7 @@ pub(crate) fn restore(
         Some(checkpoint) => checkpoint.to_owned(),
         None => restored.last.clone()?,
     };
-    let transcript = restored.finish();
+    let transcript = restored.finish(digest(&last));
     gap(transcript.as_slice(), false, &last).ok()?.is_none().then_some(Import { transcript, last })
 }
 
@@ -186,6 +201,8 @@ struct Restored<'a> {
     last: Option<String>,
     /// Entries that the journal has had so far.
     seen: HashSet<Id>,
+    /// Last messages of turns that were answered.
+    answered: HashSet<Id>,
     /// The message of the turn that is read, while it is not known whether the transcript has it.
     prompt: Option<&'a [u8]>,
     has_prompt: bool,
@@ -199,7 +216,7 @@ impl<'a> Restored<'a> {
             if kept.len() == MOST_ENTRIES {
                 return None;
             }
-            let line = Line::new(Cow::Borrowed(text), &entry);
+            let line = Line::new(Cow::Borrowed(text), &entry, Origin::File);
             if let Some(id) = line.id {
                 places.insert(id, kept.len());
             }
@@ -215,6 +232,7 @@ impl<'a> Restored<'a> {
             pending: Vec::new(),
             last: None,
             seen: HashSet::new(),
+            answered: HashSet::new(),
             prompt: None,
             has_prompt: false,
         })
@@ -229,20 +247,21 @@ impl<'a> Restored<'a> {
             return;
         }
         match piece {
-            Kept::Entry(line) => self.entry(line),
+            Kept::Entry(line) => self.entry(line, Origin::EarlierFile),
             Kept::Mirrored(line) => {
                 let mirror = serde_json::from_slice::<Mirror<'a>>(line).ok();
                 for entry in
                     mirror.filter(|it| self.is_own(&it.file_path)).into_iter().flat_map(|it| it.entries)
                 {
-                    self.has_prompt |= is_prompt(entry.get());
-                    self.entry(entry.get().as_bytes());
+                    self.has_prompt |= is_prompt(entry.get().as_bytes());
+                    self.entry(entry.get().as_bytes(), Origin::Stream);
                 }
             }
             Kept::Prompt(line) => self.prompt = Some(line),
             Kept::Line(line) => drop(self.spoken(line)),
             Kept::Checkpoint(checkpoint) => {
                 (self.prompt, self.has_prompt) = (None, false);
+                self.answered.extend(checkpoint.map(digest));
                 // The journal does not have the turns before: what follows comes after them, or leaves a gap.
                 if let Some(checkpoint) = checkpoint.filter(|it| !self.seen.contains(&digest(it))) {
                     self.last = Some(checkpoint.to_owned());
@@ -256,14 +275,14 @@ impl<'a> Restored<'a> {
         name == Some(self.session_id)
     }
 
-    fn entry(&mut self, text: &'a [u8]) {
+    fn entry(&mut self, text: &'a [u8], origin: Origin) {
         let Some((entry, text)) = parse(text).filter(|(entry, _)| !entry.is_sidechain) else { return };
         let Some(uuid) = entry.uuid.as_deref().filter(|_| !self.is_too_long()) else { return };
         let id = digest(uuid);
         self.seen.insert(id);
         // A line of a transcript has no line end within.
         if self.known.insert(id) && !text.contains(&b'\n') {
-            self.pending.push(Line::new(Cow::Borrowed(text), &entry));
+            self.pending.push(Line::new(Cow::Borrowed(text), &entry, origin));
         } else {
             self.found(id);
         }
@@ -282,24 +301,29 @@ impl<'a> Restored<'a> {
         let spoken: Spoken<'a> = serde_json::from_slice(line).ok()?;
         let uuid = spoken.uuid.as_deref()?.to_owned();
         let prompt = self.prompt.take().filter(|_| !self.has_prompt);
+        let prompt = prompt.and_then(|prompt| serde_json::from_slice::<Spoken<'a>>(prompt).ok());
         let id = digest(&uuid);
         self.seen.insert(id);
-        if self.known.contains(&id) {
+        let is_known = self.known.contains(&id);
+        let mut parent = self.last.take();
+        if let Some(prompt) = prompt {
+            let own = prompt.uuid.as_deref().map(str::to_owned);
+            // The parent of a known line has the id that it came with, or one that only the file has.
+            if let Some(own) = own.or_else(|| (!is_known).then(|| line_id(&uuid, 0))) {
+                let before = parent.replace(own.clone());
+                let id = digest(&own);
+                if self.known.contains(&id) {
+                    // The CLI had written it down when it died. Two entries of one id would part the conversation.
+                    self.found(id);
+                } else {
+                    self.write(before.as_deref(), &own, &prompt)?;
+                }
+            }
+        }
+        if is_known {
             self.found(id);
             self.last = Some(uuid);
             return Some(());
-        }
-        let mut parent = self.last.take();
-        if let Some(prompt) = prompt.and_then(|prompt| serde_json::from_slice::<Spoken<'a>>(prompt).ok()) {
-            let own = prompt.uuid.as_deref().map_or_else(|| line_id(&uuid, 0), str::to_owned);
-            let before = parent.replace(own.clone());
-            let id = digest(&own);
-            if self.known.contains(&id) {
-                // The CLI had written it down when it died. Two entries of one id would part the conversation.
-                self.found(id);
-            } else {
-                self.write(before.as_deref(), &own, &prompt)?;
-            }
         }
         self.write(parent.as_deref(), &uuid, &spoken)?;
         self.last = Some(uuid);
@@ -317,44 +341,40 @@ impl<'a> Restored<'a> {
         let text = self.writer.line(parent, uuid, &content)?;
         let (id, parent) = (digest(uuid), parent.map(digest));
         self.known.insert(id);
-        self.pending.push(Line { text: Cow::Owned(text), id: Some(id), parent });
+        let text = Cow::Owned(text);
+        self.pending.push(Line { text, id: Some(id), parent, is_sidechain: false, origin: Origin::Stream });
         Some(())
     }
 
-    /// The lines, each parent before its children: the CLI goes on from the last one.
-    fn finish(self) -> Vec<u8> {
+    /// The text of the conversation, in which this message must be.
+    fn finish(mut self, checkpoint: Id) -> Vec<u8> {
+        self.answered.insert(checkpoint);
         let lines = self.file.into_iter().flat_map(|(before, line)| before.into_iter().chain([line]));
         let lines: Vec<Line<'a>> = lines.chain(self.pending).collect();
-        let of_id: HashMap<Id, usize> =
-            lines.iter().enumerate().filter_map(|(at, line)| Some((line.id?, at))).collect();
-        let mut written = vec![false; lines.len()];
         let mut text = Vec::with_capacity(lines.iter().map(|line| line.text.len() + 1).sum());
-        let mut due = Vec::new();
-        for first in 0..lines.len() {
-            let mut next = Some(first);
-            while let Some(at) = next.take_if(|at| written.get(*at) == Some(&false)) {
-                written.get_mut(at).into_iter().for_each(|it| *it = true);
-                due.push(at);
-                let parent = lines.get(at).and_then(|line| line.parent);
-                next = parent.and_then(|parent| of_id.get(&parent).copied());
-            }
-            for line in due.drain(..).rev().filter_map(|at| lines.get(at)) {
-                text.extend_from_slice(&line.text);
-                text.push(b'\n');
-            }
+        for line in
+            order::order(&lines, checkpoint, &self.answered).into_iter().filter_map(|at| lines.get(at))
+        {
+            text.extend_from_slice(&line.text);
+            text.push(b'\n');
         }
         text
     }
 }
 
 impl<'a> Line<'a> {
-    fn new(text: Cow<'a, [u8]>, entry: &Entry<'_>) -> Self {
-        Self { text, id: entry.uuid.as_deref().map(digest), parent: entry.parent_uuid.as_deref().map(digest) }
+    fn new(text: Cow<'a, [u8]>, entry: &Entry<'_>, origin: Origin) -> Self {
+        let (id, parent) = (entry.uuid.as_deref().map(digest), entry.parent_uuid.as_deref().map(digest));
+        Self { text, id, parent, is_sidechain: entry.is_sidechain, origin }
+    }
+
+    fn is_in_conversation(&self) -> bool {
+        self.id.is_some() && !self.is_sidechain
     }
 }
 
-fn is_prompt(entry: &str) -> bool {
-    let Some(said) = serde_json::from_str::<Said<'_>>(entry).ok() else { return false };
+fn is_prompt(entry: &[u8]) -> bool {
+    let Some(said) = serde_json::from_slice::<Said<'_>>(entry).ok() else { return false };
     let Some(message) = said.message.filter(|_| said.r#type == "user" && !said.is_meta) else { return false };
     let blocks: Vec<Block<'_>> = serde_json::from_str(message.content.get()).unwrap_or_default();
     !blocks.iter().any(|block| block.r#type == "tool_result")

@@ -84,6 +84,70 @@ fn prompt_of_a_known_id_is_written_once() {
     assert_eq!(memchr::memmem::find_iter(&text.transcript, br#""uuid":"p-0""#).count(), 1);
 }
 
+/// The ids of all entries of a text, in their order.
+fn ids(text: &[u8]) -> Vec<String> {
+    let entries =
+        lines(text).filter(|line| !line.is_empty()).map(|line| serde_json::from_slice(line).unwrap());
+    entries.filter_map(|entry: Value| entry["uuid"].as_str().map(str::to_owned)).collect()
+}
+
+fn of(text: &[u8], checkpoint: &str, kept: &[Kept<'_>]) -> Vec<String> {
+    ids(&restore(text, kept, Some(checkpoint), ID, &dirs(), SystemTime::UNIX_EPOCH).unwrap().transcript)
+}
+
+/// Found by the chaos test: turn 1 died, nothing of it was in the file, and turn 2 went on from turn 0.
+#[test]
+fn turn_that_the_cli_has_forgotten_stays_so() {
+    let mut all = conversation(3);
+    let (dead, skips) = (own(1), entry("user", "p-2", Some("a-0")));
+    all[4] = skips;
+    let (first, third) = (mirror(&all[..2]), mirror(&all[4..]));
+    let kept = [
+        Kept::Mirrored(first.as_bytes()),
+        Kept::Checkpoint(Some("a-0")),
+        Kept::Prompt(dead.0.as_bytes()),
+        Kept::Line(dead.1.as_bytes()),
+        Kept::Checkpoint(Some("a-0")),
+        Kept::Mirrored(third.as_bytes()),
+        Kept::Checkpoint(Some("a-2")),
+    ];
+    for file in ["".to_owned(), all[..2].join("\n"), [&all[..2], &all[4..5]].concat().join("\n")] {
+        assert_eq!(of(file.as_bytes(), "a-2", &kept), ["p-0", "a-0", "p-2", "a-2"], "{file}");
+    }
+    // What no later turn has left behind is the end of the conversation.
+    let restored = of(b"", "a-0", &kept[..5]);
+    assert_eq!((restored.len(), restored.last().unwrap().as_str()), (4, "a-1"));
+    // What the file has of it stays.
+    let part = entry("assistant", "a-1", Some("lost"));
+    let file = [all[0].as_str(), &part, &all[4]].join("\n");
+    assert_eq!(of(file.as_bytes(), "a-2", &kept), ["p-0", "a-0", "a-1", "p-2", "a-2"]);
+}
+
+/// The CLI goes on from the last entry.
+#[test]
+fn last_entry_is_where_the_conversation_ends() {
+    let all = conversation(3);
+    let (first, dead) = (mirror(&all[..2]), mirror(&[entry("assistant", "aside", Some("p-0"))]));
+    let kept = [
+        Kept::Mirrored(first.as_bytes()),
+        Kept::Checkpoint(Some("a-0")),
+        Kept::Mirrored(dead.as_bytes()),
+        Kept::Checkpoint(Some("a-0")),
+    ];
+    // Later turns are in the file alone.
+    for (file, checkpoint, last) in [
+        ([&all[..1], &all[2..]].concat(), "a-2", "a-2"),
+        ([&all[..1], &all[2..]].concat(), "a-1", "a-2"),
+        ([&all[..1], &all[2..]].concat(), "a-0", "a-2"),
+        (all[..1].to_vec(), "a-0", "a-0"),
+        (all[..2].to_vec(), "a-0", "a-0"),
+    ] {
+        let restored = of(file.join("\n").as_bytes(), checkpoint, &kept);
+        assert_eq!(restored.last().unwrap(), last, "{restored:?}");
+        assert!(restored.iter().any(|id| id == "aside"), "an answer's second branch stays");
+    }
+}
+
 /// A child writes as many short lines as it likes; each costs the server ten times its length.
 #[test]
 fn too_many_entries_are_not_read() {
@@ -193,6 +257,8 @@ fn snapshot_has_what_leads_to_the_end() {
     assert_eq!(reached, ["p-0", "a-0", "aside", "p-1", "a-1", "p-2", "a-2"]);
     assert_eq!(ids(10), None);
 }
+
+mod deaths;
 
 proptest! {
     /// Whatever is damaged in the file, the mirror has it; whatever the journal lacks, nothing is invented.
