@@ -65,7 +65,16 @@ impl Run {
     /// At rest everything adds up.
     fn compare(&mut self, report: &Report) -> Result<(), Broken> {
         self.model.compare(report)?;
-        let fds = std::fs::read_dir(format!("/proc/{}/fd", self.link.process.pid)).map_or(0, Iterator::count);
+        let first = self.rests.get(..FIRST_RESTS).and_then(|rests| rests.iter().map(|rest| rest.0).max());
+        let most_fds = first.map_or(usize::MAX, |most| most + MORE_FDS);
+        // What ended last may still be at work on its files.
+        let deadline = Instant::now() + SOON;
+        let mut open = descriptors(self.link.process.pid);
+        while open.len() > most_fds && Instant::now() < deadline {
+            self.listen(Duration::from_millis(50))?;
+            open = descriptors(self.link.process.pid);
+        }
+        let fds = open.len();
         let memory = own_memory(self.link.process.pid).unwrap_or(0);
         let summary = &mut self.summary;
         summary.recovery =
@@ -79,10 +88,10 @@ impl Run {
         self.rests.push((fds, memory));
         self.note(format!("at rest: {fds} descriptors, {memory} KiB"));
         let first = self.rests.iter().take(FIRST_RESTS);
-        let most_fds = first.clone().map(|rest| rest.0).max().unwrap_or(fds) + MORE_FDS;
         let most_memory = first.map(|rest| rest.1).max().unwrap_or(memory) + MORE_MEMORY;
         if fds > most_fds || memory > most_memory {
-            return Err(format!("{fds} descriptors and {memory} KiB at rest, after {:?}", self.rests));
+            let rests = &self.rests;
+            return Err(format!("{fds} descriptors and {memory} KiB at rest, after {rests:?}: {open:#?}"));
         }
         Ok(())
     }
@@ -111,6 +120,15 @@ impl Run {
         (summary.recalled, summary.losses_reported) = (self.model.recalled, self.model.losses_reported);
         Ok(())
     }
+}
+
+/// What the open descriptors of a process are.
+fn descriptors(pid: i32) -> Vec<String> {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    open.map(|fd| {
+        std::fs::read_link(fd.path()).map_or_else(|_| "closed".to_owned(), |it| it.display().to_string())
+    })
+    .collect()
 }
 
 /// In KiB, without what is shared with the file system's cache.
