@@ -75,6 +75,7 @@ fn settle(config: &mut Config) {
     config.restart.backoff_max = Duration::from_millis(300);
     config.restart.circuit_pause = Duration::from_millis(800);
     config.limits.max_children = 18;
+    config.spares.min = 2;
     config.metrics.sample_interval = Duration::from_millis(200);
 }
 

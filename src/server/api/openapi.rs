@@ -75,7 +75,8 @@ mod tests {
     const CALL: &str = concat!(".rou", "te(\"");
     const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
     /// Routes of the admin listener, which the document omits.
-    const OPERATOR: [(&str, &str); 2] = [("GET", "/metrics"), ("DELETE", "/v1/users/{id}")];
+    const OPERATOR: [(&str, &str); 3] =
+        [("GET", "/metrics"), ("DELETE", "/v1/users"), ("DELETE", "/v1/users/{id}")];
     fn set(routes: &[(&str, &str)]) -> Routes {
         routes.iter().map(|(method, path)| ((*method).to_owned(), (*path).to_owned())).collect()
     }

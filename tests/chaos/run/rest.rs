@@ -15,7 +15,8 @@ const TURNS_END_WITHIN: Duration = Duration::from_secs(150);
 /// The first rests of a server show what it needs; after them it may have so much more: descriptors, and KiB of its own
 /// memory, of which the allocator keeps what large answers once took.
 const FIRST_RESTS: usize = 3;
-const MORE_FDS: usize = 4;
+/// Those of two spares among them, which may be on their way at any moment.
+const MORE_FDS: usize = 4 + 2 * 6;
 const MORE_MEMORY: u64 = 32 * 1024;
 
 impl Run {
