@@ -100,6 +100,15 @@ pub(crate) async fn until(turn: &mut Turn, what: &str, wanted: impl Fn(&Value) -
     }
 }
 
+/// Reads a turn up to an event, or to its end.
+pub(crate) async fn until_or_end(turn: &mut Turn, wanted: impl Fn(&Value) -> bool) {
+    while let Some(Ok(event)) = timeout(TURN_WITHIN, turn.next()).await.expect("the turn goes on") {
+        if wanted(&json(&event)) {
+            break;
+        }
+    }
+}
+
 pub(crate) async fn until_text(turn: &mut Turn) {
     until(turn, "a text delta", |event| event["event"]["delta"]["type"] == "text_delta").await;
 }

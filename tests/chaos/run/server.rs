@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{Broken, Run, described};
 use crate::link::{Link, SOON, Silence};
+use crate::process::Id;
 
 /// After SIGKILL of the server nothing of it may be left.
 const GONE_WITHIN: Duration = Duration::from_secs(1);
@@ -26,15 +27,18 @@ impl Run {
         self.hear_the_rest()?;
         self.model.cut();
         let excused = self.shim_killed.is_some_and(|at| begun.duration_since(at) < REAPER_NEEDS);
-        let gone = self.all_gone(begun, GONE_WITHIN);
+        let gone = all_gone(|| self.table.alive(), begun, GONE_WITHIN);
         match gone {
             Ok(took) => self.summary.gone = self.summary.gone.max(took),
             // A shim was killed just before its server.
             Err(left) if excused => self.note(format!("left for the next server: {left:?}")),
             Err(left) => return Err(format!("left {GONE_WITHIN:?} after SIGKILL of the server: {left:?}")),
         }
+        let left_to_it = self.table.alive();
         self.start_server()?;
-        if let Err(left) = self.all_gone(Instant::now(), GONE_WITHIN) {
+        // Beside them are the first spares of the next server.
+        let rest = || self.table.alive().into_iter().filter(|id| left_to_it.contains(id)).collect();
+        if let Err(left) = all_gone(rest, Instant::now(), GONE_WITHIN) {
             return Err(format!("not found by the next server: {left:?}"));
         }
         Ok(())
@@ -93,18 +97,18 @@ impl Run {
         }
         Ok(())
     }
+}
 
-    /// How long after `begun` nothing was left; else what is left when the time is over.
-    fn all_gone(&self, begun: Instant, within: Duration) -> Result<Duration, Vec<String>> {
-        loop {
-            let left = self.table.alive();
-            let took = begun.elapsed();
-            if left.is_empty() {
-                return Ok(took);
-            }
-            if took > within {
-                return Err(described(&left));
-            }
+/// Waits until nothing is left; the processes that are, if it takes longer than `within`.
+fn all_gone(alive: impl Fn() -> Vec<Id>, begun: Instant, within: Duration) -> Result<Duration, Vec<String>> {
+    loop {
+        let left = alive();
+        let took = begun.elapsed();
+        if left.is_empty() {
+            return Ok(took);
+        }
+        if took > within {
+            return Err(described(&left));
         }
     }
 }
