@@ -13,9 +13,13 @@ use std::path::Path;
 
 use super::{SessionStatus, store::Record};
 use crate::config::Config;
+#[cfg(feature = "server")]
+use crate::journal;
 use crate::model::ids::{DEFAULT_CONVERSATION, SessionHash, SessionKey, UserId};
 #[cfg(feature = "server")]
 use crate::workspace::RecordDir;
+#[cfg(feature = "server")]
+use crate::workspace::open_to_read;
 use crate::workspace::{TokenIndex, open_own, records_dir, user_dir};
 
 /// Sessions on disk that are looked at for one list. Reading a record takes some 30 µs.
@@ -109,7 +113,8 @@ pub(crate) fn has_answer(data_dir: &Path, user: &UserId) -> io::Result<bool> {
     for mark in entries(&user_dir(data_dir, user))?.into_iter().flatten() {
         let Some(hash) = mark?.file_name().to_str().and_then(SessionHash::parse) else { continue };
         let is_unanswered = match Record::read(data_dir, &hash) {
-            Some((_, record)) => !record.answered,
+            // A record that is behind its journal was not saved before a kill.
+            Some((_, record)) => !record.answered && record.turns >= turns_in_journal(data_dir, &hash),
             // One without a record has not begun; one that cannot be read may hold anything.
             None => !RecordDir::of(data_dir, &hash).session_file().exists(),
         };
@@ -119,6 +124,13 @@ pub(crate) fn has_answer(data_dir: &Path, user: &UserId) -> io::Result<bool> {
         }
     }
     Ok(false)
+}
+
+#[cfg(feature = "server")]
+fn turns_in_journal(data_dir: &Path, hash: &SessionHash) -> u64 {
+    let journal = open_to_read(&RecordDir::of(data_dir, hash).journal_file()).ok();
+    let mark = journal.and_then(|file| journal::load(&file).ok().flatten());
+    mark.map_or(0, |(mark, _)| mark.turns)
 }
 
 /// The entries of a directory; `None` if there is none.

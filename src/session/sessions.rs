@@ -38,7 +38,7 @@ pub(crate) struct Sessions {
     /// Held while a session is brought into memory or its directories are made, and while it is deleted because it rests.
     pub(crate) arrivals: Locks<SessionHash>,
     pub(crate) expired: Expired,
-    /// Held while a user's sessions are counted and one more begins.
+    /// Held while a user's sessions are counted and one more begins: by who takes up the session, before a thread for it.
     pub(crate) beginnings: Locks<UserId>,
     /// Closed while a user is deleted. Who may create something of a user is inside.
     pub(crate) users: Gates<UserId>,

@@ -46,8 +46,8 @@ pub(crate) struct Record {
     /// Turns that the CLI's conversation should hold: all of them, or those since it was lost.
     #[serde(default)]
     pub(crate) context_turns: u64,
-    /// A turn was answered without an error.
-    #[serde(default)]
+    /// A turn was answered without an error. Records of earlier releases do not say so, and may hold answers.
+    #[serde(default = "may_be_answered")]
     pub(crate) answered: bool,
     pub(crate) restarts: u64,
     pub(crate) cost_usd: f64,
@@ -103,6 +103,10 @@ pub(crate) enum Unreadable {
     /// The host cannot read it now.
     #[error(transparent)]
     System(#[from] io::Error),
+}
+
+fn may_be_answered() -> bool {
+    true
 }
 
 impl Record {

@@ -33,7 +33,8 @@ fn read(sessions: &Sessions, key: &SessionKey) -> io::Result<Option<Record>> {
 pub(crate) type Begun = (Record, Option<Reserved>);
 
 /// The session's record; a session that does not exist begins, and is on disk before anything of it is. `None`: its user
-/// has as many sessions as one may have. `wish`: the child that the session is about to want, if it is.
+/// has as many sessions as one may have. The caller holds the user's place in `beginnings`: sessions of one user are counted
+/// one after the other. `wish`: the child that the session is about to want, if it is.
 pub(crate) fn known_or_begun(
     sessions: &Sessions,
     key: &SessionKey,
@@ -43,10 +44,7 @@ pub(crate) fn known_or_begun(
         if let Some(record) = read(sessions, key)? {
             return Ok(Some((record, None)));
         }
-        // Sessions of one user are counted one after the other. Always the inner lock of the two.
-        sessions.beginnings.with(key.user(), || {
-            known::has_room(&sessions.env.config, key)?.then(|| begin(sessions, key, wish)).transpose()
-        })
+        known::has_room(&sessions.env.config, key)?.then(|| begin(sessions, key, wish)).transpose()
     })
 }
 

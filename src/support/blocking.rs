@@ -16,7 +16,7 @@ const LONG_THREADS: usize = 6;
 static SHORT: Semaphore = Semaphore::const_new(THREADS);
 static LONG: Semaphore = Semaphore::const_new(LONG_THREADS);
 
-/// Runs short `work`, to its end also when the caller is gone. A panic there is an error here.
+/// Runs short `work`. Once it has begun it goes on to its end also when the caller is gone. A panic there is an error here.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
@@ -30,18 +30,17 @@ pub(crate) async fn blocking_long<T: Send + 'static>(
     run(&LONG, work).await
 }
 
-#[expect(clippy::disallowed_methods, reason = "it ends with its work, as every `spawn_blocking`")]
 async fn run<T: Send + 'static>(
     threads: &'static Semaphore,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    // A task of its own, so that what was begun for a caller that leaves does not depend on when it leaves. The number of
-    // those that wait is that of requests and sessions, which have limits of their own.
-    let job = tokio::spawn(async move {
-        let _permit = threads.acquire().await.map_err(io::Error::other)?;
-        spawn_blocking(work).await.map_err(io::Error::other)?
+    // Waited for by the caller itself: one that leaves leaves the queue as well.
+    let permit = threads.acquire().await.map_err(io::Error::other)?;
+    let work = spawn_blocking(move || {
+        let _permit = permit;
+        work()
     });
-    job.await.map_err(io::Error::other)?
+    work.await.map_err(io::Error::other)?
 }
 
 #[cfg(test)]
@@ -80,16 +79,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_ends_without_its_caller() {
-        let (done, ended) = tokio::sync::oneshot::channel();
-        let mut work = Box::pin(blocking(move || done.send(()).map_err(|()| io::ErrorKind::Other.into())));
-        assert!(poll_once(&mut work).is_pending());
+    async fn caller_that_leaves_leaves_the_queue() {
+        let (release, held) = mpsc::sync_channel::<()>(0);
+        let held = Arc::new(Mutex::new(held));
+        let mut waiting = JoinSet::new();
+        static ALONE: Semaphore = Semaphore::const_new(1);
+        waiting.spawn(run(&ALONE, move || Ok(held.lock_unpoisoned().recv().is_err())));
+        while ALONE.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        let mut work =
+            Box::pin(run(&ALONE, move || begun.send(()).map_err(|()| io::ErrorKind::Other.into())));
+        let noop = &mut std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(work.as_mut().poll(noop).is_pending());
         drop(work);
-        ended.await.unwrap();
-    }
-
-    /// Polls once.
-    fn poll_once<F: Future>(future: &mut std::pin::Pin<Box<F>>) -> std::task::Poll<F::Output> {
-        future.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
+        drop(release);
+        assert!(waiting.join_all().await.into_iter().all(|it| it.unwrap()));
+        assert!(has_begun.await.is_err(), "it was never begun");
     }
 }

@@ -302,9 +302,16 @@ impl Session {
 
     async fn known_or_begun(&self, wish: Option<SpareKind>) -> Result<take_up::Begun, TurnError> {
         let (sessions, owner) = (self.sessions().clone(), self.key()?.clone());
+        // Before a thread is taken: those of one user would wait for each other there.
+        let beginning = timeout(ACTOR_ANSWERS_WITHIN, sessions.beginnings.acquire(owner.user())).await;
+        let beginning =
+            beginning.map_err(|_| TurnError::Internal("other sessions of the user do not begin"))?;
         let limit = sessions.env.config.limits.sessions_per_user;
         // Many users may come at once.
-        let begin = move || take_up::known_or_begun(&sessions, &owner, wish.as_ref());
+        let begin = move || {
+            let _alone = beginning;
+            take_up::known_or_begun(&sessions, &owner, wish.as_ref())
+        };
         let record = files::blocking(begin).await.map_err(|error| TurnError::Storage(error.into()))?;
         record.ok_or(TurnError::TooManySessions { limit })
     }
