@@ -90,25 +90,29 @@ impl Uids {
         let mut given = self.given.lock_unpoisoned();
         let uid = given.free(self.range).ok_or(UidError::Exhausted(self.range))?;
         given.used.insert(uid);
+        given.reserved.insert(uid);
         Ok(Owner { uid, gid: uid })
     }
 
-    /// Gives a reserved id to the user with this digest; false if the user has one already.
+    /// Gives a reserved id to the user with this digest; false if the user has one already, or the id is not reserved.
     pub(crate) fn adopt(&self, user: &str, reserved: Owner) -> Result<bool, UidError> {
         let mut given = self.given.lock_unpoisoned();
-        if given.of(user, self.range).is_some() {
+        if given.of(user, self.range).is_some() || !given.reserved.contains(&reserved.uid) {
             return Ok(false);
         }
         self.append(reserved.uid, user)?;
+        given.reserved.remove(&reserved.uid);
         given.note(reserved.uid, user.to_owned());
         Ok(true)
     }
 
-    /// Gives back a reserved id that no user got, and of which no process is left.
+    /// Gives back a reserved id of which no process is left. One that a user ever got stays used.
     pub(crate) fn release(&self, reserved: Owner) {
         let mut given = self.given.lock_unpoisoned();
-        given.used.remove(&reserved.uid);
-        given.next = given.next.min(reserved.uid);
+        if given.reserved.remove(&reserved.uid) {
+            given.used.remove(&reserved.uid);
+            given.next = given.next.min(reserved.uid);
+        }
     }
 
     /// Whether the user with this digest has an id.
@@ -171,6 +175,8 @@ struct Given {
     by_user: HashMap<String, u32>,
     /// All ids that ever had a user.
     used: HashSet<u32>,
+    /// Those of them that no user has got yet.
+    reserved: HashSet<u32>,
     /// No id below is free, in the range that it was found for.
     next: u32,
 }
@@ -268,6 +274,25 @@ mod tests {
         uids.release(second);
         assert_eq!([of(&uids, "bb"), of(&uids, "cc"), of(&uids, "dd")], [200, 201, 203]);
         assert_eq!(fs::read_to_string(&file).unwrap(), "202 aa\n200 bb\n201 cc\n203 dd\n");
+    }
+
+    #[test]
+    fn id_of_a_user_is_neither_released_nor_given_again() {
+        let data = tempfile::tempdir().unwrap();
+        let uids = Uids::open(&data.path().join("uids"), range(200, 210)).unwrap();
+        let of = |user: &str| uids.of(user).unwrap().uid;
+        let adopted = uids.reserve().unwrap();
+        assert!(uids.adopt("aa", adopted).unwrap());
+        uids.release(adopted);
+        assert_eq!([of("aa"), of("bb")], [200, 201]);
+        assert!(!uids.adopt("cc", adopted).unwrap(), "it has its user");
+        uids.retire("aa").unwrap();
+        uids.release(adopted);
+        assert_eq!(of("cc"), 202, "files of the deleted user may be left");
+        let released = uids.reserve().unwrap();
+        uids.release(released);
+        assert!(!uids.adopt("dd", released).unwrap(), "another spare may have it by now");
+        assert_eq!(of("dd"), released.uid);
     }
 
     #[test]

@@ -35,7 +35,10 @@ pub(crate) struct SpareKind {
 impl SpareKind {
     /// What a new session with these settings wants; `None`: no spare fits.
     pub(crate) fn wanted(cli: &CliConfig, settings: &SettingsRecord, brings_history: bool) -> Option<Self> {
-        if brings_history || settings.own_credentials || settings.mcp_servers.is_some() {
+        if brings_history
+            || settings.own_credentials
+            || settings.mcp_servers.as_ref().is_some_and(|servers| !servers.is_empty())
+        {
             return None;
         }
         let bound = SettingsRecord::default().with(settings, cli.model.as_deref());
@@ -218,15 +221,16 @@ impl Shelf {
         self.changed.notify_one();
     }
 
-    /// A spare is gone without a session. `failed`: for a reason that the next one may meet as well.
-    pub(crate) fn ended(&self, id: u64, lived: Duration, failed: bool) {
+    /// Takes a spare from the shelf before it ends, so that no session gets it. `failed`: for a reason that the next one
+    /// may meet as well. Whether the shelf had it; else its order is on the way, or its session begins without it.
+    pub(crate) fn withdraw(&self, id: u64, lived: Duration, failed: bool) -> bool {
         let mut state = self.lock();
+        let before = state.spares.len();
         state.spares.retain(|spare| spare.id != id);
         if failed {
             state.retry.failed(lived, Instant::now());
         }
-        drop(state);
-        self.changed.notify_one();
+        state.spares.len() < before
     }
 
     /// Orders the end of a spare, unless it was given away.
@@ -381,6 +385,37 @@ mod tests {
         assert_ne!(kind(&cli, &denied), kind(&cli, &settings()));
         let own = SettingsRecord { own_credentials: true, ..settings() };
         assert_eq!((kind(&cli, &own), SpareKind::wanted(&cli, &settings(), true)), (None, None));
+    }
+
+    fn place() -> SparePlace {
+        let directory = DirectoryName::try_from("0".repeat(32)).unwrap();
+        SparePlace { directory, conversation: String::new(), owner: None }
+    }
+
+    /// A shelf with a spare that is ready.
+    fn with_one() -> (Shelf, u64, oneshot::Receiver<SpareOrder>) {
+        let shelf = Shelf::default();
+        let (id, orders) = shelf.add(SpareKind::default()).unwrap();
+        shelf.ready(id, place());
+        (shelf, id, orders)
+    }
+
+    #[test]
+    fn withdrawn_spare_is_given_to_no_session() {
+        let (shelf, id, _orders) = with_one();
+        assert!(shelf.withdraw(id, Duration::ZERO, true));
+        assert!(shelf.take(&SpareKind::default()).is_none());
+        assert!(shelf.read(|shelf| shelf.not_before.is_some()), "the next one waits");
+    }
+
+    #[test]
+    fn spare_that_a_session_has_cannot_be_withdrawn() {
+        let (shelf, id, mut orders) = with_one();
+        let taken = shelf.take(&SpareKind::default()).unwrap();
+        assert!(!shelf.withdraw(id, Duration::ZERO, true));
+        assert!(orders.try_recv().is_err(), "its order is on the way");
+        drop(taken.order.send(SpareOrder::End(SpareEnd::Died)));
+        assert!(orders.try_recv().is_ok());
     }
 
     #[test]

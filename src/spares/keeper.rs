@@ -1,7 +1,7 @@
 //! The life of one spare: started, asked at intervals whether it lives, and given to a session or ended.
 //!
-//! The task owns the child. Whatever ends it, the directory is removed unless a session has it, and the permit is given
-//! back last, when nothing of the child is left.
+//! The task owns the child. Whatever ends it, the shelf has let go of it first, and the directory is removed unless a
+//! session has it. The permit is given back when nothing of the child is left.
 
 use std::io;
 use std::sync::Arc;
@@ -38,6 +38,9 @@ pub(super) struct Keeper {
 
 /// How it ends.
 enum Fate {
+    /// Without an order: a session may get the directory until the shelf has let go of it.
+    Failed(SpareEnd),
+    /// No session can get it any more.
     Ended(SpareEnd),
     /// A session has the directory, and gets the child if it asks for it.
     Reserved(oneshot::Receiver<SpareRequest>, Slot),
@@ -55,7 +58,8 @@ impl Keeper {
             Ok(ground) => ground,
             Err(error) => {
                 tracing::warn!(%error, "a spare has no directory");
-                return self.ended(SpareEnd::NotStarted, born);
+                self.withdraw(SpareEnd::NotStarted, born);
+                return self.ended(SpareEnd::NotStarted);
             }
         };
         let started = Spare::start(&self.sessions.env, ground.clone(), self.kind.clone(), permit).await;
@@ -63,8 +67,9 @@ impl Keeper {
             Ok(spare) => spare,
             Err(failure) => {
                 tracing::warn!(reason = failure.reason(), "a spare did not start");
+                self.withdraw(SpareEnd::NotStarted, born);
                 self.clear(&ground, true).await;
-                return self.ended(SpareEnd::NotStarted, born);
+                return self.ended(SpareEnd::NotStarted);
             }
         };
         self.sessions.shelf.started(self.id, spare.shim());
@@ -79,7 +84,8 @@ impl Keeper {
             }
         };
         match fate {
-            Fate::Ended(why) => self.end(spare, &ground, why, born).await,
+            Fate::Failed(why) => self.fail(spare, &ground, why, orders, born).await,
+            Fate::Ended(why) => self.end(spare, &ground, why).await,
             Fate::Reserved(requests, slot) => self.give(spare, requests, slot, born).await,
         }
     }
@@ -116,7 +122,7 @@ impl Keeper {
                 Ok(()) => None,
                 Err(unfit) => {
                     tracing::warn!(%unfit, "a spare is not ready");
-                    Some(Fate::Ended(SpareEnd::NotStarted))
+                    Some(Fate::Failed(SpareEnd::NotStarted))
                 }
             },
         }
@@ -141,23 +147,47 @@ impl Keeper {
             };
             if let Err(unfit) = answered {
                 tracing::warn!(%unfit, "a spare is of no more use");
-                return Fate::Ended(reason(&unfit));
+                return Fate::Failed(reason(&unfit));
             }
             let (env, chosen) = (self.sessions.env.clone(), spare.chosen().clone());
             let is_current = tokio::task::spawn_blocking(move || chosen.is_current(&env.program)).await;
             if !is_current.unwrap_or_default() {
-                return Fate::Ended(SpareEnd::Outdated);
+                return Fate::Failed(SpareEnd::Outdated);
             }
         }
     }
 
-    async fn end(&self, spare: Spare, ground: &SpareGround, why: SpareEnd, born: Instant) {
+    /// Ends it without an order. A session that has its directory by now starts a child of its own.
+    async fn fail(
+        &self,
+        spare: Spare,
+        ground: &SpareGround,
+        why: SpareEnd,
+        orders: oneshot::Receiver<SpareOrder>,
+        born: Instant,
+    ) {
+        if self.withdraw(why, born) {
+            return self.end(spare, ground, why).await;
+        }
+        // Without it the session could still get the directory and the user id while they are taken back. It comes once
+        // the id is on the disk, or is dropped.
+        match fate(orders.await.ok()) {
+            Fate::Reserved(requests, slot) => {
+                spare.end(&self.sessions.env).await;
+                self.ended(why);
+                drop((requests, slot));
+            }
+            Fate::Failed(_) | Fate::Ended(_) => self.end(spare, ground, why).await,
+        }
+    }
+
+    async fn end(&self, spare: Spare, ground: &SpareGround, why: SpareEnd) {
         let (is_gone, stderr) = spare.end(&self.sessions.env).await;
         if matches!(why, SpareEnd::Died | SpareEnd::NotStarted) && !stderr.is_empty() {
             tracing::warn!(%stderr, "what the CLI said before it ended");
         }
         self.clear(ground, is_gone).await;
-        self.ended(why, born);
+        self.ended(why);
     }
 
     /// Removes what no session has. A user id of which a process may be left is not used again.
@@ -196,17 +226,23 @@ impl Keeper {
                 Err(unfit) => (reason(&unfit), Some(request)),
             },
         };
+        self.withdraw(why, born);
         spare.end(&self.sessions.env).await;
-        self.ended(why, born);
+        self.ended(why);
         if let Some(request) = refused {
             drop(request.send((None, slot)));
         }
     }
 
-    fn ended(&self, why: SpareEnd, born: Instant) {
-        self.sessions.env.telemetry.metrics.spare_ends.increment(why);
+    /// Before it ends, see [`Shelf::withdraw`](crate::session::shelf::Shelf::withdraw).
+    fn withdraw(&self, why: SpareEnd, born: Instant) -> bool {
         let failed = matches!(why, SpareEnd::Died | SpareEnd::Hung | SpareEnd::NotStarted);
-        self.sessions.shelf.ended(self.id, born.elapsed(), failed);
+        self.sessions.shelf.withdraw(self.id, born.elapsed(), failed)
+    }
+
+    fn ended(&self, why: SpareEnd) {
+        self.sessions.env.telemetry.metrics.spare_ends.increment(why);
+        self.sessions.shelf.changed.notify_one();
     }
 }
 
