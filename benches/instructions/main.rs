@@ -39,7 +39,7 @@ const LONG: usize = 1050;
 
 /// What serves the turns; upper bounds for a turn of [`DELTAS`] and for one more delta, where there are any.
 ///
-/// A run differs from the next by 3 %, because the reader meets more or fewer lines at once. The bounds are 15 % above what was measured.
+/// Runs differ a little, because the reader meets more or fewer lines at once. The bounds are 15 % above what was measured.
 const CASES: [(&str, Option<(u64, u64)>); 3] =
     [("floor", None), ("off", Some(BOUND_OFF)), ("written", Some(BOUND_WRITTEN))];
 const BOUND_OFF: (u64, u64) = (115_000, 590);
