@@ -59,6 +59,11 @@ impl Process {
         split(&read(self.pid, "environ")).iter().any(|given| given == entry)
     }
 
+    /// The processor time of all its threads until now, in ticks of a hundredth of a second. 0 if it is gone.
+    pub fn ticks(self) -> u64 {
+        stat(self.pid).map_or(0, |stat| stat.ticks)
+    }
+
     /// For messages: number, parent and command line.
     pub fn describe(self) -> String {
         format!("{} (parent {:?}): {}", self.pid, self.parent(), self.arguments().join(" "))
@@ -94,6 +99,7 @@ struct Stat {
     state: char,
     parent: i32,
     started: u64,
+    ticks: u64,
 }
 
 /// The fields of `/proc/PID/stat` behind the command's name, which may itself contain blanks and brackets.
@@ -105,6 +111,7 @@ fn stat(pid: i32) -> Option<Stat> {
         state: fields.first()?.chars().next()?,
         parent: fields.get(1)?.parse().ok()?,
         started: fields.get(19)?.parse().ok()?,
+        ticks: fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?,
     })
 }
 
