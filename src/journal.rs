@@ -23,5 +23,5 @@ pub(crate) use file::{Journal, Noted, is_intact, load, write};
 pub(crate) use frame::of_records;
 pub(crate) use frame::{entries, records};
 pub(crate) use lines::Lines;
-pub(crate) use mark::Mark;
+pub(crate) use mark::{Mark, advance};
 pub(crate) use unwritten::Waiting;

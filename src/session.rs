@@ -19,6 +19,7 @@ pub(crate) mod known;
 mod launch;
 mod lifecycle;
 pub(crate) mod message;
+mod missing;
 mod opening;
 pub(crate) mod quota;
 mod recovery;

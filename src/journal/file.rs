@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use super::frame::{self, HEADER, Kind};
-use super::mark::{Mark, SIZE};
+use super::mark::{Mark, SIZE, advance};
 use super::unwritten::{Unwritten, Waiting};
 use crate::support::atomic_file::{self, Durability};
 use crate::support::lock::MutexExt as _;
@@ -176,11 +176,11 @@ impl Journal {
         state.unwritten.frames().is_empty()
     }
 
-    /// Adds the records of a turn that has ended and the number of turns, by one write.
+    /// Adds the records of a turn that has ended and the number of turns, by one write. `last`: its last message.
     pub(crate) fn end_turn(
         &self,
         turns: u64,
-        checkpoint: Option<&String>,
+        (last, is_answered): (Option<&String>, bool),
         conversation: Option<&str>,
         records: &[u8],
     ) -> Noted {
@@ -188,14 +188,13 @@ impl Journal {
         state.mark.turns = turns;
         if let Some(id) = conversation.filter(|id| *id != state.mark.conversation) {
             // A command in the text began another conversation: of all that was kept, only this turn belongs to it.
-            state.mark = Mark { conversation: id.to_owned(), is_whole: false, checkpoint: None, turns };
+            state.mark = Mark { conversation: id.to_owned(), turns, ..Mark::default() };
             self.file.set_len(0).ok();
             state.length = 0;
             drop(state.unwritten.take());
         }
-        if checkpoint.is_some() {
-            state.mark.checkpoint = checkpoint.cloned();
-        }
+        let Mark { checkpoint, unanswered, .. } = &mut state.mark;
+        advance((checkpoint, unanswered), last.cloned(), is_answered);
         self.append(&mut state, records)
     }
 

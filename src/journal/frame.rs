@@ -157,7 +157,7 @@ pub(crate) fn records(mut journal: &[u8]) -> Vec<Kept<'_>> {
     while let Some((kind, body, rest)) = first(journal) {
         match kind {
             Kind::Records => records_of(body, &mut found),
-            Kind::Mark => found.push(Kept::Checkpoint(super::mark::checkpoint(body))),
+            Kind::Mark => found.push(Kept::Checkpoint(super::mark::last_message(body))),
         }
         journal = rest;
     }

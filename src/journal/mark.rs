@@ -12,8 +12,11 @@ pub(super) const SIZE: usize = 512;
 pub(crate) struct Mark {
     /// Turns of the session.
     pub(crate) turns: u64,
-    /// The last message that must be in the transcript.
+    /// The last message of a turn that was answered: it must be in the transcript.
     pub(crate) checkpoint: Option<String>,
+    /// The last message since then, of a turn that was not answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unanswered: Option<String>,
     /// The CLI's id of the conversation.
     pub(crate) conversation: String,
     /// The records reach back to the beginning of what was known of the conversation.
@@ -25,6 +28,20 @@ pub(crate) struct Mark {
 struct Checkpoint<'a> {
     // Ids have no characters that need an escape.
     checkpoint: Option<&'a str>,
+    unanswered: Option<&'a str>,
+}
+
+/// What the end of a turn changes in the last messages of a conversation, whose last message is `last`.
+pub(crate) fn advance(
+    (checkpoint, unanswered): (&mut Option<String>, &mut Option<String>),
+    last: Option<String>,
+    is_answered: bool,
+) {
+    match last {
+        Some(last) if is_answered => (*checkpoint, *unanswered) = (Some(last), None),
+        Some(last) => *unanswered = Some(last),
+        None => {}
+    }
 }
 
 impl Mark {
@@ -47,7 +64,8 @@ impl Mark {
     }
 }
 
-/// The checkpoint in the body of a mark.
-pub(super) fn checkpoint(body: &[u8]) -> Option<&str> {
-    serde_json::from_slice::<Checkpoint<'_>>(body).ok()?.checkpoint
+/// The last message in the body of a mark.
+pub(super) fn last_message(body: &[u8]) -> Option<&str> {
+    let Checkpoint { checkpoint, unanswered } = serde_json::from_slice(body).ok()?;
+    unanswered.or(checkpoint)
 }

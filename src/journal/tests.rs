@@ -26,7 +26,7 @@ fn turn(number: u64) -> Vec<u8> {
 }
 
 fn add(journal: &Journal, number: u64) -> Noted {
-    journal.end_turn(number, Some(&format!("u-{number}")), Some("c"), &turn(number))
+    journal.end_turn(number, (Some(&format!("u-{number}")), true), Some("c"), &turn(number))
 }
 
 fn mark_of(path: &std::path::Path) -> Option<(Mark, bool)> {
@@ -90,12 +90,45 @@ fn another_conversation_begins_the_journal_again() {
     let path = data.path().join("journal");
     let journal = begin(&path, 1 << 20);
     add(&journal, 1);
-    journal.end_turn(2, Some(&"u-2".to_owned()), Some("other"), &turn(2));
+    journal.end_turn(2, (Some(&"u-2".to_owned()), true), Some("other"), &turn(2));
     let (mark, _) = mark_of(&path).unwrap();
     assert_eq!((mark.turns, mark.conversation.as_str()), (2, "other"));
     assert_eq!((mark.checkpoint.as_deref(), mark.is_whole), (Some("u-2"), false));
     let kept = [Kept::Prompt(b"prompt 2"), Kept::Line(b"line 2"), Kept::Checkpoint(Some("u-2"))];
     assert_eq!(records(&std::fs::read(&path).unwrap()), kept, "what follows hangs on its first turn");
+}
+
+/// A turn that was not answered does not change what must be there; a later answer follows it.
+#[test]
+fn unanswered_turn_is_marked_as_one() {
+    let data = tempfile::tempdir().unwrap();
+    let path = data.path().join("journal");
+    let journal = begin(&path, 1 << 20);
+    add(&journal, 1);
+    journal.end_turn(2, (Some(&"u-2".to_owned()), false), Some("c"), &turn(2));
+    journal.end_turn(3, (None, false), Some("c"), &[]);
+    let (mark, _) = mark_of(&path).unwrap();
+    assert_eq!((mark.checkpoint.as_deref(), mark.unanswered.as_deref()), (Some("u-1"), Some("u-2")));
+    assert_eq!(records(&std::fs::read(&path).unwrap()).last(), Some(&Kept::Checkpoint(Some("u-2"))));
+    add(&journal, 4);
+    let (mark, _) = mark_of(&path).unwrap();
+    assert_eq!((mark.checkpoint.as_deref(), mark.unanswered), (Some("u-4"), None));
+}
+
+#[test]
+fn longest_mark_fits() {
+    let id = || "i".repeat(128);
+    let mark = Mark {
+        turns: u64::MAX,
+        checkpoint: Some(id()),
+        unanswered: Some(id()),
+        conversation: id(),
+        is_whole: false,
+    };
+    let data = tempfile::tempdir().unwrap();
+    let path = data.path().join("journal");
+    write(&path, &mark, &[], Durability::Kernel).unwrap();
+    assert_eq!(mark_of(&path), Some((mark, true)));
 }
 
 /// What cannot be written waits, and the number of turns is on disk all the same.

@@ -29,6 +29,11 @@ pub(crate) enum LifecycleEvent {
     Started(Started, Arc<ConnectionHandle>),
     /// Part of the conversation is not on disk; which, where that is known ([`crate::adapter::transcript_gap`]).
     ContextLost(ContextLost, Option<String>),
+    /// The conversation goes on without its last messages, of turns that were not answered.
+    Forgotten {
+        /// There were no others.
+        begins_again: bool,
+    },
     /// How the turn that follows a history is sent, before the child is ready.
     First(First),
     /// The CLI has taken up the history that was offered.
@@ -138,7 +143,8 @@ impl OnChildEvent for ChildEvents {
         let records = std::mem::take(&mut ended.journal);
         let noted = self.journal.as_ref().map(|journal| {
             let conversation = ended.cli_session_id.as_deref();
-            let noted = journal.end_turn(turns, ended.checkpoint.as_ref(), conversation, &records);
+            let noted =
+                journal.end_turn(turns, (ended.checkpoint.as_ref(), ended.answered), conversation, &records);
             journaling::count(&self.plan, noted);
             (journal, noted)
         });

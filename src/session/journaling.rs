@@ -33,8 +33,10 @@ const SYNC_WITHIN: Duration = Duration::from_secs(10);
 pub(super) struct Begin<'a> {
     pub(super) turns: u64,
     pub(super) conversation: &'a str,
-    /// The last message, unless it is lost.
+    /// The last message that was answered, unless it is lost.
     pub(super) checkpoint: Option<String>,
+    /// The last one since then, if it is there.
+    pub(super) unanswered: Option<String>,
     /// The transcript was written again, from this text.
     pub(super) written: Option<&'a [u8]>,
     /// The transcript that the CLI has left.
@@ -52,6 +54,7 @@ pub(super) fn open(plan: &Plan, begin: &Begin<'_>) -> io::Result<Arc<Journal>> {
     let mark = Mark {
         turns: begin.turns,
         checkpoint: begin.checkpoint.clone(),
+        unanswered: begin.unanswered.clone(),
         conversation: begin.conversation.to_owned(),
         is_whole: true,
     };
@@ -61,9 +64,9 @@ pub(super) fn open(plan: &Plan, begin: &Begin<'_>) -> io::Result<Arc<Journal>> {
         // Frames that could not be written stay with the journal that has them.
         let open = slot.as_ref().filter(|it| it.goes_on(&mark)).cloned();
         let open = open.or_else(|| going_on(plan, &mark).map(Arc::new));
-        if let Some((open, unanswered)) = open.zip(unanswered(begin)?) {
-            if !unanswered.is_empty() || !open.is_written() {
-                count(plan, open.add(&unanswered));
+        if let Some((open, since)) = open.zip(said_since(begin)?) {
+            if !since.is_empty() || !open.is_written() {
+                count(plan, open.add(&since));
             }
             return Ok(slot.insert(open).clone());
         }
@@ -121,16 +124,17 @@ fn going_on(plan: &Plan, mark: &Mark) -> Option<Journal> {
     Journal::open(open_own(&path).ok()?, last, true, limit, &plan.sessions.waiting).ok()
 }
 
-/// What the transcript holds after the last turn: a message that no child has answered, on which later ones hang. `None`: it
+/// What the transcript holds after the last turn: a message whose turn has not ended, on which later ones hang. `None`: it
 /// does not hold that turn, or too much after it.
-fn unanswered(begin: &Begin<'_>) -> io::Result<Option<Vec<u8>>> {
+fn said_since(begin: &Begin<'_>) -> io::Result<Option<Vec<u8>>> {
     let Some(mut file) = begin.transcript else { return Ok(Some(Vec::new())) };
     let length = file.metadata()?.len();
     io::Seek::seek(&mut file, io::SeekFrom::Start(length.saturating_sub(MOST_UNANSWERED)))?;
     let mut tail = Vec::new();
     io::Read::read_to_end(&mut io::Read::take(file, MOST_UNANSWERED), &mut tail)?;
-    let entries = adapter::entries_after(&tail, begin.checkpoint.as_deref());
-    let is_all = begin.checkpoint.is_some() || length <= MOST_UNANSWERED;
+    let last = begin.unanswered.as_ref().or(begin.checkpoint.as_ref());
+    let entries = adapter::entries_after(&tail, last.map(String::as_str));
+    let is_all = last.is_some() || length <= MOST_UNANSWERED;
     Ok(entries.filter(|_| is_all).map(|entries| journal::entries(&entries)))
 }
 

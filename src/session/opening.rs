@@ -16,6 +16,7 @@ use super::import::{First, Imported, Offered, first_line};
 use super::journaling::{self, Begin};
 use super::known;
 use super::lifecycle::Plan;
+use super::missing::{self, Missing};
 use super::recovery::{self, Lost};
 use super::store::{Record, new_cli_session_id};
 use crate::adapter::{self, Import, LaunchMode, LaunchRefusal, LaunchSettings};
@@ -46,6 +47,8 @@ pub(super) struct Prepared {
     pub(super) loss: Option<ContextLost>,
     /// Where, in a transcript that is there.
     gap: Option<String>,
+    /// The last messages are missing, and no loss: of turns that were not answered. Whether there were no others.
+    forgotten: Option<bool>,
     /// Counts the processes of this start.
     pub(super) attempt: u32,
     /// Counts those that would not open the conversation.
@@ -69,7 +72,7 @@ pub(super) struct Prepared {
     /// The conversation is more than its beginning.
     has_turns: bool,
     /// Its last message.
-    checkpoint: Option<String>,
+    last: Option<String>,
     /// Turns of the session.
     turns: u64,
     /// The transcript was restored from the journal alone.
@@ -174,30 +177,29 @@ fn prepare_now(plan: &Plan, mut record: Record, opening: Opening) -> io::Result<
             (None, false)
         }
     };
-    let mut gap = match (&transcript, &record.checkpoint) {
-        (Some(file), Some(checkpoint)) => adapter::transcript_gap(file, checkpoint)?,
-        _ => None,
-    };
-    let mut loss = match &transcript {
-        None => (record.context_turns > 0).then_some(ContextLost::Conversation),
-        // The same gap stays in the transcript for good; it is one loss.
-        Some(_) => (gap.is_some() && gap != record.known_gap).then_some(ContextLost::LatestTurns),
-    };
-    let restored = if loss.is_some() || !is_usable {
-        let lost = Lost {
-            conversation: &record.cli_session_id,
-            checkpoint: record.checkpoint.as_deref(),
-            left: transcript.as_ref(),
-        };
+    let gap = transcript.as_ref().map(|file| |message: &str| adapter::transcript_gap(file, message));
+    let mut missing = Missing::from(&record, gap)?;
+    let restored = if missing.is_any() || !is_usable {
+        let wanted = missing::wanted(&record, missing.loss.is_some() || !is_usable);
+        let lost = Lost { conversation: &record.cli_session_id, wanted: &wanted, left: transcript.as_ref() };
         recovery::restore(plan, &lost)?
     } else {
         None
     };
-    if restored.is_some() {
-        (loss, gap, is_usable) = (None, None, true);
+    if let Some((place, _)) = &restored {
+        // Behind the best one are those without the last message.
+        missing = Missing { unanswered: record.unanswered.is_some() && *place > 0, ..Missing::default() };
+        is_usable = true;
+    }
+    let Missing { loss, gap, unanswered: is_forgotten } = missing;
+    let begins_again = transcript.is_none() && restored.is_none();
+    let forgotten = (is_forgotten && loss.is_none()).then_some(begins_again);
+    if loss.is_some() || is_forgotten {
+        record.unanswered = None;
     }
     let cli_session_id = if is_usable { record.cli_session_id.clone() } else { new_cli_session_id() };
-    let has_context = record.context_turns > 0 && loss != Some(ContextLost::Conversation);
+    let is_gone = loss == Some(ContextLost::Conversation) || forgotten == Some(true);
+    let has_context = record.context_turns > 0 && !is_gone;
     let offered = plan.offered.as_ref().filter(|_| !has_context);
     let imported = offered.and_then(|offered| {
         let imported = import(offered, &cli_session_id, plan);
@@ -208,10 +210,10 @@ fn prepare_now(plan: &Plan, mut record: Record, opening: Opening) -> io::Result<
     });
     let (imported, written) = match imported {
         Some((imported, written)) => (Some(imported), Some(written)),
-        None => (None, restored.map(|restored| restored.transcript)),
+        None => (None, restored.map(|(_, restored)| restored.transcript)),
     };
     if let Some(imported) = &imported {
-        record.checkpoint = Some(imported.last.clone());
+        (record.checkpoint, record.unanswered) = (Some(imported.last.clone()), None);
     }
     let resumes = transcript.is_some() || written.is_some();
     let variables = env.user_env.of(key.user());
@@ -224,6 +226,7 @@ fn prepare_now(plan: &Plan, mut record: Record, opening: Opening) -> io::Result<
         turns: record.turns,
         conversation: &cli_session_id,
         checkpoint: record.checkpoint.clone().filter(|_| loss.is_none()),
+        unanswered: record.unanswered.clone(),
         written: written.as_deref(),
         transcript: transcript.as_ref(),
     };
@@ -232,7 +235,7 @@ fn prepare_now(plan: &Plan, mut record: Record, opening: Opening) -> io::Result<
         .ok();
     Ok(Prepared {
         journal,
-        checkpoint: record.checkpoint.clone(),
+        last: record.unanswered.clone().or_else(|| record.checkpoint.clone()),
         turns: record.turns,
         is_from_journal: false,
         cli_session_id,
@@ -252,6 +255,7 @@ fn prepare_now(plan: &Plan, mut record: Record, opening: Opening) -> io::Result<
         restrictions: record.settings.restrictions.clone(),
         loss,
         gap,
+        forgotten,
         attempt: 0,
         refusals: 0,
         variables,
@@ -306,6 +310,9 @@ impl Prepared {
     pub(super) fn send_news(&mut self, mailbox: &Mailbox) {
         if let Some(loss) = self.loss.take() {
             mailbox.send(LifecycleEvent::ContextLost(loss, self.gap.take()));
+        }
+        if let Some(begins_again) = self.forgotten.take() {
+            mailbox.send(LifecycleEvent::Forgotten { begins_again });
         }
         if std::mem::take(&mut self.is_new_id) {
             mailbox.send(LifecycleEvent::NewConversation(self.cli_session_id.clone()));
@@ -372,6 +379,7 @@ impl Prepared {
             turns: self.turns,
             conversation: &self.cli_session_id,
             checkpoint: None,
+            unanswered: None,
             written: None,
             transcript: None,
         };
@@ -385,8 +393,7 @@ impl Prepared {
         if !self.has_turns || std::mem::replace(&mut self.is_from_journal, true) {
             return false;
         }
-        let lost =
-            Lost { conversation: &self.cli_session_id, checkpoint: self.checkpoint.as_deref(), left: None };
+        let lost = Lost { conversation: &self.cli_session_id, wanted: &[self.last.as_deref()], left: None };
         match recovery::restore(plan, &lost) {
             Ok(Some(_)) => {
                 self.mode = LaunchMode::Resume;

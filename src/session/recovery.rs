@@ -19,36 +19,41 @@ use crate::workspace::open_to_read;
 /// A conversation to be restored.
 pub(super) struct Lost<'a> {
     pub(super) conversation: &'a str,
-    /// The last message that must be in it.
-    pub(super) checkpoint: Option<&'a str>,
+    /// Last messages with one of which it is whole, the best first. `None`: any.
+    pub(super) wanted: &'a [Option<&'a str>],
     /// What is left of the transcript.
     pub(super) left: Option<&'a File>,
 }
 
-/// Writes the transcript of a conversation again, if nothing of it is missing then. Gives its text.
+/// Writes the transcript of a conversation again, if nothing of it is missing then. Gives its text, and which of the
+/// messages that are wanted it has.
 ///
 /// # Errors
 /// If the host lacks something, such as room on the disk: nothing is lost, and the next start tries it again.
-pub(super) fn restore(plan: &Plan, lost: &Lost<'_>) -> io::Result<Option<Import>> {
+pub(super) fn restore(plan: &Plan, lost: &Lost<'_>) -> io::Result<Option<(usize, Import)>> {
     let kept = kept(plan)?;
     if kept.is_empty() {
         return Ok(None);
     }
     let left = left(lost.left)?;
     let records = journal::records(&kept);
-    let restored = |file: &[u8]| {
+    let restored = |file: &[u8], last: Option<&str>| {
         let (id, dirs) = (lost.conversation, plan.workspace.dirs());
-        adapter::restore(file, &records, lost.checkpoint, id, dirs, SystemTime::now())
+        adapter::restore(file, &records, last, id, dirs, SystemTime::now())
     };
-    let merged = if left.is_empty() { None } else { restored(&left) };
-    let source = if merged.is_some() { RecoverySource::Merged } else { RecoverySource::Journal };
-    let Some(import) = merged.or_else(|| restored(&[])) else { return Ok(None) };
+    let found = lost.wanted.iter().enumerate().find_map(|(place, last)| {
+        let merged = if left.is_empty() { None } else { restored(&left, *last) };
+        let merged = merged.map(|import| (RecoverySource::Merged, import));
+        let (source, import) = merged.or_else(|| Some((RecoverySource::Journal, restored(&[], *last)?)))?;
+        Some((place, source, import))
+    });
+    let Some((place, source, import)) = found else { return Ok(None) };
     let cli = &plan.env().config.cli;
     let path = adapter::transcript_path(plan.workspace.dirs(), cli, lost.conversation);
     make_way(plan, &path)?;
     plan.workspace.write_cli_file(cli, &path, &import.transcript)?;
     plan.env().telemetry.recovered(&plan.entry.key, source);
-    Ok(Some(import))
+    Ok(Some((place, import)))
 }
 
 /// The journal on disk, and what of it waits in memory.

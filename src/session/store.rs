@@ -53,8 +53,11 @@ pub(crate) struct Record {
     pub(crate) cost_usd: f64,
     pub(crate) created: SystemTime,
     pub(crate) last_used: SystemTime,
-    /// The last message that must be in the transcript, if nothing was lost.
+    /// The last message of a turn that was answered: it must be in the transcript, if nothing was lost.
     pub(crate) checkpoint: Option<String>,
+    /// The last message since then, of a turn that was not answered.
+    #[serde(default)]
+    pub(crate) unanswered: Option<String>,
     /// A gap in the transcript that has been found before: it stays there.
     #[serde(default)]
     pub(crate) known_gap: Option<String>,
@@ -130,6 +133,7 @@ impl Record {
             created: now,
             last_used: now,
             checkpoint: None,
+            unanswered: None,
             known_gap: None,
             unreported_context_loss: None,
             model: None,
@@ -189,7 +193,7 @@ impl Record {
             self.turns = mark.turns;
             // The journal does not say. A killed server had no time to save the record.
             self.answered = true;
-            self.checkpoint = mark.checkpoint;
+            (self.checkpoint, self.unanswered) = (mark.checkpoint, mark.unanswered);
             if Uuid::try_parse(&mark.conversation).is_ok() {
                 self.cli_session_id = mark.conversation;
             }
@@ -200,9 +204,14 @@ impl Record {
     /// Goes on with the conversation that the session's journal names; whether it names one. The record itself is lost.
     pub(crate) fn take_from_journal(&mut self, files: &RecordDir) -> bool {
         let named = last_mark(files).filter(|mark| Uuid::try_parse(&mark.conversation).is_ok());
-        let Some(Mark { turns, checkpoint, conversation, .. }) = named else { return false };
+        let Some(Mark { turns, checkpoint, unanswered, conversation, .. }) = named else { return false };
         (self.turns, self.context_turns) = (turns, turns);
-        (self.checkpoint, self.cli_session_id) = (checkpoint, conversation);
+        // Without a checkpoint only the record knew whether anything was answered: it may have been.
+        (self.checkpoint, self.unanswered) = match checkpoint {
+            Some(checkpoint) => (Some(checkpoint), unanswered),
+            None => (unanswered, None),
+        };
+        self.cli_session_id = conversation;
         true
     }
 
@@ -428,6 +437,21 @@ mod tests {
         assert_eq!((loaded.turns, loaded.context_turns, loaded.checkpoint.as_deref()), (5, 4, Some("fifth")));
         mark(&workspace, 2, None);
         assert_eq!(Record::load(data.path(), &key).unwrap(), Some(record.clone()));
+        let marked = |checkpoint: Option<&str>| {
+            let (checkpoint, unanswered) = (checkpoint.map(str::to_owned), Some("sixth".to_owned()));
+            let mark = Mark { turns: 6, checkpoint, unanswered, ..Mark::default() };
+            let mark = Mark { conversation: record.cli_session_id.clone(), ..mark };
+            journal::write(&workspace.record().journal_file(), &mark, &[], Durability::Kernel).unwrap();
+            let mut other = Record::new(&key, &workspace);
+            assert!(other.take_from_journal(workspace.record()));
+            let loaded = Record::load(data.path(), &key).unwrap().unwrap();
+            [loaded, other].map(|it| (it.checkpoint, it.unanswered))
+        };
+        let (fifth, sixth) = (Some("fifth".to_owned()), Some("sixth".to_owned()));
+        let both = (fifth, sixth.clone());
+        assert_eq!(marked(Some("fifth")), [both.clone(), both]);
+        // Whether anything was answered is not known without the record.
+        assert_eq!(marked(None), [(None, sixth.clone()), (sixth, None)]);
         // What an earlier program has noted counts until there is a journal.
         remove_any(&workspace.record().journal_file()).unwrap();
         std::fs::write(workspace.record().progress_file(), r#"{"turns":4,"checkpoint":"fourth"} "#).unwrap();

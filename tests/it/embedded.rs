@@ -10,6 +10,7 @@ use pilotlight::turn::{McpServers, Status};
 use pilotlight::{Config, Pilotlight, Session, TurnError, TurnOptions};
 
 mod crashes;
+mod damaged;
 mod edges;
 mod evictions;
 mod formats;

@@ -4,6 +4,7 @@ use tokio::time::Instant;
 
 use super::SessionActorState;
 use crate::child::{ChildEvent, TurnReport};
+use crate::journal::advance;
 use crate::model::{SessionState, ids::Generation};
 use crate::session::quota;
 use crate::session::{child_events::LifecycleEvent, conclude::Conclusion, state::Input};
@@ -17,11 +18,18 @@ impl SessionActorState {
         match event {
             LifecycleEvent::Started(started, connection) => self.started(started, connection),
             LifecycleEvent::ContextLost(loss, gap) => self.context_lost(loss, gap),
+            LifecycleEvent::Forgotten { begins_again } => {
+                self.record.unanswered = None;
+                if begins_again {
+                    self.begin_conversation();
+                }
+                self.save_now();
+            }
             LifecycleEvent::First(first) => self.first = Some(first),
             LifecycleEvent::Imported(imported) => {
                 // From here on it can be lost like any other conversation.
                 self.record.context_turns = self.record.context_turns.max(1);
-                self.record.checkpoint = Some(imported.last);
+                (self.record.checkpoint, self.record.unanswered) = (Some(imported.last), None);
                 self.machine.set_context(true);
                 self.save_now();
             }
@@ -41,15 +49,19 @@ impl SessionActorState {
         }
         self.record.unreported_context_loss = Some(loss);
         self.record.known_gap = gap;
-        self.record.checkpoint = None;
+        (self.record.checkpoint, self.record.unanswered) = (None, None);
         if loss == ContextLost::Conversation {
-            self.record.context_turns = 0;
-            // The one that begins in its place chooses again.
-            self.record.chosen_model = None;
-            self.machine.set_context(false);
+            self.begin_conversation();
         }
         // The next process reports it, if this one does not.
         self.save_now();
+    }
+
+    /// Another conversation begins in the place of the one before.
+    fn begin_conversation(&mut self) {
+        self.record.context_turns = 0;
+        self.record.chosen_model = None;
+        self.machine.set_context(false);
     }
 
     pub(super) fn on_child_event(&mut self, generation: Generation, event: ChildEvent) {
@@ -108,12 +120,10 @@ impl SessionActorState {
         if let Some(id) = ended.cli_session_id.filter(|id| *id != record.cli_session_id) {
             // A command in the text began another conversation: that is the one to resume.
             record.cli_session_id = id;
-            record.checkpoint = None;
+            (record.checkpoint, record.unanswered) = (None, None);
             save_at_once = true;
         }
-        if ended.checkpoint.is_some() {
-            self.record.checkpoint = ended.checkpoint;
-        }
+        advance((&mut record.checkpoint, &mut record.unanswered), ended.checkpoint, ended.answered);
         match (save_at_once, is_first) {
             (true, _) => self.save_now(),
             (false, true) => self.save_start(),

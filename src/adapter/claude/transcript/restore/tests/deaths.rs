@@ -10,6 +10,8 @@ use super::*;
 #[derive(Debug, Clone)]
 struct Turn {
     is_answered: bool,
+    /// It has an end, answered or not: its last message is marked.
+    is_ended: bool,
     is_mirrored: bool,
     death: Option<Death>,
 }
@@ -20,15 +22,19 @@ struct Death {
     written: Index,
     /// A line of the file that is lost then, up to the last answer.
     lost: Option<Index>,
+    /// The journal is cut there, if the file has all that was answered.
+    cut: Option<Index>,
 }
 
 fn turn() -> impl Strategy<Value = Turn> {
-    let death = (any::<Index>(), prop::option::weighted(0.2, any::<Index>()))
-        .prop_map(|(written, lost)| Death { written, lost });
-    (any::<bool>(), any::<bool>(), death, prop::bool::weighted(0.4)).prop_map(
-        |(is_answered, is_mirrored, death, lives)| {
-            let death = Some(death).filter(|_| !(is_answered && lives));
-            Turn { is_answered, is_mirrored, death }
+    let damage = || prop::option::weighted(0.2, any::<Index>());
+    let death =
+        (any::<Index>(), damage(), damage()).prop_map(|(written, lost, cut)| Death { written, lost, cut });
+    (any::<bool>(), any::<bool>(), any::<bool>(), death, prop::bool::weighted(0.4)).prop_map(
+        |(is_answered, is_ended, is_mirrored, death, lives)| {
+            let is_ended = is_ended || is_answered;
+            let death = Some(death).filter(|_| !(is_ended && lives));
+            Turn { is_answered, is_ended, is_mirrored, death }
         },
     )
 }
@@ -50,6 +56,8 @@ struct World {
     leaf: Option<String>,
     journal: Vec<Noted>,
     checkpoint: Option<String>,
+    /// The last message since then, of a turn that ended without an answer.
+    unanswered: Option<String>,
     answered: Vec<String>,
     /// Entries that a child has found in the file and has gone on from.
     followed: HashSet<String>,
@@ -83,9 +91,25 @@ impl World {
         }
         if turn.is_answered {
             self.answered.extend([prompt, answer.clone()]);
-            self.checkpoint = Some(answer);
+            (self.checkpoint, self.unanswered) = (Some(answer), None);
+        } else if turn.is_ended {
+            self.unanswered = Some(part);
         }
-        self.journal.push(Noted::Mark(self.checkpoint.clone()));
+        self.mark();
+    }
+
+    fn mark(&mut self) {
+        self.journal.push(Noted::Mark(self.last()));
+    }
+
+    fn last(&self) -> Option<String> {
+        self.unanswered.clone().or_else(|| self.checkpoint.clone())
+    }
+
+    /// Whether the file leads from this message back to the beginning.
+    fn has(&self, message: Option<&String>) -> bool {
+        let text = self.file.join("\n");
+        message.is_none_or(|message| gap(text.as_bytes(), false, message).unwrap().is_none())
     }
 
     /// Whether the next child finds all that it has to.
@@ -102,27 +126,38 @@ impl World {
             self.followed.clear();
             self.is_damaged = true;
         }
+        let owes_nothing = self.has(self.checkpoint.as_ref());
+        let cut = death.cut.filter(|_| owes_nothing);
+        if let Some(cut) = cut {
+            self.journal.truncate(cut.index(self.journal.len() + 1));
+        }
         let text = self.file.join("\n");
-        let is_whole = match &self.checkpoint {
-            Some(checkpoint) => gap(text.as_bytes(), false, checkpoint).unwrap().is_none(),
-            None => true,
-        };
-        if is_whole {
-            let after = entries_after(text.as_bytes(), self.checkpoint.as_deref()).unwrap();
-            self.journal.extend(after.into_iter().map(noted));
-        } else {
+        let last = self.last();
+        let mut restored = None;
+        if !self.has(last.as_ref()) {
             let kept: Vec<_> = self.journal.iter().map(Noted::kept).collect();
-            let checkpoint = self.checkpoint.as_deref();
-            let restored = restore(text.as_bytes(), &kept, checkpoint, ID, &dirs(), SystemTime::UNIX_EPOCH);
-            let Some(restored) = restored else { return Err(TestCaseError::fail("not restored")) };
-            let entries = snapshot(&restored.transcript, usize::MAX).unwrap();
-            self.journal = entries.into_iter().map(noted).collect();
+            restored = restore(text.as_bytes(), &kept, last.as_deref(), ID, &dirs(), SystemTime::UNIX_EPOCH);
+            prop_assert!(restored.is_some() || cut.is_some(), "not restored");
+            if restored.is_none() {
+                // It was never answered, and no loss.
+                self.unanswered = None;
+            }
+        }
+        if let Some(restored) = &restored {
             self.file = lines(&restored.transcript)
                 .filter(|line| !line.is_empty())
                 .map(|line| String::from_utf8(line.to_vec()).unwrap())
                 .collect();
         }
-        self.journal.push(Noted::Mark(self.checkpoint.clone()));
+        let text = self.file.join("\n");
+        if restored.is_some() || cut.is_some() {
+            let entries = snapshot(text.as_bytes(), usize::MAX).unwrap();
+            self.journal = entries.into_iter().map(noted).collect();
+        } else {
+            let after = entries_after(text.as_bytes(), self.last().as_deref()).unwrap();
+            self.journal.extend(after.into_iter().map(noted));
+        }
+        self.mark();
         self.resume()
     }
 
