@@ -28,10 +28,13 @@ impl Missing {
     ) -> io::Result<Self> {
         let (checkpoint, unanswered) = (record.checkpoint.as_deref(), record.unanswered.as_deref());
         let Some(gap) = gap else {
-            // Without a checkpoint only a turn that was not answered, as the first, shows that nothing is owed.
-            let is_owed = checkpoint.is_some() || record.known_gap.is_some() || unanswered.is_none();
-            let loss = (record.context_turns > 0 && is_owed).then_some(ContextLost::Conversation);
-            return Ok(Self { loss, gap: None, unanswered: unanswered.is_some() });
+            // The messages of an answered turn may be none that a transcript names.
+            let is_owed = checkpoint.is_some()
+                || record.known_gap.is_some()
+                || (unanswered.is_none() && record.answered);
+            let had_turns = record.context_turns > 0;
+            let loss = (had_turns && is_owed).then_some(ContextLost::Conversation);
+            return Ok(Self { loss, gap: None, unanswered: unanswered.is_some() || (had_turns && !is_owed) });
         };
         // The same gap stays in the transcript for good; it is one loss.
         let is_new = |gap: &Option<String>| gap.is_some() && *gap != record.known_gap;
@@ -68,7 +71,7 @@ mod tests {
     fn record(turns: u64, checkpoint: Option<&str>, unanswered: Option<&str>) -> Record {
         let key = SessionKey::new(UserId::new("alice").unwrap(), "default").unwrap();
         let mut record = Record::new(&key, &Workspace::begin(Path::new("/nowhere"), &key.hash()));
-        record.context_turns = turns;
+        (record.context_turns, record.answered) = (turns, true);
         (record.checkpoint, record.unanswered) =
             (checkpoint.map(str::to_owned), unanswered.map(str::to_owned));
         record
@@ -106,6 +109,16 @@ mod tests {
             let found = missing(&record(turns, checkpoint, unanswered), there);
             assert_eq!(found, (loss, is_forgotten), "{checkpoint:?} {unanswered:?} {there:?}");
         }
+    }
+
+    #[test]
+    fn session_without_an_answer_owes_nothing() {
+        let mut record = record(1, None, None);
+        record.answered = false;
+        assert_eq!(missing(&record, None), (None, true));
+        assert_eq!(missing(&record, Some(&[])), (None, false));
+        record.context_turns = 0;
+        assert_eq!(missing(&record, None), (None, false), "it has not begun");
     }
 
     #[test]

@@ -206,6 +206,8 @@ impl Record {
         let named = last_mark(files).filter(|mark| Uuid::try_parse(&mark.conversation).is_ok());
         let Some(Mark { turns, checkpoint, unanswered, conversation, .. }) = named else { return false };
         (self.turns, self.context_turns) = (turns, turns);
+        // The journal does not say.
+        self.answered = turns > 0;
         // Without a checkpoint only the record knew whether anything was answered: it may have been.
         (self.checkpoint, self.unanswered) = match checkpoint {
             Some(checkpoint) => (Some(checkpoint), unanswered),

@@ -92,3 +92,23 @@ async fn only_answers_that_no_file_has_are_lost() {
     }
     pilot.shutdown(Duration::from_secs(5)).await;
 }
+
+/// A conversation without any answer can lose none; the one in its place is a conversation like any other.
+#[tokio::test(flavor = "multi_thread")]
+async fn conversation_without_an_answer_is_no_loss() {
+    let data = tempfile::tempdir().unwrap();
+    let pilot = start(data.path(), |_| {}).await;
+    ask(&pilot.session("alice"), "first [[api_error:529]]").await;
+    pilot.shutdown(Duration::from_secs(5)).await;
+    std::fs::remove_file(transcript(data.path(), "alice")).unwrap();
+    damage(&record_dir(data.path(), "alice", "default").join("journal"), Left::Nothing, 0);
+    let pilot = start(data.path(), |_| {}).await;
+    let outcome = ask(&pilot.session("alice"), "second").await;
+    assert_eq!((outcome.text.as_str(), outcome.context_lost), ("echo 1: second", false));
+    pilot.shutdown(Duration::from_secs(5)).await;
+    std::fs::remove_file(transcript(data.path(), "alice")).unwrap();
+    let pilot = start(data.path(), |_| {}).await;
+    let outcome = ask(&pilot.session("alice"), "[[recall]]").await;
+    assert_eq!((outcome.text.as_str(), outcome.context_lost), ("second", false), "by its journal");
+    pilot.shutdown(Duration::from_secs(5)).await;
+}
