@@ -67,13 +67,22 @@ impl Damage {
     }
 }
 
-/// The id of the CLI's conversation according to an undamaged journal.
-pub fn conversation(journal: &Path) -> Option<String> {
+/// The id of the CLI's conversation, and that of the message which its transcript owes, according to an undamaged journal.
+pub fn conversation(journal: &Path) -> Option<(String, Option<String>)> {
     let content = fs::read(journal).ok()?;
     frames(&content).filter(|frames| *frames > 0)?;
     let mark = content.get(content.len().checked_sub(MARK)? + HEADER..)?;
     let mark: serde_json::Value = serde_json::from_slice(mark).ok()?;
-    mark["conversation"].as_str().map(str::to_owned)
+    let text = |name: &str| mark[name].as_str().map(str::to_owned);
+    Some((text("conversation")?, text("checkpoint")))
+}
+
+/// Whether a transcript has this message, as an entry of its own.
+pub fn has_message(transcript: &Path, message: &str) -> bool {
+    let entries = fs::read(transcript).unwrap_or_default();
+    let entries = entries.split(|byte| *byte == b'\n');
+    let mut entries = entries.filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok());
+    entries.any(|entry| entry["uuid"] == message)
 }
 
 /// The transcript of a conversation below the HOME of its children.
@@ -100,4 +109,24 @@ fn frames(mut journal: &[u8]) -> Option<usize> {
         (journal, count) = (rest, count + 1);
     }
     Some(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The child had written the message, and died before it had written the answer.
+    #[test]
+    fn message_without_its_answer_is_no_whole_transcript() {
+        let data = tempfile::tempdir().unwrap();
+        let file = data.path().join("transcript");
+        let prompt = r#"{"type":"user","uuid":"p"}"#;
+        let answer = r#"{"type":"assistant","parentUuid":"p","uuid":"a"}"#;
+        fs::write(&file, format!("{prompt}\n")).unwrap();
+        assert!(has_message(&file, "p") && !has_message(&file, "a"));
+        fs::write(&file, format!("{prompt}\n{}", &answer[..answer.len() - 1])).unwrap();
+        assert!(!has_message(&file, "a"), "half a line");
+        fs::write(&file, format!("{prompt}\n{answer}\n")).unwrap();
+        assert!(has_message(&file, "a"));
+    }
 }

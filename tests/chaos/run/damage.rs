@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use tokio::time::Instant;
 
 use super::{Broken, ORDERS_ARRIVE_WITHIN, Run};
-use crate::damage::{Damage, conversation, transcript};
+use crate::damage::{Damage, conversation, has_message, transcript};
 use crate::disk::Transcripts;
 use crate::link::SOON;
 use crate::plan::{Kind, Reader};
@@ -33,10 +33,14 @@ impl Run {
         self.see_journal(user);
         let journal = self.sessions[user].record.join("journal");
         let home = self.sessions[user].home(&self.place.data_dir());
-        let transcript = conversation(&journal).and_then(|id| transcript(&home, &id));
-        let Some(transcript) = transcript.filter(|_| self.model.has_journal(user)) else { return Ok(false) };
+        let found = conversation(&journal)
+            .and_then(|(id, owed)| Some((transcript(&home, &id)?, owed)))
+            .filter(|_| self.model.has_journal(user));
+        let Some((transcript, owed)) = found else { return Ok(false) };
         let written: BTreeSet<u64> = Transcripts::default().new_in(&home).into_iter().collect();
-        if damage.is_to_journal() && !self.model.has_all_of(user, &written) {
+        // A child that died in time has written the message and not the answer, and no other has followed it.
+        let is_whole = owed.is_none_or(|owed| has_message(&transcript, &owed));
+        if damage.is_to_journal() && !(is_whole && self.model.has_all_of(user, &written)) {
             return Ok(false);
         }
         let file = if damage.is_to_journal() { &journal } else { &transcript };
