@@ -45,4 +45,4 @@ pub(crate) use spawn::{Contained, Launch, ShimHandle, Sweep, spawn};
 pub(crate) use spawn_error::SpawnError;
 pub(crate) use sweep::sweep_marked;
 pub(crate) use task::{ChildTask, UNKILLABLE};
-pub(crate) use waiting::{Unfit, WaitingChild};
+pub(crate) use waiting::{Remains, Unfit, WaitingChild};

@@ -18,6 +18,7 @@ mod program;
 mod proven;
 mod remedy;
 mod uids;
+mod vacancy;
 
 pub(crate) use plan::NetworkMeans;
 #[cfg(feature = "broker")]
@@ -25,7 +26,7 @@ pub(crate) use plan::PRIVATE_PORT;
 pub(crate) use proven::Proven;
 pub use proven::RungState;
 
-use crate::child::{LimitBase, ShimProgram};
+use crate::child::{LimitBase, Remains, ShimProgram};
 use crate::config::{Config, Rung, UidRange};
 use crate::error::StartError;
 use crate::model::Dirs;
@@ -33,6 +34,7 @@ use crate::model::ids::UserId;
 use crate::workspace::{Owner, let_users_pass, uids_file, user_digest};
 use plan::{Host, Needs};
 use uids::Uids;
+use vacancy::Doubts;
 
 /// The isolation of one system's children.
 #[derive(Debug)]
@@ -41,6 +43,8 @@ pub(crate) struct Isolator {
     host: Host,
     /// With the rung `uid`.
     owners: Option<Owners>,
+    /// Ids of spares of which a process may be left.
+    doubts: Doubts,
     range: UidRange,
     /// The CLI's files of all sessions lie in one directory, by configuration.
     shares_home: bool,
@@ -107,7 +111,7 @@ impl Isolator {
         } else {
             None
         };
-        Ok(Self { proven, host, owners, range, shares_home: cli.shares_home })
+        Ok(Self { proven, host, owners, doubts: Doubts::default(), range, shares_home: cli.shares_home })
     }
 
     pub(crate) fn proven(&self) -> &Arc<Proven> {
@@ -168,10 +172,30 @@ impl Isolator {
         }
     }
 
-    /// Takes back the id of such a child that no user got, once nothing of it is left.
-    pub(crate) fn release(&self, owner: Option<Owner>) {
-        if let (Some(Owners::Users(uids)), Some(owner)) = (&self.owners, owner) {
-            uids.release(owner);
+    /// Takes back the id of such a child that no user got, as soon as nothing of the child is left. Blocking.
+    pub(crate) fn release(&self, owner: Option<Owner>, remains: Remains) {
+        let (Some(Owners::Users(uids)), Some(owner)) = (&self.owners, owner) else { return };
+        match remains {
+            Remains::Nothing => uids.release(owner),
+            Remains::Possible { shim: Some(shim) } if self.doubts.add(owner, shim) => self.review(),
+            // No process of it could be ruled out; the next start may use it again.
+            Remains::Possible { .. } => {
+                tracing::warn!(uid = owner.uid, "a user id is not used again: a process may have it");
+            }
+        }
+    }
+
+    /// Whether there are ids to be looked at by [`Isolator::review`].
+    pub(crate) fn has_doubts(&self) -> bool {
+        self.doubts.count() > 0
+    }
+
+    /// Takes back the ids of ended children that no process has any more. Blocking.
+    pub(crate) fn review(&self) {
+        let Some(Owners::Users(uids)) = &self.owners else { return };
+        match self.doubts.resolved() {
+            Ok(resolved) => resolved.into_iter().for_each(|owner| uids.release(owner)),
+            Err(error) => tracing::warn!(%error, "cannot see whether a process has the user id of a spare"),
         }
     }
 

@@ -14,6 +14,7 @@ use crate::model::ids::SessionHash;
 use crate::session::sessions::Sessions;
 use crate::session::shelf::{SpareKind, SparePhase};
 use crate::session::{Record, store::SettingsRecord};
+use crate::support::blocking::blocking;
 use crate::telemetry::metrics::SpareState;
 use crate::workspace::{DirectoryName, RecordDir, records_dir, sweep_spares};
 
@@ -22,6 +23,8 @@ mod plan;
 
 /// How often the spares are looked at without an event: ages and the end of a pause have none.
 const LOOK: Duration = Duration::from_secs(1);
+/// Between two looks for processes that may have the user id of an ended spare: a look reads the whole process table.
+const REVIEW: Duration = Duration::from_secs(5);
 
 /// Keeps the configured number of spares, until the task is dropped or the system drains.
 pub(crate) async fn run(sessions: Arc<Sessions>) {
@@ -31,8 +34,13 @@ pub(crate) async fn run(sessions: Arc<Sessions>) {
     }
     let default = SpareKind::wanted(&config.cli, &SettingsRecord::default(), false).unwrap_or_default();
     let limits = plan::Limits { min: config.spares.min, max: config.spares.most(), default };
+    let mut reviewed = Instant::now();
     loop {
         look(&sessions, &limits);
+        if sessions.env.isolation.has_doubts() && reviewed.elapsed() >= REVIEW {
+            reviewed = Instant::now();
+            review(&sessions);
+        }
         if sessions.is_draining() {
             return;
         }
@@ -62,6 +70,17 @@ fn look(sessions: &Arc<Sessions>, limits: &plan::Limits) {
         let keeper = keeper::Keeper { sessions: sessions.clone(), id, kind };
         sessions.env.tasks.spawn(shelf.keepers.track_future(keeper.keep(permits, orders)));
     }
+}
+
+fn review(sessions: &Sessions) {
+    let env = sessions.env.clone();
+    sessions.env.spawn_until_end(async move {
+        let reviewed = blocking(move || {
+            env.isolation.review();
+            Ok(())
+        });
+        reviewed.await.ok();
+    });
 }
 
 /// Removes the directories of spares that a former server has left. Blocking.

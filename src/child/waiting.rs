@@ -11,6 +11,7 @@ use super::spawn::{Contained, Sweep};
 use super::stderr::Tail;
 use super::task::UNKILLABLE;
 use crate::adapter::{self, LineKind};
+use crate::error::StartFailure;
 
 /// Output of a child without a turn: an answer to a ping has some hundred bytes, and notes of the CLI are rare.
 const MOST_OUTPUT: usize = 1 << 20;
@@ -26,6 +27,18 @@ pub(crate) struct WaitingChild {
     partial: Vec<u8>,
     taken: usize,
     pings: u64,
+}
+
+/// What may be left of a child that was ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Remains {
+    /// Nothing: the shim has seen all of its processes end.
+    Nothing,
+    /// Processes, or the shim of this pid, which may not have started the child yet.
+    Possible {
+        /// `None`: not known.
+        shim: Option<u32>,
+    },
 }
 
 /// Why a child cannot wait for a session any longer.
@@ -96,21 +109,40 @@ impl WaitingChild {
         if self.partial.is_empty() { Ok(self.child) } else { Err(Box::new(self)) }
     }
 
+    /// Waits until the process runs.
+    ///
+    /// # Errors
+    /// [`SpawnError`], or the limit.
+    pub(crate) async fn started(&mut self, within: Duration) -> Result<(), StartFailure> {
+        match timeout(within, self.child.shim.started()).await {
+            Ok(started) => Ok(started.map(|_| ())?),
+            Err(_) => Err(StartFailure::NeverReady { limit: within }),
+        }
+    }
+
+    /// The pid of the child, once its process runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.shim.pid()
+    }
+
     /// Kills the tree, which has no conversation to save, and waits until it is gone. The end of its standard error, and
-    /// whether nothing is left.
-    pub(crate) async fn end(mut self, tail: usize, secrets: Secrets) -> (String, bool) {
+    /// what is left.
+    pub(crate) async fn end(mut self, tail: usize, secrets: Secrets) -> (String, Remains) {
+        let shim = self.shim();
         self.child.shim.kill_tree();
         let sweep = timeout(UNKILLABLE, self.child.shim.gone()).await;
         let mut tail = Tail::new(tail, secrets);
         tail.drain(&self.child.stderr);
-        (tail.text(), matches!(sweep, Ok(sweep) if is_clean(sweep)))
+        (tail.text(), remains(sweep.ok(), shim))
     }
 }
 
-fn is_clean(sweep: Sweep) -> bool {
+fn remains(sweep: Option<Sweep>, shim: Option<u32>) -> Remains {
     match sweep {
-        Sweep::Done(swept) => swept.stuck == 0,
-        Sweep::ShimDied { .. } | Sweep::NothingStarted => true,
+        Some(Sweep::NothingStarted) => Remains::Nothing,
+        Some(Sweep::Done(swept)) if swept.stuck == 0 => Remains::Nothing,
+        // Without the shim nobody has seen all processes: some may have cleared their environment.
+        Some(Sweep::Done(_) | Sweep::ShimDied { .. }) | None => Remains::Possible { shim },
     }
 }
 
@@ -151,4 +183,31 @@ async fn read_until(
 fn answers(line: &[u8], id: &str) -> bool {
     adapter::classify(line) == LineKind::ControlResponse
         && adapter::control_response(line).is_some_and(|answer| answer.request_id == id)
+}
+
+#[cfg(test)]
+mod tests {
+    use pilotlight_shim::report::{KillMethod, SweepReport};
+
+    use super::*;
+
+    #[test]
+    fn only_a_shim_that_saw_all_end_proves_it() {
+        let swept = |stuck| {
+            let method = KillMethod::Walk;
+            Sweep::Done(SweepReport { method, killed: 1, stuck, took: Duration::ZERO })
+        };
+        let died = |method| Sweep::ShimDied { method, killed: 1 };
+        let possible = Remains::Possible { shim: Some(7) };
+        for (sweep, expected) in [
+            (Some(Sweep::NothingStarted), Remains::Nothing),
+            (Some(swept(0)), Remains::Nothing),
+            (Some(swept(1)), possible),
+            (Some(died(KillMethod::Marker)), possible),
+            (Some(died(KillMethod::Cgroup)), possible),
+            (None, possible),
+        ] {
+            assert_eq!(remains(sweep, Some(7)), expected, "{sweep:?}");
+        }
+    }
 }

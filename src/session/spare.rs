@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use tokio::time::{Duration, timeout};
+use tokio::time::Duration;
 
 use super::access::{self, Access, Endpoint};
 use super::env::Env;
@@ -15,10 +15,9 @@ use super::opening::Prepared;
 use super::shelf::SpareKind;
 use crate::adapter::{self, LaunchMode, LaunchRefusal};
 use crate::admission::{ChildPermit, SparePermit};
-use crate::child::{Contained, Secrets, Unfit, WaitingChild};
+use crate::child::{Contained, Remains, Secrets, Unfit, WaitingChild};
 use crate::error::StartFailure;
 use crate::installation::versions::Chosen;
-use crate::session::executable;
 use crate::workspace::user_env::Variables;
 use crate::workspace::{Owner, Workspace};
 
@@ -26,7 +25,6 @@ use crate::workspace::{Owner, Workspace};
 #[derive(Debug)]
 pub(crate) struct Spare {
     child: WaitingChild,
-    pid: u32,
     command: Command,
     endpoint: Option<Endpoint>,
     chosen: Chosen,
@@ -52,37 +50,39 @@ pub(crate) struct SpareGround {
 }
 
 impl Spare {
-    /// Starts a child; returns once its process runs.
+    /// Starts a child.
     ///
     /// # Errors
-    /// [`StartFailure`]; nothing is left then.
+    /// [`StartFailure`], and what is left.
     pub(crate) async fn start(
         env: &Arc<Env>,
         ground: SpareGround,
         kind: SpareKind,
+        chosen: Chosen,
         permit: SparePermit,
-    ) -> Result<Self, StartFailure> {
-        let chosen = executable::choose(env).await?;
+    ) -> Result<Self, (StartFailure, Remains)> {
         let owner = ground.owner;
         let (own, program) = (env.clone(), chosen.clone());
         let spawned = tokio::task::spawn_blocking(move || spawn(&own, &ground, &kind, &program)).await;
         env.publish_limits();
-        let failed = |_| StartFailure::Handshake("the task that starts the child failed".to_owned());
-        let (mut child, command, endpoint) = spawned.map_err(failed)??;
-        let limit = env.config.session.spawn_timeout;
-        let started = timeout(limit, child.shim.started()).await;
-        let pid = match started {
-            Ok(Ok(pid)) => pid,
-            failed => {
-                WaitingChild::new(child).end(0, Secrets::default()).await;
-                let limit = |_| StartFailure::NeverReady { limit };
-                return Err(failed.map_or_else(limit, |error| match error {
-                    Err(error) => error.into(),
-                    Ok(_) => StartFailure::Handshake("it has no process".to_owned()),
-                }));
+        match spawned {
+            Ok(Ok((child, command, endpoint))) => {
+                Ok(Self { child: WaitingChild::new(child), command, endpoint, chosen, owner, permit })
             }
-        };
-        Ok(Self { child: WaitingChild::new(child), pid, command, endpoint, chosen, owner, permit })
+            Ok(Err(failure)) => Err((failure, Remains::Nothing)),
+            Err(_) => {
+                let failure = StartFailure::Handshake("the task that starts the child failed".to_owned());
+                Err((failure, Remains::Possible { shim: None }))
+            }
+        }
+    }
+
+    /// Waits until its process runs.
+    ///
+    /// # Errors
+    /// [`StartFailure`].
+    pub(crate) async fn started(&mut self, within: Duration) -> Result<(), StartFailure> {
+        self.child.started(within).await
     }
 
     /// The root of the process tree.
@@ -108,18 +108,18 @@ impl Spare {
         &self.chosen
     }
 
-    /// Kills the child. Whether nothing is left of it, and what it has said.
-    pub(crate) async fn end(self, env: &Env) -> (bool, String) {
+    /// Kills the child. What is left of it, and what it has said.
+    pub(crate) async fn end(self, env: &Env) -> (Remains, String) {
         let secrets = Secrets::of(env.config.cli.env.iter(), &serde_json::Map::new(), &[]);
         let secrets = match self.endpoint.as_ref().and_then(Endpoint::token) {
             Some(token) => secrets.and(token),
             None => secrets,
         };
-        let (stderr, is_gone) = self.child.end(env.config.session.stderr_tail, secrets).await;
+        let (stderr, remains) = self.child.end(env.config.session.stderr_tail, secrets).await;
         if adapter::launch_refusal(None, &stderr) == Some(LaunchRefusal::NoMirror) {
             env.installed.mirrors_not(&self.chosen);
         }
-        (is_gone, stderr)
+        (remains, stderr)
     }
 
     /// Makes the child that of a session, if it was started with exactly what the session's child would be.
@@ -141,14 +141,19 @@ impl Spare {
         if !is_same {
             return Err(Box::new(self));
         }
-        let Self { child, pid, command, chosen, owner, permit, .. } = self;
-        match child.into_child() {
-            Ok(child) => {
+        let Self { child, command, chosen, owner, permit, .. } = self;
+        let pid = child.pid();
+        match (child.into_child(), pid) {
+            (Ok(child), Some(pid)) => {
                 let permit = permit.give(plan.entry.key.user());
                 Ok(Claimed { child, pid, endpoint, chosen, permit })
             }
-            Err(child) => {
-                Err(Box::new(Self { child: *child, pid, command, endpoint, chosen, owner, permit }))
+            (Ok(child), None) => {
+                let child = WaitingChild::new(child);
+                Err(Box::new(Self { child, command, endpoint, chosen, owner, permit }))
+            }
+            (Err(child), _) => {
+                Err(Box::new(Self { child: *child, command, endpoint, chosen, owner, permit }))
             }
         }
     }

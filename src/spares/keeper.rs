@@ -4,13 +4,16 @@
 //! session has it. The permit is given back when nothing of the child is left.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant, sleep, timeout};
 
 use crate::admission::{SparePermit, StartPermit};
-use crate::child::Unfit;
+use crate::child::{Remains, Unfit};
+use crate::installation::versions::Chosen;
+use crate::session::executable;
 use crate::session::sessions::Sessions;
 use crate::session::shelf::{Slot, SpareKind, SpareOrder, SparePlace, SpareRequest};
 use crate::session::spare::{Spare, SpareGround};
@@ -53,33 +56,50 @@ impl Keeper {
         mut orders: oneshot::Receiver<SpareOrder>,
     ) {
         let born = Instant::now();
-        let (starting, permit) = permits;
-        let ground = match self.ground().await {
-            Ok(ground) => ground,
-            Err(error) => {
-                tracing::warn!(%error, "a spare has no directory");
+        let mut preparation = pin!(self.prepare());
+        let prepared = tokio::select! {
+            biased;
+            prepared = &mut preparation => Ok(prepared),
+            order = &mut orders => Err(order.ok()),
+        };
+        let (chosen, ground) = match prepared {
+            Ok(Ok(prepared)) => prepared,
+            Ok(Err(reason)) => {
+                tracing::warn!(reason, "a spare cannot be started");
                 self.withdraw(SpareEnd::NotStarted, born);
                 return self.ended(SpareEnd::NotStarted);
             }
+            Err(order) => {
+                // A start may wait for them, and a copy of the template takes as long as it takes.
+                drop(permits);
+                if let Ok((_, ground)) = preparation.await {
+                    self.clear(&ground, Remains::Nothing).await;
+                }
+                return self.ended(fate(order).reason());
+            }
         };
-        let started = Spare::start(&self.sessions.env, ground.clone(), self.kind.clone(), permit).await;
-        let mut spare = match started {
+        let (starting, permit) = permits;
+        let (env, shelf) = (&self.sessions.env, &self.sessions.shelf);
+        let mut spare = match Spare::start(env, ground.clone(), self.kind.clone(), chosen, permit).await {
             Ok(spare) => spare,
-            Err(failure) => {
+            Err((failure, remains)) => {
+                drop(starting);
                 tracing::warn!(reason = failure.reason(), "a spare did not start");
                 self.withdraw(SpareEnd::NotStarted, born);
-                self.clear(&ground, true).await;
+                self.clear(&ground, remains).await;
                 return self.ended(SpareEnd::NotStarted);
             }
         };
-        self.sessions.shelf.started(self.id, spare.shim());
-        let fate = match self.warm(&mut spare, &mut orders).await {
+        shelf.started(self.id, spare.shim());
+        let warmed = self.warm(&mut spare, &mut orders).await;
+        // Ready, or not going to be.
+        drop(starting);
+        let fate = match warmed {
             Some(fate) => fate,
             None => {
-                drop(starting);
                 let SpareGround { workspace, conversation, owner } = ground.clone();
                 let place = SparePlace { directory: workspace.name().clone(), conversation, owner };
-                self.sessions.shelf.ready(self.id, place);
+                shelf.ready(self.id, place);
                 self.wait(&mut spare, &mut orders).await
             }
         };
@@ -90,7 +110,13 @@ impl Keeper {
         }
     }
 
-    /// The directories, and the user id.
+    /// The program, the directories and the user id; else why there are none.
+    async fn prepare(&self) -> Result<(Chosen, SpareGround), String> {
+        let chosen = executable::choose(&self.sessions.env).await.map_err(|failure| failure.to_string())?;
+        let ground = self.ground().await.map_err(|error| error.to_string())?;
+        Ok((chosen, ground))
+    }
+
     async fn ground(&self) -> io::Result<SpareGround> {
         let env = self.sessions.env.clone();
         blocking_long(move || {
@@ -99,7 +125,7 @@ impl Keeper {
             let owner = env.isolation.owner_of_spare();
             let given = owner.and_then(|owner| {
                 let given = workspace.give_to(owner, env.isolation.range(), GIVEN);
-                given.inspect_err(|_| env.isolation.release(owner)).map(|()| owner)
+                given.inspect_err(|_| env.isolation.release(owner, Remains::Nothing)).map(|()| owner)
             });
             match given {
                 Ok(owner) => Ok(SpareGround { workspace, conversation: new_cli_session_id(), owner }),
@@ -112,19 +138,18 @@ impl Keeper {
         .await
     }
 
-    /// Waits until the child answers; else how it ends.
+    /// Waits until the child runs and answers; else how it ends.
     async fn warm(&self, spare: &mut Spare, orders: &mut oneshot::Receiver<SpareOrder>) -> Option<Fate> {
         let limit = self.sessions.env.config.session.spawn_timeout;
+        let answers = async {
+            let started = spare.started(limit).await;
+            started.map_err(|failure| tracing::warn!(reason = failure.reason(), "a spare did not start"))?;
+            spare.ping(limit).await.map_err(|unfit| tracing::warn!(%unfit, "a spare is not ready"))
+        };
         tokio::select! {
             biased;
             order = orders => Some(fate(order.ok())),
-            answered = spare.ping(limit) => match answered {
-                Ok(()) => None,
-                Err(unfit) => {
-                    tracing::warn!(%unfit, "a spare is not ready");
-                    Some(Fate::Failed(SpareEnd::NotStarted))
-                }
-            },
+            answered = answers => answered.err().map(|()| Fate::Failed(SpareEnd::NotStarted)),
         }
     }
 
@@ -182,21 +207,19 @@ impl Keeper {
     }
 
     async fn end(&self, spare: Spare, ground: &SpareGround, why: SpareEnd) {
-        let (is_gone, stderr) = spare.end(&self.sessions.env).await;
+        let (remains, stderr) = spare.end(&self.sessions.env).await;
         if matches!(why, SpareEnd::Died | SpareEnd::NotStarted) && !stderr.is_empty() {
             tracing::warn!(%stderr, "what the CLI said before it ended");
         }
-        self.clear(ground, is_gone).await;
+        self.clear(ground, remains).await;
         self.ended(why);
     }
 
-    /// Removes what no session has. A user id of which a process may be left is not used again.
-    async fn clear(&self, ground: &SpareGround, is_gone: bool) {
+    /// Removes what no session has. A user id of which a process may be left is not used again before that is gone.
+    async fn clear(&self, ground: &SpareGround, remains: Remains) {
         let (env, ground) = (self.sessions.env.clone(), ground.clone());
         let cleared = blocking_long(move || {
-            if is_gone {
-                env.isolation.release(ground.owner);
-            }
+            env.isolation.release(ground.owner, remains);
             remove_spare(&env.config.data_dir, ground.workspace.name())
         });
         if let Err(error) = cleared.await {
@@ -243,6 +266,15 @@ impl Keeper {
     fn ended(&self, why: SpareEnd) {
         self.sessions.env.telemetry.metrics.spare_ends.increment(why);
         self.sessions.shelf.changed.notify_one();
+    }
+}
+
+impl Fate {
+    fn reason(&self) -> SpareEnd {
+        match self {
+            Self::Failed(why) | Self::Ended(why) => *why,
+            Self::Reserved(..) => SpareEnd::Unclaimed,
+        }
     }
 }
 

@@ -19,6 +19,7 @@ mod limits;
 mod permissions;
 mod readers;
 mod records;
+mod spare_faults;
 mod spares;
 mod stops;
 mod turns;

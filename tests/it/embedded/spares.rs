@@ -6,25 +6,25 @@ use super::*;
 use crate::common::bench::signal;
 
 /// As many spares as this are kept.
-fn spares(min: usize) -> impl FnOnce(&mut Config) {
+pub(super) fn spares(min: usize) -> impl FnOnce(&mut Config) {
     move |config| {
         config.spares.min = min;
         config.limits.starts_in_flight = 4;
     }
 }
 
-async fn ready(bench: &Bench, count: usize) {
+pub(super) async fn ready(bench: &Bench, count: usize) {
     eventually(&format!("{count} spares are ready"), || bench.pilot.spares_ready() == count).await;
 }
 
 /// The directories that are marked as those of spares.
-fn marked(data: &Path) -> Vec<PathBuf> {
+pub(super) fn marked(data: &Path) -> Vec<PathBuf> {
     let marks = std::fs::read_dir(data.join("records/.spares")).into_iter().flatten().flatten();
     marks.map(|mark| data.join("sessions").join(mark.file_name())).collect()
 }
 
 /// The CLIs of spares, by the directories that are marked.
-fn spare_clis(data: &Path) -> Vec<u32> {
+pub(super) fn spare_clis(data: &Path) -> Vec<u32> {
     let names: Vec<String> = marked(data)
         .iter()
         .map(|path| format!("PILOTLIGHT_SESSION={}", path.file_name().unwrap().to_str().unwrap()))

@@ -1,0 +1,201 @@
+//! Spares that fail, and spares in the way of users.
+
+use std::collections::HashSet;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use pilotlight::config::{Rung, UidRange};
+use rustix::process::Signal;
+
+use super::spares::{marked, ready, spare_clis, spares};
+use super::*;
+use crate::common::bench::signal;
+use crate::common::installed::left_out;
+
+/// A directory that children of any user id can read.
+fn readable() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    dir
+}
+
+/// A program at `path` with these lines where it is to be the CLI, and that ends where it is asked for its version.
+fn script(path: &Path, lines: &str) {
+    let text = format!("#!/bin/sh\ncase \"$*\" in *--print*) ;; *) exit 1 ;; esac\n{lines}\n");
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+}
+
+/// A user id for each user, and nothing else that would end what a shim has left; false where that cannot be.
+fn with_ids(config: &mut Config, first: u32, last: u32) {
+    config.isolation.rungs = vec![Rung::Uid];
+    config.isolation.uids = UidRange::new(first, last).unwrap();
+}
+
+fn is_root() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        left_out("the rung uid needs root");
+    }
+    is_root
+}
+
+/// The real user id of a process that lives.
+fn uid_of(pid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let lives = !line("State:")?.starts_with(['Z', 'X']);
+    line("Uid:")?.split_whitespace().next()?.parse().ok().filter(|_| lives)
+}
+
+/// The shims of this data directory.
+fn shims(data: &Path) -> Vec<u32> {
+    let is_shim = |pid: &u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains("--term-grace-ms")
+    };
+    processes_in(data).into_iter().filter(is_shim).collect()
+}
+
+/// Takes a process out of all groups, by which it would be killed as well.
+fn escape_groups(pid: u32) {
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    for line in groups.lines() {
+        let controllers = line.split(':').nth(1).unwrap_or_default();
+        for place in [controllers.trim_start_matches("name="), "unified", ""] {
+            std::fs::write(Path::new("/sys/fs/cgroup").join(place).join("cgroup.procs"), pid.to_string())
+                .ok();
+        }
+    }
+}
+
+/// again once the daemon is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn user_id_with_a_process_is_not_reused() {
+    if !is_root() {
+        return;
+    }
+    let scripts = readable();
+    let (cli, pids) = (scripts.path().join("cli"), scripts.path().join("pids"));
+    std::fs::create_dir(&pids).unwrap();
+    std::fs::set_permissions(&pids, PermissionsExt::from_mode(0o777)).unwrap();
+    let daemon = format!("cd /; echo > {}/$$; exec sleep 600", pids.display());
+    script(
+        &cli,
+        &format!("env -i PATH=$PATH setsid sh -c '{daemon}' </dev/null >/dev/null 2>&1 &\nexec sleep 600"),
+    );
+    let daemons = || -> Vec<u32> {
+        let names = std::fs::read_dir(&pids).unwrap().flatten();
+        names.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    };
+    let bench = Bench::with(|config| {
+        spares(1)(config);
+        with_ids(config, 1_800_000_000, 1_800_000_009);
+        config.cli.program = cli.display().to_string();
+        config.session.spawn_timeout = Duration::from_secs(60);
+    })
+    .await;
+    eventually("a spare has a daemon", || daemons().len() == 1).await;
+    let first = daemons()[0];
+    let id = uid_of(first).expect("it lives");
+    assert_eq!(id, 1_800_000_000);
+    escape_groups(first);
+    signal(shims(bench.data.path())[0], Signal::KILL);
+    eventually("the next spare has one", || daemons().len() == 2).await;
+    assert_eq!(uid_of(first), Some(id), "this test is about a daemon that is left");
+    let second = *daemons().iter().find(|pid| **pid != first).unwrap();
+    assert_ne!(uid_of(second), Some(id), "two spares have one user id");
+    signal(first, Signal::KILL);
+    signal(second, Signal::KILL);
+    let is_used_again = || {
+        let used: Vec<u32> = daemons().into_iter().filter(|pid| uid_of(*pid) == Some(id)).collect();
+        if used.is_empty() {
+            shims(bench.data.path()).iter().for_each(|shim| signal(*shim, Signal::KILL));
+            daemons()
+                .into_iter()
+                .filter(|pid| uid_of(*pid).is_some())
+                .for_each(|pid| signal(pid, Signal::KILL));
+        }
+        !used.is_empty()
+    };
+    crate::common::eventually("its id is used again", 3 * crate::common::SOON, is_used_again).await;
+    bench.pilot.shutdown(Duration::from_secs(5)).await;
+    daemons().into_iter().filter(|pid| uid_of(*pid).is_some()).for_each(|pid| signal(pid, Signal::KILL));
+}
+
+/// The only permit to start is not held while the template is copied for a spare.
+#[tokio::test(flavor = "multi_thread")]
+async fn copy_for_a_spare_holds_up_no_start() {
+    const FILES: usize = 3_000;
+    let (data, template) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let pilot = start(data.path(), |_| {}).await;
+    say(&pilot.session("alice"), "the word is heliotrope").await;
+    pilot.shutdown(Duration::from_secs(5)).await;
+    for number in 0..FILES {
+        std::fs::write(template.path().join(number.to_string()), "x").unwrap();
+    }
+    let pilot = start(data.path(), |config| {
+        spares(1)(config);
+        config.limits.starts_in_flight = 1;
+        config.workspace.template = Some(template.path().to_owned());
+    })
+    .await;
+    let directory = || marked(data.path()).into_iter().find(|directory| directory.exists());
+    eventually("a copy has begun", || directory().is_some()).await;
+    let copy = directory().expect("it is there");
+    let is_copying = || copy.exists() && !copy.join("work").exists();
+    assert!(is_copying(), "the copy is too short for this test");
+    assert_eq!(say(&pilot.session("alice"), "[[recall]]").await, "the word is heliotrope");
+    assert!(is_copying(), "the start waited for the copy");
+    eventually("a spare is ready in the end", || pilot.spares_ready() == 1).await;
+    pilot.shutdown(Duration::from_secs(5)).await;
+    assert_eq!(marked(data.path()), Vec::<PathBuf>::new());
+}
+
+/// All spares are killed as users arrive: no two of them get one directory or one user id, and each is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_spares_are_shared_by_no_users() {
+    const ROUNDS: usize = 5;
+    const SPARES: usize = 3;
+    let has_ids = rustix::process::geteuid().is_root();
+    for round in 0..ROUNDS {
+        // The pauses after failures would add up.
+        let bench = Bench::with(|config| {
+            spares(SPARES)(config);
+            if has_ids {
+                with_ids(config, 1_810_000_000, 1_810_000_099);
+            }
+        })
+        .await;
+        ready(&bench, SPARES).await;
+        let doomed = spare_clis(bench.data.path());
+        assert_eq!(doomed.len(), SPARES);
+        let arrivals: Vec<_> = (0..2 * SPARES)
+            .map(|number| {
+                let session = bench.pilot.session(format!("user {number}"));
+                tokio::spawn(async move {
+                    let word = format!("the word of {number}");
+                    // A turn on a CLI that is killed may end without an answer.
+                    if !ask(&session, &word).await.is_ok() {
+                        say(&session, &word).await;
+                    }
+                    let recalled = say(&session, "[[recall]]").await;
+                    assert!(recalled.contains(&word), "{recalled}");
+                    (session.workspace().await.unwrap().work, uid_of(pid(&session)).expect("it lives"))
+                })
+            })
+            .collect();
+        // Each round at another moment of the arrival.
+        for _ in 0..round * 50 {
+            tokio::task::yield_now().await;
+        }
+        doomed.iter().filter(|pid| is_alive(**pid)).for_each(|pid| signal(*pid, Signal::KILL));
+        let (mut works, mut ids) = (HashSet::new(), HashSet::new());
+        for arrival in arrivals {
+            let (work, id) = arrival.await.unwrap();
+            assert!(works.insert(work.clone()), "{} has two users", work.display());
+            assert!(ids.insert(id) || !has_ids, "two users have the id {id}");
+        }
+        bench.end().await;
+    }
+}
