@@ -155,6 +155,12 @@ pub enum TurnError {
         /// When to try again.
         retry_after: Duration,
     },
+    /// Each user's children run as a user id of their own, and none is left for another user.
+    #[error(
+        "no user id is left for another user: the operator must make the range larger (isolation.uids), users that have \
+         an id are served"
+    )]
+    NoUserId,
     /// No new turns are taken because this instance is stopping.
     #[error("this instance is stopping")]
     Draining,
@@ -297,6 +303,7 @@ impl TurnError {
             Self::UserDeleted => "user_deleted",
             Self::SpendLimit { .. } => "spend_limit",
             Self::Overloaded { .. } => "overloaded",
+            Self::NoUserId => "no_user_id",
             Self::Draining => "draining",
             Self::NotStarted(_) => "cli_not_started",
             Self::CircuitOpen { .. } => "circuit_open",

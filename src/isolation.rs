@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pilotlight_shim::isolation::{Isolation, Network};
+use tokio::sync::{Notify, futures::Notified};
 
 mod host;
 mod plan;
@@ -33,6 +34,7 @@ use crate::model::Dirs;
 use crate::model::ids::UserId;
 use crate::workspace::{Owner, let_users_pass, uids_file, user_digest};
 use plan::{Host, Needs};
+pub(crate) use uids::UidError;
 use uids::Uids;
 use vacancy::Doubts;
 
@@ -45,6 +47,8 @@ pub(crate) struct Isolator {
     owners: Option<Owners>,
     /// Ids of spares of which a process may be left.
     doubts: Doubts,
+    /// Called when an id of a spare may have become free.
+    freed: Notify,
     range: UidRange,
     /// The CLI's files of all sessions lie in one directory, by configuration.
     shares_home: bool,
@@ -111,7 +115,15 @@ impl Isolator {
         } else {
             None
         };
-        Ok(Self { proven, host, owners, doubts: Doubts::default(), range, shares_home: cli.shares_home })
+        Ok(Self {
+            proven,
+            host,
+            owners,
+            doubts: Doubts::default(),
+            freed: Notify::new(),
+            range,
+            shares_home: cli.shares_home,
+        })
     }
 
     pub(crate) fn proven(&self) -> &Arc<Proven> {
@@ -132,14 +144,19 @@ impl Isolator {
     ///
     /// # Errors
     /// If the user's id cannot be stored, or none is left.
-    pub(crate) fn owner(&self, user: &UserId) -> io::Result<Option<Owner>> {
+    pub(crate) fn owner(&self, user: &UserId) -> Result<Option<Owner>, UidError> {
         match &self.owners {
             None => Ok(None),
             Some(Owners::Trial(owner)) => Ok(Some(*owner)),
             Some(Owners::Users(uids)) => {
-                let owner = uids.of(&user_digest(user));
-                let logged = owner.inspect_err(|error| tracing::error!(%error, "a user gets no user id"));
-                Ok(Some(logged?))
+                let owner = uids.of(&user_digest(user)).map_err(|error| match error {
+                    // Nobody knows when those will be free.
+                    UidError::Held(range) if uids.reserved() <= self.doubts.count() => {
+                        UidError::Exhausted(range)
+                    }
+                    error => error,
+                });
+                Ok(Some(owner?))
             }
         }
     }
@@ -156,6 +173,11 @@ impl Isolator {
         }
     }
 
+    /// Waits for an id that a spare gives back, or that a user gets with it.
+    pub(crate) fn freed(&self) -> Notified<'_> {
+        self.freed.notified()
+    }
+
     /// Whether the user may get a child of [`Isolator::owner_of_spare`]: one with a user id keeps that.
     pub(crate) fn may_adopt(&self, user: &UserId) -> bool {
         !matches!(&self.owners, Some(Owners::Users(uids)) if uids.knows(&user_digest(user)))
@@ -167,7 +189,11 @@ impl Isolator {
     /// If the id cannot be stored.
     pub(crate) fn adopt(&self, user: &UserId, owner: Option<Owner>) -> io::Result<bool> {
         match (&self.owners, owner) {
-            (Some(Owners::Users(uids)), Some(owner)) => Ok(uids.adopt(&user_digest(user), owner)?),
+            (Some(Owners::Users(uids)), Some(owner)) => {
+                let adopted = uids.adopt(&user_digest(user), owner);
+                self.freed.notify_waiters();
+                Ok(adopted?)
+            }
             _ => Ok(true),
         }
     }
@@ -176,7 +202,10 @@ impl Isolator {
     pub(crate) fn release(&self, owner: Option<Owner>, remains: Remains) {
         let (Some(Owners::Users(uids)), Some(owner)) = (&self.owners, owner) else { return };
         match remains {
-            Remains::Nothing => uids.release(owner),
+            Remains::Nothing => {
+                uids.release(owner);
+                self.freed.notify_waiters();
+            }
             Remains::Possible { shim: Some(shim) } if self.doubts.add(owner, shim) => self.review(),
             // No process of it could be ruled out; the next start may use it again.
             Remains::Possible { .. } => {
@@ -194,7 +223,10 @@ impl Isolator {
     pub(crate) fn review(&self) {
         let Some(Owners::Users(uids)) = &self.owners else { return };
         match self.doubts.resolved() {
-            Ok(resolved) => resolved.into_iter().for_each(|owner| uids.release(owner)),
+            Ok(resolved) => {
+                resolved.into_iter().for_each(|owner| uids.release(owner));
+                self.freed.notify_waiters();
+            }
             Err(error) => tracing::warn!(%error, "cannot see whether a process has the user id of a spare"),
         }
     }

@@ -34,6 +34,7 @@ pub(crate) mod storage;
 pub(crate) mod store;
 mod sync;
 pub(crate) mod take_up;
+mod user_id;
 
 pub(crate) use actor::{SessionActor, SessionArgs};
 pub(crate) use import::Ability as ImportAbility;

@@ -26,6 +26,9 @@ pub(crate) enum UidError {
     /// Each id of the range has its user.
     #[error("all user ids of isolation.uids ({0}) have a user: make the range larger")]
     Exhausted(UidRange),
+    /// The last ones are those of children without a user, which can go.
+    #[error("the last user ids of isolation.uids ({0}) are those of spares")]
+    Held(UidRange),
     /// The file contradicts itself.
     #[error("line {0} of the list of user ids is damaged: restore it from a backup")]
     Damaged(usize),
@@ -74,7 +77,8 @@ impl Uids {
         let uid = match given.of(user, self.range) {
             Some(uid) => uid,
             None => {
-                let uid = given.free(self.range).ok_or(UidError::Exhausted(self.range))?;
+                let none = if given.reserved.is_empty() { UidError::Exhausted } else { UidError::Held };
+                let uid = given.free(self.range).ok_or(none(self.range))?;
                 // With the lock: each line is whole before the next one begins.
                 self.append(uid, user)?;
                 given.note(uid, user.to_owned());
@@ -85,10 +89,12 @@ impl Uids {
     }
 
     /// An id for a child whose user is not known yet. Kept in memory alone: nothing of a user is ever its, so that another
-    /// run of the server may give it to any user.
+    /// run of the server may give it to any user. The last free one is left to a user.
     pub(crate) fn reserve(&self) -> Result<Owner, UidError> {
         let mut given = self.given.lock_unpoisoned();
-        let uid = given.free(self.range).ok_or(UidError::Exhausted(self.range))?;
+        let free = given.free(self.range);
+        let has_more = |uid: &u32| (uid + 1..self.range.last()).any(|next| !given.used.contains(&next));
+        let uid = free.filter(has_more).ok_or(UidError::Exhausted(self.range))?;
         given.used.insert(uid);
         given.reserved.insert(uid);
         Ok(Owner { uid, gid: uid })
@@ -113,6 +119,11 @@ impl Uids {
             given.used.remove(&reserved.uid);
             given.next = given.next.min(reserved.uid);
         }
+    }
+
+    /// Number of reserved ids.
+    pub(crate) fn reserved(&self) -> usize {
+        self.given.lock_unpoisoned().reserved.len()
     }
 
     /// Whether the user with this digest has an id.
@@ -293,6 +304,20 @@ mod tests {
         uids.release(released);
         assert!(!uids.adopt("dd", released).unwrap(), "another spare may have it by now");
         assert_eq!(of("dd"), released.uid);
+    }
+
+    #[test]
+    fn last_id_is_left_and_a_held_one_comes_back() {
+        let data = tempfile::tempdir().unwrap();
+        let uids = Uids::open(&data.path().join("uids"), range(200, 203)).unwrap();
+        let (first, second) = (uids.reserve().unwrap(), uids.reserve().unwrap());
+        assert!(matches!(uids.reserve(), Err(UidError::Exhausted(_))), "one is left to a user");
+        assert_eq!((uids.reserved(), uids.of("aa").unwrap().uid), (2, 202));
+        assert!(matches!(uids.of("bb"), Err(UidError::Held(_))));
+        uids.release(first);
+        assert_eq!(uids.of("bb").unwrap().uid, 200);
+        assert!(uids.adopt("cc", second).unwrap());
+        assert!(matches!(uids.of("dd"), Err(UidError::Exhausted(_))));
     }
 
     #[test]

@@ -24,6 +24,7 @@ use super::quota;
 use super::shelf::Reserved;
 use super::spare::{Claimed, Spare};
 use super::store::Record;
+use super::user_id;
 use crate::adapter::LaunchRefusal;
 use crate::admission::StartPermit;
 use crate::child::{ChildContext, ChildExit, ChildTask, Contained, Sweep, UNKILLABLE};
@@ -154,6 +155,13 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, mailbo
     let unusable = |error: std::io::Error| {
         Conclusion::without_child(ExitKind::NotAdmitted(TurnError::Storage(error.into())))
     };
+    let has_id = tokio::select! {
+        has_id = user_id::ensure(plan) => has_id,
+        () = stop.cancelled() => return Conclusion::without_child(ExitKind::Requested),
+    };
+    if let Err(error) = has_id {
+        return Conclusion::without_child(ExitKind::NotAdmitted(error));
+    }
     // A session that begins has nothing to be cleared, as a rule; the preparation sees to the exceptions.
     if plan.generation > Generation(1)
         && let Err(error) = opening::clear(plan).await

@@ -242,6 +242,16 @@ impl Shelf {
         }
     }
 
+    /// Orders the end of the spare that is worth least.
+    pub(crate) fn end_any(&self, why: SpareEnd) {
+        let mut state = self.lock();
+        let spares = state.spares.iter().enumerate();
+        let least = spares.max_by_key(|(_, spare)| (spare.phase == SparePhase::Warming, spare.since));
+        if let Some((at, _)) = least {
+            drop(state.spares.swap_remove(at).order.send(SpareOrder::End(why)));
+        }
+    }
+
     /// Ends all spares; no other one starts. Those whose sessions are about to ask for them stay.
     pub(crate) fn close(&self) {
         let mut state = self.lock();

@@ -219,6 +219,7 @@ impl From<&TurnError> for TurnOutcome {
             | TurnError::SpendLimit { .. }
             | TurnError::UserDeleted
             | TurnError::Overloaded { .. }
+            | TurnError::NoUserId
             | TurnError::Draining => Self::Rejected,
         }
     }

@@ -199,3 +199,41 @@ async fn killed_spares_are_shared_by_no_users() {
         bench.end().await;
     }
 }
+
+/// A spare has the last user id of the range: it gives way to a user. Once all have users, the refusal says what to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn spare_gives_its_user_id_to_a_user() {
+    if !is_root() {
+        return;
+    }
+    let bench = Bench::with(|config| {
+        spares(1)(config);
+        // Three, and that of probes.
+        with_ids(config, 1_820_000_000, 1_820_000_003);
+    })
+    .await;
+    ready(&bench, 1).await;
+    let alice = bench.pilot.session("alice");
+    say(&alice, "hello").await;
+    ready(&bench, 1).await;
+    let spare = spare_clis(bench.data.path())[0];
+    let start_of = async |user: &str| {
+        let session = bench.pilot.session(user);
+        // Of another kind than the spare.
+        let turn = session.send_with("hello", TurnOptions::default().model("another")).await?;
+        let outcome = turn.finish().await;
+        match outcome.status {
+            Status::Aborted(error) => Err(error),
+            _ => Ok(uid_of(pid(&session)).expect("it lives")),
+        }
+    };
+    let (bob, carol) = (start_of("bob").await.unwrap(), start_of("carol").await.unwrap());
+    assert!(!is_alive(spare), "carol has its id");
+    let mut ids = [uid_of(pid(&alice)).expect("it lives"), bob, carol];
+    ids.sort_unstable();
+    assert_eq!(ids, [1_820_000_000, 1_820_000_001, 1_820_000_002]);
+    let refused = start_of("dave").await.unwrap_err();
+    assert_eq!(refused.code(), "no_user_id", "{refused}");
+    assert!(refused.to_string().contains("isolation.uids"), "{refused}");
+    bench.end().await;
+}

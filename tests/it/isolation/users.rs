@@ -87,7 +87,8 @@ async fn exhausted_ids_are_a_clear_refusal() {
     assert_eq!(site.turn("alice", "hello").await.status, 200);
     // The last id of the range is the probes'.
     let answer = site.turn("bob", "hello").await;
-    assert_ne!(answer.status, 200, "{answer:?}");
+    let (status, code, text) = answer.error();
+    assert_eq!((status, code.as_str()), (503, "no_user_id"), "{text}");
     eventually_some("the log names the key", SOON, async || {
         program.err().contains("isolation.uids").then_some(())
     })

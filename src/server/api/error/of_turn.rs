@@ -23,6 +23,7 @@ impl From<TurnError> for ApiError {
             | TurnError::TooManySessions { .. }
             | TurnError::SpendLimit { .. } => StatusCode::TOO_MANY_REQUESTS,
             TurnError::Overloaded { .. }
+            | TurnError::NoUserId
             | TurnError::Draining
             | TurnError::NotStarted(_)
             | TurnError::CircuitOpen { .. } => StatusCode::SERVICE_UNAVAILABLE,
@@ -37,7 +38,10 @@ impl From<TurnError> for ApiError {
         };
         // Refusals before the child received anything can be retried after a moment, unless the request itself is
         // invalid.
-        let is_lasting = matches!(error, TurnError::TooManySessions { .. } | TurnError::SpendLimit { .. });
+        let is_lasting = matches!(
+            error,
+            TurnError::TooManySessions { .. } | TurnError::SpendLimit { .. } | TurnError::NoUserId
+        );
         let not_again = error.reached_child() || is_lasting;
         let pause = (status.is_server_error() && !not_again).then_some(PAUSE);
         Self {
