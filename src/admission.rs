@@ -46,7 +46,11 @@ pub(crate) struct ChildPermit(Arc<Admission>, UserId);
 
 /// The right of a child without a user. Given back when dropped: when the child and its tree are gone.
 #[derive(Debug)]
-pub(crate) struct SparePermit(Option<Arc<Admission>>);
+pub(crate) struct SparePermit(Option<Arc<Admission>>, Option<SparePromise>);
+
+/// That a session is about to get a spare, which gives way to no start until this is dropped.
+#[derive(Debug)]
+pub(crate) struct SparePromise(Arc<Admission>);
 
 /// What spares must know of the starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,8 +139,14 @@ impl Admission {
         is_quiet.then(|| {
             queue.acquire_spare();
             self.publish(&queue);
-            (StartPermit(self.clone()), SparePermit(Some(self.clone())))
+            (StartPermit(self.clone()), SparePermit(Some(self.clone()), None))
         })
+    }
+
+    /// Counts a spare no longer among those that give way.
+    pub(crate) fn promise_spare(self: &Arc<Self>) -> SparePromise {
+        self.lock().promised += 1;
+        SparePromise(self.clone())
     }
 
     pub(crate) fn demand(&self) -> Demand {
@@ -176,7 +186,7 @@ impl Admission {
             waiting.insert(if is_new { 0 } else { waiting.len() }, user.clone());
         }
         // Spares go for the first of them.
-        waiting.drain(..queue.spares.min(waiting.len()));
+        waiting.drain(..queue.giving_way().min(waiting.len()));
         Wishes { waiting, held: queue.held.clone() }
     }
 
@@ -265,11 +275,22 @@ impl Drop for ChildPermit {
 }
 
 impl SparePermit {
+    /// Keeps the promise for as long as the spare is one.
+    pub(crate) fn promised(&mut self, promise: SparePromise) {
+        self.1 = Some(promise);
+    }
+
     /// The spare is now the child of this user.
     pub(crate) fn give(mut self, user: &UserId) -> Option<ChildPermit> {
         let admission = self.0.take()?;
         admission.lock().give_spare(user);
         Some(ChildPermit(admission, user.clone()))
+    }
+}
+
+impl Drop for SparePromise {
+    fn drop(&mut self) {
+        self.0.lock().promised -= 1;
     }
 }
 
@@ -359,6 +380,54 @@ mod tests {
         assert!(!gate.wants_room() && gate.wishes(None).waiting.is_empty(), "the spare goes, and no session");
         drop(spare);
         waiting.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn start_waiting_for_a_spare_takes_no_queue_place() {
+        let gate = admission(1, 1, 1);
+        let (starting, spare) = gate.admit_spare().unwrap();
+        drop(starting);
+        let freeing = async {
+            tokio::task::yield_now().await;
+            drop(spare);
+        };
+        let admit = async |name: &str| {
+            let since = tokio::time::Instant::now();
+            (gate.admit(&user(name)).await, since.elapsed())
+        };
+        let (first, second, third, ()) = tokio::join!(admit("a"), admit("b"), admit("c"), freeing);
+        assert!(first.0.is_ok(), "the spare made room");
+        assert_eq!(second.1, Duration::from_secs(30), "it waited in the one place of the queue");
+        assert!(third.0.is_err() && third.1.is_zero());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn promised_spare_gives_way_to_nobody() {
+        let gate = admission(1, 1, 10);
+        let (starting, mut spare) = gate.admit_spare().unwrap();
+        drop(starting);
+        let (taker, other) = (user("a"), user("b"));
+        let mut waiting = Box::pin(gate.admit(&other));
+        assert!(timeout(Duration::from_secs(1), &mut waiting).await.is_err());
+        assert!(!gate.wants_room(), "the spare goes");
+        spare.promised(gate.promise_spare());
+        assert!(gate.wants_room() && gate.wishes(None).waiting == [other.clone()], "a session has to go");
+        let permit = spare.give(&taker).unwrap();
+        assert!(gate.wants_room());
+        {
+            let queue = gate.lock();
+            assert_eq!((queue.spares, queue.promised), (0, 0));
+        }
+        drop(permit);
+        waiting.await.unwrap();
+        let (_, unclaimed) = {
+            let (starting, mut spare) = gate.admit_spare().unwrap();
+            spare.promised(gate.promise_spare());
+            (starting, spare)
+        };
+        drop(unclaimed);
+        let queue = gate.lock();
+        assert_eq!((queue.children, queue.spares, queue.promised), (0, 0, 0));
     }
 
     #[tokio::test(start_paused = true)]

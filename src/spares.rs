@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use tokio::time::{Duration, Instant, sleep};
 
-use crate::admission::Pressure;
 use crate::model::ids::SessionHash;
 use crate::session::sessions::Sessions;
 use crate::session::shelf::{SpareKind, SparePhase};
@@ -54,9 +53,9 @@ pub(crate) async fn run(sessions: Arc<Sessions>) {
 
 fn look(sessions: &Arc<Sessions>, limits: &plan::Limits) {
     let (admission, shelf, metrics) = (&sessions.admission, &sessions.shelf, &sessions.env.telemetry.metrics);
-    let (demand, is_pressed) = (admission.demand(), admission.pressure() >= Pressure::Evicting);
-    let decision = shelf
-        .read(|shelf| plan::decide(limits, &plan::View { shelf, demand, is_pressed, now: Instant::now() }));
+    let demand = admission.demand();
+    let decision =
+        shelf.read(|shelf| plan::decide(limits, &plan::View { shelf, demand, now: Instant::now() }));
     for (id, why) in decision.end {
         shelf.end(id, why);
     }

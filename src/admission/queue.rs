@@ -22,6 +22,8 @@ pub(super) struct StartQueue<W> {
     pub(super) starting: usize,
     /// Children that have no user yet; they go for the starts that wait.
     pub(super) spares: usize,
+    /// Those of them that sessions are about to get: they go for nobody.
+    pub(super) promised: usize,
     max_children: usize,
     max_starting: usize,
     max_waiting: usize,
@@ -41,6 +43,7 @@ impl<W> StartQueue<W> {
             held: HashMap::new(),
             starting: 0,
             spares: 0,
+            promised: 0,
             max_children,
             max_starting,
             max_waiting,
@@ -59,7 +62,12 @@ impl<W> StartQueue<W> {
 
     /// Whether as many children live as may, and the spares among them are too few for the starts that wait.
     pub(super) fn is_full_of_users(&self, waiting: usize) -> bool {
-        self.is_full() && self.children - self.spares + waiting > self.max_children
+        self.is_full() && self.children - self.giving_way() + waiting > self.max_children
+    }
+
+    /// Number of spares that go for the starts that wait.
+    pub(super) fn giving_way(&self) -> usize {
+        self.spares.saturating_sub(self.promised)
     }
 
     /// Whether as many children start as may.
@@ -120,7 +128,9 @@ impl<W> StartQueue<W> {
         // A user gets no more places than are left for all others: one user ends at half of the queue, two at a third
         // each, and there is always one for the next.
         let count = self.waiting.get(user).map_or(0, VecDeque::len);
-        if count >= self.max_waiting.saturating_sub(self.length) {
+        // Without spares the first of them would not wait.
+        let most = self.max_waiting.saturating_add(self.giving_way());
+        if count >= most.saturating_sub(self.length) {
             return None;
         }
         let ticket = self.next_ticket;

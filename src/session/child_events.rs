@@ -13,6 +13,7 @@ use super::import::{First, Imported};
 use super::journaling;
 use super::lifecycle::Plan;
 use super::message::SessionMessage;
+use super::shelf::SpareKind;
 use crate::admission::StartPermit;
 use crate::child::{ChildEvent, ConnectionHandle, OnChildEvent, TurnEnd, TurnReport};
 use crate::config::JournalMode;
@@ -79,6 +80,8 @@ pub(super) struct ChildEvents {
     pub(super) begun: Instant,
     /// Taken at the greeting, or dropped with the child.
     pub(super) start_permit: Arc<Mutex<Option<StartPermit>>>,
+    /// It was a spare of this kind.
+    pub(super) spare: Option<SpareKind>,
     pub(super) journal: Option<Arc<Journal>>,
     pub(super) imported: Option<Imported>,
 }
@@ -87,6 +90,9 @@ impl ChildEvents {
     fn ready(&self) {
         let env = self.plan.env();
         env.telemetry.ready(&self.plan.entry.key, self.begun.elapsed());
+        if let Some(kind) = &self.spare {
+            self.plan.sessions.shelf.served(kind);
+        }
         if !env.installed.is_proven(&self.chosen) {
             let (installed, chosen) = (env.installed.clone(), self.chosen.clone());
             tokio::task::spawn_blocking(move || installed.worked(&chosen));

@@ -21,7 +21,7 @@ use super::journaling;
 use super::launch::{self, Launched};
 use super::opening::{self, Opening, Prepared};
 use super::quota;
-use super::shelf::Reserved;
+use super::shelf::{Reserved, SpareKind};
 use super::spare::{Claimed, Spare};
 use super::store::Record;
 use super::user_id;
@@ -131,14 +131,16 @@ async fn on_spare(
     };
     claims.increment(SpareClaim::Claimed);
     prepared.send_news(mailbox);
-    let Claimed { child, pid, endpoint, chosen, permit } = claimed;
+    let Claimed { child, pid, endpoint, chosen, permit, kind } = claimed;
     // Its start is done.
     let start_permit = Arc::default();
-    let links = Links { stop, mailbox, start_permit: &start_permit };
+    let links = Links { stop, mailbox, start_permit: &start_permit, spare: Some(&kind) };
     let served = serve(plan, &prepared, &chosen, links, (child, endpoint), pid, begun).await;
     drop(permit);
     let conclusion = served.ok().filter(|conclusion| !conclusion.never_started());
-    plan.sessions.shelf.served(conclusion.is_some());
+    if conclusion.is_none() {
+        plan.sessions.shelf.failed(&kind);
+    }
     conclusion
 }
 
@@ -197,7 +199,7 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, mailbo
             Ok(chosen) => chosen,
             Err(failure) => return not_started(plan, failure),
         };
-        let links = Links { stop, mailbox, start_permit: &start_permit };
+        let links = Links { stop, mailbox, start_permit: &start_permit, spare: None };
         match one_child(plan, &prepared, &chosen, links).await {
             Err(refusal) => {
                 if refusal == LaunchRefusal::NoMirror {
@@ -235,6 +237,8 @@ struct Links<'a> {
     stop: &'a CancellationToken,
     mailbox: &'a Mailbox,
     start_permit: &'a Arc<Mutex<Option<StartPermit>>>,
+    /// It was a spare of this kind.
+    spare: Option<&'a SpareKind>,
 }
 
 /// One process. `Err`: it would not open the conversation in this way.
@@ -283,7 +287,7 @@ async fn serve(
     pid: u32,
     begun: Instant,
 ) -> Result<Conclusion, LaunchRefusal> {
-    let Links { stop, mailbox, start_permit } = links;
+    let Links { stop, mailbox, start_permit, spare } = links;
     let metrics = &plan.env().telemetry.metrics;
     let token = endpoint.as_ref().and_then(Endpoint::token);
     let secrets = token.map_or_else(|| prepared.secrets.clone(), |token| prepared.secrets.and(token));
@@ -311,6 +315,7 @@ async fn serve(
             chosen: chosen.clone(),
             begun,
             start_permit: start_permit.clone(),
+            spare: spare.cloned(),
             journal: prepared.journal.clone(),
             imported: prepared.imported.clone(),
         }),

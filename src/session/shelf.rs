@@ -2,6 +2,9 @@
 //!
 //! Each spare has a task that owns its child (`spares`). The shelf knows all of them, and gives one away at most once.
 
+mod pauses;
+mod room;
+
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
 
@@ -9,10 +12,14 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Duration, Instant};
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::pauses::Pauses;
+use self::room::MemoryRoom;
+use super::actor_refs::{IdleMessage, Room};
 use super::sessions::Sessions;
 use super::spare::Spare;
 use super::store::SettingsRecord;
 use crate::adapter::LaunchSettings;
+use crate::admission::SparePromise;
 use crate::config::CliConfig;
 use crate::model::ids::{SessionHash, SessionKey};
 use crate::support::keyed_locks::Held;
@@ -93,7 +100,7 @@ pub(crate) struct SparePlace {
 pub(crate) enum SpareOrder {
     End(SpareEnd),
     /// A session has its directory, and will ask for the child. It has no other child while the slot is held.
-    Reserve(oneshot::Receiver<SpareRequest>, Slot),
+    Reserve(oneshot::Receiver<SpareRequest>, Slot, SparePromise),
 }
 
 /// That of a session, see [`Sessions::slots`].
@@ -124,36 +131,9 @@ struct State {
     spares: Vec<Shelved>,
     next: u64,
     newcomers: VecDeque<(Instant, SpareKind)>,
-    retry: Retry,
-    /// Bytes that may be used before memory is scarce.
-    headroom: Option<u64>,
+    pauses: Pauses,
+    room: MemoryRoom,
     closed: bool,
-}
-
-/// Pauses after failures: each one that follows another soon doubles it.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Retry {
-    failures: u32,
-    pub(crate) not_before: Option<Instant>,
-}
-
-/// The first pause after a failure, and the longest.
-const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
-/// A spare that lived this long has not failed because of what the next one would meet at once.
-const LIVED: Duration = Duration::from_secs(60);
-
-impl Retry {
-    /// A spare that lived for `lived` has failed.
-    pub(crate) fn failed(&mut self, lived: Duration, now: Instant) {
-        self.failures = if lived < LIVED { self.failures.saturating_add(1) } else { 1 };
-        let pause = PAUSES.0.saturating_mul(1 << (self.failures - 1).min(16)).min(PAUSES.1);
-        self.not_before = Some(now + pause);
-    }
-
-    /// A spare serves a session.
-    pub(crate) fn worked(&mut self) {
-        *self = Self::default();
-    }
 }
 
 /// Everything that the decision about spares looks at.
@@ -161,9 +141,11 @@ impl Retry {
 pub(crate) struct OnShelf<'a> {
     pub(crate) spares: &'a [Shelved],
     pub(crate) newcomers: &'a VecDeque<(Instant, SpareKind)>,
-    pub(crate) not_before: Option<Instant>,
+    pub(crate) pauses: &'a Pauses,
     /// Memory for another one is left, as far as is known.
-    pub(crate) has_headroom: bool,
+    pub(crate) has_room: bool,
+    /// Memory is scarce.
+    pub(crate) is_pressed: bool,
     pub(crate) closed: bool,
 }
 
@@ -171,12 +153,13 @@ impl Shelf {
     /// Reads all of it at one moment.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&OnShelf<'_>) -> T) -> T {
         let state = self.lock();
-        let largest = state.spares.iter().map(|spare| spare.memory).max().unwrap_or_default();
+        let used = state.spares.iter().map(|spare| spare.memory);
         read(&OnShelf {
             spares: &state.spares,
             newcomers: &state.newcomers,
-            not_before: state.retry.not_before,
-            has_headroom: state.headroom.is_none_or(|headroom| headroom > largest),
+            pauses: &state.pauses,
+            has_room: state.room.is_enough(used, Instant::now()),
+            is_pressed: state.room.is_pressed(),
             closed: state.closed,
         })
     }
@@ -223,12 +206,12 @@ impl Shelf {
 
     /// Takes a spare from the shelf before it ends, so that no session gets it. `failed`: for a reason that the next one
     /// may meet as well. Whether the shelf had it; else its order is on the way, or its session begins without it.
-    pub(crate) fn withdraw(&self, id: u64, lived: Duration, failed: bool) -> bool {
+    pub(crate) fn withdraw(&self, id: u64, kind: &SpareKind, lived: Duration, failed: bool) -> bool {
         let mut state = self.lock();
         let before = state.spares.len();
         state.spares.retain(|spare| spare.id != id);
         if failed {
-            state.retry.failed(lived, Instant::now());
+            state.pauses.failed(kind, lived, Instant::now());
         }
         state.spares.len() < before
     }
@@ -237,6 +220,9 @@ impl Shelf {
     pub(crate) fn end(&self, id: u64, why: SpareEnd) {
         let mut state = self.lock();
         if let Some(at) = state.spares.iter().position(|spare| spare.id == id) {
+            if why == SpareEnd::Memory {
+                state.room.ended(Instant::now());
+            }
             // A task that has ended needs no order.
             drop(state.spares.swap_remove(at).order.send(SpareOrder::End(why)));
         }
@@ -285,11 +271,16 @@ impl Shelf {
             // Otherwise its task sees that the shelf has dropped it.
             let adopted = env.isolation.adopt(user, place.owner).ok()?;
             let (request, requests) = oneshot::channel();
-            let sent = adopted.then(|| spare.order.send(SpareOrder::Reserve(requests, slot)))?;
+            let promise = sessions.admission.promise_spare();
+            let sent = adopted.then(|| spare.order.send(SpareOrder::Reserve(requests, slot, promise)))?;
             sent.is_ok().then_some(Reserved { place, request })
         });
         if reserved.is_none() {
             env.telemetry.metrics.spare_claims.increment(SpareClaim::Missed);
+        } else if sessions.admission.wants_room() {
+            // A start that counted on the spare's place needs that of another child.
+            let wishes = sessions.admission.wishes(None);
+            sessions.actor_refs.cast_evictor(IdleMessage::MakeRoom(Room::Children(wishes)));
         }
         self.changed.notify_one();
         reserved
@@ -307,14 +298,14 @@ impl Shelf {
         Some(state.spares.remove(at))
     }
 
-    /// A spare that a session got has become its child, or has failed.
-    pub(super) fn served(&self, served: bool) {
-        let mut state = self.lock();
-        if served {
-            state.retry.worked();
-        } else {
-            state.retry.failed(Duration::ZERO, Instant::now());
-        }
+    /// A spare of this kind is the child of a session, and ready.
+    pub(super) fn served(&self, kind: &SpareKind) {
+        self.lock().pauses.worked(kind);
+    }
+
+    /// A spare of this kind that a session got did not become ready.
+    pub(super) fn failed(&self, kind: &SpareKind) {
+        self.lock().pauses.failed(kind, Duration::ZERO, Instant::now());
     }
 
     /// The roots of the process trees of all spares.
@@ -324,16 +315,17 @@ impl Shelf {
 
     /// Notes what a tree uses.
     pub(crate) fn measured(&self, shim: u32, bytes: u64) {
-        let mut state = self.lock();
+        let state = &mut *self.lock();
         if let Some(spare) = state.spares.iter_mut().find(|spare| spare.shim == Some(shim)) {
             spare.memory = bytes;
+            state.room.measured_spare(bytes);
         }
     }
 
-    /// Notes how much may be used before memory is scarce. What all spares use together.
-    pub(crate) fn set_headroom(&self, bytes: u64) -> u64 {
+    /// Notes how much of the memory budget all children use. What spares use of it.
+    pub(crate) fn measured_all(&self, used: u64, budget: u64) -> u64 {
         let mut state = self.lock();
-        state.headroom = Some(bytes);
+        state.room.measured(used, budget);
         let used = state.spares.iter().map(|spare| spare.memory).sum();
         drop(state);
         self.changed.notify_one();
@@ -413,32 +405,19 @@ mod tests {
     #[test]
     fn withdrawn_spare_is_given_to_no_session() {
         let (shelf, id, _orders) = with_one();
-        assert!(shelf.withdraw(id, Duration::ZERO, true));
+        assert!(shelf.withdraw(id, &SpareKind::default(), Duration::ZERO, true));
         assert!(shelf.take(&SpareKind::default()).is_none());
-        assert!(shelf.read(|shelf| shelf.not_before.is_some()), "the next one waits");
+        let is_due = |shelf: &OnShelf<'_>| shelf.pauses.are_over(&SpareKind::default(), Instant::now());
+        assert!(!shelf.read(is_due), "the next one waits");
     }
 
     #[test]
     fn spare_that_a_session_has_cannot_be_withdrawn() {
         let (shelf, id, mut orders) = with_one();
         let taken = shelf.take(&SpareKind::default()).unwrap();
-        assert!(!shelf.withdraw(id, Duration::ZERO, true));
+        assert!(!shelf.withdraw(id, &SpareKind::default(), Duration::ZERO, true));
         assert!(orders.try_recv().is_err(), "its order is on the way");
         drop(taken.order.send(SpareOrder::End(SpareEnd::Died)));
         assert!(orders.try_recv().is_ok());
-    }
-
-    #[test]
-    fn pauses_double_until_one_serves() {
-        let (mut retry, now) = (Retry::default(), Instant::now());
-        let mut pause = |lived: u64| {
-            retry.failed(Duration::from_secs(lived), now);
-            (retry.not_before.unwrap() - now).as_secs()
-        };
-        assert_eq!([0, 0, 0].map(&mut pause), [1, 2, 4]);
-        assert_eq!([61, 0].map(&mut pause), [1, 2]);
-        assert_eq!((0..100).map(|_| pause(0)).last(), Some(300));
-        retry.worked();
-        assert!(retry.not_before.is_none());
     }
 }

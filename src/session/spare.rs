@@ -14,7 +14,7 @@ use super::lifecycle::Plan;
 use super::opening::Prepared;
 use super::shelf::SpareKind;
 use crate::adapter::{self, LaunchMode, LaunchRefusal};
-use crate::admission::{ChildPermit, SparePermit};
+use crate::admission::{ChildPermit, SparePermit, SparePromise};
 use crate::child::{Contained, Remains, Secrets, Unfit, WaitingChild};
 use crate::error::StartFailure;
 use crate::installation::versions::Chosen;
@@ -30,6 +30,7 @@ pub(crate) struct Spare {
     chosen: Chosen,
     owner: Option<Owner>,
     permit: SparePermit,
+    kind: SpareKind,
 }
 
 /// A spare that is the child of a session from now on.
@@ -39,6 +40,7 @@ pub(super) struct Claimed {
     pub(super) endpoint: Option<Endpoint>,
     pub(super) chosen: Chosen,
     pub(super) permit: Option<ChildPermit>,
+    pub(super) kind: SpareKind,
 }
 
 /// What a spare is started in.
@@ -62,12 +64,12 @@ impl Spare {
         permit: SparePermit,
     ) -> Result<Self, (StartFailure, Remains)> {
         let owner = ground.owner;
-        let (own, program) = (env.clone(), chosen.clone());
-        let spawned = tokio::task::spawn_blocking(move || spawn(&own, &ground, &kind, &program)).await;
+        let (own, program, wanted) = (env.clone(), chosen.clone(), kind.clone());
+        let spawned = tokio::task::spawn_blocking(move || spawn(&own, &ground, &wanted, &program)).await;
         env.publish_limits();
         match spawned {
             Ok(Ok((child, command, endpoint))) => {
-                Ok(Self { child: WaitingChild::new(child), command, endpoint, chosen, owner, permit })
+                Ok(Self { child: WaitingChild::new(child), command, endpoint, chosen, owner, permit, kind })
             }
             Ok(Err(failure)) => Err((failure, Remains::Nothing)),
             Err(_) => {
@@ -101,6 +103,11 @@ impl Spare {
     /// Waits until the child is of no more use. Cancel-safe.
     pub(crate) async fn rest(&mut self) -> Unfit {
         self.child.rest().await
+    }
+
+    /// A session is about to get it.
+    pub(crate) fn promised(&mut self, promise: SparePromise) {
+        self.permit.promised(promise);
     }
 
     /// The program that it was started from.
@@ -141,19 +148,19 @@ impl Spare {
         if !is_same {
             return Err(Box::new(self));
         }
-        let Self { child, command, chosen, owner, permit, .. } = self;
+        let Self { child, command, chosen, owner, permit, kind, .. } = self;
         let pid = child.pid();
         match (child.into_child(), pid) {
             (Ok(child), Some(pid)) => {
                 let permit = permit.give(plan.entry.key.user());
-                Ok(Claimed { child, pid, endpoint, chosen, permit })
+                Ok(Claimed { child, pid, endpoint, chosen, permit, kind })
             }
             (Ok(child), None) => {
                 let child = WaitingChild::new(child);
-                Err(Box::new(Self { child, command, endpoint, chosen, owner, permit }))
+                Err(Box::new(Self { child, command, endpoint, chosen, owner, permit, kind }))
             }
             (Err(child), _) => {
-                Err(Box::new(Self { child: *child, command, endpoint, chosen, owner, permit }))
+                Err(Box::new(Self { child: *child, command, endpoint, chosen, owner, permit, kind }))
             }
         }
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant, sleep, timeout};
 
-use crate::admission::{SparePermit, StartPermit};
+use crate::admission::{SparePermit, SparePromise, StartPermit};
 use crate::child::{Remains, Unfit};
 use crate::installation::versions::Chosen;
 use crate::session::executable;
@@ -46,7 +46,7 @@ enum Fate {
     /// No session can get it any more.
     Ended(SpareEnd),
     /// A session has the directory, and gets the child if it asks for it.
-    Reserved(oneshot::Receiver<SpareRequest>, Slot),
+    Reserved(oneshot::Receiver<SpareRequest>, Slot, SparePromise),
 }
 
 impl Keeper {
@@ -106,7 +106,10 @@ impl Keeper {
         match fate {
             Fate::Failed(why) => self.fail(spare, &ground, why, orders, born).await,
             Fate::Ended(why) => self.end(spare, &ground, why).await,
-            Fate::Reserved(requests, slot) => self.give(spare, requests, slot, born).await,
+            Fate::Reserved(requests, slot, promise) => {
+                spare.promised(promise);
+                self.give(spare, requests, slot, born).await;
+            }
         }
     }
 
@@ -197,7 +200,7 @@ impl Keeper {
         // Without it the session could still get the directory and the user id while they are taken back. It comes once
         // the id is on the disk, or is dropped.
         match fate(orders.await.ok()) {
-            Fate::Reserved(requests, slot) => {
+            Fate::Reserved(requests, slot, _) => {
                 spare.end(&self.sessions.env).await;
                 self.ended(why);
                 drop((requests, slot));
@@ -260,7 +263,7 @@ impl Keeper {
     /// Before it ends, see [`Shelf::withdraw`](crate::session::shelf::Shelf::withdraw).
     fn withdraw(&self, why: SpareEnd, born: Instant) -> bool {
         let failed = matches!(why, SpareEnd::Died | SpareEnd::Hung | SpareEnd::NotStarted);
-        self.sessions.shelf.withdraw(self.id, born.elapsed(), failed)
+        self.sessions.shelf.withdraw(self.id, &self.kind, born.elapsed(), failed)
     }
 
     fn ended(&self, why: SpareEnd) {
@@ -286,7 +289,7 @@ fn reason(unfit: &Unfit) -> SpareEnd {
 fn fate(order: Option<SpareOrder>) -> Fate {
     match order {
         Some(SpareOrder::End(why)) => Fate::Ended(why),
-        Some(SpareOrder::Reserve(requests, slot)) => Fate::Reserved(requests, slot),
+        Some(SpareOrder::Reserve(requests, slot, promise)) => Fate::Reserved(requests, slot, promise),
         None => Fate::Ended(SpareEnd::Unclaimed),
     }
 }

@@ -32,8 +32,6 @@ pub(super) struct Limits {
 pub(super) struct View<'a> {
     pub(super) shelf: &'a OnShelf<'a>,
     pub(super) demand: Demand,
-    /// Memory is scarce.
-    pub(super) is_pressed: bool,
     pub(super) now: Instant,
 }
 
@@ -51,7 +49,7 @@ pub(super) fn decide(limits: &Limits, view: &View<'_>) -> Decision {
     if shelf.closed {
         return Decision { end: all(SpareEnd::Drain), ..Decision::default() };
     }
-    if view.is_pressed {
+    if shelf.is_pressed {
         return Decision { end: all(SpareEnd::Memory), ..Decision::default() };
     }
     let wanted = wanted(limits, view);
@@ -60,16 +58,15 @@ pub(super) fn decide(limits: &Limits, view: &View<'_>) -> Decision {
         let end = given_way.into_iter().map(|id| (id, SpareEnd::Room)).collect();
         return Decision { end, start: None, wanted: wanted.len() };
     }
-    let missing = missing(spares, &wanted);
     let unwanted = unwanted(spares, &wanted, view.now);
     let old = spares.iter().find(|spare| is_old(spare, view.now));
-    let is_due = shelf.not_before.is_none_or(|at| at <= view.now);
+    let is_due = |kind: &SpareKind| shelf.pauses.are_over(kind, view.now);
     let is_quiet = view.demand.waiting == 0 && spares.iter().all(|spare| spare.phase == SparePhase::Ready);
-    let start = missing.filter(|_| is_due && is_quiet && shelf.has_headroom);
+    let start = missing(spares, &wanted, is_due).filter(|_| is_quiet && shelf.has_room);
     let end = match (unwanted, old) {
         (Some(id), _) => vec![(id, SpareEnd::Surplus)],
         // Not two at once: the others serve meanwhile.
-        (None, Some(old)) if is_quiet && is_due => vec![(old.id, SpareEnd::Age)],
+        (None, Some(old)) if is_quiet && is_due(&old.kind) => vec![(old.id, SpareEnd::Age)],
         _ => Vec::new(),
     };
     // What ends makes the room first.
@@ -121,11 +118,15 @@ fn give_way(spares: &[Shelved], demand: Demand) -> Vec<u64> {
     }
 }
 
-/// The first wanted kind that too few spares have.
-fn missing(spares: &[Shelved], wanted: &[SpareKind]) -> Option<SpareKind> {
+/// The first wanted kind that too few spares have, and that does not pause.
+fn missing(
+    spares: &[Shelved],
+    wanted: &[SpareKind],
+    is_due: impl Fn(&SpareKind) -> bool,
+) -> Option<SpareKind> {
     let have = |kind: &SpareKind| spares.iter().filter(|spare| spare.kind == *kind).count();
     let want = |kind: &SpareKind| wanted.iter().filter(|it| *it == kind).count();
-    wanted.iter().find(|kind| have(kind) < want(kind)).cloned()
+    wanted.iter().find(|kind| have(kind) < want(kind) && is_due(kind)).cloned()
 }
 
 /// A spare beyond what is wanted of its kind, which has waited for long.

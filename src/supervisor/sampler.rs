@@ -149,16 +149,13 @@ impl SamplerState {
     /// Opens or closes the gate according to memory, and requests an eviction where that helps.
     fn press(&self, used: u64) {
         let admission = &self.sessions.admission;
+        // Under pressure all spares end at once: what they use refuses no start and takes no session's child.
+        let used = used.saturating_sub(self.sessions.shelf.measured_all(used, self.budget));
         let pressure = Pressure::of(used, self.budget, admission.pressure());
         admission.set_pressure(pressure);
         let relaxed = self.budget / 100 * Pressure::RELAXED_PERCENT;
-        // Under pressure all spares end, before any session gives up its child.
-        let of_spares = self.sessions.shelf.set_headroom(relaxed.saturating_sub(used));
         let room = if pressure >= Pressure::Evicting {
-            match used.saturating_sub(relaxed).saturating_sub(of_spares) {
-                0 if of_spares > 0 => return,
-                wanted => Room::Bytes(wanted),
-            }
+            Room::Bytes(used.saturating_sub(relaxed))
         } else if admission.wants_room() {
             Room::Children(admission.wishes(None))
         } else {
@@ -266,11 +263,12 @@ fn sample(sessions: &Sessions, table: &ProcessTable, now: Instant, session_limit
     }
     for shim in sessions.shelf.shims() {
         let tree = table.tree(shim);
-        sessions.shelf.measured(shim, tree.private_bytes());
+        let used = tree.private_bytes().min(session_limit);
+        sessions.shelf.measured(shim, used);
         shims += 1;
         clis += usize::from(tree.processes > 0);
         total += tree;
-        counted = counted.saturating_add(tree.private_bytes().min(session_limit));
+        counted = counted.saturating_add(used);
     }
     metrics.memory.set(MemoryKind::Anon, total.anon_bytes as f64);
     metrics.memory.set(MemoryKind::Shmem, total.shmem_bytes as f64);

@@ -4,6 +4,7 @@ use SpareEnd::{Age, Drain, Memory, Room, Surplus};
 use SparePhase::{Ready, Warming};
 
 use super::*;
+use crate::session::shelf::Pauses;
 
 const QUIET: Demand = Demand { waiting: 0, is_full: false, is_starting_most: false };
 
@@ -24,8 +25,8 @@ fn now() -> Instant {
 struct Case {
     spares: Vec<Shelved>,
     newcomers: VecDeque<(Instant, SpareKind)>,
-    not_before: Option<Instant>,
-    has_headroom: bool,
+    pauses: Pauses,
+    has_room: bool,
     closed: bool,
     demand: Demand,
     is_pressed: bool,
@@ -43,8 +44,8 @@ impl Case {
         Self {
             spares: spares.iter().enumerate().map(spare).collect(),
             newcomers: newcomers.iter().map(newcomer).collect(),
-            not_before: None,
-            has_headroom: true,
+            pauses: Pauses::default(),
+            has_room: true,
             closed: false,
             demand: QUIET,
             is_pressed: false,
@@ -61,17 +62,22 @@ impl Case {
         let shelf = OnShelf {
             spares: &self.spares,
             newcomers: &self.newcomers,
-            not_before: self.not_before,
-            has_headroom: self.has_headroom,
+            pauses: &self.pauses,
+            has_room: self.has_room,
+            is_pressed: self.is_pressed,
             closed: self.closed,
         };
-        let (demand, is_pressed, now) = (self.demand, self.is_pressed, self.now);
-        decide(limits, &View { shelf: &shelf, demand, is_pressed, now })
+        decide(limits, &View { shelf: &shelf, demand: self.demand, now: self.now })
     }
 }
 
 fn waits(waiting: usize, is_full: bool, is_starting_most: bool) -> impl FnOnce(&mut Case) {
     move |case| case.demand = Demand { waiting, is_full, is_starting_most }
+}
+
+/// A spare of this kind failed as many seconds ago, for the first time: the pause is one second.
+fn failed(name: &'static str, ago: u64) -> impl FnOnce(&mut Case) {
+    move |case| case.pauses.failed(&kind(name), Duration::ZERO, case.now - Duration::from_secs(ago))
 }
 
 #[test]
@@ -86,9 +92,20 @@ fn decisions_follow_the_table() {
         ("one is missing", Case::new(&rested[..1], &[]), start("", 2)),
         ("one at a time", Case::new(&two[1..], &[]), nothing(2)),
         ("all are there", Case::new(&rested, &[]), nothing(2)),
-        ("a pause runs", Case::new(&[], &[]).with(|it| it.not_before = Some(it.now + LINGER)), nothing(2)),
-        ("a pause is over", Case::new(&[], &[]).with(|it| it.not_before = Some(it.now)), start("", 2)),
-        ("no memory is left", Case::new(&[], &[]).with(|it| it.has_headroom = false), nothing(2)),
+        ("a pause runs", Case::new(&[], &[]).with(failed("", 0)), nothing(2)),
+        ("a pause is over", Case::new(&[], &[]).with(failed("", 1)), start("", 2)),
+        ("another kind pauses", Case::new(&[], &[]).with(failed("haiku", 0)), start("", 2)),
+        (
+            "one of two kinds pauses",
+            Case::new(&[], &[("haiku", 1), ("haiku", 2), ("opus", 3)]).with(failed("haiku", 0)),
+            start("opus", 3),
+        ),
+        (
+            "an old one stays while its kind pauses",
+            Case::new(&[("", Ready, 3600), ("", Ready, 5)], &[]).with(failed("", 0)),
+            nothing(2),
+        ),
+        ("no memory is left", Case::new(&[], &[]).with(|it| it.has_room = false), nothing(2)),
         (
             "memory is scarce",
             Case::new(&two, &[]).with(|it| it.is_pressed = true),
@@ -144,11 +161,12 @@ fn kinds_share_by_their_newcomers() {
         let shelf = OnShelf {
             spares: &case.spares,
             newcomers: &case.newcomers,
-            not_before: None,
-            has_headroom: true,
+            pauses: &case.pauses,
+            has_room: true,
+            is_pressed: false,
             closed: false,
         };
-        let view = View { shelf: &shelf, demand: QUIET, is_pressed: false, now: case.now };
+        let view = View { shelf: &shelf, demand: QUIET, now: case.now };
         let kinds = wanted(&limits(min, min), &view);
         kinds.into_iter().map(|kind| kind.model.unwrap_or_default()).collect::<Vec<_>>().join(" ")
     };

@@ -69,6 +69,7 @@ fn escape_groups(pid: u32) {
     }
 }
 
+/// A daemon without an environment outlives a shim that is killed: its user id is not given to the next spare, and is used
 /// again once the daemon is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn user_id_with_a_process_is_not_reused() {
@@ -235,5 +236,35 @@ async fn spare_gives_its_user_id_to_a_user() {
     let refused = start_of("dave").await.unwrap_err();
     assert_eq!(refused.code(), "no_user_id", "{refused}");
     assert!(refused.to_string().contains("isolation.uids"), "{refused}");
+    bench.end().await;
+}
+
+/// A spare that serves ends the pauses after failures at once, not at the end of its session.
+#[tokio::test(flavor = "multi_thread")]
+async fn spare_that_serves_ends_the_pauses() {
+    let bench = Bench::with(spares(1)).await;
+    let replaced = async || {
+        let killed = spare_clis(bench.data.path())[0];
+        signal(killed, Signal::KILL);
+        let is_new = || {
+            let now = spare_clis(bench.data.path());
+            bench.pilot.spares_ready() == 1 && now.len() == 1 && now[0] != killed
+        };
+        let since = Instant::now();
+        eventually("it is replaced", is_new).await;
+        since.elapsed()
+    };
+    ready(&bench, 1).await;
+    // After pauses of one, two and four seconds; the next would be eight.
+    for _ in 0..3 {
+        replaced().await;
+    }
+    let alice = bench.pilot.session("alice");
+    let spare = spare_clis(bench.data.path())[0];
+    say(&alice, "hello").await;
+    assert_eq!(pid(&alice), spare);
+    ready(&bench, 1).await;
+    let pause = replaced().await;
+    assert!(pause < Duration::from_secs(7), "{pause:?}");
     bench.end().await;
 }

@@ -54,3 +54,43 @@ async fn killed_server_leaves_nothing_of_a_spare() {
     assert_eq!(server.client().turn("alice", "[[recall]]").await.text(), "the word is heliotrope");
     server.stop().await;
 }
+
+/// A spare that fills the memory budget ends, is not started again, and no user is refused for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn spare_without_room_ends_once_and_refuses_nobody() {
+    let config = |budget: &str| {
+        format!(
+            "[cli]\nprogram = \"sim\"\n[spares]\nmin = 1\n[metrics]\nsample_interval = \"1s\"\n[limits]\n\
+             memory_budget = \"{budget}\"\n"
+        )
+    };
+    let place = std::sync::Arc::new(Place::new());
+    let server = Server::start(&place, &config("1GiB")).await;
+    ready(&server, 1).await;
+    let used = async |server: &Server| {
+        let metrics = server.client().metrics().await;
+        ["anon", "shmem", "swap"]
+            .map(|kind| metrics.sum("pilotlight_memory_bytes", &[&format!("kind=\"{kind}\"")]))
+            .iter()
+            .sum::<f64>()
+    };
+    let first = eventually_some("the spare is measured", SOON, async || {
+        Some(used(&server).await).filter(|used| *used > 0.0)
+    });
+    let spare = first.await;
+    server.stop().await;
+    let server = Server::start(&place, &config(&format!("{}", (spare * 1.04) as u64))).await;
+    let client = server.client();
+    let ended = async || client.metrics().await.sum("pilotlight_spare_ends_total", &["reason=\"memory\""]);
+    eventually_some("the spare is ended for memory", SOON, async || (ended().await > 0.0).then_some(()))
+        .await;
+    client.turn("alice", "hello").await.text();
+    let samples = async || client.metrics().await.sum("pilotlight_sample_duration_seconds_count", &[]);
+    let before = samples().await;
+    eventually_some("it was measured again and again", SOON, async || {
+        (samples().await >= before + 6.0).then_some(())
+    })
+    .await;
+    assert_eq!(ended().await, 1.0, "started again without room");
+    server.stop().await;
+}
