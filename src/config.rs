@@ -159,6 +159,12 @@ impl Config {
         load::load(path, environment)
     }
 
+    /// What is valid and yet without effect, in a sentence each.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        validate::warnings(self)
+    }
+
     /// Validates all values. [`crate::Pilotlight::start`] calls this first.
     ///
     /// # Errors

@@ -36,6 +36,16 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// See [`Config::warnings`].
+pub(super) fn warnings(config: &Config) -> Vec<String> {
+    let session = &config.session;
+    let is_stopped_first =
+        !session.hibernate_after.is_zero() && session.hibernate_after >= session.idle_timeout;
+    let warning = "session.hibernate_after has no effect: it is not shorter than session.idle_timeout, after which an idle \
+                   child is stopped";
+    is_stopped_first.then(|| warning.to_owned()).into_iter().collect()
+}
+
 /// Flags that pilotlight itself passes to the CLI.
 const OWN_FLAGS: [&str; 8] = [
     "--session-id",

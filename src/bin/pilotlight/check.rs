@@ -33,6 +33,9 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     if let Some(entries) = &entries {
         say("keys", &entries.len().to_string());
     }
+    for warning in config.warnings() {
+        say("warning", &warning);
+    }
     for doubt in doubts(&config) {
         say(
             "warning",

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::model::SessionState;
 use crate::server::api::openapi;
+use crate::server::api::sessions::SparesView;
 use crate::server::app::App;
 use crate::server::auth::caller::Caller;
 use crate::server::exporter::CONTENT_TYPE;
@@ -46,8 +47,7 @@ pub(crate) async fn health(
     });
     if let (true, Some(body)) = (caller.is_some_and(|caller| caller.is_admin()), body.as_object_mut()) {
         body.insert("sessions".to_owned(), sessions(&app));
-        let (warming, ready) = (app.pilot.spares_warming(), app.pilot.spares_ready());
-        body.insert("spares".to_owned(), json!({ "warming": warming, "ready": ready }));
+        body.insert("spares".to_owned(), json!(SparesView::of(&app)));
     }
     (status(&reasons), Json(body))
 }

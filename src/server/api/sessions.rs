@@ -101,6 +101,22 @@ pub(crate) struct Listed {
     limit: usize,
     /// Whether the list is incomplete.
     truncated: bool,
+    /// For the operator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spares: Option<SparesView>,
+}
+
+/// Children started ahead for new users.
+#[derive(Serialize)]
+pub(crate) struct SparesView {
+    warming: usize,
+    ready: usize,
+}
+
+impl SparesView {
+    pub(crate) fn of(app: &App) -> Self {
+        Self { warming: app.pilot.spares_warming(), ready: app.pilot.spares_ready() }
+    }
 }
 
 impl SessionView {
@@ -170,7 +186,9 @@ async fn list(State(app): State<Arc<App>>, query: SessionQuery) -> Result<Json<L
         user: all_users.then(|| encode(key.user())),
         ..SessionView::of(key.conversation(), status)
     };
-    Ok(Json(Listed { sessions: found.into_iter().take(limit).map(show).collect(), limit, truncated }))
+    let spares = query.caller.is_admin().then(|| SparesView::of(&app));
+    let sessions = found.into_iter().take(limit).map(show).collect();
+    Ok(Json(Listed { sessions, limit, truncated, spares }))
 }
 
 async fn inspect(

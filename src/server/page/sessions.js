@@ -18,10 +18,11 @@ let latest = { sessions: [], at: 0, serverTime: 0 };
 export async function refresh() {
   const response = await ask(`/v1/sessions?limit=${MOST}`);
   const serverTime = Date.parse(response.headers.get("date")) / 1000 || Date.now() / 1000;
-  const { sessions, truncated } = await response.json();
+  const { sessions, truncated, spares } = await response.json();
   latest = { sessions, at: performance.now(), serverTime };
   sessions.sort(inOrder);
   count(sessions);
+  countSpares(spares);
   fill(sessions);
   showAges();
   byId("sessions-empty").hidden = sessions.length > 0;
@@ -34,6 +35,7 @@ export async function refresh() {
 export function forget() {
   latest = { sessions: [], at: 0, serverTime: 0 };
   count([]);
+  countSpares();
   fill([]);
   byId("sessions-empty").hidden = byId("sessions-more").hidden = true;
 }
@@ -58,6 +60,10 @@ function count(sessions) {
     const memory = element("li");
     memory.append(element("b", "–"), element("span", "memory"));
     list.append(memory);
+    const spares = element("li");
+    spares.id = "spares";
+    spares.append(element("b", "0"), element("span", "spares"));
+    list.append(spares);
   }
   const children = [...list.children];
   STATES.forEach((state, index) => {
@@ -65,7 +71,15 @@ function count(sessions) {
     children[index].dataset.none = number === 0;
     write(children[index].firstChild, String(number));
   });
-  write(children.at(-1).firstChild, bytes(sessions.reduce((sum, session) => sum + session.memory_bytes, 0)));
+  write(children[STATES.length].firstChild, bytes(sessions.reduce((sum, session) => sum + session.memory_bytes, 0)));
+}
+
+/** Children that are started ahead for new users. Only an admin hears of them, and only where there are any they are shown. */
+function countSpares({ ready = 0, warming = 0 } = {}) {
+  const shown = byId("spares");
+  shown.hidden = ready + warming === 0;
+  write(shown.firstChild, String(ready));
+  write(shown.lastChild, warming ? `spares, ${warming} warming` : "spares");
 }
 
 function fill(sessions) {

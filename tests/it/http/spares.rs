@@ -22,6 +22,9 @@ async fn spares_are_counted_and_shown() {
     let client = server.client();
     client.turn("alice", "hello").await.text();
     ready(&server, 1).await;
+    let (_, listed) = client.get("/v1/sessions").await;
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed["spares"], serde_json::json!({ "warming": 0, "ready": 1 }), "{listed}");
     let claimed = async || {
         let metrics = client.metrics().await;
         let claims =

@@ -102,11 +102,12 @@ async fn check_tells_what_it_found_and_leaves_nothing() {
     let temporary = place.path().join("tmp");
     std::fs::create_dir(&temporary).unwrap();
     let temporary_text = temporary.display().to_string();
-    let variables = [("TMPDIR", temporary_text.as_str())];
+    // As long as `session.idle_timeout`.
+    let variables = [("TMPDIR", temporary_text.as_str()), ("PILOTLIGHT_SESSION__HIBERNATE_AFTER", "300s")];
     let mut check = Program::start(&place, &["check", "--cli", "sim"], &variables);
     assert_eq!(check.code().await, Some(0), "{}", check.err());
-    let has_all =
-        || ["version", "ready after", "memory", "containment"].iter().all(|what| check.out().contains(what));
+    let named = ["version", "ready after", "memory", "containment", "session.hibernate_after has no effect"];
+    let has_all = || named.iter().all(|what| check.out().contains(what));
     crate::common::eventually("the report is read", crate::common::SOON, has_all).await;
     assert!(!check.out().contains("not measured"), "{}", check.out());
 

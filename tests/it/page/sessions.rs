@@ -78,3 +78,10 @@ async fn it_comes_back_when_the_server_does() {
     browser.until_text("#rows", "bob").await;
     browser.was_good_but(&site.http, &["ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING"]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spares_are_counted_where_there_are_any() {
+    let Some((mut browser, _program, _site, _place)) = open("[spares]\nmin = 1\n").await else { return };
+    browser.until("a spare is ready", "document.querySelector('#spares')?.innerText.startsWith('1')").await;
+    browser.until("it is shown", "document.querySelector('#spares').checkVisibility()").await;
+}
