@@ -66,21 +66,6 @@ pub(crate) fn is_counted(key: &SessionKey) -> bool {
     !is_unnamed(key) && key.conversation() != DEFAULT_CONVERSATION
 }
 
-/// Notes the session of a record that its user's list lacks.
-pub(crate) fn repair(data_dir: &Path, hash: &SessionHash) {
-    let read = || Record::read(data_dir, hash);
-    let Some((key, _)) = read() else { return };
-    if user_dir(data_dir, key.user()).join(hash.as_str()).symlink_metadata().is_ok() {
-        return;
-    }
-    let noted = note(data_dir, &key);
-    // Deleted meanwhile.
-    let noted = if read().is_none() { forget(data_dir, &key) } else { noted };
-    if let Err(error) = noted {
-        tracing::warn!(session = %hash, %error, "a session is not in the list of its user");
-    }
-}
-
 /// Whether the session may begin: those of its user are counted, the default conversation aside. Sessions outlive
 /// everything but their deletion, so a caller that names a new one with each request would fill disk and lists. The
 /// caller sees to it that no other one begins meanwhile.
@@ -213,20 +198,6 @@ mod tests {
         }
         fs::write(user_dir(data.path(), key.user()).join("..name"), "").unwrap();
         assert!(conversations(data.path(), Some("alice")).is_empty());
-    }
-
-    /// A killed program had begun the session and not listed it.
-    #[test]
-    fn unlisted_session_is_listed_again() {
-        let data = tempfile::tempdir().unwrap();
-        let key = session(data.path(), "alice", "a");
-        forget(data.path(), &key).unwrap();
-        assert!(conversations(data.path(), Some("alice")).is_empty());
-        repair(data.path(), &key.hash());
-        assert_eq!(conversations(data.path(), Some("alice")), ["a"]);
-        let gone = self::key("bob", "gone");
-        repair(data.path(), &gone.hash());
-        assert!(!user_dir(data.path(), gone.user()).exists());
     }
 
     fn config(data_dir: &Path, limit: usize) -> Config {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 mod choice;
 mod rest;
@@ -21,9 +21,9 @@ use self::choice::{Fact, choose};
 use crate::model::ids::{SessionHash, SessionKey};
 use crate::session::expiry::{self, Verdict};
 use crate::session::{Record, known, sessions::Sessions};
-use crate::support::blocking::blocking;
+use crate::support::blocking::{blocking, blocking_long};
 use crate::telemetry::metrics::RetentionReason;
-use crate::workspace::{RemovalLimit, Usage, records_dir, users_dir};
+use crate::workspace::{RemovalLimit, Usage, users_dir};
 
 /// Pause before the first round, at most: a start has better things to do.
 const FIRST_PAUSE: Duration = Duration::from_secs(60);
@@ -35,8 +35,6 @@ const DELETED_PER_MINUTE: u32 = 600;
 const FREED_PER_MINUTE: u64 = 16 << 30;
 /// Least pause as a multiple of the work before it: the sweep keeps a disk queue busy for a tenth of the time.
 const REST: u32 = 9;
-/// Wait for the end of a child: who waits longer finds the session in use.
-const SLOT_WITHIN: Duration = Duration::from_millis(10);
 /// What is removed of one session: more is removed before its next start.
 const TIDIED: RemovalLimit = RemovalLimit { entries: 100_000, time: Duration::from_secs(1) };
 /// Sessions looked at between two pauses.
@@ -56,17 +54,17 @@ pub(crate) async fn watch(sessions: Arc<Sessions>) {
     let (metrics, interval) = (&sessions.env.telemetry.metrics, sessions.env.config.retention.sweep_interval);
     metrics.retention_last_round.set(unix_time());
     sleep(interval.min(FIRST_PAUSE)).await;
-    if let Err(error) = repair(&sessions).await {
-        tracing::warn!(%error, "the lists of sessions could not be repaired");
-    }
+    // What children of a former instance left when it was killed; those of this one are tidied when they end.
+    let mut is_untidy = true;
     loop {
-        match round(&sessions).await {
+        match round(&sessions, is_untidy).await {
             Ok(()) => metrics.retention_last_round.set(unix_time()),
             Err(error) => {
                 metrics.retention_failures.increment(1);
                 tracing::warn!(%error, "the sessions on disk could not be swept");
             }
         }
+        is_untidy = false;
         sleep(interval).await;
     }
 }
@@ -75,36 +73,8 @@ fn unix_time() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
-/// What a former instance left when it was killed: sessions that it had begun and not listed, and the files of its children.
-async fn repair(sessions: &Arc<Sessions>) -> io::Result<()> {
-    let mut records = open(records_dir(&sessions.env.config.data_dir)).await?;
-    loop {
-        let (begun, names) = (Instant::now(), next_part(&mut records).await?);
-        let Some(count) = names.as_ref().map(Vec::len) else { return Ok(()) };
-        let data_dir = sessions.env.config.data_dir.clone();
-        for hash in names.iter().flatten().filter_map(|name| SessionHash::parse(name.to_str()?)) {
-            // No child of the session lives or starts meanwhile.
-            let Ok(_slot) = timeout(SLOT_WITHIN, sessions.slots.acquire(&hash)).await else { continue };
-            let (sessions, data_dir) = (sessions.clone(), data_dir.clone());
-            blocking(move || repair_one(&sessions, &data_dir, &hash)).await?;
-        }
-        pause(begun, looked(count)).await;
-    }
-}
-
-fn repair_one(sessions: &Sessions, data_dir: &Path, hash: &SessionHash) -> io::Result<()> {
-    known::repair(data_dir, hash);
-    let Some((key, record)) = Record::read(data_dir, hash) else { return Ok(()) };
-    if sessions.registry.get(&key).is_none()
-        && let Err(error) = record.workspace(data_dir, hash).tidy(&sessions.env.config.cli, TIDIED)
-    {
-        tracing::debug!(session = %hash, %error, "a session at rest is not tidied");
-    }
-    Ok(())
-}
-
-/// One round over the sessions of all users.
-async fn round(sessions: &Arc<Sessions>) -> io::Result<()> {
+/// One round over the sessions of all users. `is_untidy`: files of ended children may lie about.
+async fn round(sessions: &Arc<Sessions>, is_untidy: bool) -> io::Result<()> {
     let mut users = open(users_dir(&sessions.env.config.data_dir)).await?;
     let (mut count, mut total) = (0, Usage::default());
     while let (begun, Some(names)) = (Instant::now(), next_part(&mut users).await?) {
@@ -112,7 +82,7 @@ async fn round(sessions: &Arc<Sessions>) -> io::Result<()> {
         for name in names {
             let directory = users_dir(&sessions.env.config.data_dir).join(name);
             // One list that cannot be read does not keep the others.
-            let kept = user(sessions, &directory).await.unwrap_or_else(|error| {
+            let kept = user(sessions, &directory, is_untidy).await.unwrap_or_else(|error| {
                 sessions.env.telemetry.metrics.retention_failures.increment(1);
                 tracing::warn!(%error, "the sessions of a user could not be swept");
                 Vec::new()
@@ -132,7 +102,7 @@ async fn round(sessions: &Arc<Sessions>) -> io::Result<()> {
 }
 
 /// Looks at the sessions of one user and deletes those that are due. Returns the others.
-async fn user(sessions: &Arc<Sessions>, directory: &Path) -> io::Result<Vec<Candidate>> {
+async fn user(sessions: &Arc<Sessions>, directory: &Path, is_untidy: bool) -> io::Result<Vec<Candidate>> {
     let mut begun = Instant::now();
     let mut list = open(directory.to_owned()).await?;
     let mut candidates: Vec<Candidate> = Vec::new();
@@ -141,10 +111,9 @@ async fn user(sessions: &Arc<Sessions>, directory: &Path) -> io::Result<Vec<Cand
         let names = next_part(&mut list).await?.unwrap_or_default();
         let (count, looking) = (names.len(), sessions.clone());
         is_complete = count < PART;
-        candidates.extend(
-            blocking(move || Ok(names.iter().filter_map(|name| look(&looking, name)).collect::<Vec<_>>()))
-                .await?,
-        );
+        let look_all = move || names.iter().filter_map(|name| look(&looking, name, is_untidy)).collect();
+        // Children decide how many files there are.
+        candidates.extend(blocking_long(move || Ok::<Vec<_>, _>(look_all())).await?);
         // An empty list costs as much as a session.
         pause(begun, looked(count.max(1))).await;
         begun = Instant::now();
@@ -165,13 +134,24 @@ async fn user(sessions: &Arc<Sessions>, directory: &Path) -> io::Result<Vec<Cand
     Ok(candidates)
 }
 
-/// What is known of a session; `None` if it is gone, or its record cannot be read. Blocks.
-fn look(sessions: &Sessions, name: &OsStr) -> Option<Candidate> {
+/// What is known of a session; `None` if it is gone, or its record cannot be read. Its record is read once, because most
+/// of what a round asks of the disk is that. Blocks.
+fn look(sessions: &Sessions, name: &OsStr, is_untidy: bool) -> Option<Candidate> {
     let data_dir = &sessions.env.config.data_dir;
     let hash = name.to_str().and_then(SessionHash::parse)?;
+    // No child of the session lives or starts meanwhile.
+    let at_rest = if is_untidy { sessions.slots.try_acquire(&hash) } else { None };
     let (key, record) = Record::read(data_dir, &hash)?;
+    let workspace = record.workspace(data_dir, &hash);
+    if at_rest.is_some()
+        && sessions.registry.get(&key).is_none()
+        && let Err(error) = workspace.tidy(&sessions.env.config.cli, TIDIED)
+    {
+        tracing::debug!(session = %hash, %error, "a session at rest is not tidied");
+    }
+    drop(at_rest);
     // A file that cannot be looked at counts as none.
-    let usage = record.workspace(data_dir, &hash).usage().unwrap_or_default();
+    let usage = workspace.usage().unwrap_or_default();
     let in_use = sessions.registry.get(&key).is_some();
     let last_used = if in_use { SystemTime::now() } else { record.last_used };
     let fact = Fact { last_used, bytes: usage.bytes, in_use, is_named: known::is_counted(&key) };

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use rustix::fs::inotify;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -214,4 +215,53 @@ async fn file_system_of_the_data_directory_is_measured() {
     assert!(used > 0.0 && free > 0.0 && used + free <= total, "{used} {free} {total}");
     let inodes = site.metric("data_dir_inodes", &[]).await;
     assert!(inodes <= found.f_files as f64 && (inodes > 0.0) == (found.f_files > 0), "{inodes}");
+}
+
+/// Counts how often the records of these sessions are opened from now on.
+fn watch_records(data: &Path, user: &str, conversations: &[String]) -> impl FnOnce() -> usize + use<> {
+    let flags = inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC;
+    let watch = inotify::init(flags).unwrap();
+    for conversation in conversations {
+        let record = record_dir(data, user, conversation);
+        inotify::add_watch(&watch, record, inotify::WatchFlags::OPEN).unwrap();
+    }
+    move || {
+        let mut buffer = vec![std::mem::MaybeUninit::uninit(); 1 << 20];
+        let mut events = inotify::Reader::new(&watch, &mut buffer);
+        let mut opened = 0;
+        while let Ok(event) = events.next() {
+            assert!(!event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW));
+            opened += usize::from(event.file_name().is_some_and(|name| name == c"session.json"));
+        }
+        opened
+    }
+}
+
+/// A start on many sessions: its first round waits for nothing, and reads each record once.
+#[tokio::test(flavor = "multi_thread")]
+async fn first_round_reads_each_record_once() {
+    let place = place();
+    let data = place.data_dir();
+    former(&place, &[("alice", "c0")]).await;
+    let sessions: Vec<_> = (0..1000).map(|number| format!("c{number}")).collect();
+    let first = record_dir(&data, "alice", "c0");
+    let record: Value = serde_json::from_slice(&std::fs::read(first.join("session.json")).unwrap()).unwrap();
+    let list = data.join("records/users").join(&names(&data.join("records/users"))[0]);
+    for (number, name) in sessions.iter().enumerate().skip(1) {
+        let (own, directory) = (record_dir(&data, "alice", name), format!("{number:032x}"));
+        std::fs::create_dir(&own).unwrap();
+        std::fs::create_dir_all(data.join("sessions").join(&directory).join("home")).unwrap();
+        let mut record = record.clone();
+        record["conversation"] = json!(name);
+        record["directory"] = json!(directory);
+        std::fs::write(own.join("session.json"), record.to_string()).unwrap();
+        std::fs::write(own.join("directory"), directory).unwrap();
+        std::fs::write(list.join(own.file_name().unwrap()), "").unwrap();
+    }
+    let opened = watch_records(&data, "alice", &sessions);
+    let (_program, site) = Program::ready(&place, "[retention]\nsweep_interval = \"1s\"").await;
+    let all = sessions.len() as f64;
+    let counted = async || (site.metric("sessions_on_disk", &[]).await >= all).then_some(());
+    eventually_some("all are counted", 4 * SOON, counted).await;
+    assert_eq!(opened(), sessions.len());
 }
