@@ -136,6 +136,9 @@ pub enum TurnError {
     /// The user is being deleted.
     #[error("this user is being deleted with all data; a turn that comes afterwards begins a new session")]
     UserDeleted,
+    /// The session is being deleted.
+    #[error("this session is being deleted; a turn that comes afterwards begins a new one")]
+    SessionDeleted,
     /// The user has spent what one may in a day.
     #[error(
         "this user has spent the {limit_usd} US dollars that one may spend in a day (limits.usd_per_user_day); turns are \
@@ -301,6 +304,7 @@ impl TurnError {
             Self::QueueFull { .. } => "queue_full",
             Self::TooManySessions { .. } => "too_many_sessions",
             Self::UserDeleted => "user_deleted",
+            Self::SessionDeleted => "session_deleted",
             Self::SpendLimit { .. } => "spend_limit",
             Self::Overloaded { .. } => "overloaded",
             Self::NoUserId => "no_user_id",
@@ -326,7 +330,9 @@ impl TurnError {
             | Self::CircuitOpen { retry_after, .. }
             | Self::SpendLimit { retry_after, .. } => Some(*retry_after),
             // One turn is likely to end by then.
-            Self::QueueFull { .. } | Self::Draining | Self::UserDeleted => Some(Duration::from_secs(1)),
+            Self::QueueFull { .. } | Self::Draining | Self::UserDeleted | Self::SessionDeleted => {
+                Some(Duration::from_secs(1))
+            }
             _ => None,
         }
     }

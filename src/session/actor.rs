@@ -162,10 +162,10 @@ impl SessionActorState {
                 self.gone_waiters.push(reply);
                 self.evict(EvictionReason::Admin, Input::Evict);
             }
-            SessionMessage::ShutDown(reply) => {
+            SessionMessage::ShutDown { refusal, reply } => {
                 self.gone_waiters.push(reply);
                 self.save_last();
-                self.feed(Input::ShutDown);
+                self.feed(Input::ShutDown(refusal));
             }
             SessionMessage::Outgrown { shim, reason } => self.outgrown(shim, reason),
             SessionMessage::Retire => self.retire(),

@@ -55,9 +55,9 @@ pub(crate) struct Verdict {
 /// Deletes the session, if it rests. Returns whether it is gone.
 pub(crate) async fn expire(sessions: &Arc<Sessions>, key: &SessionKey, verdict: Verdict) -> io::Result<bool> {
     let hash = key.hash();
-    let Ok(_slot) = timeout(SLOT_WITHIN, sessions.slots.acquire(&hash)).await else { return Ok(false) };
     // Who brings the session into memory has done so, or waits until it is gone.
     let arrival = sessions.arrivals.acquire(&hash).await;
+    let Ok(_slot) = timeout(SLOT_WITHIN, sessions.slots.acquire(&hash)).await else { return Ok(false) };
     let deleted = {
         let (sessions, key) = (sessions.clone(), key.clone());
         let take =

@@ -24,8 +24,8 @@ pub(crate) enum SessionMessage {
     EvictIdle { reason: EvictionReason, quiet_since: Instant },
     /// Stop the child; answer when it is gone.
     Evict(oneshot::Sender<()>),
-    /// Stop the child and take no more turns; answer when it is gone.
-    ShutDown(oneshot::Sender<()>),
+    /// Stop the child and refuse all turns with this error; answer when it is gone.
+    ShutDown { refusal: TurnError, reply: oneshot::Sender<()> },
     /// The tree of this shim, or its files, exceed what a session may use: end it.
     Outgrown { shim: u32, reason: KillReason },
     /// Leave memory, if at rest.

@@ -35,7 +35,8 @@ pub(crate) struct Sessions {
     pub(super) waiting: Arc<Waiting>,
     /// Held while the record of a session that is not in memory is read, begun or moved aside.
     pub(crate) records: Locks<SessionHash>,
-    /// Held while a session is brought into memory or its directories are made, and while it is deleted because it rests.
+    /// Held while a session is brought into memory or its directories are made, and while it is deleted. Acquired before
+    /// its slot.
     pub(crate) arrivals: Locks<SessionHash>,
     pub(crate) expired: Expired,
     /// Held while a user's sessions are counted and one more begins: by who takes up the session, before a thread for it.

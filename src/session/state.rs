@@ -92,8 +92,8 @@ pub(crate) enum Input {
     EvictIfIdle,
     /// Stop the child, also from a running turn; the next one serves the turns that wait.
     Evict,
-    /// Stop the child and start none again.
-    ShutDown,
+    /// Stop the child and start none again. Turns are refused with this error.
+    ShutDown(TurnError),
     /// The child can take turns.
     Ready(Generation),
     /// The child works without having been asked, or has stopped doing so.
@@ -147,7 +147,8 @@ pub(crate) struct Machine {
     /// The child works of its own accord.
     active: bool,
     warm_wanted: bool,
-    shutting_down: bool,
+    /// What turns are refused with since the session was shut down.
+    refusal: Option<TurnError>,
     failures: Failures,
 }
 
@@ -230,9 +231,9 @@ impl Machine {
                 }
             }
             Input::Evict => self.stop(&mut effects),
-            Input::ShutDown => {
-                self.shutting_down = true;
-                self.give_up(&TurnError::Draining, &mut effects);
+            Input::ShutDown(refusal) => {
+                self.refusal = Some(refusal.clone());
+                self.give_up(&refusal, &mut effects);
                 self.stop(&mut effects);
             }
             Input::Ready(generation) if generation == self.generation => {
@@ -268,8 +269,8 @@ impl Machine {
     }
 
     fn submit(&mut self, queued: QueuedTurn, now: Instant, effects: &mut Vec<Effect>) {
-        if self.shutting_down {
-            return effects.push(Effect::Abort { turn: queued.turn, error: TurnError::Draining });
+        if let Some(error) = self.refusal.clone() {
+            return effects.push(Effect::Abort { turn: queued.turn, error });
         }
         if let Phase::Failed { last, retry_at } = &self.phase
             && *retry_at > now
@@ -297,8 +298,8 @@ impl Machine {
     }
 
     fn warm(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        if self.shutting_down {
-            return effects.push(Effect::AnswerWarm(Err(TurnError::Draining)));
+        if let Some(error) = self.refusal.clone() {
+            return effects.push(Effect::AnswerWarm(Err(error)));
         }
         match &self.phase {
             Phase::Idle { .. } | Phase::Busy { .. } => effects.push(Effect::AnswerWarm(Ok(()))),
@@ -347,8 +348,8 @@ impl Machine {
         // A turn that is tried again goes before those that came after it.
         self.queue.rotate_right(usize::from(retry.is_some()));
         effects.push(Effect::AnswerGone);
-        if self.shutting_down {
-            return self.give_up(&TurnError::Draining, effects);
+        if let Some(error) = self.refusal.clone() {
+            return self.give_up(&error, effects);
         }
         match kind {
             ExitKind::NotAdmitted(error) => self.give_up(&error, effects),
@@ -400,7 +401,7 @@ impl Machine {
     }
 
     fn start_if_wanted(&mut self, effects: &mut Vec<Effect>) {
-        if !self.shutting_down && (self.warm_wanted || !self.queue.is_empty()) {
+        if self.refusal.is_none() && (self.warm_wanted || !self.queue.is_empty()) {
             self.start(false, effects);
         }
     }
@@ -437,7 +438,7 @@ impl Machine {
     fn give_up(&mut self, error: &TurnError, effects: &mut Vec<Effect>) {
         let abort = |queued: QueuedTurn| Effect::Abort { turn: queued.turn, error: error.clone() };
         effects.extend(self.queue.drain(..).map(abort));
-        if std::mem::take(&mut self.warm_wanted) || !self.shutting_down {
+        if std::mem::take(&mut self.warm_wanted) || self.refusal.is_none() {
             effects.push(Effect::AnswerWarm(Err(error.clone())));
         }
     }

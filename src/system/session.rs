@@ -102,41 +102,52 @@ impl Session {
         Ok(())
     }
 
-    /// Evicts, then deletes conversation and workspace.
+    /// Evicts, then deletes conversation and workspace. Turns that wait, or arrive meanwhile, are refused with
+    /// [`TurnError::SessionDeleted`], or begin a new session.
     ///
     /// # Errors
     /// [`TurnError`] if the session cannot be reached or its files cannot be deleted.
     pub async fn purge(&self) -> Result<(), TurnError> {
+        self.purge_and_refuse(TurnError::SessionDeleted).await
+    }
+
+    /// As [`Session::purge`], with the error that turns are refused with.
+    pub(super) async fn purge_and_refuse(&self, refusal: TurnError) -> Result<(), TurnError> {
         // As a task of its own: a caller that goes away in the middle does not leave half a session.
         let (session, (done, purged)) = (self.clone(), oneshot::channel());
-        self.env().tasks.spawn(async move { drop(done.send(session.purge_now().await)) });
+        self.env().tasks.spawn(async move { drop(done.send(session.purge_now(&refusal).await)) });
         purged.await.unwrap_or(Err(TurnError::Internal("the purge failed")))
     }
 
-    async fn purge_now(&self) -> Result<(), TurnError> {
+    async fn purge_now(&self, refusal: &TurnError) -> Result<(), TurnError> {
         let (key, sessions) = (self.key()?, self.sessions());
+        let longest = longest_stop(&sessions.env.config);
+        // Who brings the session into memory has done so, or finds nothing of it afterwards.
+        let arrival = timeout(longest, sessions.arrivals.acquire(&key.hash())).await;
+        let _arrival =
+            arrival.map_err(|_| TurnError::Internal("other requests of the session do not end"))?;
         // Refuses turns from here on; one that comes before ends with the stop of the session.
-        let stopped = self.ask(SessionMessage::ShutDown, false, longest_stop(&sessions.env.config)).await;
+        let shut_down = |reply| SessionMessage::ShutDown { refusal: refusal.clone(), reply };
+        let stopped = self.ask(shut_down, false, longest).await;
         let entry = sessions.registry.get(key);
-        let deleted =
-            match timeout(longest_stop(&sessions.env.config), sessions.slots.acquire(&key.hash())).await {
-                Ok(_slot) => {
-                    if let Some(entry) = &entry {
-                        entry.writer.close().await;
-                    }
-                    let workspace = entry.as_ref().map(|entry| entry.workspace.clone());
-                    let (sessions, key) = (sessions.clone(), key.clone());
-                    blocking(move || {
-                        // Forgotten in any case: a session without a record must not be listed for ever.
-                        let listed = known::forget(&sessions.env.config.data_dir, &key);
-                        let found = || take_up::workspace(&sessions, &key);
-                        workspace.map_or_else(found, |it| Ok(Some(it)))?.map_or(Ok(()), |it| it.delete())?;
-                        listed
-                    })
-                    .await
+        let deleted = match timeout(longest, sessions.slots.acquire(&key.hash())).await {
+            Ok(_slot) => {
+                if let Some(entry) = &entry {
+                    entry.writer.close().await;
                 }
-                Err(_) => Err(TurnError::Internal("the session's child does not end")),
-            };
+                let workspace = entry.as_ref().map(|entry| entry.workspace.clone());
+                let (sessions, key) = (sessions.clone(), key.clone());
+                blocking(move || {
+                    // Forgotten in any case: a session without a record must not be listed for ever.
+                    let listed = known::forget(&sessions.env.config.data_dir, &key);
+                    let found = || take_up::workspace(&sessions, &key);
+                    workspace.map_or_else(found, |it| Ok(Some(it)))?.map_or(Ok(()), |it| it.delete())?;
+                    listed
+                })
+                .await
+            }
+            Err(_) => Err(TurnError::Internal("the session's child does not end")),
+        };
         // In any case: an actor that refuses everything is of no use to its user.
         if let Some(entry) = entry {
             drop(sessions.registry.forget_actor(entry.actor.get_id()));
@@ -294,7 +305,7 @@ impl Session {
         Err(TurnError::Internal("the session's actor keeps failing"))
     }
 
-    /// Keeps the retention sweep from deleting the session meanwhile.
+    /// Keeps the session from being deleted meanwhile.
     async fn arrive(&self, hash: &SessionHash) -> Result<Held<SessionHash>, TurnError> {
         let arrival = timeout(ACTOR_ANSWERS_WITHIN, self.sessions().arrivals.acquire(hash)).await;
         arrival.map_err(|_| TurnError::Internal("other requests that start the session do not end"))

@@ -10,11 +10,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::System;
 use crate::child::UNKILLABLE;
 use crate::config::Config;
+use crate::error::TurnError;
 use crate::session::{SessionMessage, actor_refs::SupervisorMessage, sessions::Sessions};
 use crate::support::lock::MutexExt;
 use crate::workspace::DataDirLock;
 
-/// Time that the last tasks get after all children are gone; then they are counted in the log and left.
+/// Time that the last tasks get after all children are gone, at least; then they are counted in the log and left.
 const LAST_TASKS: Duration = Duration::from_secs(5);
 
 /// Upper bound of an orderly stop of a child.
@@ -38,7 +39,7 @@ async fn shut_down(sessions: Arc<Sessions>, data_dir: Arc<Mutex<Option<DataDirLo
         .into_iter()
         .map(|entry| {
             let (reply, gone) = oneshot::channel();
-            drop(entry.actor.cast(SessionMessage::ShutDown(reply)));
+            drop(entry.actor.cast(SessionMessage::ShutDown { refusal: TurnError::Draining, reply }));
             (entry, gone)
         })
         .collect();
@@ -58,7 +59,9 @@ async fn shut_down(sessions: Arc<Sessions>, data_dir: Arc<Mutex<Option<DataDirLo
         drop(supervisor.cast(SupervisorMessage::Stop));
     }
     sessions.env.tasks.close();
-    if timeout(LAST_TASKS, sessions.env.tasks.wait()).await.is_err() {
+    // The child of an actor that failed just before is stopped by its own task.
+    let last = deadline.max(Instant::now() + LAST_TASKS);
+    if timeout_at(last, sessions.env.tasks.wait()).await.is_err() {
         tracing::error!(tasks = sessions.env.tasks.len(), "tasks are still running after the shutdown");
     }
     let env = sessions.env.clone();

@@ -193,7 +193,8 @@ async fn end(system: &Arc<System>, keys: Vec<SessionKey>) -> Result<usize, TurnE
 }
 
 async fn purge(system: &Arc<System>, key: SessionKey) -> Result<(), TurnError> {
-    let purged = Session::new(system.clone(), Ok(key.clone())).purge().await;
+    let session = Session::new(system.clone(), Ok(key.clone()));
+    let purged = session.purge_and_refuse(TurnError::UserDeleted).await;
     if purged.is_err() {
         // A repetition finds by the list what is left.
         let data_dir = system.sessions.env.config.data_dir.clone();

@@ -262,7 +262,7 @@ fn an_exhausted_child_is_replaced() {
 fn shutdown_refuses_all_turns_and_starts_nothing() {
     let mut bench = Bench::busy();
     bench.feed(submit(2));
-    let effects = bench.feed(Input::ShutDown);
+    let effects = bench.feed(Input::ShutDown(TurnError::Draining));
     assert_eq!(
         effects,
         [
@@ -271,9 +271,26 @@ fn shutdown_refuses_all_turns_and_starts_nothing() {
         ]
     );
     assert_eq!(bench.feed(submit(3)), [Effect::Abort { turn: TurnId(3), error: TurnError::Draining }]);
-    assert_eq!(bench.feed(Input::ShutDown), []);
+    assert_eq!(bench.feed(Input::ShutDown(TurnError::Draining)), []);
     assert_eq!(bench.feed(gone(1, crash())), [Effect::AnswerGone]);
     assert_eq!(bench.feed(Input::Warm), [Effect::AnswerWarm(Err(TurnError::Draining))]);
+}
+
+/// Who is refused learns why: the session of a deleted user does not stop with its server.
+#[test]
+fn shutdown_refuses_with_its_reason() {
+    let mut bench = Bench::busy();
+    let refused = |turn| Effect::Abort { turn: TurnId(turn), error: TurnError::UserDeleted };
+    bench.feed(submit(2));
+    assert_eq!(
+        bench.feed(Input::ShutDown(TurnError::UserDeleted)),
+        [refused(2), Effect::Stop { generation: Generation(1) }]
+    );
+    assert_eq!(bench.feed(submit(3)), [refused(3)]);
+    let again = Some(QueuedTurn { turn: TurnId(1), ..queued(1) });
+    let exited = Input::Exited { generation: Generation(1), kind: crash(), retry: again };
+    assert_eq!(bench.feed(exited), [Effect::AnswerGone, refused(1)]);
+    assert_eq!(bench.feed(Input::Warm), [Effect::AnswerWarm(Err(TurnError::UserDeleted))]);
 }
 
 #[test]
@@ -281,7 +298,10 @@ fn shutting_down_answers_a_waiting_warm() {
     let mut bench = Bench::new();
     bench.feed(Input::Warm);
     let refused = Effect::AnswerWarm(Err(TurnError::Draining));
-    assert_eq!(bench.feed(Input::ShutDown), [refused, Effect::Stop { generation: Generation(1) }]);
+    assert_eq!(
+        bench.feed(Input::ShutDown(TurnError::Draining)),
+        [refused, Effect::Stop { generation: Generation(1) }]
+    );
     assert_eq!(bench.feed(gone(1, ExitKind::Requested)), [Effect::AnswerGone]);
 }
 
@@ -406,7 +426,7 @@ proptest! {
         }
         // In the end every turn has exactly one end.
         if drain {
-            apply(&mut bench, Input::ShutDown, &mut child, &mut running, &mut waiting, &mut settled);
+            apply(&mut bench, Input::ShutDown(TurnError::Draining), &mut child, &mut running, &mut waiting, &mut settled);
             if let Some(generation) = child.take() {
                 if let Some(turn) = running.take() { settled.insert(turn); }
                 let input = gone(generation.0, ExitKind::Requested);

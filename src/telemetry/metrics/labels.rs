@@ -218,6 +218,7 @@ impl From<&TurnError> for TurnOutcome {
             | TurnError::TooManySessions { .. }
             | TurnError::SpendLimit { .. }
             | TurnError::UserDeleted
+            | TurnError::SessionDeleted
             | TurnError::Overloaded { .. }
             | TurnError::NoUserId
             | TurnError::Draining => Self::Rejected,

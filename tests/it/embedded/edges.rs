@@ -168,3 +168,41 @@ async fn first_message_during_shutdown_is_rejected_fast() {
         bench.end().await;
     }
 }
+
+/// A turn that arrives with a purge comes before it, and ends with the session, or after it, and begins another one: no
+/// session comes back that was deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn turn_that_arrives_with_a_purge_finds_all_or_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    let names = || (0..40).map(|number| format!("user {number}"));
+    let pilot = start(data.path(), |_| {}).await;
+    for name in names() {
+        say(&pilot.session(name), "before").await;
+    }
+    pilot.shutdown(Duration::from_secs(5)).await;
+    for _ in 0..3 {
+        let pilot = start(data.path(), |config| config.limits.starts_in_flight = 8).await;
+        let rounds: Vec<_> = names()
+            .map(|name| {
+                let (purged, asked) = (pilot.session(&name), pilot.session(&name));
+                tokio::spawn(async move {
+                    let (purge, turn) = tokio::join!(purged.purge(), asked.send("meanwhile"));
+                    purge.unwrap();
+                    match turn {
+                        Ok(turn) => {
+                            let outcome = turn.finish().await;
+                            assert!(!outcome.context_lost, "{outcome:?}");
+                        }
+                        Err(error) => assert_eq!(error, TurnError::SessionDeleted),
+                    }
+                    assert!(!ask(&asked, "after").await.context_lost);
+                })
+            })
+            .collect();
+        for round in rounds {
+            round.await.unwrap();
+        }
+        pilot.shutdown(Duration::from_secs(5)).await;
+    }
+    assert!(crate::common::layout::session_dirs(data.path()).len() <= names().count());
+}

@@ -107,3 +107,18 @@ async fn fault_44_turn_during_panic_is_counted_once() {
         .sum();
     assert_eq!(counted, 2 * rounds);
 }
+
+/// A child whose actor has just failed is stopped in order, however long it takes, before a shutdown returns.
+#[tokio::test(flavor = "multi_thread")]
+async fn shutdown_waits_for_the_child_of_a_failed_actor() {
+    let bench = Bench::with(|config| {
+        config.session.stop_eof = Duration::from_secs(4);
+        config.session.stop_term = Duration::from_secs(4);
+    })
+    .await;
+    let alice = bench.pilot.session("alice");
+    say(&alice, "[[fault:ignore-eof]][[fault:ignore-term]] stubborn").await;
+    bench.pilot.fail("session", "alice").await;
+    eventually("the actor is gone", || alice.status().is_none()).await;
+    bench.end().await;
+}

@@ -374,3 +374,35 @@ async fn user_with_any_id_is_exported_and_deleted() {
     let unnamed = site.web().delete(format!("{}/v1/users", site.admin));
     assert_eq!(Answer::of(unnamed).await.error().1, "invalid_user");
 }
+
+/// A turn that waits for another one when its user, or its session, is deleted learns why it is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_turn_is_told_of_the_deletion() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, CONFIG).await;
+    site.turn(ALICE, "hello").await.text();
+    for code in ["user_deleted", "session_deleted"] {
+        let ask = |text: &str| tokio::spawn(Answer::of(site.asking(ALICE, &message(text))));
+        let running = ask("[[sleep:60000]] running");
+        let is = async |state: &str, depth: u64| {
+            let entry = site.entry(ALICE, "default").await;
+            (entry["state"] == state && entry["queue_depth"] == depth).then_some(())
+        };
+        eventually_some("it runs", SOON, async || is("busy", 0).await).await;
+        let waiting = ask("waiting");
+        eventually_some("it waits", SOON, async || is("busy", 1).await).await;
+        let deletion = match code {
+            "user_deleted" => delete(&site, ALICE),
+            _ => site.of("DELETE", "/v1/sessions/default?purge=true", ALICE),
+        };
+        assert_eq!(Answer::of(deletion).await.status, 200);
+        let refused = waiting.await.unwrap();
+        let (status, found, message) = refused.error();
+        assert_eq!((status, found.as_str()), (409, code), "{message}");
+        assert_eq!(refused.header("retry-after"), "1");
+        drop(running.await);
+        let begun = site.turn(ALICE, "later").await;
+        assert_eq!(begun.text(), "echo 1: later");
+        assert!(!begun.body.contains("context_lost"));
+    }
+}

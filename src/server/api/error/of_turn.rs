@@ -33,7 +33,7 @@ impl From<TurnError> for ApiError {
             }
             TurnError::SessionLost(_) | TurnError::LineTooLong { .. } => StatusCode::BAD_GATEWAY,
             TurnError::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
-            TurnError::Cancelled | TurnError::UserDeleted => StatusCode::CONFLICT,
+            TurnError::Cancelled | TurnError::UserDeleted | TurnError::SessionDeleted => StatusCode::CONFLICT,
             TurnError::Storage(_) | TurnError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         // Refusals before the child received anything can be retried after a moment, unless the request itself is

@@ -100,7 +100,7 @@ impl World {
             machine.offered,
             machine.active,
             machine.warm_wanted,
-            machine.shutting_down,
+            machine.refusal.is_some(),
             machine.failures.summary(self.now, WINDOW),
             self.child,
             self.stopping,
@@ -125,7 +125,7 @@ impl World {
             Step::Feed(Input::Interrupt),
             Step::Feed(Input::EvictIfIdle),
             Step::Feed(Input::Evict),
-            Step::Feed(Input::ShutDown),
+            Step::Feed(Input::ShutDown(TurnError::Draining)),
             Step::Feed(Input::Woken),
             Step::Pass(WINDOW + Duration::from_millis(1)),
         ];
@@ -209,7 +209,7 @@ impl World {
                 self.turns[index(queued.turn)] = Turn::Queued { brings_history: queued.brings_history };
             }
             Input::Warm => self.waits_for_warm = true,
-            Input::Evict | Input::ShutDown => self.waits_for_gone = true,
+            Input::Evict | Input::ShutDown(_) => self.waits_for_gone = true,
             Input::Ready(_) => self.child = Child::Ready,
             _ => {}
         }
@@ -252,7 +252,7 @@ impl World {
                     matches!(self.turns[index(turn)], Turn::Queued { .. }),
                     "a second outcome of {turn:?}"
                 );
-                if was_open && matches!(input, Input::Submit(_)) && !self.machine.shutting_down {
+                if was_open && matches!(input, Input::Submit(_)) && self.machine.refusal.is_none() {
                     assert!(matches!(error, TurnError::CircuitOpen { .. }), "{error:?}");
                 }
                 self.turns[index(turn)] = Turn::Done;
@@ -303,7 +303,7 @@ impl World {
         let is_settled = |turn: &Turn| matches!(turn, Turn::Unsent | Turn::Done);
         assert!(self.turns.iter().all(is_settled), "a turn without an outcome: {}", self.key());
         // After a shutdown the actor ends, which answers callers that wait for a child.
-        let waits_for_warm = self.waits_for_warm && !self.machine.shutting_down;
+        let waits_for_warm = self.waits_for_warm && self.machine.refusal.is_none();
         assert!(!waits_for_warm && !self.waits_for_gone, "a caller without an answer: {}", self.key());
         assert_eq!(self.machine.queue_depth(), 0);
     }
