@@ -183,6 +183,8 @@ impl Server {
         if tokio::time::timeout(CLOSE_TIMEOUT, self.tasks.wait()).await.is_err() {
             tracing::warn!(connections = self.tasks.len(), "connections were cut that did not end in time");
         }
+        // A disk that does not answer holds up no shutdown.
+        tokio::time::timeout(CLOSE_TIMEOUT, self.app.conversations.flush()).await.ok();
     }
 }
 

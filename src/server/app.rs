@@ -124,19 +124,19 @@ impl App {
     /// Deletes a user with all data, also that in memory. Returns the number of sessions.
     pub(super) async fn delete_user(self: &Arc<Self>, user: &UserId) -> Result<usize, TurnError> {
         let (app, owner) = (self.clone(), user.clone());
-        self.pilot.delete_user_and(user, move || app.forget(&owner)).await
+        self.pilot.delete_user_and(user, async move { app.forget(&owner).await }).await
     }
 
     /// Deletes a user who is new and rests, unless a turn was answered; then the user is no longer new. Returns whether the
     /// user is gone.
     pub(super) async fn delete_unanswered(self: &Arc<Self>, user: &UserId) -> Result<bool, TurnError> {
         let (app, owner) = (self.clone(), user.clone());
-        self.pilot.delete_unanswered(user, move || app.forget(&owner)).await
+        self.pilot.delete_unanswered(user, async move { app.forget(&owner).await }).await
     }
 
     /// Forgets what the memory has of a user.
-    fn forget(&self, user: &UserId) {
-        self.conversations.forget(user);
+    async fn forget(&self, user: &UserId) {
+        self.conversations.forget(user).await;
         self.identities.forget(user);
         self.idempotency.forget(user);
         self.replays.forget_user(user);

@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
+use tokio::sync::{OnceCell, mpsc};
 
 mod cache;
 mod digest;
@@ -26,6 +27,7 @@ pub(crate) use digest::HistoryDigest;
 
 use crate::model::ids::UserId;
 use crate::server::api::error::ApiError;
+use crate::support::blocking::blocking;
 use crate::support::lock::MutexExt;
 use crate::system::Pilotlight;
 use crate::workspace::user_digest_long;
@@ -54,9 +56,13 @@ pub(crate) struct Conversations {
     deletion_receiver: tokio::sync::Mutex<mpsc::Receiver<Deletion>>,
 }
 
+/// A user's cache; empty until its file is read.
+type Cell = Arc<OnceCell<Arc<UserCache>>>;
+
 #[derive(Default)]
 struct Users {
-    caches: HashMap<UserId, (Arc<UserCache>, u64)>,
+    /// With the number of each user's last request.
+    caches: HashMap<UserId, (Cell, u64)>,
     /// Counts requests; orders users by their last request.
     count: u64,
 }
@@ -64,10 +70,12 @@ struct Users {
 struct UserCache {
     user: UserId,
     path: PathBuf,
-    keep: usize,
     deletion_sender: mpsc::Sender<Deletion>,
-    /// `None` until the file is read.
-    cache: Mutex<Option<ConversationCache>>,
+    cache: Mutex<ConversationCache>,
+    /// Held by who writes the file, across waits for the disk: others wait without a thread.
+    writing: Arc<tokio::sync::Mutex<()>>,
+    /// A write will begin later, with all changes up to then. So at most one per user waits.
+    is_write_queued: AtomicBool,
     /// The user was deleted: nothing is written any more.
     is_forgotten: AtomicBool,
 }
@@ -104,33 +112,47 @@ impl Conversations {
     pub(crate) async fn claim(&self, user: &UserId, digest: &HistoryDigest) -> Result<Claim, ApiError> {
         let cache = self.cache(user).await;
         let new_name = format!("{PREFIX}{}", uuid::Uuid::new_v4().simple());
-        let slot = cache.change(|cache| cache.claim(digest, new_name, now()));
-        let full = "too many conversations of this user are in use or being deleted";
-        let slot = slot.ok_or_else(|| ApiError::overloaded(full, RETRY_AFTER))?;
-        Ok(Claim {
-            cache,
-            slot,
-            asked: digest.asked,
-            system: digest.system,
-            is_sent: false,
-            is_released: false,
-        })
+        let Some(slot) = cache.change(|cache| cache.claim(digest, new_name, now())) else {
+            cache.write_later();
+            let full = "too many conversations of this user are in use or being deleted";
+            return Err(ApiError::overloaded(full, RETRY_AFTER));
+        };
+        let (asked, system) = (digest.asked, digest.system);
+        let claim = Claim { cache, slot, asked, system, is_sent: false, is_released: false };
+        // On file before its turn begins.
+        claim.cache.write().await;
+        Ok(claim)
     }
 
     /// Excludes a conversation from matching, because a request uses or deletes it by name.
     pub(crate) async fn exclude(&self, user: &UserId, name: &str) {
         if name.starts_with(PREFIX) {
-            self.cache(user).await.change(|cache| cache.remove(name));
+            let cache = self.cache(user).await;
+            if cache.change(|cache| cache.remove(name)) {
+                cache.write().await;
+            }
+        }
+    }
+
+    /// Waits until everything that was released is on file.
+    pub(crate) async fn flush(&self) {
+        let users: Vec<_> =
+            self.users.lock_unpoisoned().caches.values().filter_map(|(it, _)| it.get().cloned()).collect();
+        for cache in users {
+            if cache.is_write_queued.load(Ordering::Acquire) {
+                cache.write().await;
+            }
         }
     }
 
     /// Drops the conversations of a deleted user. Claims that are still held write nothing any more. The file is removed
     /// with the user's other files.
-    pub(crate) fn forget(&self, user: &UserId) {
+    pub(crate) async fn forget(&self, user: &UserId) {
         let Some((cache, _)) = self.users.lock_unpoisoned().caches.remove(user) else { return };
-        // A write that has begun ends first.
-        let _idle = cache.cache.lock_unpoisoned();
+        let Some(cache) = cache.get() else { return };
         cache.is_forgotten.store(true, Ordering::Release);
+        // A write that has begun ends first.
+        drop(cache.writing.lock().await);
     }
 
     /// Worker that deletes evicted conversations, one at a time.
@@ -145,13 +167,12 @@ impl Conversations {
             match pilot.conversation(cache.user.as_bytes(), &name).purge().await {
                 Ok(()) => {
                     cache.change(|cache| cache.remove(&name));
+                    cache.write().await;
                 }
                 Err(error) => {
                     tracing::warn!(code = error.code(), "cannot delete an evicted conversation yet");
                     // Queued again when its user returns, not at once.
-                    if let Some(cache) = cache.cache.lock_unpoisoned().as_mut() {
-                        cache.retry_deletion(&name);
-                    }
+                    cache.cache.lock_unpoisoned().retry_deletion(&name);
                 }
             }
         }
@@ -159,16 +180,27 @@ impl Conversations {
 
     /// The user's cache, read from its file if it is not in memory.
     async fn cache(&self, user: &UserId) -> Arc<UserCache> {
-        let found = self.find(user);
-        if found.cache.lock_unpoisoned().is_none() {
-            let reading = found.clone();
-            // A failed task leaves the read to the caller.
-            tokio::task::spawn_blocking(move || reading.change(|_| ())).await.ok();
-        }
-        found
+        let cell = self.find(user);
+        cell.get_or_init(|| self.load(user)).await.clone()
     }
 
-    fn find(&self, user: &UserId) -> Arc<UserCache> {
+    async fn load(&self, user: &UserId) -> Arc<UserCache> {
+        let path = self.directory.join(user_digest_long(user));
+        let reading = path.clone();
+        // An unreadable file counts as empty.
+        let slots = blocking(move || Ok(file::read(&reading))).await.unwrap_or_default();
+        Arc::new(UserCache {
+            user: user.clone(),
+            path,
+            deletion_sender: self.deletion_sender.clone(),
+            cache: Mutex::new(ConversationCache::new(self.keep, slots)),
+            writing: Arc::default(),
+            is_write_queued: AtomicBool::new(false),
+            is_forgotten: AtomicBool::new(false),
+        })
+    }
+
+    fn find(&self, user: &UserId) -> Cell {
         let mut users = self.users.lock_unpoisoned();
         users.count += 1;
         let now = users.count;
@@ -177,44 +209,37 @@ impl Conversations {
             return cache.clone();
         }
         users.evict();
-        let name = user_digest_long(user);
-        let cache = Arc::new(UserCache {
-            user: user.clone(),
-            path: self.directory.join(name),
-            keep: self.keep,
-            deletion_sender: self.deletion_sender.clone(),
-            cache: Mutex::new(None),
-            is_forgotten: AtomicBool::new(false),
-        });
-        users.caches.insert(user.clone(), (cache.clone(), now));
+        let cache = Arc::default();
+        users.caches.insert(user.clone(), (Arc::clone(&cache), now));
         cache
     }
 }
 
 impl Users {
-    /// Evicts the least recently used users from memory. Users with a claim, or about to get one, hold a reference and
-    /// stay: a user must never have two caches.
+    /// Evicts the least recently used users from memory. Users with a claim, about to get one, or with something to be
+    /// written hold a reference and stay: a user must never have two caches.
     fn evict(&mut self) {
         if self.caches.len() < MAX_USERS {
             return;
         }
-        let unused = self.caches.values().filter(|(cache, _)| Arc::strong_count(cache) == 1);
+        let is_unused = |cell: &Cell| {
+            Arc::strong_count(cell) == 1 && cell.get().is_none_or(|cache| Arc::strong_count(cache) == 1)
+        };
+        let unused = self.caches.values().filter(|(cell, _)| is_unused(cell));
         let mut last: Vec<u64> = unused.map(|(_, last)| *last).collect();
         last.sort_unstable();
         let Some(latest) = last.get(EVICTED_AT_ONCE.min(last.len().saturating_sub(1))).copied() else {
             return;
         };
-        self.caches.retain(|_, (cache, last)| *last > latest || Arc::strong_count(cache) > 1);
+        self.caches.retain(|_, (cell, last)| *last > latest || !is_unused(cell));
     }
 }
 
 impl UserCache {
-    /// Reads or changes the cache, writes changed slots and queues deletions. The write reaches the page cache only and
-    /// takes microseconds, less than a thread switch; a claim must be on file before its turn begins.
+    /// Changes the cache and queues deletions. What has changed is still to be written.
     fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut ConversationCache) -> T) -> T {
         let mut cache = self.cache.lock_unpoisoned();
-        let cache = cache.get_or_insert_with(|| ConversationCache::new(self.keep, file::read(&self.path)));
-        let result = change(cache);
+        let result = change(&mut cache);
         for name in cache.take_deletions() {
             let deletion = Deletion { cache: self.clone(), name };
             if let Err(unsent) = self.deletion_sender.try_send(deletion) {
@@ -222,11 +247,37 @@ impl UserCache {
                 break;
             }
         }
-        let changed = cache.take_changed();
-        if !self.is_forgotten.load(Ordering::Acquire) {
-            file::write(&self.path, cache.slots(), &changed);
-        }
         result
+    }
+
+    /// Writes what has changed; returns once the kernel has it. On a thread for work on files: the write reaches the page
+    /// cache only and takes microseconds, unless the disk is busy.
+    async fn write(self: &Arc<Self>) {
+        let one_at_a_time = self.writing.clone().lock_owned().await;
+        let cache = self.clone();
+        let write = move || {
+            let _held = one_at_a_time;
+            // What is released from here on is for the next write.
+            cache.is_write_queued.swap(false, Ordering::AcqRel);
+            let changed = cache.cache.lock_unpoisoned().take_changed();
+            if !cache.is_forgotten.load(Ordering::Acquire) {
+                file::write(&cache.path, &changed);
+            }
+            Ok(())
+        };
+        if let Err(error) = blocking(write).await {
+            tracing::warn!(%error, "the conversations of a user were not stored");
+        }
+    }
+
+    /// As [`UserCache::write`], without waiting. A write that is lost leaves a claim on file, which matches nothing.
+    fn write_later(self: &Arc<Self>) {
+        if let Ok(runtime) = Handle::try_current()
+            && !self.is_write_queued.swap(true, Ordering::AcqRel)
+        {
+            let cache = self.clone();
+            runtime.spawn(async move { cache.write().await });
+        }
     }
 }
 
@@ -260,6 +311,7 @@ impl Claim {
     fn release(&mut self, knows: Option<Digest>, system: Option<Digest>) {
         if !std::mem::replace(&mut self.is_released, true) {
             self.cache.change(|cache| cache.release(&self.slot, knows, system, now()));
+            self.cache.write_later();
         }
     }
 }

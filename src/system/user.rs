@@ -33,14 +33,14 @@ impl Pilotlight {
     /// # Errors
     /// [`TurnError`] if a child does not end or a file cannot be removed. A repetition continues.
     pub async fn delete_user(&self, user: &UserId) -> Result<usize, TurnError> {
-        self.delete_user_and(user, || ()).await
+        self.delete_user_and(user, async {}).await
     }
 
     /// As [`Pilotlight::delete_user`]. `forget` runs after the sessions have ended, before their last files are removed.
     pub(crate) async fn delete_user_and(
         &self,
         user: &UserId,
-        forget: impl FnOnce() + Send + 'static,
+        forget: impl Future<Output = ()> + Send + 'static,
     ) -> Result<usize, TurnError> {
         // As a task of its own: a caller that goes away in the middle does not leave half a user.
         let (system, user, (done, deleted)) = (self.system.clone(), user.clone(), oneshot::channel());
@@ -56,7 +56,7 @@ impl Pilotlight {
     pub(crate) async fn delete_unanswered(
         &self,
         user: &UserId,
-        forget: impl FnOnce() + Send + 'static,
+        forget: impl Future<Output = ()> + Send + 'static,
     ) -> Result<bool, TurnError> {
         let (system, user, (done, deleted)) = (self.system.clone(), user.clone(), oneshot::channel());
         self.env().tasks.spawn(async move { done.send(unanswered(&system, &user, forget).await).ok() });
@@ -73,7 +73,7 @@ impl Pilotlight {
 async fn unanswered(
     system: &Arc<System>,
     user: &UserId,
-    forget: impl FnOnce() + Send,
+    forget: impl Future<Output = ()> + Send,
 ) -> Result<bool, TurnError> {
     let sessions = &system.sessions;
     let Some(_closed) = sessions.users.try_close(user) else { return Ok(false) };
@@ -114,7 +114,7 @@ pub(super) fn delete_files(data_dir: &Path, files: &UserFiles) -> io::Result<usi
 async fn delete(
     system: &Arc<System>,
     user: &UserId,
-    forget: impl FnOnce() + Send,
+    forget: impl Future<Output = ()> + Send,
 ) -> Result<usize, TurnError> {
     let _closed = system.sessions.users.close(user).await;
     delete_closed(system, user, forget).await
@@ -124,7 +124,7 @@ async fn delete(
 async fn delete_closed(
     system: &Arc<System>,
     user: &UserId,
-    forget: impl FnOnce() + Send,
+    forget: impl Future<Output = ()> + Send,
 ) -> Result<usize, TurnError> {
     let files = UserFiles::of(&system.sessions.env.config.data_dir, user);
     let begun = files.clone();
@@ -141,7 +141,7 @@ async fn delete_noted(
     system: &Arc<System>,
     user: &UserId,
     files: &UserFiles,
-    forget: impl FnOnce() + Send,
+    forget: impl Future<Output = ()> + Send,
 ) -> Result<usize, TurnError> {
     let sessions = &system.sessions;
     let in_memory = sessions.registry.entries().into_iter().filter(|entry| entry.key.user() == user);
@@ -157,7 +157,7 @@ async fn delete_noted(
             count += 1;
         }
     }
-    forget();
+    forget.await;
     sessions.env.spend.forget(user).await.map_err(|error| TurnError::Storage(error.into()))?;
     let (env, rest) = (sessions.env.clone(), files.clone());
     blocking(move || {

@@ -30,6 +30,9 @@ pub(super) enum SlotState {
     },
 }
 
+/// A slot by its number, and what is in it.
+pub(super) type Changed = (usize, Option<Conversation>);
+
 /// The conversations of one user, by slot.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ConversationCache {
@@ -142,13 +145,15 @@ impl ConversationCache {
         deleting.any(|it| it.name == name)
     }
 
+    #[cfg(test)]
     pub(super) fn slots(&self) -> &[Option<Conversation>] {
         &self.slots
     }
 
-    /// Slots changed since the last call.
-    pub(super) fn take_changed(&mut self) -> Vec<usize> {
-        std::mem::take(&mut self.changed)
+    /// Slots changed since the last call, as they are now.
+    pub(super) fn take_changed(&mut self) -> Vec<Changed> {
+        let changed = std::mem::take(&mut self.changed).into_iter();
+        changed.map(|number| (number, self.slots.get(number).cloned().flatten())).collect()
     }
 
     /// Marks conversations for deletion, stale ones first, then by last use, until at most `kept` are left. Claimed ones

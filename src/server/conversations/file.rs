@@ -1,7 +1,8 @@
 //! Persistence of a user's conversation cache across restarts.
 //!
 //! One small file per user (mode 0600; generated names and digests, no text), with a fixed-size slot per conversation. A
-//! change overwrites its slot in place, in the page cache only: this takes microseconds. A slot lies within one page,
+//! change overwrites its slot in place, in the page cache only: this takes microseconds, or as long as a busy disk holds
+//! up who writes. A slot lies within one page,
 //! so a kill leaves either the old or the new content. Unreadable slots are empty. Blocking.
 
 use std::fs::DirBuilder;
@@ -11,7 +12,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::cache::{Conversation, SlotState};
+use super::cache::{Changed, Conversation, SlotState};
 use super::digest::Digest;
 use crate::support::hex;
 use crate::workspace::{open_own, read_own};
@@ -50,8 +51,8 @@ fn parse(slot: &[u8]) -> Option<Conversation> {
     Some(Conversation { name: record.name, system: parse_digest(&record.system)?, used: record.used, state })
 }
 
-/// Writes these slots. A failed write removes the file, because outdated slots would match wrongly.
-pub(super) fn write(path: &Path, slots: &[Option<Conversation>], changed: &[usize]) {
+/// Writes slots. A failed write removes the file, because outdated slots would match wrongly.
+pub(super) fn write(path: &Path, changed: &[Changed]) {
     if changed.is_empty() {
         return;
     }
@@ -65,8 +66,8 @@ pub(super) fn write(path: &Path, slots: &[Option<Conversation>], changed: &[usiz
             }
             opened => opened?,
         };
-        for number in changed {
-            let content = render(slots.get(*number).and_then(Option::as_ref))?;
+        for (number, slot) in changed {
+            let content = render(slot.as_ref())?;
             file.write_all_at(&content, (number * SLOT_BYTES) as u64)?;
         }
         Ok::<_, io::Error>(())
@@ -115,6 +116,10 @@ mod tests {
         Some(Conversation { name, system: Digest([0xab; 32]), used: u64::MAX >> 8, state })
     }
 
+    fn put(path: &Path, slots: &[Option<Conversation>], changed: &[usize]) {
+        write(path, &changed.iter().map(|number| (*number, slots[*number].clone())).collect::<Vec<_>>());
+    }
+
     #[test]
     fn file_round_trips_slot_by_slot() {
         let directory = tempfile::tempdir().unwrap();
@@ -125,7 +130,7 @@ mod tests {
             conversation(SlotState::Claimed),
             conversation(SlotState::Deleting { queued: true }),
         ];
-        write(&path, &slots, &[0, 2, 3]);
+        put(&path, &slots, &[0, 2, 3]);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let again = read(&path);
         assert_eq!((&again[0], &again[1]), (&slots[0], &None));
@@ -137,7 +142,7 @@ mod tests {
         assert_eq!(again[3].as_ref().unwrap().state, SlotState::Deleting { queued: false });
 
         slots[0] = None;
-        write(&path, &slots, &[0]);
+        put(&path, &slots, &[0]);
         assert_eq!(read(&path)[0], None);
         assert_eq!(read(&directory.path().join("none")), vec![]);
     }
@@ -147,7 +152,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         let slots = [conversation(SlotState::Free(Digest([1; 32]))), conversation(SlotState::Stale)];
-        write(&path, &slots, &[0, 1]);
+        put(&path, &slots, &[0, 1]);
         let good = std::fs::read(&path).unwrap();
         for (at, byte) in [(0, b'x'), (100, 0xff), (3, 0)] {
             let mut torn = good.clone();
@@ -165,8 +170,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         let long = Conversation { name: "n".repeat(300), ..conversation(SlotState::Stale).unwrap() };
-        write(&path, &[conversation(SlotState::Free(Digest([1; 32])))], &[0]);
-        write(&path, &[Some(long)], &[0]);
+        put(&path, &[conversation(SlotState::Free(Digest([1; 32])))], &[0]);
+        put(&path, &[Some(long)], &[0]);
         assert!(!path.exists());
     }
 }
