@@ -98,8 +98,12 @@ impl App {
             return Ok((user, inside));
         };
         if named.is_none() && caller.is_known_by_credentials() {
-            let elsewhere = |presented| self.renewed.owner(&self.pilot, &self.identities, presented);
-            let owner = self.identities.owner(credentials, elsewhere).await.map_err(TurnError::from)?;
+            let elsewhere = async |presented| {
+                // First: a search costs more than a user, and any text is a token.
+                self.rate_limits.count_unknown_tokens()?;
+                Ok::<_, ApiError>(self.renewed.owner(&self.pilot, &self.identities, presented).await)
+            };
+            let owner = self.identities.owner(credentials, elsewhere).await?;
             let (Owner::Known(user) | Owner::New(user)) = &owner;
             self.rate_limits.count_user(user)?;
             let inside = self.pilot.enter(user)?;
@@ -109,7 +113,6 @@ impl App {
                     Ok((user, inside))
                 }
                 Owner::New(user) => {
-                    self.rate_limits.count_new_user()?;
                     self.identities.learn_new(&user, credentials).await;
                     Ok((user, inside))
                 }

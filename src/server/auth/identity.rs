@@ -54,12 +54,12 @@ impl Identities {
     }
 
     /// The user of the credentials; a new one if both tokens are unknown. `elsewhere` searches credentials files for
-    /// unknown tokens.
-    pub(crate) async fn owner<S: Future<Output = Option<UserId>>>(
+    /// unknown tokens, or refuses to.
+    pub(crate) async fn owner<E: From<InvalidName>, S: Future<Output = Result<Option<UserId>, E>>>(
         &self,
         credentials: &OauthCredentials,
         elsewhere: impl FnOnce([Digest; 2]) -> S,
-    ) -> Result<Owner, InvalidName> {
+    ) -> Result<Owner, E> {
         let presented = digests(credentials);
         if let Some(user) = presented.iter().find_map(|token| self.cached(token)) {
             return Ok(Owner::Known(user));
@@ -68,11 +68,11 @@ impl Identities {
         let search = move || presented.iter().find_map(|token| identities.indexed(token));
         // A failed search is that of an unknown token.
         let found = match tokio::task::spawn_blocking(search).await.unwrap_or_default() {
-            None => elsewhere(presented).await,
+            None => elsewhere(presented).await?,
             found => found,
         };
         let new = || new_user(&digest("refresh", credentials.refresh_token.as_bytes())).map(Owner::New);
-        found.map_or_else(new, |user| Ok(Owner::Known(user)))
+        Ok(found.map_or_else(new, |user| Ok(Owner::Known(user)))?)
     }
 
     /// Records tokens of `user`. A token of another user stays with that user.
@@ -188,7 +188,11 @@ mod tests {
         credentials: &OauthCredentials,
         elsewhere: impl FnOnce([Digest; 2]) -> Option<UserId>,
     ) -> UserId {
-        match identities.owner(credentials, async |presented| elsewhere(presented)).await.unwrap() {
+        match identities
+            .owner(credentials, async |presented| Ok::<_, InvalidName>(elsewhere(presented)))
+            .await
+            .unwrap()
+        {
             Owner::Known(user) | Owner::New(user) => {
                 identities.learn(&user, credentials).await;
                 user

@@ -30,7 +30,7 @@ pub(crate) struct RateLimits {
     usual: Option<NonZeroU32>,
     /// One limiter per limit in use; keys have few different ones.
     limiters: Mutex<HashMap<NonZeroU32, Arc<Limiter>>>,
-    /// Of users that unknown OAuth tokens begin; `None` is unlimited.
+    /// Of requests with unknown OAuth tokens; `None` is unlimited.
     new_users: Option<DefaultDirectRateLimiter>,
     requests: AtomicU32,
     seed: RandomState,
@@ -38,7 +38,7 @@ pub(crate) struct RateLimits {
 }
 
 impl RateLimits {
-    /// At most `per_minute` requests per caller, and `new_users` that unknown tokens begin in a minute; 0 is unlimited.
+    /// At most `per_minute` requests per caller, and `new_users` with unknown tokens in a minute; 0 is unlimited.
     pub(crate) fn new(per_minute: u32, new_users: u32) -> Self {
         Self {
             usual: NonZeroU32::new(per_minute),
@@ -69,8 +69,9 @@ impl RateLimits {
         self.check(self.usual, self.seed.hash_one(("user", user.as_bytes())))
     }
 
-    /// Counts a user whom unknown OAuth tokens begin: any text is a token, and each user is stored.
-    pub(crate) fn count_new_user(&self) -> Result<(), ApiError> {
+    /// Counts a request whose OAuth tokens are not in the index: any text is one. Each costs a search among renewed tokens,
+    /// and most begin a user, who is stored.
+    pub(crate) fn count_unknown_tokens(&self) -> Result<(), ApiError> {
         let counted = self.new_users.as_ref().map_or(Ok(()), |new_users| new_users.check());
         counted.map_err(|until| {
             let message = "too many requests with unknown OAuth tokens in a minute (http.new_users_per_minute); users whose \
@@ -189,9 +190,9 @@ mod tests {
     #[test]
     fn new_users_have_one_quota() {
         let rate_limits = RateLimits::new(0, 2);
-        let refused = || rate_limits.count_new_user().err().map(|error| error.code());
+        let refused = || rate_limits.count_unknown_tokens().err().map(|error| error.code());
         assert_eq!([refused(), refused(), refused()], [None, None, Some("too_many_new_users")]);
-        assert!((0..9).all(|_| RateLimits::new(1, 0).count_new_user().is_ok()));
+        assert!((0..9).all(|_| RateLimits::new(1, 0).count_unknown_tokens().is_ok()));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
+use crate::common::layout::session_dirs;
 use crate::common::program::{Answer, Program, Site, message, place};
 use crate::common::{SOON, eventually};
 
@@ -166,4 +167,28 @@ async fn rest_of_users_without_sessions_expires() {
     assert_eq!(of("identities/tokens").len(), 2 * expected[2]);
     assert_eq!(site.metric("retention_failures_total", &[]).await, 0.0);
     assert_eq!(ask(&site, "gone", "hello").await.status, 200);
+}
+
+/// The search for tokens that a CLI has renewed is not for strangers without limit: the limit is charged first, once for
+/// each renewal.
+#[tokio::test(flavor = "multi_thread")]
+async fn limit_of_unknown_tokens_comes_before_the_search() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "[http]\nnew_users_per_minute = 2").await;
+    assert_eq!(ask(&site, "known", "hello").await.text(), "echo 1: hello");
+    let file = session_dirs(&place.data_dir()).remove(0).join("home/.claude/.credentials.json");
+    let renew = |name: &str| {
+        let mut held: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        held["claudeAiOauth"]["accessToken"] = json!(format!("a-{name}"));
+        held["claudeAiOauth"]["refreshToken"] = json!(format!("r-{name}"));
+        std::fs::write(&file, held.to_string()).unwrap();
+    };
+    renew("renewed");
+    for count in 2..5 {
+        let answer = ask(&site, "renewed", "hello").await;
+        assert_eq!(answer.text(), format!("echo {count}: hello"), "it is known after the first search");
+    }
+    renew("again");
+    assert_eq!(ask(&site, "again", "hello").await.error().1, "too_many_new_users");
+    assert_eq!(ask(&site, "known", "hello").await.text(), "echo 5: hello");
 }

@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use super::{ApiError, PAUSE, redact};
 use crate::error::TurnError;
 use crate::model::Failure;
+use crate::model::ids::InvalidName;
 use crate::turn::Status;
 
 impl From<TurnError> for ApiError {
@@ -49,6 +50,12 @@ impl From<TurnError> for ApiError {
             not_again,
             ..Self::new(status, error.code(), redact::text_of(&error))
         }
+    }
+}
+
+impl From<InvalidName> for ApiError {
+    fn from(error: InvalidName) -> Self {
+        TurnError::from(error).into()
     }
 }
 
