@@ -162,6 +162,17 @@ pub(crate) fn checked(name: &str) -> Result<(), ApiError> {
     Err(ApiError::invalid("invalid_session", problem))
 }
 
+/// Checks the name of a session that may begin. Clients resolve `.` and `..` in a path, also when they are
+/// percent-encoded, so such a session could not be addressed. One that exists is reached by `/v1/workspace?session=`.
+pub(crate) fn addressable(name: &str) -> Result<(), ApiError> {
+    checked(name)?;
+    if matches!(name, "." | "..") {
+        let problem = format!("a session cannot be named {name}: the path of a URL cannot hold that");
+        return Err(ApiError::invalid("invalid_session", problem));
+    }
+    Ok(())
+}
+
 pub(crate) async fn existing(
     app: &App,
     user: &UserId,
@@ -207,6 +218,7 @@ async fn warm(
     query: SessionQuery,
 ) -> Result<Json<SessionView>, ApiError> {
     app.refuse_when_draining()?;
+    addressable(&name)?;
     let user = query.owner()?;
     // A start costs as much as a turn, so it takes a turn permit.
     let _permit = app.turn_permit(&user, &query.caller)?;

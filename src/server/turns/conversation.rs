@@ -3,7 +3,7 @@
 use super::{SESSION_HEADER, TurnHandler};
 use crate::model::ids::{DEFAULT_CONVERSATION, UserId};
 use crate::server::api::error::ApiError;
-use crate::server::api::sessions::checked;
+use crate::server::api::sessions::addressable;
 use crate::server::auth::caller;
 use crate::server::conversations::Claim;
 use crate::server::dialect::TurnRequest;
@@ -28,10 +28,10 @@ impl TurnHandler {
             None => None,
         };
         if let Some(name) = &header {
-            checked(name)?;
+            addressable(name)?;
         }
         if let Some(name) = &request.conversation {
-            checked(name).map_err(|error| ApiError::field("session_id", error.message()))?;
+            addressable(name).map_err(|error| ApiError::field("session_id", error.message()))?;
         }
         if let Some(name) = request.conversation.clone().or(header) {
             self.app.conversations.exclude(user, &name).await;

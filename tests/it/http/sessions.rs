@@ -287,3 +287,31 @@ async fn a_role_decides_what_of_whom_is_seen() {
     users.sort();
     assert_eq!(users, ["alice", "bob"]);
 }
+
+/// Clients resolve `.` and `..` in a path, also percent-encoded: a session of such a name could not be addressed.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_no_path_can_hold_are_refused() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "").await;
+    for name in [".", ".."] {
+        let mut body = message("hello");
+        let by_header =
+            |value: &str| site.asking("alice", &message("hello")).header("x-pilotlight-session", value);
+        let encoded = name.replace('.', "%2e");
+        for request in [by_header(name), by_header(&encoded)] {
+            let (status, code, text) = Answer::of(request).await.error();
+            assert_eq!((status, code.as_str()), (400, "invalid_session"), "{name}");
+            assert!(text.contains("path"), "{text}");
+        }
+        body["session_id"] = json!(name);
+        let (status, _, text) = Answer::of(site.asking("alice", &body)).await.error();
+        assert!(status == 400 && text.contains("session_id"), "{status} {text}");
+    }
+    let list = Answer::of(site.of("GET", "/v1/sessions", "alice")).await.json();
+    assert_eq!(list["sessions"], json!([]));
+    for name in ["...", ".a", "a/..", "%"] {
+        let mut body = message("hello");
+        body["session_id"] = json!(name);
+        assert_eq!(Answer::of(site.asking("alice", &body)).await.text(), "echo 1: hello", "{name}");
+    }
+}
