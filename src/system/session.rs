@@ -138,10 +138,12 @@ impl Session {
                 let workspace = entry.as_ref().map(|entry| entry.workspace.clone());
                 let (sessions, key) = (sessions.clone(), key.clone());
                 blocking(move || {
-                    // Forgotten in any case: a session without a record must not be listed for ever.
-                    let listed = known::forget(&sessions.env.config.data_dir, &key);
                     let found = || take_up::workspace(&sessions, &key);
-                    workspace.map_or_else(found, |it| Ok(Some(it)))?.map_or(Ok(()), |it| it.delete())?;
+                    let workspace = workspace.map_or_else(found, |it| Ok(Some(it)))?;
+                    let deleted = workspace.map(|it| it.begin_deletion()).transpose()?;
+                    // As long as the session is there it is listed, whatever fails: else nobody would find it.
+                    let listed = known::forget(&sessions.env.config.data_dir, &key);
+                    deleted.map_or(Ok(()), |it| it.remove())?;
                     listed
                 })
                 .await

@@ -238,3 +238,23 @@ async fn every_bit_of_a_record_may_flip() {
     }
     pilot.shutdown(Duration::from_secs(5)).await;
 }
+
+/// A session that could not be deleted stays in the list of its user, by which a deletion of the user finds it.
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_purge_keeps_the_session_listed() {
+    let bench = Bench::new().await;
+    let (alice, user) = (bench.pilot.session("alice"), UserId::new("alice").unwrap());
+    say(&alice, "x").await;
+    alice.evict().await.unwrap();
+    let deleted = bench.data.path().join("records/.deleted");
+    std::fs::remove_dir_all(&deleted).ok();
+    // Nothing can be moved there.
+    std::fs::write(&deleted, "").unwrap();
+    assert!(matches!(alice.purge().await, Err(TurnError::Storage(_))));
+    let known = async || bench.pilot.known_sessions(Some(&user)).await.unwrap().0.len();
+    assert_eq!(known().await, 1);
+    std::fs::remove_file(&deleted).unwrap();
+    alice.purge().await.unwrap();
+    assert_eq!((known().await, session_dirs(bench.data.path()).len()), (0, 0));
+    bench.end().await;
+}
