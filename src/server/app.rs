@@ -20,9 +20,10 @@ use super::turns::replay::Replays;
 use crate::error::TurnError;
 use crate::model::OauthCredentials;
 use crate::model::ids::UserId;
+use crate::support::blocking::blocking;
 use crate::support::keyed_gates::Inside;
 use crate::system::Pilotlight;
-use crate::workspace::conversations_dir;
+use crate::workspace::{conversations_dir, user_dir};
 
 /// Maximum concurrent collections of workspace files: each may hold some 50 MB.
 const GATHERING: usize = 4;
@@ -82,6 +83,17 @@ impl App {
     pub(super) fn turn_permit(&self, user: &UserId, caller: &Caller) -> Result<TurnPermit, ApiError> {
         let own = caller.limits().concurrent_turns.map(std::num::NonZeroU32::get);
         self.turns.permit(user, own.unwrap_or(self.pilot.config().http.turns_per_user))
+    }
+
+    /// Counts a user who has no session, if the caller's key has a limit of them. Other keys pay nothing for it.
+    pub(super) async fn count_new_user(&self, caller: &Caller, user: &UserId) -> Result<(), ApiError> {
+        let Some(limit) = caller.limits().new_users_per_minute else { return Ok(()) };
+        let sessions = user_dir(&self.pilot.config().data_dir, user);
+        let is_known = blocking(move || Ok(sessions.symlink_metadata().is_ok())).await;
+        if is_known.map_err(|error| TurnError::Storage(error.into()))? {
+            return Ok(());
+        }
+        self.rate_limits.count_new_user(caller, limit)
     }
 
     /// The user whose session runs a turn, kept from being deleted until the second value is dropped. `named` is the user

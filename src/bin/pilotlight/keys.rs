@@ -51,6 +51,9 @@ struct New {
     /// Overrides http.turns_per_user
     #[arg(long, value_name = "N")]
     concurrent_turns: Option<NonZeroU32>,
+    /// Users without a session whom a service may name in a minute
+    #[arg(long, value_name = "N")]
+    new_users_per_minute: Option<NonZeroU32>,
     /// Models that the key may use, separated by commas; the first serves requests that name none
     #[arg(long, value_name = "MODELS", value_delimiter = ',')]
     models: Option<Vec<String>>,
@@ -129,6 +132,7 @@ fn make(file: &std::path::Path, new: &New) -> Result<(), KeyFileError> {
     let mut limits = KeyLimits::default();
     limits.requests_per_minute = new.requests_per_minute;
     limits.concurrent_turns = new.concurrent_turns;
+    limits.new_users_per_minute = new.new_users_per_minute;
     limits.models.clone_from(&new.models);
     limits.policy = new.policy.map(|policy| match policy {
         Policy::Deny => PermissionPolicy::Deny,
@@ -169,6 +173,7 @@ fn show(entries: &[Entry]) {
         let requests = limits.requests_per_minute.map(|most| format!("{most}/min"));
         let turns = limits.concurrent_turns.map(|most| format!("{most} turns"));
         let usage = [
+            limits.new_users_per_minute.map(|most| format!("{most} new users/min")),
             limits.models.as_ref().map(|names| format!("models={}", names.join(","))),
             limits.policy.map(|policy| format!("policy={policy:?}").to_lowercase()),
             limits.tools.as_ref().map(|names| format!("tools={}", names.join(","))),

@@ -220,6 +220,7 @@ async fn warm(
     app.refuse_when_draining()?;
     addressable(&name)?;
     let user = query.owner()?;
+    app.count_new_user(&query.caller, &user).await?;
     // A start costs as much as a turn, so it takes a turn permit.
     let _permit = app.turn_permit(&user, &query.caller)?;
     let status = app.pilot.conversation(user.as_bytes(), &name).warm().await?;

@@ -80,21 +80,38 @@ impl RateLimits {
         })
     }
 
+    /// Counts a user whom the caller's key begins.
+    pub(crate) fn count_new_user(&self, caller: &Caller, limit: NonZeroU32) -> Result<(), ApiError> {
+        let counted = self.counted(limit, self.seed.hash_one(("new users", caller.key_id())));
+        counted.map_err(|wait| {
+            let message = format!(
+                "this key names more than {limit} users without a session in a minute (its new_users_per_minute); users \
+                 who have one are served"
+            );
+            ApiError::limited("too_many_new_users", message, wait)
+        })
+    }
+
     fn wait(&self, until: &NotUntil<<DefaultClock as governor::clock::Clock>::Instant>) -> Duration {
         until.wait_time_from(self.clock.now())
     }
 
     fn check(&self, limit: Option<NonZeroU32>, caller: u64) -> Result<(), ApiError> {
         let Some(limit) = limit else { return Ok(()) };
-        if self.requests.fetch_add(1, Ordering::Relaxed) % SWEEP_EVERY == SWEEP_EVERY - 1 {
-            self.sweep();
-        }
-        self.limiter(limit).check_key(&caller).map_err(|until| {
+        self.counted(limit, caller).map_err(|wait| {
             let message = format!(
                 "more than {limit} requests in a minute (http.requests_per_minute, or the key's own)"
             );
-            ApiError::limited("too_many_requests", message, self.wait(&until))
+            ApiError::limited("too_many_requests", message, wait)
         })
+    }
+
+    /// Counts something of the caller, or says when to try again.
+    fn counted(&self, limit: NonZeroU32, caller: u64) -> Result<(), Duration> {
+        if self.requests.fetch_add(1, Ordering::Relaxed) % SWEEP_EVERY == SWEEP_EVERY - 1 {
+            self.sweep();
+        }
+        self.limiter(limit).check_key(&caller).map_err(|until| self.wait(&until))
     }
 
     fn limiter(&self, limit: NonZeroU32) -> Arc<Limiter> {
@@ -193,6 +210,16 @@ mod tests {
         let refused = || rate_limits.count_unknown_tokens().err().map(|error| error.code());
         assert_eq!([refused(), refused(), refused()], [None, None, Some("too_many_new_users")]);
         assert!((0..9).all(|_| RateLimits::new(1, 0).count_unknown_tokens().is_ok()));
+    }
+
+    #[test]
+    fn new_users_of_a_key_are_not_its_requests() {
+        let rate_limits = RateLimits::new(2, 0);
+        let (key, limit) = (with_key("a", None), NonZeroU32::new(2).unwrap());
+        let refused = |key: &Caller| rate_limits.count_new_user(key, limit).err().map(|error| error.code());
+        assert_eq!([refused(&key), refused(&key), refused(&key)], [None, None, Some("too_many_new_users")]);
+        assert!(rate_limits.count(&key).is_ok());
+        assert_eq!(refused(&with_key("b", None)), None);
     }
 
     #[test]

@@ -154,7 +154,9 @@ impl TurnHandler {
             Some(name) => Some(UserId::new(name).map_err(|error| ApiError::field("user", error))?),
             None => None,
         };
-        self.app.owner(&self.caller, named, request.credentials.as_ref()).await
+        let owner = self.app.owner(&self.caller, named, request.credentials.as_ref()).await?;
+        self.app.count_new_user(&self.caller, &owner.0).await?;
+        Ok(owner)
     }
 
     fn on_disconnect(&self) -> Result<OnDisconnect, ApiError> {

@@ -302,3 +302,29 @@ async fn limits_too_many_sessions_say_what_to_do() {
     assert_eq!(turn("/v1/messages", "three").await.status, 200);
     assert_eq!(turn("/v1/messages", "one").await.status, 429);
 }
+
+/// A service names users; a key of one that is not trusted to invent them begins so many in a minute.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_users_of_a_service_are_limited() {
+    let place = place();
+    let ring = Keyring::new(&place);
+    let (limited, other) =
+        (ring.key(&["--service", "--new-users-per-minute", "2"]).0, ring.key(&["--service"]).0);
+    let wrong = ring.run("new", &["--user", "alice", "--new-users-per-minute", "2"]);
+    assert!(!wrong.status.success() && String::from_utf8_lossy(&wrong.stderr).contains("service"));
+    assert!(String::from_utf8_lossy(&ring.run("list", &[]).stdout).contains("2 new users/min"));
+    let (_program, site) = Program::ready(&place, &ring.config()).await;
+    let ask =
+        async |user: &str, key: &str| Answer::of(site.asking(user, &message("hello")).bearer_auth(key)).await;
+    for user in ["alice", "bob"] {
+        assert_eq!(ask(user, &limited).await.text(), "echo 1: hello");
+    }
+    let refused = ask("carol", &limited).await;
+    is_limited(&refused, "too_many_new_users");
+    assert!(refused.error().2.contains("new_users_per_minute"));
+    let warm = site.of("POST", "/v1/sessions/default/warm", "carol").bearer_auth(&limited);
+    is_limited(&Answer::of(warm).await, "too_many_new_users");
+    assert_eq!(ask("bob", &limited).await.text(), "echo 2: hello", "who has a session is served");
+    assert_eq!(ask("carol", &other).await.text(), "echo 1: hello");
+    assert_eq!(ask("carol", &limited).await.text(), "echo 2: hello");
+}

@@ -31,6 +31,8 @@ pub struct KeyLimits {
     pub requests_per_minute: Option<NonZeroU32>,
     /// Overrides `http.turns_per_user`.
     pub concurrent_turns: Option<NonZeroU32>,
+    /// Users without a session whom a service may name in a minute.
+    pub new_users_per_minute: Option<NonZeroU32>,
     /// Models that requests may name; the first serves those that name none.
     pub models: Option<Vec<String>>,
     /// Policy for tools that need a permission, if stricter than `permissions.policy`.
@@ -47,6 +49,7 @@ impl KeyLimits {
     pub(crate) const NONE: Self = Self {
         requests_per_minute: None,
         concurrent_turns: None,
+        new_users_per_minute: None,
         models: None,
         policy: None,
         tools: None,
@@ -56,8 +59,13 @@ impl KeyLimits {
 
     /// Whether requests are restricted in what they may use.
     pub(crate) fn restrict_use(&self) -> bool {
-        let numbers = (self.requests_per_minute, self.concurrent_turns);
-        *self != Self { requests_per_minute: numbers.0, concurrent_turns: numbers.1, ..Self::NONE }
+        let unrestricted = Self {
+            requests_per_minute: self.requests_per_minute,
+            concurrent_turns: self.concurrent_turns,
+            new_users_per_minute: self.new_users_per_minute,
+            ..Self::NONE
+        };
+        *self != unrestricted
     }
 
     /// The first invalid limit, with what is expected of it.
@@ -68,6 +76,9 @@ impl KeyLimits {
         };
         if *role == Role::Admin && self.restrict_use() {
             return Some("role: a key of the role \"admin\" has no turns that could be restricted");
+        }
+        if *role != Role::Service && self.new_users_per_minute.is_some() {
+            return Some("new_users_per_minute: only a key of the role \"service\" names users");
         }
         if self.models.as_ref().is_some_and(|it| it.is_empty() || !it.iter().all(|name| is_model_name(name)))
         {
@@ -166,6 +177,7 @@ impl Entry {
         let limits = KeyLimits {
             requests_per_minute: line.requests_per_minute,
             concurrent_turns: line.concurrent_turns,
+            new_users_per_minute: line.new_users_per_minute,
             models: line.models,
             policy: line.policy,
             tools: line.tools,
@@ -193,6 +205,7 @@ impl Entry {
             created: self.created.clone(),
             requests_per_minute: self.limits.requests_per_minute,
             concurrent_turns: self.limits.concurrent_turns,
+            new_users_per_minute: self.limits.new_users_per_minute,
             models: self.limits.models.clone(),
             policy: self.limits.policy,
             tools: self.limits.tools.clone(),
@@ -223,6 +236,8 @@ struct EntryRecord {
     requests_per_minute: Option<NonZeroU32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     concurrent_turns: Option<NonZeroU32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    new_users_per_minute: Option<NonZeroU32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     models: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
