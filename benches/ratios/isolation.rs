@@ -6,6 +6,7 @@ use std::path::Path;
 use pilotlight::Pilotlight;
 use pilotlight::config::Rung;
 
+use crate::measure::Effort;
 use crate::ours;
 use crate::rows::{directory, end, timed};
 use crate::table::{Row, median, row};
@@ -20,14 +21,12 @@ pub(crate) const CASES: [(&str, &[Rung]); 6] = [
     ("all rungs", &Rung::ALL),
 ];
 
-/// Pairs of starts, without and with the rungs.
-const STARTS: usize = 20;
 /// Upper bound of the addition, and the aim, in milliseconds.
 const MUST: f64 = 15.0;
 const AIM: f64 = 5.0;
 
 /// Cold start to the first result: difference to that without isolation, in milliseconds.
-pub(crate) async fn cold_starts() -> Vec<Row> {
+pub(crate) async fn cold_starts(effort: Effort) -> Vec<Row> {
     let mut rows = Vec::new();
     for (name, rungs) in CASES {
         let name = format!("I1 cold start with {name}, more than without, ms");
@@ -35,7 +34,8 @@ pub(crate) async fn cold_starts() -> Vec<Row> {
         let Some(isolated) = start(&name, data.path(), rungs).await else { continue };
         let bare = ours::start(bare_data.path()).await;
         let (mut without, mut with) = (Vec::new(), Vec::new());
-        for number in 0..STARTS {
+        // Pairs of starts, without and with the rungs.
+        for number in 0..effort.of(20, 4) {
             without.push(cold(&bare, number).await);
             with.push(cold(&isolated, number).await);
         }
@@ -47,8 +47,6 @@ pub(crate) async fn cold_starts() -> Vec<Row> {
     rows
 }
 
-/// Pairs of turns, without and beside the hog.
-const TURNS: usize = 25;
 /// A turn that works now and then for about a second, as one with a model does.
 const TURN: &str = "[[deltas:50]][[delay:20]]";
 /// Sixteen processes that want a processor until their session ends. Each has a scheduling group of its own.
@@ -56,7 +54,7 @@ const HOG: &str =
     r#"[[tool:Bash {"command":"for i in $(seq 16); do setsid sh -c 'while :; do :; done' & done"}]]"#;
 
 /// Latency of a turn beside another user's busy processes, relative to that without them.
-pub(crate) async fn beside_a_hog() -> Vec<Row> {
+pub(crate) async fn beside_a_hog(effort: Effort) -> Vec<Row> {
     let cases: [(&'static str, &[Rung], f64, f64); 2] = [
         ("I2 a turn beside a hog of processors / without, with cgroup", &[Rung::Cgroup], 1.25, 1.1),
         ("I2 without any rung", &[], f64::INFINITY, 1.25),
@@ -80,7 +78,8 @@ pub(crate) async fn beside_a_hog() -> Vec<Row> {
         let (other, hog) = (pilot.session("other"), pilot.session("hog"));
         ours::turn(&other, TURN).await;
         let (mut quiet, mut beside) = (Vec::new(), Vec::new());
-        for _ in 0..TURNS {
+        // Pairs of turns, without and beside the hog.
+        for _ in 0..effort.of(25, 2) {
             quiet.push(timed(ours::turn(&other, TURN)).await.1.wall.as_secs_f64() * 1e3);
             ours::turn(&hog, HOG).await;
             beside.push(timed(ours::turn(&other, TURN)).await.1.wall.as_secs_f64() * 1e3);

@@ -12,9 +12,9 @@ use pilotlight::config::JournalMode;
 use pilotlight::{Pilotlight, Session};
 
 use crate::floor::{Floor, Look};
-use crate::measure::Cost;
+use crate::measure::{Cost, Effort};
 use crate::ours;
-use crate::rows::{ROUNDS, directory, end, micros, timed};
+use crate::rows::{directory, end, micros, timed};
 use crate::table::{Row, row};
 
 const TEXT: &str = "[[deltas:50]]";
@@ -37,7 +37,7 @@ impl Costs {
     }
 }
 
-pub(crate) async fn shares() -> Vec<Row> {
+pub(crate) async fn shares(effort: Effort) -> Vec<Row> {
     let (plain_home, mirror_home) = (directory(), directory());
     let mut floors = [Floor::start(plain_home.path()), Floor::mirroring(mirror_home.path())];
     let data = [directory(), directory(), directory()];
@@ -52,7 +52,7 @@ pub(crate) async fn shares() -> Vec<Row> {
     }
     let mut costs: [Costs; 5] = Default::default();
     let mut disk = Vec::new();
-    for round in 0..=ROUNDS {
+    for round in 0..=effort.rounds() {
         for (number, floor) in floors.iter_mut().enumerate() {
             let turns = async {
                 for _ in 0..TURNS {

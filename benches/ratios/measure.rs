@@ -2,6 +2,28 @@
 
 use std::time::{Duration, Instant};
 
+/// How much is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effort {
+    Full,
+    /// For a hint.
+    Quick,
+}
+
+impl Effort {
+    /// A number of rounds, turns or sessions.
+    pub(crate) fn of<T>(self, full: T, quick: T) -> T {
+        match self {
+            Self::Full => full,
+            Self::Quick => quick,
+        }
+    }
+
+    pub(crate) fn rounds(self) -> usize {
+        self.of(7, 2)
+    }
+}
+
 /// Wall and processor time of a piece of work.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Cost {

@@ -7,60 +7,58 @@ use pilotlight::{Pilotlight, Session};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::floor::{Floor, Look};
-use crate::measure::{Cost, Stopwatch, anonymous_kb, children, own_fds, own_status};
+use crate::measure::{Cost, Effort, Stopwatch, anonymous_kb, children, own_fds, own_status};
 use crate::table::{Row, median, print, row};
 use crate::{isolation, journal, kernel_memory, ours, starts, watching};
 
-pub(crate) const ROUNDS: usize = 7;
-
-pub(crate) async fn run(wanted: &[String]) -> bool {
+pub(crate) async fn run(wanted: &[String], effort: Effort) -> bool {
     let on = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
     let mut rows = Vec::new();
     // First, while the allocator holds nothing in reserve that it could use.
     if on("W4") {
-        rows.extend(w4().await);
+        rows.extend(w4(effort).await);
     }
     if on("W1") {
-        rows.extend(w1().await);
+        rows.extend(w1(effort).await);
     }
     if on("W2") {
-        rows.extend(w2().await);
+        rows.extend(w2(effort).await);
     }
     if on("W3") {
-        rows.extend(w3().await);
+        rows.extend(w3(effort).await);
     }
     if on("W5") {
-        rows.extend(w5().await);
+        rows.extend(w5(effort).await);
     }
     if on("W6") {
-        rows.extend(w6().await);
+        rows.extend(w6(effort).await);
     }
     if on("J1") {
-        rows.extend(journal::shares().await);
+        rows.extend(journal::shares(effort).await);
     }
     if on("S1") {
-        rows.extend(starts::together().await);
+        rows.extend(starts::together(effort).await);
     }
     if on("S2") {
-        rows.extend(starts::storm().await);
+        rows.extend(starts::storm(effort).await);
     }
     if on("I1") {
-        rows.extend(isolation::cold_starts().await);
+        rows.extend(isolation::cold_starts(effort).await);
     }
     if on("I2") {
-        rows.extend(isolation::beside_a_hog().await);
+        rows.extend(isolation::beside_a_hog(effort).await);
     }
     if on("I3") {
-        rows.extend(kernel_memory::idle_sessions().await);
+        rows.extend(kernel_memory::idle_sessions(effort).await);
     }
     if on("slow") {
-        rows.extend(slow_reader().await);
+        rows.extend(slow_reader(effort).await);
     }
     if on("M1") {
-        rows.extend(watching::metrics().await);
+        rows.extend(watching::metrics(effort).await);
     }
     if on("M2") {
-        rows.extend(watching::thousand().await);
+        rows.extend(watching::idle_sessions(effort).await);
     }
     print(&rows)
 }
@@ -84,9 +82,9 @@ pub(crate) fn micros(values: &[f64]) -> f64 {
 }
 
 /// One warm session, turns of 50 deltas.
-async fn w1() -> Vec<Row> {
-    const TURNS: usize = 200;
+async fn w1(effort: Effort) -> Vec<Row> {
     const TEXT: &str = "[[deltas:50]]";
+    let turns = effort.of(200, 100);
     let (home, data) = (directory(), directory());
     let pilot = ours::start(data.path()).await;
     let session = pilot.session("one");
@@ -94,26 +92,26 @@ async fn w1() -> Vec<Row> {
     floor.turn(TEXT, Look::Peek).await;
     ours::turn(&session, TEXT).await;
     let (mut latency, mut per_event) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
-    for _ in 0..ROUNDS {
+    for _ in 0..effort.rounds() {
         let (lines, cost) = timed(async {
             let mut lines = 0;
-            for _ in 0..TURNS {
+            for _ in 0..turns {
                 lines += floor.turn(TEXT, Look::Peek).await;
             }
             lines
         })
         .await;
-        latency[0].push(cost.wall.as_secs_f64() / TURNS as f64);
+        latency[0].push(cost.wall.as_secs_f64() / turns as f64);
         per_event[0].push(cost.cpu.as_secs_f64() / lines as f64);
         let (events, cost) = timed(async {
             let mut events = 0;
-            for _ in 0..TURNS {
+            for _ in 0..turns {
                 events += ours::turn(&session, TEXT).await;
             }
             events
         })
         .await;
-        latency[1].push(cost.wall.as_secs_f64() / TURNS as f64);
+        latency[1].push(cost.wall.as_secs_f64() / turns as f64);
         per_event[1].push(cost.cpu.as_secs_f64() / events as f64);
     }
     floor.end().await;
@@ -191,12 +189,12 @@ async fn sessions_turn(sessions: &[Session], text: &'static str) -> f64 {
     cost.cpu.as_secs_f64() / events as f64
 }
 
-async fn fleet(text: &'static str, look: Look) -> (f64, f64) {
+async fn fleet(text: &'static str, look: Look, effort: Effort) -> (f64, f64) {
     let (home, data) = (directory(), directory());
     let pilot = ours::start(data.path()).await;
     let (mut floors, sessions) = many(64, home.path(), &pilot).await;
     let (mut floor_cpu, mut our_cpu) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
+    for _ in 0..effort.rounds() {
         let (back, cpu) = floors_turn(floors, text, look).await;
         floors = back;
         floor_cpu.push(cpu);
@@ -210,8 +208,8 @@ async fn fleet(text: &'static str, look: Look) -> (f64, f64) {
 }
 
 /// 64 sessions flat out.
-async fn w2() -> Vec<Row> {
-    let (ours, floor) = fleet("[[deltas:200]]", Look::Parse).await;
+async fn w2(effort: Effort) -> Vec<Row> {
+    let (ours, floor) = fleet("[[deltas:200]]", Look::Parse, effort).await;
     vec![row(
         "W2 64 sessions, 200 deltas: CPU per event / parsing floor",
         ours / floor,
@@ -222,8 +220,8 @@ async fn w2() -> Vec<Row> {
 }
 
 /// 64 sessions at 100 lines a second each.
-async fn w6() -> Vec<Row> {
-    let (ours, floor) = fleet("[[deltas:100]][[delay:10]]", Look::Peek).await;
+async fn w6(effort: Effort) -> Vec<Row> {
+    let (ours, floor) = fleet("[[deltas:100]][[delay:10]]", Look::Peek, effort).await;
     vec![row(
         "W6 64 sessions at 100 lines/s: CPU per event / floor",
         ours / floor,
@@ -234,12 +232,11 @@ async fn w6() -> Vec<Row> {
 }
 
 /// From nothing to the first result.
-async fn w3() -> Vec<Row> {
-    const STARTS: usize = 20;
+async fn w3(effort: Effort) -> Vec<Row> {
     let (home, data) = (directory(), directory());
     let pilot = ours::start(data.path()).await;
     let (mut floor, mut own) = (Vec::new(), Vec::new());
-    for number in 0..STARTS {
+    for number in 0..effort.of(20, 6) {
         let dir = home.path().join(number.to_string());
         std::fs::create_dir_all(&dir).unwrap();
         let (started, cost) = timed(async {
@@ -267,8 +264,8 @@ async fn w3() -> Vec<Row> {
 }
 
 /// A thousand idle sessions.
-async fn w4() -> Vec<Row> {
-    const SESSIONS: usize = 1000;
+async fn w4(effort: Effort) -> Vec<Row> {
+    let sessions = effort.of(1000, 300);
     let data = directory();
     let pilot = ours::start(data.path()).await;
     for number in 0..50 {
@@ -278,12 +275,13 @@ async fn w4() -> Vec<Row> {
         session.evict().await.unwrap();
     }
     let (memory, threads, fds) = (own_status("RssAnon"), own_status("Threads"), own_fds());
-    for number in 0..SESSIONS {
+    for number in 0..sessions {
         pilot.session(format!("user {number}")).warm().await.unwrap();
     }
-    let each = (own_status("RssAnon") - memory) / SESSIONS as f64;
+    let each = (own_status("RssAnon") - memory) / sessions as f64;
     let threads = own_status("Threads") - threads;
-    let fds = (own_fds() - fds) as f64 / SESSIONS as f64;
+    // A few are of no session.
+    let fds = ((own_fds() - fds) as f64 / sessions as f64).round();
     let shims = children('S').max(1);
     let first = std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
         let pid: u32 = entry.file_name().to_string_lossy().parse().ok()?;
@@ -295,11 +293,17 @@ async fn w4() -> Vec<Row> {
     end(pilot).await;
     let zombies = children('Z').saturating_sub(zombies_before);
     vec![
-        row("W4 1000 idle sessions: own memory each, KiB", each, 12.0, 8.0, format!("{shims} shims")),
+        row(
+            format!("W4 {sessions} idle sessions: own memory each, KiB"),
+            each,
+            12.0,
+            8.0,
+            format!("{shims} shims"),
+        ),
         row("W4 threads more than with none", threads, 8.0, 0.0, String::new()),
         row("W4 descriptors each", fds, 5.0, 5.0, String::new()),
         row("shim: resident private memory, KiB", shim, 512.0, 128.0, String::new()),
-        row("zombies after 1000 sessions", zombies as f64, 0.0, 0.0, String::new()),
+        row(format!("zombies after {sessions} sessions"), zombies as f64, 0.0, 0.0, String::new()),
     ]
 }
 
@@ -307,14 +311,14 @@ async fn w4() -> Vec<Row> {
 const HUNG: Duration = Duration::from_secs(5);
 
 /// SIGKILL while idle, then a turn.
-async fn w5() -> Vec<Row> {
-    const KILLS: usize = 20;
+async fn w5(effort: Effort) -> Vec<Row> {
+    let kills = effort.of(20, 6);
     let (home, data) = (directory(), directory());
     let pilot = ours::start(data.path()).await;
     let session = pilot.session("one");
     let mut floor = Floor::start(home.path());
     let (mut floors, mut own) = (Vec::new(), Vec::new());
-    for _ in 0..KILLS {
+    for _ in 0..kills {
         floor.turn("hello", Look::Peek).await;
         ours::turn(&session, "hello").await;
         // Both transcripts are written by then: only what follows is measured.
@@ -347,16 +351,16 @@ async fn w5() -> Vec<Row> {
             1.2,
             format!("{:.1} ms / {:.1} ms", own / 1000.0, floor / 1000.0),
         ),
-        row("turns that hung after a kill", hung as f64, 0.0, 0.0, format!("of {KILLS}, limit {HUNG:?}")),
+        row("turns that hung after a kill", hung as f64, 0.0, 0.0, format!("of {kills}, limit {HUNG:?}")),
     ]
 }
 
 /// A reader that is slower than the child loses nothing.
-async fn slow_reader() -> Vec<Row> {
-    const DELTAS: usize = 20_000;
+async fn slow_reader(effort: Effort) -> Vec<Row> {
+    let expected = effort.of(20_000, 5_000);
     let data = directory();
     let pilot = ours::start(data.path()).await;
-    let mut turn = pilot.session("slow").send(format!("[[deltas:{DELTAS}]]")).await.unwrap();
+    let mut turn = pilot.session("slow").send(format!("[[deltas:{expected}]]")).await.unwrap();
     let (mut deltas, mut events) = (0, 0);
     while let Some(event) = turn.next().await {
         deltas += usize::from(event.unwrap().text_delta().is_some());
@@ -366,6 +370,6 @@ async fn slow_reader() -> Vec<Row> {
         }
     }
     end(pilot).await;
-    let lost = DELTAS.abs_diff(deltas);
+    let lost = deltas.abs_diff(expected);
     vec![row("events lost to a slow reader", lost as f64, 0.0, 0.0, format!("{deltas} deltas"))]
 }

@@ -8,26 +8,24 @@ use pilotlight::{Pilotlight, Session};
 use tokio::task::JoinHandle;
 
 use crate::floor::{Floor, Look};
-use crate::measure::own_status;
+use crate::measure::{Effort, own_status};
 use crate::ours;
 use crate::rows::{directory, end};
 use crate::table::{Row, median, row};
 
 /// Starts at the same time.
 const AT_ONCE: usize = 8;
-/// Rounds of floor and pilotlight, one after the other.
-const PAIRS: usize = 5;
 
 /// The last of several cold starts, against as many of the floor that are all started directly and together: alone, and
 /// beside two processes that want a processor.
-pub(crate) async fn together() -> Vec<Row> {
+pub(crate) async fn together(effort: Effort) -> Vec<Row> {
     let mut rows = Vec::new();
     for spinners in [0, 2] {
         let (home, data) = (directory(), directory());
         let pilot = ours::start(data.path()).await;
         let _spinners: Vec<_> = (0..spinners).map(|_| Spinner::start()).collect();
         let (mut floor, mut own) = (Vec::new(), Vec::new());
-        for round in 0..PAIRS {
+        for round in 0..effort.of(5, 2) {
             floor.push(floors(home.path(), round).await);
             own.push(sessions(&pilot, round).await);
         }
@@ -92,13 +90,13 @@ async fn all<T>(tasks: Vec<JoinHandle<T>>) -> Vec<T> {
 }
 
 /// A thousand users who come at the same time.
-pub(crate) async fn storm() -> Vec<Row> {
-    const USERS: usize = 1000;
+pub(crate) async fn storm(effort: Effort) -> Vec<Row> {
+    let users = effort.of(1000, 300);
     let data = directory();
     let pilot = ours::start(data.path()).await;
     ours::turn(&pilot.session("before"), "hello").await;
     let began = Instant::now();
-    let mut starts = Box::pin(all((0..USERS).map(|it| first_turn(&pilot, format!("user {it}"))).collect()));
+    let mut starts = Box::pin(all((0..users).map(|it| first_turn(&pilot, format!("user {it}"))).collect()));
     let mut threads = 0_f64;
     loop {
         tokio::select! {
@@ -106,11 +104,11 @@ pub(crate) async fn storm() -> Vec<Row> {
             () = tokio::time::sleep(Duration::from_millis(2)) => threads = threads.max(own_status("Threads")),
         }
     }
-    let each = began.elapsed().as_secs_f64() * 1e3 / USERS as f64;
+    let each = began.elapsed().as_secs_f64() * 1e3 / users as f64;
     end(pilot).await;
     vec![
         row(
-            "S2 1000 new users at once: ms for each",
+            format!("S2 {users} new users at once: ms for each"),
             each,
             1e3 / 450.0,
             1e3 / 582.0,

@@ -6,15 +6,15 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder
 use pilotlight::Pilotlight;
 use pilotlight::server::Server;
 
-use crate::measure::Stopwatch;
+use crate::measure::{Effort, Stopwatch};
 use crate::ours;
-use crate::rows::{ROUNDS, directory, end};
+use crate::rows::{directory, end};
 use crate::table::{Row, median, row};
 
 /// One warm session, turns of 50 deltas, without a recorder and with one.
-pub(crate) async fn metrics() -> Vec<Row> {
-    const TURNS: usize = 1000;
+pub(crate) async fn metrics(effort: Effort) -> Vec<Row> {
     const TEXT: &str = "[[deltas:50]]";
+    let turns = effort.of(1000, 200);
     let (bare, watched) = (directory(), directory());
     let recorder = recorder();
     let off = ours::start(bare.path()).await;
@@ -24,18 +24,18 @@ pub(crate) async fn metrics() -> Vec<Row> {
     for session in &sessions {
         ours::turn(session, TEXT).await;
     }
-    for round in 0..2 * ROUNDS {
+    for round in 0..2 * effort.rounds() {
         for place in 0..2 {
             // Neither always comes first.
             let at = (round + place) % 2;
             let session = &sessions[at];
             let watch = Stopwatch::start();
             let mut events = 0;
-            for _ in 0..TURNS {
+            for _ in 0..turns {
                 events += ours::turn(session, TEXT).await;
             }
             let cost = watch.stop();
-            latency[at].push(cost.wall.as_secs_f64() / TURNS as f64);
+            latency[at].push(cost.wall.as_secs_f64() / turns as f64);
             per_event[at].push(cost.cpu.as_secs_f64() / events as f64);
             recorder.handle().run_upkeep();
         }
@@ -71,19 +71,19 @@ fn recorder() -> PrometheusRecorder {
     builder.build_recorder()
 }
 
-/// A thousand sessions that do nothing, at the default interval of measuring.
-pub(crate) async fn thousand() -> Vec<Row> {
-    const SESSIONS: usize = 1000;
+/// Many sessions that do nothing, at the default interval of measuring.
+pub(crate) async fn idle_sessions(effort: Effort) -> Vec<Row> {
     const LOOKS: usize = 50;
-    /// Four rounds of measuring.
-    const WATCHED: Duration = Duration::from_secs(20);
+    let sessions = effort.of(1000, 200);
+    // Whole rounds of measuring.
+    let watched = Duration::from_secs(effort.of(20, 5));
     let data = directory();
     let mut config = ours::config(data.path());
     config.http.listen = "127.0.0.1:0".parse().unwrap();
     config.admin.listen = "127.0.0.1:0".parse().unwrap();
     let server = Server::start(config).await.unwrap();
     let pilot = server.pilot().clone();
-    let starts = (0..SESSIONS).map(|number| {
+    let starts = (0..sessions).map(|number| {
         let session = pilot.session(format!("user-{number}"));
         tokio::spawn(async move { session.warm().await.unwrap() })
     });
@@ -91,9 +91,9 @@ pub(crate) async fn thousand() -> Vec<Row> {
         start.await.unwrap();
     }
     // The children's own starts come to rest.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    tokio::time::sleep(Duration::from_secs(effort.of(5, 1))).await;
     let watch = Stopwatch::start();
-    tokio::time::sleep(WATCHED).await;
+    tokio::time::sleep(watched).await;
     let idle = watch.stop();
 
     let web = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -115,14 +115,14 @@ pub(crate) async fn thousand() -> Vec<Row> {
     server.shutdown(Duration::from_secs(30)).await;
     vec![
         row(
-            "M2 1,000 idle sessions: % of a core, measuring included",
+            format!("M2 {sessions} idle sessions: % of a core, measuring included"),
             idle.cpu.as_secs_f64() / idle.wall.as_secs_f64() * 100.0,
             1.0,
             0.7,
             format!("a round of measuring takes {round:.1} ms"),
         ),
         row(
-            "M2 1,000 sessions: ms to fetch /metrics",
+            format!("M2 {sessions} sessions: ms to fetch /metrics"),
             median(took),
             5.0,
             2.0,
