@@ -115,10 +115,15 @@ pub(super) fn messages(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
     struct Probe {
         oauth_credentials: Option<serde::de::IgnoredAny>,
     }
-    match message::read::<Probe>(bytes)?.oauth_credentials {
-        Some(_) => legacy::parse(bytes),
-        None => anthropic::parse(bytes),
+    if may_name(bytes, "oauth_credentials") && message::read::<Probe>(bytes)?.oauth_credentials.is_some() {
+        return legacy::parse(bytes);
     }
+    anthropic::parse(bytes)
+}
+
+/// Whether JSON may have a field of this name, without parsing it. A name in other letters has an escape of one.
+fn may_name(json: &[u8], name: &str) -> bool {
+    [name, "\\u"].iter().any(|part| memchr::memmem::find(json, part.as_bytes()).is_some())
 }
 
 #[derive(Clone, Copy)]
@@ -226,6 +231,45 @@ fn is_text(content: &Content) -> bool {
         Content::Text(_) => true,
         Content::Blocks(blocks) => {
             blocks.iter().all(|block| block["type"] == "text" && block["text"].is_string())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn credentials_make_a_body_legacy_however_their_name_is_written() {
+        let body =
+            json!({ "model": "sonnet", "max_tokens": 1, "messages": [{ "role": "user", "content": "a" }] });
+        let dialect = |name: &str, value: &str| {
+            let rest = &body.to_string()[1..];
+            messages(format!("{{\"{name}\":{value},{rest}").as_bytes()).map(|request| request.dialect).ok()
+        };
+        let credentials = r#"{"access_token":"a","refresh_token":"b","expires_at":1}"#;
+        for name in ["oauth_credentials", r"oauth\u005fcredentials", r"\u006Fauth_credentials"] {
+            assert_eq!(dialect(name, credentials), Some(Dialect::Legacy), "{name}");
+            assert_eq!(dialect(name, "null"), Some(Dialect::Anthropic), "{name}");
+            assert_eq!(dialect(name, "7"), None, "{name}");
+        }
+        assert_eq!(dialect("OAUTH_CREDENTIALS", credentials), Some(Dialect::Anthropic));
+    }
+
+    proptest! {
+        #[test]
+        fn named_field_is_never_passed_over(escaped in prop::collection::vec(any::<bool>(), 4), other in "[a-z\\\\\"]{0,6}") {
+            let written = |letter: char, escaped: bool| {
+                if escaped { format!("\\u{:04x}", u32::from(letter)) } else { letter.to_string() }
+            };
+            let name: String = "name".chars().zip(escaped).map(|(letter, escaped)| written(letter, escaped)).collect();
+            let text = format!("{{{}:1,\"{name}\":2}}", Value::from(other));
+            let parsed: Value = serde_json::from_str(&text).unwrap();
+            prop_assert_eq!(&parsed["name"], 2);
+            prop_assert!(may_name(text.as_bytes(), "name"));
         }
     }
 }

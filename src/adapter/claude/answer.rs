@@ -105,16 +105,17 @@ impl AnswerReader {
         // The common case is valid UTF-8 and needs no copy.
         let text = std::str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line), Cow::Borrowed);
         let text = replace_lone_surrogates(&text);
-        let Ok(line) = serde_json::from_str::<Line<'_>>(&text) else { return };
+        let Some(line) = Line::read(&text) else { return };
         if line.parent_tool_use_id.is_some() {
             return;
         }
-        match (&*line.r#type, line.subtype.map(RawValue::get)) {
+        let kind = line.r#type.clone();
+        match (&*kind, line.subtype.map(RawValue::get)) {
             ("system", Some(r#""api_retry""#)) => emit(Part::Waiting),
             ("control_request", _) => emit(Part::Permission(&text)),
             (kind, _) => {
                 // An unreadable message adds nothing.
-                self.message(kind, &line, emit);
+                self.message(kind, line, emit);
             }
         }
     }
@@ -127,7 +128,7 @@ impl AnswerReader {
         self.close(emit);
     }
 
-    fn message(&mut self, kind: &str, line: &Line<'_>, emit: &mut dyn FnMut(Part<'_>)) -> Option<()> {
+    fn message(&mut self, kind: &str, line: Line<'_>, emit: &mut dyn FnMut(Part<'_>)) -> Option<()> {
         match kind {
             "stream_event" if self.by_deltas => self.event(line.event?, emit),
             "assistant" if line.error.is_none() => self.complete_blocks(line.message?, emit),
@@ -145,14 +146,12 @@ impl AnswerReader {
         self.more(at, delta.text, emit)
     }
 
-    fn event(&mut self, event: &RawValue, emit: &mut dyn FnMut(Part<'_>)) -> Option<()> {
-        let event: ApiEvent<'_> = serde_json::from_str(event.get()).ok()?;
+    fn event(&mut self, event: ApiEvent<'_>, emit: &mut dyn FnMut(Part<'_>)) -> Option<()> {
         match &*event.r#type {
             "message_start" => {
                 self.close(emit);
                 self.streamed.clear();
-                let message: Message<'_> = serde_json::from_str(event.message?.get()).ok()?;
-                self.begin(&message, emit);
+                self.begin(&event.message?, emit);
             }
             "content_block_start" => {
                 let block = event.content_block?;
@@ -208,8 +207,7 @@ impl AnswerReader {
     }
 
     /// Reads the complete blocks of a message.
-    fn complete_blocks(&mut self, message: &RawValue, emit: &mut dyn FnMut(Part<'_>)) -> Option<()> {
-        let message: Message<'_> = serde_json::from_str(message.get()).ok()?;
+    fn complete_blocks(&mut self, message: Message<'_>, emit: &mut dyn FnMut(Part<'_>)) -> Option<()> {
         for block in &message.content {
             let Ok(piece) = serde_json::from_str::<Piece<'_>>(block.get()) else { continue };
             let Some(kind) = Kind::of(&piece.r#type) else { continue };

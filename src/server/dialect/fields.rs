@@ -95,7 +95,7 @@ impl Findings {
         };
         let inner =
             || table.iter().any(|other| other.name.strip_prefix(name).is_some_and(|it| it.starts_with('.')));
-        if inner() && value.get().starts_with('{') {
+        if value.get().starts_with('{') && inner() {
             // Inner fields are classified one by one.
             let fields: BTreeMap<String, &RawValue> = serde_json::from_str(value.get()).unwrap_or_default();
             for (inner, value) in fields {

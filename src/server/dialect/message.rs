@@ -119,6 +119,10 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 
 /// Parses a whole body. An error names the field and repeats no value, which may be a credential.
 pub(super) fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, ApiError> {
+    // The place of an error is looked for only if there is one: following it takes as long as the rest.
+    if let Ok(Object(body)) = serde_json::from_slice(bytes) {
+        return Ok(body);
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let Object(body): Object<T> = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();

@@ -34,6 +34,11 @@ impl SessionActorState {
         }
         let model_without = self.record.model_without(&self.sessions.env.config.cli);
         let settings = before.with(wanted, model_without);
+        // Callers repeat theirs with each turn, and a system prompt is long: most are known.
+        let known = self.settings_by_hash.iter().find(|(_, known)| **known == settings);
+        if let Some((settings_hash, _)) = known {
+            return Some(*settings_hash);
+        }
         let settings_hash = settings.hash();
         self.settings_by_hash.insert(settings_hash, settings);
         Some(settings_hash)
