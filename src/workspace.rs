@@ -133,17 +133,24 @@ impl Workspace {
 
     /// Creates missing directories, mode 0700. Replaces anything else that a child put in their place.
     pub(crate) fn create(&self) -> io::Result<()> {
+        self.create_if_missing().map(drop)
+    }
+
+    /// As [`Workspace::create`]. Returns whether the session directory is new: then nothing has been in it.
+    pub(crate) fn create_if_missing(&self) -> io::Result<bool> {
         self.record.create()?;
         self.create_dirs()
     }
 
-    /// As [`Workspace::create`], without the record.
-    fn create_dirs(&self) -> io::Result<()> {
-        let own = Beneath::open(&self.sessions, Path::new(""))?.make_dir(Path::new(self.name.as_str()))?;
+    /// As [`Workspace::create_if_missing`], without the record.
+    fn create_dirs(&self) -> io::Result<bool> {
+        let (sessions, name) = (Beneath::open(&self.sessions, Path::new(""))?, Path::new(self.name.as_str()));
+        let is_new = sessions.make_new(name)?;
+        let own = sessions.make_dir(name)?;
         for name in ["work", "home", "tmp"] {
             own.make_dir(Path::new(name))?;
         }
-        Ok(())
+        Ok(is_new)
     }
 
     /// Opens the session directory. The child can write everything in it.
@@ -172,6 +179,21 @@ pub(super) mod tests {
         let workspace = Workspace::of(data_dir, &key.hash(), &DirectoryName::random());
         workspace.create().unwrap();
         workspace
+    }
+
+    #[test]
+    fn only_a_directory_that_was_not_there_is_new() {
+        let data = tempfile::tempdir().unwrap();
+        let workspace = workspace(data.path());
+        fs::remove_dir_all(workspace.dirs.work.parent().unwrap()).unwrap();
+        assert!(workspace.create_if_missing().unwrap());
+        assert!(!workspace.create_if_missing().unwrap());
+        // A child may leave anything in its place.
+        let own = workspace.dirs.work.parent().unwrap();
+        fs::remove_dir_all(own).unwrap();
+        std::os::unix::fs::symlink("/", own).unwrap();
+        assert!(!workspace.create_if_missing().unwrap());
+        assert!(fs::symlink_metadata(own).unwrap().is_dir());
     }
 
     #[test]

@@ -141,9 +141,12 @@ fn prepare_now(plan: &Plan, mut record: Record, opening: Opening) -> io::Result<
     if let Err(error) = known::note(&env.config.data_dir, key) {
         tracing::warn!(%error, "a session will not be listed while it is not in memory");
     }
-    workspace.create()?;
+    // Nothing has been in a new directory: there is nothing to be given away or cleared.
+    let is_new = workspace.create_if_missing()?;
     let owner = env.isolation.owner(key.user())?;
-    workspace.give_to(owner, env.isolation.range(), CLEARED_AGAIN)?;
+    if !is_new || owner.is_some() {
+        workspace.give_to(owner, env.isolation.range(), CLEARED_AGAIN)?;
+    }
     #[cfg(feature = "broker")]
     if env.access.is_brokered {
         workspace.withdraw_credentials(cli)?;
@@ -152,8 +155,10 @@ fn prepare_now(plan: &Plan, mut record: Record, opening: Opening) -> io::Result<
     if record.own_credentials {
         crate::workspace::TokenIndex::of(&env.config.data_dir).mark_renewing(&plan.entry.hash)?;
     }
-    workspace.remove_abandoned_files(cli);
-    if opening == Opening::OfStart {
+    if !is_new {
+        workspace.remove_abandoned_files(cli);
+    }
+    if !is_new && opening == Opening::OfStart {
         workspace.clear_home(cli, CLEARED_AGAIN)?;
     }
     let mcp_servers = match &record.settings.mcp_servers {

@@ -138,6 +138,15 @@ impl Beneath {
         self.walk(path, Self::make_one)?.map_or_else(|| self.again(), Ok)
     }
 
+    /// Creates this directory, mode 0700, with the server's owner. Returns false if something has that name.
+    pub(super) fn make_new(&self, name: &Path) -> io::Result<bool> {
+        match mkdirat(&self.0, name, PRIVATE_DIRECTORY) {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
     fn make_one(&self, name: &OsStr) -> io::Result<OwnedFd> {
         // Each attempt removes what is in the way; a child that keeps restoring it gets an error.
         for _ in 0..3 {
