@@ -1,10 +1,11 @@
-//! Instructions of this process for a turn and for a delta of it, with their upper bounds. They depend neither on the speed
-//! nor on the load of the machine.
+//! Instructions for a turn and for a delta of it, with their upper bounds: of the library in this process, and of
+//! `pilotlight serve`. They depend neither on the speed nor on the load of the machine.
 //!
 //! callgrind counts whole runs that differ in their length alone; the difference is that of the turns between. One
 //! thread runs everything, and the child is [`instant`].
 //!
-//! `cargo bench --bench instructions` needs valgrind. `-- run written 200 50` is one run: to be watched by any tool.
+//! `cargo bench --bench instructions` needs valgrind; with `--profile dev` it has the bounds of a build without optimisation.
+//! `-- run written 200 50` is one run of the library: to be watched by any tool.
 
 #![allow(
     clippy::unwrap_used,
@@ -17,6 +18,7 @@
 #[allow(dead_code, reason = "another bench needs the rest")]
 #[path = "../ratios/floor.rs"]
 mod floor;
+mod http;
 #[path = "../common/instant.rs"]
 mod instant;
 #[allow(dead_code, reason = "another bench needs the rest")]
@@ -37,13 +39,29 @@ const MORE: usize = 100;
 const DELTAS: usize = 50;
 const LONG: usize = 1050;
 
-/// What serves the turns; upper bounds for a turn of [`DELTAS`] and for one more delta, where there are any.
+/// A way to serve turns.
+#[derive(Clone, Copy, PartialEq)]
+enum Case {
+    /// By hand, without pilotlight.
+    Floor,
+    Library(JournalMode),
+    Http(http::Dialect),
+}
+
+/// Upper bounds for a turn of [`DELTAS`] and for one more delta.
+type Bounds = Option<(u64, u64)>;
+
+/// The cases by name, with the bounds of a released build and of one without optimisation.
 ///
-/// Runs differ a little, because the reader meets more or fewer lines at once. The bounds are 15 % above what was measured.
-const CASES: [(&str, Option<(u64, u64)>); 3] =
-    [("floor", None), ("off", Some(BOUND_OFF)), ("written", Some(BOUND_WRITTEN))];
-const BOUND_OFF: (u64, u64) = (115_000, 590);
-const BOUND_WRITTEN: (u64, u64) = (126_000, 590);
+/// Runs differ a little, because the reader meets more or fewer lines at once. The bounds are 15 % above what was
+/// measured of a released build, and 10 % of the other.
+const CASES: [(&str, Case, Bounds, Bounds); 5] = [
+    ("floor", Case::Floor, None, None),
+    ("off", Case::Library(JournalMode::Off), Some((115_000, 590)), Some((1_030_000, 5_500))),
+    ("written", Case::Library(JournalMode::Written), Some((126_000, 590)), Some((1_180_000, 5_700))),
+    ("keepalive", Case::Http(http::Dialect::Keepalive), Some((268_000, 950)), Some((2_270_000, 11_300))),
+    ("anthropic", Case::Http(http::Dialect::Anthropic), Some((385_000, 1_740)), Some((4_620_000, 50_500))),
+];
 
 fn main() {
     pilotlight::shim::run_if_asked();
@@ -59,13 +77,23 @@ fn main() {
 fn measure() {
     println!("{:<10} {:>10} {:>10} {:>10} {:>10}", "", "a turn", "bound", "a delta", "bound");
     let mut is_within = true;
-    for (case, bounds) in CASES {
-        let short = count(case, WARM, DELTAS);
-        let turn = count(case, WARM + MORE, DELTAS).saturating_sub(short) / MORE as u64;
-        let delta = count(case, WARM, LONG).saturating_sub(short) / (WARM * (LONG - DELTAS)) as u64;
+    for (name, case, released, unoptimised) in CASES {
+        let bounds = if cfg!(debug_assertions) { unoptimised } else { released };
+        let count = move |turns, deltas| match case {
+            Case::Http(dialect) => http::count(dialect, turns, deltas),
+            Case::Floor | Case::Library(_) => count(name, turns, deltas),
+        };
+        // Side by side, for each needs one processor. All are spawned before the first is waited for.
+        let [short, many, long] = std::thread::scope(|scope| {
+            [(WARM, DELTAS), (WARM + MORE, DELTAS), (WARM, LONG)]
+                .map(|(turns, deltas)| scope.spawn(move || count(turns, deltas)))
+                .map(|run| run.join().unwrap())
+        });
+        let turn = many.saturating_sub(short) / MORE as u64;
+        let delta = long.saturating_sub(short) / (WARM * (LONG - DELTAS)) as u64;
         let (turn_bound, delta_bound) = bounds.unzip();
         let text = |bound: Option<u64>| bound.map_or("-".to_owned(), |bound| bound.to_string());
-        println!("{case:<10} {turn:>10} {:>10} {delta:>10} {:>10}", text(turn_bound), text(delta_bound));
+        println!("{name:<10} {turn:>10} {:>10} {delta:>10} {:>10}", text(turn_bound), text(delta_bound));
         is_within &= turn_bound.is_none_or(|bound| turn <= bound);
         is_within &= delta_bound.is_none_or(|bound| delta <= bound);
     }
@@ -75,25 +103,37 @@ fn measure() {
     }
 }
 
-/// Instructions of a whole run.
+/// callgrind, for a program and its arguments.
+fn callgrind() -> Command {
+    let mut command = Command::new("valgrind");
+    command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
+    command
+}
+
+/// The number that callgrind has written.
+fn collected(said: &str) -> u64 {
+    let line = said.lines().find_map(|line| line.split_once("Collected : "));
+    line.unwrap_or_else(|| panic!("no count: {said}")).1.trim().parse().unwrap()
+}
+
+/// Instructions of a whole run of this program.
 fn count(case: &str, turns: usize, deltas: usize) -> u64 {
-    let counted = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+    let counted = callgrind()
         .arg(std::env::current_exe().unwrap())
         .args(["run", case, &turns.to_string(), &deltas.to_string()])
         .output()
         .expect("valgrind is to be installed");
     let said = String::from_utf8_lossy(&counted.stderr);
     assert!(counted.status.success(), "{said}");
-    let line = said.lines().find_map(|line| line.split_once("Collected : ")).expect("no count");
-    line.1.trim().parse().unwrap()
+    collected(&said)
 }
 
 fn run(case: &str, turns: usize, deltas: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (home, text) = (tempfile::tempdir().unwrap(), format!("[[deltas:{deltas}]]"));
     runtime.block_on(async {
-        if case == "floor" {
+        let case = CASES.iter().find(|(name, ..)| *name == case).expect("no such case").1;
+        if case == Case::Floor {
             let mut floor = floor::Floor::start(home.path());
             for _ in 0..turns {
                 floor.turn(&text, floor::Look::Peek).await;
@@ -103,7 +143,8 @@ fn run(case: &str, turns: usize, deltas: &str) {
         let mut config = ours::config(home.path());
         // A measurement of memory would be in one run and not in the other.
         config.metrics.sample_interval = Duration::from_secs(3600);
-        config.session.journal = if case == "off" { JournalMode::Off } else { JournalMode::Written };
+        let Case::Library(journal) = case else { panic!("a server is no run of this program") };
+        config.session.journal = journal;
         let pilot = Pilotlight::start(config).await.unwrap();
         let session = pilot.session("one");
         for _ in 0..turns {

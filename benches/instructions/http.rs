@@ -1,0 +1,76 @@
+//! Instructions of `pilotlight serve` for turns over HTTP. The client is this process, and not counted.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use self::client::{Client, keepalive, messages};
+use crate::{callgrind, collected, instant};
+
+#[allow(dead_code, reason = "another bench needs the rest")]
+#[path = "../http/client.rs"]
+mod client;
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Dialect {
+    Keepalive,
+    Anthropic,
+}
+
+/// The configuration, but for the child. A measurement of memory would be in one run and not in the other.
+const CONFIG: &str = "[http]\nrequests_per_minute = 0\n[metrics]\nsample_interval = \"1h\"\n[cli.env]\n";
+
+/// Turns that are not counted, and the time in which the work of a start comes to its end. A start calibrates clocks, for
+/// as many instructions as a hundred turns.
+const UNCOUNTED: usize = 5;
+const SETTLES_WITHIN: Duration = Duration::from_millis(1500);
+
+/// Instructions of a server for so many turns, and for its end.
+pub(crate) fn count(dialect: Dialect, turns: usize, deltas: usize) -> u64 {
+    let home = tempfile::tempdir().unwrap();
+    let (config, said) = (home.path().join("config.toml"), home.path().join("said"));
+    std::fs::write(&config, format!("{CONFIG}{} = \"1\"\n", instant::SWITCH)).unwrap();
+    let mut server = callgrind()
+        .arg(env!("CARGO_BIN_EXE_pilotlight"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--cli"])
+        .arg(std::env::current_exe().unwrap())
+        .arg("--data-dir")
+        .arg(home.path().join("data"))
+        .arg("--config")
+        .arg(&config)
+        .env("TOKIO_WORKER_THREADS", "1")
+        .stdout(Stdio::piped())
+        .stderr(File::create(&said).unwrap())
+        .spawn()
+        .expect("valgrind is to be installed");
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let address = line.split_once("http=http://").unwrap().1.split(' ').next().unwrap().parse().unwrap();
+    let text = format!("[[deltas:{deltas}]]");
+    let request = match dialect {
+        Dialect::Keepalive => keepalive(0, &text),
+        Dialect::Anthropic => messages(0, &text),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut client = Client::connect(address).await;
+        for _ in 0..UNCOUNTED {
+            client.turn(&request).await;
+        }
+        tokio::time::sleep(SETTLES_WITHIN).await;
+        let zero =
+            Command::new("callgrind_control").args(["--zero", &server.id().to_string()]).output().unwrap();
+        assert!(zero.status.success(), "{zero:?}");
+        for _ in 0..turns {
+            client.turn(&request).await;
+        }
+    });
+    kill_process(Pid::from_raw(server.id().cast_signed()).unwrap(), Signal::TERM).unwrap();
+    let ended = server.wait().unwrap();
+    let said = std::fs::read_to_string(&said).unwrap();
+    assert!(ended.success(), "{said}");
+    collected(&said)
+}
