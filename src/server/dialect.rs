@@ -237,18 +237,14 @@ fn is_text(content: &Content) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-    use serde_json::{Value, json};
-
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn credentials_make_a_body_legacy_however_their_name_is_written() {
-        let body =
-            json!({ "model": "sonnet", "max_tokens": 1, "messages": [{ "role": "user", "content": "a" }] });
+        let body = r#""model":"sonnet","max_tokens":1,"messages":[{"role":"user","content":"a"}]"#;
         let dialect = |name: &str, value: &str| {
-            let rest = &body.to_string()[1..];
-            messages(format!("{{\"{name}\":{value},{rest}").as_bytes()).map(|request| request.dialect).ok()
+            messages(format!("{{\"{name}\":{value},{body}}}").as_bytes()).map(|request| request.dialect).ok()
         };
         let credentials = r#"{"access_token":"a","refresh_token":"b","expires_at":1}"#;
         for name in ["oauth_credentials", r"oauth\u005fcredentials", r"\u006Fauth_credentials"] {
