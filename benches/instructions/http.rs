@@ -28,7 +28,7 @@ const CONFIG: &str = "[http]\nrequests_per_minute = 0\n[metrics]\nsample_interva
 const UNCOUNTED: usize = 5;
 const SETTLES_WITHIN: Duration = Duration::from_millis(1500);
 
-/// Instructions of a server for so many turns, and for its end.
+/// Instructions of a server for this number of turns, and for its end.
 pub(crate) fn count(dialect: Dialect, turns: usize, deltas: usize) -> u64 {
     let home = tempfile::tempdir().unwrap();
     let (config, said) = (home.path().join("config.toml"), home.path().join("said"));

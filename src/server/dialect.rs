@@ -241,7 +241,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn credentials_make_a_body_legacy_however_their_name_is_written() {
+    fn credentials_under_any_spelling_make_a_body_legacy() {
         let body = r#""model":"sonnet","max_tokens":1,"messages":[{"role":"user","content":"a"}]"#;
         let dialect = |name: &str, value: &str| {
             messages(format!("{{\"{name}\":{value},{body}}}").as_bytes()).map(|request| request.dialect).ok()

@@ -1,8 +1,8 @@
 //! What the transcript of a conversation lacks, and whether that is a loss. Pure but for the look at the file.
 //!
 //! What was answered is owed: where it is missing and cannot be restored, a loss is reported. Messages of turns that were not
-//! answered - refused, interrupted, lost with their child - are restored as well. Where they cannot be, nobody is told: who
-//! sent them has heard that they have no answer.
+//! answered - refused, interrupted, lost with their child - are restored as well. Where they cannot be, no loss is reported:
+//! their senders know that they have no answer.
 
 use std::io;
 

@@ -172,7 +172,7 @@ async fn first_message_during_shutdown_is_rejected_fast() {
 /// A turn that arrives with a purge comes before it, and ends with the session, or after it, and begins another one: no
 /// session comes back that was deleted.
 #[tokio::test(flavor = "multi_thread")]
-async fn turn_that_arrives_with_a_purge_finds_all_or_nothing() {
+async fn turn_beside_a_purge_finds_all_or_nothing() {
     let data = tempfile::tempdir().unwrap();
     let names = || (0..40).map(|number| format!("user {number}"));
     let pilot = start(data.path(), |_| {}).await;

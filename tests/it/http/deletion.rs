@@ -377,7 +377,7 @@ async fn user_with_any_id_is_exported_and_deleted() {
 
 /// A turn that waits for another one when its user, or its session, is deleted learns why it is refused.
 #[tokio::test(flavor = "multi_thread")]
-async fn waiting_turn_is_told_of_the_deletion() {
+async fn waiting_turn_learns_of_the_deletion() {
     let place = place();
     let (_program, site) = Program::ready(&place, CONFIG).await;
     site.turn(ALICE, "hello").await.text();

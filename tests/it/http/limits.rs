@@ -303,7 +303,7 @@ async fn limits_too_many_sessions_say_what_to_do() {
     assert_eq!(turn("/v1/messages", "one").await.status, 429);
 }
 
-/// A service names users; a key of one that is not trusted to invent them begins so many in a minute.
+/// A service names users; the key of one that is not trusted to invent them may begin a limited number a minute.
 #[tokio::test(flavor = "multi_thread")]
 async fn new_users_of_a_service_are_limited() {
     let place = place();
