@@ -206,7 +206,11 @@ impl Isolator {
                 uids.release(owner);
                 self.freed.notify_waiters();
             }
-            Remains::Possible { shim: Some(shim) } if self.doubts.add(owner, shim) => self.review(),
+            Remains::Possible { shim: Some(shim) }
+                if vacancy::shows_all() && self.doubts.add(owner, shim) =>
+            {
+                self.review();
+            }
             // No process of it could be ruled out; the next start may use it again.
             Remains::Possible { .. } => {
                 tracing::warn!(uid = owner.uid, "a user id is not used again: a process may have it");

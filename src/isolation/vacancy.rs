@@ -6,6 +6,8 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::{fs, io};
 
+use rustix::thread::{CapabilitySet, capabilities};
+
 use crate::support::lock::MutexExt;
 use crate::workspace::Owner;
 
@@ -13,7 +15,7 @@ use crate::workspace::Owner;
 const MOST: usize = 256;
 
 /// An id that may still have processes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Doubt {
     owner: Owner,
     /// The shim that may not have started its child yet.
@@ -41,15 +43,40 @@ impl Doubts {
 
     /// Takes out the ids that no process has any more.
     pub(super) fn resolved(&self) -> io::Result<Vec<Owner>> {
-        if self.count() == 0 {
+        self.resolved_by(|| Seen::now(Path::new("/proc")))
+    }
+
+    fn resolved_by(&self, look: impl FnOnce() -> io::Result<Seen>) -> io::Result<Vec<Owner>> {
+        // One that comes later may have a process that began behind the look.
+        let asked = self.0.lock_unpoisoned().clone();
+        if asked.is_empty() {
             return Ok(Vec::new());
         }
-        let seen = Seen::now(Path::new("/proc"))?;
+        let seen = look()?;
         let mut doubts = self.0.lock_unpoisoned();
-        let (left, gone) = doubts.iter().copied().partition(|doubt| seen.has(doubt));
+        let is_gone = |doubt: &Doubt| asked.contains(doubt) && !seen.has(doubt);
+        let (gone, left) = doubts.iter().copied().partition(is_gone);
         *doubts = left;
         Ok(gone.into_iter().map(|doubt: Doubt| doubt.owner).collect())
     }
+}
+
+/// Whether the process table shows the processes of all users. Where it does not, an id with processes looks free.
+pub(super) fn shows_all() -> bool {
+    let may_trace = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_PTRACE));
+    may_trace || fs::read_to_string("/proc/self/mountinfo").is_ok_and(|mounts| !hides_others(&mounts))
+}
+
+/// Whether `/proc` hides the processes of other users (`hidepid`; `ProtectProc=` of a systemd unit).
+fn hides_others(mounts: &str) -> bool {
+    let options = |line: &str| {
+        let (mount, system) = line.split_once(" - ")?;
+        (mount.split(' ').nth(4)? == "/proc").then(|| system.split(' ').nth(2).map(str::to_owned))?
+    };
+    // What was mounted last lies on top.
+    let options = mounts.lines().filter_map(options).next_back().unwrap_or_default();
+    let mut modes = options.split(',').filter_map(|option| option.strip_prefix("hidepid="));
+    modes.any(|mode| !matches!(mode, "0" | "off"))
 }
 
 /// What lives on the machine.
@@ -131,6 +158,38 @@ mod tests {
         assert!(doubts.add(doubt(1_987_654_321, 0).owner, u32::MAX));
         let given_back: Vec<_> = doubts.resolved().unwrap().into_iter().map(|owner| owner.uid).collect();
         assert_eq!((given_back, doubts.count()), (vec![1_987_654_321], 1));
+    }
+
+    /// The process of an id that came during the look may have begun behind it.
+    #[test]
+    fn doubt_that_comes_during_a_look_waits_for_the_next() {
+        let doubts = Doubts::default();
+        let (first, second) = (doubt(200, 10), doubt(201, 11));
+        assert!(doubts.add(first.owner, first.shim));
+        let look = || {
+            assert!(doubts.add(second.owner, second.shim));
+            Ok(Seen::default())
+        };
+        assert_eq!(doubts.resolved_by(look).unwrap(), [first.owner]);
+        assert_eq!(doubts.resolved_by(|| Ok(Seen::default())).unwrap(), [second.owner]);
+    }
+
+    #[test]
+    fn hidden_processes_are_noticed() {
+        let line = |options: &str| format!("41 25 0:37 / /proc rw,nosuid,noexec - proc proc {options}\n");
+        for (options, is_hidden) in [
+            ("rw", false),
+            ("rw,hidepid=0", false),
+            ("rw,hidepid=off", false),
+            ("rw,hidepid=2", true),
+            ("rw,gid=9,hidepid=invisible", true),
+            ("rw,hidepid=ptraceable,subset=pid", true),
+        ] {
+            assert_eq!(hides_others(&line(options)), is_hidden, "{options}");
+        }
+        let [shown, hidden] = ["rw", "rw,hidepid=2"].map(line);
+        assert!(hides_others(&format!("{shown}{hidden}")) && !hides_others(&format!("{hidden}{shown}")));
+        assert!(!hides_others(&hidden.replace(" /proc ", " /srv/proc ")), "another mount");
     }
 
     #[test]
