@@ -40,6 +40,8 @@ pub(crate) fn advance(
     match last {
         Some(last) if is_answered => (*checkpoint, *unanswered) = (Some(last), None),
         Some(last) => *unanswered = Some(last),
+        // The answer hangs on what was said before it.
+        None if is_answered && unanswered.is_some() => *checkpoint = unanswered.take(),
         None => {}
     }
 }
@@ -68,4 +70,28 @@ impl Mark {
 pub(super) fn last_message(body: &[u8]) -> Option<&str> {
     let Checkpoint { checkpoint, unanswered } = serde_json::from_slice(body).ok()?;
     unanswered.or(checkpoint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An answer that no message names hangs on the last one that does.
+    #[test]
+    fn answer_without_a_message_makes_the_last_one_owed() {
+        let text = |text: &str| Some(text.to_owned());
+        for (before, last, is_answered, after) in [
+            ((text("a"), None), text("b"), true, (text("b"), None)),
+            ((text("a"), text("u")), text("b"), true, (text("b"), None)),
+            ((text("a"), None), text("u"), false, (text("a"), text("u"))),
+            ((text("a"), text("u")), None, false, (text("a"), text("u"))),
+            ((text("a"), text("u")), None, true, (text("u"), None)),
+            ((None, text("u")), None, true, (text("u"), None)),
+            ((text("a"), None), None, true, (text("a"), None)),
+        ] {
+            let (mut checkpoint, mut unanswered) = before;
+            advance((&mut checkpoint, &mut unanswered), last, is_answered);
+            assert_eq!((checkpoint, unanswered), after);
+        }
+    }
 }
