@@ -128,15 +128,27 @@ fn entries(directory: &Path) -> io::Result<Option<fs::ReadDir>> {
 
 /// Notes that the user has this session no more.
 pub(crate) fn forget(data_dir: &Path, key: &SessionKey) -> io::Result<()> {
-    let directory = user_dir(data_dir, key.user());
-    match fs::remove_file(directory.join(key.hash().as_str())) {
+    take_off(data_dir, &user_dir(data_dir, key.user()), &key.hash())
+}
+
+fn take_off(data_dir: &Path, list: &Path, hash: &SessionHash) -> io::Result<()> {
+    match fs::remove_file(list.join(hash.as_str())) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    TokenIndex::of(data_dir).settle(&key.hash())?;
+    TokenIndex::of(data_dir).settle(hash)?;
     // Not if the user has others.
-    fs::remove_dir(directory).ok();
+    fs::remove_dir(list).ok();
     Ok(())
+}
+
+/// Removes a session without a record from the list of its user: a program that was killed had deleted it, or begun it, and
+/// nothing else is left. The caller sees to it that it does not begin meanwhile.
+pub(crate) fn forget_gone(data_dir: &Path, list: &Path, hash: &SessionHash) -> io::Result<()> {
+    match records_dir(data_dir).join(hash.as_str()).symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => take_off(data_dir, list, hash),
+        _ => Ok(()),
+    }
 }
 
 /// What is on disk: of this user, or of all.
@@ -198,6 +210,23 @@ mod tests {
         }
         fs::write(user_dir(data.path(), key.user()).join("..name"), "").unwrap();
         assert!(conversations(data.path(), Some("alice")).is_empty());
+    }
+
+    /// A killed program had deleted the session, and not yet taken it from the list.
+    #[test]
+    fn listed_session_without_a_record_is_forgotten() {
+        let data = tempfile::tempdir().unwrap();
+        let (gone, kept) = (session(data.path(), "alice", "a"), session(data.path(), "alice", "b"));
+        let list = user_dir(data.path(), gone.user());
+        fs::remove_dir_all(records_dir(data.path()).join(gone.hash().as_str())).unwrap();
+        for key in [&gone, &kept, &gone] {
+            forget_gone(data.path(), &list, &key.hash()).unwrap();
+        }
+        let left: Vec<_> = fs::read_dir(&list).unwrap().map(|it| it.unwrap().file_name()).collect();
+        assert_eq!(left, [OsStr::new(kept.hash().as_str())]);
+        fs::remove_dir_all(records_dir(data.path()).join(kept.hash().as_str())).unwrap();
+        forget_gone(data.path(), &list, &kept.hash()).unwrap();
+        assert!(!list.exists(), "nothing is left of its user");
     }
 
     fn config(data_dir: &Path, limit: usize) -> Config {

@@ -109,9 +109,10 @@ async fn user(sessions: &Arc<Sessions>, directory: &Path, is_untidy: bool) -> io
     let mut is_complete = false;
     while !is_complete && candidates.len() < MOST_OF_USER {
         let names = next_part(&mut list).await?.unwrap_or_default();
-        let (count, looking) = (names.len(), sessions.clone());
+        let (count, looking, list) = (names.len(), sessions.clone(), directory.to_owned());
         is_complete = count < PART;
-        let look_all = move || names.iter().filter_map(|name| look(&looking, name, is_untidy)).collect();
+        let look_all =
+            move || names.iter().filter_map(|name| look(&looking, &list, name, is_untidy)).collect();
         // Children decide how many files there are.
         candidates.extend(blocking_long(move || Ok::<Vec<_>, _>(look_all())).await?);
         // An empty list costs as much as a session.
@@ -136,12 +137,19 @@ async fn user(sessions: &Arc<Sessions>, directory: &Path, is_untidy: bool) -> io
 
 /// What is known of a session; `None` if it is gone, or its record cannot be read. Its record is read once, because most
 /// of what a round asks of the disk is that. Blocks.
-fn look(sessions: &Sessions, name: &OsStr, is_untidy: bool) -> Option<Candidate> {
+fn look(sessions: &Sessions, list: &Path, name: &OsStr, is_untidy: bool) -> Option<Candidate> {
     let data_dir = &sessions.env.config.data_dir;
     let hash = name.to_str().and_then(SessionHash::parse)?;
     // No child of the session lives or starts meanwhile.
     let at_rest = if is_untidy { sessions.slots.try_acquire(&hash) } else { None };
-    let (key, record) = Record::read(data_dir, &hash)?;
+    let Some((key, record)) = Record::read(data_dir, &hash) else {
+        // A session that begins is listed, and has a directory, under this lock.
+        let forgotten = sessions.records.with(&hash, || known::forget_gone(data_dir, list, &hash));
+        if let Err(error) = forgotten {
+            tracing::debug!(session = %hash, %error, "a session that is gone is still in a list");
+        }
+        return None;
+    };
     let workspace = record.workspace(data_dir, &hash);
     if at_rest.is_some()
         && sessions.registry.get(&key).is_none()

@@ -265,3 +265,17 @@ async fn first_round_reads_each_record_once() {
     eventually_some("all are counted", 4 * SOON, counted).await;
     assert_eq!(opened(), sessions.len());
 }
+
+/// A purge that SIGKILL cut short has moved the record away, and the session is still in the list of its user.
+#[tokio::test(flavor = "multi_thread")]
+async fn list_loses_a_session_without_a_record() {
+    let place = place();
+    let data = place.data_dir();
+    former(&place, &[("alice", "kept"), ("alice", "purged")]).await;
+    let list = data.join("records/users").join(&names(&data.join("records/users"))[0]);
+    std::fs::remove_dir_all(record_dir(&data, "alice", "purged")).unwrap();
+    assert_eq!(names(&list).len(), 2);
+    let (_program, site) = Program::ready(&place, "[retention]\nsweep_interval = \"1s\"").await;
+    eventually_some("it is off the list", SOON, async || (names(&list).len() == 1).then_some(())).await;
+    assert_eq!(conversations(&site, "alice").await, ["kept"]);
+}
