@@ -28,12 +28,8 @@ impl Missing {
     ) -> io::Result<Self> {
         let (checkpoint, unanswered) = (record.checkpoint.as_deref(), record.unanswered.as_deref());
         let Some(gap) = gap else {
-            // The messages of an answered turn may be none that a transcript names.
-            let is_owed = checkpoint.is_some()
-                || record.known_gap.is_some()
-                || (unanswered.is_none() && record.answered);
-            let had_turns = record.context_turns > 0;
-            let loss = (had_turns && is_owed).then_some(ContextLost::Conversation);
+            let (had_turns, is_owed) = (record.context_turns > 0, is_owed(record));
+            let loss = is_owed.then_some(ContextLost::Conversation);
             return Ok(Self { loss, gap: None, unanswered: unanswered.is_some() || (had_turns && !is_owed) });
         };
         // The same gap stays in the transcript for good; it is one loss.
@@ -47,6 +43,15 @@ impl Missing {
     pub(super) fn is_any(&self) -> bool {
         self.loss.is_some() || self.unanswered
     }
+}
+
+/// Whether something of the conversation was answered, so that its end is a loss.
+pub(super) fn is_owed(record: &Record) -> bool {
+    // The messages of an answered turn may be none that a transcript names.
+    let has_answer = record.checkpoint.is_some()
+        || record.known_gap.is_some()
+        || (record.unanswered.is_none() && record.answered);
+    record.context_turns > 0 && has_answer
 }
 
 /// The last messages with which a conversation would be whole enough, the best first: with all that was said, and with what

@@ -71,8 +71,10 @@ pub(super) struct Prepared {
     first: Option<First>,
     /// The conversation is more than its beginning.
     has_turns: bool,
-    /// Its last message.
-    last: Option<String>,
+    /// Something of it was answered.
+    is_owed: bool,
+    /// The last messages with which it would be whole enough, the best first.
+    wanted: Vec<Option<String>>,
     /// Turns of the session.
     turns: u64,
     /// The transcript was restored from the journal alone.
@@ -197,6 +199,7 @@ fn prepare_now(plan: &Plan, mut record: Record, opening: Opening) -> io::Result<
         is_usable = true;
     }
     let Missing { loss, gap, unanswered: is_forgotten } = missing;
+    let is_owed = missing::is_owed(&record);
     let begins_again = transcript.is_none() && restored.is_none();
     let forgotten = (is_forgotten && loss.is_none()).then_some(begins_again);
     if loss.is_some() || is_forgotten {
@@ -240,7 +243,8 @@ fn prepare_now(plan: &Plan, mut record: Record, opening: Opening) -> io::Result<
         .ok();
     Ok(Prepared {
         journal,
-        last: record.unanswered.clone().or_else(|| record.checkpoint.clone()),
+        is_owed,
+        wanted: missing::wanted(&record, true).into_iter().map(|last| last.map(str::to_owned)).collect(),
         turns: record.turns,
         is_from_journal: false,
         cli_session_id,
@@ -360,16 +364,15 @@ impl Prepared {
                 LaunchRefusal::NoConversation => LaunchMode::New,
                 LaunchRefusal::IdInUse | LaunchRefusal::NoMirror => LaunchMode::Resume,
             };
-            // Started again under the old id: the earlier messages are gone.
-            let lost = refusal == LaunchRefusal::NoConversation && self.has_turns;
-            self.loss = lost.then_some(ContextLost::Conversation);
             if self.mode == LaunchMode::New {
+                // Under the old id: the earlier messages are gone.
                 self.begin_again(plan);
+                self.miss_all();
             }
         } else {
             self.cli_session_id = new_cli_session_id();
             self.begin_again(plan);
-            self.loss = self.has_turns.then_some(ContextLost::Conversation);
+            self.miss_all();
             self.is_new_id = true;
         }
         self
@@ -393,15 +396,24 @@ impl Prepared {
             .ok();
     }
 
+    /// Nothing of the conversation goes on, which is a loss if something of it was answered.
+    fn miss_all(&mut self) {
+        self.loss = self.is_owed.then_some(ContextLost::Conversation);
+        self.forgotten = (self.has_turns && !self.is_owed).then_some(true);
+    }
+
     /// The CLI finds nothing in the transcript: once more with the journal alone.
     fn restore_from_journal(&mut self, plan: &Plan) -> bool {
         if !self.has_turns || std::mem::replace(&mut self.is_from_journal, true) {
             return false;
         }
-        let lost = Lost { conversation: &self.cli_session_id, wanted: &[self.last.as_deref()], left: None };
+        let wanted: Vec<_> = self.wanted.iter().map(Option::as_deref).collect();
+        let lost = Lost { conversation: &self.cli_session_id, wanted: &wanted, left: None };
         match recovery::restore(plan, &lost) {
-            Ok(Some(_)) => {
+            Ok(Some((place, _))) => {
                 self.mode = LaunchMode::Resume;
+                // Behind the best one are those without the last message.
+                self.forgotten = (place > 0).then_some(false);
                 true
             }
             Ok(None) => false,

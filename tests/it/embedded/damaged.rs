@@ -112,3 +112,21 @@ async fn conversation_without_an_answer_is_no_loss() {
     assert_eq!((outcome.text.as_str(), outcome.context_lost), ("second", false), "by its journal");
     pilot.shutdown(Duration::from_secs(5)).await;
 }
+
+/// The CLI finds nothing in a transcript that is there and empty.
+#[tokio::test(flavor = "multi_thread")]
+async fn empty_transcript_is_a_loss_only_of_answers() {
+    for (first, is_lost) in [("first [[api_error:529]]", false), ("first", true)] {
+        let data = tempfile::tempdir().unwrap();
+        let pilot = start(data.path(), |_| {}).await;
+        ask(&pilot.session("alice"), first).await;
+        pilot.shutdown(Duration::from_secs(5)).await;
+        damage(&transcript(data.path(), "alice"), Left::Nothing, 0);
+        damage(&record_dir(data.path(), "alice", "default").join("journal"), Left::Nothing, 0);
+        let pilot = start(data.path(), |_| {}).await;
+        let outcome = ask(&pilot.session("alice"), "second").await;
+        assert_eq!((outcome.text.as_str(), outcome.context_lost), ("echo 1: second", is_lost), "{first}");
+        assert!(!ask(&pilot.session("alice"), "third").await.context_lost, "{first}");
+        pilot.shutdown(Duration::from_secs(5)).await;
+    }
+}
