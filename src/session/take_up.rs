@@ -126,13 +126,11 @@ fn begin_again(sessions: &Sessions, key: &SessionKey, problem: &str) -> io::Resu
     Ok(record)
 }
 
-/// The files of a session that is on disk, also if its record cannot be read.
+/// The files of a session that is on disk, also if its record cannot be read. Under the session's lock in `records`.
 pub(crate) fn workspace(sessions: &Sessions, key: &SessionKey) -> io::Result<Option<Workspace>> {
     let (data_dir, hash) = (&sessions.env.config.data_dir, key.hash());
-    sessions.records.with(&hash, || {
-        Ok(match Record::load(data_dir, key) {
-            Ok(record) => record.map(|record| record.workspace(data_dir, &hash)),
-            Err(_) => Some(Workspace::begin(data_dir, &hash)),
-        })
+    Ok(match Record::load(data_dir, key) {
+        Ok(record) => record.map(|record| record.workspace(data_dir, &hash)),
+        Err(_) => Some(Workspace::begin(data_dir, &hash)),
     })
 }

@@ -22,9 +22,9 @@ use crate::support::blocking as files;
 use crate::support::keyed_gates::Inside;
 use crate::support::keyed_locks::Held;
 use crate::turn::{Turn, TurnOptions};
-use crate::workspace::Workspace;
 #[cfg(feature = "server")]
 use crate::workspace::beneath::ChildDir;
+use crate::workspace::{Deleted, Workspace};
 
 /// How often a call looks for the session again when its actor ended in between. Each time a new actor is started, so
 /// more than one retry is needed only if actors keep failing.
@@ -122,32 +122,19 @@ impl Session {
     async fn purge_now(&self, refusal: &TurnError) -> Result<(), TurnError> {
         let (key, sessions) = (self.key()?, self.sessions());
         let longest = longest_stop(&sessions.env.config);
+        // A deletion of the user waits until the files are removed. Its own purges come in through a closed gate.
+        let _inside = self.enter().ok();
         // Who brings the session into memory has done so, or finds nothing of it afterwards.
         let arrival = timeout(longest, sessions.arrivals.acquire(&key.hash())).await;
-        let _arrival =
-            arrival.map_err(|_| TurnError::Internal("other requests of the session do not end"))?;
+        let arrival = arrival.map_err(|_| TurnError::Internal("other requests of the session do not end"))?;
         // Refuses turns from here on; one that comes before ends with the stop of the session.
         let shut_down = |reply| SessionMessage::ShutDown { refusal: refusal.clone(), reply };
         let stopped = self.ask(shut_down, false, longest).await;
         let entry = sessions.registry.get(key);
-        let deleted = match timeout(longest, sessions.slots.acquire(&key.hash())).await {
-            Ok(_slot) => {
-                if let Some(entry) = &entry {
-                    entry.writer.close().await;
-                }
-                let workspace = entry.as_ref().map(|entry| entry.workspace.clone());
-                let (sessions, key) = (sessions.clone(), key.clone());
-                blocking(move || {
-                    let found = || take_up::workspace(&sessions, &key);
-                    let workspace = workspace.map_or_else(found, |it| Ok(Some(it)))?;
-                    let deleted = workspace.map(|it| it.begin_deletion()).transpose()?;
-                    // As long as the session is there it is listed, whatever fails: else nobody would find it.
-                    let listed = known::forget(&sessions.env.config.data_dir, &key);
-                    deleted.map_or(Ok(()), |it| it.remove())?;
-                    listed
-                })
-                .await
-            }
+        // Held to the end: no child of the next session starts before the files of this one are removed.
+        let slot = timeout(longest, sessions.slots.acquire(&key.hash())).await;
+        let begun = match &slot {
+            Ok(_) => self.begin_purge(key, entry.as_deref()).await,
             Err(_) => Err(TurnError::Internal("the session's child does not end")),
         };
         // In any case: an actor that refuses everything is of no use to its user.
@@ -155,7 +142,40 @@ impl Session {
             drop(sessions.registry.forget_actor(entry.actor.get_id()));
             entry.actor.stop(None);
         }
-        stopped.and(deleted)
+        let (deleted, listed) = begun?;
+        // A record that is still in its place would bring back the session. Otherwise nobody waits for the removal of files,
+        // of which a child can leave any number.
+        let _arrival = if deleted.as_ref().is_some_and(|it| !it.is_hidden) {
+            Some(arrival)
+        } else {
+            drop(arrival);
+            None
+        };
+        let removed = blocking(move || deleted.map_or(Ok(()), Deleted::remove).and(listed)).await;
+        stopped.and(removed)
+    }
+
+    /// Takes the session away; its files are removed afterwards. Also whether it is in no list any more.
+    async fn begin_purge(
+        &self,
+        key: &SessionKey,
+        entry: Option<&Entry>,
+    ) -> Result<(Option<Deleted>, io::Result<()>), TurnError> {
+        if let Some(entry) = entry {
+            entry.writer.close().await;
+        }
+        let workspace = entry.map(|entry| entry.workspace.clone());
+        let (sessions, key, hash) = (self.sessions().clone(), key.clone(), key.hash());
+        // A request that was given up may still begin the session: before or after all of this.
+        let take = move || {
+            let found = || take_up::workspace(&sessions, &key);
+            let workspace = workspace.map_or_else(found, |it| Ok(Some(it)))?;
+            let deleted = workspace.map(|it| it.begin_deletion()).transpose()?;
+            // As long as the session is there it is listed, whatever fails: else nobody would find it.
+            Ok((deleted, known::forget(&sessions.env.config.data_dir, &key)))
+        };
+        let sessions = self.sessions().clone();
+        blocking(move || sessions.records.with(&hash, take)).await
     }
 
     /// What the session does now; `None` if it is not in memory.
