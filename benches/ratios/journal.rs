@@ -121,12 +121,12 @@ fn rows(costs: &[Costs; 5], disk: f64) -> Vec<Row> {
             1.4,
             of(written_cpu, mirrored_cpu),
         ),
-        row("J1 the journal's share: latency written / off", written / off, 1.25, 1.03, of(written, off)),
+        row("J1 the journal's share: latency written / off", written / off, 1.03, 1.0, of(written, off)),
         row(
             "J1 the journal's share: CPU written / off",
             written_cpu / off_cpu,
-            1.5,
             1.03,
+            1.0,
             of(written_cpu, off_cpu),
         ),
         row(
