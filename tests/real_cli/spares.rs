@@ -5,10 +5,11 @@ use tokio::time::{Duration, Instant, sleep};
 
 use super::bench::Bench;
 use super::embedded::{Embedded, child, finish, say};
+use crate::common::installed::is_long;
 use crate::common::process::Process;
 use crate::common::{SOON, eventually, eventually_some};
 
-/// First turns that are timed for each way.
+/// First turns that are timed for each way, with `tests/run --long`; else one.
 const ROUNDS: usize = 7;
 
 async fn with_spares(bench: &Bench, min: usize) -> Embedded {
@@ -64,7 +65,7 @@ async fn spare_first_turn_is_timed() {
     let Some(bench) = Bench::for_long().await else { return };
     let running = bench.embed(|config| config.spares.min = 1).await;
     let (mut cold, mut fresh, mut rested, mut warm) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for round in 0..ROUNDS {
+    for round in 0..if is_long() { ROUNDS } else { 1 } {
         for (way, times) in [("fresh", &mut fresh), ("rested", &mut rested)] {
             ready(&running, 1).await;
             if way == "rested" {

@@ -23,6 +23,7 @@ mod restarts;
 mod retries;
 pub(crate) mod smoke;
 mod spares;
+mod starts;
 mod tools;
 mod traps_api;
 mod traps_asks;
