@@ -1,6 +1,7 @@
 //! Spares that fail, and spares in the way of users.
 
 use std::collections::HashSet;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -63,8 +64,11 @@ fn escape_groups(pid: u32) {
     for line in groups.lines() {
         let controllers = line.split(':').nth(1).unwrap_or_default();
         for place in [controllers.trim_start_matches("name="), "unified", ""] {
-            std::fs::write(Path::new("/sys/fs/cgroup").join(place).join("cgroup.procs"), pid.to_string())
-                .ok();
+            // Where there is such a group: a file of this name made elsewhere would be taken for one.
+            let group = Path::new("/sys/fs/cgroup").join(place).join("cgroup.procs");
+            if let Ok(mut group) = std::fs::OpenOptions::new().write(true).open(group) {
+                group.write_all(pid.to_string().as_bytes()).ok();
+            }
         }
     }
 }
