@@ -13,8 +13,6 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
-use crate::log_fields::PlainFields;
-
 /// Exit code of a failure while running.
 pub(crate) const FAILED: u8 = 1;
 /// Exit code of invalid arguments or configuration.
@@ -139,11 +137,7 @@ where
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     // One object per line: the event's fields at the top, its spans' fields in a list.
-    if is_json {
-        lines.json().flatten_event(true).with_current_span(false).boxed()
-    } else {
-        lines.fmt_fields(PlainFields).boxed()
-    }
+    if is_json { lines.json().flatten_event(true).with_current_span(false).boxed() } else { lines.boxed() }
 }
 
 /// Runs the asynchronous part of a subcommand.

@@ -14,7 +14,6 @@ mod demo;
 mod export;
 mod init;
 mod keys;
-mod log_fields;
 mod serve;
 mod signals;
 mod temp_dir;

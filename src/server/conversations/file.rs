@@ -1,9 +1,9 @@
 //! Persistence of a user's conversation cache across restarts.
 //!
 //! One small file per user (mode 0600; generated names and digests, no text), with a fixed-size slot per conversation. A
-//! change overwrites its slot in place, in the page cache only: this takes microseconds, or as long as a busy disk holds
-//! up who writes. A slot lies within one page,
-//! so a kill leaves either the old or the new content. Unreadable slots are empty. Blocking.
+//! change overwrites its slot in place, in the page cache only: this takes microseconds, unless a busy disk holds up the
+//! writer. A slot lies within one page, so a kill leaves either the old or the new content. Unreadable slots are empty.
+//! Blocking.
 
 use std::fs::DirBuilder;
 use std::io;
