@@ -111,9 +111,12 @@ impl App {
         };
         if named.is_none() && caller.is_known_by_credentials() {
             let elsewhere = async |presented| {
-                // First: a search costs more than a user, and any text is a token.
-                self.rate_limits.count_unknown_tokens()?;
-                Ok::<_, ApiError>(self.renewed.owner(&self.pilot, &self.identities, presented).await)
+                let found = self.renewed.owner(&self.pilot, &self.identities, presented).await;
+                // Any text is a token. Those of a known user are not charged: strangers would use up what all need.
+                if found.is_none() {
+                    self.rate_limits.count_unknown_tokens()?;
+                }
+                Ok::<_, ApiError>(found)
             };
             let owner = self.identities.owner(credentials, elsewhere).await?;
             let (Owner::Known(user) | Owner::New(user)) = &owner;

@@ -21,6 +21,7 @@ use crate::support::lock::MutexExt;
 use crate::workspace::{TokenIndex, user_digest_long};
 
 mod renewed;
+mod rounds;
 mod unanswered;
 
 pub(crate) use renewed::{Renewed, settle};
@@ -54,7 +55,7 @@ impl Identities {
     }
 
     /// The user of the credentials; a new one if both tokens are unknown. `elsewhere` searches credentials files for
-    /// unknown tokens, or refuses to.
+    /// unknown tokens, or refuses those that it does not find.
     pub(crate) async fn owner<E: From<InvalidName>, S: Future<Output = Result<Option<UserId>, E>>>(
         &self,
         credentials: &OauthCredentials,

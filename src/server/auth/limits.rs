@@ -69,8 +69,8 @@ impl RateLimits {
         self.check(self.usual, self.seed.hash_one(("user", user.as_bytes())))
     }
 
-    /// Counts a request whose OAuth tokens are not in the index: any text is one. Each costs a search among renewed tokens,
-    /// and most begin a user, who is stored.
+    /// Counts a request whose OAuth tokens are neither in the index nor in the file of a session: any text is one. It
+    /// begins a user, who is stored.
     pub(crate) fn count_unknown_tokens(&self) -> Result<(), ApiError> {
         let counted = self.new_users.as_ref().map_or(Ok(()), |new_users| new_users.check());
         counted.map_err(|until| {

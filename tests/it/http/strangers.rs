@@ -169,10 +169,9 @@ async fn rest_of_users_without_sessions_expires() {
     assert_eq!(ask(&site, "gone", "hello").await.status, 200);
 }
 
-/// The search for tokens that a CLI has renewed is not for strangers without limit: the limit is charged first, once for
-/// each renewal.
+/// A user whose CLI has renewed its tokens is known, also while strangers have used up their limit and crowd in.
 #[tokio::test(flavor = "multi_thread")]
-async fn limit_of_unknown_tokens_comes_before_the_search() {
+async fn renewed_tokens_are_known_among_strangers() {
     let place = place();
     let (_program, site) = Program::ready(&place, "[http]\nnew_users_per_minute = 2").await;
     assert_eq!(ask(&site, "known", "hello").await.text(), "echo 1: hello");
@@ -188,7 +187,17 @@ async fn limit_of_unknown_tokens_comes_before_the_search() {
         let answer = ask(&site, "renewed", "hello").await;
         assert_eq!(answer.text(), format!("echo {count}: hello"), "it is known after the first search");
     }
+    // Renewed tokens are not charged: the second of the limit is left.
+    assert_eq!(knock(&site, "second").await.status, 400);
+    assert_eq!(knock(&site, "third").await.error().1, "too_many_new_users");
     renew("again");
-    assert_eq!(ask(&site, "again", "hello").await.error().1, "too_many_new_users");
-    assert_eq!(ask(&site, "known", "hello").await.text(), "echo 5: hello");
+    let mut strangers = tokio::task::JoinSet::new();
+    for number in 0..60 {
+        let site = site.clone();
+        strangers.spawn(async move { knock(&site, &format!("stranger-{number}")).await.error().1 });
+    }
+    assert_eq!(ask(&site, "again", "hello").await.text(), "echo 5: hello");
+    let refused = strangers.join_all().await;
+    assert!(refused.iter().all(|code| code == "too_many_new_users"), "{refused:?}");
+    assert_eq!(ask(&site, "known", "hello").await.text(), "echo 6: hello");
 }

@@ -2,73 +2,74 @@
 //!
 //! A session is marked before its child starts ([`TokenIndex::mark_renewing`]). Only marked sessions are searched for an
 //! unknown token: those with a child, and those whose child ended lately. Once a child has ended its tokens are entered
-//! in the index, and the mark is removed: at most [`SETTLED_AT_ONCE`] in a round.
+//! in the index, and the mark is removed: at most [`SETTLED_AT_ONCE`] in a round. Requests share searches ([`Rounds`]): a
+//! crowd of strangers costs no more of them, and keeps nobody whose token is found from being served.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Mutex;
-
+use super::rounds::Rounds;
 use super::{Digest, Identities, digest};
 use crate::model::ids::{SessionHash, UserId};
 use crate::server::app::App;
+use crate::support::blocking::blocking;
 use crate::support::secret_file::FileId;
 use crate::system::Pilotlight;
 
-/// Files in memory, some 200 bytes each. Others are read each time.
-const MAX_FILES: usize = 10_000;
+/// Files in memory, some 200 bytes each: more than a machine has children. Those of further sessions are not searched.
+const MAX_FILES: usize = 100_000;
 /// Pause between two rounds. A search costs some 30 µs for each session that waits for the next one.
 const ROUND: Duration = Duration::from_secs(5);
 /// Sessions whose tokens are entered in one round, each in some milliseconds.
 const SETTLED_AT_ONCE: usize = 500;
 
 type Held = (FileId, [Digest; 2]);
+type Files = HashMap<SessionHash, Held>;
 
 #[derive(Default)]
 pub(crate) struct Renewed {
-    seen: Arc<Mutex<HashMap<SessionHash, Held>>>,
+    files: Rounds<Files>,
 }
 
 impl Renewed {
-    /// The user with a session that holds the presented access token, else the refresh token. One search at a time: a
-    /// crowd of strangers queues, and occupies one thread for blocking work.
+    /// The user with a session that holds the presented access token, else the refresh token.
     pub(crate) async fn owner(
         &self,
         pilot: &Pilotlight,
         identities: &Identities,
         presented: [Digest; 2],
     ) -> Option<UserId> {
-        let mut seen = self.seen.clone().lock_owned().await;
-        let (pilot, identities) = (pilot.clone(), identities.clone());
-        let search = move || search(&pilot, &identities, &presented, &mut seen);
+        let (looking, identities) = (pilot.clone(), identities.clone());
+        let search = move |files: &mut Files| search(&looking, &identities, files);
         // A failed search is that of an unknown token.
-        tokio::task::spawn_blocking(search).await.unwrap_or_default()
+        let found = self.files.read(search, |files| holders(files, &presented)).await?;
+        if found.is_empty() {
+            return None;
+        }
+        let pilot = pilot.clone();
+        blocking(move || Ok(found.iter().find_map(|session| pilot.owner(session)))).await.ok()?
     }
 }
 
-fn search(
-    pilot: &Pilotlight,
-    identities: &Identities,
-    presented: &[Digest; 2],
-    before: &mut HashMap<SessionHash, Held>,
-) -> Option<UserId> {
-    let mut now = HashMap::new();
-    let mut matching = [None, None];
-    for session in identities.index.marked() {
-        let Some((stamp, held)) = look(pilot, &session, before.remove(&session)) else { continue };
-        for (kind, found) in matching.iter_mut().enumerate() {
-            if found.is_none() && held.get(kind) == presented.get(kind) {
-                *found = pilot.owner(&session);
-            }
-        }
-        if now.len() < MAX_FILES {
-            now.insert(session, (stamp, held));
+/// The sessions with the access token, then those with the refresh token.
+fn holders(files: &Files, presented: &[Digest; 2]) -> Vec<SessionHash> {
+    let [access, refresh] = presented;
+    let with = |kind: usize, token: &Digest| {
+        let token = *token;
+        files.iter().filter(move |(_, (_, held))| held.get(kind) == Some(&token)).map(|(session, _)| session)
+    };
+    with(0, access).chain(with(1, refresh)).cloned().collect()
+}
+
+/// Reads the files that have changed.
+fn search(pilot: &Pilotlight, identities: &Identities, files: &mut Files) {
+    let mut before = std::mem::take(files);
+    for session in identities.index.marked().take(MAX_FILES) {
+        if let Some(held) = look(pilot, &session, before.remove(&session)) {
+            files.insert(session, held);
         }
     }
-    *before = now;
-    let [by_access, by_refresh] = matching;
-    by_access.or(by_refresh)
 }
 
 /// Enters the tokens of ended children in the index, until the task is dropped.
