@@ -65,7 +65,10 @@ pub(crate) struct Demand {
 
 /// The right to be starting. Given back when dropped: when the child is ready, or is not going to be.
 #[derive(Debug)]
-pub(crate) struct StartPermit(Arc<Admission>);
+pub(crate) struct StartPermit {
+    admission: Arc<Admission>,
+    is_spare: bool,
+}
 
 /// Users who wait for a child, in the order of admission, and the children each user has.
 #[derive(Debug, Clone, Default)]
@@ -139,7 +142,7 @@ impl Admission {
         is_quiet.then(|| {
             queue.acquire_spare();
             self.publish(&queue);
-            (StartPermit(self.clone()), SparePermit(Some(self.clone()), None))
+            (self.start_permit(true), SparePermit(Some(self.clone()), None))
         })
     }
 
@@ -226,7 +229,11 @@ impl Admission {
     }
 
     fn permits(self: &Arc<Self>, user: &UserId) -> Permits {
-        (StartPermit(self.clone()), ChildPermit(self.clone(), user.clone()))
+        (self.start_permit(false), ChildPermit(self.clone(), user.clone()))
+    }
+
+    fn start_permit(self: &Arc<Self>, is_spare: bool) -> StartPermit {
+        StartPermit { admission: self.clone(), is_spare }
     }
 
     fn refuse(&self, why: AdmissionRejected, reason: &'static str) -> TurnError {
@@ -262,8 +269,8 @@ impl Drop for Waiting<'_> {
 
 impl Drop for StartPermit {
     fn drop(&mut self) {
-        self.0.lock().starting -= 1;
-        self.0.grant();
+        self.admission.lock().release_start(self.is_spare);
+        self.admission.grant();
     }
 }
 
@@ -399,6 +406,24 @@ mod tests {
         assert!(first.0.is_ok(), "the spare made room");
         assert_eq!(second.1, Duration::from_secs(30), "it waited in the one place of the queue");
         assert!(third.0.is_err() && third.1.is_zero());
+    }
+
+    /// Spares that are ready hold no start up, and while memory is scarce their ends help nobody.
+    #[tokio::test(start_paused = true)]
+    async fn queue_is_no_longer_by_spares_in_no_way() {
+        let gate = admission(9, 1, 1);
+        let (_spares, held) = {
+            let spares: Vec<_> = (0..3).map(|_| gate.admit_spare().unwrap().1).collect();
+            (spares, gate.admit(&user("a")).await.unwrap())
+        };
+        let is_placed = |name: &str, waiter| gate.lock().enqueue(&user(name), waiter).is_some();
+        let (starting, _let_in) = oneshot::channel();
+        assert!(is_placed("b", starting));
+        assert!(!is_placed("c", oneshot::channel().0), "another child starts: the one place is taken");
+        drop(held);
+        gate.set_pressure(Pressure::NoNewChildren);
+        assert!(is_placed("b", oneshot::channel().0));
+        assert!(!is_placed("c", oneshot::channel().0), "nothing starts");
     }
 
     #[tokio::test(start_paused = true)]

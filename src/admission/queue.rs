@@ -24,6 +24,8 @@ pub(super) struct StartQueue<W> {
     pub(super) spares: usize,
     /// Those of them that sessions are about to get: they go for nobody.
     pub(super) promised: usize,
+    /// Those of them that start.
+    pub(super) starting_spares: usize,
     max_children: usize,
     max_starting: usize,
     max_waiting: usize,
@@ -44,6 +46,7 @@ impl<W> StartQueue<W> {
             starting: 0,
             spares: 0,
             promised: 0,
+            starting_spares: 0,
             max_children,
             max_starting,
             max_waiting,
@@ -70,6 +73,18 @@ impl<W> StartQueue<W> {
         self.spares.saturating_sub(self.promised)
     }
 
+    /// Number of starts that wait for spares alone: without any they would not wait. They take no place in the queue.
+    fn waiting_for_spares(&self) -> usize {
+        if self.closed {
+            return 0;
+        }
+        let others = self.children - self.giving_way();
+        let starting = self.starting - self.starting_spares;
+        let (room, starts) =
+            (self.max_children.saturating_sub(others), self.max_starting.saturating_sub(starting));
+        room.min(starts).min(self.giving_way())
+    }
+
     /// Whether as many children start as may.
     pub(super) fn is_starting_most(&self) -> bool {
         self.starting >= self.max_starting
@@ -92,6 +107,13 @@ impl<W> StartQueue<W> {
         self.children += 1;
         self.starting += 1;
         self.spares += 1;
+        self.starting_spares += 1;
+    }
+
+    /// Counts a child that starts no more.
+    pub(super) fn release_start(&mut self, is_spare: bool) {
+        self.starting -= 1;
+        self.starting_spares -= usize::from(is_spare);
     }
 
     /// Counts a spare for a user.
@@ -128,8 +150,7 @@ impl<W> StartQueue<W> {
         // A user gets no more places than are left for all others: one user ends at half of the queue, two at a third
         // each, and there is always one for the next.
         let count = self.waiting.get(user).map_or(0, VecDeque::len);
-        // Without spares the first of them would not wait.
-        let most = self.max_waiting.saturating_add(self.giving_way());
+        let most = self.max_waiting.saturating_add(self.waiting_for_spares());
         if count >= most.saturating_sub(self.length) {
             return None;
         }
