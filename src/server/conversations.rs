@@ -28,6 +28,7 @@ pub(crate) use digest::HistoryDigest;
 use crate::model::ids::UserId;
 use crate::server::api::error::ApiError;
 use crate::support::blocking::blocking;
+use crate::support::keyed_gates::Inside;
 use crate::support::lock::MutexExt;
 use crate::system::Pilotlight;
 use crate::workspace::user_digest_long;
@@ -124,10 +125,11 @@ impl Conversations {
         Ok(claim)
     }
 
-    /// Excludes a conversation from matching, because a request uses or deletes it by name.
-    pub(crate) async fn exclude(&self, user: &UserId, name: &str) {
+    /// Excludes a conversation from matching, because a request uses or deletes it by name. Its user cannot be deleted
+    /// meanwhile: what is written after that would stay.
+    pub(crate) async fn exclude(&self, user: &Inside<UserId>, name: &str) {
         if name.starts_with(PREFIX) {
-            let cache = self.cache(user).await;
+            let cache = self.cache(user.key()).await;
             if cache.change(|cache| cache.remove(name)) {
                 cache.write().await;
             }

@@ -55,6 +55,8 @@ pub(crate) struct Verdict {
 /// Deletes the session, if it rests. Returns whether it is gone.
 pub(crate) async fn expire(sessions: &Arc<Sessions>, key: &SessionKey, verdict: Verdict) -> io::Result<bool> {
     let hash = key.hash();
+    // A user who is being deleted keeps nothing anyway. A deletion that comes later waits until the files are removed.
+    let Some(_inside) = sessions.users.enter(key.user()) else { return Ok(false) };
     // Who brings the session into memory has done so, or waits until it is gone.
     let arrival = sessions.arrivals.acquire(&hash).await;
     let Ok(_slot) = timeout(SLOT_WITHIN, sessions.slots.acquire(&hash)).await else { return Ok(false) };
@@ -80,8 +82,6 @@ pub(crate) async fn expire(sessions: &Arc<Sessions>, key: &SessionKey, verdict: 
 /// The session is gone from here on; its files are removed afterwards.
 fn take_away(sessions: &Sessions, key: &SessionKey, last_used: SystemTime) -> io::Result<Option<Deleted>> {
     let (data_dir, hash) = (&sessions.env.config.data_dir, key.hash());
-    // A user who is being deleted keeps nothing anyway.
-    let Some(_inside) = sessions.users.enter(key.user()) else { return Ok(None) };
     if sessions.registry.get(key).is_some() {
         return Ok(None);
     }

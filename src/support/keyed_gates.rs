@@ -58,6 +58,14 @@ impl<K: Eq + Hash + Clone> Gates<K> {
     }
 }
 
+impl<K: Eq + Hash> Inside<K> {
+    /// What is kept open.
+    #[cfg(feature = "server")]
+    pub(crate) fn key(&self) -> &K {
+        &self.key
+    }
+}
+
 impl<K: Eq + Hash, G> Drop for Passage<K, G> {
     fn drop(&mut self) {
         self.guard = None;

@@ -231,12 +231,16 @@ impl Session {
     /// [`TurnError::Storage`], [`TurnError::TooManySessions`].
     pub async fn write_credentials(&self, credentials: &OauthCredentials) -> Result<(), TurnError> {
         let inside = self.enter()?;
+        let hash = self.key()?.hash();
+        // Until they are written: else a purge in between would leave them to nobody.
+        let arrival = self.arrive(&hash).await?;
         let (workspace, sessions, credentials) =
-            (self.files().await?, self.sessions().clone(), credentials.clone());
+            (self.files_at(&hash).await?, self.sessions().clone(), credentials.clone());
         // Compared and written by one request after the other, or the older token could win.
-        let one_at_a_time = sessions.credentials.acquire(&self.key()?.hash()).await;
+        let one_at_a_time = sessions.credentials.acquire(&hash).await;
         blocking(move || {
-            let _held = one_at_a_time;
+            // A caller that goes away does not end the write.
+            let _held = (arrival, one_at_a_time);
             let (cli, place) = (&sessions.env.config.cli, sessions.env.credentials_place());
             let write = || workspace.write_credentials(cli, place, &credentials).map(drop);
             repeated(write, || workspace.create())
@@ -280,15 +284,21 @@ impl Session {
     /// The session's directories, created if they are not there yet; a session that does not exist begins.
     async fn files(&self) -> Result<Workspace, TurnError> {
         let _inside = self.enter()?;
+        let hash = self.key()?.hash();
+        let _arrival = self.arrive(&hash).await?;
+        self.files_at(&hash).await
+    }
+
+    /// As [`Session::files`]. The caller holds the session's place in `arrivals`: no purge comes in between, whose session
+    /// nobody would find again.
+    async fn files_at(&self, hash: &SessionHash) -> Result<Workspace, TurnError> {
         let create = |workspace: Workspace| workspace.create().map(|()| workspace);
         if let Some(entry) = self.entry() {
             return blocking(move || create(entry.workspace.clone())).await;
         }
-        let hash = self.key()?.hash();
-        let _arrival = self.arrive(&hash).await?;
         // Not for a turn: no child is wanted.
         let (record, _) = self.known_or_begun(None).await?;
-        let data_dir = self.env().config.data_dir.clone();
+        let (data_dir, hash) = (self.env().config.data_dir.clone(), hash.clone());
         blocking(move || create(record.workspace(&data_dir, &hash))).await
     }
 

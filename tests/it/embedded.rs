@@ -11,6 +11,7 @@ use pilotlight::{Config, Pilotlight, Session, TurnError, TurnOptions};
 
 mod crashes;
 mod damaged;
+mod deletions;
 mod edges;
 mod evictions;
 mod formats;

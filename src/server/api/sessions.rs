@@ -260,7 +260,10 @@ pub(crate) async fn purge_session(
     session: &Session,
 ) -> Result<(), TurnError> {
     // First: no request may match a conversation that is being deleted.
-    app.conversations.exclude(user, name).await;
+    // With a user who is being deleted all of them go.
+    if let Ok(inside) = app.pilot.enter(user) {
+        app.conversations.exclude(&inside, name).await;
+    }
     let purged = session.purge().await;
     // Last: the last turn has ended by then.
     app.replays.forget(user, name);
@@ -274,7 +277,8 @@ pub(crate) async fn forget_expired(app: Arc<App>) {
     loop {
         let event = events.next().await;
         if matches!(event.kind, EventKind::Expired { .. }) {
-            app.conversations.exclude(event.session.user(), event.session.conversation()).await;
+            let Ok(inside) = app.pilot.enter(event.session.user()) else { continue };
+            app.conversations.exclude(&inside, event.session.conversation()).await;
         }
     }
 }

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::cache::{SPARE_SLOTS, SlotState};
 use super::*;
 use crate::server::dialect::message::Message;
+use crate::support::keyed_gates::Gates;
 
 fn user(text: &str) -> Message {
     serde_json::from_value(json!({ "role": "user", "content": text })).unwrap()
@@ -245,16 +246,17 @@ async fn named_conversation_matches_no_longer() {
     let directory = tempfile::tempdir().unwrap();
     let conversations = Conversations::new(directory.path().to_owned(), 4);
     let alice = UserId::new("alice").unwrap();
+    let inside = Gates::default().enter(&alice).unwrap();
     let next = digest(&["u1".into(), "a1".into()], "u2");
     for during in [false, true] {
         let mut claim = conversations.claim(&alice, &digest(&[], "u1")).await.unwrap();
         let name = claim.conversation().to_owned();
         claim.mark_sent();
         if during {
-            conversations.exclude(&alice, &name).await;
+            conversations.exclude(&inside, &name).await;
         }
         claim.commit("a1");
-        conversations.exclude(&alice, &name).await;
+        conversations.exclude(&inside, &name).await;
         assert_ne!(conversations.claim(&alice, &next).await.unwrap().conversation(), name);
     }
 }
@@ -294,9 +296,12 @@ async fn users_are_bounded_and_reloaded_from_files() {
     conversations.flush().await;
     // Nothing of the write is left.
     let rests = || Arc::strong_count(conversations.find(&name(1)).get().unwrap()) == 1;
-    while !rests() {
-        tokio::task::yield_now().await;
-    }
+    let resting = async {
+        while !rests() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), resting).await.expect("a write goes on");
     for number in 2..MAX_USERS + 10 {
         conversations.find(&name(number));
     }

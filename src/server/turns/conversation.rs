@@ -7,6 +7,7 @@ use crate::server::api::sessions::addressable;
 use crate::server::auth::caller;
 use crate::server::conversations::Claim;
 use crate::server::dialect::TurnRequest;
+use crate::support::keyed_gates::Inside;
 
 pub(super) struct Conversation {
     pub(super) name: String,
@@ -18,7 +19,7 @@ impl TurnHandler {
     /// The named conversation, else the one with the history of the request, else the default one.
     pub(super) async fn conversation(
         &self,
-        user: &UserId,
+        user: &Inside<UserId>,
         request: &TurnRequest,
     ) -> Result<Conversation, ApiError> {
         let header = match self.parts.headers.get(&SESSION_HEADER) {
@@ -39,7 +40,7 @@ impl TurnHandler {
         }
         match &request.history_digest {
             Some(digest) => {
-                let claim = self.app.conversations.claim(user, digest).await?;
+                let claim = self.app.conversations.claim(user.key(), digest).await?;
                 Ok(Conversation { name: claim.conversation().to_owned(), claim: Some(claim) })
             }
             None => Ok(Conversation { name: DEFAULT_CONVERSATION.to_owned(), claim: None }),

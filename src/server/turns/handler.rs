@@ -93,7 +93,7 @@ impl TurnHandler {
             }
         };
         let permit = self.app.turn_permit(&user, &self.caller)?;
-        let mut conversation = self.conversation(&user, &request).await?;
+        let mut conversation = self.conversation(&inside, &request).await?;
         let session = self.app.pilot.conversation(user.as_bytes(), &conversation.name);
         if let Some(credentials) = &request.credentials {
             session.write_credentials(credentials).await?;
