@@ -163,7 +163,10 @@ pub enum TurnError {
         "no user id is left for another user: the operator must make the range larger (isolation.uids), users that have \
          an id are served"
     )]
-    NoUserId,
+    NoUserId {
+        /// When one may have become free that no user has; `None`: all have users.
+        retry_after: Option<Duration>,
+    },
     /// No new turns are taken because this instance is stopping.
     #[error("this instance is stopping")]
     Draining,
@@ -307,7 +310,7 @@ impl TurnError {
             Self::SessionDeleted => "session_deleted",
             Self::SpendLimit { .. } => "spend_limit",
             Self::Overloaded { .. } => "overloaded",
-            Self::NoUserId => "no_user_id",
+            Self::NoUserId { .. } => "no_user_id",
             Self::Draining => "draining",
             Self::NotStarted(_) => "cli_not_started",
             Self::CircuitOpen { .. } => "circuit_open",
@@ -329,6 +332,7 @@ impl TurnError {
             Self::Overloaded { retry_after, .. }
             | Self::CircuitOpen { retry_after, .. }
             | Self::SpendLimit { retry_after, .. } => Some(*retry_after),
+            Self::NoUserId { retry_after } => *retry_after,
             // One turn is likely to end by then.
             Self::QueueFull { .. } | Self::Draining | Self::UserDeleted | Self::SessionDeleted => {
                 Some(Duration::from_secs(1))

@@ -150,9 +150,8 @@ impl Isolator {
             Some(Owners::Trial(owner)) => Ok(Some(*owner)),
             Some(Owners::Users(uids)) => {
                 let owner = uids.of(&user_digest(user)).map_err(|error| match error {
-                    // Nobody knows when those will be free.
                     UidError::Held(range) if uids.reserved() <= self.doubts.count() => {
-                        UidError::Exhausted(range)
+                        UidError::Doubted(range)
                     }
                     error => error,
                 });
@@ -200,22 +199,29 @@ impl Isolator {
 
     /// Takes back the id of such a child that no user got, as soon as nothing of the child is left. Blocking.
     pub(crate) fn release(&self, owner: Option<Owner>, remains: Remains) {
-        let (Some(Owners::Users(uids)), Some(owner)) = (&self.owners, owner) else { return };
+        let (Some(Owners::Users(uids)), Some(user)) = (&self.owners, owner) else { return };
         match remains {
             Remains::Nothing => {
-                uids.release(owner);
+                uids.release(user);
                 self.freed.notify_waiters();
             }
-            Remains::Possible { shim: Some(shim) }
-                if vacancy::shows_all() && self.doubts.add(owner, shim) =>
-            {
+            Remains::Possible { shim } => {
+                self.doubt(owner, shim);
                 self.review();
             }
-            // No process of it could be ruled out; the next start may use it again.
-            Remains::Possible { .. } => {
-                tracing::warn!(uid = owner.uid, "a user id is not used again: a process may have it");
-            }
         }
+    }
+
+    /// Gives up the id of such a child until no process has it, which [`Isolator::review`] finds out.
+    pub(crate) fn doubt(&self, owner: Option<Owner>, shim: Option<u32>) {
+        let (Some(Owners::Users(uids)), Some(owner)) = (&self.owners, owner) else { return };
+        if !shim.is_some_and(|shim| vacancy::shows_all() && self.doubts.add(owner, shim)) {
+            // No process of it could be ruled out; the next start may use it again.
+            tracing::warn!(uid = owner.uid, "a user id is not used again: a process may have it");
+            uids.give_up(owner);
+        }
+        // Who waits for it looks for another one.
+        self.freed.notify_waiters();
     }
 
     /// Whether there are ids to be looked at by [`Isolator::review`].

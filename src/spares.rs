@@ -65,8 +65,8 @@ fn look(sessions: &Arc<Sessions>, limits: &plan::Limits) {
     let Some(kind) = decision.start else { return };
     // Between the decision and this a start may have come.
     let Some(permits) = admission.admit_spare() else { return };
-    if let Some((id, orders)) = shelf.add(kind.clone()) {
-        let keeper = keeper::Keeper { sessions: sessions.clone(), id, kind };
+    if let Some((id, (orders, gone))) = shelf.add(kind.clone()) {
+        let keeper = keeper::Keeper { sessions: sessions.clone(), id, kind, _gone: gone };
         sessions.env.tasks.spawn(shelf.keepers.track_future(keeper.keep(permits, orders)));
     }
 }

@@ -308,7 +308,7 @@ impl Pilotlight {
         &self.system.sessions.env
     }
 
-    /// Makes an actor panic.
+    /// Makes an actor panic, or the task of the next spare, or the next start fail.
     #[cfg(feature = "failpoints")]
     #[doc(hidden)]
     pub async fn fail(&self, actor: &str, user: &str) {
@@ -321,6 +321,8 @@ impl Pilotlight {
                 drop(supervisor.map(|supervisor| supervisor.cast(SupervisorMessage::Panic)));
             }
             "evictor" => sessions.actor_refs.cast_evictor(IdleMessage::Panic),
+            "spare" => sessions.shelf.fails_next.store(true, std::sync::atomic::Ordering::Relaxed),
+            "start" => sessions.fails_start.store(true, std::sync::atomic::Ordering::Relaxed),
             "sampler" => sessions.actor_refs.cast_sampler(SamplerMessage::Panic),
             _ => {
                 let key = UserId::new(user).and_then(|user| SessionKey::new(user, DEFAULT_CONVERSATION));

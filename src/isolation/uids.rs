@@ -29,6 +29,9 @@ pub(crate) enum UidError {
     /// The last ones are those of children without a user, which can go.
     #[error("the last user ids of isolation.uids ({0}) are those of spares")]
     Held(UidRange),
+    /// The last ones are those of children that have ended, of which a process may be left.
+    #[error("processes of ended spares may have the last user ids of isolation.uids ({0})")]
+    Doubted(UidRange),
     /// The file contradicts itself.
     #[error("line {0} of the list of user ids is damaged: restore it from a backup")]
     Damaged(usize),
@@ -119,6 +122,11 @@ impl Uids {
             given.used.remove(&reserved.uid);
             given.next = given.next.min(reserved.uid);
         }
+    }
+
+    /// Reserves an id no more that may have processes for good: it stays used, and nobody waits for it.
+    pub(crate) fn give_up(&self, reserved: Owner) {
+        self.given.lock_unpoisoned().reserved.remove(&reserved.uid);
     }
 
     /// Number of reserved ids.
@@ -318,6 +326,19 @@ mod tests {
         assert_eq!(uids.of("bb").unwrap().uid, 200);
         assert!(uids.adopt("cc", second).unwrap());
         assert!(matches!(uids.of("dd"), Err(UidError::Exhausted(_))));
+    }
+
+    #[test]
+    fn id_that_is_given_up_is_waited_for_no_more() {
+        let data = tempfile::tempdir().unwrap();
+        let uids = Uids::open(&data.path().join("uids"), range(200, 202)).unwrap();
+        let given_up = uids.reserve().unwrap();
+        assert_eq!(uids.of("aa").unwrap().uid, 201);
+        assert!(matches!(uids.of("bb"), Err(UidError::Held(_))));
+        uids.give_up(given_up);
+        assert!(matches!(uids.of("bb"), Err(UidError::Exhausted(_))));
+        uids.release(given_up);
+        assert!(uids.of("bb").is_err() && !uids.adopt("bb", given_up).unwrap(), "it stays used");
     }
 
     #[test]

@@ -249,32 +249,50 @@ async fn one_child(
     links: Links<'_>,
 ) -> Result<Conclusion, LaunchRefusal> {
     let begun = Instant::now();
+    let mut started = start(plan, prepared, chosen).await;
+    // Spares go before a session is refused.
+    if started.as_ref().is_err_and(|failure| shortage(failure).is_some())
+        && plan.sessions.shelf.make_room(UNKILLABLE).await
+    {
+        started = start(plan, prepared, chosen).await;
+    }
+    match started {
+        Ok((Launched { child, endpoint }, pid)) => {
+            serve(plan, prepared, chosen, links, (child, endpoint), pid, begun).await
+        }
+        Err(failure) => Ok(not_started(plan, failure)),
+    }
+}
+
+/// Starts a process. After an error nothing of it is left.
+async fn start(plan: &Plan, prepared: &Prepared, chosen: &Chosen) -> Result<(Launched, u32), StartFailure> {
+    #[cfg(feature = "failpoints")]
+    if plan.sessions.fails_start.swap(false, std::sync::atomic::Ordering::Relaxed) {
+        return Err(StartFailure::Spawn {
+            reason: "emfile",
+            message: "as asked for".to_owned(),
+            source: None,
+        });
+    }
     let (owned, ready, program) = (plan.clone(), prepared.clone(), chosen.clone());
     // It looks at files and writes to cgroups. If nobody waits for it any more, the child ends with its handle.
     let launched = tokio::task::spawn_blocking(move || launch::start(&owned, &ready, &program)).await;
     plan.env().publish_limits();
-    let Launched { mut child, endpoint } = match launched {
-        Ok(Ok(launched)) => launched,
-        Ok(Err(failure)) => return Ok(not_started(plan, failure)),
-        Err(_) => {
-            let failure = StartFailure::Handshake("the task that starts the child failed".to_owned());
-            return Ok(not_started(plan, failure));
-        }
-    };
+    let failed = |_| StartFailure::Handshake("the task that starts the child failed".to_owned());
+    let Launched { mut child, endpoint } = launched.map_err(failed)??;
     let limit = plan.env().config.session.spawn_timeout;
-    let pid = match timeout(limit, child.shim.started()).await {
-        Ok(Ok(pid)) => pid,
+    match timeout(limit, child.shim.started()).await {
+        Ok(Ok(pid)) => Ok((Launched { child, endpoint }, pid)),
         Ok(Err(error)) => {
             child.shim.gone().await;
-            return Ok(not_started(plan, error.into()));
+            Err(error.into())
         }
         Err(_) => {
             child.shim.kill_tree();
             drop(timeout(UNKILLABLE, child.shim.gone()).await);
-            return Ok(not_started(plan, StartFailure::NeverReady { limit }));
+            Err(StartFailure::NeverReady { limit })
         }
-    };
-    serve(plan, prepared, chosen, links, (child, endpoint), pid, begun).await
+    }
 }
 
 /// A process that runs, until nothing is left of it. `begun`: when it began to be the session's.

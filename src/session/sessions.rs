@@ -51,6 +51,9 @@ pub(crate) struct Sessions {
     pub(crate) open_turns: TaskTracker,
     turns: AtomicU64,
     draining: AtomicBool,
+    /// The next start fails for want of file descriptors.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fails_start: AtomicBool,
 }
 
 impl Sessions {
@@ -74,6 +77,8 @@ impl Sessions {
             open_turns: TaskTracker::new(),
             turns: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            #[cfg(feature = "failpoints")]
+            fails_start: AtomicBool::new(false),
             env,
         }
     }

@@ -9,7 +9,8 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 pub(crate) use self::pauses::Pauses;
@@ -82,8 +83,22 @@ pub(crate) struct Shelved {
     pub(crate) shim: Option<u32>,
     /// Of its tree, when it was last measured.
     memory: u64,
+    /// Whose its process is, once it has one.
+    owner: Option<Owner>,
     place: Option<SparePlace>,
     order: oneshot::Sender<SpareOrder>,
+    /// Cancelled once its task has ended.
+    gone: CancellationToken,
+}
+
+/// What the task of a spare has: its orders, and what says that it has ended.
+pub(crate) type SpareTask = (oneshot::Receiver<SpareOrder>, DropGuard);
+
+/// What is left of a spare whose task has failed.
+#[derive(Debug)]
+pub(crate) struct Abandoned {
+    pub(crate) shim: Option<u32>,
+    pub(crate) owner: Option<Owner>,
 }
 
 /// What a spare brings to its session besides the child.
@@ -124,6 +139,11 @@ pub(crate) struct Shelf {
     pub(crate) changed: Notify,
     /// The tasks of all spares.
     pub(crate) keepers: TaskTracker,
+    /// Held while a user id of a spare is waited for: each waits for the end of one spare, and none takes that of another.
+    pub(super) id_waits: tokio::sync::Mutex<()>,
+    /// The next task panics.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fails_next: std::sync::atomic::AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -170,12 +190,12 @@ impl Shelf {
     }
 
     /// Adds a spare that is about to start; `None`: no more are started.
-    pub(crate) fn add(&self, kind: SpareKind) -> Option<(u64, oneshot::Receiver<SpareOrder>)> {
+    pub(crate) fn add(&self, kind: SpareKind) -> Option<(u64, SpareTask)> {
         let mut state = self.lock();
         if state.closed {
             return None;
         }
-        let (order, orders) = oneshot::channel();
+        let ((order, orders), gone) = (oneshot::channel(), CancellationToken::new());
         state.next += 1;
         let id = state.next;
         state.spares.push(Shelved {
@@ -185,15 +205,17 @@ impl Shelf {
             since: Instant::now(),
             shim: None,
             memory: 0,
+            owner: None,
             place: None,
             order,
+            gone: gone.clone(),
         });
-        Some((id, orders))
+        Some((id, (orders, gone.drop_guard())))
     }
 
     /// The process of a spare runs.
-    pub(crate) fn started(&self, id: u64, shim: Option<u32>) {
-        self.with(id, |spare| spare.shim = shim);
+    pub(crate) fn started(&self, id: u64, shim: Option<u32>, owner: Option<Owner>) {
+        self.with(id, |spare| (spare.shim, spare.owner) = (shim, owner));
     }
 
     /// A spare answers.
@@ -216,6 +238,17 @@ impl Shelf {
         state.spares.len() < before
     }
 
+    /// Takes a spare from the shelf whose task has failed: else no other one would start. `None`: the shelf had it no more.
+    pub(crate) fn abandon(&self, id: u64, kind: &SpareKind) -> Option<Abandoned> {
+        let mut state = self.lock();
+        let at = state.spares.iter().position(|spare| spare.id == id)?;
+        let Shelved { shim, owner, .. } = state.spares.swap_remove(at);
+        state.pauses.failed(kind, Duration::ZERO, Instant::now());
+        drop(state);
+        self.changed.notify_one();
+        Some(Abandoned { shim, owner })
+    }
+
     /// Orders the end of a spare, unless it was given away.
     pub(crate) fn end(&self, id: u64, why: SpareEnd) {
         let mut state = self.lock();
@@ -228,14 +261,42 @@ impl Shelf {
         }
     }
 
-    /// Orders the end of the spare that is worth least.
-    pub(crate) fn end_any(&self, why: SpareEnd) {
+    /// Orders the end of the spare that is worth least of those with a user id. What is cancelled once it is gone; `None`:
+    /// there is none.
+    pub(super) fn end_for_id(&self) -> Option<CancellationToken> {
         let mut state = self.lock();
-        let spares = state.spares.iter().enumerate();
+        let spares = state.spares.iter().enumerate().filter(|(_, spare)| spare.owner.is_some());
         let least = spares.max_by_key(|(_, spare)| (spare.phase == SparePhase::Warming, spare.since));
-        if let Some((at, _)) = least {
-            drop(state.spares.swap_remove(at).order.send(SpareOrder::End(why)));
-        }
+        let (at, _) = least?;
+        let Shelved { order, gone, .. } = state.spares.swap_remove(at);
+        // A task that has ended needs no order.
+        drop(order.send(SpareOrder::End(SpareEnd::Room)));
+        Some(gone)
+    }
+
+    /// Ends all spares, because the host has no room for a start, and keeps others away for a while. Whether there were any;
+    /// they are gone when this returns, or `within` is over.
+    pub(super) async fn make_room(&self, within: Duration) -> bool {
+        let ended: Vec<_> = {
+            let mut state = self.lock();
+            state.room.ended(Instant::now());
+            state.spares.drain(..).collect()
+        };
+        let ended: Vec<_> = ended
+            .into_iter()
+            .map(|Shelved { order, gone, .. }| {
+                // A task that has ended needs no order.
+                drop(order.send(SpareOrder::End(SpareEnd::Room)));
+                gone
+            })
+            .collect();
+        let all_gone = async {
+            for gone in &ended {
+                gone.cancelled().await;
+            }
+        };
+        timeout(within, all_gone).await.ok();
+        !ended.is_empty()
     }
 
     /// Ends all spares; no other one starts. Those whose sessions are about to ask for them stay.
@@ -318,7 +379,7 @@ impl Shelf {
         let state = &mut *self.lock();
         if let Some(spare) = state.spares.iter_mut().find(|spare| spare.shim == Some(shim)) {
             spare.memory = bytes;
-            state.room.measured_spare(bytes);
+            state.room.measured_spare(bytes, Instant::now());
         }
     }
 
@@ -356,7 +417,8 @@ impl Reserved {
 impl Shelved {
     /// A spare without a task.
     pub(crate) fn of_test(id: u64, kind: SpareKind, phase: SparePhase, since: Instant) -> Self {
-        Self { id, kind, phase, since, shim: None, memory: 0, place: None, order: oneshot::channel().0 }
+        let (order, gone) = (oneshot::channel().0, CancellationToken::new());
+        Self { id, kind, phase, since, shim: None, memory: 0, owner: None, place: None, order, gone }
     }
 }
 
@@ -397,7 +459,7 @@ mod tests {
     /// A shelf with a spare that is ready.
     fn with_one() -> (Shelf, u64, oneshot::Receiver<SpareOrder>) {
         let shelf = Shelf::default();
-        let (id, orders) = shelf.add(SpareKind::default()).unwrap();
+        let (id, (orders, _)) = shelf.add(SpareKind::default()).unwrap();
         shelf.ready(id, place());
         (shelf, id, orders)
     }
@@ -419,5 +481,46 @@ mod tests {
         assert!(orders.try_recv().is_err(), "its order is on the way");
         drop(taken.order.send(SpareOrder::End(SpareEnd::Died)));
         assert!(orders.try_recv().is_ok());
+    }
+
+    /// The next one starts after a pause, as after any failure.
+    #[test]
+    fn spare_of_a_failed_task_is_abandoned_once() {
+        let (shelf, id, _orders) = with_one();
+        let owner = Some(Owner { uid: 7, gid: 7 });
+        shelf.started(id, Some(9), owner);
+        let abandoned = shelf.abandon(id, &SpareKind::default()).unwrap();
+        assert_eq!((abandoned.shim, abandoned.owner), (Some(9), owner));
+        assert!(shelf.abandon(id, &SpareKind::default()).is_none());
+        assert!(shelf.read(|shelf| shelf.spares.is_empty()));
+    }
+
+    /// Spares without a user id stay: their ends would help nobody.
+    #[test]
+    fn only_a_spare_with_a_user_id_ends_for_it() {
+        let (shelf, id, mut orders) = with_one();
+        assert!(shelf.end_for_id().is_none());
+        shelf.started(id, None, Some(Owner { uid: 7, gid: 7 }));
+        assert!(shelf.end_for_id().is_some() && shelf.end_for_id().is_none());
+        assert!(matches!(orders.try_recv(), Ok(SpareOrder::End(SpareEnd::Room))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn room_is_made_by_the_ends_of_all_spares() {
+        let shelf = Shelf::default();
+        let limit = Duration::from_secs(5);
+        assert!(!shelf.make_room(limit).await, "there are none");
+        let (_, task) = shelf.add(SpareKind::default()).unwrap();
+        let since = Instant::now();
+        let ending = async {
+            assert!(matches!(task.0.await, Ok(SpareOrder::End(_))));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            drop(task.1);
+        };
+        let (was_any, ()) = tokio::join!(shelf.make_room(limit), ending);
+        assert_eq!((was_any, since.elapsed()), (true, Duration::from_secs(1)));
+        assert!(!shelf.read(|shelf| shelf.has_room), "none starts at once");
+        let (_, _silent) = shelf.add(SpareKind::default()).unwrap();
+        assert!(shelf.make_room(limit).await && since.elapsed() == Duration::from_secs(6));
     }
 }

@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant, sleep, timeout};
+use tokio_util::sync::DropGuard;
 
 use crate::admission::{SparePermit, SparePromise, StartPermit};
 use crate::child::{Remains, Unfit};
 use crate::installation::versions::Chosen;
 use crate::session::executable;
 use crate::session::sessions::Sessions;
-use crate::session::shelf::{Slot, SpareKind, SpareOrder, SparePlace, SpareRequest};
+use crate::session::shelf::{Abandoned, Slot, SpareKind, SpareOrder, SparePlace, SpareRequest};
 use crate::session::spare::{Spare, SpareGround};
 use crate::session::store::new_cli_session_id;
 use crate::support::blocking::blocking_long;
@@ -37,6 +38,19 @@ pub(super) struct Keeper {
     pub(super) sessions: Arc<Sessions>,
     pub(super) id: u64,
     pub(super) kind: SpareKind,
+    /// Says that nothing of the spare is left to be done.
+    pub(super) _gone: DropGuard,
+}
+
+/// A task that fails takes its spare from the shelf: one that starts there for ever would keep all others away.
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        if let Some(Abandoned { shim, owner }) = self.sessions.shelf.abandon(self.id, &self.kind) {
+            tracing::error!("the task of a spare failed");
+            self.sessions.env.isolation.doubt(owner, shim);
+            self.sessions.env.telemetry.metrics.spare_ends.increment(SpareEnd::Died);
+        }
+    }
 }
 
 /// How it ends.
@@ -90,7 +104,7 @@ impl Keeper {
                 return self.ended(SpareEnd::NotStarted);
             }
         };
-        shelf.started(self.id, spare.shim());
+        shelf.started(self.id, spare.shim(), ground.owner);
         let warmed = self.warm(&mut spare, &mut orders).await;
         // Ready, or not going to be.
         drop(starting);
@@ -143,6 +157,11 @@ impl Keeper {
 
     /// Waits until the child runs and answers; else how it ends.
     async fn warm(&self, spare: &mut Spare, orders: &mut oneshot::Receiver<SpareOrder>) -> Option<Fate> {
+        #[cfg(feature = "failpoints")]
+        assert!(
+            !self.sessions.shelf.fails_next.swap(false, std::sync::atomic::Ordering::Relaxed),
+            "as asked for"
+        );
         let limit = self.sessions.env.config.session.spawn_timeout;
         let answers = async {
             let started = spare.started(limit).await;

@@ -220,7 +220,7 @@ impl From<&TurnError> for TurnOutcome {
             | TurnError::UserDeleted
             | TurnError::SessionDeleted
             | TurnError::Overloaded { .. }
-            | TurnError::NoUserId
+            | TurnError::NoUserId { .. }
             | TurnError::Draining => Self::Rejected,
         }
     }

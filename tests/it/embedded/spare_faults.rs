@@ -240,6 +240,118 @@ async fn spare_gives_its_user_id_to_a_user() {
     let refused = start_of("dave").await.unwrap_err();
     assert_eq!(refused.code(), "no_user_id", "{refused}");
     assert!(refused.to_string().contains("isolation.uids"), "{refused}");
+    assert_eq!(refused.retry_after(), None, "each has its user");
+    bench.end().await;
+}
+
+/// Users who come at once, for whom only ids of spares are left, end one spare each.
+#[tokio::test(flavor = "multi_thread")]
+async fn users_without_ids_end_one_spare_each() {
+    const SPARES: usize = 4;
+    const USERS: usize = 2;
+    if !is_root() {
+        return;
+    }
+    // One is left to a user beside those of spares, and one is that of probes.
+    let bench = Bench::with(|config| {
+        spares(SPARES)(config);
+        with_ids(config, 1_830_000_000, 1_830_000_005);
+    })
+    .await;
+    ready(&bench, SPARES).await;
+    let before = spare_clis(bench.data.path());
+    let arrivals: Vec<_> = (0..=USERS)
+        .map(|number| {
+            let session = bench.pilot.session(format!("user {number}"));
+            // Of another kind than the spares.
+            let options = TurnOptions::default().model("another");
+            tokio::spawn(async move { session.send_with("hello", options).await.unwrap().finish().await })
+        })
+        .collect();
+    for arrival in arrivals {
+        let outcome = arrival.await.unwrap();
+        assert!(outcome.is_ok(), "{outcome:?}");
+    }
+    let left = before.iter().filter(|pid| is_alive(**pid)).count();
+    assert_eq!(left, SPARES - USERS);
+    bench.end().await;
+}
+
+/// An id that a process may have is given to nobody, and may be free soon: the refusal says when to try again.
+#[tokio::test(flavor = "multi_thread")]
+async fn user_id_in_doubt_is_worth_another_try() {
+    if !is_root() {
+        return;
+    }
+    let bench = Bench::with(|config| {
+        spares(1)(config);
+        with_ids(config, 1_840_000_000, 1_840_000_002);
+    })
+    .await;
+    ready(&bench, 1).await;
+    let spare = spare_clis(bench.data.path())[0];
+    let own = uid_of(spare).expect("it lives");
+    // A process with the id that nothing of the server ends.
+    let mut foreign = std::process::Command::new("sleep");
+    let mut foreign = std::os::unix::process::CommandExt::uid(&mut foreign, own).arg("600").spawn().unwrap();
+    let [shim] = shims(bench.data.path())[..] else { panic!("one spare has one shim") };
+    // Its end is not known: a process with its id may be left.
+    for pid in [shim, spare] {
+        escape_groups(pid);
+    }
+    signal(shim, Signal::KILL);
+    eventually("the spare is gone", || bench.pilot.spares_ready() == 0).await;
+    let turn = async |user: &str| {
+        let session = bench.pilot.session(user);
+        let turn = session.send_with("hello", TurnOptions::default().model("another")).await.unwrap();
+        turn.finish().await.status
+    };
+    assert!(matches!(turn("alice").await, Status::Completed), "one id is left");
+    let since = Instant::now();
+    let Status::Aborted(refused) = turn("bob").await else { panic!("no id is left") };
+    assert_eq!((refused.code(), refused.retry_after()), ("no_user_id", Some(Duration::from_secs(5))));
+    assert!(since.elapsed() < Duration::from_secs(5), "nobody waits for it");
+    foreign.kill().unwrap();
+    foreign.wait().unwrap();
+    let again = async || matches!(turn("bob").await, Status::Completed);
+    crate::common::eventually_some("the id is free", crate::common::SOON, async || {
+        again().await.then_some(())
+    })
+    .await;
+    bench.end().await;
+}
+
+/// The task of a spare fails while the spare starts: the next one starts after a pause.
+#[tokio::test(flavor = "multi_thread")]
+async fn spare_whose_task_failed_is_replaced() {
+    let bench = Bench::with(spares(1)).await;
+    ready(&bench, 1).await;
+    let killed = spare_clis(bench.data.path())[0];
+    bench.pilot.fail("spare", "").await;
+    signal(killed, Signal::KILL);
+    eventually("it is gone", || bench.pilot.spares_ready() == 0).await;
+    ready(&bench, 1).await;
+    bench.end().await;
+}
+
+/// A start for which the host has no room takes that of the spares.
+#[tokio::test(flavor = "multi_thread")]
+async fn start_without_descriptors_ends_the_spares() {
+    let bench = Bench::with(spares(2)).await;
+    ready(&bench, 2).await;
+    let before = spare_clis(bench.data.path());
+    let alice = bench.pilot.session("alice");
+    bench.pilot.fail("start", "").await;
+    // Of another kind than the spares.
+    let turn = alice.send_with("hello", TurnOptions::default().model("another")).await.unwrap();
+    let outcome = turn.finish().await;
+    assert!(outcome.is_ok(), "{outcome:?}");
+    assert!(before.iter().all(|pid| !is_alive(*pid)), "their room is needed");
+    // Without spares it is refused, as ever.
+    bench.pilot.fail("start", "").await;
+    let bob = bench.pilot.session("bob").send("hello").await.unwrap().finish().await;
+    let Status::Aborted(refused) = bob.status else { panic!("{bob:?}") };
+    assert_eq!(refused.code(), "overloaded");
     bench.end().await;
 }
 

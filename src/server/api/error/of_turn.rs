@@ -24,7 +24,7 @@ impl From<TurnError> for ApiError {
             | TurnError::TooManySessions { .. }
             | TurnError::SpendLimit { .. } => StatusCode::TOO_MANY_REQUESTS,
             TurnError::Overloaded { .. }
-            | TurnError::NoUserId
+            | TurnError::NoUserId { .. }
             | TurnError::Draining
             | TurnError::NotStarted(_)
             | TurnError::CircuitOpen { .. } => StatusCode::SERVICE_UNAVAILABLE,
@@ -41,7 +41,9 @@ impl From<TurnError> for ApiError {
         // invalid.
         let is_lasting = matches!(
             error,
-            TurnError::TooManySessions { .. } | TurnError::SpendLimit { .. } | TurnError::NoUserId
+            TurnError::TooManySessions { .. }
+                | TurnError::SpendLimit { .. }
+                | TurnError::NoUserId { retry_after: None }
         );
         let not_again = error.reached_child() || is_lasting;
         let pause = (status.is_server_error() && !not_again).then_some(PAUSE);
