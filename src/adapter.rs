@@ -16,8 +16,8 @@ pub(crate) use claude::{
     control_response, credentials_file, echo, encode_credentials, encode_first_turn, encode_turn,
     entries_after, handshake, home_cleanup, host_request, import, interrupt, is_judged, is_streamed,
     launch_refusal, mcp_servers, mirrors_conversation, permission_response, ping, restore, snapshot,
-    stored_credentials, task, terminal, text_delta, tmp_cleanup, transcript_gap, transcript_path,
-    unsupported_response, variable_beside_oauth, with_message_id,
+    stored_credentials, task, terminal, text_delta, tmp_cleanup, transcript_end, transcript_gap,
+    transcript_path, unsupported_response, variable_beside_oauth, with_message_id,
 };
 #[cfg(feature = "broker")]
 pub(crate) use claude::{

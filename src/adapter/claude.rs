@@ -32,7 +32,8 @@ pub(crate) use terminal::terminal;
 #[cfg(feature = "server")]
 pub(crate) use tools::mcp_server_of;
 pub(crate) use transcript::{
-    FIXED_VARIABLES, config_dir, entries_after, restore, snapshot, transcript_gap, transcript_path,
+    FIXED_VARIABLES, config_dir, entries_after, restore, snapshot, transcript_end, transcript_gap,
+    transcript_path,
 };
 
 mod amounts;

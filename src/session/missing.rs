@@ -3,6 +3,10 @@
 //! What was answered is owed: where it is missing and cannot be restored, a loss is reported. Messages of turns that were not
 //! answered - refused, interrupted, lost with their child - are restored as well. Where they cannot be, no loss is reported:
 //! their senders know that they have no answer.
+//!
+//! Messages that no mark names are of a turn that was not shown to its end: the mark comes first. They are owed to nobody,
+//! but the CLI goes on from the last of them. Where that one does not lead back to the beginning, the CLI would forget what
+//! was answered before, which is in the file all the same: so the end of a transcript is looked at as well.
 
 use std::io;
 
@@ -21,10 +25,12 @@ pub(super) struct Missing {
 }
 
 impl Missing {
-    /// `gap` looks in the transcript for what is missing before a message; `None`: there is no transcript.
+    /// `gap` looks in the transcript for what is missing before a message; `None`: there is no transcript. `end`: the message
+    /// that it ends with.
     pub(super) fn from(
         record: &Record,
         gap: Option<impl Fn(&str) -> io::Result<Option<String>>>,
+        end: Option<&str>,
     ) -> io::Result<Self> {
         let (checkpoint, unanswered) = (record.checkpoint.as_deref(), record.unanswered.as_deref());
         let Some(gap) = gap else {
@@ -36,8 +42,13 @@ impl Missing {
         let is_new = |gap: &Option<String>| gap.is_some() && *gap != record.known_gap;
         let found = |message: Option<&str>| message.map_or(Ok(None), &gap);
         let before_checkpoint = found(checkpoint)?;
-        let loss = is_new(&before_checkpoint).then_some(ContextLost::LatestTurns);
-        Ok(Self { loss, unanswered: is_new(&found(unanswered)?), gap: before_checkpoint })
+        let unnamed = end.filter(|end| is_owed(record) && ![checkpoint, unanswered].contains(&Some(*end)));
+        let gap = match before_checkpoint {
+            None => found(unnamed)?,
+            found => found,
+        };
+        let loss = is_new(&gap).then_some(ContextLost::LatestTurns);
+        Ok(Self { loss, unanswered: is_new(&found(unanswered)?), gap })
     }
 
     pub(super) fn is_any(&self) -> bool {
@@ -84,10 +95,18 @@ mod tests {
 
     /// In a transcript that has these messages.
     fn missing(record: &Record, there: Option<&[&str]>) -> (Option<ContextLost>, bool) {
+        missing_with_end(record, there, None)
+    }
+
+    fn missing_with_end(
+        record: &Record,
+        there: Option<&[&str]>,
+        end: Option<&str>,
+    ) -> (Option<ContextLost>, bool) {
         let gap = there.map(|there| {
             |message: &str| Ok((!there.contains(&message)).then(|| format!("before {message}")))
         });
-        let Missing { loss, unanswered, .. } = Missing::from(record, gap).unwrap();
+        let Missing { loss, unanswered, .. } = Missing::from(record, gap, end).unwrap();
         (loss, unanswered)
     }
 
@@ -114,6 +133,23 @@ mod tests {
             let found = missing(&record(turns, checkpoint, unanswered), there);
             assert_eq!(found, (loss, is_forgotten), "{checkpoint:?} {unanswered:?} {there:?}");
         }
+    }
+
+    /// The CLI goes on from the end: what was answered must lead to it.
+    #[test]
+    fn end_that_no_mark_names_leads_back_or_is_a_loss() {
+        let all: Option<&[&str]> = Some(&["a", "u", "e"]);
+        let without: Option<&[&str]> = Some(&["a", "u"]);
+        let named = record(2, Some("a"), Some("u"));
+        for (there, end, loss) in
+            [(all, "e", None), (without, "e", LATEST), (without, "a", None), (without, "u", None)]
+        {
+            assert_eq!(missing_with_end(&named, there, Some(end)), (loss, false), "{there:?} {end}");
+        }
+        let mut unanswered = record(1, None, Some("u"));
+        assert_eq!(missing_with_end(&unanswered, without, Some("e")), (None, false), "nothing is owed");
+        unanswered.known_gap = Some("before e".into());
+        assert_eq!(missing_with_end(&unanswered, without, Some("e")), (None, false), "it is known");
     }
 
     #[test]

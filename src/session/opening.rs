@@ -185,7 +185,8 @@ fn prepare_now(plan: &Plan, mut record: Record, opening: Opening) -> io::Result<
         }
     };
     let gap = transcript.as_ref().map(|file| |message: &str| adapter::transcript_gap(file, message));
-    let mut missing = Missing::from(&record, gap)?;
+    let end = transcript.as_ref().map_or(Ok(None), adapter::transcript_end)?;
+    let mut missing = Missing::from(&record, gap, end.as_deref())?;
     let restored = if missing.is_any() || !is_usable {
         let wanted = missing::wanted(&record, missing.loss.is_some() || !is_usable);
         let lost = Lost { conversation: &record.cli_session_id, wanted: &wanted, left: transcript.as_ref() };

@@ -7,10 +7,12 @@ use std::path::PathBuf;
 use crate::config::CliConfig;
 use crate::model::Dirs;
 
+mod end;
 pub(super) mod entry;
 mod gap;
 mod restore;
 
+pub(crate) use end::transcript_end;
 pub(crate) use restore::{entries_after, restore, snapshot};
 
 /// Variable with the directory of the CLI's files; the default is below `HOME`.

@@ -130,3 +130,32 @@ async fn empty_transcript_is_a_loss_only_of_answers() {
         pilot.shutdown(Duration::from_secs(5)).await;
     }
 }
+
+/// A server is killed in a turn of which the CLI has written the answer and not the message: what was answered before is in
+/// the file, and the CLI would go on behind the gap.
+#[tokio::test(flavor = "multi_thread")]
+async fn end_without_its_beginning_forgets_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    let pilot = start(data.path(), |_| {}).await;
+    for user in ["alice", "bob"] {
+        say(&pilot.session(user), "the word is heliotrope").await;
+    }
+    pilot.shutdown(Duration::from_secs(5)).await;
+    for user in ["alice", "bob"] {
+        let file = transcript(data.path(), user);
+        let text = std::fs::read_to_string(&file).unwrap();
+        let answer = text.lines().rfind(|line| line.contains("\"type\":\"assistant\"")).unwrap();
+        let mut answer: serde_json::Value = serde_json::from_str(answer).unwrap();
+        (answer["uuid"], answer["parentUuid"]) = ("late".into(), "cut off".into());
+        std::fs::write(&file, format!("{text}{answer}\n")).unwrap();
+    }
+    let without = record_dir(data.path(), "bob", "default").join("journal");
+    damage(&without, Left::Nothing, 0);
+    let pilot = start(data.path(), |_| {}).await;
+    let outcome = ask(&pilot.session("alice"), "[[recall]]").await;
+    assert_eq!((outcome.text.as_str(), outcome.context_lost), ("the word is heliotrope", false));
+    let outcome = ask(&pilot.session("bob"), "[[recall]]").await;
+    assert_eq!((outcome.text.as_str(), outcome.context_lost), ("", true), "lost without a journal, and said");
+    assert!(!ask(&pilot.session("bob"), "again").await.context_lost, "once");
+    pilot.shutdown(Duration::from_secs(5)).await;
+}
