@@ -143,6 +143,9 @@ impl Conversations {
         for cache in users {
             if cache.is_write_queued.load(Ordering::Acquire) {
                 cache.write().await;
+            } else {
+                // One that has begun ends.
+                drop(cache.writing.lock().await);
             }
         }
     }

@@ -313,6 +313,21 @@ async fn users_are_bounded_and_reloaded_from_files() {
     drop(held);
 }
 
+/// Who stops after a flush finds on file what was released before.
+#[tokio::test]
+async fn flush_waits_for_a_write_that_has_begun() {
+    let directory = tempfile::tempdir().unwrap();
+    let conversations = Conversations::new(directory.path().to_owned(), 4);
+    let alice = UserId::new("alice").unwrap();
+    conversations.claim(&alice, &digest(&[], "u")).await.unwrap().commit("a");
+    conversations.flush().await;
+    let begun = conversations.find(&alice).get().unwrap().writing.clone().lock_owned().await;
+    let mut flush = std::pin::pin!(conversations.flush());
+    assert!(futures_util::poll!(flush.as_mut()).is_pending());
+    drop(begun);
+    flush.await;
+}
+
 #[tokio::test]
 async fn claim_of_a_deleted_user_writes_nothing() {
     let data = tempfile::tempdir().unwrap();
