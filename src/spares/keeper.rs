@@ -46,7 +46,10 @@ pub(super) struct Keeper {
 impl Drop for Keeper {
     fn drop(&mut self) {
         if let Some(Abandoned { shim, owner }) = self.sessions.shelf.abandon(self.id, &self.kind) {
-            tracing::error!("the task of a spare failed");
+            // Else the program ends without having stopped the system.
+            if std::thread::panicking() {
+                tracing::error!("the task of a spare failed");
+            }
             self.sessions.env.isolation.doubt(owner, shim);
             self.sessions.env.telemetry.metrics.spare_ends.increment(SpareEnd::Died);
         }
