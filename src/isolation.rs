@@ -140,6 +140,11 @@ impl Isolator {
         self.range
     }
 
+    /// Whether users have ids of their own, which have to be found on the disk.
+    pub(crate) fn has_owners(&self) -> bool {
+        self.owners.is_some()
+    }
+
     /// Whose the files and the children of a user are; `None`: this process's. Blocking.
     ///
     /// # Errors

@@ -18,8 +18,9 @@ use pilotlight_shim::{descendants, report::KillMethod};
 
 use crate::support::lock::MutexExt;
 
-/// First pause between two checks; most shims have exited by then.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+/// First pause between two checks. A shim closes its socket just before the kernel lets it be reaped, and the next
+/// child of its session waits for that.
+const SHORTEST_PAUSE: Duration = Duration::from_micros(50);
 /// Longest pause between two checks, for slow shims.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// Idle time after which the thread ends: a series of exits starts it once.

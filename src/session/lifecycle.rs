@@ -188,19 +188,32 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, mailbo
         Err(error) => return Conclusion::without_child(ExitKind::NotAdmitted(error)),
     };
     let start_permit = Arc::new(Mutex::new(Some(start_permit)));
-    let mut prepared = match opening::prepare(plan, record, Opening::OfStart).await {
+    let mut chosen = match executable::choose(plan.env()).await {
+        Ok(chosen) => chosen,
+        Err(failure) => return not_started(plan, failure),
+    };
+    let program = chosen.clone();
+    let start = move |plan: &Plan, prepared: &Prepared| request(plan, prepared, &program);
+    let (mut prepared, launched) = match opening::prepare_and(plan, record, start).await {
         Ok(prepared) => prepared,
         Err(error) => return unusable(error),
     };
+    let mut launched = Some(launched);
     // The CLI may disagree about the conversation: then the other way once, then a new conversation.
     while prepared.attempt < opening::MOST_ATTEMPTS {
         prepared.send_news(mailbox);
-        let chosen = match executable::choose(plan.env()).await {
-            Ok(chosen) => chosen,
-            Err(failure) => return not_started(plan, failure),
+        let requested = match launched.take() {
+            Some(requested) => requested,
+            None => {
+                chosen = match executable::choose(plan.env()).await {
+                    Ok(chosen) => chosen,
+                    Err(failure) => return not_started(plan, failure),
+                };
+                request_again(plan, &prepared, &chosen).await
+            }
         };
         let links = Links { stop, mailbox, start_permit: &start_permit, spare: None };
-        match one_child(plan, &prepared, &chosen, links).await {
+        match one_child(plan, &prepared, &chosen, links, requested).await {
             Err(refusal) => {
                 if refusal == LaunchRefusal::NoMirror {
                     plan.env().installed.mirrors_not(&chosen);
@@ -241,20 +254,46 @@ struct Links<'a> {
     spare: Option<&'a SpareKind>,
 }
 
+/// A child that was asked for, and when.
+type Requested = (Instant, Result<Launched, StartFailure>);
+
+/// Blocking, inside a runtime: it looks at files and writes to cgroups. If nobody waits for it any more, the child ends
+/// with its handle.
+fn request(plan: &Plan, prepared: &Prepared, chosen: &Chosen) -> Requested {
+    let begun = Instant::now();
+    #[cfg(feature = "failpoints")]
+    if plan.sessions.fails_start.swap(false, std::sync::atomic::Ordering::Relaxed) {
+        let message = "as asked for".to_owned();
+        return (begun, Err(StartFailure::Spawn { reason: "emfile", message, source: None }));
+    }
+    (begun, launch::start(plan, prepared, chosen))
+}
+
+/// Another process for what was prepared.
+async fn request_again(plan: &Plan, prepared: &Prepared, chosen: &Chosen) -> Requested {
+    let (owned, ready, program) = (plan.clone(), prepared.clone(), chosen.clone());
+    let launched = tokio::task::spawn_blocking(move || request(&owned, &ready, &program)).await;
+    launched.unwrap_or_else(|_| {
+        let failure = StartFailure::Handshake("the task that starts the child failed".to_owned());
+        (Instant::now(), Err(failure))
+    })
+}
+
 /// One process. `Err`: it would not open the conversation in this way.
 async fn one_child(
     plan: &Plan,
     prepared: &Prepared,
     chosen: &Chosen,
     links: Links<'_>,
+    (begun, launched): Requested,
 ) -> Result<Conclusion, LaunchRefusal> {
-    let begun = Instant::now();
-    let mut started = start(plan, prepared, chosen).await;
+    let mut started = running(plan, launched).await;
     // Spares go before a session is refused.
     if started.as_ref().is_err_and(|failure| shortage(failure).is_some())
         && plan.sessions.shelf.make_room(UNKILLABLE).await
     {
-        started = start(plan, prepared, chosen).await;
+        let (_, launched) = request_again(plan, prepared, chosen).await;
+        started = running(plan, launched).await;
     }
     match started {
         Ok((Launched { child, endpoint }, pid)) => {
@@ -264,22 +303,13 @@ async fn one_child(
     }
 }
 
-/// Starts a process. After an error nothing of it is left.
-async fn start(plan: &Plan, prepared: &Prepared, chosen: &Chosen) -> Result<(Launched, u32), StartFailure> {
-    #[cfg(feature = "failpoints")]
-    if plan.sessions.fails_start.swap(false, std::sync::atomic::Ordering::Relaxed) {
-        return Err(StartFailure::Spawn {
-            reason: "emfile",
-            message: "as asked for".to_owned(),
-            source: None,
-        });
-    }
-    let (owned, ready, program) = (plan.clone(), prepared.clone(), chosen.clone());
-    // It looks at files and writes to cgroups. If nobody waits for it any more, the child ends with its handle.
-    let launched = tokio::task::spawn_blocking(move || launch::start(&owned, &ready, &program)).await;
+/// Waits until a child that was asked for runs. After an error nothing of it is left.
+async fn running(
+    plan: &Plan,
+    launched: Result<Launched, StartFailure>,
+) -> Result<(Launched, u32), StartFailure> {
     plan.env().publish_limits();
-    let failed = |_| StartFailure::Handshake("the task that starts the child failed".to_owned());
-    let Launched { mut child, endpoint } = launched.map_err(failed)??;
+    let Launched { mut child, endpoint } = launched?;
     let limit = plan.env().config.session.spawn_timeout;
     match timeout(limit, child.shim.started()).await {
         Ok(Ok(pid)) => Ok((Launched { child, endpoint }, pid)),

@@ -21,7 +21,7 @@ use super::recovery::{self, Lost};
 use super::store::{Record, new_cli_session_id};
 use crate::adapter::{self, Import, LaunchMode, LaunchRefusal, LaunchSettings};
 use crate::child::Secrets;
-use crate::config::CliConfig;
+use crate::config::{CliConfig, JournalMode};
 use crate::journal::Journal;
 use crate::session::env::Env;
 use crate::support::blocking::{blocking, blocking_long};
@@ -132,11 +132,58 @@ pub(super) enum Opening {
 pub(super) async fn prepare(plan: &Plan, record: Box<Record>, opening: Opening) -> io::Result<Prepared> {
     let plan = plan.clone();
     // Under the permit to start.
-    let prepare = move || prepare_now(&plan, *record, opening);
+    let prepare = move || {
+        let (mut prepared, later) = prepare_now(&plan, *record, opening)?;
+        prepared.open_journal(&plan, &later);
+        Ok(prepared)
+    };
     tokio::task::spawn_blocking(prepare).await.map_err(io::Error::other)?
 }
 
-fn prepare_now(plan: &Plan, mut record: Record, opening: Opening) -> io::Result<Prepared> {
+/// Prepares a start and then starts a child, both by the same thread: each hand-over is a wait for a processor. The
+/// journal of a conversation that begins is begun while the shim starts.
+pub(super) async fn prepare_and<T: Send + 'static>(
+    plan: &Plan,
+    record: Box<Record>,
+    start: impl FnOnce(&Plan, &Prepared) -> T + Send + 'static,
+) -> io::Result<(Prepared, T)> {
+    let plan = plan.clone();
+    // Under the permit to start.
+    let work = move || {
+        let (mut prepared, later) = prepare_now(&plan, *record, Opening::OfStart)?;
+        let can_wait = later.can_wait(plan.env());
+        if !can_wait {
+            prepared.open_journal(&plan, &later);
+        }
+        let started = start(&plan, &prepared);
+        if can_wait {
+            prepared.open_journal(&plan, &later);
+        }
+        Ok((prepared, started))
+    };
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+/// What the journal of the next child begins with.
+struct Later {
+    checkpoint: Option<String>,
+    unanswered: Option<String>,
+    written: Option<Vec<u8>>,
+    transcript: Option<File>,
+}
+
+impl Later {
+    /// Whether the journal may be opened beside the child's start: a child writes to a transcript that is there, and
+    /// `journal = "synced"` has the disk know of a conversation before it begins.
+    fn can_wait(&self, env: &Env) -> bool {
+        self.written.is_none()
+            && self.transcript.is_none()
+            && env.config.session.journal != JournalMode::Synced
+    }
+}
+
+/// All but the journal.
+fn prepare_now(plan: &Plan, mut record: Record, opening: Opening) -> io::Result<(Prepared, Later)> {
     let (env, workspace, key) = (plan.env(), &plan.workspace, &plan.entry.key);
     let cli = &env.config.cli;
     // For lists only.
@@ -231,19 +278,14 @@ fn prepare_now(plan: &Plan, mut record: Record, opening: Opening) -> io::Result<
     } else {
         Vec::new()
     };
-    let begin = Begin {
-        turns: record.turns,
-        conversation: &cli_session_id,
+    let later = Later {
         checkpoint: record.checkpoint.clone().filter(|_| loss.is_none()),
         unanswered: record.unanswered.clone(),
-        written: written.as_deref(),
-        transcript: transcript.as_ref(),
+        written,
+        transcript,
     };
-    let journal = journaling::open(plan, &begin)
-        .inspect_err(|error| tracing::warn!(%error, "the journal of a session cannot be written"))
-        .ok();
-    Ok(Prepared {
-        journal,
+    let prepared = Prepared {
+        journal: None,
         is_owed,
         wanted: missing::wanted(&record, true).into_iter().map(|last| last.map(str::to_owned)).collect(),
         turns: record.turns,
@@ -274,7 +316,8 @@ fn prepare_now(plan: &Plan, mut record: Record, opening: Opening) -> io::Result<
         first: offered.map(|offered| first(offered, imported.is_some(), env)),
         offered: offered.cloned(),
         imported,
-    })
+    };
+    Ok((prepared, later))
 }
 
 fn first(offered: &Offered, imported: bool, env: &Env) -> First {
@@ -316,6 +359,20 @@ fn import(offered: &Offered, cli_session_id: &str, plan: &Plan) -> io::Result<Op
 }
 
 impl Prepared {
+    fn open_journal(&mut self, plan: &Plan, later: &Later) {
+        let begin = Begin {
+            turns: self.turns,
+            conversation: &self.cli_session_id,
+            checkpoint: later.checkpoint.clone(),
+            unanswered: later.unanswered.clone(),
+            written: later.written.as_deref(),
+            transcript: later.transcript.as_ref(),
+        };
+        self.journal = journaling::open(plan, &begin)
+            .inspect_err(|error| tracing::warn!(%error, "the journal of a session cannot be written"))
+            .ok();
+    }
+
     /// Sends what the session does not know of its conversation, each thing once.
     pub(super) fn send_news(&mut self, mailbox: &Mailbox) {
         if let Some(loss) = self.loss.take() {
@@ -384,17 +441,8 @@ impl Prepared {
     /// A conversation begins, with a journal of its own.
     fn begin_again(&mut self, plan: &Plan) {
         self.mode = LaunchMode::New;
-        let begin = Begin {
-            turns: self.turns,
-            conversation: &self.cli_session_id,
-            checkpoint: None,
-            unanswered: None,
-            written: None,
-            transcript: None,
-        };
-        self.journal = journaling::open(plan, &begin)
-            .inspect_err(|error| tracing::warn!(%error, "the journal of a session cannot be written"))
-            .ok();
+        let nothing = Later { checkpoint: None, unanswered: None, written: None, transcript: None };
+        self.open_journal(plan, &nothing);
     }
 
     /// Nothing of the conversation goes on, which is a loss if something of it was answered.

@@ -23,6 +23,10 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// [`TurnError::NoUserId`], [`TurnError::Storage`].
 pub(super) async fn ensure(plan: &Plan) -> Result<(), TurnError> {
     let (isolation, shelf) = (&plan.env().isolation, &plan.sessions.shelf);
+    // Not even a thread is asked then.
+    if !isolation.has_owners() {
+        return Ok(());
+    }
     let deadline = Instant::now() + MOST_WAIT;
     let mut own_turn = None;
     let mut leaving: Option<CancellationToken> = None;
