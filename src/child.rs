@@ -5,6 +5,7 @@
 //! reached through the shim or through pidfds; nothing here waits for "any child", because the process may be a host
 //! with children of its own.
 
+mod calls;
 mod cgroup;
 mod connection;
 mod event;

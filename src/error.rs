@@ -99,6 +99,19 @@ pub enum TurnError {
         /// What is accepted.
         limit: usize,
     },
+    /// Two of the caller's tools have the same name, or the schema of the answer is no object.
+    #[error("{0}")]
+    InvalidTools(&'static str),
+    /// The caller's tools, or the schema of the answer, are too large.
+    #[error("the {what} has {bytes} bytes; at most {limit} are accepted (session.tools_limit)")]
+    ToolsTooLarge {
+        /// `list of tools` or `schema of the answer`.
+        what: &'static str,
+        /// Its length as JSON.
+        bytes: usize,
+        /// What is accepted.
+        limit: usize,
+    },
     /// The prompt is too long.
     #[error("the prompt has {bytes} bytes; at most {limit} are accepted (session.prompt_limit)")]
     PromptTooLarge {
@@ -304,6 +317,8 @@ impl TurnError {
             Self::PromptTooLarge { .. } => "prompt_too_large",
             Self::SystemPromptTooLarge { .. } => "system_prompt_too_large",
             Self::HistoryTooLarge { .. } => "history_too_large",
+            Self::InvalidTools(_) => "invalid_tools",
+            Self::ToolsTooLarge { .. } => "tools_too_large",
             Self::QueueFull { .. } => "queue_full",
             Self::TooManySessions { .. } => "too_many_sessions",
             Self::UserDeleted => "user_deleted",

@@ -9,10 +9,12 @@ mod history;
 pub mod ids;
 mod permission;
 mod prompt;
+mod tools;
 
 pub use history::{Block, History, Message, Role};
 pub use permission::{Decision, PendingPermission, PermissionError, PermissionRequest};
 pub use prompt::{Prompt, PromptRefused};
+pub use tools::{CallerTool, InvalidTool, ToolCall, ToolResult};
 
 /// Directories of a child.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +74,31 @@ pub struct Usage {
     pub cache_creation_input_tokens: u64,
     /// Read from the cache.
     pub cache_read_input_tokens: u64,
+}
+
+impl Usage {
+    /// These tokens without `others`, which are a part of them.
+    pub(crate) fn without(self, others: &Self) -> Self {
+        Self {
+            input_tokens: self.input_tokens.saturating_sub(others.input_tokens),
+            output_tokens: self.output_tokens.saturating_sub(others.output_tokens),
+            cache_creation_input_tokens: self
+                .cache_creation_input_tokens
+                .saturating_sub(others.cache_creation_input_tokens),
+            cache_read_input_tokens: self.cache_read_input_tokens.saturating_sub(others.cache_read_input_tokens),
+        }
+    }
+
+    pub(crate) fn and(self, others: &Self) -> Self {
+        Self {
+            input_tokens: self.input_tokens.saturating_add(others.input_tokens),
+            output_tokens: self.output_tokens.saturating_add(others.output_tokens),
+            cache_creation_input_tokens: self
+                .cache_creation_input_tokens
+                .saturating_add(others.cache_creation_input_tokens),
+            cache_read_input_tokens: self.cache_read_input_tokens.saturating_add(others.cache_read_input_tokens),
+        }
+    }
 }
 
 /// A turn that the CLI ended with an error while it lives on.

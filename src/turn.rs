@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::error::TurnError;
-use crate::model::{Failure, History, Usage};
+use crate::model::{CallerTool, Failure, History, ToolCall, Usage};
 use crate::telemetry::metrics::TurnOutcome;
 
 mod channel;
@@ -52,6 +52,12 @@ pub struct TurnOptions {
     /// Earlier messages, brought in if, and only if, the conversation has no context of its own (it is new, or was
     /// lost). For clients that send the whole history with every request.
     pub history: Option<History>,
+    /// Bound at start: tools that the caller runs itself. Each turn states all of them; with others than the child's own it
+    /// restarts between turns with its context.
+    pub tools: Vec<CallerTool>,
+    /// Bound at start, as above: JSON Schema of the answer, an object. The answer is one JSON document, in
+    /// [`Outcome::text`]. It was compared with the schema by the CLI alone.
+    pub output_schema: Option<serde_json::Value>,
 }
 
 /// Setters for a chain after `default()`.
@@ -86,6 +92,18 @@ impl TurnOptions {
         Self { restrictions: Some(restrictions), ..self }
     }
 
+    /// Sets [`TurnOptions::tools`].
+    #[must_use]
+    pub fn tools(self, tools: impl IntoIterator<Item = CallerTool>) -> Self {
+        Self { tools: tools.into_iter().collect(), ..self }
+    }
+
+    /// Sets [`TurnOptions::output_schema`].
+    #[must_use]
+    pub fn output_schema(self, schema: serde_json::Value) -> Self {
+        Self { output_schema: Some(schema), ..self }
+    }
+
     /// Sets [`TurnOptions::history`].
     #[must_use]
     pub fn history(self, history: History) -> Self {
@@ -103,6 +121,9 @@ pub struct Outcome {
     pub text: String,
     /// Why the model stopped.
     pub stop_reason: Option<String>,
+    /// Calls of the caller's tools ([`TurnOptions::tools`]) that the model waits for. The next turn brings the results of
+    /// all of them ([`crate::Prompt::ToolResults`]).
+    pub tool_calls: Vec<ToolCall>,
     /// Tokens of this turn.
     pub usage: Usage,
     /// Cost of this turn alone, in US dollars.

@@ -1,5 +1,7 @@
 //! The answer of a turn as clients see it: an ordered sequence of text and thinking blocks.
 
+use crate::model::ToolCall;
+
 /// Part of an answer. Texts are JSON string literals with quotes and escapes, forwarded without parsing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part<'a> {
@@ -39,6 +41,15 @@ pub(crate) enum Part<'a> {
     Close {
         /// Index of the block.
         index: u32,
+    },
+    /// The model calls a tool of the caller's: a whole block.
+    Call {
+        /// Index of the block.
+        index: u32,
+        /// Number of the call in the answer, from 0.
+        number: usize,
+        /// The call.
+        call: &'a ToolCall,
     },
     /// Hidden work continues: the CLI retries a request to the model.
     Waiting,

@@ -1,7 +1,7 @@
 //! The adapter for `claude`, 1.0 and later (stream-json over stdin and stdout).
 //!
 //! Command line: `launch`, `tools`, `home`, `judged`. Input lines: `control`, `prompt`. Output lines: `classify`, `fields`, `tail`, `read`,
-//! `delta`, `terminal`, `answer`. Files: `transcript`, `import`, `credentials`. The API: `broker`. No other module names a message, a flag
+//! `delta`, `terminal`, `answer`. Both: `caller_tools`. Files: `transcript`, `import`, `credentials`. The API: `broker`. No other module names a message, a flag
 //! or a file of this CLI.
 
 #[cfg(feature = "server")]
@@ -11,6 +11,7 @@ pub(crate) use broker::{
     ModelList, TOKEN_URL, api_call, brokered, error_body, list_price, refresh_request, refreshed,
     usage_reader,
 };
+pub(crate) use caller_tools::{CONTINUATION, as_called, call_response, message_edge, tool_calls, tools_response};
 pub(crate) use classify::{classify, is_streamed, mirrors_conversation};
 pub(crate) use control::{
     handshake, interrupt, mcp_servers, permission_response, ping, unsupported_response,
@@ -41,6 +42,7 @@ mod amounts;
 mod answer;
 #[cfg(feature = "broker")]
 mod broker;
+mod caller_tools;
 mod classify;
 mod control;
 mod credentials;

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{CliConfig, PermissionPolicy};
-use crate::model::Dirs;
+use crate::model::{CallerTool, Dirs};
 
 /// Whether a child begins a conversation or resumes one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,10 @@ pub(crate) struct LaunchSettings {
     pub(crate) policy: Option<PermissionPolicy>,
     /// The CLI's own tools that exist; `None`: all that the configuration leaves.
     pub(crate) tools: Option<BTreeSet<String>>,
+    /// Tools that the caller runs itself.
+    pub(crate) caller_tools: Arc<[CallerTool]>,
+    /// JSON Schema of the answers.
+    pub(crate) output_schema: Option<serde_json::Value>,
 }
 
 /// Cleanup of HOME before each start. Tools can write the CLI's files there, and the next child would obey some of them:
@@ -73,6 +78,8 @@ pub(crate) struct LaunchPlan<'a> {
     pub(crate) settings: &'a LaunchSettings,
     /// Maximum time for an MCP server to connect.
     pub(crate) mcp_timeout: Duration,
+    /// Maximum time that the CLI waits for the result of a tool.
+    pub(crate) tool_timeout: Duration,
     /// Whether the CLI repeats on its output what it writes to its transcript.
     pub(crate) mirrors: bool,
     /// Whether the CLI requests tool permissions over the protocol (policies `allow` and `ask`).

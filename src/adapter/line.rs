@@ -93,6 +93,15 @@ pub(crate) struct ControlResponse {
 pub(crate) enum HostRequest {
     /// Asks for permission to use a tool.
     Permission(PermissionRequest),
+    /// Asks for something of the caller's tools.
+    Tools {
+        /// Id of the request.
+        request_id: String,
+        /// Id of the message in it; null for a notification.
+        message_id: serde_json::Value,
+        /// What it asks for.
+        asked: McpMessage,
+    },
     /// Asks for a feature that this host lacks. The response is an error: without a response the turn hangs.
     Unsupported {
         /// Id of the request.
@@ -100,6 +109,38 @@ pub(crate) enum HostRequest {
         /// Name of the feature, for the error text.
         what: String,
     },
+}
+
+/// What the CLI asks the server of the caller's tools.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum McpMessage {
+    /// To introduce itself, in this version of the protocol.
+    Initialize {
+        /// As the CLI names it.
+        version: String,
+    },
+    /// For the list of tools.
+    List,
+    /// For the result of the model's call of this id.
+    Call {
+        /// The id; empty if the CLI names none.
+        id: String,
+    },
+    /// For a sign of life.
+    Ping,
+    /// For nothing.
+    Notification,
+    /// For something that there is not.
+    Unknown,
+}
+
+/// Begin or end of one message of the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MessageEdge {
+    /// The model begins to answer.
+    Begin,
+    /// It has written these tokens.
+    End(Usage),
 }
 
 /// Background task, which may outlast its turn.

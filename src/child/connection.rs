@@ -182,6 +182,7 @@ impl Connection {
         let tail = if turn.is_withheld() { Lines::default() } else { kept };
         let mut report = match ending {
             Ending::Answered(terminal, cost_usd) => turn.finish(tail, *terminal, cost_usd, now),
+            Ending::Called(called) => turn.called(tail, called, now),
             Ending::Lost(error) => turn.lose(tail, error, now),
         };
         report.journal = self.protocol.journal.take();

@@ -1,16 +1,18 @@
 //! A turn while the child works on it.
 
 use std::fmt;
+use std::sync::Arc;
 use std::task::Waker;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::calls::Called;
 use super::watchdog::{Vitals, Watchdog};
 use crate::adapter::Terminal;
 use crate::config::SessionConfig;
 use crate::error::{Loss, TurnError};
-use crate::model::Usage;
+use crate::model::{ToolResult, Usage};
 use crate::model::ids::TurnId;
 use crate::telemetry::metrics::FirstOutput;
 use crate::turn::{Earlier, Hold, Lines, Outcome, Status, TurnSender, TurnTrace, aborted, wake};
@@ -31,6 +33,8 @@ pub(crate) struct Job {
     pub(crate) retries: u32,
     pub(crate) context_lost: bool,
     pub(crate) trace: TurnTrace,
+    /// Results of calls that the child may wait for; else it gets the line.
+    pub(crate) results: Arc<[ToolResult]>,
 }
 
 #[derive(Debug)]
@@ -51,6 +55,10 @@ pub(crate) struct RunningTurn {
     /// Lines that were not handed over when the child ended.
     pub(crate) rest: Lines,
     checkpoint: Option<String>,
+    /// It brought results to a turn that had begun before: its message was not sent.
+    pub(crate) goes_on: bool,
+    /// Tokens that earlier parts of the same turn have reported.
+    before: Usage,
     /// The message's id, where the CLI is asked to repeat it when it takes the message up.
     pub(crate) mark: Option<String>,
     /// What has come belongs to this turn or to one of the CLI's own: it is kept back until that is known.
@@ -144,9 +152,16 @@ impl RunningTurn {
             interrupts: 0,
             rest: Lines::default(),
             checkpoint: None,
+            goes_on: false,
+            before: Usage::default(),
             withheld: mark.is_some().then(Withheld::default),
             mark,
         }
+    }
+
+    /// A turn that goes on where the model has called the caller's tools.
+    pub(crate) fn going_on(job: Job, before: Usage, now: Instant, limits: &SessionConfig) -> Self {
+        Self { goes_on: true, before, ..Self::new(job, None, now, limits) }
     }
 
     /// Whether what has come may belong to a turn of the CLI's own.
@@ -220,7 +235,7 @@ impl RunningTurn {
             let outcome = Outcome {
                 text: terminal.text,
                 stop_reason: terminal.stop_reason,
-                usage: terminal.usage,
+                usage: terminal.usage.without(&self.before),
                 cost_usd,
                 cli_session_id: terminal.session_id.clone().unwrap_or_default(),
                 ..self.outcome(status, now)
@@ -238,6 +253,21 @@ impl RunningTurn {
             journal: Vec::new(),
             last,
         }
+    }
+
+    /// The model calls tools of the caller's. Cost and tokens count with the end of the CLI's turn.
+    pub(crate) fn called(mut self, tail: Lines, called: Called, now: Instant) -> TurnReport {
+        let last = self.job.sender.take().map(|sender| {
+            let outcome = Outcome {
+                stop_reason: Some("tool_use".to_owned()),
+                usage: called.usage,
+                tool_calls: called.calls,
+                ..self.outcome(Status::Completed, now)
+            };
+            Box::new(TurnEnd { sender, tail, outcome })
+        });
+        let checkpoint = self.checkpoint;
+        TurnReport { turn: self.job.turn, answered: true, checkpoint, last, ..TurnReport::default() }
     }
 
     pub(crate) fn lose(mut self, tail: Lines, error: TurnError, now: Instant) -> TurnReport {

@@ -23,6 +23,7 @@ pub(crate) fn job(turn: u64) -> (Box<Job>, Turn) {
         start: FirstOutput::Warm,
         retries: 0,
         context_lost: false,
+        results: [].into(),
         trace: TurnTrace::begin(&session, TurnId(turn), true, now),
     };
     (Box::new(job), reader)

@@ -46,6 +46,12 @@ section! {
         /// Time after which an unanswered permission request is denied. Default 5 min.
         #[serde(with = "value::duration")]
         pub permission_timeout: Duration = Duration::from_secs(5 * 60),
+        /// Maximum time that a turn waits for the results of the caller's tools. Default 5 min.
+        #[serde(with = "value::duration")]
+        pub tool_timeout: Duration = Duration::from_secs(5 * 60),
+        /// Maximum size of the caller's tools, or of the schema of the answer, in bytes of JSON. Default 256 KiB: they stay in
+        /// memory and in the record of the session.
+        pub tools_limit: usize = 256 << 10,
         /// Maximum number of turns that wait behind the running one. Default 8.
         pub turn_queue: usize = 8,
         /// Maximum number of buffered reads of output; then a slow reader slows the child. Default 256.

@@ -106,6 +106,7 @@ fn durations(config: &Config) -> Result<(), ConfigError> {
         ("session.ping_timeout", session.ping_timeout),
         ("session.turn_timeout", session.turn_timeout),
         ("session.permission_timeout", session.permission_timeout),
+        ("session.tool_timeout", session.tool_timeout),
         ("session.stop_interrupt", session.stop_interrupt),
         ("session.stop_eof", session.stop_eof),
         ("session.stop_term", session.stop_term),
@@ -153,6 +154,7 @@ fn sizes(config: &Config) -> Result<(), ConfigError> {
         ("session.prompt_limit", session.prompt_limit, 1 << 10, 1 << 30),
         ("session.history_limit", session.history_limit, 1 << 10, 1 << 30),
         ("session.system_prompt_limit", session.system_prompt_limit, 1 << 10, 1 << 30),
+        ("session.tools_limit", session.tools_limit, 1 << 10, 1 << 24),
         (
             "session.journal_bytes",
             usize::try_from(session.journal_bytes).unwrap_or(usize::MAX),

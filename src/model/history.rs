@@ -91,6 +91,10 @@ impl History {
         &self.messages
     }
 
+    pub(crate) fn into_messages(self) -> Vec<Message> {
+        self.messages
+    }
+
     /// Whether there is no message.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::ToolResult;
+
 /// A user's message.
 #[derive(Clone, PartialEq)]
 pub enum Prompt {
@@ -10,6 +12,9 @@ pub enum Prompt {
     /// Content blocks (text, image, document) as the model's API defines them; passed through the serialiser, never
     /// as bytes.
     Blocks(Vec<serde_json::Value>),
+    /// Results of the calls of a turn that ended with [`crate::turn::Outcome::tool_calls`]. They go into the turn that waits
+    /// for them; if it waits no longer, the model is told them as a message.
+    ToolResults(Vec<ToolResult>),
 }
 
 impl Default for Prompt {

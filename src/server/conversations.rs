@@ -308,9 +308,10 @@ impl Claim {
         self.is_sent = false;
     }
 
-    /// Records the answer of a successful turn; `text` is all of its text as sent to the client.
-    pub(crate) fn commit(mut self, text: &str) {
-        self.release(Some(self.asked.append_text(text)), Some(self.system));
+    /// Records the answer of a successful turn: all of its text as sent to the client, and the ids of its tool calls.
+    pub(crate) fn commit(mut self, text: &str, calls: &[String]) {
+        let calls: Vec<&str> = calls.iter().map(String::as_str).collect();
+        self.release(Some(self.asked.append_said(text, &calls)), Some(self.system));
     }
 
     fn release(&mut self, knows: Option<Digest>, system: Option<Digest>) {

@@ -28,12 +28,15 @@ pub(super) mod message;
 pub(super) mod openai;
 pub(crate) mod sse;
 mod streamed;
+mod tools;
 
 use history::{BroughtIn, bring_in};
 use message::{Content, Message, Role};
 use streamed::Streamed;
+use tools::Offer;
 
 pub(super) use collected::Collected;
+pub(super) use tools::Choice;
 pub(super) use fields::{Ignored, judge};
 pub(super) use mcp::{FIELD as MCP_FIELD, RequestedServers};
 
@@ -75,8 +78,10 @@ pub(super) struct TurnRequest {
     /// Whether a stream of the OpenAI dialect ends with token counts.
     pub(super) include_usage: bool,
     pub(super) ignored: Ignored,
-    /// Parts of the history that a conversation of the CLI cannot hold.
+    /// Parts of the history that a conversation of the CLI cannot hold, and tools that it cannot offer.
     pub(super) left_out: Vec<String>,
+    /// What the answer has to hold.
+    pub(super) choice: Choice,
     /// Finds the conversation of a request without a name; not in the legacy dialect.
     pub(super) history_digest: Option<HistoryDigest>,
 }
@@ -86,21 +91,37 @@ impl TurnRequest {
     fn of_history(
         model: String,
         system: String,
-        history: Vec<Message>,
+        mut history: Vec<Message>,
         last: Content,
         at: &str,
+        offer: Offer,
     ) -> Result<Self, ApiError> {
         let last = Message { role: Role::User, content: last };
         let history_digest = Some(HistoryDigest::of(&history, &last, Some(&system)));
-        let BroughtIn { history, left_out } = bring_in(history)?;
-        let prompt = message::prompt(last.content, at)?;
+        let results = tools::results(&history, &last.content, at)?;
+        let prompt = match results {
+            Some(results) => {
+                // Where no turn waits for them they are the end of the history.
+                history.push(last);
+                Prompt::ToolResults(results)
+            }
+            None => message::prompt(last.content, at)?,
+        };
+        let BroughtIn { history, mut left_out } = bring_in(history)?;
+        left_out.extend(offer.left_out);
+        let prompt = match offer.choice.instruction() {
+            Some(instruction) => tools::instruct(prompt, instruction),
+            None => prompt,
+        };
         let options = TurnOptions {
             model: Some(message::checked_model("model", model.clone())?),
             system_prompt: Some(system),
             history,
+            tools: offer.tools,
             ..TurnOptions::default()
         };
-        Ok(Self { prompt, options, model, left_out, history_digest, ..Self::default() })
+        let choice = offer.choice;
+        Ok(Self { prompt, options, model, left_out, choice, history_digest, ..Self::default() })
     }
 
     /// Names of fields, and of parts of the history, without effect.
@@ -208,7 +229,8 @@ fn refused(outcome: &Outcome) -> bool {
 fn stop_reason(outcome: &Outcome) -> &str {
     match outcome.stop_reason.as_deref() {
         _ if refused(outcome) => "refusal",
-        // The tools belong to the CLI: the caller has none to run.
+        _ if !outcome.tool_calls.is_empty() => "tool_use",
+        // The tools belonged to the CLI: the caller has none to run.
         None | Some("tool_use") => "end_turn",
         Some(reason) => reason,
     }

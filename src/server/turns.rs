@@ -40,6 +40,9 @@ pub(super) const IGNORED_HEADER: &str = "x-pilotlight-ignored";
 /// Header that selects what happens to the turn when its caller disconnects.
 const ON_DISCONNECT_HEADER: &str = "x-pilotlight-on-disconnect";
 
+/// Header that switches off the CLI's own tools: the session is a plain model with memory.
+const TOOLS_HEADER: &str = "x-pilotlight-tools";
+
 /// Route of a dialect: turns in requests that `parse` reads.
 pub(super) fn post(parse: Parse) -> MethodRouter<Arc<App>> {
     routing::post(move |app, id, caller, request| handle(app, id, caller, request, parse))

@@ -99,6 +99,8 @@ impl<'a> Blueprint<'a> {
             model: self.model,
             settings: self.settings,
             mcp_timeout: config.mcp.connect_timeout,
+            // The server ends the wait first.
+            tool_timeout: config.session.tool_timeout * 2,
             mirrors: config.session.journal != JournalMode::Off && self.env.installed.mirrors(chosen),
             asks_permission: config.permissions.policy.stricter(self.settings.policy)
                 != PermissionPolicy::Deny,

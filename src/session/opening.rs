@@ -302,6 +302,8 @@ fn prepare_now(plan: &Plan, mut record: Record, opening: Opening) -> io::Result<
             fallback_model: record.settings.fallback_model.clone(),
             policy: record.settings.restrictions.policy,
             tools: record.settings.restrictions.tools.clone(),
+            caller_tools: record.settings.caller_tools.clone(),
+            output_schema: record.settings.output_schema.clone(),
         },
         #[cfg(feature = "broker")]
         restrictions: record.settings.restrictions.clone(),

@@ -45,6 +45,8 @@ impl SpareKind {
     pub(crate) fn wanted(cli: &CliConfig, settings: &SettingsRecord, brings_history: bool) -> Option<Self> {
         if brings_history
             || settings.own_credentials
+            // Bound at the start, with a flag.
+            || !settings.caller_tools.is_empty()
             || settings.mcp_servers.as_ref().is_some_and(|servers| !servers.is_empty())
         {
             return None;

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::sync::Syncer;
 use crate::config::CliConfig;
 use crate::journal::{self, Mark};
+use crate::model::CallerTool;
 use crate::model::ids::{Generation, SessionHash, SessionKey, UserId};
 use crate::support::atomic_file::{Durability, Staged, put_in_place};
 use crate::support::hex;
@@ -95,6 +96,16 @@ pub(crate) struct SettingsRecord {
     /// Those of the turn that a child is started for.
     #[serde(default, skip_serializing_if = "Restrictions::is_none")]
     pub(crate) restrictions: Restrictions,
+    /// Those of the turn that a child is started for.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub(crate) caller_tools: Arc<[CallerTool]>,
+    /// That of the turn that a child is started for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) output_schema: Option<serde_json::Value>,
+}
+
+fn is_empty(tools: &Arc<[CallerTool]>) -> bool {
+    tools.is_empty()
 }
 
 /// Why a record cannot be used.
@@ -331,7 +342,14 @@ impl SettingsRecord {
             own_credentials: self.own_credentials || wanted.own_credentials,
             // Never kept: they belong to the caller of each turn.
             restrictions: wanted.restrictions.clone(),
+            caller_tools: wanted.caller_tools.clone(),
+            output_schema: wanted.output_schema.clone(),
         }
+    }
+
+    /// Whether a turn that asks for nothing needs another child than one with these.
+    pub(crate) fn belong_to_a_turn(&self) -> bool {
+        !self.restrictions.is_none() || !self.caller_tools.is_empty() || self.output_schema.is_some()
     }
 }
 

@@ -232,6 +232,7 @@ pub(crate) fn aborted(error: TurnError) -> Outcome {
         status: Status::Aborted(error),
         text: String::new(),
         stop_reason: None,
+        tool_calls: Vec::new(),
         usage: Usage::default(),
         cost_usd: 0.0,
         cli_session_id: String::new(),

@@ -5,6 +5,7 @@ pub(crate) mod attachments;
 mod bare;
 mod basics;
 pub(crate) mod bench;
+mod caller_tools;
 mod commands;
 pub(crate) mod context;
 mod crashes;

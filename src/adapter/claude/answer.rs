@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use super::delta::TextDelta;
 use super::fields::replace_lone_surrogates;
 use crate::adapter::answer::{Block, Part};
+use crate::model::ToolCall;
 
 mod lines;
 #[cfg(test)]
@@ -126,6 +127,16 @@ impl AnswerReader {
             self.whole_text(&literal(text), emit);
         }
         self.close(emit);
+    }
+
+    /// Emits the calls of the caller's tools that ended the turn, after [`Self::end`].
+    pub(crate) fn calls(&mut self, calls: &[ToolCall], emit: &mut dyn FnMut(Part<'_>)) {
+        for (number, call) in calls.iter().enumerate() {
+            self.begin(&Message::default(), emit);
+            let index = self.next;
+            self.next += 1;
+            emit(Part::Call { index, number, call });
+        }
     }
 
     fn message(&mut self, kind: &str, line: Line<'_>, emit: &mut dyn FnMut(Part<'_>)) -> Option<()> {

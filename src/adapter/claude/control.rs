@@ -5,6 +5,7 @@
 use serde::Serialize;
 use serde_json::json;
 
+use super::caller_tools;
 use crate::adapter::LaunchSettings;
 use crate::model::{Decision, PermissionRequest};
 
@@ -16,6 +17,12 @@ pub(crate) fn handshake(request_id: &str, settings: &LaunchSettings) -> Vec<u8> 
     // An empty prompt would remove the default.
     if let Some(prompt) = settings.system_prompt.as_deref().filter(|prompt| !prompt.is_empty()) {
         request["systemPrompt"] = prompt.into();
+    }
+    if !settings.caller_tools.is_empty() {
+        request["sdkMcpServers"] = json!([caller_tools::SERVER]);
+    }
+    if let Some(schema) = &settings.output_schema {
+        request["jsonSchema"] = schema.clone();
     }
     line(&json!({"type": "control_request", "request_id": request_id, "request": request}))
 }

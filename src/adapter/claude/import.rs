@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::caller_tools::told;
 use super::prompt::encode_turn;
 use super::transcript::entry::{Content, Writer, line_id, timestamp};
 use crate::adapter::Import;
@@ -99,6 +100,7 @@ fn first_prompt(history: &History, imported: bool, prompt: &Prompt) -> Option<Pr
     match prompt {
         Prompt::Text(own) => blocks.push(text(own)),
         Prompt::Blocks(own) => blocks.extend(own.iter().cloned()),
+        Prompt::ToolResults(results) => blocks.extend(told(results)),
     }
     Some(Prompt::Blocks(blocks))
 }

@@ -9,6 +9,9 @@ use crate::adapter::{CommandLine, LaunchMode, LaunchPlan, LaunchRefusal, Termina
 const ALWAYS: [&str; 6] =
     ["--print", "--verbose", "--input-format", "stream-json", "--output-format", "stream-json"];
 
+/// All tools of the server of the caller's tools.
+const CALLER_TOOLS: &str = "mcp__caller";
+
 /// Flag for [`LaunchPlan::mirrors`].
 const MIRROR: &str = "--session-mirror";
 
@@ -20,7 +23,9 @@ pub(crate) fn command(plan: &LaunchPlan<'_>) -> CommandLine {
         args.push(name.into());
         args.extend(value);
     };
-    if plan.cli.partial_messages {
+    let has_caller_tools = !plan.settings.caller_tools.is_empty();
+    // The end of a message with calls is known by its events only.
+    if plan.cli.partial_messages || has_caller_tools {
         flag("--include-partial-messages", None);
     }
     if plan.cli.background_tasks {
@@ -44,6 +49,10 @@ pub(crate) fn command(plan: &LaunchPlan<'_>) -> CommandLine {
     flag("--settings", Some(SETTINGS.into()));
     if plan.asks_permission {
         flag("--permission-prompt-tool", Some("stdio".into()));
+    }
+    if has_caller_tools {
+        // The caller runs them, and decides itself.
+        flag("--allowedTools", Some(CALLER_TOOLS.into()));
     }
     if !plan.cli.disallowed_tools.is_empty() {
         flag("--disallowedTools", Some(plan.cli.disallowed_tools.join(",").into()));
@@ -119,6 +128,9 @@ fn environment(plan: &LaunchPlan<'_>) -> Vec<(OsString, OsString)> {
     if !plan.settings.mcp_servers.is_empty() {
         env.push(("MCP_TIMEOUT".into(), plan.mcp_timeout.as_millis().to_string().into()));
     }
+    if !plan.settings.caller_tools.is_empty() {
+        env.push(("MCP_TOOL_TIMEOUT".into(), plan.tool_timeout.as_millis().to_string().into()));
+    }
     // The default is a directory for tool output that all children of one uid share.
     env.push(("CLAUDE_CODE_TMPDIR".into(), plan.dirs.tmp.clone().into()));
     // The default holds a turn for minutes while the API fails: ten retries, or unlimited ones with a named model.
@@ -180,6 +192,7 @@ mod tests {
             model,
             settings,
             mcp_timeout: Duration::from_secs(7),
+            tool_timeout: Duration::from_secs(9),
             mirrors: false,
             asks_permission: asks,
         })

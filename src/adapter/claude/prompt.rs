@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::caller_tools;
 use super::control::line;
 #[cfg(doc)]
 use crate::adapter::LineKind;
@@ -52,6 +53,12 @@ pub(crate) fn encode_turn(prompt: &Prompt, commands: SlashCommands) -> Result<Ve
     let content = match prompt {
         Prompt::Text(text) => Content::Text(as_text(text, commands)?),
         Prompt::Blocks(blocks) => Content::Blocks(as_blocks(blocks, commands)?),
+        Prompt::ToolResults(results) => {
+            let told = caller_tools::told(results);
+            // Text of a result is never a command.
+            let blocks = as_blocks(&told, SlashCommands::Text)?;
+            Content::Blocks(blocks.into_iter().map(|block| Cow::Owned(block.into_owned())).collect())
+        }
     };
     Ok(line(&UserLine { r#type: "user", message: Message { role: "user", content } }))
 }

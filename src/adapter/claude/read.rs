@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use memchr::memmem::Finder;
 use serde::Deserialize;
 
+use super::caller_tools;
 use super::classify::{REPLAY, SYNTHETIC, holds};
 use super::delta::TextDelta;
 use super::fields::{replace_lone_surrogates, text, with_fields};
@@ -41,6 +42,13 @@ pub(crate) fn host_request(line: &[u8]) -> Option<HostRequest> {
         let request_id = fields.text("request_id")?;
         let request = fields.object("request");
         let what = request.as_ref().and_then(|request| request.text("subtype"));
+        if let Some(request) = &request
+            && what.as_deref() == Some("mcp_message")
+            && let (Some(server), Some(message)) = (request.text("server_name"), request.get("message"))
+            && let Some(request) = caller_tools::request(&request_id, &server, message)
+        {
+            return Some(request);
+        }
         if let Some(request) = request
             && what.as_deref() == Some("can_use_tool")
             && let (Some(tool_name), Some(input)) = (request.text("tool_name"), request.get("input"))

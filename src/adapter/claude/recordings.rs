@@ -170,7 +170,7 @@ fn tools_ask_for_permission_and_withdraw_the_question() {
                 assert!(request.description.is_some());
                 request.request_id
             }
-            HostRequest::Unsupported { what, .. } => panic!("unsupported: {what}"),
+            other => panic!("{other:?}"),
         })
         .collect();
     assert_eq!(ids.len(), 3);

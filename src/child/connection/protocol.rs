@@ -4,6 +4,7 @@
 //! It has no pipes, no locks and no clock. [`Connection`](super::Connection) carries its [`Action`]s out. Of the CLI it
 //! has the knowledge of [`adapter`].
 
+mod calls;
 mod deadlines;
 mod hibernation;
 mod lines;
@@ -27,6 +28,7 @@ use spending::Spending;
 pub(super) use turns::Ending;
 
 use crate::adapter::{self, LaunchSettings, Notice, Terminal};
+use crate::child::calls::{Calls, Waiting};
 use crate::child::event::ChildEvent;
 use crate::child::exit::KillReason;
 use crate::child::permissions::Permissions;
@@ -122,6 +124,11 @@ pub(super) struct Protocol {
     pub(super) running: Option<Box<RunningTurn>>,
     pub(super) held: Option<HeldTurn>,
     own_work: OwnWork,
+    calls: Calls,
+    /// When something of a call was last noted.
+    calls_heard: Instant,
+    /// The CLI waits for results of the caller's tools.
+    waiting: Option<Waiting>,
     permissions: Permissions,
     policy: PermissionPolicy,
     spending: Spending,
@@ -187,6 +194,9 @@ impl Protocol {
             running: None,
             held: None,
             own_work: OwnWork { active: false, tasks: Tasks::new(session.turn_timeout), reported: false },
+            calls: Calls::new(settings.caller_tools.clone()),
+            calls_heard: started,
+            waiting: None,
             permissions: Permissions::new(session.permission_timeout),
             policy: config.permissions.policy.stricter(settings.policy),
             spending: Spending::new(model),

@@ -56,10 +56,16 @@ impl Digest {
     }
 
     pub(super) fn append_text(self, answer: &str) -> Self {
-        self.append_texts(&[answer], &[])
+        self.append_said(answer, &[])
     }
 
-    /// An answer counts by its text only: clients see or repeat neither block boundaries nor thinking nor tool calls.
+    /// An answer with this text and calls with these ids.
+    pub(super) fn append_said(self, text: &str, calls: &[&str]) -> Self {
+        self.append_texts(&[text], calls, &[])
+    }
+
+    /// An answer counts by its text and the ids of its calls: clients see or repeat neither block boundaries nor thinking,
+    /// and write the input of a call in their own way.
     fn append_answer(self, content: &Content) -> Self {
         match content {
             Content::Text(text) => self.append_text(text),
@@ -67,19 +73,20 @@ impl Digest {
                 let texts: Vec<&str> = blocks.iter().filter_map(text_of).collect();
                 let others: Vec<&Value> =
                     blocks.iter().filter(|it| text_of(it).is_none() && !is_left_out(it)).collect();
-                self.append_texts(&texts, &others)
+                let calls: Vec<&str> = blocks.iter().filter_map(call_of).collect();
+                self.append_texts(&texts, &calls, &others)
             }
         }
     }
 
-    fn append_texts(self, texts: &[&str], others: &[&Value]) -> Self {
+    fn append_texts(self, texts: &[&str], calls: &[&str], others: &[&Value]) -> Self {
         // Clients trim trailing white space of answers, because the API refuses it.
         let last = texts.iter().rposition(|text| !text.trim_end().is_empty());
         let (whole, end) = match last.and_then(|last| texts.split_at_checked(last)) {
             Some((whole, [end, ..])) => (whole, end.trim_end()),
             _ => (&[][..], ""),
         };
-        if end.is_empty() && others.is_empty() {
+        if end.is_empty() && calls.is_empty() && others.is_empty() {
             // Clients omit an empty answer, or repeat it as an empty one.
             return self;
         }
@@ -87,6 +94,7 @@ impl Digest {
         hash.kind(TEXT, whole.iter().map(|text| text.len()).sum::<usize>() + end.len());
         whole.iter().for_each(|text| hash.0.update(text));
         hash.0.update(end);
+        calls.iter().for_each(|call| hash.part(CALL, call.as_bytes()));
         others.iter().for_each(|other| hash.value(other));
         hash.done()
     }
@@ -109,6 +117,7 @@ impl Digest {
 }
 
 const TEXT: u8 = b't';
+const CALL: u8 = b'c';
 
 struct Hash(Sha256);
 
@@ -158,6 +167,12 @@ impl Hash {
 fn text_of(block: &Value) -> Option<&str> {
     let is_text = block.get("type").and_then(Value::as_str) == Some("text");
     block.get("text").and_then(Value::as_str).filter(|_| is_text)
+}
+
+/// Id of a tool call. The CLI's own calls are in no answer.
+fn call_of(block: &Value) -> Option<&str> {
+    let is_call = block.get("type").and_then(Value::as_str) == Some("tool_use");
+    block.get("id").and_then(Value::as_str).filter(|_| is_call)
 }
 
 /// Blocks of an answer that are not part of the visible text.

@@ -216,7 +216,7 @@ async fn history_matches_for_its_user_after_restart() {
     assert!(claim.is_new() && claim.conversation().starts_with(PREFIX));
     let name = claim.conversation().to_owned();
     claim.mark_sent();
-    claim.commit("a1");
+    claim.commit("a1", &[]);
     assert!(before.claim(&bob, &next).await.unwrap().is_new(), "another user has the same history");
     before.flush().await;
     drop(before);
@@ -255,7 +255,7 @@ async fn named_conversation_matches_no_longer() {
         if during {
             conversations.exclude(&inside, &name).await;
         }
-        claim.commit("a1");
+        claim.commit("a1", &[]);
         conversations.exclude(&inside, &name).await;
         assert_ne!(conversations.claim(&alice, &next).await.unwrap().conversation(), name);
     }
@@ -277,7 +277,7 @@ async fn equal_system_prompt_is_preferred() {
     ];
     for claim in claims {
         names.push(claim.conversation().to_owned());
-        claim.commit("a");
+        claim.commit("a", &[]);
     }
     let next = |system| with(&["u".into(), "a".into()], "v", system);
     let brief = conversations.claim(&alice, &next("brief")).await.unwrap();
@@ -292,7 +292,7 @@ async fn users_are_bounded_and_reloaded_from_files() {
     let conversations = Conversations::new(directory.path().to_owned(), 4);
     let name = |number: usize| UserId::new(format!("user {number}")).unwrap();
     let held = conversations.claim(&name(0), &digest(&[], "u")).await.unwrap();
-    conversations.claim(&name(1), &digest(&[], "u")).await.unwrap().commit("a");
+    conversations.claim(&name(1), &digest(&[], "u")).await.unwrap().commit("a", &[]);
     conversations.flush().await;
     // Nothing of the write is left.
     let rests = || Arc::strong_count(conversations.find(&name(1)).get().unwrap()) == 1;
@@ -319,7 +319,7 @@ async fn flush_waits_for_a_write_that_has_begun() {
     let directory = tempfile::tempdir().unwrap();
     let conversations = Conversations::new(directory.path().to_owned(), 4);
     let alice = UserId::new("alice").unwrap();
-    conversations.claim(&alice, &digest(&[], "u")).await.unwrap().commit("a");
+    conversations.claim(&alice, &digest(&[], "u")).await.unwrap().commit("a", &[]);
     conversations.flush().await;
     let begun = conversations.find(&alice).get().unwrap().writing.clone().lock_owned().await;
     let mut flush = std::pin::pin!(conversations.flush());
@@ -336,13 +336,13 @@ async fn claim_of_a_deleted_user_writes_nothing() {
     let (alice, bob) = (UserId::new("alice").unwrap(), UserId::new("bob").unwrap());
     let history = digest(&[], "hello");
     let claim = conversations.claim(&alice, &history).await.unwrap();
-    conversations.claim(&bob, &history).await.unwrap().commit("answer");
+    conversations.claim(&bob, &history).await.unwrap().commit("answer", &[]);
     let files = || std::fs::read_dir(&directory).unwrap().flatten().map(|file| file.path());
     assert_eq!(files().count(), 2);
     conversations.forget(&alice).await;
     std::fs::remove_file(directory.join(user_digest_long(&alice))).unwrap();
     let forgotten = claim.cache.clone();
-    claim.commit("late");
+    claim.commit("late", &[]);
     forgotten.write().await;
     assert_eq!(files().collect::<Vec<_>>(), [directory.join(user_digest_long(&bob))]);
     assert!(conversations.claim(&alice, &history).await.unwrap().is_new());
@@ -365,7 +365,7 @@ async fn files_are_written_on_other_threads() {
     let file = directory.path().join(user_digest_long(&alice));
     assert!(file.metadata().unwrap().len() > 0, "a claim is on file before its turn begins");
     claim.mark_sent();
-    claim.commit("a1");
+    claim.commit("a1", &[]);
     drop(conversations.claim(&alice, &digest(&[], "u2")).await.unwrap());
     conversations.flush().await;
     assert!(written_here() - before < 256, "{}", written_here() - before);

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::Reader;
 use crate::adapter::answer::{Block, Part};
+use crate::model::ToolCall;
 
 #[derive(Debug, Default)]
 pub(crate) struct Collected {
@@ -21,8 +22,9 @@ impl Collected {
     }
 
     /// Collects the rest at the end of the turn.
-    pub(crate) fn end(&mut self, reader: &mut Reader, text: &str) {
+    pub(crate) fn end(&mut self, reader: &mut Reader, text: &str, calls: &[ToolCall]) {
         reader.end(text, &mut |part| self.take(part));
+        reader.calls(calls, &mut |part| self.take(part));
     }
 
     /// The model that answered, else `request`.
@@ -33,6 +35,11 @@ impl Collected {
     pub(crate) fn text(&self) -> String {
         let texts = self.content.iter().filter_map(|block| block.get("text")?.as_str());
         texts.collect()
+    }
+
+    /// The calls of the caller's tools.
+    pub(super) fn calls(&self) -> impl Iterator<Item = &Value> {
+        self.content.iter().filter(|block| block["type"] == "tool_use")
     }
 
     pub(super) fn thoughts(&self) -> String {
@@ -57,6 +64,9 @@ impl Collected {
                     }
                 }
             }
+            Part::Call { call, .. } => self.content.push(json!({
+                "type": "tool_use", "id": call.id, "name": call.name, "input": call.input,
+            })),
             Part::Close { .. } | Part::Waiting | Part::Permission(_) => {}
         }
     }

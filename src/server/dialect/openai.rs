@@ -19,6 +19,19 @@ pub(super) fn document(collected: Collected, outcome: &Outcome, context: &Answer
     if !thoughts.is_empty() {
         message["reasoning_content"] = thoughts.into();
     }
+    let calls: Vec<Value> = collected
+        .calls()
+        .map(|call| {
+            let function = json!({ "name": call["name"], "arguments": call["input"].to_string() });
+            json!({ "id": call["id"], "type": "function", "function": function })
+        })
+        .collect();
+    if !calls.is_empty() {
+        message["tool_calls"] = calls.into();
+        if message["content"] == "" {
+            message["content"] = Value::Null;
+        }
+    }
     let mut document = json!({
         "id": new_id("chatcmpl-"),
         "object": "chat.completion",
@@ -37,6 +50,7 @@ fn finish_reason(outcome: &Outcome) -> &'static str {
     match stop_reason(outcome) {
         "max_tokens" | "model_context_window_exceeded" => "length",
         "refusal" => "content_filter",
+        "tool_use" => "tool_calls",
         _ => "stop",
     }
 }

@@ -68,6 +68,7 @@ impl<W: PartWriter> Render for Streamed<W> {
                     writer.part(part, frames);
                     keep(text, part);
                 });
+                reader.calls(&outcome.tool_calls, &mut |part| writer.part(part, frames));
                 writer.end(outcome, frames);
             }
             TurnEnd::Finished(outcome) => writer.error(&ApiError::from(&outcome.status), frames),

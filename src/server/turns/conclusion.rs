@@ -19,6 +19,8 @@ pub(super) struct Conclusion {
     pub(super) has_started: bool,
     /// The answer extends the known history. After a loss of context the history of the child is unknown.
     is_remembered: bool,
+    /// Ids of the calls in the answer.
+    calls: Vec<String>,
 }
 
 impl Conclusion {
@@ -35,6 +37,7 @@ impl Conclusion {
                     is_refusal: false,
                     has_started: true,
                     is_remembered: is_answer && !outcome.context_lost,
+                    calls: outcome.tool_calls.iter().map(|call| call.id.clone()).collect(),
                 }
             }
         }
@@ -47,6 +50,7 @@ impl Conclusion {
             error: Some(error.clone().into()),
             has_started: false,
             is_remembered: false,
+            calls: Vec::new(),
         }
     }
 
@@ -54,7 +58,7 @@ impl Conclusion {
     pub(super) fn settle(&self, claim: Option<Claim>, text: impl FnOnce() -> String) {
         let Some(mut claim) = claim else { return };
         if self.is_remembered {
-            claim.commit(&text());
+            claim.commit(&text(), &self.calls);
         } else if self.is_refusal {
             claim.mark_unsent();
         }
@@ -74,6 +78,7 @@ mod tests {
             status,
             text: String::new(),
             stop_reason: None,
+            tool_calls: Vec::new(),
             usage: Usage::default(),
             cost_usd: 0.0,
             cli_session_id: String::new(),

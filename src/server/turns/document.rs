@@ -42,7 +42,7 @@ impl PendingTurn {
             self.app.started_once.open();
         }
         if let Ok(outcome) = &ended {
-            collected.end(&mut reader, if outcome.is_ok() { &outcome.text } else { "" });
+            collected.end(&mut reader, if outcome.is_ok() { &outcome.text } else { "" }, &outcome.tool_calls);
         }
         conclusion.settle(self.conversation.claim.take(), || collected.text());
         if let Some(error) = conclusion.error {

@@ -1,5 +1,6 @@
 //! From a received body to an accepted turn.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::http::request::Parts;
@@ -11,7 +12,7 @@ use tokio::time::Instant;
 use super::idempotency::{Begin, IdempotencyKey};
 use super::log::TurnLog;
 use super::restrict::restrict;
-use super::{ON_DISCONNECT_HEADER, PendingTurn, SESSION_HEADER, mcp};
+use super::{ON_DISCONNECT_HEADER, PendingTurn, SESSION_HEADER, TOOLS_HEADER, mcp};
 use crate::config::OnDisconnect;
 use crate::error::TurnError;
 use crate::model::SessionState;
@@ -26,7 +27,7 @@ use crate::server::files::WorkspaceWatch;
 use crate::server::net::body::Received;
 use crate::support::keyed_gates::Inside;
 use crate::system::Session;
-use crate::turn::Hold;
+use crate::turn::{Hold, TurnOptions};
 
 /// Longest body parsed on the runtime; longer ones go to a blocking thread. A megabyte takes some milliseconds.
 const PARSE_INLINE: usize = 256 << 10;
@@ -81,6 +82,7 @@ impl TurnHandler {
         self.refuse_ignored_fields(&request)?;
         self.choose_mcp_servers(&mut request)?;
         restrict(&mut request.options, self.caller.limits())?;
+        self.choose_own_tools(&mut request.options)?;
         let is_detached = self.on_disconnect()? == OnDisconnect::Detach;
         let (user, inside) = self.user(&mut request).await?;
         let reservation = match key {
@@ -146,6 +148,18 @@ impl TurnHandler {
             Dialect::Anthropic | Dialect::OpenAi => Some(servers.unwrap_or_default()),
         };
         Ok(())
+    }
+
+    /// Switches off the CLI's own tools for this turn, if the request says so.
+    fn choose_own_tools(&self, options: &mut TurnOptions) -> Result<(), ApiError> {
+        match self.parts.headers.get(TOOLS_HEADER).map(HeaderValue::as_bytes) {
+            None => Ok(()),
+            Some(b"none") => {
+                options.restrictions.get_or_insert_default().tools = Some(BTreeSet::new());
+                Ok(())
+            }
+            Some(_) => Err(ApiError::invalid("invalid_header", format!("{TOOLS_HEADER} must be none"))),
+        }
     }
 
     async fn user(&self, request: &mut TurnRequest) -> Result<(UserId, Inside<UserId>), ApiError> {

@@ -29,7 +29,7 @@ impl SessionActorState {
         let before = self.machine.last_wanted();
         let before = before.and_then(|settings_hash| self.settings_by_hash.get(&settings_hash));
         let before = before.unwrap_or(&self.record.settings);
-        if *wanted == SettingsRecord::default() && before.restrictions.is_none() {
+        if *wanted == SettingsRecord::default() && !before.belong_to_a_turn() {
             return None;
         }
         let model_without = self.record.model_without(&self.sessions.env.config.cli);

@@ -12,7 +12,7 @@ use crate::adapter;
 use crate::child::Job;
 use crate::config::SlashCommands;
 use crate::error::TurnError;
-use crate::model::{History, Prompt, Role, is_model_name};
+use crate::model::{CallerTool, History, Prompt, Role, ToolResult, is_model_name};
 use crate::session::import::{first_line, within};
 use crate::session::{SessionMessage, env::Env, message::TurnSubmission, registry::Entry};
 use crate::session::{shelf::SpareKind, status::Visible, store::SettingsRecord};
@@ -119,6 +119,7 @@ impl Session {
             retries: 0,
             context_lost: false,
             trace,
+            results: encoded.results,
         });
         let submission = Box::new(TurnSubmission { job, settings: encoded.settings });
         let Err(refused) = entry.actor.cast(SessionMessage::Submit(submission)) else {
@@ -159,6 +160,7 @@ struct EncodedTurn {
     earlier: Option<Earlier>,
     hold: Option<Hold>,
     settings: SettingsRecord,
+    results: Arc<[ToolResult]>,
 }
 
 impl EncodedTurn {
@@ -179,6 +181,7 @@ impl EncodedTurn {
         if bytes > limit {
             return Err(TurnError::SystemPromptTooLarge { bytes, limit });
         }
+        check_tools(&options, config.session.tools_limit)?;
         let commands = match (config.cli.slash_commands, &options.restrictions) {
             // A command could choose another model.
             (SlashCommands::Pass, Some(_)) => SlashCommands::Text,
@@ -204,8 +207,16 @@ impl EncodedTurn {
             // Set by the session's actor.
             own_credentials: false,
             restrictions: options.restrictions.unwrap_or_default(),
+            caller_tools: options.tools.into(),
+            output_schema: options.output_schema,
+        };
+        let (prompt, results) = match prompt {
+            // A conversation that begins with the results of its history has nothing else to be told.
+            Prompt::ToolResults(results) => (Prompt::Text(adapter::CONTINUATION.to_owned()), results.into()),
+            prompt => (prompt, Arc::default()),
         };
         let history = options.history.filter(|history| !history.is_empty());
+        let history = history.map(|history| adapter::as_called(history, &settings.caller_tools));
         let earlier = history.map(|history| {
             let conversation = Conversation { history, prompt, commands };
             if conversation.history.messages().iter().any(|message| message.role == Role::Assistant) {
@@ -214,6 +225,29 @@ impl EncodedTurn {
                 Earlier::Unanswered(first_line(env, &conversation, false))
             }
         });
-        Ok(Self { line, earlier, hold, settings })
+        Ok(Self { line, earlier, hold, settings, results })
     }
+}
+
+/// Checks the size of the caller's tools and of the schema of the answer, and that tools can be told apart.
+fn check_tools(options: &TurnOptions, limit: usize) -> Result<(), TurnError> {
+    let length = |json: serde_json::Result<String>| json.map_or(usize::MAX, |text| text.len());
+    let within = |what, bytes| match bytes > limit {
+        true => Err(TurnError::ToolsTooLarge { what, bytes, limit }),
+        false => Ok(()),
+    };
+    if !options.tools.is_empty() {
+        within("list of tools", length(serde_json::to_string(&options.tools)))?;
+        let names: std::collections::HashSet<&str> = options.tools.iter().map(CallerTool::name).collect();
+        if names.len() < options.tools.len() {
+            return Err(TurnError::InvalidTools("two tools have the same name"));
+        }
+    }
+    if let Some(schema) = &options.output_schema {
+        within("schema of the answer", length(serde_json::to_string(schema)))?;
+        if !schema.is_object() {
+            return Err(TurnError::InvalidTools("the schema of the answer must be an object"));
+        }
+    }
+    Ok(())
 }

@@ -214,6 +214,8 @@ impl From<&TurnError> for TurnOutcome {
             | TurnError::PromptTooLarge { .. }
             | TurnError::SystemPromptTooLarge { .. }
             | TurnError::HistoryTooLarge { .. }
+            | TurnError::InvalidTools(_)
+            | TurnError::ToolsTooLarge { .. }
             | TurnError::QueueFull { .. }
             | TurnError::TooManySessions { .. }
             | TurnError::SpendLimit { .. }

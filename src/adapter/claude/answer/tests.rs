@@ -18,6 +18,7 @@ fn parts(by_deltas: bool, lines: &[Value], end: &str) -> String {
             Part::Delta { thought, .. } => thought.map_or("d".to_owned(), |thought| format!("d{thought}")),
             Part::Close { index } => format!("]{index}"),
             Part::Waiting => "W".to_owned(),
+            Part::Call { index, number, call } => format!("C{index}.{number}({})", call.name),
             Part::Permission(_) => "P".to_owned(),
         };
         emitted.push_str(&short);
@@ -202,7 +203,7 @@ proptest! {
             }
             Part::Text { index, .. } | Part::Delta { index, .. } => assert_eq!(open_now, Some(index)),
             Part::Close { index } => { assert_eq!(open_now.take(), Some(index)); }
-            Part::Waiting | Part::Permission(_) => {}
+            Part::Waiting | Part::Permission(_) | Part::Call { .. } => {}
         };
         for line in &lines {
             reader.read(line.to_string().as_bytes(), &mut emit);

@@ -12,7 +12,7 @@ use crate::error::TurnError;
 use crate::telemetry::metrics::HangDetector;
 
 /// Interrupts of one turn, `stop_interrupt` apart, before its child is stopped.
-const MAX_INTERRUPTS: u32 = 5;
+pub(super) const MAX_INTERRUPTS: u32 = 5;
 
 /// Lateness from which this process counts as absent at a deadline (starved, or suspended with the whole machine). Output
 /// that came in time may still be unread: the child gets its time once more.
@@ -74,6 +74,7 @@ impl Protocol {
         if self.held.as_ref().is_some_and(|held| held.since + limit <= now) {
             self.end_held(TurnError::TimedOut { limit }, now);
         }
+        self.watch_calls(now);
         self.own_work.tasks.expire(now);
         self.emit_activity();
         self.watch_turn(now, seen);
@@ -139,7 +140,10 @@ impl Protocol {
             [watchdog, turn, interrupt].into_iter().flatten().min()
         });
         let held = self.held.as_ref().map(|held| held.since + self.config.session.turn_timeout);
+        let waiting = self.waiting.as_ref().filter(|_| !self.is_stopping()).map(|waiting| waiting.until);
+        let calls = [waiting, self.message_deadline()];
         let others = [self.permissions.deadline(), self.own_work.tasks.deadline(), self.freezes_at()];
+        let others = others.into_iter().chain(calls);
         [self.until, turn, held].into_iter().chain(others).flatten().min()
     }
 }

@@ -37,6 +37,7 @@ impl Protocol {
             && !self.over
             && self.running.is_none()
             && self.held.is_none()
+            && self.waiting.is_none()
             && !self.own_work.reported
             && !self.own_work.tasks.owes();
         is_idle.then(|| self.hibernation.last_output + after)

@@ -37,7 +37,9 @@ impl Protocol {
     /// has brought output before. [`Protocol::on_line`] comes to the same.
     pub(in crate::child::connection) fn is_streaming(&self) -> bool {
         let running = self.running.as_ref();
-        running.is_some_and(|it| it.produced && it.job.sender.is_some() && !it.is_withheld())
+        let is_read = running.is_some_and(|it| it.produced && it.job.sender.is_some() && !it.is_withheld());
+        // The end of a message with calls is one of these lines.
+        is_read && !self.calls.are_possible()
     }
 
     /// Takes in one line, without its line end.
@@ -60,6 +62,7 @@ impl Protocol {
                     self.journal.own(&id, line);
                     self.keep_early();
                 }
+                self.note_calls(line, now);
             }
             LineKind::Mirror => {
                 if adapter::mirrors_conversation(line) {
@@ -84,7 +87,11 @@ impl Protocol {
             }
             LineKind::HostRequest => return Some(self.host_request(adapter::host_request(line)?, fate, now)),
             LineKind::Cancelled => {
-                if self.permissions.withdraw(&adapter::cancelled_request(line)?) {
+                let id = adapter::cancelled_request(line)?;
+                if self.calls.withdraw(&id) {
+                    return Some(Fate::Drop);
+                }
+                if self.permissions.withdraw(&id) {
                     self.emit_permissions();
                 }
             }
@@ -152,7 +159,7 @@ impl Protocol {
     /// Changes the running turn. If that brings its first output, its message is of no more use but for the journal.
     fn act_on_turn(&mut self, now: Instant, change: impl FnOnce(&mut RunningTurn) -> bool) {
         let Some(running) = &mut self.running else { return };
-        let prompt = (self.journal.is_on() && !running.produced)
+        let prompt = (self.journal.is_on() && !running.produced && !running.goes_on)
             .then(|| (running.job.line.clone(), running.mark.clone()));
         if !change(running) {
             return;
@@ -219,6 +226,9 @@ impl Protocol {
         }
         let model = ModelClass::of(self.spending.model.as_deref());
         self.measure(Measurement::Spent(model, terminal.usage, cost_usd));
+        if self.wait_over(cost_usd, now) {
+            return Fate::Drop;
+        }
         if terminal.unsolicited {
             // A turn of the CLI's own answers nobody.
             self.disclaim();
@@ -312,6 +322,10 @@ impl Protocol {
         match request {
             HostRequest::Unsupported { request_id, what } => {
                 self.write(adapter::unsupported_response(&request_id, &what));
+                Fate::Drop
+            }
+            HostRequest::Tools { request_id, message_id, asked } => {
+                self.tools_asked(request_id, message_id, asked, now);
                 Fate::Drop
             }
             HostRequest::Permission(request) => match self.policy {

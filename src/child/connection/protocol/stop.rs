@@ -22,6 +22,12 @@ impl Protocol {
                 self.enter(Phase::Interrupted, Some(now + self.config.session.stop_interrupt));
                 self.interrupt(now);
             }
+            // At the end of its input it would wait for the results.
+            Phase::Serving if self.waiting.is_some() => {
+                self.measure(Measurement::StopStep(StopStep::Interrupt));
+                self.enter(Phase::Interrupted, Some(now + self.config.session.stop_interrupt));
+                self.end_wait(now);
+            }
             Phase::Opening | Phase::Serving => self.close_input(now),
             _ => {}
         }

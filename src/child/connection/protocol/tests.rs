@@ -14,6 +14,7 @@ use crate::model::ids::TurnId;
 use crate::model::{Decision, PermissionError};
 use crate::turn::Turn;
 
+mod calls;
 mod ends;
 mod hibernation;
 mod permissions;
@@ -146,6 +147,9 @@ fn describe(action: Action) -> Option<String> {
         }
         Action::EndTurn(turn, Ending::Lost(error)) => {
             format!("end turn {} {}", turn.job.turn.0, error.code())
+        }
+        Action::EndTurn(turn, Ending::Called(called)) => {
+            format!("end turn {} called {}", turn.job.turn.0, called.calls.len())
         }
         Action::EndReader(_) => "end reader".into(),
         Action::CloseInput => "close input".into(),

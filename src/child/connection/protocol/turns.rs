@@ -4,6 +4,7 @@ use tokio::time::Instant;
 
 use super::{Action, HeldTurn, Protocol};
 use crate::adapter::{self, Terminal};
+use crate::child::calls::Called;
 use crate::child::permissions::Answer;
 use crate::child::running_turn::{Job, RunningTurn};
 use crate::error::TurnError;
@@ -13,6 +14,8 @@ use crate::turn::Lines;
 
 #[derive(Debug)]
 pub(in crate::child::connection) enum Ending {
+    /// The model calls tools of the caller's, and the CLI waits for the results.
+    Called(Called),
     /// The CLI ended the turn; it cost this much in US dollars.
     Answered(Box<Terminal>, f64),
     Lost(TurnError),
@@ -29,7 +32,9 @@ impl Protocol {
         if self.over || self.is_stopping() {
             return Err(job);
         }
-        if self.own_work.active {
+        if self.waiting.is_some() {
+            self.go_on(job, mark, now);
+        } else if self.own_work.active {
             // A message sent into a running turn would get no answer of its own.
             self.held = Some(HeldTurn { job, mark, since: now });
             self.act(Action::Rearm);
@@ -145,6 +150,9 @@ impl Protocol {
     pub(super) fn turn_over(&mut self, turn: Box<RunningTurn>, ending: Ending, now: Instant) {
         if self.permissions.clear() {
             self.emit_permissions();
+        }
+        if !matches!(ending, Ending::Called(_)) {
+            self.calls.clear();
         }
         self.act(Action::EndTurn(turn, ending));
         self.on_turn_over(now);

@@ -16,9 +16,11 @@ impl From<TurnError> for ApiError {
             TurnError::InvalidName(_)
             | TurnError::InvalidPrompt(_)
             | TurnError::InvalidModel { .. }
+            | TurnError::InvalidTools(_)
             | TurnError::InvalidMcpServers(_) => StatusCode::BAD_REQUEST,
             TurnError::PromptTooLarge { .. }
             | TurnError::SystemPromptTooLarge { .. }
+            | TurnError::ToolsTooLarge { .. }
             | TurnError::HistoryTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             TurnError::QueueFull { .. }
             | TurnError::TooManySessions { .. }

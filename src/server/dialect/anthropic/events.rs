@@ -152,6 +152,15 @@ impl PartWriter for EventWriter {
                 let data = format_args!(r#"{{"type":"content_block_stop","index":{index}}}"#);
                 event(frames, "content_block_stop", data);
             }
+            Part::Call { index, call, .. } => {
+                let block = json!({ "type": "tool_use", "id": call.id, "name": call.name, "input": {} });
+                let data = format_args!(r#"{{"type":"content_block_start","index":{index},"content_block":{block}}}"#);
+                event(frames, "content_block_start", data);
+                let delta = json!({ "type": "input_json_delta", "partial_json": call.input.to_string() });
+                let data = format_args!(r#"{{"type":"content_block_delta","index":{index},"delta":{delta}}}"#);
+                event(frames, "content_block_delta", data);
+                self.part(Part::Close { index }, frames);
+            }
             Part::Waiting => frames.put_slice(self.ping()),
             Part::Permission(request) => {
                 frames.put_slice(self.ping());
@@ -218,6 +227,7 @@ mod tests {
                 status: Status::Completed,
                 text: String::new(),
                 stop_reason: Some(reason),
+                tool_calls: Vec::new(),
                 usage,
                 cost_usd: cost,
                 cli_session_id: String::new(),

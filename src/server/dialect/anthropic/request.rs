@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::client;
 use crate::server::api::error::ApiError;
 use crate::server::dialect::message::{Content, Message, Object, Role, checked_model, read, take_last};
+use crate::server::dialect::tools::{AnthropicChoice, AnthropicTool, Offer};
 use crate::server::dialect::{Dialect, RequestedServers, TurnRequest, image, is_text};
 
 /// Fields read from a body; the table of the dialect classifies the rest.
@@ -19,6 +20,8 @@ struct Body {
     stream: Option<bool>,
     metadata: Option<Object<Metadata>>,
     mcp_servers: Option<Value>,
+    tools: Option<Vec<Object<AnthropicTool>>>,
+    tool_choice: Option<Object<AnthropicChoice>>,
 }
 
 #[derive(Deserialize)]
@@ -44,6 +47,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
                 .map_err(|problem| ApiError::field(format_args!("{at}.content[{index}]"), problem))
         })?;
     }
+    let offer = Offer::of_anthropic(body.tools, body.tool_choice)?;
     let user = body.metadata.and_then(|Object(metadata)| metadata.user_id);
     let client = user.as_deref().and_then(client::of);
     Ok(TurnRequest {
@@ -52,7 +56,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
         user: user.filter(|_| client.is_none()),
         client,
         mcp_servers: RequestedServers::read(body.mcp_servers)?,
-        ..TurnRequest::of_history(body.model, system, history, last, &at)?
+        ..TurnRequest::of_history(body.model, system, history, last, &at, offer)?
     })
 }
 
@@ -111,10 +115,9 @@ fn check_block(block: &Value) -> Result<(), &'static str> {
             Some(Value::Object(source)) if source.get("type").is_some_and(Value::is_string) => Ok(()),
             _ => Err("a document block needs a `source` with a `type`"),
         },
-        Some("tool_result" | "tool_use") => {
-            Err("tools of the caller have no counterpart here; the CLI runs its own")
-        }
-        Some(_) => Err("must be a block of type text, image or document"),
+        // Checked where it is read.
+        Some("tool_result") => Ok(()),
+        Some(_) => Err("must be a block of type text, image, document or tool_result"),
         None => Err("must be an object with a `type`"),
     }
 }

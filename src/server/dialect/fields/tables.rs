@@ -24,7 +24,8 @@ const fn field(
 const NO_SAMPLING: &str = "the CLI has no such setting";
 const OWN_TOOLS: &str = "the CLI runs its own tools";
 const OWN_REQUESTS: &str = "the CLI makes its own requests to the model's API";
-const NO_FORCED_CALL: &str = "a call of the caller's tools cannot be forced: the CLI runs its own tools";
+const NO_FORCED_CALL: &str = "of an older form of tools: use `tool_choice`";
+const TOLD_CALL: &str = "the model is told to, and asked once more if it does not";
 const NO_FORMAT: &str = "structured output is not there yet: the answer would be plain text";
 
 // Rows of several tables.
@@ -43,7 +44,7 @@ const MCP_SERVERS: Field = field(
 );
 const TEMPERATURE: Field = field("temperature", Ignored, &[], NO_SAMPLING);
 const TOP_P: Field = field("top_p", Ignored, &[], NO_SAMPLING);
-const TOOLS: Field = field("tools", Ignored, &["[]"], OWN_TOOLS);
+const TOOLS: Field = field("tools", Used, &[], "offered to the model; a call ends the answer");
 
 static LEGACY: &[Field] = &[
     MESSAGES,
@@ -72,9 +73,10 @@ static ANTHROPIC: &[Field] = &[
     field("stop_sequences", Ignored, &["[]"], NO_SAMPLING),
     field("thinking", Ignored, &[], "the CLI decides"),
     TOOLS,
-    field("tool_choice", Refused, &[], NO_FORCED_CALL),
-    field("tool_choice.type", Refused, &["\"auto\"", "\"none\""], NO_FORCED_CALL),
-    field("tool_choice.disable_parallel_tool_use", Ignored, &["false"], OWN_TOOLS),
+    field("tool_choice", Used, &[], "see its fields"),
+    field("tool_choice.type", Used, &[], TOLD_CALL),
+    field("tool_choice.name", Used, &[], TOLD_CALL),
+    field("tool_choice.disable_parallel_tool_use", Ignored, &["false"], OWN_REQUESTS),
     field("output_format", Refused, &[], NO_FORMAT),
     field("output_config", Ignored, &["{}"], "see its fields"),
     field("output_config.format", Refused, &[], NO_FORMAT),
@@ -133,8 +135,8 @@ static OPENAI: &[Field] = &[
     field("verbosity", Ignored, &[], NO_SAMPLING),
     field("prediction", Ignored, &[], NO_SAMPLING),
     TOOLS,
-    field("tool_choice", Refused, &["\"auto\"", "\"none\""], NO_FORCED_CALL),
-    field("parallel_tool_calls", Ignored, &[], OWN_TOOLS),
+    field("tool_choice", Used, &[], TOLD_CALL),
+    field("parallel_tool_calls", Ignored, &["true"], OWN_REQUESTS),
     field("functions", Ignored, &["[]"], OWN_TOOLS),
     field("function_call", Refused, &["\"auto\"", "\"none\""], NO_FORCED_CALL),
     field("web_search_options", Ignored, &[], OWN_TOOLS),

@@ -88,6 +88,11 @@ impl PartWriter for ChunkWriter {
             Part::Delta { thought: Some(thought), .. } => {
                 self.delta(&[r#"{"reasoning_content":"#, thought, "}"], "null", frames);
             }
+            Part::Call { number, call, .. } => {
+                let calls = json!({ "tool_calls": [{ "index": number, "id": call.id, "type": "function",
+                    "function": { "name": call.name, "arguments": call.input.to_string() } }] });
+                self.delta(&[&calls.to_string()], "null", frames);
+            }
             Part::Open { .. } | Part::Close { .. } | Part::Delta { thought: None, .. } => {}
             Part::Waiting => frames.put_slice(PING),
             Part::Permission(request) => permission(request, frames),

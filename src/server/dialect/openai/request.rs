@@ -1,10 +1,12 @@
 //! Parser of the Chat Completions API. Pure.
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::message::{Sent, SentRole, assistant, tool, translate};
 use crate::server::api::error::ApiError;
-use crate::server::dialect::message::{Message, Object, Role, read, take_last};
+use crate::server::dialect::message::{Content, Message, Object, Role, read, take_last};
+use crate::server::dialect::tools::{Offer, OpenAiTool};
 use crate::server::dialect::{Dialect, TurnRequest};
 
 /// Fields read from a body; the table of the dialect classifies the rest.
@@ -16,6 +18,8 @@ struct Body {
     stream_options: Option<Object<StreamOptions>>,
     user: Option<String>,
     n: Option<u64>,
+    tools: Option<Vec<Object<OpenAiTool>>>,
+    tool_choice: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -28,6 +32,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
     if body.n.is_some_and(|n| n != 1) {
         return Err(ApiError::field("n", "must be 1"));
     }
+    let offer = Offer::of_openai(body.tools, body.tool_choice)?;
     let (system, mut history) = messages(body.messages)?;
     let (last, at) = take_last(&mut history)?;
     Ok(TurnRequest {
@@ -35,7 +40,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
         stream: body.stream.unwrap_or(false),
         user: body.user,
         include_usage: body.stream_options.is_some_and(|Object(options)| options.include_usage == Some(true)),
-        ..TurnRequest::of_history(body.model, system, history, last, &at)?
+        ..TurnRequest::of_history(body.model, system, history, last, &at, offer)?
     })
 }
 
@@ -54,15 +59,25 @@ fn messages(all: Vec<Object<Sent>>) -> Result<(String, Vec<Message>), ApiError> 
             SentRole::User => {
                 let content =
                     sent.content.ok_or_else(|| ApiError::field(format!("{at}.content"), "is missing"))?;
-                messages.push(Message { role: Role::User, content: translate(content, &at, index == last)? });
+                let content = translate(content, &at, index == last)?;
+                add_of_user(&mut messages, Message { role: Role::User, content });
             }
             SentRole::Assistant => messages.push(assistant(sent, &at)?),
-            SentRole::Tool | SentRole::Function if index == last => {
-                let problem = "tools of the caller have no counterpart here; the CLI runs its own";
-                return Err(ApiError::field(format!("{at}.role"), problem));
-            }
-            SentRole::Tool | SentRole::Function => messages.push(tool(sent, &at)?),
+            SentRole::Tool | SentRole::Function => add_of_user(&mut messages, tool(sent, &at)?),
         }
     }
     Ok((system.join("\n\n"), messages))
+}
+
+/// Adds a message of the user's, or of one of its tools. What follows the result of a tool belongs to one message with it:
+/// this API has a message for each result.
+fn add_of_user(messages: &mut Vec<Message>, message: Message) {
+    let is_result = |block: &Value| block["type"] == "tool_result";
+    if let Some(Message { role: Role::User, content: Content::Blocks(blocks) }) = messages.last_mut()
+        && blocks.first().is_some_and(is_result)
+    {
+        blocks.append(&mut message.content.into_blocks());
+    } else {
+        messages.push(message);
+    }
 }

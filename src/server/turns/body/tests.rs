@@ -52,6 +52,7 @@ fn completed() -> crate::turn::Outcome {
         status: Status::Completed,
         text: String::new(),
         stop_reason: None,
+        tool_calls: Vec::new(),
         usage: crate::model::Usage::default(),
         cost_usd: 0.0,
         cli_session_id: String::new(),

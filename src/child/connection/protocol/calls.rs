@@ -1,0 +1,154 @@
+//! Turns that wait for their caller, because the model calls the caller's tools.
+//!
+//! Such a turn ends for its caller while the CLI waits for the results. The caller's next turn brings them, and goes on
+//! where the model stopped. Any other turn, and the time limit, end the wait: the CLI's turn is interrupted.
+
+use tokio::time::{Duration, Instant};
+
+use super::deadlines::MAX_INTERRUPTS;
+use super::{Ending, HeldTurn, Protocol};
+use crate::adapter::{self, McpMessage, MessageEdge};
+use crate::child::calls::{OpenCall, Waiting};
+use crate::child::event::ChildEvent;
+use crate::child::exit::KillReason;
+use crate::child::running_turn::{Job, RunningTurn};
+use crate::model::ToolResult;
+use crate::telemetry::metrics::HangDetector;
+
+/// Silence after which a message with a call counts as complete: a CLI that repeats a request without streaming reports no
+/// end of it.
+const MESSAGE_SILENCE: Duration = Duration::from_secs(5);
+
+impl Protocol {
+    /// Notes what a line of the model says about calls.
+    pub(super) fn note_calls(&mut self, line: &[u8], now: Instant) {
+        if !self.calls.are_possible() {
+            return;
+        }
+        match adapter::message_edge(line) {
+            Some(MessageEdge::Begin) => self.calls.message_began(),
+            Some(MessageEdge::End(usage)) => self.calls.message_ended(usage),
+            None => self.calls.made(adapter::tool_calls(line)),
+        }
+        self.await_caller_if_due(now);
+    }
+
+    pub(super) fn tools_asked(
+        &mut self,
+        request_id: String,
+        message_id: serde_json::Value,
+        asked: McpMessage,
+        now: Instant,
+    ) {
+        let McpMessage::Call { id } = asked else {
+            let tools = self.calls.tools.clone();
+            return self.write(adapter::tools_response(&request_id, &message_id, &asked, &tools));
+        };
+        let known = self.calls.asked(OpenCall { request_id, message_id, id });
+        self.write_results(known);
+        self.await_caller_if_due(now);
+    }
+
+    /// When a message with an open call counts as complete.
+    pub(super) fn message_deadline(&self) -> Option<Instant> {
+        let is_running = self.running.is_some() && self.calls.are_open();
+        is_running.then(|| self.calls_heard + MESSAGE_SILENCE)
+    }
+
+    pub(super) fn watch_calls(&mut self, now: Instant) {
+        if self.message_deadline().is_some_and(|deadline| deadline <= now) {
+            self.calls.message_ended(crate::model::Usage::default());
+            self.await_caller_if_due(now);
+            if self.running.is_some() {
+                // Of no call that the caller knows.
+                let given_up = self.calls.give_up();
+                self.write_results(given_up);
+            }
+        }
+        let is_stopping = self.is_stopping();
+        let Some(waiting) = self.waiting.as_mut().filter(|it| it.until <= now && !is_stopping) else { return };
+        if !waiting.is_ending {
+            return self.end_wait(now);
+        }
+        waiting.interrupts += 1;
+        waiting.until = now + self.config.session.stop_interrupt;
+        if waiting.interrupts >= MAX_INTERRUPTS {
+            self.measure(super::Measurement::Hang(HangDetector::NoProgress));
+            self.kill_reason.get_or_insert(KillReason::Hung);
+            return self.terminate(now);
+        }
+        let id = self.request_id("interrupt-");
+        self.write(adapter::interrupt(&id));
+    }
+
+    /// The model's calls are complete, and the CLI waits: the caller's turn is over. Nobody answers the calls of a turn
+    /// without a caller.
+    fn await_caller_if_due(&mut self, now: Instant) {
+        self.calls_heard = now;
+        let is_read = self.has_reader()
+            && !self.is_stopping()
+            && self.running.as_ref().is_some_and(|running| running.interrupted_until.is_none());
+        if !is_read {
+            if self.running.is_some() && self.calls.are_open() {
+                let given_up = self.calls.give_up();
+                self.write_results(given_up);
+            }
+            return;
+        }
+        let Some(called) = self.calls.take_due() else { return };
+        if let Some(running) = self.running.take() {
+            let until = now + self.config.session.tool_timeout;
+            self.waiting = Some(Waiting { until, is_ending: false, interrupts: 0 });
+            self.turn_over(running, Ending::Called(called), now);
+            self.act(super::Action::Rearm);
+        }
+    }
+
+    /// Gives the caller's next turn to a child that waits for results: they go on with its turn, anything else ends it.
+    pub(super) fn go_on(&mut self, job: Box<Job>, mark: Option<String>, now: Instant) {
+        let is_ending = self.waiting.as_ref().is_some_and(|waiting| waiting.is_ending);
+        if is_ending || !self.calls.expect_any(&job.results) {
+            self.held = Some(HeldTurn { job, mark, since: now });
+            self.act(super::Action::Rearm);
+            return self.end_wait(now);
+        }
+        self.waiting = None;
+        let answers = self.calls.answer(&job.results);
+        self.write_results(answers);
+        let before = self.calls.told_usage();
+        self.running = Some(Box::new(RunningTurn::going_on(*job, before, now, &self.config.session)));
+        self.act(super::Action::GrantReader);
+    }
+
+    /// Nobody brings the results any more.
+    pub(super) fn end_wait(&mut self, now: Instant) {
+        let Some(waiting) = &mut self.waiting else { return };
+        if std::mem::replace(&mut waiting.is_ending, true) {
+            return;
+        }
+        waiting.until = now + self.config.session.stop_interrupt;
+        let id = self.request_id("interrupt-");
+        self.write(adapter::interrupt(&id));
+        self.act(super::Action::Rearm);
+    }
+
+    /// The CLI ended a turn for whose results it has waited. Whether it was one.
+    pub(super) fn wait_over(&mut self, cost_usd: f64, now: Instant) -> bool {
+        if self.running.is_some() || self.waiting.take().is_none() {
+            return false;
+        }
+        self.calls.clear();
+        let records = self.journal.take();
+        self.emit(ChildEvent::Journal(records));
+        self.emit(ChildEvent::OwnTurn { cost_usd });
+        self.on_turn_over(now);
+        self.begin_held(now);
+        true
+    }
+
+    fn write_results(&mut self, answers: impl IntoIterator<Item = (OpenCall, ToolResult)>) {
+        for (call, result) in answers {
+            self.write(adapter::call_response(&call.request_id, &call.message_id, &result));
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The caller's own tools: a call ends the answer, the results go into the same warm process.
+
+use serde_json::{Value, json};
+
+use super::bench::Bench;
+
+fn request(messages: &Value) -> Value {
+    json!({
+        "model": "sonnet", "max_tokens": 100, "messages": messages,
+        "tools": [{ "name": "add", "description": "Adds.", "input_schema": {
+            "type": "object", "properties": { "a": { "type": "number" } }, "required": ["a"],
+        } }],
+    })
+}
+
+const CALLS: &str = r#"[[say:let me]][[tool:mcp__caller__add {"a":1}]][[tool:mcp__caller__add {"a":2}]]"#;
+
+async fn post(server: &crate::common::server::Server, body: &Value) -> Value {
+    let answer = reqwest::Client::new()
+        .post(format!("{}/v1/messages", server.client().http()))
+        .header("x-pilotlight-user", "alice")
+        .header("x-pilotlight-tools", "none")
+        .json(body)
+        .send()
+        .await
+        .expect("it answers");
+    let status = answer.status();
+    let body: Value = answer.json().await.expect("JSON");
+    assert!(status.is_success(), "{status} {body}");
+    body
+}
+
+fn results(answer: &Value) -> Value {
+    let calls = answer["content"].as_array().unwrap().iter().filter(|block| block["type"] == "tool_use");
+    calls.map(|call| json!({ "type": "tool_result", "tool_use_id": call["id"], "content": format!("sum {}", call["input"]["a"]) })).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_and_results_are_one_turn_of_a_process() {
+    let Some(bench) = Bench::new().await else { return };
+    let server = bench.serve("").await;
+    let asked = json!({ "role": "user", "content": CALLS });
+    let called = post(&server, &request(&json!([asked]))).await;
+    assert_eq!(called["stop_reason"], "tool_use", "{called}");
+    let kinds: Vec<_> = called["content"].as_array().unwrap().iter().map(|it| it["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["text", "tool_use", "tool_use"], "{called}");
+    assert_eq!((&called["content"][2]["name"], &called["content"][2]["input"]), (&json!("add"), &json!({ "a": 2 })));
+    let cli = bench.only_cli();
+    let said = json!({ "role": "assistant", "content": called["content"] });
+    let given = json!({ "role": "user", "content": results(&called) });
+    let answered = post(&server, &request(&json!([asked, said, given]))).await;
+    assert_eq!(answered["content"], json!([{ "type": "text", "text": "TOOLS:ok" }]), "{answered}");
+    assert_eq!(answered["stop_reason"], "end_turn");
+    assert_eq!(bench.only_cli().pid, cli.pid, "no other process");
+    let requests = bench.api.requests();
+    assert_eq!(requests.len(), 2);
+    let sent = serde_json::to_string(&requests[1].body["messages"]).unwrap();
+    assert!(sent.contains("sum 1") && sent.contains("sum 2"), "{sent}");
+    // The conversation goes on by its history.
+    let said_last = json!({ "role": "assistant", "content": answered["content"] });
+    let next = json!({ "role": "user", "content": "[[say:on]]" });
+    let on = post(&server, &request(&json!([asked, said, given, said_last, next]))).await;
+    assert_eq!(on["content"][0]["text"], "on");
+    assert_eq!(bench.only_cli().pid, cli.pid);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn results_reach_the_model_after_a_kill() {
+    let Some(bench) = Bench::new().await else { return };
+    let server = bench.serve("").await;
+    let asked = json!({ "role": "user", "content": CALLS });
+    let called = post(&server, &request(&json!([asked]))).await;
+    bench.only_cli().kill();
+    let said = json!({ "role": "assistant", "content": called["content"] });
+    let given = json!({ "role": "user", "content": results(&called) });
+    let answered = post(&server, &request(&json!([asked, said, given]))).await;
+    assert_eq!(answered["stop_reason"], "end_turn", "{answered}");
+    let requests = bench.api.requests();
+    let sent = serde_json::to_string(&requests.last().unwrap().body["messages"]).unwrap();
+    assert!(sent.contains("sum 1") && sent.contains("sum 2"), "{sent}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_message_ends_the_wait_for_results() {
+    let Some(bench) = Bench::new().await else { return };
+    let server = bench.serve("").await;
+    let asked = json!({ "role": "user", "content": CALLS });
+    let called = post(&server, &request(&json!([asked]))).await;
+    let cli = bench.only_cli();
+    let said = json!({ "role": "assistant", "content": called["content"] });
+    let next = json!({ "role": "user", "content": "[[say:never mind]]" });
+    let answered = post(&server, &request(&json!([asked, said, next]))).await;
+    assert_eq!(answered["content"][0]["text"], "never mind", "{answered}");
+    assert_eq!(bench.only_cli().pid, cli.pid);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn history_with_calls_begins_elsewhere() {
+    let Some(bench) = Bench::new().await else { return };
+    let server = bench.serve("").await;
+    let history = json!([
+        { "role": "user", "content": "add" },
+        { "role": "assistant", "content": [{ "type": "tool_use", "id": "toolu_x", "name": "add", "input": { "a": 5 } }] },
+        { "role": "user", "content": [{ "type": "tool_result", "tool_use_id": "toolu_x", "content": "sum 5" }] },
+    ]);
+    let answered = post(&server, &request(&history)).await;
+    assert_eq!(answered["stop_reason"], "end_turn", "{answered}");
+    let sent = &bench.api.requests()[0].body["messages"];
+    let text = serde_json::to_string(sent).unwrap();
+    assert!(text.contains(r#""name":"mcp__caller__add""#) && text.contains("sum 5"), "{text}");
+}
