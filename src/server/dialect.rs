@@ -19,6 +19,7 @@ use crate::turn::{Outcome, TurnOptions};
 
 pub(super) mod anthropic;
 mod collected;
+mod expected;
 mod fields;
 mod history;
 mod image;
@@ -30,13 +31,14 @@ pub(crate) mod sse;
 mod streamed;
 mod tools;
 
+use expected::Schema;
 use history::{BroughtIn, bring_in};
 use message::{Content, Message, Role};
 use streamed::Streamed;
 use tools::Offer;
 
 pub(super) use collected::Collected;
-pub(super) use tools::Choice;
+pub(super) use expected::Expected;
 pub(super) use fields::{Ignored, judge};
 pub(super) use mcp::{FIELD as MCP_FIELD, RequestedServers};
 
@@ -81,7 +83,7 @@ pub(super) struct TurnRequest {
     /// Parts of the history that a conversation of the CLI cannot hold, and tools that it cannot offer.
     pub(super) left_out: Vec<String>,
     /// What the answer has to hold.
-    pub(super) choice: Choice,
+    pub(super) expected: Expected,
     /// Finds the conversation of a request without a name; not in the legacy dialect.
     pub(super) history_digest: Option<HistoryDigest>,
 }
@@ -95,6 +97,7 @@ impl TurnRequest {
         last: Content,
         at: &str,
         offer: Offer,
+        schema: Option<Schema>,
     ) -> Result<Self, ApiError> {
         let last = Message { role: Role::User, content: last };
         let history_digest = Some(HistoryDigest::of(&history, &last, Some(&system)));
@@ -118,10 +121,11 @@ impl TurnRequest {
             system_prompt: Some(system),
             history,
             tools: offer.tools,
+            output_schema: schema.as_ref().map(|schema| schema.value().clone()),
             ..TurnOptions::default()
         };
-        let choice = offer.choice;
-        Ok(Self { prompt, options, model, left_out, choice, history_digest, ..Self::default() })
+        let expected = Expected::of(schema, offer.choice);
+        Ok(Self { prompt, options, model, left_out, expected, history_digest, ..Self::default() })
     }
 
     /// Names of fields, and of parts of the history, without effect.

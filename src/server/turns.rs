@@ -22,6 +22,7 @@ mod conversation;
 mod document;
 mod handler;
 mod heartbeat;
+mod judge;
 pub(super) mod idempotency;
 mod log;
 mod mcp;

@@ -96,6 +96,9 @@ fn plain(message: &str) -> Vec<Step> {
         let rest: Vec<_> = (2..=count).map(|number| number.to_string()).collect();
         return vec![Step::Say("1\n".into()), Step::Delay(COUNTED_IN * count), Step::Say(rest.join("\n"))];
     }
+    if message.contains("Call the tool StructuredOutput with") {
+        return vec![Step::Tool { name: "StructuredOutput".into(), input: serde_json::json!({"a": 7}) }];
+    }
     if message.starts_with("What is my code word?") {
         return vec![Step::CodeWord];
     }

@@ -109,3 +109,32 @@ async fn history_with_calls_begins_elsewhere() {
     let text = serde_json::to_string(sent).unwrap();
     assert!(text.contains(r#""name":"mcp__caller__add""#) && text.contains("sum 5"), "{text}");
 }
+
+fn wants_number(prompt: &str) -> Value {
+    json!({
+        "model": "sonnet", "max_tokens": 100, "messages": [{ "role": "user", "content": prompt }],
+        "output_config": { "format": { "type": "json_schema", "schema": {
+            "type": "object", "properties": { "a": { "type": "number" } }, "required": ["a"], "additionalProperties": false,
+        } } },
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn structured_answer_is_the_document_alone() {
+    let Some(bench) = Bench::new().await else { return };
+    let server = bench.serve("").await;
+    let answer = post(&server, &wants_number(r#"[[say:here]][[tool:StructuredOutput {"a":1}]]"#)).await;
+    assert_eq!(answer["content"], json!([{ "type": "text", "text": r#"{"a":1}"# }]), "{answer}");
+    assert_eq!(answer["stop_reason"], "end_turn");
+    assert_eq!(bench.api.requests().len(), 1);
+}
+
+/// The CLI asks for the document once, and the server once more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn structured_answer_is_asked_for_again() {
+    let Some(bench) = Bench::new().await else { return };
+    let server = bench.serve("").await;
+    let answer = post(&server, &wants_number("[[say:no]]")).await;
+    assert_eq!(answer["content"], json!([{ "type": "text", "text": r#"{"a":7}"# }]), "{answer}");
+    assert_eq!(bench.api.requests().len(), 3);
+}

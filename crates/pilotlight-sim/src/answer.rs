@@ -46,6 +46,15 @@ impl Engine {
                 terminal: Some("max_turns"),
             });
         }
+        if let Some(document) = turn.script.output.take().filter(|_| self.has_schema) {
+            let text = document.to_string();
+            let id = Self::api_id("toolu");
+            let call = Block::Tool { id: id.clone(), name: "StructuredOutput".into(), input: document.clone() };
+            self.stream_message(turn, &[call], "tool_use")?;
+            self.tool_success(&id, "Structured output provided successfully", |_| {});
+            turn.document = Some(document);
+            return Ok(Outcome { stop_reason: Some("tool_use"), ..answered(text, turn.rounds + 1) });
+        }
         let text = match turn.script.host_request.take() {
             Some(subtype) => self.ask_host(&subtype)?,
             None => self.answer_text(turn, end),
@@ -207,6 +216,9 @@ impl Engine {
             return texts.join(" ");
         }
         match (tools, turn.script.deltas) {
+            (Some(end), _) if !turn.tool_texts.is_empty() => {
+                format!("TOOLS:{} {}", end.word(), turn.tool_texts.join(" "))
+            }
             (Some(end), _) => format!("TOOLS:{}", end.word()),
             // Each delta is a word of four characters, which makes the number exact.
             (None, Some(deltas)) => (0..deltas).map(|n| format!("{:03} ", n % 1000)).collect(),

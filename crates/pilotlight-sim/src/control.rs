@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::catalogue::{self, VERSION};
 use crate::engine::Engine;
 use crate::faults::Kind;
+use crate::host_request;
 use crate::json::{Object, object};
 
 /// A reply: success, success with a body, or an error.
@@ -30,6 +31,10 @@ impl Engine {
                 if let Some(prompt) = text("systemPrompt") {
                     self.system_prompt = Some(prompt.to_owned());
                 }
+                let servers = request.get("sdkMcpServers").and_then(Value::as_array);
+                self.has_caller_tools |=
+                    servers.is_some_and(|servers| servers.iter().any(|name| name == host_request::CALLER));
+                self.has_schema |= request.get("jsonSchema").is_some_and(Value::is_object);
                 self.initialize()
             }
             "interrupt" => {
@@ -64,6 +69,9 @@ impl Engine {
             other => Reply::Error(format!("Unsupported control request subtype: {other}")),
         };
         self.reply(request_id, reply, subtype == "initialize" && self.initialized);
+        if subtype == "initialize" && self.has_caller_tools {
+            self.greet_caller_tools();
+        }
         self.initialized |= subtype == "initialize";
     }
 

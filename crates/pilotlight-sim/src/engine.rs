@@ -62,6 +62,10 @@ pub(crate) struct Engine {
     pub(crate) queued_while_busy: bool,
     pub(crate) stop: Option<Stop>,
     pub(crate) pending_request: Option<PendingRequest>,
+    /// The host serves the tools of its caller.
+    pub(crate) has_caller_tools: bool,
+    /// Answers are documents.
+    pub(crate) has_schema: bool,
     pub(crate) tool_ended: Option<u32>,
     pub(crate) running_tasks: Vec<Task>,
     /// Task, exit code, and number of messages that precede its turn.
@@ -161,6 +165,8 @@ impl Engine {
             queued_while_busy: false,
             stop: None,
             pending_request: None,
+            has_caller_tools: false,
+            has_schema: false,
             tool_ended: None,
             running_tasks: Vec::new(),
             ended_tasks: VecDeque::new(),

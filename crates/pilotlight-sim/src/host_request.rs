@@ -10,6 +10,9 @@ use crate::permission::Denial;
 use crate::script::Call;
 use crate::turn::Turn;
 
+/// Name of the host's own MCP server.
+pub(crate) const CALLER: &str = "caller";
+
 /// A request that waits for the host's answer.
 #[derive(Debug)]
 pub(crate) struct PendingRequest {
@@ -93,6 +96,49 @@ impl Engine {
         })?;
         let answer = self.pending_request.take().and_then(|pending_request| pending_request.answer);
         Ok(answer.map_or_else(|| "no answer".to_owned(), |answer| answer.to_string()))
+    }
+
+    /// Introduces itself to the server of the caller's tools. The simulation offers every tool to its model.
+    pub(crate) fn greet_caller_tools(&mut self) {
+        let version = json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "sim", "version": "1"}});
+        for message in [
+            json!({"method": "initialize", "params": version, "jsonrpc": "2.0", "id": 0}),
+            json!({"method": "notifications/initialized", "jsonrpc": "2.0"}),
+            json!({"method": "tools/list", "jsonrpc": "2.0", "id": 1}),
+        ] {
+            self.emit_mcp(&new_id(), &message);
+        }
+    }
+
+    /// Asks the host for the result of a call of one of its caller's tools, without a time limit. The text of the result, and
+    /// whether the tool has failed.
+    pub(crate) fn ask_caller(&mut self, call: &Call, id: &str) -> Result<(String, bool), Stop> {
+        let request_id = new_id();
+        self.pending_request = Some(PendingRequest { request_id: request_id.clone(), answer: None });
+        let name = call.name.rsplit("__").next().unwrap_or_default();
+        let params = json!({"name": name, "arguments": call.input, "_meta": {"claudecode/toolUseId": id}});
+        self.emit_mcp(&request_id, &json!({"method": "tools/call", "params": params, "jsonrpc": "2.0", "id": 2}));
+        self.pump(None, |engine| {
+            engine.eof
+                || engine
+                    .pending_request
+                    .as_ref()
+                    .is_none_or(|pending_request| pending_request.answer.is_some())
+        })?;
+        let answer = self.pending_request.take().and_then(|pending_request| pending_request.answer);
+        let result = answer.as_ref().and_then(|answer| answer.pointer("/response/mcp_response/result"));
+        let Some(result) = result else { return Ok(("the server of the tool did not answer".into(), true)) };
+        let texts = result.get("content").and_then(Value::as_array).into_iter().flatten();
+        let texts: Vec<&str> = texts.filter_map(|block| block.get("text")?.as_str()).collect();
+        Ok((texts.join("\n"), result.get("isError").and_then(Value::as_bool) == Some(true)))
+    }
+
+    fn emit_mcp(&mut self, request_id: &str, message: &Value) {
+        self.out.line(|o| {
+            o.str("type", "control_request").str("request_id", request_id).object("request", |o| {
+                o.str("subtype", "mcp_message").str("server_name", CALLER).value("message", message);
+            });
+        });
     }
 
     fn emit_question(&mut self, call: &Call, id: &str, request_id: &str) {

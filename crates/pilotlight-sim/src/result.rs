@@ -102,6 +102,9 @@ impl Engine {
                     });
                 }
             });
+            if let Some(document) = &turn.document {
+                o.value("structured_output", document);
+            }
             if let Some(reason) = outcome.terminal {
                 o.str("terminal_reason", reason);
             }

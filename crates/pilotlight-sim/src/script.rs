@@ -62,6 +62,8 @@ pub(crate) struct Script {
     pub(crate) failure: Option<Failure>,
     pub(crate) retries: Option<Retries>,
     pub(crate) refusal: bool,
+    /// The document with which the model answers, if the host asked for one.
+    pub(crate) output: Option<Value>,
     pub(crate) fallback: bool,
     pub(crate) usage: Option<(u64, u64)>,
     /// Subtype of a request to the host that is no permission request.
@@ -105,6 +107,14 @@ impl Script {
                 }
                 return Ok(Some(after));
             }
+        }
+        if let Some(document) = text.strip_prefix("output:") {
+            let mut documents = serde_json::Deserializer::from_str(document).into_iter::<Value>();
+            let Some(Ok(document)) = documents.next() else { return Ok(None) };
+            let end = documents.byte_offset();
+            let after = text.get("output:".len() + end..).and_then(|rest| rest.strip_prefix("]]"));
+            self.output = Some(document);
+            return Ok(after);
         }
         let Some((body, after)) = text.split_once("]]") else { return Ok(None) };
         let (name, value) = body.split_once(':').unwrap_or((body, ""));

@@ -57,6 +57,16 @@ fn error_block(id: &str, text: &str) -> Vec<u8> {
 impl Engine {
     /// Runs one call, from its permission to its result line.
     pub(crate) fn run_call(&mut self, turn: &mut Turn, call: &Call, id: &str) -> Result<ToolOutcome, Stop> {
+        if self.has_caller_tools && call.name.starts_with("mcp__caller__") {
+            let (text, has_failed) = self.ask_caller(call, id)?;
+            if has_failed {
+                self.tool_error(id, &text);
+                return Ok(ToolOutcome::Failed);
+            }
+            self.tool_success(id, &text, |_| {});
+            turn.tool_texts.push(text);
+            return Ok(ToolOutcome::Ok);
+        }
         let is_left = |tools: &Vec<String>| tools.iter().any(|tool| *tool == call.name || tool == "default");
         if !call.name.starts_with("mcp__") && !self.args.tools.as_ref().is_none_or(is_left) {
             return Ok(self.no_such_tool(id, &call.name));

@@ -37,6 +37,10 @@ pub(crate) struct Turn {
     pub(crate) partial_text: String,
     /// Tool calls without a result yet.
     pub(crate) open_calls: Vec<String>,
+    /// The document with which the model has answered.
+    pub(crate) document: Option<Value>,
+    /// Results of the caller's tools.
+    pub(crate) tool_texts: Vec<String>,
     /// The replay to write when the answer begins.
     pub(crate) late_replay: Option<(Value, String)>,
     /// Pids of processes that outlive this one.
@@ -58,6 +62,8 @@ impl Turn {
             stop_reason: None,
             partial_text: String::new(),
             open_calls: Vec::new(),
+            document: None,
+            tool_texts: Vec::new(),
             late_replay: None,
             survivors: Vec::new(),
         }

@@ -25,6 +25,8 @@ use lines::{ApiEvent, Line, Message, Piece, adds_nothing};
 pub(crate) struct AnswerReader {
     /// Emits deltas as they come; otherwise complete blocks only.
     by_deltas: bool,
+    /// Emits only the final text: what comes before it is not the answer.
+    only_final_text: bool,
     begun: bool,
     /// Index of the next block.
     next: u32,
@@ -91,6 +93,15 @@ impl AnswerReader {
     /// A reader by deltas, or by complete blocks.
     pub(crate) fn new(by_deltas: bool) -> Self {
         Self { by_deltas, ..Self::default() }
+    }
+
+    /// The same, without any text but the final one.
+    pub(crate) fn with_final_text(self) -> Self {
+        Self { only_final_text: true, ..self }
+    }
+
+    fn is_shown(&self, kind: Kind) -> bool {
+        !(self.only_final_text && kind == Kind::Text)
     }
 
     /// Emits the parts that a line (without its LF) adds to the answer.
@@ -167,7 +178,7 @@ impl AnswerReader {
             "content_block_start" => {
                 let block = event.content_block?;
                 let piece: Piece<'_> = serde_json::from_str(block.get()).ok()?;
-                let kind = Kind::of(&piece.r#type)?;
+                let kind = Kind::of(&piece.r#type).filter(|kind| self.is_shown(*kind))?;
                 let index = self.open(kind, block.get(), emit);
                 self.streamed.push(StreamedBlock {
                     inner: event.index?,
@@ -221,7 +232,7 @@ impl AnswerReader {
     fn complete_blocks(&mut self, message: Message<'_>, emit: &mut dyn FnMut(Part<'_>)) -> Option<()> {
         for block in &message.content {
             let Ok(piece) = serde_json::from_str::<Piece<'_>>(block.get()) else { continue };
-            let Some(kind) = Kind::of(&piece.r#type) else { continue };
+            let Some(kind) = Kind::of(&piece.r#type).filter(|kind| self.is_shown(*kind)) else { continue };
             self.begin(&message, emit);
             let streamed = self.streamed.iter_mut().find(|block| block.kind == kind && !block.complete);
             match (streamed, kind) {

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::conclusion::Conclusion;
 use super::heartbeat::Heartbeat;
+use super::judge::{Judge, Judged};
 use super::log::TurnLog;
 use crate::server::api::error::ApiError;
 use crate::server::api::ready::StartedOnce;
@@ -24,6 +25,8 @@ use crate::server::conversations::Claim;
 use crate::server::dialect::{Dialect, Render, TurnEnd};
 use crate::server::files::ChangedFiles;
 use crate::turn::{Outcome, Turn};
+
+type Judging = Pin<Box<dyn Future<Output = (Judged, Box<Judge>)> + Send>>;
 
 /// Collects the files that a turn wrote, once polled.
 pub(super) type Gathering = Pin<Box<dyn Future<Output = ChangedFiles> + Send>>;
@@ -47,6 +50,7 @@ pub(super) struct TurnBody {
     /// Whether the status is sent: errors are events from then on.
     is_begun: bool,
     files: Option<Box<dyn TurnFiles>>,
+    pub(super) judge: Option<Box<Judge>>,
     interval: Duration,
     heartbeat: Heartbeat,
     log: TurnLog,
@@ -55,6 +59,8 @@ pub(super) struct TurnBody {
 
 enum Stage {
     Lines(Box<Turn>),
+    /// The answer is compared with what is expected of it.
+    Judging(Judging),
     Files(Gathering, Box<Outcome>),
     /// Ended before the first event: the response is an error status.
     Refused(ApiError),
@@ -80,6 +86,7 @@ impl TurnBody {
             first: None,
             is_begun: false,
             files: None,
+            judge: None,
             interval,
             heartbeat: Heartbeat::new(interval),
             log,
@@ -136,12 +143,35 @@ impl TurnBody {
                             let outcome = outcome.unwrap_or_else(|| {
                                 crate::turn::aborted(crate::error::TurnError::Internal("no outcome"))
                             });
-                            match self.files.take() {
-                                Some(files) => self.stage = Stage::Files(files.gather(), Box::new(outcome)),
-                                None => return Poll::Ready(self.end(TurnEnd::Finished(&outcome), None)),
+                            match self.judge.take() {
+                                Some(mut judge) => {
+                                    let judging = async move { (judge.judge(outcome).await, judge) };
+                                    self.stage = Stage::Judging(Box::pin(judging));
+                                }
+                                None => {
+                                    if let Some(last) = self.answered(outcome) {
+                                        return Poll::Ready(last);
+                                    }
+                                }
                             }
                         }
                         Poll::Pending => return self.poll_ping(context),
+                    }
+                }
+                Stage::Judging(judging) => {
+                    let Poll::Ready((judged, judge)) = judging.as_mut().poll(context) else {
+                        return self.poll_ping(context);
+                    };
+                    match judged {
+                        Judged::Again(turn) => {
+                            self.judge = Some(judge);
+                            self.stage = Stage::Lines(Box::new(turn));
+                        }
+                        Judged::Done(outcome) => {
+                            if let Some(last) = self.answered(outcome) {
+                                return Poll::Ready(last);
+                            }
+                        }
                     }
                 }
                 Stage::Files(gathering, outcome) => {
@@ -153,6 +183,17 @@ impl TurnBody {
                 }
                 Stage::Refused(_) | Stage::Ended => return Poll::Ready(None),
             }
+        }
+    }
+
+    /// The answer is complete. The last frames, unless files come first.
+    fn answered(&mut self, outcome: Outcome) -> Option<Option<Bytes>> {
+        match self.files.take() {
+            Some(files) => {
+                self.stage = Stage::Files(files.gather(), Box::new(outcome));
+                None
+            }
+            None => Some(self.end(TurnEnd::Finished(&outcome), None)),
         }
     }
 

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::PendingTurn;
 use super::conclusion::Conclusion;
+use super::judge::Judged;
 use super::pending::gather;
 use crate::adapter::AnswerReader;
 use crate::error::TurnError;
@@ -18,12 +19,21 @@ impl PendingTurn {
     pub(super) async fn collect(mut self: Box<Self>, context: &AnswerContext) -> Result<Value, ApiError> {
         // Whole messages without deltas, so that no text is collected twice.
         let mut reader = AnswerReader::new(false);
+        if self.request.expected.is_document() {
+            reader = reader.with_final_text();
+        }
         let mut collected = Collected::default();
         let ended = loop {
             match self.turn.next_lines().await {
                 Some(Ok(lines)) => collected.lines(&mut reader, &lines),
                 Some(Err(error)) => break Err(error),
-                None => break self.outcome(),
+                None => match (self.outcome(), &mut self.judge) {
+                    (Ok(outcome), Some(judge)) => match judge.judge(outcome).await {
+                        Judged::Again(turn) => self.turn = turn,
+                        Judged::Done(outcome) => break Ok(outcome),
+                    },
+                    (ended, _) => break ended,
+                },
             }
             if std::mem::take(&mut self.is_queued)
                 && let Some(files) = &mut self.files

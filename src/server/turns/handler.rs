@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::idempotency::{Begin, IdempotencyKey};
+use super::judge::Judge;
 use super::log::TurnLog;
 use super::restrict::restrict;
 use super::{ON_DISCONNECT_HEADER, PendingTurn, SESSION_HEADER, TOOLS_HEADER, mcp};
@@ -104,6 +105,7 @@ impl TurnHandler {
         let is_queued =
             session.status().is_some_and(|now| now.state == SessionState::Busy || now.queue_depth > 0);
         let (prompt, options) = (std::mem::take(&mut request.prompt), std::mem::take(&mut request.options));
+        let judge = Judge::new(&request.expected, &session, &options);
         conversation.claim.as_mut().map(Claim::mark_sent);
         let turn = match session.send_held(prompt, options, Some(hold)).await {
             Ok(turn) => turn,
@@ -116,7 +118,7 @@ impl TurnHandler {
         drop(inside);
         let log = TurnLog::new(self.request_id.clone(), self.begin);
         let app = self.app.clone();
-        let turn = PendingTurn { app, request, conversation, turn, files, is_queued, permit, log };
+        let turn = PendingTurn { app, request, conversation, turn, files, is_queued, permit, log, judge };
         let responding = respond(Box::new(turn), user, is_detached, form);
         match reservation {
             None => Ok(responding.await),

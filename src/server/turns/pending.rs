@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::body::{Gathering, TurnFiles};
 use super::conversation::Conversation;
+use super::judge::Judge;
 use super::log::TurnLog;
 use super::{IGNORED_HEADER, TurnBody};
 use crate::adapter::AnswerReader;
@@ -33,6 +34,8 @@ pub(super) struct PendingTurn {
     pub(super) is_queued: bool,
     pub(super) permit: TurnPermit,
     pub(super) log: TurnLog,
+    /// Compares the answer with what is expected of it.
+    pub(super) judge: Option<Box<Judge>>,
 }
 
 impl PendingTurn {
@@ -73,11 +76,13 @@ impl PendingTurn {
         let config = self.app.pilot.config();
         let heartbeat = config.http.heartbeat;
         let reader = AnswerReader::new(config.cli.partial_messages);
+        let reader = if self.request.expected.is_document() { reader.with_final_text() } else { reader };
         let render = renderer(&self.request, context, reader, self.conversation.claim.is_some());
         let render = (self.request.dialect, render);
         let (started_once, claim) = (self.app.started_once.clone(), self.conversation.claim);
         let mut body =
             TurnBody::new(self.turn, render, started_once, claim, self.permit, heartbeat, self.log);
+        body.judge = self.judge;
         if let Some(watch) = self.files.take() {
             body.send_files(Box::new(Watched { app: self.app.clone(), watch, is_queued: self.is_queued }));
         }

@@ -75,7 +75,7 @@ impl From<&Failure> for ApiError {
             (None, "invalid_request" | "refusal" | "context_full") => 400,
             (None, "request_too_large") => 413,
             // The API was unreachable or answered wrongly.
-            (None, "server_error" | "max_output_tokens" | "unknown") => 502,
+            (None, "server_error" | "max_output_tokens" | "unknown" | "output_invalid") => 502,
             (None, _) => 500,
         };
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -113,7 +113,8 @@ impl From<&Status> for ApiError {
 }
 
 /// Kinds of failures with a code of their own.
-const KINDS: [&str; 14] = [
+const KINDS: [&str; 15] = [
+    "output_invalid",
     "context_full",
     "request_too_large",
     "authentication_failed",

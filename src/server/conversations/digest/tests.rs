@@ -49,9 +49,14 @@ fn equal_meaning_gives_equal_digest() {
         (answer(json!("ab \n")), answer(json!([text("ab"), text("\n "), text("")])), "but for its end"),
         (
             answer(json!([{ "type": "thinking", "thinking": "h", "signature": "s" }, text("a"),
-                { "type": "redacted_thinking", "data": "x" }, { "type": "tool_use", "id": "t", "name": "n", "input": {} }])),
+                { "type": "redacted_thinking", "data": "x" }])),
             answer(json!("a")),
-            "thinking and tools do not count",
+            "thinking does not count",
+        ),
+        (
+            answer(json!([text("a"), { "type": "tool_use", "id": "t", "name": "n", "input": { "a": 1.0 } }])),
+            Digest::EMPTY.append_said("a", &["t"]),
+            "a call is its id",
         ),
         (Digest::EMPTY.append_text("ab\n"), answer(json!("ab")), "a recorded answer comes back"),
         (answer(json!("")), Digest::EMPTY, "an answer without a word is none"),

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::client;
 use crate::server::api::error::ApiError;
 use crate::server::dialect::message::{Content, Message, Object, Role, checked_model, read, take_last};
+use crate::server::dialect::expected::Schema;
 use crate::server::dialect::tools::{AnthropicChoice, AnthropicTool, Offer};
 use crate::server::dialect::{Dialect, RequestedServers, TurnRequest, image, is_text};
 
@@ -22,6 +23,31 @@ struct Body {
     mcp_servers: Option<Value>,
     tools: Option<Vec<Object<AnthropicTool>>>,
     tool_choice: Option<Object<AnthropicChoice>>,
+    output_config: Option<Object<OutputConfig>>,
+    /// The form of the beta.
+    output_format: Option<Object<OutputFormat>>,
+}
+
+#[derive(Deserialize)]
+struct OutputConfig {
+    format: Option<Object<OutputFormat>>,
+}
+
+#[derive(Deserialize)]
+struct OutputFormat {
+    r#type: String,
+    schema: Option<Value>,
+}
+
+/// The schema that the answer is to match.
+fn schema(format: Option<Object<OutputFormat>>, at: &str) -> Result<Option<Schema>, ApiError> {
+    let Some(Object(OutputFormat { r#type, schema })) = format else { return Ok(None) };
+    if r#type != "json_schema" {
+        return Err(ApiError::field(format_args!("{at}.type"), "must be json_schema"));
+    }
+    let at = format!("{at}.schema");
+    let schema = schema.ok_or_else(|| ApiError::field(&at, "is missing"))?;
+    Schema::read(schema, &at).map(Some)
 }
 
 #[derive(Deserialize)]
@@ -48,6 +74,11 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
         })?;
     }
     let offer = Offer::of_anthropic(body.tools, body.tool_choice)?;
+    let format = body.output_config.and_then(|Object(config)| config.format);
+    let schema = match schema(format, "output_config.format")? {
+        Some(schema) => Some(schema),
+        None => self::schema(body.output_format, "output_format")?,
+    };
     let user = body.metadata.and_then(|Object(metadata)| metadata.user_id);
     let client = user.as_deref().and_then(client::of);
     Ok(TurnRequest {
@@ -56,7 +87,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
         user: user.filter(|_| client.is_none()),
         client,
         mcp_servers: RequestedServers::read(body.mcp_servers)?,
-        ..TurnRequest::of_history(body.model, system, history, last, &at, offer)?
+        ..TurnRequest::of_history(body.model, system, history, last, &at, offer, schema)?
     })
 }
 

@@ -26,7 +26,7 @@ const OWN_TOOLS: &str = "the CLI runs its own tools";
 const OWN_REQUESTS: &str = "the CLI makes its own requests to the model's API";
 const NO_FORCED_CALL: &str = "of an older form of tools: use `tool_choice`";
 const TOLD_CALL: &str = "the model is told to, and asked once more if it does not";
-const NO_FORMAT: &str = "structured output is not there yet: the answer would be plain text";
+const FORMAT: &str = "the answer is one JSON document that matches the schema";
 
 // Rows of several tables.
 const MODEL: Field = field("model", Used, &[], "passed on to the CLI");
@@ -77,9 +77,9 @@ static ANTHROPIC: &[Field] = &[
     field("tool_choice.type", Used, &[], TOLD_CALL),
     field("tool_choice.name", Used, &[], TOLD_CALL),
     field("tool_choice.disable_parallel_tool_use", Ignored, &["false"], OWN_REQUESTS),
-    field("output_format", Refused, &[], NO_FORMAT),
+    field("output_format", Used, &[], FORMAT),
     field("output_config", Ignored, &["{}"], "see its fields"),
-    field("output_config.format", Refused, &[], NO_FORMAT),
+    field("output_config.format", Used, &[], FORMAT),
     field("output_config.effort", Ignored, &[], NO_SAMPLING),
     field("output_config.task_budget", Ignored, &[], NO_SAMPLING),
     field("cache_control", Ignored, &[], "the CLI decides what is cached"),
@@ -140,7 +140,7 @@ static OPENAI: &[Field] = &[
     field("functions", Ignored, &["[]"], OWN_TOOLS),
     field("function_call", Refused, &["\"auto\"", "\"none\""], NO_FORCED_CALL),
     field("web_search_options", Ignored, &[], OWN_TOOLS),
-    field("response_format", Refused, &["~text"], NO_FORMAT),
+    field("response_format", Used, &[], FORMAT),
     field("modalities", Refused, &["[]", "[\"text\"]"], "answers are text"),
     field("audio", Refused, &[], "answers are text"),
     field("store", Ignored, &["false"], "nothing is stored beside the session"),

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::message::{Sent, SentRole, assistant, tool, translate};
 use crate::server::api::error::ApiError;
 use crate::server::dialect::message::{Content, Message, Object, Role, read, take_last};
+use crate::server::dialect::expected::Schema;
 use crate::server::dialect::tools::{Offer, OpenAiTool};
 use crate::server::dialect::{Dialect, TurnRequest};
 
@@ -20,6 +21,18 @@ struct Body {
     n: Option<u64>,
     tools: Option<Vec<Object<OpenAiTool>>>,
     tool_choice: Option<Value>,
+    response_format: Option<Object<ResponseFormat>>,
+}
+
+#[derive(Deserialize)]
+struct ResponseFormat {
+    r#type: String,
+    json_schema: Option<Object<JsonSchema>>,
+}
+
+#[derive(Deserialize)]
+struct JsonSchema {
+    schema: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -33,6 +46,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
         return Err(ApiError::field("n", "must be 1"));
     }
     let offer = Offer::of_openai(body.tools, body.tool_choice)?;
+    let schema = schema(body.response_format)?;
     let (system, mut history) = messages(body.messages)?;
     let (last, at) = take_last(&mut history)?;
     Ok(TurnRequest {
@@ -40,8 +54,21 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
         stream: body.stream.unwrap_or(false),
         user: body.user,
         include_usage: body.stream_options.is_some_and(|Object(options)| options.include_usage == Some(true)),
-        ..TurnRequest::of_history(body.model, system, history, last, &at, offer)?
+        ..TurnRequest::of_history(body.model, system, history, last, &at, offer, schema)?
     })
+}
+
+fn schema(format: Option<Object<ResponseFormat>>) -> Result<Option<Schema>, ApiError> {
+    let Some(Object(ResponseFormat { r#type, json_schema })) = format else { return Ok(None) };
+    match (r#type.as_str(), json_schema) {
+        ("text", _) => Ok(None),
+        ("json_object", _) => Ok(Some(Schema::any())),
+        ("json_schema", Some(Object(JsonSchema { schema: Some(schema) }))) => {
+            Schema::read(schema, "response_format.json_schema.schema").map(Some)
+        }
+        ("json_schema", _) => Err(ApiError::field("response_format.json_schema.schema", "is missing")),
+        _ => Err(ApiError::field("response_format.type", "must be text, json_object or json_schema")),
+    }
 }
 
 /// Splits the system prompt from the messages of the conversation.
