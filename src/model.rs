@@ -85,7 +85,9 @@ impl Usage {
             cache_creation_input_tokens: self
                 .cache_creation_input_tokens
                 .saturating_sub(others.cache_creation_input_tokens),
-            cache_read_input_tokens: self.cache_read_input_tokens.saturating_sub(others.cache_read_input_tokens),
+            cache_read_input_tokens: self
+                .cache_read_input_tokens
+                .saturating_sub(others.cache_read_input_tokens),
         }
     }
 
@@ -96,7 +98,9 @@ impl Usage {
             cache_creation_input_tokens: self
                 .cache_creation_input_tokens
                 .saturating_add(others.cache_creation_input_tokens),
-            cache_read_input_tokens: self.cache_read_input_tokens.saturating_add(others.cache_read_input_tokens),
+            cache_read_input_tokens: self
+                .cache_read_input_tokens
+                .saturating_add(others.cache_read_input_tokens),
         }
     }
 }

@@ -11,7 +11,9 @@ pub(crate) use broker::{
     ModelList, TOKEN_URL, api_call, brokered, error_body, list_price, refresh_request, refreshed,
     usage_reader,
 };
-pub(crate) use caller_tools::{CONTINUATION, as_called, call_response, message_edge, tool_calls, tools_response};
+pub(crate) use caller_tools::{
+    CONTINUATION, as_called, call_response, message_edge, tool_calls, tools_response,
+};
 pub(crate) use classify::{classify, is_streamed, mirrors_conversation};
 pub(crate) use control::{
     handshake, interrupt, mcp_servers, permission_response, ping, unsupported_response,

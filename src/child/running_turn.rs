@@ -12,8 +12,8 @@ use super::watchdog::{Vitals, Watchdog};
 use crate::adapter::Terminal;
 use crate::config::SessionConfig;
 use crate::error::{Loss, TurnError};
-use crate::model::{ToolResult, Usage};
 use crate::model::ids::TurnId;
+use crate::model::{ToolResult, Usage};
 use crate::telemetry::metrics::FirstOutput;
 use crate::turn::{Earlier, Hold, Lines, Outcome, Status, TurnSender, TurnTrace, aborted, wake};
 

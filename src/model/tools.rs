@@ -139,9 +139,13 @@ mod tests {
     #[test]
     fn tools_have_plain_names_and_take_objects() {
         let schema = |schema: Value| schema.as_object().unwrap().clone();
-        let tool = |name: &str, of: Value| CallerTool::new(name, None, schema(of)).map(|tool| tool.input_schema);
+        let tool =
+            |name: &str, of: Value| CallerTool::new(name, None, schema(of)).map(|tool| tool.input_schema);
         assert_eq!(tool("get_time-2", json!({})), Ok(schema(json!({ "type": "object" }))));
-        assert_eq!(tool("a", json!({ "type": "object", "x": 1 })), Ok(schema(json!({ "type": "object", "x": 1 }))));
+        assert_eq!(
+            tool("a", json!({ "type": "object", "x": 1 })),
+            Ok(schema(json!({ "type": "object", "x": 1 })))
+        );
         for name in ["", "a b", "a.b", "ä", &"a".repeat(65)] {
             assert_eq!(tool(name, json!({})), Err(InvalidTool::Name), "{name}");
         }

@@ -4,6 +4,7 @@ mod asking;
 mod auth;
 mod backup;
 mod bad_input;
+mod caller_tools;
 mod callers;
 mod connections;
 mod deletion;

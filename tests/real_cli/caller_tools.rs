@@ -42,9 +42,13 @@ async fn calls_and_results_are_one_turn_of_a_process() {
     let asked = json!({ "role": "user", "content": CALLS });
     let called = post(&server, &request(&json!([asked]))).await;
     assert_eq!(called["stop_reason"], "tool_use", "{called}");
-    let kinds: Vec<_> = called["content"].as_array().unwrap().iter().map(|it| it["type"].as_str().unwrap()).collect();
+    let kinds: Vec<_> =
+        called["content"].as_array().unwrap().iter().map(|it| it["type"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["text", "tool_use", "tool_use"], "{called}");
-    assert_eq!((&called["content"][2]["name"], &called["content"][2]["input"]), (&json!("add"), &json!({ "a": 2 })));
+    assert_eq!(
+        (&called["content"][2]["name"], &called["content"][2]["input"]),
+        (&json!("add"), &json!({ "a": 2 }))
+    );
     let cli = bench.only_cli();
     let said = json!({ "role": "assistant", "content": called["content"] });
     let given = json!({ "role": "user", "content": results(&called) });

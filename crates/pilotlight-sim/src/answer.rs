@@ -49,7 +49,8 @@ impl Engine {
         if let Some(document) = turn.script.output.take().filter(|_| self.has_schema) {
             let text = document.to_string();
             let id = Self::api_id("toolu");
-            let call = Block::Tool { id: id.clone(), name: "StructuredOutput".into(), input: document.clone() };
+            let call =
+                Block::Tool { id: id.clone(), name: "StructuredOutput".into(), input: document.clone() };
             self.stream_message(turn, &[call], "tool_use")?;
             self.tool_success(&id, "Structured output provided successfully", |_| {});
             turn.document = Some(document);

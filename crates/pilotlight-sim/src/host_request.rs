@@ -117,7 +117,10 @@ impl Engine {
         self.pending_request = Some(PendingRequest { request_id: request_id.clone(), answer: None });
         let name = call.name.rsplit("__").next().unwrap_or_default();
         let params = json!({"name": name, "arguments": call.input, "_meta": {"claudecode/toolUseId": id}});
-        self.emit_mcp(&request_id, &json!({"method": "tools/call", "params": params, "jsonrpc": "2.0", "id": 2}));
+        self.emit_mcp(
+            &request_id,
+            &json!({"method": "tools/call", "params": params, "jsonrpc": "2.0", "id": 2}),
+        );
         self.pump(None, |engine| {
             engine.eof
                 || engine

@@ -44,7 +44,12 @@ pub(super) fn request(request_id: &str, server: &str, message: Value) -> Option<
 }
 
 /// Response to anything but a call.
-pub(crate) fn tools_response(request_id: &str, message_id: &Value, asked: &McpMessage, tools: &[CallerTool]) -> Vec<u8> {
+pub(crate) fn tools_response(
+    request_id: &str,
+    message_id: &Value,
+    asked: &McpMessage,
+    tools: &[CallerTool],
+) -> Vec<u8> {
     let result = match asked {
         McpMessage::Initialize { version } => json!({
             "protocolVersion": version,
@@ -86,7 +91,8 @@ pub(crate) fn call_response(request_id: &str, message_id: &Value, result: &ToolR
 }
 
 fn response(request_id: &str, message: &Value) -> Vec<u8> {
-    let response = json!({ "subtype": "success", "request_id": request_id, "response": { "mcp_response": message } });
+    let response =
+        json!({ "subtype": "success", "request_id": request_id, "response": { "mcp_response": message } });
     line(&json!({ "type": "control_response", "response": response }))
 }
 
@@ -181,7 +187,8 @@ pub(super) fn told(results: &[ToolResult]) -> Vec<Value> {
     blocks
 }
 
-const TOLD: &str = "The results of your tool calls have arrived. Go on with them, and do not make the same calls again.";
+const TOLD: &str =
+    "The results of your tool calls have arrived. Go on with them, and do not make the same calls again.";
 
 /// What follows an imported history that ends with the results.
 pub(crate) const CONTINUATION: &str = "Go on with the results of your tool calls.";
@@ -203,7 +210,10 @@ mod tests {
         assert_eq!(asked(call), (json!(2), McpMessage::Call { id: "toolu_1".into() }));
         let version = json!({ "id": 0, "method": "initialize", "params": { "protocolVersion": "x" } });
         assert_eq!(asked(version), (json!(0), McpMessage::Initialize { version: "x".into() }));
-        assert_eq!(asked(json!({ "method": "notifications/initialized" })), (Value::Null, McpMessage::Notification));
+        assert_eq!(
+            asked(json!({ "method": "notifications/initialized" })),
+            (Value::Null, McpMessage::Notification)
+        );
         assert_eq!(asked(json!({ "id": 1, "method": "resources/list" })).1, McpMessage::Unknown);
         assert_eq!(asked(json!(7)).1, McpMessage::Unknown);
         assert!(request("r", "other", json!({ "method": "tools/list" })).is_none());
@@ -226,7 +236,10 @@ mod tests {
         let result = answer(call_response("r", &json!(5), &result));
         assert_eq!((&result["id"], &result["result"]["isError"]), (&json!(5), &json!(true)));
         assert_eq!(result["result"]["content"][0], json!({ "type": "text", "text": "3" }));
-        assert_eq!(result["result"]["content"][1], json!({ "type": "image", "data": "AA==", "mimeType": "image/png" }));
+        assert_eq!(
+            result["result"]["content"][1],
+            json!({ "type": "image", "data": "AA==", "mimeType": "image/png" })
+        );
         assert_eq!(result["result"]["content"][2]["text"], r#"{"type":"odd"}"#);
     }
 
@@ -242,7 +255,10 @@ mod tests {
         let calls = tool_calls(line("mcp__caller__add", Value::Null).as_bytes());
         assert_eq!(calls, [ToolCall::new("t1".into(), "add".into(), json!({ "a": 1 }))]);
         assert!(tool_calls(line("mcp__other__add", Value::Null).as_bytes()).is_empty());
-        assert!(tool_calls(line("mcp__caller__add", json!("toolu_9")).as_bytes()).is_empty(), "of a subagent");
+        assert!(
+            tool_calls(line("mcp__caller__add", json!("toolu_9")).as_bytes()).is_empty(),
+            "of a subagent"
+        );
     }
 
     #[test]

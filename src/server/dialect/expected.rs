@@ -49,7 +49,8 @@ impl Schema {
             None => true,
         };
         let options = jsonschema::options().with_pattern_options(PatternOptions::regex());
-        let validator = options.build(&schema).map_err(|error| wrong(&format!("is no JSON Schema: {error}")))?;
+        let validator =
+            options.build(&schema).map_err(|error| wrong(&format!("is no JSON Schema: {error}")))?;
         Ok(Self { validator: (!is_recursive).then(|| Arc::new(validator)), schema })
     }
 
@@ -99,7 +100,12 @@ fn reference<'a>(root: &'a Value, fields: &Map<String, Value>) -> Option<&'a Val
 
 /// Whether a reference leads back to itself.
 fn is_recursive(root: &Value) -> bool {
-    fn leads_back<'a>(root: &'a Value, part: &'a Value, above: &mut Vec<&'a Value>, room: &mut usize) -> bool {
+    fn leads_back<'a>(
+        root: &'a Value,
+        part: &'a Value,
+        above: &mut Vec<&'a Value>,
+        room: &mut usize,
+    ) -> bool {
         let Some(rest) = room.checked_sub(1) else { return false };
         *room = rest;
         match part {
@@ -173,7 +179,9 @@ impl Expected {
     /// The message that asks for another answer.
     pub(crate) fn repair(&self, problem: &str) -> Prompt {
         let asked = match self {
-            Self::Document(_) => "Call the tool StructuredOutput with a document that matches its schema.".to_owned(),
+            Self::Document(_) => {
+                "Call the tool StructuredOutput with a document that matches its schema.".to_owned()
+            }
             Self::Call(choice) => choice.instruction().unwrap_or_default(),
             Self::Anything => String::new(),
         };
@@ -188,8 +196,14 @@ mod tests {
     use crate::turn::{Status, aborted};
 
     fn outcome(text: &str, calls: &[&str]) -> Outcome {
-        let tool_calls = calls.iter().map(|name| ToolCall::new("t".into(), (*name).into(), json!({}))).collect();
-        Outcome { status: Status::Completed, text: text.into(), tool_calls, ..aborted(crate::error::TurnError::Cancelled) }
+        let tool_calls =
+            calls.iter().map(|name| ToolCall::new("t".into(), (*name).into(), json!({}))).collect();
+        Outcome {
+            status: Status::Completed,
+            text: text.into(),
+            tool_calls,
+            ..aborted(crate::error::TurnError::Cancelled)
+        }
     }
 
     fn schema(schema: Value) -> Result<Schema, String> {
@@ -198,7 +212,8 @@ mod tests {
 
     #[test]
     fn document_is_compared_with_its_schema() {
-        let wanted = json!({ "type": "object", "properties": { "a": { "type": "number" } }, "required": ["a"] });
+        let wanted =
+            json!({ "type": "object", "properties": { "a": { "type": "number" } }, "required": ["a"] });
         let expected = Expected::Document(schema(wanted).unwrap());
         let problem = |text: &str| expected.problem(&outcome(text, &[]));
         assert_eq!(problem(r#"{"a":1}"#), None);
@@ -212,7 +227,8 @@ mod tests {
 
     #[test]
     fn forced_call_has_to_be_made() {
-        let problem = |choice: Choice, calls: &[&str]| Expected::Call(choice).problem(&outcome("x", calls)).is_some();
+        let problem =
+            |choice: Choice, calls: &[&str]| Expected::Call(choice).problem(&outcome("x", calls)).is_some();
         assert!(problem(Choice::Any, &[]) && !problem(Choice::Any, &["add"]));
         let one = || Choice::One("sub".into());
         assert!(problem(one(), &["add"]) && !problem(one(), &["add", "sub"]));

@@ -72,7 +72,8 @@ impl Offer {
                 None | Some("custom") => {
                     let at = format!("tools[{index}]");
                     let schema = tool.input_schema;
-                    let schema = schema.ok_or_else(|| ApiError::field(format_args!("{at}.input_schema"), "is missing"))?;
+                    let schema = schema
+                        .ok_or_else(|| ApiError::field(format_args!("{at}.input_schema"), "is missing"))?;
                     offer.add(&at, tool.name, tool.description, schema, tool.strict)?;
                 }
                 // A tool that the API itself runs, or describes to the model.
@@ -83,7 +84,10 @@ impl Offer {
         offer.choose(choice.as_ref().map(|(kind, name)| (kind.as_str(), name.clone())), "tool_choice")
     }
 
-    pub(super) fn of_openai(tools: Option<Vec<Object<OpenAiTool>>>, choice: Option<Value>) -> Result<Self, ApiError> {
+    pub(super) fn of_openai(
+        tools: Option<Vec<Object<OpenAiTool>>>,
+        choice: Option<Value>,
+    ) -> Result<Self, ApiError> {
         let mut offer = Self::default();
         for (index, Object(tool)) in tools.into_iter().flatten().enumerate() {
             match (tool.r#type.as_str(), tool.function) {
@@ -152,11 +156,15 @@ impl Offer {
                 Choice::Free
             }
             Some(("any" | "required", _)) if !self.tools.is_empty() => Choice::Any,
-            Some(("tool", Some(name))) if self.tools.iter().any(|tool| tool.name() == name) => Choice::One(name),
+            Some(("tool", Some(name))) if self.tools.iter().any(|tool| tool.name() == name) => {
+                Choice::One(name)
+            }
             Some(("any" | "required" | "tool", _)) => {
                 return Err(ApiError::field(field, "names no tool of `tools`"));
             }
-            Some(_) => return Err(ApiError::field(field, "must be auto, none, any (required), or name a tool")),
+            Some(_) => {
+                return Err(ApiError::field(field, "must be auto, none, any (required), or name a tool"));
+            }
         };
         Ok(self)
     }
@@ -167,8 +175,12 @@ impl Choice {
     pub(super) fn instruction(&self) -> Option<String> {
         match self {
             Self::Free => None,
-            Self::Any => Some("Answer this message with a call of one of the tools of mcp__caller__.".to_owned()),
-            Self::One(name) => Some(format!("Answer this message with a call of the tool mcp__caller__{name}.")),
+            Self::Any => {
+                Some("Answer this message with a call of one of the tools of mcp__caller__.".to_owned())
+            }
+            Self::One(name) => {
+                Some(format!("Answer this message with a call of the tool mcp__caller__{name}."))
+            }
         }
     }
 }
@@ -195,7 +207,11 @@ pub(super) fn instruct(prompt: Prompt, instruction: String) -> Prompt {
 ///
 /// # Errors
 /// 400 if the message has results, but not of all calls that the answer before it made.
-pub(super) fn results(history: &[Message], last: &Content, at: &str) -> Result<Option<Vec<ToolResult>>, ApiError> {
+pub(super) fn results(
+    history: &[Message],
+    last: &Content,
+    at: &str,
+) -> Result<Option<Vec<ToolResult>>, ApiError> {
     let Content::Blocks(blocks) = last else { return Ok(None) };
     let (mut results, mut others) = (Vec::<ToolResult>::new(), Vec::new());
     for (index, block) in blocks.iter().enumerate() {
@@ -220,7 +236,8 @@ pub(super) fn results(history: &[Message], last: &Content, at: &str) -> Result<O
     }
     let answered = |id: &str| results.iter().any(|result| result.id == id);
     if let Some(missing) = calls_of(history.last()).find(|id| !answered(id)) {
-        let problem = format!("the call {missing} has no tool_result; each call of the answer before needs one");
+        let problem =
+            format!("the call {missing} has no tool_result; each call of the answer before needs one");
         return Err(ApiError::field(format_args!("{at}.content"), problem));
     }
     if let Some(last) = results.last_mut() {

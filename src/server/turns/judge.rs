@@ -33,7 +33,13 @@ impl Judge {
         }
         // The conversation has its history by then.
         let options = TurnOptions { history: None, ..options.clone() };
-        Some(Box::new(Self { expected: expected.clone(), session: session.clone(), options, repairs: 0, before: None }))
+        Some(Box::new(Self {
+            expected: expected.clone(),
+            session: session.clone(),
+            options,
+            repairs: 0,
+            before: None,
+        }))
     }
 
     pub(super) async fn judge(&mut self, outcome: Outcome) -> Judged {
@@ -69,7 +75,10 @@ impl Judge {
 }
 
 fn unfit(outcome: Outcome, problem: &str) -> Outcome {
-    let message = format!("the model's answer is not what the request asks for, also after it was asked again: {problem}");
-    let failure = Failure { kind: "output_invalid".to_owned(), api_status: None, message, interrupted: false };
+    let message = format!(
+        "the model's answer is not what the request asks for, also after it was asked again: {problem}"
+    );
+    let failure =
+        Failure { kind: "output_invalid".to_owned(), api_status: None, message, interrupted: false };
     Outcome { status: Status::Failed(failure), ..outcome }
 }

@@ -66,7 +66,9 @@ impl Protocol {
             }
         }
         let is_stopping = self.is_stopping();
-        let Some(waiting) = self.waiting.as_mut().filter(|it| it.until <= now && !is_stopping) else { return };
+        let Some(waiting) = self.waiting.as_mut().filter(|it| it.until <= now && !is_stopping) else {
+            return;
+        };
         if !waiting.is_ending {
             return self.end_wait(now);
         }

@@ -154,10 +154,13 @@ impl PartWriter for EventWriter {
             }
             Part::Call { index, call, .. } => {
                 let block = json!({ "type": "tool_use", "id": call.id, "name": call.name, "input": {} });
-                let data = format_args!(r#"{{"type":"content_block_start","index":{index},"content_block":{block}}}"#);
+                let data = format_args!(
+                    r#"{{"type":"content_block_start","index":{index},"content_block":{block}}}"#
+                );
                 event(frames, "content_block_start", data);
                 let delta = json!({ "type": "input_json_delta", "partial_json": call.input.to_string() });
-                let data = format_args!(r#"{{"type":"content_block_delta","index":{index},"delta":{delta}}}"#);
+                let data =
+                    format_args!(r#"{{"type":"content_block_delta","index":{index},"delta":{delta}}}"#);
                 event(frames, "content_block_delta", data);
                 self.part(Part::Close { index }, frames);
             }

@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 
 use super::client;
 use crate::server::api::error::ApiError;
-use crate::server::dialect::message::{Content, Message, Object, Role, checked_model, read, take_last};
 use crate::server::dialect::expected::Schema;
+use crate::server::dialect::message::{Content, Message, Object, Role, checked_model, read, take_last};
 use crate::server::dialect::tools::{AnthropicChoice, AnthropicTool, Offer};
 use crate::server::dialect::{Dialect, RequestedServers, TurnRequest, image, is_text};
 

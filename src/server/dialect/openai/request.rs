@@ -5,8 +5,8 @@ use serde_json::Value;
 
 use super::message::{Sent, SentRole, assistant, tool, translate};
 use crate::server::api::error::ApiError;
-use crate::server::dialect::message::{Content, Message, Object, Role, read, take_last};
 use crate::server::dialect::expected::Schema;
+use crate::server::dialect::message::{Content, Message, Object, Role, read, take_last};
 use crate::server::dialect::tools::{Offer, OpenAiTool};
 use crate::server::dialect::{Dialect, TurnRequest};
 

@@ -26,7 +26,10 @@ fn both_forms_offer_the_same() {
     assert_eq!(one.tools, other.tools);
     assert_eq!(one.tools[0].name(), "add");
     for offer in [one, other] {
-        assert_eq!((offer.left_out, offer.choice), (vec!["tools.strict".into(), "tools.web_search_20250305".into()], Choice::Free));
+        assert_eq!(
+            (offer.left_out, offer.choice),
+            (vec!["tools.strict".into(), "tools.web_search_20250305".into()], Choice::Free)
+        );
     }
 }
 
@@ -35,9 +38,11 @@ fn choices_are_read_in_both_forms() {
     let tools = || json!([{ "name": "add", "input_schema": {} }]);
     let functions = || json!([{ "type": "function", "function": { "name": "add" } }]);
     let one = Choice::One("add".into());
-    for (sent, expected) in
-        [(json!({ "type": "auto" }), Choice::Free), (json!({ "type": "any" }), Choice::Any), (json!({ "type": "tool", "name": "add" }), one.clone())]
-    {
+    for (sent, expected) in [
+        (json!({ "type": "auto" }), Choice::Free),
+        (json!({ "type": "any" }), Choice::Any),
+        (json!({ "type": "tool", "name": "add" }), one.clone()),
+    ] {
         assert_eq!(anthropic(tools(), sent).unwrap().choice, expected);
     }
     let named = json!({ "type": "function", "function": { "name": "add" } });

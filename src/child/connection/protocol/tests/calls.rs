@@ -3,7 +3,8 @@
 use super::*;
 use crate::model::{CallerTool, ToolResult};
 
-const BEGIN: &str = r#"{"type":"stream_event","event":{"type":"message_start","message":{}},"parent_tool_use_id":null}"#;
+const BEGIN: &str =
+    r#"{"type":"stream_event","event":{"type":"message_start","message":{}},"parent_tool_use_id":null}"#;
 const END: &str = r#"{"type":"stream_event","event":{"type":"message_delta","usage":{"output_tokens":7}},"parent_tool_use_id":null}"#;
 const LIST: &str = r#"{"type":"control_request","request_id":"l","request":{"subtype":"mcp_message","server_name":"caller","message":{"method":"tools/list","jsonrpc":"2.0","id":1}}}"#;
 

@@ -1,0 +1,302 @@
+//! The caller's own tools and structured answers, in the dialects of the SDKs.
+
+use serde_json::{Value, json};
+
+use crate::common::SOON;
+use crate::common::program::{Answer, Program, Site, place};
+
+const CALL: &str = r#"[[tool:mcp__caller__add {"a":1}]][[tool:mcp__caller__add {"a":2}]]"#;
+
+async fn send(site: &Site, path: &str, body: &Value) -> Answer {
+    Answer::of(site.of("POST", path, "alice").json(body)).await
+}
+
+fn anthropic(messages: &Value, more: &Value) -> Value {
+    let mut body = json!({
+        "model": "sonnet", "max_tokens": 100, "messages": messages,
+        "tools": [{ "name": "add", "input_schema": { "type": "object" } }],
+    });
+    more.as_object().unwrap().iter().for_each(|(name, value)| body[name] = value.clone());
+    body
+}
+
+fn openai(messages: &Value, more: &Value) -> Value {
+    let mut body = json!({
+        "model": "sonnet", "messages": messages,
+        "tools": [{ "type": "function", "function": { "name": "add", "parameters": { "type": "object" } } }],
+    });
+    more.as_object().unwrap().iter().for_each(|(name, value)| body[name] = value.clone());
+    body
+}
+
+fn asked(text: &str) -> Value {
+    json!({ "role": "user", "content": text })
+}
+
+/// The data of a stream.
+fn events(answer: &Answer) -> Vec<Value> {
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let data = answer.body.lines().filter_map(|line| line.strip_prefix("data: "));
+    data.filter(|data| *data != "[DONE]").map(|data| serde_json::from_str(data).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stream_ends_with_calls_and_goes_on_with_results() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "").await;
+    let stream = json!({ "stream": true });
+    let question = asked(&format!("{CALL}[[pid]]"));
+    let called = events(&send(&site, "/v1/messages", &anthropic(&json!([question]), &stream)).await);
+    let blocks: Vec<&Value> = called.iter().filter(|it| it["type"] == "content_block_start").collect();
+    assert_eq!(blocks.len(), 2, "{called:#?}");
+    assert_eq!((&blocks[1]["index"], &blocks[1]["content_block"]["name"]), (&json!(1), &json!("add")));
+    let inputs: Vec<&str> = called.iter().filter_map(|it| it["delta"]["partial_json"].as_str()).collect();
+    assert_eq!(inputs, [r#"{"a":1}"#, r#"{"a":2}"#]);
+    let end = called.iter().find(|it| it["type"] == "message_delta").unwrap();
+    assert_eq!(end["delta"]["stop_reason"], "tool_use");
+
+    let ids: Vec<&Value> = blocks.iter().map(|block| &block["content_block"]["id"]).collect();
+    let said = json!({ "role": "assistant", "content": [
+        { "type": "tool_use", "id": ids[0], "name": "add", "input": { "a": 1 } },
+        { "type": "tool_use", "id": ids[1], "name": "add", "input": { "a": 2 } },
+    ] });
+    let given = json!({ "role": "user", "content": [
+        { "type": "tool_result", "tool_use_id": ids[1], "content": [{ "type": "text", "text": "two" }] },
+        { "type": "tool_result", "tool_use_id": ids[0], "content": "one", "is_error": false },
+    ] });
+    let missing = json!({ "role": "user", "content": [{ "type": "tool_result", "tool_use_id": ids[0], "content": "one" }] });
+    let refused = send(&site, "/v1/messages", &anthropic(&json!([question, said, missing]), &stream)).await;
+    assert_eq!(
+        (refused.status, refused.json()["error"]["code"].as_str()),
+        (400, Some("invalid_body")),
+        "{refused:?}"
+    );
+    let answered =
+        events(&send(&site, "/v1/messages", &anthropic(&json!([question, said, given]), &stream)).await);
+    let text: String = answered.iter().filter_map(|it| it["delta"]["text"].as_str()).collect();
+    let pid = text.parse::<u32>().expect("a pid, for the script of the message goes on");
+    let status = Answer::of(site.of("GET", "/v1/sessions", "alice")).await.json();
+    assert_eq!(
+        (&status["sessions"][0]["pid"], &status["sessions"][0]["generation"]),
+        (&json!(pid), &json!(1)),
+        "{status}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chat_completions_call_and_take_results() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "").await;
+    let question = asked(CALL);
+    let called = send(&site, "/v1/chat/completions", &openai(&json!([question]), &json!({}))).await.json();
+    let choice = &called["choices"][0];
+    assert_eq!(
+        (&choice["finish_reason"], &choice["message"]["content"]),
+        (&json!("tool_calls"), &Value::Null),
+        "{called}"
+    );
+    let calls = choice["message"]["tool_calls"].as_array().unwrap();
+    assert_eq!(
+        (&calls[0]["type"], &calls[0]["function"]),
+        (&json!("function"), &json!({ "name": "add", "arguments": r#"{"a":1}"# }))
+    );
+    let result = |number: usize, text: &str| json!({ "role": "tool", "tool_call_id": calls[number]["id"], "content": text });
+    let messages = json!([question, choice["message"], result(0, "one"), result(1, "two")]);
+    let answered = send(&site, "/v1/chat/completions", &openai(&messages, &json!({}))).await.json();
+    assert_eq!(answered["choices"][0]["message"]["content"], "TOOLS:ok one two", "{answered}");
+
+    let streamed = events(
+        &send(&site, "/v1/chat/completions", &openai(&json!([question]), &json!({ "stream": true }))).await,
+    );
+    let calls: Vec<&Value> = streamed
+        .iter()
+        .filter_map(|it| it["choices"][0]["delta"]["tool_calls"].as_array())
+        .flatten()
+        .collect();
+    assert_eq!((calls.len(), &calls[1]["index"]), (2, &json!(1)), "{streamed:#?}");
+    assert_eq!(streamed.last().unwrap()["choices"][0]["finish_reason"], "tool_calls");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_longer_than_the_limit_for_results() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "[session]\ntool_timeout = \"300ms\"\n").await;
+    let question = asked(CALL);
+    let called = send(&site, "/v1/messages", &anthropic(&json!([question]), &json!({}))).await.json();
+    assert_eq!(called["stop_reason"], "tool_use", "{called}");
+    let waits = async || {
+        let status = Answer::of(site.of("GET", "/v1/sessions", "alice")).await.json();
+        status["sessions"][0]["state"] == "idle"
+    };
+    assert!(waits().await, "the session is free for other turns");
+    // The interrupted turn is over when its cost is known.
+    let spent = async || {
+        let status = Answer::of(site.of("GET", "/v1/sessions", "alice")).await.json();
+        status["sessions"][0]["total_cost_usd"].as_f64().is_some_and(|spent| spent > 0.0)
+    };
+    let until_over = async {
+        while !spent().await {
+            tokio::task::yield_now().await
+        }
+    };
+    tokio::time::timeout(SOON, until_over).await.expect("the wait ends");
+    // The results come too late for the calls, and reach the model as a message.
+    let given = json!({ "role": "user", "content": called["content"].as_array().unwrap().iter().map(|call| {
+        json!({ "type": "tool_result", "tool_use_id": call["id"], "content": "[[say:late]]" })
+    }).collect::<Vec<_>>() });
+    let said = json!({ "role": "assistant", "content": called["content"] });
+    let answered =
+        send(&site, "/v1/messages", &anthropic(&json!([question, said, given]), &json!({}))).await.json();
+    assert_eq!(answered["content"][0]["text"], "late late", "{answered}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forced_call_is_asked_for_once_more() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "").await;
+    let any = json!({ "tool_choice": { "type": "any" } });
+    let unmet = send(&site, "/v1/messages", &anthropic(&json!([asked("no call")]), &any)).await;
+    assert_eq!(
+        (unmet.status, unmet.json()["error"]["code"].as_str()),
+        (502, Some("output_invalid")),
+        "{unmet:?}"
+    );
+    assert_eq!(unmet.header("x-should-retry"), "false");
+    let met = send(&site, "/v1/messages", &anthropic(&json!([asked(CALL)]), &any)).await.json();
+    assert_eq!(met["stop_reason"], "tool_use", "{met}");
+    for (choice, status) in
+        [(json!({ "type": "tool", "name": "sub" }), 400), (json!({ "type": "none" }), 200)]
+    {
+        let answer =
+            send(&site, "/v1/messages", &anthropic(&json!([asked("x")]), &json!({ "tool_choice": choice })))
+                .await;
+        assert_eq!(answer.status, status, "{answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tools_that_cannot_be_offered_are_refused_or_named() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "[session]\ntools_limit = 2000\n").await;
+    let tools = |tools: Value| anthropic(&json!([asked("x")]), &json!({ "tools": tools }));
+    for (sent, status, code) in [
+        (json!([{ "name": "a b", "input_schema": {} }]), 400, "invalid_body"),
+        (
+            json!([{ "name": "a", "input_schema": {} }, { "name": "a", "input_schema": {} }]),
+            400,
+            "invalid_tools",
+        ),
+        (
+            json!([{ "name": "a", "input_schema": {}, "description": "x".repeat(3000) }]),
+            413,
+            "tools_too_large",
+        ),
+    ] {
+        let answer = send(&site, "/v1/messages", &tools(sent)).await;
+        assert_eq!(
+            (answer.status, answer.json()["error"]["code"].as_str()),
+            (status, Some(code)),
+            "{answer:?}"
+        );
+    }
+    let search = json!([{ "type": "web_search_20250305", "name": "web_search" }]);
+    assert!(
+        send(&site, "/v1/messages", &tools(search))
+            .await
+            .header("x-pilotlight-ignored")
+            .contains("tools.web_search_20250305")
+    );
+    let own = site.of("POST", "/v1/messages", "alice").header("x-pilotlight-tools", "some");
+    let answer = Answer::of(own.json(&anthropic(&json!([asked("x")]), &json!({})))).await;
+    assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (400, Some("invalid_header")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn own_tools_of_the_cli_can_be_switched_off() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "[permissions]\npolicy = \"allow\"\n").await;
+    let body = json!({ "model": "sonnet", "max_tokens": 9, "messages": [asked(r#"[[tool:Bash {"command":"true"}]]"#)] });
+    assert_eq!(send(&site, "/v1/messages", &body).await.json()["content"][0]["text"], "TOOLS:ok");
+    let off = site.of("POST", "/v1/messages", "bob").header("x-pilotlight-tools", "none");
+    assert_eq!(Answer::of(off.json(&body)).await.json()["content"][0]["text"], "TOOLS:err");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn structured_answers_match_their_schema_or_fail() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "").await;
+    let schema = json!({ "type": "object", "properties": { "a": { "type": "number" } }, "required": ["a"] });
+    let claude = |text: &str, stream: bool| {
+        json!({ "model": "sonnet", "max_tokens": 9, "stream": stream, "messages": [asked(text)],
+            "output_config": { "format": { "type": "json_schema", "schema": schema } } })
+    };
+    let gpt = |text: &str, stream: bool| {
+        let format = json!({ "type": "json_schema", "json_schema": { "name": "n", "schema": schema, "strict": true } });
+        json!({ "model": "sonnet", "stream": stream, "messages": [asked(text)], "response_format": format })
+    };
+    let good = r#"[[say:here]][[output:{"a":1}]]"#;
+    let whole = send(&site, "/v1/messages", &claude(good, false)).await;
+    assert_eq!(whole.json()["content"], json!([{ "type": "text", "text": r#"{"a":1}"# }]), "{whole:?}");
+    assert!(
+        !whole.headers.contains_key("x-pilotlight-ignored")
+            || !whole.header("x-pilotlight-ignored").contains("output")
+    );
+    let chat = send(&site, "/v1/chat/completions", &gpt(good, false)).await.json();
+    assert_eq!(chat["choices"][0]["message"]["content"], r#"{"a":1}"#, "{chat}");
+    let streamed = events(&send(&site, "/v1/messages", &claude(good, true)).await);
+    let text: String = streamed.iter().filter_map(|it| it["delta"]["text"].as_str()).collect();
+    assert_eq!(text, r#"{"a":1}"#, "{streamed:#?}");
+    for bad in ["plain words", r#"[[output:{"a":"x"}]]"#] {
+        for (path, body) in [("/v1/messages", claude(bad, false)), ("/v1/chat/completions", gpt(bad, false))]
+        {
+            let answer = send(&site, path, &body).await;
+            assert_eq!(
+                (answer.status, answer.json()["error"]["code"].as_str()),
+                (502, Some("output_invalid")),
+                "{answer:?}"
+            );
+        }
+    }
+    let streamed = send(&site, "/v1/messages", &claude("plain words", true)).await;
+    assert!(streamed.status == 502 || streamed.body.contains("event: error"), "{streamed:?}");
+    assert!(!streamed.body.contains("plain words"), "nothing of an answer that is none");
+    let any = json!({ "model": "sonnet", "messages": [asked(r#"[[output:{"b":2}]]"#)], "response_format": { "type": "json_object" } });
+    assert_eq!(
+        send(&site, "/v1/chat/completions", &any).await.json()["choices"][0]["message"]["content"],
+        r#"{"b":2}"#
+    );
+    let wrong = json!({ "model": "sonnet", "messages": [asked("x")], "response_format": { "type": "json_schema", "json_schema": {
+        "name": "n", "schema": { "type": "object", "required": 7 } } } });
+    assert_eq!(send(&site, "/v1/chat/completions", &wrong).await.status, 400);
+}
+
+/// Another user's results reach nobody else's turn.
+#[tokio::test(flavor = "multi_thread")]
+async fn results_of_another_user_reach_nobody() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "").await;
+    let question = asked(CALL);
+    let called = send(&site, "/v1/messages", &anthropic(&json!([question]), &json!({}))).await.json();
+    let results: Vec<Value> = called["content"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|call| json!({ "type": "tool_result", "tool_use_id": call["id"], "content": "mallory's" }))
+        .collect();
+    let said = json!({ "role": "assistant", "content": called["content"] });
+    let body = anthropic(&json!([question, said, { "role": "user", "content": results }]), &json!({}));
+    let other = Answer::of(site.of("POST", "/v1/messages", "mallory").json(&body)).await;
+    assert_eq!(other.status, 200, "{other:?}");
+    let sessions = async || {
+        Answer::of(site.of("GET", "/v1/sessions", "alice")).await.json()["sessions"][0]["turns"].clone()
+    };
+    assert_eq!(sessions().await, 1);
+    let results: Vec<Value> = called["content"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|call| json!({ "type": "tool_result", "tool_use_id": call["id"], "content": "own" }))
+        .collect();
+    let body = anthropic(&json!([question, said, { "role": "user", "content": results }]), &json!({}));
+    assert_eq!(send(&site, "/v1/messages", &body).await.json()["content"][0]["text"], "TOOLS:ok own own");
+}
