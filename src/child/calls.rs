@@ -35,8 +35,8 @@ pub(crate) struct Calls {
     open: Vec<OpenCall>,
     /// Given before the CLI asked.
     early: HashMap<String, ToolResult>,
-    /// Tokens of the messages that callers were told of.
-    told: Usage,
+    /// Tokens that were reported to callers.
+    reported: Usage,
     /// The caller gave results since the last message: a call without one gets none.
     answered: bool,
 }
@@ -114,7 +114,7 @@ impl Calls {
         let is_due = self.ended && self.are_open() && !self.made.is_empty();
         is_due.then(|| {
             let usage = std::mem::take(&mut self.usage);
-            self.told = self.told.and(&usage);
+            self.reported = self.reported.and(&usage);
             Called { calls: std::mem::take(&mut self.made), usage }
         })
     }
@@ -143,9 +143,9 @@ impl Calls {
         self.answer(&[])
     }
 
-    /// Tokens of the present turn that callers were told of.
-    pub(crate) fn told_usage(&self) -> Usage {
-        self.told
+    /// Tokens of the present turn that were reported to callers.
+    pub(crate) fn reported_usage(&self) -> Usage {
+        self.reported
     }
 
     /// The turn is over.
@@ -219,7 +219,7 @@ mod tests {
         assert!(calls.asked(open("later")).unwrap().1.is_error);
         assert!(!calls.are_open());
         calls.message_began();
-        assert_eq!(calls.asked(open("c")), None, "a new message asks anew");
+        assert_eq!(calls.asked(open("c")), None, "a new message asks again");
         assert!(calls.withdraw("r-c") && !calls.withdraw("r-c"));
         calls.asked(open("d"));
         assert_eq!(calls.give_up().len(), 1);

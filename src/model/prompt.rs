@@ -13,7 +13,7 @@ pub enum Prompt {
     /// as bytes.
     Blocks(Vec<serde_json::Value>),
     /// Results of the calls of a turn that ended with [`crate::turn::Outcome::tool_calls`]. They go into the turn that waits
-    /// for them; if it waits no longer, the model is told them as a message.
+    /// for them; if it waits no longer, the model gets them as a message.
     ToolResults(Vec<ToolResult>),
 }
 

@@ -172,10 +172,10 @@ pub(crate) fn as_called(history: History, tools: &[CallerTool]) -> History {
     History::new(messages)
 }
 
-/// What the results of calls are told as to a process that does not wait for them.
-pub(super) fn told(results: &[ToolResult]) -> Vec<Value> {
+/// The results of calls as a message, for a process that does not wait for them.
+pub(super) fn as_message(results: &[ToolResult]) -> Vec<Value> {
     let text = |text: String| json!({ "type": "text", "text": text });
-    let mut blocks = vec![text(TOLD.to_owned())];
+    let mut blocks = vec![text(ARRIVED.to_owned())];
     for ToolResult { id, content, is_error } in results {
         let what = if *is_error { "failed" } else { "returned" };
         blocks.push(text(format!("The call {id} {what}:")));
@@ -187,7 +187,7 @@ pub(super) fn told(results: &[ToolResult]) -> Vec<Value> {
     blocks
 }
 
-const TOLD: &str =
+const ARRIVED: &str =
     "The results of your tool calls have arrived. Go on with them, and do not make the same calls again.";
 
 /// What follows an imported history that ends with the results.

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::caller_tools::told;
+use super::caller_tools::as_message;
 use super::prompt::encode_turn;
 use super::transcript::entry::{Content, Writer, line_id, timestamp};
 use crate::adapter::Import;
@@ -100,7 +100,7 @@ fn first_prompt(history: &History, imported: bool, prompt: &Prompt) -> Option<Pr
     match prompt {
         Prompt::Text(own) => blocks.push(text(own)),
         Prompt::Blocks(own) => blocks.extend(own.iter().cloned()),
-        Prompt::ToolResults(results) => blocks.extend(told(results)),
+        Prompt::ToolResults(results) => blocks.extend(as_message(results)),
     }
     Some(Prompt::Blocks(blocks))
 }

@@ -54,9 +54,9 @@ pub(crate) fn encode_turn(prompt: &Prompt, commands: SlashCommands) -> Result<Ve
         Prompt::Text(text) => Content::Text(as_text(text, commands)?),
         Prompt::Blocks(blocks) => Content::Blocks(as_blocks(blocks, commands)?),
         Prompt::ToolResults(results) => {
-            let told = caller_tools::told(results);
+            let message = caller_tools::as_message(results);
             // Text of a result is never a command.
-            let blocks = as_blocks(&told, SlashCommands::Text)?;
+            let blocks = as_blocks(&message, SlashCommands::Text)?;
             Content::Blocks(blocks.into_iter().map(|block| Cow::Owned(block.into_owned())).collect())
         }
     };

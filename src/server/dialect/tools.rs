@@ -171,7 +171,7 @@ impl Offer {
 }
 
 impl Choice {
-    /// What the model is told. The CLI has no setting for it.
+    /// What the model is asked. The CLI has no setting for it.
     pub(super) fn instruction(&self) -> Option<String> {
         match self {
             Self::Free => None,
@@ -185,7 +185,7 @@ impl Choice {
     }
 }
 
-/// Adds what the model is told to a prompt. Results carry it with the last of them.
+/// Adds what the model is asked to a prompt. Results carry it with the last of them.
 pub(super) fn instruct(prompt: Prompt, instruction: String) -> Prompt {
     let block = json!({ "type": "text", "text": instruction });
     match prompt {

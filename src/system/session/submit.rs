@@ -211,7 +211,7 @@ impl EncodedTurn {
             output_schema: options.output_schema,
         };
         let (prompt, results) = match prompt {
-            // A conversation that begins with the results of its history has nothing else to be told.
+            // A conversation that begins with the results of its history has nothing else to say.
             Prompt::ToolResults(results) => (Prompt::Text(adapter::CONTINUATION.to_owned()), results.into()),
             prompt => (prompt, Arc::default()),
         };

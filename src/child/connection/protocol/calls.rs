@@ -117,7 +117,7 @@ impl Protocol {
         self.waiting = None;
         let answers = self.calls.answer(&job.results);
         self.write_results(answers);
-        let before = self.calls.told_usage();
+        let before = self.calls.reported_usage();
         self.running = Some(Box::new(RunningTurn::going_on(*job, before, now, &self.config.session)));
         self.act(super::Action::GrantReader);
     }

@@ -25,7 +25,7 @@ const NO_SAMPLING: &str = "the CLI has no such setting";
 const OWN_TOOLS: &str = "the CLI runs its own tools";
 const OWN_REQUESTS: &str = "the CLI makes its own requests to the model's API";
 const NO_FORCED_CALL: &str = "of an older form of tools: use `tool_choice`";
-const TOLD_CALL: &str = "the model is told to, and asked once more if it does not";
+const ASKED_CALL: &str = "the model is asked to, and once more if it does not";
 const FORMAT: &str = "the answer is one JSON document that matches the schema";
 
 // Rows of several tables.
@@ -74,8 +74,8 @@ static ANTHROPIC: &[Field] = &[
     field("thinking", Ignored, &[], "the CLI decides"),
     TOOLS,
     field("tool_choice", Used, &[], "see its fields"),
-    field("tool_choice.type", Used, &[], TOLD_CALL),
-    field("tool_choice.name", Used, &[], TOLD_CALL),
+    field("tool_choice.type", Used, &[], ASKED_CALL),
+    field("tool_choice.name", Used, &[], ASKED_CALL),
     field("tool_choice.disable_parallel_tool_use", Ignored, &["false"], OWN_REQUESTS),
     field("output_format", Used, &[], FORMAT),
     field("output_config", Ignored, &["{}"], "see its fields"),
@@ -135,7 +135,7 @@ static OPENAI: &[Field] = &[
     field("verbosity", Ignored, &[], NO_SAMPLING),
     field("prediction", Ignored, &[], NO_SAMPLING),
     TOOLS,
-    field("tool_choice", Used, &[], TOLD_CALL),
+    field("tool_choice", Used, &[], ASKED_CALL),
     field("parallel_tool_calls", Ignored, &["true"], OWN_REQUESTS),
     field("functions", Ignored, &["[]"], OWN_TOOLS),
     field("function_call", Refused, &["\"auto\"", "\"none\""], NO_FORCED_CALL),

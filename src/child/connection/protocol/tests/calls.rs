@@ -70,7 +70,7 @@ fn another_message_ends_the_wait() {
 }
 
 #[test]
-fn results_of_other_calls_are_told() {
+fn results_of_other_calls_are_a_message() {
     let mut bench = waiting();
     assert_eq!(results(&mut bench, 2, &["z"]), ["write interrupt"]);
     assert_eq!(bench.line(line::RESULT), ["emit own turn 0.5", "write user", "grant reader"]);
