@@ -200,7 +200,7 @@ mod tests {
     use crate::model::Usage;
 
     #[test]
-    fn messages_of_the_server_are_told_apart() {
+    fn messages_of_the_server_are_known() {
         let asked = |message: Value| match request("r", SERVER, message) {
             Some(HostRequest::Tools { message_id, asked, .. }) => (message_id, asked),
             other => panic!("{other:?}"),

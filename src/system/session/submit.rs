@@ -229,7 +229,7 @@ impl EncodedTurn {
     }
 }
 
-/// Checks the size of the caller's tools and of the schema of the answer, and that tools can be told apart.
+/// Checks the size of the caller's tools and of the schema of the answer, and that tools have different names.
 fn check_tools(options: &TurnOptions, limit: usize) -> Result<(), TurnError> {
     let length = |json: serde_json::Result<String>| json.map_or(usize::MAX, |text| text.len());
     let within = |what, bytes| match bytes > limit {
