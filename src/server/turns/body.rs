@@ -165,10 +165,10 @@ impl TurnBody {
                     match judged {
                         Judged::Again(turn) => {
                             self.judge = Some(judge);
-                            self.stage = Stage::Lines(Box::new(turn));
+                            self.stage = Stage::Lines(turn);
                         }
                         Judged::Done(outcome) => {
-                            if let Some(last) = self.answered(outcome) {
+                            if let Some(last) = self.answered(*outcome) {
                                 return Poll::Ready(last);
                             }
                         }

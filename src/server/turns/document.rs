@@ -29,8 +29,8 @@ impl PendingTurn {
                 Some(Err(error)) => break Err(error),
                 None => match (self.outcome(), &mut self.judge) {
                     (Ok(outcome), Some(judge)) => match judge.judge(outcome).await {
-                        Judged::Again(turn) => self.turn = turn,
-                        Judged::Done(outcome) => break Ok(outcome),
+                        Judged::Again(turn) => self.turn = *turn,
+                        Judged::Done(outcome) => break Ok(*outcome),
                     },
                     (ended, _) => break ended,
                 },

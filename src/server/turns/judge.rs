@@ -20,9 +20,9 @@ pub(super) struct Judge {
 
 pub(super) enum Judged {
     /// The answer, or the failure in its place.
-    Done(Outcome),
+    Done(Box<Outcome>),
     /// The turn that brings the next answer.
-    Again(Turn),
+    Again(Box<Turn>),
 }
 
 impl Judge {
@@ -57,19 +57,19 @@ impl Judge {
         // A long answer takes long.
         let problem = tokio::task::spawn_blocking(move || expected.problem(&checked)).await;
         let Some(problem) = problem.unwrap_or_else(|_| Some("it could not be checked".to_owned())) else {
-            return Judged::Done(outcome);
+            return Judged::Done(Box::new(outcome));
         };
         if self.repairs == MAX_REPAIRS {
-            return Judged::Done(unfit(outcome, &problem));
+            return Judged::Done(Box::new(unfit(outcome, &problem)));
         }
         self.repairs += 1;
         let repair = self.expected.repair(&problem);
         match self.session.send_with(repair, self.options.clone()).await {
             Ok(turn) => {
                 self.before = Some(outcome);
-                Judged::Again(turn)
+                Judged::Again(Box::new(turn))
             }
-            Err(error) => Judged::Done(Outcome { status: Status::Aborted(error), ..outcome }),
+            Err(error) => Judged::Done(Box::new(Outcome { status: Status::Aborted(error), ..outcome })),
         }
     }
 }
