@@ -198,16 +198,16 @@ async fn fields_without_effect_are_named_or_refused() {
     let place = place();
     let mut body = anthropic("hello", false);
     body["temperature"] = json!(0.5);
-    body["tools"] = json!([{ "name": "t", "input_schema": {} }]);
+    body["top_k"] = json!(5);
     {
         let (_program, site) = Program::ready(&place, "").await;
         let answer = send(&site, "/v1/messages", &body).await;
-        assert_eq!(answer.header("x-pilotlight-ignored"), "max_tokens,temperature,tools");
+        assert_eq!(answer.header("x-pilotlight-ignored"), "max_tokens,temperature,top_k");
     }
     let (_program, site) = Program::ready(&place, "[http]\nstrict = true").await;
     let (status, code, message) = send(&site, "/v1/messages", &body).await.error();
     assert_eq!((status, code.as_str()), (400, "ignored_field"));
-    assert!(message.contains("temperature, tools"), "{message}");
+    assert!(message.contains("temperature, top_k"), "{message}");
     assert_eq!(send(&site, "/v1/messages", &anthropic("hello", false)).await.status, 200);
 }
 
