@@ -69,7 +69,8 @@ impl Engine {
         let (anchor, kept) = (new_id(), self.conversation.leaf().to_owned());
         let turns = self.conversation.turns();
         let ms = turn.ms();
-        self.system("compact_boundary", |o| {
+        let boundary = new_id();
+        self.system_as(&boundary, "compact_boundary", |o| {
             o.object("compact_metadata", |o| {
                 o.str("trigger", "manual").int("pre_tokens", 12).int("post_tokens", 12);
                 o.int("cumulative_dropped_tokens", 0).int("duration_ms", ms);
@@ -86,7 +87,7 @@ impl Engine {
             self.conversation.file_name()
         );
         self.emit_summary(&anchor, &summary);
-        self.conversation.compact(&anchor, &summary);
+        self.conversation.compact(&boundary, &anchor, &summary);
         self.emit_command_output("Compacted ");
         // The summary costs an API call, which is not part of the turn's own usage.
         self.book(&mut Turn::new(), 10, 2);

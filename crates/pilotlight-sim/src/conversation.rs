@@ -183,9 +183,14 @@ impl Conversation {
     }
 
     /// Replaces the messages by a summary.
-    pub(crate) fn compact(&mut self, uuid: &str, summary: &str) {
+    pub(crate) fn compact(&mut self, boundary: &str, uuid: &str, summary: &str) {
         self.user_texts.clear();
-        self.leaf = None;
+        let former = self.leaf.take();
+        self.entry(boundary, |o| {
+            o.opt("logicalParentUuid", former.as_deref());
+            o.str("type", "system").str("subtype", "compact_boundary");
+            o.str("content", "Conversation compacted").bool("isMeta", false);
+        });
         self.entry(uuid, |o| {
             o.str("type", "user").bool("isCompactSummary", true).object("message", |o| {
                 o.str("role", "user").str("content", summary);

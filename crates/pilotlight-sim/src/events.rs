@@ -64,11 +64,16 @@ impl ApiMessage {
 impl Engine {
     /// Writes a line `{"type":"system","subtype":..}` with the fields of `fill`.
     pub(crate) fn system(&mut self, subtype: &str, fill: impl FnOnce(&mut Object<'_>)) {
+        self.system_as(&new_id(), subtype, fill);
+    }
+
+    /// The same with this id.
+    pub(crate) fn system_as(&mut self, uuid: &str, subtype: &str, fill: impl FnOnce(&mut Object<'_>)) {
         let session = &self.conversation.session_id;
         self.out.line(|o| {
             o.str("type", "system").str("subtype", subtype);
             fill(o);
-            o.str("uuid", &new_id()).str("session_id", session);
+            o.str("uuid", uuid).str("session_id", session);
         });
     }
 

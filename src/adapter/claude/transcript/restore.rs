@@ -30,6 +30,9 @@ struct Entry<'a> {
     uuid: Option<Cow<'a, str>>,
     #[serde(borrow)]
     parent_uuid: Option<Cow<'a, str>>,
+    /// What a compacted conversation began as. For the CLI the way back ends there.
+    #[serde(borrow)]
+    logical_parent_uuid: Option<Cow<'a, str>>,
     #[serde(default)]
     is_sidechain: bool,
 }
@@ -68,6 +71,9 @@ struct Said<'a> {
     message: Option<Message<'a>>,
     #[serde(default, rename = "isMeta")]
     is_meta: bool,
+    /// The CLI's own, in the place of what was said before.
+    #[serde(default, rename = "isCompactSummary")]
+    is_compact_summary: bool,
 }
 
 #[derive(Deserialize)]
@@ -364,7 +370,8 @@ impl<'a> Restored<'a> {
 
 impl<'a> Line<'a> {
     fn new(text: Cow<'a, [u8]>, entry: &Entry<'_>, origin: Origin) -> Self {
-        let (id, parent) = (entry.uuid.as_deref().map(digest), entry.parent_uuid.as_deref().map(digest));
+        let parent = entry.parent_uuid.as_deref().or(entry.logical_parent_uuid.as_deref());
+        let (id, parent) = (entry.uuid.as_deref().map(digest), parent.map(digest));
         Self { text, id, parent, is_sidechain: entry.is_sidechain, origin }
     }
 
@@ -375,7 +382,11 @@ impl<'a> Line<'a> {
 
 fn is_prompt(entry: &[u8]) -> bool {
     let Some(said) = serde_json::from_slice::<Said<'_>>(entry).ok() else { return false };
-    let Some(message) = said.message.filter(|_| said.r#type == "user" && !said.is_meta) else { return false };
+    let Some(message) =
+        said.message.filter(|_| said.r#type == "user" && !said.is_meta && !said.is_compact_summary)
+    else {
+        return false;
+    };
     let blocks: Vec<Block<'_>> = serde_json::from_str(message.content.get()).unwrap_or_default();
     !blocks.iter().any(|block| block.r#type == "tool_result")
 }

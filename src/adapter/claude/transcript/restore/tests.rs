@@ -95,6 +95,43 @@ fn of(text: &[u8], checkpoint: &str, kept: &[Kept<'_>]) -> Vec<String> {
     ids(&restore(text, kept, Some(checkpoint), ID, &dirs(), SystemTime::UNIX_EPOCH).unwrap().transcript)
 }
 
+/// A conversation that was compacted after its second turn. `on_summary`: what follows hangs on the summary; 2.1.197 also lets it
+/// hang on the message before.
+fn compacted(on_summary: bool) -> Vec<String> {
+    let mut all = conversation(2);
+    let boundary = json!({ "parentUuid": null, "logicalParentUuid": "a-1", "isSidechain": false, "type": "system",
+        "subtype": "compact_boundary", "uuid": "boundary" });
+    let summary = json!({ "parentUuid": "boundary", "isSidechain": false, "type": "user", "isCompactSummary": true,
+        "message": { "role": "user", "content": "summary" }, "uuid": "summary" });
+    let parent = if on_summary { "summary" } else { "a-1" };
+    all.extend([boundary.to_string(), summary.to_string(), entry("user", "command", Some(parent))]);
+    all.push(entry("user", "output", Some("command")));
+    all
+}
+
+/// What the journal has of turns 0 and 1, of the compaction, and of what follows.
+fn restored_from(pieces: &[String], checkpoints: &[&str], last: &str) -> Vec<String> {
+    let kept = pieces.iter().zip(checkpoints).flat_map(|(piece, checkpoint)| {
+        [Kept::Mirrored(piece.as_bytes()), Kept::Checkpoint(Some(checkpoint))]
+    });
+    of(b"", last, &kept.collect::<Vec<_>>())
+}
+
+#[test]
+fn compacted_conversation_stays_compacted() {
+    for on_summary in [true, false] {
+        let mut all = compacted(on_summary);
+        let mut pieces = vec![mirror(&all[..2]), mirror(&all[2..4]), mirror(&all[4..])];
+        // The compaction has no answer, so the last one before it counts.
+        let expected = ["p-0", "a-0", "p-1", "a-1", "boundary", "summary", "command", "output"];
+        assert_eq!(restored_from(&pieces, &["a-0", "a-1", "a-1"], "a-1"), expected, "{on_summary}");
+        all.extend([entry("user", "p-2", Some("output")), entry("assistant", "a-2", Some("p-2"))]);
+        pieces.push(mirror(&all[8..]));
+        let text = restored_from(&pieces, &["a-0", "a-1", "a-1", "a-2"], "a-2");
+        assert_eq!(text, [&expected[..], &["p-2", "a-2"]].concat(), "{on_summary}");
+    }
+}
+
 /// Found by the chaos test: turn 1 died, nothing of it was in the file, and turn 2 went on from turn 0.
 #[test]
 fn turn_that_the_cli_has_forgotten_stays_so() {
