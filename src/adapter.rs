@@ -15,7 +15,7 @@ pub(crate) use claude::{
     CONTINUATION, FIXED_VARIABLES, announced_model, as_called, call_response, cancelled_request, checkpoint,
     classify, command, config_dir, control_response, credentials_file, echo, encode_credentials,
     encode_first_turn, encode_turn, entries_after, handshake, home_cleanup, host_request, import, interrupt,
-    is_judged, is_streamed, launch_refusal, mcp_servers, message_edge, mirrors_conversation,
+    is_judged, is_streamed, launch_refusal, mcp_servers, message_edge, messages, mirrors_conversation,
     permission_response, ping, restore, snapshot, stored_credentials, task, terminal, text_delta,
     tmp_cleanup, tool_calls, tools_response, transcript_end, transcript_gap, transcript_path,
     unsupported_response, variable_beside_oauth, with_message_id,

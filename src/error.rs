@@ -152,6 +152,9 @@ pub enum TurnError {
     /// The session is being deleted.
     #[error("this session is being deleted; a turn that comes afterwards begins a new one")]
     SessionDeleted,
+    /// The conversation has no message with this id.
+    #[error("the conversation has no message with this id (GET /v1/sessions/NAME/messages lists them)")]
+    MessageNotFound,
     /// The user has spent what one may in a day.
     #[error(
         "this user has spent the {limit_usd} US dollars that one may spend in a day (limits.usd_per_user_day); turns are \
@@ -323,6 +326,7 @@ impl TurnError {
             Self::TooManySessions { .. } => "too_many_sessions",
             Self::UserDeleted => "user_deleted",
             Self::SessionDeleted => "session_deleted",
+            Self::MessageNotFound => "message_not_found",
             Self::SpendLimit { .. } => "spend_limit",
             Self::Overloaded { .. } => "overloaded",
             Self::NoUserId { .. } => "no_user_id",

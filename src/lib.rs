@@ -103,7 +103,7 @@
 //! |---|---|
 //! | [`config`] | the sections of [`Config`], with a default for every key |
 //! | [`error`] | failures of the operator ([`StartError`]) and of a caller ([`TurnError`]), with their causes |
-//! | [`model`] | ids, histories, permissions, credentials, the states of a session |
+//! | [`model`] | ids, histories, messages of a conversation, permissions, credentials, the states of a session |
 //! | [`turn`] | the rest of a turn: [`turn::Status`], [`turn::McpServers`], [`turn::Restrictions`] |
 //! | [`telemetry`] | session events ([`Pilotlight::events`]) and the catalogue of metrics |
 //! | [`probe`] | a trial start of the CLI |

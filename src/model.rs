@@ -9,11 +9,13 @@ mod history;
 pub mod ids;
 mod permission;
 mod prompt;
+mod spoken;
 mod tools;
 
 pub use history::{Block, History, Message, Role};
 pub use permission::{Decision, PendingPermission, PermissionError, PermissionRequest};
 pub use prompt::{Prompt, PromptRefused};
+pub use spoken::{MessagePage, SpokenMessage};
 pub use tools::{CallerTool, InvalidTool, ToolCall, ToolResult};
 
 /// Directories of a child.

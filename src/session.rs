@@ -28,6 +28,7 @@ mod restart;
 pub(crate) mod sessions;
 pub(crate) mod shelf;
 pub(crate) mod spare;
+pub(crate) mod spoken;
 mod state;
 pub(crate) mod status;
 pub(crate) mod storage;

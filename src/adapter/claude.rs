@@ -35,7 +35,7 @@ pub(crate) use terminal::terminal;
 #[cfg(feature = "server")]
 pub(crate) use tools::mcp_server_of;
 pub(crate) use transcript::{
-    FIXED_VARIABLES, config_dir, entries_after, restore, snapshot, transcript_end, transcript_gap,
+    FIXED_VARIABLES, config_dir, entries_after, messages, restore, snapshot, transcript_end, transcript_gap,
     transcript_path,
 };
 

@@ -176,6 +176,7 @@ impl SessionActorState {
                 }
                 reply.send(()).ok();
             }
+            SessionMessage::Record(reply) => drop(reply.send(Box::new(self.record.clone()))),
             SessionMessage::Answer(answer) => self.answer(answer),
             SessionMessage::Child(generation, event) => self.on_child_event(generation, event),
             SessionMessage::Lifecycle(generation, event) => self.on_lifecycle_event(generation, event),

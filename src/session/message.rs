@@ -3,7 +3,7 @@
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{child_events::LifecycleEvent, store::SettingsRecord};
+use super::{child_events::LifecycleEvent, store::Record, store::SettingsRecord};
 use crate::child::{Answer, ChildEvent, Job, KillReason};
 use crate::error::TurnError;
 use crate::model::ids::{Generation, TurnId};
@@ -34,6 +34,8 @@ pub(crate) enum SessionMessage {
     Written(u64),
     /// OAuth credentials of the session's own are on disk; answered once the turns to come use them.
     OwnCredentials(oneshot::Sender<()>),
+    /// What is known of the session, as of now.
+    Record(oneshot::Sender<Box<Record>>),
     /// A tool may run, or not.
     Answer(Answer),
     /// An event of the child's connection.

@@ -337,7 +337,7 @@ fn model(record: &Record, cli: &CliConfig, resumes: bool) -> Option<String> {
 const MAX_TRANSCRIPT_BYTES: u64 = 1 << 30;
 
 /// The transcript, opened as what lies in a child's reach is.
-fn found(workspace: &Workspace, cli: &CliConfig, transcript: &Path) -> Result<File, ReadError> {
+pub(super) fn found(workspace: &Workspace, cli: &CliConfig, transcript: &Path) -> Result<File, ReadError> {
     let (own, path) = workspace.cli_file(cli, transcript)?;
     let file = own.file(&path)?;
     let (size, limit) = (file.metadata()?.len(), MAX_TRANSCRIPT_BYTES);

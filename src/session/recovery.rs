@@ -6,15 +6,16 @@ use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
+use super::env::Env;
 use super::journaling::MOST_TRANSCRIPT;
 use super::lifecycle::Plan;
 use super::opening::CLEARED_AGAIN;
 use crate::adapter::{self, Import};
-use crate::journal;
+use crate::journal::{self, Journal};
 use crate::support::lock::MutexExt as _;
 use crate::telemetry::metrics::RecoverySource;
 use crate::workspace::beneath::read_up_to;
-use crate::workspace::open_to_read;
+use crate::workspace::{Workspace, open_to_read};
 
 /// A conversation to be restored.
 pub(super) struct Lost<'a> {
@@ -31,23 +32,9 @@ pub(super) struct Lost<'a> {
 /// # Errors
 /// If the host lacks something, such as room on the disk: nothing is lost, and the next start tries it again.
 pub(super) fn restore(plan: &Plan, lost: &Lost<'_>) -> io::Result<Option<(usize, Import)>> {
-    let kept = kept(plan)?;
-    if kept.is_empty() {
-        return Ok(None);
-    }
-    let left = left(lost.left)?;
-    let records = journal::records(&kept);
-    let restored = |file: &[u8], last: Option<&str>| {
-        let (id, dirs) = (lost.conversation, plan.workspace.dirs());
-        adapter::restore(file, &records, last, id, dirs, SystemTime::now())
-    };
-    let found = lost.wanted.iter().enumerate().find_map(|(place, last)| {
-        let merged = if left.is_empty() { None } else { restored(&left, *last) };
-        let merged = merged.map(|import| (RecoverySource::Merged, import));
-        let (source, import) = merged.or_else(|| Some((RecoverySource::Journal, restored(&[], *last)?)))?;
-        Some((place, source, import))
-    });
-    let Some((place, source, import)) = found else { return Ok(None) };
+    let journal = plan.entry.journal.lock_unpoisoned().clone();
+    let kept = kept(plan.env(), &plan.workspace, journal.as_deref())?;
+    let Some((place, source, import)) = merged(&plan.workspace, &kept, lost)? else { return Ok(None) };
     let cli = &plan.env().config.cli;
     let path = adapter::transcript_path(plan.workspace.dirs(), cli, lost.conversation);
     make_way(plan, &path)?;
@@ -56,11 +43,34 @@ pub(super) fn restore(plan: &Plan, lost: &Lost<'_>) -> io::Result<Option<(usize,
     Ok(Some((place, import)))
 }
 
+/// The transcript of a conversation, out of what a journal has `kept` and of what is left of it.
+pub(super) fn merged(
+    workspace: &Workspace,
+    kept: &[u8],
+    lost: &Lost<'_>,
+) -> io::Result<Option<(usize, RecoverySource, Import)>> {
+    if kept.is_empty() {
+        return Ok(None);
+    }
+    let left = left(lost.left)?;
+    let records = journal::records(kept);
+    let restored = |file: &[u8], last: Option<&str>| {
+        let (id, dirs) = (lost.conversation, workspace.dirs());
+        adapter::restore(file, &records, last, id, dirs, SystemTime::now())
+    };
+    Ok(lost.wanted.iter().enumerate().find_map(|(place, last)| {
+        let merged = if left.is_empty() { None } else { restored(&left, *last) };
+        let merged = merged.map(|import| (RecoverySource::Merged, import));
+        let (source, import) = merged.or_else(|| Some((RecoverySource::Journal, restored(&[], *last)?)))?;
+        Some((place, source, import))
+    }))
+}
+
 /// The journal on disk, and what of it waits in memory.
-fn kept(plan: &Plan) -> io::Result<Vec<u8>> {
+pub(super) fn kept(env: &Env, workspace: &Workspace, open: Option<&Journal>) -> io::Result<Vec<u8>> {
     // More than the limit is not written.
-    let limit = plan.env().config.session.journal_bytes;
-    let path = plan.workspace.record().journal_file();
+    let limit = env.config.session.journal_bytes;
+    let path = workspace.record().journal_file();
     let read = open_to_read(&path).and_then(|file| read_up_to(&file, limit));
     let mut kept = match read {
         Ok(kept) => kept,
@@ -68,8 +78,7 @@ fn kept(plan: &Plan) -> io::Result<Vec<u8>> {
         // A broken journal is no journal.
         Err(_) => Vec::new(),
     };
-    let open = plan.entry.journal.lock_unpoisoned().clone();
-    kept.extend(open.map(|open| open.unwritten()).unwrap_or_default());
+    kept.extend(open.map(Journal::unwritten).unwrap_or_default());
     Ok(kept)
 }
 

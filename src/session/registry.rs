@@ -66,10 +66,14 @@ impl Entry {
         }
     }
 
+    /// The journal of the last child, if it is open.
+    pub(crate) fn open_journal(&self) -> Option<Arc<Journal>> {
+        self.journal.lock_unpoisoned().clone()
+    }
+
     /// Whether nothing of the journal waits in memory. Tries to write it.
     pub(super) fn has_written_journal(&self) -> bool {
-        let journal = self.journal.lock_unpoisoned().clone();
-        journal.is_none_or(|journal| journal.is_written())
+        self.open_journal().is_none_or(|journal| journal.is_written())
     }
 
     fn is_unused(&self) -> bool {

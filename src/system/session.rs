@@ -1,5 +1,6 @@
 //! The handle of one session.
 
+mod context;
 mod submit;
 
 use std::io;

@@ -7,6 +7,7 @@ mod bad_input;
 mod caller_tools;
 mod callers;
 mod connections;
+mod context;
 mod deletion;
 mod detached;
 mod dialects;

@@ -10,9 +10,12 @@ use crate::model::Dirs;
 mod end;
 pub(super) mod entry;
 mod gap;
+mod index;
+mod messages;
 mod restore;
 
 pub(crate) use end::transcript_end;
+pub(crate) use messages::messages;
 pub(crate) use restore::{entries_after, restore, snapshot};
 
 /// Variable with the directory of the CLI's files; the default is below `HOME`.

@@ -219,6 +219,7 @@ impl From<&TurnError> for TurnOutcome {
             | TurnError::QueueFull { .. }
             | TurnError::TooManySessions { .. }
             | TurnError::SpendLimit { .. }
+            | TurnError::MessageNotFound
             | TurnError::UserDeleted
             | TurnError::SessionDeleted
             | TurnError::Overloaded { .. }

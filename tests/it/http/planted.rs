@@ -87,6 +87,9 @@ async fn planted_transcript_costs_no_turn() {
             crate::common::installed::left_out(&format!("{what} cannot be made here"));
             continue;
         }
+        let listed = answer(site.session("GET", "default/messages?limit=1000", "mallory")).await;
+        assert!(listed.status == 200 && listed.body.contains("\"kept\""), "{what}: {listed:?}");
+        assert!(!listed.body.contains("cli_session_id"), "{what}: another's file: {listed:?}");
         let events = turn(&site, "mallory", "[[recall]]").await;
         assert_ne!(events[0]["subtype"], "context_lost", "{what}: {events:#?}");
         said.push("kept");

@@ -18,6 +18,7 @@ impl From<TurnError> for ApiError {
             | TurnError::InvalidModel { .. }
             | TurnError::InvalidTools(_)
             | TurnError::InvalidMcpServers(_) => StatusCode::BAD_REQUEST,
+            TurnError::MessageNotFound => StatusCode::NOT_FOUND,
             TurnError::PromptTooLarge { .. }
             | TurnError::SystemPromptTooLarge { .. }
             | TurnError::ToolsTooLarge { .. }
