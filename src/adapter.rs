@@ -13,12 +13,12 @@ use std::fmt::Debug;
 pub(crate) use claude::{AnswerReader, mcp_server_of};
 pub(crate) use claude::{
     CONTINUATION, FIXED_VARIABLES, announced_model, as_called, call_response, cancelled_request, checkpoint,
-    classify, command, config_dir, control_response, credentials_file, echo, encode_credentials,
-    encode_first_turn, encode_turn, entries_after, handshake, home_cleanup, host_request, import, interrupt,
-    is_judged, is_streamed, launch_refusal, mcp_servers, message_edge, messages, mirrors_conversation,
-    permission_response, ping, restore, snapshot, stored_credentials, task, terminal, text_delta,
-    tmp_cleanup, tool_calls, tools_response, transcript_end, transcript_gap, transcript_path,
-    unsupported_response, variable_beside_oauth, with_message_id,
+    classify, command, compaction_note, compaction_request, config_dir, control_response, credentials_file,
+    cut, echo, encode_credentials, encode_first_turn, encode_turn, entries_after, handshake, home_cleanup,
+    host_request, import, interrupt, is_judged, is_streamed, launch_refusal, mcp_servers, message_edge,
+    messages, mirrors_conversation, permission_response, ping, restore, snapshot, stored_credentials, task,
+    terminal, text_delta, tmp_cleanup, tool_calls, tools_response, transcript_end, transcript_gap,
+    transcript_path, unsupported_response, variable_beside_oauth, with_message_id,
 };
 #[cfg(feature = "broker")]
 pub(crate) use claude::{
@@ -62,6 +62,33 @@ pub(crate) struct Import {
     pub(crate) transcript: Vec<u8>,
     /// [`checkpoint`] of its last line.
     pub(crate) last: String,
+}
+
+/// A conversation up to one of its messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cut {
+    /// Its transcript.
+    pub(crate) import: Import,
+    /// Messages of the user in it, at least 1.
+    pub(crate) turns: u64,
+    /// The [`transcript_gap`] that it has, as the original does.
+    pub(crate) known_gap: Option<String>,
+}
+
+/// What a line says about a compaction that the host asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum CompactionNote {
+    /// The conversation is compacted.
+    Done {
+        /// Tokens of the conversation before.
+        tokens_before: Option<u64>,
+        /// Tokens of what it was replaced by.
+        tokens_after: Option<u64>,
+    },
+    /// The conversation is too short.
+    NothingToDo,
+    /// It failed, for this reason.
+    Failed(String),
 }
 
 /// OAuth credentials as the CLI stores them; any field may be missing.

@@ -152,9 +152,30 @@ pub enum TurnError {
     /// The session is being deleted.
     #[error("this session is being deleted; a turn that comes afterwards begins a new one")]
     SessionDeleted,
+    /// The conversation cannot be replaced while a turn runs or waits.
+    #[error(
+        "a turn of this session runs or waits: try again when it has ended, or ask for its interruption \
+         (interrupt=true)"
+    )]
+    SessionBusy,
+    /// A session of this name exists.
+    #[error("this user has a session of this name already")]
+    SessionExists,
     /// The conversation has no message with this id.
     #[error("the conversation has no message with this id (GET /v1/sessions/NAME/messages lists them)")]
     MessageNotFound,
+    /// The conversation is too short to be compacted.
+    #[error("there is nothing to compact in this conversation")]
+    NothingToCompact,
+    /// The conversation could not be compacted, and is as it was.
+    #[error(
+        "the conversation was not compacted and is as it was; POST /v1/sessions/NAME/reset begins a new one in the same \
+         workspace. The CLI says: {reason}"
+    )]
+    CompactFailed {
+        /// The CLI's text.
+        reason: String,
+    },
     /// The user has spent what one may in a day.
     #[error(
         "this user has spent the {limit_usd} US dollars that one may spend in a day (limits.usd_per_user_day); turns are \
@@ -326,7 +347,11 @@ impl TurnError {
             Self::TooManySessions { .. } => "too_many_sessions",
             Self::UserDeleted => "user_deleted",
             Self::SessionDeleted => "session_deleted",
+            Self::SessionBusy => "session_busy",
+            Self::SessionExists => "session_exists",
             Self::MessageNotFound => "message_not_found",
+            Self::NothingToCompact => "nothing_to_compact",
+            Self::CompactFailed { .. } => "compact_failed",
             Self::SpendLimit { .. } => "spend_limit",
             Self::Overloaded { .. } => "overloaded",
             Self::NoUserId { .. } => "no_user_id",
@@ -353,9 +378,11 @@ impl TurnError {
             | Self::SpendLimit { retry_after, .. } => Some(*retry_after),
             Self::NoUserId { retry_after } => *retry_after,
             // One turn is likely to end by then.
-            Self::QueueFull { .. } | Self::Draining | Self::UserDeleted | Self::SessionDeleted => {
-                Some(Duration::from_secs(1))
-            }
+            Self::QueueFull { .. }
+            | Self::SessionBusy
+            | Self::Draining
+            | Self::UserDeleted
+            | Self::SessionDeleted => Some(Duration::from_secs(1)),
             _ => None,
         }
     }
@@ -366,6 +393,7 @@ impl TurnError {
         matches!(
             self,
             Self::SessionLost(_)
+                | Self::CompactFailed { .. }
                 | Self::MemoryLimit { .. }
                 | Self::WorkspaceLimit { in_turn: true, .. }
                 | Self::LineTooLong { .. }

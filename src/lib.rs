@@ -162,5 +162,5 @@ pub use model::Prompt;
 pub use session::SessionStatus;
 #[cfg(feature = "server")]
 pub use system::at_rest;
-pub use system::{Pilotlight, Readiness, Session, probe};
+pub use system::{Compacted, Pilotlight, Readiness, Session, probe};
 pub use turn::{Event, Outcome, Turn, TurnOptions};

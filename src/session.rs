@@ -13,6 +13,7 @@ mod conclude;
 pub(crate) mod env;
 pub(crate) mod executable;
 pub(crate) mod expiry;
+pub(crate) mod fork;
 pub(crate) mod import;
 mod journaling;
 pub(crate) mod known;

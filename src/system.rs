@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use tokio::sync::OnceCell;
 
-pub use self::session::Session;
 pub(crate) use self::session::blocking;
+pub use self::session::{Compacted, Session};
 pub(crate) use self::start::Parent;
 use crate::admission::{NO_MEMORY, Pressure};
 use crate::config::{Config, Rung};

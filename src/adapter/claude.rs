@@ -15,6 +15,7 @@ pub(crate) use caller_tools::{
     CONTINUATION, as_called, call_response, message_edge, tool_calls, tools_response,
 };
 pub(crate) use classify::{classify, is_streamed, mirrors_conversation};
+pub(crate) use compaction::{compaction_note, compaction_request};
 pub(crate) use control::{
     handshake, interrupt, mcp_servers, permission_response, ping, unsupported_response,
 };
@@ -35,8 +36,8 @@ pub(crate) use terminal::terminal;
 #[cfg(feature = "server")]
 pub(crate) use tools::mcp_server_of;
 pub(crate) use transcript::{
-    FIXED_VARIABLES, config_dir, entries_after, messages, restore, snapshot, transcript_end, transcript_gap,
-    transcript_path,
+    FIXED_VARIABLES, config_dir, cut, entries_after, messages, restore, snapshot, transcript_end,
+    transcript_gap, transcript_path,
 };
 
 mod amounts;
@@ -46,6 +47,7 @@ mod answer;
 mod broker;
 mod caller_tools;
 mod classify;
+mod compaction;
 mod control;
 mod credentials;
 mod delta;

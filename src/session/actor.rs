@@ -6,12 +6,13 @@
 //! turn.
 //!
 //! `submit`: turns on their way to the child. `start`: the start of a child. `on_event`: what its events change.
-//! `persist`: the record's way to disk.
+//! `persist`: the record's way to disk. `switch`: another conversation in the place of this one.
 
 mod on_event;
 mod persist;
 mod start;
 mod submit;
+mod switch;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 
 use self::persist::Due;
 use self::start::ChildLink;
+use self::switch::Switching;
 use super::actor_refs::IdleMessage;
 use super::message::{SessionMessage, TurnSubmission};
 use super::state::{Effect, Input, Machine, SettingsHash};
@@ -79,6 +81,8 @@ pub(crate) struct SessionActorState {
     spare: Option<Reserved>,
     warm_waiters: Vec<oneshot::Sender<Result<(), TurnError>>>,
     gone_waiters: Vec<oneshot::Sender<()>>,
+    /// Conversations that take the place of this one when the child has ended.
+    switching: Vec<Switching>,
     eviction: Option<EvictionReason>,
     crashed_at: Option<Instant>,
     restart_cause: RestartCause,
@@ -120,6 +124,7 @@ impl Actor for SessionActor {
             spare: args.spare,
             warm_waiters: Vec::new(),
             gone_waiters: Vec::new(),
+            switching: Vec::new(),
             eviction: None,
             crashed_at: None,
             restart_cause: RestartCause::Crash,
@@ -177,6 +182,7 @@ impl SessionActorState {
                 reply.send(()).ok();
             }
             SessionMessage::Record(reply) => drop(reply.send(Box::new(self.record.clone()))),
+            SessionMessage::Switch { to, interrupt, reply } => self.switch(to, interrupt, reply),
             SessionMessage::Answer(answer) => self.answer(answer),
             SessionMessage::Child(generation, event) => self.on_child_event(generation, event),
             SessionMessage::Lifecycle(generation, event) => self.on_lifecycle_event(generation, event),

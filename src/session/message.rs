@@ -36,6 +36,9 @@ pub(crate) enum SessionMessage {
     OwnCredentials(oneshot::Sender<()>),
     /// What is known of the session, as of now.
     Record(oneshot::Sender<Box<Record>>),
+    /// Another conversation in the place of the session's own; `interrupt`: also while turns run or wait. Answered once it
+    /// is on disk.
+    Switch { to: Switch, interrupt: bool, reply: oneshot::Sender<Result<(), TurnError>> },
     /// A tool may run, or not.
     Answer(Answer),
     /// An event of the child's connection.
@@ -49,6 +52,19 @@ pub(crate) enum SessionMessage {
     /// Fail, to prove that nothing is lost by it.
     #[cfg(feature = "failpoints")]
     Panic,
+}
+
+/// A conversation that a session goes on with.
+#[derive(Debug)]
+pub(crate) struct Switch {
+    /// The CLI's id of it.
+    pub(crate) cli_session_id: String,
+    /// The last message of its transcript.
+    pub(crate) checkpoint: Option<String>,
+    /// What its transcript lacks.
+    pub(crate) known_gap: Option<String>,
+    /// Turns that it holds.
+    pub(crate) turns: u64,
 }
 
 /// A turn on its way to the session.

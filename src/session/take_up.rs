@@ -72,7 +72,8 @@ fn begin(sessions: &Sessions, key: &SessionKey, wish: Option<&SpareKind>) -> io:
     begun.map(|record| (record, spare))
 }
 
-fn begin_in(
+/// Begins a session in this workspace.
+pub(super) fn begin_in(
     sessions: &Sessions,
     key: &SessionKey,
     workspace: &Workspace,
@@ -124,6 +125,15 @@ fn begin_again(sessions: &Sessions, key: &SessionKey, problem: &str) -> io::Resu
         sessions.env.telemetry.context_lost(key, loss);
     }
     Ok(record)
+}
+
+/// Whether there is a session with this key, also if its record cannot be read. Under the session's lock in `records`.
+pub(super) fn is_there(sessions: &Sessions, key: &SessionKey) -> io::Result<bool> {
+    match Record::load(&sessions.env.config.data_dir, key) {
+        Ok(record) => Ok(record.is_some()),
+        Err(Unreadable::System(error)) => Err(error),
+        Err(Unreadable::Broken(_)) => Ok(true),
+    }
 }
 
 /// The files of a session that is on disk, also if its record cannot be read. Under the session's lock in `records`.

@@ -3,6 +3,8 @@
 mod context;
 mod submit;
 
+pub use context::Compacted;
+
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;

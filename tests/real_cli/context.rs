@@ -16,7 +16,7 @@ pub(crate) async fn full(bench: &Bench) {
     let turn = client.turn("alice", "[[too_long]]").await;
     let (code, message) = turn.error().expect("an error");
     assert_eq!((code, turn.done), ("context_full", true), "{message}");
-    assert!(message.contains("purge=true"), "{message}");
+    assert!(message.contains("/compact"), "{message}");
     let web = reqwest::Client::builder().no_proxy().build().expect("a client");
     let asked = serde_json::json!({"model": "m", "max_tokens": 9,
         "messages": [{"role": "user", "content": "[[too_long]]"}]});

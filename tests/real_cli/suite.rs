@@ -36,6 +36,7 @@ mod traps_own_turns;
 mod traps_slow;
 mod traps_turns;
 mod unasked;
+mod verbs;
 mod without;
 
 /// The version that this copy of the suite runs with.

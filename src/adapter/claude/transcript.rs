@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use crate::config::CliConfig;
 use crate::model::Dirs;
 
+mod cut;
 mod end;
 pub(super) mod entry;
 mod gap;
@@ -14,6 +15,7 @@ mod index;
 mod messages;
 mod restore;
 
+pub(crate) use cut::cut;
 pub(crate) use end::transcript_end;
 pub(crate) use messages::messages;
 pub(crate) use restore::{entries_after, restore, snapshot};

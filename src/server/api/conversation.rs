@@ -1,25 +1,36 @@
-//! The conversation of a session as a whole: its messages.
+//! The conversation of a session as a whole: its messages, and the verbs that compact, replace, copy or shorten it.
 
 use std::sync::Arc;
 
-use axum::extract::State;
-use axum::routing::get;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde::Serialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
+use crate::model::ids::UserId;
 use crate::model::{Role, SpokenMessage, Usage};
 use crate::server::api::error::ApiError;
 use crate::server::api::query::SessionQuery;
-use crate::server::api::sessions::{SessionName, existing, seconds};
+use crate::server::api::router::BodyRead;
+use crate::server::api::sessions::{SessionName, SessionView, addressable, existing, seconds};
 use crate::server::app::App;
+use crate::server::turns::restrict::restrict;
+use crate::turn::TurnOptions;
 
 const LISTED: usize = 100;
 /// Maximum length of a page; it is bounded in bytes as well.
 const MOST_LISTED: usize = 1000;
 
 pub(crate) fn routes() -> Router<Arc<App>> {
-    Router::new().route("/v1/sessions/{id}/messages", get(messages))
+    Router::new()
+        .route("/v1/sessions/{id}/messages", get(messages))
+        .route("/v1/sessions/{id}/compact", post(compact))
+        .route("/v1/sessions/{id}/reset", post(reset))
+        .route("/v1/sessions/{id}/fork", post(fork))
+        .route("/v1/sessions/{id}/rewind", post(rewind))
 }
 
 #[derive(Serialize)]
@@ -76,4 +87,120 @@ async fn messages(
     let page = session.messages(after, limit).await?;
     let messages = page.messages.into_iter().map(MessageView::from).collect();
     Ok(Json(Page { messages, limit, has_more: page.has_more }))
+}
+
+async fn compact(
+    State(app): State<Arc<App>>,
+    SessionName(name): SessionName,
+    query: SessionQuery,
+) -> Result<Json<Value>, ApiError> {
+    app.refuse_when_draining()?;
+    let user = query.subject()?;
+    let (session, _) = existing(&app, &user, &name).await?;
+    let mut options = TurnOptions::default();
+    restrict(&mut options, query.caller.limits())?;
+    let _permit = app.turn_permit(&user, &query.caller)?;
+    let done = session.compact_with(options).await?;
+    Ok(Json(json!({
+        "id": name,
+        "tokens_before": done.tokens_before,
+        "tokens_after": done.tokens_after,
+        "cost_usd": done.cost_usd,
+    })))
+}
+
+async fn reset(
+    State(app): State<Arc<App>>,
+    SessionName(name): SessionName,
+    query: SessionQuery,
+) -> Result<Json<SessionView>, ApiError> {
+    let (user, interrupt) = (query.subject()?, query.fields.flag("interrupt")?);
+    let (session, _) = existing(&app, &user, &name).await?;
+    session.reset(interrupt).await?;
+    forget_history(&app, &user, &name).await;
+    let (_, status) = existing(&app, &user, &name).await?;
+    Ok(Json(SessionView::of(&name, status)))
+}
+
+/// What a client says was said before is no more: its history matches this conversation no longer.
+async fn forget_history(app: &App, user: &UserId, name: &str) {
+    // With a user who is being deleted all of them go.
+    if let Ok(inside) = app.pilot.enter(user) {
+        app.conversations.exclude(&inside, name).await;
+    }
+}
+
+/// Body of a fork; unknown fields are ignored.
+#[derive(Deserialize)]
+struct ForkBody {
+    name: String,
+    at: Option<String>,
+}
+
+async fn fork(
+    State(app): State<Arc<App>>,
+    SessionName(name): SessionName,
+    query: SessionQuery,
+    request: Request,
+) -> Result<Response, ApiError> {
+    app.refuse_when_draining()?;
+    let user = query.subject()?;
+    let received = app.bodies.receive(&query.caller, request.into_body()).await?;
+    let forked = async {
+        let ForkBody { name: other, at } = parsed(&received.bytes)?;
+        addressable(&other)?;
+        let (session, _) = existing(&app, &user, &name).await?;
+        let _room = app.gathering.acquire().await;
+        session.fork(&other, at.as_deref()).await?;
+        let (_, status) = existing(&app, &user, &other).await?;
+        Ok::<_, ApiError>((StatusCode::CREATED, Json(SessionView::of(&other, status))))
+    };
+    Ok(answered(forked.await.into_response()))
+}
+
+/// Body of a rewind; unknown fields are ignored.
+#[derive(Deserialize)]
+struct RewindBody {
+    at: String,
+}
+
+async fn rewind(
+    State(app): State<Arc<App>>,
+    SessionName(name): SessionName,
+    query: SessionQuery,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (user, interrupt) = (query.subject()?, query.fields.flag("interrupt")?);
+    let received = app.bodies.receive(&query.caller, request.into_body()).await?;
+    let rewound = async {
+        let RewindBody { at } = parsed(&received.bytes)?;
+        let (session, _) = existing(&app, &user, &name).await?;
+        let _room = app.gathering.acquire().await;
+        session.rewind(&at, interrupt).await?;
+        forget_history(&app, &user, &name).await;
+        let (_, status) = existing(&app, &user, &name).await?;
+        Ok::<_, ApiError>(Json(SessionView::of(&name, status)))
+    };
+    Ok(answered(rewound.await.into_response()))
+}
+
+/// The body was read: the connection may go on.
+fn answered(mut response: Response) -> Response {
+    response.extensions_mut().insert(BodyRead);
+    response
+}
+
+/// Parses a body; an error names the field.
+fn parsed<T: for<'a> Deserialize<'a>>(body: &[u8]) -> Result<T, ApiError> {
+    let invalid = |problem: String| ApiError::invalid("invalid_body", problem);
+    let body: Value = serde_json::from_slice(body).map_err(|error| invalid(error.to_string()))?;
+    // Rejects lists, which serde would accept as fields in order.
+    if !body.is_object() {
+        return Err(invalid("must be an object".to_owned()));
+    }
+    serde_path_to_error::deserialize(body).map_err(|error| {
+        let path = error.path().to_string();
+        let problem = error.into_inner().to_string();
+        if path == "." { invalid(problem) } else { ApiError::field(path, problem) }
+    })
 }

@@ -121,7 +121,7 @@ impl SparesView {
 }
 
 impl SessionView {
-    fn of(conversation: &str, status: SessionStatus) -> Self {
+    pub(crate) fn of(conversation: &str, status: SessionStatus) -> Self {
         Self {
             id: conversation.to_owned(),
             user: None,

@@ -13,7 +13,7 @@ use crate::turn::{Restrictions, TurnOptions};
 ///
 /// # Errors
 /// 403 for a model that the key may not use.
-pub(super) fn restrict(options: &mut TurnOptions, limits: &KeyLimits) -> Result<(), ApiError> {
+pub(crate) fn restrict(options: &mut TurnOptions, limits: &KeyLimits) -> Result<(), ApiError> {
     if !limits.restrict_use() {
         return Ok(());
     }

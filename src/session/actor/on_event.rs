@@ -162,6 +162,7 @@ impl SessionActorState {
             // The turn that reported the loss is lost with the child.
             self.record.unreported_context_loss = None;
         }
+        self.switch_waiting();
         if is_at_rest {
             self.save_now();
         } else {

@@ -67,7 +67,7 @@ impl SessionActorState {
         drop(self.entry.actor.send_after(delay, || SessionMessage::Save));
     }
 
-    fn next_save(&mut self, durability: Durability) -> impl Future<Output = ()> + Send + use<> {
+    pub(super) fn next_save(&mut self, durability: Durability) -> impl Future<Output = ()> + Send + use<> {
         self.saves += 1;
         self.due = None;
         let (record, workspace) = (self.record.clone(), self.workspace.clone());

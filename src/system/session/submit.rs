@@ -1,5 +1,6 @@
 //! The way of a turn from the handle, encoded and within all limits, into the mailbox of its session.
 
+use std::future::ready;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -31,7 +32,22 @@ impl Session {
         hold: Option<Hold>,
     ) -> Result<Turn, TurnError> {
         let accepted = Instant::now();
-        let result = self.submit(prompt, options, hold, accepted).await;
+        let of_caller = options.restrictions.as_ref().and_then(|restrictions| restrictions.usd_per_day);
+        let encoding = encode(self.env(), prompt, options, hold);
+        let result = self.submit(of_caller, encoding, accepted).await;
+        self.count_refusal(&result, accepted);
+        result
+    }
+
+    /// Gives the session a turn that is no user's message.
+    pub(super) async fn send_encoded(&self, encoded: EncodedTurn) -> Result<Turn, TurnError> {
+        let (accepted, of_caller) = (Instant::now(), encoded.settings.restrictions.usd_per_day);
+        let result = self.submit(of_caller, ready(Ok(encoded)), accepted).await;
+        self.count_refusal(&result, accepted);
+        result
+    }
+
+    fn count_refusal(&self, result: &Result<Turn, TurnError>, accepted: Instant) {
         if let Err(error) = &result {
             let telemetry = &self.env().telemetry;
             if matches!(
@@ -44,23 +60,21 @@ impl Session {
             }
             telemetry.turn_refused(self.key.as_ref().ok(), error, accepted.elapsed());
         }
-        result
     }
 
+    /// `of_caller`: what the caller may spend in a day, beside the user's own limit.
     async fn submit(
         &self,
-        prompt: Prompt,
-        options: TurnOptions,
-        hold: Option<Hold>,
+        of_caller: Option<f64>,
+        encoding: impl Future<Output = Result<EncodedTurn, TurnError>>,
         accepted: Instant,
     ) -> Result<Turn, TurnError> {
         let key = self.key()?;
-        let of_caller = options.restrictions.as_ref().and_then(|restrictions| restrictions.usd_per_day);
         let allowed = self.env().spend.check(key.user(), of_caller).await;
         if let Err(spent) = allowed.map_err(|error| TurnError::Storage(error.into()))? {
             return Err(TurnError::SpendLimit { limit_usd: spent.limit_usd, retry_after: spent.resets_in });
         }
-        let encoded = encode(self.env(), prompt, options, hold).await?;
+        let encoded = encoding.await?;
         for _ in 0..LOOKUPS {
             if self.sessions().is_draining() {
                 self.env().telemetry.metrics.admission_rejected.increment(AdmissionRejected::Draining);
@@ -154,7 +168,7 @@ async fn encode(
 
 /// A turn as it was asked for, serialised and checked.
 #[derive(Clone)]
-struct EncodedTurn {
+pub(super) struct EncodedTurn {
     line: Bytes,
     /// For a conversation without context.
     earlier: Option<Earlier>,
@@ -164,6 +178,17 @@ struct EncodedTurn {
 }
 
 impl EncodedTurn {
+    /// A message of the host itself.
+    pub(super) fn plain(line: Bytes, options: TurnOptions) -> Self {
+        let settings = SettingsRecord {
+            model: options.model,
+            fallback_model: options.fallback_model,
+            restrictions: options.restrictions.unwrap_or_default(),
+            ..SettingsRecord::default()
+        };
+        Self { line, earlier: None, hold: None, settings, results: Arc::default() }
+    }
+
     fn encode(
         env: &Env,
         prompt: Prompt,

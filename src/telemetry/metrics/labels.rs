@@ -205,6 +205,7 @@ impl From<&TurnError> for TurnOutcome {
             TurnError::LineTooLong { .. }
             | TurnError::NotStarted(_)
             | TurnError::CircuitOpen { .. }
+            | TurnError::CompactFailed { .. }
             | TurnError::Storage(_)
             | TurnError::Internal(_) => Self::Error,
             TurnError::InvalidName(_)
@@ -219,7 +220,10 @@ impl From<&TurnError> for TurnOutcome {
             | TurnError::QueueFull { .. }
             | TurnError::TooManySessions { .. }
             | TurnError::SpendLimit { .. }
+            | TurnError::SessionBusy
+            | TurnError::SessionExists
             | TurnError::MessageNotFound
+            | TurnError::NothingToCompact
             | TurnError::UserDeleted
             | TurnError::SessionDeleted
             | TurnError::Overloaded { .. }

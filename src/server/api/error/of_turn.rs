@@ -17,7 +17,8 @@ impl From<TurnError> for ApiError {
             | TurnError::InvalidPrompt(_)
             | TurnError::InvalidModel { .. }
             | TurnError::InvalidTools(_)
-            | TurnError::InvalidMcpServers(_) => StatusCode::BAD_REQUEST,
+            | TurnError::InvalidMcpServers(_)
+            | TurnError::NothingToCompact => StatusCode::BAD_REQUEST,
             TurnError::MessageNotFound => StatusCode::NOT_FOUND,
             TurnError::PromptTooLarge { .. }
             | TurnError::SystemPromptTooLarge { .. }
@@ -35,9 +36,15 @@ impl From<TurnError> for ApiError {
             TurnError::MemoryLimit { .. } | TurnError::WorkspaceLimit { .. } => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
-            TurnError::SessionLost(_) | TurnError::LineTooLong { .. } => StatusCode::BAD_GATEWAY,
+            TurnError::SessionLost(_) | TurnError::LineTooLong { .. } | TurnError::CompactFailed { .. } => {
+                StatusCode::BAD_GATEWAY
+            }
             TurnError::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
-            TurnError::Cancelled | TurnError::UserDeleted | TurnError::SessionDeleted => StatusCode::CONFLICT,
+            TurnError::Cancelled
+            | TurnError::UserDeleted
+            | TurnError::SessionDeleted
+            | TurnError::SessionBusy
+            | TurnError::SessionExists => StatusCode::CONFLICT,
             TurnError::Storage(_) | TurnError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         // Refusals before the child received anything can be retried after a moment, unless the request itself is
@@ -97,8 +104,9 @@ pub(crate) fn failure_text(failure: &Failure) -> Cow<'_, str> {
 }
 
 // Begins like the API's own text, because frameworks search for these words.
-const CONTEXT_FULL: &str = "prompt is too long: the conversation no longer fits into the model's context. Start a new one \
-     (another x-pilotlight-session), delete this one (DELETE /v1/sessions/{id}?purge=true), or send less history.";
+const CONTEXT_FULL: &str = "prompt is too long: the conversation no longer fits into the model's context. Compact it (POST \
+     /v1/sessions/{id}/compact), begin a new one in the same workspace (POST /v1/sessions/{id}/reset) or under another \
+     name (x-pilotlight-session), or send less history.";
 const REQUEST_TOO_LARGE: &str = "the conversation with all its attachments has more bytes than the model's API takes. If a \
      short message is refused as well, start a new session or delete this one (DELETE /v1/sessions/{id}?purge=true).";
 
