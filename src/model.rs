@@ -15,7 +15,7 @@ mod tools;
 pub use history::{Block, History, Message, Role};
 pub use permission::{Decision, PendingPermission, PermissionError, PermissionRequest};
 pub use prompt::{Prompt, PromptRefused};
-pub use spoken::{MessagePage, SpokenMessage};
+pub use spoken::{ContextCategory, ContextUsage, MessagePage, SpokenMessage};
 pub use tools::{CallerTool, InvalidTool, ToolCall, ToolResult};
 
 /// Directories of a child.

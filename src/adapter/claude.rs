@@ -16,6 +16,7 @@ pub(crate) use caller_tools::{
 };
 pub(crate) use classify::{classify, is_streamed, mirrors_conversation};
 pub(crate) use compaction::{compaction_note, compaction_request};
+pub(crate) use context::{context_request, context_usage};
 pub(crate) use control::{
     handshake, interrupt, mcp_servers, permission_response, ping, unsupported_response,
 };
@@ -36,7 +37,7 @@ pub(crate) use terminal::terminal;
 #[cfg(feature = "server")]
 pub(crate) use tools::mcp_server_of;
 pub(crate) use transcript::{
-    FIXED_VARIABLES, config_dir, cut, entries_after, messages, restore, snapshot, transcript_end,
+    FIXED_VARIABLES, config_dir, cut, entries_after, last_usage, messages, restore, snapshot, transcript_end,
     transcript_gap, transcript_path,
 };
 
@@ -48,6 +49,7 @@ mod broker;
 mod caller_tools;
 mod classify;
 mod compaction;
+mod context;
 mod control;
 mod credentials;
 mod delta;

@@ -1,4 +1,4 @@
-//! What was said in a conversation.
+//! What was said in a conversation, and how much of the context it fills.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -37,6 +37,34 @@ pub struct MessagePage {
     pub messages: Vec<SpokenMessage>,
     /// Whether there are more after them.
     pub has_more: bool,
+}
+
+/// What fills the model's context.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ContextUsage {
+    /// The model.
+    pub model: Option<String>,
+    /// Tokens in use.
+    pub total_tokens: Option<u64>,
+    /// Tokens that the context holds.
+    pub max_tokens: Option<u64>,
+    /// Tokens at which the CLI compacts the conversation by itself, if it does.
+    pub auto_compact_at: Option<u64>,
+    /// Tokens by what they are for, in the CLI's words; without the CLI, by how the API counted them.
+    pub categories: Vec<ContextCategory>,
+    /// The CLI said so; otherwise it is what the last answer's request used.
+    pub is_measured: bool,
+}
+
+/// A part of what fills the context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ContextCategory {
+    /// What the tokens are for.
+    pub name: String,
+    /// How many.
+    pub tokens: u64,
 }
 
 impl fmt::Debug for SpokenMessage {

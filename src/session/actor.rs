@@ -182,6 +182,11 @@ impl SessionActorState {
                 reply.send(()).ok();
             }
             SessionMessage::Record(reply) => drop(reply.send(Box::new(self.record.clone()))),
+            SessionMessage::Context(reply) => {
+                if let Some(connection) = self.connection(self.machine.generation()) {
+                    connection.ask_context(reply);
+                }
+            }
             SessionMessage::Switch { to, interrupt, reply } => self.switch(to, interrupt, reply),
             SessionMessage::Answer(answer) => self.answer(answer),
             SessionMessage::Child(generation, event) => self.on_child_event(generation, event),

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use super::{child_events::LifecycleEvent, store::Record, store::SettingsRecord};
 use crate::child::{Answer, ChildEvent, Job, KillReason};
 use crate::error::TurnError;
+use crate::model::ContextUsage;
 use crate::model::ids::{Generation, TurnId};
 use crate::telemetry::metrics::EvictionReason;
 
@@ -36,6 +37,8 @@ pub(crate) enum SessionMessage {
     OwnCredentials(oneshot::Sender<()>),
     /// What is known of the session, as of now.
     Record(oneshot::Sender<Box<Record>>),
+    /// What fills the context, by the CLI; dropped without one.
+    Context(oneshot::Sender<ContextUsage>),
     /// Another conversation in the place of the session's own; `interrupt`: also while turns run or wait. Answered once it
     /// is on disk.
     Switch { to: Switch, interrupt: bool, reply: oneshot::Sender<Result<(), TurnError>> },

@@ -219,3 +219,19 @@ async fn forks_and_rewinds_go_on_from_any_message() {
     assert_eq!(recalled(&alice).await, "word-one");
     system.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn context_use_is_reported() {
+    let Some(bench) = Bench::new().await else { return };
+    let system = bench.embed(|_| {}).await;
+    let alice = system.alice();
+    assert_eq!(alice.context().await, Ok(None));
+    say(&alice, "word-one").await;
+    let used = alice.context().await.expect("it is known").expect("something is said");
+    assert!(used.is_measured && used.max_tokens.is_some_and(|most| most >= 100_000), "{used:?}");
+    assert!(used.total_tokens.is_some() && !used.categories.is_empty(), "{used:?}");
+    alice.evict().await.expect("it is evicted");
+    let used = alice.context().await.expect("it is known").expect("something is said");
+    assert!(!used.is_measured && used.total_tokens.is_some_and(|tokens| tokens > 0), "{used:?}");
+    system.end().await;
+}

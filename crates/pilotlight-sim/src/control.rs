@@ -57,6 +57,7 @@ impl Engine {
                     o.str("model", &self.model).null("effort").bool("ultracode", false);
                 });
             }),
+            "get_context_usage" => self.context_usage(),
             "get_binary_version" => with(|o| {
                 o.str("version", VERSION).str("buildTime", "2026-06-29T19:08:42Z");
             }),
@@ -96,6 +97,22 @@ impl Engine {
                 }
             });
         });
+    }
+
+    /// A token for each message.
+    fn context_usage(&self) -> Reply {
+        let messages = self.conversation.turns() as u64;
+        with(|o| {
+            o.array("categories", |a| {
+                for (name, tokens) in [("System prompt", 10), ("Messages", messages)] {
+                    a.object(|o| {
+                        o.str("name", name).int("tokens", tokens);
+                    });
+                }
+            });
+            o.int("totalTokens", 10 + messages).int("maxTokens", 200_000).str("model", &self.model);
+            o.int("autoCompactThreshold", 167_000).bool("isAutoCompactEnabled", true);
+        })
     }
 
     fn initialize(&self) -> Reply {

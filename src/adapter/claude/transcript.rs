@@ -17,7 +17,7 @@ mod restore;
 
 pub(crate) use cut::cut;
 pub(crate) use end::transcript_end;
-pub(crate) use messages::messages;
+pub(crate) use messages::{last_usage, messages};
 pub(crate) use restore::{entries_after, restore, snapshot};
 
 /// Variable with the directory of the CLI's files; the default is below `HOME`.

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{Connection, Protocol};
@@ -12,7 +13,7 @@ use crate::child::connection::handoff::Shared;
 use crate::child::exit::KillReason;
 use crate::child::permissions::Answer;
 use crate::child::running_turn::Job;
-use crate::model::ids::TurnId;
+use crate::model::{ContextUsage, ids::TurnId};
 use crate::turn::{Pulled, Source};
 
 /// See the module. Refuses everything once the child is gone.
@@ -56,6 +57,11 @@ impl ConnectionHandle {
 
     pub(crate) fn kill(&self, reason: KillReason) {
         self.order(|protocol, now| protocol.declare_dead(reason, now));
+    }
+
+    /// Asks the CLI what fills the context. The question is dropped if the child cannot be asked.
+    pub(crate) fn ask_context(&self, reply: oneshot::Sender<ContextUsage>) {
+        self.order(|protocol, _| protocol.ask_context(reply));
     }
 
     pub(crate) fn answer(&self, answer: Answer) {

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 pub(super) use deadlines::{ABSENT, Observation};
@@ -36,7 +37,7 @@ use crate::child::running_turn::{Job, RunningTurn, TurnEnd};
 use crate::child::tasks::Tasks;
 use crate::config::{Config, JournalMode, PermissionPolicy};
 use crate::journal::Lines;
-use crate::model::Usage;
+use crate::model::{ContextUsage, Usage};
 use crate::telemetry::metrics::{FirstOutput, HangDetector, ModelClass, ProtocolError, StopStep, Stream};
 use crate::turn::TurnTrace;
 
@@ -133,6 +134,8 @@ pub(super) struct Protocol {
     policy: PermissionPolicy,
     spending: Spending,
     hibernation: Hibernation,
+    /// Who waits for the use of the context, by the request.
+    context_asked: Vec<(String, oneshot::Sender<ContextUsage>)>,
     requests_sent: u64,
     /// What the journal keeps of the running turn.
     pub(super) journal: Lines,
@@ -201,6 +204,7 @@ impl Protocol {
             policy: config.permissions.policy.stricter(settings.policy),
             spending: Spending::new(model),
             hibernation: Hibernation::new(session.hibernate_after, started),
+            context_asked: Vec::new(),
             requests_sent: 0,
             journal: Lines::new(config.session.journal != JournalMode::Off),
             leaves: false,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::model::ids::UserId;
-use crate::model::{Role, SpokenMessage, Usage};
+use crate::model::{ContextCategory, Role, SpokenMessage, Usage};
 use crate::server::api::error::ApiError;
 use crate::server::api::query::SessionQuery;
 use crate::server::api::router::BodyRead;
@@ -27,6 +27,7 @@ const MOST_LISTED: usize = 1000;
 pub(crate) fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/v1/sessions/{id}/messages", get(messages))
+        .route("/v1/sessions/{id}/context", get(context))
         .route("/v1/sessions/{id}/compact", post(compact))
         .route("/v1/sessions/{id}/reset", post(reset))
         .route("/v1/sessions/{id}/fork", post(fork))
@@ -87,6 +88,28 @@ async fn messages(
     let page = session.messages(after, limit).await?;
     let messages = page.messages.into_iter().map(MessageView::from).collect();
     Ok(Json(Page { messages, limit, has_more: page.has_more }))
+}
+
+/// What fills the model's context; fields that nobody knows are null.
+async fn context(
+    State(app): State<Arc<App>>,
+    SessionName(name): SessionName,
+    query: SessionQuery,
+) -> Result<Json<Value>, ApiError> {
+    let (session, _) = existing(&app, &query.subject()?, &name).await?;
+    let _room = app.gathering.acquire().await;
+    let used = session.context().await?.unwrap_or_default();
+    let category = |it: &ContextCategory| json!({ "name": it.name, "tokens": it.tokens });
+    let categories: Vec<_> = used.categories.iter().map(category).collect();
+    Ok(Json(json!({
+        "id": name,
+        "source": if used.is_measured { "cli" } else { "last_turn" },
+        "model": used.model,
+        "total_tokens": used.total_tokens,
+        "max_tokens": used.max_tokens,
+        "auto_compact_at": used.auto_compact_at,
+        "categories": categories,
+    })))
 }
 
 async fn compact(

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::submit::EncodedTurn;
@@ -9,13 +10,16 @@ use super::{ACTOR_ANSWERS_WITHIN, Session, blocking, longest_stop};
 use crate::adapter::{self, CompactionNote, Cut};
 use crate::error::TurnError;
 use crate::model::ids::SessionKey;
-use crate::model::{MessagePage, SessionState};
+use crate::model::{ContextUsage, MessagePage, SessionState};
 use crate::session::fork::{Forked, fork};
 use crate::session::message::Switch;
 use crate::session::spoken::{Known, transcript};
 use crate::session::store::new_cli_session_id;
 use crate::session::{SessionMessage, take_up};
 use crate::turn::{Outcome, Status, TurnOptions};
+
+/// The CLI has the API count tokens, several times; without an answer the last turn tells enough.
+const CLI_COUNTS_WITHIN: Duration = Duration::from_secs(5);
 
 /// A compaction that was done.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,6 +48,26 @@ impl Session {
             None => Ok(after.is_none().then(MessagePage::default)),
         });
         page.await?.ok_or(TurnError::MessageNotFound)
+    }
+
+    /// What fills the model's context. A child that runs is asked; without one, it is what the last answer's request has used.
+    /// `None` if neither is known.
+    ///
+    /// # Errors
+    /// [`TurnError::Storage`].
+    pub async fn context(&self) -> Result<Option<ContextUsage>, TurnError> {
+        let asked = self.entry().filter(|entry| entry.status.read(|now| now.is_warm() && !now.status.frozen));
+        if let Some(entry) = asked {
+            let (reply, reported) = oneshot::channel();
+            drop(entry.actor.cast(SessionMessage::Context(reply)));
+            if let Ok(Ok(usage)) = timeout(CLI_COUNTS_WITHIN, reported).await {
+                return Ok(Some(usage));
+            }
+        }
+        let Some(known) = self.known_conversation().await? else { return Ok(None) };
+        let env = self.env().clone();
+        let used = move || transcript(&env, &known)?.map_or(Ok(None), |mut it| adapter::last_usage(&mut it));
+        blocking(used).await
     }
 
     /// Has the CLI replace the conversation by its summary. A turn of its own: it waits in the session's queue, and its cost

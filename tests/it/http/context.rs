@@ -361,3 +361,20 @@ async fn rewound_conversation_ends_where_it_was_cut() {
     assert_eq!(unknown.error().1, "message_not_found");
     assert_eq!(send(&site, "default/rewind", &json!({})).await.error().1, "invalid_body");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn context_tells_what_fills_it() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "").await;
+    say(&site, "default", "one").await;
+    let used = page(&site, "default/context").await;
+    assert_eq!((&used["source"], &used["total_tokens"]), (&json!("cli"), &json!(11)), "{used}");
+    assert_eq!((&used["max_tokens"], &used["auto_compact_at"]), (&json!(200_000), &json!(167_000)));
+    assert_eq!(used["categories"][0], json!({ "name": "System prompt", "tokens": 10 }));
+    evict(&site, "default").await;
+    let used = page(&site, "default/context").await;
+    assert_eq!((&used["source"], &used["max_tokens"]), (&json!("last_turn"), &Value::Null), "{used}");
+    assert!(used["total_tokens"].as_u64().unwrap() > 0, "{used}");
+    assert_eq!(get(&site, "default").await.json()["state"], "dormant", "no child was started");
+    assert_eq!(get(&site, "none/context").await.error().1, "session_not_found");
+}

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::gap::digest;
 use super::index::{Index, Indexed, Kind};
-use crate::model::{MessagePage, Role, SpokenMessage, Usage, is_model_name};
+use crate::model::{ContextCategory, ContextUsage, MessagePage, Role, SpokenMessage, Usage, is_model_name};
 
 /// Bytes of content in one page; the message that exceeds them is in the next one.
 const MOST_PAGE_BYTES: usize = 4 << 20;
@@ -66,6 +66,42 @@ pub(crate) fn messages(
         }
     }
     Ok(Some(MessagePage { messages: page.messages, has_more: false }))
+}
+
+/// What the last answer's request has used of the context; `None`: there is no answer since the beginning, or since the
+/// conversation was compacted.
+pub(crate) fn last_usage(source: &mut (impl Read + Seek)) -> io::Result<Option<ContextUsage>> {
+    let index = Index::read(source)?;
+    for entry in index.conversation(None).into_iter().rev().filter_map(|at| index.get(at)) {
+        if !entry.is_shown {
+            continue;
+        }
+        let mut text = vec![0; entry.length];
+        source.seek(SeekFrom::Start(entry.offset))?;
+        source.read_exact(&mut text)?;
+        let Some(Said { message, .. }) = read(&text, entry) else { continue };
+        if message.is_summary {
+            return Ok(None);
+        }
+        let Some(usage) = message.usage.filter(|usage| *usage != Usage::default()) else { continue };
+        return Ok(Some(used(message.model, usage)));
+    }
+    Ok(None)
+}
+
+fn used(model: Option<String>, usage: Usage) -> ContextUsage {
+    let counted = [
+        ("input_tokens", usage.input_tokens),
+        ("cache_creation_input_tokens", usage.cache_creation_input_tokens),
+        ("cache_read_input_tokens", usage.cache_read_input_tokens),
+        ("output_tokens", usage.output_tokens),
+    ];
+    ContextUsage {
+        model,
+        total_tokens: Some(counted.iter().map(|(_, tokens)| *tokens).fold(0, u64::saturating_add)),
+        categories: counted.map(|(name, tokens)| ContextCategory { name: name.to_owned(), tokens }).to_vec(),
+        ..ContextUsage::default()
+    }
 }
 
 #[derive(Default)]

@@ -82,7 +82,9 @@ impl Protocol {
             LineKind::Announcement => self.announced(line),
             LineKind::Terminal => return Some(self.terminal(Box::new(adapter::terminal(line)?), fate, now)),
             LineKind::ControlResponse => {
-                self.answered(&adapter::control_response(line)?, now);
+                let answer = adapter::control_response(line)?;
+                self.report_context(&answer, line);
+                self.answered(&answer, now);
                 return Some(Fate::Drop);
             }
             LineKind::HostRequest => return Some(self.host_request(adapter::host_request(line)?, fate, now)),
@@ -300,6 +302,16 @@ impl Protocol {
             && let Some(sent) = self.running.as_mut().and_then(|running| running.pinged.take())
         {
             self.measure(Measurement::Ping(now - sent));
+        }
+    }
+
+    /// An answer about the use of the context goes to who asked.
+    fn report_context(&mut self, answer: &ControlResponse, line: &[u8]) {
+        let asked = self.context_asked.iter().position(|(id, _)| *id == answer.request_id);
+        if let Some(at) = asked {
+            let (_, asker) = self.context_asked.swap_remove(at);
+            // Refused: the question is dropped.
+            adapter::context_usage(line).and_then(|usage| asker.send(usage).err());
         }
     }
 

@@ -1,5 +1,6 @@
 //! Turns, interrupts and answers: the orders of the session.
 
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{Action, HeldTurn, Protocol};
@@ -8,9 +9,15 @@ use crate::child::calls::Called;
 use crate::child::permissions::Answer;
 use crate::child::running_turn::{Job, RunningTurn};
 use crate::error::TurnError;
-use crate::model::PermissionError;
 use crate::model::ids::TurnId;
+use crate::model::{ContextUsage, PermissionError};
 use crate::turn::Lines;
+
+/// Requests for the use of the context.
+const CONTEXT: &str = "context-";
+
+/// Requests for the use of the context that a child answers at a time: each has the API count.
+const MOST_CONTEXT_ASKED: usize = 4;
 
 #[derive(Debug)]
 pub(in crate::child::connection) enum Ending {
@@ -69,6 +76,17 @@ impl Protocol {
         } else if let Some((request, decision)) = self.permissions.answer(answer) {
             self.write(adapter::permission_response(&request, &decision));
             self.emit_permissions();
+        }
+    }
+
+    /// Asks the CLI what fills the context. The question is dropped if the child cannot be asked.
+    pub(in crate::child::connection) fn ask_context(&mut self, reply: oneshot::Sender<ContextUsage>) {
+        self.context_asked.retain(|(_, asker)| !asker.is_closed());
+        let is_serving = self.handshake.complete && !self.over && !self.is_stopping();
+        if is_serving && self.context_asked.len() < MOST_CONTEXT_ASKED {
+            let id = self.request_id(CONTEXT);
+            self.write(adapter::context_request(&id));
+            self.context_asked.push((id, reply));
         }
     }
 

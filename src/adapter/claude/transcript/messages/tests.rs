@@ -176,3 +176,13 @@ fn pages_are_bounded_in_bytes() {
     assert_eq!((ids(&only), only.has_more), (vec!["u1", "u2"], false));
     assert_eq!(only.messages[0].blocks.iter().filter(|block| block.get(OMITTED).is_some()).count(), 5);
 }
+
+#[test]
+fn last_answer_tells_what_the_context_holds() {
+    let usage = |lines: &[Value]| last_usage(&mut file(lines)).unwrap();
+    let used = usage(&conversation()).unwrap();
+    assert_eq!((used.total_tokens, used.max_tokens, used.is_measured), (Some(7), None, false));
+    assert_eq!(used.model.as_deref(), Some("claude-x"));
+    assert_eq!(usage(&conversation()[..12]), None, "it was compacted since");
+    assert_eq!(usage(&[user("u1", None, "one")]), None);
+}
