@@ -293,6 +293,9 @@ CAPACITY = ("capacity", "pilotlight: capacity", "Utilisation, saturation and err
               "Idle time of the longest idle child (limit: session.idle_timeout), and duration of the longest running turn "
               "(limit: session.turn_timeout).",
               ("max(@oldest_idle_seconds)", "idle"), ("max(@oldest_turn_seconds)", "turn"), unit="s"),
+        Panel("Waits for tools of callers", "Turns that waited for results of the caller's tools, per interval, by end. answered: the "
+              "results came. message: another message came. expired: session.tool_timeout passed. stopped: the child was stopped.",
+              (increase("tool_waits_total", "end"), "{{end}}"), stack=True),
         Panel("Hibernation", "Idle children that are frozen (session.hibernate_after), and children frozen per interval.",
               ("sum(@sessions_frozen)", "frozen"), (increase("hibernations_total"), "per interval")),
         Panel("Zombies", "Unreaped processes among all that the server can see. A few short-lived ones are normal.",

@@ -158,7 +158,7 @@ pub mod sim {
 pub use config::Config;
 pub use error::{StartError, TurnError};
 pub use isolation::RungState;
-pub use model::Prompt;
+pub use model::{CallerTool, Prompt, ToolCall, ToolResult};
 pub use session::SessionStatus;
 #[cfg(feature = "server")]
 pub use system::at_rest;

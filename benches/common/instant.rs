@@ -2,7 +2,7 @@
 //!
 //! It speaks for both sides of a comparison. The lines are those of the simulated CLI (`turn.ndjson`), mirrored lines
 //! included where they are asked for. Of a message it reads how many deltas to answer with (`[[deltas:50]]`) and the
-//! milliseconds before each (`[[delay:10]]`). Each line is a write of its own, as the CLI's are.
+//! milliseconds before each (`[[delay:10]]`). With `[[call]]` it calls a tool of the caller's first. Each line is a write of its own, as the CLI's are.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, Write};
@@ -12,6 +12,18 @@ use std::time::Duration;
 pub(crate) const SWITCH: &str = "PILOTLIGHT_BENCH_INSTANT";
 
 const TURN: &str = include_str!("turn.ndjson");
+
+/// A message of the model that calls a tool of the caller's, and the request for its result.
+const CALL: &str = concat!(
+    r#"{"type":"stream_event","event":{"type":"message_start","message":{"id":"msg_0","type":"message","role":"assistant","model":"claude-opus-4-8","content":[],"usage":{"input_tokens":1,"output_tokens":1}}},"parent_tool_use_id":null,"uuid":"04ed8ec0-2d01-4dc0-af23-e390ec324410"}"#,
+    "\n",
+    r#"{"type":"assistant","message":{"id":"msg_0","type":"message","role":"assistant","model":"claude-opus-4-8","content":[{"type":"tool_use","id":"toolu_bench","name":"mcp__caller__add","input":{"a":1}}]},"parent_tool_use_id":null,"uuid":"04ed8ec0-2d01-4dc0-af23-e390ec324411"}"#,
+    "\n",
+    r#"{"type":"stream_event","event":{"type":"message_delta","delta":{"stop_reason":"tool_use"},"usage":{"output_tokens":4}},"parent_tool_use_id":null,"uuid":"04ed8ec0-2d01-4dc0-af23-e390ec324412"}"#,
+    "\n",
+    r#"{"type":"control_request","request_id":"call-1","request":{"subtype":"mcp_message","server_name":"caller","message":{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"add","arguments":{"a":1},"_meta":{"claudecode/toolUseId":"toolu_bench"}}}}}"#,
+    "\n",
+);
 
 /// Runs as this child and never returns, if asked. To be called before `pilotlight::sim::run_if_asked`.
 pub(crate) fn run_if_asked() {
@@ -36,8 +48,18 @@ fn serve(arguments: &[String]) -> std::io::Result<()> {
     let mirrors = arguments.iter().any(|flag| flag == "--session-mirror");
     let mut prepared: HashMap<usize, Answer> = HashMap::new();
     let mut out = std::io::stdout().lock();
+    let mut answer_after_call = None;
     for line in std::io::stdin().lock().lines() {
-        let line = line?;
+        let mut line = line?;
+        if line.contains("\"control_response\"") {
+            // The result of the call: the answer to the message that made it.
+            let Some(asked) = answer_after_call.take() else { continue };
+            line = asked;
+        } else if line.contains("[[call]]") {
+            out.write_all(CALL.as_bytes())?;
+            answer_after_call = Some(line);
+            continue;
+        }
         if let Some(id) =
             line.contains("\"control_request\"").then(|| text_behind(&line, "\"request_id\":\""))
         {

@@ -49,6 +49,22 @@ pub(crate) fn messages(user: usize, text: &str) -> Vec<u8> {
     request("/v1/messages", user, &body)
 }
 
+/// The two requests of a tool round trip: the call, and its result with the answer that follows.
+pub(crate) fn round_trip(user: usize, text: &str) -> [Vec<u8>; 2] {
+    let asked = serde_json::json!({ "role": "user", "content": format!("[[call]]{text}") });
+    let called = serde_json::json!({ "role": "assistant", "content": [
+        { "type": "tool_use", "id": "toolu_bench", "name": "add", "input": { "a": 1 } }] });
+    let given = serde_json::json!({ "role": "user", "content": [
+        { "type": "tool_result", "tool_use_id": "toolu_bench", "content": "2" }] });
+    [vec![asked.clone()], vec![asked, called, given]].map(|messages| {
+        let tools = [serde_json::json!({ "name": "add", "input_schema": { "type": "object" } })];
+        let body = serde_json::json!({
+            "model": "sonnet", "max_tokens": 4096, "stream": true, "messages": messages, "tools": tools,
+        });
+        request("/v1/messages", user, &body)
+    })
+}
+
 impl Client {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();

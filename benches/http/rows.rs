@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, Seen, keepalive, messages};
+use crate::client::{Client, Seen, keepalive, messages, round_trip};
 use crate::pipe::Pipe;
 use crate::rest;
 use crate::server::Server;
@@ -17,6 +17,9 @@ pub(crate) async fn run(wanted: &[String], is_quick: bool) -> bool {
     let mut rows = Vec::new();
     if on("W1") {
         rows.extend(w1(rounds).await);
+    }
+    if on("tools") {
+        rows.push(tools(rounds).await);
     }
     if on("W6") {
         // A round takes two seconds for each side.
@@ -167,6 +170,43 @@ async fn w1(rounds: usize) -> Vec<Row> {
         all.row("W1 Anthropic dialect: latency / floor", anthropic, LATENCY, 1, (1.3, 1.2)),
         all.row("W1 Anthropic dialect: CPU per event / floor", anthropic, CPU, events, (1.8, 1.5)),
     ]
+}
+
+/// A tool round trip, of two requests and a turn of 50 deltas, against a keepalive turn of 50 deltas.
+async fn tools(rounds: usize) -> Row {
+    const TURNS: usize = 200;
+    const TEXT: &str = "[[deltas:50]]";
+    let server = Server::ours("[http]\nrequests_per_minute = 0").await;
+    let (mut plain, mut calling) =
+        (Client::connect(server.address).await, Client::connect(server.address).await);
+    let (turn, [call, result]) = (keepalive(0, TEXT), round_trip(1, TEXT));
+    let (mut ratios, mut each) = (Vec::new(), Vec::new());
+    // The first round starts the children.
+    for round in 0..=rounds {
+        let (before, mut events) = (server.cpu(), 0);
+        for _ in 0..TURNS {
+            events += plain.turn(&turn).await.events;
+        }
+        let of_turn = server.cpu_since(&before) / events as f64;
+        let (before, mut events) = (server.cpu(), 0);
+        for _ in 0..TURNS {
+            events += calling.turn(&call).await.events + calling.turn(&result).await.events;
+        }
+        let of_round_trip = server.cpu_since(&before) / events as f64;
+        if round > 0 {
+            ratios.push(of_round_trip / of_turn);
+            each.push((of_round_trip * 1e6, of_turn * 1e6));
+        }
+    }
+    let [ours, floor] =
+        [|pair: &(f64, f64)| pair.0, |pair: &(f64, f64)| pair.1].map(|side| median(each.iter().map(side)));
+    row(
+        "tool round trip: CPU per event / that of a keepalive turn",
+        median(ratios),
+        1.5,
+        1.25,
+        format!("{ours:.2} µs / {floor:.2} µs"),
+    )
 }
 
 /// 64 sessions at 100 deltas a second each.

@@ -14,6 +14,9 @@ use crate::model::{CallerTool, ToolCall, ToolResult, Usage};
 /// Maximum calls in one message: the model's API has messages of some thousand tokens, a call needs dozens.
 const MOST_CALLS: usize = 128;
 
+/// Maximum length of the lines with the calls of one message: what a model writes has some hundred kilobytes at most.
+const MOST_BYTES: usize = 8 << 20;
+
 /// A request of the CLI for a result.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct OpenCall {
@@ -29,6 +32,8 @@ pub(crate) struct Calls {
     pub(crate) tools: Arc<[CallerTool]>,
     /// Those of the present message, until it has ended and one of them is asked for.
     made: Vec<ToolCall>,
+    /// Length of the lines that made them.
+    bytes: usize,
     /// The message has ended.
     ended: bool,
     usage: Usage,
@@ -77,9 +82,16 @@ impl Calls {
         (self.ended, self.answered) = (false, false);
         self.made.clear();
         self.early.clear();
+        self.bytes = 0;
     }
 
-    pub(crate) fn made(&mut self, calls: Vec<ToolCall>) {
+    /// Calls that a line of this length makes. Those beyond the limits are not the caller's, and get no result.
+    pub(crate) fn made(&mut self, calls: Vec<ToolCall>, bytes: usize) {
+        let total = self.bytes.saturating_add(bytes);
+        if calls.is_empty() || total > MOST_BYTES {
+            return;
+        }
+        self.bytes = total;
         let room = MOST_CALLS.saturating_sub(self.made.len());
         self.made.extend(calls.into_iter().take(room));
     }
@@ -182,10 +194,10 @@ mod tests {
     #[test]
     fn calls_are_due_when_their_message_is_complete() {
         let mut calls = calls();
-        calls.made(vec![call("a")]);
+        calls.made(vec![call("a")], 100);
         assert_eq!(calls.asked(open("a")), None, "before the message has ended");
         assert_eq!(calls.take_due(), None);
-        calls.made(vec![call("b")]);
+        calls.made(vec![call("b")], 100);
         calls.message_ended(Usage { output_tokens: 3, ..Usage::default() });
         let due = calls.take_due().unwrap();
         assert_eq!((due.calls.len(), due.usage.output_tokens), (2, 3));
@@ -193,9 +205,19 @@ mod tests {
     }
 
     #[test]
+    fn calls_beyond_the_limits_are_not_kept() {
+        let mut calls = calls();
+        calls.made(vec![call("a")], MOST_BYTES);
+        calls.made(vec![call("b")], 1);
+        calls.made((0..MOST_CALLS).map(|number| call(&number.to_string())).collect(), 0);
+        assert_eq!(calls.made.len(), MOST_CALLS);
+        assert_eq!((calls.made[0].id.as_str(), calls.made[1].id.as_str()), ("a", "0"));
+    }
+
+    #[test]
     fn refused_calls_are_not_the_callers() {
         let mut calls = calls();
-        calls.made(vec![call("a")]);
+        calls.made(vec![call("a")], 100);
         calls.message_ended(Usage::default());
         // The CLI answers the model itself and goes on.
         assert_eq!(calls.take_due(), None);

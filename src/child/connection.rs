@@ -207,6 +207,7 @@ impl Connection {
             Measurement::Mirrored => metrics.mirrored_lines.increment(1),
             Measurement::Notice(notice) => metrics.cli_notices.increment(label(notice)),
             Measurement::StopStep(step) => metrics.stop_steps.increment(step),
+            Measurement::ToolWait(end) => metrics.tool_waits.increment(end),
             Measurement::Hibernated => metrics.hibernations.increment(1),
         }
     }

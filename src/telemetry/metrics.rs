@@ -22,7 +22,7 @@ pub(crate) use labels::{
     ActorKind, AdmissionRejected, CliNotice, ContextLost, DiskSpace, EvictionReason, ExitReason, FirstOutput,
     HangDetector, JournalError, MemoryKind, ModelClass, ProcessKind, ProtocolError, RecoverySource, Resource,
     RestartCause, RetentionReason, SampleSource, SpareClaim, SpareEnd, SpareState, SpawnPhase, SpawnReason,
-    StopHow, StopStep, Stream, TurnOutcome,
+    StopHow, StopStep, Stream, ToolWaitEnd, TurnOutcome,
 };
 #[cfg(feature = "server")]
 pub(crate) use labels::{AuthFailure, Dialect, HttpLimit, Route, StatusClass};

@@ -23,6 +23,7 @@ mod records;
 mod spare_faults;
 mod spares;
 mod stops;
+mod tools;
 mod turns;
 mod versions;
 

@@ -38,7 +38,9 @@ use crate::child::tasks::Tasks;
 use crate::config::{Config, JournalMode, PermissionPolicy};
 use crate::journal::Lines;
 use crate::model::{ContextUsage, Usage};
-use crate::telemetry::metrics::{FirstOutput, HangDetector, ModelClass, ProtocolError, StopStep, Stream};
+use crate::telemetry::metrics::{
+    FirstOutput, HangDetector, ModelClass, ProtocolError, StopStep, Stream, ToolWaitEnd,
+};
 use crate::turn::TurnTrace;
 
 pub(super) const HANDSHAKE: &str = "handshake";
@@ -108,6 +110,8 @@ pub(super) enum Measurement {
     /// A mirrored line.
     Mirrored,
     Notice(Notice),
+    /// The wait for results of the caller's tools ended.
+    ToolWait(ToolWaitEnd),
     /// The idle child was frozen.
     Hibernated,
 }

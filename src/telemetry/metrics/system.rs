@@ -9,7 +9,7 @@ use super::labels::{
     EgressOutcome, EvictionReason, ExitReason, FirstOutput, HangDetector, JournalError, MemoryKind,
     ModelClass, ProcessKind, ProtocolError, RecoverySource, RefreshOutcome, Resource, RestartCause,
     RetentionReason, SampleSource, SpareClaim, SpareEnd, SpareState, SpawnPhase, StopHow, StopStep, Stream,
-    TokenKind, TurnOutcome, UpstreamStatus,
+    TokenKind, ToolWaitEnd, TurnOutcome, UpstreamStatus,
 };
 use super::series::{BuildInfo, By, ByBoth, Family, Registrar, Starts};
 use crate::config::Rung;
@@ -31,6 +31,8 @@ declare! {
     evictions: By<EvictionReason, Counter> = "evictions_total", Count,
         "Children stopped while their session is kept, by reason.";
     hibernations: Counter = "hibernations_total", Count, "Times that an idle child was frozen.";
+    tool_waits: By<ToolWaitEnd, Counter> = "tool_waits_total", Count,
+        "Turns that waited for results of the caller's tools, by end: the results, another message, the time limit, or a stop of the child.";
     retention_deleted: By<RetentionReason, Counter> = "retention_deleted_total", Count,
         "Sessions deleted by the retention rules, by reason.";
     retention_freed_bytes: Counter = "retention_freed_bytes_total", Bytes,

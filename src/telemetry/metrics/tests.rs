@@ -140,6 +140,7 @@ fn each_handle_changes_its_own_series() {
         metrics.crash_loops.increment(1);
         metrics.evictions.increment(EvictionReason::Idle);
         metrics.hibernations.increment(1);
+        metrics.tool_waits.increment(ToolWaitEnd::Expired);
         metrics.spare_claims.increment(SpareClaim::Missed);
         metrics.spare_ends.increment(SpareEnd::Outdated);
         metrics.contexts_lost.increment(ContextLost::LatestTurns);
@@ -280,6 +281,7 @@ fn each_handle_changes_its_own_series() {
         "memory_bytes{kind=shared_file} 70",
         "hibernations_total{} 1",
         "sessions_frozen{} 2",
+        "tool_waits_total{end=expired} 1",
         "spare_claims_total{result=missed} 1",
         "spare_ends_total{reason=outdated} 1",
         "spares{state=ready} 5",

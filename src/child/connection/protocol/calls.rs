@@ -6,14 +6,14 @@
 use tokio::time::{Duration, Instant};
 
 use super::deadlines::MAX_INTERRUPTS;
-use super::{Ending, HeldTurn, Protocol};
+use super::{Action, Ending, HeldTurn, Measurement, Protocol};
 use crate::adapter::{self, McpMessage, MessageEdge};
 use crate::child::calls::{OpenCall, Waiting};
 use crate::child::event::ChildEvent;
 use crate::child::exit::KillReason;
 use crate::child::running_turn::{Job, RunningTurn};
 use crate::model::ToolResult;
-use crate::telemetry::metrics::HangDetector;
+use crate::telemetry::metrics::{HangDetector, ToolWaitEnd};
 
 /// Silence after which a message with a call counts as complete: a CLI that repeats a request without streaming reports no
 /// end of it.
@@ -28,7 +28,7 @@ impl Protocol {
         match adapter::message_edge(line) {
             Some(MessageEdge::Begin) => self.calls.message_began(),
             Some(MessageEdge::End(usage)) => self.calls.message_ended(usage),
-            None => self.calls.made(adapter::tool_calls(line)),
+            None => self.calls.made(adapter::tool_calls(line), line.len()),
         }
         self.await_caller_if_due(now);
     }
@@ -70,12 +70,12 @@ impl Protocol {
             return;
         };
         if !waiting.is_ending {
-            return self.end_wait(now);
+            return self.end_wait(ToolWaitEnd::Expired, now);
         }
         waiting.interrupts += 1;
         waiting.until = now + self.config.session.stop_interrupt;
         if waiting.interrupts >= MAX_INTERRUPTS {
-            self.measure(super::Measurement::Hang(HangDetector::NoProgress));
+            self.measure(Measurement::Hang(HangDetector::NoProgress));
             self.kill_reason.get_or_insert(KillReason::Hung);
             return self.terminate(now);
         }
@@ -102,7 +102,7 @@ impl Protocol {
             let until = now + self.config.session.tool_timeout;
             self.waiting = Some(Waiting { until, is_ending: false, interrupts: 0 });
             self.turn_over(running, Ending::Called(called), now);
-            self.act(super::Action::Rearm);
+            self.act(Action::Rearm);
         }
     }
 
@@ -111,27 +111,29 @@ impl Protocol {
         let is_ending = self.waiting.as_ref().is_some_and(|waiting| waiting.is_ending);
         if is_ending || !self.calls.expect_any(&job.results) {
             self.held = Some(HeldTurn { job, mark, since: now });
-            self.act(super::Action::Rearm);
-            return self.end_wait(now);
+            self.act(Action::Rearm);
+            return self.end_wait(ToolWaitEnd::Message, now);
         }
         self.waiting = None;
+        self.measure(Measurement::ToolWait(ToolWaitEnd::Answered));
         let answers = self.calls.answer(&job.results);
         self.write_results(answers);
         let before = self.calls.reported_usage();
         self.running = Some(Box::new(RunningTurn::going_on(*job, before, now, &self.config.session)));
-        self.act(super::Action::GrantReader);
+        self.act(Action::GrantReader);
     }
 
     /// Nobody brings the results any more.
-    pub(super) fn end_wait(&mut self, now: Instant) {
+    pub(super) fn end_wait(&mut self, why: ToolWaitEnd, now: Instant) {
         let Some(waiting) = &mut self.waiting else { return };
         if std::mem::replace(&mut waiting.is_ending, true) {
             return;
         }
         waiting.until = now + self.config.session.stop_interrupt;
+        self.measure(Measurement::ToolWait(why));
         let id = self.request_id("interrupt-");
         self.write(adapter::interrupt(&id));
-        self.act(super::Action::Rearm);
+        self.act(Action::Rearm);
     }
 
     /// The CLI ended a turn for whose results it has waited. Whether it was one.

@@ -4,7 +4,7 @@ use tokio::time::{Duration, Instant};
 
 use super::{Action, Measurement, Phase, Protocol, Signal};
 use crate::child::exit::KillReason;
-use crate::telemetry::metrics::StopStep;
+use crate::telemetry::metrics::{StopStep, ToolWaitEnd};
 
 /// A shim that is ordered to kill reports the end at once. One that does not is itself in trouble (stopped, say) and
 /// is dealt with by its handle.
@@ -26,7 +26,7 @@ impl Protocol {
             Phase::Serving if self.waiting.is_some() => {
                 self.measure(Measurement::StopStep(StopStep::Interrupt));
                 self.enter(Phase::Interrupted, Some(now + self.config.session.stop_interrupt));
-                self.end_wait(now);
+                self.end_wait(ToolWaitEnd::Stopped, now);
             }
             Phase::Opening | Phase::Serving => self.close_input(now),
             _ => {}

@@ -163,6 +163,7 @@ fn describe(action: Action) -> Option<String> {
         Action::Measure(Measurement::Truncated(_)) => "truncated".into(),
         Action::Measure(Measurement::Hang(detector)) => format!("hang {}", detector.as_str()),
         Action::Measure(Measurement::Ping(took)) => format!("ping took {}", took.as_secs()),
+        Action::Measure(Measurement::ToolWait(end)) => format!("wait {}", end.as_str()),
         Action::Measure(Measurement::StopStep(_) | Measurement::Hibernated) => return None,
     })
 }

@@ -53,7 +53,11 @@ fn results(bench: &mut Bench, turn: u64, ids: &[&str]) -> Vec<String> {
 #[test]
 fn results_go_into_the_waiting_turn() {
     let mut bench = waiting();
-    assert_eq!(results(&mut bench, 2, &["a", "b"]), ["write success", "grant reader"], "no message");
+    assert_eq!(
+        results(&mut bench, 2, &["a", "b"]),
+        ["wait answered", "write success", "grant reader"],
+        "no message"
+    );
     assert_eq!(bench.line(&asked("b")), ["write success"], "known before it is asked for");
     assert_eq!(bench.line(BEGIN), ["first output", "keep"]);
     assert_eq!(bench.line(line::RESULT), ["end turn 2 answered 0.5", "keep"]);
@@ -63,7 +67,7 @@ fn results_go_into_the_waiting_turn() {
 #[test]
 fn another_message_ends_the_wait() {
     let mut bench = waiting();
-    assert_eq!(bench.turn(2), ["write interrupt"]);
+    assert_eq!(bench.turn(2), ["wait message", "write interrupt"]);
     assert_eq!(bench.line(&line::withdrawal("r-a")), [""; 0]);
     assert_eq!(bench.line(line::RESULT), ["emit own turn 0.5", "write user", "grant reader"]);
     assert_eq!(bench.line(line::RESULT), ["end turn 2 answered 0", "keep"]);
@@ -72,7 +76,7 @@ fn another_message_ends_the_wait() {
 #[test]
 fn results_of_other_calls_are_a_message() {
     let mut bench = waiting();
-    assert_eq!(results(&mut bench, 2, &["z"]), ["write interrupt"]);
+    assert_eq!(results(&mut bench, 2, &["z"]), ["wait message", "write interrupt"]);
     assert_eq!(bench.line(line::RESULT), ["emit own turn 0.5", "write user", "grant reader"]);
 }
 
@@ -80,7 +84,7 @@ fn results_of_other_calls_are_a_message() {
 fn wait_is_bounded() {
     let mut bench = waiting();
     let limit = bench.protocol.config.session.tool_timeout;
-    assert_eq!(bench.after(limit), ["write interrupt"]);
+    assert_eq!(bench.after(limit), ["wait expired", "write interrupt"]);
     assert_eq!(results(&mut bench, 2, &["a", "b"]), [""; 0], "too late: it is held until the turn has ended");
     let again = bench.protocol.config.session.stop_interrupt;
     assert_eq!(bench.after(again), ["write interrupt"]);
@@ -96,7 +100,7 @@ fn wait_is_bounded() {
 #[test]
 fn stop_interrupts_first() {
     let mut bench = waiting();
-    assert_eq!(bench.act(Protocol::stop), ["write interrupt"]);
+    assert_eq!(bench.act(Protocol::stop), ["wait stopped", "write interrupt"]);
     assert_eq!(bench.line(line::RESULT), ["emit own turn 0.5", "close input"]);
     let mut deaf = waiting();
     deaf.act(Protocol::stop);
