@@ -5,7 +5,7 @@
 //! tracker, so that a shutdown waits for them.
 //!
 //! `net` accepts connections and reads bodies, `auth` decides who may call, `api` routes, `turns` runs turns in one of
-//! the `dialect`s, `conversations` matches histories, `exporter` renders metrics, `page` is the live page.
+//! the `dialect`s, `conversations` matches histories, `responses` stores them for the Responses API, `exporter` renders metrics, `page` is the live page.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,6 +30,7 @@ mod files;
 mod net;
 mod page;
 mod percent;
+mod responses;
 mod serve_error;
 mod turns;
 

@@ -9,6 +9,7 @@ mod openapi;
 mod permissions;
 pub(crate) mod query;
 pub(crate) mod ready;
+pub(crate) mod responses;
 pub(crate) mod router;
 pub(crate) mod sessions;
 mod stats;

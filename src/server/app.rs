@@ -15,6 +15,7 @@ use super::auth::limits::{RateLimits, TurnPermit, Turns};
 use super::conversations::Conversations;
 use super::exporter::Exporter;
 use super::net::body::BodyBudget;
+use super::responses::Responses;
 use super::turns::idempotency::Idempotency;
 use super::turns::replay::Replays;
 use crate::error::TurnError;
@@ -33,6 +34,7 @@ pub(super) struct App {
     pub(super) exporter: Exporter,
     pub(super) identities: Identities,
     pub(super) conversations: Conversations,
+    pub(super) responses: Responses,
     renewed: Renewed,
     pub(super) bodies: BodyBudget,
     pub(super) rate_limits: RateLimits,
@@ -58,6 +60,7 @@ impl App {
         let identities = Identities::new(data_dir);
         let http = &pilot.config().http;
         let conversations = Conversations::new(conversations_dir(data_dir), http.conversations_per_user);
+        let responses = Responses::new(data_dir, pilot.config().retention.idle());
         let bodies = BodyBudget::new(http.body_limit, http.body_timeout);
         let rate_limits = RateLimits::new(http.requests_per_minute, http.new_users_per_minute);
         Self {
@@ -65,6 +68,7 @@ impl App {
             exporter,
             identities,
             conversations,
+            responses,
             renewed: Renewed::default(),
             bodies,
             rate_limits,
@@ -155,6 +159,7 @@ impl App {
     /// Forgets what the memory has of a user.
     async fn forget(&self, user: &UserId) {
         self.conversations.forget(user).await;
+        self.responses.forget(user).await;
         self.identities.forget(user);
         self.idempotency.forget(user);
         self.replays.forget_user(user);

@@ -111,18 +111,43 @@ impl Conversations {
     /// # Errors
     /// 503 while all slots of this user are in use or being deleted.
     pub(crate) async fn claim(&self, user: &UserId, digest: &HistoryDigest) -> Result<Claim, ApiError> {
+        self.claim_by(user, digest, ConversationCache::claim).await
+    }
+
+    /// Claims a conversation that holds nothing yet: the history of the request becomes its own.
+    ///
+    /// # Errors
+    /// As [`Conversations::claim`].
+    pub(crate) async fn claim_new(&self, user: &UserId, digest: &HistoryDigest) -> Result<Claim, ApiError> {
+        self.claim_by(user, digest, ConversationCache::claim_new).await
+    }
+
+    /// Claims this conversation if it has exactly this history and no request has it.
+    pub(crate) async fn claim_named(
+        &self,
+        user: &UserId,
+        name: &str,
+        digest: &HistoryDigest,
+    ) -> Option<Claim> {
+        let cache = self.cache(user).await;
+        let slot = cache.change(|cache| cache.claim_named(name, digest))?;
+        Some(Claim::new(cache, slot, digest).await)
+    }
+
+    async fn claim_by(
+        &self,
+        user: &UserId,
+        digest: &HistoryDigest,
+        find: fn(&mut ConversationCache, &HistoryDigest, String, u64) -> Option<Slot>,
+    ) -> Result<Claim, ApiError> {
         let cache = self.cache(user).await;
         let new_name = format!("{PREFIX}{}", uuid::Uuid::new_v4().simple());
-        let Some(slot) = cache.change(|cache| cache.claim(digest, new_name, now())) else {
+        let Some(slot) = cache.change(|cache| find(cache, digest, new_name, now())) else {
             cache.write_later();
             let full = "too many conversations of this user are in use or being deleted";
             return Err(ApiError::overloaded(full, RETRY_AFTER));
         };
-        let (asked, system) = (digest.asked, digest.system);
-        let claim = Claim { cache, slot, asked, system, is_sent: false, is_released: false };
-        // On file before its turn begins.
-        claim.cache.write().await;
-        Ok(claim)
+        Ok(Claim::new(cache, slot, digest).await)
     }
 
     /// Excludes a conversation from matching, because a request uses or deletes it by name. Its user cannot be deleted
@@ -287,6 +312,14 @@ impl UserCache {
 }
 
 impl Claim {
+    async fn new(cache: Arc<UserCache>, slot: Slot, digest: &HistoryDigest) -> Self {
+        let (asked, system) = (digest.asked, digest.system);
+        let claim = Self { cache, slot, asked, system, is_sent: false, is_released: false };
+        // On file before its turn begins.
+        claim.cache.write().await;
+        claim
+    }
+
     /// The conversation's name.
     pub(crate) fn conversation(&self) -> &str {
         &self.slot.name

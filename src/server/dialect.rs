@@ -1,4 +1,4 @@
-//! The three dialects in which callers use the same sessions: each with its own requests, answers, events and errors.
+//! The four dialects in which callers use the same sessions: each with its own requests, answers, events and errors.
 //!
 //! A dialect has two pure halves: a parser from a body to a [`TurnRequest`], and a [`Render`] from the parts of an
 //! answer to frames or one JSON document. Everything between them (user, conversation, turn) is shared and lives in
@@ -27,6 +27,7 @@ pub(super) mod legacy;
 mod mcp;
 pub(super) mod message;
 pub(super) mod openai;
+pub(super) mod responses;
 pub(crate) mod sse;
 mod streamed;
 mod tools;
@@ -49,6 +50,8 @@ pub(super) enum Dialect {
     Legacy,
     Anthropic,
     OpenAi,
+    /// The Responses API.
+    Responses,
 }
 
 impl Dialect {
@@ -58,6 +61,7 @@ impl Dialect {
             Self::Legacy => metrics::Dialect::Original,
             Self::Anthropic => metrics::Dialect::Anthropic,
             Self::OpenAi => metrics::Dialect::OpenAi,
+            Self::Responses => metrics::Dialect::Responses,
         }
     }
 }
@@ -86,6 +90,8 @@ pub(super) struct TurnRequest {
     pub(super) expected: Expected,
     /// Finds the conversation of a request without a name; not in the legacy dialect.
     pub(super) history_digest: Option<HistoryDigest>,
+    /// The rest of a request for a response.
+    pub(super) response: Option<Box<responses::Asked>>,
 }
 
 impl TurnRequest {
@@ -172,6 +178,11 @@ pub(super) trait Render: Send {
     fn text(&self) -> String {
         String::new()
     }
+
+    /// The whole answer as JSON, once it has ended as one, if it can be stored.
+    fn document(&mut self) -> Option<String> {
+        None
+    }
 }
 
 /// Fields of an answer that do not come from the turn.
@@ -189,28 +200,33 @@ pub(super) fn renderer(
     reader: Reader,
     keep_text: bool,
 ) -> Box<dyn Render> {
-    match request.dialect {
-        Dialect::Legacy => Box::new(legacy::Lines),
-        Dialect::Anthropic => {
+    match (request.dialect, &request.response) {
+        (Dialect::Responses, Some(asked)) => {
+            Box::new(Streamed::new(reader, responses::EventWriter::new(context, asked), keep_text))
+        }
+        // A request for a response always has the rest.
+        (Dialect::Legacy | Dialect::Responses, _) => Box::new(legacy::Lines),
+        (Dialect::Anthropic, _) => {
             Box::new(Streamed::new(reader, anthropic::EventWriter::new(context), keep_text))
         }
-        Dialect::OpenAi => {
+        (Dialect::OpenAi, _) => {
             Box::new(Streamed::new(reader, openai::ChunkWriter::new(context, request), keep_text))
         }
     }
 }
 
 pub(super) fn document(
-    dialect: Dialect,
+    request: &TurnRequest,
     collected: Collected,
     outcome: &Outcome,
     context: &AnswerContext,
     files: Option<ChangedFiles>,
 ) -> Value {
-    match dialect {
-        Dialect::Legacy => legacy::document(collected, outcome, context, files),
-        Dialect::Anthropic => anthropic::document(collected, outcome, context),
-        Dialect::OpenAi => openai::document(collected, outcome, context),
+    match (request.dialect, &request.response) {
+        (Dialect::Responses, Some(asked)) => responses::document(collected, outcome, context, asked),
+        (Dialect::Legacy | Dialect::Responses, _) => legacy::document(collected, outcome, context, files),
+        (Dialect::Anthropic, _) => anthropic::document(collected, outcome, context),
+        (Dialect::OpenAi, _) => openai::document(collected, outcome, context),
     }
 }
 

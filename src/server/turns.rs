@@ -28,6 +28,7 @@ mod log;
 mod mcp;
 mod pending;
 pub(super) mod replay;
+mod responses;
 pub(crate) mod restrict;
 
 use body::TurnBody;

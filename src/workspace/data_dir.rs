@@ -7,6 +7,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
@@ -23,6 +24,8 @@ use crate::support::hex;
 pub(super) const FORMAT: u32 = 2;
 /// Longest format file read: it has some bytes.
 const MAX_FORMAT_BYTES: u64 = 64;
+/// Age from which a stored response is removed, as in the original service.
+pub(crate) const RESPONSES_KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Digits of the short digest of a user: 128 bits.
 pub(super) const SHORT_DIGEST: usize = 32;
 /// Content of a trial write: about as much as the first turn of a session writes.
@@ -84,6 +87,11 @@ pub(crate) fn identities_dir(data_dir: &Path) -> PathBuf {
 /// Digests of the histories of conversations without a name.
 pub(crate) fn conversations_dir(data_dir: &Path) -> PathBuf {
     records_dir(data_dir).join("conversations")
+}
+
+/// Stored responses of the Responses API, one directory per user.
+pub(crate) fn responses_dir(data_dir: &Path) -> PathBuf {
+    records_dir(data_dir).join("responses")
 }
 
 pub(crate) fn format_file(data_dir: &Path) -> PathBuf {

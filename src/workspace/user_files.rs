@@ -9,7 +9,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::data_dir::{
-    SHORT_DIGEST, conversations_dir, records_dir, sessions_dir, usage_dir, user_digest_long, users_dir,
+    SHORT_DIGEST, conversations_dir, records_dir, responses_dir, sessions_dir, usage_dir, user_digest_long,
+    users_dir,
 };
 use super::own::open_own;
 use super::remove::{remove_any, remove_tree};
@@ -83,6 +84,7 @@ impl UserFiles {
     pub(crate) fn delete_rest(&self) -> io::Result<()> {
         TokenIndex::of(&self.data_dir).forget(&self.digest)?;
         remove_any(&conversations_dir(&self.data_dir).join(&self.digest))?;
+        remove_any(&self.responses())?;
         remove_any(&self.usage_file())?;
         remove_any(&self.list())
     }
@@ -112,6 +114,11 @@ impl UserFiles {
     /// What the user has spent.
     pub(crate) fn usage_file(&self) -> PathBuf {
         usage_dir(&self.data_dir).join(self.short_digest())
+    }
+
+    /// Directory of the user's stored responses.
+    pub(crate) fn responses(&self) -> PathBuf {
+        responses_dir(&self.data_dir).join(&self.digest)
     }
 
     /// The digest as most files use it.
@@ -153,6 +160,7 @@ mod tests {
             files.list().join(session.as_str()),
             usage_dir(data_dir).join(files.short_digest()),
             conversations_dir(data_dir).join(&files.digest),
+            files.responses().join("resp_1"),
         ] {
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(file, name).unwrap();

@@ -30,6 +30,7 @@ mod permissions;
 mod planted;
 mod privilege;
 mod readiness;
+mod responses;
 mod retention;
 mod revoked;
 mod secrets;

@@ -65,6 +65,11 @@ impl ApiError {
         Self { field: Some(path.to_owned()), ..error }
     }
 
+    /// Names the field of the body that the error is about.
+    pub(crate) fn about(self, field: &str) -> Self {
+        Self { field: Some(field.to_owned()), ..self }
+    }
+
     /// 413: body too long.
     pub(crate) fn body_too_large(limit: usize) -> Self {
         let message = format!("the request body is longer than {limit} bytes (http.body_limit)");
@@ -177,10 +182,20 @@ impl ApiError {
         })
     }
 
+    /// Event of the Responses API: its own fields, and `error`, on which SDKs raise their exception.
+    pub(crate) fn response_event(&self) -> Value {
+        let mut event = self.openai_body();
+        event["type"] = "error".into();
+        event["code"] = self.code.into();
+        event["message"] = self.message.as_str().into();
+        event["param"] = self.field.as_deref().into();
+        event
+    }
+
     pub(crate) fn body_in(&self, form: ErrorForm, request_id: Option<&str>) -> Value {
         match form {
             ErrorForm::Messages | ErrorForm::Own => self.body(request_id),
-            ErrorForm::ChatCompletions => self.openai_body(),
+            ErrorForm::ChatCompletions | ErrorForm::Responses => self.openai_body(),
         }
     }
 
@@ -216,6 +231,8 @@ pub(crate) enum ErrorForm {
     /// pilotlight's own API: the same body with standard statuses.
     Own,
     ChatCompletions,
+    /// As in the Chat Completions API, but for events.
+    Responses,
 }
 
 /// In whole seconds, at least one: 0 would invite immediate retries.

@@ -13,7 +13,7 @@ use axum::routing::{delete, get, post};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use super::{events, health, models, openapi, sessions, stats, trace, usage, users};
+use super::{events, health, models, openapi, responses, sessions, stats, trace, usage, users};
 use crate::server::api::error::{ApiError, ErrorForm};
 use crate::server::app::App;
 use crate::server::auth::AuthPolicy;
@@ -55,6 +55,10 @@ pub(crate) fn public(app: Arc<App>, policy: AuthPolicy) -> Router {
         .route("/v1/messages/pooled", turns::post(dialect::legacy::parse_stream))
         .route("/v1/messages/count_tokens", post(models::count_tokens))
         .route("/v1/chat/completions", turns::post(dialect::openai::parse))
+        .route("/v1/responses", turns::post(dialect::responses::parse))
+        .route("/v1/responses/{id}", get(responses::one).delete(responses::delete))
+        .route("/v1/responses/{id}/cancel", post(responses::cancel))
+        .route("/v1/responses/{id}/input_items", get(responses::input_items))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{id}", get(models::one))
         .route("/v1/pool/stats", get(stats::pool))
@@ -229,6 +233,7 @@ pub(crate) fn error_form(path: &str, headers: &HeaderMap) -> ErrorForm {
     match path {
         _ if is_shared || path.starts_with("/v1/chat/") => ErrorForm::ChatCompletions,
         "/v1/messages" | "/v1/messages/count_tokens" => ErrorForm::Messages,
+        _ if path == "/v1/responses" || path.starts_with("/v1/responses/") => ErrorForm::Responses,
         _ => ErrorForm::Own,
     }
 }

@@ -268,18 +268,24 @@ pub(crate) async fn purge_session(
     let purged = session.purge().await;
     // Last: the last turn has ended by then.
     app.replays.forget(user, name);
+    let deleted = app.responses.of(user).delete_of(name).await;
+    deleted.map_err(|error| TurnError::Storage(error.into()))?;
     purged
 }
 
-/// Forgets the digests of conversations that the retention rules delete. One that is missed here only begins again, with
-/// the history that its client sends.
+/// Forgets the digests and the stored responses of conversations that the retention rules delete. One that is missed here
+/// begins again, with the history that its client sends; its responses go when they are too old.
 pub(crate) async fn forget_expired(app: Arc<App>) {
     let mut events = app.pilot.events();
     loop {
         let event = events.next().await;
         if matches!(event.kind, EventKind::Expired { .. }) {
-            let Ok(inside) = app.pilot.enter(event.session.user()) else { continue };
-            app.conversations.exclude(&inside, event.session.conversation()).await;
+            let (user, name) = (event.session.user(), event.session.conversation());
+            let Ok(inside) = app.pilot.enter(user) else { continue };
+            app.conversations.exclude(&inside, name).await;
+            if let Err(error) = app.responses.of(user).delete_of(name).await {
+                tracing::warn!(%error, "the responses of a deleted session are still stored");
+            }
         }
     }
 }

@@ -38,11 +38,15 @@ pub(crate) fn watched(
 /// Error event and end of the stream, in the dialect's form.
 fn last_event(form: ErrorForm, is_turn: bool) -> Bytes {
     let mut frames = BytesMut::new();
-    if form == ErrorForm::Messages {
+    let has_names = matches!(form, ErrorForm::Messages | ErrorForm::Responses);
+    if has_names {
         frames.put_slice(b"event: error\n");
     }
-    sse::event(&error().body_in(form, None), &mut frames);
-    if is_turn && form != ErrorForm::Messages {
+    match form {
+        ErrorForm::Responses => sse::event(&error().response_event(), &mut frames),
+        _ => sse::event(&error().body_in(form, None), &mut frames),
+    }
+    if is_turn && !has_names {
         frames.put_slice(DONE);
     }
     frames.freeze()

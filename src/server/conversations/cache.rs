@@ -61,8 +61,26 @@ impl ConversationCache {
     /// Claims the conversation with this history, else an unused one, else a new one named `new_name`. `None` if no slot
     /// is free.
     pub(super) fn claim(&mut self, digest: &HistoryDigest, new_name: String, now: u64) -> Option<Slot> {
-        if let Some(slot) = [digest.before, Digest::EMPTY].iter().find_map(|it| self.free(*it, digest.system))
-        {
+        match self.free(digest.before, digest.system) {
+            Some(slot) => Some(slot),
+            None => self.claim_new(digest, new_name, now),
+        }
+    }
+
+    /// Claims this conversation if it has exactly this history.
+    pub(super) fn claim_named(&mut self, name: &str, digest: &HistoryDigest) -> Option<Slot> {
+        let knows = digest.before;
+        let is_it = |it: &Conversation| it.name == name && it.state == SlotState::Free(knows);
+        let number = self.slots.iter().position(|slot| slot.as_ref().is_some_and(is_it))?;
+        let found = self.slots.get_mut(number)?.as_mut()?;
+        found.state = SlotState::Claimed;
+        self.changed.push(number);
+        Some(Slot { number, name: found.name.clone(), former: knows })
+    }
+
+    /// Claims an unused conversation, else a new one named `new_name`. `None` if no slot is free.
+    pub(super) fn claim_new(&mut self, digest: &HistoryDigest, new_name: String, now: u64) -> Option<Slot> {
+        if let Some(slot) = self.free(Digest::EMPTY, digest.system) {
             return Some(slot);
         }
         self.evict_to(self.keep.saturating_sub(1));

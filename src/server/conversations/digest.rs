@@ -8,6 +8,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::server::dialect::message::{Content, Message, Role};
+use crate::support::hex;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Digest(pub(super) [u8; 32]);
@@ -22,6 +23,25 @@ pub(crate) struct HistoryDigest {
 }
 
 impl HistoryDigest {
+    /// As [`HistoryDigest::of`], for messages that follow a history with this digest.
+    pub(crate) fn following(
+        former: Option<&str>,
+        history: &[Message],
+        last: &Message,
+        system: Option<&str>,
+    ) -> Self {
+        // An unreadable digest matches nothing: no history has it.
+        let former = former.map(|digest| hex::decode_array(digest).map_or(Digest::UNKNOWN, Digest));
+        let before = history.iter().fold(former.unwrap_or(Digest::EMPTY), Digest::append);
+        Self { before, asked: before.append(last), system: Digest::of_system(system) }
+    }
+
+    /// Digest of the history with its answer, as [`HistoryDigest::following`] takes it.
+    pub(crate) fn answered(&self, text: &str, calls: &[String]) -> String {
+        let calls: Vec<&str> = calls.iter().map(String::as_str).collect();
+        hex::encode(&self.asked.append_said(text, &calls).0)
+    }
+
     /// Hashes the history, its last message and the system prompt. Megabytes belong on a thread for blocking work.
     pub(crate) fn of(history: &[Message], last: &Message, system: Option<&str>) -> Self {
         let before = history.iter().fold(Digest::EMPTY, Digest::append);
@@ -31,6 +51,7 @@ impl HistoryDigest {
 
 impl Digest {
     pub(super) const EMPTY: Self = Self([0; 32]);
+    const UNKNOWN: Self = Self([0xff; 32]);
 
     pub(super) fn append(self, message: &Message) -> Self {
         let blocks = match (&message.role, &message.content) {

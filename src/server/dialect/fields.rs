@@ -54,7 +54,9 @@ pub(crate) fn judge(dialect: Dialect, body: &[u8]) -> Result<Ignored, ApiError> 
     for (name, value) in &fields {
         found.judge(table, name, value)?;
     }
-    if let Some(messages) = fields.get("messages") {
+    if dialect == Dialect::Responses {
+        found.judge_items(&fields);
+    } else if let Some(messages) = fields.get("messages") {
         let messages: Vec<Fields<'_>> = serde_json::from_str(messages.get()).unwrap_or_default();
         for message in &messages {
             let of_message = message.iter().filter(|(_, value)| value.get() != "null").map(|(name, _)| name);
@@ -72,6 +74,9 @@ const MESSAGE: [&str; 2] = ["role", "content"];
 /// Further fields read in the Chat Completions API.
 const OPENAI_MESSAGE: [&str; 7] =
     ["tool_calls", "tool_call_id", "function_call", "refusal", "audio", "reasoning_content", "annotations"];
+
+/// Fields of every item of the Responses API that are read, or say nothing about the turn.
+const ITEM: [&str; 3] = ["type", "id", "status"];
 
 /// Whether the dialect reads this field of a message.
 fn is_read(dialect: Dialect, message: &Fields<'_>, name: &str) -> bool {
@@ -111,6 +116,24 @@ impl Findings {
             Fate::Refused => return Err(ApiError::unsupported(name, field.why)),
         }
         Ok(())
+    }
+
+    /// Fields of the items of the Responses API. Items of kinds that are left out are named by their kind alone.
+    fn judge_items(&mut self, fields: &Fields<'_>) {
+        let Some(input) = fields.get("input") else { return };
+        let items: Vec<Fields<'_>> = serde_json::from_str(input.get()).unwrap_or_default();
+        for item in &items {
+            let read: &[&str] = match item.get("type").map(|kind| kind.get()) {
+                None | Some("\"message\"") => &["role", "content"],
+                Some("\"function_call\"") => &["call_id", "name", "arguments"],
+                Some("\"custom_tool_call\"") => &["call_id", "name", "input"],
+                Some("\"function_call_output\"" | "\"custom_tool_call_output\"") => &["call_id", "output"],
+                Some(_) => continue,
+            };
+            let is_read = |name: &str| read.contains(&name) || ITEM.contains(&name);
+            let of_item = item.iter().filter(|(_, value)| value.get() != "null").map(|(name, _)| name);
+            of_item.filter(|name| !is_read(name)).for_each(|name| self.note(&format!("input.{name}"), true));
+        }
     }
 
     fn note(&mut self, name: &str, refused_by_strict: bool) {

@@ -7,6 +7,8 @@ mod message;
 mod request;
 
 pub(crate) use chunks::ChunkWriter;
+pub(super) use message::{data_url, file};
+pub(super) use request::add_of_user;
 pub(crate) use request::parse;
 
 use super::{AnswerContext, Collected, mark_context_lost, new_id, stop_reason};

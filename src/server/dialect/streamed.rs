@@ -21,7 +21,12 @@ pub(super) trait PartWriter: Send {
     /// Writes what follows the parts of an answer.
     fn end(&mut self, outcome: &Outcome, frames: &mut BytesMut);
 
-    fn error(&self, error: &ApiError, frames: &mut BytesMut);
+    fn error(&mut self, error: &ApiError, frames: &mut BytesMut);
+
+    /// See [`Render::document`].
+    fn document(&mut self) -> Option<String> {
+        None
+    }
 }
 
 pub(super) struct Streamed<W> {
@@ -75,6 +80,10 @@ impl<W: PartWriter> Render for Streamed<W> {
             TurnEnd::Failed(lost) => writer.error(&ApiError::from(lost.clone()), frames),
         }
         frames.put_slice(W::DONE);
+    }
+
+    fn document(&mut self) -> Option<String> {
+        self.writer.document()
     }
 
     fn text(&self) -> String {

@@ -53,6 +53,16 @@ pub(super) struct OpenAiTool {
     function: Option<Function>,
 }
 
+/// A tool of the Responses API.
+#[derive(Deserialize)]
+pub(super) struct ResponsesTool {
+    r#type: String,
+    name: Option<String>,
+    description: Option<String>,
+    parameters: Option<Map<String, Value>>,
+    strict: Option<bool>,
+}
+
 #[derive(Deserialize)]
 struct Function {
     name: String,
@@ -102,6 +112,27 @@ impl Offer {
                 (other, _) => offer.leave_out(other),
             }
         }
+        offer.choose_openai(choice)
+    }
+
+    pub(super) fn of_responses(
+        tools: Option<Vec<Object<ResponsesTool>>>,
+        choice: Option<Value>,
+    ) -> Result<Self, ApiError> {
+        let mut offer = Self::default();
+        for (index, Object(tool)) in tools.into_iter().flatten().enumerate() {
+            if tool.r#type == "function" {
+                let schema = tool.parameters.unwrap_or_default();
+                let at = format!("tools[{index}]");
+                offer.add(&at, tool.name, tool.description, schema, tool.strict)?;
+            } else {
+                offer.leave_out(&tool.r#type);
+            }
+        }
+        offer.choose_openai(choice)
+    }
+
+    fn choose_openai(self, choice: Option<Value>) -> Result<Self, ApiError> {
         let choice = match choice {
             None | Some(Value::Null) => None,
             Some(Value::String(kind)) => Some((kind, None)),
@@ -113,7 +144,7 @@ impl Offer {
             }
             Some(_) => return Err(ApiError::field("tool_choice", "must be a string or an object")),
         };
-        offer.choose(choice.as_ref().map(|(kind, name)| (kind.as_str(), name.clone())), "tool_choice")
+        self.choose(choice.as_ref().map(|(kind, name)| (kind.as_str(), name.clone())), "tool_choice")
     }
 
     fn add(

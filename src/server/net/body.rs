@@ -72,6 +72,14 @@ impl BodyBudget {
         Ok(Received { bytes, share })
     }
 
+    /// Reserves memory for what is read from files on behalf of a request.
+    pub(crate) async fn reserve(&self, caller: &Caller, bytes: usize) -> Result<Hold, ApiError> {
+        let mut share =
+            BodyShare { account: self.account.clone(), caller: caller.name(), units: 0, permits: None };
+        share.grow(bytes.div_ceil(UNIT)).await?;
+        Ok(Arc::new(share))
+    }
+
     /// Counts received bytes only: announcing a long body reserves nothing.
     async fn read(&self, share: &mut BodyShare, mut body: Body) -> Result<Bytes, ApiError> {
         let mut bytes = BytesMut::new();

@@ -15,18 +15,21 @@ use futures_core::Stream;
 use tokio::time::timeout;
 
 use super::conclusion::Conclusion;
+use super::conversation::Held;
 use super::heartbeat::Heartbeat;
 use super::judge::{Judge, Judged};
 use super::log::TurnLog;
 use crate::server::api::error::ApiError;
 use crate::server::api::ready::StartedOnce;
 use crate::server::auth::limits::TurnPermit;
-use crate::server::conversations::Claim;
 use crate::server::dialect::{Dialect, Render, TurnEnd};
 use crate::server::files::ChangedFiles;
 use crate::turn::{Outcome, Turn};
 
 type Judging = Pin<Box<dyn Future<Output = (Judged, Box<Judge>)> + Send>>;
+
+/// Stores an answer, once polled.
+type Saving = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Collects the files that a turn wrote, once polled.
 pub(super) type Gathering = Pin<Box<dyn Future<Output = ChangedFiles> + Send>>;
@@ -44,7 +47,7 @@ pub(super) struct TurnBody {
     dialect: Dialect,
     render: Box<dyn Render>,
     started_once: Arc<StartedOnce>,
-    claim: Option<Claim>,
+    held: Held,
     /// Events received before the response was started.
     first: Option<Bytes>,
     /// Whether the status is sent: errors are events from then on.
@@ -62,6 +65,8 @@ enum Stage {
     /// The answer is compared with what is expected of it.
     Judging(Judging),
     Files(Gathering, Box<Outcome>),
+    /// The last events, sent once the answer is stored.
+    Last(Option<Saving>, BytesMut),
     /// Ended before the first event: the response is an error status.
     Refused(ApiError),
     Ended,
@@ -72,7 +77,7 @@ impl TurnBody {
         turn: Turn,
         (dialect, render): (Dialect, Box<dyn Render>),
         started_once: Arc<StartedOnce>,
-        claim: Option<Claim>,
+        held: Held,
         permit: TurnPermit,
         interval: Duration,
         log: TurnLog,
@@ -82,7 +87,7 @@ impl TurnBody {
             dialect,
             render,
             started_once,
-            claim,
+            held,
             first: None,
             is_begun: false,
             files: None,
@@ -136,7 +141,7 @@ impl TurnBody {
                             }
                         }
                         Poll::Ready(Some(Err(error))) => {
-                            return Poll::Ready(self.end(TurnEnd::Failed(&error), None));
+                            self.end(TurnEnd::Failed(&error), None);
                         }
                         Poll::Ready(None) => {
                             let outcome = turn.outcome().cloned();
@@ -148,11 +153,7 @@ impl TurnBody {
                                     let judging = async move { (judge.judge(outcome).await, judge) };
                                     self.stage = Stage::Judging(Box::pin(judging));
                                 }
-                                None => {
-                                    if let Some(last) = self.answered(outcome) {
-                                        return Poll::Ready(last);
-                                    }
-                                }
+                                None => self.answered(outcome),
                             }
                         }
                         Poll::Pending => return self.poll_ping(context),
@@ -167,11 +168,7 @@ impl TurnBody {
                             self.judge = Some(judge);
                             self.stage = Stage::Lines(turn);
                         }
-                        Judged::Done(outcome) => {
-                            if let Some(last) = self.answered(*outcome) {
-                                return Poll::Ready(last);
-                            }
-                        }
+                        Judged::Done(outcome) => self.answered(*outcome),
                     }
                 }
                 Stage::Files(gathering, outcome) => {
@@ -179,21 +176,26 @@ impl TurnBody {
                         return self.poll_ping(context);
                     };
                     let outcome = outcome.clone();
-                    return Poll::Ready(self.end(TurnEnd::Finished(&outcome), Some(&files)));
+                    self.end(TurnEnd::Finished(&outcome), Some(&files));
+                }
+                Stage::Last(saving, frames) => {
+                    if saving.as_mut().is_some_and(|saving| saving.as_mut().poll(context).is_pending()) {
+                        return self.poll_ping(context);
+                    }
+                    let frames = std::mem::take(frames);
+                    self.stage = Stage::Ended;
+                    return Poll::Ready(Some(self.sent(frames)));
                 }
                 Stage::Refused(_) | Stage::Ended => return Poll::Ready(None),
             }
         }
     }
 
-    /// The answer is complete. The last frames, unless files come first.
-    fn answered(&mut self, outcome: Outcome) -> Option<Option<Bytes>> {
+    /// The answer is complete. Files come before the last frames.
+    fn answered(&mut self, outcome: Outcome) {
         match self.files.take() {
-            Some(files) => {
-                self.stage = Stage::Files(files.gather(), Box::new(outcome));
-                None
-            }
-            None => Some(self.end(TurnEnd::Finished(&outcome), None)),
+            Some(files) => self.stage = Stage::Files(files.gather(), Box::new(outcome)),
+            None => self.end(TurnEnd::Finished(&outcome), None),
         }
     }
 
@@ -209,7 +211,7 @@ impl TurnBody {
         frames.freeze()
     }
 
-    fn end(&mut self, ending: TurnEnd<'_>, files: Option<&ChangedFiles>) -> Option<Bytes> {
+    fn end(&mut self, ending: TurnEnd<'_>, files: Option<&ChangedFiles>) {
         let conclusion = Conclusion::of(self.dialect, ending);
         self.log.ended(&conclusion);
         if conclusion.has_started {
@@ -220,11 +222,19 @@ impl TurnBody {
             Some(error) if !self.is_begun => Stage::Refused(error.clone()),
             _ => {
                 self.render.end(ending, files, &mut frames);
-                Stage::Ended
+                Stage::Last(None, frames)
             }
         };
-        conclusion.settle(self.claim.take(), || self.render.text());
-        matches!(self.stage, Stage::Ended).then(|| self.sent(frames))
+        let mut held = std::mem::take(&mut self.held);
+        let text = if held.needs_text() { self.render.text() } else { String::new() };
+        let recording = held.recording.take();
+        conclusion.settle(held, &text);
+        let calls = conclusion.calls;
+        if let (Some(recording), Some(document), Stage::Last(saving, _)) =
+            (recording, self.render.document(), &mut self.stage)
+        {
+            *saving = Some(Box::pin(async move { recording.save(document, &text, &calls).await }));
+        }
     }
 }
 

@@ -2,9 +2,9 @@
 //!
 //! Pure, except for [`Conclusion::settle`], which applies the policy to the claim.
 
+use super::conversation::Held;
 use crate::error::TurnError;
 use crate::server::api::error::ApiError;
-use crate::server::conversations::Claim;
 use crate::server::dialect::{Dialect, TurnEnd, is_answer};
 use crate::turn::{Outcome, Status};
 
@@ -20,7 +20,7 @@ pub(super) struct Conclusion {
     /// The answer extends the known history. After a loss of context the history of the child is unknown.
     is_remembered: bool,
     /// Ids of the calls in the answer.
-    calls: Vec<String>,
+    pub(super) calls: Vec<String>,
 }
 
 impl Conclusion {
@@ -54,13 +54,14 @@ impl Conclusion {
         }
     }
 
-    /// Releases the claim: with the answer, unchanged, or (dropped) as stale.
-    pub(super) fn settle(&self, claim: Option<Claim>, text: impl FnOnce() -> String) {
-        let Some(mut claim) = claim else { return };
-        if self.is_remembered {
-            claim.commit(&text(), &self.calls);
-        } else if self.is_refusal {
-            claim.mark_unsent();
+    /// Releases what the turn has of its conversation. A claim: with the answer, unchanged, or (dropped) as stale.
+    pub(super) fn settle(&self, mut held: Held, text: &str) {
+        if self.is_refusal {
+            held.mark_unsent();
+        } else if self.is_remembered
+            && let Some(claim) = held.claim.take()
+        {
+            claim.commit(text, &self.calls);
         }
     }
 }

@@ -54,7 +54,10 @@ impl PendingTurn {
         if let Ok(outcome) = &ended {
             collected.end(&mut reader, if outcome.is_ok() { &outcome.text } else { "" }, &outcome.tool_calls);
         }
-        conclusion.settle(self.conversation.claim.take(), || collected.text());
+        let mut held = std::mem::take(&mut self.conversation.held);
+        let text = if held.needs_text() { collected.text() } else { String::new() };
+        let recording = held.recording.take();
+        conclusion.settle(held, &text);
         if let Some(error) = conclusion.error {
             return Err(error);
         }
@@ -62,7 +65,11 @@ impl PendingTurn {
             Some(files) => Some(gather(Arc::clone(&self.app), files).await),
             None => None,
         };
-        Ok(document(self.request.dialect, collected, &ended?, context, files))
+        let document = document(&self.request, collected, &ended?, context, files);
+        if let Some(recording) = recording {
+            recording.save(document.to_string(), &text, &conclusion.calls).await;
+        }
+        Ok(document)
     }
 
     fn outcome(&self) -> Result<Outcome, TurnError> {

@@ -22,7 +22,6 @@ use crate::server::api::error::{ApiError, ErrorForm};
 use crate::server::api::router::OfTurn;
 use crate::server::app::App;
 use crate::server::auth::caller::{self, Caller};
-use crate::server::conversations::Claim;
 use crate::server::dialect::{self, Dialect, TurnRequest};
 use crate::server::files::WorkspaceWatch;
 use crate::server::net::body::Received;
@@ -56,6 +55,7 @@ impl TurnHandler {
             Dialect::Legacy => ErrorForm::Own,
             Dialect::Anthropic => ErrorForm::Messages,
             Dialect::OpenAi => ErrorForm::ChatCompletions,
+            Dialect::Responses => ErrorForm::Responses,
         };
         let mut response = self.submit(request, key, hold, form).await.into_response();
         response.extensions_mut().insert(form);
@@ -96,7 +96,13 @@ impl TurnHandler {
             }
         };
         let permit = self.app.turn_permit(&user, &self.caller)?;
-        let mut conversation = self.conversation(&inside, &request).await?;
+        let needs_others = request.response.as_ref().is_some_and(|asked| asked.needs_others());
+        let (mut request, continued, more_hold) = match needs_others {
+            // On the heap, so that the usual way stays small.
+            true => Box::pin(self.complete(&user, request)).await?,
+            false => (request, None, None),
+        };
+        let mut conversation = self.conversation(&inside, &request, continued).await?;
         let session = self.app.pilot.conversation(user.as_bytes(), &conversation.name);
         if let Some(credentials) = &request.credentials {
             session.write_credentials(credentials).await?;
@@ -106,11 +112,18 @@ impl TurnHandler {
             session.status().is_some_and(|now| now.state == SessionState::Busy || now.queue_depth > 0);
         let (prompt, options) = (std::mem::take(&mut request.prompt), std::mem::take(&mut request.options));
         let judge = Judge::new(&request.expected, &session, &options);
-        conversation.claim.as_mut().map(Claim::mark_sent);
+        let hold = match more_hold {
+            Some(more) => Arc::new((hold, more)),
+            None => hold,
+        };
+        if let Some(recording) = &mut conversation.held.recording {
+            recording.keep(&mut request, hold.clone());
+        }
+        conversation.held.mark_sent();
         let turn = match session.send_held(prompt, options, Some(hold)).await {
             Ok(turn) => turn,
             Err(error) => {
-                conversation.claim.as_mut().map(Claim::mark_unsent);
+                conversation.held.mark_unsent();
                 return Err(error.into());
             }
         };
@@ -130,7 +143,7 @@ impl TurnHandler {
     }
 
     /// With `http.strict`, refuses a request with fields or history parts that have no effect.
-    fn refuse_ignored_fields(&self, request: &TurnRequest) -> Result<(), ApiError> {
+    pub(super) fn refuse_ignored_fields(&self, request: &TurnRequest) -> Result<(), ApiError> {
         let is_refusable = request.ignored.is_refused_by_strict || !request.left_out.is_empty();
         if !(is_refusable && self.app.pilot.config().http.strict) {
             return Ok(());
@@ -147,7 +160,7 @@ impl TurnHandler {
         // SDK clients state everything with each request: no servers means none, not the former ones.
         request.options.mcp_servers = match request.dialect {
             Dialect::Legacy => servers,
-            Dialect::Anthropic | Dialect::OpenAi => Some(servers.unwrap_or_default()),
+            Dialect::Anthropic | Dialect::OpenAi | Dialect::Responses => Some(servers.unwrap_or_default()),
         };
         Ok(())
     }

@@ -77,11 +77,10 @@ impl PendingTurn {
         let heartbeat = config.http.heartbeat;
         let reader = AnswerReader::new(config.cli.partial_messages);
         let reader = if self.request.expected.is_document() { reader.with_final_text() } else { reader };
-        let render = renderer(&self.request, context, reader, self.conversation.claim.is_some());
+        let render = renderer(&self.request, context, reader, self.conversation.held.needs_text());
         let render = (self.request.dialect, render);
-        let (started_once, claim) = (self.app.started_once.clone(), self.conversation.claim);
-        let mut body =
-            TurnBody::new(self.turn, render, started_once, claim, self.permit, heartbeat, self.log);
+        let (started_once, held) = (self.app.started_once.clone(), self.conversation.held);
+        let mut body = TurnBody::new(self.turn, render, started_once, held, self.permit, heartbeat, self.log);
         body.judge = self.judge;
         if let Some(watch) = self.files.take() {
             body.send_files(Box::new(Watched { app: self.app.clone(), watch, is_queued: self.is_queued }));

@@ -46,7 +46,7 @@ pub fn export_user(data_dir: &Path, user: &UserId, to: &Path) -> Result<Copied, 
     let data_dir = existing(data_dir)?;
     let files = UserFiles::of(&data_dir, user);
     let sessions = files.sessions().map_err(at(&data_dir))?;
-    if sessions.is_empty() && !files.usage_file().exists() {
+    if sessions.is_empty() && !files.usage_file().exists() && !files.responses().exists() {
         return Err(AtRestError::NoUser);
     }
     new_directory(to, &data_dir)?;
@@ -77,6 +77,13 @@ fn copy(data_dir: &Path, files: &UserFiles, sessions: &[SessionHash], to: &Path)
     let usage = files.usage_file();
     if usage.exists() {
         fs::copy(&usage, to.join("usage.json"))?;
+    }
+    let responses = files.responses();
+    if let (Some(parent), Some(name)) = (responses.parent(), responses.file_name().and_then(|it| it.to_str()))
+        && responses.is_dir()
+    {
+        let is_whole = |name: &[u8]| !std::str::from_utf8(name).is_ok_and(is_temporary_name);
+        copy.tree_as((&open(parent)?, name), (&open(to)?, "responses"), is_whole)?;
     }
     let manifest = Manifest { kind: "pilotlight export of a user", version: VERSION, sessions: entries };
     let text = serde_json::to_vec_pretty(&manifest)?;

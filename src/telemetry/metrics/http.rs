@@ -32,7 +32,7 @@ impl HttpMetrics {
     pub(crate) fn answered(&self, route: Route, status: StatusClass, took: Duration) {
         self.requests.add(route, status, 1);
         let kind = match route {
-            Route::Messages | Route::Keepalive | Route::Chat => HttpKind::Turn,
+            Route::Messages | Route::Keepalive | Route::Chat | Route::Responses => HttpKind::Turn,
             _ => HttpKind::Other,
         };
         self.response.record(kind, took);

@@ -136,13 +136,15 @@ labels! {
 #[cfg(feature = "server")]
 labels! {
     /// Route of a request.
-    Route, "route": Messages = "messages", Keepalive = "keepalive", Chat = "chat", CountTokens = "count_tokens",
+    Route, "route": Messages = "messages", Keepalive = "keepalive", Chat = "chat", Responses = "responses",
+        StoredResponses = "stored_responses", CountTokens = "count_tokens",
         Models = "models", Sessions = "sessions", Workspace = "workspace", Stats = "stats", Health = "health",
         Metrics = "metrics", Page = "page", Unknown = "unknown";
     /// Class of a response status.
     StatusClass, "status": Served = "2xx", Refused = "4xx", Failed = "5xx";
     /// Dialect of a request for a turn.
-    Dialect, "dialect": Anthropic = "anthropic", OpenAi = "openai", Original = "original";
+    Dialect, "dialect": Anthropic = "anthropic", OpenAi = "openai", Original = "original",
+        Responses = "responses";
     /// Reason for a refusal of a caller.
     AuthFailure, "reason": MissingKey = "missing_key", InvalidKey = "invalid_key", AmbiguousKey = "ambiguous_key",
         AdminOnly = "admin_only", BrowserRefused = "browser_refused", HostRefused = "host_refused",

@@ -21,7 +21,7 @@ pub(crate) struct Dialect {
     required: &'static [&'static str],
 }
 
-pub(crate) const DIALECTS: [Dialect; 4] = [
+pub(crate) const DIALECTS: [Dialect; 5] = [
     Dialect {
         path: "/v1/messages/keepalive",
         good: original,
@@ -58,6 +58,19 @@ pub(crate) const DIALECTS: [Dialect; 4] = [
             "/messages/2/content",
         ],
         required: &["/model", "/messages", "/messages/3/role", "/messages/3/content"],
+    },
+    Dialect {
+        path: "/v1/responses",
+        good: responses,
+        any: &[
+            "/temperature",
+            "/max_output_tokens",
+            "/reasoning",
+            "/tools",
+            "/input/1/content/0/annotations",
+            "/input/2/content/1/detail",
+        ],
+        required: &["/model", "/input", "/input/2/role", "/input/2/content"],
     },
 ];
 
@@ -110,7 +123,31 @@ fn openai() -> Value {
     })
 }
 
+fn responses() -> Value {
+    json!({
+        "model": "claude-sonnet-4-5", "instructions": "be brief",
+        "input": [
+            { "role": "user", "content": "a" },
+            { "type": "message", "role": "assistant",
+                "content": [{ "type": "output_text", "text": "b", "annotations": [] }] },
+            { "role": "user", "content": [
+                { "type": "input_text", "text": "c" },
+                { "type": "input_image", "detail": "auto", "image_url": "data:image/png;base64,iVBORw0KGgo=" },
+            ] },
+        ],
+        "user": "mallory", "stream": false, "store": true, "metadata": { "a": "b" }, "background": false,
+        "stream_options": { "include_obfuscation": false }, "text": { "format": { "type": "text" } },
+        "temperature": 0.5, "max_output_tokens": 100, "reasoning": { "effort": "low" },
+        "tools": [{ "type": "function", "name": "t" }], "tool_choice": "auto",
+    })
+}
+
 impl Dialect {
+    /// The field with the messages.
+    pub(crate) fn list(&self) -> &'static str {
+        if self.path == "/v1/responses" { "input" } else { "messages" }
+    }
+
     /// A request of mallory's, always in the same conversation.
     pub(crate) async fn send(&self, site: &Site, body: impl Into<reqwest::Body>) -> Answer {
         let request = site.web().post(format!("{}{}", site.http, self.path)).body(body);
@@ -122,7 +159,7 @@ impl Dialect {
     /// A request with one message.
     pub(crate) fn plain(&self, text: &str) -> Value {
         let mut body = (self.good)();
-        body["messages"] = json!([{ "role": "user", "content": text }]);
+        body[self.list()] = json!([{ "role": "user", "content": text }]);
         body
     }
 
@@ -135,6 +172,7 @@ impl Dialect {
             || (field == "/mcp_servers" && *value == json!([]))
             || is_text_or_blocks("/content")
             || is_text_or_blocks("/system")
+            || is_text_or_blocks("/input")
     }
 }
 

@@ -75,10 +75,11 @@ async fn a_client_without_headers_is_the_default_user() {
     let (program, site) = Program::ready(&place, "").await;
     let mut body = message("hello");
     (body["model"], body["max_tokens"]) = ("sonnet".into(), 9.into());
+    body["input"] = body["messages"].clone();
     let ask = async |site: &Site, path: &str| {
         Answer::of(site.web().post(format!("{}{path}", site.http)).json(&body)).await
     };
-    for path in ["/v1/messages/keepalive", "/v1/messages", "/v1/chat/completions"] {
+    for path in ["/v1/messages/keepalive", "/v1/messages", "/v1/chat/completions", "/v1/responses"] {
         let refused = ask(&site, path).await;
         let error = &refused.json()["error"];
         assert_eq!((refused.status, &error["code"]), (400, &"missing_user".into()), "{path}");
@@ -86,8 +87,8 @@ async fn a_client_without_headers_is_the_default_user() {
     }
     drop(program);
     let (_program, site) =
-        Program::ready(&place, "[http]\ndefault_user = \"me\"\nrequests_per_minute = 6\n").await;
-    for path in ["/v1/messages/keepalive", "/v1/messages", "/v1/chat/completions"] {
+        Program::ready(&place, "[http]\ndefault_user = \"me\"\nrequests_per_minute = 7\n").await;
+    for path in ["/v1/messages/keepalive", "/v1/messages", "/v1/chat/completions", "/v1/responses"] {
         assert_eq!(ask(&site, path).await.status, 200, "{path}");
     }
     assert_eq!(site.turn("me", "again").await.text(), "echo 2: again", "it is the same user");

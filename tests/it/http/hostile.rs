@@ -69,7 +69,7 @@ async fn strange_shapes_are_refused_or_answered() {
             deep.clone(),
             plain.replace("\"hello\"", &deep),
             plain.replace("\"hello\"", &format!("[{{\"type\":\"text\",\"text\":\"a\",\"x\":{deep}}}]")),
-            format!("{{\"messages\":[],{}", plain.strip_prefix('{').unwrap()),
+            format!("{{\"{}\":[],{}", dialect.list(), plain.strip_prefix('{').unwrap()),
             format!("{plain} {{}}"),
             plain.replace("hello", "\\ud800\n"),
             plain.replace("\"user\"", "\"robot\""),
@@ -118,16 +118,16 @@ async fn long_history_is_answered_or_refused() {
             json!({ "role": role, "content": format!("number {number}") })
         });
         let mut body = dialect.plain("last");
-        let last = body["messages"][0].clone();
-        body["messages"] = said.chain([last]).collect();
+        let last = body[dialect.list()][0].clone();
+        body[dialect.list()] = said.chain([last]).collect();
         judge(&dialect.send(&site, body.to_string()).await, "10,000 messages");
 
         let mut body = dialect.plain("[[say:done]]");
-        body["system"] = "s".repeat(5 << 20).into();
+        body[if dialect.list() == "input" { "instructions" } else { "system" }] = "s".repeat(5 << 20).into();
         judge(&dialect.send(&site, body.to_string()).await, "5 MB of instructions");
         let mut body = dialect.plain("[[say:done]]");
         let instruction = json!({ "role": "system", "content": "s".repeat(5 << 20) });
-        body["messages"].as_array_mut().unwrap().insert(0, instruction);
+        body[dialect.list()].as_array_mut().unwrap().insert(0, instruction);
         judge(&dialect.send(&site, body.to_string()).await, "5 MB of instructions as a message");
 
         let answer = dialect.send(&site, vec![b' '; 100 << 20]).await;

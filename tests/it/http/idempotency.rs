@@ -29,9 +29,10 @@ async fn repeated_request_gets_same_answer() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     let mut expected = 0.0;
-    for path in ["/v1/messages/keepalive", "/v1/messages", "/v1/chat/completions"] {
+    for path in ["/v1/messages/keepalive", "/v1/messages", "/v1/chat/completions", "/v1/responses"] {
         for stream in [false, true] {
-            let (key, body) = (format!("{path} {stream}"), asked("hello", stream));
+            let (key, mut body) = (format!("{path} {stream}"), asked("hello", stream));
+            body["input"] = body["messages"].clone();
             let first = Answer::of(keyed(&site, path, "alice", &key, &body)).await;
             assert_eq!(first.status, 200, "{first:?}");
             assert!(!first.headers.contains_key("idempotent-replayed"));

@@ -13,9 +13,10 @@ struct Operation<'a> {
 }
 
 impl Operation<'_> {
-    /// Sends it as alice, about her default conversation.
-    async fn send(&self, site: &Site, body: Option<&Value>) -> Answer {
-        let id = if self.path.contains("models") { "sonnet" } else { "default" };
+    /// Sends it as alice, about her default conversation or this stored response.
+    async fn send(&self, site: &Site, body: Option<&Value>, response: &str) -> Answer {
+        let ids = [("models", "sonnet"), ("responses", response)];
+        let id = ids.into_iter().find(|(kind, _)| self.path.contains(kind)).map_or("default", |(_, id)| id);
         let path = self.path.replace("{id}", id).replace("{file}", "app.js");
         let method: Method = self.method.to_uppercase().parse().unwrap();
         let request = site.web().request(method, format!("{}{path}", site.http));
@@ -122,7 +123,7 @@ async fn every_example_of_a_turn_is_answered() {
             continue;
         }
         for example in examples(body) {
-            let answer = operation.send(&site, Some(example)).await;
+            let answer = operation.send(&site, Some(example), "").await;
             assert_eq!(answer.status, 200, "{example} gave {answer:?}");
             fits(&document, &operation, &answer);
             answered += 1;
@@ -136,6 +137,8 @@ async fn every_answer_fits_its_schema() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     site.turn("alice", "hello").await.text();
+    let asked = json!({ "model": "sonnet", "input": "hello" });
+    let response = Answer::of(site.of("POST", "/v1/responses", "alice").json(&asked)).await.json();
     let document = site.get("/openapi.json").await.json();
     for operation in operations(&document) {
         // Event streams do not end by themselves; without a turn there is nothing to attach to.
@@ -143,7 +146,7 @@ async fn every_answer_fits_its_schema() {
         let endless = operation.path.ends_with("/events") || streams.contains(&operation.path);
         let asks = operation.method == "get" && !endless;
         if asks {
-            let answer = operation.send(&site, None).await;
+            let answer = operation.send(&site, None, response["id"].as_str().unwrap()).await;
             assert_eq!(answer.status, 200, "{} gave {answer:?}", operation.path);
             fits(&document, &operation, &answer);
         }

@@ -13,7 +13,7 @@ const TOUCH: &str = "[[tool:Bash {\"command\":\"touch made\"}]]";
 /// A turn in a dialect with the fields that it needs and `fields`; null takes a field out.
 async fn turn(site: &Site, key: &str, dialect: &Dialect, text: &str, fields: &[(&str, Value)]) -> Answer {
     let messages = json!([{ "role": "user", "content": text }]);
-    let mut body = json!({ "model": "sonnet", "max_tokens": 9, "messages": messages });
+    let mut body = json!({ "model": "sonnet", "max_tokens": 9, dialect.list(): messages });
     if let Some(credentials) = (dialect.good)().get("oauth_credentials") {
         body["oauth_credentials"] = credentials.clone();
     }
@@ -178,7 +178,8 @@ async fn key_names_its_mcp_servers_alone() {
     let (_program, site) = Program::ready(&place, &config).await;
     for dialect in &DIALECTS {
         let ask = async |key: &str, header: &str, servers: Option<Value>| {
-            let mut body = json!({ "model": "sonnet", "max_tokens": 9, "messages": [{ "role": "user", "content": "a" }] });
+            let messages = json!([{ "role": "user", "content": "a" }]);
+            let mut body = json!({ "model": "sonnet", "max_tokens": 9, dialect.list(): messages });
             if let Some(servers) = servers {
                 body["mcp_servers"] = servers;
             }
@@ -191,7 +192,7 @@ async fn key_names_its_mcp_servers_alone() {
             let refused = refusal(&ask(key, header, None).await);
             assert_eq!(refused, (403, "mcp_server_not_allowed".to_owned()), "{} {header}", dialect.path);
         }
-        if !dialect.path.contains("chat") {
+        if dialect.path.starts_with("/v1/messages") {
             let defined = json!({ "m": { "command": "true" } });
             let refused = refusal(&ask(&narrow, "", Some(defined)).await);
             assert_eq!(refused, (403, "mcp_not_allowed".to_owned()), "{}", dialect.path);

@@ -23,7 +23,7 @@ fn marking(mark: &Path) -> Value {
 /// A request in a dialect with nothing but text.
 fn plain(dialect: &Dialect, text: &str) -> Value {
     let messages = json!([{ "role": "user", "content": text }]);
-    let mut body = json!({ "model": "sonnet", "max_tokens": 9, "messages": messages });
+    let mut body = json!({ "model": "sonnet", "max_tokens": 9, dialect.list(): messages });
     if let Some(credentials) = (dialect.good)().get("oauth_credentials") {
         body["oauth_credentials"] = credentials.clone();
     }
@@ -50,7 +50,7 @@ async fn definition_is_refused_by_default_in_every_form() {
     let mark = place.path().join("mark");
     let of_the_api = json!([{ "type": "url", "name": "m", "url": "https://h/", "authorization_token": "t" }]);
     // The dialect of the Chat Completions API has no such field.
-    for dialect in DIALECTS.iter().filter(|dialect| !dialect.path.contains("chat")) {
+    for dialect in DIALECTS.iter().filter(|dialect| dialect.path.starts_with("/v1/messages")) {
         let by_name = json!({ "m": marking(&mark) });
         let listed = json!([{ "name": "m", "command": "touch", "args": [&mark] }]);
         for definitions in [by_name, listed, of_the_api.clone(), json!(["m", {}])] {
@@ -113,7 +113,7 @@ async fn configured_server_needs_its_name() {
             assert!(!words.contains("s3cret-value") && !words.contains("--mcp-config"), "{words}");
         }
         answered(plain(dialect, "none again"), Some(""), false).await;
-        if !dialect.path.contains("chat") {
+        if dialect.path.starts_with("/v1/messages") {
             let mut body = plain(dialect, "by the body");
             body["mcp_servers"] = json!(["keep"]);
             answered(body, None, true).await;
@@ -173,7 +173,7 @@ async fn allowed_definition_expands_nothing() {
             "mcp_host_not_allowed",
         ),
     ];
-    for dialect in DIALECTS.iter().filter(|dialect| !dialect.path.contains("chat")) {
+    for dialect in DIALECTS.iter().filter(|dialect| dialect.path.starts_with("/v1/messages")) {
         for (definitions, status, code) in &cases {
             let mut body = plain(dialect, "hello");
             body["mcp_servers"] = definitions.clone();

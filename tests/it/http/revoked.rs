@@ -8,11 +8,12 @@ use crate::common::keyring::Keyring;
 use crate::common::program::{Answer, Program, Site, message, place};
 use crate::common::{SOON, eventually, eventually_some};
 
-const PATHS: [&str; 3] = ["/v1/messages/keepalive", "/v1/messages", "/v1/chat/completions"];
+const PATHS: [&str; 4] = ["/v1/messages/keepalive", "/v1/messages", "/v1/chat/completions", "/v1/responses"];
 
 async fn streaming(site: &Site, key: &str, path: &str, headers: &[(&'static str, &str)]) -> Response {
     let mut body = message("[[deltas:2000]] [[delay:50]]");
     (body["model"], body["max_tokens"], body["stream"]) = ("sonnet".into(), 9.into(), true.into());
+    body["input"] = body["messages"].clone();
     let request = site.web().post(format!("{}{path}", site.http)).bearer_auth(key).json(&body);
     let request = headers.iter().fold(request, |it, (name, value)| it.header(*name, *value));
     let stream = request.header("x-pilotlight-session", path.replace('/', "_")).send().await.unwrap();
@@ -60,7 +61,7 @@ async fn running_streams_end_with_an_error_of_their_dialect() {
         body["oauth_credentials"] = serde_json::json!({ "access_token": "a", "refresh_token": "r", "expires_at": 4_102_444_800_000_i64 });
         waiting.spawn(Answer::of(request.json(&body)));
     }
-    let all_run = async || (site.metric("sessions", &["state=\"busy\""]).await >= 5.0).then_some(());
+    let all_run = async || (site.metric("sessions", &["state=\"busy\""]).await >= 6.0).then_some(());
     eventually_some("all turns run", SOON, all_run).await;
 
     assert!(ring.run("revoke", &[&id]).status.success());
@@ -68,8 +69,12 @@ async fn running_streams_end_with_an_error_of_their_dialect() {
         let (event, is_done, frame) = end_of(stream).await;
         assert_eq!(event["error"]["code"], "key_revoked", "{path}: {event}");
         assert_eq!(event["error"]["type"], "authentication_error", "{path}: {event}");
-        assert_eq!(is_done, path != "/v1/messages", "{path}");
-        assert_eq!(frame.starts_with("event: error\n"), path == "/v1/messages", "{path}: {frame}");
+        let has_names = ["/v1/messages", "/v1/responses"].contains(&path);
+        assert_eq!(
+            (is_done, frame.starts_with("event: error\n")),
+            (!has_names, has_names),
+            "{path}: {frame}"
+        );
     }
     let (event, ..) = end_of(page).await;
     assert_eq!(event["error"]["code"], "key_revoked", "{event}");

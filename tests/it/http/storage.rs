@@ -195,7 +195,7 @@ async fn stderr_of_a_dead_cli_names_no_path() {
     for (number, dialect) in DIALECTS.iter().enumerate() {
         for is_streamed in [false, true] {
             let mut body = json!({ "model": "sonnet", "max_tokens": 9, "stream": is_streamed,
-                "messages": [{ "role": "user", "content": "hello" }] });
+                dialect.list(): [{ "role": "user", "content": "hello" }] });
             if let Some(credentials) = (dialect.good)().get("oauth_credentials") {
                 body["oauth_credentials"] = credentials.clone();
             }

@@ -132,6 +132,9 @@ async fn rest_of_users_without_sessions_expires() {
             let history = Answer::of(site.of("POST", "/v1/messages", name).json(&json!({ "model": "sonnet",
                 "max_tokens": 9, "messages": [{ "role": "user", "content": "hello" }] })));
             assert_eq!(history.await.status, 200);
+            let asked = json!({ "model": "sonnet", "input": "hello" });
+            let response = Answer::of(site.of("POST", "/v1/responses", name).json(&asked));
+            assert_eq!(response.await.status, 200);
         }
         // By their tokens and by their names these are six users.
         eventually("all accounts are written", SOON, || names(&records.join("usage")).len() == 6).await;
@@ -151,6 +154,10 @@ async fn rest_of_users_without_sessions_expires() {
     for path in of("usage").iter().chain(&of("conversations")).chain(&of("identities/users")) {
         aged(path, 3 * DAY);
     }
+    // Stored responses have an age of their own, also those of users with sessions.
+    for file in of("responses").iter().flat_map(|user| names(user)) {
+        aged(&file, 3 * DAY);
+    }
     // One was charged today.
     let is_kept = |path: &&PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(&kept);
     let charged = of("usage").into_iter().find(|path| !is_kept(&path)).unwrap();
@@ -163,6 +170,7 @@ async fn rest_of_users_without_sessions_expires() {
     let left = || ["usage", "conversations", "identities/users"].map(|kind| of(kind).len());
     let wanted = [expected[0] + 1, expected[1], expected[2]];
     eventually("the rest is gone", SOON, || left() == wanted).await;
+    eventually("old responses are gone", SOON, || of("responses").is_empty()).await;
     assert!(charged.exists());
     assert_eq!(of("identities/tokens").len(), 2 * expected[2]);
     assert_eq!(site.metric("retention_failures_total", &[]).await, 0.0);

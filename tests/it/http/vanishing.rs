@@ -27,7 +27,8 @@ async fn ask(site: &Site, dialect: &Dialect, user: &str, text: &str) -> TcpStrea
     body["stream"] = true.into();
     // The header alone says whose turn it is, and what is bound is the same in each dialect: no other child is started.
     body["model"] = MODEL.into();
-    let body = without(body, &["user", "metadata", "mcp_servers", "system", "fallback_model"]).to_string();
+    let bound = ["mcp_servers", "system", "instructions", "fallback_model", "tools", "tool_choice"];
+    let body = without(without(body, &["user", "metadata"]), &bound).to_string();
     let address = site.http.strip_prefix("http://").expect("http");
     let mut connection = TcpStream::connect(address).await.expect("a connection");
     let head = format!(

@@ -105,7 +105,7 @@ impl PartWriter for EventWriter {
         event(frames, "message_stop", format_args!(r#"{{"type":"message_stop"}}"#));
     }
 
-    fn error(&self, error: &ApiError, frames: &mut BytesMut) {
+    fn error(&mut self, error: &ApiError, frames: &mut BytesMut) {
         event(frames, "error", format_args!("{}", error.body(None)));
     }
 

@@ -2,10 +2,11 @@ use serde_json::{Map, json};
 
 use super::*;
 
-const DIALECTS: [(Dialect, &str, &[&str]); 3] = [
+const DIALECTS: [(Dialect, &str, &[&str]); 4] = [
     (Dialect::Legacy, "The original dialect", &["OriginalRequest", "OriginalMessageRequest"]),
     (Dialect::Anthropic, "The Anthropic dialect", &["AnthropicRequest"]),
     (Dialect::OpenAi, "The OpenAI dialect", &["ChatCompletionRequest"]),
+    (Dialect::Responses, "The Responses API", &["ResponseRequest"]),
 ];
 
 fn names(dialect: Dialect, body: &Value) -> Vec<String> {
@@ -15,10 +16,11 @@ fn names(dialect: Dialect, body: &Value) -> Vec<String> {
 #[test]
 fn unknown_fields_are_named_in_every_dialect() {
     for (dialect, _, _) in DIALECTS {
-        let body = json!({ "messages": [{ "role": "user", "content": "a", "weight": 1 }], "made_up": 7,
+        let list = if dialect == Dialect::Responses { "input" } else { "messages" };
+        let body = json!({ list: [{ "role": "user", "content": "a", "weight": 1 }], "made_up": 7,
             "nothing": null, "a\r\nb,c": true });
         let ignored = judge(dialect, body.to_string().as_bytes()).unwrap();
-        assert_eq!(ignored.names, ["a??b?c", "made_up", "messages.weight"]);
+        assert_eq!(ignored.names, ["a??b?c", "made_up", &format!("{list}.weight")]);
         assert!(ignored.is_refused_by_strict);
         let mut many = Map::new();
         (0..1000).for_each(|number| drop(many.insert(format!("{number}{}", "x".repeat(1000)), json!(1))));
@@ -48,7 +50,7 @@ fn fields_of_a_message_are_those_of_its_dialect() {
 
 #[test]
 fn fields_of_the_api_are_used_named_or_refused() {
-    use Dialect::{Anthropic, Legacy, OpenAi};
+    use Dialect::{Anthropic, Legacy, OpenAi, Responses};
     let named = [
         (Legacy, json!({ "thinking": true }), "thinking"),
         (Anthropic, json!({ "max_tokens": 1 }), "max_tokens"),
@@ -65,6 +67,15 @@ fn fields_of_the_api_are_used_named_or_refused() {
         (OpenAi, json!({ "verbosity": "low" }), "verbosity"),
         (OpenAi, json!({ "web_search_options": {} }), "web_search_options"),
         (OpenAi, json!({ "store": true }), "store"),
+        (Responses, json!({ "max_output_tokens": 1 }), "max_output_tokens"),
+        (Responses, json!({ "text": { "verbosity": "low" } }), "text.verbosity"),
+        (Responses, json!({ "include": ["reasoning.encrypted_content"] }), "include"),
+        (Responses, json!({ "truncation": "auto" }), "truncation"),
+        (
+            Responses,
+            json!({ "input": [{ "type": "function_call", "call_id": "c", "name": "n", "weight": 1 }] }),
+            "input.weight",
+        ),
         (
             OpenAi,
             json!({ "stream_options": { "include_obfuscation": true } }),
@@ -82,6 +93,9 @@ fn fields_of_the_api_are_used_named_or_refused() {
         (OpenAi, json!({ "moderation": { "model": "omni-moderation-latest" } })),
         (OpenAi, json!({ "function_call": { "name": "t" } })),
         (OpenAi, json!({ "modalities": ["text", "audio"] })),
+        (Responses, json!({ "background": true })),
+        (Responses, json!({ "prompt": { "id": "p" } })),
+        (Responses, json!({ "moderation": { "model": "m" } })),
     ] {
         let refused = judge(dialect, body.to_string().as_bytes()).unwrap_err();
         assert_eq!(refused.code(), "unsupported_field", "{body}");
@@ -97,6 +111,13 @@ fn fields_of_the_api_are_used_named_or_refused() {
             OpenAi,
             json!({ "response_format": { "type": "text" }, "modalities": ["text"], "tool_choice": "auto",
             "logprobs": false, "stream_options": { "include_usage": true }, "user": "u", "stop": null }),
+        ),
+        (
+            Responses,
+            json!({ "text": { "format": { "type": "text" } }, "truncation": "disabled", "background": false,
+                "tools": [], "include": [], "store": false, "metadata": { "a": "b" }, "reasoning": {},
+                "input": [{ "type": "reasoning", "id": "rs", "summary": [] },
+                    { "type": "message", "role": "user", "content": "a", "id": "m", "status": "completed" }] }),
         ),
     ] {
         assert_eq!(judge(dialect, body.to_string().as_bytes()).unwrap(), Ignored::default(), "{body}");

@@ -124,7 +124,7 @@ impl PartWriter for ChunkWriter {
         }
     }
 
-    fn error(&self, error: &ApiError, frames: &mut BytesMut) {
+    fn error(&mut self, error: &ApiError, frames: &mut BytesMut) {
         event(&error.openai_body(), frames);
     }
 }

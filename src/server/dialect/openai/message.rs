@@ -147,13 +147,13 @@ fn block(mut part: Value, asked_now: bool) -> Result<Value, &'static str> {
 }
 
 /// Converts a document. A document uploaded to another API is unavailable here.
-fn file(file: &Value, asked_now: bool) -> Result<Value, &'static str> {
+pub(in crate::server::dialect) fn file(file: &Value, asked_now: bool) -> Result<Value, &'static str> {
     let text = |key: &str| file.get(key).and_then(Value::as_str);
     let Some((media_type, data)) = text("file_data").and_then(data_url) else {
         if !asked_now && text("file_id").is_some() {
             return Ok(json!({ "type": "file" }));
         }
-        return Err("a file part needs `file.file_data`: a data URL of type application/pdf in base64");
+        return Err("a file part needs `file_data`: a data URL of type application/pdf in base64");
     };
     if media_type != "application/pdf" {
         return Err("a file must be of type application/pdf");
@@ -167,7 +167,7 @@ fn file(file: &Value, asked_now: bool) -> Result<Value, &'static str> {
 }
 
 /// Type and data of `data:TYPE;base64,DATA`.
-fn data_url(url: &str) -> Option<(&str, &str)> {
+pub(in crate::server::dialect) fn data_url(url: &str) -> Option<(&str, &str)> {
     url.strip_prefix("data:")?.split_once(";base64,")
 }
 

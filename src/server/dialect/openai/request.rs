@@ -98,7 +98,7 @@ fn messages(all: Vec<Object<Sent>>) -> Result<(String, Vec<Message>), ApiError> 
 
 /// Adds a message of the user's, or of one of its tools. What follows the result of a tool belongs to one message with it:
 /// this API has a message for each result.
-fn add_of_user(messages: &mut Vec<Message>, message: Message) {
+pub(in crate::server::dialect) fn add_of_user(messages: &mut Vec<Message>, message: Message) {
     let is_result = |block: &Value| block["type"] == "tool_result";
     if let Some(Message { role: Role::User, content: Content::Blocks(blocks) }) = messages.last_mut()
         && blocks.first().is_some_and(is_result)

@@ -33,7 +33,8 @@ fn answer() -> (TurnSender, TurnBody, Arc<AtomicBool>) {
     let render = renderer(&TurnRequest::default(), &frame, AnswerReader::new(true), false);
     let permit = Arc::new(Turns::default()).permit(&UserId::new("u").unwrap(), 1).unwrap();
     let render = (Dialect::Legacy, render);
-    let answer = TurnBody::new(turn, render, Arc::default(), None, permit, Duration::from_secs(10), log);
+    let answer =
+        TurnBody::new(turn, render, Arc::default(), Held::default(), permit, Duration::from_secs(10), log);
     (sender, answer, cancelled)
 }
 
@@ -141,7 +142,7 @@ async fn refused_turn_releases_its_claim_unchanged() {
         let name = claimed.conversation().to_owned();
         claimed.mark_sent();
         let (sender, mut answer, _) = answer();
-        answer.claim = Some(claimed);
+        answer.held.claim = Some(claimed);
         drop(sender.finish(Bytes::new(), crate::turn::aborted(error)));
         // A refused caller gets a status, the other one an event.
         answer.begin().await.ok();
