@@ -1,6 +1,6 @@
 """Prints, as a JSON document, the fields of the bodies that an SDK sends: those of its own types of a request.
 
-The argument is the SDK. A field of the type that the SDK sends as a header is left out: the SDK itself is asked.
+The argument is the SDK, with the API where it has several. A field of the type that the SDK sends as a header is left out: the SDK itself is asked.
 """
 
 import http.server
@@ -10,7 +10,7 @@ import sys
 import threading
 import typing
 
-# Per SDK: the module and name of each type of a request, and the resource that sends it.
+# Per API: the module and name of each type of a request, and the resource that sends it.
 TYPES = {
     "anthropic": {
         "anthropic.types.message_create_params": ("MessageCreateParams", ("messages",)),
@@ -19,13 +19,17 @@ TYPES = {
     "openai": {
         "openai.types.chat.completion_create_params": ("CompletionCreateParams", ("chat", "completions")),
     },
+    "openai-responses": {
+        "openai.types.responses.response_create_params": ("ResponseCreateParams", ("responses",)),
+    },
 }
 REQUIRED = {
     "anthropic": {"model": "m", "messages": [], "max_tokens": 1},
     "openai": {"model": "m", "messages": []},
+    "openai-responses": {"model": "m", "input": []},
 }
 # Objects whose fields are judged one by one.
-INNER = {"metadata", "output_config", "stream_options"}
+INNER = {"metadata", "output_config", "stream_options", "text"}
 
 
 def members(kind):
@@ -57,15 +61,15 @@ class Api(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def is_in_body(sdk, resource, name):
+def is_in_body(api, resource, name):
     """Whether the SDK sends a field in the body."""
-    package = importlib.import_module(sdk)
-    kind = package.Anthropic if sdk == "anthropic" else package.OpenAI
+    package = importlib.import_module(api.split("-")[0])
+    kind = package.Anthropic if api == "anthropic" else package.OpenAI
     client = kind(api_key="unused", base_url=URL, max_retries=0)
     for part in resource:
         client = getattr(client, part)
     # Types of headers are texts and lists of texts.
-    arguments = {name: ["a"] if name == "betas" else "a", **REQUIRED[sdk]}
+    arguments = {name: ["a"] if name == "betas" else "a", **REQUIRED[api]}
     Api.bodies.clear()
     try:
         client.create(**arguments)
@@ -75,12 +79,12 @@ def is_in_body(sdk, resource, name):
     return name in Api.bodies[0]
 
 
-def fields(sdk):
+def fields(api):
     found = set()
-    for module, (name, resource) in TYPES[sdk].items():
+    for module, (name, resource) in TYPES[api].items():
         for field, kind in annotations(getattr(importlib.import_module(module), name)).items():
             # With a text in it the SDK would expect events.
-            if field == "stream" or is_in_body(sdk, resource, field):
+            if field == "stream" or is_in_body(api, resource, field):
                 found.add(field)
             inner = annotations(kind) if field in INNER else ()
             found.update(f"{field}.{name}" for name in inner)

@@ -64,3 +64,4 @@ script!(anthropic_errors, super::RESTLESS);
 script!(anthropic_refused, super::NARROW);
 script!(openai_turns, "");
 script!(openai_errors, super::RESTLESS);
+script!(openai_responses, "");
