@@ -17,3 +17,4 @@ mod trace;
 mod usage;
 pub(crate) mod users;
 mod workspace;
+mod workspace_file;

@@ -26,6 +26,8 @@ use crate::support::keyed_gates::Inside;
 use crate::support::keyed_locks::Held;
 use crate::turn::{Turn, TurnOptions};
 #[cfg(feature = "server")]
+use crate::workspace::UsageLimits;
+#[cfg(feature = "server")]
 use crate::workspace::beneath::ChildDir;
 use crate::workspace::{Deleted, Workspace};
 
@@ -260,6 +262,23 @@ impl Session {
     /// [`TurnError::Storage`], [`TurnError::TooManySessions`].
     pub async fn workspace(&self) -> Result<Dirs, TurnError> {
         Ok(self.files().await?.dirs().clone())
+    }
+
+    /// Checks that another file of this size stays within the limits of the session's files.
+    ///
+    /// # Errors
+    /// [`TurnError::WorkspaceLimit`], [`TurnError::Storage`], [`TurnError::TooManySessions`].
+    #[cfg(feature = "server")]
+    pub(crate) async fn check_room_for(&self, bytes: u64) -> Result<(), TurnError> {
+        let workspace = self.files().await?;
+        let Some(limits) = UsageLimits::of(&self.env().config.limits) else { return Ok(()) };
+        let counted = files::blocking_long(move || workspace.excess(limits.before_another(bytes))).await;
+        match counted.map_err(|error| TurnError::Storage(error.into()))? {
+            None => Ok(()),
+            Some(excess) => {
+                Err(TurnError::WorkspaceLimit { limit: excess.limit, what: excess.what, in_turn: false })
+            }
+        }
     }
 
     /// The session's working directory, to look into it.

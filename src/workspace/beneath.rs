@@ -267,6 +267,21 @@ impl Beneath {
         Ok(())
     }
 
+    /// As [`Self::replace`], but never in place of a directory.
+    #[cfg(feature = "server")]
+    pub(crate) fn put(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let (parent, name) = self.parent(path)?;
+        let directory = parent.as_ref().unwrap_or(self);
+        match statat(&directory.0, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                return Err(io::ErrorKind::IsADirectory.into());
+            }
+            Ok(_) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        self.replace(path, content, Durability::Kernel)
+    }
+
     /// Removes a file.
     pub(crate) fn unlink(&self, path: &Path) -> io::Result<()> {
         let (parent, name) = self.parent(path)?;

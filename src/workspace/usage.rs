@@ -51,6 +51,12 @@ impl UsageLimits {
             files: limits.workspace_files.unwrap_or(USUAL_FILES),
         })
     }
+
+    /// What may be there before another file of this size.
+    #[cfg(feature = "server")]
+    pub(crate) fn before_another(self, bytes: u64) -> Self {
+        Self { bytes: self.bytes.saturating_sub(bytes), files: self.files.saturating_sub(1) }
+    }
 }
 
 impl Workspace {

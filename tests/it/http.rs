@@ -46,4 +46,5 @@ mod tidying;
 mod trust;
 mod users;
 mod vanishing;
+mod workspace_file;
 mod workspaces;

@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{conversation, permissions, workspace};
+use super::{conversation, permissions, workspace, workspace_file};
 use crate::error::TurnError;
 use crate::model::ids::{MAX_NAME_BYTES, SessionKey, UserId};
 use crate::server::api::error::ApiError;
@@ -40,6 +40,10 @@ pub(crate) fn routes() -> Router<Arc<App>> {
         .route("/v1/sessions/{id}/permissions", get(permissions::list))
         .route("/v1/sessions/{id}/permissions/{request_id}", post(permissions::answer))
         .route("/v1/workspace", get(workspace::look).delete(workspace::delete))
+        .route(
+            workspace_file::ROUTE,
+            get(workspace_file::read).put(workspace_file::write).delete(workspace_file::delete),
+        )
         .merge(conversation::routes())
 }
 

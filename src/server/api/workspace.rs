@@ -82,7 +82,7 @@ pub(crate) async fn delete(
 }
 
 /// The conversation whose workspace is listed.
-fn session(query: &SessionQuery) -> Result<&str, ApiError> {
+pub(super) fn session(query: &SessionQuery) -> Result<&str, ApiError> {
     let name = query.fields.text("session")?.unwrap_or(DEFAULT_CONVERSATION);
     checked(name).map(|()| name)
 }
