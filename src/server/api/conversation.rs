@@ -10,6 +10,7 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::error::TurnError;
 use crate::model::ids::UserId;
 use crate::model::{ContextCategory, Role, SpokenMessage, Usage};
 use crate::server::api::error::ApiError;
@@ -140,17 +141,18 @@ async fn reset(
     let (user, interrupt) = (query.subject()?, query.fields.flag("interrupt")?);
     let (session, _) = existing(&app, &user, &name).await?;
     session.reset(interrupt).await?;
-    forget_history(&app, &user, &name).await;
+    forget_history(&app, &user, &name).await?;
     let (_, status) = existing(&app, &user, &name).await?;
     Ok(Json(SessionView::of(&name, status)))
 }
 
 /// What a client says was said before is no more: its history matches this conversation no longer.
-async fn forget_history(app: &App, user: &UserId, name: &str) {
+async fn forget_history(app: &App, user: &UserId, name: &str) -> Result<(), ApiError> {
     // With a user who is being deleted all of them go.
-    if let Ok(inside) = app.pilot.enter(user) {
-        app.conversations.exclude(&inside, name).await;
-    }
+    let Ok(inside) = app.pilot.enter(user) else { return Ok(()) };
+    app.conversations.exclude(&inside, name).await;
+    let forgotten = app.responses.of(user).forget_last_of(name).await;
+    forgotten.map_err(|error| TurnError::Storage(error.into()).into())
 }
 
 /// Body of a fork; unknown fields are ignored.
@@ -200,7 +202,7 @@ async fn rewind(
         let (session, _) = existing(&app, &user, &name).await?;
         let _room = app.gathering.acquire().await;
         session.rewind(&at, interrupt).await?;
-        forget_history(&app, &user, &name).await;
+        forget_history(&app, &user, &name).await?;
         let (_, status) = existing(&app, &user, &name).await?;
         Ok::<_, ApiError>(Json(SessionView::of(&name, status)))
     };

@@ -122,6 +122,12 @@ impl UserResponses {
         .await
     }
 
+    /// Forgets which response was the last of a named conversation: its context is another now, so none is continued there.
+    pub(crate) async fn forget_last_of(self: &Arc<Self>, conversation: &str) -> io::Result<()> {
+        let conversation = conversation.to_owned();
+        self.write(move |user, _| user.change_heads(|heads| heads.set(&conversation, None))).await
+    }
+
     /// Makes `to` the last response of a named conversation; with `from`, only if that is the last one now. `None` if it
     /// is not. Atomic: of two requests that continue one response the second gets `None`.
     pub(crate) async fn advance(

@@ -17,7 +17,7 @@ impl Operation<'_> {
     async fn send(&self, site: &Site, body: Option<&Value>, response: &str) -> Answer {
         let ids = [("models", "sonnet"), ("responses", response)];
         let id = ids.into_iter().find(|(kind, _)| self.path.contains(kind)).map_or("default", |(_, id)| id);
-        let path = self.path.replace("{id}", id).replace("{file}", "app.js");
+        let path = self.path.replace("{id}", id).replace("{file}", "app.js").replace("{path}", "notes.txt");
         let method: Method = self.method.to_uppercase().parse().unwrap();
         let request = site.web().request(method, format!("{}{path}", site.http));
         let request = request.header("x-pilotlight-user", "alice");
@@ -137,6 +137,8 @@ async fn every_answer_fits_its_schema() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     site.turn("alice", "hello").await.text();
+    let file = site.of("PUT", "/v1/workspace/files/notes.txt", "alice").body("hello");
+    assert_eq!(Answer::of(file).await.status, 200);
     let asked = json!({ "model": "sonnet", "input": "hello" });
     let response = Answer::of(site.of("POST", "/v1/responses", "alice").json(&asked)).await.json();
     let document = site.get("/openapi.json").await.json();

@@ -566,6 +566,13 @@ async fn named_session_goes_on_from_its_last_response() {
     );
     let both = with(after(&field, "x"), "conversation", "work");
     assert_eq!(refused(&send(&site, &both).await).0, 400);
+    // After a reset the session has another context: no response is continued in it.
+    let reset = Answer::of(site.of("POST", "/v1/sessions/play/reset", "alice")).await;
+    assert_eq!(reset.status, 404, "{reset:?}");
+    let said = named(&asking("before"), "rest").await.json();
+    assert_eq!(Answer::of(site.of("POST", "/v1/sessions/rest/reset", "alice")).await.status, 200);
+    let late = named(&after(&said, "x"), "rest").await;
+    assert_eq!(refused(&late), (409, "previous_response_not_last".to_owned()));
     // This one's context is more than its chain: others have spoken before it.
     follow(&site, &field, "five").await;
     let fork = send(&site, &after(&field, "fork")).await;

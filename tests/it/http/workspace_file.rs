@@ -46,7 +46,7 @@ async fn files_go_up_and_down() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_but_plain_files_is_reached() {
     let place = place();
-    let (_program, site) = Program::ready(&place, "[limits]\nworkspace_bytes = 100000\n").await;
+    let (_program, site) = Program::ready(&place, "[limits]\nworkspace_bytes = 1048576\n").await;
     assert_eq!(put(&site, "a.txt", "mine").await.status, 200);
     let work = session_dir(&place.data_dir(), "alice", "default").join("work");
     let secret = place.path().join("secret");
@@ -69,7 +69,7 @@ async fn nothing_but_plain_files_is_reached() {
     for path in ["..%2Fsecret", ".claude/settings.json", "a//b", ".mcp.json", "a%00"] {
         assert_eq!(put(&site, path, "x").await.error().1, "invalid_path", "{path}");
     }
-    let full = put(&site, "large", &"x".repeat(100_001)).await;
+    let full = put(&site, "large", &"x".repeat(1_048_577)).await;
     assert_eq!((full.status, full.error().1.as_str()), (422, "workspace_limit"), "{full:?}");
     assert!(!work.join("large").exists() && !place.path().join("new").exists());
 }
