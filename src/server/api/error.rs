@@ -61,7 +61,7 @@ impl ApiError {
 
     /// 400: the field requests something unsupported.
     pub(crate) fn unsupported(path: &str, why: &str) -> Self {
-        let error = Self::invalid("unsupported_field", format!("{path}: {why}; leave it out"));
+        let error = Self::invalid(UNSUPPORTED, format!("{path}: {why}; leave it out"));
         Self { field: Some(path.to_owned()), ..error }
     }
 
@@ -168,10 +168,19 @@ impl ApiError {
             "type": "error",
             "error": { "type": self.kind(), "message": self.message, "code": self.code },
         });
+        if let Some(details) = self.details() {
+            body["error"]["details"] = details;
+        }
         if let Some(id) = request_id {
             body["request_id"] = id.into();
         }
         body
+    }
+
+    /// By these the SDKs know that they can continue without threads, with the whole history in each request.
+    fn details(&self) -> Option<Value> {
+        let is_thread = self.code == UNSUPPORTED && self.field.as_deref() == Some("thread");
+        is_thread.then(|| json!({ "error_code": "thread_unsupported_request", "unsupported": ["thread"] }))
     }
 
     /// Body in the form of the Chat Completions API, also of an error within a stream.
@@ -244,6 +253,8 @@ fn whole_seconds(pause: Duration) -> u64 {
 const OVERLOADED: u16 = 529;
 /// Code of an overloaded server, as opposed to one that stops or cannot start its CLI.
 const OVERLOADED_CODE: &str = "overloaded";
+/// Code of a field that asks for something unsupported.
+const UNSUPPORTED: &str = "unsupported_field";
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {

@@ -42,3 +42,11 @@ fn long_text_is_cut_between_characters() {
     let error = ApiError::invalid("x", "ü".repeat(10_000));
     assert_eq!(error.message.chars().count(), MAX_MESSAGE_CHARS + 1);
 }
+
+#[test]
+fn refused_threads_are_named_as_by_the_api() {
+    let details = |field| ApiError::unsupported(field, "no").body(None)["error"]["details"].clone();
+    let expected = json!({ "error_code": "thread_unsupported_request", "unsupported": ["thread"] });
+    assert_eq!(details("thread"), expected);
+    assert_eq!(details("compaction"), Value::Null);
+}

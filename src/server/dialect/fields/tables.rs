@@ -102,7 +102,7 @@ static ANTHROPIC: &[Field] = &[
         "thread",
         Refused,
         &[],
-        "a conversation is named by `x-pilotlight-session`, not by the id of an answer",
+        "a conversation is named by `x-pilotlight-session`, not by the id of an answer; SDKs continue with whole histories",
     ),
     field(
         "billing_policy",
