@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::items::{self, Origin};
-use crate::model::Prompt;
+use crate::model::{CallerTool, Prompt};
 use crate::server::api::error::ApiError;
 use crate::server::conversations::HistoryDigest;
 use crate::server::dialect::expected::{Expected, Schema};
@@ -52,6 +52,9 @@ struct Text {
 struct Format {
     r#type: String,
     schema: Option<Value>,
+    /// Its name, and what else the response repeats.
+    #[serde(flatten)]
+    more: Map<String, Value>,
 }
 
 #[derive(Deserialize)]
@@ -70,6 +73,10 @@ pub(crate) struct Asked {
     /// Conversation named in the body.
     pub(super) named: Option<String>,
     pub(super) instructions: Option<String>,
+    /// Format of the answer, tools and choice among them, as the response repeats them.
+    pub(super) format: Value,
+    pub(super) tools: Vec<Value>,
+    pub(super) tool_choice: Value,
     pub(super) metadata: BTreeMap<String, String>,
     pub(super) user: Option<String>,
     /// What the model is asked about its tools.
@@ -110,8 +117,11 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
         let known = ResponseId::parse(&id);
         known.ok_or_else(previous_not_found)
     });
+    let tool_choice = body.tool_choice.clone().unwrap_or_else(|| "auto".into());
     let offer = Offer::of_responses(body.tools, body.tool_choice)?;
-    let schema = schema(body.text.and_then(|Object(text)| text.format))?;
+    let format = body.text.and_then(|Object(text)| text.format);
+    let echoed = format.as_ref().map_or_else(|| json!({ "type": "text" }), |Object(format)| format.echoed());
+    let schema = schema(format)?;
     let is_too_long = bytes.len() > MAX_BYTES_EACH;
     let is_wanted = body.store.unwrap_or(true);
     let asked = Asked {
@@ -121,6 +131,9 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
         is_too_long: is_wanted && is_too_long,
         named: named.clone(),
         instructions: body.instructions,
+        format: echoed,
+        tools: offer.tools.iter().map(function).collect(),
+        tool_choice,
         metadata,
         user: body.user.clone(),
         instruction: offer.choice.instruction(),
@@ -151,8 +164,28 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
     Ok(request)
 }
 
+impl Format {
+    /// Clients read from the response what its text is.
+    fn echoed(&self) -> Value {
+        let mut fields = self.more.clone();
+        fields.insert("type".to_owned(), self.r#type.clone().into());
+        if let Some(schema) = &self.schema {
+            fields.insert("schema".to_owned(), schema.clone());
+        }
+        Value::Object(fields)
+    }
+}
+
+/// A tool that the model was offered. `strict` has no effect.
+fn function(tool: &CallerTool) -> Value {
+    json!({
+        "type": "function", "name": tool.name(), "description": tool.description(),
+        "parameters": tool.input_schema(), "strict": false,
+    })
+}
+
 fn schema(format: Option<Object<Format>>) -> Result<Option<Schema>, ApiError> {
-    let Some(Object(Format { r#type, schema })) = format else { return Ok(None) };
+    let Some(Object(Format { r#type, schema, .. })) = format else { return Ok(None) };
     match (r#type.as_str(), schema) {
         ("text", _) => Ok(None),
         ("json_object", _) => Ok(Some(Schema::any())),

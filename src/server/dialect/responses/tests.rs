@@ -138,3 +138,22 @@ fn listed_items_have_ids_and_parts() {
     let ids: std::collections::BTreeSet<_> = items.iter().map(|item| item["id"].as_str().unwrap()).collect();
     assert_eq!(ids.len(), 3);
 }
+
+#[test]
+fn response_repeats_format_and_tools_in_effect() {
+    let format =
+        json!({ "type": "json_schema", "name": "n", "strict": true, "schema": { "type": "object" } });
+    let tool =
+        json!({ "type": "function", "name": "add", "strict": true, "parameters": { "type": "object" } });
+    let search = json!({ "type": "web_search" });
+    let request = request(&json!({
+        "model": "sonnet", "input": "a", "text": { "format": format }, "tools": [tool, search], "tool_choice": "required",
+    }));
+    let context = AnswerContext { session: "s".to_owned(), created: 7, model: "sonnet".to_owned() };
+    let whole = document(Collected::default(), &outcome(), &context, request.response.as_ref().unwrap());
+    assert_eq!((&whole["text"]["format"], &whole["tool_choice"]), (&format, &json!("required")));
+    assert_eq!(whole["tools"].as_array().unwrap().len(), 1, "what has no effect is not repeated: {whole}");
+    let repeated = &whole["tools"][0];
+    assert_eq!((&repeated["name"], &repeated["strict"]), (&json!("add"), &json!(false)));
+    assert_eq!(repeated["parameters"], tool["parameters"]);
+}
