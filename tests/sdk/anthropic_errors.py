@@ -63,7 +63,7 @@ def a_full_context_is_a_bad_request_with_a_code_and_a_way_out():
         error = judge(raises(anthropic.APIError, call), 400)
         equal(error.body["error"]["code"], "context_full")
         message = error.body["error"]["message"]
-        assert message.startswith("prompt is too long") and "purge=true" in message, message
+        assert message.startswith("prompt is too long") and "/compact" in message, message
     equal(say(client, "fine"), "echo 3: fine")
 
 

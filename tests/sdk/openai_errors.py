@@ -47,7 +47,7 @@ def a_full_context_is_a_bad_request_with_a_code_and_a_way_out():
     for call in calls:
         error = judge(raises(openai.APIError, call), 400)
         equal(error.code, "context_full")
-        assert "purge=true" in error.body["message"], error.body
+        assert "/compact" in error.body["message"], error.body
     equal(say(client, "fine"), "echo 3: fine")
 
 
