@@ -1,5 +1,7 @@
 // Three turns of one conversation by the Agent SDK, with the answers in pieces.
-const { query } = await import(process.env.AGENT_SDK);
+import { load } from "./checks.mjs";
+
+const { query } = await load("@anthropic-ai/claude-agent-sdk");
 
 let next = () => {};
 const answered = () => new Promise((resolve) => { next = resolve; });

@@ -3,7 +3,7 @@
 //! They send their system prompt in pieces, some of them among the messages, tools of their own and an id of a user that
 //! nobody can set. Each of their conversations goes on in one warm child.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -11,10 +11,11 @@ use tokio::process::Command;
 
 use crate::bench::Bench;
 use crate::common::api::Api;
-use crate::common::installed::{VERSIONS, cli, missing};
+use crate::common::installed::{VERSIONS, cli};
 use crate::common::place::{MARK, Place};
 use crate::common::program::{Program, Site, place};
-use crate::python::{Age, finished, package_of, python};
+use crate::node::node_modules;
+use crate::python::{Age, file_of, finished, package_of};
 
 /// Three starts of a CLI and three turns, on a machine busy with other tests.
 const RUNS_WITHIN: Duration = Duration::from_secs(120);
@@ -49,9 +50,9 @@ async fn sessions(site: &Site, turns: u64) -> Vec<Value> {
     all.into_iter().filter(|session| session["turns"] == turns).collect()
 }
 
-/// A conversation of three turns in one session, by one child that was never started again.
-async fn is_one_warm_conversation(site: &Site) {
-    let sessions = sessions(site, 3).await;
+/// A conversation of this number of turns in one session, by one child that was never started again.
+async fn is_one_warm_conversation(site: &Site, turns: u64) {
+    let sessions = sessions(site, turns).await;
     assert_eq!(sessions.len(), 1, "{sessions:?}");
     let session = &sessions[0];
     assert_eq!((&session["generation"], &session["restarts"]), (&json!(1), &json!(0)), "{session}");
@@ -72,7 +73,7 @@ async fn claude_goes_on_in_one_warm_session() {
             let said = ["one", "two", "three"][number];
             assert!(answer["result"].as_str().expect("a result").contains(said), "{version}: {answer}");
         }
-        is_one_warm_conversation(&site).await;
+        is_one_warm_conversation(&site, 3).await;
     }
 }
 
@@ -130,62 +131,133 @@ async fn claude_through_the_real_cli_is_answered() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn agent_sdk_in_python_goes_on_in_one_warm_session() {
-    let Some(package) = package_of("claude-agent-sdk", Age::Current) else { return };
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk/agent.py");
-    agent(
-        |place| {
-            let mut command = python(place, &package);
-            command.arg(&script);
-            command
-        },
-        &[("PYTHONPATH", package.display().to_string())],
-    )
-    .await;
+/// The Agent SDKs, which start a `claude` each.
+#[derive(Clone, Copy)]
+enum AgentSdk {
+    Python,
+    Node,
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn agent_sdk_in_node_goes_on_in_one_warm_session() {
-    let Some(modules) = node_modules() else { return };
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk/agent.mjs");
-    let sdk = modules.join("@anthropic-ai/claude-agent-sdk/sdk.mjs");
-    agent(
-        |_| {
-            let mut command = Command::new("node");
-            command.arg(&script);
-            command
-        },
-        &[("AGENT_SDK", sdk.display().to_string())],
-    )
-    .await;
+/// Runs a script of an agent toward this service: what it wrote. Nothing if the SDK or the CLI is not installed.
+async fn agent(sdk: AgentSdk, script: &str, version: &str, place: &Place, service: &str) -> Option<String> {
+    let cli = cli(version)?;
+    let (mut command, modules) = match sdk {
+        AgentSdk::Python => (Command::new("python3"), package_of("claude-agent-sdk", Age::Current)?),
+        AgentSdk::Node => (Command::new("node"), node_modules()?),
+    };
+    match sdk {
+        AgentSdk::Python => command.args(["-S", "-B", "-u"]).arg(file_of(script, "py")),
+        AgentSdk::Node => command.arg(file_of(script, "mjs")),
+    };
+    let mut command = toward(command, place, service, "any");
+    command.env("AGENT_CLI", &cli).env("PYTHONPATH", &modules).env("NODE_SDKS", &modules);
+    let (is_good, written) = finished(command, place, RUNS_WITHIN).await;
+    assert!(is_good, "{version}: {written}");
+    Some(written)
 }
 
 /// Three turns of one client of an Agent SDK, by each version of the CLI.
-async fn agent(start: impl Fn(&Place) -> Command, variables: &[(&str, String)]) {
+async fn goes_on(sdk: AgentSdk) {
     for version in VERSIONS {
-        let Some(cli) = cli(version) else { return };
         let place = place();
         let (_program, site) = Program::ready(&place, "").await;
-        let mut command = toward(start(&place), &place, &site.http, "any");
-        command.env("AGENT_CLI", &cli).envs(variables.iter().map(|(name, value)| (*name, value)));
-        let (is_good, written) = finished(command, &place, RUNS_WITHIN).await;
-        assert!(is_good, "{version}: {written}");
+        let Some(written) = agent(sdk, "agent", version, &place, &site.http).await else { return };
         for said in ["one", "two", "three"] {
             assert!(written.contains(&format!("result: {said}")), "{version}: {written}");
         }
         assert!(written.contains("delta: "), "{version}: nothing came in pieces: {written}");
-        is_one_warm_conversation(&site).await;
+        is_one_warm_conversation(&site, 3).await;
     }
 }
 
-/// Where `tests/run` installs the packages for Node.
-fn node_modules() -> Option<PathBuf> {
-    let usual = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/sdk/node");
-    let home = std::env::var_os("PILOTLIGHT_NODE_SDKS").map_or(usual, PathBuf::from);
-    let found = Some(home.join("node_modules")).filter(|modules| modules.is_dir());
-    if found.is_none() {
-        missing("the Agent SDK for Node is not installed (tests/run installs it)");
+#[tokio::test(flavor = "multi_thread")]
+async fn agent_sdk_in_python_goes_on_in_one_warm_session() {
+    goes_on(AgentSdk::Python).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agent_sdk_in_node_goes_on_in_one_warm_session() {
+    goes_on(AgentSdk::Node).await;
+}
+
+/// What the session's model calls is run by the agent: a tool in the script's own process, and the shell of its CLI.
+async fn runs_tools(sdk: AgentSdk) {
+    for version in VERSIONS {
+        let place = place();
+        let (_program, site) = Program::ready(&place, "").await;
+        let Some(written) = agent(sdk, "agent_tools", version, &place, &site.http).await else { return };
+        let expected = ["added: 42", "result: TOOLS:ok 42", "result: TOOLS:ok", "result: done"];
+        let mut rest = written.as_str();
+        for line in expected {
+            rest = rest.split_once(line).unwrap_or_else(|| panic!("{version}: no {line:?}: {written}")).1;
+        }
+        ran_in_client(&place);
+        // Three messages and the results of two calls.
+        is_one_warm_conversation(&site, 5).await;
     }
-    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agent_sdk_in_python_runs_its_own_tools() {
+    runs_tools(AgentSdk::Python).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agent_sdk_in_node_runs_its_own_tools() {
+    runs_tools(AgentSdk::Node).await;
+}
+
+/// A shell has written this in the client's directory, and none in a workspace of the service.
+fn ran_in_client(place: &Place) {
+    let proof =
+        std::fs::read_to_string(place.path().join("client/proof")).expect("the client's shell has run");
+    assert_eq!(proof, "shell\n");
+}
+
+const SHELL: &str = r#"[[tool:mcp__caller__Bash {"command":"echo shell > proof","description":"writes"}]]"#;
+const ALLOWED: [&str; 4] = ["--allowedTools", "Bash(echo:*),Read", "--permission-mode", "acceptEdits"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claude_runs_its_own_tools() {
+    for version in VERSIONS {
+        let Some(cli) = cli(version) else { return };
+        let place = place();
+        let (_program, site) = Program::ready(&place, "").await;
+        let proof = place.path().join("client/proof");
+        let read = format!(r#"[[tool:mcp__caller__Read {{"file_path":{proof:?}}}]]"#);
+        for (number, (text, said)) in
+            [(SHELL, "TOOLS:ok"), (read.as_str(), "shell"), ("[[say:done]]", "done")].into_iter().enumerate()
+        {
+            let mut arguments = vec!["--model", "sonnet"];
+            arguments.extend(ALLOWED);
+            arguments.extend((number > 0).then_some("--continue"));
+            arguments.extend(["--", text]);
+            let answer = claude(&cli, &place, &site.http, "any", &arguments).await;
+            assert_eq!(answer["is_error"], false, "{version}: {answer}");
+            assert!(answer["result"].as_str().expect("a result").contains(said), "{version}: {answer}");
+        }
+        ran_in_client(&place);
+        is_one_warm_conversation(&site, 5).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claude_runs_its_own_tools_for_the_real_cli() {
+    let Some(bench) = Bench::new().await else { return };
+    let server = bench.serve("").await;
+    for version in VERSIONS {
+        let Some(cli) = cli(version) else { return };
+        let mut arguments = ALLOWED.to_vec();
+        arguments.extend(["--", SHELL]);
+        let client = server.client();
+        let answer = claude(&cli, &bench.place, client.http(), "any", &arguments).await;
+        assert_eq!(
+            (&answer["is_error"], &answer["result"]),
+            (&json!(false), &json!("TOOLS:ok")),
+            "{version}"
+        );
+        ran_in_client(&bench.place);
+        std::fs::remove_file(bench.place.path().join("client/proof")).expect("it is there");
+    }
+    server.stop().await;
 }

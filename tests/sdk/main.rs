@@ -1,5 +1,6 @@
 //! Clients that nobody here has written, unmodified, against a real server: the official SDKs in Python, in the current
-//! version and in one a year older, and curl. Their checks are the scripts beside this file. `tests/run` installs the
+//! version and in one a year older, those for Node, LangChain, LiteLLM, the AI SDK, `llm`, `claude`, the Agent SDKs and
+//! curl. Their checks are the scripts beside this file. `tests/run` installs the
 //! packages; without them these tests say that they are left out, and fail where nothing may be left out.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
@@ -14,6 +15,8 @@ mod curl;
 mod fields;
 mod fuzz;
 mod keys;
+mod matrix;
+mod node;
 mod python;
 mod readme;
 mod real;
@@ -53,6 +56,31 @@ macro_rules! script {
     };
 }
 
+/// A script of Python packages that are tested in one version.
+macro_rules! client {
+    ($name:ident, $config:expr) => {
+        #[tokio::test(flavor = "multi_thread")]
+        async fn $name() {
+            check(stringify!($name), Age::Current, $config).await;
+        }
+    };
+}
+
+/// A script for Node.
+macro_rules! in_node {
+    ($name:ident) => {
+        #[tokio::test(flavor = "multi_thread")]
+        async fn $name() {
+            let Some(script) = Script::in_node(stringify!($name)) else { return };
+            let place = place();
+            let (_program, site) = Program::ready(&place, "").await;
+            script
+                .run(&place, &[("PILOTLIGHT_URL", &site.http), ("PILOTLIGHT_ADMIN_URL", &site.admin)])
+                .await;
+        }
+    };
+}
+
 /// One turn at a time, one child, no patience.
 const NARROW: &str = "[session]\nturn_queue = 0\nidle_timeout = \"200ms\"\n[limits]\nmax_children = 1\nqueue_deadline = \"300ms\"\n";
 
@@ -65,3 +93,12 @@ script!(anthropic_refused, super::NARROW);
 script!(openai_turns, "");
 script!(openai_errors, super::RESTLESS);
 script!(openai_responses, "");
+script!(anthropic_tools, "");
+script!(openai_tools, "");
+client!(langchain_turns, "");
+client!(litellm_turns, "");
+// It cannot set a header.
+client!(llm_turns, "[http]\ndefault_user = \"someone\"\n");
+in_node!(node_anthropic);
+in_node!(node_openai);
+in_node!(ai_turns);

@@ -1,4 +1,4 @@
-//! Python scripts as child processes, each with one package that `tests/run` has installed.
+//! The scripts beside this file as child processes, each with packages that `tests/run` has installed.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -9,9 +9,10 @@ use tokio::time::timeout;
 
 use crate::common::installed::missing;
 use crate::common::place::{MARK, Place};
+use crate::node::{node, node_modules};
 
 /// The packages that `tests/run` installs.
-const PINNED: &str = include_str!("pinned.txt");
+pub(crate) const PINNED: &str = include_str!("pinned.txt");
 
 /// More than any script takes, on a machine busy with other tests.
 const RUNS_WITHIN: Duration = Duration::from_secs(180);
@@ -23,39 +24,65 @@ pub(crate) enum Age {
     YearOld,
 }
 
-/// A script beside this file and the package that it imports.
+/// A script beside this file and the packages that it imports.
 pub(crate) struct Script {
     name: &'static str,
-    package: PathBuf,
+    packages: Packages,
+}
+
+enum Packages {
+    Python(PathBuf),
+    Node(PathBuf),
 }
 
 impl Script {
     /// The script with the package that its name begins with; nothing, after having said so, if that is not installed.
     pub(crate) fn with_package(name: &'static str, age: Age) -> Option<Self> {
         let (package, _) = name.split_once('_').expect("a script's name begins with its package");
-        Some(Self { name, package: package_of(package, age)? })
+        Some(Self { name, packages: Packages::Python(package_of(package, age)?) })
+    }
+
+    /// The script for Node; nothing, after having said so, if its packages are not installed.
+    pub(crate) fn in_node(name: &'static str) -> Option<Self> {
+        Some(Self { name, packages: Packages::Node(node_modules()?) })
     }
 
     /// Runs it to its end, which must be a good one and come in time.
     pub(crate) async fn run(&self, place: &Place, variables: &[(&str, &str)]) {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk").join(format!("{}.py", self.name));
-        let mut command = python(place, &self.package);
-        command.arg(file).envs(variables.iter().copied());
+        let (mut command, end, home) = match &self.packages {
+            Packages::Python(package) => (python(place, package), "py", package),
+            Packages::Node(modules) => (node(place, modules), "mjs", modules),
+        };
+        command.arg(file_of(self.name, end)).envs(variables.iter().copied());
         let (is_good, written) = finished(command, place, RUNS_WITHIN).await;
         // Seen if the test fails, or with `--nocapture`.
-        println!("{} with {}:\n{written}", self.name, self.package.display());
+        println!("{} with {}:\n{written}", self.name, home.display());
         assert!(is_good, "{} has failed", self.name);
     }
 }
 
+/// A script's file.
+pub(crate) fn file_of(name: &str, end: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk").join(format!("{name}.{end}"))
+}
+
+/// The packages that are installed together with one whose name begins so, of this age.
+pub(crate) fn pinned(package: &str, age: Age) -> &'static str {
+    let is_it = |line: &&str| {
+        let name = line.split_once("==").map(|(name, _)| name).and_then(|name| name.strip_prefix(package));
+        name.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    };
+    let found = PINNED.lines().filter(|line| !line.starts_with('#')).filter(is_it).nth(age as usize);
+    found.unwrap_or_else(|| panic!("no such version of {package}"))
+}
+
 /// Where a package is.
 pub(crate) fn package_of(package: &str, age: Age) -> Option<PathBuf> {
-    let versions: Vec<_> = PINNED.lines().filter_map(|line| line.split_once("==")).collect();
-    let mut versions = versions.iter().filter(|(name, _)| *name == package).map(|(_, version)| version);
-    let version = versions.nth(age as usize).unwrap_or_else(|| panic!("no such version of {package}"));
-    let found = home().map(|home| home.join(format!("{package}-{version}"))).filter(|home| home.is_dir());
+    let pinned = pinned(package, age);
+    let name = pinned.replace("==", "-").replace(' ', "+");
+    let found = home().map(|home| home.join(name)).filter(|home| home.is_dir());
     if found.is_none() {
-        missing(&format!("{package} {version} is not installed (tests/run installs it)"));
+        missing(&format!("{pinned} is not installed (tests/run installs it)"));
     }
     found
 }

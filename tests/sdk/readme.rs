@@ -7,12 +7,14 @@ use tokio::process::Command;
 
 use crate::common::place::Place;
 use crate::common::program::{Answer, Program, Site, message, place};
+use crate::node::{node, node_modules};
 use crate::python::{Age, finished, package_of, python};
 
-const PAGES: [&str; 3] = [
+const PAGES: [&str; 4] = [
     include_str!("../../README.md"),
     include_str!("../../docs/http-api.md"),
     include_str!("../../docs/configuration.md"),
+    include_str!("../../docs/clients.md"),
 ];
 /// The server's address in the snippets.
 const ADDRESS: &str = "http://127.0.0.1:8480";
@@ -40,18 +42,46 @@ async fn python_snippets_run_unchanged() {
     let snippets = blocks("python");
     assert!(snippets.len() >= 3, "the snippets are found: {snippets:?}");
     for snippet in snippets {
-        let package = if snippet.contains("import anthropic") { "anthropic" } else { "openai" };
-        assert!(snippet.contains(&format!("import {package}")), "it stands by itself: {snippet}");
-        for age in [Age::Current, Age::YearOld] {
+        let of_line =
+            |line: &'static str| line.strip_prefix("import ").or_else(|| line.strip_prefix("from "));
+        let mut packages =
+            snippet.lines().filter_map(of_line).filter_map(|line| line.split([' ', '_']).next());
+        let known = ["anthropic", "openai", "langchain", "litellm"];
+        let package = packages.find(|package| known.contains(package));
+        let package = package.unwrap_or_else(|| panic!("it stands by itself: {snippet}"));
+        let ages: &[_] = match package {
+            "anthropic" | "openai" => &[Age::Current, Age::YearOld],
+            _ => &[Age::Current],
+        };
+        for &age in ages {
             let Some(package) = package_of(package, age) else { continue };
             let place = place();
             let (_program, site) = Program::ready(&place, "").await;
             let mut command = python(&place, &package);
-            command.arg("-c");
+            // LiteLLM else asks hosts of its own.
+            command.env("LITELLM_LOCAL_MODEL_COST_MAP", "True").arg("-c");
             let written = pasted(command, &place, &site, snippet).await;
             assert!(!snippet.contains("print(") || written.contains("echo"), "it printed {written:?}");
             assert!(site.metric("turns_total", &["outcome=\"ok\""]).await >= 1.0, "{snippet}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_snippets_run_unchanged() {
+    let snippets = blocks("js");
+    assert!(!snippets.is_empty(), "the snippets are found");
+    let Some(modules) = node_modules() else { return };
+    for snippet in snippets {
+        let place = place();
+        let (_program, site) = Program::ready(&place, "").await;
+        std::os::unix::fs::symlink(&modules, place.path().join("node_modules")).unwrap();
+        let file = place.path().join("snippet.mjs");
+        std::fs::write(&file, snippet.replace(ADDRESS, &site.http)).unwrap();
+        let mut command = node(&place, &modules);
+        command.arg(&file);
+        let (is_good, written) = finished(command, &place, RUNS_WITHIN).await;
+        assert!(is_good && written.contains("echo"), "{snippet}\n\nwrote\n\n{written}");
     }
 }
 
