@@ -99,6 +99,23 @@ async fn trap_19_a_poisoned_workspace_gives_no_orders() {
 }
 
 /// A workspace that was removed is there again and the conversation goes on.
+/// A CLI that is killed while it writes its own settings leaves a part of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cut_off_settings_of_the_cli_cost_no_turn() {
+    let Some(bench) = Bench::new().await else { return };
+    let system = bench.embed(|_| {}).await;
+    let alice = system.alice();
+    assert_eq!(say(&alice, "[[say:before]]").await, "before");
+    let settings = home(&alice).await.join(".claude.json");
+    for left in ["{\"numStartups\": 1, \"proj", "", "[]"] {
+        alice.evict().await.expect("it is stopped");
+        std::fs::write(&settings, left).expect("the file is written");
+        let after = ask(&alice, "[[say:after]]").await;
+        assert_eq!((after.text.as_str(), after.context_lost), ("after", false), "{left:?}");
+    }
+    system.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn removed_workspace_is_recreated() {
     let Some(bench) = Bench::new().await else { return };

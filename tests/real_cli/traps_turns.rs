@@ -138,6 +138,39 @@ async fn trap_14_costs_are_per_turn_across_restarts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_14_costs_add_up_in_the_metric() {
+    let Some(bench) = Bench::new().await else { return };
+    let server = bench.serve("").await;
+    let client = server.client();
+    let mut first = 0.0;
+    for number in 1..=6_u8 {
+        assert_eq!(client.turn("alice", "[[say:yes]]").await.text(), "yes");
+        let spent = client.metrics().await.sum("pilotlight_cost_micro_usd_total", &[]);
+        if number == 1 {
+            first = spent;
+        }
+        assert!(
+            spent > 0.0 && (spent - f64::from(number) * first).abs() < 0.5,
+            "{spent} after {number} turns"
+        );
+        match number {
+            2 => {
+                bench.on_disk(2).await;
+                bench.only_cli().kill();
+            }
+            4 => {
+                let stopped = reqwest::Client::new()
+                    .delete(format!("{}/v1/sessions/default", client.http()))
+                    .header("x-pilotlight-user", "alice");
+                assert!(stopped.send().await.expect("an answer").status().is_success());
+            }
+            _ => {}
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trap_22_a_budget_that_is_used_up_does_not_stick() {
     let Some(bench) = Bench::new().await else { return };
     let budget = |config: &mut Config| config.cli.args = ["--max-budget-usd", "0.001"].map(Into::into).into();
