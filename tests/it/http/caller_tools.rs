@@ -300,3 +300,19 @@ async fn results_of_another_user_reach_nobody() {
     let body = anthropic(&json!([question, said, { "role": "user", "content": results }]), &json!({}));
     assert_eq!(send(&site, "/v1/messages", &body).await.json()["content"][0]["text"], "TOOLS:ok own own");
 }
+
+/// A schema whose references form a long chain, which ended the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn deep_schema_is_refused() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "").await;
+    let mut defs: serde_json::Map<String, Value> = (0..60_000)
+        .map(|level| (format!("d{level}"), json!({ "$ref": format!("#/$defs/d{}", level + 1) })))
+        .collect();
+    defs.insert("d60000".to_owned(), json!({}));
+    let schema = json!({ "type": "object", "properties": { "a": { "$ref": "#/$defs/d0" } }, "$defs": defs });
+    let format = json!({ "output_config": { "format": { "type": "json_schema", "schema": schema } } });
+    let refused = send(&site, "/v1/messages", &anthropic(&json!([asked("x")]), &format)).await;
+    assert_eq!(refused.status, 400, "{refused:?}");
+    site.ready().await;
+}
