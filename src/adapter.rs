@@ -12,13 +12,13 @@ use std::fmt::Debug;
 #[cfg(feature = "server")]
 pub(crate) use claude::{AnswerReader, mcp_server_of};
 pub(crate) use claude::{
-    CONTINUATION, FIXED_VARIABLES, announced_model, as_called, call_response, cancelled_request, checkpoint,
-    classify, command, compaction_note, compaction_request, config_dir, context_request, context_usage,
-    control_response, credentials_file, cut, echo, encode_credentials, encode_first_turn, encode_turn,
-    entries_after, handshake, home_cleanup, host_request, import, interrupt, is_judged, is_streamed,
-    last_usage, launch_refusal, mcp_servers, message_edge, messages, mirrors_conversation,
-    permission_response, ping, restore, snapshot, stored_credentials, task, terminal, text_delta,
-    tmp_cleanup, tool_calls, tools_response, transcript_end, transcript_gap, transcript_path,
+    CALLER_SERVER, CONTINUATION, FIXED_VARIABLES, announced_model, as_called, call_response,
+    cancelled_request, checkpoint, classify, command, compaction_note, compaction_request, config_dir,
+    context_request, context_usage, control_response, credentials_file, cut, echo, encode_credentials,
+    encode_first_turn, encode_turn, entries_after, handshake, home_cleanup, host_request, import, interrupt,
+    is_judged, is_streamed, last_usage, launch_refusal, mcp_servers, message_edge, messages,
+    mirrors_conversation, permission_response, ping, restore, snapshot, stored_credentials, task, terminal,
+    text_delta, tmp_cleanup, tool_calls, tools_response, transcript_end, transcript_gap, transcript_path,
     unsupported_response, variable_beside_oauth, with_message_id,
 };
 #[cfg(feature = "broker")]

@@ -12,7 +12,7 @@ pub(crate) use broker::{
     usage_reader,
 };
 pub(crate) use caller_tools::{
-    CONTINUATION, as_called, call_response, message_edge, tool_calls, tools_response,
+    CALLER_SERVER, CONTINUATION, as_called, call_response, message_edge, tool_calls, tools_response,
 };
 pub(crate) use classify::{classify, is_streamed, mirrors_conversation};
 pub(crate) use compaction::{compaction_note, compaction_request};

@@ -17,6 +17,9 @@ const MOST_CALLS: usize = 128;
 /// Maximum length of the lines with the calls of one message: what a model writes has some hundred kilobytes at most.
 const MOST_BYTES: usize = 8 << 20;
 
+/// Lists of tools that a child gets in a turn: a CLI needs one for each connection, and a list can be long.
+const MOST_LISTS: u32 = 16;
+
 /// A request of the CLI for a result.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct OpenCall {
@@ -34,6 +37,7 @@ pub(crate) struct Calls {
     made: Vec<ToolCall>,
     /// Length of the lines that made them.
     bytes: usize,
+    lists: u32,
     /// The message has ended.
     ended: bool,
     usage: Usage,
@@ -85,15 +89,34 @@ impl Calls {
         self.bytes = 0;
     }
 
-    /// Calls that a line of this length makes. Those beyond the limits are not the caller's, and get no result.
+    /// Calls that a line of this length makes. Those beyond the limits, and of no tool that is offered, are not the
+    /// caller's, and get no result.
     pub(crate) fn made(&mut self, calls: Vec<ToolCall>, bytes: usize) {
+        if calls.is_empty() {
+            return;
+        }
+        if self.answered {
+            // Of a message whose begin was not reported.
+            self.message_began();
+        }
         let total = self.bytes.saturating_add(bytes);
-        if calls.is_empty() || total > MOST_BYTES {
+        if total > MOST_BYTES {
             return;
         }
         self.bytes = total;
-        let room = MOST_CALLS.saturating_sub(self.made.len());
-        self.made.extend(calls.into_iter().take(room));
+        for call in calls {
+            let is_offered = self.tools.iter().any(|tool| tool.name() == call.name);
+            let is_new = self.made.iter().all(|other| other.id != call.id);
+            if is_offered && is_new && self.made.len() < MOST_CALLS {
+                self.made.push(call);
+            }
+        }
+    }
+
+    /// Whether the child gets a list of the tools.
+    pub(crate) fn may_list(&mut self) -> bool {
+        self.lists += 1;
+        self.lists <= MOST_LISTS
     }
 
     pub(crate) fn message_ended(&mut self, usage: Usage) {
@@ -148,6 +171,12 @@ impl Calls {
                 (call, result)
             })
             .collect()
+    }
+
+    /// The answer to a call that nobody waits for.
+    pub(crate) fn refuse(call: OpenCall) -> (OpenCall, ToolResult) {
+        let result = without_result(&call.id);
+        (call, result)
     }
 
     /// Nobody answers: errors for all that is open.
@@ -245,5 +274,33 @@ mod tests {
         assert!(calls.withdraw("r-c") && !calls.withdraw("r-c"));
         calls.asked(open("d"));
         assert_eq!(calls.give_up().len(), 1);
+    }
+
+    /// A child can write any line.
+    #[test]
+    fn calls_that_are_none_of_the_callers_are_left_out() {
+        let mut calls = calls();
+        let other = ToolCall { name: "other".into(), ..call("x") };
+        calls.made(vec![call("a"), call("a"), other], 1);
+        calls.made(vec![call("b")], MOST_BYTES);
+        calls.asked(open("a"));
+        calls.message_ended(Usage::default());
+        assert_eq!(calls.take_due().unwrap().calls, [call("a")]);
+        assert!((0..MOST_LISTS).all(|_| calls.may_list()) && !calls.may_list());
+    }
+
+    /// A CLI that repeats a request without streaming reports neither begin nor end of the message.
+    #[test]
+    fn later_message_without_a_begin_has_calls_of_its_own() {
+        let mut calls = calls();
+        calls.made(vec![call("a")], 1);
+        calls.asked(open("a"));
+        calls.message_ended(Usage::default());
+        assert!(calls.take_due().is_some());
+        calls.answer(&[ToolResult::text("a", "1")]);
+        calls.made(vec![call("b")], 1);
+        assert_eq!(calls.asked(open("b")), None, "the caller can answer it");
+        calls.message_ended(Usage::default());
+        assert_eq!(calls.take_due().unwrap().calls, [call("b")]);
     }
 }

@@ -65,6 +65,11 @@ impl McpServers {
         defined.chain(configured).collect()
     }
 
+    /// Whether one of them has this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.configured.contains(name) || self.defined.contains_key(name)
+    }
+
     /// Why these cannot be given to a child.
     pub(crate) fn problem(&self, mcp: &Mcp) -> Option<&'static str> {
         if self.configured.iter().any(|name| !mcp.servers.contains_key(name)) {
@@ -133,6 +138,8 @@ mod tests {
         assert_eq!(names(&McpServers::defined(definitions()), "none"), ["a"]);
         assert_eq!(names(&McpServers::configured(["own", "gone"]), "none"), ["own"]);
         assert!(McpServers::default().is_empty());
+        let both = sent(Sender::Service);
+        assert!(both.has("a") && both.has("own") && !both.has("b"));
         assert!(!format!("{:?}", McpServers::defined(definitions())).contains("command"));
     }
 }

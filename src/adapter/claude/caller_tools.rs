@@ -5,13 +5,15 @@
 
 use serde_json::{Value, json};
 
+use super::amounts::Amounts;
 use super::control::line;
 use super::fields::with_fields;
+use super::read::ID_LIMIT;
 use crate::adapter::{HostRequest, McpMessage, MessageEdge};
 use crate::model::{Block, CallerTool, History, ToolCall, ToolResult};
 
 /// Name of the server.
-pub(super) const SERVER: &str = "caller";
+pub(crate) const CALLER_SERVER: &str = "caller";
 /// Prefix of the model's names of its tools.
 const PREFIX: &str = "mcp__caller__";
 
@@ -20,21 +22,28 @@ const PROTOCOL_VERSION: &str = "2025-06-18";
 
 /// What a message for the caller's tools asks for; `None` for one for another server.
 pub(super) fn request(request_id: &str, server: &str, message: Value) -> Option<HostRequest> {
-    if server != SERVER {
+    let message_id = message.get("id").cloned().unwrap_or_default();
+    let is_id = match &message_id {
+        Value::Null | Value::Number(_) => true,
+        Value::String(id) => id.len() <= ID_LIMIT,
+        _ => false,
+    };
+    if server != CALLER_SERVER || !is_id {
         return None;
     }
     let request_id = request_id.to_owned();
-    let message_id = message.get("id").cloned().unwrap_or_default();
     let params = message.get("params").unwrap_or(&Value::Null);
     let asked = match message.get("method").and_then(Value::as_str).unwrap_or_default() {
         "initialize" => {
-            let version = params.get("protocolVersion").and_then(Value::as_str).unwrap_or(PROTOCOL_VERSION);
+            let version = params.get("protocolVersion").and_then(Value::as_str);
+            let version = version.filter(|it| it.len() <= ID_LIMIT).unwrap_or(PROTOCOL_VERSION);
             McpMessage::Initialize { version: version.to_owned() }
         }
         "tools/list" => McpMessage::List,
         "tools/call" => {
             let id = params.get("_meta").and_then(|meta| meta.get("claudecode/toolUseId"));
-            McpMessage::Call { id: id.and_then(Value::as_str).unwrap_or_default().to_owned() }
+            let id = id.and_then(Value::as_str).filter(|id| id.len() <= ID_LIMIT).unwrap_or_default();
+            McpMessage::Call { id: id.to_owned() }
         }
         "ping" => McpMessage::Ping,
         method if method.starts_with("notifications/") => McpMessage::Notification,
@@ -54,7 +63,7 @@ pub(crate) fn tools_response(
         McpMessage::Initialize { version } => json!({
             "protocolVersion": version,
             "capabilities": { "tools": {} },
-            "serverInfo": { "name": SERVER, "version": "1" },
+            "serverInfo": { "name": CALLER_SERVER, "version": "1" },
         }),
         McpMessage::List => json!({ "tools": tools.iter().map(listed).collect::<Vec<_>>() }),
         McpMessage::Ping | McpMessage::Notification => json!({}),
@@ -133,8 +142,10 @@ fn tool_call(mut block: Value) -> Option<ToolCall> {
         return None;
     }
     let name = block.get("name")?.as_str()?.strip_prefix(PREFIX)?.to_owned();
-    let id = block.get("id")?.as_str()?.to_owned();
-    Some(ToolCall::new(id, name, block.get_mut("input").map(Value::take).unwrap_or_default()))
+    let id = block.get("id")?.as_str().filter(|id| id.len() <= ID_LIMIT)?.to_owned();
+    // The API knows objects only.
+    let input = block.get_mut("input").map(Value::take).filter(Value::is_object);
+    Some(ToolCall::new(id, name, input.unwrap_or_else(|| json!({}))))
 }
 
 /// Begin or end of a message of the model, if the line is one of these events.
@@ -150,7 +161,10 @@ pub(crate) fn message_edge(line: &[u8]) -> Option<MessageEdge> {
         let event = fields.object("event")?;
         match event.text("type")?.as_str() {
             "message_start" => Some(MessageEdge::Begin),
-            "message_delta" => Some(MessageEdge::End(event.get("usage").unwrap_or_default())),
+            "message_delta" => {
+                let usage = event.object("usage").map(|usage| Amounts::default().usage(&usage));
+                Some(MessageEdge::End(usage.unwrap_or_default()))
+            }
             _ => None,
         }
     })
@@ -201,7 +215,7 @@ mod tests {
 
     #[test]
     fn messages_of_the_server_are_known() {
-        let asked = |message: Value| match request("r", SERVER, message) {
+        let asked = |message: Value| match request("r", CALLER_SERVER, message) {
             Some(HostRequest::Tools { message_id, asked, .. }) => (message_id, asked),
             other => panic!("{other:?}"),
         };
@@ -216,6 +230,16 @@ mod tests {
         );
         assert_eq!(asked(json!({ "id": 1, "method": "resources/list" })).1, McpMessage::Unknown);
         assert_eq!(asked(json!(7)).1, McpMessage::Unknown);
+        // They are kept and repeated.
+        let long = "x".repeat(ID_LIMIT + 1);
+        for id in [json!(long), json!([1])] {
+            assert!(request("r", CALLER_SERVER, json!({ "id": id, "method": "tools/list" })).is_none());
+        }
+        let meta = json!({ "_meta": { "claudecode/toolUseId": long }, "protocolVersion": long });
+        let call = asked(json!({ "id": 1, "method": "tools/call", "params": meta })).1;
+        assert_eq!(call, McpMessage::Call { id: String::new() });
+        let version = asked(json!({ "id": 1, "method": "initialize", "params": meta })).1;
+        assert_eq!(version, McpMessage::Initialize { version: PROTOCOL_VERSION.into() });
         assert!(request("r", "other", json!({ "method": "tools/list" })).is_none());
     }
 
@@ -270,6 +294,9 @@ mod tests {
         let usage = Usage { output_tokens: 7, ..Usage::default() };
         assert_eq!(message_edge(line(end.clone(), Value::Null).as_bytes()), Some(MessageEdge::End(usage)));
         assert_eq!(message_edge(line(end, json!("t")).as_bytes()), None, "of a subagent");
+        let much = json!({ "type": "message_delta", "usage": { "output_tokens": u64::MAX } });
+        let none = MessageEdge::End(Usage::default());
+        assert_eq!(message_edge(line(much, Value::Null).as_bytes()), Some(none), "as no turn can use");
         let begin = json!({ "type": "message_start", "message": {} });
         assert_eq!(message_edge(line(begin, Value::Null).as_bytes()), Some(MessageEdge::Begin));
         let text = json!({ "type": "content_block_delta", "delta": { "text": "\"message_start\"" } });

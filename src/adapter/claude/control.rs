@@ -19,7 +19,7 @@ pub(crate) fn handshake(request_id: &str, settings: &LaunchSettings) -> Vec<u8> 
         request["systemPrompt"] = prompt.into();
     }
     if !settings.caller_tools.is_empty() {
-        request["sdkMcpServers"] = json!([caller_tools::SERVER]);
+        request["sdkMcpServers"] = json!([caller_tools::CALLER_SERVER]);
     }
     if let Some(schema) = &settings.output_schema {
         request["jsonSchema"] = schema.clone();

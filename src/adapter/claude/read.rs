@@ -14,8 +14,8 @@ use super::tail::Tail;
 use crate::adapter::{ControlResponse, HostRequest, Task};
 use crate::model::{PermissionRequest, is_model_name};
 
-/// Longest accepted id of a conversation or a task. The CLI's are UUIDs and shorter.
-const ID_LIMIT: usize = 128;
+/// Longest accepted id of a conversation, a task, a request or a call. The CLI's are UUIDs and shorter.
+pub(super) const ID_LIMIT: usize = 128;
 
 /// Whether an id has the characters of a UUID: it becomes an argument and a file name.
 pub(super) fn is_plain(id: &str) -> bool {
@@ -39,9 +39,11 @@ pub(crate) fn control_response(line: &[u8]) -> Option<ControlResponse> {
 
 pub(crate) fn host_request(line: &[u8]) -> Option<HostRequest> {
     with_fields(line, |fields| {
-        let request_id = fields.text("request_id")?;
+        // It is kept, and repeated in the response.
+        let request_id = fields.text("request_id").filter(|id| id.len() <= ID_LIMIT)?;
         let request = fields.object("request");
         let what = request.as_ref().and_then(|request| request.text("subtype"));
+        let what = what.filter(|what| what.len() <= ID_LIMIT);
         if let Some(request) = &request
             && what.as_deref() == Some("mcp_message")
             && let (Some(server), Some(message)) = (request.text("server_name"), request.get("message"))
@@ -186,6 +188,8 @@ mod tests {
         let bare = br#"{"type":"control_request","request_id":"r"}"#;
         assert_eq!(host_request(bare), Some(unsupported("unknown")));
         assert_eq!(host_request(br#"{"type":"control_request"}"#), None);
+        let long = format!(r#"{{"type":"control_request","request_id":"{}"}}"#, "r".repeat(ID_LIMIT + 1));
+        assert_eq!(host_request(long.as_bytes()), None);
     }
 
     #[test]

@@ -224,6 +224,11 @@ impl EncodedTurn {
         if let Some(problem) = servers.and_then(|servers| servers.problem(&config.mcp)) {
             return Err(TurnError::InvalidMcpServers(problem));
         }
+        // The tools of that server run without permission.
+        if servers.is_some_and(|servers| servers.has(adapter::CALLER_SERVER)) {
+            let problem = "the name \"caller\" belongs to the caller's own tools";
+            return Err(TurnError::InvalidMcpServers(problem));
+        }
         let settings = SettingsRecord {
             model: options.model,
             system_prompt: options.system_prompt,

@@ -316,3 +316,16 @@ async fn deep_schema_is_refused() {
     assert_eq!(refused.status, 400, "{refused:?}");
     site.ready().await;
 }
+
+/// All tools of the server `caller` run without permission.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_mcp_server_has_the_name_of_the_tools() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "[mcp]\ncallers = \"all\"\n").await;
+    let servers = json!({ "mcp_servers": { "caller": { "command": "true" } } });
+    let refused = send(&site, "/v1/messages", &anthropic(&json!([asked("x")]), &servers)).await;
+    assert_eq!(
+        (refused.status, refused.json()["error"]["code"].as_str()),
+        (400, Some("invalid_mcp_servers"))
+    );
+}

@@ -8,7 +8,7 @@ use tokio::time::{Duration, Instant};
 use super::deadlines::MAX_INTERRUPTS;
 use super::{Action, Ending, HeldTurn, Measurement, Protocol};
 use crate::adapter::{self, McpMessage, MessageEdge};
-use crate::child::calls::{OpenCall, Waiting};
+use crate::child::calls::{Calls, OpenCall, Waiting};
 use crate::child::event::ChildEvent;
 use crate::child::exit::KillReason;
 use crate::child::running_turn::{Job, RunningTurn};
@@ -41,10 +41,15 @@ impl Protocol {
         now: Instant,
     ) {
         let McpMessage::Call { id } = asked else {
+            let is_too_often = asked == McpMessage::List && !self.calls.may_list();
+            let asked = if is_too_often { McpMessage::Unknown } else { asked };
             let tools = self.calls.tools.clone();
             return self.write(adapter::tools_response(&request_id, &message_id, &asked, &tools));
         };
-        let known = self.calls.asked(OpenCall { request_id, message_id, id });
+        let call = OpenCall { request_id, message_id, id };
+        let is_expected = self.calls.are_possible() && (self.running.is_some() || self.waiting.is_some());
+        // Of a turn of the CLI's own, nobody would answer it.
+        let known = if is_expected { self.calls.asked(call) } else { Some(Calls::refuse(call)) };
         self.write_results(known);
         self.await_caller_if_due(now);
     }
@@ -87,7 +92,9 @@ impl Protocol {
     /// without a caller.
     fn await_caller_if_due(&mut self, now: Instant) {
         self.calls_heard = now;
+        // What is withheld may be a turn of the CLI's own.
         let is_read = self.has_reader()
+            && !self.is_withheld()
             && !self.is_stopping()
             && self.running.as_ref().is_some_and(|running| running.interrupted_until.is_none());
         if !is_read {

@@ -133,3 +133,24 @@ fn message_without_an_end_counts_after_a_silence() {
     bench.line(&asked("z"));
     assert_eq!(bench.after(5 * SECOND), ["write success"]);
 }
+
+/// Nobody would answer the call, and the next turn would wait for its end.
+#[test]
+fn call_without_a_turn_gets_an_error() {
+    let mut bench = with_tools();
+    assert_eq!(bench.line(&asked("a")), ["write success"]);
+    assert!(!bench.protocol.calls.are_open());
+    let mut without = Bench::opening(config(), &LaunchSettings::default());
+    without.drain();
+    without.line(line::GREETING);
+    without.turn(1);
+    assert_eq!(without.line(&asked("a")), ["write success"], "it has no tools");
+}
+
+#[test]
+fn list_of_tools_is_not_repeated_for_ever() {
+    let mut bench = with_tools();
+    let lists = (0..100).filter(|_| bench.line(LIST) == ["write success"]).count();
+    assert_eq!(lists, 100, "each gets a response");
+    assert!(!bench.protocol.calls.may_list());
+}
