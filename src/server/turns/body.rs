@@ -141,6 +141,10 @@ impl TurnBody {
                             }
                         }
                         Poll::Ready(Some(Err(error))) => {
+                            let error = match &self.judge {
+                                Some(judge) => judge.lost(error),
+                                None => error,
+                            };
                             self.end(TurnEnd::Failed(&error), None);
                         }
                         Poll::Ready(None) => {

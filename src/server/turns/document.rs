@@ -26,7 +26,10 @@ impl PendingTurn {
         let ended = loop {
             match self.turn.next_lines().await {
                 Some(Ok(lines)) => collected.lines(&mut reader, &lines),
-                Some(Err(error)) => break Err(error),
+                Some(Err(error)) => match &self.judge {
+                    Some(judge) => break Err(judge.lost(error)),
+                    None => break Err(error),
+                },
                 None => match (self.outcome(), &mut self.judge) {
                     (Ok(outcome), Some(judge)) => match judge.judge(outcome).await {
                         Judged::Again(turn) => self.turn = *turn,

@@ -1,7 +1,9 @@
 //! Compares an answer with what its request expects, and asks the model once more if it does not fit.
 
-use crate::model::Failure;
+use crate::error::{Loss, TurnError};
+use crate::model::{Failure, SessionState};
 use crate::server::dialect::Expected;
+use crate::session::SessionStatus;
 use crate::system::Session;
 use crate::turn::{Outcome, Status, Turn, TurnOptions};
 
@@ -42,6 +44,15 @@ impl Judge {
         }))
     }
 
+    /// What a failure means for the whole answer: where the model was to be asked again, it has seen the prompt.
+    pub(super) fn lost(&self, error: TurnError) -> TurnError {
+        if self.repairs == 0 || error.reached_child() {
+            return error;
+        }
+        let cause = format!("the answer did not fit, and the model could not be asked again: {error}");
+        TurnError::SessionLost(Loss { cause, stderr: String::new() })
+    }
+
     pub(super) async fn judge(&mut self, outcome: Outcome) -> Judged {
         let outcome = match &self.before {
             Some(before) => Outcome {
@@ -53,6 +64,10 @@ impl Judge {
             },
             None => outcome,
         };
+        let outcome = match outcome.status {
+            Status::Aborted(error) => Outcome { status: Status::Aborted(self.lost(error)), ..outcome },
+            _ => outcome,
+        };
         let (expected, checked) = (self.expected.clone(), outcome.clone());
         // A long answer takes long.
         let problem = tokio::task::spawn_blocking(move || expected.problem(&checked)).await;
@@ -60,7 +75,13 @@ impl Judge {
             return Judged::Done(Box::new(outcome));
         };
         if self.repairs == MAX_REPAIRS {
-            return Judged::Done(Box::new(unfit(outcome, &problem)));
+            return Judged::Done(Box::new(unfit(outcome, &problem, "it was asked again")));
+        }
+        let is_followed = |now: SessionStatus| now.state == SessionState::Busy || now.queue_depth > 0;
+        if self.session.status().is_some_and(is_followed) {
+            // Asked now, the model would answer another message.
+            let why = "it was not asked again, because another message of the conversation had followed";
+            return Judged::Done(Box::new(unfit(outcome, &problem, why)));
         }
         self.repairs += 1;
         let repair = self.expected.repair(&problem);
@@ -69,15 +90,16 @@ impl Judge {
                 self.before = Some(outcome);
                 Judged::Again(Box::new(turn))
             }
-            Err(error) => Judged::Done(Box::new(Outcome { status: Status::Aborted(error), ..outcome })),
+            Err(error) => {
+                let status = Status::Aborted(self.lost(error));
+                Judged::Done(Box::new(Outcome { status, ..outcome }))
+            }
         }
     }
 }
 
-fn unfit(outcome: Outcome, problem: &str) -> Outcome {
-    let message = format!(
-        "the model's answer is not what the request asks for, also after it was asked again: {problem}"
-    );
+fn unfit(outcome: Outcome, problem: &str, tried: &str) -> Outcome {
+    let message = format!("the model's answer is not what the request asks for: {problem}; {tried}");
     let failure =
         Failure { kind: "output_invalid".to_owned(), api_status: None, message, interrupted: false };
     Outcome { status: Status::Failed(failure), ..outcome }

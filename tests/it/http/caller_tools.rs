@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::common::SOON;
 use crate::common::program::{Answer, Program, Site, place};
+use crate::common::{SOON, eventually_some};
 
 const CALL: &str = r#"[[tool:mcp__caller__add {"a":1}]][[tool:mcp__caller__add {"a":2}]]"#;
 
@@ -299,6 +299,34 @@ async fn results_of_another_user_reach_nobody() {
         .collect();
     let body = anthropic(&json!([question, said, { "role": "user", "content": results }]), &json!({}));
     assert_eq!(send(&site, "/v1/messages", &body).await.json()["content"][0]["text"], "TOOLS:ok own own");
+}
+
+/// The request for another answer would come behind the other message, and be taken for one about its answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn answer_is_not_asked_for_behind_another_turn() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "").await;
+    let named = |text: &str, more: Value| {
+        let body = anthropic(&json!([asked(text)]), &more);
+        let request = site.of("POST", "/v1/messages", "alice").header("x-pilotlight-session", "one");
+        Answer::of(request.json(&body))
+    };
+    let forced = tokio::spawn(named("[[sleep:3000]]no call", json!({ "tool_choice": { "type": "any" } })));
+    let session = async |field: &str| {
+        let status = Answer::of(site.of("GET", "/v1/sessions", "alice")).await.json();
+        status["sessions"][0][field].clone()
+    };
+    eventually_some("the first turn runs", SOON, async || (session("state").await == "busy").then_some(()))
+        .await;
+    let other = tokio::spawn(named("[[sleep:2000]][[say:other]]", json!({})));
+    eventually_some("the other waits", SOON, async || (session("queue_depth").await == 1).then_some(()))
+        .await;
+    let unmet = forced.await.unwrap();
+    assert_eq!(unmet.status, 502, "{unmet:?}");
+    assert!(unmet.body.contains("not asked again"), "{unmet:?}");
+    assert_eq!(other.await.unwrap().json()["content"][0]["text"], "other");
+    let recalled = named("[[recall]]", json!({})).await;
+    assert!(!recalled.body.contains("cannot be used"), "{recalled:?}");
 }
 
 /// A schema whose references form a long chain, which ended the server.
