@@ -9,6 +9,10 @@
 
 use std::fmt::Debug;
 
+pub(crate) use attach::{AttachRequest, AttachRules, FlagUse, FromChild, FromClient, RawFlags};
+pub(crate) use claude::Gate;
+#[cfg(feature = "server")]
+pub(crate) use claude::parse_attach;
 #[cfg(feature = "server")]
 pub(crate) use claude::{AnswerReader, mcp_server_of};
 pub(crate) use claude::{
@@ -35,6 +39,7 @@ pub(crate) use line::{
 
 #[cfg(feature = "server")]
 pub(crate) mod answer;
+mod attach;
 #[cfg(feature = "broker")]
 pub(crate) mod broker;
 mod claude;

@@ -31,7 +31,9 @@ mod waiting;
 mod watchdog;
 
 pub(crate) use cgroup::{CgroupBase, GroupLimits, Groups, Held, LimitBase};
-pub(crate) use connection::{ChildContext, ConnectionHandle};
+pub(crate) use connection::{ChildContext, ConnectionHandle, RawClient, run_raw};
+#[cfg(feature = "server")]
+pub(crate) use connection::{LINES_IN_FLIGHT, RawInput, RawOutput};
 pub(crate) use event::{ChildEvent, OnChildEvent};
 pub(crate) use exit::{ChildExit, Exit, ExitCause, KillReason};
 pub(crate) use host::{available_memory, memory_limit, open_files, pressure};

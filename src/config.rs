@@ -28,6 +28,8 @@ macro_rules! section {
     };
 }
 
+#[cfg(feature = "server")]
+mod attach;
 mod broker;
 mod cli;
 mod egress;
@@ -47,6 +49,8 @@ mod validate;
 mod value;
 mod workspace;
 
+#[cfg(feature = "server")]
+pub use attach::Attach;
 pub use broker::{Broker, Credentials};
 pub use cli::{CliConfig, SlashCommands, UnknownVersion};
 pub use egress::{Egress, EgressHost};
@@ -71,7 +75,7 @@ pub use workspace::WorkspaceConfig;
 
 /// Configuration of a system. Durations are written as seconds or as text (`"5m"`, `"300s"`, `"250ms"`).
 ///
-/// The sections `http`, `auth` and `admin` belong to the server. Without the feature `server` they are accepted in a
+/// The sections `http`, `auth`, `admin` and `attach` belong to the server. Without the feature `server` they are accepted in a
 /// file and ignored, so that a service and an embedding program can share it.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -92,6 +96,9 @@ pub struct Config {
     /// Listener of the operator.
     #[cfg(feature = "server")]
     pub admin: Admin,
+    /// Clients of `pilotlight attach`.
+    #[cfg(feature = "server")]
+    pub attach: Attach,
     /// The CLI to run.
     pub cli: CliConfig,
     /// Limits of one session.
@@ -195,6 +202,8 @@ impl Default for Config {
             auth: Auth::default(),
             #[cfg(feature = "server")]
             admin: Admin::default(),
+            #[cfg(feature = "server")]
+            attach: Attach::default(),
             cli: CliConfig::default(),
             session: SessionConfig::default(),
             restart: RestartConfig::default(),

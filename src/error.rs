@@ -146,6 +146,9 @@ pub enum TurnError {
         /// How many may be.
         limit: usize,
     },
+    /// The session has no conversation of the id that was asked for.
+    #[error("No conversation found with this session ID")]
+    NoConversation,
     /// The user is being deleted.
     #[error("this user is being deleted with all data; a turn that comes afterwards begins a new session")]
     UserDeleted,
@@ -345,6 +348,7 @@ impl TurnError {
             Self::ToolsTooLarge { .. } => "tools_too_large",
             Self::QueueFull { .. } => "queue_full",
             Self::TooManySessions { .. } => "too_many_sessions",
+            Self::NoConversation => "no_conversation",
             Self::UserDeleted => "user_deleted",
             Self::SessionDeleted => "session_deleted",
             Self::SessionBusy => "session_busy",

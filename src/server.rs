@@ -22,6 +22,7 @@ use crate::system::Pilotlight;
 
 mod api;
 mod app;
+pub mod attach;
 mod auth;
 mod conversations;
 mod dialect;
@@ -37,6 +38,7 @@ mod turns;
 pub use crate::support::open_files::raise as raise_open_files;
 use api::{events, ready, router};
 use app::App;
+use attach::{Attaching, Socket};
 use auth::{Admits, AuthPolicy, Keyring, identity};
 pub use auth::{exposure, keys};
 use net::capacity;
@@ -121,7 +123,16 @@ impl Server {
         let default_user = limits.default_user.as_ref().and_then(|user| UserId::new(user).ok());
         let policy =
             AuthPolicy { keys: keys.clone(), is_local: is_local(http), for_admins: false, default_user };
+        let attaching = Attaching {
+            app: app.clone(),
+            policy: AuthPolicy { is_local: true, ..policy.clone() },
+            closing: closing.clone(),
+            tasks: tasks.clone(),
+        };
         accept(public.0, router::public(app.clone(), policy), most);
+        if let Some(socket) = socket_of(app.pilot.config()) {
+            tasks.spawn(closing.clone().or(socket.serve(attaching)));
+        }
         let policy = AuthPolicy {
             keys: keys.clone(),
             is_local: is_local(admin),
@@ -202,6 +213,18 @@ fn most_connections(config: &Config) -> usize {
         );
     }
     most
+}
+
+/// The socket of attached clients. A server without it serves all others.
+fn socket_of(config: &Config) -> Option<Socket> {
+    if config.attach.connections == 0 {
+        return None;
+    }
+    let path = config.attach_socket();
+    let bound = Socket::bind(&path);
+    bound.inspect_err(|error| {
+        tracing::warn!(%error, path = %path.display(), "no client can attach: the socket (attach.socket) cannot be made");
+    }).ok()
 }
 
 /// Logs who else can change the CLI. Runs in the background: a slow disk does not delay the start.

@@ -7,6 +7,7 @@
 pub(crate) mod access;
 mod actor;
 pub(crate) mod actor_refs;
+pub(crate) mod attach;
 pub(crate) mod cgroups;
 mod child_events;
 mod conclude;

@@ -1,11 +1,14 @@
 //! The adapter for `claude`, 1.0 and later (stream-json over stdin and stdout).
 //!
 //! Command line: `launch`, `tools`, `home`, `judged`. Input lines: `control`, `prompt`. Output lines: `classify`, `fields`, `tail`, `read`,
-//! `delta`, `terminal`, `answer`. Both: `caller_tools`. Files: `transcript`, `import`, `credentials`. The API: `broker`. No other module names a message, a flag
+//! `delta`, `terminal`, `answer`. Both: `caller_tools`, `attach`. Files: `transcript`, `import`, `credentials`. The API: `broker`. No other module names a message, a flag
 //! or a file of this CLI.
 
 #[cfg(feature = "server")]
 pub(crate) use answer::AnswerReader;
+pub(crate) use attach::Gate;
+#[cfg(feature = "server")]
+pub(crate) use attach::parse as parse_attach;
 #[cfg(feature = "broker")]
 pub(crate) use broker::{
     ModelList, TOKEN_URL, api_call, brokered, error_body, list_price, refresh_request, refreshed,
@@ -44,6 +47,7 @@ pub(crate) use transcript::{
 mod amounts;
 #[cfg(feature = "server")]
 mod answer;
+mod attach;
 #[cfg(feature = "broker")]
 mod broker;
 mod caller_tools;

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::RawFlags;
 use crate::config::{CliConfig, PermissionPolicy};
 use crate::model::{CallerTool, Dirs};
 
@@ -34,6 +35,8 @@ pub(crate) struct LaunchSettings {
     pub(crate) caller_tools: Arc<[CallerTool]>,
     /// JSON Schema of the answers.
     pub(crate) output_schema: Option<serde_json::Value>,
+    /// Additions of a client that speaks to the child itself.
+    pub(crate) raw: RawFlags,
 }
 
 /// Cleanup of HOME before each start. Tools can write the CLI's files there, and the next child would obey some of them:

@@ -28,6 +28,7 @@ mod handle;
 mod handoff;
 mod pipes;
 mod protocol;
+mod raw;
 mod reading;
 mod sync;
 #[cfg(test)]
@@ -45,6 +46,7 @@ use handoff::{Handoff, HandsOff};
 use pipes::PipeIo;
 pub(in crate::child) use protocol::Signal;
 use protocol::{Action, Ending, Measurement, Observation, Protocol};
+pub(crate) use raw::{LINES_IN_FLIGHT, RawClient, RawInput, RawOutput, run as run_raw};
 
 use super::event::OnChildEvent;
 use super::exit::{ChildExit, Exit, ExitCause, KillReason, OomKills};

@@ -109,6 +109,11 @@ impl WaitingChild {
         if self.partial.is_empty() { Ok(self.child) } else { Err(Box::new(self)) }
     }
 
+    /// Waits until the process has ended.
+    pub(super) async fn cause(&mut self) -> ExitCause {
+        ExitCause::classify(self.child.shim.exited().await, false, &self.child.oom_kills)
+    }
+
     /// Waits until the process runs.
     ///
     /// # Errors

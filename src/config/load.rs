@@ -15,10 +15,11 @@ const SEPARATOR: &str = "__";
 const TOP_LEVEL: [&str; 2] = ["data_dir", "drain_timeout"];
 /// Keys of the first level that are tables. (Variables for children begin with `PILOTLIGHT_SESSION` or
 /// `PILOTLIGHT_CHILD` alone.)
-const SECTIONS: [&str; 15] = [
+const SECTIONS: [&str; 16] = [
     "http",
     "auth",
     "admin",
+    "attach",
     "cli",
     "session",
     "restart",
@@ -34,7 +35,7 @@ const SECTIONS: [&str; 15] = [
 ];
 
 /// Sections of the server. A configuration file may be shared with a server, so the library alone ignores them.
-const SERVER_SECTIONS: [&str; 3] = ["http", "auth", "admin"];
+const SERVER_SECTIONS: [&str; 4] = ["http", "auth", "admin", "attach"];
 
 /// Error in a configuration. The message names the key and the allowed values.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -173,6 +174,7 @@ fn is_text(key: &[String]) -> bool {
         key[..],
         ["data_dir"]
             | ["auth", "keys_file"]
+            | ["attach", "socket"]
             | ["http", "default_user"]
             | ["isolation", "uids"]
             | ["session", "journal"]

@@ -20,6 +20,8 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
     }
     #[cfg(feature = "server")]
     super::server::validate(config)?;
+    #[cfg(feature = "server")]
+    super::attach::validate(config)?;
     cli(&config.cli)?;
     super::mcp::validate(config)?;
     super::isolation::validate(config)?;

@@ -75,6 +75,8 @@ pub(crate) struct SessionActorState {
     reported_in: Option<TurnId>,
     /// A turn that the child did not take because it had ended; its end is about to be reported.
     undelivered: Option<Box<Job>>,
+    /// The turn whose client speaks to the child itself.
+    attached: Option<Box<Job>>,
 
     child: Option<ChildLink>,
     /// For the first child.
@@ -120,6 +122,7 @@ impl Actor for SessionActor {
             first: None,
             reported_in: None,
             undelivered: None,
+            attached: None,
             child: None,
             spare: args.spare,
             warm_waiters: Vec::new(),
@@ -269,6 +272,9 @@ impl SessionActorState {
         let is_it = self.entry.status.read(|visible| visible.shim) == Some(shim);
         if let Some(connection) = self.connection(self.machine.generation()).filter(|_| is_it) {
             connection.kill(reason);
+        } else if is_it {
+            // Of a client that speaks to it itself.
+            self.stop(self.machine.generation());
         }
     }
 

@@ -27,7 +27,8 @@ use crate::telemetry::metrics::ContextLost;
 /// An event in the life of a child that its task reports, not its connection.
 #[derive(Debug)]
 pub(crate) enum LifecycleEvent {
-    Started(Started, Arc<ConnectionHandle>),
+    /// Without a connection if a client speaks to it itself.
+    Started(Started, Option<Arc<ConnectionHandle>>),
     /// Part of the conversation is not on disk; which, where that is known ([`crate::adapter::transcript_gap`]).
     ContextLost(ContextLost, Option<String>),
     /// The conversation goes on without its last messages, of turns that were not answered.

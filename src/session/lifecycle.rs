@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::access::Endpoint;
+use super::attach::Attachment;
 use super::child_events::{ChildEvents, LifecycleEvent, Mailbox, Started};
 use super::conclude::{Conclusion, ExitKind, Rules, conclude};
 use super::import::Offered;
@@ -27,7 +28,9 @@ use super::store::Record;
 use super::user_id;
 use crate::adapter::LaunchRefusal;
 use crate::admission::StartPermit;
-use crate::child::{ChildContext, ChildExit, ChildTask, Contained, Sweep, UNKILLABLE};
+use crate::child::{
+    ChildContext, ChildExit, ChildTask, ConnectionHandle, Contained, Sweep, UNKILLABLE, run_raw,
+};
 use crate::error::{StartFailure, TurnError};
 use crate::installation::versions::{Chosen, UNJUDGED};
 use crate::model::ids::Generation;
@@ -49,6 +52,8 @@ pub(crate) struct Plan {
     pub(crate) generation: Generation,
     /// A history to begin with, if the conversation has no context.
     pub(crate) offered: Option<Offered>,
+    /// A client that speaks to the child itself.
+    pub(crate) attachment: Option<Arc<Attachment>>,
 }
 
 impl Plan {
@@ -368,17 +373,55 @@ async fn serve(
             imported: prepared.imported.clone(),
         }),
     };
-    let task = ChildTask::new(context, child, prepared.model.clone(), begun, &prepared.settings);
+    let running = Running::new(plan, prepared, context, child, begun);
     plan.env().telemetry.started(&plan.entry.key, plan.generation.0, took);
     if let Some(shim) = shim {
-        mailbox.send(LifecycleEvent::Started(Started { pid, shim }, task.handle()));
+        mailbox.send(LifecycleEvent::Started(Started { pid, shim }, running.handle()));
     }
-    let exit = task.run(stop.clone()).await;
+    let exit = running.run(stop.clone()).await;
     journaling::close(plan);
     record_stop(plan, &exit);
     match exit.refusal {
         Some(refusal) if !exit.requested => Err(refusal),
         _ => Ok(conclude_and_record(plan, exit)),
+    }
+}
+
+/// A child, and who speaks to it.
+enum Running {
+    Session(Box<ChildTask>),
+    Client(Box<ChildContext>, Box<Contained>, Option<String>, Arc<Attachment>),
+}
+
+impl Running {
+    fn new(
+        plan: &Plan,
+        prepared: &Prepared,
+        context: ChildContext,
+        child: Box<Contained>,
+        begun: Instant,
+    ) -> Self {
+        let model = prepared.model.clone();
+        match &plan.attachment {
+            Some(attachment) => Self::Client(Box::new(context), child, model, attachment.clone()),
+            None => Self::Session(ChildTask::new(context, child, model, begun, &prepared.settings)),
+        }
+    }
+
+    fn handle(&self) -> Option<Arc<ConnectionHandle>> {
+        match self {
+            Self::Session(task) => Some(task.handle()),
+            Self::Client(..) => None,
+        }
+    }
+
+    async fn run(self, stop: CancellationToken) -> ChildExit {
+        match self {
+            Self::Session(task) => task.run(stop).await,
+            Self::Client(context, child, model, attachment) => {
+                Box::pin(run_raw(*context, child, model, move || attachment.take(), stop)).await
+            }
+        }
     }
 }
 

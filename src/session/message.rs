@@ -1,9 +1,11 @@
 //! Messages of a session's mailbox. A handful per turn; no line of output.
 
+use std::sync::Arc;
+
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{child_events::LifecycleEvent, store::Record, store::SettingsRecord};
+use super::{attach::Attachment, child_events::LifecycleEvent, store::Record, store::SettingsRecord};
 use crate::child::{Answer, ChildEvent, Job, KillReason};
 use crate::error::TurnError;
 use crate::model::ContextUsage;
@@ -75,6 +77,8 @@ pub(crate) struct TurnSubmission {
     pub(crate) job: Box<Job>,
     /// Launch settings that the turn requires; each `None` keeps the present one.
     pub(crate) settings: SettingsRecord,
+    /// The turn is a client that speaks to a child of its own.
+    pub(crate) attachment: Option<Arc<Attachment>>,
 }
 
 impl std::fmt::Debug for TurnSubmission {

@@ -304,6 +304,7 @@ fn prepare_now(plan: &Plan, mut record: Record, opening: Opening) -> io::Result<
             tools: record.settings.restrictions.tools.clone(),
             caller_tools: record.settings.caller_tools.clone(),
             output_schema: record.settings.output_schema.clone(),
+            raw: plan.attachment.as_ref().map(|attachment| attachment.flags.clone()).unwrap_or_default(),
         },
         #[cfg(feature = "broker")]
         restrictions: record.settings.restrictions.clone(),

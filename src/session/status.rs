@@ -204,7 +204,10 @@ impl StatusCell {
             visible.status.turns = visible.status.turns.saturating_add(1);
             visible.status.total_cost_usd += cost_usd;
             visible.quiet_since = Instant::now();
-            if visible.status.state == SessionState::Busy && visible.status.queue_depth == 0 {
+            // A client that is attached stays.
+            let is_of_session = turn != TurnId::default();
+            if is_of_session && visible.status.state == SessionState::Busy && visible.status.queue_depth == 0
+            {
                 visible.status.state = SessionState::Idle;
             }
             visible.status.turns

@@ -1,5 +1,7 @@
 //! The handle of one session.
 
+#[cfg(feature = "server")]
+mod attach;
 mod context;
 mod submit;
 

@@ -25,10 +25,11 @@ pub(crate) fn command(plan: &LaunchPlan<'_>) -> CommandLine {
     };
     let has_caller_tools = !plan.settings.caller_tools.is_empty();
     // The end of a message with calls is known by its events only.
-    if plan.cli.partial_messages || has_caller_tools {
+    let raw = &plan.settings.raw;
+    if plan.cli.partial_messages || has_caller_tools || raw.partial {
         flag("--include-partial-messages", None);
     }
-    if plan.cli.background_tasks {
+    if plan.cli.background_tasks || raw.replay {
         // Names the message that a turn answers: the CLI also begins turns by itself.
         flag("--replay-user-messages", None);
     }
@@ -54,8 +55,10 @@ pub(crate) fn command(plan: &LaunchPlan<'_>) -> CommandLine {
         // The caller runs them, and decides itself.
         flag("--allowedTools", Some(CALLER_TOOLS.into()));
     }
-    if !plan.cli.disallowed_tools.is_empty() {
-        flag("--disallowedTools", Some(plan.cli.disallowed_tools.join(",").into()));
+    let disallowed: Vec<&str> =
+        plan.cli.disallowed_tools.iter().chain(&raw.disallowed).map(String::as_str).collect();
+    if !disallowed.is_empty() {
+        flag("--disallowedTools", Some(disallowed.join(",").into()));
     }
     let mut configured = plan.cli.args.clone();
     if let Some(tools) = &plan.settings.tools {
@@ -66,6 +69,7 @@ pub(crate) fn command(plan: &LaunchPlan<'_>) -> CommandLine {
         LaunchMode::Resume => "--resume",
     };
     flag(conversation, Some(plan.session_id.into()));
+    args.extend(raw.args.iter().map(OsString::from));
     args.extend(configured.into_iter().map(OsString::from));
     CommandLine { args, env: environment(plan), enforced_env: enforced(plan) }
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod args;
+mod attach;
 mod backup;
 mod check;
 mod demo;
@@ -51,6 +52,13 @@ enum Command {
     Backup(backup::BackupOptions),
     /// Create a data directory from a backup
     Restore(backup::RestoreOptions),
+    /// Be the CLI of an Agent SDK: its lines go to a child of a running server (`pilotlight attach --help` explains it)
+    #[command(disable_help_flag = true)]
+    Attach {
+        /// The arguments of the SDK
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
     /// Check the configuration and start its CLI once, without spending tokens
     Check(Options),
     /// Run the simulated CLI (`pilotlight sim --help` lists its arguments)
@@ -67,6 +75,9 @@ fn main() -> ExitCode {
     pilotlight::shim::run_if_asked();
     pilotlight::sim::run_if_asked();
 
+    if attach::is_called_so() {
+        return attach::run(std::env::args_os().skip(1));
+    }
     let command = Arguments::parse().command;
     if init::is_needed() && matches!(command, Command::Serve(_) | Command::Demo(_)) {
         return init::run();
@@ -78,6 +89,7 @@ fn main() -> ExitCode {
         Command::User(options) => user::run(&options),
         Command::Backup(options) => backup::back_up(&options),
         Command::Restore(options) => backup::restore(&options),
+        Command::Attach { arguments } => attach::run(arguments.into_iter()),
         Command::Check(options) => check::run(&options),
         Command::Sim { arguments } => pilotlight_sim::main(arguments.into_iter()),
     }

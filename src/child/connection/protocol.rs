@@ -25,7 +25,7 @@ use tokio::time::Instant;
 pub(super) use deadlines::{ABSENT, Observation};
 use hibernation::Hibernation;
 pub(super) use lines::Fate;
-use spending::Spending;
+pub(super) use spending::Spending;
 pub(super) use turns::Ending;
 
 use crate::adapter::{self, LaunchSettings, Notice, Terminal};

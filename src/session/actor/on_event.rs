@@ -4,6 +4,7 @@ use tokio::time::Instant;
 
 use super::SessionActorState;
 use crate::child::{ChildEvent, TurnReport};
+use crate::error::TurnError;
 use crate::journal::advance;
 use crate::model::{SessionState, ids::Generation};
 use crate::session::quota;
@@ -76,7 +77,10 @@ impl SessionActorState {
                 if !self.warm_waiters.is_empty() {
                     self.touch();
                 }
-                self.feed(Input::Ready(generation));
+                let attached = self.child.as_ref().and_then(|child| child.attached);
+                // If the client is gone, no other turn may have its child.
+                let is_of_use = attached.is_none_or(|turn| self.machine.next_turn() == Some(turn));
+                self.feed(if is_of_use { Input::Ready(generation) } else { Input::Evict });
             }
             ChildEvent::TurnEnded(ended) => self.turn_ended(generation, ended),
             ChildEvent::OwnTurn { cost_usd } => {
@@ -146,6 +150,9 @@ impl SessionActorState {
             && let Some(link) = link
         {
             self.sessions.env.telemetry.metrics.session_lifetime.record(link.since.elapsed());
+        }
+        if let Some(attached) = self.attached.take() {
+            attached.abort(TurnError::Cancelled);
         }
         let eviction = self.eviction.take();
         if ended.was_requested() {

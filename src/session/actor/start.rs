@@ -7,10 +7,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::SessionActorState;
 use crate::child::ConnectionHandle;
-use crate::model::ids::Generation;
+use crate::model::ids::{Generation, TurnId};
 use crate::session::child_events::{Mailbox, Started};
 use crate::session::lifecycle::{self, Plan};
-use crate::session::{import::Offered, state::SettingsHash};
+use crate::session::store::{Record, SettingsRecord};
+use crate::session::{attach::Attachment, import::Offered, state::SettingsHash};
 
 /// The link to the child of one generation.
 pub(super) struct ChildLink {
@@ -20,6 +21,8 @@ pub(super) struct ChildLink {
     /// Requests the stop of the child; dropping the link does so too.
     stop: CancellationToken,
     pub(super) since: Instant,
+    /// The turn whose client speaks to the child itself.
+    pub(super) attached: Option<TurnId>,
 }
 
 impl Drop for ChildLink {
@@ -41,19 +44,38 @@ impl SessionActorState {
         self.record.generation = generation.0;
         self.first = None;
         let stop = CancellationToken::new();
-        self.child =
-            Some(ChildLink { generation, connection: None, stop: stop.clone(), since: Instant::now() });
+        let (attached, attachment, record) = self.attaching();
+        self.child = Some(ChildLink {
+            generation,
+            connection: None,
+            stop: stop.clone(),
+            since: Instant::now(),
+            attached,
+        });
         let plan = Plan {
             sessions: self.sessions.clone(),
             entry: self.entry.clone(),
             workspace: self.workspace.clone(),
             generation,
             offered: self.offered(),
+            attachment,
         };
         let mailbox = Mailbox::new(self.entry.actor.clone(), generation);
-        let task = lifecycle::run(plan, Box::new(self.record.clone()), self.spare.take(), stop, mailbox);
+        let task = lifecycle::run(plan, record, self.spare.take(), stop, mailbox);
         self.sessions.env.tasks.spawn(task);
         self.save_start();
+    }
+
+    /// The client that the next child is started for, and the record that it is started with: its settings are no others'.
+    fn attaching(&self) -> (Option<TurnId>, Option<Arc<Attachment>>, Box<Record>) {
+        let mut record = Box::new(self.record.clone());
+        let next = self.machine.next_turn().and_then(|turn| Some((turn, self.waiting.get(&turn)?)));
+        let Some((turn, submission)) = next.filter(|(_, submission)| submission.attachment.is_some()) else {
+            return (None, None, record);
+        };
+        let model_without = record.model_without(&self.sessions.env.config.cli);
+        record.settings = SettingsRecord::default().with(&submission.settings, model_without);
+        (Some(turn), submission.attachment.clone(), record)
     }
 
     /// The history of the turn that the next child is started for.
@@ -63,9 +85,9 @@ impl SessionActorState {
         Some(Offered { turn, conversation: earlier.conversation()?.clone() })
     }
 
-    pub(super) fn started(&mut self, started: Started, connection: Arc<ConnectionHandle>) {
+    pub(super) fn started(&mut self, started: Started, connection: Option<Arc<ConnectionHandle>>) {
         if let Some(child) = &mut self.child {
-            child.connection = Some(connection);
+            child.connection = connection;
             self.entry.status.child_started(started.pid, started.shim, child.since);
         }
     }

@@ -14,9 +14,18 @@ impl SessionActorState {
         if is_abandoned(&submission.job) {
             return submission.job.abort(TurnError::Cancelled);
         }
+        if let Some(attachment) = &submission.attachment
+            && !attachment.means(&self.record.cli_session_id, super::has_context(&self.record))
+        {
+            return submission.job.abort(TurnError::NoConversation);
+        }
         let turn = submission.job.turn;
         submission.settings.own_credentials = self.record.own_credentials;
-        let settings_hash = self.settings_hash_for(&submission.settings);
+        let settings_hash = match &submission.attachment {
+            // It needs a child that has had no handshake, and leaves none that another turn could use.
+            Some(_) => Some(fastrand::u64(..)),
+            None => self.settings_hash_for(&submission.settings),
+        };
         let brings_history = brings_history(&submission.job);
         self.touch();
         self.waiting.insert(turn, submission);
@@ -47,6 +56,11 @@ impl SessionActorState {
     /// Gives a turn to the child.
     pub(super) fn deliver(&mut self, generation: Generation, turn: TurnId) {
         let Some(submission) = self.waiting.remove(&turn) else { return };
+        if submission.attachment.is_some() {
+            // The child has the client already.
+            self.attached = Some(submission.job);
+            return;
+        }
         let mut job = submission.job;
         let loss = self.record.unreported_context_loss;
         match self.first_line(&job) {
@@ -93,7 +107,10 @@ impl SessionActorState {
             return None;
         }
         let (turn, brings_history) = (job.turn, brings_history(&job));
-        self.waiting.insert(turn, Box::new(TurnSubmission { job, settings: SettingsRecord::default() }));
+        self.waiting.insert(
+            turn,
+            Box::new(TurnSubmission { job, settings: SettingsRecord::default(), attachment: None }),
+        );
         Some(QueuedTurn { turn, settings_hash: None, brings_history })
     }
 }

@@ -135,7 +135,7 @@ impl Session {
             trace,
             results: encoded.results,
         });
-        let submission = Box::new(TurnSubmission { job, settings: encoded.settings });
+        let submission = Box::new(TurnSubmission { job, settings: encoded.settings, attachment: None });
         let Err(refused) = entry.actor.cast(SessionMessage::Submit(submission)) else {
             return Ok(Some(turn));
         };

@@ -227,6 +227,7 @@ impl From<&TurnError> for TurnOutcome {
             | TurnError::SessionExists
             | TurnError::MessageNotFound
             | TurnError::NothingToCompact
+            | TurnError::NoConversation
             | TurnError::UserDeleted
             | TurnError::SessionDeleted
             | TurnError::Overloaded { .. }

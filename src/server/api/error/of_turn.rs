@@ -39,6 +39,7 @@ impl From<TurnError> for ApiError {
             TurnError::SessionLost(_) | TurnError::LineTooLong { .. } | TurnError::CompactFailed { .. } => {
                 StatusCode::BAD_GATEWAY
             }
+            TurnError::NoConversation => StatusCode::NOT_FOUND,
             TurnError::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
             TurnError::Cancelled
             | TurnError::UserDeleted

@@ -1,0 +1,276 @@
+//! `pilotlight attach`: a client that speaks the CLI's protocol to a child of its session.
+
+use std::process::Stdio;
+use std::sync::Arc;
+
+use rustix::process::{Pid, Signal};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time::timeout;
+
+use crate::common::place::{MARK, Place};
+use crate::common::program::{Answer, Program, Site, place};
+use crate::common::{SOON, eventually_some};
+
+/// A running `pilotlight attach`.
+struct Attached {
+    process: Child,
+    input: Option<ChildStdin>,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Attached {
+    fn start(place: &Arc<Place>, user: &str, flags: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut process = Command::new(crate::common::built::pilotlight())
+            .arg("attach")
+            .args(["--output-format", "stream-json", "--verbose", "--input-format", "stream-json"])
+            .args(flags)
+            .env("PILOTLIGHT_SOCKET", place.data_dir().join("attach.sock"))
+            .env("PILOTLIGHT_USER", user)
+            .env(MARK, place.id())
+            .envs(variables.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(process.stdout.take().unwrap()).lines();
+        Self { input: process.stdin.take(), output, process }
+    }
+
+    async fn send(&mut self, line: &Value) {
+        self.send_raw(&line.to_string()).await;
+    }
+
+    async fn send_raw(&mut self, line: &str) {
+        let input = self.input.as_mut().unwrap();
+        input.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+        input.flush().await.unwrap();
+    }
+
+    async fn ask(&mut self, request: &Value) -> Value {
+        self.send(&json!({ "type": "control_request", "request_id": "r1", "request": request })).await;
+        let response = self.until("a response", |line| line["type"] == "control_response").await;
+        assert_eq!(response["response"]["request_id"], "r1");
+        response["response"].clone()
+    }
+
+    async fn say(&mut self, text: &str) {
+        self.send(&json!({ "type": "user", "message": { "role": "user", "content": text } })).await;
+    }
+
+    async fn turn(&mut self, text: &str) -> Value {
+        self.say(text).await;
+        self.until("a result", |line| line["type"] == "result").await
+    }
+
+    /// Reads on until there is such a line.
+    async fn until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            let line = timeout(SOON, self.output.next_line()).await;
+            let line = line.unwrap_or_else(|_| panic!("no {what}")).unwrap();
+            let Some(line) = line else { panic!("the output ended without {what}: {}", self.errors().await) };
+            let line: Value = serde_json::from_str(&line).unwrap();
+            if wanted(&line) {
+                return line;
+            }
+        }
+    }
+
+    async fn errors(&mut self) -> String {
+        let mut errors = String::new();
+        let mut stderr = self.process.stderr.take().unwrap();
+        timeout(SOON, stderr.read_to_string(&mut errors)).await.unwrap().unwrap();
+        errors
+    }
+
+    /// Its exit code and standard error, once it has ended by itself.
+    async fn end(mut self) -> (i32, String) {
+        let errors = self.errors().await;
+        let status = timeout(SOON, self.process.wait()).await.unwrap().unwrap();
+        (status.code().unwrap_or(-1), errors)
+    }
+}
+
+async fn state(site: &Site, user: &str) -> Option<String> {
+    let answer = Answer::of(site.session("GET", "default", user)).await;
+    (answer.status == 200).then(|| answer.json()["state"].as_str().unwrap().to_owned())
+}
+
+async fn rests(site: &Site, user: &str) {
+    let is_dormant = async || state(site, user).await.as_deref() == Some("dormant");
+    eventually_some("the session rests", SOON, async || is_dormant().await.then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attached_turns_are_the_sessions_own() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "").await;
+    site.turn("alice", "[[say:before]]").await.text();
+    let mut client = Attached::start(&place, "alice", &["--include-partial-messages"], &[]);
+    let opened = client.ask(&json!({ "subtype": "initialize", "hooks": null })).await;
+    assert_eq!(opened["subtype"], "success", "{opened}");
+    client.say("[[say:one]]").await;
+    client.until("a piece", |line| line["type"] == "stream_event").await;
+    let one = client.until("a result", |line| line["type"] == "result").await;
+    assert_eq!(one["result"], "one", "{one}");
+    assert_eq!(state(&site, "alice").await.as_deref(), Some("busy"));
+    assert_eq!(client.turn("[[history]]").await["is_error"], false);
+    drop(client.input.take());
+    let (code, errors) = client.end().await;
+    assert_eq!(code, 0, "{errors}");
+    rests(&site, "alice").await;
+    let session = Answer::of(site.session("GET", "default", "alice")).await.json();
+    assert_eq!(session["turns"], 3, "{session}");
+    assert!(session["total_cost_usd"].as_f64().unwrap() > 0.0, "{session}");
+    // The next turn has the attached ones in its context.
+    let said = site.turn("alice", "[[turns]]").await;
+    assert_eq!(said.status, 200, "{said:?}");
+    let session = Answer::of(site.session("GET", "default", "alice")).await.json();
+    assert_eq!((&session["turns"], &session["context_lost"]), (&json!(4), &Value::Null), "{session}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn turns_over_http_wait_for_the_attached() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "[session]\nidle_timeout = \"200ms\"\n").await;
+    let mut client = Attached::start(&place, "alice", &[], &[]);
+    assert_eq!(client.turn("[[say:one]]").await["result"], "one");
+    let waiting = tokio::spawn({
+        let site = site.clone();
+        async move { site.turn("alice", "[[say:two]]").await.text() }
+    });
+    let queued = async || {
+        let entry = site.entry("alice", "default").await;
+        (entry["queue_depth"] == 1).then_some(())
+    };
+    eventually_some("the turn waits", SOON, queued).await;
+    assert_eq!(client.turn("[[say:three]]").await["result"], "three");
+    drop(client.input.take());
+    assert_eq!(client.end().await.0, 0);
+    assert_eq!(timeout(SOON, waiting).await.unwrap().unwrap(), "two");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_client_leaves_no_child() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "").await;
+    let mut client = Attached::start(&place, "alice", &[], &[]);
+    client.say("[[say:begun]][[sleep:600000]]").await;
+    client.until("a line", |line| line["type"] == "system").await;
+    let pid = site.pid("alice").await;
+    let client_pid = Pid::from_raw(client.process.id().unwrap().cast_signed()).unwrap();
+    rustix::process::kill_process(client_pid, Signal::KILL).unwrap();
+    client.process.wait().await.unwrap();
+    rests(&site, "alice").await;
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    assert_eq!(site.turn("alice", "[[say:after]]").await.text(), "after");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_server_ends_the_client() {
+    let place = place();
+    let (program, _site) = Program::ready(&place, "").await;
+    let mut client = Attached::start(&place, "alice", &[], &[]);
+    assert_eq!(client.turn("[[say:one]]").await["result"], "one");
+    program.signal(Signal::KILL);
+    let (code, errors) = client.end().await;
+    assert_eq!(code, 1);
+    assert!(errors.contains("the server is gone"), "{errors}");
+    let (code, errors) = Attached::start(&place, "alice", &[], &[]).end().await;
+    assert_eq!(code, 1);
+    assert!(errors.contains("no server answers"), "{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policy_holds_for_flags_and_requests() {
+    let place = place();
+    let (_program, _site) = Program::ready(&place, "").await;
+    for flags in [
+        &["--settings", "{}"][..],
+        &["--dangerously-skip-permissions"],
+        &["--permission-mode", "bypassPermissions"],
+        &["--mcp-config", r#"{"mcpServers":{"x":{"command":"sh"}}}"#],
+        &["--resume", "2c3e8a5c-8c5c-4d0e-9d55-1d2b2a1c9f10"],
+        &["--unknown"],
+    ] {
+        let (code, errors) = Attached::start(&place, "alice", flags, &[]).end().await;
+        assert_eq!(code, 1, "{flags:?}: {errors}");
+        assert!(errors.contains(flags[0]) || errors.contains("No conversation found"), "{flags:?}: {errors}");
+    }
+    let mut client = Attached::start(&place, "alice", &["--permission-prompt-tool", "stdio"], &[]);
+    for request in [
+        json!({ "subtype": "set_permission_mode", "mode": "bypassPermissions" }),
+        json!({ "subtype": "mcp_set_servers", "servers": { "x": { "command": "sh" } } }),
+        json!({ "subtype": "apply_flag_settings", "settings": {} }),
+    ] {
+        let refused = client.ask(&request).await;
+        assert_eq!(refused["subtype"], "error", "{refused}");
+    }
+    let denied = client.turn(r#"[[tool:Bash {"command":"touch made"}]]"#).await;
+    assert_eq!(denied["permission_denials"].as_array().unwrap().len(), 1, "{denied}");
+    client.send_raw("not JSON").await;
+    let (code, errors) = client.end().await;
+    assert!(code == 1 && errors.contains("no JSON object"), "{code} {errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_permits_tools_and_interrupts() {
+    let place = place();
+    let (_program, _site) = Program::ready(&place, "[permissions]\npolicy = \"ask\"\n").await;
+    let mut client = Attached::start(&place, "alice", &["--permission-prompt-tool", "stdio"], &[]);
+    client.say(r#"[[tool:Bash {"command":"touch made"}]]"#).await;
+    let asked = client.until("a question", |line| line["type"] == "control_request").await;
+    assert_eq!(asked["request"]["subtype"], "can_use_tool");
+    let allowed = json!({ "behavior": "allow", "updatedInput": asked["request"]["input"] });
+    let response = json!({ "subtype": "success", "request_id": asked["request_id"], "response": allowed });
+    client.send(&json!({ "type": "control_response", "response": response })).await;
+    let done = client.until("a result", |line| line["type"] == "result").await;
+    assert_eq!(done["permission_denials"], json!([]), "{done}");
+    client.say("[[sleep:600000]]").await;
+    client.until("the beginning", |line| line["type"] == "system").await;
+    client
+        .send(&json!({ "type": "control_request", "request_id": "i", "request": { "subtype": "interrupt" } }))
+        .await;
+    let ended = client.until("a result", |line| line["type"] == "result").await;
+    assert_eq!(ended["subtype"], "error_during_execution", "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attached_child_may_be_a_spare() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "[spares]\nmin = 1\n").await;
+    let has_spare = async || site.metric("spares", &["state=\"ready\""]).await > 0.0;
+    eventually_some("a spare is ready", SOON, async || has_spare().await.then_some(())).await;
+    let mut client = Attached::start(&place, "new", &["--system-prompt", "be brief"], &[]);
+    assert_eq!(client.turn("[[say:one]]").await["result"], "one");
+    assert!(site.metric("spare_claims_total", &["result=\"claimed\""]).await > 0.0);
+    drop(client.input.take());
+    assert_eq!(client.end().await.0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attached_clients_are_known_and_few() {
+    let place = place();
+    let keys = place.path().join("keys.jsonl");
+    let new = std::process::Command::new(crate::common::built::pilotlight())
+        .args(["keys", "new", "--user", "alice", "--file"])
+        .arg(&keys)
+        .output()
+        .unwrap();
+    let key = String::from_utf8(new.stdout).unwrap().trim().to_owned();
+    let config = format!("[auth]\nkeys_file = \"{}\"\n[attach]\nconnections = 1\n", keys.display());
+    let (_program, _site) = Program::ready(&place, &config).await;
+    for (user, key) in [("alice", ""), ("alice", "wrong"), ("bob", key.as_str())] {
+        let (code, errors) = Attached::start(&place, user, &[], &[("PILOTLIGHT_KEY", key)]).end().await;
+        assert!(code == 1 && errors.contains("key"), "{user}: {code} {errors}");
+    }
+    let mut client = Attached::start(&place, "", &[], &[("PILOTLIGHT_KEY", &key)]);
+    assert_eq!(client.turn("[[say:one]]").await["result"], "one");
+    let (code, errors) = Attached::start(&place, "", &[], &[("PILOTLIGHT_KEY", &key)]).end().await;
+    assert!(code == 1 && errors.contains("attach.connections"), "{code} {errors}");
+    let socket = std::fs::metadata(place.data_dir().join("attach.sock")).unwrap();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&socket.permissions()) & 0o777, 0o600);
+}
