@@ -7,6 +7,7 @@
 
 use pilotlight_test_support as common;
 
+mod attach;
 #[path = "../real_cli/bench.rs"]
 #[allow(dead_code, reason = "shared with tests that use more of it")]
 mod bench;

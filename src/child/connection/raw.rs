@@ -322,7 +322,7 @@ impl Relay {
             }
             None => return self.stop(None),
         };
-        match gate.from_client(&line) {
+        match gate.judge_client(&line) {
             FromClient::Pass { lines, is_message } => {
                 if is_message && let Some(message) = lines.last() {
                     self.busy = true;
@@ -346,7 +346,7 @@ impl Relay {
                 is_too_long = true;
                 continue;
             };
-            match gate.from_child(line) {
+            match gate.judge_child(line) {
                 FromChild::Pass => {
                     self.pending.push_back(RawOutput::Line([line, b"\n"].concat().into()));
                 }

@@ -117,7 +117,7 @@ async fn attached_turns_are_the_sessions_own() {
     let one = client.until("a result", |line| line["type"] == "result").await;
     assert_eq!(one["result"], "one", "{one}");
     assert_eq!(state(&site, "alice").await.as_deref(), Some("busy"));
-    assert_eq!(client.turn("[[history]]").await["is_error"], false);
+    assert_eq!(client.turn("[[say:two]]").await["result"], "two");
     drop(client.input.take());
     let (code, errors) = client.end().await;
     assert_eq!(code, 0, "{errors}");
@@ -126,8 +126,8 @@ async fn attached_turns_are_the_sessions_own() {
     assert_eq!(session["turns"], 3, "{session}");
     assert!(session["total_cost_usd"].as_f64().unwrap() > 0.0, "{session}");
     // The next turn has the attached ones in its context.
-    let said = site.turn("alice", "[[turns]]").await;
-    assert_eq!(said.status, 200, "{said:?}");
+    let recalled = site.turn("alice", "[[recall]]").await.text();
+    assert!(recalled.contains("[[say:before]]") && recalled.contains("[[say:two]]"), "{recalled}");
     let session = Answer::of(site.session("GET", "default", "alice")).await.json();
     assert_eq!((&session["turns"], &session["context_lost"]), (&json!(4), &Value::Null), "{session}");
 }
@@ -273,4 +273,24 @@ async fn attached_clients_are_known_and_few() {
     assert!(code == 1 && errors.contains("attach.connections"), "{code} {errors}");
     let socket = std::fs::metadata(place.data_dir().join("attach.sock")).unwrap();
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&socket.permissions()) & 0o777, 0o600);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn children_may_not_attach() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "[permissions]\npolicy = \"allow\"\n").await;
+    let socket = place.data_dir().join("attach.sock");
+    let program = crate::common::built::pilotlight();
+    let command = format!(
+        "PILOTLIGHT_SOCKET={} PILOTLIGHT_USER=bob {} attach </dev/null >said 2>&1",
+        socket.display(),
+        program.display()
+    );
+    let tool = json!({ "command": command });
+    site.turn("alice", &format!("[[tool:Bash {tool}]]")).await.text();
+    assert_eq!(
+        crate::common::program::holding(&place.data_dir(), "children of the server may not attach"),
+        ["said"]
+    );
+    assert_eq!(state(&site, "bob").await, None);
 }

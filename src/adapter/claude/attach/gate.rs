@@ -98,7 +98,7 @@ impl Gate {
     }
 
     /// Judges a line of the client, without its line end.
-    pub(crate) fn from_client(&mut self, text: &[u8]) -> FromClient {
+    pub(crate) fn judge_client(&mut self, text: &[u8]) -> FromClient {
         if text.trim_ascii().is_empty() {
             // The child would end at it.
             return FromClient::Drop;
@@ -226,7 +226,7 @@ impl Gate {
     }
 
     /// Judges a line of the child, without its line end.
-    pub(crate) fn from_child(&self, text: &[u8]) -> FromChild {
+    pub(crate) fn judge_child(&self, text: &[u8]) -> FromChild {
         if !self.partial && is_piece(text) {
             return FromChild::Drop;
         }
@@ -345,7 +345,7 @@ mod tests {
             response(&json!({ "behavior": "allow", "updatedInput": { "mode": "bypassPermissions" } })),
             response(&json!({ "mcp_response": { "decision": "approve" } })),
         ] {
-            let FromClient::Pass { lines, is_message } = gate.from_client(text.as_bytes()) else {
+            let FromClient::Pass { lines, is_message } = gate.judge_client(text.as_bytes()) else {
                 panic!("{text}")
             };
             assert_eq!(lines, [Bytes::from(format!("{text}\n"))]);
@@ -368,7 +368,7 @@ mod tests {
             json!({ "subtype": "initialize", "agents": { "a": { "prompt": "x", "model": "opus" } } }),
             json!({}),
         ] {
-            let FromClient::Reply(reply) = gate.from_client(request(&asked).as_bytes()) else {
+            let FromClient::Reply(reply) = gate.judge_client(request(&asked).as_bytes()) else {
                 panic!("{asked}")
             };
             let reply: Value = serde_json::from_slice(&reply).unwrap();
@@ -379,24 +379,25 @@ mod tests {
         }
         // The last of two equal keys counts, as it does for the CLI.
         let twice = r#"{"type":"keep_alive","type":"control_request","request_id":"r","request":{"subtype":"interrupt","subtype":"bogus"}}"#;
-        assert!(matches!(gate.from_client(twice.as_bytes()), FromClient::Reply(_)));
+        assert!(matches!(gate.judge_client(twice.as_bytes()), FromClient::Reply(_)));
         let variables = r#"{"type":"update_environment_variables","variables":{}}"#;
-        assert_eq!(gate.from_client(variables.as_bytes()), FromClient::Drop);
+        assert_eq!(gate.judge_client(variables.as_bytes()), FromClient::Drop);
     }
 
     #[test]
     fn answers_that_undo_a_policy_become_errors() {
-        let mut denying = gate(PermissionPolicy::Deny, false);
-        let mut asking = gate(PermissionPolicy::Ask, true);
+        let (deny, ask) = (PermissionPolicy::Deny, PermissionPolicy::Ask);
         let mode = json!({ "behavior": "allow", "updatedPermissions": [{ "type": "setMode", "mode": "bypassPermissions" }] });
-        for (gate, body) in [
-            (&mut denying, json!({ "behavior": "allow" })),
-            (&mut denying, json!({ "hookSpecificOutput": { "permissionDecision": "allow" } })),
-            (&mut denying, json!({ "hookSpecificOutput": { "decision": { "behavior": "allow" } } })),
-            (&mut denying, json!({ "mcp_response": {}, "decision": "approve" })),
-            (&mut asking, mode),
+        for (policy, body) in [
+            (deny, json!({ "behavior": "allow" })),
+            (deny, json!({ "hookSpecificOutput": { "permissionDecision": "allow" } })),
+            (deny, json!({ "hookSpecificOutput": { "decision": { "behavior": "allow" } } })),
+            (deny, json!({ "mcp_response": {}, "decision": "approve" })),
+            (ask, mode),
         ] {
-            let FromClient::Pass { lines, .. } = gate.from_client(response(&body).as_bytes()) else {
+            let FromClient::Pass { lines, .. } =
+                gate(policy, policy == ask).judge_client(response(&body).as_bytes())
+            else {
                 panic!("{body}")
             };
             let answer: Value = serde_json::from_slice(&lines[0]).unwrap();
@@ -413,7 +414,7 @@ mod tests {
             "subtype": "initialize", "hooks": null, "jsonSchema": { "b": 1 }, "plugins": ["/x"],
             "agents": { "a": { "description": "d", "prompt": "p", "mcpServers": ["x"], "permissionMode": "bypassPermissions" } },
         });
-        let FromClient::Pass { lines, .. } = gate.from_client(request(&asked).as_bytes()) else { panic!() };
+        let FromClient::Pass { lines, .. } = gate.judge_client(request(&asked).as_bytes()) else { panic!() };
         let sent: Value = serde_json::from_slice(&lines[0]).unwrap();
         let expected = json!({
             "subtype": "initialize", "systemPrompt": "be brief", "jsonSchema": { "b": 1 }, "systemPromptSnapshot": false,
@@ -427,7 +428,7 @@ mod tests {
         let mut gate = gate(PermissionPolicy::Deny, false);
         gate.opening.insert("systemPrompt".into(), "x".into());
         let text = r#"{"type":"user","message":{"role":"user","content":"/model opus"}}"#;
-        let FromClient::Pass { lines, is_message: true } = gate.from_client(text.as_bytes()) else {
+        let FromClient::Pass { lines, is_message: true } = gate.judge_client(text.as_bytes()) else {
             panic!()
         };
         assert_eq!(lines.len(), 2);
@@ -435,7 +436,7 @@ mod tests {
         assert_eq!(sent["message"]["content"], " /model opus");
         let own =
             br#"{"type":"control_response","response":{"subtype":"success","request_id":"pilotlight-open"}}"#;
-        assert_eq!(gate.from_child(own), FromChild::Drop);
+        assert_eq!(gate.judge_child(own), FromChild::Drop);
     }
 
     #[test]
@@ -451,19 +452,19 @@ mod tests {
             r#"{"type":"control_request"}"#,
             "{\"type\":\"keep_alive\",\r\"a\":1}",
         ] {
-            assert!(matches!(gate.from_client(text.as_bytes()), FromClient::Broken(_)), "{text}");
+            assert!(matches!(gate.judge_client(text.as_bytes()), FromClient::Broken(_)), "{text}");
         }
         let long =
             json!({ "type": "user", "message": { "role": "user", "content": "x".repeat(1000) } }).to_string();
-        assert!(matches!(gate.from_client(long.as_bytes()), FromClient::Broken(_)));
-        assert_eq!(gate.from_client(b" "), FromClient::Drop);
+        assert!(matches!(gate.judge_client(long.as_bytes()), FromClient::Broken(_)));
+        assert_eq!(gate.judge_client(b" "), FromClient::Drop);
     }
 
     #[test]
     fn child_lines_are_for_the_client_that_asked_for_them() {
         let gate = gate(PermissionPolicy::Allow, false);
         let asks = r#"{"type":"control_request","request_id":"q","request":{"subtype":"can_use_tool","tool_name":"Bash","input":{}}}"#;
-        assert!(matches!(gate.from_child(asks.as_bytes()), FromChild::Permission(_)));
+        assert!(matches!(gate.judge_child(asks.as_bytes()), FromChild::Permission(_)));
         for (text, expected) in [
             (r#"{"type":"stream_event","event":{}}"#, FromChild::Drop),
             (r#"{"type":"transcript_mirror","filePath":"x","entries":[]}"#, FromChild::Drop),
@@ -473,7 +474,7 @@ mod tests {
                 FromChild::Pass,
             ),
         ] {
-            assert_eq!(gate.from_child(text.as_bytes()), expected, "{text}");
+            assert_eq!(gate.judge_child(text.as_bytes()), expected, "{text}");
         }
     }
 }
