@@ -76,11 +76,14 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(stream) => stream,
         Err(error) => return unreachable(error),
     };
-    let sent = serde_json::to_vec(&hello).map_err(Into::into).and_then(|mut line| {
-        line.push(b'\n');
-        stream.write_all(&line)
-    });
-    let input = match sent.and_then(|()| stream.try_clone()) {
+    let mut line = match serde_json::to_vec(&hello) {
+        Ok(line) => line,
+        Err(error) => return complain(&error.to_string(), FAILED),
+    };
+    line.push(b'\n');
+    // A server that refuses does so perhaps before it has read all: why is on the way.
+    stream.write_all(&line).ok();
+    let input = match stream.try_clone() {
         Ok(input) => input,
         Err(error) => return unreachable(error),
     };
