@@ -39,6 +39,7 @@ pub(crate) use line::{
 
 #[cfg(feature = "server")]
 pub(crate) mod answer;
+#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only the server attaches clients"))]
 mod attach;
 #[cfg(feature = "broker")]
 pub(crate) mod broker;

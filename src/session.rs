@@ -7,6 +7,7 @@
 pub(crate) mod access;
 mod actor;
 pub(crate) mod actor_refs;
+#[cfg_attr(not(feature = "server"), expect(dead_code, reason = "only the server attaches clients"))]
 pub(crate) mod attach;
 pub(crate) mod cgroups;
 mod child_events;

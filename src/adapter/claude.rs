@@ -47,6 +47,10 @@ pub(crate) use transcript::{
 mod amounts;
 #[cfg(feature = "server")]
 mod answer;
+#[cfg_attr(
+    not(feature = "server"),
+    allow(dead_code, unused_imports, reason = "only the server attaches clients")
+)]
 mod attach;
 #[cfg(feature = "broker")]
 mod broker;

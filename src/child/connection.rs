@@ -28,6 +28,7 @@ mod handle;
 mod handoff;
 mod pipes;
 mod protocol;
+#[cfg_attr(not(feature = "server"), expect(dead_code, reason = "only the server attaches clients"))]
 mod raw;
 mod reading;
 mod sync;
@@ -46,7 +47,9 @@ use handoff::{Handoff, HandsOff};
 use pipes::PipeIo;
 pub(in crate::child) use protocol::Signal;
 use protocol::{Action, Ending, Measurement, Observation, Protocol};
-pub(crate) use raw::{LINES_IN_FLIGHT, RawClient, RawInput, RawOutput, run as run_raw};
+#[cfg(feature = "server")]
+pub(crate) use raw::{LINES_IN_FLIGHT, RawInput, RawOutput};
+pub(crate) use raw::{RawClient, run as run_raw};
 
 use super::event::OnChildEvent;
 use super::exit::{ChildExit, Exit, ExitCause, KillReason, OomKills};
