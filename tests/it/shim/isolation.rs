@@ -377,10 +377,12 @@ fn listener_of_the_private_network_is_passed_on() {
         assert!(succeeding(origin, &Isolation::default(), &attempts).is_empty(), "the ports are in use here");
         let mut shim = start(origin, &isolation, SHIM, &["probe", &attempts[0], &attempts[1]]);
         let control = shim.control.as_ref().unwrap().get_ref();
-        rustix::event::poll(
-            &mut [rustix::event::PollFd::new(control, rustix::event::PollFlags::IN)],
-            Some(&rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 }),
-        )
+        rustix::io::retry_on_intr(|| {
+            rustix::event::poll(
+                &mut [rustix::event::PollFd::new(control, rustix::event::PollFlags::IN)],
+                Some(&rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 }),
+            )
+        })
         .unwrap();
         let mut line = [0; 64];
         let (length, listener) = fd_passing::receive(control, &mut line).unwrap();
