@@ -40,10 +40,7 @@ pub(crate) fn routes() -> Router<Arc<App>> {
         .route("/v1/sessions/{id}/permissions", get(permissions::list))
         .route("/v1/sessions/{id}/permissions/{request_id}", post(permissions::answer))
         .route("/v1/workspace", get(workspace::look).delete(workspace::delete))
-        .route(
-            workspace_file::ROUTE,
-            get(workspace_file::read).put(workspace_file::write).delete(workspace_file::delete),
-        )
+        .merge(workspace_file::routes())
         .merge(conversation::routes())
 }
 

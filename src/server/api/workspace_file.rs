@@ -7,11 +7,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, put};
+use axum::{Json, Router};
 use rustix::io::Errno;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
@@ -28,8 +29,13 @@ use crate::server::percent;
 use crate::support::blocking::blocking_long;
 use crate::workspace::beneath::ReadError;
 
-/// Route of one file.
-pub(crate) const ROUTE: &str = "/v1/workspace/files/{*path}";
+pub(crate) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/v1/workspace/files/{*path}", get(read))
+        .route("/v1/workspace/files/{*path}", put(write))
+        .route("/v1/workspace/files/{*path}", delete(remove))
+}
+
 const PREFIX: &str = "/v1/workspace/files/";
 /// Longest path, in bytes.
 const MAX_PATH: usize = 1024;
@@ -86,11 +92,7 @@ fn answer_to(error: io::Error) -> ApiError {
     }
 }
 
-pub(crate) async fn read(
-    State(app): State<Arc<App>>,
-    query: SessionQuery,
-    uri: Uri,
-) -> Result<Response, ApiError> {
+async fn read(State(app): State<Arc<App>>, query: SessionQuery, uri: Uri) -> Result<Response, ApiError> {
     let (user, name, path) = (query.owner()?, session(&query)?, path(&uri)?);
     let (session, _) = existing(&app, &user, name).await?;
     let work = session.work().await?;
@@ -121,7 +123,7 @@ async fn long<T: Send + 'static>(
 }
 
 /// Writes a file, in place of one of the same name. A session that does not exist begins.
-pub(crate) async fn write(
+async fn write(
     State(app): State<Arc<App>>,
     query: SessionQuery,
     request: Request,
@@ -136,7 +138,7 @@ pub(crate) async fn write(
     session.check_room_for(size as u64).await?;
     let work = session.work().await?;
     long(move || {
-        let put = || {
+        let written = || {
             let work = work.open()?;
             let parent = file.parent().unwrap_or(Path::new(""));
             match work.dir(parent) {
@@ -145,7 +147,7 @@ pub(crate) async fn write(
             }
             work.put(&file, &received.bytes)
         };
-        Ok(put().map_err(answer_to))
+        Ok(written().map_err(answer_to))
     })
     .await??;
     let written = json!({ "session": name, "path": path.to_string_lossy(), "size": size });
@@ -154,11 +156,7 @@ pub(crate) async fn write(
     Ok(response)
 }
 
-pub(crate) async fn delete(
-    State(app): State<Arc<App>>,
-    query: SessionQuery,
-    uri: Uri,
-) -> Result<Json<Value>, ApiError> {
+async fn remove(State(app): State<Arc<App>>, query: SessionQuery, uri: Uri) -> Result<Json<Value>, ApiError> {
     let (user, name, path) = (query.owner()?, session(&query)?.to_owned(), path(&uri)?);
     let (session, _) = existing(&app, &user, &name).await?;
     let work = session.work().await?;
