@@ -27,6 +27,8 @@ fn toward(mut command: Command, place: &Place, service: &str, key: &str) -> Comm
     command.env_clear().current_dir(&home).env("HOME", &home).env(MARK, place.id());
     command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
     command.env("ANTHROPIC_BASE_URL", service).env("ANTHROPIC_API_KEY", key);
+    // Otherwise 2.1.332 offers the tools of MCP servers only after a search for them.
+    command.env("ENABLE_TOOL_SEARCH", "false");
     for name in ["DISABLE_AUTOUPDATER", "DISABLE_TELEMETRY", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC"] {
         command.env(name, "1");
     }
