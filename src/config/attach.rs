@@ -17,8 +17,8 @@ section! {
     pub struct Attach {
         /// Path of the socket, which only the server's user may open. Default: `attach.sock` in the data directory.
         pub socket: Option<PathBuf> = None,
-        /// Maximum number of attached clients. Default 64; 0: there is no socket.
-        pub connections: usize = 64,
+        /// Maximum number of attached clients. Default 0: there is no socket.
+        pub connections: usize = 0,
         /// Maximum time without a line of the client or its child before the child is stopped. Default 30 min.
         #[serde(with = "value::duration")]
         pub idle_timeout: Duration = Duration::from_secs(30 * 60),

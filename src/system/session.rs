@@ -273,8 +273,8 @@ impl Session {
     #[cfg(feature = "server")]
     pub(crate) async fn check_room_for(&self, bytes: u64) -> Result<(), TurnError> {
         let workspace = self.files().await?;
-        let Some(limits) = UsageLimits::of(&self.env().config.limits) else { return Ok(()) };
-        let counted = files::blocking_long(move || workspace.excess(limits.before_another(bytes))).await;
+        let limits = UsageLimits::of_uploads(&self.env().config.limits).before_another(bytes);
+        let counted = files::blocking_long(move || workspace.excess(limits)).await;
         match counted.map_err(|error| TurnError::Storage(error.into()))? {
             None => Ok(()),
             Some(excess) => {

@@ -18,6 +18,13 @@ const MAX_DEPTH: usize = 100;
 /// Size of a block in `st_blocks`.
 const BLOCK: u64 = 512;
 
+/// Size of a session's files up to which callers add to them, if `limits.workspace_bytes` is unset.
+#[cfg(feature = "server")]
+const UPLOADED_BYTES: u64 = 1 << 30;
+/// Their number, if `limits.workspace_files` is unset.
+#[cfg(feature = "server")]
+const UPLOADED_FILES: u64 = 10_000;
+
 /// Limits of the files of one session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UsageLimits {
@@ -50,6 +57,16 @@ impl UsageLimits {
             bytes: limits.workspace_bytes.unwrap_or(u64::MAX),
             files: limits.workspace_files.unwrap_or(USUAL_FILES),
         })
+    }
+
+    /// Those of files that callers write by themselves. There always are some: a caller whose child may write nothing could
+    /// fill the disk.
+    #[cfg(feature = "server")]
+    pub(crate) fn of_uploads(limits: &Limits) -> Self {
+        Self {
+            bytes: limits.workspace_bytes.unwrap_or(UPLOADED_BYTES),
+            files: limits.workspace_files.unwrap_or(UPLOADED_FILES),
+        }
     }
 
     /// What may be there before another file of this size.
@@ -241,5 +258,16 @@ mod tests {
         let file = fs::File::create(workspace.dirs.work.join("sparse")).unwrap();
         file.set_len(1 << 30).unwrap();
         assert_eq!(excess(&workspace, Some(1 << 20), None), None);
+    }
+
+    #[cfg(feature = "server")]
+    #[test]
+    fn uploads_are_always_limited() {
+        let limits = UsageLimits::of_uploads(&Limits::default());
+        assert_eq!(limits, UsageLimits { bytes: UPLOADED_BYTES, files: UPLOADED_FILES });
+        let configured = Limits { workspace_bytes: Some(7), workspace_files: Some(3), ..Limits::default() };
+        let left = UsageLimits::of_uploads(&configured).before_another(5);
+        assert_eq!(left, UsageLimits { bytes: 2, files: 2 });
+        assert_eq!(left.before_another(9), UsageLimits { bytes: 0, files: 1 });
     }
 }

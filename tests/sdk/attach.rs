@@ -15,7 +15,7 @@ use crate::python::{Age, finished, package_of, python};
 /// Starts of some children and ten turns, on a machine busy with other tests.
 const RUNS_WITHIN: Duration = Duration::from_secs(120);
 /// The client answers permission requests.
-const ASK: &str = "[permissions]\npolicy = \"ask\"\n";
+const ASK: &str = "[permissions]\npolicy = \"ask\"\n[attach]\nconnections = 8\n";
 
 /// Runs a client of an Agent SDK with each version of the CLI; then a turn over HTTP goes on in its conversation.
 async fn attached(start: impl Fn(&Place) -> Command) {

@@ -87,6 +87,12 @@ impl Engine {
                 o.str("subtype", subtype);
             });
         });
+        let answer = self.wait_for_answer()?;
+        Ok(answer.map_or_else(|| "no answer".to_owned(), |answer| answer.to_string()))
+    }
+
+    /// The host's answer to the pending request; `None` at the end of the input.
+    fn wait_for_answer(&mut self) -> Result<Option<Value>, Stop> {
         self.pump(None, |engine| {
             engine.eof
                 || engine
@@ -95,7 +101,7 @@ impl Engine {
                     .is_none_or(|pending_request| pending_request.answer.is_some())
         })?;
         let answer = self.pending_request.take().and_then(|pending_request| pending_request.answer);
-        Ok(answer.map_or_else(|| "no answer".to_owned(), |answer| answer.to_string()))
+        Ok(answer)
     }
 
     /// Introduces itself to the server of the caller's tools. The simulation offers every tool to its model.
@@ -121,14 +127,7 @@ impl Engine {
             &request_id,
             &json!({"method": "tools/call", "params": params, "jsonrpc": "2.0", "id": 2}),
         );
-        self.pump(None, |engine| {
-            engine.eof
-                || engine
-                    .pending_request
-                    .as_ref()
-                    .is_none_or(|pending_request| pending_request.answer.is_some())
-        })?;
-        let answer = self.pending_request.take().and_then(|pending_request| pending_request.answer);
+        let answer = self.wait_for_answer()?;
         let result = answer.as_ref().and_then(|answer| answer.pointer("/response/mcp_response/result"));
         let Some(result) = result else { return Ok(("the server of the tool did not answer".into(), true)) };
         let texts = result.get("content").and_then(Value::as_array).into_iter().flatten();

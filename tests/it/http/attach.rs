@@ -13,6 +13,9 @@ use crate::common::place::{MARK, Place};
 use crate::common::program::{Answer, Program, Site, place};
 use crate::common::{SOON, eventually_some};
 
+/// The socket is there on request.
+const ATTACH: &str = "[attach]\nconnections = 8\n";
+
 /// A running `pilotlight attach`.
 struct Attached {
     process: Child,
@@ -107,7 +110,7 @@ async fn rests(site: &Site, user: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn attached_turns_are_the_sessions_own() {
     let place = place();
-    let (_program, site) = Program::ready(&place, "").await;
+    let (_program, site) = Program::ready(&place, ATTACH).await;
     site.turn("alice", "[[say:before]]").await.text();
     let mut client = Attached::start(&place, "alice", &["--include-partial-messages"], &[]);
     let opened = client.ask(&json!({ "subtype": "initialize", "hooks": null })).await;
@@ -135,7 +138,8 @@ async fn attached_turns_are_the_sessions_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn turns_over_http_wait_for_the_attached() {
     let place = place();
-    let (_program, site) = Program::ready(&place, "[session]\nidle_timeout = \"200ms\"\n").await;
+    let (_program, site) =
+        Program::ready(&place, &format!("{ATTACH}[session]\nidle_timeout = \"200ms\"\n")).await;
     let mut client = Attached::start(&place, "alice", &[], &[]);
     assert_eq!(client.turn("[[say:one]]").await["result"], "one");
     let waiting = tokio::spawn({
@@ -156,7 +160,7 @@ async fn turns_over_http_wait_for_the_attached() {
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_client_leaves_no_child() {
     let place = place();
-    let (_program, site) = Program::ready(&place, "").await;
+    let (_program, site) = Program::ready(&place, ATTACH).await;
     let mut client = Attached::start(&place, "alice", &[], &[]);
     client.say("[[say:begun]][[sleep:600000]]").await;
     client.until("a line", |line| line["type"] == "system").await;
@@ -172,7 +176,7 @@ async fn killed_client_leaves_no_child() {
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_server_ends_the_client() {
     let place = place();
-    let (program, _site) = Program::ready(&place, "").await;
+    let (program, _site) = Program::ready(&place, ATTACH).await;
     let mut client = Attached::start(&place, "alice", &[], &[]);
     assert_eq!(client.turn("[[say:one]]").await["result"], "one");
     program.signal(Signal::KILL);
@@ -187,7 +191,7 @@ async fn killed_server_ends_the_client() {
 #[tokio::test(flavor = "multi_thread")]
 async fn policy_holds_for_flags_and_requests() {
     let place = place();
-    let (_program, _site) = Program::ready(&place, "").await;
+    let (_program, _site) = Program::ready(&place, ATTACH).await;
     for flags in [
         &["--settings", "{}"][..],
         &["--dangerously-skip-permissions"],
@@ -219,7 +223,8 @@ async fn policy_holds_for_flags_and_requests() {
 #[tokio::test(flavor = "multi_thread")]
 async fn client_permits_tools_and_interrupts() {
     let place = place();
-    let (_program, _site) = Program::ready(&place, "[permissions]\npolicy = \"ask\"\n").await;
+    let (_program, _site) =
+        Program::ready(&place, &format!("{ATTACH}[permissions]\npolicy = \"ask\"\n")).await;
     let mut client = Attached::start(&place, "alice", &["--permission-prompt-tool", "stdio"], &[]);
     client.say(r#"[[tool:Bash {"command":"touch made"}]]"#).await;
     let asked = client.until("a question", |line| line["type"] == "control_request").await;
@@ -241,7 +246,7 @@ async fn client_permits_tools_and_interrupts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn attached_child_may_be_a_spare() {
     let place = place();
-    let (_program, site) = Program::ready(&place, "[spares]\nmin = 1\n").await;
+    let (_program, site) = Program::ready(&place, &format!("{ATTACH}[spares]\nmin = 1\n")).await;
     let has_spare = async || site.metric("spares", &["state=\"ready\""]).await > 0.0;
     eventually_some("a spare is ready", SOON, async || has_spare().await.then_some(())).await;
     let mut client = Attached::start(&place, "new", &["--system-prompt", "be brief"], &[]);
@@ -278,7 +283,8 @@ async fn attached_clients_are_known_and_few() {
 #[tokio::test(flavor = "multi_thread")]
 async fn children_may_not_attach() {
     let place = place();
-    let (_program, site) = Program::ready(&place, "[permissions]\npolicy = \"allow\"\n").await;
+    let (_program, site) =
+        Program::ready(&place, &format!("{ATTACH}[permissions]\npolicy = \"allow\"\n")).await;
     let socket = place.data_dir().join("attach.sock");
     let program = crate::common::built::pilotlight();
     let command = format!(
