@@ -46,7 +46,8 @@
 //! ```
 //!
 //! With the feature `sim`, `config.cli.program = "sim"` and `sim::run_if_asked` beside the other call in `main`, the same
-//! program runs offline on a simulated CLI, which is also what tests of an embedding program may use.
+//! program runs offline on a simulated CLI. Tests of an embedding program use it through the module `testing`, without a
+//! `main` of their own.
 //!
 //! # Terms
 //!
@@ -92,6 +93,7 @@
 //! | `server` | yes | the HTTP server, its configuration and the `pilotlight` program; implies `sim`. Without it no HTTP stack is compiled |
 //! | `broker` | yes | the credential broker ([`config::Broker`]), with a TLS client; `server` implies it |
 //! | `sim` | yes | the simulated CLI: `program = "sim"` and `sim::run_if_asked` |
+//! | `testing` | no | the [test kit](testing) for programs that embed this crate; implies `sim`. Among dev-dependencies only |
 //! | `otel` | no | export of spans to an OpenTelemetry collector; implies `server` |
 //! | `failpoints` | no | points where tests make actors panic; never in production |
 //!
@@ -108,6 +110,7 @@
 //! | [`telemetry`] | session events ([`Pilotlight::events`]) and the catalogue of metrics |
 //! | [`probe`] | a trial start of the CLI |
 //! | `server` | the HTTP server, behind its feature |
+//! | `testing` | the test kit, behind its feature |
 //! | `at_rest` | backup, restore, export and deletion of a user without a running server, behind the feature `server` |
 //!
 //! Metrics go to the installed `metrics` recorder, or to the one given to [`Pilotlight::start_with`]. Types that may
@@ -136,6 +139,8 @@ mod supervisor;
 mod support;
 mod system;
 pub mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod turn;
 mod workspace;
 

@@ -120,3 +120,21 @@ async fn own_recorder() {
     let turns = text.lines().find(|line| line.starts_with("pilotlight_turns_total"));
     assert!(turns.is_some_and(|line| line.contains("outcome=ok") && line.ends_with(" 3")), "{text}");
 }
+
+#[tokio::test]
+async fn caller_tools() {
+    let Some(text) = run("caller_tools").await else { return };
+    assert!(text.contains("add(17, 25)") && text.contains("TOOLS:ok 42"), "{text}");
+}
+
+#[tokio::test]
+async fn job_runner() {
+    let Some(text) = run("job_runner").await else { return };
+    assert_eq!(text.lines().filter(|line| line.contains(" -> echo ")).count(), 9, "{text}");
+}
+
+#[tokio::test]
+async fn tower_layer() {
+    let Some(text) = run("tower_layer").await else { return };
+    assert_eq!(text, "200 OK: echo 1: Hello\n401 Unauthorized: who is calling?\n");
+}

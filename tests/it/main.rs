@@ -28,4 +28,5 @@ mod security;
 mod shim;
 mod sim;
 mod sources;
+mod testing_kit;
 mod traps;

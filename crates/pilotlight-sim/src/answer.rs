@@ -34,6 +34,9 @@ impl Engine {
         if turn.script.refusal {
             return self.refuse(turn);
         }
+        if !turn.script.recorded.is_empty() {
+            return Ok(self.replay_recorded(turn));
+        }
         let end = self.use_tools(turn)?;
         if let Some(limit) = turn.exceeded_rounds {
             return Ok(Outcome {

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::faults::Fault;
 use crate::mcp_config;
+use crate::scenario::Scenario;
 use crate::workspace::Server;
 
 /// A parsed command line.
@@ -52,6 +53,7 @@ pub(crate) struct Args {
     pub(crate) skip_permissions: bool,
     pub(crate) faults: Vec<Fault>,
     pub(crate) latency: Duration,
+    pub(crate) scenario: Option<Scenario>,
 }
 
 impl Args {
@@ -83,6 +85,7 @@ const WITH_VALUE: &[(&str, &str)] = &[
     ("--effort", "level"),
     ("--fault", "fault"),
     ("--latency", "ms"),
+    ("--scenario", "directory"),
 ];
 /// Flags with all words up to the next flag.
 const WITH_VALUES: &[&str] = &[
@@ -180,6 +183,7 @@ pub(crate) fn parse(words: Vec<String>) -> Result<Invocation, Refusal> {
                 "--max-turns" => args.max_turns = value.parse().ok(),
                 "--max-budget-usd" => args.max_budget = Some(budget(&value)?),
                 "--fault" => args.faults.push(value.parse().map_err(Refusal)?),
+                "--scenario" => args.scenario = Some(Scenario::new(&value)),
                 "--latency" => args.latency = Duration::from_millis(value.parse().unwrap_or(0)),
                 _ => {}
             }

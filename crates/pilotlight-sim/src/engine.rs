@@ -16,6 +16,7 @@ use crate::host_request::PendingRequest;
 use crate::input::{self, Batch, Input};
 use crate::output::{Output, write_error};
 use crate::result::{Outcome, Usage};
+use crate::scenario::Scenario;
 use crate::signals::{self, IgnoreSignals};
 use crate::tasks::Task;
 use crate::turn::Turn;
@@ -101,6 +102,13 @@ pub(crate) fn run(mut args: Args) -> u8 {
     {
         write_error("the simulated CLI fails at this start, as a fault asks");
         return 1;
+    }
+    match args.scenario.as_ref().map(Scenario::start) {
+        None | Some(Ok(None)) => {}
+        Some(Ok(Some(text)) | Err(text)) => {
+            write_error(&text);
+            return 1;
+        }
     }
     let (sender, received) = input::channel();
     let deny_resume = fault(Kind::RefuseResume).is_some();

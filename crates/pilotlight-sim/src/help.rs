@@ -23,6 +23,7 @@ Flags of the simulation:
   --fault NAME[=ARG]  a fault (repeatable; also PILOTLIGHT_SIM_FAULT=NAME[=ARG],...). Faults of a turn apply to
                       every turn
   --latency MS        delay before each answer
+  --scenario DIR      answer by the rules of DIR/rules.json, and record each message in DIR/received.jsonl
 
 Markers in a message's text (the answer to the remaining text is `echo N: TEXT`, N = turns of the conversation so far):
   [[say:TEXT]]                     answer with TEXT

@@ -33,7 +33,9 @@ mod mcp_config;
 mod new_session;
 mod output;
 mod permission;
+mod recorded;
 mod result;
+mod scenario;
 mod script;
 mod signals;
 mod stream;
@@ -58,6 +60,16 @@ pub fn run_if_asked() {
     CAN_BE_SIM.store(true, Ordering::Relaxed);
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next().is_some_and(|first| first == SIM_ARG || first == SIM_COMMAND) {
+        std::process::exit(i32::from(run(arguments)));
+    }
+}
+
+/// The same for the first argument [`SIM_ARG`] only: `sim` may be an argument of the program's own, such as the filter of
+/// a test run. Works before `main` as well.
+pub fn run_if_asked_by_its_name() {
+    CAN_BE_SIM.store(true, Ordering::Relaxed);
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == SIM_ARG) {
         std::process::exit(i32::from(run(arguments)));
     }
 }

@@ -69,6 +69,8 @@ pub(crate) struct Script {
     /// Subtype of a request to the host that is no permission request.
     pub(crate) host_request: Option<String>,
     pub(crate) faults: Vec<Fault>,
+    /// Lines of a recorded turn, replayed as the answer.
+    pub(crate) recorded: Vec<Value>,
     /// The text without markers.
     pub(crate) plain: String,
 }

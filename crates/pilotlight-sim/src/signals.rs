@@ -35,7 +35,13 @@ pub(crate) fn listen(inputs: SyncSender<Batch>, transcript: Writer, ignore_signa
         (signal(SignalKind::terminate()), signal(SignalKind::hangup()), signal(SignalKind::interrupt()))
     };
     let (Ok(mut terminate), Ok(mut hangup), Ok(mut interrupt)) = streams else { return };
+    // A closed pipe is an error of write(2) and no end, also where no Rust runtime has seen to it before `main`.
+    let pipe = {
+        let _guard = runtime.enter();
+        signal(SignalKind::pipe())
+    };
     let listener = move || {
+        let _pipe = pipe;
         loop {
             let number = runtime.block_on(async {
                 tokio::select! {

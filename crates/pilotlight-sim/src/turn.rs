@@ -13,6 +13,7 @@ use crate::faults::{self, Kind};
 use crate::output::write_error;
 use crate::permission::Denial;
 use crate::result::{Outcome, Usage};
+use crate::scenario::Received;
 use crate::script::{self, Part, Script};
 use crate::tasks::Task;
 use crate::tools::rejected;
@@ -110,7 +111,7 @@ impl Engine {
         let texts: Vec<&str> = messages.iter().map(|message| message.text.as_str()).collect();
         let text = texts.join("\n");
         let content = if earlier.is_empty() { last.content.clone() } else { Value::String(text.clone()) };
-        let mut turn = self.begin(&text);
+        let mut turn = self.begin(&text, &content);
         turn.kinds = kinds_of(&content);
         if self.apply_faults_before_turn(&turn).is_err() {
             // Interrupted before its first line; the turn still writes its lines.
@@ -142,7 +143,7 @@ impl Engine {
 
     /// Runs the turn that the exit of a background task starts.
     pub(crate) fn unsolicited_turn(&mut self, task: &Task, code: i32) {
-        let mut turn = self.begin("");
+        let mut turn = self.begin("", &Value::Null);
         turn.unsolicited = true;
         self.set_state("running");
         self.notice_task_end(task, code);
@@ -152,11 +153,23 @@ impl Engine {
         self.end(&turn, &outcome);
     }
 
-    fn begin(&mut self, text: &str) -> Turn {
+    /// A turn of this text; a turn of the CLI's own has none, and is no part of a scenario.
+    fn begin(&mut self, text: &str, content: &Value) -> Turn {
         self.busy = true;
         self.stop = None;
         let mut turn = Turn::new();
-        match script::parse(text) {
+        let parsed = match &self.args.scenario {
+            Some(scenario) if !content.is_null() => scenario.script(&Received {
+                text,
+                content,
+                session_id: &self.conversation.session_id,
+                model: &self.model,
+                system_prompt: self.system_prompt.as_deref(),
+                resumed: self.args.resume.is_some(),
+            }),
+            _ => script::parse(text),
+        };
+        match parsed {
             Ok(script) => turn.script = script,
             Err(error) => {
                 write_error(&error);

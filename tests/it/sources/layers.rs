@@ -6,7 +6,7 @@ use super::text::{files_below, read, without_tests};
 
 /// Modules from the highest layer to the lowest; those of one rank do not know each other.
 const LAYERS: &[&[&str]] = &[
-    &["bin", "fuzzing"],
+    &["bin", "fuzzing", "testing"],
     &["server"],
     &["system"],
     &["supervisor", "spares"],
