@@ -44,6 +44,7 @@ pub use auth::{exposure, keys};
 use net::capacity;
 use net::connection::{Acceptor, Closing, ConnectionHandler};
 pub use serve_error::ServeError;
+use turns::asynchronous::AsyncTurns;
 use turns::idempotency::Idempotency;
 use turns::replay::Replays;
 
@@ -108,7 +109,10 @@ impl Server {
         let replays = Replays::new(limits.replay_bytes, limits.heartbeat, tasks.clone(), closing.clone());
         let event_streams = events::EventStreams::new(limits.heartbeat, closing.gracefully.clone());
         let idempotency = Idempotency::new(tasks.clone(), closing.clone());
-        let app = Arc::new(App::new(pilot, exporter.clone(), replays, idempotency, event_streams));
+        let async_turns = AsyncTurns::new(limits.heartbeat, tasks.clone(), closing.clone());
+        tasks.spawn(closing.clone().or(async_turns.clone().sweep()));
+        let app =
+            Arc::new(App::new(pilot, exporter.clone(), replays, async_turns, idempotency, event_streams));
         let overloaded = router::overloaded(exporter.metrics.clone());
         let accept = |listener, router, most| {
             let handler = ConnectionHandler {

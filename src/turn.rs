@@ -27,6 +27,8 @@ pub use mcp::McpServers;
 #[cfg(feature = "server")]
 pub(crate) use mcp::Sender;
 pub use restrictions::Restrictions;
+#[cfg(feature = "server")]
+pub(crate) use stream::Interrupter;
 pub use stream::Turn;
 pub(crate) use trace::TurnTrace;
 

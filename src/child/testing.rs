@@ -10,7 +10,7 @@ use crate::turn::{Turn, TurnTrace, turn_channel};
 
 /// A turn for a child, and its reader.
 pub(crate) fn job(turn: u64) -> (Box<Job>, Turn) {
-    let (sender, reader) = turn_channel(TurnId(turn), 8, 1000, Box::new(|| ()), Box::new(|_| ()));
+    let (sender, reader) = turn_channel(TurnId(turn), 8, 1000, std::sync::Arc::new(|| ()), Box::new(|_| ()));
     let now = Instant::now();
     let session = SessionHash::parse(&"0".repeat(32)).unwrap();
     let job = Job {

@@ -14,6 +14,7 @@ pub(crate) mod router;
 pub(crate) mod sessions;
 mod stats;
 mod trace;
+pub(crate) mod turns;
 mod usage;
 pub(crate) mod users;
 mod workspace;

@@ -16,6 +16,7 @@ use super::conversations::Conversations;
 use super::exporter::Exporter;
 use super::net::body::BodyBudget;
 use super::responses::Responses;
+use super::turns::asynchronous::AsyncTurns;
 use super::turns::idempotency::Idempotency;
 use super::turns::replay::Replays;
 use crate::error::TurnError;
@@ -42,6 +43,7 @@ pub(super) struct App {
     pub(super) gathering: Semaphore,
     pub(super) started_once: Arc<StartedOnce>,
     pub(super) replays: Replays,
+    pub(super) async_turns: AsyncTurns,
     pub(super) idempotency: Idempotency,
     pub(super) event_streams: EventStreams,
     draining: AtomicBool,
@@ -53,6 +55,7 @@ impl App {
         pilot: Pilotlight,
         exporter: Exporter,
         replays: Replays,
+        async_turns: AsyncTurns,
         idempotency: Idempotency,
         event_streams: EventStreams,
     ) -> Self {
@@ -76,6 +79,7 @@ impl App {
             gathering: Semaphore::new(GATHERING),
             started_once: Arc::default(),
             replays,
+            async_turns,
             idempotency,
             event_streams,
             draining: AtomicBool::new(false),
@@ -163,6 +167,7 @@ impl App {
         self.identities.forget(user);
         self.idempotency.forget(user);
         self.replays.forget_user(user);
+        self.async_turns.forget_user(user);
     }
 
     pub(super) fn drain(&self) {

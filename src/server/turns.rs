@@ -2,7 +2,8 @@
 //!
 //! [`TurnHandler`] parses the body, finds user and conversation, and sends the prompt to the session. [`PendingTurn`]
 //! then responds: with a [`TurnBody`] that streams events, or with one document. Dropping the response drops the turn,
-//! which interrupts it. Detached turns are read by a task of their own ([`replay`]).
+//! which interrupts it. Detached turns are read by a task of their own ([`replay`]), and so are those whose answer is
+//! asked for later ([`asynchronous`]).
 
 use std::sync::Arc;
 
@@ -16,8 +17,10 @@ use super::api::router::{BodyRead, RequestId};
 use super::app::App;
 use super::auth::caller::Caller;
 
+pub(super) mod asynchronous;
 mod body;
 mod conclusion;
+mod control;
 mod conversation;
 mod document;
 mod handler;
@@ -27,6 +30,8 @@ mod judge;
 mod log;
 mod mcp;
 mod pending;
+pub(super) mod prefer;
+mod recorded;
 pub(super) mod replay;
 mod responses;
 pub(crate) mod restrict;

@@ -19,8 +19,8 @@ use crate::model::Usage;
 use crate::model::ids::TurnId;
 use crate::support::lock::MutexExt;
 
-/// Called when the reader goes away before the end.
-pub(crate) type Cancel = Box<dyn FnOnce() + Send + Sync>;
+/// Interrupts the turn: called when the reader goes away before the end, or asks for it.
+pub(crate) type Cancel = Arc<dyn Fn() + Send + Sync>;
 /// Called with the outcome, exactly once per turn.
 pub(crate) type OnEnd = Box<dyn FnOnce(&Outcome) + Send + Sync>;
 
@@ -256,7 +256,7 @@ mod tests {
         let on_end = Box::new(move |_: &Outcome| {
             seen.fetch_add(1, Ordering::Relaxed);
         });
-        let (sender, turn) = turn_channel(TurnId(7), reads, bytes, Box::new(|| ()), on_end);
+        let (sender, turn) = turn_channel(TurnId(7), reads, bytes, Arc::new(|| ()), on_end);
         (sender, turn, ends)
     }
 

@@ -52,6 +52,12 @@ impl Turn {
         poll_fn(|context| self.poll_event(context)).await
     }
 
+    /// Ends the turn early, while its reader reads on: the outcome comes as usual. `None` once the turn has ended.
+    #[cfg(feature = "server")]
+    pub(crate) fn interrupter(&self) -> Option<Interrupter> {
+        self.cancel.clone().map(Interrupter)
+    }
+
     /// How the turn ended; `None` until [`Turn::next`] has returned `None` or an error.
     #[must_use]
     pub fn outcome(&self) -> Option<&Outcome> {
@@ -118,6 +124,18 @@ impl Turn {
             }
             _ => None,
         }
+    }
+}
+
+/// Interrupts one turn, from any task. Without effect once the turn has ended.
+#[cfg(feature = "server")]
+#[derive(Clone)]
+pub(crate) struct Interrupter(Cancel);
+
+#[cfg(feature = "server")]
+impl Interrupter {
+    pub(crate) fn interrupt(&self) {
+        (self.0)();
     }
 }
 

@@ -1,6 +1,7 @@
 //! The program and its HTTP service from outside: real processes, the simulated CLI, bytes on the wire.
 
 mod asking;
+mod asynchronous;
 mod attach;
 mod auth;
 mod backup;

@@ -13,7 +13,9 @@ use axum::routing::{delete, get, post};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use super::{events, health, models, openapi, responses, sessions, stats, trace, usage, users};
+use super::{
+    events, health, models, openapi, responses, sessions, stats, trace, turns as kept_turns, usage, users,
+};
 use crate::server::api::error::{ApiError, ErrorForm};
 use crate::server::app::App;
 use crate::server::auth::AuthPolicy;
@@ -59,6 +61,9 @@ pub(crate) fn public(app: Arc<App>, policy: AuthPolicy) -> Router {
         .route("/v1/responses/{id}", get(responses::one).delete(responses::delete))
         .route("/v1/responses/{id}/cancel", post(responses::cancel))
         .route("/v1/responses/{id}/input_items", get(responses::input_items))
+        .route("/v1/turns/{id}", get(kept_turns::one).delete(kept_turns::delete))
+        .route("/v1/turns/{id}/events", get(kept_turns::events))
+        .route("/v1/turns/{id}/cancel", post(kept_turns::cancel))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{id}", get(models::one))
         .route("/v1/pool/stats", get(stats::pool))

@@ -269,6 +269,7 @@ pub(crate) async fn purge_session(
     let purged = session.purge().await;
     // Last: the last turn has ended by then.
     app.replays.forget(user, name);
+    app.async_turns.forget(user, name);
     let deleted = app.responses.of(user).delete_of(name).await;
     deleted.map_err(|error| TurnError::Storage(error.into()))?;
     purged
@@ -284,6 +285,7 @@ pub(crate) async fn forget_expired(app: Arc<App>) {
             let (user, name) = (event.session.user(), event.session.conversation());
             let Ok(inside) = app.pilot.enter(user) else { continue };
             app.conversations.exclude(&inside, name).await;
+            app.async_turns.forget(user, name);
             if let Err(error) = app.responses.of(user).delete_of(name).await {
                 tracing::warn!(%error, "the responses of a deleted session are still stored");
             }

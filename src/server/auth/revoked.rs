@@ -30,21 +30,21 @@ pub(crate) fn watched(
     if !is_stream {
         return response;
     }
-    let last = last_event(form, is_turn);
+    let last = last_event(&error(), form, is_turn);
     let revoked = Box::pin(revoked.cancelled_owned());
     response.map(|body| Body::new(Watched { body: Some(body), revoked, last: Some(last) }))
 }
 
 /// Error event and end of the stream, in the dialect's form.
-fn last_event(form: ErrorForm, is_turn: bool) -> Bytes {
+pub(crate) fn last_event(error: &ApiError, form: ErrorForm, is_turn: bool) -> Bytes {
     let mut frames = BytesMut::new();
     let has_names = matches!(form, ErrorForm::Messages | ErrorForm::Responses);
     if has_names {
         frames.put_slice(b"event: error\n");
     }
     match form {
-        ErrorForm::Responses => sse::event(&error().response_event(), &mut frames),
-        _ => sse::event(&error().body_in(form, None), &mut frames),
+        ErrorForm::Responses => sse::event(&error.response_event(), &mut frames),
+        _ => sse::event(&error.body_in(form, None), &mut frames),
     }
     if is_turn && !has_names {
         frames.put_slice(DONE);

@@ -16,7 +16,7 @@ pub(crate) fn route(pattern: Option<&str>) -> Route {
         ["v1", "responses"] => Route::Responses,
         ["v1", "responses", ..] => Route::StoredResponses,
         ["v1", "models", ..] => Route::Models,
-        ["v1", "sessions" | "users", ..] => Route::Sessions,
+        ["v1", "sessions" | "turns" | "users", ..] => Route::Sessions,
         ["v1", "workspace", ..] => Route::Workspace,
         ["v1", "pool" | "usage", ..] => Route::Stats,
         ["health" | "livez" | "readyz"] => Route::Health,

@@ -9,6 +9,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use crate::server::api::router::MESSAGES_REQUEST_ID;
 use crate::server::auth::caller::REQUEST_ID_HEADER;
 use crate::server::turns::idempotency::REPLAYED_HEADER;
+use crate::server::turns::prefer::APPLIED_HEADER;
 use crate::server::turns::{IGNORED_HEADER, SESSION_HEADER};
 
 /// Maximum age of a cached preflight. Browsers allow hours, but a removed origin should lose access sooner.
@@ -27,6 +28,8 @@ pub(crate) fn layer(origins: &[String]) -> Option<CorsLayer> {
         HeaderName::from_static(REQUEST_ID_HEADER),
         MESSAGES_REQUEST_ID,
         REPLAYED_HEADER,
+        APPLIED_HEADER,
+        header::LOCATION,
         header::RETRY_AFTER,
         HeaderName::from_static("x-should-retry"),
     ];

@@ -130,6 +130,7 @@ impl TurnBody {
                     let polled = pin!(turn.next_lines()).poll(context);
                     match polled {
                         Poll::Ready(Some(Ok(lines))) => {
+                            self.log.begun();
                             if let Some(files) = &mut self.files {
                                 files.turn_begins();
                             }

@@ -4,6 +4,7 @@
 
 use super::conversation::Held;
 use crate::error::TurnError;
+use crate::model::Usage;
 use crate::server::api::error::ApiError;
 use crate::server::dialect::{Dialect, TurnEnd, is_answer};
 use crate::turn::{Outcome, Status};
@@ -21,6 +22,8 @@ pub(super) struct Conclusion {
     is_remembered: bool,
     /// Ids of the calls in the answer.
     pub(super) calls: Vec<String>,
+    /// Tokens and cost in US dollars, as the CLI reported them.
+    pub(super) spent: Option<(Usage, f64)>,
 }
 
 impl Conclusion {
@@ -38,6 +41,7 @@ impl Conclusion {
                     has_started: true,
                     is_remembered: is_answer && !outcome.context_lost,
                     calls: outcome.tool_calls.iter().map(|call| call.id.clone()).collect(),
+                    spent: Some((outcome.usage, outcome.cost_usd)),
                 }
             }
         }
@@ -51,6 +55,7 @@ impl Conclusion {
             has_started: false,
             is_remembered: false,
             calls: Vec::new(),
+            spent: None,
         }
     }
 
@@ -72,7 +77,6 @@ mod tests {
 
     use super::*;
     use crate::model::Failure;
-    use crate::model::Usage;
 
     fn outcome(status: Status, context_lost: bool) -> Outcome {
         Outcome {

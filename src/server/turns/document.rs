@@ -25,7 +25,10 @@ impl PendingTurn {
         let mut collected = Collected::default();
         let ended = loop {
             match self.turn.next_lines().await {
-                Some(Ok(lines)) => collected.lines(&mut reader, &lines),
+                Some(Ok(lines)) => {
+                    self.log.begun();
+                    collected.lines(&mut reader, &lines);
+                }
                 Some(Err(error)) => match &self.judge {
                     Some(judge) => break Err(judge.lost(error)),
                     None => break Err(error),

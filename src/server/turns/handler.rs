@@ -9,9 +9,12 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::asynchronous::Accepted;
+use super::control::TurnControl;
 use super::idempotency::{Begin, IdempotencyKey};
 use super::judge::Judge;
 use super::log::TurnLog;
+use super::prefer::Prefer;
 use super::restrict::restrict;
 use super::{ON_DISCONNECT_HEADER, PendingTurn, SESSION_HEADER, TOOLS_HEADER, mcp};
 use crate::config::OnDisconnect;
@@ -85,6 +88,7 @@ impl TurnHandler {
         restrict(&mut request.options, self.caller.limits())?;
         self.choose_own_tools(&mut request.options)?;
         let is_detached = self.on_disconnect()? == OnDisconnect::Detach;
+        let control = Prefer::of(&self.parts.headers).respond_async.then(Arc::<TurnControl>::default);
         let (user, inside) = self.user(&mut request).await?;
         let reservation = match key {
             None => None,
@@ -111,7 +115,7 @@ impl TurnHandler {
         let is_queued =
             session.status().is_some_and(|now| now.state == SessionState::Busy || now.queue_depth > 0);
         let (prompt, options) = (std::mem::take(&mut request.prompt), std::mem::take(&mut request.options));
-        let judge = Judge::new(&request.expected, &session, &options);
+        let mut judge = Judge::new(&request.expected, &session, &options);
         let hold = match more_hold {
             Some(more) => Arc::new((hold, more)),
             None => hold,
@@ -129,10 +133,26 @@ impl TurnHandler {
         };
         // The turn is the session's now, and ends with it.
         drop(inside);
-        let log = TurnLog::new(self.request_id.clone(), self.begin);
+        if let Some(control) = &control {
+            control.runs(&turn);
+            judge.iter_mut().for_each(|judge| judge.controlled_by(control.clone()));
+        }
+        let log = TurnLog::new(self.request_id.clone(), self.begin).reporting(control.clone());
         let app = self.app.clone();
         let turn = PendingTurn { app, request, conversation, turn, files, is_queued, permit, log, judge };
-        let responding = respond(Box::new(turn), user, is_detached, form);
+        let turn = Box::new(turn);
+        if let Some(control) = control {
+            let later = std::future::ready(self.respond_later(Accepted { turn, user, form, control }));
+            return match reservation {
+                None => Ok(later.await),
+                Some(reservation) => {
+                    let form = (form, self.request_id.clone());
+                    // On the heap: the rarer way.
+                    Box::pin(self.app.idempotency.record(reservation, form, later)).await
+                }
+            };
+        }
+        let responding = respond(turn, user, is_detached, form);
         match reservation {
             None => Ok(responding.await),
             Some(reservation) => {
@@ -213,7 +233,12 @@ fn parsed(headers: &HeaderMap, bytes: &[u8], parse: Parse) -> Result<Parsed, Api
     Ok((request, key))
 }
 
-async fn respond(turn: Box<PendingTurn>, user: UserId, is_detached: bool, form: ErrorForm) -> Response {
+pub(super) async fn respond(
+    turn: Box<PendingTurn>,
+    user: UserId,
+    is_detached: bool,
+    form: ErrorForm,
+) -> Response {
     let name = caller::header_text(&turn.conversation.name);
     let mut response = turn.respond(user, is_detached, form).await.into_response();
     response.headers_mut().insert(SESSION_HEADER, name);

@@ -15,6 +15,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::prefer::Prefer;
+use super::recorded::Recorded;
 use super::{ON_DISCONNECT_HEADER, SESSION_HEADER};
 use crate::error::TurnError;
 use crate::model::ids::UserId;
@@ -28,7 +30,7 @@ use crate::support::lock::MutexExt;
 mod records;
 mod reservation;
 
-use records::{Digest, Lookup, Named, Recorded, Records};
+use records::{Digest, Lookup, Named, Records};
 pub(super) use reservation::Reservation;
 
 const KEY_HEADER: &str = "idempotency-key";
@@ -59,6 +61,7 @@ impl IdempotencyKey {
             request.update((value.len() as u64).to_le_bytes());
             request.update(value);
         }
+        request.update([u8::from(Prefer::of(headers).respond_async)]);
         let request = request.chain_update(body).finalize().into();
         let continues = headers.get(ON_DISCONNECT_HEADER).is_none_or(|value| value != "interrupt");
         Ok(Some(Self { id: id.as_bytes().to_vec(), request, continues }))

@@ -1,5 +1,8 @@
 //! Compares an answer with what its request expects, and asks the model once more if it does not fit.
 
+use std::sync::Arc;
+
+use super::control::TurnControl;
 use crate::error::{Loss, TurnError};
 use crate::model::{Failure, SessionState};
 use crate::server::dialect::Expected;
@@ -18,6 +21,7 @@ pub(super) struct Judge {
     repairs: u32,
     /// Tokens and cost of the answers that did not fit.
     before: Option<Outcome>,
+    control: Option<Arc<TurnControl>>,
 }
 
 pub(super) enum Judged {
@@ -41,7 +45,13 @@ impl Judge {
             options,
             repairs: 0,
             before: None,
+            control: None,
         }))
+    }
+
+    /// Lets the turns that ask again be interrupted as well.
+    pub(super) fn controlled_by(&mut self, control: Arc<TurnControl>) {
+        self.control = Some(control);
     }
 
     /// What a failure means for the whole answer: where the model was to be asked again, it has seen the prompt.
@@ -77,6 +87,12 @@ impl Judge {
         if self.repairs == MAX_REPAIRS {
             return Judged::Done(Box::new(unfit(outcome, &problem, "it was asked again")));
         }
+        if self.control.as_ref().is_some_and(|control| control.is_cancelled()) {
+            return Judged::Done(Box::new(Outcome {
+                status: Status::Aborted(TurnError::Cancelled),
+                ..outcome
+            }));
+        }
         let is_followed = |now: SessionStatus| now.state == SessionState::Busy || now.queue_depth > 0;
         if self.session.status().is_some_and(is_followed) {
             // Asked now, the model would answer another message.
@@ -87,6 +103,9 @@ impl Judge {
         let repair = self.expected.repair(&problem);
         match self.session.send_with(repair, self.options.clone()).await {
             Ok(turn) => {
+                if let Some(control) = &self.control {
+                    control.runs(&turn);
+                }
                 self.before = Some(outcome);
                 Judged::Again(Box::new(turn))
             }

@@ -1,8 +1,11 @@
-//! The log line of an accepted turn.
+//! The end of an accepted turn: its log line, and what others learn of it.
+
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
 use super::conclusion::Conclusion;
+use super::control::TurnControl;
 
 /// Logs the end of an accepted turn once, when dropped.
 pub(super) struct TurnLog {
@@ -10,17 +13,34 @@ pub(super) struct TurnLog {
     begin: Instant,
     outcome: &'static str,
     is_refusal: bool,
+    control: Option<Arc<TurnControl>>,
 }
 
 impl TurnLog {
     /// `begin` is the arrival of the request.
     pub(super) fn new(request_id: String, begin: Instant) -> Self {
         // Remains if the answer is not read to its end.
-        Self { request_id, begin, outcome: "client_gone", is_refusal: false }
+        Self { request_id, begin, outcome: "client_gone", is_refusal: false, control: None }
+    }
+
+    /// Reports begin and end there as well.
+    pub(super) fn reporting(mut self, control: Option<Arc<TurnControl>>) -> Self {
+        self.control = control;
+        self
+    }
+
+    /// Lines of the turn have come. Called with each read.
+    pub(super) fn begun(&self) {
+        if let Some(control) = &self.control {
+            control.begun();
+        }
     }
 
     pub(super) fn ended(&mut self, conclusion: &Conclusion) {
         (self.outcome, self.is_refusal) = (conclusion.word, conclusion.is_refusal);
+        if let Some(control) = &self.control {
+            control.ended(conclusion);
+        }
     }
 }
 

@@ -33,7 +33,7 @@ use crate::server::net::connection::Closing;
 
 mod ring;
 
-use ring::{Attached, Ring};
+pub(super) use ring::{Attached, Ring};
 
 /// Retention of events after the end of a turn.
 const KEPT_FOR: Duration = Duration::from_secs(60);
@@ -202,19 +202,26 @@ pub(crate) async fn attach(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let user = query.subject()?;
-    let last = match headers.get("last-event-id") {
-        Some(value) => Some(value.to_str().map_err(|_| ring::unreadable())?),
-        None => None,
-    };
-    let attached = app.replays.attach(&user, &session, last)?;
+    let attached = app.replays.attach(&user, &session, last_event_id(&headers)?)?;
+    Ok(streamed(attached))
+}
+
+pub(super) fn last_event_id(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+    match headers.get("last-event-id") {
+        Some(value) => value.to_str().map(Some).map_err(|_| ring::unreadable()),
+        None => Ok(None),
+    }
+}
+
+pub(super) fn streamed(attached: Attached) -> Response {
     let form = attached.form();
     let mut response = event_stream(Body::from_stream(attached));
     response.extensions_mut().insert(form);
-    Ok(response)
+    response
 }
 
 /// Splits frames into events, each with its blank line.
-fn split(frames: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn split(frames: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = frames;
     std::iter::from_fn(move || {
         let end = memchr::memmem::find(rest, b"\n\n").map_or(rest.len(), |at| at + 2);

@@ -56,7 +56,7 @@ impl Session {
             sessions.admission.check_memory()?;
             let (id, running) = (sessions.next_turn(), sessions.open_turns.token());
             let actor = entry.actor.clone();
-            let cancel = Box::new(move || drop(actor.cast(SessionMessage::Cancel(id))));
+            let cancel = Arc::new(move || drop(actor.cast(SessionMessage::Cancel(id))));
             let on_end = Box::new(move |_: &_| drop((permit, running)));
             let (sender, turn) = turn_channel(id, NO_LINES.0, NO_LINES.1, cancel, on_end);
             let accepted = Instant::now();

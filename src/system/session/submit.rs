@@ -119,7 +119,7 @@ impl Session {
             drop((permit, running));
         });
         let actor = entry.actor.clone();
-        let cancel = Box::new(move || drop(actor.cast(SessionMessage::Cancel(id))));
+        let cancel = Arc::new(move || drop(actor.cast(SessionMessage::Cancel(id))));
         let (events, bytes) = (limits.event_buffer, limits.event_buffer_bytes);
         let (sender, turn) = turn_channel(id, events, bytes, cancel, on_end);
         let job = Box::new(Job {

@@ -4,6 +4,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::common::program::{Answer, Program, Site, place};
+use crate::common::{SOON, eventually_some};
 
 /// One method of one path.
 struct Operation<'a> {
@@ -13,9 +14,9 @@ struct Operation<'a> {
 }
 
 impl Operation<'_> {
-    /// Sends it as alice, about her default conversation or this stored response.
-    async fn send(&self, site: &Site, body: Option<&Value>, response: &str) -> Answer {
-        let ids = [("models", "sonnet"), ("responses", response)];
+    /// Sends it as alice, about her default conversation, this stored response or this turn.
+    async fn send(&self, site: &Site, body: Option<&Value>, (response, turn): (&str, &str)) -> Answer {
+        let ids = [("models", "sonnet"), ("responses", response), ("turns", turn)];
         let id = ids.into_iter().find(|(kind, _)| self.path.contains(kind)).map_or("default", |(_, id)| id);
         let path = self.path.replace("{id}", id).replace("{file}", "app.js").replace("{path}", "notes.txt");
         let method: Method = self.method.to_uppercase().parse().unwrap();
@@ -123,7 +124,7 @@ async fn every_example_of_a_turn_is_answered() {
             continue;
         }
         for example in examples(body) {
-            let answer = operation.send(&site, Some(example), "").await;
+            let answer = operation.send(&site, Some(example), ("", "")).await;
             assert_eq!(answer.status, 200, "{example} gave {answer:?}");
             fits(&document, &operation, &answer);
             answered += 1;
@@ -141,6 +142,14 @@ async fn every_answer_fits_its_schema() {
     assert_eq!(Answer::of(file).await.status, 200);
     let asked = json!({ "model": "sonnet", "input": "hello" });
     let response = Answer::of(site.of("POST", "/v1/responses", "alice").json(&asked)).await.json();
+    let later = site.of("POST", "/v1/responses", "alice").header("prefer", "respond-async").json(&asked);
+    let turn = Answer::of(later).await.json();
+    let turn = turn["id"].as_str().unwrap();
+    let ended = async || {
+        let turn = Answer::of(site.of("GET", &format!("/v1/turns/{turn}"), "alice")).await.json();
+        (turn["status"] == "completed").then_some(())
+    };
+    eventually_some("the turn ends", SOON, ended).await;
     let document = site.get("/openapi.json").await.json();
     for operation in operations(&document) {
         // Event streams do not end by themselves; without a turn there is nothing to attach to.
@@ -148,7 +157,7 @@ async fn every_answer_fits_its_schema() {
         let endless = operation.path.ends_with("/events") || streams.contains(&operation.path);
         let asks = operation.method == "get" && !endless;
         if asks {
-            let answer = operation.send(&site, None, response["id"].as_str().unwrap()).await;
+            let answer = operation.send(&site, None, (response["id"].as_str().unwrap(), turn)).await;
             assert_eq!(answer.status, 200, "{} gave {answer:?}", operation.path);
             fits(&document, &operation, &answer);
         }

@@ -26,7 +26,7 @@ impl TurnFiles for Stub {
 fn answer() -> (TurnSender, TurnBody, Arc<AtomicBool>) {
     let cancelled = Arc::new(AtomicBool::new(false));
     let seen = cancelled.clone();
-    let cancel = Box::new(move || seen.store(true, Ordering::Relaxed));
+    let cancel = Arc::new(move || seen.store(true, Ordering::Relaxed));
     let (sender, turn) = turn_channel(TurnId(1), 8, 1 << 16, cancel, Box::new(|_| {}));
     let log = TurnLog::new("id".to_owned(), Instant::now());
     let frame = AnswerContext { session: "default".to_owned(), created: 0, model: String::new() };

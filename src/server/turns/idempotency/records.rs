@@ -6,9 +6,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use axum::http::{HeaderMap, StatusCode};
-use bytes::Bytes;
 use tokio::time::Instant;
+
+use crate::server::turns::recorded::Recorded;
 
 /// Retention after the end of the turn.
 const KEPT_FOR: Duration = Duration::from_secs(600);
@@ -22,21 +22,6 @@ const BYTES_OF_ONE: usize = 8 << 20;
 const BYTES: usize = 64 << 20;
 
 pub(super) type Digest = [u8; 32];
-
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Recorded {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Vec<Bytes>,
-}
-
-impl Recorded {
-    /// Memory of the answer, including headers.
-    pub(super) fn bytes(&self) -> usize {
-        let headers = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
-        self.body.iter().map(Bytes::len).chain(headers).sum()
-    }
-}
 
 #[derive(Debug, PartialEq)]
 pub(super) enum Lookup {
@@ -190,6 +175,9 @@ impl Records {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::{HeaderMap, StatusCode};
+    use bytes::Bytes;
+
     use super::*;
 
     fn digest(number: usize) -> Digest {

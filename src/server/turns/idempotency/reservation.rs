@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use axum::body::Body;
-use axum::http::HeaderMap;
 use axum::response::Response;
 use bytes::Bytes;
 use futures_core::Stream;
@@ -14,10 +13,10 @@ use http_body_util::BodyExt as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::records::{Digest, LONGEST, Recorded, Records};
+use super::records::{Digest, LONGEST, Records};
 use crate::server::api::error::{ApiError, ErrorForm};
 use crate::server::api::router::with_request_id;
-use crate::server::turns::SESSION_HEADER;
+use crate::server::turns::recorded::Recorded;
 use crate::support::lock::MutexExt;
 
 /// Maximum buffered pieces for the caller; a slow caller slows its own CLI, as without a key.
@@ -76,7 +75,7 @@ impl Reservation {
             if error.is_refusal() {
                 self.forget();
             } else {
-                self.end(of_error(error, form, request_id, response.headers()).await);
+                self.end(Recorded::of_error(error, form, request_id, response.headers()).await);
             }
             // A disconnected caller repeats the request.
             head.send(response).ok();
@@ -132,17 +131,6 @@ impl Drop for Reservation {
             Progress::Ended | Progress::Removed => {}
         }
     }
-}
-
-/// Record of a turn that ended with an error before its first event.
-async fn of_error(error: &ApiError, form: ErrorForm, request_id: &str, sent: &HeaderMap) -> Option<Recorded> {
-    let (mut parts, body) = error.render(form, request_id).into_parts();
-    if let Some(session) = sent.get(&SESSION_HEADER) {
-        parts.headers.insert(SESSION_HEADER, session.clone());
-    }
-    with_request_id(&mut parts.headers, request_id);
-    let body = body.collect().await.ok()?.to_bytes();
-    Some(Recorded { status: parts.status, headers: parts.headers, body: vec![body] })
 }
 
 /// Stream of the answer for the caller that reads along.

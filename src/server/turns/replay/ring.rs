@@ -27,11 +27,11 @@ const AT_A_TIME: usize = 64 << 10;
 /// Maximum size of an event's id line.
 const ID_BYTES: usize = 64;
 
-pub(super) fn unreadable() -> ApiError {
+pub(in crate::server::turns) fn unreadable() -> ApiError {
     ApiError::invalid("invalid_header", "Last-Event-ID must be the id of an event of this session")
 }
 
-pub(super) struct Ring {
+pub(in crate::server::turns) struct Ring {
     turn: String,
     capacity: usize,
     form: ErrorForm,
@@ -54,7 +54,7 @@ struct RingState {
 }
 
 impl Ring {
-    pub(super) fn new(capacity: usize, form: ErrorForm, held: Arc<AtomicUsize>) -> Self {
+    pub(in crate::server::turns) fn new(capacity: usize, form: ErrorForm, held: Arc<AtomicUsize>) -> Self {
         let turn = uuid::Uuid::new_v4().simple().to_string();
         Self { turn, capacity, form, held, state: Mutex::default() }
     }
@@ -65,7 +65,7 @@ impl Ring {
     }
 
     /// Appends an event; waits for the attached reader if the ring is full.
-    pub(super) async fn push(&self, event: &[u8]) {
+    pub(in crate::server::turns) async fn push(&self, event: &[u8]) {
         if event == PING {
             // Readers have their own heartbeat.
             return;
@@ -108,7 +108,7 @@ impl Ring {
         self.push(DONE).await;
     }
 
-    pub(super) fn end(&self) {
+    pub(in crate::server::turns) fn end(&self) {
         let mut state = self.lock();
         state.ended = true;
         let reader = state.reader.take();
@@ -118,6 +118,15 @@ impl Ring {
 
     pub(super) fn has_ended(&self) -> bool {
         self.lock().ended
+    }
+
+    pub(in crate::server::turns) fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
+    /// Whether the first event is still there.
+    pub(in crate::server::turns) fn is_whole(&self) -> bool {
+        self.lock().first == 0
     }
 
     pub(super) fn all_held(&self) -> usize {
@@ -137,9 +146,9 @@ impl Ring {
             return Err(gone("this event belongs to a turn that is not kept any more"));
         }
         match number.checked_add(1) {
-            Some(next) if next < state.first => {
-                Err(gone("events after this one are not kept any more (http.replay_bytes)"))
-            }
+            Some(next) if next < state.first => Err(gone(
+                "events after this one are not kept any more: the stream is longer than what is kept",
+            )),
             Some(next) if next <= state.first + state.events.len() as u64 => Ok(next),
             _ => Err(unreadable()),
         }
@@ -168,7 +177,7 @@ pub(in crate::server::turns) struct Attached {
 }
 
 impl Attached {
-    pub(super) fn form(&self) -> ErrorForm {
+    pub(in crate::server::turns) fn form(&self) -> ErrorForm {
         self.ring.form
     }
 
@@ -179,7 +188,11 @@ impl Attached {
     }
 
     /// Reader of a reattached caller: after the event `last`, else from the oldest.
-    pub(super) fn again(ring: Arc<Ring>, last: Option<&str>, heartbeat: Duration) -> Result<Self, ApiError> {
+    pub(in crate::server::turns) fn again(
+        ring: Arc<Ring>,
+        last: Option<&str>,
+        heartbeat: Duration,
+    ) -> Result<Self, ApiError> {
         let state = ring.lock();
         let next = last.map_or(Ok(state.first), |last| ring.after(&state, last))?;
         Ok(Self::at(&ring, state, next, heartbeat))
