@@ -209,6 +209,9 @@ OVERVIEW = ("overview", "pilotlight: overview", "Rate, errors and duration of tu
               (increase("auth_failures_total", "reason"), "{{reason}}"), stack=True),
         Panel("Limited requests", "Requests refused by a limit of the HTTP server, per interval.",
               (increase("http_limited_total", "limit"), "{{limit}}"), stack=True),
+        Panel("Webhooks", "Attempts to deliver webhooks per interval, by outcome; webhooks that were dropped; those that wait.",
+              (increase("webhook_attempts_total", "outcome"), "{{outcome}}"),
+              (increase("webhook_drops_total", "reason"), "dropped: {{reason}}"), ("sum(@webhooks_waiting)", "waiting")),
     ]),
     ("Starts of children", [
         Panel("Starts by result", "Starts of children per second. none: the child became ready; otherwise the reason of the failure.",

@@ -64,6 +64,9 @@ use crate::telemetry::metrics::Metrics;
 use crate::workspace::OauthStore;
 
 pub(crate) use child::{BrokeredChild, ChildPlan, proxy};
+#[cfg(feature = "server")]
+pub(crate) use client::Client;
+#[cfg(not(feature = "server"))]
 use client::Client;
 pub(crate) use endpoint::{Endpoint, EndpointGuard};
 pub(crate) use oauth::OauthSource;

@@ -47,6 +47,8 @@ mod session;
 mod spares;
 mod validate;
 mod value;
+#[cfg(feature = "server")]
+mod webhooks;
 mod workspace;
 
 #[cfg(feature = "server")]
@@ -71,11 +73,13 @@ pub use session::{JournalMode, SessionConfig};
 pub use spares::Spares;
 pub(crate) use validate::OWN_VARIABLES;
 pub use value::MemoryBudget;
+#[cfg(feature = "server")]
+pub use webhooks::{WebhookEndpoint, WebhookEvent, Webhooks};
 pub use workspace::WorkspaceConfig;
 
 /// Configuration of a system. Durations are written as seconds or as text (`"5m"`, `"300s"`, `"250ms"`).
 ///
-/// The sections `http`, `auth`, `admin` and `attach` belong to the server. Without the feature `server` they are accepted in a
+/// The sections `http`, `auth`, `admin`, `attach` and `webhooks` belong to the server. Without the feature `server` they are accepted in a
 /// file and ignored, so that a service and an embedding program can share it.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -99,6 +103,9 @@ pub struct Config {
     /// Clients of `pilotlight attach`.
     #[cfg(feature = "server")]
     pub attach: Attach,
+    /// Endpoints that are sent events.
+    #[cfg(feature = "server")]
+    pub webhooks: Webhooks,
     /// The CLI to run.
     pub cli: CliConfig,
     /// Limits of one session.
@@ -204,6 +211,8 @@ impl Default for Config {
             admin: Admin::default(),
             #[cfg(feature = "server")]
             attach: Attach::default(),
+            #[cfg(feature = "server")]
+            webhooks: Webhooks::default(),
             cli: CliConfig::default(),
             session: SessionConfig::default(),
             restart: RestartConfig::default(),

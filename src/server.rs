@@ -5,7 +5,8 @@
 //! tracker, so that a shutdown waits for them.
 //!
 //! `net` accepts connections and reads bodies, `auth` decides who may call, `api` routes, `turns` runs turns in one of
-//! the `dialect`s, `conversations` matches histories, `responses` stores them for the Responses API, `exporter` renders metrics, `page` is the live page.
+//! the `dialect`s, `conversations` matches histories, `responses` stores them for the Responses API, `exporter` renders metrics, `webhooks` reports events to the operator's
+//! endpoints, `page` is the live page.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ mod percent;
 mod responses;
 mod serve_error;
 mod turns;
+mod webhooks;
 
 pub use crate::support::open_files::raise as raise_open_files;
 use api::{events, ready, router};
@@ -47,6 +49,7 @@ pub use serve_error::ServeError;
 use turns::asynchronous::AsyncTurns;
 use turns::idempotency::Idempotency;
 use turns::replay::Replays;
+use webhooks::Webhooks;
 
 /// Maximum connections of the admin listener: a scraper, a prober and a few people.
 const ADMIN_CONNECTIONS: usize = 64;
@@ -61,6 +64,7 @@ pub struct Server {
     tasks: TaskTracker,
     closing: Closing,
     keys: Option<Arc<Keyring>>,
+    webhooks: Webhooks,
     /// Cancels the remaining tasks on drop.
     _end: DropGuard,
 }
@@ -98,6 +102,13 @@ impl Server {
                 return Err(error);
             }
         };
+        let webhooks = match Webhooks::start(pilot.config(), exporter.metrics.clone()).await {
+            Ok(webhooks) => webhooks,
+            Err(error) => {
+                pilot.shutdown(Duration::ZERO).await;
+                return Err(error);
+            }
+        };
         let (http, admin) = (public.1, operator.1);
 
         let tasks = TaskTracker::new();
@@ -106,10 +117,16 @@ impl Server {
         let closing = Closing { gracefully: now.child_token(), now: now.clone() };
         let limits = pilot.config().http.clone();
         let most = most_connections(pilot.config());
-        let replays = Replays::new(limits.replay_bytes, limits.heartbeat, tasks.clone(), closing.clone());
+        let replays = Replays::new(
+            limits.replay_bytes,
+            limits.heartbeat,
+            tasks.clone(),
+            closing.clone(),
+            webhooks.clone(),
+        );
         let event_streams = events::EventStreams::new(limits.heartbeat, closing.gracefully.clone());
         let idempotency = Idempotency::new(tasks.clone(), closing.clone());
-        let async_turns = AsyncTurns::new(limits.heartbeat, tasks.clone(), closing.clone());
+        let async_turns = AsyncTurns::new(limits.heartbeat, webhooks.clone(), closing.clone());
         tasks.spawn(closing.clone().or(async_turns.clone().sweep()));
         let app =
             Arc::new(App::new(pilot, exporter.clone(), replays, async_turns, idempotency, event_streams));
@@ -147,6 +164,7 @@ impl Server {
         if let Some(keys) = keys.clone() {
             tasks.spawn(closing.clone().or(auth::watch(keys)));
         }
+        tasks.spawn(closing.clone().or(webhooks.clone().follow(app.pilot.clone())));
         tasks.spawn(closing.clone().or(exporter::upkeep(exporter)));
         tasks.spawn(closing.clone().or(ready::watch(app.clone())));
         tasks.spawn(closing.clone().or(identity::settle(app.clone())));
@@ -156,7 +174,7 @@ impl Server {
             let app = app.clone();
             tasks.spawn(closing.clone().or(async move { app.conversations.purge(&app.pilot).await }));
         }
-        Ok(Self { app, http, admin, tasks, closing, keys, _end: now.drop_guard() })
+        Ok(Self { app, http, admin, tasks, closing, keys, webhooks, _end: now.drop_guard() })
     }
 
     /// Address of the public listener.
@@ -194,6 +212,9 @@ impl Server {
         self.drain();
         // Probes, refusals of new turns and ends of running turns are still served meanwhile.
         self.pilot().shutdown(grace).await;
+        // All turns have ended: their ends are reported.
+        self.app.async_turns.settle().await;
+        self.webhooks.finish().await;
         self.closing.gracefully.cancel();
         self.tasks.close();
         if tokio::time::timeout(CLOSE_TIMEOUT, self.tasks.wait()).await.is_err() {

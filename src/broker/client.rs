@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "server")]
+use bytes::Bytes;
 use hyper::{Request, Response, body::Incoming};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::{self, connect::HttpConnector};
@@ -15,6 +17,8 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::BrokerError;
 use super::body::Body;
+#[cfg(feature = "server")]
+use super::body::full;
 use super::connector::Connector;
 use crate::config;
 use crate::support::secret_file;
@@ -28,9 +32,9 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 /// Largest file of certificates: a bundle of all public authorities has 200 kB.
 const MAX_CA_FILE_BYTES: u64 = 4 << 20;
 
-/// Client of the model's API. Cheap to clone.
+/// Client of the model's API, and of other hosts of the configuration. Follows no redirect. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Client(legacy::Client<HttpsConnector<Connector>, Body>);
+pub(crate) struct Client(legacy::Client<HttpsConnector<Connector>, Body>);
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -39,7 +43,7 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    pub(super) fn new(config: &config::Broker) -> Result<Self, BrokerError> {
+    pub(crate) fn new(config: &config::Broker) -> Result<Self, BrokerError> {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
@@ -56,6 +60,12 @@ impl Client {
             .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
             .build(https);
         Ok(Self(client))
+    }
+
+    /// Sends a request and returns the status. The body of the response is not read: its connection is closed.
+    #[cfg(feature = "server")]
+    pub(crate) async fn status(&self, request: Request<Bytes>) -> Result<hyper::StatusCode, legacy::Error> {
+        self.send(request.map(full)).await.map(|response| response.status())
     }
 
     pub(super) async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, legacy::Error> {

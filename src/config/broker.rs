@@ -95,8 +95,8 @@ fn is_proxy(text: &str) -> bool {
     })
 }
 
-/// Refresh tokens never cross a network in clear text.
-fn is_local(url: &url::Url) -> bool {
+/// Secrets never cross a network in clear text.
+pub(super) fn is_local(url: &url::Url) -> bool {
     let is_loopback = match url.host() {
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
         Some(url::Host::Ipv6(address)) => address.is_loopback(),

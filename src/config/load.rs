@@ -15,11 +15,12 @@ const SEPARATOR: &str = "__";
 const TOP_LEVEL: [&str; 2] = ["data_dir", "drain_timeout"];
 /// Keys of the first level that are tables. (Variables for children begin with `PILOTLIGHT_SESSION` or
 /// `PILOTLIGHT_CHILD` alone.)
-const SECTIONS: [&str; 16] = [
+const SECTIONS: [&str; 17] = [
     "http",
     "auth",
     "admin",
     "attach",
+    "webhooks",
     "cli",
     "session",
     "restart",
@@ -35,7 +36,7 @@ const SECTIONS: [&str; 16] = [
 ];
 
 /// Sections of the server. A configuration file may be shared with a server, so the library alone ignores them.
-const SERVER_SECTIONS: [&str; 4] = ["http", "auth", "admin", "attach"];
+const SERVER_SECTIONS: [&str; 5] = ["http", "auth", "admin", "attach", "webhooks"];
 
 /// Error in a configuration. The message names the key and the allowed values.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -94,8 +95,10 @@ fn config_of(mut table: Table, ignored: &[&str]) -> Result<Config, ConfigError> 
         // The values of these may be secrets, and the parser repeats what it does not like.
         let is_secret = key.starts_with("cli.env.") || key.starts_with("cli.args");
         let is_server = key.starts_with("mcp.servers.");
+        // The address may hold a secret.
+        let is_address = key.starts_with("webhooks.endpoints.") && key.ends_with(".url");
         let problem = match error.into_inner().message().trim() {
-            _ if is_secret => "must be text in quotes".to_owned(),
+            _ if is_secret || is_address => "must be text in quotes".to_owned(),
             problem if is_server && !problem.starts_with("unknown field") => {
                 "must be a table with command, args, env or with url, transport (http or sse), headers"
                     .to_owned()
@@ -131,7 +134,8 @@ fn key_of(name: &str) -> Option<Vec<String>> {
     let mut levels = vec![section.to_ascii_lowercase()];
     match key.split_once(SEPARATOR) {
         // `mcp.servers` has two levels more: a server's name and its field; its variables and headers have a third.
-        Some((table, entry)) if levels == ["mcp"] && table.eq_ignore_ascii_case("servers") => {
+        // `webhooks.endpoints` has two as well.
+        Some((table, entry)) if has_named_tables(&levels, table) => {
             let mut parts = entry.splitn(3, SEPARATOR);
             levels.extend([table.to_ascii_lowercase(), parts.next().unwrap_or_default().to_owned()]);
             levels.extend(parts.next().map(str::to_ascii_lowercase));
@@ -142,6 +146,12 @@ fn key_of(name: &str) -> Option<Vec<String>> {
         None => levels.push(key.to_ascii_lowercase()),
     }
     Some(levels)
+}
+
+/// Whether the entries of this table are tables with names of the operator.
+fn has_named_tables(section: &[String], table: &str) -> bool {
+    let named = [("mcp", "servers"), ("webhooks", "endpoints")];
+    named.iter().any(|(of, name)| section == [*of] && table.eq_ignore_ascii_case(name))
 }
 
 /// The section that a variable names with one underscore where two are needed.
@@ -181,6 +191,7 @@ fn is_text(key: &[String]) -> bool {
             | ["workspace", "template"]
             | ["broker", "credentials" | "ca_file" | "proxy" | "token_url"]
             | ["cli", "env", _]
+            | ["webhooks", "endpoints", _, "url" | "secret_file"]
             | ["mcp", "servers", _, "command" | "url" | "transport"]
             | ["mcp", "servers", _, "env" | "headers", _]
             | [

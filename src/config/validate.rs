@@ -22,6 +22,8 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
     super::server::validate(config)?;
     #[cfg(feature = "server")]
     super::attach::validate(config)?;
+    #[cfg(feature = "server")]
+    super::webhooks::validate(config)?;
     cli(&config.cli)?;
     super::mcp::validate(config)?;
     super::isolation::validate(config)?;

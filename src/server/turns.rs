@@ -20,7 +20,7 @@ use super::auth::caller::Caller;
 pub(super) mod asynchronous;
 mod body;
 mod conclusion;
-mod control;
+pub(super) mod control;
 mod conversation;
 mod document;
 mod handler;

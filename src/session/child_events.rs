@@ -117,7 +117,11 @@ impl OnChildEvent for ChildEvents {
         let entry = &self.plan.entry;
         match &event {
             ChildEvent::Permissions(pending) => {
-                return entry.status.permissions_changed(pending);
+                for request in entry.status.permissions_changed(pending) {
+                    let (id, tool) = (&request.request_id, &request.tool_name);
+                    self.plan.env().telemetry.permission_needed(&entry.key, id, tool);
+                }
+                return;
             }
             ChildEvent::Frozen(frozen) => return entry.status.frozen_changed(*frozen),
             ChildEvent::Active(active) => entry.status.activity_changed(*active),

@@ -3,13 +3,14 @@
 //! [`StatusCell`] is its one owner. Each change is a named transition. What changes within a turn, and the end of a
 //! turn, is set by the child's connection, before a reader receives it; all else by the session's actor.
 
+use std::collections::HashSet;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
 use super::store::Record;
-use crate::model::{PendingPermission, SessionState, ids::TurnId};
+use crate::model::{PendingPermission, PermissionRequest, SessionState, ids::TurnId};
 use crate::support::lock::MutexExt;
 use crate::telemetry::events::Exit;
 
@@ -229,8 +230,18 @@ impl StatusCell {
         self.change(|visible| visible.status.frozen = frozen);
     }
 
-    pub(super) fn permissions_changed(&self, pending: &[PendingPermission]) {
-        self.change(|visible| pending.clone_into(&mut visible.permissions));
+    /// Returns the requests that were not there before.
+    pub(super) fn permissions_changed<'a>(
+        &self,
+        pending: &'a [PendingPermission],
+    ) -> Vec<&'a PermissionRequest> {
+        self.change(|visible| {
+            let id = |it: &PendingPermission| it.request.request_id.clone();
+            let former: HashSet<String> = visible.permissions.iter().map(id).collect();
+            pending.clone_into(&mut visible.permissions);
+            let new = pending.iter().map(|it| &it.request).filter(|it| !former.contains(&it.request_id));
+            new.collect()
+        })
     }
 
     pub(super) fn exited(&self, exit: Exit) {

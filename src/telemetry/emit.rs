@@ -13,6 +13,7 @@
 //! | `context_lost` | WARN | `contexts_lost` | `context_lost` |
 //! | `recovered` | WARN | `conversations_recovered` | `recovered` |
 //! | `own_turn` | - | - | `own_turn` |
+//! | `permission_needed` | - | - | `permission_needed` |
 //! | `turn_ended` | - | `turns`, `turn_duration` | `turn_ended` |
 //! | `turn_refused` | - | `turns`, `turn_duration` | `refused` |
 
@@ -26,6 +27,9 @@ use super::metrics::{
 };
 use crate::error::{StartFailure, TurnError};
 use crate::model::ids::SessionKey;
+
+/// Maximum characters of a word of a child in an event.
+const MAX_WORD: usize = 128;
 
 impl Telemetry {
     /// The process of a child runs; `took` is the time to start it.
@@ -117,6 +121,13 @@ impl Telemetry {
     /// The CLI ran a turn on its own.
     pub(crate) fn own_turn(&self, session: &SessionKey, cost_usd: f64) {
         self.events.record(session, EventKind::OwnTurn { cost_usd });
+    }
+
+    /// A tool waits for a permission. Id and name are what the child wrote.
+    pub(crate) fn permission_needed(&self, session: &SessionKey, request_id: &str, tool_name: &str) {
+        let cut = |text: &str| text.chars().take(MAX_WORD).collect::<String>();
+        let (request_id, tool_name) = (cut(request_id), cut(tool_name));
+        self.events.record(session, EventKind::PermissionNeeded { request_id, tool_name });
     }
 
     /// A turn ended, `took` after it was accepted; `error` if it has no answer.

@@ -61,6 +61,13 @@ pub enum EventKind {
         /// Cost in US dollars. Part of the session's cost.
         cost_usd: f64,
     },
+    /// A tool waits for a permission.
+    PermissionNeeded {
+        /// Id of the request, for its answer; cut off at 128 characters.
+        request_id: String,
+        /// Name of the tool; cut off at 128 characters.
+        tool_name: String,
+    },
     /// A turn was refused before a child saw it.
     Refused {
         /// Reason, as [`crate::TurnError::code`].

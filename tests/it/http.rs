@@ -48,5 +48,6 @@ mod tidying;
 mod trust;
 mod users;
 mod vanishing;
+mod webhooks;
 mod workspace_file;
 mod workspaces;

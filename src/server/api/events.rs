@@ -178,6 +178,9 @@ fn render(event: &SessionEvent, with_user: bool) -> Value {
             json!({ "type": "turn_ended", "outcome": outcome, "took_seconds": took.as_secs_f64() })
         }
         EventKind::OwnTurn { cost_usd } => json!({ "type": "own_turn", "cost_usd": cost_usd }),
+        EventKind::PermissionNeeded { request_id, tool_name } => {
+            json!({ "type": "permission_needed", "request_id": request_id, "tool_name": tool_name })
+        }
         EventKind::Refused { reason } => json!({ "type": "refused", "reason": reason }),
         EventKind::Crashed(Exit { reason, detail, .. }) => {
             json!({ "type": "crashed", "reason": reason, "detail": detail })

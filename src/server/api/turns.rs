@@ -21,6 +21,7 @@ use crate::server::api::query::SessionQuery;
 use crate::server::api::sessions::seconds;
 use crate::server::app::App;
 use crate::server::turns::asynchronous::{AsyncTurn, Found, Kept, MAX_WAIT, not_kept};
+use crate::server::turns::control::status_of;
 use crate::server::turns::prefer::{APPLIED_HEADER, Prefer};
 
 /// Interval of polling for clients that do not wait.
@@ -159,11 +160,6 @@ pub(crate) fn running(app: &App, turn: &AsyncTurn) -> Response {
 }
 
 fn answered(turn: &AsyncTurn, kept: &Kept) -> Response {
-    let status = match turn.error() {
-        None => "completed",
-        Some("cancelled" | "interrupted") => "cancelled",
-        Some(_) => "failed",
-    };
     let headers =
         kept.headers().iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
     let document = kept.document();
@@ -173,7 +169,7 @@ fn answered(turn: &AsyncTurn, kept: &Kept) -> Response {
         // Written by this server as JSON.
         body: document.and_then(|document| serde_json::from_slice(&document).ok()),
     };
-    private(Json(view(turn, status, Some(response))).into_response())
+    private(Json(view(turn, status_of(turn.error()), Some(response))).into_response())
 }
 
 fn view<'a>(turn: &'a AsyncTurn, status: &'static str, response: Option<ResponseView<'a>>) -> TurnView<'a> {

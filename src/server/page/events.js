@@ -19,6 +19,7 @@ const WORDS = {
     outcome === "ok" ? "" : outcome === "cancelled" ? "odd" : "bad",
   ],
   own_turn: ({ cost_usd }) => [`the CLI ran a turn of its own, $${Number(cost_usd).toFixed(4)}`, ""],
+  permission_needed: ({ tool_name }) => [`needs a permission: ${tool_name}`, "odd"],
   refused: ({ reason }) => [`turn refused: ${plain(reason)}`, "odd"],
   crashed: ({ detail }) => [`crashed: ${detail}`, "bad"],
   restarted: ({ cause }) => [`restarted after a ${plain(cause)}`, "odd"],

@@ -9,38 +9,37 @@ use std::time::{Duration, SystemTime};
 
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use http_body_util::BodyExt as _;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::control::TurnControl;
 use super::recorded::Recorded;
-use super::replay::{Attached, Ring, last_event_id, split, streamed};
-use crate::error::TurnError;
+use super::replay::{Attached, Ring, last_event_id, streamed};
 use crate::model::ids::UserId;
 use crate::server::api::error::{ApiError, ErrorForm};
-use crate::server::api::router::with_request_id;
-use crate::server::auth::revoked::last_event;
 use crate::server::net::connection::Closing;
+use crate::server::webhooks::Webhooks;
 use crate::support::lock::MutexExt;
 
 mod accept;
+mod running;
 mod store;
 
 pub(super) use accept::Accepted;
-use store::{LONGEST, State};
+use running::Running;
+use store::State;
 
 /// Maximum bytes of events kept of one turn, while it runs and afterwards. A long text has some hundred KiB, as a stream
 /// ten times as much. The number of running turns is bounded by that of children.
 const EVENT_BYTES: usize = 2 << 20;
-/// Time within which a cancelled turn ends by itself. After that it is dropped.
-const CANCEL_TIMEOUT: Duration = Duration::from_secs(15);
 /// Maximum time that a request waits for the end of a turn: less than what common proxies allow.
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(30);
 /// Maximum requests that wait for one turn at a time. Others are answered at once.
 const MAX_WAITING: usize = 4;
+/// Time to read the rest of all answers when the service stops.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Interval of the sweep: an answer may stay in memory for that longer.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -78,6 +77,7 @@ type Store = store::Store<Arc<AsyncTurn>, Live, Arc<Kept>>;
 pub(crate) struct AsyncTurns {
     store: Arc<Mutex<Store>>,
     heartbeat: Duration,
+    webhooks: Webhooks,
     tasks: TaskTracker,
     closing: Closing,
 }
@@ -106,16 +106,12 @@ impl AsyncTurn {
 
     /// Tokens and cost, if the CLI has reported the end.
     pub(crate) fn spent(&self) -> Option<(crate::model::Usage, f64)> {
-        self.control.summary()?.spent
+        self.control.spent()
     }
 
     /// Code of the error in the place of an answer, once the turn has ended.
     pub(crate) fn error(&self) -> Option<&'static str> {
-        match self.control.summary() {
-            Some(summary) => summary.error,
-            None if self.control.is_cancelled() => Some(TurnError::Cancelled.code()),
-            None => Some("internal"),
-        }
+        self.control.error()
     }
 
     /// Interrupts it, if it runs.
@@ -158,8 +154,8 @@ impl Kept {
 }
 
 impl AsyncTurns {
-    pub(crate) fn new(heartbeat: Duration, tasks: TaskTracker, closing: Closing) -> Self {
-        Self { store: Arc::default(), heartbeat, tasks, closing }
+    pub(crate) fn new(heartbeat: Duration, webhooks: Webhooks, closing: Closing) -> Self {
+        Self { store: Arc::default(), heartbeat, webhooks, tasks: TaskTracker::new(), closing }
     }
 
     /// Runs an accepted turn in a task of its own.
@@ -173,7 +169,8 @@ impl AsyncTurns {
         let events = turn.is_stream.then(|| Arc::new(Ring::new(EVENT_BYTES, turn.form, Arc::default())));
         let (id, user, session) = (turn.id.clone(), turn.user.clone(), turn.session.clone());
         self.store.lock_unpoisoned().begin(id, user, session, turn.clone(), events.clone());
-        let running = Running { store: self.store.clone(), turn, events, recorded: None };
+        let webhooks = self.webhooks.clone();
+        let running = Running::new(self.store.clone(), webhooks, turn, events);
         let closing = self.closing.clone();
         self.tasks.spawn(async move {
             tokio::select! {
@@ -239,6 +236,12 @@ impl AsyncTurns {
         }
     }
 
+    /// Waits until all turns are over, at most for a time. They have ended in their sessions.
+    pub(crate) async fn settle(&self) {
+        self.tasks.close();
+        timeout(SETTLE_TIMEOUT, self.tasks.wait()).await.ok();
+    }
+
     /// Cancelled when the service stops.
     pub(crate) fn closing(&self) -> &CancellationToken {
         &self.closing.gracefully
@@ -248,101 +251,4 @@ impl AsyncTurns {
 pub(crate) fn not_kept() -> ApiError {
     let message = "the answer of this turn is not kept any more: it was too long, or too old, or the user has too many of them";
     ApiError::new(StatusCode::GONE, "turn_not_kept", message)
-}
-
-/// A turn while it runs. Dropped, it ends in the store, with what was recorded until then.
-struct Running {
-    store: Arc<Mutex<Store>>,
-    turn: Arc<AsyncTurn>,
-    events: Live,
-    recorded: Option<Recorded>,
-}
-
-impl Running {
-    /// Reads the answer to its end, or until the turn was cancelled and does not end.
-    async fn run(
-        mut self,
-        answering: impl Future<Output = Response>,
-        revoked: Option<CancellationToken>,
-        request_id: &str,
-    ) {
-        let (control, form, events) = (self.turn.control.clone(), self.turn.form, self.events.clone());
-        let with_key = async {
-            match revoked {
-                Some(revoked) => revoked.cancelled().await,
-                None => std::future::pending().await,
-            }
-        };
-        let dropped = async {
-            tokio::select! {
-                () = with_key => control.cancel(),
-                () = control.cancelled() => {}
-            }
-            sleep(CANCEL_TIMEOUT).await;
-        };
-        let recorded = tokio::select! {
-            biased;
-            recorded = read(answering, events.as_deref(), form, request_id) => recorded,
-            () = dropped => {
-                let error = ApiError::from(TurnError::Cancelled);
-                if let Some(events) = &events {
-                    events.push(&last_event(&error, form, true)).await;
-                }
-                Recorded::of_error(&error, form, request_id, &HeaderMap::new()).await
-            }
-        };
-        self.recorded = recorded;
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(events) = &self.events {
-            events.end();
-        }
-        // The first end counts.
-        self.turn.ended_at.set(SystemTime::now()).ok();
-        let kept = self.recorded.take().map(|recorded| {
-            let kept = Kept { recorded, events: self.events.take() };
-            let bytes = kept.bytes();
-            (Arc::new(kept), bytes)
-        });
-        self.store.lock_unpoisoned().end(&self.turn.id, kept, Instant::now());
-        self.turn.over.cancel();
-    }
-}
-
-/// Reads a response as its caller would; `None` if it is too long to be kept.
-async fn read(
-    answering: impl Future<Output = Response>,
-    events: Option<&Ring>,
-    form: ErrorForm,
-    request_id: &str,
-) -> Option<Recorded> {
-    let response = answering.await;
-    if let Some(error) = response.extensions().get::<ApiError>() {
-        if let Some(events) = events {
-            events.push(&last_event(error, form, true)).await;
-        }
-        return Recorded::of_error(error, form, request_id, response.headers()).await;
-    }
-    let (parts, mut body) = response.into_parts();
-    let mut recorded = Recorded { status: parts.status, headers: parts.headers, body: Vec::new() };
-    with_request_id(&mut recorded.headers, request_id);
-    let mut bytes = 0;
-    while let Some(frame) = body.frame().await {
-        let Ok(piece) = frame.ok()?.into_data() else { continue };
-        if let Some(events) = events {
-            for event in split(&piece) {
-                events.push(event).await;
-            }
-            continue;
-        }
-        bytes += piece.len();
-        if bytes > LONGEST {
-            return None;
-        }
-        recorded.body.push(piece);
-    }
-    Some(recorded)
 }

@@ -6,6 +6,7 @@ use std::sync::{Mutex, OnceLock};
 use tokio_util::sync::CancellationToken;
 
 use super::conclusion::Conclusion;
+use crate::error::TurnError;
 use crate::model::Usage;
 use crate::server::api::error::ApiError;
 use crate::support::lock::MutexExt;
@@ -22,12 +23,20 @@ pub(super) struct TurnControl {
 }
 
 /// How a turn ended, without any text.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct TurnSummary {
+#[derive(Debug)]
+struct TurnSummary {
     /// Code of the error in the place of an answer.
-    pub(super) error: Option<&'static str>,
-    /// Tokens and cost in US dollars, if the CLI has reported the end.
-    pub(super) spent: Option<(Usage, f64)>,
+    error: Option<&'static str>,
+    spent: Option<(Usage, f64)>,
+}
+
+/// Status of an ended turn in a word, by the code of its error.
+pub(crate) fn status_of(error: Option<&str>) -> &'static str {
+    match error {
+        None => "completed",
+        Some("cancelled" | "interrupted") => "cancelled",
+        Some(_) => "failed",
+    }
 }
 
 impl TurnControl {
@@ -75,7 +84,17 @@ impl TurnControl {
         self.summary.set(TurnSummary { error, spent: conclusion.spent }).ok();
     }
 
-    pub(super) fn summary(&self) -> Option<TurnSummary> {
-        self.summary.get().copied()
+    /// Code of the error in the place of an answer, once the turn has ended.
+    pub(super) fn error(&self) -> Option<&'static str> {
+        match self.summary.get() {
+            Some(summary) => summary.error,
+            None if self.is_cancelled() => Some(TurnError::Cancelled.code()),
+            None => Some("internal"),
+        }
+    }
+
+    /// Tokens and cost in US dollars, if the CLI has reported the end.
+    pub(super) fn spent(&self) -> Option<(Usage, f64)> {
+        self.summary.get()?.spent
     }
 }

@@ -88,7 +88,9 @@ impl TurnHandler {
         restrict(&mut request.options, self.caller.limits())?;
         self.choose_own_tools(&mut request.options)?;
         let is_detached = self.on_disconnect()? == OnDisconnect::Detach;
-        let control = Prefer::of(&self.parts.headers).respond_async.then(Arc::<TurnControl>::default);
+        let is_later = Prefer::of(&self.parts.headers).respond_async;
+        let is_watched = is_later || is_detached && self.app.replays.reports_ends();
+        let control = is_watched.then(Arc::<TurnControl>::default);
         let (user, inside) = self.user(&mut request).await?;
         let reservation = match key {
             None => None,
@@ -139,9 +141,20 @@ impl TurnHandler {
         }
         let log = TurnLog::new(self.request_id.clone(), self.begin).reporting(control.clone());
         let app = self.app.clone();
-        let turn = PendingTurn { app, request, conversation, turn, files, is_queued, permit, log, judge };
+        let turn = PendingTurn {
+            app,
+            request,
+            conversation,
+            turn,
+            files,
+            is_queued,
+            permit,
+            log,
+            judge,
+            control: control.clone(),
+        };
         let turn = Box::new(turn);
-        if let Some(control) = control {
+        if let Some(control) = control.filter(|_| is_later) {
             let later = std::future::ready(self.respond_later(Accepted { turn, user, form, control }));
             return match reservation {
                 None => Ok(later.await),

@@ -9,6 +9,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
 use super::body::{Gathering, TurnFiles};
+use super::control::TurnControl;
 use super::conversation::Conversation;
 use super::judge::Judge;
 use super::log::TurnLog;
@@ -36,6 +37,7 @@ pub(super) struct PendingTurn {
     pub(super) log: TurnLog,
     /// Compares the answer with what is expected of it.
     pub(super) judge: Option<Box<Judge>>,
+    pub(super) control: Option<Arc<TurnControl>>,
 }
 
 impl PendingTurn {
@@ -50,19 +52,19 @@ impl PendingTurn {
         let ignored = self.request.without_effect().join(",");
         let context =
             AnswerContext { session: name.clone(), created: now(), model: self.request.model.clone() };
-        let app = self.app.clone();
+        let (app, control) = (self.app.clone(), self.control.clone());
         let mut response = match (self.request.stream, is_detached) {
             (true, false) => event_stream(Body::from_stream(self.stream(&context).await?)),
             // The rarer ways allocate their futures, so that the usual one stays small.
             (true, true) => {
                 let begin = async move { self.stream(&context).await };
-                let attached = Box::pin(app.replays.detach(&user, &name, form, begin)).await?;
+                let attached = Box::pin(app.replays.detach(&user, &name, form, control, begin)).await?;
                 event_stream(Body::from_stream(attached))
             }
             (false, false) => Json(Box::pin(self.collect(&context)).await?).into_response(),
             (false, true) => {
                 let collect = async move { self.collect(&context).await };
-                Box::pin(app.replays.collect(&user, &name, form, collect)).await?
+                Box::pin(app.replays.collect(&user, &name, form, control, collect)).await?
             }
         };
         if !ignored.is_empty() {

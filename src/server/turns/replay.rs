@@ -22,7 +22,9 @@ use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
 use super::body::TurnBody;
+use super::control::TurnControl;
 use super::pending::event_stream;
+use crate::config::WebhookEvent;
 use crate::error::TurnError;
 use crate::model::ids::UserId;
 use crate::server::api::error::{ApiError, ErrorForm};
@@ -30,6 +32,7 @@ use crate::server::api::query::SessionQuery;
 use crate::server::api::sessions::SessionName;
 use crate::server::app::App;
 use crate::server::net::connection::Closing;
+use crate::server::webhooks::{EndedTurn, Webhooks};
 
 mod ring;
 
@@ -54,11 +57,28 @@ pub(crate) struct Replays {
     heartbeat: Duration,
     tasks: TaskTracker,
     closing: Closing,
+    webhooks: Webhooks,
 }
 
 impl Replays {
-    pub(crate) fn new(capacity: usize, heartbeat: Duration, tasks: TaskTracker, closing: Closing) -> Self {
-        Self { kept: Arc::default(), capacity, held: Arc::default(), heartbeat, tasks, closing }
+    pub(crate) fn new(
+        capacity: usize,
+        heartbeat: Duration,
+        tasks: TaskTracker,
+        closing: Closing,
+        webhooks: Webhooks,
+    ) -> Self {
+        Self { kept: Arc::default(), capacity, held: Arc::default(), heartbeat, tasks, closing, webhooks }
+    }
+
+    /// Whether ends of turns are reported that nobody is attached to.
+    pub(super) fn reports_ends(&self) -> bool {
+        self.webhooks.want(WebhookEvent::TurnEnded)
+    }
+
+    fn end(&self, user: &UserId, session: &str, control: Option<Arc<TurnControl>>) -> End {
+        let (user, session) = (user.clone(), session.to_owned());
+        End { webhooks: self.webhooks.clone(), user, session, control }
     }
 
     /// Streams the turn in a task, so that it survives its caller; returns the attached reader.
@@ -67,17 +87,20 @@ impl Replays {
         user: &UserId,
         session: &str,
         form: ErrorForm,
+        control: Option<Arc<TurnControl>>,
         begin: impl Future<Output = Result<TurnBody, ApiError>> + Send + 'static,
     ) -> Result<Attached, ApiError> {
         let (ring, attached) = self.keep(user, session, form);
         let (done, begun) = oneshot::channel();
-        let filling = ring.clone();
+        let (filling, end) = (ring.clone(), self.end(user, session, control));
         self.run(user, session, ring, async move {
             let mut answer = match begin.await {
                 Ok(answer) => answer,
                 Err(error) => {
                     filling.push_last(&error.body(None)).await;
-                    done.send(Err(error)).ok();
+                    if done.send(Err(error)).is_err() {
+                        end.report();
+                    }
                     return;
                 }
             };
@@ -87,6 +110,9 @@ impl Replays {
                 for event in split(&frames) {
                     filling.push(event).await;
                 }
+            }
+            if !filling.is_attached() {
+                end.report();
             }
         });
         begun.await.map_err(|_| TurnError::Internal("the turn was not read"))??;
@@ -99,12 +125,13 @@ impl Replays {
         user: &UserId,
         session: &str,
         form: ErrorForm,
+        control: Option<Arc<TurnControl>>,
         document: impl Future<Output = Result<Value, ApiError>> + Send + 'static,
     ) -> Result<Response, ApiError> {
         let (ring, attached) = self.keep(user, session, form);
         drop(attached);
         let (done, answered) = oneshot::channel();
-        let filling = ring.clone();
+        let (filling, end) = (ring.clone(), self.end(user, session, control));
         self.run(user, session, ring, async move {
             let document = document.await;
             match &document {
@@ -112,7 +139,9 @@ impl Replays {
                 Err(error) => filling.push_last(&error.body(None)).await,
             }
             // Nobody waits: the caller comes back for it.
-            done.send(document).ok();
+            if done.send(document).is_err() {
+                end.report();
+            }
         });
         let document = answered.await.map_err(|_| TurnError::Internal("the turn was not read"))??;
         Ok(Json(document).into_response())
@@ -182,6 +211,23 @@ impl Replays {
             None => rings.iter().find(|ring| !ring.has_ended()),
         };
         Attached::again(found.unwrap_or(latest).clone(), last, self.heartbeat)
+    }
+}
+
+/// The end of a turn that nobody is attached to.
+struct End {
+    webhooks: Webhooks,
+    user: UserId,
+    session: String,
+    control: Option<Arc<TurnControl>>,
+}
+
+impl End {
+    fn report(&self) {
+        let Some(control) = &self.control else { return };
+        let (error, spent) = (control.error(), control.spent());
+        let (user, session) = (&self.user, &*self.session);
+        self.webhooks.turn_ended(&EndedTurn { id: None, user, session, error, spent });
     }
 }
 

@@ -106,6 +106,10 @@ fn each_event_writes_log_metric_and_stream() {
         ),
         (written(|to, key| to.own_turn(key, 0.5)), "-: : OwnTurn { cost_usd: 0.5 }"),
         (
+            written(|to, key| to.permission_needed(key, "r", "Bash")),
+            "-: : PermissionNeeded { request_id: \"r\", tool_name: \"Bash\" }",
+        ),
+        (
             written(|to, key| to.turn_ended(key, TurnOutcome::Ok, None, SECOND)),
             "-: turn_duration_seconds{ok} turns_total{ok}: TurnEnded { outcome: \"ok\", took: 1s }",
         ),

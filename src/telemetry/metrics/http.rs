@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use ::metrics::{Counter, Histogram};
+use ::metrics::{Counter, Gauge, Histogram};
 
 use super::catalogue::{Metric, Unit, declare};
-use super::labels::{AuthFailure, Dialect, HttpKind, HttpLimit, Route, StatusClass};
+use super::labels::{
+    AuthFailure, Dialect, HttpKind, HttpLimit, Route, StatusClass, WebhookAttempt, WebhookDrop,
+};
 use super::series::{By, ByBoth, Family, Registrar};
 
 declare! {
@@ -20,6 +22,11 @@ declare! {
         "Requests refused because of their credentials or origin, by reason.";
     limited: By<HttpLimit, Counter> = "http_limited_total", Count,
         "Requests refused by a rate limit or the connection limit, by limit.";
+    webhook_attempts: By<WebhookAttempt, Counter> = "webhook_attempts_total", Count,
+        "Attempts to deliver a webhook, by outcome.";
+    webhook_drops: By<WebhookDrop, Counter> = "webhook_drops_total", Count,
+        "Webhooks that were not delivered and are not tried again, by reason.";
+    webhooks_waiting: Gauge = "webhooks_waiting", Count, "Webhooks that wait for an attempt.";
     response: By<HttpKind, Histogram> = "http_response_seconds", Seconds,
         "Time from the head of a request to the head of its response; for turns, to the first event.",
         &[0.0005, 0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];

@@ -152,6 +152,12 @@ labels! {
     /// Limit that refused a request.
     HttpLimit, "limit": Requests = "requests", NewUsers = "new_users", Turns = "turns",
         Connections = "connections";
+    /// Outcome of an attempt to deliver a webhook.
+    WebhookAttempt, "outcome": Delivered = "delivered", Refused = "refused", Unreachable = "unreachable",
+        Timeout = "timeout";
+    /// Reason why a webhook was not delivered.
+    WebhookDrop, "reason": QueueFull = "queue_full", Attempts = "attempts", Gone = "gone", Missed = "missed",
+        Shutdown = "shutdown";
     /// Kind of a request.
     HttpKind, "kind": Turn = "turn", Other = "other";
 }

@@ -124,6 +124,10 @@ impl Ring {
         self.lock().bytes
     }
 
+    pub(super) fn is_attached(&self) -> bool {
+        self.lock().attached.is_some()
+    }
+
     /// Whether the first event is still there.
     pub(in crate::server::turns) fn is_whole(&self) -> bool {
         self.lock().first == 0

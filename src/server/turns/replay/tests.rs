@@ -6,7 +6,7 @@ use super::*;
 
 fn replays() -> Replays {
     let closing = Closing { gracefully: CancellationToken::new(), now: CancellationToken::new() };
-    Replays::new(1 << 20, Duration::from_secs(10), TaskTracker::new(), closing)
+    Replays::new(1 << 20, Duration::from_secs(10), TaskTracker::new(), closing, Webhooks::default())
 }
 
 async fn read(mut attached: Attached) -> String {
