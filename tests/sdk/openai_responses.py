@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 
 import openai
 from openai_calls import client_of
@@ -160,10 +161,60 @@ def nothing_of_another_user_is_found():
 @check
 def what_is_not_there_is_refused():
     client = client_of(new_user())
-    error = raises(openai.BadRequestError, lambda: ask(client, "hello", background=True))
-    equal((error.code, error.param), ("unsupported_field", "background"))
+    error = raises(openai.BadRequestError, lambda: ask(client, "hello", background=True, store=False))
+    equal(error.param, "background")
     answer = ask(client, "hello")
     raises(openai.BadRequestError, client.responses.cancel, answer.id)
+
+
+def ended(client, answer):
+    """Polls a response in the background, as the guide of the API has it."""
+    while answer.status in ("queued", "in_progress"):
+        time.sleep(0.05)
+        answer = client.responses.retrieve(answer.id)
+    return answer
+
+
+@check
+def response_in_the_background_is_polled():
+    client = client_of(new_user())
+    answer = ask(client, "[[sleep:200]]hello", background=True)
+    assert answer.status in ("queued", "in_progress") and answer.background, answer
+    answer = ended(client, answer)
+    equal((answer.status, answer.output_text, answer.background), ("completed", "echo 1: hello", True))
+    more = ended(client, ask(client, "more", background=True, previous_response_id=answer.id))
+    equal(more.output_text, "echo 2: more")
+    failed = ended(client, ask(client, "[[api_error:429]]", background=True))
+    equal((failed.status, failed.error.code), ("failed", "rate_limit"))
+    raises(openai.NotFoundError, client_of(new_user()).responses.retrieve, answer.id)
+
+
+@check
+def response_in_the_background_is_cancelled():
+    client = client_of(new_user())
+    answer = ask(client, "[[deltas:2000]] [[delay:50]]", background=True)
+    equal(ended(client, client.responses.cancel(answer.id)).status, "cancelled")
+    equal(client.responses.cancel(answer.id).status, "cancelled")
+    client.responses.delete(answer.id)
+    raises(openai.NotFoundError, client.responses.retrieve, answer.id)
+
+
+@check
+def stream_in_the_background_is_resumed():
+    client = client_of(new_user())
+    seen = []
+    with ask(client, "[[deltas:60]] [[delay:5]]", background=True, stream=True) as stream:
+        for event in stream:
+            seen.append(event)
+            if len(seen) == 10:
+                break
+    id, last = seen[0].response.id, seen[-1].sequence_number
+    seen += list(client.responses.retrieve(id, stream=True, starting_after=last))
+    equal([event.sequence_number for event in seen], list(range(len(seen))))
+    equal(seen[-1].type, "response.completed")
+    equal(client.responses.retrieve(id).output_text, seen[-1].response.output_text)
+    whole = list(client.responses.retrieve(id, stream=True))
+    equal([event.type for event in whole], [event.type for event in seen])
 
 
 @check

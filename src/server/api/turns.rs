@@ -64,7 +64,7 @@ pub(crate) async fn one(
 ) -> Result<Response, ApiError> {
     let (turn, mut found) = find(&app, &query, &id)?;
     let mut waited = None;
-    if let Some(wait) = Prefer::of(&headers).wait.filter(|_| matches!(found, Found::Running)) {
+    if let Some(wait) = Prefer::of(&headers).wait.filter(|_| matches!(found, Found::Running(_))) {
         let wait = wait.min(MAX_WAIT);
         if turn.wait(wait, app.async_turns.closing()).await {
             waited = Some(wait);
@@ -72,7 +72,7 @@ pub(crate) async fn one(
         (_, found) = find(&app, &query, &id)?;
     }
     let mut response = match found {
-        Found::Running => running(&app, &turn),
+        Found::Running(_) => running(&app, &turn),
         Found::Answered(kept) => answered(&turn, &kept),
         Found::NotKept => return Err(not_kept()),
     };
@@ -104,21 +104,21 @@ pub(crate) async fn cancel(
 ) -> Result<Response, ApiError> {
     let (turn, found) = find(&app, &query, &id)?;
     match found {
-        Found::Running => turn.cancel(),
+        Found::Running(_) => turn.cancel(),
         Found::Answered(kept) => return Ok(answered(&turn, &kept)),
         Found::NotKept => return Err(not_kept()),
     }
     // Most end at once.
     turn.wait(CANCEL_WAIT, app.async_turns.closing()).await;
     match find(&app, &query, &id)?.1 {
-        Found::Running => Ok(running(&app, &turn)),
+        Found::Running(_) => Ok(running(&app, &turn)),
         Found::Answered(kept) => Ok(answered(&turn, &kept)),
         Found::NotKept => Err(not_kept()),
     }
 }
 
 /// Maximum time that a request to cancel a turn waits for its end.
-const CANCEL_WAIT: Duration = Duration::from_secs(2);
+pub(crate) const CANCEL_WAIT: Duration = Duration::from_secs(2);
 
 /// `DELETE /v1/turns/{id}`: interrupts the turn, if it runs, and forgets it with its answer.
 pub(crate) async fn delete(

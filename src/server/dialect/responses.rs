@@ -5,6 +5,7 @@
 
 use serde_json::Value;
 
+mod background;
 mod events;
 mod items;
 mod object;
@@ -13,6 +14,7 @@ mod request;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use background::Background;
 pub(crate) use events::EventWriter;
 pub(crate) use request::{Asked, Former, parse, previous_not_found};
 

@@ -14,11 +14,13 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::PendingTurn;
 use super::control::TurnControl;
 use super::recorded::Recorded;
 use super::replay::{Attached, Ring, last_event_id, streamed};
 use crate::model::ids::UserId;
 use crate::server::api::error::{ApiError, ErrorForm};
+use crate::server::dialect::responses::Background;
 use crate::server::net::connection::Closing;
 use crate::server::webhooks::Webhooks;
 use crate::support::lock::MutexExt;
@@ -51,6 +53,8 @@ pub(crate) struct AsyncTurn {
     pub(crate) created: SystemTime,
     pub(crate) is_stream: bool,
     form: ErrorForm,
+    /// It is a response in the background.
+    pub(crate) is_background: bool,
     control: Arc<TurnControl>,
     ended_at: OnceLock<SystemTime>,
     over: CancellationToken,
@@ -60,17 +64,25 @@ pub(crate) struct AsyncTurn {
 /// An answer with its events, if it is a stream.
 pub(crate) struct Kept {
     recorded: Recorded,
-    events: Option<Arc<Ring>>,
+    live: Live,
 }
 
 /// What a request for a turn finds.
 pub(crate) enum Found {
-    Running,
+    Running(Option<Arc<Background>>),
     Answered(Arc<Kept>),
     NotKept,
 }
 
-type Live = Option<Arc<Ring>>;
+/// What there is of a turn beside its answer.
+#[derive(Clone, Default)]
+struct Live {
+    /// Of a stream.
+    events: Option<Arc<Ring>>,
+    /// Of a response in the background.
+    background: Option<Arc<Background>>,
+}
+
 type Store = store::Store<Arc<AsyncTurn>, Live, Arc<Kept>>;
 
 #[derive(Clone)]
@@ -83,17 +95,21 @@ pub(crate) struct AsyncTurns {
 }
 
 impl AsyncTurn {
-    fn new(
-        id: String,
-        user: UserId,
-        session: String,
-        is_stream: bool,
-        form: ErrorForm,
-        control: Arc<TurnControl>,
-    ) -> Self {
-        let (created, ended_at) = (SystemTime::now(), OnceLock::new());
-        let (over, waiting) = (CancellationToken::new(), Semaphore::new(MAX_WAITING));
-        Self { id, user, session, created, is_stream, form, control, ended_at, over, waiting }
+    fn new(id: String, user: UserId, turn: &PendingTurn, form: ErrorForm, control: Arc<TurnControl>) -> Self {
+        let (session, request) = (turn.conversation.name.clone(), &turn.request);
+        Self {
+            id,
+            user,
+            session,
+            created: SystemTime::now(),
+            is_stream: request.stream,
+            form,
+            is_background: request.response.as_ref().is_some_and(|asked| asked.is_background),
+            control,
+            ended_at: OnceLock::new(),
+            over: CancellationToken::new(),
+            waiting: Semaphore::new(MAX_WAITING),
+        }
     }
 
     pub(crate) fn has_begun(&self) -> bool {
@@ -138,8 +154,18 @@ impl Kept {
         self.recorded.status
     }
 
+    pub(crate) fn background(&self) -> Option<&Background> {
+        self.live.background.as_deref()
+    }
+
     pub(crate) fn headers(&self) -> &HeaderMap {
         &self.recorded.headers
+    }
+
+    /// Message of the error in the place of an answer.
+    pub(crate) fn error_message(&self) -> Option<String> {
+        let body: serde_json::Value = serde_json::from_slice(&self.document()?).ok()?;
+        body["error"]["message"].as_str().map(str::to_owned)
     }
 
     /// The document; `None` for a stream.
@@ -149,7 +175,8 @@ impl Kept {
     }
 
     fn bytes(&self) -> usize {
-        self.recorded.bytes() + self.events.as_ref().map_or(0, |events| events.bytes())
+        let events = self.live.events.as_ref().map_or(0, |events| events.bytes());
+        self.recorded.bytes() + events + self.live.background.as_ref().map_or(0, |it| it.bytes())
     }
 }
 
@@ -162,15 +189,17 @@ impl AsyncTurns {
     fn start(
         &self,
         turn: Arc<AsyncTurn>,
+        background: Option<Arc<Background>>,
         revoked: Option<CancellationToken>,
         request_id: String,
         answering: impl Future<Output = Response> + Send + 'static,
     ) {
         let events = turn.is_stream.then(|| Arc::new(Ring::new(EVENT_BYTES, turn.form, Arc::default())));
+        let live = Live { events, background };
         let (id, user, session) = (turn.id.clone(), turn.user.clone(), turn.session.clone());
-        self.store.lock_unpoisoned().begin(id, user, session, turn.clone(), events.clone());
+        self.store.lock_unpoisoned().begin(id, user, session, turn.clone(), live.clone());
         let webhooks = self.webhooks.clone();
-        let running = Running::new(self.store.clone(), webhooks, turn, events);
+        let running = Running::new(self.store.clone(), webhooks, turn, live);
         let closing = self.closing.clone();
         self.tasks.spawn(async move {
             tokio::select! {
@@ -186,24 +215,28 @@ impl AsyncTurns {
         store.sweep(Instant::now());
         let entry = store.get(id)?;
         let found = match &entry.state {
-            State::Running(_) => Found::Running,
+            State::Running(live) => Found::Running(live.background.clone()),
             State::Answered(kept) => Found::Answered(kept.clone()),
             State::NotKept => Found::NotKept,
         };
         Some((entry.turn.clone(), found))
     }
 
-    /// The events of a turn: from the first, or after the one that the header names; then live.
-    pub(crate) fn follow(&self, id: &str, headers: &HeaderMap) -> Result<Response, ApiError> {
+    fn events(&self, id: &str) -> Result<Arc<Ring>, ApiError> {
         let events = match self.store.lock_unpoisoned().get(id).map(|entry| &entry.state) {
-            Some(State::Running(events)) => events.clone(),
-            Some(State::Answered(kept)) => kept.events.clone(),
+            Some(State::Running(live)) => live.events.clone(),
+            Some(State::Answered(kept)) => kept.live.events.clone(),
             Some(State::NotKept) | None => return Err(not_kept()),
         };
-        let ring = events.ok_or_else(|| {
+        events.ok_or_else(|| {
             let message = "this turn is no stream: its request has no `stream: true`; GET /v1/turns/{id} has its answer";
             ApiError::conflict("turn_not_streamed", message, None)
-        })?;
+        })
+    }
+
+    /// The events of a turn: from the first, or after the one that the header names; then live.
+    pub(crate) fn follow(&self, id: &str, headers: &HeaderMap) -> Result<Response, ApiError> {
+        let ring = self.events(id)?;
         let last = last_event_id(headers)?;
         if last.is_none() && !ring.is_whole() {
             let message =
@@ -211,6 +244,11 @@ impl AsyncTurns {
             return Err(ApiError::new(StatusCode::GONE, "events_gone", message));
         }
         Ok(streamed(Attached::again(ring, last, self.heartbeat)?))
+    }
+
+    /// The events of a response in the background, after the one with this number; then live.
+    pub(crate) fn follow_after(&self, id: &str, last: u64) -> Result<Response, ApiError> {
+        Ok(streamed(Attached::after_sequence(self.events(id)?, last, self.heartbeat)?))
     }
 
     /// Forgets a turn with its answer.

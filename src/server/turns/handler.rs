@@ -88,7 +88,8 @@ impl TurnHandler {
         restrict(&mut request.options, self.caller.limits())?;
         self.choose_own_tools(&mut request.options)?;
         let is_detached = self.on_disconnect()? == OnDisconnect::Detach;
-        let is_later = Prefer::of(&self.parts.headers).respond_async;
+        let is_background = request.response.as_ref().is_some_and(|asked| asked.is_background);
+        let is_later = is_background || Prefer::of(&self.parts.headers).respond_async;
         let is_watched = is_later || is_detached && self.app.replays.reports_ends();
         let control = is_watched.then(Arc::<TurnControl>::default);
         let (user, inside) = self.user(&mut request).await?;

@@ -50,8 +50,7 @@ impl PendingTurn {
     ) -> Result<Response, ApiError> {
         let name = self.conversation.name.clone();
         let ignored = self.request.without_effect().join(",");
-        let context =
-            AnswerContext { session: name.clone(), created: now(), model: self.request.model.clone() };
+        let context = self.context();
         let (app, control) = (self.app.clone(), self.control.clone());
         let mut response = match (self.request.stream, is_detached) {
             (true, false) => event_stream(Body::from_stream(self.stream(&context).await?)),
@@ -71,6 +70,11 @@ impl PendingTurn {
             response.headers_mut().insert(IGNORED_HEADER, caller::header_text(&ignored));
         }
         Ok(response)
+    }
+
+    pub(super) fn context(&self) -> AnswerContext {
+        let (session, model) = (self.conversation.name.clone(), self.request.model.clone());
+        AnswerContext { session, created: now(), model }
     }
 
     /// Starts the event stream. A failure before its first event is a status.

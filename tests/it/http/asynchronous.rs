@@ -348,3 +348,60 @@ async fn waiting_permission_is_shown() {
     assert_eq!(Answer::of(answer.json(&json!({ "behavior": "allow" }))).await.status, 204);
     assert_eq!(ended(&site, "alice", &id).await["status"], "completed");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn response_in_the_background_is_its_users_alone() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "").await;
+    let ask = async |text: &str, more: Value| {
+        let mut body = json!({ "model": "sonnet", "input": text, "background": true });
+        more.as_object().unwrap().iter().for_each(|(name, value)| body[name] = value.clone());
+        let request = site.of("POST", "/v1/responses", "alice").header("x-pilotlight-session", "mine");
+        Answer::of(request.json(&body)).await
+    };
+    let get =
+        async |user: &str, id: &str| Answer::of(site.of("GET", &format!("/v1/responses/{id}"), user)).await;
+    let ended = async |id: &str| {
+        let ended = async || {
+            let response = get("alice", id).await.json();
+            (!["queued", "in_progress"].contains(&response["status"].as_str().unwrap())).then_some(response)
+        };
+        eventually_some("the response ends", SOON, ended).await
+    };
+    let begun = ask("[[say:amber]]", json!({ "metadata": { "a": "b" } })).await;
+    assert_eq!((begun.status, begun.header("x-pilotlight-session")), (200, "mine"), "{begun:?}");
+    let begun = begun.json();
+    assert_eq!(
+        (&begun["status"], &begun["background"], &begun["output"]),
+        (&json!("queued"), &json!(true), &json!([]))
+    );
+    let id = begun["id"].as_str().unwrap();
+    let done = ended(id).await;
+    assert_eq!((&done["status"], &done["background"]), (&json!("completed"), &json!(true)));
+    assert_eq!(done["output"][0]["content"][0]["text"], "amber");
+    assert_eq!(done["metadata"]["a"], "b");
+    for (method, path) in [("GET", ""), ("GET", "?stream=true"), ("POST", "/cancel"), ("DELETE", "")] {
+        let refused = Answer::of(site.of(method, &format!("/v1/responses/{id}{path}"), "bob")).await;
+        assert!([400, 404].contains(&refused.status), "{method} {path}: {refused:?}");
+        assert!(!refused.body.contains("amber"));
+    }
+    // It is an asynchronous turn as any other.
+    let turn = Answer::of(of_turn(&site, "GET", id, "alice")).await.json();
+    assert_eq!((&turn["status"], &turn["response"]["body"]), (&json!("completed"), &done));
+
+    let failed = ask("[[api_error:429]]", json!({})).await.json();
+    let failed = ended(failed["id"].as_str().unwrap()).await;
+    assert_eq!(
+        (&failed["status"], &failed["error"]["code"]),
+        (&json!("failed"), &json!("rate_limit")),
+        "{failed}"
+    );
+    let unstored = ask("hello", json!({ "store": false })).await;
+    assert_eq!((unstored.status, &unstored.json()["error"]["param"]), (400, &json!("background")));
+    let running = ask(LONG, json!({})).await.json();
+    let running = running["id"].as_str().unwrap();
+    let deleted = Answer::of(site.of("DELETE", &format!("/v1/responses/{running}"), "alice")).await;
+    assert_eq!((deleted.status, get("alice", running).await.status), (200, 404));
+    assert_eq!(Answer::of(site.session("DELETE", "mine?purge=true", "alice")).await.status, 200);
+    assert_eq!(get("alice", id).await.status, 404);
+}

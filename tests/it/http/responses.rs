@@ -235,7 +235,7 @@ async fn wrong_requests_name_their_field() {
         ("metadata", json!({ "k": "v".repeat(513) }), "metadata"),
         ("conversation", json!(7), "conversation"),
         ("conversation", json!(".."), "conversation"),
-        ("background", json!(true), "background"),
+        ("background", json!("yes"), "background"),
         ("prompt", json!({ "id": "p" }), "prompt"),
         ("tool_choice", json!("required"), "tool_choice"),
         ("text", json!({ "format": { "type": "json_schema", "name": "n" } }), "text.format.schema"),

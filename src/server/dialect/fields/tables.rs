@@ -176,12 +176,7 @@ static RESPONSES: &[Field] = &[
     field("stream_options", Used, &[], "see its fields"),
     field("stream_options.include_obfuscation", Ignored, &["false"], "events are not padded"),
     field("user", Used, &[], "the user, where the key names none"),
-    field(
-        "background",
-        Refused,
-        &["false"],
-        "a response is answered in its request; `x-pilotlight-on-disconnect: detach` lets it continue without its caller",
-    ),
+    field("background", Used, &[], "answered later: polled, followed and cancelled by its id"),
     field("max_output_tokens", Ignored, &[], "the CLI has no limit per request"),
     field("max_tool_calls", Ignored, &[], OWN_TOOLS),
     TEMPERATURE,

@@ -93,7 +93,6 @@ fn fields_of_the_api_are_used_named_or_refused() {
         (OpenAi, json!({ "moderation": { "model": "omni-moderation-latest" } })),
         (OpenAi, json!({ "function_call": { "name": "t" } })),
         (OpenAi, json!({ "modalities": ["text", "audio"] })),
-        (Responses, json!({ "background": true })),
         (Responses, json!({ "prompt": { "id": "p" } })),
         (Responses, json!({ "moderation": { "model": "m" } })),
     ] {
@@ -114,7 +113,7 @@ fn fields_of_the_api_are_used_named_or_refused() {
         ),
         (
             Responses,
-            json!({ "text": { "format": { "type": "text" } }, "truncation": "disabled", "background": false,
+            json!({ "text": { "format": { "type": "text" } }, "truncation": "disabled", "background": true,
                 "tools": [], "include": [], "store": false, "metadata": { "a": "b" }, "reasoning": {},
                 "input": [{ "type": "reasoning", "id": "rs", "summary": [] },
                     { "type": "message", "role": "user", "content": "a", "id": "m", "status": "completed" }] }),

@@ -275,7 +275,7 @@ impl PartWriter for EventWriter {
     fn error(&mut self, error: &ApiError, frames: &mut BytesMut) {
         self.begin(frames);
         self.close(frames);
-        let response = self.object.failed(&self.model, error, &self.items);
+        let response = self.object.failed(&self.model, (error.code(), error.message()), &self.items);
         self.event("response.failed", format_args!(r#","response":{response}"#), frames);
         let Value::Object(body) = error.response_event() else { return };
         let fields = body.iter().filter(|(name, _)| *name != "type");

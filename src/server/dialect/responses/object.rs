@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 
 use super::request::Asked;
 use crate::model::Usage;
-use crate::server::api::error::ApiError;
 use crate::server::dialect::{AnswerContext, stop_reason};
 use crate::turn::Outcome;
 
@@ -24,7 +23,7 @@ impl Object {
             "id": asked.id.to_string(),
             "object": "response",
             "created_at": context.created,
-            "background": false,
+            "background": asked.is_background,
             "instructions": asked.instructions,
             "max_output_tokens": null,
             "max_tool_calls": null,
@@ -52,11 +51,20 @@ impl Object {
         Self { fixed, created: context.created }
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        self.fixed.len()
+    }
+
     /// The object before its answer.
     pub(super) fn begun(&self, model: &str) -> String {
+        self.without_answer(model, "in_progress")
+    }
+
+    /// The object without an answer, with this status.
+    pub(super) fn without_answer(&self, model: &str, status: &str) -> String {
         let (fixed, model) = (&self.fixed, Value::from(model));
         format!(
-            r#"{fixed},"model":{model},"status":"in_progress","error":null,"incomplete_details":null,"output":[],"usage":null}}"#
+            r#"{fixed},"model":{model},"status":"{status}","error":null,"incomplete_details":null,"output":[],"usage":null}}"#
         )
     }
 
@@ -76,10 +84,10 @@ impl Object {
         )
     }
 
-    /// The object of a turn that failed, with what came of its answer.
-    pub(super) fn failed(&self, model: &str, error: &ApiError, output: &[String]) -> String {
+    /// The object of a turn that failed with an error, its code and message, with what came of its answer.
+    pub(super) fn failed(&self, model: &str, (code, message): (&str, &str), output: &[String]) -> String {
         let (fixed, model, output) = (&self.fixed, Value::from(model), output.join(","));
-        let error = json!({ "code": error.code(), "message": error.message() });
+        let error = json!({ "code": code, "message": message });
         format!(
             r#"{fixed},"model":{model},"status":"failed","error":{error},"incomplete_details":null,"output":[{output}],"usage":null}}"#
         )

@@ -32,6 +32,7 @@ struct Body {
     previous_response_id: Option<String>,
     conversation: Option<Value>,
     store: Option<bool>,
+    background: Option<bool>,
     stream: Option<bool>,
     metadata: Option<BTreeMap<String, String>>,
     user: Option<String>,
@@ -68,6 +69,8 @@ pub(crate) struct Asked {
     pub(crate) id: ResponseId,
     pub(crate) previous: Option<ResponseId>,
     pub(crate) is_stored: bool,
+    /// It is answered later.
+    pub(crate) is_background: bool,
     /// It would be stored if it were not that long.
     is_too_long: bool,
     /// Conversation named in the body.
@@ -124,10 +127,16 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
     let schema = schema(format)?;
     let is_too_long = bytes.len() > MAX_BYTES_EACH;
     let is_wanted = body.store.unwrap_or(true);
+    let is_background = body.background.unwrap_or(false);
+    if is_background && (!is_wanted || is_too_long) {
+        let problem = format!("needs `store`, and a request of at most {MAX_BYTES_EACH} bytes");
+        return Err(ApiError::field("background", problem));
+    }
     let asked = Asked {
         id: ResponseId::new(),
         previous: previous.transpose()?,
         is_stored: is_wanted && !is_too_long,
+        is_background,
         is_too_long: is_wanted && is_too_long,
         named: named.clone(),
         instructions: body.instructions,

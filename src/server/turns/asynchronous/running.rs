@@ -28,7 +28,7 @@ pub(super) struct Running {
     store: Arc<Mutex<Store>>,
     webhooks: Webhooks,
     turn: Arc<AsyncTurn>,
-    events: Live,
+    live: Live,
     recorded: Option<Recorded>,
 }
 
@@ -37,9 +37,9 @@ impl Running {
         store: Arc<Mutex<Store>>,
         webhooks: Webhooks,
         turn: Arc<AsyncTurn>,
-        events: Live,
+        live: Live,
     ) -> Self {
-        Self { store, webhooks, turn, events, recorded: None }
+        Self { store, webhooks, turn, live, recorded: None }
     }
 
     /// Reads the answer to its end, or until the turn was cancelled and does not end.
@@ -49,7 +49,7 @@ impl Running {
         revoked: Option<CancellationToken>,
         request_id: &str,
     ) {
-        let (control, form, events) = (self.turn.control.clone(), self.turn.form, self.events.clone());
+        let (control, form, events) = (self.turn.control.clone(), self.turn.form, self.live.events.clone());
         let with_key = async {
             match revoked {
                 Some(revoked) => revoked.cancelled().await,
@@ -80,13 +80,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(events) = &self.events {
+        if let Some(events) = &self.live.events {
             events.end();
         }
         // The first end counts.
         self.turn.ended_at.set(SystemTime::now()).ok();
         let kept = self.recorded.take().map(|recorded| {
-            let kept = Kept { recorded, events: self.events.take() };
+            let kept = Kept { recorded, live: std::mem::take(&mut self.live) };
             let bytes = kept.bytes();
             (Arc::new(kept), bytes)
         });

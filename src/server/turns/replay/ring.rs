@@ -145,7 +145,6 @@ impl Ring {
     fn after(&self, state: &RingState, id: &str) -> Result<u64, ApiError> {
         let (_, number) = id.rsplit_once('-').ok_or_else(unreadable)?;
         let number: u64 = number.parse().map_err(|_| unreadable())?;
-        let gone = |message| ApiError::new(StatusCode::GONE, "events_gone", message);
         if !self.is_of(id) {
             return Err(gone("this event belongs to a turn that is not kept any more"));
         }
@@ -157,6 +156,18 @@ impl Ring {
             _ => Err(unreadable()),
         }
     }
+}
+
+fn gone(message: &str) -> ApiError {
+    ApiError::new(StatusCode::GONE, "events_gone", message)
+}
+
+/// Number of an event of the Responses API. It comes last, and no text can hold its name with unescaped quotes.
+fn sequence(event: &[u8]) -> Option<u64> {
+    const NAME: &[u8] = b"\"sequence_number\":";
+    let at = memchr::memmem::rfind(event, NAME)?;
+    let digits = event.get(at + NAME.len()..)?.split(|byte| !byte.is_ascii_digit()).next()?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 impl Drop for Ring {
@@ -199,6 +210,26 @@ impl Attached {
     ) -> Result<Self, ApiError> {
         let state = ring.lock();
         let next = last.map_or(Ok(state.first), |last| ring.after(&state, last))?;
+        Ok(Self::at(&ring, state, next, heartbeat))
+    }
+
+    /// Reader of a stream whose events are numbered: after the one with the number `last`.
+    pub(in crate::server::turns) fn after_sequence(
+        ring: Arc<Ring>,
+        last: u64,
+        heartbeat: Duration,
+    ) -> Result<Self, ApiError> {
+        let state = ring.lock();
+        let read =
+            state.events.iter().take_while(|event| sequence(event).is_none_or(|number| number <= last));
+        let read = read.count();
+        let first = state.events.iter().find_map(|event| sequence(event));
+        if state.first > 0 && first.is_none_or(|first| first > last + 1) {
+            return Err(gone(
+                "events after this one are not kept any more: the stream is longer than what is kept",
+            ));
+        }
+        let next = state.first + read as u64;
         Ok(Self::at(&ring, state, next, heartbeat))
     }
 
