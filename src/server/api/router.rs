@@ -1,7 +1,7 @@
 //! Routes, and the outermost layer: authentication, request ids, error bodies, metrics, one log line per request.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::body::HttpBody;
@@ -20,6 +20,7 @@ use crate::server::api::error::{ApiError, ErrorForm};
 use crate::server::app::App;
 use crate::server::auth::AuthPolicy;
 use crate::server::auth::caller::{Caller, REQUEST_ID_HEADER, request_id};
+use crate::server::auth::limits::RequestQuota;
 use crate::server::auth::revoked;
 use crate::server::exporter::labels;
 use crate::server::net::cors;
@@ -156,7 +157,8 @@ async fn handle_request(
     let form = error_form(request.uri().path(), request.headers());
     let (mut key, mut is_admitted, mut revoked) = (None, false, None);
     let is_turn_stream = path.as_deref().is_none_or(|path| !SESSION_EVENTS.contains(&path));
-    let response = match admit(&app, &policy, &request) {
+    let (admitted, quota) = admit(&app, &policy, &request);
+    let response = match admitted {
         Ok(caller) => {
             is_admitted = true;
             key = caller.as_ref().and_then(Caller::key_id).map(str::to_owned);
@@ -183,6 +185,9 @@ async fn handle_request(
     let is_of_turn = response.extensions().get::<OfTurn>().is_some();
     let form = response.extensions().get::<ErrorForm>().copied().unwrap_or(form);
     let mut response = typed(response, form, &id);
+    if let Some(quota) = quota {
+        quota.describe(response.headers_mut(), form, SystemTime::now());
+    }
     if is_body_left {
         // Unread bytes would be parsed as the next request.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -243,13 +248,19 @@ pub(crate) fn error_form(path: &str, headers: &HeaderMap) -> ErrorForm {
     }
 }
 
-/// Authenticates a request and counts it against the rate limit.
-fn admit(app: &App, policy: &AuthPolicy, request: &Request) -> Result<Option<Caller>, ApiError> {
-    let caller = policy.admit(request.uri(), request.headers())?;
-    if let Some(caller) = caller.as_ref().filter(|_| policy.counts(request.uri())) {
-        app.rate_limits.count(caller)?;
+/// Authenticates a request and counts it against the rate limit: its caller, and what the caller has left.
+fn admit(
+    app: &App,
+    policy: &AuthPolicy,
+    request: &Request,
+) -> (Result<Option<Caller>, ApiError>, Option<RequestQuota>) {
+    match policy.admit(request.uri(), request.headers()) {
+        Ok(Some(caller)) if policy.counts(request.uri()) => match app.rate_limits.count(&caller) {
+            Ok(quota) => (Ok(Some(caller)), quota),
+            Err(exceeded) => (Err(exceeded.error), Some(exceeded.quota)),
+        },
+        admitted => (admitted, None),
     }
-    Ok(caller)
 }
 
 /// Gives every error a typed body, also bare statuses of lower layers.

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use governor::clock::{Clock as _, DefaultClock};
+use governor::middleware::StateInformationMiddleware;
 use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, NotUntil, Quota};
 
 use crate::model::ids::UserId;
@@ -17,13 +18,33 @@ use crate::server::api::error::ApiError;
 use crate::server::auth::caller::Caller;
 use crate::support::lock::MutexExt;
 
+mod quota;
+
+pub(crate) use quota::{RequestQuota, names as quota_headers};
+
 /// Requests between two sweeps of idle callers, which bounds new entries of some hundred bytes each.
 const SWEEP_EVERY: u32 = 4096;
 /// Retry delay after too many turns: one of them is likely to end by then.
 const TURN_PAUSE: Duration = Duration::from_secs(1);
 
 /// Keyed by a hash of key id or user, seeded per process, so that no caller can aim at another's entry.
-type Limiter = DefaultKeyedRateLimiter<u64>;
+type Limiter = DefaultKeyedRateLimiter<u64, StateInformationMiddleware>;
+
+/// A request beyond its caller's quota.
+#[derive(Debug)]
+pub(crate) struct Exceeded {
+    pub(crate) quota: RequestQuota,
+    pub(crate) error: ApiError,
+}
+
+impl From<Exceeded> for ApiError {
+    fn from(exceeded: Exceeded) -> Self {
+        exceeded.error
+    }
+}
+
+/// What is left of the caller's quota; nothing where it has none.
+type Counted = Result<Option<RequestQuota>, Exceeded>;
 
 pub(crate) struct RateLimits {
     /// Default limit; `None` is unlimited.
@@ -53,19 +74,19 @@ impl RateLimits {
 
     /// Counts a request by key, else by the named user. Requests with neither are counted by [`RateLimits::count_user`]
     /// once the user is known.
-    pub(crate) fn count(&self, caller: &Caller) -> Result<(), ApiError> {
+    pub(crate) fn count(&self, caller: &Caller) -> Counted {
         match (caller.key_id(), caller.named()) {
             (Some(id), _) => {
                 let limit = caller.limits().requests_per_minute.or(self.usual);
                 self.check(limit, self.seed.hash_one(("key", id)))
             }
             (None, Some(user)) => self.count_user(user),
-            (None, None) => caller.default_user().map_or(Ok(()), |user| self.count_user(user)),
+            (None, None) => caller.default_user().map_or(Ok(None), |user| self.count_user(user)),
         }
     }
 
     /// Counts a request of a user without a key.
-    pub(crate) fn count_user(&self, user: &UserId) -> Result<(), ApiError> {
+    pub(crate) fn count_user(&self, user: &UserId) -> Counted {
         self.check(self.usual, self.seed.hash_one(("user", user.as_bytes())))
     }
 
@@ -83,7 +104,7 @@ impl RateLimits {
     /// Counts a user whom the caller's key begins.
     pub(crate) fn count_new_user(&self, caller: &Caller, limit: NonZeroU32) -> Result<(), ApiError> {
         let counted = self.counted(limit, self.seed.hash_one(("new users", caller.key_id())));
-        counted.map_err(|wait| {
+        counted.map(drop).map_err(|wait| {
             let message = format!(
                 "this key names more than {limit} users without a session in a minute (its new_users_per_minute); users \
                  who have one are served"
@@ -96,27 +117,32 @@ impl RateLimits {
         until.wait_time_from(self.clock.now())
     }
 
-    fn check(&self, limit: Option<NonZeroU32>, caller: u64) -> Result<(), ApiError> {
-        let Some(limit) = limit else { return Ok(()) };
-        self.counted(limit, caller).map_err(|wait| {
-            let message = format!(
-                "more than {limit} requests in a minute (http.requests_per_minute, or the key's own)"
-            );
-            ApiError::limited("too_many_requests", message, wait)
-        })
+    fn check(&self, limit: Option<NonZeroU32>, caller: u64) -> Counted {
+        let Some(limit) = limit else { return Ok(None) };
+        match self.counted(limit, caller) {
+            Ok(remaining) => Ok(Some(RequestQuota { limit, remaining })),
+            Err(wait) => {
+                let message = format!(
+                    "more than {limit} requests in a minute (http.requests_per_minute, or the key's own)"
+                );
+                let error = ApiError::limited("too_many_requests", message, wait);
+                Err(Exceeded { quota: RequestQuota { limit, remaining: 0 }, error })
+            }
+        }
     }
 
-    /// Counts something of the caller, or says when to try again.
-    fn counted(&self, limit: NonZeroU32, caller: u64) -> Result<(), Duration> {
+    /// Counts something of the caller and returns what remains, or when to try again.
+    fn counted(&self, limit: NonZeroU32, caller: u64) -> Result<u32, Duration> {
         if self.requests.fetch_add(1, Ordering::Relaxed) % SWEEP_EVERY == SWEEP_EVERY - 1 {
             self.sweep();
         }
-        self.limiter(limit).check_key(&caller).map_err(|until| self.wait(&until))
+        let counted = self.limiter(limit).check_key(&caller);
+        counted.map(|left| left.remaining_burst_capacity()).map_err(|until| self.wait(&until))
     }
 
     fn limiter(&self, limit: NonZeroU32) -> Arc<Limiter> {
         let mut limiters = self.limiters.lock_unpoisoned();
-        let new = || Arc::new(Limiter::keyed(Quota::per_minute(limit)));
+        let new = || Arc::new(DefaultKeyedRateLimiter::keyed(Quota::per_minute(limit)).with_middleware());
         limiters.entry(limit).or_insert_with(new).clone()
     }
 
@@ -187,7 +213,7 @@ mod tests {
     #[test]
     fn each_caller_has_its_own_quota() {
         let rate_limits = RateLimits::new(2, 0);
-        let error = |caller: &Caller| rate_limits.count(caller).err().map(|error| error.code());
+        let error = |caller: &Caller| rate_limits.count(caller).err().map(|it| it.error.code());
         let (alice, bob) = (Caller::trusted(true, Some(user("a"))), Caller::trusted(true, Some(user("b"))));
         for caller in [&alice, &bob, &with_key("a", None)] {
             assert_eq!(
@@ -202,6 +228,20 @@ mod tests {
         assert_eq!((0..9).find_map(|_| error(&Caller::trusted(true, None))), None);
         let unlimited = RateLimits::new(0, 0);
         assert!((0..9).all(|_| unlimited.count(&alice).is_ok()));
+    }
+
+    #[test]
+    fn remaining_requests_are_known() {
+        let rate_limits = RateLimits::new(2, 0);
+        let alice = Caller::trusted(true, Some(user("a")));
+        let left = || match rate_limits.count(&alice) {
+            Ok(quota) => quota.map(|quota| (quota.limit.get(), quota.remaining)),
+            Err(exceeded) => Some((exceeded.quota.limit.get(), exceeded.quota.remaining)),
+        };
+        assert_eq!([left(), left(), left()], [Some((2, 1)), Some((2, 0)), Some((2, 0))]);
+        assert_eq!(RateLimits::new(0, 0).count(&alice).unwrap(), None);
+        let rate_limits = RateLimits::new(2, 0);
+        assert_eq!(rate_limits.count(&with_key("l", Some(9))).unwrap().unwrap().limit.get(), 9);
     }
 
     #[test]

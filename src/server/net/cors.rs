@@ -6,8 +6,10 @@ use std::time::Duration;
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
+use crate::server::api::error::RETRY_AFTER_MS;
 use crate::server::api::router::MESSAGES_REQUEST_ID;
 use crate::server::auth::caller::REQUEST_ID_HEADER;
+use crate::server::auth::limits::quota_headers;
 use crate::server::turns::idempotency::REPLAYED_HEADER;
 use crate::server::turns::prefer::APPLIED_HEADER;
 use crate::server::turns::{IGNORED_HEADER, SESSION_HEADER};
@@ -31,14 +33,15 @@ pub(crate) fn layer(origins: &[String]) -> Option<CorsLayer> {
         APPLIED_HEADER,
         header::LOCATION,
         header::RETRY_AFTER,
+        RETRY_AFTER_MS,
         HeaderName::from_static("x-should-retry"),
     ];
     let layer = CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
-        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
         // SDKs send a dozen headers that change with versions; a header alone grants nothing.
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers(exposed)
+        .expose_headers(Vec::from_iter(exposed.into_iter().chain(quota_headers())))
         .max_age(REMEMBERED);
     Some(layer)
 }

@@ -48,8 +48,20 @@ async fn pages_of_named_origins_alone_may_call() {
     let vary: String = answer.headers.get_all("vary").iter().map(|it| it.to_str().unwrap()).collect();
     assert!(vary.to_lowercase().contains("origin"), "{answer:?}");
     let exposed = answer.header("access-control-expose-headers");
-    for name in ["x-pilotlight-session", "x-pilotlight-ignored", "x-request-id", "request-id", "retry-after"]
-    {
+    for name in [
+        "x-pilotlight-session",
+        "x-pilotlight-ignored",
+        "x-request-id",
+        "request-id",
+        "retry-after",
+        "retry-after-ms",
+        "anthropic-ratelimit-requests-limit",
+        "anthropic-ratelimit-requests-remaining",
+        "anthropic-ratelimit-requests-reset",
+        "x-ratelimit-limit-requests",
+        "x-ratelimit-remaining-requests",
+        "x-ratelimit-reset-requests",
+    ] {
         assert!(exposed.contains(name), "{name} in {exposed}");
     }
     assert_eq!(answer.text(), "echo 1: hello");

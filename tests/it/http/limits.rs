@@ -57,6 +57,58 @@ async fn request_limit_is_per_caller() {
     assert_eq!(site.metric("turns_total", &[]).await as u64, 7);
 }
 
+/// What is left is in each answer, also in refusals and streams, by the names of the dialect's API.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_of_a_limit_is_said() {
+    const ANTHROPIC: [&str; 3] = [
+        "anthropic-ratelimit-requests-limit",
+        "anthropic-ratelimit-requests-remaining",
+        "anthropic-ratelimit-requests-reset",
+    ];
+    const OPENAI: [&str; 3] =
+        ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"];
+    let place = place();
+    let (_program, site) = Program::ready(&place, "[http]\nrequests_per_minute = 3").await;
+    let chat = serde_json::json!({ "model": "sonnet", "max_tokens": 9, "stream": true,
+        "messages": [{ "role": "user", "content": "hello" }] });
+    let response = serde_json::json!({ "model": "sonnet", "input": "hello" });
+    for (path, body, names, others) in [
+        ("/v1/messages", &chat, ANTHROPIC, OPENAI),
+        ("/v1/chat/completions", &chat, OPENAI, ANTHROPIC),
+        ("/v1/responses", &response, OPENAI, ANTHROPIC),
+    ] {
+        for left in [2, 1, 0, 0] {
+            let answer = Answer::of(site.of("POST", path, path).json(body)).await;
+            let expected = ["3".to_owned(), left.to_string()];
+            assert_eq!([answer.header(names[0]), answer.header(names[1])], expected, "{answer:?}");
+            let reset = answer.header(names[2]);
+            if names == ANTHROPIC {
+                let at = humantime::parse_rfc3339(reset).unwrap();
+                let wait = at.duration_since(std::time::SystemTime::now()).unwrap();
+                assert!(wait > Duration::from_secs(10) && wait <= Duration::from_secs(61), "{reset}");
+            } else {
+                assert!(["20s", "40s", "1m0s"].contains(&reset), "{reset}");
+            }
+            assert!(others.iter().all(|name| !answer.headers.contains_key(*name)), "{answer:?}");
+            let waits =
+                |name| answer.headers.get(name).map(|it| it.to_str().unwrap().parse::<u64>().unwrap());
+            match (waits("retry-after"), waits("retry-after-ms")) {
+                (None, None) => assert_eq!(answer.status, 200),
+                (Some(seconds), Some(millis)) => {
+                    assert_eq!(answer.status, 429);
+                    assert!(millis <= 20_000 && millis.div_ceil(1_000) == seconds, "{seconds} {millis}");
+                }
+                different => panic!("{different:?}"),
+            }
+        }
+    }
+    // Who is not admitted, and what is not counted, has no quota.
+    for path in ["/livez", "/health"] {
+        let answer = site.get(path).await;
+        assert!(ANTHROPIC.iter().all(|name| !answer.headers.contains_key(*name)), "{answer:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_has_its_own_limits() {
     let place = place();
@@ -67,7 +119,9 @@ async fn a_key_has_its_own_limits() {
     let (_program, site) = Program::ready(&place, &config).await;
     let turn = async |key: &str| Answer::of(site.post().bearer_auth(key).json(&message("a"))).await;
     turn(&small).await.text();
-    is_limited(&turn(&small).await, "too_many_requests");
+    let refused = turn(&small).await;
+    is_limited(&refused, "too_many_requests");
+    assert_eq!(refused.header("anthropic-ratelimit-requests-limit"), "1");
     turn(&usual).await.text();
     turn(&usual).await.text();
     is_limited(&turn(&usual).await, "too_many_requests");

@@ -12,6 +12,7 @@ fn refusals_are_retryable_and_losses_are_not() {
     let response = ApiError::from(open).render(ErrorForm::Messages, "id");
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(response.headers()[header::RETRY_AFTER], "2");
+    assert_eq!(response.headers()[RETRY_AFTER_MS], "1500");
     assert!(!response.headers().contains_key("x-should-retry"));
 
     let response = ApiError::from(TurnError::Internal("x")).render(ErrorForm::Messages, "id");
