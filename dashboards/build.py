@@ -212,6 +212,11 @@ OVERVIEW = ("overview", "pilotlight: overview", "Rate, errors and duration of tu
         Panel("Webhooks", "Attempts to deliver webhooks per interval, by outcome; webhooks that were dropped; those that wait.",
               (increase("webhook_attempts_total", "outcome"), "{{outcome}}"),
               (increase("webhook_drops_total", "reason"), "dropped: {{reason}}"), ("sum(@webhooks_waiting)", "waiting")),
+        Panel("Attached clients", "Clients of pilotlight attach, with their child or on the way to one.",
+              ("sum(@attached_clients)", "attached")),
+        Panel("Refused attached clients", "Clients of pilotlight attach that were refused, per interval. peer: of another "
+              "user, or below the server. caller: key, user or session. flags: against a policy. session: no child.",
+              (increase("attach_refused_total", "reason"), "{{reason}}"), stack=True),
     ]),
     ("Starts of children", [
         Panel("Starts by result", "Starts of children per second. none: the child became ready; otherwise the reason of the failure.",

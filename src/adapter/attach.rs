@@ -63,6 +63,12 @@ pub(crate) struct AttachRequest {
     pub(crate) opening: serde_json::Map<String, serde_json::Value>,
     /// The client answers permission requests.
     pub(crate) asks: bool,
+    /// Names of the MCP servers in the client's own process.
+    pub(crate) own_servers: Vec<String>,
+    /// Definitions of other MCP servers by name, in the CLI's own form. Not judged.
+    pub(crate) servers: serde_json::Map<String, serde_json::Value>,
+    /// Directories that the child may use beside its working directory. Not judged.
+    pub(crate) directories: Vec<String>,
 }
 
 /// What becomes of a line of the client.

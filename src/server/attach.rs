@@ -1,6 +1,7 @@
 //! Attached clients: the Unix socket, its limits, and one task for each connection.
 //!
-//! `wire` is what both ends say, `peer` who may speak, `client` the life of one connection.
+//! `wire` is what both ends say, `peer` who may speak, `client` the life of one connection, `servers` what a client may
+//! bring, `refusal` what is counted.
 
 use std::fs;
 use std::io;
@@ -15,16 +16,48 @@ use tokio_util::task::TaskTracker;
 
 mod client;
 mod peer;
+mod refusal;
+mod servers;
 pub mod wire;
 
 use super::app::App;
 use super::auth::AuthPolicy;
 use super::net::connection::Closing;
+use crate::config::Config;
 
 /// Mode of the socket: its owner alone.
 const MODE: u32 = 0o600;
 /// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Longest path that the address of a Unix socket holds.
+const MAX_PATH: usize = 107;
+
+/// What an operator should know of the socket of this configuration: its state in a line, and a problem.
+#[must_use]
+pub fn state(config: &Config) -> (String, Option<&'static str>) {
+    if config.attach.connections == 0 {
+        return ("off (attach.connections is 0)".to_owned(), None);
+    }
+    let path = config.attach_socket();
+    let found = fs::symlink_metadata(&path);
+    let is_configured = config.attach.socket.is_some();
+    let problem = if new_name(&path).as_os_str().len().max(path.as_os_str().len()) > MAX_PATH {
+        Some("the path of the socket is too long: set attach.socket")
+    } else if is_configured && !path.parent().is_some_and(Path::is_dir) {
+        Some("the directory of attach.socket does not exist")
+    } else if found.is_ok_and(|found| !found.file_type().is_socket()) {
+        Some("a file that is no socket has the path of attach.socket")
+    } else {
+        None
+    };
+    (format!("{} (at most {} clients)", path.display(), config.attach.connections), problem)
+}
+
+/// Where the socket is until it has its mode.
+fn new_name(path: &Path) -> PathBuf {
+    path.with_extension("new")
+}
 
 /// What every connection uses.
 #[derive(Clone)]
@@ -61,7 +94,7 @@ impl Socket {
             fs::remove_file(path)?;
         }
         // Nobody can connect before it has its mode: it is renamed into place.
-        let new = path.with_extension("new");
+        let new = new_name(path);
         fs::remove_file(&new).ok();
         let listener = UnixListener::bind(&new)?;
         let placed =
@@ -95,5 +128,27 @@ impl Socket {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unusable_sockets_are_named() {
+        let place = tempfile::tempdir().unwrap();
+        let mut config = Config::new(place.path());
+        assert_eq!(state(&config), ("off (attach.connections is 0)".to_owned(), None));
+        config.attach.connections = 2;
+        let (line, problem) = state(&config);
+        assert!(line.ends_with("attach.sock (at most 2 clients)") && problem.is_none(), "{line} {problem:?}");
+        fs::write(place.path().join("attach.sock"), "").unwrap();
+        assert!(state(&config).1.unwrap().contains("no socket"));
+        config.attach.socket = Some("/nowhere/at/all/a.sock".into());
+        assert!(state(&config).1.unwrap().contains("does not exist"));
+        let config = Config { data_dir: format!("/{}", "a".repeat(107)).into(), ..config };
+        let config = Config { attach: crate::config::Attach { socket: None, ..config.attach }, ..config };
+        assert!(state(&config).1.unwrap().contains("too long"));
     }
 }

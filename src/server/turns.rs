@@ -28,7 +28,7 @@ mod heartbeat;
 pub(super) mod idempotency;
 mod judge;
 mod log;
-mod mcp;
+pub(crate) mod mcp;
 mod pending;
 pub(super) mod prefer;
 mod recorded;

@@ -278,6 +278,8 @@ fn prepare_now(plan: &Plan, mut record: Record, opening: Opening) -> io::Result<
     } else {
         Vec::new()
     };
+    // An attached child gets those of its client alone.
+    let sent_servers = plan.attachment.as_ref().map_or(&mcp_servers, |attachment| &attachment.servers);
     let later = Later {
         checkpoint: record.checkpoint.clone().filter(|_| loss.is_none()),
         unanswered: record.unanswered.clone(),
@@ -295,7 +297,7 @@ fn prepare_now(plan: &Plan, mut record: Record, opening: Opening) -> io::Result<
         mode: if resumes { LaunchMode::Resume } else { LaunchMode::New },
         own_credentials: record.settings.own_credentials,
         owner,
-        secrets: Secrets::of(cli.env.iter().chain(variables.pairs()), &mcp_servers, &tokens),
+        secrets: Secrets::of(cli.env.iter().chain(variables.pairs()), sent_servers, &tokens),
         settings: LaunchSettings {
             system_prompt: record.settings.system_prompt.clone(),
             mcp_servers,

@@ -25,7 +25,9 @@ pub(crate) use labels::{
     StopHow, StopStep, Stream, ToolWaitEnd, TurnOutcome,
 };
 #[cfg(feature = "server")]
-pub(crate) use labels::{AuthFailure, Dialect, HttpLimit, Route, StatusClass, WebhookAttempt, WebhookDrop};
+pub(crate) use labels::{
+    AttachRefusal, AuthFailure, Dialect, HttpLimit, Route, StatusClass, WebhookAttempt, WebhookDrop,
+};
 #[cfg(feature = "broker")]
 pub(crate) use labels::{BrokerRefusal, EgressDirection, EgressOutcome, RefreshOutcome, UpstreamStatus};
 pub(crate) use system::{Metrics, flag};

@@ -6,6 +6,7 @@
 
 pub mod answer;
 pub mod api;
+pub mod attached;
 pub mod bench;
 pub mod block;
 pub mod built;

@@ -1,6 +1,7 @@
 //! What must hold with every version that is supported in full. Included once for each of them: the module's name is the
 //! version, as in `v2_1_332::basics::…`, so that a filter chooses one.
 
+mod attach;
 pub(crate) mod attachments;
 mod bare;
 mod basics;

@@ -5,7 +5,6 @@ use serde_json::Value;
 use crate::catalogue::{self, VERSION};
 use crate::engine::Engine;
 use crate::faults::Kind;
-use crate::host_request;
 use crate::json::{Object, object};
 
 /// A reply: success, success with a body, or an error.
@@ -32,8 +31,8 @@ impl Engine {
                     self.system_prompt = Some(prompt.to_owned());
                 }
                 let servers = request.get("sdkMcpServers").and_then(Value::as_array);
-                self.has_caller_tools |=
-                    servers.is_some_and(|servers| servers.iter().any(|name| name == host_request::CALLER));
+                let names = servers.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
+                self.host_servers.extend(names);
                 self.has_schema |= request.get("jsonSchema").is_some_and(Value::is_object);
                 self.initialize()
             }
@@ -70,8 +69,8 @@ impl Engine {
             other => Reply::Error(format!("Unsupported control request subtype: {other}")),
         };
         self.reply(request_id, reply, subtype == "initialize" && self.initialized);
-        if subtype == "initialize" && self.has_caller_tools {
-            self.greet_caller_tools();
+        if subtype == "initialize" {
+            self.greet_host_servers();
         }
         self.initialized |= subtype == "initialize";
     }

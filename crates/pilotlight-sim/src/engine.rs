@@ -63,8 +63,8 @@ pub(crate) struct Engine {
     pub(crate) queued_while_busy: bool,
     pub(crate) stop: Option<Stop>,
     pub(crate) pending_request: Option<PendingRequest>,
-    /// The host serves the tools of its caller.
-    pub(crate) has_caller_tools: bool,
+    /// MCP servers in the host, as the handshake names them.
+    pub(crate) host_servers: Vec<String>,
     /// Answers are documents.
     pub(crate) has_schema: bool,
     pub(crate) tool_ended: Option<u32>,
@@ -173,7 +173,7 @@ impl Engine {
             queued_while_busy: false,
             stop: None,
             pending_request: None,
-            has_caller_tools: false,
+            host_servers: Vec::new(),
             has_schema: false,
             tool_ended: None,
             running_tasks: Vec::new(),

@@ -104,27 +104,38 @@ impl Engine {
         Ok(answer)
     }
 
-    /// Introduces itself to the server of the caller's tools. The simulation offers every tool to its model.
-    pub(crate) fn greet_caller_tools(&mut self) {
+    /// The server in the host that a tool belongs to.
+    pub(crate) fn host_server_of(&self, tool: &str) -> Option<String> {
+        let (server, _) = tool.strip_prefix("mcp__")?.split_once("__")?;
+        let given = self.workspace.servers.iter().filter(|given| given.is_in_host()).map(|given| &given.name);
+        let mut all = self.host_servers.iter().chain(given);
+        all.any(|name| name == server).then(|| server.to_owned())
+    }
+
+    /// Introduces itself to the servers in the host that the handshake names. The simulation offers every tool to its model.
+    pub(crate) fn greet_host_servers(&mut self) {
         let version = json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "sim", "version": "1"}});
         for message in [
             json!({"method": "initialize", "params": version, "jsonrpc": "2.0", "id": 0}),
             json!({"method": "notifications/initialized", "jsonrpc": "2.0"}),
             json!({"method": "tools/list", "jsonrpc": "2.0", "id": 1}),
         ] {
-            self.emit_mcp(&new_id(), &message);
+            for server in self.host_servers.clone() {
+                self.emit_mcp(&new_id(), &server, &message);
+            }
         }
     }
 
-    /// Asks the host for the result of a call of one of its caller's tools, without a time limit. The text of the result, and
+    /// Asks a server in the host for the result of a call, without a time limit. The text of the result, and
     /// whether the tool has failed.
-    pub(crate) fn ask_caller(&mut self, call: &Call, id: &str) -> Result<(String, bool), Stop> {
+    pub(crate) fn ask_server(&mut self, server: &str, call: &Call, id: &str) -> Result<(String, bool), Stop> {
         let request_id = new_id();
         self.pending_request = Some(PendingRequest { request_id: request_id.clone(), answer: None });
         let name = call.name.rsplit("__").next().unwrap_or_default();
         let params = json!({"name": name, "arguments": call.input, "_meta": {"claudecode/toolUseId": id}});
         self.emit_mcp(
             &request_id,
+            server,
             &json!({"method": "tools/call", "params": params, "jsonrpc": "2.0", "id": 2}),
         );
         let answer = self.wait_for_answer()?;
@@ -135,10 +146,10 @@ impl Engine {
         Ok((texts.join("\n"), result.get("isError").and_then(Value::as_bool) == Some(true)))
     }
 
-    fn emit_mcp(&mut self, request_id: &str, message: &Value) {
+    fn emit_mcp(&mut self, request_id: &str, server: &str, message: &Value) {
         self.out.line(|o| {
             o.str("type", "control_request").str("request_id", request_id).object("request", |o| {
-                o.str("subtype", "mcp_message").str("server_name", CALLER).value("message", message);
+                o.str("subtype", "mcp_message").str("server_name", server).value("message", message);
             });
         });
     }

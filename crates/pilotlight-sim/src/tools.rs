@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::conversation::new_id;
 use crate::engine::{Engine, Stop};
 use crate::faults::{Fault, Kind};
-use crate::host_request::Permission;
+use crate::host_request::{self, Permission};
 use crate::input::Input;
 use crate::json::{Object, object};
 use crate::new_session;
@@ -57,15 +57,9 @@ fn error_block(id: &str, text: &str) -> Vec<u8> {
 impl Engine {
     /// Runs one call, from its permission to its result line.
     pub(crate) fn run_call(&mut self, turn: &mut Turn, call: &Call, id: &str) -> Result<ToolOutcome, Stop> {
-        if self.has_caller_tools && call.name.starts_with("mcp__caller__") {
-            let (text, has_failed) = self.ask_caller(call, id)?;
-            if has_failed {
-                self.tool_error(id, &text);
-                return Ok(ToolOutcome::Failed);
-            }
-            self.tool_success(id, &text, |_| {});
-            turn.tool_texts.push(text);
-            return Ok(ToolOutcome::Ok);
+        let server = self.host_server_of(&call.name);
+        if let Some(caller) = server.as_deref().filter(|name| *name == host_request::CALLER) {
+            return self.call_host(turn, caller, call, id);
         }
         let is_left = |tools: &Vec<String>| tools.iter().any(|tool| *tool == call.name || tool == "default");
         if !call.name.starts_with("mcp__") && !self.args.tools.as_ref().is_none_or(is_left) {
@@ -91,12 +85,33 @@ impl Engine {
                 return Ok(ToolOutcome::Denied);
             }
         };
+        if let Some(server) = server {
+            return self.call_host(turn, &server, &Call { input, ..call.clone() }, id);
+        }
         match call.name.as_str() {
             "Bash" => self.bash(id, &input),
             "Write" => Ok(self.write_file(id, &input)),
             "Read" => Ok(self.read_file(id, &input)),
             other => Ok(self.no_such_tool(id, other)),
         }
+    }
+
+    /// Runs a call of a tool that the host has.
+    fn call_host(
+        &mut self,
+        turn: &mut Turn,
+        server: &str,
+        call: &Call,
+        id: &str,
+    ) -> Result<ToolOutcome, Stop> {
+        let (text, has_failed) = self.ask_server(server, call, id)?;
+        if has_failed {
+            self.tool_error(id, &text);
+            return Ok(ToolOutcome::Failed);
+        }
+        self.tool_success(id, &text, |_| {});
+        turn.tool_texts.push(text);
+        Ok(ToolOutcome::Ok)
     }
 
     fn no_such_tool(&mut self, id: &str, name: &str) -> ToolOutcome {

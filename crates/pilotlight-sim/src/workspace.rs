@@ -46,9 +46,14 @@ impl Server {
         }
     }
 
+    /// Whether it is in the process that started this one.
+    pub(crate) fn is_in_host(&self) -> bool {
+        self.config.get("type").and_then(Value::as_str) == Some("sdk")
+    }
+
     /// The status as claude names it.
     pub(crate) fn status(&self) -> &'static str {
-        if self.child.is_some() { "pending" } else { "failed" }
+        if self.child.is_some() || self.is_in_host() { "pending" } else { "failed" }
     }
 
     /// Starts the server in this process's group and session.

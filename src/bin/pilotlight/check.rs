@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use pilotlight::Config;
 use pilotlight::error::StartError;
 use pilotlight::probe::{ProbeError, Probed, doubts, probe, version};
-use pilotlight::server::{exposure, keys};
+use pilotlight::server::{attach, exposure, keys};
 
 use crate::args::{FAILED, MISUSED, Options, block_on, complain, start_log};
 use crate::temp_dir::TempDir;
@@ -33,7 +33,9 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     if let Some(entries) = &entries {
         say("keys", &entries.len().to_string());
     }
-    for warning in config.warnings() {
+    let (attach, problem) = attach::state(&config);
+    say("attach", &attach);
+    for warning in config.warnings().into_iter().chain(problem.map(str::to_owned)) {
         say("warning", &warning);
     }
     for doubt in doubts(&config) {

@@ -10,8 +10,9 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Duration, timeout};
 
+use super::refusal::{self, Presence};
 use super::wire::{END, EXIT, Hello, NOTE, OUTPUT};
-use super::{Attaching, peer};
+use super::{Attaching, peer, servers};
 use crate::adapter::{self, AttachRules, Gate};
 use crate::child::{LINES_IN_FLIGHT, RawClient, RawInput, RawOutput};
 use crate::config::SlashCommands;
@@ -23,6 +24,7 @@ use crate::server::auth::caller::{Caller, USER_HEADER};
 use crate::server::auth::limits::TurnPermit;
 use crate::server::turns::restrict::restrict;
 use crate::session::attach::Attachment;
+use crate::telemetry::metrics::AttachRefusal;
 use crate::turn::{Turn, TurnOptions};
 
 /// Maximum time to send the first line.
@@ -41,12 +43,16 @@ pub(super) async fn serve(attaching: Attaching, stream: UnixStream, slot: Option
     let refusal = peer::refusal(&stream);
     let (read, write) = stream.into_split();
     let writer = Writer { write, limit: attaching.app.pilot.config().http.write_timeout };
+    let metrics = attaching.app.exporter.metrics.clone();
     let problem = match (refusal, &slot) {
-        (Some(refusal), _) => Some(refusal),
-        (None, None) => Some("too many clients are attached (attach.connections)"),
+        (Some(refusal), _) => Some((AttachRefusal::Peer, refusal)),
+        (None, None) => {
+            Some((AttachRefusal::Connections, "too many clients are attached (attach.connections)"))
+        }
         (None, Some(_)) => None,
     };
-    if let Some(problem) = problem {
+    if let Some((why, problem)) = problem {
+        metrics.attach_refused.increment(why);
         return writer.refuse(problem).await;
     }
     let limit = attaching.app.pilot.config().session.line_limit;
@@ -56,12 +62,15 @@ pub(super) async fn serve(attaching: Attaching, stream: UnixStream, slot: Option
         hello.ok().and_then(Result::ok).flatten().and_then(|line| serde_json::from_slice(&line).ok());
     reader.limit = limit;
     let Some(hello) = hello else {
+        metrics.attach_refused.increment(AttachRefusal::Malformed);
         return writer.refuse("the first line of the client is not understood").await;
     };
     match Box::pin(attach(&attaching, hello)).await {
-        Ok(Some(attached)) => Box::pin(attached.run(reader, writer)).await,
-        Ok(None) => writer.refuse("nothing was asked for").await,
-        Err(error) => writer.refuse(error.message()).await,
+        Ok(attached) => Box::pin(attached.run(reader, writer)).await,
+        Err(error) => {
+            metrics.attach_refused.increment(refusal::reason(&error));
+            writer.refuse(error.message()).await;
+        }
     }
 }
 
@@ -72,11 +81,12 @@ struct Attached {
     input: mpsc::Sender<RawInput>,
     output: mpsc::Receiver<RawOutput>,
     caller: Caller,
+    presence: Presence,
     _permit: TurnPermit,
 }
 
 /// Checks who asks, and for what, and has the session start a child.
-async fn attach(attaching: &Attaching, hello: Hello) -> Result<Option<Attached>, ApiError> {
+async fn attach(attaching: &Attaching, hello: Hello) -> Result<Attached, ApiError> {
     let app = &attaching.app;
     app.refuse_when_draining()?;
     let mut headers = HeaderMap::new();
@@ -90,7 +100,8 @@ async fn attach(attaching: &Attaching, hello: Hello) -> Result<Option<Attached>,
         }
     }
     let caller = attaching.policy.admit(&Uri::from_static(PATH), &headers)?;
-    let Some(caller) = caller else { return Ok(None) };
+    // The path is none of those that are open without a key.
+    let caller = caller.ok_or_else(|| ApiError::invalid("missing_key", "send a key"))?;
     app.rate_limits.count(&caller)?;
     let (user, inside) = app.owner(&caller, None::<UserId>, None).await?;
     app.count_new_user(&caller, &user).await?;
@@ -108,7 +119,7 @@ async fn attach(attaching: &Attaching, hello: Hello) -> Result<Option<Attached>,
         },
         prompt_limit: config.session.prompt_limit,
     };
-    let refused = |problem: String| ApiError::invalid("invalid_flag", problem);
+    let refused = |problem: String| ApiError::invalid(refusal::FLAG, problem);
     let request = adapter::parse_attach(&hello.arguments, &rules).map_err(refused)?;
     let mut options = TurnOptions {
         model: request.model,
@@ -123,23 +134,34 @@ async fn attach(attaching: &Attaching, hello: Hello) -> Result<Option<Attached>,
             None => tools,
         });
     }
+    let servers = servers::accepted(request.servers, &caller, &config.mcp)?;
     let permit = app.turn_permit(&user, &caller)?;
     app.conversations.exclude(&inside, &name).await;
     let session = app.pilot.conversation(user.as_bytes(), &name);
+    if !request.directories.is_empty() {
+        let dirs = session.workspace().await?;
+        if !request.directories.iter().all(|directory| servers::is_inside(directory, &dirs.work)) {
+            let problem = "--add-dir: only directories within the session's working directory are taken";
+            return Err(refused(problem.to_owned()));
+        }
+    }
     let reads = (request.flags.partial, request.flags.replay);
-    let gate = Gate::new(rules, request.opening, request.asks, reads);
+    let secrets = servers.clone();
+    let gate =
+        Gate::new(rules, request.opening, request.asks, reads).with_servers(servers, &request.own_servers);
     let (input, received) = mpsc::channel(LINES_IN_FLIGHT);
     let (sent, output) = mpsc::channel(LINES_IN_FLIGHT);
     let client = RawClient { gate, input: received, output: sent, idle_timeout: config.attach.idle_timeout };
-    let attachment = Attachment::new(request.flags, request.conversation, client);
+    let attachment = Attachment::new(request.flags, request.conversation, secrets, client);
     let turn = session.attach(options, attachment).await?;
-    Ok(Some(Attached { turn, notes: request.notes, input, output, caller, _permit: permit }))
+    let presence = Presence::begin(app.exporter.metrics.clone());
+    Ok(Attached { turn, notes: request.notes, input, output, caller, presence, _permit: permit })
 }
 
 impl Attached {
     /// Passes lines both ways until the child has ended or the client is gone.
     async fn run(self, reader: Reader, mut writer: Writer) {
-        let Self { turn, notes, input, mut output, caller, _permit } = self;
+        let Self { turn, notes, input, mut output, caller, presence, _permit } = self;
         for note in &notes {
             if writer.line(NOTE, note.as_bytes()).await.is_err() {
                 return;
@@ -170,6 +192,7 @@ impl Attached {
                                 Some(error) => error,
                                 None => ended.await,
                             };
+                            presence.refused();
                             let error = error.unwrap_or(TurnError::Internal("the child's task failed"));
                             return writer.refuse(ApiError::from(error).message()).await;
                         }

@@ -6,7 +6,7 @@ use ::metrics::{Counter, Gauge, Histogram};
 
 use super::catalogue::{Metric, Unit, declare};
 use super::labels::{
-    AuthFailure, Dialect, HttpKind, HttpLimit, Route, StatusClass, WebhookAttempt, WebhookDrop,
+    AttachRefusal, AuthFailure, Dialect, HttpKind, HttpLimit, Route, StatusClass, WebhookAttempt, WebhookDrop,
 };
 use super::series::{By, ByBoth, Family, Registrar};
 
@@ -27,6 +27,9 @@ declare! {
     webhook_drops: By<WebhookDrop, Counter> = "webhook_drops_total", Count,
         "Webhooks that were not delivered and are not tried again, by reason.";
     webhooks_waiting: Gauge = "webhooks_waiting", Count, "Webhooks that wait for an attempt.";
+    attached: Gauge = "attached_clients", Count, "Attached clients, with their child or on the way to one.";
+    attach_refused: By<AttachRefusal, Counter> = "attach_refused_total", Count,
+        "Connections of clients that could not attach, by reason.";
     response: By<HttpKind, Histogram> = "http_response_seconds", Seconds,
         "Time from the head of a request to the head of its response; for turns, to the first event.",
         &[0.0005, 0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];

@@ -140,6 +140,9 @@ labels! {
         StoredResponses = "stored_responses", CountTokens = "count_tokens",
         Models = "models", Sessions = "sessions", Workspace = "workspace", Stats = "stats", Health = "health",
         Metrics = "metrics", Page = "page", Unknown = "unknown";
+    /// Reason why a client could not attach.
+    AttachRefusal, "reason": Peer = "peer", Connections = "connections", Malformed = "malformed", Caller = "caller",
+        Limit = "limit", Flags = "flags", Session = "session", Server = "server";
     /// Class of a response status.
     StatusClass, "status": Served = "2xx", Refused = "4xx", Failed = "5xx";
     /// Dialect of a request for a turn.

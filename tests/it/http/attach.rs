@@ -1,101 +1,15 @@
 //! `pilotlight attach`: a client that speaks the CLI's protocol to a child of its session.
 
-use std::process::Stdio;
-use std::sync::Arc;
-
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
-use crate::common::place::{MARK, Place};
+use crate::common::attached::Attached;
 use crate::common::program::{Answer, Program, Site, place};
 use crate::common::{SOON, eventually_some};
 
 /// The socket is there on request.
 const ATTACH: &str = "[attach]\nconnections = 8\n";
-
-/// A running `pilotlight attach`.
-struct Attached {
-    process: Child,
-    input: Option<ChildStdin>,
-    output: Lines<BufReader<ChildStdout>>,
-}
-
-impl Attached {
-    fn start(place: &Arc<Place>, user: &str, flags: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut process = Command::new(crate::common::built::pilotlight())
-            .arg("attach")
-            .args(["--output-format", "stream-json", "--verbose", "--input-format", "stream-json"])
-            .args(flags)
-            .env("PILOTLIGHT_SOCKET", place.data_dir().join("attach.sock"))
-            .env("PILOTLIGHT_USER", user)
-            .env(MARK, place.id())
-            .envs(variables.iter().copied())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let output = BufReader::new(process.stdout.take().unwrap()).lines();
-        Self { input: process.stdin.take(), output, process }
-    }
-
-    async fn send(&mut self, line: &Value) {
-        self.send_raw(&line.to_string()).await;
-    }
-
-    async fn send_raw(&mut self, line: &str) {
-        let input = self.input.as_mut().unwrap();
-        input.write_all(format!("{line}\n").as_bytes()).await.unwrap();
-        input.flush().await.unwrap();
-    }
-
-    async fn ask(&mut self, request: &Value) -> Value {
-        self.send(&json!({ "type": "control_request", "request_id": "r1", "request": request })).await;
-        let response = self.until("a response", |line| line["type"] == "control_response").await;
-        assert_eq!(response["response"]["request_id"], "r1");
-        response["response"].clone()
-    }
-
-    async fn say(&mut self, text: &str) {
-        self.send(&json!({ "type": "user", "message": { "role": "user", "content": text } })).await;
-    }
-
-    async fn turn(&mut self, text: &str) -> Value {
-        self.say(text).await;
-        self.until("a result", |line| line["type"] == "result").await
-    }
-
-    /// Reads on until there is such a line.
-    async fn until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        loop {
-            let line = timeout(SOON, self.output.next_line()).await;
-            let line = line.unwrap_or_else(|_| panic!("no {what}")).unwrap();
-            let Some(line) = line else { panic!("the output ended without {what}: {}", self.errors().await) };
-            let line: Value = serde_json::from_str(&line).unwrap();
-            if wanted(&line) {
-                return line;
-            }
-        }
-    }
-
-    async fn errors(&mut self) -> String {
-        let mut errors = String::new();
-        let mut stderr = self.process.stderr.take().unwrap();
-        timeout(SOON, stderr.read_to_string(&mut errors)).await.unwrap().unwrap();
-        errors
-    }
-
-    /// Its exit code and standard error, once it has ended by itself.
-    async fn end(mut self) -> (i32, String) {
-        let errors = self.errors().await;
-        let status = timeout(SOON, self.process.wait()).await.unwrap().unwrap();
-        (status.code().unwrap_or(-1), errors)
-    }
-}
 
 async fn state(site: &Site, user: &str) -> Option<String> {
     let answer = Answer::of(site.session("GET", "default", user)).await;
@@ -191,9 +105,12 @@ async fn killed_server_ends_the_client() {
 #[tokio::test(flavor = "multi_thread")]
 async fn policy_holds_for_flags_and_requests() {
     let place = place();
-    let (_program, _site) = Program::ready(&place, ATTACH).await;
+    let (_program, site) = Program::ready(&place, ATTACH).await;
     for flags in [
         &["--settings", "{}"][..],
+        &["--add-dir", "/"],
+        &["--add-dir", "../home"],
+        &["--plugin-dir", "."],
         &["--dangerously-skip-permissions"],
         &["--permission-mode", "bypassPermissions"],
         &["--mcp-config", r#"{"mcpServers":{"x":{"command":"sh"}}}"#],
@@ -204,20 +121,61 @@ async fn policy_holds_for_flags_and_requests() {
         assert_eq!(code, 1, "{flags:?}: {errors}");
         assert!(errors.contains(flags[0]) || errors.contains("No conversation found"), "{flags:?}: {errors}");
     }
-    let mut client = Attached::start(&place, "alice", &["--permission-prompt-tool", "stdio"], &[]);
+    assert_eq!(site.metric("attach_refused_total", &["reason=\"flags\""]).await, 8.0);
+    assert_eq!(site.metric("attach_refused_total", &["reason=\"session\""]).await, 1.0);
+    // What lies in the working directory is open to the child anyway.
+    let mut client =
+        Attached::start(&place, "alice", &["--permission-prompt-tool", "stdio", "--add-dir", "."], &[]);
     for request in [
         json!({ "subtype": "set_permission_mode", "mode": "bypassPermissions" }),
         json!({ "subtype": "mcp_set_servers", "servers": { "x": { "command": "sh" } } }),
         json!({ "subtype": "apply_flag_settings", "settings": {} }),
+        json!({ "subtype": "get_settings" }),
     ] {
         let refused = client.ask(&request).await;
         assert_eq!(refused["subtype"], "error", "{refused}");
     }
     let denied = client.turn(r#"[[tool:Bash {"command":"touch made"}]]"#).await;
     assert_eq!(denied["permission_denials"].as_array().unwrap().len(), 1, "{denied}");
+    assert_eq!(site.metric("attached_clients", &[]).await, 1.0);
     client.send_raw("not JSON").await;
     let (code, errors) = client.end().await;
     assert!(code == 1 && errors.contains("no JSON object"), "{code} {errors}");
+    rests(&site, "alice").await;
+    let is_gone = async || (site.metric("attached_clients", &[]).await == 0.0).then_some(());
+    eventually_some("no client is attached", SOON, is_gone).await;
+}
+
+/// Programs of the client's run beside its child, where the operator takes them from callers.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_bring_servers_where_callers_may() {
+    let place = place();
+    let config = format!("{ATTACH}[mcp]\ncallers = \"all\"\nallow_hosts = [\"mcp.example.com\"]\n");
+    let (_program, site) = Program::ready(&place, &config).await;
+    let servers =
+        |server: Value| json!({ "mcpServers": { "own": server, "me": { "type": "sdk", "name": "me" } } });
+    for refused in [
+        json!({ "type": "http", "url": "https://evil.example/" }),
+        json!({ "type": "http", "url": "https://mcp.example.com/", "headersHelper": "id" }),
+        json!({ "command": "serve", "env": { "A": "${ANTHROPIC_API_KEY}" } }),
+    ] {
+        let config = servers(refused).to_string();
+        let (code, errors) = Attached::start(&place, "alice", &["--mcp-config", &config], &[]).end().await;
+        assert!(code == 1 && errors.contains("--mcp-config"), "{code} {errors}");
+    }
+    let config =
+        servers(json!({ "command": "serve", "env": { "TOKEN": "secret-of-the-server" } })).to_string();
+    let mut client = Attached::start(&place, "alice", &["--mcp-config", &config], &[]);
+    let opened = client.ask(&json!({ "subtype": "initialize" })).await;
+    assert_eq!(opened["subtype"], "success", "{opened}");
+    let status = client.ask(&json!({ "subtype": "mcp_status" })).await.to_string();
+    assert!(status.contains("\"own\""), "{status}");
+    assert_eq!(client.turn("[[say:one]]").await["result"], "one");
+    let pid = site.pid("alice").await;
+    for process in crate::common::process::descendants(i32::try_from(pid).unwrap()) {
+        let words = std::fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
+        assert!(!String::from_utf8_lossy(&words).contains("secret-of"), "in the arguments of a process");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -299,4 +257,26 @@ async fn children_may_not_attach() {
         ["said"]
     );
     assert_eq!(state(&site, "bob").await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tools_of_the_client_are_called() {
+    let place = place();
+    let (_program, _site) = Program::ready(&place, ATTACH).await;
+    let config = json!({ "mcpServers": { "me": { "type": "sdk", "name": "me" } } }).to_string();
+    let flags = ["--mcp-config", &config, "--allowedTools", "mcp__me__add"];
+    let mut client = Attached::start(&place, "alice", &flags, &[]);
+    client.say(r#"[[tool:mcp__me__add {"a":17,"b":25}]]"#).await;
+    let called = client.until("a call", |line| line["request"]["subtype"] == "mcp_message").await;
+    let request = &called["request"];
+    assert_eq!(
+        (&request["server_name"], &request["message"]["method"]),
+        (&json!("me"), &json!("tools/call"))
+    );
+    let result = json!({ "content": [{ "type": "text", "text": "42" }] });
+    let answer = json!({ "jsonrpc": "2.0", "id": request["message"]["id"], "result": result });
+    let response = json!({ "subtype": "success", "request_id": called["request_id"], "response": { "mcp_response": answer } });
+    client.send(&json!({ "type": "control_response", "response": response })).await;
+    let done = client.until("a result", |line| line["type"] == "result").await;
+    assert_eq!(done["result"], "TOOLS:ok 42", "{done}");
 }
