@@ -34,6 +34,8 @@ const options = {
   mcpServers: { me: createSdkMcpServer({ name: "me", tools: [add] }) },
   allowedTools: ["mcp__me__add"],
 };
+// The table of docs/clients.md has these words.
+const ok = (what) => console.log("ok", what);
 const results = [];
 let pieces = 0;
 let session;
@@ -48,8 +50,13 @@ for await (const message of all) {
   }
 }
 assert.deepEqual(results, ["one", "TOOLS:ok", "TOOLS:ok", "error_during_execution", "two"]);
+ok("interrupt ends a turn");
 assert.deepEqual(seen, { added: 1, asked: ["Bash"], hooked: ["mcp__me__add", "Bash"] });
+ok("an SDK MCP server answers");
+ok("canUseTool decides");
+ok("hooks are called");
 assert.ok(pieces > 0);
+ok("answers come in pieces");
 
 pieces = 0;
 let recalled;
@@ -59,4 +66,5 @@ for await (const message of query({ prompt: "[[recall]]", options: { pathToClaud
 }
 assert.ok(recalled.includes("[[say:one]]"), recalled);
 assert.equal(pieces, 0);
+ok("resume goes on");
 console.log("done");

@@ -36,6 +36,11 @@ async def hook(given, tool_use_id, context):
     return {}
 
 
+def ok(what):
+    """What has been seen; the table of docs/clients.md has these words."""
+    print("ok", what, flush=True)
+
+
 def options(**more):
     return ClaudeAgentOptions(cli_path=os.environ["AGENT_CLI"], **more)
 
@@ -64,11 +69,15 @@ async def main():
         result, pieces = await turn(client, "[[say:one]]")
         assert result.result == "one" and pieces, result
         session = result.session_id
+        ok("answers come in pieces")
         result, _ = await turn(client, '[[tool:mcp__me__add {"a":1,"b":2}]]')
         assert result.result == "TOOLS:ok" and seen["added"] == [3], (result, seen)
+        ok("an SDK MCP server answers")
         result, _ = await turn(client, '[[tool:Bash {"command":"touch made"}]]')
         assert result.result == "TOOLS:ok" and seen["asked"] == ["Bash"], (result, seen)
+        ok("can_use_tool decides")
         assert seen["hooked"] == ["mcp__me__add", "Bash"], seen
+        ok("hooks are called")
         await client.query("[[hang]]")
         async for message in client.receive_response():
             if isinstance(message, SystemMessage) and message.subtype == "init":
@@ -77,9 +86,11 @@ async def main():
                 assert message.subtype == "error_during_execution", message
         result, _ = await turn(client, "[[say:two]]")
         assert result.result == "two", result
+        ok("interrupt ends a turn")
     async with ClaudeSDKClient(options=options(resume=session)) as client:
         result, pieces = await turn(client, "[[recall]]")
         assert "[[say:one]]" in result.result and not pieces, result
+        ok("resume goes on")
     said = []
     async for message in query(prompt="[[say:once]]", options=options()):
         if isinstance(message, AssistantMessage):
@@ -87,6 +98,7 @@ async def main():
         if isinstance(message, ResultMessage):
             assert message.result == "once", message
     assert said
+    ok("query without a client answers")
     print("done")
 
 

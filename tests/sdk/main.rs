@@ -1,6 +1,6 @@
 //! Clients that nobody here has written, unmodified, against a real server: the official SDKs in Python, in the current
-//! version and in one a year older, those for Node, LangChain, LiteLLM, the AI SDK, `llm`, `claude`, the Agent SDKs and
-//! curl. Their checks are the scripts beside this file. `tests/run` installs the
+//! version and in one a year older, those for Node, LangChain, LiteLLM, the AI SDK, `llm`, `claude`, the Agent SDKs, a
+//! page in a browser and curl. Their checks are the scripts beside this file. `tests/run` installs the
 //! packages; without them these tests say that they are left out, and fail where nothing may be left out.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
@@ -11,6 +11,9 @@ mod attach;
 #[path = "../real_cli/bench.rs"]
 #[allow(dead_code, reason = "shared with tests that use more of it")]
 mod bench;
+#[path = "../it/page/browser.rs"]
+#[allow(dead_code, reason = "shared with tests that use more of it")]
+mod browser;
 mod clients;
 mod curl;
 mod fields;
@@ -18,6 +21,7 @@ mod fuzz;
 mod keys;
 mod matrix;
 mod node;
+mod page;
 mod python;
 mod readme;
 mod real;
@@ -88,9 +92,14 @@ const NARROW: &str = "[session]\nturn_queue = 0\nidle_timeout = \"200ms\"\n[limi
 /// A stream does not wait long for its first word before it begins.
 const RESTLESS: &str = "[http]\nheartbeat = \"300ms\"\n";
 
+/// One request of a user is free again each second.
+const LIMITED: &str = "[http]\nrequests_per_minute = 60\n";
+
 script!(anthropic_turns, "");
 script!(anthropic_errors, super::RESTLESS);
 script!(anthropic_refused, super::NARROW);
+script!(anthropic_limits, super::LIMITED);
+script!(openai_limits, super::LIMITED);
 script!(openai_turns, "");
 script!(openai_errors, super::RESTLESS);
 script!(openai_responses, "");

@@ -6,23 +6,26 @@ const PAGE: &str = include_str!("../../docs/clients.md");
 const AGENTS: &str = include_str!("clients.rs");
 
 /// Scripts in Python: the client's name, and whether a year-old version is checked as well.
-const PYTHON: [(&str, &str, bool); 10] = [
+const PYTHON: [(&str, &str, bool); 12] = [
     ("anthropic_turns", "`anthropic`, conversations", true),
     ("anthropic_tools", "`anthropic`, tools and objects", true),
+    ("anthropic_limits", "`anthropic`, limits", true),
     ("openai_turns", "`openai`, conversations", true),
     ("openai_tools", "`openai`, tools and objects", true),
     ("openai_responses", "`openai`, Responses", true),
+    ("openai_limits", "`openai`, limits", true),
     ("langchain_turns", "LangChain", false),
     ("litellm_turns", "LiteLLM", false),
     ("llm_turns", "`llm`", false),
     ("anthropic_real", "`anthropic` with the real CLI", true),
     ("openai_real", "`openai` with the real CLI", true),
 ];
-/// Scripts for Node: the client's name, and how its packages begin.
-const NODE: [(&str, &str, &[&str]); 3] = [
+/// Scripts for Node and for a browser: the client's name, and how its packages begin.
+const NODE: [(&str, &str, &[&str]); 4] = [
     ("node_anthropic", "`@anthropic-ai/sdk`", &["@anthropic-ai/sdk@"]),
     ("node_openai", "`openai` for Node", &["openai@"]),
     ("ai_turns", "AI SDK", &["ai@", "@ai-sdk/"]),
+    ("page", "a page in Chromium", &["@anthropic-ai/sdk@", "openai@"]),
 ];
 
 /// The names that follow a line with this mark.
@@ -59,7 +62,7 @@ fn matrix() -> String {
             used.map(|line| line.replacen('@', "\u{0}", usize::from(line.starts_with('@')))).collect();
         let used: Vec<_> = used.iter().map(|line| line.replace('@', " ").replace('\u{0}', "@")).collect();
         let script = script(name, "mjs");
-        let (_, checks) = script.split_once("await run({\n").expect("its checks");
+        let (_, checks) = script.split_once("run({\n").expect("its checks");
         let checks = checks.lines().filter_map(|line| line.strip_prefix("  ")).filter_map(|line| {
             line.starts_with(|letter: char| letter.is_ascii_lowercase())
                 .then(|| line.split_once(": "))
@@ -72,9 +75,15 @@ fn matrix() -> String {
     let sdks: Vec<_> = PINNED.lines().filter(|line| line.contains("claude-agent-sdk")).collect();
     let python = sdks.iter().find_map(|line| line.strip_prefix("claude-agent-sdk==")).expect("it is pinned");
     let node = sdks.iter().find_map(|line| line.strip_prefix("npm @anthropic-ai/claude-agent-sdk@"));
-    let packages =
-        format!("`claude` {versions}; Agent SDKs {python} (Python), {} (Node)", node.expect("it is pinned"));
+    let node = node.expect("it is pinned");
+    let packages = format!("`claude` {versions}; Agent SDKs {python} (Python), {node} (Node)");
     rows.push_str(&row("`claude`, Agent SDKs", &packages, &names(AGENTS, "#[tokio::test", "async fn ", '(')));
+    for (end, client, sdk) in
+        [("py", "Agent SDK in Python by `attach`", python), ("mjs", "Agent SDK for Node by `attach`", node)]
+    {
+        let packages = format!("{sdk} with the real CLI {versions}");
+        rows.push_str(&row(client, &packages, &names(&script("attach", end), "\n", "ok(\"", '"')));
+    }
     rows
 }
 
