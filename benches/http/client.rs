@@ -49,6 +49,12 @@ pub(crate) fn messages(user: usize, text: &str) -> Vec<u8> {
     request("/v1/messages", user, &body)
 }
 
+/// The same in the Responses API, which stores the response.
+pub(crate) fn responses(user: usize, text: &str) -> Vec<u8> {
+    let body = serde_json::json!({ "model": "sonnet", "stream": true, "input": text });
+    request("/v1/responses", user, &body)
+}
+
 /// The two requests of a tool round trip: the call, and its result with the answer that follows.
 pub(crate) fn round_trip(user: usize, text: &str) -> [Vec<u8>; 2] {
     let asked = serde_json::json!({ "role": "user", "content": format!("[[call]]{text}") });

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, Seen, keepalive, messages, round_trip};
+use crate::client::{Client, Seen, keepalive, messages, responses, round_trip};
 use crate::pipe::Pipe;
 use crate::rest;
 use crate::server::Server;
@@ -119,10 +119,12 @@ struct Compared {
     floor: Side,
     keepalive: Side,
     anthropic: Side,
+    /// Where it is asked for.
+    responses: Option<Side>,
 }
 
 /// Runs the rounds with this number of sessions.
-async fn compare(rounds: usize, sessions: usize, turns: usize, text: &str) -> Compared {
+async fn compare(rounds: usize, sessions: usize, turns: usize, text: &str, has_responses: bool) -> Compared {
     let config = format!(
         "[session]\nidle_timeout = \"1h\"\n[http]\nrequests_per_minute = 0\nheader_timeout = \"1h\"\n[limits]\nmax_children = {sessions}"
     );
@@ -130,9 +132,15 @@ async fn compare(rounds: usize, sessions: usize, turns: usize, text: &str) -> Co
         floor: Side::warm(Server::floor(sessions), sessions, keepalive, text).await,
         keepalive: Side::warm(Server::ours(&config).await, sessions, keepalive, text).await,
         anthropic: Side::warm(Server::ours(&config).await, sessions, messages, text).await,
+        responses: None,
     };
+    if has_responses {
+        let side = Side::warm(Server::ours(&config).await, sessions, responses, text).await;
+        sides.responses = Some(side);
+    }
     for _ in 0..rounds {
-        for side in [&mut sides.floor, &mut sides.keepalive, &mut sides.anthropic] {
+        let all = [&mut sides.floor, &mut sides.keepalive, &mut sides.anthropic];
+        for side in all.into_iter().chain(&mut sides.responses) {
             side.round(turns).await;
         }
     }
@@ -162,14 +170,19 @@ impl Compared {
 
 /// One warm session, turns of 50 deltas.
 async fn w1(rounds: usize) -> Vec<Row> {
-    let all = compare(rounds, 1, 300, "[[deltas:50]]").await;
+    let all = compare(rounds, 1, 300, "[[deltas:50]]", true).await;
     let (keepalive, anthropic, events) = (&all.keepalive, &all.anthropic, all.floor.events);
-    vec![
+    let mut rows = vec![
         all.row("W1 one warm session, 50 deltas: latency / floor", keepalive, LATENCY, 1, (1.3, 1.2)),
         all.row("W1 CPU per event / floor", keepalive, CPU, events, (1.8, 1.5)),
         all.row("W1 Anthropic dialect: latency / floor", anthropic, LATENCY, 1, (1.3, 1.2)),
         all.row("W1 Anthropic dialect: CPU per event / floor", anthropic, CPU, events, (1.8, 1.5)),
-    ]
+    ];
+    if let Some(responses) = &all.responses {
+        rows.push(all.row("W1 Responses API: latency / floor", responses, LATENCY, 1, (1.3, 1.2)));
+        rows.push(all.row("W1 Responses API: CPU per event / floor", responses, CPU, events, (1.8, 1.5)));
+    }
+    rows
 }
 
 /// A tool round trip, of two requests and a turn of 50 deltas, against a keepalive turn of 50 deltas.
@@ -211,7 +224,7 @@ async fn tools(rounds: usize) -> Row {
 
 /// 64 sessions at 100 deltas a second each.
 async fn w6(rounds: usize) -> Vec<Row> {
-    let all = compare(rounds, 64, 1, "[[deltas:200]][[delay:10]]").await;
+    let all = compare(rounds, 64, 1, "[[deltas:200]][[delay:10]]", false).await;
     let events = all.floor.events;
     vec![
         all.row(
@@ -227,7 +240,7 @@ async fn w6(rounds: usize) -> Vec<Row> {
 
 /// 200 users at once, each as fast as it is answered; the client and the children have the same processors.
 async fn users(rounds: usize) -> Vec<Row> {
-    let all = compare(rounds, 200, 20, "[[deltas:50]]").await;
+    let all = compare(rounds, 200, 20, "[[deltas:50]]", false).await;
     let row = |name, ours: &Side| {
         let per_second = |side: &Side| 1.0 / median(side.wall.iter().copied());
         let (turns, floor) = (per_second(ours), per_second(&all.floor));
