@@ -39,6 +39,7 @@ fn module(modules: &Path, path: &str) -> Response {
 }
 
 /// Serves the page until the test ends: its origin.
+#[allow(clippy::disallowed_methods, reason = "it ends with the runtime of the test")]
 async fn page(modules: &Path) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let origin = format!("http://{}", listener.local_addr().unwrap());
