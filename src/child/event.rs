@@ -19,6 +19,8 @@ pub(crate) enum ChildEvent {
     },
     /// The child works of its own accord, or no longer.
     Active(bool),
+    /// The child waits for results of the caller's tools, or no longer.
+    AwaitsCaller(bool),
     /// The child was frozen, or thawed.
     Frozen(bool),
     /// The tools that wait for permission have changed.

@@ -157,9 +157,12 @@ impl SessionActorState {
                 self.feed(Input::Warm);
             }
             SessionMessage::Interrupt(reply) => {
-                let running = self.machine.public_state() == SessionState::Busy;
+                let runs = self.machine.public_state() == SessionState::Busy;
                 self.feed(Input::Interrupt);
-                reply.send(running).ok();
+                // To the session, a turn that waits for its caller is over.
+                let generation = self.machine.generation();
+                let waits = !runs && self.connection(generation).is_some_and(|it| it.interrupt_wait());
+                reply.send(runs || waits).ok();
             }
             SessionMessage::EvictIdle { reason, quiet_since } => {
                 if self.entry.status.read(|visible| visible.quiet_since == quiet_since) {

@@ -124,6 +124,7 @@ impl OnChildEvent for ChildEvents {
                 return;
             }
             ChildEvent::Frozen(frozen) => return entry.status.frozen_changed(*frozen),
+            ChildEvent::AwaitsCaller(awaits) => return entry.status.wait_changed(*awaits),
             ChildEvent::Active(active) => entry.status.activity_changed(*active),
             // The work of a start is done. How long servers take to connect, which a caller may have chosen, holds up
             // their own session alone.

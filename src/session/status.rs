@@ -73,6 +73,8 @@ pub(crate) struct Visible {
     pub(crate) permissions: Vec<PendingPermission>,
     /// The CLI works of its own accord.
     pub(crate) active: bool,
+    /// The CLI waits for results of the caller's tools, for `session.tool_timeout` at most.
+    pub(crate) awaits_caller: bool,
     /// The actor may not know of its end yet.
     last_ended: Option<TurnId>,
 }
@@ -112,6 +114,7 @@ impl Visible {
             quiet_since: Instant::now(),
             permissions: Vec::new(),
             active: false,
+            awaits_caller: false,
             last_ended: None,
         }
     }
@@ -193,7 +196,7 @@ impl StatusCell {
             (visible.status.pid, visible.shim, visible.child_since) = (None, None, None);
             visible.status.memory_bytes = 0;
             visible.permissions.clear();
-            visible.active = false;
+            (visible.active, visible.awaits_caller) = (false, false);
             visible.status.frozen = false;
         });
     }
@@ -223,6 +226,11 @@ impl StatusCell {
     /// The CLI works of its own accord, or has stopped doing so.
     pub(super) fn activity_changed(&self, active: bool) {
         self.change(|visible| visible.active = active);
+    }
+
+    /// The CLI waits for results of the caller's tools, or no longer.
+    pub(super) fn wait_changed(&self, awaits_caller: bool) {
+        self.change(|visible| visible.awaits_caller = awaits_caller);
     }
 
     /// The child was frozen, or thawed.

@@ -125,6 +125,8 @@ fn wish(visible: &Visible, now: Instant, timeout: Duration) -> Wish {
     let quiet = now.saturating_duration_since(visible.quiet_since);
     match visible.status.state {
         _ if quiet < timeout => Wish::Later(timeout - quiet),
+        // Its caller was given longer than others. The wait has a limit of its own; a start that needs room ends it.
+        SessionState::Idle if visible.awaits_caller => Wish::Leave,
         SessionState::Idle if !visible.active => Wish::Evict { quiet_since: visible.quiet_since },
         SessionState::Dormant | SessionState::Failed => Wish::Retire,
         _ => Wish::Leave,

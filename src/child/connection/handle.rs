@@ -50,6 +50,11 @@ impl ConnectionHandle {
         self.order(|protocol, now| protocol.interrupt_turn(turn, now));
     }
 
+    /// Ends the wait for results of the caller's tools. Whether there was one.
+    pub(crate) fn interrupt_wait(&self) -> bool {
+        self.order(|protocol, now| protocol.interrupt_wait(now)).unwrap_or(false)
+    }
+
     /// Ends the turn, if it is still this one; its reader is gone.
     pub(crate) fn cancel(&self, turn: TurnId) {
         self.order(|protocol, now| protocol.cancel_turn(turn, now));

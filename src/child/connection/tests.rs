@@ -25,6 +25,7 @@ impl OnChildEvent for Events {
             ChildEvent::TurnEnded(report) => format!("turn {} ended", report.turn.0),
             ChildEvent::Permissions(pending) => format!("permissions {}", pending.len()),
             ChildEvent::Active(active) => format!("active {active}"),
+            ChildEvent::AwaitsCaller(awaits) => format!("awaits caller {awaits}"),
             ChildEvent::Frozen(frozen) => format!("frozen {frozen}"),
             ChildEvent::Model(model) => model,
             ChildEvent::OwnTurn { .. } => "own turn".to_owned(),

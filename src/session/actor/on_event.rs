@@ -101,6 +101,7 @@ impl SessionActorState {
             // Shown already, and nothing that changes what happens next.
             ChildEvent::Greeted
             | ChildEvent::Frozen(_)
+            | ChildEvent::AwaitsCaller(_)
             | ChildEvent::Permissions(_)
             | ChildEvent::Journal(_) => {}
         }

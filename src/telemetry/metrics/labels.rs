@@ -64,7 +64,7 @@ labels! {
     /// Phase of a spare.
     SpareState, "state": Warming = "warming", Ready = "ready";
     /// What a session that begins got of the spares.
-    ToolWaitEnd, "end": Answered = "answered", Message = "message", Expired = "expired", Stopped = "stopped";
+    ToolWaitEnd, "end": Answered = "answered", Message = "message", Interrupted = "interrupted", Expired = "expired", Stopped = "stopped";
     SpareClaim, "result": Claimed = "claimed", Missed = "missed", Unfit = "unfit";
     /// Reason for the end of a spare that served no session.
     SpareEnd, "reason": Room = "room", Memory = "memory", Surplus = "surplus", Age = "age", Outdated = "outdated",

@@ -32,7 +32,7 @@ declare! {
         "Children stopped while their session is kept, by reason.";
     hibernations: Counter = "hibernations_total", Count, "Times that an idle child was frozen.";
     tool_waits: By<ToolWaitEnd, Counter> = "tool_waits_total", Count,
-        "Turns that waited for results of the caller's tools, by end: the results, another message, the time limit, or a stop of the child.";
+        "Turns that waited for results of the caller's tools, by end: the results, another message, an interruption, the time limit, or a stop of the child.";
     retention_deleted: By<RetentionReason, Counter> = "retention_deleted_total", Count,
         "Sessions deleted by the retention rules, by reason.";
     retention_freed_bytes: Counter = "retention_freed_bytes_total", Bytes,

@@ -74,3 +74,17 @@ async fn structured_answer_is_the_text() {
     assert!(matches!(refused, TurnError::InvalidTools(_)), "{refused}");
     bench.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn interrupt_reaches_a_turn_that_waits() {
+    let bench = Bench::new().await;
+    let alice = bench.pilot.session("alice");
+    called(&alice).await;
+    assert!(alice.interrupt().await.unwrap(), "the CLI's turn is not over");
+    eventually("the turn is over", || alice.status().unwrap().total_cost_usd > 0.0).await;
+    assert!(!alice.interrupt().await.unwrap());
+    let next = alice.send_with("next", with_tool()).await.unwrap().finish().await;
+    assert_eq!(next.text, "echo 2: next");
+    assert_eq!(alice.status().unwrap().generation, 1, "the child stays");
+    bench.end().await;
+}

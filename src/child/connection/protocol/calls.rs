@@ -108,6 +108,8 @@ impl Protocol {
         if let Some(running) = self.running.take() {
             let until = now + self.config.session.tool_timeout;
             self.waiting = Some(Waiting { until, is_ending: false, interrupts: 0 });
+            // Before the end of the turn, which makes the session look idle.
+            self.emit(ChildEvent::AwaitsCaller(true));
             self.turn_over(running, Ending::Called(called), now);
             self.act(Action::Rearm);
         }
@@ -122,12 +124,19 @@ impl Protocol {
             return self.end_wait(ToolWaitEnd::Message, now);
         }
         self.waiting = None;
+        self.emit(ChildEvent::AwaitsCaller(false));
         self.measure(Measurement::ToolWait(ToolWaitEnd::Answered));
         let answers = self.calls.answer(&job.results);
         self.write_results(answers);
         let before = self.calls.reported_usage();
         self.running = Some(Box::new(RunningTurn::going_on(*job, before, now, &self.config.session)));
         self.act(Action::GrantReader);
+    }
+
+    /// Ends the wait for the caller's results on request. Whether there was one.
+    pub(in crate::child::connection) fn interrupt_wait(&mut self, now: Instant) -> bool {
+        self.end_wait(ToolWaitEnd::Interrupted, now);
+        self.waiting.is_some()
     }
 
     /// Nobody brings the results any more.
@@ -149,6 +158,7 @@ impl Protocol {
             return false;
         }
         self.calls.clear();
+        self.emit(ChildEvent::AwaitsCaller(false));
         let records = self.journal.take();
         self.emit(ChildEvent::Journal(records));
         self.emit(ChildEvent::OwnTurn { cost_usd });

@@ -136,8 +136,8 @@ fn describe(action: Action) -> Option<String> {
         Action::Emit(ChildEvent::TurnEnded(_)) => "emit turn ended".into(),
         Action::Emit(ChildEvent::OwnTurn { cost_usd }) => format!("emit own turn {cost_usd}"),
         Action::Emit(ChildEvent::Active(active)) => format!("emit active {active}"),
-        // The signal says so.
-        Action::Emit(ChildEvent::Frozen(_)) => return None,
+        // The signal says so, or the end of the turn.
+        Action::Emit(ChildEvent::Frozen(_) | ChildEvent::AwaitsCaller(_)) => return None,
         Action::Emit(ChildEvent::Permissions(pending)) => format!("emit permissions {}", pending.len()),
         Action::GrantReader => "grant reader".into(),
         Action::RevokeReader => "revoke reader".into(),

@@ -98,6 +98,20 @@ fn wait_is_bounded() {
 }
 
 #[test]
+fn interrupt_ends_the_wait() {
+    let mut bench = waiting();
+    let interrupted = |bench: &mut Bench| {
+        let mut waited = None;
+        let actions = bench.act(|it, now| waited = Some(it.interrupt_wait(now)));
+        (waited.unwrap(), actions)
+    };
+    assert_eq!(interrupted(&mut bench), (true, vec!["wait interrupted".into(), "write interrupt".into()]));
+    assert_eq!(interrupted(&mut bench), (true, vec![]), "it is about to end");
+    assert_eq!(bench.line(line::RESULT), ["emit own turn 0.5"]);
+    assert_eq!(interrupted(&mut bench), (false, vec![]));
+}
+
+#[test]
 fn stop_interrupts_first() {
     let mut bench = waiting();
     assert_eq!(bench.act(Protocol::stop), ["wait stopped", "write interrupt"]);
