@@ -79,6 +79,8 @@ pub(crate) struct EndedTurn {
     pub(crate) usage: Usage,
     /// All requests of the turn passed the broker, which counted them.
     pub(crate) is_metered: bool,
+    /// The CLI goes on with the turn and has not reported its cost: what the broker counts stays open.
+    pub(crate) is_part: bool,
 }
 
 impl EndedTurn {
@@ -170,10 +172,20 @@ impl Spend {
         self.with_account(user, move |account| account.turn_ended(DayNumber::now(), &session, &turn));
     }
 
-    /// Charges the requests of a child that has ended within a turn.
-    pub(crate) fn child_ended(self: &Arc<Self>, user: &UserId, session: &SessionHash) {
-        let session = session.clone();
-        self.with_account(user, move |account| account.child_ended(&session));
+    /// Charges the requests of a child that has ended within a turn. Their sum in US dollars, which no CLI reports any more.
+    pub(crate) fn child_ended(self: &Arc<Self>, user: &UserId, session: &SessionHash) -> f64 {
+        let known = self.accounts.lock_unpoisoned().get(user).cloned();
+        let Some(account) = known else {
+            // As a rule nothing was requested: requests keep the account in memory.
+            let session = session.clone();
+            self.with_account(user, move |account| account.child_ended(&session) > 0);
+            return 0.0;
+        };
+        let charged = account.child_ended(session);
+        if charged > 0 {
+            self.save(account);
+        }
+        dollars(charged)
     }
 
     /// The days of a user.
@@ -303,7 +315,7 @@ mod tests {
     }
 
     fn turn(cost_usd: f64) -> EndedTurn {
-        EndedTurn { cost_usd, usage: Usage::default(), is_metered: false }
+        EndedTurn { cost_usd, usage: Usage::default(), is_metered: false, is_part: false }
     }
 
     fn spend(data: &Path, limit: Option<f64>) -> Arc<Spend> {
@@ -364,9 +376,25 @@ mod tests {
         assert!(spend.check(&alice, None).await.unwrap().is_err());
         // Charged: 0.7 by the CLI, then 0.5 by list price.
         spend.turn_ended(&alice, &session('a'), turn(0.7));
-        spend.child_ended(&alice, &session('b'));
-        spend.child_ended(&alice, &session('b'));
+        assert_eq!(spend.child_ended(&alice, &session('b')), 0.5);
+        assert_eq!(spend.child_ended(&alice, &session('b')), 0.0);
         assert_eq!(spend.statement(&alice).await.unwrap().days[0].1.cost_usd(), 1.2);
+    }
+
+    /// The CLI reports the cost of all parts at the end of its turn.
+    #[tokio::test]
+    async fn part_of_a_turn_is_not_charged_twice() {
+        let data = tempfile::tempdir().unwrap();
+        let alice = user("alice");
+        let spend = spend(data.path(), Some(1.0));
+        spend.check(&alice, None).await.unwrap().unwrap();
+        spend.requested(&alice, &session('a'), 100_000);
+        spend.turn_ended(&alice, &session('a'), EndedTurn { is_part: true, ..turn(0.0) });
+        spend.requested(&alice, &session('a'), 100_000);
+        let spent = async || spend.statement(&alice).await.unwrap().days[0].1.cost_usd();
+        assert_eq!(spent().await, 0.2, "what is open counts");
+        spend.turn_ended(&alice, &session('a'), turn(0.25));
+        assert_eq!((spent().await, spend.child_ended(&alice, &session('a'))), (0.25, 0.0));
     }
 
     #[tokio::test]

@@ -79,6 +79,8 @@ pub(crate) struct TurnReport {
     pub(crate) answered: bool,
     /// No turn can succeed in this child any more.
     pub(crate) exhausted: bool,
+    /// The CLI goes on with it: cost and tokens are reported later.
+    pub(crate) is_part: bool,
     pub(crate) cli_session_id: Option<String>,
     pub(crate) checkpoint: Option<String>,
     pub(crate) cost_usd: f64,
@@ -246,6 +248,7 @@ impl RunningTurn {
             turn: self.job.turn,
             answered,
             exhausted: terminal.process_exhausted,
+            is_part: false,
             cli_session_id: terminal.session_id,
             checkpoint: self.checkpoint,
             cost_usd,
@@ -267,7 +270,8 @@ impl RunningTurn {
             Box::new(TurnEnd { sender, tail, outcome })
         });
         let checkpoint = self.checkpoint;
-        TurnReport { turn: self.job.turn, answered: true, checkpoint, last, ..TurnReport::default() }
+        let turn = self.job.turn;
+        TurnReport { turn, answered: true, is_part: true, checkpoint, last, ..TurnReport::default() }
     }
 
     pub(crate) fn lose(mut self, tail: Lines, error: TurnError, now: Instant) -> TurnReport {

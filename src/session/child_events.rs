@@ -105,9 +105,9 @@ impl ChildEvents {
     }
 
     /// Charges the user for a turn.
-    fn charge(&self, cost_usd: f64, usage: Usage) {
+    fn charge(&self, cost_usd: f64, usage: Usage, is_part: bool) {
         let (entry, env) = (&self.plan.entry, self.plan.env());
-        let turn = EndedTurn { cost_usd, usage, is_metered: env.is_metered() };
+        let turn = EndedTurn { cost_usd, usage, is_metered: env.is_metered(), is_part };
         env.spend.turn_ended(entry.key.user(), &entry.hash, turn);
     }
 }
@@ -131,8 +131,8 @@ impl OnChildEvent for ChildEvents {
             ChildEvent::Greeted => return drop(self.start_permit.lock_unpoisoned().take()),
             ChildEvent::Ready => self.ready(),
             ChildEvent::OwnTurn { cost_usd } => {
-                entry.status.own_turn_ended(*cost_usd);
-                self.charge(*cost_usd, Usage::default());
+                entry.status.spent(*cost_usd);
+                self.charge(*cost_usd, Usage::default(), false);
                 self.plan.env().telemetry.own_turn(&entry.key, *cost_usd);
             }
             ChildEvent::Model(_) | ChildEvent::TurnEnded(_) => {}
@@ -151,7 +151,7 @@ impl OnChildEvent for ChildEvents {
     fn on_turn_ended(&self, mut ended: TurnReport, last: Option<Box<TurnEnd>>) -> Option<Box<TurnEnd>> {
         let turns = self.plan.entry.status.turn_ended(ended.turn, ended.cost_usd);
         // Also before the reader's next turn is checked.
-        self.charge(ended.cost_usd, ended.usage);
+        self.charge(ended.cost_usd, ended.usage, ended.is_part);
         let records = std::mem::take(&mut ended.journal);
         let noted = self.journal.as_ref().map(|journal| {
             let conversation = ended.cli_session_id.as_deref();

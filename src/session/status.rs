@@ -218,8 +218,8 @@ impl StatusCell {
         })
     }
 
-    /// The CLI has run a turn of its own accord.
-    pub(super) fn own_turn_ended(&self, cost_usd: f64) {
+    /// Cost of what was no turn of the session: a turn of the CLI's own, or one without an end.
+    pub(super) fn spent(&self, cost_usd: f64) {
         self.change(|visible| visible.status.total_cost_usd += cost_usd);
     }
 

@@ -168,6 +168,11 @@ impl Account {
     pub(super) fn turn_ended(&self, day: DayNumber, session: &SessionHash, turn: &EndedTurn) -> bool {
         let usage = &turn.usage;
         let mut sums = self.sums.lock_unpoisoned();
+        if turn.is_part {
+            let sum = sums.days.entry(day).or_default();
+            sum.turns = sum.turns.saturating_add(1);
+            return true;
+        }
         let mut requested = sums.open.remove(session).unwrap_or_default();
         let of_day = requested.remove(&day).unwrap_or_default();
         let before = sums.charge(requested);
@@ -186,13 +191,13 @@ impl Account {
         true
     }
 
-    /// As [`Account::requested`].
-    pub(super) fn child_ended(&self, session: &SessionHash) -> bool {
+    /// Charges what is open, and gives its sum.
+    pub(super) fn child_ended(&self, session: &SessionHash) -> u64 {
         let mut sums = self.sums.lock_unpoisoned();
-        let Some(requested) = sums.open.remove(session) else { return false };
-        sums.charge(requested);
+        let Some(requested) = sums.open.remove(session) else { return 0 };
+        let charged = sums.charge(requested);
         sums.forget_old_days();
-        true
+        charged
     }
 
     #[cfg(feature = "server")]
@@ -287,6 +292,7 @@ mod tests {
             cache_read_input_tokens: 0,
         },
         is_metered: false,
+        is_part: false,
     };
 
     fn session() -> SessionHash {

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::bench::Bench;
+use crate::common::{SOON, eventually_some};
 
 fn request(messages: &Value) -> Value {
     json!({
@@ -141,4 +142,65 @@ async fn structured_answer_is_asked_for_again() {
     let answer = post(&server, &wants_number("[[say:no]]")).await;
     assert_eq!(answer["content"], json!([{ "type": "text", "text": r#"{"a":7}"# }]), "{answer}");
     assert_eq!(bench.api.requests().len(), 3);
+}
+
+/// What the broker has seen of a turn without an end is in all totals; a turn with an end is there once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cost_of_a_wait_is_in_all_totals_once() {
+    let Some(bench) = Bench::new().await else { return };
+    let server = bench.serve("[broker]\ncredentials = \"broker\"\n").await;
+    let get = async |path: &str| -> Value {
+        let request = reqwest::Client::new().get(format!("{}{path}", server.client().http()));
+        let answer = request.header("x-pilotlight-user", "alice").send().await.expect("an answer");
+        answer.json().await.expect("JSON")
+    };
+    let totals = async || {
+        let metric = server.client().metrics().await.sum("pilotlight_cost_micro_usd_total", &[]);
+        let usd = |value: &Value| value.as_f64().unwrap_or_default() * 1e6;
+        let user = usd(&get("/v1/usage").await["days"][0]["cost_usd"]);
+        let sessions = get("/v1/sessions").await["sessions"].clone();
+        let sessions: f64 = sessions.as_array().unwrap().iter().map(|it| usd(&it["total_cost_usd"])).sum();
+        (metric, user, sessions)
+    };
+    // The CLI may know a lower price than the broker, by which users are charged.
+    post(&server, &request(&json!([{ "role": "user", "content": "[[say:hi]]" }]))).await;
+    let (_, user, sessions) = totals().await;
+    let ratio = user / sessions;
+    let asked = json!({ "role": "user", "content": CALLS });
+    let called = post(&server, &request(&json!([asked]))).await;
+    let said = json!({ "role": "assistant", "content": called["content"] });
+    let given = json!({ "role": "user", "content": results(&called) });
+    post(&server, &request(&json!([asked, said, given]))).await;
+    let (metric, user, sessions) = totals().await;
+    assert!((user - ratio * sessions).abs() < 0.01 * user, "{user} is not {ratio} of {sessions}");
+    assert!((metric - sessions).abs() < 3.0, "{metric} is not {sessions}");
+
+    let other = json!({ "role": "user", "content": format!("again {CALLS}") });
+    post(&server, &request(&json!([other]))).await;
+    let (_, more, _) = totals().await;
+    assert!(more > user, "a request counts at once");
+    for cli in bench.clis() {
+        cli.kill();
+    }
+    eventually_some("the totals have what the user is charged", SOON, async || {
+        let (metric, charged, now) = totals().await;
+        let is_whole = (now - sessions - (more - user)).abs() < 3.0;
+        (is_whole && (metric - now).abs() < 3.0 && (charged - more).abs() < 3.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn call_that_does_not_match_is_repaired() {
+    let Some(bench) = Bench::new().await else { return };
+    let server = bench.serve("").await;
+    let mut body =
+        request(&json!([{ "role": "user", "content": r#"[[tool:mcp__caller__add {"a":"one"}]]"# }]));
+    body["tools"][0]["strict"] = json!(true);
+    let answered = post(&server, &body).await;
+    assert_eq!(answered["content"], json!([{ "type": "text", "text": "TOOLS:err" }]), "{answered}");
+    let requests = bench.api.requests();
+    assert_eq!(requests.len(), 2);
+    let sent = serde_json::to_string(&requests[1].body["messages"]).unwrap();
+    assert!(sent.contains("does not match its schema") && sent.contains("/a"), "{sent}");
 }

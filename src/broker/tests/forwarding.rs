@@ -253,7 +253,7 @@ async fn spend_limit_counts_requests_of_the_turn() {
     assert_eq!(other.message().send().await.unwrap().status(), 429);
     let models = client().get(other.url("/v1/models")).bearer_auth(&other.token).send().await.unwrap();
     assert_eq!(models.status(), 200);
-    let turn = EndedTurn { cost_usd: 0.5, usage: Usage::default(), is_metered: false };
+    let turn = EndedTurn { cost_usd: 0.5, usage: Usage::default(), is_metered: false, is_part: false };
     site.spend.turn_ended(&user(), &session('a'), turn);
     let statement = site.spend.statement(&user()).await.unwrap();
     assert_eq!(statement.today.unwrap().cost_usd(), 0.5);

@@ -6,10 +6,10 @@ use super::SessionActorState;
 use crate::child::{ChildEvent, TurnReport};
 use crate::error::TurnError;
 use crate::journal::advance;
-use crate::model::{SessionState, ids::Generation};
+use crate::model::{SessionState, Usage, ids::Generation};
 use crate::session::quota;
 use crate::session::{child_events::LifecycleEvent, conclude::Conclusion, state::Input};
-use crate::telemetry::metrics::ContextLost;
+use crate::telemetry::metrics::{ContextLost, ModelClass};
 
 impl SessionActorState {
     pub(super) fn on_lifecycle_event(&mut self, generation: Generation, event: LifecycleEvent) {
@@ -143,9 +143,22 @@ impl SessionActorState {
         });
     }
 
+    /// Counts what the broker has seen of a turn that had no end.
+    fn count_unreported(&mut self) {
+        let env = &self.sessions.env;
+        let cost_usd = env.spend.child_ended(self.entry.key.user(), &self.entry.hash);
+        if cost_usd > 0.0 {
+            let record = &mut self.record;
+            record.cost_usd += cost_usd;
+            self.entry.status.spent(cost_usd);
+            let model = record.chosen_model.as_deref().or(record.settings.model.as_deref());
+            env.telemetry.metrics.count_usage(ModelClass::of(model), &Usage::default(), cost_usd);
+        }
+    }
+
     fn child_ended(&mut self, generation: Generation, ended: Conclusion) {
         self.entry.status.child_ended();
-        self.sessions.env.spend.child_ended(self.entry.key.user(), &self.entry.hash);
+        self.count_unreported();
         let link = self.child.take();
         if ended.was_ready
             && let Some(link) = link
