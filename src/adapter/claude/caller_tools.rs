@@ -186,6 +186,16 @@ pub(crate) fn as_called(history: History, tools: &[CallerTool]) -> History {
     History::new(messages)
 }
 
+/// Gives a call of a caller's tool the name under which the caller has offered it.
+pub(super) fn as_offered(block: &mut Value) {
+    if block.get("type").is_some_and(|kind| kind == "tool_use")
+        && let Some(Value::String(name)) = block.get_mut("name")
+        && let Some(own) = name.strip_prefix(PREFIX)
+    {
+        *name = own.to_owned();
+    }
+}
+
 /// The results of calls as a message, for a process that does not wait for them.
 pub(super) fn as_message(results: &[ToolResult]) -> Vec<Value> {
     let text = |text: String| json!({ "type": "text", "text": text });

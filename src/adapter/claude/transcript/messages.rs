@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::gap::digest;
 use super::index::{Index, Indexed, Kind};
+use crate::adapter::claude::caller_tools::as_offered;
 use crate::model::{ContextCategory, ContextUsage, MessagePage, Role, SpokenMessage, Usage, is_model_name};
 
 /// Bytes of content in one page; the message that exceeds them is in the next one.
@@ -195,7 +196,8 @@ fn blocks(content: &RawValue, budget: usize, most: usize) -> (Vec<Value>, usize)
     let given = raw.into_iter().take(most).filter_map(|block| {
         let size = block.get().len();
         let fits = size <= MOST_BLOCK_BYTES && bytes + size <= budget;
-        let block = block_of(block);
+        let mut block = block_of(block);
+        as_offered(&mut block);
         if !block.is_object() {
             return None;
         }
