@@ -161,6 +161,9 @@ pub enum TurnError {
          (interrupt=true)"
     )]
     SessionBusy,
+    /// The turn was to follow another one directly, and a message came in between, or a new conversation began.
+    #[error("another message of this session came first")]
+    Overtaken,
     /// A session of this name exists.
     #[error("this user has a session of this name already")]
     SessionExists,
@@ -352,6 +355,7 @@ impl TurnError {
             Self::UserDeleted => "user_deleted",
             Self::SessionDeleted => "session_deleted",
             Self::SessionBusy => "session_busy",
+            Self::Overtaken => "overtaken",
             Self::SessionExists => "session_exists",
             Self::MessageNotFound => "message_not_found",
             Self::NothingToCompact => "nothing_to_compact",

@@ -82,7 +82,7 @@ pub struct ToolCall {
     pub id: String,
     /// The name of the tool.
     pub name: String,
-    /// The input, as the model wrote it. It was not compared with the tool's schema.
+    /// The input, as the model wrote it. The library does not compare it with the tool's schema.
     pub input: Value,
 }
 

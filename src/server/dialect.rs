@@ -130,7 +130,7 @@ impl TurnRequest {
             output_schema: schema.as_ref().map(|schema| schema.value().clone()),
             ..TurnOptions::default()
         };
-        let expected = Expected::of(schema, offer.choice);
+        let expected = Expected::of(schema, offer.choice, offer.strict);
         Ok(Self { prompt, options, model, left_out, expected, history_digest, ..Self::default() })
     }
 

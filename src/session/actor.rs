@@ -77,6 +77,8 @@ pub(crate) struct SessionActorState {
     undelivered: Option<Box<Job>>,
     /// The turn whose client speaks to the child itself.
     attached: Option<Box<Job>>,
+    /// The last turn that was accepted, in the present conversation.
+    last_turn: Option<TurnId>,
 
     child: Option<ChildLink>,
     /// For the first child.
@@ -123,6 +125,7 @@ impl Actor for SessionActor {
             reported_in: None,
             undelivered: None,
             attached: None,
+            last_turn: None,
             child: None,
             spare: args.spare,
             warm_waiters: Vec::new(),

@@ -79,6 +79,8 @@ pub(crate) struct TurnSubmission {
     pub(crate) settings: SettingsRecord,
     /// The turn is a client that speaks to a child of its own.
     pub(crate) attachment: Option<Arc<Attachment>>,
+    /// The turn is refused unless this one was the last before it, in the same conversation.
+    pub(crate) follows: Option<TurnId>,
 }
 
 impl std::fmt::Debug for TurnSubmission {

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::expected::Room;
 use super::message::{Content, Message, Object, Role};
 use crate::model::{CallerTool, InvalidTool, Prompt, ToolResult};
 use crate::server::api::error::ApiError;
@@ -16,7 +17,10 @@ pub(super) struct Offer {
     pub(super) tools: Vec<CallerTool>,
     /// Names of tools and of their fields without effect.
     pub(super) left_out: Vec<String>,
+    /// Names of tools whose calls have to match their schemas.
+    pub(super) strict: Vec<String>,
     pub(super) choice: Choice,
+    room: Room,
 }
 
 /// What the model is to do with the tools.
@@ -159,12 +163,17 @@ impl Offer {
             return Err(ApiError::field("tools", format_args!("must be at most {MAX_TOOLS}")));
         }
         let name = name.ok_or_else(|| ApiError::field(format_args!("{at}.name"), "is missing"))?;
+        let schema = Value::Object(schema);
+        let is_checked = strict == Some(true) && self.room.admits(&schema);
+        let Value::Object(schema) = schema else { return Ok(()) };
         let tool = CallerTool::new(name, description, schema).map_err(|error| {
             let part = if error == InvalidTool::Name { "name" } else { "input_schema" };
             ApiError::field(format_args!("{at}.{part}"), error)
         })?;
-        if strict == Some(true) {
-            self.leave_out("strict");
+        match strict {
+            Some(true) if is_checked => self.strict.push(tool.name().to_owned()),
+            Some(true) => self.leave_out("strict"),
+            _ => {}
         }
         self.tools.push(tool);
         Ok(())
@@ -184,6 +193,7 @@ impl Offer {
             Some(("none", _)) => {
                 // The model must not see them at all.
                 self.tools.clear();
+                self.strict.clear();
                 Choice::Free
             }
             Some(("any" | "required", _)) if !self.tools.is_empty() => Choice::Any,

@@ -142,11 +142,14 @@ impl TurnBody {
                             }
                         }
                         Poll::Ready(Some(Err(error))) => {
-                            let error = match &self.judge {
+                            let lost = match &mut self.judge {
                                 Some(judge) => judge.lost(error),
-                                None => error,
+                                None => Err(error),
                             };
-                            self.end(TurnEnd::Failed(&error), None);
+                            match lost {
+                                Ok(outcome) => self.answered(outcome),
+                                Err(error) => self.end(TurnEnd::Failed(&error), None),
+                            }
                         }
                         Poll::Ready(None) => {
                             let outcome = turn.outcome().cloned();
@@ -155,7 +158,8 @@ impl TurnBody {
                             });
                             match self.judge.take() {
                                 Some(mut judge) => {
-                                    let judging = async move { (judge.judge(outcome).await, judge) };
+                                    let id = turn.id();
+                                    let judging = async move { (judge.judge(id, outcome).await, judge) };
                                     self.stage = Stage::Judging(Box::pin(judging));
                                 }
                                 None => self.answered(outcome),

@@ -29,12 +29,12 @@ impl PendingTurn {
                     self.log.begun();
                     collected.lines(&mut reader, &lines);
                 }
-                Some(Err(error)) => match &self.judge {
-                    Some(judge) => break Err(judge.lost(error)),
+                Some(Err(error)) => match &mut self.judge {
+                    Some(judge) => break judge.lost(error),
                     None => break Err(error),
                 },
                 None => match (self.outcome(), &mut self.judge) {
-                    (Ok(outcome), Some(judge)) => match judge.judge(outcome).await {
+                    (Ok(outcome), Some(judge)) => match judge.judge(self.turn.id(), outcome).await {
                         Judged::Again(turn) => self.turn = *turn,
                         Judged::Done(outcome) => break Ok(*outcome),
                     },

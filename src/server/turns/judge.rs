@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::control::TurnControl;
 use crate::error::{Loss, TurnError};
-use crate::model::{Failure, SessionState};
+use crate::model::Failure;
+use crate::model::ids::TurnId;
 use crate::server::dialect::Expected;
-use crate::session::SessionStatus;
 use crate::system::Session;
 use crate::turn::{Outcome, Status, Turn, TurnOptions};
 
@@ -19,8 +19,8 @@ pub(super) struct Judge {
     session: Session,
     options: TurnOptions,
     repairs: u32,
-    /// Tokens and cost of the answers that did not fit.
-    before: Option<Outcome>,
+    /// The answer that did not fit, with tokens and cost of those before it, and what was wrong with it.
+    before: Option<(Outcome, String)>,
     control: Option<Arc<TurnControl>>,
 }
 
@@ -54,18 +54,26 @@ impl Judge {
         self.control = Some(control);
     }
 
-    /// What a failure means for the whole answer: where the model was to be asked again, it has seen the prompt.
-    pub(super) fn lost(&self, error: TurnError) -> TurnError {
-        if self.repairs == 0 || error.reached_child() {
-            return error;
+    /// What a failure means for the whole answer: where the model was to be asked again, it has seen the prompt. Behind another
+    /// message it is not asked again, for it would answer that one.
+    ///
+    /// # Errors
+    /// There is no answer, not even one that does not fit.
+    pub(super) fn lost(&mut self, error: TurnError) -> Result<Outcome, TurnError> {
+        match self.before.take() {
+            Some((outcome, problem)) if error == TurnError::Overtaken => {
+                let why = "it was not asked again, because another message of the conversation had followed";
+                Ok(unfit(outcome, &problem, why))
+            }
+            Some(_) if !error.reached_child() => Err(not_asked(&error)),
+            _ => Err(error),
         }
-        let cause = format!("the answer did not fit, and the model could not be asked again: {error}");
-        TurnError::SessionLost(Loss { cause, stderr: String::new() })
     }
 
-    pub(super) async fn judge(&mut self, outcome: Outcome) -> Judged {
+    /// Judges the answer of a turn.
+    pub(super) async fn judge(&mut self, turn: TurnId, outcome: Outcome) -> Judged {
         let outcome = match &self.before {
-            Some(before) => Outcome {
+            Some((before, _)) => Outcome {
                 usage: outcome.usage.and(&before.usage),
                 cost_usd: outcome.cost_usd + before.cost_usd,
                 duration: outcome.duration + before.duration,
@@ -74,47 +82,47 @@ impl Judge {
             },
             None => outcome,
         };
-        let outcome = match outcome.status {
-            Status::Aborted(error) => Outcome { status: Status::Aborted(self.lost(error)), ..outcome },
-            _ => outcome,
-        };
-        let (expected, checked) = (self.expected.clone(), outcome.clone());
+        let (expected, checked, tools) = (self.expected.clone(), outcome.clone(), self.options.tools.clone());
         // A long answer takes long.
-        let problem = tokio::task::spawn_blocking(move || expected.problem(&checked)).await;
-        let Some(problem) = problem.unwrap_or_else(|_| Some("it could not be checked".to_owned())) else {
-            return Judged::Done(Box::new(outcome));
+        let compared = tokio::task::spawn_blocking(move || expected.misfit(&checked, &tools)).await;
+        let misfit = match compared {
+            Ok(None) => return Judged::Done(Box::new(outcome)),
+            Ok(Some(misfit)) if self.repairs < MAX_REPAIRS => misfit,
+            Ok(Some(misfit)) => {
+                return Judged::Done(Box::new(unfit(outcome, &misfit.problem, "it was asked again")));
+            }
+            Err(_) => {
+                let why = "it was not asked again";
+                return Judged::Done(Box::new(unfit(outcome, "it could not be checked", why)));
+            }
         };
-        if self.repairs == MAX_REPAIRS {
-            return Judged::Done(Box::new(unfit(outcome, &problem, "it was asked again")));
-        }
         if self.control.as_ref().is_some_and(|control| control.is_cancelled()) {
             return Judged::Done(Box::new(Outcome {
                 status: Status::Aborted(TurnError::Cancelled),
                 ..outcome
             }));
         }
-        let is_followed = |now: SessionStatus| now.state == SessionState::Busy || now.queue_depth > 0;
-        if self.session.status().is_some_and(is_followed) {
-            // Asked now, the model would answer another message.
-            let why = "it was not asked again, because another message of the conversation had followed";
-            return Judged::Done(Box::new(unfit(outcome, &problem, why)));
-        }
         self.repairs += 1;
-        let repair = self.expected.repair(&problem);
-        match self.session.send_with(repair, self.options.clone()).await {
+        let repair = self.expected.repair(&misfit, &outcome);
+        match self.session.send_after(turn, repair, self.options.clone()).await {
             Ok(turn) => {
                 if let Some(control) = &self.control {
                     control.runs(&turn);
                 }
-                self.before = Some(outcome);
+                self.before = Some((outcome, misfit.problem));
                 Judged::Again(Box::new(turn))
             }
             Err(error) => {
-                let status = Status::Aborted(self.lost(error));
-                Judged::Done(Box::new(Outcome { status, ..outcome }))
+                let error = if error.reached_child() { error } else { not_asked(&error) };
+                Judged::Done(Box::new(Outcome { status: Status::Aborted(error), ..outcome }))
             }
         }
     }
+}
+
+fn not_asked(error: &TurnError) -> TurnError {
+    let cause = format!("the answer did not fit, and the model could not be asked again: {error}");
+    TurnError::SessionLost(Loss { cause, stderr: String::new() })
 }
 
 fn unfit(outcome: Outcome, problem: &str, tried: &str) -> Outcome {

@@ -19,7 +19,11 @@ impl SessionActorState {
         {
             return submission.job.abort(TurnError::NoConversation);
         }
+        if submission.follows.is_some() && submission.follows != self.last_turn {
+            return submission.job.abort(TurnError::Overtaken);
+        }
         let turn = submission.job.turn;
+        self.last_turn = Some(turn);
         submission.settings.own_credentials = self.record.own_credentials;
         let settings_hash = match &submission.attachment {
             // It needs a child that has had no handshake, and leaves none that another turn could use.
@@ -109,7 +113,12 @@ impl SessionActorState {
         let (turn, brings_history) = (job.turn, brings_history(&job));
         self.waiting.insert(
             turn,
-            Box::new(TurnSubmission { job, settings: SettingsRecord::default(), attachment: None }),
+            Box::new(TurnSubmission {
+                job,
+                settings: SettingsRecord::default(),
+                attachment: None,
+                follows: None,
+            }),
         );
         Some(QueuedTurn { turn, settings_hash: None, brings_history })
     }

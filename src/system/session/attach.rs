@@ -73,8 +73,12 @@ impl Session {
                 trace: TurnTrace::begin(&entry.hash, id, false, accepted),
                 results: Arc::default(),
             });
-            let submission =
-                TurnSubmission { job, settings: settings.clone(), attachment: Some(attachment.clone()) };
+            let submission = TurnSubmission {
+                job,
+                settings: settings.clone(),
+                attachment: Some(attachment.clone()),
+                follows: None,
+            };
             if entry.actor.cast(SessionMessage::Submit(Box::new(submission))).is_ok() {
                 return Ok(turn);
             }

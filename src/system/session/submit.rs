@@ -13,6 +13,7 @@ use crate::adapter;
 use crate::child::Job;
 use crate::config::SlashCommands;
 use crate::error::TurnError;
+use crate::model::ids::TurnId;
 use crate::model::{CallerTool, History, Prompt, Role, ToolResult, is_model_name};
 use crate::session::import::{first_line, within};
 use crate::session::{SessionMessage, env::Env, message::TurnSubmission, registry::Entry};
@@ -34,6 +35,26 @@ impl Session {
         let accepted = Instant::now();
         let of_caller = options.restrictions.as_ref().and_then(|restrictions| restrictions.usd_per_day);
         let encoding = encode(self.env(), prompt, options, hold);
+        let result = self.submit(of_caller, encoding, accepted).await;
+        self.count_refusal(&result, accepted);
+        result
+    }
+
+    /// As [`Session::send_with`], unless another turn has come after `turn`, or another conversation began: then the turn ends
+    /// with [`TurnError::Overtaken`].
+    #[cfg(feature = "server")]
+    pub(crate) async fn send_after(
+        &self,
+        turn: TurnId,
+        prompt: Prompt,
+        options: TurnOptions,
+    ) -> Result<Turn, TurnError> {
+        let accepted = Instant::now();
+        let of_caller = options.restrictions.as_ref().and_then(|restrictions| restrictions.usd_per_day);
+        let encoding = async {
+            let encoded = encode(self.env(), prompt, options, None).await?;
+            Ok(EncodedTurn { follows: Some(turn), ..encoded })
+        };
         let result = self.submit(of_caller, encoding, accepted).await;
         self.count_refusal(&result, accepted);
         result
@@ -135,7 +156,8 @@ impl Session {
             trace,
             results: encoded.results,
         });
-        let submission = Box::new(TurnSubmission { job, settings: encoded.settings, attachment: None });
+        let EncodedTurn { settings, follows, .. } = encoded;
+        let submission = Box::new(TurnSubmission { job, settings, attachment: None, follows });
         let Err(refused) = entry.actor.cast(SessionMessage::Submit(submission)) else {
             return Ok(Some(turn));
         };
@@ -175,6 +197,8 @@ pub(super) struct EncodedTurn {
     hold: Option<Hold>,
     settings: SettingsRecord,
     results: Arc<[ToolResult]>,
+    /// See [`TurnSubmission::follows`].
+    follows: Option<TurnId>,
 }
 
 impl EncodedTurn {
@@ -186,7 +210,7 @@ impl EncodedTurn {
             restrictions: options.restrictions.unwrap_or_default(),
             ..SettingsRecord::default()
         };
-        Self { line, earlier: None, hold: None, settings, results: Arc::default() }
+        Self { line, earlier: None, hold: None, settings, results: Arc::default(), follows: None }
     }
 
     fn encode(
@@ -255,7 +279,7 @@ impl EncodedTurn {
                 Earlier::Unanswered(first_line(env, &conversation, false))
             }
         });
-        Ok(Self { line, earlier, hold, settings, results })
+        Ok(Self { line, earlier, hold, settings, results, follows: None })
     }
 }
 

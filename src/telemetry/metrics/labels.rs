@@ -233,6 +233,7 @@ impl From<&TurnError> for TurnOutcome {
             | TurnError::TooManySessions { .. }
             | TurnError::SpendLimit { .. }
             | TurnError::SessionBusy
+            | TurnError::Overtaken
             | TurnError::SessionExists
             | TurnError::MessageNotFound
             | TurnError::NothingToCompact

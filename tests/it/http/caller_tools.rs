@@ -357,3 +357,203 @@ async fn no_mcp_server_has_the_name_of_the_tools() {
         (400, Some("invalid_mcp_servers"))
     );
 }
+
+/// A comparison can take longer than the turn behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn turn_within_the_comparison_is_noticed() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "").await;
+    let ask = |body: &Value| {
+        let request = site.of("POST", "/v1/chat/completions", "alice").header("x-pilotlight-session", "one");
+        Answer::of(request.json(body))
+    };
+    let numbers = vec![1; 20_000];
+    let slow = json!({ "properties": { "a": { "items": { "type": "number", "minimum": 0 } } } });
+    let mut parts = vec![slow; 200];
+    parts.push(json!({ "required": ["b"] }));
+    let schema = json!({ "type": "object", "allOf": parts });
+    let format = json!({ "type": "json_schema", "json_schema": { "name": "n", "schema": schema } });
+    let output = format!("[[sleep:1000]][[output:{}]]", json!({ "a": numbers }));
+    let unfit = json!({ "model": "sonnet", "messages": [asked(&output)], "response_format": format });
+    let other = json!({ "model": "sonnet", "messages": [asked("[[say:other]]")], "response_format": format });
+    let judged = tokio::spawn(ask(&unfit));
+    eventually_some("the first turn runs", SOON, async || {
+        let status = Answer::of(site.of("GET", "/v1/sessions", "alice")).await.json();
+        (status["sessions"][0]["state"] == "busy").then_some(())
+    })
+    .await;
+    // Waits behind the first, and is over while its answer is compared.
+    let other = tokio::spawn(ask(&other));
+    let judged = judged.await.unwrap();
+    assert_eq!(
+        (judged.status, &judged.json()["error"]["code"]),
+        (502, &json!("output_invalid")),
+        "{judged:?}"
+    );
+    assert!(judged.body.contains("not asked again"), "{judged:?}");
+    assert_eq!(other.await.unwrap().json()["error"]["code"], "output_invalid");
+}
+
+async fn session_of(site: &Site, user: &str) -> Value {
+    Answer::of(site.of("GET", "/v1/sessions", user)).await.json()["sessions"][0].clone()
+}
+
+/// The request with the results of all calls of an answer.
+fn given(question: &Value, called: &Value, text: &str) -> Value {
+    let results: Vec<Value> = called["content"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|block| block["type"] == "tool_use")
+        .map(|call| json!({ "type": "tool_result", "tool_use_id": call["id"], "content": text }))
+        .collect();
+    let said = json!({ "role": "assistant", "content": called["content"] });
+    anthropic(&json!([question, said, { "role": "user", "content": results }]), &json!({}))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn interrupt_ends_the_wait_for_results() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "").await;
+    let question = asked(CALL);
+    let answer = send(&site, "/v1/messages", &anthropic(&json!([question]), &json!({}))).await;
+    let (name, called) = (answer.header("x-pilotlight-session").to_owned(), answer.json());
+    let interrupt = async || {
+        let path = format!("{name}/interrupt");
+        Answer::of(site.session("POST", &path, "alice")).await.json()["interrupted"].clone()
+    };
+    assert_eq!(interrupt().await, true, "{called}");
+    eventually_some("the turn is over", SOON, async || {
+        (session_of(&site, "alice").await["total_cost_usd"].as_f64()? > 0.0).then_some(())
+    })
+    .await;
+    assert_eq!(interrupt().await, false, "nothing is left to be interrupted");
+    let late = send(&site, "/v1/messages", &given(&question, &called, "[[say:late]]")).await.json();
+    assert_eq!(late["content"][0]["text"], "late late", "{late}");
+    assert_eq!(session_of(&site, "alice").await["generation"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_timeout_does_not_end_a_wait() {
+    let place = place();
+    let config = "[session]\nidle_timeout = \"300ms\"\n[limits]\nmax_children = 2\n";
+    let (_program, site) = Program::ready(&place, config).await;
+    let question = asked(CALL);
+    let called = send(&site, "/v1/messages", &anthropic(&json!([question]), &json!({}))).await.json();
+    let evicted = async |user: &str| {
+        let say = json!({ "model": "sonnet", "max_tokens": 9, "messages": [asked("hello")] });
+        Answer::of(site.of("POST", "/v1/messages", user).json(&say)).await;
+        eventually_some("an idle session is evicted", SOON, async || {
+            (session_of(&site, user).await["state"] == "dormant").then_some(())
+        })
+        .await;
+    };
+    evicted("bob").await;
+    let answered = send(&site, "/v1/messages", &given(&question, &called, "3")).await.json();
+    assert_eq!(answered["content"][0]["text"], "TOOLS:ok 3 3", "{answered}");
+    eventually_some("the session is idle again, and evicted", SOON, async || {
+        (session_of(&site, "alice").await["state"] == "dormant").then_some(())
+    })
+    .await;
+}
+
+/// Callers that never come back hold no child that another user needs.
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_session_gives_room_to_another_user() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "[limits]\nmax_children = 1\n").await;
+    let question = asked(CALL);
+    let called = send(&site, "/v1/messages", &anthropic(&json!([question]), &json!({}))).await.json();
+    assert_eq!(called["stop_reason"], "tool_use", "{called}");
+    let say = json!({ "model": "sonnet", "max_tokens": 9, "messages": [asked("hello")] });
+    let other = Answer::of(site.of("POST", "/v1/messages", "bob").json(&say)).await;
+    assert_eq!(other.json()["content"][0]["text"], "echo 1: hello", "{other:?}");
+    let late = send(&site, "/v1/messages", &given(&question, &called, "[[say:late]]")).await.json();
+    assert_eq!(late["content"][0]["text"], "late late", "{late}");
+}
+
+/// What a caller reads is what it has offered; the conversation keeps the names that the model knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_name_tools_as_the_caller_does() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "").await;
+    let question = asked(CALL);
+    let answer = send(&site, "/v1/messages", &anthropic(&json!([question]), &json!({}))).await;
+    let (name, called) = (answer.header("x-pilotlight-session").to_owned(), answer.json());
+    send(&site, "/v1/messages", &given(&question, &called, "3")).await;
+    let messages = async |session: &str| {
+        Answer::of(site.session("GET", &format!("{session}/messages"), "alice")).await.json()["messages"]
+            .clone()
+    };
+    let names = |messages: &Value| -> Vec<Value> {
+        let blocks = messages.as_array().unwrap().iter().flat_map(|it| it["content"].as_array().unwrap());
+        blocks.filter(|block| block["type"] == "tool_use").map(|block| block["name"].clone()).collect()
+    };
+    let said = messages(&name).await;
+    assert_eq!(names(&said), ["add", "add"], "{said}");
+    // Model and conversation have the same calls in a copy, in what is left of it, and in another session that gets them.
+    let last = said.as_array().unwrap().last().unwrap()["uuid"].clone();
+    let fork = json!({ "name": "copy", "at": last });
+    let forked = Answer::of(site.session("POST", &format!("{name}/fork"), "alice").json(&fork)).await;
+    assert_eq!(forked.status, 201, "{forked:?}");
+    assert_eq!(names(&messages("copy").await), ["add", "add"]);
+    let rewind = site.session("POST", "copy/rewind", "alice").json(&json!({ "at": last }));
+    assert_eq!(Answer::of(rewind).await.status, 200);
+    let turn = async |session: &str, user: &str, messages: Value| {
+        let body = anthropic(&messages, &json!({}));
+        let request = site.of("POST", "/v1/messages", user).header("x-pilotlight-session", session);
+        Answer::of(request.json(&body)).await.json()["content"][0]["text"].as_str().unwrap().to_owned()
+    };
+    let knows = async |session: &str, user: &str, messages: Value| {
+        let context = turn(session, user, messages).await;
+        assert_eq!(context.matches(r#""name":"mcp__caller__add""#).count(), 2, "{context}");
+    };
+    knows("copy", "alice", json!([asked("[[context]]")])).await;
+    let mut history: Vec<Value> = said
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| json!({ "role": it["role"], "content": it["content"] }))
+        .collect();
+    history.push(asked("[[context]]"));
+    knows("other", "bob", json!(history)).await;
+}
+
+/// The caller gets no call that does not match, and the model is asked once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_of_a_strict_tool_match_its_schema() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "").await;
+    let number = json!({ "type": "object", "properties": { "a": { "type": "number" } }, "required": ["a"] });
+    let tool = json!({ "name": "add", "input_schema": number, "strict": true });
+    let function = json!({ "type": "function",
+        "function": { "name": "add", "parameters": number, "strict": true } });
+    let ask = async |path: &str, text: &str, more: Value| {
+        let mut body = match path {
+            "/v1/messages" => anthropic(&json!([asked(text)]), &json!({ "tools": [tool] })),
+            _ => openai(&json!([asked(text)]), &json!({ "tools": [function] })),
+        };
+        more.as_object().unwrap().iter().for_each(|(name, value)| body[name] = value.clone());
+        let answer = send(&site, path, &body).await;
+        assert!(
+            !answer.headers.contains_key("x-pilotlight-ignored")
+                || !answer.header("x-pilotlight-ignored").contains("strict")
+        );
+        answer
+    };
+    let wrong = r#"[[tool:mcp__caller__add {"a":1}]][[tool:mcp__caller__add {"a":"two"}]]"#;
+    let right = ask("/v1/messages", CALL, json!({})).await.json();
+    assert_eq!(
+        (&right["stop_reason"], &right["content"][1]["input"]),
+        (&json!("tool_use"), &json!({ "a": 2 }))
+    );
+    let repaired = ask("/v1/messages", wrong, json!({})).await.json();
+    assert_eq!(repaired["content"], json!([{ "type": "text", "text": "TOOLS:err" }]), "{repaired}");
+    let chat = ask("/v1/chat/completions", wrong, json!({})).await.json();
+    assert_eq!(chat["choices"][0]["message"]["content"], "TOOLS:err", "{chat}");
+    let streamed = events(&ask("/v1/messages", wrong, json!({ "stream": true })).await);
+    assert!(!streamed.iter().any(|event| event["content_block"]["type"] == "tool_use"), "{streamed:#?}");
+    assert_eq!(streamed.iter().filter(|event| event["type"] == "message_start").count(), 1, "{streamed:#?}");
+    let spent = ask("/v1/messages", wrong, json!({ "tool_choice": { "type": "any" } })).await;
+    assert_eq!((spent.status, spent.error().1.as_str()), (502, "output_invalid"), "{spent:?}");
+}

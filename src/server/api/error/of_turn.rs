@@ -45,6 +45,7 @@ impl From<TurnError> for ApiError {
             | TurnError::UserDeleted
             | TurnError::SessionDeleted
             | TurnError::SessionBusy
+            | TurnError::Overtaken
             | TurnError::SessionExists => StatusCode::CONFLICT,
             TurnError::Storage(_) | TurnError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };

@@ -19,6 +19,9 @@ const MAX_PATTERNS: usize = 64;
 /// Maximum memory of a compiled pattern.
 const PATTERN_BYTES: usize = 1 << 20;
 
+/// Maximum parts of all schemas of strict tools together: requests have dozens of tools, and repeat them.
+const MAX_PARTS_OF_TOOLS: usize = 4 * MAX_PARTS;
+
 /// Schema of an answer.
 #[derive(Debug, Clone)]
 pub(crate) struct Schema {
@@ -51,11 +54,7 @@ impl Schema {
                 false => Err(wrong("is no JSON Schema")),
             };
         }
-        let patterns = PatternOptions::regex().size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES);
-        let validator = jsonschema::options()
-            .with_pattern_options(patterns)
-            .build(&schema)
-            .map_err(|error| wrong(&format!("is no JSON Schema: {}", error.masked())))?;
+        let validator = validator(&schema).map_err(|problem| wrong(&problem))?;
         Ok(Self { schema, validator: Some(Arc::new(validator)) })
     }
 
@@ -70,9 +69,48 @@ impl Schema {
 
     /// Where a document does not match; `None`: it does.
     pub(super) fn problem(&self, document: &Value) -> Option<String> {
-        let error = self.validator.as_ref()?.validate(document).err()?;
-        Some(format!("at \"{}\": {}", error.instance_path(), error.masked()))
+        mismatch(self.validator.as_ref()?, document)
     }
+}
+
+/// What the schemas of a request's strict tools may have together.
+#[derive(Debug)]
+pub(in crate::server::dialect) struct Room {
+    parts: usize,
+    patterns: usize,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { parts: MAX_PARTS_OF_TOOLS, patterns: MAX_PATTERNS }
+    }
+}
+
+impl Room {
+    /// Whether inputs can be checked against this schema within the limits.
+    pub(in crate::server::dialect) fn admits(&mut self, schema: &Value) -> bool {
+        let parts = self.parts.min(MAX_PARTS);
+        let mut survey = Survey { root: schema, room: parts, patterns: self.patterns };
+        let walked = survey.walk(schema, 0);
+        self.parts -= parts - survey.room;
+        if walked.is_ok() {
+            self.patterns = survey.patterns;
+        }
+        walked.is_ok()
+    }
+}
+
+/// The validator of a schema that was surveyed.
+pub(super) fn validator(schema: &Value) -> Result<Validator, String> {
+    let patterns = PatternOptions::regex().size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES);
+    let built = jsonschema::options().with_pattern_options(patterns).build(schema);
+    built.map_err(|error| format!("is no JSON Schema: {}", error.masked()))
+}
+
+/// Where a document does not match; `None`: it does. Nothing of its values.
+pub(super) fn mismatch(validator: &Validator, document: &Value) -> Option<String> {
+    let error = validator.validate(document).err()?;
+    Some(format!("at \"{}\": {}", error.instance_path(), error.masked()))
 }
 
 #[derive(Debug, Clone, Copy)]

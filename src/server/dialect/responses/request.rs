@@ -141,7 +141,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
         named: named.clone(),
         instructions: body.instructions,
         format: echoed,
-        tools: offer.tools.iter().map(function).collect(),
+        tools: offer.tools.iter().map(|tool| function(tool, &offer.strict)).collect(),
         tool_choice,
         metadata,
         user: body.user.clone(),
@@ -162,7 +162,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<TurnRequest, ApiError> {
             output_schema: schema.as_ref().map(|schema| schema.value().clone()),
             ..TurnOptions::default()
         },
-        expected: Expected::of(schema, offer.choice),
+        expected: Expected::of(schema, offer.choice, offer.strict),
         model: body.model,
         response: Some(Box::new(asked)),
         ..TurnRequest::default()
@@ -185,11 +185,11 @@ impl Format {
     }
 }
 
-/// A tool that the model was offered. `strict` has no effect.
-fn function(tool: &CallerTool) -> Value {
+/// A tool that the model was offered.
+fn function(tool: &CallerTool, strict: &[String]) -> Value {
     json!({
         "type": "function", "name": tool.name(), "description": tool.description(),
-        "parameters": tool.input_schema(), "strict": false,
+        "parameters": tool.input_schema(), "strict": strict.iter().any(|name| name == tool.name()),
     })
 }
 

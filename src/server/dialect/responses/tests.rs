@@ -154,6 +154,6 @@ fn response_repeats_format_and_tools_in_effect() {
     assert_eq!((&whole["text"]["format"], &whole["tool_choice"]), (&format, &json!("required")));
     assert_eq!(whole["tools"].as_array().unwrap().len(), 1, "what has no effect is not repeated: {whole}");
     let repeated = &whole["tools"][0];
-    assert_eq!((&repeated["name"], &repeated["strict"]), (&json!("add"), &json!(false)));
+    assert_eq!((&repeated["name"], &repeated["strict"]), (&json!("add"), &json!(true)));
     assert_eq!(repeated["parameters"], tool["parameters"]);
 }

@@ -27,10 +27,28 @@ fn both_forms_offer_the_same() {
     assert_eq!(one.tools[0].name(), "add");
     for offer in [one, other] {
         assert_eq!(
-            (offer.left_out, offer.choice),
-            (vec!["tools.strict".into(), "tools.web_search_20250305".into()], Choice::Free)
+            (offer.left_out, offer.strict, offer.choice),
+            (vec!["tools.web_search_20250305".into()], vec!["add".into()], Choice::Free)
         );
     }
+}
+
+/// What is not checked is not silently taken.
+#[test]
+fn strict_tools_beyond_the_limits_are_named() {
+    let tool = |name: &str, schema: Value| json!({ "name": name, "input_schema": schema, "strict": true });
+    let tree = json!({ "properties": { "children": { "items": { "$ref": "#" } } } });
+    let elsewhere = json!({ "properties": { "a": { "$ref": "http://127.0.0.1/x" } } });
+    for schema in [tree, elsewhere] {
+        let offer = anthropic(json!([tool("odd", schema), tool("add", json!({}))]), Value::Null).unwrap();
+        assert_eq!((offer.left_out, offer.strict), (vec!["tools.strict".into()], vec!["add".into()]));
+    }
+    let large = || json!({ "allOf": vec![json!({}); 4000] });
+    let many = (0..8).map(|number| tool(&number.to_string(), large())).collect();
+    let offer = anthropic(many, Value::Null).unwrap();
+    assert_eq!((offer.left_out, offer.strict.len()), (vec!["tools.strict".into()], 4));
+    let none = anthropic(json!([tool("add", json!({}))]), json!({ "type": "none" })).unwrap();
+    assert!(none.strict.is_empty());
 }
 
 #[test]
