@@ -80,6 +80,7 @@ fn begin(
         (record.checkpoint, record.known_gap) = (Some(import.last), known_gap);
         record.context_turns = turns;
         record.answered = from.record.answered;
+        record.context_answered = from.record.context_answered;
         record.chosen_model.clone_from(&from.record.chosen_model);
     }
     record.save(workspace, Durability::Disk)

@@ -61,7 +61,7 @@ pub(super) fn is_owed(record: &Record) -> bool {
     // The messages of an answered turn may be none that a transcript names.
     let has_answer = record.checkpoint.is_some()
         || record.known_gap.is_some()
-        || (record.unanswered.is_none() && record.answered);
+        || (record.unanswered.is_none() && record.context_answered);
     record.context_turns > 0 && has_answer
 }
 
@@ -87,7 +87,7 @@ mod tests {
     fn record(turns: u64, checkpoint: Option<&str>, unanswered: Option<&str>) -> Record {
         let key = SessionKey::new(UserId::new("alice").unwrap(), "default").unwrap();
         let mut record = Record::new(&key, &Workspace::begin(Path::new("/nowhere"), &key.hash()));
-        (record.context_turns, record.answered) = (turns, true);
+        (record.context_turns, record.context_answered) = (turns, true);
         (record.checkpoint, record.unanswered) =
             (checkpoint.map(str::to_owned), unanswered.map(str::to_owned));
         record
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn session_without_an_answer_owes_nothing() {
         let mut record = record(1, None, None);
-        record.answered = false;
+        record.context_answered = false;
         assert_eq!(missing(&record, None), (None, true));
         assert_eq!(missing(&record, Some(&[])), (None, false));
         record.context_turns = 0;

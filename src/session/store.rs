@@ -50,6 +50,9 @@ pub(crate) struct Record {
     /// A turn was answered without an error. Records of earlier releases do not say so, and may hold answers.
     #[serde(default = "may_be_answered")]
     pub(crate) answered: bool,
+    /// As `answered`, in the present conversation.
+    #[serde(default = "may_be_answered")]
+    pub(crate) context_answered: bool,
     pub(crate) restarts: u64,
     pub(crate) cost_usd: f64,
     pub(crate) created: SystemTime,
@@ -139,6 +142,7 @@ impl Record {
             turns: 0,
             context_turns: 0,
             answered: false,
+            context_answered: false,
             restarts: 0,
             cost_usd: 0.0,
             created: now,
@@ -203,7 +207,7 @@ impl Record {
             self.context_turns = self.context_turns.saturating_add(mark.turns - self.turns);
             self.turns = mark.turns;
             // The journal does not say. A killed server had no time to save the record.
-            self.answered = true;
+            (self.answered, self.context_answered) = (true, true);
             (self.checkpoint, self.unanswered) = (mark.checkpoint, mark.unanswered);
             if Uuid::try_parse(&mark.conversation).is_ok() {
                 self.cli_session_id = mark.conversation;
@@ -218,7 +222,7 @@ impl Record {
         let Some(Mark { turns, checkpoint, unanswered, conversation, .. }) = named else { return false };
         (self.turns, self.context_turns) = (turns, turns);
         // The journal does not say.
-        self.answered = turns > 0;
+        (self.answered, self.context_answered) = (turns > 0, turns > 0);
         // Without a checkpoint only the record knew whether anything was answered: it may have been.
         (self.checkpoint, self.unanswered) = match checkpoint {
             Some(checkpoint) => (Some(checkpoint), unanswered),

@@ -61,6 +61,7 @@ impl SessionActorState {
     /// Another conversation begins in the place of the one before.
     fn begin_conversation(&mut self) {
         self.record.context_turns = 0;
+        self.record.context_answered = false;
         self.record.chosen_model = None;
         self.machine.set_context(false);
     }
@@ -110,7 +111,7 @@ impl SessionActorState {
     fn turn_ended(&mut self, generation: Generation, ended: TurnReport) {
         self.touch();
         // A transcript that is lost later is missed, and a user with an answer is kept.
-        let is_first = self.record.turns == 0 || (ended.answered && !self.record.answered);
+        let is_first = self.record.turns == 0 || (ended.answered && !self.record.context_answered);
         let mut save_at_once = false;
         if self.reported_in.take_if(|turn| *turn == ended.turn).is_some() {
             self.record.unreported_context_loss = None;
@@ -118,6 +119,7 @@ impl SessionActorState {
         }
         let record = &mut self.record;
         record.answered |= ended.answered;
+        record.context_answered |= ended.answered;
         record.turns = record.turns.saturating_add(1);
         record.context_turns = record.context_turns.saturating_add(1);
         self.machine.set_context(true);

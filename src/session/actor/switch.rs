@@ -51,7 +51,8 @@ impl SessionActorState {
             record.chosen_model = None;
         }
         self.machine.set_context(to.turns > 0);
-        (self.first, self.reported_in) = (None, None);
+        record.context_answered = to.turns > 0 && record.context_answered;
+        (self.first, self.reported_in, self.last_turn) = (None, None, None);
         let save = self.next_save(Durability::Disk);
         self.sessions.env.tasks.spawn(async move {
             save.await;

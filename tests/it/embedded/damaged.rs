@@ -159,3 +159,27 @@ async fn end_without_its_beginning_forgets_nothing() {
     assert!(!ask(&pilot.session("bob"), "again").await.context_lost, "once");
     pilot.shutdown(Duration::from_secs(5)).await;
 }
+
+/// A conversation that was begun again is as any other without an answer, whatever the one before it had.
+#[tokio::test(flavor = "multi_thread")]
+async fn reset_conversation_without_answer_is_no_loss() {
+    let data = tempfile::tempdir().unwrap();
+    let off = |config: &mut Config| config.session.journal = JournalMode::Off;
+    let pilot = start(data.path(), off).await;
+    let alice = pilot.session("alice");
+    say(&alice, "first").await;
+    alice.reset(false).await.unwrap();
+    // Ends without a message that a transcript could have.
+    let turn = alice.send("[[sleep:60000]]").await.unwrap();
+    eventually("it runs", || state(&alice) == SessionState::Busy).await;
+    assert!(alice.interrupt().await.unwrap());
+    assert!(!turn.finish().await.is_ok());
+    pilot.shutdown(Duration::from_secs(5)).await;
+    for file in std::fs::read_dir(transcript(data.path(), "alice").parent().unwrap()).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    let pilot = start(data.path(), off).await;
+    let outcome = ask(&pilot.session("alice"), "second").await;
+    assert_eq!((outcome.text.as_str(), outcome.context_lost), ("echo 1: second", false));
+    pilot.shutdown(Duration::from_secs(5)).await;
+}
