@@ -179,6 +179,7 @@ fn wait_for_deaths<'a>(pidfds: impl Iterator<Item = &'a OwnedFd>, limit: Duratio
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pilotlight_test_support::SOON;
     use std::process::{Child, Command};
 
     fn sleeper(entry: &str) -> Child {
@@ -228,7 +229,9 @@ mod tests {
         rustix::process::kill_process(parent, Signal::STOP).unwrap();
         let sweep = std::thread::spawn(move || sweep_marked(&mark, &[]));
         let environ = format!("/proc/{init}/environ");
+        let began = tokio::time::Instant::now();
         while std::fs::read(&environ).is_ok_and(|environ| !environ.is_empty()) {
+            assert!(began.elapsed() < SOON, "the process keeps its memory");
             std::thread::yield_now();
         }
         // Longer than every pause: only the wait for processes without memory is left.
@@ -244,7 +247,9 @@ mod tests {
     /// The only child, once it executes `program`.
     fn child_of(parent: &Child, program: &str) -> String {
         let mut children = Vec::new();
+        let began = tokio::time::Instant::now();
         loop {
+            assert!(began.elapsed() < SOON, "no child of this name");
             pilotlight_shim::descendants::children(parent.id().cast_signed(), &mut children);
             if let [child] = children[..]
                 && std::fs::read_to_string(format!("/proc/{child}/comm"))

@@ -85,7 +85,9 @@ mod tests {
         let mut waiting = JoinSet::new();
         static ALONE: Semaphore = Semaphore::const_new(1);
         waiting.spawn(run(&ALONE, move || Ok(held.lock_unpoisoned().recv().is_err())));
+        let began = tokio::time::Instant::now();
         while ALONE.available_permits() > 0 {
+            assert!(began.elapsed() < pilotlight_test_support::SOON, "the work does not begin");
             tokio::task::yield_now().await;
         }
         let (begun, has_begun) = tokio::sync::oneshot::channel();

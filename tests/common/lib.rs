@@ -11,6 +11,7 @@ pub mod bench;
 pub mod block;
 pub mod built;
 pub mod client;
+pub mod guard;
 pub mod installed;
 pub mod keyring;
 pub mod layout;

@@ -8,6 +8,7 @@ use reqwest::RequestBuilder;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::guard::Guard;
 use crate::metrics::Scrape;
 use crate::output::Output;
 use crate::place::{MARK, Place};
@@ -16,6 +17,7 @@ use crate::{SOON, eventually_some};
 
 /// A running `pilotlight`; dropped, it is killed, and its place looks for what is left.
 pub struct Program {
+    _guard: Guard,
     child: Child,
     /// None if it had ended before anybody looked.
     process: Option<Process>,
@@ -51,7 +53,8 @@ impl Program {
         out.drain(child.stdout.take().expect("its standard output"));
         err.drain(child.stderr.take().expect("its standard error"));
         let process = Process::of(child.id().cast_signed());
-        Self { child, process, out, err, _place: Arc::clone(place) }
+        let guard = Guard::of(child.id());
+        Self { _guard: guard, child, process, out, err, _place: Arc::clone(place) }
     }
 
     /// `serve` on free ports with the simulated CLI and this configuration.

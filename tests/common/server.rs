@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use toml::{Table, Value};
 
 use crate::client::Client;
+use crate::guard::Guard;
 use crate::output::Output;
 use crate::place::{GONE_WITHIN, MARK, Place, wait_until};
 use crate::process::{Process, descendants};
@@ -18,6 +19,7 @@ const STOPS_WITHIN: Duration = Duration::from_secs(25);
 
 /// A running server. Dropped, it is stopped, and nothing it started may be left.
 pub struct Server {
+    _guard: Guard,
     place: Arc<Place>,
     child: Child,
     process: Process,
@@ -44,8 +46,9 @@ impl Server {
         output.drain(child.stderr.take().expect("its standard error"));
         let process = Process::unreaped(&child);
         let (http, admin) = Default::default();
+        let (guard, place) = (Guard::of(child.id()), Arc::clone(place));
         let mut server =
-            Self { place: Arc::clone(place), child, process, family: Vec::new(), output, http, admin };
+            Self { _guard: guard, place, child, process, family: Vec::new(), output, http, admin };
         (server.http, server.admin) = server.listening().await;
         server.client().ready().await;
         server

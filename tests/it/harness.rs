@@ -4,6 +4,7 @@
 use std::process::{Command, Stdio};
 
 use crate::common::api::Api;
+use crate::common::guard::Guard;
 use crate::common::metrics::Scrape;
 use crate::common::place::{MARK, Place};
 use crate::common::process::{Process, descendants};
@@ -164,4 +165,18 @@ async fn a_held_request_goes_on_when_it_is_let_go() {
     );
     drop(send("[[hang]]").await);
     api.aborted("[[hang]]").await;
+}
+
+/// A test that is killed ends nothing itself.
+#[test]
+fn guard_ends_a_process_with_its_test() {
+    let sleep = || Command::new("sleep").arg("600").spawn().unwrap();
+    let (mut lost, mut kept) = (sleep(), sleep());
+    drop(Guard::of(kept.id()));
+    let mut guard = Guard::of(lost.id());
+    guard.lose_test();
+    assert!(!lost.wait().unwrap().success());
+    assert!(kept.try_wait().unwrap().is_none(), "its guard was dropped");
+    kept.kill().unwrap();
+    kept.wait().unwrap();
 }

@@ -163,8 +163,13 @@ async fn no_answer_names_a_path_of_the_server() {
     assert!(text.contains("`claude`") && text.contains("cli.program"), "{text}");
     eventually_some("it was tried", SOON, tried).await;
     // The place of the trial start is not to be had.
-    std::fs::remove_dir_all(place.data_dir().join("probe")).ok();
-    std::fs::write(place.data_dir().join("probe"), "").unwrap();
+    let probe = place.data_dir().join("probe");
+    // A trial start that begins meanwhile makes it again.
+    let taken = || {
+        std::fs::remove_dir_all(&probe).ok();
+        std::fs::write(&probe, "").is_ok()
+    };
+    eventually("a file is in its place", SOON, taken).await;
     let says = async || {
         let body = site.get("/readyz").await.body;
         body.contains("the log says why").then_some(body)
@@ -173,7 +178,8 @@ async fn no_answer_names_a_path_of_the_server() {
     for body in [text, ready, site.get("/health").await.body] {
         assert!(!body.contains(place.path().to_str().unwrap()), "{body}");
     }
-    assert!(program.err().contains(place.data_dir().to_str().unwrap()), "the log names it");
+    let data = place.data_dir().display().to_string();
+    eventually("the log names it", SOON, || program.err().contains(&data)).await;
 }
 
 /// What a program says as it dies names the files that it is made of, and those of the session.
