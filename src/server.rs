@@ -35,7 +35,7 @@ mod percent;
 mod responses;
 mod serve_error;
 mod turns;
-mod webhooks;
+pub mod webhooks;
 
 pub use crate::support::open_files::raise as raise_open_files;
 use api::{events, ready, router};

@@ -3,6 +3,7 @@
 //! Each endpoint has a bounded queue and a task of its own (`endpoint`), with bounded attempts (`schedule`) of signed
 //! (`sign`) messages (`message`). What does not fit or cannot be delivered is counted and dropped. Queues live in memory.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::broker;
-use crate::config::{Config, ConfigError, WebhookEvent};
+use crate::config::{Config, ConfigError, WebhookEndpoint, WebhookEvent};
 use crate::error::StartError;
 use crate::server::serve_error::ServeError;
 use crate::system::Pilotlight;
@@ -83,13 +84,7 @@ impl Webhooks {
         let (broker, files) = (config.broker.clone(), webhooks.endpoints.clone());
         let read = tokio::task::spawn_blocking(move || {
             let client = broker::Client::new(&broker).map_err(StartError::from)?;
-            let secrets = files.iter().map(|(name, endpoint)| {
-                Secrets::read(&endpoint.secret_file).map_err(|problem| {
-                    let key = format!("webhooks.endpoints.{name}.secret_file");
-                    StartError::from(ConfigError::Key { key, problem })
-                })
-            });
-            Ok::<_, StartError>((client, secrets.collect::<Result<Vec<_>, _>>()?))
+            Ok::<_, StartError>((client, secrets_of(&files)?))
         });
         let read = read.await.map_err(|error| StartError::Supervisor {
             message: "reading the secrets of webhooks failed".to_owned(),
@@ -170,6 +165,24 @@ impl Webhooks {
     }
 }
 
+/// Reads the secrets of all endpoints, as a start of the server does, and returns the number of endpoints. Blocking.
+///
+/// # Errors
+/// [`ConfigError`] that names the first endpoint whose file of secrets cannot be used.
+pub fn check(config: &Config) -> Result<usize, ConfigError> {
+    secrets_of(&config.webhooks.endpoints).map(|secrets| secrets.len())
+}
+
+fn secrets_of(endpoints: &BTreeMap<String, WebhookEndpoint>) -> Result<Vec<Secrets>, ConfigError> {
+    let secrets = endpoints.iter().map(|(name, endpoint)| {
+        Secrets::read(&endpoint.secret_file).map_err(|problem| {
+            let key = format!("webhooks.endpoints.{name}.secret_file");
+            ConfigError::Key { key, problem }
+        })
+    });
+    secrets.collect()
+}
+
 /// The address is one for this configuration's parser, and none for that of the client.
 fn unusable(name: &str) -> StartError {
     let problem = "this address cannot be used".to_owned();
@@ -179,5 +192,36 @@ fn unusable(name: &str) -> StartError {
 impl Drop for Running {
     fn drop(&mut self) {
         self.stopping.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::UserId;
+
+    #[tokio::test]
+    async fn full_queue_drops_and_delays_nobody() {
+        let recorder = metrics_util::debugging::DebuggingRecorder::new();
+        let metrics = Arc::new(HttpMetrics::register(&recorder, "p_"));
+        let (full, mut unread) = mpsc::channel(1);
+        let (other, mut read) = mpsc::channel(QUEUE);
+        let queue = |sender| Queue { events: vec![WebhookEvent::TurnEnded], sender };
+        let endpoints = vec![queue(full), queue(other)];
+        let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let webhooks = Webhooks(Some(Arc::new(Running { endpoints, metrics, stopping, tasks })));
+        assert!(webhooks.want(WebhookEvent::TurnEnded) && !webhooks.want(WebhookEvent::PermissionNeeded));
+        let user = UserId::new("alice").unwrap();
+        for _ in 0..3 {
+            webhooks.turn_ended(&EndedTurn { id: None, user: &user, session: "s", error: None, spent: None });
+        }
+        assert!(unread.try_recv().is_ok() && unread.try_recv().is_err());
+        assert_eq!(std::iter::from_fn(|| read.try_recv().ok()).count(), 3);
+        let dropped =
+            recorder.snapshotter().snapshot().into_vec().into_iter().find_map(|(key, _, _, value)| {
+                let is_meant = key.key().labels().any(|label| label.value() == "queue_full");
+                is_meant.then_some(value)
+            });
+        assert_eq!(dropped, Some(metrics_util::debugging::DebugValue::Counter(2)));
     }
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use pilotlight::Config;
 use pilotlight::error::StartError;
 use pilotlight::probe::{ProbeError, Probed, doubts, probe, version};
-use pilotlight::server::{attach, exposure, keys};
+use pilotlight::server::{attach, exposure, keys, webhooks};
 
 use crate::args::{FAILED, MISUSED, Options, block_on, complain, start_log};
 use crate::temp_dir::TempDir;
@@ -32,6 +32,11 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     };
     if let Some(entries) = &entries {
         say("keys", &entries.len().to_string());
+    }
+    match webhooks::check(&config) {
+        Ok(0) => {}
+        Ok(endpoints) => say("webhooks", &endpoints.to_string()),
+        Err(error) => return complain(&error.to_string(), MISUSED),
     }
     let (attach, problem) = attach::state(&config);
     say("attach", &attach);

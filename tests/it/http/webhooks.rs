@@ -320,6 +320,9 @@ async fn unusable_secret_refuses_the_start() {
         let mut program = Program::start(&place, &arguments, &[("PILOTLIGHT_CLI__PROGRAM", "sim")]);
         assert_eq!(program.code().await, Some(2), "{}", program.err());
         let problem = program.err();
+        let mut check = Program::start(&place, &["check", "--config", path.to_str().unwrap()], &[]);
+        assert_eq!(check.code().await, Some(2), "{}", check.err());
+        assert!(check.err().contains("webhooks.endpoints.e0.secret_file"), "{}", check.err());
         assert!(
             problem.contains("webhooks.endpoints.e0.secret_file") && !problem.contains("s3cret"),
             "{problem}"

@@ -220,9 +220,8 @@ impl Attached {
         heartbeat: Duration,
     ) -> Result<Self, ApiError> {
         let state = ring.lock();
-        let read =
-            state.events.iter().take_while(|event| sequence(event).is_none_or(|number| number <= last));
-        let read = read.count();
+        let is_read = |event: &Bytes| sequence(event).is_some_and(|number| number <= last);
+        let read = state.events.iter().rposition(is_read).map_or(0, |at| at + 1);
         let first = state.events.iter().find_map(|event| sequence(event));
         if state.first > 0 && first.is_none_or(|first| first > last + 1) {
             return Err(gone(

@@ -108,3 +108,31 @@ async fn document_longer_than_ring_is_kept_whole() {
     let all = now(&mut attached).await.unwrap();
     assert!(all.contains("xxx") && all.ends_with("data: [DONE]\n\n"), "{all}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn numbered_events_are_continued_by_number() {
+    let numbered = |number: u32| {
+        let text =
+            format!("data: {{\"delta\":\"\\\"sequence_number\\\":7\",\"sequence_number\":{number}}}\n\n");
+        text.into_bytes()
+    };
+    let ring = holding(1 << 20);
+    ring.push(&numbered(0)).await;
+    ring.push(b": permission {}\n\n").await;
+    ring.push(&numbered(1)).await;
+    ring.push(&numbered(2)).await;
+    ring.end();
+    let after =
+        |ring: &Arc<Ring>, last| Attached::after_sequence(ring.clone(), last, Duration::from_secs(10));
+    let seen = now(&mut after(&ring, 0).unwrap()).await.unwrap();
+    assert!(seen.contains("permission") && seen.contains(":2}") && !seen.contains(":0}"), "{seen}");
+    assert_eq!(now(&mut after(&ring, 2).unwrap()).await.as_deref(), Some("end"));
+    assert_eq!(now(&mut after(&ring, 9).unwrap()).await.as_deref(), Some("end"));
+    // The ring has run over.
+    let ring = holding(300);
+    for number in 0..9 {
+        ring.push(&numbered(number)).await;
+    }
+    assert_eq!(after(&ring, 0).err().unwrap().code(), "events_gone");
+    assert!(now(&mut after(&ring, 7).unwrap()).await.unwrap().contains(":8}"));
+}
