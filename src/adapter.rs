@@ -14,16 +14,17 @@ pub(crate) use claude::Gate;
 #[cfg(feature = "server")]
 pub(crate) use claude::parse_attach;
 #[cfg(feature = "server")]
-pub(crate) use claude::{AnswerReader, mcp_server_of};
+pub(crate) use claude::{AnswerReader, answers_problem, mcp_server_of};
 pub(crate) use claude::{
     CALLER_SERVER, CONTINUATION, FIXED_VARIABLES, announced_model, as_called, call_response,
     cancelled_request, checkpoint, classify, command, compaction_note, compaction_request, config_dir,
     context_request, context_usage, control_response, credentials_file, cut, echo, encode_credentials,
     encode_first_turn, encode_turn, entries_after, handshake, home_cleanup, host_request, import, interrupt,
     is_judged, is_streamed, last_usage, launch_refusal, mcp_servers, message_edge, messages,
-    mirrors_conversation, permission_response, ping, restore, snapshot, stored_credentials, task, terminal,
-    text_delta, tmp_cleanup, tool_calls, tools_response, transcript_end, transcript_gap, transcript_path,
-    unsupported_response, variable_beside_oauth, with_message_id,
+    mirrors_conversation, permission_response, ping, restore, snapshot, steering_message, steering_record,
+    stored_credentials, task, terminal, text_delta, tmp_cleanup, tool_calls, tool_edge, tools_response,
+    transcript_end, transcript_gap, transcript_path, unsupported_response, variable_beside_oauth,
+    was_withdrawn, with_message_id, withdraw_message,
 };
 #[cfg(feature = "broker")]
 pub(crate) use claude::{
@@ -34,7 +35,7 @@ pub(crate) use launch::{
     CommandLine, HomeCleanup, LaunchMode, LaunchPlan, LaunchRefusal, LaunchSettings, TmpCleanup,
 };
 pub(crate) use line::{
-    ControlResponse, HostRequest, LineKind, McpMessage, MessageEdge, Notice, Task, Terminal,
+    ControlResponse, HostRequest, LineKind, McpMessage, MessageEdge, Notice, Task, Terminal, ToolEdge,
 };
 
 #[cfg(feature = "server")]

@@ -10,12 +10,14 @@ pub mod ids;
 mod permission;
 mod prompt;
 mod spoken;
+mod steer;
 mod tools;
 
 pub use history::{Block, History, Message, Role};
-pub use permission::{Decision, PendingPermission, PermissionError, PermissionRequest};
+pub use permission::{Decision, PendingPermission, PermissionError, PermissionRequest, RequestKind};
 pub use prompt::{Prompt, PromptRefused};
 pub use spoken::{ContextCategory, ContextUsage, MessagePage, SpokenMessage};
+pub use steer::{LONGEST_STEER, SteerError};
 pub use tools::{CallerTool, InvalidTool, ToolCall, ToolResult};
 
 /// Directories of a child.

@@ -29,6 +29,7 @@ pub(crate) use mcp::Sender;
 pub use restrictions::Restrictions;
 #[cfg(feature = "server")]
 pub(crate) use stream::Interrupter;
+pub(crate) use restrictions::SteerRights;
 pub use stream::Turn;
 pub(crate) use trace::TurnTrace;
 

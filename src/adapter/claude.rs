@@ -20,9 +20,7 @@ pub(crate) use caller_tools::{
 pub(crate) use classify::{classify, is_streamed, mirrors_conversation};
 pub(crate) use compaction::{compaction_note, compaction_request};
 pub(crate) use context::{context_request, context_usage};
-pub(crate) use control::{
-    handshake, interrupt, mcp_servers, permission_response, ping, unsupported_response,
-};
+pub(crate) use control::{handshake, interrupt, mcp_servers, ping, unsupported_response};
 #[cfg(feature = "broker")]
 pub(crate) use credentials::oauth_credentials;
 pub(crate) use credentials::{
@@ -33,9 +31,13 @@ pub(crate) use import::{encode_first_turn, import};
 pub(crate) use judged::is_judged;
 pub(crate) use launch::{command, launch_refusal};
 pub(crate) use prompt::{encode_turn, with_message_id};
+#[cfg(feature = "server")]
+pub(crate) use questions::answers_problem;
+pub(crate) use questions::permission_response;
 pub(crate) use read::{
     announced_model, cancelled_request, checkpoint, control_response, echo, host_request, task, text_delta,
 };
+pub(crate) use steering::{steering_message, steering_record, tool_edge, was_withdrawn, withdraw_message};
 pub(crate) use terminal::terminal;
 #[cfg(feature = "server")]
 pub(crate) use tools::mcp_server_of;
@@ -67,9 +69,11 @@ mod import;
 mod judged;
 mod launch;
 mod prompt;
+mod questions;
 mod read;
 #[cfg(test)]
 mod recordings;
+mod steering;
 mod tail;
 mod terminal;
 mod tools;

@@ -91,7 +91,7 @@ pub(crate) struct ControlResponse {
 /// Control request of the CLI, which waits for the response.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum HostRequest {
-    /// Asks for permission to use a tool.
+    /// Asks for permission to use a tool, or asks the user something.
     Permission(PermissionRequest),
     /// Asks for something of the caller's tools.
     Tools {
@@ -141,6 +141,17 @@ pub(crate) enum MessageEdge {
     Begin,
     /// It has written these tokens.
     End(Usage),
+}
+
+/// What a line of the conversation says about tools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ToolEdge {
+    /// The model calls one.
+    Call,
+    /// One has ended.
+    Result,
+    /// The model says something else.
+    Text,
 }
 
 /// Background task, which may outlast its turn.

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::config::PermissionPolicy;
-use crate::model::{Decision, PendingPermission, PermissionError, PermissionRequest};
+use crate::model::{Decision, PendingPermission, PermissionError, PermissionRequest, RequestKind};
 
 /// Remembered requests that are over: a late answer differs from a wrong one.
 const REMEMBERED: usize = 64;
@@ -16,11 +16,16 @@ const REMEMBERED: usize = 64;
 /// Maximum number of tools of one turn that wait at once. More than a person can answer are denied.
 const MOST_OPEN: usize = 64;
 
+/// Maximum questions of MCP servers in one turn that a person sees. A server can ask again and again.
+const MOST_ELICITATIONS: usize = 32;
+
 #[derive(Debug)]
 pub(crate) struct Permissions {
     limit: Duration,
     open: Vec<(PendingPermission, Instant)>,
     over: VecDeque<String>,
+    /// Those of the present turn.
+    elicitations: usize,
 }
 
 #[derive(Debug)]
@@ -32,23 +37,34 @@ pub(crate) struct Answer {
 
 impl Permissions {
     pub(crate) fn new(limit: Duration) -> Self {
-        Self { limit, open: Vec::new(), over: VecDeque::new() }
+        Self { limit, open: Vec::new(), over: VecDeque::new(), elicitations: 0 }
     }
 
-    /// What a policy answers without asking anybody.
-    pub(crate) fn standing(policy: PermissionPolicy) -> Decision {
-        match policy {
-            PermissionPolicy::Allow => Decision::Allow { updated_input: None },
-            PermissionPolicy::Deny => Decision::Deny { message: "tools are not permitted here".to_owned() },
-            PermissionPolicy::Ask => Decision::Deny { message: "nobody is there to permit it".to_owned() },
+    /// What a policy answers without asking anybody. No policy has an answer to a question.
+    pub(crate) fn standing(policy: PermissionPolicy, kind: RequestKind) -> Decision {
+        match (kind, policy) {
+            (RequestKind::Elicitation, _) => Decision::Cancel,
+            (RequestKind::Question, _) => Decision::Deny {
+                message: "nobody is there to answer: decide for yourself, or ask at the end of your answer"
+                    .to_owned(),
+            },
+            (RequestKind::Tool, PermissionPolicy::Allow) => Decision::Allow { updated_input: None },
+            (RequestKind::Tool, PermissionPolicy::Deny) => {
+                Decision::Deny { message: "tools are not permitted here".to_owned() }
+            }
+            (RequestKind::Tool, PermissionPolicy::Ask) => {
+                Decision::Deny { message: "nobody is there to permit it".to_owned() }
+            }
         }
     }
 
-    pub(crate) fn have_room(&self) -> bool {
-        self.open.len() < MOST_OPEN
+    pub(crate) fn have_room(&self, kind: RequestKind) -> bool {
+        let is_one_more = kind == RequestKind::Elicitation && self.elicitations >= MOST_ELICITATIONS;
+        self.open.len() < MOST_OPEN && !is_one_more
     }
 
     pub(crate) fn ask(&mut self, request: PermissionRequest, now: Instant, created: SystemTime) {
+        self.elicitations += usize::from(request.kind == RequestKind::Elicitation);
         let pending = PendingPermission { request, created };
         self.open.push((pending, now + self.limit));
     }
@@ -79,7 +95,7 @@ impl Permissions {
         self.take(request_id).is_some()
     }
 
-    /// Requests without an answer in time, denied.
+    /// Requests without an answer in time, denied or cancelled.
     pub(crate) fn overdue(&mut self, now: Instant) -> Vec<(PermissionRequest, Decision)> {
         let overdue: Vec<String> = self
             .open
@@ -87,12 +103,21 @@ impl Permissions {
             .filter(|(_, deadline)| *deadline <= now)
             .map(|(pending, _)| pending.request.request_id.clone())
             .collect();
-        let denied = || Decision::Deny { message: "nobody permitted it in time".to_owned() };
-        overdue.iter().filter_map(|id| self.take(id)).map(|request| (request, denied())).collect()
+        let decision = |kind| match kind {
+            RequestKind::Elicitation => Decision::Cancel,
+            RequestKind::Question => Decision::Deny { message: "nobody answered in time".to_owned() },
+            RequestKind::Tool => Decision::Deny { message: "nobody permitted it in time".to_owned() },
+        };
+        let taken = overdue.iter().filter_map(|id| self.take(id));
+        taken
+            .map(|request| (request.kind, request))
+            .map(|(kind, request)| (request, decision(kind)))
+            .collect()
     }
 
     /// The turn is over. Whether anything was open.
     pub(crate) fn clear(&mut self) -> bool {
+        self.elicitations = 0;
         let open: Vec<String> =
             self.open.iter().map(|(pending, _)| pending.request.request_id.clone()).collect();
         open.iter().filter_map(|id| self.take(id)).count() > 0
@@ -115,7 +140,13 @@ mod tests {
 
     fn request(id: &str) -> PermissionRequest {
         let input = serde_json::json!({});
-        PermissionRequest { request_id: id.into(), tool_name: "Bash".into(), input, description: None }
+        PermissionRequest {
+            request_id: id.into(),
+            kind: RequestKind::Tool,
+            tool_name: "Bash".into(),
+            input,
+            description: None,
+        }
     }
 
     fn answer(permissions: &mut Permissions, id: &str) -> Result<(), PermissionError> {
@@ -125,6 +156,26 @@ mod tests {
         let result = answered.try_recv().unwrap();
         assert_eq!(taken.is_some(), result.is_ok());
         result
+    }
+
+    #[test]
+    fn server_that_asks_without_end_is_not_shown() {
+        let mut permissions = Permissions::new(Duration::from_secs(5));
+        let now = Instant::now();
+        for number in 0..MOST_ELICITATIONS {
+            assert!(permissions.have_room(RequestKind::Elicitation));
+            let id = number.to_string();
+            let request = PermissionRequest { kind: RequestKind::Elicitation, ..request(&id) };
+            permissions.ask(request, now, SystemTime::now());
+            answer(&mut permissions, &id).unwrap();
+        }
+        assert!(!permissions.have_room(RequestKind::Elicitation) && permissions.have_room(RequestKind::Tool));
+        assert_eq!(
+            Permissions::standing(PermissionPolicy::Allow, RequestKind::Elicitation),
+            Decision::Cancel
+        );
+        permissions.clear();
+        assert!(permissions.have_room(RequestKind::Elicitation), "the next turn");
     }
 
     #[test]

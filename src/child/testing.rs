@@ -50,6 +50,12 @@ pub(crate) mod line {
         )
     }
 
+    pub(crate) fn elicitation(id: &str) -> String {
+        format!(
+            r#"{{"type":"control_request","request_id":"{id}","request":{{"subtype":"elicitation","mcp_server_name":"m","message":"Who?","requested_schema":{{}}}}}}"#
+        )
+    }
+
     pub(crate) fn withdrawal(id: &str) -> String {
         format!(r#"{{"type":"control_cancel_request","request_id":"{id}"}}"#)
     }

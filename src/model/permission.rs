@@ -1,22 +1,37 @@
-//! Requests of tools for permission, and the answers to them.
+//! What waits for a person: tools that need a permission, questions of the model, questions of MCP servers. And the answers.
 
 use std::time::SystemTime;
 
-/// A tool that waits for permission.
+/// A request that waits for an answer.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct PermissionRequest {
     /// The CLI's id of the request.
     pub request_id: String,
-    /// The tool.
+    /// Which kind of answer it takes.
+    pub kind: RequestKind,
+    /// The tool; for [`RequestKind::Elicitation`] the name of the MCP server.
     pub tool_name: String,
-    /// What it would be called with.
+    /// What the tool would be called with. For [`RequestKind::Question`] it has `questions`; for
+    /// [`RequestKind::Elicitation`] it has `message`, `mode` (`form` or `url`), and `requested_schema` or `url`.
     pub input: serde_json::Value,
     /// What it would do, in words.
     pub description: Option<String>,
 }
 
-/// A tool that waits for permission.
+/// Kind of a request that waits for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RequestKind {
+    /// A tool needs a permission: [`Decision::Allow`] or [`Decision::Deny`].
+    Tool,
+    /// The model asks the user: [`Decision::Answer`], or [`Decision::Deny`].
+    Question,
+    /// An MCP server asks the user: [`Decision::Accept`], [`Decision::Decline`] or [`Decision::Cancel`].
+    Elicitation,
+}
+
+/// A request that waits for an answer.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct PendingPermission {
@@ -38,18 +53,32 @@ pub enum PermissionError {
     Late,
 }
 
-/// The answer to a tool that waits for permission.
+/// The answer to a request.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Decision {
-    /// It may run, with other input if given.
+    /// The tool may run, with other input if given.
     Allow {
         /// Replaces what the tool would have been called with.
         updated_input: Option<serde_json::Value>,
     },
-    /// It may not.
+    /// The tool may not run.
     Deny {
         /// Explanation for the model.
         message: String,
     },
+    /// Answers to the model's questions.
+    Answer {
+        /// By the text of the question: labels of its options, or the user's own words.
+        answers: serde_json::Map<String, serde_json::Value>,
+    },
+    /// The user gives what the MCP server asks for, or has agreed to open its address.
+    Accept {
+        /// As the server's schema describes it; none for an address.
+        content: Option<serde_json::Value>,
+    },
+    /// The user refuses.
+    Decline,
+    /// The user has decided nothing.
+    Cancel,
 }

@@ -13,6 +13,7 @@ pub(crate) mod responses;
 pub(crate) mod router;
 pub(crate) mod sessions;
 mod stats;
+mod steer;
 mod trace;
 pub(crate) mod turns;
 mod usage;

@@ -32,14 +32,13 @@ pub(crate) mod sse;
 mod streamed;
 mod tools;
 
-use expected::Schema;
 use history::{BroughtIn, bring_in};
 use message::{Content, Message, Role};
 use streamed::Streamed;
 use tools::Offer;
 
 pub(super) use collected::Collected;
-pub(super) use expected::Expected;
+pub(super) use expected::{Expected, Schema};
 pub(super) use fields::{Ignored, judge};
 pub(super) use mcp::{FIELD as MCP_FIELD, RequestedServers};
 

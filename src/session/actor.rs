@@ -30,12 +30,13 @@ use super::message::{SessionMessage, TurnSubmission};
 use super::state::{Effect, Input, Machine, SettingsHash};
 use super::store::{Record, SettingsRecord};
 use super::{import::First, registry::Entry, sessions::Sessions, shelf::Reserved, status::ActorView};
-use crate::child::{Answer, Job, KillReason};
+use crate::child::{Answer, Job, KillReason, Steer};
 use crate::error::TurnError;
 use crate::model::ids::{SessionKey, TurnId};
-use crate::model::{PermissionError, SessionState};
+use crate::model::{PermissionError, SessionState, SteerError};
 use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::{EvictionReason, RestartCause};
+use crate::turn::SteerRights;
 use crate::workspace::Workspace;
 
 pub(crate) struct SessionActor;
@@ -198,6 +199,7 @@ impl SessionActorState {
             }
             SessionMessage::Switch { to, interrupt, reply } => self.switch(to, interrupt, reply),
             SessionMessage::Answer(answer) => self.answer(answer),
+            SessionMessage::Steer(steer, rights) => self.steer(steer, &rights),
             SessionMessage::Child(generation, event) => self.on_child_event(generation, event),
             SessionMessage::Lifecycle(generation, event) => self.on_lifecycle_event(generation, event),
             SessionMessage::Wake => self.feed(Input::Woken),
@@ -270,6 +272,18 @@ impl SessionActorState {
         match self.connection(self.machine.generation()) {
             Some(connection) => connection.answer(answer),
             None => drop(answer.reply.send(Err(PermissionError::Unknown))),
+        }
+    }
+
+    fn steer(&mut self, steer: Steer, rights: &SteerRights) {
+        let settings = &self.record.settings;
+        let running = self.connection(self.machine.generation()).filter(|_| self.machine.running().is_some());
+        match running {
+            Some(connection) if rights.include(&settings.restrictions, settings.mcp_servers.as_ref()) => {
+                connection.steer(steer);
+            }
+            Some(_) => drop(steer.reply.send(Err(SteerError::NotAllowed))),
+            None => drop(steer.reply.send(Err(SteerError::NoRunningTurn))),
         }
     }
 

@@ -6,11 +6,12 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{attach::Attachment, child_events::LifecycleEvent, store::Record, store::SettingsRecord};
-use crate::child::{Answer, ChildEvent, Job, KillReason};
+use crate::child::{Answer, ChildEvent, Job, KillReason, Steer};
 use crate::error::TurnError;
 use crate::model::ContextUsage;
 use crate::model::ids::{Generation, TurnId};
 use crate::telemetry::metrics::EvictionReason;
+use crate::turn::SteerRights;
 
 /// Message to a session's actor.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub(crate) enum SessionMessage {
     Switch { to: Switch, interrupt: bool, reply: oneshot::Sender<Result<(), TurnError>> },
     /// A tool may run, or not.
     Answer(Answer),
+    /// A text for the running turn, of a caller with these rights.
+    Steer(Steer, SteerRights),
     /// An event of the child's connection.
     Child(Generation, ChildEvent),
     /// An event of the child's task.

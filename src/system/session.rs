@@ -3,6 +3,7 @@
 #[cfg(feature = "server")]
 mod attach;
 mod context;
+mod steer;
 mod submit;
 
 pub use context::Compacted;

@@ -65,6 +65,11 @@ impl McpServers {
         defined.chain(configured).collect()
     }
 
+    /// Whether all of them are configured ones of these names.
+    pub(crate) fn are_within(&self, names: &BTreeSet<String>) -> bool {
+        self.defined.is_empty() && self.configured.is_subset(names)
+    }
+
     /// Whether one of them has this name.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.configured.contains(name) || self.defined.contains_key(name)

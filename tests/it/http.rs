@@ -40,6 +40,7 @@ mod sessions;
 mod spares;
 mod spend;
 mod starts;
+mod steering;
 mod stops;
 mod storage;
 mod strangers;

@@ -178,7 +178,9 @@ impl Engine {
     fn take_messages_into_turn(&mut self) {
         let waiting = std::mem::take(&mut self.queue);
         for message in waiting {
-            let joins = message.priority == Priority::Next && message.query && !message.text.starts_with('/');
+            let joins = message.priority == Priority::Next
+                && message.query
+                && !message.text.trim_start().starts_with('/');
             if !joins {
                 self.queue.push_back(message);
                 continue;

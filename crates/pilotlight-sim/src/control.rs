@@ -66,6 +66,14 @@ impl Engine {
                 Reply::Done
             }
             "set_max_thinking_tokens" => Reply::Done,
+            "cancel_async_message" => {
+                let (id, before) = (text("message_uuid"), self.queue.len());
+                self.queue.retain(|message| message.uuid.as_deref() != id);
+                let cancelled = self.queue.len() < before;
+                with(|o| {
+                    o.bool("cancelled", cancelled);
+                })
+            }
             other => Reply::Error(format!("Unsupported control request subtype: {other}")),
         };
         self.reply(request_id, reply, subtype == "initialize" && self.initialized);

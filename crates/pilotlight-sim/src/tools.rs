@@ -92,6 +92,17 @@ impl Engine {
             "Bash" => self.bash(id, &input),
             "Write" => Ok(self.write_file(id, &input)),
             "Read" => Ok(self.read_file(id, &input)),
+            "AskUserQuestion" => {
+                let answers = input.get("answers").and_then(Value::as_object).filter(|it| !it.is_empty());
+                let text = answers.map_or("The user did not answer the questions.".to_owned(), |answers| {
+                    let said = answers.iter().map(|(question, answer)| format!("{question:?}={answer}"));
+                    let said = said.collect::<Vec<_>>().join(", ");
+                    format!("Your questions have been answered: {said}. You can now continue with these answers in mind.")
+                });
+                self.tool_success(id, &text, |_| {});
+                turn.tool_texts.push(text);
+                Ok(ToolOutcome::Ok)
+            }
             other => Ok(self.no_such_tool(id, other)),
         }
     }

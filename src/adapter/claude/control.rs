@@ -5,9 +5,8 @@
 use serde::Serialize;
 use serde_json::json;
 
-use super::caller_tools;
+use super::caller_tools::CALLER_SERVER;
 use crate::adapter::LaunchSettings;
-use crate::model::{Decision, PermissionRequest};
 
 /// The request `initialize`. Its response is the first output of a child and costs no tokens. The system prompt applies to
 /// this process only: a resumed conversation needs it again.
@@ -19,7 +18,7 @@ pub(crate) fn handshake(request_id: &str, settings: &LaunchSettings) -> Vec<u8> 
         request["systemPrompt"] = prompt.into();
     }
     if !settings.caller_tools.is_empty() {
-        request["sdkMcpServers"] = json!([caller_tools::CALLER_SERVER]);
+        request["sdkMcpServers"] = json!([CALLER_SERVER]);
     }
     if let Some(schema) = &settings.output_schema {
         request["jsonSchema"] = schema.clone();
@@ -31,7 +30,12 @@ pub(crate) fn handshake(request_id: &str, settings: &LaunchSettings) -> Vec<u8> 
 /// public. Its response comes when each server is connected or has failed; the CLI answers nothing else before. It also works with `--strict-mcp-config`. Some versions (2.1.197) expand `${VARIABLE}`
 /// in headers: callers must refuse it.
 pub(crate) fn mcp_servers(request_id: &str, settings: &LaunchSettings) -> Vec<u8> {
-    let request = json!({"subtype": "mcp_set_servers", "servers": settings.mcp_servers});
+    let mut servers = settings.mcp_servers.clone();
+    if !settings.caller_tools.is_empty() {
+        // The CLI drops every server that the request does not name.
+        servers.insert(CALLER_SERVER.to_owned(), json!({"type": "sdk", "name": CALLER_SERVER}));
+    }
+    let request = json!({"subtype": "mcp_set_servers", "servers": servers});
     line(&json!({"type": "control_request", "request_id": request_id, "request": request}))
 }
 
@@ -48,19 +52,6 @@ pub(crate) fn ping(request_id: &str) -> Vec<u8> {
 /// A control request without fields.
 fn request(request_id: &str, subtype: &str) -> Vec<u8> {
     line(&json!({"type": "control_request", "request_id": request_id, "request": {"subtype": subtype}}))
-}
-
-/// Response to a permission request.
-pub(crate) fn permission_response(request: &PermissionRequest, decision: &Decision) -> Vec<u8> {
-    let answer = match decision {
-        // A permission requires the input, changed or not.
-        Decision::Allow { updated_input } => {
-            json!({"behavior": "allow", "updatedInput": updated_input.as_ref().unwrap_or(&request.input)})
-        }
-        Decision::Deny { message } => json!({"behavior": "deny", "message": message}),
-    };
-    let response = json!({"subtype": "success", "request_id": request.request_id, "response": answer});
-    line(&json!({"type": "control_response", "response": response}))
 }
 
 /// Error response to an unsupported request.
@@ -106,23 +97,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn permission_responses_are_complete() {
-        let request = PermissionRequest {
-            request_id: "r1".to_owned(),
-            tool_name: "Bash".to_owned(),
-            input: json!({"command": "ls"}),
-            description: None,
-        };
-        let answer =
-            |decision: Decision| parse(&permission_response(&request, &decision))["response"].clone();
-        let other = json!({"command": "true"});
-        for (updated, expected) in [(None, json!({"command": "ls"})), (Some(other.clone()), other)] {
-            let response = answer(Decision::Allow { updated_input: updated });
-            assert_eq!(response["response"], json!({"behavior": "allow", "updatedInput": expected}));
-            assert_eq!((&response["subtype"], &response["request_id"]), (&json!("success"), &json!("r1")));
-        }
-        let response = answer(Decision::Deny { message: "no".to_owned() });
-        assert_eq!(response["response"], json!({"behavior": "deny", "message": "no"}));
+    fn refusal_is_an_error_response() {
         let refused = parse(&unsupported_response("r2", "hook_callback"))["response"].clone();
         assert_eq!((&refused["subtype"], &refused["request_id"]), (&json!("error"), &json!("r2")));
     }

@@ -10,9 +10,10 @@ use super::caller_tools;
 use super::classify::{REPLAY, SYNTHETIC, holds};
 use super::delta::TextDelta;
 use super::fields::{replace_lone_surrogates, text, with_fields};
+use super::questions;
 use super::tail::Tail;
 use crate::adapter::{ControlResponse, HostRequest, Task};
-use crate::model::{PermissionRequest, is_model_name};
+use crate::model::is_model_name;
 
 /// Longest accepted id of a conversation, a task, a request or a call. The CLI's are UUIDs and shorter.
 pub(super) const ID_LIMIT: usize = 128;
@@ -51,17 +52,13 @@ pub(crate) fn host_request(line: &[u8]) -> Option<HostRequest> {
         {
             return Some(request);
         }
-        if let Some(request) = request
-            && what.as_deref() == Some("can_use_tool")
-            && let (Some(tool_name), Some(input)) = (request.text("tool_name"), request.get("input"))
-        {
-            let description = request.text("description");
-            return Some(HostRequest::Permission(PermissionRequest {
-                request_id,
-                tool_name,
-                input,
-                description,
-            }));
+        let asked = match what.as_deref() {
+            Some("can_use_tool") => request.as_ref().and_then(|it| questions::permission(&request_id, it)),
+            Some("elicitation") => request.as_ref().and_then(|it| questions::elicitation(&request_id, it)),
+            _ => None,
+        };
+        if let Some(asked) = asked {
+            return Some(HostRequest::Permission(asked));
         }
         // Includes an unreadable permission request: a refusal fails one tool, a missing response hangs the turn.
         Some(HostRequest::Unsupported { request_id, what: what.unwrap_or_else(|| "unknown".to_owned()) })

@@ -13,6 +13,7 @@ use crate::child::connection::handoff::Shared;
 use crate::child::exit::KillReason;
 use crate::child::permissions::Answer;
 use crate::child::running_turn::Job;
+use crate::child::steering::Steer;
 use crate::model::{ContextUsage, ids::TurnId};
 use crate::turn::{Pulled, Source};
 
@@ -67,6 +68,12 @@ impl ConnectionHandle {
     /// Asks the CLI what fills the context. The question is dropped if the child cannot be asked.
     pub(crate) fn ask_context(&self, reply: oneshot::Sender<ContextUsage>) {
         self.order(|protocol, _| protocol.ask_context(reply));
+    }
+
+    /// Puts a text into the running turn.
+    pub(crate) fn steer(&self, steer: Steer) {
+        // Without a connection it is dropped, which its sender notices.
+        self.order(|protocol, _| protocol.steer(steer));
     }
 
     pub(crate) fn answer(&self, answer: Answer) {

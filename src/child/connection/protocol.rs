@@ -9,6 +9,7 @@ mod deadlines;
 mod hibernation;
 mod lines;
 mod spending;
+mod steering;
 mod stop;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ pub(super) use deadlines::{ABSENT, Observation};
 use hibernation::Hibernation;
 pub(super) use lines::Fate;
 pub(super) use spending::Spending;
+use steering::Unsettled;
 pub(super) use turns::Ending;
 
 use crate::adapter::{self, LaunchSettings, Notice, Terminal};
@@ -34,6 +36,7 @@ use crate::child::event::ChildEvent;
 use crate::child::exit::KillReason;
 use crate::child::permissions::Permissions;
 use crate::child::running_turn::{Job, RunningTurn, TurnEnd};
+use crate::child::steering::Steering;
 use crate::child::tasks::Tasks;
 use crate::config::{Config, JournalMode, PermissionPolicy};
 use crate::journal::Lines;
@@ -136,6 +139,12 @@ pub(super) struct Protocol {
     waiting: Option<Waiting>,
     permissions: Permissions,
     policy: PermissionPolicy,
+    /// Texts for the running turn.
+    steering: Steering,
+    /// After a turn whose texts may begin another one.
+    unsettled: Option<Unsettled>,
+    /// The CLI reports when it works and when it rests.
+    says_when_it_rests: bool,
     spending: Spending,
     hibernation: Hibernation,
     /// Who waits for the use of the context, by the request.
@@ -206,6 +215,9 @@ impl Protocol {
             waiting: None,
             permissions: Permissions::new(session.permission_timeout),
             policy: config.permissions.policy.stricter(settings.policy),
+            steering: Steering::default(),
+            unsettled: None,
+            says_when_it_rests: false,
             spending: Spending::new(model),
             hibernation: Hibernation::new(session.hibernate_after, started),
             context_asked: Vec::new(),

@@ -216,7 +216,7 @@ fn answered(mut response: Response) -> Response {
 }
 
 /// Parses a body; an error names the field.
-fn parsed<T: for<'a> Deserialize<'a>>(body: &[u8]) -> Result<T, ApiError> {
+pub(super) fn parsed<T: for<'a> Deserialize<'a>>(body: &[u8]) -> Result<T, ApiError> {
     let invalid = |problem: String| ApiError::invalid("invalid_body", problem);
     let body: Value = serde_json::from_slice(body).map_err(|error| invalid(error.to_string()))?;
     // Rejects lists, which serde would accept as fields in order.

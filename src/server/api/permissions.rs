@@ -1,4 +1,5 @@
-//! Pending tool permissions (`permissions.policy = "ask"`) and their answers.
+//! What waits for a person (`permissions.policy = "ask"`): permissions of tools, questions of the model and of MCP
+//! servers. And the answers.
 
 use std::sync::Arc;
 
@@ -10,13 +11,14 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::model::Decision;
-use crate::model::{PendingPermission, PermissionError};
+use crate::adapter;
+use crate::model::{Decision, PendingPermission, PermissionError, PermissionRequest, RequestKind};
 use crate::server::api::error::ApiError;
 use crate::server::api::query::SessionQuery;
 use crate::server::api::router::BodyRead;
 use crate::server::api::sessions::{SessionName, existing, seconds};
 use crate::server::app::App;
+use crate::server::dialect::Schema;
 use crate::server::turns::restrict;
 
 /// Reason sent to the model for a denial without one.
@@ -30,6 +32,7 @@ pub(crate) struct Pending {
 #[derive(Serialize)]
 struct Shown {
     request_id: String,
+    kind: &'static str,
     tool_name: String,
     input: Value,
     description: Option<String>,
@@ -40,9 +43,12 @@ struct Shown {
 /// Body of an answer; unknown fields are ignored.
 #[derive(Deserialize)]
 struct AnswerBody {
-    behavior: Behavior,
+    behavior: Option<Behavior>,
     message: Option<String>,
     updated_input: Option<Map<String, Value>>,
+    answers: Option<Map<String, Value>>,
+    action: Option<Action>,
+    content: Option<Map<String, Value>>,
 }
 
 #[derive(Deserialize)]
@@ -52,10 +58,24 @@ enum Behavior {
     Deny,
 }
 
+/// For a question of an MCP server, in its protocol's words.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Action {
+    Accept,
+    Decline,
+    Cancel,
+}
+
 impl From<PendingPermission> for Shown {
     fn from(PendingPermission { request, created }: PendingPermission) -> Self {
         Self {
             request_id: request.request_id,
+            kind: match request.kind {
+                RequestKind::Tool => "tool",
+                RequestKind::Question => "question",
+                RequestKind::Elicitation => "elicitation",
+            },
             tool_name: request.tool_name,
             input: request.input,
             description: request.description,
@@ -90,9 +110,20 @@ pub(crate) async fn answer(
         let decision = decision(&received.bytes)?;
         let (session, _) = existing(&app, &user, &name).await?;
         let pending = session.permissions().into_iter().find(|it| it.request.request_id == request_id);
-        let tool = pending.as_ref().map(|pending| pending.request.tool_name.as_str());
-        restrict::check_answer(&decision, tool, query.caller.limits())?;
-        let answered = session.answer_permission(&request_id, decision).await;
+        let answered = match pending {
+            Some(PendingPermission { request, .. }) => {
+                restrict::check_answer(&decision, &request, query.caller.limits())?;
+                // The schema of a server may take long to check.
+                let checked = decision.clone();
+                let check = tokio::task::spawn_blocking(move || check(&checked, &request));
+                check.await.map_err(|_| ApiError::field("content", "could not be checked"))??;
+                session.answer_permission(&request_id, decision).await
+            }
+            // One that has come since was not checked, and is refused.
+            None => {
+                session.answer_permission(&request_id, Decision::Cancel).await.and(Err(PermissionError::Late))
+            }
+        };
         answered.map_err(|error| match error {
             PermissionError::Unknown => unknown(),
             PermissionError::Late => {
@@ -119,10 +150,63 @@ fn decision(body: &[u8]) -> Result<Decision, ApiError> {
         let problem = error.into_inner().to_string();
         if path == "." { invalid(problem) } else { ApiError::field(path, problem) }
     })?;
-    Ok(match answer.behavior {
-        Behavior::Allow => Decision::Allow { updated_input: answer.updated_input.map(Value::Object) },
-        Behavior::Deny => Decision::Deny { message: answer.message.unwrap_or_else(|| DENIED.to_owned()) },
+    Ok(match (answer.behavior, answer.action) {
+        (Some(Behavior::Allow), None) => match (answer.answers, answer.updated_input) {
+            (Some(_), Some(_)) => {
+                return Err(ApiError::field("answers", "cannot be sent with updated_input"));
+            }
+            (Some(answers), None) => Decision::Answer { answers },
+            (None, updated_input) => Decision::Allow { updated_input: updated_input.map(Value::Object) },
+        },
+        (Some(Behavior::Deny), None) => {
+            Decision::Deny { message: answer.message.unwrap_or_else(|| DENIED.to_owned()) }
+        }
+        (None, Some(Action::Accept)) => Decision::Accept { content: answer.content.map(Value::Object) },
+        (None, Some(Action::Decline)) => Decision::Decline,
+        (None, Some(Action::Cancel)) => Decision::Cancel,
+        (Some(_), Some(_)) => return Err(ApiError::field("action", "cannot be sent with behavior")),
+        (None, None) => {
+            let problem = "is missing: \"allow\" or \"deny\"; for an elicitation send action instead";
+            return Err(ApiError::field("behavior", problem));
+        }
     })
+}
+
+/// Compares an answer with what is asked.
+fn check(decision: &Decision, request: &PermissionRequest) -> Result<(), ApiError> {
+    match (request.kind, decision) {
+        (RequestKind::Elicitation, Decision::Accept { content }) => check_content(content.as_ref(), request),
+        (RequestKind::Elicitation, Decision::Decline | Decision::Cancel) => Ok(()),
+        (RequestKind::Elicitation, _) => {
+            Err(ApiError::field("behavior", "is for tools; an elicitation takes action"))
+        }
+        (_, Decision::Accept { .. } | Decision::Decline | Decision::Cancel) => {
+            Err(ApiError::field("action", "is for elicitations; this request takes behavior"))
+        }
+        (_, Decision::Answer { answers }) => match adapter::answers_problem(request, answers) {
+            Some((field, problem)) => Err(ApiError::field(field, problem)),
+            None => Ok(()),
+        },
+        (_, Decision::Allow { .. } | Decision::Deny { .. }) => Ok(()),
+    }
+}
+
+/// The content against the schema of the MCP server, which is a stranger's as well.
+fn check_content(content: Option<&Value>, request: &PermissionRequest) -> Result<(), ApiError> {
+    let wrong = |problem: &str| ApiError::field("content", problem);
+    let Some(schema) = request.input.get("requested_schema") else {
+        return match content {
+            None => Ok(()),
+            Some(_) => Err(wrong("an address takes no content")),
+        };
+    };
+    let content = content.ok_or_else(|| wrong("is missing: requested_schema describes it"))?;
+    let unusable = "the server's requested_schema cannot be checked; decline or cancel";
+    let schema = Schema::read(schema.clone(), "content").map_err(|_| wrong(unusable))?;
+    if !schema.is_checked() {
+        return Err(wrong(unusable));
+    }
+    schema.problem(content).map_or(Ok(()), |problem| Err(wrong(&problem)))
 }
 
 #[cfg(test)]
@@ -152,9 +236,47 @@ mod tests {
             (r#"{"behavior":"allow","updated_input":"ls"}"#, "updated_input"),
             (r#"{"behavior":"allow","updated_input":[1]}"#, "updated_input"),
             (r#"{"behavior":"allow"} {}"#, "trailing"),
+            (r#"{"behavior":"allow","action":"accept"}"#, "action"),
+            (r#"{"behavior":"allow","answers":{},"updated_input":{}}"#, "answers"),
+            (r#"{"behavior":"allow","answers":["Red"]}"#, "answers"),
+            (r#"{"action":"perhaps"}"#, "action"),
+            (r#"{"action":"accept","content":[1]}"#, "content"),
         ] {
             let error = read(body).unwrap_err();
             assert!(error.contains(named) && error.contains("invalid_body"), "{body}: {error}");
         }
+    }
+
+    fn elicitation(schema: Value) -> PermissionRequest {
+        let line = serde_json::json!({"type": "control_request", "request_id": "r", "request": {
+            "subtype": "elicitation", "mcp_server_name": "m", "message": "Who?", "mode": "form", "requested_schema": schema}});
+        match adapter::host_request(line.to_string().as_bytes()) {
+            Some(adapter::HostRequest::Permission(request)) => request,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn content_is_compared_with_the_servers_schema() {
+        let schema = serde_json::json!({"type": "object", "required": ["name"],
+            "properties": {"name": {"type": "string", "maxLength": 4}, "color": {"enum": ["red"]}}});
+        let request = elicitation(schema);
+        let accept = |content: Value| check(&Decision::Accept { content: Some(content) }, &request);
+        accept(serde_json::json!({"name": "Bob", "color": "red"})).unwrap();
+        for content in [
+            serde_json::json!({}),
+            serde_json::json!({"name": "Robert"}),
+            serde_json::json!({"name": "Bob", "color": "blue"}),
+        ] {
+            assert!(accept(content).is_err());
+        }
+        assert!(check(&Decision::Accept { content: None }, &request).is_err());
+        assert!(check(&Decision::Allow { updated_input: None }, &request).is_err());
+        check(&Decision::Decline, &request).unwrap();
+        // What would take long to check is not checked: it can only be refused.
+        let endless = serde_json::json!({"type": "object", "properties": {"a": {"$ref": "#"}}});
+        let request = elicitation(endless);
+        assert!(check(&Decision::Accept { content: Some(serde_json::json!({})) }, &request).is_err());
+        check(&Decision::Cancel, &request).unwrap();
     }
 }

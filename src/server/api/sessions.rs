@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{conversation, permissions, workspace, workspace_file};
+use super::{conversation, permissions, steer, workspace, workspace_file};
 use crate::error::TurnError;
 use crate::model::ids::{MAX_NAME_BYTES, SessionKey, UserId};
 use crate::server::api::error::ApiError;
@@ -36,6 +36,7 @@ pub(crate) fn routes() -> Router<Arc<App>> {
         .route("/v1/sessions/{id}", get(inspect).delete(delete))
         .route("/v1/sessions/{id}/warm", post(warm))
         .route("/v1/sessions/{id}/interrupt", post(interrupt))
+        .route("/v1/sessions/{id}/steer", post(steer::steer))
         .route("/v1/sessions/{id}/events", get(turns::replay::attach))
         .route("/v1/sessions/{id}/permissions", get(permissions::list))
         .route("/v1/sessions/{id}/permissions/{request_id}", post(permissions::answer))

@@ -11,7 +11,8 @@ use crate::turn::Outcome;
 
 mod schema;
 
-pub(super) use schema::{Room, Schema};
+pub(super) use schema::Room;
+pub(crate) use schema::Schema;
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Expected {

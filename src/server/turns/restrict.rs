@@ -4,10 +4,10 @@ use axum::http::StatusCode;
 
 use crate::adapter;
 use crate::config::PermissionPolicy;
-use crate::model::Decision;
+use crate::model::{Decision, PermissionRequest, RequestKind};
 use crate::server::api::error::ApiError;
 use crate::server::auth::keys::KeyLimits;
-use crate::turn::{Restrictions, TurnOptions};
+use crate::turn::{Restrictions, SteerRights, TurnOptions};
 
 /// Narrows the options of a turn to what the key may use.
 ///
@@ -28,36 +28,52 @@ pub(crate) fn restrict(options: &mut TurnOptions, limits: &KeyLimits) -> Result<
         options.model = options.model.take().or_else(|| models.first().cloned());
         options.fallback_model.get_or_insert_default();
     }
-    options.restrictions = Some(Restrictions {
+    options.restrictions = Some(restrictions(limits));
+    Ok(())
+}
+
+fn restrictions(limits: &KeyLimits) -> Restrictions {
+    Restrictions {
         policy: limits.policy,
         models: limits.models.as_ref().map(|models| models.iter().cloned().collect()),
         tools: limits.tools.as_ref().map(|tools| tools.iter().cloned().collect()),
         usd_per_day: limits.usd_per_day,
-    });
-    Ok(())
+    }
 }
 
-/// Whether the key may give this answer about a tool.
+/// What a turn may use at most that a text of the key goes to.
+pub(crate) fn steer_rights(limits: &KeyLimits) -> SteerRights {
+    SteerRights {
+        restrictions: limits.restrict_use().then(|| restrictions(limits)),
+        mcp_servers: limits.mcp.as_ref().map(|names| names.iter().cloned().collect()),
+    }
+}
+
+/// Whether the key may give this answer to a request.
 ///
 /// # Errors
 /// 403 for a permission that the key's own turns could not get.
 pub(crate) fn check_answer(
     decision: &Decision,
-    tool: Option<&str>,
+    request: &PermissionRequest,
     limits: &KeyLimits,
 ) -> Result<(), ApiError> {
-    if matches!(decision, Decision::Deny { .. }) {
+    if matches!(decision, Decision::Deny { .. } | Decision::Decline | Decision::Cancel) {
         return Ok(());
     }
     let named = |list: &Option<Vec<String>>, name: &str| {
         list.as_ref().is_none_or(|list| list.iter().any(|other| other == name))
     };
-    let is_usable = tool.is_none_or(|tool| match adapter::mcp_server_of(tool) {
+    let server = match request.kind {
+        RequestKind::Elicitation => Some(request.tool_name.as_str()),
+        _ => adapter::mcp_server_of(&request.tool_name),
+    };
+    let is_usable = match server {
         Some(server) => named(&limits.mcp, server),
-        None => named(&limits.tools, tool),
-    });
+        None => named(&limits.tools, &request.tool_name),
+    };
     if limits.policy == Some(PermissionPolicy::Deny) || !is_usable {
-        return Err(forbidden("permission_not_allowed", "this key may not permit this tool".to_owned()));
+        return Err(forbidden("permission_not_allowed", "this key may not permit this".to_owned()));
     }
     Ok(())
 }
@@ -110,19 +126,40 @@ mod tests {
         assert_eq!(options.restrictions.unwrap().tools, Some(std::collections::BTreeSet::new()));
     }
 
+    fn request(subtype: &str, name: &str) -> PermissionRequest {
+        let line = serde_json::json!({"type": "control_request", "request_id": "r", "request": {
+            "subtype": subtype, "tool_name": name, "input": {},
+            "mcp_server_name": name, "message": "m", "requested_schema": {}}});
+        match adapter::host_request(line.to_string().as_bytes()) {
+            Some(adapter::HostRequest::Permission(request)) => request,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn key_permits_no_tool_beyond_its_own() {
         let allow = Decision::Allow { updated_input: None };
-        let refused = |limits: &KeyLimits, tool| check_answer(&allow, tool, limits).is_err();
+        let refused =
+            |limits: &KeyLimits, tool| check_answer(&allow, &request("can_use_tool", tool), limits).is_err();
         let denying = limits(|limits| limits.policy = Some(PermissionPolicy::Deny));
-        assert!(refused(&denying, Some("Bash")) && refused(&denying, None));
-        check_answer(&Decision::Deny { message: "no".into() }, Some("Bash"), &denying).unwrap();
+        assert!(refused(&denying, "Bash"));
+        let deny = Decision::Deny { message: "no".into() };
+        check_answer(&deny, &request("can_use_tool", "Bash"), &denying).unwrap();
         let reading = limits(|limits| (limits.tools, limits.mcp) = (list(&["Read"]), list(&["docs"])));
         for (tool, is_refused) in
             [("Read", false), ("Bash", true), ("mcp__docs__get", false), ("mcp__git__push", true)]
         {
-            assert_eq!(refused(&reading, Some(tool)), is_refused, "{tool}");
-            assert!(!refused(&KeyLimits::NONE, Some(tool)));
+            assert_eq!(refused(&reading, tool), is_refused, "{tool}");
+            assert!(!refused(&KeyLimits::NONE, tool));
         }
+    }
+
+    #[test]
+    fn key_answers_no_server_beyond_its_own() {
+        let accept = Decision::Accept { content: None };
+        let reading = limits(|limits| limits.mcp = list(&["docs"]));
+        check_answer(&accept, &request("elicitation", "docs"), &reading).unwrap();
+        assert!(check_answer(&accept, &request("elicitation", "git"), &reading).is_err());
+        check_answer(&Decision::Decline, &request("elicitation", "git"), &reading).unwrap();
     }
 }

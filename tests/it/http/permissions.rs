@@ -187,3 +187,44 @@ async fn sdk_clients_get_heartbeat_while_tool_waits() {
         assert!(rest.contains("TOOLS:de"), "{path}: {rest}");
     }
 }
+
+const QUESTION: &str = r#"[[tool:AskUserQuestion {"questions":[{"question":"Which color?","header":"Color","multiSelect":false,"options":[{"label":"Red","description":"r"},{"label":"Blue","description":"b"}]}]}]]"#;
+
+/// A question of the model is listed with its options, and its answer is checked.
+#[tokio::test(flavor = "multi_thread")]
+async fn question_of_the_model_is_listed_and_answered() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, ASK).await;
+    let mut turn = Turn::begin(&site, "alice", QUESTION).await;
+    let asked = turn.until("a question", |event| event["type"] == "control_request").await;
+    let id = asked["request_id"].as_str().unwrap();
+    let list = pending(&site, "alice").await;
+    assert_eq!((&list[0]["kind"], &list[0]["tool_name"]), (&json!("question"), &json!("AskUserQuestion")));
+    assert_eq!(list[0]["input"]["questions"][0]["options"][1]["label"], "Blue");
+
+    for (answer, field) in [
+        (json!({ "behavior": "allow", "answers": {} }), "answers:"),
+        (json!({ "behavior": "allow", "answers": { "Which size?": "L" } }), "answers:"),
+        (json!({ "behavior": "allow", "answers": { "Which color?": ["Red", "Blue"] } }), "answers.0:"),
+        (json!({ "behavior": "allow", "answers": { "Which color?": "x".repeat(5000) } }), "answers.0:"),
+        (json!({ "action": "accept" }), "action:"),
+    ] {
+        let error = decide(&site, "alice", id, answer.clone()).await.error();
+        assert!(error.0 == 400 && error.2.starts_with(field), "{answer}: {error:?}");
+    }
+    let error =
+        decide(&site, "bob", id, json!({ "behavior": "allow", "answers": { "Which color?": "Red" } })).await;
+    assert_eq!(error.status, 404, "another user's");
+    let answer = json!({ "behavior": "allow", "answers": { "Which color?": "chartreuse" } });
+    assert_eq!(decide(&site, "alice", id, answer).await.status, 204);
+    let result = turn.result().await;
+    assert!(result["result"].as_str().unwrap().contains("chartreuse"), "{result}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn question_of_the_model_for_nobody_is_denied() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "[permissions]\npolicy = \"allow\"").await;
+    let answer = site.turn("alice", QUESTION).await;
+    assert!(answer.body.contains("nobody is there to answer"), "{answer:?}");
+}

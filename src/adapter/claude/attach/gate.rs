@@ -13,6 +13,7 @@ use crate::adapter::claude::control::line;
 use crate::adapter::claude::{classify, control_response, host_request, is_streamed};
 use crate::adapter::{AttachRules, FromChild, FromClient, HostRequest, LineKind};
 use crate::config::{PermissionPolicy, SlashCommands};
+use crate::model::RequestKind;
 
 /// Prefix of the ids of the server's own requests.
 const OWN: &str = "pilotlight-";
@@ -130,7 +131,9 @@ impl Gate {
                 FromChild::Drop
             }
             LineKind::HostRequest if !self.asks => match host_request(text) {
-                Some(HostRequest::Permission(request)) => FromChild::Permission(request),
+                Some(HostRequest::Permission(request)) if request.kind != RequestKind::Elicitation => {
+                    FromChild::Permission(request)
+                }
                 _ => FromChild::Pass,
             },
             _ => FromChild::Pass,

@@ -75,6 +75,27 @@ struct Line<'a> {
     prompt_source: Option<Cow<'a, str>>,
     #[serde(borrow)]
     message: Option<Message<'a>>,
+    #[serde(borrow)]
+    attachment: Option<Attachment<'a>>,
+}
+
+/// Something that the CLI has added to the conversation.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Attachment<'a> {
+    #[serde(borrow, default)]
+    r#type: Cow<'a, str>,
+    #[serde(borrow, default)]
+    command_mode: Cow<'a, str>,
+    #[serde(borrow)]
+    prompt: Option<&'a RawValue>,
+}
+
+impl<'a> Attachment<'a> {
+    /// What the user has said while the turn ran. Notes about background tasks come in the same way, with another mode.
+    pub(super) fn said(&self) -> Option<&'a RawValue> {
+        self.prompt.filter(|_| self.r#type == "queued_command" && self.command_mode == "prompt")
+    }
 }
 
 #[derive(Deserialize)]
@@ -198,7 +219,8 @@ fn indexed(line: &[u8], offset: u64) -> Option<Indexed> {
     let is_command =
         entry.prompt_source.is_none() && COMMANDS.iter().any(|beginning| content.starts_with(beginning));
     let is_message = matches!(entry.r#type.as_deref(), Some("user" | "assistant")) && !content.is_empty();
-    let is_shown = is_message && !entry.is_meta && !is_command && !is_unanswered_note(content);
+    let is_steer = entry.attachment.as_ref().is_some_and(|attachment| attachment.said().is_some());
+    let is_shown = (is_message || is_steer) && !entry.is_meta && !is_command && !is_unanswered_note(content);
     Some(Indexed { offset, length: line.len(), id, parent, kind, is_shown })
 }
 

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::gap::digest;
-use super::index::{Index, Indexed, Kind};
+use super::index::{Attachment, Index, Indexed, Kind};
 use crate::adapter::claude::caller_tools::as_offered;
 use crate::model::{ContextCategory, ContextUsage, MessagePage, Role, SpokenMessage, Usage, is_model_name};
 
@@ -32,7 +32,9 @@ struct Line<'a> {
     #[serde(default)]
     is_api_error_message: bool,
     #[serde(borrow)]
-    message: Message<'a>,
+    message: Option<Message<'a>>,
+    #[serde(borrow)]
+    attachment: Option<Attachment<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -171,19 +173,24 @@ fn read<'a>(text: &'a [u8], entry: &Indexed) -> Option<Said<'a>> {
         return None;
     }
     let role = if line.r#type == "assistant" { Role::Assistant } else { Role::User };
-    let usage = line.message.usage.and_then(|usage| serde_json::from_str::<Usage>(usage.get()).ok());
+    let said = match (line.message, line.attachment.and_then(|attachment| attachment.said())) {
+        (Some(message), _) => message,
+        (None, Some(content)) => Message { model: None, content, usage: None },
+        (None, None) => return None,
+    };
+    let usage = said.usage.and_then(|usage| serde_json::from_str::<Usage>(usage.get()).ok());
     let time = line.timestamp.as_deref().and_then(|time| humantime::parse_rfc3339(time).ok());
     let message = SpokenMessage {
         uuid: line.uuid,
         role,
         blocks: Vec::new(),
         time: time.filter(|time| *time >= SystemTime::UNIX_EPOCH),
-        model: line.message.model.filter(|model| is_model_name(model)),
+        model: said.model.filter(|model| is_model_name(model)),
         usage: usage.filter(|_| role == Role::Assistant),
         is_summary: line.is_compact_summary,
         is_error: line.is_api_error_message,
     };
-    Some(Said { message, content: line.message.content })
+    Some(Said { message, content: said.content })
 }
 
 /// The blocks of a message within `budget` bytes, and their size.

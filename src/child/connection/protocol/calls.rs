@@ -110,6 +110,7 @@ impl Protocol {
             self.waiting = Some(Waiting { until, is_ending: false, interrupts: 0 });
             // Before the end of the turn, which makes the session look idle.
             self.emit(ChildEvent::AwaitsCaller(true));
+            self.withdraw_steers();
             self.turn_over(running, Ending::Called(called), now);
             self.act(Action::Rearm);
         }

@@ -75,6 +75,7 @@ impl Protocol {
             self.end_held(TurnError::TimedOut { limit }, now);
         }
         self.watch_calls(now);
+        self.watch_steers(now);
         self.own_work.tasks.expire(now);
         self.emit_activity();
         self.watch_turn(now, seen);
@@ -141,7 +142,8 @@ impl Protocol {
         });
         let held = self.held.as_ref().map(|held| held.since + self.config.session.turn_timeout);
         let waiting = self.waiting.as_ref().filter(|_| !self.is_stopping()).map(|waiting| waiting.until);
-        let calls = [waiting, self.message_deadline()];
+        let unsettled = self.unsettled.as_ref().map(|unsettled| unsettled.until);
+        let calls = [waiting, self.message_deadline(), unsettled];
         let others = [self.permissions.deadline(), self.own_work.tasks.deadline(), self.freezes_at()];
         let others = others.into_iter().chain(calls);
         [self.until, turn, held].into_iter().chain(others).flatten().min()

@@ -59,6 +59,7 @@ impl Protocol {
                 let checkpoint = if checkpoint { adapter::checkpoint(line) } else { None };
                 self.saw(substantial, checkpoint.clone(), now);
                 if let Some(id) = checkpoint {
+                    self.note_tools(line);
                     self.journal.own(&id, line);
                     self.keep_early();
                 }
@@ -79,11 +80,15 @@ impl Protocol {
                     self.leave(now);
                 }
             }
-            LineKind::Announcement => self.announced(line),
+            LineKind::Announcement => {
+                self.steer_begins_turn(now);
+                self.announced(line);
+            }
             LineKind::Terminal => return Some(self.terminal(Box::new(adapter::terminal(line)?), fate, now)),
             LineKind::ControlResponse => {
                 let answer = adapter::control_response(line)?;
                 self.report_context(&answer, line);
+                self.withdrawn(&answer.request_id, line, now);
                 self.answered(&answer, now);
                 return Some(Fate::Drop);
             }
@@ -244,12 +249,14 @@ impl Protocol {
         }
         self.claim(now);
         if let Some(running) = self.running.take() {
+            self.settle_steers(now);
             self.turn_over(running, Ending::Answered(terminal, cost_usd), now);
         }
         fate
     }
 
     fn working(&mut self) {
+        self.works_unsettled();
         self.own_work.tasks.works();
         match &mut self.running {
             Some(running) => running.working = true,
@@ -262,7 +269,7 @@ impl Protocol {
 
     /// The CLI waits for input. A turn that had begun and not ended has no end of its own.
     fn waiting(&mut self, now: Instant) {
-        self.own_work.active = false;
+        self.own_work.active = self.rests_unsettled();
         self.own_work.tasks.waits(now);
         self.act(Action::Rearm);
         self.emit_activity();
@@ -270,9 +277,13 @@ impl Protocol {
             self.measure(Measurement::ProtocolError(ProtocolError::UnknownId));
             let cause = "the CLI ended the turn without a result".to_owned();
             let loss = TurnError::SessionLost(Loss { cause, stderr: String::new() });
+            self.withdraw_steers();
+            self.steering.give_up();
             self.turn_over(running, Ending::Lost(loss), now);
         }
-        self.begin_held(now);
+        if !self.own_work.active {
+            self.begin_held(now);
+        }
     }
 
     /// Reports whether the child works of its own accord, if that has changed.
@@ -342,14 +353,16 @@ impl Protocol {
             }
             HostRequest::Permission(request) => match self.policy {
                 PermissionPolicy::Ask
-                    if self.permissions.have_room() && self.has_reader() && !self.is_withheld() =>
+                    if self.permissions.have_room(request.kind)
+                        && self.has_reader()
+                        && !self.is_withheld() =>
                 {
                     self.permissions.ask(request, now, (self.wall_clock)());
                     self.emit_permissions();
                     fate
                 }
                 policy => {
-                    let decision = Permissions::standing(policy);
+                    let decision = Permissions::standing(policy, request.kind);
                     self.write(adapter::permission_response(&request, &decision));
                     Fate::Drop
                 }

@@ -19,6 +19,7 @@ mod ends;
 mod hibernation;
 mod permissions;
 mod properties;
+mod steering;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -123,7 +124,8 @@ fn describe(action: Action) -> Option<String> {
         Action::Write(line) => {
             let line: Value = serde_json::from_slice(&line).expect("JSON");
             let kind = line["request"]["subtype"].as_str();
-            let decision = line["response"]["response"]["behavior"].as_str();
+            let answer = &line["response"]["response"];
+            let decision = answer["behavior"].as_str().or(answer["action"].as_str());
             let refused = line["response"]["subtype"].as_str();
             let text = kind.or(decision).or(refused).or(line["type"].as_str()).expect("a kind");
             format!("write {text}")

@@ -139,9 +139,13 @@ impl Protocol {
 
     /// Asks the CLI to end the running turn, once.
     pub(super) fn interrupt(&mut self, now: Instant) {
+        let is_new = self.running.as_ref().is_some_and(|running| running.interrupted_until.is_none());
+        if is_new {
+            // What the CLI has not read outlives an interrupt.
+            self.withdraw_steers();
+        }
         let id = self.request_id("interrupt-");
-        let Some(running) = &mut self.running else { return };
-        if running.interrupted_until.is_none() {
+        if let Some(running) = self.running.as_mut().filter(|_| is_new) {
             running.interrupted_until = Some(now + self.config.session.stop_interrupt);
             self.write(adapter::interrupt(&id));
         }

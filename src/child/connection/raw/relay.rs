@@ -216,7 +216,7 @@ impl Relay {
         }
         self.pipes.settle_read(self.busy);
         for request in permissions {
-            let decision = Permissions::standing(gate.policy());
+            let decision = Permissions::standing(gate.policy(), request.kind);
             self.write(adapter::permission_response(&request, &decision).into());
         }
         if is_too_long {

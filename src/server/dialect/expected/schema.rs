@@ -35,7 +35,7 @@ impl Schema {
     ///
     /// # Errors
     /// 400 if the CLI could not use it, or checking an answer could take long.
-    pub(in crate::server::dialect) fn read(schema: Value, at: &str) -> Result<Self, ApiError> {
+    pub(crate) fn read(schema: Value, at: &str) -> Result<Self, ApiError> {
         let wrong = |problem: &str| ApiError::field(at, problem);
         let Value::Object(fields) = &schema else { return Err(wrong("must be an object")) };
         if fields.get("type").is_some_and(|kind| kind != "object") {
@@ -63,12 +63,17 @@ impl Schema {
         Self { schema: json!({ "type": "object" }), validator: None }
     }
 
+    /// Whether a document can be compared with it here.
+    pub(crate) fn is_checked(&self) -> bool {
+        self.validator.is_some()
+    }
+
     pub(in crate::server::dialect) fn value(&self) -> &Value {
         &self.schema
     }
 
     /// Where a document does not match; `None`: it does.
-    pub(super) fn problem(&self, document: &Value) -> Option<String> {
+    pub(crate) fn problem(&self, document: &Value) -> Option<String> {
         mismatch(self.validator.as_ref()?, document)
     }
 }

@@ -75,6 +75,32 @@ fn conversation() -> Vec<Value> {
     ]
 }
 
+/// As the CLI (2.1.197, 2.1.332) writes it.
+#[test]
+fn text_for_a_running_turn_is_shown() {
+    let queued = |uuid: &str, parent: &str, mode: &str| {
+        json!({ "parentUuid": parent, "isSidechain": false, "type": "attachment", "uuid": uuid,
+            "attachment": { "type": "queued_command", "prompt": "hurry up", "source_uuid": "s", "commandMode": mode },
+            "timestamp": "2026-11-29T03:44:54.258Z" })
+    };
+    let all = page(
+        &[
+            user("u1", None, "one"),
+            answer("a1", "u1", "m1", call("t1")),
+            result("r1", "a1", "t1"),
+            queued("q1", "r1", "prompt"),
+            queued("q2", "q1", "task-notification"),
+            answer("a2", "q2", "m2", text("done")),
+        ],
+        None,
+        100,
+    );
+    assert_eq!(ids(&all), ["u1", "a1", "r1", "q1", "a2"]);
+    let said = &all.messages[3];
+    assert_eq!((said.role, &said.blocks), (Role::User, &vec![text("hurry up")]));
+    assert!(said.time.is_some());
+}
+
 #[test]
 fn conversation_is_shown_without_internals() {
     let all = page(&conversation(), None, 100);

@@ -76,3 +76,24 @@ fn answer_to_a_stopping_child_is_late() {
     bench.act(Protocol::stop);
     assert_eq!(bench.answer("p"), (Err(PermissionError::Late), vec![]));
 }
+
+#[test]
+fn question_of_an_mcp_server_is_cancelled_in_time() {
+    let mut bench = Bench::busy();
+    assert_eq!(bench.line(&line::elicitation("e")), ["emit permissions 1", "keep"]);
+    let limit = bench.protocol.config.session.permission_timeout;
+    let seen = Observation { unread: true, ..Observation::default() };
+    assert_eq!(bench.observed_after(limit, false, seen), ["write cancel", "emit permissions 0"]);
+}
+
+#[test]
+fn question_of_an_mcp_server_for_nobody_is_cancelled() {
+    assert_eq!(Bench::serving().line(&line::elicitation("e")), ["write cancel"]);
+    for policy in [PermissionPolicy::Allow, PermissionPolicy::Deny] {
+        let mut config = config();
+        config.permissions.policy = policy;
+        let mut bench = Bench::serving_with(config);
+        bench.turn(1);
+        assert_eq!(bench.line(&line::elicitation("e")), ["write cancel"]);
+    }
+}
