@@ -21,10 +21,11 @@ pub(crate) use claude::{
     context_request, context_usage, control_response, credentials_file, cut, echo, encode_credentials,
     encode_first_turn, encode_turn, entries_after, handshake, home_cleanup, host_request, import, interrupt,
     is_judged, is_streamed, last_usage, launch_refusal, mcp_servers, message_edge, messages,
-    mirrors_conversation, permission_response, ping, restore, snapshot, steering_message, steering_record,
-    stored_credentials, task, terminal, text_delta, tmp_cleanup, tool_calls, tool_edge, tools_response,
-    transcript_end, transcript_gap, transcript_path, unsupported_response, variable_beside_oauth,
-    was_withdrawn, with_message_id, withdraw_message,
+    mirrors_conversation, permission_response, ping, reconnect_server, replace_servers, restore,
+    server_statuses, snapshot, steering_message, steering_record, stored_credentials, task, terminal,
+    text_delta, tmp_cleanup, tool_calls, tool_edge, tools_response, transcript_end, transcript_gap,
+    transcript_path, unconnected, unsupported_response, variable_beside_oauth, was_withdrawn,
+    with_message_id, withdraw_message,
 };
 #[cfg(feature = "broker")]
 pub(crate) use claude::{

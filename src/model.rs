@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 mod history;
 pub mod ids;
+mod mcp;
 mod permission;
 mod prompt;
 mod spoken;
@@ -14,6 +15,7 @@ mod steer;
 mod tools;
 
 pub use history::{Block, History, Message, Role};
+pub use mcp::{McpApplied, McpError, McpServerStatus};
 pub use permission::{Decision, PendingPermission, PermissionError, PermissionRequest, RequestKind};
 pub use prompt::{Prompt, PromptRefused};
 pub use spoken::{ContextCategory, ContextUsage, MessagePage, SpokenMessage};

@@ -27,9 +27,9 @@ pub use mcp::McpServers;
 #[cfg(feature = "server")]
 pub(crate) use mcp::Sender;
 pub use restrictions::Restrictions;
+pub(crate) use restrictions::SteerRights;
 #[cfg(feature = "server")]
 pub(crate) use stream::Interrupter;
-pub(crate) use restrictions::SteerRights;
 pub use stream::Turn;
 pub(crate) use trace::TurnTrace;
 

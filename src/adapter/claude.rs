@@ -37,6 +37,7 @@ pub(crate) use questions::permission_response;
 pub(crate) use read::{
     announced_model, cancelled_request, checkpoint, control_response, echo, host_request, task, text_delta,
 };
+pub(crate) use servers::{reconnect_server, replace_servers, server_statuses, unconnected};
 pub(crate) use steering::{steering_message, steering_record, tool_edge, was_withdrawn, withdraw_message};
 pub(crate) use terminal::terminal;
 #[cfg(feature = "server")]
@@ -73,6 +74,7 @@ mod questions;
 mod read;
 #[cfg(test)]
 mod recordings;
+mod servers;
 mod steering;
 mod tail;
 mod terminal;

@@ -69,7 +69,7 @@ impl Steering {
     }
 
     /// What the CLI can be given now: it reads it when the tools that run have ended. A text whose sender has gone is dropped.
-    pub(crate) fn to_send(&mut self) -> Vec<(String, Uuid)> {
+    pub(crate) fn take_sendable(&mut self) -> Vec<(String, Uuid)> {
         if self.tools == 0 {
             return Vec::new();
         }
@@ -175,7 +175,7 @@ mod tests {
     }
 
     fn sent(steering: &mut Steering) -> Vec<String> {
-        steering.to_send().into_iter().map(|(text, _)| text).collect()
+        steering.take_sendable().into_iter().map(|(text, _)| text).collect()
     }
 
     #[test]
@@ -203,7 +203,7 @@ mod tests {
         steering.note(ToolEdge::Result, || 0);
         steering.note(ToolEdge::Call, || 3);
         steering.answered(3, true, CliTurn::Runs);
-        assert_eq!(steering.to_send(), [("a".to_owned(), Uuid::from_u128(2))], "under another id");
+        assert_eq!(steering.take_sendable(), [("a".to_owned(), Uuid::from_u128(2))], "under another id");
         assert!(reply.try_recv().is_err());
         assert_eq!(steering.end(|| 4), [(Uuid::from_u128(2), 4)]);
         steering.answered(4, true, CliTurn::Over);

@@ -12,7 +12,7 @@ pub enum SteerError {
     /// No turn runs in the session that a client reads.
     #[error("no turn runs in this session; send the text as a message")]
     NoRunningTurn,
-    /// So many texts wait already that no further one is taken.
+    /// The maximum number of texts waits already.
     #[error("{most} texts wait for the running turn already; wait until it has read them")]
     TooMany {
         /// How many may wait.

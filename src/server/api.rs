@@ -4,6 +4,7 @@ mod conversation;
 pub(crate) mod error;
 pub(crate) mod events;
 pub(crate) mod health;
+mod mcp;
 pub(crate) mod models;
 mod openapi;
 mod permissions;

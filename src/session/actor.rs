@@ -10,6 +10,7 @@
 
 mod on_event;
 mod persist;
+mod servers;
 mod start;
 mod submit;
 mod switch;
@@ -30,7 +31,7 @@ use super::message::{SessionMessage, TurnSubmission};
 use super::state::{Effect, Input, Machine, SettingsHash};
 use super::store::{Record, SettingsRecord};
 use super::{import::First, registry::Entry, sessions::Sessions, shelf::Reserved, status::ActorView};
-use crate::child::{Answer, Job, KillReason, Steer};
+use crate::child::{Answer, AskServers, Job, KillReason, Steer};
 use crate::error::TurnError;
 use crate::model::ids::{SessionKey, TurnId};
 use crate::model::{PermissionError, SessionState, SteerError};
@@ -197,6 +198,13 @@ impl SessionActorState {
                     connection.ask_context(reply);
                 }
             }
+            SessionMessage::Servers(reply) => {
+                if let Some(connection) = self.connection(self.machine.generation()) {
+                    connection.ask_servers(AskServers::Status(reply));
+                }
+            }
+            SessionMessage::ReconnectServer(name, reply) => self.reconnect_server(name, reply),
+            SessionMessage::ChangeServers(change, reply) => drop(reply.send(self.change_servers(change))),
             SessionMessage::Switch { to, interrupt, reply } => self.switch(to, interrupt, reply),
             SessionMessage::Answer(answer) => self.answer(answer),
             SessionMessage::Steer(steer, rights) => self.steer(steer, &rights),

@@ -8,10 +8,10 @@ use tokio::time::Instant;
 use super::{attach::Attachment, child_events::LifecycleEvent, store::Record, store::SettingsRecord};
 use crate::child::{Answer, ChildEvent, Job, KillReason, Steer};
 use crate::error::TurnError;
-use crate::model::ContextUsage;
 use crate::model::ids::{Generation, TurnId};
+use crate::model::{ContextUsage, McpError, McpServerStatus};
 use crate::telemetry::metrics::EvictionReason;
-use crate::turn::SteerRights;
+use crate::turn::{McpServers, SteerRights};
 
 /// Message to a session's actor.
 #[derive(Debug)]
@@ -42,6 +42,12 @@ pub(crate) enum SessionMessage {
     Record(oneshot::Sender<Box<Record>>),
     /// What fills the context, by the CLI; dropped without one.
     Context(oneshot::Sender<ContextUsage>),
+    /// How the MCP servers of the child are connected; dropped without one.
+    Servers(oneshot::Sender<Vec<McpServerStatus>>),
+    /// Connect to an MCP server again.
+    ReconnectServer(String, oneshot::Sender<Result<(), McpError>>),
+    /// Other MCP servers.
+    ChangeServers(ChangeServers, oneshot::Sender<Result<Changed, McpError>>),
     /// Another conversation in the place of the session's own; `interrupt`: also while turns run or wait. Answered once it
     /// is on disk.
     Switch { to: Switch, interrupt: bool, reply: oneshot::Sender<Result<(), TurnError>> },
@@ -60,6 +66,20 @@ pub(crate) enum SessionMessage {
     /// Fail, to prove that nothing is lost by it.
     #[cfg(feature = "failpoints")]
     Panic,
+}
+
+/// A change of a session's MCP servers.
+#[derive(Debug, Clone)]
+pub(crate) enum ChangeServers {
+    Add(McpServers),
+    Remove(String),
+}
+
+/// A change of a session's MCP servers that was made.
+#[derive(Debug)]
+pub(crate) struct Changed {
+    /// Answered by the child that runs; none for the next one.
+    pub(crate) connected: Option<oneshot::Receiver<Result<(), McpError>>>,
 }
 
 /// A conversation that a session goes on with.

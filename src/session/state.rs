@@ -163,6 +163,11 @@ impl Machine {
         self.has_context = has_context;
     }
 
+    /// The child has other settings now, or the next one gets them.
+    pub(crate) fn set_settings(&mut self, settings_hash: SettingsHash) {
+        self.settings_hash = settings_hash;
+    }
+
     pub(crate) fn public_state(&self) -> SessionState {
         match self.phase {
             Phase::Dormant => SessionState::Dormant,

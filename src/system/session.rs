@@ -3,6 +3,7 @@
 #[cfg(feature = "server")]
 mod attach;
 mod context;
+mod servers;
 mod steer;
 mod submit;
 

@@ -65,6 +65,36 @@ impl McpServers {
         defined.chain(configured).collect()
     }
 
+    /// These and others, which take the place of those of the same name.
+    pub(crate) fn and(mut self, others: &Self) -> Self {
+        for name in others.names() {
+            self.remove(&name);
+        }
+        // Definitions of two kinds of callers: the one with fewer rights counts for all.
+        self.sender = match (self.sender.filter(|_| !self.defined.is_empty()), others.sender) {
+            (Some(Sender::Other), _) | (_, Some(Sender::Other)) => Some(Sender::Other),
+            (own, other) => own.or(other),
+        };
+        self.configured.extend(others.configured.iter().cloned());
+        self.defined.extend(others.defined.clone());
+        self
+    }
+
+    /// Takes one out; whether it was there.
+    pub(crate) fn remove(&mut self, name: &str) -> bool {
+        let was_configured = self.configured.remove(name);
+        self.defined.remove(name).is_some() || was_configured
+    }
+
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.configured.iter().chain(self.defined.keys()).cloned().collect()
+    }
+
+    /// Whether it is one of the configuration.
+    pub(crate) fn is_configured(&self, name: &str) -> bool {
+        self.configured.contains(name)
+    }
+
     /// Whether all of them are configured ones of these names.
     pub(crate) fn are_within(&self, names: &BTreeSet<String>) -> bool {
         self.defined.is_empty() && self.configured.is_subset(names)

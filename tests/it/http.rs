@@ -26,6 +26,7 @@ mod limits;
 mod log;
 mod many;
 mod mcp;
+mod mcp_live;
 mod operator;
 mod page;
 mod permissions;

@@ -9,8 +9,10 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
+use pilotlight::config::{Egress, PermissionPolicy};
+use pilotlight::model::{CallerTool, McpApplied, McpError};
 use pilotlight::turn::McpServers;
-use pilotlight::{Event, TurnError, TurnOptions};
+use pilotlight::{Config, Event, TurnError, TurnOptions};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -182,5 +184,61 @@ async fn nothing_in_a_definition_is_expanded() {
     let seen = lamp.seen.lock().unwrap().clone();
     let sent: Vec<_> = seen.iter().map(|seen| (seen.method.as_str(), seen.authorization.as_str())).collect();
     assert!(sent.iter().all(|(_, token)| *token == TOKEN), "something was expanded: {sent:?}");
+    system.end().await;
+}
+
+/// In the middle of a turn and without another child; the caller's own tools stay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_is_added_to_a_running_child() {
+    let Some(bench) = Bench::new().await else { return };
+    let lamp = McpServer::start(Duration::ZERO).await;
+    let url = lamp.url.clone();
+    let configured = move |config: &mut Config| {
+        config.permissions.policy = PermissionPolicy::Allow;
+        // Otherwise a server with an address needs another child.
+        config.isolation.egress = Some(Egress::Open);
+        let server = toml::from_str(&format!("url = \"{url}\"")).expect("a definition");
+        config.mcp.servers.insert("lamp".into(), server);
+    };
+    let system = bench.embed(configured).await;
+    let alice = system.alice();
+    let tool =
+        CallerTool::new("add", None, json!({ "type": "object" }).as_object().unwrap().clone()).unwrap();
+    let options = || {
+        let mut options = TurnOptions::default();
+        options.tools = vec![tool.clone()];
+        options
+    };
+    let turn = alice.send_with("[[say:a]][[hold:text]][[say:b]]", options()).await.expect("accepted");
+    bench.api.entered("text", 1).await;
+    let applied = alice.add_mcp_servers(McpServers::configured(["lamp"])).await;
+    assert_eq!(applied, Ok(McpApplied::Now), "during the turn");
+    bench.api.release("text");
+    assert!(turn.finish().await.is_ok());
+    let servers = alice.mcp_servers().await.expect("readable");
+    let [server] = &servers[..] else { panic!("{servers:?}") };
+    assert_eq!((server.name.as_str(), server.status.as_deref()), ("lamp", Some("connected")));
+    assert_eq!(server.tools, ["shine"]);
+    alice.reconnect_mcp_server("lamp").await.expect("it answers");
+    assert!(lamp.count("initialize") >= 2);
+    assert_eq!(alice.reconnect_mcp_server("none").await, Err(McpError::NotFound));
+
+    let turn = alice.send_with("[[tool:mcp__lamp__shine {}]]", options()).await.expect("accepted");
+    assert_eq!(turn.finish().await.text, "TOOLS:ok");
+    let called =
+        alice.send_with("[[tool:mcp__caller__add {}]]", options()).await.expect("accepted").finish().await;
+    assert_eq!(called.tool_calls.len(), 1, "{called:?}");
+    assert_eq!(alice.status().expect("in memory").generation, 1, "one child did all of it");
+
+    assert_eq!(alice.remove_mcp_server("lamp").await, Ok(McpApplied::Now));
+    assert!(alice.mcp_servers().await.expect("readable").is_empty());
+    alice.add_mcp_servers(McpServers::configured(["lamp"])).await.expect("added");
+    // The next child has it as well.
+    alice.evict().await.expect("stopped");
+    let servers = alice.mcp_servers().await.expect("readable");
+    assert_eq!((servers[0].name.as_str(), &servers[0].status), ("lamp", &None));
+    let calls = lamp.count("tools/call");
+    let turn = alice.send_with("[[tool:mcp__lamp__shine {}]]", options()).await.expect("accepted");
+    assert_eq!((turn.finish().await.text.as_str(), lamp.count("tools/call")), ("TOOLS:ok", calls + 1));
     system.end().await;
 }

@@ -65,6 +65,14 @@ impl Engine {
                 self.interrupt();
                 Reply::Done
             }
+            "mcp_reconnect" => {
+                let name = text("serverName").unwrap_or_default();
+                match self.workspace.servers.iter().find(|server| server.name == name) {
+                    Some(server) if server.status() != "failed" => Reply::Done,
+                    Some(_) => Reply::Error("Connection failed".into()),
+                    None => Reply::Error(format!("Server not found: {name}")),
+                }
+            }
             "set_max_thinking_tokens" => Reply::Done,
             "cancel_async_message" => {
                 let (id, before) = (text("message_uuid"), self.queue.len());

@@ -111,7 +111,8 @@ impl Workspace {
         self.servers = others;
         let removed = Vec::from_iter(given.iter().map(|server: &Server| server.name.clone()));
         given.iter().for_each(Server::leave);
-        for (name, config) in servers {
+        let is_of_host = |config: &Value| config.get("type").is_some_and(|kind| kind == "sdk");
+        for (name, config) in servers.iter().filter(|(_, config)| !is_of_host(config)) {
             let mut server = Server { is_given: true, ..Server::new(name.clone(), config.clone()) };
             server.start(&self.env);
             self.servers.push(server);

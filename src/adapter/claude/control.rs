@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::caller_tools::CALLER_SERVER;
+use super::servers::replace_servers;
 use crate::adapter::LaunchSettings;
 
 /// The request `initialize`. Its response is the first output of a child and costs no tokens. The system prompt applies to
@@ -30,13 +31,7 @@ pub(crate) fn handshake(request_id: &str, settings: &LaunchSettings) -> Vec<u8> 
 /// public. Its response comes when each server is connected or has failed; the CLI answers nothing else before. It also works with `--strict-mcp-config`. Some versions (2.1.197) expand `${VARIABLE}`
 /// in headers: callers must refuse it.
 pub(crate) fn mcp_servers(request_id: &str, settings: &LaunchSettings) -> Vec<u8> {
-    let mut servers = settings.mcp_servers.clone();
-    if !settings.caller_tools.is_empty() {
-        // The CLI drops every server that the request does not name.
-        servers.insert(CALLER_SERVER.to_owned(), json!({"type": "sdk", "name": CALLER_SERVER}));
-    }
-    let request = json!({"subtype": "mcp_set_servers", "servers": servers});
-    line(&json!({"type": "control_request", "request_id": request_id, "request": request}))
+    replace_servers(request_id, &settings.mcp_servers, !settings.caller_tools.is_empty())
 }
 
 /// Control request that interrupts the running turn.

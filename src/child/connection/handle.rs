@@ -13,6 +13,7 @@ use crate::child::connection::handoff::Shared;
 use crate::child::exit::KillReason;
 use crate::child::permissions::Answer;
 use crate::child::running_turn::Job;
+use crate::child::servers::AskServers;
 use crate::child::steering::Steer;
 use crate::model::{ContextUsage, ids::TurnId};
 use crate::turn::{Pulled, Source};
@@ -68,6 +69,11 @@ impl ConnectionHandle {
     /// Asks the CLI what fills the context. The question is dropped if the child cannot be asked.
     pub(crate) fn ask_context(&self, reply: oneshot::Sender<ContextUsage>) {
         self.order(|protocol, _| protocol.ask_context(reply));
+    }
+
+    /// Asks the CLI about its MCP servers, or replaces them.
+    pub(crate) fn ask_servers(&self, ask: AskServers) {
+        self.order(|protocol, now| protocol.ask_servers(ask, now));
     }
 
     /// Puts a text into the running turn.

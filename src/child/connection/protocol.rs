@@ -8,6 +8,7 @@ mod calls;
 mod deadlines;
 mod hibernation;
 mod lines;
+mod servers;
 mod spending;
 mod steering;
 mod stop;
@@ -25,6 +26,7 @@ use tokio::time::Instant;
 
 pub(super) use deadlines::{ABSENT, Observation};
 use hibernation::Hibernation;
+use lines::CONNECT_TRIES;
 pub(super) use lines::Fate;
 pub(super) use spending::Spending;
 use steering::Unsettled;
@@ -149,6 +151,8 @@ pub(super) struct Protocol {
     hibernation: Hibernation,
     /// Who waits for the use of the context, by the request.
     context_asked: Vec<(String, oneshot::Sender<ContextUsage>)>,
+    /// Requests about MCP servers.
+    servers_asked: Vec<servers::Asked>,
     requests_sent: u64,
     /// What the journal keeps of the running turn.
     pub(super) journal: Lines,
@@ -221,6 +225,7 @@ impl Protocol {
             spending: Spending::new(model),
             hibernation: Hibernation::new(session.hibernate_after, started),
             context_asked: Vec::new(),
+            servers_asked: Vec::new(),
             requests_sent: 0,
             journal: Lines::new(config.session.journal != JournalMode::Off),
             leaves: false,

@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{conversation, permissions, steer, workspace, workspace_file};
+use super::{conversation, mcp, permissions, steer, workspace, workspace_file};
 use crate::error::TurnError;
 use crate::model::ids::{MAX_NAME_BYTES, SessionKey, UserId};
 use crate::server::api::error::ApiError;
@@ -43,6 +43,7 @@ pub(crate) fn routes() -> Router<Arc<App>> {
         .route("/v1/workspace", get(workspace::look).delete(workspace::delete))
         .merge(workspace_file::routes())
         .merge(conversation::routes())
+        .merge(mcp::routes())
 }
 
 /// A session as JSON. Durations are in seconds, times in seconds since 1970.

@@ -189,7 +189,7 @@ impl Session {
     }
 
     /// The session's conversation; `None` if there is no such session.
-    async fn known_conversation(&self) -> Result<Option<Known>, TurnError> {
+    pub(super) async fn known_conversation(&self) -> Result<Option<Known>, TurnError> {
         if let Some(entry) = self.entry()
             && let Some(record) = self.ask(SessionMessage::Record, false, ACTOR_ANSWERS_WITHIN).await?
         {

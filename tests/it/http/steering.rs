@@ -26,7 +26,7 @@ async fn began(site: &Site) {
 
 /// It belongs to the turn that runs, and the next one is its caller's own.
 #[tokio::test(flavor = "multi_thread")]
-async fn text_goes_into_the_running_turn() {
+async fn trap_25_text_goes_into_the_running_turn() {
     let place = place();
     let (_program, site) = Program::ready(&place, CONFIG).await;
     let turn = site.turn("alice", TOOL);

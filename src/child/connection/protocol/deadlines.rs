@@ -84,6 +84,7 @@ impl Protocol {
 
     fn watch_turn(&mut self, now: Instant, seen: Observation) {
         let is_killed = self.is_killed();
+        let connects_servers = self.connects_servers(now);
         let Some(running) = &mut self.running else { return };
         if running.deadline <= now && running.job.sender.is_some() {
             let limit = self.config.session.turn_timeout;
@@ -95,8 +96,8 @@ impl Protocol {
         if running.interrupted_until.is_some_and(|until| until <= now) && self.phase == Phase::Serving {
             return self.interrupt_again(now, seen.reader_is_slow);
         }
-        if seen.reader_is_slow || seen.unread {
-            // The reader is silent, not the child.
+        if seen.reader_is_slow || seen.unread || connects_servers {
+            // The reader is silent, not the child; or the child answers no ping while it connects to servers.
             return running.watchdog.sign_of_life(now);
         }
         match running.watchdog.advice(now, running.vitals, seen.vitals) {

@@ -13,7 +13,7 @@ use crate::error::{Loss, TurnError};
 use crate::telemetry::metrics::{ModelClass, ProtocolError, Stream};
 
 /// The CLI tries some transports one after the other, each for the time that a server has to connect.
-const CONNECT_TRIES: u32 = 2;
+pub(super) const CONNECT_TRIES: u32 = 2;
 
 /// Time for a child that closed its output to exit.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
@@ -88,6 +88,7 @@ impl Protocol {
             LineKind::ControlResponse => {
                 let answer = adapter::control_response(line)?;
                 self.report_context(&answer, line);
+                self.report_servers(&answer, line);
                 self.withdrawn(&answer.request_id, line, now);
                 self.answered(&answer, now);
                 return Some(Fate::Drop);

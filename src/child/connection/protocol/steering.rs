@@ -61,7 +61,7 @@ impl Protocol {
         if !self.says_when_it_rests || self.is_withheld() {
             return;
         }
-        for (text, id) in self.steering.to_send() {
+        for (text, id) in self.steering.take_sendable() {
             self.write(adapter::steering_message(&text, &id.to_string()));
         }
     }
