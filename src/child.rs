@@ -33,7 +33,7 @@ mod waiting;
 mod watchdog;
 
 pub(crate) use cgroup::{CgroupBase, GroupLimits, Groups, Held, LimitBase};
-pub(crate) use connection::{ChildContext, ConnectionHandle, RawClient, run_raw};
+pub(crate) use connection::{ChildContext, ConnectionHandle, RawClient, RawStops, run_raw};
 #[cfg(feature = "server")]
 pub(crate) use connection::{LINES_IN_FLIGHT, RawInput, RawOutput};
 pub(crate) use event::{ChildEvent, OnChildEvent};

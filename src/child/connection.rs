@@ -49,7 +49,7 @@ pub(in crate::child) use protocol::Signal;
 use protocol::{Action, Ending, Measurement, Observation, Protocol};
 #[cfg(feature = "server")]
 pub(crate) use raw::{LINES_IN_FLIGHT, RawInput, RawOutput};
-pub(crate) use raw::{RawClient, run as run_raw};
+pub(crate) use raw::{RawClient, RawStops, run as run_raw};
 
 use super::event::OnChildEvent;
 use super::exit::{ChildExit, Exit, ExitCause, KillReason, OomKills};

@@ -29,7 +29,7 @@ use super::user_id;
 use crate::adapter::LaunchRefusal;
 use crate::admission::StartPermit;
 use crate::child::{
-    ChildContext, ChildExit, ChildTask, ConnectionHandle, Contained, Sweep, UNKILLABLE, run_raw,
+    ChildContext, ChildExit, ChildTask, ConnectionHandle, Contained, RawStops, Sweep, UNKILLABLE, run_raw,
 };
 use crate::error::{StartFailure, TurnError};
 use crate::installation::versions::{Chosen, UNJUDGED};
@@ -378,7 +378,7 @@ async fn serve(
     if let Some(shim) = shim {
         mailbox.send(LifecycleEvent::Started(Started { pid, shim }, running.handle()));
     }
-    let exit = running.run(stop.clone()).await;
+    let exit = running.run(stop.clone(), plan.sessions.draining.clone()).await;
     journaling::close(plan);
     record_stop(plan, &exit);
     match exit.refusal {
@@ -415,11 +415,13 @@ impl Running {
         }
     }
 
-    async fn run(self, stop: CancellationToken) -> ChildExit {
+    /// `after_turn`: a client gets the end of its turn, and no other.
+    async fn run(self, stop: CancellationToken, after_turn: CancellationToken) -> ChildExit {
         match self {
             Self::Session(task) => task.run(stop).await,
             Self::Client(context, child, model, attachment) => {
-                Box::pin(run_raw(*context, child, model, move || attachment.take(), stop)).await
+                let stops = RawStops { now: stop, after_turn };
+                Box::pin(run_raw(*context, child, model, move || attachment.take(), stops)).await
             }
         }
     }

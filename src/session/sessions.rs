@@ -1,9 +1,12 @@
 //! What all sessions of one system share, above the environment of a single child.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+#[cfg(feature = "failpoints")]
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -50,7 +53,8 @@ pub(crate) struct Sessions {
     /// One token per turn that has no outcome yet.
     pub(crate) open_turns: TaskTracker,
     turns: AtomicU64,
-    draining: AtomicBool,
+    /// Cancelled once no new turns are taken.
+    pub(super) draining: CancellationToken,
     /// The next start fails for want of file descriptors.
     #[cfg(feature = "failpoints")]
     pub(crate) fails_start: AtomicBool,
@@ -76,7 +80,7 @@ impl Sessions {
             counts: Semaphore::new(quota::COUNTS),
             open_turns: TaskTracker::new(),
             turns: AtomicU64::new(0),
-            draining: AtomicBool::new(false),
+            draining: CancellationToken::new(),
             #[cfg(feature = "failpoints")]
             fails_start: AtomicBool::new(false),
             env,
@@ -88,11 +92,11 @@ impl Sessions {
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        self.draining.is_cancelled()
     }
 
     /// Refuses new turns from now on.
     pub(crate) fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.draining.cancel();
     }
 }

@@ -46,6 +46,14 @@ pub(crate) struct RawClient {
     pub(crate) idle_timeout: Duration,
 }
 
+/// When the server ends the connection.
+#[derive(Debug, Clone)]
+pub(crate) struct RawStops {
+    pub(crate) now: CancellationToken,
+    /// With the client's turn, if one runs.
+    pub(crate) after_turn: CancellationToken,
+}
+
 /// Input of a client.
 pub(crate) enum RawInput {
     /// A line without its line end.
@@ -81,9 +89,9 @@ pub(crate) async fn run(
     child: Box<Contained>,
     model: Option<String>,
     take: impl FnOnce() -> Option<RawClient> + Send,
-    stop: CancellationToken,
+    stops: RawStops,
 ) -> ChildExit {
-    let child = match open(&context, child, &stop).await {
+    let child = match open(&context, child, &stops.now).await {
         Ok(child) => child,
         Err(exit) => return *exit,
     };
@@ -99,6 +107,7 @@ pub(crate) async fn run(
         spending: Spending::new(model),
         checkpoint: None,
         busy: false,
+        leaves: false,
         phase: Phase::Open,
         until: Instant::now(),
         stop_began: None,
@@ -107,13 +116,13 @@ pub(crate) async fn run(
         context,
     };
     match take() {
-        Some(client) => Box::pin(relay.relay(client, shim, stderr, &oom_kills, stop)).await,
+        Some(client) => Box::pin(relay.relay(client, shim, stderr, &oom_kills, stops)).await,
         None => {
             // It is gone, and the child of no use.
             let (_input, input) = mpsc::channel(1);
             let (output, _) = mpsc::channel(1);
             let client = RawClient { gate: Gate::closed(), input, output, idle_timeout: Duration::ZERO };
-            Box::pin(relay.relay(client, shim, stderr, &oom_kills, stop)).await
+            Box::pin(relay.relay(client, shim, stderr, &oom_kills, stops)).await
         }
     }
 }
@@ -157,6 +166,8 @@ struct Relay {
     checkpoint: Option<String>,
     /// A turn runs.
     busy: bool,
+    /// The connection ends with the turn.
+    leaves: bool,
     phase: Phase,
     /// The deadline of the phase.
     until: Instant,

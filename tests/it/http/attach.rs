@@ -102,6 +102,33 @@ async fn killed_server_ends_the_client() {
     assert!(errors.contains("no server answers"), "{errors}");
 }
 
+/// The shutdown waits for no client that does nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_server_ends_clients_with_their_turns() {
+    let place = place();
+    let config = format!("drain_timeout = \"10m\"\n{ATTACH}[permissions]\npolicy = \"allow\"\n");
+    let (mut program, site) = Program::ready(&place, &config).await;
+    let mut idle = Attached::start(&place, "alice", &[], &[]);
+    assert_eq!(idle.turn("[[say:one]]").await["result"], "one");
+    let mut busy = Attached::start(&place, "bob", &[], &[]);
+    let ready = place.path().join("ready");
+    busy.say(&format!(
+        "[[tool:Bash {{\"command\":\"until test -e {}; do sleep 0.01; done\"}}]]",
+        ready.display()
+    ))
+    .await;
+    busy.until("a line", |line| line["type"] == "system").await;
+    drop(site);
+    program.signal(Signal::TERM);
+    let (code, errors) = idle.end().await;
+    assert!(code == 1 && errors.contains("the server is stopping"), "{code} {errors}");
+    std::fs::write(ready, "").unwrap();
+    busy.until("the end of its turn", |line| line["type"] == "result").await;
+    let (code, errors) = busy.end().await;
+    assert!(code == 1 && errors.contains("the server is stopping"), "{code} {errors}");
+    assert_eq!(program.code().await, Some(0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn policy_holds_for_flags_and_requests() {
     let place = place();

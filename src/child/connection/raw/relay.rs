@@ -7,10 +7,9 @@ use bytes::Bytes;
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::seen::Seen;
-use super::{LINES_IN_FLIGHT, Phase, RawClient, RawInput, RawOutput, Relay};
+use super::{LINES_IN_FLIGHT, Phase, RawClient, RawInput, RawOutput, RawStops, Relay};
 use crate::adapter::{self, FromChild, FromClient, Gate};
 use crate::child::connection::pipes::{PipeIo, Read};
 use crate::child::event::ChildEvent;
@@ -34,7 +33,7 @@ impl Relay {
         mut shim: ShimHandle,
         stderr: pipe::Receiver,
         oom_kills: &OomKills,
-        stop: CancellationToken,
+        stops: RawStops,
     ) -> ChildExit {
         let RawClient { mut gate, mut input, output, idle_timeout } = client;
         let mut tail = Tail::new(self.context.config.session.stderr_tail, self.context.secrets.clone());
@@ -61,6 +60,7 @@ impl Relay {
                     if read == Some(Read::Bytes) {
                         self.take_lines(&gate);
                         self.moved(idle_timeout);
+                        self.leave_if_idle();
                     }
                     if read == Some(Read::End) {
                         self.pipes.end_output();
@@ -71,8 +71,12 @@ impl Relay {
                     self.moved(idle_timeout);
                 }
                 () = output.closed(), if matches!(self.phase, Phase::Open | Phase::Ended) => self.stop(None),
-                () = stop.cancelled(), if self.stop_began.is_none() => {
+                () = stops.now.cancelled(), if self.stop_began.is_none() => {
                     self.stop(Some("the server ended the session's child"));
+                }
+                () = stops.after_turn.cancelled(), if !self.leaves => {
+                    self.leaves = true;
+                    self.leave_if_idle();
                 }
                 open = read_stderr(&mut tail, stderr.as_mut()), if stderr.is_some() => {
                     if !open {

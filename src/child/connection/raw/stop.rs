@@ -28,6 +28,13 @@ impl Relay {
         }
     }
 
+    /// Ends the connection if it is to end with a turn, and none runs.
+    pub(super) fn leave_if_idle(&mut self) {
+        if self.leaves && !self.busy && self.phase == Phase::Open {
+            self.stop(Some("the server is stopping"));
+        }
+    }
+
     pub(super) fn close_input(&mut self) {
         self.pipes.close_input().ok();
         self.enter(Phase::InputClosed, self.context.config.session.stop_eof);
