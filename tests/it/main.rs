@@ -22,6 +22,7 @@ mod faults;
 mod harness;
 mod http;
 mod isolation;
+mod operate;
 mod page;
 mod readme;
 mod security;

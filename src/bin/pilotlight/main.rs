@@ -2,25 +2,29 @@
 //!
 //! Exit codes: 0 success, 1 failure while running, 2 invalid arguments or configuration.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod args;
 mod attach;
 mod backup;
 mod check;
 mod demo;
+mod doctor;
 #[cfg_attr(not(feature = "otel"), path = "otel_disabled.rs")]
 mod export;
 mod init;
 mod keys;
+mod operate;
 mod serve;
 mod signals;
 mod temp_dir;
 mod user;
 
 use args::Options;
+use operate::Verb;
 
 /// Keeps one warm, supervised, resumable CLI process per user.
 #[derive(Parser)]
@@ -59,6 +63,27 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<std::ffi::OsString>,
     },
+    /// List the sessions of a running server
+    Sessions(operate::SessionsOptions),
+    /// Show a session of a running server, with what its tools wait for
+    Session(operate::SessionOptions),
+    /// Print the events of a running server as they occur
+    Tail(operate::TailOptions),
+    /// Stop the child of a session; the next message resumes the conversation
+    Evict(operate::SessionOptions),
+    /// Start the child of a session ahead of its next message
+    Warm(operate::SessionOptions),
+    /// End the running turn of a session
+    Interrupt(operate::SessionOptions),
+    /// Show the cost and tokens of a user per day
+    Usage(operate::UsageOptions),
+    /// Say what is wrong with this host, the configuration or the running server, and what to do
+    Doctor(doctor::DoctorOptions),
+    /// Print the completions of a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
     /// Check the configuration and start its CLI once, without spending tokens
     Check(Options),
     /// Run the simulated CLI (`pilotlight sim --help` lists its arguments)
@@ -89,6 +114,21 @@ fn main() -> ExitCode {
         Command::User(options) => user::run(&options),
         Command::Backup(options) => backup::back_up(&options),
         Command::Restore(options) => backup::restore(&options),
+        Command::Sessions(options) => operate::sessions(&options),
+        Command::Session(options) => operate::session(&options, Verb::Show),
+        Command::Tail(options) => operate::tail(&options),
+        Command::Evict(options) => operate::session(&options, Verb::Evict),
+        Command::Warm(options) => operate::session(&options, Verb::Warm),
+        Command::Interrupt(options) => operate::session(&options, Verb::Interrupt),
+        Command::Usage(options) => operate::usage(&options),
+        Command::Doctor(options) => doctor::run(&options),
+        Command::Completions { shell } => {
+            let mut scripts = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "pilotlight", &mut scripts);
+            // A closed standard output leaves nothing to print to.
+            std::io::stdout().write_all(&scripts).ok();
+            ExitCode::SUCCESS
+        }
         Command::Attach { arguments } => attach::run(arguments.into_iter()),
         Command::Check(options) => check::run(&options),
         Command::Sim { arguments } => pilotlight_sim::main(arguments.into_iter()),

@@ -223,7 +223,14 @@ async fn warm(
 ) -> Result<Json<SessionView>, ApiError> {
     app.refuse_when_draining()?;
     addressable(&name)?;
-    let user = query.owner()?;
+    let user = if query.caller.is_operator() {
+        let user = query.subject()?;
+        // An admin has no sessions, and begins none.
+        existing(&app, &user, &name).await?;
+        user
+    } else {
+        query.owner()?
+    };
     app.count_new_user(&query.caller, &user).await?;
     // A start costs as much as a turn, so it takes a turn permit.
     let _permit = app.turn_permit(&user, &query.caller)?;

@@ -115,6 +115,11 @@ impl Caller {
         }
     }
 
+    /// Whether the caller has a key of the role admin.
+    pub(crate) fn is_operator(&self) -> bool {
+        matches!(self.key().map(|key| key.role()), Some(Role::Admin))
+    }
+
     /// Whether the caller may see the sessions of `user`.
     pub(crate) fn sees(&self, user: &UserId) -> bool {
         self.is_admin() || self.owner(None).is_ok_and(|own| own == *user)
