@@ -12,6 +12,13 @@ pub fn shim() -> PathBuf {
     program("pilotlight-shim")
 }
 
+/// Copies a program that is executed afterwards. By another process: this one forks all the time for other tests, and a fork
+/// that holds the copy open for writing, if only for a moment, makes its execution fail (ETXTBSY).
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let copied = std::process::Command::new("cp").arg(from.as_ref()).arg(to.as_ref()).status();
+    assert!(copied.expect("cp runs").success(), "{} is copied", from.as_ref().display());
+}
+
 /// Root directory of the repository.
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("this file is two folders below the root")

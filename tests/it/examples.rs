@@ -11,6 +11,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::common::built::copy_program;
 use crate::common::installed::missing;
 use crate::common::process::{Process, all};
 
@@ -74,7 +75,7 @@ async fn the_snippet_of_the_readme() {
     // What is found in PATH as `claude` is the simulation.
     let (claude, sim) = (path.path().join("claude"), path.path().join("sim"));
     // Beside it, where its children may execute it.
-    std::fs::copy(env!("CARGO_BIN_EXE_pilotlight"), &sim).unwrap();
+    copy_program(env!("CARGO_BIN_EXE_pilotlight"), &sim);
     std::fs::write(&claude, format!("#!/bin/sh\nexec '{}' sim \"$@\"\n", sim.display())).unwrap();
     std::fs::set_permissions(&claude, std::fs::Permissions::from_mode(0o755)).unwrap();
     let paths = std::env::var("PATH").unwrap_or_default();

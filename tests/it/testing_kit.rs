@@ -7,6 +7,8 @@ use pilotlight::turn::Status;
 use pilotlight::{Config, Outcome, Pilotlight, Session, TurnError, TurnOptions};
 use serde_json::json;
 
+use crate::common::built::copy_program;
+
 const GRACE: Duration = Duration::from_secs(10);
 
 async fn started(config: Config) -> Pilotlight {
@@ -171,7 +173,7 @@ fn example_of_the_module_is_a_test_here() {
 async fn test_program_is_its_own_shim() {
     let directory = tempfile::tempdir().unwrap();
     let copy = directory.path().join("it");
-    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    copy_program(std::env::current_exe().unwrap(), &copy);
     let mut run = tokio::process::Command::new(&copy);
     run.args(["--exact", "testing_kit::rules_answer_in_order_and_are_used_up"]).kill_on_drop(true);
     let output = tokio::time::timeout(Duration::from_secs(60), run.output()).await.unwrap().unwrap();

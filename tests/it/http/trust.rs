@@ -19,7 +19,7 @@ async fn trust_cli_writable_by_others_is_warned_of() {
     let (link, cli) = (bin.join("claude"), target.join("cli"));
     // Beside it, where its children may execute it.
     let sim = target.join("sim");
-    std::fs::copy(env!("CARGO_BIN_EXE_pilotlight"), &sim).unwrap();
+    crate::common::built::copy_program(env!("CARGO_BIN_EXE_pilotlight"), &sim);
     std::fs::write(&cli, format!("#!/bin/sh\nexec '{}' sim \"$@\"\n", sim.display())).unwrap();
     mode(&cli, 0o755);
     std::os::unix::fs::symlink(&cli, &link).unwrap();

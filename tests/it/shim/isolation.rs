@@ -81,7 +81,7 @@ impl Fixture {
             fs::write(&file, "text").unwrap();
             fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
         }
-        fs::copy("/bin/true", others.join("program")).unwrap();
+        crate::common::built::copy_program("/bin/true", others.join("program"));
         fs::set_permissions(others.join("program"), fs::Permissions::from_mode(0o777)).unwrap();
         let socket = others.join("socket");
         let named = std::os::unix::net::UnixListener::bind(&socket).unwrap();

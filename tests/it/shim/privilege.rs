@@ -111,7 +111,7 @@ fn privilege_set_uid_program_gains_nothing() {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = dir.path().join("cat");
-    fs::copy("/bin/cat", &program).unwrap();
+    crate::common::built::copy_program("/bin/cat", &program);
     fs::set_permissions(&program, fs::Permissions::from_mode(0o6755)).unwrap();
     let program = program.to_str().unwrap();
     for (origin, _) in origins() {
