@@ -1,5 +1,6 @@
 //! The commands of an operator against a running server, and the doctor.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -67,6 +68,26 @@ async fn sessions_are_listed_shown_and_stopped() {
     assert!(events.contains("  default  evicted") && !events.contains("alice"), "{events}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn output_that_cannot_be_printed_ends_the_command() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "").await;
+    site.turn("alice", "hello").await.text();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let (reader, gone) = std::io::pipe().unwrap();
+    drop(reader);
+    for (out, expected) in [(Stdio::from(full), 1), (Stdio::from(gone), 0)] {
+        let mut command = Command::new(built::pilotlight());
+        command.args(["tail", "--server", &site.http]).stdout(out).stderr(Stdio::null()).kill_on_drop(true);
+        let status = timeout(ENDS_WITHIN, command.status()).await.expect("it ends in time").unwrap();
+        assert_eq!(status.code(), Some(expected));
+    }
+    for name in ["", ".", ".."] {
+        let (code, _, error) = at(&site, &["evict", "--user", "alice", name]).await;
+        assert!(code == Some(2) && error.contains("not named so"), "{name:?}: {error}");
+    }
+}
+
 /// Names are text of strangers.
 #[tokio::test(flavor = "multi_thread")]
 async fn names_cannot_drive_the_terminal() {
@@ -93,6 +114,7 @@ async fn server_with_keys_needs_that_of_an_admin() {
     let write = |name: &str, key: &str| {
         let file = place.path().join(name);
         std::fs::write(&file, format!("{key}\n")).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
         file.display().to_string()
     };
     let (of_admin, of_alice) = (write("admin", &admin), write("alice", &alice));

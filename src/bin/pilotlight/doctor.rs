@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 use pilotlight::config::Rung;
 use pilotlight::probe::{Probed, doubts, probe, version};
-use pilotlight::server::{exposure, keys};
+use pilotlight::server::{attach, exposure, keys, webhooks};
 use pilotlight::{Config, RungState};
 use serde_json::{Value, json};
 
@@ -72,6 +72,19 @@ fn configured(config: &Config) -> Vec<Finding> {
         let text = format!("other users can change the CLI: {doubt}");
         Finding::problem("cli", text, "take away their right to write there, or install the CLI elsewhere")
     }));
+    match webhooks::check(config) {
+        Ok(0) => {}
+        Ok(endpoints) => findings.push(Finding::good("webhooks", format!("{endpoints} endpoints"))),
+        Err(error) => {
+            let remedy = "the server does not start without it: correct the file that is named";
+            findings.push(Finding::problem("webhooks", error.to_string(), remedy));
+        }
+    }
+    let (text, problem) = attach::state(config);
+    findings.push(match problem {
+        None => Finding::good("attach", text),
+        Some(problem) => Finding::warning("attach", problem, "see docs/attach.md; other clients are served"),
+    });
     let Some(file) = config.auth.keys_file.as_deref() else { return findings };
     findings.push(match keys::list(file) {
         Ok(entries) => Finding::good("keys", format!("{} keys", entries.len())),

@@ -3,7 +3,9 @@
 //! All of them use the HTTP interface of the public listener as an admin: without keys the server trusts this machine, with
 //! keys a file holds the admin's.
 
-use std::path::PathBuf;
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
@@ -123,6 +125,10 @@ fn sort(sessions: &mut [Value], by: Sort) {
 }
 
 pub(crate) fn session(options: &SessionOptions, verb: Verb) -> ExitCode {
+    if matches!(options.name.as_str(), "" | "." | "..") {
+        // Clients resolve them in a path, also when they are encoded.
+        return complain("a session is not named so; `pilotlight sessions` lists them", MISUSED);
+    }
     with_server(&options.server, async |server| {
         let path = format!("/v1/sessions/{}", server::encode(&options.name));
         let user = [("user", options.user.as_str())];
@@ -185,8 +191,17 @@ fn with_server(options: &ServerOptions, work: impl AsyncFnOnce(Server) -> Result
     })
 }
 
-/// Key of an admin, in a file that only its owner may read.
-pub(crate) fn read_key(file: &PathBuf) -> Result<String, Problem> {
-    let key = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+/// Longest file of a key.
+const MAX_KEY: u64 = 4096;
+
+/// Key of an admin, in a file that others cannot read.
+pub(crate) fn read_key(file: &Path) -> Result<String, Problem> {
+    let failed = |error: std::io::Error| format!("{}: {error}", file.display());
+    let opened = std::fs::File::open(file).map_err(failed)?;
+    if opened.metadata().map_err(failed)?.permissions().mode() & 0o007 != 0 {
+        return Err(format!("{}: others can read or change this file; chmod 600 it", file.display()));
+    }
+    let mut key = String::new();
+    opened.take(MAX_KEY).read_to_string(&mut key).map_err(failed)?;
     Ok(key.trim().to_owned())
 }

@@ -71,9 +71,9 @@ impl ConnectionHandle {
         self.order(|protocol, _| protocol.ask_context(reply));
     }
 
-    /// Asks the CLI about its MCP servers, or replaces them.
-    pub(crate) fn ask_servers(&self, ask: AskServers) {
-        self.order(|protocol, now| protocol.ask_servers(ask, now));
+    /// Asks the CLI about its MCP servers, or replaces them. Returns whether it was asked.
+    pub(crate) fn ask_servers(&self, ask: AskServers) -> bool {
+        self.order(|protocol, now| protocol.ask_servers(ask, now)).unwrap_or(false)
     }
 
     /// Puts a text into the running turn.

@@ -52,6 +52,9 @@ fn view(server: &McpServerStatus) -> Value {
     json!({ "name": server.name, "status": server.status, "error": server.error, "tools": server.tools })
 }
 
+/// Longest definition: a session keeps those of all its servers in memory, and writes them with each change.
+const MAX_DEFINITION: usize = 16 << 10;
+
 /// Adds a configured server by its name, or a definition, by the rules of a turn.
 async fn add(
     State(app): State<Arc<App>>,
@@ -63,9 +66,16 @@ async fn add(
     app.refuse_when_draining()?;
     let user = query.owner()?;
     let received = app.bodies.receive(&query.caller, request.into_body()).await?;
+    if received.bytes.len() > MAX_DEFINITION {
+        let message = format!("a definition of an MCP server has at most {MAX_DEFINITION} bytes");
+        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "mcp_server_too_large", message));
+    }
+    let requested =
+        server_name(names).and_then(|server| requested(&server, &received.bytes).map(|it| (server, it)));
+    // A server may take long to connect: the memory of the body is for others.
+    drop(received);
     let added = async {
-        let server = server_name(names)?;
-        let requested = requested(&server, &received.bytes)?;
+        let (server, requested) = requested?;
         let mcp = &app.pilot.config().mcp;
         let servers = choose(Some(requested), &HeaderMap::new(), &query.caller, mcp)?.unwrap_or_default();
         let (session, _) = existing(&app, &user, &name).await?;

@@ -35,8 +35,11 @@ pub(crate) async fn steer(
     app.refuse_when_draining()?;
     let user = query.owner()?;
     let received = app.bodies.receive(&query.caller, request.into_body()).await?;
+    let body: Result<SteerBody, ApiError> = parsed(&received.bytes);
+    // The turn may take long: the memory of the body is for others.
+    drop(received);
     let steered = async {
-        let SteerBody { text } = parsed(&received.bytes)?;
+        let SteerBody { text } = body?;
         let (session, _) = existing(&app, &user, &name).await?;
         let rights = steer_rights(query.caller.limits());
         let taken = session.steer_with(text, rights).await.map_err(refused)?;

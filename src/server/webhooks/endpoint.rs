@@ -40,6 +40,7 @@ impl Endpoint {
         mut schedule: Schedule<Queued>,
         stopping: CancellationToken,
     ) {
+        let mut until = None;
         loop {
             let due = schedule.due();
             let next = async {
@@ -63,7 +64,8 @@ impl Endpoint {
                             attempt = &mut attempt => attempt,
                             // One that has begun may end: aborted, it would come twice.
                             () = stopping.cancelled() => {
-                                timeout(FINISH_TIMEOUT, attempt).await.unwrap_or(Attempt::TimedOut)
+                                let end = *until.get_or_insert_with(|| Instant::now() + FINISH_TIMEOUT);
+                                timeout_at(end, attempt).await.unwrap_or(Attempt::TimedOut)
                             }
                         }
                     };
@@ -74,12 +76,12 @@ impl Endpoint {
         while let Ok(message) = queue.try_recv() {
             schedule.add(message, Instant::now());
         }
-        self.finish(schedule).await;
+        let until = until.unwrap_or_else(|| Instant::now() + FINISH_TIMEOUT);
+        self.finish(schedule, until).await;
     }
 
     /// A last attempt for each message, in order, within a time.
-    async fn finish(mut self, mut schedule: Schedule<Queued>) {
-        let until = Instant::now() + FINISH_TIMEOUT;
+    async fn finish(mut self, mut schedule: Schedule<Queued>, until: Instant) {
         let mut dropped = 0_u64;
         while let Some(waiting) = schedule.take() {
             let attempt = timeout_at(until, self.attempt(&waiting.message.message)).await;

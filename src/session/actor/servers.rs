@@ -18,7 +18,10 @@ impl SessionActorState {
         let has_it = self.record.settings.mcp_servers.as_ref().is_some_and(|servers| servers.has(&name));
         match self.connection(self.machine.generation()) {
             _ if !has_it => drop(reply.send(Err(McpError::NotFound))),
-            Some(connection) => connection.ask_servers(AskServers::Reconnect(name, reply)),
+            Some(connection) => {
+                // Where it cannot be asked, the reply is dropped.
+                connection.ask_servers(AskServers::Reconnect(name, reply));
+            }
             None => drop(reply.send(Err(McpError::NotRunning))),
         }
     }
@@ -44,7 +47,11 @@ impl SessionActorState {
         }
         let state = self.machine.public_state();
         let is_attached = self.child.as_ref().is_some_and(|child| child.attached.is_some());
-        if is_attached || matches!(state, SessionState::Starting | SessionState::Stopping) {
+        // The settings of a turn that waits are decided already, and would undo the change. A call that waits for its
+        // caller is one of the server that the CLI might connect again.
+        let is_settled =
+            self.machine.last_wanted().is_none() && !self.entry.status.read(|visible| visible.awaits_caller);
+        if is_attached || !is_settled || matches!(state, SessionState::Starting | SessionState::Stopping) {
             return Err(McpError::Busy);
         }
         let env = self.sessions.env.clone();
@@ -55,21 +62,22 @@ impl SessionActorState {
             return Err(McpError::Busy);
         }
         let resolved = servers.resolve(&env.config.mcp);
+        let running = self.connection(self.machine.generation());
+        let (is_running, mut connected) = (running.is_some(), None);
+        if let Some(connection) = running.filter(|_| !needs_restart) {
+            let (reply, answer) = oneshot::channel();
+            // Otherwise the settings would name servers that the child does not have.
+            if !connection.ask_servers(AskServers::Replace { servers: resolved, watched, reply }) {
+                return Err(McpError::Busy);
+            }
+            connected = Some(answer);
+        }
         self.record.settings.mcp_servers = (!servers.is_empty()).then_some(servers);
         self.machine.set_settings(self.record.settings.hash());
         self.save_now();
-        let running = self.connection(self.machine.generation());
-        match running {
-            Some(connection) if !needs_restart => {
-                let (reply, connected) = oneshot::channel();
-                connection.ask_servers(AskServers::Replace { servers: resolved, watched, reply });
-                Ok(Changed { connected: Some(connected) })
-            }
-            Some(_) => {
-                self.feed(Input::EvictIfIdle);
-                Ok(Changed { connected: None })
-            }
-            None => Ok(Changed { connected: None }),
+        if is_running && connected.is_none() {
+            self.feed(Input::EvictIfIdle);
         }
+        Ok(Changed { connected })
     }
 }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::common::keyring::Keyring;
 use crate::common::program::{Answer, Program, Site, place};
+use crate::common::{SOON, eventually_some};
 
 const SERVERS: &str = "[mcp.servers.a]\ncommand = \"sleep\"\nargs = [\"s3cret-argument\"]\nenv = { TOKEN = \"s3cret-token\" }\n\
                        [mcp.servers.b]\ncommand = \"sleep\"\nargs = [\"8231\"]\n\
@@ -107,6 +108,13 @@ async fn additions_keep_the_rules_of_turns() {
         (&wide, "PUT", "/mcp/none", "", (400, "unknown_mcp_server")),
         (&wide, "PUT", "/mcp/own", definition, (403, "mcp_not_allowed")),
         (&wide, "PUT", "/mcp/a", "[", (400, "invalid_body")),
+        (
+            &wide,
+            "PUT",
+            "/mcp/own",
+            &format!("{{\"command\":\"{}\"}}", "x".repeat(16 << 10)),
+            (413, "mcp_server_too_large"),
+        ),
         (&wide, "PUT", "/mcp/caller", "", (400, "unknown_mcp_server")),
         (&narrow, "PUT", "/mcp/a", "", (403, "mcp_server_not_allowed")),
         (&narrow, "DELETE", "/mcp/a", "", (403, "mcp_server_not_allowed")),
@@ -119,4 +127,32 @@ async fn additions_keep_the_rules_of_turns() {
     assert_eq!(call(&wide, "PUT", "/mcp/a", "").await.status, 200);
     let seen = Answer::of(site.session("GET", "default/mcp", "alice").bearer_auth(&narrow)).await.json();
     assert_eq!(names(&seen), ["b"]);
+}
+
+/// What a turn asks for is decided when it begins to wait: a change in between would be undone by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn change_waits_for_turns_that_wait() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, SERVERS).await;
+    assert_eq!(turn(&site, Some(json!(["a"]))).await, ["a"]);
+    let begin = |text: &str| {
+        let body = json!({ "messages": [{ "role": "user", "content": text }], "session_id": "work", "mcp_servers": ["a"] });
+        tokio::spawn(Answer::of(site.asking("alice", &body)))
+    };
+    let is = async |field: &str, value: Value| {
+        eventually_some(field, SOON, async || (status(&site).await[field] == value).then_some(())).await;
+    };
+    let long = begin("[[sleep:60000]]");
+    is("state", json!("busy")).await;
+    let waiting = begin("hello");
+    is("queue_depth", json!(1)).await;
+    for (method, path) in [("DELETE", "/a"), ("PUT", "/b")] {
+        let error = call(&site, method, path, "").await.error();
+        assert_eq!((error.0, error.1.as_str()), (409, "session_busy"), "{method} {path}");
+    }
+    Answer::of(site.session("POST", "work/interrupt", "alice")).await;
+    long.await.unwrap();
+    assert_eq!(waiting.await.unwrap().status, 200);
+    assert_eq!(call(&site, "DELETE", "/a", "").await.json()["applied"], "now");
+    assert_eq!(turn(&site, None).await, [""; 0]);
 }

@@ -51,10 +51,10 @@ impl Server {
                 format!("http://{}", reachable(config.http.listen)?)
             }
         };
-        let key = options.admin_key.as_ref().map(read_key).transpose()?;
+        let key = options.admin_key.as_deref().map(read_key).transpose()?;
         if key.is_some() && !is_local(&base)? {
             return Err(format!(
-                "an admin key is sent to this machine only, because {base} is not encrypted: run this command on the host \
+                "an admin key is sent to this machine only, because this program speaks no TLS: run this command on the host \
                  of the server, or through a tunnel"
             ));
         }
@@ -143,7 +143,7 @@ async fn refusal(response: Response) -> Problem {
     }
 }
 
-/// Percent-encodes everything but letters, digits, `-` and `_`: clients resolve `.` and `..` in a path.
+/// Percent-encodes everything but letters, digits, `-` and `_`.
 pub(crate) fn encode(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     let encoded = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };

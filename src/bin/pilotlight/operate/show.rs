@@ -9,14 +9,21 @@ use comfy_table::{CellAlignment, Table};
 use serde_json::Value;
 
 use super::server::Problem;
+use crate::args::{FAILED, note};
 
 const MIB: f64 = 1024.0 * 1024.0;
 /// Longest text in a column; longer ones end in an ellipsis.
 const WIDEST: usize = 40;
 
 pub(crate) fn line(text: &str) {
-    // A reader that has left (`| head`) leaves nothing to do.
-    writeln!(std::io::stdout(), "{text}").ok();
+    if let Err(error) = writeln!(std::io::stdout(), "{text}") {
+        // A reader that has left (`| head`) has what it wants; a full disk has not.
+        let code = if error.kind() == std::io::ErrorKind::BrokenPipe { 0 } else { FAILED };
+        if code != 0 {
+            note(&format!("pilotlight: cannot print: {error}"));
+        }
+        std::process::exit(code.into());
+    }
 }
 
 pub(super) fn json(value: &Value) -> Result<(), Problem> {

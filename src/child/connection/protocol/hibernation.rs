@@ -40,7 +40,8 @@ impl Protocol {
             && self.waiting.is_none()
             && !self.own_work.reported
             && !self.own_work.tasks.owes();
-        is_idle.then(|| self.hibernation.last_output + after)
+        let due = self.hibernation.last_output + after;
+        is_idle.then(|| self.asks_servers_until().map_or(due, |until| until.max(due)))
     }
 
     pub(super) fn freeze_if_due(&mut self, now: Instant) {

@@ -23,13 +23,14 @@ pub(super) struct Asked {
 }
 
 impl Protocol {
-    /// Asks the CLI. The question is dropped if the child cannot be asked, which its sender notices.
-    pub(in crate::child::connection) fn ask_servers(&mut self, ask: AskServers, now: Instant) {
-        // A replacement is carried out even if nobody waits for it, and is answered.
-        self.servers_asked.retain(|asked| !asked.ask.is_abandoned() || asked.until > now);
+    /// Asks the CLI, and returns whether it did: a child that cannot be asked drops the question, which its sender notices.
+    pub(in crate::child::connection) fn ask_servers(&mut self, ask: AskServers, now: Instant) -> bool {
+        // A change is carried out even if nobody waits for it, and is answered.
+        let is_change = |asked: &Asked| !matches!(asked.ask, AskServers::Status(_)) && asked.until > now;
+        self.servers_asked.retain(|asked| !asked.ask.is_abandoned() || is_change(asked));
         let is_serving = self.handshake.complete && !self.over && !self.is_stopping();
         if !is_serving || self.servers_asked.len() >= MOST_ASKED {
-            return;
+            return false;
         }
         let id = self.request_id(ASKED);
         let line = match &ask {
@@ -42,6 +43,12 @@ impl Protocol {
         self.write(line);
         let until = now + CONNECT_TRIES * self.config.mcp.connect_timeout;
         self.servers_asked.push(Asked { id, ask, until });
+        true
+    }
+
+    /// Until when the CLI may be at work on a request about servers.
+    pub(super) fn asks_servers_until(&self) -> Option<Instant> {
+        self.servers_asked.iter().map(|asked| asked.until).max()
     }
 
     /// Whether the CLI may be connecting to servers: it answers nothing else then.

@@ -46,9 +46,12 @@ impl Protocol {
             sent
         });
         self.requests_sent = sent;
-        for (text, id, request) in asked {
-            // Before the line that answers it.
-            self.journal.prompt(&adapter::steering_record(&text));
+        let texts: Vec<&str> = asked.iter().map(|(text, ..)| text.as_str()).collect();
+        if !texts.is_empty() {
+            // One record, before the line that answers: the journal has one message between two lines.
+            self.journal.prompt(&adapter::steering_record(&texts.join("\n\n")));
+        }
+        for (_, id, request) in asked {
             self.write(adapter::withdraw_message(&format!("{WITHDRAW}{request}"), &id.to_string()));
         }
         if edge == ToolEdge::Call {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use http_body_util::BodyExt as _;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::store::LONGEST;
@@ -69,7 +69,8 @@ impl Running {
             () = dropped => {
                 let error = ApiError::from(TurnError::Cancelled);
                 if let Some(events) = &events {
-                    events.push(&last_event(&error, form, true)).await;
+                    // A reader that takes nothing must not hold the turn.
+                    timeout(CANCEL_TIMEOUT, events.push(&last_event(&error, form, true))).await.ok();
                 }
                 Recorded::of_error(&error, form, request_id, &HeaderMap::new()).await
             }
