@@ -53,10 +53,9 @@ impl Server {
         };
         let key = options.admin_key.as_deref().map(read_key).transpose()?;
         if key.is_some() && !is_local(&base)? {
-            return Err(format!(
-                "an admin key is sent to this machine only, because this program speaks no TLS: run this command on the host \
-                 of the server, or through a tunnel"
-            ));
+            let problem = "an admin key is sent to this machine only, because this program speaks no TLS: run this command \
+                           on the host of the server, or through a tunnel";
+            return Err(problem.to_owned());
         }
         let client = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT).build();
         let client = client.map_err(|error| error.to_string())?;
