@@ -7,6 +7,7 @@ use tokio::process::Command;
 
 use crate::common::place::Place;
 use crate::common::program::{Answer, Program, Site, message, place};
+use crate::common::{SOON, eventually_some};
 use crate::node::{node, node_modules};
 use crate::python::{Age, finished, package_of, python};
 
@@ -18,6 +19,8 @@ const PAGES: [&str; 4] = [
 ];
 /// The server's address in the snippets.
 const ADDRESS: &str = "http://127.0.0.1:8480";
+/// A turn whose tool runs long enough for a request meanwhile.
+const SLEEPS: &str = r#"[[tool:Bash {"command":"sleep 5"}]]"#;
 const RUNS_WITHIN: Duration = Duration::from_secs(120);
 
 fn blocks(language: &str) -> Vec<&'static str> {
@@ -100,14 +103,40 @@ async fn curl_snippets_run_unchanged() {
     if !crate::curl::is_installed() {
         return;
     }
+    // What a snippet needs: configuration, and a turn of alice that has ended or runs; and what its last answer has.
+    let cases = [
+        ("/warm", "", None, r#""state":"idle""#),
+        ("/keepalive", "", None, "data: [DONE]"),
+        ("respond-async", "", None, r#""status":"completed""#),
+        (
+            "/mcp",
+            "[mcp.servers.docs]\ncommand = \"sleep\"\nargs = [\"600\"]",
+            Some("hello"),
+            r#""applied":"now""#,
+        ),
+        ("/steer", "[permissions]\npolicy = \"allow\"", Some(SLEEPS), r#""taken":true"#),
+    ];
     for snippet in snippets {
+        let case = cases.iter().find(|(mark, ..)| snippet.contains(mark));
+        let (_, config, before, end) = case.unwrap_or_else(|| panic!("what does it need? {snippet}"));
         let place = place();
-        let (_program, site) = Program::ready(&place, "").await;
+        let (_program, site) = Program::ready(&place, config).await;
+        let turn = before.map(|text| tokio::spawn(Answer::of(site.asking("alice", &message(text)))));
+        let state = if *before == Some(SLEEPS) { "busy" } else { "idle" };
+        if turn.is_some() {
+            eventually_some("the turn of alice", SOON, async || {
+                let session = Answer::of(site.session("GET", "default", "alice")).await;
+                session.body.contains(&format!(r#""state":"{state}""#)).then_some(())
+            })
+            .await;
+        }
         let mut command = Command::new("sh");
         command.arg("-ec");
         let written = pasted(command, &place, &site, snippet).await;
-        let end = if snippet.contains("/warm") { r#""state":"idle""# } else { "data: [DONE]" };
         assert!(written.contains(end), "{snippet}: {written}");
+        if let Some(turn) = turn {
+            assert_eq!(turn.await.unwrap().status, 200);
+        }
     }
 }
 
