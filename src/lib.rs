@@ -93,7 +93,7 @@
 //! | `server` | yes | the HTTP server, its configuration and the `pilotlight` program; implies `sim`. Without it no HTTP stack is compiled |
 //! | `broker` | yes | the credential broker ([`config::Broker`]), with a TLS client; `server` implies it |
 //! | `sim` | yes | the simulated CLI: `program = "sim"` and `sim::run_if_asked` |
-//! | `testing` | no | the [test kit](testing) for programs that embed this crate; implies `sim`. Among dev-dependencies only |
+//! | `testing` | no | the test kit for programs that embed this crate; implies `sim`. Among dev-dependencies only |
 //! | `otel` | no | export of spans to an OpenTelemetry collector; implies `server` |
 //! | `failpoints` | no | points where tests make actors panic; never in production |
 //!
