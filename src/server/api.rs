@@ -1,5 +1,6 @@
 //! The HTTP endpoints other than turns: routes, sessions, permissions, workspaces, models, health, events, OpenAPI.
 
+mod body;
 mod conversation;
 pub(crate) mod error;
 pub(crate) mod events;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 /// The answer to a message.
 ///
@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 #[must_use]
 pub struct Reply {
     text: Option<String>,
+    thought: Option<String>,
     /// In the simulated CLI's own notation, see `pilotlight sim --help`.
     markers: String,
     recorded: Vec<Value>,
@@ -111,9 +112,9 @@ impl Reply {
         self.marked(&format!("slow:{}", pause.as_millis()))
     }
 
-    /// Thinks before the answer. The text must not contain `]]`.
-    pub fn thinking(self, thought: &str) -> Self {
-        self.marked(&format!("think:{thought}"))
+    /// Thinks before the answer.
+    pub fn thinking(self, thought: impl Into<String>) -> Self {
+        Self { thought: Some(thought.into()), ..self }
     }
 
     /// Calls a tool before the answer, after the permission that the configuration asks for. `Bash`, `Write` and `Read`
@@ -151,11 +152,12 @@ impl Reply {
         rule.insert("contains".to_owned(), pattern.into());
         rule.insert("markers".to_owned(), self.markers.into());
         rule.extend(self.text.map(|text| ("say".to_owned(), text.into())));
+        rule.extend(self.thought.map(|thought| ("think".to_owned(), thought.into())));
         rule.extend(times.map(|times| ("times".to_owned(), times.into())));
         if !self.recorded.is_empty() {
             rule.insert("recorded".to_owned(), self.recorded.into());
         }
-        json!(rule)
+        Value::Object(rule)
     }
 }
 

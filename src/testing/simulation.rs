@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 
 use serde_json::Value;
 
 use super::{Received, Reply};
 use crate::Config;
+use crate::support::atomic_file::{self, Durability};
 use crate::support::lock::MutexExt;
 
 /// Rules for the simulated CLIs of a test, and what they were sent.
@@ -71,7 +72,7 @@ impl Simulation {
     ///
     /// If the number cannot be written.
     pub fn fail_starts(&self, starts: u32, standard_error: &str) -> io::Result<()> {
-        write_atomically(&self.file("failing-starts"), &format!("{starts}\n{standard_error}"))
+        self.replace("failing-starts", &format!("{starts}\n{standard_error}"))
     }
 
     /// The messages that the CLIs were sent, oldest first. A message that a turn before has not let through yet is not
@@ -94,17 +95,15 @@ impl Simulation {
     fn add(&self, rule: Value) -> io::Result<()> {
         let mut rules = self.rules.lock_unpoisoned();
         rules.push(rule);
-        write_atomically(&self.file("rules.json"), &Value::from(rules.clone()).to_string())
+        self.replace("rules.json", &Value::from(rules.clone()).to_string())
+    }
+
+    /// A process that reads meanwhile sees the old or the new text.
+    fn replace(&self, name: &str, text: &str) -> io::Result<()> {
+        atomic_file::replace(&self.file(name), text.as_bytes(), Durability::Kernel)
     }
 
     fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
-}
-
-/// A process that reads meanwhile sees the old or the new text.
-fn write_atomically(file: &Path, text: &str) -> io::Result<()> {
-    let new = file.with_extension("new");
-    fs::write(&new, text)?;
-    fs::rename(new, file)
 }

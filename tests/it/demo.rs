@@ -96,10 +96,10 @@ async fn every_claim_is_shown_and_holds() {
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(walls.iter().all(|claim| words.contains(&format!("✓ {claim}"))), "{text}");
     }
-    // Only the process per message waits for a start of 450 ms; how much longer it takes depends on what else runs.
+    // Only the process per message waits for a start of 450 ms.
     let (before, _) = text.split_once(" times sooner").unwrap();
     let factor: f64 = before.rsplit(' ').next().unwrap().parse().unwrap();
-    assert!(factor >= 2.0, "{text}");
+    assert!(factor >= 10.0, "{text}");
     assert!(!text.contains('\u{1b}'), "colours in a pipe: {text:?}");
     let widest = text.lines().map(|line| line.chars().count()).max().unwrap_or(0);
     assert!(widest <= WIDTH, "{widest} characters in a line: {text}");

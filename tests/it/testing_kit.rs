@@ -98,7 +98,7 @@ async fn failures_are_typed_errors_with_their_cause() {
 #[tokio::test]
 async fn recorded_turn_is_replayed_in_this_conversation() {
     let simulation = Simulation::new().unwrap();
-    simulation.reply_once("think", Reply::text("Forty-two.").thinking("six by nine")).unwrap();
+    simulation.reply_once("think", Reply::text("Forty-two.").thinking("six ]] by nine")).unwrap();
     let pilot = started(simulation.config()).await;
     let mut recorded = String::new();
     let mut turn = pilot.session("alice").send("think").await.unwrap();
@@ -116,7 +116,7 @@ async fn recorded_turn_is_replayed_in_this_conversation() {
         lines.push_str(&event.to_text());
     }
     assert_eq!(text, "Forty-two.");
-    assert!(lines.contains("six by nine"), "{lines}");
+    assert!(lines.contains("six ]] by nine"), "{lines}");
     assert_eq!(turn.outcome().unwrap().text, "Forty-two.");
     // The answer is a part of the conversation.
     assert!(say(&bob, "[[context]]").await.contains("Forty-two."));

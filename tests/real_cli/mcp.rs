@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use pilotlight::config::{Egress, PermissionPolicy};
 use pilotlight::model::{CallerTool, McpApplied, McpError};
 use pilotlight::turn::McpServers;
-use pilotlight::{Config, Event, TurnError, TurnOptions};
+use pilotlight::{Config, Event, Prompt, ToolResult, TurnError, TurnOptions};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -232,6 +232,17 @@ async fn server_is_added_to_a_running_child() {
 
     assert_eq!(alice.remove_mcp_server("lamp").await, Ok(McpApplied::Now));
     assert!(alice.mcp_servers().await.expect("readable").is_empty());
+    // The CLI keeps the connection of the tool whose result it waits for.
+    let results = Prompt::ToolResults(vec![ToolResult::text(&called.tool_calls[0].id, "forty-two")]);
+    let ended = alice.send_with(results, options()).await.expect("accepted").finish().await;
+    assert_eq!(ended.text, "TOOLS:ok");
+    let requests = bench.api.requests();
+    let sent = serde_json::to_string(&requests.last().expect("a request").body["messages"]).unwrap();
+    assert!(
+        sent.contains("forty-two") && !sent.contains("is_error\":true"),
+        "as the result of the call: {sent}"
+    );
+    assert_eq!(alice.status().expect("in memory").generation, 1);
     alice.add_mcp_servers(McpServers::configured(["lamp"])).await.expect("added");
     // The next child has it as well.
     alice.evict().await.expect("stopped");

@@ -20,6 +20,8 @@ KEY = os.environ.get("PILOTLIGHT_SERVICE_KEY", "unused")
 # None where the server has no keys.
 ADMIN_KEY = os.environ.get("PILOTLIGHT_ADMIN_KEY")
 MODEL = "claude-opus-4-8"
+# Requests of a user in a minute, where the server of a script has a limit.
+LIMIT = 60
 
 # The smallest picture that is one: a pixel, as PNG in base64.
 PIXEL = (
@@ -51,6 +53,16 @@ def run():
             print(f"ok {one.__name__} ({time.monotonic() - begin:.2f} s)", flush=True)
     print(f"{len(chosen) - len(failed)} of {len(chosen)} checks passed; failed: {', '.join(failed) or 'none'}")
     sys.exit(1 if failed or not chosen else 0)
+
+
+def refusal(kind, request):
+    """Sends requests until one is refused: that exception, of this kind. A few are free again meanwhile."""
+    for _ in range(2 * LIMIT):
+        try:
+            request()
+        except kind as error:
+            return error
+    raise AssertionError("nothing was refused")
 
 
 def new_user():

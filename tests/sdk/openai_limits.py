@@ -4,20 +4,7 @@ left, and after a refusal it waits as long as the refusal says.
 
 import openai
 from openai_calls import asked, client_of
-from checks import check, equal, new_user, run
-
-LIMIT = 60
-
-
-def spend(client):
-    """Sends requests until one is refused: that exception. A few are free again meanwhile."""
-    for _ in range(2 * LIMIT):
-        try:
-            client.models.list()
-        except openai.APIStatusError as error:
-            return error
-    raise AssertionError("nothing was refused")
-
+from checks import LIMIT, check, equal, new_user, refusal, run
 
 @check
 def what_is_left_is_in_raw_responses():
@@ -37,8 +24,7 @@ def what_is_left_is_in_raw_responses():
 @check
 def the_sdk_waits_as_long_as_a_refusal_says():
     client = client_of(new_user(), max_retries=0)
-    refused = spend(client)
-    assert isinstance(refused, openai.RateLimitError), repr(refused)
+    refused = refusal(openai.RateLimitError, lambda: client.models.list())
     equal(refused.response.headers["x-ratelimit-remaining-requests"], "0")
     assert 0 < int(refused.response.headers["retry-after-ms"]) <= 1000
     # Its own first pause is half a second at most, after which a request is refused again.

@@ -89,6 +89,7 @@ async fn node_snippets_run_unchanged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::disallowed_methods, reason = "the test waits for the turn")]
 async fn curl_snippets_run_unchanged() {
     // The others hold ids that an answer gave before.
     let ours = |block: &&str| {

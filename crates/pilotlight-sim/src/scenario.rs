@@ -144,13 +144,14 @@ fn choose<'r>(
     })
 }
 
-/// `markers` are those of a message's text, `say` is the answer as it is, `recorded` are lines of a recorded turn.
+/// `markers` are those of a message's text, `think` and `say` are the thoughts and the answer as they are, `recorded` are lines of a recorded turn.
 fn script_of(rule: &Map<String, Value>, text: &str) -> Result<Script, String> {
     let word = |key: &str| rule.get(key).and_then(Value::as_str);
     let mut script = script::parse(word("markers").unwrap_or_default())?;
     if script.plain.is_empty() {
         script.plain = text.to_owned();
     }
+    script.think = word("think").map(str::to_owned).or(script.think);
     if let Some(say) = word("say") {
         script.parts.push(Part::Say(say.to_owned()));
     }

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::json;
 
-use super::control::line;
+use super::control::{request_with, response};
 use crate::model::{ContextCategory, ContextUsage};
 
 /// Categories that are kept; the CLI has ten.
@@ -15,17 +15,7 @@ const LONGEST_NAME: usize = 128;
 /// Control request for the use of the context. The CLI has the API count tokens for it, which costs none.
 pub(crate) fn context_request(request_id: &str) -> Vec<u8> {
     let request = json!({"subtype": "get_context_usage"});
-    line(&json!({"type": "control_request", "request_id": request_id, "request": request}))
-}
-
-#[derive(Deserialize)]
-struct Line {
-    response: Envelope,
-}
-
-#[derive(Deserialize)]
-struct Envelope {
-    response: Option<Found>,
+    request_with(request_id, &request)
 }
 
 #[derive(Deserialize)]
@@ -49,7 +39,7 @@ struct Category {
 
 /// The answer to [`context_request`].
 pub(crate) fn context_usage(line: &[u8]) -> Option<ContextUsage> {
-    let found = serde_json::from_slice::<Line>(line).ok()?.response.response?;
+    let found: Found = response(line)?;
     let categories = found.categories.into_iter().filter(|it| it.name.len() <= LONGEST_NAME);
     let categories = categories.take(MOST_CATEGORIES);
     Some(ContextUsage {

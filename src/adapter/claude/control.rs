@@ -2,8 +2,9 @@
 //!
 //! Every line goes through the serialiser and is exactly one line: the CLI exits at a line that it cannot parse.
 
-use serde::Serialize;
-use serde_json::json;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::caller_tools::CALLER_SERVER;
 use super::servers::replace_servers;
@@ -24,7 +25,7 @@ pub(crate) fn handshake(request_id: &str, settings: &LaunchSettings) -> Vec<u8> 
     if let Some(schema) = &settings.output_schema {
         request["jsonSchema"] = schema.clone();
     }
-    line(&json!({"type": "control_request", "request_id": request_id, "request": request}))
+    request_with(request_id, &request)
 }
 
 /// The request `mcp_set_servers`, sent after the handshake: a file would be writable for the child, and arguments are
@@ -46,7 +47,25 @@ pub(crate) fn ping(request_id: &str) -> Vec<u8> {
 
 /// A control request without fields.
 fn request(request_id: &str, subtype: &str) -> Vec<u8> {
-    line(&json!({"type": "control_request", "request_id": request_id, "request": {"subtype": subtype}}))
+    request_with(request_id, &json!({"subtype": subtype}))
+}
+
+/// A control request with its fields, `subtype` among them.
+pub(super) fn request_with(request_id: &str, request: &Value) -> Vec<u8> {
+    line(&json!({"type": "control_request", "request_id": request_id, "request": request}))
+}
+
+/// What a successful response of the CLI says; `None` for an error, and where the fields are not those of `T`.
+pub(super) fn response<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
+    #[derive(Deserialize)]
+    struct Line<T> {
+        response: Envelope<T>,
+    }
+    #[derive(Deserialize)]
+    struct Envelope<T> {
+        response: Option<T>,
+    }
+    serde_json::from_slice::<Line<T>>(line).ok()?.response.response
 }
 
 /// Error response to an unsupported request.

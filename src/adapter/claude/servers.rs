@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::caller_tools::CALLER_SERVER;
-use super::control::line;
+use super::control::{request_with, response};
 use super::read::ID_LIMIT;
 use crate::model::McpServerStatus;
 
@@ -25,23 +25,13 @@ pub(crate) fn replace_servers(request_id: &str, servers: &Map<String, Value>, ha
         servers.insert(CALLER_SERVER.to_owned(), json!({"type": "sdk", "name": CALLER_SERVER}));
     }
     let request = json!({"subtype": "mcp_set_servers", "servers": servers});
-    line(&json!({"type": "control_request", "request_id": request_id, "request": request}))
+    request_with(request_id, &request)
 }
 
 /// Control request that connects to a server again.
 pub(crate) fn reconnect_server(request_id: &str, name: &str) -> Vec<u8> {
     let request = json!({"subtype": "mcp_reconnect", "serverName": name});
-    line(&json!({"type": "control_request", "request_id": request_id, "request": request}))
-}
-
-#[derive(Deserialize)]
-struct Line<T> {
-    response: Envelope<T>,
-}
-
-#[derive(Deserialize)]
-struct Envelope<T> {
-    response: Option<T>,
+    request_with(request_id, &request)
 }
 
 #[derive(Deserialize)]
@@ -58,7 +48,7 @@ struct Replaced {
 
 /// The servers in the response to a [`super::ping`], without that of the caller's tools. Definitions are left out.
 pub(crate) fn server_statuses(line: &[u8]) -> Option<Vec<McpServerStatus>> {
-    let found = serde_json::from_slice::<Line<Statuses>>(line).ok()?.response.response?;
+    let found: Statuses = response(line)?;
     let servers = found.mcp_servers.iter().filter_map(status).filter(|server| server.name != CALLER_SERVER);
     Some(servers.take(MOST_SERVERS).collect())
 }
@@ -77,16 +67,18 @@ fn status(server: &Value) -> Option<McpServerStatus> {
 
 /// Names of servers that could not be connected, of the response to [`replace_servers`].
 pub(crate) fn unconnected(line: &[u8]) -> Vec<String> {
-    let found = serde_json::from_slice::<Line<Replaced>>(line).ok().and_then(|line| line.response.response);
-    found.map(|replaced| replaced.errors.keys().take(MOST_SERVERS).cloned().collect()).unwrap_or_default()
+    response::<Replaced>(line)
+        .map(|replaced| replaced.errors.keys().take(MOST_SERVERS).cloned().collect())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::control::line;
     use super::super::control::tests::parse;
     use super::*;
 
-    fn response(body: Value) -> Vec<u8> {
+    fn answer(body: Value) -> Vec<u8> {
         line(
             &json!({"type": "control_response", "response": {"subtype": "success", "request_id": "r", "response": body}}),
         )
@@ -103,16 +95,16 @@ mod tests {
             {"name": "caller", "status": "connected", "tools": [{"name": "add"}]},
             {"name": 7}, null,
         ]});
-        let servers = server_statuses(&response(body)).unwrap();
+        let servers = server_statuses(&answer(body)).unwrap();
         assert!(!format!("{servers:?}").contains("s3cret"));
         let shown: Vec<_> =
             servers.iter().map(|it| (it.name.as_str(), it.status.as_deref().unwrap())).collect();
         assert_eq!(shown, [("a", "connected"), ("b", "failed")]);
         assert_eq!((&servers[0].tools, &servers[0].error), (&vec!["ask".to_owned()], &None));
         assert_eq!(servers[1].error.as_deref(), Some("ENOENT"));
-        assert_eq!(server_statuses(&response(json!({}))), None);
+        assert_eq!(server_statuses(&answer(json!({}))), None);
         let many = json!({"mcpServers": vec![json!({"name": "n", "status": "failed", "error": "x".repeat(9999)}); 100]});
-        let servers = server_statuses(&response(many)).unwrap();
+        let servers = server_statuses(&answer(many)).unwrap();
         assert_eq!((servers.len(), servers[0].error.as_ref().unwrap().len()), (MOST_SERVERS, LONGEST_ERROR));
     }
 
@@ -130,8 +122,8 @@ mod tests {
 
     #[test]
     fn servers_that_failed_are_named() {
-        let line = response(json!({"added": ["a", "b"], "removed": [], "errors": {"b": "ENOENT"}}));
+        let line = answer(json!({"added": ["a", "b"], "removed": [], "errors": {"b": "ENOENT"}}));
         assert_eq!(unconnected(&line), ["b"]);
-        assert!(unconnected(&response(json!({"added": []}))).is_empty());
+        assert!(unconnected(&answer(json!({"added": []}))).is_empty());
     }
 }

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::control::line;
+use super::control::{line, request_with, response};
 use crate::adapter::ToolEdge;
 
 /// Prefix of a text that the CLI would take for a command, also behind white space: it executes that one after the turn.
@@ -36,17 +36,7 @@ fn plain(text: &str) -> Cow<'_, str> {
 /// Control request that takes back a message that the CLI has not begun to read.
 pub(crate) fn withdraw_message(request_id: &str, id: &str) -> Vec<u8> {
     let request = json!({"subtype": "cancel_async_message", "message_uuid": id});
-    line(&json!({"type": "control_request", "request_id": request_id, "request": request}))
-}
-
-#[derive(Deserialize)]
-struct Line {
-    response: Envelope,
-}
-
-#[derive(Deserialize)]
-struct Envelope {
-    response: Option<Withdrawn>,
+    request_with(request_id, &request)
 }
 
 #[derive(Deserialize)]
@@ -56,8 +46,7 @@ struct Withdrawn {
 
 /// Whether the response to [`withdraw_message`] says that the message was taken back.
 pub(crate) fn was_withdrawn(line: &[u8]) -> bool {
-    let response = serde_json::from_slice::<Line>(line).ok().and_then(|line| line.response.response);
-    response.and_then(|response| response.cancelled) == Some(true)
+    response::<Withdrawn>(line).and_then(|response| response.cancelled) == Some(true)
 }
 
 /// What a line of the conversation itself (a checkpoint) says about tools. A line in another order of fields says nothing:

@@ -37,7 +37,7 @@ pub(crate) fn run(options: &DoctorOptions) -> ExitCode {
     block_on(async {
         let findings = examine(options).await;
         let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Good);
-        print(&findings, options.server.json);
+        print(&findings, worst, options.server.json);
         if worst == Level::Problem { ExitCode::from(FAILED) } else { ExitCode::SUCCESS }
     })
 }
@@ -197,9 +197,8 @@ fn of_health(health: &Value) -> Vec<Finding> {
     findings
 }
 
-fn print(findings: &[Finding], as_json: bool) {
+fn print(findings: &[Finding], worst: Level, as_json: bool) {
     if as_json {
-        let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Good);
         let list: Vec<Value> = findings.iter().map(Finding::json).collect();
         return line(&json!({ "level": worst.as_str(), "findings": list }).to_string());
     }

@@ -3,9 +3,6 @@
 //! All of them use the HTTP interface of the public listener as an admin: without keys the server trusts this machine, with
 //! keys a file holds the admin's.
 
-use std::io::Read as _;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
@@ -189,19 +186,4 @@ fn with_server(options: &ServerOptions, work: impl AsyncFnOnce(Server) -> Result
             Err(problem) => complain(&problem, FAILED),
         }
     })
-}
-
-/// Longest file of a key.
-const MAX_KEY: u64 = 4096;
-
-/// Key of an admin, in a file that others cannot read.
-pub(crate) fn read_key(file: &Path) -> Result<String, Problem> {
-    let failed = |error: std::io::Error| format!("{}: {error}", file.display());
-    let opened = std::fs::File::open(file).map_err(failed)?;
-    if opened.metadata().map_err(failed)?.permissions().mode() & 0o007 != 0 {
-        return Err(format!("{}: others can read or change this file; chmod 600 it", file.display()));
-    }
-    let mut key = String::new();
-    opened.take(MAX_KEY).read_to_string(&mut key).map_err(failed)?;
-    Ok(key.trim().to_owned())
 }

@@ -15,6 +15,7 @@ use pilotlight::{Config, StartError};
 
 use crate::args::{FAILED, MISUSED, block_on, complain, note};
 use crate::backup::{DataOptions, report};
+use crate::operate::server::{encode, reachable, read_key};
 
 /// The end of all children of a user takes less, unless hundreds run.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(600);
@@ -89,21 +90,14 @@ async fn ask_server(config: &Config, user: &UserId, key: Option<&Path>) -> ExitC
 }
 
 async fn request(config: &Config, user: &UserId, key: Option<&Path>) -> Result<usize, String> {
-    let mut address = config.admin.listen;
-    if address.port() == 0 {
-        return Err("admin.listen has port 0; configure a port".to_owned());
-    }
-    if address.ip().is_unspecified() {
-        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
-    }
+    let address = reachable(config.admin.listen, "admin.listen")?;
     // In the query: clients resolve `.` and `..` in a path.
-    let user: String = user.as_bytes().iter().map(|byte| format!("%{byte:02X}")).collect();
+    let user = encode(user.as_bytes());
     let client = reqwest::Client::builder().no_proxy().timeout(ANSWERS_WITHIN).build();
     let client = client.map_err(|error| error.to_string())?;
     let mut request = client.delete(format!("http://{address}/v1/users?user={user}"));
     if let Some(file) = key {
-        let key = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
-        request = request.bearer_auth(key.trim());
+        request = request.bearer_auth(read_key(file)?);
     }
     // The address has the user.
     let response = request.send().await.map_err(|error| error.without_url().to_string())?;

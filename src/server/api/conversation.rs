@@ -4,18 +4,18 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::body::{parsed, with_body};
 use crate::error::TurnError;
 use crate::model::ids::UserId;
 use crate::model::{ContextCategory, Role, SpokenMessage, Usage};
 use crate::server::api::error::ApiError;
 use crate::server::api::query::SessionQuery;
-use crate::server::api::router::BodyRead;
 use crate::server::api::sessions::{SessionName, SessionView, addressable, existing, seconds};
 use crate::server::app::App;
 use crate::server::turns::restrict::restrict;
@@ -170,17 +170,15 @@ async fn fork(
 ) -> Result<Response, ApiError> {
     app.refuse_when_draining()?;
     let user = query.subject()?;
-    let received = app.bodies.receive(&query.caller, request.into_body()).await?;
-    let forked = async {
-        let ForkBody { name: other, at } = parsed(&received.bytes)?;
+    with_body(&app, &query.caller, request, parsed, async |ForkBody { name: other, at }| {
         addressable(&other)?;
         let (session, _) = existing(&app, &user, &name).await?;
         let _room = app.gathering.acquire().await;
         session.fork(&other, at.as_deref()).await?;
         let (_, status) = existing(&app, &user, &other).await?;
-        Ok::<_, ApiError>((StatusCode::CREATED, Json(SessionView::of(&other, status))))
-    };
-    Ok(answered(forked.await.into_response()))
+        Ok((StatusCode::CREATED, Json(SessionView::of(&other, status))))
+    })
+    .await
 }
 
 /// Body of a rewind; unknown fields are ignored.
@@ -196,36 +194,13 @@ async fn rewind(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (user, interrupt) = (query.subject()?, query.fields.flag("interrupt")?);
-    let received = app.bodies.receive(&query.caller, request.into_body()).await?;
-    let rewound = async {
-        let RewindBody { at } = parsed(&received.bytes)?;
+    with_body(&app, &query.caller, request, parsed, async |RewindBody { at }| {
         let (session, _) = existing(&app, &user, &name).await?;
         let _room = app.gathering.acquire().await;
         session.rewind(&at, interrupt).await?;
         forget_history(&app, &user, &name).await?;
         let (_, status) = existing(&app, &user, &name).await?;
-        Ok::<_, ApiError>(Json(SessionView::of(&name, status)))
-    };
-    Ok(answered(rewound.await.into_response()))
-}
-
-/// The body was read: the connection may go on.
-fn answered(mut response: Response) -> Response {
-    response.extensions_mut().insert(BodyRead);
-    response
-}
-
-/// Parses a body; an error names the field.
-pub(super) fn parsed<T: for<'a> Deserialize<'a>>(body: &[u8]) -> Result<T, ApiError> {
-    let invalid = |problem: String| ApiError::invalid("invalid_body", problem);
-    let body: Value = serde_json::from_slice(body).map_err(|error| invalid(error.to_string()))?;
-    // Rejects lists, which serde would accept as fields in order.
-    if !body.is_object() {
-        return Err(invalid("must be an object".to_owned()));
-    }
-    serde_path_to_error::deserialize(body).map_err(|error| {
-        let path = error.path().to_string();
-        let problem = error.into_inner().to_string();
-        if path == "." { invalid(problem) } else { ApiError::field(path, problem) }
+        Ok(Json(SessionView::of(&name, status)))
     })
+    .await
 }

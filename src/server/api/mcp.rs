@@ -5,19 +5,20 @@ use std::sync::Arc;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde_json::{Map, Value, json};
 
+use super::body::with_body;
 use crate::model::{McpApplied, McpError, McpServerStatus};
 use crate::server::api::error::ApiError;
 use crate::server::api::query::SessionQuery;
-use crate::server::api::router::BodyRead;
 use crate::server::api::sessions::{SessionName, existing};
 use crate::server::app::App;
 use crate::server::dialect::RequestedServers;
 use crate::server::turns::mcp::choose;
+use crate::system::Session;
 
 pub(crate) fn routes() -> Router<Arc<App>> {
     Router::new()
@@ -65,29 +66,25 @@ async fn add(
 ) -> Result<Response, ApiError> {
     app.refuse_when_draining()?;
     let user = query.owner()?;
-    let received = app.bodies.receive(&query.caller, request.into_body()).await?;
-    if received.bytes.len() > MAX_DEFINITION {
-        let message = format!("a definition of an MCP server has at most {MAX_DEFINITION} bytes");
-        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "mcp_server_too_large", message));
-    }
-    let requested =
-        server_name(names).and_then(|server| requested(&server, &received.bytes).map(|it| (server, it)));
-    // A server may take long to connect: the memory of the body is for others.
-    drop(received);
-    let added = async {
-        let (server, requested) = requested?;
+    let parse = |body: &[u8]| {
+        let server = server_name(names)?;
+        requested(&server, body).map(|requested| (server, requested))
+    };
+    with_body(&app, &query.caller, request, parse, async |(server, requested)| {
         let mcp = &app.pilot.config().mcp;
         let servers = choose(Some(requested), &HeaderMap::new(), &query.caller, mcp)?.unwrap_or_default();
         let (session, _) = existing(&app, &user, &name).await?;
         let applied = session.add_mcp_servers(servers).await.map_err(refused)?;
-        Ok::<Json<Value>, ApiError>(changed(&name, &server, applied))
-    };
-    let mut response = added.await.into_response();
-    response.extensions_mut().insert(BodyRead);
-    Ok(response)
+        Ok(changed(&name, &server, applied))
+    })
+    .await
 }
 
 fn requested(name: &str, body: &[u8]) -> Result<RequestedServers, ApiError> {
+    if body.len() > MAX_DEFINITION {
+        let message = format!("a definition of an MCP server has at most {MAX_DEFINITION} bytes");
+        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "mcp_server_too_large", message));
+    }
     let definition: Map<String, Value> = match body {
         [] => Map::new(),
         body => serde_json::from_slice(body)
@@ -103,9 +100,7 @@ async fn remove(
     names: Names,
     query: SessionQuery,
 ) -> Result<Json<Value>, ApiError> {
-    let server = server_name(names)?;
-    may_use(&query, &server)?;
-    let (session, _) = existing(&app, &query.owner()?, &name).await?;
+    let (session, server) = chosen(&app, &name, names, &query).await?;
     let applied = session.remove_mcp_server(&server).await.map_err(refused)?;
     Ok(changed(&name, &server, applied))
 }
@@ -116,11 +111,22 @@ async fn reconnect(
     names: Names,
     query: SessionQuery,
 ) -> Result<Json<Value>, ApiError> {
-    let server = server_name(names)?;
-    may_use(&query, &server)?;
-    let (session, _) = existing(&app, &query.owner()?, &name).await?;
+    let (session, server) = chosen(&app, &name, names, &query).await?;
     session.reconnect_mcp_server(&server).await.map_err(refused)?;
     Ok(Json(json!({ "id": name, "name": server, "connected": true })))
+}
+
+/// The session, and the server of it that the caller may use.
+async fn chosen(
+    app: &App,
+    name: &str,
+    names: Names,
+    query: &SessionQuery,
+) -> Result<(Session, String), ApiError> {
+    let server = server_name(names)?;
+    may_use(query, &server)?;
+    let (session, _) = existing(app, &query.owner()?, name).await?;
+    Ok((session, server))
 }
 
 fn may_use(query: &SessionQuery, server: &str) -> Result<(), ApiError> {

@@ -7,15 +7,15 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::body::{parsed, with_body};
 use crate::adapter;
 use crate::model::{Decision, PendingPermission, PermissionError, PermissionRequest, RequestKind};
 use crate::server::api::error::ApiError;
 use crate::server::api::query::SessionQuery;
-use crate::server::api::router::BodyRead;
 use crate::server::api::sessions::{SessionName, existing, seconds};
 use crate::server::app::App;
 use crate::server::dialect::Schema;
@@ -105,9 +105,7 @@ pub(crate) async fn answer(
     let unknown =
         || ApiError::new(StatusCode::NOT_FOUND, "permission_not_found", PermissionError::Unknown.to_string());
     let Path((_, request_id)) = path.map_err(|_| unknown())?;
-    let received = app.bodies.receive(&query.caller, request.into_body()).await?;
-    let answered = async {
-        let decision = decision(&received.bytes)?;
+    with_body(&app, &query.caller, request, decision, async |decision| {
         let (session, _) = existing(&app, &user, &name).await?;
         let pending = session.permissions().into_iter().find(|it| it.request.request_id == request_id);
         let answered = match pending {
@@ -124,32 +122,19 @@ pub(crate) async fn answer(
                 session.answer_permission(&request_id, Decision::Cancel).await.and(Err(PermissionError::Late))
             }
         };
-        answered.map_err(|error| match error {
+        answered.map(|()| StatusCode::NO_CONTENT).map_err(|error| match error {
             PermissionError::Unknown => unknown(),
             PermissionError::Late => {
                 ApiError::new(StatusCode::CONFLICT, "permission_late", error.to_string())
             }
         })
-    };
-    let answered = answered.await.map(|()| StatusCode::NO_CONTENT);
-    let mut response = answered.into_response();
-    response.extensions_mut().insert(BodyRead);
-    Ok(response)
+    })
+    .await
 }
 
 /// Parses an answer; an error names the field.
 fn decision(body: &[u8]) -> Result<Decision, ApiError> {
-    let invalid = |problem: String| ApiError::invalid("invalid_body", problem);
-    let body: Value = serde_json::from_slice(body).map_err(|error| invalid(error.to_string()))?;
-    // Rejects lists, which serde would accept as fields in order.
-    if !body.is_object() {
-        return Err(invalid("must be an object".to_owned()));
-    }
-    let answer: AnswerBody = serde_path_to_error::deserialize(body).map_err(|error| {
-        let path = error.path().to_string();
-        let problem = error.into_inner().to_string();
-        if path == "." { invalid(problem) } else { ApiError::field(path, problem) }
-    })?;
+    let answer: AnswerBody = parsed(body)?;
     Ok(match (answer.behavior, answer.action) {
         (Some(Behavior::Allow), None) => match (answer.answers, answer.updated_input) {
             (Some(_), Some(_)) => {

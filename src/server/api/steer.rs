@@ -5,15 +5,14 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::conversation::parsed;
+use super::body::{parsed, with_body};
 use crate::model::SteerError;
 use crate::server::api::error::ApiError;
 use crate::server::api::query::SessionQuery;
-use crate::server::api::router::BodyRead;
 use crate::server::api::sessions::{SessionName, existing};
 use crate::server::app::App;
 use crate::server::turns::restrict::steer_rights;
@@ -34,20 +33,13 @@ pub(crate) async fn steer(
 ) -> Result<Response, ApiError> {
     app.refuse_when_draining()?;
     let user = query.owner()?;
-    let received = app.bodies.receive(&query.caller, request.into_body()).await?;
-    let body: Result<SteerBody, ApiError> = parsed(&received.bytes);
-    // The turn may take long: the memory of the body is for others.
-    drop(received);
-    let steered = async {
-        let SteerBody { text } = body?;
+    with_body(&app, &query.caller, request, parsed, async |SteerBody { text }| {
         let (session, _) = existing(&app, &user, &name).await?;
         let rights = steer_rights(query.caller.limits());
         let taken = session.steer_with(text, rights).await.map_err(refused)?;
-        Ok::<Json<Value>, ApiError>(Json(json!({ "id": name, "taken": taken })))
-    };
-    let mut response = steered.await.into_response();
-    response.extensions_mut().insert(BodyRead);
-    Ok(response)
+        Ok(Json(json!({ "id": name, "taken": taken })))
+    })
+    .await
 }
 
 fn refused(error: SteerError) -> ApiError {

@@ -47,10 +47,8 @@ impl SessionActorState {
         }
         let state = self.machine.public_state();
         let is_attached = self.child.as_ref().is_some_and(|child| child.attached.is_some());
-        // The settings of a turn that waits are decided already, and would undo the change. A call that waits for its
-        // caller is one of the server that the CLI might connect again.
-        let is_settled =
-            self.machine.last_wanted().is_none() && !self.entry.status.read(|visible| visible.awaits_caller);
+        // The settings of a turn that waits are decided already, and would undo the change.
+        let is_settled = self.machine.last_wanted().is_none();
         if is_attached || !is_settled || matches!(state, SessionState::Starting | SessionState::Stopping) {
             return Err(McpError::Busy);
         }

@@ -9,7 +9,7 @@ mod answers;
 mod opening;
 mod requests;
 
-use crate::adapter::claude::control::line;
+use crate::adapter::claude::control::{line, request_with};
 use crate::adapter::claude::{classify, control_response, host_request, is_streamed};
 use crate::adapter::{AttachRules, FromChild, FromClient, HostRequest, LineKind};
 use crate::config::{PermissionPolicy, SlashCommands};
@@ -174,7 +174,7 @@ fn as_plain_text(message: &mut Map<String, Value>) -> bool {
 }
 
 fn control(id: &str, request: &Value) -> Bytes {
-    line(&json!({ "type": "control_request", "request_id": id, "request": request })).into()
+    request_with(id, request).into()
 }
 
 fn refuse(id: &str, problem: &str) -> FromClient {

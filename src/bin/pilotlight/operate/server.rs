@@ -1,19 +1,23 @@
 //! The running server as a client sees it: address, key, requests, errors in words.
 
+use std::io::Read as _;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 
-use super::read_key;
 use crate::args::Options;
 
 /// Everything but a warming CLI answers at once.
 const TIMEOUT: Duration = Duration::from_secs(120);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest file of a key.
+const MAX_KEY: u64 = 4096;
 
 /// A problem in words, for the operator.
 pub(crate) type Problem = String;
@@ -48,7 +52,11 @@ impl Server {
             None => {
                 let found = Options { config: options.config.clone(), ..Options::default() };
                 let config = found.configuration().map_err(|error| error.to_string())?;
-                format!("http://{}", reachable(config.http.listen)?)
+                format!(
+                    "http://{}",
+                    reachable(config.http.listen, "http.listen")
+                        .map_err(|problem| format!("{problem}, or name the server with --server"))?
+                )
             }
         };
         let key = options.admin_key.as_deref().map(read_key).transpose()?;
@@ -142,17 +150,29 @@ async fn refusal(response: Response) -> Problem {
     }
 }
 
+/// Key of an admin, in a file that others cannot read.
+pub(crate) fn read_key(file: &Path) -> Result<String, Problem> {
+    let failed = |error: std::io::Error| format!("{}: {error}", file.display());
+    let opened = std::fs::File::open(file).map_err(failed)?;
+    if opened.metadata().map_err(failed)?.permissions().mode() & 0o007 != 0 {
+        return Err(format!("{}: others can read or change this file; chmod 600 it", file.display()));
+    }
+    let mut key = String::new();
+    opened.take(MAX_KEY).read_to_string(&mut key).map_err(failed)?;
+    Ok(key.trim().to_owned())
+}
+
 /// Percent-encodes everything but letters, digits, `-` and `_`.
-pub(crate) fn encode(text: &str) -> String {
+pub(crate) fn encode(text: impl AsRef<[u8]>) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     let encoded = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
-    text.bytes().map(encoded).collect()
+    text.as_ref().iter().copied().map(encoded).collect()
 }
 
 /// The address under which this machine reaches a listener.
-fn reachable(mut address: SocketAddr) -> Result<SocketAddr, Problem> {
+pub(crate) fn reachable(mut address: SocketAddr, key: &str) -> Result<SocketAddr, Problem> {
     if address.port() == 0 {
-        return Err("http.listen has port 0: name the server with --server".to_owned());
+        return Err(format!("{key} has port 0, so that the address is not known here; configure a port"));
     }
     if address.ip().is_unspecified() {
         let is_v4 = address.is_ipv4();
@@ -179,11 +199,13 @@ mod tests {
 
     #[test]
     fn listener_of_all_addresses_is_reached_on_loopback() {
-        let reached = |address: &str| reachable(address.parse().unwrap()).map(|address| address.to_string());
+        let reached = |address: &str| {
+            reachable(address.parse().unwrap(), "http.listen").map(|address| address.to_string())
+        };
         assert_eq!(reached("0.0.0.0:8480").unwrap(), "127.0.0.1:8480");
         assert_eq!(reached("[::]:8480").unwrap(), "[::1]:8480");
         assert_eq!(reached("10.1.2.3:80").unwrap(), "10.1.2.3:80");
-        assert!(reached("127.0.0.1:0").unwrap_err().contains("--server"));
+        assert!(reached("127.0.0.1:0").unwrap_err().contains("http.listen"));
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod ends;
 mod hibernation;
 mod permissions;
 mod properties;
+mod servers;
 mod steering;
 
 const SECOND: Duration = Duration::from_secs(1);

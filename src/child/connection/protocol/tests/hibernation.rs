@@ -1,6 +1,7 @@
 //! When an idle child is frozen, and what thaws it.
 
 use super::*;
+use crate::child::servers::AskServers;
 
 const AFTER: Duration = Duration::from_secs(20);
 
@@ -34,6 +35,18 @@ fn child_at_work_is_not_frozen() {
     assert_eq!(bench.after(AFTER), ["write mcp_status"], "the watchdog, and nothing else");
     assert_eq!(bench.line(line::RESULT), ["end turn 1 answered 0.5", "keep"]);
     assert_eq!(bench.after(AFTER), ["freeze"]);
+}
+
+/// The CLI connects to a server meanwhile, and writes nothing.
+#[test]
+fn request_about_servers_keeps_the_child_awake() {
+    let mut bench = frozen();
+    let connects = CONNECT_TRIES * bench.protocol.config.mcp.connect_timeout;
+    let (reply, _done) = oneshot::channel();
+    let now = bench.now;
+    assert!(bench.protocol.ask_servers(AskServers::Reconnect("m".into(), reply), now));
+    assert_eq!(bench.drain(), ["thaw", "write mcp_reconnect"]);
+    assert_eq!(bench.protocol.freezes_at(), Some(now + connects.max(AFTER)));
 }
 
 #[test]

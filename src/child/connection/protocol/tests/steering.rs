@@ -42,6 +42,19 @@ fn unsettled() -> (Bench, Reply) {
     (bench, reply)
 }
 
+/// The journal has one message between two lines of the conversation.
+#[test]
+fn texts_read_together_are_one_record() {
+    let mut bench = in_a_tool();
+    let replies = [steer(&mut bench), steer(&mut bench)];
+    bench.protocol.journal.take();
+    bench.line(RESULT_OF_TOOL);
+    bench.line(SAID);
+    let kept = String::from_utf8_lossy(&bench.protocol.journal.take()).into_owned();
+    assert!(kept.contains(r"hurry\n\nhurry"), "{kept}");
+    drop(replies);
+}
+
 #[test]
 fn text_is_read_when_a_tool_has_ended() {
     let mut bench = Bench::busy();
