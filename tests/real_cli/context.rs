@@ -13,6 +13,9 @@ async fn a_full_context_has_a_code_in_each_dialect() {
 pub(crate) async fn full(bench: &Bench) {
     let server = bench.serve("").await;
     let client = server.client();
+    for word in ["one", "two", "three"] {
+        assert_eq!(client.turn("alice", &format!("[[say:{word}]]")).await.text(), word);
+    }
     let turn = client.turn("alice", "[[too_long]]").await;
     let (code, message) = turn.error().expect("an error");
     assert_eq!((code, turn.done), ("context_full", true), "{message}");
@@ -33,4 +36,18 @@ pub(crate) async fn full(bench: &Bench) {
         }
     }
     assert_eq!(client.turn("carol", "[[say:fine]]").await.text(), "fine");
+    // Both ways out that the message names: the conversation goes on in short, and without what was said.
+    for (way, is_known) in [("compact", true), ("reset", false)] {
+        assert!(message.contains(way), "{way}: {message}");
+        let request = web.post(format!("{}/v1/sessions/default/{way}", client.http()));
+        let answer = request.header("x-pilotlight-user", "alice").send().await.expect("an answer");
+        let (status, body) = (answer.status(), answer.text().await.expect("a body"));
+        assert_eq!(status, 200, "{way}: {body}");
+        assert_eq!(client.turn("alice", &format!("[[say:{way}]]")).await.text(), way);
+        let requests = bench.api.requests();
+        let last =
+            requests.iter().rfind(|it| it.last().contains(&format!("[[say:{way}]]"))).expect("a request");
+        assert_eq!(last.body["messages"].to_string().contains("plain answer"), is_known, "{way}");
+        assert!(!last.body["messages"].to_string().contains("[[too_long]]"), "{way}");
+    }
 }

@@ -121,19 +121,7 @@ fn arrived(bench: &Bench) -> Value {
     let request = requests.iter().rfind(|request| !request.user_texts.is_empty()).expect("a request");
     let messages = &request.body["messages"];
     assert_eq!(violations(messages), [""; 0], "{messages:#}");
-    without_model_command(without_additions(messages))
-}
-
-/// The CLI's own words about a change of the model.
-fn without_model_command(mut messages: Value) -> Value {
-    let is_own = |block: &Value| {
-        let own = ["<local-command-caveat>", "<command-name>/model", "<local-command-stdout>Set model"];
-        own.iter().any(|own| block["text"].as_str().is_some_and(|text| text.starts_with(own)))
-    };
-    for message in messages.as_array_mut().unwrap() {
-        message["content"].as_array_mut().unwrap().retain(|block| !is_own(block));
-    }
-    messages
+    without_additions(messages)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,8 +2,10 @@
 //! the configured retries, and a stream shows them while they last.
 
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::bench::Bench;
+use crate::common::SOON;
 use crate::common::client::Client;
 
 /// Requests to the API for one turn: the first, and `cli.api_retries` more.
@@ -109,6 +111,25 @@ async fn fails(
         assert_eq!(status, upstream, "{about}: {answer}");
     }
     assert_eq!(bench.api.count(&text), REQUESTS, "{about}");
+}
+
+/// As configured by default: the caller of an overloaded API is not kept waiting.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn overload_ends_soon_with_the_default_retries() {
+    let Some(bench) = Bench::new().await else { return };
+    let server = bench.serve("").await;
+    let client = server.client();
+    for (dialect, stream) in [(Dialect::Anthropic, false), (Dialect::OpenAi, true)] {
+        let text = format!("[[error:529]] {dialect:?}");
+        let body = dialect.body(Some("sonnet"), &text, stream);
+        let asked = client.post(dialect.path(), "alice", &body);
+        let (_, answer) = timeout(SOON, asked).await.expect("the error comes within seconds");
+        assert_eq!(dialect.error(&answer, stream)["type"], "overloaded_error", "{answer}");
+        assert!(!stream || answer.contains(dialect.sign()), "{answer}");
+        let retries = pilotlight::Config::default().cli.api_retries as usize;
+        assert_eq!(bench.api.count(&text), 1 + retries, "{text}");
+    }
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -211,6 +211,74 @@ async fn fields_without_effect_are_named_or_refused() {
     assert_eq!(send(&site, "/v1/messages", &anthropic("hello", false)).await.status, 200);
 }
 
+/// What becomes of a field.
+enum Fate {
+    /// The answer shows it, and nothing is named.
+    Used(&'static str),
+    /// Named in a header; `http.strict` refuses it.
+    Named,
+    /// Named in a header by `http.strict` too: no request could be without it.
+    Unheeded,
+    /// The status and the code of its refusal.
+    Refused(u16, &'static str),
+}
+
+/// Fields that clients were seen to send, each in a request of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_field_is_used_named_or_refused() {
+    use Fate::{Named, Refused, Unheeded, Used};
+    let (claude, gpt) = ("/v1/messages", "/v1/chat/completions");
+    let format = json!({ "type": "json_schema", "schema": { "type": "object", "required": ["a"] } });
+    let document = r#"{"a":1}"#;
+    let edits = json!({ "edits": [{ "type": "clear_tool_uses_20250919" }] });
+    let server = json!([{ "type": "url", "name": "m", "url": "https://h/" }]);
+    let rows = [
+        (claude, "max_tokens", json!(1), Unheeded),
+        (claude, "output_format", format.clone(), Used(document)),
+        (claude, "output_config", json!({ "format": format }), Used(document)),
+        (claude, "mcp_servers", server, Refused(403, "mcp_not_allowed")),
+        (claude, "inference_geo", json!("us"), Refused(400, "unsupported_field")),
+        (claude, "service_tier", json!("standard_only"), Named),
+        (claude, "context_management", edits, Named),
+        (claude, "container", json!("c"), Named),
+        (gpt, "parallel_tool_calls", json!(false), Named),
+        (gpt, "modalities", json!(["text", "audio"]), Refused(400, "unsupported_field")),
+        (gpt, "verbosity", json!("low"), Named),
+        (gpt, "web_search_options", json!({}), Named),
+        (gpt, "store", json!(true), Named),
+    ];
+    for strict in [false, true] {
+        let place = place();
+        let (_program, site) = Program::ready(&place, &format!("[http]\nstrict = {strict}")).await;
+        for (path, name, value, fate) in &rows {
+            let mut body = openai(&format!("[[output:{document}]]"), false);
+            if *path == claude {
+                body["max_tokens"] = 100.into();
+            }
+            body[*name] = value.clone();
+            let answer = send(&site, path, &body).await;
+            let ignored = answer.headers.get("x-pilotlight-ignored").map(|names| names.to_str().unwrap());
+            let is_named = ignored.is_some_and(|names| names.split(',').any(|it| it == *name));
+            match fate {
+                Used(text) => {
+                    assert_eq!((answer.status, is_named), (200, false), "{name}: {answer:?}");
+                    assert_eq!(answer.json()["content"][0]["text"], *text, "{name}");
+                }
+                Named if strict => {
+                    let error = &answer.json()["error"];
+                    assert_eq!((answer.status, &error["code"]), (400, &json!("ignored_field")), "{name}");
+                    assert!(error["message"].as_str().unwrap().contains(name), "{error}");
+                }
+                Named | Unheeded => assert_eq!((answer.status, is_named), (200, true), "{name}: {answer:?}"),
+                Refused(status, code) => {
+                    let error = &answer.json()["error"];
+                    assert_eq!((answer.status, &error["code"]), (*status, &json!(code)), "{name}");
+                }
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_original_dialect_answers_as_a_whole_too() {
     let place = place();
