@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 use pilotlight::Config;
 use toml::{Table, Value};
 
+use crate::sources::text::{files_below, read};
+
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const README: &str = include_str!("../../README.md");
 const CONFIGURATION: &str = include_str!("../../docs/configuration.md");
 const HTTP_API: &str = include_str!("../../docs/http-api.md");
+const CLIENTS: &str = include_str!("../../docs/clients.md");
 
 /// Every Markdown page of the repository's documentation, with its directory and its text.
 fn pages() -> Vec<(PathBuf, String)> {
@@ -171,5 +174,35 @@ fn every_error_code_is_explained() {
         let explained =
             HTTP_API.contains(&format!("| `{code}`")) || HTTP_API.contains(&format!(", `{code}`"));
         assert!(explained, "{code}");
+    }
+}
+
+/// Whether a file defines a test of this name: a function, or a check of a script in Python or for Node.
+fn defines(file: &str, source: &str, name: &str) -> bool {
+    match file.rsplit_once('.') {
+        Some((_, "rs")) => source.contains(&format!("fn {name}()")),
+        Some((_, "py")) => source.contains(&format!("\ndef {name}()")),
+        Some((_, "mjs")) => source.contains(&format!("\n  {name}: ")),
+        _ => false,
+    }
+}
+
+#[test]
+fn client_inputs_name_tests_that_exist() {
+    let (_, table) = CLIENTS.split_once("## Inputs and their answers\n").unwrap();
+    let (table, _) = table.split_once("\n## ").unwrap();
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(rows.len() > 20, "the rows are found: {rows:#?}");
+    let files = ["tests", "src"].map(files_below).concat();
+    let is_source = |file: &&String| [".rs", ".py", ".mjs"].iter().any(|end| file.ends_with(end));
+    let sources: Vec<_> = files.iter().filter(is_source).map(|file| (file, read(file))).collect();
+    for row in rows {
+        let cells: Vec<&str> = row.trim().trim_matches('|').split(" | ").collect();
+        let [_, _, tests] = cells.as_slice() else { panic!("three cells are wanted: {row}") };
+        let tests: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "no test in {row}");
+        for test in tests {
+            assert!(sources.iter().any(|(file, source)| defines(file, source, test)), "{test} is no test");
+        }
     }
 }

@@ -3,5 +3,5 @@
 mod architecture;
 mod layers;
 pub(crate) mod names;
-mod text;
+pub(crate) mod text;
 mod words;
