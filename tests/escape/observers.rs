@@ -1,5 +1,6 @@
 //! What is seen from outside: states of processes, accepted connections, received datagrams.
 
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixListener;
@@ -147,7 +148,14 @@ impl Datagrams {
 
     pub(crate) fn received(&self, text: &str) -> bool {
         let mut bytes = [0; 256];
-        self.0.recv(&mut bytes).is_ok_and(|length| &bytes[..length] == text.as_bytes())
+        loop {
+            match self.0.recv(&mut bytes) {
+                Ok(length) => return &bytes[..length] == text.as_bytes(),
+                // A socket with a time limit is not restarted after a signal.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return false,
+            }
+        }
     }
 }
 

@@ -139,9 +139,13 @@ fn one_datagram(to: SocketAddr) -> io::Result<()> {
     socket.connect(to)?;
     socket.set_read_timeout(Some(ANSWERS_WITHIN))?;
     socket.send(b"probe")?;
-    match socket.recv(&mut [0]) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Err(error),
-        _ => Ok(()),
+    loop {
+        match socket.recv(&mut [0]) {
+            // A socket with a time limit is not restarted after a signal, which is no answer.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Err(error),
+            _ => return Ok(()),
+        }
     }
 }
 

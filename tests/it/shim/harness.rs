@@ -32,7 +32,7 @@ pub(crate) struct Shim {
     pub(crate) child: Child,
     pub(crate) control: Option<BufReader<UnixStream>>,
     pub(crate) input: UnixStream,
-    pub(crate) output: UnixStream,
+    pub(crate) output: BufReader<UnixStream>,
     pub(crate) stderr: PipeReader,
     pub(crate) cgroup: Option<PathBuf>,
 }
@@ -62,7 +62,14 @@ impl Shim {
             .stderr(stderr_theirs);
         let child = command.spawn().unwrap();
         let cgroup = options.iter().position(|o| *o == "--cgroup").map(|at| PathBuf::from(options[at + 1]));
-        Self { child, control: Some(BufReader::new(control)), input, output, stderr, cgroup }
+        Self {
+            child,
+            control: Some(BufReader::new(control)),
+            input,
+            output: BufReader::new(output),
+            stderr,
+            cgroup,
+        }
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -99,12 +106,10 @@ impl Shim {
 
     /// A line of the CLI's output.
     pub(crate) fn output_line(&mut self) -> String {
-        let mut line = Vec::new();
-        let mut byte = [0];
-        while self.output.read(&mut byte).expect("output") == 1 && byte[0] != b'\n' {
-            line.push(byte[0]);
-        }
-        String::from_utf8(line).unwrap()
+        let mut line = String::new();
+        // A socket with a time limit is not restarted after a signal: this call is, a bare `read` is not.
+        self.output.read_line(&mut line).expect("output");
+        line.trim_end_matches('\n').to_owned()
     }
 
     pub(crate) fn output(&mut self) -> String {
